@@ -1,0 +1,210 @@
+//! The command-line frame: parse, run, print one document or one error, exit.
+
+use std::ffi::OsString;
+use std::io::{self, BufRead, IsTerminal};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind as ClapKind;
+use clap::{Args, Parser};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::host::Host;
+use crate::output::{Format, Outcome, write_stderr, write_stdout};
+use crate::{interrupt, log};
+
+/// Flags every verb of every tool takes.
+#[derive(Debug, Args)]
+pub struct Globals {
+    /// How to print the result
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value = "auto",
+        env = "TDX_FORMAT"
+    )]
+    #[arg(hide_env_values = true, help_heading = "Global options")]
+    pub format: Format,
+    /// Short for --format json
+    #[arg(
+        long,
+        global = true,
+        conflicts_with = "format",
+        help_heading = "Global options"
+    )]
+    pub json: bool,
+    /// Say on standard error what is done (-vv: and what is asked)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(help_heading = "Global options")]
+    pub verbose: u8,
+    /// No warnings and no progress on standard error
+    #[arg(short, long, global = true, help_heading = "Global options")]
+    pub quiet: bool,
+    /// Read and write /sys, /proc, /dev, /run and /etc below this folder
+    #[arg(long, global = true, value_name = "DIR", default_value = "/")]
+    #[arg(hide_default_value = true, help_heading = "Global options")]
+    pub sysroot: PathBuf,
+}
+
+/// Flags of every verb that changes something.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Change {
+    /// Print the plan and touch nothing
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    /// Do not ask
+    #[arg(short = 'y', long)]
+    pub yes: bool,
+}
+
+/// What the frame hands a verb besides its own arguments.
+#[derive(Debug)]
+pub struct Context {
+    /// The machine, below `--sysroot`.
+    pub host: Host,
+    /// Whether a progress bar may be drawn.
+    pub progress: bool,
+}
+
+impl Context {
+    /// Asks before something that destroys.
+    ///
+    /// Errors: `conflict` (exit 5) when the answer is no, or when nobody can be asked and `--yes` is
+    /// missing. End of input is no.
+    pub fn confirm(&self, change: Change, question: &str) -> Result<()> {
+        if change.yes || change.dry_run {
+            return Ok(());
+        }
+        if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
+            return Err(Error::conflict(format!("not confirmed: {question}"))
+                .hint("add --yes, or --dry-run to see the plan"));
+        }
+        write_stderr(&format!("{question} [y/N] "));
+        let mut answer = String::new();
+        let _ = io::stdin().lock().read_line(&mut answer);
+        match answer.trim().to_ascii_lowercase().as_str() {
+            "y" | "yes" => Ok(()),
+            _ => Err(Error::conflict(format!("not confirmed: {question}"))),
+        }
+    }
+}
+
+/// A tool: its command line and what it does.
+pub trait Tool: Parser {
+    /// The program's name.
+    const NAME: &'static str;
+
+    /// The flags every verb takes.
+    fn globals(&self) -> &Globals;
+
+    /// Runs the verb that was asked for.
+    fn run(self, context: &Context) -> Result<Outcome>;
+}
+
+/// The whole `main` of a tool.
+pub fn main<T: Tool>() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let wants_json = asks_for_json(&arguments);
+    let status = match T::try_parse_from(&arguments) {
+        Ok(tool) => run(tool).unwrap_or_else(|error| report::<T>(&error, wants_json)),
+        Err(error) if !error.use_stderr() => match write_stdout(&error.render().to_string()) {
+            Ok(()) => 0,
+            Err(error) => report::<T>(&cannot_print(error), wants_json),
+        },
+        Err(error) => report::<T>(&usage_error::<T>(&error), wants_json),
+    };
+    interrupt::die_if_received();
+    ExitCode::from(status)
+}
+
+fn run<T: Tool>(tool: T) -> Result<u8> {
+    let globals = tool.globals();
+    let format = if globals.json {
+        Format::Json
+    } else {
+        globals.format
+    };
+    let quiet = globals.quiet;
+    log::set_level(if quiet { 0 } else { globals.verbose });
+    let context = Context {
+        host: Host::new(&globals.sysroot),
+        progress: !quiet && io::stderr().is_terminal(),
+    };
+    let outcome = tool.run(&context)?;
+    let (text, warnings) = outcome.render(format);
+    write_stdout(&text).map_err(cannot_print)?;
+    if !quiet {
+        for warning in warnings {
+            write_stderr(&format!("{}: warning: {warning}\n", T::NAME));
+        }
+    }
+    Ok(outcome.status)
+}
+
+fn cannot_print(error: io::Error) -> Error {
+    Error::new(ErrorKind::Io, "cannot write to standard output").because(error)
+}
+
+/// Prints the error in the form its reader can use and returns the exit status.
+fn report<T: Tool>(error: &Error, wants_json: bool) -> u8 {
+    if wants_json || !io::stderr().is_terminal() {
+        // Serialising our own struct cannot fail.
+        let json = serde_json::to_string(&error.to_document()).unwrap_or_default();
+        write_stderr(&format!("{json}\n"));
+    } else {
+        write_stderr(&error.to_text(T::NAME));
+    }
+    error.kind().exit_code()
+}
+
+/// Whether JSON was asked for by name. Looked at before parsing: usage errors are JSON too.
+fn asks_for_json(arguments: &[OsString]) -> bool {
+    let flags: Vec<&str> = arguments
+        .iter()
+        .take_while(|argument| *argument != "--")
+        .filter_map(|argument| argument.to_str())
+        .collect();
+    let by_flag = flags
+        .iter()
+        .any(|f| matches!(*f, "--json" | "--format=json"))
+        || flags.windows(2).any(|pair| pair == ["--format", "json"]);
+    let other = flags.iter().any(|f| f.starts_with("--format"));
+    by_flag || (!other && std::env::var_os("TDX_FORMAT").is_some_and(|format| format == "json"))
+}
+
+/// Turns clap's paragraphs into a message and a hint.
+fn usage_error<T: Tool>(error: &clap::Error) -> Error {
+    let help = format!("see {} --help", T::NAME);
+    if error.kind() == ClapKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return Error::usage("a verb is missing").hint(help);
+    }
+    let text = error.render().to_string();
+    let mut paragraphs = text.split("\n\n").map(one_line);
+    let message = paragraphs.next().unwrap_or_default();
+    let message = message
+        .strip_prefix("error: ")
+        .unwrap_or(&message)
+        .to_owned();
+    let tips = paragraphs.filter_map(|p| p.strip_prefix("tip: ").map(str::to_owned));
+    Error::usage(message).hint(tips.chain([help]).collect::<Vec<_>>().join("; "))
+}
+
+fn one_line(paragraph: &str) -> String {
+    paragraph.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_noticed_before_parsing() {
+        let asks = |line: &str| asks_for_json(&line.split(' ').map(Into::into).collect::<Vec<_>>());
+        assert!(asks("tdx-pool list --json"));
+        assert!(asks("tdx-pool --format json lisst"));
+        assert!(asks("tdx-pool --format=json"));
+        assert!(!asks("tdx-pool list --format table"));
+        assert!(!asks("tdx-td virsh -- list --json"));
+    }
+}

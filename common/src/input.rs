@@ -1,0 +1,158 @@
+//! Reading what another tool printed: `-`.
+
+use std::io::{self, Read};
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// The argument that stands for standard input.
+pub const STDIN: &str = "-";
+
+/// Reads items from standard input: a document, a JSON array, or concatenated item objects.
+///
+/// `kinds` are the kinds, or prefixes of kinds ending in a dot, of documents that are taken; `expected`
+/// says in words what should have come. Bare items carry no kind and are judged by their fields.
+///
+/// Errors: `invalid_input` when nothing came, it is not JSON, it is another kind or major version, or
+/// an item lacks a field.
+pub fn items<T: DeserializeOwned>(kinds: &[&str], expected: &str) -> Result<Vec<T>> {
+    let mut text = String::new();
+    io::stdin()
+        .lock()
+        .read_to_string(&mut text)
+        .map_err(|error| {
+            let kind = match error.kind() {
+                io::ErrorKind::InvalidData => ErrorKind::InvalidInput,
+                _ => ErrorKind::Io,
+            };
+            Error::new(kind, "cannot read standard input").because(error)
+        })?;
+    parse(&text, kinds, expected)
+}
+
+fn parse<T: DeserializeOwned>(text: &str, kinds: &[&str], expected: &str) -> Result<Vec<T>> {
+    let mut items = Vec::new();
+    let mut values = serde_json::Deserializer::from_str(text)
+        .into_iter::<Value>()
+        .peekable();
+    if values.peek().is_none() {
+        return Err(
+            Error::invalid_input(format!("standard input is empty: expected {expected}"))
+                .hint("did the command before the pipe fail? set -o pipefail shows it"),
+        );
+    }
+    for value in values {
+        let value = value.map_err(|error| {
+            Error::invalid_input(format!("standard input is not JSON: expected {expected}"))
+                .because(error)
+        })?;
+        match value {
+            Value::Array(array) => items.extend(array),
+            Value::Object(_) if value.get("kind").is_some() && value.get("items").is_some() => {
+                items.extend(document(value, kinds, expected)?);
+            }
+            item => items.push(item),
+        }
+    }
+    let typed = items.into_iter().enumerate().map(|(index, item)| {
+        T::deserialize(item).map_err(|error| {
+            Error::invalid_input(format!(
+                "item {} on standard input is not {expected}",
+                index + 1
+            ))
+            .because(error)
+        })
+    });
+    typed.collect()
+}
+
+fn document(mut value: Value, kinds: &[&str], expected: &str) -> Result<Vec<Value>> {
+    let kind = value["kind"].as_str().unwrap_or_default();
+    let taken = |k: &&str| *k == kind || (k.ends_with('.') && kind.starts_with(*k));
+    if !kinds.iter().any(taken) {
+        return Err(Error::invalid_input(format!(
+            "standard input holds a document of kind {kind:?}: expected {expected}"
+        )));
+    }
+    let version = value["schema_version"].as_str().unwrap_or_default();
+    if version.split('.').next() != Some("1") {
+        return Err(Error::invalid_input(format!(
+            "standard input has schema version {version:?}: this tool reads version 1"
+        )));
+    }
+    match value["items"].take() {
+        Value::Array(items) => Ok(items),
+        _ => Err(Error::invalid_input(
+            "the document on standard input has no array of items",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    struct Named {
+        name: String,
+    }
+
+    fn names(text: &str) -> Result<Vec<String>> {
+        let items: Vec<Named> = parse(text, &["tdx.td."], "domains")?;
+        Ok(items.into_iter().map(|item| item.name).collect())
+    }
+
+    #[test]
+    fn documents_arrays_and_streams_are_read() {
+        for text in [
+            r#"{"schema_version":"1.0","kind":"tdx.td.domains","items":[{"name":"a"},{"name":"b"}]}"#,
+            r#"[{"name":"a"},{"name":"b","more":1}]"#,
+            "{\"name\":\"a\"}\n{\"name\":\"b\"}\n",
+            r#"{"name":"a"}{"name":"b"}"#,
+        ] {
+            assert_eq!(names(text).unwrap(), ["a", "b"], "{text}");
+        }
+        assert_eq!(names("[]").unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn everything_else_is_exit_3() {
+        for (text, says) in [
+            ("", "standard input is empty: expected domains"),
+            (" \n", "standard input is empty: expected domains"),
+            ("{", "standard input is not JSON: expected domains"),
+            (
+                r#"{"name":"a"} x"#,
+                "standard input is not JSON: expected domains",
+            ),
+            (r#"["a"]"#, "item 1 on standard input is not domains"),
+            (
+                r#"[{"name":"a"},{"nam":"b"}]"#,
+                "item 2 on standard input is not domains",
+            ),
+            (
+                r#"{"schema_version":"1.0","kind":"tdx.pool.volumes","items":[]}"#,
+                "standard input holds a document of kind \"tdx.pool.volumes\": expected domains",
+            ),
+            (
+                r#"{"schema_version":"2.0","kind":"tdx.td.domains","items":[]}"#,
+                "standard input has schema version \"2.0\": this tool reads version 1",
+            ),
+            (
+                r#"{"schema_version":"1.0","kind":"tdx.td.domains","items":{}}"#,
+                "the document on standard input has no array of items",
+            ),
+        ] {
+            let error = names(text).unwrap_err();
+            assert_eq!(
+                (error.kind(), error.message()),
+                (ErrorKind::InvalidInput, says),
+                "{text}"
+            );
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! What two or more of the tdx tools share, and nothing else.
+//!
+//! From the outside in: [`cli`] is the frame every `main` calls; it hands a verb a [`cli::Context`]
+//! and prints the [`document::Document`] or [`error::Error`] that comes back ([`output`]). Verbs read
+//! other tools' documents with [`input`], the machine through [`host`], libvirt through
+//! `libvirt` and other programs through [`exec`].
+
+pub mod cli;
+pub mod config;
+pub mod document;
+pub mod error;
+pub mod exec;
+pub mod host;
+pub mod input;
+pub mod interrupt;
+#[cfg(feature = "libvirt")]
+pub mod libvirt;
+pub mod log;
+pub mod output;
+pub mod pci;
+pub mod units;
+pub mod xml;
+
+pub use error::{Error, ErrorKind, IoContext, Result};

@@ -1,0 +1,97 @@
+//! libvirt's errors as ours.
+
+use virt::{error::Error as VirtError, sys};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Says what was being done when libvirt failed.
+pub trait Context<T> {
+    /// Maps the error to `cannot <doing>`, with the exit code its libvirt code stands for.
+    fn context(self, doing: impl std::fmt::Display) -> Result<T>;
+}
+
+impl<T> Context<T> for std::result::Result<T, VirtError> {
+    fn context(self, doing: impl std::fmt::Display) -> Result<T> {
+        self.map_err(|cause| {
+            let kind = kind(&cause);
+            let error = Error::new(kind, format!("cannot {doing}")).because(Cause(cause));
+            match kind {
+                ErrorKind::Unsupported => {
+                    error.hint("is libvirtd running? tdx-td host check tells")
+                }
+                _ => error,
+            }
+        })
+    }
+}
+
+/// libvirt's message without the numbers its binding appends.
+#[derive(Debug)]
+struct Cause(VirtError);
+
+impl std::fmt::Display for Cause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "libvirt: {}", self.0.message())
+    }
+}
+
+impl std::error::Error for Cause {}
+
+/// Source: <https://libvirt.org/html/libvirt-virterror.html#virErrorNumber>.
+fn kind(error: &VirtError) -> ErrorKind {
+    match error.code().to_raw() {
+        sys::VIR_ERR_NO_DOMAIN
+        | sys::VIR_ERR_NO_NETWORK
+        | sys::VIR_ERR_NO_STORAGE_POOL
+        | sys::VIR_ERR_NO_STORAGE_VOL => ErrorKind::NotFound,
+        sys::VIR_ERR_DOM_EXIST
+        | sys::VIR_ERR_OPERATION_INVALID
+        | sys::VIR_ERR_RESOURCE_BUSY
+        | sys::VIR_ERR_STORAGE_VOL_EXIST => ErrorKind::Conflict,
+        sys::VIR_ERR_ACCESS_DENIED
+        | sys::VIR_ERR_AUTH_CANCELLED
+        | sys::VIR_ERR_AUTH_FAILED
+        | sys::VIR_ERR_OPERATION_DENIED => ErrorKind::Permission,
+        sys::VIR_ERR_CONFIG_UNSUPPORTED
+        | sys::VIR_ERR_NO_CONNECT
+        | sys::VIR_ERR_NO_SUPPORT
+        | sys::VIR_ERR_OPERATION_UNSUPPORTED => ErrorKind::Unsupported,
+        _ if is_lost(error) => ErrorKind::Unsupported,
+        _ => ErrorKind::Failed,
+    }
+}
+
+/// Whether the connection broke. The client library gives this no code of its own; its messages are
+/// never translated here, since we never call setlocale(3).
+fn is_lost(error: &VirtError) -> bool {
+    error.domain().to_raw() == sys::VIR_FROM_RPC
+        || [
+            "client socket is closed",
+            "End of file while reading data",
+            "Cannot recv data",
+        ]
+        .iter()
+        .any(|text| error.message().contains(text))
+}
+
+/// Whether the error says that the domain, pool or volume is not there (any more).
+pub fn is_gone(error: &VirtError) -> bool {
+    kind(error) == ErrorKind::NotFound
+}
+
+/// The error of a connection that could not be opened.
+pub(super) fn cannot_connect(uri: Option<&str>, cause: VirtError) -> Error {
+    let refused = kind(&cause) == ErrorKind::Permission
+        || cause.message().contains("Permission denied")
+        || cause.message().contains("authentication");
+    let message = match uri {
+        Some(uri) => format!("cannot connect to libvirt at {uri}"),
+        None => "cannot connect to libvirt".to_owned(),
+    };
+    let error = match refused {
+        true => Error::permission(message).hint("be root or a member of the group libvirt"),
+        false => Error::unsupported(message)
+            .hint("install and start libvirtd (Debian, Ubuntu: libvirt-daemon-system), or name a URI with --connect"),
+    };
+    error.because(Cause(cause))
+}

@@ -1,0 +1,185 @@
+//! Calls of the C library that its binding lacks (DHCP leases) or gets wrong (domain statistics).
+
+use std::ffi::{CStr, c_char, c_uint};
+use std::ptr;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+use virt::domain::Domain;
+use virt::error::Error as VirtError;
+use virt::network::Network;
+use virt::sys;
+
+use super::{Context, Libvirt};
+use crate::error::Result;
+
+/// A domain's state, in virsh's words.
+///
+/// Source: `virDomainState`, <https://libvirt.org/html/libvirt-libvirt-domain.html#virDomainState>.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// libvirt does not say.
+    #[serde(rename = "no state")]
+    None,
+    /// Running.
+    Running,
+    /// Blocked on a resource.
+    Idle,
+    /// Paused.
+    Paused,
+    /// Being shut down by its guest.
+    #[serde(rename = "in shutdown")]
+    Shutdown,
+    /// Off.
+    #[serde(rename = "shut off")]
+    Off,
+    /// Crashed.
+    Crashed,
+    /// Suspended by its guest's power management.
+    PmSuspended,
+}
+
+impl State {
+    fn from_raw(state: u32) -> Self {
+        match state {
+            sys::VIR_DOMAIN_RUNNING => Self::Running,
+            sys::VIR_DOMAIN_BLOCKED => Self::Idle,
+            sys::VIR_DOMAIN_PAUSED => Self::Paused,
+            sys::VIR_DOMAIN_SHUTDOWN => Self::Shutdown,
+            sys::VIR_DOMAIN_SHUTOFF => Self::Off,
+            sys::VIR_DOMAIN_CRASHED => Self::Crashed,
+            sys::VIR_DOMAIN_PMSUSPENDED => Self::PmSuspended,
+            _ => Self::None,
+        }
+    }
+
+    /// The state as virsh prints it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "no state",
+            Self::Running => "running",
+            Self::Idle => "idle",
+            Self::Paused => "paused",
+            Self::Shutdown => "in shutdown",
+            Self::Off => "shut off",
+            Self::Crashed => "crashed",
+            Self::PmSuspended => "pmsuspended",
+        }
+    }
+}
+
+/// A DHCP lease of a libvirt network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// The guest's hardware address, lower case with colons.
+    pub mac: String,
+    /// IPv4 or IPv6 address without prefix length.
+    pub ip: String,
+    /// Expiry, seconds since the epoch.
+    pub expires: i64,
+}
+
+impl Libvirt {
+    /// Every domain, running or not, with its state, in one round trip.
+    ///
+    /// Source: <https://libvirt.org/html/libvirt-libvirt-domain.html#virConnectGetAllDomainStats>.
+    pub fn domains(&self) -> Result<Vec<(Domain, State)>> {
+        let mut records: *mut sys::virDomainStatsRecordPtr = ptr::null_mut();
+        // SAFETY: the connection is open for as long as self lives; records is an out parameter.
+        let count = unsafe {
+            sys::virConnectGetAllDomainStats(
+                self.connect().as_ptr(),
+                sys::VIR_DOMAIN_STATS_STATE as c_uint,
+                &mut records,
+                0,
+            )
+        };
+        if count < 0 {
+            return Err(VirtError::last_error()).context("list domains");
+        }
+        let domains = (0..count as usize).map(|index| {
+            // SAFETY: libvirt returned count records, each valid until the list is freed below. The
+            // reference taken on the domain is the one that Domain gives back.
+            unsafe {
+                let record = *records.add(index);
+                sys::virDomainRef((*record).dom);
+                (Domain::from_ptr((*record).dom), state(record))
+            }
+        });
+        let domains = domains.collect();
+        // SAFETY: records came from libvirt and are not used after this.
+        unsafe { sys::virDomainStatsRecordListFree(records) };
+        Ok(domains)
+    }
+
+    /// The leases of one network, of every kind of address.
+    ///
+    /// Source: <https://libvirt.org/html/libvirt-libvirt-network.html#virNetworkGetDHCPLeases>.
+    pub fn leases(&self, network: &Network) -> Result<Vec<Lease>> {
+        let mut list: *mut sys::virNetworkDHCPLeasePtr = ptr::null_mut();
+        // SAFETY: network is a live object of this connection; a null MAC asks for every lease.
+        let count =
+            unsafe { sys::virNetworkGetDHCPLeases(network.as_ptr(), ptr::null(), &mut list, 0) };
+        if count < 0 {
+            return Err(VirtError::last_error()).context("list DHCP leases");
+        }
+        let mut leases = Vec::new();
+        for index in 0..count as usize {
+            // SAFETY: libvirt returned count leases; each is freed once, after its strings are copied.
+            unsafe {
+                let lease = *list.add(index);
+                leases.push(Lease {
+                    mac: text((*lease).mac).to_lowercase(),
+                    ip: text((*lease).ipaddr),
+                    expires: (*lease).expirytime,
+                });
+                sys::virNetworkDHCPLeaseFree(lease);
+            }
+        }
+        // SAFETY: the array itself is the caller's to free(3); a null pointer is fine.
+        unsafe { libc_free(list.cast()) };
+        Ok(leases)
+    }
+}
+
+/// The `state.state` parameter of a statistics record.
+///
+/// # Safety
+/// `record` must come from libvirt and not be freed yet.
+unsafe fn state(record: sys::virDomainStatsRecordPtr) -> State {
+    // SAFETY: the caller's promise; nparams says how many parameters there are, and the union member
+    // read is the one the parameter's type names.
+    unsafe {
+        let count = usize::try_from((*record).nparams).unwrap_or(0);
+        let parameters = match count {
+            0 => &[][..],
+            _ => std::slice::from_raw_parts((*record).params, count),
+        };
+        let found = parameters.iter().find(|p| {
+            CStr::from_ptr(p.field.as_ptr()).to_bytes() == b"state.state"
+                && p.type_ == sys::VIR_TYPED_PARAM_INT as i32
+        });
+        found.map_or(State::None, |p| State::from_raw(p.value.i as u32))
+    }
+}
+
+/// Copies a C string; null is empty.
+///
+/// # Safety
+/// `pointer` must be null or a NUL-terminated string.
+unsafe fn text(pointer: *const c_char) -> String {
+    match pointer.is_null() {
+        true => String::new(),
+        // SAFETY: the caller's promise.
+        false => unsafe { CStr::from_ptr(pointer) }
+            .to_string_lossy()
+            .into_owned(),
+    }
+}
+
+unsafe extern "C" {
+    /// free(3): what libvirt allocated for the caller, the caller frees with the C library's own.
+    #[link_name = "free"]
+    fn libc_free(pointer: *mut std::ffi::c_void);
+}

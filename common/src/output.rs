@@ -1,0 +1,192 @@
+//! Rendering a document as JSON, a table or bare names, and writing it whole.
+
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Write as _};
+
+use clap::ValueEnum;
+
+use crate::document::{Document, Item};
+
+/// How a document is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// A table on a terminal, JSON elsewhere
+    Auto,
+    /// One JSON object
+    Json,
+    /// Aligned columns for people
+    Table,
+    /// The natural keys (names, BDFs, devices), one a line
+    Name,
+}
+
+impl Format {
+    /// What `auto` means for a standard output that is, or is not, a terminal.
+    fn resolve(self) -> Self {
+        match self {
+            Self::Auto if io::stdout().is_terminal() => Self::Table,
+            Self::Auto => Self::Json,
+            chosen => chosen,
+        }
+    }
+}
+
+/// What a verb hands back to the frame.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The text for each format; built only when asked for.
+    report: Box<dyn Report>,
+    /// The exit status: 0, or 10 for a `check` whose answer is no.
+    pub(crate) status: u8,
+}
+
+impl Outcome {
+    /// Bytes that go to standard output as they are: `--xml` and its like.
+    pub fn raw(text: String) -> Self {
+        Self {
+            report: Box::new(Raw(text)),
+            status: 0,
+        }
+    }
+
+    /// The whole text of standard output and the warnings for standard error.
+    pub(crate) fn render(&self, format: Format) -> (String, Vec<String>) {
+        let format = format.resolve();
+        let warnings = match format {
+            Format::Table | Format::Name => self.report.warnings(),
+            Format::Json | Format::Auto => Vec::new(),
+        };
+        (self.report.render(format), warnings)
+    }
+}
+
+impl<T: Item + std::fmt::Debug + 'static> From<Document<T>> for Outcome {
+    fn from(document: Document<T>) -> Self {
+        Self {
+            report: Box::new(document),
+            status: 0,
+        }
+    }
+}
+
+trait Report: std::fmt::Debug {
+    fn render(&self, format: Format) -> String;
+    fn warnings(&self) -> Vec<String>;
+}
+
+#[derive(Debug)]
+struct Raw(String);
+
+impl Report for Raw {
+    fn render(&self, _: Format) -> String {
+        self.0.clone()
+    }
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+impl<T: Item + std::fmt::Debug> Report for Document<T> {
+    fn render(&self, format: Format) -> String {
+        match format {
+            Format::Name => self.items.iter().fold(String::new(), |mut names, item| {
+                names.push_str(&item.key());
+                names.push('\n');
+                names
+            }),
+            Format::Table => {
+                let mut rows = vec![T::COLUMNS.iter().map(|&c| c.to_owned()).collect()];
+                rows.extend(self.items.iter().map(Item::row));
+                table(&rows)
+            }
+            Format::Json | Format::Auto => {
+                // Serialising our own structs cannot fail: no maps with odd keys, no failing impls.
+                let mut json = serde_json::to_string(self).unwrap_or_default();
+                json.push('\n');
+                json
+            }
+        }
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.warnings.clone()
+    }
+}
+
+/// Aligns cells in columns two spaces apart. Empty cells show as `-`, control characters as escapes.
+fn table(rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| row.iter().map(|cell| printable(cell)).collect())
+        .collect();
+    let columns = rows.first().map_or(0, Vec::len);
+    let width = |column: usize| {
+        rows.iter()
+            .filter_map(|r| r.get(column))
+            .map(|c| c.chars().count())
+            .max()
+            .unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for row in &rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            let _ = write!(line, "{cell:<width$}  ");
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+fn printable(cell: &str) -> String {
+    if cell.is_empty() {
+        return "-".to_owned();
+    }
+    cell.chars()
+        .map(|c| {
+            if c.is_control() {
+                c.escape_default().to_string()
+            } else {
+                c.to_string()
+            }
+        })
+        .collect()
+}
+
+/// Writes `text` to standard output whole. A reader that went away is no error.
+pub(crate) fn write_stdout(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
+}
+
+/// Writes `text` to standard error. Nobody can be told when that fails.
+pub(crate) fn write_stderr(text: &str) {
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_align_and_show_what_would_break_them() {
+        let rows = [
+            vec!["NAME", "STATE"],
+            vec!["a\nb", ""],
+            vec!["longer-name", "running"],
+        ]
+        .map(|row| row.into_iter().map(str::to_owned).collect());
+        assert_eq!(
+            table(&rows),
+            "NAME         STATE\na\\nb         -\nlonger-name  running\n"
+        );
+    }
+}

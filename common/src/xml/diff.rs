@@ -1,0 +1,43 @@
+//! The difference of two texts, for a person to read.
+
+use similar::TextDiff;
+
+/// Returns a unified diff with three lines of context, or nothing if the texts are equal.
+///
+/// Source: POSIX `diff -u`, "Diff -u Output Format".
+pub fn unified_diff(old: &str, new: &str, old_name: &str, new_name: &str) -> String {
+    let diff = TextDiff::from_lines(old, new);
+    diff.unified_diff()
+        .context_radius(3)
+        .header(old_name, new_name)
+        .to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_lines_of_context() {
+        let old = "1\n2\n3\n4\n5\n6\n7\n8\n9\n";
+        let diff = unified_diff(old, &old.replace("5\n", "five\n"), "a", "b");
+        assert_eq!(
+            diff,
+            "--- a\n+++ b\n@@ -2,7 +2,7 @@\n 2\n 3\n 4\n-5\n+five\n 6\n 7\n 8\n"
+        );
+    }
+
+    #[test]
+    fn nothing_if_equal() {
+        assert_eq!(unified_diff("<a/>", "<a/>", "a", "b"), "");
+    }
+
+    #[test]
+    fn a_missing_last_line_break_is_said() {
+        let diff = unified_diff("a\n", "a", "x", "y");
+        assert_eq!(
+            diff,
+            "--- x\n+++ y\n@@ -1 +1 @@\n-a\n+a\n\\ No newline at end of file\n"
+        );
+    }
+}

@@ -1,0 +1,189 @@
+//! A parsed document: its text and where the elements lie in it.
+
+use super::chars::mark_length;
+use super::edit::Edit;
+use super::entry::Entry;
+use super::items::Items;
+use super::node::Node;
+use super::parse::{Scope, parse};
+use crate::error::Result;
+
+/// An XML document that keeps the exact text it was read from.
+#[derive(Debug, Clone)]
+pub struct Document {
+    text: String,
+    entries: Vec<Entry>,
+}
+
+impl Document {
+    /// Parses a whole document.
+    ///
+    /// A byte order mark is accepted. A DOCTYPE is not, so there are no entities but XML's own five.
+    ///
+    /// Errors: `invalid_input`, with line and column, if the text is not well-formed, uses a
+    /// namespace prefix it does not declare, has a DOCTYPE, or nests deeper than 256 elements.
+    pub fn parse(text: impl Into<String>) -> Result<Self> {
+        Self::with_scope(text.into(), Scope::Document)
+    }
+
+    /// Parses what may stand between two tags: any number of elements, text, comments.
+    pub(super) fn fragment(text: &str) -> Result<Self> {
+        Self::with_scope(text.to_owned(), Scope::Fragment)
+    }
+
+    fn with_scope(text: String, scope: Scope) -> Result<Self> {
+        match parse(&text, scope) {
+            Ok(entries) => Ok(Self { text, entries }),
+            Err(fault) => Err(fault.into_error(&text)),
+        }
+    }
+
+    /// Returns the root element.
+    pub fn root(&self) -> Node<'_> {
+        self.node(0)
+    }
+
+    /// Returns the text that was parsed, byte for byte.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Begins an edit of this document. The document itself never changes.
+    pub fn edit(&self) -> Edit<'_> {
+        Edit::new(self)
+    }
+
+    pub(super) fn into_text(self) -> String {
+        self.text
+    }
+
+    pub(super) fn node(&self, id: usize) -> Node<'_> {
+        Node { document: self, id }
+    }
+
+    pub(super) fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// Returns every element in document order.
+    pub(super) fn nodes(&self) -> impl Iterator<Item = Node<'_>> {
+        (0..self.entries.len()).map(|id| self.node(id))
+    }
+
+    /// Returns what stands outside of all elements, and the outermost elements.
+    pub(super) fn items(&self) -> Items<'_> {
+        Items::new(self, mark_length(&self.text)..self.text.len(), 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    #[test]
+    fn well_formed_documents() {
+        let cases = [
+            "<a/>",
+            "\u{feff}<a/>",
+            "\u{feff}<?xml version='1.0' encoding=\"UTF-8\"?>\r\n<a/>\r\n",
+            "<!-- c --><?p i?><a ></a ><!-- c -->\n",
+            "<a b='>' c=\"/>\"/>",
+            "<a>&lt;&#65;<![CDATA[</a> & ]]><!-- <b> --></a>",
+            "<x:a xmlns:x='u' x:b='1' b='2' xml:lang='en'/>",
+            "<größe/>",
+        ];
+        for text in cases {
+            let document = Document::parse(text).unwrap();
+            assert_eq!(document.text(), text);
+        }
+    }
+
+    #[test]
+    fn malformed_documents_say_where() {
+        let cases = [
+            ("", "1:1: no root element"),
+            ("<!-- -->\n", "2:1: no root element"),
+            ("x<a/>", "1:1: text outside"),
+            ("<a/>\nx", "1:5: text outside"),
+            ("<a/>&lt;", "1:5: text outside"),
+            ("<a/><![CDATA[]]>", "1:5: text outside"),
+            ("<a/><b/>", "1:5: a second root"),
+            ("<a>\n  <b>\n</a>", "3:1: expected `</b>`"),
+            ("<a>\n  <b></b>", "1:1: <a> is never closed"),
+            ("</a>", "1:1: close tag"),
+            ("<a", "1:1: tag not closed"),
+            ("<>", "1:1: not an element name"),
+            ("< a/>", "1:1: not an element name"),
+            ("<a/b/>", "1:1: not an element name"),
+            ("<a></a b='1'>", "1:4: expected `</a>`"),
+            ("<a b='1' b='2'/>", "1:10: attribute b twice"),
+            ("<a b='1'c='2'/>", "1:9: no space"),
+            ("<ä b='&x;'/>", "1:7: an unknown reference"),
+            ("<a>&nbsp;</a>", "1:4: an unknown reference"),
+            ("<a>&#1;</a>", "1:4: an unknown reference"),
+            (
+                "<a>a & b</a>",
+                "1:6: entity or character reference not closed",
+            ),
+            ("<a>]]></a>", "1:4: ]]> outside"),
+            ("<a>\0</a>", "1:4: character U+0000"),
+            ("<a>\u{ffff}</a>", "1:4: character U+FFFF"),
+            ("<a><!-- -- --></a>", "1:9: forbidden string `--`"),
+            ("<a><!-- </a>", "1:4: comment not closed"),
+            ("<a><![cdata[]]></a>", "1:4: CDATA not closed"),
+            ("<a>\n<?xml version='1.0'?></a>", "2:1: an XML declaration"),
+            (" <?xml version='1.0'?><a/>", "1:2: an XML declaration"),
+            ("<?xml encoding='UTF-8'?><a/>", "1:1: an XML declaration"),
+            ("<?XML version='1.0'?><a/>", "1:1: a processing instruction"),
+            ("\u{feff}\u{feff}<a/>", "1:2: text outside"),
+            ("<x:a/>", "1:1: the namespace prefix of x:a"),
+            (
+                "<a x:b='1'><b xmlns:x='u'/></a>",
+                "1:4: the namespace prefix of x:b",
+            ),
+            ("<!DOCTYPE a><a/>", "1:1: a DOCTYPE"),
+            (
+                "<!DOCTYPE a [<!ENTITY b SYSTEM 'file:///etc/passwd'>]><a>&b;</a>",
+                "1:1: a DOCTYPE",
+            ),
+            ("<!doctype a><a/>", "1:1: a DOCTYPE"),
+        ];
+        for (text, expected) in cases {
+            let error = Document::parse(text).unwrap_err();
+            let expected = format!("malformed XML at {expected}");
+            assert!(error.message().starts_with(&expected), "{text}: {error}");
+            assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        }
+    }
+
+    #[test]
+    fn depth_is_limited() {
+        let nested = |depth| format!("{}{}", "<a>".repeat(depth), "</a>".repeat(depth));
+        assert!(Document::parse(nested(256)).is_ok());
+        let error = Document::parse(nested(257)).unwrap_err();
+        assert!(
+            error
+                .message()
+                .contains("1:769: elements nested deeper than 256"),
+            "{error}"
+        );
+        assert!(Document::parse("<a>".repeat(1_000_000)).is_err());
+    }
+
+    #[test]
+    fn fragments_are_balanced_content() {
+        for text in ["", "<a/>\n<b/>", "text <q:a/>", "<!-- c -->"] {
+            assert!(Document::fragment(text).is_ok(), "{text}");
+        }
+        for text in [
+            "</a><a>",
+            "<a>",
+            "<?xml version='1.0'?><a/>",
+            "<!DOCTYPE a>",
+            "a & b",
+        ] {
+            assert!(Document::fragment(text).is_err(), "{text}");
+        }
+    }
+}

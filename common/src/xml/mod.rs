@@ -1,0 +1,40 @@
+//! libvirt's XML: reading it, editing it in place, writing new pieces.
+//!
+//! [`Document`] keeps the text it was parsed from and an index of where each element lies in it.
+//! [`Node`] reads through that index; [`Edit`] replaces ranges of the text, so every byte that no
+//! edit names stays: comments, metadata of other programs, quoting, layout.
+//!
+//! ```
+//! use common::xml::{Document, Element};
+//!
+//! let document = Document::parse("<devices>\n  <disk/>\n</devices>\n")?;
+//! let mut edit = document.edit();
+//! edit.insert_into(document.root(), &Element::new("tpm").attr("model", "tpm-crb").to_xml()?);
+//! assert_eq!(edit.finish()?, "<devices>\n  <disk/>\n  <tpm model='tpm-crb'/>\n</devices>\n");
+//! # Ok::<(), common::error::Error>(())
+//! ```
+//!
+//! Source: W3C Extensible Markup Language (XML) 1.0, fifth edition; Namespaces in XML 1.0.
+
+mod attrs;
+mod chars;
+mod diff;
+mod document;
+mod edit;
+mod element;
+mod entry;
+mod fault;
+mod items;
+mod layout;
+mod node;
+mod parse;
+mod pretty;
+#[cfg(test)]
+mod tests;
+
+pub use diff::unified_diff;
+pub use document::Document;
+pub use edit::Edit;
+pub use element::Element;
+pub use node::Node;
+pub use pretty::pretty;

@@ -1,0 +1,437 @@
+//! The fastest safe way to duplicate an image file on a local file system.
+//!
+//! A reflink where the file system can. Otherwise one thread reads the data extents and a second
+//! writes what in them is not zero. It also has the kernel write that to disk, and forget it, while
+//! the copy goes on: that leaves little to the final sync and spares the host's page cache. A third
+//! thread computes the digest from the same buffers.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::num::NonZeroU64;
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::error::{Error, ErrorKind, Result};
+use rustix::fs::{Advice, SeekFrom, fadvise, ioctl_ficlone, seek};
+use sha2::{Digest, Sha256};
+
+/// How much is read at once.
+const PIECE: u64 = 1 << 20;
+/// Pieces in use at once: one being read, one that waits for the other threads, one that they work on.
+const PIECES: usize = 3;
+/// How much of a hole is hashed between two looks at the interrupt.
+const HOLE_PIECE: u64 = 32 << 20;
+/// How much is written before the kernel is told to get it to disk.
+const WINDOW: u64 = 16 << 20;
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How a file was copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// The copy shares the blocks of the source.
+    Reflink,
+    /// The data was read and written.
+    Extents,
+}
+
+/// What [`copy`] did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Copied {
+    /// How the data came across.
+    pub method: Method,
+    /// The length of both files.
+    pub size_bytes: u64,
+    /// How much was written; holes and zeros were not.
+    pub bytes_written: u64,
+    /// The digest of all bytes of the source, in lowercase hexadecimal.
+    pub sha256: Option<String>,
+}
+
+/// Who watches a long operation.
+pub struct Watch<'a> {
+    /// Called with the bytes done and the bytes in all, at most every 100 ms and once at the end.
+    pub progress: &'a mut dyn FnMut(u64, u64),
+    /// Asked before every piece; its error ends the operation.
+    pub interrupt: &'a dyn Fn() -> Result<()>,
+}
+
+impl fmt::Debug for Watch<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch").finish_non_exhaustive()
+    }
+}
+
+/// Copies all of `source` to `target`, which is cut to nothing first; holes stay holes and zeros
+/// become holes. Neither syncs nor names anything: see [`sync`]. Moves the position of `source`.
+///
+/// Errors: `io` if reading or writing fails, a full disk included; `conflict` if the source changed
+/// meanwhile; whatever the interrupt says. The content of `target` is then undefined.
+pub fn copy(source: &File, target: &File, digest: bool, watch: &mut Watch<'_>) -> Result<Copied> {
+    let before = State::of(source)?;
+    target.set_len(0).map_err(write_failed)?;
+    let mut copied = Copied {
+        method: Method::Reflink,
+        size_bytes: before.size,
+        bytes_written: 0,
+        sha256: None,
+    };
+    if ioctl_ficlone(target, source).is_err() {
+        copied.method = Method::Extents;
+        target.set_len(before.size).map_err(write_failed)?;
+        (copied.bytes_written, copied.sha256) =
+            copy_extents(source, target, before.size, digest, watch)?;
+    } else if digest {
+        copied.sha256 = Some(sha256(source, watch)?);
+    }
+    before.check(source)?;
+    (watch.progress)(before.size, before.size);
+    Ok(copied)
+}
+
+/// Gets what was written to `target` to disk.
+///
+/// Errors: `io`, with the same words as [`copy`].
+pub fn sync(target: &File) -> Result<()> {
+    target.sync_all().map_err(write_failed)
+}
+
+/// Computes the digest of all bytes of `file`, in lowercase hexadecimal. Holes cost no reading.
+///
+/// Errors: those of [`copy`].
+pub fn sha256(file: &File, watch: &mut Watch<'_>) -> Result<String> {
+    let before = State::of(file)?;
+    let mut hasher = Sha256::new();
+    read(file, before.size, watch, |piece| {
+        feed(&mut hasher, &piece);
+        true
+    })?;
+    before.check(file)?;
+    Ok(hex(hasher))
+}
+
+/// Whether both files hold the same bytes. Ends at the first difference; holes common to both are
+/// not read. Moves the position of both.
+///
+/// Errors: `io`; whatever the interrupt says.
+pub fn same_content(a: &File, b: &File, interrupt: &dyn Fn() -> Result<()>) -> Result<bool> {
+    let size = State::of(a)?.size;
+    if State::of(b)?.size != size {
+        return Ok(false);
+    }
+    let mut files = [Extents::new(a, size), Extents::new(b, size)];
+    let mut bytes = [vec![0; PIECE as usize], vec![0; PIECE as usize]];
+    let mut at = 0;
+    while at < size {
+        interrupt()?;
+        let extents = files.each_mut().map(|file| file.find(at));
+        at = extents[0].start.min(extents[1].start).max(at);
+        let here = extents.iter().filter(|extent| extent.start <= at);
+        let end = here
+            .map(|extent| extent.end)
+            .max()
+            .unwrap_or(size)
+            .min(at + PIECE);
+        let length = (end - at) as usize;
+        for (file, bytes) in [a, b].into_iter().zip(&mut bytes) {
+            if read_at(file, &mut bytes[..length], at)? < length {
+                return Ok(false);
+            }
+        }
+        if bytes[0][..length] != bytes[1][..length] {
+            return Ok(false);
+        }
+        at = end;
+    }
+    Ok(true)
+}
+
+/// What tells that a file was written to.
+#[derive(Debug, PartialEq, Eq)]
+struct State {
+    size: u64,
+    modified: (i64, i64),
+}
+
+impl State {
+    fn of(file: &File) -> Result<Self> {
+        let metadata = file.metadata().map_err(|error| {
+            Error::new(ErrorKind::Io, "cannot examine the image").because(error)
+        })?;
+        let modified = (metadata.mtime(), metadata.mtime_nsec());
+        Ok(Self {
+            size: metadata.len(),
+            modified,
+        })
+    }
+
+    fn check(&self, file: &File) -> Result<()> {
+        if *self == Self::of(file)? {
+            Ok(())
+        } else {
+            Err(changed())
+        }
+    }
+}
+
+/// Part of a file, from `at` on: bytes, or a hole without any.
+#[derive(Debug, Clone)]
+struct Piece {
+    at: u64,
+    length: u64,
+    bytes: Option<Arc<Vec<u8>>>,
+}
+
+/// The data extents of a file, looked up in rising order.
+#[derive(Debug)]
+struct Extents<'a> {
+    file: &'a File,
+    size: u64,
+    current: Range<u64>,
+}
+
+impl<'a> Extents<'a> {
+    fn new(file: &'a File, size: u64) -> Self {
+        // Only reads ahead further; not worth an error.
+        let _ = fadvise(file, 0, None, Advice::Sequential);
+        Self {
+            file,
+            size,
+            current: 0..0,
+        }
+    }
+
+    /// The extent that `at` lies in or before; an empty one at the end of the file if there is none.
+    fn find(&mut self, at: u64) -> Range<u64> {
+        if at >= self.current.end {
+            // A file system that knows no holes has nothing but data.
+            let start = match seek(self.file, SeekFrom::Data(at)) {
+                Ok(start) => start,
+                Err(rustix::io::Errno::NXIO) => self.size,
+                Err(_) => at,
+            };
+            let end = seek(self.file, SeekFrom::Hole(start))
+                .ok()
+                .filter(|end| *end > start);
+            self.current = start.min(self.size)..end.unwrap_or(self.size).min(self.size);
+        }
+        self.current.clone()
+    }
+}
+
+fn copy_extents(
+    source: &File,
+    target: &File,
+    size: u64,
+    digest: bool,
+    watch: &mut Watch<'_>,
+) -> Result<(u64, Option<String>)> {
+    thread::scope(|scope| {
+        let (to_writer, pieces) = sync_channel(1);
+        let writer = scope.spawn(move || write(target, pieces));
+        let mut sinks = vec![to_writer];
+        let hasher = digest.then(|| {
+            let (to_hasher, pieces) = sync_channel(1);
+            sinks.push(to_hasher);
+            scope.spawn(move || hash(pieces))
+        });
+        let read = read(source, size, watch, |piece| {
+            sinks
+                .iter()
+                .all(|sink: &SyncSender<Piece>| sink.send(piece.clone()).is_ok())
+        });
+        drop(sinks);
+        let written = join(writer);
+        let sha256 = hasher.map(join);
+        read?;
+        Ok((written?, sha256))
+    })
+}
+
+fn join<T>(thread: thread::ScopedJoinHandle<'_, T>) -> T {
+    thread
+        .join()
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Gives `each` all of the file, in order, until it says false.
+fn read(
+    source: &File,
+    size: u64,
+    watch: &mut Watch<'_>,
+    mut each: impl FnMut(Piece) -> bool,
+) -> Result<()> {
+    let mut extents = Extents::new(source, size);
+    let mut ring: [_; PIECES] = std::array::from_fn(|_| Arc::new(vec![0; PIECE as usize]));
+    let mut told = Instant::now();
+    let mut at = 0;
+    while at < size {
+        (watch.interrupt)()?;
+        if told.elapsed() >= PROGRESS_INTERVAL {
+            told = Instant::now();
+            (watch.progress)(at, size);
+        }
+        let extent = extents.find(at);
+        let piece = if at < extent.start {
+            Piece {
+                at,
+                length: HOLE_PIECE.min(extent.start - at),
+                bytes: None,
+            }
+        } else {
+            let length = (extent.end - at).min(PIECE - at % PIECE);
+            ring.rotate_left(1);
+            let bytes = Arc::make_mut(&mut ring[0]);
+            if read_at(source, &mut bytes[..length as usize], at)? < length as usize {
+                return Err(changed());
+            }
+            Piece {
+                at,
+                length,
+                bytes: Some(Arc::clone(&ring[0])),
+            }
+        };
+        at += piece.length;
+        if !each(piece) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Reads until `bytes` are full or the file ends.
+fn read_at(file: &File, bytes: &mut [u8], at: u64) -> Result<usize> {
+    let mut filled = 0;
+    while filled < bytes.len() {
+        match file.read_at(&mut bytes[filled..], at + filled as u64) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                let message = format!("cannot read the image at byte {}", at + filled as u64);
+                return Err(Error::new(ErrorKind::Io, message).because(error));
+            }
+        }
+    }
+    Ok(filled)
+}
+
+fn write(target: &File, pieces: Receiver<Piece>) -> Result<u64> {
+    // What cp tests for zeros as a whole; smaller blocks than a page are rare and not worth more.
+    let block = target
+        .metadata()
+        .map_err(write_failed)?
+        .blksize()
+        .clamp(512, 4096);
+    let mut written = 0;
+    let mut window = Window::default();
+    for piece in pieces {
+        let Some(bytes) = &piece.bytes else { continue };
+        for run in data_runs(&bytes[..piece.length as usize], piece.at, block) {
+            let at = piece.at + run.start as u64;
+            written += run.len() as u64;
+            target.write_all_at(&bytes[run], at).map_err(write_failed)?;
+        }
+        window.advance(target, piece.at + piece.length, written);
+    }
+    Ok(written)
+}
+
+/// What of `bytes`, which stand at `at`, is not blocks of zeros.
+fn data_runs(bytes: &[u8], at: u64, block: u64) -> Vec<Range<usize>> {
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    let mut start = 0;
+    while start < bytes.len() {
+        let length = block - (at + start as u64) % block;
+        let end = bytes.len().min(start + length as usize);
+        if !is_zero(&bytes[start..end]) {
+            match runs.last_mut() {
+                Some(run) if run.end == start => run.end = end,
+                _ => runs.push(start..end),
+            }
+        }
+        start = end;
+    }
+    runs
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes
+        .chunks(64)
+        .all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
+}
+
+/// The part of the target that is on its way to disk.
+#[derive(Debug, Default)]
+struct Window {
+    /// Where the part begins that was told the kernel before, and where the new one does.
+    previous: u64,
+    start: u64,
+    written: u64,
+}
+
+impl Window {
+    /// Has the kernel start to write out what is new, and forget what has reached the disk.
+    fn advance(&mut self, target: &File, end: u64, written: u64) {
+        if written - self.written >= WINDOW {
+            // Only makes the final sync shorter; an error would show there.
+            let _ = fadvise(
+                target,
+                self.previous,
+                NonZeroU64::new(end - self.previous),
+                Advice::DontNeed,
+            );
+            *self = Self {
+                previous: self.start,
+                start: end,
+                written,
+            };
+        }
+    }
+}
+
+fn hash(pieces: Receiver<Piece>) -> String {
+    let mut hasher = Sha256::new();
+    pieces.iter().for_each(|piece| feed(&mut hasher, &piece));
+    hex(hasher)
+}
+
+fn feed(hasher: &mut Sha256, piece: &Piece) {
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    if let Some(bytes) = &piece.bytes {
+        return hasher.update(&bytes[..piece.length as usize]);
+    }
+    let mut left = piece.length as usize;
+    while left > 0 {
+        let length = left.min(ZEROS.len());
+        hasher.update(&ZEROS[..length]);
+        left -= length;
+    }
+}
+
+fn hex(hasher: Sha256) -> String {
+    hasher
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+fn changed() -> Error {
+    Error::conflict("the image changed while it was read")
+        .hint("stop what writes to it, then try again")
+}
+
+fn write_failed(error: io::Error) -> Error {
+    let message = match error.kind() {
+        io::ErrorKind::StorageFull => "no space left for the copy",
+        io::ErrorKind::QuotaExceeded => "the disk quota has no room for the copy",
+        io::ErrorKind::FileTooLarge => "the file system takes no file this large",
+        _ => "cannot write the copy",
+    };
+    Error::new(ErrorKind::Io, message).because(error)
+}

@@ -1,0 +1,174 @@
+//! Files that are not images we take: what they are, and what to do about it.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use common::error::{Error, Result};
+
+use super::source::Source;
+
+/// A file format that is recognised only to be named.
+#[derive(Debug)]
+pub(super) struct Foreign {
+    name: &'static str,
+    /// Where `magic` stands.
+    offset: u64,
+    magic: &'static [u8],
+    remedy: Remedy,
+}
+
+#[derive(Debug)]
+enum Remedy {
+    /// qemu-img reads it, by this name.
+    Convert(&'static str),
+    /// This command unpacks it.
+    Unpack(&'static str),
+    None,
+}
+
+use Remedy::{Convert, Unpack};
+
+pub(super) const QCOW1: Foreign = Foreign::new(
+    "an image in QEMU's old qcow format",
+    0,
+    b"QFI\xfb\0\0\0\x01",
+    Convert("qcow"),
+);
+
+const VHD: Foreign = Foreign::new("a VHD image", 0, b"conectix", Convert("vpc"));
+/// Looked for last, since many a CD image is a bootable disk too.
+const ISO: Foreign = Foreign::new("a CD image", 0x8001, b"CD001", Remedy::None);
+
+const NAME_ONE: &str = "name a disk image, qcow2 or raw";
+
+/// Formats that no bootable raw disk begins like.
+const FORMATS: &[Foreign] = &[
+    Foreign::new("a VMDK image", 0, b"KDMV", Convert("vmdk")),
+    Foreign::new("a VMDK image", 0, b"COWD", Convert("vmdk")),
+    Foreign::new(
+        "a VMDK description",
+        0,
+        b"# Disk DescriptorFile",
+        Convert("vmdk"),
+    ),
+    Foreign::new(
+        "a VirtualBox VDI image",
+        64,
+        b"\x7f\x10\xda\xbe",
+        Convert("vdi"),
+    ),
+    Foreign::new("a VHDX image", 0, b"vhdxfile", Convert("vhdx")),
+    VHD,
+    Foreign::new("a QED image", 0, b"QED\0", Convert("qed")),
+    Foreign::new("LUKS encrypted", 0, b"LUKS\xba\xbe", Remedy::None),
+    Foreign::new("gzip compressed", 0, b"\x1f\x8b\x08", Unpack("gzip -dk")),
+    Foreign::new("xz compressed", 0, b"\xfd7zXZ\0", Unpack("xz -dk")),
+    Foreign::new("zstd compressed", 0, b"\x28\xb5\x2f\xfd", Unpack("zstd -d")),
+    Foreign::new("bzip2 compressed", 0, b"BZh", Unpack("bzip2 -dk")),
+    Foreign::new("a zip archive", 0, b"PK\x03\x04", Unpack("unzip")),
+    Foreign::new("a 7-Zip archive", 0, b"7z\xbc\xaf\x27\x1c", Unpack("7z x")),
+    Foreign::new("a tar archive", 257, b"ustar", Unpack("tar -xf")),
+    Foreign::new("a squashfs file system", 0, b"hsqs", Remedy::None),
+    Foreign::new("an ELF program", 0, b"\x7fELF", Remedy::None),
+    Foreign::new("a Linux kernel", 514, b"HdrS", Remedy::None),
+];
+
+impl Foreign {
+    const fn new(name: &'static str, offset: u64, magic: &'static [u8], remedy: Remedy) -> Self {
+        Self {
+            name,
+            offset,
+            magic,
+            remedy,
+        }
+    }
+
+    fn is_in(&self, start: &[u8]) -> bool {
+        start
+            .get(self.offset as usize..)
+            .is_some_and(|rest| rest.starts_with(self.magic))
+    }
+
+    /// The error that names the format and says what to do.
+    pub(super) fn refuse(&self, source: &Source<'_>) -> Error {
+        let refused = source.invalid(format!("is {}, not qcow2 or raw", self.name));
+        match self.remedy {
+            Convert(format) => refused.hint(convert(
+                source.name,
+                Some(format),
+                "makes a qcow2 image of it",
+            )),
+            Unpack(command) => {
+                let file = quote(source.name);
+                refused.hint(format!("decompress it first: {command} -- {file}"))
+            }
+            Remedy::None => refused.hint(NAME_ONE),
+        }
+    }
+}
+
+/// Refuses raw content that no machine boots from.
+///
+/// A boot signature is what an MBR, the protective MBR of a GPT and a FAT file system have in common.
+pub(super) fn check_raw(source: &Source<'_>) -> Result<()> {
+    let start = source.read(0, 1024)?;
+    if let Some(format) = FORMATS.iter().find(|format| format.is_in(&start)) {
+        return Err(format.refuse(source));
+    }
+    // A VHD of fixed size is a raw disk with a footer.
+    if source.read(source.size.saturating_sub(512), 8)? == VHD.magic {
+        return Err(VHD.refuse(source));
+    }
+    if start.get(510..512) != Some(b"\x55\xaa") {
+        if source.read(ISO.offset, ISO.magic.len())? == ISO.magic {
+            return Err(ISO.refuse(source));
+        }
+        return Err(source
+            .invalid("is not a disk image: neither qcow2 nor a raw disk with a boot record")
+            .hint(NAME_ONE));
+    }
+    if !source.size.is_multiple_of(512) {
+        let size = source.size;
+        return Err(source
+            .invalid(format!(
+                "is not a whole raw disk: {size} bytes are no whole sectors"
+            ))
+            .hint("copy or download it again"));
+    }
+    Ok(())
+}
+
+/// The command that turns `image` into a qcow2 image by itself, and what that does.
+pub(super) fn convert(image: &Path, format: Option<&str>, effect: &str) -> String {
+    let format = format
+        .map(|format| format!("-f {format} "))
+        .unwrap_or_default();
+    let mut output = image.with_extension("qcow2");
+    if output == image {
+        let mut stem = image.file_stem().unwrap_or_default().to_owned();
+        stem.push("-flat.qcow2");
+        output.set_file_name(stem);
+    }
+    let (image, output) = (quote(image), quote(&output));
+    format!("qemu-img convert {format}-O qcow2 -- {image} {output} {effect}")
+}
+
+/// The name as a shell takes it.
+pub(super) fn quote(name: &Path) -> String {
+    let bytes = name.as_os_str().as_bytes();
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-+,:=@%".contains(byte);
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !text.is_empty() && bytes.iter().all(plain) => text.into(),
+        Ok(text) if !text.contains(char::is_control) => {
+            format!("'{}'", text.replace('\'', r"'\''"))
+        }
+        _ => {
+            let escaped = bytes.iter().map(|byte| match byte {
+                b'\'' | b'\\' => format!("\\{}", char::from(*byte)),
+                b' '..=b'~' => char::from(*byte).to_string(),
+                _ => format!("\\x{byte:02x}"),
+            });
+            format!("$'{}'", escaped.collect::<String>())
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! The header of a qcow2 image, held to the limits that QEMU sets.
+//!
+//! Source: QEMU `docs/interop/qcow2.rst`; the limits are those of its `block/qcow2.c`.
+
+use common::error::{Error, Result};
+
+use super::source::Source;
+use super::{Backing, Format, Image, foreign};
+
+const MAGIC: &[u8] = b"QFI\xfb";
+/// Enough for the header, its extensions and the backing file's name as QEMU writes them.
+const USUAL_LENGTH: usize = 4096;
+/// The fixed fields that are looked at, up to and including the compression type.
+const FIELDS_LENGTH: usize = 105;
+
+const MAX_L1_BYTES: u64 = 32 << 20;
+const MAX_REFCOUNT_TABLE_BYTES: u64 = 8 << 20;
+const MAX_SNAPSHOTS: u32 = 65_536;
+const MAX_BACKING_NAME: u64 = 1023;
+
+const DIRTY: u64 = 1 << 0;
+const CORRUPT: u64 = 1 << 1;
+const DATA_FILE: u64 = 1 << 2;
+const COMPRESSION_TYPE: u64 = 1 << 3;
+const EXTENDED_L2: u64 = 1 << 4;
+const KNOWN_FEATURES: u64 = DIRTY | CORRUPT | DATA_FILE | COMPRESSION_TYPE | EXTENDED_L2;
+
+const EXTENSION_END: u32 = 0;
+const EXTENSION_BACKING_FORMAT: u32 = 0xE279_2ACA;
+
+/// A header whose fields make sense by themselves.
+#[derive(Debug)]
+pub(super) struct Header {
+    pub(super) cluster_size: u64,
+    pub(super) l1_offset: u64,
+    pub(super) l1_entries: u64,
+    pub(super) refcount_offset: u64,
+    pub(super) refcount_entries: u64,
+    pub(super) backing: Option<Backing>,
+    virtual_size: u64,
+    encrypted: bool,
+    features: u64,
+}
+
+impl Header {
+    /// Reads the header, or `None` if there is no qcow2 one: one small read, and a second only if
+    /// the backing file's name lies further in than QEMU puts it.
+    pub(super) fn read(source: &Source<'_>) -> Result<Option<Self>> {
+        let start = source.read(0, USUAL_LENGTH)?;
+        if !start.starts_with(MAGIC) {
+            return Ok(None);
+        }
+        if start.len() < FIELDS_LENGTH {
+            return Err(source.truncated(FIELDS_LENGTH as u64));
+        }
+        let (length, mut header) = Self::parse(source, &start)?;
+        header.backing = header.read_backing(source, start, length)?;
+        Ok(Some(header))
+    }
+
+    /// Returns the header without its backing file, and its length.
+    fn parse(source: &Source<'_>, start: &[u8]) -> Result<(u64, Self)> {
+        let version = be32(start, 4);
+        let (features, refcount_order, length) = match version {
+            2 => (0, 4, 72),
+            3 => (be64(start, 72), be32(start, 96), be32(start, 100)),
+            1 => return Err(foreign::QCOW1.refuse(source)),
+            _ => return Err(source.invalid(format!("is qcow2 of unknown version {version}"))),
+        };
+        let unknown = features & !KNOWN_FEATURES;
+        if unknown != 0 {
+            return Err(source.invalid(format!("needs unknown qcow2 features {unknown:#x}")));
+        }
+
+        let cluster_bits = be32(start, 20);
+        if !(9..=21).contains(&cluster_bits) {
+            return Err(damaged(
+                source,
+                &format!("clusters of 2^{cluster_bits} bytes"),
+            ));
+        }
+        let header = Self {
+            cluster_size: 1 << cluster_bits,
+            virtual_size: be64(start, 24),
+            encrypted: be32(start, 32) != 0,
+            l1_entries: be32(start, 36).into(),
+            l1_offset: be64(start, 40),
+            refcount_offset: be64(start, 48),
+            refcount_entries: u64::from(be32(start, 56)) << (cluster_bits - 3),
+            features,
+            backing: None,
+        };
+        let compression = if length > 104 { start[104] } else { 0 };
+        let aligned = |offset: u64| offset.is_multiple_of(header.cluster_size);
+        let l2_reach = header.cluster_size * header.cluster_size / header.l2_entry_size() as u64;
+        let flaws = [
+            (version == 3 && length < 104, "its header is too short"),
+            (
+                u64::from(length) > header.cluster_size,
+                "its header is longer than a cluster",
+            ),
+            (refcount_order > 6, "its reference counts are too wide"),
+            (be32(start, 32) > 2, "its encryption is of no known kind"),
+            (compression > 1, "its compression is of no known kind"),
+            (
+                (compression != 0) != header.has(COMPRESSION_TYPE),
+                "its compression is said two ways",
+            ),
+            (
+                header.has(EXTENDED_L2) && cluster_bits < 14,
+                "its clusters are too small for subclusters",
+            ),
+            (
+                header.virtual_size > i64::MAX as u64,
+                "its disk is absurdly large",
+            ),
+            (
+                header.l1_entries * 8 > MAX_L1_BYTES,
+                "its L1 table is too large",
+            ),
+            (
+                header.virtual_size.div_ceil(l2_reach) > header.l1_entries,
+                "its L1 table is too small for the disk",
+            ),
+            (
+                header.l1_entries > 0 && (header.l1_offset == 0 || !aligned(header.l1_offset)),
+                "its L1 table lies nowhere sensible",
+            ),
+            (header.refcount_entries == 0, "it has no reference counts"),
+            (
+                header.refcount_entries * 8 > MAX_REFCOUNT_TABLE_BYTES,
+                "its reference counts are too many",
+            ),
+            (
+                header.refcount_offset == 0 || !aligned(header.refcount_offset),
+                "its reference counts lie nowhere sensible",
+            ),
+            (be32(start, 60) > MAX_SNAPSHOTS, "it has too many snapshots"),
+            (
+                be32(start, 60) > 0 && !aligned(be64(start, 64)),
+                "its snapshots lie nowhere sensible",
+            ),
+        ];
+        match flaws.iter().find(|(found, _)| *found) {
+            Some((_, flaw)) => Err(damaged(source, flaw)),
+            None => Ok((length.into(), header)),
+        }
+    }
+
+    fn read_backing(
+        &self,
+        source: &Source<'_>,
+        mut start: Vec<u8>,
+        header_length: u64,
+    ) -> Result<Option<Backing>> {
+        let (offset, length) = (be64(&start, 8), u64::from(be32(&start, 16)));
+        if offset == 0 || length == 0 {
+            return Ok(None);
+        }
+        if length > MAX_BACKING_NAME
+            || offset < header_length
+            || offset > self.cluster_size - length.min(self.cluster_size)
+        {
+            return Err(damaged(
+                source,
+                "its backing file's name lies nowhere sensible",
+            ));
+        }
+        // In the first cluster, so no more than 2 MiB.
+        let (offset, end) = (offset as usize, (offset + length) as usize);
+        if end > start.len() {
+            start = source.read(0, end)?;
+        }
+        let Some(name) = start.get(offset..end) else {
+            return Err(source.truncated(end as u64));
+        };
+        let format = match backing_format(&start[header_length as usize..offset]) {
+            Ok(format) => format,
+            Err(flaw) => return Err(damaged(source, flaw)),
+        };
+        Ok(Some(Backing::new(name, format)))
+    }
+
+    fn has(&self, feature: u64) -> bool {
+        self.features & feature != 0
+    }
+
+    /// The bytes of one entry in an L2 table.
+    pub(super) fn l2_entry_size(&self) -> usize {
+        if self.has(EXTENDED_L2) { 16 } else { 8 }
+    }
+
+    /// What the header says, for a file of `file_size_bytes`.
+    pub(super) fn to_image(&self, file_size_bytes: u64) -> Image {
+        Image {
+            format: Format::Qcow2,
+            virtual_size_bytes: self.virtual_size,
+            file_size_bytes,
+            data_file: self.has(DATA_FILE),
+            encrypted: self.encrypted,
+            corrupt: self.has(CORRUPT),
+            dirty: self.has(DIRTY),
+            backing: self.backing.clone(),
+        }
+    }
+}
+
+/// Finds the backing file's format among the header extensions.
+fn backing_format(mut extensions: &[u8]) -> Result<Option<&[u8]>, &'static str> {
+    while extensions.len() >= 8 {
+        let (kind, length) = (be32(extensions, 0), be32(extensions, 4) as usize);
+        let rest = &extensions[8..];
+        if kind == EXTENSION_END {
+            break;
+        }
+        let Some(data) = rest.get(..length) else {
+            return Err("a header extension is too long");
+        };
+        if kind == EXTENSION_BACKING_FORMAT {
+            return Ok(Some(data));
+        }
+        extensions = rest.get(length.next_multiple_of(8)..).unwrap_or_default();
+    }
+    Ok(None)
+}
+
+/// The error for a qcow2 image that QEMU could not make sense of.
+pub(super) fn damaged(source: &Source<'_>, flaw: &str) -> Error {
+    source
+        .invalid(format!("is a damaged qcow2 image: {flaw}"))
+        .hint("copy or download it again")
+}
+
+fn be32(bytes: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes(std::array::from_fn(|byte| bytes[at + byte]))
+}
+
+pub(super) fn be64(bytes: &[u8], at: usize) -> u64 {
+    u64::from_be_bytes(std::array::from_fn(|byte| bytes[at + byte]))
+}

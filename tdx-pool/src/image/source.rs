@@ -1,0 +1,108 @@
+//! An open file of which nothing is believed.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::path::Path;
+
+use common::error::{Error, IoContext, Result};
+use rustix::fs::SeekFrom;
+use rustix::io::Errno;
+
+/// What lies behind a path, as far as it can hold an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    File,
+    Block,
+    /// Neither, in words.
+    Other(&'static str),
+}
+
+impl Kind {
+    /// The error that says what was found where an image was expected.
+    pub(super) fn refuse(self, name: &Path) -> Error {
+        let what = match self {
+            Self::File => "a regular file",
+            Self::Block => "a block device",
+            Self::Other(what) => what,
+        };
+        let error = Error::invalid_input(format!("{} is {what}", name.display()));
+        error.hint("name a disk image, qcow2 or raw")
+    }
+}
+
+/// A file that may be an image, with its name for messages.
+#[derive(Debug)]
+pub(super) struct Source<'a> {
+    pub(super) file: &'a File,
+    pub(super) name: &'a Path,
+    pub(super) kind: Kind,
+    pub(super) size: u64,
+}
+
+impl<'a> Source<'a> {
+    pub(super) fn new(file: &'a File, name: &'a Path) -> Result<Self> {
+        let metadata = file.metadata().at("examine", name)?;
+        let file_type = metadata.file_type();
+        let (kind, size) = if file_type.is_file() {
+            (Kind::File, metadata.len())
+        } else if file_type.is_block_device() {
+            (
+                Kind::Block,
+                rustix::fs::seek(file, SeekFrom::End(0)).at("examine", name)?,
+            )
+        } else if file_type.is_dir() {
+            (Kind::Other("a directory"), 0)
+        } else if file_type.is_fifo() {
+            (Kind::Other("a named pipe"), 0)
+        } else if file_type.is_char_device() {
+            (Kind::Other("a character device"), 0)
+        } else {
+            (Kind::Other("a socket"), 0)
+        };
+        Ok(Self {
+            file,
+            name,
+            kind,
+            size,
+        })
+    }
+
+    /// Reads what there is at `at`, at most `len` bytes; fewer only where the file ends.
+    pub(super) fn read(&self, at: u64, len: usize) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; len];
+        let mut filled = 0;
+        while filled < len {
+            match self.file.read_at(&mut bytes[filled..], at + filled as u64) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error).at("read", self.name),
+            }
+        }
+        bytes.truncate(filled);
+        Ok(bytes)
+    }
+
+    /// Whether nothing but a hole lies there, so that reading it would only give zeros.
+    pub(super) fn is_hole(&self, at: u64, len: u64) -> bool {
+        match rustix::fs::seek(self.file, SeekFrom::Data(at)) {
+            Ok(data) => data >= at + len,
+            Err(error) => error == Errno::NXIO,
+        }
+    }
+
+    /// An `invalid_input` error that begins with the name.
+    pub(super) fn invalid(&self, what: impl AsRef<str>) -> Error {
+        Error::invalid_input(format!("{} {}", self.name.display(), what.as_ref()))
+    }
+
+    /// The error for a file that ends before `end`, up to where it refers to itself.
+    pub(super) fn truncated(&self, end: u64) -> Error {
+        let size = self.size;
+        self.invalid(format!(
+            "is truncated: {size} bytes are there, at least {end} are referenced"
+        ))
+        .hint("copy or download it again")
+    }
+}

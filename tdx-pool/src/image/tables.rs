@@ -1,0 +1,145 @@
+//! Where the tables of a qcow2 image point to, to find out whether its end is missing.
+
+use common::error::Result;
+
+use super::qcow2::{Header, be64, damaged};
+use super::source::Source;
+
+/// How much of a table is held at once.
+const PIECE: u64 = 64 << 10;
+const SECTOR: u64 = 512;
+const OFFSET_BITS: u64 = 0x00ff_ffff_ffff_fe00;
+const COMPRESSED: u64 = 1 << 62;
+const READS_AS_ZERO: u64 = 1;
+
+/// Refuses an image whose L1 or refcount table does not lie inside the file.
+pub(super) fn check_places(source: &Source<'_>, header: &Header) -> Result<()> {
+    let l1 = header.l1_offset.saturating_add(header.l1_entries * 8);
+    let refcounts = header
+        .refcount_offset
+        .saturating_add(header.refcount_entries * 8);
+    check_end(source, l1.max(refcounts))
+}
+
+/// Refuses an image of which a table, a refcount block or guest data lies beyond the file's end.
+///
+/// Costs one read of each table, holes skipped. Memory: 8 bytes per L2 table, 32 MiB at the very
+/// most, a few KiB usually.
+pub(super) fn check(source: &Source<'_>, header: &Header) -> Result<()> {
+    check_places(source, header)?;
+    let misplaced = |what| Err(damaged(source, &format!("{what} lies nowhere sensible")));
+    let aligned = |offset: u64| offset.is_multiple_of(header.cluster_size);
+    let mut end = 0;
+
+    let mut l2_tables = Vec::new();
+    for_each(
+        source,
+        header.l1_offset,
+        header.l1_entries * 8,
+        8,
+        |entry| {
+            match be64(entry, 0) & OFFSET_BITS {
+                0 => {}
+                table if aligned(table) => l2_tables.push(table),
+                _ => return misplaced("an L2 table"),
+            }
+            Ok(())
+        },
+    )?;
+    for_each(
+        source,
+        header.refcount_offset,
+        header.refcount_entries * 8,
+        8,
+        |entry| {
+            match be64(entry, 0) {
+                0 => {}
+                block if aligned(block) => end = end.max(block.saturating_add(header.cluster_size)),
+                _ => return misplaced("a refcount block"),
+            }
+            Ok(())
+        },
+    )?;
+
+    // Each table is used once, so no more is read than the file holds.
+    l2_tables.sort_unstable();
+    if l2_tables.windows(2).any(|pair| pair[0] == pair[1]) {
+        return Err(damaged(source, "an L2 table is used twice"));
+    }
+    for &table in &l2_tables {
+        let table_end = table + header.cluster_size;
+        end = end.max(table_end);
+        if table_end > source.size {
+            break;
+        }
+        for_each(
+            source,
+            table,
+            header.cluster_size,
+            header.l2_entry_size(),
+            |entry| {
+                match data_end(header, entry) {
+                    Some(data_end) => end = end.max(data_end),
+                    None => return misplaced("a cluster"),
+                }
+                Ok(())
+            },
+        )?;
+    }
+    check_end(source, end)
+}
+
+fn check_end(source: &Source<'_>, end: u64) -> Result<()> {
+    if end > source.size {
+        Err(source.truncated(end))
+    } else {
+        Ok(())
+    }
+}
+
+/// Calls `visit` with every entry of a table, but for those that lie in holes and so are zero.
+fn for_each(
+    source: &Source<'_>,
+    table: u64,
+    length: u64,
+    entry_size: usize,
+    mut visit: impl FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
+    let end = table + length;
+    let mut at = table;
+    while at < end {
+        let piece = PIECE.min(end - at);
+        if !source.is_hole(at, piece) {
+            let bytes = source.read(at, piece as usize)?;
+            bytes.chunks_exact(entry_size).try_for_each(&mut visit)?;
+        }
+        at += piece;
+    }
+    Ok(())
+}
+
+/// How long the file must at least be for the guest data of one L2 entry: up to the first byte of
+/// the last thing that is there, since QEMU need not fill the last cluster. `None` if misplaced.
+fn data_end(header: &Header, entry: &[u8]) -> Option<u64> {
+    let descriptor = be64(entry, 0);
+    if descriptor & COMPRESSED != 0 {
+        let sectors_shift = 70 - header.cluster_size.ilog2();
+        let start = descriptor & ((1 << sectors_shift) - 1);
+        let more_sectors = (descriptor & (COMPRESSED - 1)) >> sectors_shift;
+        let last_sector = (start / SECTOR + more_sectors) * SECTOR;
+        return Some(last_sector.max(start) + 1);
+    }
+    let start = descriptor & OFFSET_BITS;
+    if !start.is_multiple_of(header.cluster_size) {
+        return None;
+    }
+    let last = if entry.len() == 16 {
+        let allocated = be64(entry, 8) as u32;
+        allocated
+            .checked_ilog2()
+            .map(|last| u64::from(last) * (header.cluster_size / 32))
+    } else {
+        (start != 0 && descriptor & READS_AS_ZERO == 0).then_some(0)
+    };
+    Some(last.map_or(0, |last| start + last + 1))
+}

@@ -1,0 +1,28 @@
+//! `tdx-pool info`: one pool.
+
+use clap::Args;
+use common::Result;
+use common::config::Config;
+use common::document::Document;
+use common::libvirt::Libvirt;
+use common::output::Outcome;
+
+use crate::cli::PoolArgs;
+use crate::pool::Pool;
+
+/// Arguments of `info`.
+#[derive(Debug, Args)]
+pub struct InfoArgs {
+    #[command(flatten)]
+    pool: PoolArgs,
+}
+
+/// Shows the pool as it is now, its folder looked at again.
+pub fn run(libvirt: &Libvirt, config: &Config, args: InfoArgs) -> Result<Outcome> {
+    let mut pool = Pool::resolve(libvirt, config, &args.pool)?;
+    if pool.is_active() {
+        pool.refresh()?;
+        pool = Pool::read(pool.handle)?;
+    }
+    Ok(Document::new("tdx.pool.pools", vec![pool.item()?]).into())
+}

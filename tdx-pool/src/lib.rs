@@ -1,0 +1,31 @@
+//! The storage pool of TDX guests: make it, import base images, show it, clean orphans.
+//!
+//! ```sh
+//! tdx-pool import guest.qcow2 | tdx-td new --base -
+//! ```
+//!
+//! One module a verb; the nouns under them are [`pool`], [`volume`], [`overlay`], [`image`] and
+//! [`usage`], the answer to "who needs this file?".
+
+mod cli;
+
+pub mod cleanup;
+pub mod copy;
+pub mod delete;
+pub mod ensure;
+pub mod image;
+pub mod import;
+pub mod inflight;
+pub mod info;
+pub mod list;
+pub mod names;
+pub mod overlay;
+pub mod owner;
+pub mod pool;
+pub mod record;
+pub mod upload;
+pub mod usage;
+pub mod volume;
+pub mod volumes;
+
+pub use cli::{Cli, PoolArgs};

@@ -1,0 +1,5 @@
+//! `tdx-pool`: see the library for what it does.
+
+fn main() -> std::process::ExitCode {
+    common::cli::main::<tdx_pool::Cli>()
+}

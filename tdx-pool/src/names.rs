@@ -1,0 +1,142 @@
+//! The names of files that are ours, and how they are made.
+
+use common::{Error, ErrorKind, Result};
+use rustix::rand::{GetRandomFlags, getrandom};
+
+/// What kind of file of ours a name stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ours {
+    /// `overlay.<15 alnum>.qcow2`: a domain's disk over a base image.
+    Overlay,
+    /// `cidata.<alnum>.<extension>`: a cloud-init seed.
+    Seed,
+    /// `import.<15 alnum>.part`: an image on its way into the pool.
+    Import,
+}
+
+impl Ours {
+    /// Judges a file name. The first two patterns are the original script's as well.
+    pub fn classify(name: &str) -> Option<Self> {
+        let (kind, rest) = name.split_once('.')?;
+        let (random, extension) = rest.split_once('.')?;
+        let alnum = !random.is_empty() && random.bytes().all(|b| b.is_ascii_alphanumeric());
+        let sized = alnum && random.len() == RANDOM_LENGTH;
+        match (kind, extension) {
+            ("overlay", "qcow2") if sized => Some(Self::Overlay),
+            ("import", "part") if sized => Some(Self::Import),
+            ("cidata", extension) if alnum && !extension.is_empty() => Some(Self::Seed),
+            _ => None,
+        }
+    }
+
+    /// A name that was never used.
+    ///
+    /// Errors: `io` when the kernel gives no random bytes.
+    pub fn new_name(self) -> Result<String> {
+        let random = random_alnum()?;
+        Ok(match self {
+            Self::Overlay => format!("overlay.{random}.qcow2"),
+            Self::Seed => format!("cidata.{random}.iso"),
+            Self::Import => format!("import.{random}.part"),
+        })
+    }
+}
+
+const RANDOM_LENGTH: usize = 15;
+
+/// Fifteen letters and digits, about 89 bits: collisions do not happen.
+fn random_alnum() -> Result<String> {
+    const ALPHABET: &[u8; 62] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
+    let mut text = String::new();
+    while text.len() < RANDOM_LENGTH {
+        // Bytes of 248 and up are dropped: 248 is a multiple of 62, so no letter is favoured.
+        let fair = random_bytes::<32>()?.into_iter().filter(|&byte| byte < 248);
+        text.extend(fair.map(|byte| char::from(ALPHABET[usize::from(byte % 62)])));
+    }
+    text.truncate(RANDOM_LENGTH);
+    Ok(text)
+}
+
+/// Random bytes from the kernel.
+///
+/// Errors: `io` when it gives none.
+pub fn random_bytes<const N: usize>() -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    match getrandom(&mut bytes, GetRandomFlags::empty()) {
+        Ok(n) if n == N => Ok(bytes),
+        Ok(_) => Err(Error::new(
+            ErrorKind::Io,
+            "the kernel gave too few random bytes",
+        )),
+        Err(error) => Err(Error::new(ErrorKind::Io, "cannot get random bytes").because(error)),
+    }
+}
+
+/// Checks a name for a new volume of the user's.
+///
+/// Errors: `usage` for a name libvirt or a file system cannot hold, or that `cleanup` would take for
+/// one of ours.
+pub fn check_volume_name(name: &str) -> Result<()> {
+    let problem = match name {
+        "" | "." | ".." => "is no file name",
+        _ if name.contains('/') => "holds a slash",
+        _ if name.chars().any(char::is_control) => "holds a control character",
+        _ if name.len() > 255 => "is longer than 255 bytes",
+        _ if Ours::classify(name).is_some() => "looks like a temporary file of these tools",
+        _ => return Ok(()),
+    };
+    Err(Error::usage(format!("volume name {name:?} {problem}")).hint("choose one with --name"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_names_are_ours() {
+        for (name, ours) in [
+            ("overlay.abcDEF012345678.qcow2", Some(Ours::Overlay)),
+            ("cidata.abc.iso", Some(Ours::Seed)),
+            ("cidata.abcDEF012345678.img", Some(Ours::Seed)),
+            ("import.abcDEF012345678.part", Some(Ours::Import)),
+            ("overlay.abcDEF01234567.qcow2", None),
+            ("overlay.abcDEF0123456789.qcow2", None),
+            ("overlay.abcDEF01234567_.qcow2", None),
+            ("overlay.abcDEF012345678.qcow2.bak", None),
+            ("overlay.abcDEF012345678.qcow", None),
+            ("my-overlay.abcDEF012345678.qcow2", None),
+            ("cidata..iso", None),
+            ("cidata.a-b.iso", None),
+            ("overlay", None),
+            ("", None),
+        ] {
+            assert_eq!(Ours::classify(name), ours, "{name}");
+        }
+    }
+
+    #[test]
+    fn new_names_are_ours_and_never_the_same() {
+        for kind in [Ours::Overlay, Ours::Seed, Ours::Import] {
+            let name = kind.new_name().unwrap();
+            assert_eq!(Ours::classify(&name), Some(kind), "{name}");
+            assert_ne!(name, kind.new_name().unwrap());
+        }
+    }
+
+    #[test]
+    fn volume_names_that_cannot_work_are_refused() {
+        for name in ["guest.qcow2", "a & 'b' \"c\".img", "日本語.qcow2", "-x"] {
+            assert!(check_volume_name(name).is_ok(), "{name}");
+        }
+        for name in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "a\nb",
+            "overlay.abcDEF012345678.qcow2",
+        ] {
+            assert!(check_volume_name(name).is_err(), "{name:?}");
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! A domain's own disk: a copy-on-write image over a base image that stays as it is.
+
+use std::path::{Path, PathBuf};
+
+use common::host::Host;
+use common::libvirt::{Context, Libvirt, is_gone};
+use common::xml::Element;
+use common::{Error, Result, log};
+use virt::storage_vol::StorageVol;
+use virt::sys;
+
+use crate::image::Format;
+use crate::inflight::InFlight;
+use crate::names::Ours;
+use crate::owner::Owner;
+use crate::pool::Pool;
+use crate::volume::Volume;
+
+/// An image that overlays stand on.
+#[derive(Debug, Clone)]
+pub struct Base {
+    /// Volume name.
+    pub name: String,
+    /// Where it is, on libvirt's host.
+    pub path: PathBuf,
+    /// Its format; always written into the overlay, since guessing it is a known way to be attacked.
+    pub format: Format,
+    /// Size the guest sees, bytes.
+    pub capacity_bytes: u64,
+}
+
+impl Base {
+    /// The base image of this name in a pool.
+    ///
+    /// Errors: `not_found`; `invalid_input` for a volume that stands on another, or is neither qcow2
+    /// nor raw.
+    pub fn find(pool: &Pool, name: &str) -> Result<Self> {
+        let absent = || Error::not_found(format!("no volume '{name}' in pool '{}'", pool.name));
+        let handle = pool.volume(name)?.ok_or_else(absent)?;
+        let volume = Volume::read(handle)?.ok_or_else(absent)?;
+        if let Some(backing) = &volume.backing {
+            let backing = backing.display();
+            return Err(Error::invalid_input(format!(
+                "volume '{name}' stands on {backing}: it is no base image"
+            )));
+        }
+        let format = match volume.format.as_deref() {
+            Some("qcow2") => Format::Qcow2,
+            Some("raw") => Format::Raw,
+            other => {
+                let other = other.unwrap_or("unknown");
+                return Err(Error::invalid_input(format!(
+                    "volume '{name}' is of format {other}: a base image is qcow2 or raw"
+                )));
+            }
+        };
+        let capacity_bytes = volume.capacity_bytes.unwrap_or(0);
+        Ok(Self {
+            name: volume.name,
+            path: volume.path,
+            format,
+            capacity_bytes,
+        })
+    }
+}
+
+/// An overlay that is to be made.
+#[derive(Debug)]
+pub struct Plan {
+    /// Its volume name, never used before.
+    pub name: String,
+    /// Where it will be.
+    pub path: PathBuf,
+    /// What it stands on.
+    pub base: Base,
+    /// Size the guest will see, bytes.
+    pub capacity_bytes: u64,
+}
+
+impl Plan {
+    /// Plans an overlay in `folder`, as large as the base or larger.
+    ///
+    /// Errors: `conflict` when `size` is smaller than the base, which would cut the guest's disk off.
+    pub fn new(folder: &Path, base: Base, size: Option<u64>) -> Result<Self> {
+        let capacity_bytes = size.unwrap_or(base.capacity_bytes);
+        if capacity_bytes < base.capacity_bytes {
+            return Err(Error::conflict(format!(
+                "disk size {capacity_bytes} is less than the {} bytes of image '{}'",
+                base.capacity_bytes, base.name
+            )));
+        }
+        let name = Ours::Overlay.new_name()?;
+        Ok(Self {
+            path: folder.join(&name),
+            name,
+            base,
+            capacity_bytes,
+        })
+    }
+
+    /// Makes the overlay. It counts as in flight until the returned value is dropped.
+    pub fn create(&self, host: &Host, pool: &Pool, owner: Option<Owner>) -> Result<Overlay> {
+        let in_flight = InFlight::begin(host, &self.name)?;
+        let xml = self.xml(owner)?;
+        log::step(format_args!("create overlay {}", self.path.display()));
+        let doing = format_args!("create overlay '{}'", self.name);
+        let handle = StorageVol::create_xml(&pool.handle, &xml, 0).context(doing)?;
+        Ok(Overlay {
+            handle,
+            path: self.path.clone(),
+            _in_flight: in_flight,
+        })
+    }
+
+    fn xml(&self, owner: Option<Owner>) -> Result<String> {
+        let path = self.base.path.to_str().ok_or_else(|| {
+            Error::invalid_input(format!(
+                "image path {} is not UTF-8",
+                self.base.path.display()
+            ))
+        })?;
+        let format = |format: Format| Element::new("format").attr("type", format.as_str());
+        let mut permissions = Element::new("permissions").child(Element::new("mode").text("0640"));
+        if let Some(owner) = owner {
+            permissions = permissions
+                .child(Element::new("owner").text(owner.uid.to_string()))
+                .child(Element::new("group").text(owner.gid.to_string()));
+        }
+        let target = Element::new("target")
+            .child(format(Format::Qcow2))
+            .child(permissions);
+        let backing = Element::new("backingStore")
+            .child(Element::new("path").text(path))
+            .child(format(self.base.format));
+        Element::new("volume")
+            .child(Element::new("name").text(&self.name))
+            .child(
+                Element::new("capacity")
+                    .attr("unit", "bytes")
+                    .text(self.capacity_bytes.to_string()),
+            )
+            .child(Element::new("allocation").text("0"))
+            .child(target)
+            .child(backing)
+            .to_xml()
+    }
+}
+
+/// An overlay that was just made and that nothing refers to yet.
+#[derive(Debug)]
+pub struct Overlay {
+    handle: StorageVol,
+    /// Where it is.
+    pub path: PathBuf,
+    _in_flight: InFlight,
+}
+
+impl Overlay {
+    /// Takes it back.
+    pub fn undo(self) -> Result<()> {
+        self.handle
+            .delete(0)
+            .context(format_args!("delete overlay {}", self.path.display()))
+    }
+}
+
+/// Deletes a disk image of a domain: through its pool when libvirt finds it there, else the file.
+/// Returns whether there was anything to delete.
+///
+/// Errors: `io` or `permission`; `unsupported` for a file of a remote host outside any pool.
+pub fn delete_file(libvirt: &Libvirt, path: &Path) -> Result<bool> {
+    log::step(format_args!("delete {}", path.display()));
+    let volume = path
+        .to_str()
+        .map(|path| libvirt.connect().lookup_storage_vol_by_path(path));
+    match volume {
+        Some(Ok(volume)) => match volume.delete(sys::VIR_STORAGE_VOL_DELETE_NORMAL) {
+            Ok(()) => return Ok(true),
+            Err(error) if is_gone(&error) => {}
+            Err(error) if !libvirt.is_local() => {
+                return Err(error).context(format_args!("delete {}", path.display()));
+            }
+            Err(_) => {} // the pool is behind the times; the file itself decides
+        },
+        _ if !libvirt.is_local() => {
+            return Err(Error::unsupported(format!(
+                "cannot delete {}: it is in no pool of the remote host",
+                path.display()
+            )));
+        }
+        _ => {}
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        done => common::IoContext::at(done, "delete", path).map(|()| true),
+    }
+}

@@ -1,0 +1,313 @@
+//! A libvirt storage pool.
+
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+
+use common::config::Config;
+use common::document::Item;
+use common::libvirt::{Context, Libvirt, is_gone};
+use common::units::Size;
+use common::xml::Document;
+use common::{Error, Result, log};
+use schemars::JsonSchema;
+use serde::Serialize;
+use virt::storage_pool::StoragePool;
+use virt::storage_vol::StorageVol;
+
+use crate::cli::PoolArgs;
+
+/// The pool's name when nothing else is said; the name the scripts before us used.
+pub const DEFAULT_NAME: &str = "tdvirsh-pool";
+
+/// The pool's folder when nothing else is said.
+pub const DEFAULT_PATH: &str = "/var/lib/libvirt/images";
+
+/// A pool that libvirt knows.
+#[derive(Debug)]
+pub struct Pool {
+    /// libvirt's own object.
+    pub handle: StoragePool,
+    /// Its name.
+    pub name: String,
+    /// Its kind: `dir`, `logical`, …
+    pub kind: String,
+    /// Where its volumes are; some kinds of pool have no such place.
+    pub path: Option<PathBuf>,
+    state: PoolState,
+    uuid: Option<String>,
+    capacity_bytes: Option<u64>,
+    allocation_bytes: Option<u64>,
+    available_bytes: Option<u64>,
+}
+
+/// Whether libvirt has a pool started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PoolState {
+    /// Started: its volumes can be used.
+    Active,
+    /// Defined, not started.
+    Inactive,
+}
+
+/// A pool in a document.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct PoolItem {
+    /// Name.
+    pub name: String,
+    /// UUID; null in a dry run that would make the pool.
+    pub uuid: Option<String>,
+    /// Kind of pool, in libvirt's words: `dir`, `fs`, `logical`, …
+    pub r#type: String,
+    /// The folder or device folder of its volumes; null for kinds that have none.
+    pub path: Option<String>,
+    /// Whether it is started.
+    pub state: PoolState,
+    /// Whether it survives being stopped.
+    pub persistent: bool,
+    /// Whether libvirt starts it on its own.
+    pub autostart: bool,
+    /// Size of what holds it, bytes; null while inactive.
+    pub capacity_bytes: Option<u64>,
+    /// Bytes taken, by whatever; null while inactive.
+    pub allocation_bytes: Option<u64>,
+    /// Bytes left; null while inactive.
+    pub available_bytes: Option<u64>,
+    /// How many volumes libvirt sees in it; null while inactive.
+    pub volumes: Option<u32>,
+}
+
+impl Item for PoolItem {
+    const COLUMNS: &'static [&'static str] = &[
+        "NAME",
+        "STATE",
+        "AUTOSTART",
+        "CAPACITY",
+        "ALLOCATION",
+        "AVAILABLE",
+        "VOLUMES",
+        "PATH",
+    ];
+
+    fn key(&self) -> Cow<'_, str> {
+        self.name.as_str().into()
+    }
+
+    fn row(&self) -> Vec<String> {
+        let size = |bytes: Option<u64>| bytes.map(|b| Size(b).to_string()).unwrap_or_default();
+        let state = match self.state {
+            PoolState::Active => "active",
+            PoolState::Inactive => "inactive",
+        };
+        vec![
+            self.name.clone(),
+            state.to_owned(),
+            if self.autostart { "yes" } else { "no" }.to_owned(),
+            size(self.capacity_bytes),
+            size(self.allocation_bytes),
+            size(self.available_bytes),
+            self.volumes.map(|n| n.to_string()).unwrap_or_default(),
+            self.path.clone().unwrap_or_default(),
+        ]
+    }
+}
+
+impl Pool {
+    /// Reads a pool from libvirt's object.
+    pub fn read(handle: StoragePool) -> Result<Self> {
+        let name = handle.name().context("ask a pool for its name")?;
+        let state = match handle
+            .is_active()
+            .context(format_args!("ask about pool '{name}'"))?
+        {
+            true => PoolState::Active,
+            false => PoolState::Inactive,
+        };
+        let text = handle
+            .xml_desc(0)
+            .context(format_args!("read pool '{name}'"))?;
+        let xml = Document::parse(text)?;
+        let root = xml.root();
+        let number = |path| match state {
+            PoolState::Active => root.text_at(path).and_then(|text| text.parse().ok()),
+            PoolState::Inactive => None,
+        };
+        Ok(Self {
+            uuid: root.text_at("uuid"),
+            kind: root.attr("type").unwrap_or_default().into_owned(),
+            path: root.text_at("target/path").map(PathBuf::from),
+            capacity_bytes: number("capacity"),
+            allocation_bytes: number("allocation"),
+            available_bytes: number("available"),
+            state,
+            name,
+            handle,
+        })
+    }
+
+    /// The pool of this name, if there is one.
+    pub fn by_name(libvirt: &Libvirt, name: &str) -> Result<Option<Self>> {
+        match libvirt.connect().lookup_storage_pool_by_name(name) {
+            Err(error) if is_gone(&error) => Ok(None),
+            found => Self::read(found.context(format_args!("look up pool '{name}'"))?).map(Some),
+        }
+    }
+
+    /// Every pool, started or not.
+    pub fn all(libvirt: &Libvirt) -> Result<Vec<Self>> {
+        let pools = libvirt
+            .connect()
+            .list_all_storage_pools(0)
+            .context("list pools")?;
+        pools.into_iter().map(Self::read).collect()
+    }
+
+    /// The pool whose folder is `path`, by whatever name it goes.
+    ///
+    /// libvirt compares paths as text; this compares the folders themselves when they are ours to see.
+    pub fn by_path(libvirt: &Libvirt, path: &Path) -> Result<Option<Self>> {
+        let same = |pool: &Self| {
+            let Some(other) = &pool.path else {
+                return false;
+            };
+            other == path || (libvirt.is_local() && canonical(other) == canonical(path))
+        };
+        Ok(Self::all(libvirt)?.into_iter().find(same))
+    }
+
+    /// The pool a verb is about: the named one, else the default one, else whichever owns the default
+    /// folder (virt-manager's `default` does on most hosts).
+    ///
+    /// Errors: `not_found` (exit 4).
+    pub fn resolve(libvirt: &Libvirt, config: &Config, args: &PoolArgs) -> Result<Self> {
+        let wanted = Wanted::new(config, args);
+        let found = match Self::by_name(libvirt, &wanted.name)? {
+            None if args.pool.is_none() => Self::by_path(libvirt, &wanted.path)?,
+            found => found,
+        };
+        found.ok_or_else(|| {
+            Error::not_found(format!("pool '{}' does not exist", wanted.name))
+                .hint("tdx-pool ensure makes it; tdx-pool list shows those there are")
+        })
+    }
+
+    /// Makes libvirt look at the folder again.
+    ///
+    /// Errors: `conflict` for a pool that is not started.
+    pub fn refresh(&self) -> Result<()> {
+        self.check_active()?;
+        log::detail(format_args!("refresh pool '{}'", self.name));
+        // A pool with an upload or a build under way cannot be refreshed; libvirt's own view is then
+        // as new as it gets, so a few tries are enough.
+        for _ in 0..20 {
+            match self.handle.refresh(0) {
+                Err(error) if error.message().contains("has asynchronous jobs running") => {
+                    common::interrupt::sleep(std::time::Duration::from_millis(50))?;
+                }
+                done => {
+                    return done
+                        .context(format_args!("refresh pool '{}'", self.name))
+                        .map(drop);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Fails unless the pool is started.
+    pub fn check_active(&self) -> Result<()> {
+        match self.state {
+            PoolState::Active => Ok(()),
+            PoolState::Inactive => Err(Error::conflict(format!(
+                "pool '{}' is not active",
+                self.name
+            ))
+            .hint(format!("tdx-pool ensure --pool {} starts it", self.name))),
+        }
+    }
+
+    /// The folder of a pool whose volumes are files.
+    ///
+    /// Errors: `unsupported` for every other kind of pool.
+    pub fn folder(&self) -> Result<&Path> {
+        match (&self.path, self.kind.as_str()) {
+            (Some(path), "dir" | "fs" | "netfs") => Ok(path),
+            _ => Err(Error::unsupported(format!(
+                "pool '{}' is of type {}: images and overlays need a folder",
+                self.name, self.kind
+            ))
+            .hint("make one with tdx-pool ensure --pool NAME --path DIR")),
+        }
+    }
+
+    /// libvirt's volume of this name, if there is one.
+    pub fn volume(&self, name: &str) -> Result<Option<StorageVol>> {
+        match self.handle.lookup_storage_vol_by_name(name) {
+            Err(error) if is_gone(&error) => Ok(None),
+            found => found
+                .context(format_args!("look up volume '{name}'"))
+                .map(Some),
+        }
+    }
+
+    /// The pool as it stands in a document.
+    pub fn item(&self) -> Result<PoolItem> {
+        let about = format_args!("ask about pool '{}'", self.name);
+        let volumes = match self.state {
+            PoolState::Active => Some(self.handle.num_of_volumes().context(about)?),
+            PoolState::Inactive => None,
+        };
+        Ok(PoolItem {
+            name: self.name.clone(),
+            uuid: self.uuid.clone(),
+            r#type: self.kind.clone(),
+            path: self.path.as_ref().map(|path| path.display().to_string()),
+            state: self.state,
+            persistent: self.handle.is_persistent().context(about)?,
+            autostart: self.handle.autostart().context(about)?,
+            capacity_bytes: self.capacity_bytes,
+            allocation_bytes: self.allocation_bytes,
+            available_bytes: self.available_bytes,
+            volumes,
+        })
+    }
+
+    /// Whether it is started.
+    pub fn is_active(&self) -> bool {
+        self.state == PoolState::Active
+    }
+}
+
+/// The pool that flags and configuration ask for.
+#[derive(Debug)]
+pub struct Wanted {
+    /// Its name.
+    pub name: String,
+    /// Its folder, if it has to be made.
+    pub path: PathBuf,
+}
+
+impl Wanted {
+    /// Flag over configuration over default.
+    pub fn new(config: &Config, args: &PoolArgs) -> Self {
+        let name = args.pool.as_ref().or(config.pool.as_ref());
+        Self {
+            name: name.map_or_else(|| DEFAULT_NAME.to_owned(), Clone::clone),
+            path: config
+                .pool_path
+                .clone()
+                .unwrap_or_else(|| DEFAULT_PATH.into()),
+        }
+    }
+}
+
+/// The folder with every link resolved, as far as it exists.
+pub(crate) fn canonical(path: &Path) -> PathBuf {
+    if let Ok(path) = path.canonicalize() {
+        return path;
+    }
+    match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) => canonical(parent).join(name),
+        _ => path.to_owned(),
+    }
+}

@@ -1,0 +1,158 @@
+//! Importing through libvirt: for members of the group libvirt, who cannot write the pool's folder,
+//! and for pools on other hosts.
+//!
+//! libvirt cannot rename a volume. So the bytes go to a volume under one of our temporary names and
+//! are then cloned on libvirt's side to the real one: whoever sees that name sees the whole image.
+
+use std::fs::File;
+use std::io::Read;
+
+use common::libvirt::{Context, Libvirt, is_gone};
+use common::xml::Element;
+use common::{Error, ErrorKind, IoContext, Result, interrupt, log};
+use sha2::{Digest, Sha256};
+use virt::storage_vol::StorageVol;
+use virt::stream::Stream;
+
+use crate::import::Source;
+use crate::names::Ours;
+use crate::owner::Owner;
+use crate::pool::Pool;
+
+const CHUNK: usize = 256 * 1024;
+
+/// Copies the source into the pool as the volume `name`; returns the SHA-256 of its bytes.
+///
+/// Errors: what libvirt says; `invalid_input` when the bytes are not those that were promised.
+pub fn upload(
+    libvirt: &Libvirt,
+    pool: &Pool,
+    name: &str,
+    source: &Source,
+    owner: Option<Owner>,
+    check: impl FnOnce(&str) -> Result<()>,
+    progress: &dyn Fn(u64),
+) -> Result<String> {
+    let temporary = Ours::Import.new_name()?;
+    log::step(format_args!(
+        "upload {} to volume '{temporary}'",
+        source.path.display()
+    ));
+    let doing = format_args!("create volume '{temporary}'");
+    let part = StorageVol::create_xml(&pool.handle, &xml(&temporary, source, owner)?, 0);
+    let part = part.context(doing)?;
+    let done = (|| {
+        let digest = send(libvirt, &part, source, progress)?;
+        check(&digest)?;
+        log::step(format_args!("clone volume '{temporary}' to '{name}'"));
+        let clone = xml(name, source, owner)?;
+        StorageVol::create_xml_from(&pool.handle, &clone, &part, 0)
+            .context(format_args!("create volume '{name}'"))?;
+        Ok(digest)
+    })();
+    let removed = part
+        .delete(0)
+        .or_else(|error| if is_gone(&error) { Ok(()) } else { Err(error) });
+    match (done, removed) {
+        (Ok(digest), Ok(())) => Ok(digest),
+        (Ok(_), Err(error)) => Err(error)
+            .context(format_args!("delete volume '{temporary}'"))
+            .map_err(|error| error.applied([format!("imported volume '{name}'")])),
+        (Err(error), Ok(())) => Err(error),
+        (Err(error), Err(_)) => Err(error.left_behind([format!("volume '{temporary}'")])),
+    }
+}
+
+/// The image's bytes as they are: `raw` here means "do not look inside".
+fn xml(name: &str, source: &Source, owner: Option<Owner>) -> Result<String> {
+    let mut permissions = Element::new("permissions").child(Element::new("mode").text("0640"));
+    if let Some(owner) = owner {
+        permissions = permissions
+            .child(Element::new("owner").text("0"))
+            .child(Element::new("group").text(owner.gid.to_string()));
+    }
+    let size = source.image.file_size_bytes.to_string();
+    Element::new("volume")
+        .child(Element::new("name").text(name))
+        .child(Element::new("capacity").attr("unit", "bytes").text(size))
+        .child(Element::new("allocation").text("0"))
+        .child(
+            Element::new("target")
+                .child(Element::new("format").attr("type", "raw"))
+                .child(permissions),
+        )
+        .to_xml()
+}
+
+fn send(
+    libvirt: &Libvirt,
+    volume: &StorageVol,
+    source: &Source,
+    progress: &dyn Fn(u64),
+) -> Result<String> {
+    let uploading = format_args!("upload {}", source.path.display());
+    let length = source.image.file_size_bytes;
+    let stream = Stream::new(libvirt.connect(), 0).context("open a stream")?;
+    volume.upload(&stream, 0, length, 0).context(uploading)?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; CHUNK];
+    let mut reader = source.reopen()?.take(length);
+    let mut sent = 0;
+    loop {
+        interrupt::check()?;
+        let read = reader.read(&mut buffer).at("read", &source.path)?;
+        if read == 0 {
+            break;
+        }
+        hasher.update(&buffer[..read]);
+        let mut rest = &buffer[..read];
+        while !rest.is_empty() {
+            let taken = stream.send(rest).context(uploading)?;
+            rest = &rest[usize::try_from(taken).unwrap_or(0).min(rest.len())..];
+        }
+        sent += read as u64;
+        progress(sent);
+    }
+    if sent != length {
+        return Err(Error::conflict(format!(
+            "{} changed while it was read",
+            source.path.display()
+        )));
+    }
+    stream.finish().context(uploading)?;
+    Ok(hasher
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
+}
+
+/// Whether a volume holds exactly the source's bytes, as they come down libvirt's stream.
+pub fn same_content(libvirt: &Libvirt, volume: &StorageVol, source: &Source) -> Result<bool> {
+    let comparing = format_args!(
+        "download a volume to compare it with {}",
+        source.path.display()
+    );
+    let stream = Stream::new(libvirt.connect(), 0).context("open a stream")?;
+    volume.download(&stream, 0, 0, 0).context(comparing)?;
+    let mut file: File = source.reopen()?;
+    let mut theirs = vec![0; CHUNK];
+    let mut ours = vec![0; CHUNK];
+    loop {
+        interrupt::check()?;
+        let got = stream.recv(&mut theirs).context(comparing)?;
+        let got = usize::try_from(got)
+            .map_err(|_| Error::new(ErrorKind::Failed, "the download would block"))?;
+        if got == 0 {
+            let at_end = file.read(&mut ours[..1]).at("read", &source.path)? == 0;
+            stream.finish().context(comparing)?;
+            return Ok(at_end);
+        }
+        match file.read_exact(&mut ours[..got]) {
+            Ok(()) if ours[..got] == theirs[..got] => {}
+            Ok(()) => return Ok(false),
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(false),
+            Err(error) => return Err(error).at("read", &source.path),
+        }
+    }
+}

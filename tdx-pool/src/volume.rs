@@ -1,0 +1,226 @@
+//! A volume of a pool: what it is, what it stands on, who needs it.
+
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+
+use common::document::Item;
+use common::libvirt::{Context, Libvirt, is_gone};
+use common::units::Size;
+use common::xml::Document;
+use common::{Result, interrupt};
+use schemars::JsonSchema;
+use serde::Serialize;
+use virt::storage_vol::StorageVol;
+
+use crate::names::Ours;
+use crate::pool::Pool;
+use crate::record;
+use crate::usage::{Chains, Usage};
+
+/// What a volume is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Imported here, or other images stand on it.
+    Base,
+    /// Stands on another image.
+    Overlay,
+    /// Anything else.
+    Other,
+}
+
+/// A volume in a document.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct VolumeItem {
+    /// Name within the pool.
+    pub name: String,
+    /// The pool's name.
+    pub pool: String,
+    /// Where it is.
+    pub path: String,
+    /// Image format in libvirt's words: `qcow2`, `raw`, `iso`, …
+    pub format: Option<String>,
+    /// What it is for.
+    pub role: Role,
+    /// Size the guest sees, bytes.
+    pub capacity_bytes: Option<u64>,
+    /// Size on disk, bytes.
+    pub allocation_bytes: Option<u64>,
+    /// The image right under it.
+    pub backing: Option<String>,
+    /// Every image under it, nearest first.
+    pub backing_chain: Vec<String>,
+    /// Names of the domains that need it, directly or through images above it.
+    pub users: Vec<String>,
+}
+
+impl Item for VolumeItem {
+    const COLUMNS: &'static [&'static str] = &[
+        "NAME",
+        "ROLE",
+        "FORMAT",
+        "CAPACITY",
+        "ALLOCATION",
+        "BACKING",
+        "USERS",
+    ];
+
+    fn key(&self) -> Cow<'_, str> {
+        self.name.as_str().into()
+    }
+
+    fn row(&self) -> Vec<String> {
+        let size = |bytes: Option<u64>| bytes.map(|b| Size(b).to_string()).unwrap_or_default();
+        let role = match self.role {
+            Role::Base => "base",
+            Role::Overlay => "overlay",
+            Role::Other => "other",
+        };
+        vec![
+            self.name.clone(),
+            role.to_owned(),
+            self.format.clone().unwrap_or_default(),
+            size(self.capacity_bytes),
+            size(self.allocation_bytes),
+            self.backing.clone().unwrap_or_default(),
+            self.users.join(","),
+        ]
+    }
+}
+
+/// What libvirt says of a volume.
+#[derive(Debug)]
+pub struct Volume {
+    /// libvirt's own object.
+    pub handle: StorageVol,
+    /// Name within the pool.
+    pub name: String,
+    /// Where it is.
+    pub path: PathBuf,
+    /// The image right under it.
+    pub backing: Option<PathBuf>,
+    /// Image format.
+    pub format: Option<String>,
+    /// Size the guest sees, bytes.
+    pub capacity_bytes: Option<u64>,
+    allocation_bytes: Option<u64>,
+}
+
+impl Volume {
+    /// Reads a volume; none when it went away meanwhile.
+    pub fn read(handle: StorageVol) -> Result<Option<Self>> {
+        let name = handle.name().context("ask a volume for its name")?;
+        let text = match handle.xml_desc(0) {
+            Err(error) if is_gone(&error) => return Ok(None),
+            text => text.context(format_args!("read volume '{name}'"))?,
+        };
+        let xml = Document::parse(text)?;
+        let root = xml.root();
+        let bytes = |path| root.text_at(path).and_then(|text| text.parse().ok());
+        Ok(Some(Self {
+            path: root
+                .text_at("target/path")
+                .map(PathBuf::from)
+                .unwrap_or_default(),
+            backing: root.text_at("backingStore/path").map(PathBuf::from),
+            format: root.attr_at("target/format", "type").map(Cow::into_owned),
+            capacity_bytes: bytes("capacity"),
+            allocation_bytes: bytes("allocation"),
+            name,
+            handle,
+        }))
+    }
+
+    /// Every volume of a pool, as libvirt last saw it.
+    pub fn all(pool: &Pool) -> Result<Vec<Self>> {
+        let doing = format_args!("list the volumes of pool '{}'", pool.name);
+        let handles = pool.handle.list_all_volumes(0).context(doing)?;
+        let mut volumes = Vec::with_capacity(handles.len());
+        for handle in handles {
+            interrupt::check()?;
+            volumes.extend(Self::read(handle)?);
+        }
+        Ok(volumes)
+    }
+}
+
+/// The volumes of a pool with everything that needs them.
+#[derive(Debug)]
+pub struct Survey {
+    /// What libvirt says of each.
+    pub volumes: Vec<Volume>,
+    usage: Usage,
+    chains: Chains,
+}
+
+impl Survey {
+    /// Looks at the pool and at every domain.
+    pub fn take(libvirt: &Libvirt, pool: &Pool) -> Result<Self> {
+        pool.refresh()?;
+        let volumes = Volume::all(pool)?;
+        let mut chains = Chains::visible(libvirt);
+        for volume in &volumes {
+            chains.learn(&volume.path, volume.backing.as_deref());
+        }
+        let usage = Usage::collect(libvirt, &mut chains)?;
+        Ok(Self {
+            volumes,
+            usage,
+            chains,
+        })
+    }
+
+    /// The domains that need `path`, and the volumes of this pool that stand on it.
+    pub fn needed_by(&mut self, path: &Path) -> Result<Vec<String>> {
+        let path = crate::pool::canonical(path);
+        let mut needed: Vec<String> = self
+            .usage
+            .of(&path)
+            .into_iter()
+            .map(|name| format!("domain '{name}'"))
+            .collect();
+        for volume in &self.volumes {
+            if self.chains.chain(&volume.path)?.contains(&path) {
+                needed.push(format!("volume '{}'", volume.name));
+            }
+        }
+        Ok(needed)
+    }
+
+    /// The volumes as they stand in a document.
+    pub fn items(&mut self, pool: &Pool, local: bool) -> Result<Vec<VolumeItem>> {
+        let chains: Vec<Vec<PathBuf>> = self
+            .volumes
+            .iter()
+            .map(|v| self.chains.chain(&v.path))
+            .collect::<Result<_>>()?;
+        let bases: std::collections::HashSet<&PathBuf> = chains.iter().flatten().collect();
+        let items = self.volumes.iter().zip(&chains).map(|(volume, chain)| {
+            let role = match () {
+                () if !chain.is_empty() || volume.backing.is_some() => Role::Overlay,
+                () if Ours::classify(&volume.name).is_some() => Role::Other,
+                () if bases.contains(&crate::pool::canonical(&volume.path)) => Role::Base,
+                () if local && is_imported(&volume.path) => Role::Base,
+                () => Role::Other,
+            };
+            let text = |path: &PathBuf| path.display().to_string();
+            VolumeItem {
+                name: volume.name.clone(),
+                pool: pool.name.clone(),
+                path: text(&volume.path),
+                format: volume.format.clone(),
+                role,
+                capacity_bytes: volume.capacity_bytes,
+                allocation_bytes: volume.allocation_bytes,
+                backing: volume.backing.as_ref().map(text),
+                backing_chain: chain.iter().map(text).collect(),
+                users: self.usage.of(&volume.path),
+            }
+        });
+        Ok(items.collect())
+    }
+}
+
+fn is_imported(path: &Path) -> bool {
+    std::fs::File::open(path).is_ok_and(|file| record::has_record(&file))
+}

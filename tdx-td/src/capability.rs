@@ -1,0 +1,223 @@
+//! What the host can run: accelerator, launch security, memory, processors.
+
+use std::fmt;
+use std::str::FromStr;
+
+use clap::ValueEnum;
+use common::host::Host;
+use common::libvirt::{Context, Libvirt};
+use common::xml::Document;
+use common::{Error, Result};
+
+/// How the guest's processors run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VirtType {
+    /// In hardware.
+    Kvm,
+    /// Emulated, slowly.
+    Qemu,
+}
+
+impl VirtType {
+    /// The `type` of a domain, as libvirt spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Qemu => "qemu",
+        }
+    }
+}
+
+/// The flag that chooses a [`VirtType`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum VirtTypeArg {
+    /// kvm where the host has it, else qemu
+    Auto,
+    /// Hardware virtualization
+    Kvm,
+    /// Software emulation
+    Qemu,
+}
+
+/// How the guest is protected from its host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Security {
+    /// Intel TDX: a trust domain
+    Tdx,
+    /// An ordinary guest
+    None,
+}
+
+impl fmt::Display for Security {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tdx => "tdx",
+            Self::None => "none",
+        })
+    }
+}
+
+impl FromStr for VirtTypeArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        <Self as ValueEnum>::from_str(text, false)
+    }
+}
+
+impl FromStr for Security {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        <Self as ValueEnum>::from_str(text, false)
+    }
+}
+
+/// What the host has, whatever is asked of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Capacity {
+    /// Memory, bytes.
+    pub memory_bytes: u64,
+    /// Processors.
+    pub cpus: u32,
+}
+
+/// Asks libvirt's host what it has.
+pub fn capacity(libvirt: &Libvirt) -> Result<Capacity> {
+    let info = libvirt
+        .connect()
+        .node_info()
+        .context("ask about the host's memory")?;
+    Ok(Capacity {
+        memory_bytes: info.memory * 1024,
+        cpus: info.cpus,
+    })
+}
+
+/// Settles the accelerator: what was asked for, or what the host has.
+///
+/// On this machine `auto` is kvm only when the processor's flags and `/dev/kvm` both offer it: the
+/// device node alone proves nothing, in a container or a nested guest. Elsewhere libvirt is asked.
+///
+/// Errors: `unsupported` when kvm was asked for by name, or is needed, and is not there.
+pub fn virt_type(
+    host: &Host,
+    libvirt: &Libvirt,
+    asked: VirtTypeArg,
+    security: Security,
+) -> Result<VirtType> {
+    match (asked, security) {
+        (VirtTypeArg::Qemu, Security::Tdx) => {
+            Err(Error::usage("--virt-type qemu cannot run a trust domain").hint("leave it out"))
+        }
+        (VirtTypeArg::Qemu, Security::None) => Ok(VirtType::Qemu),
+        (VirtTypeArg::Kvm, _) | (_, Security::Tdx) if !has_kvm(host, libvirt)? => {
+            Err(Error::unsupported("this host has no KVM")
+                .hint("--security none --virt-type qemu emulates a guest in software, slowly"))
+        }
+        (VirtTypeArg::Auto, Security::None) if !has_kvm(host, libvirt)? => Ok(VirtType::Qemu),
+        _ => Ok(VirtType::Kvm),
+    }
+}
+
+fn has_kvm(host: &Host, libvirt: &Libvirt) -> Result<bool> {
+    if !libvirt.is_local() {
+        return Ok(domain_capabilities(libvirt, VirtType::Kvm).is_ok());
+    }
+    let flags = cpu_flags(host)?;
+    Ok(host.has("/dev/kvm") && ["vmx", "svm"].iter().any(|flag| flags.contains(flag)))
+}
+
+fn cpu_flags(host: &Host) -> Result<Vec<&'static str>> {
+    let known = ["vmx", "svm", "tdx_host_platform"];
+    let text = host.read("/proc/cpuinfo")?.unwrap_or_default();
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("flags"))
+        .unwrap_or_default();
+    Ok(known
+        .into_iter()
+        .filter(|flag| line.split_whitespace().any(|word| word == *flag))
+        .collect())
+}
+
+fn domain_capabilities(libvirt: &Libvirt, virt_type: VirtType) -> Result<Document> {
+    let text = libvirt
+        .connect()
+        .domain_capabilities(
+            None,
+            Some("x86_64"),
+            Some("q35"),
+            Some(virt_type.as_str()),
+            0,
+        )
+        .context("ask what domains the host can run")?;
+    Document::parse(text)
+}
+
+/// Fails unless libvirt can run trust domains here, saying what is missing.
+///
+/// Errors: `unsupported` (exit 6).
+pub fn check_tdx(host: &Host, libvirt: &Libvirt) -> Result<()> {
+    let missing = missing_for_tdx(host, libvirt)?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Error::unsupported(format!(
+        "this host runs no TDX trust domains: {}",
+        missing.join("; ")
+    ))
+    .hint("--security none makes an ordinary guest"))
+}
+
+fn missing_for_tdx(host: &Host, libvirt: &Libvirt) -> Result<Vec<String>> {
+    let mut missing = Vec::new();
+    let offers_tdx = match has_kvm(host, libvirt)? {
+        false => {
+            missing.push("it has no KVM".to_owned());
+            false
+        }
+        true => {
+            let capabilities = domain_capabilities(libvirt, VirtType::Kvm)?;
+            let kinds = capabilities
+                .root()
+                .find_all("features/launchSecurity/enum/value");
+            kinds.into_iter().any(|value| value.text() == "tdx")
+        }
+    };
+    if !offers_tdx {
+        let version = libvirt
+            .connect()
+            .lib_version()
+            .context("ask libvirt for its version")?;
+        missing.push(match version {
+            // Source: https://libvirt.org/news.html, 11.6.0.
+            ..11_006_000 => {
+                format!(
+                    "libvirt {} knows no TDX, 11.6.0 and newer do",
+                    version_text(version)
+                )
+            }
+            _ => "libvirt does not offer it, with this QEMU and this kernel".to_owned(),
+        });
+    }
+    if libvirt.is_local() {
+        if !cpu_flags(host)?.contains(&"tdx_host_platform") && !offers_tdx {
+            missing.push("the BIOS or the processor does not offer it".to_owned());
+        }
+        let parameter = host.read("/sys/module/kvm_intel/parameters/tdx")?;
+        if parameter.as_deref().map(str::trim) != Some("Y") {
+            missing.push("kvm_intel.tdx is not on".to_owned());
+        }
+    }
+    Ok(missing)
+}
+
+fn version_text(version: u32) -> String {
+    format!(
+        "{}.{}.{}",
+        version / 1_000_000,
+        version / 1000 % 1000,
+        version % 1000
+    )
+}

@@ -1,0 +1,75 @@
+//! The command line. Types only: each verb's own arguments stand beside the verb.
+
+use clap::{Parser, Subcommand};
+use common::Result;
+use common::cli::{Context, Globals, Tool};
+use common::config::Config;
+use common::libvirt::{ConnectArgs, Libvirt};
+use common::output::Outcome;
+
+use crate::{delete, list, new, overlay, render, show, start, stop, virsh};
+
+/// Trust domains and ordinary guests: create, list, inspect, stop, delete
+#[derive(Debug, Parser)]
+#[command(name = "tdx-td", version, after_help = EXAMPLES)]
+pub struct Cli {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(flatten)]
+    connect: ConnectArgs,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+const EXAMPLES: &str = "Examples:
+  tdx-td new -i guest.qcow2
+  tdx-td new -i guest.qcow2 --security none --name web1 --memory 4G --vcpus 2
+  tdx-pool import guest.qcow2 | tdx-td new --base -
+  tdx-td list --json | jq -r '.items[] | select(.state==\"running\") | .name'
+  tdx-td delete web1 --yes";
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Create a domain over a base image, and start it
+    New(new::NewArgs),
+    /// Show the XML that new would define; touch nothing
+    Render(render::RenderArgs),
+    /// Create an overlay over a base image, without a domain
+    Overlay(overlay::OverlayArgs),
+    /// Show all domains
+    List(list::ListArgs),
+    /// Show domains with everything known of them, asking their guest agents too
+    Show(show::ShowArgs),
+    /// Start domains
+    Start(start::StartArgs),
+    /// Shut domains down, and wait until they are off
+    Stop(stop::StopArgs),
+    /// Shut domains down and remove them with their own disks, never the base image
+    Delete(delete::DeleteArgs),
+    /// Hand the rest of the line over to virsh
+    Virsh(virsh::VirshArgs),
+}
+
+impl Tool for Cli {
+    const NAME: &'static str = "tdx-td";
+
+    fn globals(&self) -> &Globals {
+        &self.globals
+    }
+
+    fn run(self, context: &Context) -> Result<Outcome> {
+        let config = Config::load(&context.host)?;
+        let libvirt = || Libvirt::open(&self.connect, &config);
+        match self.verb {
+            Verb::New(args) => new::run(context, libvirt, &config, args),
+            Verb::Render(args) => render::run(context, libvirt, &config, args),
+            Verb::Overlay(args) => overlay::run(context, libvirt, &config, args),
+            Verb::List(args) => list::run(context, &libvirt()?, args),
+            Verb::Show(args) => show::run(context, libvirt, args),
+            Verb::Start(args) => start::run(libvirt, args),
+            Verb::Stop(args) => stop::run(libvirt, args),
+            Verb::Delete(args) => delete::run(context, libvirt, args),
+            Verb::Virsh(args) => Err(virsh::run(&self.connect, &config, args)),
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! What we write into a domain's `<metadata>`, so that later runs know it is ours and how it was asked
+//! for.
+
+use std::path::PathBuf;
+
+use common::xml::{Element, Node};
+
+/// The namespace of our element. Part of every definition we make: never changed.
+pub const NAMESPACE: &str = "urn:tdx-tools:domain:1";
+
+/// Our record of a domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Metadata {
+    /// The pool of its overlay.
+    pub pool: String,
+    /// The base image's path.
+    pub base: PathBuf,
+    /// The overlay's path.
+    pub overlay: PathBuf,
+    /// What was asked for, as (key, value) pairs: a second `new` of the same name compares them.
+    pub request: Vec<(String, String)>,
+}
+
+impl Metadata {
+    /// The element that goes under `<metadata>`.
+    pub fn to_element(&self) -> Element {
+        let text = |name: &str, text: &str| Element::new(format!("tdx:{name}")).text(text);
+        let mut request = Element::new("tdx:request");
+        for (key, value) in &self.request {
+            request = request.attr(key.as_str(), value.as_str());
+        }
+        Element::new("tdx:domain")
+            .attr("xmlns:tdx", NAMESPACE)
+            .attr("version", env!("CARGO_PKG_VERSION"))
+            .child(text("pool", &self.pool))
+            .child(text("base", &self.base.to_string_lossy()))
+            .child(text("overlay", &self.overlay.to_string_lossy()))
+            .child(request)
+    }
+
+    /// Our record in a domain definition; none when the domain is not ours.
+    pub fn read(domain: Node<'_>) -> Option<Self> {
+        let ours = domain
+            .child("metadata")?
+            .children()
+            .find(|node| node.namespace() == Some(NAMESPACE) && node.local_name() == "domain")?;
+        let field = |name: &str| ours.children().find(|node| node.local_name() == name);
+        let text = |name: &str| field(name).map(|node| node.text());
+        let request = field("request").into_iter().flat_map(|node| {
+            node.attrs()
+                .map(|(key, value)| (key.to_owned(), value.into_owned()))
+                .collect::<Vec<_>>()
+        });
+        Some(Self {
+            pool: text("pool")?,
+            base: text("base")?.into(),
+            overlay: text("overlay")?.into(),
+            request: request.collect(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use common::xml::Document;
+
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let metadata = Metadata {
+            pool: "a & b".to_owned(),
+            base: "/images/it's <base>.qcow2".into(),
+            overlay: "/images/overlay.qcow2".into(),
+            request: vec![("memory_bytes".to_owned(), "1".to_owned())],
+        };
+        let xml = Element::new("domain")
+            .child(Element::new("metadata").child(metadata.to_element()))
+            .to_xml()
+            .unwrap();
+        assert_eq!(
+            Metadata::read(Document::parse(xml).unwrap().root()),
+            Some(metadata)
+        );
+    }
+
+    #[test]
+    fn others_metadata_is_not_ours() {
+        let xml = "<domain><metadata><tdx:domain xmlns:tdx='urn:other'/></metadata></domain>";
+        assert_eq!(Metadata::read(Document::parse(xml).unwrap().root()), None);
+    }
+}

@@ -1,0 +1,105 @@
+//! `tdx-td overlay`: a copy-on-write disk over a base image, for a domain made by other means.
+
+use std::borrow::Cow;
+
+use clap::Args;
+use common::cli::{Change, Context};
+use common::config::Config;
+use common::document::{Action, Document, Item};
+use common::libvirt::Libvirt;
+use common::output::Outcome;
+use common::units::Size;
+use common::{Result, interrupt};
+use schemars::JsonSchema;
+use serde::Serialize;
+use tdx_pool::{ensure, overlay, owner};
+
+use crate::new::apply_image;
+use crate::request::{ImageArgs, ImageRequest};
+
+/// Arguments of `overlay`.
+#[derive(Debug, Args)]
+pub struct OverlayArgs {
+    #[command(flatten)]
+    image: ImageArgs,
+    #[command(flatten)]
+    change: Change,
+}
+
+/// An overlay that was made.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct OverlayItem {
+    /// Volume name.
+    name: String,
+    /// The pool's name.
+    pool: String,
+    /// Where it is.
+    path: String,
+    /// The image it stands on.
+    base: String,
+    /// Size the guest will see, bytes.
+    capacity_bytes: u64,
+    /// `create`.
+    action: Action,
+}
+
+impl Item for OverlayItem {
+    const COLUMNS: &'static [&'static str] = &["NAME", "CAPACITY", "BASE", "PATH"];
+
+    fn key(&self) -> Cow<'_, str> {
+        self.name.as_str().into()
+    }
+
+    fn row(&self) -> Vec<String> {
+        let size = Size(self.capacity_bytes).to_string();
+        vec![
+            self.name.clone(),
+            size,
+            self.base.clone(),
+            self.path.clone(),
+        ]
+    }
+
+    fn action(&self) -> Option<Action> {
+        Some(self.action)
+    }
+}
+
+/// Makes an overlay. Until a domain refers to it, `tdx-pool cleanup` takes it for an orphan.
+pub fn run(
+    context: &Context,
+    connect: impl FnOnce() -> Result<Libvirt>,
+    config: &Config,
+    args: OverlayArgs,
+) -> Result<Outcome> {
+    let request = ImageRequest::read(&args.image)?;
+    interrupt::guard();
+    let libvirt = connect()?;
+    let pool = ensure::Plan::new(&libvirt, config, &request.pool_args(), None)?;
+    let mut warnings = pool.warnings.clone();
+    let image = request.find(context, &libvirt, config, &pool, &mut warnings)?;
+    let plan = overlay::Plan::new(
+        pool.folder()?,
+        image.base(),
+        args.image.disk_size.map(|size| size.0),
+    )?;
+    let item = OverlayItem {
+        name: plan.name.clone(),
+        pool: pool.pool_name().to_owned(),
+        path: plan.path.display().to_string(),
+        base: plan.base.path.display().to_string(),
+        capacity_bytes: plan.capacity_bytes,
+        action: Action("create"),
+    };
+    if !args.change.dry_run {
+        let pool = pool.apply(&libvirt)?;
+        apply_image(context, &libvirt, &pool, image)?;
+        interrupt::check()?;
+        plan.create(&context.host, &pool, owner::of_qemu(&libvirt)?)?;
+    }
+    let document = Document::new("tdx.td.overlay", vec![item]);
+    Ok(document
+        .dry_run(args.change.dry_run)
+        .warnings(warnings)
+        .into())
+}

@@ -1,0 +1,68 @@
+//! `tdx-td render`: the XML that `new` would define.
+
+use std::borrow::Cow;
+
+use clap::Args;
+use common::Result;
+use common::cli::Context;
+use common::config::Config;
+use common::document::{Document, Item};
+use common::libvirt::Libvirt;
+use common::output::Outcome;
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::new::Plan;
+use crate::request::{GuestArgs, ImageArgs};
+
+/// Arguments of `render`.
+#[derive(Debug, Args)]
+pub struct RenderArgs {
+    #[command(flatten)]
+    image: ImageArgs,
+    #[command(flatten)]
+    guest: GuestArgs,
+    /// The bare XML instead of a document
+    #[arg(long)]
+    xml: bool,
+}
+
+/// A definition that was not defined.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct RenderItem {
+    /// The domain's name.
+    name: String,
+    /// Domain XML.
+    xml: String,
+}
+
+impl Item for RenderItem {
+    const COLUMNS: &'static [&'static str] = &["NAME", "XML"];
+
+    fn key(&self) -> Cow<'_, str> {
+        self.name.as_str().into()
+    }
+
+    fn row(&self) -> Vec<String> {
+        vec![
+            self.name.clone(),
+            format!("{} bytes: --xml prints it", self.xml.len()),
+        ]
+    }
+}
+
+/// Checks everything `new` checks and touches nothing.
+pub fn run(
+    context: &Context,
+    connect: impl FnOnce() -> Result<Libvirt>,
+    config: &Config,
+    args: RenderArgs,
+) -> Result<Outcome> {
+    let plan = Plan::new(context, connect, config, &args.image, &args.guest)?;
+    let (name, xml) = (plan.guest.name.clone(), plan.guest.to_xml()?);
+    if args.xml {
+        return Ok(Outcome::raw(xml + "\n"));
+    }
+    let document = Document::new("tdx.td.render", vec![RenderItem { name, xml }]);
+    Ok(document.warnings(plan.warnings).into())
+}

@@ -1,0 +1,67 @@
+//! `tdx-td stop`: domains are off.
+
+use std::time::Duration;
+
+use clap::Args;
+use common::cli::Change;
+use common::document::{Action, Document};
+use common::libvirt::Libvirt;
+use common::output::Outcome;
+use common::{Error, Result, interrupt};
+
+use crate::names::{self, NameArgs};
+use crate::power::{self, PowerItem};
+
+/// Arguments of `stop`.
+#[derive(Debug, Args)]
+pub struct StopArgs {
+    #[command(flatten)]
+    names: NameArgs,
+    /// How long to wait for a guest to shut itself down
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    timeout: u64,
+    /// Do not ask the guest: end it at once
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    change: Change,
+}
+
+/// Shuts every domain down, all at once, each waited for only as long as it needs.
+///
+/// Errors: `conflict` (exit 5) for a guest that is still running when its time is up.
+pub fn run(connect: impl FnOnce() -> Result<Libvirt>, args: StopArgs) -> Result<Outcome> {
+    let wanted = args.names.read()?;
+    interrupt::guard();
+    let libvirt = connect()?;
+    let dry_run = args.change.dry_run;
+    let stop = |name: &str| {
+        let domain = names::get(&libvirt, name)?;
+        let item = |action| PowerItem {
+            name: name.to_owned(),
+            forced: args.force,
+            action,
+        };
+        if !power::is_active(&domain, name)? {
+            return Ok(PowerItem {
+                forced: false,
+                ..item(Action::NONE)
+            });
+        }
+        if dry_run {
+            return Ok(item(Action("stop")));
+        }
+        if args.force {
+            power::cut_off(&domain, name)?;
+        } else if !power::shut_down(&domain, name, Duration::from_secs(args.timeout))? {
+            let waited = args.timeout;
+            return Err(Error::conflict(format!(
+                "domain '{name}' is still running after {waited} s"
+            ))
+            .hint("--timeout waits longer; --force ends it"));
+        }
+        Ok(item(Action("stop")))
+    };
+    let items = names::each(&wanted, stop, |item| item.applied(dry_run))?;
+    Ok(Document::new("tdx.td.stop", items).dry_run(dry_run).into())
+}

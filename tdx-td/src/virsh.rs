@@ -1,0 +1,31 @@
+//! `tdx-td virsh`: everything libvirt can do that these tools do not wrap.
+
+use std::ffi::OsString;
+
+use clap::Args;
+use common::Error;
+use common::config::Config;
+use common::exec::Runner;
+use common::libvirt::ConnectArgs;
+
+/// Arguments of `virsh`.
+#[derive(Debug, Args)]
+pub struct VirshArgs {
+    /// What virsh is to do
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "ARGUMENT"
+    )]
+    arguments: Vec<OsString>,
+}
+
+/// Becomes virsh, on the same connection. Returns only when that fails.
+pub fn run(connect: &ConnectArgs, config: &Config, args: VirshArgs) -> Error {
+    let uri = connect.connect.as_ref().or(config.connect.as_ref());
+    let connect = uri.into_iter().flat_map(|uri| ["--connect", uri]);
+    Runner::new("virsh", "libvirt-clients")
+        .args(connect)
+        .args(args.arguments)
+        .exec()
+}
