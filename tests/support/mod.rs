@@ -9,6 +9,7 @@
     clippy::disallowed_methods,
     reason = "tests start programs as users do"
 )]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
