@@ -9,22 +9,11 @@ fn every_test_file_is_declared() {
         .unwrap()
         .filter_map(|entry| std::fs::read_to_string(entry.unwrap().path().join("Cargo.toml")).ok())
         .collect();
-    let files = std::fs::read_dir(repository.join("tests"))
-        .unwrap()
-        .map(|e| e.unwrap().path());
-    let tests: Vec<_> = files
-        .filter(|path| path.extension().is_some_and(|e| e == "rs"))
-        .collect();
+    let files = std::fs::read_dir(repository.join("tests")).unwrap().map(|e| e.unwrap().path());
+    let tests: Vec<_> = files.filter(|path| path.extension().is_some_and(|e| e == "rs")).collect();
     assert!(tests.len() > 2, "looked in the wrong folder");
     for path in tests {
-        let declaration = format!(
-            "path = \"../tests/{}\"",
-            path.file_name().unwrap().display()
-        );
-        assert!(
-            manifests.contains(&declaration),
-            "{} is declared nowhere",
-            path.display()
-        );
+        let declaration = format!("path = \"../tests/{}\"", path.file_name().unwrap().display());
+        assert!(manifests.contains(&declaration), "{} is declared nowhere", path.display());
     }
 }

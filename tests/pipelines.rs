@@ -14,10 +14,7 @@ fn import_pipes_into_new() {
         image.display()
     );
     let made = rig.shell(&line).item();
-    assert_eq!(
-        (&made["action"], &made["name"]),
-        (&"create".into(), &"web1".into())
-    );
+    assert_eq!((&made["action"], &made["name"]), (&"create".into(), &"web1".into()));
     let names =
         rig.shell("tdx-td list --json | jq -r '.items[] | select(.state==\"running\") | .name'");
     assert_eq!(names.text(), "web1\n");

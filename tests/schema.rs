@@ -8,10 +8,7 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
 
 fn schema<T: JsonSchema>() -> Schema {
-    SchemaSettings::default()
-        .for_serialize()
-        .into_generator()
-        .into_root_schema_for::<T>()
+    SchemaSettings::default().for_serialize().into_generator().into_root_schema_for::<T>()
 }
 
 #[test]
@@ -19,55 +16,19 @@ fn the_schemas_are_current() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/schema");
     let schemas = [
         ("tdx.error", schema::<ErrorDocument>()),
-        (
-            "tdx.pool.cleanup",
-            schema::<Document<tdx_pool::cleanup::CleanupItem>>(),
-        ),
-        (
-            "tdx.pool.delete",
-            schema::<Document<tdx_pool::delete::DeleteItem>>(),
-        ),
-        (
-            "tdx.pool.ensure",
-            schema::<Document<tdx_pool::ensure::EnsureItem>>(),
-        ),
-        (
-            "tdx.pool.import",
-            schema::<Document<tdx_pool::import::ImportItem>>(),
-        ),
-        (
-            "tdx.pool.pools",
-            schema::<Document<tdx_pool::pool::PoolItem>>(),
-        ),
-        (
-            "tdx.pool.volumes",
-            schema::<Document<tdx_pool::volume::VolumeItem>>(),
-        ),
-        (
-            "tdx.td.delete",
-            schema::<Document<tdx_td::delete::DeleteItem>>(),
-        ),
-        (
-            "tdx.td.domains",
-            schema::<Document<tdx_td::domain::DomainItem>>(),
-        ),
+        ("tdx.pool.cleanup", schema::<Document<tdx_pool::cleanup::CleanupItem>>()),
+        ("tdx.pool.delete", schema::<Document<tdx_pool::delete::DeleteItem>>()),
+        ("tdx.pool.ensure", schema::<Document<tdx_pool::ensure::EnsureItem>>()),
+        ("tdx.pool.import", schema::<Document<tdx_pool::import::ImportItem>>()),
+        ("tdx.pool.pools", schema::<Document<tdx_pool::pool::PoolItem>>()),
+        ("tdx.pool.volumes", schema::<Document<tdx_pool::volume::VolumeItem>>()),
+        ("tdx.td.delete", schema::<Document<tdx_td::delete::DeleteItem>>()),
+        ("tdx.td.domains", schema::<Document<tdx_td::domain::DomainItem>>()),
         ("tdx.td.new", schema::<Document<tdx_td::new::NewItem>>()),
-        (
-            "tdx.td.overlay",
-            schema::<Document<tdx_td::overlay::OverlayItem>>(),
-        ),
-        (
-            "tdx.td.render",
-            schema::<Document<tdx_td::render::RenderItem>>(),
-        ),
-        (
-            "tdx.td.start",
-            schema::<Document<tdx_td::power::PowerItem>>(),
-        ),
-        (
-            "tdx.td.stop",
-            schema::<Document<tdx_td::power::PowerItem>>(),
-        ),
+        ("tdx.td.overlay", schema::<Document<tdx_td::overlay::OverlayItem>>()),
+        ("tdx.td.render", schema::<Document<tdx_td::render::RenderItem>>()),
+        ("tdx.td.start", schema::<Document<tdx_td::power::PowerItem>>()),
+        ("tdx.td.stop", schema::<Document<tdx_td::power::PowerItem>>()),
     ];
     for (kind, mut schema) in schemas.clone() {
         schema.insert("title".to_owned(), kind.into());
@@ -78,17 +39,8 @@ fn the_schemas_are_current() {
             std::fs::write(&path, &wanted).unwrap();
         }
         let there = std::fs::read_to_string(&path).unwrap_or_default();
-        assert_eq!(
-            there,
-            wanted,
-            "{} is stale: TDX_UPDATE=1 makes it anew",
-            path.display()
-        );
+        assert_eq!(there, wanted, "{} is stale: TDX_UPDATE=1 makes it anew", path.display());
     }
     let count = std::fs::read_dir(&folder).unwrap().count();
-    assert_eq!(
-        count,
-        schemas.len(),
-        "a schema in docs/schema belongs to no kind"
-    );
+    assert_eq!(count, schemas.len(), "a schema in docs/schema belongs to no kind");
 }

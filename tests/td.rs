@@ -6,16 +6,8 @@ use std::time::Duration;
 
 use support::{Rig, guest_image, wait_for};
 
-const SMALL: [&str; 8] = [
-    "--security",
-    "none",
-    "--virt-type",
-    "qemu",
-    "--memory",
-    "256M",
-    "--vcpus",
-    "1",
-];
+const SMALL: [&str; 8] =
+    ["--security", "none", "--virt-type", "qemu", "--memory", "256M", "--vcpus", "1"];
 
 /// The main job, from a disk image to nothing left.
 #[test]
@@ -23,8 +15,7 @@ const SMALL: [&str; 8] = [
 fn a_guest_lives_and_leaves_no_trace() {
     let rig = Rig::start();
     let image = guest_image(false);
-    rig.tool("tdx-pool", ["import".as_ref(), image.as_os_str()])
-        .document();
+    rig.tool("tdx-pool", ["import".as_ref(), image.as_os_str()]).document();
     let before = rig.state();
     let base = rig.path("/var/lib/libvirt/images/guest.qcow2");
     let owner = |path| {
@@ -35,10 +26,7 @@ fn a_guest_lives_and_leaves_no_trace() {
 
     let new = ["new", "-i", "guest.qcow2", "--name", "web1"];
     let made = rig.tool("tdx-td", new.iter().chain(&SMALL)).item();
-    assert_eq!(
-        (&made["action"], &made["state"]),
-        (&"create".into(), &"running".into())
-    );
+    assert_eq!((&made["action"], &made["state"]), (&"create".into(), &"running".into()));
     assert_eq!(owner(&base), (0, 0o640));
 
     let ip = wait_for("a lease", Duration::from_secs(120), || {
@@ -53,10 +41,7 @@ fn a_guest_lives_and_leaves_no_trace() {
     assert_eq!(owner(&base), (0, 0o640));
 
     let gone = rig.tool("tdx-td", ["delete", "web1", "--yes"]).item();
-    assert_eq!(
-        (&gone["action"], &gone["forced"]),
-        (&"delete".into(), &false.into())
-    );
+    assert_eq!((&gone["action"], &gone["forced"]), (&"delete".into(), &false.into()));
     assert_eq!(owner(&base), (0, 0o640));
     assert_eq!(rig.state(), before);
 }

@@ -17,22 +17,11 @@ use crate::{interrupt, log};
 #[derive(Debug, Args)]
 pub struct Globals {
     /// How to print the result
-    #[arg(
-        long,
-        global = true,
-        value_enum,
-        default_value = "auto",
-        env = "TDX_FORMAT"
-    )]
+    #[arg(long, global = true, value_enum, default_value = "auto", env = "TDX_FORMAT")]
     #[arg(hide_env_values = true, help_heading = "Global options")]
     pub format: Format,
     /// Short for --format json
-    #[arg(
-        long,
-        global = true,
-        conflicts_with = "format",
-        help_heading = "Global options"
-    )]
+    #[arg(long, global = true, conflicts_with = "format", help_heading = "Global options")]
     pub json: bool,
     /// Say on standard error what is done (-vv: and what is asked)
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
@@ -120,11 +109,7 @@ pub fn main<T: Tool>() -> ExitCode {
 
 fn run<T: Tool>(tool: T) -> Result<u8> {
     let globals = tool.globals();
-    let format = if globals.json {
-        Format::Json
-    } else {
-        globals.format
-    };
+    let format = if globals.json { Format::Json } else { globals.format };
     let quiet = globals.quiet;
     log::set_level(if quiet { 0 } else { globals.verbose });
     let context = Context {
@@ -165,9 +150,7 @@ fn asks_for_json(arguments: &[OsString]) -> bool {
         .take_while(|argument| *argument != "--")
         .filter_map(|argument| argument.to_str())
         .collect();
-    let by_flag = flags
-        .iter()
-        .any(|f| matches!(*f, "--json" | "--format=json"))
+    let by_flag = flags.iter().any(|f| matches!(*f, "--json" | "--format=json"))
         || flags.windows(2).any(|pair| pair == ["--format", "json"]);
     let other = flags.iter().any(|f| f.starts_with("--format"));
     by_flag || (!other && std::env::var_os("TDX_FORMAT").is_some_and(|format| format == "json"))
@@ -182,10 +165,7 @@ fn usage_error<T: Tool>(error: &clap::Error) -> Error {
     let text = error.render().to_string();
     let mut paragraphs = text.split("\n\n").map(one_line);
     let message = paragraphs.next().unwrap_or_default();
-    let message = message
-        .strip_prefix("error: ")
-        .unwrap_or(&message)
-        .to_owned();
+    let message = message.strip_prefix("error: ").unwrap_or(&message).to_owned();
     let tips = paragraphs.filter_map(|p| p.strip_prefix("tip: ").map(str::to_owned));
     Error::usage(message).hint(tips.chain([help]).collect::<Vec<_>>().join("; "))
 }

@@ -77,13 +77,8 @@ fn files(host: &Host) -> Vec<PathBuf> {
     let home = std::env::var_os("XDG_CONFIG_HOME")
         .map(PathBuf::from)
         .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".config")));
-    let user = home
-        .filter(|home| home.is_absolute())
-        .map(|home| home.join("tdx/tdx.yaml"));
-    [Some(host.path("/etc/tdx/tdx.yaml")), user]
-        .into_iter()
-        .flatten()
-        .collect()
+    let user = home.filter(|home| home.is_absolute()).map(|home| home.join("tdx/tdx.yaml"));
+    [Some(host.path("/etc/tdx/tdx.yaml")), user].into_iter().flatten().collect()
 }
 
 /// The mapping in one file, checked as a whole [`Config`] so that the error names this file.
@@ -93,7 +88,7 @@ fn read(path: &Path) -> Result<Map<String, Value>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Map::new()),
         Err(error) => {
             return Err(
-                Error::invalid_input(format!("cannot read {}", path.display())).because(error),
+                Error::invalid_input(format!("cannot read {}", path.display())).because(error)
             );
         }
     };
@@ -104,10 +99,7 @@ fn read(path: &Path) -> Result<Map<String, Value>> {
 }
 
 fn parse(text: &str) -> Result<Map<String, Value>, Box<dyn std::error::Error + Send + Sync>> {
-    if text
-        .lines()
-        .all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'))
-    {
+    if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
         return Ok(Map::new());
     }
     let values: Map<String, Value> = serde_saphyr::from_str(text)?;
@@ -124,20 +116,13 @@ mod tests {
         let values = parse("# comment\nmemory: 4G\nvcpus: 2\npool: guests\n").unwrap();
         let config: Config = serde_json::from_value(Value::Object(values)).unwrap();
         assert_eq!(config.memory, Some(Size(4 << 30)));
-        assert_eq!(
-            (config.vcpus, config.pool.as_deref()),
-            (Some(2), Some("guests"))
-        );
+        assert_eq!((config.vcpus, config.pool.as_deref()), (Some(2), Some("guests")));
         assert!(parse("# nothing but comments\n").unwrap().is_empty());
     }
 
     #[test]
     fn unknown_keys_and_wrong_values_are_named() {
-        for (text, says) in [
-            ("memmory: 4G", "memmory"),
-            ("memory: lots", "lots"),
-            ("- a", ""),
-        ] {
+        for (text, says) in [("memmory: 4G", "memmory"), ("memory: lots", "lots"), ("- a", "")] {
             let error = parse(text).unwrap_err().to_string();
             assert!(error.contains(says), "{text}: {error}");
         }

@@ -59,9 +59,7 @@ impl<T: Item> Document<T> {
     /// A document over `items`, which it sorts; `changed` follows from their actions.
     pub fn new(kind: &'static str, mut items: Vec<T>) -> Self {
         items.sort_by(|a, b| a.key().cmp(&b.key()));
-        let changed = items
-            .iter()
-            .any(|item| item.action().is_some_and(|a| a != Action::NONE));
+        let changed = items.iter().any(|item| item.action().is_some_and(|a| a != Action::NONE));
         Self {
             schema_version: SCHEMA_VERSION,
             kind,
@@ -112,19 +110,13 @@ mod tests {
         assert!(!Document::new("tdx.x.y", Vec::<Thing>::new()).changed);
         assert!(!Document::new("tdx.x.y", vec![Thing("a", None)]).changed);
         assert!(!Document::new("tdx.x.y", vec![Thing("a", Some(Action::NONE))]).changed);
-        let one = vec![
-            Thing("a", Some(Action::NONE)),
-            Thing("b", Some(Action("create"))),
-        ];
+        let one = vec![Thing("a", Some(Action::NONE)), Thing("b", Some(Action("create")))];
         assert!(Document::new("tdx.x.y", one).changed);
     }
 
     #[test]
     fn items_are_sorted_by_key() {
         let document = Document::new("tdx.x.y", vec![Thing("b", None), Thing("a", None)]);
-        assert_eq!(
-            document.items.iter().map(|t| t.0).collect::<Vec<_>>(),
-            ["a", "b"]
-        );
+        assert_eq!(document.items.iter().map(|t| t.0).collect::<Vec<_>>(), ["a", "b"]);
     }
 }

@@ -298,19 +298,13 @@ mod tests {
              hint: use another disk\n"
         );
         let body = error.to_document().error;
-        assert_eq!(
-            (body.causes[1].as_str(), body.exit_code),
-            ("disk on fire", 1)
-        );
+        assert_eq!((body.causes[1].as_str(), body.exit_code), ("disk on fire", 1));
     }
 
     #[test]
     fn io_errors_keep_their_class() {
         let gone: Result<(), io::Error> = Err(io::ErrorKind::NotFound.into());
         let error = gone.at("read", "/x").unwrap_err();
-        assert_eq!(
-            (error.kind(), error.message()),
-            (ErrorKind::NotFound, "cannot read /x")
-        );
+        assert_eq!((error.kind(), error.message()), (ErrorKind::NotFound, "cannot read /x"));
     }
 }

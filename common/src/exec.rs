@@ -19,18 +19,13 @@ pub struct Runner {
 impl Runner {
     /// A call of `program`, found on PATH; `package` is where people get it.
     pub fn new(program: impl Into<OsString>, package: &'static str) -> Self {
-        Self {
-            program: program.into(),
-            arguments: Vec::new(),
-            package,
-        }
+        Self { program: program.into(), arguments: Vec::new(), package }
     }
 
     /// Adds arguments.
     #[must_use]
     pub fn args<A: AsRef<OsStr>>(mut self, arguments: impl IntoIterator<Item = A>) -> Self {
-        self.arguments
-            .extend(arguments.into_iter().map(|a| a.as_ref().to_owned()));
+        self.arguments.extend(arguments.into_iter().map(|a| a.as_ref().to_owned()));
         self
     }
 
@@ -55,11 +50,8 @@ impl Runner {
         let stderr = String::from_utf8_lossy(&output.stderr);
         let tail: Vec<&str> = stderr.trim().lines().rev().take(5).collect();
         let tail: Vec<&str> = tail.into_iter().rev().collect();
-        Err(Error::new(
-            ErrorKind::CommandFailed,
-            format!("{self} failed: {}", output.status),
-        )
-        .because(tail.join("; ")))
+        Err(Error::new(ErrorKind::CommandFailed, format!("{self} failed: {}", output.status))
+            .because(tail.join("; ")))
     }
 
     /// Becomes the program, with this process's environment and streams.
@@ -70,10 +62,7 @@ impl Runner {
         self.cannot_start(error)
     }
 
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "this is the one place that starts programs"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that starts programs")]
     fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         command.args(&self.arguments);
@@ -95,8 +84,6 @@ impl Runner {
 impl std::fmt::Display for Runner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}", self.program.display())?;
-        self.arguments
-            .iter()
-            .try_for_each(|argument| write!(f, " {}", argument.display()))
+        self.arguments.iter().try_for_each(|argument| write!(f, " {}", argument.display()))
     }
 }

@@ -19,29 +19,22 @@ pub const STDIN: &str = "-";
 /// an item lacks a field.
 pub fn items<T: DeserializeOwned>(kinds: &[&str], expected: &str) -> Result<Vec<T>> {
     let mut text = String::new();
-    io::stdin()
-        .lock()
-        .read_to_string(&mut text)
-        .map_err(|error| {
-            let kind = match error.kind() {
-                io::ErrorKind::InvalidData => ErrorKind::InvalidInput,
-                _ => ErrorKind::Io,
-            };
-            Error::new(kind, "cannot read standard input").because(error)
-        })?;
+    io::stdin().lock().read_to_string(&mut text).map_err(|error| {
+        let kind = match error.kind() {
+            io::ErrorKind::InvalidData => ErrorKind::InvalidInput,
+            _ => ErrorKind::Io,
+        };
+        Error::new(kind, "cannot read standard input").because(error)
+    })?;
     parse(&text, kinds, expected)
 }
 
 fn parse<T: DeserializeOwned>(text: &str, kinds: &[&str], expected: &str) -> Result<Vec<T>> {
     let mut items = Vec::new();
-    let mut values = serde_json::Deserializer::from_str(text)
-        .into_iter::<Value>()
-        .peekable();
+    let mut values = serde_json::Deserializer::from_str(text).into_iter::<Value>().peekable();
     if values.peek().is_none() {
-        return Err(
-            Error::invalid_input(format!("standard input is empty: expected {expected}"))
-                .hint("did the command before the pipe fail? set -o pipefail shows it"),
-        );
+        return Err(Error::invalid_input(format!("standard input is empty: expected {expected}"))
+            .hint("did the command before the pipe fail? set -o pipefail shows it"));
     }
     for value in values {
         let value = value.map_err(|error| {
@@ -58,11 +51,8 @@ fn parse<T: DeserializeOwned>(text: &str, kinds: &[&str], expected: &str) -> Res
     }
     let typed = items.into_iter().enumerate().map(|(index, item)| {
         T::deserialize(item).map_err(|error| {
-            Error::invalid_input(format!(
-                "item {} on standard input is not {expected}",
-                index + 1
-            ))
-            .because(error)
+            Error::invalid_input(format!("item {} on standard input is not {expected}", index + 1))
+                .because(error)
         })
     });
     typed.collect()
@@ -84,9 +74,7 @@ fn document(mut value: Value, kinds: &[&str], expected: &str) -> Result<Vec<Valu
     }
     match value["items"].take() {
         Value::Array(items) => Ok(items),
-        _ => Err(Error::invalid_input(
-            "the document on standard input has no array of items",
-        )),
+        _ => Err(Error::invalid_input("the document on standard input has no array of items")),
     }
 }
 
@@ -125,15 +113,9 @@ mod tests {
             ("", "standard input is empty: expected domains"),
             (" \n", "standard input is empty: expected domains"),
             ("{", "standard input is not JSON: expected domains"),
-            (
-                r#"{"name":"a"} x"#,
-                "standard input is not JSON: expected domains",
-            ),
+            (r#"{"name":"a"} x"#, "standard input is not JSON: expected domains"),
             (r#"["a"]"#, "item 1 on standard input is not domains"),
-            (
-                r#"[{"name":"a"},{"nam":"b"}]"#,
-                "item 2 on standard input is not domains",
-            ),
+            (r#"[{"name":"a"},{"nam":"b"}]"#, "item 2 on standard input is not domains"),
             (
                 r#"{"schema_version":"1.0","kind":"tdx.pool.volumes","items":[]}"#,
                 "standard input holds a document of kind \"tdx.pool.volumes\": expected domains",
@@ -148,11 +130,7 @@ mod tests {
             ),
         ] {
             let error = names(text).unwrap_err();
-            assert_eq!(
-                (error.kind(), error.message()),
-                (ErrorKind::InvalidInput, says),
-                "{text}"
-            );
+            assert_eq!((error.kind(), error.message()), (ErrorKind::InvalidInput, says), "{text}");
         }
     }
 }

@@ -18,9 +18,7 @@ static SIGNALS: OnceLock<SignalFd> = OnceLock::new();
 static RECEIVED: AtomicI32 = AtomicI32::new(0);
 
 fn asking_to_stop() -> SigSet {
-    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]
-        .into_iter()
-        .collect()
+    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect()
 }
 
 /// Keeps the signals that end a program from ending this one; [`check`] notices them instead.
@@ -40,10 +38,9 @@ pub fn guard() {
 pub fn check() -> Result<()> {
     match received() {
         None => Ok(()),
-        Some(signal) => Err(Error::new(
-            ErrorKind::Interrupted,
-            format!("stopped by {}", signal.as_str()),
-        )),
+        Some(signal) => {
+            Err(Error::new(ErrorKind::Interrupted, format!("stopped by {}", signal.as_str())))
+        }
     }
 }
 

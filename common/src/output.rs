@@ -43,10 +43,7 @@ pub struct Outcome {
 impl Outcome {
     /// Bytes that go to standard output as they are: `--xml` and its like.
     pub fn raw(text: String) -> Self {
-        Self {
-            report: Box::new(Raw(text)),
-            status: 0,
-        }
+        Self { report: Box::new(Raw(text)), status: 0 }
     }
 
     /// The whole text of standard output and the warnings for standard error.
@@ -62,10 +59,7 @@ impl Outcome {
 
 impl<T: Item + std::fmt::Debug + 'static> From<Document<T>> for Outcome {
     fn from(document: Document<T>) -> Self {
-        Self {
-            report: Box::new(document),
-            status: 0,
-        }
+        Self { report: Box::new(document), status: 0 }
     }
 }
 
@@ -115,17 +109,11 @@ impl<T: Item + std::fmt::Debug> Report for Document<T> {
 
 /// Aligns cells in columns two spaces apart. Empty cells show as `-`, control characters as escapes.
 fn table(rows: &[Vec<String>]) -> String {
-    let rows: Vec<Vec<String>> = rows
-        .iter()
-        .map(|row| row.iter().map(|cell| printable(cell)).collect())
-        .collect();
+    let rows: Vec<Vec<String>> =
+        rows.iter().map(|row| row.iter().map(|cell| printable(cell)).collect()).collect();
     let columns = rows.first().map_or(0, Vec::len);
     let width = |column: usize| {
-        rows.iter()
-            .filter_map(|r| r.get(column))
-            .map(|c| c.chars().count())
-            .max()
-            .unwrap_or(0)
+        rows.iter().filter_map(|r| r.get(column)).map(|c| c.chars().count()).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut text = String::new();
@@ -145,23 +133,14 @@ fn printable(cell: &str) -> String {
         return "-".to_owned();
     }
     cell.chars()
-        .map(|c| {
-            if c.is_control() {
-                c.escape_default().to_string()
-            } else {
-                c.to_string()
-            }
-        })
+        .map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() })
         .collect()
 }
 
 /// Writes `text` to standard output whole. A reader that went away is no error.
 pub(crate) fn write_stdout(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    match stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-    {
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => other,
     }
@@ -178,15 +157,8 @@ mod tests {
 
     #[test]
     fn tables_align_and_show_what_would_break_them() {
-        let rows = [
-            vec!["NAME", "STATE"],
-            vec!["a\nb", ""],
-            vec!["longer-name", "running"],
-        ]
-        .map(|row| row.into_iter().map(str::to_owned).collect());
-        assert_eq!(
-            table(&rows),
-            "NAME         STATE\na\\nb         -\nlonger-name  running\n"
-        );
+        let rows = [vec!["NAME", "STATE"], vec!["a\nb", ""], vec!["longer-name", "running"]]
+            .map(|row| row.into_iter().map(str::to_owned).collect());
+        assert_eq!(table(&rows), "NAME         STATE\na\\nb         -\nlonger-name  running\n");
     }
 }

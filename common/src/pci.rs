@@ -44,30 +44,19 @@ fn parse(text: &str) -> Option<Bdf> {
         domain: hex(domain)?,
         bus: hex(bus)?.try_into().ok()?,
         device: hex(device)?.try_into().ok()?,
-        function: hex(function)
-            .filter(|_| function.len() == 1)?
-            .try_into()
-            .ok()?,
+        function: hex(function).filter(|_| function.len() == 1)?.try_into().ok()?,
     };
     (bdf.device < 32 && bdf.function < 8).then_some(bdf)
 }
 
 fn hex(digits: &str) -> Option<u32> {
     // from_str_radix alone would take a leading plus.
-    digits
-        .bytes()
-        .all(|b| b.is_ascii_hexdigit())
-        .then(|| u32::from_str_radix(digits, 16).ok())?
+    digits.bytes().all(|b| b.is_ascii_hexdigit()).then(|| u32::from_str_radix(digits, 16).ok())?
 }
 
 impl fmt::Display for Bdf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            domain,
-            bus,
-            device,
-            function,
-        } = self;
+        let Self { domain, bus, device, function } = self;
         write!(f, "{domain:04x}:{bus:02x}:{device:02x}.{function}")
     }
 }
@@ -80,9 +69,7 @@ impl Serialize for Bdf {
 
 impl<'de> Deserialize<'de> for Bdf {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 

@@ -20,9 +20,7 @@ impl FromStr for Size {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let text = text.trim();
-        let split = text
-            .find(|c: char| !c.is_ascii_digit() && c != '.')
-            .unwrap_or(text.len());
+        let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
         let (number, unit) = text.split_at(split);
         let unit = unit.trim().to_ascii_lowercase();
         let (base, prefix) = match unit.strip_suffix("ib").or_else(|| unit.strip_suffix('b')) {
@@ -31,17 +29,11 @@ impl FromStr for Size {
             None => (1024, unit.as_str()),
             Some(_) => return Err(not_a_size(text)),
         };
-        let power = ["", "k", "m", "g", "t", "p"]
-            .iter()
-            .position(|p| *p == prefix);
+        let power = ["", "k", "m", "g", "t", "p"].iter().position(|p| *p == prefix);
         let factor = power.map(|power| u128::pow(base, power as u32));
-        let bytes = factor
-            .and_then(|factor| scale(number, factor))
-            .ok_or_else(|| not_a_size(text));
+        let bytes = factor.and_then(|factor| scale(number, factor)).ok_or_else(|| not_a_size(text));
         bytes.and_then(|bytes| {
-            u64::try_from(bytes)
-                .map(Self)
-                .map_err(|_| format!("{text} is more than 64 bits hold"))
+            u64::try_from(bytes).map(Self).map_err(|_| format!("{text} is more than 64 bits hold"))
         })
     }
 }
@@ -59,9 +51,7 @@ fn scale(number: &str, factor: u128) -> Option<u128> {
     let denominator = 10u128.pow(fraction.len() as u32);
     let digits: u128 = format!("{whole}{fraction}").parse().ok()?;
     let scaled = digits * factor;
-    scaled
-        .is_multiple_of(denominator)
-        .then(|| scaled / denominator)
+    scaled.is_multiple_of(denominator).then(|| scaled / denominator)
 }
 
 impl fmt::Display for Size {
@@ -118,18 +108,7 @@ mod tests {
         ] {
             assert_eq!(text.parse(), Ok(Size(bytes)), "{text}");
         }
-        for text in [
-            "",
-            "G",
-            "8X",
-            "-1",
-            "1e9",
-            "8iB",
-            "1.0001K",
-            ".5G",
-            "1.G",
-            "99999999999P",
-        ] {
+        for text in ["", "G", "8X", "-1", "1e9", "8iB", "1.0001K", ".5G", "1.G", "99999999999P"] {
             assert!(text.parse::<Size>().is_err(), "{text}");
         }
     }

@@ -110,32 +110,24 @@ pub fn run(
     args: CleanupArgs,
 ) -> Result<Outcome> {
     if !libvirt.is_local() {
-        return Err(
-            Error::unsupported("cleanup cannot see the remote host's processes and locks")
-                .hint("run it on that host"),
-        );
+        return Err(Error::unsupported("cleanup cannot see the remote host's processes and locks")
+            .hint("run it on that host"));
     }
     if !rustix::process::geteuid().is_root() {
         return Err(
-            Error::permission("cleanup must see every process's open files").hint("run it as root"),
+            Error::permission("cleanup must see every process's open files").hint("run it as root")
         );
     }
     interrupt::guard();
     let pool = Pool::resolve(libvirt, config, &args.pool)?;
     let mut items = survey(&context.host, libvirt, &pool)?;
-    let orphans = items
-        .iter()
-        .filter(|item| item.reason == Reason::Orphan)
-        .count();
+    let orphans = items.iter().filter(|item| item.reason == Reason::Orphan).count();
     if orphans > 0 {
         let question = format!("delete {orphans} orphans from pool '{}'?", pool.name);
         context.confirm(args.change, &question)?;
     }
     let mut deleted = Vec::new();
-    for item in items
-        .iter_mut()
-        .filter(|item| item.reason == Reason::Orphan)
-    {
+    for item in items.iter_mut().filter(|item| item.reason == Reason::Orphan) {
         let done = match args.change.dry_run {
             true => Ok(()),
             false => interrupt::check().and_then(|()| delete(&pool, item)),
@@ -146,9 +138,7 @@ pub fn run(
         item.action = Action("delete");
         deleted.push(format!("deleted volume '{}'", item.name));
     }
-    Ok(Document::new("tdx.pool.cleanup", items)
-        .dry_run(args.change.dry_run)
-        .into())
+    Ok(Document::new("tdx.pool.cleanup", items).dry_run(args.change.dry_run).into())
 }
 
 fn delete(pool: &Pool, item: &CleanupItem) -> Result<()> {
@@ -187,15 +177,9 @@ fn survey(host: &Host, libvirt: &Libvirt, pool: &Pool) -> Result<Vec<CleanupItem
     for (name, path) in others {
         items.extend(item(pool, name, &path, Reason::Other)?);
     }
-    let mut ours: Vec<(String, PathBuf)> = ours
-        .into_iter()
-        .filter(|(_, path)| !needed.contains(&canonical(path)))
-        .collect();
-    let held = if ours.is_empty() {
-        HashSet::new()
-    } else {
-        held_files(host)?
-    };
+    let mut ours: Vec<(String, PathBuf)> =
+        ours.into_iter().filter(|(_, path)| !needed.contains(&canonical(path))).collect();
+    let held = if ours.is_empty() { HashSet::new() } else { held_files(host)? };
     // What a kept file stands on is kept: judge from the top of each chain down.
     ours.sort_by_cached_key(|(_, path)| {
         std::cmp::Reverse(chains.chain(path).map_or(0, |c| c.len()))
@@ -209,12 +193,7 @@ fn survey(host: &Host, libvirt: &Libvirt, pool: &Pool) -> Result<Vec<CleanupItem
             () => kept.get(&path).copied().unwrap_or(Reason::Orphan),
         };
         if reason != Reason::Orphan {
-            kept.extend(
-                chains
-                    .chain(&path)?
-                    .into_iter()
-                    .map(|below| (below, reason)),
-            );
+            kept.extend(chains.chain(&path)?.into_iter().map(|below| (below, reason)));
         }
         items.extend(item(pool, name, &path, reason)?);
     }
@@ -240,10 +219,7 @@ fn item(pool: &Pool, name: String, path: &Path, reason: Reason) -> Result<Option
 /// The files of every other pool: images there may stand on ours.
 fn other_pools(libvirt: &Libvirt, pool: &Pool) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
-    for other in Pool::all(libvirt)?
-        .into_iter()
-        .filter(|other| other.name != pool.name)
-    {
+    for other in Pool::all(libvirt)?.into_iter().filter(|other| other.name != pool.name) {
         if let (true, Ok(folder)) = (other.is_active(), other.folder()) {
             let names = other.handle.list_volumes().context("list volumes")?;
             files.extend(names.into_iter().map(|name| folder.join(name)));
@@ -273,12 +249,7 @@ fn held_files(host: &Host) -> Result<HashSet<FileId>> {
     let mut held = HashSet::new();
     let proc = host.path("/proc");
     for process in std::fs::read_dir(&proc).at("read", &proc)?.flatten() {
-        if !process
-            .file_name()
-            .as_encoded_bytes()
-            .iter()
-            .all(u8::is_ascii_digit)
-        {
+        if !process.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit) {
             continue;
         }
         // A process that ends meanwhile holds nothing.
@@ -297,16 +268,10 @@ fn held_files(host: &Host) -> Result<HashSet<FileId>> {
 }
 
 fn locked_file(line: &str) -> Option<FileId> {
-    let mut parts = line
-        .split_whitespace()
-        .find(|word| word.matches(':').count() == 2)?
-        .split(':');
+    let mut parts = line.split_whitespace().find(|word| word.matches(':').count() == 2)?.split(':');
     let major = u32::from_str_radix(parts.next()?, 16).ok()?;
     let minor = u32::from_str_radix(parts.next()?, 16).ok()?;
-    Some((
-        rustix::fs::makedev(major, minor),
-        parts.next()?.parse().ok()?,
-    ))
+    Some((rustix::fs::makedev(major, minor), parts.next()?.parse().ok()?))
 }
 
 #[cfg(test)]

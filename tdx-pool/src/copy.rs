@@ -74,12 +74,8 @@ impl fmt::Debug for Watch<'_> {
 pub fn copy(source: &File, target: &File, digest: bool, watch: &mut Watch<'_>) -> Result<Copied> {
     let before = State::of(source)?;
     target.set_len(0).map_err(write_failed)?;
-    let mut copied = Copied {
-        method: Method::Reflink,
-        size_bytes: before.size,
-        bytes_written: 0,
-        sha256: None,
-    };
+    let mut copied =
+        Copied { method: Method::Reflink, size_bytes: before.size, bytes_written: 0, sha256: None };
     if ioctl_ficlone(target, source).is_err() {
         copied.method = Method::Extents;
         target.set_len(before.size).map_err(write_failed)?;
@@ -131,11 +127,7 @@ pub fn same_content(a: &File, b: &File, interrupt: &dyn Fn() -> Result<()>) -> R
         let extents = files.each_mut().map(|file| file.find(at));
         at = extents[0].start.min(extents[1].start).max(at);
         let here = extents.iter().filter(|extent| extent.start <= at);
-        let end = here
-            .map(|extent| extent.end)
-            .max()
-            .unwrap_or(size)
-            .min(at + PIECE);
+        let end = here.map(|extent| extent.end).max().unwrap_or(size).min(at + PIECE);
         let length = (end - at) as usize;
         for (file, bytes) in [a, b].into_iter().zip(&mut bytes) {
             if read_at(file, &mut bytes[..length], at)? < length {
@@ -163,18 +155,11 @@ impl State {
             Error::new(ErrorKind::Io, "cannot examine the image").because(error)
         })?;
         let modified = (metadata.mtime(), metadata.mtime_nsec());
-        Ok(Self {
-            size: metadata.len(),
-            modified,
-        })
+        Ok(Self { size: metadata.len(), modified })
     }
 
     fn check(&self, file: &File) -> Result<()> {
-        if *self == Self::of(file)? {
-            Ok(())
-        } else {
-            Err(changed())
-        }
+        if *self == Self::of(file)? { Ok(()) } else { Err(changed()) }
     }
 }
 
@@ -198,11 +183,7 @@ impl<'a> Extents<'a> {
     fn new(file: &'a File, size: u64) -> Self {
         // Only reads ahead further; not worth an error.
         let _ = fadvise(file, 0, None, Advice::Sequential);
-        Self {
-            file,
-            size,
-            current: 0..0,
-        }
+        Self { file, size, current: 0..0 }
     }
 
     /// The extent that `at` lies in or before; an empty one at the end of the file if there is none.
@@ -214,9 +195,7 @@ impl<'a> Extents<'a> {
                 Err(rustix::io::Errno::NXIO) => self.size,
                 Err(_) => at,
             };
-            let end = seek(self.file, SeekFrom::Hole(start))
-                .ok()
-                .filter(|end| *end > start);
+            let end = seek(self.file, SeekFrom::Hole(start)).ok().filter(|end| *end > start);
             self.current = start.min(self.size)..end.unwrap_or(self.size).min(self.size);
         }
         self.current.clone()
@@ -240,9 +219,7 @@ fn copy_extents(
             scope.spawn(move || hash(pieces))
         });
         let read = read(source, size, watch, |piece| {
-            sinks
-                .iter()
-                .all(|sink: &SyncSender<Piece>| sink.send(piece.clone()).is_ok())
+            sinks.iter().all(|sink: &SyncSender<Piece>| sink.send(piece.clone()).is_ok())
         });
         drop(sinks);
         let written = join(writer);
@@ -253,9 +230,7 @@ fn copy_extents(
 }
 
 fn join<T>(thread: thread::ScopedJoinHandle<'_, T>) -> T {
-    thread
-        .join()
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Gives `each` all of the file, in order, until it says false.
@@ -277,11 +252,7 @@ fn read(
         }
         let extent = extents.find(at);
         let piece = if at < extent.start {
-            Piece {
-                at,
-                length: HOLE_PIECE.min(extent.start - at),
-                bytes: None,
-            }
+            Piece { at, length: HOLE_PIECE.min(extent.start - at), bytes: None }
         } else {
             let length = (extent.end - at).min(PIECE - at % PIECE);
             ring.rotate_left(1);
@@ -289,11 +260,7 @@ fn read(
             if read_at(source, &mut bytes[..length as usize], at)? < length as usize {
                 return Err(changed());
             }
-            Piece {
-                at,
-                length,
-                bytes: Some(Arc::clone(&ring[0])),
-            }
+            Piece { at, length, bytes: Some(Arc::clone(&ring[0])) }
         };
         at += piece.length;
         if !each(piece) {
@@ -322,11 +289,7 @@ fn read_at(file: &File, bytes: &mut [u8], at: u64) -> Result<usize> {
 
 fn write(target: &File, pieces: Receiver<Piece>) -> Result<u64> {
     // What cp tests for zeros as a whole; smaller blocks than a page are rare and not worth more.
-    let block = target
-        .metadata()
-        .map_err(write_failed)?
-        .blksize()
-        .clamp(512, 4096);
+    let block = target.metadata().map_err(write_failed)?.blksize().clamp(512, 4096);
     let mut written = 0;
     let mut window = Window::default();
     for piece in pieces {
@@ -360,9 +323,7 @@ fn data_runs(bytes: &[u8], at: u64, block: u64) -> Vec<Range<usize>> {
 }
 
 fn is_zero(bytes: &[u8]) -> bool {
-    bytes
-        .chunks(64)
-        .all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
+    bytes.chunks(64).all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
 }
 
 /// The part of the target that is on its way to disk.
@@ -385,11 +346,7 @@ impl Window {
                 NonZeroU64::new(end - self.previous),
                 Advice::DontNeed,
             );
-            *self = Self {
-                previous: self.start,
-                start: end,
-                written,
-            };
+            *self = Self { previous: self.start, start: end, written };
         }
     }
 }
@@ -414,11 +371,7 @@ fn feed(hasher: &mut Sha256, piece: &Piece) {
 }
 
 fn hex(hasher: Sha256) -> String {
-    hasher
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn changed() -> Error {

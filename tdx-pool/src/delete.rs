@@ -90,14 +90,11 @@ pub fn run(
         }
     }
     if let Some(error) = failed {
-        let deleted = items
-            .iter()
-            .filter(|item| item.action != Action::NONE && !args.change.dry_run);
+        let deleted =
+            items.iter().filter(|item| item.action != Action::NONE && !args.change.dry_run);
         return Err(error.applied(deleted.map(|item| format!("deleted volume '{}'", item.name))));
     }
-    Ok(Document::new("tdx.pool.delete", items)
-        .dry_run(args.change.dry_run)
-        .into())
+    Ok(Document::new("tdx.pool.delete", items).dry_run(args.change.dry_run).into())
 }
 
 fn names(words: Vec<String>) -> Result<Vec<String>> {
@@ -105,9 +102,7 @@ fn names(words: Vec<String>) -> Result<Vec<String>> {
         return Ok(words);
     }
     if words.len() > 1 {
-        return Err(Error::usage(
-            "- stands alone: name volumes or read them from standard input",
-        ));
+        return Err(Error::usage("- stands alone: name volumes or read them from standard input"));
     }
     let items: Vec<Named> = input::items(&["tdx.pool."], "volumes with a name")?;
     Ok(items.into_iter().map(|item| item.name).collect())
@@ -116,21 +111,13 @@ fn names(words: Vec<String>) -> Result<Vec<String>> {
 fn delete(survey: &mut Survey, pool: &Pool, name: &str, dry_run: bool) -> Result<DeleteItem> {
     let Some(volume) = survey.volumes.iter().find(|volume| volume.name == name) else {
         let (name, pool) = (name.to_owned(), pool.name.clone());
-        return Ok(DeleteItem {
-            name,
-            pool,
-            path: None,
-            action: Action::NONE,
-        });
+        return Ok(DeleteItem { name, pool, path: None, action: Action::NONE });
     };
     let (handle, path) = (volume.handle.clone(), volume.path.clone());
     let needed = survey.needed_by(&path)?;
     if !needed.is_empty() {
-        return Err(Error::conflict(format!(
-            "volume '{name}' is needed by {}",
-            needed.join(", ")
-        ))
-        .hint("delete those first; tdx-pool volumes shows what needs what"));
+        return Err(Error::conflict(format!("volume '{name}' is needed by {}", needed.join(", ")))
+            .hint("delete those first; tdx-pool volumes shows what needs what"));
     }
     if !dry_run {
         log::step(format_args!("delete volume '{name}'"));

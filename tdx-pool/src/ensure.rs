@@ -111,16 +111,10 @@ impl Plan {
         }
         let by_name = Pool::by_name(libvirt, &wanted.name)?;
         if let (Some(pool), Some(_)) = (&by_name, path)
-            && pool
-                .path
-                .as_deref()
-                .map(|path| canonical_here(libvirt, path))
+            && pool.path.as_deref().map(|path| canonical_here(libvirt, path))
                 != Some(folder.clone())
         {
-            let at = pool
-                .path
-                .as_ref()
-                .map_or("no folder".into(), |path| path.to_string_lossy());
+            let at = pool.path.as_ref().map_or("no folder".into(), |path| path.to_string_lossy());
             return Err(Error::conflict(format!(
                 "pool '{}' exists with {at}, not {}",
                 pool.name,
@@ -142,12 +136,7 @@ impl Plan {
             None if libvirt.is_local() => check_folder(&folder)?,
             _ => {}
         }
-        Ok(Self {
-            name: wanted.name,
-            path: folder,
-            found,
-            warnings,
-        })
+        Ok(Self { name: wanted.name, path: folder, found, warnings })
     }
 
     /// The pool, if it is there already.
@@ -219,22 +208,13 @@ impl Plan {
         let made_folder = libvirt.is_local() && !self.path.exists();
         let doing = format_args!("define pool '{}' at {path}", self.name);
         log::step(doing);
-        let handle = libvirt
-            .connect()
-            .define_storage_pool_xml(&xml, 0)
-            .context(doing)?;
+        let handle = libvirt.connect().define_storage_pool_xml(&xml, 0).context(doing)?;
         let started = (|| {
             interrupt::check()?;
-            handle
-                .build(0)
-                .context(format_args!("make the folder {path}"))?;
-            handle
-                .create(0)
-                .context(format_args!("start pool '{}'", self.name))?;
+            handle.build(0).context(format_args!("make the folder {path}"))?;
+            handle.create(0).context(format_args!("start pool '{}'", self.name))?;
             interrupt::check()?;
-            handle
-                .set_autostart(true)
-                .context("set the pool to start on its own")
+            handle.set_autostart(true).context("set the pool to start on its own")
         })();
         if let Err(error) = started {
             let _ = handle.destroy();
@@ -267,11 +247,7 @@ impl Plan {
 }
 
 fn canonical_here(libvirt: &Libvirt, path: &Path) -> PathBuf {
-    if libvirt.is_local() {
-        canonical(path)
-    } else {
-        path.to_owned()
-    }
+    if libvirt.is_local() { canonical(path) } else { path.to_owned() }
 }
 
 /// The folder in the one spelling that libvirt can compare.
@@ -286,11 +262,7 @@ fn folder(libvirt: &Libvirt, path: &Path) -> Result<PathBuf> {
         };
     }
     let absolute = std::path::absolute(path).map_err(|error| {
-        Error::usage(format!(
-            "pool path {} cannot be made absolute",
-            path.display()
-        ))
-        .because(error)
+        Error::usage(format!("pool path {} cannot be made absolute", path.display())).because(error)
     })?;
     Ok(canonical(&absolute))
 }
@@ -298,25 +270,18 @@ fn folder(libvirt: &Libvirt, path: &Path) -> Result<PathBuf> {
 /// Whether a pool can be made here.
 fn check_folder(path: &Path) -> Result<()> {
     use rustix::fs::{Access, access};
-    let existing = path
-        .ancestors()
-        .find(|ancestor| ancestor.exists())
-        .unwrap_or(path);
+    let existing = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(path);
     if !existing.is_dir() {
-        return Err(
-            Error::conflict(format!("{} is not a folder", existing.display()))
-                .hint("choose another with --path"),
-        );
+        return Err(Error::conflict(format!("{} is not a folder", existing.display()))
+            .hint("choose another with --path"));
     }
     // An ordinary user asks libvirtd, which is root: only root's own view says anything.
     if rustix::process::geteuid().is_root()
         && let Err(error) = access(existing, Access::WRITE_OK | Access::EXEC_OK)
     {
-        return Err(
-            Error::permission(format!("cannot write to {}", existing.display()))
-                .because(error)
-                .hint("choose another folder with --path"),
-        );
+        return Err(Error::permission(format!("cannot write to {}", existing.display()))
+            .because(error)
+            .hint("choose another folder with --path"));
     }
     Ok(())
 }

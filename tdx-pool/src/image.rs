@@ -140,18 +140,13 @@ fn check_alone(source: &Source<'_>, image: &Image) -> Result<()> {
         let message = format!("is an overlay of {}", backing.name.display());
         source.invalid(message).hint(flatten())
     } else if image.data_file {
-        source
-            .invalid("keeps its data in an external data file")
-            .hint(flatten())
+        source.invalid("keeps its data in an external data file").hint(flatten())
     } else if image.encrypted {
         source
             .invalid("is an encrypted qcow2 image")
             .hint("qemu-img convert, given the key with --object secret, makes a plain copy")
     } else if image.corrupt {
-        let repair = format!(
-            "qemu-img check -r all -- {} repairs it",
-            foreign::quote(name)
-        );
+        let repair = format!("qemu-img check -r all -- {} repairs it", foreign::quote(name));
         source.invalid("is marked corrupt").hint(repair)
     } else if image.virtual_size_bytes == 0 {
         source.invalid("is a disk of zero bytes")

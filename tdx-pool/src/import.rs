@@ -61,9 +61,7 @@ pub struct ImportArgs {
 
 fn sha256_hex(text: &str) -> Result<String, String> {
     let digits = text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
-    digits
-        .then(|| text.to_ascii_lowercase())
-        .ok_or_else(|| "not 64 hexadecimal digits".to_owned())
+    digits.then(|| text.to_ascii_lowercase()).ok_or_else(|| "not 64 hexadecimal digits".to_owned())
 }
 
 /// A base image and what was done to have it.
@@ -159,10 +157,7 @@ fn images(args: &ImportArgs) -> Result<Vec<PathBuf>> {
     }
     let items: Vec<HasPath> = input::items(&["tdx.pool."], "images with a path")?;
     if items.len() != 1 && (args.name.is_some() || args.sha256.is_some()) {
-        let message = format!(
-            "--name and --sha256 are for one image, {} came",
-            items.len()
-        );
+        let message = format!("--name and --sha256 are for one image, {} came", items.len());
         return Err(Error::usage(message));
     }
     Ok(items.into_iter().map(|item| item.path).collect())
@@ -224,29 +219,19 @@ impl Source {
         // Without O_NONBLOCK a FIFO would hang here; the header check then refuses it by name.
         let mut options = OpenOptions::new();
         let flags = OFlags::NONBLOCK.bits().cast_signed();
-        let file = options
-            .read(true)
-            .custom_flags(flags)
-            .open(&path)
-            .at("open", &path)?;
+        let file = options.read(true).custom_flags(flags).open(&path).at("open", &path)?;
         let image = image::check_base(&file, &path)?;
         Ok(Self { path, file, image })
     }
 
     /// The same file read from its start.
     pub fn reopen(&self) -> Result<File> {
-        File::open(format!(
-            "/proc/self/fd/{}",
-            std::os::fd::AsRawFd::as_raw_fd(&self.file)
-        ))
-        .at("open", &self.path)
+        File::open(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&self.file)))
+            .at("open", &self.path)
     }
 
     fn sha256(&self) -> Result<String> {
-        let mut watch = Watch {
-            progress: &mut |_, _| {},
-            interrupt: &interrupt::check,
-        };
+        let mut watch = Watch { progress: &mut |_, _| {}, interrupt: &interrupt::check };
         copy::sha256(&self.file, &mut watch)
     }
 }
@@ -283,15 +268,8 @@ impl Plan {
         check_volume_name(&name)?;
         let folder = pool.folder()?.to_owned();
         let direct = libvirt.is_local() && writable(&folder);
-        let mut plan = Self {
-            name,
-            folder,
-            source,
-            options,
-            action: IMPORT,
-            direct,
-            known_sha256: None,
-        };
+        let mut plan =
+            Self { name, folder, source, options, action: IMPORT, direct, known_sha256: None };
         if !direct && (plan.options.compress || plan.options.replace) {
             return Err(Error::unsupported(
                 "--compress and --replace need to write the pool's folder",
@@ -326,19 +304,12 @@ impl Plan {
     fn compare_file(&mut self) -> Result<Option<bool>> {
         let target = self.target();
         let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
-        let existing = match OpenOptions::new()
-            .read(true)
-            .custom_flags(flags)
-            .open(&target)
-        {
+        let existing = match OpenOptions::new().read(true).custom_flags(flags).open(&target) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             opened => opened.at("open", &target)?,
         };
         let (ours, theirs) = (
-            self.source
-                .file
-                .metadata()
-                .at("look at", &self.source.path)?,
+            self.source.file.metadata().at("look at", &self.source.path)?,
             existing.metadata().at("look at", &target)?,
         );
         if (ours.dev(), ours.ino()) == (theirs.dev(), theirs.ino()) {
@@ -351,19 +322,12 @@ impl Plan {
         if let Some(record) = &record {
             self.known_sha256.clone_from(&record.sha256);
             if record.source == (&ours).into() {
-                log::detail(format_args!(
-                    "{} was imported from this very file",
-                    self.name
-                ));
+                log::detail(format_args!("{} was imported from this very file", self.name));
                 return Ok(Some(true));
             }
         }
         match record {
-            Some(Record {
-                compressed: true,
-                sha256: Some(recorded),
-                ..
-            }) => {
+            Some(Record { compressed: true, sha256: Some(recorded), .. }) => {
                 let found = self.source.sha256()?;
                 Ok(Some(found == recorded))
             }
@@ -427,11 +391,7 @@ impl Plan {
     }
 
     fn format(&self) -> Format {
-        if self.options.compress {
-            Format::Qcow2
-        } else {
-            self.source.image.format
-        }
+        if self.options.compress { Format::Qcow2 } else { self.source.image.format }
     }
 
     /// The item of a document about this plan.
@@ -486,14 +446,8 @@ impl Plan {
     ) -> Result<Option<String>> {
         let part_name = Ours::Import.new_name()?;
         let _in_flight = InFlight::begin(&context.host, &part_name)?;
-        let part = Part {
-            path: self.folder.join(part_name),
-        };
-        log::step(format_args!(
-            "copy {} to {}",
-            self.source.path.display(),
-            part.path.display()
-        ));
+        let part = Part { path: self.folder.join(part_name) };
+        log::step(format_args!("copy {} to {}", self.source.path.display(), part.path.display()));
         let mut options = OpenOptions::new();
         let options = options.read(true).write(true).create_new(true).mode(0o600);
         let file = options.open(&part.path).at("create", &part.path)?;
@@ -504,10 +458,7 @@ impl Plan {
             Some(digest)
         } else {
             let mut progress = |done, _| bar.set_position(done);
-            let mut watch = Watch {
-                progress: &mut progress,
-                interrupt: &interrupt::check,
-            };
+            let mut watch = Watch { progress: &mut progress, interrupt: &interrupt::check };
             let wanted = self.options.sha256.is_some();
             let copied = copy::copy(&self.source.file, &file, wanted, &mut watch);
             let copied = copied.map_err(|error| self.cannot_copy(error))?;
@@ -521,8 +472,7 @@ impl Plan {
             fchown(&file, Some(0), Some(owner.map_or(0, |owner| owner.gid)))
                 .at("change the owner of", &part.path)?;
         }
-        file.set_permissions(Permissions::from_mode(0o640))
-            .at("change the mode of", &part.path)?;
+        file.set_permissions(Permissions::from_mode(0o640)).at("change the mode of", &part.path)?;
         self.record(&file, sha256.clone())?;
         interrupt::check()?;
         part.rename(&self.target(), self.action == REPLACE)?;
@@ -541,15 +491,7 @@ impl Plan {
     fn compress(&self, target: &Path) -> Result<()> {
         let from = self.source.image.format.as_str();
         Runner::new("qemu-img", "qemu-utils")
-            .args([
-                "convert",
-                "-c",
-                "-f",
-                from,
-                "-O",
-                Format::Qcow2.as_str(),
-                "--",
-            ])
+            .args(["convert", "-c", "-f", from, "-O", Format::Qcow2.as_str(), "--"])
             .args([&self.source.path, target])
             .run()
             .map(drop)
@@ -558,10 +500,7 @@ impl Plan {
     /// Remembers where the image came from, so that the next import need not read it.
     fn record(&self, file: &File, sha256: Option<String>) -> Result<()> {
         let (source, volume) = (
-            self.source
-                .file
-                .metadata()
-                .at("look at", &self.source.path)?,
+            self.source.file.metadata().at("look at", &self.source.path)?,
             file.metadata().at("look at", self.target())?,
         );
         let record = Record {
@@ -584,25 +523,17 @@ struct Part {
 
 impl Part {
     fn rename(self, target: &Path, replace: bool) -> Result<()> {
-        let flags = if replace {
-            RenameFlags::empty()
-        } else {
-            RenameFlags::NOREPLACE
-        };
+        let flags = if replace { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
         log::step(format_args!("rename it to {}", target.display()));
         match renameat_with(CWD, &self.path, CWD, target, flags) {
             Err(rustix::io::Errno::EXIST) => {
-                return Err(
-                    Error::conflict(format!("{} was made meanwhile", target.display()))
-                        .hint("run the same command again: it compares the two"),
-                );
+                return Err(Error::conflict(format!("{} was made meanwhile", target.display()))
+                    .hint("run the same command again: it compares the two"));
             }
             done => done.at("rename the copy to", target)?,
         }
         let folder = target.parent().unwrap_or(target);
-        File::open(folder)
-            .and_then(|folder| folder.sync_all())
-            .at("flush", folder)
+        File::open(folder).and_then(|folder| folder.sync_all()).at("flush", folder)
     }
 }
 
@@ -622,10 +553,7 @@ fn file_name(image: &Path) -> Result<String> {
 
 /// Whether files can be made in the folder, or in the one it will be made in.
 fn writable(folder: &Path) -> bool {
-    let existing = folder
-        .ancestors()
-        .find(|ancestor| ancestor.exists())
-        .unwrap_or(folder);
+    let existing = folder.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(folder);
     access(existing, Access::WRITE_OK | Access::EXEC_OK).is_ok()
 }
 

@@ -14,9 +14,6 @@ pub struct ListArgs {}
 
 /// Shows every pool, started or not.
 pub fn run(libvirt: &Libvirt, _: ListArgs) -> Result<Outcome> {
-    let items: Vec<PoolItem> = Pool::all(libvirt)?
-        .iter()
-        .map(Pool::item)
-        .collect::<Result<_>>()?;
+    let items: Vec<PoolItem> = Pool::all(libvirt)?.iter().map(Pool::item).collect::<Result<_>>()?;
     Ok(Document::new("tdx.pool.pools", items).into())
 }

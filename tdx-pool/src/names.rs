@@ -64,10 +64,7 @@ pub fn random_bytes<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0; N];
     match getrandom(&mut bytes, GetRandomFlags::empty()) {
         Ok(n) if n == N => Ok(bytes),
-        Ok(_) => Err(Error::new(
-            ErrorKind::Io,
-            "the kernel gave too few random bytes",
-        )),
+        Ok(_) => Err(Error::new(ErrorKind::Io, "the kernel gave too few random bytes")),
         Err(error) => Err(Error::new(ErrorKind::Io, "cannot get random bytes").because(error)),
     }
 }
@@ -128,14 +125,7 @@ mod tests {
         for name in ["guest.qcow2", "a & 'b' \"c\".img", "日本語.qcow2", "-x"] {
             assert!(check_volume_name(name).is_ok(), "{name}");
         }
-        for name in [
-            "",
-            ".",
-            "..",
-            "a/b",
-            "a\nb",
-            "overlay.abcDEF012345678.qcow2",
-        ] {
+        for name in ["", ".", "..", "a/b", "a\nb", "overlay.abcDEF012345678.qcow2"] {
             assert!(check_volume_name(name).is_err(), "{name:?}");
         }
     }

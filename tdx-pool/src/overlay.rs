@@ -55,12 +55,7 @@ impl Base {
             }
         };
         let capacity_bytes = volume.capacity_bytes.unwrap_or(0);
-        Ok(Self {
-            name: volume.name,
-            path: volume.path,
-            format,
-            capacity_bytes,
-        })
+        Ok(Self { name: volume.name, path: volume.path, format, capacity_bytes })
     }
 }
 
@@ -90,12 +85,7 @@ impl Plan {
             )));
         }
         let name = Ours::Overlay.new_name()?;
-        Ok(Self {
-            path: folder.join(&name),
-            name,
-            base,
-            capacity_bytes,
-        })
+        Ok(Self { path: folder.join(&name), name, base, capacity_bytes })
     }
 
     /// Makes the overlay. It counts as in flight until the returned value is dropped.
@@ -105,19 +95,12 @@ impl Plan {
         log::step(format_args!("create overlay {}", self.path.display()));
         let doing = format_args!("create overlay '{}'", self.name);
         let handle = StorageVol::create_xml(&pool.handle, &xml, 0).context(doing)?;
-        Ok(Overlay {
-            handle,
-            path: self.path.clone(),
-            _in_flight: in_flight,
-        })
+        Ok(Overlay { handle, path: self.path.clone(), _in_flight: in_flight })
     }
 
     fn xml(&self, owner: Option<Owner>) -> Result<String> {
         let path = self.base.path.to_str().ok_or_else(|| {
-            Error::invalid_input(format!(
-                "image path {} is not UTF-8",
-                self.base.path.display()
-            ))
+            Error::invalid_input(format!("image path {} is not UTF-8", self.base.path.display()))
         })?;
         let format = |format: Format| Element::new("format").attr("type", format.as_str());
         let mut permissions = Element::new("permissions").child(Element::new("mode").text("0640"));
@@ -126,9 +109,7 @@ impl Plan {
                 .child(Element::new("owner").text(owner.uid.to_string()))
                 .child(Element::new("group").text(owner.gid.to_string()));
         }
-        let target = Element::new("target")
-            .child(format(Format::Qcow2))
-            .child(permissions);
+        let target = Element::new("target").child(format(Format::Qcow2)).child(permissions);
         let backing = Element::new("backingStore")
             .child(Element::new("path").text(path))
             .child(format(self.base.format));
@@ -158,9 +139,7 @@ pub struct Overlay {
 impl Overlay {
     /// Takes it back.
     pub fn undo(self) -> Result<()> {
-        self.handle
-            .delete(0)
-            .context(format_args!("delete overlay {}", self.path.display()))
+        self.handle.delete(0).context(format_args!("delete overlay {}", self.path.display()))
     }
 }
 
@@ -170,9 +149,7 @@ impl Overlay {
 /// Errors: `io` or `permission`; `unsupported` for a file of a remote host outside any pool.
 pub fn delete_file(libvirt: &Libvirt, path: &Path) -> Result<bool> {
     log::step(format_args!("delete {}", path.display()));
-    let volume = path
-        .to_str()
-        .map(|path| libvirt.connect().lookup_storage_vol_by_path(path));
+    let volume = path.to_str().map(|path| libvirt.connect().lookup_storage_vol_by_path(path));
     match volume {
         Some(Ok(volume)) => match volume.delete(sys::VIR_STORAGE_VOL_DELETE_NORMAL) {
             Ok(()) => return Ok(true),

@@ -19,25 +19,17 @@ pub struct Owner {
 /// daemon the user himself.
 /// Source: <https://libvirt.org/formatcaps.html>, `host/secmodel[model='dac']/baselabel`, `+UID:+GID`.
 pub fn of_qemu(libvirt: &Libvirt) -> Result<Option<Owner>> {
-    let text = libvirt
-        .connect()
-        .capabilities()
-        .context("read the host's capabilities")?;
+    let text = libvirt.connect().capabilities().context("read the host's capabilities")?;
     let capabilities = Document::parse(text)?;
     let mut models = capabilities.root().find_all("host/secmodel");
     let dac = models.find(|model| model.text_at("model").as_deref() == Some("dac"));
-    Ok(dac
-        .and_then(|dac| dac.text_at("baselabel"))
-        .and_then(|label| parse(&label)))
+    Ok(dac.and_then(|dac| dac.text_at("baselabel")).and_then(|label| parse(&label)))
 }
 
 fn parse(label: &str) -> Option<Owner> {
     let (uid, gid) = label.split_once(':')?;
     let number = |text: &str| text.strip_prefix('+')?.parse().ok();
-    Some(Owner {
-        uid: number(uid)?,
-        gid: number(gid)?,
-    })
+    Some(Owner { uid: number(uid)?, gid: number(gid)? })
 }
 
 #[cfg(test)]
@@ -46,13 +38,7 @@ mod tests {
 
     #[test]
     fn base_labels_are_numeric() {
-        assert_eq!(
-            parse("+64055:+106"),
-            Some(Owner {
-                uid: 64055,
-                gid: 106
-            })
-        );
+        assert_eq!(parse("+64055:+106"), Some(Owner { uid: 64055, gid: 106 }));
         for label in ["", "+1", "1:2", "+a:+b", "qemu:qemu"] {
             assert_eq!(parse(label), None, "{label}");
         }

@@ -78,16 +78,8 @@ pub struct PoolItem {
 }
 
 impl Item for PoolItem {
-    const COLUMNS: &'static [&'static str] = &[
-        "NAME",
-        "STATE",
-        "AUTOSTART",
-        "CAPACITY",
-        "ALLOCATION",
-        "AVAILABLE",
-        "VOLUMES",
-        "PATH",
-    ];
+    const COLUMNS: &'static [&'static str] =
+        &["NAME", "STATE", "AUTOSTART", "CAPACITY", "ALLOCATION", "AVAILABLE", "VOLUMES", "PATH"];
 
     fn key(&self) -> Cow<'_, str> {
         self.name.as_str().into()
@@ -116,16 +108,11 @@ impl Pool {
     /// Reads a pool from libvirt's object.
     pub fn read(handle: StoragePool) -> Result<Self> {
         let name = handle.name().context("ask a pool for its name")?;
-        let state = match handle
-            .is_active()
-            .context(format_args!("ask about pool '{name}'"))?
-        {
+        let state = match handle.is_active().context(format_args!("ask about pool '{name}'"))? {
             true => PoolState::Active,
             false => PoolState::Inactive,
         };
-        let text = handle
-            .xml_desc(0)
-            .context(format_args!("read pool '{name}'"))?;
+        let text = handle.xml_desc(0).context(format_args!("read pool '{name}'"))?;
         let xml = Document::parse(text)?;
         let root = xml.root();
         let number = |path| match state {
@@ -155,10 +142,7 @@ impl Pool {
 
     /// Every pool, started or not.
     pub fn all(libvirt: &Libvirt) -> Result<Vec<Self>> {
-        let pools = libvirt
-            .connect()
-            .list_all_storage_pools(0)
-            .context("list pools")?;
+        let pools = libvirt.connect().list_all_storage_pools(0).context("list pools")?;
         pools.into_iter().map(Self::read).collect()
     }
 
@@ -205,9 +189,7 @@ impl Pool {
                     common::interrupt::sleep(std::time::Duration::from_millis(50))?;
                 }
                 done => {
-                    return done
-                        .context(format_args!("refresh pool '{}'", self.name))
-                        .map(drop);
+                    return done.context(format_args!("refresh pool '{}'", self.name)).map(drop);
                 }
             }
         }
@@ -218,11 +200,10 @@ impl Pool {
     pub fn check_active(&self) -> Result<()> {
         match self.state {
             PoolState::Active => Ok(()),
-            PoolState::Inactive => Err(Error::conflict(format!(
-                "pool '{}' is not active",
-                self.name
-            ))
-            .hint(format!("tdx-pool ensure --pool {} starts it", self.name))),
+            PoolState::Inactive => {
+                Err(Error::conflict(format!("pool '{}' is not active", self.name))
+                    .hint(format!("tdx-pool ensure --pool {} starts it", self.name)))
+            }
         }
     }
 
@@ -244,9 +225,7 @@ impl Pool {
     pub fn volume(&self, name: &str) -> Result<Option<StorageVol>> {
         match self.handle.lookup_storage_vol_by_name(name) {
             Err(error) if is_gone(&error) => Ok(None),
-            found => found
-                .context(format_args!("look up volume '{name}'"))
-                .map(Some),
+            found => found.context(format_args!("look up volume '{name}'")).map(Some),
         }
     }
 
@@ -293,10 +272,7 @@ impl Wanted {
         let name = args.pool.as_ref().or(config.pool.as_ref());
         Self {
             name: name.map_or_else(|| DEFAULT_NAME.to_owned(), Clone::clone),
-            path: config
-                .pool_path
-                .clone()
-                .unwrap_or_else(|| DEFAULT_PATH.into()),
+            path: config.pool_path.clone().unwrap_or_else(|| DEFAULT_PATH.into()),
         }
     }
 }

@@ -43,20 +43,13 @@ pub struct Stamp {
 impl From<&Metadata> for Stamp {
     fn from(metadata: &Metadata) -> Self {
         let seconds = metadata.mtime().saturating_mul(1_000_000_000);
-        Self {
-            size_bytes: metadata.len(),
-            mtime_ns: seconds.saturating_add(metadata.mtime_nsec()),
-        }
+        Self { size_bytes: metadata.len(), mtime_ns: seconds.saturating_add(metadata.mtime_nsec()) }
     }
 }
 
 impl From<&Metadata> for Identity {
     fn from(metadata: &Metadata) -> Self {
-        Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            stamp: metadata.into(),
-        }
+        Self { device: metadata.dev(), inode: metadata.ino(), stamp: metadata.into() }
     }
 }
 
@@ -99,10 +92,7 @@ mod tests {
             compressed: false,
         };
         assert!(!has_record(image.as_file()));
-        assert!(
-            record.write(image.as_file()),
-            "the temporary folder has no extended attributes"
-        );
+        assert!(record.write(image.as_file()), "the temporary folder has no extended attributes");
         assert_eq!(Record::read(image.as_file()), Some(record));
         image.as_file().set_len(1).unwrap();
         assert_eq!(Record::read(image.as_file()), None);

@@ -34,10 +34,7 @@ pub fn upload(
     progress: &dyn Fn(u64),
 ) -> Result<String> {
     let temporary = Ours::Import.new_name()?;
-    log::step(format_args!(
-        "upload {} to volume '{temporary}'",
-        source.path.display()
-    ));
+    log::step(format_args!("upload {} to volume '{temporary}'", source.path.display()));
     let doing = format_args!("create volume '{temporary}'");
     let part = StorageVol::create_xml(&pool.handle, &xml(&temporary, source, owner)?, 0);
     let part = part.context(doing)?;
@@ -50,9 +47,7 @@ pub fn upload(
             .context(format_args!("create volume '{name}'"))?;
         Ok(digest)
     })();
-    let removed = part
-        .delete(0)
-        .or_else(|error| if is_gone(&error) { Ok(()) } else { Err(error) });
+    let removed = part.delete(0).or_else(|error| if is_gone(&error) { Ok(()) } else { Err(error) });
     match (done, removed) {
         (Ok(digest), Ok(())) => Ok(digest),
         (Ok(_), Err(error)) => Err(error)
@@ -120,19 +115,12 @@ fn send(
         )));
     }
     stream.finish().context(uploading)?;
-    Ok(hasher
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
+    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Whether a volume holds exactly the source's bytes, as they come down libvirt's stream.
 pub fn same_content(libvirt: &Libvirt, volume: &StorageVol, source: &Source) -> Result<bool> {
-    let comparing = format_args!(
-        "download a volume to compare it with {}",
-        source.path.display()
-    );
+    let comparing = format_args!("download a volume to compare it with {}", source.path.display());
     let stream = Stream::new(libvirt.connect(), 0).context("open a stream")?;
     volume.download(&stream, 0, 0, 0).context(comparing)?;
     let mut file: File = source.reopen()?;

@@ -30,26 +30,15 @@ impl Usage {
     /// Errors: what libvirt says; `io` when a chain cannot be followed and `chains` is strict.
     pub fn collect(libvirt: &Libvirt, chains: &mut Chains) -> Result<Self> {
         let mut usage = Self::default();
-        let mut pools = PoolPaths {
-            libvirt,
-            known: HashMap::new(),
-        };
-        for domain in libvirt
-            .connect()
-            .list_all_domains(0)
-            .context("list domains")?
-        {
+        let mut pools = PoolPaths { libvirt, known: HashMap::new() };
+        for domain in libvirt.connect().list_all_domains(0).context("list domains")? {
             match usage.add_domain(&domain, &mut pools, chains) {
                 Err(error) if error.kind() == ErrorKind::NotFound => {} // deleted meanwhile
                 done => done?,
             }
         }
         let with_snapshots = sys::VIR_CONNECT_LIST_DOMAINS_HAS_SNAPSHOT;
-        for domain in libvirt
-            .connect()
-            .list_all_domains(with_snapshots)
-            .context("list domains")?
-        {
+        for domain in libvirt.connect().list_all_domains(with_snapshots).context("list domains")? {
             usage.add_snapshots(&domain, &mut pools, chains)?;
         }
         Ok(usage)
@@ -72,9 +61,7 @@ impl Usage {
         self.add(&name, domain.xml_desc(0).context(doing)?, pools, chains)?;
         // A running domain may start with other disks next time.
         if domain.id().is_some() && domain.is_persistent().context(doing)? {
-            let next = domain
-                .xml_desc(sys::VIR_DOMAIN_XML_INACTIVE)
-                .context(doing)?;
+            let next = domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE).context(doing)?;
             self.add(&name, next, pools, chains)?;
         }
         Ok(())
@@ -109,12 +96,7 @@ impl Usage {
             while let Some(path) = next {
                 next = chains.backing(&path)?;
                 // A chain that was walked for this domain already is known to its end.
-                if !self
-                    .users
-                    .entry(path)
-                    .or_default()
-                    .insert(domain.to_owned())
-                {
+                if !self.users.entry(path).or_default().insert(domain.to_owned()) {
                     break;
                 }
             }
@@ -128,15 +110,8 @@ impl Usage {
 fn files(document: &Document, pools: &mut PoolPaths<'_>) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for node in document.root().descendants() {
-        let values = node
-            .attrs()
-            .map(|(_, value)| value.into_owned())
-            .chain([node.text()]);
-        files.extend(
-            values
-                .filter(|value| value.starts_with('/'))
-                .map(PathBuf::from),
-        );
+        let values = node.attrs().map(|(_, value)| value.into_owned()).chain([node.text()]);
+        files.extend(values.filter(|value| value.starts_with('/')).map(PathBuf::from));
         files.extend(volume_source(&node, pools)?);
     }
     Ok(files)
@@ -179,20 +154,12 @@ impl Chains {
     /// Chains read from headers. An image that is there but cannot be read is an error: for verbs
     /// that delete what nothing needs.
     pub fn strict() -> Self {
-        Self {
-            known: HashMap::new(),
-            local: true,
-            strict: true,
-        }
+        Self { known: HashMap::new(), local: true, strict: true }
     }
 
     /// Chains as far as they can be seen from here.
     pub fn visible(libvirt: &Libvirt) -> Self {
-        Self {
-            known: HashMap::new(),
-            local: libvirt.is_local(),
-            strict: false,
-        }
+        Self { known: HashMap::new(), local: libvirt.is_local(), strict: false }
     }
 
     /// Adds what libvirt said of an image.

@@ -55,15 +55,8 @@ pub struct VolumeItem {
 }
 
 impl Item for VolumeItem {
-    const COLUMNS: &'static [&'static str] = &[
-        "NAME",
-        "ROLE",
-        "FORMAT",
-        "CAPACITY",
-        "ALLOCATION",
-        "BACKING",
-        "USERS",
-    ];
+    const COLUMNS: &'static [&'static str] =
+        &["NAME", "ROLE", "FORMAT", "CAPACITY", "ALLOCATION", "BACKING", "USERS"];
 
     fn key(&self) -> Cow<'_, str> {
         self.name.as_str().into()
@@ -118,10 +111,7 @@ impl Volume {
         let root = xml.root();
         let bytes = |path| root.text_at(path).and_then(|text| text.parse().ok());
         Ok(Some(Self {
-            path: root
-                .text_at("target/path")
-                .map(PathBuf::from)
-                .unwrap_or_default(),
+            path: root.text_at("target/path").map(PathBuf::from).unwrap_or_default(),
             backing: root.text_at("backingStore/path").map(PathBuf::from),
             format: root.attr_at("target/format", "type").map(Cow::into_owned),
             capacity_bytes: bytes("capacity"),
@@ -163,22 +153,14 @@ impl Survey {
             chains.learn(&volume.path, volume.backing.as_deref());
         }
         let usage = Usage::collect(libvirt, &mut chains)?;
-        Ok(Self {
-            volumes,
-            usage,
-            chains,
-        })
+        Ok(Self { volumes, usage, chains })
     }
 
     /// The domains that need `path`, and the volumes of this pool that stand on it.
     pub fn needed_by(&mut self, path: &Path) -> Result<Vec<String>> {
         let path = crate::pool::canonical(path);
-        let mut needed: Vec<String> = self
-            .usage
-            .of(&path)
-            .into_iter()
-            .map(|name| format!("domain '{name}'"))
-            .collect();
+        let mut needed: Vec<String> =
+            self.usage.of(&path).into_iter().map(|name| format!("domain '{name}'")).collect();
         for volume in &self.volumes {
             if self.chains.chain(&volume.path)?.contains(&path) {
                 needed.push(format!("volume '{}'", volume.name));
@@ -189,11 +171,8 @@ impl Survey {
 
     /// The volumes as they stand in a document.
     pub fn items(&mut self, pool: &Pool, local: bool) -> Result<Vec<VolumeItem>> {
-        let chains: Vec<Vec<PathBuf>> = self
-            .volumes
-            .iter()
-            .map(|v| self.chains.chain(&v.path))
-            .collect::<Result<_>>()?;
+        let chains: Vec<Vec<PathBuf>> =
+            self.volumes.iter().map(|v| self.chains.chain(&v.path)).collect::<Result<_>>()?;
         let bases: std::collections::HashSet<&PathBuf> = chains.iter().flatten().collect();
         let items = self.volumes.iter().zip(&chains).map(|(volume, chain)| {
             let role = match () {

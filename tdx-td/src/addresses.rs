@@ -20,10 +20,7 @@ impl Addresses {
     pub fn collect(host: &Host, libvirt: &Libvirt) -> Result<Self> {
         let mut addresses = Self::default();
         let active = sys::VIR_CONNECT_LIST_NETWORKS_ACTIVE;
-        let networks = libvirt
-            .connect()
-            .list_all_networks(active)
-            .context("list networks")?;
+        let networks = libvirt.connect().list_all_networks(active).context("list networks")?;
         for network in networks {
             // A network stopped meanwhile, or of a driver without leases, has none to tell.
             let mut leases = libvirt.leases(&network).unwrap_or_default();
@@ -33,11 +30,7 @@ impl Addresses {
             }
         }
         if libvirt.is_local() {
-            let table = host
-                .read("/proc/net/arp")
-                .ok()
-                .flatten()
-                .unwrap_or_default();
+            let table = host.read("/proc/net/arp").ok().flatten().unwrap_or_default();
             for (mac, ip) in table.lines().skip(1).filter_map(arp_entry) {
                 addresses.add(&mac, ip);
             }
@@ -104,10 +97,7 @@ mod tests {
         let line = "192.168.122.5    0x1         0x2         52:54:00:AA:bb:cc     *        virbr0";
         let entry = ("52:54:00:aa:bb:cc".to_owned(), "192.168.122.5".to_owned());
         assert_eq!(arp_entry(line), Some(entry));
-        assert_eq!(
-            arp_entry("192.168.122.5 0x1 0x0 00:00:00:00:00:00 * virbr0"),
-            None
-        );
+        assert_eq!(arp_entry("192.168.122.5 0x1 0x0 00:00:00:00:00:00 * virbr0"), None);
         assert_eq!(arp_entry(""), None);
     }
 

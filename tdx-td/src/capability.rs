@@ -84,14 +84,8 @@ pub struct Capacity {
 
 /// Asks libvirt's host what it has.
 pub fn capacity(libvirt: &Libvirt) -> Result<Capacity> {
-    let info = libvirt
-        .connect()
-        .node_info()
-        .context("ask about the host's memory")?;
-    Ok(Capacity {
-        memory_bytes: info.memory * 1024,
-        cpus: info.cpus,
-    })
+    let info = libvirt.connect().node_info().context("ask about the host's memory")?;
+    Ok(Capacity { memory_bytes: info.memory * 1024, cpus: info.cpus })
 }
 
 /// Settles the accelerator: what was asked for, or what the host has.
@@ -131,26 +125,14 @@ fn has_kvm(host: &Host, libvirt: &Libvirt) -> Result<bool> {
 fn cpu_flags(host: &Host) -> Result<Vec<&'static str>> {
     let known = ["vmx", "svm", "tdx_host_platform"];
     let text = host.read("/proc/cpuinfo")?.unwrap_or_default();
-    let line = text
-        .lines()
-        .find(|line| line.starts_with("flags"))
-        .unwrap_or_default();
-    Ok(known
-        .into_iter()
-        .filter(|flag| line.split_whitespace().any(|word| word == *flag))
-        .collect())
+    let line = text.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
+    Ok(known.into_iter().filter(|flag| line.split_whitespace().any(|word| word == *flag)).collect())
 }
 
 fn domain_capabilities(libvirt: &Libvirt, virt_type: VirtType) -> Result<Document> {
     let text = libvirt
         .connect()
-        .domain_capabilities(
-            None,
-            Some("x86_64"),
-            Some("q35"),
-            Some(virt_type.as_str()),
-            0,
-        )
+        .domain_capabilities(None, Some("x86_64"), Some("q35"), Some(virt_type.as_str()), 0)
         .context("ask what domains the host can run")?;
     Document::parse(text)
 }
@@ -163,11 +145,8 @@ pub fn check_tdx(host: &Host, libvirt: &Libvirt) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    Err(Error::unsupported(format!(
-        "this host runs no TDX trust domains: {}",
-        missing.join("; ")
-    ))
-    .hint("--security none makes an ordinary guest"))
+    Err(Error::unsupported(format!("this host runs no TDX trust domains: {}", missing.join("; ")))
+        .hint("--security none makes an ordinary guest"))
 }
 
 fn missing_for_tdx(host: &Host, libvirt: &Libvirt) -> Result<Vec<String>> {
@@ -179,24 +158,16 @@ fn missing_for_tdx(host: &Host, libvirt: &Libvirt) -> Result<Vec<String>> {
         }
         true => {
             let capabilities = domain_capabilities(libvirt, VirtType::Kvm)?;
-            let kinds = capabilities
-                .root()
-                .find_all("features/launchSecurity/enum/value");
+            let kinds = capabilities.root().find_all("features/launchSecurity/enum/value");
             kinds.into_iter().any(|value| value.text() == "tdx")
         }
     };
     if !offers_tdx {
-        let version = libvirt
-            .connect()
-            .lib_version()
-            .context("ask libvirt for its version")?;
+        let version = libvirt.connect().lib_version().context("ask libvirt for its version")?;
         missing.push(match version {
             // Source: https://libvirt.org/news.html, 11.6.0.
             ..11_006_000 => {
-                format!(
-                    "libvirt {} knows no TDX, 11.6.0 and newer do",
-                    version_text(version)
-                )
+                format!("libvirt {} knows no TDX, 11.6.0 and newer do", version_text(version))
             }
             _ => "libvirt does not offer it, with this QEMU and this kernel".to_owned(),
         });
@@ -214,10 +185,5 @@ fn missing_for_tdx(host: &Host, libvirt: &Libvirt) -> Result<Vec<String>> {
 }
 
 fn version_text(version: u32) -> String {
-    format!(
-        "{}.{}.{}",
-        version / 1_000_000,
-        version / 1000 % 1000,
-        version % 1000
-    )
+    format!("{}.{}.{}", version / 1_000_000, version / 1000 % 1000, version % 1000)
 }

@@ -53,16 +53,8 @@ impl Guest {
             .child(Element::new("name").text(&self.name))
             .child(Element::new("uuid").text(&self.uuid))
             .child(Element::new("metadata").child(self.metadata.to_element()))
-            .child(
-                Element::new("memory")
-                    .attr("unit", "KiB")
-                    .text(kib.to_string()),
-            )
-            .child(
-                Element::new("vcpu")
-                    .attr("placement", "static")
-                    .text(self.vcpus.to_string()),
-            )
+            .child(Element::new("memory").attr("unit", "KiB").text(kib.to_string()))
+            .child(Element::new("vcpu").attr("placement", "static").text(self.vcpus.to_string()))
             .child(self.os())
             .child(self.features())
             .child(self.cpu())
@@ -77,17 +69,10 @@ impl Guest {
 
     /// UEFI, found by libvirt from QEMU's firmware descriptors.
     fn os(&self) -> Element {
-        let os = Element::new("os").attr("firmware", "efi").child(
-            Element::new("type")
-                .attr("arch", "x86_64")
-                .attr("machine", "q35")
-                .text("hvm"),
-        );
-        let feature = |name: &str| {
-            Element::new("feature")
-                .attr("enabled", "no")
-                .attr("name", name)
-        };
+        let os = Element::new("os")
+            .attr("firmware", "efi")
+            .child(Element::new("type").attr("arch", "x86_64").attr("machine", "q35").text("hvm"));
+        let feature = |name: &str| Element::new("feature").attr("enabled", "no").attr("name", name);
         let os = match self.security {
             // The firmware with enrolled keys boots only signed images, the one without boots all.
             Security::None => os.child(
@@ -102,9 +87,8 @@ impl Guest {
     }
 
     fn features(&self) -> Element {
-        let features = Element::new("features")
-            .child(Element::new("acpi"))
-            .child(Element::new("apic"));
+        let features =
+            Element::new("features").child(Element::new("acpi")).child(Element::new("apic"));
         match self.security {
             Security::None => features,
             // The interrupt controller must be QEMU's, not the kernel's: the host may not inject
@@ -134,9 +118,7 @@ impl Guest {
         // Each of these takes a port of its own; libvirt adds ports for them, but none to spare.
         let taken = devices.len() as u32 - u32::from(self.security == Security::Tdx);
         let ports = (0..taken + self.hotplug_ports).map(|_| {
-            Element::new("controller")
-                .attr("type", "pci")
-                .attr("model", "pcie-root-port")
+            Element::new("controller").attr("type", "pci").attr("model", "pcie-root-port")
         });
         let root = Element::new("controller")
             .attr("type", "pci")
@@ -157,11 +139,7 @@ impl Guest {
         let mut base = Element::new("source").attr("file", base);
         if self.keep_base_owner {
             // Without it libvirt gives the base image to the QEMU user while a guest runs.
-            base = base.child(
-                Element::new("seclabel")
-                    .attr("model", "dac")
-                    .attr("relabel", "no"),
-            );
+            base = base.child(Element::new("seclabel").attr("model", "dac").attr("relabel", "no"));
         }
         let backing = Element::new("backingStore")
             .attr("type", "file")
@@ -178,11 +156,7 @@ impl Guest {
             .child(driver)
             .child(Element::new("source").attr("file", path(&self.metadata.overlay)?))
             .child(backing)
-            .child(
-                Element::new("target")
-                    .attr("dev", "vda")
-                    .attr("bus", "virtio"),
-            ))
+            .child(Element::new("target").attr("dev", "vda").attr("bus", "virtio")))
     }
 
     fn network_card(&self) -> Element {
@@ -222,37 +196,27 @@ fn path(path: &Path) -> Result<&str> {
 }
 
 fn clock() -> Element {
-    Element::new("clock").attr("offset", "utc").child(
-        Element::new("timer")
-            .attr("name", "hpet")
-            .attr("present", "no"),
-    )
+    Element::new("clock")
+        .attr("offset", "utc")
+        .child(Element::new("timer").attr("name", "hpet").attr("present", "no"))
 }
 
 fn controller(kind: &str) -> Element {
-    Element::new("controller")
-        .attr("type", kind)
-        .attr("index", "0")
+    Element::new("controller").attr("type", kind).attr("index", "0")
 }
 
 fn random_source() -> Element {
-    Element::new("rng").attr("model", "virtio").child(
-        Element::new("backend")
-            .attr("model", "random")
-            .text("/dev/urandom"),
-    )
+    Element::new("rng")
+        .attr("model", "virtio")
+        .child(Element::new("backend").attr("model", "random").text("/dev/urandom"))
 }
 
 fn vsock() -> Element {
-    Element::new("vsock")
-        .attr("model", "virtio")
-        .child(Element::new("cid").attr("auto", "yes"))
+    Element::new("vsock").attr("model", "virtio").child(Element::new("cid").attr("auto", "yes"))
 }
 
 fn agent_channel() -> Element {
-    Element::new("channel").attr("type", "unix").child(
-        Element::new("target")
-            .attr("type", "virtio")
-            .attr("name", "org.qemu.guest_agent.0"),
-    )
+    Element::new("channel")
+        .attr("type", "unix")
+        .child(Element::new("target").attr("type", "virtio").attr("name", "org.qemu.guest_agent.0"))
 }

@@ -66,12 +66,7 @@ impl Item for DeleteItem {
     fn row(&self) -> Vec<String> {
         let forced = if self.forced { "yes" } else { "no" };
         let deleted = self.deleted.join(" ");
-        vec![
-            self.name.clone(),
-            self.action.0.to_owned(),
-            forced.to_owned(),
-            deleted,
-        ]
+        vec![self.name.clone(), self.action.0.to_owned(), forced.to_owned(), deleted]
     }
 
     fn action(&self) -> Option<Action> {
@@ -104,23 +99,13 @@ pub fn run(
         changed.then(|| format!("deleted domain '{}'", item.name))
     };
     let items = names::each(&wanted, delete, applied)?;
-    let warnings: Vec<String> = items
-        .iter()
-        .flat_map(|item| item.warnings.clone())
-        .collect();
-    Ok(Document::new("tdx.td.delete", items)
-        .dry_run(dry_run)
-        .warnings(warnings)
-        .into())
+    let warnings: Vec<String> = items.iter().flat_map(|item| item.warnings.clone()).collect();
+    Ok(Document::new("tdx.td.delete", items).dry_run(dry_run).warnings(warnings).into())
 }
 
 fn managed(libvirt: &Libvirt) -> Result<Vec<String>> {
     let mut managed = Vec::new();
-    for domain in libvirt
-        .connect()
-        .list_all_domains(0)
-        .context("list domains")?
-    {
+    for domain in libvirt.connect().list_all_domains(0).context("list domains")? {
         match domain.xml_desc(0) {
             Err(error) if is_gone(&error) => {}
             text => {
@@ -159,23 +144,15 @@ impl Plans {
     /// Whether any domain is there to be deleted.
     fn any(&self) -> bool {
         self.0.iter().any(|(_, plan)| {
-            let plan = plan
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            let plan = plan.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             matches!(&*plan, Some(Ok(plan)) if plan.domain.is_some())
         })
     }
 
     fn take(&self, name: &str) -> Result<Plan> {
-        let plan = self
-            .0
-            .iter()
-            .find(|(known, _)| known == name)
-            .and_then(|(_, plan)| {
-                plan.lock()
-                    .unwrap_or_else(std::sync::PoisonError::into_inner)
-                    .take()
-            });
+        let plan = self.0.iter().find(|(known, _)| known == name).and_then(|(_, plan)| {
+            plan.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
+        });
         plan.unwrap_or_else(|| Err(Error::failed(format!("no plan for domain '{name}'"))))
     }
 }
@@ -188,11 +165,7 @@ struct Plan {
 
 impl Plan {
     fn absent(name: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            domain: None,
-            files: OwnFiles::default(),
-        }
+        Self { name: name.to_owned(), domain: None, files: OwnFiles::default() }
     }
 
     fn new(
@@ -210,10 +183,8 @@ impl Plan {
         }
         let managed = definitions.iter().any(Definition::is_managed);
         if !managed && !foreign {
-            return Err(
-                Error::conflict(format!("domain '{name}' was not made by these tools"))
-                    .hint("--foreign removes its definition and leaves its disks"),
-            );
+            return Err(Error::conflict(format!("domain '{name}' was not made by these tools"))
+                .hint("--foreign removes its definition and leaves its disks"));
         }
         let mut files = OwnFiles::default();
         if managed {
@@ -224,42 +195,23 @@ impl Plan {
             }
             files = OwnFiles::find(name, &definitions, &snapshots, chains, usage)?;
         }
-        Ok(Self {
-            name: name.to_owned(),
-            domain: Some(domain),
-            files,
-        })
+        Ok(Self { name: name.to_owned(), domain: Some(domain), files })
     }
 
     fn apply(self, libvirt: &Libvirt, timeout: Duration, dry_run: bool) -> Result<DeleteItem> {
-        let Self {
-            name,
-            domain,
-            files,
-        } = self;
+        let Self { name, domain, files } = self;
         let warnings = files.shared.iter().map(|(file, users)| {
-            format!(
-                "{} is kept: {} needs it too",
-                file.display(),
-                users.join(", ")
-            )
+            format!("{} is kept: {} needs it too", file.display(), users.join(", "))
         });
         let mut item = DeleteItem {
             warnings: warnings.collect(),
             name,
             forced: false,
-            deleted: files
-                .delete
-                .iter()
-                .map(|file| file.display().to_string())
-                .collect(),
+            deleted: files.delete.iter().map(|file| file.display().to_string()).collect(),
             action: Action("delete"),
         };
         let Some(domain) = domain else {
-            return Ok(DeleteItem {
-                action: Action::NONE,
-                ..item
-            });
+            return Ok(DeleteItem { action: Action::NONE, ..item });
         };
         if dry_run {
             return Ok(item);
@@ -299,9 +251,7 @@ pub(crate) fn undefine(domain: &Domain, name: &str) -> Result<()> {
         | sys::VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA;
     match domain.undefine_flags(flags) {
         Err(error) if is_gone(&error) => Ok(()), // a transient domain goes by stopping
-        done => done
-            .context(format_args!("undefine domain '{name}'"))
-            .map(drop),
+        done => done.context(format_args!("undefine domain '{name}'")).map(drop),
     }
 }
 
@@ -322,8 +272,6 @@ fn delete_files(libvirt: &Libvirt, name: &str, files: Vec<PathBuf>) -> Result<Ve
     }
     match failed {
         None => Ok(deleted),
-        Some(error) => Err(error
-            .applied([format!("undefined domain '{name}'")])
-            .left_behind(left)),
+        Some(error) => Err(error.applied([format!("undefined domain '{name}'")]).left_behind(left)),
     }
 }

@@ -49,12 +49,7 @@ impl OwnFiles {
         }
         for (overlay, _) in definitions.iter().filter_map(Definition::overlay) {
             files.push(overlay.clone());
-            files.extend(
-                candidates
-                    .iter()
-                    .flat_map(|chain| down_to(chain, &overlay))
-                    .cloned(),
-            );
+            files.extend(candidates.iter().flat_map(|chain| down_to(chain, &overlay)).cloned());
         }
         files.sort_by_cached_key(|file| {
             std::cmp::Reverse(candidates.iter().filter_map(|c| height(c, file)).max())
@@ -64,11 +59,8 @@ impl OwnFiles {
             if own.delete.contains(&file) || own.shared.iter().any(|(shared, _)| *shared == file) {
                 continue;
             }
-            let others: Vec<String> = usage
-                .of(&file)
-                .into_iter()
-                .filter(|user| user != name)
-                .collect();
+            let others: Vec<String> =
+                usage.of(&file).into_iter().filter(|user| user != name).collect();
             match others.is_empty() {
                 true => own.delete.push(file),
                 false => own.shared.push((file, others)),
@@ -98,9 +90,6 @@ fn height(chain: &Chain, file: &Path) -> Option<usize> {
 }
 
 fn is_seed(path: &Path) -> bool {
-    let name = path
-        .file_name()
-        .and_then(|name| name.to_str())
-        .unwrap_or_default();
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     Ours::classify(name) == Some(Ours::Seed)
 }

@@ -86,10 +86,7 @@ impl Item for DomainItem {
     }
 
     fn row(&self) -> Vec<String> {
-        let ssh = self
-            .ssh
-            .as_ref()
-            .map(|ssh| format!("{}:{}", ssh.host, ssh.port));
+        let ssh = self.ssh.as_ref().map(|ssh| format!("{}:{}", ssh.host, ssh.port));
         vec![
             self.id.map(|id| id.to_string()).unwrap_or_default(),
             self.name.clone(),
@@ -97,9 +94,7 @@ impl Item for DomainItem {
             self.security.clone(),
             self.ip.clone().unwrap_or_default(),
             ssh.unwrap_or_default(),
-            self.vsock_cid
-                .map(|cid| cid.to_string())
-                .unwrap_or_default(),
+            self.vsock_cid.map(|cid| cid.to_string()).unwrap_or_default(),
         ]
     }
 }
@@ -167,9 +162,7 @@ impl Definition {
 
     /// What libvirt does when the guest powers itself off.
     pub fn on_poweroff(&self) -> String {
-        self.root()
-            .text_at("on_poweroff")
-            .unwrap_or_else(|| "destroy".to_owned())
+        self.root().text_at("on_poweroff").unwrap_or_else(|| "destroy".to_owned())
     }
 
     /// Where the XML says that ssh is forwarded from, and whether the port is only known to QEMU.
@@ -187,14 +180,9 @@ impl Definition {
             }
         }
         // Raw slirp arguments of the original's templates: hostfwd=tcp:HOST:PORT-GUEST:22.
-        let arguments = self
-            .root()
-            .descendants()
-            .filter(|node| node.local_name() == "arg");
+        let arguments = self.root().descendants().filter(|node| node.local_name() == "arg");
         for value in arguments.filter_map(|argument| argument.attr("value")) {
-            let mut parts = value
-                .split(',')
-                .filter_map(|part| part.strip_prefix("hostfwd=tcp:"));
+            let mut parts = value.split(',').filter_map(|part| part.strip_prefix("hostfwd=tcp:"));
             if let Some(forward) = parts.find_map(slirp_forward) {
                 return forward;
             }
@@ -223,16 +211,10 @@ impl Definition {
                 .attr_at("devices/vsock/cid", "address")
                 .and_then(|cid| cid.parse().ok())
                 .filter(|_| id.is_some()),
-            base: overlay
-                .as_ref()
-                .and_then(|(_, base)| base.as_ref())
-                .map(text),
+            base: overlay.as_ref().and_then(|(_, base)| base.as_ref()).map(text),
             overlay: overlay.as_ref().map(|(overlay, _)| text(overlay)),
             pool: self.metadata.as_ref().map(|metadata| metadata.pool.clone()),
-            hostdevs: root
-                .find_all("devices/hostdev")
-                .filter_map(hostdev)
-                .collect(),
+            hostdevs: root.find_all("devices/hostdev").filter_map(hostdev).collect(),
             disks: root.find_all("devices/disk").map(disk).collect(),
             autostart,
         }
@@ -272,26 +254,16 @@ fn slirp_forward(text: &str) -> Option<Forward> {
     if to.rsplit_once(':')?.1 != "22" {
         return None;
     }
-    let host = if host.is_empty() || host == "0.0.0.0" {
-        "127.0.0.1"
-    } else {
-        host
-    };
+    let host = if host.is_empty() || host == "0.0.0.0" { "127.0.0.1" } else { host };
     Some(match port.parse().ok()? {
         0 => Forward::Ephemeral,
-        port => Forward::To(Ssh {
-            host: host.to_owned(),
-            port,
-        }),
+        port => Forward::To(Ssh { host: host.to_owned(), port }),
     })
 }
 
 /// Whether a file is named as overlays are, by us and by the original script.
 pub fn is_overlay(path: &Path) -> bool {
-    let name = path
-        .file_name()
-        .and_then(|name| name.to_str())
-        .unwrap_or_default();
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     Ours::classify(name) == Some(Ours::Overlay)
 }
 
@@ -323,9 +295,8 @@ fn disk(node: Node<'_>) -> Disk {
 
 /// The PCI address of a hostdev; none for other kinds.
 fn hostdev(node: Node<'_>) -> Option<Bdf> {
-    let address = node
-        .find("source/address")
-        .filter(|_| node.attr("type").as_deref() == Some("pci"))?;
+    let address =
+        node.find("source/address").filter(|_| node.attr("type").as_deref() == Some("pci"))?;
     // libvirt writes hexadecimal with 0x; without it C's rules make a leading zero octal.
     let number = |name: &str| {
         let text = address.attr(name)?;
@@ -347,8 +318,5 @@ fn memory_bytes(node: Node<'_>) -> Option<u64> {
     let unit = node.attr("unit");
     let unit = unit.as_deref().unwrap_or("KiB");
     let text = format!("{}{unit}", node.text());
-    text.replace("bytes", "")
-        .parse::<common::units::Size>()
-        .ok()
-        .map(|size| size.0)
+    text.replace("bytes", "").parse::<common::units::Size>().ok().map(|size| size.0)
 }

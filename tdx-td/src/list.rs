@@ -43,15 +43,9 @@ impl Observer {
     /// Asks about leases, neighbours and autostart.
     pub fn new(host: &Host, libvirt: &Libvirt) -> Result<Self> {
         let flag = sys::VIR_CONNECT_LIST_DOMAINS_AUTOSTART;
-        let autostart = libvirt
-            .connect()
-            .list_all_domains(flag)
-            .context("list domains")?;
+        let autostart = libvirt.connect().list_all_domains(flag).context("list domains")?;
         let names = autostart.iter().filter_map(|domain| domain.name().ok());
-        Ok(Self {
-            autostart: names.collect(),
-            addresses: Addresses::collect(host, libvirt)?,
-        })
+        Ok(Self { autostart: names.collect(), addresses: Addresses::collect(host, libvirt)? })
     }
 
     /// Reads one domain; none when it went away meanwhile.
@@ -88,14 +82,9 @@ pub fn complete(item: &mut DomainItem) {
 fn chosen_port(domain: &Domain, name: &str) -> Option<Ssh> {
     let hmp = sys::VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP;
     match domain.qemu_monitor_command("info usernet", hmp) {
-        Ok(answer) => usernet_port(&answer).map(|port| Ssh {
-            host: "127.0.0.1".into(),
-            port,
-        }),
+        Ok(answer) => usernet_port(&answer).map(|port| Ssh { host: "127.0.0.1".into(), port }),
         Err(error) => {
-            log::detail(format_args!(
-                "no port of '{name}' from its monitor: {error}"
-            ));
+            log::detail(format_args!("no port of '{name}' from its monitor: {error}"));
             None
         }
     }

@@ -78,10 +78,7 @@ mod tests {
             .child(Element::new("metadata").child(metadata.to_element()))
             .to_xml()
             .unwrap();
-        assert_eq!(
-            Metadata::read(Document::parse(xml).unwrap().root()),
-            Some(metadata)
-        );
+        assert_eq!(Metadata::read(Document::parse(xml).unwrap().root()), Some(metadata));
     }
 
     #[test]

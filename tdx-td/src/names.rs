@@ -43,10 +43,7 @@ pub fn read(words: Vec<String>) -> Result<Vec<String>> {
         }
     };
     let mut seen = std::collections::HashSet::new();
-    Ok(names
-        .into_iter()
-        .filter(|name| seen.insert(name.clone()))
-        .collect())
+    Ok(names.into_iter().filter(|name| seen.insert(name.clone())).collect())
 }
 
 /// The domain of this name, if there is one.
@@ -58,9 +55,7 @@ pub fn find(libvirt: &Libvirt, name: &str) -> Result<Option<Domain>> {
     }
     match libvirt.connect().lookup_domain_by_name(name) {
         Err(error) if is_gone(&error) => Ok(None),
-        found => found
-            .context(format_args!("look up domain '{name}'"))
-            .map(Some),
+        found => found.context(format_args!("look up domain '{name}'")).map(Some),
     }
 }
 
@@ -86,14 +81,10 @@ pub fn each<T: Send>(
     for chunk in names.chunks(AT_ONCE) {
         let work = &work;
         results.extend(std::thread::scope(|scope| {
-            let running: Vec<_> = chunk
-                .iter()
-                .map(|name| scope.spawn(move || work(name)))
-                .collect();
+            let running: Vec<_> =
+                chunk.iter().map(|name| scope.spawn(move || work(name))).collect();
             let join = |thread: std::thread::ScopedJoinHandle<'_, Result<T>>| {
-                thread
-                    .join()
-                    .unwrap_or_else(|_| Err(Error::failed("a worker died")))
+                thread.join().unwrap_or_else(|_| Err(Error::failed("a worker died")))
             };
             running.into_iter().map(join).collect::<Vec<_>>()
         }));

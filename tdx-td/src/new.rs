@@ -127,10 +127,7 @@ impl Plan {
         let size = image.disk_size.map(|size| size.0);
         let overlay = overlay::Plan::new(pool.folder()?, base.clone(), size)?;
         let uuid = new_uuid()?;
-        let name = guest
-            .name
-            .clone()
-            .unwrap_or_else(|| default_name(settings.security, &uuid));
+        let name = guest.name.clone().unwrap_or_else(|| default_name(settings.security, &uuid));
         let metadata = Metadata {
             pool: pool.pool_name().to_owned(),
             base: base.path.clone(),
@@ -153,16 +150,7 @@ impl Plan {
             hotplug_ports: settings.hotplug_ports,
             metadata,
         };
-        Ok(Self {
-            guest,
-            warnings,
-            libvirt,
-            pool,
-            image: image_plan,
-            overlay,
-            owner,
-            existing,
-        })
+        Ok(Self { guest, warnings, libvirt, pool, image: image_plan, overlay, owner, existing })
     }
 
     /// What [`Plan::apply`] would do.
@@ -174,9 +162,7 @@ impl Plan {
         };
         let name = &self.guest.name;
         let doing = format_args!("read domain '{name}'");
-        let next = domain
-            .xml_desc(sys::VIR_DOMAIN_XML_INACTIVE)
-            .context(doing)?;
+        let next = domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE).context(doing)?;
         let taken = |how: &str| {
             Error::conflict(format!("domain '{name}' exists{how}"))
                 .hint("choose another --name, or delete it first")
@@ -199,9 +185,7 @@ impl Plan {
         if !differences.is_empty() {
             return Err(taken(&format!(" and differs: {}", differences.join("; "))));
         }
-        let active = domain
-            .is_active()
-            .context(format_args!("ask about domain '{name}'"))?;
+        let active = domain.is_active().context(format_args!("ask about domain '{name}'"))?;
         Ok(if active { Action::NONE } else { START })
     }
 
@@ -211,10 +195,7 @@ impl Plan {
             Some(domain) => observed(domain, &self.guest.name, action),
             None => {
                 let definition = Definition::parse(self.guest.to_xml()?)?;
-                Ok(NewItem {
-                    domain: definition.item(None, State::Running, false),
-                    action,
-                })
+                Ok(NewItem { domain: definition.item(None, State::Running, false), action })
             }
         }
     }
@@ -224,9 +205,7 @@ impl Plan {
         if let Some(domain) = &self.existing {
             if action == START {
                 log::step(format_args!("start domain '{name}'"));
-                domain
-                    .create()
-                    .context(format_args!("start domain '{name}'"))?;
+                domain.create().context(format_args!("start domain '{name}'"))?;
             }
             return observed(domain, &name, action);
         }
@@ -281,9 +260,7 @@ fn define_and_start(libvirt: &Libvirt, name: &str, xml: &str) -> Result<Domain> 
     };
     let started = interrupt::check().and_then(|()| {
         log::step(format_args!("start domain '{name}'"));
-        domain
-            .create()
-            .context(format_args!("start domain '{name}'"))
+        domain.create().context(format_args!("start domain '{name}'"))
     });
     match started {
         Ok(()) => Ok(domain),
@@ -310,10 +287,7 @@ fn observed(domain: &Domain, name: &str, action: Action) -> Result<NewItem> {
         Some(_) => State::Running,
         None => State::Off,
     };
-    Ok(NewItem {
-        domain: definition.item(domain.id(), state, autostart),
-        action,
-    })
+    Ok(NewItem { domain: definition.item(domain.id(), state, autostart), action })
 }
 
 /// What was asked for, in the form a later `new` of the same name compares.
@@ -347,14 +321,7 @@ fn new_uuid() -> Result<String> {
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
     let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok([
-        &hex[..8],
-        &hex[8..12],
-        &hex[12..16],
-        &hex[16..20],
-        &hex[20..],
-    ]
-    .join("-"))
+    Ok([&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-"))
 }
 
 /// Fails for a base image that QEMU could not read, since libvirt will be told not to change that.
@@ -373,11 +340,8 @@ fn check_readable(base: &Base, qemu: Owner) -> Result<()> {
         return Ok(());
     }
     let (path, gid) = (base.path.display(), qemu.gid);
-    Err(Error::conflict(format!(
-        "QEMU, which runs as {}:{gid} here, cannot read {path}",
-        qemu.uid
-    ))
-    .hint(format!("chgrp {gid} '{path}' && chmod 0640 '{path}'")))
+    Err(Error::conflict(format!("QEMU, which runs as {}:{gid} here, cannot read {path}", qemu.uid))
+        .hint(format!("chgrp {gid} '{path}' && chmod 0640 '{path}'")))
 }
 
 #[cfg(test)]

@@ -52,12 +52,7 @@ impl Item for OverlayItem {
 
     fn row(&self) -> Vec<String> {
         let size = Size(self.capacity_bytes).to_string();
-        vec![
-            self.name.clone(),
-            size,
-            self.base.clone(),
-            self.path.clone(),
-        ]
+        vec![self.name.clone(), size, self.base.clone(), self.path.clone()]
     }
 
     fn action(&self) -> Option<Action> {
@@ -78,11 +73,8 @@ pub fn run(
     let pool = ensure::Plan::new(&libvirt, config, &request.pool_args(), None)?;
     let mut warnings = pool.warnings.clone();
     let image = request.find(context, &libvirt, config, &pool, &mut warnings)?;
-    let plan = overlay::Plan::new(
-        pool.folder()?,
-        image.base(),
-        args.image.disk_size.map(|size| size.0),
-    )?;
+    let plan =
+        overlay::Plan::new(pool.folder()?, image.base(), args.image.disk_size.map(|size| size.0))?;
     let item = OverlayItem {
         name: plan.name.clone(),
         pool: pool.pool_name().to_owned(),
@@ -98,8 +90,5 @@ pub fn run(
         plan.create(&context.host, &pool, owner::of_qemu(&libvirt)?)?;
     }
     let document = Document::new("tdx.td.overlay", vec![item]);
-    Ok(document
-        .dry_run(args.change.dry_run)
-        .warnings(warnings)
-        .into())
+    Ok(document.dry_run(args.change.dry_run).warnings(warnings).into())
 }

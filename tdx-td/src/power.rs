@@ -36,11 +36,7 @@ impl Item for PowerItem {
 
     fn row(&self) -> Vec<String> {
         let forced = if self.forced { "yes" } else { "no" };
-        vec![
-            self.name.clone(),
-            self.action.0.to_owned(),
-            forced.to_owned(),
-        ]
+        vec![self.name.clone(), self.action.0.to_owned(), forced.to_owned()]
     }
 
     fn action(&self) -> Option<Action> {
@@ -74,19 +70,11 @@ pub fn shut_down(domain: &Domain, name: &str, timeout: Duration) -> Result<bool>
     let asking = format_args!("shut down domain '{name}'");
     let end = Instant::now() + timeout;
     if let Err(error) = prepare(domain, name) {
-        return if is_active(domain, name)? {
-            Err(error)
-        } else {
-            Ok(true)
-        };
+        return if is_active(domain, name)? { Err(error) } else { Ok(true) };
     }
     log::step(asking);
     if let Err(error) = domain.shutdown() {
-        return if is_active(domain, name)? {
-            Err(error).context(asking)
-        } else {
-            Ok(true)
-        };
+        return if is_active(domain, name)? { Err(error).context(asking) } else { Ok(true) };
     }
     loop {
         if !is_active(domain, name)? {
@@ -103,10 +91,7 @@ pub fn shut_down(domain: &Domain, name: &str, timeout: Duration) -> Result<bool>
 fn prepare(domain: &Domain, name: &str) -> Result<()> {
     let about = format_args!("ask about domain '{name}'");
     let (state, _) = domain.state().context(about)?;
-    if matches!(
-        state.to_raw(),
-        sys::VIR_DOMAIN_PAUSED | sys::VIR_DOMAIN_PMSUSPENDED
-    ) {
+    if matches!(state.to_raw(), sys::VIR_DOMAIN_PAUSED | sys::VIR_DOMAIN_PMSUSPENDED) {
         return Err(Error::conflict(format!(
             "domain '{name}' is paused and cannot shut itself down"
         ))
@@ -115,13 +100,9 @@ fn prepare(domain: &Domain, name: &str) -> Result<()> {
     let definition = Definition::parse(domain.xml_desc(0).context(about)?)?;
     if definition.on_poweroff() != "destroy" {
         let doing = format_args!("have domain '{name}' stay off when it powers off");
-        let (event, action) = (
-            sys::VIR_DOMAIN_LIFECYCLE_POWEROFF,
-            sys::VIR_DOMAIN_LIFECYCLE_ACTION_DESTROY,
-        );
-        domain
-            .set_lifecycle_action(event, action, sys::VIR_DOMAIN_AFFECT_LIVE)
-            .context(doing)?;
+        let (event, action) =
+            (sys::VIR_DOMAIN_LIFECYCLE_POWEROFF, sys::VIR_DOMAIN_LIFECYCLE_ACTION_DESTROY);
+        domain.set_lifecycle_action(event, action, sys::VIR_DOMAIN_AFFECT_LIVE).context(doing)?;
     }
     Ok(())
 }

@@ -44,10 +44,7 @@ impl Item for RenderItem {
     }
 
     fn row(&self) -> Vec<String> {
-        vec![
-            self.name.clone(),
-            format!("{} bytes: --xml prints it", self.xml.len()),
-        ]
+        vec![self.name.clone(), format!("{} bytes: --xml prints it", self.xml.len())]
     }
 }
 

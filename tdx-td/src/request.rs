@@ -66,10 +66,7 @@ const MIN_MEMORY: u64 = 16 << 20;
 fn memory(text: &str) -> Result<Size, String> {
     let size: Size = text.parse()?;
     if size.0 < MIN_MEMORY {
-        return Err(format!(
-            "{size} is too little for a guest: at least {}",
-            Size(MIN_MEMORY)
-        ));
+        return Err(format!("{size} is too little for a guest: at least {}", Size(MIN_MEMORY)));
     }
     Ok(size)
 }
@@ -142,18 +139,12 @@ impl Settings {
             Some(0) => return Err(Error::invalid_input("the configured vcpus is 0")),
             Some(vcpus) => {
                 if vcpus > host.cpus {
-                    warnings.push(format!(
-                        "{vcpus} vCPUs on a host with {} processors",
-                        host.cpus
-                    ));
+                    warnings.push(format!("{vcpus} vCPUs on a host with {} processors", host.cpus));
                 }
                 vcpus
             }
             None if host.cpus < 4 => {
-                warnings.push(format!(
-                    "{} vCPUs instead of 4: the host has no more",
-                    host.cpus
-                ));
+                warnings.push(format!("{} vCPUs instead of 4: the host has no more", host.cpus));
                 host.cpus.max(1)
             }
             None => 4,
@@ -162,15 +153,7 @@ impl Settings {
         let network = network.unwrap_or_else(|| "default".to_owned());
         check_network(libvirt, &network)?;
         let hotplug_ports = args.hotplug_ports;
-        Ok(Self {
-            security,
-            virt_type,
-            memory_bytes,
-            vcpus,
-            network,
-            hotplug_ports,
-            warnings,
-        })
+        Ok(Self { security, virt_type, memory_bytes, vcpus, network, hotplug_ports, warnings })
     }
 }
 
@@ -197,10 +180,7 @@ fn default_memory(host: u64, warnings: &mut Vec<String>) -> u64 {
     if half >= 8 * GIB {
         return 8 * GIB;
     }
-    warnings.push(format!(
-        "{} of memory instead of 8 GiB: that is half of the host's",
-        Size(half)
-    ));
+    warnings.push(format!("{} of memory instead of 8 GiB: that is half of the host's", Size(half)));
     half
 }
 
@@ -212,10 +192,7 @@ fn check_network(libvirt: &Libvirt, name: &str) -> Result<()> {
         }
         found => found.context(format_args!("look up network '{name}'"))?,
     };
-    match found
-        .is_active()
-        .context(format_args!("ask about network '{name}'"))?
-    {
+    match found.is_active().context(format_args!("ask about network '{name}'"))? {
         true => Ok(()),
         false => Err(Error::conflict(format!("network '{name}' is not active"))
             .hint(format!("tdx-td virsh net-start {name} starts it"))),
@@ -261,11 +238,8 @@ impl ImageRequest {
     ///
     /// Errors: `invalid_input` for no such document, or not exactly one image in it.
     pub fn read(args: &ImageArgs) -> Result<Self> {
-        let mut request = Self {
-            pool: args.pool.clone(),
-            image: args.td_image.clone(),
-            base: args.base.clone(),
-        };
+        let mut request =
+            Self { pool: args.pool.clone(), image: args.td_image.clone(), base: args.base.clone() };
         if args.base.as_deref() == Some(input::STDIN) {
             let kinds = ["tdx.pool.import", "tdx.pool.volumes"];
             let items: Vec<BaseItem> = input::items(&kinds, "what tdx-pool import printed")?;
@@ -274,10 +248,7 @@ impl ImageRequest {
                 Error::invalid_input(format!("one base image was expected, {count} came"))
             })?;
             if args.pool.as_ref().is_some_and(|pool| *pool != item.pool) {
-                return Err(Error::conflict(format!(
-                    "the image is in pool '{}'",
-                    item.pool
-                )));
+                return Err(Error::conflict(format!("the image is in pool '{}'", item.pool)));
             }
             request.base = Some(item.name);
             request.pool = Some(item.pool);
@@ -287,9 +258,7 @@ impl ImageRequest {
 
     /// The pool it is about, as the pool crate's flag.
     pub fn pool_args(&self) -> PoolArgs {
-        PoolArgs {
-            pool: self.pool.clone(),
-        }
+        PoolArgs { pool: self.pool.clone() }
     }
 
     /// Finds the image: the pool first, then the file system.
@@ -314,11 +283,7 @@ impl ImageRequest {
         let Some(image) = self.image.as_ref().or(config.image.as_ref()) else {
             return default_image(context, pool, import);
         };
-        match bare_name(image)
-            .map(|name| in_pool(pool, name))
-            .transpose()?
-            .flatten()
-        {
+        match bare_name(image).map(|name| in_pool(pool, name)).transpose()?.flatten() {
             Some(base) => {
                 if image.exists() {
                     let (image, pool) = (image.display(), pool.pool_name());
@@ -355,9 +320,7 @@ fn default_image(
     import: impl FnOnce(&Path) -> Result<Image>,
 ) -> Result<Image> {
     let release = context.host.read("/etc/os-release")?.unwrap_or_default();
-    let version = release
-        .lines()
-        .find_map(|line| line.strip_prefix("VERSION_ID="));
+    let version = release.lines().find_map(|line| line.strip_prefix("VERSION_ID="));
     let version = version.unwrap_or_default().trim_matches('"');
     let name = format!("tdx-guest-ubuntu-{version}-generic.qcow2");
     let file = Path::new("image").join(&name);

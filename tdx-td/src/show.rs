@@ -33,9 +33,7 @@ pub fn run(
     let observer = Observer::new(&context.host, &libvirt)?;
     let show = |name: &str| {
         let domain = names::get(&libvirt, name)?;
-        let state = states
-            .iter()
-            .find(|(known, _)| known.name().as_deref() == Ok(name));
+        let state = states.iter().find(|(known, _)| known.name().as_deref() == Ok(name));
         let item = observer.item(&domain, state.map_or(State::None, |(_, state)| *state))?;
         // Gone since it was looked up: the same answer as before it.
         let Some(mut item) = item else {
@@ -43,9 +41,7 @@ pub fn run(
         };
         if item.state == State::Running {
             let ask = r#"{"execute":"guest-network-get-interfaces"}"#;
-            let answer = domain
-                .qemu_agent_command(ask, AGENT_TIMEOUT, 0)
-                .unwrap_or_default();
+            let answer = domain.qemu_agent_command(ask, AGENT_TIMEOUT, 0).unwrap_or_default();
             for ip in addresses::of_agent(&answer) {
                 if !item.ips.contains(&ip) {
                     item.ips.push(ip);
@@ -55,9 +51,6 @@ pub fn run(
         }
         Ok(Some(item))
     };
-    let items = names::each(&wanted, show, |_| None)?
-        .into_iter()
-        .flatten()
-        .collect();
+    let items = names::each(&wanted, show, |_| None)?.into_iter().flatten().collect();
     Ok(Document::new("tdx.td.domains", items).into())
 }

@@ -29,9 +29,7 @@ pub fn run(connect: impl FnOnce() -> Result<Libvirt>, args: StartArgs) -> Result
     let start = |name: &str| {
         interrupt::check()?;
         let domain = names::get(&libvirt, name)?;
-        let (state, _) = domain
-            .state()
-            .context(format_args!("ask about domain '{name}'"))?;
+        let (state, _) = domain.state().context(format_args!("ask about domain '{name}'"))?;
         let action = match state.to_raw() {
             sys::VIR_DOMAIN_SHUTOFF | sys::VIR_DOMAIN_CRASHED => Action("start"),
             sys::VIR_DOMAIN_PAUSED => Action("resume"),
@@ -47,11 +45,7 @@ pub fn run(connect: impl FnOnce() -> Result<Libvirt>, args: StartArgs) -> Result
             };
             done.context(format_args!("{} domain '{name}'", action.0))?;
         }
-        Ok(PowerItem {
-            name: name.to_owned(),
-            forced: false,
-            action,
-        })
+        Ok(PowerItem { name: name.to_owned(), forced: false, action })
     };
     let items = names::each(&wanted, start, |item| item.applied(dry_run))?;
     Ok(Document::new("tdx.td.start", items).dry_run(dry_run).into())

@@ -37,16 +37,9 @@ pub fn run(connect: impl FnOnce() -> Result<Libvirt>, args: StopArgs) -> Result<
     let dry_run = args.change.dry_run;
     let stop = |name: &str| {
         let domain = names::get(&libvirt, name)?;
-        let item = |action| PowerItem {
-            name: name.to_owned(),
-            forced: args.force,
-            action,
-        };
+        let item = |action| PowerItem { name: name.to_owned(), forced: args.force, action };
         if !power::is_active(&domain, name)? {
-            return Ok(PowerItem {
-                forced: false,
-                ..item(Action::NONE)
-            });
+            return Ok(PowerItem { forced: false, ..item(Action::NONE) });
         }
         if dry_run {
             return Ok(item(Action("stop")));

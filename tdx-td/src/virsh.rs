@@ -12,11 +12,7 @@ use common::libvirt::ConnectArgs;
 #[derive(Debug, Args)]
 pub struct VirshArgs {
     /// What virsh is to do
-    #[arg(
-        trailing_var_arg = true,
-        allow_hyphen_values = true,
-        value_name = "ARGUMENT"
-    )]
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT")]
     arguments: Vec<OsString>,
 }
 
@@ -24,8 +20,5 @@ pub struct VirshArgs {
 pub fn run(connect: &ConnectArgs, config: &Config, args: VirshArgs) -> Error {
     let uri = connect.connect.as_ref().or(config.connect.as_ref());
     let connect = uri.into_iter().flat_map(|uri| ["--connect", uri]);
-    Runner::new("virsh", "libvirt-clients")
-        .args(connect)
-        .args(args.arguments)
-        .exec()
+    Runner::new("virsh", "libvirt-clients").args(connect).args(args.arguments).exec()
 }

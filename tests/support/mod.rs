@@ -5,10 +5,8 @@
 //! ordinary user cargo names and counts them.
 
 #![allow(dead_code, reason = "every test file uses a part of it")]
-#![expect(
-    clippy::disallowed_methods,
-    reason = "tests start programs as users do"
-)]
+#![expect(clippy::print_stderr, reason = "a failing test shows the daemon's log")]
+#![expect(clippy::disallowed_methods, reason = "tests start programs as users do")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::ffi::OsStr;
@@ -20,19 +18,16 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 /// The folder of the tools under test: that of the one cargo built for this test, or `TDX_BIN_DIR`.
-pub fn bin_dir() -> PathBuf {
+pub(crate) fn bin_dir() -> PathBuf {
     if let Some(folder) = std::env::var_os("TDX_BIN_DIR") {
         return folder.into();
     }
     let tool = option_env!("CARGO_BIN_EXE_tdx-td").or(option_env!("CARGO_BIN_EXE_tdx-pool"));
-    Path::new(tool.expect("cargo builds the tool"))
-        .parent()
-        .unwrap()
-        .to_owned()
+    Path::new(tool.expect("cargo builds the tool")).parent().unwrap().to_owned()
 }
 
 /// A tool as built.
-pub fn bin(tool: &str) -> PathBuf {
+pub(crate) fn bin(tool: &str) -> PathBuf {
     let path = bin_dir().join(tool);
     assert!(
         path.exists(),
@@ -43,12 +38,12 @@ pub fn bin(tool: &str) -> PathBuf {
 }
 
 /// The repository.
-pub fn repository() -> &'static Path {
+pub(crate) fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
 /// The guest image, built at the first use. `--deaf` gives one that ignores the power button.
-pub fn guest_image(deaf: bool) -> PathBuf {
+pub(crate) fn guest_image(deaf: bool) -> PathBuf {
     let name = if deaf { "deaf.qcow2" } else { "guest.qcow2" };
     let image = repository().join("target/rig").join(name);
     let built = Command::new(repository().join("tests/rig/guest-image"))
@@ -56,30 +51,26 @@ pub fn guest_image(deaf: bool) -> PathBuf {
         .arg(&image)
         .output()
         .unwrap();
-    assert!(
-        built.status.success(),
-        "{}",
-        String::from_utf8_lossy(&built.stderr)
-    );
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
     image
 }
 
 /// What a program did.
 #[derive(Debug)]
-pub struct Run {
+pub(crate) struct Run {
     /// What was run, for messages.
-    pub line: String,
+    pub(crate) line: String,
     /// Exit status; none when a signal ended it.
-    pub status: Option<i32>,
+    pub(crate) status: Option<i32>,
     /// Standard output.
-    pub stdout: String,
+    pub(crate) stdout: String,
     /// Standard error.
-    pub stderr: String,
+    pub(crate) stderr: String,
 }
 
 impl Run {
     /// Runs a command to its end, with `input` on standard input.
-    pub fn of(mut command: Command, input: &[u8]) -> Self {
+    pub(crate) fn of(mut command: Command, input: &[u8]) -> Self {
         let line = format!("{command:?}");
         let mut child = command
             .stdin(Stdio::piped())
@@ -102,7 +93,7 @@ impl Run {
 
     /// Expects success: status 0, nothing on standard error, one document that fits its schema.
     #[track_caller]
-    pub fn document(&self) -> Value {
+    pub(crate) fn document(&self) -> Value {
         assert_eq!(self.status, Some(0), "{self:#?}");
         assert_eq!(self.stderr, "", "{self:#?}");
         let document: Value = serde_json::from_str(&self.stdout)
@@ -114,7 +105,7 @@ impl Run {
 
     /// Expects success and returns the only item.
     #[track_caller]
-    pub fn item(&self) -> Value {
+    pub(crate) fn item(&self) -> Value {
         let document = self.document();
         let items = document["items"].as_array().unwrap();
         assert_eq!(items.len(), 1, "{self:#?}");
@@ -124,7 +115,7 @@ impl Run {
     /// Expects failure with this status: nothing on standard output, a JSON error that fits its
     /// schema on the last line of standard error.
     #[track_caller]
-    pub fn error(&self, status: i32) -> Value {
+    pub(crate) fn error(&self, status: i32) -> Value {
         assert_eq!(self.status, Some(status), "{self:#?}");
         assert_eq!(self.stdout, "", "{self:#?}");
         let line = self.stderr.lines().last().unwrap_or_default();
@@ -139,7 +130,7 @@ impl Run {
 
     /// Expects success of a program that prints no document.
     #[track_caller]
-    pub fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         assert_eq!(self.status, Some(0), "{self:#?}");
         &self.stdout
     }
@@ -148,24 +139,16 @@ impl Run {
 /// Fails unless the value fits `docs/schema/<kind>.json`.
 #[track_caller]
 fn check_schema(kind: &str, value: &Value) {
-    let path = repository()
-        .join("docs/schema")
-        .join(format!("{kind}.json"));
+    let path = repository().join("docs/schema").join(format!("{kind}.json"));
     let schema = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let schema: Value = serde_json::from_slice(&schema).unwrap();
     let validator = jsonschema::validator_for(&schema).unwrap();
-    let problems: Vec<String> = validator
-        .iter_errors(value)
-        .map(|e| e.to_string())
-        .collect();
-    assert!(
-        problems.is_empty(),
-        "not a {kind}: {problems:#?}\n{value:#}"
-    );
+    let problems: Vec<String> = validator.iter_errors(value).map(|e| e.to_string()).collect();
+    assert!(problems.is_empty(), "not a {kind}: {problems:#?}\n{value:#}");
 }
 
 /// A tool run on this machine, outside any rig, with a cleared environment.
-pub fn tool<A: AsRef<OsStr>>(tool: &str, arguments: impl IntoIterator<Item = A>) -> Run {
+pub(crate) fn tool<A: AsRef<OsStr>>(tool: &str, arguments: impl IntoIterator<Item = A>) -> Run {
     let mut command = Command::new(bin(tool));
     clear(&mut command).args(arguments);
     Run::of(command, b"")
@@ -173,15 +156,13 @@ pub fn tool<A: AsRef<OsStr>>(tool: &str, arguments: impl IntoIterator<Item = A>)
 
 fn clear(command: &mut Command) -> &mut Command {
     // No user's configuration, no user's language; the PATH is how programs are found.
-    command
-        .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default())
 }
 
 /// A private libvirtd with its own namespaces and folders. It ends, with all that runs in it, when
 /// this is dropped, or when the test dies.
 #[derive(Debug)]
-pub struct Rig {
+pub(crate) struct Rig {
     holder: Child,
     pid: String,
     folder: tempfile::TempDir,
@@ -189,11 +170,8 @@ pub struct Rig {
 
 impl Rig {
     /// Starts one.
-    pub fn start() -> Self {
-        let folder = tempfile::Builder::new()
-            .prefix("tdx-rig.")
-            .tempdir()
-            .unwrap();
+    pub(crate) fn start() -> Self {
+        let folder = tempfile::Builder::new().prefix("tdx-rig.").tempdir().unwrap();
         // QEMU runs as an ordinary user and has to get to its files.
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(folder.path(), mode).unwrap();
@@ -204,52 +182,42 @@ impl Rig {
             .spawn()
             .unwrap();
         let mut ready = String::new();
-        BufReader::new(holder.stdout.take().unwrap())
-            .read_line(&mut ready)
-            .unwrap();
-        let pid = ready
-            .trim()
-            .strip_prefix("ready ")
-            .unwrap_or_else(|| panic!("rig: {ready:?}"));
-        Self {
-            pid: pid.to_owned(),
-            holder,
-            folder,
-        }
+        BufReader::new(holder.stdout.take().unwrap()).read_line(&mut ready).unwrap();
+        let pid = ready.trim().strip_prefix("ready ").unwrap_or_else(|| panic!("rig: {ready:?}"));
+        Self { pid: pid.to_owned(), holder, folder }
     }
 
     /// A scratch folder that is the same inside and outside.
-    pub fn scratch(&self) -> &Path {
+    pub(crate) fn scratch(&self) -> &Path {
         self.folder.path()
     }
 
     /// Where a path inside the rig lies outside of it.
-    pub fn path(&self, inside: &str) -> PathBuf {
-        Path::new("/proc")
-            .join(&self.pid)
-            .join("root")
-            .join(inside.trim_start_matches('/'))
+    pub(crate) fn path(&self, inside: &str) -> PathBuf {
+        Path::new("/proc").join(&self.pid).join("root").join(inside.trim_start_matches('/'))
     }
 
     /// A command inside the rig, in the scratch folder, with a cleared environment.
-    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+    pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("nsenter");
         clear(&mut command)
-            .args([
-                "-t", &self.pid, "-m", "-n", "-p", "-u", "-i", "--", "env", "-C",
-            ])
+            .args(["-t", &self.pid, "-m", "-n", "-p", "-u", "-i", "--", "env", "-C"])
             .arg(self.scratch())
             .arg(program);
         command
     }
 
     /// Runs one of the tools inside.
-    pub fn tool<A: AsRef<OsStr>>(&self, tool: &str, arguments: impl IntoIterator<Item = A>) -> Run {
+    pub(crate) fn tool<A: AsRef<OsStr>>(
+        &self,
+        tool: &str,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Run {
         self.pipe(tool, arguments, b"")
     }
 
     /// Runs one of the tools inside with `input` on standard input.
-    pub fn pipe<A: AsRef<OsStr>>(
+    pub(crate) fn pipe<A: AsRef<OsStr>>(
         &self,
         tool: &str,
         arguments: impl IntoIterator<Item = A>,
@@ -261,7 +229,7 @@ impl Rig {
     }
 
     /// Runs a shell line inside, with the tools on PATH and `pipefail` set.
-    pub fn shell(&self, line: &str) -> Run {
+    pub(crate) fn shell(&self, line: &str) -> Run {
         let mut command = self.command("bash");
         let path = std::env::var("PATH").unwrap_or_default();
         command
@@ -272,7 +240,7 @@ impl Rig {
 
     /// Runs virsh inside and returns what it printed.
     #[track_caller]
-    pub fn virsh<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> String {
+    pub(crate) fn virsh<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> String {
         let mut command = self.command("virsh");
         command.args(arguments);
         Run::of(command, b"").text().trim().to_owned()
@@ -280,7 +248,7 @@ impl Rig {
 
     /// Stops, kills or restarts the daemon; guests run on.
     #[track_caller]
-    pub fn libvirtd(&self, verb: &str) {
+    pub(crate) fn libvirtd(&self, verb: &str) {
         let mut command = self.command(repository().join("tests/rig/libvirtd"));
         command.arg(verb);
         Run::of(command, b"").text();
@@ -288,7 +256,7 @@ impl Rig {
 
     /// Everything a domain can leave behind: definitions, volumes, files, firmware variables, leases
     /// aside. For comparing before with after.
-    pub fn state(&self) -> String {
+    pub(crate) fn state(&self) -> String {
         let listing = "virsh list --all --name | sort; virsh pool-list --all --name | sort; \
             cd /var/lib/libvirt && find images qemu/nvram qemu/save qemu/snapshot qemu/channel \
             qemu/dump -printf '%p %y %m %U:%G %s\\n' 2>/dev/null | \
@@ -313,16 +281,13 @@ impl Drop for Rig {
 
 /// Waits until `ready` gives something, or fails after `limit`.
 #[track_caller]
-pub fn wait_for<T>(what: &str, limit: Duration, mut ready: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn wait_for<T>(what: &str, limit: Duration, mut ready: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + limit;
     loop {
         if let Some(value) = ready() {
             return value;
         }
-        assert!(
-            Instant::now() < end,
-            "{what} did not happen within {limit:?}"
-        );
+        assert!(Instant::now() < end, "{what} did not happen within {limit:?}");
         std::thread::sleep(Duration::from_millis(100));
     }
 }

@@ -65,13 +65,9 @@ fn kind(error: &VirtError) -> ErrorKind {
 /// never translated here, since we never call setlocale(3).
 fn is_lost(error: &VirtError) -> bool {
     error.domain().to_raw() == sys::VIR_FROM_RPC
-        || [
-            "client socket is closed",
-            "End of file while reading data",
-            "Cannot recv data",
-        ]
-        .iter()
-        .any(|text| error.message().contains(text))
+        || ["client socket is closed", "End of file while reading data", "Cannot recv data"]
+            .iter()
+            .any(|text| error.message().contains(text))
 }
 
 /// Whether the error says that the domain, pool or volume is not there (any more).

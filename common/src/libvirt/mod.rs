@@ -3,10 +3,7 @@
 //! Everything else goes through the [`virt`] crate itself, by way of [`Libvirt::connect`].
 
 mod error;
-#[expect(
-    unsafe_code,
-    reason = "calls of the C library that its binding lacks, or gets wrong"
-)]
+#[expect(unsafe_code, reason = "calls of the C library that its binding lacks, or gets wrong")]
 mod raw;
 
 use clap::Args;
@@ -23,13 +20,7 @@ use crate::log;
 #[derive(Debug, Clone, Args)]
 pub struct ConnectArgs {
     /// The libvirt connection; LIBVIRT_DEFAULT_URI or libvirt's own default without it
-    #[arg(
-        short,
-        long,
-        global = true,
-        value_name = "URI",
-        help_heading = "Global options"
-    )]
+    #[arg(short, long, global = true, value_name = "URI", help_heading = "Global options")]
     pub connect: Option<String>,
 }
 
@@ -80,9 +71,7 @@ fn is_local(uri: &str) -> bool {
     let Some((scheme, rest)) = uri.split_once("://") else {
         return true;
     };
-    let transport = scheme
-        .split_once('+')
-        .map_or("", |(_, transport)| transport);
+    let transport = scheme.split_once('+').map_or("", |(_, transport)| transport);
     rest.starts_with('/') && matches!(transport, "" | "unix")
 }
 
@@ -92,19 +81,14 @@ mod tests {
 
     #[test]
     fn only_uris_without_a_host_are_local() {
-        for uri in [
-            "qemu:///system",
-            "qemu:///session",
-            "qemu+unix:///system?socket=/x",
-            "test:///d",
-        ] {
+        for uri in
+            ["qemu:///system", "qemu:///session", "qemu+unix:///system?socket=/x", "test:///d"]
+        {
             assert!(is_local(uri), "{uri}");
         }
-        for uri in [
-            "qemu+ssh://root@host/system",
-            "qemu://host/system",
-            "qemu+tcp://127.0.0.1/system",
-        ] {
+        for uri in
+            ["qemu+ssh://root@host/system", "qemu://host/system", "qemu+tcp://127.0.0.1/system"]
+        {
             assert!(!is_local(uri), "{uri}");
         }
     }

@@ -172,9 +172,7 @@ unsafe fn text(pointer: *const c_char) -> String {
     match pointer.is_null() {
         true => String::new(),
         // SAFETY: the caller's promise.
-        false => unsafe { CStr::from_ptr(pointer) }
-            .to_string_lossy()
-            .into_owned(),
+        false => unsafe { CStr::from_ptr(pointer) }.to_string_lossy().into_owned(),
     }
 }
 

@@ -36,10 +36,7 @@ impl<'a> RawAttrs<'a> {
     /// Returns the first offset from `from` on whose byte is `wanted`, or the end.
     fn seek(&self, from: usize, wanted: impl Fn(u8) -> bool) -> usize {
         let bytes = &self.text.as_bytes()[from..self.part.end];
-        bytes
-            .iter()
-            .position(|&byte| wanted(byte))
-            .map_or(self.part.end, |at| from + at)
+        bytes.iter().position(|&byte| wanted(byte)).map_or(self.part.end, |at| from + at)
     }
 
     fn skip_space(&self, from: usize) -> usize {
@@ -70,14 +67,9 @@ impl<'a> RawAttrs<'a> {
         };
         let value = open + 1..self.seek(open + 1, |byte| byte == quote);
         if value.end == self.part.end {
-            return Err(Fault::new(
-                open,
-                "an attribute value without a closing quote",
-            ));
+            return Err(Fault::new(open, "an attribute value without a closing quote"));
         }
-        let special = self.seek(value.start, |byte| {
-            byte == quote || byte == b'<' || byte == b'&'
-        });
+        let special = self.seek(value.start, |byte| byte == quote || byte == b'<' || byte == b'&');
         if special < value.end {
             check_value(&self.text[value.clone()], value.start)?;
         }

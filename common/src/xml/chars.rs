@@ -9,11 +9,7 @@ pub(super) const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// Returns the length of the byte order mark of `text`, zero if it has none.
 pub(super) fn mark_length(text: &str) -> usize {
-    if text.starts_with(BYTE_ORDER_MARK) {
-        BYTE_ORDER_MARK.len_utf8()
-    } else {
-        0
-    }
+    if text.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len_utf8() } else { 0 }
 }
 
 /// Space in XML's sense; U+00A0 and its like are text.
@@ -33,10 +29,7 @@ pub(super) fn is_space_byte(byte: u8) -> bool {
 pub(super) fn illegal_char(text: &str) -> Option<(usize, char)> {
     // All such characters have one of these bytes, and hardly any text does.
     let suspect = |byte: u8| (byte < 0x20 && !is_space_byte(byte)) | (byte == 0xef);
-    if !text
-        .bytes()
-        .fold(false, |found, byte| found | suspect(byte))
-    {
+    if !text.bytes().fold(false, |found, byte| found | suspect(byte)) {
         return None;
     }
     text.char_indices().find(|&(_, char)| !is_legal(char))
@@ -203,9 +196,7 @@ mod tests {
         for good in ["a", "_", "tdx:base", "x-1.2", "größe", "名"] {
             assert!(is_qualified_name(good), "{good}");
         }
-        for bad in [
-            "", ":", "a:", ":a", "a:b:c", "1", "-a", "a b", "a/b", "a=b", "a\u{d7}", "a<",
-        ] {
+        for bad in ["", ":", "a:", ":a", "a:b:c", "1", "-a", "a b", "a/b", "a=b", "a\u{d7}", "a<"] {
             assert!(!is_qualified_name(bad), "{bad}");
         }
     }

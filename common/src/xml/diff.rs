@@ -7,10 +7,7 @@ use similar::TextDiff;
 /// Source: POSIX `diff -u`, "Diff -u Output Format".
 pub fn unified_diff(old: &str, new: &str, old_name: &str, new_name: &str) -> String {
     let diff = TextDiff::from_lines(old, new);
-    diff.unified_diff()
-        .context_radius(3)
-        .header(old_name, new_name)
-        .to_string()
+    diff.unified_diff().context_radius(3).header(old_name, new_name).to_string()
 }
 
 #[cfg(test)]
@@ -21,10 +18,7 @@ mod tests {
     fn three_lines_of_context() {
         let old = "1\n2\n3\n4\n5\n6\n7\n8\n9\n";
         let diff = unified_diff(old, &old.replace("5\n", "five\n"), "a", "b");
-        assert_eq!(
-            diff,
-            "--- a\n+++ b\n@@ -2,7 +2,7 @@\n 2\n 3\n 4\n-5\n+five\n 6\n 7\n 8\n"
-        );
+        assert_eq!(diff, "--- a\n+++ b\n@@ -2,7 +2,7 @@\n 2\n 3\n 4\n-5\n+five\n 6\n 7\n 8\n");
     }
 
     #[test]
@@ -35,9 +29,6 @@ mod tests {
     #[test]
     fn a_missing_last_line_break_is_said() {
         let diff = unified_diff("a\n", "a", "x", "y");
-        assert_eq!(
-            diff,
-            "--- x\n+++ y\n@@ -1 +1 @@\n-a\n+a\n\\ No newline at end of file\n"
-        );
+        assert_eq!(diff, "--- x\n+++ y\n@@ -1 +1 @@\n-a\n+a\n\\ No newline at end of file\n");
     }
 }

@@ -50,12 +50,7 @@ enum Side {
 
 impl<'a> Edit<'a> {
     pub(super) fn new(document: &'a Document) -> Self {
-        Self {
-            document,
-            splices: Vec::new(),
-            appended: BTreeMap::new(),
-            error: None,
-        }
+        Self { document, splices: Vec::new(), appended: BTreeMap::new(), error: None }
     }
 
     /// Removes `node`, and its line with it if nothing else is there.
@@ -79,10 +74,7 @@ impl<'a> Edit<'a> {
     /// Inserts `xml` at the end of the content of `parent`.
     pub fn insert_into(&mut self, parent: Node<'a>, xml: &str) -> &mut Self {
         self.record(parent, |edit| {
-            edit.appended
-                .entry(parent.id)
-                .or_default()
-                .push(fragment(xml)?);
+            edit.appended.entry(parent.id).or_default().push(fragment(xml)?);
             Ok(())
         })
     }
@@ -114,9 +106,7 @@ impl<'a> Edit<'a> {
     pub fn set_attr(&mut self, node: Node<'a>, name: &str, value: &str) -> &mut Self {
         self.record(node, |edit| {
             if !is_qualified_name(name) {
-                return Err(Error::invalid_input(format!(
-                    "{name:?} is not an attribute name"
-                )));
+                return Err(Error::invalid_input(format!("{name:?} is not an attribute name")));
             }
             check_chars(value, || format!("the value of attribute {name}"))?;
             let text = edit.document.text();
@@ -168,8 +158,7 @@ impl<'a> Edit<'a> {
         for (id, fragments) in std::mem::take(&mut self.appended) {
             self.append(self.document.node(id), &fragments);
         }
-        self.splices
-            .sort_by_key(|splice| (splice.range.start, splice.range.end, splice.side));
+        self.splices.sort_by_key(|splice| (splice.range.start, splice.range.end, splice.side));
 
         let old = self.document.text();
         let mut new = String::with_capacity(old.len() + 1024);
@@ -196,11 +185,7 @@ impl<'a> Edit<'a> {
         if self.error.is_none() {
             let own = std::ptr::eq(node.document, self.document);
             let foreign = || Error::failed(format!("{node:?} belongs to another document"));
-            self.error = if own {
-                call(self).err()
-            } else {
-                Some(foreign())
-            };
+            self.error = if own { call(self).err() } else { Some(foreign()) };
         }
         self
     }
@@ -268,18 +253,12 @@ fn closes_itself(node: Node<'_>) -> bool {
 
 /// Returns where a new attribute goes.
 fn attrs_end(node: Node<'_>) -> usize {
-    node.raw_attrs()
-        .last()
-        .map_or(node.entry().name_end, |raw| raw.end())
+    node.raw_attrs().last().map_or(node.entry().name_end, |raw| raw.end())
 }
 
 /// Returns the quote for a new attribute: the last one of `node`, else the first of the document.
 fn quote(node: Node<'_>) -> char {
-    let first = || {
-        node.document
-            .nodes()
-            .find_map(|node| node.raw_attrs().next())
-    };
+    let first = || node.document.nodes().find_map(|node| node.raw_attrs().next());
     match node.raw_attrs().last().or_else(first) {
         Some(raw) if node.document.text().as_bytes()[raw.value.end] == b'"' => '"',
         _ => '\'',

@@ -26,11 +26,7 @@ enum Content {
 impl Element {
     /// An element with neither attributes nor content.
     pub fn new(name: impl Into<String>) -> Self {
-        Self {
-            name: name.into(),
-            attrs: Vec::new(),
-            content: Vec::new(),
-        }
+        Self { name: name.into(), attrs: Vec::new(), content: Vec::new() }
     }
 
     /// Adds an attribute, or replaces its value.
@@ -68,8 +64,7 @@ impl Element {
     /// Adds children in order.
     #[must_use]
     pub fn children(mut self, children: impl IntoIterator<Item = Element>) -> Self {
-        self.content
-            .extend(children.into_iter().map(Content::Element));
+        self.content.extend(children.into_iter().map(Content::Element));
         self
     }
 
@@ -111,10 +106,7 @@ impl Element {
             return Ok(());
         }
         xml.push('>');
-        let on_lines = self
-            .content
-            .iter()
-            .all(|part| matches!(part, Content::Element(_)));
+        let on_lines = self.content.iter().all(|part| matches!(part, Content::Element(_)));
         for part in &self.content {
             match part {
                 Content::Element(child) => {
@@ -165,10 +157,7 @@ mod tests {
             .child(Element::new("source").attr("file", "/a'b\"c<d>&e\n"))
             .child_opt(None)
             .child_opt(Some(Element::new("readonly")))
-            .children([
-                Element::new("serial").text(17),
-                Element::new("empty").text(""),
-            ]);
+            .children([Element::new("serial").text(17), Element::new("empty").text("")]);
         let expected = "\
 <disk type='file' device='disk' index='3'>
   <source file='/a&apos;b&quot;c&lt;d&gt;&amp;e&#10;'/>
@@ -181,10 +170,7 @@ mod tests {
 
     #[test]
     fn text_beside_children_gets_no_space() {
-        let mixed = Element::new("p")
-            .text("a")
-            .child(Element::new("b").text("c"))
-            .text("d");
+        let mixed = Element::new("p").text("a").child(Element::new("b").text("c")).text("d");
         assert_eq!(mixed.to_xml().unwrap(), "<p>a<b>c</b>d</p>");
     }
 
@@ -193,14 +179,8 @@ mod tests {
         let cases = [
             (Element::new("a b"), "\"a b\" is not an XML name"),
             (Element::new("a").attr("", 1), "\"\" is not an XML name"),
-            (
-                Element::new("a").attr("b", "\0"),
-                "attribute b of <a> has character U+0000",
-            ),
-            (
-                Element::new("a").text("\u{1b}[0m"),
-                "the text of <a> has character U+001B",
-            ),
+            (Element::new("a").attr("b", "\0"), "attribute b of <a> has character U+0000"),
+            (Element::new("a").text("\u{1b}[0m"), "the text of <a> has character U+001B"),
         ];
         for (element, message) in cases {
             assert_eq!(element.to_xml().unwrap_err().message(), message);

@@ -13,10 +13,7 @@ pub(super) struct Fault {
 
 impl Fault {
     pub(super) fn new(at: usize, what: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            at,
-            what: what.into(),
-        }
+        Self { at, what: what.into() }
     }
 
     /// An `&` that begins no known reference.
@@ -34,13 +31,7 @@ impl Fault {
 pub(super) fn line_column(text: &str, at: usize) -> (usize, usize) {
     let before = &text.as_bytes()[..at.min(text.len())];
     let line = before.iter().filter(|&&byte| byte == b'\n').count();
-    let column = before
-        .rsplit(|&byte| byte == b'\n')
-        .next()
-        .unwrap_or_default();
+    let column = before.rsplit(|&byte| byte == b'\n').next().unwrap_or_default();
     // Bytes 10xxxxxx continue a character.
-    (
-        line + 1,
-        column.iter().filter(|&&byte| byte & 0xc0 != 0x80).count() + 1,
-    )
+    (line + 1, column.iter().filter(|&&byte| byte & 0xc0 != 0x80).count() + 1)
 }

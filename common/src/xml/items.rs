@@ -52,11 +52,7 @@ pub(super) struct Items<'a> {
 
 impl<'a> Items<'a> {
     pub(super) fn new(document: &'a Document, part: Range<usize>, next: usize) -> Self {
-        Self {
-            document,
-            part,
-            next,
-        }
+        Self { document, part, next }
     }
 
     /// Says whether there is text, so that line breaks between the pieces are part of it.
@@ -75,9 +71,7 @@ impl<'a> Iterator for Items<'a> {
             return None;
         }
         let until = |open: &str, close: &str| {
-            rest[open.len()..]
-                .find(close)
-                .map_or(rest.len(), |at| open.len() + at + close.len())
+            rest[open.len()..].find(close).map_or(rest.len(), |at| open.len() + at + close.len())
         };
         let (kind, length) = if rest.starts_with("<!--") {
             (ItemKind::Comment, until("<!--", "-->"))
@@ -93,11 +87,7 @@ impl<'a> Iterator for Items<'a> {
             (ItemKind::Text, rest.find('<').unwrap_or(rest.len()))
         };
         self.part.start += length;
-        Some(Item {
-            kind,
-            source: &rest[..length],
-            start,
-        })
+        Some(Item { kind, source: &rest[..length], start })
     }
 }
 
@@ -110,15 +100,8 @@ mod tests {
         let document =
             Document::parse("<a>1<!--<b>--><b><c/></b> <?p <d>?><![CDATA[<e>]]>&lt;</a>").unwrap();
         let sources: Vec<_> = document.root().items().map(|item| item.source).collect();
-        let expected = [
-            "1",
-            "<!--<b>-->",
-            "<b><c/></b>",
-            " ",
-            "<?p <d>?>",
-            "<![CDATA[<e>]]>",
-            "&lt;",
-        ];
+        let expected =
+            ["1", "<!--<b>-->", "<b><c/></b>", " ", "<?p <d>?>", "<![CDATA[<e>]]>", "&lt;"];
         assert_eq!(sources, expected);
     }
 

@@ -18,14 +18,8 @@ pub(super) fn indent(text: &str, at: usize) -> Option<&str> {
 
 /// Returns the indentation of `node` if it begins a line and line breaks beside it mean nothing.
 pub(super) fn own_indent(node: Node<'_>) -> Option<&str> {
-    let within_text = node
-        .parent()
-        .is_some_and(|parent| parent.items().has_text());
-    if within_text {
-        None
-    } else {
-        indent(node.document.text(), node.span().start)
-    }
+    let within_text = node.parent().is_some_and(|parent| parent.items().has_text());
+    if within_text { None } else { indent(node.document.text(), node.span().start) }
 }
 
 /// Returns where the line break is that precedes `node`, which begins its line.
@@ -47,10 +41,7 @@ fn break_after(text: &str, at: usize) -> Option<usize> {
 pub(super) fn line_end(text: &str, mut at: usize) -> Option<usize> {
     loop {
         let rest = text[at..].trim_start_matches(BLANK);
-        match rest
-            .strip_prefix("<!--")
-            .and_then(|comment| comment.find("-->"))
-        {
+        match rest.strip_prefix("<!--").and_then(|comment| comment.find("-->")) {
             Some(length) => at = text.len() - rest.len() + "<!--".len() + length + "-->".len(),
             None => return break_after(text, at),
         }
@@ -91,11 +82,7 @@ pub(super) fn child_indent(node: Node<'_>) -> Option<String> {
     let text = node.document.text();
     match node.children().last() {
         Some(child) => indent(text, child.span().start).map(str::to_owned),
-        None => Some(format!(
-            "{}{}",
-            indent(text, node.span().start)?,
-            step(node.document)
-        )),
+        None => Some(format!("{}{}", indent(text, node.span().start)?, step(node.document))),
     }
 }
 
@@ -105,15 +92,10 @@ fn step(document: &Document) -> &str {
     let step = |node: Node<'_>| -> Option<Range<usize>> {
         let own = indent(text, node.span().start)?;
         let outer = indent(text, node.parent()?.span().start)?;
-        let deeper = own
-            .strip_prefix(outer)
-            .filter(|deeper| !deeper.is_empty())?;
+        let deeper = own.strip_prefix(outer).filter(|deeper| !deeper.is_empty())?;
         Some(node.span().start - deeper.len()..node.span().start)
     };
-    document
-        .nodes()
-        .find_map(step)
-        .map_or("  ", |range| &text[range])
+    document.nodes().find_map(step).map_or("  ", |range| &text[range])
 }
 
 /// Returns `fragment` with its lines moved to `indent`; the first one has none.
@@ -125,11 +107,7 @@ pub(super) fn reindent(fragment: &Document, indent: &str, line_break: &str) -> S
     collect_line_gaps(fragment.items(), &mut gaps);
 
     let old = |gap: &Range<usize>| text[gap.clone()].rsplit('\n').next().unwrap_or_default();
-    let margin = gaps
-        .iter()
-        .map(|gap| old(gap).len())
-        .min()
-        .unwrap_or_default();
+    let margin = gaps.iter().map(|gap| old(gap).len()).min().unwrap_or_default();
     let mut moved = String::with_capacity(text.len() + gaps.len() * indent.len());
     let mut done = 0;
     for gap in &gaps {
@@ -170,10 +148,7 @@ mod tests {
             ("<a>\n        <b/>\n      </a>", "<a>\n    <b/>\n  </a>"),
             ("<a/>\n<b/>", "<a/>\n  <b/>"),
             ("<a>\r\n\r\n<b/>\r\n</a>", "<a>\n\n  <b/>\n  </a>"),
-            (
-                "<a>\n x\n <b>\n<c/></b>\n</a>",
-                "<a>\n x\n <b>\n<c/></b>\n</a>",
-            ),
+            ("<a>\n x\n <b>\n<c/></b>\n</a>", "<a>\n x\n <b>\n<c/></b>\n</a>"),
             ("<a\nb='1\n'><!--\n--></a>", "<a\nb='1\n'><!--\n--></a>"),
             ("<a>\n<![CDATA[\n]]>\n</a>", "<a>\n<![CDATA[\n]]>\n</a>"),
         ];
@@ -185,11 +160,7 @@ mod tests {
 
     #[test]
     fn the_step_is_the_documents() {
-        let cases = [
-            ("<a><b/></a>", "  "),
-            ("<a>\n\t<b/>\n</a>", "\t"),
-            ("<a>\n<b/>\n</a>", "  "),
-        ];
+        let cases = [("<a><b/></a>", "  "), ("<a>\n\t<b/>\n</a>", "\t"), ("<a>\n<b/>\n</a>", "  ")];
         for (xml, expected) in cases {
             assert_eq!(step(&Document::parse(xml).unwrap()), expected, "{xml:?}");
         }

@@ -32,12 +32,7 @@ impl<'a> Node<'a> {
     /// Returns the namespace of the element as its declaration writes it, `None` if it is in none.
     pub fn namespace(self) -> Option<&'a str> {
         let prefix = split_name(self.name()).0;
-        namespace(
-            self.document.text(),
-            self.document.entries(),
-            self.id,
-            prefix,
-        )
+        namespace(self.document.text(), self.document.entries(), self.id, prefix)
     }
 
     /// Returns the value of an attribute by its name as written.
@@ -48,8 +43,7 @@ impl<'a> Node<'a> {
     /// Returns names and values of all attributes in order, namespace declarations included.
     pub fn attrs(self) -> impl Iterator<Item = (&'a str, Cow<'a, str>)> {
         let text = self.document.text();
-        self.raw_attrs()
-            .map(|raw| (&text[raw.name], unescape_value(&text[raw.value])))
+        self.raw_attrs().map(|raw| (&text[raw.name], unescape_value(&text[raw.value])))
     }
 
     /// Returns the element around this one.
@@ -81,10 +75,7 @@ impl<'a> Node<'a> {
 
     /// Returns all elements at `path`, in document order. Shape of a path: see [`Node::find`].
     pub fn find_all(self, path: &str) -> impl Iterator<Item = Node<'a>> {
-        Matches {
-            path,
-            levels: vec![Children::of(self)],
-        }
+        Matches { path, levels: vec![Children::of(self)] }
     }
 
     /// Returns the text directly in this element, CDATA included, without space around it.
@@ -163,10 +154,7 @@ struct Children<'a> {
 
 impl<'a> Children<'a> {
     fn of(node: Node<'a>) -> Self {
-        Self {
-            document: node.document,
-            ids: node.id + 1..node.entry().next,
-        }
+        Self { document: node.document, ids: node.id + 1..node.entry().next }
     }
 }
 
@@ -225,25 +213,12 @@ mod tests {
         let document = Document::parse(DEVICES).unwrap();
         let root = document.root();
         let files = |path| -> Vec<_> {
-            root.find_all(path)
-                .map(|node| node.attr("file").unwrap_or_default())
-                .collect()
+            root.find_all(path).map(|node| node.attr("file").unwrap_or_default()).collect()
         };
         assert_eq!(files("devices/disk/source"), ["a&b", "c", "e"]);
-        assert_eq!(
-            root.attr_at("devices/disk/source", "file").as_deref(),
-            Some("a&b")
-        );
+        assert_eq!(root.attr_at("devices/disk/source", "file").as_deref(), Some("a&b"));
         assert_eq!(root.find_all("devices/disk").count(), 3);
-        for path in [
-            "",
-            "/",
-            "d",
-            "devices/",
-            "/devices",
-            "devices/disk/source/x",
-            "disk",
-        ] {
+        for path in ["", "/", "d", "devices/", "/devices", "devices/disk/source/x", "disk"] {
             assert_eq!(root.find(path), None, "{path}");
         }
     }
@@ -252,24 +227,14 @@ mod tests {
     fn neighbours() {
         let document = Document::parse(DEVICES).unwrap();
         let root = document.root();
-        let names = |nodes: Vec<Node<'_>>| {
-            nodes
-                .iter()
-                .map(|n| n.name().to_owned())
-                .collect::<Vec<_>>()
-        };
+        let names =
+            |nodes: Vec<Node<'_>>| nodes.iter().map(|n| n.name().to_owned()).collect::<Vec<_>>();
         assert_eq!(names(root.children().collect()), ["os", "devices"]);
-        assert_eq!(
-            names(root.child("os").unwrap().descendants().collect()),
-            ["type"]
-        );
+        assert_eq!(names(root.child("os").unwrap().descendants().collect()), ["type"]);
         assert_eq!(root.descendants().count(), 13);
         assert_eq!(root.find("os/type").unwrap().parent(), root.child("os"));
         assert_eq!(root.parent(), None);
-        assert_eq!(
-            root.child("os").unwrap().source(),
-            "<os><type arch='x86_64'> hvm </type></os>"
-        );
+        assert_eq!(root.child("os").unwrap().source(), "<os><type arch='x86_64'> hvm </type></os>");
         assert_eq!(root.source(), document.text());
         assert_eq!(format!("{root:?}"), format!("<d> at 0..{}", DEVICES.len()));
     }
@@ -289,10 +254,7 @@ mod tests {
         let document = Document::parse(DEVICES).unwrap();
         let arg = document.root().find("devices/q:arg").unwrap();
         let attrs: Vec<_> = arg.attrs().collect();
-        assert_eq!(
-            attrs,
-            [("xmlns", "urn:r".into()), ("value", "a b\tc".into())]
-        );
+        assert_eq!(attrs, [("xmlns", "urn:r".into()), ("value", "a b\tc".into())]);
         assert_eq!(arg.attr("file"), None);
     }
 
@@ -301,18 +263,11 @@ mod tests {
         let cases = [
             ("<a/>", ""),
             ("<a> x\r\n </a>", "x"),
-            (
-                "<a>1<b>2</b>3<!-- 4 --><![CDATA[<&amp;\r\n5]]>&amp;<?p 6?></a>",
-                "13<&amp;\n5&",
-            ),
+            ("<a>1<b>2</b>3<!-- 4 --><![CDATA[<&amp;\r\n5]]>&amp;<?p 6?></a>", "13<&amp;\n5&"),
             ("<a>\u{a0}x</a>", "\u{a0}x"),
         ];
         for (text, expected) in cases {
-            assert_eq!(
-                Document::parse(text).unwrap().root().text(),
-                expected,
-                "{text}"
-            );
+            assert_eq!(Document::parse(text).unwrap().root().text(), expected, "{text}");
         }
         let document = Document::parse(DEVICES).unwrap();
         assert_eq!(document.root().text_at("os/type").as_deref(), Some("hvm"));

@@ -27,20 +27,11 @@ pub(super) enum Scope {
 /// Checks `text` and lists its elements.
 pub(super) fn parse(text: &str, scope: Scope) -> Result<Vec<Entry>, Fault> {
     if let Some((at, char)) = illegal_char(text) {
-        return Err(Fault::new(
-            at,
-            format!("character U+{:04X}", u32::from(char)),
-        ));
+        return Err(Fault::new(at, format!("character U+{:04X}", u32::from(char))));
     }
     // About one element per 50 bytes of libvirt's XML.
     let entries = Vec::with_capacity(text.len() / 48 + 1);
-    Parser {
-        text,
-        scope,
-        entries,
-        open: Vec::new(),
-    }
-    .run()
+    Parser { text, scope, entries, open: Vec::new() }.run()
 }
 
 struct Parser<'t> {
@@ -135,10 +126,7 @@ impl Parser<'_> {
         }
         names.sort_unstable();
         match names.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-            Some(pair) => Err(Fault::new(
-                pair[1].1,
-                format!("attribute {} twice", pair[1].0),
-            )),
+            Some(pair) => Err(Fault::new(pair[1].1, format!("attribute {} twice", pair[1].0))),
             None => Ok(()),
         }
     }
@@ -148,10 +136,7 @@ impl Parser<'_> {
             None | Some("xml" | "xmlns") => Ok(()),
             Some(_) if self.scope == Scope::Fragment => Ok(()),
             prefix if namespace(self.text, &self.entries, id, prefix).is_some() => Ok(()),
-            _ => Err(Fault::new(
-                at,
-                format!("the namespace prefix of {name} is not declared"),
-            )),
+            _ => Err(Fault::new(at, format!("the namespace prefix of {name} is not declared"))),
         }
     }
 
@@ -188,10 +173,7 @@ impl Parser<'_> {
 
     fn declaration(&self, span: Range<usize>, document_start: usize) -> Result<(), Fault> {
         if self.scope == Scope::Fragment || span.start != document_start {
-            return Err(Fault::new(
-                span.start,
-                "an XML declaration that does not come first",
-            ));
+            return Err(Fault::new(span.start, "an XML declaration that does not come first"));
         }
         let names: Vec<_> = RawAttrs::new(self.text, span.start + "<?xml".len()..span.end - 2)
             .map(|attr| attr.map(|attr| &self.text[attr.name]))
@@ -199,10 +181,7 @@ impl Parser<'_> {
         match names.as_slice() {
             ["version"] | ["version", "encoding"] => Ok(()),
             ["version", "standalone"] | ["version", "encoding", "standalone"] => Ok(()),
-            _ => Err(Fault::new(
-                span.start,
-                "an XML declaration with wrong attributes",
-            )),
+            _ => Err(Fault::new(span.start, "an XML declaration with wrong attributes")),
         }
     }
 

@@ -45,12 +45,8 @@ fn local(name: &OsStr, folder: &Path) -> Option<PathBuf> {
 /// The file name inside QEMU's JSON way of naming an image, nested or flattened.
 fn filename(value: &Value) -> Option<&str> {
     let object = value.as_object()?;
-    let named = object
-        .iter()
-        .find(|(key, _)| *key == "filename" || key.ends_with(".filename"));
-    named
-        .and_then(|(_, name)| name.as_str())
-        .or_else(|| object.get("file").and_then(filename))
+    let named = object.iter().find(|(key, _)| *key == "filename" || key.ends_with(".filename"));
+    named.and_then(|(_, name)| name.as_str()).or_else(|| object.get("file").and_then(filename))
 }
 
 impl Backing {

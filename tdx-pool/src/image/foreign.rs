@@ -28,12 +28,8 @@ enum Remedy {
 
 use Remedy::{Convert, Unpack};
 
-pub(super) const QCOW1: Foreign = Foreign::new(
-    "an image in QEMU's old qcow format",
-    0,
-    b"QFI\xfb\0\0\0\x01",
-    Convert("qcow"),
-);
+pub(super) const QCOW1: Foreign =
+    Foreign::new("an image in QEMU's old qcow format", 0, b"QFI\xfb\0\0\0\x01", Convert("qcow"));
 
 const VHD: Foreign = Foreign::new("a VHD image", 0, b"conectix", Convert("vpc"));
 /// Looked for last, since many a CD image is a bootable disk too.
@@ -45,18 +41,8 @@ const NAME_ONE: &str = "name a disk image, qcow2 or raw";
 const FORMATS: &[Foreign] = &[
     Foreign::new("a VMDK image", 0, b"KDMV", Convert("vmdk")),
     Foreign::new("a VMDK image", 0, b"COWD", Convert("vmdk")),
-    Foreign::new(
-        "a VMDK description",
-        0,
-        b"# Disk DescriptorFile",
-        Convert("vmdk"),
-    ),
-    Foreign::new(
-        "a VirtualBox VDI image",
-        64,
-        b"\x7f\x10\xda\xbe",
-        Convert("vdi"),
-    ),
+    Foreign::new("a VMDK description", 0, b"# Disk DescriptorFile", Convert("vmdk")),
+    Foreign::new("a VirtualBox VDI image", 64, b"\x7f\x10\xda\xbe", Convert("vdi")),
     Foreign::new("a VHDX image", 0, b"vhdxfile", Convert("vhdx")),
     VHD,
     Foreign::new("a QED image", 0, b"QED\0", Convert("qed")),
@@ -75,29 +61,20 @@ const FORMATS: &[Foreign] = &[
 
 impl Foreign {
     const fn new(name: &'static str, offset: u64, magic: &'static [u8], remedy: Remedy) -> Self {
-        Self {
-            name,
-            offset,
-            magic,
-            remedy,
-        }
+        Self { name, offset, magic, remedy }
     }
 
     fn is_in(&self, start: &[u8]) -> bool {
-        start
-            .get(self.offset as usize..)
-            .is_some_and(|rest| rest.starts_with(self.magic))
+        start.get(self.offset as usize..).is_some_and(|rest| rest.starts_with(self.magic))
     }
 
     /// The error that names the format and says what to do.
     pub(super) fn refuse(&self, source: &Source<'_>) -> Error {
         let refused = source.invalid(format!("is {}, not qcow2 or raw", self.name));
         match self.remedy {
-            Convert(format) => refused.hint(convert(
-                source.name,
-                Some(format),
-                "makes a qcow2 image of it",
-            )),
+            Convert(format) => {
+                refused.hint(convert(source.name, Some(format), "makes a qcow2 image of it"))
+            }
             Unpack(command) => {
                 let file = quote(source.name);
                 refused.hint(format!("decompress it first: {command} -- {file}"))
@@ -130,9 +107,7 @@ pub(super) fn check_raw(source: &Source<'_>) -> Result<()> {
     if !source.size.is_multiple_of(512) {
         let size = source.size;
         return Err(source
-            .invalid(format!(
-                "is not a whole raw disk: {size} bytes are no whole sectors"
-            ))
+            .invalid(format!("is not a whole raw disk: {size} bytes are no whole sectors"))
             .hint("copy or download it again"));
     }
     Ok(())
@@ -140,9 +115,7 @@ pub(super) fn check_raw(source: &Source<'_>) -> Result<()> {
 
 /// The command that turns `image` into a qcow2 image by itself, and what that does.
 pub(super) fn convert(image: &Path, format: Option<&str>, effect: &str) -> String {
-    let format = format
-        .map(|format| format!("-f {format} "))
-        .unwrap_or_default();
+    let format = format.map(|format| format!("-f {format} ")).unwrap_or_default();
     let mut output = image.with_extension("qcow2");
     if output == image {
         let mut stem = image.file_stem().unwrap_or_default().to_owned();

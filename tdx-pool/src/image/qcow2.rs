@@ -74,10 +74,7 @@ impl Header {
 
         let cluster_bits = be32(start, 20);
         if !(9..=21).contains(&cluster_bits) {
-            return Err(damaged(
-                source,
-                &format!("clusters of 2^{cluster_bits} bytes"),
-            ));
+            return Err(damaged(source, &format!("clusters of 2^{cluster_bits} bytes")));
         }
         let header = Self {
             cluster_size: 1 << cluster_bits,
@@ -95,10 +92,7 @@ impl Header {
         let l2_reach = header.cluster_size * header.cluster_size / header.l2_entry_size() as u64;
         let flaws = [
             (version == 3 && length < 104, "its header is too short"),
-            (
-                u64::from(length) > header.cluster_size,
-                "its header is longer than a cluster",
-            ),
+            (u64::from(length) > header.cluster_size, "its header is longer than a cluster"),
             (refcount_order > 6, "its reference counts are too wide"),
             (be32(start, 32) > 2, "its encryption is of no known kind"),
             (compression > 1, "its compression is of no known kind"),
@@ -110,14 +104,8 @@ impl Header {
                 header.has(EXTENDED_L2) && cluster_bits < 14,
                 "its clusters are too small for subclusters",
             ),
-            (
-                header.virtual_size > i64::MAX as u64,
-                "its disk is absurdly large",
-            ),
-            (
-                header.l1_entries * 8 > MAX_L1_BYTES,
-                "its L1 table is too large",
-            ),
+            (header.virtual_size > i64::MAX as u64, "its disk is absurdly large"),
+            (header.l1_entries * 8 > MAX_L1_BYTES, "its L1 table is too large"),
             (
                 header.virtual_size.div_ceil(l2_reach) > header.l1_entries,
                 "its L1 table is too small for the disk",
@@ -161,10 +149,7 @@ impl Header {
             || offset < header_length
             || offset > self.cluster_size - length.min(self.cluster_size)
         {
-            return Err(damaged(
-                source,
-                "its backing file's name lies nowhere sensible",
-            ));
+            return Err(damaged(source, "its backing file's name lies nowhere sensible"));
         }
         // In the first cluster, so no more than 2 MiB.
         let (offset, end) = (offset as usize, (offset + length) as usize);
@@ -226,9 +211,7 @@ fn backing_format(mut extensions: &[u8]) -> Result<Option<&[u8]>, &'static str> 
 
 /// The error for a qcow2 image that QEMU could not make sense of.
 pub(super) fn damaged(source: &Source<'_>, flaw: &str) -> Error {
-    source
-        .invalid(format!("is a damaged qcow2 image: {flaw}"))
-        .hint("copy or download it again")
+    source.invalid(format!("is a damaged qcow2 image: {flaw}")).hint("copy or download it again")
 }
 
 fn be32(bytes: &[u8], at: usize) -> u32 {

@@ -47,10 +47,7 @@ impl<'a> Source<'a> {
         let (kind, size) = if file_type.is_file() {
             (Kind::File, metadata.len())
         } else if file_type.is_block_device() {
-            (
-                Kind::Block,
-                rustix::fs::seek(file, SeekFrom::End(0)).at("examine", name)?,
-            )
+            (Kind::Block, rustix::fs::seek(file, SeekFrom::End(0)).at("examine", name)?)
         } else if file_type.is_dir() {
             (Kind::Other("a directory"), 0)
         } else if file_type.is_fifo() {
@@ -60,12 +57,7 @@ impl<'a> Source<'a> {
         } else {
             (Kind::Other("a socket"), 0)
         };
-        Ok(Self {
-            file,
-            name,
-            kind,
-            size,
-        })
+        Ok(Self { file, name, kind, size })
     }
 
     /// Reads what there is at `at`, at most `len` bytes; fewer only where the file ends.
@@ -100,9 +92,7 @@ impl<'a> Source<'a> {
     /// The error for a file that ends before `end`, up to where it refers to itself.
     pub(super) fn truncated(&self, end: u64) -> Error {
         let size = self.size;
-        self.invalid(format!(
-            "is truncated: {size} bytes are there, at least {end} are referenced"
-        ))
-        .hint("copy or download it again")
+        self.invalid(format!("is truncated: {size} bytes are there, at least {end} are referenced"))
+            .hint("copy or download it again")
     }
 }

@@ -15,9 +15,7 @@ const READS_AS_ZERO: u64 = 1;
 /// Refuses an image whose L1 or refcount table does not lie inside the file.
 pub(super) fn check_places(source: &Source<'_>, header: &Header) -> Result<()> {
     let l1 = header.l1_offset.saturating_add(header.l1_entries * 8);
-    let refcounts = header
-        .refcount_offset
-        .saturating_add(header.refcount_entries * 8);
+    let refcounts = header.refcount_offset.saturating_add(header.refcount_entries * 8);
     check_end(source, l1.max(refcounts))
 }
 
@@ -32,34 +30,22 @@ pub(super) fn check(source: &Source<'_>, header: &Header) -> Result<()> {
     let mut end = 0;
 
     let mut l2_tables = Vec::new();
-    for_each(
-        source,
-        header.l1_offset,
-        header.l1_entries * 8,
-        8,
-        |entry| {
-            match be64(entry, 0) & OFFSET_BITS {
-                0 => {}
-                table if aligned(table) => l2_tables.push(table),
-                _ => return misplaced("an L2 table"),
-            }
-            Ok(())
-        },
-    )?;
-    for_each(
-        source,
-        header.refcount_offset,
-        header.refcount_entries * 8,
-        8,
-        |entry| {
-            match be64(entry, 0) {
-                0 => {}
-                block if aligned(block) => end = end.max(block.saturating_add(header.cluster_size)),
-                _ => return misplaced("a refcount block"),
-            }
-            Ok(())
-        },
-    )?;
+    for_each(source, header.l1_offset, header.l1_entries * 8, 8, |entry| {
+        match be64(entry, 0) & OFFSET_BITS {
+            0 => {}
+            table if aligned(table) => l2_tables.push(table),
+            _ => return misplaced("an L2 table"),
+        }
+        Ok(())
+    })?;
+    for_each(source, header.refcount_offset, header.refcount_entries * 8, 8, |entry| {
+        match be64(entry, 0) {
+            0 => {}
+            block if aligned(block) => end = end.max(block.saturating_add(header.cluster_size)),
+            _ => return misplaced("a refcount block"),
+        }
+        Ok(())
+    })?;
 
     // Each table is used once, so no more is read than the file holds.
     l2_tables.sort_unstable();
@@ -72,29 +58,19 @@ pub(super) fn check(source: &Source<'_>, header: &Header) -> Result<()> {
         if table_end > source.size {
             break;
         }
-        for_each(
-            source,
-            table,
-            header.cluster_size,
-            header.l2_entry_size(),
-            |entry| {
-                match data_end(header, entry) {
-                    Some(data_end) => end = end.max(data_end),
-                    None => return misplaced("a cluster"),
-                }
-                Ok(())
-            },
-        )?;
+        for_each(source, table, header.cluster_size, header.l2_entry_size(), |entry| {
+            match data_end(header, entry) {
+                Some(data_end) => end = end.max(data_end),
+                None => return misplaced("a cluster"),
+            }
+            Ok(())
+        })?;
     }
     check_end(source, end)
 }
 
 fn check_end(source: &Source<'_>, end: u64) -> Result<()> {
-    if end > source.size {
-        Err(source.truncated(end))
-    } else {
-        Ok(())
-    }
+    if end > source.size { Err(source.truncated(end)) } else { Ok(()) }
 }
 
 /// Calls `visit` with every entry of a table, but for those that lie in holes and so are zero.
@@ -135,9 +111,7 @@ fn data_end(header: &Header, entry: &[u8]) -> Option<u64> {
     }
     let last = if entry.len() == 16 {
         let allocated = be64(entry, 8) as u32;
-        allocated
-            .checked_ilog2()
-            .map(|last| u64::from(last) * (header.cluster_size / 32))
+        allocated.checked_ilog2().map(|last| u64::from(last) * (header.cluster_size / 32))
     } else {
         (start != 0 && descriptor & READS_AS_ZERO == 0).then_some(0)
     };

@@ -25,10 +25,7 @@ fn what_a_tool_asks_is_found() {
         root.text_at("description").as_deref(),
         Some("two <b>GPUs</b> & a\n    second line")
     );
-    assert_eq!(
-        root.attr_at("launchSecurity", "type").as_deref(),
-        Some("tdx")
-    );
+    assert_eq!(root.attr_at("launchSecurity", "type").as_deref(), Some("tdx"));
     let files: Vec<_> = root
         .find_all("devices/disk/source")
         .chain(root.find_all("devices/disk/backingStore/source"))
@@ -43,22 +40,10 @@ fn what_a_tool_asks_is_found() {
         ]
     );
     let base = root.child("metadata").unwrap().children().last().unwrap();
-    assert_eq!(
-        (base.namespace(), base.local_name()),
-        (Some("urn:example:tdx"), "base")
-    );
+    assert_eq!((base.namespace(), base.local_name()), (Some("urn:example:tdx"), "base"));
     let arg = root.find("qemu:commandline/qemu:arg").unwrap();
-    assert_eq!(
-        arg.namespace(),
-        Some("http://libvirt.org/schemas/domain/qemu/1.0")
-    );
-    assert_eq!(
-        root.find("qemu:commandline/qemu:env")
-            .unwrap()
-            .attr("value")
-            .unwrap(),
-        "it's"
-    );
+    assert_eq!(arg.namespace(), Some("http://libvirt.org/schemas/domain/qemu/1.0"));
+    assert_eq!(root.find("qemu:commandline/qemu:env").unwrap().attr("value").unwrap(), "it's");
 }
 
 #[test]

@@ -13,10 +13,7 @@ fn edited(
 ) -> String {
     let document = Document::parse(text).unwrap();
     let root = document.root();
-    let node = root
-        .descendants()
-        .find(|node| node.name() == "x")
-        .unwrap_or(root);
+    let node = root.descendants().find(|node| node.name() == "x").unwrap_or(root);
     let mut edit = document.edit();
     call(&mut edit, node);
     edit.finish().unwrap()
@@ -52,10 +49,7 @@ fn insert_into() {
             "<x>\n\t<b>\n\t</b>\n\t<!-- c -->\n</x>",
             "<x>\n\t<b>\n\t</b>\n\t<!-- c -->\n\t<n>\n\t  <m/>\n\t</n>\n</x>",
         ),
-        (
-            "<x>\r\n <b/></x>",
-            "<x>\r\n <b/>\r\n <n>\r\n   <m/>\r\n </n></x>",
-        ),
+        ("<x>\r\n <b/></x>", "<x>\r\n <b/>\r\n <n>\r\n   <m/>\r\n </n></x>"),
         // Without children: indented by the step of the document.
         ("<x/>", "<x>\n  <n>\n    <m/>\n  </n>\n</x>"),
         (
@@ -66,15 +60,9 @@ fn insert_into() {
             "<a>\n  <x b='1' ></x>\n</a>",
             "<a>\n  <x b='1' >\n    <n>\n      <m/>\n    </n>\n  </x>\n</a>",
         ),
-        (
-            "<a>\n  <x>\n  </x>\n</a>",
-            "<a>\n  <x>\n    <n>\n      <m/>\n    </n>\n  </x>\n</a>",
-        ),
+        ("<a>\n  <x>\n  </x>\n</a>", "<a>\n  <x>\n    <n>\n      <m/>\n    </n>\n  </x>\n</a>"),
         ("<x>  </x>", "<x>\n  <n>\n    <m/>\n  </n>\n</x>"),
-        (
-            "<x><!-- c --></x>",
-            "<x><!-- c -->\n  <n>\n    <m/>\n  </n>\n</x>",
-        ),
+        ("<x><!-- c --></x>", "<x><!-- c -->\n  <n>\n    <m/>\n  </n>\n</x>"),
         // Where there are none, none.
         ("<x><b/></x>", "<x><b/><n>\n  <m/>\n</n></x>"),
         ("<a><x/></a>", "<a><x><n>\n  <m/>\n</n></x></a>"),
@@ -90,14 +78,8 @@ fn insert_into() {
 fn insert_beside() {
     let cases = [
         ("<a>\n  <x/>\n</a>", "<a>\n  <1/>\n  <x/>\n  <2/>\n</a>"),
-        (
-            "<a>\n  <x/> <!-- c -->\n</a>",
-            "<a>\n  <1/>\n  <x/> <!-- c -->\n  <2/>\n</a>",
-        ),
-        (
-            "<a>\n\n  <x/><b/>\n</a>",
-            "<a>\n\n  <1/>\n  <x/><2/><b/>\n</a>",
-        ),
+        ("<a>\n  <x/> <!-- c -->\n</a>", "<a>\n  <1/>\n  <x/> <!-- c -->\n  <2/>\n</a>"),
+        ("<a>\n\n  <x/><b/>\n</a>", "<a>\n\n  <1/>\n  <x/><2/><b/>\n</a>"),
         ("<a><x/></a>", "<a><1/><x/><2/></a>"),
         ("<a>text\n<x/>\n</a>", "<a>text\n<1/><x/><2/>\n</a>"),
     ];
@@ -111,23 +93,14 @@ fn insert_beside() {
 #[test]
 fn comments_go_beside_the_root() {
     let text = "<?xml version='1.0'?>\n<x/>\n";
-    let insert: Call = |edit, x| {
-        edit.insert_before(x, "<!-- 1 -->")
-            .insert_after(x, "<!-- 2 -->")
-    };
-    assert_eq!(
-        edited(text, insert),
-        "<?xml version='1.0'?>\n<!-- 1 -->\n<x/>\n<!-- 2 -->\n"
-    );
+    let insert: Call = |edit, x| edit.insert_before(x, "<!-- 1 -->").insert_after(x, "<!-- 2 -->");
+    assert_eq!(edited(text, insert), "<?xml version='1.0'?>\n<!-- 1 -->\n<x/>\n<!-- 2 -->\n");
 }
 
 #[test]
 fn replace() {
     let cases = [
-        (
-            "<a>\n    <x>\n    </x>\n</a>",
-            "<a>\n    <n>\n      <m/>\n    </n>\n</a>",
-        ),
+        ("<a>\n    <x>\n    </x>\n</a>", "<a>\n    <n>\n      <m/>\n    </n>\n</a>"),
         ("<a><x/></a>", "<a><n>\n  <m/>\n</n></a>"),
         ("<x/>", "<n>\n  <m/>\n</n>"),
     ];
@@ -140,40 +113,16 @@ fn replace() {
 #[test]
 fn set_attr() {
     let cases = [
-        (
-            "<x b='1'  c = \"2\" />",
-            "b",
-            "&'",
-            "<x b='&amp;&apos;'  c = \"2\" />",
-        ),
-        (
-            "<x b='1'  c = \"2\" />",
-            "c",
-            "\n",
-            "<x b='1'  c = \"&#10;\" />",
-        ),
-        (
-            "<x b='1'  c = \"2\" />",
-            "d",
-            "3",
-            "<x b='1'  c = \"2\" d=\"3\" />",
-        ),
+        ("<x b='1'  c = \"2\" />", "b", "&'", "<x b='&amp;&apos;'  c = \"2\" />"),
+        ("<x b='1'  c = \"2\" />", "c", "\n", "<x b='1'  c = \"&#10;\" />"),
+        ("<x b='1'  c = \"2\" />", "d", "3", "<x b='1'  c = \"2\" d=\"3\" />"),
         ("<x></x>", "d", "3", "<x d='3'></x>"),
-        (
-            "<a b=\"1\"><x/></a>",
-            "d",
-            "3",
-            "<a b=\"1\"><x d=\"3\"/></a>",
-        ),
+        ("<a b=\"1\"><x/></a>", "d", "3", "<a b=\"1\"><x d=\"3\"/></a>"),
         ("<x b='&#65;'/>", "b", "A", "<x b='&#65;'/>"),
         ("<x xmlns:p='u'/>", "p:b", "1", "<x xmlns:p='u' p:b='1'/>"),
     ];
     for (text, name, value, expected) in cases {
-        assert_eq!(
-            edited(text, |edit, x| edit.set_attr(x, name, value)),
-            expected,
-            "{text}"
-        );
+        assert_eq!(edited(text, |edit, x| edit.set_attr(x, name, value)), expected, "{text}");
     }
 }
 
@@ -187,11 +136,7 @@ fn set_text() {
         ("<x><![CDATA[a<b]]></x>", "<x><![CDATA[a<b]]></x>"),
     ];
     for (text, expected) in cases {
-        assert_eq!(
-            edited(text, |edit, x| edit.set_text(x, "a<b")),
-            expected,
-            "{text}"
-        );
+        assert_eq!(edited(text, |edit, x| edit.set_text(x, "a<b")), expected, "{text}");
     }
     assert_eq!(edited("<x/>", |edit, x| edit.set_text(x, "")), "<x/>");
 }
@@ -200,10 +145,7 @@ fn set_text() {
 fn edits_of_neighbours_fit_together() {
     let text = "<a>\n  <b/>\n  <x/>\n</a>";
     let document = Document::parse(text).unwrap();
-    let (root, nodes) = (
-        document.root(),
-        document.root().children().collect::<Vec<_>>(),
-    );
+    let (root, nodes) = (document.root(), document.root().children().collect::<Vec<_>>());
     let mut edit = document.edit();
     edit.insert_into(root, "<n4/>")
         .insert_before(nodes[1], "<n3/>")
@@ -234,12 +176,7 @@ fn refused(
     let mut edit = document.edit();
     call(&mut edit, document.root().child("x").unwrap());
     let error = edit.finish().unwrap_err();
-    (
-        error.kind(),
-        [vec![error.message().to_owned()], error.causes()]
-            .concat()
-            .join(": "),
-    )
+    (error.kind(), [vec![error.message().to_owned()], error.causes()].concat().join(": "))
 }
 
 #[test]
@@ -254,20 +191,14 @@ fn overlapping_edits_are_refused() {
     for call in calls {
         let (kind, text) = refused(call);
         assert_eq!(kind, ErrorKind::Failed);
-        assert!(
-            text.starts_with("two edits touch the same XML at "),
-            "{text}"
-        );
+        assert!(text.starts_with("two edits touch the same XML at "), "{text}");
     }
 }
 
 #[test]
 fn wrong_arguments_are_refused() {
     let calls: [(Call, &str); 9] = [
-        (
-            |edit, x| edit.insert_into(x, " \n"),
-            "there is no XML to insert",
-        ),
+        (|edit, x| edit.insert_into(x, " \n"), "there is no XML to insert"),
         (
             |edit, x| edit.insert_into(x, "</x><x>"),
             "the XML to insert is wrong: malformed XML at 1:1: ",
@@ -280,27 +211,15 @@ fn wrong_arguments_are_refused() {
             |edit, x| edit.insert_after(x, "<q:n/>"),
             "the edited XML would be wrong: malformed XML at 3:3: ",
         ),
-        (
-            |edit, x| edit.set_attr(x, "b c", ""),
-            "\"b c\" is not an attribute name",
-        ),
-        (
-            |edit, x| edit.set_attr(x, "c", "\0"),
-            "the value of attribute c has character U+0000",
-        ),
-        (
-            |edit, x| edit.set_text(x, ""),
-            "cannot set the text of <x>: it has child elements",
-        ),
+        (|edit, x| edit.set_attr(x, "b c", ""), "\"b c\" is not an attribute name"),
+        (|edit, x| edit.set_attr(x, "c", "\0"), "the value of attribute c has character U+0000"),
+        (|edit, x| edit.set_text(x, ""), "cannot set the text of <x>: it has child elements"),
         (
             |edit, x| edit.remove(x.parent().unwrap()),
             "the edited XML would be wrong: malformed XML at 1:1: no root",
         ),
         // The first error is the one reported.
-        (
-            |edit, x| edit.set_text(x, "").insert_into(x, "<"),
-            "cannot set the text",
-        ),
+        (|edit, x| edit.set_text(x, "").insert_into(x, "<"), "cannot set the text"),
     ];
     for (call, expected) in calls {
         let (kind, text) = refused(call);
@@ -311,10 +230,7 @@ fn wrong_arguments_are_refused() {
 
 #[test]
 fn nodes_of_another_document_are_refused() {
-    let (one, two) = (
-        Document::parse("<a/>").unwrap(),
-        Document::parse("<a/>").unwrap(),
-    );
+    let (one, two) = (Document::parse("<a/>").unwrap(), Document::parse("<a/>").unwrap());
     let mut edit = one.edit();
     edit.remove(two.root());
     let error = edit.finish().unwrap_err();

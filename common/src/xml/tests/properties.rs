@@ -19,24 +19,15 @@ fn piece() -> impl Strategy<Value = Piece> {
     let name = || select(vec!["a", "disk", "q:arg", "größe", "x-1"]);
     let attrs = || {
         let value = select(vec!["", "1", "&amp;", "&#10;", "a>b", "a\nb", "é"]);
-        let attr = (
-            select(vec!["b", "file", "q:c"]),
-            value.prop_map(str::to_owned),
-        );
+        let attr = (select(vec!["b", "file", "q:c"]), value.prop_map(str::to_owned));
         vec(attr, 0..3).prop_map(|mut attrs| {
             attrs.sort();
             attrs.dedup_by_key(|attr| attr.0);
             attrs
         })
     };
-    let raw = select(vec![
-        "<!-- c -->",
-        "<!--\n<x>\n-->",
-        "<![CDATA[ <]]>",
-        "<?p i?>",
-        "text",
-        "&lt;\n",
-    ]);
+    let raw =
+        select(vec!["<!-- c -->", "<!--\n<x>\n-->", "<![CDATA[ <]]>", "<?p i?>", "text", "&lt;\n"]);
     let leaf = prop_oneof![
         3 => (name(), attrs()).prop_map(|(name, attrs)| Piece::Element(name, attrs, Vec::new())),
         1 => raw.prop_map(Piece::Raw),
@@ -70,23 +61,11 @@ fn write(piece: &Piece, out: &mut String, depth: usize, line_break: &str, step: 
 
 /// A random document: on lines or on one, with Unix or DOS line breaks.
 fn document() -> impl Strategy<Value = String> {
-    let layouts = vec![
-        ("\n", "  "),
-        ("\r\n", "\t"),
-        ("\n", ""),
-        ("", ""),
-        (" ", ""),
-    ];
+    let layouts = vec![("\n", "  "), ("\r\n", "\t"), ("\n", ""), ("", ""), (" ", "")];
     (vec(piece(), 0..4), select(layouts)).prop_map(|(content, (line_break, step))| {
         let mut text = String::new();
         let attrs = vec![("xmlns:q", "urn:q".to_owned())];
-        write(
-            &Piece::Element("root", attrs, content),
-            &mut text,
-            0,
-            line_break,
-            step,
-        );
+        write(&Piece::Element("root", attrs, content), &mut text, 0, line_break, step);
         text + line_break
     })
 }
@@ -148,10 +127,7 @@ const INSERTED: &str = "<inserted>\n  <b c='1'/>\n</inserted>";
 /// Removes what was inserted into a document.
 fn without_inserted(text: String) -> String {
     let document = Document::parse(text).unwrap();
-    let inserted = document
-        .nodes()
-        .find(|node| node.name() == "inserted")
-        .unwrap();
+    let inserted = document.nodes().find(|node| node.name() == "inserted").unwrap();
     let mut edit = document.edit();
     edit.remove(inserted);
     edit.finish().unwrap()
