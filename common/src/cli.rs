@@ -16,12 +16,13 @@ use crate::{interrupt, log};
 /// Flags every verb of every tool takes.
 #[derive(Debug, Args)]
 pub struct Globals {
-    /// How to print the result
+    /// How to print: auto (a table on a terminal, else JSON), json, table, or name (keys, one a line)
     #[arg(long, global = true, value_enum, default_value = "auto", env = "TDX_FORMAT")]
-    #[arg(hide_env_values = true, help_heading = "Global options")]
+    #[arg(hide_env_values = true, hide_possible_values = true, hide_default_value = true)]
+    #[arg(help_heading = "Global options")]
     pub format: Format,
-    /// Short for --format json
-    #[arg(long, global = true, conflicts_with = "format", help_heading = "Global options")]
+    /// Short for --format json, and stronger than it
+    #[arg(long, global = true, help_heading = "Global options")]
     pub json: bool,
     /// Say on standard error what is done (-vv: and what is asked)
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
