@@ -154,6 +154,14 @@ pub(crate) fn tool<A: AsRef<OsStr>>(tool: &str, arguments: impl IntoIterator<Ite
     Run::of(command, b"")
 }
 
+/// A program on this machine, with the tools on PATH.
+pub(crate) fn on_path(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    let path = std::env::var("PATH").unwrap_or_default();
+    command.env("PATH", format!("{}:{path}", bin_dir().display()));
+    command
+}
+
 fn clear(command: &mut Command) -> &mut Command {
     // No user's configuration, no user's language; the PATH is how programs are found.
     command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default())
