@@ -5,6 +5,8 @@
 //! other tools' documents with [`input`], the machine through [`host`], libvirt through
 //! `libvirt` and other programs through [`exec`].
 
+#![cfg_attr(not(test), warn(unused_crate_dependencies))]
+
 pub mod cli;
 pub mod config;
 pub mod document;

@@ -41,7 +41,8 @@ pub enum State {
 }
 
 impl State {
-    fn from_raw(state: u32) -> Self {
+    /// The state behind one of libvirt's numbers.
+    pub fn from_raw(state: u32) -> Self {
         match state {
             sys::VIR_DOMAIN_RUNNING => Self::Running,
             sys::VIR_DOMAIN_BLOCKED => Self::Idle,
@@ -111,6 +112,34 @@ impl Libvirt {
         // SAFETY: records came from libvirt and are not used after this.
         unsafe { sys::virDomainStatsRecordListFree(records) };
         Ok(domains)
+    }
+
+    /// The XML a domain will go on with where it was suspended to disk; none when it was not. It may
+    /// name other disks than the domain's definition.
+    ///
+    /// Source: <https://libvirt.org/html/libvirt-libvirt-domain.html#virDomainManagedSaveGetXMLDesc>.
+    pub fn managed_save_xml(&self, domain: &Domain) -> Result<Option<String>> {
+        let doing = "read the saved state of a domain";
+        match domain.has_managed_save(0) {
+            Err(error) if super::is_gone(&error) => return Ok(None),
+            Ok(false) => return Ok(None),
+            saved => saved.context(doing)?,
+        };
+        // SAFETY: domain is a live object of this connection.
+        let xml = unsafe { sys::virDomainManagedSaveGetXMLDesc(domain.as_ptr(), 0) };
+        if xml.is_null() {
+            let error = VirtError::last_error();
+            return match domain.has_managed_save(0) {
+                Ok(true) => Err(error).context(doing),
+                _ => Ok(None), // resumed or removed meanwhile
+            };
+        }
+        // SAFETY: libvirt returned a NUL-terminated string that the caller has to free, once.
+        unsafe {
+            let copy = text(xml);
+            libc_free(xml.cast());
+            Ok(Some(copy))
+        }
     }
 
     /// The leases of one network, of every kind of address.
