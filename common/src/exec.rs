@@ -3,10 +3,12 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::log;
+use crate::{interrupt, log};
 
 /// An external program and its arguments.
 #[derive(Debug, Clone)]
@@ -33,17 +35,20 @@ impl Runner {
     ///
     /// The environment is PATH and `LC_ALL=C.UTF-8`; standard input is empty.
     /// Errors: `unsupported` when it is not installed; `command_failed` with the last lines of its
-    /// standard error.
+    /// standard error; `interrupted` when a signal came in, which ends the program, too.
     pub fn run(&self) -> Result<Vec<u8>> {
         log::detail(format_args!("run {self}"));
-        let output = self
+        let child = self
             .command()
             .env_clear()
             .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
             .env("LC_ALL", "C.UTF-8")
             .stdin(Stdio::null())
-            .output()
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
             .map_err(|error| self.cannot_start(error))?;
+        let output = self.wait(child)?;
         if output.status.success() {
             return Ok(output.stdout);
         }
@@ -52,6 +57,30 @@ impl Runner {
         let tail: Vec<&str> = tail.into_iter().rev().collect();
         Err(Error::new(ErrorKind::CommandFailed, format!("{self} failed: {}", output.status))
             .because(tail.join("; ")))
+    }
+
+    /// Waits for the program's end, or ends it when a signal comes in.
+    fn wait(&self, mut child: Child) -> Result<Output> {
+        let stdout = child.stdout.take().map(read_all);
+        let stderr = child.stderr.take().map(read_all);
+        let mut pause = Duration::from_millis(1);
+        let status = loop {
+            match child.try_wait() {
+                Ok(Some(status)) => break status,
+                Ok(None) => {}
+                Err(error) => return Err(self.cannot_start(error)),
+            }
+            if let Err(interrupted) = interrupt::sleep(pause) {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(interrupted);
+            }
+            pause = (pause * 2).min(Duration::from_millis(50));
+        };
+        let text = |reader: Option<JoinHandle<Vec<u8>>>| {
+            reader.and_then(|reader| reader.join().ok()).unwrap_or_default()
+        };
+        Ok(Output { status, stdout: text(stdout), stderr: text(stderr) })
     }
 
     /// Becomes the program, with this process's environment and streams.
@@ -79,6 +108,15 @@ impl Runner {
             }
         }
     }
+}
+
+fn read_all(mut stream: impl io::Read + Send + 'static) -> JoinHandle<Vec<u8>> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        // What was read before an error is still worth showing.
+        let _ = stream.read_to_end(&mut bytes);
+        bytes
+    })
 }
 
 impl std::fmt::Display for Runner {

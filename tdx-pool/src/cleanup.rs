@@ -1,31 +1,26 @@
 //! `tdx-pool cleanup`: our leftovers, and nothing else.
-//!
-//! Deleted is a file that bears one of our names ([`Ours`]), that no domain, snapshot or image needs,
-//! that no creation under way has locked, and that no process holds open or locked. Whatever else
-//! nothing needs is listed and left: the pool may be the host's `default`, with other people's disks.
+
+mod judge;
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::collections::HashSet;
+use std::path::PathBuf;
 
 use clap::Args;
 use common::cli::{Change, Context};
 use common::config::Config;
 use common::document::{Action, Document, Item};
-use common::host::Host;
 use common::libvirt::{Context as _, Libvirt, is_gone};
 use common::output::Outcome;
 use common::units::Size;
-use common::{Error, IoContext, Result, interrupt, log};
+use common::{Error, Result, interrupt, log};
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::cli::PoolArgs;
 use crate::inflight;
-use crate::names::Ours;
-use crate::pool::{Pool, canonical};
-use crate::usage::{Chains, Usage};
+use crate::pool::Pool;
+use judge::{Judged, judge};
 
 /// Arguments of `cleanup`.
 #[derive(Debug, Args)]
@@ -99,7 +94,7 @@ impl Item for CleanupItem {
     }
 }
 
-/// Finds what nothing needs and deletes what of it is ours.
+/// Finds what nothing needs and deletes what of it is ours. All are tried.
 ///
 /// Errors: `unsupported` on a remote connection and `permission` for anyone but root: neither can see
 /// who holds a file open, and a deleted disk does not come back.
@@ -119,176 +114,73 @@ pub fn run(
         );
     }
     interrupt::guard();
+    let change = args.change;
     let pool = Pool::resolve(libvirt, config, &args.pool)?;
-    let mut items = survey(&context.host, libvirt, &pool)?;
-    let orphans = items.iter().filter(|item| item.reason == Reason::Orphan).count();
-    if orphans > 0 {
-        let question = format!("delete {orphans} orphans from pool '{}'?", pool.name);
-        context.confirm(args.change, &question)?;
+    let mut files = judge(&context.host, libvirt, &pool)?;
+    let orphans = count_orphans(&files);
+    if orphans > 0 && !change.yes && !change.dry_run {
+        context.confirm(change, &format!("delete {orphans} orphans from pool '{}'?", pool.name))?;
+        // That may have taken a while, and something may need one of them by now.
+        let asked: HashSet<String> = files.into_iter().map(|file| file.item.name).collect();
+        files = judge(&context.host, libvirt, &pool)?;
+        files.retain(|file| asked.contains(&file.item.name));
     }
-    let mut deleted = Vec::new();
-    for item in items.iter_mut().filter(|item| item.reason == Reason::Orphan) {
-        let done = match args.change.dry_run {
-            true => Ok(()),
-            false => interrupt::check().and_then(|()| delete(&pool, item)),
-        };
-        if let Err(error) = done {
-            return Err(error.applied(deleted));
+    let items = match change.dry_run {
+        true => plan(files),
+        false => delete_all(context, &pool, files)?,
+    };
+    Ok(Document::new("tdx.pool.cleanup", items).dry_run(change.dry_run).into())
+}
+
+const DELETE: Action = Action("delete");
+
+fn count_orphans(files: &[Judged]) -> usize {
+    files.iter().filter(|file| file.item.reason == Reason::Orphan).count()
+}
+
+fn plan(files: Vec<Judged>) -> Vec<CleanupItem> {
+    let planned = files.into_iter().map(|Judged { mut item, .. }| {
+        if item.reason == Reason::Orphan {
+            item.action = DELETE;
         }
-        item.action = Action("delete");
-        deleted.push(format!("deleted volume '{}'", item.name));
+        item
+    });
+    planned.collect()
+}
+
+/// Deletes the orphans in the order they come in: images before what they stand on.
+fn delete_all(context: &Context, pool: &Pool, files: Vec<Judged>) -> Result<Vec<CleanupItem>> {
+    let mut items = Vec::new();
+    let mut failed: Option<Error> = None;
+    let mut needed: HashSet<PathBuf> = HashSet::new();
+    for Judged { mut item, chain } in files {
+        if item.reason == Reason::Orphan && !needed.contains(&PathBuf::from(&item.path)) {
+            match interrupt::check().and_then(|()| delete(pool, &item)) {
+                Ok(()) => item.action = DELETE,
+                Err(error) => {
+                    failed = Some(failed.unwrap_or(error));
+                    needed.extend(chain);
+                }
+            }
+        }
+        items.push(item);
     }
-    Ok(Document::new("tdx.pool.cleanup", items).dry_run(args.change.dry_run).into())
+    inflight::sweep(&context.host);
+    match failed {
+        None => Ok(items),
+        Some(error) => {
+            let deleted = items.iter().filter(|item| item.action == DELETE);
+            Err(error.applied(deleted.map(|item| format!("deleted volume '{}'", item.name))))
+        }
+    }
 }
 
 fn delete(pool: &Pool, item: &CleanupItem) -> Result<()> {
     log::step(format_args!("delete {}", item.path));
-    let doing = format_args!("delete volume '{}'", item.name);
-    match pool.volume(&item.name)? {
-        None => Ok(()),
-        Some(volume) => match volume.delete(0) {
-            Err(error) if is_gone(&error) => Ok(()),
-            done => done.context(doing),
-        },
-    }
-}
-
-/// Every file of the pool that nothing refers to.
-fn survey(host: &Host, libvirt: &Libvirt, pool: &Pool) -> Result<Vec<CleanupItem>> {
-    let folder = pool.folder()?.to_owned();
-    pool.refresh()?;
-    let mut chains = Chains::strict();
-    // The order matters: names first, then who needs them. A volume made in between is not judged.
-    let names = pool.handle.list_volumes().context("list volumes")?;
-    let usage = Usage::collect(libvirt, &mut chains)?;
-    let unused = names.into_iter().filter_map(|name| {
-        let path = folder.join(&name);
-        usage.of(&path).is_empty().then_some((name, path))
-    });
-    let (ours, others): (Vec<_>, Vec<_>) =
-        unused.partition(|(name, _)| Ours::classify(name).is_some());
-    let mut needed: HashSet<PathBuf> = HashSet::new();
-    let mut roots: Vec<PathBuf> = others.iter().map(|(_, path)| path.clone()).collect();
-    roots.extend(other_pools(libvirt, pool)?);
-    for root in roots {
-        needed.extend(chains.chain(&root)?);
-    }
-    let mut items = Vec::new();
-    for (name, path) in others {
-        items.extend(item(pool, name, &path, Reason::Other)?);
-    }
-    let mut ours: Vec<(String, PathBuf)> =
-        ours.into_iter().filter(|(_, path)| !needed.contains(&canonical(path))).collect();
-    let held = if ours.is_empty() { HashSet::new() } else { held_files(host)? };
-    // What a kept file stands on is kept: judge from the top of each chain down.
-    ours.sort_by_cached_key(|(_, path)| {
-        std::cmp::Reverse(chains.chain(path).map_or(0, |c| c.len()))
-    });
-    let mut kept: HashMap<PathBuf, Reason> = HashMap::new();
-    for (name, path) in ours {
-        let path = canonical(&path);
-        let reason = match () {
-            () if inflight::is_in_flight(host, &name)? => Reason::InFlight,
-            () if is_held(&held, &path)? => Reason::Open,
-            () => kept.get(&path).copied().unwrap_or(Reason::Orphan),
-        };
-        if reason != Reason::Orphan {
-            kept.extend(chains.chain(&path)?.into_iter().map(|below| (below, reason)));
+    match pool.volume(&item.name)?.map(|volume| volume.delete(0)) {
+        Some(Err(error)) if !is_gone(&error) => {
+            Err(error).context(format_args!("delete volume '{}'", item.name))
         }
-        items.extend(item(pool, name, &path, reason)?);
-    }
-    Ok(items)
-}
-
-/// The document's entry for a file; none when it went away meanwhile.
-fn item(pool: &Pool, name: String, path: &Path, reason: Reason) -> Result<Option<CleanupItem>> {
-    let metadata = match path.symlink_metadata() {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        metadata => metadata.at("look at", path)?,
-    };
-    Ok(Some(CleanupItem {
-        name,
-        pool: pool.name.clone(),
-        path: path.display().to_string(),
-        allocation_bytes: metadata.blocks() * 512,
-        reason,
-        action: Action::NONE,
-    }))
-}
-
-/// The files of every other pool: images there may stand on ours.
-fn other_pools(libvirt: &Libvirt, pool: &Pool) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for other in Pool::all(libvirt)?.into_iter().filter(|other| other.name != pool.name) {
-        if let (true, Ok(folder)) = (other.is_active(), other.folder()) {
-            let names = other.handle.list_volumes().context("list volumes")?;
-            files.extend(names.into_iter().map(|name| folder.join(name)));
-        }
-    }
-    Ok(files)
-}
-
-/// A file whatever its name: device and inode.
-type FileId = (u64, u64);
-
-fn is_held(held: &HashSet<FileId>, path: &Path) -> Result<bool> {
-    match path.metadata() {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
-        metadata => {
-            let metadata = metadata.at("look at", path)?;
-            Ok(held.contains(&(metadata.dev(), metadata.ino())))
-        }
-    }
-}
-
-/// Every file that some process holds open, in whatever mount namespace, or that is locked.
-///
-/// Source: proc_pid_fd(5): the links are followed to the open file itself; proc_locks(5):
-/// `major:minor:inode` with hexadecimal device numbers.
-fn held_files(host: &Host) -> Result<HashSet<FileId>> {
-    let mut held = HashSet::new();
-    let proc = host.path("/proc");
-    for process in std::fs::read_dir(&proc).at("read", &proc)?.flatten() {
-        if !process.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit) {
-            continue;
-        }
-        // A process that ends meanwhile holds nothing.
-        let Ok(descriptors) = std::fs::read_dir(process.path().join("fd")) else {
-            continue;
-        };
-        for descriptor in descriptors.flatten() {
-            if let Ok(metadata) = std::fs::metadata(descriptor.path()) {
-                held.insert((metadata.dev(), metadata.ino()));
-            }
-        }
-    }
-    let locks = host.read("/proc/locks")?.unwrap_or_default();
-    held.extend(locks.lines().filter_map(locked_file));
-    Ok(held)
-}
-
-fn locked_file(line: &str) -> Option<FileId> {
-    let mut parts = line.split_whitespace().find(|word| word.matches(':').count() == 2)?.split(':');
-    let major = u32::from_str_radix(parts.next()?, 16).ok()?;
-    let minor = u32::from_str_radix(parts.next()?, 16).ok()?;
-    Some((rustix::fs::makedev(major, minor), parts.next()?.parse().ok()?))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn locks_name_their_files() {
-        for (line, inode) in [
-            ("1: FLOCK  ADVISORY  WRITE 512 00:19:1013 0 EOF", Some(1013)),
-            ("2: OFDLCK ADVISORY  READ -1 fe:00:42 100 101", Some(42)),
-            ("3: -> POSIX ADVISORY  READ 9 fe:00:43 0 EOF", Some(43)),
-            ("4: LEASE ACTIVE READ 9", None),
-        ] {
-            assert_eq!(locked_file(line).map(|file| file.1), inode, "{line}");
-        }
-        let (device, _) = locked_file("2: OFDLCK ADVISORY  READ -1 fe:01:42 100 101").unwrap();
-        assert_eq!(device, rustix::fs::makedev(0xfe, 1));
+        _ => Ok(()),
     }
 }

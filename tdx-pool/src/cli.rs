@@ -49,8 +49,17 @@ enum Verb {
 #[derive(Debug, Clone, Args)]
 pub struct PoolArgs {
     /// The pool's name [default: tdvirsh-pool, or the pool that owns its folder]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = pool_name)]
     pub pool: Option<String>,
+}
+
+fn pool_name(name: &str) -> Result<String, &'static str> {
+    match name {
+        "" => Err("a pool has a name"),
+        _ if name.contains('/') => Err("a pool's name holds no slash"),
+        _ if name.contains(char::is_control) => Err("a pool's name holds no control character"),
+        _ => Ok(name.to_owned()),
+    }
 }
 
 impl Tool for Cli {

@@ -1,11 +1,14 @@
 //! `tdx-pool delete`: volumes that nothing needs.
 
 use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use clap::Args;
 use common::cli::{Change, Context};
 use common::config::Config;
 use common::document::{Action, Document, Item};
+use common::host::Host;
 use common::libvirt::{Context as _, Libvirt, is_gone};
 use common::output::Outcome;
 use common::{Error, Result, input, interrupt, log};
@@ -13,8 +16,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::PoolArgs;
+use crate::inflight;
+use crate::needs::Needs;
 use crate::pool::Pool;
-use crate::volume::Survey;
 
 /// Arguments of `delete`.
 #[derive(Debug, Args)]
@@ -58,81 +62,141 @@ impl Item for DeleteItem {
     }
 }
 
-#[derive(Deserialize)]
-struct Named {
-    name: String,
-}
-
-/// Deletes each volume unless a domain or another volume needs it. All are tried.
+/// Deletes each volume unless a domain or another image needs it, images before what they stand on.
+/// All are tried.
 pub fn run(
     context: &Context,
     connect: impl FnOnce() -> Result<Libvirt>,
     config: &Config,
     args: DeleteArgs,
 ) -> Result<Outcome> {
-    let names = names(args.volumes)?;
+    let wanted = wanted(args.volumes, &args.pool)?;
     interrupt::guard();
     let libvirt = connect()?;
-    let pool = Pool::resolve(&libvirt, config, &args.pool)?;
-    let mut survey = Survey::take(&libvirt, &pool)?;
-    context.confirm(
-        args.change,
-        &format!("delete from pool '{}': {}?", pool.name, names.join(", ")),
-    )?;
+    let dry_run = args.change.dry_run;
+    let host = libvirt.is_local().then_some(&context.host);
+    let batches: Vec<Batch> = wanted
+        .into_iter()
+        .map(|(pool, names)| {
+            let pool = Pool::resolve(&libvirt, config, &PoolArgs { pool })?;
+            Ok(Batch { needs: Needs::take(&libvirt, &pool)?, pool, names, host })
+        })
+        .collect::<Result<_>>()?;
+    let there: Vec<&str> = batches.iter().flat_map(Batch::there).collect();
+    if !there.is_empty() {
+        context.confirm(args.change, &format!("delete {}?", there.join(", ")))?;
+    }
     let mut items = Vec::new();
     let mut failed: Option<Error> = None;
-    for name in names {
-        let done = interrupt::check()
-            .and_then(|()| delete(&mut survey, &pool, &name, args.change.dry_run));
-        match done {
-            Ok(item) => items.push(item),
-            Err(error) => failed = Some(failed.unwrap_or(error)),
+    for batch in batches {
+        for done in batch.delete(dry_run) {
+            match done {
+                Ok(item) => items.push(item),
+                Err(error) => failed = Some(failed.unwrap_or(error)),
+            }
         }
     }
     if let Some(error) = failed {
-        let deleted =
-            items.iter().filter(|item| item.action != Action::NONE && !args.change.dry_run);
+        let deleted = items.iter().filter(|item| item.action != Action::NONE && !dry_run);
         return Err(error.applied(deleted.map(|item| format!("deleted volume '{}'", item.name))));
     }
-    Ok(Document::new("tdx.pool.delete", items).dry_run(args.change.dry_run).into())
+    Ok(Document::new("tdx.pool.delete", items).dry_run(dry_run).into())
 }
 
-fn names(words: Vec<String>) -> Result<Vec<String>> {
+/// An item says which pool it is in: a name alone could hit another pool's volume.
+#[derive(Deserialize)]
+struct Named {
+    name: String,
+    pool: Option<String>,
+}
+
+/// The names, each once, by pool; the pool of the flag or the default one is none.
+fn wanted(
+    words: Vec<String>,
+    args: &PoolArgs,
+) -> Result<BTreeMap<Option<String>, BTreeSet<String>>> {
+    let mut wanted: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
     if !words.iter().any(|word| word == input::STDIN) {
-        return Ok(words);
+        wanted.insert(args.pool.clone(), words.into_iter().collect());
+        return Ok(wanted);
     }
     if words.len() > 1 {
         return Err(Error::usage("- stands alone: name volumes or read them from standard input"));
     }
-    let items: Vec<Named> = input::items(&["tdx.pool."], "volumes with a name")?;
-    Ok(items.into_iter().map(|item| item.name).collect())
+    let kinds = ["tdx.pool.volumes", "tdx.pool.import", "tdx.pool.cleanup", "tdx.pool.delete"];
+    for item in input::items::<Named>(&kinds, "volumes with a name")? {
+        if let (Some(asked), Some(there)) = (&args.pool, &item.pool)
+            && asked != there
+        {
+            return Err(Error::usage(format!(
+                "volume '{}' is in pool '{there}', but --pool says '{asked}'",
+                item.name
+            )));
+        }
+        wanted.entry(item.pool.or_else(|| args.pool.clone())).or_default().insert(item.name);
+    }
+    Ok(wanted)
 }
 
-fn delete(survey: &mut Survey, pool: &Pool, name: &str, dry_run: bool) -> Result<DeleteItem> {
-    let Some(volume) = survey.volumes.iter().find(|volume| volume.name == name) else {
-        let (name, pool) = (name.to_owned(), pool.name.clone());
-        return Ok(DeleteItem { name, pool, path: None, action: Action::NONE });
-    };
-    let (handle, path) = (volume.handle.clone(), volume.path.clone());
-    let needed = survey.needed_by(&path)?;
-    if !needed.is_empty() {
-        return Err(Error::conflict(format!("volume '{name}' is needed by {}", needed.join(", ")))
-            .hint("delete those first; tdx-pool volumes shows what needs what"));
+/// What is to go from one pool.
+struct Batch<'a> {
+    pool: Pool,
+    needs: Needs,
+    names: BTreeSet<String>,
+    /// The machine, when the pool is on it.
+    host: Option<&'a Host>,
+}
+
+impl Batch<'_> {
+    fn there(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().map(String::as_str).filter(|name| self.needs.volume(name).is_some())
     }
-    if !dry_run {
-        log::step(format_args!("delete volume '{name}'"));
-        match handle.delete(0) {
-            Err(error) if is_gone(&error) => {}
-            done => done.context(format_args!("delete volume '{name}'"))?,
+
+    fn delete(mut self, dry_run: bool) -> Vec<Result<DeleteItem>> {
+        let mut names: Vec<String> = std::mem::take(&mut self.names).into_iter().collect();
+        names.sort_by_cached_key(|name| {
+            let height = self.needs.volume(name).map_or(0, |v| self.needs.height(&v.path));
+            std::cmp::Reverse(height)
+        });
+        names.into_iter().map(|name| self.delete_one(name, dry_run)).collect()
+    }
+
+    fn delete_one(&mut self, name: String, dry_run: bool) -> Result<DeleteItem> {
+        interrupt::check()?;
+        let Some(volume) = self.needs.volume(&name) else {
+            let pool = self.pool.name.clone();
+            return Ok(DeleteItem { name, pool, path: None, action: Action::NONE });
+        };
+        let path = volume.path.clone();
+        self.check(&name, &path)?;
+        if !dry_run {
+            log::step(format_args!("delete volume '{name}'"));
+            match volume.handle.delete(0) {
+                Err(error) if is_gone(&error) => {}
+                done => done.context(format_args!("delete volume '{name}'"))?,
+            }
         }
-        // What stood on others no longer does.
-        survey.volumes.retain(|volume| volume.name != name);
+        self.needs.forget(&path);
+        let path = Some(path.display().to_string());
+        Ok(DeleteItem { name, pool: self.pool.name.clone(), path, action: Action("delete") })
     }
-    let path = Some(path.display().to_string());
-    Ok(DeleteItem {
-        name: name.to_owned(),
-        pool: pool.name.clone(),
-        path,
-        action: Action("delete"),
-    })
+
+    fn check(&self, name: &str, path: &Path) -> Result<()> {
+        let needed = self.needs.of(path);
+        if !needed.is_empty() {
+            return Err(Error::conflict(format!(
+                "volume '{name}' is needed by {}",
+                needed.join(", ")
+            ))
+            .hint("delete those first; tdx-pool volumes shows what needs what"));
+        }
+        if let Some(host) = self.host
+            && inflight::is_in_flight(host, name)?
+        {
+            return Err(Error::conflict(format!(
+                "volume '{name}' is being made by another process"
+            )));
+        }
+        Ok(())
+    }
 }

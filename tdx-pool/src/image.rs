@@ -156,19 +156,21 @@ fn check_alone(source: &Source<'_>, image: &Image) -> Result<()> {
     Err(refused)
 }
 
-/// Reads what the image at `path` is an overlay of: one open, one small read, one close.
+/// Reads what the image at `path` is an overlay of: one open, two small reads, one close. The format
+/// of the backing file is not looked for.
 ///
-/// Returns `None` for raw images, and for whatever is neither a regular file nor a block device.
+/// Returns `None` for raw images, and for whatever is neither a regular file nor a block device. A
+/// damaged header, or one of a newer QEMU, still names its backing file.
 /// It never guesses from content who owns it: do not ask about a file that is known to be raw.
 ///
-/// Errors: `invalid_input` if the header is a damaged qcow2 one; `not_found`, `permission`, `io`.
+/// Errors: `not_found`, `permission`, `io`.
 pub fn backing_of(path: &Path) -> Result<Option<Backing>> {
     let file = open(path)?;
     let source = Source::new(&file, path)?;
-    if let Kind::Other(_) = source.kind {
-        return Ok(None);
+    match source.kind {
+        Kind::Other(_) => Ok(None),
+        Kind::File | Kind::Block => Header::backing(&source),
     }
-    Ok(Header::read(&source)?.and_then(|header| header.backing))
 }
 
 fn raw(size: u64) -> Image {

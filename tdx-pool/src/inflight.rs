@@ -4,14 +4,14 @@
 //! drops the lock with the process, however it dies, so a leftover is known at once and by nothing as
 //! vague as age.
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use common::host::Host;
-use common::{Error, IoContext, Result};
-use rustix::fs::{FlockOperation, flock};
+use common::{Error, IoContext, Result, log};
+use rustix::fs::{FlockOperation, OFlags, flock};
 
 /// Where the locks are. Anyone may create there, as in `/run/lock` itself: members of the group
 /// libvirt make overlays too.
@@ -35,8 +35,8 @@ impl InFlight {
         let path = folder.join(name);
         loop {
             let mut options = OpenOptions::new();
-            let lock = options.write(true).create(true).truncate(false).open(&path);
-            let lock = lock.at("create the lock", &path)?;
+            let options = options.write(true).create(true).truncate(false);
+            let lock = options.custom_flags(careful()).open(&path).at("create the lock", &path)?;
             match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {}
                 Err(rustix::io::Errno::WOULDBLOCK) => {
@@ -60,36 +60,77 @@ impl Drop for InFlight {
     }
 }
 
-/// Whether some process is making the volume `name`. A stale lock file is taken away.
+/// Whether some process is making the volume `name`.
 ///
 /// Errors: `io` or `permission` when that cannot be told.
 pub fn is_in_flight(host: &Host, name: &str) -> Result<bool> {
     let path = host.path(FOLDER).join(name);
-    let lock = match File::open(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        opened => opened.at("open the lock", &path)?,
-    };
-    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {
-            let _ = fs::remove_file(&path);
-            Ok(false)
-        }
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
-        Err(error) => Err(error).at("lock", &path),
+    match OpenOptions::new().read(true).custom_flags(careful()).open(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        lock => is_locked(&lock.at("open the lock", &path)?, &path),
     }
 }
 
+/// Takes the lock files of dead processes away. What cannot be judged is left: a lock file too many
+/// does no harm.
+pub fn sweep(host: &Host) {
+    for entry in fs::read_dir(host.path(FOLDER)).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let lock = OpenOptions::new().read(true).custom_flags(careful()).open(&path);
+        // Still held while it is removed: whoever waits for it then finds it unlinked.
+        if let Ok(lock) = lock
+            && is_locked(&lock, &path).is_ok_and(|locked| !locked)
+        {
+            log::step(format_args!("remove the stale lock {}", path.display()));
+            let _ = fs::remove_file(&path);
+        }
+    }
+}
+
+/// Takes the lock, which lasts until `lock` is closed, unless another has it.
+fn is_locked(lock: &File, path: &Path) -> Result<bool> {
+    match flock(lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(false),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
+        Err(error) => Err(error).at("lock", path),
+    }
+}
+
+/// Flags for a folder where anyone may have put anything: follow no links, wait for nobody.
+fn careful() -> i32 {
+    (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed()
+}
+
 fn make_folder(folder: &Path) -> Result<()> {
-    match fs::create_dir(folder) {
-        // Not by the umask: others must be able to make their locks here.
-        Ok(()) => fs::set_permissions(folder, Permissions::from_mode(0o1777)).at("open up", folder),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+    match DirBuilder::new().mode(0o700).create(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             fs::create_dir_all(folder.parent().unwrap_or(folder)).at("create", folder)?;
             make_folder(folder)
         }
-        Err(error) => Err(error).at("create", folder),
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(error).at("create", folder)
+        }
+        made => open_up(folder, made.is_ok()),
     }
+}
+
+/// Lets others make their locks here, but not take away those of root.
+fn open_up(folder: &Path, made: bool) -> Result<()> {
+    let flags = (OFlags::NOFOLLOW | OFlags::DIRECTORY).bits().cast_signed();
+    let root = rustix::process::geteuid().is_root();
+    if !made && !root {
+        return Ok(());
+    }
+    let open = OpenOptions::new().read(true).custom_flags(flags).open(folder).at("open", folder)?;
+    let foreign = open.metadata().at("look at", folder)?.uid() != 0;
+    if root && foreign {
+        fchown(&open, Some(0), Some(0)).at("take over", folder)?;
+    }
+    if made || foreign {
+        // Not by the umask.
+        open.set_permissions(Permissions::from_mode(0o1777)).at("open up", folder)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -116,8 +157,32 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let host = Host::new(root.path());
         drop(InFlight::begin(&host, NAME).unwrap());
-        fs::write(host.path(FOLDER).join(NAME), "").unwrap();
+        let stale = host.path(FOLDER).join(NAME);
+        fs::write(&stale, "").unwrap();
         assert!(!is_in_flight(&host, NAME).unwrap());
-        assert!(!host.path(FOLDER).join(NAME).exists());
+        assert!(stale.exists(), "looking took the lock file away");
+        let held = InFlight::begin(&host, "overlay.held00000000000.qcow2").unwrap();
+        sweep(&host);
+        assert!(!stale.exists());
+        assert!(held.path.exists(), "a held lock was taken for a stale one");
+    }
+
+    #[test]
+    fn a_hostile_folder_is_taken_over_or_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let host = Host::new(root.path());
+        let folder = host.path(FOLDER);
+        fs::create_dir_all(folder.parent().unwrap()).unwrap();
+        std::os::unix::fs::symlink("/tmp", &folder).unwrap();
+        let is_root = rustix::process::geteuid().is_root();
+        assert!(!is_root || InFlight::begin(&host, NAME).is_err(), "followed a link");
+        fs::remove_file(&folder).unwrap();
+        fs::create_dir(&folder).unwrap();
+        if is_root {
+            std::os::unix::fs::chown(&folder, Some(65534), Some(65534)).unwrap();
+            InFlight::begin(&host, NAME).unwrap();
+            let metadata = folder.metadata().unwrap();
+            assert_eq!((metadata.uid(), metadata.mode() & 0o7777), (0, 0o1777));
+        }
     }
 }

@@ -7,7 +7,11 @@
 //! One module a verb; the nouns under them are [`pool`], [`volume`], [`overlay`], [`image`] and
 //! [`usage`], the answer to "who needs this file?".
 
+mod chains;
 mod cli;
+mod files;
+mod holders;
+mod needs;
 
 pub mod cleanup;
 pub mod copy;

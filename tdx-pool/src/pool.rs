@@ -2,19 +2,22 @@
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use common::config::Config;
 use common::document::Item;
 use common::libvirt::{Context, Libvirt, is_gone};
 use common::units::Size;
 use common::xml::Document;
-use common::{Error, Result, log};
+use common::{Error, ErrorKind, Result, log};
 use schemars::JsonSchema;
 use serde::Serialize;
 use virt::storage_pool::StoragePool;
 use virt::storage_vol::StorageVol;
+use virt::sys;
 
 use crate::cli::PoolArgs;
+use crate::files::canonical;
 
 /// The pool's name when nothing else is said; the name the scripts before us used.
 pub const DEFAULT_NAME: &str = "tdvirsh-pool";
@@ -143,7 +146,14 @@ impl Pool {
     /// Every pool, started or not.
     pub fn all(libvirt: &Libvirt) -> Result<Vec<Self>> {
         let pools = libvirt.connect().list_all_storage_pools(0).context("list pools")?;
-        pools.into_iter().map(Self::read).collect()
+        let mut all = Vec::with_capacity(pools.len());
+        for pool in pools {
+            match Self::read(pool) {
+                Err(error) if error.kind() == ErrorKind::NotFound => {} // undefined meanwhile
+                read => all.push(read?),
+            }
+        }
+        Ok(all)
     }
 
     /// The pool whose folder is `path`, by whatever name it goes.
@@ -181,18 +191,21 @@ impl Pool {
     pub fn refresh(&self) -> Result<()> {
         self.check_active()?;
         log::detail(format_args!("refresh pool '{}'", self.name));
-        // A pool with an upload or a build under way cannot be refreshed; libvirt's own view is then
-        // as new as it gets, so a few tries are enough.
+        let about = format_args!("refresh pool '{}'", self.name);
         for _ in 0..20 {
             match self.handle.refresh(0) {
-                Err(error) if error.message().contains("has asynchronous jobs running") => {
-                    common::interrupt::sleep(std::time::Duration::from_millis(50))?;
+                // A pool with an upload or a build under way cannot be refreshed, and goes on; any
+                // other failure stops it. (The message may be in any language.)
+                Err(error)
+                    if error.code().to_raw() == sys::VIR_ERR_INTERNAL_ERROR
+                        && self.handle.is_active().unwrap_or(false) =>
+                {
+                    common::interrupt::sleep(Duration::from_millis(50))?;
                 }
-                done => {
-                    return done.context(format_args!("refresh pool '{}'", self.name)).map(drop);
-                }
+                done => return done.context(about).map(drop),
             }
         }
+        // libvirt's own view is then as new as it gets.
         Ok(())
     }
 
@@ -274,16 +287,5 @@ impl Wanted {
             name: name.map_or_else(|| DEFAULT_NAME.to_owned(), Clone::clone),
             path: config.pool_path.clone().unwrap_or_else(|| DEFAULT_PATH.into()),
         }
-    }
-}
-
-/// The folder with every link resolved, as far as it exists.
-pub(crate) fn canonical(path: &Path) -> PathBuf {
-    if let Ok(path) = path.canonicalize() {
-        return path;
-    }
-    match (path.parent(), path.file_name()) {
-        (Some(parent), Some(name)) => canonical(parent).join(name),
-        _ => path.to_owned(),
     }
 }

@@ -2,57 +2,68 @@
 //! and for pools on other hosts.
 //!
 //! libvirt cannot rename a volume. So the bytes go to a volume under one of our temporary names and
-//! are then cloned on libvirt's side to the real one: whoever sees that name sees the whole image.
+//! are then cloned on libvirt's side to the real one, which is half-made only while libvirtd itself
+//! copies it there.
 
 use std::fs::File;
 use std::io::Read;
 
+use common::cli::Context as Cli;
 use common::libvirt::{Context, Libvirt, is_gone};
-use common::xml::Element;
+use common::xml::{Document, Element};
 use common::{Error, ErrorKind, IoContext, Result, interrupt, log};
 use sha2::{Digest, Sha256};
 use virt::storage_vol::StorageVol;
 use virt::stream::Stream;
 
-use crate::import::Source;
+use crate::import::{Plan, Source};
+use crate::inflight::InFlight;
 use crate::names::Ours;
 use crate::owner::Owner;
 use crate::pool::Pool;
 
 const CHUNK: usize = 256 * 1024;
 
-/// Copies the source into the pool as the volume `name`; returns the SHA-256 of its bytes.
+/// Copies the image into the pool; returns the SHA-256 of its bytes.
 ///
-/// Errors: what libvirt says; `invalid_input` when the bytes are not those that were promised.
-pub fn upload(
+/// Errors: what libvirt says; `invalid_input` when the bytes are not those that were promised;
+/// `conflict` when the image changed, or its name was taken, meanwhile.
+pub(crate) fn upload(
+    context: &Cli,
     libvirt: &Libvirt,
     pool: &Pool,
-    name: &str,
-    source: &Source,
-    owner: Option<Owner>,
-    check: impl FnOnce(&str) -> Result<()>,
+    plan: &Plan,
     progress: &dyn Fn(u64),
 ) -> Result<String> {
+    let (name, source, owner) = (&plan.name, plan.source(), plan.owner());
     let temporary = Ours::Import.new_name()?;
+    // Elsewhere only the open file tells that host's cleanup that this is under way.
+    let in_flight = libvirt.is_local().then(|| InFlight::begin(&context.host, &temporary));
+    let _in_flight = in_flight.transpose()?;
     log::step(format_args!("upload {} to volume '{temporary}'", source.path.display()));
     let doing = format_args!("create volume '{temporary}'");
     let part = StorageVol::create_xml(&pool.handle, &xml(&temporary, source, owner)?, 0);
     let part = part.context(doing)?;
     let done = (|| {
         let digest = send(libvirt, &part, source, progress)?;
-        check(&digest)?;
+        plan.check_uploaded(&digest)?;
+        interrupt::check()?;
         log::step(format_args!("clone volume '{temporary}' to '{name}'"));
         let clone = xml(name, source, owner)?;
-        StorageVol::create_xml_from(&pool.handle, &clone, &part, 0)
-            .context(format_args!("create volume '{name}'"))?;
-        Ok(digest)
+        match StorageVol::create_xml_from(&pool.handle, &clone, &part, 0) {
+            Err(_) if pool.volume(name)?.is_some() => {
+                Err(Error::conflict(format!("volume '{name}' was made meanwhile"))
+                    .hint("run the same command again: it compares the two"))
+            }
+            made => made.context(format_args!("create volume '{name}'")).map(|_| digest),
+        }
     })();
     let removed = part.delete(0).or_else(|error| if is_gone(&error) { Ok(()) } else { Err(error) });
     match (done, removed) {
         (Ok(digest), Ok(())) => Ok(digest),
         (Ok(_), Err(error)) => Err(error)
             .context(format_args!("delete volume '{temporary}'"))
-            .map_err(|error| error.applied([format!("imported volume '{name}'")])),
+            .map_err(|error| error.applied([format!("imported '{name}'")])),
         (Err(error), Ok(())) => Err(error),
         (Err(error), Err(_)) => Err(error.left_behind([format!("volume '{temporary}'")])),
     }
@@ -89,6 +100,18 @@ fn send(
     let length = source.image.file_size_bytes;
     let stream = Stream::new(libvirt.connect(), 0).context("open a stream")?;
     volume.upload(&stream, 0, length, 0).context(uploading)?;
+    match feed(&stream, source, progress) {
+        Ok(digest) => stream.finish().context(uploading).map(|()| digest),
+        Err(error) => {
+            // Else the volume stays in use and cannot be deleted.
+            let _ = stream.abort();
+            Err(error)
+        }
+    }
+}
+
+fn feed(stream: &Stream, source: &Source, progress: &dyn Fn(u64)) -> Result<String> {
+    let length = source.image.file_size_bytes;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; CHUNK];
     let mut reader = source.reopen()?.take(length);
@@ -102,27 +125,42 @@ fn send(
         hasher.update(&buffer[..read]);
         let mut rest = &buffer[..read];
         while !rest.is_empty() {
-            let taken = stream.send(rest).context(uploading)?;
-            rest = &rest[usize::try_from(taken).unwrap_or(0).min(rest.len())..];
+            let taken = stream.send(rest).context(format_args!("upload {}", source.path.display()));
+            rest = &rest[usize::try_from(taken?).unwrap_or(0).min(rest.len())..];
         }
         sent += read as u64;
         progress(sent);
     }
-    if sent != length {
-        return Err(Error::conflict(format!(
-            "{} changed while it was read",
-            source.path.display()
-        )));
-    }
-    stream.finish().context(uploading)?;
+    source.check_unchanged()?;
     Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Whether a volume holds exactly the source's bytes, as they come down libvirt's stream.
-pub fn same_content(libvirt: &Libvirt, volume: &StorageVol, source: &Source) -> Result<bool> {
+pub(crate) fn same_content(
+    libvirt: &Libvirt,
+    volume: &StorageVol,
+    source: &Source,
+) -> Result<bool> {
     let comparing = format_args!("download a volume to compare it with {}", source.path.display());
+    let text = volume.xml_desc(0).context(comparing)?;
+    let physical = Document::parse(text)?.root().text_at("physical");
+    let length = source.image.file_size_bytes;
+    if physical.and_then(|size| size.parse().ok()).is_some_and(|size: u64| size != length) {
+        return Ok(false);
+    }
     let stream = Stream::new(libvirt.connect(), 0).context("open a stream")?;
     volume.download(&stream, 0, 0, 0).context(comparing)?;
+    match compare(&stream, source) {
+        Ok(true) => stream.finish().context(comparing).map(|()| true),
+        other => {
+            let _ = stream.abort();
+            other
+        }
+    }
+}
+
+fn compare(stream: &Stream, source: &Source) -> Result<bool> {
+    let comparing = format_args!("compare a volume with {}", source.path.display());
     let mut file: File = source.reopen()?;
     let mut theirs = vec![0; CHUNK];
     let mut ours = vec![0; CHUNK];
@@ -132,9 +170,7 @@ pub fn same_content(libvirt: &Libvirt, volume: &StorageVol, source: &Source) -> 
         let got = usize::try_from(got)
             .map_err(|_| Error::new(ErrorKind::Failed, "the download would block"))?;
         if got == 0 {
-            let at_end = file.read(&mut ours[..1]).at("read", &source.path)? == 0;
-            stream.finish().context(comparing)?;
-            return Ok(at_end);
+            return Ok(file.read(&mut ours[..1]).at("read", &source.path)? == 0);
         }
         match file.read_exact(&mut ours[..got]) {
             Ok(()) if ours[..got] == theirs[..got] => {}

@@ -1,6 +1,7 @@
 //! A volume of a pool: what it is, what it stands on, who needs it.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use common::document::Item;
@@ -12,10 +13,11 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use virt::storage_vol::StorageVol;
 
+use crate::files::canonical;
 use crate::names::Ours;
 use crate::pool::Pool;
-use crate::record;
 use crate::usage::{Chains, Usage};
+use crate::{image, record};
 
 /// What a volume is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
@@ -134,13 +136,13 @@ impl Volume {
     }
 }
 
-/// The volumes of a pool with everything that needs them.
+/// The volumes of a pool with the domains that need them.
 #[derive(Debug)]
 pub struct Survey {
     /// What libvirt says of each.
     pub volumes: Vec<Volume>,
-    usage: Usage,
-    chains: Chains,
+    pub(crate) usage: Usage,
+    pub(crate) chains: Chains,
 }
 
 impl Survey {
@@ -150,35 +152,24 @@ impl Survey {
         let volumes = Volume::all(pool)?;
         let mut chains = Chains::visible(libvirt);
         for volume in &volumes {
-            chains.learn(&volume.path, volume.backing.as_deref());
+            if let Some(backing) = &volume.backing {
+                chains.learn(&volume.path, backing);
+            }
         }
         let usage = Usage::collect(libvirt, &mut chains)?;
         Ok(Self { volumes, usage, chains })
-    }
-
-    /// The domains that need `path`, and the volumes of this pool that stand on it.
-    pub fn needed_by(&mut self, path: &Path) -> Result<Vec<String>> {
-        let path = crate::pool::canonical(path);
-        let mut needed: Vec<String> =
-            self.usage.of(&path).into_iter().map(|name| format!("domain '{name}'")).collect();
-        for volume in &self.volumes {
-            if self.chains.chain(&volume.path)?.contains(&path) {
-                needed.push(format!("volume '{}'", volume.name));
-            }
-        }
-        Ok(needed)
     }
 
     /// The volumes as they stand in a document.
     pub fn items(&mut self, pool: &Pool, local: bool) -> Result<Vec<VolumeItem>> {
         let chains: Vec<Vec<PathBuf>> =
             self.volumes.iter().map(|v| self.chains.chain(&v.path)).collect::<Result<_>>()?;
-        let bases: std::collections::HashSet<&PathBuf> = chains.iter().flatten().collect();
+        let bases: HashSet<&PathBuf> = chains.iter().flatten().collect();
         let items = self.volumes.iter().zip(&chains).map(|(volume, chain)| {
             let role = match () {
                 () if !chain.is_empty() || volume.backing.is_some() => Role::Overlay,
                 () if Ours::classify(&volume.name).is_some() => Role::Other,
-                () if bases.contains(&crate::pool::canonical(&volume.path)) => Role::Base,
+                () if bases.contains(&canonical(&volume.path)) => Role::Base,
                 () if local && is_imported(&volume.path) => Role::Base,
                 () => Role::Other,
             };
@@ -201,5 +192,5 @@ impl Survey {
 }
 
 fn is_imported(path: &Path) -> bool {
-    std::fs::File::open(path).is_ok_and(|file| record::has_record(&file))
+    image::open(path).is_ok_and(|file| record::has_record(&file))
 }

@@ -1,0 +1,136 @@
+//! Which files of a pool nothing needs.
+//!
+//! An orphan is a regular file that bears one of our names ([`Ours`]), that no domain, snapshot or
+//! image needs, that no creation under way has locked, and that no process holds open or locked.
+//! Whatever else nothing needs is listed and left: the pool may be the host's `default`, with other
+//! people's disks.
+
+use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use common::document::Action;
+use common::host::Host;
+use common::libvirt::{Context as _, Libvirt};
+use common::{IoContext, Result};
+
+use super::{CleanupItem, Reason};
+use crate::chains::Chains;
+use crate::files::{FileKey, canonical, contains, keys};
+use crate::holders::held_files;
+use crate::inflight;
+use crate::names::Ours;
+use crate::needs::pool_files;
+use crate::pool::Pool;
+use crate::usage::Usage;
+
+/// A file that nothing refers to.
+pub(super) struct Judged {
+    pub(super) item: CleanupItem,
+    /// What it stands on.
+    pub(super) chain: Vec<PathBuf>,
+}
+
+/// Every file of the pool that nothing refers to, images before what they stand on.
+///
+/// The order of the looks is what makes this safe beside a creation under way, which takes its lock,
+/// makes the file, makes something refer to it, and drops the lock: what is unlocked once its name
+/// was seen is either referred to already, or never will be.
+pub(super) fn judge(host: &Host, libvirt: &Libvirt, pool: &Pool) -> Result<Vec<Judged>> {
+    let folder = pool.folder()?.to_owned();
+    pool.refresh()?;
+    let names = names(pool)?;
+    let mut in_flight = HashSet::new();
+    for name in names.iter().filter(|name| Ours::classify(name).is_some()) {
+        if inflight::is_in_flight(host, name)? {
+            in_flight.insert(name.clone());
+        }
+    }
+    let mut chains = Chains::strict();
+    let usage = Usage::collect(libvirt, &mut chains)?;
+    let needed = needed_by_others(libvirt, pool, &mut chains)?;
+    let held = held_files(host)?;
+
+    let mut unused = Vec::new();
+    for name in names {
+        let path = folder.join(&name);
+        if !usage.of(&path).is_empty() {
+            continue;
+        }
+        let Some(item) = item(pool, name, &path)? else {
+            continue; // deleted meanwhile
+        };
+        unused.push(Judged { item, chain: chains.chain(&path)? });
+    }
+    // What a kept file stands on is kept: judged from the top of each chain down.
+    unused.sort_by_key(|file| Reverse(file.chain.len()));
+    let mut kept: HashMap<FileKey, Reason> = HashMap::new();
+    unused.retain_mut(|Judged { item, chain }| {
+        if item.reason == Reason::Other {
+            return true;
+        }
+        let path = folder.join(&item.name);
+        if contains(&needed, &path) {
+            return false;
+        }
+        item.reason = match () {
+            () if in_flight.contains(&item.name) => Reason::InFlight,
+            () if contains(&held, &path) => Reason::Open,
+            () => keys(&path).find_map(|key| kept.get(&key).copied()).unwrap_or(Reason::Orphan),
+        };
+        if item.reason != Reason::Orphan {
+            let below = chain.iter().flat_map(|below| keys(below));
+            kept.extend(below.map(|key| (key, item.reason)));
+        }
+        true
+    });
+    Ok(unused)
+}
+
+/// The names of all volumes. (The binding's `list_volumes` ends at 1,024.)
+fn names(pool: &Pool) -> Result<Vec<String>> {
+    let doing = format_args!("list the volumes of pool '{}'", pool.name);
+    let volumes = pool.handle.list_all_volumes(0).context(doing)?;
+    volumes.iter().map(|volume| volume.name().context(doing)).collect()
+}
+
+/// What images stand on that are not for us to judge: in this pool those of others, in other pools
+/// all.
+fn needed_by_others(
+    libvirt: &Libvirt,
+    pool: &Pool,
+    chains: &mut Chains,
+) -> Result<HashSet<FileKey>> {
+    let mut needed = HashSet::new();
+    for file in pool_files(libvirt)? {
+        let judged = file.pool == pool.name && is_ours(&file.name, &file.path);
+        if !judged {
+            needed.extend(chains.chain(&file.path)?.iter().flat_map(|below| keys(below)));
+        }
+    }
+    Ok(needed)
+}
+
+/// Whether a file is one that we make: by name, and no link or folder.
+fn is_ours(name: &str, path: &Path) -> bool {
+    Ours::classify(name).is_some()
+        && path.symlink_metadata().is_ok_and(|metadata| metadata.is_file())
+}
+
+/// The document's entry for a file, an orphan for now if it can be one; none when it went away.
+fn item(pool: &Pool, name: String, path: &Path) -> Result<Option<CleanupItem>> {
+    let metadata = match path.symlink_metadata() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        metadata => metadata.at("look at", path)?,
+    };
+    let reason = if is_ours(&name, path) { Reason::Orphan } else { Reason::Other };
+    Ok(Some(CleanupItem {
+        name,
+        pool: pool.name.clone(),
+        path: canonical(path).display().to_string(),
+        allocation_bytes: metadata.blocks() * 512,
+        reason,
+        action: Action::NONE,
+    }))
+}

@@ -1,0 +1,275 @@
+//! What it takes to have a pool.
+
+use std::path::{Path, PathBuf};
+
+use common::config::Config;
+use common::document::Action;
+use common::libvirt::{Context, Libvirt};
+use common::xml::Element;
+use common::{Error, Result, interrupt, log};
+use rustix::fs::{Access, access};
+
+use crate::cli::PoolArgs;
+use crate::files::canonical;
+use crate::pool::{Pool, PoolItem, PoolState, Wanted};
+
+/// What it takes to have the pool.
+#[derive(Debug)]
+pub struct Plan {
+    name: String,
+    path: PathBuf,
+    found: Option<Pool>,
+    /// The folder of the pool that was found is not there.
+    folder_lost: bool,
+    /// What the user should know: another pool is used, a link was followed.
+    pub warnings: Vec<String>,
+}
+
+impl Plan {
+    /// Looks at what is there. `path` is the flag's; without it an existing pool's own path is right.
+    ///
+    /// Errors: `conflict` when the pool exists elsewhere, when the folder belongs to another pool than
+    /// the one the flag names, or when the path is no folder; `permission` when the folder cannot be
+    /// written; `usage` for a path that is not UTF-8, or relative on a remote host.
+    pub fn new(
+        libvirt: &Libvirt,
+        config: &Config,
+        args: &PoolArgs,
+        path: Option<&Path>,
+    ) -> Result<Self> {
+        let wanted = Wanted::new(config, args);
+        if let Some(pool) = Pool::by_name(libvirt, &wanted.name)? {
+            let own = pool.path.clone().unwrap_or_default();
+            if let Some(path) = path {
+                check_same(libvirt, &pool, path)?;
+            }
+            let folder_lost = is_folder_lost(libvirt, &pool);
+            let (name, path, warnings) = (wanted.name, own, Vec::new());
+            return Ok(Self { name, path, found: Some(pool), folder_lost, warnings });
+        }
+        let (folder, mut warnings) = folder(libvirt, path.unwrap_or(&wanted.path))?;
+        let found = Pool::by_path(libvirt, &folder)?;
+        let mut folder_lost = false;
+        if let Some(owner) = &found {
+            if args.pool.is_some() {
+                return Err(Error::conflict(format!(
+                    "pool '{}' cannot have {}: pool '{}' owns it",
+                    wanted.name,
+                    folder.display(),
+                    owner.name
+                ))
+                .hint(format!("use --pool '{}', or another folder with --path", owner.name)));
+            }
+            warnings.push(format!(
+                "pool '{}' owns {}: it is used instead of '{}'",
+                owner.name,
+                folder.display(),
+                wanted.name
+            ));
+            folder_lost = is_folder_lost(libvirt, owner);
+        } else if libvirt.is_local() {
+            check_folder(&folder)?;
+        }
+        Ok(Self { name: wanted.name, path: folder, found, folder_lost, warnings })
+    }
+
+    /// The pool, if it is there already.
+    pub fn found(&self) -> Option<&Pool> {
+        self.found.as_ref()
+    }
+
+    /// The name the pool has, or will have.
+    pub fn pool_name(&self) -> &str {
+        self.found.as_ref().map_or(&self.name, |pool| &pool.name)
+    }
+
+    /// The folder the pool has, or will have.
+    ///
+    /// Errors: `unsupported` for a pool of a kind that has none.
+    pub fn folder(&self) -> Result<&Path> {
+        self.found.as_ref().map_or(Ok(&self.path), Pool::folder)
+    }
+
+    /// What [`Plan::apply`] would do.
+    pub fn action(&self) -> Result<Action> {
+        let Some(pool) = &self.found else {
+            return Ok(Action("create"));
+        };
+        Ok(match (pool.is_active() && !self.folder_lost, wants_autostart(pool)?) {
+            (false, _) => Action("start"),
+            (true, true) => Action("update"),
+            (true, false) => Action::NONE,
+        })
+    }
+
+    /// The pool as it is, or as it would be.
+    pub(super) fn item(&self) -> Result<PoolItem> {
+        match &self.found {
+            Some(pool) => pool.item(),
+            None => Ok(PoolItem {
+                name: self.name.clone(),
+                uuid: None,
+                r#type: "dir".to_owned(),
+                path: Some(self.path.display().to_string()),
+                state: PoolState::Active,
+                persistent: true,
+                autostart: true,
+                capacity_bytes: None,
+                allocation_bytes: None,
+                available_bytes: None,
+                volumes: None,
+            }),
+        }
+    }
+
+    /// Carries the plan out: define, build, start, autostart, refresh. Undone when it fails half way.
+    pub fn apply(self, libvirt: &Libvirt) -> Result<Pool> {
+        let name = self.pool_name().to_owned();
+        match &self.found {
+            Some(pool) => self.prepare(pool)?,
+            None => self.create(libvirt)?,
+        }
+        let pool = Pool::by_name(libvirt, &name)?
+            .ok_or_else(|| Error::failed(format!("pool '{name}' went away meanwhile")))?;
+        pool.refresh()?;
+        Pool::read(pool.handle)
+    }
+
+    /// Starts a pool that is there, with its folder made again if that was lost.
+    fn prepare(&self, pool: &Pool) -> Result<()> {
+        let starting = format_args!("start pool '{}'", pool.name);
+        if self.folder_lost {
+            if pool.is_active() {
+                pool.handle.destroy().context(format_args!("stop pool '{}'", pool.name))?;
+            }
+            log::step(format_args!("make the folder {}", self.path.display()));
+            let building = format_args!("make the folder {}", self.path.display());
+            pool.handle.build(0).context(building)?;
+        }
+        if self.folder_lost || !pool.is_active() {
+            log::step(starting);
+            pool.handle.create(0).context(starting)?;
+        }
+        if wants_autostart(pool)? {
+            let doing = format_args!("set pool '{}' to start on its own", pool.name);
+            log::step(doing);
+            pool.handle.set_autostart(true).context(doing)?;
+        }
+        Ok(())
+    }
+
+    fn create(&self, libvirt: &Libvirt) -> Result<()> {
+        let path = utf8(&self.path)?;
+        let xml = Element::new("pool")
+            .attr("type", "dir")
+            .child(Element::new("name").text(&self.name))
+            .child(Element::new("target").child(Element::new("path").text(path)))
+            .to_xml()?;
+        // libvirt makes all of them.
+        let missing = self.path.ancestors().take_while(|path| !path.exists());
+        let missing: Vec<&Path> = if libvirt.is_local() { missing.collect() } else { Vec::new() };
+        let doing = format_args!("define pool '{}' at {path}", self.name);
+        log::step(doing);
+        let handle = match libvirt.connect().define_storage_pool_xml(&xml, 0) {
+            Err(_) if Pool::by_name(libvirt, &self.name)?.is_some() => {
+                return Err(Error::conflict(format!("pool '{}' was made meanwhile", self.name))
+                    .hint("run the same command again"));
+            }
+            defined => defined.context(doing)?,
+        };
+        let started = (|| {
+            interrupt::check()?;
+            handle.build(0).context(format_args!("make the folder {path}"))?;
+            handle.create(0).context(format_args!("start pool '{}'", self.name))?;
+            interrupt::check()?;
+            handle.set_autostart(true).context("set the pool to start on its own")
+        })();
+        started.map_err(|error| {
+            let _ = handle.destroy();
+            let undone = handle.undefine().is_ok();
+            let mut left = Vec::new();
+            left.extend((!undone).then(|| format!("the definition of pool '{}'", self.name)));
+            for folder in missing {
+                if std::fs::remove_dir(folder).is_err() && folder.exists() {
+                    left.push(format!("the folder {}", folder.display()));
+                }
+            }
+            error.left_behind(left)
+        })
+    }
+}
+
+fn wants_autostart(pool: &Pool) -> Result<bool> {
+    let about = format_args!("ask about pool '{}'", pool.name);
+    Ok(pool.handle.is_persistent().context(about)? && !pool.handle.autostart().context(about)?)
+}
+
+/// Whether the folder of a pool is certainly not there. One that cannot be seen is not lost.
+fn is_folder_lost(libvirt: &Libvirt, pool: &Pool) -> bool {
+    let absent = |path: &Path| {
+        path.symlink_metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+    };
+    libvirt.is_local() && pool.kind == "dir" && pool.path.as_deref().is_some_and(absent)
+}
+
+fn utf8(path: &Path) -> Result<&str> {
+    path.to_str().ok_or_else(|| Error::usage(format!("pool path {} is not UTF-8", path.display())))
+}
+
+/// Fails when a pool is elsewhere than where it was asked to be.
+fn check_same(libvirt: &Libvirt, pool: &Pool, path: &Path) -> Result<()> {
+    let (asked, _) = folder(libvirt, path)?;
+    let own = pool.path.as_deref();
+    let same = own.is_some_and(|own| match libvirt.is_local() {
+        true => canonical(own) == asked,
+        false => own == asked,
+    });
+    if same {
+        return Ok(());
+    }
+    let at = own.map_or("no folder".into(), Path::to_string_lossy);
+    let asked = asked.display();
+    Err(Error::conflict(format!("pool '{}' exists with {at}, not {asked}", pool.name))
+        .hint("choose another name with --pool, or leave out --path"))
+}
+
+/// The folder in the one spelling that libvirt can compare, and a warning when a link was followed.
+fn folder(libvirt: &Libvirt, path: &Path) -> Result<(PathBuf, Vec<String>)> {
+    utf8(path)?;
+    if !libvirt.is_local() {
+        return match path.is_absolute() {
+            true => Ok((path.components().collect(), Vec::new())),
+            false => Err(Error::usage(format!(
+                "pool path {} is relative, but the pool is on another host",
+                path.display()
+            ))),
+        };
+    }
+    let absolute = std::path::absolute(path).map_err(|error| {
+        Error::usage(format!("pool path {} cannot be made absolute", path.display())).because(error)
+    })?;
+    let folder = canonical(&absolute);
+    utf8(&folder)?;
+    let followed = (folder != absolute)
+        .then(|| format!("{} leads to {}", absolute.display(), folder.display()));
+    Ok((folder, followed.into_iter().collect()))
+}
+
+/// Whether a pool can be made here.
+fn check_folder(path: &Path) -> Result<()> {
+    let there = |path: &&Path| path.symlink_metadata().is_ok();
+    let existing = path.ancestors().find(there).unwrap_or(path);
+    if !existing.is_dir() {
+        return Err(Error::conflict(format!("{} is not a folder", existing.display()))
+            .hint("choose another with --path"));
+    }
+    // An ordinary user asks libvirtd, which is root: only root's own view says anything.
+    if rustix::process::geteuid().is_root()
+        && let Err(error) = access(existing, Access::WRITE_OK | Access::EXEC_OK)
+    {
+        return Err(Error::permission(format!("cannot write to {}", existing.display()))
+            .because(std::io::Error::from(error))
+            .hint("choose another folder with --path"));
+    }
+    Ok(())
+}

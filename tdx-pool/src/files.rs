@@ -1,0 +1,66 @@
+//! Telling files apart, however they are spelt.
+
+use std::collections::HashSet;
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// A file by its canonical path or by its inode. One file has several: a bind mount and a hard link
+/// are the same inode under another path, and a file that is replaced keeps its path.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum FileKey {
+    /// Every link resolved.
+    Path(PathBuf),
+    /// Device and inode.
+    Inode(u64, u64),
+}
+
+impl From<&Metadata> for FileKey {
+    fn from(metadata: &Metadata) -> Self {
+        Self::Inode(metadata.dev(), metadata.ino())
+    }
+}
+
+/// Every way to know the file at `path`, which may be absent.
+pub(crate) fn keys(path: &Path) -> impl Iterator<Item = FileKey> {
+    let path = canonical(path);
+    let inode = path.metadata().ok().as_ref().map(FileKey::from);
+    [Some(FileKey::Path(path)), inode].into_iter().flatten()
+}
+
+/// Whether `path` is one of these files.
+pub(crate) fn contains(files: &HashSet<FileKey>, path: &Path) -> bool {
+    keys(path).any(|key| files.contains(&key))
+}
+
+/// The path with every link resolved, as far as it exists.
+pub(crate) fn canonical(path: &Path) -> PathBuf {
+    if let Ok(path) = path.canonicalize() {
+        return path;
+    }
+    match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) => canonical(parent).join(name),
+        _ => path.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_file_is_known_by_all_its_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a");
+        std::fs::write(&file, "").unwrap();
+        std::fs::hard_link(&file, folder.path().join("b")).unwrap();
+        std::os::unix::fs::symlink("a", folder.path().join("c")).unwrap();
+        let known: HashSet<FileKey> = keys(&file).collect();
+        for name in ["a", "b", "c", "./a", ".//c"] {
+            assert!(contains(&known, &folder.path().join(name)), "{name}");
+        }
+        assert!(!contains(&known, &folder.path().join("absent")));
+        let absent: HashSet<FileKey> = keys(&folder.path().join("absent")).collect();
+        assert!(contains(&absent, &folder.path().join("./absent")));
+    }
+}

@@ -1,0 +1,107 @@
+//! Which files are in use right now, by whomever: open, locked, or behind a loop device.
+
+use std::collections::HashSet;
+use std::io;
+use std::path::Path;
+
+use common::host::Host;
+use common::{Error, IoContext, Result};
+
+use crate::files::{FileKey, keys};
+
+/// Every file that some process holds open, in whatever mount namespace, that is locked, or that a
+/// loop device stands on.
+///
+/// Errors: `permission` when a process does not show its files: then nothing is known to be free.
+/// Source: proc_pid_fd(5): the links lead to the open file itself; proc_locks(5): hexadecimal
+/// `major:minor:inode`; Linux `Documentation/ABI/testing/sysfs-block-loop`.
+pub(crate) fn held_files(host: &Host) -> Result<HashSet<FileKey>> {
+    let mut held = HashSet::new();
+    let proc = host.path("/proc");
+    for process in std::fs::read_dir(&proc).at("read", &proc)? {
+        let process = process.at("read", &proc)?;
+        if process.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit) {
+            add_open_files(&process.path().join("fd"), &mut held)?;
+        }
+    }
+    let locks = host.read("/proc/locks")?.unwrap_or_default();
+    held.extend(locks.lines().filter_map(locked_file));
+    add_loop_devices(&host.path("/sys/block"), &mut held);
+    Ok(held)
+}
+
+fn add_open_files(folder: &Path, held: &mut HashSet<FileKey>) -> Result<()> {
+    let descriptors = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            return Err(Error::permission(format!(
+                "cannot see the open files in {}",
+                folder.display()
+            ))
+            .because(error)
+            .hint("run it as root of the host itself, not of a container"));
+        }
+        // A process that ended meanwhile holds nothing.
+        Err(_) => return Ok(()),
+        Ok(descriptors) => descriptors,
+    };
+    for descriptor in descriptors.flatten() {
+        if let Ok(metadata) = std::fs::metadata(descriptor.path()) {
+            held.insert((&metadata).into());
+        }
+    }
+    Ok(())
+}
+
+fn locked_file(line: &str) -> Option<FileKey> {
+    let mut parts = line.split_whitespace().find(|word| word.matches(':').count() == 2)?.split(':');
+    let major = u32::from_str_radix(parts.next()?, 16).ok()?;
+    let minor = u32::from_str_radix(parts.next()?, 16).ok()?;
+    Some(FileKey::Inode(rustix::fs::makedev(major, minor), parts.next()?.parse().ok()?))
+}
+
+/// The kernel itself holds a loop device's file open; no process need.
+fn add_loop_devices(folder: &Path, held: &mut HashSet<FileKey>) {
+    for device in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if let Ok(file) = std::fs::read_to_string(device.path().join("loop/backing_file")) {
+            held.extend(keys(Path::new(file.trim_end_matches('\n'))));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn locks_name_their_files() {
+        let device = rustix::fs::makedev;
+        for (line, file) in [
+            ("1: FLOCK  ADVISORY  WRITE 512 00:19:1013 0 EOF", Some((device(0, 0x19), 1013))),
+            ("2: OFDLCK ADVISORY  READ -1 fe:01:42 100 101", Some((device(0xfe, 1), 42))),
+            ("3: -> POSIX ADVISORY  READ 9 fe:00:43 0 EOF", Some((device(0xfe, 0), 43))),
+            ("4: LEASE ACTIVE READ 9", None),
+        ] {
+            let file = file.map(|(device, inode)| FileKey::Inode(device, inode));
+            assert_eq!(locked_file(line), file, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_machine_made_of_files_is_read() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("disk");
+        std::fs::write(&file, "").unwrap();
+        let fd = root.path().join("proc/7/fd");
+        std::fs::create_dir_all(&fd).unwrap();
+        let host = Host::new(root.path());
+        assert_eq!(held_files(&host).unwrap(), HashSet::new());
+        std::os::unix::fs::symlink(&file, fd.join("3")).unwrap();
+        let inode = FileKey::from(&file.metadata().unwrap());
+        assert_eq!(held_files(&host).unwrap(), HashSet::from([inode.clone()]));
+        std::fs::remove_file(fd.join("3")).unwrap();
+        let device = root.path().join("sys/block/loop0/loop");
+        std::fs::create_dir_all(&device).unwrap();
+        std::fs::write(device.join("backing_file"), format!("{}\n", file.display())).unwrap();
+        assert!(held_files(&host).unwrap().contains(&inode));
+    }
+}

@@ -1,0 +1,325 @@
+//! What it takes to have an image in a pool.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use common::cli::Context;
+use common::document::Action;
+use common::libvirt::Libvirt;
+use common::{Error, IoContext, Result, interrupt, log};
+use indicatif::{ProgressBar, ProgressStyle};
+use rustix::fs::{Access, OFlags, access};
+
+use super::{ImportItem, Source};
+use crate::image::Format;
+use crate::names::check_volume_name;
+use crate::needs::Needs;
+use crate::overlay::Base;
+use crate::owner::{self, Owner};
+use crate::pool::Pool;
+use crate::record::{Identity, Record};
+use crate::{copy, ensure, upload};
+
+/// How to import.
+#[derive(Debug, Default)]
+pub struct Options {
+    /// The volume's name; the file's without it.
+    pub name: Option<String>,
+    /// What the source's bytes must hash to, lower-case hexadecimal.
+    pub sha256: Option<String>,
+    /// Whether a different image of that name may go.
+    pub replace: bool,
+    /// Whether to recompress.
+    pub compress: bool,
+    /// Whether this plan is only looked at: then the digest is checked while planning.
+    pub dry_run: bool,
+}
+
+pub(super) const IMPORT: Action = Action("import");
+pub(super) const REPLACE: Action = Action("replace");
+
+/// What it takes to have the image in the pool.
+#[derive(Debug)]
+pub struct Plan {
+    /// The volume's name.
+    pub name: String,
+    pub(super) folder: PathBuf,
+    pub(super) source: Source,
+    pub(super) options: Options,
+    pub(super) owner: Option<Owner>,
+    pub(super) action: Action,
+    /// Written by us, not by libvirt.
+    direct: bool,
+    /// The digest of the source, as far as it is known.
+    sha256: Option<String>,
+    /// The image is there, but its record names another file.
+    stale_record: Option<Record>,
+}
+
+/// What a pool has under the name of an image.
+enum Found {
+    Nothing,
+    Same,
+    Different,
+}
+
+impl Plan {
+    /// Checks the image and what the pool has under its name.
+    ///
+    /// Errors: those of [`Source::open`]; `usage` for a name that cannot be; `conflict` when another
+    /// image has the name, naming its users where it was to be replaced.
+    pub fn new(
+        libvirt: &Libvirt,
+        pool: &ensure::Plan,
+        image: &Path,
+        options: Options,
+    ) -> Result<Self> {
+        let name = match &options.name {
+            Some(name) => name.clone(),
+            None => file_name(image)?,
+        };
+        check_volume_name(&name)?;
+        let source = Source::open(image)?;
+        let folder = pool.folder()?.to_owned();
+        let owner = owner::of_qemu(libvirt)?;
+        let direct = libvirt.is_local() && is_ours_to_write(&folder, owner);
+        if !direct && (options.compress || options.replace) {
+            return Err(Error::unsupported(
+                "--compress and --replace need to write the pool's folder",
+            )
+            .hint("be root on the host that has the pool"));
+        }
+        let mut plan = Self {
+            name,
+            folder,
+            source,
+            options,
+            owner,
+            action: IMPORT,
+            direct,
+            sha256: None,
+            stale_record: None,
+        };
+        let found = match direct {
+            true => plan.compare_file()?,
+            false => plan.compare_volume(libvirt, pool.found())?,
+        };
+        match found {
+            Found::Nothing => {}
+            Found::Same => plan.action = Action::NONE,
+            Found::Different => {
+                plan.check_replace(libvirt, pool.found())?;
+                plan.action = REPLACE;
+            }
+        }
+        if plan.options.sha256.is_some() && (plan.options.dry_run || plan.action == Action::NONE) {
+            let sha256 = match plan.sha256.take() {
+                Some(known) => known,
+                None => plan.source.sha256()?,
+            };
+            plan.check_sha256(&sha256)?;
+            plan.sha256 = Some(sha256);
+        }
+        Ok(plan)
+    }
+
+    pub(super) fn target(&self) -> PathBuf {
+        self.folder.join(&self.name)
+    }
+
+    /// Whether another image goes for it.
+    pub fn replaces(&self) -> bool {
+        self.action == REPLACE
+    }
+
+    fn compare_file(&mut self) -> Result<Found> {
+        let target = self.target();
+        // A link that leads nowhere is something, too.
+        match target.symlink_metadata() {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(Found::Nothing);
+            }
+            known => known.at("look at", &target)?,
+        };
+        let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
+        let opened = OpenOptions::new().read(true).custom_flags(flags).open(&target);
+        let existing = opened.ok().filter(|file| file.metadata().is_ok_and(|m| m.is_file()));
+        let Some(existing) = existing else {
+            let what = format!("{} exists and is no image file", target.display());
+            return Err(Error::conflict(what).hint("choose another name with --name"));
+        };
+        let theirs = Identity::from(&existing.metadata().at("look at", &target)?);
+        if self.source.identity == theirs {
+            return Ok(Found::Same); // the image that was named lies in the pool
+        }
+        let record = Record::read(&existing);
+        let recorded = record.as_ref().and_then(|record| record.sha256.clone());
+        if record.as_ref().is_some_and(|record| record.source == self.source.identity) {
+            log::detail(format_args!("'{}' was imported from this very file", self.name));
+            self.sha256 = recorded;
+            return Ok(Found::Same);
+        }
+        let same = match (&record, &recorded) {
+            (Some(Record { compressed: true, .. }), Some(recorded)) => {
+                self.source.sha256()? == *recorded
+            }
+            _ => {
+                copy::same_content(&self.source.file, &existing, &interrupt::check)?
+                    || (self.options.compress && self.is_same_disk(&target)?)
+            }
+        };
+        if !same {
+            return Ok(Found::Different);
+        }
+        self.sha256 = recorded;
+        self.stale_record = record;
+        Ok(Found::Same)
+    }
+
+    fn compare_volume(&self, libvirt: &Libvirt, pool: Option<&Pool>) -> Result<Found> {
+        let Some(pool) = pool.filter(|pool| pool.is_active()) else {
+            return Ok(Found::Nothing);
+        };
+        pool.refresh()?;
+        let Some(volume) = pool.volume(&self.name)? else {
+            return Ok(Found::Nothing);
+        };
+        Ok(match upload::same_content(libvirt, &volume, &self.source)? {
+            true => Found::Same,
+            false => Found::Different,
+        })
+    }
+
+    /// Fails unless the image that has the name may go. Asked again right before it does: copying
+    /// takes time, in which an overlay may have been put on it.
+    pub(super) fn check_replace(&self, libvirt: &Libvirt, pool: Option<&Pool>) -> Result<()> {
+        let (name, source) = (&self.name, self.source.path.display());
+        let differs = format!("volume '{name}' exists and differs from {source}");
+        if !self.options.replace {
+            return Err(
+                Error::conflict(differs).hint("choose another name with --name, or --replace it")
+            );
+        }
+        let Some(pool) = pool.filter(|pool| pool.is_active()) else {
+            return Ok(());
+        };
+        let users = Needs::take(libvirt, pool)?.of(&self.target());
+        if users.is_empty() {
+            return Ok(());
+        }
+        Err(Error::conflict(format!("{differs}, and is needed by {}", users.join(", ")))
+            .hint("import it under another name with --name"))
+    }
+
+    pub(super) fn check_sha256(&self, found: &str) -> Result<()> {
+        match &self.options.sha256 {
+            Some(wanted) if wanted != found => Err(Error::invalid_input(format!(
+                "{} has SHA-256 {found}, not {wanted}",
+                self.source.path.display()
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// The base image as it will be.
+    pub fn base(&self) -> Base {
+        Base {
+            name: self.name.clone(),
+            path: self.target(),
+            format: self.format(),
+            capacity_bytes: self.source.image.virtual_size_bytes,
+        }
+    }
+
+    fn format(&self) -> Format {
+        if self.options.compress { Format::Qcow2 } else { self.source.image.format }
+    }
+
+    /// The item of a document about this plan.
+    pub fn item(self, pool: &str) -> ImportItem {
+        ImportItem {
+            pool: pool.to_owned(),
+            path: self.target().display().to_string(),
+            format: self.format(),
+            capacity_bytes: self.source.image.virtual_size_bytes,
+            source: self.source.path.display().to_string(),
+            sha256: self.sha256,
+            action: self.action,
+            name: self.name,
+        }
+    }
+
+    /// Carries the plan out.
+    ///
+    /// Errors: whatever reading, writing and libvirt can fail with; nothing is left of the attempt.
+    pub fn apply(
+        mut self,
+        context: &Context,
+        libvirt: &Libvirt,
+        pool: &Pool,
+    ) -> Result<(ImportItem, Base)> {
+        let base = self.base();
+        if self.action == Action::NONE {
+            if let Some(record) = self.stale_record.take() {
+                self.renew(record);
+            }
+            return Ok((self.item(&pool.name), base));
+        }
+        let bar = progress_bar(context, self.source.image.file_size_bytes);
+        let progress = |done| bar.set_position(done);
+        let written = match self.direct {
+            true => self.write_file(context, libvirt, pool, &progress),
+            false => upload::upload(context, libvirt, pool, &self, &progress).map(Some),
+        };
+        bar.finish_and_clear();
+        self.sha256 = written?;
+        pool.refresh().map_err(|error| error.applied([format!("imported '{}'", self.name)]))?;
+        Ok((self.item(&pool.name), base))
+    }
+
+    pub(crate) fn source(&self) -> &Source {
+        &self.source
+    }
+
+    pub(crate) fn owner(&self) -> Option<Owner> {
+        self.owner
+    }
+
+    /// Checks the digest of what was uploaded.
+    pub(crate) fn check_uploaded(&self, sha256: &str) -> Result<()> {
+        self.check_sha256(sha256)
+    }
+}
+
+fn file_name(image: &Path) -> Result<String> {
+    let Some(name) = image.file_name() else {
+        return Err(Error::invalid_input(format!("{} is a directory", image.display()))
+            .hint("name a disk image, qcow2 or raw"));
+    };
+    name.to_str().map(str::to_owned).ok_or_else(|| {
+        Error::usage(format!("the file name of {} is not UTF-8", image.display()))
+            .hint("choose the volume's name with --name")
+    })
+}
+
+/// Whether files can be made in the folder, or in the one it will be made in, such that QEMU can read
+/// them: by root, or by the user that QEMU itself runs as.
+fn is_ours_to_write(folder: &Path, qemu: Option<Owner>) -> bool {
+    let user = rustix::process::geteuid();
+    let existing = folder.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(folder);
+    (user.is_root() || qemu.is_none_or(|qemu| qemu.uid == user.as_raw()))
+        && access(existing, Access::WRITE_OK | Access::EXEC_OK).is_ok()
+}
+
+fn progress_bar(context: &Context, total: u64) -> ProgressBar {
+    if !context.progress {
+        return ProgressBar::hidden();
+    }
+    let style = "{bar:40} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
+    let bar = ProgressBar::new(total);
+    bar.set_style(
+        ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()),
+    );
+    bar
+}
