@@ -166,7 +166,9 @@ fn usage_error<T: Tool>(error: &clap::Error) -> Error {
     let text = error.render().to_string();
     let mut paragraphs = text.split("\n\n").map(one_line);
     let message = paragraphs.next().unwrap_or_default();
-    let message = message.strip_prefix("error: ").unwrap_or(&message).to_owned();
+    // Without the dots of `<NAME>...` at its end.
+    let message =
+        message.strip_prefix("error: ").unwrap_or(&message).trim_end_matches('.').to_owned();
     let tips = paragraphs.filter_map(|p| p.strip_prefix("tip: ").map(str::to_owned));
     Error::usage(message).hint(tips.chain([help]).collect::<Vec<_>>().join("; "))
 }

@@ -109,7 +109,11 @@ impl Plan {
                 .child(Element::new("owner").text(owner.uid.to_string()))
                 .child(Element::new("group").text(owner.gid.to_string()));
         }
-        let target = Element::new("target").child(format(Format::Qcow2)).child(permissions);
+        // Without it libvirt makes the qcow2 of 2008, in which a discarded block of the overlay shows
+        // the base again.
+        let compat = Element::new("compat").text("1.1");
+        let target =
+            Element::new("target").child(format(Format::Qcow2)).child(permissions).child(compat);
         let backing = Element::new("backingStore")
             .child(Element::new("path").text(path))
             .child(format(self.base.format));

@@ -45,11 +45,14 @@ impl Addresses {
         }
     }
 
-    /// The addresses of a domain's network cards, the best first: IPv4 before IPv6.
+    /// The addresses of a domain's network cards, each once.
     pub fn of(&self, macs: &[String]) -> Vec<String> {
-        let found = macs.iter().filter_map(|mac| self.by_mac.get(mac)).flatten();
-        let mut found: Vec<String> = found.cloned().collect();
-        found.sort_by_key(|ip| ip.contains(':'));
+        let mut found: Vec<String> = Vec::new();
+        for ip in macs.iter().filter_map(|mac| self.by_mac.get(mac)).flatten() {
+            if !found.contains(ip) {
+                found.push(ip.clone());
+            }
+        }
         found
     }
 }

@@ -137,6 +137,20 @@ fn domain_capabilities(libvirt: &Libvirt, virt_type: VirtType) -> Result<Documen
     Document::parse(text)
 }
 
+/// Fails for more virtual CPUs than the machine type takes.
+///
+/// Errors: `unsupported` (exit 6).
+pub fn check_vcpus(libvirt: &Libvirt, virt_type: VirtType, vcpus: u32) -> Result<()> {
+    let capabilities = domain_capabilities(libvirt, virt_type)?;
+    let most = capabilities.root().attr_at("vcpu", "max").and_then(|most| most.parse().ok());
+    match most {
+        Some(most) if vcpus > most => {
+            Err(Error::unsupported(format!("a guest can have {most} vCPUs here, not {vcpus}")))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Fails unless libvirt can run trust domains here, saying what is missing.
 ///
 /// Errors: `unsupported` (exit 6).

@@ -1,222 +1,348 @@
-//! Domain XML for a new guest.
-//!
-//! A definition is a list of parts, each a function from what is wanted to elements. Launch security
-//! is one more part: it adds its element and overrules the few others it must.
-//! Source: <https://libvirt.org/formatdomain.html>.
+//! A domain as its XML tells it.
 
-use std::path::Path;
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
 
-use common::xml::Element;
-use common::{Error, Result};
-use tdx_pool::image::Format;
+use common::Result;
+use common::libvirt::State;
+use common::pci::Bdf;
+use common::xml::{Document, Node};
+use tdx_pool::names::Ours;
 
-use crate::capability::{Security, VirtType};
+use crate::domain::{Disk, DomainItem, Ssh};
 use crate::metadata::Metadata;
 
-/// Everything that goes into a new domain.
-#[derive(Debug, Clone)]
-pub struct Guest {
-    /// Name.
-    pub name: String,
-    /// UUID.
-    pub uuid: String,
-    /// Accelerator.
-    pub virt_type: VirtType,
-    /// Launch security.
-    pub security: Security,
-    /// Memory, bytes.
-    pub memory_bytes: u64,
-    /// Virtual CPUs.
-    pub vcpus: u32,
-    /// The base image's format.
-    pub base_format: Format,
-    /// Whether libvirt may be told to leave the base image's owner alone.
-    pub keep_base_owner: bool,
-    /// libvirt network.
-    pub network: String,
-    /// Whether the host can give it a vsock.
-    pub vsock: bool,
-    /// Free PCI Express ports for devices plugged in later.
-    pub hotplug_ports: u32,
-    /// Our record; it names base and overlay.
-    pub metadata: Metadata,
+/// A parsed definition: live or inactive.
+#[derive(Debug)]
+pub struct Definition {
+    xml: Document,
+    /// Our record, when these tools made the domain.
+    pub metadata: Option<Metadata>,
 }
 
-impl Guest {
-    /// The definition, as libvirt takes it.
-    ///
-    /// Errors: `invalid_input` for values that XML cannot hold.
-    pub fn to_xml(&self) -> Result<String> {
-        let kib = self.memory_bytes / 1024;
-        Element::new("domain")
-            .attr("type", self.virt_type.as_str())
-            .child(Element::new("name").text(&self.name))
-            .child(Element::new("uuid").text(&self.uuid))
-            .child(Element::new("metadata").child(self.metadata.to_element()))
-            .child(Element::new("memory").attr("unit", "KiB").text(kib.to_string()))
-            .child(Element::new("vcpu").attr("placement", "static").text(self.vcpus.to_string()))
-            .child(self.os())
-            .child(self.features())
-            .child(self.cpu())
-            .child(clock())
-            .child(Element::new("on_poweroff").text("destroy"))
-            .child(Element::new("on_reboot").text("restart"))
-            .child(Element::new("on_crash").text("destroy"))
-            .child(self.devices()?)
-            .children(self.launch_security())
-            .to_xml()
+/// A file under a disk: the disk's own source first, then its backing files.
+pub type Chain = Vec<PathBuf>;
+
+impl Definition {
+    /// Parses libvirt's domain XML.
+    pub fn parse(xml: String) -> Result<Self> {
+        let xml = Document::parse(xml)?;
+        let metadata = Metadata::read(xml.root());
+        Ok(Self { xml, metadata })
     }
 
-    /// UEFI, found by libvirt from QEMU's firmware descriptors.
-    fn os(&self) -> Element {
-        let os = Element::new("os")
-            .attr("firmware", "efi")
-            .child(Element::new("type").attr("arch", "x86_64").attr("machine", "q35").text("hvm"));
-        let feature = |name: &str| Element::new("feature").attr("enabled", "no").attr("name", name);
-        let os = match self.security {
-            // The firmware with enrolled keys boots only signed images, the one without boots all.
-            Security::None => os.child(
-                Element::new("firmware")
-                    .child(feature("enrolled-keys"))
-                    .child(feature("secure-boot")),
-            ),
-            // Debian's only TDX firmware has keys enrolled: asking for none finds nothing.
-            Security::Tdx => os,
-        };
-        os.child(Element::new("boot").attr("dev", "hd"))
+    fn root(&self) -> Node<'_> {
+        self.xml.root()
     }
 
-    fn features(&self) -> Element {
-        let features =
-            Element::new("features").child(Element::new("acpi")).child(Element::new("apic"));
-        match self.security {
-            Security::None => features,
-            // The interrupt controller must be QEMU's, not the kernel's: the host may not inject
-            // interrupts into a trust domain by itself.
-            Security::Tdx => features.child(Element::new("ioapic").attr("driver", "qemu")),
+    /// The domain's name.
+    pub fn name(&self) -> String {
+        self.root().text_at("name").unwrap_or_default()
+    }
+
+    /// The overlay and what it stands on, as the definition tells: our record, else the first disk
+    /// whose file is named as overlays are.
+    pub fn overlay(&self) -> Option<(PathBuf, Option<PathBuf>)> {
+        if let Some(metadata) = &self.metadata {
+            return Some((metadata.overlay.clone(), Some(metadata.base.clone())));
+        }
+        self.chains().into_iter().find_map(|chain| {
+            let at = chain.iter().position(|path| is_overlay(path))?;
+            Some((chain[at].clone(), chain.get(at + 1).cloned()))
+        })
+    }
+
+    /// Whether these tools or the original tdvirsh made it. The original left no mark but its names:
+    /// the domain's, and that of the overlay.
+    pub fn is_managed(&self) -> bool {
+        self.metadata.is_some() || (self.name().starts_with("tdvirsh-") && self.overlay().is_some())
+    }
+
+    /// The files of every disk with those under them, as far as the XML tells.
+    pub fn chains(&self) -> Vec<Chain> {
+        let disks = self.root().find_all("devices/disk");
+        disks.map(chain).filter(|chain| !chain.is_empty()).collect()
+    }
+
+    /// Hardware addresses of its network cards, lower case.
+    pub fn macs(&self) -> Vec<String> {
+        let interfaces = self.root().find_all("devices/interface");
+        interfaces
+            .filter_map(|interface| interface.attr_at("mac", "address"))
+            .map(|mac| mac.to_lowercase())
+            .collect()
+    }
+
+    /// What libvirt does when the guest powers itself off.
+    pub fn on_poweroff(&self) -> String {
+        self.root().text_at("on_poweroff").unwrap_or_else(|| "destroy".to_owned())
+    }
+
+    /// Where the XML says that ssh is forwarded from, and whether the port is only known to QEMU.
+    pub fn ssh_forward(&self) -> Forward {
+        let forwards = self.root().find_all("devices/interface/portForward");
+        if let Some(ssh) = forwards.into_iter().find_map(port_forward) {
+            return Forward::To(ssh);
+        }
+        // Raw slirp arguments of the original's templates: hostfwd=tcp:HOST:PORT-GUEST:22.
+        let arguments = self.root().descendants().filter(|node| node.local_name() == "arg");
+        for value in arguments.filter_map(|argument| argument.attr("value")) {
+            let mut parts = value.split(',').filter_map(|part| part.strip_prefix("hostfwd=tcp:"));
+            if let Some(forward) = parts.find_map(slirp_forward) {
+                return forward;
+            }
+        }
+        Forward::None
+    }
+
+    /// The domain as it stands in a document, without what only asking around can tell.
+    pub fn item(&self, id: Option<u32>, state: State, autostart: bool) -> DomainItem {
+        let root = self.root();
+        let text = |path: &PathBuf| path.display().to_string();
+        let overlay = self.overlay();
+        DomainItem {
+            name: self.name(),
+            uuid: root.text_at("uuid").unwrap_or_default(),
+            id,
+            state,
+            security: self.security(),
+            managed: self.is_managed(),
+            vcpus: root.text_at("vcpu").and_then(|text| text.parse().ok()),
+            memory_bytes: root.child("memory").and_then(memory_bytes),
+            ip: None,
+            ips: Vec::new(),
+            ssh: None,
+            vsock_cid: root
+                .attr_at("devices/vsock/cid", "address")
+                .and_then(|cid| cid.parse().ok())
+                .filter(|_| id.is_some()),
+            base: overlay.as_ref().and_then(|(_, base)| base.as_ref()).map(text),
+            overlay: overlay.as_ref().map(|(overlay, _)| text(overlay)),
+            pool: self.metadata.as_ref().map(|metadata| metadata.pool.clone()),
+            hostdevs: root.find_all("devices/hostdev").filter_map(hostdev).collect(),
+            disks: root.find_all("devices/disk").map(disk).collect(),
+            autostart,
         }
     }
 
-    fn cpu(&self) -> Element {
-        let mode = match self.virt_type {
-            VirtType::Kvm => "host-passthrough",
-            VirtType::Qemu => "maximum",
+    fn security(&self) -> String {
+        let Some(node) = self.root().child("launchSecurity") else {
+            return "none".to_owned();
         };
-        let topology = Element::new("topology")
-            .attr("sockets", "1")
-            .attr("cores", self.vcpus.to_string())
-            .attr("threads", "1");
-        Element::new("cpu").attr("mode", mode).child(topology)
-    }
-
-    fn devices(&self) -> Result<Element> {
-        let mut devices = vec![self.disk()?, self.network_card(), random_source()];
-        devices.extend(self.vsock.then(vsock));
-        devices.push(controller("scsi").attr("model", "virtio-scsi"));
-        devices.push(controller("virtio-serial"));
-        devices.push(self.balloon());
-        // Each of these takes a port of its own; libvirt adds ports for them, but none to spare.
-        let taken = devices.len() as u32 - u32::from(self.security == Security::Tdx);
-        let ports = (0..taken + self.hotplug_ports).map(|_| {
-            Element::new("controller").attr("type", "pci").attr("model", "pcie-root-port")
-        });
-        let root = Element::new("controller")
-            .attr("type", "pci")
-            .attr("index", "0")
-            .attr("model", "pcie-root");
-        Ok(Element::new("devices")
-            .child(root)
-            .children(ports)
-            .child(controller("usb").attr("model", "none"))
-            .children(devices)
-            .child(Element::new("serial").attr("type", "pty"))
-            .child(Element::new("console").attr("type", "pty"))
-            .child(agent_channel()))
-    }
-
-    fn disk(&self) -> Result<Element> {
-        let base = path(&self.metadata.base)?;
-        let mut base = Element::new("source").attr("file", base);
-        if self.keep_base_owner {
-            // Without it libvirt gives the base image to the QEMU user while a guest runs.
-            base = base.child(Element::new("seclabel").attr("model", "dac").attr("relabel", "no"));
-        }
-        let backing = Element::new("backingStore")
-            .attr("type", "file")
-            .child(Element::new("format").attr("type", self.base_format.as_str()))
-            .child(base)
-            .child(Element::new("backingStore"));
-        let driver = Element::new("driver")
-            .attr("name", "qemu")
-            .attr("type", "qcow2")
-            .attr("discard", "unmap");
-        Ok(Element::new("disk")
-            .attr("type", "file")
-            .attr("device", "disk")
-            .child(driver)
-            .child(Element::new("source").attr("file", path(&self.metadata.overlay)?))
-            .child(backing)
-            .child(Element::new("target").attr("dev", "vda").attr("bus", "virtio")))
-    }
-
-    fn network_card(&self) -> Element {
-        Element::new("interface")
-            .attr("type", "network")
-            .child(Element::new("source").attr("network", &self.network))
-            .child(Element::new("model").attr("type", "virtio"))
-    }
-
-    /// A balloon takes memory back from a guest; a trust domain's private memory cannot be taken.
-    fn balloon(&self) -> Element {
-        let model = match self.security {
-            Security::None => "virtio",
-            Security::Tdx => "none",
-        };
-        Element::new("memballoon").attr("model", model)
-    }
-
-    fn launch_security(&self) -> Option<Element> {
-        match self.security {
-            Security::None => None,
-            // Bit 28, SEPT_VE_DISABLE: the kernel in the guest refuses to boot without it.
-            // Source: Linux Documentation/arch/x86/tdx.rst.
-            Security::Tdx => Some(
-                Element::new("launchSecurity")
-                    .attr("type", "tdx")
-                    .child(Element::new("policy").text("0x10000000"))
-                    .child(Element::new("quoteGenerationService")),
-            ),
+        let kind = node.attr("type").unwrap_or_default();
+        // libvirt tells SEV-ES from SEV by bit 2 of the policy.
+        // Source: https://libvirt.org/formatdomain.html#launch-security
+        let policy = node.text_at("policy").unwrap_or_default();
+        let policy = u64::from_str_radix(policy.trim_start_matches("0x"), 16).unwrap_or(0);
+        match kind.as_ref() {
+            "sev" if policy & 4 != 0 => "sev-es".to_owned(),
+            kind => kind.to_owned(),
         }
     }
 }
 
-fn path(path: &Path) -> Result<&str> {
-    path.to_str()
-        .ok_or_else(|| Error::invalid_input(format!("path {} is not UTF-8", path.display())))
+/// Where ssh is forwarded from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Forward {
+    /// Not at all.
+    None,
+    /// From this address.
+    To(Ssh),
+    /// From a port that QEMU chose at start; its monitor tells.
+    Ephemeral,
 }
 
-fn clock() -> Element {
-    Element::new("clock")
-        .attr("offset", "utc")
-        .child(Element::new("timer").attr("name", "hpet").attr("present", "no"))
+/// Where a `<portForward>` has port 22 of the guest.
+///
+/// Source: <https://libvirt.org/formatdomain.html#passt-portforward-configuration>: a range starts at
+/// the same port in the guest unless `to` says otherwise.
+fn port_forward(forward: Node<'_>) -> Option<Ssh> {
+    if forward.attr("proto").as_deref() != Some("tcp") {
+        return None;
+    }
+    let host = forward.attr("address").map_or_else(|| "127.0.0.1".to_owned(), Cow::into_owned);
+    forward.children().filter(|range| range.name() == "range").find_map(|range| {
+        let port = |name| range.attr(name).and_then(|port| port.parse::<u16>().ok());
+        let start = port("start")?;
+        let end = port("end").unwrap_or(start);
+        let offset = 22u16.checked_sub(port("to").unwrap_or(start))?;
+        let port = start.checked_add(offset).filter(|port| *port <= end)?;
+        let excluded = range.attr("exclude").as_deref() == Some("yes");
+        (!excluded).then(|| Ssh { host: host.clone(), port })
+    })
 }
 
-fn controller(kind: &str) -> Element {
-    Element::new("controller").attr("type", kind).attr("index", "0")
+/// Reads `HOST:PORT-GUEST:22` of a slirp forward.
+fn slirp_forward(text: &str) -> Option<Forward> {
+    let (from, to) = text.rsplit_once('-')?;
+    let (host, port) = from.rsplit_once(':')?;
+    if to.rsplit_once(':')?.1 != "22" {
+        return None;
+    }
+    let host = if host.is_empty() || host == "0.0.0.0" { "127.0.0.1" } else { host };
+    Some(match port.parse().ok()? {
+        0 => Forward::Ephemeral,
+        port => Forward::To(Ssh { host: host.to_owned(), port }),
+    })
 }
 
-fn random_source() -> Element {
-    Element::new("rng")
-        .attr("model", "virtio")
-        .child(Element::new("backend").attr("model", "random").text("/dev/urandom"))
+/// Whether a file is named as overlays are, by us and by the original script.
+pub fn is_overlay(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    Ours::classify(name) == Some(Ours::Overlay)
 }
 
-fn vsock() -> Element {
-    Element::new("vsock").attr("model", "virtio").child(Element::new("cid").attr("auto", "yes"))
+fn chain(disk: Node<'_>) -> Chain {
+    let mut files = Vec::new();
+    let mut next = Some(disk);
+    while let Some(node) = next {
+        let file = node.attr_at("source", "file");
+        files.extend(file.map(|file| PathBuf::from(file.as_ref())));
+        next = node.child("backingStore");
+    }
+    files
 }
 
-fn agent_channel() -> Element {
-    Element::new("channel")
-        .attr("type", "unix")
-        .child(Element::new("target").attr("type", "virtio").attr("name", "org.qemu.guest_agent.0"))
+fn disk(node: Node<'_>) -> Disk {
+    let owned = |value: Option<Cow<'_, str>>| value.map(Cow::into_owned);
+    let source = node.child("source");
+    let volume = source.and_then(|s| Some(format!("{}/{}", s.attr("pool")?, s.attr("volume")?)));
+    let plain = ["file", "dev", "dir", "name"]
+        .iter()
+        .find_map(|name| owned(source.and_then(|source| source.attr(name))));
+    Disk {
+        target: owned(node.attr_at("target", "dev")).unwrap_or_default(),
+        device: owned(node.attr("device")).unwrap_or_else(|| "disk".to_owned()),
+        format: owned(node.attr_at("driver", "type")),
+        source: volume.or(plain),
+    }
+}
+
+/// The PCI address of a hostdev; none for other kinds.
+fn hostdev(node: Node<'_>) -> Option<Bdf> {
+    let address =
+        node.find("source/address").filter(|_| node.attr("type").as_deref() == Some("pci"))?;
+    // libvirt writes hexadecimal with 0x; without it C's rules make a leading zero octal.
+    let number = |name: &str| {
+        let text = address.attr(name)?;
+        match text.strip_prefix("0x") {
+            Some(hex) => u32::from_str_radix(hex, 16).ok(),
+            None => text.parse().ok(),
+        }
+    };
+    Some(Bdf {
+        domain: number("domain").unwrap_or(0),
+        bus: number("bus")?.try_into().ok()?,
+        device: number("slot")?.try_into().ok()?,
+        function: number("function")?.try_into().ok()?,
+    })
+}
+
+/// Source: <https://libvirt.org/formatdomain.html#memory-allocation>; dumps are always in KiB.
+fn memory_bytes(node: Node<'_>) -> Option<u64> {
+    let unit = node.attr("unit");
+    let unit = unit.as_deref().unwrap_or("KiB");
+    let text = format!("{}{unit}", node.text());
+    text.replace("bytes", "").parse::<common::units::Size>().ok().map(|size| size.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(inside: &str) -> Definition {
+        let xml = format!(
+            "<domain xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>{inside}</domain>"
+        );
+        Definition::parse(xml).unwrap()
+    }
+
+    fn ssh(host: &str, port: u16) -> Forward {
+        Forward::To(Ssh { host: host.to_owned(), port })
+    }
+
+    #[test]
+    fn forwarded_ports_are_found() {
+        let passt = |ranges: &str| {
+            parse(&format!(
+                "<devices><interface type='user'><backend type='passt'/>\
+                 <portForward proto='udp'><range start='22'/></portForward>\
+                 <portForward proto='tcp' address='10.0.0.1'>{ranges}</portForward>\
+                 </interface></devices>"
+            ))
+            .ssh_forward()
+        };
+        assert_eq!(passt("<range start='22'/>"), ssh("10.0.0.1", 22));
+        assert_eq!(
+            passt("<range start='80'/><range start='2222' to='22'/>"),
+            ssh("10.0.0.1", 2222)
+        );
+        assert_eq!(passt("<range start='2000' end='2010' to='20'/>"), ssh("10.0.0.1", 2002));
+        assert_eq!(passt("<range start='2000' end='2001' to='20'/>"), Forward::None);
+        assert_eq!(passt("<range start='22' exclude='yes'/>"), Forward::None);
+        assert_eq!(passt("<range start='x'/>"), Forward::None);
+    }
+
+    #[test]
+    fn the_originals_raw_arguments_are_read() {
+        let slirp = |forward: &str| {
+            parse(&format!(
+                "<qemu:commandline><qemu:arg value='-netdev'/>\
+                 <qemu:arg value='user,id=nic,hostfwd={forward}'/></qemu:commandline>"
+            ))
+            .ssh_forward()
+        };
+        assert_eq!(slirp("tcp::0-:22"), Forward::Ephemeral);
+        assert_eq!(slirp("tcp::10022-:22"), ssh("127.0.0.1", 10022));
+        assert_eq!(slirp("tcp:10.1.2.3:10022-10.0.2.15:22"), ssh("10.1.2.3", 10022));
+        assert_eq!(slirp("tcp::8080-:80"), Forward::None);
+        assert_eq!(slirp("udp::22-:22"), Forward::None);
+    }
+
+    #[test]
+    fn hostdevs_are_read_whatever_their_base() {
+        let hostdev = |attributes: &str| {
+            let xml = format!(
+                "<devices><hostdev mode='subsystem' type='pci'><source>\
+                 <address {attributes}/></source></hostdev></devices>"
+            );
+            let item = parse(&xml).item(None, State::Off, false);
+            item.hostdevs.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            hostdev("domain='0x0010' bus='0xb8' slot='0x1f' function='0x7'"),
+            ["0010:b8:1f.7"]
+        );
+        assert_eq!(hostdev("bus='23' slot='0' function='0'"), ["0000:17:00.0"]);
+        assert_eq!(hostdev("bus='many' slot='0' function='0'"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn only_our_names_or_our_record_make_a_domain_ours() {
+        let disk =
+            "<devices><disk><source file='/x//overlay.abcDEF012345678.qcow2'/></disk></devices>";
+        let managed = |inside: &str| parse(inside).is_managed();
+        assert!(managed(&format!("<name>tdvirsh-trust_domain-1</name>{disk}")));
+        assert!(!managed(&format!("<name>my-tdvirsh-lab</name>{disk}")));
+        assert!(!managed("<name>tdvirsh-lab</name>"));
+    }
+
+    #[test]
+    fn security_is_told_apart() {
+        let security = |xml: &str| parse(xml).item(None, State::Off, false).security;
+        assert_eq!(security(""), "none");
+        assert_eq!(security("<launchSecurity type='tdx'/>"), "tdx");
+        assert_eq!(
+            security("<launchSecurity type='sev-snp'><policy>0x30000</policy></launchSecurity>"),
+            "sev-snp"
+        );
+        assert_eq!(
+            security("<launchSecurity type='sev'><policy>0x0007</policy></launchSecurity>"),
+            "sev-es"
+        );
+        assert_eq!(
+            security("<launchSecurity type='sev'><policy>0x0003</policy></launchSecurity>"),
+            "sev"
+        );
+    }
 }

@@ -8,7 +8,7 @@ use common::xml::Document;
 use tdx_pool::names::Ours;
 use tdx_pool::usage::{Chains, Usage};
 
-use crate::domain::{Chain, Definition};
+use crate::definition::{Chain, Definition, is_overlay};
 
 /// What deleting a domain does to files.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -48,7 +48,8 @@ impl OwnFiles {
             files.extend(memory.map(|file| PathBuf::from(file.as_ref())));
         }
         for (overlay, _) in definitions.iter().filter_map(Definition::overlay) {
-            files.push(overlay.clone());
+            // Our record is text that anyone may have copied: only what bears our name is ours.
+            files.extend(is_overlay(&overlay).then(|| overlay.clone()));
             files.extend(candidates.iter().flat_map(|chain| down_to(chain, &overlay)).cloned());
         }
         files.sort_by_cached_key(|file| {

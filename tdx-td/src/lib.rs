@@ -4,26 +4,33 @@
 //! tdx-td list --json | jq -r '.items[] | select(.state=="running") | .name' | xargs -n1 tdx-td stop
 //! ```
 //!
-//! One module a verb. Under them: [`request`] turns flags and configuration into what is wanted,
-//! [`definition`] turns that into domain XML, [`domain`] reads domain XML back, [`disks`] says which
-//! files are a domain's own, [`power`] gets a guest off.
+//! One module a verb. Under them: [`image`] and [`settings`] turn flags and configuration into what is
+//! wanted, [`builder`] turns that into domain XML, [`creation`] makes it so or undoes it;
+//! [`definition`] reads domain XML back; [`disks`] says which files are a domain's own and [`removal`]
+//! gets rid of both; [`power`] gets a guest on and off.
 
 mod cli;
 
 pub mod addresses;
+pub mod builder;
 pub mod capability;
+pub mod creation;
 pub mod definition;
 pub mod delete;
 pub mod disks;
 pub mod domain;
+pub mod identity;
+pub mod image;
 pub mod list;
 pub mod metadata;
 pub mod names;
 pub mod new;
 pub mod overlay;
+pub mod parallel;
 pub mod power;
+pub mod removal;
 pub mod render;
-pub mod request;
+pub mod settings;
 pub mod show;
 pub mod start;
 pub mod stop;

@@ -15,7 +15,12 @@ use virt::domain::Domain;
 use virt::sys;
 
 use crate::addresses::Addresses;
-use crate::domain::{Definition, DomainItem, Forward, Ssh};
+use crate::definition::{Definition, Forward};
+use crate::domain::{DomainItem, Ssh};
+use crate::parallel;
+
+/// How many domains are read at once: while libvirtd writes the XML of one, another is parsed.
+pub const AT_ONCE: usize = 4;
 
 /// Arguments of `list`.
 #[derive(Debug, Args)]
@@ -25,11 +30,9 @@ pub struct ListArgs {}
 pub fn run(context: &Context, libvirt: &Libvirt, _: ListArgs) -> Result<Outcome> {
     let domains = libvirt.domains()?;
     let observer = Observer::new(&context.host, libvirt)?;
-    let mut items = Vec::with_capacity(domains.len());
-    for (domain, state) in &domains {
-        items.extend(observer.item(domain, *state)?);
-    }
-    Ok(Document::new("tdx.td.domains", items).into())
+    let read = |(domain, state): (Domain, State)| observer.item(&domain, state);
+    let items: Result<Vec<_>> = parallel::map(domains, AT_ONCE, read).into_iter().collect();
+    Ok(Document::new("tdx.td.domains", items?.into_iter().flatten().collect()).into())
 }
 
 /// What has to be asked once, whatever the number of domains.
@@ -70,8 +73,9 @@ impl Observer {
     }
 }
 
-/// Fills in what follows from the addresses.
+/// Fills in what follows from the addresses, of which IPv4 come first.
 pub fn complete(item: &mut DomainItem) {
+    item.ips.sort_by_key(|ip| ip.contains(':'));
     item.ip = item.ips.first().cloned();
     if item.ssh.is_none() {
         item.ssh = item.ip.clone().map(|host| Ssh { host, port: 22 });

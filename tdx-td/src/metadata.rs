@@ -38,6 +38,23 @@ impl Metadata {
             .child(request)
     }
 
+    /// What of this record is not as `wanted`, in words. The overlay is each domain's own.
+    pub fn differences(&self, wanted: &Self) -> Vec<String> {
+        let mut differences = Vec::new();
+        if self.base != wanted.base {
+            let (there, wanted) = (self.base.display(), wanted.base.display());
+            differences.push(format!("base is {there}, not {wanted}"));
+        }
+        for (key, value) in &wanted.request {
+            let there = self.request.iter().find(|(known, _)| known == key);
+            let there = there.map_or("unknown", |(_, value)| value.as_str());
+            if there != value {
+                differences.push(format!("{key} is {there}, not {value}"));
+            }
+        }
+        differences
+    }
+
     /// Our record in a domain definition; none when the domain is not ours.
     pub fn read(domain: Node<'_>) -> Option<Self> {
         let ours = domain

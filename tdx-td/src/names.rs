@@ -63,36 +63,10 @@ pub fn find(libvirt: &Libvirt, name: &str) -> Result<Option<Domain>> {
 ///
 /// Errors: `not_found` (exit 4) as well.
 pub fn get(libvirt: &Libvirt, name: &str) -> Result<Domain> {
-    find(libvirt, name)?.ok_or_else(|| {
-        Error::not_found(format!("no domain '{name}'")).hint("tdx-td list shows those there are")
-    })
+    find(libvirt, name)?.ok_or_else(|| absent(name))
 }
 
-/// Runs `work` for every name at once and collects what came out, in the order of the names.
-///
-/// All are tried. The error is the first failure's, with what was done for the others.
-pub fn each<T: Send>(
-    names: &[String],
-    work: impl Fn(&str) -> Result<T> + Sync,
-    done: impl Fn(&T) -> Option<String>,
-) -> Result<Vec<T>> {
-    const AT_ONCE: usize = 16;
-    let mut results = Vec::with_capacity(names.len());
-    for chunk in names.chunks(AT_ONCE) {
-        let work = &work;
-        results.extend(std::thread::scope(|scope| {
-            let running: Vec<_> =
-                chunk.iter().map(|name| scope.spawn(move || work(name))).collect();
-            let join = |thread: std::thread::ScopedJoinHandle<'_, Result<T>>| {
-                thread.join().unwrap_or_else(|_| Err(Error::failed("a worker died")))
-            };
-            running.into_iter().map(join).collect::<Vec<_>>()
-        }));
-    }
-    let (good, bad): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
-    let good: Vec<T> = good.into_iter().flatten().collect();
-    match bad.into_iter().find_map(Result::err) {
-        None => Ok(good),
-        Some(error) => Err(error.applied(good.iter().filter_map(done))),
-    }
+/// The error for a domain that is not there (exit 4).
+pub fn absent(name: &str) -> Error {
+    Error::not_found(format!("no domain '{name}'")).hint("tdx-td list shows those there are")
 }

@@ -12,10 +12,9 @@ use common::units::Size;
 use common::{Result, interrupt};
 use schemars::JsonSchema;
 use serde::Serialize;
-use tdx_pool::{ensure, overlay, owner};
+use tdx_pool::{overlay, owner};
 
-use crate::new::apply_image;
-use crate::request::{ImageArgs, ImageRequest};
+use crate::image::{ImageArgs, ImageRequest, Source};
 
 /// Arguments of `overlay`.
 #[derive(Debug, Args)]
@@ -70,24 +69,22 @@ pub fn run(
     let request = ImageRequest::read(&args.image)?;
     interrupt::guard();
     let libvirt = connect()?;
-    let pool = ensure::Plan::new(&libvirt, config, &request.pool_args(), None)?;
-    let mut warnings = pool.warnings.clone();
-    let image = request.find(context, &libvirt, config, &pool, &mut warnings)?;
-    let plan =
-        overlay::Plan::new(pool.folder()?, image.base(), args.image.disk_size.map(|size| size.0))?;
+    let source = Source::find(context, &libvirt, config, &request)?;
+    let warnings = source.warnings.clone();
+    let plan = overlay::Plan::new(source.pool.folder()?, source.image.base(), request.disk_size)?;
     let item = OverlayItem {
         name: plan.name.clone(),
-        pool: pool.pool_name().to_owned(),
+        pool: source.pool.pool_name().to_owned(),
         path: plan.path.display().to_string(),
         base: plan.base.path.display().to_string(),
         capacity_bytes: plan.capacity_bytes,
         action: Action("create"),
     };
     if !args.change.dry_run {
-        let pool = pool.apply(&libvirt)?;
-        apply_image(context, &libvirt, &pool, image)?;
-        interrupt::check()?;
-        plan.create(&context.host, &pool, owner::of_qemu(&libvirt)?)?;
+        let (pool, applied) = source.make_ready(context, &libvirt, config, &request)?;
+        interrupt::check()
+            .and_then(|()| plan.create(&context.host, &pool, owner::of_qemu(&libvirt)?))
+            .map_err(|error| error.applied(applied))?;
     }
     let document = Document::new("tdx.td.overlay", vec![item]);
     Ok(document.dry_run(args.change.dry_run).warnings(warnings).into())

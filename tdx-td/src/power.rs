@@ -1,17 +1,17 @@
-//! Getting a guest off.
+//! Getting a guest on and off.
 
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use common::document::{Action, Item};
-use common::libvirt::{Context, is_gone};
+use common::libvirt::{Context, State, is_gone};
 use common::{Error, Result, interrupt, log};
 use schemars::JsonSchema;
 use serde::Serialize;
 use virt::domain::Domain;
 use virt::sys;
 
-use crate::domain::Definition;
+use crate::definition::Definition;
 
 /// How often a guest that is shutting down is looked at.
 const POLL: Duration = Duration::from_millis(50);
@@ -60,12 +60,55 @@ pub fn is_active(domain: &Domain, name: &str) -> Result<bool> {
     }
 }
 
+/// What it takes to have the domain running: `start`, `resume`, `wake` or nothing.
+///
+/// Errors: `conflict` for a crashed guest that libvirt keeps to be looked at.
+pub fn to_run(domain: &Domain, name: &str) -> Result<Action> {
+    match state(domain, name)? {
+        State::Off => Ok(Action("start")),
+        State::Paused => Ok(Action("resume")),
+        State::PmSuspended => Ok(Action("wake")),
+        State::Crashed if !is_active(domain, name)? => Ok(Action("start")),
+        State::Crashed => Err(Error::conflict(format!("domain '{name}' has crashed"))
+            .hint("tdx-td stop --force ends it; then it can be started")),
+        State::None | State::Running | State::Idle | State::Shutdown => Ok(Action::NONE),
+    }
+}
+
+/// Has the domain running. Returns what it took; nothing when another command was faster.
+pub fn bring_up(domain: &Domain, name: &str) -> Result<Action> {
+    let action = to_run(domain, name)?;
+    if action == Action::NONE {
+        return Ok(action);
+    }
+    let doing = format_args!("{} domain '{name}'", action.0);
+    log::step(doing);
+    let done = match action.0 {
+        "start" => domain.create(),
+        "resume" => domain.resume(),
+        _ => domain.pm_wakeup(0),
+    };
+    match done {
+        Ok(()) => Ok(action),
+        Err(_) if state(domain, name).is_ok_and(|state| state == State::Running) => {
+            Ok(Action::NONE)
+        }
+        Err(error) => Err(error).context(doing),
+    }
+}
+
+/// The domain's state right now.
+pub fn state(domain: &Domain, name: &str) -> Result<State> {
+    let (state, _) = domain.state().context(format_args!("ask about domain '{name}'"))?;
+    Ok(State::from_raw(state.to_raw()))
+}
+
 /// Asks the guest to power off and waits until it has, at most `timeout`. Returns whether it has.
 ///
 /// Where the definition says that powering off restarts the guest, that is changed for this run
 /// first, or libvirt would boot it again.
 ///
-/// Errors: `interrupted`; `conflict` for a paused guest, which cannot hear.
+/// Errors: `interrupted`; `conflict` for a paused or crashed guest, which cannot hear.
 pub fn shut_down(domain: &Domain, name: &str, timeout: Duration) -> Result<bool> {
     let asking = format_args!("shut down domain '{name}'");
     let end = Instant::now() + timeout;
@@ -90,12 +133,13 @@ pub fn shut_down(domain: &Domain, name: &str, timeout: Duration) -> Result<bool>
 
 fn prepare(domain: &Domain, name: &str) -> Result<()> {
     let about = format_args!("ask about domain '{name}'");
-    let (state, _) = domain.state().context(about)?;
-    if matches!(state.to_raw(), sys::VIR_DOMAIN_PAUSED | sys::VIR_DOMAIN_PMSUSPENDED) {
+    let state = state(domain, name)?;
+    if matches!(state, State::Paused | State::PmSuspended | State::Crashed) {
+        let state = state.as_str();
         return Err(Error::conflict(format!(
-            "domain '{name}' is paused and cannot shut itself down"
+            "domain '{name}' is {state} and cannot shut itself down"
         ))
-        .hint("tdx-td start resumes it; --force ends it"));
+        .hint("tdx-td start resumes a paused one; --force ends it"));
     }
     let definition = Definition::parse(domain.xml_desc(0).context(about)?)?;
     if definition.on_poweroff() != "destroy" {

@@ -12,8 +12,9 @@ use common::output::Outcome;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::new::Plan;
-use crate::request::{GuestArgs, ImageArgs};
+use crate::creation::Plan;
+use crate::image::{ImageArgs, ImageRequest};
+use crate::settings::GuestArgs;
 
 /// Arguments of `render`.
 #[derive(Debug, Args)]
@@ -55,7 +56,9 @@ pub fn run(
     config: &Config,
     args: RenderArgs,
 ) -> Result<Outcome> {
-    let plan = Plan::new(context, connect, config, &args.image, &args.guest)?;
+    let request = ImageRequest::read(&args.image)?;
+    let libvirt = connect()?;
+    let plan = Plan::new(context, &libvirt, config, &request, &args.guest)?;
     let (name, xml) = (plan.guest.name.clone(), plan.guest.to_xml()?);
     if args.xml {
         return Ok(Outcome::raw(xml + "\n"));

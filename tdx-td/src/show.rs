@@ -1,15 +1,19 @@
 //! `tdx-td show`: domains with everything known of them.
 
+use std::collections::HashMap;
+
 use clap::Args;
 use common::Result;
 use common::cli::Context;
 use common::document::Document;
 use common::libvirt::{Libvirt, State};
 use common::output::Outcome;
+use virt::domain::Domain;
 
-use crate::addresses;
+use crate::domain::DomainItem;
 use crate::list::{Observer, complete};
 use crate::names::{self, NameArgs};
+use crate::{addresses, parallel};
 
 /// Seconds to wait for a guest agent; one that is not there answers never.
 const AGENT_TIMEOUT: i32 = 2;
@@ -29,28 +33,29 @@ pub fn run(
 ) -> Result<Outcome> {
     let wanted = args.names.read()?;
     let libvirt = connect()?;
-    let states = libvirt.domains()?;
+    let named = |(domain, state): (Domain, State)| Some((domain.name().ok()?, (domain, state)));
+    let domains: HashMap<_, _> = libvirt.domains()?.into_iter().filter_map(named).collect();
     let observer = Observer::new(&context.host, &libvirt)?;
-    let show = |name: &str| {
-        let domain = names::get(&libvirt, name)?;
-        let state = states.iter().find(|(known, _)| known.name().as_deref() == Ok(name));
-        let item = observer.item(&domain, state.map_or(State::None, |(_, state)| *state))?;
-        // Gone since it was looked up: the same answer as before it.
-        let Some(mut item) = item else {
-            return names::get(&libvirt, name).map(|_| None);
-        };
+    let show = |name: String| {
+        let (domain, state) = domains.get(&name).ok_or_else(|| names::absent(&name))?;
+        let mut item = observer.item(domain, *state)?.ok_or_else(|| names::absent(&name))?;
         if item.state == State::Running {
-            let ask = r#"{"execute":"guest-network-get-interfaces"}"#;
-            let answer = domain.qemu_agent_command(ask, AGENT_TIMEOUT, 0).unwrap_or_default();
-            for ip in addresses::of_agent(&answer) {
-                if !item.ips.contains(&ip) {
-                    item.ips.push(ip);
-                }
-            }
-            complete(&mut item);
+            add_agent_addresses(domain, &mut item);
         }
-        Ok(Some(item))
+        Ok(item)
     };
-    let items = names::each(&wanted, show, |_| None)?.into_iter().flatten().collect();
+    let items = parallel::settle(parallel::map(wanted, parallel::GUESTS, show), |_| None)?;
     Ok(Document::new("tdx.td.domains", items).into())
+}
+
+/// Adds the addresses that the guest itself tells, if it does.
+fn add_agent_addresses(domain: &Domain, item: &mut DomainItem) {
+    let ask = r#"{"execute":"guest-network-get-interfaces"}"#;
+    let answer = domain.qemu_agent_command(ask, AGENT_TIMEOUT, 0).unwrap_or_default();
+    for ip in addresses::of_agent(&answer) {
+        if !item.ips.contains(&ip) {
+            item.ips.push(ip);
+        }
+    }
+    complete(item);
 }

@@ -10,6 +10,7 @@ use common::output::Outcome;
 use common::{Error, Result, interrupt};
 
 use crate::names::{self, NameArgs};
+use crate::parallel;
 use crate::power::{self, PowerItem};
 
 /// Arguments of `stop`.
@@ -35,26 +36,29 @@ pub fn run(connect: impl FnOnce() -> Result<Libvirt>, args: StopArgs) -> Result<
     interrupt::guard();
     let libvirt = connect()?;
     let dry_run = args.change.dry_run;
-    let stop = |name: &str| {
-        let domain = names::get(&libvirt, name)?;
-        let item = |action| PowerItem { name: name.to_owned(), forced: args.force, action };
-        if !power::is_active(&domain, name)? {
-            return Ok(PowerItem { forced: false, ..item(Action::NONE) });
+    let timeout = Duration::from_secs(args.timeout);
+    let stop = |name: String| {
+        let domain = names::get(&libvirt, &name)?;
+        if !power::is_active(&domain, &name)? {
+            return Ok(PowerItem { name, forced: false, action: Action::NONE });
         }
-        if dry_run {
-            return Ok(item(Action("stop")));
+        match (dry_run, args.force) {
+            (true, _) => {}
+            (false, true) => power::cut_off(&domain, &name)?,
+            (false, false) => {
+                if !power::shut_down(&domain, &name, timeout)? {
+                    return Err(still_running(&name, args.timeout));
+                }
+            }
         }
-        if args.force {
-            power::cut_off(&domain, name)?;
-        } else if !power::shut_down(&domain, name, Duration::from_secs(args.timeout))? {
-            let waited = args.timeout;
-            return Err(Error::conflict(format!(
-                "domain '{name}' is still running after {waited} s"
-            ))
-            .hint("--timeout waits longer; --force ends it"));
-        }
-        Ok(item(Action("stop")))
+        Ok(PowerItem { name, forced: args.force, action: Action("stop") })
     };
-    let items = names::each(&wanted, stop, |item| item.applied(dry_run))?;
+    let stopped = parallel::map(wanted, parallel::GUESTS, stop);
+    let items = parallel::settle(stopped, |item| item.applied(dry_run))?;
     Ok(Document::new("tdx.td.stop", items).dry_run(dry_run).into())
+}
+
+fn still_running(name: &str, waited: u64) -> Error {
+    Error::conflict(format!("domain '{name}' is still running after {waited} s"))
+        .hint("--timeout waits longer; --force ends it")
 }

@@ -149,9 +149,18 @@ fn check_schema(kind: &str, value: &Value) {
 
 /// A tool run on this machine, outside any rig, with a cleared environment.
 pub(crate) fn tool<A: AsRef<OsStr>>(tool: &str, arguments: impl IntoIterator<Item = A>) -> Run {
+    tool_with_input(tool, arguments, "")
+}
+
+/// The same with `input` on standard input.
+pub(crate) fn tool_with_input<A: AsRef<OsStr>>(
+    tool: &str,
+    arguments: impl IntoIterator<Item = A>,
+    input: &str,
+) -> Run {
     let mut command = Command::new(bin(tool));
     clear(&mut command).args(arguments);
-    Run::of(command, b"")
+    Run::of(command, input.as_bytes())
 }
 
 /// A program on this machine, with the tools on PATH.

@@ -1,38 +1,13 @@
-//! What `new`, `render` and `overlay` are asked for: flags over configuration over what fits the host.
-
-use std::path::{Path, PathBuf};
+//! What a guest is to have: flags over configuration over what fits the host.
 
 use clap::Args;
 use common::cli::Context;
 use common::config::Config;
 use common::libvirt::{Context as _, Libvirt, is_gone};
 use common::units::{GIB, Size};
-use common::{Error, Result, input};
-use serde::Deserialize;
-use tdx_pool::PoolArgs;
-use tdx_pool::ensure;
-use tdx_pool::import::{self, Options};
-use tdx_pool::overlay::Base;
-use tdx_pool::pool::Pool;
+use common::{Error, Result};
 
 use crate::capability::{self, Security, VirtType, VirtTypeArg};
-
-/// Which image, into which pool.
-#[derive(Debug, Args)]
-pub struct ImageArgs {
-    /// The disk image: a volume of the pool, or a file, which is imported
-    #[arg(short = 'i', long, value_name = "IMAGE", conflicts_with = "base")]
-    pub td_image: Option<PathBuf>,
-    /// A volume of the pool, or - for what tdx-pool import or volumes printed
-    #[arg(long, value_name = "VOLUME")]
-    pub base: Option<String>,
-    /// The pool's name [default: tdvirsh-pool, or the pool that owns its folder]
-    #[arg(long, value_name = "NAME")]
-    pub pool: Option<String>,
-    /// Size of the guest's disk [default: that of the image]
-    #[arg(long, value_name = "SIZE")]
-    pub disk_size: Option<Size>,
-}
 
 /// What the guest is to have.
 #[derive(Debug, Args)]
@@ -79,6 +54,7 @@ fn domain_name(text: &str) -> Result<String, String> {
         _ if text.chars().any(char::is_control) => Err("it holds a control character".to_owned()),
         _ if text.len() > 200 => Err("it is longer than 200 bytes".to_owned()),
         "-" => Err("- stands for standard input".to_owned()),
+        "." | ".." => Err("libvirt names folders after it".to_owned()),
         _ => Ok(text.to_owned()),
     }
 }
@@ -132,13 +108,22 @@ impl Settings {
                     Size(bytes)
                 )));
             }
-            Some(Size(bytes)) => bytes,
+            Some(Size(bytes)) if bytes < MIN_MEMORY => {
+                return Err(Error::invalid_input(format!(
+                    "the configured memory is {}: at least {}",
+                    Size(bytes),
+                    Size(MIN_MEMORY)
+                )));
+            }
+            // libvirt counts in KiB, QEMU in pages: whole MiB come out as asked for.
+            Some(Size(bytes)) => bytes.next_multiple_of(1 << 20),
             None => default_memory(host.memory_bytes, &mut warnings),
         };
         let vcpus = match args.vcpus.or(config.vcpus) {
             Some(0) => return Err(Error::invalid_input("the configured vcpus is 0")),
             Some(vcpus) => {
                 if vcpus > host.cpus {
+                    capability::check_vcpus(libvirt, virt_type, vcpus)?;
                     warnings.push(format!("{vcpus} vCPUs on a host with {} processors", host.cpus));
                 }
                 vcpus
@@ -199,142 +184,6 @@ fn check_network(libvirt: &Libvirt, name: &str) -> Result<()> {
     }
 }
 
-/// The base image settled: one that is in the pool, or one that will be.
-#[derive(Debug)]
-pub enum Image {
-    /// In the pool already.
-    There(Base),
-    /// To be imported.
-    Import(Box<import::Plan>),
-}
-
-impl Image {
-    /// The image as an overlay's base.
-    pub fn base(&self) -> Base {
-        match self {
-            Self::There(base) => base.clone(),
-            Self::Import(plan) => plan.base(),
-        }
-    }
-}
-
-/// What a document for `--base -` must tell.
-#[derive(Deserialize)]
-struct BaseItem {
-    name: String,
-    pool: String,
-}
-
-/// The image flags with `--base -` read.
-#[derive(Debug)]
-pub struct ImageRequest {
-    pool: Option<String>,
-    image: Option<PathBuf>,
-    base: Option<String>,
-}
-
-impl ImageRequest {
-    /// Reads standard input where the flags say so.
-    ///
-    /// Errors: `invalid_input` for no such document, or not exactly one image in it.
-    pub fn read(args: &ImageArgs) -> Result<Self> {
-        let mut request =
-            Self { pool: args.pool.clone(), image: args.td_image.clone(), base: args.base.clone() };
-        if args.base.as_deref() == Some(input::STDIN) {
-            let kinds = ["tdx.pool.import", "tdx.pool.volumes"];
-            let items: Vec<BaseItem> = input::items(&kinds, "what tdx-pool import printed")?;
-            let count = items.len();
-            let [item] = <[BaseItem; 1]>::try_from(items).map_err(|_| {
-                Error::invalid_input(format!("one base image was expected, {count} came"))
-            })?;
-            if args.pool.as_ref().is_some_and(|pool| *pool != item.pool) {
-                return Err(Error::conflict(format!("the image is in pool '{}'", item.pool)));
-            }
-            request.base = Some(item.name);
-            request.pool = Some(item.pool);
-        }
-        Ok(request)
-    }
-
-    /// The pool it is about, as the pool crate's flag.
-    pub fn pool_args(&self) -> PoolArgs {
-        PoolArgs { pool: self.pool.clone() }
-    }
-
-    /// Finds the image: the pool first, then the file system.
-    ///
-    /// Errors: `not_found`; whatever an import can be refused for.
-    pub fn find(
-        &self,
-        context: &Context,
-        libvirt: &Libvirt,
-        config: &Config,
-        pool: &ensure::Plan,
-        warnings: &mut Vec<String>,
-    ) -> Result<Image> {
-        if let Some(name) = &self.base {
-            let absent = || Error::not_found(format!("pool '{}' does not exist", pool.pool_name()));
-            return Base::find(pool.found().ok_or_else(absent)?, name).map(Image::There);
-        }
-        let import = |path: &Path| {
-            let plan = import::Plan::new(libvirt, pool, path, Options::default())?;
-            Ok(Image::Import(Box::new(plan)))
-        };
-        let Some(image) = self.image.as_ref().or(config.image.as_ref()) else {
-            return default_image(context, pool, import);
-        };
-        match bare_name(image).map(|name| in_pool(pool, name)).transpose()?.flatten() {
-            Some(base) => {
-                if image.exists() {
-                    let (image, pool) = (image.display(), pool.pool_name());
-                    warnings.push(format!(
-                        "'{image}' is taken from pool '{pool}'; name the file ./{image} to import it"
-                    ));
-                }
-                Ok(Image::There(base))
-            }
-            None => import(image),
-        }
-    }
-}
-
-/// A name that could be a volume's: no folder before it.
-fn bare_name(image: &Path) -> Option<&str> {
-    image.to_str().filter(|name| !name.contains('/'))
-}
-
-fn in_pool(pool: &ensure::Plan, name: &str) -> Result<Option<Base>> {
-    let Some(pool) = pool.found().filter(|pool| pool.is_active()) else {
-        return Ok(None);
-    };
-    match Pool::volume(pool, name)? {
-        None => Ok(None),
-        Some(_) => Base::find(pool, name).map(Some),
-    }
-}
-
-/// The image that Canonical's instructions build for this release, in `./image` or in the pool.
-fn default_image(
-    context: &Context,
-    pool: &ensure::Plan,
-    import: impl FnOnce(&Path) -> Result<Image>,
-) -> Result<Image> {
-    let release = context.host.read("/etc/os-release")?.unwrap_or_default();
-    let version = release.lines().find_map(|line| line.strip_prefix("VERSION_ID="));
-    let version = version.unwrap_or_default().trim_matches('"');
-    let name = format!("tdx-guest-ubuntu-{version}-generic.qcow2");
-    let file = Path::new("image").join(&name);
-    if file.exists() {
-        return import(&file);
-    }
-    in_pool(pool, &name)?.map(Image::There).ok_or_else(|| {
-        Error::not_found(format!(
-            "no image was named, and {name} is neither in ./image nor in the pool"
-        ))
-        .hint("name one with --td-image IMAGE, or set image: in /etc/tdx/tdx.yaml")
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -352,7 +201,7 @@ mod tests {
 
     #[test]
     fn names_libvirt_cannot_hold_are_refused() {
-        for name in ["", " ", "a/b", "a\nb", "-", &"x".repeat(201)] {
+        for name in ["", " ", "a/b", "a\nb", "-", ".", "..", &"x".repeat(201)] {
             assert!(domain_name(name).is_err(), "{name:?}");
         }
         for name in ["web1", "a b & c", "日本語"] {

@@ -1,0 +1,245 @@
+//! Making a domain, or finding it there.
+//!
+//! Everything that can fail is looked at first. Then the pool is made ready, the image imported, the
+//! overlay made, the domain defined and started. What fails half way is undone: the domain and its
+//! overlay go; an image that was imported stays, since others may stand on it by then, and is named.
+
+use std::os::unix::fs::MetadataExt;
+
+use common::cli::Context;
+use common::config::Config;
+use common::document::Action;
+use common::libvirt::{Context as _, Libvirt, State};
+use common::{Error, IoContext, Result, interrupt, log};
+use tdx_pool::overlay::{self, Base, Overlay};
+use tdx_pool::owner::{self, Owner};
+use virt::domain::Domain;
+use virt::sys;
+
+use crate::builder::Guest;
+use crate::definition::Definition;
+use crate::domain::DomainItem;
+use crate::identity::{default_name, new_uuid};
+use crate::image::{Image, ImageRequest, Source};
+use crate::metadata::Metadata;
+use crate::removal::undefine;
+use crate::settings::{GuestArgs, Settings};
+use crate::{names, power};
+
+/// What it takes to have the domain.
+#[derive(Debug)]
+pub struct Plan<'a> {
+    /// What would be defined.
+    pub guest: Guest,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+    libvirt: &'a Libvirt,
+    source: Source,
+    overlay: overlay::Plan,
+    owner: Option<Owner>,
+    existing: Option<Domain>,
+}
+
+impl<'a> Plan<'a> {
+    /// Looks at everything that can fail: host, network, pool, image, name.
+    ///
+    /// Errors: those of [`Settings::new`] and [`ImageRequest::find`]; `conflict` when QEMU could not
+    /// read the image, or when the name is taken by a domain that is not what was asked for.
+    pub fn new(
+        context: &Context,
+        libvirt: &'a Libvirt,
+        config: &Config,
+        request: &ImageRequest,
+        guest: &GuestArgs,
+    ) -> Result<Self> {
+        let settings = Settings::new(context, libvirt, config, guest)?;
+        let source = Source::find(context, libvirt, config, request)?;
+        let warnings = [settings.warnings.clone(), source.warnings.clone()].concat();
+        let base = source.image.base();
+        let owner = owner::of_qemu(libvirt)?;
+        if let (Image::There(base), Some(owner), true) = (&source.image, owner, libvirt.is_local())
+        {
+            check_readable(base, owner)?;
+        }
+        let size = request.disk_size;
+        let overlay = overlay::Plan::new(source.pool.folder()?, base.clone(), size)?;
+        let uuid = new_uuid()?;
+        let existing = match &guest.name {
+            Some(name) => names::find(libvirt, name)?,
+            None => None,
+        };
+        let name = guest.name.clone().unwrap_or_else(|| default_name(settings.security, &uuid));
+        let metadata = Metadata {
+            pool: source.pool.pool_name().to_owned(),
+            base: base.path.clone(),
+            overlay: overlay.path.clone(),
+            request: request_of(&settings, size),
+        };
+        let vsock = libvirt.is_local() && context.host.has("/dev/vhost-vsock");
+        let guest = Guest {
+            name,
+            uuid,
+            virt_type: settings.virt_type,
+            security: settings.security,
+            memory_bytes: settings.memory_bytes,
+            vcpus: settings.vcpus,
+            base_format: base.format,
+            keep_base_owner: owner.is_some(),
+            network: settings.network,
+            vsock,
+            hotplug_ports: settings.hotplug_ports,
+            metadata,
+        };
+        if let Some(domain) = &existing {
+            check_same(domain, &guest)?;
+        }
+        Ok(Self { guest, warnings, libvirt, source, overlay, owner, existing })
+    }
+
+    /// The domain as [`Plan::apply`] would leave it, and what that would take.
+    pub fn imagined(&self) -> Result<(DomainItem, Action)> {
+        let name = &self.guest.name;
+        match &self.existing {
+            Some(domain) => Ok((observed(domain, name)?, power::to_run(domain, name)?)),
+            None => {
+                let definition = Definition::parse(self.guest.to_xml()?)?;
+                Ok((definition.item(None, State::Running, false), CREATE))
+            }
+        }
+    }
+
+    /// Has the domain running. Returns it, and what that took.
+    pub fn apply(
+        self,
+        context: &Context,
+        config: &Config,
+        request: &ImageRequest,
+    ) -> Result<(DomainItem, Action)> {
+        let name = self.guest.name.clone();
+        if let Some(domain) = &self.existing {
+            let action = power::bring_up(domain, &name)?;
+            return Ok((observed(domain, &name)?, action));
+        }
+        let domain = self.create(context, config, request)?;
+        let item = observed(&domain, &name)
+            .map_err(|error| error.applied([format!("created domain '{name}'")]))?;
+        Ok((item, CREATE))
+    }
+
+    fn create(self, context: &Context, config: &Config, request: &ImageRequest) -> Result<Domain> {
+        let (xml, name) = (self.guest.to_xml()?, &self.guest.name);
+        let (pool, applied) = self.source.make_ready(context, self.libvirt, config, request)?;
+        let made = (|| {
+            interrupt::check()?;
+            let overlay = self.overlay.create(&context.host, &pool, self.owner)?;
+            let domain = match define(self.libvirt, name, &xml) {
+                Ok(domain) => domain,
+                Err(error) => return Err(undo_overlay(overlay, error)),
+            };
+            let started = interrupt::check().and_then(|()| power::bring_up(&domain, name));
+            match started {
+                Ok(_) => Ok(domain),
+                Err(error) => Err(undo(&domain, name, overlay, error)),
+            }
+        })();
+        made.map_err(|error: Error| error.applied(applied))
+    }
+}
+
+const CREATE: Action = Action("create");
+
+/// Fails unless the domain that has the name is what is asked for.
+fn check_same(domain: &Domain, wanted: &Guest) -> Result<()> {
+    let name = &wanted.name;
+    let doing = format_args!("read domain '{name}'");
+    let text = domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE).context(doing)?;
+    let taken = |how: &str| {
+        Error::conflict(format!("domain '{name}' exists and {how}"))
+            .hint("choose another --name, or delete it first")
+    };
+    let there = Definition::parse(text)?.metadata;
+    let there = there.ok_or_else(|| taken("was not made by these tools"))?;
+    let differences = there.differences(&wanted.metadata);
+    match differences.is_empty() {
+        true => Ok(()),
+        false => Err(taken(&format!("differs: {}", differences.join("; ")))),
+    }
+}
+
+fn define(libvirt: &Libvirt, name: &str, xml: &str) -> Result<Domain> {
+    interrupt::check()?;
+    log::step(format_args!("define domain '{name}'"));
+    let validate = sys::VIR_DOMAIN_DEFINE_VALIDATE;
+    match libvirt.connect().define_domain_xml_flags(xml, validate) {
+        Err(_) if matches!(names::find(libvirt, name), Ok(Some(_))) => {
+            Err(Error::conflict(format!("domain '{name}' was made by another command meanwhile"))
+                .hint("run the same command again: it compares the two"))
+        }
+        defined => defined.context(format_args!("define domain '{name}'")),
+    }
+}
+
+/// Takes a domain back that was defined and does not run. Its overlay goes only after it.
+fn undo(domain: &Domain, name: &str, overlay: Overlay, error: Error) -> Error {
+    // Another command may have started it the moment it was there.
+    let idle = power::is_active(domain, name).is_ok_and(|active| !active);
+    match idle && undefine(domain, name).is_ok() {
+        true => undo_overlay(overlay, error),
+        false => {
+            error.left_behind([format!("domain '{name}'"), overlay.path.display().to_string()])
+        }
+    }
+}
+
+fn undo_overlay(overlay: Overlay, error: Error) -> Error {
+    let path = overlay.path.display().to_string();
+    match overlay.undo() {
+        Ok(()) => error,
+        Err(_) => error.left_behind([path]),
+    }
+}
+
+/// The domain as it is now.
+fn observed(domain: &Domain, name: &str) -> Result<DomainItem> {
+    let doing = format_args!("read domain '{name}'");
+    let definition = Definition::parse(domain.xml_desc(0).context(doing)?)?;
+    let autostart = domain.autostart().context(doing)?;
+    let state = power::state(domain, name)?;
+    Ok(definition.item(domain.id(), state, autostart))
+}
+
+/// What was asked for, in the form a later `new` of the same name compares.
+fn request_of(settings: &Settings, disk_size: Option<u64>) -> Vec<(String, String)> {
+    let disk_size = disk_size.map_or_else(|| "image".to_owned(), |size| size.to_string());
+    [
+        ("security", settings.security.to_string()),
+        ("virt_type", settings.virt_type.as_str().to_owned()),
+        ("memory_bytes", settings.memory_bytes.to_string()),
+        ("vcpus", settings.vcpus.to_string()),
+        ("disk_size_bytes", disk_size),
+        ("network", settings.network.clone()),
+        ("hotplug_ports", settings.hotplug_ports.to_string()),
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
+    .into()
+}
+
+/// Fails for a base image that QEMU could not read, since libvirt will be told not to change that.
+fn check_readable(base: &Base, qemu: Owner) -> Result<()> {
+    let file = match base.path.metadata() {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => return Ok(()),
+        file => file.at("look at", &base.path)?,
+    };
+    let by_class = match () {
+        () if qemu.uid == 0 => true,
+        () if file.uid() == qemu.uid => file.mode() & 0o400 != 0,
+        () if file.gid() == qemu.gid => file.mode() & 0o040 != 0,
+        () => file.mode() & 0o004 != 0,
+    };
+    if by_class {
+        return Ok(());
+    }
+    let (path, gid) = (base.path.display(), qemu.gid);
+    Err(Error::conflict(format!("QEMU, which runs as {}:{gid} here, cannot read {path}", qemu.uid))
+        .hint(format!("chgrp {gid} '{path}' && chmod 0640 '{path}'")))
+}

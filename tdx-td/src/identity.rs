@@ -1,0 +1,37 @@
+//! What a new domain is called.
+
+use common::Result;
+use tdx_pool::names::random_bytes;
+
+use crate::capability::Security;
+
+/// The name the original script would have chosen: users' scripts match on it.
+pub fn default_name(security: Security, uuid: &str) -> String {
+    let stem = match security {
+        Security::None => "regular_vm",
+        Security::Tdx => "trust_domain",
+    };
+    format!("tdvirsh-{stem}-{uuid}")
+}
+
+/// A random UUID. Source: RFC 9562, section 5.4 (version 4).
+pub fn new_uuid() -> Result<String> {
+    let mut bytes: [u8; 16] = random_bytes()?;
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok([&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uuids_are_random_and_of_version_4() {
+        let uuid = new_uuid().unwrap();
+        assert_eq!((uuid.len(), &uuid[14..15]), (36, "4"));
+        assert!("89ab".contains(&uuid[19..20]), "{uuid}");
+        assert_ne!(uuid, new_uuid().unwrap());
+    }
+}

@@ -1,0 +1,260 @@
+//! The base image a verb is about: a volume, a file to import, or what another tool printed.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use common::cli::Context;
+use common::config::Config;
+use common::document::{Action, Item};
+use common::libvirt::Libvirt;
+use common::units::Size;
+use common::{Error, ErrorKind, Result, input, log};
+use serde::Deserialize;
+use tdx_pool::PoolArgs;
+use tdx_pool::ensure;
+use tdx_pool::import::{self, Options};
+use tdx_pool::overlay::Base;
+use tdx_pool::pool::Pool;
+
+/// Which image, into which pool.
+#[derive(Debug, Args)]
+pub struct ImageArgs {
+    /// The disk image: a volume of the pool, or a file, which is imported
+    #[arg(short = 'i', long, value_name = "IMAGE", conflicts_with = "base")]
+    pub td_image: Option<PathBuf>,
+    /// A volume of the pool, or - for what tdx-pool import or volumes printed
+    #[arg(long, value_name = "VOLUME")]
+    pub base: Option<String>,
+    /// The pool's name [default: tdvirsh-pool, or the pool that owns its folder]
+    #[arg(long, value_name = "NAME")]
+    pub pool: Option<String>,
+    /// Size of the guest's disk [default: that of the image]
+    #[arg(long, value_name = "SIZE")]
+    pub disk_size: Option<Size>,
+}
+
+/// The base image settled: one that is in the pool, or one that will be.
+#[derive(Debug)]
+pub enum Image {
+    /// In the pool already.
+    There(Base),
+    /// To be imported.
+    Import(Box<import::Plan>),
+}
+
+impl Image {
+    /// The image as an overlay's base.
+    pub fn base(&self) -> Base {
+        match self {
+            Self::There(base) => base.clone(),
+            Self::Import(plan) => plan.base(),
+        }
+    }
+}
+
+/// What a document for `--base -` must tell.
+#[derive(Deserialize)]
+struct BaseItem {
+    name: String,
+    pool: String,
+}
+
+/// The image flags with `--base -` read.
+#[derive(Debug)]
+pub struct ImageRequest {
+    pool: Option<String>,
+    image: Option<PathBuf>,
+    base: Option<String>,
+    /// Size of the guest's disk, bytes; that of the image without it.
+    pub disk_size: Option<u64>,
+}
+
+impl ImageRequest {
+    /// Reads standard input where the flags say so.
+    ///
+    /// Errors: `invalid_input` for no such document, or not exactly one image in it.
+    pub fn read(args: &ImageArgs) -> Result<Self> {
+        let mut request = Self {
+            pool: args.pool.clone(),
+            image: args.td_image.clone(),
+            base: args.base.clone(),
+            disk_size: args.disk_size.map(|size| size.0),
+        };
+        if args.base.as_deref() == Some(input::STDIN) {
+            let kinds = ["tdx.pool.import", "tdx.pool.volumes"];
+            let items: Vec<BaseItem> = input::items(&kinds, "what tdx-pool import printed")?;
+            let count = items.len();
+            let [item] = <[BaseItem; 1]>::try_from(items).map_err(|_| {
+                Error::invalid_input(format!("one base image was expected, {count} came"))
+            })?;
+            if args.pool.as_ref().is_some_and(|pool| *pool != item.pool) {
+                return Err(Error::conflict(format!("the image is in pool '{}'", item.pool)));
+            }
+            request.base = Some(item.name);
+            request.pool = Some(item.pool);
+        }
+        Ok(request)
+    }
+
+    /// Finds the image: the pool first, then the file system.
+    ///
+    /// Errors: `not_found`; whatever an import can be refused for.
+    fn find(
+        &self,
+        context: &Context,
+        libvirt: &Libvirt,
+        config: &Config,
+        pool: &ensure::Plan,
+        warnings: &mut Vec<String>,
+    ) -> Result<Image> {
+        if let Some(name) = &self.base {
+            let absent = || Error::not_found(format!("pool '{}' does not exist", pool.pool_name()));
+            return Base::find(pool.found().ok_or_else(absent)?, name).map(Image::There);
+        }
+        let import = |path: &Path| {
+            let plan = import::Plan::new(libvirt, pool, path, Options::default())?;
+            Ok(Image::Import(Box::new(plan)))
+        };
+        let Some(image) = self.image.as_ref().or(config.image.as_ref()) else {
+            return default_image(context, libvirt, pool, import);
+        };
+        let Some(name) = bare_name(image) else {
+            return import(image);
+        };
+        let base = in_pool(pool, name)?;
+        if base.is_some() && image.exists() {
+            let (image, pool) = (image.display(), pool.pool_name());
+            warnings.push(format!(
+                "'{image}' is taken from pool '{pool}'; name the file ./{image} to import it"
+            ));
+        }
+        match base {
+            Some(base) => Ok(Image::There(base)),
+            None => import(&unseen(libvirt, pool, name).unwrap_or_else(|| image.clone())),
+        }
+    }
+}
+
+/// A file in the pool's folder that libvirt has not seen, since the pool is not started or not
+/// refreshed. Importing it finds it in its place.
+fn unseen(libvirt: &Libvirt, pool: &ensure::Plan, name: &str) -> Option<PathBuf> {
+    let file = pool.folder().ok()?.join(name);
+    (libvirt.is_local() && file.exists()).then_some(file)
+}
+
+/// A base image with its pool: there already, or to be made.
+#[derive(Debug)]
+pub struct Source {
+    /// The pool.
+    pub pool: ensure::Plan,
+    /// The image.
+    pub image: Image,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+/// How often to look again when other commands are making the same pool or image.
+const TRIES: usize = 4;
+
+impl Source {
+    /// Finds pool and image, and checks what would have to be made.
+    ///
+    /// Errors: `not_found`; whatever making the pool or an import can be refused for.
+    pub fn find(
+        context: &Context,
+        libvirt: &Libvirt,
+        config: &Config,
+        request: &ImageRequest,
+    ) -> Result<Self> {
+        let pool = PoolArgs { pool: request.pool.clone() };
+        let pool = ensure::Plan::new(libvirt, config, &pool, None)?;
+        let mut warnings = pool.warnings.clone();
+        let image = request.find(context, libvirt, config, &pool, &mut warnings)?;
+        Ok(Self { pool, image, warnings })
+    }
+
+    /// Has the pool started and the image in it. Returns the pool and what was done, in words.
+    ///
+    /// Another command may be at the same work: then what it made is looked at and used.
+    pub fn make_ready(
+        self,
+        context: &Context,
+        libvirt: &Libvirt,
+        config: &Config,
+        request: &ImageRequest,
+    ) -> Result<(Pool, Vec<String>)> {
+        let mut source = self;
+        let mut applied = Vec::new();
+        for _ in 1..TRIES {
+            match source.apply(context, libvirt, &mut applied) {
+                Err(error) if error.kind() == ErrorKind::Conflict => {
+                    log::step(format_args!("look again: {error}"));
+                    source = Self::find(context, libvirt, config, request)?;
+                }
+                done => return done.map(|pool| (pool, applied)),
+            }
+        }
+        source.apply(context, libvirt, &mut applied).map(|pool| (pool, applied))
+    }
+
+    fn apply(
+        self,
+        context: &Context,
+        libvirt: &Libvirt,
+        applied: &mut Vec<String>,
+    ) -> Result<Pool> {
+        let made = self.pool.found().is_none();
+        let pool = self.pool.apply(libvirt)?;
+        applied.extend(made.then(|| format!("created pool '{}'", pool.name)));
+        if let Image::Import(plan) = self.image {
+            let imported = plan.apply(context, libvirt, &pool);
+            let (item, base) = imported.map_err(|error| error.applied(applied.clone()))?;
+            if item.action().is_some_and(|action| action != Action::NONE) {
+                applied.push(format!("imported volume '{}'", base.name));
+            }
+        }
+        Ok(pool)
+    }
+}
+
+/// A name that could be a volume's: no folder before it.
+fn bare_name(image: &Path) -> Option<&str> {
+    image.to_str().filter(|name| !name.contains('/'))
+}
+
+fn in_pool(pool: &ensure::Plan, name: &str) -> Result<Option<Base>> {
+    let Some(pool) = pool.found().filter(|pool| pool.is_active()) else {
+        return Ok(None);
+    };
+    match Pool::volume(pool, name)? {
+        None => Ok(None),
+        Some(_) => Base::find(pool, name).map(Some),
+    }
+}
+
+/// The image that Canonical's instructions build for this release, in `./image` or in the pool.
+fn default_image(
+    context: &Context,
+    libvirt: &Libvirt,
+    pool: &ensure::Plan,
+    import: impl FnOnce(&Path) -> Result<Image>,
+) -> Result<Image> {
+    let release = context.host.read("/etc/os-release")?.unwrap_or_default();
+    let version = release.lines().find_map(|line| line.strip_prefix("VERSION_ID="));
+    let version = version.unwrap_or_default().trim_matches('"');
+    let name = format!("tdx-guest-ubuntu-{version}-generic.qcow2");
+    let file = Path::new("image").join(&name);
+    if file.exists() {
+        return import(&file);
+    }
+    if let Some(base) = in_pool(pool, &name)? {
+        return Ok(Image::There(base));
+    }
+    match unseen(libvirt, pool, &name) {
+        Some(file) => import(&file),
+        None => Err(Error::not_found(format!(
+            "no image was named, and {name} is neither in ./image nor in the pool"
+        ))
+        .hint("name one with --td-image IMAGE, or set image: in /etc/tdx/tdx.yaml")),
+    }
+}

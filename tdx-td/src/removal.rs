@@ -1,0 +1,165 @@
+//! Getting rid of one domain: the guest off, the definition removed, its own files deleted.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use common::document::Action;
+use common::libvirt::{Context, Libvirt, is_gone};
+use common::{Error, ErrorKind, Result, log, xml};
+use tdx_pool::overlay;
+use tdx_pool::usage::{Chains, Usage};
+use virt::domain::Domain;
+use virt::sys;
+
+use crate::definition::Definition;
+use crate::delete::DeleteItem;
+use crate::disks::OwnFiles;
+use crate::power;
+
+/// What is to be done to be rid of a domain; nothing when it is not there.
+#[derive(Debug)]
+pub struct Plan {
+    name: String,
+    domain: Option<Domain>,
+    files: OwnFiles,
+}
+
+/// A domain that is gone.
+#[derive(Debug)]
+pub struct Removal {
+    /// What was done.
+    pub item: DeleteItem,
+    /// Files that are left for now, each with the other domains that need it.
+    pub shared: Vec<(PathBuf, Vec<String>)>,
+}
+
+impl Plan {
+    /// The plan for a domain that is not there.
+    pub fn absent(name: String) -> Self {
+        Self { name, domain: None, files: OwnFiles::default() }
+    }
+
+    /// Finds what is the domain's own.
+    ///
+    /// Errors: `conflict` for a domain of others, unless `foreign` says to take its definition alone.
+    pub fn new(
+        name: String,
+        domain: Domain,
+        foreign: bool,
+        chains: &mut Chains,
+        usage: &Usage,
+    ) -> Result<Self> {
+        let files = match own_files(&name, &domain, foreign, chains, usage) {
+            // It went away by itself meanwhile.
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::absent(name)),
+            files => files?,
+        };
+        Ok(Self { name, domain: Some(domain), files })
+    }
+
+    /// The name of the domain that would be deleted; none when there is nothing to do.
+    pub fn target(&self) -> Option<&str> {
+        self.domain.as_ref().map(|_| self.name.as_str())
+    }
+
+    /// What [`Plan::apply`] would do to a guest that shuts down when asked.
+    pub fn imagined(self) -> Removal {
+        let action = if self.domain.is_some() { Action("delete") } else { Action::NONE };
+        let deleted = self.files.delete.iter().map(|file| file.display().to_string()).collect();
+        let item = DeleteItem { name: self.name, forced: false, deleted, action };
+        Removal { item, shared: self.files.shared }
+    }
+
+    /// Carries the plan out. A guest that is not off after `timeout` is ended.
+    pub fn apply(self, libvirt: &Libvirt, timeout: Duration) -> Result<Removal> {
+        let Some(domain) = &self.domain else {
+            return Ok(self.imagined());
+        };
+        let forced = switch_off(domain, &self.name, timeout)?;
+        undefine(domain, &self.name)?;
+        let deleted = delete_files(libvirt, &self.name, self.files.delete)?;
+        let item = DeleteItem { name: self.name, forced, deleted, action: Action("delete") };
+        Ok(Removal { item, shared: self.files.shared })
+    }
+}
+
+/// The files of a domain that these tools made; none for one of others.
+fn own_files(
+    name: &str,
+    domain: &Domain,
+    foreign: bool,
+    chains: &mut Chains,
+    usage: &Usage,
+) -> Result<OwnFiles> {
+    let mut definitions = Vec::new();
+    for flags in [0, sys::VIR_DOMAIN_XML_INACTIVE] {
+        let text = domain.xml_desc(flags).context(format_args!("read domain '{name}'"))?;
+        definitions.push(Definition::parse(text)?);
+    }
+    match definitions.iter().any(Definition::is_managed) {
+        true => {}
+        false if foreign => return Ok(OwnFiles::default()),
+        false => {
+            return Err(Error::conflict(format!("domain '{name}' was not made by these tools"))
+                .hint("--foreign removes its definition and leaves its disks"));
+        }
+    }
+    let mut snapshots = Vec::new();
+    let doing = format_args!("read the snapshots of domain '{name}'");
+    for snapshot in domain.list_all_snapshots(0).context(doing)? {
+        snapshots.push(xml::Document::parse(snapshot.xml_desc(0).context(doing)?)?);
+    }
+    OwnFiles::find(name, &definitions, &snapshots, chains, usage)
+}
+
+/// Gets the guest off, by force when it does not go by itself. Returns whether force was used.
+fn switch_off(domain: &Domain, name: &str, timeout: Duration) -> Result<bool> {
+    if !power::is_active(domain, name)? {
+        return Ok(false);
+    }
+    if !timeout.is_zero() {
+        match power::shut_down(domain, name, timeout) {
+            Ok(true) => return Ok(false),
+            Ok(false) => {}
+            // A paused or crashed guest cannot hear: there is nothing to wait for.
+            Err(error) if error.kind() == ErrorKind::Conflict => {}
+            Err(error) => return Err(error),
+        }
+    }
+    power::cut_off(domain, name)?;
+    Ok(true)
+}
+
+/// Removes the definition with everything libvirt keeps beside it.
+pub fn undefine(domain: &Domain, name: &str) -> Result<()> {
+    log::step(format_args!("undefine domain '{name}'"));
+    let flags = sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+        | sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+        | sys::VIR_DOMAIN_UNDEFINE_NVRAM
+        | sys::VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA;
+    match domain.undefine_flags(flags) {
+        Err(error) if is_gone(&error) => Ok(()), // a transient domain goes by stopping
+        done => done.context(format_args!("undefine domain '{name}'")).map(drop),
+    }
+}
+
+/// Deletes every file it can and returns those; those it cannot are in the error.
+pub fn delete_files(libvirt: &Libvirt, name: &str, files: Vec<PathBuf>) -> Result<Vec<String>> {
+    let mut deleted = Vec::new();
+    let mut failed: Option<Error> = None;
+    let mut left = Vec::new();
+    for file in files {
+        match overlay::delete_file(libvirt, &file) {
+            Ok(true) => deleted.push(file.display().to_string()),
+            Ok(false) => {}
+            Err(error) => {
+                left.push(file.display().to_string());
+                failed = Some(failed.unwrap_or(error));
+            }
+        }
+    }
+    match failed {
+        None => Ok(deleted),
+        Some(error) => Err(error.applied([format!("undefined domain '{name}'")]).left_behind(left)),
+    }
+}

@@ -1,0 +1,87 @@
+//! What the tests of `tdx-td` share: a rig with a base image, small guests, their files.
+
+#![allow(dead_code, reason = "every test file uses a part of it")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::{Rig, Run, guest_image, wait_for};
+
+/// A guest as small as it boots.
+pub(crate) const SMALL: [&str; 6] = ["--security", "none", "--memory", "256M", "--vcpus", "1"];
+
+/// Where the pool is.
+pub(crate) const IMAGES: &str = "/var/lib/libvirt/images";
+
+/// A rig whose pool has `guest.qcow2`, and `deaf.qcow2` where asked for.
+pub(crate) fn rig_with_base(deaf: bool) -> Rig {
+    let rig = Rig::start();
+    rig.tool("tdx-pool", ["import".as_ref(), guest_image(false).as_os_str()]).document();
+    if deaf {
+        rig.tool("tdx-pool", ["import".as_ref(), guest_image(true).as_os_str()]).document();
+    }
+    rig
+}
+
+/// Words of a command line, split at spaces.
+pub(crate) fn words(line: &str) -> Vec<&str> {
+    line.split(' ').collect()
+}
+
+/// Runs `tdx-td` with the words of `line`.
+pub(crate) fn td(rig: &Rig, line: &str) -> Run {
+    rig.tool("tdx-td", words(line))
+}
+
+/// `tdx-td new -i guest.qcow2` for a small guest, with more words.
+pub(crate) fn new(rig: &Rig, more: &str) -> Run {
+    let more = words(more).into_iter().filter(|word| !word.is_empty());
+    let named = more.clone().any(|word| word == "-i" || word == "--base");
+    let image = if named { &[][..] } else { &["-i", "guest.qcow2"] };
+    rig.tool("tdx-td", ["new"].iter().chain(image).chain(&SMALL).copied().chain(more))
+}
+
+/// The only domain of this name in `tdx-td list`.
+#[track_caller]
+pub(crate) fn listed(rig: &Rig, name: &str) -> Value {
+    let document = td(rig, "list").document();
+    let mut items = document["items"].as_array().unwrap().iter();
+    items.find(|item| item["name"] == name).unwrap_or_else(|| panic!("no {name}")).clone()
+}
+
+/// Waits until a guest has booted and tells its address.
+#[track_caller]
+pub(crate) fn wait_until_up(rig: &Rig, name: &str) -> String {
+    wait_for("a lease", Duration::from_secs(180), || {
+        listed(rig, name)["ip"].as_str().map(str::to_owned)
+    })
+}
+
+/// The names of the volumes in the pool, as the file system has them.
+pub(crate) fn volumes(rig: &Rig) -> Vec<String> {
+    let folder = std::fs::read_dir(rig.path(IMAGES)).unwrap();
+    let mut names: Vec<String> =
+        folder.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// Defines a domain from XML.
+#[track_caller]
+pub(crate) fn define(rig: &Rig, xml: &str) {
+    let file = rig.scratch().join("define.xml");
+    std::fs::write(&file, xml).unwrap();
+    rig.virsh(["define".as_ref(), file.as_os_str()]);
+}
+
+/// A plain domain without any disk, as other people make them.
+pub(crate) fn foreign(name: &str, more: &str) -> String {
+    format!(
+        "<domain type='qemu'><name>{name}</name><memory unit='MiB'>64</memory><vcpu>1</vcpu>\
+         <os><type arch='x86_64' machine='q35'>hvm</type></os>\
+         <devices><controller type='usb' model='none'/><memballoon model='none'/>{more}</devices>\
+         </domain>"
+    )
+}
