@@ -73,6 +73,11 @@ impl Definition {
             .collect()
     }
 
+    /// The file of its firmware's variables.
+    pub fn nvram(&self) -> Option<PathBuf> {
+        self.root().text_at("os/nvram").filter(|path| path.starts_with('/')).map(PathBuf::from)
+    }
+
     /// What libvirt does when the guest powers itself off.
     pub fn on_poweroff(&self) -> String {
         self.root().text_at("on_poweroff").unwrap_or_else(|| "destroy".to_owned())

@@ -132,7 +132,7 @@ fn plan(libvirt: &Libvirt, wanted: Vec<String>, foreign: bool) -> Result<Vec<Res
     };
     let plan = |(name, domain)| match domain {
         None => Ok(Plan::absent(name)),
-        Some(domain) => Plan::new(name, domain, foreign, &mut chains, &usage),
+        Some(domain) => Plan::new(libvirt, name, domain, foreign, &mut chains, &usage),
     };
     Ok(found.into_iter().map(plan).collect())
 }

@@ -20,7 +20,7 @@ use crate::domain::{DomainItem, Ssh};
 use crate::parallel;
 
 /// How many domains are read at once: while libvirtd writes the XML of one, another is parsed.
-pub const AT_ONCE: usize = 4;
+pub const AT_ONCE: usize = 5;
 
 /// Arguments of `list`.
 #[derive(Debug, Args)]

@@ -43,13 +43,14 @@ impl Plan {
     ///
     /// Errors: `conflict` for a domain of others, unless `foreign` says to take its definition alone.
     pub fn new(
+        libvirt: &Libvirt,
         name: String,
         domain: Domain,
         foreign: bool,
         chains: &mut Chains,
         usage: &Usage,
     ) -> Result<Self> {
-        let files = match own_files(&name, &domain, foreign, chains, usage) {
+        let files = match own_files(libvirt, &name, &domain, foreign, chains, usage) {
             // It went away by itself meanwhile.
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::absent(name)),
             files => files?,
@@ -85,6 +86,7 @@ impl Plan {
 
 /// The files of a domain that these tools made; none for one of others.
 fn own_files(
+    libvirt: &Libvirt,
     name: &str,
     domain: &Domain,
     foreign: bool,
@@ -109,7 +111,14 @@ fn own_files(
     for snapshot in domain.list_all_snapshots(0).context(doing)? {
         snapshots.push(xml::Document::parse(snapshot.xml_desc(0).context(doing)?)?);
     }
-    OwnFiles::find(name, &definitions, &snapshots, chains, usage)
+    let mut files = OwnFiles::find(name, &definitions, &snapshots, chains, usage)?;
+    let asking = format_args!("ask about domain '{name}'");
+    if libvirt.is_local() && !domain.is_persistent().context(asking)? {
+        // A transient domain goes by stopping; libvirt then leaves its firmware variables.
+        let unshared = |file: &PathBuf| usage.of(file).iter().all(|user| user == name);
+        files.delete.extend(definitions.iter().find_map(Definition::nvram).filter(unshared));
+    }
+    Ok(files)
 }
 
 /// Gets the guest off, by force when it does not go by itself. Returns whether force was used.
