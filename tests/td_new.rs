@@ -338,6 +338,10 @@ fn a_remote_libvirt_works_as_far_as_libvirt_does() {
     let image = guest_image(false);
     let made = remote(&format!("new -i {} {} --name far", image.display(), SMALL.join(" "))).item();
     assert_eq!((&made["action"], &made["state"]), (&json!("create"), &json!("running")));
+    let there = std::fs::read(rig.path("/var/lib/libvirt/images/guest.qcow2")).unwrap();
+    assert!(there == std::fs::read(&image).unwrap(), "uploaded as it is");
+    let again = remote(&format!("new -i {} {} --name far", image.display(), SMALL.join(" ")));
+    assert_eq!(again.document()["changed"], false);
     assert_eq!(remote("list").item()["name"], "far");
     assert_eq!(remote("show far").item()["base"], made["base"]);
     wait_for("the guest off", Duration::from_secs(10), || {
@@ -347,6 +351,13 @@ fn a_remote_libvirt_works_as_far_as_libvirt_does() {
     let gone = remote("delete far --yes --timeout 0").item();
     assert_eq!(gone["deleted"], json!([made["overlay"]]));
     assert_eq!(volumes(&rig), ["guest.qcow2"]);
+    // An upload that was killed right before its last bytes is taken up again.
+    let volume = rig.path("/var/lib/libvirt/images/guest.qcow2");
+    std::fs::write(&volume, [&[0; 4][..], &there[4..]].concat()).unwrap();
+    let import = format!("-c qemu+tcp://127.0.0.1/system import {}", image.display());
+    assert_eq!(rig.tool("tdx-pool", words(&import)).item()["action"], "import");
+    assert!(there == std::fs::read(&volume).unwrap(), "completed");
+    assert_eq!(rig.tool("tdx-pool", words(&import)).item()["action"], "none");
     rig.tool("tdx-pool", ["delete", "guest.qcow2", "--yes"]).document();
     rig.virsh(["pool-destroy", "tdvirsh-pool"]);
     rig.virsh(["pool-undefine", "tdvirsh-pool"]);

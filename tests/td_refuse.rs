@@ -131,7 +131,12 @@ fn new_checks_everything_before_it_touches_anything() {
     let tdx = td(&rig, &format!("new -i {file}"));
     refused(&tdx, 6, "no TDX trust domains", "--security none");
     refused(&td(&rig, "new --security none"), 4, "no image was named", "--td-image");
-    refused(&td(&rig, &format!("new -i {file} --security tdx --virt-type qemu")), 6, "no TDX", "");
+    refused(
+        &td(&rig, &format!("new -i {file} --security tdx --virt-type qemu")),
+        2,
+        "trust domain",
+        "none",
+    );
     rig.virsh(["net-undefine", "idle"]);
     assert_eq!(rig.state(), before);
 

@@ -4,6 +4,9 @@
 //! libvirt cannot rename a volume. So the bytes go to a volume under one of our temporary names and
 //! are then cloned on libvirt's side to the real one, which is half-made only while libvirtd itself
 //! copies it there.
+//!
+//! libvirt looks into what was uploaded, and would convert a qcow2 image to raw while it clones it. So
+//! the magic number at its start is held back until the clone is there: without it bytes are bytes.
 
 use std::fs::File;
 use std::io::Read;
@@ -16,6 +19,7 @@ use sha2::{Digest, Sha256};
 use virt::storage_vol::StorageVol;
 use virt::stream::Stream;
 
+use crate::image::Format;
 use crate::import::{Plan, Source};
 use crate::inflight::InFlight;
 use crate::names::Ours;
@@ -40,6 +44,15 @@ pub(crate) fn upload(
     // Elsewhere only the open file tells that host's cleanup that this is under way.
     let in_flight = libvirt.is_local().then(|| InFlight::begin(&context.host, &temporary));
     let _in_flight = in_flight.transpose()?;
+    if let Some(made) = pool.volume(name)? {
+        if compare(libvirt, &made, source)? == Compared::Headless {
+            let digest = source.sha256()?;
+            plan.check_uploaded(&digest)?;
+            put_head(libvirt, &made, source)?;
+            return Ok(digest);
+        }
+        return Err(made_meanwhile(name));
+    }
     log::step(format_args!("upload {} to volume '{temporary}'", source.path.display()));
     let doing = format_args!("create volume '{temporary}'");
     let part = StorageVol::create_xml(&pool.handle, &xml(&temporary, source, owner)?, 0);
@@ -50,13 +63,12 @@ pub(crate) fn upload(
         interrupt::check()?;
         log::step(format_args!("clone volume '{temporary}' to '{name}'"));
         let clone = xml(name, source, owner)?;
-        match StorageVol::create_xml_from(&pool.handle, &clone, &part, 0) {
-            Err(_) if pool.volume(name)?.is_some() => {
-                Err(Error::conflict(format!("volume '{name}' was made meanwhile"))
-                    .hint("run the same command again: it compares the two"))
-            }
-            made => made.context(format_args!("create volume '{name}'")).map(|_| digest),
-        }
+        let made = match StorageVol::create_xml_from(&pool.handle, &clone, &part, 0) {
+            Err(_) if pool.volume(name)?.is_some() => return Err(made_meanwhile(name)),
+            made => made.context(format_args!("create volume '{name}'"))?,
+        };
+        put_head(libvirt, &made, source)?;
+        Ok(digest)
     })();
     let removed = part.delete(0).or_else(|error| if is_gone(&error) { Ok(()) } else { Err(error) });
     match (done, removed) {
@@ -67,6 +79,37 @@ pub(crate) fn upload(
         (Err(error), Ok(())) => Err(error),
         (Err(error), Err(_)) => Err(error.left_behind([format!("volume '{temporary}'")])),
     }
+}
+
+fn made_meanwhile(name: &str) -> Error {
+    Error::conflict(format!("volume '{name}' was made meanwhile"))
+        .hint("run the same command again: it compares the two")
+}
+
+/// How many bytes at an image's start are held back.
+fn head(source: &Source) -> usize {
+    match source.image.format {
+        Format::Qcow2 => 4,
+        Format::Raw => 0,
+    }
+}
+
+/// Writes what was held back.
+fn put_head(libvirt: &Libvirt, volume: &StorageVol, source: &Source) -> Result<()> {
+    let mut bytes = vec![0; head(source)];
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    let uploading = format_args!("upload {}", source.path.display());
+    source.reopen()?.read_exact(&mut bytes).at("read", &source.path)?;
+    let stream = Stream::new(libvirt.connect(), 0).context("open a stream")?;
+    volume.upload(&stream, 0, bytes.len() as u64, 0).context(uploading)?;
+    let sent = stream.send(&bytes).context(uploading)?;
+    if usize::try_from(sent).ok() != Some(bytes.len()) {
+        let _ = stream.abort();
+        return Err(Error::failed(format!("cannot {uploading}")));
+    }
+    stream.finish().context(uploading)
 }
 
 /// The image's bytes as they are: `raw` here means "do not look inside".
@@ -123,6 +166,9 @@ fn feed(stream: &Stream, source: &Source, progress: &dyn Fn(u64)) -> Result<Stri
             break;
         }
         hasher.update(&buffer[..read]);
+        if sent == 0 {
+            buffer[..head(source).min(read)].fill(0);
+        }
         let mut rest = &buffer[..read];
         while !rest.is_empty() {
             let taken = stream.send(rest).context(format_args!("upload {}", source.path.display()));
@@ -135,23 +181,32 @@ fn feed(stream: &Stream, source: &Source, progress: &dyn Fn(u64)) -> Result<Stri
     Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Whether a volume holds exactly the source's bytes, as they come down libvirt's stream.
-pub(crate) fn same_content(
-    libvirt: &Libvirt,
-    volume: &StorageVol,
-    source: &Source,
-) -> Result<bool> {
+/// How a volume compares with an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Compared {
+    /// It holds exactly the image's bytes.
+    Same,
+    /// It lacks but the bytes that an upload holds back: that was killed right before its end.
+    Headless,
+    /// It holds something else.
+    Different,
+}
+
+/// Compares a volume with the source, byte for byte as they come down libvirt's stream.
+pub(crate) fn compare(libvirt: &Libvirt, volume: &StorageVol, source: &Source) -> Result<Compared> {
     let comparing = format_args!("download a volume to compare it with {}", source.path.display());
     let text = volume.xml_desc(0).context(comparing)?;
     let physical = Document::parse(text)?.root().text_at("physical");
     let length = source.image.file_size_bytes;
     if physical.and_then(|size| size.parse().ok()).is_some_and(|size: u64| size != length) {
-        return Ok(false);
+        return Ok(Compared::Different);
     }
     let stream = Stream::new(libvirt.connect(), 0).context("open a stream")?;
     volume.download(&stream, 0, 0, 0).context(comparing)?;
-    match compare(&stream, source) {
-        Ok(true) => stream.finish().context(comparing).map(|()| true),
+    match compare_stream(&stream, source) {
+        Ok(same) if same != Compared::Different => {
+            stream.finish().context(comparing).map(|()| same)
+        }
         other => {
             let _ = stream.abort();
             other
@@ -159,24 +214,39 @@ pub(crate) fn same_content(
     }
 }
 
-fn compare(stream: &Stream, source: &Source) -> Result<bool> {
+fn compare_stream(stream: &Stream, source: &Source) -> Result<Compared> {
     let comparing = format_args!("compare a volume with {}", source.path.display());
     let mut file: File = source.reopen()?;
     let mut theirs = vec![0; CHUNK];
     let mut ours = vec![0; CHUNK];
+    let mut result = Compared::Same;
+    let mut at_start = true;
     loop {
         interrupt::check()?;
         let got = stream.recv(&mut theirs).context(comparing)?;
         let got = usize::try_from(got)
             .map_err(|_| Error::new(ErrorKind::Failed, "the download would block"))?;
         if got == 0 {
-            return Ok(file.read(&mut ours[..1]).at("read", &source.path)? == 0);
+            let at_end = file.read(&mut ours[..1]).at("read", &source.path)? == 0;
+            return Ok(if at_end { result } else { Compared::Different });
         }
         match file.read_exact(&mut ours[..got]) {
-            Ok(()) if ours[..got] == theirs[..got] => {}
-            Ok(()) => return Ok(false),
-            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(false),
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                return Ok(Compared::Different);
+            }
             Err(error) => return Err(error).at("read", &source.path),
         }
+        let head = if at_start { head(source).min(got) } else { 0 };
+        if ours[..head] != theirs[..head] {
+            if theirs[..head].iter().any(|byte| *byte != 0) {
+                return Ok(Compared::Different);
+            }
+            result = Compared::Headless;
+        }
+        if ours[head..got] != theirs[head..got] {
+            return Ok(Compared::Different);
+        }
+        at_start = false;
     }
 }

@@ -101,10 +101,7 @@ pub fn virt_type(
     security: Security,
 ) -> Result<VirtType> {
     match (asked, security) {
-        (VirtTypeArg::Qemu, Security::Tdx) => {
-            Err(Error::usage("--virt-type qemu cannot run a trust domain").hint("leave it out"))
-        }
-        (VirtTypeArg::Qemu, Security::None) => Ok(VirtType::Qemu),
+        (VirtTypeArg::Qemu, _) => Ok(VirtType::Qemu),
         (VirtTypeArg::Kvm, _) | (_, Security::Tdx) if !has_kvm(host, libvirt)? => {
             Err(Error::unsupported("this host has no KVM")
                 .hint("--security none --virt-type qemu emulates a guest in software, slowly"))

@@ -19,7 +19,8 @@ use crate::definition::{Definition, Forward};
 use crate::domain::{DomainItem, Ssh};
 use crate::parallel;
 
-/// How many domains are read at once: while libvirtd writes the XML of one, another is parsed.
+/// How many domains are read at once, so that libvirtd writes one while another is parsed here. It
+/// takes no more than this of one client (`max_client_requests` in libvirtd.conf).
 pub const AT_ONCE: usize = 5;
 
 /// Arguments of `list`.

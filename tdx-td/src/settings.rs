@@ -95,6 +95,10 @@ impl Settings {
         let asked = chosen(args.virt_type, config.virt_type.as_deref(), "virt_type")?;
         let asked = asked.unwrap_or(VirtTypeArg::Auto);
         if security == Security::Tdx {
+            if asked == VirtTypeArg::Qemu {
+                return Err(Error::usage("--virt-type qemu cannot run a trust domain")
+                    .hint("leave it out, or add --security none"));
+            }
             capability::check_tdx(&context.host, libvirt)?;
         }
         let virt_type = capability::virt_type(&context.host, libvirt, asked, security)?;

@@ -185,9 +185,10 @@ impl Plan {
         let Some(volume) = pool.volume(&self.name)? else {
             return Ok(Found::Nothing);
         };
-        Ok(match upload::same_content(libvirt, &volume, &self.source)? {
-            true => Found::Same,
-            false => Found::Different,
+        Ok(match upload::compare(libvirt, &volume, &self.source)? {
+            upload::Compared::Same => Found::Same,
+            upload::Compared::Headless => Found::Nothing,
+            upload::Compared::Different => Found::Different,
         })
     }
 

@@ -46,7 +46,7 @@ impl Source {
     }
 
     /// The SHA-256 of its bytes, hexadecimal.
-    pub(super) fn sha256(&self) -> Result<String> {
+    pub(crate) fn sha256(&self) -> Result<String> {
         let mut watch = Watch { progress: &mut |_, _| {}, interrupt: &interrupt::check };
         copy::sha256(&self.file, &mut watch)
     }
