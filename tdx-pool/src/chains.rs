@@ -34,7 +34,9 @@ impl Chains {
 
     /// Adds what libvirt said of an image.
     pub fn learn(&mut self, path: &Path, backing: &Path) {
-        self.learnt.insert(canonical(path), canonical(backing));
+        let path = canonical(path);
+        self.read.remove(&path);
+        self.learnt.insert(path, canonical(backing));
     }
 
     /// The canonical path of the image right under `path`, when it is a file. A relative name counts

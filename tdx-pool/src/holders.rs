@@ -32,24 +32,35 @@ pub(crate) fn held_files(host: &Host) -> Result<HashSet<FileKey>> {
 
 fn add_open_files(folder: &Path, held: &mut HashSet<FileKey>) -> Result<()> {
     let descriptors = match std::fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            return Err(Error::permission(format!(
-                "cannot see the open files in {}",
-                folder.display()
-            ))
-            .because(error)
-            .hint("run it as root of the host itself, not of a container"));
-        }
+        Err(error) if is_denied(&error) => return Err(cannot_see(folder, error)),
         // A process that ended meanwhile holds nothing.
         Err(_) => return Ok(()),
         Ok(descriptors) => descriptors,
     };
     for descriptor in descriptors.flatten() {
-        if let Ok(metadata) = std::fs::metadata(descriptor.path()) {
-            held.insert((&metadata).into());
+        let link = descriptor.path();
+        match std::fs::metadata(&link) {
+            Ok(metadata) => {
+                held.insert((&metadata).into());
+            }
+            // A user's own FUSE mount shows itself to nobody else; that is not where pools are.
+            Err(error) if is_denied(&error) && std::fs::read_link(&link).is_err() => {
+                return Err(cannot_see(folder, error));
+            }
+            Err(_) => {}
         }
     }
     Ok(())
+}
+
+fn is_denied(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied
+}
+
+fn cannot_see(folder: &Path, error: io::Error) -> Error {
+    Error::permission(format!("cannot see the open files in {}", folder.display()))
+        .because(error)
+        .hint("run it as root of the host itself, not of a container")
 }
 
 fn locked_file(line: &str) -> Option<FileKey> {

@@ -120,7 +120,7 @@ pub fn check_base(file: &File, name: &Path) -> Result<Image> {
         Kind::Other(what) => return Err(Kind::Other(what).refuse(name)),
     }
     if source.size == 0 {
-        return Err(source.invalid("is empty"));
+        return Err(source.invalid("is empty").hint("copy or download it again"));
     }
     let Some(header) = Header::read(&source)? else {
         foreign::check_raw(&source)?;

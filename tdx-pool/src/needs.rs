@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use common::Result;
-use common::libvirt::{Context, Libvirt};
+use common::libvirt::Libvirt;
 
 use crate::files::{FileKey, keys};
 use crate::pool::Pool;
@@ -18,6 +18,8 @@ pub(crate) struct PoolFile {
     pub(crate) name: String,
     /// Where it is.
     pub(crate) path: PathBuf,
+    /// What it stands on, where libvirt had to be asked.
+    backing: Option<PathBuf>,
 }
 
 /// Every file in the folders of all pools, started or not, and every volume of pools that have none.
@@ -33,15 +35,15 @@ pub(crate) fn pool_files(libvirt: &Libvirt) -> Result<Vec<PoolFile>> {
                 pool: pool.name.clone(),
                 name: entry.file_name().to_string_lossy().into_owned(),
                 path: entry.path(),
+                backing: None,
             }));
         } else if pool.is_active() {
-            let doing = format_args!("list the volumes of pool '{}'", pool.name);
-            for volume in pool.handle.list_all_volumes(0).context(doing)? {
-                let name = volume.name().context(doing)?;
-                if let Ok(path) = volume.path() {
-                    files.push(PoolFile { pool: pool.name.clone(), name, path: path.into() });
-                }
-            }
+            files.extend(Volume::all(&pool)?.into_iter().map(|volume| PoolFile {
+                pool: pool.name.clone(),
+                name: volume.name,
+                path: volume.path,
+                backing: volume.backing,
+            }));
         }
     }
     Ok(files)
@@ -72,10 +74,16 @@ impl Needs {
             pool: pool.name.clone(),
             name: volume.name.clone(),
             path: volume.path.clone(),
+            backing: None,
         }));
         files.sort_by(|a, b| a.path.cmp(&b.path));
         files.dedup_by(|a, b| a.path == b.path);
         let mut above = Vec::new();
+        for file in &files {
+            if let Some(backing) = &file.backing {
+                survey.chains.learn(&file.path, backing);
+            }
+        }
         for file in files {
             let chain = survey.chains.chain(&file.path)?;
             if chain.is_empty() {

@@ -202,7 +202,11 @@ impl Pool {
                 {
                     common::interrupt::sleep(Duration::from_millis(50))?;
                 }
-                done => return done.context(about).map(drop),
+                done => {
+                    let hint =
+                        format!("tdx-pool ensure --pool '{}' repairs what it can", self.name);
+                    return done.context(about).map(drop).map_err(|error| error.hint(hint));
+                }
             }
         }
         // libvirt's own view is then as new as it gets.

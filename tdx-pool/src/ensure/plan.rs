@@ -105,7 +105,12 @@ impl Plan {
     /// The pool as it is, or as it would be.
     pub(super) fn item(&self) -> Result<PoolItem> {
         match &self.found {
-            Some(pool) => pool.item(),
+            // Whatever is not so yet is what would be done.
+            Some(pool) => Ok(PoolItem {
+                state: PoolState::Active,
+                autostart: pool.handle.is_persistent().context("ask about a pool")?,
+                ..pool.item()?
+            }),
             None => Ok(PoolItem {
                 name: self.name.clone(),
                 uuid: None,
@@ -261,7 +266,7 @@ fn check_folder(path: &Path) -> Result<()> {
     let existing = path.ancestors().find(there).unwrap_or(path);
     if !existing.is_dir() {
         return Err(Error::conflict(format!("{} is not a folder", existing.display()))
-            .hint("choose another with --path"));
+            .hint("choose another folder with --path"));
     }
     // An ordinary user asks libvirtd, which is root: only root's own view says anything.
     if rustix::process::geteuid().is_root()

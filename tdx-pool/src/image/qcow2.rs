@@ -81,11 +81,17 @@ impl Header {
             2 => (0, 4, 72),
             3 => (be64(start, 72), be32(start, 96), be32(start, 100)),
             1 => return Err(foreign::QCOW1.refuse(source)),
-            _ => return Err(source.invalid(format!("is qcow2 of unknown version {version}"))),
+            _ => {
+                return Err(source
+                    .invalid(format!("is qcow2 of unknown version {version}"))
+                    .hint("copy or download it again"));
+            }
         };
         let unknown = features & !KNOWN_FEATURES;
         if unknown != 0 {
-            return Err(source.invalid(format!("needs unknown qcow2 features {unknown:#x}")));
+            return Err(source
+                .invalid(format!("needs unknown qcow2 features {unknown:#x}"))
+                .hint(foreign::convert(source.name, None, "makes one without them")));
         }
 
         let cluster_bits = be32(start, 20);

@@ -75,12 +75,12 @@ impl Plan {
         image: &Path,
         options: Options,
     ) -> Result<Self> {
+        let source = Source::open(image)?;
         let name = match &options.name {
             Some(name) => name.clone(),
             None => file_name(image)?,
         };
         check_volume_name(&name)?;
-        let source = Source::open(image)?;
         let folder = pool.folder()?.to_owned();
         let owner = owner::of_qemu(libvirt)?;
         let direct = libvirt.is_local() && is_ours_to_write(&folder, owner);
@@ -294,10 +294,7 @@ impl Plan {
 }
 
 fn file_name(image: &Path) -> Result<String> {
-    let Some(name) = image.file_name() else {
-        return Err(Error::invalid_input(format!("{} is a directory", image.display()))
-            .hint("name a disk image, qcow2 or raw"));
-    };
+    let name = image.file_name().unwrap_or_default();
     name.to_str().map(str::to_owned).ok_or_else(|| {
         Error::usage(format!("the file name of {} is not UTF-8", image.display()))
             .hint("choose the volume's name with --name")

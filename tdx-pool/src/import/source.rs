@@ -1,7 +1,7 @@
 //! The image file that is imported.
 
 use std::fs::File;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use common::{Error, IoContext, Result, interrupt};
@@ -29,8 +29,8 @@ impl Source {
     pub fn open(path: &Path) -> Result<Self> {
         let path = std::path::absolute(path).at("name", path)?;
         let file = image::open(&path).map_err(|error| match cause(&error) {
-            Some(ErrorKind::NotADirectory | ErrorKind::InvalidFilename) => {
-                Error::not_found(format!("cannot open {}", path.display())).because(error)
+            Some(kind @ (ErrorKind::NotADirectory | ErrorKind::InvalidFilename)) => {
+                Error::not_found(error.message()).because(io::Error::from(kind))
             }
             _ => error,
         })?;
@@ -63,5 +63,5 @@ impl Source {
 
 fn cause(error: &Error) -> Option<ErrorKind> {
     let cause = std::error::Error::source(error)?;
-    cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind)
+    cause.downcast_ref::<io::Error>().map(io::Error::kind)
 }
