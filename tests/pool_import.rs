@@ -8,10 +8,11 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
 
 use pool::{IMAGES, end, named, overlay, raw_image, signal, values};
 use serde_json::json;
-use support::{Rig, guest_image};
+use support::{Rig, guest_image, wait_for};
 
 #[test]
 #[ignore = "needs root"]
@@ -301,8 +302,8 @@ fn digests_compression_and_holes() {
 
     // Holes stay holes.
     rig.shell(
-        "cp a.img sparse.img; truncate -s 1G sparse.img; printf x >>sparse.img; \
-               truncate -s 1G sparse.img",
+        "cp a.img sparse.img; truncate -s 256M sparse.img; printf x >>sparse.img; \
+               truncate -s 256M sparse.img",
     )
     .text();
     rig.pool("import sparse.img").document();
@@ -317,10 +318,11 @@ fn a_failed_or_stopped_import_leaves_nothing() {
     rig.shell("mkdir small; mount -t tmpfs -o size=8M tmpfs small").text();
     rig.pool("ensure --pool small --path small").document();
     let big = rig.scratch().join("big.img");
-    raw_image(&big, 256 << 20, 1);
-    let full = rig.pool("import big.img --pool small").error(1);
+    raw_image(&big, 160 << 20, 1);
+    raw_image(rig.scratch().join("medium.img"), 24 << 20, 1);
+    let full = rig.pool("import medium.img --pool small").error(1);
     assert_eq!(full["causes"][0], "no space left for the copy", "{full:#}");
-    let full = rig.pool("import big.img --pool small --compress").error(1);
+    let full = rig.pool("import medium.img --pool small --compress").error(1);
     assert_eq!(full["left_behind"], json!([]));
     assert_eq!(
         fs::read_dir(rig.path(&format!("{}/small", rig.scratch().display()))).unwrap().count(),
@@ -340,9 +342,10 @@ fn a_failed_or_stopped_import_leaves_nothing() {
         assert!(run.stdout.is_empty() && run.stderr.contains("interrupted"), "{run:#?}");
         assert_eq!(rig.state(), before, "SIG{name} left something");
     }
-    let import = rig.begin(&["import", "big.img", "--compress"]);
-    rig.part();
-    std::thread::sleep(std::time::Duration::from_millis(700)); // qemu-img is at it
+    let import = rig.begin(&["import", "medium.img", "--compress"]);
+    wait_for("the compression", Duration::from_secs(20), || {
+        rig.shell("pgrep -x qemu-img").status.filter(|status| *status == 0)
+    });
     signal(&import, "TERM");
     assert_eq!(end(import).1, Some(15));
     assert_eq!(rig.state(), before);

@@ -89,7 +89,7 @@ fn users_and_other_hosts_import_as_root_does() {
 fn a_stopped_upload_leaves_nothing_or_what_cleanup_takes() {
     let rig = Rig::start();
     rig.pool("ensure").document();
-    raw_image(rig.scratch().join("big.img"), 256 << 20, 1);
+    raw_image(rig.scratch().join("big.img"), 160 << 20, 1);
     let before = rig.state();
     let arguments = ["-c", "qemu+tcp://127.0.0.1/system", "import", "big.img"];
     for name in ["INT", "TERM"] {

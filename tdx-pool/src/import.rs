@@ -2,8 +2,7 @@
 //!
 //! Planned first: the header is checked, the name judged, what is there compared ([`Plan`]). Then
 //! written under a temporary name in the pool's folder, flushed, and renamed, so that the real name
-//! only ever holds a whole image. Who may not write the folder has libvirt do it
-//! ([`crate::upload`]).
+//! only ever holds a whole image. Who may not write the folder has libvirt do it, by upload.
 
 mod plan;
 mod source;

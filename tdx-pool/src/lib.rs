@@ -12,6 +12,7 @@ mod cli;
 mod files;
 mod holders;
 mod needs;
+mod upload;
 
 pub mod cleanup;
 pub mod copy;
@@ -27,7 +28,6 @@ pub mod overlay;
 pub mod owner;
 pub mod pool;
 pub mod record;
-pub mod upload;
 pub mod usage;
 pub mod volume;
 pub mod volumes;

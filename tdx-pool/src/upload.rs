@@ -39,7 +39,7 @@ pub(crate) fn upload(
     plan: &Plan,
     progress: &dyn Fn(u64),
 ) -> Result<String> {
-    let (name, source, owner) = (&plan.name, plan.source(), plan.owner());
+    let Plan { name, source, owner, .. } = plan;
     let temporary = Ours::Import.new_name()?;
     // Elsewhere only the open file tells that host's cleanup that this is under way.
     let in_flight = libvirt.is_local().then(|| InFlight::begin(&context.host, &temporary));
@@ -47,7 +47,7 @@ pub(crate) fn upload(
     if let Some(made) = pool.volume(name)? {
         if compare(libvirt, &made, source)? == Compared::Headless {
             let digest = source.sha256()?;
-            plan.check_uploaded(&digest)?;
+            plan.check_sha256(&digest)?;
             put_head(libvirt, &made, source)?;
             return Ok(digest);
         }
@@ -55,14 +55,14 @@ pub(crate) fn upload(
     }
     log::step(format_args!("upload {} to volume '{temporary}'", source.path.display()));
     let doing = format_args!("create volume '{temporary}'");
-    let part = StorageVol::create_xml(&pool.handle, &xml(&temporary, source, owner)?, 0);
+    let part = StorageVol::create_xml(&pool.handle, &xml(&temporary, source, *owner)?, 0);
     let part = part.context(doing)?;
     let done = (|| {
         let digest = send(libvirt, &part, source, progress)?;
-        plan.check_uploaded(&digest)?;
+        plan.check_sha256(&digest)?;
         interrupt::check()?;
         log::step(format_args!("clone volume '{temporary}' to '{name}'"));
-        let clone = xml(name, source, owner)?;
+        let clone = xml(name, source, *owner)?;
         let made = match StorageVol::create_xml_from(&pool.handle, &clone, &part, 0) {
             Err(_) if pool.volume(name)?.is_some() => return Err(made_meanwhile(name)),
             made => made.context(format_args!("create volume '{name}'"))?,

@@ -10,11 +10,11 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::{Rig, Run, bin, wait_for};
+use crate::support::{Rig, Run, bin};
 
 /// The pool's folder inside a rig.
 pub(crate) const IMAGES: &str = "/var/lib/libvirt/images";
@@ -142,11 +142,17 @@ impl Rig {
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
-    /// Waits for a temporary file of an import and gives its name.
+    /// Waits for a temporary file of an import and gives its name. Looks often: it is soon renamed.
     pub(crate) fn part(&self) -> String {
-        wait_for("a half-made image", Duration::from_secs(10), || {
-            self.names().into_iter().find(|name| name.ends_with(".part"))
-        })
+        let end = Instant::now() + Duration::from_secs(20);
+        loop {
+            let part = self.names().into_iter().find(|name| name.ends_with(".part"));
+            match part {
+                Some(part) => return part,
+                None => assert!(Instant::now() < end, "no half-made image was seen"),
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 

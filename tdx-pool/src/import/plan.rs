@@ -45,9 +45,9 @@ pub struct Plan {
     /// The volume's name.
     pub name: String,
     pub(super) folder: PathBuf,
-    pub(super) source: Source,
+    pub(crate) source: Source,
     pub(super) options: Options,
-    pub(super) owner: Option<Owner>,
+    pub(crate) owner: Option<Owner>,
     pub(super) action: Action,
     /// Written by us, not by libvirt.
     direct: bool,
@@ -213,7 +213,8 @@ impl Plan {
             .hint("import it under another name with --name"))
     }
 
-    pub(super) fn check_sha256(&self, found: &str) -> Result<()> {
+    /// Fails when the source's digest is not the one that was promised.
+    pub(crate) fn check_sha256(&self, found: &str) -> Result<()> {
         match &self.options.sha256 {
             Some(wanted) if wanted != found => Err(Error::invalid_input(format!(
                 "{} has SHA-256 {found}, not {wanted}",
@@ -277,19 +278,6 @@ impl Plan {
         self.sha256 = written?;
         pool.refresh().map_err(|error| error.applied([format!("imported '{}'", self.name)]))?;
         Ok((self.item(&pool.name), base))
-    }
-
-    pub(crate) fn source(&self) -> &Source {
-        &self.source
-    }
-
-    pub(crate) fn owner(&self) -> Option<Owner> {
-        self.owner
-    }
-
-    /// Checks the digest of what was uploaded.
-    pub(crate) fn check_uploaded(&self, sha256: &str) -> Result<()> {
-        self.check_sha256(sha256)
     }
 }
 
