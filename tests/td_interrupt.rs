@@ -87,7 +87,13 @@ fn a_guest_that_cannot_start_leaves_nothing() {
 #[ignore = "needs root"]
 fn libvirtd_dying_under_a_new_is_said_and_can_be_repaired() {
     let rig = rig_with_base(false);
-    let before = rig.state();
+    // A libvirtd that is killed while it starts a QEMU forgets a socket of its own.
+    let state = || {
+        let state = rig.state();
+        let kept = state.lines().filter(|line| !line.starts_with("qemu/channel/"));
+        kept.collect::<Vec<_>>().join("\n")
+    };
+    let before = state();
     for after in [50, 150, 250] {
         let run = std::thread::scope(|scope| {
             let new = scope.spawn(|| td::new(&rig, "--name x"));
@@ -103,6 +109,6 @@ fn libvirtd_dying_under_a_new_is_said_and_can_be_repaired() {
         rig.libvirtd("start");
         td(&rig, "delete x --yes --timeout 0").item();
         orphans(&rig);
-        assert_eq!(rig.state(), before, "after {after} ms: {run:#?}");
+        assert_eq!(state(), before, "after {after} ms: {run:#?}");
     }
 }

@@ -7,7 +7,7 @@ mod td;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use support::{Rig, Run, guest_image};
+use support::{Rig, Run, guest_image, tool};
 use td::{define, foreign, listed, new, rig_with_base, td};
 
 /// The XML that the original script makes of its `regular_vm` template: firmware as ROM, console, agent, a
@@ -211,4 +211,41 @@ fn the_streams_and_virsh_are_as_promised() {
     assert_eq!(far.text().trim(), "test");
     assert_eq!(td(&rig, "virsh -c test:///default list --name").text().trim(), "test");
     assert_eq!(td(&rig, "virsh uri").text().trim(), "qemu:///system");
+}
+
+/// libvirt's own test driver has the states that no guest gets into when asked to.
+#[test]
+fn every_state_is_told_and_acted_on() {
+    let states = [("on", 1), ("paused", 3), ("off", 5), ("crashed", 6)];
+    let domain = |(name, state): (&str, u32)| {
+        format!(
+            "<domain type='test'><name>{name}</name><memory>1024</memory><os><type>hvm</type></os>\
+             <test:runstate>{state}</test:runstate></domain>"
+        )
+    };
+    let node = format!(
+        "<node xmlns:test='http://libvirt.org/schemas/domain/test/1.0'>{}</node>",
+        states.map(domain).concat()
+    );
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), node).unwrap();
+    let uri = format!("test://{}", file.path().display());
+    let td = |line: &str| tool("tdx-td", ["-c", &uri].into_iter().chain(line.split(' ')));
+
+    let shown = td("list").document()["items"].clone();
+    let state = |item: &serde_json::Value| (item["name"].clone(), item["state"].clone());
+    assert_eq!(
+        shown.as_array().unwrap().iter().map(state).collect::<Vec<_>>(),
+        [("crashed", "crashed"), ("off", "shut off"), ("on", "running"), ("paused", "paused")]
+            .map(|(name, state)| (json!(name), json!(state)))
+    );
+    assert_eq!(td("show paused").item()["state"], "paused");
+    for (name, action) in [("on", "none"), ("paused", "resume"), ("off", "start")] {
+        assert_eq!(td(&format!("start {name}")).item()["action"], action, "{name}");
+    }
+    assert_eq!(td("start crashed").error(5)["message"], "domain 'crashed' has crashed");
+    let hint = td("stop crashed").error(5)["hint"].clone();
+    assert!(hint.as_str().unwrap().contains("--force"), "{hint}");
+    assert_eq!(td("stop crashed --force").item()["action"], "stop");
+    assert_eq!(td("stop off").item()["action"], "none");
 }

@@ -43,7 +43,7 @@ pub struct Plan<'a> {
 impl<'a> Plan<'a> {
     /// Looks at everything that can fail: host, network, pool, image, name.
     ///
-    /// Errors: those of [`Settings::new`] and [`ImageRequest::find`]; `conflict` when QEMU could not
+    /// Errors: those of [`Settings::new`] and [`Source::find`]; `conflict` when QEMU could not
     /// read the image, or when the name is taken by a domain that is not what was asked for.
     pub fn new(
         context: &Context,
@@ -131,7 +131,8 @@ impl<'a> Plan<'a> {
         let (pool, applied) = self.source.make_ready(context, self.libvirt, config, request)?;
         let made = (|| {
             interrupt::check()?;
-            let overlay = self.overlay.create(&context.host, &pool, self.owner)?;
+            let overlay = self.overlay.create(&context.host, &pool, self.owner);
+            let overlay = overlay.map_err(|error| half_made(self.libvirt, &self.overlay, error))?;
             let domain = match define(self.libvirt, name, &xml) {
                 Ok(domain) => domain,
                 Err(error) => return Err(undo_overlay(overlay, error)),
@@ -189,6 +190,12 @@ fn undo(domain: &Domain, name: &str, overlay: Overlay, error: Error) -> Error {
             error.left_behind([format!("domain '{name}'"), overlay.path.display().to_string()])
         }
     }
+}
+
+/// A libvirtd that dies while it makes an overlay may have made it all the same.
+fn half_made(libvirt: &Libvirt, overlay: &overlay::Plan, error: Error) -> Error {
+    let there = libvirt.is_local() && overlay.path.exists();
+    error.left_behind(there.then(|| overlay.path.display().to_string()))
 }
 
 fn undo_overlay(overlay: Overlay, error: Error) -> Error {

@@ -109,7 +109,9 @@ impl ImageRequest {
     ) -> Result<Image> {
         if let Some(name) = &self.base {
             let absent = || Error::not_found(format!("pool '{}' does not exist", pool.pool_name()));
-            return Base::find(pool.found().ok_or_else(absent)?, name).map(Image::There);
+            let pool = pool.found().ok_or_else(absent)?;
+            pool.check_active()?;
+            return Base::find(pool, name).map(Image::There);
         }
         let import = |path: &Path| {
             let plan = import::Plan::new(libvirt, pool, path, Options::default())?;
