@@ -278,7 +278,7 @@ fn a_document_that_is_none_is_refused_before_anything_is_asked() {
     for input in ["", " ", "{", "[1]", "[{}]", pools, newer] {
         for verb in ["import", "delete"] {
             // No libvirt is there to be asked.
-            let mut command = support_command();
+            let mut command = bare_command();
             command.args([verb, "-", "--yes", "-c", "qemu+tcp://127.0.0.1:1/system"]);
             let error = Run::of(command, input.as_bytes()).error(3);
             assert_eq!(error["kind"], "invalid_input", "{verb} of {input:?}");
@@ -287,7 +287,7 @@ fn a_document_that_is_none_is_refused_before_anything_is_asked() {
 }
 
 #[expect(clippy::disallowed_methods, reason = "tests start programs as users do")]
-fn support_command() -> std::process::Command {
+fn bare_command() -> std::process::Command {
     let mut command = std::process::Command::new(bin("tdx-pool"));
     command.env_clear().stdin(Stdio::piped());
     command

@@ -335,7 +335,7 @@ fn a_failed_or_stopped_import_leaves_nothing() {
     let before = rig.state();
     for (name, number) in [("INT", 2), ("TERM", 15), ("HUP", 1)] {
         let import = rig.begin(&["import", "big.img"]);
-        rig.part();
+        rig.halt(&import);
         signal(&import, name);
         let (run, by) = end(import);
         assert_eq!(by, Some(number), "did not die of the signal: {run:#?}");
@@ -353,8 +353,7 @@ fn a_failed_or_stopped_import_leaves_nothing() {
 
     // While it goes on it is no orphan; once its maker was killed it is.
     let import = rig.begin(&["import", "big.img"]);
-    let part = rig.part();
-    signal(&import, "STOP");
+    let part = rig.halt(&import);
     let kept = rig.pool("cleanup --yes").item();
     assert_eq!((&kept["name"], &kept["reason"]), (&json!(part), &json!("in_flight")));
     let refused = rig.pool(&format!("delete {part} --yes")).error(5);
@@ -371,7 +370,7 @@ fn a_failed_or_stopped_import_leaves_nothing() {
 
     // libvirtd killed in the middle: the image is there and whole, or it is not.
     let import = rig.begin(&["import", "big.img"]);
-    rig.part();
+    rig.halt(&import);
     rig.libvirtd("kill");
     let (run, _) = end(import);
     run.error(6);

@@ -94,7 +94,7 @@ fn a_stopped_upload_leaves_nothing_or_what_cleanup_takes() {
     let arguments = ["-c", "qemu+tcp://127.0.0.1/system", "import", "big.img"];
     for name in ["INT", "TERM"] {
         let import = rig.begin(&arguments);
-        rig.part();
+        rig.halt(&import);
         signal(&import, name);
         let (run, by) = end(import);
         assert!(by.is_some(), "{run:#?}");
@@ -102,7 +102,7 @@ fn a_stopped_upload_leaves_nothing_or_what_cleanup_takes() {
         assert_eq!(rig.state(), before, "SIG{name} left something: {run:#?}");
     }
     let import = rig.begin(&arguments);
-    rig.part();
+    rig.halt(&import);
     signal(&import, "KILL");
     end(import);
     // libvirtd may hold it for a moment longer.
@@ -113,7 +113,7 @@ fn a_stopped_upload_leaves_nothing_or_what_cleanup_takes() {
     assert_eq!(rig.state(), before);
 
     let import = rig.begin(&arguments);
-    rig.part();
+    rig.halt(&import);
     rig.libvirtd("kill");
     let error = end(import).0.error(6);
     assert!(error["left_behind"][0].as_str().unwrap().starts_with("volume 'import."), "{error:#}");

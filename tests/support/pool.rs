@@ -142,13 +142,16 @@ impl Rig {
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
-    /// Waits for a temporary file of an import and gives its name. Looks often: it is soon renamed.
-    pub(crate) fn part(&self) -> String {
+    /// Waits until the import has begun to write, stops it there, and gives its file's name.
+    pub(crate) fn halt(&self, import: &Child) -> String {
         let end = Instant::now() + Duration::from_secs(20);
         loop {
             let part = self.names().into_iter().find(|name| name.ends_with(".part"));
             match part {
-                Some(part) => return part,
+                Some(part) => {
+                    signal(import, "STOP");
+                    return part;
+                }
                 None => assert!(Instant::now() < end, "no half-made image was seen"),
             }
             std::thread::sleep(Duration::from_millis(1));
@@ -162,10 +165,6 @@ pub(crate) fn signal(child: &Child, signal: &str) {
     let id = child.id();
     let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
     send(signal, children.trim());
-    if signal == "KILL" {
-        // nsenter stopped when its child did, and would not see it die.
-        send("CONT", &id.to_string());
-    }
 }
 
 fn send(signal: &str, process: &str) {
@@ -174,7 +173,12 @@ fn send(signal: &str, process: &str) {
 }
 
 /// What a program that [`Rig::begin`] started did; none for the status when a signal ended it.
-pub(crate) fn end(child: Child) -> (Run, Option<i32>) {
+/// A stopped one goes on: nsenter stops and continues with it.
+pub(crate) fn end(mut child: Child) -> (Run, Option<i32>) {
+    while child.try_wait().unwrap().is_none() {
+        send("CONT", &child.id().to_string());
+        std::thread::sleep(Duration::from_millis(50));
+    }
     let output = child.wait_with_output().unwrap();
     let run = Run {
         line: "tdx-pool".to_owned(),
