@@ -206,7 +206,10 @@ impl Source {
         applied: &mut Vec<String>,
     ) -> Result<Pool> {
         let made = self.pool.found().is_none();
-        let pool = self.pool.apply(libvirt)?;
+        let pool = match self.image {
+            Image::There(_) => self.pool.apply_unless_ready(libvirt)?,
+            Image::Import(_) => self.pool.apply(libvirt)?,
+        };
         applied.extend(made.then(|| format!("created pool '{}'", pool.name)));
         if let Image::Import(plan) = self.image {
             let imported = plan.apply(context, libvirt, &pool);

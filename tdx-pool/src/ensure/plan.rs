@@ -140,6 +140,16 @@ impl Plan {
         Pool::read(pool.handle)
     }
 
+    /// The same, but a pool that needs nothing is taken as libvirt last saw it: looking at a thousand
+    /// volumes again takes longer than making a domain.
+    pub fn apply_unless_ready(self, libvirt: &Libvirt) -> Result<Pool> {
+        let ready = self.action()? == Action::NONE;
+        match self {
+            Self { found: Some(pool), .. } if ready => Ok(pool),
+            plan => plan.apply(libvirt),
+        }
+    }
+
     /// Starts a pool that is there, with its folder made again if that was lost.
     fn prepare(&self, pool: &Pool) -> Result<()> {
         let starting = format_args!("start pool '{}'", pool.name);
