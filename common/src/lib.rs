@@ -19,6 +19,7 @@ pub mod interrupt;
 pub mod libvirt;
 pub mod log;
 pub mod output;
+pub mod parallel;
 pub mod pci;
 pub mod units;
 pub mod xml;

@@ -1,9 +1,14 @@
 //! Telling files apart, however they are spelt.
 
 use std::collections::HashSet;
+use std::ffi::OsString;
 use std::fs::Metadata;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags, fstat, open, readlink};
 
 /// A file by its canonical path or by its inode. One file has several: a bind mount and a hard link
 /// are the same inode under another path, and a file that is replaced keeps its path.
@@ -23,8 +28,14 @@ impl From<&Metadata> for FileKey {
 
 /// Every way to know the file at `path`, which may be absent.
 pub(crate) fn keys(path: &Path) -> impl Iterator<Item = FileKey> {
-    let path = canonical(path);
-    let inode = path.metadata().ok().as_ref().map(FileKey::from);
+    let (path, inode) = match resolve(path) {
+        Some((path, inode)) => (path, Some(inode)),
+        None => {
+            let path = canonical(path);
+            let inode = path.metadata().ok().as_ref().map(FileKey::from);
+            (path, inode)
+        }
+    };
     [Some(FileKey::Path(path)), inode].into_iter().flatten()
 }
 
@@ -35,6 +46,9 @@ pub(crate) fn contains(files: &HashSet<FileKey>, path: &Path) -> bool {
 
 /// The path with every link resolved, as far as it exists.
 pub(crate) fn canonical(path: &Path) -> PathBuf {
+    if let Some((path, _)) = resolve(path) {
+        return path;
+    }
     if let Ok(path) = path.canonicalize() {
         return path;
     }
@@ -42,6 +56,19 @@ pub(crate) fn canonical(path: &Path) -> PathBuf {
         (Some(parent), Some(name)) => canonical(parent).join(name),
         _ => path.to_owned(),
     }
+}
+
+/// The canonical path and inode of a file that is there, in four system calls whatever the path's
+/// length; realpath(3) needs one for each component, and a pool has thousands of files.
+///
+/// None where that is not possible: the file is absent or being deleted, or /proc is not mounted.
+/// Source: open(2), `O_PATH`; proc_pid_fd(5).
+fn resolve(path: &Path) -> Option<(PathBuf, FileKey)> {
+    let file = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let stat = fstat(&file).ok().filter(|stat| stat.st_nlink > 0)?;
+    let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let path = PathBuf::from(OsString::from_vec(readlink(link, Vec::new()).ok()?.into_bytes()));
+    path.is_absolute().then_some((path, FileKey::Inode(stat.st_dev, stat.st_ino)))
 }
 
 #[cfg(test)]

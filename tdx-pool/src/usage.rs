@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use common::libvirt::{Context, Libvirt, is_gone};
 use common::xml::{Document, Node};
-use common::{Error, ErrorKind, Result};
+use common::{Error, ErrorKind, Result, parallel};
 use virt::domain::Domain;
 use virt::sys;
 
@@ -31,8 +31,8 @@ impl Usage {
     pub fn collect(libvirt: &Libvirt, chains: &mut Chains) -> Result<Self> {
         let mut collector =
             Collector { users: HashMap::new(), pools: PoolPaths::new(libvirt), chains };
-        for domain in list(libvirt, 0)? {
-            gone_is_fine(collector.add_domain(&domain))?;
+        for read in parallel::map(list(libvirt, 0)?, parallel::DOMAINS, read_domain) {
+            gone_is_fine(read.and_then(|(name, documents)| collector.add_all(&name, &documents)))?;
         }
         for domain in list(libvirt, sys::VIR_CONNECT_LIST_DOMAINS_HAS_SNAPSHOT)? {
             gone_is_fine(collector.add_snapshots(&domain))?;
@@ -63,6 +63,18 @@ fn gone_is_fine(done: Result<()>) -> Result<()> {
     })
 }
 
+/// A domain's name and definitions: as it runs, and as it would start next where that may differ.
+fn read_domain(domain: Domain) -> Result<(String, Vec<Document>)> {
+    let name = domain.name().context("ask a domain for its name")?;
+    let doing = format_args!("read domain '{name}'");
+    let mut documents = vec![Document::parse(domain.xml_desc(0).context(doing)?)?];
+    if domain.id().is_some() && domain.is_persistent().context(doing)? {
+        let next = domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE).context(doing)?;
+        documents.push(Document::parse(next)?);
+    }
+    Ok((name, documents))
+}
+
 struct Collector<'a> {
     users: HashMap<FileKey, BTreeSet<String>>,
     pools: PoolPaths<'a>,
@@ -70,16 +82,8 @@ struct Collector<'a> {
 }
 
 impl Collector<'_> {
-    fn add_domain(&mut self, domain: &Domain) -> Result<()> {
-        let name = domain.name().context("ask a domain for its name")?;
-        let doing = format_args!("read domain '{name}'");
-        self.add(&name, domain.xml_desc(0).context(doing)?)?;
-        // A running domain may start with other disks next time.
-        if domain.id().is_some() && domain.is_persistent().context(doing)? {
-            let next = domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE).context(doing)?;
-            self.add(&name, next)?;
-        }
-        Ok(())
+    fn add_all(&mut self, domain: &str, documents: &[Document]) -> Result<()> {
+        documents.iter().try_for_each(|document| self.add_document(domain, document))
     }
 
     fn add_snapshots(&mut self, domain: &Domain) -> Result<()> {
@@ -103,7 +107,11 @@ impl Collector<'_> {
     }
 
     fn add(&mut self, domain: &str, xml: String) -> Result<()> {
-        for path in files(&Document::parse(xml)?, &mut self.pools)? {
+        self.add_document(domain, &Document::parse(xml)?)
+    }
+
+    fn add_document(&mut self, domain: &str, document: &Document) -> Result<()> {
+        for path in files(document, &mut self.pools)? {
             let resolved = canonical(&path);
             if resolved != path {
                 // A relative backing file is another one when the image is reached by a link.
