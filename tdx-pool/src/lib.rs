@@ -28,6 +28,7 @@ pub mod overlay;
 pub mod owner;
 pub mod pool;
 pub mod record;
+pub mod seed;
 pub mod usage;
 pub mod volume;
 pub mod volumes;

@@ -36,7 +36,7 @@ impl Ours {
         let random = random_alnum()?;
         Ok(match self {
             Self::Overlay => format!("overlay.{random}.qcow2"),
-            Self::Seed => format!("cidata.{random}.iso"),
+            Self::Seed => format!("cidata.{random}.img"),
             Self::Import => format!("import.{random}.part"),
         })
     }

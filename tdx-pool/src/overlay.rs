@@ -89,13 +89,13 @@ impl Plan {
     }
 
     /// Makes the overlay. It counts as in flight until the returned value is dropped.
-    pub fn create(&self, host: &Host, pool: &Pool, owner: Option<Owner>) -> Result<Overlay> {
+    pub fn create(&self, host: &Host, pool: &Pool, owner: Option<Owner>) -> Result<NewVolume> {
         let in_flight = InFlight::begin(host, &self.name)?;
         let xml = self.xml(owner)?;
         log::step(format_args!("create overlay {}", self.path.display()));
         let doing = format_args!("create overlay '{}'", self.name);
         let handle = StorageVol::create_xml(&pool.handle, &xml, 0).context(doing)?;
-        Ok(Overlay { handle, path: self.path.clone(), _in_flight: in_flight })
+        Ok(NewVolume::new(handle, self.path.clone(), in_flight))
     }
 
     fn xml(&self, owner: Option<Owner>) -> Result<String> {
@@ -131,19 +131,34 @@ impl Plan {
     }
 }
 
-/// An overlay that was just made and that nothing refers to yet.
+/// A volume that was just made and that nothing refers to yet.
 #[derive(Debug)]
-pub struct Overlay {
+pub struct NewVolume {
     handle: StorageVol,
-    /// Where it is.
-    pub path: PathBuf,
+    path: PathBuf,
     _in_flight: InFlight,
 }
 
-impl Overlay {
-    /// Takes it back.
-    pub fn undo(self) -> Result<()> {
-        self.handle.delete(0).context(format_args!("delete overlay {}", self.path.display()))
+impl NewVolume {
+    pub(crate) fn new(handle: StorageVol, path: PathBuf, in_flight: InFlight) -> Self {
+        Self { handle, path, _in_flight: in_flight }
+    }
+
+    pub(crate) fn handle(&self) -> &StorageVol {
+        &self.handle
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Takes it back because of `error`, which then tells when that failed too.
+    pub fn undo_after(self, error: Error) -> Error {
+        match self.handle.delete(0) {
+            Ok(()) => error,
+            Err(_) => error.left_behind([self.path.display().to_string()]),
+        }
     }
 }
 

@@ -28,9 +28,12 @@ pub struct Plan {
 impl Plan {
     /// Looks at what is there. `path` is the flag's; without it an existing pool's own path is right.
     ///
-    /// Errors: `conflict` when the pool exists elsewhere, when the folder belongs to another pool than
-    /// the one the flag names, or when the path is no folder; `permission` when the folder cannot be
-    /// written; `usage` for a path that is not UTF-8, or relative on a remote host.
+    /// A pool of another name that owns the folder is used instead: libvirt lets no two pools share one,
+    /// and virt-manager's `default` has the usual one on most hosts.
+    ///
+    /// Errors: `conflict` when the pool exists elsewhere, or when the path is no folder; `permission`
+    /// when the folder cannot be written; `usage` for a path that is not UTF-8, or relative on a remote
+    /// host.
     pub fn new(
         libvirt: &Libvirt,
         config: &Config,
@@ -51,15 +54,6 @@ impl Plan {
         let found = Pool::by_path(libvirt, &folder)?;
         let mut folder_lost = false;
         if let Some(owner) = &found {
-            if args.pool.is_some() {
-                return Err(Error::conflict(format!(
-                    "pool '{}' cannot have {}: pool '{}' owns it",
-                    wanted.name,
-                    folder.display(),
-                    owner.name
-                ))
-                .hint(format!("use --pool '{}', or another folder with --path", owner.name)));
-            }
             warnings.push(format!(
                 "pool '{}' owns {}: it is used instead of '{}'",
                 owner.name,
