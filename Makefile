@@ -11,7 +11,7 @@ RUST    := 1.89
 RELEASE := target/release
 ROOT    := $(filter 0,$(shell id -u))
 
-.PHONY: help build release install check test bench demo clean rust packages
+.PHONY: help build release install check test test-rigs bench demo clean rust packages
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -32,8 +32,12 @@ check: rust packages ## formatting, lints, documentation; warnings are errors
 
 test: rust packages ## unit, command-line and libvirt tests; installs what they need
 	cargo build --workspace --locked
-	cargo test --workspace --locked -- $(if $(ROOT),--include-ignored)
+	cargo test --workspace --locked --no-fail-fast -- $(if $(ROOT),--include-ignored)
 	@$(if $(ROOT),,echo "the tests counted as ignored need root and were not run")
+
+test-rigs: rust packages ## tests on a TDX-capable libvirt and with a Debian guest; as root
+	cargo build --workspace --locked
+	cargo test --locked --no-fail-fast -p tdx-td --test tdx_rig --test access -- --include-ignored
 
 bench: packages release ## measure against what one would otherwise run
 	tests/bench/run $(RELEASE)

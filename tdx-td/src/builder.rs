@@ -4,14 +4,15 @@
 //! is one more part: it adds its element and overrules the few others it must.
 //! Source: <https://libvirt.org/formatdomain.html>.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use common::xml::Element;
 use common::{Error, Result};
 use tdx_pool::image::Format;
 
-use crate::capability::{Security, VirtType};
+use crate::capability::VirtType;
 use crate::metadata::Metadata;
+use crate::tdx::Tdx;
 
 /// Everything that goes into a new domain.
 #[derive(Debug, Clone)]
@@ -23,7 +24,7 @@ pub struct Guest {
     /// Accelerator.
     pub virt_type: VirtType,
     /// Launch security.
-    pub security: Security,
+    pub launch: Launch,
     /// Memory, bytes.
     pub memory_bytes: u64,
     /// Virtual CPUs.
@@ -38,8 +39,19 @@ pub struct Guest {
     pub vsock: bool,
     /// Free PCI Express ports for devices plugged in later.
     pub hotplug_ports: u32,
+    /// A cloud-init seed.
+    pub seed: Option<PathBuf>,
     /// Our record; it names base and overlay.
     pub metadata: Metadata,
+}
+
+/// How the guest is protected from its host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Launch {
+    /// Not at all: an ordinary guest.
+    None,
+    /// As a trust domain.
+    Tdx(Tdx),
 }
 
 impl Guest {
@@ -73,15 +85,18 @@ impl Guest {
             .attr("firmware", "efi")
             .child(Element::new("type").attr("arch", "x86_64").attr("machine", "q35").text("hvm"));
         let feature = |name: &str| Element::new("feature").attr("enabled", "no").attr("name", name);
-        let os = match self.security {
+        let os = match self.launch {
             // The firmware with enrolled keys boots only signed images, the one without boots all.
-            Security::None => os.child(
-                Element::new("firmware")
-                    .child(feature("enrolled-keys"))
-                    .child(feature("secure-boot")),
-            ),
+            // Variables of its own keep libvirt from the stateless builds, which are for AMD SEV.
+            Launch::None => os
+                .child(
+                    Element::new("firmware")
+                        .child(feature("enrolled-keys"))
+                        .child(feature("secure-boot")),
+                )
+                .child(Element::new("loader").attr("stateless", "no")),
             // Debian's only TDX firmware has keys enrolled: asking for none finds nothing.
-            Security::Tdx => os,
+            Launch::Tdx(_) => os,
         };
         os.child(Element::new("boot").attr("dev", "hd"))
     }
@@ -89,11 +104,11 @@ impl Guest {
     fn features(&self) -> Element {
         let features =
             Element::new("features").child(Element::new("acpi")).child(Element::new("apic"));
-        match self.security {
-            Security::None => features,
+        match self.launch {
+            Launch::None => features,
             // The interrupt controller must be QEMU's, not the kernel's: the host may not inject
             // interrupts into a trust domain by itself.
-            Security::Tdx => features.child(Element::new("ioapic").attr("driver", "qemu")),
+            Launch::Tdx(_) => features.child(Element::new("ioapic").attr("driver", "qemu")),
         }
     }
 
@@ -111,12 +126,13 @@ impl Guest {
 
     fn devices(&self) -> Result<Element> {
         let mut devices = vec![self.disk()?, self.network_card(), random_source()];
+        devices.extend(self.seed.as_deref().map(seed_disk).transpose()?);
         devices.extend(self.vsock.then(vsock));
         devices.push(controller("scsi").attr("model", "virtio-scsi"));
         devices.push(controller("virtio-serial"));
         devices.push(self.balloon());
         // Each of these takes a port of its own; libvirt adds ports for them, but none to spare.
-        let taken = devices.len() as u32 - u32::from(self.security == Security::Tdx);
+        let taken = devices.len() as u32 - u32::from(self.launch != Launch::None);
         let ports = (0..taken + self.hotplug_ports).map(|_| {
             Element::new("controller").attr("type", "pci").attr("model", "pcie-root-port")
         });
@@ -168,26 +184,31 @@ impl Guest {
 
     /// A balloon takes memory back from a guest; a trust domain's private memory cannot be taken.
     fn balloon(&self) -> Element {
-        let model = match self.security {
-            Security::None => "virtio",
-            Security::Tdx => "none",
+        let model = match self.launch {
+            Launch::None => "virtio",
+            Launch::Tdx(_) => "none",
         };
         Element::new("memballoon").attr("model", model)
     }
 
     fn launch_security(&self) -> Option<Element> {
-        match self.security {
-            Security::None => None,
-            // Bit 28, SEPT_VE_DISABLE: the kernel in the guest refuses to boot without it.
-            // Source: Linux Documentation/arch/x86/tdx.rst.
-            Security::Tdx => Some(
-                Element::new("launchSecurity")
-                    .attr("type", "tdx")
-                    .child(Element::new("policy").text("0x10000000"))
-                    .child(Element::new("quoteGenerationService")),
-            ),
+        match &self.launch {
+            Launch::None => None,
+            Launch::Tdx(tdx) => Some(tdx.to_element()),
         }
     }
+}
+
+/// The seed as a disk of its own, which cloud-init finds by its label.
+fn seed_disk(seed: &Path) -> Result<Element> {
+    let driver = Element::new("driver").attr("name", "qemu").attr("type", "raw");
+    Ok(Element::new("disk")
+        .attr("type", "file")
+        .attr("device", "disk")
+        .child(driver)
+        .child(Element::new("source").attr("file", path(seed)?))
+        .child(Element::new("target").attr("dev", "vdb").attr("bus", "virtio"))
+        .child(Element::new("readonly")))
 }
 
 fn path(path: &Path) -> Result<&str> {

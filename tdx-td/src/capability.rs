@@ -102,7 +102,9 @@ pub fn virt_type(
 ) -> Result<VirtType> {
     match (asked, security) {
         (VirtTypeArg::Qemu, _) => Ok(VirtType::Qemu),
-        (VirtTypeArg::Kvm, _) | (_, Security::Tdx) if !has_kvm(host, libvirt)? => {
+        // Whether the host runs trust domains is looked at by itself, in check_tdx.
+        (_, Security::Tdx) => Ok(VirtType::Kvm),
+        (VirtTypeArg::Kvm, Security::None) if !has_kvm(host, libvirt)? => {
             Err(Error::unsupported("this host has no KVM")
                 .hint("--security none --virt-type qemu emulates a guest in software, slowly"))
         }
@@ -154,43 +156,66 @@ pub fn check_vcpus(libvirt: &Libvirt, virt_type: VirtType, vcpus: u32) -> Result
 pub fn check_tdx(host: &Host, libvirt: &Libvirt) -> Result<()> {
     let missing = missing_for_tdx(host, libvirt)?;
     if missing.is_empty() {
-        return Ok(());
+        return if libvirt.is_local() { check_keys(host) } else { Ok(()) };
     }
     Err(Error::unsupported(format!("this host runs no TDX trust domains: {}", missing.join("; ")))
         .hint("--security none makes an ordinary guest"))
 }
 
-fn missing_for_tdx(host: &Host, libvirt: &Libvirt) -> Result<Vec<String>> {
-    let mut missing = Vec::new();
-    let offers_tdx = match has_kvm(host, libvirt)? {
-        false => {
-            missing.push("it has no KVM".to_owned());
-            false
-        }
-        true => {
-            let capabilities = domain_capabilities(libvirt, VirtType::Kvm)?;
-            let kinds = capabilities.root().find_all("features/launchSecurity/enum/value");
-            kinds.into_iter().any(|value| value.text() == "tdx")
-        }
+/// Fails when every private key id of the host is taken: each trust domain needs one.
+///
+/// Source: Linux `Documentation/admin-guide/cgroup-v2.rst`, "Misc": lines of name and number. Kernels
+/// without the counter say nothing, and QEMU fails at start.
+fn check_keys(host: &Host) -> Result<()> {
+    let count = |file: &str| -> Result<Option<u64>> {
+        let text = host.read(file)?.unwrap_or_default();
+        Ok(text.lines().find_map(|line| line.strip_prefix("tdx ")?.trim().parse().ok()))
     };
-    if !offers_tdx {
-        let version = libvirt.connect().lib_version().context("ask libvirt for its version")?;
-        missing.push(match version {
-            // Source: https://libvirt.org/news.html, 11.6.0.
-            ..11_006_000 => {
-                format!("libvirt {} knows no TDX, 11.6.0 and newer do", version_text(version))
-            }
-            _ => "libvirt does not offer it, with this QEMU and this kernel".to_owned(),
-        });
+    match (count("/sys/fs/cgroup/misc.capacity")?, count("/sys/fs/cgroup/misc.current")?) {
+        (Some(all), Some(taken)) if taken >= all => {
+            Err(Error::unsupported(format!("all {all} TDX key ids of this host are in use"))
+                .hint("stop a trust domain; tdx-td list shows those that run"))
+        }
+        _ => Ok(()),
     }
+}
+
+/// Each link of the chain from processor to libvirt that is missing, in words. Empty: none is.
+///
+/// Below 11.10 libvirt lists TDX on any host whose QEMU has it built in, so the kernel is asked too.
+fn missing_for_tdx(host: &Host, libvirt: &Libvirt) -> Result<Vec<String>> {
+    let version = libvirt.connect().lib_version().context("ask libvirt for its version")?;
+    // Without KVM libvirt has no answer at all.
+    let offered = domain_capabilities(libvirt, VirtType::Kvm).is_ok_and(|capabilities| {
+        let mut kinds = capabilities.root().find_all("features/launchSecurity/enum/value");
+        kinds.any(|value| value.text() == "tdx")
+    });
+    if offered && (version >= 11_010_000 || !libvirt.is_local()) {
+        return Ok(Vec::new());
+    }
+    let mut missing = Vec::new();
+    let mut kernel_has_it = true;
     if libvirt.is_local() {
-        if !cpu_flags(host)?.contains(&"tdx_host_platform") && !offers_tdx {
+        let parameter = host.read("/sys/module/kvm_intel/parameters/tdx")?;
+        kernel_has_it = parameter.as_deref().map(str::trim) == Some("Y");
+        if !offered && !cpu_flags(host)?.contains(&"tdx_host_platform") {
             missing.push("the BIOS or the processor does not offer it".to_owned());
         }
-        let parameter = host.read("/sys/module/kvm_intel/parameters/tdx")?;
-        if parameter.as_deref().map(str::trim) != Some("Y") {
-            missing.push("kvm_intel.tdx is not on".to_owned());
+        missing.extend(match parameter {
+            None => Some("the kernel's KVM has none (6.16 and newer have)".to_owned()),
+            Some(_) if !kernel_has_it => Some("kvm_intel.tdx is off".to_owned()),
+            Some(_) => None,
+        });
+    }
+    match version {
+        _ if offered => {}
+        // Source: https://libvirt.org/news.html, 11.6.0.
+        ..11_006_000 => {
+            let version = version_text(version);
+            missing.push(format!("libvirt {version} knows no TDX (11.6.0 and newer do)"));
         }
+        _ if kernel_has_it => missing.push("QEMU has none (10.1 and newer have)".to_owned()),
+        _ => {}
     }
     Ok(missing)
 }

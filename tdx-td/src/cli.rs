@@ -7,7 +7,7 @@ use common::config::Config;
 use common::libvirt::{ConnectArgs, Libvirt};
 use common::output::Outcome;
 
-use crate::{delete, list, new, overlay, render, show, start, stop, virsh};
+use crate::{console, delete, list, new, overlay, render, show, ssh, start, stop, virsh};
 
 /// Trust domains and ordinary guests: create, list, inspect, stop, delete
 #[derive(Debug, Parser)]
@@ -46,6 +46,10 @@ enum Verb {
     Stop(stop::StopArgs),
     /// Shut domains down and remove them with their own disks, never the base image
     Delete(delete::DeleteArgs),
+    /// Open a domain's serial console (Ctrl-] leaves it)
+    Console(console::ConsoleArgs),
+    /// Log in to a domain, or run a command in it
+    Ssh(ssh::SshArgs),
     /// Hand the rest of the line over to virsh
     Virsh(virsh::VirshArgs),
 }
@@ -69,6 +73,8 @@ impl Tool for Cli {
             Verb::Start(args) => start::run(libvirt, args),
             Verb::Stop(args) => stop::run(libvirt, args),
             Verb::Delete(args) => delete::run(context, libvirt, args),
+            Verb::Console(args) => Err(console::run(&self.connect, &config, args)),
+            Verb::Ssh(args) => ssh::run(context, libvirt, args),
             Verb::Virsh(args) => Err(virsh::run(&self.connect, &config, args)),
         }
     }

@@ -5,24 +5,27 @@
 //! overlay go; an image that was imported stays, since others may stand on it by then, and is named.
 
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use common::cli::Context;
 use common::config::Config;
 use common::document::Action;
 use common::libvirt::{Context as _, Libvirt, State};
 use common::{Error, IoContext, Result, interrupt, log};
-use tdx_pool::overlay::{self, Base, Overlay};
+use tdx_pool::overlay::{self, Base, NewVolume};
 use tdx_pool::owner::{self, Owner};
+use tdx_pool::seed as seed_volume;
 use virt::domain::Domain;
 use virt::sys;
 
-use crate::builder::Guest;
+use crate::builder::{Guest, Launch};
 use crate::definition::Definition;
 use crate::domain::DomainItem;
 use crate::identity::{default_name, new_uuid};
 use crate::image::{Image, ImageRequest, Source};
 use crate::metadata::Metadata;
 use crate::removal::undefine;
+use crate::seed::{Seed, SeedArgs};
 use crate::settings::{GuestArgs, Settings};
 use crate::{names, power};
 
@@ -36,6 +39,7 @@ pub struct Plan<'a> {
     libvirt: &'a Libvirt,
     source: Source,
     overlay: overlay::Plan,
+    seed: Option<seed_volume::Plan>,
     owner: Option<Owner>,
     existing: Option<Domain>,
 }
@@ -64,23 +68,27 @@ impl<'a> Plan<'a> {
         let size = request.disk_size;
         let overlay = overlay::Plan::new(source.pool.folder()?, base.clone(), size)?;
         let uuid = new_uuid()?;
+        let seed = match Seed::read(&guest.seed, &uuid)? {
+            Some(seed) => Some(seed_volume::Plan::new(source.pool.folder()?, seed.to_image()?)?),
+            None => None,
+        };
         let existing = match &guest.name {
             Some(name) => names::find(libvirt, name)?,
             None => None,
         };
-        let name = guest.name.clone().unwrap_or_else(|| default_name(settings.security, &uuid));
+        let name = guest.name.clone().unwrap_or_else(|| default_name(&settings.launch, &uuid));
         let metadata = Metadata {
             pool: source.pool.pool_name().to_owned(),
             base: base.path.clone(),
             overlay: overlay.path.clone(),
-            request: request_of(&settings, size),
+            request: request_of(&settings, &guest.seed, size),
         };
         let vsock = libvirt.is_local() && context.host.has("/dev/vhost-vsock");
         let guest = Guest {
             name,
             uuid,
             virt_type: settings.virt_type,
-            security: settings.security,
+            launch: settings.launch,
             memory_bytes: settings.memory_bytes,
             vcpus: settings.vcpus,
             base_format: base.format,
@@ -88,12 +96,13 @@ impl<'a> Plan<'a> {
             network: settings.network,
             vsock,
             hotplug_ports: settings.hotplug_ports,
+            seed: seed.as_ref().map(|seed| seed.path.clone()),
             metadata,
         };
         if let Some(domain) = &existing {
             check_same(domain, &guest)?;
         }
-        Ok(Self { guest, warnings, libvirt, source, overlay, owner, existing })
+        Ok(Self { guest, warnings, libvirt, source, overlay, seed, owner, existing })
     }
 
     /// The domain as [`Plan::apply`] would leave it, and what that would take.
@@ -132,22 +141,31 @@ impl<'a> Plan<'a> {
         let made = (|| {
             interrupt::check()?;
             let overlay = self.overlay.create(&context.host, &pool, self.owner);
-            let overlay = overlay.map_err(|error| half_made(self.libvirt, &self.overlay, error))?;
+            let overlay =
+                overlay.map_err(|error| half_made(self.libvirt, &self.overlay.path, error))?;
+            let mut volumes = vec![overlay];
+            if let Some(seed) = &self.seed {
+                match seed.create(&context.host, self.libvirt, &pool, self.owner) {
+                    Ok(seed) => volumes.push(seed),
+                    Err(error) => return Err(undo_volumes(volumes, error)),
+                }
+            }
             let domain = match define(self.libvirt, name, &xml) {
                 Ok(domain) => domain,
-                Err(error) => return Err(undo_overlay(overlay, error)),
+                Err(error) => return Err(undo_volumes(volumes, error)),
             };
             let started = interrupt::check().and_then(|()| power::bring_up(&domain, name));
             match started {
                 Ok(_) => Ok(domain),
-                Err(error) => Err(undo(&domain, name, overlay, error)),
+                Err(error) => Err(undo(&domain, name, volumes, error)),
             }
         })();
         made.map_err(|error: Error| error.applied(applied))
     }
 }
 
-const CREATE: Action = Action("create");
+/// A domain that was not there was made.
+pub const CREATE: Action = Action("create");
 
 /// Fails unless the domain that has the name is what is asked for.
 fn check_same(domain: &Domain, wanted: &Guest) -> Result<()> {
@@ -180,30 +198,27 @@ fn define(libvirt: &Libvirt, name: &str, xml: &str) -> Result<Domain> {
     }
 }
 
-/// Takes a domain back that was defined and does not run. Its overlay goes only after it.
-fn undo(domain: &Domain, name: &str, overlay: Overlay, error: Error) -> Error {
+/// Takes a domain back that was defined and does not run. Its volumes go only after it.
+fn undo(domain: &Domain, name: &str, volumes: Vec<NewVolume>, error: Error) -> Error {
     // Another command may have started it the moment it was there.
     let idle = power::is_active(domain, name).is_ok_and(|active| !active);
     match idle && undefine(domain, name).is_ok() {
-        true => undo_overlay(overlay, error),
+        true => undo_volumes(volumes, error),
         false => {
-            error.left_behind([format!("domain '{name}'"), overlay.path.display().to_string()])
+            let paths = volumes.iter().map(|volume| volume.path().display().to_string());
+            error.left_behind([format!("domain '{name}'")]).left_behind(paths)
         }
     }
 }
 
-/// A libvirtd that dies while it makes an overlay may have made it all the same.
-fn half_made(libvirt: &Libvirt, overlay: &overlay::Plan, error: Error) -> Error {
-    let there = libvirt.is_local() && overlay.path.exists();
-    error.left_behind(there.then(|| overlay.path.display().to_string()))
+fn undo_volumes(volumes: Vec<NewVolume>, error: Error) -> Error {
+    volumes.into_iter().fold(error, |error, volume| volume.undo_after(error))
 }
 
-fn undo_overlay(overlay: Overlay, error: Error) -> Error {
-    let path = overlay.path.display().to_string();
-    match overlay.undo() {
-        Ok(()) => error,
-        Err(_) => error.left_behind([path]),
-    }
+/// A libvirtd that dies while it makes a volume may have made it all the same.
+fn half_made(libvirt: &Libvirt, volume: &Path, error: Error) -> Error {
+    let there = libvirt.is_local() && volume.exists();
+    error.left_behind(there.then(|| volume.display().to_string()))
 }
 
 /// The domain as it is now.
@@ -215,20 +230,34 @@ fn observed(domain: &Domain, name: &str) -> Result<DomainItem> {
     Ok(definition.item(domain.id(), state, autostart))
 }
 
-/// What was asked for, in the form a later `new` of the same name compares.
-fn request_of(settings: &Settings, disk_size: Option<u64>) -> Vec<(String, String)> {
+/// What was asked for, in the form a later `new` of the same name compares. No secrets.
+fn request_of(
+    settings: &Settings,
+    seed: &SeedArgs,
+    disk_size: Option<u64>,
+) -> Vec<(String, String)> {
     let disk_size = disk_size.map_or_else(|| "image".to_owned(), |size| size.to_string());
-    [
-        ("security", settings.security.to_string()),
+    let security = match &settings.launch {
+        Launch::None => "none",
+        Launch::Tdx(_) => "tdx",
+    };
+    let mut request: Vec<(String, String)> = [
+        ("security", security.to_owned()),
         ("virt_type", settings.virt_type.as_str().to_owned()),
         ("memory_bytes", settings.memory_bytes.to_string()),
         ("vcpus", settings.vcpus.to_string()),
         ("disk_size_bytes", disk_size),
         ("network", settings.network.clone()),
         ("hotplug_ports", settings.hotplug_ports.to_string()),
+        ("user", seed.user.clone().unwrap_or_default()),
+        ("hostname", seed.hostname.clone().unwrap_or_default()),
     ]
     .map(|(key, value)| (key.to_owned(), value))
-    .into()
+    .into();
+    if let Launch::Tdx(tdx) = &settings.launch {
+        request.extend(tdx.request());
+    }
+    request
 }
 
 /// Fails for a base image that QEMU could not read, since libvirt will be told not to change that.

@@ -9,14 +9,14 @@ use common::cli::{Change, Context};
 use common::document::{Action, Document, Item};
 use common::libvirt::{Context as _, Libvirt, is_gone};
 use common::output::Outcome;
-use common::{Result, interrupt};
+use common::{Result, interrupt, parallel};
 use schemars::JsonSchema;
 use serde::Serialize;
 use tdx_pool::usage::{Chains, Usage};
 
 use crate::definition::Definition;
+use crate::names;
 use crate::removal::{Plan, Removal, delete_files};
-use crate::{names, parallel};
 
 /// Arguments of `delete`.
 #[derive(Debug, Args)]
@@ -114,7 +114,7 @@ fn managed(libvirt: &Libvirt) -> Result<Vec<String>> {
         }
     };
     let names: Result<Vec<_>> =
-        parallel::map(domains, crate::list::AT_ONCE, name).into_iter().collect();
+        parallel::map(domains, parallel::DOMAINS, name).into_iter().collect();
     Ok(names?.into_iter().flatten().collect())
 }
 

@@ -3,13 +3,13 @@
 use common::Result;
 use tdx_pool::names::random_bytes;
 
-use crate::capability::Security;
+use crate::builder::Launch;
 
 /// The name the original script would have chosen: users' scripts match on it.
-pub fn default_name(security: Security, uuid: &str) -> String {
-    let stem = match security {
-        Security::None => "regular_vm",
-        Security::Tdx => "trust_domain",
+pub fn default_name(launch: &Launch, uuid: &str) -> String {
+    let stem = match launch {
+        Launch::None => "regular_vm",
+        Launch::Tdx(_) => "trust_domain",
     };
     format!("tdvirsh-{stem}-{uuid}")
 }

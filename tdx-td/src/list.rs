@@ -17,11 +17,7 @@ use virt::sys;
 use crate::addresses::Addresses;
 use crate::definition::{Definition, Forward};
 use crate::domain::{DomainItem, Ssh};
-use crate::parallel;
-
-/// How many domains are read at once, so that libvirtd writes one while another is parsed here. It
-/// takes no more than this of one client (`max_client_requests` in libvirtd.conf).
-pub const AT_ONCE: usize = 5;
+use common::parallel;
 
 /// Arguments of `list`.
 #[derive(Debug, Args)]
@@ -32,7 +28,8 @@ pub fn run(context: &Context, libvirt: &Libvirt, _: ListArgs) -> Result<Outcome>
     let domains = libvirt.domains()?;
     let observer = Observer::new(&context.host, libvirt)?;
     let read = |(domain, state): (Domain, State)| observer.item(&domain, state);
-    let items: Result<Vec<_>> = parallel::map(domains, AT_ONCE, read).into_iter().collect();
+    let items: Result<Vec<_>> =
+        parallel::map(domains, parallel::DOMAINS, read).into_iter().collect();
     Ok(Document::new("tdx.td.domains", items?.into_iter().flatten().collect()).into())
 }
 

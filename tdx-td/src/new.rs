@@ -1,6 +1,7 @@
 //! `tdx-td new`: from a disk image to a running domain.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use clap::Args;
 use common::cli::{Change, Context};
@@ -12,10 +13,12 @@ use common::{Result, interrupt};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::creation::Plan;
+use crate::creation::{self, Plan};
 use crate::domain::DomainItem;
 use crate::image::{ImageArgs, ImageRequest};
+use crate::removal;
 use crate::settings::GuestArgs;
+use crate::wait::{self, OnTimeout, Sign, WaitArgs};
 
 /// Arguments of `new`.
 #[derive(Debug, Args)]
@@ -24,6 +27,8 @@ pub struct NewArgs {
     image: ImageArgs,
     #[command(flatten)]
     guest: GuestArgs,
+    #[command(flatten)]
+    wait: WaitArgs,
     #[command(flatten)]
     change: Change,
 }
@@ -66,10 +71,36 @@ pub fn run(
     let mut plan = Plan::new(context, &libvirt, config, &request, &args.guest)?;
     let warnings = std::mem::take(&mut plan.warnings);
     let dry_run = args.change.dry_run;
-    let (domain, action) = match dry_run {
+    let (mut domain, action) = match dry_run {
         true => plan.imagined()?,
         false => plan.apply(context, config, &request)?,
     };
+    if let (Some(sign), false) = (args.wait.wait, dry_run) {
+        domain = wait_for(context, &libvirt, &domain.name, sign, &args.wait, action)?;
+    }
     let document = Document::new("tdx.td.new", vec![NewItem { domain, action }]);
     Ok(document.dry_run(dry_run).warnings(warnings).into())
+}
+
+/// Waits for the guest. One that was made just now and does not come up goes, if that was asked for.
+fn wait_for(
+    context: &Context,
+    libvirt: &Libvirt,
+    name: &str,
+    sign: Sign,
+    args: &WaitArgs,
+    action: Action,
+) -> Result<DomainItem> {
+    let timeout = Duration::from_secs(args.timeout);
+    let error = match wait::until(context, libvirt, name, sign, timeout) {
+        Ok(item) => return Ok(item),
+        Err(error) => error,
+    };
+    if action != creation::CREATE || args.on_timeout == OnTimeout::Keep {
+        return Err(error.applied([format!("domain '{name}' is kept")]));
+    }
+    match removal::remove(libvirt, name) {
+        Ok(()) => Err(error),
+        Err(_) => Err(error.left_behind([format!("domain '{name}'")])),
+    }
 }

@@ -16,6 +16,10 @@ use crate::definition::Definition;
 /// How often a guest that is shutting down is looked at.
 const POLL: Duration = Duration::from_millis(50);
 
+/// How long to wait before the power button is pressed again: a guest that is still booting does not
+/// hear the first time.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+
 /// A domain that was started or stopped.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct PowerItem {
@@ -115,19 +119,22 @@ pub fn shut_down(domain: &Domain, name: &str, timeout: Duration) -> Result<bool>
     if let Err(error) = prepare(domain, name) {
         return if is_active(domain, name)? { Err(error) } else { Ok(true) };
     }
-    log::step(asking);
-    if let Err(error) = domain.shutdown() {
-        return if is_active(domain, name)? { Err(error).context(asking) } else { Ok(true) };
-    }
     loop {
-        if !is_active(domain, name)? {
-            return Ok(true);
+        log::step(asking);
+        if let Err(error) = domain.shutdown() {
+            return if is_active(domain, name)? { Err(error).context(asking) } else { Ok(true) };
         }
-        let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Ok(false);
+        let ask_again = Instant::now() + ASK_AGAIN;
+        while Instant::now() < ask_again {
+            if !is_active(domain, name)? {
+                return Ok(true);
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(false);
+            }
+            interrupt::sleep(left.min(POLL))?;
         }
-        interrupt::sleep(left.min(POLL))?;
     }
 }
 

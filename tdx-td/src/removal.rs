@@ -14,7 +14,7 @@ use virt::sys;
 use crate::definition::Definition;
 use crate::delete::DeleteItem;
 use crate::disks::OwnFiles;
-use crate::power;
+use crate::{names, power};
 
 /// What is to be done to be rid of a domain; nothing when it is not there.
 #[derive(Debug)]
@@ -82,6 +82,15 @@ impl Plan {
         let item = DeleteItem { name: self.name, forced, deleted, action: Action("delete") };
         Ok(Removal { item, shared: self.files.shared })
     }
+}
+
+/// Ends a domain of ours at once and removes it with its files.
+pub fn remove(libvirt: &Libvirt, name: &str) -> Result<()> {
+    let Some(domain) = names::find(libvirt, name)? else { return Ok(()) };
+    let mut chains = Chains::visible(libvirt);
+    let usage = Usage::collect(libvirt, &mut chains)?;
+    let plan = Plan::new(libvirt, name.to_owned(), domain, false, &mut chains, &usage)?;
+    plan.apply(libvirt, Duration::ZERO).map(drop)
 }
 
 /// The files of a domain that these tools made; none for one of others.

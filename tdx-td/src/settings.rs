@@ -7,7 +7,10 @@ use common::libvirt::{Context as _, Libvirt, is_gone};
 use common::units::{GIB, Size};
 use common::{Error, Result};
 
+use crate::builder::Launch;
 use crate::capability::{self, Security, VirtType, VirtTypeArg};
+use crate::seed::SeedArgs;
+use crate::tdx::{Tdx, TdxArgs};
 
 /// What the guest is to have.
 #[derive(Debug, Args)]
@@ -34,6 +37,12 @@ pub struct GuestArgs {
     #[arg(long, value_name = "N", default_value_t = 8)]
     #[arg(value_parser = clap::value_parser!(u32).range(0..=64))]
     pub hotplug_ports: u32,
+    /// Flags of a trust domain.
+    #[command(flatten)]
+    pub tdx: TdxArgs,
+    /// Who may log in.
+    #[command(flatten)]
+    pub seed: SeedArgs,
 }
 
 const MIN_MEMORY: u64 = 16 << 20;
@@ -63,7 +72,7 @@ fn domain_name(text: &str) -> Result<String, String> {
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Launch security.
-    pub security: Security,
+    pub launch: Launch,
     /// Accelerator.
     pub virt_type: VirtType,
     /// Memory, bytes.
@@ -94,6 +103,7 @@ impl Settings {
         let security = security.unwrap_or(Security::Tdx);
         let asked = chosen(args.virt_type, config.virt_type.as_deref(), "virt_type")?;
         let asked = asked.unwrap_or(VirtTypeArg::Auto);
+        let launch = launch(security, &args.tdx)?;
         if security == Security::Tdx {
             if asked == VirtTypeArg::Qemu {
                 return Err(Error::usage("--virt-type qemu cannot run a trust domain")
@@ -103,7 +113,13 @@ impl Settings {
         }
         let virt_type = capability::virt_type(&context.host, libvirt, asked, security)?;
         let host = capability::capacity(libvirt)?;
-        let mut warnings = Vec::new();
+        let mut warnings = match &launch {
+            Launch::Tdx(tdx) if libvirt.is_local() => {
+                tdx.warnings(|path| context.host.path(path).exists())
+            }
+            Launch::Tdx(tdx) => tdx.warnings(|_| true),
+            Launch::None => Vec::new(),
+        };
         let memory_bytes = match args.memory.or(config.memory) {
             Some(Size(bytes)) if bytes > host.memory_bytes => {
                 return Err(Error::unsupported(format!(
@@ -142,7 +158,18 @@ impl Settings {
         let network = network.unwrap_or_else(|| "default".to_owned());
         check_network(libvirt, &network)?;
         let hotplug_ports = args.hotplug_ports;
-        Ok(Self { security, virt_type, memory_bytes, vcpus, network, hotplug_ports, warnings })
+        Ok(Self { launch, virt_type, memory_bytes, vcpus, network, hotplug_ports, warnings })
+    }
+}
+
+/// The launch security with its own flags.
+fn launch(security: Security, args: &TdxArgs) -> Result<Launch> {
+    match security {
+        Security::Tdx => Tdx::new(args).map(Launch::Tdx),
+        Security::None if args.any() => {
+            Err(Error::usage("the flags of a trust domain need --security tdx"))
+        }
+        Security::None => Ok(Launch::None),
     }
 }
 

@@ -13,7 +13,8 @@ use virt::domain::Domain;
 use crate::domain::DomainItem;
 use crate::list::{Observer, complete};
 use crate::names::{self, NameArgs};
-use crate::{addresses, parallel};
+use crate::{addresses, power};
+use common::parallel;
 
 /// Seconds to wait for a guest agent; one that is not there answers never.
 const AGENT_TIMEOUT: i32 = 2;
@@ -46,6 +47,20 @@ pub fn run(
     };
     let items = parallel::settle(parallel::map(wanted, parallel::GUESTS, show), |_| None)?;
     Ok(Document::new("tdx.td.domains", items).into())
+}
+
+/// One domain with everything known of it.
+///
+/// Errors: `not_found`.
+pub fn one(context: &Context, libvirt: &Libvirt, name: &str) -> Result<DomainItem> {
+    let domain = names::get(libvirt, name)?;
+    let observer = Observer::new(&context.host, libvirt)?;
+    let state = power::state(&domain, name)?;
+    let mut item = observer.item(&domain, state)?.ok_or_else(|| names::absent(name))?;
+    if item.state == State::Running && item.ip.is_none() {
+        add_agent_addresses(&domain, &mut item);
+    }
+    Ok(item)
 }
 
 /// Adds the addresses that the guest itself tells, if it does.

@@ -8,8 +8,8 @@ use common::output::Outcome;
 use common::{Result, interrupt};
 
 use crate::names::{self, NameArgs};
-use crate::parallel;
 use crate::power::{self, PowerItem};
+use common::parallel;
 
 /// Arguments of `start`.
 #[derive(Debug, Args)]

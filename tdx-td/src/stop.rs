@@ -10,8 +10,8 @@ use common::output::Outcome;
 use common::{Error, Result, interrupt};
 
 use crate::names::{self, NameArgs};
-use crate::parallel;
 use crate::power::{self, PowerItem};
+use common::parallel;
 
 /// Arguments of `stop`.
 #[derive(Debug, Args)]

@@ -55,6 +55,15 @@ pub(crate) fn guest_image(deaf: bool) -> PathBuf {
     image
 }
 
+/// The Debian guest with cloud-init, sshd and the guest agent, built at the first use.
+pub(crate) fn debian_image() -> PathBuf {
+    let image = repository().join("target/rig/debian.qcow2");
+    let mut script = Command::new(repository().join("tests/rig/debian-image"));
+    let built = script.arg(&image).output().unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    image
+}
+
 /// What a program did.
 #[derive(Debug)]
 pub(crate) struct Run {
@@ -186,14 +195,24 @@ pub(crate) struct Rig {
 }
 
 impl Rig {
-    /// Starts one.
+    /// Starts rig 1.
     pub(crate) fn start() -> Self {
+        Self::start_with("tests/rig/libvirt")
+    }
+
+    /// Starts rig 3, whose libvirt believes that the host has TDX.
+    pub(crate) fn start_tdx() -> Self {
+        Self::start_with("tests/rig/tdx")
+    }
+
+    fn start_with(script: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("tdx-rig.").tempdir().unwrap();
         // QEMU runs as an ordinary user and has to get to its files.
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(folder.path(), mode).unwrap();
-        let mut holder = Command::new(repository().join("tests/rig/libvirt"))
+        let mut holder = Command::new(repository().join(script))
             .arg(folder.path().join("rig"))
+            .env("TDX_BIN_DIR", bin_dir())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -1,0 +1,230 @@
+//! What a template says that libvirt, or TDX, would not do.
+//!
+//! Canonical's preview packages had a libvirt of their own, with elements that upstream never took:
+//! upstream replaces one of them by something else and drops the other, without a word unless the
+//! definition is validated. And upstream accepts much that a trust domain cannot have.
+
+use common::xml::{Document, Element, Node};
+use common::{Error, Result};
+
+/// Whose libvirt the definition is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    /// Canonical's preview packages, below 11.6.
+    Canonical,
+    /// Upstream, 11.6 and newer.
+    Upstream,
+}
+
+/// Fails for a definition of a trust domain that asks for what a trust domain cannot have. libvirt
+/// refuses some of these at start, and accepts the others in silence.
+///
+/// Errors: `invalid_input`, naming every such element.
+pub fn check_tdx(document: &Document) -> Result<()> {
+    let root = document.root();
+    if root.attr_at("launchSecurity", "type").as_deref() != Some("tdx") {
+        return Ok(());
+    }
+    let has = |path: &str, attribute: &str, value: &str| {
+        root.find_all(path).any(|node| node.attr(attribute).as_deref() == Some(value))
+    };
+    let checks = [
+        (has("os/loader", "type", "pflash"), "a loader of type pflash (TDX firmware is type rom)"),
+        (has("features/smm", "state", "on"), "system management mode (smm)"),
+        (has("features/pmu", "state", "on"), "performance counters (pmu)"),
+        (has("features/ioapic", "driver", "kvm"), "the kernel's ioapic (TDX needs qemu's)"),
+        (has("cpu", "mode", "host-model"), "CPU mode host-model (TDX needs host-passthrough)"),
+        (root.find("memoryBacking/hugepages").is_some(), "hugepages (private memory takes none)"),
+        (root.find("maxMemory").is_some(), "memory hotplug (maxMemory)"),
+        (root.find("devices/iommu").is_some(), "a virtual IOMMU"),
+        (
+            root.find_all("devices/memballoon")
+                .any(|balloon| balloon.attr("model").as_deref() != Some("none")),
+            "a memory balloon (model none turns it off)",
+        ),
+    ];
+    let found: Vec<&str> =
+        checks.into_iter().filter_map(|(there, what)| there.then_some(what)).collect();
+    match found.is_empty() {
+        true => Ok(()),
+        false => {
+            Err(Error::invalid_input(format!("a trust domain cannot have {}", found.join(", ")))
+                .hint("take these elements out of the template"))
+        }
+    }
+}
+
+/// The elements that only Canonical's libvirt knows, as paths.
+pub fn canonical_only(document: &Document) -> Vec<String> {
+    canonical_nodes(document).map(path_of).collect()
+}
+
+fn canonical_nodes(document: &Document) -> impl Iterator<Item = Node<'_>> {
+    document.root().descendants().filter(|node| match node.name() {
+        "SocketAddress" => node.parent().is_some_and(|p| p.name() == "quoteGenerationService"),
+        name => name == "allowReboot",
+    })
+}
+
+fn path_of(node: Node<'_>) -> String {
+    match node.parent() {
+        Some(parent) => format!("{}/{}", path_of(parent), node.name()),
+        None => node.name().to_owned(),
+    }
+}
+
+/// The raw QEMU arguments of a user network that forwards a port of every address of the host.
+pub fn open_forwards(document: &Document) -> Vec<String> {
+    arguments(document).map(|(_, value)| value).filter(|value| opens_host(value)).collect()
+}
+
+fn arguments(document: &Document) -> impl Iterator<Item = (Node<'_>, String)> {
+    let arguments = document.root().descendants().filter(|node| node.local_name() == "arg");
+    arguments.filter_map(|node| Some((node, node.attr("value")?.into_owned())))
+}
+
+/// Whether a `-netdev user` forwards from any address: `hostfwd=tcp::PORT-…` or from 0.0.0.0.
+fn opens_host(value: &str) -> bool {
+    value.split(',').filter_map(|part| part.strip_prefix("hostfwd=tcp:")).any(|forward| {
+        let host = forward.split_once(':').map(|(host, _)| host);
+        matches!(host, Some("" | "0.0.0.0"))
+    })
+}
+
+/// Translates Canonical's dialect to upstream's: quotes from the unix socket, no `allowReboot`, and
+/// ssh forwarded from `127.0.0.1:port` instead of a port open to the world.
+///
+/// Returns the definition and what was changed.
+/// Errors: `failed` when the result is no XML, which would be a defect.
+pub fn to_upstream(document: &Document, port: u16) -> Result<(String, Vec<String>)> {
+    let mut changes = Vec::new();
+    let mut edit = document.edit();
+    for node in canonical_nodes(document) {
+        changes.push(format!("removed {}", path_of(node)));
+        edit.remove(node);
+    }
+    for (node, value) in arguments(document).filter(|(_, value)| opens_host(value)) {
+        let closed: Vec<String> = value.split(',').map(|part| close(part, port)).collect();
+        changes.push(format!("ssh is forwarded from 127.0.0.1:{port} only"));
+        edit.set_attr(node, "value", &closed.join(","));
+    }
+    let root = document.root();
+    let is_tdx = root.attr_at("launchSecurity", "type").as_deref() == Some("tdx");
+    if let (true, Some(os), Some(loader)) = (is_tdx, root.child("os"), root.find("os/loader")) {
+        changes.push(format!("firmware is chosen by libvirt, not {}", loader.text()));
+        edit.remove(loader);
+        edit.set_attr(os, "firmware", "efi");
+    }
+    if let (true, Some(devices)) = (is_tdx, root.child("devices"))
+        && devices.child("memballoon").is_none()
+    {
+        edit.insert_into(devices, &Element::new("memballoon").attr("model", "none").to_xml()?);
+    }
+    Ok((edit.finish()?, changes))
+}
+
+/// Rewrites `hostfwd=tcp:[HOST]:PORT-TO` to start at 127.0.0.1 and, for ssh, at `port`.
+fn close(part: &str, port: u16) -> String {
+    let rewrite = || {
+        let (host, rest) = part.strip_prefix("hostfwd=tcp:")?.split_once(':')?;
+        let (from, to) = rest.split_once('-')?;
+        let from =
+            if from == "0" && to.ends_with(":22") { port.to_string() } else { from.to_owned() };
+        matches!(host, "" | "0.0.0.0").then(|| format!("hostfwd=tcp:127.0.0.1:{from}-{to}"))
+    };
+    rewrite().unwrap_or_else(|| part.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A trust domain with the values of Canonical's template.
+    const CANONICAL: &str =
+        "<domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
+  <name>td</name>
+  <os>
+    <type arch='x86_64' machine='q35'>hvm</type>
+    <loader type='rom'>/usr/share/qemu/OVMF.fd</loader>
+    <boot dev='hd'/>
+  </os>
+  <features><acpi/><apic/><ioapic driver='qemu'/></features>
+  <devices>
+    <disk type='file'/>
+  </devices>
+  <allowReboot>no</allowReboot>
+  <launchSecurity type='tdx'>
+    <policy>0x10000000</policy>
+    <quoteGenerationService>
+      <SocketAddress type='vsock' cid='2' port='4050'/>
+    </quoteGenerationService>
+  </launchSecurity>
+  <qemu:commandline>
+    <qemu:arg value='-netdev'/>
+    <qemu:arg value='user,id=n1,hostfwd=tcp::0-:22'/>
+    <qemu:arg value='-device'/>
+    <qemu:arg value='virtio-net-pci,netdev=n1'/>
+  </qemu:commandline>
+</domain>
+";
+
+    fn parsed(text: &str) -> Document {
+        Document::parse(text).unwrap()
+    }
+
+    #[test]
+    fn what_upstream_would_drop_is_named() {
+        assert_eq!(
+            canonical_only(&parsed(CANONICAL)),
+            ["domain/allowReboot", "domain/launchSecurity/quoteGenerationService/SocketAddress",]
+        );
+        assert_eq!(open_forwards(&parsed(CANONICAL)), ["user,id=n1,hostfwd=tcp::0-:22"]);
+    }
+
+    #[test]
+    fn a_translation_has_none_of_it_left() {
+        let (upstream, changes) = to_upstream(&parsed(CANONICAL), 2201).unwrap();
+        let document = parsed(&upstream);
+        assert_eq!(canonical_only(&document), Vec::<String>::new());
+        assert_eq!(open_forwards(&document), Vec::<String>::new());
+        assert_eq!(changes.len(), 4, "{changes:?}");
+        let root = document.root();
+        assert_eq!(root.attr_at("os", "firmware").as_deref(), Some("efi"));
+        assert!(root.find("os/loader").is_none());
+        assert!(root.find("launchSecurity/quoteGenerationService").is_some());
+        assert!(upstream.contains("user,id=n1,hostfwd=tcp:127.0.0.1:2201-:22"), "{upstream}");
+        assert!(check_tdx(&document).is_ok());
+        let (again, changes) = to_upstream(&document, 2202).unwrap();
+        assert_eq!((again, changes), (upstream, Vec::new()));
+    }
+
+    #[test]
+    fn what_a_trust_domain_cannot_have_is_named_all_at_once() {
+        assert!(check_tdx(&parsed(CANONICAL)).is_ok());
+        let bad = CANONICAL
+            .replace("type='rom'", "type='pflash'")
+            .replace("<acpi/>", "<acpi/><smm state='on'/><pmu state='on'/>")
+            .replace("driver='qemu'", "driver='kvm'")
+            .replace("<devices>", "<memoryBacking><hugepages/></memoryBacking><devices>")
+            .replace("<disk type='file'/>", "<memballoon model='virtio'/>");
+        let error = check_tdx(&parsed(&bad)).unwrap_err();
+        for word in ["pflash", "smm", "pmu", "ioapic", "hugepages", "balloon"] {
+            assert!(error.message().contains(word), "{word}: {error}");
+        }
+        let ordinary = bad.replace("type='tdx'", "type='sev'");
+        assert!(check_tdx(&parsed(&ordinary)).is_ok());
+    }
+
+    #[test]
+    fn only_forwards_from_everywhere_are_open() {
+        for (value, open) in [
+            ("user,id=n,hostfwd=tcp::0-:22", true),
+            ("user,hostfwd=tcp:0.0.0.0:2222-:22", true),
+            ("user,hostfwd=tcp:127.0.0.1:2222-:22", false),
+            ("user,id=n", false),
+        ] {
+            assert_eq!(opens_host(value), open, "{value}");
+        }
+        assert_eq!(close("hostfwd=tcp::8080-:80", 1), "hostfwd=tcp:127.0.0.1:8080-:80");
+    }
+}

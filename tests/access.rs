@@ -1,0 +1,79 @@
+//! Logging in to a real Debian guest, with what its cloud-init seed gave it.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod support;
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+
+use support::{Rig, debian_image};
+
+/// One guest, since it takes half a minute to boot.
+#[test]
+#[ignore = "needs root"]
+fn a_seed_lets_its_user_in_and_nobody_else() {
+    let rig = Rig::start();
+    rig.tool("tdx-pool", ["import".as_ref(), debian_image().as_os_str()]).document();
+    let before = rig.state();
+    rig.shell("ssh-keygen -q -t ed25519 -N '' -f id").text();
+    let password = rig.scratch().join("password");
+    fs::write(&password, "S3cret: #x 'and \"more\n").unwrap();
+    fs::set_permissions(&password, Permissions::from_mode(0o600)).unwrap();
+
+    let new = "tdx-td new -i debian.qcow2 --security none --virt-type qemu --memory 512M --vcpus 2 \
+        --name web1 --user tdx --ssh-key id.pub --password-file password --hostname web1.example";
+    let made = rig.shell(&format!("{new} --wait ssh --timeout 240"));
+    assert_eq!(made.item()["ssh"]["port"], 22);
+    assert!(!made.stdout.contains("S3cret") && !made.stdout.contains("$6$"), "{made:#?}");
+
+    let ssh = |command: &str| {
+        let options = "export HOME=$PWD; mkdir -p -m 700 .ssh";
+        let run = rig.shell(&format!("{options}; tdx-td ssh -i id web1 -- {command}"));
+        run.text().trim().to_owned()
+    };
+    assert_eq!(ssh("id -un"), "tdx");
+    assert_eq!(ssh("hostname"), "web1");
+    assert_eq!(ssh("sudo id -u"), "0");
+    // The guest's own crypt(3) agrees that this is the password, and no other is.
+    let check = "import crypt, sys, subprocess; \
+        h = subprocess.getoutput('sudo getent shadow tdx').split(':')[1]; \
+        print(*[crypt.crypt(p, h) == h for p in sys.stdin.read().splitlines()])";
+    fs::write(rig.scratch().join("check.py"), check).unwrap();
+    fs::write(rig.scratch().join("tries"), "S3cret: #x 'and \"more\nS3cret\n").unwrap();
+    assert_eq!(ssh("tee check.py <check.py >/dev/null"), "");
+    assert_eq!(ssh("python3 check.py <tries"), "True False");
+    // ssh's own exit status comes through.
+    let failed = rig.shell("export HOME=$PWD; tdx-td ssh -i id web1 -- exit 7");
+    assert_eq!(failed.status, Some(7), "{failed:#?}");
+
+    let again = rig.shell(&format!("{new} --wait agent --timeout 60")).document();
+    assert_eq!(again["changed"], false);
+    assert!(rig.tool("tdx-td", ["show", "web1"]).item()["ip"].is_string());
+
+    // The seed can be read by nobody but QEMU, and goes with the domain.
+    let seeds = "stat -c '%a %U' /var/lib/libvirt/images/cidata.*";
+    assert_eq!(rig.shell(seeds).text(), "600 libvirt-qemu\n");
+    let gone = rig.tool("tdx-td", ["delete", "web1", "--yes"]).item();
+    assert_eq!((&gone["forced"], gone["deleted"].as_array().unwrap().len()), (&false.into(), 2));
+    assert_eq!(rig.state(), before);
+}
+
+/// A guest that does not come up in time is kept, or goes, as was asked for.
+#[test]
+#[ignore = "needs root"]
+fn waiting_ends() {
+    let rig = Rig::start();
+    let image = support::guest_image(false);
+    rig.tool("tdx-pool", ["import".as_ref(), image.as_os_str()]).document();
+    let before = rig.state();
+    let new = "tdx-td new -i guest.qcow2 --security none --virt-type qemu --memory 256M --vcpus 1 \
+        --name web1 --wait agent --timeout 1";
+    let error = rig.shell(&format!("{new} --on-timeout delete")).error(1);
+    assert!(error["message"].as_str().unwrap().contains("agent"), "{error}");
+    assert_eq!(rig.state(), before);
+    rig.shell(new).error(1);
+    assert_eq!(rig.shell("tdx-td list --format name").text(), "web1\n");
+    rig.tool("tdx-td", ["delete", "web1", "--yes", "--timeout", "0"]).document();
+    assert_eq!(rig.state(), before);
+}
