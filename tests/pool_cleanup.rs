@@ -160,7 +160,7 @@ fn what_an_image_stands_on_or_a_process_holds_is_kept() {
                  exec 3<ns/${0##*/}; umount -l ns; read' FILE",
         ),
     ];
-    let device = rig.shell(&format!("losetup -f --show {}", path(&overlay(9)))).text().to_owned();
+    let device = rig.loop_device(&path(&overlay(9)));
     // Being made, by one that lives and by one that died; and what a kept one stands on.
     rig.shell("mkdir -p -m 1777 /run/lock/tdx").text();
     let lock = format!("exec 3>/run/lock/tdx/{}; flock 3; read", overlay(10));

@@ -123,7 +123,7 @@ fn what_is_no_base_image_is_refused() {
         guest = guest.display()
     ))
     .text();
-    let device = rig.shell(&format!("losetup -f --show {}", guest.display())).text().to_owned();
+    let device = rig.loop_device(guest.to_str().unwrap());
     let before = rig.state();
     for (image, status, says) in [
         ("absent", 4, "cannot open"),
@@ -149,7 +149,6 @@ fn what_is_no_base_image_is_refused() {
         let has_hint = error["hint"].is_string();
         assert!(has_hint || ["absent", "text/below"].contains(&image), "{image}");
     }
-    rig.shell(&format!("losetup -d {device}")).text();
     assert_eq!(rig.tool("tdx-pool", ["import", "circle"]).error(1)["kind"], "io");
     assert_eq!(rig.state(), before);
 }

@@ -192,6 +192,7 @@ pub(crate) struct Rig {
     holder: Child,
     pid: String,
     folder: tempfile::TempDir,
+    loops: std::sync::Mutex<Vec<String>>,
 }
 
 impl Rig {
@@ -220,7 +221,7 @@ impl Rig {
         let mut ready = String::new();
         BufReader::new(holder.stdout.take().unwrap()).read_line(&mut ready).unwrap();
         let pid = ready.trim().strip_prefix("ready ").unwrap_or_else(|| panic!("rig: {ready:?}"));
-        Self { pid: pid.to_owned(), holder, folder }
+        Self { pid: pid.to_owned(), holder, folder, loops: Default::default() }
     }
 
     /// A scratch folder that is the same inside and outside.
@@ -282,6 +283,14 @@ impl Rig {
         Run::of(command, b"").text().trim().to_owned()
     }
 
+    /// A loop device over a file of the rig, which goes with the rig however the test ends.
+    #[track_caller]
+    pub(crate) fn loop_device(&self, file: &str) -> String {
+        let device = self.shell(&format!("losetup -f --show '{file}'")).text().trim().to_owned();
+        self.loops.lock().unwrap().push(device.clone());
+        device
+    }
+
     /// Stops, kills or restarts the daemon; guests run on.
     #[track_caller]
     pub(crate) fn libvirtd(&self, verb: &str) {
@@ -309,6 +318,9 @@ impl Drop for Rig {
             let log = std::fs::read_to_string(log).unwrap_or_default();
             let tail: Vec<&str> = log.lines().rev().take(20).collect();
             eprintln!("libvirtd's last words, newest first:\n{}", tail.join("\n"));
+        }
+        for device in self.loops.lock().iter().flat_map(|loops| loops.iter()) {
+            Command::new("losetup").args(["-d", device]).output().ok();
         }
         drop(self.holder.stdin.take());
         self.holder.wait().ok();
