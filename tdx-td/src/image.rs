@@ -1,5 +1,6 @@
 //! The base image a verb is about: a volume, a file to import, or what another tool printed.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -15,6 +16,7 @@ use tdx_pool::ensure;
 use tdx_pool::import::{self, Options};
 use tdx_pool::overlay::Base;
 use tdx_pool::pool::Pool;
+use tdx_pool::record::Record;
 
 /// Which image, into which pool.
 #[derive(Debug, Args)]
@@ -124,7 +126,7 @@ impl ImageRequest {
             return import(image);
         };
         let base = in_pool(pool, name)?;
-        if base.is_some() && image.exists() {
+        if base.as_ref().is_some_and(|base| image.exists() && !is_source(image, base)) {
             let (image, pool) = (image.display(), pool.pool_name());
             warnings.push(format!(
                 "'{image}' is taken from pool '{pool}'; name the file ./{image} to import it"
@@ -135,6 +137,12 @@ impl ImageRequest {
             None => import(&unseen(libvirt, pool, name).unwrap_or_else(|| image.clone())),
         }
     }
+}
+
+/// Whether the base is known to have been imported from this very file, as it is now.
+fn is_source(image: &Path, base: &Base) -> bool {
+    let record = File::open(&base.path).ok().and_then(|file| Record::read(&file));
+    record.is_some_and(|record| image.metadata().is_ok_and(|file| record.source == (&file).into()))
 }
 
 /// A file in the pool's folder that libvirt has not seen, since the pool is not started or not

@@ -238,7 +238,7 @@ impl Rig {
     pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("nsenter");
         clear(&mut command)
-            .args(["-t", &self.pid, "-m", "-n", "-p", "-u", "-i", "--", "env", "-C"])
+            .args(["-t", &self.pid, "-r", "-m", "-n", "-p", "-u", "-i", "--", "env", "-C"])
             .arg(self.scratch())
             .arg(program);
         command
