@@ -1,8 +1,8 @@
 //! What a disk image file is, read from its header; no external program is run.
 //!
-//! Everything here treats the file as hostile: reads and allocations are bounded, and raw content is
-//! never interpreted as anything but raw. A guest can write a qcow2 header into its own raw disk, so
-//! whoever walks a chain stops where an image records its backing file as [`Format::Raw`].
+//! Everything here treats the file as hostile: reads and allocations are bounded. A guest can write a
+//! qcow2 header into its own raw disk, so a chain walked by headers alone may lead to files that QEMU
+//! would not open: good for sparing them, never for trusting them.
 
 mod backing;
 mod foreign;
@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use backing::Backing;
 use qcow2::Header;
-use source::{Kind, Source};
+use source::{Kind, Source, no_image};
 
 /// The format of an image file, by the name QEMU and libvirt give it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -77,7 +77,7 @@ pub fn open(path: &Path) -> Result<File> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     match rustix::fs::open(path, flags, Mode::empty()) {
         Err(rustix::io::Errno::NXIO) => {
-            Err(Kind::Other("a socket or an absent device").refuse(path))
+            Err(no_image(path, "a socket or a device that is not there"))
         }
         opened => opened.map(File::from).at("open", path),
     }
@@ -91,7 +91,7 @@ pub fn open(path: &Path) -> Result<File> {
 pub fn probe(file: &File, name: &Path) -> Result<Image> {
     let source = Source::new(file, name)?;
     if let Kind::Other(what) = source.kind {
-        return Err(Kind::Other(what).refuse(name));
+        return Err(no_image(name, what));
     }
     let Some(header) = Header::read(&source)? else {
         return Ok(raw(source.size));
@@ -117,7 +117,7 @@ pub fn check_base(file: &File, name: &Path) -> Result<Image> {
                 .invalid("is a block device, not an image file")
                 .hint(foreign::convert(name, None, "makes an image of it")));
         }
-        Kind::Other(what) => return Err(Kind::Other(what).refuse(name)),
+        Kind::Other(what) => return Err(no_image(name, what)),
     }
     if source.size == 0 {
         return Err(source.invalid("is empty").hint("copy or download it again"));
@@ -161,7 +161,6 @@ fn check_alone(source: &Source<'_>, image: &Image) -> Result<()> {
 ///
 /// Returns `None` for raw images, and for whatever is neither a regular file nor a block device. A
 /// damaged header, or one of a newer QEMU, still names its backing file.
-/// It never guesses from content who owns it: do not ask about a file that is known to be raw.
 ///
 /// Errors: `not_found`, `permission`, `io`.
 pub fn backing_of(path: &Path) -> Result<Option<Backing>> {

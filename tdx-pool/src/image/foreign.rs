@@ -1,11 +1,12 @@
 //! Files that are not images we take: what they are, and what to do about it.
 
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use common::error::{Error, Result};
 
-use super::source::Source;
+use super::source::{NAME_ONE, Source};
 
 /// A file format that is recognised only to be named.
 #[derive(Debug)]
@@ -34,8 +35,6 @@ pub(super) const QCOW1: Foreign =
 const VHD: Foreign = Foreign::new("a VHD image", 0, b"conectix", Convert("vpc"));
 /// Looked for last, since many a CD image is a bootable disk too.
 const ISO: Foreign = Foreign::new("a CD image", 0x8001, b"CD001", Remedy::None);
-
-const NAME_ONE: &str = "name a disk image, qcow2 or raw";
 
 /// Formats that no bootable raw disk begins like.
 const FORMATS: &[Foreign] = &[
@@ -77,7 +76,7 @@ impl Foreign {
             }
             Unpack(command) => {
                 let file = quote(source.name);
-                refused.hint(format!("decompress it first: {command} -- {file}"))
+                refused.hint(format!("decompress it first: {command} {file}"))
             }
             Remedy::None => refused.hint(NAME_ONE),
         }
@@ -116,19 +115,24 @@ pub(super) fn check_raw(source: &Source<'_>) -> Result<()> {
 /// The command that turns `image` into a qcow2 image by itself, and what that does.
 pub(super) fn convert(image: &Path, format: Option<&str>, effect: &str) -> String {
     let format = format.map(|format| format!("-f {format} ")).unwrap_or_default();
-    let mut output = image.with_extension("qcow2");
-    if output == image {
-        let mut stem = image.file_stem().unwrap_or_default().to_owned();
-        stem.push("-flat.qcow2");
-        output.set_file_name(stem);
-    }
+    // A name that is not likely to be taken, in a folder that holds files.
+    let folder = image.parent().filter(|folder| !folder.starts_with("/dev"));
+    let name = image.file_name().unwrap_or_default().as_bytes();
+    let name = match name.strip_suffix(b".qcow2") {
+        Some(stem) => [stem, b"-flat.qcow2"].concat(),
+        None => [name, b".qcow2"].concat(),
+    };
+    let output = folder.unwrap_or(Path::new("")).join(OsStr::from_bytes(&name));
     let (image, output) = (quote(image), quote(&output));
     format!("qemu-img convert {format}-O qcow2 -- {image} {output} {effect}")
 }
 
-/// The name as a shell takes it.
+/// The name as a shell takes it, and no command for an option.
 pub(super) fn quote(name: &Path) -> String {
     let bytes = name.as_os_str().as_bytes();
+    if bytes.starts_with(b"-") {
+        return quote(&Path::new(".").join(name));
+    }
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-+,:=@%".contains(byte);
     match std::str::from_utf8(bytes) {
         Ok(text) if !text.is_empty() && bytes.iter().all(plain) => text.into(),

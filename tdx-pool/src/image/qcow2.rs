@@ -146,10 +146,7 @@ impl Header {
                 "its reference counts lie nowhere sensible",
             ),
             (be32(start, 60) > MAX_SNAPSHOTS, "it has too many snapshots"),
-            (
-                be32(start, 60) > 0 && !aligned(be64(start, 64)),
-                "its snapshots lie nowhere sensible",
-            ),
+            (!aligned(be64(start, 64)), "its snapshots lie nowhere sensible"),
         ];
         match flaws.iter().find(|(found, _)| *found) {
             Some((_, flaw)) => Err(damaged(source, flaw)),
@@ -164,7 +161,7 @@ impl Header {
         header_length: u64,
     ) -> Result<Option<Backing>> {
         let (offset, length) = (be64(&start, 8), u64::from(be32(&start, 16)));
-        if offset == 0 || length == 0 {
+        if offset == 0 {
             return Ok(None);
         }
         if length > MAX_BACKING_NAME
@@ -185,7 +182,7 @@ impl Header {
             Ok(format) => format,
             Err(flaw) => return Err(damaged(source, flaw)),
         };
-        Ok(Some(Backing::new(name, format)))
+        Ok((length > 0).then(|| Backing::new(name, format)))
     }
 
     fn has(&self, feature: u64) -> bool {

@@ -9,6 +9,9 @@ use common::error::{Error, IoContext, Result};
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
+/// The hint where there is nothing to be made of what was named.
+pub(super) const NAME_ONE: &str = "name a disk image, qcow2 or raw";
+
 /// What lies behind a path, as far as it can hold an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -16,19 +19,6 @@ pub(super) enum Kind {
     Block,
     /// Neither, in words.
     Other(&'static str),
-}
-
-impl Kind {
-    /// The error that says what was found where an image was expected.
-    pub(super) fn refuse(self, name: &Path) -> Error {
-        let what = match self {
-            Self::File => "a regular file",
-            Self::Block => "a block device",
-            Self::Other(what) => what,
-        };
-        let error = Error::invalid_input(format!("{} is {what}", name.display()));
-        error.hint("name a disk image, qcow2 or raw")
-    }
 }
 
 /// A file that may be an image, with its name for messages.
@@ -76,11 +66,13 @@ impl<'a> Source<'a> {
         Ok(bytes)
     }
 
-    /// Whether nothing but a hole lies there, so that reading it would only give zeros.
-    pub(super) fn is_hole(&self, at: u64, len: u64) -> bool {
+    /// Where at or after `at` the file has anything but a hole; its end if nowhere.
+    pub(super) fn next_data(&self, at: u64) -> u64 {
         match rustix::fs::seek(self.file, SeekFrom::Data(at)) {
-            Ok(data) => data >= at + len,
-            Err(error) => error == Errno::NXIO,
+            Ok(data) => data,
+            Err(Errno::NXIO) => self.size,
+            // A file system that knows no holes has nothing but data.
+            Err(_) => at,
         }
     }
 
@@ -95,4 +87,9 @@ impl<'a> Source<'a> {
         self.invalid(format!("is truncated: {size} bytes are there, at least {end} are referenced"))
             .hint("copy or download it again")
     }
+}
+
+/// The error that says what was found where an image was expected.
+pub(super) fn no_image(name: &Path, what: &str) -> Error {
+    Error::invalid_input(format!("{} is {what}", name.display())).hint(NAME_ONE)
 }

@@ -73,7 +73,7 @@ fn check_end(source: &Source<'_>, end: u64) -> Result<()> {
     if end > source.size { Err(source.truncated(end)) } else { Ok(()) }
 }
 
-/// Calls `visit` with every entry of a table, but for those that lie in holes and so are zero.
+/// Calls `visit` with every entry of a table, but for those in long holes, which are zero.
 fn for_each(
     source: &Source<'_>,
     table: u64,
@@ -84,12 +84,14 @@ fn for_each(
     let end = table + length;
     let mut at = table;
     while at < end {
-        let piece = PIECE.min(end - at);
-        if !source.is_hole(at, piece) {
+        let hole = source.next_data(at).saturating_sub(at);
+        at += hole / PIECE * PIECE;
+        if at < end {
+            let piece = PIECE.min(end - at);
             let bytes = source.read(at, piece as usize)?;
             bytes.chunks_exact(entry_size).try_for_each(&mut visit)?;
+            at += piece;
         }
-        at += piece;
     }
     Ok(())
 }
