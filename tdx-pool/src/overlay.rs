@@ -12,7 +12,7 @@ use virt::sys;
 use crate::image::Format;
 use crate::inflight::InFlight;
 use crate::names::Ours;
-use crate::owner::Owner;
+use crate::owner::{Owner, permissions};
 use crate::pool::Pool;
 use crate::volume::Volume;
 
@@ -103,12 +103,7 @@ impl Plan {
             Error::invalid_input(format!("image path {} is not UTF-8", self.base.path.display()))
         })?;
         let format = |format: Format| Element::new("format").attr("type", format.as_str());
-        let mut permissions = Element::new("permissions").child(Element::new("mode").text("0640"));
-        if let Some(owner) = owner {
-            permissions = permissions
-                .child(Element::new("owner").text(owner.uid.to_string()))
-                .child(Element::new("group").text(owner.gid.to_string()));
-        }
+        let permissions = permissions("0640", owner);
         // Without it libvirt makes the qcow2 of 2008, in which a discarded block of the overlay shows
         // the base again.
         let compat = Element::new("compat").text("1.1");

@@ -2,7 +2,7 @@
 
 use common::Result;
 use common::libvirt::{Context, Libvirt};
-use common::xml::Document;
+use common::xml::{Document, Element};
 
 /// A numeric owner and group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +24,14 @@ pub fn of_qemu(libvirt: &Libvirt) -> Result<Option<Owner>> {
     let mut models = capabilities.root().find_all("host/secmodel");
     let dac = models.find(|model| model.text_at("model").as_deref() == Some("dac"));
     Ok(dac.and_then(|dac| dac.text_at("baselabel")).and_then(|label| parse(&label)))
+}
+
+/// The `<permissions>` of a new volume: its mode, in octal digits, and whose it is, if libvirt said.
+pub(crate) fn permissions(mode: &str, owner: Option<Owner>) -> Element {
+    let element = Element::new("permissions").child(Element::new("mode").text(mode));
+    element.children(owner.into_iter().flat_map(|Owner { uid, gid }| {
+        [Element::new("owner").text(uid), Element::new("group").text(gid)]
+    }))
 }
 
 fn parse(label: &str) -> Option<Owner> {

@@ -12,7 +12,7 @@ use virt::stream::Stream;
 use crate::inflight::InFlight;
 use crate::names::Ours;
 use crate::overlay::NewVolume;
-use crate::owner::Owner;
+use crate::owner::{Owner, permissions};
 use crate::pool::Pool;
 
 /// A seed that is to be made.
@@ -80,12 +80,7 @@ impl Plan {
     }
 
     fn xml(&self, owner: Option<Owner>) -> Result<String> {
-        let mut permissions = Element::new("permissions").child(Element::new("mode").text("0600"));
-        if let Some(owner) = owner {
-            permissions = permissions
-                .child(Element::new("owner").text(owner.uid))
-                .child(Element::new("group").text(owner.gid));
-        }
+        let permissions = permissions("0600", owner);
         let format = Element::new("format").attr("type", "raw");
         Element::new("volume")
             .child(Element::new("name").text(&self.name))

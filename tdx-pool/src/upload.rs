@@ -23,7 +23,7 @@ use crate::image::Format;
 use crate::import::{Plan, Source};
 use crate::inflight::InFlight;
 use crate::names::Ours;
-use crate::owner::Owner;
+use crate::owner::{Owner, permissions};
 use crate::pool::Pool;
 
 const CHUNK: usize = 256 * 1024;
@@ -114,12 +114,7 @@ fn put_head(libvirt: &Libvirt, volume: &StorageVol, source: &Source) -> Result<(
 
 /// The image's bytes as they are: `raw` here means "do not look inside".
 fn xml(name: &str, source: &Source, owner: Option<Owner>) -> Result<String> {
-    let mut permissions = Element::new("permissions").child(Element::new("mode").text("0640"));
-    if let Some(owner) = owner {
-        permissions = permissions
-            .child(Element::new("owner").text("0"))
-            .child(Element::new("group").text(owner.gid.to_string()));
-    }
+    let permissions = permissions("0640", owner.map(|owner| Owner { uid: 0, ..owner }));
     let size = source.image.file_size_bytes.to_string();
     Element::new("volume")
         .child(Element::new("name").text(name))

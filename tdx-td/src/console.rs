@@ -3,8 +3,9 @@
 use clap::Args;
 use common::Error;
 use common::config::Config;
-use common::exec::Runner;
 use common::libvirt::ConnectArgs;
+
+use crate::virsh;
 
 /// Arguments of `console`.
 #[derive(Debug, Args)]
@@ -19,9 +20,7 @@ pub struct ConsoleArgs {
 
 /// Becomes `virsh console`, which is left with Ctrl-]. Returns only when that fails.
 pub fn run(connect: &ConnectArgs, config: &Config, args: ConsoleArgs) -> Error {
-    let uri = connect.connect.as_ref().or(config.connect.as_ref());
-    Runner::new("virsh", "libvirt-clients")
-        .args(uri.into_iter().flat_map(|uri| ["--connect", uri]))
+    virsh::on(connect, config)
         .args(["console"])
         .args(args.force.then_some("--force"))
         .args(["--domain", &args.name])

@@ -18,7 +18,11 @@ pub struct VirshArgs {
 
 /// Becomes virsh, on the same connection. Returns only when that fails.
 pub fn run(connect: &ConnectArgs, config: &Config, args: VirshArgs) -> Error {
+    on(connect, config).args(args.arguments).exec()
+}
+
+/// virsh on the same connection as the tools.
+pub(crate) fn on(connect: &ConnectArgs, config: &Config) -> Runner {
     let uri = connect.connect.as_ref().or(config.connect.as_ref());
-    let connect = uri.into_iter().flat_map(|uri| ["--connect", uri]);
-    Runner::new("virsh", "libvirt-clients").args(connect).args(args.arguments).exec()
+    Runner::new("virsh", "libvirt-clients").args(uri.into_iter().flat_map(|uri| ["--connect", uri]))
 }
