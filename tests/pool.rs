@@ -68,6 +68,28 @@ fn a_pool_is_made_once() {
 
 #[test]
 #[ignore = "needs root"]
+fn many_at_once_make_one_pool() {
+    let rig = Rig::start();
+    for round in 0..10 {
+        std::thread::scope(|scope| {
+            let running: Vec<_> = (0..8).map(|_| scope.spawn(|| rig.pool("ensure"))).collect();
+            for thread in running {
+                let pool = thread.join().unwrap().item();
+                let (state, autostart) = (&pool["state"], &pool["autostart"]);
+                assert_eq!((state, autostart), (&json!("active"), &json!(true)), "{round}");
+            }
+        });
+        assert_eq!(rig.pool("list").document()["items"].as_array().unwrap().len(), 1);
+        rig.virsh(["pool-destroy", "tdvirsh-pool"]);
+        // Every other round finds it stopped.
+        if round % 2 == 0 {
+            rig.virsh(["pool-undefine", "tdvirsh-pool"]);
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
 fn a_pool_is_where_it_was_asked_for_or_nowhere() {
     let rig = Rig::start();
     let scratch = rig.scratch().to_str().unwrap().to_owned();

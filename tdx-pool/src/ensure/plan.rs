@@ -6,8 +6,10 @@ use common::config::Config;
 use common::document::Action;
 use common::libvirt::{Context, Libvirt};
 use common::xml::Element;
-use common::{Error, Result, interrupt, log};
+use common::{Error, ErrorKind, Result, interrupt, log};
 use rustix::fs::{Access, access};
+use virt::error::Error as VirtError;
+use virt::storage_pool::StoragePool;
 
 use crate::cli::PoolArgs;
 use crate::files::canonical;
@@ -89,7 +91,7 @@ impl Plan {
         let Some(pool) = &self.found else {
             return Ok(Action("create"));
         };
-        Ok(match (pool.is_active() && !self.folder_lost, wants_autostart(pool)?) {
+        Ok(match (pool.is_active() && !self.folder_lost, wants_autostart(&pool.handle)?) {
             (false, _) => Action("start"),
             (true, true) => Action("update"),
             (true, false) => Action::NONE,
@@ -121,15 +123,18 @@ impl Plan {
         }
     }
 
-    /// Carries the plan out: define, build, start, autostart, refresh. Undone when it fails half way.
+    /// Carries the plan out: define, build, start, autostart, refresh. Undone when it fails half way;
+    /// whatever another process did of it meanwhile is as good as done here.
     pub fn apply(self, libvirt: &Libvirt) -> Result<Pool> {
-        let name = self.pool_name().to_owned();
-        match &self.found {
-            Some(pool) => self.prepare(pool)?,
+        let handle = match &self.found {
             None => self.create(libvirt)?,
-        }
-        let pool = Pool::by_name(libvirt, &name)?
-            .ok_or_else(|| Error::failed(format!("pool '{name}' went away meanwhile")))?;
+            Some(pool) => match self.prepare(libvirt, pool) {
+                // Whoever was making it undid that.
+                Err(error) if error.kind() == ErrorKind::NotFound => self.create(libvirt)?,
+                prepared => prepared.map(|()| pool.handle.clone())?,
+            },
+        };
+        let pool = Pool::read(handle)?;
         pool.refresh()?;
         Pool::read(pool.handle)
     }
@@ -145,29 +150,42 @@ impl Plan {
     }
 
     /// Starts a pool that is there, with its folder made again if that was lost.
-    fn prepare(&self, pool: &Pool) -> Result<()> {
-        let starting = format_args!("start pool '{}'", pool.name);
-        if self.folder_lost {
-            if pool.is_active() {
-                pool.handle.destroy().context(format_args!("stop pool '{}'", pool.name))?;
-            }
-            log::step(format_args!("make the folder {}", self.path.display()));
-            let building = format_args!("make the folder {}", self.path.display());
-            pool.handle.build(0).context(building)?;
+    fn prepare(&self, libvirt: &Libvirt, pool: &Pool) -> Result<()> {
+        let (name, handle) = (&pool.name, &pool.handle);
+        // In this order: the folder of one that is being made may come between the two.
+        let active = handle.is_active().context(format_args!("ask about pool '{name}'"))?;
+        let lost = is_folder_lost(libvirt, pool);
+        if active && lost {
+            handle.destroy().context(format_args!("stop pool '{name}'"))?;
         }
-        if self.folder_lost || !pool.is_active() {
-            log::step(starting);
-            pool.handle.create(0).context(starting)?;
+        if !active || lost {
+            self.start(handle, lost)?;
         }
-        if wants_autostart(pool)? {
-            let doing = format_args!("set pool '{}' to start on its own", pool.name);
+        if wants_autostart(handle)? {
+            let doing = format_args!("set pool '{name}' to start on its own");
             log::step(doing);
-            pool.handle.set_autostart(true).context(doing)?;
+            handle.set_autostart(true).context(doing)?;
         }
         Ok(())
     }
 
-    fn create(&self, libvirt: &Libvirt) -> Result<()> {
+    /// Starts a pool, unless somebody else is quicker.
+    fn start(&self, pool: &StoragePool, build: bool) -> Result<()> {
+        let or_active = |done: std::result::Result<(), VirtError>| match done {
+            Err(_) if pool.is_active().unwrap_or(false) => Ok(()),
+            done => done,
+        };
+        if build {
+            let building = format_args!("make the folder {}", self.path.display());
+            log::step(building);
+            or_active(pool.build(0)).context(building)?;
+        }
+        let starting = format_args!("start pool '{}'", self.pool_name());
+        log::step(starting);
+        or_active(pool.create(0)).context(starting)
+    }
+
+    fn create(&self, libvirt: &Libvirt) -> Result<StoragePool> {
         let path = utf8(&self.path)?;
         let xml = Element::new("pool")
             .attr("type", "dir")
@@ -179,38 +197,36 @@ impl Plan {
         let missing: Vec<&Path> = if libvirt.is_local() { missing.collect() } else { Vec::new() };
         let doing = format_args!("define pool '{}' at {path}", self.name);
         log::step(doing);
-        let handle = match libvirt.connect().define_storage_pool_xml(&xml, 0) {
-            Err(_) if Pool::by_name(libvirt, &self.name)?.is_some() => {
-                return Err(Error::conflict(format!("pool '{}' was made meanwhile", self.name))
-                    .hint("run the same command again"));
-            }
-            defined => defined.context(doing)?,
+        let pool = match libvirt.connect().define_storage_pool_xml(&xml, 0) {
+            Err(error) => match Pool::by_path(libvirt, &self.path)? {
+                None => return Err(error).context(doing),
+                Some(made) => {
+                    self.prepare(libvirt, &made)?; // made meanwhile, by somebody else
+                    return Ok(made.handle);
+                }
+            },
+            Ok(pool) => pool,
         };
-        let started = (|| {
-            interrupt::check()?;
-            handle.build(0).context(format_args!("make the folder {path}"))?;
-            handle.create(0).context(format_args!("start pool '{}'", self.name))?;
-            interrupt::check()?;
-            handle.set_autostart(true).context("set the pool to start on its own")
-        })();
-        started.map_err(|error| {
-            let _ = handle.destroy();
-            let undone = handle.undefine().is_ok();
+        if let Err(error) = interrupt::check().and_then(|()| self.start(&pool, true)) {
             let mut left = Vec::new();
-            left.extend((!undone).then(|| format!("the definition of pool '{}'", self.name)));
+            if pool.undefine().is_err() {
+                left.push(format!("the definition of pool '{}'", self.name));
+            }
             for folder in missing {
                 if std::fs::remove_dir(folder).is_err() && folder.exists() {
                     left.push(format!("the folder {}", folder.display()));
                 }
             }
-            error.left_behind(left)
-        })
+            return Err(error.left_behind(left));
+        }
+        pool.set_autostart(true).context("set the pool to start on its own")?;
+        Ok(pool)
     }
 }
 
-fn wants_autostart(pool: &Pool) -> Result<bool> {
-    let about = format_args!("ask about pool '{}'", pool.name);
-    Ok(pool.handle.is_persistent().context(about)? && !pool.handle.autostart().context(about)?)
+fn wants_autostart(pool: &StoragePool) -> Result<bool> {
+    let about = "ask about a pool";
+    Ok(pool.is_persistent().context(about)? && !pool.autostart().context(about)?)
 }
 
 /// Whether the folder of a pool is certainly not there. One that cannot be seen is not lost.
