@@ -5,7 +5,7 @@
 
 PREFIX  ?= /usr/local
 DESTDIR ?=
-TOOLS   := tdx-pool tdx-td
+TOOLS   := tdx-iommu tdx-pool tdx-td
 RUST    := 1.89
 
 RELEASE := target/release
