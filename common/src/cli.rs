@@ -80,6 +80,11 @@ impl Context {
     }
 }
 
+/// Whether this process is root's.
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
 /// A tool: its command line and what it does.
 pub trait Tool: Parser {
     /// The program's name.

@@ -37,6 +37,11 @@ impl Runner {
     /// Errors: `unsupported` when it is not installed; `command_failed` with the last lines of its
     /// standard error; `interrupted` when a signal came in, which ends the program, too.
     pub fn run(&self) -> Result<Vec<u8>> {
+        self.run_for_all().map(|output| output.stdout)
+    }
+
+    /// The same, for programs that answer on standard error.
+    pub fn run_for_all(&self) -> Result<Output> {
         log::detail(format_args!("run {self}"));
         let child = self
             .command()
@@ -50,7 +55,7 @@ impl Runner {
             .map_err(|error| self.cannot_start(error))?;
         let output = self.wait(child)?;
         if output.status.success() {
-            return Ok(output.stdout);
+            return Ok(output);
         }
         let stderr = String::from_utf8_lossy(&output.stderr);
         let tail: Vec<&str> = stderr.trim().lines().rev().take(5).collect();

@@ -7,6 +7,7 @@
 
 #![cfg_attr(not(test), warn(unused_crate_dependencies))]
 
+pub mod bound;
 pub mod cli;
 pub mod code;
 pub mod config;
@@ -22,6 +23,8 @@ pub mod log;
 pub mod output;
 pub mod parallel;
 pub mod pci;
+#[expect(unsafe_code, reason = "calls that the safe bindings do not have")]
+pub mod raw;
 pub mod units;
 pub mod xml;
 

@@ -94,44 +94,65 @@ impl Item for CheckItem {
     }
 }
 
-/// Judges the devices, and what goes along with them, as one request.
+/// Says yes or no to the devices, and what goes along with them, as one request.
 pub fn run(host: &Host, args: CheckArgs) -> Result<Outcome> {
     let (named, mut warnings) = request::resolve(&args.devices)?;
     let inventory = Inventory::read(host)?;
-    for &bdf in &named {
+    let (items, unseen) = judge(host, &inventory, &named)?;
+    warnings.extend(inventory.problems.iter().cloned().chain(unseen));
+    let viable = items.iter().all(|item| item.viable);
+    Ok(Outcome::answer(Document::new("tdx.iommu.check", items).warnings(warnings), viable))
+}
+
+/// The judgement of each device, and warnings about what cannot be seen.
+///
+/// Errors: `not_found` for a device that is not there; those of [`findings`].
+pub fn judge(
+    host: &Host,
+    inventory: &Inventory,
+    named: &BTreeSet<Bdf>,
+) -> Result<(Vec<CheckItem>, Vec<String>)> {
+    for &bdf in named {
         inventory.device(bdf)?;
     }
-    let request = Request::new(&inventory, named.iter().copied());
-    let mut findings = request.findings();
-    let holders = Holders::of_vfio(host, &inventory, request.devices().iter().copied())?;
-    findings.extend(held(request.devices(), &holders));
-    findings.extend(claimed(host, request.devices(), &inventory));
-    findings.sort();
-    findings.dedup();
-
-    warnings.extend(inventory.problems.iter().cloned());
-    if holders.unseen > 0 {
-        warnings.push(format!(
-            "{} processes do not show their open files, so who has a device open is not fully known: \
-             run it as root",
-            holders.unseen
-        ));
-    }
+    let request = Request::new(inventory, named.iter().copied());
+    let (findings, unseen) = findings(host, inventory, &request)?;
     let mut by_device = BTreeMap::<Bdf, Vec<Finding>>::new();
     for finding in findings {
         by_device.entry(finding.bdf).or_default().push(finding);
     }
     let devices = request.devices().iter().filter_map(|bdf| inventory.devices.get(bdf));
-    let items: Vec<CheckItem> = devices
-        .map(|device| {
-            let findings = by_device.remove(&device.bdf).unwrap_or_default();
-            let group = inventory.group(device);
-            let explanations = group.map(|group| explanation::of_group(host, &inventory, group));
-            item(device, named.contains(&device.bdf), findings, explanations.unwrap_or_default())
-        })
-        .collect();
-    let viable = items.iter().all(|item| item.viable);
-    Ok(Outcome::answer(Document::new("tdx.iommu.check", items).warnings(warnings), viable))
+    let items = devices.map(|device| {
+        let findings = by_device.remove(&device.bdf).unwrap_or_default();
+        let group = inventory.group(device);
+        let explanations = group.map(|group| explanation::of_group(host, inventory, group));
+        item(device, named.contains(&device.bdf), findings, explanations.unwrap_or_default())
+    });
+    Ok((items.collect(), unseen))
+}
+
+/// All there is to say of a request, open files looked at, and warnings about what cannot be seen.
+///
+/// Errors: `permission` or `io` when `/proc` cannot be listed.
+pub fn findings(
+    host: &Host,
+    inventory: &Inventory,
+    request: &Request<'_>,
+) -> Result<(Vec<Finding>, Vec<String>)> {
+    let mut findings = request.findings();
+    let holders = Holders::of_vfio(host, inventory, request.devices().iter().copied())?;
+    findings.extend(held(request.devices(), &holders));
+    findings.extend(claimed(host, request.devices(), inventory));
+    findings.sort();
+    findings.dedup();
+    let unseen = (holders.unseen > 0).then(|| {
+        format!(
+            "{} processes do not show their open files, so who has a device open is not fully known: \
+             run it as root",
+            holders.unseen
+        )
+    });
+    Ok((findings, unseen.into_iter().collect()))
 }
 
 fn item(

@@ -122,7 +122,7 @@ impl Item for DeviceItem {
 }
 
 /// Codes in a cell of a table.
-pub(crate) fn codes(codes: &[Code]) -> String {
+pub fn codes(codes: &[Code]) -> String {
     codes.iter().map(|code| code.as_str()).collect::<Vec<_>>().join(",")
 }
 
@@ -199,7 +199,7 @@ pub fn run(host: &Host, args: ScanArgs) -> Result<Outcome> {
 }
 
 /// What a person should know of the inventory as a whole.
-pub(crate) fn warnings_of(inventory: &Inventory) -> Vec<String> {
+pub fn warnings_of(inventory: &Inventory) -> Vec<String> {
     let mut warnings = inventory.problems.clone();
     if !inventory.acs_override.is_empty() {
         warnings.push(format!(

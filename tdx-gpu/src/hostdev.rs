@@ -1,0 +1,128 @@
+//! `tdx-gpu hostdev`: the XML by which libvirt gives devices to a guest.
+
+use std::borrow::Cow;
+use std::cmp::Ordering;
+
+use clap::Args;
+use common::cli::Context;
+use common::document::{Document, Item};
+use common::output::Outcome;
+use common::pci::Bdf;
+use common::xml::Element;
+use common::{Code, Error, Result};
+use schemars::JsonSchema;
+use serde::Serialize;
+use tdx_iommu::inventory::Inventory;
+use tdx_iommu::request::{self, Named};
+
+/// Arguments of `hostdev`.
+#[derive(Debug, Args)]
+pub struct HostdevArgs {
+    /// Devices; - for items with a bdf on standard input
+    #[arg(value_name = "BDF", required = true)]
+    devices: Vec<Named>,
+    /// The bare XML, one element after another, instead of a document
+    #[arg(long)]
+    xml: bool,
+    /// By iommufd, which libvirt 12.1 and newer know
+    #[arg(long)]
+    iommufd: bool,
+    /// libvirt binds the device itself when the guest starts
+    #[arg(long)]
+    managed: bool,
+}
+
+/// A device as libvirt takes it.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct HostdevItem {
+    /// Address.
+    pub bdf: Bdf,
+    /// A `<hostdev>` element.
+    pub xml: String,
+}
+
+impl Item for HostdevItem {
+    const COLUMNS: &'static [&'static str] = &["BDF", "XML"];
+
+    fn key(&self) -> Cow<'_, str> {
+        self.bdf.to_string().into()
+    }
+
+    fn compare(&self, other: &Self) -> Ordering {
+        self.bdf.cmp(&other.bdf)
+    }
+
+    fn row(&self) -> Vec<String> {
+        let line: Vec<&str> = self.xml.split_whitespace().collect();
+        vec![self.bdf.to_string(), line.join(" ")]
+    }
+}
+
+/// How libvirt is to pass a device through.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Way {
+    /// By iommufd instead of the VFIO container.
+    pub iommufd: bool,
+    /// libvirt binds it itself.
+    pub managed: bool,
+}
+
+/// The `<hostdev>` of a device.
+///
+/// Numbers are written with 0x: libvirt reads others by C's rules, where a leading zero is octal. The
+/// option ROM stays off: a guest's firmware has no use for it, and measures it.
+/// Source: <https://libvirt.org/formatdomain.html#usb-pci-scsi-devices>.
+pub fn element(bdf: Bdf, way: Way) -> Element {
+    let address = Element::new("address")
+        .attr("domain", format_args!("{:#06x}", bdf.domain))
+        .attr("bus", format_args!("{:#04x}", bdf.bus))
+        .attr("slot", format_args!("{:#04x}", bdf.device))
+        .attr("function", format_args!("{:#x}", bdf.function));
+    let driver = way.iommufd.then(|| Element::new("driver").attr("iommufd", "yes"));
+    Element::new("hostdev")
+        .attr("mode", "subsystem")
+        .attr("type", "pci")
+        .attr("managed", if way.managed { "yes" } else { "no" })
+        .child_opt(driver)
+        .child(Element::new("source").child(address))
+        .child(Element::new("rom").attr("bar", "off"))
+}
+
+/// Writes the XML of the devices that were named.
+pub fn run(context: &Context, args: HostdevArgs) -> Result<Outcome> {
+    let (named, warnings) = request::resolve(&args.devices)?;
+    let inventory = Inventory::read(&context.host)?;
+    let way = Way { iommufd: args.iommufd, managed: args.managed };
+    let mut items = Vec::with_capacity(named.len());
+    for bdf in named {
+        if inventory.device(bdf)?.is_bridge {
+            return Err(Error::conflict(format!("{bdf} is a bridge: no guest can have it"))
+                .code(Code::Nonendpoint));
+        }
+        items.push(HostdevItem { bdf, xml: element(bdf, way).to_xml()? });
+    }
+    if args.xml {
+        let text: String = items.iter().map(|item| format!("{}\n", item.xml)).collect();
+        return Ok(Outcome::raw(text));
+    }
+    Ok(Document::new("tdx.gpu.hostdevs", items).warnings(warnings).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_hexadecimal_whatever_their_size() {
+        let xml = |bdf: &str, way| element(bdf.parse().unwrap(), way).to_xml().unwrap();
+        assert_eq!(
+            xml("17:00.1", Way::default()),
+            "<hostdev mode='subsystem' type='pci' managed='no'>\n  <source>\n    \
+             <address domain='0x0000' bus='0x17' slot='0x00' function='0x1'/>\n  </source>\n  \
+             <rom bar='off'/>\n</hostdev>"
+        );
+        let vmd = xml("10000:b8:1f.7", Way { iommufd: true, managed: true });
+        assert!(vmd.contains("domain='0x10000' bus='0xb8' slot='0x1f' function='0x7'"), "{vmd}");
+        assert!(vmd.contains("managed='yes'") && vmd.contains("<driver iommufd='yes'/>"), "{vmd}");
+    }
+}

@@ -1,0 +1,27 @@
+//! Give PCI devices to guests and take them back: bind to VFIO, confidential-computing mode, `<hostdev>`.
+//!
+//! ```sh
+//! tdx-iommu scan --vendor 10de --class 03 | tdx-gpu bind - | tdx-td new -i guest.qcow2 --devices -
+//! ```
+//!
+//! One module a verb. Under them: [`plan`] says what binding takes, purely; [`binding`] does it, on all
+//! devices at once, and undoes it; [`driver`] writes to sysfs and knows which VFIO driver a device wants;
+//! [`limit`] is how much memory VFIO may map; [`mode`] reads a GPU's confidential-computing mode and
+//! [`gpu_tools`] sets it by NVIDIA's own program.
+
+mod cli;
+
+pub mod bind;
+pub mod binding;
+pub mod cc;
+pub mod check;
+pub mod driver;
+pub mod gpu_tools;
+pub mod hostdev;
+pub mod limit;
+pub mod list;
+pub mod mode;
+pub mod plan;
+pub mod unbind;
+
+pub use cli::Cli;

@@ -1,0 +1,5 @@
+//! `tdx-gpu`: see the library.
+
+fn main() -> std::process::ExitCode {
+    common::cli::main::<tdx_gpu::Cli>()
+}

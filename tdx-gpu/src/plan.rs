@@ -1,0 +1,174 @@
+//! What it takes to give devices to VFIO. Pure: the machine was read before.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use common::bound::{Found, Identity, Record};
+use common::code::Level;
+use common::pci::Bdf;
+use common::{Code, Error, Result};
+use tdx_iommu::device::Device;
+use tdx_iommu::inventory::Inventory;
+use tdx_iommu::judgement::{Finding, Request};
+
+/// One device on its way to VFIO.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// What is to be remembered of it.
+    pub record: Record,
+    /// Whether a VFIO driver has it already, so that nothing is to be done.
+    pub done: bool,
+    /// Whether there is an old record that the device itself contradicts.
+    pub outdated: bool,
+}
+
+/// Devices on their way to VFIO, all or none.
+#[derive(Debug)]
+pub struct Plan {
+    /// Sorted by address.
+    pub steps: Vec<Step>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+/// The devices that were named, and with `whole_group` the others of their IOMMU groups.
+///
+/// Errors: `not_found` for a device that is not there.
+pub fn requested(
+    inventory: &Inventory,
+    named: &BTreeSet<Bdf>,
+    whole_group: bool,
+) -> Result<BTreeSet<Bdf>> {
+    let mut all = named.clone();
+    for &bdf in named {
+        let group = inventory.group(inventory.device(bdf)?).filter(|_| whole_group);
+        let members = group.into_iter().flat_map(|group| group.members.iter().copied());
+        all.extend(members.filter(|bdf| inventory.devices.get(bdf).is_some_and(|d| !d.is_bridge)));
+    }
+    Ok(all)
+}
+
+impl Plan {
+    /// Plans to give what is asked for to VFIO, where `findings` and the codes that the user forces allow.
+    ///
+    /// `driver` names the VFIO driver of a device, `records` are those that are there.
+    /// Errors: `conflict` with the code of what stands in the way; all else that does is a cause.
+    pub fn new(
+        inventory: &Inventory,
+        request: &Request<'_>,
+        findings: &[Finding],
+        forced: &[Code],
+        records: &BTreeMap<Bdf, Found>,
+        driver: impl Fn(Bdf) -> String,
+    ) -> Result<Self> {
+        let mut warnings = refuse(findings, forced)?;
+        let mut steps = Vec::new();
+        for device in request.devices().iter().filter_map(|bdf| inventory.devices.get(bdf)) {
+            let done = device.on_vfio();
+            let found = records.get(&device.bdf);
+            if let Some(found) = found.filter(|found| found.live || found.is_stale()) {
+                return Err(taken(device.bdf, found));
+            }
+            if let (Some(other), false) = (&device.driver_override, done) {
+                let bdf = device.bdf;
+                warnings.push(format!(
+                    "{bdf} was reserved for {other} by its driver_override, which unbind restores"
+                ));
+            }
+            steps.push(Step {
+                record: Record {
+                    bdf: device.bdf,
+                    identity: identity(device),
+                    driver: device.driver.clone(),
+                    driver_override: device.driver_override.clone(),
+                    bound_to: driver(device.bdf),
+                    domain: None,
+                    committed: false,
+                },
+                done,
+                outdated: found.is_some() && !done,
+            });
+        }
+        Ok(Self { steps, warnings })
+    }
+}
+
+/// What tells a device from another one.
+pub fn identity(device: &Device) -> Identity {
+    Identity {
+        vendor: device.vendor,
+        device: device.device,
+        subsystem_vendor: device.subsystem_vendor,
+        subsystem_device: device.subsystem_device,
+        class: device.class.map(|class| class.0),
+        serial: device.serial.clone(),
+    }
+}
+
+/// Fails for what stands in the way and is not forced; what is forced becomes a warning.
+pub fn refuse(findings: &[Finding], forced: &[Code]) -> Result<Vec<String>> {
+    let (mut stops, mut warnings) = (Vec::new(), Vec::new());
+    for finding in findings {
+        match finding.code.level() {
+            Level::Note => {}
+            Level::Forceable if forced.contains(&finding.code) => {
+                warnings.push(format!(
+                    "{}: {} ({})",
+                    finding.bdf,
+                    finding.message,
+                    finding.code.as_str()
+                ));
+            }
+            _ => stops.push(finding),
+        }
+    }
+    // What cannot be forced is the better reason.
+    stops.sort_by_key(|finding| finding.code.level());
+    let Some(first) = stops.first() else {
+        return Ok(warnings);
+    };
+    let all = stops.iter().map(|f| format!("{}: {} ({})", f.bdf, f.message, f.code.as_str()));
+    let message = format!("{} cannot be given to a guest: {}", first.bdf, first.message);
+    let hint = match first.code {
+        Code::HostDriver => "name the other device too, or add --whole-group".to_owned(),
+        code if code.level() == Level::Forceable => {
+            format!("--force {} --yes does it all the same", code.as_str())
+        }
+        _ => "tdx-gpu check shows all there is to say".to_owned(),
+    };
+    let error = Error::conflict(message).code(first.code).hint(hint);
+    let rest: Vec<String> = all.skip(1).collect();
+    Err(if rest.is_empty() { error } else { error.because(rest.join("; ")) })
+}
+
+fn taken(bdf: Bdf, found: &Found) -> Error {
+    let (how, hint) = match found.live {
+        true => ("another command is at work on", "wait for it to end"),
+        false => ("a command died while it was at work on", "tdx-gpu unbind --stale repairs it"),
+    };
+    Error::conflict(format!("{how} {bdf}")).code(Code::Reserved).hint(hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn finding(code: Code) -> Finding {
+        let bdf = "0000:17:00.0".parse().unwrap();
+        Finding { bdf, code, message: "seen".to_owned() }
+    }
+
+    #[test]
+    fn only_what_may_be_forced_is() {
+        let note = finding(Code::NoReset);
+        let forceable = finding(Code::ConsoleGpu);
+        let refused = finding(Code::HostDiskRoot);
+        assert_eq!(refuse(std::slice::from_ref(&note), &[]).unwrap(), Vec::<String>::new());
+        assert!(refuse(std::slice::from_ref(&forceable), &[]).is_err());
+        let forced = refuse(&[note, forceable.clone()], &[Code::ConsoleGpu]).unwrap();
+        assert_eq!(forced, ["0000:17:00.0: seen (CONSOLE_GPU)"]);
+        let error = refuse(&[forceable, refused], &[Code::HostDiskRoot]).unwrap_err();
+        let body = error.to_document().error;
+        assert_eq!((body.code, body.exit_code), (Some(Code::HostDiskRoot), 5));
+        assert_eq!(body.causes, ["0000:17:00.0: seen (CONSOLE_GPU)"]);
+    }
+}
