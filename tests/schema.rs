@@ -17,6 +17,13 @@ fn the_schemas_are_current() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/schema");
     let schemas = [
         ("tdx.error", schema::<ErrorDocument>()),
+        ("tdx.gpu.bind", schema::<Document<tdx_gpu::bind::BindItem>>()),
+        ("tdx.gpu.cc", schema::<Document<tdx_gpu::cc::CcItem>>()),
+        ("tdx.gpu.check", schema::<Document<tdx_gpu::check::GpuCheckItem>>()),
+        ("tdx.gpu.devices", schema::<Document<tdx_gpu::list::GpuItem>>()),
+        ("tdx.gpu.hostdevs", schema::<Document<tdx_gpu::hostdev::HostdevItem>>()),
+        ("tdx.gpu.modes", schema::<Document<tdx_gpu::cc::CcItem>>()),
+        ("tdx.gpu.unbind", schema::<Document<tdx_gpu::unbind::UnbindItem>>()),
         ("tdx.iommu.check", schema::<Document<tdx_iommu::check::CheckItem>>()),
         ("tdx.iommu.devices", schema::<Document<tdx_iommu::scan::DeviceItem>>()),
         ("tdx.iommu.groups", schema::<Document<tdx_iommu::groups::GroupItem>>()),
