@@ -151,11 +151,13 @@ fn a_failure_or_a_kill_leaves_what_can_be_undone() {
     let all = eight(&kernel);
     let names = all.join(" ");
 
-    // The fourth of eight fails: its driver_override cannot be written, since it is mounted over.
+    // The fourth of eight fails: its driver_override cannot be written.
     let attribute = format!("/sys/bus/pci/devices/{}/driver_override", all[3]);
-    kernel.shell(&format!("mount --bind -o ro /proc/version {attribute}")).text();
-    let error = kernel.shell(&format!("tdx-gpu bind {names}")).error(7);
+    kernel.shell(&format!("mount --bind {attribute} {attribute}")).text();
+    kernel.shell(&format!("mount -o remount,bind,ro {attribute}")).text();
+    let error = kernel.shell(&format!("tdx-gpu bind {names}")).error(1);
     assert!(error["message"].as_str().unwrap().contains(&all[3]), "{error}");
+    assert_eq!(error["left_behind"], json!([]));
     kernel.shell(&format!("umount {attribute}")).text();
     assert_eq!(state(&kernel), before, "{error}");
 

@@ -134,7 +134,9 @@ fn release(host: &Host, record: &Record) -> Result<()> {
     if !device.exists() {
         return Ok(());
     }
-    device.set_override(record.driver_override.as_deref())?;
+    if device.driver_override() != record.driver_override {
+        device.set_override(record.driver_override.as_deref())?;
+    }
     match device.driver() {
         Some(driver) if Some(&driver) != record.driver.as_ref() => device.unbind(),
         _ => Ok(()),
