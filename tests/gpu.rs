@@ -68,8 +68,11 @@ fn devices_go_to_vfio_and_come_back() {
 
     // A card with two functions, of which one is named.
     let card = kernel.shell("tdx-iommu scan --class 03 --format name").text().trim().to_owned();
-    let bound = gpu(&kernel, ["bind", &card]).document();
+    let refused = gpu(&kernel, ["bind", &card]).error(5);
+    assert_eq!(refused["code"], "CONSOLE_GPU", "{refused}");
+    let bound = gpu(&kernel, ["bind", &card, "--force", "CONSOLE_GPU", "--yes"]).document();
     assert_eq!(bound["items"].as_array().unwrap().len(), 2, "{bound:#}");
+    assert!(bound["warnings"][0].as_str().unwrap().contains("CONSOLE_GPU"), "{bound:#}");
     assert!(drivers(&bound).iter().all(|(_, driver)| driver == "vfio-pci"));
     gpu(&kernel, ["unbind", &card]).document();
     assert_eq!(state(&kernel), before);
