@@ -333,3 +333,28 @@ fn ten_thousand_devices_in_one_group_are_scanned() {
     let check = host.iommu_with("check -", &Value::from(all).to_string());
     assert_eq!(check.status, Some(0), "{}", check.stderr);
 }
+
+#[test]
+fn a_disk_behind_several_controllers_keeps_all_of_them() {
+    let mut host = Tree::new();
+    let nvme = Spec { ids: "144d:a824", class: "010802", driver: "nvme", group: None, more: &[] };
+    let subsystem = "/sys/devices/virtual/nvme-subsystem/nvme-subsys0";
+    for number in 1..4 {
+        let bdf = format!("0000:00:0{number}.0");
+        host.device("0000:00", &bdf, Spec { group: Some(number), ..nvme });
+        if number < 3 {
+            let controller = format!("{}/nvme/nvme{number}", host.folder(&bdf));
+            host.file(&format!("{controller}/state"), "live\n");
+            host.link(&format!("{subsystem}/nvme{number}"), &controller);
+        }
+    }
+    host.file(&format!("{subsystem}/nvme0n1/dev"), "259:0\n");
+    host.link("sys/class/block/nvme0n1", &format!("{subsystem}/nvme0n1"));
+    host.link("sys/dev/block/259:0", &format!("{subsystem}/nvme0n1"));
+    host.file("proc/self/mountinfo", "22 1 259:0 / /srv rw - xfs /dev/nvme0n1 rw\n");
+    let scan = host.iommu("scan").document();
+    let items = scan["items"].as_array().unwrap();
+    let codes: Vec<&Value> = items.iter().map(|item| &item["blockers"]).collect();
+    let used = json!(["HOST_DISK_MOUNTED", "SENSITIVE_CLASS"]);
+    assert_eq!(codes, [&used, &used, &json!([])]);
+}
