@@ -1,5 +1,6 @@
 //! `tdx-iommu` on machines made of files: documents, filters, judgement, bad input.
 
+#![expect(clippy::disallowed_methods, reason = "tests start programs as users do")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 #[path = "support/hosts.rs"]
@@ -357,4 +358,12 @@ fn a_disk_behind_several_controllers_keeps_all_of_them() {
     let codes: Vec<&Value> = items.iter().map(|item| &item["blockers"]).collect();
     let used = json!(["HOST_DISK_MOUNTED", "SENSITIVE_CLASS"]);
     assert_eq!(codes, [&used, &used, &json!([])]);
+}
+
+#[test]
+fn libvirt_is_not_linked() {
+    let mut readelf = std::process::Command::new("readelf");
+    readelf.arg("-d").arg(support::bin("tdx-iommu"));
+    let run = support::Run::of(readelf, b"");
+    assert!(run.text().contains("NEEDED") && !run.text().contains("libvirt"), "{}", run.stdout);
 }

@@ -123,8 +123,17 @@ fn check_agrees_with_the_kernel() {
     assert_eq!(found, ["HOST_DISK_MOUNTED", "SENSITIVE_CLASS"]);
     kernel.shell("umount /mnt/data").text();
     assert_eq!(blockers(&check(&kernel, &data), &data), NOTHING);
-    // In use, though no file system is mounted: as a mapping, and as swap.
-    kernel.shell("modprobe loop; mkswap -q /dev/nvme0n1 && swapon /dev/nvme0n1").text();
+    // Mounted where this process cannot see it: the kernel still has the disk claimed.
+    let mount = "unshare -m sh -c 'mount /dev/nvme0n1 /mnt/data && sleep 1000' >/dev/null 2>&1 & \
+        for _ in $(seq 100); do grep -qs nvme0n1 /proc/$!/mountinfo && break; sleep 0.1; done; echo $!";
+    let hidden = kernel.shell(mount).text().trim().to_owned();
+    assert_eq!(blockers(&check(&kernel, &data), &data), ["HOST_DISK_MOUNTED"]);
+    kernel.shell(&format!("kill {hidden}; pkill -P {hidden}; true")).text();
+    support::wait_for("the disk to be free", std::time::Duration::from_secs(20), || {
+        (check(&kernel, &data)["items"][0]["viable"] == true).then_some(())
+    });
+    // In use, though no file system is mounted: as swap.
+    kernel.shell("mkswap -q /dev/nvme0n1 && swapon /dev/nvme0n1").text();
     let disk = kernel.shell("basename $(ls -d /sys/bus/pci/devices/*/nvme/*/nvme0n1)");
     assert_eq!(disk.text().trim(), "nvme0n1", "the one with a backing file is the first");
     assert!(blockers(&check(&kernel, &data), &data).contains(&"HOST_DISK_ROOT".to_owned()));
