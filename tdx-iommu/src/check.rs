@@ -122,11 +122,16 @@ pub fn judge(
         by_device.entry(finding.bdf).or_default().push(finding);
     }
     let devices = request.devices().iter().filter_map(|bdf| inventory.devices.get(bdf));
+    let mut explanations = BTreeMap::new();
+    let mut explain = |number: u32| {
+        let group = inventory.groups.get(&number);
+        let explanation = || group.map(|group| explanation::of_group(host, inventory, group));
+        explanations.entry(number).or_insert_with(|| explanation().unwrap_or_default()).clone()
+    };
     let items = devices.map(|device| {
         let findings = by_device.remove(&device.bdf).unwrap_or_default();
-        let group = inventory.group(device);
-        let explanations = group.map(|group| explanation::of_group(host, inventory, group));
-        item(device, named.contains(&device.bdf), findings, explanations.unwrap_or_default())
+        let explanations = device.group.map(&mut explain).unwrap_or_default();
+        item(device, named.contains(&device.bdf), findings, explanations)
     });
     Ok((items.collect(), unseen))
 }

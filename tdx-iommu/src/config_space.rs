@@ -34,7 +34,8 @@ impl ConfigSpace {
     pub fn serial(&self) -> Option<String> {
         let at = self.capability(SERIAL)??;
         let [low, high] = self.dwords::<2>(at + 4)?;
-        Some(format!("{high:08x}{low:08x}"))
+        // Some leave it empty.
+        ((low, high) != (0, 0)).then(|| format!("{high:08x}{low:08x}"))
     }
 
     /// Whether there is an ACS capability; none when it cannot be known, without root for one.

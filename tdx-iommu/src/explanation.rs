@@ -27,30 +27,40 @@ pub fn of_group(host: &Host, inventory: &Inventory, group: &Group) -> Vec<String
             *passed.entry(*bridge).or_default() += 1;
         }
     }
-    let mut sentences = Vec::new();
-    for ((domain, bus, slot), count) in &functions {
-        if *count > 1 {
-            sentences.push(format!(
-                "the {count} functions of slot {domain:04x}:{bus:02x}:{slot:02x} are not isolated \
-                 from each other by ACS"
-            ));
-        }
-    }
+    let shared = functions.iter().filter(|(_, count)| **count > 1);
+    let slot = |((domain, bus, slot), _): (&(u32, u8, u8), &u32)| {
+        format!("{domain:04x}:{bus:02x}:{slot:02x}")
+    };
+    let shared: Vec<String> = shared.map(slot).collect();
+    let (mut without, mut unknown) = (Vec::new(), Vec::new());
     if functions.len() > 1 {
         // What is behind different ports is separated above them, unless a port is a member.
-        let suspects =
-            passed.iter().filter(|(bridge, count)| **count > 1 || group.members.contains(bridge));
-        for (bridge, _) in suspects {
-            match has_acs(host, *bridge) {
+        let suspect = |bridge: &Bdf, count: u32| count > 1 || group.members.contains(bridge);
+        for (bridge, _) in passed.into_iter().filter(|(bridge, count)| suspect(bridge, *count)) {
+            match has_acs(host, bridge) {
                 Some(true) => {}
-                Some(false) => sentences.push(format!(
-                    "the bridge {bridge} has no ACS: what is behind it is not isolated from each other"
-                )),
-                None => sentences.push(format!("whether the bridge {bridge} has ACS cannot be seen")),
+                Some(false) => without.push(bridge.to_string()),
+                None => unknown.push(bridge.to_string()),
             }
         }
     }
-    sentences
+    let sentences = [
+        (shared, "no ACS isolates the functions of one slot from each other: "),
+        (without, "no ACS isolates from each other what is behind the bridge: "),
+        (unknown, "whether there is ACS cannot be seen of the bridge: "),
+    ];
+    let said = sentences.into_iter().filter(|(names, _)| !names.is_empty());
+    said.map(|(names, what)| format!("{what}{}", enumerate(&names))).collect()
+}
+
+/// The first few of many.
+pub(crate) fn enumerate(names: &[String]) -> String {
+    const SHOWN: usize = 8;
+    let shown = names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
 }
 
 fn has_acs(host: &Host, bridge: Bdf) -> Option<bool> {

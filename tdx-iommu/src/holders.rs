@@ -43,10 +43,16 @@ impl Holders {
         inventory: &Inventory,
         devices: impl IntoIterator<Item = Bdf>,
     ) -> Result<Self> {
-        let mut owners = BTreeMap::<u64, Vec<Bdf>>::new();
+        let mut groups = BTreeMap::<u32, Vec<Bdf>>::new();
         for bdf in devices {
-            for node in vfio_nodes(host, inventory, bdf) {
-                owners.entry(node).or_default().push(bdf);
+            if let Some(number) = inventory.devices.get(&bdf).and_then(|device| device.group) {
+                groups.entry(number).or_default().push(bdf);
+            }
+        }
+        let mut owners = BTreeMap::<u64, Vec<Bdf>>::new();
+        for (number, devices) in groups {
+            for node in vfio_nodes(host, inventory, number) {
+                owners.insert(node, devices.clone());
             }
         }
         let mut holders = Self::default();
@@ -99,16 +105,11 @@ impl Holders {
     }
 }
 
-/// Device numbers of the nodes that give a process the group of `bdf`.
-fn vfio_nodes(host: &Host, inventory: &Inventory, bdf: Bdf) -> Vec<u64> {
-    let Some(device) = inventory.devices.get(&bdf) else { return Vec::new() };
-    let mut files = Vec::new();
-    if let Some(number) = device.group {
-        for prefix in ["", "noiommu-"] {
-            files.push(host.path(format!("/sys/class/vfio/{prefix}{number}/dev")));
-        }
-    }
-    let members = inventory.group(device).into_iter().flat_map(|group| &group.members);
+/// Device numbers of the nodes that give a process this group.
+fn vfio_nodes(host: &Host, inventory: &Inventory, number: u32) -> Vec<u64> {
+    let group = |prefix: &str| host.path(format!("/sys/class/vfio/{prefix}{number}/dev"));
+    let mut files = vec![group(""), group("noiommu-")];
+    let members = inventory.groups.get(&number).into_iter().flat_map(|group| &group.members);
     for member in members {
         let folder = host.path(format!("/sys/bus/pci/devices/{member}/vfio-dev"));
         let nodes = fs::read_dir(folder).into_iter().flatten().flatten();

@@ -71,6 +71,7 @@ impl Inventory {
         let command_line = host.read("/proc/cmdline")?.unwrap_or_default();
         inventory.acs_override = acs_override(&command_line);
         inventory.usage = Usage::read(host, &mut inventory.problems);
+        inventory.problems.sort_unstable();
         log::detail(format_args!("{} PCI devices", inventory.devices.len()));
         Ok(inventory)
     }
@@ -110,7 +111,7 @@ impl Inventory {
         for entry in entries {
             let name = entry.at("read", &folder)?.file_name();
             let Some(bdf) = name.to_str().and_then(|name| name.parse().ok()) else {
-                self.problems.push(format!("{} is no PCI device", folder.join(name).display()));
+                self.problems.push(format!("{DEVICES}/{} is no PCI device", name.display()));
                 continue;
             };
             if let Some(device) = Device::read(&folder, bdf, &mut self.problems) {

@@ -5,13 +5,14 @@
 //! Source: Linux `Documentation/driver-api/vfio.rst`; `drivers/vfio/pci/vfio_pci_core.c` refuses what is
 //! no endpoint and what has virtual functions; `iommu_device_use_default_domain()` what blocks a group.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use common::Code;
 use common::code::Level;
 use common::pci::Bdf;
 
 use crate::device::Device;
+use crate::explanation::enumerate;
 use crate::inventory::Inventory;
 use crate::usage::Use;
 
@@ -62,27 +63,45 @@ impl<'i> Request<'i> {
     /// All there is to say of the request, notes included, sorted by device and code.
     pub fn findings(&self) -> Vec<Finding> {
         let mut findings = Vec::new();
+        // What is said of a group, once for all that are asked for of it.
+        let mut of_groups = BTreeMap::<u32, Vec<(Code, String)>>::new();
         for device in self.members() {
             let bdf = device.bdf;
             self.judge_device(device, &mut |code, message| {
                 findings.push(Finding { bdf, code, message: message() });
             });
-            let number = device.group.unwrap_or_default();
-            for other in self.outside(device, Which::Blocking) {
-                let driver = other.driver.as_deref().unwrap_or_default();
-                let message =
-                    format!("{driver} drives {}, which is in group {number} as well", other.bdf);
-                findings.push(Finding { bdf, code: Code::HostDriver, message });
-            }
-            for other in self.outside(device, Which::All) {
-                if !other.is_bridge && !other.blocks_group() {
-                    let message = format!("{} is in group {number} as well", other.bdf);
-                    findings.push(Finding { bdf, code: Code::UnlistedMember, message });
-                }
+            if let Some(number) = device.group {
+                let of_group =
+                    of_groups.entry(number).or_insert_with(|| self.judge_rest(device, number));
+                findings.extend(of_group.iter().map(|(code, message)| Finding {
+                    bdf,
+                    code: *code,
+                    message: message.clone(),
+                }));
             }
         }
         findings.sort();
         findings
+    }
+
+    /// What the members of a device's group that are not asked for mean for it.
+    fn judge_rest(&self, device: &Device, number: u32) -> Vec<(Code, String)> {
+        let drives = |device: &Device| {
+            format!("{} drives {}", device.driver.as_deref().unwrap_or_default(), device.bdf)
+        };
+        let blocking = self.outside(device, Which::Blocking).map(drives);
+        let others = self.outside(device, Which::All);
+        let idle = others.filter(|other| !other.is_bridge && !other.blocks_group());
+        let idle = idle.map(|other| other.bdf.to_string());
+        let said = |code, names: Vec<String>| {
+            let message = format!("group {number} has more in it: {}", enumerate(&names));
+            (!names.is_empty()).then_some((code, message))
+        };
+        let both = [
+            said(Code::HostDriver, blocking.collect()),
+            said(Code::UnlistedMember, idle.collect()),
+        ];
+        both.into_iter().flatten().collect()
     }
 
     fn members(&self) -> impl Iterator<Item = &'i Device> {
@@ -162,7 +181,7 @@ impl<'i> Request<'i> {
             if let Some(code) = code {
                 found(code, &|| what.to_string());
             }
-            if serves {
+            if serves && !matches!(what, Use::Mdev(_)) {
                 found(Code::SensitiveClass, &|| what.to_string());
             }
         }

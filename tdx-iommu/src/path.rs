@@ -146,6 +146,18 @@ mod tests {
     }
 
     #[test]
+    fn virtual_functions_on_further_buses_are_told_apart() {
+        let folder = "devices/pci0000:17/0000:17:01.0/0000:19:00.3";
+        let path = |offset| HopPath::from_sysfs(folder, offset).unwrap().0.to_string();
+        assert_eq!(
+            (path(0), path(1)),
+            ("0000_17_01.0-00_00.3".into(), "0000_17_01.0-01_00.3".into())
+        );
+        let root = HopPath::from_sysfs("devices/pci0000:17/0000:18:00.3", 1).unwrap().0;
+        assert_eq!(root.to_string(), "0000_18_00.3");
+    }
+
+    #[test]
     fn other_text_is_no_path() {
         for text in [
             "",

@@ -68,8 +68,8 @@ impl Usage {
         usage.read_monitors(host);
         usage.read_inputs(host);
         for uuid in names(host, "/sys/bus/mdev/devices") {
-            let parent = target(host, &format!("/sys/bus/mdev/devices/{uuid}"));
-            usage.add(parent.as_deref().and_then(controller), Use::Mdev(uuid));
+            let place = target(host, &format!("/sys/bus/mdev/devices/{uuid}"));
+            usage.add(place.iter().flat_map(|p| controllers(p)), Use::Mdev(uuid));
         }
         usage
     }
@@ -91,8 +91,8 @@ impl Usage {
         for name in names(host, FOLDER).into_iter().filter(|name| name.contains('-')) {
             let connector = format!("{FOLDER}/{name}");
             if attribute(host, &format!("{connector}/status")).as_deref() == Some("connected") {
-                let path = target(host, &connector);
-                self.add(path.as_deref().and_then(controller), Use::Monitor(name));
+                let place = target(host, &connector);
+                self.add(place.iter().flat_map(|p| controllers(p)), Use::Monitor(name));
             }
         }
     }
@@ -104,7 +104,7 @@ impl Usage {
             let on_usb = |path: &PathBuf| path.to_string_lossy().contains("/usb");
             if let Some(path) = target(host, &input).filter(on_usb) {
                 let name = attribute(host, &format!("{input}/name")).unwrap_or(name);
-                self.add(controller(&path), Use::Input(name));
+                self.add(controllers(&path), Use::Input(name));
             }
         }
     }
@@ -147,10 +147,14 @@ fn target(host: &Host, link: &str) -> Option<PathBuf> {
     Some(path)
 }
 
-/// The PCI device nearest to what is at this place in sysfs.
-fn controller(path: &Path) -> Option<Bdf> {
-    let parts = path.components().rev().filter_map(|part| part.as_os_str().to_str());
+/// The PCI devices that serve what is at this place in sysfs: the one nearest to it, and each that has
+/// a domain of its own with that one in it (Intel VMD), which would take all of it along.
+fn controllers(path: &Path) -> Vec<Bdf> {
+    let parts: Vec<&str> = path.iter().filter_map(|part| part.to_str()).collect();
     // The long form only: in `2:0:0:1`, of SCSI, there is none.
-    let mut devices = parts.filter(|part| part.len() >= 12).filter_map(|part| part.parse().ok());
-    devices.next()
+    let bdf = |part: &str| part.parse::<Bdf>().ok().filter(|_| part.len() >= 12);
+    let nearest = parts.iter().rev().find_map(|part| bdf(part));
+    let has_domain = |pair: &&[&str]| pair[1].starts_with("pci") && pair[1].contains(':');
+    let domains = parts.windows(2).filter(has_domain).filter_map(|pair| bdf(pair[0]));
+    domains.chain(nearest).collect()
 }

@@ -93,7 +93,7 @@ impl Kernel {
             "cd /sys/bus/pci/devices/{bdf} && echo vfio-pci >driver_override && \
              {{ [ ! -e driver ] || echo {bdf} >driver/unbind; }} && \
              echo {bdf} >/sys/bus/pci/drivers_probe && \
-             [ \"$(readlink driver)\" = ../../../../bus/pci/drivers/vfio-pci ]"
+             [ \"$(basename $(readlink driver))\" = vfio-pci ]"
         );
         self.shell(&line).text();
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use common::host::Host;
 use common::pci::Bdf;
 
-use super::{Usage, Use, attribute, controller, names, target};
+use super::{Usage, Use, attribute, controllers, names, target};
 
 /// What the host cannot do without.
 const SYSTEM: [&str; 7] = ["/", "/boot", "/boot/efi", "/efi", "/usr", "/var", "/sysroot"];
@@ -40,20 +40,20 @@ pub(super) fn read(host: &Host, usage: &mut Usage, problems: &mut Vec<String>) {
         let what = format!("{} is mounted on {}", mount.source, mount.point);
         let what = if is_system { Use::System(what) } else { Use::Disk(what) };
         for block in mount.blocks(host) {
-            usage.add(controllers(host, &block), what.clone());
+            usage.add(below(host, &block), what.clone());
         }
     }
     for line in swaps.lines().skip(1) {
         let device = unescape(line.split_whitespace().next().unwrap_or_default());
         if let Some(block) = block_of_node(host, &device) {
-            usage.add(controllers(host, &block), Use::System(format!("{device} is swap")));
+            usage.add(below(host, &block), Use::System(format!("{device} is swap")));
         }
     }
     for name in names(host, "/sys/class/block") {
         let holders = names(host, &format!("/sys/class/block/{name}/holders"));
         if !holders.is_empty() {
             let what = Use::Disk(format!("/dev/{name} is part of {}", holders.join(", ")));
-            usage.add(controllers(host, &name), what);
+            usage.add(below(host, &name), what);
         }
     }
 }
@@ -62,7 +62,7 @@ pub(super) fn read(host: &Host, usage: &mut Usage, problems: &mut Vec<String>) {
 pub(super) fn disks_of(host: &Host, devices: &BTreeSet<Bdf>) -> Vec<(Bdf, String)> {
     let mut disks = Vec::new();
     for disk in names(host, "/sys/block") {
-        let on = controllers(host, &disk);
+        let on = below(host, &disk);
         disks.extend(on.intersection(devices).map(|bdf| (*bdf, disk.clone())));
     }
     disks
@@ -124,25 +124,28 @@ fn block_of_node(host: &Host, node: &str) -> Option<String> {
 }
 
 /// The PCI devices below a block device: its own, or those of all that it is made of.
-fn controllers(host: &Host, block: &str) -> BTreeSet<Bdf> {
+fn below(host: &Host, block: &str) -> BTreeSet<Bdf> {
     let mut found = BTreeSet::new();
     let mut looked_at = BTreeSet::new();
-    let mut below = vec![block.to_owned()];
-    while let Some(name) = below.pop() {
+    let mut left = vec![block.to_owned()];
+    while let Some(name) = left.pop() {
         if !looked_at.insert(name.clone()) {
             continue;
         }
         let Some(path) = target(host, &format!("/sys/class/block/{name}")) else { continue };
         let slaves = names(host, &format!("{}/slaves", path.display()));
         if !slaves.is_empty() {
-            below.extend(slaves);
-        } else if let Some(bdf) = controller(&path) {
-            found.insert(bdf);
+            left.extend(slaves);
+            continue;
+        }
+        let own = controllers(&path);
+        if !own.is_empty() {
+            found.extend(own);
         } else if path.to_string_lossy().contains("/nvme-subsystem/") {
             found.extend(nvme_controllers(host, &path));
         } else if host.has(&format!("{}/partition", path.display())) {
             // Of an array or a mapping, whose parts are told one level up.
-            below.extend(path.parent().and_then(last));
+            left.extend(path.parent().and_then(last));
         }
     }
     found
@@ -152,10 +155,11 @@ fn controllers(host: &Host, block: &str) -> BTreeSet<Bdf> {
 fn nvme_controllers(host: &Host, path: &Path) -> Vec<Bdf> {
     let is_subsystem = |path: &&Path| last(path).is_some_and(|n| n.starts_with("nvme-subsys"));
     let Some(subsystem) = path.ancestors().find(is_subsystem) else { return Vec::new() };
-    let controllers = names(host, &subsystem.to_string_lossy())
+    let found = names(host, &subsystem.to_string_lossy())
         .into_iter()
-        .filter_map(|name| controller(&target(host, &format!("{}/{name}", subsystem.display()))?));
-    controllers.collect()
+        .filter_map(|name| target(host, &format!("{}/{name}", subsystem.display())))
+        .flat_map(|place| controllers(&place));
+    found.collect()
 }
 
 fn last(path: &Path) -> Option<String> {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use common::host::Host;
 use common::pci::Bdf;
 
-use super::{Usage, Use, controller, names, target};
+use super::{Usage, Use, names, target};
 
 /// A route that leads nowhere.
 const REJECT: u32 = 0x200;
@@ -30,13 +30,13 @@ pub(super) fn read(host: &Host, usage: &mut Usage, problems: &mut Vec<String>) {
         } else {
             Use::Interface(format!("the host has an address on {interface}"))
         };
-        usage.add(controllers(host, &interface), what);
+        usage.add(below(host, &interface), what);
     }
     for name in names(host, "/sys/class/net") {
         if let Some(master) = target(host, &format!("/sys/class/net/{name}/master")) {
             let master = master.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let what = Use::Interface(format!("{name} is part of {master}"));
-            usage.add(controllers(host, &name), what);
+            usage.add(below(host, &name), what);
         }
     }
 }
@@ -72,18 +72,18 @@ fn route6(line: &str) -> Option<Route> {
 }
 
 /// The PCI devices an interface stands on: its own, or those of what it is made of.
-fn controllers(host: &Host, interface: &str) -> BTreeSet<Bdf> {
+fn below(host: &Host, interface: &str) -> BTreeSet<Bdf> {
     let mut found = BTreeSet::new();
     let mut looked_at = BTreeSet::new();
-    let mut below = vec![interface.to_owned()];
-    while let Some(name) = below.pop() {
+    let mut left = vec![interface.to_owned()];
+    while let Some(name) = left.pop() {
         if !looked_at.insert(name.clone()) {
             continue;
         }
         let Some(path) = target(host, &format!("/sys/class/net/{name}")) else { continue };
-        found.extend(controller(&path));
+        found.extend(super::controllers(&path));
         let lower = names(host, &path.to_string_lossy()).into_iter();
-        below.extend(lower.filter_map(|name| name.strip_prefix("lower_").map(str::to_owned)));
+        left.extend(lower.filter_map(|name| name.strip_prefix("lower_").map(str::to_owned)));
     }
     found
 }
