@@ -89,15 +89,29 @@ impl Definition {
         if let Some(ssh) = forwards.into_iter().find_map(port_forward) {
             return Forward::To(ssh);
         }
-        // Raw slirp arguments of the original's templates: hostfwd=tcp:HOST:PORT-GUEST:22.
+        let mut forwards = self.slirp_forwards();
+        forwards.find_map(|forward| slirp_forward(&forward)).unwrap_or(Forward::None)
+    }
+
+    /// The ports of the host that it forwards, whatever to.
+    pub fn host_ports(&self) -> Vec<u16> {
+        let ranges = self.root().find_all("devices/interface/portForward/range");
+        let passt = ranges.flat_map(|range| {
+            let port = |name| range.attr(name).and_then(|port| port.parse::<u16>().ok());
+            port("start").map_or(0..=0, |start| start..=port("end").unwrap_or(start))
+        });
+        let slirp = self.slirp_forwards().filter_map(|forward| slirp_port(&forward));
+        passt.chain(slirp).filter(|port| *port > 0).collect()
+    }
+
+    /// `HOST:PORT-GUEST:PORT` of each raw slirp argument, as in the original's templates.
+    fn slirp_forwards(&self) -> impl Iterator<Item = String> {
         let arguments = self.root().descendants().filter(|node| node.local_name() == "arg");
-        for value in arguments.filter_map(|argument| argument.attr("value")) {
-            let mut parts = value.split(',').filter_map(|part| part.strip_prefix("hostfwd=tcp:"));
-            if let Some(forward) = parts.find_map(slirp_forward) {
-                return forward;
-            }
-        }
-        Forward::None
+        let values = arguments.filter_map(|argument| argument.attr("value"));
+        values.flat_map(|value| {
+            let parts = value.split(',').filter_map(|part| part.strip_prefix("hostfwd=tcp:"));
+            parts.map(str::to_owned).collect::<Vec<_>>()
+        })
     }
 
     /// The domain as it stands in a document, without what only asking around can tell.
@@ -110,13 +124,16 @@ impl Definition {
             uuid: root.text_at("uuid").unwrap_or_default(),
             id,
             state,
-            security: self.security(),
+            security: security(root),
             managed: self.is_managed(),
             vcpus: root.text_at("vcpu").and_then(|text| text.parse().ok()),
             memory_bytes: root.child("memory").and_then(memory_bytes),
             ip: None,
             ips: Vec::new(),
-            ssh: None,
+            ssh: match self.ssh_forward() {
+                Forward::To(ssh) => Some(ssh),
+                Forward::None | Forward::Ephemeral => None,
+            },
             vsock_cid: root
                 .attr_at("devices/vsock/cid", "address")
                 .and_then(|cid| cid.parse().ok())
@@ -129,20 +146,21 @@ impl Definition {
             autostart,
         }
     }
+}
 
-    fn security(&self) -> String {
-        let Some(node) = self.root().child("launchSecurity") else {
-            return "none".to_owned();
-        };
-        let kind = node.attr("type").unwrap_or_default();
-        // libvirt tells SEV-ES from SEV by bit 2 of the policy.
-        // Source: https://libvirt.org/formatdomain.html#launch-security
-        let policy = node.text_at("policy").unwrap_or_default();
-        let policy = u64::from_str_radix(policy.trim_start_matches("0x"), 16).unwrap_or(0);
-        match kind.as_ref() {
-            "sev" if policy & 4 != 0 => "sev-es".to_owned(),
-            kind => kind.to_owned(),
-        }
+/// The kind of launch security, as on the command line; `none` without.
+pub fn security(domain: Node<'_>) -> String {
+    let Some(node) = domain.child("launchSecurity") else {
+        return "none".to_owned();
+    };
+    let kind = node.attr("type").unwrap_or_default();
+    // libvirt tells SEV-ES from SEV by bit 2 of the policy.
+    // Source: https://libvirt.org/formatdomain.html#launch-security
+    let policy = node.text_at("policy").unwrap_or_default();
+    let policy = u64::from_str_radix(policy.trim_start_matches("0x"), 16).unwrap_or(0);
+    match kind.as_ref() {
+        "sev" if policy & 4 != 0 => "sev-es".to_owned(),
+        kind => kind.to_owned(),
     }
 }
 
@@ -189,6 +207,11 @@ fn slirp_forward(text: &str) -> Option<Forward> {
         0 => Forward::Ephemeral,
         port => Forward::To(Ssh { host: host.to_owned(), port }),
     })
+}
+
+/// The host's port in `HOST:PORT-GUEST:PORT`.
+fn slirp_port(text: &str) -> Option<u16> {
+    text.rsplit_once('-')?.0.rsplit_once(':')?.1.parse().ok()
 }
 
 /// Whether a file is named as overlays are, by us and by the original script.
@@ -243,8 +266,10 @@ fn hostdev(node: Node<'_>) -> Option<Bdf> {
     })
 }
 
+/// The bytes that an element with a unit stands for.
+///
 /// Source: <https://libvirt.org/formatdomain.html#memory-allocation>; dumps are always in KiB.
-fn memory_bytes(node: Node<'_>) -> Option<u64> {
+pub fn memory_bytes(node: Node<'_>) -> Option<u64> {
     let unit = node.attr("unit");
     let unit = unit.as_deref().unwrap_or("KiB");
     let text = format!("{}{unit}", node.text());
@@ -302,6 +327,18 @@ mod tests {
         assert_eq!(slirp("tcp:10.1.2.3:10022-10.0.2.15:22"), ssh("10.1.2.3", 10022));
         assert_eq!(slirp("tcp::8080-:80"), Forward::None);
         assert_eq!(slirp("udp::22-:22"), Forward::None);
+    }
+
+    #[test]
+    fn all_ports_of_the_host_are_found() {
+        let ports = parse(
+            "<devices><interface><portForward proto='tcp'><range start='80' end='82'/>\
+             <range start='2201' to='22'/></portForward></interface></devices>\
+             <qemu:commandline><qemu:arg value='user,id=n,hostfwd=tcp:127.0.0.1:2202-:22,\
+             hostfwd=tcp::0-:80'/></qemu:commandline>",
+        )
+        .host_ports();
+        assert_eq!(ports, [80, 81, 82, 2201, 2202]);
     }
 
     #[test]

@@ -4,8 +4,15 @@
 //! upstream replaces one of them by something else and drops the other, without a word unless the
 //! definition is validated. And upstream accepts much that a trust domain cannot have.
 
-use common::xml::{Document, Element, Node};
+use std::net::SocketAddr;
+
+use common::host::Host;
+use common::libvirt::{Context, Libvirt};
+use common::xml::{Document, Node};
 use common::{Error, Result};
+
+use crate::capability;
+use crate::launch::tdx::{DEBUG, SEPT_VE_DISABLE};
 
 /// Whose libvirt the definition is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +21,34 @@ pub enum Dialect {
     Canonical,
     /// Upstream, 11.6 and newer.
     Upstream,
+}
+
+/// The library version from which TDX is upstream's. Source: <https://libvirt.org/news.html>.
+const UPSTREAM_TDX: u32 = 11_006_000;
+
+/// libvirt's schema of what a domain holds.
+const SCHEMA: &str = "/usr/share/libvirt/schemas/domaincommon.rng";
+
+impl Dialect {
+    /// Whose libvirt this is: Canonical's has the same version numbers as upstream's, and its own
+    /// elements in its schema. On another host, an old libvirt that offers TDX can only be Canonical's.
+    pub fn of(host: &Host, libvirt: &Libvirt) -> Result<Self> {
+        let version = libvirt.connect().lib_version().context("ask libvirt for its version")?;
+        let preview = version < UPSTREAM_TDX
+            && match libvirt.is_local() {
+                true => host.read(SCHEMA)?.is_some_and(|schema| schema.contains("SocketAddress")),
+                false => capability::offers_tdx(libvirt),
+            };
+        Ok(if preview { Self::Canonical } else { Self::Upstream })
+    }
+
+    /// The elements of a definition that this libvirt would drop without a word, as paths.
+    pub fn dropped(self, document: &Document) -> Vec<String> {
+        match self {
+            Self::Canonical => Vec::new(),
+            Self::Upstream => canonical_nodes(document).map(path_of).collect(),
+        }
+    }
 }
 
 /// Fails for a definition of a trust domain that asks for what a trust domain cannot have. libvirt
@@ -34,6 +69,7 @@ pub fn check_tdx(document: &Document) -> Result<()> {
         (has("features/pmu", "state", "on"), "performance counters (pmu)"),
         (has("features/ioapic", "driver", "kvm"), "the kernel's ioapic (TDX needs qemu's)"),
         (has("cpu", "mode", "host-model"), "CPU mode host-model (TDX needs host-passthrough)"),
+        (has_odd_policy(root), "a policy with bits other than 0 (debug) and 28 (no #VE)"),
         (root.find("memoryBacking/hugepages").is_some(), "hugepages (private memory takes none)"),
         (root.find("maxMemory").is_some(), "memory hotplug (maxMemory)"),
         (root.find("devices/iommu").is_some(), "a virtual IOMMU"),
@@ -54,9 +90,14 @@ pub fn check_tdx(document: &Document) -> Result<()> {
     }
 }
 
-/// The elements that only Canonical's libvirt knows, as paths.
-pub fn canonical_only(document: &Document) -> Vec<String> {
-    canonical_nodes(document).map(path_of).collect()
+/// Source: Intel TDX Module Base Architecture Specification, TD_PARAMS: ATTRIBUTES; libvirt takes no
+/// others.
+fn has_odd_policy(root: Node<'_>) -> bool {
+    let Some(text) = root.text_at("launchSecurity/policy") else {
+        return false;
+    };
+    let digits = text.trim_start_matches("0x");
+    u64::from_str_radix(digits, 16).is_ok_and(|policy| policy & !(DEBUG | SEPT_VE_DISABLE) != 0)
 }
 
 fn canonical_nodes(document: &Document) -> impl Iterator<Item = Node<'_>> {
@@ -91,46 +132,50 @@ fn opens_host(value: &str) -> bool {
     })
 }
 
-/// Translates Canonical's dialect to upstream's: quotes from the unix socket, no `allowReboot`, and
-/// ssh forwarded from `127.0.0.1:port` instead of a port open to the world.
+/// Makes a definition fit: in upstream's dialect quotes come from the unix socket, there is no
+/// `allowReboot`, and firmware is libvirt's choice; in either, ssh is forwarded from `ssh`, or at least
+/// from this host alone, instead of a port open to the world.
 ///
 /// Returns the definition and what was changed.
 /// Errors: `failed` when the result is no XML, which would be a defect.
-pub fn to_upstream(document: &Document, port: u16) -> Result<(String, Vec<String>)> {
+pub fn fix(
+    document: &Document,
+    dialect: Dialect,
+    ssh: Option<SocketAddr>,
+) -> Result<(String, Vec<String>)> {
     let mut changes = Vec::new();
     let mut edit = document.edit();
-    for node in canonical_nodes(document) {
-        changes.push(format!("removed {}", path_of(node)));
-        edit.remove(node);
-    }
     for (node, value) in arguments(document).filter(|(_, value)| opens_host(value)) {
-        let closed: Vec<String> = value.split(',').map(|part| close(part, port)).collect();
-        changes.push(format!("ssh is forwarded from 127.0.0.1:{port} only"));
+        let closed: Vec<String> = value.split(',').map(|part| close(part, ssh)).collect();
+        changes.push(format!("'{value}' became '{}'", closed.join(",")));
         edit.set_attr(node, "value", &closed.join(","));
     }
-    let root = document.root();
-    let is_tdx = root.attr_at("launchSecurity", "type").as_deref() == Some("tdx");
-    if let (true, Some(os), Some(loader)) = (is_tdx, root.child("os"), root.find("os/loader")) {
-        changes.push(format!("firmware is chosen by libvirt, not {}", loader.text()));
-        edit.remove(loader);
-        edit.set_attr(os, "firmware", "efi");
-    }
-    if let (true, Some(devices)) = (is_tdx, root.child("devices"))
-        && devices.child("memballoon").is_none()
-    {
-        edit.insert_into(devices, &Element::new("memballoon").attr("model", "none").to_xml()?);
+    if dialect == Dialect::Upstream {
+        for node in canonical_nodes(document) {
+            changes.push(format!("removed {}", path_of(node)));
+            edit.remove(node);
+        }
+        let root = document.root();
+        let is_tdx = root.attr_at("launchSecurity", "type").as_deref() == Some("tdx");
+        if let (true, Some(os), Some(loader)) = (is_tdx, root.child("os"), root.find("os/loader")) {
+            changes.push(format!("firmware is chosen by libvirt, not {}", loader.text()));
+            edit.remove(loader);
+            edit.set_attr(os, "firmware", "efi");
+        }
     }
     Ok((edit.finish()?, changes))
 }
 
-/// Rewrites `hostfwd=tcp:[HOST]:PORT-TO` to start at 127.0.0.1 and, for ssh, at `port`.
-fn close(part: &str, port: u16) -> String {
+/// Rewrites `hostfwd=tcp:[HOST]:PORT-TO` to start at 127.0.0.1 and, for ssh, at `ssh`.
+fn close(part: &str, ssh: Option<SocketAddr>) -> String {
     let rewrite = || {
         let (host, rest) = part.strip_prefix("hostfwd=tcp:")?.split_once(':')?;
         let (from, to) = rest.split_once('-')?;
-        let from =
-            if from == "0" && to.ends_with(":22") { port.to_string() } else { from.to_owned() };
-        matches!(host, "" | "0.0.0.0").then(|| format!("hostfwd=tcp:127.0.0.1:{from}-{to}"))
+        let from = match ssh {
+            Some(ssh) if from == "0" && to.ends_with(":22") => ssh.to_string(),
+            _ => format!("127.0.0.1:{from}"),
+        };
+        matches!(host, "" | "0.0.0.0").then(|| format!("hostfwd=tcp:{from}-{to}"))
     };
     rewrite().unwrap_or_else(|| part.to_owned())
 }
@@ -175,17 +220,19 @@ mod tests {
     #[test]
     fn what_upstream_would_drop_is_named() {
         assert_eq!(
-            canonical_only(&parsed(CANONICAL)),
-            ["domain/allowReboot", "domain/launchSecurity/quoteGenerationService/SocketAddress",]
+            Dialect::Upstream.dropped(&parsed(CANONICAL)),
+            ["domain/allowReboot", "domain/launchSecurity/quoteGenerationService/SocketAddress"]
         );
+        assert_eq!(Dialect::Canonical.dropped(&parsed(CANONICAL)), Vec::<String>::new());
         assert_eq!(open_forwards(&parsed(CANONICAL)), ["user,id=n1,hostfwd=tcp::0-:22"]);
     }
 
     #[test]
     fn a_translation_has_none_of_it_left() {
-        let (upstream, changes) = to_upstream(&parsed(CANONICAL), 2201).unwrap();
+        let ssh = Some("127.0.0.1:2201".parse().unwrap());
+        let (upstream, changes) = fix(&parsed(CANONICAL), Dialect::Upstream, ssh).unwrap();
         let document = parsed(&upstream);
-        assert_eq!(canonical_only(&document), Vec::<String>::new());
+        assert_eq!(Dialect::Upstream.dropped(&document), Vec::<String>::new());
         assert_eq!(open_forwards(&document), Vec::<String>::new());
         assert_eq!(changes.len(), 4, "{changes:?}");
         let root = document.root();
@@ -194,8 +241,15 @@ mod tests {
         assert!(root.find("launchSecurity/quoteGenerationService").is_some());
         assert!(upstream.contains("user,id=n1,hostfwd=tcp:127.0.0.1:2201-:22"), "{upstream}");
         assert!(check_tdx(&document).is_ok());
-        let (again, changes) = to_upstream(&document, 2202).unwrap();
+        let (again, changes) = fix(&document, Dialect::Upstream, None).unwrap();
         assert_eq!((again, changes), (upstream, Vec::new()));
+    }
+
+    #[test]
+    fn in_its_own_dialect_only_open_ports_are_closed() {
+        let (fixed, changes) = fix(&parsed(CANONICAL), Dialect::Canonical, None).unwrap();
+        assert_eq!(changes.len(), 1, "{changes:?}");
+        assert_eq!(fixed, CANONICAL.replace("tcp::0-", "tcp:127.0.0.1:0-"));
     }
 
     #[test]
@@ -225,6 +279,6 @@ mod tests {
         ] {
             assert_eq!(opens_host(value), open, "{value}");
         }
-        assert_eq!(close("hostfwd=tcp::8080-:80", 1), "hostfwd=tcp:127.0.0.1:8080-:80");
+        assert_eq!(close("hostfwd=tcp::8080-:80", None), "hostfwd=tcp:127.0.0.1:8080-:80");
     }
 }

@@ -132,7 +132,10 @@ impl Seed {
 
     fn write(&self, image: &mut Cursor<Vec<u8>>) -> io::Result<()> {
         let fat = if image.get_ref().len() < 8 << 20 { FatType::Fat12 } else { FatType::Fat16 };
-        let options = FormatVolumeOptions::new().volume_label(*b"CIDATA     ").fat_type(fat);
+        let options = FormatVolumeOptions::new()
+            .volume_label(*b"CIDATA     ")
+            .fat_type(fat)
+            .bytes_per_sector(SECTOR);
         fatfs::format_volume(&mut *image, options)?;
         let file_system = FileSystem::new(&mut *image, FsOptions::new())?;
         for (name, bytes) in &self.files {
@@ -141,6 +144,10 @@ impl Seed {
         file_system.unmount()
     }
 }
+
+/// Bytes of a sector: a template may give the guest its seed as a CD, whose sectors these are, and a
+/// file system cannot have smaller ones than its device.
+const SECTOR: u16 = 2048;
 
 fn meta_data(instance: &str, hostname: Option<&str>) -> Vec<u8> {
     let mut meta = json!({ "instance-id": instance });

@@ -1,5 +1,7 @@
 //! What a guest is to have: flags over configuration over what fits the host.
 
+use std::path::{Path, PathBuf};
+
 use clap::Args;
 use common::cli::Context;
 use common::config::Config;
@@ -7,15 +9,25 @@ use common::libvirt::{Context as _, Libvirt, is_gone};
 use common::units::{GIB, Size};
 use common::{Error, Result};
 
-use crate::builder::Launch;
-use crate::capability::{self, Security, VirtType, VirtTypeArg};
+use crate::capability::{self, Capacity, Security, VirtType, VirtTypeArg};
+use crate::dialect::Dialect;
+use crate::launch::{Launch, LaunchArgs};
+use crate::metadata::TEMPLATE;
+use crate::ports::PortRequest;
 use crate::seed::SeedArgs;
-use crate::tdx::{Tdx, TdxArgs};
 
 /// What the guest is to have.
 #[derive(Debug, Args)]
 pub struct GuestArgs {
-    /// The domain's name [default: tdvirsh-trust_domain-UUID or tdvirsh-regular_vm-UUID]
+    /// Domain XML with placeholders, instead of the built-in definition
+    #[arg(short = 't', long, value_name = "FILE")]
+    #[arg(conflicts_with_all = ["security", "network", "virt_type", "hotplug_ports"])]
+    pub xml_template: Option<PathBuf>,
+    /// Translate what this libvirt would drop from the template, and close the ports it opens
+    #[arg(long)]
+    pub fix_template: bool,
+    /// The domain's name [default: tdvirsh-KIND-UUID; KIND is the template's, or trust_domain,
+    /// regular_vm, sev_guest]
     #[arg(long, value_parser = domain_name)]
     pub name: Option<String>,
     /// Launch security [default: tdx]
@@ -37,9 +49,12 @@ pub struct GuestArgs {
     #[arg(long, value_name = "N", default_value_t = 8)]
     #[arg(value_parser = clap::value_parser!(u32).range(0..=64))]
     pub hotplug_ports: u32,
-    /// Flags of a trust domain.
+    /// A port of this host that leads to the guest's ssh; auto takes a free one of 127.0.0.1
+    #[arg(long, value_name = "auto|[ADDRESS:]PORT")]
+    pub ssh_port: Option<PortRequest>,
+    /// How it is protected.
     #[command(flatten)]
-    pub tdx: TdxArgs,
+    pub launch: LaunchArgs,
     /// Who may log in.
     #[command(flatten)]
     pub seed: SeedArgs,
@@ -83,6 +98,13 @@ pub struct Settings {
     pub network: String,
     /// Free PCI Express ports.
     pub hotplug_ports: u32,
+    /// A port of the host that leads to the guest's ssh.
+    pub ssh_port: Option<PortRequest>,
+    /// Whether passt forwards that port, which libvirt runs; else QEMU's own user network, which
+    /// libvirt has no words for.
+    pub passt: bool,
+    /// Whether the host can give it a vsock.
+    pub vsock: bool,
     /// What the user should know.
     pub warnings: Vec<String>,
 }
@@ -103,31 +125,23 @@ impl Settings {
         let security = security.unwrap_or(Security::Tdx);
         let asked = chosen(args.virt_type, config.virt_type.as_deref(), "virt_type")?;
         let asked = asked.unwrap_or(VirtTypeArg::Auto);
-        let launch = launch(security, &args.tdx)?;
-        if security == Security::Tdx {
-            if asked == VirtTypeArg::Qemu {
-                return Err(Error::usage("--virt-type qemu cannot run a trust domain")
-                    .hint("leave it out, or add --security none"));
-            }
-            capability::check_tdx(&context.host, libvirt)?;
+        let launch = Launch::new(security, &args.launch)?;
+        if launch.is_secure() && asked == VirtTypeArg::Qemu {
+            return Err(Error::usage(format!(
+                "--virt-type qemu cannot run a guest with {security}"
+            ))
+            .hint("leave it out, or add --security none"));
+        }
+        capability::check_security(&context.host, libvirt, security)?;
+        if security == Security::Tdx && Dialect::of(&context.host, libvirt)? == Dialect::Canonical {
+            return Err(Error::unsupported("this is the libvirt of Canonical's preview packages")
+                .hint("give it one of their templates with --xml-template"));
         }
         let virt_type = capability::virt_type(&context.host, libvirt, asked, security)?;
         let host = capability::capacity(libvirt)?;
-        let mut warnings = match &launch {
-            Launch::Tdx(tdx) if libvirt.is_local() => {
-                tdx.warnings(|path| context.host.path(path).exists())
-            }
-            Launch::Tdx(tdx) => tdx.warnings(|_| true),
-            Launch::None => Vec::new(),
-        };
+        let exists = |path: &Path| !libvirt.is_local() || context.host.path(path).exists();
+        let mut warnings = launch.warnings(exists);
         let memory_bytes = match args.memory.or(config.memory) {
-            Some(Size(bytes)) if bytes > host.memory_bytes => {
-                return Err(Error::unsupported(format!(
-                    "the host has {} of memory, {} were asked for",
-                    Size(host.memory_bytes),
-                    Size(bytes)
-                )));
-            }
             Some(Size(bytes)) if bytes < MIN_MEMORY => {
                 return Err(Error::invalid_input(format!(
                     "the configured memory is {}: at least {}",
@@ -136,7 +150,10 @@ impl Settings {
                 )));
             }
             // libvirt counts in KiB, QEMU in pages: whole MiB come out as asked for.
-            Some(Size(bytes)) => bytes.next_multiple_of(1 << 20),
+            Some(Size(bytes)) => {
+                check_memory(host, Size(bytes))?;
+                bytes.next_multiple_of(1 << 20)
+            }
             None => default_memory(host.memory_bytes, &mut warnings),
         };
         let vcpus = match args.vcpus.or(config.vcpus) {
@@ -144,8 +161,8 @@ impl Settings {
             Some(vcpus) => {
                 if vcpus > host.cpus {
                     capability::check_vcpus(libvirt, virt_type, vcpus)?;
-                    warnings.push(format!("{vcpus} vCPUs on a host with {} processors", host.cpus));
                 }
+                warnings.extend(many_vcpus(host, vcpus));
                 vcpus
             }
             None if host.cpus < 4 => {
@@ -157,20 +174,61 @@ impl Settings {
         let network = args.network.clone().or_else(|| config.network.clone());
         let network = network.unwrap_or_else(|| "default".to_owned());
         check_network(libvirt, &network)?;
-        let hotplug_ports = args.hotplug_ports;
-        Ok(Self { launch, virt_type, memory_bytes, vcpus, network, hotplug_ports, warnings })
+        let passt = match args.ssh_port {
+            Some(_) => capability::has_passt(&context.host, libvirt, virt_type)?,
+            None => false,
+        };
+        if args.ssh_port.is_some_and(|port| port.is_ipv6()) && !passt {
+            return Err(Error::unsupported("without passt only ports of IPv4 are forwarded")
+                .hint("install passt, if libvirt is 9.2 or newer; or name an IPv4 address"));
+        }
+        Ok(Self {
+            launch,
+            virt_type,
+            memory_bytes,
+            vcpus,
+            network,
+            hotplug_ports: args.hotplug_ports,
+            ssh_port: args.ssh_port,
+            passt,
+            vsock: libvirt.is_local() && context.host.has("/dev/vhost-vsock"),
+            warnings,
+        })
+    }
+
+    /// What was asked for, in the form a later `new` of the same name compares.
+    pub fn request(&self) -> Vec<(String, String)> {
+        let ssh_port = self.ssh_port.map_or_else(|| "none".to_owned(), |port| port.to_string());
+        let own = [
+            (TEMPLATE, "none".to_owned()),
+            ("security", self.launch.security().to_string()),
+            ("virt_type", self.virt_type.as_str().to_owned()),
+            ("memory_bytes", self.memory_bytes.to_string()),
+            ("vcpus", self.vcpus.to_string()),
+            ("network", self.network.clone()),
+            ("hotplug_ports", self.hotplug_ports.to_string()),
+            ("ssh_port", ssh_port),
+        ];
+        let own = own.map(|(key, value)| (key.to_owned(), value));
+        own.into_iter().chain(self.launch.request()).collect()
     }
 }
 
-/// The launch security with its own flags.
-fn launch(security: Security, args: &TdxArgs) -> Result<Launch> {
-    match security {
-        Security::Tdx => Tdx::new(args).map(Launch::Tdx),
-        Security::None if args.any() => {
-            Err(Error::usage("the flags of a trust domain need --security tdx"))
-        }
-        Security::None => Ok(Launch::None),
+/// Fails for more memory than the host has.
+///
+/// Errors: `unsupported` (exit 6).
+pub(crate) fn check_memory(host: Capacity, memory: Size) -> Result<()> {
+    if memory.0 <= host.memory_bytes {
+        return Ok(());
     }
+    let has = Size(host.memory_bytes);
+    Err(Error::unsupported(format!("the host has {has} of memory, {memory} were asked for")))
+}
+
+/// A warning about more virtual CPUs than the host has processors.
+pub(crate) fn many_vcpus(host: Capacity, vcpus: u32) -> Option<String> {
+    let cpus = host.cpus;
+    (vcpus > cpus).then(|| format!("{vcpus} vCPUs on a host with {cpus} processors"))
 }
 
 /// A flag's value, else the configured one.
@@ -200,7 +258,10 @@ fn default_memory(host: u64, warnings: &mut Vec<String>) -> u64 {
     half
 }
 
-fn check_network(libvirt: &Libvirt, name: &str) -> Result<()> {
+/// Fails unless the network is there and started.
+///
+/// Errors: `not_found`, `conflict`.
+pub(crate) fn check_network(libvirt: &Libvirt, name: &str) -> Result<()> {
     let found = match libvirt.connect().lookup_network_by_name(name) {
         Err(error) if is_gone(&error) => {
             return Err(Error::not_found(format!("no network '{name}'"))

@@ -57,11 +57,21 @@ impl Template {
         Ok(template)
     }
 
+    /// The template as XML, its placeholders being so much text.
+    pub fn document(&self) -> Result<Document> {
+        Document::parse(self.text.as_str()).map_err(|error| {
+            Error::invalid_input(format!("template {} is no XML", self.shown)).because(error)
+        })
+    }
+
+    /// The same template with its text changed.
+    pub fn with_text(&self, text: String) -> Self {
+        Self { text, ..self.clone() }
+    }
+
     fn check(&self) -> Result<()> {
         let shown = &self.shown;
-        let document = Document::parse(self.text.as_str()).map_err(|error| {
-            Error::invalid_input(format!("template {shown} is no XML")).because(error)
-        })?;
+        let document = self.document()?;
         let root = document.root().name();
         if root != "domain" {
             return Err(Error::invalid_input(format!(
