@@ -49,7 +49,10 @@ fn the_original_command_line_works() {
     // A template of Canonical's, but for what this machine cannot run.
     let text = template::without(&template::canonical("regular_vm"), "vsock");
     let text = text.replace("type=\"kvm\"", "type=\"qemu\"").replace("host-passthrough", "maximum");
-    rig.template("my.xml.template", &text.replace("unit=\"GiB\">2", "unit=\"MiB\">256").replace("16", "1"));
+    rig.template(
+        "my.xml.template",
+        &text.replace("unit=\"GiB\">2", "unit=\"MiB\">256").replace("16", "1"),
+    );
     let made = tdvirsh(&format!("new -i {} -t my.xml.template", image.display()));
     assert!(made.text().contains("Name:           tdvirsh-my-"), "{made:#?}");
     assert!(tdvirsh("list").text().contains("hostfwd:2201,"), "{made:#?}");
