@@ -8,7 +8,7 @@ use common::{Error, Result};
 
 use crate::capability::Security;
 
-mod blob;
+pub mod blob;
 pub mod sev;
 pub mod tdx;
 
