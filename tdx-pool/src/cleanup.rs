@@ -165,7 +165,9 @@ fn delete_all(context: &Context, pool: &Pool, files: Vec<Judged>) -> Result<Vec<
         }
         items.push(item);
     }
-    inflight::sweep(&context.host);
+    if interrupt::check().is_ok() {
+        inflight::sweep(&context.host);
+    }
     match failed {
         None => Ok(items),
         Some(error) => {
