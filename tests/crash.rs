@@ -21,10 +21,9 @@ use std::sync::Mutex;
 
 use nix::sys::signal::Signal::{self, SIGINT, SIGKILL, SIGTERM};
 
-use pool::raw_image;
-use steps::{Fate, Moment, Walk};
-use support::{Rig, guest_image, repository};
-use world::World;
+use steps::{Fate, Moment, Walk, is_question, moments};
+use support::{Rig, repository};
+use world::{World, rig_with_images};
 
 const NEW: &str = "tdx-td new -i base.qcow2 --name x --security none --memory 64M --vcpus 1";
 const DELETE: &str = "tdx-td delete x --yes --timeout 0";
@@ -147,7 +146,7 @@ struct Row {
 fn walk(verb: &Verb) {
     let update = std::env::var_os("TDX_UPDATE").is_some();
     let full = update || std::env::var_os("TDX_CRASH").is_some_and(|how| how == "full");
-    let rig = rig();
+    let rig = rig_with_images();
     let origin = World::of(&rig);
     prepare(&rig, verb);
     let before = World::of(&rig);
@@ -157,24 +156,33 @@ fn walk(verb: &Verb) {
     take_back(&rig, verb, &origin, "undisturbed");
     let signals: &[Signal] = if full { &[SIGKILL, SIGTERM, SIGINT] } else { &[SIGKILL] };
     let mut rows = Vec::new();
+    let mut prepared = false;
     for moment in moments(&undisturbed.steps, full) {
         let mut left = Vec::new();
         for &signal in signals {
             let when = format!("{} by {signal} at {moment:?}", verb.title);
-            prepare(&rig, verb);
-            let walk = rig.walk(verb.line, Some((moment.clone(), Fate::Signal(signal))));
+            let stop = || rig.walk(verb.line, Some((moment.clone(), Fate::Signal(signal))));
+            if !prepared {
+                prepare(&rig, verb);
+            }
+            let walk = stop();
             let after = World::of(&rig);
             check_end(&walk, signal, &when);
+            assert!(walk.run.stdout.is_empty() || after == done, "{when} lied: {walk:#?}");
             left.push(match &after {
                 same if *same == before => "nothing".to_owned(),
                 all if *all == done => "all".to_owned(),
-                _ if signal != SIGKILL => panic!("{when} left {}: {walk:#?}", after.since(&before)),
-                half => half.since(&before),
+                half if signal == SIGKILL || walk.says_so() => half.since(&before),
+                half => panic!("{when} left {}: {walk:#?}", half.since(&before)),
             });
-            if verb.undo != verb.line {
+            prepared = signal != SIGKILL && after == before;
+            if prepared {
+                continue; // as if it had never been
+            }
+            if full && signal == SIGKILL && verb.undo != verb.line {
                 take_back(&rig, verb, &origin, &when);
                 prepare(&rig, verb);
-                rig.walk(verb.line, Some((moment.clone(), Fate::Signal(signal))));
+                stop();
             }
             rig.shell(verb.line).document();
             rig.shell("tdx-pool cleanup --yes").document();
@@ -187,22 +195,6 @@ fn walk(verb: &Verb) {
     if update {
         write_down(verb, &rows);
     }
-}
-
-/// A rig with base.qcow2 in its pool, and images of a few pieces to import: data and holes.
-fn rig() -> Rig {
-    let rig = Rig::start();
-    let image = |name: &str| rig.scratch().join(name);
-    raw_image(image("image.raw"), 6 << 20, 1);
-    raw_image(image("other.raw"), 6 << 20, 2);
-    let guest = guest_image(false).display().to_string();
-    rig.shell(&format!(
-        "qemu-img convert -f raw -O qcow2 image.raw image.qcow2 && \
-         tdx-pool import '{guest}' --name base.qcow2 && \
-         echo 'ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA me' >key.pub"
-    ))
-    .text();
-    rig
 }
 
 fn prepare(rig: &Rig, verb: &Verb) {
@@ -224,46 +216,8 @@ fn take_back(rig: &Rig, verb: &Verb, origin: &World, when: &str) {
 #[track_caller]
 fn check_end(walk: &Walk, signal: Signal, when: &str) {
     assert!(walk.struck, "{when}: the moment did not come: {walk:#?}");
-    let died = walk.signal == Some(signal as i32);
     let finished = signal != SIGKILL && walk.run.status == Some(0);
-    assert!(died || finished, "{when}: {walk:#?}");
-    if died {
-        let printed = walk.run.stdout.is_empty() || signal == SIGKILL;
-        assert!(printed, "{when}: a document all the same: {walk:#?}");
-    } else {
-        walk.run.document();
-    }
-}
-
-/// The moments before each step and, where libvirt is asked to change something, right after: it
-/// works on while its caller is dead. Of a long row of one step the first, a middle and the last.
-fn moments(steps: &[String], full: bool) -> Vec<Moment> {
-    let mut moments = Vec::new();
-    let mut at = 0;
-    for series in steps.chunk_by(|a, b| a == b) {
-        let step = &series[0];
-        let before = steps[..at].iter().filter(|other| *other == step).count();
-        at += series.len();
-        if is_question(step) && !full {
-            continue;
-        }
-        let mut chosen = vec![1, series.len().div_ceil(2), series.len()];
-        chosen.dedup();
-        for nth in chosen {
-            let moment = Moment { step: step.clone(), nth: before + nth, after: false };
-            moments.push(moment.clone());
-            if step.starts_with("libvirt: ") && !is_question(step) {
-                moments.push(Moment { after: true, ..moment });
-            }
-        }
-    }
-    moments
-}
-
-/// Whether a message to libvirt changes nothing.
-fn is_question(step: &str) -> bool {
-    let words = ["Get", "Lookup", "List", "Is", "Has", "Open", "NumOf", "Recv"];
-    step.starts_with("libvirt: ") && words.iter().any(|word| step.contains(word))
+    assert!(finished || walk.signal == Some(signal as i32), "{when}: {walk:#?}");
 }
 
 fn write_down(verb: &Verb, rows: &[Row]) {

@@ -26,6 +26,7 @@ use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+use serde_json::Value;
 
 use crate::support::{Rig, Run, bin, wait_for};
 
@@ -36,6 +37,8 @@ pub(crate) enum Fate {
     Signal(Signal),
     /// The system call is not made and returns this error.
     Error(Errno),
+    /// libvirtd is killed, so long after.
+    NoLibvirtd(Duration),
 }
 
 /// When it befalls: at the nth time of a step, right before it or right after.
@@ -77,10 +80,11 @@ impl Rig {
         let program = wait_for("the start of the program", Duration::from_secs(10), || {
             fs::read_to_string(&children).unwrap().trim().parse().ok()
         });
-        let tracer = Tracer::new(tool, Pid::from_raw(program), stroke);
-        let tracer = std::thread::spawn(move || tracer.trace(go));
-        let output = child.wait_with_output().unwrap();
-        let Tracer { steps, struck, .. } = tracer.join().unwrap();
+        let tracer = Tracer::new(self, tool, Pid::from_raw(program), stroke);
+        let (output, Tracer { steps, struck, .. }) = std::thread::scope(|scope| {
+            let tracer = scope.spawn(move || tracer.trace(go));
+            (child.wait_with_output().unwrap(), tracer.join().unwrap())
+        });
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let run = Run {
             line: line.to_owned(),
@@ -92,6 +96,46 @@ impl Rig {
     }
 }
 
+impl Walk {
+    /// Whether it failed, and its error tells what was done or what is left.
+    pub(crate) fn says_so(&self) -> bool {
+        let error: Value = serde_json::from_str(&self.run.stderr).unwrap_or_default();
+        let lists = ["applied", "left_behind"].map(|list| error["error"][list].as_array());
+        self.run.stdout.is_empty() && lists.iter().flatten().any(|list| !list.is_empty())
+    }
+}
+
+/// The moments before each step and, where libvirt is asked to change something, right after: it
+/// works on while its caller is dead. Of a long row of one step the first, a middle and the last.
+pub(crate) fn moments(steps: &[String], full: bool) -> Vec<Moment> {
+    let mut moments = Vec::new();
+    let mut at = 0;
+    for series in steps.chunk_by(|a, b| a == b) {
+        let step = &series[0];
+        let before = steps[..at].iter().filter(|other| *other == step).count();
+        at += series.len();
+        if is_question(step) && !full {
+            continue;
+        }
+        let mut chosen = vec![1, series.len().div_ceil(2), series.len()];
+        chosen.dedup();
+        for nth in chosen {
+            let moment = Moment { step: step.clone(), nth: before + nth, after: false };
+            moments.push(moment.clone());
+            if step.starts_with("libvirt: ") && !is_question(step) {
+                moments.push(Moment { after: true, ..moment });
+            }
+        }
+    }
+    moments
+}
+
+/// Whether a message to libvirt changes nothing.
+pub(crate) fn is_question(step: &str) -> bool {
+    let words = ["Get", "Lookup", "List", "Is", "Has", "Open", "NumOf", "Recv"];
+    step.starts_with("libvirt: ") && words.iter().any(|word| step.contains(word))
+}
+
 /// A text with `*` for the random part of our names.
 pub(crate) fn anonymous(text: &str) -> String {
     let random = |part: &&str| part.len() == 15 && part.bytes().all(|b| b.is_ascii_alphanumeric());
@@ -101,8 +145,9 @@ pub(crate) fn anonymous(text: &str) -> String {
 }
 
 /// Follows a program, its threads and its children. (ptrace(2) binds all of it to one thread.)
-struct Tracer {
-    tool: String,
+struct Tracer<'a> {
+    rig: &'a Rig,
+    tool: &'a str,
     program: Pid,
     stroke: Option<(Moment, Fate)>,
     steps: Vec<String>,
@@ -113,10 +158,10 @@ struct Tracer {
     pending: Option<(Pid, Fate)>,
 }
 
-impl Tracer {
-    fn new(tool: &str, program: Pid, stroke: Option<(Moment, Fate)>) -> Self {
+impl<'a> Tracer<'a> {
+    fn new(rig: &'a Rig, tool: &'a str, program: Pid, stroke: Option<(Moment, Fate)>) -> Self {
         let (steps, calls) = (Vec::new(), HashMap::new());
-        Self { tool: tool.to_owned(), program, stroke, steps, struck: false, calls, pending: None }
+        Self { rig, tool, program, stroke, steps, struck: false, calls, pending: None }
     }
 
     /// Lets the program go and follows it to its end.
@@ -184,13 +229,13 @@ impl Tracer {
         self.struck = true;
         match *fate {
             fate if moment.after => self.pending = Some((task, fate)),
-            Fate::Signal(_) => self.strike(task, *fate),
             Fate::Error(_) => {
                 let mut registers = ptrace::getregs(task).unwrap();
                 registers.orig_rax = u64::MAX; // no such call
                 ptrace::setregs(task, registers).unwrap();
                 self.pending = Some((task, *fate));
             }
+            fate => self.strike(task, fate),
         }
     }
 
@@ -201,6 +246,10 @@ impl Tracer {
                 let mut registers = ptrace::getregs(task).unwrap();
                 registers.rax = -i64::from(error as i32) as u64;
                 ptrace::setregs(task, registers).unwrap();
+            }
+            Fate::NoLibvirtd(delay) => {
+                std::thread::sleep(delay);
+                self.rig.libvirtd("kill");
             }
         }
     }

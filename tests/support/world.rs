@@ -5,8 +5,9 @@
 
 use std::time::Duration;
 
+use crate::pool::raw_image;
 use crate::steps::anonymous;
-use crate::support::{Rig, wait_for};
+use crate::support::{Rig, guest_image, wait_for};
 
 /// Domains with their state and definition, pools, files, what images hold, locks, QEMUs. Without what
 /// is random: names of our files, UUIDs, hardware addresses, libvirt's running numbers.
@@ -70,4 +71,26 @@ pub(crate) fn wait_until_idle(rig: &Rig) {
         let free = value("nWorkers") == value("freeWorkers") && value("jobQueueDepth") == 0;
         (free && value("nclients ") == 0).then_some(())
     });
+}
+
+/// A rig with base.qcow2 in its pool, and images in its scratch folder.
+pub(crate) fn rig_with_images() -> Rig {
+    let rig = Rig::start();
+    fill_with_images(&rig);
+    rig
+}
+
+/// Puts base.qcow2 into the pool; image.raw, image.qcow2, other.raw and key.pub beside it.
+pub(crate) fn fill_with_images(rig: &Rig) {
+    for (name, seed) in [("image.raw", 1), ("other.raw", 2)] {
+        raw_image(rig.scratch().join(name), 6 << 20, seed);
+    }
+    let guest = guest_image(false);
+    rig.shell(&format!(
+        "qemu-img convert -f raw -O qcow2 image.raw image.qcow2 && \
+         tdx-pool import '{}' --name base.qcow2 && \
+         echo 'ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA me' >key.pub",
+        guest.display()
+    ))
+    .text();
 }
