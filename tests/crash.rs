@@ -220,32 +220,27 @@ fn check_end(walk: &Walk, signal: Signal, when: &str) {
     assert!(finished || walk.signal == Some(signal as i32), "{when}: {walk:#?}");
 }
 
+/// Puts a verb's table into docs/reliability.md, in place of the one there.
 fn write_down(verb: &Verb, rows: &[Row]) {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _one = ONE_AT_A_TIME.lock().unwrap();
     let path = repository().join("docs/reliability.md");
     let text = std::fs::read_to_string(&path).unwrap();
     let head = format!("### {}\n", verb.title);
-    let mut table = head.clone();
-    table.push_str(
+    let (above, rest) = text.split_once(&head).expect("a heading for every verb");
+    let below = rest.find("\n### ").map_or("", |at| &rest[at..]);
+    let mut table = String::from(
         "\n| at | SIGKILL leaves | SIGTERM leaves | SIGINT leaves |\n|---|---|---|---|\n",
     );
-    for rows in rows.chunk_by(|a, b| {
-        a.left == b.left && is_question(&a.moment.step) && is_question(&b.moment.step)
-    }) {
-        let Row { moment, left } = &rows[0];
-        let when = if moment.after { ", sent" } else { "" };
-        let more = if rows.len() > 1 {
-            format!(" and {} more questions", rows.len() - 1)
-        } else {
-            String::new()
+    let both_ask = |a: &Row, b: &Row| is_question(&a.moment.step) && is_question(&b.moment.step);
+    for rows in rows.chunk_by(|a, b| a.left == b.left && both_ask(a, b)) {
+        let Moment { step, after, .. } = &rows[0].moment;
+        let more = match rows.len() {
+            1 if *after => ", sent".to_owned(),
+            1 => String::new(),
+            many => format!(" and {} more questions", many - 1),
         };
-        writeln!(table, "| {}{when}{more} | {} |", moment.step, left.join(" | ")).unwrap();
+        writeln!(table, "| {step}{more} | {} |", rows[0].left.join(" | ")).unwrap();
     }
-    let start = text.find(&head).unwrap_or(text.len());
-    let end = text[start..]
-        .get(4..)
-        .and_then(|rest| rest.find("\n### "))
-        .map_or(text.len(), |at| start + 4 + at + 1);
-    std::fs::write(&path, format!("{}{table}\n{}", &text[..start], &text[end..])).unwrap();
+    std::fs::write(&path, format!("{above}{head}{table}{below}")).unwrap();
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use pool::IMAGES;
-use steps::{Fate, Moment, is_question, moments};
+use steps::{Fate, Moment, moments};
 use support::Rig;
 use world::{World, rig_with_images};
 
@@ -60,13 +60,16 @@ fn a_failing_call_is_told_and_undone() {
         let steps = rig.walk(verb.line, None).steps;
         let done = World::of(&rig);
         rig.shell(verb.undo).text();
+        let mut prepared = false;
         let local = |moment: &Moment| !moment.after && !moment.step.starts_with("libvirt");
         for moment in moments(&steps, false).into_iter().filter(local) {
             let error = match moment.step.contains("write") {
                 true => Errno::ENOSPC,
                 false => Errno::EIO,
             };
-            rig.shell(verb.before).text();
+            if !prepared {
+                rig.shell(verb.before).text();
+            }
             let walk = rig.walk(verb.line, Some((moment.clone(), Fate::Error(error))));
             let when = format!("{} with {error} at {moment:?}", verb.line);
             assert!(walk.struck, "{when}: {walk:#?}");
@@ -84,57 +87,61 @@ fn a_failing_call_is_told_and_undone() {
                 }
             };
             assert!(fine, "{when} left {}: {walk:#?}", after.since(&before));
-            println!("{when}: {:?} {}", walk.run.status, after.since(&before));
-            recover(&rig, verb, &done, &origin, &when);
+            prepared = after == before;
+            if prepared {
+                continue; // as if it had never been
+            }
+            rig.shell(verb.line).document();
+            rig.shell("tdx-pool cleanup --yes").document();
+            assert_eq!(World::of(&rig), done, "{when}, and run again");
+            rig.shell(verb.undo).text();
+            assert_eq!(World::of(&rig), origin, "{when}, taken back");
         }
     }
 }
 
-/// libvirtd is killed at each message that changes something: before it is sent, when it was sent,
-/// and a little later, while the daemon is at work.
+/// libvirtd is killed while it works at a message that changes something: at once, and a little later.
 #[test]
 #[ignore = "needs root"]
 fn a_dying_libvirtd_is_told_and_repaired() {
     let rig = rig_with_images();
-    let origin = World::of(&rig);
+    // A libvirtd that is killed while it starts a QEMU forgets a socket of its own.
+    let look = || World::of(&rig).without_channels();
+    let full = std::env::var_os("TDX_CRASH").is_some_and(|how| how == "full");
+    let delays = if full { &[0, 10, 60, 200][..] } else { &[30] };
+    let origin = look();
     for verb in VERBS.iter().filter(|verb| [NEW, DELETE, UPLOAD].contains(&verb.line)) {
         rig.shell(verb.before).text();
         let steps = rig.walk(verb.line, None).steps;
-        let done = World::of(&rig);
+        let done = look();
         rig.shell(verb.undo).text();
-        for moment in moments(&steps, false) {
-            if !moment.step.starts_with("libvirt: ") || is_question(&moment.step) {
-                continue;
-            }
-            let delays = if moment.after { &[0, 10, 60][..] } else { &[0] };
-            for delay in delays.iter().map(|ms| Duration::from_millis(*ms)) {
-                rig.shell(verb.before).text();
-                let fate = Fate::NoLibvirtd(delay);
-                let walk = rig.walk(verb.line, Some((moment.clone(), fate)));
-                let when = format!("{} without libvirtd {delay:?} after {moment:?}", verb.line);
-                assert!(walk.struck, "{when}: {walk:#?}");
-                match walk.run.status {
-                    Some(0) => drop(walk.run.document()),
-                    Some(status @ (1 | 6)) => drop(walk.run.error(status)),
-                    _ => panic!("{when}: {walk:#?}"),
-                }
-                println!("{when}: {:?} {}", walk.run.status, walk.run.stderr);
-                rig.libvirtd("start");
-                recover(&rig, verb, &done, &origin, &when);
-            }
+        let mut sent = moments(&steps, false);
+        sent.retain(|m| m.after && (full || m.nth < 3));
+        let times = sent.len() * delays.len();
+        for (moment, delay) in sent.iter().flat_map(|m| delays.iter().map(move |d| (m, *d))) {
+            let when = format!("{} without libvirtd {delay} ms after {moment:?}", verb.line);
+            rig.shell(verb.before).text();
+            let before = look();
+            let fate = Fate::NoLibvirtd(Duration::from_millis(delay));
+            let walk = rig.walk(verb.line, Some((moment.clone(), fate)));
+            assert!(walk.struck, "{when}: {walk:#?}");
+            let error = match walk.run.status {
+                Some(0) => walk.run.document().to_string(),
+                Some(status @ (1 | 6)) => walk.run.error(status).to_string(),
+                _ => panic!("{when}: {walk:#?}"),
+            };
+            rig.libvirtd("start");
+            let left = look().since(&before);
+            println!("{when}: {left} {error}");
+            rig.shell(verb.line).document();
+            rig.shell("tdx-pool cleanup --yes").document();
+            assert_eq!(look(), done, "{when}, and run again");
+            rig.shell(verb.undo).text();
+            rig.shell("tdx-pool cleanup --yes").document();
+            assert_eq!(look(), origin, "{when}, taken back");
         }
+        println!("{}: libvirtd killed {times} times", verb.line);
     }
-}
-
-/// Finishes what was begun, then takes it back.
-#[track_caller]
-fn recover(rig: &Rig, verb: &Verb, done: &World, origin: &World, when: &str) {
-    rig.shell(verb.line).document();
-    rig.shell("tdx-pool cleanup --yes").document();
-    assert_eq!(World::of(rig), *done, "{when}, and run again");
-    rig.shell(verb.undo).text();
-    rig.shell("tdx-pool cleanup --yes").document();
-    assert_eq!(World::of(rig), *origin, "{when}, taken back");
 }
 
 /// A pool on a file system that is nearly full: room for so many more KiB.

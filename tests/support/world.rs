@@ -3,11 +3,9 @@
 #![allow(dead_code, reason = "every test file uses a part of it")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::time::Duration;
-
 use crate::pool::raw_image;
 use crate::steps::anonymous;
-use crate::support::{Rig, guest_image, wait_for};
+use crate::support::{Rig, guest_image};
 
 /// Domains with their state and definition, pools, files, what images hold, locks, QEMUs. Without what
 /// is random: names of our files, UUIDs, hardware addresses, libvirt's running numbers.
@@ -40,37 +38,50 @@ impl World {
         Self(lines)
     }
 
-    /// What is there and was not before, then what was and is not: kinds and names.
+    /// What is there and was not before, and what was and is not: domains, pools, volumes, locks. What
+    /// libvirt keeps beside a domain goes without saying.
     pub(crate) fn since(&self, before: &Self) -> String {
-        let short = |sign: char, line: &String| {
-            let mut words = line.splitn(3, ' ');
-            let (kind, name) = (words.next()?, words.next()?);
-            let telling = ["domain", "pool", "file", "lock", "process"].contains(&kind);
-            let name = name.trim_start_matches("images/");
-            telling.then(|| format!("{sign}{kind} {name}"))
-        };
-        let new = self.0.iter().filter(|line| !before.0.contains(line));
-        let gone = before.0.iter().filter(|line| !self.0.contains(line));
-        let all = new.map(|line| short('+', line)).chain(gone.map(|line| short('−', line)));
-        let mut all: Vec<String> = all.flatten().collect();
-        all.dedup();
-        all.join(", ")
+        let new = self.0.iter().filter(|line| !before.0.contains(line)).map(|line| ('+', line));
+        let gone = before.0.iter().filter(|line| !self.0.contains(line)).map(|line| ('−', line));
+        let told = new.chain(gone).filter_map(|(sign, line)| {
+            let (kind, rest) = line.split_once(' ')?;
+            match kind {
+                "domain" | "lock" => Some(format!("{sign}{kind} {rest}")),
+                "pool" => Some(format!("{sign}pool {}", rest.split(' ').next()?)),
+                "file" => {
+                    Some(format!("{sign}{}", rest.strip_prefix("images/")?.split(' ').next()?))
+                }
+                _ => None,
+            }
+        });
+        let mut told: Vec<String> = told.collect();
+        told.dedup();
+        told.join(", ")
+    }
+
+    /// The same without libvirt's ends of channels to guests.
+    pub(crate) fn without_channels(mut self) -> Self {
+        self.0.retain(|line| !line.starts_with("file qemu/channel/"));
+        self
     }
 }
 
-/// Waits until libvirtd works for nobody: a call goes on when its caller has died.
+/// Waits until libvirtd works for nobody and has let go of the pool's files: a call goes on when its
+/// caller has died.
 pub(crate) fn wait_until_idle(rig: &Rig) {
-    let ask = "virt-admin -c libvirtd:///system 'srv-threadpool-info libvirtd; \
-               srv-clients-info libvirtd' | awk '$2 == \":\" { print $1, $3 }'";
-    wait_for("libvirtd being idle", Duration::from_secs(60), || {
-        let answer = rig.shell(ask);
-        let value = |key| {
-            let find = |line: &str| line.strip_prefix(key)?.trim().parse::<u32>().ok();
-            answer.text().lines().find_map(find).unwrap()
-        };
-        let free = value("nWorkers") == value("freeWorkers") && value("jobQueueDepth") == 0;
-        (free && value("nclients ") == 0).then_some(())
-    });
+    const IDLE: &str = r#"
+        for try in $(seq 2000); do
+            virt-admin -c libvirtd:///system \
+                'srv-threadpool-info libvirtd; srv-clients-info libvirtd' |
+                awk '$2 == ":" { is[$1] = $3 }
+                    END { exit !is["nWorkers"] || is["freeWorkers"] < is["nWorkers"] ||
+                        is["jobQueueDepth"] + is["nclients"] }' &&
+                ! find $(pgrep ^libvirt | sed 's|.*|/proc/&/fd|') -lname '/var/lib/libvirt/images/*' 2>/dev/null |
+                    grep -q . && exit
+            sleep 0.02
+        done
+        exit 1"#;
+    rig.shell(IDLE).text();
 }
 
 /// A rig with base.qcow2 in its pool, and images in its scratch folder.
