@@ -76,15 +76,19 @@ pub(crate) fn upload(
             Err(_) if matches!(pool.volume(name), Ok(Some(_))) => return Err(made_meanwhile(name)),
             made => made?,
         };
-        put_head(libvirt, &made, source)?;
-        Ok(digest)
+        match put_head(libvirt, &made, source) {
+            Ok(()) => Ok(digest),
+            Err(error) if made.delete(0).is_ok() => Err(error),
+            Err(error) => Err(error.left_behind([format!("volume '{name}', without its start")])),
+        }
     })();
     let removed = part.delete(0).or_else(|error| if is_gone(&error) { Ok(()) } else { Err(error) });
     match (done, removed) {
         (Ok(digest), Ok(())) => Ok(digest),
         (Ok(_), Err(error)) => Err(error)
             .context(format_args!("delete volume '{temporary}'"))
-            .map_err(|error| error.applied([format!("imported '{name}'")])),
+            .map_err(|error| error.applied([format!("imported '{name}'")]))
+            .map_err(|error| error.left_behind([format!("volume '{temporary}'")])),
         (Err(error), Ok(())) => Err(error),
         (Err(error), Err(_)) => Err(error.left_behind([format!("volume '{temporary}'")])),
     }
