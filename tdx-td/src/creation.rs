@@ -5,7 +5,6 @@
 //! overlay go; an image that was imported stays, since others may stand on it by then, and is named.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 
 use common::cli::Context;
 use common::config::Config;
@@ -157,9 +156,7 @@ impl<'a> Plan<'a> {
         let (pool, applied) = self.source.make_ready(context, self.libvirt, config, request)?;
         let made = (|| {
             interrupt::check()?;
-            let overlay = self.overlay.create(&context.host, &pool, self.owner);
-            let overlay =
-                overlay.map_err(|error| half_made(self.libvirt, &self.overlay.path, error))?;
+            let overlay = self.overlay.create(&context.host, &pool, self.owner)?;
             let mut volumes = vec![overlay];
             if let Some(seed) = &self.seed {
                 match seed.create(&context.host, self.libvirt, &pool, self.owner) {
@@ -210,7 +207,11 @@ fn define(libvirt: &Libvirt, name: &str, xml: &str) -> Result<Domain> {
             Err(Error::conflict(format!("domain '{name}' was made by another command meanwhile"))
                 .hint("run the same command again: it compares the two"))
         }
-        defined => defined.context(format_args!("define domain '{name}'")),
+        defined => defined.context(format_args!("define domain '{name}'")).map_err(|error| {
+            // A libvirtd that died over this may have done it all the same.
+            let left = (!libvirt.is_alive()).then(|| format!("domain '{name}'"));
+            error.left_behind(left)
+        }),
     }
 }
 
@@ -229,12 +230,6 @@ fn undo(domain: &Domain, name: &str, volumes: Vec<NewVolume>, error: Error) -> E
 
 fn undo_volumes(volumes: Vec<NewVolume>, error: Error) -> Error {
     volumes.into_iter().fold(error, |error, volume| volume.undo_after(error))
-}
-
-/// A libvirtd that dies while it makes a volume may have made it all the same.
-fn half_made(libvirt: &Libvirt, volume: &Path, error: Error) -> Error {
-    let there = libvirt.is_local() && volume.exists();
-    error.left_behind(there.then(|| volume.display().to_string()))
 }
 
 /// The domain as it is now.

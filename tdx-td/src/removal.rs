@@ -77,7 +77,9 @@ impl Plan {
             return Ok(self.imagined());
         };
         let forced = switch_off(domain, &self.name, timeout)?;
-        undefine(domain, &self.name)?;
+        undefine(domain, &self.name).map_err(|error| {
+            error.applied(forced.then(|| format!("ended domain '{}'", self.name)))
+        })?;
         let deleted = delete_files(libvirt, &self.name, self.files.delete)?;
         let item = DeleteItem { name: self.name, forced, deleted, action: Action("delete") };
         Ok(Removal { item, shared: self.files.shared })
