@@ -44,7 +44,7 @@ pub enum Blueprint {
 }
 
 impl Blueprint {
-    /// Settles what the guest is to have, and checks it against the host.
+    /// Settles what the guest is to have and, when it is to be made, checks it against the host.
     ///
     /// Errors: those of [`Settings::new`] and [`Fitting::new`].
     pub fn new(
@@ -52,13 +52,18 @@ impl Blueprint {
         libvirt: &Libvirt,
         config: &Config,
         args: &GuestArgs,
+        making: bool,
     ) -> Result<Self> {
         match &args.xml_template {
             // clap drops this requirement when the template could not be given beside other flags.
             None if args.fix_template => Err(Error::usage("--fix-template needs --xml-template")),
-            None => Settings::new(context, libvirt, config, args).map(Box::new).map(Self::BuiltIn),
+            None => {
+                let settings = Settings::new(context, libvirt, config, args, making)?;
+                Ok(Self::BuiltIn(Box::new(settings)))
+            }
             Some(path) => {
-                Fitting::new(context, libvirt, path, args).map(Box::new).map(Self::Template)
+                let fitting = Fitting::new(context, libvirt, path, args, making)?;
+                Ok(Self::Template(Box::new(fitting)))
             }
         }
     }
@@ -77,6 +82,11 @@ impl Blueprint {
             Self::BuiltIn(settings) => settings.launch.stem(),
             Self::Template(fitting) => fitting.stem(),
         }
+    }
+
+    /// Whether a user wrote the definition.
+    pub fn is_template(&self) -> bool {
+        matches!(self, Self::Template(_))
     }
 
     /// The port of the host that it needs.

@@ -40,8 +40,10 @@ impl Guest<'_> {
             .child(Element::new("name").text(self.identity.name))
             .child(Element::new("uuid").text(self.identity.uuid))
             .child(Element::new("metadata").child(self.identity.metadata.to_element()))
-            .child(memory(self.settings.memory_bytes))
-            .child(vcpus(self.settings.vcpus))
+            .child(
+                Element::new("memory").attr("unit", "KiB").text(self.settings.memory_bytes / 1024),
+            )
+            .child(Element::new("vcpu").attr("placement", "static").text(self.settings.vcpus))
             .child(self.os())
             .child(self.features())
             .child(self.cpu())
@@ -94,7 +96,11 @@ impl Guest<'_> {
             VirtType::Kvm => "host-passthrough",
             VirtType::Qemu => "maximum",
         };
-        Element::new("cpu").attr("mode", mode).child(topology(self.settings.vcpus))
+        let topology = Element::new("topology")
+            .attr("sockets", 1)
+            .attr("cores", self.settings.vcpus)
+            .attr("threads", 1);
+        Element::new("cpu").attr("mode", mode).child(topology)
     }
 
     fn devices(&self) -> Result<Element> {
@@ -166,21 +172,6 @@ pub(crate) fn backing_store(base: &Base, keep_owner: bool) -> Result<Element> {
         .child(Element::new("format").attr("type", base.format.as_str()))
         .child(source)
         .child(Element::new("backingStore")))
-}
-
-/// Memory, bytes.
-pub(crate) fn memory(bytes: u64) -> Element {
-    Element::new("memory").attr("unit", "KiB").text(bytes / 1024)
-}
-
-/// Virtual CPUs.
-pub(crate) fn vcpus(count: u32) -> Element {
-    Element::new("vcpu").attr("placement", "static").text(count)
-}
-
-/// One socket of so many cores.
-pub(crate) fn topology(vcpus: u32) -> Element {
-    Element::new("topology").attr("sockets", 1).attr("cores", vcpus).attr("threads", 1)
 }
 
 /// Source: <https://libvirt.org/formatdomain.html#userspace-connection-using-passt>.

@@ -15,6 +15,7 @@ use tdx_pool::overlay::{self, Base, NewVolume};
 use tdx_pool::owner::{self, Owner};
 use tdx_pool::seed as seed_volume;
 use virt::domain::Domain;
+use virt::error::Error as VirtError;
 use virt::sys;
 
 use crate::blueprint::{Blueprint, Identity};
@@ -26,7 +27,7 @@ use crate::metadata::Metadata;
 use crate::ports::Port;
 use crate::removal::undefine;
 use crate::seed::{Seed, SeedArgs};
-use crate::settings::GuestArgs;
+use crate::settings::{GuestArgs, domain_name};
 use crate::{names, power};
 
 /// What it takes to have the domain.
@@ -38,6 +39,8 @@ pub struct Plan<'a> {
     pub xml: String,
     /// What the user should know.
     pub warnings: Vec<String>,
+    /// Whether the definition is a user's.
+    by_user: bool,
     libvirt: &'a Libvirt,
     /// Ours until the domain has it.
     _port: Option<Port>,
@@ -60,7 +63,12 @@ impl<'a> Plan<'a> {
         request: &ImageRequest,
         guest: &GuestArgs,
     ) -> Result<Self> {
-        let blueprint = Blueprint::new(context, libvirt, config, guest)?;
+        let existing = match &guest.name {
+            Some(name) => names::find(libvirt, name)?,
+            None => None,
+        };
+        // What is there already needs nothing more of the host.
+        let blueprint = Blueprint::new(context, libvirt, config, guest, existing.is_none())?;
         let source = Source::find(context, libvirt, config, request)?;
         let base = source.image.base();
         let owner = owner::of_qemu(libvirt)?;
@@ -81,21 +89,21 @@ impl<'a> Plan<'a> {
             overlay: overlay.path.clone(),
             request: [blueprint.request(), request_of(&guest.seed, size)].concat(),
         };
-        let existing = match &guest.name {
-            Some(name) => names::find(libvirt, name)?,
-            None => None,
-        };
         if let (Some(domain), Some(name)) = (&existing, &guest.name) {
             check_same(domain, name, &metadata)?;
         }
         let port = match blueprint.port() {
             // Its own port is taken: by itself.
-            Some(wanted) if existing.is_none() => {
-                Some(Port::choose(&context.host, libvirt, wanted)?)
-            }
+            Some(wanted) if existing.is_none() => Some(Port::choose(libvirt, wanted)?),
             _ => None,
         };
-        let name = guest.name.clone().unwrap_or_else(|| default_name(blueprint.stem(), &uuid));
+        let name = match &guest.name {
+            Some(name) => name.clone(),
+            None => domain_name(&default_name(blueprint.stem(), &uuid)).map_err(|why| {
+                Error::usage(format!("no domain can be named after {:?}: {why}", blueprint.stem()))
+                    .hint("choose a --name")
+            })?,
+        };
         let identity = Identity {
             name: &name,
             uuid: &uuid,
@@ -110,6 +118,7 @@ impl<'a> Plan<'a> {
         Ok(Self {
             name,
             xml,
+            by_user: blueprint.is_template(),
             warnings,
             libvirt,
             _port: port,
@@ -164,7 +173,7 @@ impl<'a> Plan<'a> {
                     Err(error) => return Err(undo_volumes(volumes, error)),
                 }
             }
-            let domain = match define(self.libvirt, name, &self.xml) {
+            let domain = match define(self.libvirt, name, &self.xml, self.by_user) {
                 Ok(domain) => domain,
                 Err(error) => return Err(undo_volumes(volumes, error)),
             };
@@ -198,28 +207,42 @@ fn check_same(domain: &Domain, name: &str, wanted: &Metadata) -> Result<()> {
     }
 }
 
-fn define(libvirt: &Libvirt, name: &str, xml: &str) -> Result<Domain> {
+/// Defines the domain. With `by_user` the definition is a user's, and its faults are theirs.
+fn define(libvirt: &Libvirt, name: &str, xml: &str, by_user: bool) -> Result<Domain> {
     interrupt::check()?;
-    log::step(format_args!("define domain '{name}'"));
+    let doing = format_args!("define domain '{name}'");
+    log::step(doing);
     let validate = sys::VIR_DOMAIN_DEFINE_VALIDATE;
-    match libvirt.connect().define_domain_xml_flags(xml, validate) {
-        Err(_) if matches!(names::find(libvirt, name), Ok(Some(_))) => {
-            Err(Error::conflict(format!("domain '{name}' was made by another command meanwhile"))
-                .hint("run the same command again: it compares the two"))
-        }
-        defined => defined.context(format_args!("define domain '{name}'")).map_err(|error| {
-            // A libvirtd that died over this may have done it all the same.
-            let left = (!libvirt.is_alive()).then(|| format!("domain '{name}'"));
-            error.left_behind(left)
-        }),
+    let error = match libvirt.connect().define_domain_xml_flags(xml, validate) {
+        Ok(domain) => return Ok(domain),
+        Err(error) => error,
+    };
+    if matches!(names::find(libvirt, name), Ok(Some(_))) {
+        let message = format!("domain '{name}' was made by another command meanwhile");
+        return Err(
+            Error::conflict(message).hint("run the same command again: it compares the two")
+        );
     }
+    if by_user && is_invalid(&error) {
+        return Err(Error::invalid_input("libvirt does not take the template's definition")
+            .because(error.message().to_owned()));
+    }
+    // A libvirtd that died over this may have done it all the same.
+    let left = (!libvirt.is_alive()).then(|| format!("domain '{name}'"));
+    Err(error).context(doing).map_err(|error| error.left_behind(left))
+}
+
+/// Whether libvirt found fault with the XML itself.
+fn is_invalid(error: &VirtError) -> bool {
+    let faults = [sys::VIR_ERR_XML_INVALID_SCHEMA, sys::VIR_ERR_XML_ERROR, sys::VIR_ERR_XML_DETAIL];
+    faults.contains(&error.code().to_raw())
 }
 
 /// Takes a domain back that was defined and does not run. Its volumes go only after it.
 fn undo(domain: &Domain, name: &str, volumes: Vec<NewVolume>, error: Error) -> Error {
     // Another command may have started it the moment it was there.
     let idle = power::is_active(domain, name).is_ok_and(|active| !active);
-    match idle && undefine(domain, name).is_ok() {
+    match idle && undefine(domain, name, false).is_ok() {
         true => undo_volumes(volumes, error),
         false => {
             let paths = volumes.iter().map(|volume| volume.path().display().to_string());

@@ -1,6 +1,7 @@
 //! A domain as its XML tells it.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use common::Result;
@@ -10,6 +11,8 @@ use common::xml::{Document, Node};
 use tdx_pool::names::Ours;
 
 use crate::domain::{Disk, DomainItem, Ssh};
+use crate::hostfwd::{self, Hostfwd};
+use crate::launch;
 use crate::metadata::Metadata;
 
 /// A parsed definition: live or inactive.
@@ -89,29 +92,31 @@ impl Definition {
         if let Some(ssh) = forwards.into_iter().find_map(port_forward) {
             return Forward::To(ssh);
         }
-        let mut forwards = self.slirp_forwards();
-        forwards.find_map(|forward| slirp_forward(&forward)).unwrap_or(Forward::None)
+        match hostfwd::all(&self.xml).into_iter().find(Hostfwd::is_ssh) {
+            None => Forward::None,
+            Some(raw) if raw.port == 0 => Forward::Ephemeral,
+            Some(raw) => {
+                let host = raw.address.filter(|_| !raw.is_open());
+                let host = host.map_or_else(|| "127.0.0.1".to_owned(), |host| host.to_string());
+                Forward::To(Ssh { host, port: raw.port })
+            }
+        }
     }
 
-    /// The ports of the host that it forwards, whatever to.
-    pub fn host_ports(&self) -> Vec<u16> {
-        let ranges = self.root().find_all("devices/interface/portForward/range");
-        let passt = ranges.flat_map(|range| {
-            let port = |name| range.attr(name).and_then(|port| port.parse::<u16>().ok());
-            port("start").map_or(0..=0, |start| start..=port("end").unwrap_or(start))
-        });
-        let slirp = self.slirp_forwards().filter_map(|forward| slirp_port(&forward));
-        passt.chain(slirp).filter(|port| *port > 0).collect()
-    }
-
-    /// `HOST:PORT-GUEST:PORT` of each raw slirp argument, as in the original's templates.
-    fn slirp_forwards(&self) -> impl Iterator<Item = String> {
-        let arguments = self.root().descendants().filter(|node| node.local_name() == "arg");
-        let values = arguments.filter_map(|argument| argument.attr("value"));
-        values.flat_map(|value| {
-            let parts = value.split(',').filter_map(|part| part.strip_prefix("hostfwd=tcp:"));
-            parts.map(str::to_owned).collect::<Vec<_>>()
-        })
+    /// The ports of the host that it forwards, whatever to, each of an address or of all.
+    pub fn host_ports(&self) -> Vec<(Option<IpAddr>, u16)> {
+        let mut ports = Vec::new();
+        for forward in self.root().find_all("devices/interface/portForward") {
+            let address = forward.attr("address").and_then(|address| address.parse().ok());
+            for range in forward.children().filter(|node| node.name() == "range") {
+                let port = |name| range.attr(name).and_then(|port| port.parse::<u16>().ok());
+                let Some(start) = port("start") else { continue };
+                ports.extend((start..=port("end").unwrap_or(start)).map(|port| (address, port)));
+            }
+        }
+        let raw = hostfwd::all(&self.xml).into_iter();
+        ports.extend(raw.filter(|raw| raw.port > 0).map(|raw| (raw.address, raw.port)));
+        ports
     }
 
     /// The domain as it stands in a document, without what only asking around can tell.
@@ -157,7 +162,7 @@ pub fn security(domain: Node<'_>) -> String {
     // libvirt tells SEV-ES from SEV by bit 2 of the policy.
     // Source: https://libvirt.org/formatdomain.html#launch-security
     let policy = node.text_at("policy").unwrap_or_default();
-    let policy = u64::from_str_radix(policy.trim_start_matches("0x"), 16).unwrap_or(0);
+    let policy = launch::hex_u64(&policy).unwrap_or(0);
     match kind.as_ref() {
         "sev" if policy & 4 != 0 => "sev-es".to_owned(),
         kind => kind.to_owned(),
@@ -183,6 +188,7 @@ fn port_forward(forward: Node<'_>) -> Option<Ssh> {
     if forward.attr("proto").as_deref() != Some("tcp") {
         return None;
     }
+    // Without an address passt listens on all of them, and this one is nearest.
     let host = forward.attr("address").map_or_else(|| "127.0.0.1".to_owned(), Cow::into_owned);
     forward.children().filter(|range| range.name() == "range").find_map(|range| {
         let port = |name| range.attr(name).and_then(|port| port.parse::<u16>().ok());
@@ -193,25 +199,6 @@ fn port_forward(forward: Node<'_>) -> Option<Ssh> {
         let excluded = range.attr("exclude").as_deref() == Some("yes");
         (!excluded).then(|| Ssh { host: host.clone(), port })
     })
-}
-
-/// Reads `HOST:PORT-GUEST:22` of a slirp forward.
-fn slirp_forward(text: &str) -> Option<Forward> {
-    let (from, to) = text.rsplit_once('-')?;
-    let (host, port) = from.rsplit_once(':')?;
-    if to.rsplit_once(':')?.1 != "22" {
-        return None;
-    }
-    let host = if host.is_empty() || host == "0.0.0.0" { "127.0.0.1" } else { host };
-    Some(match port.parse().ok()? {
-        0 => Forward::Ephemeral,
-        port => Forward::To(Ssh { host: host.to_owned(), port }),
-    })
-}
-
-/// The host's port in `HOST:PORT-GUEST:PORT`.
-fn slirp_port(text: &str) -> Option<u16> {
-    text.rsplit_once('-')?.0.rsplit_once(':')?.1.parse().ok()
 }
 
 /// Whether a file is named as overlays are, by us and by the original script.
@@ -338,7 +325,9 @@ mod tests {
              hostfwd=tcp::0-:80'/></qemu:commandline>",
         )
         .host_ports();
-        assert_eq!(ports, [80, 81, 82, 2201, 2202]);
+        let here = "127.0.0.1".parse().ok();
+        let all = [80, 81, 82, 2201].map(|port| (None, port));
+        assert_eq!(ports, [&all[..], &[(here, 2202)]].concat());
     }
 
     #[test]

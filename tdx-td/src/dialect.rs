@@ -12,6 +12,8 @@ use common::xml::{Document, Node};
 use common::{Error, Result};
 
 use crate::capability;
+use crate::hostfwd::{self, Hostfwd};
+use crate::launch::hex_u64;
 use crate::launch::tdx::{DEBUG, SEPT_VE_DISABLE};
 
 /// Whose libvirt the definition is for.
@@ -63,12 +65,20 @@ pub fn check_tdx(document: &Document) -> Result<()> {
     let has = |path: &str, attribute: &str, value: &str| {
         root.find_all(path).any(|node| node.attr(attribute).as_deref() == Some(value))
     };
+    // Without a state, on is meant.
+    let is_on = |path: &str| {
+        root.find(path).is_some_and(|node| node.attr("state").as_deref() != Some("off"))
+    };
     let checks = [
         (has("os/loader", "type", "pflash"), "a loader of type pflash (TDX firmware is type rom)"),
-        (has("features/smm", "state", "on"), "system management mode (smm)"),
-        (has("features/pmu", "state", "on"), "performance counters (pmu)"),
+        (is_on("features/smm"), "system management mode (smm)"),
+        (is_on("features/pmu"), "performance counters (pmu)"),
         (has("features/ioapic", "driver", "kvm"), "the kernel's ioapic (TDX needs qemu's)"),
-        (has("cpu", "mode", "host-model"), "CPU mode host-model (TDX needs host-passthrough)"),
+        (
+            root.attr_at("cpu", "mode").as_deref() != Some("host-passthrough"),
+            "a CPU of another mode than host-passthrough",
+        ),
+        (root.attr("type").as_deref() != Some("kvm"), "a type other than kvm"),
         (has_odd_policy(root), "a policy with bits other than 0 (debug) and 28 (no #VE)"),
         (root.find("memoryBacking/hugepages").is_some(), "hugepages (private memory takes none)"),
         (root.find("maxMemory").is_some(), "memory hotplug (maxMemory)"),
@@ -85,7 +95,7 @@ pub fn check_tdx(document: &Document) -> Result<()> {
         true => Ok(()),
         false => {
             Err(Error::invalid_input(format!("a trust domain cannot have {}", found.join(", ")))
-                .hint("take these elements out of the template"))
+                .hint("change these in the template"))
         }
     }
 }
@@ -96,8 +106,7 @@ fn has_odd_policy(root: Node<'_>) -> bool {
     let Some(text) = root.text_at("launchSecurity/policy") else {
         return false;
     };
-    let digits = text.trim_start_matches("0x");
-    u64::from_str_radix(digits, 16).is_ok_and(|policy| policy & !(DEBUG | SEPT_VE_DISABLE) != 0)
+    hex_u64(&text).is_some_and(|policy| policy & !(DEBUG | SEPT_VE_DISABLE) != 0)
 }
 
 fn canonical_nodes(document: &Document) -> impl Iterator<Item = Node<'_>> {
@@ -114,22 +123,17 @@ fn path_of(node: Node<'_>) -> String {
     }
 }
 
-/// The raw QEMU arguments of a user network that forwards a port of every address of the host.
+/// The forwards that open a port on every address of the host, as their definition has them.
 pub fn open_forwards(document: &Document) -> Vec<String> {
-    arguments(document).map(|(_, value)| value).filter(|value| opens_host(value)).collect()
+    let raw = hostfwd::all(document).into_iter().filter(Hostfwd::is_open);
+    let passt = open_port_forwards(document).map(|node| node.source().to_owned());
+    raw.map(|forward| format!("hostfwd={forward}")).chain(passt).collect()
 }
 
-fn arguments(document: &Document) -> impl Iterator<Item = (Node<'_>, String)> {
-    let arguments = document.root().descendants().filter(|node| node.local_name() == "arg");
-    arguments.filter_map(|node| Some((node, node.attr("value")?.into_owned())))
-}
-
-/// Whether a `-netdev user` forwards from any address: `hostfwd=tcp::PORT-…` or from 0.0.0.0.
-fn opens_host(value: &str) -> bool {
-    value.split(',').filter_map(|part| part.strip_prefix("hostfwd=tcp:")).any(|forward| {
-        let host = forward.split_once(':').map(|(host, _)| host);
-        matches!(host, Some("" | "0.0.0.0"))
-    })
+/// passt listens on every address where none is named.
+fn open_port_forwards(document: &Document) -> impl Iterator<Item = Node<'_>> {
+    let forwards = document.root().find_all("devices/interface/portForward");
+    forwards.filter(|node| node.attr("address").is_none_or(|a| a == "0.0.0.0" || a == "::"))
 }
 
 /// Makes a definition fit: in upstream's dialect quotes come from the unix socket, there is no
@@ -145,39 +149,42 @@ pub fn fix(
 ) -> Result<(String, Vec<String>)> {
     let mut changes = Vec::new();
     let mut edit = document.edit();
-    for (node, value) in arguments(document).filter(|(_, value)| opens_host(value)) {
-        let closed: Vec<String> = value.split(',').map(|part| close(part, ssh)).collect();
-        changes.push(format!("'{value}' became '{}'", closed.join(",")));
-        edit.set_attr(node, "value", &closed.join(","));
+    // The port of the host goes to one forward: there may be several cards.
+    let mut ssh = ssh;
+    let closed = hostfwd::changed(document, |forward| match ssh {
+        Some(socket) if forward.is_ssh() && forward.port == 0 => {
+            ssh = None;
+            forward.from(socket)
+        }
+        _ if forward.is_open() => forward.from_here(),
+        _ => forward,
+    });
+    for (node, old, new) in closed {
+        changes.push(format!("'{old}' became '{new}'"));
+        edit.set_attr(node, "value", &new);
+    }
+    for node in open_port_forwards(document) {
+        changes.push("a portForward of every address became one of 127.0.0.1".to_owned());
+        edit.set_attr(node, "address", "127.0.0.1");
     }
     if dialect == Dialect::Upstream {
+        let of_canonical = canonical_nodes(document).next().is_some();
         for node in canonical_nodes(document) {
             changes.push(format!("removed {}", path_of(node)));
             edit.remove(node);
         }
         let root = document.root();
         let is_tdx = root.attr_at("launchSecurity", "type").as_deref() == Some("tdx");
-        if let (true, Some(os), Some(loader)) = (is_tdx, root.child("os"), root.find("os/loader")) {
+        // Anyone else's choice of firmware is theirs: it is part of what the guest is measured by.
+        if let (true, Some(os), Some(loader)) =
+            (is_tdx && of_canonical, root.child("os"), root.find("os/loader"))
+        {
             changes.push(format!("firmware is chosen by libvirt, not {}", loader.text()));
             edit.remove(loader);
             edit.set_attr(os, "firmware", "efi");
         }
     }
     Ok((edit.finish()?, changes))
-}
-
-/// Rewrites `hostfwd=tcp:[HOST]:PORT-TO` to start at 127.0.0.1 and, for ssh, at `ssh`.
-fn close(part: &str, ssh: Option<SocketAddr>) -> String {
-    let rewrite = || {
-        let (host, rest) = part.strip_prefix("hostfwd=tcp:")?.split_once(':')?;
-        let (from, to) = rest.split_once('-')?;
-        let from = match ssh {
-            Some(ssh) if from == "0" && to.ends_with(":22") => ssh.to_string(),
-            _ => format!("127.0.0.1:{from}"),
-        };
-        matches!(host, "" | "0.0.0.0").then(|| format!("hostfwd=tcp:{from}-{to}"))
-    };
-    rewrite().unwrap_or_else(|| part.to_owned())
 }
 
 #[cfg(test)]
@@ -194,6 +201,7 @@ mod tests {
     <boot dev='hd'/>
   </os>
   <features><acpi/><apic/><ioapic driver='qemu'/></features>
+  <cpu mode='host-passthrough'/>
   <devices>
     <disk type='file'/>
   </devices>
@@ -224,7 +232,7 @@ mod tests {
             ["domain/allowReboot", "domain/launchSecurity/quoteGenerationService/SocketAddress"]
         );
         assert_eq!(Dialect::Canonical.dropped(&parsed(CANONICAL)), Vec::<String>::new());
-        assert_eq!(open_forwards(&parsed(CANONICAL)), ["user,id=n1,hostfwd=tcp::0-:22"]);
+        assert_eq!(open_forwards(&parsed(CANONICAL)), ["hostfwd=tcp::0-:22"]);
     }
 
     #[test]
@@ -270,15 +278,23 @@ mod tests {
     }
 
     #[test]
-    fn only_forwards_from_everywhere_are_open() {
-        for (value, open) in [
-            ("user,id=n,hostfwd=tcp::0-:22", true),
-            ("user,hostfwd=tcp:0.0.0.0:2222-:22", true),
-            ("user,hostfwd=tcp:127.0.0.1:2222-:22", false),
-            ("user,id=n", false),
-        ] {
-            assert_eq!(opens_host(value), open, "{value}");
-        }
-        assert_eq!(close("hostfwd=tcp::8080-:80", None), "hostfwd=tcp:127.0.0.1:8080-:80");
+    fn open_ports_of_either_kind_are_closed() {
+        let passt = "<domain><devices><interface type='user'><portForward proto='tcp'>\
+            <range start='2350' to='22'/></portForward></interface></devices></domain>";
+        let document = parsed(passt);
+        assert_eq!(open_forwards(&document).len(), 1);
+        let (fixed, changes) = fix(&document, Dialect::Upstream, None).unwrap();
+        assert_eq!(changes.len(), 1);
+        assert!(fixed.contains("<portForward proto='tcp' address='127.0.0.1'>"), "{fixed}");
+        assert!(open_forwards(&parsed(&fixed)).is_empty());
+    }
+
+    #[test]
+    fn other_peoples_firmware_is_kept() {
+        let own = CANONICAL
+            .replace("<allowReboot>no</allowReboot>", "")
+            .replace("<SocketAddress type='vsock' cid='2' port='4050'/>", "");
+        let (fixed, _) = fix(&parsed(&own), Dialect::Upstream, None).unwrap();
+        assert!(fixed.contains("<loader type='rom'>/usr/share/qemu/OVMF.fd</loader>"), "{fixed}");
     }
 }

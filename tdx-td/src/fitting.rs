@@ -10,9 +10,10 @@ use common::{Error, Result};
 
 use crate::blueprint::Identity;
 use crate::builder;
-use crate::capability::{self, Security};
-use crate::definition::{Definition, Forward};
+use crate::capability::{self, Security, VirtType};
+use crate::definition;
 use crate::dialect::{self, Dialect};
+use crate::hostfwd;
 use crate::identity::digest;
 use crate::launch::tdx::{self, QGS_SOCKET};
 use crate::metadata::{Metadata, TEMPLATE};
@@ -24,7 +25,6 @@ use crate::template::{Template, Values};
 #[derive(Debug)]
 pub struct Fitting {
     template: Template,
-    document: Document,
     dialect: Dialect,
     /// Whether what does not fit may be changed.
     fix: bool,
@@ -47,15 +47,15 @@ impl Fitting {
         libvirt: &Libvirt,
         path: &Path,
         args: &GuestArgs,
+        making: bool,
     ) -> Result<Self> {
         if args.launch.any() {
             return Err(Error::usage("a template says itself how its guest is protected")
                 .hint("write these values into its <launchSecurity>"));
         }
         let template = Template::read(path)?;
-        let document = template.document()?;
         let dialect = Dialect::of(&context.host, libvirt)?;
-        let dropped = dialect.dropped(&document);
+        let dropped = dialect.dropped(&template.document);
         if !dropped.is_empty() && !args.fix_template {
             return Err(Error::invalid_input(format!(
                 "this libvirt would drop in silence {}",
@@ -63,49 +63,30 @@ impl Fitting {
             ))
             .hint("--fix-template translates them; they are of Canonical's preview packages"));
         }
-        dialect::check_tdx(&document)?;
-        let root = document.root();
-        check_host(context, libvirt, root)?;
-        for name in root.find_all("devices/interface/source").filter_map(|s| s.attr("network")) {
-            settings::check_network(libvirt, &name)?;
-        }
-        let capacity = capability::capacity(libvirt)?;
-        let written = root.child("memory").and_then(crate::definition::memory_bytes).map(Size);
-        if let Some(memory) = args.memory.or(written) {
-            settings::check_memory(capacity, memory)
-                .map_err(|e| e.hint("--memory says another"))?;
-        }
-        let mut warnings = Vec::new();
-        let written = root.text_at("vcpu").and_then(|text| text.parse().ok());
-        if let Some(vcpus) = args.vcpus.or(written) {
-            warnings.extend(settings::many_vcpus(capacity, vcpus));
-        }
-        let exists = |path: &Path| !libvirt.is_local() || context.host.path(path).exists();
-        warnings.extend(quote_service(root).and_then(|path| tdx::no_service(&path, exists)));
-        let open = dialect::open_forwards(&document);
-        if !args.fix_template {
-            warnings.extend(open.iter().map(|argument| {
-                format!("'{argument}' opens a port on every address: --fix-template closes it")
-            }));
-        }
-        let forward = Definition::parse(document.text().to_owned())?.ssh_forward();
-        let ssh_port = match args.fix_template && forward == Forward::Ephemeral {
-            true => Some(args.ssh_port.unwrap_or(PortRequest::AUTO)),
-            false if args.ssh_port.is_some() => {
-                return Err(Error::usage("--ssh-port has no place in this template")
-                    .hint("with --fix-template it takes that of a forward from port 0"));
-            }
+        let ssh_port = ssh_port(&template.document, args)?;
+        // What is judged is what would be defined.
+        let fixed = match args.fix_template {
+            true => Some(Document::parse(dialect::fix(&template.document, dialect, None)?.0)?),
             false => None,
         };
+        let document = fixed.as_ref().unwrap_or(&template.document);
+        dialect::check_tdx(document)?;
+        check_resizable(document.root(), args)?;
+        let mut warnings = match making {
+            true => check_host(context, libvirt, document.root(), args)?,
+            false => Vec::new(),
+        };
+        warnings.extend(dialect::open_forwards(document).into_iter().map(|forward| {
+            format!("{forward} opens a port on every address: --fix-template closes it")
+        }));
         Ok(Self {
-            template,
-            document,
             dialect,
             fix: args.fix_template,
             memory: args.memory,
             vcpus: args.vcpus,
             ssh_port,
             warnings,
+            template,
         })
     }
 
@@ -120,7 +101,7 @@ impl Fitting {
         let vcpus = self.vcpus.map(|vcpus| vcpus.to_string());
         let own = || "template".to_owned();
         [
-            (TEMPLATE, format!("{} {}", self.stem(), digest(self.document.text().as_bytes()))),
+            (TEMPLATE, digest(self.template.document.text().as_bytes())),
             ("fix_template", self.fix.to_string()),
             ("memory_bytes", memory.unwrap_or_else(own)),
             ("vcpus", vcpus.unwrap_or_else(own)),
@@ -135,53 +116,95 @@ impl Fitting {
     ///
     /// Errors: those of [`Template::fill`]; `invalid_input` for an overlay that is not used as one.
     pub fn to_xml(&self, identity: &Identity<'_>) -> Result<(String, Vec<String>)> {
-        let (template, changes) = match self.fix {
+        let (fixed, changes) = match self.fix {
             true => {
-                let (text, changes) = dialect::fix(&self.document, self.dialect, identity.ssh)?;
-                (self.template.with_text(text), changes)
+                let document = &self.template.document;
+                let (text, changes) = dialect::fix(document, self.dialect, identity.ssh)?;
+                (Some(self.template.with_document(Document::parse(text)?)), changes)
             }
-            false => (self.template.clone(), Vec::new()),
+            false => (None, Vec::new()),
         };
-        let filled = template.fill(&Values {
+        let document = fixed.as_ref().unwrap_or(&self.template).fill(&Values {
             name: identity.name,
             base: builder::utf8(&identity.base.path)?,
             overlay: builder::utf8(&identity.metadata.overlay)?,
             hostdevs: &[],
             seed: identity.seed.map(builder::utf8).transpose()?,
         })?;
-        let document = Document::parse(filled)?;
         let mut edit = document.edit();
         identify(&mut edit, document.root(), identity)?;
         resize(&mut edit, document.root(), self.memory, self.vcpus)?;
         stand_on_base(&mut edit, document.root(), identity)?;
         if security_of(document.root()) == Security::Tdx {
-            drop_balloon(&mut edit, document.root())?;
+            without_balloon(&mut edit, document.root())?;
         }
         Ok((edit.finish()?, changes))
     }
 }
 
-/// Fails for a guest that this host cannot run.
-fn check_host(context: &Context, libvirt: &Libvirt, root: Node<'_>) -> Result<()> {
+/// The port that takes the place of one that QEMU would choose.
+fn ssh_port(document: &Document, args: &GuestArgs) -> Result<Option<PortRequest>> {
+    let by_qemu = hostfwd::all(document).iter().any(|raw| raw.is_ssh() && raw.port == 0);
+    match (args.fix_template && by_qemu, args.ssh_port) {
+        (true, Some(port)) if port.is_ipv6() => {
+            Err(Error::unsupported("QEMU's user network forwards ports of IPv4 only"))
+        }
+        (true, port) => Ok(Some(port.unwrap_or(PortRequest::AUTO))),
+        (false, None) => Ok(None),
+        (false, Some(_)) => Err(Error::usage("--ssh-port has no place in this template")
+            .hint("with --fix-template it takes that of a forward from port 0")),
+    }
+}
+
+/// Fails for flags that the rest of the definition would contradict.
+fn check_resizable(root: Node<'_>, args: &GuestArgs) -> Result<()> {
+    let resized = args.memory.is_some() || args.vcpus.is_some();
+    if resized && root.find("cpu/numa").is_some() {
+        return Err(Error::usage("--memory and --vcpus would contradict the template's <numa>")
+            .hint("change its cells in the template"));
+    }
+    Ok(())
+}
+
+/// Fails for a guest that this host cannot run. Returns what the user should know.
+fn check_host(
+    context: &Context,
+    libvirt: &Libvirt,
+    root: Node<'_>,
+    args: &GuestArgs,
+) -> Result<Vec<String>> {
+    let host = &context.host;
     if root.find("devices/vsock").is_some() && libvirt.is_local() {
-        capability::check_vsock(&context.host)?;
+        capability::check_vsock(host)?;
     }
     let security = security_of(root);
-    if security == Security::None && root.attr("type").as_deref() != Some("kvm") {
-        return Ok(());
-    }
-    let able = match security {
-        Security::None => capability::check_kvm(&context.host, libvirt),
-        security => capability::check_security(&context.host, libvirt, security),
+    let virt_type = match root.attr("type").as_deref() {
+        Some("kvm") => VirtType::Kvm,
+        _ => VirtType::Qemu,
+    };
+    let able = match (security, virt_type) {
+        (Security::None, VirtType::Qemu) => Ok(()),
+        (Security::None, VirtType::Kvm) => capability::check_kvm(host, libvirt),
+        (security, _) => capability::check_security(host, libvirt, security),
     };
     able.map_err(|error| match security {
         Security::None => error.hint("a template of type 'qemu' is emulated in software, slowly"),
         _ => error.hint("a template without <launchSecurity> makes an ordinary guest"),
-    })
+    })?;
+    for name in root.find_all("devices/interface/source").filter_map(|s| s.attr("network")) {
+        settings::check_network(libvirt, &name)?;
+    }
+    let memory = args.memory.or(root.child("memory").and_then(definition::memory_bytes).map(Size));
+    let vcpus = args.vcpus.or(root.text_at("vcpu").and_then(|text| text.parse().ok()));
+    let capacity = capability::capacity(libvirt)?;
+    let many = settings::check_size(libvirt, capacity, virt_type, memory, vcpus)?;
+    let exists = |path: &Path| !libvirt.is_local() || host.path(path).exists();
+    let no_quotes = quote_service(root).and_then(|path| tdx::no_service(&path, exists));
+    Ok(many.into_iter().chain(no_quotes).collect())
 }
 
 fn security_of(root: Node<'_>) -> Security {
-    match crate::definition::security(root).as_str() {
+    match definition::security(root).as_str() {
         "tdx" => Security::Tdx,
         "sev" => Security::Sev,
         "sev-es" => Security::SevEs,
@@ -206,6 +229,11 @@ fn identify<'a>(edit: &mut Edit<'a>, root: Node<'a>, identity: &Identity<'_>) ->
             None => edit.insert_into(root, &Element::new(name).text(text).to_xml()?),
         };
     }
+    // Firmware variables are one guest's alone. libvirt names a file after the domain when none is.
+    if let Some(nvram) = root.find("os/nvram").filter(|n| !n.source().contains(identity.name)) {
+        let template = nvram.attr("template");
+        edit.replace(nvram, &Element::new("nvram").attr_opt("template", template).to_xml()?);
+    }
     let record = identity.metadata.to_element();
     match root.child("metadata") {
         None => edit.insert_into(root, &Element::new("metadata").child(record).to_xml()?),
@@ -227,24 +255,29 @@ fn resize<'a>(
     memory: Option<Size>,
     vcpus: Option<u32>,
 ) -> Result<()> {
-    let mut put = |old: Option<Node<'a>>, new: Element| -> Result<()> {
-        match old {
-            Some(node) => edit.replace(node, &new.to_xml()?),
-            None => edit.insert_into(root, &new.to_xml()?),
-        };
-        Ok(())
-    };
     if let Some(Size(bytes)) = memory {
-        put(root.child("memory"), builder::memory(bytes))?;
-    }
-    if let Some(vcpus) = vcpus {
-        put(root.child("vcpu"), builder::vcpus(vcpus))?;
-        if let Some(topology) = root.find("cpu/topology") {
-            put(Some(topology), builder::topology(vcpus))?;
+        for node in [root.child("memory"), root.child("currentMemory")].into_iter().flatten() {
+            edit.set_text(node, &(bytes / 1024).to_string()).set_attr(node, "unit", "KiB");
         }
     }
-    if let (Some(_), Some(current)) = (memory, root.child("currentMemory")) {
-        edit.remove(current);
+    let Some(vcpus) = vcpus.map(|vcpus| vcpus.to_string()) else {
+        return Ok(());
+    };
+    match root.child("vcpu") {
+        None => {
+            edit.insert_into(root, &Element::new("vcpu").text(&vcpus).to_xml()?);
+        }
+        Some(node) => {
+            edit.set_text(node, &vcpus);
+            if node.attr("current").is_some() {
+                edit.set_attr(node, "current", &vcpus);
+            }
+        }
+    }
+    if let Some(topology) = root.find("cpu/topology") {
+        for (name, _) in topology.attrs() {
+            edit.set_attr(topology, name, if name == "cores" { &vcpus } else { "1" });
+        }
     }
     Ok(())
 }
@@ -273,7 +306,7 @@ fn stand_on_base<'a>(edit: &mut Edit<'a>, root: Node<'a>, identity: &Identity<'_
 }
 
 /// libvirt gives every guest a balloon unless told otherwise; private memory cannot be taken back.
-fn drop_balloon<'a>(edit: &mut Edit<'a>, root: Node<'a>) -> Result<()> {
+fn without_balloon<'a>(edit: &mut Edit<'a>, root: Node<'a>) -> Result<()> {
     if let (Some(devices), None) = (root.child("devices"), root.find("devices/memballoon")) {
         edit.insert_into(devices, &Element::new("memballoon").attr("model", "none").to_xml()?);
     }

@@ -56,12 +56,15 @@ impl Metadata {
         for (key, value) in &wanted.request {
             let there = self.request.iter().find(|(known, _)| known == key);
             let there = there.map_or("unknown", |(_, value)| value.as_str());
-            if there != value {
-                differences.push(format!("{key} is {there}, not {value}"));
-                if key == TEMPLATE {
-                    break; // then nothing else can be compared
-                }
+            if there == value {
+                continue;
             }
+            if key == TEMPLATE {
+                // Then nothing else can be compared.
+                differences.push(other_template(there, value).to_owned());
+                break;
+            }
+            differences.push(format!("{key} is {there}, not {value}"));
         }
         differences
     }
@@ -82,6 +85,14 @@ impl Metadata {
             overlay: text("overlay")?.into(),
             request: request.collect(),
         })
+    }
+}
+
+fn other_template(there: &str, wanted: &str) -> &'static str {
+    match (there, wanted) {
+        ("none", _) => "it was made without a template",
+        (_, "none") => "it was made from a template",
+        _ => "the template's text is another now",
     }
 }
 

@@ -3,12 +3,13 @@
 use std::fmt;
 use std::io::ErrorKind as IoErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener};
 use std::str::FromStr;
+use std::time::Duration;
 
-use common::host::Host;
 use common::libvirt::{Context, Libvirt, is_gone};
-use common::{Error, ErrorKind, Result, parallel};
-use tdx_pool::inflight::InFlight;
+use common::{Error, ErrorKind, Result, interrupt, parallel};
 use virt::sys;
 
 use crate::definition::Definition;
@@ -69,63 +70,125 @@ impl fmt::Display for PortRequest {
 pub struct Port {
     /// The host's address and port.
     pub socket: SocketAddr,
-    _lock: InFlight,
+    _claim: UnixListener,
 }
 
 impl Port {
     /// Settles on a port.
     ///
-    /// Errors: `conflict` when the named one is taken, or all are; `unsupported` for an automatic
-    /// choice on another host, where nobody knows what is free.
-    pub fn choose(host: &Host, libvirt: &Libvirt, request: PortRequest) -> Result<Self> {
-        let taken = taken(libvirt)?;
+    /// Errors: `conflict` when the named one is taken, or all are; `permission` for one that only root
+    /// can have, which QEMU is not; `unsupported` for an automatic choice on another host, where nobody
+    /// knows what is free.
+    pub fn choose(libvirt: &Libvirt, request: PortRequest) -> Result<Self> {
         let local = libvirt.is_local();
         let Some(port) = request.port else {
             if !local {
                 return Err(Error::unsupported("a port can be chosen on this host only")
                     .hint("name a free one: --ssh-port 127.0.0.1:2201"));
             }
-            for port in AUTO.filter(|port| !taken.iter().any(|(other, _)| other == port)) {
-                match Self::take(host, SocketAddr::new(request.address, port), local) {
+            let known = taken(libvirt)?;
+            let sockets = AUTO.map(|port| SocketAddr::new(request.address, port));
+            for socket in sockets.filter(|socket| holder(&known, *socket).is_none()) {
+                match Self::take(libvirt, socket) {
                     Err(error) if error.kind() == ErrorKind::Conflict => {}
                     taken => return taken,
                 }
             }
             return Err(Error::conflict("no port is free for the guest's ssh"));
         };
-        // The same port of another address is free to whoever names it: it is tried below.
-        if let Some((_, domain)) = taken.iter().find(|(other, _)| *other == port) {
-            return Err(Error::conflict(format!("port {port} is that of domain '{domain}'"))
-                .hint("choose another, or --ssh-port auto"));
+        let socket = SocketAddr::new(request.address, port);
+        for _ in 0..20 {
+            match claim(port) {
+                // Another command looks at it, or makes a domain that has it.
+                Err(error) if error.kind() == IoErrorKind::AddrInUse => {
+                    interrupt::sleep(Duration::from_millis(50))?;
+                }
+                _ => break,
+            }
         }
-        Self::take(host, SocketAddr::new(request.address, port), local)
+        Self::take(libvirt, socket)
     }
 
-    fn take(host: &Host, socket: SocketAddr, local: bool) -> Result<Self> {
-        let lock = InFlight::begin(host, &format!("port.{}", socket.port()))?;
-        if local {
-            TcpListener::bind(socket).map_err(|error| {
-                let message = match error.kind() {
-                    IoErrorKind::AddrInUse => format!("port {socket} is taken"),
-                    _ => format!("port {socket} cannot be had"),
-                };
-                Error::conflict(message).because(error).hint("choose another, or --ssh-port auto")
-            })?;
+    fn take(libvirt: &Libvirt, socket: SocketAddr) -> Result<Self> {
+        const HINT: &str = "choose another, or --ssh-port auto";
+        let claim = claim(socket.port()).map_err(|error| {
+            Error::conflict(format!("port {socket} is being taken by another command"))
+                .because(error)
+                .hint(HINT)
+        })?;
+        // Looked at now that nobody else can take it.
+        if let Some(domain) = holder(&taken(libvirt)?, socket) {
+            let message = format!("port {} is that of domain '{domain}'", socket.port());
+            return Err(Error::conflict(message).hint(HINT));
         }
-        Ok(Self { socket, _lock: lock })
+        if libvirt.is_local() {
+            TcpListener::bind(socket).map_err(|error| match error.kind() {
+                IoErrorKind::AddrInUse => {
+                    Error::conflict(format!("port {socket} is taken")).because(error).hint(HINT)
+                }
+                IoErrorKind::PermissionDenied => privileged(socket).because(error),
+                _ => Error::conflict(format!("port {socket} cannot be had"))
+                    .because(error)
+                    .hint(HINT),
+            })?;
+            // Root may listen there, but QEMU and passt are not root.
+            if socket.port() < first_unprivileged() {
+                return Err(privileged(socket));
+            }
+        }
+        Ok(Self { socket, _claim: claim })
     }
 }
 
-/// The host ports that definitions forward, running or not, with their domains.
-fn taken(libvirt: &Libvirt) -> Result<Vec<(u16, String)>> {
+fn privileged(socket: SocketAddr) -> Error {
+    let first = first_unprivileged();
+    Error::permission(format!("port {socket} is for root only, which QEMU is not"))
+        .hint(format!("choose one from {first} up, or --ssh-port auto"))
+}
+
+/// Source: Linux `Documentation/networking/ip-sysctl.rst`.
+fn first_unprivileged() -> u16 {
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+    text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(1024)
+}
+
+/// A claim on a port among these tools, of whatever user: a name that the kernel gives once in each
+/// network, as it does with ports, and takes back with the process. No file is made.
+fn claim(port: u16) -> std::io::Result<UnixListener> {
+    let name = UnixAddr::from_abstract_name(format!("tdx-tools/ssh-port/{port}"))?;
+    UnixListener::bind_addr(&name)
+}
+
+/// The domain, of those known, whose definition has a port.
+fn holder(known: &[Taken], socket: SocketAddr) -> Option<&str> {
+    let same = |address: Option<IpAddr>| match address {
+        None => true,
+        Some(address) => {
+            address == socket.ip() || address.is_unspecified() || socket.ip().is_unspecified()
+        }
+    };
+    let found = known.iter().find(|taken| taken.port == socket.port() && same(taken.address));
+    found.map(|taken| taken.domain.as_str())
+}
+
+/// A port that a definition forwards, of one address or of all.
+#[derive(Debug, Clone)]
+struct Taken {
+    address: Option<IpAddr>,
+    port: u16,
+    domain: String,
+}
+
+/// The host ports that definitions forward, running or not.
+fn taken(libvirt: &Libvirt) -> Result<Vec<Taken>> {
     let domains = libvirt.connect().list_all_domains(0).context("list domains")?;
     let ports = parallel::map(domains, parallel::DOMAINS, |domain| -> Result<_> {
         match domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE) {
             Err(error) if is_gone(&error) => Ok(Vec::new()),
             text => {
                 let definition = Definition::parse(text.context("read a domain")?)?;
-                let ports = definition.host_ports().into_iter();
-                Ok(ports.map(|port| (port, definition.name())).collect())
+                let taken = |(address, port)| Taken { address, port, domain: definition.name() };
+                Ok(definition.host_ports().into_iter().map(taken).collect())
             }
         }
     });

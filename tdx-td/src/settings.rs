@@ -33,10 +33,10 @@ pub struct GuestArgs {
     /// Launch security [default: tdx]
     #[arg(long, value_enum)]
     pub security: Option<Security>,
-    /// Memory [default: 8G, or half of a smaller host]
+    /// Memory [default: the template's, else 8G, or half of a smaller host]
     #[arg(long, value_name = "SIZE", value_parser = memory)]
     pub memory: Option<Size>,
-    /// Virtual CPUs [default: 4, or what a smaller host has]
+    /// Virtual CPUs [default: the template's, else 4, or what a smaller host has]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub vcpus: Option<u32>,
     /// libvirt network [default: default]
@@ -70,8 +70,10 @@ fn memory(text: &str) -> Result<Size, String> {
     Ok(size)
 }
 
+/// A name that a domain can have.
+///
 /// Source: libvirt's schema, `domaincommon.rng`: a name holds no newline; its driver forbids slashes.
-fn domain_name(text: &str) -> Result<String, String> {
+pub(crate) fn domain_name(text: &str) -> Result<String, String> {
     match text {
         _ if text.trim().is_empty() => Err("it is empty".to_owned()),
         _ if text.contains('/') => Err("it holds a slash".to_owned()),
@@ -110,7 +112,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Settles every choice and checks it against the host.
+    /// Settles every choice and, when a guest is to be made, checks it against the host.
     ///
     /// Errors: `unsupported` when the host cannot (no TDX, no KVM, too little memory); `not_found` or
     /// `conflict` for a network that is not there or not started; `invalid_input` for a configured
@@ -120,6 +122,7 @@ impl Settings {
         libvirt: &Libvirt,
         config: &Config,
         args: &GuestArgs,
+        making: bool,
     ) -> Result<Self> {
         let security = chosen(args.security, config.security.as_deref(), "security")?;
         let security = security.unwrap_or(Security::Tdx);
@@ -132,7 +135,9 @@ impl Settings {
             ))
             .hint("leave it out, or add --security none"));
         }
-        capability::check_security(&context.host, libvirt, security)?;
+        if making {
+            capability::check_security(&context.host, libvirt, security)?;
+        }
         if security == Security::Tdx && Dialect::of(&context.host, libvirt)? == Dialect::Canonical {
             return Err(Error::unsupported("this is the libvirt of Canonical's preview packages")
                 .hint("give it one of their templates with --xml-template"));
@@ -150,21 +155,12 @@ impl Settings {
                 )));
             }
             // libvirt counts in KiB, QEMU in pages: whole MiB come out as asked for.
-            Some(Size(bytes)) => {
-                check_memory(host, Size(bytes))?;
-                bytes.next_multiple_of(1 << 20)
-            }
+            Some(Size(bytes)) => bytes.next_multiple_of(1 << 20),
             None => default_memory(host.memory_bytes, &mut warnings),
         };
         let vcpus = match args.vcpus.or(config.vcpus) {
             Some(0) => return Err(Error::invalid_input("the configured vcpus is 0")),
-            Some(vcpus) => {
-                if vcpus > host.cpus {
-                    capability::check_vcpus(libvirt, virt_type, vcpus)?;
-                }
-                warnings.extend(many_vcpus(host, vcpus));
-                vcpus
-            }
+            Some(vcpus) => vcpus,
             None if host.cpus < 4 => {
                 warnings.push(format!("{} vCPUs instead of 4: the host has no more", host.cpus));
                 host.cpus.max(1)
@@ -173,7 +169,11 @@ impl Settings {
         };
         let network = args.network.clone().or_else(|| config.network.clone());
         let network = network.unwrap_or_else(|| "default".to_owned());
-        check_network(libvirt, &network)?;
+        if making {
+            check_network(libvirt, &network)?;
+            let memory = Some(Size(memory_bytes));
+            warnings.extend(check_size(libvirt, host, virt_type, memory, Some(vcpus))?);
+        }
         let passt = match args.ssh_port {
             Some(_) => capability::has_passt(&context.host, libvirt, virt_type)?,
             None => false,
@@ -214,21 +214,29 @@ impl Settings {
     }
 }
 
-/// Fails for more memory than the host has.
+/// Fails for more memory than the host has, and for more processors than a guest can have there. More
+/// than the host has are a warning.
 ///
 /// Errors: `unsupported` (exit 6).
-pub(crate) fn check_memory(host: Capacity, memory: Size) -> Result<()> {
-    if memory.0 <= host.memory_bytes {
-        return Ok(());
+pub(crate) fn check_size(
+    libvirt: &Libvirt,
+    host: Capacity,
+    virt_type: VirtType,
+    memory: Option<Size>,
+    vcpus: Option<u32>,
+) -> Result<Option<String>> {
+    if let Some(memory) = memory.filter(|memory| memory.0 > host.memory_bytes) {
+        let has = Size(host.memory_bytes);
+        return Err(Error::unsupported(format!(
+            "the host has {has} of memory, {memory} were asked for"
+        ))
+        .hint("--memory says how much the guest gets"));
     }
-    let has = Size(host.memory_bytes);
-    Err(Error::unsupported(format!("the host has {has} of memory, {memory} were asked for")))
-}
-
-/// A warning about more virtual CPUs than the host has processors.
-pub(crate) fn many_vcpus(host: Capacity, vcpus: u32) -> Option<String> {
-    let cpus = host.cpus;
-    (vcpus > cpus).then(|| format!("{vcpus} vCPUs on a host with {cpus} processors"))
+    let Some(vcpus) = vcpus.filter(|vcpus| *vcpus > host.cpus) else {
+        return Ok(None);
+    };
+    capability::check_vcpus(libvirt, virt_type, vcpus)?;
+    Ok(Some(format!("{vcpus} vCPUs on a host with {} processors", host.cpus)))
 }
 
 /// A flag's value, else the configured one.

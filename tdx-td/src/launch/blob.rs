@@ -5,7 +5,10 @@ use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use common::{Error, IoContext, Result};
+use common::{Error, Result, input};
+
+/// The most that a file of such bytes can hold.
+const LIMIT: usize = 1 << 20;
 
 /// `N` bytes.
 #[derive(Clone, PartialEq, Eq)]
@@ -16,16 +19,18 @@ impl<const N: usize> Blob<N> {
     ///
     /// Errors: `invalid_input` for anything else, naming the length that came.
     pub fn read(flag: &str, text: &str) -> Result<Self> {
+        let direct = decode(text);
         let path = Path::new(text);
-        if !path.is_file() {
-            let bytes = decode(text).ok_or_else(|| {
+        // Base64 can look like a path: 48 bytes of ones are 64 slashes.
+        if direct.as_ref().is_some_and(|bytes| bytes.len() == N) || !path.exists() {
+            let bytes = direct.ok_or_else(|| {
                 Error::invalid_input(format!(
                     "{flag} is neither {N} bytes in hex or base64 nor a file: {text:?}"
                 ))
             })?;
             return Self::checked(flag, bytes);
         }
-        let bytes = std::fs::read(path).at("read", path)?;
+        let bytes = input::file(path, LIMIT)?;
         let text = std::str::from_utf8(&bytes).ok().map(str::trim);
         let decoded = (bytes.len() != N).then(|| text.and_then(decode)).flatten();
         Self::checked(flag, decoded.unwrap_or(bytes))
@@ -52,7 +57,7 @@ fn decode(text: &str) -> Option<Vec<u8>> {
 ///
 /// Errors: `not_found`; `invalid_input` for an empty file.
 pub(super) fn read_file(flag: &str, path: &Path) -> Result<String> {
-    let bytes = std::fs::read(path).at("read", path)?;
+    let bytes = input::file(path, LIMIT)?;
     if bytes.is_empty() {
         return Err(Error::invalid_input(format!("{flag}: {} is empty", path.display())));
     }

@@ -10,8 +10,9 @@ use common::xml::Element;
 use common::{Error, Result};
 
 use super::blob::{Blob, read_file};
-use super::tdx::on_off;
+use super::{hex_u64, on_off};
 use crate::capability::Security;
+use crate::identity::digest;
 
 /// Bit 0: the host may not debug the guest.
 const NO_DEBUG: u64 = 1;
@@ -62,8 +63,7 @@ pub struct SevArgs {
 }
 
 fn policy(text: &str) -> Result<u64, String> {
-    let digits = text.strip_prefix("0x").unwrap_or(text);
-    u64::from_str_radix(digits, 16).map_err(|_| "a hexadecimal number such as 0x3".to_owned())
+    hex_u64(text).ok_or_else(|| "a hexadecimal number such as 0x3".to_owned())
 }
 
 impl SevArgs {
@@ -219,8 +219,26 @@ impl Sev {
 
     /// The settings in the form a later `new` of the same name compares.
     pub fn request(&self) -> Vec<(String, String)> {
-        let element = self.to_element().to_xml().unwrap_or_default();
-        vec![("sev_launch_sha256".to_owned(), crate::identity::digest(element.as_bytes()))]
+        let of = |value: Option<&dyn std::fmt::Display>| {
+            value.map_or_else(|| "none".to_owned(), |value| digest(value.to_string().as_bytes()))
+        };
+        let policy = |policy: &u64| ("sev_policy", format!("{policy:#x}"));
+        let request = match self {
+            Self::Early { policy: bits, dh_cert, session } => vec![
+                policy(bits),
+                ("sev_dh_cert_sha256", of(dh_cert.as_ref().map(|cert| cert as _))),
+                ("sev_session_sha256", of(session.as_ref().map(|session| session as _))),
+            ],
+            Self::Snp { policy: bits, host_data, id, author_key, vcek } => vec![
+                policy(bits),
+                ("snp_host_data_sha256", of(host_data.as_ref().map(|data| data as _))),
+                ("snp_id_block_sha256", of(id.as_ref().map(|id| &id.0 as _))),
+                ("snp_id_auth_sha256", of(id.as_ref().map(|id| &id.1 as _))),
+                ("snp_author_key", author_key.to_string()),
+                ("snp_vcek", vcek.map_or_else(|| "default".to_owned(), |on| on.to_string())),
+            ],
+        };
+        request.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
     }
 }
 

@@ -10,6 +10,7 @@ use common::Result;
 use common::xml::Element;
 
 use super::blob::Blob;
+use super::on_off;
 
 /// Bit 0 of the attributes: the host may look into the domain.
 pub(crate) const DEBUG: u64 = 1;
@@ -55,14 +56,6 @@ pub enum Qgs {
 
 /// libvirt's default socket.
 pub const QGS_SOCKET: &str = "/var/run/tdx-qgs/qgs.socket";
-
-pub(super) fn on_off(text: &str) -> Result<bool, String> {
-    match text {
-        "on" => Ok(true),
-        "off" => Ok(false),
-        _ => Err("on or off".to_owned()),
-    }
-}
 
 fn qgs(text: &str) -> Result<Qgs, String> {
     match text {
