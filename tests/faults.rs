@@ -1,7 +1,5 @@
 //! What the tools stand on fails under them: the disk is full or broken, libvirtd dies.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 #[path = "support/pool.rs"]
 mod pool;
 #[path = "support/steps.rs"]
