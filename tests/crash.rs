@@ -7,6 +7,7 @@
 //! questions to libvirt as well.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::print_stderr, reason = "the figures, for --nocapture")]
 
 #[path = "support/pool.rs"]
 mod pool;
