@@ -79,6 +79,8 @@ pub(crate) fn wait_until_idle(rig: &Rig) {
                     grep -q . && exit
             sleep 0.02
         done
+        virt-admin -c libvirtd:///system 'srv-threadpool-info libvirtd; client-list libvirtd'
+        ls -l $(pgrep ^libvirt | sed 's|.*|/proc/&/fd|') | grep /var/lib/libvirt/images
         exit 1"#;
     rig.shell(IDLE).text();
 }
