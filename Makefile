@@ -5,7 +5,7 @@
 
 PREFIX  ?= /usr/local
 DESTDIR ?=
-TOOLS   := tdx-pool tdx-td
+TOOLS   := tdx-iommu tdx-pool tdx-td
 RUST    := 1.89
 
 RELEASE := target/release
@@ -35,8 +35,9 @@ test: rust packages ## unit, command-line and libvirt tests; installs what they 
 	cargo test --workspace --locked --no-fail-fast -- $(if $(ROOT),--include-ignored)
 	@$(if $(ROOT),,echo "the tests counted as ignored need root and were not run")
 
-test-rigs: rust packages ## tests on a TDX-capable libvirt and with a Debian guest; as root
+test-rigs: rust packages ## tests on a real IOMMU, a TDX-capable libvirt and with a Debian guest; as root
 	cargo build --workspace --locked
+	cargo test --locked --no-fail-fast -p tdx-iommu --test iommu_rig -- --include-ignored
 	cargo test --locked --no-fail-fast -p tdx-td --test tdx_rig --test access -- --include-ignored
 
 bench: packages release ## measure against what one would otherwise run

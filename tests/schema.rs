@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use common::code;
 use common::document::Document;
 use common::error::ErrorDocument;
 use schemars::generate::SchemaSettings;
@@ -16,6 +17,9 @@ fn the_schemas_are_current() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/schema");
     let schemas = [
         ("tdx.error", schema::<ErrorDocument>()),
+        ("tdx.iommu.check", schema::<Document<tdx_iommu::check::CheckItem>>()),
+        ("tdx.iommu.devices", schema::<Document<tdx_iommu::scan::DeviceItem>>()),
+        ("tdx.iommu.groups", schema::<Document<tdx_iommu::groups::GroupItem>>()),
         ("tdx.pool.cleanup", schema::<Document<tdx_pool::cleanup::CleanupItem>>()),
         ("tdx.pool.delete", schema::<Document<tdx_pool::delete::DeleteItem>>()),
         ("tdx.pool.ensure", schema::<Document<tdx_pool::ensure::EnsureItem>>()),
@@ -43,4 +47,14 @@ fn the_schemas_are_current() {
     }
     let count = std::fs::read_dir(&folder).unwrap().count();
     assert_eq!(count, schemas.len(), "a schema in docs/schema belongs to no kind");
+}
+
+#[test]
+fn the_page_of_codes_is_current() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/codes.md");
+    if std::env::var_os("TDX_UPDATE").is_some() {
+        std::fs::write(&path, code::page()).unwrap();
+    }
+    let there = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(there, code::page(), "{} is stale: TDX_UPDATE=1 makes it anew", path.display());
 }

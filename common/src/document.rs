@@ -1,6 +1,7 @@
 //! The one object every verb prints: a kind, its items, and whether anything changed.
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -18,6 +19,11 @@ pub trait Item: Serialize + JsonSchema {
 
     /// The natural key: name, BDF or device. Documents are sorted by it and `--format name` prints it.
     fn key(&self) -> Cow<'_, str>;
+
+    /// Which of two comes first: by key, unless the key is a number.
+    fn compare(&self, other: &Self) -> Ordering {
+        self.key().cmp(&other.key())
+    }
 
     /// One cell for each of [`Item::COLUMNS`].
     fn row(&self) -> Vec<String>;
@@ -58,7 +64,7 @@ pub struct Document<T> {
 impl<T: Item> Document<T> {
     /// A document over `items`, which it sorts; `changed` follows from their actions.
     pub fn new(kind: &'static str, mut items: Vec<T>) -> Self {
-        items.sort_by(|a, b| a.key().cmp(&b.key()));
+        items.sort_by(Item::compare);
         let changed = items.iter().any(|item| item.action().is_some_and(|a| a != Action::NONE));
         Self {
             schema_version: SCHEMA_VERSION,

@@ -7,6 +7,7 @@ use std::path::Path;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::code::Code;
 use crate::document::SCHEMA_VERSION;
 
 /// The result of anything that can fail with an [`Error`].
@@ -79,6 +80,7 @@ pub struct Error(Box<Inner>);
 #[derive(Debug)]
 struct Inner {
     kind: ErrorKind,
+    code: Option<Code>,
     message: String,
     hint: Option<String>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
@@ -91,6 +93,7 @@ impl Error {
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self(Box::new(Inner {
             kind,
+            code: None,
             message: message.into(),
             hint: None,
             source: None,
@@ -132,6 +135,13 @@ impl Error {
     /// The caller may not do this (exit 7).
     pub fn permission(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Permission, message)
+    }
+
+    /// Names what stands in the way.
+    #[must_use]
+    pub fn code(mut self, code: Code) -> Self {
+        self.0.code = Some(code);
+        self
     }
 
     /// Says what to do about it.
@@ -189,7 +199,7 @@ impl Error {
             schema_version: SCHEMA_VERSION,
             error: ErrorBody {
                 kind: self.0.kind.as_str(),
-                code: None,
+                code: self.0.code,
                 message: self.0.message.clone(),
                 causes: self.causes(),
                 hint: self.0.hint.clone(),
@@ -245,7 +255,7 @@ pub struct ErrorBody {
     /// The class of failure; decides the exit status.
     pub kind: &'static str,
     /// A stable code for what stands in the way, where one fits.
-    pub code: Option<&'static str>,
+    pub code: Option<Code>,
     /// What failed, naming the object.
     pub message: String,
     /// Why, outermost cause first.

@@ -28,6 +28,16 @@ impl Host {
         self.path(path).exists()
     }
 
+    /// The bytes of `path`; none when it is not there.
+    ///
+    /// Errors: `permission`, or `io` when it cannot be read.
+    pub fn read_bytes(&self, path: &str) -> Result<Option<Vec<u8>>> {
+        match std::fs::read(self.path(path)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            other => other.map(Some).at("read", path),
+        }
+    }
+
     /// The text of `path`; none when it is not there.
     ///
     /// Errors: `permission`, or `io` when it cannot be read or is not UTF-8.

@@ -8,6 +8,7 @@
 #![cfg_attr(not(test), warn(unused_crate_dependencies))]
 
 pub mod cli;
+pub mod code;
 pub mod config;
 pub mod document;
 pub mod error;
@@ -24,4 +25,5 @@ pub mod pci;
 pub mod units;
 pub mod xml;
 
+pub use code::Code;
 pub use error::{Error, ErrorKind, IoContext, Result};

@@ -46,6 +46,11 @@ impl Outcome {
         Self { report: Box::new(Raw(text)), status: 0 }
     }
 
+    /// What a `check` found: exit 0 when the answer is yes, else 10.
+    pub fn answer<T: Item + std::fmt::Debug + 'static>(document: Document<T>, yes: bool) -> Self {
+        Self { report: Box::new(document), status: if yes { 0 } else { 10 } }
+    }
+
     /// The whole text of standard output and the warnings for standard error.
     pub(crate) fn render(&self, format: Format) -> (String, Vec<String>) {
         let format = format.resolve();

@@ -22,7 +22,9 @@ pub(crate) fn bin_dir() -> PathBuf {
     if let Some(folder) = std::env::var_os("TDX_BIN_DIR") {
         return folder.into();
     }
-    let tool = option_env!("CARGO_BIN_EXE_tdx-td").or(option_env!("CARGO_BIN_EXE_tdx-pool"));
+    let tool = option_env!("CARGO_BIN_EXE_tdx-td")
+        .or(option_env!("CARGO_BIN_EXE_tdx-pool"))
+        .or(option_env!("CARGO_BIN_EXE_tdx-iommu"));
     Path::new(tool.expect("cargo builds the tool")).parent().unwrap().to_owned()
 }
 

@@ -1,0 +1,143 @@
+//! The one list of codes: what can stand in the way, under names that never change.
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+/// What a code means for a verb that would change something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// It is not done, whatever is asked.
+    Refuse,
+    /// It is done only with `--force CODE`.
+    Forceable,
+    /// It is done and the code is told.
+    Note,
+}
+
+macro_rules! codes {
+    ($($variant:ident $name:literal $level:ident $meaning:literal,)*) => {
+        /// A stable code. Codes are added, never renamed or given another meaning.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[non_exhaustive]
+        pub enum Code {
+            $(#[doc = $meaning] $variant,)*
+        }
+
+        impl Code {
+            /// Every code, sorted by name.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// The code as users see it.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// Whether it stops a change.
+            pub fn level(self) -> Level {
+                match self { $(Self::$variant => Level::$level,)* }
+            }
+
+            /// What it says of a device, in one clause.
+            pub fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => $meaning,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    AcsOverride "ACS_OVERRIDE" Note
+        "the kernel command line changes ACS, so groups may claim an isolation that is not there",
+    ConsoleGpu "CONSOLE_GPU" Forceable
+        "it shows the host's console, or a monitor is connected to it",
+    HostDiskMounted "HOST_DISK_MOUNTED" Refuse
+        "the host uses a disk behind it: mounted, or part of a volume, an array or a mapping",
+    HostDiskRoot "HOST_DISK_ROOT" Refuse
+        "the host's root, boot or swap stands on a disk behind it",
+    HostDriver "HOST_DRIVER" Refuse
+        "a driver of the host holds a device of its group that was not asked for",
+    HostNetDefaultRoute "HOST_NET_DEFAULT_ROUTE" Forceable
+        "the host's default route goes through it",
+    IdentityChanged "IDENTITY_CHANGED" Refuse
+        "the device at this address is not the one that was recorded",
+    InUseByVm "IN_USE_BY_VM" Refuse
+        "a process holds its VFIO node, or that of its group, open",
+    MdevChildren "MDEV_CHILDREN" Refuse
+        "mediated devices were made of it",
+    NoiommuMode "NOIOMMU_MODE" Refuse
+        "its group exists without an IOMMU (vfio-noiommu): nothing isolates it",
+    Nonendpoint "NONENDPOINT" Refuse
+        "it is a bridge, which cannot be given to a guest",
+    NoGroup "NO_GROUP" Refuse
+        "it is in no IOMMU group, though this host has some",
+    NoIommu "NO_IOMMU" Refuse
+        "this host has no IOMMU groups",
+    NoReset "NO_RESET" Note
+        "it cannot be reset, so a guest finds it as the one before left it",
+    OpenFds "OPEN_FDS" Forceable
+        "a process holds one of its device nodes open",
+    PfHasVfs "PF_HAS_VFS" Refuse
+        "it has virtual functions, which have to go first",
+    Reserved "RESERVED" Refuse
+        "another run is about to use it",
+    SensitiveClass "SENSITIVE_CLASS" Forceable
+        "the machine itself needs devices of its class, or the host uses what is behind it",
+    UnlistedMember "UNLISTED_MEMBER" Note
+        "its group has a device that was not asked for and that the host cannot use meanwhile",
+}
+
+impl Serialize for Code {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+/// A string: which codes there are grows.
+impl JsonSchema for Code {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Code".into()
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": "string",
+            "pattern": "^[A-Z][A-Z0-9_]*$",
+            "description": "A stable code of docs/codes.md. Codes are added, never renamed."
+        })
+    }
+}
+
+/// The page `docs/codes.md`.
+pub fn page() -> String {
+    let mut text = "# Codes\n\n\
+        What can stand in the way of giving a device to a guest. Scripts may rely on the names: codes are\n\
+        added, never renamed. They are `blockers` of devices and groups, `code` of what `check` finds, and\n\
+        `error.code` of a command that was refused.\n\n\
+        **refuse** is never done; **forceable** is done with `--force CODE`; a **note** stops nothing and is\n\
+        no blocker.\n\n\
+        | code | | what it says of a device |\n|---|---|---|\n"
+        .to_owned();
+    for code in Code::ALL {
+        let level = match code.level() {
+            Level::Refuse => "refuse",
+            Level::Forceable => "forceable",
+            Level::Note => "note",
+        };
+        text.push_str(&format!("| `{}` | {level} | {} |\n", code.as_str(), code.meaning()));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_upper_snake_once_and_sorted() {
+        let names: Vec<&str> = Code::ALL.iter().map(|code| code.as_str()).collect();
+        for name in &names {
+            assert!(name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_'), "{name}");
+        }
+        assert!(names.is_sorted_by(|a, b| a < b), "{names:?}");
+    }
+}

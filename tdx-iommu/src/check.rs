@@ -1,0 +1,195 @@
+//! `tdx-iommu check`: whether devices can be given to a guest together.
+
+use std::borrow::Cow;
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
+
+use clap::Args;
+use common::code::Level;
+use common::document::{Document, Item};
+use common::host::Host;
+use common::output::Outcome;
+use common::pci::Bdf;
+use common::{Code, Result};
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::device::Device;
+use crate::explanation;
+use crate::holders::{Holders, is_claimed};
+use crate::inventory::Inventory;
+use crate::judgement::{Finding, Request};
+use crate::request::{self, Named};
+use crate::role::Role;
+use crate::scan::codes;
+use crate::usage;
+
+/// Arguments of `check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Devices for one guest; - for items with a bdf on standard input
+    #[arg(value_name = "BDF", required = true)]
+    devices: Vec<Named>,
+}
+
+/// A device that was asked for, or goes along, in a document.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct CheckItem {
+    /// Address.
+    pub bdf: Bdf,
+    /// Where it sits.
+    pub path: Option<String>,
+    /// Number of its IOMMU group.
+    pub iommu_group: Option<u32>,
+    /// The driver that is bound.
+    pub driver: Option<String>,
+    /// What it is for.
+    pub role: Role,
+    /// Whether it was named; if not, it goes along with one of its slot that was.
+    pub named: bool,
+    /// Whether it can be given to a guest with the others.
+    pub viable: bool,
+    /// Codes of what keeps it from that.
+    pub blockers: Vec<Code>,
+    /// What was seen, notes included.
+    pub findings: Vec<FindingItem>,
+    /// Why other devices are in its group.
+    pub explanations: Vec<String>,
+}
+
+/// Something that was seen.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct FindingItem {
+    /// What it is.
+    pub code: Code,
+    /// Whether it stops the device from being given away.
+    pub level: Level,
+    /// What it is about.
+    pub message: String,
+}
+
+impl Item for CheckItem {
+    const COLUMNS: &'static [&'static str] =
+        &["BDF", "ROLE", "DRIVER", "GROUP", "VIABLE", "BLOCKERS", "WHY"];
+
+    fn key(&self) -> Cow<'_, str> {
+        self.bdf.to_string().into()
+    }
+
+    fn compare(&self, other: &Self) -> Ordering {
+        self.bdf.cmp(&other.bdf)
+    }
+
+    fn row(&self) -> Vec<String> {
+        let messages: Vec<&str> = self.findings.iter().map(|f| f.message.as_str()).collect();
+        vec![
+            self.bdf.to_string(),
+            self.role.as_str().to_owned(),
+            self.driver.clone().unwrap_or_default(),
+            self.iommu_group.map(|group| group.to_string()).unwrap_or_default(),
+            if self.viable { "yes" } else { "no" }.to_owned(),
+            codes(&self.blockers),
+            messages.join("; "),
+        ]
+    }
+}
+
+/// Judges the devices, and what goes along with them, as one request.
+pub fn run(host: &Host, args: CheckArgs) -> Result<Outcome> {
+    let (named, mut warnings) = request::resolve(&args.devices)?;
+    let inventory = Inventory::read(host)?;
+    for &bdf in &named {
+        inventory.device(bdf)?;
+    }
+    let request = Request::new(&inventory, named.iter().copied());
+    let mut findings = request.findings();
+    let holders = Holders::of_vfio(host, &inventory, request.devices().iter().copied())?;
+    findings.extend(held(request.devices(), &holders));
+    findings.extend(claimed(host, request.devices(), &inventory));
+    findings.sort();
+    findings.dedup();
+
+    warnings.extend(inventory.problems.iter().cloned());
+    if holders.unseen > 0 {
+        warnings.push(format!(
+            "{} processes do not show their open files, so who has a device open is not fully known: \
+             run it as root",
+            holders.unseen
+        ));
+    }
+    let mut by_device = BTreeMap::<Bdf, Vec<Finding>>::new();
+    for finding in findings {
+        by_device.entry(finding.bdf).or_default().push(finding);
+    }
+    let devices = request.devices().iter().filter_map(|bdf| inventory.devices.get(bdf));
+    let mut explanations = BTreeMap::new();
+    let mut explain = |number: u32| {
+        let group = inventory.groups.get(&number);
+        let explanation = || group.map(|group| explanation::of_group(host, &inventory, group));
+        explanations.entry(number).or_insert_with(|| explanation().unwrap_or_default()).clone()
+    };
+    let items: Vec<CheckItem> = devices
+        .map(|device| {
+            let findings = by_device.remove(&device.bdf).unwrap_or_default();
+            let explanations = device.group.map(&mut explain).unwrap_or_default();
+            item(device, named.contains(&device.bdf), findings, explanations)
+        })
+        .collect();
+    let viable = items.iter().all(|item| item.viable);
+    Ok(Outcome::answer(Document::new("tdx.iommu.check", items).warnings(warnings), viable))
+}
+
+fn item(
+    device: &Device,
+    named: bool,
+    findings: Vec<Finding>,
+    explanations: Vec<String>,
+) -> CheckItem {
+    let stops = |code: &Code| code.level() != Level::Note;
+    let blockers: BTreeSet<Code> = findings.iter().map(|f| f.code).filter(stops).collect();
+    let finding = |finding: Finding| FindingItem {
+        code: finding.code,
+        level: finding.code.level(),
+        message: finding.message,
+    };
+    CheckItem {
+        bdf: device.bdf,
+        path: device.path.as_ref().map(ToString::to_string),
+        iommu_group: device.group,
+        driver: device.driver.clone(),
+        role: device.role,
+        named,
+        viable: blockers.is_empty(),
+        blockers: blockers.into_iter().collect(),
+        findings: findings.into_iter().map(finding).collect(),
+        explanations,
+    }
+}
+
+/// Findings of what processes hold open.
+fn held(devices: &BTreeSet<Bdf>, holders: &Holders) -> Vec<Finding> {
+    let of_device = |&bdf: &Bdf| {
+        holders.of(bdf).iter().map(move |holder| Finding {
+            bdf,
+            code: Code::InUseByVm,
+            message: format!(
+                "{} (process {}) has {} open",
+                holder.command, holder.pid, holder.node
+            ),
+        })
+    };
+    devices.iter().flat_map(of_device).collect()
+}
+
+/// Findings of disks that the kernel has claimed without sysfs telling by what.
+fn claimed(host: &Host, devices: &BTreeSet<Bdf>, inventory: &Inventory) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (bdf, disk) in usage::disks_of(host, devices) {
+        let known = inventory.usage.of(bdf).any(|what| what.is_disk());
+        if !known && is_claimed(host, &disk) == Some(true) {
+            let message = format!("the kernel has /dev/{disk} in use");
+            findings.push(Finding { bdf, code: Code::HostDiskMounted, message });
+        }
+    }
+    findings
+}

@@ -1,0 +1,50 @@
+//! The command line. Types only: each verb's own arguments stand beside the verb.
+
+use clap::{Parser, Subcommand};
+use common::Result;
+use common::cli::{Context, Globals, Tool};
+use common::output::Outcome;
+
+use crate::{check, groups, scan};
+
+/// PCI devices and IOMMU groups: scan them, judge what can be given to a guest
+#[derive(Debug, Parser)]
+#[command(name = "tdx-iommu", version, after_help = EXAMPLES)]
+pub struct Cli {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+const EXAMPLES: &str = "Examples:
+  tdx-iommu scan --vendor 10de --class 03
+  tdx-iommu scan | jq '.items[] | select(.iommu_group==12)' | tdx-iommu check -
+  tdx-iommu groups --json | jq '.items[] | select(.viable)'
+  tdx-iommu check 17:00.0 && echo it can be given to a guest";
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Show PCI devices, and what keeps each from being given to a guest
+    Scan(scan::ScanArgs),
+    /// Show IOMMU groups, their devices, and what keeps each from being given to a guest
+    Groups(groups::GroupsArgs),
+    /// Judge whether devices can be given to a guest together: exit 0 for yes, 10 for no
+    Check(check::CheckArgs),
+}
+
+impl Tool for Cli {
+    const NAME: &'static str = "tdx-iommu";
+
+    fn globals(&self) -> &Globals {
+        &self.globals
+    }
+
+    fn run(self, context: &Context) -> Result<Outcome> {
+        match self.verb {
+            Verb::Scan(args) => scan::run(&context.host, args),
+            Verb::Groups(args) => groups::run(&context.host, args),
+            Verb::Check(args) => check::run(&context.host, args),
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Rig 2: a real kernel with a real IOMMU and devices to give away; `tests/rig/kernel` says which.
+
+#![allow(dead_code, reason = "every test file uses a part of it")]
+#![expect(clippy::disallowed_methods, reason = "tests start programs as users do")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::print_stderr, reason = "a failing test shows the kernel's log")]
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+
+use crate::support::{Run, bin, bin_dir, repository};
+
+/// Where programs are, in the rig as on this machine.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A kernel that runs until this is dropped, or until the test dies.
+#[derive(Debug)]
+pub(crate) struct Kernel {
+    holder: Child,
+    folder: tempfile::TempDir,
+}
+
+impl Kernel {
+    /// Boots it.
+    pub(crate) fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// Boots it with more words on the kernel's command line.
+    pub(crate) fn start_with(arguments: &str) -> Self {
+        let folder = tempfile::Builder::new().prefix("tdx-kernel.").tempdir().unwrap();
+        let mut holder = Command::new(repository().join("tests/rig/kernel"))
+            .arg(folder.path())
+            .env("TDX_RIG_APPEND", arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut ready = String::new();
+        BufReader::new(holder.stdout.take().unwrap()).read_line(&mut ready).unwrap();
+        assert!(ready.starts_with("ready "), "rig: {ready:?}");
+        Self { holder, folder }
+    }
+
+    /// A command in the rig, with nothing but PATH in its environment.
+    pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(repository().join("tests/rig/kernel-run"));
+        command.arg(self.folder.path()).arg(format!("PATH={}:{PATH}", bin_dir().display()));
+        command.arg(program);
+        command
+    }
+
+    /// Runs one of the tools in the rig.
+    pub(crate) fn tool<A: AsRef<OsStr>>(
+        &self,
+        tool: &str,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Run {
+        self.pipe(tool, arguments, b"")
+    }
+
+    /// Runs one of the tools in the rig with `input` on standard input.
+    pub(crate) fn pipe<A: AsRef<OsStr>>(
+        &self,
+        tool: &str,
+        arguments: impl IntoIterator<Item = A>,
+        input: impl AsRef<[u8]>,
+    ) -> Run {
+        let mut command = self.command(bin(tool));
+        command.args(arguments);
+        Run::of(command, input.as_ref())
+    }
+
+    /// Runs a shell line in the rig, with the tools on PATH and `pipefail` set.
+    pub(crate) fn shell(&self, line: &str) -> Run {
+        let mut command = self.command("bash");
+        command.args(["-o", "pipefail", "-c", line]);
+        Run::of(command, b"")
+    }
+
+    /// The address of the NVMe disk with this serial number.
+    #[track_caller]
+    pub(crate) fn nvme(&self, serial: &str) -> String {
+        let find = format!("grep -l '^{serial} *$' /sys/bus/pci/devices/*/nvme/*/serial");
+        self.shell(&find).text().split('/').nth(5).unwrap().to_owned()
+    }
+
+    /// Gives a device to vfio-pci by the kernel's own means.
+    #[track_caller]
+    pub(crate) fn bind(&self, bdf: &str) {
+        let line = format!(
+            "cd /sys/bus/pci/devices/{bdf} && echo vfio-pci >driver_override && \
+             {{ [ ! -e driver ] || echo {bdf} >driver/unbind; }} && \
+             echo {bdf} >/sys/bus/pci/drivers_probe && \
+             [ \"$(basename $(readlink driver))\" = vfio-pci ]"
+        );
+        self.shell(&line).text();
+    }
+
+    /// Holds a device that vfio-pci drives open, as a virtual machine does, until the answer is
+    /// dropped.
+    #[track_caller]
+    pub(crate) fn hold(&self, bdf: &str) -> Held<'_> {
+        let line = format!(
+            "f=$(mktemp -d) && mkfifo $f/in && \
+             group=$(basename $(readlink /sys/bus/pci/devices/{bdf}/iommu_group)) && \
+             {{ /run/rig/hold $group {bdf} <$f/in >$f/out 2>&1 & }} && exec 3>$f/in && \
+             {{ sleep 1000000 & }} && echo $! && \
+             for _ in $(seq 500); do grep -q held $f/out && exit; sleep 0.02; done; \
+             cat $f/out >&2; exit 1"
+        );
+        let holder = self.shell(&line).text().trim().to_owned();
+        Held { kernel: self, holder }
+    }
+}
+
+/// A device that is held open.
+#[derive(Debug)]
+pub(crate) struct Held<'k> {
+    kernel: &'k Kernel,
+    /// The process, whose end lets the holder read its end of file.
+    holder: String,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.kernel.shell(&format!("kill {}", self.holder));
+    }
+}
+
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = std::fs::read(self.folder.path().join("console.log")).unwrap_or_default();
+            let log = String::from_utf8_lossy(&log);
+            let tail: Vec<&str> = log.lines().rev().take(10).collect();
+            eprintln!("the kernel's last words, newest first:\n{}", tail.join("\n"));
+        }
+        drop(self.holder.stdin.take());
+        self.holder.wait().ok();
+    }
+}
