@@ -1,6 +1,8 @@
 //! `examples/tdvirsh`, with the command lines of the script it stands in for.
 
 mod support;
+#[path = "support/template.rs"]
+mod template;
 
 use support::{Rig, Run, guest_image, repository};
 
@@ -43,6 +45,18 @@ fn the_original_command_line_works() {
     let gone = tdvirsh(&format!("delete {name}"));
     assert!(gone.text().contains("Removing overlay volume: "), "{gone:#?}");
     assert!(gone.stdout.contains(&format!("Domain {name} destroyed successfully.")), "{gone:#?}");
+
+    // A template of Canonical's, but for what this machine cannot run.
+    let text = template::without(&template::canonical("regular_vm"), "vsock");
+    let text = text.replace("type=\"kvm\"", "type=\"qemu\"").replace("host-passthrough", "maximum");
+    rig.template(
+        "my.xml.template",
+        &text.replace("unit=\"GiB\">2", "unit=\"MiB\">256").replace("16", "1"),
+    );
+    let made = tdvirsh(&format!("new -i {} -t my.xml.template", image.display()));
+    assert!(made.text().contains("Name:           tdvirsh-my-"), "{made:#?}");
+    assert!(tdvirsh("list").text().contains("hostfwd:2201,"), "{made:#?}");
+    rig.shell("tdx-td list --format name | xargs tdx-td stop --force --yes").text();
     tdvirsh("delete all").text();
     assert_eq!(rig.shell("tdx-td list --format name").text(), "");
 }

@@ -350,6 +350,15 @@ fn a_failed_or_stopped_import_leaves_nothing() {
     assert_eq!(rig.state(), before);
     assert_eq!(rig.shell("pgrep -x qemu-img || true").text(), "");
 
+    // As under nohup: what the caller ignored does not stop it.
+    let ignoring = rig.shell(&format!(
+        "trap '' HUP; tdx-pool import big.img & \
+         until ls {IMAGES}/import.*.part >&2; do :; done 2>/dev/null; kill -HUP $!; wait $!"
+    ));
+    ignoring.document();
+    rig.pool("delete big.img --yes").document();
+    assert_eq!(rig.state(), before);
+
     // While it goes on it is no orphan; once its maker was killed it is.
     let import = rig.begin(&["import", "big.img"]);
     let part = rig.halt(&import);

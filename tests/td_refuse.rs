@@ -130,11 +130,12 @@ fn new_checks_everything_before_it_touches_anything() {
     }
     let tdx = td(&rig, &format!("new -i {file}"));
     refused(&tdx, 6, "no TDX trust domains", "--security none");
+    refused(&tdx, 6, "knows no TDX (11.6.0 and newer do)", "");
     refused(&td(&rig, "new --security none"), 4, "no image was named", "--td-image");
     refused(
         &td(&rig, &format!("new -i {file} --security tdx --virt-type qemu")),
         2,
-        "trust domain",
+        "cannot run a guest with tdx",
         "none",
     );
     rig.virsh(["net-undefine", "idle"]);

@@ -3,11 +3,14 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod support;
+#[path = "support/template.rs"]
+mod template;
 
 use std::fs;
 
-use serde_json::Value;
-use support::{Rig, guest_image};
+use serde_json::{Value, json};
+use support::{Rig, guest_image, repository};
+use template::{CANONICAL, canonical, without};
 
 const OWNER: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\
     202122232425262728292a2b2c2d2e2f";
@@ -26,7 +29,12 @@ fn new<'a>(more: &[&'a str]) -> Vec<&'a str> {
 
 /// The arguments that libvirt gave QEMU.
 fn argv(rig: &Rig) -> Vec<String> {
-    let text = fs::read_to_string(rig.path("/var/log/libvirt/qemu-argv/td1")).unwrap();
+    argv_of(rig, "td1")
+}
+
+fn argv_of(rig: &Rig, domain: &str) -> Vec<String> {
+    let text =
+        fs::read_to_string(rig.path(&format!("/var/log/libvirt/qemu-argv/{domain}"))).unwrap();
     text.lines().map(str::to_owned).collect()
 }
 
@@ -100,11 +108,22 @@ fn every_missing_link_has_its_own_words() {
     fs::write(rig.path("/sys/fs/cgroup/misc.current"), "tdx 15\n").unwrap();
     refused("all 15 TDX key ids of this host are in use");
     fs::write(rig.path("/sys/fs/cgroup/misc.current"), "tdx 14\n").unwrap();
-    rig.tool("tdx-td", new(&["--dry-run"])).document();
+    rig.tool("tdx-td", new(&[])).document();
+    // One that is there needs no other.
+    fs::write(rig.path("/sys/fs/cgroup/misc.current"), "tdx 15\n").unwrap();
+    assert_eq!(rig.tool("tdx-td", new(&[])).document()["changed"], false);
+    rig.tool("tdx-td", ["delete", "td1", "--yes", "--timeout", "0"]).document();
 
+    let look_again = || {
+        rig.shell("rm -f /var/cache/libvirt/qemu/capabilities/*").text();
+        rig.libvirtd("restart");
+    };
+    fs::write(rig.path("/run/rig/host/no-tdx-guest"), "").unwrap();
+    look_again();
+    refused("QEMU has none");
+    fs::remove_file(rig.path("/run/rig/host/no-tdx-guest")).unwrap();
     fs::write(rig.path("/sys/module/kvm_intel/parameters/tdx"), "N\n").unwrap();
-    rig.shell("rm -f /var/cache/libvirt/qemu/capabilities/*").text();
-    rig.libvirtd("restart");
+    look_again();
     refused("kvm_intel.tdx is off");
     let cpuinfo = fs::read_to_string(rig.path("/proc/cpuinfo")).unwrap();
     fs::write(rig.path("/proc/cpuinfo"), cpuinfo.replace(" tdx_host_platform", "")).unwrap();
@@ -129,4 +148,277 @@ fn wrong_launch_values_are_refused_before_libvirt_sees_them() {
         rig.tool("tdx-td", new(flags)).error(status);
     }
     assert_eq!(rig.state(), before);
+}
+
+/// `tdx-td new -t TEMPLATE` for a small guest.
+fn from_template<'a>(template: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let basic = ["new", "-i", "guest.qcow2", "-t", template, "--memory", "512M", "--vcpus", "1"];
+    [&basic, more].concat()
+}
+
+#[test]
+#[ignore = "needs root"]
+fn canonicals_templates_are_refused_or_translated() {
+    let rig = rig_with_image();
+    let before = rig.state();
+    for name in CANONICAL {
+        let file = format!("{name}.xml.template");
+        rig.template(&file, &canonical(name));
+        let refused = rig.tool("tdx-td", from_template(&file, &[])).error(3);
+        let message = refused["message"].as_str().unwrap();
+        assert!(message.contains("domain/allowReboot"), "{message}");
+        assert_eq!(message.contains("SocketAddress"), name != "regular_vm", "{message}");
+        assert!(refused["hint"].as_str().unwrap().contains("--fix-template"), "{refused}");
+    }
+    if !std::path::Path::new("/dev/vhost-vsock").exists() {
+        let file = "trust_domain.xml.template";
+        let refused = rig.tool("tdx-td", from_template(file, &["--fix-template"])).error(6);
+        assert_eq!(refused["hint"], "modprobe vhost_vsock");
+    }
+
+    // This machine may have no vhost-vsock; all else is as it was.
+    for name in CANONICAL {
+        let file = format!("{name}.xml.template");
+        rig.template(&file, &without(&canonical(name), "vsock"));
+        let made = rig.tool("tdx-td", from_template(&file, &["--fix-template"])).document();
+        let item = &made["items"][0];
+        let domain = item["name"].as_str().unwrap();
+        let uuid = item["uuid"].as_str().unwrap();
+        assert_eq!(domain, format!("tdvirsh-{name}-{uuid}"));
+        assert_eq!((&item["memory_bytes"], &item["vcpus"]), (&json!(512 << 20), &json!(1)));
+        assert_eq!(item["ssh"], json!({"host": "127.0.0.1", "port": 2201}));
+        let warnings = made["warnings"].to_string();
+        assert!(warnings.contains("removed domain/allowReboot"), "{warnings}");
+        assert!(warnings.contains("hostfwd=tcp:127.0.0.1:2201-:22"), "{warnings}");
+
+        let argv = argv_of(&rig, domain);
+        let secure = name != "regular_vm";
+        assert_eq!(item["security"], if secure { "tdx" } else { "none" });
+        if secure {
+            assert_eq!(launch_object(&argv)["attributes"], 0x1000_0000);
+            let socket = &launch_object(&argv)["quote-generation-socket"];
+            assert_eq!(socket["path"], "/var/run/tdx-qgs/qgs.socket");
+            assert!(argv.iter().any(|a| a.contains("inteltdx")), "no TDX firmware: {argv:?}");
+            assert!(!argv.iter().any(|a| a.contains("balloon")), "a balloon: {argv:?}");
+        }
+        // The port is the definition's: it is the same after a restart, and nobody else's.
+        rig.tool("tdx-td", ["stop", domain, "--force", "--yes"]).document();
+        let other = rig.tool("tdx-td", from_template(&file, &["--fix-template"])).item();
+        assert_eq!(other["ssh"]["port"], 2202);
+        assert_eq!(rig.tool("tdx-td", ["start", domain]).item()["action"], "start");
+        assert_eq!(rig.tool("tdx-td", ["show", domain]).item()["ssh"], item["ssh"]);
+        rig.tool("tdx-td", ["delete", "--all", "--yes", "--timeout", "0"]).document();
+        assert_eq!(rig.state(), before);
+    }
+    // A guest of such a template boots, is found and shut down.
+    let flags = ["--fix-template", "--name", "td1", "--wait", "ip"];
+    rig.tool("tdx-td", from_template("trust_domain-sb.xml.template", &flags)).document();
+    assert_eq!(rig.tool("tdx-td", ["delete", "td1", "--yes"]).item()["forced"], false);
+    assert_eq!(rig.state(), before);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn an_upstream_template_is_taken_as_it_is() {
+    let rig = rig_with_image();
+    let before = rig.state();
+    let template = repository().join("examples/templates/trust_domain.xml");
+    let template = template.to_str().unwrap();
+    let owner = "stat -c '%a %U' /var/lib/libvirt/images/guest.qcow2";
+    let base = rig.shell(owner).text().to_owned();
+    let named = ["--name", "td1"];
+    let made = rig.tool("tdx-td", from_template(template, &named)).document();
+    assert_eq!(made["items"][0]["security"], "tdx");
+    assert_eq!(rig.shell(owner).text(), base, "the base image changed hands");
+    let again = rig.tool("tdx-td", from_template(template, &named)).document();
+    assert_eq!(again["changed"], false);
+    let other = ["--name", "td1", "--disk-size", "8G"];
+    let other = rig.tool("tdx-td", from_template(template, &other)).error(5);
+    assert!(other["message"].as_str().unwrap().contains("disk_size_bytes"), "{other}");
+
+    let text = fs::read_to_string(template).unwrap();
+    let changed = rig.template("changed.xml", &text.replace("utc", "localtime"));
+    let changed = rig.tool("tdx-td", from_template(changed.to_str().unwrap(), &named)).error(5);
+    assert!(changed["message"].as_str().unwrap().contains("text is another now"), "{changed}");
+    rig.tool("tdx-td", ["delete", "td1", "--yes", "--timeout", "0"]).document();
+    assert_eq!(rig.state(), before);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_a_trust_domain_cannot_have_is_refused() {
+    let rig = rig_with_image();
+    let before = rig.state();
+    let text =
+        fs::read_to_string(repository().join("examples/templates/trust_domain.xml")).unwrap();
+    let acpi = "<acpi/>";
+    for (from, to, says) in [
+        ("<boot dev='hd'/>", "<loader type='pflash'>/x.fd</loader>", "pflash"),
+        (acpi, "<acpi/><smm state='on'/>", "smm"),
+        (acpi, "<acpi/><pmu state='on'/>", "pmu"),
+        ("driver='qemu'", "driver='kvm'", "ioapic"),
+        ("host-passthrough", "host-model", "CPU"),
+        ("<devices>", "<memoryBacking><hugepages/></memoryBacking><devices>", "hugepages"),
+        ("model='none'", "model='virtio'", "balloon"),
+        ("<cpu mode='host-passthrough'/>", "", "CPU"),
+        (acpi, "<acpi/><smm/>", "smm"),
+        ("<devices>", "<devices><iommu model='intel'/>", "IOMMU"),
+        ("0x10000000", "0x10000002", "policy"),
+    ] {
+        assert!(text.contains(from), "{from}");
+        rig.template("bad.xml", &text.replace(from, to));
+        let refused = rig.tool("tdx-td", from_template("bad.xml", &[])).error(3);
+        assert!(refused["message"].as_str().unwrap().contains(says), "{says}: {refused}");
+    }
+    // Firmware of one's own stays, also where other things are translated.
+    let own = text.replace(" firmware='efi'", "");
+    rig.template("own.xml", &own.replace("<boot dev='hd'/>", "<loader type='rom'>/my.fd</loader>"));
+    let line = ["render", "-i", "guest.qcow2", "-t", "own.xml", "--memory", "512M", "--xml"];
+    let kept = rig.tool("tdx-td", [&line[..], &["--fix-template"]].concat());
+    assert!(kept.text().contains("/my.fd"), "{kept:#?}");
+    // What only libvirt knows comes from its validation, and leaves nothing either.
+    rig.template("bad.xml", &text.replace("<acpi/>", "<acpi/><nonsense/>"));
+    rig.tool("tdx-td", from_template("bad.xml", &[])).error(3);
+    assert_eq!(rig.state(), before);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_port_of_the_host_leads_to_ssh() {
+    let rig = rig_with_image();
+    let before = rig.state();
+    let made = rig.tool("tdx-td", new(&["--ssh-port", "auto"])).item();
+    assert_eq!(made["ssh"], json!({"host": "127.0.0.1", "port": 2201}));
+    let xml = rig.virsh(["dumpxml", "td1"]);
+    assert!(xml.contains("type='passt'") && !xml.contains("qemu:"), "{xml}");
+    rig.shell("exec 3<>/dev/tcp/127.0.0.1/2201").text();
+    let again = rig.tool("tdx-td", new(&["--ssh-port", "auto"])).document();
+    assert_eq!(again["changed"], false);
+
+    let taken = "tdx-td new -i guest.qcow2 --name td2 --memory 512M --vcpus 1 --ssh-port 2201";
+    let refused = rig.shell(taken).error(5);
+    assert!(refused["message"].as_str().unwrap().contains("domain 'td1'"), "{refused}");
+    rig.tool("tdx-td", ["delete", "td1", "--yes", "--timeout", "0"]).document();
+    assert_eq!(rig.state(), before);
+}
+
+/// Every subset of the optional values, in `values`' order.
+fn subsets<T: Copy>(values: &[T]) -> impl Iterator<Item = Vec<T>> {
+    (0..1u32 << values.len()).map(|chosen| {
+        let taken = values.iter().enumerate().filter(|(i, _)| chosen >> i & 1 == 1);
+        taken.map(|(_, value)| *value).collect()
+    })
+}
+
+#[test]
+#[ignore = "needs root"]
+fn every_combination_of_launch_values_is_valid() {
+    let rig = rig_with_image();
+    let before = rig.state();
+    let mut count = 0;
+    let optional = [
+        &["--td-debug"][..],
+        &["--sept-ve-disable", "off"],
+        &["--mr-config-id", OWNER],
+        &["--mr-owner", OWNER],
+        &["--mr-owner-config", OWNER],
+    ];
+    for (index, flags) in subsets(&optional).enumerate() {
+        let qgs = [&["--qgs", "none"][..], &["--qgs", "/run/q.sock"], &[]][index % 3];
+        let line = [&["render", "-i", "guest.qcow2", "--xml"][..], &flags.concat(), qgs].concat();
+        let xml = rig.tool("tdx-td", line).text().to_owned();
+        fs::write(rig.scratch().join(format!("tdx{index}.xml")), xml).unwrap();
+        count += 1;
+    }
+    assert_eq!(count, 32);
+    // libvirt's own answer, for each: defined, and what it made of it holds what was asked for.
+    let define = "for x in tdx*.xml; do virsh -q define --validate $x >/dev/null || echo bad $x; \
+        name=$(sed -n 's|.*<name>\\(.*\\)</name>.*|\\1|p' $x); \
+        for value in policy mrConfigId mrOwner mrOwnerConfig quoteGenerationService; do \
+        [ \"$(grep -c \"<$value\" $x)\" = \"$(virsh dumpxml $name | grep -c \"<$value\")\" ] || \
+        echo lost $value in $x; done; virsh -q undefine --nvram $name; done";
+    assert_eq!(rig.shell(define).text(), "");
+    assert_eq!(rig.state(), before);
+}
+
+/// The definitions of AMD SEV guests, which this host cannot even plan, by the schema alone.
+#[test]
+#[ignore = "needs root"]
+fn sev_definitions_are_valid() {
+    let rig = rig_with_image();
+    let host_data = "00".repeat(32);
+    let (block, auth) = ("00".repeat(96), "00".repeat(4096));
+    fs::write(rig.scratch().join("cert"), "certificate").unwrap();
+    let cert = rig.scratch().join("cert");
+    let cert = cert.to_str().unwrap();
+    let early = [&["--sev-dh-cert", cert][..], &["--sev-session", cert]];
+    let snp = [
+        &["--snp-host-data", &host_data][..],
+        &["--snp-id-block", &block, "--snp-id-auth", &auth],
+        &["--snp-vcek", "off"],
+    ];
+    let policies =
+        [("sev", "0x1", &early[..]), ("sev-es", "0x5", &early), ("sev-snp", "0x30000", &snp)];
+    let mut count = 0;
+    for (security, policy, optional) in policies {
+        for flags in subsets(optional) {
+            for policy in [&[][..], &["--sev-policy", policy]] {
+                let xml = sev_xml(security, &[&flags.concat(), policy].concat());
+                fs::write(rig.scratch().join(format!("sev{count}.xml")), xml).unwrap();
+                count += 1;
+            }
+        }
+    }
+    assert_eq!(count, 32);
+    let define = "for x in sev*.xml; do \
+        virsh -q -c test:///default define --validate $x >/dev/null || echo bad $x; done";
+    assert_eq!(rig.shell(define).text(), "");
+    let refused = rig.tool("tdx-td", new(&["--security", "sev-snp"])).error(6);
+    let message = refused["message"].to_string();
+    assert!(message.contains("runs no SEV-SNP guests: kvm_amd"), "{message}");
+}
+
+/// What the builder makes of the flags, without a host that could run it.
+fn sev_xml(security: &str, flags: &[&str]) -> String {
+    use clap::{Args, FromArgMatches, ValueEnum};
+    use tdx_td::{blueprint, builder, capability, launch, metadata, settings};
+
+    let command = launch::LaunchArgs::augment_args(clap::Command::new("new"));
+    let matches = command.get_matches_from([&["new"], flags].concat());
+    let args = launch::LaunchArgs::from_arg_matches(&matches).unwrap();
+    let security = capability::Security::from_str(security, false).unwrap();
+    let settings = settings::Settings {
+        launch: launch::Launch::new(security, &args).unwrap(),
+        virt_type: capability::VirtType::Kvm,
+        memory_bytes: 1 << 30,
+        vcpus: 1,
+        network: "default".to_owned(),
+        hotplug_ports: 1,
+        ssh_port: None,
+        passt: false,
+        vsock: true,
+        warnings: Vec::new(),
+    };
+    let base = tdx_pool::overlay::Base {
+        path: "/images/base.qcow2".into(),
+        format: tdx_pool::image::Format::Qcow2,
+        name: "base.qcow2".to_owned(),
+        capacity_bytes: 1 << 30,
+    };
+    let metadata = metadata::Metadata {
+        pool: "default".to_owned(),
+        base: base.path.clone(),
+        overlay: "/images/overlay.qcow2".into(),
+        request: settings.request(),
+    };
+    let identity = blueprint::Identity {
+        name: "sev",
+        uuid: "11111111-2222-4333-8444-555555555555",
+        base: &base,
+        keep_base_owner: true,
+        seed: None,
+        ssh: None,
+        metadata: &metadata,
+    };
+    builder::Guest { settings: &settings, identity: &identity }.to_xml().unwrap()
 }

@@ -1,14 +1,48 @@
-//! Reading what another tool printed: `-`.
+//! Reading what another tool printed, `-`, and small files that users name.
 
+use std::fs::OpenOptions;
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::Duration;
 
+use nix::libc;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::interrupt;
 
 /// The argument that stands for standard input.
 pub const STDIN: &str = "-";
+
+/// Reads a file that is to be small: at most `limit` bytes. A pipe will do, and is not waited for when
+/// a signal comes in.
+///
+/// Errors: `not_found`, `permission`; `invalid_input` for a folder, and for a larger file.
+pub fn file(path: &Path, limit: usize) -> Result<Vec<u8>> {
+    let shown = path.display();
+    // Opening a pipe that nobody writes to would wait as well.
+    let mut options = OpenOptions::new();
+    let file = options.read(true).custom_flags(libc::O_NONBLOCK).open(path).at("read", path)?;
+    let mut file = file.take(limit as u64 + 1);
+    let mut bytes = Vec::new();
+    loop {
+        match file.read_to_end(&mut bytes) {
+            Ok(_) if bytes.len() > limit => {
+                return Err(Error::invalid_input(format!("{shown} is larger than {limit} bytes")));
+            }
+            Ok(_) => return Ok(bytes),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                interrupt::sleep(Duration::from_millis(10))?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
+                return Err(Error::invalid_input(format!("{shown} is a folder")));
+            }
+            Err(error) => return Err(error).at("read", path),
+        }
+    }
+}
 
 /// Reads items from standard input: a document, a JSON array, or concatenated item objects.
 ///
@@ -83,6 +117,22 @@ mod tests {
     use serde::Deserialize;
 
     use super::*;
+
+    #[test]
+    fn small_files_are_read_and_others_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        assert_eq!(file(&path, 8).unwrap_err().kind(), ErrorKind::NotFound);
+        std::fs::write(&path, "12345678").unwrap();
+        assert_eq!(file(&path, 8).unwrap(), b"12345678");
+        assert_eq!(file(&path, 7).unwrap_err().kind(), ErrorKind::InvalidInput);
+        for bad in [folder.path(), Path::new("/dev/zero")] {
+            assert_eq!(file(bad, 1024).unwrap_err().kind(), ErrorKind::InvalidInput);
+        }
+        let pipe = folder.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(file(&pipe, 8).unwrap(), b"", "nobody writes");
+    }
 
     #[derive(Debug, PartialEq, Deserialize)]
     struct Named {

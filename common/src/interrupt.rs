@@ -23,15 +23,29 @@ fn asking_to_stop() -> SigSet {
 
 /// Keeps the signals that end a program from ending this one; [`check`] notices them instead.
 ///
+/// A signal that the caller had ignored, as nohup(1) does with SIGHUP and a shell's `&` with SIGINT,
+/// stays ignored.
+///
 /// Call it before any thread is started: threads inherit the mask. Where the kernel refuses, the
 /// signals keep killing, as they would without a guard.
 pub fn guard() {
-    let mask = asking_to_stop();
+    let ignored = ignored();
+    let heard = |signal: &Signal| ignored & (1 << (*signal as u32 - 1)) == 0;
+    let mask: SigSet = asking_to_stop().iter().filter(heard).collect();
     if let Ok(signals) = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
         && SIGNALS.set(signals).is_ok()
     {
         let _ = mask.thread_block();
     }
+}
+
+/// The signals this process ignores, a bit for each, that of signal 1 being the lowest.
+///
+/// Source: proc_pid_status(5), `SigIgn`.
+fn ignored() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
 /// Fails with `interrupted` once a signal has come in.

@@ -13,7 +13,7 @@ use common::document::{Action, Document, Item};
 use common::libvirt::{Context as _, Libvirt, is_gone};
 use common::output::Outcome;
 use common::units::Size;
-use common::{Error, Result, interrupt, log};
+use common::{Error, ErrorKind, Result, interrupt, log};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -165,7 +165,9 @@ fn delete_all(context: &Context, pool: &Pool, files: Vec<Judged>) -> Result<Vec<
         }
         items.push(item);
     }
-    inflight::sweep(&context.host);
+    if failed.as_ref().is_none_or(|error| error.kind() != ErrorKind::Interrupted) {
+        inflight::sweep(&context.host);
+    }
     match failed {
         None => Ok(items),
         Some(error) => {

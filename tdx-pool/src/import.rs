@@ -132,8 +132,10 @@ pub fn run(
     let items = match change.dry_run {
         true => plans.into_iter().map(|plan| plan.item(&name)).collect(),
         false => {
+            let is_new = pool.found().is_none();
             let pool = pool.apply(&libvirt)?;
-            apply_all(context, &libvirt, &pool, plans)?
+            let made = is_new.then(|| format!("created pool '{name}'"));
+            apply_all(context, &libvirt, &pool, plans).map_err(|error| error.applied(made))?
         }
     };
     let document = Document::new("tdx.pool.import", items);

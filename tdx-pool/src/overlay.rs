@@ -94,7 +94,7 @@ impl Plan {
         let xml = self.xml(owner)?;
         log::step(format_args!("create overlay {}", self.path.display()));
         let doing = format_args!("create overlay '{}'", self.name);
-        let handle = StorageVol::create_xml(&pool.handle, &xml, 0).context(doing)?;
+        let handle = pool.create_volume(&self.name, &xml, None, doing)?;
         Ok(NewVolume::new(handle, self.path.clone(), in_flight))
     }
 

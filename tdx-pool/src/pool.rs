@@ -246,6 +246,28 @@ impl Pool {
         }
     }
 
+    /// Has libvirt make the volume `name`, as a copy of another where one is given.
+    ///
+    /// Errors: what libvirt says. When libvirtd died over this, the volume may be there all the same, and
+    /// is named as left behind.
+    pub(crate) fn create_volume(
+        &self,
+        name: &str,
+        xml: &str,
+        copy_of: Option<&StorageVol>,
+        doing: impl std::fmt::Display,
+    ) -> Result<StorageVol> {
+        let made = match copy_of {
+            None => StorageVol::create_xml(&self.handle, xml, 0),
+            Some(original) => StorageVol::create_xml_from(&self.handle, xml, original, 0),
+        };
+        let is_alive = || self.handle.connect().and_then(|connect| connect.is_alive());
+        made.context(doing).map_err(|error| match is_alive().unwrap_or(false) {
+            true => error,
+            false => error.left_behind([format!("volume '{name}'")]),
+        })
+    }
+
     /// The pool as it stands in a document.
     pub fn item(&self) -> Result<PoolItem> {
         let about = format_args!("ask about pool '{}'", self.name);

@@ -6,7 +6,9 @@
 //! copies it there.
 //!
 //! libvirt looks into what was uploaded, and would convert a qcow2 image to raw while it clones it. So
-//! the magic number at its start is held back until the clone is there: without it bytes are bytes.
+//! the start of the image, by which it is known, is held back until the clone is there: without it
+//! bytes are bytes. It also tells an image that is not finished, because its maker or libvirtd itself
+//! died, from every other volume of that name.
 
 use std::fs::File;
 use std::io::Read;
@@ -45,37 +47,48 @@ pub(crate) fn upload(
     let in_flight = libvirt.is_local().then(|| InFlight::begin(&context.host, &temporary));
     let _in_flight = in_flight.transpose()?;
     if let Some(made) = pool.volume(name)? {
-        if compare(libvirt, &made, source)? == Compared::Headless {
-            let digest = source.sha256()?;
-            plan.check_sha256(&digest)?;
-            put_head(libvirt, &made, source)?;
-            return Ok(digest);
+        match compare(libvirt, &made, source)? {
+            Compared::Headless => {
+                let digest = source.sha256()?;
+                plan.check_sha256(&digest)?;
+                put_head(libvirt, &made, source)?;
+                return Ok(digest);
+            }
+            // A libvirtd that were still at it would not have let it be read.
+            Compared::Begun => {
+                log::step(format_args!("delete the half-made volume '{name}'"));
+                made.delete(0).context(format_args!("delete the half-made volume '{name}'"))?;
+            }
+            Compared::Same | Compared::Different => return Err(made_meanwhile(name)),
         }
-        return Err(made_meanwhile(name));
     }
     log::step(format_args!("upload {} to volume '{temporary}'", source.path.display()));
     let doing = format_args!("create volume '{temporary}'");
-    let part = StorageVol::create_xml(&pool.handle, &xml(&temporary, source, *owner)?, 0);
-    let part = part.context(doing)?;
+    let part = pool.create_volume(&temporary, &xml(&temporary, source, *owner)?, None, doing)?;
     let done = (|| {
         let digest = send(libvirt, &part, source, progress)?;
         plan.check_sha256(&digest)?;
         interrupt::check()?;
         log::step(format_args!("clone volume '{temporary}' to '{name}'"));
         let clone = xml(name, source, *owner)?;
-        let made = match StorageVol::create_xml_from(&pool.handle, &clone, &part, 0) {
-            Err(_) if pool.volume(name)?.is_some() => return Err(made_meanwhile(name)),
-            made => made.context(format_args!("create volume '{name}'"))?,
+        let doing = format_args!("create volume '{name}'");
+        let made = match pool.create_volume(name, &clone, Some(&part), doing) {
+            Err(_) if matches!(pool.volume(name), Ok(Some(_))) => return Err(made_meanwhile(name)),
+            made => made?,
         };
-        put_head(libvirt, &made, source)?;
-        Ok(digest)
+        match put_head(libvirt, &made, source) {
+            Ok(()) => Ok(digest),
+            Err(error) if made.delete(0).is_ok() => Err(error),
+            Err(error) => Err(error.left_behind([format!("volume '{name}', without its start")])),
+        }
     })();
     let removed = part.delete(0).or_else(|error| if is_gone(&error) { Ok(()) } else { Err(error) });
     match (done, removed) {
         (Ok(digest), Ok(())) => Ok(digest),
         (Ok(_), Err(error)) => Err(error)
             .context(format_args!("delete volume '{temporary}'"))
-            .map_err(|error| error.applied([format!("imported '{name}'")])),
+            .map_err(|error| error.applied([format!("imported '{name}'")]))
+            .map_err(|error| error.left_behind([format!("volume '{temporary}'")])),
         (Err(error), Ok(())) => Err(error),
         (Err(error), Err(_)) => Err(error.left_behind([format!("volume '{temporary}'")])),
     }
@@ -86,20 +99,17 @@ fn made_meanwhile(name: &str) -> Error {
         .hint("run the same command again: it compares the two")
 }
 
-/// How many bytes at an image's start are held back.
+/// How many bytes at an image's start are held back: the magic number, or the boot record.
 fn head(source: &Source) -> usize {
     match source.image.format {
         Format::Qcow2 => 4,
-        Format::Raw => 0,
+        Format::Raw => 512,
     }
 }
 
 /// Writes what was held back.
 fn put_head(libvirt: &Libvirt, volume: &StorageVol, source: &Source) -> Result<()> {
     let mut bytes = vec![0; head(source)];
-    if bytes.is_empty() {
-        return Ok(());
-    }
     let uploading = format_args!("upload {}", source.path.display());
     source.reopen()?.read_exact(&mut bytes).at("read", &source.path)?;
     let stream = Stream::new(libvirt.connect(), 0).context("open a stream")?;
@@ -183,6 +193,8 @@ pub(crate) enum Compared {
     Same,
     /// It lacks but the bytes that an upload holds back: that was killed right before its end.
     Headless,
+    /// It lacks those and more, and holds nothing else: libvirtd died while it copied the image there.
+    Begun,
     /// It holds something else.
     Different,
 }
@@ -193,8 +205,10 @@ pub(crate) fn compare(libvirt: &Libvirt, volume: &StorageVol, source: &Source) -
     let text = volume.xml_desc(0).context(comparing)?;
     let physical = Document::parse(text)?.root().text_at("physical");
     let length = source.image.file_size_bytes;
-    if physical.and_then(|size| size.parse().ok()).is_some_and(|size: u64| size != length) {
-        return Ok(Compared::Different);
+    match physical.and_then(|size| size.parse::<u64>().ok()) {
+        Some(0) => return Ok(Compared::Begun),
+        Some(size) if size != length => return Ok(Compared::Different),
+        _ => {}
     }
     let stream = Stream::new(libvirt.connect(), 0).context("open a stream")?;
     volume.download(&stream, 0, 0, 0).context(comparing)?;
@@ -207,6 +221,11 @@ pub(crate) fn compare(libvirt: &Libvirt, volume: &StorageVol, source: &Source) -
             other
         }
     }
+}
+
+/// Whether bytes are those of the image as far as they are not zero.
+fn is_part(bytes: &[u8], image: &[u8]) -> bool {
+    bytes.iter().zip(image).all(|(byte, wanted)| *byte == 0 || byte == wanted)
 }
 
 fn compare_stream(stream: &Stream, source: &Source) -> Result<Compared> {
@@ -233,14 +252,18 @@ fn compare_stream(stream: &Stream, source: &Source) -> Result<Compared> {
             Err(error) => return Err(error).at("read", &source.path),
         }
         let head = if at_start { head(source).min(got) } else { 0 };
+        let (ours, theirs) = (&ours[..got], &theirs[..got]);
         if ours[..head] != theirs[..head] {
             if theirs[..head].iter().any(|byte| *byte != 0) {
                 return Ok(Compared::Different);
             }
             result = Compared::Headless;
         }
-        if ours[head..got] != theirs[head..got] {
-            return Ok(Compared::Different);
+        if ours[head..] != theirs[head..] {
+            if result == Compared::Same || !is_part(theirs, ours) {
+                return Ok(Compared::Different);
+            }
+            result = Compared::Begun;
         }
         at_start = false;
     }

@@ -4,69 +4,46 @@
 //! is one more part: it adds its element and overrules the few others it must.
 //! Source: <https://libvirt.org/formatdomain.html>.
 
-use std::path::{Path, PathBuf};
+use std::net::SocketAddr;
+use std::path::Path;
 
 use common::xml::Element;
 use common::{Error, Result};
-use tdx_pool::image::Format;
+use tdx_pool::overlay::Base;
 
+use crate::blueprint::Identity;
 use crate::capability::VirtType;
-use crate::metadata::Metadata;
-use crate::tdx::Tdx;
+use crate::launch::Launch;
+use crate::settings::Settings;
 
 /// Everything that goes into a new domain.
-#[derive(Debug, Clone)]
-pub struct Guest {
-    /// Name.
-    pub name: String,
-    /// UUID.
-    pub uuid: String,
-    /// Accelerator.
-    pub virt_type: VirtType,
-    /// Launch security.
-    pub launch: Launch,
-    /// Memory, bytes.
-    pub memory_bytes: u64,
-    /// Virtual CPUs.
-    pub vcpus: u32,
-    /// The base image's format.
-    pub base_format: Format,
-    /// Whether libvirt may be told to leave the base image's owner alone.
-    pub keep_base_owner: bool,
-    /// libvirt network.
-    pub network: String,
-    /// Whether the host can give it a vsock.
-    pub vsock: bool,
-    /// Free PCI Express ports for devices plugged in later.
-    pub hotplug_ports: u32,
-    /// A cloud-init seed.
-    pub seed: Option<PathBuf>,
-    /// Our record; it names base and overlay.
-    pub metadata: Metadata,
+#[derive(Debug, Clone, Copy)]
+pub struct Guest<'a> {
+    /// What it is to have.
+    pub settings: &'a Settings,
+    /// What makes it this one.
+    pub identity: &'a Identity<'a>,
 }
 
-/// How the guest is protected from its host.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Launch {
-    /// Not at all: an ordinary guest.
-    None,
-    /// As a trust domain.
-    Tdx(Tdx),
-}
+/// The namespace of raw arguments for QEMU.
+const QEMU: &str = "http://libvirt.org/schemas/domain/qemu/1.0";
 
-impl Guest {
+impl Guest<'_> {
     /// The definition, as libvirt takes it.
     ///
     /// Errors: `invalid_input` for values that XML cannot hold.
     pub fn to_xml(&self) -> Result<String> {
-        let kib = self.memory_bytes / 1024;
+        let raw = self.identity.ssh.filter(|_| !self.settings.passt);
         Element::new("domain")
-            .attr("type", self.virt_type.as_str())
-            .child(Element::new("name").text(&self.name))
-            .child(Element::new("uuid").text(&self.uuid))
-            .child(Element::new("metadata").child(self.metadata.to_element()))
-            .child(Element::new("memory").attr("unit", "KiB").text(kib.to_string()))
-            .child(Element::new("vcpu").attr("placement", "static").text(self.vcpus.to_string()))
+            .attr("type", self.settings.virt_type.as_str())
+            .attr_opt("xmlns:qemu", raw.map(|_| QEMU))
+            .child(Element::new("name").text(self.identity.name))
+            .child(Element::new("uuid").text(self.identity.uuid))
+            .child(Element::new("metadata").child(self.identity.metadata.to_element()))
+            .child(
+                Element::new("memory").attr("unit", "KiB").text(self.settings.memory_bytes / 1024),
+            )
+            .child(Element::new("vcpu").attr("placement", "static").text(self.settings.vcpus))
             .child(self.os())
             .child(self.features())
             .child(self.cpu())
@@ -75,7 +52,8 @@ impl Guest {
             .child(Element::new("on_reboot").text("restart"))
             .child(Element::new("on_crash").text("destroy"))
             .child(self.devices()?)
-            .children(self.launch_security())
+            .child_opt(self.settings.launch.to_element())
+            .child_opt(raw.map(slirp))
             .to_xml()
     }
 
@@ -85,7 +63,7 @@ impl Guest {
             .attr("firmware", "efi")
             .child(Element::new("type").attr("arch", "x86_64").attr("machine", "q35").text("hvm"));
         let feature = |name: &str| Element::new("feature").attr("enabled", "no").attr("name", name);
-        let os = match self.launch {
+        let os = match self.settings.launch {
             // The firmware with enrolled keys boots only signed images, the one without boots all.
             // Variables of its own keep libvirt from the stateless builds, which are for AMD SEV.
             Launch::None => os
@@ -95,8 +73,9 @@ impl Guest {
                         .child(feature("secure-boot")),
                 )
                 .child(Element::new("loader").attr("stateless", "no")),
-            // Debian's only TDX firmware has keys enrolled: asking for none finds nothing.
-            Launch::Tdx(_) => os,
+            // libvirt looks for firmware that can be launched so. Debian's only one for TDX has keys
+            // enrolled: asking for none finds nothing.
+            Launch::Tdx(_) | Launch::Sev(_) => os,
         };
         os.child(Element::new("boot").attr("dev", "hd"))
     }
@@ -104,8 +83,8 @@ impl Guest {
     fn features(&self) -> Element {
         let features =
             Element::new("features").child(Element::new("acpi")).child(Element::new("apic"));
-        match self.launch {
-            Launch::None => features,
+        match self.settings.launch {
+            Launch::None | Launch::Sev(_) => features,
             // The interrupt controller must be QEMU's, not the kernel's: the host may not inject
             // interrupts into a trust domain by itself.
             Launch::Tdx(_) => features.child(Element::new("ioapic").attr("driver", "qemu")),
@@ -113,27 +92,28 @@ impl Guest {
     }
 
     fn cpu(&self) -> Element {
-        let mode = match self.virt_type {
+        let mode = match self.settings.virt_type {
             VirtType::Kvm => "host-passthrough",
             VirtType::Qemu => "maximum",
         };
         let topology = Element::new("topology")
-            .attr("sockets", "1")
-            .attr("cores", self.vcpus.to_string())
-            .attr("threads", "1");
+            .attr("sockets", 1)
+            .attr("cores", self.settings.vcpus)
+            .attr("threads", 1);
         Element::new("cpu").attr("mode", mode).child(topology)
     }
 
     fn devices(&self) -> Result<Element> {
         let mut devices = vec![self.disk()?, self.network_card(), random_source()];
-        devices.extend(self.seed.as_deref().map(seed_disk).transpose()?);
-        devices.extend(self.vsock.then(vsock));
+        devices.extend(self.identity.seed.map(seed_disk).transpose()?);
+        devices.extend(self.identity.ssh.filter(|_| self.settings.passt).map(passt));
+        devices.extend(self.settings.vsock.then(vsock));
         devices.push(controller("scsi").attr("model", "virtio-scsi"));
         devices.push(controller("virtio-serial"));
         devices.push(self.balloon());
         // Each of these takes a port of its own; libvirt adds ports for them, but none to spare.
-        let taken = devices.len() as u32 - u32::from(self.launch != Launch::None);
-        let ports = (0..taken + self.hotplug_ports).map(|_| {
+        let taken = devices.len() as u32 - u32::from(self.settings.launch.is_secure());
+        let ports = (0..taken + self.settings.hotplug_ports).map(|_| {
             Element::new("controller").attr("type", "pci").attr("model", "pcie-root-port")
         });
         let root = Element::new("controller")
@@ -151,17 +131,7 @@ impl Guest {
     }
 
     fn disk(&self) -> Result<Element> {
-        let base = path(&self.metadata.base)?;
-        let mut base = Element::new("source").attr("file", base);
-        if self.keep_base_owner {
-            // Without it libvirt gives the base image to the QEMU user while a guest runs.
-            base = base.child(Element::new("seclabel").attr("model", "dac").attr("relabel", "no"));
-        }
-        let backing = Element::new("backingStore")
-            .attr("type", "file")
-            .child(Element::new("format").attr("type", self.base_format.as_str()))
-            .child(base)
-            .child(Element::new("backingStore"));
+        let backing = backing_store(self.identity.base, self.identity.keep_base_owner)?;
         let driver = Element::new("driver")
             .attr("name", "qemu")
             .attr("type", "qcow2")
@@ -170,7 +140,7 @@ impl Guest {
             .attr("type", "file")
             .attr("device", "disk")
             .child(driver)
-            .child(Element::new("source").attr("file", path(&self.metadata.overlay)?))
+            .child(Element::new("source").attr("file", utf8(&self.identity.metadata.overlay)?))
             .child(backing)
             .child(Element::new("target").attr("dev", "vda").attr("bus", "virtio")))
     }
@@ -178,25 +148,52 @@ impl Guest {
     fn network_card(&self) -> Element {
         Element::new("interface")
             .attr("type", "network")
-            .child(Element::new("source").attr("network", &self.network))
+            .child(Element::new("source").attr("network", &self.settings.network))
             .child(Element::new("model").attr("type", "virtio"))
     }
 
-    /// A balloon takes memory back from a guest; a trust domain's private memory cannot be taken.
+    /// A balloon takes memory back from a guest; private memory cannot be taken.
     fn balloon(&self) -> Element {
-        let model = match self.launch {
-            Launch::None => "virtio",
-            Launch::Tdx(_) => "none",
-        };
+        let model = if self.settings.launch.is_secure() { "none" } else { "virtio" };
         Element::new("memballoon").attr("model", model)
     }
+}
 
-    fn launch_security(&self) -> Option<Element> {
-        match &self.launch {
-            Launch::None => None,
-            Launch::Tdx(tdx) => Some(tdx.to_element()),
-        }
+/// What an overlay stands on, as its disk tells it.
+pub(crate) fn backing_store(base: &Base, keep_owner: bool) -> Result<Element> {
+    let mut source = Element::new("source").attr("file", utf8(&base.path)?);
+    if keep_owner {
+        // Without it libvirt gives the base image to the QEMU user while a guest runs.
+        let seclabel = Element::new("seclabel").attr("model", "dac").attr("relabel", "no");
+        source = source.child(seclabel);
     }
+    Ok(Element::new("backingStore")
+        .attr("type", "file")
+        .child(Element::new("format").attr("type", base.format.as_str()))
+        .child(source)
+        .child(Element::new("backingStore")))
+}
+
+/// Source: <https://libvirt.org/formatdomain.html#userspace-connection-using-passt>.
+fn passt(socket: SocketAddr) -> Element {
+    let range = Element::new("range").attr("start", socket.port()).attr("to", 22);
+    let forward =
+        Element::new("portForward").attr("proto", "tcp").attr("address", socket.ip()).child(range);
+    Element::new("interface")
+        .attr("type", "user")
+        .child(Element::new("backend").attr("type", "passt"))
+        .child(forward)
+        .child(Element::new("model").attr("type", "virtio"))
+}
+
+/// Source: qemu(1), `-netdev user`. The card needs no boot ROM of its own, but an address: QEMU makes
+/// it before those of libvirt's devices are taken, of which none is this far up.
+fn slirp(socket: SocketAddr) -> Element {
+    let network = format!("user,id=tdx-ssh,hostfwd=tcp:{socket}-:22");
+    let card = "virtio-net-pci,netdev=tdx-ssh,romfile=,bus=pcie.0,addr=0x18";
+    let arguments = ["-netdev", &network, "-device", card];
+    let argument = |value: &str| Element::new("qemu:arg").attr("value", value);
+    Element::new("qemu:commandline").children(arguments.map(argument))
 }
 
 /// The seed as a disk of its own, which cloud-init finds by its label.
@@ -206,12 +203,13 @@ fn seed_disk(seed: &Path) -> Result<Element> {
         .attr("type", "file")
         .attr("device", "disk")
         .child(driver)
-        .child(Element::new("source").attr("file", path(seed)?))
+        .child(Element::new("source").attr("file", utf8(seed)?))
         .child(Element::new("target").attr("dev", "vdb").attr("bus", "virtio"))
         .child(Element::new("readonly")))
 }
 
-fn path(path: &Path) -> Result<&str> {
+/// A path as XML can hold it.
+pub(crate) fn utf8(path: &Path) -> Result<&str> {
     path.to_str()
         .ok_or_else(|| Error::invalid_input(format!("path {} is not UTF-8", path.display())))
 }

@@ -44,16 +44,37 @@ pub enum VirtTypeArg {
 pub enum Security {
     /// Intel TDX: a trust domain
     Tdx,
+    /// AMD SEV: memory is encrypted
+    Sev,
+    /// AMD SEV-ES: registers too
+    SevEs,
+    /// AMD SEV-SNP: and nothing can be changed
+    SevSnp,
     /// An ordinary guest
     None,
 }
 
+impl Security {
+    /// Whether it is AMD's.
+    pub fn is_sev(self) -> bool {
+        matches!(self, Self::Sev | Self::SevEs | Self::SevSnp)
+    }
+
+    /// Its name, as on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tdx => "tdx",
+            Self::Sev => "sev",
+            Self::SevEs => "sev-es",
+            Self::SevSnp => "sev-snp",
+            Self::None => "none",
+        }
+    }
+}
+
 impl fmt::Display for Security {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Tdx => "tdx",
-            Self::None => "none",
-        })
+        f.write_str(self.as_str())
     }
 }
 
@@ -102,14 +123,21 @@ pub fn virt_type(
 ) -> Result<VirtType> {
     match (asked, security) {
         (VirtTypeArg::Qemu, _) => Ok(VirtType::Qemu),
-        // Whether the host runs trust domains is looked at by itself, in check_tdx.
-        (_, Security::Tdx) => Ok(VirtType::Kvm),
-        (VirtTypeArg::Kvm, Security::None) if !has_kvm(host, libvirt)? => {
-            Err(Error::unsupported("this host has no KVM")
-                .hint("--security none --virt-type qemu emulates a guest in software, slowly"))
-        }
+        (VirtTypeArg::Kvm, Security::None) => check_kvm(host, libvirt).map(|()| VirtType::Kvm),
         (VirtTypeArg::Auto, Security::None) if !has_kvm(host, libvirt)? => Ok(VirtType::Qemu),
+        // Whether the host runs secure guests is looked at by itself, in check_security.
         _ => Ok(VirtType::Kvm),
+    }
+}
+
+/// Fails on a host without KVM.
+///
+/// Errors: `unsupported` (exit 6).
+pub fn check_kvm(host: &Host, libvirt: &Libvirt) -> Result<()> {
+    match has_kvm(host, libvirt)? {
+        true => Ok(()),
+        false => Err(Error::unsupported("this host has no KVM")
+            .hint("--security none --virt-type qemu emulates a guest in software, slowly")),
     }
 }
 
@@ -150,10 +178,78 @@ pub fn check_vcpus(libvirt: &Libvirt, virt_type: VirtType, vcpus: u32) -> Result
     }
 }
 
+/// Fails on a host that gives guests no vsock.
+///
+/// Errors: `unsupported` (exit 6).
+pub fn check_vsock(host: &Host) -> Result<()> {
+    match host.has("/dev/vhost-vsock") {
+        true => Ok(()),
+        false => Err(Error::unsupported("this host has no /dev/vhost-vsock for the guest's vsock")
+            .hint("modprobe vhost_vsock")),
+    }
+}
+
+/// Fails unless guests can be protected like this here, saying what is missing.
+///
+/// Errors: `unsupported` (exit 6).
+pub fn check_security(host: &Host, libvirt: &Libvirt, security: Security) -> Result<()> {
+    match security {
+        Security::None => Ok(()),
+        Security::Tdx => check_tdx(host, libvirt),
+        _ => check_sev(host, libvirt, security),
+    }
+}
+
+/// Source: <https://libvirt.org/formatdomaincaps.html#sev-capabilities>; Linux
+/// `Documentation/virt/kvm/x86/amd-memory-encryption.rst` for the module's parameters.
+fn check_sev(host: &Host, libvirt: &Libvirt, security: Security) -> Result<()> {
+    let (name, parameter) = match security {
+        Security::SevSnp => ("SEV-SNP", "sev_snp"),
+        Security::SevEs => ("SEV-ES", "sev_es"),
+        _ => ("SEV", "sev"),
+    };
+    // Without KVM libvirt has no answer at all.
+    let capabilities = domain_capabilities(libvirt, VirtType::Kvm).ok();
+    let offered = capabilities.is_some_and(|capabilities| {
+        let features = capabilities.root().child("features");
+        let sev = features.and_then(|features| features.child("sev"));
+        let has_sev = sev.is_some_and(|sev| sev.attr("supported").as_deref() == Some("yes"));
+        let most = |what| sev.and_then(|sev| sev.text_at(what)?.parse::<u32>().ok());
+        match security {
+            Security::SevSnp => sectypes(&capabilities).any(|kind| kind == "sev-snp"),
+            Security::SevEs => has_sev && most("maxESGuests").is_none_or(|most| most > 0),
+            _ => has_sev && most("maxGuests").is_none_or(|most| most > 0),
+        }
+    });
+    if offered {
+        return Ok(());
+    }
+    let path = format!("/sys/module/kvm_amd/parameters/{parameter}");
+    let version = libvirt.connect().lib_version().context("ask libvirt for its version")?;
+    let missing = match host.read(&path)? {
+        _ if !libvirt.is_local() => "libvirt there offers none".to_owned(),
+        None => format!("kvm_amd with {parameter} is not loaded"),
+        Some(value) if !matches!(value.trim(), "Y" | "1") => format!("kvm_amd.{parameter} is off"),
+        // Source: https://libvirt.org/news.html, 10.5.0.
+        Some(_) if security == Security::SevSnp && version < 10_005_000 => {
+            format!("libvirt {} knows none (10.5.0 and newer do)", version_text(version))
+        }
+        Some(_) => "QEMU has none, or the BIOS keeps no ids for it".to_owned(),
+    };
+    Err(Error::unsupported(format!("this host runs no {name} guests: {missing}"))
+        .hint("--security none makes an ordinary guest"))
+}
+
+/// The kinds of launch security that libvirt lists.
+fn sectypes(capabilities: &Document) -> impl Iterator<Item = String> {
+    let values = capabilities.root().find_all("features/launchSecurity/enum/value");
+    values.map(|value| value.text())
+}
+
 /// Fails unless libvirt can run trust domains here, saying what is missing.
 ///
 /// Errors: `unsupported` (exit 6).
-pub fn check_tdx(host: &Host, libvirt: &Libvirt) -> Result<()> {
+fn check_tdx(host: &Host, libvirt: &Libvirt) -> Result<()> {
     let missing = missing_for_tdx(host, libvirt)?;
     if missing.is_empty() {
         return if libvirt.is_local() { check_keys(host) } else { Ok(()) };
@@ -180,16 +276,21 @@ fn check_keys(host: &Host) -> Result<()> {
     }
 }
 
+/// Whether libvirt lists trust domains among what it can run, as upstream or Canonical's preview does.
+pub fn offers_tdx(libvirt: &Libvirt) -> bool {
+    // Without KVM libvirt has no answer at all.
+    domain_capabilities(libvirt, VirtType::Kvm).is_ok_and(|capabilities| {
+        let preview = capabilities.root().attr_at("features/tdx", "supported");
+        sectypes(&capabilities).any(|kind| kind == "tdx") || preview.as_deref() == Some("yes")
+    })
+}
+
 /// Each link of the chain from processor to libvirt that is missing, in words. Empty: none is.
 ///
 /// Below 11.10 libvirt lists TDX on any host whose QEMU has it built in, so the kernel is asked too.
 fn missing_for_tdx(host: &Host, libvirt: &Libvirt) -> Result<Vec<String>> {
     let version = libvirt.connect().lib_version().context("ask libvirt for its version")?;
-    // Without KVM libvirt has no answer at all.
-    let offered = domain_capabilities(libvirt, VirtType::Kvm).is_ok_and(|capabilities| {
-        let mut kinds = capabilities.root().find_all("features/launchSecurity/enum/value");
-        kinds.any(|value| value.text() == "tdx")
-    });
+    let offered = offers_tdx(libvirt);
     if offered && (version >= 11_010_000 || !libvirt.is_local()) {
         return Ok(Vec::new());
     }
@@ -218,6 +319,16 @@ fn missing_for_tdx(host: &Host, libvirt: &Libvirt) -> Result<Vec<String>> {
         _ => {}
     }
     Ok(missing)
+}
+
+/// Whether libvirt runs passt for guests, which forwards ports without raw arguments for QEMU.
+///
+/// Source: <https://libvirt.org/formatdomaincaps.html>, `interface`, enum `backendType`.
+pub fn has_passt(host: &Host, libvirt: &Libvirt, virt_type: VirtType) -> Result<bool> {
+    let capabilities = domain_capabilities(libvirt, virt_type)?;
+    let mut backends = capabilities.root().find_all("devices/interface/enum/value");
+    let offered = backends.any(|value| value.text() == "passt");
+    Ok(offered && (!libvirt.is_local() || host.has("/usr/bin/passt")))
 }
 
 fn version_text(version: u32) -> String {

@@ -5,7 +5,6 @@
 //! overlay go; an image that was imported stays, since others may stand on it by then, and is named.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 
 use common::cli::Context;
 use common::config::Config;
@@ -16,27 +15,35 @@ use tdx_pool::overlay::{self, Base, NewVolume};
 use tdx_pool::owner::{self, Owner};
 use tdx_pool::seed as seed_volume;
 use virt::domain::Domain;
+use virt::error::Error as VirtError;
 use virt::sys;
 
-use crate::builder::{Guest, Launch};
+use crate::blueprint::{Blueprint, Identity};
 use crate::definition::Definition;
 use crate::domain::DomainItem;
 use crate::identity::{default_name, new_uuid};
 use crate::image::{Image, ImageRequest, Source};
 use crate::metadata::Metadata;
+use crate::ports::Port;
 use crate::removal::undefine;
 use crate::seed::{Seed, SeedArgs};
-use crate::settings::{GuestArgs, Settings};
+use crate::settings::{GuestArgs, domain_name};
 use crate::{names, power};
 
 /// What it takes to have the domain.
 #[derive(Debug)]
 pub struct Plan<'a> {
+    /// The domain's name.
+    pub name: String,
     /// What would be defined.
-    pub guest: Guest,
+    pub xml: String,
     /// What the user should know.
     pub warnings: Vec<String>,
+    /// Whether the definition is a user's.
+    by_user: bool,
     libvirt: &'a Libvirt,
+    /// Ours until the domain has it.
+    _port: Option<Port>,
     source: Source,
     overlay: overlay::Plan,
     seed: Option<seed_volume::Plan>,
@@ -47,7 +54,7 @@ pub struct Plan<'a> {
 impl<'a> Plan<'a> {
     /// Looks at everything that can fail: host, network, pool, image, name.
     ///
-    /// Errors: those of [`Settings::new`] and [`Source::find`]; `conflict` when QEMU could not
+    /// Errors: those of [`Blueprint::new`] and [`Source::find`]; `conflict` when QEMU could not
     /// read the image, or when the name is taken by a domain that is not what was asked for.
     pub fn new(
         context: &Context,
@@ -56,9 +63,13 @@ impl<'a> Plan<'a> {
         request: &ImageRequest,
         guest: &GuestArgs,
     ) -> Result<Self> {
-        let settings = Settings::new(context, libvirt, config, guest)?;
+        let existing = match &guest.name {
+            Some(name) => names::find(libvirt, name)?,
+            None => None,
+        };
+        // What is there already needs nothing more of the host.
+        let blueprint = Blueprint::new(context, libvirt, config, guest, existing.is_none())?;
         let source = Source::find(context, libvirt, config, request)?;
-        let warnings = [settings.warnings.clone(), source.warnings.clone()].concat();
         let base = source.image.base();
         let owner = owner::of_qemu(libvirt)?;
         if let (Image::There(base), Some(owner), true) = (&source.image, owner, libvirt.is_local())
@@ -72,46 +83,60 @@ impl<'a> Plan<'a> {
             Some(seed) => Some(seed_volume::Plan::new(source.pool.folder()?, seed.to_image()?)?),
             None => None,
         };
-        let existing = match &guest.name {
-            Some(name) => names::find(libvirt, name)?,
-            None => None,
-        };
-        let name = guest.name.clone().unwrap_or_else(|| default_name(&settings.launch, &uuid));
         let metadata = Metadata {
             pool: source.pool.pool_name().to_owned(),
             base: base.path.clone(),
             overlay: overlay.path.clone(),
-            request: request_of(&settings, &guest.seed, size),
+            request: [blueprint.request(), request_of(&guest.seed, size)].concat(),
         };
-        let vsock = libvirt.is_local() && context.host.has("/dev/vhost-vsock");
-        let guest = Guest {
-            name,
-            uuid,
-            virt_type: settings.virt_type,
-            launch: settings.launch,
-            memory_bytes: settings.memory_bytes,
-            vcpus: settings.vcpus,
-            base_format: base.format,
-            keep_base_owner: owner.is_some(),
-            network: settings.network,
-            vsock,
-            hotplug_ports: settings.hotplug_ports,
-            seed: seed.as_ref().map(|seed| seed.path.clone()),
-            metadata,
-        };
-        if let Some(domain) = &existing {
-            check_same(domain, &guest)?;
+        if let (Some(domain), Some(name)) = (&existing, &guest.name) {
+            check_same(domain, name, &metadata)?;
         }
-        Ok(Self { guest, warnings, libvirt, source, overlay, seed, owner, existing })
+        let port = match blueprint.port() {
+            // Its own port is taken: by itself.
+            Some(wanted) if existing.is_none() => Some(Port::choose(libvirt, wanted)?),
+            _ => None,
+        };
+        let name = match &guest.name {
+            Some(name) => name.clone(),
+            None => domain_name(&default_name(blueprint.stem(), &uuid)).map_err(|why| {
+                Error::usage(format!("no domain can be named after {:?}: {why}", blueprint.stem()))
+                    .hint("choose a --name")
+            })?,
+        };
+        let identity = Identity {
+            name: &name,
+            uuid: &uuid,
+            base: &base,
+            keep_base_owner: owner.is_some(),
+            seed: seed.as_ref().map(|seed| seed.path.as_path()),
+            ssh: port.as_ref().map(|port| port.socket),
+            metadata: &metadata,
+        };
+        let (xml, changes) = blueprint.to_xml(&identity)?;
+        let warnings = [blueprint.warnings(), &source.warnings, &changes].concat();
+        Ok(Self {
+            name,
+            xml,
+            by_user: blueprint.is_template(),
+            warnings,
+            libvirt,
+            _port: port,
+            source,
+            overlay,
+            seed,
+            owner,
+            existing,
+        })
     }
 
     /// The domain as [`Plan::apply`] would leave it, and what that would take.
     pub fn imagined(&self) -> Result<(DomainItem, Action)> {
-        let name = &self.guest.name;
+        let name = &self.name;
         match &self.existing {
             Some(domain) => Ok((observed(domain, name)?, power::to_run(domain, name)?)),
             None => {
-                let definition = Definition::parse(self.guest.to_xml()?)?;
+                let definition = Definition::parse(self.xml.clone())?;
                 Ok((definition.item(None, State::Running, false), CREATE))
             }
         }
@@ -124,7 +149,7 @@ impl<'a> Plan<'a> {
         config: &Config,
         request: &ImageRequest,
     ) -> Result<(DomainItem, Action)> {
-        let name = self.guest.name.clone();
+        let name = self.name.clone();
         if let Some(domain) = &self.existing {
             let action = power::bring_up(domain, &name)?;
             return Ok((observed(domain, &name)?, action));
@@ -136,13 +161,11 @@ impl<'a> Plan<'a> {
     }
 
     fn create(self, context: &Context, config: &Config, request: &ImageRequest) -> Result<Domain> {
-        let (xml, name) = (self.guest.to_xml()?, &self.guest.name);
+        let name = &self.name;
         let (pool, applied) = self.source.make_ready(context, self.libvirt, config, request)?;
         let made = (|| {
             interrupt::check()?;
-            let overlay = self.overlay.create(&context.host, &pool, self.owner);
-            let overlay =
-                overlay.map_err(|error| half_made(self.libvirt, &self.overlay.path, error))?;
+            let overlay = self.overlay.create(&context.host, &pool, self.owner)?;
             let mut volumes = vec![overlay];
             if let Some(seed) = &self.seed {
                 match seed.create(&context.host, self.libvirt, &pool, self.owner) {
@@ -150,7 +173,7 @@ impl<'a> Plan<'a> {
                     Err(error) => return Err(undo_volumes(volumes, error)),
                 }
             }
-            let domain = match define(self.libvirt, name, &xml) {
+            let domain = match define(self.libvirt, name, &self.xml, self.by_user) {
                 Ok(domain) => domain,
                 Err(error) => return Err(undo_volumes(volumes, error)),
             };
@@ -168,8 +191,7 @@ impl<'a> Plan<'a> {
 pub const CREATE: Action = Action("create");
 
 /// Fails unless the domain that has the name is what is asked for.
-fn check_same(domain: &Domain, wanted: &Guest) -> Result<()> {
-    let name = &wanted.name;
+fn check_same(domain: &Domain, name: &str, wanted: &Metadata) -> Result<()> {
     let doing = format_args!("read domain '{name}'");
     let text = domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE).context(doing)?;
     let taken = |how: &str| {
@@ -178,31 +200,49 @@ fn check_same(domain: &Domain, wanted: &Guest) -> Result<()> {
     };
     let there = Definition::parse(text)?.metadata;
     let there = there.ok_or_else(|| taken("was not made by these tools"))?;
-    let differences = there.differences(&wanted.metadata);
+    let differences = there.differences(wanted);
     match differences.is_empty() {
         true => Ok(()),
         false => Err(taken(&format!("differs: {}", differences.join("; ")))),
     }
 }
 
-fn define(libvirt: &Libvirt, name: &str, xml: &str) -> Result<Domain> {
+/// Defines the domain. With `by_user` the definition is a user's, and its faults are theirs.
+fn define(libvirt: &Libvirt, name: &str, xml: &str, by_user: bool) -> Result<Domain> {
     interrupt::check()?;
-    log::step(format_args!("define domain '{name}'"));
+    let doing = format_args!("define domain '{name}'");
+    log::step(doing);
     let validate = sys::VIR_DOMAIN_DEFINE_VALIDATE;
-    match libvirt.connect().define_domain_xml_flags(xml, validate) {
-        Err(_) if matches!(names::find(libvirt, name), Ok(Some(_))) => {
-            Err(Error::conflict(format!("domain '{name}' was made by another command meanwhile"))
-                .hint("run the same command again: it compares the two"))
-        }
-        defined => defined.context(format_args!("define domain '{name}'")),
+    let error = match libvirt.connect().define_domain_xml_flags(xml, validate) {
+        Ok(domain) => return Ok(domain),
+        Err(error) => error,
+    };
+    if matches!(names::find(libvirt, name), Ok(Some(_))) {
+        let message = format!("domain '{name}' was made by another command meanwhile");
+        return Err(
+            Error::conflict(message).hint("run the same command again: it compares the two")
+        );
     }
+    if by_user && is_invalid(&error) {
+        return Err(Error::invalid_input("libvirt does not take the template's definition")
+            .because(error.message().to_owned()));
+    }
+    // A libvirtd that died over this may have done it all the same.
+    let left = (!libvirt.is_alive()).then(|| format!("domain '{name}'"));
+    Err(error).context(doing).map_err(|error| error.left_behind(left))
+}
+
+/// Whether libvirt found fault with the XML itself.
+fn is_invalid(error: &VirtError) -> bool {
+    let faults = [sys::VIR_ERR_XML_INVALID_SCHEMA, sys::VIR_ERR_XML_ERROR, sys::VIR_ERR_XML_DETAIL];
+    faults.contains(&error.code().to_raw())
 }
 
 /// Takes a domain back that was defined and does not run. Its volumes go only after it.
 fn undo(domain: &Domain, name: &str, volumes: Vec<NewVolume>, error: Error) -> Error {
     // Another command may have started it the moment it was there.
     let idle = power::is_active(domain, name).is_ok_and(|active| !active);
-    match idle && undefine(domain, name).is_ok() {
+    match idle && undefine(domain, name, false).is_ok() {
         true => undo_volumes(volumes, error),
         false => {
             let paths = volumes.iter().map(|volume| volume.path().display().to_string());
@@ -215,12 +255,6 @@ fn undo_volumes(volumes: Vec<NewVolume>, error: Error) -> Error {
     volumes.into_iter().fold(error, |error, volume| volume.undo_after(error))
 }
 
-/// A libvirtd that dies while it makes a volume may have made it all the same.
-fn half_made(libvirt: &Libvirt, volume: &Path, error: Error) -> Error {
-    let there = libvirt.is_local() && volume.exists();
-    error.left_behind(there.then(|| volume.display().to_string()))
-}
-
 /// The domain as it is now.
 fn observed(domain: &Domain, name: &str) -> Result<DomainItem> {
     let doing = format_args!("read domain '{name}'");
@@ -230,34 +264,17 @@ fn observed(domain: &Domain, name: &str) -> Result<DomainItem> {
     Ok(definition.item(domain.id(), state, autostart))
 }
 
-/// What was asked for, in the form a later `new` of the same name compares. No secrets.
-fn request_of(
-    settings: &Settings,
-    seed: &SeedArgs,
-    disk_size: Option<u64>,
-) -> Vec<(String, String)> {
+/// What was asked for of disk and user, in the form a later `new` of the same name compares. No
+/// secrets.
+fn request_of(seed: &SeedArgs, disk_size: Option<u64>) -> Vec<(String, String)> {
     let disk_size = disk_size.map_or_else(|| "image".to_owned(), |size| size.to_string());
-    let security = match &settings.launch {
-        Launch::None => "none",
-        Launch::Tdx(_) => "tdx",
-    };
-    let mut request: Vec<(String, String)> = [
-        ("security", security.to_owned()),
-        ("virt_type", settings.virt_type.as_str().to_owned()),
-        ("memory_bytes", settings.memory_bytes.to_string()),
-        ("vcpus", settings.vcpus.to_string()),
+    [
         ("disk_size_bytes", disk_size),
-        ("network", settings.network.clone()),
-        ("hotplug_ports", settings.hotplug_ports.to_string()),
         ("user", seed.user.clone().unwrap_or_default()),
         ("hostname", seed.hostname.clone().unwrap_or_default()),
     ]
     .map(|(key, value)| (key.to_owned(), value))
-    .into();
-    if let Launch::Tdx(tdx) = &settings.launch {
-        request.extend(tdx.request());
-    }
-    request
+    .into()
 }
 
 /// Fails for a base image that QEMU could not read, since libvirt will be told not to change that.

@@ -1,6 +1,7 @@
 //! A domain as its XML tells it.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use common::Result;
@@ -10,6 +11,8 @@ use common::xml::{Document, Node};
 use tdx_pool::names::Ours;
 
 use crate::domain::{Disk, DomainItem, Ssh};
+use crate::hostfwd::{self, Hostfwd};
+use crate::launch;
 use crate::metadata::Metadata;
 
 /// A parsed definition: live or inactive.
@@ -89,15 +92,31 @@ impl Definition {
         if let Some(ssh) = forwards.into_iter().find_map(port_forward) {
             return Forward::To(ssh);
         }
-        // Raw slirp arguments of the original's templates: hostfwd=tcp:HOST:PORT-GUEST:22.
-        let arguments = self.root().descendants().filter(|node| node.local_name() == "arg");
-        for value in arguments.filter_map(|argument| argument.attr("value")) {
-            let mut parts = value.split(',').filter_map(|part| part.strip_prefix("hostfwd=tcp:"));
-            if let Some(forward) = parts.find_map(slirp_forward) {
-                return forward;
+        match hostfwd::all(&self.xml).into_iter().find(Hostfwd::is_ssh) {
+            None => Forward::None,
+            Some(raw) if raw.port == 0 => Forward::Ephemeral,
+            Some(raw) => {
+                let host = raw.address.filter(|_| !raw.is_open());
+                let host = host.map_or_else(|| "127.0.0.1".to_owned(), |host| host.to_string());
+                Forward::To(Ssh { host, port: raw.port })
             }
         }
-        Forward::None
+    }
+
+    /// The ports of the host that it forwards, whatever to, each of an address or of all.
+    pub fn host_ports(&self) -> Vec<(Option<IpAddr>, u16)> {
+        let mut ports = Vec::new();
+        for forward in self.root().find_all("devices/interface/portForward") {
+            let address = forward.attr("address").and_then(|address| address.parse().ok());
+            for range in forward.children().filter(|node| node.name() == "range") {
+                let port = |name| range.attr(name).and_then(|port| port.parse::<u16>().ok());
+                let Some(start) = port("start") else { continue };
+                ports.extend((start..=port("end").unwrap_or(start)).map(|port| (address, port)));
+            }
+        }
+        let raw = hostfwd::all(&self.xml).into_iter();
+        ports.extend(raw.filter(|raw| raw.port > 0).map(|raw| (raw.address, raw.port)));
+        ports
     }
 
     /// The domain as it stands in a document, without what only asking around can tell.
@@ -110,13 +129,16 @@ impl Definition {
             uuid: root.text_at("uuid").unwrap_or_default(),
             id,
             state,
-            security: self.security(),
+            security: security(root),
             managed: self.is_managed(),
             vcpus: root.text_at("vcpu").and_then(|text| text.parse().ok()),
             memory_bytes: root.child("memory").and_then(memory_bytes),
             ip: None,
             ips: Vec::new(),
-            ssh: None,
+            ssh: match self.ssh_forward() {
+                Forward::To(ssh) => Some(ssh),
+                Forward::None | Forward::Ephemeral => None,
+            },
             vsock_cid: root
                 .attr_at("devices/vsock/cid", "address")
                 .and_then(|cid| cid.parse().ok())
@@ -129,20 +151,21 @@ impl Definition {
             autostart,
         }
     }
+}
 
-    fn security(&self) -> String {
-        let Some(node) = self.root().child("launchSecurity") else {
-            return "none".to_owned();
-        };
-        let kind = node.attr("type").unwrap_or_default();
-        // libvirt tells SEV-ES from SEV by bit 2 of the policy.
-        // Source: https://libvirt.org/formatdomain.html#launch-security
-        let policy = node.text_at("policy").unwrap_or_default();
-        let policy = u64::from_str_radix(policy.trim_start_matches("0x"), 16).unwrap_or(0);
-        match kind.as_ref() {
-            "sev" if policy & 4 != 0 => "sev-es".to_owned(),
-            kind => kind.to_owned(),
-        }
+/// The kind of launch security, as on the command line; `none` without.
+pub fn security(domain: Node<'_>) -> String {
+    let Some(node) = domain.child("launchSecurity") else {
+        return "none".to_owned();
+    };
+    let kind = node.attr("type").unwrap_or_default();
+    // libvirt tells SEV-ES from SEV by bit 2 of the policy.
+    // Source: https://libvirt.org/formatdomain.html#launch-security
+    let policy = node.text_at("policy").unwrap_or_default();
+    let policy = launch::hex_u64(&policy).unwrap_or(0);
+    match kind.as_ref() {
+        "sev" if policy & 4 != 0 => "sev-es".to_owned(),
+        kind => kind.to_owned(),
     }
 }
 
@@ -165,6 +188,7 @@ fn port_forward(forward: Node<'_>) -> Option<Ssh> {
     if forward.attr("proto").as_deref() != Some("tcp") {
         return None;
     }
+    // Without an address passt listens on all of them, and this one is nearest.
     let host = forward.attr("address").map_or_else(|| "127.0.0.1".to_owned(), Cow::into_owned);
     forward.children().filter(|range| range.name() == "range").find_map(|range| {
         let port = |name| range.attr(name).and_then(|port| port.parse::<u16>().ok());
@@ -174,20 +198,6 @@ fn port_forward(forward: Node<'_>) -> Option<Ssh> {
         let port = start.checked_add(offset).filter(|port| *port <= end)?;
         let excluded = range.attr("exclude").as_deref() == Some("yes");
         (!excluded).then(|| Ssh { host: host.clone(), port })
-    })
-}
-
-/// Reads `HOST:PORT-GUEST:22` of a slirp forward.
-fn slirp_forward(text: &str) -> Option<Forward> {
-    let (from, to) = text.rsplit_once('-')?;
-    let (host, port) = from.rsplit_once(':')?;
-    if to.rsplit_once(':')?.1 != "22" {
-        return None;
-    }
-    let host = if host.is_empty() || host == "0.0.0.0" { "127.0.0.1" } else { host };
-    Some(match port.parse().ok()? {
-        0 => Forward::Ephemeral,
-        port => Forward::To(Ssh { host: host.to_owned(), port }),
     })
 }
 
@@ -243,8 +253,10 @@ fn hostdev(node: Node<'_>) -> Option<Bdf> {
     })
 }
 
+/// The bytes that an element with a unit stands for.
+///
 /// Source: <https://libvirt.org/formatdomain.html#memory-allocation>; dumps are always in KiB.
-fn memory_bytes(node: Node<'_>) -> Option<u64> {
+pub fn memory_bytes(node: Node<'_>) -> Option<u64> {
     let unit = node.attr("unit");
     let unit = unit.as_deref().unwrap_or("KiB");
     let text = format!("{}{unit}", node.text());
@@ -302,6 +314,20 @@ mod tests {
         assert_eq!(slirp("tcp:10.1.2.3:10022-10.0.2.15:22"), ssh("10.1.2.3", 10022));
         assert_eq!(slirp("tcp::8080-:80"), Forward::None);
         assert_eq!(slirp("udp::22-:22"), Forward::None);
+    }
+
+    #[test]
+    fn all_ports_of_the_host_are_found() {
+        let ports = parse(
+            "<devices><interface><portForward proto='tcp'><range start='80' end='82'/>\
+             <range start='2201' to='22'/></portForward></interface></devices>\
+             <qemu:commandline><qemu:arg value='user,id=n,hostfwd=tcp:127.0.0.1:2202-:22,\
+             hostfwd=tcp::0-:80'/></qemu:commandline>",
+        )
+        .host_ports();
+        let here = "127.0.0.1".parse().ok();
+        let all = [80, 81, 82, 2201].map(|port| (None, port));
+        assert_eq!(ports, [&all[..], &[(here, 2202)]].concat());
     }
 
     #[test]

@@ -90,7 +90,7 @@ pub fn run(
     let timeout = Duration::from_secs(args.timeout);
     let apply = |plan: Result<Plan>| match plan? {
         plan if dry_run => Ok(plan.imagined()),
-        plan => plan.apply(&libvirt, timeout),
+        plan => interrupt::check().and_then(|()| plan.apply(&libvirt, timeout)),
     };
     let mut removals = parallel::map(plans, parallel::GUESTS, apply);
     let warnings = settle_shared(&libvirt, &mut removals, dry_run);

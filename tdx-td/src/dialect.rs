@@ -4,8 +4,17 @@
 //! upstream replaces one of them by something else and drops the other, without a word unless the
 //! definition is validated. And upstream accepts much that a trust domain cannot have.
 
-use common::xml::{Document, Element, Node};
+use std::net::SocketAddr;
+
+use common::host::Host;
+use common::libvirt::{Context, Libvirt};
+use common::xml::{Document, Node};
 use common::{Error, Result};
+
+use crate::capability;
+use crate::hostfwd::{self, Hostfwd};
+use crate::launch::hex_u64;
+use crate::launch::tdx::{DEBUG, SEPT_VE_DISABLE};
 
 /// Whose libvirt the definition is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +23,34 @@ pub enum Dialect {
     Canonical,
     /// Upstream, 11.6 and newer.
     Upstream,
+}
+
+/// The library version from which TDX is upstream's. Source: <https://libvirt.org/news.html>.
+const UPSTREAM_TDX: u32 = 11_006_000;
+
+/// libvirt's schema of what a domain holds.
+const SCHEMA: &str = "/usr/share/libvirt/schemas/domaincommon.rng";
+
+impl Dialect {
+    /// Whose libvirt this is: Canonical's has the same version numbers as upstream's, and its own
+    /// elements in its schema. On another host, an old libvirt that offers TDX can only be Canonical's.
+    pub fn of(host: &Host, libvirt: &Libvirt) -> Result<Self> {
+        let version = libvirt.connect().lib_version().context("ask libvirt for its version")?;
+        let preview = version < UPSTREAM_TDX
+            && match libvirt.is_local() {
+                true => host.read(SCHEMA)?.is_some_and(|schema| schema.contains("SocketAddress")),
+                false => capability::offers_tdx(libvirt),
+            };
+        Ok(if preview { Self::Canonical } else { Self::Upstream })
+    }
+
+    /// The elements of a definition that this libvirt would drop without a word, as paths.
+    pub fn dropped(self, document: &Document) -> Vec<String> {
+        match self {
+            Self::Canonical => Vec::new(),
+            Self::Upstream => canonical_nodes(document).map(path_of).collect(),
+        }
+    }
 }
 
 /// Fails for a definition of a trust domain that asks for what a trust domain cannot have. libvirt
@@ -28,12 +65,21 @@ pub fn check_tdx(document: &Document) -> Result<()> {
     let has = |path: &str, attribute: &str, value: &str| {
         root.find_all(path).any(|node| node.attr(attribute).as_deref() == Some(value))
     };
+    // Without a state, on is meant.
+    let is_on = |path: &str| {
+        root.find(path).is_some_and(|node| node.attr("state").as_deref() != Some("off"))
+    };
     let checks = [
         (has("os/loader", "type", "pflash"), "a loader of type pflash (TDX firmware is type rom)"),
-        (has("features/smm", "state", "on"), "system management mode (smm)"),
-        (has("features/pmu", "state", "on"), "performance counters (pmu)"),
+        (is_on("features/smm"), "system management mode (smm)"),
+        (is_on("features/pmu"), "performance counters (pmu)"),
         (has("features/ioapic", "driver", "kvm"), "the kernel's ioapic (TDX needs qemu's)"),
-        (has("cpu", "mode", "host-model"), "CPU mode host-model (TDX needs host-passthrough)"),
+        (
+            root.attr_at("cpu", "mode").as_deref() != Some("host-passthrough"),
+            "a CPU of another mode than host-passthrough",
+        ),
+        (root.attr("type").as_deref() != Some("kvm"), "a type other than kvm"),
+        (has_odd_policy(root), "a policy with bits other than 0 (debug) and 28 (no #VE)"),
         (root.find("memoryBacking/hugepages").is_some(), "hugepages (private memory takes none)"),
         (root.find("maxMemory").is_some(), "memory hotplug (maxMemory)"),
         (root.find("devices/iommu").is_some(), "a virtual IOMMU"),
@@ -49,14 +95,18 @@ pub fn check_tdx(document: &Document) -> Result<()> {
         true => Ok(()),
         false => {
             Err(Error::invalid_input(format!("a trust domain cannot have {}", found.join(", ")))
-                .hint("take these elements out of the template"))
+                .hint("change these in the template"))
         }
     }
 }
 
-/// The elements that only Canonical's libvirt knows, as paths.
-pub fn canonical_only(document: &Document) -> Vec<String> {
-    canonical_nodes(document).map(path_of).collect()
+/// Source: Intel TDX Module Base Architecture Specification, TD_PARAMS: ATTRIBUTES; libvirt takes no
+/// others.
+fn has_odd_policy(root: Node<'_>) -> bool {
+    let Some(text) = root.text_at("launchSecurity/policy") else {
+        return false;
+    };
+    hex_u64(&text).is_some_and(|policy| policy & !(DEBUG | SEPT_VE_DISABLE) != 0)
 }
 
 fn canonical_nodes(document: &Document) -> impl Iterator<Item = Node<'_>> {
@@ -73,66 +123,68 @@ fn path_of(node: Node<'_>) -> String {
     }
 }
 
-/// The raw QEMU arguments of a user network that forwards a port of every address of the host.
+/// The forwards that open a port on every address of the host, as their definition has them.
 pub fn open_forwards(document: &Document) -> Vec<String> {
-    arguments(document).map(|(_, value)| value).filter(|value| opens_host(value)).collect()
+    let raw = hostfwd::all(document).into_iter().filter(Hostfwd::is_open);
+    let passt = open_port_forwards(document).map(|node| node.source().to_owned());
+    raw.map(|forward| format!("hostfwd={forward}")).chain(passt).collect()
 }
 
-fn arguments(document: &Document) -> impl Iterator<Item = (Node<'_>, String)> {
-    let arguments = document.root().descendants().filter(|node| node.local_name() == "arg");
-    arguments.filter_map(|node| Some((node, node.attr("value")?.into_owned())))
+/// passt listens on every address where none is named.
+fn open_port_forwards(document: &Document) -> impl Iterator<Item = Node<'_>> {
+    let forwards = document.root().find_all("devices/interface/portForward");
+    forwards.filter(|node| node.attr("address").is_none_or(|a| a == "0.0.0.0" || a == "::"))
 }
 
-/// Whether a `-netdev user` forwards from any address: `hostfwd=tcp::PORT-…` or from 0.0.0.0.
-fn opens_host(value: &str) -> bool {
-    value.split(',').filter_map(|part| part.strip_prefix("hostfwd=tcp:")).any(|forward| {
-        let host = forward.split_once(':').map(|(host, _)| host);
-        matches!(host, Some("" | "0.0.0.0"))
-    })
-}
-
-/// Translates Canonical's dialect to upstream's: quotes from the unix socket, no `allowReboot`, and
-/// ssh forwarded from `127.0.0.1:port` instead of a port open to the world.
+/// Makes a definition fit: in upstream's dialect quotes come from the unix socket, there is no
+/// `allowReboot`, and firmware is libvirt's choice; in either, ssh is forwarded from `ssh`, or at least
+/// from this host alone, instead of a port open to the world.
 ///
 /// Returns the definition and what was changed.
 /// Errors: `failed` when the result is no XML, which would be a defect.
-pub fn to_upstream(document: &Document, port: u16) -> Result<(String, Vec<String>)> {
+pub fn fix(
+    document: &Document,
+    dialect: Dialect,
+    ssh: Option<SocketAddr>,
+) -> Result<(String, Vec<String>)> {
     let mut changes = Vec::new();
     let mut edit = document.edit();
-    for node in canonical_nodes(document) {
-        changes.push(format!("removed {}", path_of(node)));
-        edit.remove(node);
+    // The port of the host goes to one forward: there may be several cards.
+    let mut ssh = ssh;
+    let closed = hostfwd::changed(document, |forward| match ssh {
+        Some(socket) if forward.is_ssh() && forward.port == 0 => {
+            ssh = None;
+            forward.from(socket)
+        }
+        _ if forward.is_open() => forward.from_here(),
+        _ => forward,
+    });
+    for (node, old, new) in closed {
+        changes.push(format!("'{old}' became '{new}'"));
+        edit.set_attr(node, "value", &new);
     }
-    for (node, value) in arguments(document).filter(|(_, value)| opens_host(value)) {
-        let closed: Vec<String> = value.split(',').map(|part| close(part, port)).collect();
-        changes.push(format!("ssh is forwarded from 127.0.0.1:{port} only"));
-        edit.set_attr(node, "value", &closed.join(","));
+    for node in open_port_forwards(document) {
+        changes.push("a portForward of every address became one of 127.0.0.1".to_owned());
+        edit.set_attr(node, "address", "127.0.0.1");
     }
-    let root = document.root();
-    let is_tdx = root.attr_at("launchSecurity", "type").as_deref() == Some("tdx");
-    if let (true, Some(os), Some(loader)) = (is_tdx, root.child("os"), root.find("os/loader")) {
-        changes.push(format!("firmware is chosen by libvirt, not {}", loader.text()));
-        edit.remove(loader);
-        edit.set_attr(os, "firmware", "efi");
-    }
-    if let (true, Some(devices)) = (is_tdx, root.child("devices"))
-        && devices.child("memballoon").is_none()
-    {
-        edit.insert_into(devices, &Element::new("memballoon").attr("model", "none").to_xml()?);
+    if dialect == Dialect::Upstream {
+        let of_canonical = canonical_nodes(document).next().is_some();
+        for node in canonical_nodes(document) {
+            changes.push(format!("removed {}", path_of(node)));
+            edit.remove(node);
+        }
+        let root = document.root();
+        let is_tdx = root.attr_at("launchSecurity", "type").as_deref() == Some("tdx");
+        // Anyone else's choice of firmware is theirs: it is part of what the guest is measured by.
+        if let (true, Some(os), Some(loader)) =
+            (is_tdx && of_canonical, root.child("os"), root.find("os/loader"))
+        {
+            changes.push(format!("firmware is chosen by libvirt, not {}", loader.text()));
+            edit.remove(loader);
+            edit.set_attr(os, "firmware", "efi");
+        }
     }
     Ok((edit.finish()?, changes))
-}
-
-/// Rewrites `hostfwd=tcp:[HOST]:PORT-TO` to start at 127.0.0.1 and, for ssh, at `port`.
-fn close(part: &str, port: u16) -> String {
-    let rewrite = || {
-        let (host, rest) = part.strip_prefix("hostfwd=tcp:")?.split_once(':')?;
-        let (from, to) = rest.split_once('-')?;
-        let from =
-            if from == "0" && to.ends_with(":22") { port.to_string() } else { from.to_owned() };
-        matches!(host, "" | "0.0.0.0").then(|| format!("hostfwd=tcp:127.0.0.1:{from}-{to}"))
-    };
-    rewrite().unwrap_or_else(|| part.to_owned())
 }
 
 #[cfg(test)]
@@ -149,6 +201,7 @@ mod tests {
     <boot dev='hd'/>
   </os>
   <features><acpi/><apic/><ioapic driver='qemu'/></features>
+  <cpu mode='host-passthrough'/>
   <devices>
     <disk type='file'/>
   </devices>
@@ -175,17 +228,19 @@ mod tests {
     #[test]
     fn what_upstream_would_drop_is_named() {
         assert_eq!(
-            canonical_only(&parsed(CANONICAL)),
-            ["domain/allowReboot", "domain/launchSecurity/quoteGenerationService/SocketAddress",]
+            Dialect::Upstream.dropped(&parsed(CANONICAL)),
+            ["domain/allowReboot", "domain/launchSecurity/quoteGenerationService/SocketAddress"]
         );
-        assert_eq!(open_forwards(&parsed(CANONICAL)), ["user,id=n1,hostfwd=tcp::0-:22"]);
+        assert_eq!(Dialect::Canonical.dropped(&parsed(CANONICAL)), Vec::<String>::new());
+        assert_eq!(open_forwards(&parsed(CANONICAL)), ["hostfwd=tcp::0-:22"]);
     }
 
     #[test]
     fn a_translation_has_none_of_it_left() {
-        let (upstream, changes) = to_upstream(&parsed(CANONICAL), 2201).unwrap();
+        let ssh = Some("127.0.0.1:2201".parse().unwrap());
+        let (upstream, changes) = fix(&parsed(CANONICAL), Dialect::Upstream, ssh).unwrap();
         let document = parsed(&upstream);
-        assert_eq!(canonical_only(&document), Vec::<String>::new());
+        assert_eq!(Dialect::Upstream.dropped(&document), Vec::<String>::new());
         assert_eq!(open_forwards(&document), Vec::<String>::new());
         assert_eq!(changes.len(), 4, "{changes:?}");
         let root = document.root();
@@ -194,8 +249,15 @@ mod tests {
         assert!(root.find("launchSecurity/quoteGenerationService").is_some());
         assert!(upstream.contains("user,id=n1,hostfwd=tcp:127.0.0.1:2201-:22"), "{upstream}");
         assert!(check_tdx(&document).is_ok());
-        let (again, changes) = to_upstream(&document, 2202).unwrap();
+        let (again, changes) = fix(&document, Dialect::Upstream, None).unwrap();
         assert_eq!((again, changes), (upstream, Vec::new()));
+    }
+
+    #[test]
+    fn in_its_own_dialect_only_open_ports_are_closed() {
+        let (fixed, changes) = fix(&parsed(CANONICAL), Dialect::Canonical, None).unwrap();
+        assert_eq!(changes.len(), 1, "{changes:?}");
+        assert_eq!(fixed, CANONICAL.replace("tcp::0-", "tcp:127.0.0.1:0-"));
     }
 
     #[test]
@@ -216,15 +278,23 @@ mod tests {
     }
 
     #[test]
-    fn only_forwards_from_everywhere_are_open() {
-        for (value, open) in [
-            ("user,id=n,hostfwd=tcp::0-:22", true),
-            ("user,hostfwd=tcp:0.0.0.0:2222-:22", true),
-            ("user,hostfwd=tcp:127.0.0.1:2222-:22", false),
-            ("user,id=n", false),
-        ] {
-            assert_eq!(opens_host(value), open, "{value}");
-        }
-        assert_eq!(close("hostfwd=tcp::8080-:80", 1), "hostfwd=tcp:127.0.0.1:8080-:80");
+    fn open_ports_of_either_kind_are_closed() {
+        let passt = "<domain><devices><interface type='user'><portForward proto='tcp'>\
+            <range start='2350' to='22'/></portForward></interface></devices></domain>";
+        let document = parsed(passt);
+        assert_eq!(open_forwards(&document).len(), 1);
+        let (fixed, changes) = fix(&document, Dialect::Upstream, None).unwrap();
+        assert_eq!(changes.len(), 1);
+        assert!(fixed.contains("<portForward proto='tcp' address='127.0.0.1'>"), "{fixed}");
+        assert!(open_forwards(&parsed(&fixed)).is_empty());
+    }
+
+    #[test]
+    fn other_peoples_firmware_is_kept() {
+        let own = CANONICAL
+            .replace("<allowReboot>no</allowReboot>", "")
+            .replace("<SocketAddress type='vsock' cid='2' port='4050'/>", "");
+        let (fixed, _) = fix(&parsed(&own), Dialect::Upstream, None).unwrap();
+        assert!(fixed.contains("<loader type='rom'>/usr/share/qemu/OVMF.fd</loader>"), "{fixed}");
     }
 }

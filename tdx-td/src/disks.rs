@@ -17,6 +17,8 @@ pub struct OwnFiles {
     pub delete: Vec<PathBuf>,
     /// Kept, since these other domains need them.
     pub shared: Vec<(PathBuf, Vec<String>)>,
+    /// Whether another domain has the same firmware variables.
+    pub nvram_is_shared: bool,
 }
 
 impl OwnFiles {

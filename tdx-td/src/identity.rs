@@ -1,17 +1,17 @@
-//! What a new domain is called.
+//! What a new domain is called, and known again by.
 
 use common::Result;
+use sha2::{Digest, Sha256};
 use tdx_pool::names::random_bytes;
 
-use crate::builder::Launch;
-
 /// The name the original script would have chosen: users' scripts match on it.
-pub fn default_name(launch: &Launch, uuid: &str) -> String {
-    let stem = match launch {
-        Launch::None => "regular_vm",
-        Launch::Tdx(_) => "trust_domain",
-    };
+pub fn default_name(stem: &str, uuid: &str) -> String {
     format!("tdvirsh-{stem}-{uuid}")
+}
+
+/// SHA-256 in hexadecimal digits: how what was asked for is remembered where it is long.
+pub fn digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A random UUID. Source: RFC 9562, section 5.4 (version 4).

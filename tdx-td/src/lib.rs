@@ -5,13 +5,14 @@
 //! ```
 //!
 //! One module a verb. Under them: [`image`] and [`settings`] turn flags and configuration into what is
-//! wanted, [`builder`] turns that into domain XML, [`creation`] makes it so or undoes it;
+//! wanted, [`builder`] turns that into domain XML, or [`fitting`] a user's template, [`creation`] makes it so or undoes it;
 //! [`definition`] reads domain XML back; [`disks`] says which files are a domain's own and [`removal`]
 //! gets rid of both; [`power`] gets a guest on and off.
 
 mod cli;
 
 pub mod addresses;
+pub mod blueprint;
 pub mod builder;
 pub mod capability;
 pub mod console;
@@ -21,13 +22,17 @@ pub mod delete;
 pub mod dialect;
 pub mod disks;
 pub mod domain;
+pub mod fitting;
+pub mod hostfwd;
 pub mod identity;
 pub mod image;
+pub mod launch;
 pub mod list;
 pub mod metadata;
 pub mod names;
 pub mod new;
 pub mod overlay;
+pub mod ports;
 pub mod power;
 pub mod removal;
 pub mod render;
@@ -37,7 +42,6 @@ pub mod show;
 pub mod ssh;
 pub mod start;
 pub mod stop;
-pub mod tdx;
 pub mod template;
 pub mod virsh;
 pub mod wait;

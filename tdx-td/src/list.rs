@@ -66,11 +66,9 @@ impl Observer {
         if item.id.is_some() {
             item.ips = self.addresses.of(&definition.macs());
         }
-        item.ssh = match definition.ssh_forward() {
-            Forward::To(ssh) => Some(ssh),
-            Forward::Ephemeral if item.id.is_some() => chosen_port(domain, &name),
-            Forward::Ephemeral | Forward::None => None,
-        };
+        if item.id.is_some() && definition.ssh_forward() == Forward::Ephemeral {
+            item.ssh = chosen_port(domain, &name);
+        }
         complete(&mut item);
         Ok(Some(item))
     }

@@ -8,6 +8,9 @@ use common::xml::{Element, Node};
 /// The namespace of our element. Part of every definition we make: never changed.
 pub const NAMESPACE: &str = "urn:tdx-tools:domain:1";
 
+/// The key of [`Metadata::request`] that says what the definition was made from. It comes first.
+pub const TEMPLATE: &str = "template";
+
 /// Our record of a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Metadata {
@@ -38,6 +41,11 @@ impl Metadata {
             .child(request)
     }
 
+    /// Whether an element is a record of ours.
+    pub fn is_record(node: Node<'_>) -> bool {
+        node.namespace() == Some(NAMESPACE) && node.local_name() == "domain"
+    }
+
     /// What of this record is not as `wanted`, in words. The overlay is each domain's own.
     pub fn differences(&self, wanted: &Self) -> Vec<String> {
         let mut differences = Vec::new();
@@ -48,19 +56,22 @@ impl Metadata {
         for (key, value) in &wanted.request {
             let there = self.request.iter().find(|(known, _)| known == key);
             let there = there.map_or("unknown", |(_, value)| value.as_str());
-            if there != value {
-                differences.push(format!("{key} is {there}, not {value}"));
+            if there == value {
+                continue;
             }
+            if key == TEMPLATE {
+                // Then nothing else can be compared.
+                differences.push(other_template(there, value).to_owned());
+                break;
+            }
+            differences.push(format!("{key} is {there}, not {value}"));
         }
         differences
     }
 
     /// Our record in a domain definition; none when the domain is not ours.
     pub fn read(domain: Node<'_>) -> Option<Self> {
-        let ours = domain
-            .child("metadata")?
-            .children()
-            .find(|node| node.namespace() == Some(NAMESPACE) && node.local_name() == "domain")?;
+        let ours = domain.child("metadata")?.children().find(|node| Self::is_record(*node))?;
         let field = |name: &str| ours.children().find(|node| node.local_name() == name);
         let text = |name: &str| field(name).map(|node| node.text());
         let request = field("request").into_iter().flat_map(|node| {
@@ -74,6 +85,14 @@ impl Metadata {
             overlay: text("overlay")?.into(),
             request: request.collect(),
         })
+    }
+}
+
+fn other_template(there: &str, wanted: &str) -> &'static str {
+    match (there, wanted) {
+        ("none", _) => "it was made without a template",
+        (_, "none") => "it was made from a template",
+        _ => "the template's text is another now",
     }
 }
 

@@ -9,6 +9,7 @@ use common::{Error, Result, interrupt, log};
 use schemars::JsonSchema;
 use serde::Serialize;
 use virt::domain::Domain;
+use virt::error::Error as VirtError;
 use virt::sys;
 
 use crate::definition::Definition;
@@ -103,8 +104,13 @@ pub fn bring_up(domain: &Domain, name: &str) -> Result<Action> {
 
 /// The domain's state right now.
 pub fn state(domain: &Domain, name: &str) -> Result<State> {
-    let (state, _) = domain.state().context(format_args!("ask about domain '{name}'"))?;
-    Ok(State::from_raw(state.to_raw()))
+    let doing = format_args!("ask about domain '{name}'");
+    let (state, _) = domain.state().context(doing)?;
+    match state.to_raw() {
+        // The binding (virt 0.5) forgets to look whether the call failed, and leaves its -1.
+        u32::MAX => Err(VirtError::last_error()).context(doing),
+        state => Ok(State::from_raw(state)),
+    }
 }
 
 /// Asks the guest to power off and waits until it has, at most `timeout`. Returns whether it has.

@@ -77,7 +77,9 @@ impl Plan {
             return Ok(self.imagined());
         };
         let forced = switch_off(domain, &self.name, timeout)?;
-        undefine(domain, &self.name)?;
+        undefine(domain, &self.name, self.files.nvram_is_shared).map_err(|error| {
+            error.applied(forced.then(|| format!("ended domain '{}'", self.name)))
+        })?;
         let deleted = delete_files(libvirt, &self.name, self.files.delete)?;
         let item = DeleteItem { name: self.name, forced, deleted, action: Action("delete") };
         Ok(Removal { item, shared: self.files.shared })
@@ -107,9 +109,12 @@ fn own_files(
         let text = domain.xml_desc(flags).context(format_args!("read domain '{name}'"))?;
         definitions.push(Definition::parse(text)?);
     }
+    let nvram = definitions.iter().find_map(Definition::nvram);
+    let is_shared = |file: &PathBuf| usage.of(file).iter().any(|user| user != name);
+    let nvram_is_shared = nvram.as_ref().is_some_and(is_shared);
     match definitions.iter().any(Definition::is_managed) {
         true => {}
-        false if foreign => return Ok(OwnFiles::default()),
+        false if foreign => return Ok(OwnFiles { nvram_is_shared, ..OwnFiles::default() }),
         false => {
             return Err(Error::conflict(format!("domain '{name}' was not made by these tools"))
                 .hint("--foreign removes its definition and leaves its disks"));
@@ -121,11 +126,11 @@ fn own_files(
         snapshots.push(xml::Document::parse(snapshot.xml_desc(0).context(doing)?)?);
     }
     let mut files = OwnFiles::find(name, &definitions, &snapshots, chains, usage)?;
+    files.nvram_is_shared = nvram_is_shared;
     let asking = format_args!("ask about domain '{name}'");
     if libvirt.is_local() && !domain.is_persistent().context(asking)? {
         // A transient domain goes by stopping; libvirt then leaves its firmware variables.
-        let unshared = |file: &PathBuf| usage.of(file).iter().all(|user| user == name);
-        files.delete.extend(definitions.iter().find_map(Definition::nvram).filter(unshared));
+        files.delete.extend(nvram.filter(|_| !nvram_is_shared));
     }
     Ok(files)
 }
@@ -149,11 +154,17 @@ fn switch_off(domain: &Domain, name: &str, timeout: Duration) -> Result<bool> {
 }
 
 /// Removes the definition with everything libvirt keeps beside it.
-pub fn undefine(domain: &Domain, name: &str) -> Result<()> {
+///
+/// Its firmware variables stay with `keep_nvram`: another domain's definition names the same file.
+pub fn undefine(domain: &Domain, name: &str, keep_nvram: bool) -> Result<()> {
     log::step(format_args!("undefine domain '{name}'"));
+    let nvram = match keep_nvram {
+        true => sys::VIR_DOMAIN_UNDEFINE_KEEP_NVRAM,
+        false => sys::VIR_DOMAIN_UNDEFINE_NVRAM,
+    };
     let flags = sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
         | sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
-        | sys::VIR_DOMAIN_UNDEFINE_NVRAM
+        | nvram
         | sys::VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA;
     match domain.undefine_flags(flags) {
         Err(error) if is_gone(&error) => Ok(()), // a transient domain goes by stopping

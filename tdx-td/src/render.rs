@@ -59,7 +59,7 @@ pub fn run(
     let request = ImageRequest::read(&args.image)?;
     let libvirt = connect()?;
     let plan = Plan::new(context, &libvirt, config, &request, &args.guest)?;
-    let (name, xml) = (plan.guest.name.clone(), plan.guest.to_xml()?);
+    let (name, xml) = (plan.name, plan.xml);
     if args.xml {
         return Ok(Outcome::raw(xml + "\n"));
     }

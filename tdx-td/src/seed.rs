@@ -4,13 +4,12 @@
 //! without its traps: no name, key or password can change what the document says.
 //! Source: cloud-init documentation, "NoCloud"; "Cloud config examples".
 
-use std::fs;
-use std::io::{self, Cursor, Read, Write};
+use std::io::{self, Cursor, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use common::{Error, IoContext, Result};
+use common::{Error, ErrorKind, IoContext, Result, input};
 use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions};
 use serde_json::{Value, json};
 use sha_crypt::{PasswordHasher, ShaCrypt};
@@ -76,7 +75,7 @@ impl std::fmt::Debug for Seed {
 }
 
 /// The most a file of a seed may hold; a guest reads it all into memory.
-const MAX_FILE: u64 = 16 << 20;
+const MAX_FILE: usize = 16 << 20;
 
 impl Seed {
     /// Reads what the flags name; none when they ask for nothing.
@@ -105,10 +104,10 @@ impl Seed {
         let mut files = Vec::new();
         for name in ["user-data", "meta-data", "network-config", "vendor-data"] {
             let path = folder.join(name);
-            match fs::File::open(&path) {
-                Ok(file) => files.push((name, read_all(file, &path)?)),
-                Err(error) if error.kind() == io::ErrorKind::NotFound && name != "user-data" => {}
-                Err(error) => return Err(error).at("read", &path),
+            match input::file(&path, MAX_FILE) {
+                Ok(bytes) => files.push((name, bytes)),
+                Err(error) if error.kind() == ErrorKind::NotFound && name != "user-data" => {}
+                Err(error) => return Err(error),
             }
         }
         if files.iter().all(|(name, _)| *name != "meta-data") {
@@ -132,7 +131,10 @@ impl Seed {
 
     fn write(&self, image: &mut Cursor<Vec<u8>>) -> io::Result<()> {
         let fat = if image.get_ref().len() < 8 << 20 { FatType::Fat12 } else { FatType::Fat16 };
-        let options = FormatVolumeOptions::new().volume_label(*b"CIDATA     ").fat_type(fat);
+        let options = FormatVolumeOptions::new()
+            .volume_label(*b"CIDATA     ")
+            .fat_type(fat)
+            .bytes_per_sector(SECTOR);
         fatfs::format_volume(&mut *image, options)?;
         let file_system = FileSystem::new(&mut *image, FsOptions::new())?;
         for (name, bytes) in &self.files {
@@ -141,6 +143,10 @@ impl Seed {
         file_system.unmount()
     }
 }
+
+/// Bytes of a sector: a template may give the guest its seed as a CD, whose sectors these are, and a
+/// file system cannot have smaller ones than its device.
+const SECTOR: u16 = 2048;
 
 fn meta_data(instance: &str, hostname: Option<&str>) -> Vec<u8> {
     let mut meta = json!({ "instance-id": instance });
@@ -174,7 +180,7 @@ fn account(user: &str, args: &SeedArgs) -> Result<Value> {
 
 /// The keys in a file of public keys, one a line.
 fn public_keys(path: &Path) -> Result<Vec<String>> {
-    let bytes = read_all(fs::File::open(path).at("open", path)?, path)?;
+    let bytes = input::file(path, MAX_FILE)?;
     let shown = path.display();
     let text = String::from_utf8(bytes)
         .map_err(|_| Error::invalid_input(format!("{shown} is no file of public keys")))?;
@@ -208,13 +214,12 @@ fn is_public_key(line: &str) -> bool {
 
 /// The password on the first line of a file, hashed as `/etc/shadow` wants it.
 fn password_hash(path: &Path) -> Result<String> {
-    let file = fs::File::open(path).at("open", path)?;
     let shown = path.display();
-    if file.metadata().at("look at", path)?.mode() & 0o077 != 0 {
+    if path.metadata().at("look at", path)?.mode() & 0o077 != 0 {
         return Err(Error::permission(format!("{shown} can be read by others"))
             .hint(format!("chmod 600 '{shown}'")));
     }
-    let bytes = read_all(file, path)?;
+    let bytes = input::file(path, MAX_FILE)?;
     let first = bytes.split(|&byte| byte == b'\n').next().unwrap_or_default();
     let password = first.strip_suffix(b"\r").unwrap_or(first);
     if password.is_empty() {
@@ -229,20 +234,12 @@ fn password_hash(path: &Path) -> Result<String> {
     Ok(hash.as_str().to_owned())
 }
 
-fn read_all(file: fs::File, path: &Path) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE + 1).read_to_end(&mut bytes).at("read", path)?;
-    match bytes.len() as u64 > MAX_FILE {
-        true => Err(Error::invalid_input(format!("{} is larger than 16 MiB", path.display()))),
-        false => Ok(bytes),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::io::Read;
     use std::os::unix::fs::PermissionsExt;
 
-    use common::ErrorKind;
     use tempfile::TempDir;
 
     use super::*;

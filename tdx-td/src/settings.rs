@@ -1,5 +1,7 @@
 //! What a guest is to have: flags over configuration over what fits the host.
 
+use std::path::{Path, PathBuf};
+
 use clap::Args;
 use common::cli::Context;
 use common::config::Config;
@@ -7,24 +9,34 @@ use common::libvirt::{Context as _, Libvirt, is_gone};
 use common::units::{GIB, Size};
 use common::{Error, Result};
 
-use crate::builder::Launch;
-use crate::capability::{self, Security, VirtType, VirtTypeArg};
+use crate::capability::{self, Capacity, Security, VirtType, VirtTypeArg};
+use crate::dialect::Dialect;
+use crate::launch::{Launch, LaunchArgs};
+use crate::metadata::TEMPLATE;
+use crate::ports::PortRequest;
 use crate::seed::SeedArgs;
-use crate::tdx::{Tdx, TdxArgs};
 
 /// What the guest is to have.
 #[derive(Debug, Args)]
 pub struct GuestArgs {
-    /// The domain's name [default: tdvirsh-trust_domain-UUID or tdvirsh-regular_vm-UUID]
+    /// Domain XML with placeholders, instead of the built-in definition
+    #[arg(short = 't', long, value_name = "FILE")]
+    #[arg(conflicts_with_all = ["security", "network", "virt_type", "hotplug_ports"])]
+    pub xml_template: Option<PathBuf>,
+    /// Translate what this libvirt would drop from the template, and close the ports it opens
+    #[arg(long)]
+    pub fix_template: bool,
+    /// The domain's name [default: tdvirsh-KIND-UUID; KIND is the template's, or trust_domain,
+    /// regular_vm, sev_guest]
     #[arg(long, value_parser = domain_name)]
     pub name: Option<String>,
     /// Launch security [default: tdx]
     #[arg(long, value_enum)]
     pub security: Option<Security>,
-    /// Memory [default: 8G, or half of a smaller host]
+    /// Memory [default: the template's, else 8G, or half of a smaller host]
     #[arg(long, value_name = "SIZE", value_parser = memory)]
     pub memory: Option<Size>,
-    /// Virtual CPUs [default: 4, or what a smaller host has]
+    /// Virtual CPUs [default: the template's, else 4, or what a smaller host has]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub vcpus: Option<u32>,
     /// libvirt network [default: default]
@@ -37,9 +49,12 @@ pub struct GuestArgs {
     #[arg(long, value_name = "N", default_value_t = 8)]
     #[arg(value_parser = clap::value_parser!(u32).range(0..=64))]
     pub hotplug_ports: u32,
-    /// Flags of a trust domain.
+    /// A port of this host that leads to the guest's ssh; auto takes a free one of 127.0.0.1
+    #[arg(long, value_name = "auto|[ADDRESS:]PORT")]
+    pub ssh_port: Option<PortRequest>,
+    /// How it is protected.
     #[command(flatten)]
-    pub tdx: TdxArgs,
+    pub launch: LaunchArgs,
     /// Who may log in.
     #[command(flatten)]
     pub seed: SeedArgs,
@@ -55,8 +70,10 @@ fn memory(text: &str) -> Result<Size, String> {
     Ok(size)
 }
 
+/// A name that a domain can have.
+///
 /// Source: libvirt's schema, `domaincommon.rng`: a name holds no newline; its driver forbids slashes.
-fn domain_name(text: &str) -> Result<String, String> {
+pub(crate) fn domain_name(text: &str) -> Result<String, String> {
     match text {
         _ if text.trim().is_empty() => Err("it is empty".to_owned()),
         _ if text.contains('/') => Err("it holds a slash".to_owned()),
@@ -83,12 +100,19 @@ pub struct Settings {
     pub network: String,
     /// Free PCI Express ports.
     pub hotplug_ports: u32,
+    /// A port of the host that leads to the guest's ssh.
+    pub ssh_port: Option<PortRequest>,
+    /// Whether passt forwards that port, which libvirt runs; else QEMU's own user network, which
+    /// libvirt has no words for.
+    pub passt: bool,
+    /// Whether the host can give it a vsock.
+    pub vsock: bool,
     /// What the user should know.
     pub warnings: Vec<String>,
 }
 
 impl Settings {
-    /// Settles every choice and checks it against the host.
+    /// Settles every choice and, when a guest is to be made, checks it against the host.
     ///
     /// Errors: `unsupported` when the host cannot (no TDX, no KVM, too little memory); `not_found` or
     /// `conflict` for a network that is not there or not started; `invalid_input` for a configured
@@ -98,36 +122,31 @@ impl Settings {
         libvirt: &Libvirt,
         config: &Config,
         args: &GuestArgs,
+        making: bool,
     ) -> Result<Self> {
         let security = chosen(args.security, config.security.as_deref(), "security")?;
         let security = security.unwrap_or(Security::Tdx);
         let asked = chosen(args.virt_type, config.virt_type.as_deref(), "virt_type")?;
         let asked = asked.unwrap_or(VirtTypeArg::Auto);
-        let launch = launch(security, &args.tdx)?;
-        if security == Security::Tdx {
-            if asked == VirtTypeArg::Qemu {
-                return Err(Error::usage("--virt-type qemu cannot run a trust domain")
-                    .hint("leave it out, or add --security none"));
-            }
-            capability::check_tdx(&context.host, libvirt)?;
+        let launch = Launch::new(security, &args.launch)?;
+        if launch.is_secure() && asked == VirtTypeArg::Qemu {
+            return Err(Error::usage(format!(
+                "--virt-type qemu cannot run a guest with {security}"
+            ))
+            .hint("leave it out, or add --security none"));
+        }
+        if making {
+            capability::check_security(&context.host, libvirt, security)?;
+        }
+        if security == Security::Tdx && Dialect::of(&context.host, libvirt)? == Dialect::Canonical {
+            return Err(Error::unsupported("this is the libvirt of Canonical's preview packages")
+                .hint("give it one of their templates with --xml-template"));
         }
         let virt_type = capability::virt_type(&context.host, libvirt, asked, security)?;
         let host = capability::capacity(libvirt)?;
-        let mut warnings = match &launch {
-            Launch::Tdx(tdx) if libvirt.is_local() => {
-                tdx.warnings(|path| context.host.path(path).exists())
-            }
-            Launch::Tdx(tdx) => tdx.warnings(|_| true),
-            Launch::None => Vec::new(),
-        };
+        let exists = |path: &Path| !libvirt.is_local() || context.host.path(path).exists();
+        let mut warnings = launch.warnings(exists);
         let memory_bytes = match args.memory.or(config.memory) {
-            Some(Size(bytes)) if bytes > host.memory_bytes => {
-                return Err(Error::unsupported(format!(
-                    "the host has {} of memory, {} were asked for",
-                    Size(host.memory_bytes),
-                    Size(bytes)
-                )));
-            }
             Some(Size(bytes)) if bytes < MIN_MEMORY => {
                 return Err(Error::invalid_input(format!(
                     "the configured memory is {}: at least {}",
@@ -141,13 +160,7 @@ impl Settings {
         };
         let vcpus = match args.vcpus.or(config.vcpus) {
             Some(0) => return Err(Error::invalid_input("the configured vcpus is 0")),
-            Some(vcpus) => {
-                if vcpus > host.cpus {
-                    capability::check_vcpus(libvirt, virt_type, vcpus)?;
-                    warnings.push(format!("{vcpus} vCPUs on a host with {} processors", host.cpus));
-                }
-                vcpus
-            }
+            Some(vcpus) => vcpus,
             None if host.cpus < 4 => {
                 warnings.push(format!("{} vCPUs instead of 4: the host has no more", host.cpus));
                 host.cpus.max(1)
@@ -156,21 +169,74 @@ impl Settings {
         };
         let network = args.network.clone().or_else(|| config.network.clone());
         let network = network.unwrap_or_else(|| "default".to_owned());
-        check_network(libvirt, &network)?;
-        let hotplug_ports = args.hotplug_ports;
-        Ok(Self { launch, virt_type, memory_bytes, vcpus, network, hotplug_ports, warnings })
+        if making {
+            check_network(libvirt, &network)?;
+            let memory = Some(Size(memory_bytes));
+            warnings.extend(check_size(libvirt, host, virt_type, memory, Some(vcpus))?);
+        }
+        let passt = match args.ssh_port {
+            Some(_) => capability::has_passt(&context.host, libvirt, virt_type)?,
+            None => false,
+        };
+        if args.ssh_port.is_some_and(|port| port.is_ipv6()) && !passt {
+            return Err(Error::unsupported("without passt only ports of IPv4 are forwarded")
+                .hint("install passt, if libvirt is 9.2 or newer; or name an IPv4 address"));
+        }
+        Ok(Self {
+            launch,
+            virt_type,
+            memory_bytes,
+            vcpus,
+            network,
+            hotplug_ports: args.hotplug_ports,
+            ssh_port: args.ssh_port,
+            passt,
+            vsock: libvirt.is_local() && context.host.has("/dev/vhost-vsock"),
+            warnings,
+        })
+    }
+
+    /// What was asked for, in the form a later `new` of the same name compares.
+    pub fn request(&self) -> Vec<(String, String)> {
+        let ssh_port = self.ssh_port.map_or_else(|| "none".to_owned(), |port| port.to_string());
+        let own = [
+            (TEMPLATE, "none".to_owned()),
+            ("security", self.launch.security().to_string()),
+            ("virt_type", self.virt_type.as_str().to_owned()),
+            ("memory_bytes", self.memory_bytes.to_string()),
+            ("vcpus", self.vcpus.to_string()),
+            ("network", self.network.clone()),
+            ("hotplug_ports", self.hotplug_ports.to_string()),
+            ("ssh_port", ssh_port),
+        ];
+        let own = own.map(|(key, value)| (key.to_owned(), value));
+        own.into_iter().chain(self.launch.request()).collect()
     }
 }
 
-/// The launch security with its own flags.
-fn launch(security: Security, args: &TdxArgs) -> Result<Launch> {
-    match security {
-        Security::Tdx => Tdx::new(args).map(Launch::Tdx),
-        Security::None if args.any() => {
-            Err(Error::usage("the flags of a trust domain need --security tdx"))
-        }
-        Security::None => Ok(Launch::None),
+/// Fails for more memory than the host has, and for more processors than a guest can have there. More
+/// than the host has are a warning.
+///
+/// Errors: `unsupported` (exit 6).
+pub(crate) fn check_size(
+    libvirt: &Libvirt,
+    host: Capacity,
+    virt_type: VirtType,
+    memory: Option<Size>,
+    vcpus: Option<u32>,
+) -> Result<Option<String>> {
+    if let Some(memory) = memory.filter(|memory| memory.0 > host.memory_bytes) {
+        let has = Size(host.memory_bytes);
+        return Err(Error::unsupported(format!(
+            "the host has {has} of memory, {memory} were asked for"
+        ))
+        .hint("--memory says how much the guest gets"));
     }
+    let Some(vcpus) = vcpus.filter(|vcpus| *vcpus > host.cpus) else {
+        return Ok(None);
+    };
+    capability::check_vcpus(libvirt, virt_type, vcpus)?;
+    Ok(Some(format!("{vcpus} vCPUs on a host with {} processors", host.cpus)))
 }
 
 /// A flag's value, else the configured one.
@@ -200,7 +266,10 @@ fn default_memory(host: u64, warnings: &mut Vec<String>) -> u64 {
     half
 }
 
-fn check_network(libvirt: &Libvirt, name: &str) -> Result<()> {
+/// Fails unless the network is there and started.
+///
+/// Errors: `not_found`, `conflict`.
+pub(crate) fn check_network(libvirt: &Libvirt, name: &str) -> Result<()> {
     let found = match libvirt.connect().lookup_network_by_name(name) {
         Err(error) if is_gone(&error) => {
             return Err(Error::not_found(format!("no network '{name}'"))

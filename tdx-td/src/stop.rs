@@ -38,6 +38,7 @@ pub fn run(connect: impl FnOnce() -> Result<Libvirt>, args: StopArgs) -> Result<
     let dry_run = args.change.dry_run;
     let timeout = Duration::from_secs(args.timeout);
     let stop = |name: String| {
+        interrupt::check()?;
         let domain = names::get(&libvirt, &name)?;
         if !power::is_active(&domain, &name)? {
             return Ok(PowerItem { name, forced: false, action: Action::NONE });

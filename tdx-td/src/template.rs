@@ -1,13 +1,13 @@
 //! A user's own domain XML with placeholders, as the original tdvirsh takes it.
 //!
 //! The original substitutes text, so a path with an ampersand, or with the word DOMAIN in it, breaks
-//! the XML. Here every value is escaped, a placeholder counts only as a whole word outside comments,
-//! and what one placeholder brings in is never searched for another.
+//! the XML. Here every value is escaped, a placeholder counts only as a whole word outside of comments,
+//! CDATA and processing instructions, and what one placeholder brings in is never searched for another.
 
 use std::path::Path;
 
-use common::xml::{Document, Element};
-use common::{Error, IoContext, Result};
+use common::xml::{Document, Element, Node};
+use common::{Error, Result, input};
 
 const OVERLAY: &str = "OVERLAY_IMG_PATH";
 const BASE: &str = "BASE_IMG_PATH";
@@ -16,13 +16,17 @@ const HOSTDEVS: &str = "HOSTDEV_DEVICES";
 const SEED: &str = "CIDATA_ISO_PATH";
 
 /// A template as it stands in its file.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Template {
     /// The file's name up to `.xml`: part of the names of its domains.
     pub stem: String,
-    text: String,
+    /// The template as XML, its placeholders being so much text.
+    pub document: Document,
     shown: String,
 }
+
+/// The most a template can hold, bytes.
+const LIMIT: usize = 1 << 20;
 
 /// What goes into the placeholders.
 #[derive(Debug, Clone, Copy)]
@@ -42,37 +46,64 @@ pub struct Values<'a> {
 impl Template {
     /// Reads a template.
     ///
-    /// Errors: `not_found`; `invalid_input` for what is no domain XML, or names no overlay: its domain
-    /// would run on some other disk.
+    /// Errors: `not_found`; `invalid_input` for what is no domain XML, and for what would not run on an
+    /// overlay: its guest would have some other disk, or write to the base image.
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).at("read the template", path)?;
+        let bytes = input::file(path, LIMIT)?;
         let shown = path.display().to_string();
         let text = String::from_utf8(bytes)
             .map_err(|_| Error::invalid_input(format!("template {shown} is not UTF-8")))?;
+        let document = Document::parse(text).map_err(|error| {
+            Error::invalid_input(format!("template {shown} is no XML")).because(error)
+        })?;
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let stem = name.split(".xml").next().unwrap_or_default();
         let stem = if stem.is_empty() { "td_guest" } else { stem };
-        let template = Self { stem: stem.to_owned(), text, shown };
+        let template = Self { stem: stem.to_owned(), document, shown };
         template.check()?;
         Ok(template)
     }
 
+    /// The same template with other XML.
+    pub fn with_document(&self, document: Document) -> Self {
+        Self { stem: self.stem.clone(), document, shown: self.shown.clone() }
+    }
+
     fn check(&self) -> Result<()> {
-        let shown = &self.shown;
-        let document = Document::parse(self.text.as_str()).map_err(|error| {
-            Error::invalid_input(format!("template {shown} is no XML")).because(error)
-        })?;
-        let root = document.root().name();
-        if root != "domain" {
-            return Err(Error::invalid_input(format!(
-                "template {shown} holds <{root}>, not <domain>"
-            )));
+        let root = self.document.root();
+        let name = root.name();
+        if name != "domain" {
+            return Err(self.refused(&format!("holds <{name}>, not <domain>")));
         }
-        if !self.has(OVERLAY) {
-            return Err(Error::invalid_input(format!("template {shown} lacks {OVERLAY}"))
+        for (path, attribute) in [("type", true), ("memory", false), ("os/type", false)] {
+            let there =
+                if attribute { root.attr(path).is_some() } else { root.find(path).is_some() };
+            if !there {
+                let what = if attribute { "attribute" } else { "element" };
+                return Err(self.refused(&format!("lacks the {what} {path}")));
+            }
+        }
+        let disks = |word: &str| {
+            let disks = root.find_all("devices/disk");
+            disks.filter(|d| d.attr_at("source", "file").as_deref() == Some(word)).collect()
+        };
+        let overlays: Vec<Node<'_>> = disks(OVERLAY);
+        if overlays.len() != 1 {
+            let count = overlays.len();
+            return Err(self
+                .refused(&format!("has {count} disks with {OVERLAY}, not one"))
                 .hint(format!("<source file='{OVERLAY}'/> is where the guest's disk goes")));
         }
+        if disks(BASE).iter().any(|disk| disk.child("readonly").is_none()) {
+            return Err(self
+                .refused("lets its guest write to the base image")
+                .hint(format!("{BASE} belongs into the <backingStore> of {OVERLAY}")));
+        }
         Ok(())
+    }
+
+    fn refused(&self, why: &str) -> Error {
+        Error::invalid_input(format!("template {} {why}", self.shown))
     }
 
     /// Whether it has a place for passed-through devices.
@@ -86,29 +117,31 @@ impl Template {
     }
 
     fn has(&self, placeholder: &str) -> bool {
-        pieces(&self.text).any(|piece| piece == Piece::Placeholder(placeholder))
+        pieces(self.document.text()).any(|piece| piece == Piece::Placeholder(placeholder))
     }
 
     /// The domain XML with every placeholder filled.
     ///
     /// Errors: `invalid_input` for devices or a seed that it has no place for, a seed that it wants and
     /// that is not there, and values that XML cannot hold.
-    pub fn fill(&self, values: &Values<'_>) -> Result<String> {
-        let shown = &self.shown;
+    pub fn fill(&self, values: &Values<'_>) -> Result<Document> {
+        let text = self.document.text();
         if !values.hostdevs.is_empty() && !self.takes_hostdevs() {
-            return Err(Error::invalid_input(format!("template {shown} lacks {HOSTDEVS}"))
+            return Err(self
+                .refused(&format!("lacks {HOSTDEVS}"))
                 .hint("put it among the devices, or pass no devices"));
         }
         if values.seed.is_some() && !self.takes_seed() {
-            return Err(Error::invalid_input(format!("template {shown} lacks {SEED}"))
+            return Err(self
+                .refused(&format!("lacks {SEED}"))
                 .hint("give it a disk for the cloud-init seed"));
         }
         if values.seed.is_none() && self.takes_seed() {
-            return Err(Error::usage(format!("template {shown} wants a cloud-init seed"))
+            return Err(Error::usage(format!("template {} wants a cloud-init seed", self.shown))
                 .hint("add --user with --ssh-key or --password-file, or --cloud-init"));
         }
-        let mut filled = String::with_capacity(self.text.len() + 1024);
-        for piece in pieces(&self.text) {
+        let mut filled = String::with_capacity(text.len() + 1024);
+        for piece in pieces(text) {
             match piece {
                 Piece::Text(text) => filled.push_str(text),
                 Piece::Placeholder(HOSTDEVS) => {
@@ -125,8 +158,8 @@ impl Template {
                 Piece::Placeholder(_) => escape_into(&mut filled, values.overlay),
             }
         }
-        Document::parse(filled.as_str())?;
-        Ok(filled)
+        Document::parse(filled)
+            .map_err(|error| self.refused("is no XML once it is filled").because(error))
     }
 }
 
@@ -151,9 +184,11 @@ fn pieces(text: &str) -> impl Iterator<Item = Piece<'_>> {
 
 /// The first piece of a text that is not empty, and its length.
 fn next_piece(text: &str) -> (Piece<'_>, usize) {
-    if let Some(comment) = text.strip_prefix("<!--") {
-        let length = comment.find("-->").map_or(text.len(), |end| end + "<!---->".len());
-        return (Piece::Text(&text[..length]), length);
+    for (start, end) in [("<!--", "-->"), ("<![CDATA[", "]]>"), ("<?", "?>")] {
+        if let Some(inside) = text.strip_prefix(start) {
+            let length = inside.find(end).map_or(text.len(), |at| start.len() + at + end.len());
+            return (Piece::Text(&text[..length]), length);
+        }
     }
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let word = text.find(|c| !is_word(c)).unwrap_or(text.len());
@@ -194,9 +229,12 @@ mod tests {
     use super::*;
 
     const TEMPLATE: &str = "<domain type='kvm'>
-  <!-- DOMAIN is the name -- no, a single hyphen - OVERLAY_IMG_PATH -->
+  <!-- DOMAIN is the name OVERLAY_IMG_PATH -->
   <name>DOMAIN</name>
   <title>SUBDOMAIN DOMAINS</title>
+  <description><![CDATA[<!-- DOMAIN]]></description>
+  <memory/>
+  <os><type>hvm</type></os>
   <devices>
     <disk><source file=\"OVERLAY_IMG_PATH\"/><backingStore file='BASE_IMG_PATH'/></disk>
     HOSTDEV_DEVICES
@@ -205,11 +243,12 @@ mod tests {
 ";
 
     fn template(text: &str) -> Template {
-        Template { stem: "td".to_owned(), text: text.to_owned(), shown: "t.xml".to_owned() }
+        let document = Document::parse(text).unwrap();
+        Template { stem: "td".to_owned(), document, shown: "t.xml".to_owned() }
     }
 
     fn valid() -> Template {
-        template(&TEMPLATE.replace(" -- no, a single hyphen -", ""))
+        template(TEMPLATE)
     }
 
     const VALUES: Values<'_> =
@@ -218,6 +257,8 @@ mod tests {
     #[test]
     fn placeholders_are_whole_words_outside_comments() {
         let filled = valid().fill(&VALUES).unwrap();
+        let filled = filled.text();
+        assert!(filled.contains("<![CDATA[<!-- DOMAIN]]>"), "{filled}");
         assert!(filled.contains("<name>a</name>"), "{filled}");
         assert!(filled.contains("<title>SUBDOMAIN DOMAINS</title>"), "{filled}");
         assert!(filled.contains("<!-- DOMAIN is the name OVERLAY_IMG_PATH -->"), "{filled}");
@@ -229,9 +270,8 @@ mod tests {
     fn devices_go_where_they_belong() {
         let hostdevs = [Element::new("hostdev").attr("mode", "subsystem")];
         let filled = valid().fill(&Values { hostdevs: &hostdevs, ..VALUES }).unwrap();
-        let document = Document::parse(filled).unwrap();
-        assert!(document.root().find("devices/hostdev").is_some());
-        let without = template(&valid().text.replace(HOSTDEVS, ""));
+        assert!(filled.root().find("devices/hostdev").is_some());
+        let without = template(&TEMPLATE.replace(HOSTDEVS, ""));
         assert!(!without.takes_hostdevs());
         let error = without.fill(&Values { hostdevs: &hostdevs, ..VALUES }).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
@@ -250,24 +290,35 @@ mod tests {
                 "is no XML",
             ),
             ("<network>OVERLAY_IMG_PATH</network>", "holds <network>"),
-            ("<domain><name>DOMAIN</name></domain>", "lacks OVERLAY_IMG_PATH"),
-            ("<domain><!-- OVERLAY_IMG_PATH --></domain>", "lacks OVERLAY_IMG_PATH"),
+            ("<domain><name>DOMAIN</name></domain>", "lacks the attribute type"),
+            ("<domain type='kvm'/>", "lacks the element memory"),
+            (&TEMPLATE.replace("<type>hvm</type>", ""), "lacks the element os/type"),
+            (&TEMPLATE.replace("file=\"OVER", "dev=\"OVER"), "has 0 disks with OVERLAY_IMG_PATH"),
+            (
+                &TEMPLATE
+                    .replace("HOSTDEV_DEVICES", "<disk><source file='OVERLAY_IMG_PATH'/></disk>"),
+                "has 2 disks with OVERLAY_IMG_PATH",
+            ),
+            (
+                &TEMPLATE.replace("HOSTDEV_DEVICES", "<disk><source file='BASE_IMG_PATH'/></disk>"),
+                "write to the base image",
+            ),
         ] {
             std::fs::write(&path, text).unwrap();
             let error = Template::read(&path).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidInput, "{text}");
             assert!(error.message().contains(says), "{text}: {error}");
         }
-        std::fs::write(&path, valid().text).unwrap();
+        std::fs::write(&path, TEMPLATE).unwrap();
         assert_eq!(Template::read(&path).unwrap().stem, "td_x");
     }
 
     #[test]
     fn a_seed_must_be_there_exactly_when_it_is_wanted() {
-        let wants = template(&valid().text.replace(HOSTDEVS, "<disk file='CIDATA_ISO_PATH'/>"));
+        let wants = template(&TEMPLATE.replace(HOSTDEVS, "<disk file='CIDATA_ISO_PATH'/>"));
         assert_eq!(wants.fill(&VALUES).unwrap_err().kind(), ErrorKind::Usage);
         let seed = Some("/s.img");
-        assert!(wants.fill(&Values { seed, ..VALUES }).unwrap().contains("file='/s.img'"));
+        assert!(wants.fill(&Values { seed, ..VALUES }).unwrap().text().contains("file='/s.img'"));
         let error = valid().fill(&Values { seed, ..VALUES }).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
     }
@@ -279,10 +330,9 @@ mod tests {
             overlay in "/[^\\p{Cc}\u{fffe}\u{ffff}]*",
         ) {
             let filled = valid().fill(&Values { name: &name, overlay: &overlay, ..VALUES }).unwrap();
-            let document = Document::parse(filled).unwrap();
-            let source = document.root().attr_at("devices/disk/source", "file").unwrap();
+            let source = filled.root().attr_at("devices/disk/source", "file").unwrap();
             prop_assert_eq!(source.as_ref(), overlay.as_str());
-            let text = document.root().child("name").unwrap().text();
+            let text = filled.root().child("name").unwrap().text();
             prop_assert_eq!(text.trim(), name.trim());
         }
 

@@ -4,9 +4,10 @@
  * KVM_CHECK_EXTENSION of KVM_CAP_VM_TYPES gains the bit of KVM_X86_TDX_VM while
  * kvm_intel's parameter tdx is on, as the rig shows it. On a machine without KVM,
  * where the rig's /dev/kvm is a null device, KVM also knows how many processors a
- * guest can have, and QEMU says that it uses KVM when libvirt asks it. Nothing else
- * changes. Code that makes system calls without the C library sees what the kernel
- * says.
+ * guest can have, and QEMU says that it uses KVM when libvirt asks it. While the file
+ * /run/rig/host/no-tdx-guest is there, QEMU's object tdx-guest goes by another name.
+ * Nothing else changes. Code that makes system calls without the C library sees what
+ * the kernel says.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -70,10 +71,28 @@ int ioctl(int fd, unsigned long request, ...)
 	return result;
 }
 
-/* QEMU's answers to query-kvm and query-accelerators, and others of the same length. */
-static const char *const answers[][2] = {
-	{ "{\"enabled\": false, \"present\": true}", "{\"enabled\": true,  \"present\": true}" },
-	{ "{\"enabled\": \"tcg\", \"present\": [\"kvm\"", "{\"enabled\": \"kvm\", \"present\": [\"kvm\"" },
+static int qemu_is_older(void)
+{
+	int kept = errno;
+	int is = access("/run/rig/host/no-tdx-guest", F_OK) == 0;
+
+	errno = kept;
+	return is;
+}
+
+/*
+ * QEMU's answers to query-kvm and query-accelerators, and to qom-list-types, with
+ * others of the same length, and when those are given.
+ */
+static const struct {
+	const char *real, *other;
+	int (*when)(void);
+} answers[] = {
+	{ "{\"enabled\": false, \"present\": true}",
+	  "{\"enabled\": true,  \"present\": true}", kvm_is_null_device },
+	{ "{\"enabled\": \"tcg\", \"present\": [\"kvm\"",
+	  "{\"enabled\": \"kvm\", \"present\": [\"kvm\"", kvm_is_null_device },
+	{ "\"tdx-guest\"", "\"tdx-later\"", qemu_is_older },
 };
 
 ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
@@ -84,11 +103,11 @@ ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
 		const struct iovec *text = &message->msg_iov[part];
 
 		for (i = 0; i < sizeof(answers) / sizeof(answers[0]); i++) {
-			const char *real = answers[i][0];
+			const char *real = answers[i].real;
 			char *found = memmem(text->iov_base, text->iov_len, real, strlen(real));
 
-			if (found && kvm_is_null_device())
-				memcpy(found, answers[i][1], strlen(real));
+			if (found && answers[i].when())
+				memcpy(found, answers[i].other, strlen(real));
 		}
 	}
 	return syscall(SYS_sendmsg, fd, message, flags);

@@ -239,8 +239,10 @@ impl Rig {
 
     /// A command inside the rig, in the scratch folder, with a cleared environment.
     pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        let mut command = Command::new("nsenter");
+        // Also where the tests run in the background of a shell, which ignores SIGINT for them.
+        let mut command = Command::new("env");
         clear(&mut command)
+            .args(["--default-signal", "nsenter"])
             .args(["-t", &self.pid, "-r", "-m", "-n", "-p", "-u", "-i", "--", "env", "-C"])
             .arg(self.scratch())
             .arg(program);

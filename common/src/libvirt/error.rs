@@ -16,7 +16,7 @@ impl<T> Context<T> for std::result::Result<T, VirtError> {
             let out_of_reach = cause.code().to_raw() == sys::VIR_ERR_NO_CONNECT || is_lost(&cause);
             let error = Error::new(kind(&cause), format!("cannot {doing}")).because(Cause(cause));
             match out_of_reach {
-                true => error.hint("is libvirtd running? tdx-td host check tells"),
+                true => error.hint("is libvirtd running there? systemctl status libvirtd tells"),
                 false => error,
             }
         })

@@ -59,6 +59,11 @@ impl Libvirt {
         &self.uri
     }
 
+    /// Whether the connection still stands; a daemon that died took it along.
+    pub fn is_alive(&self) -> bool {
+        self.connect.is_alive().unwrap_or(false)
+    }
+
     /// Whether the daemon runs on this machine, so that its paths are ours.
     ///
     /// Source: <https://libvirt.org/uri.html>: a remote URI names a host; `unix` transports are local.

@@ -126,17 +126,20 @@ impl Plan {
     /// Carries the plan out: define, build, start, autostart, refresh. Undone when it fails half way;
     /// whatever another process did of it meanwhile is as good as done here.
     pub fn apply(self, libvirt: &Libvirt) -> Result<Pool> {
-        let handle = match &self.found {
-            None => self.create(libvirt)?,
+        let (handle, made) = match &self.found {
+            None => (self.create(libvirt)?, true),
             Some(pool) => match self.prepare(libvirt, pool) {
                 // Whoever was making it undid that.
-                Err(error) if error.kind() == ErrorKind::NotFound => self.create(libvirt)?,
-                prepared => prepared.map(|()| pool.handle.clone())?,
+                Err(error) if error.kind() == ErrorKind::NotFound => (self.create(libvirt)?, true),
+                prepared => (prepared.map(|()| pool.handle.clone())?, false),
             },
         };
-        let pool = Pool::read(handle)?;
-        pool.refresh()?;
-        Pool::read(pool.handle)
+        let read = Pool::read(handle).and_then(|pool| {
+            pool.refresh()?;
+            Pool::read(pool.handle)
+        });
+        let made = made.then(|| format!("created pool '{}'", self.name));
+        read.map_err(|error| error.applied(made))
     }
 
     /// The same, but a pool that needs nothing is taken as libvirt last saw it: looking at a thousand
@@ -207,8 +210,13 @@ impl Plan {
             },
             Ok(pool) => pool,
         };
-        if let Err(error) = interrupt::check().and_then(|()| self.start(&pool, true)) {
+        let started = interrupt::check().and_then(|()| {
+            self.start(&pool, true)?;
+            pool.set_autostart(true).context("set the pool to start on its own")
+        });
+        if let Err(error) = started {
             let mut left = Vec::new();
+            let _ = pool.destroy(); // stops it, if it was started
             if pool.undefine().is_err() {
                 left.push(format!("the definition of pool '{}'", self.name));
             }
@@ -219,7 +227,6 @@ impl Plan {
             }
             return Err(error.left_behind(left));
         }
-        pool.set_autostart(true).context("set the pool to start on its own")?;
         Ok(pool)
     }
 }

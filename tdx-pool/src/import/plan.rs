@@ -187,7 +187,7 @@ impl Plan {
         };
         Ok(match upload::compare(libvirt, &volume, &self.source)? {
             upload::Compared::Same => Found::Same,
-            upload::Compared::Headless => Found::Nothing,
+            upload::Compared::Headless | upload::Compared::Begun => Found::Nothing,
             upload::Compared::Different => Found::Different,
         })
     }

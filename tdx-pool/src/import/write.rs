@@ -145,7 +145,8 @@ impl Part {
             done => done.at("rename the copy to", target)?,
         }
         let folder = target.parent().unwrap_or(target);
-        File::open(folder).and_then(|folder| folder.sync_all()).at("flush", folder)
+        let flushed = File::open(folder).and_then(|folder| folder.sync_all()).at("flush", folder);
+        flushed.map_err(|error| error.applied([format!("imported {}", target.display())]))
     }
 
     fn rename_to_new(&self, target: &Path) -> io::Result<()> {

@@ -3,20 +3,20 @@
 //! Source: <https://libvirt.org/formatdomain.html#launch-security>; Intel TDX Module Base Architecture
 //! Specification, TD_PARAMS.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use clap::Args;
+use common::Result;
 use common::xml::Element;
-use common::{Error, IoContext, Result};
+
+use super::blob::Blob;
+use super::on_off;
 
 /// Bit 0 of the attributes: the host may look into the domain.
-const DEBUG: u64 = 1;
+pub(crate) const DEBUG: u64 = 1;
 /// Bit 28: no #VE for pages that are not there; guest kernels refuse to boot without it.
 /// Source: Linux `Documentation/arch/x86/tdx.rst`.
-const SEPT_VE_DISABLE: u64 = 1 << 28;
+pub(crate) const SEPT_VE_DISABLE: u64 = 1 << 28;
 
 /// The flags of a trust domain.
 #[derive(Debug, Clone, Default, Args)]
@@ -57,14 +57,6 @@ pub enum Qgs {
 /// libvirt's default socket.
 pub const QGS_SOCKET: &str = "/var/run/tdx-qgs/qgs.socket";
 
-fn on_off(text: &str) -> Result<bool, String> {
-    match text {
-        "on" => Ok(true),
-        "off" => Ok(false),
-        _ => Err("on or off".to_owned()),
-    }
-}
-
 fn qgs(text: &str) -> Result<Qgs, String> {
     match text {
         "none" => Ok(Qgs::None),
@@ -84,77 +76,26 @@ impl TdxArgs {
     }
 }
 
-/// 48 bytes that are measured with a trust domain: a SHA-384, usually.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Measurement([u8; 48]);
-
-impl Measurement {
-    /// Reads 96 hexadecimal digits, 64 characters of base64, or a file of either or of the bytes.
-    ///
-    /// Errors: `invalid_input` for anything else, naming the length that came.
-    pub fn read(flag: &str, text: &str) -> Result<Self> {
-        let path = Path::new(text);
-        if !path.is_file() {
-            let bytes = decode(text).ok_or_else(|| {
-                Error::invalid_input(format!(
-                    "{flag} is neither 48 bytes in hex or base64 nor a file: {text:?}"
-                ))
-            })?;
-            return Self::checked(flag, bytes);
-        }
-        let bytes = std::fs::read(path).at("read", path)?;
-        let text = std::str::from_utf8(&bytes).ok().map(str::trim);
-        let decoded = (bytes.len() != 48).then(|| text.and_then(decode)).flatten();
-        Self::checked(flag, decoded.unwrap_or(bytes))
-    }
-
-    fn checked(flag: &str, bytes: Vec<u8>) -> Result<Self> {
-        let count = bytes.len();
-        let message = || format!("{flag} must be 48 bytes, it is {count}");
-        bytes.try_into().map(Self).map_err(|_| Error::invalid_input(message()))
-    }
-}
-
-/// The bytes that hex or base64 stands for. What could be either is hex.
-fn decode(text: &str) -> Option<Vec<u8>> {
-    let hex = text.strip_prefix("0x").unwrap_or(text);
-    if !hex.is_empty() && hex.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-        let byte = |at| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok();
-        return (0..hex.len()).step_by(2).map(byte).collect();
-    }
-    BASE64.decode(text).ok().filter(|bytes| !bytes.is_empty())
-}
-
-impl fmt::Display for Measurement {
-    /// Base64, as libvirt wants it.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&BASE64.encode(self.0))
-    }
-}
-
-impl fmt::Debug for Measurement {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
+/// Bytes that are measured with a trust domain: a SHA-384, usually.
+type Measured = Blob<48>;
 
 /// What a trust domain is launched with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tdx {
     policy: u64,
-    mr_config_id: Option<Measurement>,
-    mr_owner: Option<Measurement>,
-    mr_owner_config: Option<Measurement>,
+    mr_config_id: Option<Measured>,
+    mr_owner: Option<Measured>,
+    mr_owner_config: Option<Measured>,
     qgs: Qgs,
 }
 
 impl Tdx {
     /// Settles the flags.
     ///
-    /// Errors: those of [`Measurement::read`].
+    /// Errors: those of [`Blob::read`].
     pub fn new(args: &TdxArgs) -> Result<Self> {
         let read = |flag: &str, value: &Option<String>| {
-            value.as_ref().map(|text| Measurement::read(flag, text)).transpose()
+            value.as_ref().map(|text| Measured::read(flag, text)).transpose()
         };
         let sept_ve_disable = args.sept_ve_disable.unwrap_or(true);
         Ok(Self {
@@ -200,23 +141,17 @@ impl Tdx {
         if self.policy & SEPT_VE_DISABLE == 0 {
             warnings.push("--sept-ve-disable off: Linux guests refuse to boot".to_owned());
         }
-        let socket = match &self.qgs {
+        warnings.extend(match &self.qgs {
             Qgs::None => None,
-            Qgs::Default => Some(Path::new(QGS_SOCKET)),
-            Qgs::Socket(path) => Some(path.as_path()),
-        };
-        if let Some(socket) = socket.filter(|socket| !exists(socket)) {
-            warnings.push(format!(
-                "no quote generation service at {}: the domain cannot be attested",
-                socket.display()
-            ));
-        }
+            Qgs::Default => no_service(Path::new(QGS_SOCKET), exists),
+            Qgs::Socket(path) => no_service(path, exists),
+        });
         warnings
     }
 
     /// The settings in the form a later `new` of the same name compares.
     pub fn request(&self) -> Vec<(String, String)> {
-        let shown = |value: &Option<Measurement>| {
+        let shown = |value: &Option<Measured>| {
             value.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string)
         };
         let qgs = match &self.qgs {
@@ -236,8 +171,19 @@ impl Tdx {
     }
 }
 
+/// A warning when there is no socket for quotes.
+pub fn no_service(socket: &Path, exists: impl Fn(&Path) -> bool) -> Option<String> {
+    (!exists(socket)).then(|| {
+        let socket = socket.display();
+        format!("no quote generation service at {socket}: the domain cannot be attested")
+    })
+}
+
 #[cfg(test)]
 mod tests {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD as BASE64;
+
     use super::*;
 
     #[test]
@@ -276,37 +222,5 @@ mod tests {
         assert_eq!(tdx.warnings(|_| true).len(), 2);
         let none = TdxArgs { qgs: Some(Qgs::None), ..TdxArgs::default() };
         assert!(!Tdx::new(&none).unwrap().to_element().to_xml().unwrap().contains("quote"));
-    }
-
-    #[test]
-    fn measurements_are_48_bytes_however_they_are_written() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = |bytes: &[u8]| {
-            let path = folder.path().join("value");
-            std::fs::write(&path, bytes).unwrap();
-            path.to_str().unwrap().to_owned()
-        };
-        let bytes: Vec<u8> = (0..48).collect();
-        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        let base64 = BASE64.encode(&bytes);
-        let want = Measurement(bytes.clone().try_into().unwrap());
-        assert_eq!(Measurement::read("--mr-owner", &hex).unwrap(), want);
-        assert_eq!(Measurement::read("--mr-owner", &format!("0x{hex}")).unwrap(), want);
-        assert_eq!(Measurement::read("--mr-owner", &base64).unwrap(), want);
-        for content in [bytes.as_slice(), format!("{hex}\n").as_bytes(), base64.as_bytes()] {
-            assert_eq!(Measurement::read("--mr-owner", &file(content)).unwrap(), want);
-        }
-        for (text, says) in [
-            (hex[2..].to_owned(), "must be 48 bytes, it is 47"),
-            (BASE64.encode([0; 32]), "must be 48 bytes, it is 32"),
-            (file(&[0; 47]), "must be 48 bytes, it is 47"),
-            (String::new(), "neither 48 bytes"),
-            ("xyz".to_owned(), "neither 48 bytes"),
-            (format!("{}z!", &hex[2..]), "neither 48 bytes"),
-            (hex[1..].to_owned(), "neither 48 bytes"),
-        ] {
-            let error = Measurement::read("--mr-owner", &text).unwrap_err();
-            assert!(error.message().contains(says), "{text:?}: {error}");
-        }
     }
 }

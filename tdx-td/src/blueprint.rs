@@ -1,0 +1,119 @@
+//! What a new domain's definition is made from: the built-in one with settings, or a user's template.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use common::cli::Context;
+use common::config::Config;
+use common::libvirt::Libvirt;
+use common::{Error, Result};
+use tdx_pool::overlay::Base;
+
+use crate::builder::Guest;
+use crate::fitting::Fitting;
+use crate::metadata::Metadata;
+use crate::ports::PortRequest;
+use crate::settings::{GuestArgs, Settings};
+
+/// What makes a domain this one and no other of the same blueprint.
+#[derive(Debug, Clone, Copy)]
+pub struct Identity<'a> {
+    /// Name.
+    pub name: &'a str,
+    /// UUID.
+    pub uuid: &'a str,
+    /// The base image.
+    pub base: &'a Base,
+    /// Whether libvirt may be told to leave the base image's owner alone.
+    pub keep_base_owner: bool,
+    /// A cloud-init seed.
+    pub seed: Option<&'a Path>,
+    /// The host's address and port that lead to the guest's ssh.
+    pub ssh: Option<SocketAddr>,
+    /// Our record; it names the overlay.
+    pub metadata: &'a Metadata,
+}
+
+/// What a definition is made from.
+#[derive(Debug)]
+pub enum Blueprint {
+    /// The built-in definition.
+    BuiltIn(Box<Settings>),
+    /// A user's template.
+    Template(Box<Fitting>),
+}
+
+impl Blueprint {
+    /// Settles what the guest is to have and, when it is to be made, checks it against the host.
+    ///
+    /// Errors: those of [`Settings::new`] and [`Fitting::new`].
+    pub fn new(
+        context: &Context,
+        libvirt: &Libvirt,
+        config: &Config,
+        args: &GuestArgs,
+        making: bool,
+    ) -> Result<Self> {
+        match &args.xml_template {
+            // clap drops this requirement when the template could not be given beside other flags.
+            None if args.fix_template => Err(Error::usage("--fix-template needs --xml-template")),
+            None => {
+                let settings = Settings::new(context, libvirt, config, args, making)?;
+                Ok(Self::BuiltIn(Box::new(settings)))
+            }
+            Some(path) => {
+                let fitting = Fitting::new(context, libvirt, path, args, making)?;
+                Ok(Self::Template(Box::new(fitting)))
+            }
+        }
+    }
+
+    /// What the user should know.
+    pub fn warnings(&self) -> &[String] {
+        match self {
+            Self::BuiltIn(settings) => &settings.warnings,
+            Self::Template(fitting) => &fitting.warnings,
+        }
+    }
+
+    /// What such guests are called.
+    pub fn stem(&self) -> &str {
+        match self {
+            Self::BuiltIn(settings) => settings.launch.stem(),
+            Self::Template(fitting) => fitting.stem(),
+        }
+    }
+
+    /// Whether a user wrote the definition.
+    pub fn is_template(&self) -> bool {
+        matches!(self, Self::Template(_))
+    }
+
+    /// The port of the host that it needs.
+    pub fn port(&self) -> Option<PortRequest> {
+        match self {
+            Self::BuiltIn(settings) => settings.ssh_port,
+            Self::Template(fitting) => fitting.ssh_port,
+        }
+    }
+
+    /// What was asked for, in the form a later `new` of the same name compares.
+    pub fn request(&self) -> Vec<(String, String)> {
+        match self {
+            Self::BuiltIn(settings) => settings.request(),
+            Self::Template(fitting) => fitting.request(),
+        }
+    }
+
+    /// The definition of one domain, and what of a template was translated.
+    ///
+    /// Errors: those of [`Guest::to_xml`] and [`Fitting::to_xml`].
+    pub fn to_xml(&self, identity: &Identity<'_>) -> Result<(String, Vec<String>)> {
+        match self {
+            Self::BuiltIn(settings) => {
+                Guest { settings, identity }.to_xml().map(|xml| (xml, Vec::new()))
+            }
+            Self::Template(fitting) => fitting.to_xml(identity),
+        }
+    }
+}

@@ -1,0 +1,377 @@
+//! A program's steps: what it does to the world outside of itself, one system call at a time; and a
+//! stroke of fate at one of them.
+//!
+//! A tracer (ptrace(2)) stops the program at every system call. One that makes, writes, flushes,
+//! renames, deletes, locks or marks a file, starts a program or sends libvirt a message is a step.
+//! What a message asks for, libvirt itself tells in its debug log, which the tracer reads over the
+//! program's shoulder.
+
+#![allow(dead_code, reason = "every test file uses a part of it")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, Stdio};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::ptrace;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::support::{Rig, Run, bin, wait_for};
+
+/// What befalls a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It gets a signal.
+    Signal(Signal),
+    /// The system call is not made and returns this error.
+    Error(Errno),
+    /// libvirtd is killed, so long after.
+    NoLibvirtd(Duration),
+}
+
+/// When it befalls: at the nth time of a step, right before it or right after.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Moment {
+    pub(crate) step: String,
+    /// Counted from 1.
+    pub(crate) nth: usize,
+    pub(crate) after: bool,
+}
+
+/// What became of a program whose steps were watched.
+#[derive(Debug)]
+pub(crate) struct Walk {
+    pub(crate) run: Run,
+    /// The signal it died of.
+    pub(crate) signal: Option<i32>,
+    /// Its steps and those of the programs it started, in order.
+    pub(crate) steps: Vec<String>,
+    /// Whether the moment came.
+    pub(crate) struck: bool,
+}
+
+impl Rig {
+    /// Runs a tool, watching its steps; returns when it and all it started have ended.
+    pub(crate) fn walk(&self, line: &str, stroke: Option<(Moment, Fate)>) -> Walk {
+        let (tool, arguments) = line.split_once(' ').unwrap();
+        // It waits until it is watched.
+        let mut command = self.command("sh");
+        command.args(["-c", "read -r _; exec \"$@\"", "sh"]).arg(bin(tool));
+        command.args(arguments.split(' '));
+        command.env("LIBVIRT_LOG_FILTERS", "1:libvirt");
+        command.env("LIBVIRT_LOG_OUTPUTS", "1:file:/dev/null");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let go = child.stdin.take().unwrap();
+        // The child is nsenter, whose only child becomes the program.
+        let children = format!("/proc/{0}/task/{0}/children", child.id());
+        let program = wait_for("the start of the program", Duration::from_secs(10), || {
+            fs::read_to_string(&children).unwrap().trim().parse().ok()
+        });
+        let tracer = Tracer::new(self, tool, Pid::from_raw(program), stroke);
+        let (output, Tracer { steps, struck, .. }) = std::thread::scope(|scope| {
+            let tracer = scope.spawn(move || tracer.trace(go));
+            (child.wait_with_output().unwrap(), tracer.join().unwrap())
+        });
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let run = Run {
+            line: line.to_owned(),
+            status: output.status.code(),
+            stdout: text(&output.stdout),
+            stderr: text(&output.stderr),
+        };
+        Walk { run, signal: output.status.signal(), steps, struck }
+    }
+}
+
+impl Walk {
+    /// Whether it failed, and its error tells what was done or what is left.
+    pub(crate) fn says_so(&self) -> bool {
+        let error: Value = serde_json::from_str(&self.run.stderr).unwrap_or_default();
+        let lists = ["applied", "left_behind"].map(|list| error["error"][list].as_array());
+        self.run.stdout.is_empty() && lists.iter().flatten().any(|list| !list.is_empty())
+    }
+}
+
+/// The moments before each step and, where libvirt is asked to change something, right after: it
+/// works on while its caller is dead. Of a long row of one step the first, a middle and the last.
+pub(crate) fn moments(steps: &[String], full: bool) -> Vec<Moment> {
+    let mut moments = Vec::new();
+    let mut at = 0;
+    for series in steps.chunk_by(|a, b| a == b) {
+        let step = &series[0];
+        let before = steps[..at].iter().filter(|other| *other == step).count();
+        at += series.len();
+        if is_question(step) && !full {
+            continue;
+        }
+        let mut chosen = vec![1, series.len().div_ceil(2), series.len()];
+        chosen.dedup();
+        for nth in chosen {
+            let moment = Moment { step: step.clone(), nth: before + nth, after: false };
+            moments.push(moment.clone());
+            if step.starts_with("libvirt: ") && !is_question(step) {
+                moments.push(Moment { after: true, ..moment });
+            }
+        }
+    }
+    moments
+}
+
+/// Whether a message to libvirt changes nothing.
+pub(crate) fn is_question(step: &str) -> bool {
+    let words = ["Get", "Lookup", "List", "Is", "Has", "Open", "NumOf", "Recv"];
+    step.starts_with("libvirt: ") && words.iter().any(|word| step.contains(word))
+}
+
+/// A text with `*` for the random part of our names.
+pub(crate) fn anonymous(text: &str) -> String {
+    let random = |part: &&str| part.len() == 15 && part.bytes().all(|b| b.is_ascii_alphanumeric());
+    let parts: Vec<&str> =
+        text.split('.').map(|part| if random(&part) { "*" } else { part }).collect();
+    parts.join(".")
+}
+
+/// Follows a program, its threads and its children. (ptrace(2) binds all of it to one thread.)
+struct Tracer<'a> {
+    rig: &'a Rig,
+    tool: &'a str,
+    program: Pid,
+    stroke: Option<(Moment, Fate)>,
+    steps: Vec<String>,
+    struck: bool,
+    /// The function of libvirt that each thread is in.
+    calls: HashMap<Pid, String>,
+    /// Strikes, or lies, when this thread's system call returns.
+    pending: Option<(Pid, Fate)>,
+}
+
+impl<'a> Tracer<'a> {
+    fn new(rig: &'a Rig, tool: &'a str, program: Pid, stroke: Option<(Moment, Fate)>) -> Self {
+        let (steps, calls) = (Vec::new(), HashMap::new());
+        Self { rig, tool, program, stroke, steps, struck: false, calls, pending: None }
+    }
+
+    /// Lets the program go and follows it to its end.
+    fn trace(mut self, mut go: ChildStdin) -> Self {
+        use ptrace::Options;
+        let follow = Options::PTRACE_O_TRACECLONE
+            | Options::PTRACE_O_TRACEFORK
+            | Options::PTRACE_O_TRACEVFORK
+            | Options::PTRACE_O_TRACEEXEC;
+        ptrace::seize(self.program, follow | Options::PTRACE_O_TRACESYSGOOD).unwrap();
+        ptrace::interrupt(self.program).unwrap();
+        go.write_all(b"\n").unwrap();
+        drop(go);
+        // Of this thread alone: other tests have children, too.
+        let ours = WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD;
+        while let Ok(status) = waitpid(None, Some(ours)) {
+            let signal = match status {
+                WaitStatus::PtraceSyscall(task) => {
+                    self.at_system_call(task);
+                    None
+                }
+                WaitStatus::Stopped(_, signal) => Some(signal),
+                _ => None,
+            };
+            // One that was killed cannot go on.
+            status.pid().map(|task| ptrace::syscall(task, signal));
+        }
+        self
+    }
+
+    fn at_system_call(&mut self, task: Pid) {
+        let exe = fs::read_link(format!("/proc/{task}/exe")).unwrap_or_default();
+        let exe = exe.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if self.steps.is_empty() && exe != self.tool {
+            return; // not begun
+        }
+        let (Ok(info), Ok(registers)) = (ptrace::syscall_info(task), ptrace::getregs(task)) else {
+            return; // killed
+        };
+        if info.op == libc::PTRACE_SYSCALL_INFO_EXIT {
+            if let Some((_, fate)) = self.pending.take_if(|(pending, _)| *pending == task) {
+                self.strike(task, fate);
+            }
+            return;
+        }
+        let call = Call::new(task, &registers);
+        if let Some(function) = call.logged() {
+            self.calls.insert(task, function);
+            return;
+        }
+        let Some(step) = call.step(self.calls.get(&task)) else { return };
+        let step = if exe == self.tool { step } else { format!("{exe}: {step}") };
+        self.steps.push(step);
+        self.meet(task);
+    }
+
+    /// At the entry of the system call that is the last step so far.
+    fn meet(&mut self, task: Pid) {
+        let Some((moment, fate)) = &self.stroke else { return };
+        let times = |step: &str| self.steps.iter().filter(|other| *other == step).count();
+        let here = self.steps.last().is_some_and(|step| *step == moment.step);
+        if self.struck || !here || times(&moment.step) < moment.nth {
+            return;
+        }
+        self.struck = true;
+        match *fate {
+            fate if moment.after => self.pending = Some((task, fate)),
+            Fate::Error(_) => {
+                let mut registers = ptrace::getregs(task).unwrap();
+                registers.orig_rax = u64::MAX; // no such call
+                ptrace::setregs(task, registers).unwrap();
+                self.pending = Some((task, *fate));
+            }
+            fate => self.strike(task, fate),
+        }
+    }
+
+    fn strike(&self, task: Pid, fate: Fate) {
+        match fate {
+            Fate::Signal(signal) => kill(self.program, signal).unwrap(),
+            Fate::Error(error) => {
+                let mut registers = ptrace::getregs(task).unwrap();
+                registers.rax = -i64::from(error as i32) as u64;
+                ptrace::setregs(task, registers).unwrap();
+            }
+            Fate::NoLibvirtd(delay) => {
+                std::thread::sleep(delay);
+                self.rig.libvirtd("kill");
+            }
+        }
+    }
+}
+
+/// A system call that is about to be made.
+struct Call {
+    task: Pid,
+    number: libc::c_long,
+    arguments: [u64; 4],
+}
+
+impl Call {
+    fn new(task: Pid, registers: &libc::user_regs_struct) -> Self {
+        let arguments = [registers.rdi, registers.rsi, registers.rdx, registers.r10];
+        Self { task, number: registers.orig_rax as libc::c_long, arguments }
+    }
+
+    /// The function of libvirt that says in libvirt's log that it was called.
+    fn logged(&self) -> Option<String> {
+        if self.number != libc::SYS_write || self.file(0)? != Path::new("/dev/null") {
+            return None;
+        }
+        let line = self.memory(self.arguments[1], 200);
+        let line = String::from_utf8_lossy(&line);
+        let function = line.split_once(": debug : ")?.1.split(':').next()?;
+        Some(function.trim_end_matches("Internal").to_owned())
+    }
+
+    /// The step that this is; none for a call that changes nothing outside.
+    fn step(&self, libvirt: Option<&String>) -> Option<String> {
+        let creates = |flags: u64| flags as i32 & (libc::O_CREAT | libc::O_TRUNC) != 0;
+        let on_file = |verb: &str| Some(format!("{verb} {}", place(&self.file(0)?)));
+        let on_path = |verb: &str, at: usize| Some(format!("{verb} {}", place(&self.path(at)?)));
+        let at_folder = |verb: &str| on_path(verb, 1);
+        let renames = |from, to| {
+            Some(format!("rename {} to {}", place(&self.path(from)?), place(&self.path(to)?)))
+        };
+        match self.number {
+            libc::SYS_write
+            | libc::SYS_sendto
+            | libc::SYS_sendmsg
+            | libc::SYS_writev
+            | libc::SYS_pwrite64
+            | libc::SYS_pwritev => match self.file(0)? {
+                file if file.starts_with("/dev") => None,
+                file if file.is_absolute() => Some(format!("write {}", place(&file))),
+                file if file.to_string_lossy().starts_with("socket:") => {
+                    Some(format!("libvirt: {}", libvirt?))
+                }
+                _ if self.arguments[0] == 1 => Some("print the document".to_owned()),
+                _ => None,
+            },
+            libc::SYS_open if creates(self.arguments[1]) => on_path("create", 0),
+            libc::SYS_openat if creates(self.arguments[2]) => match self.path(1)? {
+                log if log == Path::new("/dev/null") => None,
+                path => Some(format!("create {}", place(&path))),
+            },
+            libc::SYS_creat => on_path("create", 0),
+            libc::SYS_mkdir => on_path("make folder", 0),
+            libc::SYS_mkdirat => at_folder("make folder"),
+            libc::SYS_rmdir => on_path("remove folder", 0),
+            libc::SYS_unlink => on_path("delete", 0),
+            libc::SYS_unlinkat => at_folder("delete"),
+            libc::SYS_rename | libc::SYS_link => renames(0, 1),
+            libc::SYS_renameat | libc::SYS_renameat2 | libc::SYS_linkat => renames(1, 3),
+            libc::SYS_symlink => on_path("link", 1),
+            libc::SYS_symlinkat => on_path("link", 2),
+            libc::SYS_truncate => on_path("set the length of", 0),
+            libc::SYS_ftruncate => on_file("set the length of"),
+            libc::SYS_fallocate => on_file("allocate"),
+            libc::SYS_copy_file_range => self.file(2).map(|to| format!("copy to {}", place(&to))),
+            libc::SYS_ioctl if self.arguments[1] == FICLONE => on_file("clone to"),
+            libc::SYS_fsync | libc::SYS_fdatasync => on_file("flush"),
+            libc::SYS_setxattr => on_path("set an attribute of", 0),
+            libc::SYS_fsetxattr => on_file("set an attribute of"),
+            libc::SYS_chmod => on_path("set the mode of", 0),
+            libc::SYS_fchmodat => at_folder("set the mode of"),
+            libc::SYS_fchmod => on_file("set the mode of"),
+            libc::SYS_chown | libc::SYS_lchown => on_path("set the owner of", 0),
+            libc::SYS_fchownat => at_folder("set the owner of"),
+            libc::SYS_fchown => on_file("set the owner of"),
+            libc::SYS_flock => on_file("lock"),
+            libc::SYS_execve => {
+                let program = self.path(0).filter(|program| program.exists())?;
+                Some(format!("start {}", program.file_name()?.to_string_lossy()))
+            }
+            _ => None,
+        }
+    }
+
+    /// The open file that an argument stands for.
+    fn file(&self, at: usize) -> Option<PathBuf> {
+        fs::read_link(format!("/proc/{}/fd/{}", self.task, self.arguments[at] as i32)).ok()
+    }
+
+    /// The path that an argument points at.
+    fn path(&self, at: usize) -> Option<PathBuf> {
+        let bytes = self.memory(self.arguments[at], 4096);
+        let path = bytes.split(|byte| *byte == 0).next()?;
+        Some(OsStr::from_bytes(path).into())
+    }
+
+    fn memory(&self, address: u64, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        let memory = File::open(format!("/proc/{}/mem", self.task));
+        let read = memory.and_then(|memory| memory.read_at(&mut bytes, address));
+        bytes.truncate(read.unwrap_or(0));
+        bytes
+    }
+}
+
+/// Source: linux/fs.h.
+const FICLONE: u64 = 0x4004_9409;
+
+/// A path as short as it can be told.
+fn place(path: &Path) -> String {
+    let path = path.to_string_lossy();
+    let path = path.trim_end_matches(" (deleted)");
+    let short = [("/var/lib/libvirt/images", "pool"), ("/run/lock/tdx", "locks")];
+    let place = short
+        .iter()
+        .find_map(|(folder, name)| Some(format!("{name}{}", path.strip_prefix(folder)?)));
+    anonymous(&place.unwrap_or_else(|| path.to_owned()))
+}

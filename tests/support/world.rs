@@ -1,0 +1,108 @@
+//! All that the tools can change on a host, as lines of text that can be compared.
+
+#![allow(dead_code, reason = "every test file uses a part of it")]
+
+use crate::pool::raw_image;
+use crate::steps::anonymous;
+use crate::support::{Rig, guest_image};
+
+/// Domains with their state and definition, pools, files, what images hold, locks, QEMUs. Without what
+/// is random: names of our files, UUIDs, hardware addresses, libvirt's running numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct World(Vec<String>);
+
+/// Prints each thing as a line: its kind, its name, the rest.
+const LOOK: &str = r#"
+virsh -q list --all | awk '{ $1 = "domain"; print }'
+virsh -q pool-list --all | awk '{ print "pool", $1, $2, "autostart:" $3 }'
+for domain in $(virsh list --all --name); do
+    virsh dumpxml --inactive $domain | sed "/<uuid>\|<mac /d; s/^ */xml $domain /"
+done
+cd /var/lib/libvirt
+find images qemu/nvram qemu/save qemu/snapshot qemu/channel qemu/dump ! -type d \
+    -printf 'file %p %y %m %U:%G %s\n' 2>/dev/null | sed 's/domain-[0-9]*-/domain-N-/'
+find images -type f ! -name 'overlay.*' ! -name 'cidata.*' ! -name 'import.*.part' \
+    -exec sha256sum {} + | awk '{ print "content", $2, $1 }'
+find /run/lock/tdx -mindepth 1 -printf 'lock %f\n' 2>/dev/null
+find /etc/libvirt/qemu /etc/libvirt/storage ! -type d -printf 'config %p\n' 2>/dev/null
+pgrep 'qemu-(system|img)' -l | awk '{ print "process", $2 }'
+"#;
+
+impl World {
+    /// What there is once nothing is under way any more.
+    pub(crate) fn of(rig: &Rig) -> Self {
+        wait_until_idle(rig);
+        let mut lines: Vec<String> = rig.shell(LOOK).stdout.lines().map(anonymous).collect();
+        lines.sort();
+        Self(lines)
+    }
+
+    /// What is there and was not before, and what was and is not: domains, pools, volumes, locks. What
+    /// libvirt keeps beside a domain goes without saying.
+    pub(crate) fn since(&self, before: &Self) -> String {
+        let new = self.0.iter().filter(|line| !before.0.contains(line)).map(|line| ('+', line));
+        let gone = before.0.iter().filter(|line| !self.0.contains(line)).map(|line| ('−', line));
+        let told = new.chain(gone).filter_map(|(sign, line)| {
+            let (kind, rest) = line.split_once(' ')?;
+            match kind {
+                "domain" | "lock" => Some(format!("{sign}{kind} {rest}")),
+                "pool" => Some(format!("{sign}pool {}", rest.split(' ').next()?)),
+                "file" => {
+                    Some(format!("{sign}{}", rest.strip_prefix("images/")?.split(' ').next()?))
+                }
+                _ => None,
+            }
+        });
+        let mut told: Vec<String> = told.collect();
+        told.dedup();
+        told.join(", ")
+    }
+
+    /// The same without libvirt's ends of channels to guests.
+    pub(crate) fn without_channels(mut self) -> Self {
+        self.0.retain(|line| !line.starts_with("file qemu/channel/"));
+        self
+    }
+}
+
+/// Waits until libvirtd works for nobody and has let go of the pool's files: a call goes on when its
+/// caller has died.
+pub(crate) fn wait_until_idle(rig: &Rig) {
+    const IDLE: &str = r#"
+        for try in $(seq 2000); do
+            virt-admin -c libvirtd:///system \
+                'srv-threadpool-info libvirtd; srv-clients-info libvirtd' |
+                awk '$2 == ":" { is[$1] = $3 }
+                    END { exit !is["nWorkers"] || is["freeWorkers"] < is["nWorkers"] ||
+                        is["jobQueueDepth"] + is["nclients"] }' &&
+                ! find $(pgrep ^libvirt | sed 's|.*|/proc/&/fd|') -lname '/var/lib/libvirt/images/*' 2>/dev/null |
+                    grep -q . && exit
+            sleep 0.02
+        done
+        virt-admin -c libvirtd:///system 'srv-threadpool-info libvirtd; client-list libvirtd'
+        ls -l $(pgrep ^libvirt | sed 's|.*|/proc/&/fd|') | grep /var/lib/libvirt/images
+        exit 1"#;
+    rig.shell(IDLE).text();
+}
+
+/// A rig with base.qcow2 in its pool, and images in its scratch folder.
+pub(crate) fn rig_with_images() -> Rig {
+    let rig = Rig::start();
+    fill_with_images(&rig);
+    rig
+}
+
+/// Puts base.qcow2 into the pool; image.raw, image.qcow2, other.raw and key.pub beside it.
+pub(crate) fn fill_with_images(rig: &Rig) {
+    for (name, seed) in [("image.raw", 1), ("other.raw", 2)] {
+        raw_image(rig.scratch().join(name), 6 << 20, seed);
+    }
+    let guest = guest_image(false);
+    rig.shell(&format!(
+        "qemu-img convert -f raw -O qcow2 image.raw image.qcow2 && \
+         tdx-pool import '{}' --name base.qcow2 && \
+         echo 'ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA me' >key.pub",
+        guest.display()
+    ))
+    .text();
+}
