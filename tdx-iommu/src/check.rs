@@ -14,8 +14,10 @@ use common::{Code, Result};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::class::Class;
 use crate::device::Device;
 use crate::explanation;
+use crate::framebuffer;
 use crate::holders::{Holders, is_claimed};
 use crate::inventory::Inventory;
 use crate::judgement::{Finding, Request};
@@ -94,6 +96,30 @@ impl Item for CheckItem {
     }
 }
 
+/// What there is to say of a request, open files and claimed disks included.
+#[derive(Debug)]
+pub struct Verdict {
+    /// Sorted by device and code, notes included.
+    pub findings: Vec<Finding>,
+    /// How many processes did not show their open files.
+    pub unseen: usize,
+}
+
+/// Judges a request with a look at what is open: what has to be known right before a device is bound.
+///
+/// Errors: those of [`Holders::of_vfio`].
+pub fn judge(host: &Host, inventory: &Inventory, request: &Request<'_>) -> Result<Verdict> {
+    let mut findings = request.findings();
+    let devices = request.devices();
+    let holders = Holders::of_vfio(host, inventory, devices.iter().copied())?;
+    findings.extend(held(devices, &holders));
+    findings.extend(claimed(host, devices, inventory));
+    findings.extend(consoles(host, devices, inventory));
+    findings.sort();
+    findings.dedup();
+    Ok(Verdict { findings, unseen: holders.unseen })
+}
+
 /// Judges the devices, and what goes along with them, as one request.
 pub fn run(host: &Host, args: CheckArgs) -> Result<Outcome> {
     let (named, mut warnings) = request::resolve(&args.devices)?;
@@ -102,19 +128,14 @@ pub fn run(host: &Host, args: CheckArgs) -> Result<Outcome> {
         inventory.device(bdf)?;
     }
     let request = Request::new(&inventory, named.iter().copied());
-    let mut findings = request.findings();
-    let holders = Holders::of_vfio(host, &inventory, request.devices().iter().copied())?;
-    findings.extend(held(request.devices(), &holders));
-    findings.extend(claimed(host, request.devices(), &inventory));
-    findings.sort();
-    findings.dedup();
+    let Verdict { findings, unseen } = judge(host, &inventory, &request)?;
 
     warnings.extend(inventory.problems.iter().cloned());
-    if holders.unseen > 0 {
+    if unseen > 0 {
         warnings.push(format!(
             "{} processes do not show their open files, so who has a device open is not fully known: \
              run it as root",
-            holders.unseen
+            unseen
         ));
     }
     let mut by_device = BTreeMap::<Bdf, Vec<Finding>>::new();
@@ -179,6 +200,18 @@ fn held(devices: &BTreeSet<Bdf>, holders: &Holders) -> Vec<Finding> {
         })
     };
     devices.iter().flat_map(of_device).collect()
+}
+
+/// Findings of GPUs that the host writes its console to.
+fn consoles(host: &Host, devices: &BTreeSet<Bdf>, inventory: &Inventory) -> Vec<Finding> {
+    let devices = devices.iter().filter_map(|bdf| inventory.devices.get(bdf));
+    let gpus = devices.filter(|device| device.class.is_some_and(Class::is_display));
+    let finding = |device: &Device| {
+        let name = framebuffer::on_device(host, device.bdf)?;
+        let message = format!("the host's console is in the memory of {} ({name})", device.bdf);
+        Some(Finding { bdf: device.bdf, code: Code::ConsoleGpu, message })
+    };
+    gpus.filter_map(finding).collect()
 }
 
 /// Findings of disks that the kernel has claimed without sysfs telling by what.
