@@ -14,8 +14,10 @@ use common::{Code, Result};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::class::Class;
 use crate::device::Device;
 use crate::explanation;
+use crate::framebuffer;
 use crate::holders::{Holders, is_claimed};
 use crate::inventory::Inventory;
 use crate::judgement::{Finding, Request};
@@ -148,6 +150,7 @@ pub fn findings(
     let holders = Holders::of_vfio(host, inventory, request.devices().iter().copied())?;
     findings.extend(held(request.devices(), &holders));
     findings.extend(claimed(host, request.devices(), inventory));
+    findings.extend(consoles(host, request.devices(), inventory));
     findings.sort();
     findings.dedup();
     let unseen = (holders.unseen > 0).then(|| {
@@ -200,6 +203,18 @@ fn held(devices: &BTreeSet<Bdf>, holders: &Holders) -> Vec<Finding> {
         })
     };
     devices.iter().flat_map(of_device).collect()
+}
+
+/// Findings of GPUs that the host writes its console to.
+fn consoles(host: &Host, devices: &BTreeSet<Bdf>, inventory: &Inventory) -> Vec<Finding> {
+    let devices = devices.iter().filter_map(|bdf| inventory.devices.get(bdf));
+    let gpus = devices.filter(|device| device.class.is_some_and(Class::is_display));
+    let finding = |device: &Device| {
+        let name = framebuffer::on_device(host, device.bdf)?;
+        let message = format!("the host's console is in the memory of {} ({name})", device.bdf);
+        Some(Finding { bdf: device.bdf, code: Code::ConsoleGpu, message })
+    };
+    gpus.filter_map(finding).collect()
 }
 
 /// Findings of disks that the kernel has claimed without sysfs telling by what.

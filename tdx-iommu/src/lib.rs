@@ -17,6 +17,7 @@ pub mod class;
 pub mod config_space;
 pub mod device;
 pub mod explanation;
+pub mod framebuffer;
 pub mod groups;
 pub mod holders;
 pub mod inventory;
