@@ -133,3 +133,23 @@ fn a_stopped_upload_leaves_nothing_or_what_cleanup_takes() {
     assert_eq!(rig.names(), ["a.img"]);
     assert!(rig.shell(&format!("cmp a.img {IMAGES}/a.img")).text().is_empty());
 }
+
+/// A blank disk looks like an image that libvirtd died over while it copied it.
+#[test]
+#[ignore = "needs root"]
+fn a_blank_disk_that_a_domain_needs_is_not_taken_for_a_half_made_image() {
+    let rig = Rig::start();
+    rig.pool("ensure").document();
+    let image = rig.image("a.img", 1);
+    let size = fs::metadata(&image).unwrap().len();
+    rig.shell(&format!("truncate -s {size} {IMAGES}/a.img && virsh pool-refresh tdvirsh-pool"))
+        .text();
+    rig.define("vm", &[format!("<source file='{IMAGES}/a.img'/>")]);
+    let before = rig.state();
+    let refused = rig.pool(&format!("{REMOTE} import a.img")).error(5);
+    assert_eq!(refused["message"], "volume 'a.img' is needed by domain 'vm'");
+    assert_eq!(rig.state(), before);
+    rig.virsh(["undefine", "vm"]);
+    rig.pool(&format!("{REMOTE} import a.img")).document();
+    assert!(rig.shell(&format!("cmp a.img {IMAGES}/a.img")).text().is_empty());
+}

@@ -49,6 +49,9 @@ pub fn raise(host: &Host, wanted: u64) -> Result<()> {
     }
     let before = host.path(BEFORE);
     if !before.exists() {
+        // There is no record yet when others bound the devices.
+        let folder = host.path("/run/tdx");
+        std::fs::create_dir_all(&folder).at("create", &folder)?;
         std::fs::write(&before, format!("{now}\n")).at("write", &before)?;
     }
     log::step(format_args!("dma_entry_limit = {wanted}, was {now}"));

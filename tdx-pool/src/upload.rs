@@ -25,6 +25,7 @@ use crate::image::Format;
 use crate::import::{Plan, Source};
 use crate::inflight::InFlight;
 use crate::names::Ours;
+use crate::needs::Needs;
 use crate::owner::{Owner, permissions};
 use crate::pool::Pool;
 
@@ -54,8 +55,15 @@ pub(crate) fn upload(
                 put_head(libvirt, &made, source)?;
                 return Ok(digest);
             }
-            // A libvirtd that were still at it would not have let it be read.
+            // A libvirtd that were still at it would not have let it be read. A blank disk of the same
+            // size looks like this too, so what anyone needs is not touched.
             Compared::Begun => {
+                let users = Needs::take(libvirt, pool)?.of(&plan.target());
+                if !users.is_empty() {
+                    let users = users.join(", ");
+                    return Err(Error::conflict(format!("volume '{name}' is needed by {users}"))
+                        .hint("import the image under another name with --name"));
+                }
                 log::step(format_args!("delete the half-made volume '{name}'"));
                 made.delete(0).context(format_args!("delete the half-made volume '{name}'"))?;
             }

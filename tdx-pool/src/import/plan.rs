@@ -124,7 +124,7 @@ impl Plan {
         Ok(plan)
     }
 
-    pub(super) fn target(&self) -> PathBuf {
+    pub(crate) fn target(&self) -> PathBuf {
         self.folder.join(&self.name)
     }
 
