@@ -25,7 +25,7 @@ find images -type f ! -name 'overlay.*' ! -name 'cidata.*' ! -name 'import.*.par
     -exec sha256sum {} + | awk '{ print "content", $2, $1 }'
 find /run/lock/tdx -mindepth 1 -printf 'lock %f\n' 2>/dev/null
 find /etc/libvirt/qemu /etc/libvirt/storage ! -type d -printf 'config %p\n' 2>/dev/null
-pgrep 'qemu-(system|img)' -l | awk '{ print "process", $2 }'
+pgrep -l 'qemu-(sys|img)' | awk '{ print "process", $2 }'
 "#;
 
 impl World {
