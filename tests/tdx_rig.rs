@@ -381,7 +381,7 @@ fn sev_definitions_are_valid() {
 /// What the builder makes of the flags, without a host that could run it.
 fn sev_xml(security: &str, flags: &[&str]) -> String {
     use clap::{Args, FromArgMatches, ValueEnum};
-    use tdx_td::{blueprint, builder, capability, launch, metadata, settings};
+    use tdx_td::{builder, capability, identity, launch, metadata, settings};
 
     let command = launch::LaunchArgs::augment_args(clap::Command::new("new"));
     let matches = command.get_matches_from([&["new"], flags].concat());
@@ -411,7 +411,7 @@ fn sev_xml(security: &str, flags: &[&str]) -> String {
         overlay: "/images/overlay.qcow2".into(),
         request: settings.request(),
     };
-    let identity = blueprint::Identity {
+    let identity = identity::Identity {
         name: "sev",
         uuid: "11111111-2222-4333-8444-555555555555",
         base: &base,

@@ -1,38 +1,15 @@
 //! What a new domain's definition is made from: the built-in one with settings, or a user's template.
 
-use std::net::SocketAddr;
-use std::path::Path;
-
 use common::cli::Context;
 use common::config::Config;
 use common::libvirt::Libvirt;
 use common::{Error, Result};
-use tdx_pool::overlay::Base;
 
 use crate::builder::Guest;
 use crate::fitting::Fitting;
-use crate::metadata::Metadata;
+use crate::identity::Identity;
 use crate::ports::PortRequest;
 use crate::settings::{GuestArgs, Settings};
-
-/// What makes a domain this one and no other of the same blueprint.
-#[derive(Debug, Clone, Copy)]
-pub struct Identity<'a> {
-    /// Name.
-    pub name: &'a str,
-    /// UUID.
-    pub uuid: &'a str,
-    /// The base image.
-    pub base: &'a Base,
-    /// Whether libvirt may be told to leave the base image's owner alone.
-    pub keep_base_owner: bool,
-    /// A cloud-init seed.
-    pub seed: Option<&'a Path>,
-    /// The host's address and port that lead to the guest's ssh.
-    pub ssh: Option<SocketAddr>,
-    /// Our record; it names the overlay.
-    pub metadata: &'a Metadata,
-}
 
 /// What a definition is made from.
 #[derive(Debug)]

@@ -11,8 +11,8 @@ use common::xml::Element;
 use common::{Error, Result};
 use tdx_pool::overlay::Base;
 
-use crate::blueprint::Identity;
 use crate::capability::VirtType;
+use crate::identity::Identity;
 use crate::launch::Launch;
 use crate::settings::Settings;
 

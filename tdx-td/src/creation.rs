@@ -18,10 +18,10 @@ use virt::domain::Domain;
 use virt::error::Error as VirtError;
 use virt::sys;
 
-use crate::blueprint::{Blueprint, Identity};
+use crate::blueprint::Blueprint;
 use crate::definition::Definition;
 use crate::domain::DomainItem;
-use crate::identity::{default_name, new_uuid};
+use crate::identity::{Identity, default_name, new_uuid};
 use crate::image::{Image, ImageRequest, Source};
 use crate::metadata::Metadata;
 use crate::ports::Port;

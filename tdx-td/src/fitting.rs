@@ -8,13 +8,12 @@ use common::units::Size;
 use common::xml::{Document, Edit, Element, Node};
 use common::{Error, Result};
 
-use crate::blueprint::Identity;
 use crate::builder;
 use crate::capability::{self, Security, VirtType};
 use crate::definition;
 use crate::dialect::{self, Dialect};
 use crate::hostfwd;
-use crate::identity::digest;
+use crate::identity::{Identity, digest};
 use crate::launch::tdx::{self, QGS_SOCKET};
 use crate::metadata::{Metadata, TEMPLATE};
 use crate::ports::PortRequest;

@@ -1,8 +1,33 @@
-//! What a new domain is called, and known again by.
+//! What makes a new domain this one: its name, its UUID, its disk, and what it is known again by.
+
+use std::net::SocketAddr;
+use std::path::Path;
 
 use common::Result;
 use sha2::{Digest, Sha256};
 use tdx_pool::names::random_bytes;
+use tdx_pool::overlay::Base;
+
+use crate::metadata::Metadata;
+
+/// What makes a domain this one and no other of the same blueprint.
+#[derive(Debug, Clone, Copy)]
+pub struct Identity<'a> {
+    /// Name.
+    pub name: &'a str,
+    /// UUID.
+    pub uuid: &'a str,
+    /// The base image.
+    pub base: &'a Base,
+    /// Whether libvirt may be told to leave the base image's owner alone.
+    pub keep_base_owner: bool,
+    /// A cloud-init seed.
+    pub seed: Option<&'a Path>,
+    /// The host's address and port that lead to the guest's ssh.
+    pub ssh: Option<SocketAddr>,
+    /// Our record; it names the overlay.
+    pub metadata: &'a Metadata,
+}
 
 /// The name the original script would have chosen: users' scripts match on it.
 pub fn default_name(stem: &str, uuid: &str) -> String {
