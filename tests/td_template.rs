@@ -239,6 +239,9 @@ fn a_copy_of_a_domain_is_a_domain_of_its_own() {
     td(&rig, "new -i guest.qcow2 -t copy.xml --name copy").item();
     assert!(rig.virsh(["dumpxml", "copy"]).contains("/copy_VARS.fd"));
     td(&rig, "delete copy --yes --timeout 0").document();
+    // Also when the new name is a part of the old file's.
+    let part = td(&rig, "render -i guest.qcow2 -t copy.xml --name o --xml");
+    assert!(!part.text().contains("orig_VARS.fd"), "{part:#?}");
     rig.shell("test -s /var/lib/libvirt/qemu/nvram/orig_VARS.fd").text();
     td(&rig, "delete orig --yes").document();
     assert_eq!(rig.state(), before);

@@ -132,6 +132,9 @@ impl Fitting {
         })?;
         let mut edit = document.edit();
         identify(&mut edit, document.root(), identity)?;
+        if !self.template.has_own_nvram() {
+            unshare_nvram(&mut edit, document.root())?;
+        }
         resize(&mut edit, document.root(), self.memory, self.vcpus)?;
         stand_on_base(&mut edit, document.root(), identity)?;
         if security_of(document.root()) == Security::Tdx {
@@ -228,11 +231,6 @@ fn identify<'a>(edit: &mut Edit<'a>, root: Node<'a>, identity: &Identity<'_>) ->
             None => edit.insert_into(root, &Element::new(name).text(text).to_xml()?),
         };
     }
-    // Firmware variables are one guest's alone. libvirt names a file after the domain when none is.
-    if let Some(nvram) = root.find("os/nvram").filter(|n| !n.source().contains(identity.name)) {
-        let template = nvram.attr("template");
-        edit.replace(nvram, &Element::new("nvram").attr_opt("template", template).to_xml()?);
-    }
     let record = identity.metadata.to_element();
     match root.child("metadata") {
         None => edit.insert_into(root, &Element::new("metadata").child(record).to_xml()?),
@@ -244,6 +242,15 @@ fn identify<'a>(edit: &mut Edit<'a>, root: Node<'a>, identity: &Identity<'_>) ->
             edit.insert_into(metadata, &record.to_xml()?)
         }
     };
+    Ok(())
+}
+
+/// Firmware variables are one guest's alone: libvirt names a file after the domain when none is named.
+fn unshare_nvram<'a>(edit: &mut Edit<'a>, root: Node<'a>) -> Result<()> {
+    if let Some(nvram) = root.find("os/nvram") {
+        let template = nvram.attr("template");
+        edit.replace(nvram, &Element::new("nvram").attr_opt("template", template).to_xml()?);
+    }
     Ok(())
 }
 

@@ -116,8 +116,14 @@ impl Template {
         self.has(SEED)
     }
 
+    /// Whether it names a file of firmware variables for each domain; else they would share one.
+    pub fn has_own_nvram(&self) -> bool {
+        let nvram = self.document.root().find("os/nvram");
+        nvram.is_some_and(|nvram| has(nvram.source(), DOMAIN))
+    }
+
     fn has(&self, placeholder: &str) -> bool {
-        pieces(self.document.text()).any(|piece| piece == Piece::Placeholder(placeholder))
+        has(self.document.text(), placeholder)
     }
 
     /// The domain XML with every placeholder filled.
@@ -161,6 +167,10 @@ impl Template {
         Document::parse(filled)
             .map_err(|error| self.refused("is no XML once it is filled").because(error))
     }
+}
+
+fn has(text: &str, placeholder: &str) -> bool {
+    pieces(text).any(|piece| piece == Piece::Placeholder(placeholder))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -264,6 +274,15 @@ mod tests {
         assert!(filled.contains("<!-- DOMAIN is the name OVERLAY_IMG_PATH -->"), "{filled}");
         assert!(filled.contains("<source file=\"/o\"/><backingStore file='/b'/>"), "{filled}");
         assert!(!filled.contains("HOSTDEV_DEVICES"), "{filled}");
+    }
+
+    #[test]
+    fn firmware_variables_are_a_domains_own_by_its_name_alone() {
+        let with = |nvram: &str| template(&TEMPLATE.replace("<os>", &format!("<os>{nvram}")));
+        assert!(!valid().has_own_nvram());
+        assert!(!with("<nvram>/v/orig_VARS.fd</nvram>").has_own_nvram());
+        assert!(!with("<nvram>/v/MYDOMAIN.fd</nvram>").has_own_nvram());
+        assert!(with("<nvram>/v/DOMAIN.fd</nvram>").has_own_nvram());
     }
 
     #[test]
