@@ -160,9 +160,7 @@ fn matches(pattern: &str, text: &str) -> bool {
 ///
 /// Errors: `unsupported` when there is no such module.
 pub fn load(host: &Host, driver: &str) -> Result<()> {
-    // A folder may be named with `_` where its module is with `-`, and the other way round.
-    let there = |name: &str| host.has(&format!("/sys/bus/pci/drivers/{name}"));
-    if there(driver) || there(&driver.replace('_', "-")) || there(&driver.replace('-', "_")) {
+    if loaded(host, driver).is_some() {
         return Ok(());
     }
     load_module(host, driver)
@@ -188,11 +186,16 @@ pub fn load_module(host: &Host, module: &str) -> Result<()> {
     })
 }
 
-/// The name by which a loaded driver is known in sysfs.
+/// The name by which a driver is known in sysfs; its own while it is not loaded.
 pub fn loaded_name(host: &Host, driver: &str) -> String {
+    loaded(host, driver).unwrap_or_else(|| driver.to_owned())
+}
+
+/// The driver's folder in sysfs, which may be named with `_` where its module is with `-`, and the other
+/// way round.
+fn loaded(host: &Host, driver: &str) -> Option<String> {
     let names = [driver.to_owned(), driver.replace('_', "-"), driver.replace('-', "_")];
-    let there = |name: &&String| host.has(&format!("/sys/bus/pci/drivers/{name}"));
-    names.iter().find(there).unwrap_or(&names[0]).clone()
+    names.into_iter().find(|name| host.has(&format!("/sys/bus/pci/drivers/{name}")))
 }
 
 fn write(path: PathBuf, text: &str, doing: impl Fn() -> String) -> Result<()> {
