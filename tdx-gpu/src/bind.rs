@@ -12,18 +12,18 @@ use common::host::Host;
 use common::output::Outcome;
 use common::pci::Bdf;
 use common::units::Size;
-use common::{Code, Error, Result, interrupt};
+use common::{Code, Result, interrupt};
 use schemars::JsonSchema;
 use serde::Serialize;
 use tdx_iommu::check;
 use tdx_iommu::inventory::Inventory;
-use tdx_iommu::judgement::Request;
+use tdx_iommu::judgement::{Finding, Request};
 use tdx_iommu::request::{self, Named};
 use tdx_iommu::role::Role;
 
 use crate::driver::Sysfs;
 use crate::limit;
-use crate::plan::{self, Plan};
+use crate::plan::{self, Plan, Terms};
 
 /// Arguments of `bind`.
 #[derive(Debug, Args)]
@@ -105,7 +105,10 @@ impl Item for BindItem {
 /// Devices with all that has to be known before they are bound.
 #[derive(Debug)]
 pub struct Candidates {
-    inventory: Inventory,
+    /// The machine.
+    pub inventory: Inventory,
+    /// All there is to say of the devices.
+    pub findings: Vec<Finding>,
     /// What it takes.
     pub plan: Plan,
 }
@@ -114,14 +117,9 @@ impl Candidates {
     /// Looks at the machine and judges.
     ///
     /// Errors: `not_found`; `conflict` with the code of what stands in the way.
-    pub fn find(
-        host: &Host,
-        named: &BTreeSet<Bdf>,
-        whole_group: bool,
-        force: &[Code],
-    ) -> Result<Self> {
+    pub fn find(host: &Host, named: &BTreeSet<Bdf>, terms: Terms<'_>) -> Result<Self> {
         let inventory = Inventory::read(host)?;
-        let wanted = plan::requested(&inventory, named, whole_group)?;
+        let wanted = plan::requested(&inventory, named, terms.whole_group)?;
         let request = Request::new(&inventory, wanted);
         let (findings, mut warnings) = check::findings(host, &inventory, &request)?;
         let mut records = BTreeMap::new();
@@ -129,9 +127,9 @@ impl Candidates {
             records.extend(bound::of(host, bdf)?.map(|found| (bdf, found)));
         }
         let driver = |bdf| Sysfs::new(host, bdf).vfio_driver();
-        let mut plan = Plan::new(&inventory, &request, &findings, force, &records, driver)?;
+        let mut plan = Plan::new(&inventory, &request, &findings, terms, &records, driver)?;
         plan.warnings.append(&mut warnings);
-        Ok(Self { inventory, plan })
+        Ok(Self { inventory, findings, plan })
     }
 
     /// The devices in a document, as they will be.
@@ -162,7 +160,8 @@ pub fn run(context: &Context, args: BindArgs) -> Result<Outcome> {
         context.confirm(args.change, &format!("bind in spite of {}?", codes.join(", ")))?;
     }
     interrupt::guard();
-    let candidates = Candidates::find(host, &named, args.whole_group, &args.force)?;
+    let terms = Terms { whole_group: args.whole_group, force: &args.force, domain: None };
+    let candidates = Candidates::find(host, &named, terms)?;
     let items = candidates.items();
     warnings.extend(candidates.plan.warnings.iter().cloned());
     let limit = match (args.iommufd, args.memory) {
@@ -171,11 +170,7 @@ pub fn run(context: &Context, args: BindArgs) -> Result<Outcome> {
         (false, None) => Some(limit::needed(limit::host_memory(host)?)),
     };
     if !args.change.dry_run {
-        let changes = items.iter().any(|item| item.action != Action::NONE);
-        if changes && !common::cli::is_root() {
-            return Err(Error::permission("binding devices takes root").hint("run it with sudo"));
-        }
-        candidates.plan.apply(host, limit)?.commit(None)?;
+        candidates.plan.apply(host, limit)?.commit()?;
     }
     let document = Document::new("tdx.gpu.bind", items);
     Ok(document.dry_run(args.change.dry_run).warnings(warnings).into())

@@ -9,18 +9,20 @@ use common::bound::{self, Found, Lease, Record};
 use common::cli::{Change, Context};
 use common::document::{Action, Document, Item};
 use common::host::Host;
+use common::lease;
 use common::output::Outcome;
 use common::pci::Bdf;
-use common::{Code, Error, Result, interrupt};
+use common::{Error, Result, interrupt};
 use schemars::JsonSchema;
 use serde::Serialize;
-use tdx_iommu::holders::Holders;
 use tdx_iommu::inventory::Inventory;
 use tdx_iommu::request::{self, Named};
 
 use crate::binding::{self, Going};
 use crate::driver::Sysfs;
+use crate::held;
 use crate::plan::identity;
+use crate::setting::{self, Former};
 
 /// Arguments of `unbind`.
 #[derive(Debug, Args)]
@@ -48,7 +50,10 @@ pub struct UnbindItem {
     pub driver: Option<String>,
     /// The VFIO driver that had it.
     pub previous_driver: Option<String>,
-    /// `unbind`; `forget` for one that is gone, of which only the record was left; or `none`.
+    /// Whether its confidential-computing mode is what it was before it was changed for a domain.
+    pub mode_restored: bool,
+    /// `unbind`; `restore` for one whose mode alone was changed; `forget` for one that is gone, of which
+    /// only the record was left; or `none`.
     pub action: Action,
 }
 
@@ -116,7 +121,19 @@ pub fn run(context: &Context, args: UnbindArgs) -> Result<Outcome> {
     interrupt::guard();
     let inventory = Inventory::read(host)?;
     let mut ways = BTreeMap::new();
+    let mut formers = BTreeMap::new();
     if args.all || args.stale {
+        for found in lease::all::<Former>(host)? {
+            match found {
+                Ok(found) if args.all || found.is_stale() => {
+                    let bdf = found.record.bdf;
+                    ways.insert(bdf, Way::None);
+                    formers.insert(bdf, found.record);
+                }
+                Ok(_) => {}
+                Err(damaged) => warnings.push(damaged.to_string()),
+            }
+        }
         for found in bound::all(host)? {
             match found {
                 Ok(found) if args.all || found.is_stale() => {
@@ -130,15 +147,23 @@ pub fn run(context: &Context, args: UnbindArgs) -> Result<Outcome> {
     }
     for bdf in with_slots(&inventory, &named) {
         let found = bound::of(host, bdf)?;
-        if found.is_none() {
+        let former = lease::of::<Former>(host, bdf)?.map(|found| (bdf, found.record));
+        formers.extend(former);
+        if found.is_none() && !formers.contains_key(&bdf) {
             inventory.device(bdf)?;
         }
         ways.insert(bdf, Way::of(&inventory, bdf, found));
     }
-    refuse_held(host, &inventory, &ways)?;
+    let back = ways.iter().filter(|(_, way)| matches!(way, Way::Back(_))).map(|(bdf, _)| *bdf);
+    held::refuse(host, &inventory, back.chain(formers.keys().copied()))?;
     let items = match args.change.dry_run {
-        true => ways.iter().map(|(bdf, way)| imagined(&inventory, *bdf, way)).collect(),
-        false => give_back(host, ways)?,
+        true => {
+            let item = |(bdf, way): (&Bdf, &Way)| {
+                imagined(&inventory, *bdf, way, formers.contains_key(bdf))
+            };
+            ways.iter().map(item).collect()
+        }
+        false => give_back(host, &inventory, ways, formers)?,
     };
     let document = Document::new("tdx.gpu.unbind", items);
     Ok(document.dry_run(args.change.dry_run).warnings(warnings).into())
@@ -151,52 +176,46 @@ fn with_slots(inventory: &Inventory, named: &BTreeSet<Bdf>) -> BTreeSet<Bdf> {
     named.iter().copied().chain(beside).collect()
 }
 
-/// Fails while a process has one of the devices open: the kernel would wait for it.
-fn refuse_held(host: &Host, inventory: &Inventory, ways: &BTreeMap<Bdf, Way>) -> Result<()> {
-    let back = ways.iter().filter(|(_, way)| matches!(way, Way::Back(_))).map(|(bdf, _)| *bdf);
-    let back: Vec<Bdf> = back.collect();
-    let holders = Holders::of_vfio(host, inventory, back.iter().copied())?;
-    let held = back.iter().find_map(|bdf| Some((bdf, holders.of(*bdf).first()?)));
-    match held {
-        None => Ok(()),
-        Some((bdf, holder)) => {
-            let (command, pid, node) = (&holder.command, holder.pid, &holder.node);
-            let message = format!("{bdf} is in use: {command} (process {pid}) has {node} open");
-            Err(Error::conflict(message).code(Code::InUseByVm).hint("stop that guest first"))
-        }
-    }
-}
-
-fn imagined(inventory: &Inventory, bdf: Bdf, way: &Way) -> UnbindItem {
+fn imagined(inventory: &Inventory, bdf: Bdf, way: &Way, mode_restored: bool) -> UnbindItem {
     let now = inventory.devices.get(&bdf).and_then(|device| device.driver.clone());
     let (driver, action) = match way {
+        Way::None if mode_restored => (now.clone(), Action("restore")),
         Way::None => (now.clone(), Action::NONE),
         Way::Forget(_) => (now.clone(), Action("forget")),
         Way::Back(record) => (record.driver.clone(), Action("unbind")),
     };
     let previous_driver = now.filter(|_| action == Action("unbind"));
-    UnbindItem { bdf, driver, previous_driver, action }
+    UnbindItem { bdf, driver, previous_driver, mode_restored, action }
 }
 
-fn give_back(host: &Host, ways: BTreeMap<Bdf, Way>) -> Result<Vec<UnbindItem>> {
-    let changes = ways.values().any(|way| !matches!(way, Way::None));
+fn give_back(
+    host: &Host,
+    inventory: &Inventory,
+    mut ways: BTreeMap<Bdf, Way>,
+    formers: BTreeMap<Bdf, Former>,
+) -> Result<Vec<UnbindItem>> {
+    let changes = ways.values().any(|way| !matches!(way, Way::None)) || !formers.is_empty();
     if changes && !common::cli::is_root() {
         return Err(Error::permission("giving devices back takes root").hint("run it with sudo"));
+    }
+    let mut restored: BTreeSet<Bdf> = formers.keys().copied().collect();
+    let mut failures = Vec::new();
+    for (bdf, error) in setting::put_back(host, inventory, formers.into_values().collect()) {
+        // The host's own driver could do nothing with it as it is.
+        ways.remove(&bdf);
+        restored.remove(&bdf);
+        failures.push((format!("the mode of {bdf}"), error));
     }
     let mut items = Vec::new();
     let mut going = Vec::new();
     for (bdf, way) in ways {
         interrupt::check()?;
-        let driver = Sysfs::new(host, bdf).driver();
+        let mode_restored = restored.contains(&bdf);
         match way {
-            Way::None => {
-                let (previous_driver, action) = (None, Action::NONE);
-                items.push(UnbindItem { bdf, driver, previous_driver, action });
-            }
-            Way::Forget(record) => {
-                Lease::resume(host, record)?.forget()?;
-                let (previous_driver, action) = (None, Action("forget"));
-                items.push(UnbindItem { bdf, driver, previous_driver, action });
+            Way::None => items.push(imagined(inventory, bdf, &way, mode_restored)),
+            Way::Forget(ref record) => {
+                Lease::resume(host, record.clone())?.forget()?;
+                items.push(imagined(inventory, bdf, &way, mode_restored));
             }
             Way::Back(record) => {
                 let to_any = bound::of(host, bdf)?.is_none();
@@ -208,16 +227,15 @@ fn give_back(host: &Host, ways: BTreeMap<Bdf, Way>) -> Result<Vec<UnbindItem>> {
             }
         }
     }
-    let (given, failures) = binding::give_back(host, going);
+    let (given, left) = binding::give_back(host, going);
+    failures.extend(left);
     let done: Vec<String> = given.iter().map(|record| format!("unbound {}", record.bdf)).collect();
-    if let Some((_, error)) = failures.first() {
-        let error = Error::new(error.kind(), error.to_string()).applied(done);
-        return Err(error.left_behind(failures.into_iter().map(|(what, _)| what)));
-    }
+    binding::settle_failures(failures, done)?;
     items.extend(given.into_iter().map(|record| UnbindItem {
         bdf: record.bdf,
         driver: Sysfs::new(host, record.bdf).driver(),
         previous_driver: Some(record.bound_to),
+        mode_restored: restored.contains(&record.bdf),
         action: Action("unbind"),
     }));
     Ok(items)

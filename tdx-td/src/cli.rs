@@ -70,7 +70,7 @@ impl Tool for Cli {
             Verb::Overlay(args) => overlay::run(context, libvirt, &config, args),
             Verb::List(args) => list::run(context, &libvirt()?, args),
             Verb::Show(args) => show::run(context, libvirt, args),
-            Verb::Start(args) => start::run(libvirt, args),
+            Verb::Start(args) => start::run(context, libvirt, args),
             Verb::Stop(args) => stop::run(libvirt, args),
             Verb::Delete(args) => delete::run(context, libvirt, args),
             Verb::Console(args) => Err(console::run(&self.connect, &config, args)),
