@@ -26,6 +26,7 @@ fn the_schemas_are_current() {
         ("tdx.gpu.unbind", schema::<Document<tdx_gpu::unbind::UnbindItem>>()),
         ("tdx.iommu.check", schema::<Document<tdx_iommu::check::CheckItem>>()),
         ("tdx.iommu.devices", schema::<Document<tdx_iommu::scan::DeviceItem>>()),
+        ("tdx.iommu.resolution", schema::<Document<tdx_iommu::resolve::ResolvedItem>>()),
         ("tdx.iommu.groups", schema::<Document<tdx_iommu::groups::GroupItem>>()),
         ("tdx.pool.cleanup", schema::<Document<tdx_pool::cleanup::CleanupItem>>()),
         ("tdx.pool.delete", schema::<Document<tdx_pool::delete::DeleteItem>>()),
