@@ -148,6 +148,6 @@ fn what_cannot_be_is_refused_and_named() {
     }
     host.iommu("resolve --config /nowhere.yaml --json").error(4);
     let laptop = hosts::laptop();
-    let error = resolve(&laptop, &one(&["class: '02'"]), "").error(5);
+    let error = resolve(&laptop, &one(&["class: '0302'"]), "").error(5);
     assert_eq!(error["code"], "NO_IOMMU", "{error}");
 }

@@ -35,6 +35,7 @@ fn the_schemas_are_current() {
         ("tdx.pool.pools", schema::<Document<tdx_pool::pool::PoolItem>>()),
         ("tdx.pool.volumes", schema::<Document<tdx_pool::volume::VolumeItem>>()),
         ("tdx.td.delete", schema::<Document<tdx_td::delete::DeleteItem>>()),
+        ("tdx.td.hostdevs", schema::<Document<tdx_td::hostdevs::HostdevsItem>>()),
         ("tdx.td.domains", schema::<Document<tdx_td::domain::DomainItem>>()),
         ("tdx.td.new", schema::<Document<tdx_td::new::NewItem>>()),
         ("tdx.td.overlay", schema::<Document<tdx_td::overlay::OverlayItem>>()),

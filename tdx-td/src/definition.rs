@@ -264,7 +264,7 @@ fn disk(node: Node<'_>) -> Disk {
 }
 
 /// The PCI address of a hostdev; none for other kinds.
-fn hostdev(node: Node<'_>) -> Option<Bdf> {
+pub(crate) fn hostdev(node: Node<'_>) -> Option<Bdf> {
     let address =
         node.find("source/address").filter(|_| node.attr("type").as_deref() == Some("pci"))?;
     // libvirt writes hexadecimal with 0x; without it C's rules make a leading zero octal.

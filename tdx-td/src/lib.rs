@@ -23,6 +23,7 @@ pub mod dialect;
 pub mod disks;
 pub mod domain;
 pub mod fitting;
+pub mod hostdevs;
 pub mod hostfwd;
 pub mod identity;
 pub mod image;
