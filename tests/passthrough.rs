@@ -153,7 +153,30 @@ fn tools_in_a_pipe_pass_devices_on() {
     let attach = format!("tdx-gpu hostdev {nic} --xml | virsh attach-device y /dev/stdin");
     assert!(kernel.shell(&attach).text().contains("attached"));
     assert_eq!(kernel.shell("tdx-td show y").item()["hostdevs"], json!([nic]));
-    delete(&kernel, "y");
+    // What a file says: the running guest gets another one, which libvirt binds; the first it keeps.
+    let wishes = |devices: &[&str]| {
+        let devices: Vec<String> =
+            devices.iter().map(|bdf| format!("{{match: {{bdf: '{bdf}'}}}}")).collect();
+        let text = format!("vms: {{y: {{passthrough_devices: [{}]}}}}", devices.join(", "));
+        kernel.shell(&format!("echo \"{text}\" >y.yaml")).text();
+        kernel
+            .shell("tdx-iommu resolve --config y.yaml | tdx-td hostdevs - --live --timeout 3 --yes")
+    };
+    let third = kernel.nvme("rig-2");
+    let live = wishes(&[&nic, &third]).item();
+    assert_eq!((&live["live"], &live["added"]), (&json!([third]), &json!([nic, third])));
+    assert_eq!(driver(&kernel, &third), "vfio-pci");
+    assert_eq!(wishes(&[&nic, &third]).document()["changed"], false);
+    new(&kernel, "--name z").item();
+    kernel.shell("sed s/y:/z:/ y.yaml >z.yaml").text();
+    let error = kernel.shell("tdx-td hostdevs --config z.yaml --yes").error(5);
+    assert_eq!(error["code"], "IN_USE_BY_VM", "{error}");
+    // A guest that has not booted lets go of nothing: then all is as it was.
+    let error = wishes(&[&nic]).error(5);
+    assert!(error["message"].as_str().unwrap().contains(&format!("still has {third}")), "{error}");
+    let defined = kernel.shell("virsh dumpxml --inactive y | grep -c '<hostdev '");
+    assert_eq!(defined.text(), "2\n");
+    kernel.shell("tdx-td delete y z --yes --timeout 0").document();
     kernel.shell("tdx-gpu unbind --all").document();
     assert_eq!(state(&kernel), before);
 
@@ -318,6 +341,8 @@ fn the_mode_of_gpus_is_set_for_the_guest_and_put_back() {
     let readme = std::fs::read_to_string(repository().join("README.md")).unwrap();
     let block = readme.split("```bash\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
     let settings = "TDX_SECURITY=none TDX_VIRT_TYPE=qemu TDX_MEMORY=64M TDX_VCPUS=1";
+    let root = repository().display();
+    let block = block.replace("examples/", &format!("{root}/examples/"));
     let shown = kernel.shell(&format!("export {settings}; set -e; {block}"));
     assert_eq!(
         shown.text().matches(&format!("\"hostdevs\": [\n    \"{gpu}\"")).count(),

@@ -1,7 +1,5 @@
 //! `tdx-td hostdevs` on a real libvirtd (rig 1), with the devices of a machine made of files.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 mod support;
 #[path = "support/td.rs"]
 mod td;
