@@ -1,12 +1,13 @@
 //! Devices handed over to one domain: taken with their modes set, and given back together.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use common::bound::{self, Lease, Record};
 use common::host::Host;
 use common::lease;
 use common::pci::Bdf;
-use common::{Error, Result};
+use common::{Error, Result, interrupt};
 use tdx_iommu::inventory::Inventory;
 
 use crate::binding::{self, Bound, Going};
@@ -14,6 +15,10 @@ use crate::gpu_tools::GpuTools;
 use crate::held;
 use crate::plan::{Plan, identity};
 use crate::setting::{self, Former, Modified, Step};
+
+/// How long a guest that has just ended may take to let go of its devices.
+const PATIENCE: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_millis(100);
 
 /// How devices are handed over.
 #[derive(Debug)]
@@ -121,7 +126,13 @@ impl Handed {
         }
         let inventory = Inventory::read(host)?;
         let there = devices.iter().copied().filter(|bdf| inventory.devices.contains_key(bdf));
-        held::refuse(host, &inventory, there)?;
+        let end = Instant::now() + PATIENCE;
+        while let Err(error) = held::refuse(host, &inventory, there.clone()) {
+            if Instant::now() >= end {
+                return Err(error);
+            }
+            interrupt::sleep(POLL)?;
+        }
         let unset = setting::put_back(host, &inventory, self.modes);
         let stays: BTreeSet<Bdf> = unset.iter().map(|(bdf, _)| *bdf).collect();
         let mut failures: Vec<(String, Error)> =

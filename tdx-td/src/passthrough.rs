@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use clap::{Args, ValueEnum};
+use common::cli::is_root;
 use common::document::Action;
 use common::host::Host;
 use common::libvirt::Libvirt;
@@ -221,12 +222,10 @@ pub fn again(host: &Host, libvirt: &Libvirt, definition: &Definition) -> Result<
     let Some(metadata) = &definition.metadata else {
         return Ok(None);
     };
-    let asked =
-        |key| metadata.request.iter().find(|(known, _)| known == key).map(|(_, v)| v.as_str());
-    if asked(DEVICES).is_none_or(|devices| devices == NONE) {
+    if metadata.asked(DEVICES).is_none_or(|devices| devices == NONE) {
         return Ok(None);
     }
-    let cc = match asked(CC) {
+    let cc = match metadata.asked(CC) {
         Some("ppcie") => CcArg::Ppcie,
         Some("on") => CcArg::On,
         _ => CcArg::Leave,
@@ -240,10 +239,24 @@ pub fn again(host: &Host, libvirt: &Libvirt, definition: &Definition) -> Result<
     Ok(devices.handover(memory, &uuid))
 }
 
+/// What was taken for a domain of this host; nothing where an ordinary user need not ask.
+///
+/// Errors: `permission` for all but root, for a domain that has, or was made with, devices.
+pub fn handed(host: &Host, libvirt: &Libvirt, definition: &Definition) -> Result<Handed> {
+    let made_with = definition.metadata.as_ref().and_then(|metadata| metadata.asked(DEVICES));
+    let has_some = !definition.unmanaged_devices().is_empty()
+        || made_with.is_some_and(|devices| devices != NONE);
+    match has_some && libvirt.is_local() {
+        true => Handed::to(host, &definition.uuid()),
+        false => Ok(Handed::default()),
+    }
+}
+
 /// Has a domain running, with its devices. Returns what it took.
 pub fn bring_up(host: &Host, libvirt: &Libvirt, domain: &Domain, name: &str) -> Result<Action> {
     let definition = definition::inactive(domain, name)?;
-    if !libvirt.is_local() || definition.unmanaged_devices().is_empty() {
+    // Only root can take devices; others can start what has its devices.
+    if !libvirt.is_local() || !is_root() || definition.unmanaged_devices().is_empty() {
         return power::bring_up(domain, name);
     }
     if power::is_active(domain, name)? {

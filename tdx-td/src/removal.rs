@@ -16,7 +16,7 @@ use virt::sys;
 use crate::definition::{self, Definition};
 use crate::delete::DeleteItem;
 use crate::disks::OwnFiles;
-use crate::{names, power};
+use crate::{names, passthrough, power};
 
 /// What is to be done to be rid of a domain; nothing when it is not there.
 #[derive(Debug)]
@@ -59,7 +59,10 @@ impl Plan {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::absent(name)),
             files => files?,
         };
-        let devices = devices_of(host, libvirt, &domain, &name)?;
+        let devices = match definition::inactive(&domain, &name) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::absent(name)),
+            definition => passthrough::handed(host, libvirt, &definition?)?,
+        };
         Ok(Self { name, domain: Some(domain), files, devices })
     }
 
@@ -149,20 +152,6 @@ fn own_files(
         files.delete.extend(nvram.filter(|_| !nvram_is_shared));
     }
     Ok(files)
-}
-
-/// What of the host's devices was taken for the domain.
-fn devices_of(host: &Host, libvirt: &Libvirt, domain: &Domain, name: &str) -> Result<Handed> {
-    if !libvirt.is_local() {
-        return Ok(Handed::default());
-    }
-    match definition::inactive(domain, name) {
-        // Without any there are no records either, and an ordinary user need not see them.
-        Ok(there) if there.unmanaged_devices().is_empty() => Ok(Handed::default()),
-        Ok(there) => Handed::to(host, &there.uuid()),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Handed::default()),
-        Err(error) => Err(error),
-    }
 }
 
 /// Gets the guest off, by force when it does not go by itself. Returns whether force was used.
