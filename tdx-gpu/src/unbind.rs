@@ -20,6 +20,7 @@ use tdx_iommu::request::{self, Named};
 
 use crate::binding::{self, Going};
 use crate::driver::Sysfs;
+use crate::persist::{self, Persistent};
 use crate::plan::identity;
 
 /// Arguments of `unbind`.
@@ -29,7 +30,7 @@ pub struct UnbindArgs {
     #[arg(value_name = "BDF", required_unless_present_any = ["all", "stale"])]
     #[arg(conflicts_with_all = ["all", "stale"])]
     devices: Vec<Named>,
-    /// Every device that was bound by these tools
+    /// Every device that was bound by these tools, or is at every boot
     #[arg(long)]
     all: bool,
     /// Only what commands that died have left half done
@@ -48,7 +49,9 @@ pub struct UnbindItem {
     pub driver: Option<String>,
     /// The VFIO driver that had it.
     pub previous_driver: Option<String>,
-    /// `unbind`; `forget` for one that is gone, of which only the record was left; or `none`.
+    /// Whether it was to be bound at every boot, which it is no more.
+    pub was_persistent: bool,
+    /// `unbind`; `forget` for one of which there was only a record; or `none`.
     pub action: Action,
 }
 
@@ -115,7 +118,13 @@ pub fn run(context: &Context, args: UnbindArgs) -> Result<Outcome> {
     let (named, mut warnings) = request::resolve(&args.devices)?;
     interrupt::guard();
     let inventory = Inventory::read(host)?;
+    let persistent = Persistent::read(host, &inventory)?;
+    warnings.extend(persistent.damaged.iter().map(ToString::to_string));
     let mut ways = BTreeMap::new();
+    if args.all {
+        let devices = persistent.found.iter().map(|found| found.bdf());
+        ways.extend(devices.map(|bdf| (bdf, Way::of(&inventory, bdf, None))));
+    }
     if args.all || args.stale {
         for found in bound::all(host)? {
             match found {
@@ -128,27 +137,51 @@ pub fn run(context: &Context, args: UnbindArgs) -> Result<Outcome> {
             }
         }
     }
-    for bdf in with_slots(&inventory, &named) {
+    for bdf in with_slots(&inventory, &named, &persistent) {
         let found = bound::of(host, bdf)?;
-        if found.is_none() {
+        if found.is_none() && !persistent.has(bdf) {
             inventory.device(bdf)?;
         }
         ways.insert(bdf, Way::of(&inventory, bdf, found));
     }
     refuse_held(host, &inventory, &ways)?;
-    let items = match args.change.dry_run {
+    // What a dead command left half done may well be done at the next boot.
+    let is_forgotten = |bdf: &&Bdf| !args.stale && persistent.has(**bdf);
+    let forgotten: BTreeSet<Bdf> = ways.keys().filter(is_forgotten).copied().collect();
+    let mut items = match args.change.dry_run {
         true => ways.iter().map(|(bdf, way)| imagined(&inventory, *bdf, way)).collect(),
-        false => give_back(host, ways)?,
+        false => {
+            let changes = ways.values().any(|way| !matches!(way, Way::None));
+            if (changes || !forgotten.is_empty()) && !common::cli::is_root() {
+                return Err(
+                    Error::permission("giving devices back takes root").hint("run it with sudo")
+                );
+            }
+            if common::cli::is_root() {
+                persist::forget(host, &inventory, &forgotten)?;
+            }
+            give_back(host, ways, &forgotten)?
+        }
     };
+    for item in &mut items {
+        item.was_persistent = forgotten.contains(&item.bdf);
+        if item.was_persistent && item.action == Action::NONE {
+            item.action = Action("forget");
+        }
+    }
     let document = Document::new("tdx.gpu.unbind", items);
     Ok(document.dry_run(args.change.dry_run).warnings(warnings).into())
 }
 
-/// The devices that were named, and of their slots what VFIO has.
-fn with_slots(inventory: &Inventory, named: &BTreeSet<Bdf>) -> BTreeSet<Bdf> {
+/// The devices that were named, and of their slots what VFIO has, or is to have at every boot.
+fn with_slots(
+    inventory: &Inventory,
+    named: &BTreeSet<Bdf>,
+    persistent: &Persistent,
+) -> BTreeSet<Bdf> {
     let beside = named.iter().flat_map(|bdf| inventory.slot(*bdf));
-    let beside = beside.filter(|device| device.on_vfio()).map(|device| device.bdf);
-    named.iter().copied().chain(beside).collect()
+    let beside = beside.filter(|device| device.on_vfio() || persistent.has(device.bdf));
+    named.iter().copied().chain(beside.map(|device| device.bdf)).collect()
 }
 
 /// Fails while a process has one of the devices open: the kernel would wait for it.
@@ -175,28 +208,31 @@ fn imagined(inventory: &Inventory, bdf: Bdf, way: &Way) -> UnbindItem {
         Way::Back(record) => (record.driver.clone(), Action("unbind")),
     };
     let previous_driver = now.filter(|_| action == Action("unbind"));
-    UnbindItem { bdf, driver, previous_driver, action }
+    UnbindItem { bdf, driver, previous_driver, was_persistent: false, action }
 }
 
-fn give_back(host: &Host, ways: BTreeMap<Bdf, Way>) -> Result<Vec<UnbindItem>> {
-    let changes = ways.values().any(|way| !matches!(way, Way::None));
-    if changes && !common::cli::is_root() {
-        return Err(Error::permission("giving devices back takes root").hint("run it with sudo"));
-    }
+fn give_back(
+    host: &Host,
+    ways: BTreeMap<Bdf, Way>,
+    forgotten: &BTreeSet<Bdf>,
+) -> Result<Vec<UnbindItem>> {
+    let item = |bdf, driver, previous_driver, action| UnbindItem {
+        bdf,
+        driver,
+        previous_driver,
+        was_persistent: false,
+        action,
+    };
     let mut items = Vec::new();
     let mut going = Vec::new();
     for (bdf, way) in ways {
         interrupt::check()?;
         let driver = Sysfs::new(host, bdf).driver();
         match way {
-            Way::None => {
-                let (previous_driver, action) = (None, Action::NONE);
-                items.push(UnbindItem { bdf, driver, previous_driver, action });
-            }
+            Way::None => items.push(item(bdf, driver, None, Action::NONE)),
             Way::Forget(record) => {
                 Lease::resume(host, record)?.forget()?;
-                let (previous_driver, action) = (None, Action("forget"));
-                items.push(UnbindItem { bdf, driver, previous_driver, action });
+                items.push(item(bdf, driver, None, Action("forget")));
             }
             Way::Back(record) => {
                 let to_any = bound::of(host, bdf)?.is_none();
@@ -209,16 +245,16 @@ fn give_back(host: &Host, ways: BTreeMap<Bdf, Way>) -> Result<Vec<UnbindItem>> {
         }
     }
     let (given, failures) = binding::give_back(host, going);
-    let done: Vec<String> = given.iter().map(|record| format!("unbound {}", record.bdf)).collect();
     if let Some((_, error)) = failures.first() {
+        let unbound = given.iter().map(|record| format!("unbound {}", record.bdf));
+        let forgot = forgotten.iter().map(|bdf| format!("{bdf} is not bound at boot any more"));
+        let done: Vec<String> = unbound.chain(forgot).collect();
         let error = Error::new(error.kind(), error.to_string()).applied(done);
         return Err(error.left_behind(failures.into_iter().map(|(what, _)| what)));
     }
-    items.extend(given.into_iter().map(|record| UnbindItem {
-        bdf: record.bdf,
-        driver: Sysfs::new(host, record.bdf).driver(),
-        previous_driver: Some(record.bound_to),
-        action: Action("unbind"),
+    items.extend(given.into_iter().map(|record| {
+        let driver = Sysfs::new(host, record.bdf).driver();
+        item(record.bdf, driver, Some(record.bound_to), Action("unbind"))
     }));
     Ok(items)
 }
