@@ -138,6 +138,28 @@ fn what_the_host_needs_is_refused_and_nothing_changes() {
     gpu(&kernel, ["unbind", &nvme]).document();
     assert_eq!(state(&kernel), before);
 
+    // So it is with the nodes of the host's drivers, unless it is forced.
+    let nodes =
+        format!("cd /sys/bus/pci/devices/{nvme}/nvme && echo nvme* $(basename nvme*/nvme*n1)");
+    let nodes = kernel.shell(&nodes).text().trim().to_owned();
+    for node in nodes.split(' ') {
+        let hold = format!("sleep 1000 </dev/{node} >/dev/null 2>&1 & echo $!");
+        let sleeper = kernel.shell(&hold).text().trim().to_owned();
+        let error = gpu(&kernel, ["bind", &nvme]).error(5);
+        assert_eq!(error["code"], "OPEN_FDS", "{error}");
+        let who = format!("sleep (process {sleeper}) has /dev/{node} open");
+        assert!(error["message"].as_str().unwrap().contains(&who), "{error}");
+        assert_eq!(state(&kernel), before);
+        let check = gpu(&kernel, ["check", &nvme]);
+        assert_eq!(check.status, Some(10));
+        assert!(check.stdout.contains("OPEN_FDS") && check.stdout.contains(&who), "{check:#?}");
+        let forced = gpu(&kernel, ["bind", &nvme, "--force", "OPEN_FDS", "--yes"]).document();
+        assert!(forced["warnings"][0].as_str().unwrap().contains(&who), "{forced:#}");
+        kernel.shell(&format!("kill {sleeper}")).text();
+        gpu(&kernel, ["unbind", &nvme]).document();
+        assert_eq!(state(&kernel), before);
+    }
+
     gpu(&kernel, ["bind", "0000:ff:1f.7"]).error(4);
     gpu(&kernel, ["bind", "17:00"]).error(2);
     gpu(&kernel, ["bind", &nvme, "--force", "HOST_DISK_ROOT", "--yes"]).error(2);

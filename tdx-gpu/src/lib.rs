@@ -7,7 +7,7 @@
 //! One module a verb. Under them: [`plan`] says what binding takes, purely; [`binding`] does it, on all
 //! devices at once, and undoes it; [`driver`] writes to sysfs and knows which VFIO driver a device wants;
 //! [`limit`] is how much memory VFIO may map; [`mode`] reads a GPU's confidential-computing mode and
-//! [`gpu_tools`] sets it by NVIDIA's own program. [`persist`] remembers devices across boots, [`unit`] is
+//! [`gpu_tools`] sets it by NVIDIA's own program. [`persist`] remembers devices across boots, [`mod@unit`] is
 //! what runs then, and [`boot`] what it does.
 
 mod cli;

@@ -2,7 +2,7 @@
 //!
 //! One record a device below `/etc/tdx/bind.d`, for root alone. A device is found again by its serial
 //! number, else by its hop path, else by its address, and it has to be of the same kind as ever. Every
-//! change is made under a lock on that folder; a [`unit`] does the rest at boot.
+//! change is made under a lock on that folder; a [`mod@unit`] does the rest at boot.
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File};

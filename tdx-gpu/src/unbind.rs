@@ -189,7 +189,7 @@ fn refuse_held(host: &Host, inventory: &Inventory, ways: &BTreeMap<Bdf, Way>) ->
     let back = ways.iter().filter(|(_, way)| matches!(way, Way::Back(_))).map(|(bdf, _)| *bdf);
     let back: Vec<Bdf> = back.collect();
     let holders = Holders::of_vfio(host, inventory, back.iter().copied())?;
-    let held = back.iter().find_map(|bdf| Some((bdf, holders.of(*bdf).first()?)));
+    let held = back.iter().find_map(|bdf| Some((bdf, holders.on(*bdf).first()?)));
     match held {
         None => Ok(()),
         Some((bdf, holder)) => {
