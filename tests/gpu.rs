@@ -1,27 +1,43 @@
 //! `tdx-gpu` on a real kernel with a real IOMMU (rig 2): drivers, overrides and refusals are its own.
 
+#![expect(clippy::disallowed_methods, reason = "tests start programs as users do")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::print_stdout, reason = "the figures, for --nocapture")]
+
 #[path = "support/kernel.rs"]
 mod kernel;
+#[path = "support/steps.rs"]
+mod steps;
 mod support;
 
-use kernel::Kernel;
-use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Instant;
 
-/// Who drives what, every override, the limit on mappings, our records and the unit.
-fn state(kernel: &Kernel) -> String {
-    // Few programs: each start is slow in an emulated machine.
-    let line = "find /sys/bus/pci/devices/*/ -maxdepth 1 -name driver -printf '%p %l\\n' | sort; \
+use kernel::Kernel;
+use nix::sys::signal::Signal::SIGKILL;
+use serde_json::{Value, json};
+use steps::{Fate, Moment, moments, walk_here};
+use support::{Run, bin};
+
+/// Tells who drives what, every override, the limit on mappings, our records and the unit. Few programs:
+/// each start is slow in an emulated machine.
+const STATE: &str = "find /sys/bus/pci/devices/*/ -maxdepth 1 -name driver -printf '%p %l\\n' | sort; \
         grep . /sys/bus/pci/devices/*/driver_override; \
         cat /sys/module/vfio_iommu_type1/parameters/dma_entry_limit; \
-        find /run/tdx /etc/tdx /etc/systemd/system/{,*.wants/}tdx* ! -type d 2>/dev/null | sort; true";
-    kernel.shell(line).text().to_owned()
+        find /run/tdx /etc/tdx /etc/systemd/system/{,*.wants/}{,.}tdx* ! -type d 2>/dev/null | sort; true";
+
+fn state(kernel: &Kernel) -> String {
+    kernel.shell(STATE).text().to_owned()
 }
 
 fn eight(kernel: &Kernel) -> Vec<String> {
     (0..8).map(|n| kernel.nvme(&format!("rig-{n}"))).collect()
 }
 
-fn gpu<'a>(kernel: &Kernel, words: impl IntoIterator<Item = &'a str>) -> support::Run {
+fn gpu<'a>(kernel: &Kernel, words: impl IntoIterator<Item = &'a str>) -> Run {
     kernel.tool("tdx-gpu", words)
 }
 
@@ -369,6 +385,107 @@ fn what_is_persistent_is_bound_at_every_boot() {
     assert_eq!(persisted().error(5)["code"], "CONSOLE_GPU");
     gpu(&kernel, ["unbind", "--all"]).document();
     assert_eq!(state(&kernel), before);
+}
+
+/// What [`STATE`] tells, for a test that runs on the machine.
+fn state_here() -> BTreeMap<PathBuf, String> {
+    let read = |path: PathBuf| fs::read_to_string(&path).ok().map(|text| (path, text));
+    let link = |path: PathBuf| fs::read_link(&path).ok().map(|to| (path, to.display().to_string()));
+    let names = |folder: &str| {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).collect::<Vec<_>>()
+    };
+    let mut state = BTreeMap::new();
+    for device in names("/sys/bus/pci/devices") {
+        state.extend(link(device.join("driver")));
+        state.extend(read(device.join("driver_override")));
+    }
+    state.extend(read("/sys/module/vfio_iommu_type1/parameters/dma_entry_limit".into()));
+    let units = "/etc/systemd/system";
+    let wants = format!("{units}/multi-user.target.wants");
+    for folder in ["/run/tdx", "/run/tdx/bound", "/etc/tdx", "/etc/tdx/bind.d", units, &wants] {
+        let files = names(folder).into_iter().filter(|path| !path.is_dir());
+        state.extend(files.map(|path| (path, String::new())));
+    }
+    state
+}
+
+/// Runs one of the tools on the machine that the test runs on.
+fn here(line: &str) -> Run {
+    let (tool, arguments) = line.split_once(' ').unwrap();
+    let mut command = Command::new(bin(tool));
+    command.args(arguments.split(' '));
+    Run::of(command, b"")
+}
+
+/// Kills a verb right before each step that it was seen to take, where the one before changed something:
+/// the tool, but not the process that makes a write to sysfs for it. That write happens, as it may when
+/// the tool is killed, and nothing can end one that the kernel does not finish.
+fn kill_at_every_step(line: &str, prepare: impl Fn()) {
+    const UNDO: &str = "tdx-gpu unbind --all";
+    let began = Instant::now();
+    let before = state_here();
+    let prepare = || {
+        // As after a boot.
+        for folder in ["/run/tdx/bound", "/run/tdx", "/etc/tdx/bind.d", "/etc/tdx"] {
+            fs::remove_dir(folder).ok();
+        }
+        prepare();
+    };
+    prepare();
+    let steps = walk_here(line, None);
+    steps.run.document();
+    here(UNDO).document();
+    assert_eq!(state_here(), before, "{line}, undisturbed");
+    let idle = |step: &str| step.starts_with("lock ") || step.starts_with("flush ");
+    let mut moments = moments(&steps.steps, true);
+    let after_idle = |moment: &Moment| {
+        let mut at = (0..steps.steps.len()).filter(|at| steps.steps[*at] == moment.step);
+        at.nth(moment.nth - 1).is_some_and(|at| at > 0 && idle(&steps.steps[at - 1]))
+    };
+    moments.retain(|moment| !after_idle(moment));
+    for moment in &moments {
+        prepare();
+        let walk = walk_here(line, Some((moment.clone(), Fate::Signal(SIGKILL))));
+        assert!(walk.struck && walk.signal == Some(9), "{line}, {moment:?}: {walk:#?}");
+        here(UNDO).document();
+        assert_eq!(state_here(), before, "{line}, killed at {moment:?}: {walk:#?}");
+    }
+    assert!(steps.steps.len() > 20, "{steps:#?}");
+    let (all, some) = (steps.steps.len(), moments.len());
+    println!("{line}: {all} steps, {some} moments, {:?}", began.elapsed());
+}
+
+/// Runs one test of this file in the rig: a tracer has to be on the machine of what it traces.
+fn inside(test: &str) {
+    let kernel = Kernel::start();
+    let devices = format!("DEVICES={} {}", kernel.nvme("rig-0"), kernel.nvme("rig-1"));
+    let mut command = kernel.command(devices);
+    command.arg(std::env::current_exe().unwrap());
+    command.args(["--exact", test, "--include-ignored", "--nocapture"]);
+    print!("{}", Run::of(command, b"").text());
+}
+
+#[test]
+#[ignore = "needs root"]
+fn bind_killed_at_any_step_leaves_what_unbind_repairs() {
+    match std::env::var("DEVICES") {
+        Err(_) => inside("bind_killed_at_any_step_leaves_what_unbind_repairs"),
+        Ok(devices) => {
+            kill_at_every_step(&format!("tdx-gpu bind {devices} --memory 1G --persist"), || ());
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn unbind_killed_at_any_step_leaves_what_unbind_repairs() {
+    match std::env::var("DEVICES") {
+        Err(_) => inside("unbind_killed_at_any_step_leaves_what_unbind_repairs"),
+        Ok(devices) => kill_at_every_step(&format!("tdx-gpu unbind {devices}"), || {
+            here(&format!("tdx-gpu bind {devices} --memory 1G --persist")).document();
+        }),
+    }
 }
 
 #[test]

@@ -7,10 +7,13 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, Flock, FlockArg, OFlag};
+use nix::unistd::linkat;
 use serde::{Deserialize, Serialize};
 
 use crate::code::Code;
@@ -88,16 +91,18 @@ impl Lease {
     pub fn begin(host: &Host, record: Record) -> Result<Self> {
         let folder = make_folder(host)?;
         let path = folder.join(record.bdf.to_string());
-        let part = folder.join(format!(".{}.{}", record.bdf, std::process::id()));
-        let lock = write(&part, &record)?;
-        // Complete and locked from the moment it is there; and never over another's.
-        let linked = fs::hard_link(&part, &path);
-        let _ = fs::remove_file(&part);
-        match linked {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                Err(reserved(record.bdf, "is recorded as taken already"))
-            }
-            linked => linked.at("create", &path).map(|()| Self { record, path, _lock: lock }),
+        // Complete and locked from the moment it has a name; and never over another's.
+        let mut nameless = OpenOptions::new();
+        nameless.write(true).mode(0o600).custom_flags(OFlag::O_TMPFILE.bits());
+        let lock = write(nameless.open(&folder), &path, &record)?;
+        let file = format!("/proc/self/fd/{}", lock.as_raw_fd());
+        match linkat(AT_FDCWD, file.as_str(), AT_FDCWD, &path, AtFlags::AT_SYMLINK_FOLLOW) {
+            Err(Errno::EEXIST) => Err(reserved(record.bdf, "is recorded as taken already")),
+            linked => linked.map_err(io::Error::from).at("create", &path).map(|()| Self {
+                record,
+                path,
+                _lock: lock,
+            }),
         }
     }
 
@@ -109,7 +114,7 @@ impl Lease {
         let file = OpenOptions::new().read(true).open(&path).at("open", &path)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => Ok(Self { record, path, _lock: lock }),
-            Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
+            Err((_, Errno::EWOULDBLOCK)) => {
                 Err(reserved(record.bdf, "is being worked on by another command"))
             }
             Err((_, error)) => Err(io::Error::from(error)).at("lock", &path),
@@ -120,8 +125,10 @@ impl Lease {
     pub fn commit(mut self, domain: Option<&str>) -> Result<()> {
         self.record.committed = true;
         self.record.domain = domain.map(str::to_owned);
-        let part = self.path.with_file_name(format!(".{}.commit", self.record.bdf));
-        let lock = write(&part, &self.record)?;
+        let part = self.part();
+        let mut options = OpenOptions::new();
+        let file = options.write(true).create(true).truncate(true).mode(0o600).open(&part);
+        let lock = write(file, &part, &self.record)?;
         fs::rename(&part, &self.path).at("rename to", &self.path)?;
         drop(lock);
         Ok(())
@@ -129,10 +136,18 @@ impl Lease {
 
     /// The device is as it was: nothing is to be remembered.
     pub fn forget(self) -> Result<()> {
-        match fs::remove_file(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            removed => removed.at("remove", &self.path),
+        for path in [self.part(), self.path] {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                removed => removed.at("remove", &path)?,
+            }
         }
+        Ok(())
+    }
+
+    /// What is to replace the record. A kill can leave it.
+    fn part(&self) -> PathBuf {
+        self.path.with_file_name(format!(".{}.commit", self.record.bdf))
     }
 }
 
@@ -181,15 +196,13 @@ fn reserved(bdf: Bdf, how: &str) -> Error {
         .hint("tdx-gpu unbind gives it back; with --stale, what dead commands left")
 }
 
-fn write(path: &Path, record: &Record) -> Result<Flock<File>> {
-    let mut options = OpenOptions::new();
-    let file = options.write(true).create(true).truncate(true).mode(0o600).open(path);
+fn write(file: io::Result<File>, path: &Path, record: &Record) -> Result<Flock<File>> {
     let file = file.at("create", path)?;
     let mut lock = Flock::lock(file, FlockArg::LockExclusiveNonblock)
         .map_err(|(_, error)| io::Error::from(error))
         .at("lock", path)?;
-    let text = serde_json::to_string_pretty(record).unwrap_or_default();
-    writeln!(lock, "{text}").at("write", path)?;
+    let text = serde_json::to_string_pretty(record).unwrap_or_default() + "\n";
+    lock.write_all(text.as_bytes()).at("write", path)?;
     Ok(lock)
 }
 

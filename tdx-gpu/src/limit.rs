@@ -5,7 +5,7 @@
 //! ends, and never lowered meanwhile. iommufd has no such limit.
 //! Source: Linux `drivers/vfio/vfio_iommu_type1.c`, `dma_entry_limit`; QEMU's check of it.
 
-use common::host::Host;
+use common::host::{self, Host};
 use common::units::Size;
 use common::{Error, IoContext, Result, log};
 
@@ -52,7 +52,7 @@ pub fn raise(host: &Host, wanted: u64) -> Result<()> {
         // There is no record yet when others bound the devices.
         let folder = host.path("/run/tdx");
         std::fs::create_dir_all(&folder).at("create", &folder)?;
-        std::fs::write(&before, format!("{now}\n")).at("write", &before)?;
+        host::replace(&before, &format!("{now}\n"), 0o600)?;
     }
     log::step(format_args!("dma_entry_limit = {wanted}, was {now}"));
     let parameter = host.path(PARAMETER);
@@ -61,16 +61,13 @@ pub fn raise(host: &Host, wanted: u64) -> Result<()> {
 
 /// Puts the limit back as it was before the first binding, when that was remembered.
 pub fn restore(host: &Host) -> Result<()> {
-    let Some(text) = host.read(BEFORE)? else {
-        return Ok(());
-    };
-    if let (Ok(before), Some(_)) = (text.trim().parse::<u64>(), current(host)?) {
+    let before = host.read(BEFORE)?.and_then(|text| text.trim().parse::<u64>().ok());
+    if let (Some(before), Some(_)) = (before, current(host)?) {
         log::step(format_args!("dma_entry_limit = {before}, as before"));
         let parameter = host.path(PARAMETER);
         std::fs::write(&parameter, before.to_string()).at("write", &parameter)?;
     }
-    let before = host.path(BEFORE);
-    std::fs::remove_file(&before).at("remove", &before)
+    host::remove(&host.path(BEFORE)).map(drop)
 }
 
 #[cfg(test)]

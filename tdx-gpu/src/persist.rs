@@ -241,7 +241,14 @@ pub fn forget(host: &Host, inventory: &Inventory, devices: &BTreeSet<Bdf>) -> Re
             fs::remove_file(&found.file).at("remove", &found.file)?;
         }
     }
-    host::flush(&host.path(FOLDER))?;
+    // Nobody else is at it: what begins with a dot is what a kill left.
+    let folder = host.path(FOLDER);
+    for entry in fs::read_dir(&folder).at("read", &folder)?.flatten() {
+        if entry.file_name().as_encoded_bytes().starts_with(b".") {
+            fs::remove_file(entry.path()).at("remove", entry.path())?;
+        }
+    }
+    host::flush(&folder)?;
     tidy(host)
 }
 

@@ -3,7 +3,6 @@
 //! Source: systemd.unit(5), systemd.service(5), systemd.syntax(7).
 
 use std::fs;
-use std::io;
 use std::os::unix::fs::symlink;
 
 use common::exec::Runner;
@@ -71,18 +70,9 @@ pub fn is_there(host: &Host) -> bool {
 
 /// Takes the unit away; nothing to do when there is none.
 pub fn remove(host: &Host) -> Result<()> {
-    let mut changed = false;
-    for path in [LINK, UNIT] {
-        let path = host.path(path);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            removed => {
-                removed.at("remove", &path)?;
-                changed = true;
-            }
-        }
-    }
-    if changed {
+    let link = host::remove(&host.path(LINK))?;
+    let unit = host::remove(&host.path(UNIT))?;
+    if link || unit {
         log::step(format_args!("no unit {UNIT}"));
         reload(host);
     }
