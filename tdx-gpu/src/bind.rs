@@ -22,7 +22,7 @@ use tdx_iommu::request::{self, Named};
 use tdx_iommu::role::Role;
 
 use crate::boot;
-use crate::driver::Sysfs;
+use crate::driver::{Sysfs, Variants};
 use crate::limit;
 use crate::persist::{self, Persisted, Persistent};
 use crate::plan::{self, Plan};
@@ -182,7 +182,8 @@ pub(crate) fn judge(
     for &bdf in request.devices() {
         records.extend(bound::of(host, bdf)?.map(|found| (bdf, found)));
     }
-    let driver = |bdf| Sysfs::new(host, bdf).vfio_driver();
+    let variants = Variants::read(host);
+    let driver = |bdf| variants.driver(Sysfs::new(host, bdf));
     let mut plan = Plan::new(inventory, request, &findings, force, &records, driver)?;
     plan.warnings.append(&mut warnings);
     Ok(plan)

@@ -204,8 +204,22 @@ impl Owners {
 /// The nodes of a device in sysfs and of all below it.
 fn below(folder: &Path, nodes: &mut Vec<Node>) {
     nodes.extend(node(folder));
-    // VFIO's are known, and in these there are many folders and never a node.
-    const WITHOUT: [&str; 6] = ["vfio-dev", "power", "msi_irqs", "queues", "statistics", "mq"];
+    // VFIO's are known, and in the others there never is a node.
+    const WITHOUT: [&str; 13] = [
+        "vfio-dev",
+        "power",
+        "msi_irqs",
+        "link",
+        "hwmon",
+        "statistics",
+        "queues",
+        "queue",
+        "mq",
+        "holders",
+        "slaves",
+        "integrity",
+        "trace",
+    ];
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
         if is_folder && !WITHOUT.iter().any(|name| entry.file_name() == *name) {
