@@ -295,7 +295,7 @@ fn what_is_persistent_is_bound_at_every_boot() {
     gpu(&kernel, ["bind", old[0], "--whole-group", "--persist", "--memory", "1G"]).document();
     gpu(&kernel, ["bind", &nvme, "--persist", "--memory", "2G"]).document();
     let names = kernel.shell(files).text().to_owned();
-    let mut wanted = vec![nics[1], old[0], old[1], &nvme];
+    let mut wanted = [nics[1], old[0], old[1], &nvme];
     wanted.sort_unstable();
     assert_eq!(names, wanted.iter().map(|bdf| format!("{bdf}.json\n")).collect::<String>());
     kernel.shell("[ \"$(stat -c %a /etc/tdx/bind.d/*.json | sort -u)\" = 600 ]").text();

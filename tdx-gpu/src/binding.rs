@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use common::bound::{self, Lease, Record};
+use common::bound::{Lease, Record};
 use common::host::Host;
 use common::{Error, Result, interrupt, log, parallel};
 
@@ -120,9 +120,7 @@ pub fn give_back(host: &Host, going: Vec<Going>) -> (Vec<Record>, Vec<(String, E
             }
         }
     }
-    if bound::all(host).is_ok_and(|records| records.is_empty())
-        && let Err(error) = limit::restore(host)
-    {
+    if let Err(error) = limit::restore(host) {
         log::step(format_args!("dma_entry_limit stays: {error}"));
     }
     (given, failures)

@@ -24,7 +24,7 @@ use crate::plan::Plan;
 const AT_ONCE: usize = 64;
 
 /// Devices of which none can go without the others, and their records.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Party<'f> {
     reach: BTreeSet<Bdf>,
     members: Vec<(Bdf, &'f Found)>,
