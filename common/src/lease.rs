@@ -6,10 +6,13 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, Flock, FlockArg, OFlag};
+use nix::unistd::linkat;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -65,16 +68,18 @@ impl<R: Record> Lease<R> {
     pub fn begin(host: &Host, record: R) -> Result<Self> {
         let folder = make_folder(host, R::FOLDER)?;
         let path = folder.join(record.bdf().to_string());
-        let part = folder.join(format!(".{}.{}", record.bdf(), std::process::id()));
-        let lock = write(&part, &record)?;
-        // Complete and locked from the moment it is there; and never over another's.
-        let linked = fs::hard_link(&part, &path);
-        let _ = fs::remove_file(&part);
-        match linked {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                Err(reserved(record.bdf(), "is recorded as taken already"))
-            }
-            linked => linked.at("create", &path).map(|()| Self { record, path, _lock: lock }),
+        // Complete and locked from the moment it has a name; and never over another's.
+        let mut nameless = OpenOptions::new();
+        nameless.write(true).mode(0o600).custom_flags(OFlag::O_TMPFILE.bits());
+        let lock = write(nameless.open(&folder), &path, &record)?;
+        let file = format!("/proc/self/fd/{}", lock.as_raw_fd());
+        match linkat(AT_FDCWD, file.as_str(), AT_FDCWD, &path, AtFlags::AT_SYMLINK_FOLLOW) {
+            Err(Errno::EEXIST) => Err(reserved(record.bdf(), "is recorded as taken already")),
+            linked => linked.map_err(io::Error::from).at("create", &path).map(|()| Self {
+                record,
+                path,
+                _lock: lock,
+            }),
         }
     }
 
@@ -86,7 +91,7 @@ impl<R: Record> Lease<R> {
         let file = OpenOptions::new().read(true).open(&path).at("open", &path)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => Ok(Self { record, path, _lock: lock }),
-            Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
+            Err((_, Errno::EWOULDBLOCK)) => {
                 Err(reserved(record.bdf(), "is being worked on by another command"))
             }
             Err((_, error)) => Err(io::Error::from(error)).at("lock", &path),
@@ -96,8 +101,10 @@ impl<R: Record> Lease<R> {
     /// Says that the work is finished.
     pub fn commit(mut self) -> Result<()> {
         self.record.commit();
-        let part = self.path.with_file_name(format!(".{}.commit", self.record.bdf()));
-        let lock = write(&part, &self.record)?;
+        let part = self.part();
+        let mut options = OpenOptions::new();
+        let file = options.write(true).create(true).truncate(true).mode(0o600).open(&part);
+        let lock = write(file, &part, &self.record)?;
         fs::rename(&part, &self.path).at("rename to", &self.path)?;
         drop(lock);
         Ok(())
@@ -105,10 +112,18 @@ impl<R: Record> Lease<R> {
 
     /// The device is as it was: nothing is to be remembered.
     pub fn forget(self) -> Result<()> {
-        match fs::remove_file(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            removed => removed.at("remove", &self.path),
+        for path in [self.part(), self.path] {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                removed => removed.at("remove", &path)?,
+            }
         }
+        Ok(())
+    }
+
+    /// What is to replace the record. A kill can leave it.
+    fn part(&self) -> PathBuf {
+        self.path.with_file_name(format!(".{}.commit", self.record.bdf()))
     }
 }
 
@@ -165,15 +180,13 @@ fn reserved(bdf: Bdf, how: &str) -> Error {
         .hint("tdx-gpu unbind gives it back; with --stale, what dead commands left")
 }
 
-fn write(path: &Path, record: &impl Record) -> Result<Flock<File>> {
-    let mut options = OpenOptions::new();
-    let file = options.write(true).create(true).truncate(true).mode(0o600).open(path);
+fn write(file: io::Result<File>, path: &Path, record: &impl Record) -> Result<Flock<File>> {
     let file = file.at("create", path)?;
     let mut lock = Flock::lock(file, FlockArg::LockExclusiveNonblock)
         .map_err(|(_, error)| io::Error::from(error))
         .at("lock", path)?;
-    let text = serde_json::to_string_pretty(record).unwrap_or_default();
-    writeln!(lock, "{text}").at("write", path)?;
+    let text = serde_json::to_string_pretty(record).unwrap_or_default() + "\n";
+    lock.write_all(text.as_bytes()).at("write", path)?;
     Ok(lock)
 }
 

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use common::bound::{self, Lease, Record};
+use common::bound::{Lease, Record};
+use common::cli::is_root;
 use common::host::Host;
 use common::{Error, Result, interrupt, log, parallel};
 
@@ -28,8 +29,8 @@ impl Plan {
     /// Errors: `permission` for all but root; whatever the kernel says; then all devices are as before, or
     /// named as left behind.
     pub fn apply(self, host: &Host, limit: Option<u64>) -> Result<Bound<'_>> {
-        if self.steps.iter().any(|step| !step.done) && !common::cli::is_root() {
-            return Err(Error::permission("binding devices takes root").hint("run it with sudo"));
+        if self.steps.iter().any(|step| !step.done) {
+            as_root()?;
         }
         let drivers: BTreeSet<&str> =
             self.steps.iter().map(|step| step.record.bound_to.as_str()).collect();
@@ -96,6 +97,16 @@ impl Bound<'_> {
     }
 }
 
+/// Fails for all but root.
+///
+/// Errors: `permission`.
+pub fn as_root() -> Result<()> {
+    match is_root() {
+        true => Ok(()),
+        false => Err(Error::permission("binding devices takes root").hint("run it with sudo")),
+    }
+}
+
 /// A device on its way back.
 #[derive(Debug)]
 pub struct Going {
@@ -128,9 +139,7 @@ pub fn give_back(host: &Host, going: Vec<Going>) -> (Vec<Record>, Vec<(String, E
             }
         }
     }
-    if bound::all(host).is_ok_and(|records| records.is_empty())
-        && let Err(error) = limit::restore(host)
-    {
+    if let Err(error) = limit::restore(host) {
         log::step(format_args!("dma_entry_limit stays: {error}"));
     }
     (given, failures)

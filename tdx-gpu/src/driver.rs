@@ -105,15 +105,30 @@ impl<'h> Sysfs<'h> {
             }
         }
     }
+}
 
-    /// The VFIO driver for it: a variant made for its kind, else `vfio-pci`.
+/// The drivers of VFIO that are made for kinds of devices, of this kernel.
+#[derive(Debug, Default)]
+pub struct Variants {
+    /// Lines `alias vfio_pci:PATTERN MODULE` of modules.alias, which has thousands of others.
+    aliases: String,
+}
+
+impl Variants {
+    /// Reads which there are; none where the modules cannot be found.
     ///
     /// Source: Linux `Documentation/driver-api/vfio-pci-device-specific-driver-acceptance.rst`;
-    /// libvirt's `virPCIDeviceFindBestVFIOVariant()` looks in the same place: lines
-    /// `alias vfio_pci:PATTERN MODULE` of modules.alias, of which the one with the fewest `*` wins.
-    pub fn vfio_driver(&self) -> String {
-        let alias = std::fs::read_to_string(self.attribute("modalias")).unwrap_or_default();
-        variant(&modalias::list(self.host), alias.trim()).unwrap_or(VFIO_PCI).to_owned()
+    /// libvirt's `virPCIDeviceFindBestVFIOVariant()` looks in the same place.
+    pub fn read(host: &Host) -> Self {
+        let list = modalias::list(host);
+        let lines = list.lines().filter(|line| line.starts_with("alias vfio_pci:"));
+        Self { aliases: lines.map(|line| format!("{line}\n")).collect() }
+    }
+
+    /// The driver for a device: the one whose pattern has the fewest `*`, else `vfio-pci`.
+    pub fn driver(&self, device: Sysfs<'_>) -> String {
+        let alias = std::fs::read_to_string(device.attribute("modalias")).unwrap_or_default();
+        variant(&self.aliases, alias.trim()).unwrap_or(VFIO_PCI).to_owned()
     }
 }
 

@@ -166,6 +166,7 @@ pub fn refuse(findings: &[Finding], forced: &[Code]) -> Result<Vec<String>> {
     let message = format!("{} cannot be given to a guest: {}", first.bdf, first.message);
     let hint = match first.code {
         Code::HostDriver => "name the other device too, or add --whole-group".to_owned(),
+        Code::OpenFds => "end that process first, or add --force OPEN_FDS --yes".to_owned(),
         code if code.level() == Level::Forceable => {
             format!("--force {} --yes does it all the same", code.as_str())
         }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use clap::Args;
 use common::bound::{self, Found, Lease, Record};
-use common::cli::{Change, Context};
+use common::cli::{Change, Context, is_root};
 use common::document::{Action, Document, Item};
 use common::host::Host;
 use common::lease;
@@ -21,6 +21,7 @@ use tdx_iommu::request::{self, Named};
 use crate::binding::{self, Going};
 use crate::driver::Sysfs;
 use crate::held;
+use crate::persist::{self, Persistent};
 use crate::plan::identity;
 use crate::setting::{self, Former};
 
@@ -31,7 +32,7 @@ pub struct UnbindArgs {
     #[arg(value_name = "BDF", required_unless_present_any = ["all", "stale"])]
     #[arg(conflicts_with_all = ["all", "stale"])]
     devices: Vec<Named>,
-    /// Every device that was bound by these tools
+    /// Every device that was bound by these tools, or is at every boot
     #[arg(long)]
     all: bool,
     /// Only what commands that died have left half done
@@ -50,10 +51,12 @@ pub struct UnbindItem {
     pub driver: Option<String>,
     /// The VFIO driver that had it.
     pub previous_driver: Option<String>,
+    /// Whether it was to be bound at every boot, which it is no more.
+    pub was_persistent: bool,
     /// Whether its confidential-computing mode is what it was before it was changed for a domain.
     pub mode_restored: bool,
-    /// `unbind`; `restore` for one whose mode alone was changed; `forget` for one that is gone, of which
-    /// only the record was left; or `none`.
+    /// `unbind`; `restore` for one whose mode alone was changed; `forget` for one of which there was only
+    /// a record; or `none`.
     pub action: Action,
 }
 
@@ -120,8 +123,14 @@ pub fn run(context: &Context, args: UnbindArgs) -> Result<Outcome> {
     let (named, mut warnings) = request::resolve(&args.devices)?;
     interrupt::guard();
     let inventory = Inventory::read(host)?;
+    let persistent = Persistent::read(host, &inventory)?;
+    warnings.extend(persistent.damaged.iter().map(ToString::to_string));
     let mut ways = BTreeMap::new();
     let mut formers = BTreeMap::new();
+    if args.all {
+        let devices = persistent.found.iter().map(|found| found.bdf());
+        ways.extend(devices.map(|bdf| (bdf, Way::of(&inventory, bdf, None))));
+    }
     if args.all || args.stale {
         for found in lease::all::<Former>(host)? {
             match found {
@@ -145,35 +154,63 @@ pub fn run(context: &Context, args: UnbindArgs) -> Result<Outcome> {
             }
         }
     }
-    for bdf in with_slots(&inventory, &named) {
+    for bdf in with_slots(&inventory, &named, &persistent) {
         let found = bound::of(host, bdf)?;
         let former = lease::of::<Former>(host, bdf)?.map(|found| (bdf, found.record));
         formers.extend(former);
-        if found.is_none() && !formers.contains_key(&bdf) {
+        if found.is_none() && !formers.contains_key(&bdf) && !persistent.has(bdf) {
             inventory.device(bdf)?;
         }
         ways.insert(bdf, Way::of(&inventory, bdf, found));
     }
     let back = ways.iter().filter(|(_, way)| matches!(way, Way::Back(_))).map(|(bdf, _)| *bdf);
     held::refuse(host, &inventory, back.chain(formers.keys().copied()))?;
-    let items = match args.change.dry_run {
+    // What a dead command left half done may well be done at the next boot.
+    let is_forgotten = |bdf: &&Bdf| !args.stale && persistent.has(**bdf);
+    let forgotten: BTreeSet<Bdf> = ways.keys().filter(is_forgotten).copied().collect();
+    let mut items = match args.change.dry_run {
         true => {
             let item = |(bdf, way): (&Bdf, &Way)| {
                 imagined(&inventory, *bdf, way, formers.contains_key(bdf))
             };
             ways.iter().map(item).collect()
         }
-        false => give_back(host, &inventory, ways, formers)?,
+        false => {
+            let changes = ways.values().any(|way| !matches!(way, Way::None))
+                || !forgotten.is_empty()
+                || !formers.is_empty();
+            if changes && !is_root() {
+                return Err(
+                    Error::permission("giving devices back takes root").hint("run it with sudo")
+                );
+            }
+            if is_root() {
+                persist::forget(host, &inventory, &forgotten)?;
+            }
+            let forgot = forgotten.iter().map(|bdf| format!("{bdf} is not bound at boot any more"));
+            give_back(host, &inventory, ways, formers)
+                .map_err(|error| error.applied(forgot.collect::<Vec<_>>()))?
+        }
     };
+    for item in &mut items {
+        item.was_persistent = forgotten.contains(&item.bdf);
+        if item.was_persistent && item.action == Action::NONE {
+            item.action = Action("forget");
+        }
+    }
     let document = Document::new("tdx.gpu.unbind", items);
     Ok(document.dry_run(args.change.dry_run).warnings(warnings).into())
 }
 
-/// The devices that were named, and of their slots what VFIO has.
-fn with_slots(inventory: &Inventory, named: &BTreeSet<Bdf>) -> BTreeSet<Bdf> {
+/// The devices that were named, and of their slots what VFIO has, or is to have at every boot.
+fn with_slots(
+    inventory: &Inventory,
+    named: &BTreeSet<Bdf>,
+    persistent: &Persistent,
+) -> BTreeSet<Bdf> {
     let beside = named.iter().flat_map(|bdf| inventory.slot(*bdf));
-    let beside = beside.filter(|device| device.on_vfio()).map(|device| device.bdf);
-    named.iter().copied().chain(beside).collect()
+    let beside = beside.filter(|device| device.on_vfio() || persistent.has(device.bdf));
+    named.iter().copied().chain(beside.map(|device| device.bdf)).collect()
 }
 
 fn imagined(inventory: &Inventory, bdf: Bdf, way: &Way, mode_restored: bool) -> UnbindItem {
@@ -185,7 +222,7 @@ fn imagined(inventory: &Inventory, bdf: Bdf, way: &Way, mode_restored: bool) -> 
         Way::Back(record) => (record.driver.clone(), Action("unbind")),
     };
     let previous_driver = now.filter(|_| action == Action("unbind"));
-    UnbindItem { bdf, driver, previous_driver, mode_restored, action }
+    UnbindItem { bdf, driver, previous_driver, was_persistent: false, mode_restored, action }
 }
 
 fn give_back(
@@ -194,10 +231,6 @@ fn give_back(
     mut ways: BTreeMap<Bdf, Way>,
     formers: BTreeMap<Bdf, Former>,
 ) -> Result<Vec<UnbindItem>> {
-    let changes = ways.values().any(|way| !matches!(way, Way::None)) || !formers.is_empty();
-    if changes && !common::cli::is_root() {
-        return Err(Error::permission("giving devices back takes root").hint("run it with sudo"));
-    }
     let mut restored: BTreeSet<Bdf> = formers.keys().copied().collect();
     let mut failures = Vec::new();
     for (bdf, error) in setting::put_back(host, inventory, formers.into_values().collect()) {
@@ -235,6 +268,7 @@ fn give_back(
         bdf: record.bdf,
         driver: Sysfs::new(host, record.bdf).driver(),
         previous_driver: Some(record.bound_to),
+        was_persistent: false,
         mode_restored: restored.contains(&record.bdf),
         action: Action("unbind"),
     }));
