@@ -8,6 +8,9 @@ DESTDIR ?=
 TOOLS   := tdx-gpu tdx-iommu tdx-pool tdx-td
 RUST    := 1.89
 
+# Test files that make test leaves to make test-rigs, and --all-targets leaves out.
+RIGS    := $(addprefix --test ,access gpu gpu_tools iommu_rig passthrough tdx_rig)
+
 RELEASE := target/release
 ROOT    := $(filter 0,$(shell id -u))
 
@@ -28,6 +31,7 @@ install: release ## install the tools under PREFIX, below DESTDIR
 check: rust packages ## formatting, lints, documentation; warnings are errors
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo clippy --workspace --locked $(RIGS) -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items --locked
 
 test: rust packages ## unit, command-line and libvirt tests; installs what they need

@@ -1,6 +1,5 @@
 //! Devices of the host in guests, on a real kernel with a real IOMMU (rig 2) and a real libvirtd in it.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 #[path = "support/kernel.rs"]
 mod kernel;
