@@ -1,16 +1,20 @@
 //! The few raw system calls: a write that may never return, and a look at a device's registers.
 
-use std::fs::{File, OpenOptions};
-use std::io;
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::num::NonZeroUsize;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{ForkResult, fork};
+use nix::sys::wait::waitpid;
+use nix::unistd::{ForkResult, Pid, fork, pipe2};
 
 /// Why a write did not succeed.
 #[derive(Debug)]
@@ -21,50 +25,119 @@ pub enum WriteError {
     Stuck,
 }
 
-/// Writes `text` to a file of sysfs in one go, and waits for the kernel no longer than `limit`.
+/// Writes to files of sysfs, and waits for the kernel no longer than one can.
 ///
 /// Unbinding a driver can wait forever, for a process that has the device open, and a process that waits
 /// in the kernel cannot be killed. So another process writes; it has nothing of this one open, and
-/// whoever waits for this one's output, lock or end does not wait for that one.
-///
-/// Errors: [`WriteError`].
-pub fn write_within(path: &Path, text: &str, limit: Duration) -> Result<(), WriteError> {
-    let file = OpenOptions::new().write(true).open(path).map_err(WriteError::Refused)?;
-    let fd = file.as_raw_fd();
-    // SAFETY: the child of a process with threads may make async-signal-safe calls only: here plain
-    // system calls on numbers and memory that were there before, up to _exit.
-    let child = match unsafe { fork() } {
-        Err(error) => return Err(WriteError::Refused(error.into())),
-        Ok(ForkResult::Parent { child }) => child,
-        Ok(ForkResult::Child) => {
-            // SAFETY: see above; close_range cannot fail for a range in order, and the buffer lives.
-            unsafe {
-                if fd > 0 {
-                    libc::close_range(0, fd.unsigned_abs() - 1, 0);
+/// whoever waits for this one's output, lock or end does not wait for that one. It ends with this one, or
+/// when this is dropped.
+#[derive(Debug)]
+pub struct Writer {
+    child: Pid,
+    orders: File,
+    answers: File,
+    /// Whether it is in the kernel and may stay there.
+    stuck: bool,
+}
+
+/// The longest order: path, NUL and text. A pipe takes so much in one piece.
+const ORDER: usize = libc::PIPE_BUF;
+
+impl Writer {
+    /// Starts the process.
+    pub fn start() -> io::Result<Self> {
+        let (their_orders, orders) = pipe2(OFlag::O_CLOEXEC)?;
+        let (answers, their_answers) = pipe2(OFlag::O_CLOEXEC)?;
+        // SAFETY: the child of a process with threads may make async-signal-safe calls only: here plain
+        // system calls on numbers and memory that were there before, up to _exit.
+        match unsafe { fork() }? {
+            ForkResult::Parent { child } => {
+                let (orders, answers) = (orders.into(), answers.into());
+                Ok(Self { child, orders, answers, stuck: false })
+            }
+            ForkResult::Child => carry_out(their_orders.as_raw_fd(), their_answers.as_raw_fd()),
+        }
+    }
+
+    /// Writes `text` to a file in one go.
+    ///
+    /// Errors: [`WriteError`].
+    pub fn write(&mut self, path: &Path, text: &str, limit: Duration) -> Result<(), WriteError> {
+        let order = [path.as_os_str().as_bytes(), &[0], text.as_bytes()].concat();
+        let refused = WriteError::Refused;
+        match () {
+            () if self.stuck => return Err(WriteError::Stuck),
+            () if order.len() > ORDER => return Err(refused(io::ErrorKind::InvalidInput.into())),
+            () => self.orders.write_all(&order).map_err(refused)?,
+        }
+        let end = Instant::now() + limit;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            match poll(&mut [PollFd::new(self.answers.as_fd(), PollFlags::POLLIN)], left) {
+                Ok(0) => {
+                    self.stuck = true;
+                    return Err(WriteError::Stuck);
                 }
-                libc::close_range(fd.unsigned_abs() + 1, libc::c_uint::MAX, 0);
-                let written = libc::write(fd, text.as_ptr().cast(), text.len());
-                libc::_exit(if written < 0 { *libc::__errno_location() } else { 0 })
+                Ok(_) => break,
+                Err(Errno::EINTR) => {}
+                Err(error) => return Err(refused(error.into())),
             }
         }
-    };
-    let end = Instant::now() + limit;
-    let mut pause = Duration::from_micros(100);
-    loop {
-        match waitpid(child, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(_, 0)) => return Ok(()),
-            Ok(WaitStatus::Exited(_, errno)) => {
-                return Err(WriteError::Refused(io::Error::from_raw_os_error(errno)));
+        let mut answer = [0; 4];
+        // Without an answer it was killed.
+        self.answers.read_exact(&mut answer).map_err(refused)?;
+        match i32::from_ne_bytes(answer) {
+            0 => Ok(()),
+            errno => Err(refused(io::Error::from_raw_os_error(errno))),
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if self.stuck {
+            return; // nobody can wait for it
+        }
+        // The end of its orders. /dev/null takes their place so that the pipe is closed now.
+        if let Ok(null) = File::open("/dev/null") {
+            self.orders = null;
+            let _ = waitpid(self.child, None);
+        }
+    }
+}
+
+/// The process that writes: orders come in, error numbers go out. Nothing here allocates.
+fn carry_out(orders: RawFd, answers: RawFd) -> ! {
+    let (low, high) = (orders.min(answers).unsigned_abs(), orders.max(answers).unsigned_abs());
+    let mut order = [0u8; ORDER];
+    // SAFETY: plain system calls on the two pipes and on a buffer that lives; the path in it is ended
+    // by the NUL that was found.
+    unsafe {
+        for (first, last) in [(0, low), (low + 1, high), (high + 1, libc::c_uint::MAX)] {
+            if first < last {
+                let last = if last == libc::c_uint::MAX { last } else { last - 1 };
+                libc::close_range(first, last, 0);
             }
-            Ok(WaitStatus::Signaled(..)) => {
-                return Err(WriteError::Refused(io::ErrorKind::Interrupted.into()));
+        }
+        loop {
+            let length = libc::read(orders, order.as_mut_ptr().cast(), ORDER);
+            let Ok(length @ 1..) = usize::try_from(length) else { libc::_exit(0) };
+            let mut end = 0;
+            while end < length && order[end] != 0 {
+                end += 1;
             }
-            Ok(_) | Err(nix::errno::Errno::EINTR) if Instant::now() < end => {
-                std::thread::sleep(pause);
-                pause = (pause * 2).min(Duration::from_millis(10));
+            if end == length {
+                libc::_exit(1);
             }
-            Ok(_) => return Err(WriteError::Stuck),
-            Err(error) => return Err(WriteError::Refused(error.into())),
+            let file = libc::open(order.as_ptr().cast(), libc::O_WRONLY | libc::O_CLOEXEC);
+            let text = order.as_ptr().add(end + 1);
+            let done = file >= 0 && libc::write(file, text.cast(), length - end - 1) >= 0;
+            let errno: i32 = if done { 0 } else { *libc::__errno_location() };
+            if file >= 0 {
+                libc::close(file);
+            }
+            libc::write(answers, errno.to_ne_bytes().as_ptr().cast(), 4);
         }
     }
 }
@@ -105,29 +178,48 @@ mod tests {
     fn the_kernels_answer_comes_through() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("attribute");
-        let absent = write_within(&path, "x", SECOND);
+        let mut writer = Writer::start().unwrap();
+        let absent = writer.write(&path, "x", SECOND);
         assert!(
             matches!(absent, Err(WriteError::Refused(e)) if e.kind() == io::ErrorKind::NotFound)
         );
         std::fs::write(&path, "old text").unwrap();
-        write_within(&path, "new", SECOND).unwrap();
+        writer.write(&path, "new", SECOND).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "new text");
-        let full = write_within(Path::new("/dev/full"), "x", SECOND);
+        let full = writer.write(Path::new("/dev/full"), "x", SECOND);
         assert!(matches!(full, Err(WriteError::Refused(e)) if e.raw_os_error() == Some(28)));
+        let long = writer.write(&path, &"x".repeat(ORDER), SECOND);
+        assert!(
+            matches!(long, Err(WriteError::Refused(e)) if e.kind() == io::ErrorKind::InvalidInput)
+        );
+        writer.write(&path, "", SECOND).unwrap();
     }
 
     #[test]
     fn a_write_that_hangs_is_left_behind() {
-        // A pipe that nobody reads takes 64 KiB and no more.
+        // A pipe that nobody reads opens for no writer.
         let folder = tempfile::tempdir().unwrap();
         let pipe = folder.path().join("pipe");
         nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        let reader = OpenOptions::new().read(true).write(true).open(&pipe).unwrap();
         let began = Instant::now();
-        let stuck = write_within(&pipe, &"x".repeat(1 << 17), Duration::from_millis(50));
-        assert!(matches!(stuck, Err(WriteError::Stuck)), "{stuck:?}");
+        let mut writer = Writer::start().unwrap();
+        for _ in 0..2 {
+            let stuck = writer.write(&pipe, "x", Duration::from_millis(50));
+            assert!(matches!(stuck, Err(WriteError::Stuck)), "{stuck:?}");
+        }
+        drop(writer);
         assert!(began.elapsed() < SECOND * 10);
-        drop(reader); // the last reader: the writer dies of that
+        // It goes on by itself, and ends.
+        assert_eq!(std::fs::read_to_string(&pipe).unwrap(), "x");
+    }
+
+    #[test]
+    fn a_writer_ends_with_whom_it_works_for() {
+        let writer = Writer::start().unwrap();
+        let process = format!("/proc/{}", writer.child);
+        assert!(Path::new(&process).exists());
+        drop(writer);
+        assert!(!Path::new(&process).exists());
     }
 
     #[test]

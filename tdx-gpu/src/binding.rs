@@ -64,14 +64,14 @@ impl Bound<'_> {
         if let Some(limit) = limit {
             limit::raise(host, limit)?;
         }
-        self.each(|record| {
-            let device = Sysfs::new(host, record.bdf);
+        let device = |lease: &'_ Lease| Sysfs::new(host, lease.record.bdf);
+        let devices: Vec<Sysfs<'_>> = self.leases.iter().map(device).collect();
+        self.each(&devices, |device, record| {
             device.set_override(Some(&record.bound_to))?;
             device.unbind()
         })?;
         interrupt::check()?;
-        self.each(|record| {
-            let device = Sysfs::new(host, record.bdf);
+        self.each(&devices, |device, record| {
             device.probe()?;
             device.wait_for(&record.bound_to)
         })?;
@@ -79,9 +79,14 @@ impl Bound<'_> {
     }
 
     /// Does the same to every device at once. The first failure is the error.
-    fn each(&self, work: impl Fn(&Record) -> Result<()> + Sync) -> Result<()> {
-        let records = self.leases.iter().map(|lease| &lease.record).collect();
-        parallel::map(records, AT_ONCE, work).into_iter().collect()
+    fn each(
+        &self,
+        devices: &[Sysfs<'_>],
+        work: impl Fn(&Sysfs<'_>, &Record) -> Result<()> + Sync,
+    ) -> Result<()> {
+        let records = self.leases.iter().map(|lease| &lease.record);
+        let work = |(device, record)| work(device, record);
+        parallel::map(devices.iter().zip(records).collect(), AT_ONCE, work).into_iter().collect()
     }
 
     /// The devices stay with VFIO.
@@ -120,14 +125,16 @@ pub struct Going {
 /// reason.
 pub fn give_back(host: &Host, going: Vec<Going>) -> (Vec<Record>, Vec<(String, Error)>) {
     let released = parallel::map(going, AT_ONCE, |going| {
-        let done = release(host, &going.lease.record);
-        (going, done)
+        let device = Sysfs::new(host, going.lease.record.bdf);
+        let done = release(&device, &going.lease.record);
+        (going, device, done)
     });
-    let settled = parallel::map(released, AT_ONCE, |(Going { lease, to_any }, released)| {
-        let record = lease.record.clone();
-        let settled = released.and_then(|()| settle(host, &record, to_any));
-        (record, settled.and_then(|()| lease.forget()))
-    });
+    let settled =
+        parallel::map(released, AT_ONCE, |(Going { lease, to_any }, device, released)| {
+            let record = lease.record.clone();
+            let settled = released.and_then(|()| settle(host, &device, &record, to_any));
+            (record, settled.and_then(|()| lease.forget()))
+        });
     let (mut given, mut failures) = (Vec::new(), Vec::new());
     for (record, done) in settled {
         match done {
@@ -155,8 +162,7 @@ pub fn settle_failures(failures: Vec<(String, Error)>, done: Vec<String>) -> Res
 }
 
 /// First for all: the override as it was, and VFIO lets go.
-fn release(host: &Host, record: &Record) -> Result<()> {
-    let device = Sysfs::new(host, record.bdf);
+fn release(device: &Sysfs<'_>, record: &Record) -> Result<()> {
     if !device.exists() {
         return Ok(());
     }
@@ -170,8 +176,7 @@ fn release(host: &Host, record: &Record) -> Result<()> {
 }
 
 /// Then for all: the driver it had.
-fn settle(host: &Host, record: &Record, to_any: bool) -> Result<()> {
-    let device = Sysfs::new(host, record.bdf);
+fn settle(host: &Host, device: &Sysfs<'_>, record: &Record, to_any: bool) -> Result<()> {
     if to_any && device.exists() && device.driver().is_none() {
         let _ = device.probe(); // that none wants it is no failure
         return Ok(());

@@ -4,13 +4,14 @@
 //! `drivers_probe`.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use common::exec::Runner;
 use common::host::Host;
 use common::pci::Bdf;
-use common::raw::{self, WriteError};
+use common::raw::{WriteError, Writer};
 use common::{Error, ErrorKind, Result, log};
 use tdx_iommu::modalias;
 
@@ -21,17 +22,19 @@ pub const LIMIT: Duration = Duration::from_secs(10);
 pub const VFIO_PCI: &str = "vfio-pci";
 
 /// The sysfs of one device.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct Sysfs<'h> {
     host: &'h Host,
     /// Its address.
     pub bdf: Bdf,
+    /// What writes, once something was written.
+    writer: Mutex<Option<Writer>>,
 }
 
 impl<'h> Sysfs<'h> {
     /// The device at an address.
     pub fn new(host: &'h Host, bdf: Bdf) -> Self {
-        Self { host, bdf }
+        Self { host, bdf, writer: Mutex::new(None) }
     }
 
     /// Where an attribute is.
@@ -61,7 +64,7 @@ impl<'h> Sysfs<'h> {
         log::step(format_args!("{}: driver_override = {}", self.bdf, driver.unwrap_or("none")));
         let doing = || format!("cannot set the driver_override of {}", self.bdf);
         let text = format!("{}\n", driver.unwrap_or_default());
-        write(self.attribute("driver_override"), &text, doing)
+        self.write(&self.attribute("driver_override"), &text, doing)
     }
 
     /// Takes it from the driver that has it; nothing to do when none has.
@@ -73,7 +76,7 @@ impl<'h> Sysfs<'h> {
         };
         log::step(format_args!("{}: unbind from {driver}", self.bdf));
         let doing = || format!("cannot unbind {} from {driver}", self.bdf);
-        match write(self.attribute("driver/unbind"), &self.bdf.to_string(), doing) {
+        match self.write(&self.attribute("driver/unbind"), &self.bdf.to_string(), doing) {
             // Somebody else was quicker.
             Err(_) if self.driver().is_none() => Ok(()),
             done => done,
@@ -85,7 +88,35 @@ impl<'h> Sysfs<'h> {
         log::step(format_args!("{}: probe", self.bdf));
         let doing = || format!("no driver takes {}", self.bdf);
         let path = self.host.path("/sys/bus/pci/drivers_probe");
-        write(path, &self.bdf.to_string(), doing)
+        self.write(&path, &self.bdf.to_string(), doing)
+    }
+
+    /// Has the process that writes for this device do so.
+    fn write(&self, path: &Path, text: &str, doing: impl Fn() -> String) -> Result<()> {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = match writer.take().map_or_else(Writer::start, Ok) {
+            Ok(started) => writer.insert(started).write(path, text, LIMIT),
+            Err(error) => Err(WriteError::Refused(error)),
+        };
+        match written {
+            Ok(()) => Ok(()),
+            Err(WriteError::Stuck) => {
+                let message = format!("{}: the kernel does not finish", doing());
+                Err(Error::failed(message).hint(
+                    "it waits for whoever has the device open; the write goes on by itself, and a \
+                     reboot ends it for certain",
+                ))
+            }
+            Err(WriteError::Refused(error)) => {
+                let kind = match error.kind() {
+                    io::ErrorKind::PermissionDenied => ErrorKind::Permission,
+                    io::ErrorKind::NotFound => ErrorKind::NotFound,
+                    io::ErrorKind::ResourceBusy => ErrorKind::Conflict,
+                    _ => ErrorKind::Failed,
+                };
+                Err(Error::new(kind, doing()).because(error))
+            }
+        }
     }
 
     /// Waits until this driver has it.
@@ -186,29 +217,6 @@ pub fn loaded_name(host: &Host, driver: &str) -> String {
 fn loaded(host: &Host, driver: &str) -> Option<String> {
     let names = [driver.to_owned(), driver.replace('_', "-"), driver.replace('-', "_")];
     names.into_iter().find(|name| host.has(&format!("/sys/bus/pci/drivers/{name}")))
-}
-
-fn write(path: PathBuf, text: &str, doing: impl Fn() -> String) -> Result<()> {
-    match raw::write_within(&path, text, LIMIT) {
-        Ok(()) => Ok(()),
-        Err(WriteError::Stuck) => Err(Error::failed(format!(
-            "{}: the kernel does not finish",
-            doing()
-        ))
-        .hint(
-            "it waits for whoever has the device open; the write goes on by itself, and a reboot \
-                 ends it for certain",
-        )),
-        Err(WriteError::Refused(error)) => {
-            let kind = match error.kind() {
-                io::ErrorKind::PermissionDenied => ErrorKind::Permission,
-                io::ErrorKind::NotFound => ErrorKind::NotFound,
-                io::ErrorKind::ResourceBusy => ErrorKind::Conflict,
-                _ => ErrorKind::Failed,
-            };
-            Err(Error::new(kind, doing()).because(error))
-        }
-    }
 }
 
 #[cfg(test)]
