@@ -25,6 +25,8 @@ const EXAMPLES: &str = "Examples:
   tdx-td new -i guest.qcow2
   tdx-td new -i guest.qcow2 --security none --name web1 --memory 4G --vcpus 2
   tdx-pool import guest.qcow2 | tdx-td new --base -
+  tdx-td new -i guest.qcow2 --gpus 17:00.0,3b:00.0
+  tdx-iommu resolve | tdx-td hostdevs - --dry-run
   tdx-td list --json | jq -r '.items[] | select(.state==\"running\") | .name'
   tdx-td delete web1 --yes";
 
