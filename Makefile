@@ -5,7 +5,7 @@
 
 PREFIX  ?= /usr/local
 DESTDIR ?=
-TOOLS   := tdx-gpu tdx-iommu tdx-pool tdx-td
+TOOLS   := tdx-disk tdx-gpu tdx-iommu tdx-pool tdx-td
 RUST    := 1.89
 
 RELEASE := target/release

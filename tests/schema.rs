@@ -16,6 +16,8 @@ fn schema<T: JsonSchema>() -> Schema {
 fn the_schemas_are_current() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/schema");
     let schemas = [
+        ("tdx.disk.check", schema::<Document<tdx_disk::check::CheckItem>>()),
+        ("tdx.disk.disks", schema::<Document<tdx_disk::list::DiskItem>>()),
         ("tdx.error", schema::<ErrorDocument>()),
         ("tdx.gpu.bind", schema::<Document<tdx_gpu::bind::BindItem>>()),
         ("tdx.gpu.cc", schema::<Document<tdx_gpu::cc::CcItem>>()),

@@ -25,6 +25,7 @@ pub(crate) fn bin_dir() -> PathBuf {
     let tool = option_env!("CARGO_BIN_EXE_tdx-td")
         .or(option_env!("CARGO_BIN_EXE_tdx-pool"))
         .or(option_env!("CARGO_BIN_EXE_tdx-gpu"))
+        .or(option_env!("CARGO_BIN_EXE_tdx-disk"))
         .or(option_env!("CARGO_BIN_EXE_tdx-iommu"));
     Path::new(tool.expect("cargo builds the tool")).parent().unwrap().to_owned()
 }

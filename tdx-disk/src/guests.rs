@@ -1,0 +1,214 @@
+//! The domains of libvirt and what they have of the host's block devices.
+
+use std::collections::BTreeSet;
+
+use common::host::Host;
+use common::libvirt::{Context, Libvirt, is_gone};
+use common::pci::Bdf;
+use common::xml::{Document, Node};
+use common::{Result, parallel};
+use virt::connect::Connect;
+use virt::domain::Domain;
+use virt::sys;
+
+use crate::blocks::{Block, Blocks};
+
+/// A domain: as it runs, and as it would start next.
+#[derive(Debug)]
+pub struct Guest {
+    /// Name.
+    pub name: String,
+    /// What it is now, while it runs.
+    pub live: Option<Document>,
+    /// What it would be at its next start, where it has a definition that stays.
+    pub config: Option<Document>,
+    /// What it would go on with, where it was suspended to disk.
+    saved: Option<Document>,
+}
+
+impl Guest {
+    /// Reads a domain; none when it went away meanwhile.
+    pub fn read(libvirt: &Libvirt, domain: &Domain) -> Result<Option<Self>> {
+        match Self::try_read(libvirt, domain) {
+            Err(error) if error.kind() == common::ErrorKind::NotFound => Ok(None),
+            read => read.map(Some),
+        }
+    }
+
+    fn try_read(libvirt: &Libvirt, domain: &Domain) -> Result<Self> {
+        let name = domain.name().context("ask a domain for its name")?;
+        let doing = format_args!("read domain '{name}'");
+        let is_active = domain.is_active().context(doing)?;
+        let is_persistent = domain.is_persistent().context(doing)?;
+        let read = |flags| match domain.xml_desc(flags) {
+            Ok(text) => Document::parse(text).map(Some),
+            Err(error) => Err(error).context(doing),
+        };
+        let live = if is_active { read(0)? } else { None };
+        let config = if is_persistent { read(sys::VIR_DOMAIN_XML_INACTIVE)? } else { None };
+        let saved = match is_active {
+            true => None,
+            false => libvirt.managed_save_xml(domain)?.map(Document::parse).transpose()?,
+        };
+        Ok(Self { name, live, config, saved })
+    }
+
+    /// The disk elements, each with whether it is what runs.
+    pub fn disks(&self) -> impl Iterator<Item = (Node<'_>, bool)> {
+        let documents = [(&self.live, true), (&self.config, false), (&self.saved, false)];
+        let documents =
+            documents.into_iter().filter_map(|(text, live)| Some((text.as_ref()?, live)));
+        documents.flat_map(|(document, live)| {
+            document.root().find_all("devices/disk").map(move |disk| (disk, live))
+        })
+    }
+
+    fn hostdevs(&self) -> impl Iterator<Item = Node<'_>> {
+        let documents = [&self.live, &self.config, &self.saved];
+        documents.into_iter().flatten().flat_map(|d| d.root().find_all("devices/hostdev"))
+    }
+}
+
+/// Every domain.
+pub fn all(libvirt: &Libvirt) -> Result<Vec<Guest>> {
+    let domains = libvirt.connect().list_all_domains(0).context("list domains")?;
+    let read = |domain: Domain| Guest::read(libvirt, &domain);
+    let guests: Result<Vec<_>> =
+        parallel::map(domains, parallel::DOMAINS, read).into_iter().collect();
+    Ok(guests?.into_iter().flatten().collect())
+}
+
+/// The paths a disk is read from: its own, those of its backing files and of a mirror under way.
+pub fn paths(connect: Option<&Connect>, disk: Node<'_>) -> Vec<String> {
+    let sources = disk.descendants().filter(|node| node.name() == "source");
+    let path = |source: Node<'_>| {
+        let plain = source.attr("dev").or_else(|| source.attr("file"));
+        plain.map(std::borrow::Cow::into_owned).or_else(|| volume_path(connect?, source))
+    };
+    sources.filter_map(path).collect()
+}
+
+/// Where a volume of a storage pool is; none when libvirt does not know it now.
+fn volume_path(connect: &Connect, source: Node<'_>) -> Option<String> {
+    let (pool, volume) = (source.attr("pool")?, source.attr("volume")?);
+    let pool = connect.lookup_storage_pool_by_name(&pool).ok()?;
+    match pool.lookup_storage_vol_by_name(&volume) {
+        Err(error) if is_gone(&error) => None,
+        volume => volume.ok()?.path().ok(),
+    }
+}
+
+/// How a domain has a device.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Tenant {
+    /// The domain.
+    pub domain: String,
+    /// In words: `as vdb, running`.
+    pub how: String,
+}
+
+/// What of the host's disks all domains have, found once for any number of disks.
+#[derive(Debug, Default)]
+pub struct Tenancy {
+    by_block: std::collections::BTreeMap<String, BTreeSet<Tenant>>,
+    by_controller: std::collections::BTreeMap<Bdf, BTreeSet<Tenant>>,
+    by_scsi: std::collections::BTreeMap<String, BTreeSet<Tenant>>,
+    /// By the path in the definition, for what leads nowhere now.
+    by_name: std::collections::BTreeMap<String, BTreeSet<Tenant>>,
+}
+
+impl Tenancy {
+    /// Finds it.
+    pub fn new(host: &Host, blocks: &Blocks, guests: &[Guest], connect: Option<&Connect>) -> Self {
+        let mut tenancy = Self::default();
+        for guest in guests {
+            for (disk, live) in guest.disks() {
+                let target = disk.attr_at("target", "dev").unwrap_or_default();
+                let state = if live { "running" } else { "defined" };
+                let tenant =
+                    Tenant { domain: guest.name.clone(), how: format!("as {target}, {state}") };
+                let backing =
+                    disk.find_all("source").filter(|s| s.attr("type").as_deref() == Some("pci"));
+                for address in backing.filter_map(|source| source.child("address")) {
+                    let bdf = bdf(address);
+                    tenancy.by_controller.entry(bdf).or_default().insert(tenant.clone());
+                }
+                for path in paths(connect, disk) {
+                    let map = match blocks.of_path(host, &path) {
+                        Some(block) => tenancy.by_block.entry(block.name.clone()),
+                        None => tenancy.by_name.entry(path),
+                    };
+                    map.or_default().insert(tenant.clone());
+                }
+            }
+            for hostdev in guest.hostdevs() {
+                let how = "with all of its controller".to_owned();
+                let tenant = Tenant { domain: guest.name.clone(), how };
+                let Some(source) = hostdev.child("source") else { continue };
+                let address = source.child("address");
+                match hostdev.attr("type").as_deref() {
+                    Some("pci") => {
+                        let bdf = address.map(bdf);
+                        let users = bdf.map(|bdf| tenancy.by_controller.entry(bdf).or_default());
+                        users.into_iter().for_each(|users| users.extend([tenant.clone()]));
+                    }
+                    Some("scsi") => {
+                        let scsi = address.and_then(|address| scsi(source, address));
+                        let users = scsi.map(|scsi| tenancy.by_scsi.entry(scsi).or_default());
+                        let how = "as a SCSI device".to_owned();
+                        let tenant = Tenant { how, ..tenant };
+                        users.into_iter().for_each(|users| users.extend([tenant.clone()]));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        tenancy
+    }
+
+    /// Who has this very device, or the controller it is behind.
+    pub fn of(&self, host: &Host, block: &Block, names: &[String]) -> BTreeSet<Tenant> {
+        let mut tenants = BTreeSet::new();
+        tenants.extend(self.by_block.get(&block.name).into_iter().flatten());
+        if !self.by_controller.is_empty() {
+            for bdf in common::block::controllers_of(host, &block.place) {
+                tenants.extend(self.by_controller.get(&bdf).into_iter().flatten());
+            }
+        }
+        if !self.by_scsi.is_empty() {
+            let address = crate::disk::scsi_address(host, block);
+            tenants.extend(address.and_then(|a| self.by_scsi.get(&a)).into_iter().flatten());
+        }
+        for name in names {
+            tenants.extend(self.by_name.get(name).into_iter().flatten());
+        }
+        tenants.into_iter().cloned().collect()
+    }
+}
+
+/// A number as libvirt writes it: hexadecimal with 0x, else decimal.
+fn number(node: Node<'_>, name: &str) -> u32 {
+    let text = node.attr(name).unwrap_or_default();
+    let parsed = match text.strip_prefix("0x") {
+        Some(hex) => u32::from_str_radix(hex, 16),
+        None => text.parse(),
+    };
+    parsed.unwrap_or(0)
+}
+
+fn bdf(address: Node<'_>) -> Bdf {
+    Bdf {
+        domain: number(address, "domain"),
+        bus: number(address, "bus") as u8,
+        device: number(address, "slot") as u8,
+        function: number(address, "function") as u8,
+    }
+}
+
+/// `host:channel:target:lun` of a SCSI hostdev; none for one by iSCSI.
+fn scsi(source: Node<'_>, address: Node<'_>) -> Option<String> {
+    let adapter = source.attr_at("adapter", "name")?;
+    let host = adapter.strip_prefix("scsi_host")?;
+    let number = |name| number(address, name);
+    Some(format!("{host}:{}:{}:{}", number("bus"), number("target"), number("unit")))
+}
