@@ -7,7 +7,7 @@ use common::config::Config;
 use common::libvirt::ConnectArgs;
 use common::output::Outcome;
 
-use crate::{check, connection, list};
+use crate::{attach, attached, check, connection, detach, list};
 
 /// Whole disks for guests: judge whether one is free, attach it hot, detach it honestly
 #[derive(Debug, Parser)]
@@ -23,7 +23,10 @@ pub struct Cli {
 
 const EXAMPLES: &str = "Examples:
   tdx-disk list
-  tdx-disk check /dev/sdb && tdx-disk attach vm /dev/sdb";
+  tdx-disk check /dev/sdb && tdx-disk attach vm /dev/sdb
+  tdx-disk list --json | jq '.items[] | select(.available and .model==\"X\")' | tdx-disk attach vm -
+  tdx-disk attached vm
+  tdx-disk detach vm vdb";
 
 #[derive(Debug, Subcommand)]
 enum Verb {
@@ -31,6 +34,12 @@ enum Verb {
     List(list::ListArgs),
     /// Judge whether disks can be given to a guest now: exit 0 for yes, 10 for no
     Check(check::CheckArgs),
+    /// Show which of the host's disks domains have
+    Attached(attached::AttachedArgs),
+    /// Give a disk to a guest, hot
+    Attach(attach::AttachArgs),
+    /// Take a disk from a guest, and wait until it has let go
+    Detach(detach::DetachArgs),
 }
 
 impl Tool for Cli {
@@ -42,10 +51,14 @@ impl Tool for Cli {
 
     fn run(self, context: &Context) -> Result<Outcome> {
         let config = Config::load(&context.host)?;
+        let open = || connection::open(&self.connect, &config);
         let try_open = || connection::try_open(&self.connect, &config);
         match self.verb {
             Verb::List(args) => list::run(context, try_open, args),
             Verb::Check(args) => check::run(context, try_open, args),
+            Verb::Attached(args) => attached::run(context, open, args),
+            Verb::Attach(args) => attach::run(context, open, args),
+            Verb::Detach(args) => detach::run(context, open, args),
         }
     }
 }

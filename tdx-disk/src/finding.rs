@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use common::Code;
 use common::code::Level;
+use common::{Code, Error, Result};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -64,5 +64,75 @@ pub fn quoted(word: &str) -> String {
     match !word.is_empty() && word.chars().all(plain) {
         true => word.to_owned(),
         false => format!("'{}'", word.replace('\'', "'\\''")),
+    }
+}
+
+/// Fails for what keeps a disk from a guest and is not forced; what is forced becomes a warning.
+///
+/// Errors: `conflict` with the code of the best reason; the others are causes, and what ends them the
+/// hint.
+pub fn refuse(device: &str, findings: &[Finding], forced: &[Code]) -> Result<Vec<String>> {
+    let told = |finding: &Finding| format!("{} ({})", finding.message, finding.code.as_str());
+    let (mut stops, mut warnings) = (Vec::new(), Vec::new());
+    for finding in findings {
+        match finding.code.level() {
+            Level::Note => {}
+            Level::Forceable if forced.contains(&finding.code) => warnings.push(told(finding)),
+            _ => stops.push(finding),
+        }
+    }
+    // What cannot be forced is the better reason, and the host itself the best of these.
+    stops.sort_by_key(|f| (f.code.level(), f.code != Code::SystemDisk));
+    let Some(first) = stops.first() else {
+        return Ok(warnings);
+    };
+    let mut remedies: Vec<&str> = stops.iter().filter_map(|f| f.remedy.as_deref()).collect();
+    // What is mounted deeper goes first.
+    remedies.sort_by_key(|remedy| std::cmp::Reverse(remedy.matches('/').count()));
+    remedies.dedup();
+    let hint = match first.code {
+        Code::ReadOnly => "--readonly gives it to the guest to read".to_owned(),
+        code if code.level() == Level::Forceable => {
+            format!("--force {} --yes does it all the same", code.as_str())
+        }
+        Code::SystemDisk => "the disk the host runs from is never given away".to_owned(),
+        _ if !remedies.is_empty() => remedies.join(" && "),
+        _ => "tdx-disk check shows all there is to say".to_owned(),
+    };
+    let message = format!("{device} cannot be given to a guest: {}", first.message);
+    let error = Error::conflict(message).code(first.code).hint(hint);
+    let rest: Vec<String> = stops.iter().skip(1).map(|finding| told(finding)).collect();
+    Err(if rest.is_empty() { error } else { error.because(rest.join("; ")) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_may_be_forced_is() {
+        let note = Finding::new(Code::HasData, "ext4");
+        let label = Finding::new(Code::Signature, "LVM2_member");
+        let mounted = Finding::new(Code::Mounted, "on /mnt").remedy("umount /mnt");
+        let deeper = Finding::new(Code::Mounted, "on /mnt/a b").remedy("umount '/mnt/a b'");
+        let system = Finding::new(Code::SystemDisk, "/ is on it");
+        assert_eq!(refuse("d", std::slice::from_ref(&note), &[]).unwrap(), [""; 0]);
+        let error = refuse("d", &[note, label.clone()], &[]).unwrap_err().to_document().error;
+        assert_eq!((error.code, error.exit_code), (Some(Code::Signature), 5));
+        assert_eq!(error.hint.as_deref(), Some("--force SIGNATURE --yes does it all the same"));
+        let forced = refuse("d", std::slice::from_ref(&label), &[Code::Signature]).unwrap();
+        assert_eq!(forced, ["LVM2_member (SIGNATURE)"]);
+        let all = [label, mounted, deeper, system.clone()];
+        let error = refuse("d", &all[..3], &[Code::Mounted]).unwrap_err().to_document().error;
+        assert_eq!(error.hint.as_deref(), Some("umount '/mnt/a b' && umount /mnt"));
+        let error = refuse("d", &all, &[Code::SystemDisk]).unwrap_err().to_document().error;
+        assert_eq!((error.code, error.causes.len()), (Some(Code::SystemDisk), 1));
+    }
+
+    #[test]
+    fn words_are_quoted_where_a_shell_needs_it() {
+        assert_eq!(quoted("/mnt/a-b"), "/mnt/a-b");
+        assert_eq!(quoted("/mnt/it's"), "'/mnt/it'\\''s'");
+        assert_eq!(quoted(""), "''");
     }
 }

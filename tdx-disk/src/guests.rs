@@ -1,6 +1,7 @@
 //! The domains of libvirt and what they have of the host's block devices.
 
-use std::collections::BTreeSet;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 
 use common::host::Host;
 use common::libvirt::{Context, Libvirt, is_gone};
@@ -78,14 +79,16 @@ pub fn all(libvirt: &Libvirt) -> Result<Vec<Guest>> {
     Ok(guests?.into_iter().flatten().collect())
 }
 
+/// The path of one source.
+pub fn path(connect: Option<&Connect>, source: Node<'_>) -> Option<String> {
+    let plain = source.attr("dev").or_else(|| source.attr("file"));
+    plain.map(Cow::into_owned).or_else(|| volume_path(connect?, source))
+}
+
 /// The paths a disk is read from: its own, those of its backing files and of a mirror under way.
-pub fn paths(connect: Option<&Connect>, disk: Node<'_>) -> Vec<String> {
+fn paths(connect: Option<&Connect>, disk: Node<'_>) -> Vec<String> {
     let sources = disk.descendants().filter(|node| node.name() == "source");
-    let path = |source: Node<'_>| {
-        let plain = source.attr("dev").or_else(|| source.attr("file"));
-        plain.map(std::borrow::Cow::into_owned).or_else(|| volume_path(connect?, source))
-    };
-    sources.filter_map(path).collect()
+    sources.filter_map(|source| path(connect, source)).collect()
 }
 
 /// Where a volume of a storage pool is; none when libvirt does not know it now.
@@ -105,16 +108,18 @@ pub struct Tenant {
     pub domain: String,
     /// In words: `as vdb, running`.
     pub how: String,
+    /// Whether it is a disk of the domain, and not a controller given away whole.
+    pub is_disk: bool,
 }
 
 /// What of the host's disks all domains have, found once for any number of disks.
 #[derive(Debug, Default)]
 pub struct Tenancy {
-    by_block: std::collections::BTreeMap<String, BTreeSet<Tenant>>,
-    by_controller: std::collections::BTreeMap<Bdf, BTreeSet<Tenant>>,
-    by_scsi: std::collections::BTreeMap<String, BTreeSet<Tenant>>,
+    by_block: BTreeMap<String, BTreeSet<Tenant>>,
+    by_controller: BTreeMap<Bdf, BTreeSet<Tenant>>,
+    by_scsi: BTreeMap<String, BTreeSet<Tenant>>,
     /// By the path in the definition, for what leads nowhere now.
-    by_name: std::collections::BTreeMap<String, BTreeSet<Tenant>>,
+    by_name: BTreeMap<String, BTreeSet<Tenant>>,
 }
 
 impl Tenancy {
@@ -125,8 +130,11 @@ impl Tenancy {
             for (disk, live) in guest.disks() {
                 let target = disk.attr_at("target", "dev").unwrap_or_default();
                 let state = if live { "running" } else { "defined" };
-                let tenant =
-                    Tenant { domain: guest.name.clone(), how: format!("as {target}, {state}") };
+                let tenant = Tenant {
+                    domain: guest.name.clone(),
+                    how: format!("as {target}, {state}"),
+                    is_disk: true,
+                };
                 let backing =
                     disk.find_all("source").filter(|s| s.attr("type").as_deref() == Some("pci"));
                 for address in backing.filter_map(|source| source.child("address")) {
@@ -143,7 +151,7 @@ impl Tenancy {
             }
             for hostdev in guest.hostdevs() {
                 let how = "with all of its controller".to_owned();
-                let tenant = Tenant { domain: guest.name.clone(), how };
+                let tenant = Tenant { domain: guest.name.clone(), how, is_disk: false };
                 let Some(source) = hostdev.child("source") else { continue };
                 let address = source.child("address");
                 match hostdev.attr("type").as_deref() {

@@ -56,23 +56,20 @@ impl Observer<'_> {
             findings.extend(self.mounts.of(&block.name).cloned());
             findings.extend(block.holders.iter().map(|holder| self.holder(block, holder)));
         }
-        let mut tenants = BTreeSet::new();
-        if let Some(tenancy) = self.tenancy {
-            let below = self.blocks.below(self.host, &disk.name);
-            for block in stack.iter().chain(&below) {
-                let names = if block.number == disk.number { &disk.links[..] } else { &[] };
-                tenants.extend(
-                    tenancy
-                        .of(self.host, block, names)
-                        .into_iter()
-                        .map(|tenant| (tenant.domain, format!("{} {}", block.node(), tenant.how))),
-                );
+        let below = self.blocks.below(self.host, &disk.name);
+        for block in stack.iter().chain(&below) {
+            let is_it = block.number == disk.number;
+            let names = if is_it { &disk.links[..] } else { &[] };
+            let tenants = self.tenancy.map(|tenancy| tenancy.of(self.host, block, names));
+            for tenant in tenants.into_iter().flatten() {
+                // What the domain has of this very disk is not in its own way.
+                if !(is_it && tenant.is_disk && question.domain == Some(tenant.domain.as_str())) {
+                    let (domain, node, how) = (tenant.domain, block.node(), tenant.how);
+                    let message = format!("domain '{domain}' has {node} {how}");
+                    findings.push(Finding::new(Code::InUseByVm, message));
+                }
             }
         }
-        tenants.retain(|(domain, _)| question.domain != Some(domain));
-        findings.extend(tenants.into_iter().map(|(domain, how)| {
-            Finding::new(Code::InUseByVm, format!("domain '{domain}' has {how}"))
-        }));
         findings
     }
 
@@ -253,7 +250,7 @@ fn open_files(
         false => {
             let own = Processes::with_open(host, &own)?;
             let own: BTreeSet<u32> = own.all().map(|process| process.pid).collect();
-            found.all().map(|p| p.pid).filter(|pid| !own.contains(pid)).collect()
+            found.all().map(|process| process.pid).filter(|pid| !own.contains(pid)).collect()
         }
     };
     let finding = |process: &crate::processes::Process| {

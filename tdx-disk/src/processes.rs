@@ -40,7 +40,7 @@ pub struct Processes {
 }
 
 impl Processes {
-    /// Who has one of these devices open or mapped, this process left out.
+    /// Who has one of these devices open or mapped, runs of this tool left out.
     ///
     /// Errors: `permission` or `io` when `/proc` cannot be listed.
     /// Source: proc_pid_fd(5), proc_pid_map_files(5).
@@ -97,6 +97,10 @@ impl Processes {
         let node = fs::read_link(link).unwrap_or_default().to_string_lossy().into_owned();
         let command = fs::read_to_string(process.join("comm")).unwrap_or_default();
         let command = command.trim_end().to_owned();
+        // Another of ours that looks at the disk, or waits for its turn.
+        if command == "tdx-disk" {
+            return;
+        }
         self.holders.insert(pid, Process { pid, command, node });
     }
 }
