@@ -37,7 +37,8 @@ test: rust packages ## unit, command-line and libvirt tests; installs what they 
 
 test-rigs: rust packages ## tests on a real IOMMU, a TDX-capable libvirt and with a Debian guest; as root
 	cargo build --workspace --locked
-	cargo test --locked --no-fail-fast -p tdx-iommu --test iommu_rig -p tdx-gpu --test gpu -- --include-ignored
+	cargo test --locked --no-fail-fast -p tdx-iommu --test iommu_rig -p tdx-gpu --test gpu \
+		-p tdx-disk --test disk_rig -- --include-ignored
 	cargo test --locked --no-fail-fast -p tdx-td --test tdx_rig --test access -- --include-ignored
 
 bench: packages release ## measure against what one would otherwise run

@@ -18,6 +18,7 @@ use virt::sys;
 use crate::advice;
 use crate::blocks::Blocks;
 use crate::check::Machine;
+use crate::connection;
 use crate::disk::Disk;
 use crate::element::{self, Wanted};
 use crate::finding;
@@ -149,6 +150,9 @@ pub fn run(
     if !args.force.is_empty() {
         let codes: Vec<&str> = args.force.iter().map(|code| code.as_str()).collect();
         context.confirm(args.change, &format!("attach in spite of {}?", codes.join(", ")))?;
+    }
+    if !connection::is_this_machine(&context.host) {
+        return Err(Error::usage("disks are attached on this machine: --sysroot is another"));
     }
     let blocks = Blocks::read(&context.host)?;
     for name in &names {

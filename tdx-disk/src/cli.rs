@@ -52,7 +52,7 @@ impl Tool for Cli {
     fn run(self, context: &Context) -> Result<Outcome> {
         let config = Config::load(&context.host)?;
         let open = || connection::open(&self.connect, &config);
-        let try_open = || connection::try_open(&self.connect, &config);
+        let try_open = || connection::try_open(&context.host, &self.connect, &config);
         match self.verb {
             Verb::List(args) => list::run(context, try_open, args),
             Verb::Check(args) => check::run(context, try_open, args),

@@ -1,6 +1,9 @@
 //! Reaching libvirt: where it must be on this machine, and where it may be missing.
 
+use std::path::Path;
+
 use common::config::Config;
+use common::host::Host;
 use common::libvirt::{ConnectArgs, Context, Libvirt};
 use common::{Error, Result};
 
@@ -20,7 +23,10 @@ pub fn open(args: &ConnectArgs, config: &Config) -> Result<Libvirt> {
 }
 
 /// The same for what can be told without libvirt, too: none, and why.
-pub fn try_open(args: &ConnectArgs, config: &Config) -> Result<Libvirt, String> {
+pub fn try_open(host: &Host, args: &ConnectArgs, config: &Config) -> Result<Libvirt, String> {
+    if !is_this_machine(host) {
+        return Err("what guests have is not known: --sysroot is another machine".to_owned());
+    }
     let mut args = args.clone();
     let named = args.connect.is_some() || config.connect.is_some();
     if !named && std::env::var_os("LIBVIRT_DEFAULT_URI").is_none() && !common::cli::is_root() {
@@ -31,6 +37,11 @@ pub fn try_open(args: &ConnectArgs, config: &Config) -> Result<Libvirt, String> 
         let causes = error.causes().into_iter().map(|cause| format!(": {cause}"));
         format!("what guests have is not known: {error}{}", causes.collect::<String>())
     })
+}
+
+/// Whether the files that are looked at are this machine's own.
+pub fn is_this_machine(host: &Host) -> bool {
+    host.path("/") == Path::new("/")
 }
 
 /// Whether the daemon runs on this machine. A tunnel may make another one look near, so the daemon's
