@@ -335,8 +335,10 @@ fn bad_input_has_its_own_exit_status() {
     let local = disk(&rig, &format!("attach a {device} -c qemu+tcp://127.0.0.1/system"));
     assert_eq!(local.document()["items"][0]["target"], "vdb");
     disk(&rig, "attached a -c qemu+tcp://localhost/system").document();
-    rig.shell("hostname elsewhere").text();
-    fails("attached a -c qemu+tcp://127.0.0.1/system", 6, "is not on this machine");
+    // A tunnel to another host looks as near: its daemon has another name than this machine.
+    let line = "hostname elsewhere; exec tdx-disk attached a -c qemu+tcp://127.0.0.1/system";
+    let tunnel = rig.shell(&format!("unshare --uts sh -c '{line}'")).error(6);
+    assert!(tunnel["message"].as_str().unwrap().contains("is not on this machine"), "{tunnel}");
 
     // Someone who may do less is told so, by whom nothing is changed.
     let nobody = |line: &str| {
@@ -369,22 +371,28 @@ fn more_disks_than_letters() {
     define(&rig, &foreign("a", more));
     rig.virsh(["start", "a"]);
     let file = |n: u32| rig.scratch().join(format!("disk{n}"));
-    let devices: Vec<String> = (0..27)
+    let devices: Vec<String> = (0..32)
         .map(|n| {
             std::fs::File::create(file(n)).unwrap().set_len(1 << 20).unwrap();
             rig.loop_device(file(n).to_str().unwrap())
         })
         .collect();
-    let full = disk(&rig, &format!("attach a {}", devices[0]));
-    assert_eq!(full.status, Some(1), "{full:#?}");
-    assert!(full.stderr.contains("--bus scsi needs none"), "{full:#?}");
-    let items: Vec<Value> = devices.iter().map(|device| json!({ "device": device })).collect();
+    // libvirt itself adds a port or two.
+    let runs = devices.iter().map(|device| disk(&rig, &format!("attach a {device}")));
+    let runs: Vec<_> = runs.take_while(|run| run.status == Some(0)).collect();
+    assert!(runs.len() < 5, "a port for each disk");
+    let left = &devices[runs.len()..];
+    let full = disk(&rig, &format!("attach a {}", left[0])).error(1);
+    assert!(full["hint"].as_str().unwrap().contains("--bus scsi needs none"), "{full}");
+    let items: Vec<Value> = left.iter().map(|device| json!({ "device": device })).collect();
     let given =
         rig.pipe("tdx-disk", ["attach", "a", "-", "--bus", "scsi"], json!(items).to_string());
-    assert_eq!(given.document()["items"].as_array().unwrap().len(), 27);
-    let targets: Vec<String> = attached(&rig, "a").into_iter().map(|row| row.0).collect();
-    assert_eq!((targets[0].as_str(), targets[24].as_str()), ("sdb", "sdz"));
-    assert_eq!(targets[25..], ["sdaa", "sdab"]);
+    assert_eq!(given.document()["items"].as_array().unwrap().len(), left.len());
+    let all = attached(&rig, "a");
+    assert_eq!(all.len(), devices.len());
+    let mut targets: Vec<&str> = all.iter().map(|row| row.0.as_str()).collect();
+    targets.retain(|target| target.starts_with("sd"));
+    assert_eq!((targets[0], targets[24], targets[25]), ("sdb", "sdz", "sdaa"));
 }
 
 /// The words of the script that people have.

@@ -81,8 +81,14 @@ pub fn refuse(device: &str, findings: &[Finding], forced: &[Code]) -> Result<Vec
             _ => stops.push(finding),
         }
     }
-    // What cannot be forced is the better reason, and the host itself the best of these.
-    stops.sort_by_key(|f| (f.code.level(), f.code != Code::SystemDisk));
+    // What cannot be forced is the better reason; of these the host itself the best, and the kernel's
+    // claim, which does not say what for, the last.
+    let rank = |code| match code {
+        Code::SystemDisk => 0,
+        Code::Claimed => 2,
+        _ => 1,
+    };
+    stops.sort_by_key(|finding| (finding.code.level(), rank(finding.code)));
     let Some(first) = stops.first() else {
         return Ok(warnings);
     };
@@ -116,6 +122,7 @@ mod tests {
         let mounted = Finding::new(Code::Mounted, "on /mnt").remedy("umount /mnt");
         let deeper = Finding::new(Code::Mounted, "on /mnt/a b").remedy("umount '/mnt/a b'");
         let system = Finding::new(Code::SystemDisk, "/ is on it");
+        let claimed = Finding::new(Code::Claimed, "claimed");
         assert_eq!(refuse("d", std::slice::from_ref(&note), &[]).unwrap(), [""; 0]);
         let error = refuse("d", &[note, label.clone()], &[]).unwrap_err().to_document().error;
         assert_eq!((error.code, error.exit_code), (Some(Code::Signature), 5));
@@ -125,6 +132,8 @@ mod tests {
         let all = [label, mounted, deeper, system.clone()];
         let error = refuse("d", &all[..3], &[Code::Mounted]).unwrap_err().to_document().error;
         assert_eq!(error.hint.as_deref(), Some("umount '/mnt/a b' && umount /mnt"));
+        let error = refuse("d", &[claimed, all[1].clone()], &[]).unwrap_err().to_document().error;
+        assert_eq!(error.code, Some(Code::Mounted));
         let error = refuse("d", &all, &[Code::SystemDisk]).unwrap_err().to_document().error;
         assert_eq!((error.code, error.causes.len()), (Some(Code::SystemDisk), 1));
     }
