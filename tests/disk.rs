@@ -276,14 +276,11 @@ fn what_is_used_is_refused_with_what_to_do_about_it() {
     assert!(check.stdout.contains("HAS_DATA"), "{check:#?}");
 
     // Held open by a program for longer than a moment.
-    let mut command = rig.command("sh");
-    command.args(["-c", &format!("exec sleep 1000 <{device}")]);
-    let mut holder = command.spawn().unwrap();
+    let holder = rig.shell(&format!("sleep 1000 <{device} >/dev/null 2>&1 & echo $!"));
     support::wait_for("the open file", Duration::from_secs(10), || {
         (blockers(&disk(&rig, &format!("check {device}"))) == ["OPEN_FDS"]).then_some(())
     });
-    holder.kill().unwrap();
-    holder.wait().unwrap();
+    rig.shell(&format!("kill {}", holder.text().trim())).text();
     support::wait_for("its end", Duration::from_secs(10), || {
         blockers(&disk(&rig, &format!("check {device}"))).is_empty().then_some(())
     });
@@ -362,7 +359,56 @@ fn bad_input_has_its_own_exit_status() {
     assert_eq!(blockers(&disk(&rig, &format!("check {device}"))), ["IN_USE_BY_VM"], "by its QEMU");
 }
 
-/// 30 disks: targets go on after vdz, and a guest without a free port says so.
+/// Under `/dev/disk`, where a machine has such a folder, or for as long as the test runs.
+struct Names;
+
+impl Drop for Names {
+    fn drop(&mut self) {
+        std::fs::remove_dir("/dev/disk").ok();
+    }
+}
+
+/// A disk with a name of its own goes by that name, and is itself under every other.
+#[test]
+#[ignore = "needs root"]
+fn the_name_that_lasts_is_the_one_in_the_definition() {
+    let rig = Rig::start();
+    let _names = Names;
+    define(&rig, &foreign("a", PORTS));
+    define(&rig, &foreign("b", PORTS));
+    rig.virsh(["start", "a"]);
+    rig.virsh(["start", "b"]);
+    let (device, _) = blank(&rig, "disk");
+    let name = device.trim_start_matches("/dev/");
+    rig.shell(&format!(
+        "mkdir -p /dev/disk && mount -t tmpfs none /dev/disk && cd /dev/disk && \
+         mkdir by-id by-path && ln -s ../../{name} by-id/wwn-0x5000 && \
+         ln -s ../../{name} by-id/ata-X_1 && ln -s ../../{name} by-path/pci-1 && \
+         mkdir -p /run/udev/data && \
+         printf 'S:disk/by-id/ata-X_1\\nS:disk/by-id/wwn-0x5000\\nS:disk/by-path/pci-1\\n\
+         E:ID_SERIAL_SHORT=X 1/2\\nE:ID_SERIAL=X_1\\n' >/run/udev/data/b$(cat /sys/block/{name}/dev)"
+    ))
+    .text();
+    let check = disk(&rig, "check /dev/disk/by-path/pci-1").item();
+    assert_eq!((&check["device"], &check["findings"]), (&json!(device), &json!([])));
+    assert_eq!(check["by_id"], "/dev/disk/by-id/wwn-0x5000");
+    let given = disk(&rig, "attach a /dev/disk/by-id/ata-X_1 --persistent").document();
+    let item = &given["items"][0];
+    assert_eq!((&item["device"], &item["source"]), (&json!(device), &check["by_id"]));
+    assert_eq!(item["serial"], "X 1_2", "what libvirt does not take is not in it");
+    assert!(!given["warnings"].to_string().contains("no name that stays"), "{given}");
+    assert!(given["warnings"].to_string().contains("ENV{ID_SERIAL}==\\\"X_1\\\""), "{given}");
+    assert!(rig.virsh(["dumpxml", "a"]).contains("<source dev='/dev/disk/by-id/wwn-0x5000'"));
+    for other in [device.as_str(), "/dev/disk/by-path/pci-1", name] {
+        assert_eq!(disk(&rig, &format!("attach b {other}")).error(5)["code"], "IN_USE_BY_VM");
+        assert_eq!(disk(&rig, &format!("attach a {other}")).document()["changed"], false);
+    }
+    rig.virsh(["destroy", "a"]);
+    assert_eq!(disk(&rig, &format!("detach a {device}")).document()["changed"], true);
+    assert_eq!(attached(&rig, "a"), []);
+}
+
+/// 32 disks: targets go on after vdz, and a guest without a free port says so.
 #[test]
 #[ignore = "needs root"]
 fn more_disks_than_letters() {
@@ -469,12 +515,26 @@ fn a_daemon_that_restarts_meanwhile_is_waited_for() {
     std::thread::sleep(Duration::from_secs(2));
     rig.libvirtd("kill");
     rig.libvirtd("start");
-    // virtio-scsi lets go of a disk without the guest's say, or this guest says nothing: either is told.
+    // Whether this guest lets go or not, what is said is so.
     let run = waiting.join().unwrap();
     assert!(began.elapsed() < Duration::from_secs(40), "{run:#?}");
     let there = attached(&rig, "a").len();
     match run.status {
         Some(0) => assert_eq!(there, 0, "{run:#?}"),
         _ => assert_eq!((run.error(5)["code"].as_str(), there), (Some("STILL_ATTACHED"), 1)),
+    }
+
+    // Killed while a disk is on its way, at whatever moment.
+    for delay in [20, 60, 120, 250] {
+        let (device, _) = blank(&rig, &format!("disk{delay}"));
+        let mut command = rig.command(support::bin("tdx-disk"));
+        command.args(["attach", "a", &device, "--bus", "scsi"]);
+        let attaching = std::thread::spawn(move || support::Run::of(command, b""));
+        std::thread::sleep(Duration::from_millis(delay));
+        rig.libvirtd("kill");
+        rig.libvirtd("start");
+        let run = attaching.join().unwrap();
+        let is_there = attached(&rig, "a").iter().any(|row| row.1 == device);
+        assert_eq!(run.status == Some(0), is_there, "{delay} ms: {run:#?}");
     }
 }

@@ -122,7 +122,7 @@ codes! {
     Swap "SWAP" Refuse
         "the host swaps to it",
     SystemDisk "SYSTEM_DISK" Refuse
-        "the host runs from it: root, boot, swap or the memory it resumes from",
+        "the host runs from it: its root, what it boots from, or the memory it resumes from",
     UnlistedMember "UNLISTED_MEMBER" Note
         "its group has a device that was not asked for and that the host cannot use meanwhile",
 }

@@ -477,3 +477,35 @@ fn expect_unchanged(planned: &Disk, now: &Disk) -> Result<()> {
         .hint("run it again")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_came_meanwhile_is_another() {
+        let root = tempfile::tempdir().unwrap();
+        let host = Host::new(root.path());
+        let sys = root.path().join("sys");
+        std::fs::create_dir_all(sys.join("devices/sdb")).unwrap();
+        std::fs::create_dir_all(sys.join("class/block")).unwrap();
+        std::os::unix::fs::symlink("../../devices/sdb", sys.join("class/block/sdb")).unwrap();
+        let look = |attributes: [(&str, &str); 3]| {
+            for (name, text) in attributes {
+                std::fs::write(sys.join("devices/sdb").join(name), text).unwrap();
+            }
+            let blocks = Blocks::read(&host).unwrap();
+            Disk::read(&host, &blocks, blocks.named("sdb").unwrap())
+        };
+        let planned = look([("dev", "8:16"), ("diskseq", "7"), ("size", "2048")]);
+        expect_unchanged(&planned, &planned).unwrap();
+        for other in [
+            [("dev", "8:16"), ("diskseq", "8"), ("size", "2048")],
+            [("dev", "8:32"), ("diskseq", "7"), ("size", "2048")],
+            [("dev", "8:16"), ("diskseq", "7"), ("size", "0")],
+        ] {
+            let error = expect_unchanged(&planned, &look(other)).unwrap_err().to_document().error;
+            assert_eq!((error.code, error.exit_code), (Some(Code::IdentityChanged), 5));
+        }
+    }
+}

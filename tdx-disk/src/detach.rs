@@ -17,7 +17,6 @@ use virt::sys;
 use crate::blocks::Blocks;
 use crate::guest_disk::{self, GuestDisk};
 use crate::named;
-use crate::number::Number;
 use crate::subject::Subject;
 
 /// How often the definition of the running guest is looked at.
@@ -92,18 +91,14 @@ pub fn run(
     args: DetachArgs,
 ) -> Result<Outcome> {
     interrupt::guard();
-    let mut detach = Detach {
-        host: &context.host,
-        word: &args.device,
-        path: named::path(&args.device),
-        number: None,
-    };
+    let path = named::path(&args.device);
+    let detach = Detach { host: &context.host, word: &args.device, path };
     let mut subject = Subject::find(&open, &args.domain)?;
     let (found, device) = detach.find(&subject)?;
-    let mut warnings = Vec::new();
-    let Some(disk) = found else {
+    let dry_run = args.change.dry_run;
+    if found.is_empty() {
         detach.expect_none(&subject)?;
-        warnings.push(format!("domain '{}' has no disk {}", args.domain, args.device));
+        let warning = format!("domain '{}' has no disk {}", args.domain, args.device);
         let item = DetachItem {
             domain: args.domain,
             device,
@@ -113,36 +108,31 @@ pub fn run(
             config: false,
             action: Action::NONE,
         };
-        let document = Document::new("tdx.disk.detach", vec![item]);
-        return Ok(document.dry_run(args.change.dry_run).warnings(warnings).into());
-    };
-    detach.number = disk.number;
-    let item = DetachItem {
+        let document = Document::new("tdx.disk.detach", vec![item]).dry_run(dry_run);
+        return Ok(document.warnings([warning]).into());
+    }
+    if !dry_run {
+        let timeout = Duration::from_secs(args.timeout);
+        let mut applied = Vec::new();
+        for disk in &found {
+            applied.extend(detach.undefine(&subject, disk)?);
+        }
+        for disk in &found {
+            let done = detach.wait(&mut subject, disk, timeout);
+            done.map_err(|error| error.applied(applied.clone()))?;
+        }
+    }
+    let item = |disk: GuestDisk| DetachItem {
         domain: args.domain.clone(),
-        device,
-        source: Some(disk.source.clone()),
-        target: Some(disk.target.clone()),
+        device: device.clone(),
+        source: Some(disk.source),
+        target: Some(disk.target),
         live: disk.live.is_some(),
         config: disk.config.is_some(),
         action: Action("detach"),
     };
-    if !args.change.dry_run {
-        let mut applied = Vec::new();
-        if let Some(xml) = &disk.config {
-            let doing = format!("take {} from the definition of '{}'", disk.target, args.domain);
-            log::step(&doing);
-            let done = subject.domain().detach_device_flags(xml, sys::VIR_DOMAIN_AFFECT_CONFIG);
-            done.context(doing)?;
-            applied.push(format!("took {} from the definition of '{}'", disk.target, args.domain));
-        }
-        if let Some(xml) = &disk.live {
-            let timeout = Duration::from_secs(args.timeout);
-            let done = detach.wait(&mut subject, &disk, xml, timeout);
-            done.map_err(|error| error.applied(applied))?;
-        }
-    }
-    let document = Document::new("tdx.disk.detach", vec![item]);
-    Ok(document.dry_run(args.change.dry_run).into())
+    let items = found.into_iter().map(item).collect();
+    Ok(Document::new("tdx.disk.detach", items).dry_run(dry_run).into())
 }
 
 /// One disk on its way back.
@@ -152,8 +142,6 @@ struct Detach<'a> {
     word: &'a str,
     /// The same as a path.
     path: String,
-    /// What it was found to be.
-    number: Option<Number>,
 }
 
 /// What the guest, or libvirt for it, answered.
@@ -184,23 +172,34 @@ impl Answer {
 }
 
 impl Detach<'_> {
-    /// The disk, if the domain has it, and what it is called on the host.
-    fn find(&self, subject: &Subject<'_>) -> Result<(Option<GuestDisk>, String)> {
+    /// The disk, where the domain has it, and what it is called on the host. What runs and what stays
+    /// may have it under two targets.
+    fn find(&self, subject: &Subject<'_>) -> Result<(Vec<GuestDisk>, String)> {
         let guest = subject.guest()?;
         let blocks = Blocks::read(self.host)?;
-        let disks = guest_disk::all(self.host, &blocks, &guest, Some(subject.libvirt().connect()));
+        let mut disks =
+            guest_disk::all(self.host, &blocks, &guest, Some(subject.libvirt().connect()));
         let block = blocks.of_path(self.host, &self.path);
-        let number = self.number.or(block.map(|block| block.number));
-        // A target is that of one disk; a device may have been in the domain under two.
-        let mut found = disks.into_iter().filter(|d| d.is_called(self.word, &self.path, number));
-        let disk = found.next();
-        let block = disk.as_ref().and_then(|disk| blocks.named(disk.block.as_deref()?)).or(block);
-        let device = match (block, &disk) {
+        let number = block.map(|block| block.number);
+        disks.retain(|disk| disk.is_called(self.word, &self.path, number));
+        let there = disks.iter().find_map(|disk| blocks.named(disk.block.as_deref()?)).or(block);
+        let device = match (there, disks.first()) {
             (Some(block), _) => block.node(),
             (None, Some(disk)) => disk.source.clone(),
             (None, None) => self.path.clone(),
         };
-        Ok((disk, device))
+        Ok((disks, device))
+    }
+
+    /// Takes the disk out of the definition that stays. Returns what was done.
+    fn undefine(&self, subject: &Subject<'_>, disk: &GuestDisk) -> Result<Option<String>> {
+        let Some(xml) = &disk.config else { return Ok(None) };
+        let (name, target) = (subject.name(), &disk.target);
+        let doing = format!("take {target} from the definition of '{name}'");
+        log::step(&doing);
+        let done = subject.domain().detach_device_flags(xml, sys::VIR_DOMAIN_AFFECT_CONFIG);
+        done.context(doing)?;
+        Ok(Some(format!("took {target} from the definition of '{name}'")))
     }
 
     /// Fails when the word is a target of the domain behind which there is no device of the host.
@@ -234,13 +233,8 @@ impl Detach<'_> {
     }
 
     /// Asks the guest, again where it does not answer, and waits until the disk is gone from it.
-    fn wait(
-        &self,
-        subject: &mut Subject<'_>,
-        disk: &GuestDisk,
-        xml: &str,
-        timeout: Duration,
-    ) -> Result<()> {
+    fn wait(&self, subject: &mut Subject<'_>, disk: &GuestDisk, timeout: Duration) -> Result<()> {
+        let Some(xml) = &disk.live else { return Ok(()) };
         let (name, target) = (subject.name().to_owned(), &disk.target);
         let doing = format!("detach {target} from domain '{name}'");
         let end = Instant::now() + timeout;
@@ -271,7 +265,9 @@ impl Detach<'_> {
                 if left.is_zero() {
                     return Err(still_attached(&name, disk, timeout));
                 }
-                interrupt::sleep(left.min(POLL))?;
+                interrupt::sleep(left.min(POLL)).map_err(|error| {
+                    error.left_behind([format!("{target} in '{name}', asked to let go of it")])
+                })?;
             }
         }
     }

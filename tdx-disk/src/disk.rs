@@ -45,6 +45,8 @@ pub struct Disk {
     pub links: Vec<String>,
     /// udev's own serial number, which its rules can match.
     pub udev_serial: Option<String>,
+    /// Whether multipathd has claimed it as a path, be there a map or not.
+    pub is_path: bool,
     /// The unique id of a partition.
     pub part_uuid: Option<String>,
 }
@@ -86,6 +88,7 @@ impl Disk {
             state: text("device/state"),
             links: Vec::new(),
             udev_serial: owned(udev.property("ID_SERIAL")),
+            is_path: udev.property("DM_MULTIPATH_DEVICE_PATH") == Some("1"),
             part_uuid: part_uuid.filter(|_| is_partition),
         };
         let leads_here = |link: &String| {

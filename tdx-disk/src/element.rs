@@ -118,6 +118,7 @@ mod tests {
             state: None,
             links: Vec::new(),
             udev_serial: None,
+            is_path: false,
             part_uuid: None,
         }
     }

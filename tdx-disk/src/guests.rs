@@ -220,3 +220,95 @@ fn scsi(source: Node<'_>, address: Node<'_>) -> Option<String> {
     let number = |name| number(address, name);
     Some(format!("{host}:{}:{}:{}", number("bus"), number("target"), number("unit")))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// A machine with a SCSI disk behind a PCI device, and a loop device over a partition of it.
+    fn machine() -> (tempfile::TempDir, Host) {
+        let root = tempfile::tempdir().unwrap();
+        let scsi = "devices/pci0000:00/0000:00:17.0/ata1/host3/target3:0:0/3:0:0:1";
+        let sda = format!("{scsi}/block/sda");
+        let blocks = [
+            ("sda", sda.clone(), "8:0"),
+            ("sda1", format!("{sda}/sda1"), "8:1"),
+            ("loop0", "devices/virtual/block/loop0".to_owned(), "7:0"),
+        ];
+        let sys = root.path().join("sys");
+        fs::create_dir_all(sys.join("class/block")).unwrap();
+        fs::create_dir_all(root.path().join("dev")).unwrap();
+        for (name, place, number) in blocks {
+            fs::create_dir_all(sys.join(&place)).unwrap();
+            fs::write(sys.join(&place).join("dev"), number).unwrap();
+            symlink(format!("../../{place}"), sys.join("class/block").join(name)).unwrap();
+            fs::write(root.path().join("dev").join(name), "").unwrap();
+        }
+        fs::write(sys.join(&sda).join("sda1/partition"), "1").unwrap();
+        fs::create_dir_all(sys.join(&sda).join("device")).unwrap();
+        fs::write(sys.join(&sda).join("device/type"), "0").unwrap();
+        fs::create_dir_all(sys.join("devices/virtual/block/loop0/loop")).unwrap();
+        fs::write(sys.join("devices/virtual/block/loop0/loop/backing_file"), "/dev/sda1").unwrap();
+        symlink("sda", root.path().join("dev/by-name")).unwrap();
+        let host = Host::new(root.path());
+        (root, host)
+    }
+
+    fn tenants(devices: &str) -> Vec<String> {
+        let (_root, host) = machine();
+        let blocks = Blocks::read(&host).unwrap();
+        let xml = format!("<domain><devices>{devices}</devices></domain>");
+        let config = Some(Document::parse(xml).unwrap());
+        let guest = Guest { name: "g".to_owned(), live: None, config, saved: None };
+        let tenancy = Tenancy::new(&host, &blocks, &[guest], None);
+        let names = ["/dev/disk/by-id/gone".to_owned()];
+        let stack = blocks.stack("sda");
+        assert_eq!(stack.len(), 3, "{stack:?}");
+        let all = stack.iter().flat_map(|block| tenancy.of(&host, block, &names));
+        all.map(|tenant| tenant.how).collect()
+    }
+
+    #[test]
+    fn a_disk_is_had_under_any_name_and_in_any_way() {
+        let disk = |source: &str| {
+            tenants(&format!("<disk type='block'>{source}<target dev='vdb'/></disk>"))
+        };
+        let as_vdb = ["as vdb, defined"];
+        assert_eq!(disk("<source dev='/dev/sda'/>"), as_vdb);
+        assert_eq!(disk("<source dev='/dev/by-name'/>"), as_vdb);
+        assert_eq!(disk("<source dev='/dev/../dev/sda1'/>"), as_vdb);
+        assert_eq!(disk("<source file='/dev/loop0'/>"), as_vdb);
+        assert_eq!(disk("<source dev='/dev/sdaa'/>"), [""; 0]);
+        // What leads nowhere now may be this one under a name that it had.
+        assert!(!disk("<source dev='/dev/disk/by-id/gone'/>").is_empty());
+        let chain = "<source file='/x'/><backingStore type='file'><source file='/y'/>\
+            <backingStore type='block'><source dev='/dev/sda'/></backingStore></backingStore>";
+        assert_eq!(disk(chain), as_vdb);
+        let nvme = "<source type='pci' managed='yes' namespace='1'>\
+            <address domain='0x0000' bus='0x00' slot='0x17' function='0x0'/></source>";
+        assert_eq!(disk(nvme).first().map(String::as_str), Some("as vdb, defined"));
+    }
+
+    #[test]
+    fn a_controller_given_away_takes_its_disks_along() {
+        let pci = |slot: &str| {
+            tenants(&format!(
+                "<hostdev mode='subsystem' type='pci'><source>\
+                 <address domain='0x0000' bus='0x00' slot='{slot}' function='0x0'/></source></hostdev>"
+            ))
+        };
+        assert_eq!(pci("0x17")[0], "with all of its controller");
+        assert_eq!(pci("0x18"), [""; 0]);
+        let scsi = |unit: u32| {
+            tenants(&format!(
+                "<hostdev mode='subsystem' type='scsi'><source><adapter name='scsi_host3'/>\
+                 <address bus='0' target='0' unit='{unit}'/></source></hostdev>"
+            ))
+        };
+        assert_eq!(scsi(1), ["as a SCSI device"]);
+        assert_eq!(scsi(0), [""; 0]);
+    }
+}

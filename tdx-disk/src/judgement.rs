@@ -125,6 +125,9 @@ fn state(disk: &Disk, question: Question<'_>) -> Vec<Finding> {
     if let Some(state) = disk.state.as_deref().filter(|s| !matches!(*s, "running" | "live")) {
         add(Code::Offline, format!("the driver of {node} says {state}"));
     }
+    if disk.is_path {
+        add(Code::MultipathPath, format!("{node} is a path of a multipath map"));
+    }
     if disk.read_only && !question.readonly {
         add(Code::ReadOnly, format!("{node} can only be read"));
     }
