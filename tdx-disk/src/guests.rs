@@ -12,6 +12,7 @@ use virt::connect::Connect;
 use virt::domain::Domain;
 use virt::sys;
 
+use crate::backing;
 use crate::blocks::{Block, Blocks};
 
 /// A domain: as it runs, and as it would start next.
@@ -23,8 +24,8 @@ pub struct Guest {
     pub live: Option<Document>,
     /// What it would be at its next start, where it has a definition that stays.
     pub config: Option<Document>,
-    /// What it would go on with, where it was suspended to disk.
-    saved: Option<Document>,
+    /// What it would go on with where it was suspended to disk, or after going back to a snapshot.
+    other: Vec<Document>,
 }
 
 impl Guest {
@@ -47,27 +48,38 @@ impl Guest {
         };
         let live = if is_active { read(0)? } else { None };
         let config = if is_persistent { read(sys::VIR_DOMAIN_XML_INACTIVE)? } else { None };
-        let saved = match is_active {
-            true => None,
-            false => libvirt.managed_save_xml(domain)?.map(Document::parse).transpose()?,
-        };
-        Ok(Self { name, live, config, saved })
+        let mut other = Vec::new();
+        if !is_active {
+            other.extend(libvirt.managed_save_xml(domain)?.map(Document::parse).transpose()?);
+        }
+        for snapshot in domain.list_all_snapshots(0).context(doing)? {
+            match snapshot.xml_desc(0) {
+                Err(error) if is_gone(&error) => {}
+                xml => other.push(Document::parse(xml.context(doing)?)?),
+            }
+        }
+        Ok(Self { name, live, config, other })
     }
 
     /// The disk elements, each with whether it is what runs.
     pub fn disks(&self) -> impl Iterator<Item = (Node<'_>, bool)> {
-        let documents = [(&self.live, true), (&self.config, false), (&self.saved, false)];
-        let documents =
-            documents.into_iter().filter_map(|(text, live)| Some((text.as_ref()?, live)));
-        documents.flat_map(|(document, live)| {
-            document.root().find_all("devices/disk").map(move |disk| (disk, live))
-        })
+        let live = self.live.iter().flat_map(|live| devices(live, "disk"));
+        let rest = self.config.iter().chain(&self.other).flat_map(|rest| devices(rest, "disk"));
+        live.map(|disk| (disk, true)).chain(rest.map(|disk| (disk, false)))
     }
 
     fn hostdevs(&self) -> impl Iterator<Item = Node<'_>> {
-        let documents = [&self.live, &self.config, &self.saved];
-        documents.into_iter().flatten().flat_map(|d| d.root().find_all("devices/hostdev"))
+        let documents = self.live.iter().chain(&self.config).chain(&self.other);
+        documents.flat_map(|document| devices(document, "hostdev"))
     }
+}
+
+/// The devices of this kind in a domain, or in the two that a snapshot holds.
+fn devices<'d>(document: &'d Document, kind: &str) -> Vec<Node<'d>> {
+    let root = document.root();
+    let paths = ["devices/", "domain/devices/", "inactiveDomain/devices/"];
+    let paths = paths.map(|path| format!("{path}{kind}"));
+    paths.iter().flat_map(|path| root.find_all(path).collect::<Vec<_>>()).collect()
 }
 
 /// Every domain.
@@ -86,9 +98,15 @@ pub fn path(connect: Option<&Connect>, source: Node<'_>) -> Option<String> {
 }
 
 /// The paths a disk is read from: its own, those of its backing files and of a mirror under way.
-fn paths(connect: Option<&Connect>, disk: Node<'_>) -> Vec<String> {
+fn paths(host: &Host, connect: Option<&Connect>, disk: Node<'_>) -> BTreeSet<String> {
     let sources = disk.descendants().filter(|node| node.name() == "source");
-    sources.filter_map(|source| path(connect, source)).collect()
+    let told: Vec<String> = sources.filter_map(|source| path(connect, source)).collect();
+    // Of a domain that runs libvirt tells the rest itself.
+    let more = match told.as_slice() {
+        [only] => backing::chain(host, only),
+        _ => Vec::new(),
+    };
+    told.into_iter().chain(more).collect()
 }
 
 /// Where a volume of a storage pool is; none when libvirt does not know it now.
@@ -141,7 +159,7 @@ impl Tenancy {
                     let bdf = bdf(address);
                     tenancy.by_controller.entry(bdf).or_default().insert(tenant.clone());
                 }
-                for path in paths(connect, disk) {
+                for path in paths(host, connect, disk) {
                     let map = match blocks.of_path(host, &path) {
                         Some(block) => tenancy.by_block.entry(block.name.clone()),
                         None => tenancy.by_name.entry(path),
@@ -262,7 +280,7 @@ mod tests {
         let blocks = Blocks::read(&host).unwrap();
         let xml = format!("<domain><devices>{devices}</devices></domain>");
         let config = Some(Document::parse(xml).unwrap());
-        let guest = Guest { name: "g".to_owned(), live: None, config, saved: None };
+        let guest = Guest { name: "g".to_owned(), live: None, config, other: Vec::new() };
         let tenancy = Tenancy::new(&host, &blocks, &[guest], None);
         let names = ["/dev/disk/by-id/gone".to_owned()];
         let stack = blocks.stack("sda");
@@ -287,6 +305,14 @@ mod tests {
         let chain = "<source file='/x'/><backingStore type='file'><source file='/y'/>\
             <backingStore type='block'><source dev='/dev/sda'/></backingStore></backingStore>";
         assert_eq!(disk(chain), as_vdb);
+        let (_root, host) = machine();
+        let snapshot = "<domainsnapshot><domain><devices><disk><source dev='/dev/sda'/></disk>\
+            </devices></domain></domainsnapshot>";
+        let other = vec![Document::parse(snapshot).unwrap()];
+        let guest = Guest { name: "s".to_owned(), live: None, config: None, other };
+        let blocks = Blocks::read(&host).unwrap();
+        let tenancy = Tenancy::new(&host, &blocks, &[guest], None);
+        assert_eq!(tenancy.of(&host, blocks.named("sda").unwrap(), &[]).len(), 1);
         let nvme = "<source type='pci' managed='yes' namespace='1'>\
             <address domain='0x0000' bus='0x00' slot='0x17' function='0x0'/></source>";
         assert_eq!(disk(nvme).first().map(String::as_str), Some("as vdb, defined"));

@@ -7,13 +7,16 @@
 //! One module a verb. Under them: [`blocks`] is which block device stands on which, [`disk`] what one
 //! is, by [`udev`] and sysfs; [`judgement`] whether it is free, from [`mounts`], [`guests`],
 //! [`processes`], [`exporters`] and [`signature`]s, each reason a [`finding`]. [`subject`] is the domain,
-//! [`guest_disk`] what it has, [`target`] and [`element`] how it gets more, [`lock`] who may.
+//! [`guest_disk`] what it has, [`target`] and [`element`] how it gets more, [`lock`] who may; [`attachment`] puts these
+//! together.
 
 mod cli;
 
 pub mod advice;
 pub mod attach;
 pub mod attached;
+pub mod attachment;
+pub mod backing;
 pub mod blocks;
 pub mod check;
 pub mod connection;

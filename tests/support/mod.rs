@@ -293,8 +293,13 @@ impl Rig {
     #[track_caller]
     pub(crate) fn loop_device(&self, file: &str) -> String {
         let device = self.shell(&format!("losetup -f --show '{file}'")).text().trim().to_owned();
-        self.loops.lock().unwrap().push(device.clone());
+        self.release(&device);
         device
+    }
+
+    /// Has this loop device go with the rig as well.
+    pub(crate) fn release(&self, device: &str) {
+        self.loops.lock().unwrap().push(device.to_owned());
     }
 
     /// Stops, kills or restarts the daemon; guests run on.
