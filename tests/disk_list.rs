@@ -281,6 +281,25 @@ fn a_name_that_another_disk_may_have_is_none() {
     assert_eq!((&item["device"], codes(&item)), (&json!("/dev/sdb"), vec!["DUPLICATE_ID"]));
 }
 
+/// Two ways to one disk, and no multipathd that would say so.
+#[test]
+fn who_uses_a_disk_by_its_other_path_uses_it() {
+    let tree = machine();
+    for (index, name) in (0..).zip(["sda", "sdb", "sdc"]) {
+        let below = format!("host{index}/rport-{index}/target{index}:0:0/{index}:0:0:0/block");
+        disk(&tree, &below, name, (8, 16 * index), 1, &[]);
+        let wwn = if name == "sdc" { "0x2" } else { "0x1" };
+        tree.file(&format!("run/udev/data/b8:{}", 16 * index), format!("E:ID_WWN={wwn}\n"));
+    }
+    tree.file("proc/self/mountinfo", "22 1 8:1 / /srv rw - ext4 /dev/sda1 rw\n");
+    let (_, other) = check(&tree, "/dev/sdb");
+    assert_eq!(
+        (&other["blockers"], codes(&other)),
+        (&json!(["MOUNTED"]), vec!["DUPLICATE_ID", "IDENTITY", "MOUNTED"])
+    );
+    assert_eq!(check(&tree, "/dev/sdc").1["blockers"], json!([]));
+}
+
 #[test]
 fn five_hundred_disks_are_listed() {
     let tree = machine();

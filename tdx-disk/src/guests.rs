@@ -31,13 +31,23 @@ pub struct Guest {
 impl Guest {
     /// Reads a domain; none when it went away meanwhile.
     pub fn read(libvirt: &Libvirt, domain: &Domain) -> Result<Option<Self>> {
-        match Self::try_read(libvirt, domain) {
+        Self::read_with(libvirt, domain, true, true)
+    }
+
+    /// The same without a look for what it is known not to have: a saved state, snapshots.
+    fn read_with(
+        libvirt: &Libvirt,
+        domain: &Domain,
+        saved: bool,
+        snapshots: bool,
+    ) -> Result<Option<Self>> {
+        match Self::try_read(libvirt, domain, saved, snapshots) {
             Err(error) if error.kind() == common::ErrorKind::NotFound => Ok(None),
             read => read.map(Some),
         }
     }
 
-    fn try_read(libvirt: &Libvirt, domain: &Domain) -> Result<Self> {
+    fn try_read(libvirt: &Libvirt, domain: &Domain, saved: bool, snapshots: bool) -> Result<Self> {
         let name = domain.name().context("ask a domain for its name")?;
         let doing = format_args!("read domain '{name}'");
         let is_active = domain.is_active().context(doing)?;
@@ -49,10 +59,11 @@ impl Guest {
         let live = if is_active { read(0)? } else { None };
         let config = if is_persistent { read(sys::VIR_DOMAIN_XML_INACTIVE)? } else { None };
         let mut other = Vec::new();
-        if !is_active {
+        if saved && !is_active {
             other.extend(libvirt.managed_save_xml(domain)?.map(Document::parse).transpose()?);
         }
-        for snapshot in domain.list_all_snapshots(0).context(doing)? {
+        let snapshots = if snapshots { domain.list_all_snapshots(0) } else { Ok(Vec::new()) };
+        for snapshot in snapshots.context(doing)? {
             match snapshot.xml_desc(0) {
                 Err(error) if is_gone(&error) => {}
                 xml => other.push(Document::parse(xml.context(doing)?)?),
@@ -84,10 +95,18 @@ fn devices<'d>(document: &'d Document, kind: &str) -> Vec<Node<'d>> {
 
 /// Every domain.
 pub fn all(libvirt: &Libvirt) -> Result<Vec<Guest>> {
-    let domains = libvirt.connect().list_all_domains(0).context("list domains")?;
-    let read = |domain: Domain| Guest::read(libvirt, &domain);
+    let list = |flags| libvirt.connect().list_all_domains(flags).context("list domains");
+    let names = |flags| -> Result<BTreeSet<String>> {
+        Ok(list(flags)?.iter().filter_map(|domain| domain.name().ok()).collect())
+    };
+    let saved = names(sys::VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)?;
+    let snapshots = names(sys::VIR_CONNECT_LIST_DOMAINS_HAS_SNAPSHOT)?;
+    let read = |domain: Domain| {
+        let name = domain.name().unwrap_or_default();
+        Guest::read_with(libvirt, &domain, saved.contains(&name), snapshots.contains(&name))
+    };
     let guests: Result<Vec<_>> =
-        parallel::map(domains, parallel::DOMAINS, read).into_iter().collect();
+        parallel::map(list(0)?, parallel::DOMAINS, read).into_iter().collect();
     Ok(guests?.into_iter().flatten().collect())
 }
 

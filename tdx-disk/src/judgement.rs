@@ -153,7 +153,7 @@ pub fn judge(observer: &Observer<'_>, disk: &Disk, question: Question<'_>) -> Re
     let mut findings = observer.findings(disk, question);
     let mut unseen = Vec::new();
     findings.extend(boot_loader(host, blocks, &stack));
-    findings.extend(identity(host, blocks, disk));
+    findings.extend(identity(observer, disk));
     findings.extend(exporters::findings(host, blocks, &stack));
     findings.extend(open_files(observer, disk, &stack, &mut unseen)?);
     if observer.mounts.unseen > 0 {
@@ -290,33 +290,48 @@ fn boot_loader(host: &Host, blocks: &Blocks, stack: &[&Block]) -> Vec<Finding> {
     parts.filter(is_it).map(finding).collect()
 }
 
-/// Whether it has a name of its own.
-fn identity(host: &Host, blocks: &Blocks, disk: &Disk) -> Vec<Finding> {
+/// Whether it has a name, and is one disk of its own.
+fn identity(observer: &Observer<'_>, disk: &Disk) -> Vec<Finding> {
+    let node = disk.node();
     let mut findings = Vec::new();
     if disk.by_id().is_none() {
         let message = match disk.by_path() {
-            Some(path) => {
-                format!("{} has no name of its own, only one for its place: {path}", disk.node())
-            }
-            None => format!("{} has no name that stays the same", disk.node()),
+            Some(path) => format!("{node} has no name of its own, only one for its place: {path}"),
+            None => format!("{node} has no name that stays the same"),
         };
         findings.push(Finding::new(Code::Identity, message));
     }
-    findings.extend(twins(host, blocks, disk).into_iter().map(|twin| {
-        let message = format!("{twin} has the same serial number as {}", disk.node());
-        Finding::new(Code::DuplicateId, message)
-    }));
+    for twin in twins(observer.host, observer.blocks, disk) {
+        let message = format!("{} has the same serial number as {node}", twin.node());
+        findings.push(Finding::new(Code::DuplicateId, message));
+        // Of one world-wide name they may be two ways to one disk: who uses one uses the other.
+        if twin.wwn.is_some() && twin.wwn == disk.wwn && twin.size == disk.size {
+            let of_use = |finding: &Finding| {
+                matches!(
+                    finding.code,
+                    Code::Holders
+                        | Code::InUseByVm
+                        | Code::Mounted
+                        | Code::MultipathPath
+                        | Code::Swap
+                        | Code::SystemDisk
+                )
+            };
+            let used = observer.findings(&twin, Question::default()).into_iter();
+            findings.extend(used.filter(of_use));
+        }
+    }
     findings
 }
 
 /// The other disks that say they are this one.
-pub fn twins(host: &Host, blocks: &Blocks, disk: &Disk) -> Vec<String> {
+pub fn twins(host: &Host, blocks: &Blocks, disk: &Disk) -> Vec<Disk> {
     if disk.serial.is_none() && disk.wwn.is_none() {
         return Vec::new();
     }
     let others = names(host, "/sys/block").into_iter().filter(|name| *name != disk.name);
     let others = others.filter_map(|name| Some(Disk::read(host, blocks, blocks.named(&name)?)));
-    others.filter(|other| disk.is_twin_of(other)).map(|other| other.node()).collect()
+    others.filter(|other| disk.is_twin_of(other)).collect()
 }
 
 /// What its bytes say.
