@@ -445,6 +445,54 @@ fn more_disks_than_letters() {
     assert_eq!((targets[0], targets[24], targets[25]), ("sdb", "sdz", "sdaa"));
 }
 
+#[test]
+#[ignore = "needs root"]
+fn a_list_goes_into_an_attach_and_what_is_attached_into_a_check() {
+    let rig = Rig::start();
+    define(&rig, &foreign("a", PORTS));
+    rig.virsh(["start", "a"]);
+    let (device, _) = blank(&rig, "disk");
+    let pick = format!("jq '.items[] | select(.available and .device==\"{device}\")'");
+    let given = rig.shell(&format!("tdx-disk list --all | {pick} | tdx-disk attach a -"));
+    assert_eq!(given.item()["device"], device);
+    let picked = rig.shell(&format!("tdx-disk list --all | {pick}"));
+    assert_eq!(picked.text(), "", "it is free no more");
+    let check = rig.shell("tdx-disk attached a | tdx-disk check -");
+    assert_eq!(blockers(&check), ["IN_USE_BY_VM"]);
+    let names = rig.shell("tdx-disk attached a --format name");
+    assert_eq!(names.text().trim(), device);
+    let table = rig.shell("tdx-disk list --all --format table");
+    assert!(table.text().lines().next().unwrap().starts_with("DEVICE"), "{table:#?}");
+}
+
+/// Whatever a killed attach leaves, the next one goes on from there.
+#[test]
+#[ignore = "needs root"]
+fn a_killed_attach_is_made_good_by_the_next() {
+    let rig = Rig::start();
+    define(&rig, &foreign("a", PORTS));
+    let (device, _) = blank(&rig, "disk");
+    for (signal, delay) in ["KILL", "TERM"]
+        .into_iter()
+        .flat_map(|signal| [10, 30, 60, 100, 200].into_iter().map(move |delay| (signal, delay)))
+    {
+        rig.virsh(["start", "a"]);
+        let line = format!(
+            "tdx-disk attach a {device} >/dev/null 2>&1 & sleep 0.{delay:03}; kill -{signal} $! \
+             2>/dev/null; wait $! 2>/dev/null; true"
+        );
+        rig.shell(&line).text();
+        // libvirt may still be at the dead one's request.
+        support::wait_for("the next attach", Duration::from_secs(10), || {
+            (disk(&rig, &format!("attach a {device}")).status == Some(0)).then_some(())
+        });
+        let there = [("vdb".into(), device.clone(), true, false)];
+        assert_eq!(attached(&rig, "a"), there, "SIG{signal} after {delay} ms");
+        rig.virsh(["destroy", "a"]);
+        assert_eq!(blockers(&disk(&rig, &format!("check {device}"))), [""; 0]);
+    }
+}
+
 /// The words of the script that people have.
 #[test]
 #[ignore = "needs root"]
