@@ -99,6 +99,10 @@ fn what_a_guest_writes_is_there_when_the_disk_comes_back() {
         "until [ -e /sys/block/sda/size ]; do usleep 50000; done; \
          grep -q 1 /sys/block/sda/ro && grep -q S-2 /sys/block/sda/device/vpd_pg80",
     );
+    // The other half of it is on the same bus, whatever is the default.
+    let other = disk(&rig, &format!("attach g {device} --readonly --persistent")).document();
+    assert_eq!((&other["items"][0]["bus"], &other["changed"]), (&json!("scsi"), &json!(true)));
+    assert_eq!(attached(&rig, "g"), [("sdb".into(), device.clone(), true, true)]);
     disk(&rig, &format!("detach g {device}")).document();
     assert_eq!(attached(&rig, "g"), []);
 }

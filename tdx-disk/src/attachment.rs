@@ -185,31 +185,40 @@ impl Attachment<'_> {
             Some(known) => known.serial.clone(),
             None => args.serial.clone().or_else(|| element::own_serial(disk, args.bus)),
         };
+        // A disk that is half there is on the bus that it is on.
+        let bus = known.map_or(Some(args.bus), |known| Bus::named(&known.bus));
         let definitions: Vec<_> = [(live, &guest.live), (config, &guest.config)]
             .into_iter()
             .filter_map(|(wanted, definition)| definition.as_ref().filter(|_| wanted))
             .collect();
-        let place = (args.bus == Bus::Scsi).then(|| ScsiPlace::find(&definitions));
-        let wanted = Wanted {
-            disk,
-            source: &source,
-            target: &target,
-            bus: args.bus,
-            serial: serial.as_deref(),
-            readonly: args.readonly,
-            place: place.as_ref(),
-        };
-        // The other half of a disk that is there is the same element.
-        let xml = known.and_then(|known| known.live.clone().or_else(|| known.config.clone()));
-        let xml = xml.filter(|_| known.is_some_and(|known| known.live.is_none()));
-        let disk_xml = xml.map_or_else(|| element::disk(&wanted).to_xml(), Ok)?;
-        let controller = place.as_ref().and_then(ScsiPlace::new_controller);
-        let mut elements = Vec::from_iter(controller.map(|new| new.to_xml()).transpose()?);
-        elements.push(disk_xml);
+        // What the definition says of it holds for the guest that runs; not the reverse, whose
+        // addresses may be another device's at the next start.
+        let same = known.and_then(|known| {
+            known.config.clone().or_else(|| known.live.clone().filter(|_| bus.is_none()))
+        });
+        let mut elements = Vec::new();
+        match (same, bus.unwrap_or(args.bus)) {
+            (Some(same), _) => elements.push(same),
+            (None, bus) => {
+                let place = (bus == Bus::Scsi).then(|| ScsiPlace::find(&definitions));
+                let controller = place.as_ref().and_then(ScsiPlace::new_controller);
+                elements.extend(controller.map(|new| new.to_xml()).transpose()?);
+                let wanted = Wanted {
+                    disk,
+                    source: &source,
+                    target: &target,
+                    bus,
+                    serial: serial.as_deref(),
+                    readonly: args.readonly,
+                    place: place.as_ref(),
+                };
+                elements.push(element::disk(&wanted).to_xml()?);
+            }
+        }
         let flag = |wanted, flag| if wanted { flag } else { 0 };
         let flags =
             flag(live, sys::VIR_DOMAIN_AFFECT_LIVE) | flag(config, sys::VIR_DOMAIN_AFFECT_CONFIG);
-        let guest_device = serial.as_deref().map(|serial| args.bus.guest_path(serial));
+        let guest_device = bus.zip(serial.as_deref()).map(|(bus, serial)| bus.guest_path(serial));
         let has = |element: fn(&GuestDisk) -> &Option<String>| {
             known.is_some_and(|known| element(known).is_some())
         };

@@ -177,11 +177,10 @@ impl Detach<'_> {
     fn find(&self, subject: &Subject<'_>) -> Result<(Vec<GuestDisk>, String)> {
         let guest = subject.guest()?;
         let blocks = Blocks::read(self.host)?;
-        let mut disks =
-            guest_disk::all(self.host, &blocks, &guest, Some(subject.libvirt().connect()));
+        let disks = guest_disk::all(self.host, &blocks, &guest, Some(subject.libvirt().connect()));
         let block = blocks.of_path(self.host, &self.path);
         let number = block.map(|block| block.number);
-        disks.retain(|disk| disk.is_called(self.word, &self.path, number));
+        let disks = guest_disk::called(disks, self.word, &self.path, number);
         let there = disks.iter().find_map(|disk| blocks.named(disk.block.as_deref()?)).or(block);
         let device = match (there, disks.first()) {
             (Some(block), _) => block.node(),

@@ -38,11 +38,23 @@ impl GuestDisk {
         let bus = Bus::named(&self.bus)?;
         self.serial.as_deref().map(|serial| bus.guest_path(serial))
     }
+}
 
-    /// Whether it is what a user calls by this word: a target, or a path of the host.
-    pub fn is_called(&self, word: &str, path: &str, number: Option<Number>) -> bool {
-        self.target == word || self.source == path || (number.is_some() && self.number == number)
+/// Those that a user means by this word: the one with this target, what runs before what stays; else
+/// those of this path or device, which may have one target in what runs and another in what stays.
+pub fn called(
+    mut disks: Vec<GuestDisk>,
+    word: &str,
+    path: &str,
+    number: Option<Number>,
+) -> Vec<GuestDisk> {
+    if let Some(at) = disks.iter().position(|disk| disk.target == word) {
+        return vec![disks.swap_remove(at)];
     }
+    let is_it =
+        |disk: &GuestDisk| disk.source == path || (number.is_some() && disk.number == number);
+    disks.retain(is_it);
+    disks
 }
 
 /// All of them, each once, sorted by target.
@@ -109,4 +121,40 @@ fn read(
 pub fn targets(guest: &Guest) -> std::collections::BTreeSet<String> {
     let target = |disk: Node<'_>| Some(disk.attr_at("target", "dev")?.into_owned());
     guest.disks().filter_map(|(disk, _)| target(disk)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_no_device_of_the_host() {
+        let disk = |target: &str, minor: u32, is_live: bool| GuestDisk {
+            target: target.to_owned(),
+            bus: "virtio".to_owned(),
+            serial: None,
+            readonly: false,
+            source: format!("/dev/{minor}"),
+            block: Some(minor.to_string()),
+            number: Some(Number { major: 8, minor }),
+            live: is_live.then(String::new),
+            config: (!is_live).then(String::new),
+        };
+        let disks = [
+            disk("vdb", 1, true),
+            disk("vdb", 2, false),
+            disk("vdc", 3, true),
+            disk("vdd", 3, false),
+        ];
+        let called = |word: &str, minor: Option<u32>| {
+            let number = minor.map(|minor| Number { major: 8, minor });
+            let found = called(disks.to_vec(), word, &format!("/dev/{word}"), number);
+            found.into_iter().map(|d| (d.target, d.number.unwrap().minor)).collect::<Vec<_>>()
+        };
+        // Where the host has a /dev/vdb of its own, that is not what is meant.
+        assert_eq!(called("vdb", Some(3)), [("vdb".to_owned(), 1)]);
+        assert_eq!(called("sdx", Some(3)), [("vdc".to_owned(), 3), ("vdd".to_owned(), 3)]);
+        assert_eq!(called("2", None), [("vdb".to_owned(), 2)]);
+        assert_eq!(called("sdx", None), []);
+    }
 }
