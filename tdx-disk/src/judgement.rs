@@ -156,6 +156,7 @@ pub fn judge(observer: &Observer<'_>, disk: &Disk, question: Question<'_>) -> Re
     findings.extend(identity(observer, disk));
     findings.extend(exporters::findings(host, blocks, &stack));
     findings.extend(open_files(observer, disk, &stack, &mut unseen)?);
+    unseen.extend(observer.mounts.problems.iter().cloned());
     if observer.mounts.unseen > 0 {
         unseen.push(format!(
             "{} processes do not show what is mounted for them: run it as root",

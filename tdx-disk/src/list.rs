@@ -117,7 +117,8 @@ pub fn run(
     let disks = blocks.all().map(|block| Disk::read(host, &blocks, block));
     let items = disks.filter(|disk| is_shown(disk, args.all)).map(|disk| item(&observer, disk));
     let items: Vec<DiskItem> = items.collect();
-    Ok(Document::new("tdx.disk.disks", items).warnings(warning).into())
+    let problems = mounts.problems.clone();
+    Ok(Document::new("tdx.disk.disks", items).warnings(problems.into_iter().chain(warning)).into())
 }
 
 fn is_shown(disk: &Disk, all: bool) -> bool {

@@ -19,6 +19,8 @@ pub struct Mounts {
     points: BTreeMap<String, BTreeSet<String>>,
     /// How many processes did not show what is mounted for them.
     pub unseen: usize,
+    /// What could not be read, a sentence each.
+    pub problems: Vec<String>,
 }
 
 /// How far to look.
@@ -34,13 +36,13 @@ impl Mounts {
     /// Reads mount tables, swaps, and from where the kernel resumes.
     pub fn read(host: &Host, blocks: &Blocks, scope: Scope) -> Self {
         let mut mounts = Self::default();
-        let text = |path: &str| host.read(path).ok().flatten().unwrap_or_default();
-        mounts.add_table(host, &text("/proc/self/mountinfo"), None);
+        let own = mounts.text(host, "/proc/self/mountinfo");
+        mounts.add_table(host, &own, None);
         if scope == Scope::Every {
             mounts.add_other_namespaces(host);
         }
         mounts.add_btrfs(host);
-        for line in text("/proc/swaps").lines().skip(1) {
+        for line in mounts.text(host, "/proc/swaps").lines().skip(1) {
             let place = unescape(line.split_whitespace().next().unwrap_or_default());
             mounts.add_swap(host, blocks, &place);
         }
@@ -50,6 +52,15 @@ impl Mounts {
             mounts.add(&block.name, Finding::new(Code::SystemDisk, message));
         }
         mounts
+    }
+
+    /// A table of the kernel's, whatever bytes its names are of.
+    fn text(&mut self, host: &Host, path: &str) -> String {
+        let bytes = host.read_bytes(path).unwrap_or_else(|error| {
+            self.problems.push(error.to_string());
+            None
+        });
+        String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned()
     }
 
     /// What is seen of one device itself, not of what stands on it.
@@ -103,22 +114,26 @@ impl Mounts {
     /// Source: mount_namespaces(7); proc_pid_mountinfo(5).
     fn add_other_namespaces(&mut self, host: &Host) {
         let of = |pid: &str| std::fs::read_link(host.path(format!("/proc/{pid}/ns/mnt")));
+        let table = |pid: u32| host.path(format!("/proc/{pid}/mountinfo"));
         let mut seen = BTreeSet::from_iter(of("self").ok());
         let mut pids: Vec<u32> =
             names(host, "/proc").iter().filter_map(|name| name.parse().ok()).collect();
         pids.sort_unstable();
         for pid in pids {
-            match of(&pid.to_string()) {
-                Ok(namespace) => {
-                    if seen.insert(namespace) {
-                        let table = host.read(&format!("/proc/{pid}/mountinfo")).ok().flatten();
-                        self.add_table(host, &table.unwrap_or_default(), Some(pid));
-                    }
+            let read = of(&pid.to_string()).and_then(|namespace| match seen.contains(&namespace) {
+                true => Ok(None),
+                false => Ok(Some((namespace, std::fs::read(table(pid))?))),
+            });
+            match read {
+                Ok(None) => {}
+                Ok(Some((namespace, text))) => {
+                    seen.insert(namespace);
+                    self.add_table(host, &String::from_utf8_lossy(&text), Some(pid));
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
                     self.unseen += 1;
                 }
-                // It ended meanwhile, or shows none.
+                // It ended meanwhile; others of its namespace are asked.
                 Err(_) => {}
             }
         }
