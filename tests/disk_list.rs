@@ -132,9 +132,15 @@ fn disks_of_all_kinds_are_told_apart() {
     );
     disk(&tree, "virtio2/block", "vda", (254, 0), 0, &[("serial", "overlay")]);
     disk(&tree, "virtio3/host4/target4:0:0/4:0:0:1/block", "sdc", (8, 32), 0, &[]);
+    disk(&tree, "mmc_host/mmc0/mmc0:0001/block", "mmcblk0boot0", (179, 8), 0, &[]);
     // None of these is a whole disk to give away.
-    for (name, number) in [("sr0", "11:0"), ("zram0", "253:0"), ("loop0", "7:0"), ("dm-0", "252:0")]
-    {
+    for (name, number) in [
+        ("sr0", "11:0"),
+        ("zram0", "253:0"),
+        ("loop0", "7:0"),
+        ("dm-0", "252:0"),
+        ("bcache0", "251:0"),
+    ] {
         tree.stacked(name, number, &[]);
     }
     tree.stacked("loop1", "7:1", &[]);
@@ -159,6 +165,7 @@ fn disks_of_all_kinds_are_told_apart() {
         ]
     );
     assert_eq!(item(&list(&tree, "--all"), "/dev/loop1")["type"], "loop");
+    assert_eq!(check(&tree, "mmcblk0boot0").1["blockers"], json!(["BAD_KIND"]));
     let sda = item(&document, "/dev/sda");
     assert_eq!(sda["by_id"], "/dev/disk/by-id/wwn-0x50014ee2");
     assert_eq!((&sda["serial"], &sda["wwn"]), (&json!("WD-1"), &json!("0x50014ee2")));

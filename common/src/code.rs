@@ -50,7 +50,7 @@ codes! {
     AcsOverride "ACS_OVERRIDE" Note
         "the kernel command line changes ACS, so groups may claim an isolation that is not there",
     BadKind "BAD_KIND" Forceable
-        "it is no disk but an optical drive, a floppy, or made of memory",
+        "it is no disk but an optical drive, a floppy, a place for firmware, or made of memory",
     Claimed "CLAIMED" Refuse
         "the kernel has it, or a partition of it, in exclusive use, whoever for",
     ConsoleGpu "CONSOLE_GPU" Forceable

@@ -15,7 +15,7 @@ pub struct Disk {
     /// Its number.
     pub number: Number,
     /// `disk`, `partition`, `loop`, `nbd`, `md`, `mpath`, `lvm`, `crypt`, `dm`, `rom`, `floppy`,
-    /// `zram` or `ram`.
+    /// `firmware` (of an eMMC), `zram`, `ram`, or `virtual` for what else the kernel makes up.
     pub kind: &'static str,
     /// Bytes.
     pub size: u64,
@@ -165,8 +165,12 @@ fn kind(host: &Host, block: &Block) -> &'static str {
     if let Some((_, kind)) = fixed.into_iter().find(|(prefix, _)| is(prefix)) {
         return kind;
     }
+    if is("mmcblk") && block.name.contains("boot") {
+        return "firmware";
+    }
     if !is("dm-") {
-        return "disk";
+        let made_up = block.place.starts_with("/sys/devices/virtual/block");
+        return if made_up { "virtual" } else { "disk" };
     }
     let uuid = block.attribute(host, "dm/uuid").unwrap_or_default();
     match uuid.split('-').next() {

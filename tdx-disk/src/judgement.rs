@@ -113,7 +113,7 @@ fn state(disk: &Disk, question: Question<'_>) -> Vec<Finding> {
     let mut add = |code, message: String| findings.push(Finding::new(code, message));
     match disk.kind {
         "partition" => add(Code::IsPartition, format!("{node} is a partition")),
-        "rom" | "floppy" | "zram" | "ram" => {
+        "rom" | "floppy" | "firmware" | "zram" | "ram" => {
             add(Code::BadKind, format!("{node} is of the kind {}", disk.kind));
         }
         _ => {}

@@ -25,7 +25,7 @@ use crate::mounts::{Mounts, Scope};
 /// Arguments of `list`.
 #[derive(Debug, Args)]
 pub struct ListArgs {
-    /// Loop devices, network block devices and arrays, too
+    /// Loop devices, network block devices, arrays and the like, too
     #[arg(long)]
     all: bool,
 }
@@ -37,7 +37,7 @@ pub struct DiskItem {
     pub device: String,
     /// Its number, `major:minor`.
     pub number: String,
-    /// `disk`, `mpath`, `loop`, `nbd` or `md`.
+    /// `disk`, `mpath`, `loop`, `nbd`, `md`, or `virtual` for what else the kernel makes up.
     #[serde(rename = "type")]
     pub kind: &'static str,
     /// Size, bytes.
@@ -126,7 +126,7 @@ fn is_shown(disk: &Disk, all: bool) -> bool {
         "disk" | "mpath" => true,
         // One that nothing is bound to has no size.
         "loop" | "nbd" => all && disk.size > 0,
-        "md" => all,
+        "md" | "virtual" => all,
         _ => false,
     }
 }
