@@ -99,6 +99,20 @@ fn what_a_guest_writes_is_there_when_the_disk_comes_back() {
         "until [ -e /sys/block/sda/size ]; do usleep 50000; done; \
          grep -q 1 /sys/block/sda/ro && grep -q S-2 /sys/block/sda/device/vpd_pg80",
     );
+    // A disk of 4096-byte sectors stays one in the guest.
+    let large = rig.scratch().join("large");
+    std::fs::File::create(&large).unwrap().set_len(16 << 20).unwrap();
+    let large = rig.shell(&format!("losetup -b 4096 -f --show {}", large.display()));
+    let large = large.text().trim().to_owned();
+    rig.release(&large);
+    disk(&rig, &format!("attach g {large} --serial S-3")).document();
+    console.run(
+        &rig,
+        "until [ -e /sys/block/vdb/size ]; do usleep 50000; done; \
+         grep -qx 4096 /sys/block/vdb/queue/logical_block_size && \
+         echo large | dd of=/dev/vdb bs=4096 conv=sync,fsync",
+    );
+    disk(&rig, "detach g vdb").document();
     // The other half of it is on the same bus, whatever is the default.
     let other = disk(&rig, &format!("attach g {device} --readonly --persistent")).document();
     assert_eq!((&other["items"][0]["bus"], &other["changed"]), (&json!("scsi"), &json!(true)));
@@ -186,6 +200,15 @@ fn definitions_and_running_guests_are_told_apart() {
     rig.virsh(["destroy", "a"]);
     assert_eq!(disk(&rig, "detach a vdaa").document()["changed"], true);
     assert_eq!(attached(&rig, "a"), [("vdb".into(), one.clone(), false, true)]);
+
+    // Without a definition that stays there is none to change.
+    let file_of_xml = rig.scratch().join("transient.xml");
+    std::fs::write(&file_of_xml, foreign("t", PORTS)).unwrap();
+    rig.virsh(["create".as_ref(), file_of_xml.as_os_str()]);
+    let transient = disk(&rig, &format!("attach t {two} --persistent")).error(5);
+    assert_eq!(transient["message"], "domain 't' has no definition that stays");
+    disk(&rig, &format!("attach t {two}")).document();
+    rig.virsh(["destroy", "t"]);
 
     // A device that has gone is flagged and can be taken out all the same.
     rig.shell(&format!("losetup -d {one}")).text();
