@@ -159,7 +159,7 @@ pub fn judge(observer: &Observer<'_>, disk: &Disk, question: Question<'_>) -> Re
     unseen.extend(observer.mounts.problems.iter().cloned());
     if observer.mounts.unseen > 0 {
         unseen.push(format!(
-            "{} processes do not show what is mounted for them: run it as root",
+            "{} processes do not show what is mounted for them: run it as root of the host itself",
             observer.mounts.unseen
         ));
     }
@@ -244,7 +244,7 @@ fn open_files(
     }
     if found.unseen > 0 {
         unseen.push(format!(
-            "{} processes do not show their open files: run it as root",
+            "{} processes do not show their open files: run it as root of the host itself",
             found.unseen
         ));
     }
