@@ -1,6 +1,5 @@
 //! Logging in to a real Debian guest, with what its cloud-init seed gave it.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod support;
 

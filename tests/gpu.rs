@@ -1,27 +1,43 @@
 //! `tdx-gpu` on a real kernel with a real IOMMU (rig 2): drivers, overrides and refusals are its own.
 
+#![expect(clippy::disallowed_methods, reason = "tests start programs as users do")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::print_stdout, reason = "the figures, for --nocapture")]
+
 #[path = "support/kernel.rs"]
 mod kernel;
+#[path = "support/steps.rs"]
+mod steps;
 mod support;
 
-use kernel::Kernel;
-use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Instant;
 
-/// Who drives what, every override, the limit on mappings, and our records.
-fn state(kernel: &Kernel) -> String {
-    // Few programs: each start is slow in an emulated machine.
-    let line = "find /sys/bus/pci/devices/*/ -maxdepth 1 -name driver -printf '%p %l\\n' | sort; \
+use kernel::Kernel;
+use nix::sys::signal::Signal::SIGKILL;
+use serde_json::{Value, json};
+use steps::{Fate, Moment, moments, walk_here};
+use support::{Run, bin};
+
+/// Tells who drives what, every override, the limit on mappings, our records and the unit. Few programs:
+/// each start is slow in an emulated machine.
+const STATE: &str = "find /sys/bus/pci/devices/*/ -maxdepth 1 -name driver -printf '%p %l\\n' | sort; \
         grep . /sys/bus/pci/devices/*/driver_override; \
         cat /sys/module/vfio_iommu_type1/parameters/dma_entry_limit; \
-        find /run/tdx -type f 2>/dev/null | sort; true";
-    kernel.shell(line).text().to_owned()
+        find /run/tdx /etc/tdx /etc/systemd/system/{,*.wants/}{,.}tdx* ! -type d 2>/dev/null | sort; true";
+
+fn state(kernel: &Kernel) -> String {
+    kernel.shell(STATE).text().to_owned()
 }
 
 fn eight(kernel: &Kernel) -> Vec<String> {
     (0..8).map(|n| kernel.nvme(&format!("rig-{n}"))).collect()
 }
 
-fn gpu<'a>(kernel: &Kernel, words: impl IntoIterator<Item = &'a str>) -> support::Run {
+fn gpu<'a>(kernel: &Kernel, words: impl IntoIterator<Item = &'a str>) -> Run {
     kernel.tool("tdx-gpu", words)
 }
 
@@ -138,6 +154,28 @@ fn what_the_host_needs_is_refused_and_nothing_changes() {
     gpu(&kernel, ["unbind", &nvme]).document();
     assert_eq!(state(&kernel), before);
 
+    // So it is with the nodes of the host's drivers, unless it is forced.
+    let nodes =
+        format!("cd /sys/bus/pci/devices/{nvme}/nvme && echo nvme* $(basename nvme*/nvme*n1)");
+    let nodes = kernel.shell(&nodes).text().trim().to_owned();
+    for node in nodes.split(' ') {
+        let hold = format!("sleep 1000 </dev/{node} >/dev/null 2>&1 & echo $!");
+        let sleeper = kernel.shell(&hold).text().trim().to_owned();
+        let error = gpu(&kernel, ["bind", &nvme]).error(5);
+        assert_eq!(error["code"], "OPEN_FDS", "{error}");
+        let who = format!("sleep (process {sleeper}) has /dev/{node} open");
+        assert!(error["message"].as_str().unwrap().contains(&who), "{error}");
+        assert_eq!(state(&kernel), before);
+        let check = gpu(&kernel, ["check", &nvme]);
+        assert_eq!(check.status, Some(10));
+        assert!(check.stdout.contains("OPEN_FDS") && check.stdout.contains(&who), "{check:#?}");
+        let forced = gpu(&kernel, ["bind", &nvme, "--force", "OPEN_FDS", "--yes"]).document();
+        assert!(forced["warnings"][0].as_str().unwrap().contains(&who), "{forced:#}");
+        kernel.shell(&format!("kill {sleeper}")).text();
+        gpu(&kernel, ["unbind", &nvme]).document();
+        assert_eq!(state(&kernel), before);
+    }
+
     gpu(&kernel, ["bind", "0000:ff:1f.7"]).error(4);
     gpu(&kernel, ["bind", "17:00"]).error(2);
     gpu(&kernel, ["bind", &nvme, "--force", "HOST_DISK_ROOT", "--yes"]).error(2);
@@ -209,6 +247,245 @@ fn a_failure_or_a_kill_leaves_what_can_be_undone() {
     assert!(bound["warnings"][0].as_str().unwrap().contains("reserved for nvme"), "{bound:#}");
     gpu(&kernel, ["unbind", &all[2]]).document();
     assert_eq!(state(&kernel), kept);
+}
+
+/// What a reboot does to devices on VFIO: nobody remembers them, and `driver` has each again.
+fn reboot(kernel: &Kernel, devices: &[(&str, &str)]) {
+    let mut line = "set -e; rm -rf /run/tdx; \
+        echo 65535 >/sys/module/vfio_iommu_type1/parameters/dma_entry_limit; "
+        .to_owned();
+    for (bdf, driver) in devices {
+        let device = format!("/sys/bus/pci/devices/{bdf}");
+        line += &format!("echo {bdf} >{device}/driver/unbind; echo >{device}/driver_override; ");
+        if !driver.is_empty() {
+            line += &format!("echo {bdf} >/sys/bus/pci/drivers/{driver}/bind; ");
+        }
+    }
+    kernel.shell(&line).text();
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_is_persistent_is_bound_at_every_boot() {
+    let kernel = Kernel::start();
+    let before = state(&kernel);
+    let nics = kernel.shell("tdx-iommu scan --driver e1000e --format name").text().to_owned();
+    let nics: Vec<&str> = nics.lines().collect();
+    let old = kernel.shell("tdx-iommu scan --driver e1000 --format name").text().to_owned();
+    let old: Vec<&str> = old.lines().collect();
+    let nvme = kernel.nvme("rig-0");
+    let persisted = || gpu(&kernel, ["bind", "--persisted"]);
+    let files = "cd /etc/tdx/bind.d && ls -A";
+    let unit = "/etc/systemd/system/tdx-gpu-bind.service";
+
+    // A plan writes nothing. Without a record there is nothing to do.
+    let plan = gpu(&kernel, ["bind", nics[1], "--persist", "--dry-run"]).document();
+    assert_eq!(plan["items"][0]["persistent"], true);
+    assert_eq!(persisted().document()["changed"], false);
+    assert_eq!(state(&kernel), before);
+
+    // One that is bound first and recorded later, with all that is said of it; again: no change.
+    gpu(&kernel, ["bind", nics[1]]).document();
+    let item = gpu(&kernel, ["bind", nics[1], "--persist", "--memory", "1G"]).item();
+    assert_eq!((&item["action"], &item["persistent"]), (&json!("persist"), &json!(true)));
+    let again = gpu(&kernel, ["bind", nics[1], "--persist", "--memory", "1G"]).document();
+    assert_eq!(again["changed"], false, "{again:#}");
+    let item = gpu(&kernel, ["bind", nics[1]]).item();
+    assert_eq!((&item["action"], &item["persistent"]), (&json!("none"), &json!(true)));
+    gpu(&kernel, ["bind", old[0], "--whole-group", "--persist", "--memory", "1G"]).document();
+    gpu(&kernel, ["bind", &nvme, "--persist", "--memory", "2G"]).document();
+    let names = kernel.shell(files).text().to_owned();
+    let mut wanted = [nics[1], old[0], old[1], &nvme];
+    wanted.sort_unstable();
+    assert_eq!(names, wanted.iter().map(|bdf| format!("{bdf}.json\n")).collect::<String>());
+    kernel.shell("[ \"$(stat -c %a /etc/tdx/bind.d/*.json | sort -u)\" = 600 ]").text();
+    // It is a unit without fault, and enabled, says systemd where it is installed.
+    let verify = format!(
+        "command -v systemd-analyze >/dev/null || exit 0; \
+         systemd-analyze verify {unit} 2>&1 && systemctl is-enabled tdx-gpu-bind.service"
+    );
+    let said = kernel.shell(&verify);
+    assert!(!said.text().contains("tdx-gpu-bind"), "{said:#?}");
+
+    // After a reboot all are bound as they were; one has no driver yet.
+    let bound = state(&kernel);
+    reboot(
+        &kernel,
+        &[(nics[1], ""), (old[0], "e1000"), (old[1], "e1000"), (nvme.as_str(), "nvme")],
+    );
+    let items = persisted().document();
+    assert_eq!(drivers(&items).len(), 4, "{items:#}");
+    assert!(drivers(&items).iter().all(|(_, driver)| driver == "vfio-pci"));
+    assert_eq!(state(&kernel), bound);
+    assert_eq!(persisted().document()["changed"], false);
+    let list = gpu(&kernel, ["list"]).document();
+    let of =
+        |bdf: &str| list["items"].as_array().unwrap().iter().find(|i| i["bdf"] == bdf).cloned();
+    assert_eq!(of(nics[1]).unwrap()["persistent"], true);
+    assert_eq!(of(nics[1]).unwrap()["previous_driver"], "e1000e");
+
+    // Elsewhere than it was: a card was added, and the buses have other numbers.
+    reboot(
+        &kernel,
+        &[(nics[1], "e1000e"), (old[0], "e1000"), (old[1], "e1000"), (nvme.as_str(), "nvme")],
+    );
+    let edit = |bdf: &str, from: &str, to: &str| {
+        kernel.shell(&format!("sed -i 's/{from}/{to}/' /etc/tdx/bind.d/{bdf}.json")).text();
+    };
+    edit(nics[1], r#""bdf": ".*""#, r#""bdf": "0000:77:00.0""#);
+    edit(nics[1], r#""path": ".*""#, r#""path": "0000_00_01.0-00_00.0""#);
+    edit(&nvme, r#""bdf": ".*""#, r#""bdf": "0000:78:00.0""#);
+    // Another card in a group of two, and a record that nobody can read: told, and the rest is bound.
+    edit(old[1], r#""subsystem_device": .*,"#, r#""subsystem_device": 1,"#);
+    kernel.shell("echo '{' >/etc/tdx/bind.d/x.json").text();
+    let error = persisted().error(5);
+    assert_eq!(error["code"], "IDENTITY_CHANGED", "{error}");
+    assert!(error["message"].as_str().unwrap().contains(old[1]), "{error}");
+    let causes = error["causes"].to_string();
+    assert!(causes.contains("recorded: 8086:") && causes.contains("x.json is damaged"), "{causes}");
+    assert!(causes.contains(&format!("{} cannot be given", old[0])), "{causes}");
+    assert!(causes.contains("HOST_DRIVER"), "{causes}");
+    assert_eq!(error["applied"], json!([format!("bound {}", nics[1]), format!("bound {nvme}")]));
+    // Another card of the same kind.
+    edit(nics[1], r#""serial": ".*""#, r#""serial": "0000000000000001""#);
+    edit(nics[1], "0000:77:00.0", nics[1]);
+    edit(nics[1], "0000_00_01.0-00_00.0", "0000_00_03.0-00_00.0");
+    kernel.shell("rm /etc/tdx/bind.d/x.json").text();
+    let error = persisted().error(5);
+    assert!(error["causes"].to_string().contains("0000000000000001"), "{error}");
+    // None at all.
+    edit(nics[1], "0000_00_03.0-00_00.0", "0000_00_01.0-00_00.0");
+    edit(old[1], r#""path": ".*""#, r#""path": "0000_00_01.1""#);
+    persisted().error(4);
+
+    // What is given back is forgotten, with the rest of its slot; the unit goes with the last.
+    let plan = gpu(&kernel, ["unbind", &nvme, "--dry-run"]).item();
+    assert_eq!(plan["was_persistent"], true);
+    let item = gpu(&kernel, ["unbind", &nvme]).item();
+    assert_eq!((&item["was_persistent"], &item["action"]), (&json!(true), &json!("unbind")));
+    assert_eq!(kernel.shell(files).text().lines().count(), 3);
+    let item = gpu(&kernel, ["unbind", old[0]]).item();
+    assert_eq!((&item["was_persistent"], &item["action"]), (&json!(true), &json!("forget")));
+    kernel.shell(&format!("test -e {unit}")).text();
+    // A new card in the place of another is recorded in its stead.
+    gpu(&kernel, ["bind", nics[1], "--persist"]).document();
+    assert_eq!(kernel.shell(files).text(), format!("{}.json\n{}.json\n", nics[1], old[1]));
+    gpu(&kernel, ["unbind", "--all"]).document();
+    assert_eq!(state(&kernel), before);
+
+    gpu(&kernel, ["bind", "--persisted", nics[1]]).error(2);
+    gpu(&kernel, ["bind", "--persisted", "--persist"]).error(2);
+    // The plan's forced codes are forced again, and no others.
+    let card = kernel.shell("tdx-iommu scan --class 03 --format name").text().trim().to_owned();
+    gpu(&kernel, ["bind", &card, "--persist", "--force", "CONSOLE_GPU", "--yes"]).document();
+    kernel.shell("sed -i '/CONSOLE_GPU/d' /etc/tdx/bind.d/*").text();
+    gpu(&kernel, ["unbind", "--all", "--dry-run"]).document();
+    let audio = card.replace(".0", ".1");
+    reboot(&kernel, &[(&card, "bochs-drm"), (&audio, "snd_hda_intel")]);
+    assert_eq!(persisted().error(5)["code"], "CONSOLE_GPU");
+    gpu(&kernel, ["unbind", "--all"]).document();
+    assert_eq!(state(&kernel), before);
+}
+
+/// What [`STATE`] tells, for a test that runs on the machine.
+fn state_here() -> BTreeMap<PathBuf, String> {
+    let read = |path: PathBuf| fs::read_to_string(&path).ok().map(|text| (path, text));
+    let link = |path: PathBuf| fs::read_link(&path).ok().map(|to| (path, to.display().to_string()));
+    let names = |folder: &str| {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).collect::<Vec<_>>()
+    };
+    let mut state = BTreeMap::new();
+    for device in names("/sys/bus/pci/devices") {
+        state.extend(link(device.join("driver")));
+        state.extend(read(device.join("driver_override")));
+    }
+    state.extend(read("/sys/module/vfio_iommu_type1/parameters/dma_entry_limit".into()));
+    let units = "/etc/systemd/system";
+    let wants = format!("{units}/multi-user.target.wants");
+    for folder in ["/run/tdx", "/run/tdx/bound", "/etc/tdx", "/etc/tdx/bind.d", units, &wants] {
+        let files = names(folder).into_iter().filter(|path| !path.is_dir());
+        state.extend(files.map(|path| (path, String::new())));
+    }
+    state
+}
+
+/// Runs one of the tools on the machine that the test runs on.
+fn here(line: &str) -> Run {
+    let (tool, arguments) = line.split_once(' ').unwrap();
+    let mut command = Command::new(bin(tool));
+    command.args(arguments.split(' '));
+    Run::of(command, b"")
+}
+
+/// Kills a verb right before each step that it was seen to take, where the one before changed something:
+/// the tool, but not the process that makes a write to sysfs for it. That write happens, as it may when
+/// the tool is killed, and nothing can end one that the kernel does not finish.
+fn kill_at_every_step(line: &str, prepare: impl Fn()) {
+    const UNDO: &str = "tdx-gpu unbind --all";
+    let began = Instant::now();
+    let before = state_here();
+    let prepare = || {
+        // As after a boot.
+        for folder in ["/run/tdx/bound", "/run/tdx", "/etc/tdx/bind.d", "/etc/tdx"] {
+            fs::remove_dir(folder).ok();
+        }
+        prepare();
+    };
+    prepare();
+    let steps = walk_here(line, None);
+    steps.run.document();
+    here(UNDO).document();
+    assert_eq!(state_here(), before, "{line}, undisturbed");
+    let idle = |step: &str| step.starts_with("lock ") || step.starts_with("flush ");
+    let mut moments = moments(&steps.steps, true);
+    let after_idle = |moment: &Moment| {
+        let mut at = (0..steps.steps.len()).filter(|at| steps.steps[*at] == moment.step);
+        at.nth(moment.nth - 1).is_some_and(|at| at > 0 && idle(&steps.steps[at - 1]))
+    };
+    moments.retain(|moment| !after_idle(moment));
+    for moment in &moments {
+        prepare();
+        let walk = walk_here(line, Some((moment.clone(), Fate::Signal(SIGKILL))));
+        assert!(walk.struck && walk.signal == Some(9), "{line}, {moment:?}: {walk:#?}");
+        here(UNDO).document();
+        assert_eq!(state_here(), before, "{line}, killed at {moment:?}: {walk:#?}");
+    }
+    assert!(steps.steps.len() > 20, "{steps:#?}");
+    let (all, some) = (steps.steps.len(), moments.len());
+    println!("{line}: {all} steps, {some} moments, {:?}", began.elapsed());
+}
+
+/// Runs one test of this file in the rig: a tracer has to be on the machine of what it traces.
+fn inside(test: &str) {
+    let kernel = Kernel::start();
+    let devices = format!("DEVICES={} {}", kernel.nvme("rig-0"), kernel.nvme("rig-1"));
+    let mut command = kernel.command(devices);
+    command.arg(std::env::current_exe().unwrap());
+    command.args(["--exact", test, "--include-ignored", "--nocapture"]);
+    print!("{}", Run::of(command, b"").text());
+}
+
+#[test]
+#[ignore = "needs root"]
+fn bind_killed_at_any_step_leaves_what_unbind_repairs() {
+    match std::env::var("DEVICES") {
+        Err(_) => inside("bind_killed_at_any_step_leaves_what_unbind_repairs"),
+        Ok(devices) => {
+            kill_at_every_step(&format!("tdx-gpu bind {devices} --memory 1G --persist"), || ());
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn unbind_killed_at_any_step_leaves_what_unbind_repairs() {
+    match std::env::var("DEVICES") {
+        Err(_) => inside("unbind_killed_at_any_step_leaves_what_unbind_repairs"),
+        Ok(devices) => kill_at_every_step(&format!("tdx-gpu unbind {devices}"), || {
+            here(&format!("tdx-gpu bind {devices} --memory 1G --persist")).document();
+        }),
+    }
 }
 
 #[test]

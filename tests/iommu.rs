@@ -155,6 +155,33 @@ fn groups_without_isolation_and_devices_without_group_are_refused() {
 }
 
 #[test]
+fn who_has_a_node_open_or_mapped_is_named() {
+    let mut host = Tree::new();
+    let gpu =
+        Spec { ids: "10de:2330", class: "030200", driver: "nvidia", group: Some(1), more: &[] };
+    host.device("0000:00", "0000:00:03.0", gpu);
+    host.device("0000:00", "0000:00:04.0", Spec { group: Some(2), ..gpu });
+    host.device("0000:00", "0000:00:05.0", Spec { group: Some(3), ..gpu });
+    // Their nodes are /dev/null, /dev/zero and /dev/full, which everybody has.
+    for (bdf, number) in [("0000:00:03.0", "1:3"), ("0000:00:04.0", "1:5"), ("0000:00:05.0", "1:7")]
+    {
+        host.file(&format!("{}/drm/card0/dev", host.folder(bdf)), format!("{number}\n"));
+    }
+    host.file("proc/77/comm", "jupyter\n");
+    host.file("proc/77/maps", "7f0000000000-7f0000001000 r--s 00000000 00:05 9      /dev/zero\n");
+    std::fs::create_dir_all(host.path("proc/77/fd")).unwrap();
+    std::os::unix::fs::symlink("/dev/null", host.path("proc/77/fd/3")).unwrap();
+    std::os::unix::fs::symlink("/", host.path("proc/77/root")).unwrap();
+    for (bdf, node) in [("0000:00:03.0", "/dev/null"), ("0000:00:04.0", "/dev/zero")] {
+        assert_eq!(blockers(&host, bdf, bdf), ["OPEN_FDS"]);
+        let run = host.iommu(&format!("check --json {bdf}")).stdout;
+        assert!(run.contains(&format!("jupyter (process 77) has {node} open")), "{run}");
+    }
+    assert_eq!(blockers(&host, "00:05.0", "0000:00:05.0"), [""; 0]);
+    assert_eq!(host.iommu("scan 00:03.0").item()["blockers"], json!([]), "for check alone");
+}
+
+#[test]
 fn wrong_addresses_are_exit_2_and_absent_devices_exit_4() {
     let host = hosts::laptop();
     for text in [

@@ -5,12 +5,15 @@
 mod support;
 #[path = "support/template.rs"]
 mod template;
+#[path = "support/tree.rs"]
+mod tree;
 
 use std::fs;
 
 use serde_json::{Value, json};
 use support::{Rig, guest_image, repository};
 use template::{CANONICAL, canonical, without};
+use tree::{Spec, Tree};
 
 const OWNER: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\
     202122232425262728292a2b2c2d2e2f";
@@ -92,6 +95,52 @@ fn an_ordinary_guest_gets_ordinary_firmware() {
     assert!(xml.contains("<nvram"), "no firmware variables of its own: {xml}");
     assert!(!xml.contains("amdsev"), "{xml}");
     rig.tool("tdx-td", ["delete", "td1", "--yes"]).document();
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_gpu_comes_by_iommufd_where_the_kernel_has_it() {
+    let rig = rig_with_image();
+    let mut host = Tree::below(rig.scratch());
+    let resource = "0x0000204000000000 0x0000204000ffffff 0x000000000014220c\n\
+        0x0000000000000000 0x0000000000000000 0x0000000000000000\n\
+        0x0000200000000000 0x0000201fffffffff 0x000000000014220c";
+    let more = [("resource", resource), ("reset_method", "flr bus")];
+    let (ids, class) = ("10de:2330:10de:16c1", "030200");
+    host.device(
+        "0000:17",
+        "0000:17:00.0",
+        Spec { ids, class, driver: "nvidia", group: Some(7), more: &more },
+    );
+    let root = host.path("");
+    let render = |more: &[&str]| {
+        let words = [
+            "--sysroot",
+            root.to_str().unwrap(),
+            "render",
+            "-i",
+            "guest.qcow2",
+            "--memory",
+            "512M",
+        ];
+        let device = ["--vcpus", "1", "--name", "gpu", "--gpus", "17:00.0"];
+        rig.tool("tdx-td", [&words[..], &device, more].concat())
+    };
+    // Whoever does not say otherwise wants it protected, which takes NVIDIA's program.
+    assert!(render(&[]).error(6)["message"].as_str().unwrap().contains("nvidia_gpu_tools"));
+    let xml = |run: &support::Run| run.item()["xml"].as_str().unwrap().to_owned();
+    let by_group = xml(&render(&["--cc", "leave"]));
+    assert!(!by_group.contains("iommufd"), "{by_group}");
+    host.file("dev/iommu", "");
+    let rendered = render(&["--cc", "leave"]);
+    let by_iommufd = xml(&rendered);
+    assert!(by_iommufd.contains("<driver iommufd='yes'/>"), "{by_iommufd}");
+    assert!(by_iommufd.contains("<pcihole64 unit='KiB'>268435456</pcihole64>"), "{by_iommufd}");
+    assert!(rendered.document()["warnings"].to_string().contains("256 GiB of addresses"));
+    for xml in [by_group, by_iommufd] {
+        fs::write(rig.scratch().join("gpu.xml"), xml).unwrap();
+        rig.shell("virsh define --validate gpu.xml && virsh undefine gpu --nvram").text();
+    }
 }
 
 #[test]
@@ -381,7 +430,7 @@ fn sev_definitions_are_valid() {
 /// What the builder makes of the flags, without a host that could run it.
 fn sev_xml(security: &str, flags: &[&str]) -> String {
     use clap::{Args, FromArgMatches, ValueEnum};
-    use tdx_td::{builder, capability, identity, launch, metadata, settings};
+    use tdx_td::{builder, capability, identity, launch, metadata, passthrough, settings};
 
     let command = launch::LaunchArgs::augment_args(clap::Command::new("new"));
     let matches = command.get_matches_from([&["new"], flags].concat());
@@ -417,6 +466,7 @@ fn sev_xml(security: &str, flags: &[&str]) -> String {
         base: &base,
         keep_base_owner: true,
         seed: None,
+        devices: &passthrough::Devices::default(),
         ssh: None,
         metadata: &metadata,
     };

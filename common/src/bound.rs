@@ -1,24 +1,13 @@
 //! The record of devices that were taken from the host: what drove them, and who is at it.
 //!
-//! One file a device below `/run/tdx/bound`, written before the device is touched and removed when it is
-//! as it was. It survives the tool, not a reboot, just as the binding. While whoever took the device
-//! still works on it, the file is locked; the kernel drops the lock with the process, so what a dead one
-//! left half done is known at once.
+//! They are in /run: a record survives the tool, not a reboot, just as the binding.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
-
-use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
-use crate::code::Code;
-use crate::error::{Error, IoContext, Result};
+use crate::error::Result;
 use crate::host::Host;
+use crate::lease;
 use crate::pci::Bdf;
-
-const FOLDER: &str = "/run/tdx/bound";
 
 /// What tells a device from another one that is later found at its address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,157 +45,44 @@ pub struct Record {
     pub committed: bool,
 }
 
+impl lease::Record for Record {
+    const FOLDER: &'static str = "/run/tdx/bound";
+
+    fn bdf(&self) -> Bdf {
+        self.bdf
+    }
+
+    fn is_committed(&self) -> bool {
+        self.committed
+    }
+
+    fn commit(&mut self) {
+        self.committed = true;
+    }
+}
+
 /// A record that was found.
-#[derive(Debug)]
-pub struct Found {
-    /// What it says.
-    pub record: Record,
-    /// Whether somebody is at work on the device.
-    pub live: bool,
-}
+pub type Found = lease::Found<Record>;
 
-impl Found {
-    /// Whether taking the device was not finished, and never will be.
-    pub fn is_stale(&self) -> bool {
-        !self.live && !self.record.committed
-    }
-}
+/// A record that is ours alone.
+pub type Lease = lease::Lease<Record>;
 
-/// A record that is being made, ours alone until it is committed or dropped.
-#[derive(Debug)]
-pub struct Lease {
-    /// What it says.
-    pub record: Record,
-    path: PathBuf,
-    _lock: Flock<File>,
-}
-
-impl Lease {
-    /// Records a device before it is touched.
-    ///
-    /// Errors: `conflict` with code `RESERVED` when there is a record already; `permission`, `io`.
-    pub fn begin(host: &Host, record: Record) -> Result<Self> {
-        let folder = make_folder(host)?;
-        let path = folder.join(record.bdf.to_string());
-        let part = folder.join(format!(".{}.{}", record.bdf, std::process::id()));
-        let lock = write(&part, &record)?;
-        // Complete and locked from the moment it is there; and never over another's.
-        let linked = fs::hard_link(&part, &path);
-        let _ = fs::remove_file(&part);
-        match linked {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                Err(reserved(record.bdf, "is recorded as taken already"))
-            }
-            linked => linked.at("create", &path).map(|()| Self { record, path, _lock: lock }),
-        }
-    }
-
-    /// Takes up a record that is there, to undo it.
-    ///
-    /// Errors: `conflict` with code `RESERVED` when somebody is at work on the device.
-    pub fn resume(host: &Host, record: Record) -> Result<Self> {
-        let path = host.path(FOLDER).join(record.bdf.to_string());
-        let file = OpenOptions::new().read(true).open(&path).at("open", &path)?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Self { record, path, _lock: lock }),
-            Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
-                Err(reserved(record.bdf, "is being worked on by another command"))
-            }
-            Err((_, error)) => Err(io::Error::from(error)).at("lock", &path),
-        }
-    }
-
-    /// Says that taking the device is finished.
-    pub fn commit(mut self, domain: Option<&str>) -> Result<()> {
-        self.record.committed = true;
-        self.record.domain = domain.map(str::to_owned);
-        let part = self.path.with_file_name(format!(".{}.commit", self.record.bdf));
-        let lock = write(&part, &self.record)?;
-        fs::rename(&part, &self.path).at("rename to", &self.path)?;
-        drop(lock);
-        Ok(())
-    }
-
-    /// The device is as it was: nothing is to be remembered.
-    pub fn forget(self) -> Result<()> {
-        match fs::remove_file(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            removed => removed.at("remove", &self.path),
-        }
-    }
-}
-
-/// Every record, sorted by address, and for each that cannot be understood an error.
-///
-/// Errors: `permission` or `io` when the folder cannot be listed.
+/// Every record, see [`lease::all`].
 pub fn all(host: &Host) -> Result<Vec<Result<Found>>> {
-    let folder = host.path(FOLDER);
-    let entries = match fs::read_dir(&folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.at("read", &folder)?,
-    };
-    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    let mut devices: Vec<Bdf> = names.filter_map(|name| name.parse().ok()).collect();
-    devices.sort_unstable();
-    Ok(devices.into_iter().filter_map(|bdf| of(host, bdf).transpose()).collect())
+    lease::all(host)
 }
 
-/// The record of one device, if there is one.
-///
-/// Errors: `invalid_input` for a record that cannot be understood; `permission`, `io`.
+/// The record of one device, see [`lease::of`].
 pub fn of(host: &Host, bdf: Bdf) -> Result<Option<Found>> {
-    let path = host.path(FOLDER).join(bdf.to_string());
-    let file = match File::open(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        file => file.at("open", &path)?,
-    };
-    let damaged = |why: &str| {
-        Error::invalid_input(format!("the record {} is damaged", path.display()))
-            .because(why.to_owned())
-            .hint("remove it: unbinding then gives the device to whatever driver wants it")
-    };
-    let text = fs::read_to_string(&path).at("read", &path)?;
-    let record: Record =
-        serde_json::from_str(&text).map_err(|error| damaged(&error.to_string()))?;
-    if record.bdf != bdf {
-        return Err(damaged(&format!("it is of {}", record.bdf)));
-    }
-    let live = Flock::lock(file, FlockArg::LockExclusiveNonblock).is_err();
-    Ok(Some(Found { record, live }))
-}
-
-fn reserved(bdf: Bdf, how: &str) -> Error {
-    Error::conflict(format!("{bdf} {how}"))
-        .code(Code::Reserved)
-        .hint("tdx-gpu unbind gives it back; with --stale, what dead commands left")
-}
-
-fn write(path: &Path, record: &Record) -> Result<Flock<File>> {
-    let mut options = OpenOptions::new();
-    let file = options.write(true).create(true).truncate(true).mode(0o600).open(path);
-    let file = file.at("create", path)?;
-    let mut lock = Flock::lock(file, FlockArg::LockExclusiveNonblock)
-        .map_err(|(_, error)| io::Error::from(error))
-        .at("lock", path)?;
-    let text = serde_json::to_string_pretty(record).unwrap_or_default();
-    writeln!(lock, "{text}").at("write", path)?;
-    Ok(lock)
-}
-
-/// The folder of the records, which only root can read or write.
-fn make_folder(host: &Host) -> Result<PathBuf> {
-    let folder = host.path(FOLDER);
-    DirBuilder::new().recursive(true).mode(0o700).create(&folder).at("create", &folder)?;
-    let owner = folder.symlink_metadata().at("look at", &folder)?.uid();
-    match owner == nix::unistd::geteuid().as_raw() {
-        true => Ok(folder),
-        false => Err(Error::permission(format!("{} is another user's", folder.display()))),
-    }
+    lease::of(host, bdf)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+    use crate::lease::Record as _;
 
     fn record(function: u8) -> Record {
         let identity = Identity {
@@ -242,14 +118,14 @@ mod tests {
         drop(lease);
         assert!(of(&host, record(0).bdf).unwrap().unwrap().is_stale());
         let lease = Lease::resume(&host, record(0)).unwrap();
-        lease.commit(Some("uuid")).unwrap();
+        lease.commit().unwrap();
         let found = of(&host, record(0).bdf).unwrap().unwrap();
         assert!((found.live, found.is_stale()) == (false, false));
-        assert_eq!(found.record.domain.as_deref(), Some("uuid"));
+        assert!(found.record.committed);
 
         Lease::begin(&host, record(1)).unwrap().forget().unwrap();
         assert_eq!(all(&host).unwrap().len(), 1);
-        let names = fs::read_dir(host.path(FOLDER)).unwrap().count();
+        let names = fs::read_dir(host.path(Record::FOLDER)).unwrap().count();
         assert_eq!(names, 1, "something is left");
     }
 
@@ -259,9 +135,9 @@ mod tests {
         let host = Host::new(root.path());
         drop(Lease::begin(&host, record(0)).unwrap());
         drop(Lease::begin(&host, record(1)).unwrap());
-        let path = |function| host.path(FOLDER).join(record(function).bdf.to_string());
+        let path = |function| host.path(Record::FOLDER).join(record(function).bdf.to_string());
         fs::write(path(0), "{\"bdf\":").unwrap();
-        fs::copy(path(1), host.path(FOLDER).join("0000:18:00.0")).unwrap();
+        fs::copy(path(1), host.path(Record::FOLDER).join("0000:18:00.0")).unwrap();
         let all = all(&host).unwrap();
         let good: Vec<bool> = all.iter().map(Result::is_ok).collect();
         assert_eq!(good, [false, true, false]);

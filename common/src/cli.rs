@@ -80,6 +80,33 @@ impl Context {
     }
 }
 
+impl Context {
+    /// Shows a unified diff to the person at the terminal, if there is one, in colours unless `NO_COLOR`
+    /// is set. What a program wants of it stands in the document.
+    pub fn show_diff(&self, diff: &str) {
+        if !self.progress {
+            return;
+        }
+        // Source: https://no-color.org.
+        let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        write_stderr(&if plain { diff.to_owned() } else { coloured(diff) });
+    }
+}
+
+/// A unified diff with ANSI colours: removed red, added green, places cyan.
+fn coloured(diff: &str) -> String {
+    let line = |line: &str| {
+        let colour = match line.as_bytes().first() {
+            Some(b'-') => "31",
+            Some(b'+') => "32",
+            Some(b'@') => "36",
+            _ => return format!("{line}\n"),
+        };
+        format!("\x1b[{colour}m{line}\x1b[0m\n")
+    };
+    diff.lines().map(line).collect()
+}
+
 /// Whether this process is root's.
 pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
@@ -185,6 +212,14 @@ fn one_line(paragraph: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn changed_lines_have_colours() {
+        assert_eq!(
+            coloured("@@ 1 @@\n a\n-b\n+c\n"),
+            "\x1b[36m@@ 1 @@\x1b[0m\n a\n\x1b[31m-b\x1b[0m\n\x1b[32m+c\x1b[0m\n"
+        );
+    }
 
     #[test]
     fn json_is_noticed_before_parsing() {

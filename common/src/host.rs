@@ -1,6 +1,9 @@
 //! The machine as files: /sys, /proc, /dev, /run and /etc below one root.
 
-use std::io;
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{IoContext, Result};
@@ -32,7 +35,7 @@ impl Host {
     ///
     /// Errors: `permission`, or `io` when it cannot be read.
     pub fn read_bytes(&self, path: &str) -> Result<Option<Vec<u8>>> {
-        match std::fs::read(self.path(path)) {
+        match fs::read(self.path(path)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             other => other.map(Some).at("read", path),
         }
@@ -42,9 +45,74 @@ impl Host {
     ///
     /// Errors: `permission`, or `io` when it cannot be read or is not UTF-8.
     pub fn read(&self, path: &str) -> Result<Option<String>> {
-        match std::fs::read_to_string(self.path(path)) {
+        match fs::read_to_string(self.path(path)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             other => other.map(Some).at("read", path),
         }
+    }
+
+    /// Whether this is the machine itself, not a tree below some folder.
+    pub fn is_this_machine(&self) -> bool {
+        self.root == Path::new("/")
+    }
+}
+
+/// Puts `text` into a file, which has its old content or all of the new one, whatever happens meanwhile.
+///
+/// Whoever may write the same file at the same time has to be kept out by a lock.
+/// Errors: `not_found` without its folder; `permission`, `io`.
+pub fn replace(path: &Path, text: &str, mode: u32) -> Result<()> {
+    let part = part(path);
+    let mut options = OpenOptions::new();
+    let file = options.write(true).create(true).truncate(true).mode(mode).open(&part);
+    let mut file = file.at("create", &part)?;
+    file.write_all(text.as_bytes()).at("write", &part)?;
+    file.sync_all().at("flush", &part)?;
+    fs::rename(&part, path).at("rename to", path)?;
+    flush(path.parent().unwrap_or(path))
+}
+
+/// Removes a file, and what a [`replace`] that was killed has left beside it. Says whether it was there.
+///
+/// Errors: `permission`, `io`.
+pub fn remove(path: &Path) -> Result<bool> {
+    let mut there = false;
+    for path in [part(path), path.to_owned()] {
+        there = match fs::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            removed => removed.at("remove", &path).map(|()| true)?,
+        };
+    }
+    Ok(there)
+}
+
+fn part(path: &Path) -> PathBuf {
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(".part");
+    path.with_file_name(name)
+}
+
+/// Has the names in a folder on the disk, as they are.
+pub fn flush(folder: &Path) -> Result<()> {
+    File::open(folder).and_then(|folder| folder.sync_all()).at("flush", folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_as_a_whole_and_removed_with_what_a_kill_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        replace(&path, "old", 0o600).unwrap();
+        fs::write(part(&path), "half of a longer te").unwrap();
+        replace(&path, "new", 0o600).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "new");
+        fs::write(part(&path), "half").unwrap();
+        assert!(remove(&path).unwrap());
+        assert!(!remove(&path).unwrap());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }

@@ -18,6 +18,7 @@ pub mod exec;
 pub mod host;
 pub mod input;
 pub mod interrupt;
+pub mod lease;
 #[cfg(feature = "libvirt")]
 pub mod libvirt;
 pub mod log;

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use common::bound::{self, Lease, Record};
+use common::bound::{Lease, Record};
+use common::cli::is_root;
 use common::host::Host;
 use common::{Error, Result, interrupt, log, parallel};
 
@@ -25,8 +26,12 @@ impl Plan {
     /// Gives the devices to VFIO, and has the kernel map as much memory as `limit` mappings reach.
     ///
     /// All drivers let go before any is given: the functions of a card can depend on each other.
-    /// Errors: whatever the kernel says; then all devices are as before, or named as left behind.
+    /// Errors: `permission` for all but root; whatever the kernel says; then all devices are as before, or
+    /// named as left behind.
     pub fn apply(self, host: &Host, limit: Option<u64>) -> Result<Bound<'_>> {
+        if self.steps.iter().any(|step| !step.done) {
+            as_root()?;
+        }
         let drivers: BTreeSet<&str> =
             self.steps.iter().map(|step| step.record.bound_to.as_str()).collect();
         for name in drivers {
@@ -50,7 +55,11 @@ impl Bound<'_> {
                 Lease::resume(host, step.record.clone())?.forget()?;
             }
             let bound_to = driver::loaded_name(host, &step.record.bound_to);
-            self.leases.push(Lease::begin(host, Record { bound_to, ..step.record })?);
+            let record = Record { bound_to, ..step.record };
+            self.leases.push(match step.resumed {
+                true => Lease::resume(host, record)?,
+                false => Lease::begin(host, record)?,
+            });
         }
         if let Some(limit) = limit {
             limit::raise(host, limit)?;
@@ -75,9 +84,9 @@ impl Bound<'_> {
         parallel::map(records, AT_ONCE, work).into_iter().collect()
     }
 
-    /// The devices stay with VFIO, for this domain when it is said.
-    pub fn commit(self, domain: Option<&str>) -> Result<()> {
-        self.leases.into_iter().try_for_each(|lease| lease.commit(domain))
+    /// The devices stay with VFIO.
+    pub fn commit(self) -> Result<()> {
+        self.leases.into_iter().try_for_each(Lease::commit)
     }
 
     /// Gives everything back after a failure, which then says what is left.
@@ -85,6 +94,16 @@ impl Bound<'_> {
         let going = self.leases.into_iter().map(|lease| Going { lease, to_any: false });
         let (_, failures) = give_back(self.host, going.collect());
         error.left_behind(failures.into_iter().map(|(what, _)| what))
+    }
+}
+
+/// Fails for all but root.
+///
+/// Errors: `permission`.
+pub fn as_root() -> Result<()> {
+    match is_root() {
+        true => Ok(()),
+        false => Err(Error::permission("binding devices takes root").hint("run it with sudo")),
     }
 }
 
@@ -120,12 +139,19 @@ pub fn give_back(host: &Host, going: Vec<Going>) -> (Vec<Record>, Vec<(String, E
             }
         }
     }
-    if bound::all(host).is_ok_and(|records| records.is_empty())
-        && let Err(error) = limit::restore(host)
-    {
+    if let Err(error) = limit::restore(host) {
         log::step(format_args!("dma_entry_limit stays: {error}"));
     }
     (given, failures)
+}
+
+/// Fails with the first failure when there is one, which then says what was done and what is left.
+pub fn settle_failures(failures: Vec<(String, Error)>, done: Vec<String>) -> Result<()> {
+    let left: Vec<String> = failures.iter().map(|(what, _)| what.clone()).collect();
+    match failures.into_iter().next() {
+        None => Ok(()),
+        Some((_, error)) => Err(error.applied(done).left_behind(left)),
+    }
 }
 
 /// First for all: the override as it was, and VFIO lets go.

@@ -15,7 +15,7 @@ use tdx_iommu::check::{self, CheckItem};
 use tdx_iommu::inventory::Inventory;
 use tdx_iommu::request::{self, Named};
 
-use crate::driver::Sysfs;
+use crate::driver::{Sysfs, Variants};
 use crate::limit;
 use crate::mode::{self, CcMode, PpcieMode};
 
@@ -72,11 +72,12 @@ pub fn run(context: &Context, args: CheckArgs) -> Result<Outcome> {
     warnings.extend(inventory.problems.iter().cloned().chain(unseen));
     let memory = args.memory.map_or_else(|| limit::host_memory(host), Ok)?;
     let dma_entry_limit = limit::current(host)?;
+    let variants = Variants::read(host);
     let viable = checks.iter().all(|item| item.viable);
     let item = |check: CheckItem| {
         let modes = mode::read(host, &inventory.devices[&check.bdf]);
         GpuCheckItem {
-            vfio_driver: Sysfs::new(host, check.bdf).vfio_driver(),
+            vfio_driver: variants.driver(Sysfs::new(host, check.bdf)),
             cc_mode: modes.cc,
             ppcie_mode: modes.ppcie,
             dma_entry_limit,

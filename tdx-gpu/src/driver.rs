@@ -12,6 +12,7 @@ use common::host::Host;
 use common::pci::Bdf;
 use common::raw::{self, WriteError};
 use common::{Error, ErrorKind, Result, log};
+use tdx_iommu::modalias;
 
 /// How long the kernel may take over one device.
 pub const LIMIT: Duration = Duration::from_secs(10);
@@ -104,21 +105,30 @@ impl<'h> Sysfs<'h> {
             }
         }
     }
+}
 
-    /// The VFIO driver for it: a variant made for its kind, else `vfio-pci`.
+/// The drivers of VFIO that are made for kinds of devices, of this kernel.
+#[derive(Debug, Default)]
+pub struct Variants {
+    /// Lines `alias vfio_pci:PATTERN MODULE` of modules.alias, which has thousands of others.
+    aliases: String,
+}
+
+impl Variants {
+    /// Reads which there are; none where the modules cannot be found.
     ///
     /// Source: Linux `Documentation/driver-api/vfio-pci-device-specific-driver-acceptance.rst`;
-    /// libvirt's `virPCIDeviceFindBestVFIOVariant()` looks in the same place: lines
-    /// `alias vfio_pci:PATTERN MODULE` of modules.alias, of which the one with the fewest `*` wins.
-    pub fn vfio_driver(&self) -> String {
-        let alias = std::fs::read_to_string(self.attribute("modalias")).unwrap_or_default();
-        let release = self.host.read("/proc/sys/kernel/osrelease").ok().flatten();
-        let Some(release) = release else {
-            return VFIO_PCI.to_owned();
-        };
-        let aliases = format!("/lib/modules/{}/modules.alias", release.trim());
-        let text = std::fs::read_to_string(aliases).unwrap_or_default();
-        variant(&text, alias.trim()).unwrap_or(VFIO_PCI).to_owned()
+    /// libvirt's `virPCIDeviceFindBestVFIOVariant()` looks in the same place.
+    pub fn read(host: &Host) -> Self {
+        let list = modalias::list(host);
+        let lines = list.lines().filter(|line| line.starts_with("alias vfio_pci:"));
+        Self { aliases: lines.map(|line| format!("{line}\n")).collect() }
+    }
+
+    /// The driver for a device: the one whose pattern has the fewest `*`, else `vfio-pci`.
+    pub fn driver(&self, device: Sysfs<'_>) -> String {
+        let alias = std::fs::read_to_string(device.attribute("modalias")).unwrap_or_default();
+        variant(&self.aliases, alias.trim()).unwrap_or(VFIO_PCI).to_owned()
     }
 }
 
@@ -127,33 +137,13 @@ fn variant<'a>(aliases: &'a str, modalias: &str) -> Option<&'a str> {
     let id = modalias.strip_prefix("pci:")?;
     let candidates = aliases.lines().filter_map(|line| {
         let (pattern, module) = line.strip_prefix("alias vfio_pci:")?.split_once(' ')?;
-        matches(pattern, id).then_some((pattern.matches('*').count(), module.trim()))
+        modalias::matches(pattern, id).then_some((pattern.matches('*').count(), module.trim()))
     });
     // The plain driver's own alias is all stars.
     candidates
         .min_by_key(|(stars, _)| *stars)
         .map(|(_, module)| module)
         .filter(|m| *m != "vfio_pci")
-}
-
-/// Whether a text matches a pattern in which `*` stands for anything.
-fn matches(pattern: &str, text: &str) -> bool {
-    let mut parts = pattern.split('*');
-    let Some(mut rest) = text.strip_prefix(parts.next().unwrap_or_default()) else {
-        return false;
-    };
-    let mut parts = parts.peekable();
-    if parts.peek().is_none() {
-        return rest.is_empty();
-    }
-    while let Some(part) = parts.next() {
-        match (parts.peek(), rest.find(part)) {
-            (None, _) => return rest.ends_with(part),
-            (_, Some(at)) => rest = &rest[at + part.len()..],
-            (_, None) => return false,
-        }
-    }
-    true
 }
 
 /// Has the driver in the kernel, loading its module when it is not.
@@ -224,21 +214,6 @@ fn write(path: PathBuf, text: &str, doing: impl Fn() -> String) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn patterns_are_globs() {
-        for (pattern, text, yes) in [
-            ("v000015B3d*", "v000015B3d0000101E", true),
-            ("v*d*sv*sd*", "v1d2sv3sd4", true),
-            ("v1d2", "v1d2", true),
-            ("v1d2", "v1d23", false),
-            ("v1*i00", "v1d2i01", false),
-            ("*", "", true),
-            ("v1*i0", "v1i0i0", true),
-        ] {
-            assert_eq!(matches(pattern, text), yes, "{pattern} {text}");
-        }
-    }
 
     #[test]
     fn the_most_special_driver_is_taken() {

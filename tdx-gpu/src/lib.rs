@@ -6,22 +6,30 @@
 //!
 //! One module a verb. Under them: [`plan`] says what binding takes, purely; [`binding`] does it, on all
 //! devices at once, and undoes it; [`driver`] writes to sysfs and knows which VFIO driver a device wants;
-//! [`limit`] is how much memory VFIO may map; [`mode`] reads a GPU's confidential-computing mode and
-//! [`gpu_tools`] sets it by NVIDIA's own program.
+//! [`limit`] is how much memory VFIO may map; [`mode`] reads a GPU's confidential-computing mode,
+//! [`setting`] plans and sets it, and [`gpu_tools`] is NVIDIA's own program, which does. [`persist`]
+//! remembers devices across boots, [`mod@unit`] is what runs then, and [`boot`] what it does.
 
 mod cli;
 
+pub mod bars;
 pub mod bind;
 pub mod binding;
+pub mod boot;
 pub mod cc;
 pub mod check;
 pub mod driver;
 pub mod gpu_tools;
+pub mod handover;
+pub mod held;
 pub mod hostdev;
 pub mod limit;
 pub mod list;
 pub mod mode;
+pub mod persist;
 pub mod plan;
+pub mod setting;
 pub mod unbind;
+pub mod unit;
 
 pub use cli::Cli;

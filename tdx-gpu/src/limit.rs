@@ -5,13 +5,17 @@
 //! ends, and never lowered meanwhile. iommufd has no such limit.
 //! Source: Linux `drivers/vfio/vfio_iommu_type1.c`, `dma_entry_limit`; QEMU's check of it.
 
-use common::host::Host;
+use std::fs::File;
+
+use common::bound;
+use common::host::{self, Host};
 use common::units::Size;
 use common::{Error, IoContext, Result, log};
 
 use crate::driver;
 
 const PARAMETER: &str = "/sys/module/vfio_iommu_type1/parameters/dma_entry_limit";
+const FOLDER: &str = "/run/tdx";
 /// The value before the first binding.
 const BEFORE: &str = "/run/tdx/dma_entry_limit";
 
@@ -41,6 +45,7 @@ pub fn current(host: &Host) -> Result<Option<u64>> {
 /// Errors: `permission`, `io`.
 pub fn raise(host: &Host, wanted: u64) -> Result<()> {
     driver::load_module(host, "vfio_iommu_type1")?;
+    let _lock = lock(host)?;
     let Some(now) = current(host)? else {
         return Ok(()); // built without it: there is nothing to limit
     };
@@ -49,28 +54,42 @@ pub fn raise(host: &Host, wanted: u64) -> Result<()> {
     }
     let before = host.path(BEFORE);
     if !before.exists() {
-        // There is no record yet when others bound the devices.
-        let folder = host.path("/run/tdx");
-        std::fs::create_dir_all(&folder).at("create", &folder)?;
-        std::fs::write(&before, format!("{now}\n")).at("write", &before)?;
+        host::replace(&before, &format!("{now}\n"), 0o600)?;
     }
     log::step(format_args!("dma_entry_limit = {wanted}, was {now}"));
     let parameter = host.path(PARAMETER);
     std::fs::write(&parameter, wanted.to_string()).at("write", &parameter)
 }
 
-/// Puts the limit back as it was before the first binding, when that was remembered.
+/// Puts the limit back as it was before the first binding, when that was remembered and no device is
+/// recorded any more.
+///
+/// Errors: `permission`, `io`.
 pub fn restore(host: &Host) -> Result<()> {
-    let Some(text) = host.read(BEFORE)? else {
+    if !host.has(FOLDER) {
         return Ok(());
-    };
-    if let (Ok(before), Some(_)) = (text.trim().parse::<u64>(), current(host)?) {
+    }
+    // A device is recorded before the limit is raised for it.
+    let _lock = lock(host)?;
+    if !bound::all(host)?.is_empty() {
+        return Ok(());
+    }
+    let before = host.read(BEFORE)?.and_then(|text| text.trim().parse::<u64>().ok());
+    if let (Some(before), Some(_)) = (before, current(host)?) {
         log::step(format_args!("dma_entry_limit = {before}, as before"));
         let parameter = host.path(PARAMETER);
         std::fs::write(&parameter, before.to_string()).at("write", &parameter)?;
     }
-    let before = host.path(BEFORE);
-    std::fs::remove_file(&before).at("remove", &before)
+    host::remove(&host.path(BEFORE)).map(drop)
+}
+
+/// Keeps all others from the limit, until it is dropped.
+fn lock(host: &Host) -> Result<File> {
+    let folder = host.path(FOLDER);
+    std::fs::create_dir_all(&folder).at("create", &folder)?;
+    let file = File::open(&folder).at("open", &folder)?;
+    file.lock().at("lock", &folder)?;
+    Ok(file)
 }
 
 #[cfg(test)]

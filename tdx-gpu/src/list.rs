@@ -16,6 +16,7 @@ use tdx_iommu::role::Role;
 use tdx_iommu::scan::{self, DeviceItem};
 
 use crate::mode::{self, CcMode, PpcieMode};
+use crate::persist::Persistent;
 
 /// Arguments of `list`.
 #[derive(Debug, Args)]
@@ -30,6 +31,8 @@ pub struct GpuItem {
     pub previous_driver: Option<String>,
     /// UUID of the domain that it was taken for.
     pub domain: Option<String>,
+    /// Whether it is bound at every boot; null where only root can see.
+    pub persistent: Option<bool>,
     /// Confidential computing; null where there is no such thing.
     pub cc_mode: Option<CcMode>,
     /// Protected PCIe; null where there is no such thing.
@@ -78,6 +81,9 @@ pub fn run(context: &Context, _: ListArgs) -> Result<Outcome> {
         gpu || device.on_vfio()
     });
     let mut warnings = scan::warnings_of(&inventory);
+    let persistent = Persistent::read(host, &inventory).ok();
+    let damaged = persistent.iter().flat_map(|persistent| &persistent.damaged);
+    warnings.extend(damaged.map(ToString::to_string));
     let devices = scan::items(host, &inventory, shown)?;
     let mut items = Vec::with_capacity(devices.len());
     for device in devices {
@@ -90,6 +96,7 @@ pub fn run(context: &Context, _: ListArgs) -> Result<Outcome> {
         items.push(GpuItem {
             previous_driver: record.as_ref().and_then(|record| record.driver.clone()),
             domain: record.and_then(|record| record.domain),
+            persistent: persistent.as_ref().map(|persistent| persistent.has(device.bdf)),
             cc_mode: modes.cc,
             ppcie_mode: modes.ppcie,
             device,

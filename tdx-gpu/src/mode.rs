@@ -7,7 +7,7 @@ use std::path::Path;
 use common::host::Host;
 use common::raw;
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tdx_iommu::device::Device;
 
 use crate::driver::Sysfs;
@@ -15,7 +15,7 @@ use crate::driver::Sysfs;
 const NVIDIA: u16 = 0x10de;
 
 /// Confidential computing on a GPU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CcMode {
     /// Off.
@@ -44,7 +44,7 @@ impl CcMode {
 }
 
 /// Protected PCIe: all GPUs and switches of a baseboard in one guest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PpcieMode {
     /// Off.
@@ -67,7 +67,7 @@ impl PpcieMode {
 }
 
 /// The modes of a device; none where it has no such thing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Modes {
     /// Confidential computing.
     pub cc: Option<CcMode>,

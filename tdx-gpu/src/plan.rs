@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use common::bound::{Found, Identity, Record};
 use common::code::Level;
+use common::lease;
 use common::pci::Bdf;
 use common::{Code, Error, Result};
 use tdx_iommu::device::Device;
@@ -19,10 +20,23 @@ pub struct Step {
     pub done: bool,
     /// Whether there is an old record that the device itself contradicts.
     pub outdated: bool,
+    /// Whether a command that died had begun it for the same domain: the record is that one's.
+    pub resumed: bool,
+}
+
+/// On what terms devices are taken.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Terms<'a> {
+    /// The other devices of the IOMMU groups come along.
+    pub whole_group: bool,
+    /// What is done in spite of these.
+    pub force: &'a [Code],
+    /// The UUID of the domain they are for.
+    pub domain: Option<&'a str>,
 }
 
 /// Devices on their way to VFIO, all or none.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Plan {
     /// Sorted by address.
     pub steps: Vec<Step>,
@@ -48,7 +62,7 @@ pub fn requested(
 }
 
 impl Plan {
-    /// Plans to give what is asked for to VFIO, where `findings` and the codes that the user forces allow.
+    /// Plans to give what is asked for to VFIO, where `findings` and the terms allow.
     ///
     /// `driver` names the VFIO driver of a device, `records` are those that are there.
     /// Errors: `conflict` with the code of what stands in the way; all else that does is a cause.
@@ -56,17 +70,38 @@ impl Plan {
         inventory: &Inventory,
         request: &Request<'_>,
         findings: &[Finding],
-        forced: &[Code],
+        terms: Terms<'_>,
         records: &BTreeMap<Bdf, Found>,
         driver: impl Fn(Bdf) -> String,
     ) -> Result<Self> {
-        let mut warnings = refuse(findings, forced)?;
+        let mut warnings = refuse(findings, terms.force)?;
         let mut steps = Vec::new();
         for device in request.devices().iter().filter_map(|bdf| inventory.devices.get(bdf)) {
             let done = device.on_vfio();
             let found = records.get(&device.bdf);
+            let resumed = found.filter(|found| {
+                found.is_stale()
+                    && found.record.domain.is_some()
+                    && found.record.domain.as_deref() == terms.domain
+            });
+            if let Some(found) = resumed {
+                let (record, done, outdated) = (found.record.clone(), false, false);
+                steps.push(Step { record, done, outdated, resumed: true });
+                continue;
+            }
             if let Some(found) = found.filter(|found| found.live || found.is_stale()) {
-                return Err(taken(device.bdf, found));
+                return Err(lease::taken(found));
+            }
+            let others = found.and_then(|found| found.record.domain.as_deref());
+            if let (Some(_), Some(other)) =
+                (terms.domain, others.filter(|d| Some(*d) != terms.domain))
+            {
+                return Err(Error::conflict(format!(
+                    "{} was taken for the domain {other}",
+                    device.bdf
+                ))
+                .code(Code::Reserved)
+                .hint("tdx-td delete gives it back with that domain, tdx-gpu unbind by itself"));
             }
             if let (Some(other), false) = (&device.driver_override, done) {
                 let bdf = device.bdf;
@@ -81,11 +116,12 @@ impl Plan {
                     driver: device.driver.clone(),
                     driver_override: device.driver_override.clone(),
                     bound_to: driver(device.bdf),
-                    domain: None,
+                    domain: terms.domain.map(str::to_owned),
                     committed: false,
                 },
                 done,
                 outdated: found.is_some() && !done,
+                resumed: false,
             });
         }
         Ok(Self { steps, warnings })
@@ -130,6 +166,7 @@ pub fn refuse(findings: &[Finding], forced: &[Code]) -> Result<Vec<String>> {
     let message = format!("{} cannot be given to a guest: {}", first.bdf, first.message);
     let hint = match first.code {
         Code::HostDriver => "name the other device too, or add --whole-group".to_owned(),
+        Code::OpenFds => "end that process first, or add --force OPEN_FDS --yes".to_owned(),
         code if code.level() == Level::Forceable => {
             format!("--force {} --yes does it all the same", code.as_str())
         }
@@ -138,14 +175,6 @@ pub fn refuse(findings: &[Finding], forced: &[Code]) -> Result<Vec<String>> {
     let error = Error::conflict(message).code(first.code).hint(hint);
     let rest: Vec<String> = all.skip(1).collect();
     Err(if rest.is_empty() { error } else { error.because(rest.join("; ")) })
-}
-
-fn taken(bdf: Bdf, found: &Found) -> Error {
-    let (how, hint) = match found.live {
-        true => ("another command is at work on", "wait for it to end"),
-        false => ("a command died while it was at work on", "tdx-gpu unbind --stale repairs it"),
-    };
-    Error::conflict(format!("{how} {bdf}")).code(Code::Reserved).hint(hint)
 }
 
 #[cfg(test)]

@@ -6,21 +6,24 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use clap::Args;
 use common::bound::{self, Found, Lease, Record};
-use common::cli::{Change, Context};
+use common::cli::{Change, Context, is_root};
 use common::document::{Action, Document, Item};
 use common::host::Host;
+use common::lease;
 use common::output::Outcome;
 use common::pci::Bdf;
-use common::{Code, Error, Result, interrupt};
+use common::{Error, Result, interrupt};
 use schemars::JsonSchema;
 use serde::Serialize;
-use tdx_iommu::holders::Holders;
 use tdx_iommu::inventory::Inventory;
 use tdx_iommu::request::{self, Named};
 
 use crate::binding::{self, Going};
 use crate::driver::Sysfs;
+use crate::held;
+use crate::persist::{self, Persistent};
 use crate::plan::identity;
+use crate::setting::{self, Former};
 
 /// Arguments of `unbind`.
 #[derive(Debug, Args)]
@@ -29,7 +32,7 @@ pub struct UnbindArgs {
     #[arg(value_name = "BDF", required_unless_present_any = ["all", "stale"])]
     #[arg(conflicts_with_all = ["all", "stale"])]
     devices: Vec<Named>,
-    /// Every device that was bound by these tools
+    /// Every device that was bound by these tools, or is at every boot
     #[arg(long)]
     all: bool,
     /// Only what commands that died have left half done
@@ -48,7 +51,12 @@ pub struct UnbindItem {
     pub driver: Option<String>,
     /// The VFIO driver that had it.
     pub previous_driver: Option<String>,
-    /// `unbind`; `forget` for one that is gone, of which only the record was left; or `none`.
+    /// Whether it was to be bound at every boot, which it is no more.
+    pub was_persistent: bool,
+    /// Whether its confidential-computing mode is what it was before it was changed for a domain.
+    pub mode_restored: bool,
+    /// `unbind`; `restore` for one whose mode alone was changed; `forget` for one of which there was only
+    /// a record; or `none`.
     pub action: Action,
 }
 
@@ -115,8 +123,26 @@ pub fn run(context: &Context, args: UnbindArgs) -> Result<Outcome> {
     let (named, mut warnings) = request::resolve(&args.devices)?;
     interrupt::guard();
     let inventory = Inventory::read(host)?;
+    let persistent = Persistent::read(host, &inventory)?;
+    warnings.extend(persistent.damaged.iter().map(ToString::to_string));
     let mut ways = BTreeMap::new();
+    let mut formers = BTreeMap::new();
+    if args.all {
+        let devices = persistent.found.iter().map(|found| found.bdf());
+        ways.extend(devices.map(|bdf| (bdf, Way::of(&inventory, bdf, None))));
+    }
     if args.all || args.stale {
+        for found in lease::all::<Former>(host)? {
+            match found {
+                Ok(found) if args.all || found.is_stale() => {
+                    let bdf = found.record.bdf;
+                    ways.insert(bdf, Way::None);
+                    formers.insert(bdf, found.record);
+                }
+                Ok(_) => {}
+                Err(damaged) => warnings.push(damaged.to_string()),
+            }
+        }
         for found in bound::all(host)? {
             match found {
                 Ok(found) if args.all || found.is_stale() => {
@@ -128,75 +154,101 @@ pub fn run(context: &Context, args: UnbindArgs) -> Result<Outcome> {
             }
         }
     }
-    for bdf in with_slots(&inventory, &named) {
+    for bdf in with_slots(&inventory, &named, &persistent) {
         let found = bound::of(host, bdf)?;
-        if found.is_none() {
+        let former = lease::of::<Former>(host, bdf)?.map(|found| (bdf, found.record));
+        formers.extend(former);
+        if found.is_none() && !formers.contains_key(&bdf) && !persistent.has(bdf) {
             inventory.device(bdf)?;
         }
         ways.insert(bdf, Way::of(&inventory, bdf, found));
     }
-    refuse_held(host, &inventory, &ways)?;
-    let items = match args.change.dry_run {
-        true => ways.iter().map(|(bdf, way)| imagined(&inventory, *bdf, way)).collect(),
-        false => give_back(host, ways)?,
+    let back = ways.iter().filter(|(_, way)| matches!(way, Way::Back(_))).map(|(bdf, _)| *bdf);
+    held::refuse(host, &inventory, back.chain(formers.keys().copied()))?;
+    // What a dead command left half done may well be done at the next boot.
+    let is_forgotten = |bdf: &&Bdf| !args.stale && persistent.has(**bdf);
+    let forgotten: BTreeSet<Bdf> = ways.keys().filter(is_forgotten).copied().collect();
+    let mut items = match args.change.dry_run {
+        true => {
+            let item = |(bdf, way): (&Bdf, &Way)| {
+                imagined(&inventory, *bdf, way, formers.contains_key(bdf))
+            };
+            ways.iter().map(item).collect()
+        }
+        false => {
+            let changes = ways.values().any(|way| !matches!(way, Way::None))
+                || !forgotten.is_empty()
+                || !formers.is_empty();
+            if changes && !is_root() {
+                return Err(
+                    Error::permission("giving devices back takes root").hint("run it with sudo")
+                );
+            }
+            if is_root() {
+                persist::forget(host, &inventory, &forgotten)?;
+            }
+            let forgot = forgotten.iter().map(|bdf| format!("{bdf} is not bound at boot any more"));
+            give_back(host, &inventory, ways, formers)
+                .map_err(|error| error.applied(forgot.collect::<Vec<_>>()))?
+        }
     };
+    for item in &mut items {
+        item.was_persistent = forgotten.contains(&item.bdf);
+        if item.was_persistent && item.action == Action::NONE {
+            item.action = Action("forget");
+        }
+    }
     let document = Document::new("tdx.gpu.unbind", items);
     Ok(document.dry_run(args.change.dry_run).warnings(warnings).into())
 }
 
-/// The devices that were named, and of their slots what VFIO has.
-fn with_slots(inventory: &Inventory, named: &BTreeSet<Bdf>) -> BTreeSet<Bdf> {
+/// The devices that were named, and of their slots what VFIO has, or is to have at every boot.
+fn with_slots(
+    inventory: &Inventory,
+    named: &BTreeSet<Bdf>,
+    persistent: &Persistent,
+) -> BTreeSet<Bdf> {
     let beside = named.iter().flat_map(|bdf| inventory.slot(*bdf));
-    let beside = beside.filter(|device| device.on_vfio()).map(|device| device.bdf);
-    named.iter().copied().chain(beside).collect()
+    let beside = beside.filter(|device| device.on_vfio() || persistent.has(device.bdf));
+    named.iter().copied().chain(beside.map(|device| device.bdf)).collect()
 }
 
-/// Fails while a process has one of the devices open: the kernel would wait for it.
-fn refuse_held(host: &Host, inventory: &Inventory, ways: &BTreeMap<Bdf, Way>) -> Result<()> {
-    let back = ways.iter().filter(|(_, way)| matches!(way, Way::Back(_))).map(|(bdf, _)| *bdf);
-    let back: Vec<Bdf> = back.collect();
-    let holders = Holders::of_vfio(host, inventory, back.iter().copied())?;
-    let held = back.iter().find_map(|bdf| Some((bdf, holders.of(*bdf).first()?)));
-    match held {
-        None => Ok(()),
-        Some((bdf, holder)) => {
-            let (command, pid, node) = (&holder.command, holder.pid, &holder.node);
-            let message = format!("{bdf} is in use: {command} (process {pid}) has {node} open");
-            Err(Error::conflict(message).code(Code::InUseByVm).hint("stop that guest first"))
-        }
-    }
-}
-
-fn imagined(inventory: &Inventory, bdf: Bdf, way: &Way) -> UnbindItem {
+fn imagined(inventory: &Inventory, bdf: Bdf, way: &Way, mode_restored: bool) -> UnbindItem {
     let now = inventory.devices.get(&bdf).and_then(|device| device.driver.clone());
     let (driver, action) = match way {
+        Way::None if mode_restored => (now.clone(), Action("restore")),
         Way::None => (now.clone(), Action::NONE),
         Way::Forget(_) => (now.clone(), Action("forget")),
         Way::Back(record) => (record.driver.clone(), Action("unbind")),
     };
     let previous_driver = now.filter(|_| action == Action("unbind"));
-    UnbindItem { bdf, driver, previous_driver, action }
+    UnbindItem { bdf, driver, previous_driver, was_persistent: false, mode_restored, action }
 }
 
-fn give_back(host: &Host, ways: BTreeMap<Bdf, Way>) -> Result<Vec<UnbindItem>> {
-    let changes = ways.values().any(|way| !matches!(way, Way::None));
-    if changes && !common::cli::is_root() {
-        return Err(Error::permission("giving devices back takes root").hint("run it with sudo"));
+fn give_back(
+    host: &Host,
+    inventory: &Inventory,
+    mut ways: BTreeMap<Bdf, Way>,
+    formers: BTreeMap<Bdf, Former>,
+) -> Result<Vec<UnbindItem>> {
+    let mut restored: BTreeSet<Bdf> = formers.keys().copied().collect();
+    let mut failures = Vec::new();
+    for (bdf, error) in setting::put_back(host, inventory, formers.into_values().collect()) {
+        // The host's own driver could do nothing with it as it is.
+        ways.remove(&bdf);
+        restored.remove(&bdf);
+        failures.push((format!("the mode of {bdf}"), error));
     }
     let mut items = Vec::new();
     let mut going = Vec::new();
     for (bdf, way) in ways {
         interrupt::check()?;
-        let driver = Sysfs::new(host, bdf).driver();
+        let mode_restored = restored.contains(&bdf);
         match way {
-            Way::None => {
-                let (previous_driver, action) = (None, Action::NONE);
-                items.push(UnbindItem { bdf, driver, previous_driver, action });
-            }
-            Way::Forget(record) => {
-                Lease::resume(host, record)?.forget()?;
-                let (previous_driver, action) = (None, Action("forget"));
-                items.push(UnbindItem { bdf, driver, previous_driver, action });
+            Way::None => items.push(imagined(inventory, bdf, &way, mode_restored)),
+            Way::Forget(ref record) => {
+                Lease::resume(host, record.clone())?.forget()?;
+                items.push(imagined(inventory, bdf, &way, mode_restored));
             }
             Way::Back(record) => {
                 let to_any = bound::of(host, bdf)?.is_none();
@@ -208,16 +260,16 @@ fn give_back(host: &Host, ways: BTreeMap<Bdf, Way>) -> Result<Vec<UnbindItem>> {
             }
         }
     }
-    let (given, failures) = binding::give_back(host, going);
+    let (given, left) = binding::give_back(host, going);
+    failures.extend(left);
     let done: Vec<String> = given.iter().map(|record| format!("unbound {}", record.bdf)).collect();
-    if let Some((_, error)) = failures.first() {
-        let error = Error::new(error.kind(), error.to_string()).applied(done);
-        return Err(error.left_behind(failures.into_iter().map(|(what, _)| what)));
-    }
+    binding::settle_failures(failures, done)?;
     items.extend(given.into_iter().map(|record| UnbindItem {
         bdf: record.bdf,
         driver: Sysfs::new(host, record.bdf).driver(),
         previous_driver: Some(record.bound_to),
+        was_persistent: false,
+        mode_restored: restored.contains(&record.bdf),
         action: Action("unbind"),
     }));
     Ok(items)

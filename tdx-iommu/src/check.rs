@@ -147,7 +147,7 @@ pub fn findings(
     request: &Request<'_>,
 ) -> Result<(Vec<Finding>, Vec<String>)> {
     let mut findings = request.findings();
-    let holders = Holders::of_vfio(host, inventory, request.devices().iter().copied())?;
+    let holders = Holders::of_any_node(host, inventory, request.devices())?;
     findings.extend(held(request.devices(), &holders));
     findings.extend(claimed(host, request.devices(), inventory));
     findings.extend(consoles(host, request.devices(), inventory));
@@ -193,9 +193,9 @@ fn item(
 /// Findings of what processes hold open.
 fn held(devices: &BTreeSet<Bdf>, holders: &Holders) -> Vec<Finding> {
     let of_device = |&bdf: &Bdf| {
-        holders.of(bdf).iter().map(move |holder| Finding {
+        holders.on(bdf).iter().map(move |holder| Finding {
             bdf,
-            code: Code::InUseByVm,
+            code: if holder.by_vfio { Code::InUseByVm } else { Code::OpenFds },
             message: format!(
                 "{} (process {}) has {} open",
                 holder.command, holder.pid, holder.node

@@ -5,7 +5,7 @@ use common::Result;
 use common::cli::{Context, Globals, Tool};
 use common::output::Outcome;
 
-use crate::{check, groups, scan};
+use crate::{check, groups, resolve, scan};
 
 /// PCI devices and IOMMU groups: scan them, judge what can be given to a guest
 #[derive(Debug, Parser)]
@@ -21,7 +21,8 @@ const EXAMPLES: &str = "Examples:
   tdx-iommu scan --vendor 10de --class 03
   tdx-iommu scan | jq '.items[] | select(.iommu_group==12)' | tdx-iommu check -
   tdx-iommu groups --json | jq '.items[] | select(.viable)'
-  tdx-iommu check 17:00.0 && echo it can be given to a guest";
+  tdx-iommu check 17:00.0 && echo it can be given to a guest
+  tdx-iommu resolve --config passthrough.yaml | tdx-td hostdevs - --dry-run";
 
 #[derive(Debug, Subcommand)]
 enum Verb {
@@ -31,6 +32,8 @@ enum Verb {
     Groups(groups::GroupsArgs),
     /// Judge whether devices can be given to a guest together: exit 0 for yes, 10 for no
     Check(check::CheckArgs),
+    /// Find the devices that a file says guests are to have, with their IOMMU groups
+    Resolve(resolve::ResolveArgs),
 }
 
 impl Tool for Cli {
@@ -45,6 +48,7 @@ impl Tool for Cli {
             Verb::Scan(args) => scan::run(&context.host, args),
             Verb::Groups(args) => groups::run(&context.host, args),
             Verb::Check(args) => check::run(&context.host, args),
+            Verb::Resolve(args) => resolve::run(&context.host, args),
         }
     }
 }

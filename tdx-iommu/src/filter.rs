@@ -54,16 +54,16 @@ fn any<T>(wanted: &[T], holds: impl Fn(&T) -> bool) -> bool {
     wanted.is_empty() || wanted.iter().any(holds)
 }
 
-/// The first digits of a class code.
-#[derive(Debug, Clone, Copy)]
-struct ClassPrefix {
+/// The first digits of a class code: of its base, of its class, or all six.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClassPrefix {
     value: u32,
     /// How many of the 24 bits are left open.
     open: u32,
 }
 
 impl ClassPrefix {
-    fn matches(self, class: Class) -> bool {
+    pub(crate) fn matches(self, class: Class) -> bool {
         class.0 >> self.open == self.value
     }
 }
@@ -80,13 +80,13 @@ impl FromStr for ClassPrefix {
     }
 }
 
-fn id(text: &str) -> Result<u16, String> {
+pub(crate) fn id(text: &str) -> Result<u16, String> {
     let digits = text.strip_prefix("0x").unwrap_or(text);
     let number = hex(digits).filter(|_| digits.len() <= 4).map(|number| number as u16);
     number.ok_or_else(|| "an id is up to four hexadecimal digits, such as 10de".to_owned())
 }
 
-fn pair(text: &str) -> Result<(u16, u16), String> {
+pub(crate) fn pair(text: &str) -> Result<(u16, u16), String> {
     let (vendor, device) = text.split_once(':').ok_or("write vendor:device, such as 10de:2330")?;
     Ok((id(vendor)?, id(device)?))
 }

@@ -41,6 +41,11 @@ impl<'i> Request<'i> {
         Self { inventory, devices: slots.collect() }
     }
 
+    /// A request for these devices and no others, whatever else is in their slots.
+    pub fn of_these(inventory: &'i Inventory, devices: BTreeSet<Bdf>) -> Self {
+        Self { inventory, devices }
+    }
+
     /// The addresses of all devices that are asked for.
     pub fn devices(&self) -> &BTreeSet<Bdf> {
         &self.devices

@@ -6,7 +6,7 @@
 //!
 //! One module a verb. Under them, [`inventory`] reads the machine: its [`device`]s, its groups and
 //! what the host uses ([`usage`]). [`judgement`] is pure: the inventory, what is asked for, and out
-//! come stable codes. [`holders`] sees who has a device open, for those who can wait for that.
+//! come stable codes. [`wishes`] is what a user wrote of guests and their devices. [`holders`] sees who has a device open, for those who can wait for that.
 
 mod cli;
 mod filter;
@@ -22,11 +22,14 @@ pub mod groups;
 pub mod holders;
 pub mod inventory;
 pub mod judgement;
+pub mod modalias;
 pub mod names;
 pub mod path;
 pub mod request;
+pub mod resolve;
 pub mod role;
 pub mod scan;
 pub mod usage;
+pub mod wishes;
 
 pub use cli::Cli;

@@ -6,6 +6,7 @@ use common::Result;
 use common::host::Host;
 
 use crate::class::Class;
+use crate::device::Device;
 
 /// Where distributions keep the list.
 const FILES: [&str; 2] = ["/usr/share/misc/pci.ids", "/usr/share/hwdata/pci.ids"];
@@ -27,6 +28,18 @@ pub struct Wanted {
     pub devices: BTreeSet<(u16, u16)>,
     /// Base class and subclass.
     pub classes: BTreeSet<u16>,
+}
+
+impl Wanted {
+    /// Everything about these devices.
+    pub fn of<'d>(devices: impl IntoIterator<Item = &'d Device>) -> Self {
+        let mut wanted = Self::default();
+        for device in devices {
+            wanted.devices.extend(device.vendor.zip(device.device));
+            wanted.classes.extend(device.class.map(Class::pair));
+        }
+        wanted
+    }
 }
 
 impl Names {

@@ -127,7 +127,7 @@ pub fn codes(codes: &[Code]) -> String {
 }
 
 impl DeviceItem {
-    fn new(device: &Device, names: &Names, blockers: Vec<Code>) -> Self {
+    pub(crate) fn new(device: &Device, names: &Names, blockers: Vec<Code>) -> Self {
         let id = |id: Option<u16>| id.map(|id| format!("{id:04x}"));
         let both = device.vendor.zip(device.device);
         Self {
@@ -170,12 +170,7 @@ pub fn items<'d>(
     devices: impl IntoIterator<Item = &'d Device>,
 ) -> Result<Vec<DeviceItem>> {
     let devices: Vec<&Device> = devices.into_iter().collect();
-    let mut wanted = Wanted::default();
-    for device in &devices {
-        wanted.devices.extend(device.vendor.zip(device.device));
-        wanted.classes.extend(device.class.map(Class::pair));
-    }
-    let names = Names::read(host, &wanted)?;
+    let names = Names::read(host, &Wanted::of(devices.iter().copied()))?;
     let item = |device: &&Device| {
         let blockers = Request::new(inventory, [device.bdf]).blockers();
         DeviceItem::new(device, &names, blockers)

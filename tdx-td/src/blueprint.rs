@@ -6,6 +6,7 @@ use common::libvirt::Libvirt;
 use common::{Error, Result};
 
 use crate::builder::Guest;
+use crate::capability::Security;
 use crate::fitting::Fitting;
 use crate::identity::Identity;
 use crate::ports::PortRequest;
@@ -50,6 +51,14 @@ impl Blueprint {
         match self {
             Self::BuiltIn(settings) => &settings.warnings,
             Self::Template(fitting) => &fitting.warnings,
+        }
+    }
+
+    /// How such guests are protected.
+    pub fn security(&self) -> Security {
+        match self {
+            Self::BuiltIn(settings) => settings.launch.security(),
+            Self::Template(fitting) => fitting.security(),
         }
     }
 

@@ -108,6 +108,7 @@ impl Guest<'_> {
         devices.extend(self.identity.seed.map(seed_disk).transpose()?);
         devices.extend(self.identity.ssh.filter(|_| self.settings.passt).map(passt));
         devices.extend(self.settings.vsock.then(vsock));
+        devices.extend(self.identity.devices.hostdevs.iter().cloned());
         devices.push(controller("scsi").attr("model", "virtio-scsi"));
         devices.push(controller("virtio-serial"));
         devices.push(self.balloon());
@@ -119,7 +120,8 @@ impl Guest<'_> {
         let root = Element::new("controller")
             .attr("type", "pci")
             .attr("index", "0")
-            .attr("model", "pcie-root");
+            .attr("model", "pcie-root")
+            .child_opt(self.identity.devices.window.map(pci_hole));
         Ok(Element::new("devices")
             .child(root)
             .children(ports)
@@ -172,6 +174,13 @@ pub(crate) fn backing_store(base: &Base, keep_owner: bool) -> Result<Element> {
         .child(Element::new("format").attr("type", base.format.as_str()))
         .child(source)
         .child(Element::new("backingStore")))
+}
+
+/// How much 64-bit address space the guest's devices get, from bytes.
+///
+/// Source: <https://libvirt.org/formatdomain.html#controllers>, `pcihole64`.
+pub(crate) fn pci_hole(bytes: u64) -> Element {
+    Element::new("pcihole64").attr("unit", "KiB").text(bytes / 1024)
 }
 
 /// Source: <https://libvirt.org/formatdomain.html#userspace-connection-using-passt>.

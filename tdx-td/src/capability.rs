@@ -331,6 +331,15 @@ pub fn has_passt(host: &Host, libvirt: &Libvirt, virt_type: VirtType) -> Result<
     Ok(offered && (!libvirt.is_local() || host.has("/usr/bin/passt")))
 }
 
+/// Whether guests get devices by iommufd, which bounds no mappings, instead of a VFIO container.
+///
+/// Source: <https://libvirt.org/news.html>, 12.1.0; Linux `Documentation/driver-api/vfio.rst`, "IOMMUFD and
+/// vfio_iommu_type1".
+pub fn has_iommufd(host: &Host, libvirt: &Libvirt) -> Result<bool> {
+    let version = libvirt.connect().lib_version().context("ask libvirt for its version")?;
+    Ok(version >= 12_001_000 && host.has("/dev/iommu"))
+}
+
 fn version_text(version: u32) -> String {
     format!("{}.{}.{}", version / 1_000_000, version / 1000 % 1000, version % 1000)
 }

@@ -7,7 +7,7 @@ use common::config::Config;
 use common::libvirt::{ConnectArgs, Libvirt};
 use common::output::Outcome;
 
-use crate::{console, delete, list, new, overlay, render, show, ssh, start, stop, virsh};
+use crate::{console, delete, hostdevs, list, new, overlay, render, show, ssh, start, stop, virsh};
 
 /// Trust domains and ordinary guests: create, list, inspect, stop, delete
 #[derive(Debug, Parser)]
@@ -46,6 +46,8 @@ enum Verb {
     Stop(stop::StopArgs),
     /// Shut domains down and remove them with their own disks, never the base image
     Delete(delete::DeleteArgs),
+    /// Have domains defined with the devices of the host that a file, or tdx-iommu resolve, says
+    Hostdevs(hostdevs::HostdevsArgs),
     /// Open a domain's serial console (Ctrl-] leaves it)
     Console(console::ConsoleArgs),
     /// Log in to a domain, or run a command in it
@@ -70,9 +72,10 @@ impl Tool for Cli {
             Verb::Overlay(args) => overlay::run(context, libvirt, &config, args),
             Verb::List(args) => list::run(context, &libvirt()?, args),
             Verb::Show(args) => show::run(context, libvirt, args),
-            Verb::Start(args) => start::run(libvirt, args),
+            Verb::Start(args) => start::run(context, libvirt, args),
             Verb::Stop(args) => stop::run(libvirt, args),
             Verb::Delete(args) => delete::run(context, libvirt, args),
+            Verb::Hostdevs(args) => hostdevs::run(context, libvirt, args),
             Verb::Console(args) => Err(console::run(&self.connect, &config, args)),
             Verb::Ssh(args) => ssh::run(context, libvirt, args),
             Verb::Virsh(args) => Err(virsh::run(&self.connect, &config, args)),

@@ -1,8 +1,8 @@
 //! Making a domain, or finding it there.
 //!
-//! Everything that can fail is looked at first. Then the pool is made ready, the image imported, the
-//! overlay made, the domain defined and started. What fails half way is undone: the domain and its
-//! overlay go; an image that was imported stays, since others may stand on it by then, and is named.
+//! Everything that can fail is looked at first. Then the pool is made ready, the image imported, devices
+//! taken, the overlay made, the domain defined and started. What fails half way is undone: the domain and
+//! its overlay go, devices go back; an image that was imported stays, since others may stand on it by then, and is named.
 
 use std::os::unix::fs::MetadataExt;
 
@@ -10,7 +10,9 @@ use common::cli::Context;
 use common::config::Config;
 use common::document::Action;
 use common::libvirt::{Context as _, Libvirt, State};
+use common::units::Size;
 use common::{Error, IoContext, Result, interrupt, log};
+use tdx_gpu::handover::Handover;
 use tdx_pool::overlay::{self, Base, NewVolume};
 use tdx_pool::owner::{self, Owner};
 use tdx_pool::seed as seed_volume;
@@ -19,11 +21,12 @@ use virt::error::Error as VirtError;
 use virt::sys;
 
 use crate::blueprint::Blueprint;
-use crate::definition::Definition;
+use crate::definition::{self, Definition};
 use crate::domain::DomainItem;
 use crate::identity::{Identity, default_name, new_uuid};
 use crate::image::{Image, ImageRequest, Source};
 use crate::metadata::Metadata;
+use crate::passthrough::{self, DeviceRequest, Devices};
 use crate::ports::Port;
 use crate::removal::undefine;
 use crate::seed::{Seed, SeedArgs};
@@ -47,6 +50,7 @@ pub struct Plan<'a> {
     source: Source,
     overlay: overlay::Plan,
     seed: Option<seed_volume::Plan>,
+    handover: Option<Handover>,
     owner: Option<Owner>,
     existing: Option<Domain>,
 }
@@ -61,6 +65,7 @@ impl<'a> Plan<'a> {
         libvirt: &'a Libvirt,
         config: &Config,
         request: &ImageRequest,
+        devices: &DeviceRequest,
         guest: &GuestArgs,
     ) -> Result<Self> {
         let existing = match &guest.name {
@@ -83,11 +88,15 @@ impl<'a> Plan<'a> {
             Some(seed) => Some(seed_volume::Plan::new(source.pool.folder()?, seed.to_image()?)?),
             None => None,
         };
+        let making = existing.is_none();
+        let security = blueprint.security();
+        let devices = Devices::new(&context.host, libvirt, devices, security, &uuid, making)?;
         let metadata = Metadata {
             pool: source.pool.pool_name().to_owned(),
             base: base.path.clone(),
             overlay: overlay.path.clone(),
-            request: [blueprint.request(), request_of(&guest.seed, size)].concat(),
+            request: [blueprint.request(), devices.request(), request_of(&guest.seed, size)]
+                .concat(),
         };
         if let (Some(domain), Some(name)) = (&existing, &guest.name) {
             check_same(domain, name, &metadata)?;
@@ -110,11 +119,15 @@ impl<'a> Plan<'a> {
             base: &base,
             keep_base_owner: owner.is_some(),
             seed: seed.as_ref().map(|seed| seed.path.as_path()),
+            devices: &devices,
             ssh: port.as_ref().map(|port| port.socket),
             metadata: &metadata,
         };
         let (xml, changes) = blueprint.to_xml(&identity)?;
-        let warnings = [blueprint.warnings(), &source.warnings, &changes].concat();
+        let warnings =
+            [blueprint.warnings(), &source.warnings, &devices.warnings, &changes].concat();
+        let memory = Definition::parse(xml.clone())?.memory_bytes().unwrap_or_default();
+        let handover = devices.handover(Size(memory), &uuid);
         Ok(Self {
             name,
             xml,
@@ -125,6 +138,7 @@ impl<'a> Plan<'a> {
             source,
             overlay,
             seed,
+            handover,
             owner,
             existing,
         })
@@ -151,7 +165,7 @@ impl<'a> Plan<'a> {
     ) -> Result<(DomainItem, Action)> {
         let name = self.name.clone();
         if let Some(domain) = &self.existing {
-            let action = power::bring_up(domain, &name)?;
+            let action = passthrough::bring_up(&context.host, self.libvirt, domain, &name)?;
             return Ok((observed(domain, &name)?, action));
         }
         let domain = self.create(context, config, request)?;
@@ -163,8 +177,7 @@ impl<'a> Plan<'a> {
     fn create(self, context: &Context, config: &Config, request: &ImageRequest) -> Result<Domain> {
         let name = &self.name;
         let (pool, applied) = self.source.make_ready(context, self.libvirt, config, request)?;
-        let made = (|| {
-            interrupt::check()?;
+        let build = || {
             let overlay = self.overlay.create(&context.host, &pool, self.owner)?;
             let mut volumes = vec![overlay];
             if let Some(seed) = &self.seed {
@@ -182,7 +195,9 @@ impl<'a> Plan<'a> {
                 Ok(_) => Ok(domain),
                 Err(error) => Err(undo(&domain, name, volumes, error)),
             }
-        })();
+        };
+        let made = interrupt::check()
+            .and_then(|()| passthrough::with(&context.host, self.handover, build));
         made.map_err(|error: Error| error.applied(applied))
     }
 }
@@ -192,13 +207,11 @@ pub const CREATE: Action = Action("create");
 
 /// Fails unless the domain that has the name is what is asked for.
 fn check_same(domain: &Domain, name: &str, wanted: &Metadata) -> Result<()> {
-    let doing = format_args!("read domain '{name}'");
-    let text = domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE).context(doing)?;
     let taken = |how: &str| {
         Error::conflict(format!("domain '{name}' exists and {how}"))
             .hint("choose another --name, or delete it first")
     };
-    let there = Definition::parse(text)?.metadata;
+    let there = definition::inactive(domain, name)?.metadata;
     let there = there.ok_or_else(|| taken("was not made by these tools"))?;
     let differences = there.differences(wanted);
     match differences.is_empty() {

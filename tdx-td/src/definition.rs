@@ -5,11 +5,14 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use common::Result;
-use common::libvirt::State;
+use common::libvirt::{Context, State};
 use common::pci::Bdf;
 use common::xml::{Document, Node};
 use tdx_pool::names::Ours;
+use virt::domain::Domain;
+use virt::sys;
 
+use crate::capability::Security;
 use crate::domain::{Disk, DomainItem, Ssh};
 use crate::hostfwd::{self, Hostfwd};
 use crate::launch;
@@ -32,6 +35,11 @@ impl Definition {
         let xml = Document::parse(xml)?;
         let metadata = Metadata::read(xml.root());
         Ok(Self { xml, metadata })
+    }
+
+    /// The domain's UUID.
+    pub fn uuid(&self) -> String {
+        self.root().text_at("uuid").unwrap_or_default()
     }
 
     fn root(&self) -> Node<'_> {
@@ -74,6 +82,22 @@ impl Definition {
             .filter_map(|interface| interface.attr_at("mac", "address"))
             .map(|mac| mac.to_lowercase())
             .collect()
+    }
+
+    /// What its memory is at most, bytes.
+    pub fn memory_bytes(&self) -> Option<u64> {
+        self.root().child("memory").and_then(memory_bytes)
+    }
+
+    /// The devices of the host that it gets and that libvirt does not bind by itself.
+    pub fn unmanaged_devices(&self) -> Vec<Bdf> {
+        let unmanaged = |node: &Node<'_>| node.attr("managed").as_deref() != Some("yes");
+        self.root().find_all("devices/hostdev").filter(unmanaged).filter_map(hostdev).collect()
+    }
+
+    /// How it is protected.
+    pub fn security(&self) -> Security {
+        security(self.root()).parse().unwrap_or(Security::None)
     }
 
     /// The file of its firmware's variables.
@@ -126,7 +150,7 @@ impl Definition {
         let overlay = self.overlay();
         DomainItem {
             name: self.name(),
-            uuid: root.text_at("uuid").unwrap_or_default(),
+            uuid: self.uuid(),
             id,
             state,
             security: security(root),
@@ -151,6 +175,12 @@ impl Definition {
             autostart,
         }
     }
+}
+
+/// The definition by which a domain starts next.
+pub fn inactive(domain: &Domain, name: &str) -> Result<Definition> {
+    let doing = format_args!("read domain '{name}'");
+    Definition::parse(domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE).context(doing)?)
 }
 
 /// The kind of launch security, as on the command line; `none` without.
@@ -234,7 +264,7 @@ fn disk(node: Node<'_>) -> Disk {
 }
 
 /// The PCI address of a hostdev; none for other kinds.
-fn hostdev(node: Node<'_>) -> Option<Bdf> {
+pub(crate) fn hostdev(node: Node<'_>) -> Option<Bdf> {
     let address =
         node.find("source/address").filter(|_| node.attr("type").as_deref() == Some("pci"))?;
     // libvirt writes hexadecimal with 0x; without it C's rules make a leading zero octal.

@@ -7,8 +7,10 @@ use std::time::Duration;
 use clap::Args;
 use common::cli::{Change, Context};
 use common::document::{Action, Document, Item};
+use common::host::Host;
 use common::libvirt::{Context as _, Libvirt, is_gone};
 use common::output::Outcome;
+use common::pci::Bdf;
 use common::{Result, interrupt, parallel};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -46,6 +48,8 @@ pub struct DeleteItem {
     pub(crate) forced: bool,
     /// The files that went with it.
     pub(crate) deleted: Vec<String>,
+    /// The devices of the host that went back to what they were taken from.
+    pub(crate) released: Vec<Bdf>,
     /// `delete`, or `none` for a domain that was not there.
     pub(crate) action: Action,
 }
@@ -81,7 +85,7 @@ pub fn run(
     interrupt::guard();
     let libvirt = connect()?;
     let wanted = if args.all { managed(&libvirt)? } else { named };
-    let plans = plan(&libvirt, wanted, args.foreign)?;
+    let plans = plan(&context.host, &libvirt, wanted, args.foreign)?;
     let there: Vec<&str> = plans.iter().flatten().filter_map(Plan::target).collect();
     if !there.is_empty() {
         context.confirm(args.change, &format!("delete {}?", there.join(", ")))?;
@@ -90,7 +94,7 @@ pub fn run(
     let timeout = Duration::from_secs(args.timeout);
     let apply = |plan: Result<Plan>| match plan? {
         plan if dry_run => Ok(plan.imagined()),
-        plan => interrupt::check().and_then(|()| plan.apply(&libvirt, timeout)),
+        plan => interrupt::check().and_then(|()| plan.apply(&context.host, &libvirt, timeout)),
     };
     let mut removals = parallel::map(plans, parallel::GUESTS, apply);
     let warnings = settle_shared(&libvirt, &mut removals, dry_run);
@@ -119,7 +123,12 @@ fn managed(libvirt: &Libvirt) -> Result<Vec<String>> {
 }
 
 /// What is to be done for each name, or why it cannot be.
-fn plan(libvirt: &Libvirt, wanted: Vec<String>, foreign: bool) -> Result<Vec<Result<Plan>>> {
+fn plan(
+    host: &Host,
+    libvirt: &Libvirt,
+    wanted: Vec<String>,
+    foreign: bool,
+) -> Result<Vec<Result<Plan>>> {
     let mut found = Vec::with_capacity(wanted.len());
     for name in wanted {
         let domain = names::find(libvirt, &name)?;
@@ -132,7 +141,7 @@ fn plan(libvirt: &Libvirt, wanted: Vec<String>, foreign: bool) -> Result<Vec<Res
     };
     let plan = |(name, domain)| match domain {
         None => Ok(Plan::absent(name)),
-        Some(domain) => Plan::new(libvirt, name, domain, foreign, &mut chains, &usage),
+        Some(domain) => Plan::new(host, libvirt, name, domain, foreign, &mut chains, &usage),
     };
     Ok(found.into_iter().map(plan).collect())
 }

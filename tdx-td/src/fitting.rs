@@ -89,6 +89,11 @@ impl Fitting {
         })
     }
 
+    /// How such guests are protected.
+    pub fn security(&self) -> Security {
+        security_of(self.template.document.root())
+    }
+
     /// What such guests are called: the template file's name.
     pub fn stem(&self) -> &str {
         &self.template.stem
@@ -127,7 +132,7 @@ impl Fitting {
             name: identity.name,
             base: builder::utf8(&identity.base.path)?,
             overlay: builder::utf8(&identity.metadata.overlay)?,
-            hostdevs: &[],
+            hostdevs: &identity.devices.hostdevs,
             seed: identity.seed.map(builder::utf8).transpose()?,
         })?;
         let mut edit = document.edit();
@@ -137,6 +142,9 @@ impl Fitting {
         }
         resize(&mut edit, document.root(), self.memory, self.vcpus)?;
         stand_on_base(&mut edit, document.root(), identity)?;
+        if let Some(bytes) = identity.devices.window {
+            widen(&mut edit, document.root(), bytes)?;
+        }
         if security_of(document.root()) == Security::Tdx {
             without_balloon(&mut edit, document.root())?;
         }
@@ -206,13 +214,7 @@ fn check_host(
 }
 
 fn security_of(root: Node<'_>) -> Security {
-    match definition::security(root).as_str() {
-        "tdx" => Security::Tdx,
-        "sev" => Security::Sev,
-        "sev-es" => Security::SevEs,
-        "sev-snp" => Security::SevSnp,
-        _ => Security::None,
-    }
+    definition::security(root).parse().unwrap_or(Security::None)
 }
 
 /// The socket that quotes would come from.
@@ -307,6 +309,28 @@ fn stand_on_base<'a>(edit: &mut Edit<'a>, root: Node<'a>, identity: &Identity<'_
             Some(there) => edit.replace(there, &backing),
             None => edit.insert_into(disk, &backing),
         };
+    }
+    Ok(())
+}
+
+/// Gives the guest's devices so much 64-bit address space, unless the template says how much itself.
+fn widen<'a>(edit: &mut Edit<'a>, root: Node<'a>, bytes: u64) -> Result<()> {
+    let is_root = |node: &Node<'_>| node.attr("model").as_deref() == Some("pcie-root");
+    let hole = builder::pci_hole(bytes);
+    match (root.find_all("devices/controller").find(is_root), root.child("devices")) {
+        (Some(controller), _) if controller.child("pcihole64").is_some() => {}
+        (Some(controller), _) => {
+            edit.insert_into(controller, &hole.to_xml()?);
+        }
+        (None, Some(devices)) => {
+            let controller = Element::new("controller")
+                .attr("type", "pci")
+                .attr("index", "0")
+                .attr("model", "pcie-root")
+                .child(hole);
+            edit.insert_into(devices, &controller.to_xml()?);
+        }
+        (None, None) => {}
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ use tdx_pool::names::random_bytes;
 use tdx_pool::overlay::Base;
 
 use crate::metadata::Metadata;
+use crate::passthrough::Devices;
 
 /// What makes a domain this one and no other of the same blueprint.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +24,8 @@ pub struct Identity<'a> {
     pub keep_base_owner: bool,
     /// A cloud-init seed.
     pub seed: Option<&'a Path>,
+    /// Devices of the host.
+    pub devices: &'a Devices,
     /// The host's address and port that lead to the guest's ssh.
     pub ssh: Option<SocketAddr>,
     /// Our record; it names the overlay.

@@ -7,7 +7,7 @@
 //! One module a verb. Under them: [`image`] and [`settings`] turn flags and configuration into what is
 //! wanted, [`builder`] turns that into domain XML, or [`fitting`] a user's template, [`creation`] makes it so or undoes it;
 //! [`definition`] reads domain XML back; [`disks`] says which files are a domain's own and [`removal`]
-//! gets rid of both; [`power`] gets a guest on and off.
+//! gets rid of both; [`passthrough`] takes devices of the host and gives them back; [`power`] gets a guest on and off.
 
 mod cli;
 
@@ -23,6 +23,7 @@ pub mod dialect;
 pub mod disks;
 pub mod domain;
 pub mod fitting;
+pub mod hostdevs;
 pub mod hostfwd;
 pub mod identity;
 pub mod image;
@@ -32,6 +33,7 @@ pub mod metadata;
 pub mod names;
 pub mod new;
 pub mod overlay;
+pub mod passthrough;
 pub mod ports;
 pub mod power;
 pub mod removal;

@@ -41,6 +41,12 @@ impl Metadata {
             .child(request)
     }
 
+    /// What was asked for under a key.
+    pub fn asked(&self, key: &str) -> Option<&str> {
+        let mut request = self.request.iter();
+        request.find(|(known, _)| known == key).map(|(_, value)| value.as_str())
+    }
+
     /// Whether an element is a record of ours.
     pub fn is_record(node: Node<'_>) -> bool {
         node.namespace() == Some(NAMESPACE) && node.local_name() == "domain"
@@ -54,8 +60,7 @@ impl Metadata {
             differences.push(format!("base is {there}, not {wanted}"));
         }
         for (key, value) in &wanted.request {
-            let there = self.request.iter().find(|(known, _)| known == key);
-            let there = there.map_or("unknown", |(_, value)| value.as_str());
+            let there = self.asked(key).unwrap_or("unknown");
             if there == value {
                 continue;
             }

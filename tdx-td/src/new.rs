@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use crate::creation::{self, Plan};
 use crate::domain::DomainItem;
-use crate::image::{ImageArgs, ImageRequest};
+use crate::image::ImageArgs;
 use crate::removal;
 use crate::settings::GuestArgs;
 use crate::wait::{self, OnTimeout, Sign, WaitArgs};
@@ -65,10 +65,10 @@ pub fn run(
     config: &Config,
     args: NewArgs,
 ) -> Result<Outcome> {
-    let request = ImageRequest::read(&args.image)?;
+    let (request, devices) = args.guest.read_stdin(&args.image)?;
     interrupt::guard();
     let libvirt = connect()?;
-    let mut plan = Plan::new(context, &libvirt, config, &request, &args.guest)?;
+    let mut plan = Plan::new(context, &libvirt, config, &request, &devices, &args.guest)?;
     let warnings = std::mem::take(&mut plan.warnings);
     let dry_run = args.change.dry_run;
     let (mut domain, action) = match dry_run {
@@ -99,7 +99,7 @@ fn wait_for(
     if action != creation::CREATE || args.on_timeout == OnTimeout::Keep {
         return Err(error.applied([format!("domain '{name}' is kept")]));
     }
-    match removal::remove(libvirt, name) {
+    match removal::remove(&context.host, libvirt, name) {
         Ok(()) => Err(error),
         Err(_) => Err(error.left_behind([format!("domain '{name}'")])),
     }

@@ -4,17 +4,19 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use common::document::Action;
+use common::host::Host;
 use common::libvirt::{Context, Libvirt, is_gone};
 use common::{Error, ErrorKind, Result, log, xml};
+use tdx_gpu::handover::Handed;
 use tdx_pool::overlay;
 use tdx_pool::usage::{Chains, Usage};
 use virt::domain::Domain;
 use virt::sys;
 
-use crate::definition::Definition;
+use crate::definition::{self, Definition};
 use crate::delete::DeleteItem;
 use crate::disks::OwnFiles;
-use crate::{names, power};
+use crate::{names, passthrough, power};
 
 /// What is to be done to be rid of a domain; nothing when it is not there.
 #[derive(Debug)]
@@ -22,6 +24,7 @@ pub struct Plan {
     name: String,
     domain: Option<Domain>,
     files: OwnFiles,
+    devices: Handed,
 }
 
 /// A domain that is gone.
@@ -36,13 +39,14 @@ pub struct Removal {
 impl Plan {
     /// The plan for a domain that is not there.
     pub fn absent(name: String) -> Self {
-        Self { name, domain: None, files: OwnFiles::default() }
+        Self { name, domain: None, files: OwnFiles::default(), devices: Handed::default() }
     }
 
     /// Finds what is the domain's own.
     ///
     /// Errors: `conflict` for a domain of others, unless `foreign` says to take its definition alone.
     pub fn new(
+        host: &Host,
         libvirt: &Libvirt,
         name: String,
         domain: Domain,
@@ -55,7 +59,11 @@ impl Plan {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::absent(name)),
             files => files?,
         };
-        Ok(Self { name, domain: Some(domain), files })
+        let devices = match definition::inactive(&domain, &name) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::absent(name)),
+            definition => passthrough::handed(host, libvirt, &definition?)?,
+        };
+        Ok(Self { name, domain: Some(domain), files, devices })
     }
 
     /// The name of the domain that would be deleted; none when there is nothing to do.
@@ -67,32 +75,43 @@ impl Plan {
     pub fn imagined(self) -> Removal {
         let action = if self.domain.is_some() { Action("delete") } else { Action::NONE };
         let deleted = self.files.delete.iter().map(|file| file.display().to_string()).collect();
-        let item = DeleteItem { name: self.name, forced: false, deleted, action };
+        let released = self.devices.devices().into_iter().collect();
+        let item = DeleteItem { name: self.name, forced: false, deleted, released, action };
         Removal { item, shared: self.files.shared }
     }
 
     /// Carries the plan out. A guest that is not off after `timeout` is ended.
-    pub fn apply(self, libvirt: &Libvirt, timeout: Duration) -> Result<Removal> {
+    ///
+    /// Devices go back before the definition goes, by which they are found again when this is killed.
+    pub fn apply(self, host: &Host, libvirt: &Libvirt, timeout: Duration) -> Result<Removal> {
         let Some(domain) = &self.domain else {
             return Ok(self.imagined());
         };
         let forced = switch_off(domain, &self.name, timeout)?;
-        undefine(domain, &self.name, self.files.nvram_is_shared).map_err(|error| {
+        let released = self.devices.give_back(host).and_then(|released| {
+            undefine(domain, &self.name, self.files.nvram_is_shared)
+                .map_err(|error| {
+                    error.applied(released.iter().map(|bdf| format!("gave back {bdf}")))
+                })
+                .map(|()| released)
+        });
+        let released = released.map_err(|error| {
             error.applied(forced.then(|| format!("ended domain '{}'", self.name)))
         })?;
         let deleted = delete_files(libvirt, &self.name, self.files.delete)?;
-        let item = DeleteItem { name: self.name, forced, deleted, action: Action("delete") };
+        let item =
+            DeleteItem { name: self.name, forced, deleted, released, action: Action("delete") };
         Ok(Removal { item, shared: self.files.shared })
     }
 }
 
 /// Ends a domain of ours at once and removes it with its files.
-pub fn remove(libvirt: &Libvirt, name: &str) -> Result<()> {
+pub fn remove(host: &Host, libvirt: &Libvirt, name: &str) -> Result<()> {
     let Some(domain) = names::find(libvirt, name)? else { return Ok(()) };
     let mut chains = Chains::visible(libvirt);
     let usage = Usage::collect(libvirt, &mut chains)?;
-    let plan = Plan::new(libvirt, name.to_owned(), domain, false, &mut chains, &usage)?;
-    plan.apply(libvirt, Duration::ZERO).map(drop)
+    let plan = Plan::new(host, libvirt, name.to_owned(), domain, false, &mut chains, &usage)?;
+    plan.apply(host, libvirt, Duration::ZERO).map(drop)
 }
 
 /// The files of a domain that these tools made; none for one of others.

@@ -13,7 +13,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::creation::Plan;
-use crate::image::{ImageArgs, ImageRequest};
+use crate::image::ImageArgs;
 use crate::settings::GuestArgs;
 
 /// Arguments of `render`.
@@ -56,9 +56,9 @@ pub fn run(
     config: &Config,
     args: RenderArgs,
 ) -> Result<Outcome> {
-    let request = ImageRequest::read(&args.image)?;
+    let (request, devices) = args.guest.read_stdin(&args.image)?;
     let libvirt = connect()?;
-    let plan = Plan::new(context, &libvirt, config, &request, &args.guest)?;
+    let plan = Plan::new(context, &libvirt, config, &request, &devices, &args.guest)?;
     let (name, xml) = (plan.name, plan.xml);
     if args.xml {
         return Ok(Outcome::raw(xml + "\n"));

@@ -7,12 +7,14 @@ use common::cli::Context;
 use common::config::Config;
 use common::libvirt::{Context as _, Libvirt, is_gone};
 use common::units::{GIB, Size};
-use common::{Error, Result};
+use common::{Error, Result, input};
 
 use crate::capability::{self, Capacity, Security, VirtType, VirtTypeArg};
 use crate::dialect::Dialect;
+use crate::image::{ImageArgs, ImageRequest};
 use crate::launch::{Launch, LaunchArgs};
 use crate::metadata::TEMPLATE;
+use crate::passthrough::{DeviceArgs, DeviceRequest};
 use crate::ports::PortRequest;
 use crate::seed::SeedArgs;
 
@@ -58,6 +60,22 @@ pub struct GuestArgs {
     /// Who may log in.
     #[command(flatten)]
     pub seed: SeedArgs,
+    /// Devices of the host.
+    #[command(flatten)]
+    pub devices: DeviceArgs,
+}
+
+impl GuestArgs {
+    /// The image and the devices that are asked for, with standard input read where the flags say so.
+    ///
+    /// Errors: `usage` when both are to be on it; those of [`ImageRequest::read`] and
+    /// [`DeviceRequest::read`].
+    pub fn read_stdin(&self, image: &ImageArgs) -> Result<(ImageRequest, DeviceRequest)> {
+        if self.devices.on_stdin() && image.base.as_deref() == Some(input::STDIN) {
+            return Err(Error::usage("--base - and --devices - cannot both read standard input"));
+        }
+        Ok((ImageRequest::read(image)?, DeviceRequest::read(&self.devices)?))
+    }
 }
 
 const MIN_MEMORY: u64 = 16 << 20;

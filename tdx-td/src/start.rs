@@ -1,15 +1,15 @@
 //! `tdx-td start`: domains run.
 
 use clap::Args;
-use common::cli::Change;
+use common::cli::{Change, Context};
 use common::document::Document;
 use common::libvirt::Libvirt;
 use common::output::Outcome;
-use common::{Result, interrupt};
+use common::{Result, interrupt, parallel};
 
 use crate::names::{self, NameArgs};
+use crate::passthrough;
 use crate::power::{self, PowerItem};
-use common::parallel;
 
 /// Arguments of `start`.
 #[derive(Debug, Args)]
@@ -21,7 +21,14 @@ pub struct StartArgs {
 }
 
 /// Starts each domain that is off and resumes each that is paused.
-pub fn run(connect: impl FnOnce() -> Result<Libvirt>, args: StartArgs) -> Result<Outcome> {
+///
+/// Devices of the host that a domain was made with and that VFIO has no more, after a reboot, are taken
+/// again.
+pub fn run(
+    context: &Context,
+    connect: impl FnOnce() -> Result<Libvirt>,
+    args: StartArgs,
+) -> Result<Outcome> {
     let wanted = args.names.read()?;
     interrupt::guard();
     let libvirt = connect()?;
@@ -31,7 +38,7 @@ pub fn run(connect: impl FnOnce() -> Result<Libvirt>, args: StartArgs) -> Result
         let domain = names::get(&libvirt, &name)?;
         let action = match dry_run {
             true => power::to_run(&domain, &name)?,
-            false => power::bring_up(&domain, &name)?,
+            false => passthrough::bring_up(&context.host, &libvirt, &domain, &name)?,
         };
         Ok(PowerItem { name, forced: false, action })
     };

@@ -19,6 +19,8 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 pub(crate) struct Kernel {
     holder: Child,
     folder: tempfile::TempDir,
+    /// What the rig's process 1 of a libvirt within is there.
+    libvirt: Option<String>,
 }
 
 impl Kernel {
@@ -40,13 +42,34 @@ impl Kernel {
         let mut ready = String::new();
         BufReader::new(holder.stdout.take().unwrap()).read_line(&mut ready).unwrap();
         assert!(ready.starts_with("ready "), "rig: {ready:?}");
-        Self { holder, folder }
+        Self { holder, folder, libvirt: None }
+    }
+
+    /// Boots it and starts a libvirtd in it, as in rig 1: all commands run beside that one.
+    pub(crate) fn start_with_libvirt() -> Self {
+        let mut kernel = Self::start();
+        let rig = repository().join("tests/rig/libvirt");
+        // No udev is there to load what guests need.
+        let line = format!(
+            "modprobe -a tun vhost_net vhost_vsock && mkfifo libvirt.in && \
+             {{ sleep 1000000 >libvirt.in & }} && \
+             {{ {} /tmp/libvirt <libvirt.in >libvirt.out 2>&1 & }} && \
+             for _ in $(seq 600); do grep -q . libvirt.out && break; sleep 0.1; done; cat libvirt.out",
+            rig.display()
+        );
+        let ready = kernel.shell(&line).text().to_owned();
+        let pid = ready.trim().strip_prefix("ready ").unwrap_or_else(|| panic!("{ready}"));
+        kernel.libvirt = Some(pid.to_owned());
+        kernel
     }
 
     /// A command in the rig, with nothing but PATH in its environment.
     pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(repository().join("tests/rig/kernel-run"));
         command.arg(self.folder.path()).arg(format!("PATH={}:{PATH}", bin_dir().display()));
+        if let Some(pid) = &self.libvirt {
+            command.args(["nsenter", "-t", pid, "-m", "-n", "-p", "-u", "-i", "-W", "/tmp", "--"]);
+        }
         command.arg(program);
         command
     }

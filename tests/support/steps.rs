@@ -7,6 +7,7 @@
 //! program's shoulder.
 
 #![allow(dead_code, reason = "every test file uses a part of it")]
+#![expect(clippy::disallowed_methods, reason = "tests start programs as users do")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::collections::HashMap;
@@ -15,9 +16,8 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, Stdio};
+use std::process::{ChildStdin, Command, Stdio};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -65,35 +65,54 @@ pub(crate) struct Walk {
 impl Rig {
     /// Runs a tool, watching its steps; returns when it and all it started have ended.
     pub(crate) fn walk(&self, line: &str, stroke: Option<(Moment, Fate)>) -> Walk {
-        let (tool, arguments) = line.split_once(' ').unwrap();
-        // It waits until it is watched.
         let mut command = self.command("sh");
-        command.args(["-c", "read -r _; exec \"$@\"", "sh"]).arg(bin(tool));
-        command.args(arguments.split(' '));
         command.env("LIBVIRT_LOG_FILTERS", "1:libvirt");
         command.env("LIBVIRT_LOG_OUTPUTS", "1:file:/dev/null");
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let go = child.stdin.take().unwrap();
-        // The child is nsenter, whose only child becomes the program.
-        let children = format!("/proc/{0}/task/{0}/children", child.id());
-        let program = wait_for("the start of the program", Duration::from_secs(10), || {
-            fs::read_to_string(&children).unwrap().trim().parse().ok()
-        });
-        let tracer = Tracer::new(self, tool, Pid::from_raw(program), stroke);
-        let (output, Tracer { steps, struck, .. }) = std::thread::scope(|scope| {
-            let tracer = scope.spawn(move || tracer.trace(go));
-            (child.wait_with_output().unwrap(), tracer.join().unwrap())
-        });
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let run = Run {
-            line: line.to_owned(),
-            status: output.status.code(),
-            stdout: text(&output.stdout),
-            stderr: text(&output.stderr),
-        };
-        Walk { run, signal: output.status.signal(), steps, struck }
+        watch(command, &[], line, stroke, &|| self.libvirtd("kill"))
     }
+}
+
+/// The same on this machine, for a test that itself runs inside of rig 2.
+pub(crate) fn walk_here(line: &str, stroke: Option<(Moment, Fate)>) -> Walk {
+    let mut command = Command::new("unshare");
+    command.args(["--fork", "sh"]);
+    watch(command, &["/run/rig/steps"], line, stroke, &|| panic!("there is no libvirtd"))
+}
+
+/// Watches a tool that `shell` starts, a command whose only child becomes it, or rather `filter`, which
+/// then becomes it and keeps the tracer from stopping at what is no step.
+fn watch(
+    mut shell: Command,
+    filter: &[&str],
+    line: &str,
+    stroke: Option<(Moment, Fate)>,
+    no_libvirtd: &(dyn Fn() + Sync),
+) -> Walk {
+    let (tool, arguments) = line.split_once(' ').unwrap();
+    // It waits until it is watched.
+    shell.args(["-c", "read -r _; exec \"$@\"", "sh"]).args(filter).arg(bin(tool));
+    shell.args(arguments.split(' '));
+    shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = shell.spawn().unwrap();
+    let go = child.stdin.take().unwrap();
+    let children = format!("/proc/{0}/task/{0}/children", child.id());
+    let program = wait_for("the start of the program", Duration::from_secs(10), || {
+        fs::read_to_string(&children).unwrap().trim().parse().ok()
+    });
+    let mut tracer = Tracer::new(no_libvirtd, tool, Pid::from_raw(program), stroke);
+    tracer.filtered = !filter.is_empty();
+    let (output, Tracer { steps, struck, signal, .. }) = std::thread::scope(|scope| {
+        let tracer = scope.spawn(move || tracer.trace(go));
+        (child.wait_with_output().unwrap(), tracer.join().unwrap())
+    });
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let run = Run {
+        line: line.to_owned(),
+        status: output.status.code(),
+        stdout: text(&output.stdout),
+        stderr: text(&output.stderr),
+    };
+    Walk { run, signal: signal.map(|signal| signal as i32), steps, struck }
 }
 
 impl Walk {
@@ -146,12 +165,16 @@ pub(crate) fn anonymous(text: &str) -> String {
 
 /// Follows a program, its threads and its children. (ptrace(2) binds all of it to one thread.)
 struct Tracer<'a> {
-    rig: &'a Rig,
+    no_libvirtd: &'a (dyn Fn() + Sync),
     tool: &'a str,
     program: Pid,
     stroke: Option<(Moment, Fate)>,
     steps: Vec<String>,
     struck: bool,
+    /// What the program died of.
+    signal: Option<Signal>,
+    /// Whether the program stops by itself at its steps, and need not at every call.
+    filtered: bool,
     /// The function of libvirt that each thread is in.
     calls: HashMap<Pid, String>,
     /// Strikes, or lies, when this thread's system call returns.
@@ -159,9 +182,24 @@ struct Tracer<'a> {
 }
 
 impl<'a> Tracer<'a> {
-    fn new(rig: &'a Rig, tool: &'a str, program: Pid, stroke: Option<(Moment, Fate)>) -> Self {
-        let (steps, calls) = (Vec::new(), HashMap::new());
-        Self { rig, tool, program, stroke, steps, struck: false, calls, pending: None }
+    fn new(
+        no_libvirtd: &'a (dyn Fn() + Sync),
+        tool: &'a str,
+        program: Pid,
+        stroke: Option<(Moment, Fate)>,
+    ) -> Self {
+        Self {
+            no_libvirtd,
+            tool,
+            program,
+            stroke,
+            steps: Vec::new(),
+            struck: false,
+            signal: None,
+            filtered: false,
+            calls: HashMap::new(),
+            pending: None,
+        }
     }
 
     /// Lets the program go and follows it to its end.
@@ -170,7 +208,8 @@ impl<'a> Tracer<'a> {
         let follow = Options::PTRACE_O_TRACECLONE
             | Options::PTRACE_O_TRACEFORK
             | Options::PTRACE_O_TRACEVFORK
-            | Options::PTRACE_O_TRACEEXEC;
+            | Options::PTRACE_O_TRACEEXEC
+            | Options::PTRACE_O_TRACESECCOMP;
         ptrace::seize(self.program, follow | Options::PTRACE_O_TRACESYSGOOD).unwrap();
         ptrace::interrupt(self.program).unwrap();
         go.write_all(b"\n").unwrap();
@@ -179,27 +218,44 @@ impl<'a> Tracer<'a> {
         let ours = WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD;
         while let Ok(status) = waitpid(None, Some(ours)) {
             let signal = match status {
-                WaitStatus::PtraceSyscall(task) => {
+                WaitStatus::PtraceSyscall(task)
+                | WaitStatus::PtraceEvent(task, _, libc::PTRACE_EVENT_SECCOMP) => {
                     self.at_system_call(task);
                     None
                 }
                 WaitStatus::Stopped(_, signal) => Some(signal),
+                WaitStatus::Signaled(task, signal, _) if task == self.program => {
+                    self.signal = Some(signal);
+                    None
+                }
                 _ => None,
             };
             // One that was killed cannot go on.
-            status.pid().map(|task| ptrace::syscall(task, signal));
+            status.pid().map(|task| match self.filtered && self.pending.is_none() {
+                true => ptrace::cont(task, signal),
+                false => ptrace::syscall(task, signal),
+            });
         }
         self
     }
 
     fn at_system_call(&mut self, task: Pid) {
-        let exe = fs::read_link(format!("/proc/{task}/exe")).unwrap_or_default();
-        let exe = exe.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if self.steps.is_empty() && exe != self.tool {
-            return; // not begun
-        }
-        let (Ok(info), Ok(registers)) = (ptrace::syscall_info(task), ptrace::getregs(task)) else {
+        let Ok(registers) = ptrace::getregs(task) else {
             return; // killed
+        };
+        let call = Call::new(task, &registers);
+        if let Some(function) = call.logged() {
+            self.calls.insert(task, function);
+            return;
+        }
+        // Most are no steps and are done with here: an emulated machine is slow.
+        let step = call.step(self.calls.get(&task));
+        let pending = self.pending.is_some_and(|(pending, _)| pending == task);
+        if step.is_none() && !pending {
+            return;
+        }
+        let Ok(info) = ptrace::syscall_info(task) else {
+            return;
         };
         if info.op == libc::PTRACE_SYSCALL_INFO_EXIT {
             if let Some((_, fate)) = self.pending.take_if(|(pending, _)| *pending == task) {
@@ -207,12 +263,11 @@ impl<'a> Tracer<'a> {
             }
             return;
         }
-        let call = Call::new(task, &registers);
-        if let Some(function) = call.logged() {
-            self.calls.insert(task, function);
-            return;
-        }
-        let Some(step) = call.step(self.calls.get(&task)) else { return };
+        let exe = fs::read_link(format!("/proc/{task}/exe")).unwrap_or_default();
+        let exe = exe.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let Some(step) = step.filter(|_| !self.steps.is_empty() || exe == self.tool) else {
+            return; // not begun
+        };
         let step = if exe == self.tool { step } else { format!("{exe}: {step}") };
         self.steps.push(step);
         self.meet(task);
@@ -249,7 +304,7 @@ impl<'a> Tracer<'a> {
             }
             Fate::NoLibvirtd(delay) => {
                 std::thread::sleep(delay);
-                self.rig.libvirtd("kill");
+                (self.no_libvirtd)();
             }
         }
     }
@@ -373,5 +428,11 @@ fn place(path: &Path) -> String {
     let place = short
         .iter()
         .find_map(|(folder, name)| Some(format!("{name}{}", path.strip_prefix(folder)?)));
-    anonymous(&place.unwrap_or_else(|| path.to_owned()))
+    let place = place.unwrap_or_else(|| path.to_owned());
+    // A file without a name: O_TMPFILE in memory.
+    let nameless = |at: usize| place[at + 2..].bytes().all(|b| b.is_ascii_digit());
+    match place.rfind("/#").filter(|at| nameless(*at)) {
+        Some(at) => format!("{}/*", &place[..at]),
+        None => anonymous(&place),
+    }
 }

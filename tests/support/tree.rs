@@ -34,6 +34,11 @@ impl Tree {
         // In memory, as sysfs is.
         let memory = Path::new("/dev/shm");
         let folder = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+        Self::below(&folder)
+    }
+
+    /// A machine without any device, in this folder.
+    pub(crate) fn below(folder: &Path) -> Self {
         let root = tempfile::Builder::new().prefix("tdx-tree.").tempdir_in(folder).unwrap();
         let tree = Self { root, devices: BTreeMap::new() };
         for folder in ["sys/bus/pci/devices", "sys/kernel", "proc/self"] {

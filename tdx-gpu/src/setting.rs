@@ -1,0 +1,311 @@
+//! Setting the modes of confidential computing: planned for all devices, and put back when one fails.
+//!
+//! A mode outlives a reboot, so what it was is recorded where that lasts as long.
+
+use std::collections::BTreeSet;
+
+use clap::ValueEnum;
+use common::bound::Identity;
+use common::document::Action;
+use common::host::Host;
+use common::lease::{self, Lease, Record};
+use common::pci::Bdf;
+use common::{Error, Result, interrupt};
+use serde::{Deserialize, Serialize};
+use tdx_iommu::device::Device;
+use tdx_iommu::inventory::Inventory;
+
+use crate::gpu_tools::GpuTools;
+use crate::mode::{CcMode, Kind, Modes, PpcieMode};
+use crate::plan::identity;
+
+/// A mode to set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Setting {
+    /// No protection
+    Off,
+    /// Each GPU by itself in confidential-computing mode
+    On,
+    /// Confidential-computing mode, open to debugging
+    Devtools,
+    /// Protected PCIe: every GPU and NVSwitch of the baseboard, all for one guest
+    Ppcie,
+}
+
+impl Setting {
+    /// The mode in which these devices protect a guest that has them all; none where none of them has
+    /// modes.
+    ///
+    /// Protected PCIe is for whole baseboards, whose GPUs talk over switches.
+    pub fn to_protect(inventory: &Inventory, devices: &[&Device]) -> Option<Self> {
+        let kinds: Vec<Kind> = devices.iter().filter_map(|device| Kind::of(device)).collect();
+        let on_board = inventory.devices.values().filter(|device| Kind::of(device).is_some());
+        let whole = on_board.count() == kinds.len();
+        let linked = kinds.contains(&Kind::Switch);
+        match kinds.iter().any(|kind| kind.is_gpu()) {
+            false => None,
+            true if whole && linked && kinds.iter().all(|kind| kind.unknown().ppcie.is_some()) => {
+                Some(Self::Ppcie)
+            }
+            true => Some(Self::On),
+        }
+    }
+}
+
+/// One device and the modes it is to have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// Its address.
+    pub bdf: Bdf,
+    /// What it is.
+    pub identity: Identity,
+    /// The modes, of those it has.
+    pub modes: Modes,
+}
+
+/// Plans to set the mode of these devices. Those without modes stay as they are.
+///
+/// Errors: `conflict` for protected PCIe on a part of a baseboard.
+pub fn plan(inventory: &Inventory, devices: &[&Device], setting: Setting) -> Result<Vec<Step>> {
+    if setting == Setting::Ppcie {
+        let named: BTreeSet<Bdf> = devices.iter().map(|device| device.bdf).collect();
+        let on_board = inventory.devices.values().filter(|device| Kind::of(device).is_some());
+        let missing: Vec<String> = on_board
+            .filter(|device| !named.contains(&device.bdf))
+            .map(|device| device.bdf.to_string())
+            .collect();
+        if !missing.is_empty() {
+            return Err(Error::conflict("protected PCIe takes every GPU and NVSwitch of the host")
+                .because(format!("missing: {}", missing.join(", ")))
+                .hint("the mode on protects single GPUs"));
+        }
+    }
+    let step = |device: &&Device| {
+        let cc = match setting {
+            Setting::Off | Setting::Ppcie => CcMode::Off,
+            Setting::On => CcMode::On,
+            Setting::Devtools => CcMode::Devtools,
+        };
+        let ppcie = if setting == Setting::Ppcie { PpcieMode::On } else { PpcieMode::Off };
+        let has = Kind::of(device)?.unknown();
+        let modes = Modes { cc: has.cc.map(|_| cc), ppcie: has.ppcie.map(|_| ppcie) };
+        Some(Step { bdf: device.bdf, identity: identity(device), modes })
+    };
+    let mut steps: Vec<Step> = devices.iter().filter_map(step).collect();
+    match steps.iter().find(|step| step.modes.ppcie.is_none()) {
+        Some(Step { bdf, .. }) if setting == Setting::Ppcie => {
+            Err(Error::conflict(format!("{bdf} has no protected PCIe"))
+                .hint("the mode on protects it: it encrypts its links by itself"))
+        }
+        _ => {
+            // Switches first: they have no mode of confidential computing.
+            steps.sort_by_key(|step| (step.modes.cc.is_some(), step.bdf));
+            Ok(steps)
+        }
+    }
+}
+
+/// The modes that a device had.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Former {
+    /// Its address.
+    pub bdf: Bdf,
+    identity: Identity,
+    #[serde(flatten)]
+    modes: Modes,
+    /// The UUID of the domain they were changed for.
+    pub domain: Option<String>,
+    committed: bool,
+}
+
+impl Record for Former {
+    const FOLDER: &'static str = "/var/lib/tdx/modes";
+
+    fn bdf(&self) -> Bdf {
+        self.bdf
+    }
+
+    fn is_committed(&self) -> bool {
+        self.committed
+    }
+
+    fn commit(&mut self) {
+        self.committed = true;
+    }
+}
+
+/// What was done to one device.
+#[derive(Debug)]
+pub struct Done {
+    /// Its address.
+    pub bdf: Bdf,
+    /// Its modes now.
+    pub modes: Modes,
+    /// `set`, or `none`.
+    pub action: Action,
+    /// What NVIDIA's program said.
+    pub output: Vec<String>,
+    before: Modes,
+    /// None where an older record says what the modes were.
+    lease: Option<Lease<Former>>,
+}
+
+/// Devices whose modes were set.
+#[derive(Debug)]
+#[must_use = "the records say that it is unfinished until it is kept or committed"]
+pub struct Modified<'t> {
+    tools: &'t GpuTools,
+    /// In the order in which they were set.
+    pub devices: Vec<Done>,
+}
+
+/// Sets the modes, for a domain when its UUID is given, and puts them back when one fails.
+///
+/// Errors: `conflict` with code `RESERVED` while another command is at it, or one died over it;
+/// whatever NVIDIA's program says.
+pub fn apply<'t>(
+    host: &Host,
+    tools: &'t GpuTools,
+    steps: Vec<Step>,
+    domain: Option<&str>,
+) -> Result<Modified<'t>> {
+    let mut modified = Modified { tools, devices: Vec::new() };
+    for step in steps {
+        let done = interrupt::check().and_then(|()| modified.set(host, step, domain));
+        if let Err(error) = done {
+            return Err(modified.undo_after(error));
+        }
+    }
+    Ok(modified)
+}
+
+impl Modified<'_> {
+    fn set(&mut self, host: &Host, step: Step, domain: Option<&str>) -> Result<()> {
+        let Step { bdf, identity, modes } = step;
+        let found = lease::of::<Former>(host, bdf)?;
+        let ours = |former: &Former| domain.is_some() && former.domain.as_deref() == domain;
+        let now = queried(self.tools, bdf, modes)?;
+        let (before, lease) = match found {
+            Some(found) if !found.live && !found.is_stale() => (now, None),
+            Some(found) if found.is_stale() && ours(&found.record) => {
+                (found.record.modes, Some(Lease::resume(host, found.record)?))
+            }
+            Some(found) => return Err(lease::taken(&found)),
+            None if now == modes => (now, None),
+            None => {
+                let domain = domain.map(str::to_owned);
+                let former = Former { bdf, identity, modes: now, domain, committed: false };
+                (now, Some(Lease::begin(host, former)?))
+            }
+        };
+        let (action, output) = (Action::NONE, Vec::new());
+        self.devices.push(Done { bdf, modes, action, output, before, lease });
+        if let (Some(done), true) = (self.devices.last_mut(), now != modes) {
+            done.action = Action("set");
+            done.output = set(self.tools, bdf, modes)?;
+        }
+        Ok(())
+    }
+
+    /// The modes stay for good: what they were is forgotten.
+    pub fn keep(self) -> Result<Vec<Done>> {
+        let forget = |mut done: Done| {
+            done.lease.take().map_or(Ok(()), Lease::forget)?;
+            Ok(done)
+        };
+        self.devices.into_iter().map(forget).collect()
+    }
+
+    /// The modes stay as long as what they were set for.
+    pub fn commit(self) -> Result<()> {
+        self.devices.into_iter().filter_map(|done| done.lease).try_for_each(Lease::commit)
+    }
+
+    /// Puts everything back after a failure, which then says what is left.
+    pub fn undo_after(self, error: Error) -> Error {
+        let tools = self.tools;
+        let back = |done: Done| {
+            let changed = done.action != Action::NONE || done.lease.is_some();
+            let back = match changed {
+                true => set_unless(tools, done.bdf, done.before),
+                false => Ok(()),
+            };
+            let forgotten = back.and_then(|()| done.lease.map_or(Ok(()), Lease::forget));
+            forgotten.is_err().then(|| format!("the mode of {}", done.bdf))
+        };
+        error.left_behind(self.devices.into_iter().rev().filter_map(back))
+    }
+}
+
+/// Puts recorded modes back. Returns the devices that are left as they were, with the reason.
+///
+/// A record of a device that is gone, or is another one now, is dropped.
+pub fn put_back(host: &Host, inventory: &Inventory, formers: Vec<Former>) -> Vec<(Bdf, Error)> {
+    let back = |former: &Former| {
+        let lease = Lease::resume(host, former.clone())?;
+        let there = inventory.devices.get(&former.bdf).map(identity);
+        if there.as_ref() == Some(&former.identity) {
+            set_unless(&GpuTools::find(None)?, former.bdf, former.modes)?;
+        }
+        lease.forget()
+    };
+    let failed = |former: Former| back(&former).err().map(|error| (former.bdf, error));
+    // GPUs first: the other way round than they were set.
+    formers.into_iter().rev().filter_map(failed).collect()
+}
+
+/// Fails for devices that a driver of the host has: NVIDIA's program would pull them from under it.
+///
+/// Errors: `conflict`.
+pub fn refuse_busy(devices: &[&Device]) -> Result<()> {
+    let busy =
+        |device: &&Device| Some((device.bdf, device.driver.clone().filter(|_| device.in_use())?));
+    match devices.iter().find_map(busy) {
+        None => Ok(()),
+        Some((bdf, driver)) => {
+            Err(Error::conflict(format!("{driver} has {bdf}: its mode cannot be set"))
+                .hint(format!("tdx-gpu bind {bdf} takes it from that driver")))
+        }
+    }
+}
+
+/// The modes that the program sees, of those that are wanted.
+fn queried(tools: &GpuTools, bdf: Bdf, wanted: Modes) -> Result<Modes> {
+    Ok(Modes {
+        cc: wanted.cc.map(|_| tools.cc(bdf)).transpose()?,
+        ppcie: wanted.ppcie.map(|_| tools.ppcie(bdf)).transpose()?,
+    })
+}
+
+fn set_unless(tools: &GpuTools, bdf: Bdf, wanted: Modes) -> Result<()> {
+    match queried(tools, bdf, wanted)? == wanted {
+        true => Ok(()),
+        false => set(tools, bdf, wanted).map(drop),
+    }
+}
+
+/// Sets both modes, the one that goes off first: a device has one of them at a time.
+fn set(tools: &GpuTools, bdf: Bdf, wanted: Modes) -> Result<Vec<String>> {
+    let mut output = Vec::new();
+    let cc = |output: &mut Vec<String>| match wanted.cc {
+        Some(mode) => tools.set_cc(bdf, mode).map(|answer| output.extend(answer.0)),
+        None => Ok(()),
+    };
+    let ppcie = |output: &mut Vec<String>| match wanted.ppcie {
+        Some(mode) => tools.set_ppcie(bdf, mode).map(|answer| output.extend(answer.0)),
+        None => Ok(()),
+    };
+    if wanted.ppcie == Some(PpcieMode::On) {
+        cc(&mut output)?;
+        ppcie(&mut output)?;
+    } else {
+        ppcie(&mut output)?;
+        cc(&mut output)?;
+    }
+    let now = queried(tools, bdf, wanted)?;
+    match now == wanted {
+        true => Ok(output),
+        false => Err(Error::failed(format!("the mode of {bdf} is not what was set"))
+            .because(output.join("; "))),
+    }
+}

@@ -1,0 +1,179 @@
+//! `tdx-td hostdevs`: domains are defined with just the devices of the host that they are to have.
+
+pub mod change;
+pub mod plan;
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use common::cli::{Change, Context};
+use common::document::{Action, Document, Item};
+use common::libvirt::Libvirt;
+use common::output::Outcome;
+use common::pci::Bdf;
+use common::{Error, Result, input, interrupt};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tdx_gpu::hostdev::Way;
+use tdx_iommu::resolve;
+
+use crate::capability;
+use plan::Plan;
+
+/// Arguments of `hostdevs`.
+#[derive(Debug, Args)]
+pub struct HostdevsArgs {
+    /// What tdx-iommu resolve printed, on standard input
+    #[arg(value_name = "-", value_parser = ["-"], conflicts_with = "config")]
+    stdin: Option<String>,
+    /// A file that says which devices domains are to have [default: passthrough_config.yaml]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Only this domain (repeatable)
+    #[arg(long, value_name = "NAME")]
+    vm: Vec<String>,
+    /// Leave this device as it is, whatever the file says (repeatable)
+    #[arg(long, value_name = "BDF")]
+    keep: Vec<Bdf>,
+    /// Plug devices into, and out of, domains that run as well
+    #[arg(long)]
+    live: bool,
+    /// How long to wait for a guest to let go of a device
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, requires = "live")]
+    timeout: u64,
+    /// Write the definitions that are proposed to files of this name, each with its domain's in it
+    #[arg(long, value_name = "FILE")]
+    debug_xml: Option<PathBuf>,
+    #[command(flatten)]
+    change: Change,
+}
+
+/// A domain and the devices of the host it is defined with.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct HostdevsItem {
+    /// Name.
+    name: String,
+    /// Devices it got.
+    added: Vec<Bdf>,
+    /// Devices it lost.
+    removed: Vec<Bdf>,
+    /// Devices it had and has, with their addresses in the guest.
+    kept: Vec<Bdf>,
+    /// Devices that its running guest got or lost, with `--live`.
+    live: Vec<Bdf>,
+    /// Whether it runs, so that its guest has what was not changed live only once it has been off.
+    running: bool,
+    /// The change of its definition, a unified diff without passwords; empty for none.
+    diff: String,
+    /// `update`, or `none`.
+    action: Action,
+}
+
+impl Item for HostdevsItem {
+    const COLUMNS: &'static [&'static str] = &["NAME", "ACTION", "ADDED", "REMOVED", "KEPT"];
+
+    fn key(&self) -> Cow<'_, str> {
+        self.name.as_str().into()
+    }
+
+    fn row(&self) -> Vec<String> {
+        let list = |bdfs: &[Bdf]| bdfs.iter().map(Bdf::to_string).collect::<Vec<_>>().join(" ");
+        vec![
+            self.name.clone(),
+            self.action.0.to_owned(),
+            list(&self.added),
+            list(&self.removed),
+            list(&self.kept),
+        ]
+    }
+
+    fn action(&self) -> Option<Action> {
+        Some(self.action)
+    }
+}
+
+/// A domain and its devices as a resolution tells them.
+#[derive(Debug, Deserialize)]
+struct Resolved {
+    vm: String,
+    devices: Vec<Device>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Device {
+    bdf: Bdf,
+}
+
+/// Plans all domains, then changes one after another, and puts them back when one fails.
+pub fn run(
+    context: &Context,
+    connect: impl FnOnce() -> Result<Libvirt>,
+    args: HostdevsArgs,
+) -> Result<Outcome> {
+    let resolved = match args.stdin {
+        Some(_) => on_stdin(&args.vm)?,
+        None => Vec::new(),
+    };
+    interrupt::guard();
+    let libvirt = connect()?;
+    let (resolved, mut warnings) = match args.stdin {
+        Some(_) => (resolved, Vec::new()),
+        None => in_file(context, &libvirt, args.config, &args.vm)?,
+    };
+    let iommufd = libvirt.is_local() && capability::has_iommufd(&context.host, &libvirt)?;
+    let way = Way { iommufd, managed: true };
+    let keep: BTreeSet<Bdf> = args.keep.into_iter().collect();
+    let plan = Plan::new(&libvirt, &resolved, &keep, way, args.live)?;
+    warnings.extend(plan.warnings.iter().cloned());
+    if let Some(path) = &args.debug_xml {
+        plan.write_proposals(path)?;
+    }
+    let changed = plan.changed();
+    if !changed.is_empty() {
+        plan.diffs().for_each(|diff| context.show_diff(diff));
+        let question = format!("change the devices of {}?", changed.join(", "));
+        context.confirm(args.change, &question)?;
+    }
+    let items = match args.change.dry_run {
+        true => plan.items(),
+        false => plan.apply(&libvirt, Duration::from_secs(args.timeout))?,
+    };
+    let document = Document::new("tdx.td.hostdevs", items);
+    Ok(document.dry_run(args.change.dry_run).warnings(warnings).into())
+}
+
+/// The resolution on standard input, of the domains that are named or all.
+fn on_stdin(vms: &[String]) -> Result<Vec<(String, BTreeSet<Bdf>)>> {
+    let expected = "what tdx-iommu resolve prints";
+    let items: Vec<Resolved> = input::items(&["tdx.iommu.resolution"], expected)?;
+    if let Some(vm) = vms.iter().find(|vm| !items.iter().any(|item| item.vm == **vm)) {
+        return Err(Error::not_found(format!("'{vm}' is not on standard input")));
+    }
+    let chosen = items.into_iter().filter(|item| vms.is_empty() || vms.contains(&item.vm));
+    Ok(chosen.map(|item| (item.vm, item.devices.into_iter().map(|d| d.bdf).collect())).collect())
+}
+
+type Wanted = Vec<(String, BTreeSet<Bdf>)>;
+
+/// The devices that a file wants for domains of this host.
+fn in_file(
+    context: &Context,
+    libvirt: &Libvirt,
+    config: Option<PathBuf>,
+    vms: &[String],
+) -> Result<(Wanted, Vec<String>)> {
+    if !libvirt.is_local() {
+        return Err(Error::unsupported("the devices of another host cannot be seen from here")
+            .hint("tdx-iommu resolve there, and pipe what it prints into tdx-td hostdevs -"));
+    }
+    let config = config.unwrap_or_else(|| resolve::CONFIG.into());
+    let (items, warnings) = resolve::resolve(&context.host, &config, vms)?;
+    let wanted = items.into_iter().map(|item| {
+        let devices = item.devices.iter().map(|device| device.device.bdf);
+        (item.vm.clone(), devices.collect())
+    });
+    Ok((wanted.collect(), warnings))
+}

@@ -1,0 +1,179 @@
+//! What a definition becomes when it is to have other devices of the host. Pure.
+
+use std::collections::BTreeSet;
+
+use common::Result;
+use common::pci::Bdf;
+use common::xml::{Document, Node, unified_diff};
+use tdx_gpu::hostdev::{self, Way};
+
+use crate::definition;
+
+/// A definition with its devices changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// The definition as it is to be.
+    pub xml: String,
+    /// Devices it gets.
+    pub added: BTreeSet<Bdf>,
+    /// Devices it loses.
+    pub removed: BTreeSet<Bdf>,
+    /// Devices it had and has: their elements stay byte for byte, with their addresses in the guest.
+    pub kept: BTreeSet<Bdf>,
+}
+
+impl Change {
+    /// What it takes for a definition to have just the devices that are wanted.
+    ///
+    /// PCI devices in `foreign` stay if they are there, and are not added; devices of other kinds are
+    /// none of this. Everything else stays byte for byte.
+    /// Errors: those of [`Edit::finish`](common::xml::Edit::finish).
+    pub fn new(
+        before: &Document,
+        wanted: &BTreeSet<Bdf>,
+        foreign: &BTreeSet<Bdf>,
+        way: Way,
+    ) -> Result<Self> {
+        let root = before.root();
+        let mut edit = before.edit();
+        let (mut kept, mut removed) = (BTreeSet::new(), BTreeSet::new());
+        let mut last = None;
+        for (bdf, node) in passed_through(root) {
+            if foreign.contains(&bdf) || (wanted.contains(&bdf) && kept.insert(bdf)) {
+                last = Some(node);
+            } else {
+                edit.remove(node);
+                removed.insert(bdf);
+            }
+        }
+        let new = wanted.iter().filter(|bdf| !kept.contains(bdf) && !foreign.contains(bdf));
+        let added: BTreeSet<Bdf> = new.copied().collect();
+        for bdf in &added {
+            let element = hostdev::element(*bdf, way).to_xml()?;
+            match (last, root.child("devices")) {
+                (Some(node), _) => drop(edit.insert_after(node, &element)),
+                (None, Some(devices)) => drop(edit.insert_into(devices, &element)),
+                (None, None) => {
+                    edit.insert_into(root, &format!("<devices>{element}</devices>"));
+                }
+            }
+        }
+        // What is there twice is removed once.
+        removed.retain(|bdf| !kept.contains(bdf));
+        Ok(Self { xml: edit.finish()?, added, removed, kept })
+    }
+
+    /// The change as a unified diff, without passwords.
+    pub fn diff(&self, before: &str, name: &str) -> String {
+        let (old, new) = (format!("{name} as it is"), format!("{name} as it will be"));
+        unified_diff(&without_passwords(before), &without_passwords(&self.xml), &old, &new)
+    }
+}
+
+/// The PCI devices of the host in a definition.
+pub fn passed_through(domain: Node<'_>) -> Vec<(Bdf, Node<'_>)> {
+    let nodes = domain.find_all("devices/hostdev");
+    nodes.filter_map(|node| Some((definition::hostdev(node)?, node))).collect()
+}
+
+/// Definitions are read with their secrets, which must not be lost and not be shown.
+///
+/// Source: <https://libvirt.org/formatdomain.html#graphical-framebuffers>: `passwd` is the only secret.
+fn without_passwords(xml: &str) -> String {
+    let mut shown = String::with_capacity(xml.len());
+    let mut rest = xml;
+    while let Some(at) = rest.find(" passwd=") {
+        let (before, after) = rest.split_at(at + " passwd=".len());
+        shown.push_str(before);
+        let mut quoted = after.splitn(3, after.chars().next().unwrap_or('\''));
+        let (_, _, end) = (quoted.next(), quoted.next(), quoted.next());
+        shown.push_str("'…'");
+        rest = end.unwrap_or_default();
+    }
+    shown + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const DOMAIN: &str =
+        "<domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
+  <name>win10</name>
+  <!-- mine -->
+  <metadata><x:y xmlns:x=\"urn:x\"/></metadata>
+  <devices>
+    <disk type='file'/>
+    <hostdev mode='subsystem' type='usb'><source><vendor id='0x1'/></source></hostdev>
+    <graphics type='vnc' passwd='secret'/>
+  </devices>
+  <qemu:commandline><qemu:arg value='-s'/></qemu:commandline>
+</domain>
+";
+
+    fn bdfs(numbers: &BTreeSet<u8>) -> BTreeSet<Bdf> {
+        numbers.iter().map(|n| Bdf { domain: 0, bus: *n, device: 0, function: 0 }).collect()
+    }
+
+    fn change(before: &str, wanted: &BTreeSet<u8>, foreign: &BTreeSet<u8>) -> Change {
+        let document = Document::parse(before).unwrap();
+        let way = Way { iommufd: false, managed: true };
+        Change::new(&document, &bdfs(wanted), &bdfs(foreign), way).unwrap()
+    }
+
+    fn devices(xml: &str) -> BTreeSet<Bdf> {
+        let document = Document::parse(xml).unwrap();
+        passed_through(document.root()).into_iter().map(|(bdf, _)| bdf).collect()
+    }
+
+    #[test]
+    fn a_device_that_stays_keeps_its_address_in_the_guest() {
+        let with_two = change(DOMAIN, &[1, 2].into(), &[].into()).xml;
+        let addressed = with_two.replacen(
+            "<rom bar='off'/>",
+            "<rom bar='off'/><address type='pci' bus='0x07'/>",
+            1,
+        );
+        let then = change(&addressed, &[1, 3].into(), &[].into());
+        assert!(then.xml.contains("<address type='pci' bus='0x07'/>"), "{}", then.xml);
+        assert_eq!((then.added, then.removed), (bdfs(&[3].into()), bdfs(&[2].into())));
+        assert_eq!(then.kept, bdfs(&[1].into()));
+        let none = change(&addressed, &[].into(), &[1].into());
+        assert_eq!(devices(&none.xml), bdfs(&[1].into()));
+        assert_eq!(change(&none.xml, &[1].into(), &[1].into()).xml, none.xml);
+    }
+
+    #[test]
+    fn secrets_are_kept_and_not_shown() {
+        let change = change(DOMAIN, &[1].into(), &[].into());
+        assert!(change.xml.contains("passwd='secret'"));
+        let diff = change.diff(DOMAIN, "win10");
+        assert!(diff.contains("passwd='…'") && !diff.contains("secret"), "{diff}");
+        assert_eq!(without_passwords("<a passwd="), "<a passwd='…'");
+    }
+
+    proptest! {
+        #[test]
+        fn there_and_back_is_as_it_was(
+            a in prop::collection::btree_set(any::<u8>(), 0..6),
+            b in prop::collection::btree_set(any::<u8>(), 0..6),
+        ) {
+            let at_a = change(DOMAIN, &a, &[].into()).xml;
+            let at_b = change(&at_a, &b, &[].into());
+            prop_assert_eq!(devices(&at_b.xml), bdfs(&b));
+            let back = change(&at_b.xml, &a, &[].into()).xml;
+            prop_assert_eq!(devices(&back), bdfs(&a));
+            prop_assert_eq!(&change(&back, &a, &[].into()).xml, &back);
+            // Nothing but devices was touched, and the order of those alone may differ.
+            prop_assert_eq!(change(&back, &[].into(), &[].into()).xml, DOMAIN);
+            let lines = |xml: &str| {
+                let mut lines: Vec<String> = xml.lines().map(str::to_owned).collect();
+                lines.sort();
+                lines
+            };
+            prop_assert_eq!(lines(&back), lines(&at_a));
+        }
+    }
+}

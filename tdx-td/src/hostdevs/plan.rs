@@ -1,0 +1,348 @@
+//! Changing the devices of several domains: all are planned before the first is touched, and put back when
+//! one fails.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use common::document::Action;
+use common::libvirt::{Context, Libvirt};
+use common::pci::Bdf;
+use common::xml::Document;
+use common::{Code, Error, ErrorKind, IoContext, Result, interrupt, log, parallel};
+use tdx_gpu::hostdev::{self, Way};
+use virt::domain::Domain;
+use virt::sys;
+
+use super::HostdevsItem;
+use super::change::{Change, passed_through};
+use crate::{names, power};
+
+/// Definitions with their secrets, which would be lost otherwise.
+const WHOLE: u32 = sys::VIR_DOMAIN_XML_INACTIVE | sys::VIR_DOMAIN_XML_SECURE;
+
+/// How often a guest that is to let go of a device is looked at.
+const POLL: Duration = Duration::from_millis(100);
+
+/// What is to be done.
+#[derive(Debug)]
+pub struct Plan {
+    domains: Vec<Planned>,
+    way: Way,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+/// One domain of it.
+#[derive(Debug)]
+struct Planned {
+    name: String,
+    domain: Domain,
+    before: String,
+    change: Change,
+    diff: String,
+    running: bool,
+    /// What its running guest is to get.
+    plug: BTreeSet<Bdf>,
+    /// What its running guest is to lose.
+    unplug: BTreeSet<Bdf>,
+}
+
+impl Plan {
+    /// Plans what it takes for each domain to have just its devices.
+    ///
+    /// Errors: `not_found` for a domain that is not there; `conflict` for a transient one, for two times
+    /// the same, and with code `IN_USE_BY_VM` for a device that another running domain has.
+    pub fn new(
+        libvirt: &Libvirt,
+        wanted: &[(String, BTreeSet<Bdf>)],
+        keep: &BTreeSet<Bdf>,
+        way: Way,
+        live: bool,
+    ) -> Result<Self> {
+        let mut plan = Self { domains: Vec::new(), way, warnings: Vec::new() };
+        for (name, devices) in wanted {
+            let domain = names::get(libvirt, name)?;
+            let doing = format_args!("read domain '{name}'");
+            if !domain.is_persistent().context(doing)? {
+                return Err(Error::conflict(format!("domain '{name}' is transient"))
+                    .hint("it has no definition that could be changed"));
+            }
+            if plan.domains.iter().any(|planned| planned.name == *name) {
+                return Err(Error::conflict(format!("domain '{name}' is there twice")));
+            }
+            let before = domain.xml_desc(WHOLE).context(doing)?;
+            let document = Document::parse(before.as_str())?;
+            let change = Change::new(&document, devices, keep, way)?;
+            let running = power::is_active(&domain, name)?;
+            let (mut plug, mut unplug) = (BTreeSet::new(), BTreeSet::new());
+            if running && live {
+                let has = devices_of(&domain, name, 0)?;
+                plug = devices
+                    .iter()
+                    .filter(|d| !has.contains(d) && !keep.contains(d))
+                    .copied()
+                    .collect();
+                unplug =
+                    has.into_iter().filter(|d| !devices.contains(d) && !keep.contains(d)).collect();
+            } else if running && change.xml != before {
+                plan.warnings.push(format!(
+                    "domain '{name}' runs: its guest sees the change after its next start"
+                ));
+            }
+            let diff = change.diff(&before, name);
+            let name = name.clone();
+            plan.domains.push(Planned {
+                name,
+                domain,
+                before,
+                change,
+                diff,
+                running,
+                plug,
+                unplug,
+            });
+        }
+        plan.check_others(libvirt)?;
+        Ok(plan)
+    }
+
+    /// Fails for devices that another domain runs with, and warns of those that one is defined with.
+    fn check_others(&mut self, libvirt: &Libvirt) -> Result<()> {
+        let mut receivers = BTreeMap::new();
+        for planned in &self.domains {
+            for bdf in planned.change.added.iter().chain(&planned.plug) {
+                let other = receivers.insert(*bdf, planned.name.as_str());
+                if let Some(other) = other.filter(|other| *other != planned.name) {
+                    let both = format!("{other} and {} would both get {bdf}", planned.name);
+                    return Err(Error::conflict(both));
+                }
+            }
+        }
+        if receivers.is_empty() {
+            return Ok(());
+        }
+        let look = |domain: Domain| {
+            let name = domain.name().context("list domains")?;
+            let active = power::is_active(&domain, &name)?;
+            let devices = devices_of(&domain, &name, 0)?;
+            Ok::<_, Error>((name, active, devices))
+        };
+        let domains = libvirt.connect().list_all_domains(0).context("list domains")?;
+        for other in parallel::map(domains, parallel::DOMAINS, look) {
+            let (name, active, devices) = match other {
+                // It went away meanwhile.
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                other => other?,
+            };
+            let planned = self.domains.iter().find(|planned| planned.name == name);
+            let leaves = planned.map(|p| if active { &p.unplug } else { &p.change.removed });
+            let stays = |bdf: &Bdf| {
+                receivers.get(bdf).is_some_and(|receiver| *receiver != name)
+                    && leaves.is_none_or(|leaves| !leaves.contains(bdf))
+            };
+            match devices.into_iter().find(stays) {
+                None => {}
+                Some(bdf) if active => {
+                    return Err(Error::conflict(format!("domain '{name}' runs with {bdf}"))
+                        .code(Code::InUseByVm)
+                        .hint(format!("tdx-td stop {name}")));
+                }
+                Some(bdf) => self.warnings.push(format!(
+                    "domain '{name}' is defined with {bdf}, too: only one of them can run"
+                )),
+            }
+        }
+        Ok(())
+    }
+
+    /// The names of the domains that would be changed.
+    pub fn changed(&self) -> Vec<String> {
+        let changed = self.domains.iter().filter(|planned| planned.changes());
+        changed.map(|planned| planned.name.clone()).collect()
+    }
+
+    /// What would change in definitions.
+    pub fn diffs(&self) -> impl Iterator<Item = &str> {
+        self.domains.iter().map(|planned| planned.diff.as_str())
+    }
+
+    /// Writes the definitions as they are to be, each to a file of its own that only its owner can read:
+    /// `debug.xml` becomes `debug_NAME.xml`.
+    ///
+    /// Errors: `permission`, `io`.
+    pub fn write_proposals(&self, path: &Path) -> Result<()> {
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+        let extension = path.extension().map(|e| format!(".{}", e.to_string_lossy()));
+        for planned in &self.domains {
+            let name =
+                format!("{stem}_{}{}", planned.name, extension.as_deref().unwrap_or_default());
+            let path = path.with_file_name(name);
+            let mut options = OpenOptions::new();
+            let file = options.write(true).create(true).truncate(true).mode(0o600).open(&path);
+            file.at("create", &path)?
+                .write_all(planned.change.xml.as_bytes())
+                .at("write", &path)?;
+        }
+        Ok(())
+    }
+
+    /// The domains in a document, as they will be.
+    pub fn items(&self) -> Vec<HostdevsItem> {
+        self.domains.iter().map(Planned::item).collect()
+    }
+
+    /// Changes the domains, one after another.
+    ///
+    /// Errors: `conflict` for a definition that somebody changed since it was planned, and for a guest that
+    /// keeps a device; whatever libvirt says. All domains are then as before, or named as left.
+    pub fn apply(self, libvirt: &Libvirt, timeout: Duration) -> Result<Vec<HostdevsItem>> {
+        let mut done: Vec<&Planned> = Vec::new();
+        for planned in self.domains.iter().filter(|planned| planned.changes()) {
+            let changed =
+                interrupt::check().and_then(|()| planned.apply(libvirt, self.way, timeout));
+            if let Err(error) = changed {
+                let back =
+                    |planned: &&&Planned| planned.put_back(libvirt, self.way, timeout).is_err();
+                let left = done.iter().rev().filter(back);
+                let left: Vec<String> =
+                    left.map(|planned| format!("domain '{}'", planned.name)).collect();
+                return Err(error.left_behind(left));
+            }
+            done.push(planned);
+        }
+        Ok(self.items())
+    }
+}
+
+impl Planned {
+    fn changes(&self) -> bool {
+        self.change.xml != self.before || !self.plug.is_empty() || !self.unplug.is_empty()
+    }
+
+    fn item(&self) -> HostdevsItem {
+        let list = |set: &BTreeSet<Bdf>| set.iter().copied().collect::<Vec<Bdf>>();
+        HostdevsItem {
+            name: self.name.clone(),
+            added: list(&self.change.added),
+            removed: list(&self.change.removed),
+            kept: list(&self.change.kept),
+            live: self.plug.union(&self.unplug).copied().collect(),
+            running: self.running,
+            diff: self.diff.clone(),
+            action: if self.changes() { Action("update") } else { Action::NONE },
+        }
+    }
+
+    fn apply(&self, libvirt: &Libvirt, way: Way, timeout: Duration) -> Result<()> {
+        let now =
+            self.domain.xml_desc(WHOLE).context(format_args!("read domain '{}'", self.name))?;
+        if now != self.before {
+            let message = format!("domain '{}' was changed by somebody else meanwhile", self.name);
+            return Err(Error::conflict(message).hint("run the same command again"));
+        }
+        self.define(libvirt, &self.change.xml)?;
+        let done = self.verify().and_then(|()| self.replug(&self.unplug, &self.plug, way, timeout));
+        match done {
+            Ok(()) => Ok(()),
+            Err(error) => match self.define(libvirt, &self.before) {
+                Ok(()) => Err(error),
+                Err(_) => Err(error.left_behind([format!("domain '{}'", self.name)])),
+            },
+        }
+    }
+
+    fn put_back(&self, libvirt: &Libvirt, way: Way, timeout: Duration) -> Result<()> {
+        self.define(libvirt, &self.before)?;
+        self.replug(&self.plug, &self.unplug, way, timeout)
+    }
+
+    fn define(&self, libvirt: &Libvirt, xml: &str) -> Result<()> {
+        if self.change.xml == self.before {
+            return Ok(());
+        }
+        let doing = format_args!("define domain '{}'", self.name);
+        log::step(doing);
+        let validate = sys::VIR_DOMAIN_DEFINE_VALIDATE;
+        libvirt.connect().define_domain_xml_flags(xml, validate).context(doing).map(drop)
+    }
+
+    /// Whether the definition has the devices that were put into it.
+    fn verify(&self) -> Result<()> {
+        let wanted = Document::parse(self.change.xml.as_str())?;
+        let wanted: BTreeSet<Bdf> =
+            passed_through(wanted.root()).into_iter().map(|(bdf, _)| bdf).collect();
+        match devices_of(&self.domain, &self.name, WHOLE)? == wanted {
+            true => Ok(()),
+            false => Err(Error::failed(format!(
+                "libvirt did not take the devices of domain '{}' as they were defined",
+                self.name
+            ))),
+        }
+    }
+
+    /// Takes devices from the running guest and gives it others, or leaves it as it was.
+    fn replug(
+        &self,
+        unplug: &BTreeSet<Bdf>,
+        plug: &BTreeSet<Bdf>,
+        way: Way,
+        timeout: Duration,
+    ) -> Result<()> {
+        let mut undo = Vec::new();
+        let steps =
+            unplug.iter().map(|bdf| (*bdf, false)).chain(plug.iter().map(|bdf| (*bdf, true)));
+        for (bdf, gets) in steps {
+            let done = interrupt::check().and_then(|()| self.turn(bdf, gets, way, timeout));
+            if let Err(error) = done {
+                let failed =
+                    |(bdf, gets): &(Bdf, bool)| self.turn(*bdf, !gets, way, timeout).is_err();
+                let left = undo.into_iter().rev().filter(failed);
+                return Err(
+                    error.left_behind(left.map(|(bdf, _)| format!("{bdf} in '{}'", self.name)))
+                );
+            }
+            undo.push((bdf, gets));
+        }
+        Ok(())
+    }
+
+    /// Plugs one device into the guest, or out of it.
+    fn turn(&self, bdf: Bdf, gets: bool, way: Way, timeout: Duration) -> Result<()> {
+        let live = sys::VIR_DOMAIN_AFFECT_LIVE;
+        let name = &self.name;
+        if gets {
+            let doing = format_args!("plug {bdf} into domain '{name}'");
+            log::step(doing);
+            let xml = hostdev::element(bdf, way).to_xml()?;
+            return self.domain.attach_device_flags(&xml, live).context(doing);
+        }
+        let doing = format_args!("unplug {bdf} from domain '{name}'");
+        log::step(doing);
+        let text = self.domain.xml_desc(0).context(doing)?;
+        let document = Document::parse(text)?;
+        let found = passed_through(document.root()).into_iter().find(|(there, _)| *there == bdf);
+        let Some((_, node)) = found else { return Ok(()) };
+        self.domain.detach_device_flags(node.source(), live).context(doing)?;
+        // libvirt says that it is done when it has waited for five seconds, done or not.
+        let end = Instant::now() + timeout;
+        while devices_of(&self.domain, name, 0)?.contains(&bdf) {
+            if Instant::now() >= end {
+                return Err(Error::conflict(format!("domain '{name}' still has {bdf}"))
+                    .hint("its guest does not let go: stop what uses the device in there"));
+            }
+            interrupt::sleep(POLL)?;
+        }
+        Ok(())
+    }
+}
+
+/// The PCI devices of the host that a domain has.
+fn devices_of(domain: &Domain, name: &str, flags: u32) -> Result<BTreeSet<Bdf>> {
+    let text = domain.xml_desc(flags).context(format_args!("read domain '{name}'"))?;
+    let document = Document::parse(text)?;
+    Ok(passed_through(document.root()).into_iter().map(|(bdf, _)| bdf).collect())
+}

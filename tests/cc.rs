@@ -1,0 +1,276 @@
+//! `tdx-gpu cc` on a server made of files, with a stand-in for NVIDIA's program. What the stand-in says, and
+//! when it fails, is what NVIDIA's gpu-admin-tools v2025.10.20 does; `tests/gpu_tools.rs` is about that one.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+#[path = "support/hosts.rs"]
+mod hosts;
+mod support;
+#[path = "support/tree.rs"]
+mod tree;
+
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+use support::Run;
+use tree::Tree;
+
+/// A file of each name keeps a mode: `cc.BDF`, `ppcie.BDF`. `fault.BDF` says what goes wrong when a mode is set
+/// that is not off: `refuse`, `traceback`, `stay` after the reset, `silent` always, or `lie`.
+const STAND_IN: &str = r#"#!/bin/sh
+state=${0%/*}
+say() { echo "2025-10-20,12:00:00.123 $*" >&2; }
+echo 'NVIDIA GPU Tools version v2025.10.20o'
+for argument; do
+	case $argument in
+	--gpu-bdf=*) bdf=${argument#*=} ;;
+	--query-cc-mode) verb=query mode=CC file=cc ;;
+	--query-ppcie-mode) verb=query mode=PPCIe file=ppcie ;;
+	--set-cc-mode=*) verb=set mode=CC file=cc to=${argument#*=} ;;
+	--set-ppcie-mode=*) verb=set mode=PPCIe file=ppcie to=${argument#*=} ;;
+	--reset-after-cc-mode-switch | --reset-after-ppcie-mode-switch) ;;
+	*) say "ERROR    unrecognized arguments: $argument"; exit 2 ;;
+	esac
+done
+echo "$bdf $verb $mode $to" >>"$state/calls"
+[ -e "$state/$file.$bdf" ] || { say "ERROR    Matching for $bdf found nothing"; exit 1; }
+[ -e "$state/cc.$bdf" ] && name="GPU $bdf H100-SXM 0x2330 BAR0 0x9000000000" || name="NvSwitch $bdf NvSwitch_gen3 0x22a3 BAR0 0x9000000000"
+fault=$(cat "$state/fault.$bdf" 2>/dev/null)
+[ "$fault" != silent ] || exit 0
+if [ $verb = query ]; then
+	say "WARNING  $name has $mode mode on, some functionality may not work"
+	say "INFO     $name $mode mode is $(cat "$state/$file.$bdf")"
+	exit
+fi
+[ "$to" != off ] || fault=
+case $fault in
+refuse) say "ERROR    $name does not support PPCIe on current FW. A FW update is required."; exit 1 ;;
+traceback)
+	printf '%s\n' 'Traceback (most recent call last):' '  File "nvidia_gpu_tools.py", line 4242, in main' \
+		"gpu.error.GpuError: $name is in a bad state" >&2
+	exit 1 ;;
+esac
+say "INFO     $name $mode mode set to $to. It will be active after GPU reset."
+if [ "$fault" = stay ]; then
+	echo "gpu.error.GpuError: $name failed to switch to $mode mode $to, current mode is off." >&2
+	exit 1
+fi
+[ "$fault" = lie ] || echo "$to" >"$state/$file.$bdf"
+say "INFO     $name was reset to apply the new $mode mode."
+"#;
+
+/// A server whose GPUs and switches no driver has, and a program that sets their modes.
+struct Server {
+    tree: Tree,
+    tools: tempfile::TempDir,
+    gpus: Vec<String>,
+    switches: Vec<String>,
+}
+
+impl Server {
+    fn new() -> Self {
+        let tree = hosts::server();
+        let tools = tempfile::tempdir().unwrap();
+        let program = tools.path().join("nvidia_gpu_tools.py");
+        fs::write(&program, STAND_IN).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let ids = |id: &str| -> Vec<String> {
+            let names = tree.iommu(&format!("scan --id {id} --format name"));
+            names.text().lines().map(str::to_owned).collect()
+        };
+        let (gpus, switches) = (ids("10de:2330"), ids("10de:22a3"));
+        assert_eq!((gpus.len(), switches.len()), (8, 4));
+        let server = Self { tree, tools, gpus, switches };
+        for bdf in server.gpus.iter().chain(&server.switches) {
+            let driver = format!("{}/driver", server.tree.folder(bdf));
+            fs::remove_file(server.tree.path(&driver)).unwrap();
+            server.mode("ppcie", bdf, "off");
+        }
+        server.gpus.iter().for_each(|bdf| server.mode("cc", bdf, "off"));
+        server
+    }
+
+    fn file(&self, kind: &str, bdf: &str) -> PathBuf {
+        self.tools.path().join(format!("{kind}.{bdf}"))
+    }
+
+    fn mode(&self, kind: &str, bdf: &str, mode: &str) {
+        fs::write(self.file(kind, bdf), format!("{mode}\n")).unwrap();
+    }
+
+    /// Every mode, one a line.
+    fn modes(&self) -> String {
+        let mut lines = Vec::new();
+        for file in fs::read_dir(self.tools.path()).unwrap().map(|entry| entry.unwrap().path()) {
+            let name = file.file_name().unwrap().to_str().unwrap().to_owned();
+            if name.starts_with("cc.") || name.starts_with("ppcie.") {
+                lines.push(format!("{name} {}", fs::read_to_string(file).unwrap().trim()));
+            }
+        }
+        lines.sort_unstable();
+        lines.join("\n")
+    }
+
+    /// What the program was called for since the last look.
+    fn calls(&self) -> Vec<String> {
+        let file = self.tools.path().join("calls");
+        let calls = fs::read_to_string(&file).unwrap_or_default();
+        fs::remove_file(file).ok();
+        calls.lines().map(|line| line.trim().to_owned()).collect()
+    }
+
+    fn cc(&self, line: &str) -> Run {
+        let root = self.tree.path("").display().to_string();
+        let words = ["cc"].into_iter().chain(line.split_whitespace());
+        support::tool("tdx-gpu", words.chain(["--sysroot", &root]))
+    }
+
+    fn set(&self, mode: &str, devices: &[String]) -> Run {
+        let program = self.tools.path().join("nvidia_gpu_tools.py");
+        let devices = devices.join(" ");
+        self.cc(&format!("{devices} --set {mode} --yes --gpu-tools {}", program.display()))
+    }
+}
+
+fn actions(document: &Value) -> Vec<&str> {
+    let items = document["items"].as_array().unwrap().iter();
+    items.map(|item| item["action"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn modes_are_read_from_registers_without_any_program() {
+    let server = Server::new();
+    let unknown = server.cc("").document();
+    assert_eq!(unknown["items"].as_array().unwrap().len(), 12);
+    assert_eq!(unknown["items"][0]["cc_mode"], "unknown");
+    // H100: on; a switch: protected PCIe. Each register where NVIDIA's program has it.
+    for (bdf, length, registers) in [
+        (&server.gpus[0], 16 << 20, [(0x200bc, 0xff), (0x11_82cc, 1)]),
+        (&server.switches[0], 32 << 20, [(0x660bc, 0xff), (0x28c50, 1)]),
+    ] {
+        let bar = format!("{}/resource0", server.tree.folder(bdf));
+        let bar = File::create(server.tree.path(&bar)).unwrap();
+        bar.set_len(length).unwrap();
+        for (offset, value) in registers {
+            bar.write_all_at(&u32::to_le_bytes(value), offset).unwrap();
+        }
+    }
+    let gpu = server.cc(&server.gpus[0]).item();
+    assert_eq!((&gpu["cc_mode"], &gpu["ppcie_mode"]), (&json!("on"), &json!("off")));
+    let switch = server.cc(&server.switches[0]).item();
+    assert_eq!((&switch["cc_mode"], &switch["ppcie_mode"]), (&Value::Null, &json!("on")));
+    assert_eq!(server.calls(), [""; 0]);
+}
+
+#[test]
+fn a_mode_is_set_once() {
+    let server = Server::new();
+    let gpus = &server.gpus[..2];
+    let before = server.modes();
+    let plan = server.cc(&format!("{} --set on --dry-run --gpu-tools /bin/false", gpus.join(" ")));
+    assert_eq!(actions(&plan.document()), ["set", "set"]);
+    assert_eq!((server.modes(), server.calls()), (before.clone(), vec![]));
+    for (mode, cc) in [("on", "on"), ("devtools", "devtools"), ("off", "off")] {
+        let document = server.set(mode, gpus).document();
+        assert_eq!(actions(&document), ["set", "set"], "{document:#}");
+        for item in document["items"].as_array().unwrap() {
+            assert_eq!((&item["cc_mode"], &item["ppcie_mode"]), (&json!(cc), &json!("off")));
+            let output = item["output"].to_string();
+            assert!(output.contains("was reset to apply the new CC mode"), "{output}");
+        }
+        let calls = server.calls();
+        assert!(calls.contains(&format!("{} set CC {mode}", gpus[1])), "{calls:#?}");
+        let again = server.set(mode, gpus).document();
+        assert_eq!((&again["changed"], actions(&again)), (&json!(false), vec!["none", "none"]));
+        assert!(server.calls().iter().all(|call| call.contains(" query ")));
+    }
+    assert_eq!(server.modes(), before);
+    // What no setting should leave is mended by one.
+    server.mode("cc", &gpus[0], "invalid-devtools-only-fix-by-setting-cc-mode");
+    server.set("off", &gpus[..1]).document();
+    assert_eq!(server.modes(), before);
+}
+
+#[test]
+fn protected_pcie_takes_the_whole_baseboard() {
+    let server = Server::new();
+    let board = [server.gpus.clone(), server.switches.clone()].concat();
+    server.set("on", &server.gpus[..1]).document();
+    for part in [&server.gpus[..1], &server.gpus[..], &board[1..]] {
+        let error = server.set("ppcie", part).error(5);
+        assert!(error["causes"][0].as_str().unwrap().starts_with("missing: "), "{error}");
+    }
+    server.calls();
+    let document = server.set("ppcie", &board).document();
+    assert_eq!(actions(&document), ["set"; 12]);
+    let calls = server.calls();
+    let at = |call: String| calls.iter().position(|made| *made == call).unwrap();
+    let last_switch = at(format!("{} set PPCIe on", server.switches[3]));
+    let first = &server.gpus[0];
+    // A device has one of the two modes at a time.
+    assert!(last_switch < at(format!("{first} set CC off")), "{calls:#?}");
+    assert!(at(format!("{first} set CC off")) < at(format!("{first} set PPCIe on")));
+    assert_eq!(server.set("ppcie", &board).document()["changed"], false);
+    server.set("off", &board).document();
+    assert!(server.modes().lines().all(|line| line.ends_with(" off")), "{}", server.modes());
+}
+
+#[test]
+fn a_failure_puts_back_what_was_set() {
+    for (fault, words) in [
+        ("refuse", "A FW update is required"),
+        ("traceback", "is in a bad state"),
+        ("stay", "failed to switch to CC mode on, current mode is off"),
+        ("silent", "found nothing"),
+        ("lie", "was reset"),
+    ] {
+        let server = Server::new();
+        let devices = &server.gpus[..3];
+        server.set("devtools", &devices[..1]).document();
+        let before = server.modes();
+        server.mode("fault", &devices[2], fault);
+        let error = server.set("on", devices).error(1);
+        assert_eq!((server.modes(), &error["left_behind"]), (before, &json!([])), "{error}");
+        let calls = server.calls();
+        assert!(calls.contains(&format!("{} set CC devtools", devices[0])), "{fault}: {calls:#?}");
+        let told = format!("{} {}", error["message"], error["causes"]);
+        match fault {
+            "silent" => assert!(told.contains("said nothing about"), "{told}"),
+            _ => assert!(told.contains(words), "{told}"),
+        }
+        assert!(told.contains(&devices[2]), "{told}");
+    }
+    // What cannot be put back is named.
+    let server = Server::new();
+    let devices = &server.gpus[..2];
+    server.set("devtools", devices).document();
+    server.mode("fault", &devices[1], "refuse");
+    let error = server.set("on", devices).error(1);
+    assert_eq!(error["left_behind"], json!([format!("the mode of {}", devices[1])]), "{error}");
+}
+
+#[test]
+fn what_cannot_be_asked_for_is_refused_before_any_call() {
+    let server = Server::new();
+    let gpu = server.gpus[0].clone();
+    let one = std::slice::from_ref(&gpu);
+    server.cc(&format!("{gpu} --set on")).error(5);
+    server.cc("--set on --yes").error(2);
+    server.cc(&format!("{gpu} --set maybe --yes")).error(2);
+    server.cc(&format!("{gpu} --set on --yes --gpu-tools /nowhere")).error(4);
+    let error = server.cc(&format!("{gpu} --set on --yes")).error(6);
+    assert!(error["hint"].as_str().unwrap().contains("gpu-admin-tools"), "{error}");
+    server.set("on", &["0000:a1:00.0".to_owned()]).error(5);
+    server.set("on", &["0000:ff:00.0".to_owned()]).error(4);
+    let driver = server.tree.folder(&gpu);
+    server.tree.link(&format!("{driver}/driver"), "sys/bus/pci/drivers/nvidia");
+    let error = server.set("on", one).error(5);
+    assert!(error["hint"].as_str().unwrap().contains("tdx-gpu bind"), "{error}");
+    assert_eq!(server.calls(), [""; 0]);
+    // A program that is none.
+    let program = server.tools.path().join("nvidia_gpu_tools.py");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o644)).unwrap();
+    server.set("on", &server.gpus[1..2]).error(1);
+}

@@ -1,0 +1,54 @@
+/* Runs a program of which a tracer sees the system calls alone that may change something: those
+ * that ../support/steps.rs takes for steps. All others pass without a stop, and stops are what
+ * takes the time where the machine is emulated.
+ *
+ *   steps CMD [ARG...]
+ *
+ * Without a tracer these calls fail with ENOSYS. Needs root.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define LOAD(field) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, field))
+#define STOP BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRACE)
+#define PASS BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
+#define AT(call) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_##call, 0, 1), STOP
+/* Only when its flags, in FIELD, say that it makes or empties a file. */
+#define IF_IT_CREATES(call, field) \
+	BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_##call, 0, 4), LOAD(field), \
+		BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, O_CREAT | O_TRUNC, 0, 1), STOP, PASS
+
+static struct sock_filter filter[] = {
+	LOAD(nr),
+	IF_IT_CREATES(open, args[1]),
+	IF_IT_CREATES(openat, args[2]),
+	AT(write), AT(writev), AT(pwrite64), AT(pwritev), AT(sendto), AT(sendmsg),
+	AT(creat), AT(mkdir), AT(mkdirat), AT(rmdir), AT(unlink), AT(unlinkat),
+	AT(rename), AT(renameat), AT(renameat2), AT(link), AT(linkat), AT(symlink), AT(symlinkat),
+	AT(truncate), AT(ftruncate), AT(fallocate), AT(copy_file_range), AT(ioctl),
+	AT(fsync), AT(fdatasync), AT(setxattr), AT(fsetxattr), AT(chmod), AT(fchmod), AT(fchmodat),
+	AT(chown), AT(lchown), AT(fchown), AT(fchownat), AT(flock), AT(execve),
+	PASS,
+};
+
+int main(int argc, char **argv)
+{
+	struct sock_fprog program = { sizeof(filter) / sizeof(*filter), filter };
+
+	if (argc < 2) {
+		fprintf(stderr, "usage: steps CMD [ARG...]\n");
+		return 2;
+	}
+	if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0)
+		execv(argv[1], argv + 1);
+	perror("steps");
+	return 1;
+}

@@ -1,0 +1,298 @@
+//! `tdx-td hostdevs` on a real libvirtd (rig 1), with the devices of a machine made of files.
+
+mod support;
+#[path = "support/td.rs"]
+mod td;
+#[path = "support/tree.rs"]
+mod tree;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use serde_json::{Value, json};
+use support::{Rig, Run};
+use td::{define, foreign};
+use tree::{Spec, Tree};
+
+/// A machine with the devices of the seed's example, and twenty network cards.
+fn machine(rig: &Rig) -> Tree {
+    let mut host = Tree::below(rig.scratch());
+    let more = &[("reset_method", "flr bus"), ("modalias", "pci:x")][..];
+    let spec = |ids, class, driver, group| Spec { ids, class, driver, group: Some(group), more };
+    host.device("0000:00", "0000:00:01.0", spec("8086:1901", "060400", "pcieport", 1));
+    host.device("0000:00:01.0", "0000:01:00.0", spec("10de:1b81", "030000", "nouveau", 1));
+    host.device("0000:00:01.0", "0000:01:00.1", spec("10de:10f0", "040300", "snd_hda_intel", 1));
+    host.device("0000:00", "0000:00:14.0", spec("8086:a12f", "0c0330", "xhci_hcd", 2));
+    host.device("0000:00", "0000:00:15.0", spec("8086:a130", "0c0330", "xhci_hcd", 3));
+    host.device("0000:00", "0000:00:19.0", spec("8086:153a", "020000", "e1000e", 4));
+    for n in 0..20 {
+        let bdf = format!("0000:40:{n:02x}.0");
+        host.device("0000:40", &bdf, spec("8086:1533", "020000", "igb", 10 + n));
+    }
+    host
+}
+
+/// Runs a shell line in which `@td` and `@iommu` are the tools on that machine.
+fn td(rig: &Rig, host: &Tree, line: &str) -> Run {
+    let root = host.path("");
+    let tool = |name: &str| format!("tdx-{name} --sysroot {}", root.display());
+    rig.shell(&line.replace("@td", &tool("td")).replace("@iommu", &tool("iommu")))
+}
+
+/// The lines of a diff that differ.
+fn changed(diff: &str) -> Vec<&str> {
+    let header = |line: &&str| line.starts_with("+++") || line.starts_with("---");
+    diff.lines().filter(|line| line.starts_with(['+', '-']) && !header(line)).collect()
+}
+
+/// The file of the device manager's own documentation.
+const CONFIG: &str = r#"
+vms:
+  win10:
+    passthrough_devices:
+      - match:
+          vendor_id: "10de"
+          device_id: "1b81"
+      - match:
+          vendor_id: "10de"
+          device_id: "10f0"
+      - match:
+          driver: "xhci_hcd"
+          select_index: 1
+  linux:
+    passthrough_devices:
+      - match:
+          vendor_id: "8086"
+          device_id: "153a"
+"#;
+
+fn xml(rig: &Rig, name: &str) -> String {
+    rig.virsh(["dumpxml", "--inactive", "--security-info", name])
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_file_says_what_domains_have() {
+    let rig = Rig::start();
+    let host = machine(&rig);
+    let path = |name: &str| rig.scratch().join(name);
+    fs::write(path("passthrough_config.yaml"), CONFIG).unwrap();
+    let usb = "<hostdev mode='subsystem' type='usb'><source><vendor id='0x1'/>\
+        <product id='0x2'/></source></hostdev>";
+    let no_usb = "<controller type='usb' model='none'/>";
+    define(&rig, &foreign("win10", usb).replace(no_usb, ""));
+    define(&rig, &foreign("linux", ""));
+    let before = (xml(&rig, "win10"), xml(&rig, "linux"));
+
+    // Shown, and nothing done; the file is found under its usual name.
+    let plan = td(&rig, &host, "@td hostdevs --dry-run").document();
+    assert_eq!((&plan["changed"], &plan["dry_run"]), (&json!(true), &json!(true)));
+    let names: Vec<&Value> = plan["items"].as_array().unwrap().iter().map(|i| &i["name"]).collect();
+    assert_eq!(names, ["linux", "win10"]);
+    let win10 = &plan["items"][1];
+    let devices = json!(["0000:00:15.0", "0000:01:00.0", "0000:01:00.1"]);
+    assert_eq!((&win10["added"], &win10["removed"]), (&devices, &json!([])));
+    let diff = win10["diff"].as_str().unwrap();
+    let lines = changed(diff);
+    assert!(lines.iter().all(|line| line.starts_with('+')), "{diff}");
+    assert_eq!(lines.iter().filter(|line| line.contains("<hostdev ")).count(), 3, "{diff}");
+    // Without somebody to ask nothing is done either.
+    td(&rig, &host, "@td hostdevs").error(5);
+    assert_eq!((xml(&rig, "win10"), xml(&rig, "linux")), before);
+
+    // One of them; then all; then there is nothing left to do.
+    let one = td(&rig, &host, "@td hostdevs --vm linux -y --debug-xml debug.xml").document();
+    assert_eq!(one["items"][0]["action"], "update", "{one:#}");
+    assert!(xml(&rig, "linux").contains("slot='0x19'") && xml(&rig, "win10") == before.0);
+    let proposal = fs::read_to_string(path("debug_linux.xml")).unwrap();
+    assert!(proposal.contains("<name>linux</name>") && proposal.contains("slot='0x19'"));
+    assert_eq!(fs::metadata(path("debug_linux.xml")).unwrap().permissions().mode() & 0o777, 0o600);
+    let all = td(&rig, &host, "@iommu resolve | @td hostdevs - -y").document();
+    let actions: Vec<&Value> =
+        all["items"].as_array().unwrap().iter().map(|i| &i["action"]).collect();
+    assert_eq!(actions, ["none", "update"]);
+    let now = xml(&rig, "win10");
+    assert!(now.contains("type='usb'") && now.matches("managed='yes'").count() == 3, "{now}");
+    for line in ["@td hostdevs -y", "@td hostdevs", "@iommu resolve | @td hostdevs -"] {
+        let again = td(&rig, &host, line).document();
+        assert_eq!(again["changed"], false, "{line}: {again:#}");
+    }
+    assert_eq!(xml(&rig, "win10"), now);
+
+    // One is taken out of the file; another is not the file's to take.
+    let fewer = CONFIG
+        .replace("      - match:\n          driver: \"xhci_hcd\"\n          select_index: 1\n", "");
+    fs::write(path("fewer.yaml"), fewer).unwrap();
+    let keep = td(&rig, &host, "@td hostdevs --config fewer.yaml --keep 00:15.0 -y").document();
+    assert_eq!(keep["changed"], false, "{keep:#}");
+    let less = td(&rig, &host, "@td hostdevs --config fewer.yaml --vm win10 -y").item();
+    assert_eq!(
+        (&less["removed"], &less["kept"]),
+        (&json!(["0000:00:15.0"]), &json!(["0000:01:00.0", "0000:01:00.1"]))
+    );
+    // Those that stay keep their place in the guest.
+    let then = xml(&rig, "win10");
+    let kept =
+        now.split("</hostdev>").find(|part| part.contains("function='0x1'/>\n      </source>"));
+    assert!(then.contains(kept.unwrap().trim_start()), "{now}\n{then}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_cannot_be_changes_nothing() {
+    let rig = Rig::start();
+    let host = machine(&rig);
+    define(&rig, &foreign("a", ""));
+    define(&rig, &foreign("b", ""));
+    let before = (xml(&rig, "a"), xml(&rig, "b"));
+    let file = |name: &str, text: &str| fs::write(rig.scratch().join(name), text).unwrap();
+    let guest = |name: &str, inside: &str| {
+        format!("  {name}:\n    passthrough_devices:\n      - match: {{{inside}}}\n")
+    };
+    file(
+        "gone.yaml",
+        &format!("vms:\n{}{}", guest("a", "bdf: 40:01.0"), guest("gone", "bdf: 40:02.0")),
+    );
+    file(
+        "none.yaml",
+        &format!("vms:\n{}{}", guest("a", "bdf: 40:01.0"), guest("b", "driver: nothing")),
+    );
+    file("empty.yaml", "vms:\n  a:\n    passthrough_devices:\n");
+    file(
+        "two.yaml",
+        &format!("vms:\n{}{}", guest("a", "bdf: 40:01.0"), guest("b", "bdf: 40:02.0")),
+    );
+    for (line, status) in [
+        ("@td hostdevs -y", 4),
+        ("@td hostdevs --config gone.yaml -y", 4),
+        ("@td hostdevs --config none.yaml -y", 4),
+        ("@td hostdevs --config empty.yaml -y", 3),
+        ("@td hostdevs --config two.yaml --vm c -y", 4),
+        ("@td hostdevs - --config two.yaml", 2),
+        ("@td hostdevs - </dev/null", 3),
+        ("@iommu scan | @td hostdevs - -y", 3),
+        ("@iommu resolve --config gone.yaml | @td hostdevs - -y", 4),
+        ("@iommu resolve --config two.yaml | @td hostdevs - --vm c -y", 4),
+        (
+            "echo '[{\"vm\":\"a\",\"devices\":[{\"bdf\":\"40:01.0\"}]},{\"vm\":\"b\",\"devices\":[{\"bdf\":\"40:01.0\"}]}]' | @td hostdevs - -y",
+            5,
+        ),
+        (
+            "echo '[{\"vm\":\"a\",\"devices\":[]},{\"vm\":\"a\",\"devices\":[]}]' | @td hostdevs - -y",
+            5,
+        ),
+        ("@td -c qemu+tcp://127.0.0.1/system hostdevs --config two.yaml -y", 6),
+    ] {
+        td(&rig, &host, line).error(status);
+        assert_eq!((xml(&rig, "a"), xml(&rig, "b")), before, "{line}");
+    }
+    // Elsewhere a resolution will do.
+    let remote =
+        "@iommu resolve --config two.yaml | @td -c qemu+tcp://127.0.0.1/system hostdevs - -n";
+    assert_eq!(td(&rig, &host, remote).document()["changed"], true);
+
+    // The second one cannot be written: the first is put back.
+    let config = "/etc/libvirt/qemu/b.xml";
+    rig.shell(&format!("mount --bind {config} {config}")).text();
+    let error = td(&rig, &host, "@td hostdevs --config two.yaml -y").error(1);
+    assert_eq!(error["left_behind"], json!([]), "{error}");
+    rig.shell(&format!("umount {config}")).text();
+    assert_eq!((xml(&rig, "a"), xml(&rig, "b")), before);
+
+    // Somebody else is quicker: between the plan and the change the pipe is waited for.
+    rig.shell("mkfifo debug_a.xml").text();
+    let meddle = "{ sleep 0.5; virsh setvcpus a 1 --config --maximum >/dev/null; virsh desc a --config --new-desc other >/dev/null; \
+        cat debug_a.xml >/dev/null; } & @td hostdevs --config two.yaml --vm a -y --debug-xml debug.xml";
+    let error = td(&rig, &host, meddle).error(5);
+    assert!(error["message"].as_str().unwrap().contains("changed by somebody else"), "{error}");
+    assert!(!xml(&rig, "a").contains("<hostdev"), "{}", xml(&rig, "a"));
+
+    // A guest that runs sees it later, and is told so.
+    rig.virsh(["start", "b"]);
+    let later = td(&rig, &host, "@td hostdevs --config two.yaml --vm b -y").document();
+    assert_eq!(later["items"][0]["running"], true);
+    assert!(later["warnings"][0].as_str().unwrap().contains("after its next start"), "{later:#}");
+    assert!(
+        xml(&rig, "b").contains("<hostdev") && !rig.virsh(["dumpxml", "b"]).contains("<hostdev")
+    );
+    rig.virsh(["destroy", "b"]);
+}
+
+/// Definitions as they are met: each inside of `<domain>`, and attributes of it.
+fn shapes() -> Vec<String> {
+    // libvirt adds ports for devices, and leaves them: here they are there before.
+    let ports = "<controller type='pci' model='pcie-root-port'/>".repeat(24);
+    let ports = format!("<controller type='pci' index='0' model='pcie-root'/>{ports}");
+    let domain = |attributes: &str, machine: &str, more: &str, devices: &str| {
+        format!(
+            "<domain type='qemu' {attributes}><name>shape</name><memory unit='MiB'>64</memory>\
+             <vcpu>2</vcpu><os><type arch='x86_64' machine='{machine}'>hvm</type></os>{more}\
+             <devices>{}{devices}</devices></domain>",
+            if machine == "q35" { ports.as_str() } else { "" },
+        )
+    };
+    let qemu = "xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'";
+    let usb = "<hostdev mode='subsystem' type='usb'><source><vendor id='0x1'/><product id='0x2'/>\
+        </source></hostdev>";
+    let pci = |n: u32, more: &str| {
+        format!(
+            "<hostdev mode='subsystem' type='pci' managed='yes'><source><address domain='0x0000' \
+             bus='0x41' slot='{n:#04x}' function='0x0'/></source>{more}</hostdev>"
+        )
+    };
+    let sixteen: String = (0..16).map(|n| pci(n, "")).collect();
+    vec![
+        domain("", "pc", "", ""),
+        domain("", "q35", "", ""),
+        domain("", "q35", "", "<graphics type='vnc' port='-1' passwd='s&amp;cret'/><video><model type='vga'/></video>"),
+        domain("", "pc", "<metadata><x:a xmlns:x='urn:x'><!-- kept --><x:b>1 &lt; 2</x:b></x:a></metadata>", ""),
+        domain(qemu, "q35", "", "").replace("</domain>", "<qemu:commandline><qemu:arg value='-msg'/><qemu:arg value='timestamp=on'/></qemu:commandline></domain>"),
+        domain("", "q35", "<cpu><numa><cell id='0' cpus='0-1' memory='65536' unit='KiB'/></numa></cpu>", ""),
+        domain("", "q35", "", &sixteen),
+        domain("", "q35", "", &format!("{usb}{}", pci(1, "<rom bar='off'/><alias name='ua-mine'/>"))),
+        domain("", "pc", "<title>a &amp; b</title><description>ünïcode\nlines</description>", usb),
+        domain("", "q35", "", "<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='/tmp/x.img'/><target dev='vda' bus='virtio'/><serial>a b</serial></disk>"),
+        domain("", "q35", "<cputune><vcpupin vcpu='0' cpuset='0'/></cputune><on_crash>preserve</on_crash>", "<interface type='user'><model type='virtio'/></interface>"),
+        domain("", "q35", "<features><acpi/><apic/></features><clock offset='localtime'/>", "<serial type='pty'/><channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"),
+        domain("", "pc", "<sysinfo type='smbios'><system><entry name='serial'>1</entry></system></sysinfo>", "<watchdog model='i6300esb' action='reset'/>"),
+    ]
+}
+
+#[test]
+#[ignore = "needs root"]
+fn definitions_of_every_shape_come_back() {
+    let rig = Rig::start();
+    let host = machine(&rig);
+    let set = |bdfs: &[String]| {
+        let devices: Vec<Value> = bdfs.iter().map(|bdf| json!({ "bdf": bdf })).collect();
+        let text = json!([{ "vm": "shape", "devices": devices }]).to_string();
+        fs::write(rig.scratch().join("set.json"), text).unwrap();
+        // What the shape came with stays.
+        let keep: String = (0..16).map(|n| format!(" --keep 41:{n:02x}.0")).collect();
+        td(&rig, &host, &format!("@td hostdevs - -y{keep} <set.json")).item()
+    };
+    let bdfs = |range: std::ops::Range<u32>| -> Vec<String> {
+        range.map(|n| format!("0000:40:{n:02x}.0")).collect()
+    };
+    for shape in shapes() {
+        define(&rig, &shape);
+        let before = xml(&rig, "shape");
+        assert_eq!(set(&[])["action"], "none", "{shape}");
+        let at_a = set(&bdfs(0..4));
+        // The diff is of devices alone.
+        let diff = at_a["diff"].as_str().unwrap();
+        let inside = changed(diff);
+        assert!(inside.iter().all(|line| line.starts_with('+')), "{diff}");
+        assert_eq!(inside.len(), 4 * 6, "{diff}");
+        let with_a = xml(&rig, "shape");
+        assert_eq!(set(&bdfs(0..4))["action"], "none", "{shape}");
+        let at_b = set(&bdfs(2..8));
+        assert_eq!((&at_b["kept"], &at_b["removed"]), (&json!(bdfs(2..4)), &json!(bdfs(0..2))));
+        set(&bdfs(0..4));
+        let hostdevs = |xml: &str| xml.matches("bus='0x40'").count();
+        assert_eq!(hostdevs(&xml(&rig, "shape")), hostdevs(&with_a));
+        set(&[]);
+        assert_eq!(xml(&rig, "shape"), before, "{shape}");
+        rig.virsh(["undefine", "shape"]);
+    }
+}
