@@ -16,6 +16,11 @@ fn schema<T: JsonSchema>() -> Schema {
 fn the_schemas_are_current() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/schema");
     let schemas = [
+        ("tdx.disk.attach", schema::<Document<tdx_disk::attach::AttachItem>>()),
+        ("tdx.disk.attached", schema::<Document<tdx_disk::attached::AttachedItem>>()),
+        ("tdx.disk.check", schema::<Document<tdx_disk::check::CheckItem>>()),
+        ("tdx.disk.detach", schema::<Document<tdx_disk::detach::DetachItem>>()),
+        ("tdx.disk.disks", schema::<Document<tdx_disk::list::DiskItem>>()),
         ("tdx.error", schema::<ErrorDocument>()),
         ("tdx.gpu.bind", schema::<Document<tdx_gpu::bind::BindItem>>()),
         ("tdx.gpu.cc", schema::<Document<tdx_gpu::cc::CcItem>>()),

@@ -49,8 +49,22 @@ macro_rules! codes {
 codes! {
     AcsOverride "ACS_OVERRIDE" Note
         "the kernel command line changes ACS, so groups may claim an isolation that is not there",
+    BadKind "BAD_KIND" Forceable
+        "it is no disk but an optical drive, a floppy, a place for firmware, or made of memory",
+    Claimed "CLAIMED" Refuse
+        "the kernel has it, or a partition of it, in exclusive use, whoever for",
     ConsoleGpu "CONSOLE_GPU" Forceable
         "it shows the host's console, or a monitor is connected to it",
+    DuplicateId "DUPLICATE_ID" Note
+        "another disk has the same serial number, so that a name made of it may mean either",
+    Exported "EXPORTED" Refuse
+        "the host exports it, by iSCSI or NVMe, or a loop device stands on it",
+    GuestRefused "GUEST_REFUSED" Refuse
+        "the guest was asked to let go of it and said no",
+    HasData "HAS_DATA" Note
+        "a file system, an encrypted volume, swap space or a partition table is on it, all unused",
+    Holders "HOLDERS" Refuse
+        "a mapping, a volume, an array or a cache of the host is made of it",
     HostDiskMounted "HOST_DISK_MOUNTED" Refuse
         "the host uses a disk behind it: mounted, or part of a volume, an array or a mapping",
     HostDiskRoot "HOST_DISK_ROOT" Refuse
@@ -59,30 +73,56 @@ codes! {
         "a driver of the host holds a device of its group that was not asked for",
     HostNetDefaultRoute "HOST_NET_DEFAULT_ROUTE" Forceable
         "the host's default route goes through it",
+    Identity "IDENTITY" Note
+        "it has no name that stays the same",
     IdentityChanged "IDENTITY_CHANGED" Refuse
         "the device at this address is not the one that was recorded",
     InUseByVm "IN_USE_BY_VM" Refuse
-        "a process holds its VFIO node, or that of its group, open",
+        "a guest has it: a domain's disk or device, or a process holds its VFIO node, or that of its group, open",
+    IsPartition "IS_PARTITION" Forceable
+        "it is a partition and not the whole disk",
     MdevChildren "MDEV_CHILDREN" Refuse
         "mediated devices were made of it",
+    Mounted "MOUNTED" Refuse
+        "a file system on it is mounted, in some mount namespace",
+    MultipathPath "MULTIPATH_PATH" Refuse
+        "it is one of the paths to a disk, which the multipath map stands for",
     NoiommuMode "NOIOMMU_MODE" Refuse
         "its group exists without an IOMMU (vfio-noiommu): nothing isolates it",
     Nonendpoint "NONENDPOINT" Refuse
         "it is a bridge, which cannot be given to a guest",
+    NotBlock "NOT_BLOCK" Refuse
+        "it is no block device",
     NoGroup "NO_GROUP" Refuse
         "it is in no IOMMU group, though this host has some",
     NoIommu "NO_IOMMU" Refuse
         "this host has no IOMMU groups",
+    NoMedium "NO_MEDIUM" Refuse
+        "there is no medium in it, or it has no size",
     NoReset "NO_RESET" Note
         "it cannot be reset, so a guest finds it as the one before left it",
+    Offline "OFFLINE" Refuse
+        "its driver does not have it running",
     OpenFds "OPEN_FDS" Forceable
         "a process holds one of its device nodes open",
     PfHasVfs "PF_HAS_VFS" Refuse
         "it has virtual functions, which have to go first",
+    QemuLock "QEMU_LOCK" Refuse
+        "a QEMU has locked it",
+    ReadOnly "READ_ONLY" Refuse
+        "it can only be read, and --readonly was not asked for",
     Reserved "RESERVED" Refuse
         "another run is about to use it",
     SensitiveClass "SENSITIVE_CLASS" Forceable
         "the machine itself needs devices of its class, or the host uses what is behind it",
+    Signature "SIGNATURE" Forceable
+        "it bears the label of a volume group, an array, a pool, a cache or a saved memory, which others may bring to life",
+    StillAttached "STILL_ATTACHED" Refuse
+        "the guest was asked to let go of it and has not yet",
+    Swap "SWAP" Refuse
+        "the host swaps to it",
+    SystemDisk "SYSTEM_DISK" Refuse
+        "the host runs from it: its root, what it boots from, or the memory it resumes from",
     UnlistedMember "UNLISTED_MEMBER" Note
         "its group has a device that was not asked for and that the host cannot use meanwhile",
 }

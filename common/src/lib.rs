@@ -7,6 +7,7 @@
 
 #![cfg_attr(not(test), warn(unused_crate_dependencies))]
 
+pub mod block;
 pub mod bound;
 pub mod cli;
 pub mod code;
@@ -26,6 +27,7 @@ pub mod parallel;
 pub mod pci;
 #[expect(unsafe_code, reason = "calls that the safe bindings do not have")]
 pub mod raw;
+pub mod sysfs;
 pub mod units;
 pub mod xml;
 

@@ -25,6 +25,7 @@ pub(crate) fn bin_dir() -> PathBuf {
     let tool = option_env!("CARGO_BIN_EXE_tdx-td")
         .or(option_env!("CARGO_BIN_EXE_tdx-pool"))
         .or(option_env!("CARGO_BIN_EXE_tdx-gpu"))
+        .or(option_env!("CARGO_BIN_EXE_tdx-disk"))
         .or(option_env!("CARGO_BIN_EXE_tdx-iommu"));
     Path::new(tool.expect("cargo builds the tool")).parent().unwrap().to_owned()
 }
@@ -292,8 +293,13 @@ impl Rig {
     #[track_caller]
     pub(crate) fn loop_device(&self, file: &str) -> String {
         let device = self.shell(&format!("losetup -f --show '{file}'")).text().trim().to_owned();
-        self.loops.lock().unwrap().push(device.clone());
+        self.release(&device);
         device
+    }
+
+    /// Has this loop device go with the rig as well.
+    pub(crate) fn release(&self, device: &str) {
+        self.loops.lock().unwrap().push(device.to_owned());
     }
 
     /// Stops, kills or restarts the daemon; guests run on.

@@ -169,6 +169,11 @@ impl Tree {
         tool_with_input("tdx-iommu", self.words(line), input)
     }
 
+    /// Runs another tool on this machine with its arguments in one line.
+    pub(crate) fn run(&self, name: &str, line: &str) -> Run {
+        tool(name, self.words(line))
+    }
+
     fn words(&self, line: &str) -> Vec<String> {
         let root = self.root.path().to_str().unwrap();
         let line = line.split_whitespace().map(str::to_owned);

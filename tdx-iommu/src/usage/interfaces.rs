@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use common::host::Host;
 use common::pci::Bdf;
+use common::sysfs::{self, names, target};
 
-use super::{Usage, Use, names, target};
+use super::{Usage, Use};
 
 /// A route that leads nowhere.
 const REJECT: u32 = 0x200;
@@ -81,7 +82,7 @@ fn below(host: &Host, interface: &str) -> BTreeSet<Bdf> {
             continue;
         }
         let Some(path) = target(host, &format!("/sys/class/net/{name}")) else { continue };
-        found.extend(super::controllers(&path));
+        found.extend(sysfs::controllers(&path));
         let lower = names(host, &path.to_string_lossy()).into_iter();
         left.extend(lower.filter_map(|name| name.strip_prefix("lower_").map(str::to_owned)));
     }

@@ -1,0 +1,64 @@
+//! The command line. Types only: each verb's own arguments stand beside the verb.
+
+use clap::{Parser, Subcommand};
+use common::Result;
+use common::cli::{Context, Globals, Tool};
+use common::config::Config;
+use common::libvirt::ConnectArgs;
+use common::output::Outcome;
+
+use crate::{attach, attached, check, connection, detach, list};
+
+/// Whole disks for guests: judge whether one is free, attach it hot, detach it honestly
+#[derive(Debug, Parser)]
+#[command(name = "tdx-disk", version, after_help = EXAMPLES)]
+pub struct Cli {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(flatten)]
+    connect: ConnectArgs,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+const EXAMPLES: &str = "Examples:
+  tdx-disk list
+  tdx-disk check /dev/sdb && tdx-disk attach vm /dev/sdb
+  tdx-disk list --json | jq '.items[] | select(.available and .model==\"X\")' | tdx-disk attach vm -
+  tdx-disk attached vm
+  tdx-disk detach vm vdb";
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Show whole disks, and what uses each
+    List(list::ListArgs),
+    /// Judge whether disks can be given to a guest now: exit 0 for yes, 10 for no
+    Check(check::CheckArgs),
+    /// Show which of the host's disks domains have
+    Attached(attached::AttachedArgs),
+    /// Give a disk to a guest, hot
+    Attach(attach::AttachArgs),
+    /// Take a disk from a guest, and wait until it has let go
+    Detach(detach::DetachArgs),
+}
+
+impl Tool for Cli {
+    const NAME: &'static str = "tdx-disk";
+
+    fn globals(&self) -> &Globals {
+        &self.globals
+    }
+
+    fn run(self, context: &Context) -> Result<Outcome> {
+        let config = Config::load(&context.host)?;
+        let open = || connection::open(&self.connect, &config);
+        let try_open = || connection::try_open(&context.host, &self.connect, &config);
+        match self.verb {
+            Verb::List(args) => list::run(context, try_open, args),
+            Verb::Check(args) => check::run(context, try_open, args),
+            Verb::Attached(args) => attached::run(context, open, args),
+            Verb::Attach(args) => attach::run(context, open, args),
+            Verb::Detach(args) => detach::run(context, open, args),
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! `tdx-disk detach`: a disk comes back from a guest, once the guest has let go of it.
+
+use std::borrow::Cow;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use common::cli::{Change, Context};
+use common::document::{Action, Document, Item};
+use common::host::Host;
+use common::libvirt::{Context as _, Libvirt, is_gone};
+use common::output::Outcome;
+use common::{Code, Error, Result, interrupt, log};
+use schemars::JsonSchema;
+use serde::Serialize;
+use virt::sys;
+
+use crate::blocks::Blocks;
+use crate::guest_disk::{self, GuestDisk};
+use crate::named;
+use crate::subject::Subject;
+
+/// How often the definition of the running guest is looked at.
+const POLL: Duration = Duration::from_millis(100);
+
+/// How long until a guest is asked again: one that boots does not hear the first time.
+const ASK_AGAIN: Duration = Duration::from_secs(10);
+
+/// Arguments of `detach`.
+#[derive(Debug, Args)]
+pub struct DetachArgs {
+    /// The domain
+    #[arg(value_name = "VM")]
+    domain: String,
+    /// A disk by whatever name, or the guest target
+    #[arg(value_name = "DEV|TARGET")]
+    device: String,
+    /// How long to wait for the guest to let go
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    timeout: u64,
+    #[command(flatten)]
+    change: Change,
+}
+
+/// A disk that was to come back.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct DetachItem {
+    /// The domain.
+    pub domain: String,
+    /// The host's device as the kernel names it; what was asked for where there is none.
+    pub device: String,
+    /// The path in the definition; null when the domain has no such disk.
+    pub source: Option<String>,
+    /// Guest target; null when the domain has no such disk.
+    pub target: Option<String>,
+    /// Whether the running guest had it.
+    pub live: bool,
+    /// Whether it was in the definition that stays.
+    pub config: bool,
+    /// `detach`, or `none` when the domain has no such disk.
+    pub action: Action,
+}
+
+impl Item for DetachItem {
+    const COLUMNS: &'static [&'static str] = &["DOMAIN", "DEVICE", "TARGET", "ACTION"];
+
+    fn key(&self) -> Cow<'_, str> {
+        self.device.as_str().into()
+    }
+
+    fn row(&self) -> Vec<String> {
+        vec![
+            self.domain.clone(),
+            self.device.clone(),
+            self.target.clone().unwrap_or_default(),
+            self.action.0.to_owned(),
+        ]
+    }
+
+    fn action(&self) -> Option<Action> {
+        Some(self.action)
+    }
+}
+
+/// Takes the disk from the definition that stays, and from the running guest.
+///
+/// Errors: `conflict` with code `STILL_ATTACHED` when the guest has not let go in time, or
+/// `GUEST_REFUSED`; `not_found` for a domain that is not there.
+pub fn run(
+    context: &Context,
+    open: impl Fn() -> Result<Libvirt>,
+    args: DetachArgs,
+) -> Result<Outcome> {
+    interrupt::guard();
+    let path = named::path(&args.device);
+    let detach = Detach { host: &context.host, word: &args.device, path };
+    let mut subject = Subject::find(&open, &args.domain)?;
+    let (found, device) = detach.find(&subject)?;
+    let dry_run = args.change.dry_run;
+    if found.is_empty() {
+        detach.expect_none(&subject)?;
+        let warning = format!("domain '{}' has no disk {}", args.domain, args.device);
+        let item = DetachItem {
+            domain: args.domain,
+            device,
+            source: None,
+            target: None,
+            live: false,
+            config: false,
+            action: Action::NONE,
+        };
+        let document = Document::new("tdx.disk.detach", vec![item]).dry_run(dry_run);
+        return Ok(document.warnings([warning]).into());
+    }
+    if !dry_run {
+        let timeout = Duration::from_secs(args.timeout);
+        let mut applied = Vec::new();
+        for disk in &found {
+            applied.extend(detach.undefine(&subject, disk)?);
+        }
+        for disk in &found {
+            let done = detach.wait(&mut subject, disk, timeout);
+            done.map_err(|error| error.applied(applied.clone()))?;
+        }
+    }
+    let item = |disk: GuestDisk| DetachItem {
+        domain: args.domain.clone(),
+        device: device.clone(),
+        source: Some(disk.source),
+        target: Some(disk.target),
+        live: disk.live.is_some(),
+        config: disk.config.is_some(),
+        action: Action("detach"),
+    };
+    let items = found.into_iter().map(item).collect();
+    Ok(Document::new("tdx.disk.detach", items).dry_run(dry_run).into())
+}
+
+/// One disk on its way back.
+struct Detach<'a> {
+    host: &'a Host,
+    /// What the user calls it.
+    word: &'a str,
+    /// The same as a path.
+    path: String,
+}
+
+/// What the guest, or libvirt for it, answered.
+#[derive(Debug, PartialEq, Eq)]
+enum Answer {
+    /// It was asked, or was so before.
+    Asked,
+    /// It said no.
+    Refused,
+    /// Something else went wrong.
+    Failed,
+}
+
+impl Answer {
+    /// What libvirt's message tells; it is never translated here.
+    ///
+    /// Source: libvirt `src/qemu/qemu_hotplug.c`, `qemuDomainDeleteDevice()`; QEMU `hw/pci/pcie.c`.
+    fn of(message: &str) -> Self {
+        let has = |text: &str| message.contains(text);
+        if has("rejected by the guest") {
+            Self::Refused
+        } else if has("in the process of unplug") || has("guest is busy") || has("blinking") {
+            Self::Asked
+        } else {
+            Self::Failed
+        }
+    }
+}
+
+impl Detach<'_> {
+    /// The disk, where the domain has it, and what it is called on the host. What runs and what stays
+    /// may have it under two targets.
+    fn find(&self, subject: &Subject<'_>) -> Result<(Vec<GuestDisk>, String)> {
+        let guest = subject.guest()?;
+        let blocks = Blocks::read(self.host)?;
+        let disks = guest_disk::all(self.host, &blocks, &guest, Some(subject.libvirt().connect()));
+        let block = blocks.of_path(self.host, &self.path);
+        let number = block.map(|block| block.number);
+        let disks = guest_disk::called(disks, self.word, &self.path, number);
+        let there = disks.iter().find_map(|disk| blocks.named(disk.block.as_deref()?)).or(block);
+        let device = match (there, disks.first()) {
+            (Some(block), _) => block.node(),
+            (None, Some(disk)) => disk.source.clone(),
+            (None, None) => self.path.clone(),
+        };
+        Ok((disks, device))
+    }
+
+    /// Takes the disk out of the definition that stays. Returns what was done.
+    fn undefine(&self, subject: &Subject<'_>, disk: &GuestDisk) -> Result<Option<String>> {
+        let Some(xml) = &disk.config else { return Ok(None) };
+        let (name, target) = (subject.name(), &disk.target);
+        let doing = format!("take {target} from the definition of '{name}'");
+        log::step(&doing);
+        let done = subject.domain().detach_device_flags(xml, sys::VIR_DOMAIN_AFFECT_CONFIG);
+        done.context(doing)?;
+        Ok(Some(format!("took {target} from the definition of '{name}'")))
+    }
+
+    /// Fails when the word is a target of the domain behind which there is no device of the host.
+    fn expect_none(&self, subject: &Subject<'_>) -> Result<()> {
+        match guest_disk::targets(&subject.guest()?).contains(self.word) {
+            false => Ok(()),
+            true => Err(Error::conflict(format!(
+                "{} of domain '{}' is no block device of the host",
+                self.word,
+                subject.name()
+            ))),
+        }
+    }
+
+    /// Whether the running guest still has the disk. A guest that does not run has none.
+    fn is_attached(&self, subject: &Subject<'_>, target: &str) -> Result<bool> {
+        let xml = match subject.domain().is_active() {
+            Ok(false) => return Ok(false),
+            Err(error) if is_gone(&error) => return Ok(false),
+            _ => subject.guest(),
+        };
+        match xml {
+            Err(error) if error.kind() == common::ErrorKind::NotFound => Ok(false),
+            guest => {
+                let live = guest?.live;
+                let disks = live.iter().flat_map(|live| live.root().find_all("devices/disk"));
+                let mut targets = disks.filter_map(|disk| disk.attr_at("target", "dev"));
+                Ok(targets.any(|other| other == target))
+            }
+        }
+    }
+
+    /// Asks the guest, again where it does not answer, and waits until the disk is gone from it.
+    fn wait(&self, subject: &mut Subject<'_>, disk: &GuestDisk, timeout: Duration) -> Result<()> {
+        let Some(xml) = &disk.live else { return Ok(()) };
+        let (name, target) = (subject.name().to_owned(), &disk.target);
+        let doing = format!("detach {target} from domain '{name}'");
+        let end = Instant::now() + timeout;
+        loop {
+            interrupt::check()?;
+            log::step(&doing);
+            let asked = subject.domain().detach_device_flags(xml, sys::VIR_DOMAIN_AFFECT_LIVE);
+            if let Err(error) = asked {
+                let answer = Answer::of(error.message());
+                let error = Err::<(), _>(error).context(&doing);
+                let lost = subject.reconnect()?;
+                if !self.is_attached(subject, target)? {
+                    return Ok(());
+                }
+                match answer {
+                    Answer::Asked => {}
+                    Answer::Refused => return Err(refused(&name, disk)),
+                    Answer::Failed if lost => {}
+                    Answer::Failed => return error,
+                }
+            }
+            let ask_again = Instant::now() + ASK_AGAIN;
+            while Instant::now() < ask_again {
+                if !self.is_attached(subject, target)? {
+                    return Ok(());
+                }
+                let left = end.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return Err(still_attached(&name, disk, timeout));
+                }
+                interrupt::sleep(left.min(POLL)).map_err(|error| {
+                    error.left_behind([format!("{target} in '{name}', asked to let go of it")])
+                })?;
+            }
+        }
+    }
+}
+
+fn refused(name: &str, disk: &GuestDisk) -> Error {
+    Error::conflict(format!("the guest '{name}' does not let go of {}", disk.target))
+        .code(Code::GuestRefused)
+        .hint("unmount it in the guest first; the disk is still attached")
+}
+
+fn still_attached(name: &str, disk: &GuestDisk, waited: Duration) -> Error {
+    let target = &disk.target;
+    let message =
+        format!("{target} is still attached to '{name}': no answer in {} s", waited.as_secs());
+    Error::conflict(message).code(Code::StillAttached).hint(format!(
+        "the guest was asked and may yet let go: tdx-disk detach {name} {target} waits again"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_told_apart() {
+        for (message, answer) in [
+            ("operation failed: unplug of device was rejected by the guest", Answer::Refused),
+            ("Device virtio-disk1 is already in the process of unplug", Answer::Asked),
+            ("Hot-unplug failed: guest is busy (power indicator blinking)", Answer::Asked),
+            ("device not found: no target device vdx", Answer::Failed),
+        ] {
+            assert_eq!(Answer::of(message), answer, "{message}");
+        }
+    }
+}

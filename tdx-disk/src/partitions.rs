@@ -1,0 +1,175 @@
+//! Partition tables as they are on the disk, whether or not the kernel has read them.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+/// The most partitions that are followed.
+const MOST: usize = 256;
+
+/// Where partitions are: start and size, bytes.
+pub type Spans = Vec<(u64, u64)>;
+
+/// The kind of table, `gpt` or `dos`, and its partitions.
+///
+/// Source: UEFI specification 2.10, chapter 5.
+pub fn read(file: &File, size: u64, sector: u32) -> io::Result<(Option<&'static str>, Spans)> {
+    // A table outlives a disk's move to another sector size, as behind a USB bridge.
+    let sectors = [u64::from(sector), 512, 4096];
+    for unit in sectors {
+        for header in [unit, size.saturating_sub(unit)] {
+            if let Some(parts) = gpt(file, header, unit)? {
+                return Ok((Some("gpt"), parts));
+            }
+        }
+    }
+    match mbr(file, 0)? {
+        Some(entries) => Ok((Some("dos"), dos(file, entries, u64::from(sector))?)),
+        None => Ok((None, Vec::new())),
+    }
+}
+
+fn bytes(file: &File, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; length];
+    match file.read_exact_at(&mut bytes, offset) {
+        Ok(()) => Ok(bytes),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u64 {
+    bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes).into()
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes)
+}
+
+fn gpt(file: &File, header: u64, unit: u64) -> io::Result<Option<Spans>> {
+    let header = bytes(file, header, 92)?;
+    if !header.starts_with(b"EFI PART") {
+        return Ok(None);
+    }
+    let (first, count, length) = (u64_at(&header, 72), u32_at(&header, 80), u32_at(&header, 84));
+    let mut parts = Vec::new();
+    for index in 0..count.min(MOST as u64) {
+        let at = first.checked_mul(unit).and_then(|at| at.checked_add(index * length));
+        let Some(at) = at.filter(|at| *at < i64::MAX as u64 - 128) else { break };
+        let entry = bytes(file, at, 48)?;
+        let (start, end) = (u64_at(&entry, 32), u64_at(&entry, 40));
+        let is_used = entry.iter().take(16).any(|byte| *byte != 0) && end >= start;
+        let part = start.checked_mul(unit).zip((end - start.min(end) + 1).checked_mul(unit));
+        parts.extend(part.filter(|_| is_used));
+    }
+    Ok(Some(parts))
+}
+
+/// Type, start and size, in sectors, of the entries in the table of one sector.
+type Entries = Vec<(u8, u64, u64)>;
+
+/// The entries of a sector that is a table; a boot sector of a file system looks much alike.
+fn mbr(file: &File, offset: u64) -> io::Result<Option<Entries>> {
+    let sector = bytes(file, offset, 512)?;
+    let is_fat = |at: usize| sector.get(at..at + 3).is_some_and(|text| text == b"FAT");
+    let other = sector.get(3..11).is_some_and(|name| name == b"NTFS    " || name == b"EXFAT   ");
+    if !sector.ends_with(&[0x55, 0xaa]) || is_fat(54) || is_fat(82) || other {
+        return Ok(None);
+    }
+    let table = sector[446..510].chunks_exact(16);
+    let is_table = table.clone().all(|entry| matches!(entry[0], 0 | 0x80));
+    let entries = table.map(|entry| (entry[4], u32_at(entry, 8), u32_at(entry, 12)));
+    let entries: Entries = entries.filter(|(kind, _, size)| *kind != 0 && *size != 0).collect();
+    Ok((is_table && !entries.is_empty()).then_some(entries))
+}
+
+/// The primary partitions, and the logical ones that an extended one is the chain of.
+fn dos(file: &File, entries: Entries, unit: u64) -> io::Result<Spans> {
+    const EXTENDED: [u8; 3] = [0x05, 0x0f, 0x85];
+    let mut parts = Vec::new();
+    for (kind, first, size) in entries {
+        if !EXTENDED.contains(&kind) {
+            parts.push((first * unit, size * unit));
+            continue;
+        }
+        let mut table = first;
+        while let Some(inner) = mbr(file, table * unit)?.filter(|_| parts.len() < MOST) {
+            let logical = inner.iter().find(|(kind, ..)| !EXTENDED.contains(kind));
+            parts.extend(logical.map(|(_, start, size)| ((table + start) * unit, size * unit)));
+            let next = inner.iter().find(|(kind, ..)| EXTENDED.contains(kind));
+            match next {
+                // Of a chain that runs in a circle the first turn is enough.
+                Some((_, start, _)) if first + start > table => table = first + start,
+                _ => break,
+            }
+        }
+    }
+    Ok(parts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn disk(write: impl Fn(&File)) -> (Option<&'static str>, Spans) {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(64 * MIB).unwrap();
+        write(&file);
+        read(&file, 64 * MIB, 512).unwrap()
+    }
+
+    fn entry(file: &File, table: u64, index: u64, kind: u8, first: u32, size: u32) {
+        let mut entry = [0; 16];
+        entry[4] = kind;
+        entry[8..12].copy_from_slice(&first.to_le_bytes());
+        entry[12..].copy_from_slice(&size.to_le_bytes());
+        file.write_all_at(&entry, table * 512 + 446 + index * 16).unwrap();
+        file.write_all_at(&[0x55, 0xaa], table * 512 + 510).unwrap();
+    }
+
+    #[test]
+    fn both_kinds_of_table_are_read() {
+        assert_eq!(disk(|_| {}), (None, vec![]));
+        for unit in [512, 4096] {
+            let gpt = disk(|file| {
+                file.write_all_at(b"EFI PART", unit).unwrap();
+                file.write_all_at(&2u64.to_le_bytes(), unit + 72).unwrap();
+                file.write_all_at(&4u32.to_le_bytes(), unit + 80).unwrap();
+                file.write_all_at(&128u32.to_le_bytes(), unit + 84).unwrap();
+                let second = 2 * unit + 128;
+                file.write_all_at(&[1], second).unwrap();
+                file.write_all_at(&(MIB / unit).to_le_bytes(), second + 32).unwrap();
+                file.write_all_at(&(3 * MIB / unit - 1).to_le_bytes(), second + 40).unwrap();
+            });
+            assert_eq!(gpt, (Some("gpt"), vec![(MIB, 2 * MIB)]), "{unit}");
+        }
+        let dos = disk(|file| {
+            entry(file, 0, 0, 0x83, 2048, 2048);
+            entry(file, 0, 1, 0x05, 8192, 16384);
+            entry(file, 8192, 0, 0x83, 2048, 1024);
+            entry(file, 8192, 1, 0x05, 4096, 4096);
+            entry(file, 8192 + 4096, 0, 0x8e, 2048, 512);
+            entry(file, 8192 + 4096, 1, 0x05, 0, 4096);
+        });
+        let starts: Vec<u64> = dos.1.iter().map(|part| part.0 / 512).collect();
+        assert_eq!((dos.0, starts), (Some("dos"), vec![2048, 10240, 14336]));
+    }
+
+    #[test]
+    fn garbage_is_no_table() {
+        let file = |write: fn(&File)| disk(write);
+        assert_eq!(file(|f| f.write_all_at(&[0x55, 0xaa], 510).unwrap()).0, None);
+        let wild = file(|f| {
+            f.write_all_at(b"EFI PART", 512).unwrap();
+            f.write_all_at(&[0xff; 40], 512 + 60).unwrap();
+        });
+        assert_eq!(wild, (Some("gpt"), vec![]));
+        let vfat = file(|f| {
+            entry(f, 0, 0, 0x0c, 2048, 4096);
+            f.write_all_at(b"FAT32   ", 82).unwrap();
+        });
+        assert_eq!(vfat.0, None);
+    }
+}

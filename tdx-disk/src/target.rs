@@ -1,0 +1,203 @@
+//! Where in the guest a disk goes: bus, name, and on SCSI the address.
+
+use std::collections::BTreeSet;
+
+use clap::ValueEnum;
+use common::xml::{Document, Element, Node};
+use common::{Error, Result};
+
+/// How the guest reaches the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Bus {
+    /// virtio-blk: a PCI device of its own
+    Virtio,
+    /// virtio-scsi: many disks on one PCI device
+    Scsi,
+}
+
+impl Bus {
+    /// The bus in libvirt's words.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Virtio => "virtio",
+            Self::Scsi => "scsi",
+        }
+    }
+
+    /// The bus of this name in libvirt's words; none for others.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::value_variants().iter().copied().find(|bus| bus.as_str() == name)
+    }
+
+    /// The most characters of a serial number that the guest gets to see.
+    ///
+    /// Source: virtio 1.2, 5.2.6.1; QEMU `hw/scsi/scsi-disk.c`.
+    pub fn serial_length(self) -> usize {
+        match self {
+            Self::Virtio => 20,
+            Self::Scsi => 36,
+        }
+    }
+
+    /// The name by which udev in the guest finds a disk of this serial number.
+    pub fn guest_path(self, serial: &str) -> String {
+        match self {
+            Self::Virtio => format!("/dev/disk/by-id/virtio-{serial}"),
+            Self::Scsi => format!("/dev/disk/by-id/scsi-0QEMU_QEMU_HARDDISK_{serial}"),
+        }
+    }
+
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Virtio => "vd",
+            Self::Scsi => "sd",
+        }
+    }
+
+    /// Refuses a target that is no name of this bus.
+    ///
+    /// Errors: `usage`.
+    pub fn expect(self, target: &str) -> Result<()> {
+        let letters = target.strip_prefix(self.prefix()).unwrap_or_default();
+        let good =
+            (1..=3).contains(&letters.len()) && letters.bytes().all(|b| b.is_ascii_lowercase());
+        match good {
+            true => Ok(()),
+            false => Err(Error::usage(format!(
+                "{target:?} is no target on {}: write {}b",
+                self.as_str(),
+                self.prefix()
+            ))),
+        }
+    }
+
+    /// The first name that nothing has, from `vdb` on: `vda` is what a guest boots from.
+    pub fn next_free(self, taken: &BTreeSet<String>) -> String {
+        let names = (1..).map(|index| format!("{}{}", self.prefix(), letters(index)));
+        names.into_iter().find(|name| !taken.contains(name)).unwrap_or_default()
+    }
+}
+
+/// `a` for 0, `z` for 25, `aa` for 26.
+fn letters(mut index: u32) -> String {
+    let mut letters = Vec::new();
+    loop {
+        letters.push(char::from(b'a' + (index % 26) as u8));
+        if index < 26 {
+            break;
+        }
+        index = index / 26 - 1;
+    }
+    letters.into_iter().rev().collect()
+}
+
+/// Where a SCSI disk goes, and the controller it takes where the domain has none.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ScsiPlace {
+    controller: u32,
+    unit: u32,
+    /// Whether the controller has to come first.
+    is_new: bool,
+}
+
+impl ScsiPlace {
+    /// The first free place on a virtio-scsi controller that all of these definitions have.
+    pub fn find(definitions: &[&Document]) -> Self {
+        let controllers = |document: &Document, model: Option<&str>| -> BTreeSet<u32> {
+            let all = document.root().find_all("devices/controller");
+            let all = all.filter(|node| node.attr("type").as_deref() == Some("scsi"));
+            let all = all.filter(|node| model.is_none() || node.attr("model").as_deref() == model);
+            all.filter_map(|node| number(node, "index")).collect()
+        };
+        let common = definitions.iter().map(|document| controllers(document, Some("virtio-scsi")));
+        let common = common.reduce(|all, these| &all & &these).unwrap_or_default();
+        let Some(&controller) = common.first() else {
+            let taken = definitions.iter().flat_map(|document| controllers(document, None));
+            let controller = taken.max().map_or(0, |index| index + 1);
+            return Self { controller, unit: 0, is_new: true };
+        };
+        let on_it = |address: &Node<'_>| {
+            address.attr("type").as_deref() == Some("drive")
+                && number(*address, "controller") == Some(controller)
+        };
+        let addresses = definitions.iter().flat_map(|document| {
+            let devices = ["devices/disk/address", "devices/hostdev/address"];
+            devices.into_iter().flat_map(|path| document.root().find_all(path))
+        });
+        let taken: BTreeSet<u32> =
+            addresses.filter(on_it).filter_map(|address| number(address, "unit")).collect();
+        let unit = (0..).find(|unit| !taken.contains(unit)).unwrap_or_default();
+        Self { controller, unit, is_new: false }
+    }
+
+    /// The address of the disk.
+    pub fn address(&self) -> Element {
+        Element::new("address")
+            .attr("type", "drive")
+            .attr("controller", self.controller)
+            .attr("bus", 0)
+            .attr("target", 0)
+            .attr("unit", self.unit)
+    }
+
+    /// The controller that has to come first.
+    pub fn new_controller(&self) -> Option<Element> {
+        let element = Element::new("controller")
+            .attr("type", "scsi")
+            .attr("index", self.controller)
+            .attr("model", "virtio-scsi");
+        self.is_new.then_some(element)
+    }
+}
+
+fn number(node: Node<'_>, name: &str) -> Option<u32> {
+    node.attr(name)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_go_on_after_z() {
+        let mut taken = BTreeSet::from(["vda".to_owned()]);
+        for wanted in ["vdb", "vdc"] {
+            let name = Bus::Virtio.next_free(&taken);
+            assert_eq!(name, wanted);
+            taken.insert(name);
+        }
+        taken.extend(('a'..='z').map(|c| format!("vd{c}")));
+        assert_eq!(Bus::Virtio.next_free(&taken), "vdaa");
+        assert_eq!(Bus::Scsi.next_free(&taken), "sdb");
+        assert_eq!((letters(0), letters(25), letters(26)), ("a".into(), "z".into(), "aa".into()));
+        assert_eq!((letters(26 + 26 * 26 - 1), letters(26 + 26 * 26)), ("zz".into(), "aaa".into()));
+    }
+
+    #[test]
+    fn targets_fit_their_bus() {
+        for good in ["vdb", "vdaa"] {
+            Bus::Virtio.expect(good).unwrap();
+        }
+        for bad in ["", "vd", "sdb", "vdB", "vd1", "vdaaaa", "/dev/vdb", "vd'"] {
+            assert!(Bus::Virtio.expect(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_free_unit_is_found_or_a_controller_added() {
+        let document = |devices: &str| {
+            Document::parse(format!("<domain><devices>{devices}</devices></domain>")).unwrap()
+        };
+        let none = document("<controller type='scsi' index='0' model='lsilogic'/>");
+        let place = ScsiPlace::find(&[&none]);
+        assert_eq!(place, ScsiPlace { controller: 1, unit: 0, is_new: true });
+        let one = document(
+            "<controller type='scsi' index='2' model='virtio-scsi'/>\
+             <disk><address type='drive' controller='2' bus='0' target='0' unit='0'/></disk>\
+             <disk><address type='drive' controller='0' bus='0' target='0' unit='1'/></disk>",
+        );
+        let place = ScsiPlace::find(&[&one]);
+        assert_eq!(place, ScsiPlace { controller: 2, unit: 1, is_new: false });
+        assert_eq!(ScsiPlace::find(&[&one, &none]).controller, 3);
+    }
+}
