@@ -332,6 +332,7 @@ impl Planned {
         while devices_of(&self.domain, name, 0)?.contains(&bdf) {
             if Instant::now() >= end {
                 return Err(Error::conflict(format!("domain '{name}' still has {bdf}"))
+                    .code(Code::StillAttached)
                     .hint("its guest does not let go: stop what uses the device in there"));
             }
             interrupt::sleep(POLL)?;
