@@ -1,6 +1,5 @@
 //! Logging in to a real Debian guest, with what its cloud-init seed gave it.
 
-
 mod support;
 
 use std::fs::{self, Permissions};

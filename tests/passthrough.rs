@@ -1,6 +1,5 @@
 //! Devices of the host in guests, on a real kernel with a real IOMMU (rig 2) and a real libvirtd in it.
 
-
 #[path = "support/kernel.rs"]
 mod kernel;
 mod support;
