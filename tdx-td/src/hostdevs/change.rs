@@ -85,10 +85,12 @@ fn without_passwords(xml: &str) -> String {
     while let Some(at) = rest.find(" passwd=") {
         let (before, after) = rest.split_at(at + " passwd=".len());
         shown.push_str(before);
-        let mut quoted = after.splitn(3, after.chars().next().unwrap_or('\''));
-        let (_, _, end) = (quoted.next(), quoted.next(), quoted.next());
-        shown.push_str("'…'");
-        rest = end.unwrap_or_default();
+        rest = after;
+        // In text it is a word like any other.
+        if let Some(quote) = after.chars().next().filter(|c| matches!(c, '\'' | '"')) {
+            shown.push_str("'…'");
+            rest = after[1..].split_once(quote).map_or("", |(_, rest)| rest);
+        }
     }
     shown + rest
 }
@@ -151,7 +153,9 @@ mod tests {
         assert!(change.xml.contains("passwd='secret'"));
         let diff = change.diff(DOMAIN, "win10");
         assert!(diff.contains("passwd='…'") && !diff.contains("secret"), "{diff}");
-        assert_eq!(without_passwords("<a passwd="), "<a passwd='…'");
+        assert_eq!(without_passwords("<a passwd='b"), "<a passwd='…'");
+        let text = "<description>a passwd=is\nhere</description> <b passwd=\"it's\"/>";
+        assert_eq!(without_passwords(text), text.replace("\"it's\"", "'…'"));
     }
 
     proptest! {

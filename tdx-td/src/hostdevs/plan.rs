@@ -2,9 +2,9 @@
 //! one fails.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::OpenOptions;
+use std::fs::{OpenOptions, Permissions};
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -170,8 +170,8 @@ impl Plan {
         self.domains.iter().map(|planned| planned.diff.as_str())
     }
 
-    /// Writes the definitions as they are to be, each to a file of its own that only its owner can read:
-    /// `debug.xml` becomes `debug_NAME.xml`.
+    /// Writes the definitions as they are to be, with their passwords, each to a file of its own that only
+    /// its owner can read: `debug.xml` becomes `debug_NAME.xml`.
     ///
     /// Errors: `permission`, `io`.
     pub fn write_proposals(&self, path: &Path) -> Result<()> {
@@ -183,9 +183,10 @@ impl Plan {
             let path = path.with_file_name(name);
             let mut options = OpenOptions::new();
             let file = options.write(true).create(true).truncate(true).mode(0o600).open(&path);
-            file.at("create", &path)?
-                .write_all(planned.change.xml.as_bytes())
-                .at("write", &path)?;
+            let mut file = file.at("create", &path)?;
+            // One that was there has the mode it had.
+            file.set_permissions(Permissions::from_mode(0o600)).at("change the mode of", &path)?;
+            file.write_all(planned.change.xml.as_bytes()).at("write", &path)?;
         }
         Ok(())
     }
@@ -257,7 +258,11 @@ impl Planned {
 
     fn put_back(&self, libvirt: &Libvirt, way: Way, timeout: Duration) -> Result<()> {
         self.define(libvirt, &self.before)?;
-        self.replug(&self.plug, &self.unplug, way, timeout)
+        let steps = self.plug.iter().map(|bdf| (*bdf, false));
+        let steps = steps.chain(self.unplug.iter().map(|bdf| (*bdf, true)));
+        // All of them, and also after a signal.
+        let turned = steps.map(|(bdf, gets)| self.turn(bdf, gets, way, timeout, false));
+        turned.fold(Ok(()), Result::and)
     }
 
     fn define(&self, libvirt: &Libvirt, xml: &str) -> Result<()> {
@@ -296,10 +301,11 @@ impl Planned {
         let steps =
             unplug.iter().map(|bdf| (*bdf, false)).chain(plug.iter().map(|bdf| (*bdf, true)));
         for (bdf, gets) in steps {
-            let done = interrupt::check().and_then(|()| self.turn(bdf, gets, way, timeout));
+            let done = interrupt::check().and_then(|()| self.turn(bdf, gets, way, timeout, true));
             if let Err(error) = done {
-                let failed =
-                    |(bdf, gets): &(Bdf, bool)| self.turn(*bdf, !gets, way, timeout).is_err();
+                let failed = |(bdf, gets): &(Bdf, bool)| {
+                    self.turn(*bdf, !gets, way, timeout, false).is_err()
+                };
                 let left = undo.into_iter().rev().filter(failed);
                 return Err(
                     error.left_behind(left.map(|(bdf, _)| format!("{bdf} in '{}'", self.name)))
@@ -310,8 +316,15 @@ impl Planned {
         Ok(())
     }
 
-    /// Plugs one device into the guest, or out of it.
-    fn turn(&self, bdf: Bdf, gets: bool, way: Way, timeout: Duration) -> Result<()> {
+    /// Plugs one device into the guest, or out of it; a signal ends the wait only where it may.
+    fn turn(
+        &self,
+        bdf: Bdf,
+        gets: bool,
+        way: Way,
+        timeout: Duration,
+        may_stop: bool,
+    ) -> Result<()> {
         let live = sys::VIR_DOMAIN_AFFECT_LIVE;
         let name = &self.name;
         if gets {
@@ -334,7 +347,10 @@ impl Planned {
                 return Err(Error::conflict(format!("domain '{name}' still has {bdf}"))
                     .hint("its guest does not let go: stop what uses the device in there"));
             }
-            interrupt::sleep(POLL)?;
+            match may_stop {
+                true => interrupt::sleep(POLL)?,
+                false => std::thread::sleep(POLL),
+            }
         }
         Ok(())
     }
