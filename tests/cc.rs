@@ -12,7 +12,6 @@ mod tree;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::PathBuf;
-use std::process::Command;
 
 use serde_json::{Value, json};
 use support::Run;
@@ -287,7 +286,7 @@ fn a_mode_is_not_put_back_under_a_driver_nor_on_another_device() {
     let driver = format!("{}/driver", server.tree.folder(gpu));
     let sysroot = server.tree.path("").display().to_string();
     let unbind = |more: &str| {
-        let mut command = Command::new(support::bin("tdx-gpu"));
+        let mut command = support::on_path(support::bin("tdx-gpu"));
         command.args(["unbind", gpu, "--sysroot", &sysroot]).args(more.split_whitespace());
         command.env_clear().env("PATH", format!("{}:/usr/bin:/bin", server.tools.path().display()));
         Run::of(command, b"")
