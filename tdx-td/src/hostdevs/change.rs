@@ -46,6 +46,8 @@ impl Change {
                 removed.insert(bdf);
             }
         }
+        // A network card or a disk that is one of them has it already.
+        kept.extend(inside(root).intersection(wanted));
         let new = wanted.iter().filter(|bdf| !kept.contains(bdf) && !foreign.contains(bdf));
         let added: BTreeSet<Bdf> = new.copied().collect();
         for bdf in &added {
@@ -74,6 +76,12 @@ impl Change {
 pub fn passed_through(domain: Node<'_>) -> Vec<(Bdf, Node<'_>)> {
     let nodes = domain.find_all("devices/hostdev");
     nodes.filter_map(|node| Some((definition::hostdev(node)?, node))).collect()
+}
+
+/// The PCI devices of the host that are a domain's network cards and disks.
+pub fn inside(domain: Node<'_>) -> BTreeSet<Bdf> {
+    let nodes = domain.find_all("devices/interface").chain(domain.find_all("devices/disk"));
+    nodes.filter_map(definition::inside).collect()
 }
 
 /// Definitions are read with their secrets, which must not be lost and not be shown.
@@ -145,6 +153,16 @@ mod tests {
         let none = change(&addressed, &[].into(), &[1].into());
         assert_eq!(devices(&none.xml), bdfs(&[1].into()));
         assert_eq!(change(&none.xml, &[1].into(), &[1].into()).xml, none.xml);
+    }
+
+    #[test]
+    fn a_network_card_that_is_a_device_is_not_added_again() {
+        let card = "<interface type='hostdev'><source><address type='pci' domain='0x0000' \
+            bus='0x01' slot='0x00' function='0x0'/></source></interface>";
+        let domain = DOMAIN.replace("<disk type='file'/>", card);
+        let same = change(&domain, &[1].into(), &[].into());
+        assert_eq!((same.xml, same.kept), (domain.clone(), bdfs(&[1].into())));
+        assert_eq!(change(&domain, &[].into(), &[].into()).xml, domain);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use virt::domain::Domain;
 use virt::sys;
 
 use super::HostdevsItem;
-use super::change::{Change, passed_through};
+use super::change::{Change, inside, passed_through};
 use crate::{names, power};
 
 /// Definitions with their secrets, which would be lost otherwise.
@@ -80,10 +80,10 @@ impl Plan {
             let running = power::is_active(&domain, name)?;
             let (mut plug, mut unplug) = (BTreeSet::new(), BTreeSet::new());
             if running && live {
-                let has = devices_of(&domain, name, 0)?;
+                let (has, inside) = all_devices_of(&domain, name)?;
                 plug = devices
                     .iter()
-                    .filter(|d| !has.contains(d) && !keep.contains(d))
+                    .filter(|d| !has.contains(d) && !inside.contains(d) && !keep.contains(d))
                     .copied()
                     .collect();
                 unplug =
@@ -128,7 +128,8 @@ impl Plan {
         let look = |domain: Domain| {
             let name = domain.name().context("list domains")?;
             let active = power::is_active(&domain, &name)?;
-            let devices = devices_of(&domain, &name, 0)?;
+            let (mut devices, mut inside) = all_devices_of(&domain, &name)?;
+            devices.append(&mut inside);
             Ok::<_, Error>((name, active, devices))
         };
         let domains = libvirt.connect().list_all_domains(0).context("list domains")?;
@@ -361,4 +362,12 @@ fn devices_of(domain: &Domain, name: &str, flags: u32) -> Result<BTreeSet<Bdf>> 
     let text = domain.xml_desc(flags).context(format_args!("read domain '{name}'"))?;
     let document = Document::parse(text)?;
     Ok(passed_through(document.root()).into_iter().map(|(bdf, _)| bdf).collect())
+}
+
+/// The same of what it runs with, if it does, and those that are its network cards and disks.
+fn all_devices_of(domain: &Domain, name: &str) -> Result<(BTreeSet<Bdf>, BTreeSet<Bdf>)> {
+    let text = domain.xml_desc(0).context(format_args!("read domain '{name}'"))?;
+    let document = Document::parse(text)?;
+    let root = document.root();
+    Ok((passed_through(root).into_iter().map(|(bdf, _)| bdf).collect(), inside(root)))
 }
