@@ -159,6 +159,8 @@ fn modes_are_read_from_registers_without_any_program() {
     }
     let gpu = server.cc(&server.gpus[0]).item();
     assert_eq!((&gpu["cc_mode"], &gpu["ppcie_mode"]), (&json!("on"), &json!("off")));
+    let plan = server.cc(&format!("{} --set on --dry-run --gpu-tools /bin/false", server.gpus[0]));
+    assert_eq!(plan.document()["changed"], false);
     let switch = server.cc(&server.switches[0]).item();
     assert_eq!((&switch["cc_mode"], &switch["ppcie_mode"]), (&Value::Null, &json!("on")));
     assert_eq!(server.calls(), [""; 0]);
@@ -245,7 +247,8 @@ fn a_failure_puts_back_what_was_set() {
     // What cannot be put back is named.
     let server = Server::new();
     let devices = &server.gpus[..2];
-    server.set("devtools", devices).document();
+    // It goes off before the other mode is refused, and is refused again on the way back.
+    server.mode("ppcie", &devices[1], "on");
     server.mode("fault", &devices[1], "refuse");
     let error = server.set("on", devices).error(1);
     assert_eq!(error["left_behind"], json!([format!("the mode of {}", devices[1])]), "{error}");
@@ -273,4 +276,52 @@ fn what_cannot_be_asked_for_is_refused_before_any_call() {
     let program = server.tools.path().join("nvidia_gpu_tools.py");
     fs::set_permissions(&program, fs::Permissions::from_mode(0o644)).unwrap();
     server.set("on", &server.gpus[1..2]).error(1);
+}
+
+/// After a reboot a driver of the host has the GPU whose mode was set for a domain.
+#[test]
+fn a_mode_is_not_put_back_under_a_driver_nor_on_another_device() {
+    let server = Server::new();
+    let gpu = server.gpus[0].as_str();
+    let driver = format!("{}/driver", server.tree.folder(gpu));
+    let sysroot = server.tree.path("").display().to_string();
+    let unbind = |more: &str| {
+        let mut command = support::on_path(support::bin("tdx-gpu"));
+        command.args(["unbind", gpu, "--sysroot", &sysroot]).args(more.split_whitespace());
+        command.env_clear().env("PATH", format!("{}:/usr/bin:/bin", server.tools.path().display()));
+        Run::of(command, b"")
+    };
+    let device = server.tree.iommu(&format!("scan {gpu}")).item();
+    let number = |key: &str| device[key].as_str().map(|hex| u32::from_str_radix(hex, 16).unwrap());
+    let former = |id: Option<u32>| {
+        let identity = json!({
+            "vendor": 0x10de, "device": id, "subsystem_vendor": number("subsystem_vendor_id"),
+            "subsystem_device": number("subsystem_device_id"), "class": number("class"),
+            "serial": device["serial"],
+        });
+        let record = json!({
+            "bdf": gpu, "identity": identity, "cc": "off", "ppcie": "off", "domain": "x", "committed": true
+        });
+        server.tree.file(&format!("var/lib/tdx/modes/{gpu}"), record.to_string());
+    };
+    former(Some(0x2330));
+    server.mode("cc", gpu, "on");
+    server.tree.link(&driver, "sys/bus/pci/drivers/nvidia");
+    for more in ["--dry-run", ""] {
+        let error = unbind(more).error(5);
+        assert!(error["message"].as_str().unwrap().starts_with("nvidia has"), "{error}");
+    }
+    assert_eq!(server.calls(), [""; 0]);
+    fs::remove_file(server.tree.path(&driver)).unwrap();
+    let item = unbind("").item();
+    assert_eq!((&item["mode_restored"], &item["action"]), (&json!(true), &json!("restore")));
+    assert!(server.calls().contains(&format!("{gpu} set CC off")));
+
+    former(Some(0x2331));
+    for more in ["--dry-run", ""] {
+        let item = unbind(more).item();
+        assert_eq!((&item["mode_restored"], &item["action"]), (&json!(false), &json!("forget")));
+    }
+    assert_eq!(server.calls(), [""; 0]);
+    assert_eq!(unbind("").document()["changed"], false);
 }

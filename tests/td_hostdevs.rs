@@ -101,6 +101,8 @@ fn the_file_says_what_domains_have() {
     assert_eq!((xml(&rig, "win10"), xml(&rig, "linux")), before);
 
     // One of them; then all; then there is nothing left to do.
+    fs::write(path("debug_linux.xml"), "anybody's").unwrap();
+    fs::set_permissions(path("debug_linux.xml"), fs::Permissions::from_mode(0o644)).unwrap();
     let one = td(&rig, &host, "@td hostdevs --vm linux -y --debug-xml debug.xml").document();
     assert_eq!(one["items"][0]["action"], "update", "{one:#}");
     assert!(xml(&rig, "linux").contains("slot='0x19'") && xml(&rig, "win10") == before.0);
@@ -186,6 +188,11 @@ fn what_cannot_be_changes_nothing() {
         td(&rig, &host, line).error(status);
         assert_eq!((xml(&rig, "a"), xml(&rig, "b")), before, "{line}");
     }
+    // What the host would lose is told behind a pipe, too.
+    let lost = "echo '[{\"vm\":\"a\",\"devices\":[{\"bdf\":\"40:01.0\",\"blockers\":\
+        [\"HOST_NET_DEFAULT_ROUTE\"]}]}]' | @td hostdevs - -n";
+    let lost = td(&rig, &host, lost).document();
+    assert_eq!(lost["warnings"], json!(["a: 0000:40:01.0: HOST_NET_DEFAULT_ROUTE"]));
     // Elsewhere a resolution will do.
     let remote =
         "@iommu resolve --config two.yaml | @td -c qemu+tcp://127.0.0.1/system hostdevs - -n";

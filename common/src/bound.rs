@@ -142,4 +142,19 @@ mod tests {
         let good: Vec<bool> = all.iter().map(Result::is_ok).collect();
         assert_eq!(good, [false, true, false]);
     }
+
+    #[test]
+    fn who_looks_does_not_keep_others_from_work() {
+        let root = tempfile::tempdir().unwrap();
+        let host = Host::new(root.path());
+        Lease::begin(&host, record(0)).unwrap().commit().unwrap();
+        let look = || of(&host, record(0).bdf).unwrap().unwrap().live;
+        std::thread::scope(|scope| {
+            let looks = scope.spawn(|| (0..1000).filter(|_| look()).count());
+            let more = (0..1000).filter(|_| look()).count();
+            assert_eq!((looks.join().unwrap(), more), (0, 0), "looks disturb each other");
+            scope.spawn(|| (0..1000).filter(|_| look()).count());
+            (0..1000).for_each(|_| drop(Lease::resume(&host, record(0)).unwrap()));
+        });
+    }
 }

@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, Flock, FlockArg, OFlag};
@@ -18,8 +19,11 @@ use serde::de::DeserializeOwned;
 
 use crate::code::Code;
 use crate::error::{Error, IoContext, Result};
-use crate::host::Host;
+use crate::host::{self, Host};
 use crate::pci::Bdf;
+
+/// How long a record that is locked may only be being looked at.
+const GLANCE: Duration = Duration::from_millis(200);
 
 /// What is recorded of a device.
 pub trait Record: Serialize + DeserializeOwned {
@@ -75,11 +79,11 @@ impl<R: Record> Lease<R> {
         let file = format!("/proc/self/fd/{}", lock.as_raw_fd());
         match linkat(AT_FDCWD, file.as_str(), AT_FDCWD, &path, AtFlags::AT_SYMLINK_FOLLOW) {
             Err(Errno::EEXIST) => Err(reserved(record.bdf(), "is recorded as taken already")),
-            linked => linked.map_err(io::Error::from).at("create", &path).map(|()| Self {
-                record,
-                path,
-                _lock: lock,
-            }),
+            linked => {
+                linked.map_err(io::Error::from).at("create", &path)?;
+                host::flush(&folder)?;
+                Ok(Self { record, path, _lock: lock })
+            }
         }
     }
 
@@ -88,13 +92,20 @@ impl<R: Record> Lease<R> {
     /// Errors: `conflict` with code `RESERVED` when somebody is at work on the device.
     pub fn resume(host: &Host, record: R) -> Result<Self> {
         let path = host.path(R::FOLDER).join(record.bdf().to_string());
-        let file = OpenOptions::new().read(true).open(&path).at("open", &path)?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Self { record, path, _lock: lock }),
-            Err((_, Errno::EWOULDBLOCK)) => {
-                Err(reserved(record.bdf(), "is being worked on by another command"))
+        let end = Instant::now() + GLANCE;
+        loop {
+            let file = File::open(&path).at("open", &path)?;
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) if is_at(&lock, &path) => return Ok(Self { record, path, _lock: lock }),
+                Err((_, Errno::EWOULDBLOCK)) if Instant::now() < end => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                // Committed or forgotten between opening and locking, it is another one's by now.
+                Ok(_) | Err((_, Errno::EWOULDBLOCK)) => {
+                    return Err(reserved(record.bdf(), "is being worked on by another command"));
+                }
+                Err((_, error)) => return Err(io::Error::from(error)).at("lock", &path),
             }
-            Err((_, error)) => Err(io::Error::from(error)).at("lock", &path),
         }
     }
 
@@ -107,7 +118,7 @@ impl<R: Record> Lease<R> {
         let lock = write(file, &part, &self.record)?;
         fs::rename(&part, &self.path).at("rename to", &self.path)?;
         drop(lock);
-        Ok(())
+        host::flush(self.path.parent().unwrap_or(&self.path))
     }
 
     /// The device is as it was: nothing is to be remembered.
@@ -161,7 +172,8 @@ pub fn of<R: Record>(host: &Host, bdf: Bdf) -> Result<Option<Found<R>>> {
     if record.bdf() != bdf {
         return Err(damaged(&format!("it is of {}", record.bdf())));
     }
-    let live = Flock::lock(file, FlockArg::LockExclusiveNonblock).is_err();
+    // Shared: those who only look do not take each other for somebody at work.
+    let live = Flock::lock(file, FlockArg::LockSharedNonblock).is_err();
     Ok(Some(Found { record, live }))
 }
 
@@ -187,7 +199,15 @@ fn write(file: io::Result<File>, path: &Path, record: &impl Record) -> Result<Fl
         .at("lock", path)?;
     let text = serde_json::to_string_pretty(record).unwrap_or_default() + "\n";
     lock.write_all(text.as_bytes()).at("write", path)?;
+    // What it is about can outlive a loss of power.
+    lock.sync_all().at("flush", path)?;
     Ok(lock)
+}
+
+/// Whether an open file is still the one that has this name.
+fn is_at(file: &File, path: &Path) -> bool {
+    let inode = |file: io::Result<fs::Metadata>| file.map(|file| (file.dev(), file.ino())).ok();
+    inode(file.metadata()).is_some_and(|open| inode(path.metadata()) == Some(open))
 }
 
 /// The folder of the records, which only root can read or write.

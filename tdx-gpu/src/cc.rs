@@ -96,7 +96,7 @@ pub fn run(context: &Context, args: CcArgs) -> Result<Outcome> {
             context.confirm(args.change, &question)?;
             let tools = GpuTools::find(args.gpu_tools.as_deref())?;
             match dry_run {
-                true => plan.into_iter().map(imagined).collect(),
+                true => plan.into_iter().map(|step| imagined(host, &inventory, step)).collect(),
                 false => {
                     interrupt::guard();
                     let set = setting::apply(host, &tools, plan, None)?.keep()?;
@@ -131,9 +131,11 @@ fn shown(host: &Host, device: &Device) -> CcItem {
     item(device.bdf, mode::read(host, device), Action::NONE, Vec::new())
 }
 
-fn imagined(step: Step) -> CcItem {
-    let (action, output) = (Action("set"), Vec::new());
-    item(step.bdf, step.modes, action, output)
+/// What would be done, as far as the device itself tells its modes.
+fn imagined(host: &Host, inventory: &Inventory, step: Step) -> CcItem {
+    let now = inventory.devices.get(&step.bdf).map(|device| mode::read(host, device));
+    let action = if now == Some(step.modes) { Action::NONE } else { Action("set") };
+    item(step.bdf, step.modes, action, Vec::new())
 }
 
 fn item(bdf: Bdf, modes: Modes, action: Action, output: Vec<String>) -> CcItem {

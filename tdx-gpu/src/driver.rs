@@ -189,10 +189,14 @@ pub fn load(host: &Host, driver: &str) -> Result<()> {
 
 /// Loads a module that is not loaded.
 ///
-/// Errors: `unsupported` when there is no such module.
+/// Errors: `unsupported` when there is no such module, and on a machine made of files.
 pub fn load_module(host: &Host, module: &str) -> Result<()> {
     if host.has(&format!("/sys/module/{}", module.replace('-', "_"))) {
         return Ok(());
+    }
+    if !host.is_this_machine() {
+        return Err(Error::unsupported(format!("{module} is not loaded on that machine"))
+            .hint("modules are loaded only without --sysroot"));
     }
     log::step(format_args!("load the module {module}"));
     Runner::new("modprobe", "kmod").args([module]).run().map(drop).map_err(|error| {

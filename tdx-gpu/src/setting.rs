@@ -118,6 +118,13 @@ pub struct Former {
     committed: bool,
 }
 
+impl Former {
+    /// Whether the device at its address is the one that had these modes.
+    pub fn is_there(&self, inventory: &Inventory) -> bool {
+        inventory.devices.get(&self.bdf).map(identity).as_ref() == Some(&self.identity)
+    }
+}
+
 impl Record for Former {
     const FOLDER: &'static str = "/var/lib/tdx/modes";
 
@@ -239,12 +246,13 @@ impl Modified<'_> {
 
 /// Puts recorded modes back. Returns the devices that are left as they were, with the reason.
 ///
-/// A record of a device that is gone, or is another one now, is dropped.
+/// A record of a device that is gone, or is another one now, is dropped. One that a driver of the host has
+/// got since, as after a reboot, is left.
 pub fn put_back(host: &Host, inventory: &Inventory, formers: Vec<Former>) -> Vec<(Bdf, Error)> {
     let back = |former: &Former| {
         let lease = Lease::resume(host, former.clone())?;
-        let there = inventory.devices.get(&former.bdf).map(identity);
-        if there.as_ref() == Some(&former.identity) {
+        if former.is_there(inventory) {
+            refuse_busy(&[inventory.device(former.bdf)?])?;
             set_unless(&GpuTools::find(None)?, former.bdf, former.modes)?;
         }
         lease.forget()

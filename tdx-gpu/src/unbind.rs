@@ -15,6 +15,7 @@ use common::pci::Bdf;
 use common::{Error, Result, interrupt};
 use schemars::JsonSchema;
 use serde::Serialize;
+use tdx_iommu::device::Device;
 use tdx_iommu::inventory::Inventory;
 use tdx_iommu::request::{self, Named};
 
@@ -170,9 +171,11 @@ pub fn run(context: &Context, args: UnbindArgs) -> Result<Outcome> {
     let forgotten: BTreeSet<Bdf> = ways.keys().filter(is_forgotten).copied().collect();
     let mut items = match args.change.dry_run {
         true => {
-            let item = |(bdf, way): (&Bdf, &Way)| {
-                imagined(&inventory, *bdf, way, formers.contains_key(bdf))
-            };
+            let set = formers.values().filter(|former| former.is_there(&inventory));
+            let set: Vec<&Device> =
+                set.filter_map(|former| inventory.devices.get(&former.bdf)).collect();
+            setting::refuse_busy(&set)?;
+            let item = |(bdf, way): (&Bdf, &Way)| imagined(&inventory, *bdf, way, formers.get(bdf));
             ways.iter().map(item).collect()
         }
         false => {
@@ -213,10 +216,12 @@ fn with_slots(
     named.iter().copied().chain(beside.map(|device| device.bdf)).collect()
 }
 
-fn imagined(inventory: &Inventory, bdf: Bdf, way: &Way, mode_restored: bool) -> UnbindItem {
+fn imagined(inventory: &Inventory, bdf: Bdf, way: &Way, former: Option<&Former>) -> UnbindItem {
     let now = inventory.devices.get(&bdf).and_then(|device| device.driver.clone());
+    let mode_restored = former.is_some_and(|former| former.is_there(inventory));
     let (driver, action) = match way {
         Way::None if mode_restored => (now.clone(), Action("restore")),
+        Way::None if former.is_some() => (now.clone(), Action("forget")),
         Way::None => (now.clone(), Action::NONE),
         Way::Forget(_) => (now.clone(), Action("forget")),
         Way::Back(record) => (record.driver.clone(), Action("unbind")),
@@ -231,24 +236,21 @@ fn give_back(
     mut ways: BTreeMap<Bdf, Way>,
     formers: BTreeMap<Bdf, Former>,
 ) -> Result<Vec<UnbindItem>> {
-    let mut restored: BTreeSet<Bdf> = formers.keys().copied().collect();
     let mut failures = Vec::new();
-    for (bdf, error) in setting::put_back(host, inventory, formers.into_values().collect()) {
+    for (bdf, error) in setting::put_back(host, inventory, formers.values().cloned().collect()) {
         // The host's own driver could do nothing with it as it is.
         ways.remove(&bdf);
-        restored.remove(&bdf);
         failures.push((format!("the mode of {bdf}"), error));
     }
     let mut items = Vec::new();
     let mut going = Vec::new();
     for (bdf, way) in ways {
         interrupt::check()?;
-        let mode_restored = restored.contains(&bdf);
         match way {
-            Way::None => items.push(imagined(inventory, bdf, &way, mode_restored)),
+            Way::None => items.push(imagined(inventory, bdf, &way, formers.get(&bdf))),
             Way::Forget(ref record) => {
                 Lease::resume(host, record.clone())?.forget()?;
-                items.push(imagined(inventory, bdf, &way, mode_restored));
+                items.push(imagined(inventory, bdf, &way, formers.get(&bdf)));
             }
             Way::Back(record) => {
                 let to_any = bound::of(host, bdf)?.is_none();
@@ -269,7 +271,7 @@ fn give_back(
         driver: Sysfs::new(host, record.bdf).driver(),
         previous_driver: Some(record.bound_to),
         was_persistent: false,
-        mode_restored: restored.contains(&record.bdf),
+        mode_restored: formers.get(&record.bdf).is_some_and(|former| former.is_there(inventory)),
         action: Action("unbind"),
     }));
     Ok(items)

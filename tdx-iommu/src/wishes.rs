@@ -158,6 +158,10 @@ fn wish(keys: &BTreeMap<String, String>) -> Result<Wish, String> {
         let told = |why: String| format!("{key}: {why}");
         let criteria = &mut wish.criteria;
         match key.as_str() {
+            // An empty name would be that of every device.
+            known if value.is_empty() && KEYS.contains(&known) => {
+                return Err(format!("{key} says nothing"));
+            }
             "vendor_id" => criteria.push(Criterion::Vendor(filter::id(value).map_err(told)?)),
             "device_id" => criteria.push(Criterion::Device(filter::id(value).map_err(told)?)),
             "vendor_device_id" => {
@@ -274,6 +278,8 @@ mod tests {
             ("driver: nvme, count: 0", "count: \"0\" is not a whole number from 1 on"),
             ("driver: nvme, count: 2, select_index: 1", "exclude each other"),
             ("name: '('", "name: regex parse error"),
+            ("name: ''", "name says nothing"),
+            ("driver: ' '", "driver says nothing"),
             ("bdf: 17:00", "bdf: "),
             ("path: 17:00.0", "path: "),
             ("driver: nvme, optional: perhaps", "optional: "),

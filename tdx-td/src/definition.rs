@@ -265,8 +265,20 @@ fn disk(node: Node<'_>) -> Disk {
 
 /// The PCI address of a hostdev; none for other kinds.
 pub(crate) fn hostdev(node: Node<'_>) -> Option<Bdf> {
-    let address =
-        node.find("source/address").filter(|_| node.attr("type").as_deref() == Some("pci"))?;
+    let is_pci = node.attr("type").as_deref() == Some("pci");
+    is_pci.then(|| source_address(node)).flatten()
+}
+
+/// The PCI device of the host behind a network card or a disk; none for those of other kinds.
+///
+/// Source: <https://libvirt.org/formatdomain.html>: interfaces of type `hostdev`, disks of type `nvme`.
+pub(crate) fn inside(node: Node<'_>) -> Option<Bdf> {
+    let is_device = matches!(node.attr("type").as_deref(), Some("hostdev" | "nvme"));
+    is_device.then(|| source_address(node)).flatten()
+}
+
+fn source_address(node: Node<'_>) -> Option<Bdf> {
+    let address = node.find("source/address")?;
     // libvirt writes hexadecimal with 0x; without it C's rules make a leading zero octal.
     let number = |name: &str| {
         let text = address.attr(name)?;

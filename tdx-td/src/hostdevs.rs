@@ -14,7 +14,7 @@ use common::document::{Action, Document, Item};
 use common::libvirt::Libvirt;
 use common::output::Outcome;
 use common::pci::Bdf;
-use common::{Error, Result, input, interrupt};
+use common::{Code, Error, Result, input, interrupt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tdx_gpu::hostdev::Way;
@@ -105,6 +105,9 @@ struct Resolved {
 #[derive(Debug, Deserialize)]
 struct Device {
     bdf: Bdf,
+    /// What the host would lose: the warnings of a resolution do not come through a pipe.
+    #[serde(default)]
+    blockers: Vec<Code>,
 }
 
 /// Plans all domains, then changes one after another, and puts them back when one fails.
@@ -113,14 +116,14 @@ pub fn run(
     connect: impl FnOnce() -> Result<Libvirt>,
     args: HostdevsArgs,
 ) -> Result<Outcome> {
-    let resolved = match args.stdin {
+    let (resolved, said) = match args.stdin {
         Some(_) => on_stdin(&args.vm)?,
-        None => Vec::new(),
+        None => Default::default(),
     };
     interrupt::guard();
     let libvirt = connect()?;
     let (resolved, mut warnings) = match args.stdin {
-        Some(_) => (resolved, Vec::new()),
+        Some(_) => (resolved, said),
         None => in_file(context, &libvirt, args.config, &args.vm)?,
     };
     let iommufd = libvirt.is_local() && capability::has_iommufd(&context.host, &libvirt)?;
@@ -145,18 +148,29 @@ pub fn run(
     Ok(document.dry_run(args.change.dry_run).warnings(warnings).into())
 }
 
-/// The resolution on standard input, of the domains that are named or all.
-fn on_stdin(vms: &[String]) -> Result<Vec<(String, BTreeSet<Bdf>)>> {
+type Wanted = Vec<(String, BTreeSet<Bdf>)>;
+
+/// The resolution on standard input, of the domains that are named or all, and what it warns of.
+fn on_stdin(vms: &[String]) -> Result<(Wanted, Vec<String>)> {
     let expected = "what tdx-iommu resolve prints";
-    let items: Vec<Resolved> = input::items(&["tdx.iommu.resolution"], expected)?;
+    let mut items: Vec<Resolved> = input::items(&["tdx.iommu.resolution"], expected)?;
     if let Some(vm) = vms.iter().find(|vm| !items.iter().any(|item| item.vm == **vm)) {
         return Err(Error::not_found(format!("'{vm}' is not on standard input")));
     }
-    let chosen = items.into_iter().filter(|item| vms.is_empty() || vms.contains(&item.vm));
-    Ok(chosen.map(|item| (item.vm, item.devices.into_iter().map(|d| d.bdf).collect())).collect())
+    items.retain(|item| vms.is_empty() || vms.contains(&item.vm));
+    let mut warnings = Vec::new();
+    for Resolved { vm, devices } in &items {
+        for Device { bdf, blockers } in devices.iter().filter(|d| !d.blockers.is_empty()) {
+            let codes: Vec<&str> = blockers.iter().map(|code| code.as_str()).collect();
+            warnings.push(format!("{vm}: {bdf}: {}", codes.join(", ")));
+        }
+    }
+    let wanted = items.into_iter().map(|item| {
+        let devices = item.devices.into_iter().map(|device| device.bdf);
+        (item.vm, devices.collect())
+    });
+    Ok((wanted.collect(), warnings))
 }
-
-type Wanted = Vec<(String, BTreeSet<Bdf>)>;
 
 /// The devices that a file wants for domains of this host.
 fn in_file(

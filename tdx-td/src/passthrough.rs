@@ -22,6 +22,7 @@ use tdx_gpu::plan::Terms;
 use tdx_gpu::setting::{self, Setting};
 use tdx_iommu::device::Device;
 use tdx_iommu::inventory::Inventory;
+use tdx_iommu::judgement::Request;
 use tdx_iommu::request::{self, Named};
 use virt::domain::Domain;
 
@@ -137,7 +138,9 @@ impl Devices {
         let named = request.named.clone();
         if !making {
             let inventory = Inventory::read(host)?;
-            let devices = there(&inventory, &named);
+            // With what would come along, as when it was made.
+            let all = Request::new(&inventory, named.iter().copied());
+            let devices = there(&inventory, all.devices());
             let mode = mode(&inventory, &devices, request.cc, security);
             return Ok(Self { named, mode, ..Self::default() });
         }

@@ -46,6 +46,8 @@ impl Change {
                 removed.insert(bdf);
             }
         }
+        // A network card or a disk that is one of them has it already.
+        kept.extend(inside(root).intersection(wanted));
         let new = wanted.iter().filter(|bdf| !kept.contains(bdf) && !foreign.contains(bdf));
         let added: BTreeSet<Bdf> = new.copied().collect();
         for bdf in &added {
@@ -76,6 +78,12 @@ pub fn passed_through(domain: Node<'_>) -> Vec<(Bdf, Node<'_>)> {
     nodes.filter_map(|node| Some((definition::hostdev(node)?, node))).collect()
 }
 
+/// The PCI devices of the host that are a domain's network cards and disks.
+pub fn inside(domain: Node<'_>) -> BTreeSet<Bdf> {
+    let nodes = domain.find_all("devices/interface").chain(domain.find_all("devices/disk"));
+    nodes.filter_map(definition::inside).collect()
+}
+
 /// Definitions are read with their secrets, which must not be lost and not be shown.
 ///
 /// Source: <https://libvirt.org/formatdomain.html#graphical-framebuffers>: `passwd` is the only secret.
@@ -85,10 +93,12 @@ fn without_passwords(xml: &str) -> String {
     while let Some(at) = rest.find(" passwd=") {
         let (before, after) = rest.split_at(at + " passwd=".len());
         shown.push_str(before);
-        let mut quoted = after.splitn(3, after.chars().next().unwrap_or('\''));
-        let (_, _, end) = (quoted.next(), quoted.next(), quoted.next());
-        shown.push_str("'…'");
-        rest = end.unwrap_or_default();
+        rest = after;
+        // In text it is a word like any other.
+        if let Some(quote) = after.chars().next().filter(|c| matches!(c, '\'' | '"')) {
+            shown.push_str("'…'");
+            rest = after[1..].split_once(quote).map_or("", |(_, rest)| rest);
+        }
     }
     shown + rest
 }
@@ -146,12 +156,24 @@ mod tests {
     }
 
     #[test]
+    fn a_network_card_that_is_a_device_is_not_added_again() {
+        let card = "<interface type='hostdev'><source><address type='pci' domain='0x0000' \
+            bus='0x01' slot='0x00' function='0x0'/></source></interface>";
+        let domain = DOMAIN.replace("<disk type='file'/>", card);
+        let same = change(&domain, &[1].into(), &[].into());
+        assert_eq!((same.xml, same.kept), (domain.clone(), bdfs(&[1].into())));
+        assert_eq!(change(&domain, &[].into(), &[].into()).xml, domain);
+    }
+
+    #[test]
     fn secrets_are_kept_and_not_shown() {
         let change = change(DOMAIN, &[1].into(), &[].into());
         assert!(change.xml.contains("passwd='secret'"));
         let diff = change.diff(DOMAIN, "win10");
         assert!(diff.contains("passwd='…'") && !diff.contains("secret"), "{diff}");
-        assert_eq!(without_passwords("<a passwd="), "<a passwd='…'");
+        assert_eq!(without_passwords("<a passwd='b"), "<a passwd='…'");
+        let text = "<description>a passwd=is\nhere</description> <b passwd=\"it's\"/>";
+        assert_eq!(without_passwords(text), text.replace("\"it's\"", "'…'"));
     }
 
     proptest! {

@@ -2,9 +2,9 @@
 //! one fails.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::OpenOptions;
+use std::fs::{OpenOptions, Permissions};
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use virt::domain::Domain;
 use virt::sys;
 
 use super::HostdevsItem;
-use super::change::{Change, passed_through};
+use super::change::{Change, inside, passed_through};
 use crate::{names, power};
 
 /// Definitions with their secrets, which would be lost otherwise.
@@ -80,10 +80,10 @@ impl Plan {
             let running = power::is_active(&domain, name)?;
             let (mut plug, mut unplug) = (BTreeSet::new(), BTreeSet::new());
             if running && live {
-                let has = devices_of(&domain, name, 0)?;
+                let (has, inside) = all_devices_of(&domain, name)?;
                 plug = devices
                     .iter()
-                    .filter(|d| !has.contains(d) && !keep.contains(d))
+                    .filter(|d| !has.contains(d) && !inside.contains(d) && !keep.contains(d))
                     .copied()
                     .collect();
                 unplug =
@@ -128,7 +128,8 @@ impl Plan {
         let look = |domain: Domain| {
             let name = domain.name().context("list domains")?;
             let active = power::is_active(&domain, &name)?;
-            let devices = devices_of(&domain, &name, 0)?;
+            let (mut devices, mut inside) = all_devices_of(&domain, &name)?;
+            devices.append(&mut inside);
             Ok::<_, Error>((name, active, devices))
         };
         let domains = libvirt.connect().list_all_domains(0).context("list domains")?;
@@ -170,8 +171,8 @@ impl Plan {
         self.domains.iter().map(|planned| planned.diff.as_str())
     }
 
-    /// Writes the definitions as they are to be, each to a file of its own that only its owner can read:
-    /// `debug.xml` becomes `debug_NAME.xml`.
+    /// Writes the definitions as they are to be, with their passwords, each to a file of its own that only
+    /// its owner can read: `debug.xml` becomes `debug_NAME.xml`.
     ///
     /// Errors: `permission`, `io`.
     pub fn write_proposals(&self, path: &Path) -> Result<()> {
@@ -183,9 +184,10 @@ impl Plan {
             let path = path.with_file_name(name);
             let mut options = OpenOptions::new();
             let file = options.write(true).create(true).truncate(true).mode(0o600).open(&path);
-            file.at("create", &path)?
-                .write_all(planned.change.xml.as_bytes())
-                .at("write", &path)?;
+            let mut file = file.at("create", &path)?;
+            // One that was there has the mode it had.
+            file.set_permissions(Permissions::from_mode(0o600)).at("change the mode of", &path)?;
+            file.write_all(planned.change.xml.as_bytes()).at("write", &path)?;
         }
         Ok(())
     }
@@ -257,7 +259,11 @@ impl Planned {
 
     fn put_back(&self, libvirt: &Libvirt, way: Way, timeout: Duration) -> Result<()> {
         self.define(libvirt, &self.before)?;
-        self.replug(&self.plug, &self.unplug, way, timeout)
+        let steps = self.plug.iter().map(|bdf| (*bdf, false));
+        let steps = steps.chain(self.unplug.iter().map(|bdf| (*bdf, true)));
+        // All of them, and also after a signal.
+        let turned = steps.map(|(bdf, gets)| self.turn(bdf, gets, way, timeout, false));
+        turned.fold(Ok(()), Result::and)
     }
 
     fn define(&self, libvirt: &Libvirt, xml: &str) -> Result<()> {
@@ -296,10 +302,11 @@ impl Planned {
         let steps =
             unplug.iter().map(|bdf| (*bdf, false)).chain(plug.iter().map(|bdf| (*bdf, true)));
         for (bdf, gets) in steps {
-            let done = interrupt::check().and_then(|()| self.turn(bdf, gets, way, timeout));
+            let done = interrupt::check().and_then(|()| self.turn(bdf, gets, way, timeout, true));
             if let Err(error) = done {
-                let failed =
-                    |(bdf, gets): &(Bdf, bool)| self.turn(*bdf, !gets, way, timeout).is_err();
+                let failed = |(bdf, gets): &(Bdf, bool)| {
+                    self.turn(*bdf, !gets, way, timeout, false).is_err()
+                };
                 let left = undo.into_iter().rev().filter(failed);
                 return Err(
                     error.left_behind(left.map(|(bdf, _)| format!("{bdf} in '{}'", self.name)))
@@ -310,8 +317,15 @@ impl Planned {
         Ok(())
     }
 
-    /// Plugs one device into the guest, or out of it.
-    fn turn(&self, bdf: Bdf, gets: bool, way: Way, timeout: Duration) -> Result<()> {
+    /// Plugs one device into the guest, or out of it; a signal ends the wait only where it may.
+    fn turn(
+        &self,
+        bdf: Bdf,
+        gets: bool,
+        way: Way,
+        timeout: Duration,
+        may_stop: bool,
+    ) -> Result<()> {
         let live = sys::VIR_DOMAIN_AFFECT_LIVE;
         let name = &self.name;
         if gets {
@@ -335,7 +349,10 @@ impl Planned {
                     .code(Code::StillAttached)
                     .hint("its guest does not let go: stop what uses the device in there"));
             }
-            interrupt::sleep(POLL)?;
+            match may_stop {
+                true => interrupt::sleep(POLL)?,
+                false => std::thread::sleep(POLL),
+            }
         }
         Ok(())
     }
@@ -346,4 +363,12 @@ fn devices_of(domain: &Domain, name: &str, flags: u32) -> Result<BTreeSet<Bdf>> 
     let text = domain.xml_desc(flags).context(format_args!("read domain '{name}'"))?;
     let document = Document::parse(text)?;
     Ok(passed_through(document.root()).into_iter().map(|(bdf, _)| bdf).collect())
+}
+
+/// The same of what it runs with, if it does, and those that are its network cards and disks.
+fn all_devices_of(domain: &Domain, name: &str) -> Result<(BTreeSet<Bdf>, BTreeSet<Bdf>)> {
+    let text = domain.xml_desc(0).context(format_args!("read domain '{name}'"))?;
+    let document = Document::parse(text)?;
+    let root = document.root();
+    Ok((passed_through(root).into_iter().map(|(bdf, _)| bdf).collect(), inside(root)))
 }
