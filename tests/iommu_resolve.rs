@@ -46,7 +46,11 @@ fn pairs(wanted: &[(&str, Option<u32>)]) -> Vec<(String, Value)> {
 #[test]
 fn a_device_brings_its_group_along_without_the_bridges() {
     let host = hosts::desktop();
-    let run = resolve(&host, &one(&["vendor_id: 10de, class: '03'"]), "");
+    let console = resolve(&host, &one(&["vendor_id: 10de, class: '03'"]), "").error(5);
+    assert_eq!(console["code"], "CONSOLE_GPU", "{console}");
+    let force = "--force CONSOLE_GPU";
+    let run = resolve(&host, &one(&["vendor_id: 10de, class: '03'"]), force);
+    assert!(run.document()["warnings"].to_string().contains("CONSOLE_GPU"), "{run:?}");
     let all = chosen(&run);
     assert!(all.len() > 1, "{all:?}");
     let device = &run.item()["devices"][0];
@@ -59,7 +63,7 @@ fn a_device_brings_its_group_along_without_the_bridges() {
     let both = resolve(
         &host,
         &one(&["vendor_id: 10de, class: '03'", "vendor_id: 10de, class: '0403'"]),
-        "",
+        force,
     );
     let bdfs = |all: Vec<(String, Value)>| all.into_iter().map(|(bdf, _)| bdf).collect::<Vec<_>>();
     assert_eq!(bdfs(chosen(&both)), bdfs(all));
@@ -139,8 +143,13 @@ fn what_cannot_be_is_refused_and_named() {
     let two = ["bdf: 53:00.0"];
     let text = format!("vms:\n{}{}", guest("a", &two), guest("b", &two));
     refused(&text, 5, "a and b would both get 0000:53:00.0");
-    // Of one alone there is nothing to say against it.
+    // Also when only one of them is asked about; the other's mistakes are none of this one's.
+    resolve(&host, &text, "--vm b").error(5);
+    let text = format!("vms:\n{}{}", guest("a", &["vendor_id: dead"]), guest("b", &two));
     assert_eq!(resolve(&host, &text, "--vm b").item()["vm"], "b");
+    let route = refused(&one(&["bdf: c1:00.1"]), 5, "win10 cannot have 0000:c1:00.1");
+    assert_eq!(route["code"], "HOST_NET_DEFAULT_ROUTE");
+    resolve(&host, &one(&["bdf: c1:00.1"]), "--force HOST_DISK_ROOT").error(2);
     let error = resolve(&host, &text, "--vm c").error(4);
     assert_eq!(error["hint"], "it has a, b");
     for text in ["", "vms: {a: {passthrough_devices: }}", "vms:\n\tx: 1\n"] {

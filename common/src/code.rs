@@ -127,6 +127,21 @@ codes! {
         "its group has a device that was not asked for and that the host cannot use meanwhile",
 }
 
+impl Code {
+    /// A code that a user forces, for clap.
+    ///
+    /// Errors: for what is no code, and for one that cannot be forced.
+    pub fn to_force(text: &str) -> Result<Self, String> {
+        match Self::ALL.iter().find(|code| code.as_str() == text) {
+            None => Err("no such code: check names them".to_owned()),
+            Some(code) if code.level() == Level::Refuse => {
+                Err("what this stands for cannot be forced".to_owned())
+            }
+            Some(code) => Ok(*code),
+        }
+    }
+}
+
 impl Serialize for Code {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.as_str())

@@ -4,7 +4,6 @@ use std::borrow::Cow;
 
 use clap::Args;
 use common::cli::{Change, Context};
-use common::code::Level;
 use common::document::{Action, Document, Item};
 use common::libvirt::Libvirt;
 use common::output::Outcome;
@@ -47,22 +46,11 @@ pub struct AttachArgs {
     #[arg(long)]
     pub persistent: bool,
     /// Do it in spite of this code (repeatable)
-    #[arg(long, value_name = "CODE", value_parser = code)]
+    #[arg(long, value_name = "CODE", value_parser = Code::to_force)]
     pub force: Vec<Code>,
     /// Whether to ask, and whether to do anything
     #[command(flatten)]
     pub change: Change,
-}
-
-/// A code that can be forced.
-fn code(text: &str) -> Result<Code, String> {
-    match Code::ALL.iter().find(|code| code.as_str() == text) {
-        None => Err("no such code: tdx-disk check names them".to_owned()),
-        Some(code) if code.level() == Level::Refuse => {
-            Err("what this stands for cannot be forced".to_owned())
-        }
-        Some(code) => Ok(*code),
-    }
 }
 
 /// A disk that was to go to a guest.

@@ -38,7 +38,7 @@ pub struct BindArgs {
     #[arg(long)]
     whole_group: bool,
     /// Do it in spite of this code (repeatable)
-    #[arg(long, value_name = "CODE", value_parser = code)]
+    #[arg(long, value_name = "CODE", value_parser = Code::to_force)]
     force: Vec<Code>,
     /// Memory of the guest, which bounds what VFIO may map [default: all of the host's]
     #[arg(long, value_name = "SIZE")]
@@ -54,18 +54,6 @@ pub struct BindArgs {
     persisted: bool,
     #[command(flatten)]
     change: Change,
-}
-
-/// A code that can be forced.
-fn code(text: &str) -> Result<Code, String> {
-    let known = Code::ALL.iter().find(|code| code.as_str() == text);
-    match known {
-        None => Err("no such code: tdx-gpu check names them".to_owned()),
-        Some(code) if code.level() == common::code::Level::Refuse => {
-            Err("what this stands for cannot be forced".to_owned())
-        }
-        Some(code) => Ok(*code),
-    }
 }
 
 /// A device that was to be given to VFIO.

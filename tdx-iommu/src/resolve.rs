@@ -35,6 +35,9 @@ pub struct ResolveArgs {
     /// Only this guest (repeatable)
     #[arg(long, value_name = "NAME")]
     vm: Vec<String>,
+    /// Take a device in spite of this code (repeatable)
+    #[arg(long, value_name = "CODE", value_parser = Code::to_force)]
+    force: Vec<Code>,
 }
 
 /// A guest and the devices it is to have.
@@ -71,7 +74,7 @@ impl Item for ResolvedItem {
 
 /// Finds the devices and judges whether guests can have them.
 pub fn run(host: &Host, args: ResolveArgs) -> Result<Outcome> {
-    let (items, warnings) = resolve(host, &args.config, &args.vm)?;
+    let (items, warnings) = resolve(host, &args.config, &args.vm, &args.force)?;
     Ok(Document::new("tdx.iommu.resolution", items).warnings(warnings).into())
 }
 
@@ -85,13 +88,20 @@ pub fn resolve(
     host: &Host,
     config: &Path,
     vms: &[String],
+    force: &[Code],
 ) -> Result<(Vec<ResolvedItem>, Vec<String>)> {
-    let wishes = chosen(wishes::read(config)?, vms, config)?;
+    let (wishes, others) = chosen(wishes::read(config)?, vms, config)?;
     let inventory = Inventory::read(host)?;
     let names = Names::read(host, &Wanted::of(inventory.devices.values()))?;
     let drivers = Drivers::new(host);
     let mut warnings = inventory.problems.clone();
     let mut owners = BTreeMap::new();
+    for (vm, wishes) in &others {
+        // Whose turn it is not has a claim, too; what is wrong with it is not asked.
+        let devices = |wish| select(&inventory, wish, |device| drivers.of(device), &names);
+        let devices = wishes.iter().filter_map(|wish| devices(wish).ok()).flatten();
+        owners.extend(with_groups(&inventory, devices).into_iter().map(|bdf| (bdf, vm.clone())));
+    }
     let mut items = Vec::new();
     for (vm, wishes) in &wishes {
         let mut requests = BTreeMap::new();
@@ -118,7 +128,7 @@ pub fn resolve(
                 )));
             }
         }
-        let mut blockers = judged(&inventory, &all, vm, &mut warnings)?;
+        let mut blockers = judged(&inventory, &all, vm, force, &mut warnings)?;
         let device = |bdf: &Bdf| {
             let device = inventory.devices.get(bdf)?;
             let blockers = blockers.remove(bdf).unwrap_or_default();
@@ -133,10 +143,10 @@ pub fn resolve(
     Ok((items, warnings))
 }
 
-/// The guests that are named, or all.
-fn chosen(mut wishes: Wishes, vms: &[String], config: &Path) -> Result<Wishes> {
+/// The guests that are named, or all; and the others.
+fn chosen(mut wishes: Wishes, vms: &[String], config: &Path) -> Result<(Wishes, Wishes)> {
     if vms.is_empty() {
-        return Ok(wishes);
+        return Ok((wishes, Wishes::new()));
     }
     let mut chosen = Wishes::new();
     for vm in vms {
@@ -144,13 +154,14 @@ fn chosen(mut wishes: Wishes, vms: &[String], config: &Path) -> Result<Wishes> {
             Some((vm, wish)) => drop(chosen.insert(vm, wish)),
             None if chosen.contains_key(vm) => {}
             None => {
-                let known: Vec<&str> = wishes.keys().map(String::as_str).collect();
+                let known: Vec<&str> =
+                    chosen.keys().chain(wishes.keys()).map(String::as_str).collect();
                 let error = Error::not_found(format!("{} has no vm '{vm}'", config.display()));
                 return Err(error.hint(format!("it has {}", known.join(", "))));
             }
         }
     }
-    Ok(chosen)
+    Ok((chosen, wishes))
 }
 
 /// The devices that a wish chooses, or why there are none.
@@ -253,22 +264,27 @@ fn judged(
     inventory: &Inventory,
     devices: &BTreeSet<Bdf>,
     vm: &str,
+    force: &[Code],
     warnings: &mut Vec<String>,
 ) -> Result<BTreeMap<Bdf, Vec<Code>>> {
     let mut blockers = BTreeMap::<Bdf, Vec<Code>>::new();
     for finding in Request::of_these(inventory, devices.clone()).findings() {
         match finding.code.level() {
             Level::Note => {}
-            Level::Refuse => {
-                let message = format!("{vm} cannot have {}: {}", finding.bdf, finding.message);
-                return Err(Error::conflict(message)
-                    .code(finding.code)
-                    .hint("tdx-iommu check says more"));
-            }
-            Level::Forceable => {
+            Level::Forceable if force.contains(&finding.code) => {
                 let (code, bdf) = (finding.code, finding.bdf);
                 warnings.push(format!("{vm}: {bdf}: {} ({})", finding.message, code.as_str()));
                 blockers.entry(bdf).or_default().push(code);
+            }
+            level => {
+                let message = format!("{vm} cannot have {}: {}", finding.bdf, finding.message);
+                let hint = match level {
+                    Level::Forceable => {
+                        format!("--force {} takes it all the same", finding.code.as_str())
+                    }
+                    _ => "tdx-iommu check says more".to_owned(),
+                };
+                return Err(Error::conflict(message).code(finding.code).hint(hint));
             }
         }
     }

@@ -145,10 +145,13 @@ impl<'a> Plan<'a> {
     }
 
     /// The domain as [`Plan::apply`] would leave it, and what that would take.
-    pub fn imagined(&self) -> Result<(DomainItem, Action)> {
+    pub fn imagined(&self, context: &Context) -> Result<(DomainItem, Action)> {
         let name = &self.name;
         match &self.existing {
-            Some(domain) => Ok((observed(domain, name)?, power::to_run(domain, name)?)),
+            Some(domain) => {
+                let action = passthrough::imagined(&context.host, self.libvirt, domain, name)?;
+                Ok((observed(domain, name)?, action))
+            }
             None => {
                 let definition = Definition::parse(self.xml.clone())?;
                 Ok((definition.item(None, State::Running, false), CREATE))

@@ -38,6 +38,9 @@ pub struct HostdevsArgs {
     /// Leave this device as it is, whatever the file says (repeatable)
     #[arg(long, value_name = "BDF")]
     keep: Vec<Bdf>,
+    /// Take a device in spite of this code, with a file (repeatable)
+    #[arg(long, value_name = "CODE", value_parser = Code::to_force, conflicts_with = "stdin")]
+    force: Vec<Code>,
     /// Plug devices into, and out of, domains that run as well
     #[arg(long)]
     live: bool,
@@ -124,7 +127,7 @@ pub fn run(
     let libvirt = connect()?;
     let (resolved, mut warnings) = match args.stdin {
         Some(_) => (resolved, said),
-        None => in_file(context, &libvirt, args.config, &args.vm)?,
+        None => in_file(context, &libvirt, args.config, &args.vm, &args.force)?,
     };
     let iommufd = libvirt.is_local() && capability::has_iommufd(&context.host, &libvirt)?;
     let way = Way { iommufd, managed: true };
@@ -178,13 +181,14 @@ fn in_file(
     libvirt: &Libvirt,
     config: Option<PathBuf>,
     vms: &[String],
+    force: &[Code],
 ) -> Result<(Wanted, Vec<String>)> {
     if !libvirt.is_local() {
         return Err(Error::unsupported("the devices of another host cannot be seen from here")
             .hint("tdx-iommu resolve there, and pipe what it prints into tdx-td hostdevs -"));
     }
     let config = config.unwrap_or_else(|| resolve::CONFIG.into());
-    let (items, warnings) = resolve::resolve(&context.host, &config, vms)?;
+    let (items, warnings) = resolve::resolve(&context.host, &config, vms, force)?;
     let wanted = items.into_iter().map(|item| {
         let devices = item.devices.iter().map(|device| device.device.bdf);
         (item.vm.clone(), devices.collect())

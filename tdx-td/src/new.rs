@@ -72,7 +72,7 @@ pub fn run(
     let warnings = std::mem::take(&mut plan.warnings);
     let dry_run = args.change.dry_run;
     let (mut domain, action) = match dry_run {
-        true => plan.imagined()?,
+        true => plan.imagined(context)?,
         false => plan.apply(context, config, &request)?,
     };
     if let (Some(sign), false) = (args.wait.wait, dry_run) {

@@ -255,6 +255,15 @@ pub fn handed(host: &Host, libvirt: &Libvirt, definition: &Definition) -> Result
     }
 }
 
+/// What [`bring_up`] would take. Its errors as far as they can be told before.
+pub fn imagined(host: &Host, libvirt: &Libvirt, domain: &Domain, name: &str) -> Result<Action> {
+    let action = power::to_run(domain, name)?;
+    if is_root() && libvirt.is_local() && !power::is_active(domain, name)? {
+        again(host, libvirt, &definition::inactive(domain, name)?)?;
+    }
+    Ok(action)
+}
+
 /// Has a domain running, with its devices. Returns what it took.
 pub fn bring_up(host: &Host, libvirt: &Libvirt, domain: &Domain, name: &str) -> Result<Action> {
     let definition = definition::inactive(domain, name)?;

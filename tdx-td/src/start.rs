@@ -9,7 +9,7 @@ use common::{Result, interrupt, parallel};
 
 use crate::names::{self, NameArgs};
 use crate::passthrough;
-use crate::power::{self, PowerItem};
+use crate::power::PowerItem;
 
 /// Arguments of `start`.
 #[derive(Debug, Args)]
@@ -37,7 +37,7 @@ pub fn run(
         interrupt::check()?;
         let domain = names::get(&libvirt, &name)?;
         let action = match dry_run {
-            true => power::to_run(&domain, &name)?,
+            true => passthrough::imagined(&context.host, &libvirt, &domain, &name)?,
             false => passthrough::bring_up(&context.host, &libvirt, &domain, &name)?,
         };
         Ok(PowerItem { name, forced: false, action })
