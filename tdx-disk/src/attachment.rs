@@ -284,8 +284,12 @@ impl Attachment<'_> {
         }
     }
 
-    fn is_there(&self, subject: &Subject<'_>, disk: &Disk, plan: &Plan) -> Result<bool> {
-        let guest = subject.guest()?;
+    /// Whether the guest has it, by a daemon that may have been restarted meanwhile.
+    fn is_there(&self, subject: &mut Subject<'_>, disk: &Disk, plan: &Plan) -> Result<bool> {
+        let guest = match subject.guest() {
+            Err(_) if subject.reconnect()? => subject.guest()?,
+            guest => guest?,
+        };
         let blocks = Blocks::read(self.host)?;
         let disks = guest_disk::all(self.host, &blocks, &guest, Some(subject.libvirt().connect()));
         let known = disks.iter().find(|known| known.number == Some(disk.number));
