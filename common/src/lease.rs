@@ -75,12 +75,31 @@ impl<R: Record> Lease<R> {
         // Complete and locked from the moment it has a name; and never over another's.
         let mut nameless = OpenOptions::new();
         nameless.write(true).mode(0o600).custom_flags(OFlag::O_TMPFILE.bits());
-        let lock = write(nameless.open(&folder), &path, &record)?;
-        let file = format!("/proc/self/fd/{}", lock.as_raw_fd());
-        match linkat(AT_FDCWD, file.as_str(), AT_FDCWD, &path, AtFlags::AT_SYMLINK_FOLLOW) {
-            Err(Errno::EEXIST) => Err(reserved(record.bdf(), "is recorded as taken already")),
+        let (lock, linked) = match nameless.open(&folder) {
+            // overlayfs before Linux 6.2, NFS: then a kill can leave a file that nobody minds.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                let part = folder.join(format!(".{}.{}", record.bdf(), std::process::id()));
+                let mut named = OpenOptions::new();
+                let file = named.write(true).create(true).truncate(true).mode(0o600).open(&part);
+                let lock = write(file, &part, &record)?;
+                let linked = fs::hard_link(&part, &path);
+                fs::remove_file(&part).at("remove", &part)?;
+                (lock, linked)
+            }
+            file => {
+                let lock = write(file, &path, &record)?;
+                let file = format!("/proc/self/fd/{}", lock.as_raw_fd());
+                let follow = AtFlags::AT_SYMLINK_FOLLOW;
+                let linked = linkat(AT_FDCWD, file.as_str(), AT_FDCWD, &path, follow);
+                (lock, linked.map_err(io::Error::from))
+            }
+        };
+        match linked {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                Err(reserved(record.bdf(), "is recorded as taken already"))
+            }
             linked => {
-                linked.map_err(io::Error::from).at("create", &path)?;
+                linked.at("create", &path)?;
                 host::flush(&folder)?;
                 Ok(Self { record, path, _lock: lock })
             }
