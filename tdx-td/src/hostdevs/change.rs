@@ -78,6 +78,11 @@ pub fn passed_through(domain: Node<'_>) -> Vec<(Bdf, Node<'_>)> {
     nodes.filter_map(|node| Some((definition::hostdev(node)?, node))).collect()
 }
 
+/// The addresses of those devices.
+pub fn addresses(domain: Node<'_>) -> BTreeSet<Bdf> {
+    passed_through(domain).into_iter().map(|(bdf, _)| bdf).collect()
+}
+
 /// The PCI devices of the host that are a domain's network cards and disks.
 pub fn inside(domain: Node<'_>) -> BTreeSet<Bdf> {
     let nodes = domain.find_all("devices/interface").chain(domain.find_all("devices/disk"));
@@ -134,8 +139,7 @@ mod tests {
     }
 
     fn devices(xml: &str) -> BTreeSet<Bdf> {
-        let document = Document::parse(xml).unwrap();
-        passed_through(document.root()).into_iter().map(|(bdf, _)| bdf).collect()
+        addresses(Document::parse(xml).unwrap().root())
     }
 
     #[test]

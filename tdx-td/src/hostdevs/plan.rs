@@ -18,7 +18,7 @@ use virt::domain::Domain;
 use virt::sys;
 
 use super::HostdevsItem;
-use super::change::{Change, inside, passed_through};
+use super::change::{Change, addresses, inside, passed_through};
 use crate::{names, power};
 
 /// Definitions with their secrets, which would be lost otherwise.
@@ -279,9 +279,7 @@ impl Planned {
     /// Whether the definition has the devices that were put into it.
     fn verify(&self) -> Result<()> {
         let wanted = Document::parse(self.change.xml.as_str())?;
-        let wanted: BTreeSet<Bdf> =
-            passed_through(wanted.root()).into_iter().map(|(bdf, _)| bdf).collect();
-        match devices_of(&self.domain, &self.name, WHOLE)? == wanted {
+        match devices_of(&self.domain, &self.name, WHOLE)? == addresses(wanted.root()) {
             true => Ok(()),
             false => Err(Error::failed(format!(
                 "libvirt did not take the devices of domain '{}' as they were defined",
@@ -361,8 +359,7 @@ impl Planned {
 /// The PCI devices of the host that a domain has.
 fn devices_of(domain: &Domain, name: &str, flags: u32) -> Result<BTreeSet<Bdf>> {
     let text = domain.xml_desc(flags).context(format_args!("read domain '{name}'"))?;
-    let document = Document::parse(text)?;
-    Ok(passed_through(document.root()).into_iter().map(|(bdf, _)| bdf).collect())
+    Ok(addresses(Document::parse(text)?.root()))
 }
 
 /// The same of what it runs with, if it does, and those that are its network cards and disks.
@@ -370,5 +367,5 @@ fn all_devices_of(domain: &Domain, name: &str) -> Result<(BTreeSet<Bdf>, BTreeSe
     let text = domain.xml_desc(0).context(format_args!("read domain '{name}'"))?;
     let document = Document::parse(text)?;
     let root = document.root();
-    Ok((passed_through(root).into_iter().map(|(bdf, _)| bdf).collect(), inside(root)))
+    Ok((addresses(root), inside(root)))
 }
