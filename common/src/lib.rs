@@ -22,6 +22,7 @@ pub mod lease;
 #[cfg(feature = "libvirt")]
 pub mod libvirt;
 pub mod log;
+mod nearest;
 pub mod output;
 pub mod parallel;
 pub mod pci;
@@ -33,3 +34,4 @@ pub mod xml;
 
 pub use code::Code;
 pub use error::{Error, ErrorKind, IoContext, Result};
+pub use nearest::nearest;

@@ -8,6 +8,7 @@ use common::host::Host;
 use common::libvirt::{Context, Libvirt};
 use common::xml::Document;
 use common::{Error, Result};
+use serde::{Deserialize, Serialize};
 
 /// How the guest's processors run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +41,8 @@ pub enum VirtTypeArg {
 }
 
 /// How the guest is protected from its host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
 pub enum Security {
     /// Intel TDX: a trust domain
     Tdx,

@@ -38,6 +38,7 @@ pub mod ports;
 pub mod power;
 pub mod removal;
 pub mod render;
+pub mod scenario;
 pub mod seed;
 pub mod settings;
 pub mod show;

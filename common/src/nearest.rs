@@ -1,0 +1,32 @@
+//! What somebody may have meant.
+
+/// The one of `words` that `word` is a misspelling of, if there is one.
+pub fn nearest<'a>(word: &str, words: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let close = 1 + word.chars().count() / 4;
+    words
+        .into_iter()
+        .map(|known| (strsim::damerau_levenshtein(word, known), known))
+        .filter(|(distance, _)| *distance <= close)
+        .min()
+        .map(|(_, known)| known)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_close_is_meant() {
+        let words = ["computation", "desktop", "securevm", "td"];
+        for (word, meant) in [
+            ("desktpo", Some("desktop")),
+            ("secure-vm", Some("securevm")),
+            ("computatoin", Some("computation")),
+            ("tdx", Some("td")),
+            ("", None),
+            ("server", None),
+        ] {
+            assert_eq!(nearest(word, words), meant, "{word}");
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! Where scenarios come from: built in, `/etc/tdx/scenarios`, the user's own folder.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use common::config::user_folder;
+use common::host::Host;
+use common::{Error, IoContext, Result, input};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::layers::{Layers, Sections};
+use crate::capability::Security;
+
+/// What a guest is without a scenario; every scenario stands on it.
+pub const DEFAULT: &str = "default";
+
+const BUILT_IN: [(&str, &str); 5] = [
+    ("computation", include_str!("../../scenarios/computation.yaml")),
+    (DEFAULT, include_str!("../../scenarios/default.yaml")),
+    ("desktop", include_str!("../../scenarios/desktop.yaml")),
+    ("securevm", include_str!("../../scenarios/securevm.yaml")),
+    ("td", include_str!("../../scenarios/td.yaml")),
+];
+
+/// The most a file can hold, bytes.
+const LIMIT: usize = 1 << 20;
+
+/// A named set of settings.
+#[derive(Debug, Clone)]
+pub struct Scenario {
+    /// Its name.
+    pub name: String,
+    /// What it is for, in a line.
+    pub description: String,
+    /// How its guests can be protected, the best first.
+    pub security: Vec<Security>,
+    /// The files that it is made of, besides what is built in.
+    pub files: Vec<PathBuf>,
+    /// What holds without any scenario.
+    ground: Sections,
+    /// Its settings.
+    sections: Sections,
+    /// Those that are others under one protection.
+    under: BTreeMap<Security, Sections>,
+}
+
+/// One file: all of a scenario, or what differs from the one of that name in a less specific place.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Text {
+    description: Option<String>,
+    security: Option<Vec<Security>>,
+    #[serde(default)]
+    under: BTreeMap<Security, Sections>,
+    #[serde(default)]
+    guest: Map<String, Value>,
+    #[serde(default)]
+    storage: Map<String, Value>,
+    #[serde(default)]
+    host: Map<String, Value>,
+}
+
+impl Scenario {
+    /// The scenario of this name.
+    ///
+    /// Errors: `not_found`, with the nearest name; `invalid_input` for a file that is no scenario.
+    pub fn find(host: &Host, name: &str) -> Result<Self> {
+        let texts = texts(host, name)?;
+        if texts.is_empty() {
+            let names = names(host)?;
+            let nearest = common::nearest(name, names.iter().map(String::as_str));
+            let error = Error::not_found(format!("no scenario '{name}'"));
+            return Err(match nearest {
+                Some(nearest) => error.hint(format!("did you mean {nearest}?")),
+                None => error.hint("tdx-td scenario list shows those there are"),
+            });
+        }
+        let mut scenario = Self {
+            name: name.to_owned(),
+            description: String::new(),
+            security: Vec::new(),
+            files: Vec::new(),
+            ground: Sections::default(),
+            sections: Sections::default(),
+            under: BTreeMap::new(),
+        };
+        for (file, text) in self::texts(host, DEFAULT)? {
+            scenario.take(file, &text)?;
+        }
+        scenario.ground = std::mem::take(&mut scenario.sections);
+        if name != DEFAULT {
+            scenario.files.clear();
+            for (file, text) in texts {
+                scenario.take(file, &text)?;
+            }
+        }
+        Ok(scenario)
+    }
+
+    /// Its settings for a guest that is protected so.
+    ///
+    /// Errors: `invalid_input` for settings that there are not, or values that they cannot have.
+    pub fn layers(&self, security: Security) -> Result<Layers> {
+        let mut sections = self.sections.clone();
+        sections.put(self.under.get(&security).cloned().unwrap_or_default());
+        Layers::new(&self.name, self.ground.clone(), sections)
+    }
+
+    fn take(&mut self, file: Option<PathBuf>, text: &str) -> Result<()> {
+        let place =
+            || file.as_ref().map_or("built in".to_owned(), |file| file.display().to_string());
+        let text: Text = serde_saphyr::from_str(text).map_err(|error| {
+            Error::invalid_input(format!("{} is no scenario", place())).because(error)
+        })?;
+        self.description = text.description.unwrap_or(std::mem::take(&mut self.description));
+        self.security = text.security.unwrap_or(std::mem::take(&mut self.security));
+        let Text { guest, storage, host, .. } = text;
+        self.sections.put(Sections { guest, storage, host });
+        for (security, sections) in text.under {
+            self.under.entry(security).or_default().put(sections);
+        }
+        self.files.extend(file);
+        Ok(())
+    }
+}
+
+/// The names of all scenarios, in order.
+///
+/// Errors: `permission`, `io` for a folder that cannot be read.
+pub fn names(host: &Host) -> Result<BTreeSet<String>> {
+    let mut names: BTreeSet<String> = BUILT_IN.iter().map(|(name, _)| (*name).to_owned()).collect();
+    for folder in folders(host) {
+        let entries = match std::fs::read_dir(&folder) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            entries => entries.at("read", &folder)?,
+        };
+        for entry in entries {
+            let name = entry.at("read", &folder)?.file_name();
+            names.extend(
+                name.to_str().and_then(|name| name.strip_suffix(".yaml")).map(str::to_owned),
+            );
+        }
+    }
+    Ok(names)
+}
+
+/// The texts that make up a scenario, the most specific last, with the file each is of.
+fn texts(host: &Host, name: &str) -> Result<Vec<(Option<PathBuf>, String)>> {
+    let built_in = BUILT_IN.iter().find(|(known, _)| *known == name);
+    let mut texts: Vec<_> =
+        built_in.map(|(_, text)| (None, (*text).to_owned())).into_iter().collect();
+    let plain = !name.starts_with('.') && !name.contains('/');
+    for folder in folders(host).into_iter().filter(|_| plain) {
+        let file = folder.join(format!("{name}.yaml"));
+        if file.exists() {
+            texts.push((Some(file.clone()), text_of(&file)?));
+        }
+    }
+    Ok(texts)
+}
+
+/// A small file of text.
+///
+/// Errors: `not_found`, `permission`; `invalid_input` for one that is large or no text.
+pub fn text_of(file: &Path) -> Result<String> {
+    let text = String::from_utf8(input::file(file, LIMIT)?);
+    text.map_err(|error| {
+        Error::invalid_input(format!("{} is not UTF-8", file.display())).because(error)
+    })
+}
+
+fn folders(host: &Host) -> Vec<PathBuf> {
+    let user = user_folder().map(|folder| folder.join("tdx/scenarios"));
+    [Some(host.path(Path::new("/etc/tdx/scenarios"))), user].into_iter().flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use clap::ValueEnum;
+
+    use super::*;
+    use crate::scenario::layers::{Origin, parse_set};
+    use crate::scenario::profile::Switch;
+
+    #[test]
+    fn what_is_built_in_is_whole_under_every_protection() {
+        let folder = tempfile::tempdir().unwrap();
+        let host = Host::new(folder.path());
+        for name in names(&host).unwrap() {
+            let scenario = Scenario::find(&host, &name).unwrap();
+            assert!(!scenario.description.is_empty() && !scenario.security.is_empty(), "{name}");
+            for security in Security::value_variants() {
+                let layers = scenario.layers(*security).unwrap();
+                layers.profile().unwrap();
+                assert!(layers.settings().iter().all(|setting| !setting.differs()), "{name}");
+            }
+        }
+        let securevm = Scenario::find(&host, "securevm").unwrap();
+        let profile = |security| securevm.layers(security).unwrap().profile().unwrap();
+        assert_eq!(profile(Security::Sev).storage.encryption, Switch(true));
+        assert_eq!(profile(Security::Tdx).storage.encryption, Switch(false));
+        assert_eq!(profile(Security::Tdx).guest.tpm, None);
+    }
+
+    #[test]
+    fn an_operators_file_adds_or_changes_a_scenario() {
+        let folder = tempfile::tempdir().unwrap();
+        let host = Host::new(folder.path());
+        let place = host.path("/etc/tdx/scenarios");
+        fs::create_dir_all(&place).unwrap();
+        fs::write(place.join("desktop.yaml"), "guest: {vcpus: 8}\n").unwrap();
+        fs::write(place.join("ci.yaml"), "description: CI\nsecurity: [none]\n").unwrap();
+        assert!(names(&host).unwrap().contains("ci"));
+        let desktop = Scenario::find(&host, "desktop").unwrap();
+        assert_eq!((desktop.description.as_str(), desktop.files.len()), ("Desktop", 1));
+        let profile = desktop.layers(Security::None).unwrap().profile().unwrap();
+        assert_eq!((profile.guest.vcpus, profile.host.swappiness.unwrap().0), (Some(8), 35));
+
+        for (text, says) in [
+            ("guest: {vcpu: 8}\n", "guest"),
+            ("guests: {}\n", "guests"),
+            ("security: [tdxx]\n", "tdxx"),
+            ("- a\n", ""),
+            ("guest: {vcpus: many}\n", "many"),
+            ("host: {swappiness: 201}\n", "201"),
+            ("guest: [\n", ""),
+        ] {
+            fs::write(place.join("ci.yaml"), text).unwrap();
+            let error =
+                Scenario::find(&host, "ci").and_then(|ci| ci.layers(Security::None)).unwrap_err();
+            assert_eq!(error.kind().exit_code(), 3, "{text}");
+            let told = format!("{error} {:?}", std::error::Error::source(&error));
+            assert!(told.contains("ci") && told.contains(says), "{text}: {told}");
+        }
+        assert_eq!(Scenario::find(&host, "../x").unwrap_err().kind().exit_code(), 4);
+    }
+
+    #[test]
+    fn what_is_said_wins_and_is_told_apart() {
+        let host = Host::new("/nonexistent");
+        let mut layers = Scenario::find(&host, "desktop").unwrap().layers(Security::None).unwrap();
+        let flag = Origin::Flag("--set".to_owned());
+        for text in [
+            "guest.video=none",
+            "guest.features=[acpi]",
+            "host.modules.kvm_amd.sev=1",
+            "guest.host_filesystem.fmode=600",
+            "guest.cpu_migratable=off",
+            "guest.memory=1.5G",
+            "host.swappiness=",
+        ] {
+            layers.put(&flag, parse_set(text).unwrap()).unwrap();
+        }
+        let settings = layers.settings();
+        let differ: Vec<_> = settings.iter().filter(|setting| setting.differs()).collect();
+        assert_eq!(differ.len(), 7, "{differ:?}");
+        assert!(differ.iter().all(|setting| setting.origin == "--set"));
+        assert!(
+            settings
+                .iter()
+                .filter(|setting| !setting.differs())
+                .all(|s| s.origin == "scenario desktop")
+        );
+        let profile = layers.profile().unwrap();
+        assert_eq!(profile.guest.host_filesystem.unwrap().source_dir, "/tmp/");
+        assert_eq!(profile.host.modules["kvm_amd"]["sev"].0, "1");
+
+        for (text, says) in [
+            ("guest.vidio=none", "guest.vidio"),
+            ("guest.video=4k", "guest.video"),
+            ("guest.watchdog=i6300esb", "guest.watchdog"),
+            ("host.swappiness=300", "host.swappiness"),
+        ] {
+            let error = layers.put(&flag, parse_set(text).unwrap()).unwrap_err();
+            assert_eq!(error.kind().exit_code(), 2, "{text}");
+            assert!(error.message().contains(says), "{text}: {error}");
+        }
+        for text in ["video=none", "guest", "guests.video=none", "guest.video=[", "=", "guest=1"] {
+            assert!(parse_set(text).is_err(), "{text}");
+        }
+    }
+}
