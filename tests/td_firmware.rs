@@ -1,0 +1,252 @@
+//! `tdx-td firmware` on machines made of files, and held against a real libvirt's choice.
+
+#![expect(clippy::disallowed_methods, reason = "tests start programs as users do")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+#[path = "support/firmware.rs"]
+mod firmware;
+mod support;
+#[path = "support/tree.rs"]
+mod tree;
+
+use std::process::Command;
+
+use firmware::{Case, compare};
+use serde_json::{Value, json};
+use support::{Rig, Run, bin};
+use tree::Tree;
+
+const SYSTEM: &str = "usr/share/qemu/firmware";
+const ADMIN: &str = "etc/qemu/firmware";
+
+type Targets<'a> = &'a [(&'a str, &'a [&'a str])];
+
+const Q35: Targets<'_> = &[("x86_64", &["pc-q35-*"])];
+
+/// A descriptor of a build at `/fw/NAME`, with features in one line.
+fn descriptor(name: &str, mapping: &str, targets: Targets<'_>, features: &str) -> String {
+    let executable = json!({"filename": format!("/fw/{name}"), "format": "raw"});
+    let vars = json!({"filename": "/fw/vars", "format": "raw"});
+    let mapping = match mapping {
+        "split" => json!({"device": "flash", "executable": executable, "nvram-template": vars}),
+        "combined" | "stateless" => {
+            json!({"device": "flash", "mode": mapping, "executable": executable})
+        }
+        device => json!({"device": device, "filename": format!("/fw/{name}")}),
+    };
+    let target = |(architecture, machines): &(&str, &[&str])| json!({"architecture": architecture, "machines": machines});
+    let targets: Vec<Value> = targets.iter().map(target).collect();
+    let interface = if name.ends_with("bios") { "bios" } else { "uefi" };
+    let features: Vec<&str> = features.split_whitespace().collect();
+    json!({
+        "description": name, "interface-types": [interface], "mapping": mapping,
+        "targets": targets, "features": features, "tags": ["-D X"],
+    })
+    .to_string()
+}
+
+/// Builds of every kind.
+fn host() -> Tree {
+    let tree = Tree::new();
+    let pc: &[&str] = &["pc-i440fx-*", "pc-q35-*"];
+    for (file, mapping, targets, features) in [
+        ("30-bios", "memory", &[("i386", pc), ("x86_64", pc)][..], "acpi-s3 acpi-s4"),
+        ("40-enrolled", "split", Q35, "enrolled-keys requires-smm secure-boot amd-sev"),
+        ("45-keyless", "split", Q35, "requires-smm secure-boot amd-sev"),
+        ("50-combined", "combined", Q35, ""),
+        ("55-sev", "stateless", Q35, "amd-sev amd-sev-es"),
+        ("60-plain", "split", &[("x86_64", &["pc-q35-*", "pc-i440fx-2.?"])], "acpi-s3"),
+        ("70-snp", "igvm", Q35, "amd-sev-snp"),
+        ("75-tdx", "memory", Q35, "intel-tdx"),
+        ("80-micro", "kernel", &[("x86_64", &["microvm"])], ""),
+    ] {
+        let text = descriptor(file, mapping, targets, features);
+        tree.file(&format!("{SYSTEM}/{file}.json"), text);
+        tree.file(&format!("fw/{file}"), "code");
+    }
+    tree.file("fw/vars", "variables");
+    tree
+}
+
+/// The first two letters of every build, in the order of the document.
+fn builds(run: &Run) -> String {
+    let document = run.document();
+    let items = document["items"].as_array().unwrap().iter();
+    let number = |item: &Value| item["name"].as_str().unwrap()[..2].to_owned();
+    items.map(number).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn whatever_is_asked_for_is_asked_of_every_build() {
+    let host = host();
+    for (line, wanted) in [
+        ("", "30 40 45 50 55 60 70 75 80"),
+        ("-f secure-boot", "40 45"),
+        ("-f secure-boot -f enrolled-keys", "40"),
+        ("-f secure-boot,no-enrolled-keys", "45"),
+        ("-f no-secure-boot -f no-requires-smm", "30 50 55 60 70 75 80"),
+        ("-f amd-sev", "40 45 55"),
+        ("-f amd-sev-es -f amd-sev", "55"),
+        ("-f intel-tdx", "75"),
+        ("-f intel-tdx -m pc", ""),
+        ("-f intel-tdx -a i386", ""),
+        ("-i bios", "30"),
+        ("-i bios -m pc-i440fx-10.1", "30"),
+        ("-a i386 -m q35", "30"),
+        ("-i uefi -m pc", "60"),
+        ("-i uefi -m pc-i440fx-2.9", "60"),
+        ("-i uefi -m pc-i440fx-2.12", ""),
+        ("-m pc-q35-10.1 -f acpi-s3", "30 60"),
+        ("-m microvm", "80"),
+        ("-a aarch64", ""),
+        ("-i uboot", ""),
+    ] {
+        assert_eq!(builds(&host.run("tdx-td", &format!("firmware {line}"))), wanted, "{line:?}");
+    }
+}
+
+#[test]
+fn an_item_tells_all_that_the_descriptor_tells() {
+    let host = host();
+    let item = host.run("tdx-td", "firmware -f enrolled-keys").item();
+    assert_eq!(
+        item,
+        json!({
+            "name": "40-enrolled.json", "descriptor": "/usr/share/qemu/firmware/40-enrolled.json",
+            "description": "40-enrolled", "interface_types": ["uefi"],
+            "targets": [{"architecture": "x86_64", "machines": ["pc-q35-*"]}],
+            "features": ["enrolled-keys", "requires-smm", "secure-boot", "amd-sev"],
+            "device": "flash", "mode": "split",
+            "executable": {"path": "/fw/40-enrolled", "format": "raw"},
+            "nvram_template": {"path": "/fw/vars", "format": "raw"},
+            "tags": ["-D X"], "usable": true, "offered": null,
+        })
+    );
+    std::fs::remove_file(host.path("fw/vars")).unwrap();
+    assert_eq!(host.run("tdx-td", "firmware -f enrolled-keys").item()["usable"], false);
+    let memory = host.run("tdx-td", "firmware -f intel-tdx").item();
+    assert_eq!((&memory["device"], &memory["mode"]), (&json!("memory"), &json!("stateless")));
+    assert_eq!((&memory["nvram_template"], &memory["usable"]), (&Value::Null, &json!(true)));
+
+    let table = host.run("tdx-td", "firmware -f intel-tdx --format table");
+    assert!(table.text().contains("75-tdx.json"), "{table:#?}");
+    let raw = host.run("tdx-td", "firmware -f amd-sev-snp -c");
+    assert_eq!(raw.text(), descriptor("70-snp", "igvm", Q35, "amd-sev-snp") + "\n");
+}
+
+#[test]
+fn the_more_specific_folder_holds_and_an_empty_file_hides() {
+    let host = host();
+    let put = |folder: &str, name: &str, text: &str| host.file(&format!("{folder}/{name}"), text);
+    let ours = descriptor("ours", "memory", Q35, "intel-tdx");
+    put(ADMIN, "20-ours.json", &ours);
+    put(ADMIN, "40-enrolled.json", "");
+    put(ADMIN, "75-tdx.json", &descriptor("another", "memory", Q35, ""));
+    // What is no descriptor by its name.
+    put(ADMIN, "README", "text");
+    put(ADMIN, ".50-hidden.json", "{");
+    put(ADMIN, "10-old.json~", "{");
+    let all = || host.run("tdx-td", "firmware");
+    assert_eq!(builds(&all()), "20 30 45 50 55 60 70 75 80");
+    assert_eq!(builds(&host.run("tdx-td", "firmware -f intel-tdx")), "20");
+
+    // The user's own: by $XDG_CONFIG_HOME, else in ~/.config.
+    let user = |variable: &str, value: &str| {
+        let mut command = Command::new(bin("tdx-td"));
+        command.env_clear().env(variable, value).args(["firmware", "--sysroot"]);
+        command.arg(host.path(""));
+        Run::of(command, b"")
+    };
+    put("home/me/.config/qemu/firmware", "45-keyless.json", "");
+    put("home/me/.config/qemu/firmware", "40-enrolled.json", &ours);
+    assert_eq!(builds(&user("HOME", "/home/me")), "20 30 40 50 55 60 70 75 80");
+    let xdg = user("XDG_CONFIG_HOME", "/home/me/.config");
+    assert_eq!(xdg.stdout, user("HOME", "/home/me").stdout);
+    assert_eq!(builds(&user("XDG_CONFIG_HOME", "relative")), builds(&all()));
+}
+
+#[test]
+fn a_damaged_descriptor_is_named_and_the_others_are_shown() {
+    let host = host();
+    for (name, text, says) in [
+        ("01-cut.json", "{\"description\":", "EOF"),
+        ("02-array.json", "[]", "invalid length"),
+        (
+            "03-device.json",
+            "{\"interface-types\":[],\"targets\":[],\"mapping\":{\"device\":\"floppy\"}}",
+            "floppy",
+        ),
+        ("04-space.json", "\n", "EOF"),
+    ] {
+        host.file(&format!("{ADMIN}/{name}"), text);
+        let document = host.run("tdx-td", "firmware -f intel-tdx").document();
+        assert_eq!(document["items"].as_array().unwrap().len(), 1, "{document}");
+        let warnings = document["warnings"].to_string();
+        assert!(warnings.contains(name) && warnings.contains(says), "{name}: {warnings}");
+    }
+    let latin: &[u8] = b"{\"description\":\"\xe9\"}";
+    host.file(&format!("{ADMIN}/05-latin.json"), latin);
+    std::fs::create_dir(host.path(&format!("{ADMIN}/06-folder.json"))).unwrap();
+    std::os::unix::fs::symlink("nowhere", host.path(&format!("{ADMIN}/07-link.json"))).unwrap();
+    let document = host.run("tdx-td", "firmware").document();
+    assert_eq!(document["warnings"].as_array().unwrap().len(), 7, "{document}");
+    // Where no document tells, standard error does.
+    let raw = host.run("tdx-td", "firmware -c --json");
+    assert!(raw.stderr.contains("01-cut.json") && raw.text().contains("75-tdx"), "{raw:#?}");
+}
+
+#[test]
+fn a_host_without_descriptors_has_none() {
+    let host = Tree::new();
+    assert_eq!(host.run("tdx-td", "firmware").document()["items"], json!([]));
+    assert_eq!(host.run("tdx-td", "firmware -c").text(), "");
+    host.file(&format!("{ADMIN}/50-masked.json"), "");
+    assert_eq!(host.run("tdx-td", "firmware").document()["items"], json!([]));
+}
+
+#[test]
+fn an_unknown_feature_is_told_with_the_nearest_one() {
+    let host = host();
+    for (given, nearest) in [("intel-tdz", "intel-tdx"), ("no-secureboot", "no-secure-boot")] {
+        let error = host.run("tdx-td", &format!("firmware -f {given}")).error(2);
+        assert!(error["hint"].as_str().unwrap().contains(nearest), "{error}");
+    }
+    host.run("tdx-td", "firmware -i efi").error(2);
+    // -c takes no value here: whoever means the connection is told.
+    host.run("tdx-td", "firmware -c qemu:///system").error(2);
+}
+
+/// An ordinary libvirt takes for an ordinary guest what we say.
+#[test]
+#[ignore = "needs root"]
+fn libvirt_chooses_the_same() {
+    let rig = Rig::start();
+    let choose = |features, stateless, machine| {
+        compare(&rig, &Case { features, stateless, machine, more: "" })
+    };
+    let enrolled = choose(&[], None, "q35").unwrap();
+    assert_eq!(choose(&["secure-boot"], None, "q35"), Some(enrolled.clone()));
+    let keyless = choose(&["secure-boot", "no-enrolled-keys"], None, "q35").unwrap();
+    let plain = choose(&["no-secure-boot"], None, "q35").unwrap();
+    assert!(enrolled != keyless && keyless != plain);
+    assert_eq!(choose(&[], None, "pc"), Some(plain));
+    assert_eq!(choose(&["secure-boot"], None, "pc"), None);
+    assert_eq!(choose(&[], Some(true), "q35"), None);
+
+    let document = rig.tool("tdx-td", ["firmware", "-m", "q35"]).document();
+    assert_eq!(document["warnings"], json!([]));
+    let items = document["items"].as_array().unwrap();
+    assert_eq!(items[0]["executable"]["path"], *enrolled);
+    assert!(
+        items.iter().all(|item| item["usable"] == true && item["offered"] == true),
+        "{document}"
+    );
+    // The administrator hides one, and libvirt and we go on to the next.
+    let hide = format!("mkdir -p /etc/qemu/firmware && : >/etc/qemu/firmware/{}", items[0]["name"]);
+    rig.shell(&hide).text();
+    assert_eq!(choose(&[], None, "q35"), Some(keyless));
+    rig.libvirtd("stop");
+    let document = rig.tool("tdx-td", ["firmware"]).document();
+    assert!(document["warnings"].to_string().contains("libvirt"), "{document}");
+    assert!(document["items"].as_array().unwrap().iter().all(|item| item["offered"].is_null()));
+}
