@@ -58,6 +58,24 @@ fn new_with_a_seed() {
 
 #[test]
 #[ignore = "needs root"]
+fn new_with_an_encrypted_disk() {
+    walk(&Verb {
+        title: "tdx-td new --blank, encrypted",
+        line: "tdx-td new --blank 8M --name x --security none --memory 64M --vcpus 1 \
+               --set storage.encryption=on --passphrase-file passphrase",
+        // A key that is made in no time. And qemu-img often gives up on a machine that counts time in
+        // ticks; libvirt would be asked again, each time another number of times.
+        before: "echo secret >passphrase; mountpoint -q /usr/bin/qemu-img || { \
+                 cp /usr/bin/qemu-img real && printf '#!/bin/bash\n\
+                 for try in {1..20}; do \
+                 %s/real \"${@/format=luks/format=luks,encrypt.iter-time=10}\" && exit; done\n' \"$PWD\" \
+                 >quick && chmod 755 quick && mount --bind quick /usr/bin/qemu-img; }",
+        undo: DELETE,
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
 fn delete() {
     walk(&Verb {
         title: "tdx-td delete",

@@ -1,4 +1,4 @@
-//! Every command the README shows is run, in order, on one host.
+//! Every command that the README and the pages in docs show is run, in order, on one host.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -8,23 +8,26 @@ use std::time::Duration;
 
 use support::{Rig, Run, guest_image, repository, wait_for};
 
-/// The lines of the README's `sh` blocks.
-fn commands() -> Vec<String> {
-    let readme = std::fs::read_to_string(repository().join("README.md")).unwrap();
-    let blocks = readme.split("```sh\n").skip(1).filter_map(|block| block.split("```").next());
+/// The pages with commands.
+const PAGES: [&str; 2] = ["README.md", "docs/scenarios.md"];
+
+/// The lines of a page's `sh` blocks.
+fn commands(page: &str) -> Vec<String> {
+    let page = std::fs::read_to_string(repository().join(page)).unwrap();
+    let blocks = page.split("```sh\n").skip(1).filter_map(|block| block.split("```").next());
     blocks.flat_map(str::lines).map(str::to_owned).collect()
 }
 
 #[test]
 #[ignore = "needs root"]
-fn the_readme_is_true() {
+fn the_pages_are_true() {
     let rig = Rig::start();
     std::fs::copy(guest_image(false), rig.scratch().join("guest.qcow2")).unwrap();
     rig.tool("tdx-pool", ["ensure"]).document();
     let before = rig.state();
-    let commands = commands();
-    assert!(commands.len() > 10, "the README shows fewer commands than expected");
-    for line in commands {
+    let commands = PAGES.map(commands);
+    assert!(commands.iter().all(|commands| commands.len() > 2), "a page shows no commands");
+    for line in commands.concat() {
         let run = rig.shell(&format!("export TDX_VIRT_TYPE=qemu TDX_MEMORY=256M; {line}"));
         run.text();
         // Only a guest that has booted can be asked to power itself off.

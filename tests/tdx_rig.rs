@@ -2,6 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "support/firmware.rs"]
+mod firmware;
+#[path = "support/plain_guest.rs"]
+mod plain_guest;
 mod support;
 #[path = "support/template.rs"]
 mod template;
@@ -10,8 +14,10 @@ mod tree;
 
 use std::fs;
 
+use firmware::{Case, compare};
 use serde_json::{Value, json};
 use support::{Rig, guest_image, repository};
+use tdx_td::capability::{Security, VirtType};
 use template::{CANONICAL, canonical, without};
 use tree::{Spec, Tree};
 
@@ -95,6 +101,38 @@ fn an_ordinary_guest_gets_ordinary_firmware() {
     assert!(xml.contains("<nvram"), "no firmware variables of its own: {xml}");
     assert!(!xml.contains("amdsev"), "{xml}");
     rig.tool("tdx-td", ["delete", "td1", "--yes"]).document();
+}
+
+/// A libvirt that knows trust domains takes the firmware that we say it takes.
+#[test]
+#[ignore = "needs root"]
+fn libvirt_chooses_the_firmware_that_we_choose() {
+    let rig = Rig::start_tdx();
+    let choose = |features, stateless, more| {
+        compare(&rig, &Case { features, stateless, machine: "q35", more })
+    };
+    let plain = choose(&[], None, "").unwrap();
+    assert_eq!(choose(&["secure-boot"], None, ""), Some(plain));
+    let keyless = choose(&["secure-boot", "no-enrolled-keys"], None, "");
+    let insecure = choose(&["no-secure-boot"], Some(false), "");
+    assert!(keyless.is_some() && insecure.is_some() && keyless != insecure);
+    choose(&["no-secure-boot"], None, "");
+    choose(&["no-secure-boot"], Some(true), "");
+    let tdx = choose(&["intel-tdx"], None, "<launchSecurity type='tdx'/>").unwrap();
+    assert!(tdx.contains("inteltdx"), "{tdx}");
+
+    let item = rig.tool("tdx-td", ["firmware", "-f", "intel-tdx"]).item();
+    assert_eq!((&item["executable"]["path"], &item["offered"]), (&json!(tdx), &json!(true)));
+    assert_eq!((&item["device"], &item["usable"]), (&json!("memory"), &json!(true)));
+    // The administrator replaces it by one of the same name, and libvirt has to follow.
+    let replace = "mkdir -p /etc/qemu/firmware && cp /usr/share/ovmf/OVMF.inteltdx*.fd /srv/ours.fd && \
+        sed 's|/usr/share/ovmf/[^\"]*|/srv/ours.fd|' /usr/share/qemu/firmware/$1 >/etc/qemu/firmware/$1";
+    rig.shell(&replace.replace("$1", item["name"].as_str().unwrap())).text();
+    let ours = choose(&["intel-tdx"], None, "<launchSecurity type='tdx'/>");
+    assert_eq!(ours.as_deref(), Some("/srv/ours.fd"));
+    // It masks it, and there is none.
+    rig.shell(&format!(": >/etc/qemu/firmware/{}", item["name"])).text();
+    assert_eq!(choose(&["intel-tdx"], None, "<launchSecurity type='tdx'/>"), None);
 }
 
 #[test]
@@ -427,48 +465,53 @@ fn sev_definitions_are_valid() {
     assert!(message.contains("runs no SEV-SNP guests: kvm_amd"), "{message}");
 }
 
+/// Every scenario under every protection, by the newest schema.
+#[test]
+#[ignore = "needs root"]
+fn definitions_of_every_scenario_are_valid() {
+    use clap::ValueEnum;
+
+    let rig = Rig::start_tdx();
+    let mut count = 0;
+    for scenario in ["default", "td", "securevm", "computation", "desktop"] {
+        for &security in Security::value_variants() {
+            // What a desktop shares and a computation's memory is no trust domain's.
+            if security == Security::Tdx && matches!(scenario, "computation" | "desktop") {
+                continue;
+            }
+            let choice = plain_guest::choice(scenario, security);
+            let xml = plain_guest::xml(choice, security, VirtType::Kvm, &[]);
+            fs::write(rig.scratch().join(format!("{scenario}-{security}.xml")), xml).unwrap();
+            count += 1;
+        }
+    }
+    assert_eq!(count, 23);
+    let define = "for x in *.xml; do \
+        virsh -q -c test:///default define --validate $x >/dev/null || echo bad $x; done";
+    assert_eq!(rig.shell(define).text(), "");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn scenarios_make_trust_domains() {
+    let rig = rig_with_image();
+    let before = rig.state();
+    for scenario in ["td", "securevm"] {
+        let made = rig.tool("tdx-td", new(&["--scenario", scenario])).document();
+        let item = &made["items"][0];
+        assert_eq!((&item["security"], &item["state"]), (&"tdx".into(), &"running".into()));
+        let argv = argv(&rig);
+        launch_object(&argv);
+        assert!(!argv.iter().any(|a| a.contains("VGA") || a.contains("qxl") || a.contains("vnc")));
+        rig.tool("tdx-td", ["delete", "td1", "--yes", "--timeout", "0"]).item();
+        assert_eq!(rig.state(), before);
+    }
+    let refused = rig.tool("tdx-td", new(&["--scenario", "desktop", "--security", "tdx"])).error(2);
+    assert!(refused["message"].as_str().unwrap().contains("host_filesystem"), "{refused}");
+}
+
 /// What the builder makes of the flags, without a host that could run it.
 fn sev_xml(security: &str, flags: &[&str]) -> String {
-    use clap::{Args, FromArgMatches, ValueEnum};
-    use tdx_td::{builder, capability, identity, launch, metadata, passthrough, settings};
-
-    let command = launch::LaunchArgs::augment_args(clap::Command::new("new"));
-    let matches = command.get_matches_from([&["new"], flags].concat());
-    let args = launch::LaunchArgs::from_arg_matches(&matches).unwrap();
-    let security = capability::Security::from_str(security, false).unwrap();
-    let settings = settings::Settings {
-        launch: launch::Launch::new(security, &args).unwrap(),
-        virt_type: capability::VirtType::Kvm,
-        memory_bytes: 1 << 30,
-        vcpus: 1,
-        network: "default".to_owned(),
-        hotplug_ports: 1,
-        ssh_port: None,
-        passt: false,
-        vsock: true,
-        warnings: Vec::new(),
-    };
-    let base = tdx_pool::overlay::Base {
-        path: "/images/base.qcow2".into(),
-        format: tdx_pool::image::Format::Qcow2,
-        name: "base.qcow2".to_owned(),
-        capacity_bytes: 1 << 30,
-    };
-    let metadata = metadata::Metadata {
-        pool: "default".to_owned(),
-        base: base.path.clone(),
-        overlay: "/images/overlay.qcow2".into(),
-        request: settings.request(),
-    };
-    let identity = identity::Identity {
-        name: "sev",
-        uuid: "11111111-2222-4333-8444-555555555555",
-        base: &base,
-        keep_base_owner: true,
-        seed: None,
-        devices: &passthrough::Devices::default(),
-        ssh: None,
-        metadata: &metadata,
-    };
-    builder::Guest { settings: &settings, identity: &identity }.to_xml().unwrap()
+    let security = security.parse().unwrap();
+    plain_guest::xml(plain_guest::choice("default", security), security, VirtType::Kvm, flags)
 }

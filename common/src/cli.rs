@@ -2,11 +2,15 @@
 
 use std::ffi::OsString;
 use std::io::{self, BufRead, IsTerminal};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind as ClapKind;
 use clap::{Args, Parser};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::Host;
@@ -77,6 +81,30 @@ impl Context {
             "y" | "yes" => Ok(()),
             _ => Err(Error::conflict(format!("not confirmed: {question}"))),
         }
+    }
+}
+
+impl Context {
+    /// Asks for something that is not shown while it is typed.
+    ///
+    /// Errors: `usage` when there is no terminal to ask on; `io`.
+    pub fn ask_secret(&self, question: &str) -> Result<String> {
+        if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
+            return Err(Error::usage("there is no terminal to ask for a passphrase on"));
+        }
+        let terminal = io::stdin();
+        let shown = tcgetattr(&terminal).map_err(cannot_ask)?;
+        let mut hidden = shown.clone();
+        hidden.local_flags.remove(LocalFlags::ECHO);
+        tcsetattr(&terminal, SetArg::TCSAFLUSH, &hidden).map_err(cannot_ask)?;
+        write_stderr(question);
+        let mut answer = String::new();
+        let read = wait_for_line(&terminal)
+            .and_then(|()| terminal.lock().read_line(&mut answer).map_err(cannot_ask));
+        write_stderr("\n");
+        tcsetattr(&terminal, SetArg::TCSAFLUSH, &shown).map_err(cannot_ask)?;
+        read?;
+        Ok(answer.trim_end_matches(['\r', '\n']).to_owned())
     }
 }
 
@@ -158,6 +186,23 @@ fn run<T: Tool>(tool: T) -> Result<u8> {
         }
     }
     Ok(outcome.status)
+}
+
+/// Waits until there is something to read, or a signal comes in.
+fn wait_for_line(terminal: &io::Stdin) -> Result<()> {
+    loop {
+        interrupt::check()?;
+        let mut wanted = [PollFd::new(terminal.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut wanted, PollTimeout::from(100u8)) {
+            Ok(0) | Err(Errno::EINTR) => {}
+            Ok(_) => return Ok(()),
+            Err(error) => return Err(cannot_ask(error)),
+        }
+    }
+}
+
+fn cannot_ask(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::new(ErrorKind::Io, "cannot ask on this terminal").because(error)
 }
 
 fn cannot_print(error: io::Error) -> Error {

@@ -73,19 +73,19 @@ impl Config {
     }
 }
 
-fn files(host: &Host) -> Vec<PathBuf> {
-    let user = user_folder().map(|folder| folder.join("tdx/tdx.yaml"));
-    [Some(host.path("/etc/tdx/tdx.yaml")), user].into_iter().flatten().collect()
+/// The folder of the user's own configuration; none where the environment names none.
+///
+/// Source: XDG Base Directory Specification.
+pub fn home() -> Option<PathBuf> {
+    std::env::var_os("XDG_CONFIG_HOME")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".config")))
+        .filter(|home| home.is_absolute())
 }
 
-/// Where a user's configuration is: `$XDG_CONFIG_HOME`, `~/.config` without it.
-///
-/// Source: XDG Base Directory Specification, which has relative paths ignored.
-pub fn user_folder() -> Option<PathBuf> {
-    let folder = std::env::var_os("XDG_CONFIG_HOME")
-        .map(PathBuf::from)
-        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".config")));
-    folder.filter(|folder| folder.is_absolute())
+fn files(host: &Host) -> Vec<PathBuf> {
+    let user = home().map(|home| home.join("tdx/tdx.yaml"));
+    [Some(host.path("/etc/tdx/tdx.yaml")), user].into_iter().flatten().collect()
 }
 
 /// The mapping in one file, checked as a whole [`Config`] so that the error names this file.

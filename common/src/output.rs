@@ -43,7 +43,12 @@ pub struct Outcome {
 impl Outcome {
     /// Bytes that go to standard output as they are: `--xml` and its like.
     pub fn raw(text: String) -> Self {
-        Self { report: Box::new(Raw(text)), status: 0 }
+        Self::raw_with_warnings(text, Vec::new())
+    }
+
+    /// The same with warnings, which are told whatever the format.
+    pub fn raw_with_warnings(text: String, warnings: Vec<String>) -> Self {
+        Self { report: Box::new(Raw { text, warnings }), status: 0 }
     }
 
     /// What a `check` found: exit 0 when the answer is yes, else 10.
@@ -54,11 +59,7 @@ impl Outcome {
     /// The whole text of standard output and the warnings for standard error.
     pub(crate) fn render(&self, format: Format) -> (String, Vec<String>) {
         let format = format.resolve();
-        let warnings = match format {
-            Format::Table | Format::Name => self.report.warnings(),
-            Format::Json | Format::Auto => Vec::new(),
-        };
-        (self.report.render(format), warnings)
+        (self.report.render(format), self.report.warnings(format))
     }
 }
 
@@ -70,18 +71,22 @@ impl<T: Item + std::fmt::Debug + 'static> From<Document<T>> for Outcome {
 
 trait Report: std::fmt::Debug {
     fn render(&self, format: Format) -> String;
-    fn warnings(&self) -> Vec<String>;
+    /// What the text itself does not tell.
+    fn warnings(&self, format: Format) -> Vec<String>;
 }
 
 #[derive(Debug)]
-struct Raw(String);
+struct Raw {
+    text: String,
+    warnings: Vec<String>,
+}
 
 impl Report for Raw {
     fn render(&self, _: Format) -> String {
-        self.0.clone()
+        self.text.clone()
     }
-    fn warnings(&self) -> Vec<String> {
-        Vec::new()
+    fn warnings(&self, _: Format) -> Vec<String> {
+        self.warnings.clone()
     }
 }
 
@@ -107,8 +112,11 @@ impl<T: Item + std::fmt::Debug> Report for Document<T> {
         }
     }
 
-    fn warnings(&self) -> Vec<String> {
-        self.warnings.clone()
+    fn warnings(&self, format: Format) -> Vec<String> {
+        match format {
+            Format::Table | Format::Name => self.warnings.clone(),
+            Format::Json | Format::Auto => Vec::new(),
+        }
     }
 }
 

@@ -20,6 +20,7 @@ use serde::Serialize;
 use crate::cli::PoolArgs;
 use crate::inflight;
 use crate::pool::Pool;
+use crate::secret;
 use judge::{Judged, judge};
 
 /// Arguments of `cleanup`.
@@ -127,7 +128,11 @@ pub fn run(
     }
     let items = match change.dry_run {
         true => plan(files),
-        false => delete_all(context, &pool, files)?,
+        false => {
+            let items = delete_all(context, &pool, files)?;
+            secret::sweep(&context.host, libvirt)?;
+            items
+        }
     };
     Ok(Document::new("tdx.pool.cleanup", items).dry_run(change.dry_run).into())
 }

@@ -10,6 +10,8 @@ pub enum Ours {
     Overlay,
     /// `cidata.<alnum>.<extension>`: a cloud-init seed.
     Seed,
+    /// `disk.<15 alnum>.qcow2` or `.raw`: a domain's disk that stands on nothing.
+    Disk,
     /// `import.<15 alnum>.part`: an image on its way into the pool.
     Import,
 }
@@ -23,10 +25,16 @@ impl Ours {
         let sized = alnum && random.len() == RANDOM_LENGTH;
         match (kind, extension) {
             ("overlay", "qcow2") if sized => Some(Self::Overlay),
+            ("disk", "qcow2" | "raw") if sized => Some(Self::Disk),
             ("import", "part") if sized => Some(Self::Import),
             ("cidata", extension) if alnum && !extension.is_empty() => Some(Self::Seed),
             _ => None,
         }
+    }
+
+    /// Whether a domain of ours owns such a file, down to which its disk is its own.
+    pub fn is_disk(self) -> bool {
+        matches!(self, Self::Overlay | Self::Disk)
     }
 
     /// A name that was never used.
@@ -36,6 +44,7 @@ impl Ours {
         let random = random_alnum()?;
         Ok(match self {
             Self::Overlay => format!("overlay.{random}.qcow2"),
+            Self::Disk => format!("disk.{random}.qcow2"),
             Self::Seed => format!("cidata.{random}.img"),
             Self::Import => format!("import.{random}.part"),
         })
@@ -96,6 +105,9 @@ mod tests {
             ("cidata.abc.iso", Some(Ours::Seed)),
             ("cidata.abcDEF012345678.img", Some(Ours::Seed)),
             ("import.abcDEF012345678.part", Some(Ours::Import)),
+            ("disk.abcDEF012345678.qcow2", Some(Ours::Disk)),
+            ("disk.abcDEF012345678.raw", Some(Ours::Disk)),
+            ("disk.abcDEF012345678.img", None),
             ("overlay.abcDEF01234567.qcow2", None),
             ("overlay.abcDEF0123456789.qcow2", None),
             ("overlay.abcDEF01234567_.qcow2", None),
@@ -113,7 +125,7 @@ mod tests {
 
     #[test]
     fn new_names_are_ours_and_never_the_same() {
-        for kind in [Ours::Overlay, Ours::Seed, Ours::Import] {
+        for kind in [Ours::Overlay, Ours::Disk, Ours::Seed, Ours::Import] {
             let name = kind.new_name().unwrap();
             assert_eq!(Ours::classify(&name), Some(kind), "{name}");
             assert_ne!(name, kind.new_name().unwrap());

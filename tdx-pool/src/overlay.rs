@@ -14,6 +14,7 @@ use crate::inflight::InFlight;
 use crate::names::Ours;
 use crate::owner::{Owner, permissions};
 use crate::pool::Pool;
+use crate::secret::{self, NewSecret};
 use crate::volume::Volume;
 
 /// An image that overlays stand on.
@@ -94,7 +95,7 @@ impl Plan {
         let xml = self.xml(owner)?;
         log::step(format_args!("create overlay {}", self.path.display()));
         let doing = format_args!("create overlay '{}'", self.name);
-        let handle = pool.create_volume(&self.name, &xml, None, doing)?;
+        let handle = pool.create_volume(&self.name, &xml, None, 0, doing)?;
         Ok(NewVolume::new(handle, self.path.clone(), in_flight))
     }
 
@@ -131,12 +132,17 @@ impl Plan {
 pub struct NewVolume {
     handle: StorageVol,
     path: PathBuf,
+    secret: Option<NewSecret>,
     _in_flight: InFlight,
 }
 
 impl NewVolume {
     pub(crate) fn new(handle: StorageVol, path: PathBuf, in_flight: InFlight) -> Self {
-        Self { handle, path, _in_flight: in_flight }
+        Self { handle, path, secret: None, _in_flight: in_flight }
+    }
+
+    pub(crate) fn with_secret(self, secret: Option<NewSecret>) -> Self {
+        Self { secret, ..self }
     }
 
     pub(crate) fn handle(&self) -> &StorageVol {
@@ -150,18 +156,30 @@ impl NewVolume {
 
     /// Takes it back because of `error`, which then tells when that failed too.
     pub fn undo_after(self, error: Error) -> Error {
-        match self.handle.delete(0) {
-            Ok(()) => error,
-            Err(_) => error.left_behind([self.path.display().to_string()]),
+        match (self.handle.delete(0), self.secret) {
+            (Ok(()), None) => error,
+            (Ok(()), Some(secret)) => secret.undo_after(error),
+            // Without its secret nobody could read what is left.
+            (Err(_), _) => error.left_behind([self.path.display().to_string()]),
         }
     }
 }
 
-/// Deletes a disk image of a domain: through its pool when libvirt finds it there, else the file.
+/// Deletes a disk image of a domain: through its pool when libvirt finds it there, else the file. The
+/// passphrase of an encrypted one is forgotten after it.
 /// Returns whether there was anything to delete.
 ///
 /// Errors: `io` or `permission`; `unsupported` for a file of a remote host outside any pool.
 pub fn delete_file(libvirt: &Libvirt, path: &Path) -> Result<bool> {
+    let deleted = delete(libvirt, path)?;
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    if Ours::classify(name) == Some(Ours::Disk) {
+        secret::forget(libvirt, path)?;
+    }
+    Ok(deleted)
+}
+
+fn delete(libvirt: &Libvirt, path: &Path) -> Result<bool> {
     log::step(format_args!("delete {}", path.display()));
     let volume = path.to_str().map(|path| libvirt.connect().lookup_storage_vol_by_path(path));
     match volume {

@@ -1,8 +1,11 @@
 //! Whose files QEMU can read and write on this host.
 
-use common::Result;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
 use common::libvirt::{Context, Libvirt};
 use common::xml::{Document, Element};
+use common::{Error, IoContext, Result};
 
 /// A numeric owner and group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +35,28 @@ pub(crate) fn permissions(mode: &str, owner: Option<Owner>) -> Element {
     element.children(owner.into_iter().flat_map(|Owner { uid, gid }| {
         [Element::new("owner").text(uid), Element::new("group").text(gid)]
     }))
+}
+
+/// Fails for a file that QEMU could not read, where libvirt will be told not to change that.
+///
+/// Errors: `conflict`, with the command that ends it; `not_found`, `io`.
+pub fn check_readable(path: &Path, qemu: Owner) -> Result<()> {
+    let file = match path.metadata() {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => return Ok(()),
+        file => file.at("look at", path)?,
+    };
+    let by_class = match () {
+        () if qemu.uid == 0 => true,
+        () if file.uid() == qemu.uid => file.mode() & 0o400 != 0,
+        () if file.gid() == qemu.gid => file.mode() & 0o040 != 0,
+        () => file.mode() & 0o004 != 0,
+    };
+    if by_class {
+        return Ok(());
+    }
+    let (path, gid) = (path.display(), qemu.gid);
+    Err(Error::conflict(format!("QEMU, which runs as {}:{gid} here, cannot read {path}", qemu.uid))
+        .hint(format!("chgrp {gid} '{path}' && chmod 0640 '{path}'")))
 }
 
 fn parse(label: &str) -> Option<Owner> {

@@ -255,11 +255,12 @@ impl Pool {
         name: &str,
         xml: &str,
         copy_of: Option<&StorageVol>,
+        flags: u32,
         doing: impl std::fmt::Display,
     ) -> Result<StorageVol> {
         let made = match copy_of {
-            None => StorageVol::create_xml(&self.handle, xml, 0),
-            Some(original) => StorageVol::create_xml_from(&self.handle, xml, original, 0),
+            None => StorageVol::create_xml(&self.handle, xml, flags),
+            Some(original) => StorageVol::create_xml_from(&self.handle, xml, original, flags),
         };
         let is_alive = || self.handle.connect().and_then(|connect| connect.is_alive());
         made.context(doing).map_err(|error| match is_alive().unwrap_or(false) {

@@ -52,7 +52,7 @@ impl Plan {
         let in_flight = InFlight::begin(host, &self.name)?;
         log::step(format_args!("create seed {}", self.path.display()));
         let doing = format_args!("create seed '{}'", self.name);
-        let handle = pool.create_volume(&self.name, &self.xml(owner)?, None, doing)?;
+        let handle = pool.create_volume(&self.name, &self.xml(owner)?, None, 0, doing)?;
         let volume = NewVolume::new(handle, self.path.clone(), in_flight);
         match self.send(libvirt, volume.handle()) {
             Ok(()) => Ok(volume),

@@ -72,7 +72,7 @@ pub(crate) fn upload(
     }
     log::step(format_args!("upload {} to volume '{temporary}'", source.path.display()));
     let doing = format_args!("create volume '{temporary}'");
-    let part = pool.create_volume(&temporary, &xml(&temporary, source, *owner)?, None, doing)?;
+    let part = pool.create_volume(&temporary, &xml(&temporary, source, *owner)?, None, 0, doing)?;
     let done = (|| {
         let digest = send(libvirt, &part, source, progress)?;
         plan.check_sha256(&digest)?;
@@ -80,7 +80,7 @@ pub(crate) fn upload(
         log::step(format_args!("clone volume '{temporary}' to '{name}'"));
         let clone = xml(name, source, *owner)?;
         let doing = format_args!("create volume '{name}'");
-        let made = match pool.create_volume(name, &clone, Some(&part), doing) {
+        let made = match pool.create_volume(name, &clone, Some(&part), 0, doing) {
             Err(_) if matches!(pool.volume(name), Ok(Some(_))) => return Err(made_meanwhile(name)),
             made => made?,
         };

@@ -7,9 +7,11 @@ use common::{Error, Result};
 
 use crate::builder::Guest;
 use crate::capability::Security;
+use crate::drive::Kind;
 use crate::fitting::Fitting;
 use crate::identity::Identity;
 use crate::ports::PortRequest;
+use crate::scenario::choice::Choice;
 use crate::settings::{GuestArgs, Settings};
 
 /// What a definition is made from.
@@ -30,19 +32,28 @@ impl Blueprint {
         libvirt: &Libvirt,
         config: &Config,
         args: &GuestArgs,
+        kind: Kind,
         making: bool,
     ) -> Result<Self> {
         match &args.xml_template {
             // clap drops this requirement when the template could not be given beside other flags.
             None if args.fix_template => Err(Error::usage("--fix-template needs --xml-template")),
             None => {
-                let settings = Settings::new(context, libvirt, config, args, making)?;
+                let settings = Settings::new(context, libvirt, config, args, kind, making)?;
                 Ok(Self::BuiltIn(Box::new(settings)))
             }
             Some(path) => {
                 let fitting = Fitting::new(context, libvirt, path, args, making)?;
                 Ok(Self::Template(Box::new(fitting)))
             }
+        }
+    }
+
+    /// What was settled of guest, disk and host; none of a template.
+    pub fn choice(&self) -> Option<&Choice> {
+        match self {
+            Self::BuiltIn(settings) => Some(&settings.choice),
+            Self::Template(_) => None,
         }
     }
 

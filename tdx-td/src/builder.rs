@@ -7,14 +7,21 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
+use common::units::Size;
 use common::xml::Element;
 use common::{Error, Result};
-use tdx_pool::overlay::Base;
 
 use crate::capability::VirtType;
 use crate::identity::Identity;
 use crate::launch::Launch;
+use crate::scenario::profile::{Auto, Guest as Profile, Switch};
+use crate::scenario::words::{MemoryBacking, Ticks};
 use crate::settings::Settings;
+
+mod devices;
+mod disk;
+
+pub(crate) use disk::backing_store;
 
 /// Everything that goes into a new domain.
 #[derive(Debug, Clone, Copy)]
@@ -34,60 +41,91 @@ impl Guest<'_> {
     /// Errors: `invalid_input` for values that XML cannot hold.
     pub fn to_xml(&self) -> Result<String> {
         let raw = self.identity.ssh.filter(|_| !self.settings.passt);
+        let profile = self.profile();
+        let text = |name: &str, text: &dyn std::fmt::Display| Element::new(name).text(text);
+        let threads = (profile.iothreads > 0).then_some(profile.iothreads);
         Element::new("domain")
             .attr("type", self.settings.virt_type.as_str())
             .attr_opt("xmlns:qemu", raw.map(|_| QEMU))
-            .child(Element::new("name").text(self.identity.name))
-            .child(Element::new("uuid").text(self.identity.uuid))
+            .child(text("name", &self.identity.name))
+            .child(text("uuid", &self.identity.uuid))
             .child(Element::new("metadata").child(self.identity.metadata.to_element()))
-            .child(
-                Element::new("memory").attr("unit", "KiB").text(self.settings.memory_bytes / 1024),
-            )
+            .child(kib("memory", self.settings.memory_bytes))
+            .child_opt(self.memory_limit())
+            .child_opt(memory_backing(profile.memory_backing))
             .child(Element::new("vcpu").attr("placement", "static").text(self.settings.vcpus))
+            .child_opt(threads.map(|threads| text("iothreads", &threads)))
             .child(self.os())
             .child(self.features())
             .child(self.cpu())
-            .child(clock())
-            .child(Element::new("on_poweroff").text("destroy"))
-            .child(Element::new("on_reboot").text("restart"))
-            .child(Element::new("on_crash").text("destroy"))
+            .child(clock(profile))
+            .child(text("on_poweroff", &profile.on_poweroff.as_str()))
+            .child(text("on_reboot", &profile.on_reboot.as_str()))
+            .child(text("on_crash", &profile.on_crash.as_str()))
+            .child_opt(sleep(profile))
             .child(self.devices()?)
             .child_opt(self.settings.launch.to_element())
             .child_opt(raw.map(slirp))
             .to_xml()
     }
 
+    fn profile(&self) -> &Profile {
+        &self.settings.choice.profile.guest
+    }
+
+    /// What QEMU may take in all: the memory of SEV guests is pinned, and counted against it.
+    ///
+    /// Source: <https://libvirt.org/kbase/launch_security_sev.html>, "Memory".
+    fn memory_limit(&self) -> Option<Element> {
+        let Size(headroom) = self.profile().memory_headroom?;
+        let limit = kib("hard_limit", self.settings.memory_bytes + headroom);
+        Some(Element::new("memtune").child(limit))
+    }
+
     /// UEFI, found by libvirt from QEMU's firmware descriptors.
     fn os(&self) -> Element {
-        let os = Element::new("os")
-            .attr("firmware", "efi")
-            .child(Element::new("type").attr("arch", "x86_64").attr("machine", "q35").text("hvm"));
-        let feature = |name: &str| Element::new("feature").attr("enabled", "no").attr("name", name);
-        let os = match self.settings.launch {
+        let profile = self.profile();
+        let os = Element::new("os").attr("firmware", "efi").child(
+            Element::new("type")
+                .attr("arch", "x86_64")
+                .attr("machine", &profile.machine)
+                .text("hvm"),
+        );
+        let feature = |name: &str, on: Switch| {
+            Element::new("feature").attr("enabled", on.yes_no()).attr("name", name)
+        };
+        let keys = |on: Switch| {
+            Element::new("firmware")
+                .child(feature("enrolled-keys", on))
+                .child(feature("secure-boot", on))
+        };
+        let os = match (profile.secure_boot, &self.settings.launch) {
+            (Auto::Is(on), _) => os.child(keys(on)),
             // The firmware with enrolled keys boots only signed images, the one without boots all.
             // Variables of its own keep libvirt from the stateless builds, which are for AMD SEV.
-            Launch::None => os
-                .child(
-                    Element::new("firmware")
-                        .child(feature("enrolled-keys"))
-                        .child(feature("secure-boot")),
-                )
-                .child(Element::new("loader").attr("stateless", "no")),
+            (Auto::Auto, Launch::None) => {
+                os.child(keys(Switch(false))).child(Element::new("loader").attr("stateless", "no"))
+            }
             // libvirt looks for firmware that can be launched so. Debian's only one for TDX has keys
             // enrolled: asking for none finds nothing.
-            Launch::Tdx(_) | Launch::Sev(_) => os,
+            (Auto::Auto, Launch::Tdx(_) | Launch::Sev(_)) => os,
         };
-        os.child(Element::new("boot").attr("dev", "hd"))
+        os.child(Element::new("boot").attr("dev", profile.boot.as_str()))
     }
 
     fn features(&self) -> Element {
-        let features =
-            Element::new("features").child(Element::new("acpi")).child(Element::new("apic"));
-        match self.settings.launch {
+        let profile = self.profile();
+        let features = profile.features.iter().map(|feature| Element::new(feature.as_str()));
+        let features = Element::new("features").children(features);
+        let features = match self.settings.launch {
             Launch::None | Launch::Sev(_) => features,
             // The interrupt controller must be QEMU's, not the kernel's: the host may not inject
             // interrupts into a trust domain by itself.
             Launch::Tdx(_) => features.child(Element::new("ioapic").attr("driver", "qemu")),
+        };
+        match profile.smm {
+            Auto::Auto => features,
+            Auto::Is(on) => features.child(Element::new("smm").attr("state", on.on_off())),
         }
     }
 
@@ -100,99 +138,55 @@ impl Guest<'_> {
             .attr("sockets", 1)
             .attr("cores", self.settings.vcpus)
             .attr("threads", 1);
-        Element::new("cpu").attr("mode", mode).child(topology)
-    }
-
-    fn devices(&self) -> Result<Element> {
-        let mut devices = vec![self.disk()?, self.network_card(), random_source()];
-        devices.extend(self.identity.seed.map(seed_disk).transpose()?);
-        devices.extend(self.identity.ssh.filter(|_| self.settings.passt).map(passt));
-        devices.extend(self.settings.vsock.then(vsock));
-        devices.extend(self.identity.devices.hostdevs.iter().cloned());
-        devices.push(controller("scsi").attr("model", "virtio-scsi"));
-        devices.push(controller("virtio-serial"));
-        devices.push(self.balloon());
-        // Each of these takes a port of its own; libvirt adds ports for them, but none to spare.
-        let taken = devices.len() as u32 - u32::from(self.settings.launch.is_secure());
-        let ports = (0..taken + self.settings.hotplug_ports).map(|_| {
-            Element::new("controller").attr("type", "pci").attr("model", "pcie-root-port")
-        });
-        let root = Element::new("controller")
-            .attr("type", "pci")
-            .attr("index", "0")
-            .attr("model", "pcie-root")
-            .child_opt(self.identity.devices.window.map(pci_hole));
-        Ok(Element::new("devices")
-            .child(root)
-            .children(ports)
-            .child(controller("usb").attr("model", "none"))
-            .children(devices)
-            .child(Element::new("serial").attr("type", "pty"))
-            .child(Element::new("console").attr("type", "pty"))
-            .child(agent_channel()))
-    }
-
-    fn disk(&self) -> Result<Element> {
-        let backing = backing_store(self.identity.base, self.identity.keep_base_owner)?;
-        let driver = Element::new("driver")
-            .attr("name", "qemu")
-            .attr("type", "qcow2")
-            .attr("discard", "unmap");
-        Ok(Element::new("disk")
-            .attr("type", "file")
-            .attr("device", "disk")
-            .child(driver)
-            .child(Element::new("source").attr("file", utf8(&self.identity.metadata.overlay)?))
-            .child(backing)
-            .child(Element::new("target").attr("dev", "vda").attr("bus", "virtio")))
-    }
-
-    fn network_card(&self) -> Element {
-        Element::new("interface")
-            .attr("type", "network")
-            .child(Element::new("source").attr("network", &self.settings.network))
-            .child(Element::new("model").attr("type", "virtio"))
-    }
-
-    /// A balloon takes memory back from a guest; private memory cannot be taken.
-    fn balloon(&self) -> Element {
-        let model = if self.settings.launch.is_secure() { "none" } else { "virtio" };
-        Element::new("memballoon").attr("model", model)
+        Element::new("cpu")
+            .attr("mode", mode)
+            .attr_opt("migratable", self.profile().cpu_migratable.map(Switch::on_off))
+            .child(topology)
     }
 }
 
-/// What an overlay stands on, as its disk tells it.
-pub(crate) fn backing_store(base: &Base, keep_owner: bool) -> Result<Element> {
-    let mut source = Element::new("source").attr("file", utf8(&base.path)?);
-    if keep_owner {
-        // Without it libvirt gives the base image to the QEMU user while a guest runs.
-        let seclabel = Element::new("seclabel").attr("model", "dac").attr("relabel", "no");
-        source = source.child(seclabel);
+fn kib(name: &str, bytes: u64) -> Element {
+    Element::new(name).attr("unit", "KiB").text(bytes / 1024)
+}
+
+fn memory_backing(backing: MemoryBacking) -> Option<Element> {
+    match backing {
+        MemoryBacking::Private => None,
+        MemoryBacking::Shared => Some(
+            Element::new("memoryBacking")
+                .child(Element::new("source").attr("type", "memfd"))
+                .child(Element::new("access").attr("mode", "shared")),
+        ),
     }
-    Ok(Element::new("backingStore")
-        .attr("type", "file")
-        .child(Element::new("format").attr("type", base.format.as_str()))
-        .child(source)
-        .child(Element::new("backingStore")))
+}
+
+fn clock(profile: &Profile) -> Element {
+    let timer = |name: &str| Element::new("timer").attr("name", name);
+    let ticks = [("rtc", profile.rtc_ticks), ("pit", profile.pit_ticks)];
+    let ticks = ticks.into_iter().filter(|(_, ticks)| *ticks != Ticks::Default);
+    Element::new("clock")
+        .attr("offset", "utc")
+        .children(ticks.map(|(name, ticks)| timer(name).attr("tickpolicy", ticks.as_str())))
+        .child(timer("hpet").attr("present", "no"))
+}
+
+/// What the guest is told about sleeping.
+fn sleep(profile: &Profile) -> Option<Element> {
+    let states =
+        [("suspend-to-mem", profile.suspend_to_mem), ("suspend-to-disk", profile.suspend_to_disk)];
+    let mut states = states
+        .into_iter()
+        .filter_map(|(name, on)| Some(Element::new(name).attr("enabled", on?.yes_no())))
+        .peekable();
+    states.peek()?;
+    Some(Element::new("pm").children(states))
 }
 
 /// How much 64-bit address space the guest's devices get, from bytes.
 ///
 /// Source: <https://libvirt.org/formatdomain.html#controllers>, `pcihole64`.
 pub(crate) fn pci_hole(bytes: u64) -> Element {
-    Element::new("pcihole64").attr("unit", "KiB").text(bytes / 1024)
-}
-
-/// Source: <https://libvirt.org/formatdomain.html#userspace-connection-using-passt>.
-fn passt(socket: SocketAddr) -> Element {
-    let range = Element::new("range").attr("start", socket.port()).attr("to", 22);
-    let forward =
-        Element::new("portForward").attr("proto", "tcp").attr("address", socket.ip()).child(range);
-    Element::new("interface")
-        .attr("type", "user")
-        .child(Element::new("backend").attr("type", "passt"))
-        .child(forward)
-        .child(Element::new("model").attr("type", "virtio"))
+    kib("pcihole64", bytes)
 }
 
 /// Source: qemu(1), `-netdev user`. The card needs no boot ROM of its own, but an address: QEMU makes
@@ -205,46 +199,8 @@ fn slirp(socket: SocketAddr) -> Element {
     Element::new("qemu:commandline").children(arguments.map(argument))
 }
 
-/// The seed as a disk of its own, which cloud-init finds by its label.
-fn seed_disk(seed: &Path) -> Result<Element> {
-    let driver = Element::new("driver").attr("name", "qemu").attr("type", "raw");
-    Ok(Element::new("disk")
-        .attr("type", "file")
-        .attr("device", "disk")
-        .child(driver)
-        .child(Element::new("source").attr("file", utf8(seed)?))
-        .child(Element::new("target").attr("dev", "vdb").attr("bus", "virtio"))
-        .child(Element::new("readonly")))
-}
-
 /// A path as XML can hold it.
 pub(crate) fn utf8(path: &Path) -> Result<&str> {
     path.to_str()
         .ok_or_else(|| Error::invalid_input(format!("path {} is not UTF-8", path.display())))
-}
-
-fn clock() -> Element {
-    Element::new("clock")
-        .attr("offset", "utc")
-        .child(Element::new("timer").attr("name", "hpet").attr("present", "no"))
-}
-
-fn controller(kind: &str) -> Element {
-    Element::new("controller").attr("type", kind).attr("index", "0")
-}
-
-fn random_source() -> Element {
-    Element::new("rng")
-        .attr("model", "virtio")
-        .child(Element::new("backend").attr("model", "random").text("/dev/urandom"))
-}
-
-fn vsock() -> Element {
-    Element::new("vsock").attr("model", "virtio").child(Element::new("cid").attr("auto", "yes"))
-}
-
-fn agent_channel() -> Element {
-    Element::new("channel")
-        .attr("type", "unix")
-        .child(Element::new("target").attr("type", "virtio").attr("name", "org.qemu.guest_agent.0"))
 }

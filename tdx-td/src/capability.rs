@@ -166,6 +166,27 @@ fn domain_capabilities(libvirt: &Libvirt, virt_type: VirtType) -> Result<Documen
     Document::parse(text)
 }
 
+/// The machine types that QEMU has, by all their names.
+///
+/// Source: <https://libvirt.org/formatcaps.html#guest-capabilities>.
+pub fn machines(libvirt: &Libvirt) -> Result<Vec<String>> {
+    let text = libvirt.connect().capabilities().context("ask what the host is capable of")?;
+    let capabilities = Document::parse(text)?;
+    let archs = capabilities.root().find_all("guest/arch");
+    let ours = archs.into_iter().filter(|arch| arch.attr("name").as_deref() == Some("x86_64"));
+    Ok(ours.flat_map(|arch| arch.find_all("machine")).map(|machine| machine.text()).collect())
+}
+
+/// What a kind of device, such as `video`, can be.
+///
+/// Source: <https://libvirt.org/formatdomaincaps.html#devices>.
+pub fn device_values(libvirt: &Libvirt, virt_type: VirtType, device: &str) -> Result<Vec<String>> {
+    let capabilities = domain_capabilities(libvirt, virt_type)?;
+    let path = format!("devices/{device}/enum/value");
+    let values = capabilities.root().find_all(&path);
+    Ok(values.map(|value| value.text()).collect())
+}
+
 /// Fails for more virtual CPUs than the machine type takes.
 ///
 /// Errors: `unsupported` (exit 6).
@@ -243,7 +264,7 @@ fn check_sev(host: &Host, libvirt: &Libvirt, security: Security) -> Result<()> {
 }
 
 /// The kinds of launch security that libvirt lists.
-fn sectypes(capabilities: &Document) -> impl Iterator<Item = String> {
+pub(crate) fn sectypes(capabilities: &Document) -> impl Iterator<Item = String> {
     let values = capabilities.root().find_all("features/launchSecurity/enum/value");
     values.map(|value| value.text())
 }
@@ -342,6 +363,6 @@ pub fn has_iommufd(host: &Host, libvirt: &Libvirt) -> Result<bool> {
     Ok(version >= 12_001_000 && host.has("/dev/iommu"))
 }
 
-fn version_text(version: u32) -> String {
+pub(crate) fn version_text(version: u32) -> String {
     format!("{}.{}.{}", version / 1_000_000, version / 1000 % 1000, version % 1000)
 }

@@ -7,7 +7,10 @@ use common::config::Config;
 use common::libvirt::{ConnectArgs, Libvirt};
 use common::output::Outcome;
 
-use crate::{console, delete, hostdevs, list, new, overlay, render, show, ssh, start, stop, virsh};
+use crate::{
+    console, delete, firmware, hostdevs, list, new, overlay, render, scenario, show, ssh, start,
+    stop, virsh,
+};
 
 /// Trust domains and ordinary guests: create, list, inspect, stop, delete
 #[derive(Debug, Parser)]
@@ -50,6 +53,12 @@ enum Verb {
     Delete(delete::DeleteArgs),
     /// Have domains defined with the devices of the host that a file, or tdx-iommu resolve, says
     Hostdevs(hostdevs::HostdevsArgs),
+    /// Show scenarios, and the settings that they are made of
+    #[command(subcommand)]
+    Scenario(scenario::ScenarioVerb),
+    /// Show the firmware builds that guests can have, in the order in which they are tried
+    #[command(arg(firmware::connect_flag()))]
+    Firmware(firmware::FirmwareArgs),
     /// Open a domain's serial console (Ctrl-] leaves it)
     Console(console::ConsoleArgs),
     /// Log in to a domain, or run a command in it
@@ -68,6 +77,8 @@ impl Tool for Cli {
     fn run(self, context: &Context) -> Result<Outcome> {
         let config = Config::load(&context.host)?;
         let libvirt = || Libvirt::open(&self.connect, &config);
+        // A captured tree has no libvirt of its own; whoever names one means it.
+        let may_ask = context.host.is_this_machine() || self.connect.connect.is_some();
         match self.verb {
             Verb::New(args) => new::run(context, libvirt, &config, args),
             Verb::Render(args) => render::run(context, libvirt, &config, args),
@@ -78,6 +89,8 @@ impl Tool for Cli {
             Verb::Stop(args) => stop::run(libvirt, args),
             Verb::Delete(args) => delete::run(context, libvirt, args),
             Verb::Hostdevs(args) => hostdevs::run(context, libvirt, args),
+            Verb::Scenario(verb) => scenario::run(context, &config, verb),
+            Verb::Firmware(args) => firmware::run(context, libvirt, may_ask, args),
             Verb::Console(args) => Err(console::run(&self.connect, &config, args)),
             Verb::Ssh(args) => ssh::run(context, libvirt, args),
             Verb::Virsh(args) => Err(virsh::run(&self.connect, &config, args)),

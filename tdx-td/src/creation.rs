@@ -4,16 +4,16 @@
 //! taken, the overlay made, the domain defined and started. What fails half way is undone: the domain and
 //! its overlay go, devices go back; an image that was imported stays, since others may stand on it by then, and is named.
 
-use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
-use common::cli::Context;
+use common::cli::{Change, Context};
 use common::config::Config;
 use common::document::Action;
 use common::libvirt::{Context as _, Libvirt, State};
 use common::units::Size;
 use common::{Error, IoContext, Result, interrupt, log};
 use tdx_gpu::handover::Handover;
-use tdx_pool::overlay::{self, Base, NewVolume};
+use tdx_pool::overlay::NewVolume;
 use tdx_pool::owner::{self, Owner};
 use tdx_pool::seed as seed_volume;
 use virt::domain::Domain;
@@ -23,15 +23,17 @@ use virt::sys;
 use crate::blueprint::Blueprint;
 use crate::definition::{self, Definition};
 use crate::domain::DomainItem;
+use crate::drive::Drive;
 use crate::identity::{Identity, default_name, new_uuid};
-use crate::image::{Image, ImageRequest, Source};
+use crate::image::ImageRequest;
 use crate::metadata::Metadata;
 use crate::passthrough::{self, DeviceRequest, Devices};
 use crate::ports::Port;
 use crate::removal::undefine;
+use crate::scenario::layers::Setting;
 use crate::seed::{Seed, SeedArgs};
 use crate::settings::{GuestArgs, domain_name};
-use crate::{names, power};
+use crate::{names, power, removal};
 
 /// What it takes to have the domain.
 #[derive(Debug)]
@@ -40,6 +42,8 @@ pub struct Plan<'a> {
     pub name: String,
     /// What would be defined.
     pub xml: String,
+    /// The settings it is made of; none of a template.
+    pub settings: Vec<Setting>,
     /// What the user should know.
     pub warnings: Vec<String>,
     /// Whether the definition is a user's.
@@ -47,18 +51,20 @@ pub struct Plan<'a> {
     libvirt: &'a Libvirt,
     /// Ours until the domain has it.
     _port: Option<Port>,
-    source: Source,
-    overlay: overlay::Plan,
+    drive: Drive,
     seed: Option<seed_volume::Plan>,
     handover: Option<Handover>,
     owner: Option<Owner>,
+    metadata: Metadata,
     existing: Option<Domain>,
+    /// Whether the domain that has the name goes first.
+    overwrites: bool,
 }
 
 impl<'a> Plan<'a> {
     /// Looks at everything that can fail: host, network, pool, image, name.
     ///
-    /// Errors: those of [`Blueprint::new`] and [`Source::find`]; `conflict` when QEMU could not
+    /// Errors: those of [`Blueprint::new`] and [`Drive::plan`]; `conflict` when QEMU could not
     /// read the image, or when the name is taken by a domain that is not what was asked for.
     pub fn new(
         context: &Context,
@@ -72,38 +78,52 @@ impl<'a> Plan<'a> {
             Some(name) => names::find(libvirt, name)?,
             None => None,
         };
+        let asked = (request, devices, guest);
         // What is there already needs nothing more of the host.
-        let blueprint = Blueprint::new(context, libvirt, config, guest, existing.is_none())?;
-        let source = Source::find(context, libvirt, config, request)?;
-        let base = source.image.base();
-        let owner = owner::of_qemu(libvirt)?;
-        if let (Image::There(base), Some(owner), true) = (&source.image, owner, libvirt.is_local())
-        {
-            check_readable(base, owner)?;
+        let making = existing.is_none();
+        let plan = Self::of(context, libvirt, config, asked, making)?;
+        let Some(domain) = existing else { return Ok(plan) };
+        match differences(&domain, &plan.name, &plan.metadata)? {
+            None => Ok(Self { existing: Some(domain), ..plan }),
+            Some(_) if guest.overwrite => {
+                let plan = Self::of(context, libvirt, config, asked, true)?;
+                Ok(Self { overwrites: true, ..plan })
+            }
+            Some(how) => Err(taken(&plan.name, &format!("differs: {how}"))),
         }
-        let size = request.disk_size;
-        let overlay = overlay::Plan::new(source.pool.folder()?, base.clone(), size)?;
+    }
+
+    /// The same, but for what has the name already.
+    fn of(
+        context: &Context,
+        libvirt: &'a Libvirt,
+        config: &Config,
+        (request, devices, guest): (&ImageRequest, &DeviceRequest, &GuestArgs),
+        making: bool,
+    ) -> Result<Self> {
+        let disk_size = request.disk_size;
+        let kind = guest.drive.kind(request.is_named());
+        let blueprint = Blueprint::new(context, libvirt, config, guest, kind, making)?;
+        let owner = owner::of_qemu(libvirt)?;
+        let choice = blueprint.choice();
+        let drive = Drive::plan(context, libvirt, config, request, &guest.drive, choice, owner)?;
         let uuid = new_uuid()?;
         let seed = match Seed::read(&guest.seed, &uuid)? {
-            Some(seed) => Some(seed_volume::Plan::new(source.pool.folder()?, seed.to_image()?)?),
+            Some(seed) => Some(seed_volume::Plan::new(drive.folder()?, seed.to_image()?)?),
             None => None,
         };
-        let making = existing.is_none();
         let security = blueprint.security();
         let devices = Devices::new(&context.host, libvirt, devices, security, &uuid, making)?;
-        let metadata = Metadata {
-            pool: source.pool.pool_name().to_owned(),
-            base: base.path.clone(),
-            overlay: overlay.path.clone(),
-            request: [blueprint.request(), devices.request(), request_of(&guest.seed, size)]
-                .concat(),
-        };
-        if let (Some(domain), Some(name)) = (&existing, &guest.name) {
-            check_same(domain, name, &metadata)?;
-        }
+        let disk = drive.disk();
+        let cdrom = guest.drive.cdrom.as_deref().map(|image| cdrom(libvirt, image)).transpose()?;
+        let mut request = [blueprint.request(), devices.request()].concat();
+        request.extend(request_of(&guest.seed, disk_size));
+        request.extend(drive.request());
+        request.extend(cdrom.iter().map(|path| ("cdrom".to_owned(), path.display().to_string())));
+        let metadata = Metadata::new(drive.pool_name(), &disk, request);
         let port = match blueprint.port() {
             // Its own port is taken: by itself.
-            Some(wanted) if existing.is_none() => Some(Port::choose(libvirt, wanted)?),
+            Some(wanted) if making => Some(Port::choose(libvirt, wanted)?),
             _ => None,
         };
         let name = match &guest.name {
@@ -116,7 +136,8 @@ impl<'a> Plan<'a> {
         let identity = Identity {
             name: &name,
             uuid: &uuid,
-            base: &base,
+            disk: &disk,
+            cdrom: cdrom.as_deref(),
             keep_base_owner: owner.is_some(),
             seed: seed.as_ref().map(|seed| seed.path.as_path()),
             devices: &devices,
@@ -125,23 +146,38 @@ impl<'a> Plan<'a> {
         };
         let (xml, changes) = blueprint.to_xml(&identity)?;
         let warnings =
-            [blueprint.warnings(), &source.warnings, &devices.warnings, &changes].concat();
+            [blueprint.warnings(), &drive.warnings, &devices.warnings, &changes].concat();
         let memory = Definition::parse(xml.clone())?.memory_bytes().unwrap_or_default();
         let handover = devices.handover(Size(memory), &uuid);
         Ok(Self {
             name,
             xml,
+            settings: choice.map(|choice| choice.settings.clone()).unwrap_or_default(),
             by_user: blueprint.is_template(),
             warnings,
             libvirt,
             _port: port,
-            source,
-            overlay,
+            drive,
             seed,
             handover,
             owner,
-            existing,
+            metadata,
+            existing: None,
+            overwrites: false,
         })
+    }
+
+    /// Asks before a domain is deleted for this one.
+    ///
+    /// Errors: `conflict` when the answer is no.
+    pub fn confirm(&self, context: &Context, change: Change) -> Result<()> {
+        match self.overwrites {
+            true => context.confirm(
+                change,
+                &format!("delete domain '{}' and its disks for the new one?", self.name),
+            ),
+            false => Ok(()),
+        }
     }
 
     /// The domain as [`Plan::apply`] would leave it, and what that would take.
@@ -171,7 +207,12 @@ impl<'a> Plan<'a> {
             let action = passthrough::bring_up(&context.host, self.libvirt, domain, &name)?;
             return Ok((observed(domain, &name)?, action));
         }
-        let domain = self.create(context, config, request)?;
+        if self.overwrites {
+            removal::remove(&context.host, self.libvirt, &name)?;
+        }
+        let overwritten = self.overwrites.then(|| format!("deleted the domain '{name}' that was"));
+        let domain = self.create(context, config, request);
+        let domain = domain.map_err(|error| error.applied(overwritten))?;
         let item = observed(&domain, &name)
             .map_err(|error| error.applied([format!("created domain '{name}'")]))?;
         Ok((item, CREATE))
@@ -179,12 +220,14 @@ impl<'a> Plan<'a> {
 
     fn create(self, context: &Context, config: &Config, request: &ImageRequest) -> Result<Domain> {
         let name = &self.name;
-        let (pool, applied) = self.source.make_ready(context, self.libvirt, config, request)?;
+        let in_pool = self.seed.is_some();
+        let (drive, pool, applied) =
+            self.drive.make_ready(context, self.libvirt, config, request, in_pool)?;
         let build = || {
-            let overlay = self.overlay.create(&context.host, &pool, self.owner)?;
-            let mut volumes = vec![overlay];
-            if let Some(seed) = &self.seed {
-                match seed.create(&context.host, self.libvirt, &pool, self.owner) {
+            let disk = drive.create(context, self.libvirt, pool.as_ref(), self.owner)?;
+            let mut volumes: Vec<NewVolume> = disk.into_iter().collect();
+            if let (Some(seed), Some(pool)) = (&self.seed, &pool) {
+                match seed.create(&context.host, self.libvirt, pool, self.owner) {
                     Ok(seed) => volumes.push(seed),
                     Err(error) => return Err(undo_volumes(volumes, error)),
                 }
@@ -208,19 +251,19 @@ impl<'a> Plan<'a> {
 /// A domain that was not there was made.
 pub const CREATE: Action = Action("create");
 
-/// Fails unless the domain that has the name is what is asked for.
-fn check_same(domain: &Domain, name: &str, wanted: &Metadata) -> Result<()> {
-    let taken = |how: &str| {
-        Error::conflict(format!("domain '{name}' exists and {how}"))
-            .hint("choose another --name, or delete it first")
-    };
+/// In what the domain that has the name is not what is asked for, in words.
+///
+/// Errors: `conflict` for a domain of others.
+fn differences(domain: &Domain, name: &str, wanted: &Metadata) -> Result<Option<String>> {
     let there = definition::inactive(domain, name)?.metadata;
-    let there = there.ok_or_else(|| taken("was not made by these tools"))?;
+    let there = there.ok_or_else(|| taken(name, "was not made by these tools"))?;
     let differences = there.differences(wanted);
-    match differences.is_empty() {
-        true => Ok(()),
-        false => Err(taken(&format!("differs: {}", differences.join("; ")))),
-    }
+    Ok((!differences.is_empty()).then(|| differences.join("; ")))
+}
+
+fn taken(name: &str, how: &str) -> Error {
+    Error::conflict(format!("domain '{name}' exists and {how}"))
+        .hint("choose another --name, or delete it first")
 }
 
 /// Defines the domain. With `by_user` the definition is a user's, and its faults are theirs.
@@ -280,6 +323,16 @@ fn observed(domain: &Domain, name: &str) -> Result<DomainItem> {
     Ok(definition.item(domain.id(), state, autostart))
 }
 
+/// A CD's image by its one name.
+///
+/// Errors: `not_found`, `permission`.
+fn cdrom(libvirt: &Libvirt, image: &Path) -> Result<PathBuf> {
+    match libvirt.is_local() {
+        true => image.canonicalize().at("find", image),
+        false => Ok(image.to_owned()),
+    }
+}
+
 /// What was asked for of disk and user, in the form a later `new` of the same name compares. No
 /// secrets.
 fn request_of(seed: &SeedArgs, disk_size: Option<u64>) -> Vec<(String, String)> {
@@ -291,24 +344,4 @@ fn request_of(seed: &SeedArgs, disk_size: Option<u64>) -> Vec<(String, String)> 
     ]
     .map(|(key, value)| (key.to_owned(), value))
     .into()
-}
-
-/// Fails for a base image that QEMU could not read, since libvirt will be told not to change that.
-fn check_readable(base: &Base, qemu: Owner) -> Result<()> {
-    let file = match base.path.metadata() {
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => return Ok(()),
-        file => file.at("look at", &base.path)?,
-    };
-    let by_class = match () {
-        () if qemu.uid == 0 => true,
-        () if file.uid() == qemu.uid => file.mode() & 0o400 != 0,
-        () if file.gid() == qemu.gid => file.mode() & 0o040 != 0,
-        () => file.mode() & 0o004 != 0,
-    };
-    if by_class {
-        return Ok(());
-    }
-    let (path, gid) = (base.path.display(), qemu.gid);
-    Err(Error::conflict(format!("QEMU, which runs as {}:{gid} here, cannot read {path}", qemu.uid))
-        .hint(format!("chgrp {gid} '{path}' && chmod 0640 '{path}'")))
 }

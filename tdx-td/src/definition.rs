@@ -55,7 +55,7 @@ impl Definition {
     /// whose file is named as overlays are.
     pub fn overlay(&self) -> Option<(PathBuf, Option<PathBuf>)> {
         if let Some(metadata) = &self.metadata {
-            return Some((metadata.overlay.clone(), Some(metadata.base.clone())));
+            return Some((metadata.overlay.clone()?, metadata.base.clone()));
         }
         self.chains().into_iter().find_map(|chain| {
             let at = chain.iter().position(|path| is_overlay(path))?;
@@ -169,7 +169,7 @@ impl Definition {
                 .filter(|_| id.is_some()),
             base: overlay.as_ref().and_then(|(_, base)| base.as_ref()).map(text),
             overlay: overlay.as_ref().map(|(overlay, _)| text(overlay)),
-            pool: self.metadata.as_ref().map(|metadata| metadata.pool.clone()),
+            pool: self.metadata.as_ref().and_then(|metadata| metadata.pool.clone()),
             hostdevs: root.find_all("devices/hostdev").filter_map(hostdev).collect(),
             disks: root.find_all("devices/disk").map(disk).collect(),
             autostart,

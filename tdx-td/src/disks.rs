@@ -1,4 +1,4 @@
-//! Which files are a domain's own: its overlay, what snapshots put above it, its cloud-init seed.
+//! Which files are a domain's own: its overlay or its empty disk, what snapshots put above it, its cloud-init seed.
 //! Never the base image, and never a file that another domain needs too.
 
 use std::path::{Path, PathBuf};
@@ -49,6 +49,7 @@ impl OwnFiles {
             let memory = snapshot.root().attr_at("memory", "file");
             files.extend(memory.map(|file| PathBuf::from(file.as_ref())));
         }
+        files.extend(candidates.iter().flat_map(down_to_disk).cloned());
         for (overlay, _) in definitions.iter().filter_map(Definition::overlay) {
             // Our record is text that anyone may have copied: only what bears our name is ours.
             files.extend(is_overlay(&overlay).then(|| overlay.clone()));
@@ -85,6 +86,16 @@ fn full(mut chain: Chain, chains: &mut Chains) -> Result<Chain> {
 fn down_to<'a>(chain: &'a Chain, overlay: &Path) -> &'a [PathBuf] {
     let at = chain.iter().position(|file| file.as_path() == overlay);
     at.map_or(&[], |at| &chain[..=at])
+}
+
+/// The part of a chain from its top to a disk of ours that stands on nothing; nothing when there is none.
+fn down_to_disk(chain: &Chain) -> &[PathBuf] {
+    let kind = |file: &PathBuf| Ours::classify(file.file_name()?.to_str()?);
+    let at = chain.iter().position(|file| kind(file).is_some_and(Ours::is_disk));
+    match at {
+        Some(at) if kind(&chain[at]) == Some(Ours::Disk) => &chain[..=at],
+        _ => &[],
+    }
 }
 
 /// How many images a file stands on.

@@ -7,13 +7,14 @@ use common::libvirt::Libvirt;
 use common::units::Size;
 use common::xml::{Document, Edit, Element, Node};
 use common::{Error, Result};
+use tdx_pool::overlay::Base;
 
 use crate::builder;
 use crate::capability::{self, Security, VirtType};
 use crate::definition;
 use crate::dialect::{self, Dialect};
 use crate::hostfwd;
-use crate::identity::{Identity, digest};
+use crate::identity::{Disk, Identity, digest};
 use crate::launch::tdx::{self, QGS_SOCKET};
 use crate::metadata::{Metadata, TEMPLATE};
 use crate::ports::PortRequest;
@@ -120,6 +121,7 @@ impl Fitting {
     ///
     /// Errors: those of [`Template::fill`]; `invalid_input` for an overlay that is not used as one.
     pub fn to_xml(&self, identity: &Identity<'_>) -> Result<(String, Vec<String>)> {
+        let (overlay, base) = overlay_of(identity)?;
         let (fixed, changes) = match self.fix {
             true => {
                 let document = &self.template.document;
@@ -130,8 +132,8 @@ impl Fitting {
         };
         let document = fixed.as_ref().unwrap_or(&self.template).fill(&Values {
             name: identity.name,
-            base: builder::utf8(&identity.base.path)?,
-            overlay: builder::utf8(&identity.metadata.overlay)?,
+            base: builder::utf8(&base.path)?,
+            overlay: builder::utf8(overlay)?,
             hostdevs: &identity.devices.hostdevs,
             seed: identity.seed.map(builder::utf8).transpose()?,
         })?;
@@ -290,9 +292,20 @@ fn resize<'a>(
     Ok(())
 }
 
+/// Errors: `usage` for a disk of another kind, which templates have no placeholder for.
+fn overlay_of<'a>(identity: &Identity<'a>) -> Result<(&'a Path, &'a Base)> {
+    match identity.disk {
+        Disk::Overlay { path, base } => Ok((path, base)),
+        Disk::New { .. } | Disk::Given { .. } => {
+            Err(Error::usage("a template's disk stands on a base image: name it with --td-image"))
+        }
+    }
+}
+
 /// Has the overlay used as a qcow2 image over its base, and the base left to its owner.
 fn stand_on_base<'a>(edit: &mut Edit<'a>, root: Node<'a>, identity: &Identity<'_>) -> Result<()> {
-    let overlay = builder::utf8(&identity.metadata.overlay)?;
+    let (overlay, base) = overlay_of(identity)?;
+    let overlay = builder::utf8(overlay)?;
     let disks = root.find_all("devices/disk");
     for disk in disks.filter(|d| d.attr_at("source", "file").as_deref() == Some(overlay)) {
         let format = disk.attr_at("driver", "type");
@@ -304,7 +317,7 @@ fn stand_on_base<'a>(edit: &mut Edit<'a>, root: Node<'a>, identity: &Identity<'_
             .hint("<driver name='qemu' type='qcow2'/> belongs to its disk"));
         }
         // Whatever the template says of the base: where it is and what is in it, is known.
-        let backing = builder::backing_store(identity.base, identity.keep_base_owner)?.to_xml()?;
+        let backing = builder::backing_store(base, identity.keep_base_owner)?.to_xml()?;
         match disk.child("backingStore") {
             Some(there) => edit.replace(there, &backing),
             None => edit.insert_into(disk, &backing),

@@ -1,10 +1,11 @@
 //! What makes a new domain this one: its name, its UUID, its disk, and what it is known again by.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use common::Result;
 use sha2::{Digest, Sha256};
+use tdx_pool::image::Format;
 use tdx_pool::names::random_bytes;
 use tdx_pool::overlay::Base;
 
@@ -18,18 +19,65 @@ pub struct Identity<'a> {
     pub name: &'a str,
     /// UUID.
     pub uuid: &'a str,
-    /// The base image.
-    pub base: &'a Base,
+    /// Its disk.
+    pub disk: &'a Disk,
     /// Whether libvirt may be told to leave the base image's owner alone.
     pub keep_base_owner: bool,
+    /// A CD in its drive.
+    pub cdrom: Option<&'a Path>,
     /// A cloud-init seed.
     pub seed: Option<&'a Path>,
     /// Devices of the host.
     pub devices: &'a Devices,
     /// The host's address and port that lead to the guest's ssh.
     pub ssh: Option<SocketAddr>,
-    /// Our record; it names the overlay.
+    /// Our record.
     pub metadata: &'a Metadata,
+}
+
+/// What a domain's disk is.
+#[derive(Debug, Clone)]
+pub enum Disk {
+    /// A copy-on-write image over a base that stays as it is.
+    Overlay {
+        /// Where it is.
+        path: PathBuf,
+        /// What it stands on.
+        base: Base,
+    },
+    /// An image of its own, empty at first.
+    New {
+        /// Where it is.
+        path: PathBuf,
+        /// Its format.
+        format: Format,
+        /// UUID of libvirt's secret with its passphrase, when it is encrypted.
+        secret: Option<String>,
+    },
+    /// A user's image, used as it is and never deleted.
+    Given {
+        /// Where it is.
+        path: PathBuf,
+        /// Its format.
+        format: Format,
+    },
+}
+
+impl Disk {
+    /// Where it is, on libvirt's host.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Overlay { path, .. } | Self::New { path, .. } | Self::Given { path, .. } => path,
+        }
+    }
+
+    /// Its format.
+    pub fn format(&self) -> Format {
+        match self {
+            Self::Overlay { .. } => Format::Qcow2,
+            Self::New { format, .. } | Self::Given { format, .. } => *format,
+        }
+    }
 }
 
 /// The name the original script would have chosen: users' scripts match on it.

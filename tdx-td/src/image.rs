@@ -98,6 +98,16 @@ impl ImageRequest {
         Ok(request)
     }
 
+    /// Whether an image was named.
+    pub fn is_named(&self) -> bool {
+        self.image.is_some() || self.base.is_some()
+    }
+
+    /// The pool that was named.
+    pub fn pool(&self) -> Option<&str> {
+        self.pool.as_deref()
+    }
+
     /// Finds the image: the pool first, then the file system.
     ///
     /// Errors: `not_found`; whatever an import can be refused for.

@@ -22,6 +22,8 @@ pub mod delete;
 pub mod dialect;
 pub mod disks;
 pub mod domain;
+pub mod drive;
+pub mod firmware;
 pub mod fitting;
 pub mod hostdevs;
 pub mod hostfwd;

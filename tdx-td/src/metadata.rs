@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use common::xml::{Element, Node};
 
+use crate::identity::Disk;
+
 /// The namespace of our element. Part of every definition we make: never changed.
 pub const NAMESPACE: &str = "urn:tdx-tools:domain:1";
 
@@ -14,20 +16,35 @@ pub const TEMPLATE: &str = "template";
 /// Our record of a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Metadata {
-    /// The pool of its overlay.
-    pub pool: String,
-    /// The base image's path.
-    pub base: PathBuf,
-    /// The overlay's path.
-    pub overlay: PathBuf,
+    /// The pool of its disk, unless that is a user's image.
+    pub pool: Option<String>,
+    /// The base image's path, if its disk is an overlay.
+    pub base: Option<PathBuf>,
+    /// The overlay's path, if its disk is one.
+    pub overlay: Option<PathBuf>,
     /// What was asked for, as (key, value) pairs: a second `new` of the same name compares them.
     pub request: Vec<(String, String)>,
 }
 
 impl Metadata {
+    /// The record of a domain with this disk.
+    pub fn new(pool: &str, disk: &Disk, request: Vec<(String, String)>) -> Self {
+        let pool = Some(pool.to_owned());
+        match disk {
+            Disk::Overlay { path, base } => {
+                Self { pool, base: Some(base.path.clone()), overlay: Some(path.clone()), request }
+            }
+            Disk::New { .. } => Self { pool, base: None, overlay: None, request },
+            Disk::Given { .. } => Self { pool: None, base: None, overlay: None, request },
+        }
+    }
+
     /// The element that goes under `<metadata>`.
     pub fn to_element(&self) -> Element {
         let text = |name: &str, text: &str| Element::new(format!("tdx:{name}")).text(text);
+        let path = |name: &str, path: &Option<PathBuf>| {
+            path.as_ref().map(|path| text(name, &path.to_string_lossy()))
+        };
         let mut request = Element::new("tdx:request");
         for (key, value) in &self.request {
             request = request.attr(key.as_str(), value.as_str());
@@ -35,9 +52,9 @@ impl Metadata {
         Element::new("tdx:domain")
             .attr("xmlns:tdx", NAMESPACE)
             .attr("version", env!("CARGO_PKG_VERSION"))
-            .child(text("pool", &self.pool))
-            .child(text("base", &self.base.to_string_lossy()))
-            .child(text("overlay", &self.overlay.to_string_lossy()))
+            .child_opt(self.pool.as_ref().map(|pool| text("pool", pool)))
+            .child_opt(path("base", &self.base))
+            .child_opt(path("overlay", &self.overlay))
             .child(request)
     }
 
@@ -56,7 +73,10 @@ impl Metadata {
     pub fn differences(&self, wanted: &Self) -> Vec<String> {
         let mut differences = Vec::new();
         if self.base != wanted.base {
-            let (there, wanted) = (self.base.display(), wanted.base.display());
+            let name = |base: &Option<PathBuf>| {
+                base.as_ref().map_or_else(|| "none".to_owned(), |base| base.display().to_string())
+            };
+            let (there, wanted) = (name(&self.base), name(&wanted.base));
             differences.push(format!("base is {there}, not {wanted}"));
         }
         for (key, value) in &wanted.request {
@@ -70,6 +90,11 @@ impl Metadata {
                 break;
             }
             differences.push(format!("{key} is {there}, not {value}"));
+        }
+        if differences.is_empty() {
+            // What is as ever is not in a record.
+            let more = self.request.iter().filter(|(key, _)| wanted.asked(key).is_none());
+            differences.extend(more.map(|(key, there)| format!("{key} is {there}, not as ever")));
         }
         differences
     }
@@ -85,9 +110,9 @@ impl Metadata {
                 .collect::<Vec<_>>()
         });
         Some(Self {
-            pool: text("pool")?,
-            base: text("base")?.into(),
-            overlay: text("overlay")?.into(),
+            pool: text("pool"),
+            base: text("base").map(PathBuf::from),
+            overlay: text("overlay").map(PathBuf::from),
             request: request.collect(),
         })
     }
@@ -110,9 +135,9 @@ mod tests {
     #[test]
     fn what_is_written_is_read_back() {
         let metadata = Metadata {
-            pool: "a & b".to_owned(),
-            base: "/images/it's <base>.qcow2".into(),
-            overlay: "/images/overlay.qcow2".into(),
+            pool: Some("a & b".to_owned()),
+            base: Some("/images/it's <base>.qcow2".into()),
+            overlay: Some("/images/overlay.qcow2".into()),
             request: vec![("memory_bytes".to_owned(), "1".to_owned())],
         };
         let xml = Element::new("domain")

@@ -69,6 +69,7 @@ pub fn run(
     interrupt::guard();
     let libvirt = connect()?;
     let mut plan = Plan::new(context, &libvirt, config, &request, &devices, &args.guest)?;
+    plan.confirm(context, args.change)?;
     let warnings = std::mem::take(&mut plan.warnings);
     let dry_run = args.change.dry_run;
     let (mut domain, action) = match dry_run {

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use crate::creation::Plan;
 use crate::image::ImageArgs;
+use crate::scenario::layers::Setting;
 use crate::settings::GuestArgs;
 
 /// Arguments of `render`.
@@ -35,6 +36,8 @@ pub struct RenderItem {
     name: String,
     /// Domain XML.
     xml: String,
+    /// Every setting it was made of, as recommended and as it is; empty for a template.
+    settings: Vec<Setting>,
 }
 
 impl Item for RenderItem {
@@ -59,10 +62,10 @@ pub fn run(
     let (request, devices) = args.guest.read_stdin(&args.image)?;
     let libvirt = connect()?;
     let plan = Plan::new(context, &libvirt, config, &request, &devices, &args.guest)?;
-    let (name, xml) = (plan.name, plan.xml);
+    let (name, xml, settings) = (plan.name, plan.xml, plan.settings);
     if args.xml {
         return Ok(Outcome::raw(xml + "\n"));
     }
-    let document = Document::new("tdx.td.render", vec![RenderItem { name, xml }]);
+    let document = Document::new("tdx.td.render", vec![RenderItem { name, xml, settings }]);
     Ok(document.warnings(plan.warnings).into())
 }

@@ -1,6 +1,35 @@
-//! Scenarios: what a guest is to be used for, and what its definition, its disk and the host are to be like for that.
+//! `tdx-td scenario`: what a guest is to be used for, and what its definition, its disk and the host
+//! are to be like for that.
 
+pub mod choice;
+pub mod fit;
 pub mod layers;
 pub mod library;
+pub mod list;
 pub mod profile;
+pub mod show;
+pub mod user_settings;
 pub mod words;
+
+use clap::Subcommand;
+use common::Result;
+use common::cli::Context;
+use common::config::Config;
+use common::output::Outcome;
+
+/// Verbs on scenarios.
+#[derive(Debug, Subcommand)]
+pub enum ScenarioVerb {
+    /// Show the scenarios there are
+    List(list::ListArgs),
+    /// Show every setting of a scenario, as recommended and as it would be
+    Show(show::ShowArgs),
+}
+
+/// Runs a verb on scenarios. None of them needs libvirt.
+pub fn run(context: &Context, config: &Config, verb: ScenarioVerb) -> Result<Outcome> {
+    match verb {
+        ScenarioVerb::List(args) => list::run(context, args),
+        ScenarioVerb::Show(args) => show::run(context, config, args),
+    }
+}

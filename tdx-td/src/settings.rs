@@ -11,11 +11,13 @@ use common::{Error, Result, input};
 
 use crate::capability::{self, Capacity, Security, VirtType, VirtTypeArg};
 use crate::dialect::Dialect;
+use crate::drive::{DriveArgs, Kind};
 use crate::image::{ImageArgs, ImageRequest};
 use crate::launch::{Launch, LaunchArgs};
 use crate::metadata::TEMPLATE;
 use crate::passthrough::{DeviceArgs, DeviceRequest};
 use crate::ports::PortRequest;
+use crate::scenario::choice::{self, Choice, ScenarioArgs};
 use crate::seed::SeedArgs;
 
 /// What the guest is to have.
@@ -24,6 +26,7 @@ pub struct GuestArgs {
     /// Domain XML with placeholders, instead of the built-in definition
     #[arg(short = 't', long, value_name = "FILE")]
     #[arg(conflicts_with_all = ["security", "network", "virt_type", "hotplug_ports"])]
+    #[arg(conflicts_with_all = ["scenario", "set", "user_settings", "machine", "boot"])]
     pub xml_template: Option<PathBuf>,
     /// Translate what this libvirt would drop from the template, and close the ports it opens
     #[arg(long)]
@@ -32,7 +35,10 @@ pub struct GuestArgs {
     /// regular_vm, sev_guest]
     #[arg(long, value_parser = domain_name)]
     pub name: Option<String>,
-    /// Launch security [default: tdx]
+    /// Have a domain of that name deleted, with its own disks, unless it is as asked for; asks first
+    #[arg(long, requires = "name")]
+    pub overwrite: bool,
+    /// Launch security [default: tdx, or the best of the scenario's]
     #[arg(long, value_enum)]
     pub security: Option<Security>,
     /// Memory [default: the template's, else 8G, or half of a smaller host]
@@ -54,12 +60,18 @@ pub struct GuestArgs {
     /// A port of this host that leads to the guest's ssh; auto takes a free one of 127.0.0.1
     #[arg(long, value_name = "auto|[ADDRESS:]PORT")]
     pub ssh_port: Option<PortRequest>,
+    /// What it is for.
+    #[command(flatten)]
+    pub scenario: ScenarioArgs,
     /// How it is protected.
     #[command(flatten)]
     pub launch: LaunchArgs,
     /// Who may log in.
     #[command(flatten)]
     pub seed: SeedArgs,
+    /// Its disk, when it is no overlay.
+    #[command(flatten)]
+    pub drive: DriveArgs,
     /// Devices of the host.
     #[command(flatten)]
     pub devices: DeviceArgs,
@@ -116,6 +128,8 @@ pub struct Settings {
     pub vcpus: u32,
     /// libvirt network.
     pub network: String,
+    /// All else: of the guest, of its disk, of the host.
+    pub choice: Choice,
     /// Free PCI Express ports.
     pub hotplug_ports: u32,
     /// A port of the host that leads to the guest's ssh.
@@ -140,10 +154,15 @@ impl Settings {
         libvirt: &Libvirt,
         config: &Config,
         args: &GuestArgs,
+        kind: Kind,
         making: bool,
     ) -> Result<Self> {
-        let security = chosen(args.security, config.security.as_deref(), "security")?;
-        let security = security.unwrap_or(Security::Tdx);
+        let scenario = args.scenario.scenario(context)?;
+        let security = match args.scenario.scenario {
+            Some(_) => choice::security(context, libvirt, &scenario, args.security)?,
+            None => chosen(args.security, config.security.as_deref(), "security")?
+                .unwrap_or(Security::Tdx),
+        };
         let asked = chosen(args.virt_type, config.virt_type.as_deref(), "virt_type")?;
         let asked = asked.unwrap_or(VirtTypeArg::Auto);
         let launch = Launch::new(security, &args.launch)?;
@@ -161,10 +180,14 @@ impl Settings {
                 .hint("give it one of their templates with --xml-template"));
         }
         let virt_type = capability::virt_type(&context.host, libvirt, asked, security)?;
-        let host = capability::capacity(libvirt)?;
         let exists = |path: &Path| !libvirt.is_local() || context.host.path(path).exists();
         let mut warnings = launch.warnings(exists);
-        let memory_bytes = match args.memory.or(config.memory) {
+        let choice =
+            Choice::new(context, libvirt, config, args, &scenario, (security, virt_type, kind))?;
+        warnings.extend(choice.warnings.iter().cloned());
+        let host = capability::capacity(libvirt)?;
+        let guest = &choice.profile.guest;
+        let memory_bytes = match guest.memory {
             Some(Size(bytes)) if bytes < MIN_MEMORY => {
                 return Err(Error::invalid_input(format!(
                     "the configured memory is {}: at least {}",
@@ -176,7 +199,7 @@ impl Settings {
             Some(Size(bytes)) => bytes.next_multiple_of(1 << 20),
             None => default_memory(host.memory_bytes, &mut warnings),
         };
-        let vcpus = match args.vcpus.or(config.vcpus) {
+        let vcpus = match guest.vcpus {
             Some(0) => return Err(Error::invalid_input("the configured vcpus is 0")),
             Some(vcpus) => vcpus,
             None if host.cpus < 4 => {
@@ -185,8 +208,7 @@ impl Settings {
             }
             None => 4,
         };
-        let network = args.network.clone().or_else(|| config.network.clone());
-        let network = network.unwrap_or_else(|| "default".to_owned());
+        let network = guest.network.clone().unwrap_or_else(|| "default".to_owned());
         if making {
             check_network(libvirt, &network)?;
             let memory = Some(Size(memory_bytes));
@@ -206,6 +228,7 @@ impl Settings {
             memory_bytes,
             vcpus,
             network,
+            choice,
             hotplug_ports: args.hotplug_ports,
             ssh_port: args.ssh_port,
             passt,
@@ -228,7 +251,10 @@ impl Settings {
             ("ssh_port", ssh_port),
         ];
         let own = own.map(|(key, value)| (key.to_owned(), value));
-        own.into_iter().chain(self.launch.request()).collect()
+        own.into_iter()
+            .chain(self.launch.request())
+            .chain(self.choice.request.iter().cloned())
+            .collect()
     }
 }
 

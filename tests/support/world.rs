@@ -6,7 +6,7 @@ use crate::pool::raw_image;
 use crate::steps::anonymous;
 use crate::support::{Rig, guest_image};
 
-/// Domains with their state and definition, pools, files, what images hold, locks, QEMUs. Without what
+/// Domains with their state and definition, pools, secrets, files, what images hold, locks, QEMUs. Without what
 /// is random: names of our files, UUIDs, hardware addresses, libvirt's running numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct World(Vec<String>);
@@ -14,14 +14,15 @@ pub(crate) struct World(Vec<String>);
 /// Prints each thing as a line: its kind, its name, the rest.
 const LOOK: &str = r#"
 virsh -q list --all | awk '{ $1 = "domain"; print }'
+virsh -q secret-list | awk '{ $1 = "secret"; print }'
 virsh -q pool-list --all | awk '{ print "pool", $1, $2, "autostart:" $3 }'
 for domain in $(virsh list --all --name); do
-    virsh dumpxml --inactive $domain | sed "/<uuid>\|<mac /d; s/^ */xml $domain /"
+    virsh dumpxml --inactive $domain | sed "/<uuid>\|<mac /d; s/ uuid='.*'//; s/^ */xml $domain /"
 done
 cd /var/lib/libvirt
 find images qemu/nvram qemu/save qemu/snapshot qemu/channel qemu/dump ! -type d \
     -printf 'file %p %y %m %U:%G %s\n' 2>/dev/null | sed 's/domain-[0-9]*-/domain-N-/'
-find images -type f ! -name 'overlay.*' ! -name 'cidata.*' ! -name 'import.*.part' \
+find images -type f ! -name 'overlay.*' ! -name 'disk.*' ! -name 'cidata.*' ! -name 'import.*.part' \
     -exec sha256sum {} + | awk '{ print "content", $2, $1 }'
 find /run/lock/tdx -mindepth 1 -printf 'lock %f\n' 2>/dev/null
 find /etc/libvirt/qemu /etc/libvirt/storage ! -type d -printf 'config %p\n' 2>/dev/null
@@ -45,7 +46,7 @@ impl World {
         let told = new.chain(gone).filter_map(|(sign, line)| {
             let (kind, rest) = line.split_once(' ')?;
             match kind {
-                "domain" | "lock" => Some(format!("{sign}{kind} {rest}")),
+                "domain" | "lock" | "secret" => Some(format!("{sign}{kind} {rest}")),
                 "pool" => Some(format!("{sign}pool {}", rest.split(' ').next()?)),
                 "file" => {
                     Some(format!("{sign}{}", rest.strip_prefix("images/")?.split(' ').next()?))

@@ -24,6 +24,17 @@ pub struct Sections {
 }
 
 impl Sections {
+    /// One setting, `guest.video`, of which there may be none.
+    pub fn one(setting: &str, value: Value) -> Self {
+        let (section, key) = setting.split_once('.').unwrap_or_default();
+        let settings = Map::from_iter([(key.to_owned(), value)]);
+        match section {
+            "guest" => Self { guest: settings, ..Self::default() },
+            "storage" => Self { storage: settings, ..Self::default() },
+            _ => Self { host: settings, ..Self::default() },
+        }
+    }
+
     /// The sections by name.
     fn parts(self) -> [(&'static str, Map<String, Value>); 3] {
         [("guest", self.guest), ("storage", self.storage), ("host", self.host)]
@@ -44,15 +55,19 @@ pub enum Origin {
     Scenario(String),
     /// A file of settings.
     File(PathBuf),
+    /// `tdx.yaml` or a `TDX_` variable.
+    Config,
     /// A flag.
     Flag(String),
+    /// What the host has.
+    Host,
 }
 
 impl Origin {
     fn error(&self, message: String) -> Error {
         match self {
             Self::Flag(_) => Error::usage(message),
-            Self::Scenario(_) | Self::File(_) => Error::invalid_input(message),
+            _ => Error::invalid_input(message),
         }
     }
 }
@@ -62,7 +77,9 @@ impl fmt::Display for Origin {
         match self {
             Self::Scenario(name) => write!(f, "scenario {name}"),
             Self::File(path) => path.display().fmt(f),
+            Self::Config => f.write_str("tdx.yaml"),
             Self::Flag(flag) => f.write_str(flag),
+            Self::Host => f.write_str("the host"),
         }
     }
 }
@@ -78,12 +95,17 @@ pub struct Setting {
     pub value: Value,
     /// Who said so: the scenario, a file or a flag.
     pub origin: String,
+    /// Whether it has a meaning here: how a disk is made has none for one that is there.
+    pub applies: bool,
+    /// Whether it was said, rather than left to the scenario or the host.
+    #[serde(skip)]
+    pub said: bool,
 }
 
 impl Setting {
     /// Whether it is not as the scenario recommends.
     pub fn differs(&self) -> bool {
-        self.recommended != self.value
+        self.applies && self.recommended != self.value
     }
 }
 
@@ -162,6 +184,8 @@ impl Layers {
                 Setting {
                     recommended: recommended.get(&setting).cloned().unwrap_or_default(),
                     origin: origin.map_or_else(scenario, Origin::to_string),
+                    said: origin.is_some_and(|origin| *origin != Origin::Host),
+                    applies: true,
                     setting,
                     value,
                 }

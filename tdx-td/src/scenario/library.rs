@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use common::config::user_folder;
+use common::config;
 use common::host::Host;
 use common::{Error, IoContext, Result, input};
 use serde::Deserialize;
@@ -171,7 +171,7 @@ pub fn text_of(file: &Path) -> Result<String> {
 }
 
 fn folders(host: &Host) -> Vec<PathBuf> {
-    let user = user_folder().map(|folder| folder.join("tdx/scenarios"));
+    let user = config::home().map(|folder| folder.join("tdx/scenarios"));
     [Some(host.path(Path::new("/etc/tdx/scenarios"))), user].into_iter().flatten().collect()
 }
 

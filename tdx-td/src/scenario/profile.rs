@@ -10,9 +10,11 @@ use schemars::JsonSchema;
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
+use tdx_pool::image::Format;
+
 use super::words::{
-    Boot, Cache, Compression, DiskBus, Feature, Format, HostFilesystem, InputBus, Lifecycle,
-    MemoryBacking, NetworkModel, Preallocation, Text, Ticks, Tpm, Video, Watchdog,
+    Boot, Cache, Compression, DiskBus, Feature, HostFilesystem, InputBus, Lifecycle, MemoryBacking,
+    NetworkModel, Preallocation, Text, Ticks, Tpm, Video, Watchdog,
 };
 
 /// All settings.
@@ -175,10 +177,16 @@ pub struct Storage {
     pub compression_type: Option<Compression>,
 }
 
+/// In the largest unit that loses nothing.
 fn size<S: Serializer>(size: &Option<Size>, serializer: S) -> Result<S::Ok, S::Error> {
-    match size {
-        Some(size) => serializer.collect_str(size),
-        None => serializer.serialize_none(),
+    let Some(Size(bytes)) = *size else {
+        return serializer.serialize_none();
+    };
+    let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
+    let unit = units.into_iter().find(|(shift, _)| bytes > 0 && bytes.trailing_zeros() >= *shift);
+    match unit {
+        Some((shift, unit)) => serializer.collect_str(&format_args!("{}{unit}", bytes >> shift)),
+        None => serializer.serialize_u64(bytes),
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Source: <https://libvirt.org/formatdomain.html>, <https://libvirt.org/formatstorage.html>.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// Defines a setting of a few words, each with what it means.
@@ -127,16 +129,6 @@ words! {
         Restart = "restart",
         /// It stays as it is, to be looked at.
         Preserve = "preserve",
-    }
-}
-
-words! {
-    /// What an image is.
-    Format {
-        /// QEMU's.
-        Qcow2 = "qcow2",
-        /// The disk, byte by byte.
-        Raw = "raw",
     }
 }
 
@@ -307,8 +299,14 @@ impl TryFrom<Text> for Mode {
 }
 
 impl From<Mode> for String {
-    fn from(mode: Mode) -> Self {
-        mode.0
+    fn from(Mode(mode): Mode) -> Self {
+        mode
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 

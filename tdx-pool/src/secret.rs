@@ -1,0 +1,141 @@
+//! The passphrase of an encrypted disk, which libvirt keeps and gives to nobody but QEMU.
+//!
+//! Source: <https://libvirt.org/formatsecret.html#usage-type-volume>.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use common::host::Host;
+use common::libvirt::{Context, Libvirt, is_gone};
+use common::xml::{Document, Element};
+use common::{Error, Result, input, log};
+use virt::secret::Secret;
+
+use crate::inflight;
+use crate::names::Ours;
+
+/// What our secrets say of themselves.
+const DESCRIPTION: &str = "tdx-tools: passphrase of a guest's disk";
+
+/// The most bytes a passphrase can have. Source: cryptsetup(8), "NOTES ON PASSPHRASE PROCESSING".
+const LIMIT: usize = 512;
+
+/// A passphrase. It is never shown.
+pub struct Passphrase(Vec<u8>);
+
+impl fmt::Debug for Passphrase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Passphrase")
+    }
+}
+
+impl Passphrase {
+    /// What a file holds, without the line break at its end.
+    ///
+    /// Errors: those of reading it; `invalid_input` for one that is empty or too long.
+    pub fn read(path: &Path) -> Result<Self> {
+        let mut bytes = input::file(path, LIMIT)?;
+        if bytes.last() == Some(&b'\n') {
+            bytes.pop();
+        }
+        Self::new(bytes).map_err(|why| {
+            Error::invalid_input(format!("{} holds no passphrase: {why}", path.display()))
+        })
+    }
+
+    /// Judges what somebody typed.
+    ///
+    /// Errors: in words, for none at all.
+    pub fn new(bytes: Vec<u8>) -> Result<Self, &'static str> {
+        if bytes.is_empty() { Err("it is empty") } else { Ok(Self(bytes)) }
+    }
+}
+
+/// A secret that was just made and that no volume needs yet.
+#[derive(Debug)]
+pub struct NewSecret(Secret);
+
+impl NewSecret {
+    /// Has libvirt keep the passphrase of the disk at `path`, under this UUID.
+    pub fn create(libvirt: &Libvirt, uuid: &str, path: &Path, pass: &Passphrase) -> Result<Self> {
+        log::step(format_args!("have libvirt keep the passphrase of {}", path.display()));
+        let usage = Element::new("usage")
+            .attr("type", "volume")
+            .child(Element::new("volume").text(path.display()));
+        let xml = Element::new("secret")
+            .attr("ephemeral", "no")
+            .attr("private", "yes")
+            .child(Element::new("uuid").text(uuid))
+            .child(Element::new("description").text(DESCRIPTION))
+            .child(usage)
+            .to_xml()?;
+        let doing = "have libvirt keep a passphrase";
+        let secret = Self(libvirt.connect().define_secret_xml(&xml, 0).context(doing)?);
+        match secret.0.set_value(&pass.0, 0).context(doing) {
+            Ok(()) => Ok(secret),
+            Err(error) => Err(secret.undo_after(error)),
+        }
+    }
+
+    /// Takes it back because of `error`, which then tells when that failed too.
+    pub fn undo_after(self, error: Error) -> Error {
+        let uuid = self.0.uuid_string().unwrap_or_default();
+        match self.0.undefine() {
+            Ok(()) => error,
+            Err(_) => error.left_behind([format!("secret {uuid}")]),
+        }
+    }
+}
+
+/// Has libvirt forget the passphrase of a disk that is gone. Nothing to forget is fine.
+///
+/// Errors: what libvirt says.
+pub fn forget(libvirt: &Libvirt, disk: &Path) -> Result<()> {
+    for (secret, path) in ours(libvirt)? {
+        if path == disk {
+            undefine(&secret, &path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Has libvirt forget the passphrases of disks that never came to be, or went without them.
+///
+/// Errors: what libvirt says.
+pub fn sweep(host: &Host, libvirt: &Libvirt) -> Result<()> {
+    for (secret, path) in ours(libvirt)? {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let is_disk = Ours::classify(name) == Some(Ours::Disk);
+        // The lock first: a disk whose creation has ended is there by now, or never will be.
+        if is_disk && !inflight::is_in_flight(host, name)? && !path.exists() {
+            undefine(&secret, &path)?;
+        }
+    }
+    Ok(())
+}
+
+/// The secrets that are ours, with the disk each is for.
+fn ours(libvirt: &Libvirt) -> Result<Vec<(Secret, PathBuf)>> {
+    let doing = "list libvirt's secrets";
+    let mut ours = Vec::new();
+    for secret in libvirt.connect().list_all_secrets(0).context(doing)? {
+        let xml = match secret.xml_desc(0) {
+            Err(error) if is_gone(&error) => continue,
+            xml => Document::parse(xml.context(doing)?)?,
+        };
+        let root = xml.root();
+        let path = root.text_at("usage/volume").map(PathBuf::from);
+        if root.text_at("description").as_deref() == Some(DESCRIPTION) {
+            ours.extend(path.map(|path| (secret, path)));
+        }
+    }
+    Ok(ours)
+}
+
+fn undefine(secret: &Secret, disk: &Path) -> Result<()> {
+    log::step(format_args!("have libvirt forget the passphrase of {}", disk.display()));
+    match secret.undefine() {
+        Err(error) if is_gone(&error) => Ok(()),
+        done => done.context(format_args!("forget the passphrase of {}", disk.display())),
+    }
+}

@@ -1,0 +1,350 @@
+//! The disk a new domain is to have: an overlay over a base image, an empty disk of its own, or an
+//! image of the user's, used as it is.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use common::cli::Context;
+use common::config::Config;
+use common::libvirt::Libvirt;
+use common::units::Size;
+use common::{Error, IoContext, Result};
+use tdx_pool::disk::{self, Allocated, Shape};
+use tdx_pool::ensure;
+use tdx_pool::image;
+use tdx_pool::overlay::{self, NewVolume};
+use tdx_pool::owner::Owner;
+use tdx_pool::pool::Pool;
+use tdx_pool::secret::Passphrase;
+use tdx_pool::{PoolArgs, owner};
+
+use crate::identity::{self, new_uuid};
+use crate::image::{Image, ImageRequest, Source};
+use crate::scenario::choice::Choice;
+use crate::scenario::profile::Storage;
+use crate::scenario::words::{Compression, Preallocation};
+
+/// Which disk, when it is no overlay.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Disk")]
+pub struct DriveArgs {
+    /// An empty disk of this size, as the scenario's storage settings say
+    #[arg(long, value_name = "SIZE")]
+    #[arg(conflicts_with_all = ["td_image", "base", "disk_size", "vmimage", "xml_template"])]
+    pub blank: Option<Size>,
+    /// An image to be used as it is, instead of an overlay over it
+    #[arg(long, value_name = "FILE")]
+    #[arg(conflicts_with_all = ["td_image", "base", "disk_size", "xml_template"])]
+    pub vmimage: Option<PathBuf>,
+    /// A CD to boot from; without an image for the disk, that is an empty one
+    #[arg(long, value_name = "ISO", conflicts_with = "xml_template")]
+    pub cdrom: Option<PathBuf>,
+    /// The passphrase of a disk that is to be encrypted; asked for on a terminal without it
+    #[arg(long, value_name = "FILE")]
+    pub passphrase_file: Option<PathBuf>,
+}
+
+/// What kind of disk is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A copy-on-write image over a base.
+    Overlay,
+    /// One of its own, empty at first.
+    New,
+    /// The user's.
+    Given,
+}
+
+impl DriveArgs {
+    /// What kind of disk is asked for, beside an image or without.
+    pub fn kind(&self, has_image: bool) -> Kind {
+        match (&self.vmimage, self.blank, &self.cdrom) {
+            (Some(_), ..) => Kind::Given,
+            (None, Some(_), _) => Kind::New,
+            (None, None, Some(_)) if !has_image => Kind::New,
+            _ => Kind::Overlay,
+        }
+    }
+}
+
+/// A disk that is to be had.
+#[derive(Debug)]
+pub struct Drive {
+    ground: Ground,
+    volume: Volume,
+    /// The passphrase, as far as it is known without asking.
+    passphrase: Option<Passphrase>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+/// What has to be there before the disk can be made.
+#[derive(Debug)]
+enum Ground {
+    /// A base image in its pool.
+    Image(Source),
+    /// A pool.
+    Pool(ensure::Plan),
+}
+
+#[derive(Debug)]
+enum Volume {
+    Overlay(overlay::Plan),
+    New(disk::Plan),
+    Given(identity::Disk),
+}
+
+impl Drive {
+    /// Finds what the disk stands on, and plans it.
+    ///
+    /// Errors: those of [`Source::find`]; `conflict` for settings that such a disk cannot have, and for
+    /// a base image that QEMU could not read; `not_found` and `invalid_input` for images.
+    pub fn plan(
+        context: &Context,
+        libvirt: &Libvirt,
+        config: &Config,
+        request: &ImageRequest,
+        args: &DriveArgs,
+        choice: Option<&Choice>,
+        qemu: Option<Owner>,
+    ) -> Result<Self> {
+        let kind = args.kind(request.is_named());
+        if let (Some(choice), true) = (choice, kind != Kind::New) {
+            check_unencrypted(choice, kind)?;
+        }
+        if args.passphrase_file.is_some() && kind != Kind::New {
+            return Err(Error::usage("--passphrase-file is for a disk that is made encrypted")
+                .hint("--blank SIZE makes an empty disk"));
+        }
+        let pool = || {
+            let folder = choice.and_then(|choice| choice.disk_folder.as_deref());
+            let folder = folder.filter(|_| request.pool().is_none() && kind == Kind::New);
+            let name = request.pool().map(str::to_owned);
+            ensure::Plan::new(libvirt, config, &PoolArgs { pool: name }, folder)
+        };
+        let (ground, volume) = match (kind, choice) {
+            (Kind::New, Some(choice)) => {
+                let pool = pool()?;
+                let shape = shape(&choice.profile.storage)?;
+                let plan = disk::Plan::new(pool.folder()?, shape, &new_uuid()?)?;
+                (Ground::Pool(pool), Volume::New(plan))
+            }
+            (Kind::Given, _) => {
+                let path = args.vmimage.as_deref().unwrap_or(Path::new(""));
+                (Ground::Pool(pool()?), Volume::Given(given(libvirt, path)?))
+            }
+            _ => {
+                let source = Source::find(context, libvirt, config, request)?;
+                let base = source.image.base();
+                if let (Image::There(base), Some(qemu), true) =
+                    (&source.image, qemu, libvirt.is_local())
+                {
+                    owner::check_readable(&base.path, qemu)?;
+                }
+                let plan = overlay::Plan::new(source.pool.folder()?, base, request.disk_size)?;
+                (Ground::Image(source), Volume::Overlay(plan))
+            }
+        };
+        let warnings = match &ground {
+            Ground::Image(source) => source.warnings.clone(),
+            Ground::Pool(pool) => pool.warnings.clone(),
+        };
+        let file = args.passphrase_file.as_deref();
+        let passphrase = file.map(Passphrase::read).transpose()?;
+        let this = Self { ground, volume, passphrase, warnings };
+        if this.passphrase.is_some() && !this.is_encrypted() {
+            return Err(Error::usage("--passphrase-file is for a disk that is made encrypted")
+                .hint("add --set storage.encryption=on"));
+        }
+        Ok(this)
+    }
+
+    /// The disk as the definition has it.
+    pub fn disk(&self) -> identity::Disk {
+        match &self.volume {
+            Volume::Overlay(plan) => {
+                identity::Disk::Overlay { path: plan.path.clone(), base: plan.base.clone() }
+            }
+            Volume::New(plan) => identity::Disk::New {
+                path: plan.path.clone(),
+                format: plan.shape.format,
+                secret: plan.secret.clone(),
+            },
+            Volume::Given(disk) => disk.clone(),
+        }
+    }
+
+    fn pool(&self) -> &ensure::Plan {
+        match &self.ground {
+            Ground::Image(source) => &source.pool,
+            Ground::Pool(pool) => pool,
+        }
+    }
+
+    /// The pool's name.
+    pub fn pool_name(&self) -> &str {
+        self.pool().pool_name()
+    }
+
+    /// The pool's folder.
+    ///
+    /// Errors: `unsupported` for a pool of a kind that has none.
+    pub fn folder(&self) -> Result<&Path> {
+        self.pool().folder()
+    }
+
+    /// What was asked for, in the form a later `new` of the same name compares. The base of an overlay
+    /// is compared by itself.
+    pub fn request(&self) -> Option<(String, String)> {
+        let disk = match &self.volume {
+            Volume::Overlay(_) => return None,
+            Volume::New(_) => "new".to_owned(),
+            Volume::Given(disk) => disk.path().display().to_string(),
+        };
+        Some(("disk".to_owned(), disk))
+    }
+
+    fn is_encrypted(&self) -> bool {
+        matches!(&self.volume, Volume::New(plan) if plan.secret.is_some())
+    }
+
+    /// Asks for what is secret, and has pool and base image ready. Returns what only has to be made,
+    /// the pool if anything will be in it, and what was done, in words.
+    ///
+    /// Errors: `usage` when there is nobody to ask; whatever making the pool or an import can be
+    /// refused for.
+    pub fn make_ready(
+        self,
+        context: &Context,
+        libvirt: &Libvirt,
+        config: &Config,
+        request: &ImageRequest,
+        in_pool: bool,
+    ) -> Result<(Ready, Option<Pool>, Vec<String>)> {
+        let ask = self.is_encrypted() && self.passphrase.is_none();
+        let passphrase = match ask {
+            true => Some(ask_for_passphrase(context)?),
+            false => self.passphrase,
+        };
+        let ready = Ready { volume: self.volume, passphrase };
+        let (pool, applied) = match self.ground {
+            Ground::Image(source) => {
+                let (pool, applied) = source.make_ready(context, libvirt, config, request)?;
+                (Some(pool), applied)
+            }
+            Ground::Pool(_) if !in_pool && matches!(ready.volume, Volume::Given(_)) => {
+                (None, Vec::new())
+            }
+            Ground::Pool(pool) => {
+                let made =
+                    pool.found().is_none().then(|| format!("created pool '{}'", pool.pool_name()));
+                (Some(pool.apply_unless_ready(libvirt)?), made.into_iter().collect())
+            }
+        };
+        Ok((ready, pool, applied))
+    }
+}
+
+/// A disk that only has to be made.
+#[derive(Debug)]
+pub struct Ready {
+    volume: Volume,
+    passphrase: Option<Passphrase>,
+}
+
+impl Ready {
+    /// Makes the disk, unless it is the user's.
+    ///
+    /// Errors: what libvirt says.
+    pub fn create(
+        &self,
+        context: &Context,
+        libvirt: &Libvirt,
+        pool: Option<&Pool>,
+        owner: Option<Owner>,
+    ) -> Result<Option<NewVolume>> {
+        let host = &context.host;
+        match (&self.volume, pool) {
+            (Volume::Overlay(plan), Some(pool)) => plan.create(host, pool, owner).map(Some),
+            (Volume::New(plan), Some(pool)) => {
+                plan.create(host, libvirt, pool, owner, self.passphrase.as_ref()).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+/// Fails when encryption was asked for, of a disk that is not made here.
+///
+/// Errors: `conflict`.
+fn check_unencrypted(choice: &Choice, kind: Kind) -> Result<()> {
+    if choice.profile.storage.encryption.0 && choice.is_said("storage.encryption") {
+        let disk =
+            if kind == Kind::Given { "a user's own" } else { "an overlay over a base image" };
+        return Err(Error::conflict(format!("storage.encryption is on, but the disk is {disk}"))
+            .hint("--blank SIZE makes an encrypted disk; encrypt inside the guest otherwise"));
+    }
+    Ok(())
+}
+
+/// What is asked of libvirt, which makes the disk.
+///
+/// Errors: `unsupported` for what it cannot.
+fn shape(storage: &Storage) -> Result<Shape> {
+    let refuse = |setting: &str, instead: &str| {
+        Err(Error::unsupported(format!("libvirt makes no disk with {setting}"))
+            .hint(format!("--set {instead}")))
+    };
+    if storage.compression_type == Some(Compression::Zstd) {
+        return refuse("storage.compression_type zstd", "storage.compression_type=zlib");
+    }
+    let allocated = match storage.preallocation {
+        Preallocation::Off => Allocated::Nothing,
+        Preallocation::Metadata => Allocated::Tables,
+        Preallocation::Falloc => Allocated::All,
+        Preallocation::Full => {
+            return refuse("storage.preallocation full", "storage.preallocation=falloc");
+        }
+    };
+    let size = |size: Option<Size>| size.map(|Size(bytes)| bytes);
+    Ok(Shape {
+        format: storage.format,
+        capacity_bytes: size(storage.capacity).unwrap_or_default(),
+        allocated,
+        cluster_bytes: size(storage.cluster_size),
+        lazy_refcounts: storage.lazy_refcounts.0,
+        encrypted: storage.encryption.0,
+    })
+}
+
+/// A user's image, by its header.
+///
+/// Errors: `not_found`, `permission`; `invalid_input` for what is no image; `unsupported` on a remote
+/// connection.
+fn given(libvirt: &Libvirt, path: &Path) -> Result<identity::Disk> {
+    if !libvirt.is_local() {
+        return Err(Error::unsupported(
+            "--vmimage is an image of this machine, not the remote host's",
+        )
+        .hint("import it into a pool there: tdx-pool import"));
+    }
+    let path = path.canonicalize().at("find", path)?;
+    let image = image::probe(&image::open(&path)?, &path)?;
+    Ok(identity::Disk::Given { path, format: image.format })
+}
+
+/// Asks twice, since nobody sees what they type.
+///
+/// Errors: `usage` when there is nobody to ask, or the two differ.
+fn ask_for_passphrase(context: &Context) -> Result<Passphrase> {
+    let first = context.ask_secret("passphrase of the guest's disk: ").map_err(|error| {
+        error.hint(
+            "--passphrase-file FILE names a file with it, --set storage.encryption=off needs none",
+        )
+    })?;
+    if context.ask_secret("once more: ")? != first {
+        return Err(Error::usage("the two passphrases differ"));
+    }
+    Passphrase::new(first.into_bytes())
+        .map_err(|why| Error::usage(format!("that is no passphrase: {why}")))
+}

@@ -1,0 +1,148 @@
+//! What of the settings cannot be together, or not on this host.
+
+use common::host::Host;
+use common::libvirt::Libvirt;
+use common::{Error, Result};
+use serde_json::Value;
+
+use tdx_pool::image::Format;
+
+use super::choice::plain;
+use super::layers::{Layers, Origin, Sections};
+use super::profile::{Auto, Profile, Switch};
+use super::words::{DiskBus, MemoryBacking, Preallocation, Video};
+use crate::capability::{self, Security, VirtType};
+use crate::firmware;
+use crate::firmware::selection::{Feature, Wanted};
+
+/// Fails for settings that cannot be together.
+///
+/// Errors: `usage`, naming both.
+pub fn check(profile: &Profile, security: Security) -> Result<()> {
+    let (guest, storage) = (&profile.guest, &profile.storage);
+    let tdx = security == Security::Tdx;
+    let by_bus = if storage.bus == DiskBus::Virtio { "vd" } else { "sd" };
+    let letter = storage.target.strip_prefix(by_bus);
+    let named =
+        letter.is_some_and(|letter| letter.len() == 1 && letter.as_bytes()[0].is_ascii_lowercase());
+    let contradictions = [
+        (
+            storage.encryption == Switch(true) && storage.format == Format::Raw,
+            "an encrypted disk is qcow2: storage.encryption is on, storage.format raw",
+            "--set storage.format=qcow2",
+        ),
+        (
+            guest.secure_boot == Auto::Is(Switch(true)) && guest.smm == Auto::Is(Switch(false)),
+            "secure boot guards its variables by system management mode: guest.secure_boot is on, \
+             guest.smm off",
+            "--set guest.smm=auto",
+        ),
+        (
+            tdx && guest.smm == Auto::Is(Switch(true)),
+            "a trust domain has no system management mode: guest.smm is on",
+            "--set guest.smm=auto",
+        ),
+        (
+            tdx && guest.host_filesystem.is_some(),
+            "a trust domain trusts no folder of the host: guest.host_filesystem is set",
+            "--set guest.host_filesystem=none",
+        ),
+        (
+            tdx && guest.memory_backing == MemoryBacking::Shared,
+            "a trust domain's memory is its own: guest.memory_backing is shared",
+            "--set guest.memory_backing=private",
+        ),
+        (
+            tdx && guest.cpu_migratable == Some(Switch(true)),
+            "a trust domain cannot migrate: guest.cpu_migratable is on",
+            "--set guest.cpu_migratable=off",
+        ),
+        (
+            !named,
+            "a disk's name goes with its bus: storage.target is not vda to vdz for virtio, or sda to \
+             sdz for the others",
+            "--set storage.target=vda --set storage.bus=virtio",
+        ),
+    ];
+    match contradictions.into_iter().find(|(found, ..)| *found) {
+        None => Ok(()),
+        Some((_, message, hint)) => Err(Error::usage(message).hint(hint)),
+    }
+}
+
+/// What of a disk's settings has no meaning for its format, in words.
+pub fn meaningless(profile: &Profile, layers: &Layers) -> Vec<String> {
+    let storage = &profile.storage;
+    if storage.format == Format::Qcow2 {
+        return Vec::new();
+    }
+    [
+        ("storage.lazy_refcounts", storage.lazy_refcounts == Switch(true)),
+        ("storage.cluster_size", storage.cluster_size.is_some()),
+        ("storage.compression_type", storage.compression_type.is_some()),
+        ("storage.preallocation", storage.preallocation == Preallocation::Metadata),
+    ]
+    .into_iter()
+    .filter(|(setting, set)| *set && layers.is_said(setting))
+    .map(|(setting, _)| format!("{setting} is of no meaning for a raw disk"))
+    .collect()
+}
+
+/// Has what a scenario recommends and this host has not be something that it has. Returns what was
+/// changed, in words.
+///
+/// Errors: `unsupported` for what was asked for by name, and for a TPM, which nothing can stand for.
+pub fn to_host(
+    layers: &mut Layers,
+    host: &Host,
+    libvirt: &Libvirt,
+    virt_type: VirtType,
+    general: &Profile,
+) -> Result<Vec<String>> {
+    let guest = layers.profile()?.guest;
+    let mut changed = Vec::new();
+    if guest.machine != general.guest.machine
+        && !capability::machines(libvirt)?.contains(&guest.machine)
+    {
+        let none = format!("QEMU here has no {}", guest.machine);
+        let instead = general.guest.machine.as_str().into();
+        changed.push(replace(layers, "guest.machine", instead, &none)?);
+    }
+    let offered = |device: &str| capability::device_values(libvirt, virt_type, device);
+    let video = guest.video.as_str();
+    if guest.video != Video::None && !offered("video")?.iter().any(|offered| offered == video) {
+        let none = format!("QEMU here has no {video}");
+        changed.push(replace(layers, "guest.video", "virtio".into(), &none)?);
+    }
+    if let Some(tpm) = &guest.tpm {
+        let there = offered("tpm")?;
+        let has = |word: &str| there.iter().any(|has| has == word);
+        if !has(&tpm.model) || !has("emulator") {
+            return Err(Error::unsupported(format!("this host emulates no {}", tpm.model))
+                .hint("install swtpm and swtpm-tools, or --set guest.tpm=none"));
+        }
+    }
+    for (setting, state, feature) in [
+        ("guest.suspend_to_mem", guest.suspend_to_mem, "acpi-s3"),
+        ("guest.suspend_to_disk", guest.suspend_to_disk, "acpi-s4"),
+    ] {
+        let wanted = Wanted::uefi().feature(Feature::with(feature));
+        if state == Some(Switch(true))
+            && libvirt.is_local()
+            && firmware::select(host, &wanted)?.is_none()
+        {
+            let none = format!("no firmware here has {feature}");
+            changed.push(replace(layers, setting, "off".into(), &none)?);
+        }
+    }
+    Ok(changed)
+}
+
+fn replace(layers: &mut Layers, setting: &str, instead: Value, none: &str) -> Result<String> {
+    if layers.is_said(setting) {
+        return Err(Error::unsupported(format!("{none}, which {setting} needs")));
+    }
+    let told = format!("{setting} is {}: {none}", plain(&instead));
+    layers.put(&Origin::Host, Sections::one(setting, instead))?;
+    Ok(told)
+}
