@@ -63,8 +63,9 @@ pub fn run(
     context: &Context,
     connect: impl FnOnce() -> Result<Libvirt>,
     config: &Config,
-    args: NewArgs,
+    mut args: NewArgs,
 ) -> Result<Outcome> {
+    args.guest.seed.take_setup_config()?;
     let (request, devices) = args.guest.read_stdin(&args.image)?;
     interrupt::guard();
     let libvirt = connect()?;

@@ -57,8 +57,9 @@ pub fn run(
     context: &Context,
     connect: impl FnOnce() -> Result<Libvirt>,
     config: &Config,
-    args: RenderArgs,
+    mut args: RenderArgs,
 ) -> Result<Outcome> {
+    args.guest.seed.take_setup_config()?;
     let (request, devices) = args.guest.read_stdin(&args.image)?;
     let libvirt = connect()?;
     let plan = Plan::new(context, &libvirt, config, &request, &devices, &args.guest)?;

@@ -4,6 +4,8 @@
 //! without its traps: no name, key or password can change what the document says.
 //! Source: cloud-init documentation, "NoCloud"; "Cloud config examples".
 
+mod setup_config;
+
 use std::io::{self, Cursor, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -12,6 +14,7 @@ use clap::Args;
 use common::{Error, ErrorKind, IoContext, Result, input};
 use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions};
 use serde_json::{Value, json};
+use setup_config::SetupConfig;
 use sha_crypt::{PasswordHasher, ShaCrypt};
 use tdx_pool::names::random_bytes;
 
@@ -34,6 +37,50 @@ pub struct SeedArgs {
     /// A folder with user-data and, if wanted, meta-data, network-config and vendor-data
     #[arg(long, value_name = "DIR", conflicts_with_all = ["user", "hostname"])]
     pub cloud_init: Option<PathBuf>,
+    /// Canonical's setup-tdx-config; its GUEST_USER, GUEST_PASSWORD and GUEST_HOSTNAME count where
+    /// no flag says otherwise
+    #[arg(long, value_name = "FILE", conflicts_with = "cloud_init")]
+    pub setup_config: Option<PathBuf>,
+    /// The password in that file.
+    #[arg(skip)]
+    password: Option<Password>,
+}
+
+/// A password. It is never shown.
+#[derive(Clone)]
+struct Password(String);
+
+impl std::fmt::Debug for Password {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Password")
+    }
+}
+
+impl SeedArgs {
+    /// Reads `setup_config`, if there is one.
+    ///
+    /// Errors: those of [`SetupConfig::read`]; `invalid_input` for a user or a host name that cannot be.
+    pub fn take_setup_config(&mut self) -> Result<()> {
+        let Some(path) = &self.setup_config else { return Ok(()) };
+        let config = SetupConfig::read(path)?;
+        let take = |key: &str, check: fn(&str) -> Result<String, String>| {
+            let value = config.get(key).map(check).transpose();
+            value.map_err(|why| Error::invalid_input(format!("{key} in {}: {why}", path.display())))
+        };
+        if self.user.is_none() {
+            self.user = take("GUEST_USER", user_name)?;
+            let password = config.get("GUEST_PASSWORD").filter(|_| self.password_file.is_none());
+            self.password = password.map(|password| Password(password.to_owned()));
+        }
+        if self.hostname.is_none() {
+            self.hostname = take("GUEST_HOSTNAME", host_name)?;
+        }
+        Ok(())
+    }
+
+    fn has_password(&self) -> bool {
+        self.password_file.is_some() || self.password.is_some()
+    }
 }
 
 /// Source: useradd(8), the names that every distribution takes.
@@ -93,7 +140,7 @@ impl Seed {
         let mut config = json!({});
         if let Some(user) = &args.user {
             config["users"] = json!([account(user, args)?]);
-            config["ssh_pwauth"] = args.password_file.is_some().into();
+            config["ssh_pwauth"] = args.has_password().into();
         }
         let meta = meta_data(instance, args.hostname.as_deref());
         let user_data = format!("#cloud-config\n{config}\n").into_bytes();
@@ -161,7 +208,7 @@ fn account(user: &str, args: &SeedArgs) -> Result<Value> {
     for path in &args.ssh_key {
         keys.extend(public_keys(path)?);
     }
-    if keys.is_empty() && args.password_file.is_none() {
+    if keys.is_empty() && !args.has_password() {
         return Err(Error::usage(format!("nobody could log in as '{user}'"))
             .hint("add --ssh-key FILE or --password-file FILE"));
     }
@@ -169,11 +216,13 @@ fn account(user: &str, args: &SeedArgs) -> Result<Value> {
         "name": user,
         "shell": "/bin/bash",
         "sudo": "ALL=(ALL) NOPASSWD:ALL",
-        "lock_passwd": args.password_file.is_none(),
+        "lock_passwd": !args.has_password(),
         "ssh_authorized_keys": keys,
     });
     if let Some(path) = &args.password_file {
         account["passwd"] = password_hash(path)?.into();
+    } else if let Some(Password(password)) = &args.password {
+        account["passwd"] = hash(password.as_bytes())?.into();
     }
     Ok(account)
 }
@@ -225,12 +274,17 @@ fn password_hash(path: &Path) -> Result<String> {
     if password.is_empty() {
         return Err(Error::invalid_input(format!("{shown} holds no password on its first line")));
     }
+    hash(password)
+}
+
+/// Source: crypt(5), `sha512crypt`.
+fn hash(password: &[u8]) -> Result<String> {
     // Twelve bytes make the sixteen characters that crypt(5) reads; of more, it would compare a hash
     // with a shortened salt to one with the whole, and let nobody in.
     let salt: [u8; 12] = random_bytes()?;
-    let hash = ShaCrypt::SHA512.hash_password_with_salt(password, &salt).map_err(|error| {
-        Error::failed(format!("cannot hash the password in {shown}")).because(error.to_string())
-    })?;
+    let hash = ShaCrypt::SHA512
+        .hash_password_with_salt(password, &salt)
+        .map_err(|error| Error::failed("cannot hash a password").because(error.to_string()))?;
     Ok(hash.as_str().to_owned())
 }
 
@@ -252,6 +306,35 @@ mod tests {
         fs::write(&path, text).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
         path
+    }
+
+    #[test]
+    fn a_setup_config_says_what_no_flag_does() {
+        let folder = TempDir::new().unwrap();
+        let text = "GUEST_USER=tdx\nGUEST_PASSWORD=123456\nGUEST_HOSTNAME=tdx-guest\n";
+        let path = file(&folder, "setup-tdx-config", text, 0o644);
+        let read = |args: SeedArgs| {
+            let mut args = SeedArgs { setup_config: Some(path.clone()), ..args };
+            args.take_setup_config().unwrap();
+            let seed = Seed::read(&args, "i").unwrap().unwrap();
+            assert!(!format!("{args:?} {seed:?}").contains("123456"));
+            String::from_utf8(seed.files[0].1.clone()).unwrap()
+        };
+        let text = read(SeedArgs::default());
+        assert!(
+            text.contains("\"tdx\"") && text.contains("$6$") && !text.contains("123456"),
+            "{text}"
+        );
+        let password = file(&folder, "password", "other\n", 0o600);
+        let by_flag = read(SeedArgs { password_file: Some(password), ..with_user() });
+        assert!(by_flag.contains("$6$"), "{by_flag}");
+        for (text, says) in [("GUEST_USER=Root\n", "GUEST_USER"), ("GUEST_USER=$(id)\n", "line 1")]
+        {
+            let path = file(&folder, "wrong", text, 0o600);
+            let mut args = SeedArgs { setup_config: Some(path), ..SeedArgs::default() };
+            let error = args.take_setup_config().unwrap_err();
+            assert!(error.message().contains(says), "{error}");
+        }
     }
 
     fn with_user() -> SeedArgs {
