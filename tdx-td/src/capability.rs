@@ -158,7 +158,7 @@ fn cpu_flags(host: &Host) -> Result<Vec<&'static str>> {
     Ok(known.into_iter().filter(|flag| line.split_whitespace().any(|word| word == *flag)).collect())
 }
 
-fn domain_capabilities(libvirt: &Libvirt, virt_type: VirtType) -> Result<Document> {
+pub(crate) fn domain_capabilities(libvirt: &Libvirt, virt_type: VirtType) -> Result<Document> {
     let text = libvirt
         .connect()
         .domain_capabilities(None, Some("x86_64"), Some("q35"), Some(virt_type.as_str()), 0)
