@@ -122,7 +122,7 @@ impl JsonSchema for HostCode {
 
 /// The second part of the page `docs/codes.md`.
 pub fn page() -> String {
-    let mut text = "\n# What a host is looked at for\n\n\
+    let mut text = "\n## What a host is looked at for\n\n\
         `code` of the items of `tdx-td host check`. These names stay as well.\n\n\
         | code | what has to hold |\n|---|---|\n"
         .to_owned();

@@ -26,6 +26,7 @@ pub struct Asked {
 #[derive(Debug)]
 pub struct Daemon {
     uri: String,
+    local: bool,
     version: u32,
     qemu: Reading<u32>,
     /// Whether the network `default` is active; none when there is no such network.
@@ -84,6 +85,7 @@ impl Daemon {
         });
         Ok(Self {
             uri: libvirt.uri().to_owned(),
+            local: libvirt.is_local(),
             version: connect.lib_version().map_err(text)?,
             qemu: connect.hyp_version().map_err(text),
             network,
@@ -110,6 +112,10 @@ fn reached(asked: &Asked) -> CheckItem {
     let code = HostCode::Libvirt;
     match &asked.daemon {
         None => code.unknown("it was not asked"),
+        Some(Ok(daemon)) if !daemon.local => code.warn(
+            format!("{} is another machine, and all but libvirt is judged of this one", daemon.uri),
+            "run it there: ssh HOST tdx-td host check",
+        ),
         Some(Ok(daemon)) => code.ok(&daemon.uri),
         Some(Err(why)) => code.fail(
             why,
