@@ -8,8 +8,11 @@ mod support;
 #[path = "support/tree.rs"]
 mod tree;
 
+use std::path::{Path, PathBuf};
+
 use serde_json::Value;
 use support::{Rig, Run, repository};
+use tdx_td::host::check::code::HostCode;
 use tree::Tree;
 
 /// The codes of the items that stand like this.
@@ -191,6 +194,35 @@ fn what_nobody_can_tell_is_unknown_and_no_failure() {
     let nothing = Tree::new();
     let document = expect(&nothing, "--for tdx --for sev-snp --for vfio", &["IOMMU"]);
     assert_eq!(codes(&document, "ok").len(), 1, "{document:#}");
+}
+
+/// Every file of a host in turn, with everything in it that it should not have.
+#[test]
+fn whatever_is_in_a_file_there_is_an_answer() {
+    for host in [kvm_hosts::ubuntu(), kvm_hosts::snp()] {
+        let root = host.path("").canonicalize().unwrap();
+        for file in files(&root) {
+            let good = std::fs::read(&file).unwrap();
+            let long = good.repeat(200);
+            let odd: &[u8] = b"\0\xff: \xfe=[]\n::\n";
+            let bad = [b"", &long[..], odd, b"tdx -1 99999999999999999999"];
+            for text in bad {
+                std::fs::write(&file, text).unwrap();
+                let run = check(&host, "--for tdx --for sev-snp --for vfio --for none");
+                let document = run.answer(10);
+                let told = document["items"].as_array().unwrap().len();
+                assert_eq!(told, HostCode::ALL.len(), "{file:?}: {document:#}");
+            }
+            std::fs::write(&file, good).unwrap();
+        }
+    }
+}
+
+/// All files below a folder.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let below = |path: PathBuf| if path.is_dir() { files(&path) } else { vec![path] };
+    entries.flat_map(below).collect()
 }
 
 #[test]
