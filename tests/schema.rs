@@ -41,6 +41,7 @@ fn the_schemas_are_current() {
         ("tdx.pool.volumes", schema::<Document<tdx_pool::volume::VolumeItem>>()),
         ("tdx.td.delete", schema::<Document<tdx_td::delete::DeleteItem>>()),
         ("tdx.td.firmware", schema::<Document<tdx_td::firmware::FirmwareItem>>()),
+        ("tdx.td.host_check", schema::<Document<tdx_td::host::check::CheckItem>>()),
         ("tdx.td.hostdevs", schema::<Document<tdx_td::hostdevs::HostdevsItem>>()),
         ("tdx.td.domains", schema::<Document<tdx_td::domain::DomainItem>>()),
         ("tdx.td.new", schema::<Document<tdx_td::new::NewItem>>()),
@@ -69,9 +70,10 @@ fn the_schemas_are_current() {
 #[test]
 fn the_page_of_codes_is_current() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/codes.md");
+    let wanted = code::page() + &tdx_td::host::check::code::page();
     if std::env::var_os("TDX_UPDATE").is_some() {
-        std::fs::write(&path, code::page()).unwrap();
+        std::fs::write(&path, &wanted).unwrap();
     }
     let there = std::fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(there, code::page(), "{} is stale: TDX_UPDATE=1 makes it anew", path.display());
+    assert_eq!(there, wanted, "{} is stale: TDX_UPDATE=1 makes it anew", path.display());
 }

@@ -9,6 +9,9 @@ mod support;
 #[path = "support/tree.rs"]
 mod tree;
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Command;
 
 use firmware::{Case, compare};
@@ -195,6 +198,27 @@ fn a_damaged_descriptor_is_named_and_the_others_are_shown() {
     assert!(raw.stderr.contains("01-cut.json") && raw.text().contains("75-tdx"), "{raw:#?}");
 }
 
+/// As with `sudo -u`, which leaves another's home in the environment.
+#[test]
+#[ignore = "needs root"]
+fn a_folder_of_another_user_is_passed_over() {
+    let host = host();
+    let user = host.path("home/me/.config/qemu/firmware");
+    std::fs::create_dir_all(&user).unwrap();
+    let mode =
+        |path: &Path, mode| std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    mode(&host.path(""), 0o755);
+    mode(&user, 0o700);
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).env_clear();
+    command.env("HOME", "/home/me").arg(bin("tdx-td")).args(["firmware", "-f", "intel-tdx"]);
+    command.arg("--sysroot").arg(host.path(""));
+    let document = Run::of(command, b"").document();
+    assert_eq!(document["items"].as_array().unwrap().len(), 1, "{document}");
+    let warnings = document["warnings"].to_string();
+    assert!(warnings.contains("home/me/.config/qemu/firmware"), "{warnings}");
+}
+
 #[test]
 fn a_host_without_descriptors_has_none() {
     let host = Tree::new();
@@ -241,9 +265,10 @@ fn libvirt_chooses_the_same() {
         items.iter().all(|item| item["usable"] == true && item["offered"] == true),
         "{document}"
     );
-    // The administrator hides one, and libvirt and we go on to the next.
-    let hide = format!("mkdir -p /etc/qemu/firmware && : >/etc/qemu/firmware/{}", items[0]["name"]);
-    rig.shell(&hide).text();
+    // One is hidden, for this rig alone, and libvirt and we go on to the next.
+    let hide = "cp -r /usr/share/qemu/firmware fw && : >fw/$1 && \
+        mount --bind fw /usr/share/qemu/firmware";
+    rig.shell(&hide.replace("$1", items[0]["name"].as_str().unwrap())).text();
     assert_eq!(choose(&[], None, "q35"), Some(keyless));
     rig.libvirtd("stop");
     let document = rig.tool("tdx-td", ["firmware"]).document();

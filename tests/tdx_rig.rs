@@ -103,6 +103,32 @@ fn an_ordinary_guest_gets_ordinary_firmware() {
     rig.tool("tdx-td", ["delete", "td1", "--yes"]).document();
 }
 
+/// The host that looks as if it had TDX has it to the end of the chain, and loses it link by link.
+#[test]
+#[ignore = "needs root"]
+fn the_host_is_judged_as_it_is() {
+    let rig = Rig::start_tdx();
+    let failures = |status| {
+        let document = rig.tool("tdx-td", ["host", "check", "--for", "tdx"]).answer(status);
+        let items = document["items"].as_array().unwrap().iter();
+        let failed = items.filter(|item| item["status"] == "fail");
+        failed.map(|item| item["code"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(failures(0), [""; 0]);
+    fs::write(rig.path("/sys/fs/cgroup/misc.current"), "tdx 15\n").unwrap();
+    assert_eq!(failures(10), ["TDX_KEYS"]);
+    fs::write(rig.path("/sys/fs/cgroup/misc.current"), "tdx 0\n").unwrap();
+    fs::write(rig.path("/sys/module/kvm_intel/parameters/tdx"), "N\n").unwrap();
+    rig.shell("rm -f /var/cache/libvirt/qemu/capabilities/*").text();
+    rig.libvirtd("restart");
+    assert_eq!(failures(10), ["KVM_INTEL_TDX"]);
+    let cpuinfo = fs::read_to_string(rig.path("/proc/cpuinfo")).unwrap();
+    fs::write(rig.path("/proc/cpuinfo"), cpuinfo.replace(" tdx_host_platform", "")).unwrap();
+    assert_eq!(failures(10), ["CPU_TDX", "KVM_INTEL_TDX"]);
+    rig.libvirtd("stop");
+    assert_eq!(failures(10), ["CPU_TDX", "KVM_INTEL_TDX", "LIBVIRT"]);
+}
+
 /// A libvirt that knows trust domains takes the firmware that we say it takes.
 #[test]
 #[ignore = "needs root"]

@@ -1,10 +1,12 @@
-//! The few raw system calls: a write that may never return, and a look at a device's registers.
+//! The few raw system calls: a write that may never return, a look at a device's registers, a question to
+//! KVM, and the kernel's log.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -168,6 +170,43 @@ pub fn read_register(resource: &Path, offset: u64) -> io::Result<u32> {
     }
 }
 
+/// The kinds of guests that KVM runs: a bit for each `KVM_X86_*_VM`, of which 5 is a trust domain.
+///
+/// Errors: whatever the kernel says to one who asks through this open `/dev/kvm`.
+/// Source: Linux `Documentation/virt/kvm/api.rst`, `KVM_CAP_VM_TYPES`; `include/uapi/linux/kvm.h`.
+pub fn kvm_vm_types(kvm: &File) -> io::Result<u32> {
+    const KVM_CHECK_EXTENSION: libc::c_ulong = 0xae03;
+    const KVM_CAP_VM_TYPES: libc::c_ulong = 235;
+    // SAFETY: a request that takes a number and writes to no memory of ours, on an open file.
+    let types = unsafe { libc::ioctl(kvm.as_raw_fd(), KVM_CHECK_EXTENSION as _, KVM_CAP_VM_TYPES) };
+    u32::try_from(types).map_err(|_| io::Error::last_os_error())
+}
+
+/// What the kernel has logged and still has, the oldest first, a message a line.
+///
+/// Errors: whatever the kernel says; without root it may refuse.
+/// Source: Linux `Documentation/ABI/testing/dev-kmsg`: a record a read, of fields, `;` and the message.
+pub fn kernel_log() -> io::Result<Vec<String>> {
+    let mut options = OpenOptions::new();
+    let mut log = options.read(true).custom_flags(libc::O_NONBLOCK).open("/dev/kmsg")?;
+    let mut messages = Vec::new();
+    let mut record = [0; 8192];
+    loop {
+        match log.read(&mut record) {
+            Ok(0) => return Ok(messages),
+            Ok(length) => {
+                let record = String::from_utf8_lossy(&record[..length]);
+                let message = record.split_once(';').map_or("", |(_, message)| message);
+                messages.push(message.lines().next().unwrap_or_default().to_owned());
+            }
+            // Overwritten while it was read; or a signal.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EPIPE | libc::EINTR)) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(messages),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -220,6 +259,20 @@ mod tests {
         assert!(Path::new(&process).exists());
         drop(writer);
         assert!(!Path::new(&process).exists());
+    }
+
+    #[test]
+    fn what_is_no_kvm_says_so() {
+        let null = File::open("/dev/null").unwrap();
+        assert_eq!(kvm_vm_types(&null).unwrap_err().raw_os_error(), Some(libc::ENOTTY));
+    }
+
+    #[test]
+    fn the_kernels_log_ends() {
+        match kernel_log() {
+            Ok(messages) => assert!(messages.iter().all(|message| !message.contains('\n'))),
+            Err(error) => assert_ne!(error.kind(), io::ErrorKind::WouldBlock),
+        }
     }
 
     #[test]

@@ -158,7 +158,7 @@ fn cpu_flags(host: &Host) -> Result<Vec<&'static str>> {
     Ok(known.into_iter().filter(|flag| line.split_whitespace().any(|word| word == *flag)).collect())
 }
 
-fn domain_capabilities(libvirt: &Libvirt, virt_type: VirtType) -> Result<Document> {
+pub(crate) fn domain_capabilities(libvirt: &Libvirt, virt_type: VirtType) -> Result<Document> {
     let text = libvirt
         .connect()
         .domain_capabilities(None, Some("x86_64"), Some("q35"), Some(virt_type.as_str()), 0)
@@ -223,6 +223,9 @@ pub fn check_security(host: &Host, libvirt: &Libvirt, security: Security) -> Res
     }
 }
 
+const HINT: &str =
+    "tdx-td host check says what to do about it; --security none makes an ordinary guest";
+
 /// Source: <https://libvirt.org/formatdomaincaps.html#sev-capabilities>; Linux
 /// `Documentation/virt/kvm/x86/amd-memory-encryption.rst` for the module's parameters.
 fn check_sev(host: &Host, libvirt: &Libvirt, security: Security) -> Result<()> {
@@ -259,8 +262,7 @@ fn check_sev(host: &Host, libvirt: &Libvirt, security: Security) -> Result<()> {
         }
         Some(_) => "QEMU has none, or the BIOS keeps no ids for it".to_owned(),
     };
-    Err(Error::unsupported(format!("this host runs no {name} guests: {missing}"))
-        .hint("--security none makes an ordinary guest"))
+    Err(Error::unsupported(format!("this host runs no {name} guests: {missing}")).hint(HINT))
 }
 
 /// The kinds of launch security that libvirt lists.
@@ -278,7 +280,7 @@ fn check_tdx(host: &Host, libvirt: &Libvirt) -> Result<()> {
         return if libvirt.is_local() { check_keys(host) } else { Ok(()) };
     }
     Err(Error::unsupported(format!("this host runs no TDX trust domains: {}", missing.join("; ")))
-        .hint("--security none makes an ordinary guest"))
+        .hint(HINT))
 }
 
 /// Fails when every private key id of the host is taken: each trust domain needs one.

@@ -8,8 +8,8 @@ use common::libvirt::{ConnectArgs, Libvirt};
 use common::output::Outcome;
 
 use crate::{
-    console, delete, firmware, hostdevs, list, new, overlay, render, scenario, show, ssh, start,
-    stop, virsh,
+    console, delete, firmware, host, hostdevs, list, new, overlay, render, scenario, show, ssh,
+    start, stop, virsh,
 };
 
 /// Trust domains and ordinary guests: create, list, inspect, stop, delete
@@ -31,7 +31,8 @@ const EXAMPLES: &str = "Examples:
   tdx-td new -i guest.qcow2 --gpus 17:00.0,3b:00.0
   tdx-iommu resolve | tdx-td hostdevs - --dry-run
   tdx-td list --json | jq -r '.items[] | select(.state==\"running\") | .name'
-  tdx-td delete web1 --yes";
+  tdx-td delete web1 --yes
+  tdx-td host check --for tdx --for vfio";
 
 #[derive(Debug, Subcommand)]
 enum Verb {
@@ -59,6 +60,8 @@ enum Verb {
     /// Show the firmware builds that guests can have, in the order in which they are tried
     #[command(arg(firmware::connect_flag()))]
     Firmware(firmware::FirmwareArgs),
+    /// Judge the host
+    Host(host::HostArgs),
     /// Open a domain's serial console (Ctrl-] leaves it)
     Console(console::ConsoleArgs),
     /// Log in to a domain, or run a command in it
@@ -91,6 +94,7 @@ impl Tool for Cli {
             Verb::Hostdevs(args) => hostdevs::run(context, libvirt, args),
             Verb::Scenario(verb) => scenario::run(context, &config, verb),
             Verb::Firmware(args) => firmware::run(context, libvirt, may_ask, args),
+            Verb::Host(args) => host::run(context, libvirt, may_ask, args),
             Verb::Console(args) => Err(console::run(&self.connect, &config, args)),
             Verb::Ssh(args) => ssh::run(context, libvirt, args),
             Verb::Virsh(args) => Err(virsh::run(&self.connect, &config, args)),

@@ -26,6 +26,7 @@ use selection::{FEATURES, Feature, Wanted};
 
 /// Arguments of `firmware`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct FirmwareArgs {
     /// A feature it has, such as intel-tdx, or with no- in front does not have
     #[arg(short, long = "feature", value_name = "[no-]FEATURE", value_delimiter = ',')]
@@ -45,6 +46,12 @@ pub struct FirmwareArgs {
     content: bool,
 }
 
+const EXAMPLES: &str = "Examples:
+  tdx-td firmware -f intel-tdx
+  tdx-td firmware -m q35 -f secure-boot,no-enrolled-keys --format name
+  tdx-td firmware --json | jq -r '.items[0].executable.path'";
+
+/// Takes the name of a feature, or `no-` and the name.
 fn feature() -> impl TypedValueParser<Value = Feature> {
     PossibleValuesParser::new(FEATURES).map(|name| Feature::parse(&name))
 }

@@ -25,6 +25,7 @@ pub mod domain;
 pub mod drive;
 pub mod firmware;
 pub mod fitting;
+pub mod host;
 pub mod hostdevs;
 pub mod hostfwd;
 pub mod identity;

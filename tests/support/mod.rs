@@ -107,7 +107,13 @@ impl Run {
     /// Expects success: status 0, nothing on standard error, one document that fits its schema.
     #[track_caller]
     pub(crate) fn document(&self) -> Value {
-        assert_eq!(self.status, Some(0), "{self:#?}");
+        self.answer(0)
+    }
+
+    /// The same of a check, which exits as its answer says.
+    #[track_caller]
+    pub(crate) fn answer(&self, status: i32) -> Value {
+        assert_eq!(self.status, Some(status), "{self:#?}");
         assert_eq!(self.stderr, "", "{self:#?}");
         let document: Value = serde_json::from_str(&self.stdout)
             .unwrap_or_else(|error| panic!("no document: {error}\n{self:#?}"));

@@ -13,7 +13,7 @@ use common::{IoContext, config};
 
 use super::descriptor::Descriptor;
 
-/// What distributions bring, and what the administrator adds.
+/// What distributions bring, and what the administrator adds, which is the more specific.
 const SYSTEM: [&str; 2] = ["/usr/share/qemu/firmware", "/etc/qemu/firmware"];
 
 /// Whose descriptors are read.
@@ -37,16 +37,24 @@ pub struct Descriptors {
 impl Descriptors {
     /// Reads all.
     ///
-    /// Errors: `permission` or `io` for a folder that is there and cannot be listed.
+    /// Errors: `permission` or `io` for a folder of the machine that is there and cannot be listed; the
+    /// user's is passed over then, with a warning.
     pub fn read(host: &Host, scope: Scope) -> Result<Self> {
+        let mut all = Self::default();
         let mut by_name = BTreeMap::<OsString, PathBuf>::new();
-        for folder in folders(scope) {
-            for name in list(host, &folder)? {
-                let path = folder.join(&name);
-                by_name.insert(name, path);
+        let mut add = |folder: &Path, names: Vec<OsString>| {
+            by_name.extend(names.into_iter().map(|name| (name.clone(), folder.join(name))));
+        };
+        for folder in SYSTEM.map(Path::new) {
+            add(folder, list(host, folder)?);
+        }
+        let user = config::home().filter(|_| scope == Scope::User);
+        if let Some(folder) = user.map(|folder| folder.join("qemu/firmware")) {
+            match list(host, &folder) {
+                Ok(names) => add(&folder, names),
+                Err(error) => all.damaged.push(error.to_string()),
             }
         }
-        let mut all = Self::default();
         for path in by_name.into_values() {
             match read(host, &path) {
                 Ok(None) => {}
@@ -59,15 +67,6 @@ impl Descriptors {
         }
         Ok(all)
     }
-}
-
-/// The folders, the most general first.
-fn folders(scope: Scope) -> Vec<PathBuf> {
-    let user = match scope {
-        Scope::System => None,
-        Scope::User => config::home().map(|home| home.join("qemu/firmware")),
-    };
-    SYSTEM.iter().map(PathBuf::from).chain(user).collect()
 }
 
 /// The names of the descriptors in a folder; none where there is no such folder.
@@ -90,7 +89,12 @@ fn list(host: &Host, folder: &Path) -> Result<Vec<OsString>> {
 
 /// A descriptor; none for an empty file, which hides others of its name.
 fn read(host: &Host, path: &Path) -> Result<Option<Descriptor>, String> {
-    let bytes = std::fs::read(host.path(path)).map_err(|error| error.to_string())?;
+    let file = host.path(path);
+    let bytes = match std::fs::metadata(&file) {
+        Ok(metadata) if !metadata.is_file() => return Err("it is no file".to_owned()),
+        Ok(_) => std::fs::read(&file).map_err(|error| error.to_string())?,
+        Err(error) => return Err(error.to_string()),
+    };
     if bytes.is_empty() {
         return Ok(None);
     }

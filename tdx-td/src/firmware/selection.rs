@@ -152,7 +152,29 @@ fn glob(pattern: &[u8], text: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// What a pattern means, told slowly.
+    fn slowly(pattern: &[u8], text: &[u8]) -> bool {
+        match (pattern, text) {
+            ([], _) => text.is_empty(),
+            ([b'*', rest @ ..], _) => (0..=text.len()).any(|taken| slowly(rest, &text[taken..])),
+            ([wanted, rest @ ..], [letter, more @ ..]) => {
+                (*wanted == b'?' || wanted == letter) && slowly(rest, more)
+            }
+            _ => false,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn patterns_are_matched_fast_as_they_are_slowly(pattern in "[ab*?]{0,8}", text in "[ab]{0,8}") {
+            let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
+            prop_assert_eq!(glob(pattern, text), slowly(pattern, text));
+        }
+    }
 
     #[test]
     fn patterns_mean_what_libvirt_takes_them_for() {

@@ -1,0 +1,319 @@
+//! What there is to know of a host, read once.
+
+use std::collections::BTreeSet;
+use std::fs::{File, OpenOptions};
+use std::io;
+
+use common::host::Host;
+use common::units::Size;
+use common::{Result, raw, sysfs};
+use tdx_gpu::limit;
+use tdx_iommu::inventory::Inventory;
+
+use super::firmware::Firmware;
+use super::libvirt::Asked;
+
+/// What was read; the error is why it could not be, in words.
+pub type Reading<T> = std::result::Result<T, String>;
+
+/// Who made the processor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Vendor {
+    /// Intel.
+    Intel,
+    /// AMD.
+    Amd,
+}
+
+/// The processor.
+#[derive(Debug)]
+pub struct Cpu {
+    /// Whose it is; none for others.
+    pub vendor: Option<Vendor>,
+    /// What the kernel says it can.
+    pub flags: BTreeSet<String>,
+}
+
+/// `/dev/kvm`.
+#[derive(Debug)]
+pub enum Kvm {
+    /// It is not there.
+    Absent,
+    /// It opens and answers with the kinds of guests it runs, as [`raw::kvm_vm_types`] does.
+    Works(u32),
+    /// It does not open for us.
+    Refused,
+    /// It is there and is no KVM, or its hardware does not work.
+    Broken(String),
+    /// Nobody can tell.
+    Unknown(String),
+}
+
+/// Parameters of modules that are looked at.
+const PARAMETERS: [(&str, &str); 4] =
+    [("kvm_intel", "tdx"), ("kvm_amd", "sev"), ("kvm_amd", "sev_es"), ("kvm_amd", "sev_snp")];
+
+/// Files and folders whose presence says all.
+const PLACES: [&str; 13] = [
+    "/dev",
+    "/dev/iommu",
+    "/dev/sev",
+    "/dev/vhost-vsock",
+    "/.dockerenv",
+    "/run/.containerenv",
+    "/run/tdx-qgs/qgs.socket",
+    "/var/run/tdx-qgs/qgs.socket",
+    "/sys/module",
+    "/sys/module/kvm_amd",
+    "/sys/module/kvm_intel",
+    "/etc/qemu",
+    "/usr/share/qemu",
+];
+
+/// Text files, whatever is made of them.
+const TEXTS: [&str; 11] = [
+    "/etc/group",
+    "/proc/1/environ",
+    "/proc/meminfo",
+    "/proc/self/limits",
+    "/proc/self/status",
+    "/run/systemd/container",
+    "/sys/devices/faux/tdx_host/version",
+    "/sys/fs/cgroup/misc.capacity",
+    "/sys/fs/cgroup/misc.current",
+    "/sys/kernel/mm/ksm/run",
+    "/sys/kernel/mm/transparent_hugepage/enabled",
+];
+
+/// Everything that is judged.
+#[derive(Debug)]
+pub struct Facts {
+    /// Whether it is about the machine that this runs on.
+    pub this_machine: bool,
+    /// The first processor.
+    pub cpu: Reading<Cpu>,
+    /// The kernel's release, such as 6.17.0-5-generic.
+    pub release: Reading<String>,
+    /// The words of the kernel's command line.
+    pub command_line: Reading<Vec<String>>,
+    /// Options of modules, such as kvm_intel.tdx=1, from the command line and from modprobe.d.
+    pub options: Vec<String>,
+    /// What the kernel has logged.
+    pub log: Reading<Vec<String>>,
+    /// KVM.
+    pub kvm: Kvm,
+    /// Whether there are IOMMU groups.
+    pub iommu: Reading<bool>,
+    /// Whether there is a module vfio-pci for this kernel, loaded or not.
+    pub vfio_pci: Reading<bool>,
+    /// How many mappings VFIO may make; none while its module is not loaded.
+    pub dma_entry_limit: Reading<Option<u64>>,
+    /// All of the host's memory.
+    pub memory: Reading<Size>,
+    /// What there is for each kind of guest.
+    pub firmware: Vec<Firmware>,
+    /// libvirt's word.
+    pub libvirt: Asked,
+    texts: Vec<(String, Reading<Option<String>>)>,
+    places: BTreeSet<&'static str>,
+}
+
+impl Facts {
+    /// Reads all. What cannot be read is unknown, and no error.
+    pub fn read(host: &Host, libvirt: Asked) -> Self {
+        let this_machine = host.is_this_machine();
+        let text = |path: &str| reading(host.read(path));
+        let parameters = PARAMETERS.map(|(module, name)| parameter_path(module, name));
+        let texts = TEXTS.iter().map(|path| (*path).to_owned()).chain(parameters);
+        let known = |text: Option<String>, path: &str| text.ok_or(format!("there is no {path}"));
+        let command_line = text("/proc/cmdline").and_then(|t| known(t, "/proc/cmdline"));
+        let command_line: Reading<Vec<String>> =
+            command_line.map(|text| text.split_whitespace().map(str::to_owned).collect());
+        let release = text("/proc/sys/kernel/osrelease")
+            .and_then(|text| known(text, "/proc/sys/kernel/osrelease"))
+            .map(|release| release.trim().to_owned());
+        Self {
+            this_machine,
+            cpu: text("/proc/cpuinfo").and_then(|t| known(t, "/proc/cpuinfo")).map(|t| cpu(&t)),
+            options: options(host, command_line.as_deref().unwrap_or_default()),
+            command_line,
+            log: log(host),
+            kvm: kvm(host),
+            iommu: reading(Inventory::read(host)).map(|inventory| inventory.has_iommu),
+            vfio_pci: release.as_ref().map_or_else(
+                |why| Err(why.clone()),
+                |release| has_module(host, release, "vfio-pci"),
+            ),
+            release,
+            dma_entry_limit: reading(limit::current(host)),
+            memory: reading(limit::host_memory(host)),
+            firmware: Firmware::of_every_kind(host),
+            libvirt,
+            texts: texts.map(|path| (path.clone(), text(&path))).collect(),
+            places: PLACES.into_iter().filter(|place| host.has(place)).collect(),
+        }
+    }
+
+    /// Whether a file or folder that is looked for is there.
+    pub fn has(&self, place: &str) -> bool {
+        self.places.contains(place)
+    }
+
+    /// The text of a file that was read, without space around it; none when it is not there.
+    pub fn text(&self, path: &str) -> Reading<Option<&str>> {
+        let found = self.texts.iter().find(|(name, _)| name == path);
+        match found.map(|(_, text)| text) {
+            Some(Ok(text)) => Ok(text.as_deref().map(str::trim)),
+            Some(Err(why)) => Err(why.clone()),
+            None => Ok(None),
+        }
+    }
+
+    /// A parameter of a module; none without the module, or where it has none of this name.
+    pub fn parameter(&self, module: &str, name: &str) -> Reading<Option<&str>> {
+        self.text(&parameter_path(module, name))
+    }
+
+    /// Whether a module's option is on, by the command line or modprobe.d.
+    pub fn is_option_on(&self, option: &str) -> bool {
+        let last =
+            self.options.iter().rev().find_map(|o| o.strip_prefix(option)?.strip_prefix('='));
+        last.is_some_and(|value| matches!(value, "1" | "y" | "Y" | "on"))
+    }
+
+    /// The last message of the kernel's log in which one of these stands.
+    pub fn logged(&self, texts: &[&str]) -> Option<&str> {
+        let log = self.log.as_deref().unwrap_or_default();
+        let is = |line: &&String| texts.iter().any(|text| line.contains(text));
+        log.iter().rev().find(is).map(String::as_str)
+    }
+
+    /// The count of a resource in a file of the misc controller.
+    ///
+    /// Source: Linux `Documentation/admin-guide/cgroup-v2.rst`, "Misc": lines of name and number.
+    pub fn misc(&self, file: &str, name: &str) -> Option<u64> {
+        let text = self.text(&format!("/sys/fs/cgroup/misc.{file}")).ok()??;
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line?.trim().parse().ok()
+    }
+}
+
+/// An error as why something is unknown.
+pub fn reading<T>(result: Result<T>) -> Reading<T> {
+    result.map_err(|error| {
+        let causes = error.causes();
+        let causes = causes.iter().map(|cause| format!(": {cause}")).collect::<String>();
+        format!("{error}{causes}")
+    })
+}
+
+fn parameter_path(module: &str, name: &str) -> String {
+    format!("/sys/module/{module}/parameters/{name}")
+}
+
+fn cpu(text: &str) -> Cpu {
+    let line = |key: &str| {
+        let lines = text.lines().filter_map(|line| line.split_once(':'));
+        lines.into_iter().find(|(name, _)| name.trim() == key).map(|(_, value)| value.trim())
+    };
+    let vendor = match line("vendor_id") {
+        Some("GenuineIntel") => Some(Vendor::Intel),
+        Some("AuthenticAMD") => Some(Vendor::Amd),
+        _ => None,
+    };
+    let flags = line("flags").unwrap_or_default().split_whitespace().map(str::to_owned);
+    Cpu { vendor, flags: flags.collect() }
+}
+
+/// Options of modules, those that hold last. Source: modprobe.d(5).
+fn options(host: &Host, command_line: &[String]) -> Vec<String> {
+    let mut options = Vec::new();
+    let mut files = std::collections::BTreeMap::new();
+    for folder in ["/usr/lib/modprobe.d", "/lib/modprobe.d", "/run/modprobe.d", "/etc/modprobe.d"] {
+        for name in sysfs::names(host, folder) {
+            if name.ends_with(".conf") {
+                let path = format!("{folder}/{name}");
+                files.insert(name, path);
+            }
+        }
+    }
+    for path in files.into_values() {
+        let text = host.read(&path).ok().flatten().unwrap_or_default();
+        for line in text.lines() {
+            let mut words = line.split_whitespace();
+            if let (Some("options"), Some(module)) = (words.next(), words.next()) {
+                options.extend(words.map(|word| format!("{}.{word}", module.replace('-', "_"))));
+            }
+        }
+    }
+    let words = command_line.iter().filter(|word| word.contains('.'));
+    options.extend(words.map(|word| word.replace('-', "_")));
+    options
+}
+
+/// The kernel's log: of this machine as the kernel has it, else as it was captured.
+fn log(host: &Host) -> Reading<Vec<String>> {
+    const CAPTURED: &str = "/var/log/dmesg";
+    if host.is_this_machine() {
+        return raw::kernel_log().map_err(|error| format!("cannot read /dev/kmsg: {error}"));
+    }
+    let bytes = reading(host.read_bytes(CAPTURED))?;
+    let bytes = bytes.ok_or_else(|| format!("no {CAPTURED} was captured"))?;
+    Ok(String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect())
+}
+
+fn kvm(host: &Host) -> Kvm {
+    const NODE: &str = "/dev/kvm";
+    if !host.is_this_machine() {
+        return match (host.has(NODE), host.has("/dev")) {
+            (true, _) => {
+                Kvm::Unknown("it is there; whether it works only that machine can say".into())
+            }
+            (false, true) => Kvm::Absent,
+            (false, false) => Kvm::Unknown("no /dev was captured".into()),
+        };
+    }
+    let types = |kvm: File| match raw::kvm_vm_types(&kvm) {
+        Ok(types) => Kvm::Works(types),
+        Err(error) => Kvm::Broken(error.to_string()),
+    };
+    match OpenOptions::new().read(true).write(true).open(NODE) {
+        Ok(kvm) => types(kvm),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Kvm::Absent,
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Kvm::Refused,
+        Err(error) => Kvm::Broken(error.to_string()),
+    }
+}
+
+/// Whether a kernel has a module, loaded, to load, or built in. Source: depmod(8), `modules.dep`.
+fn has_module(host: &Host, release: &str, module: &str) -> Reading<bool> {
+    if host.has(&format!("/sys/module/{}", module.replace('-', "_"))) {
+        return Ok(true);
+    }
+    let mut read = false;
+    for list in ["modules.dep", "modules.builtin"] {
+        let text = reading(host.read(&format!("/lib/modules/{release}/{list}")))?;
+        read |= text.is_some();
+        let is = |line: &str| line.contains(&format!("/{module}.ko"));
+        if text.is_some_and(|text| text.lines().any(is)) {
+            return Ok(true);
+        }
+    }
+    if read { Ok(false) } else { Err(format!("there is no /lib/modules/{release}/modules.dep")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_words_and_the_vendor_is_known() {
+        let cpu = cpu(
+            "processor\t: 0\nvendor_id\t: GenuineIntel\nvmx flags\t: x\nflags\t\t: fpu pse36 vmx\n",
+        );
+        assert_eq!(cpu.vendor, Some(Vendor::Intel));
+        assert!(
+            cpu.flags.contains("vmx") && !cpu.flags.contains("pse") && !cpu.flags.contains("x")
+        );
+    }
+}

@@ -1,0 +1,144 @@
+//! What AMD SEV guests of each generation need.
+//!
+//! Source: Linux `Documentation/virt/kvm/x86/amd-memory-encryption.rst`; `drivers/crypto/ccp/sev-dev.c`,
+//! `arch/x86/virt/svm/sev.c` and `drivers/iommu/amd/init.c` for what they log.
+
+use super::code::HostCode;
+use super::facts::Facts;
+use super::tdx::without_time;
+use super::{CheckItem, Kind};
+
+const UPDATE: &str = "update the BIOS, or the SEV firmware in /lib/firmware/amd";
+const RMP: &str = "turn on SEV-SNP support and RMP table coverage in the BIOS";
+
+/// What the kernel logs when the secure processor does not work, and what helps. The first that is
+/// there counts.
+const FAILURES: [(&str, &str); 3] = [
+    ("SEV: failed to get status", "update the BIOS, and turn the machine off and on"),
+    ("SEV: failed to INIT", UPDATE),
+    ("no command queues or SEV", "turn on SEV in the BIOS"),
+];
+
+/// The same of SEV-SNP alone; the IOMMU has its part in it.
+const SNP_FAILURES: [(&str, &str); 6] = [
+    ("Memory for the RMP table has not been reserved", RMP),
+    ("RMP configuration not valid", RMP),
+    ("Memory reserved for the RMP table does not cover", RMP),
+    (
+        "configured in passthrough mode",
+        "remove iommu=pt from the kernel command line, and turn on the IOMMU",
+    ),
+    (
+        "SNP cannot be supported",
+        "remove what the kernel command line says of amd_iommu, and update the BIOS",
+    ),
+    ("SEV-SNP: failed to INIT", UPDATE),
+];
+
+/// The generations up to one, as the processor's flags and the module's parameters name them.
+fn generations(kind: Kind) -> &'static [&'static str] {
+    match kind {
+        Kind::SevSnp => &["sev", "sev_es", "sev_snp"],
+        Kind::SevEs => &["sev", "sev_es"],
+        _ => &["sev"],
+    }
+}
+
+/// Judges whether KVM runs SEV guests of this kind.
+pub fn judge(facts: &Facts, kind: Kind) -> Vec<CheckItem> {
+    let cpu = cpu(facts, kind);
+    let firmware = firmware(facts, kind, &cpu);
+    let module = module(facts, kind, [&cpu, &firmware]);
+    vec![cpu, firmware, module, guests(facts, kind)]
+}
+
+fn cpu(facts: &Facts, kind: Kind) -> CheckItem {
+    let code = HostCode::CpuSev;
+    let cpu = match &facts.cpu {
+        Ok(cpu) => cpu,
+        Err(why) => return code.unknown(why),
+    };
+    let lacks: Vec<&str> =
+        generations(kind).iter().copied().filter(|flag| !cpu.flags.contains(*flag)).collect();
+    match lacks.is_empty() {
+        true => code.ok(generations(kind).join(" ")),
+        false => code.fail(
+            format!("no {}", lacks.join(", ")),
+            "turn on SME, SEV, SEV-ES and SNP in the BIOS; SEV-SNP needs an EPYC 7003 or newer",
+        ),
+    }
+}
+
+fn firmware(facts: &Facts, kind: Kind, cpu: &CheckItem) -> CheckItem {
+    let code = HostCode::SevFirmware;
+    let logged = |(text, fix): (&'static str, _)| Some((facts.logged(&[text])?, fix));
+    let snp = SNP_FAILURES.into_iter().filter(|_| kind == Kind::SevSnp);
+    match FAILURES.into_iter().chain(snp).find_map(logged) {
+        _ if cpu.is_failure() => code.not_applicable("follows from CPU_SEV"),
+        Some((line, fix)) => code.fail(without_time(line), fix),
+        None => match facts.logged(&["SEV-SNP API:", "SEV API:"]) {
+            Some(line) => code.ok(without_time(line)),
+            None if facts.has("/dev/sev") => code.ok("/dev/sev is there"),
+            None if !facts.has("/dev") => code.unknown("no /dev was captured"),
+            None => {
+                code.fail("there is no /dev/sev", "modprobe ccp; dmesg | grep -i sev tells more")
+            }
+        },
+    }
+}
+
+fn module(facts: &Facts, kind: Kind, causes: [&CheckItem; 2]) -> CheckItem {
+    let code = HostCode::KvmAmdSev;
+    let mut off = Vec::new();
+    for &name in generations(kind) {
+        match facts.parameter("kvm_amd", name) {
+            Err(why) => return code.unknown(why),
+            Ok(Some("Y" | "1")) => {}
+            Ok(_) => off.push(name),
+        }
+    }
+    let cause = causes.into_iter().find(|item| item.is_failure());
+    match cause {
+        _ if off.is_empty() => code.ok(format!("{} on", generations(kind).join(", "))),
+        Some(cause) => code.not_applicable(format!("follows from {}", cause.code.as_str())),
+        None if !facts.has("/sys/module") => code.unknown("no /sys/module was captured"),
+        None if !facts.has("/sys/module/kvm_amd") => {
+            code.fail("kvm_amd is not loaded", "modprobe kvm_amd")
+        }
+        None => {
+            let options: Vec<String> = off.iter().map(|name| format!("{name}=1")).collect();
+            code.fail(
+                format!("off, or unknown to this kernel: {}", off.join(", ")),
+                format!(
+                    "add 'options kvm_amd {}' to /etc/modprobe.d/sev.conf and load kvm_amd anew; give \
+                     SEV-ES ids in the BIOS; SEV-SNP needs Linux 6.11",
+                    options.join(" ")
+                ),
+            )
+        }
+    }
+}
+
+fn guests(facts: &Facts, kind: Kind) -> CheckItem {
+    let code = HostCode::SevGuests;
+    let (resource, most) = match kind {
+        Kind::Sev => ("sev", "maxGuests"),
+        _ => ("sev_es", "maxESGuests"),
+    };
+    let by_libvirt = facts.libvirt.capabilities.as_ref().ok().and_then(|capabilities| {
+        capabilities.root().text_at(&format!("features/sev/{most}"))?.parse::<u64>().ok()
+    });
+    let all = facts.misc("capacity", resource).or(by_libvirt);
+    let taken = facts.misc("current", resource).unwrap_or(0);
+    match all {
+        None => code.unknown("neither the kernel nor libvirt counts them"),
+        Some(0) => code.fail(
+            "there are none",
+            "give ids in the BIOS: SEV-ES ASID Space Limit above 1 for SEV-ES and SEV-SNP",
+        ),
+        Some(all) if taken >= all => {
+            code.fail(format!("all {all} are in use"), "stop a guest: tdx-td list shows them")
+        }
+        Some(all) => code.ok(format!("{taken} of {all} are in use")),
+    }
+}

@@ -1,0 +1,79 @@
+//! What guests with devices of the host need.
+
+use tdx_gpu::limit;
+
+use super::CheckItem;
+use super::code::HostCode;
+use super::facts::{Facts, Vendor};
+
+/// Judges whether devices can be given to guests.
+pub fn judge(facts: &Facts) -> Vec<CheckItem> {
+    vec![iommu(facts), module(facts), iommufd(facts), limit(facts)]
+}
+
+fn iommu(facts: &Facts) -> CheckItem {
+    let code = HostCode::Iommu;
+    match &facts.iommu {
+        Err(why) => code.unknown(why),
+        Ok(true) => code.ok("there are IOMMU groups"),
+        Ok(false) => {
+            let words = facts.command_line.as_deref().unwrap_or_default();
+            let off = words.iter().find(|word| {
+                matches!(word.as_str(), "intel_iommu=off" | "amd_iommu=off" | "iommu=off")
+            });
+            let intel = matches!(&facts.cpu, Ok(cpu) if cpu.vendor != Some(Vendor::Amd));
+            let fix = match off {
+                Some(word) => format!("remove {word} from the kernel command line"),
+                None if intel && !words.iter().any(|word| word == "intel_iommu=on") => {
+                    "turn on VT-d in the BIOS, and add intel_iommu=on to the kernel command line"
+                        .to_owned()
+                }
+                None => "turn on VT-d, or AMD's IOMMU, in the BIOS".to_owned(),
+            };
+            code.fail("there are no IOMMU groups", fix)
+        }
+    }
+}
+
+fn module(facts: &Facts) -> CheckItem {
+    let code = HostCode::VfioPci;
+    match &facts.vfio_pci {
+        Err(why) => code.unknown(why),
+        Ok(true) => code.ok("it is there"),
+        Ok(false) => code.fail(
+            "there is none",
+            "install all modules of the kernel: Ubuntu's linux-modules-extra",
+        ),
+    }
+}
+
+fn iommufd(facts: &Facts) -> CheckItem {
+    let code = HostCode::Iommufd;
+    match facts.has("/dev/iommu") {
+        true => code.ok("/dev/iommu"),
+        false if !facts.has("/dev") => code.unknown("no /dev was captured"),
+        false => code.warn(
+            "there is no /dev/iommu: devices go by their groups",
+            "modprobe iommufd, of a kernel with CONFIG_IOMMUFD",
+        ),
+    }
+}
+
+/// The bound counts only where devices go by their groups, which libvirt below 12.1 knows alone.
+fn limit(facts: &Facts) -> CheckItem {
+    let code = HostCode::DmaEntryLimit;
+    let memory = match &facts.memory {
+        Ok(memory) => *memory,
+        Err(why) => return code.unknown(why),
+    };
+    let needed = limit::needed(memory);
+    match &facts.dma_entry_limit {
+        Err(why) => code.unknown(why),
+        Ok(None) => code.not_applicable("vfio_iommu_type1 is not loaded"),
+        Ok(Some(limit)) if *limit >= needed => code.ok(limit.to_string()),
+        Ok(Some(limit)) => code.warn(
+            format!("{limit}; a trust domain with all of the host's memory needs {needed}"),
+            "tdx-gpu bind raises it for as long as devices are bound",
+        ),
+    }
+}
