@@ -42,6 +42,7 @@ fn the_pages_are_true() {
             items.all(|item| item["state"] != "running" || is_up(item)).then_some(())
         });
     }
+    rig.shell("tdx-pool delete guest.qcow2 --yes").document();
     assert_eq!(rig.state(), before);
 }
 

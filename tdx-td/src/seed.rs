@@ -59,7 +59,7 @@ impl std::fmt::Debug for Password {
 impl SeedArgs {
     /// Reads `setup_config`, if there is one.
     ///
-    /// Errors: those of [`SetupConfig::read`]; `invalid_input` for a user or a host name that cannot be.
+    /// Errors: those of reading it; `invalid_input` for a user or a host name that cannot be.
     pub fn take_setup_config(&mut self) -> Result<()> {
         let Some(path) = &self.setup_config else { return Ok(()) };
         let config = SetupConfig::read(path)?;
