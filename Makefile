@@ -8,13 +8,16 @@ DESTDIR ?=
 TOOLS   := tdx-disk tdx-gpu tdx-iommu tdx-pool tdx-td
 RUST    := 1.89
 
+# Cases of each property in make fuzz; tests try 256.
+FUZZ_CASES ?= 1000000
+
 # Test files that make test leaves to make test-rigs, and --all-targets leaves out.
 RIGS    := $(addprefix --test ,access disk_rig gpu gpu_tools iommu_rig passthrough tdx_rig)
 
 RELEASE := target/release
 ROOT    := $(filter 0,$(shell id -u))
 
-.PHONY: help build release install check test test-rigs bench demo clean rust packages
+.PHONY: help build release install check test test-rigs fuzz bench demo clean rust packages
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -44,6 +47,9 @@ test-rigs: rust packages ## tests on a real IOMMU, a TDX-capable libvirt and wit
 	cargo test --locked --no-fail-fast -p tdx-iommu --test iommu_rig -p tdx-gpu --test gpu \
 		-p tdx-disk --test disk_rig -- --include-ignored
 	cargo test --locked --no-fail-fast -p tdx-td --test passthrough --test tdx_rig --test access -- --include-ignored
+
+fuzz: rust ## a million cases of everything that reads what others wrote; FUZZ_CASES says how many
+	PROPTEST_CASES=$(FUZZ_CASES) cargo test --profile fuzz --workspace --locked --lib -- panic
 
 bench: packages release ## measure against what one would otherwise run
 	tests/bench/run $(RELEASE)

@@ -165,4 +165,18 @@ mod tests {
             assert_eq!(unescape(text), plain);
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_line_panics(
+            text in "\\PC*",
+            point in "[/a\\\\0-9\u{e9}]{0,12}",
+            rest in "[ -]{0,4}[a-z0:]{0,4}[ -]{0,3}[/a]{0,4}",
+        ) {
+            if let Some(mount) = Mount::parse(&text) {
+                mount.is_system();
+            }
+            Mount::parse(&format!("1 2 3:4 / {point} rw{rest}"));
+        }
+    }
 }

@@ -183,4 +183,21 @@ mod tests {
             assert_eq!((error.kind(), error.message()), (ErrorKind::InvalidInput, says), "{text}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_panics(
+            text in "\\PC*",
+            words in proptest::collection::vec(
+                proptest::sample::select(vec![
+                    "{", "}", "[", "]", ",", ":", "\"name\"", "\"items\"", "\"kind\"",
+                    "\"tdx.td.domains\"", "\"schema_version\"", "\"1.0\"", "1", "null", " ",
+                ]),
+                0..30,
+            ),
+        ) {
+            let _ = names(&text);
+            let _ = names(&words.concat());
+        }
+    }
 }

@@ -165,4 +165,16 @@ mod tests {
             assert_eq!(Names::parse(text, &wanted).vendor(0x10de), None, "{text:?}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_list_panics(
+            text in "\\PC*",
+            lines in proptest::collection::vec("[C\t]{0,3} ?[0-9a-f\u{e9}]{0,5}  ?[a-z\u{e9}]{0,3}", 0..20),
+        ) {
+            let wanted = Wanted { devices: [(0x10de, 0x2330)].into(), classes: [0x0302].into() };
+            let _ = Names::parse(&text, &wanted);
+            let _ = Names::parse(&lines.join("\n"), &wanted);
+        }
+    }
 }

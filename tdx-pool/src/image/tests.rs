@@ -404,8 +404,6 @@ fn quoted_names_survive_the_shell() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
-
     #[test]
     fn no_content_makes_it_panic(
         mut content in proptest::collection::vec(any::<u8>(), 0..2000),

@@ -259,13 +259,13 @@ mod tests {
     proptest! {
         /// Whatever is in a file: read, or said to be wrong, never a panic.
         #[test]
-        fn any_text_is_read_or_refused(text in "\\PC*") {
+        fn no_text_panics(text in "\\PC*") {
             let _ = Descriptor::parse(Path::new("/x/50-a.json"), text);
         }
 
         /// The same for what is nearly one: a good descriptor with a piece of it replaced.
         #[test]
-        fn nearly_a_descriptor_is_read_or_refused(at in 0..400_usize, piece in "[\\[\\]{}\":,a-z0-9]{0,4}") {
+        fn nothing_near_a_descriptor_panics(at in 0..400_usize, piece in "[\\[\\]{}\":,a-z0-9]{0,4}") {
             let good = parse(r#"{"device":"memory","filename":"/code"}"#).unwrap().text;
             let at = at.min(good.len());
             let end = (at + piece.len()).min(good.len());

@@ -178,6 +178,7 @@ fn folders(host: &Host) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::sync::LazyLock;
 
     use clap::ValueEnum;
 
@@ -280,6 +281,27 @@ mod tests {
         }
         for text in ["video=none", "guest", "guests.video=none", "guest.video=[", "=", "guest=1"] {
             assert!(parse_set(text).is_err(), "{text}");
+        }
+    }
+
+    static DESKTOP: LazyLock<Layers> = LazyLock::new(|| {
+        let desktop = Scenario::find(&Host::new("/no/such"), "desktop").unwrap();
+        desktop.layers(Security::None).unwrap()
+    });
+
+    proptest::proptest! {
+        #[test]
+        fn no_setting_panics(
+            text in "\\PC*",
+            name in "(guest|storage|host)\\.[a-z_]{0,20}",
+            value in "\\PC{0,10}",
+        ) {
+            let _ = parse_set(&text);
+            if let Ok(sections) = parse_set(&format!("{name}={value}")) {
+                let mut layers = DESKTOP.clone();
+                let _ = layers.put(&Origin::Flag(String::new()), sections);
+                layers.profile().unwrap();
+            }
         }
     }
 }

@@ -164,3 +164,21 @@ fn setting(name: &str, settings: &[&'static str]) -> Result<&'static str, String
     let at = names.iter().position(|known| *known == name).unwrap_or_default();
     Ok(settings[at])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_panics(
+            text in "\\PC*",
+            section in "input|STORAGE_DATA|host_filesystem|config",
+            key in "keyboard|path|unit|capacity|fmode|[a-z_]{0,8}",
+            value in "\\PC{0,8}",
+        ) {
+            let _ = UserSettings::parse(&text);
+            let _ = UserSettings::parse(&format!("{section}:\n  - {key}: {value}\n"));
+        }
+    }
+}

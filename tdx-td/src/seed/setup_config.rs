@@ -101,4 +101,12 @@ mod tests {
             assert_eq!(SetupConfig::parse(&format!("X=1\n{line}\n")).unwrap_err(), 2, "{line}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_panics(text in "\\PC*", line in "[A-Z=\"' #$a\u{e9}]{0,20}") {
+            let _ = SetupConfig::parse(&text);
+            let _ = SetupConfig::parse(&line);
+        }
+    }
 }
