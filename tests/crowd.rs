@@ -10,7 +10,8 @@ mod support;
 #[path = "support/world.rs"]
 mod world;
 
-use std::time::Instant;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use support::{Rig, Run};
 use world::{World, rig_with_images};
@@ -60,4 +61,69 @@ fn twenty_come_and_go_together() {
         assert_eq!(World::of(&rig), before, "time {time}");
         assert_eq!(rig.shell("tdx-pool cleanup --yes").document()["changed"], false);
     }
+}
+
+/// What each of a hundred people may do, to the same few things.
+const DEEDS: [&str; 12] = [
+    "tdx-td new -i base.qcow2 --name xN --security none --memory 64M --vcpus 1",
+    "tdx-td new -i base.qcow2 --name xN --security none --memory 64M --vcpus 1 --overwrite --yes",
+    "tdx-td delete xN --yes --timeout 0",
+    "tdx-td stop xN --force",
+    "tdx-td start xN",
+    "tdx-td list",
+    "tdx-td show xN",
+    "tdx-pool volumes",
+    "tdx-pool import image.raw --name imageN.raw",
+    "tdx-pool delete imageN.raw --yes",
+    "tdx-pool cleanup --yes",
+    "tdx-td overlay -i base.qcow2",
+];
+
+/// A hundred at once, each doing one thing after another: every command succeeds or says what is in its
+/// way, and in the end everything is where it was. `TDX_SECONDS` says for how long, by default ten.
+#[test]
+#[ignore = "needs root"]
+fn a_hundred_do_what_they_like() {
+    let rig = rig_with_images();
+    let before = World::of(&rig);
+    let seconds = std::env::var("TDX_SECONDS").map_or(10, |seconds| seconds.parse().unwrap());
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let live = |person: u64| {
+        let mut random = person;
+        let mut ends = BTreeMap::new();
+        while Instant::now() < end {
+            // Knuth's, of which the upper bits are good.
+            random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            let deed = DEEDS[(random >> 33) as usize % DEEDS.len()];
+            let run = rig.shell(&deed.replace('N', &((random >> 50) % 4).to_string()));
+            // Done, not there (any more), or in another's way.
+            let told = match run.status {
+                Some(0) => {
+                    run.document();
+                    "done".to_owned()
+                }
+                Some(status @ (4 | 5)) => run.error(status)["kind"].as_str().unwrap().to_owned(),
+                _ => panic!("{run:#?}"),
+            };
+            *ends.entry((deed, told)).or_insert(0) += 1;
+        }
+        ends
+    };
+    let all: BTreeMap<(&str, String), usize> = std::thread::scope(|scope| {
+        let people: Vec<_> = (0..100).map(|person| scope.spawn(move || live(person))).collect();
+        let ends = people.into_iter().flat_map(|person| person.join().unwrap());
+        ends.fold(BTreeMap::new(), |mut all, (end, times)| {
+            *all.entry(end).or_insert(0) += times;
+            all
+        })
+    });
+    for ((deed, end), times) in &all {
+        println!("{times:5} {end:10} {deed}");
+    }
+    println!("{:5} in all", all.values().sum::<usize>());
+    rig.shell("tdx-td delete --all --yes --timeout 0").document();
+    rig.shell("tdx-pool delete image0.raw image1.raw image2.raw image3.raw --yes").document();
+    world::wait_until_idle(&rig);
+    rig.shell("tdx-pool cleanup --yes").document();
+    assert_eq!(World::of(&rig), before);
 }
