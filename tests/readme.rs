@@ -2,12 +2,17 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "support/hosts.rs"]
+mod hosts;
 mod support;
+#[path = "support/tree.rs"]
+mod tree;
 
 use std::time::Duration;
 
 use serde_json::Value;
 use support::{Rig, Run, guest_image, repository, wait_for};
+use tree::Tree;
 
 /// The pages with commands.
 const PAGES: [&str; 4] = ["README.md", "docs/scenarios.md", "docs/json.md", "docs/recipes.md"];
@@ -44,6 +49,63 @@ fn the_pages_are_true() {
     }
     rig.shell("tdx-pool delete guest.qcow2 --yes").document();
     assert_eq!(rig.state(), before);
+}
+
+/// What a command of a `console` block prints: here, in the rig, or of a server made of files.
+fn screen(rig: &Rig, server: &Tree, command: &str) -> String {
+    let (tool, line) = command.split_once(' ').unwrap();
+    let run = match tool {
+        "tdx-td" | "tdx-pool" => rig.shell(&format!("{command} --format table")),
+        _ => server.run(tool, &format!("{line} --format table -q")),
+    };
+    run.text().to_owned()
+}
+
+/// Without what differs from run to run: random names, addresses, sizes, and how wide they make a column.
+fn stable(screen: &str) -> Vec<String> {
+    let plain = |word: &str| {
+        let random = word.contains("overlay.") || word.starts_with("192.168.122.");
+        let size = word.parse::<f64>().is_ok() || word.ends_with("iB");
+        if random || size { "*".to_owned() } else { word.to_owned() }
+    };
+    let words = |line: &str| line.split_whitespace().map(plain).collect::<Vec<_>>().join(" ");
+    screen.lines().map(words).collect()
+}
+
+/// `TDX_UPDATE=1` writes the screens anew.
+#[test]
+#[ignore = "needs root"]
+fn the_screens_of_the_readme_are_true() {
+    let rig = Rig::start();
+    let guest = guest_image(false).display().to_string();
+    rig.shell(&format!(
+        "tdx-td new -i '{guest}' --name web1 --security none --virt-type qemu --memory 256M \
+         --vcpus 1 --wait ip"
+    ))
+    .document();
+    let server = hosts::server();
+    let path = repository().join("README.md");
+    let mut readme = std::fs::read_to_string(&path).unwrap();
+    let blocks: Vec<String> = readme
+        .split("```console\n$ ")
+        .skip(1)
+        .map(|block| block.split("```").next().unwrap().to_owned())
+        .collect();
+    assert_eq!(blocks.len(), 5);
+    for block in blocks {
+        let (command, shown) = block.split_once('\n').unwrap();
+        let there = screen(&rig, &server, command);
+        if std::env::var_os("TDX_UPDATE").is_some() {
+            let fresh = format!("$ {command}\n{there}```");
+            readme = readme.replace(&format!("$ {block}```"), &fresh);
+        } else {
+            assert_eq!(stable(&there), stable(shown), "{command}");
+        }
+    }
+    if std::env::var_os("TDX_UPDATE").is_some() {
+        std::fs::write(path, readme).unwrap();
+    }
+    rig.shell("tdx-td delete web1 --yes --timeout 0").document();
 }
 
 #[test]

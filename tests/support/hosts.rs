@@ -89,7 +89,11 @@ pub(crate) fn server() -> Tree {
         tree.device(&root, &above, port(next()));
         tree.device(&above, &disk, endpoint("144d:a824:144d:a801", "010802", "nvme", next()));
         let below = format!("nvme/nvme{index}");
-        tree.disk(&disk, &below, &format!("nvme{index}n1"), (259, 8 * index), 2);
+        let name = format!("nvme{index}n1");
+        tree.disk(&disk, &below, &name, (259, 8 * index), 2);
+        let folder = format!("{}/{below}", tree.folder(&disk));
+        tree.file(&format!("{folder}/model"), "SAMSUNG MZWLR3T8HBLS-00007\n");
+        tree.file(&format!("{folder}/{name}/size"), "7501476528\n");
     }
     tree.stacked("md0", "9:0", &["nvme0n1p2", "nvme1n1p2"]);
     tree.stacked("dm-0", "253:0", &["md0"]);
