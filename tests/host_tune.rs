@@ -410,6 +410,10 @@ fn what_is_persisted_is_ours_and_goes_again() {
     let back = restore(&tree).document();
     let items = back["items"].as_array().unwrap();
     assert!(items.len() == 4 && items.iter().all(|item| item["action"] == "remove"), "{back:#}");
+    assert_eq!(
+        back["warnings"],
+        json!(["what the files have set at boot stays until the next one"])
+    );
     assert!(!tree.path(LASTING).exists());
     tree.file(BOOT_ID, "0d6e3f0e-1f6c-4c4f-8b7a-2f6f3c6f9a11\n");
     for (path, text) in [

@@ -95,6 +95,9 @@ pub fn run(context: &Context, uri: Option<&str>, args: RestoreArgs) -> Result<Ou
     } else if steps.is_empty() {
         warnings.push("nothing is recorded: this host is not tuned, or was booted since".into());
     }
+    if records.running.is_empty() && !steps.is_empty() {
+        warnings.push("what the files have set at boot stays until the next one".into());
+    }
     if !dry_run {
         apply::check_writable(host, &changes)?;
         if !changes.is_empty() {
