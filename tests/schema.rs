@@ -42,6 +42,8 @@ fn the_schemas_are_current() {
         ("tdx.td.delete", schema::<Document<tdx_td::delete::DeleteItem>>()),
         ("tdx.td.firmware", schema::<Document<tdx_td::firmware::FirmwareItem>>()),
         ("tdx.td.host_check", schema::<Document<tdx_td::host::check::CheckItem>>()),
+        ("tdx.td.host_restore", schema::<Document<tdx_td::host::restore::RestoreItem>>()),
+        ("tdx.td.host_tune", schema::<Document<tdx_td::host::tune::TuneItem>>()),
         ("tdx.td.hostdevs", schema::<Document<tdx_td::hostdevs::HostdevsItem>>()),
         ("tdx.td.domains", schema::<Document<tdx_td::domain::DomainItem>>()),
         ("tdx.td.new", schema::<Document<tdx_td::new::NewItem>>()),

@@ -63,13 +63,21 @@ impl Host {
 /// Errors: `not_found` without its folder; `permission`, `io`.
 pub fn replace(path: &Path, text: &str, mode: u32) -> Result<()> {
     let part = part(path);
-    let mut options = OpenOptions::new();
-    let file = options.write(true).create(true).truncate(true).mode(mode).open(&part);
-    let mut file = file.at("create", &part)?;
-    file.write_all(text.as_bytes()).at("write", &part)?;
-    file.sync_all().at("flush", &part)?;
-    fs::rename(&part, path).at("rename to", path)?;
+    let renamed =
+        write(&part, text, mode).and_then(|()| fs::rename(&part, path).at("rename to", path));
+    if renamed.is_err() {
+        let _ = fs::remove_file(&part);
+    }
+    renamed?;
     flush(path.parent().unwrap_or(path))
+}
+
+fn write(path: &Path, text: &str, mode: u32) -> Result<()> {
+    let mut options = OpenOptions::new();
+    let file = options.write(true).create(true).truncate(true).mode(mode).open(path);
+    let mut file = file.at("create", path)?;
+    file.write_all(text.as_bytes()).at("write", path)?;
+    file.sync_all().at("flush", path)
 }
 
 /// Removes a file, and what a [`replace`] that was killed has left beside it. Says whether it was there.
@@ -113,6 +121,9 @@ mod tests {
         fs::write(part(&path), "half").unwrap();
         assert!(remove(&path).unwrap());
         assert!(!remove(&path).unwrap());
+        fs::create_dir(&path).unwrap();
+        replace(&path, "new", 0o600).unwrap_err();
+        fs::remove_dir(&path).unwrap();
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }

@@ -60,7 +60,7 @@ enum Verb {
     /// Show the firmware builds that guests can have, in the order in which they are tried
     #[command(arg(firmware::connect_flag()))]
     Firmware(firmware::FirmwareArgs),
-    /// Judge the host
+    /// Judge the host, tune it to a scenario, restore it
     Host(host::HostArgs),
     /// Open a domain's serial console (Ctrl-] leaves it)
     Console(console::ConsoleArgs),
@@ -94,7 +94,12 @@ impl Tool for Cli {
             Verb::Hostdevs(args) => hostdevs::run(context, libvirt, args),
             Verb::Scenario(verb) => scenario::run(context, &config, verb),
             Verb::Firmware(args) => firmware::run(context, libvirt, may_ask, args),
-            Verb::Host(args) => host::run(context, libvirt, may_ask, args),
+            Verb::Host(args) => {
+                let default = std::env::var("LIBVIRT_DEFAULT_URI").ok();
+                let uri =
+                    self.connect.connect.as_ref().or(config.connect.as_ref()).or(default.as_ref());
+                host::run(context, libvirt, (may_ask, uri.map(String::as_str)), &config, args)
+            }
             Verb::Console(args) => Err(console::run(&self.connect, &config, args)),
             Verb::Ssh(args) => ssh::run(context, libvirt, args),
             Verb::Virsh(args) => Err(virsh::run(&self.connect, &config, args)),

@@ -75,6 +75,13 @@ impl Definition {
         disks.map(chain).filter(|chain| !chain.is_empty()).collect()
     }
 
+    /// The block devices of the host that its disks are.
+    pub fn block_devices(&self) -> Vec<PathBuf> {
+        let disks = self.root().find_all("devices/disk");
+        let device = |disk: Node<'_>| Some(PathBuf::from(disk.attr_at("source", "dev")?.as_ref()));
+        disks.filter_map(device).collect()
+    }
+
     /// Hardware addresses of its network cards, lower case.
     pub fn macs(&self) -> Vec<String> {
         let interfaces = self.root().find_all("devices/interface");

@@ -3,10 +3,14 @@
 use clap::{Args, Subcommand};
 use common::Result;
 use common::cli::Context;
+use common::config::Config;
 use common::libvirt::Libvirt;
 use common::output::Outcome;
 
 pub mod check;
+pub mod restore;
+pub mod tune;
+pub mod tuning;
 
 /// Arguments of `host`.
 #[derive(Debug, Args)]
@@ -19,18 +23,26 @@ pub struct HostArgs {
 enum Verb {
     /// Judge whether guests of a kind can run here: exit 0 for yes, 10 for no
     Check(check::CheckArgs),
+    /// Set this host to what a scenario recommends, remembering what it was
+    Tune(tune::TuneArgs),
+    /// Set this host back to what it was before it was tuned
+    Restore(restore::RestoreArgs),
 }
 
 /// Runs the verb below `host` that was asked for.
 ///
-/// libvirt is asked only where `may_ask` says that it is this machine's, or was named.
+/// libvirt is asked only where `may_ask` says that it is this machine's, or was named; `uri` is which one that
+/// is, libvirt's default without it.
 pub fn run(
     context: &Context,
     connect: impl FnOnce() -> Result<Libvirt>,
-    may_ask: bool,
+    (may_ask, uri): (bool, Option<&str>),
+    config: &Config,
     args: HostArgs,
 ) -> Result<Outcome> {
     match args.verb {
         Verb::Check(args) => check::run(context, connect, may_ask, &args),
+        Verb::Tune(args) => tune::run(context, connect, (may_ask, uri), config, args),
+        Verb::Restore(args) => restore::run(context, uri, args),
     }
 }

@@ -65,14 +65,15 @@ impl Libvirt {
     }
 
     /// Whether the daemon runs on this machine, so that its paths are ours.
-    ///
-    /// Source: <https://libvirt.org/uri.html>: a remote URI names a host; `unix` transports are local.
     pub fn is_local(&self) -> bool {
         is_local(&self.uri)
     }
 }
 
-fn is_local(uri: &str) -> bool {
+/// Whether a URI names this machine.
+///
+/// Source: <https://libvirt.org/uri.html>: a remote URI names a host; `unix` transports are local.
+pub fn is_local(uri: &str) -> bool {
     let Some((scheme, rest)) = uri.split_once("://") else {
         return true;
     };

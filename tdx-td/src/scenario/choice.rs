@@ -103,6 +103,23 @@ impl Assignments {
     }
 }
 
+impl Assignments {
+    /// Fails for a flag about something else than the host.
+    ///
+    /// Errors: `usage`.
+    pub fn check_host(&self) -> Result<()> {
+        let other =
+            |set: &&Assignment| !(set.sections.guest.is_empty() && set.sections.storage.is_empty());
+        match self.set.iter().find(other) {
+            None => Ok(()),
+            Some(set) => {
+                Err(Error::usage(format!("--set {}: this is no setting of the host", set.text))
+                    .hint("host.swappiness=10, for one, is"))
+            }
+        }
+    }
+}
+
 /// A flag, the setting that it stands for, and the value it was given.
 #[derive(Debug)]
 pub struct Said(pub &'static str, pub &'static str, pub Option<Value>);

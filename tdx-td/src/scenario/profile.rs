@@ -259,7 +259,7 @@ impl<'de> Deserialize<'de> for Auto {
 pub struct Host {
     /// `/sys/kernel/mm/transparent_hugepage/enabled`.
     pub transparent_hugepages: Option<HugePageUse>,
-    /// Pages of 2 MiB to reserve, `/proc/sys/vm/nr_hugepages`.
+    /// Pages of 2 MiB to reserve, `/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages`.
     pub hugepages: Option<u64>,
     /// Whether the kernel merges pages of the same content, `/sys/kernel/mm/ksm/run`.
     pub ksm: Option<Switch>,

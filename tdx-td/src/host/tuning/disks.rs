@@ -1,0 +1,204 @@
+//! Which disks guests' images are on: from a file through mounts, mappings and arrays down to them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use common::block::{Mount, block_of_node, disks_below, unescape};
+use common::config::Config;
+use common::host::Host;
+use common::libvirt::Libvirt;
+use common::sysfs::{attribute, last, names};
+use common::{Result, log};
+use tdx_pool::PoolArgs;
+use tdx_pool::pool::{Pool, Wanted};
+use tdx_pool::usage::Chains;
+
+use crate::definition;
+use crate::names::get;
+
+/// How many file systems and loop devices may stand on each other.
+const DEPTH: usize = 8;
+
+/// A disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disk {
+    /// Its name in `/sys/block`.
+    pub name: String,
+    /// What its scheduler file says; none for one that has no scheduler.
+    pub scheduler: Option<String>,
+    /// What a rule of udev knows it by at the next boot.
+    pub rule: String,
+}
+
+/// Disks, and what is on none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Disks {
+    /// Each once, by name.
+    pub found: Vec<Disk>,
+    /// A sentence for each place that is on no disk of this host.
+    pub elsewhere: Vec<String>,
+}
+
+impl Disk {
+    /// Where its scheduler is.
+    pub fn path(&self) -> String {
+        format!("/sys/block/{}/queue/scheduler", self.name)
+    }
+}
+
+/// The folder of the pool, and the images and disks of these domains with what they stand on.
+///
+/// libvirt is asked for the pool where there is one; else it is where the configuration has it.
+/// Errors: `not_found` for a domain that is not there; whatever libvirt says of a domain.
+pub fn places(
+    libvirt: Option<&Libvirt>,
+    config: &Config,
+    domains: &[String],
+) -> Result<Vec<PathBuf>> {
+    let pool = Wanted::new(config, &PoolArgs { pool: None });
+    let of_libvirt = |libvirt| Pool::by_name(libvirt, &pool.name).ok().flatten()?.path;
+    let mut places = vec![libvirt.and_then(of_libvirt).unwrap_or(pool.path)];
+    if let Some(libvirt) = libvirt {
+        let mut chains = Chains::visible(libvirt);
+        for name in domains {
+            let definition = definition::inactive(&get(libvirt, name)?, name)?;
+            places.extend(definition.block_devices());
+            for chain in definition.chains() {
+                let below = chain.last().map(|file| chains.chain(file)).transpose()?;
+                places.extend(chain);
+                places.extend(below.unwrap_or_default());
+            }
+        }
+    }
+    Ok(places)
+}
+
+/// The disks that these files and folders are on.
+///
+/// Errors: `io` when the mount table cannot be read.
+pub fn below(host: &Host, places: &[PathBuf]) -> Result<Disks> {
+    let table = host.read("/proc/self/mountinfo")?.unwrap_or_default();
+    let mut search =
+        Search { host, table: &table, disks: BTreeMap::new(), elsewhere: BTreeSet::new() };
+    places.iter().for_each(|place| search.place(place, DEPTH));
+    Ok(Disks {
+        found: search.disks.into_values().collect(),
+        elsewhere: search.elsewhere.into_iter().collect(),
+    })
+}
+
+struct Search<'h> {
+    host: &'h Host,
+    table: &'h str,
+    disks: BTreeMap<String, Disk>,
+    elsewhere: BTreeSet<String>,
+}
+
+impl Search<'_> {
+    fn place(&mut self, place: &Path, depth: usize) {
+        let real = real(self.host, place);
+        let block = real.to_str().and_then(|path| block_of_node(self.host, path));
+        if let Some(block) = block {
+            return self.block(&block, depth);
+        }
+        let table = self.table;
+        let mounts = table.lines().filter_map(|line| Some((Mount::parse(line)?, line)));
+        // Of those at the same place the last one is seen.
+        let Some((mount, line)) = mounts
+            .filter(|(mount, _)| real.starts_with(&mount.point))
+            .max_by_key(|(mount, _)| Path::new(&mount.point).components().count())
+        else {
+            return self.nowhere(place, "in no mounted file system");
+        };
+        let blocks = mount.blocks(self.host);
+        match upper(&mount, line) {
+            _ if !blocks.is_empty() => blocks.iter().for_each(|block| self.block(block, depth)),
+            Some(upper) if depth > 0 && self.host.path(&upper).exists() => {
+                self.place(&upper, depth - 1);
+            }
+            _ => {
+                let (kind, source) = (mount.file_system, unescape(mount.source));
+                self.nowhere(place, &format!("on {kind} ({source})"));
+            }
+        }
+    }
+
+    fn nowhere(&mut self, place: &Path, why: &str) {
+        self.elsewhere.insert(format!("{} is {why}, on no disk that is known", place.display()));
+    }
+
+    fn block(&mut self, block: &str, depth: usize) {
+        for path in disks_below(self.host, block) {
+            let Some(name) = last(&path) else { continue };
+            let file = attribute(self.host, &format!("/sys/block/{name}/loop/backing_file"));
+            match file {
+                Some(file) if depth > 0 => self.place(Path::new(&file), depth - 1),
+                _ => {
+                    for name in paths_of(self.host, &path, name) {
+                        let disk = Disk {
+                            scheduler: attribute(
+                                self.host,
+                                &format!("/sys/block/{name}/queue/scheduler"),
+                            ),
+                            rule: rule(self.host, &name),
+                            name: name.clone(),
+                        };
+                        log::detail(format_args!("disk {name}"));
+                        self.disks.insert(name, disk);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A path with all its links followed, as far as it is there, as a path of the machine.
+fn real(host: &Host, path: &Path) -> PathBuf {
+    let root = host.path("/").canonicalize().unwrap_or_default();
+    let resolved = |above: &Path| {
+        let there = host.path(above).canonicalize().ok()?;
+        Some(there.strip_prefix(&root).ok()?.join(path.strip_prefix(above).ok()?))
+    };
+    Path::new("/").join(path.ancestors().find_map(resolved).unwrap_or_default())
+}
+
+/// Where an overlay file system writes.
+///
+/// Source: Linux `Documentation/filesystems/overlayfs.rst`; proc_pid_mountinfo(5), the last field.
+fn upper(mount: &Mount<'_>, line: &str) -> Option<PathBuf> {
+    let options = line.rsplit(' ').next().filter(|_| mount.file_system == "overlay")?;
+    options
+        .split(',')
+        .find_map(|option| option.strip_prefix("upperdir="))
+        .map(|p| unescape(p).into())
+}
+
+/// A disk that is reached by several NVMe controllers stands for the paths to it, which have the schedulers.
+///
+/// Source: Linux `drivers/nvme/host/multipath.c`: `nvme0n1` is the head of `nvme0c0n1`, `nvme0c1n1`.
+fn paths_of(host: &Host, path: &Path, name: String) -> Vec<String> {
+    let is_head = path.to_string_lossy().contains("/nvme-subsystem/");
+    let Some(at) = name.rfind('n').filter(|_| is_head) else { return vec![name] };
+    let (subsystem, namespace) = name.split_at(at);
+    let is_path = |other: &String| {
+        let middle = other.strip_prefix(subsystem).and_then(|rest| rest.strip_suffix(namespace));
+        middle.and_then(|middle| middle.strip_prefix('c')).is_some_and(|n| n.parse::<u32>().is_ok())
+    };
+    let paths: Vec<String> = names(host, "/sys/block").into_iter().filter(is_path).collect();
+    if paths.is_empty() { vec![name] } else { paths }
+}
+
+/// What udev knows a disk by: what is written into it, or its name where that is nothing.
+///
+/// Source: udev(7), `ATTR`; Linux `Documentation/ABI/stable/sysfs-block`, `drivers/nvme/host/sysfs.c`.
+fn rule(host: &Host, name: &str) -> String {
+    let plain = |text: &String| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "._:- ".contains(c);
+        !text.is_empty() && text.chars().all(plain)
+    };
+    let told = ["wwid", "device/wwid", "serial", "device/serial"].into_iter().find_map(|key| {
+        let text = attribute(host, &format!("/sys/block/{name}/{key}")).filter(plain)?;
+        Some(format!("ATTR{{{key}}}==\"{}\"", text.trim()))
+    });
+    told.unwrap_or_else(|| format!("KERNEL==\"{name}\""))
+}

@@ -1,0 +1,103 @@
+//! Merging of pages of the same content, whose switches cannot be thrown in any order.
+//!
+//! Source: Linux `Documentation/admin-guide/mm/ksm.rst`.
+
+use common::Result;
+use common::host::Host;
+
+use super::apply::Change;
+use super::knob::Knob;
+
+/// Whether pages are merged: 0, 1, or 2 to take all apart.
+pub const RUN: &str = "/sys/kernel/mm/ksm/run";
+/// The value of [`RUN`] that takes merged pages apart, on the way to another one.
+pub const APART: &str = "2";
+/// Whether those of different NUMA nodes are. It cannot be changed while pages are merged.
+pub const MERGE: &str = "/sys/kernel/mm/ksm/merge_across_nodes";
+/// How many pages now stand for several.
+const SHARED: &str = "/sys/kernel/mm/ksm/pages_shared";
+
+/// The unit that has the kernel merge pages from boot on.
+pub const MERGER: &str = "ksm.service";
+/// The unit that decides all the time whether it is to.
+pub const TUNER: &str = "ksmtuned.service";
+
+/// As it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ksm {
+    /// `0`, `1` or `2`.
+    pub run: String,
+    /// `0` or `1`; none on a kernel without NUMA.
+    pub merge: Option<String>,
+    /// How many pages now stand for several.
+    pub shared: u64,
+}
+
+impl Ksm {
+    /// As it is; none in a kernel without it.
+    ///
+    /// Errors: `permission`, `io`.
+    pub fn read(host: &Host) -> Result<Option<Self>> {
+        let text = |path| host.read(path).map(|text| text.map(|text| text.trim().to_owned()));
+        let Some(run) = text(RUN)? else { return Ok(None) };
+        let shared = text(SHARED)?.and_then(|pages| pages.parse().ok()).unwrap_or(0);
+        Ok(Some(Self { run, merge: text(MERGE)?, shared }))
+    }
+
+    /// How to get to these values; none leaves one as it is.
+    pub fn changes(&self, run: Option<&str>, merge: Option<&str>) -> Vec<Change> {
+        let change = |path: &str, before: &str, after: &str| Change {
+            knob: Knob::Number(path.to_owned()),
+            before: before.to_owned(),
+            after: after.to_owned(),
+        };
+        let mut changes = Vec::new();
+        let mut now = self.run.as_str();
+        let last = run.unwrap_or(now);
+        if let (Some(before), Some(after)) =
+            (&self.merge, merge.filter(|m| self.merge.as_deref() != Some(m)))
+        {
+            // Where pages are being merged, some may be by the time of the next write.
+            if (self.shared > 0 || now == "1") && now != APART {
+                changes.push(change(RUN, now, APART));
+                now = APART;
+            }
+            changes.push(change(MERGE, before, after));
+        }
+        if now != last {
+            changes.push(change(RUN, now, last));
+        }
+        changes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_are_taken_apart_before_the_rule_for_merging_changes() {
+        for (run, merge, shared, to, told) in [
+            ("0", "1", 0, (Some("0"), Some("1")), ""),
+            ("0", "1", 0, (Some("1"), Some("0")), "merge=0 run=1"),
+            ("0", "1", 7, (Some("1"), Some("0")), "run=2 merge=0 run=1"),
+            ("1", "1", 0, (Some("0"), Some("0")), "run=2 merge=0 run=0"),
+            ("1", "1", 7, (None, Some("0")), "run=2 merge=0 run=1"),
+            ("2", "1", 0, (Some("2"), Some("0")), "merge=0"),
+            ("1", "1", 7, (Some("0"), None), "run=0"),
+        ] {
+            let ksm = Ksm { run: run.to_owned(), merge: Some(merge.to_owned()), shared };
+            let changes = ksm.changes(to.0, to.1);
+            let word = |change: &Change| {
+                let name =
+                    if change.knob == Knob::Number(RUN.to_owned()) { "run" } else { "merge" };
+                format!("{name}={}", change.after)
+            };
+            let words: Vec<String> = changes.iter().map(word).collect();
+            assert_eq!(words.join(" "), told, "{ksm:?} to {to:?}");
+            for (earlier, later) in changes.iter().zip(changes.iter().skip(2)) {
+                assert_eq!(earlier.after, later.before);
+            }
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! What is to hold at every boot, in files that systemd, udev and modprobe read.
+//!
+//! Source: sysctl.d(5), tmpfiles.d(5), modprobe.d(5), udev(7).
+
+use std::collections::BTreeMap;
+
+use common::{Error, Result};
+
+/// Kernel parameters.
+pub const SYSCTL: &str = "/etc/sysctl.d/90-tdx.conf";
+/// Other files of the kernel. systemd writes them in this order.
+pub const TMPFILES: &str = "/etc/tmpfiles.d/tdx.conf";
+/// Options of modules.
+pub const MODPROBE: &str = "/etc/modprobe.d/tdx.conf";
+/// Disks, which come when they come.
+pub const UDEV: &str = "/etc/udev/rules.d/90-tdx.rules";
+
+/// All files.
+pub const FILES: [&str; 4] = [MODPROBE, SYSCTL, TMPFILES, UDEV];
+
+/// How such a file of ours begins.
+const MARK: &str = "# Made by tdx-td host tune --persist; tdx-td host restore takes it away.\n";
+
+/// Files by path, those that are there.
+pub type Persisted = BTreeMap<&'static str, String>;
+
+/// A line of one of the files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    /// The file.
+    pub file: &'static str,
+    /// Its beginning, up to the value, which no other line of the file has.
+    pub start: String,
+    /// The rest.
+    pub rest: String,
+}
+
+impl Line {
+    /// A kernel parameter, `vm.swappiness`.
+    pub fn sysctl(key: &str, value: &str) -> Self {
+        Self { file: SYSCTL, start: format!("{key} = "), rest: value.to_owned() }
+    }
+
+    /// A file of the kernel.
+    pub fn attribute(path: &str, value: &str) -> Self {
+        Self { file: TMPFILES, start: format!("w {path} - - - - "), rest: value.to_owned() }
+    }
+
+    /// An option of a module.
+    pub fn option(module: &str, name: &str, value: &str) -> Self {
+        Self { file: MODPROBE, start: format!("options {module} {name}="), rest: value.to_owned() }
+    }
+
+    /// The scheduler of the disk that `rule` matches.
+    pub fn scheduler(rule: &str, value: &str) -> Self {
+        let start = format!(
+            "ACTION==\"add|change\", SUBSYSTEM==\"block\", ENV{{DEVTYPE}}==\"disk\", {rule}, \
+             ATTR{{queue/scheduler}}=\""
+        );
+        Self { file: UDEV, start, rest: format!("{value}\"") }
+    }
+}
+
+/// What was found in the files of the lines that are to be in them.
+#[derive(Debug, PartialEq, Eq)]
+pub enum There {
+    /// It says the same.
+    Same,
+    /// It says something else.
+    Other,
+    /// It says nothing of it.
+    Nothing,
+}
+
+/// What the files say of a line.
+pub fn there(files: &Persisted, line: &Line) -> There {
+    let text = files.get(line.file).map_or("", String::as_str);
+    match text.lines().find_map(|there| there.strip_prefix(&line.start)) {
+        Some(rest) if rest == line.rest => There::Same,
+        Some(_) => There::Other,
+        None => There::Nothing,
+    }
+}
+
+/// The files with these lines in them; those that do not change are left out.
+///
+/// Errors: `conflict` for a file that is not ours.
+pub fn merged(files: &Persisted, lines: &[Line]) -> Result<Persisted> {
+    let mut merged = Persisted::new();
+    for line in lines {
+        let old = files.get(line.file).map_or(MARK, String::as_str);
+        if !old.starts_with(MARK) {
+            return Err(Error::conflict(format!("{} is there and not ours", line.file))
+                .hint("move it away, or tune without --persist"));
+        }
+        let text = merged.entry(line.file).or_insert_with(|| old.to_owned());
+        let whole = format!("{}{}", line.start, line.rest);
+        let mut found = false;
+        let mut lines: Vec<String> = text
+            .lines()
+            .map(|there| match there.starts_with(&line.start) {
+                true => {
+                    found = true;
+                    whole.clone()
+                }
+                false => there.to_owned(),
+            })
+            .collect();
+        if !found {
+            lines.push(whole.clone());
+        }
+        *text = lines.join("\n") + "\n";
+    }
+    merged.retain(|path, text| files.get(path) != Some(text));
+    Ok(merged)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_put_in_once() {
+        let lines = [
+            Line::sysctl("vm.swappiness", "0"),
+            Line::attribute("/sys/a", "1"),
+            Line::attribute("/sys/b", "0"),
+            Line::option("kvm_amd", "sev", "1"),
+            Line::scheduler("ATTR{serial}==\"a b\"", "bfq"),
+        ];
+        let files = merged(&Persisted::new(), &lines).unwrap();
+        assert_eq!(files[SYSCTL], format!("{MARK}vm.swappiness = 0\n"));
+        assert_eq!(files[TMPFILES], format!("{MARK}w /sys/a - - - - 1\nw /sys/b - - - - 0\n"));
+        assert_eq!(files[MODPROBE], format!("{MARK}options kvm_amd sev=1\n"));
+        assert!(files[UDEV].ends_with("ATTR{serial}==\"a b\", ATTR{queue/scheduler}=\"bfq\"\n"));
+        assert_eq!(merged(&files, &lines).unwrap(), Persisted::new());
+        let other = [Line::attribute("/sys/a", "2")];
+        assert_eq!(there(&files, &other[0]), There::Other);
+        let changed = merged(&files, &other).unwrap();
+        assert_eq!(changed[TMPFILES], format!("{MARK}w /sys/a - - - - 2\nw /sys/b - - - - 0\n"));
+        assert_eq!(changed.len(), 1);
+        let foreign = Persisted::from([(SYSCTL, "vm.swappiness = 10\n".to_owned())]);
+        assert_eq!(merged(&foreign, &lines).unwrap_err().kind(), common::ErrorKind::Conflict);
+    }
+}

@@ -1,0 +1,89 @@
+//! Planning the merging of pages, by the kernel and by the units of systemd that see to it.
+
+use common::document::Action;
+
+use super::super::knob::{Knob, Unit};
+use super::super::ksm;
+use super::super::observed::Observed;
+use super::{Draft, Want};
+use crate::host::tune::TuneItem;
+use crate::scenario::profile::{self, Switch};
+
+impl Draft {
+    /// Plans for pages to be merged, or not.
+    pub(super) fn merging(&mut self, observed: &Observed, wanted: &profile::Host) {
+        let digit = |Switch(on): Switch| if on { "1" } else { "0" };
+        let now = observed.ksm.clone();
+        // The kernel's own unit is stopped before and started after: it writes to the same file.
+        if wanted.ksm == Some(Switch(false)) {
+            observed.units.iter().for_each(|unit| self.unit(unit, false));
+        }
+        if let Some(merge) = wanted.ksm_merge_across_nodes {
+            let current = now.as_ref().and_then(|ksm| ksm.merge.clone());
+            self.number(observed, "host.ksm_merge_across_nodes", ksm::MERGE, current, digit(merge));
+            let shared = now.as_ref().map_or(0, |ksm| ksm.shared);
+            if let Some(item) =
+                self.items.last_mut().filter(|i| i.action == Action("set") && shared > 0)
+            {
+                item.say(&format!(
+                    "{shared} pages that stand for several are taken apart first, which takes memory"
+                ));
+            }
+        }
+        if let Some(on) = wanted.ksm {
+            let current = now.as_ref().map(|ksm| ksm.run.clone());
+            let is_off = matches!(current.as_deref(), Some("0" | ksm::APART));
+            self.number(observed, "host.ksm", ksm::RUN, current, digit(on));
+            if let (Some(item), Some(want)) = (self.items.last_mut(), self.wants.last_mut())
+                && is_off
+                && on == Switch(false)
+            {
+                want.holds = true;
+                item.action = if item.action == Action("set") { Action::NONE } else { item.action };
+            }
+            if let Some(item) = self.items.last_mut().filter(|_| !observed.has_systemd) {
+                item.say("units of systemd are not looked at: it does not run here");
+            }
+        }
+        if wanted.ksm == Some(Switch(true)) {
+            observed.units.iter().for_each(|unit| self.unit(unit, true));
+        }
+    }
+
+    fn unit(&mut self, unit: &Unit, on: bool) {
+        let state = |running: &str, file: &str| format!("{running}, {file}");
+        let (running, file) = if on { ("active", "enabled") } else { ("inactive", "disabled") };
+        let now = state(unit.running(), &unit.file_state);
+        let mut item = TuneItem::new("host.ksm", Some(&unit.name), Some(&now), running);
+        item.in_force = true;
+        if on && unit.name == ksm::TUNER {
+            item.wanted = now;
+            item.say("it decides when pages are merged, and is left as it is");
+            return self.items.push(item);
+        }
+        if on && unit.file_state == "masked" {
+            item.in_force = unit.is_running;
+            item.say("it is masked");
+            return self.items.push(item);
+        }
+        let mut want = |knob: Knob, now: &str, value: &str| {
+            let (setting, holds) = ("host.ksm".to_owned(), now == value);
+            let (now, value) = (now.to_owned(), value.to_owned());
+            self.wants.push(Want { setting, knob, now, value, holds });
+        };
+        want(Knob::Running(unit.name.clone()), unit.running(), running);
+        if unit.running() != running {
+            item.action = Action(if on { "start" } else { "stop" });
+        }
+        let can_be_enabled = matches!(unit.file_state.as_str(), "enabled" | "disabled");
+        item.persistent = unit.file_state == file || (self.options.persist && can_be_enabled);
+        if self.options.persist && can_be_enabled {
+            want(Knob::Enabled(unit.name.clone()), &unit.file_state, file);
+            item.wanted = state(running, file);
+            if unit.file_state != file && item.action == Action::NONE {
+                item.action = Action("persist");
+            }
+        }
+        self.items.push(item);
+    }
+}

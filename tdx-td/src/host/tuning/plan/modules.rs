@@ -1,0 +1,80 @@
+//! Planning options of kernel modules, most of which are read when a module is loaded and never again.
+
+use common::document::Action;
+use common::{Code, Error, Result};
+
+use super::super::knob::Knob;
+use super::super::observed::{Module, Observed};
+use super::super::persist::Line;
+use super::{Draft, Want};
+use crate::host::tune::TuneItem;
+
+impl Draft {
+    /// Plans for a module to have these options.
+    ///
+    /// Errors: `conflict` for one in use that is to be loaded again, `unsupported` for one that cannot be.
+    pub(super) fn module(
+        &mut self,
+        observed: &Observed,
+        module: &str,
+        values: Vec<(&str, &str)>,
+    ) -> Result<()> {
+        let found = observed.modules.get(module);
+        let value_of = |name: &str| found.and_then(|found| found.options.get(name));
+        let known: Vec<_> = values.iter().filter(|(name, _)| value_of(name).is_some()).collect();
+        let holds =
+            known.iter().all(|(name, value)| value_of(name).is_some_and(|now| now == value));
+        let reload = self.options.reload_modules && !holds;
+        if reload {
+            check_reload(module, found)?;
+            let joined = |value: &dyn Fn(&str, &str) -> String| {
+                let words =
+                    known.iter().map(|(name, wanted)| format!("{name}={}", value(name, wanted)));
+                words.collect::<Vec<_>>().join(" ")
+            };
+            let names = known.iter().map(|(name, _)| (*name).to_owned()).collect();
+            self.wants.push(Want {
+                setting: format!("host.modules.{module}"),
+                knob: Knob::Options { module: module.to_owned(), names },
+                now: joined(&|name, _| value_of(name).cloned().unwrap_or_default()),
+                value: joined(&|_, wanted| wanted.to_owned()),
+                holds: false,
+            });
+        }
+        for (name, value) in values {
+            let now = value_of(name);
+            let path = format!("/sys/module/{}/parameters/{name}", module.replace('-', "_"));
+            let setting = format!("host.modules.{module}.{name}");
+            let mut item = TuneItem::new(&setting, Some(&path), now.map(String::as_str), value);
+            let same = now.is_some_and(|now| now == value);
+            item.in_force = same || (reload && now.is_some());
+            match now {
+                _ if same => {}
+                Some(_) if reload => item.action = Action("reload"),
+                Some(_) => item.say("holds after a reboot, or when the module is loaded again"),
+                None if found.is_some() => item.say(&format!("this {module} has no such option")),
+                None => item.say(&format!("{module} is not loaded")),
+            }
+            self.items.push(item);
+            if now.is_some() || found.is_none() {
+                self.keep(observed, Line::option(module, name, value));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Fails for a module that cannot be taken out now.
+fn check_reload(module: &str, found: Option<&Module>) -> Result<()> {
+    match found.map(|found| found.users) {
+        Some(Some(0)) => Ok(()),
+        Some(Some(users)) => Err(Error::conflict(format!("{module} is in use {users} times"))
+            .code(Code::InUseByVm)
+            .hint("stop all guests, or tune without --reload-modules")),
+        Some(None) => Err(Error::unsupported(format!("{module} is built into the kernel"))
+            .hint("its options are words of the kernel command line, such as kvm_amd.sev=1")),
+        None => {
+            Err(Error::unsupported(format!("{module} is not loaded")).hint("modprobe loads it"))
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! Hosts of all kinds go in, plans come out.
+
+use super::super::apply::{Change, in_order};
+use super::super::claims::records;
+use super::super::disks::{Disk, Disks};
+use super::super::knob::Unit;
+use super::super::ksm::{Ksm, MERGER, TUNER};
+use super::super::observed::Module;
+use super::super::record::Records;
+use super::*;
+use crate::scenario::layers::{Layers, Origin, parse_set};
+use crate::scenario::library::Scenario;
+
+/// The host's part of a scenario, with settings over it.
+fn wanted(scenario: &str, set: &[&str]) -> profile::Host {
+    let root = tempfile::tempdir().unwrap();
+    let scenario = Scenario::find(&common::host::Host::new(root.path()), scenario).unwrap();
+    let mut layers: Layers = scenario.layers(scenario.security[0]).unwrap();
+    for text in set {
+        layers.put(&Origin::Flag("--set".to_owned()), parse_set(text).unwrap()).unwrap();
+    }
+    layers.profile().unwrap().host
+}
+
+/// A host with everything.
+fn host() -> Observed {
+    let unit = |name: &str, is_running, file_state: &str| Unit {
+        name: name.to_owned(),
+        is_running,
+        file_state: file_state.to_owned(),
+    };
+    let disk = Disk {
+        name: "nvme0n1".to_owned(),
+        scheduler: Some("[none] mq-deadline".to_owned()),
+        rule: "ATTR{wwid}==\"eui.1\"".to_owned(),
+    };
+    let options = [("tdx".to_owned(), "0".to_owned())].into();
+    Observed {
+        transparent_hugepages: Some("always [madvise] never".to_owned()),
+        ksm: Some(Ksm { run: "1".to_owned(), merge: Some("1".to_owned()), shared: 3 }),
+        units: vec![unit(MERGER, true, "enabled"), unit(TUNER, false, "masked")],
+        has_systemd: true,
+        swappiness: Some("60".to_owned()),
+        hugepages: Some((HUGEPAGES[0], "0".to_owned())),
+        disks: Disks { found: vec![disk], elsewhere: Vec::new() },
+        loadable: [("bfq".to_owned(), "bfq".to_owned())].into(),
+        modules: [("kvm_intel".to_owned(), Module { users: Some(0), options })].into(),
+        ..Observed::default()
+    }
+}
+
+/// The changes of a plan in a line, in order.
+fn told(observed: &Observed, draft: &Draft) -> String {
+    let change = |want: &Want| Change {
+        knob: want.knob.clone(),
+        before: want.now.clone(),
+        after: if want.holds { want.now.clone() } else { want.value.clone() },
+    };
+    let changes = in_order(observed.ksm.as_ref(), draft.wants.iter().map(change).collect());
+    let word = |change: &Change| {
+        let place = change.knob.to_string();
+        let value = if matches!(change.knob, Knob::File(_)) { "…" } else { &change.after };
+        format!("{}={value}", place.rsplit('/').next().unwrap_or_default())
+    };
+    changes.iter().map(word).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn changes_come_in_an_order_that_works() {
+    let persist = Options { persist: true, ..Options::default() };
+    let reload = Options { reload_modules: true, ..Options::default() };
+    for (scenario, set, options, changes) in [
+        (
+            "td",
+            &[][..],
+            Options::default(),
+            "enabled=always ksm.service=inactive run=2 merge_across_nodes=0 run=0 swappiness=0",
+        ),
+        ("td", &["host.ksm=", "host.ksm_merge_across_nodes="], reload, {
+            "options of module kvm_intel=tdx=1 enabled=always swappiness=0"
+        }),
+        (
+            "securevm",
+            &["host.ksm=on", "host.ksm_merge_across_nodes=on"],
+            Options::default(),
+            "enabled=always swappiness=0 module bfq=yes scheduler=bfq",
+        ),
+        (
+            "desktop",
+            &["host.transparent_hugepages=", "host.ksm=off", "host.hugepages=2"],
+            persist,
+            "ksm.service=inactive ksm.service at boot=disabled run=0 nr_hugepages=2 swappiness=35 \
+             scheduler=mq-deadline 90-tdx.conf=… tdx.conf=… 90-tdx.rules=…",
+        ),
+    ] {
+        let observed = host();
+        let draft = draft(&observed, &wanted(scenario, set), options).unwrap();
+        assert_eq!(told(&observed, &draft), changes, "{scenario} {set:?}");
+    }
+}
+
+#[test]
+fn what_there_is_not_is_said_of_each_setting() {
+    let observed = Observed::default();
+    let draft = draft(&observed, &wanted("td", &["host.hugepages=1"]), Options::default()).unwrap();
+    assert!(draft.wants.is_empty() && draft.items.len() == 7, "{draft:#?}");
+    for item in &draft.items {
+        assert!(!item.in_force && item.note.is_some() && item.action == Action::NONE, "{item:?}");
+    }
+}
+
+#[test]
+fn a_module_is_loaded_again_only_where_it_can_be() {
+    let reload = Options { reload_modules: true, ..Options::default() };
+    for (users, kind) in [
+        (Some(0), None),
+        (Some(2), Some(common::ErrorKind::Conflict)),
+        (None, Some(common::ErrorKind::Unsupported)),
+    ] {
+        let mut observed = host();
+        observed.modules.get_mut("kvm_intel").unwrap().users = users;
+        let planned = draft(&observed, &wanted("td", &[]), reload);
+        assert_eq!(planned.err().map(|error| error.kind()), kind, "{users:?}");
+        // What holds needs no reload.
+        let module = observed.modules.get_mut("kvm_intel").unwrap();
+        module.options.insert("tdx".to_owned(), "1".to_owned());
+        draft(&observed, &wanted("td", &[]), reload).unwrap();
+    }
+}
+
+#[test]
+fn who_asks_for_what_is_remembered_with_what_there_was_before() {
+    let replace = Options { replace: true, ..Options::default() };
+    let mut observed = host();
+    let asks = |observed: &Observed, old: &Records, scenario: &str, options: Options| {
+        let draft = draft(observed, &wanted(scenario, &[]), options).unwrap();
+        records(&draft.wants, options, old, scenario)
+    };
+    let none = Records::default();
+    let first = asks(&observed, &none, "computation", Options::default()).unwrap();
+    assert!(first.lasting.is_empty());
+    let entry = |records: &Records| {
+        let knob = Knob::Number(SWAPPINESS.to_owned());
+        records.of(&knob).map(|e| (e.before.clone(), e.ours.clone(), e.by.clone())).unwrap()
+    };
+    let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+    assert_eq!(entry(&first), ("60".to_owned(), words(&["0"]), words(&["computation"])));
+    observed.swappiness = Some("0".to_owned());
+    let error = asks(&observed, &first, "desktop", Options::default()).unwrap_err();
+    assert!(error.message().contains("host.swappiness is 0 for scenario computation"), "{error}");
+    let second = asks(&observed, &first, "desktop", replace).unwrap();
+    assert_eq!(entry(&second), ("60".to_owned(), words(&["0", "35"]), words(&["desktop"])));
+    let again = asks(&observed, &second, "desktop", Options::default()).unwrap();
+    assert_eq!(again, second);
+}
