@@ -174,6 +174,33 @@ fn guests_of_every_scenario_run() {
 
 #[test]
 #[ignore = "needs root"]
+fn what_of_the_host_is_otherwise_is_told_and_tuned_when_asked() {
+    let rig = rig_with_base(false);
+    rig.shell(
+        "mkdir -p host/proc/sys/vm host/sys/kernel/mm/transparent_hugepage && \
+        echo 60 >host/proc/sys/vm/swappiness && \
+        echo 'always [madvise] never' >host/sys/kernel/mm/transparent_hugepage/enabled",
+    )
+    .text();
+    let new = "new -i guest.qcow2 --scenario desktop --security none --memory 256M --vcpus 1 \
+               --virt-type qemu --name web1 --sysroot host";
+    let swappiness = || rig.shell("cat host/proc/sys/vm/swappiness").text().trim().to_owned();
+    let words = new.split_whitespace().collect::<Vec<_>>().join(" ");
+    let told = td(&rig, &format!("{words} --dry-run")).document()["warnings"].to_string();
+    assert!(told.contains("host.swappiness is 60, not 35"), "{told}");
+    assert!(told.contains("tdx-td host tune --scenario desktop"), "{told}");
+    let error = td(&rig, &format!("{words} --tune-host")).error(5);
+    assert!(error["message"].as_str().unwrap().contains("settings of this host"), "{error}");
+    assert_eq!((swappiness(), own(&rig)), ("60".to_owned(), Vec::new()));
+    td(&rig, &format!("{words} --tune-host --yes")).document();
+    assert_eq!(swappiness(), "35");
+    td(&rig, "host restore --yes --sysroot host").document();
+    assert_eq!(swappiness(), "60");
+    td(&rig, "delete web1 --yes --timeout 0").item();
+}
+
+#[test]
+#[ignore = "needs root"]
 fn what_the_host_cannot_do_is_refused_or_replaced() {
     let rig = rig_with_base(false);
     let before = rig.state();

@@ -31,6 +31,7 @@ use crate::passthrough::{self, DeviceRequest, Devices};
 use crate::ports::Port;
 use crate::removal::undefine;
 use crate::scenario::layers::Setting;
+use crate::scenario::profile;
 use crate::seed::{Seed, SeedArgs};
 use crate::settings::{GuestArgs, domain_name};
 use crate::{names, power, removal};
@@ -44,6 +45,8 @@ pub struct Plan<'a> {
     pub xml: String,
     /// The settings it is made of; none of a template.
     pub settings: Vec<Setting>,
+    /// The scenario, if one was asked for, and what it asks of the host.
+    pub host: Option<(String, profile::Host)>,
     /// What the user should know.
     pub warnings: Vec<String>,
     /// Whether the definition is a user's.
@@ -153,6 +156,11 @@ impl<'a> Plan<'a> {
             name,
             xml,
             settings: choice.map(|choice| choice.settings.clone()).unwrap_or_default(),
+            host: guest
+                .scenario
+                .scenario
+                .clone()
+                .zip(choice.map(|choice| choice.profile.host.clone())),
             by_user: blueprint.is_template(),
             warnings,
             libvirt,

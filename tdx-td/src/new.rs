@@ -15,8 +15,11 @@ use serde::Serialize;
 
 use crate::creation::{self, Plan};
 use crate::domain::DomainItem;
+use crate::host::tune;
+use crate::host::tuning::plan::Options;
 use crate::image::ImageArgs;
 use crate::removal;
+use crate::scenario::profile;
 use crate::settings::GuestArgs;
 use crate::wait::{self, OnTimeout, Sign, WaitArgs};
 
@@ -27,6 +30,9 @@ pub struct NewArgs {
     image: ImageArgs,
     #[command(flatten)]
     guest: GuestArgs,
+    /// Set this host to what the scenario recommends first, as host tune does; asks first
+    #[arg(long, requires = "scenario")]
+    tune_host: bool,
     #[command(flatten)]
     wait: WaitArgs,
     #[command(flatten)]
@@ -71,17 +77,65 @@ pub fn run(
     let libvirt = connect()?;
     let mut plan = Plan::new(context, &libvirt, config, &request, &devices, &args.guest)?;
     plan.confirm(context, args.change)?;
-    let warnings = std::mem::take(&mut plan.warnings);
+    let mut warnings = std::mem::take(&mut plan.warnings);
     let dry_run = args.change.dry_run;
+    let tuned = match plan.host.take() {
+        Some(wanted) => {
+            let (tuned, more) = prepare_host(context, &libvirt, config, &wanted, &args)?;
+            warnings.extend(more);
+            tuned
+        }
+        None => None,
+    };
     let (mut domain, action) = match dry_run {
         true => plan.imagined(context)?,
-        false => plan.apply(context, config, &request)?,
+        false => plan.apply(context, config, &request).map_err(|error| error.applied(tuned))?,
     };
     if let (Some(sign), false) = (args.wait.wait, dry_run) {
         domain = wait_for(context, &libvirt, &domain.name, sign, &args.wait, action)?;
     }
     let document = Document::new("tdx.td.new", vec![NewItem { domain, action }]);
     Ok(document.dry_run(dry_run).warnings(warnings).into())
+}
+
+/// Has the host as the scenario wants it where that was asked for, else says what is otherwise. Returns what
+/// was done, and what the user should know.
+///
+/// Errors: those of [`tune::Plan`]; `conflict` when the answer is no.
+fn prepare_host(
+    context: &Context,
+    libvirt: &Libvirt,
+    config: &Config,
+    (scenario, wanted): &(String, profile::Host),
+    args: &NewArgs,
+) -> Result<(Option<String>, Vec<String>)> {
+    let options = Options::default();
+    let plan = tune::Plan::new(context, Some(libvirt), config, wanted, scenario, &[], options);
+    let plan = match plan {
+        // The guest does not depend on it.
+        Err(_) if !args.tune_host => return Ok((None, Vec::new())),
+        plan => plan?,
+    };
+    let differences = plan.differences();
+    if differences.is_empty() {
+        return Ok((None, Vec::new()));
+    }
+    if !args.tune_host {
+        let how = format!("tdx-td host tune --scenario {scenario}");
+        let warning = format!(
+            "this host is not as {scenario} recommends ({how}): {}",
+            differences.join("; ")
+        );
+        return Ok((None, vec![warning]));
+    }
+    if args.change.dry_run {
+        return Ok((None, differences));
+    }
+    plan.check()?;
+    context
+        .confirm(args.change, &format!("change {} settings of this host?", differences.len()))?;
+    plan.apply()?;
+    Ok((Some(format!("set this host to what {scenario} recommends")), Vec::new()))
 }
 
 /// Waits for the guest. One that was made just now and does not come up goes, if that was asked for.
