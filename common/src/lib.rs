@@ -11,6 +11,7 @@ pub mod block;
 pub mod bound;
 pub mod cli;
 pub mod code;
+mod completions;
 pub mod config;
 pub mod document;
 pub mod error;
