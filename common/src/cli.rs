@@ -20,7 +20,7 @@ use crate::{completions, interrupt, log};
 /// Flags every verb of every tool takes.
 #[derive(Debug, Args)]
 pub struct Globals {
-    /// How to print: auto (a table on a terminal, else JSON), json, table, or name (keys, one a line)
+    /// How to print: auto (a table on a terminal, else JSON), json, table, name (keys, one a line), or prometheus (tdx-td list, tdx-pool info)
     #[arg(long, global = true, value_enum, default_value = "auto", env = "TDX_FORMAT")]
     #[arg(hide_env_values = true, hide_possible_values = true, hide_default_value = true)]
     #[arg(help_heading = "Global options")]
@@ -148,6 +148,11 @@ pub trait Tool: Parser {
     /// The flags every verb takes.
     fn globals(&self) -> &Globals;
 
+    /// Whether the verb that was asked for shows something that has metrics.
+    fn has_metrics(&self) -> bool {
+        false
+    }
+
     /// Runs the verb that was asked for.
     fn run(self, context: &Context) -> Result<Outcome>;
 }
@@ -192,6 +197,10 @@ fn print(text: &str) -> Result<u8> {
 fn run<T: Tool>(tool: T) -> Result<u8> {
     let globals = tool.globals();
     let format = if globals.json { Format::Json } else { globals.format };
+    if format == Format::Prometheus && !tool.has_metrics() {
+        return Err(Error::usage("there are no metrics of this")
+            .hint("--format prometheus is for tdx-td list and tdx-pool info"));
+    }
     let quiet = globals.quiet;
     log::set_level(if quiet { 0 } else { globals.verbose });
     let context = Context {

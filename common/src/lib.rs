@@ -23,6 +23,7 @@ pub mod lease;
 #[cfg(feature = "libvirt")]
 pub mod libvirt;
 pub mod log;
+pub mod metrics;
 mod nearest;
 pub mod output;
 pub mod parallel;
