@@ -180,7 +180,7 @@ status=0; tdx-td list 2>/dev/null || status=$?
 mkdir -p /etc/tdx/bind.d /etc/systemd/system/multi-user.target.wants
 touch /etc/tdx/bind.d/x /etc/systemd/system/tdx-gpu-bind.service
 apt purge 'tdx-*'
-apt autoremove --purge
+apt autoremove --purge -o APT::AutoRemove::SuggestsImportant=false -o APT::AutoRemove::RecommendsImportant=false
 rmdir --ignore-fail-on-non-empty /etc/systemd/system/multi-user.target.wants /etc/systemd/system /etc/systemd
 look | sort | diff /tmp/before - >&2
 echo clean
