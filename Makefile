@@ -69,7 +69,7 @@ uninstall: ## remove what install has put there
 	rm -f $(TOOLS:%=$(DESTDIR)$(BASH)/%) $(TOOLS:%=$(DESTDIR)$(ZSH)/_%) $(TOOLS:%=$(DESTDIR)$(FISH)/%.fish)
 	rm -rf $(DESTDIR)$(DOC)
 
-deb: packages ## make Debian packages in target/deb
+deb: ## make Debian packages in target/deb
 	rm -rf $(TARGET)/deb
 	$(MAKE) install DESTDIR=$(TARGET)/deb/root PREFIX=/usr ZSH=/usr/share/zsh/vendor-completions
 	SOURCE_DATE_EPOCH=$(EPOCH) packaging/deb/build $(TARGET)/deb/root $(VERSION)$(COMMIT) $(TARGET)/deb
