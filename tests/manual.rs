@@ -27,13 +27,22 @@ fn names(folder: &Path) -> BTreeSet<String> {
     entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
-/// The verbs that a tool's help lists.
-fn verbs(name: &str) -> Vec<String> {
-    let help = tool(name, ["--help"]);
-    let block = help.text().split("\nCommands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
+/// The verbs that a help lists, and those below them: `host`, `host check`.
+fn verbs(name: &str, above: &[&str]) -> Vec<String> {
+    let help = tool(name, [above, &["--help"]].concat());
+    let Some(block) = help.text().split("\nCommands:\n").nth(1) else {
+        return Vec::new();
+    };
+    let block = block.split("\n\n").next().unwrap();
     let words = block.lines().filter(|line| !line.starts_with("   "));
     let words = words.filter_map(|line| line.split_whitespace().next());
-    words.filter(|verb| *verb != "help").map(str::to_owned).collect()
+    let named = words.filter(|verb| *verb != "help");
+    let below = |verb: &str| {
+        let verb = [above, &[verb]].concat();
+        let below = verbs(name, &verb);
+        [vec![verb.join("-")], below].concat()
+    };
+    named.flat_map(below).collect()
 }
 
 /// What a reader sees of a page.
@@ -50,7 +59,7 @@ fn every_tool_and_every_verb_has_a_page() {
     let folder = pages();
     let mut wanted = BTreeSet::new();
     for name in TOOLS {
-        let verbs = verbs(name);
+        let verbs = verbs(name, &[]);
         assert!(verbs.len() > 3, "{name}: {verbs:?}");
         wanted.insert(format!("{name}.1"));
         wanted.extend(verbs.iter().map(|verb| format!("{name}-{verb}.1")));
@@ -79,7 +88,7 @@ fn pages_are_whole_and_refer_to_pages_there_are() {
         assert!(there.eq(&wanted), "{name}: {titles:?}");
         assert!(titles.ends_with(&["FILES", "SEE ALSO"]), "{name}: {titles:?}");
         let examples = page.split("\nEXAMPLES\n").nth(1).unwrap().split("\nENV").next().unwrap();
-        let about = name.trim_end_matches(".1").replacen('-', " ", 2).replacen(' ', "-", 1);
+        let about = name.trim_end_matches(".1").replace('-', " ").replacen(' ', "-", 1);
         assert!(examples.contains(&about), "{name}: no example has '{about}'\n{examples}");
         let references = page.split("\nSEE ALSO\n").nth(1).unwrap().split(',');
         for reference in references.filter_map(|text| text.split_once("(1)")) {

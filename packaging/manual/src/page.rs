@@ -8,7 +8,7 @@ use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 
 use crate::readme;
-use crate::subject::{Entry, Subject};
+use crate::subject::{Entry, Subject, verbs};
 
 const SECTION: &str = "1";
 /// The exit status of a check whose answer is no.
@@ -67,6 +67,10 @@ impl Page<'_> {
         self.command.get_display_name().unwrap_or(self.command.get_name())
     }
 
+    fn is_tool(&self) -> bool {
+        self.command.get_name() == self.subject.name()
+    }
+
     fn has(&self, argument: &str) -> bool {
         self.command.get_arguments().any(|known| known.get_id() == argument)
     }
@@ -77,7 +81,7 @@ impl Page<'_> {
         let mut paragraph = |text: &str| {
             roff.control("PP", []).text([roman(text)]);
         };
-        if self.command.has_subcommands() {
+        if self.is_tool() {
             paragraph(DOCUMENT);
             paragraph(ERRORS);
         }
@@ -110,7 +114,7 @@ impl Page<'_> {
 
     /// A tool's own examples; for a verb those of all helps, and of the README, that it is in.
     fn examples(&self, roff: &mut Roff) {
-        let known = match self.command.has_subcommands() {
+        let known = match self.is_tool() {
             true => help(self.command),
             false => {
                 let commands = self.subjects.iter().flat_map(Subject::commands);
@@ -133,10 +137,8 @@ impl Page<'_> {
 
     fn see_also(&self, roff: &mut Roff) {
         let mut names: Vec<&str> = self.subjects.iter().map(Subject::name).collect();
-        match self.command.has_subcommands() {
-            true => names.extend(self.subject.verbs().filter_map(Command::get_display_name)),
-            false => names.sort_by_key(|name| *name != self.subject.name()),
-        }
+        names.sort_by_key(|name| *name != self.subject.name());
+        names.extend(verbs(self.command).filter_map(Command::get_display_name));
         if self.subject.libvirt {
             names.push("virsh");
         }

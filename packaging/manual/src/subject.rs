@@ -45,15 +45,21 @@ impl Subject {
         self.command.get_name()
     }
 
-    /// The tool itself, then each of its verbs.
-    pub(crate) fn commands(&self) -> impl Iterator<Item = &Command> {
-        std::iter::once(&self.command).chain(self.verbs())
+    /// The tool itself, then each of its verbs with those below it.
+    pub(crate) fn commands(&self) -> Vec<&Command> {
+        let mut commands = vec![&self.command];
+        let mut next = 0;
+        while let Some(command) = commands.get(next).copied() {
+            commands.extend(verbs(command));
+            next += 1;
+        }
+        commands
     }
+}
 
-    /// Its verbs.
-    pub(crate) fn verbs(&self) -> impl Iterator<Item = &Command> {
-        self.command.get_subcommands().filter(|verb| !verb.is_hide_set())
-    }
+/// The verbs of a tool, or of a verb that has some.
+pub(crate) fn verbs(command: &Command) -> impl Iterator<Item = &Command> {
+    command.get_subcommands().filter(|verb| !verb.is_hide_set())
 }
 
 /// All tools.
