@@ -5,6 +5,15 @@
 
 PREFIX  ?= /usr/local
 DESTDIR ?=
+# Where shells look for completion scripts, and manual and examples belong.
+SHARE   := $(PREFIX)/share
+BASH    := $(SHARE)/bash-completion/completions
+ZSH     ?= $(SHARE)/zsh/site-functions
+FISH    := $(SHARE)/fish/vendor_completions.d
+MAN     := $(SHARE)/man/man1
+DOC     := $(SHARE)/doc/tdx-tools
+# All but the demonstration, which runs on the tests' own libvirtd.
+EXAMPLES := $(filter-out examples/demo,$(shell find examples -type f))
 TOOLS   := tdx-disk tdx-gpu tdx-iommu tdx-pool tdx-td
 RUST    := 1.89
 
@@ -12,12 +21,20 @@ RUST    := 1.89
 FUZZ_CASES ?= 1000000
 
 # Test files that make test leaves to make test-rigs, and --all-targets leaves out.
-RIGS    := $(addprefix --test ,access disk_rig gpu gpu_tools iommu_rig passthrough tdx_rig tune)
+RIGS    := $(addprefix --test ,access disk_rig gpu gpu_tools iommu_rig packaging passthrough tdx_rig tune)
 
-RELEASE := target/release
+TARGET  := $(or $(CARGO_TARGET_DIR),target)
+RELEASE := $(TARGET)/release
+# What a package is called: of a commit that no tag names, how many came before it and which it is.
+# Its times are the commit's.
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+COMMIT  := $(shell git describe --exact-match --match v$(VERSION) >/dev/null 2>&1 || \
+	git log -1 --format=+$$(git rev-list --count HEAD).g%h --abbrev=8 2>/dev/null)
+EPOCH   := $(shell git log -1 --format=%ct 2>/dev/null)
+DAY     := $(if $(EPOCH),$(shell date -u -d @$(EPOCH) +%F))
 ROOT    := $(filter 0,$(shell id -u))
 
-.PHONY: help build release install check test test-rigs fuzz bench demo clean rust packages
+.PHONY: help build release man install uninstall deb check test test-rigs fuzz bench demo clean rust packages
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -28,8 +45,34 @@ build: rust ## build for development
 release: rust ## build what is installed
 	cargo build --release --locked $(TOOLS:%=-p %)
 
-install: release ## install the tools under PREFIX, below DESTDIR
+man: rust ## write the manual pages to target/man
+	cargo build --release --locked $(TOOLS:%=-p %) -p manual
+	rm -rf $(TARGET)/man
+	$(RELEASE)/manual $(TARGET)/man $(DAY)
+
+install: man ## install tools, manual, completions and examples under PREFIX, below DESTDIR
 	install -D -t $(DESTDIR)$(PREFIX)/bin $(TOOLS:%=$(RELEASE)/%)
+	install -D -m 0644 -t $(DESTDIR)$(MAN) $(TARGET)/man/*.1
+	install -d $(addprefix $(DESTDIR),$(BASH) $(ZSH) $(FISH))
+	for tool in $(TOOLS); do \
+		$(RELEASE)/$$tool completions bash >$(DESTDIR)$(BASH)/$$tool && \
+		$(RELEASE)/$$tool completions zsh >$(DESTDIR)$(ZSH)/_$$tool && \
+		$(RELEASE)/$$tool completions fish >$(DESTDIR)$(FISH)/$$tool.fish || exit; \
+	done
+	install -D -m 0644 -t $(DESTDIR)$(DOC) README.md LICENSE
+	for file in $(EXAMPLES); do \
+		install -D -m $$([ -x $$file ] && echo 755 || echo 644) $$file $(DESTDIR)$(DOC)/$$file || exit; \
+	done
+
+uninstall: ## remove what install has put there
+	rm -f $(TOOLS:%=$(DESTDIR)$(PREFIX)/bin/%) $(TOOLS:%=$(DESTDIR)$(MAN)/%.1) $(TOOLS:%=$(DESTDIR)$(MAN)/%-*.1)
+	rm -f $(TOOLS:%=$(DESTDIR)$(BASH)/%) $(TOOLS:%=$(DESTDIR)$(ZSH)/_%) $(TOOLS:%=$(DESTDIR)$(FISH)/%.fish)
+	rm -rf $(DESTDIR)$(DOC)
+
+deb: ## make Debian packages in target/deb
+	rm -rf $(TARGET)/deb
+	$(MAKE) install DESTDIR=$(TARGET)/deb/root PREFIX=/usr ZSH=/usr/share/zsh/vendor-completions
+	SOURCE_DATE_EPOCH=$(EPOCH) packaging/deb/build $(TARGET)/deb/root $(VERSION)$(COMMIT) $(TARGET)/deb
 
 check: rust packages ## formatting, lints, documentation; warnings are errors
 	cargo fmt --all --check
@@ -46,7 +89,8 @@ test-rigs: rust packages ## tests on a real IOMMU, a TDX-capable libvirt and wit
 	cargo build --workspace --locked
 	cargo test --locked --no-fail-fast -p tdx-iommu --test iommu_rig -p tdx-gpu --test gpu \
 		-p tdx-disk --test disk_rig -- --include-ignored
-	cargo test --locked --no-fail-fast -p tdx-td --test passthrough --test tune --test tdx_rig --test access -- --include-ignored
+	cargo test --locked --no-fail-fast -p tdx-td --test passthrough --test tune --test tdx_rig --test access \
+		--test packaging -- --include-ignored
 
 fuzz: rust ## a million cases of everything that reads what others wrote; FUZZ_CASES says how many
 	PROPTEST_CASES=$(FUZZ_CASES) cargo test --profile fuzz --workspace --locked --lib -- panic

@@ -238,6 +238,55 @@ fn what_fails_or_dies_gives_devices_back() {
     }
 }
 
+#[test]
+#[ignore = "needs root"]
+fn the_pipelines_of_the_examples_run_on_devices() {
+    let kernel = kernel_with_image();
+    let before = state(&kernel);
+    let nic = nics(&kernel)[0].clone();
+    let script = repository().join("examples/pipelines.sh");
+    let settings = "TDX_SECURITY=none TDX_VIRT_TYPE=qemu TDX_MEMORY=64M TDX_VCPUS=1";
+    let pipeline = |variables: &str, name: &str| {
+        kernel.shell(&format!("{settings} {variables} {} {name}", script.display()))
+    };
+    let made = pipeline(&format!("SCAN={nic}"), "devices_to_guest").item();
+    assert_eq!((&made["name"], &made["hostdevs"]), (&json!("web1"), &json!([nic])));
+    assert_eq!(driver(&kernel, &nic), "vfio-pci");
+
+    // One group is free, another has the disk that the rig stands on.
+    let free = kernel.nvme("rig-1");
+    for (bdf, status) in [(free.clone(), 0), (kernel.nvme("rig-data"), 10)] {
+        let group =
+            kernel.shell(&format!("basename $(readlink /sys/bus/pci/devices/{bdf}/iommu_group)"));
+        let answer = pipeline(&format!("GROUP={}", group.text().trim()), "check_group");
+        assert_eq!(answer.status, Some(status), "{answer:#?}");
+    }
+
+    // What a file says is planned and not done; what a pipe says is done.
+    let wishes = format!(
+        "vms: {{web1: {{passthrough_devices: [{{match: {{bdf: '{nic}'}}}}, {{match: {{bdf: '{free}'}}}}]}}}}"
+    );
+    kernel.shell(&format!("echo \"{wishes}\" >wishes.yaml")).text();
+    let plan = pipeline("CONFIG=wishes.yaml", "plan_of_devices").document();
+    assert_eq!((&plan["changed"], &plan["dry_run"]), (&json!(true), &json!(true)));
+    assert_eq!(plan["items"][0]["added"], json!([free]));
+    kernel.shell(&format!("tdx-gpu bind {free}")).document();
+    assert!(
+        pipeline(&format!("BDF={free}"), "device_to_running_guest").text().contains("attached")
+    );
+    let has = kernel.shell("tdx-td show web1").item()["hostdevs"].clone();
+    assert_eq!(has.as_array().map(Vec::len), Some(2), "{has}");
+    let given =
+        pipeline("DISKS='.available and .serial == \"rig-2\"'", "disks_to_running_guest").item();
+    assert_eq!(given["action"], "attach", "{given:#}");
+    let attached = kernel.tool("tdx-disk", ["attached", "web1"]).item();
+    assert_eq!(attached["device"], given["device"]);
+
+    kernel.shell("tdx-td delete web1 --yes --timeout 0").document();
+    kernel.shell("tdx-gpu unbind --all").document();
+    assert_eq!(state(&kernel), before);
+}
+
 /// Answers as NVIDIA's program does, from files. What it was told to set is in the log.
 const GPU_TOOLS: &str = r#"#!/bin/sh
 cd /tmp/modes || exit 1

@@ -15,12 +15,12 @@ use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::Host;
 use crate::output::{Format, Outcome, write_stderr, write_stdout};
-use crate::{interrupt, log};
+use crate::{completions, interrupt, log};
 
 /// Flags every verb of every tool takes.
 #[derive(Debug, Args)]
 pub struct Globals {
-    /// How to print: auto (a table on a terminal, else JSON), json, table, or name (keys, one a line)
+    /// How to print: auto (a table on a terminal, else JSON), json, table, name (keys, one a line), or prometheus (tdx-td list, tdx-pool info)
     #[arg(long, global = true, value_enum, default_value = "auto", env = "TDX_FORMAT")]
     #[arg(hide_env_values = true, hide_possible_values = true, hide_default_value = true)]
     #[arg(help_heading = "Global options")]
@@ -148,6 +148,11 @@ pub trait Tool: Parser {
     /// The flags every verb takes.
     fn globals(&self) -> &Globals;
 
+    /// Whether the verb that was asked for shows something that has metrics.
+    fn has_metrics(&self) -> bool {
+        false
+    }
+
     /// Runs the verb that was asked for.
     fn run(self, context: &Context) -> Result<Outcome>;
 }
@@ -156,21 +161,46 @@ pub trait Tool: Parser {
 pub fn main<T: Tool>() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let wants_json = asks_for_json(&arguments);
-    let status = match T::try_parse_from(&arguments) {
-        Ok(tool) => run(tool).unwrap_or_else(|error| report::<T>(&error, wants_json)),
-        Err(error) if !error.use_stderr() => match write_stdout(&error.render().to_string()) {
-            Ok(()) => 0,
-            Err(error) => report::<T>(&cannot_print(error), wants_json),
-        },
-        Err(error) => report::<T>(&usage_error::<T>(&error), wants_json),
+    let done = match parse::<T>(&arguments) {
+        Ok(Asked::Verb(tool)) => run(tool),
+        Ok(Asked::Completions(shell)) => print(&completions::script(shell, T::command())),
+        Err(error) if !error.use_stderr() => print(&error.render().to_string()),
+        Err(error) => Err(usage_error::<T>(&error)),
     };
+    let status = done.unwrap_or_else(|error| report::<T>(&error, wants_json));
     interrupt::die_if_received();
     ExitCode::from(status)
+}
+
+/// What a command line asks for.
+enum Asked<T> {
+    Verb(T),
+    Completions(completions::Shell),
+}
+
+fn parse<T: Tool>(arguments: &[OsString]) -> Result<Asked<T>, clap::Error> {
+    let mut command = T::command().subcommand(completions::verb());
+    let mut matches = command.try_get_matches_from_mut(arguments)?;
+    if let Some(shell) = completions::asked_for(&matches) {
+        return Ok(Asked::Completions(shell));
+    }
+    let tool = T::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))?;
+    Ok(Asked::Verb(tool))
+}
+
+/// Prints what is no document; the exit status is 0.
+fn print(text: &str) -> Result<u8> {
+    write_stdout(text).map_err(cannot_print)?;
+    Ok(0)
 }
 
 fn run<T: Tool>(tool: T) -> Result<u8> {
     let globals = tool.globals();
     let format = if globals.json { Format::Json } else { globals.format };
+    if format == Format::Prometheus && !tool.has_metrics() {
+        return Err(Error::usage("there are no metrics of this")
+            .hint("--format prometheus is for tdx-td list and tdx-pool info"));
+    }
     let quiet = globals.quiet;
     log::set_level(if quiet { 0 } else { globals.verbose });
     let context = Context {

@@ -6,6 +6,8 @@ use std::cmp::Ordering;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::metrics::Gauge;
+
 /// Version of every document and error. Minor versions only add keys.
 pub const SCHEMA_VERSION: &str = "1.0";
 
@@ -31,6 +33,17 @@ pub trait Item: Serialize + JsonSchema {
     /// What a mutating verb did, or would do, to this thing; none for verbs that only show.
     fn action(&self) -> Option<Action> {
         None
+    }
+
+    /// What `--format prometheus` prints of a document's items.
+    ///
+    /// Shape: none for what has no metrics; no [`Tool::has_metrics`](crate::cli::Tool::has_metrics)
+    /// is true for a verb that shows such items.
+    fn metrics(_: &[Self]) -> Vec<Gauge>
+    where
+        Self: Sized,
+    {
+        Vec::new()
     }
 }
 

@@ -11,6 +11,7 @@ pub mod block;
 pub mod bound;
 pub mod cli;
 pub mod code;
+mod completions;
 pub mod config;
 pub mod document;
 pub mod error;
@@ -22,6 +23,7 @@ pub mod lease;
 #[cfg(feature = "libvirt")]
 pub mod libvirt;
 pub mod log;
+pub mod metrics;
 mod nearest;
 pub mod output;
 pub mod parallel;

@@ -18,6 +18,8 @@ pub enum Format {
     Table,
     /// The natural keys (names, BDFs, devices), one a line
     Name,
+    /// Metrics for Prometheus, of the verbs that have them
+    Prometheus,
 }
 
 impl Format {
@@ -103,6 +105,7 @@ impl<T: Item + std::fmt::Debug> Report for Document<T> {
                 rows.extend(self.items.iter().map(Item::row));
                 table(&rows)
             }
+            Format::Prometheus => T::metrics(&self.items).iter().map(ToString::to_string).collect(),
             Format::Json | Format::Auto => {
                 // Serialising our own structs cannot fail: no maps with odd keys, no failing impls.
                 let mut json = serde_json::to_string(self).unwrap_or_default();
@@ -114,7 +117,7 @@ impl<T: Item + std::fmt::Debug> Report for Document<T> {
 
     fn warnings(&self, format: Format) -> Vec<String> {
         match format {
-            Format::Table | Format::Name => self.warnings.clone(),
+            Format::Table | Format::Name | Format::Prometheus => self.warnings.clone(),
             Format::Json | Format::Auto => Vec::new(),
         }
     }

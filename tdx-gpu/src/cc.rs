@@ -23,8 +23,13 @@ use crate::held;
 use crate::mode::{self, CcMode, Kind, Modes, PpcieMode};
 use crate::setting::{self, Setting, Step};
 
+const EXAMPLES: &str = "Examples:
+  tdx-gpu cc
+  tdx-gpu cc 17:00.0 --set on --yes";
+
 /// Arguments of `cc`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct CcArgs {
     /// GPUs and NVSwitches; - for items with a bdf on standard input [default: all]
     #[arg(value_name = "BDF")]

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use common::pci::Bdf;
-use common::{Error, Result, input};
+use common::{Error, Result, input, nearest};
 use regex::{Regex, RegexBuilder};
 use serde::Deserialize;
 
@@ -229,7 +229,7 @@ fn not_a_number(text: &str, least: u8) -> String {
 }
 
 fn not_a_key(key: &str) -> String {
-    match similar::get_close_matches(key, &KEYS, 1, 0.5).first() {
+    match nearest(key, KEYS) {
         Some(known) => format!("there is no key {key}; did you mean {known}?"),
         None => format!("there is no key {key}: known are {}", KEYS.join(", ")),
     }

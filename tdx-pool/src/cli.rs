@@ -69,6 +69,10 @@ impl Tool for Cli {
         &self.globals
     }
 
+    fn has_metrics(&self) -> bool {
+        matches!(self.verb, Verb::Info(_))
+    }
+
     fn run(self, context: &Context) -> Result<Outcome> {
         let config = Config::load(&context.host)?;
         let libvirt = || Libvirt::open(&self.connect, &config);

@@ -10,8 +10,13 @@ use common::output::Outcome;
 use crate::cli::PoolArgs;
 use crate::pool::Pool;
 
+const EXAMPLES: &str = "Examples:
+  tdx-pool info
+  tdx-pool info --pool default --json | jq '.items[].available_bytes'";
+
 /// Arguments of `info`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct InfoArgs {
     #[command(flatten)]
     pool: PoolArgs,

@@ -8,8 +8,13 @@ use common::output::Outcome;
 
 use crate::pool::{Pool, PoolItem};
 
+const EXAMPLES: &str = "Examples:
+  tdx-pool list
+  for p in $(tdx-pool list --format name); do tdx-pool volumes --pool \"$p\"; done";
+
 /// Arguments of `list`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct ListArgs {}
 
 /// Shows every pool, started or not.

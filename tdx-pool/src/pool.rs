@@ -7,6 +7,7 @@ use std::time::Duration;
 use common::config::Config;
 use common::document::Item;
 use common::libvirt::{Context, Libvirt, is_gone};
+use common::metrics::Gauge;
 use common::units::Size;
 use common::xml::Document;
 use common::{Error, ErrorKind, Result, log};
@@ -104,6 +105,30 @@ impl Item for PoolItem {
             self.volumes.map(|n| n.to_string()).unwrap_or_default(),
             self.path.clone().unwrap_or_default(),
         ]
+    }
+
+    fn metrics(pools: &[Self]) -> Vec<Gauge> {
+        let mut active = Gauge::new("tdx_pool_active", "Whether a pool is started: 1 or 0.");
+        let mut capacity = Gauge::new("tdx_pool_capacity_bytes", "Size of what holds a pool.");
+        let mut allocation =
+            Gauge::new("tdx_pool_allocation_bytes", "What is taken there, by whatever.");
+        let mut available = Gauge::new("tdx_pool_available_bytes", "What is left there.");
+        let mut volumes = Gauge::new("tdx_pool_volumes", "Volumes in a pool.");
+        for pool in pools {
+            let name = [("pool", pool.name.as_str())];
+            active.set(name, (pool.state == PoolState::Active).into());
+            for (gauge, value) in [
+                (&mut capacity, pool.capacity_bytes),
+                (&mut allocation, pool.allocation_bytes),
+                (&mut available, pool.available_bytes),
+                (&mut volumes, pool.volumes.map(u64::from)),
+            ] {
+                if let Some(value) = value {
+                    gauge.set(name, value);
+                }
+            }
+        }
+        vec![active, capacity, allocation, available, volumes]
     }
 }
 

@@ -7,8 +7,12 @@ use common::libvirt::ConnectArgs;
 
 use crate::virsh;
 
+const EXAMPLES: &str = "Examples:
+  tdx-td console web1";
+
 /// Arguments of `console`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct ConsoleArgs {
     /// The domain
     #[arg(value_name = "NAME")]

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use common::document::Item;
 use common::libvirt::State;
+use common::metrics::Gauge;
 use common::pci::Bdf;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -93,5 +94,27 @@ impl Item for DomainItem {
             ssh.unwrap_or_default(),
             self.vsock_cid.map(|cid| cid.to_string()).unwrap_or_default(),
         ]
+    }
+
+    fn metrics(domains: &[Self]) -> Vec<Gauge> {
+        let mut state = Gauge::new("tdx_td_domain_state", "The state a domain is in: always 1.");
+        let mut vcpus = Gauge::new("tdx_td_domain_vcpus", "Virtual CPUs of a domain.");
+        let mut memory = Gauge::new("tdx_td_domain_memory_bytes", "Memory of a domain.");
+        let mut hostdevs =
+            Gauge::new("tdx_td_domain_hostdevs", "PCI devices of the host that a domain has.");
+        for domain in domains {
+            let known = [("name", domain.name.as_str()), ("uuid", domain.uuid.as_str())];
+            let [name, uuid] = known;
+            let now = [("state", domain.state.as_str()), ("security", domain.security.as_str())];
+            state.set([name, uuid, now[0], now[1]], 1);
+            if let Some(number) = domain.vcpus {
+                vcpus.set(known, number.into());
+            }
+            if let Some(bytes) = domain.memory_bytes {
+                memory.set(known, bytes);
+            }
+            hostdevs.set(known, domain.hostdevs.len() as u64);
+        }
+        vec![state, vcpus, memory, hostdevs]
     }
 }

@@ -16,8 +16,12 @@ use tdx_pool::{overlay, owner};
 
 use crate::image::{ImageArgs, ImageRequest, Source};
 
+const EXAMPLES: &str = "Examples:
+  tdx-pool import guest.qcow2 | tdx-td overlay --base - --disk-size 20G";
+
 /// Arguments of `overlay`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct OverlayArgs {
     #[command(flatten)]
     image: ImageArgs,

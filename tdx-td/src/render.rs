@@ -17,8 +17,12 @@ use crate::image::ImageArgs;
 use crate::scenario::layers::Setting;
 use crate::settings::GuestArgs;
 
+const EXAMPLES: &str = "Examples:
+  tdx-td render -i guest.qcow2 --xml | virt-xml-validate - domain";
+
 /// Arguments of `render`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct RenderArgs {
     #[command(flatten)]
     image: ImageArgs,

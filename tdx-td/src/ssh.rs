@@ -13,8 +13,13 @@ use crate::definition::Definition;
 use crate::domain::DomainItem;
 use crate::{names, show};
 
+const EXAMPLES: &str = "Examples:
+  tdx-td ssh web1
+  tdx-td ssh web1 --login root -- systemctl is-system-running";
+
 /// Arguments of `ssh`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct SshArgs {
     /// The domain
     #[arg(value_name = "NAME")]

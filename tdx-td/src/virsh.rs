@@ -8,8 +8,12 @@ use common::config::Config;
 use common::exec::Runner;
 use common::libvirt::ConnectArgs;
 
+const EXAMPLES: &str = "Examples:
+  tdx-td virsh dominfo web1";
+
 /// Arguments of `virsh`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct VirshArgs {
     /// What virsh is to do
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT")]

@@ -12,8 +12,12 @@ use serde::Serialize;
 
 use super::library::{self, DEFAULT, Scenario};
 
+const EXAMPLES: &str = "Examples:
+  tdx-td scenario list";
+
 /// Arguments of `scenario list`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct ListArgs {}
 
 /// A scenario.

@@ -15,8 +15,12 @@ use super::layers::Setting;
 use super::library::Scenario;
 use crate::capability::Security;
 
+const EXAMPLES: &str = "Examples:
+  tdx-td scenario show securevm --security sev --set guest.video=none";
+
 /// Arguments of `scenario show`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct ShowArgs {
     /// The scenario
     name: String,

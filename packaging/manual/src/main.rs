@@ -1,0 +1,33 @@
+//! Writes the manual pages of all tools, one for each tool and one for each of its verbs.
+//!
+//! ```sh
+//! manual FOLDER [DATE]
+//! ```
+//!
+//! What a page says of a command line is made of the command line's own definition; the exit statuses
+//! are the README's. [`subject`] has the rest: what surrounds each tool.
+
+mod page;
+mod readme;
+mod subject;
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::{env, fs};
+
+use page::Page;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut arguments = env::args_os().skip(1);
+    let folder = PathBuf::from(arguments.next().ok_or("usage: manual FOLDER [DATE]")?);
+    let date = arguments.next().unwrap_or_default().into_string().map_err(|_| "no such date")?;
+    fs::create_dir_all(&folder)?;
+    let subjects = subject::all();
+    for subject in &subjects {
+        for command in subject.commands() {
+            let page = Page { subject, command, subjects: &subjects, date: &date };
+            fs::write(folder.join(page.file()), page.render()?)?;
+        }
+    }
+    Ok(())
+}
