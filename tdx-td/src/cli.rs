@@ -31,6 +31,7 @@ const EXAMPLES: &str = "Examples:
   tdx-td new -i guest.qcow2 --gpus 17:00.0,3b:00.0
   tdx-iommu resolve | tdx-td hostdevs - --dry-run
   tdx-td --host epyc1 list
+  tdx-td start --attest vault
   tdx-td list --json | jq -r '.items[] | select(.state==\"running\") | .name'
   tdx-td delete web1 --yes
   tdx-td host check --for tdx --for vfio";

@@ -12,7 +12,7 @@ use virt::connect::Connect;
 
 pub use error::{Context, is_gone};
 pub use hosts::{Entry, Hosts};
-pub use raw::{Lease, State};
+pub use raw::{LaunchMeasurement, Lease, State};
 
 use crate::config::Config;
 use crate::error::{Error, Result};
