@@ -21,7 +21,7 @@ RUST    := 1.89
 FUZZ_CASES ?= 1000000
 
 # Test files that make test leaves to make test-rigs, and --all-targets leaves out.
-RIGS    := $(addprefix --test ,access disk_rig gpu gpu_tools iommu_rig packaging passthrough tdx_rig tune)
+RIGS    := $(addprefix --test ,access attestation disk_rig gpu gpu_tools iommu_rig packaging passthrough tdx_rig tune)
 
 TARGET  := $(or $(CARGO_TARGET_DIR),target)
 RELEASE := $(TARGET)/release
@@ -90,7 +90,7 @@ test-rigs: rust packages ## tests on a real IOMMU, a TDX-capable libvirt and wit
 	cargo test --locked --no-fail-fast -p tdx-iommu --test iommu_rig -p tdx-gpu --test gpu \
 		-p tdx-disk --test disk_rig -- --include-ignored
 	cargo test --locked --no-fail-fast -p tdx-td --test passthrough --test tune --test tdx_rig --test access \
-		--test packaging -- --include-ignored
+		--test attestation --test packaging -- --include-ignored
 
 fuzz: rust ## a million cases of everything that reads what others wrote; FUZZ_CASES says how many
 	PROPTEST_CASES=$(FUZZ_CASES) cargo test --profile fuzz --workspace --locked --lib -- panic

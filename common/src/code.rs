@@ -91,6 +91,8 @@ codes! {
         "its group exists without an IOMMU (vfio-noiommu): nothing isolates it",
     Nonendpoint "NONENDPOINT" Refuse
         "it is a bridge, which cannot be given to a guest",
+    NotAttested "NOT_ATTESTED" Refuse
+        "the guest was not launched with the firmware, policy and keys that it was to be launched with",
     NotBlock "NOT_BLOCK" Refuse
         "it is no block device",
     NoGroup "NO_GROUP" Refuse

@@ -18,6 +18,8 @@ use crate::units::Size;
 pub struct Config {
     /// The libvirt URI; libvirt's own default without it.
     pub connect: Option<String>,
+    /// The list of hosts, instead of `/etc/tdx/hosts.yaml` and the user's own.
+    pub hosts: Option<PathBuf>,
     /// The pool's name.
     pub pool: Option<String>,
     /// The pool's folder.
@@ -37,8 +39,9 @@ pub struct Config {
 }
 
 /// The keys above, for the environment.
-const KEYS: [&str; 9] = [
+const KEYS: [&str; 10] = [
     "connect",
+    "hosts",
     "pool",
     "pool_path",
     "image",

@@ -42,6 +42,19 @@ impl Runner {
 
     /// The same, for programs that answer on standard error.
     pub fn run_for_all(&self) -> Result<Output> {
+        self.checked(self.run_to_its_end()?)
+    }
+
+    /// The same for programs that judge: whether the answer is yes, status 0, or no, status `no`.
+    pub fn judge(&self, no: i32) -> Result<bool> {
+        let output = self.run_to_its_end()?;
+        match output.status.code() == Some(no) {
+            true => Ok(false),
+            false => self.checked(output).map(|_| true),
+        }
+    }
+
+    fn run_to_its_end(&self) -> Result<Output> {
         log::detail(format_args!("run {self}"));
         let child = self
             .command()
@@ -53,7 +66,11 @@ impl Runner {
             .stderr(Stdio::piped())
             .spawn()
             .map_err(|error| self.cannot_start(error))?;
-        let output = self.wait(child)?;
+        self.wait(child)
+    }
+
+    /// Fails, with the last lines of its standard error, unless the program succeeded.
+    fn checked(&self, output: Output) -> Result<Output> {
         if output.status.success() {
             return Ok(output);
         }

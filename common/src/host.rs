@@ -62,9 +62,14 @@ impl Host {
 /// Whoever may write the same file at the same time has to be kept out by a lock.
 /// Errors: `not_found` without its folder; `permission`, `io`.
 pub fn replace(path: &Path, text: &str, mode: u32) -> Result<()> {
+    replace_bytes(path, text.as_bytes(), mode)
+}
+
+/// The same for what is no text.
+pub fn replace_bytes(path: &Path, content: &[u8], mode: u32) -> Result<()> {
     let part = part(path);
     let renamed =
-        write(&part, text, mode).and_then(|()| fs::rename(&part, path).at("rename to", path));
+        write(&part, content, mode).and_then(|()| fs::rename(&part, path).at("rename to", path));
     if renamed.is_err() {
         let _ = fs::remove_file(&part);
     }
@@ -72,11 +77,11 @@ pub fn replace(path: &Path, text: &str, mode: u32) -> Result<()> {
     flush(path.parent().unwrap_or(path))
 }
 
-fn write(path: &Path, text: &str, mode: u32) -> Result<()> {
+fn write(path: &Path, content: &[u8], mode: u32) -> Result<()> {
     let mut options = OpenOptions::new();
     let file = options.write(true).create(true).truncate(true).mode(mode).open(path);
     let mut file = file.at("create", path)?;
-    file.write_all(text.as_bytes()).at("write", path)?;
+    file.write_all(content).at("write", path)?;
     file.sync_all().at("flush", path)
 }
 

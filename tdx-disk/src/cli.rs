@@ -51,8 +51,9 @@ impl Tool for Cli {
 
     fn run(self, context: &Context) -> Result<Outcome> {
         let config = Config::load(&context.host)?;
-        let open = || connection::open(&self.connect, &config);
-        let try_open = || connection::try_open(&context.host, &self.connect, &config);
+        let target = self.connect.target(&context.host, &config)?;
+        let open = || connection::open(&target);
+        let try_open = || connection::try_open(&context.host, &target);
         match self.verb {
             Verb::List(args) => list::run(context, try_open, args),
             Verb::Check(args) => check::run(context, try_open, args),

@@ -2,16 +2,15 @@
 
 use std::path::Path;
 
-use common::config::Config;
 use common::host::Host;
-use common::libvirt::{ConnectArgs, Context, Libvirt};
+use common::libvirt::{Context, Libvirt, Target};
 use common::{Error, Result};
 
 /// Connects to the libvirt that has this machine's devices.
 ///
 /// Errors: `unsupported` (exit 6) for one elsewhere, besides those of connecting.
-pub fn open(args: &ConnectArgs, config: &Config) -> Result<Libvirt> {
-    let libvirt = Libvirt::open(args, config)?;
+pub fn open(target: &Target) -> Result<Libvirt> {
+    let libvirt = Libvirt::open(target)?;
     match is_here(&libvirt)? {
         true => Ok(libvirt),
         false => Err(Error::unsupported(format!(
@@ -23,17 +22,17 @@ pub fn open(args: &ConnectArgs, config: &Config) -> Result<Libvirt> {
 }
 
 /// The same for what can be told without libvirt, too: none, and why.
-pub fn try_open(host: &Host, args: &ConnectArgs, config: &Config) -> Result<Libvirt, String> {
+pub fn try_open(host: &Host, target: &Target) -> Result<Libvirt, String> {
     if !is_this_machine(host) {
         return Err("what guests have is not known: --sysroot is another machine".to_owned());
     }
-    let mut args = args.clone();
-    let named = args.connect.is_some() || config.connect.is_some();
-    if !named && std::env::var_os("LIBVIRT_DEFAULT_URI").is_none() && !common::cli::is_root() {
+    let mut target = target.clone();
+    let chosen = target.uri.is_some() || std::env::var_os("LIBVIRT_DEFAULT_URI").is_some();
+    if !chosen && !common::cli::is_root() {
         // libvirt's own default for a user would start a daemon of the user's own.
-        args.connect = Some("qemu:///system".to_owned());
+        target.uri = Some("qemu:///system".to_owned());
     }
-    open(&args, config).map_err(|error| {
+    open(&target).map_err(|error| {
         let causes = error.causes().into_iter().map(|cause| format!(": {cause}"));
         format!("what guests have is not known: {error}{}", causes.collect::<String>())
     })

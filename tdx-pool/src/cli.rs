@@ -24,6 +24,7 @@ pub struct Cli {
 const EXAMPLES: &str = "Examples:
   tdx-pool ensure
   tdx-pool import guest.qcow2 | tdx-td new --base -
+  tdx-pool --host epyc1 info
   tdx-pool volumes --json | jq '.items[] | select(.role == \"overlay\")'
   tdx-pool cleanup --dry-run";
 
@@ -75,7 +76,8 @@ impl Tool for Cli {
 
     fn run(self, context: &Context) -> Result<Outcome> {
         let config = Config::load(&context.host)?;
-        let libvirt = || Libvirt::open(&self.connect, &config);
+        let target = self.connect.target(&context.host, &config)?;
+        let libvirt = || Libvirt::open(&target);
         match self.verb {
             Verb::Ensure(args) => ensure::run(&libvirt()?, &config, args),
             Verb::Info(args) => info::run(&libvirt()?, &config, args),

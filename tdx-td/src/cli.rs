@@ -30,6 +30,8 @@ const EXAMPLES: &str = "Examples:
   tdx-pool import guest.qcow2 | tdx-td new --base -
   tdx-td new -i guest.qcow2 --gpus 17:00.0,3b:00.0
   tdx-iommu resolve | tdx-td hostdevs - --dry-run
+  tdx-td --host epyc1 list
+  tdx-td start --attest vault
   tdx-td list --json | jq -r '.items[] | select(.state==\"running\") | .name'
   tdx-td delete web1 --yes
   tdx-td host check --for tdx --for vfio";
@@ -83,9 +85,10 @@ impl Tool for Cli {
 
     fn run(self, context: &Context) -> Result<Outcome> {
         let config = Config::load(&context.host)?;
-        let libvirt = || Libvirt::open(&self.connect, &config);
+        let target = self.connect.target(&context.host, &config)?;
+        let libvirt = || Libvirt::open(&target);
         // A captured tree has no libvirt of its own; whoever names one means it.
-        let may_ask = context.host.is_this_machine() || self.connect.connect.is_some();
+        let may_ask = context.host.is_this_machine() || self.connect.is_given();
         match self.verb {
             Verb::New(args) => new::run(context, libvirt, &config, args),
             Verb::Render(args) => render::run(context, libvirt, &config, args),
@@ -100,13 +103,12 @@ impl Tool for Cli {
             Verb::Firmware(args) => firmware::run(context, libvirt, may_ask, args),
             Verb::Host(args) => {
                 let default = std::env::var("LIBVIRT_DEFAULT_URI").ok();
-                let uri =
-                    self.connect.connect.as_ref().or(config.connect.as_ref()).or(default.as_ref());
+                let uri = target.uri.as_ref().or(default.as_ref());
                 host::run(context, libvirt, (may_ask, uri.map(String::as_str)), &config, args)
             }
-            Verb::Console(args) => Err(console::run(&self.connect, &config, args)),
+            Verb::Console(args) => Err(console::run(&target, args)),
             Verb::Ssh(args) => ssh::run(context, libvirt, args),
-            Verb::Virsh(args) => Err(virsh::run(&self.connect, &config, args)),
+            Verb::Virsh(args) => Err(virsh::run(&target, args)),
         }
     }
 }

@@ -2,8 +2,7 @@
 
 use clap::Args;
 use common::Error;
-use common::config::Config;
-use common::libvirt::ConnectArgs;
+use common::libvirt::Target;
 
 use crate::virsh;
 
@@ -23,8 +22,8 @@ pub struct ConsoleArgs {
 }
 
 /// Becomes `virsh console`, which is left with Ctrl-]. Returns only when that fails.
-pub fn run(connect: &ConnectArgs, config: &Config, args: ConsoleArgs) -> Error {
-    virsh::on(connect, config)
+pub fn run(target: &Target, args: ConsoleArgs) -> Error {
+    virsh::on(target)
         .args(["console"])
         .args(args.force.then_some("--force"))
         .args(["--domain", &args.name])

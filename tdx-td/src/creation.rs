@@ -20,6 +20,7 @@ use virt::domain::Domain;
 use virt::error::Error as VirtError;
 use virt::sys;
 
+use crate::attestation::{self, session::Order};
 use crate::blueprint::Blueprint;
 use crate::definition::{self, Definition};
 use crate::domain::DomainItem;
@@ -57,6 +58,8 @@ pub struct Plan<'a> {
     drive: Drive,
     seed: Option<seed_volume::Plan>,
     handover: Option<Handover>,
+    /// How it is to be attested.
+    order: Option<Order>,
     owner: Option<Owner>,
     metadata: Metadata,
     existing: Option<Domain>,
@@ -148,9 +151,15 @@ impl<'a> Plan<'a> {
             metadata: &metadata,
         };
         let (xml, changes) = blueprint.to_xml(&identity)?;
-        let warnings =
+        let mut warnings =
             [blueprint.warnings(), &drive.warnings, &devices.warnings, &changes].concat();
-        let memory = Definition::parse(xml.clone())?.memory_bytes().unwrap_or_default();
+        let definition = Definition::parse(xml.clone())?;
+        let order = match making {
+            true => Order::new(context, libvirt, config, &guest.launch.sev, &definition)?,
+            false => None,
+        };
+        warnings.extend(order.iter().flat_map(|order| order.warnings.clone()));
+        let memory = definition.memory_bytes().unwrap_or_default();
         let handover = devices.handover(Size(memory), &uuid);
         Ok(Self {
             name,
@@ -168,6 +177,7 @@ impl<'a> Plan<'a> {
             drive,
             seed,
             handover,
+            order,
             owner,
             metadata,
             existing: None,
@@ -231,6 +241,10 @@ impl<'a> Plan<'a> {
         let in_pool = self.seed.is_some();
         let (drive, pool, applied) =
             self.drive.make_ready(context, self.libvirt, config, request, in_pool)?;
+        let carry_out = |order: &Order| order.carry_out(context, self.libvirt, name, &self.xml);
+        let order = self.order.as_ref().map(carry_out);
+        let order = order.transpose().map_err(|error| error.applied(applied.clone()))?;
+        let xml = order.as_ref().map_or(&self.xml, |(_, xml)| xml);
         let build = || {
             let disk = drive.create(context, self.libvirt, pool.as_ref(), self.owner)?;
             let mut volumes: Vec<NewVolume> = disk.into_iter().collect();
@@ -240,11 +254,14 @@ impl<'a> Plan<'a> {
                     Err(error) => return Err(undo_volumes(volumes, error)),
                 }
             }
-            let domain = match define(self.libvirt, name, &self.xml, self.by_user) {
+            let domain = match define(self.libvirt, name, xml, self.by_user) {
                 Ok(domain) => domain,
                 Err(error) => return Err(undo_volumes(volumes, error)),
             };
-            let started = interrupt::check().and_then(|()| power::bring_up(&domain, name));
+            let started =
+                interrupt::check().and_then(|()| definition::inactive(&domain, name)).and_then(
+                    |made| attestation::bring_up(&context.host, self.libvirt, &domain, &made),
+                );
             match started {
                 Ok(_) => Ok(domain),
                 Err(error) => Err(undo(&domain, name, volumes, error)),
@@ -252,7 +269,17 @@ impl<'a> Plan<'a> {
         };
         let made = interrupt::check()
             .and_then(|()| passthrough::with(&context.host, self.handover, build));
-        made.map_err(|error: Error| error.applied(applied))
+        made.map_err(|error: Error| {
+            let error = error.applied(applied);
+            match order {
+                // The domain that could not be removed may still need its keys.
+                Some((keep, _)) if matches!(names::find(self.libvirt, name), Ok(None)) => {
+                    keep.undo_after(error)
+                }
+                Some((keep, _)) => error.left_behind([keep.shown()]),
+                None => error,
+            }
+        })
     }
 }
 

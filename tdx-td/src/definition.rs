@@ -107,6 +107,36 @@ impl Definition {
         security(self.root()).parse().unwrap_or(Security::None)
     }
 
+    /// What its launch security says under a name, `session` for one.
+    pub fn launch_text(&self, name: &str) -> Option<String> {
+        self.root().text_at(&format!("launchSecurity/{name}")).filter(|text| !text.is_empty())
+    }
+
+    /// The policy it is launched with.
+    pub fn policy(&self) -> Option<u64> {
+        launch::hex_u64(&self.launch_text("policy")?)
+    }
+
+    /// Virtual CPUs.
+    pub fn vcpus(&self) -> Option<u32> {
+        self.root().text_at("vcpu").and_then(|text| text.parse().ok())
+    }
+
+    /// Whether its processors look as the host's own.
+    pub fn has_hosts_processor(&self) -> bool {
+        self.root().attr_at("cpu", "mode").as_deref() == Some("host-passthrough")
+    }
+
+    /// Whether it boots a kernel of the host's and not from its disk.
+    pub fn boots_kernel(&self) -> bool {
+        self.root().find("os/kernel").is_some()
+    }
+
+    /// The file of its firmware.
+    pub fn loader(&self) -> Option<PathBuf> {
+        self.root().text_at("os/loader").filter(|path| path.starts_with('/')).map(PathBuf::from)
+    }
+
     /// The file of its firmware's variables.
     pub fn nvram(&self) -> Option<PathBuf> {
         self.root().text_at("os/nvram").filter(|path| path.starts_with('/')).map(PathBuf::from)
@@ -162,7 +192,7 @@ impl Definition {
             state,
             security: security(root),
             managed: self.is_managed(),
-            vcpus: root.text_at("vcpu").and_then(|text| text.parse().ok()),
+            vcpus: self.vcpus(),
             memory_bytes: root.child("memory").and_then(memory_bytes),
             ip: None,
             ips: Vec::new(),
@@ -180,6 +210,7 @@ impl Definition {
             hostdevs: root.find_all("devices/hostdev").filter_map(hostdev).collect(),
             disks: root.find_all("devices/disk").map(disk).collect(),
             autostart,
+            attested: None,
         }
     }
 }
@@ -188,6 +219,11 @@ impl Definition {
 pub fn inactive(domain: &Domain, name: &str) -> Result<Definition> {
     let doing = format_args!("read domain '{name}'");
     Definition::parse(domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE).context(doing)?)
+}
+
+/// The definition a domain runs by.
+pub fn active(domain: &Domain, name: &str) -> Result<Definition> {
+    Definition::parse(domain.xml_desc(0).context(format_args!("read domain '{name}'"))?)
 }
 
 /// The kind of launch security, as on the command line; `none` without.

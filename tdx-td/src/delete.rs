@@ -140,7 +140,7 @@ fn plan(
         false => Usage::default(),
     };
     let plan = |(name, domain)| match domain {
-        None => Ok(Plan::absent(name)),
+        None => Plan::absent(host, libvirt, name),
         Some(domain) => Plan::new(host, libvirt, name, domain, foreign, &mut chains, &usage),
     };
     Ok(found.into_iter().map(plan).collect())

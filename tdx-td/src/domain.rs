@@ -48,6 +48,9 @@ pub struct DomainItem {
     pub disks: Vec<Disk>,
     /// Whether libvirt starts it on its own.
     pub autostart: bool,
+    /// Whether its launch measurement was found to be right just now: `show --attest` on a running AMD
+    /// SEV or SEV-ES guest whose keys are kept.
+    pub attested: Option<bool>,
 }
 
 /// Where ssh answers.

@@ -7,11 +7,12 @@
 //! One module a verb. Under them: [`image`] and [`settings`] turn flags and configuration into what is
 //! wanted, [`builder`] turns that into domain XML, or [`fitting`] a user's template, [`creation`] makes it so or undoes it;
 //! [`definition`] reads domain XML back; [`disks`] says which files are a domain's own and [`removal`]
-//! gets rid of both; [`passthrough`] takes devices of the host and gives them back; [`power`] gets a guest on and off.
+//! gets rid of both; [`passthrough`] takes devices of the host and gives them back; [`attestation`] keeps the keys of AMD SEV guests and lets none run that measures wrong; [`power`] gets a guest on and off.
 
 mod cli;
 
 pub mod addresses;
+pub mod attestation;
 pub mod blueprint;
 pub mod builder;
 pub mod capability;

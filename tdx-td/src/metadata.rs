@@ -13,6 +13,9 @@ pub const NAMESPACE: &str = "urn:tdx-tools:domain:1";
 /// The key of [`Metadata::request`] that says what the definition was made from. It comes first.
 pub const TEMPLATE: &str = "template";
 
+/// The key that says where the keys of an AMD SEV guest come from that it is attested by.
+pub const ATTESTATION: &str = "sev_attestation";
+
 /// Our record of a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Metadata {
@@ -62,6 +65,11 @@ impl Metadata {
     pub fn asked(&self, key: &str) -> Option<&str> {
         let mut request = self.request.iter();
         request.find(|(known, _)| known == key).map(|(_, value)| value.as_str())
+    }
+
+    /// Whether it was made to be attested before it runs.
+    pub fn is_attested(&self) -> bool {
+        self.asked(ATTESTATION).is_some_and(|keys| keys != "none")
     }
 
     /// Whether an element is a record of ours.

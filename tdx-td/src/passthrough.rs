@@ -26,6 +26,7 @@ use tdx_iommu::judgement::Request;
 use tdx_iommu::request::{self, Named};
 use virt::domain::Domain;
 
+use crate::attestation;
 use crate::capability::{self, Security};
 use crate::definition::{self, Definition};
 use crate::power;
@@ -269,14 +270,16 @@ pub fn bring_up(host: &Host, libvirt: &Libvirt, domain: &Domain, name: &str) -> 
     let definition = definition::inactive(domain, name)?;
     // Only root can take devices; others can start what has its devices.
     if !libvirt.is_local() || !is_root() || definition.unmanaged_devices().is_empty() {
-        return power::bring_up(domain, name);
+        return attestation::bring_up(host, libvirt, domain, &definition);
     }
     if power::is_active(domain, name)? {
         // A command that died had started it.
         Handed::to(host, &definition.uuid())?.commit(host)?;
-        return power::bring_up(domain, name);
+        return attestation::bring_up(host, libvirt, domain, &definition);
     }
-    with(host, again(host, libvirt, &definition)?, || power::bring_up(domain, name))
+    with(host, again(host, libvirt, &definition)?, || {
+        attestation::bring_up(host, libvirt, domain, &definition)
+    })
 }
 
 /// The keys of our record in a domain.

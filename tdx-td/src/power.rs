@@ -28,6 +28,9 @@ pub struct PowerItem {
     pub name: String,
     /// Whether it was cut off without the guest's say.
     pub forced: bool,
+    /// Whether its launch measurement was found to be right: AMD SEV and SEV-ES guests whose keys are
+    /// kept, when they are started.
+    pub attested: Option<bool>,
     /// `start`, `resume`, `wake`, `stop` or `none`.
     pub action: Action,
 }
@@ -100,6 +103,13 @@ pub fn bring_up(domain: &Domain, name: &str) -> Result<Action> {
         }
         Err(error) => Err(error).context(doing),
     }
+}
+
+/// Starts the domain with its processors stopped.
+pub fn start_paused(domain: &Domain, name: &str) -> Result<()> {
+    let doing = format_args!("start domain '{name}', paused");
+    log::step(doing);
+    domain.create_with_flags(sys::VIR_DOMAIN_START_PAUSED).context(doing)
 }
 
 /// The domain's state right now.

@@ -13,6 +13,7 @@ use tdx_pool::usage::{Chains, Usage};
 use virt::domain::Domain;
 use virt::sys;
 
+use crate::attestation::keep::Keep;
 use crate::definition::{self, Definition};
 use crate::delete::DeleteItem;
 use crate::disks::OwnFiles;
@@ -25,6 +26,8 @@ pub struct Plan {
     domain: Option<Domain>,
     files: OwnFiles,
     devices: Handed,
+    /// The keys it is attested by.
+    keep: Option<Keep>,
 }
 
 /// A domain that is gone.
@@ -37,9 +40,11 @@ pub struct Removal {
 }
 
 impl Plan {
-    /// The plan for a domain that is not there.
-    pub fn absent(name: String) -> Self {
-        Self { name, domain: None, files: OwnFiles::default(), devices: Handed::default() }
+    /// The plan for a domain that is not there. Keys that a command which was killed has left are.
+    pub fn absent(host: &Host, libvirt: &Libvirt, name: String) -> Result<Self> {
+        let keep = Keep::left(host, libvirt, &name)?;
+        let (files, devices) = (OwnFiles::default(), Handed::default());
+        Ok(Self { name, domain: None, files, devices, keep })
     }
 
     /// Finds what is the domain's own.
@@ -56,25 +61,32 @@ impl Plan {
     ) -> Result<Self> {
         let files = match own_files(libvirt, &name, &domain, foreign, chains, usage) {
             // It went away by itself meanwhile.
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::absent(name)),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Self::absent(host, libvirt, name);
+            }
             files => files?,
         };
-        let devices = match definition::inactive(&domain, &name) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::absent(name)),
-            definition => passthrough::handed(host, libvirt, &definition?)?,
+        let definition = match definition::inactive(&domain, &name) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Self::absent(host, libvirt, name);
+            }
+            definition => definition?,
         };
-        Ok(Self { name, domain: Some(domain), files, devices })
+        let devices = passthrough::handed(host, libvirt, &definition)?;
+        let keep = Keep::find(host, &definition)?;
+        Ok(Self { name, domain: Some(domain), files, devices, keep })
     }
 
     /// The name of the domain that would be deleted; none when there is nothing to do.
     pub fn target(&self) -> Option<&str> {
-        self.domain.as_ref().map(|_| self.name.as_str())
+        (self.domain.is_some() || self.keep.is_some()).then_some(self.name.as_str())
     }
 
     /// What [`Plan::apply`] would do to a guest that shuts down when asked.
     pub fn imagined(self) -> Removal {
-        let action = if self.domain.is_some() { Action("delete") } else { Action::NONE };
-        let deleted = self.files.delete.iter().map(|file| file.display().to_string()).collect();
+        let action = if self.target().is_some() { Action("delete") } else { Action::NONE };
+        let files = self.files.delete.iter().map(|file| file.display().to_string());
+        let deleted = files.chain(self.keep.iter().map(Keep::shown)).collect();
         let released = self.devices.devices().into_iter().collect();
         let item = DeleteItem { name: self.name, forced: false, deleted, released, action };
         Removal { item, shared: self.files.shared }
@@ -85,6 +97,7 @@ impl Plan {
     /// Devices go back before the definition goes, by which they are found again when this is killed.
     pub fn apply(self, host: &Host, libvirt: &Libvirt, timeout: Duration) -> Result<Removal> {
         let Some(domain) = &self.domain else {
+            self.keep.iter().try_for_each(Keep::remove)?;
             return Ok(self.imagined());
         };
         let forced = switch_off(domain, &self.name, timeout)?;
@@ -98,7 +111,12 @@ impl Plan {
         let released = released.map_err(|error| {
             error.applied(forced.then(|| format!("ended domain '{}'", self.name)))
         })?;
-        let deleted = delete_files(libvirt, &self.name, self.files.delete)?;
+        let mut deleted = delete_files(libvirt, &self.name, self.files.delete)?;
+        if let Some(keep) = &self.keep {
+            keep.remove()
+                .map_err(|error| error.applied([format!("undefined domain '{}'", self.name)]))?;
+            deleted.push(keep.shown());
+        }
         let item =
             DeleteItem { name: self.name, forced, deleted, released, action: Action("delete") };
         Ok(Removal { item, shared: self.files.shared })

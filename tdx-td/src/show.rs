@@ -10,10 +10,11 @@ use common::libvirt::{Libvirt, State};
 use common::output::Outcome;
 use virt::domain::Domain;
 
+use crate::attestation::Attestation;
 use crate::domain::DomainItem;
 use crate::list::{Observer, complete};
 use crate::names::{self, NameArgs};
-use crate::{addresses, power};
+use crate::{addresses, definition, power};
 use common::parallel;
 
 /// Seconds to wait for a guest agent; one that is not there answers never.
@@ -21,10 +22,18 @@ const AGENT_TIMEOUT: i32 = 2;
 
 /// Arguments of `show`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct ShowArgs {
     #[command(flatten)]
     names: NameArgs,
+    /// Measure AMD SEV and SEV-ES guests again, and say whether they are what was to be launched
+    #[arg(long)]
+    attest: bool,
 }
+
+const EXAMPLES: &str = "Examples:
+  tdx-td show web1
+  tdx-td show --attest vault1 | jq '.items[].attested'";
 
 /// Shows the named domains, asking their guest agents for addresses too.
 pub fn run(
@@ -42,6 +51,14 @@ pub fn run(
         let mut item = observer.item(domain, *state)?.ok_or_else(|| names::absent(&name))?;
         if item.state == State::Running {
             add_agent_addresses(domain, &mut item);
+        }
+        if args.attest {
+            let definition = definition::inactive(domain, &name)?;
+            let attestation = Attestation::demanded(&context.host, &libvirt, &definition)?;
+            if item.id.is_some() {
+                attestation.check(&definition)?;
+                item.attested = Some(attestation.is_good(domain)?);
+            }
         }
         Ok(item)
     };

@@ -41,7 +41,7 @@ pub fn run(connect: impl FnOnce() -> Result<Libvirt>, args: StopArgs) -> Result<
         interrupt::check()?;
         let domain = names::get(&libvirt, &name)?;
         if !power::is_active(&domain, &name)? {
-            return Ok(PowerItem { name, forced: false, action: Action::NONE });
+            return Ok(PowerItem { name, forced: false, attested: None, action: Action::NONE });
         }
         match (dry_run, args.force) {
             (true, _) => {}
@@ -52,7 +52,7 @@ pub fn run(connect: impl FnOnce() -> Result<Libvirt>, args: StopArgs) -> Result<
                 }
             }
         }
-        Ok(PowerItem { name, forced: args.force, action: Action("stop") })
+        Ok(PowerItem { name, forced: args.force, attested: None, action: Action("stop") })
     };
     let stopped = parallel::map(wanted, parallel::GUESTS, stop);
     let items = parallel::settle(stopped, |item| item.applied(dry_run))?;

@@ -4,9 +4,8 @@ use std::ffi::OsString;
 
 use clap::Args;
 use common::Error;
-use common::config::Config;
 use common::exec::Runner;
-use common::libvirt::ConnectArgs;
+use common::libvirt::Target;
 
 const EXAMPLES: &str = "Examples:
   tdx-td virsh dominfo web1";
@@ -21,12 +20,12 @@ pub struct VirshArgs {
 }
 
 /// Becomes virsh, on the same connection. Returns only when that fails.
-pub fn run(connect: &ConnectArgs, config: &Config, args: VirshArgs) -> Error {
-    on(connect, config).args(args.arguments).exec()
+pub fn run(target: &Target, args: VirshArgs) -> Error {
+    on(target).args(args.arguments).exec()
 }
 
 /// virsh on the same connection as the tools.
-pub(crate) fn on(connect: &ConnectArgs, config: &Config) -> Runner {
-    let uri = connect.connect.as_ref().or(config.connect.as_ref());
-    Runner::new("virsh", "libvirt-clients").args(uri.into_iter().flat_map(|uri| ["--connect", uri]))
+pub(crate) fn on(target: &Target) -> Runner {
+    let uri = target.uri.iter();
+    Runner::new("virsh", "libvirt-clients").args(uri.flat_map(|uri| ["--connect", uri]))
 }

@@ -2,6 +2,7 @@
 
 use virt::{error::Error as VirtError, sys};
 
+use super::Target;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Says what was being done when libvirt failed.
@@ -74,17 +75,20 @@ pub fn is_gone(error: &VirtError) -> bool {
 }
 
 /// The error of a connection that could not be opened.
-pub(super) fn cannot_connect(uri: Option<&str>, cause: VirtError) -> Error {
+pub(super) fn cannot_connect(target: &Target, cause: VirtError) -> Error {
     let refused = kind(&cause) == ErrorKind::Permission
         || cause.message().contains("Permission denied")
         || cause.message().contains("authentication");
-    let message = match uri {
-        Some(uri) => format!("cannot connect to libvirt at {uri}"),
-        None => "cannot connect to libvirt".to_owned(),
+    let message = match (&target.host, &target.uri) {
+        (Some(host), Some(uri)) => format!("cannot connect to libvirt on host '{host}' at {uri}"),
+        (_, Some(uri)) => format!("cannot connect to libvirt at {uri}"),
+        (_, None) => "cannot connect to libvirt".to_owned(),
     };
-    let error = match refused {
-        true => Error::permission(message).hint("be root or a member of the group libvirt"),
-        false => Error::unsupported(message)
+    let error = match (refused, &target.host) {
+        (true, _) => Error::permission(message).hint("be root or a member of the group libvirt"),
+        (false, Some(_)) => Error::unsupported(message)
+            .hint("is the host up, libvirtd running there, and the uri in hosts.yaml right?"),
+        (false, None) => Error::unsupported(message)
             .hint("install and start libvirtd (Debian, Ubuntu: libvirt-daemon-system), or name a URI with --connect"),
     };
     error.because(Cause(cause))

@@ -3,6 +3,7 @@
 //! Everything else goes through the [`virt`] crate itself, by way of [`Libvirt::connect`].
 
 mod error;
+mod hosts;
 #[expect(unsafe_code, reason = "calls of the C library that its binding lacks, or gets wrong")]
 mod raw;
 
@@ -10,18 +11,57 @@ use clap::Args;
 use virt::connect::Connect;
 
 pub use error::{Context, is_gone};
-pub use raw::{Lease, State};
+pub use hosts::{Entry, Hosts};
+pub use raw::{LaunchMeasurement, Lease, State};
 
 use crate::config::Config;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::host::Host;
 use crate::log;
 
-/// The flag of every tool that talks to libvirt.
+/// The flags of every tool that talks to libvirt.
 #[derive(Debug, Clone, Args)]
 pub struct ConnectArgs {
     /// The libvirt connection; LIBVIRT_DEFAULT_URI or libvirt's own default without it
     #[arg(short, long, global = true, value_name = "URI", help_heading = "Global options")]
     pub connect: Option<String>,
+    /// The same by a name from hosts.yaml
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Global options")]
+    pub host: Option<String>,
+}
+
+impl ConnectArgs {
+    /// Whether one of them was given.
+    pub fn is_given(&self) -> bool {
+        self.connect.is_some() || self.host.is_some()
+    }
+
+    /// Settles which libvirt is meant: by the flags, else by the configuration, else libvirt's default.
+    ///
+    /// Errors: `usage` for both flags at once; those of [`Hosts::load`] and [`Hosts::get`].
+    pub fn target(&self, host: &Host, config: &Config) -> Result<Target> {
+        match (&self.connect, &self.host) {
+            (Some(_), Some(_)) => {
+                Err(Error::usage("--connect and --host both say which libvirt: leave one out"))
+            }
+            (None, Some(name)) => {
+                let entry = Hosts::load(host, config)?.get(name)?.clone();
+                Ok(Target { uri: Some(entry.uri), host: Some(name.clone()) })
+            }
+            (uri, None) => {
+                Ok(Target { uri: uri.clone().or_else(|| config.connect.clone()), host: None })
+            }
+        }
+    }
+}
+
+/// Which libvirt to connect to.
+#[derive(Debug, Clone, Default)]
+pub struct Target {
+    /// Its URI; libvirt's default without it.
+    pub uri: Option<String>,
+    /// Its name in hosts.yaml, where it was chosen by that.
+    pub host: Option<String>,
 }
 
 /// An open connection.
@@ -29,24 +69,25 @@ pub struct ConnectArgs {
 pub struct Libvirt {
     connect: Connect,
     uri: String,
+    host: Option<String>,
 }
 
 impl Libvirt {
-    /// Connects to the URI of the flag, else of the configuration, else to libvirt's default.
+    /// Connects.
     ///
     /// Errors: `unsupported` (exit 6) when libvirt is not there or out of reach, `permission` (exit 7)
     /// when it is but refuses, `usage` for text that is no URI.
-    pub fn open(args: &ConnectArgs, config: &Config) -> Result<Self> {
+    pub fn open(target: &Target) -> Result<Self> {
         virt::error::clear_error_callback();
-        let wanted = args.connect.as_deref().or(config.connect.as_deref());
+        let wanted = target.uri.as_deref();
         if wanted.is_some_and(|uri| uri.contains('\0')) {
-            return Err(crate::Error::usage("the connection URI holds a NUL byte"));
+            return Err(Error::usage("the connection URI holds a NUL byte"));
         }
         let connect =
-            Connect::open(wanted).map_err(|cause| error::cannot_connect(wanted, cause))?;
+            Connect::open(wanted).map_err(|cause| error::cannot_connect(target, cause))?;
         let uri = connect.uri().context("ask libvirt for its URI")?;
         log::detail(format_args!("connected to {uri}"));
-        Ok(Self { connect, uri })
+        Ok(Self { connect, uri, host: target.host.clone() })
     }
 
     /// The binding's own connection.
@@ -57,6 +98,11 @@ impl Libvirt {
     /// The URI that was connected to.
     pub fn uri(&self) -> &str {
         &self.uri
+    }
+
+    /// Its name in hosts.yaml, where it was chosen by that.
+    pub fn host(&self) -> Option<&str> {
+        self.host.as_deref()
     }
 
     /// Whether the connection still stands; a daemon that died took it along.

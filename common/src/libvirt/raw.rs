@@ -1,4 +1,5 @@
-//! Calls of the C library that its binding lacks (DHCP leases) or gets wrong (domain statistics).
+//! Calls of the C library that its binding lacks (DHCP leases, launch security) or gets wrong (domain
+//! statistics).
 
 use std::ffi::{CStr, c_char, c_uint};
 use std::ptr;
@@ -81,7 +82,46 @@ pub struct Lease {
     pub expires: i64,
 }
 
+/// What the host tells of the launch of an AMD SEV or SEV-ES guest. All but the measurement, which is
+/// keyed, is only the host's word.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaunchMeasurement {
+    /// The measurement and its nonce, base64.
+    pub measurement: String,
+    /// Major version of the firmware's interface.
+    pub api_major: u32,
+    /// Minor version of the firmware's interface.
+    pub api_minor: u32,
+    /// The firmware's build.
+    pub build_id: u32,
+    /// The policy of the guest.
+    pub policy: u32,
+}
+
 impl Libvirt {
+    /// How a running guest was launched; none where libvirt does not tell all of it, as before 8.0 and
+    /// for guests without AMD SEV or with SEV-SNP.
+    ///
+    /// Source: <https://libvirt.org/html/libvirt-libvirt-domain.html#virDomainGetLaunchSecurityInfo>.
+    pub fn launch_measurement(&self, domain: &Domain) -> Result<Option<LaunchMeasurement>> {
+        let mut parameters: sys::virTypedParameterPtr = ptr::null_mut();
+        let mut count = 0;
+        // SAFETY: domain is a live object of this connection; parameters and count are out parameters.
+        let done = unsafe {
+            sys::virDomainGetLaunchSecurityInfo(domain.as_ptr(), &mut parameters, &mut count, 0)
+        };
+        if done < 0 {
+            return Err(VirtError::last_error()).context("ask how a domain was launched");
+        }
+        // SAFETY: libvirt returned count parameters, which nothing uses after they are freed.
+        let measurement = unsafe {
+            let measurement = launch_measurement(parameters, count);
+            sys::virTypedParamsFree(parameters, count);
+            measurement
+        };
+        Ok(measurement)
+    }
+
     /// Every domain, running or not, with its state, in one round trip.
     ///
     /// Source: <https://libvirt.org/html/libvirt-libvirt-domain.html#virConnectGetAllDomainStats>.
@@ -190,6 +230,36 @@ unsafe fn state(record: sys::virDomainStatsRecordPtr) -> State {
                 && p.type_ == sys::VIR_TYPED_PARAM_INT as i32
         });
         found.map_or(State::None, |p| State::from_raw(p.value.i as u32))
+    }
+}
+
+/// The parameters of a launch put together; none when one is missing.
+///
+/// # Safety
+/// `parameters` must be `count` parameters from libvirt that are not freed yet.
+unsafe fn launch_measurement(
+    parameters: sys::virTypedParameterPtr,
+    count: i32,
+) -> Option<LaunchMeasurement> {
+    let count = usize::try_from(count).ok().filter(|_| !parameters.is_null())?;
+    // SAFETY: the caller's promise; the union member read is the one the parameter's type names.
+    unsafe {
+        let parameters = std::slice::from_raw_parts(parameters, count);
+        let find = |name: &CStr, kind| {
+            let is = |p: &&sys::virTypedParameter| {
+                CStr::from_ptr(p.field.as_ptr()) == name && p.type_ == kind
+            };
+            parameters.iter().find(is).map(|p| p.value)
+        };
+        let number = |name| find(name, sys::VIR_TYPED_PARAM_UINT as i32).map(|value| value.ui);
+        let measurement = sys::VIR_DOMAIN_LAUNCH_SECURITY_SEV_MEASUREMENT;
+        Some(LaunchMeasurement {
+            measurement: text(find(measurement, sys::VIR_TYPED_PARAM_STRING as i32)?.s),
+            api_major: number(sys::VIR_DOMAIN_LAUNCH_SECURITY_SEV_API_MAJOR)?,
+            api_minor: number(sys::VIR_DOMAIN_LAUNCH_SECURITY_SEV_API_MINOR)?,
+            build_id: number(sys::VIR_DOMAIN_LAUNCH_SECURITY_SEV_BUILD_ID)?,
+            policy: number(sys::VIR_DOMAIN_LAUNCH_SECURITY_SEV_POLICY)?,
+        })
     }
 }
 

@@ -56,7 +56,7 @@ fn decode(text: &str) -> Option<Vec<u8>> {
 /// Reads a file of bytes that has no fixed length, or of their base64. Returns base64.
 ///
 /// Errors: `not_found`; `invalid_input` for an empty file.
-pub(super) fn read_file(flag: &str, path: &Path) -> Result<String> {
+pub(crate) fn read_file(flag: &str, path: &Path) -> Result<String> {
     let bytes = input::file(path, LIMIT)?;
     if bytes.is_empty() {
         return Err(Error::invalid_input(format!("{flag}: {} is empty", path.display())));

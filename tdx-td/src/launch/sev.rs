@@ -13,6 +13,7 @@ use super::blob::{Blob, read_file};
 use super::{hex_u64, on_off};
 use crate::capability::Security;
 use crate::identity::digest;
+use crate::metadata::ATTESTATION;
 
 /// Bit 0: the host may not debug the guest.
 const NO_DEBUG: u64 = 1;
@@ -45,6 +46,24 @@ pub struct SevArgs {
     /// The guest owner's session blob
     #[arg(long, value_name = "FILE")]
     pub sev_session: Option<PathBuf>,
+    /// The session's transport integrity key: the guest runs only after its launch measured right
+    #[arg(long, value_name = "FILE", requires_all = ["sev_tek", "sev_session", "sev_dh_cert"])]
+    pub sev_tik: Option<PathBuf>,
+    /// The session's transport encryption key
+    #[arg(long, value_name = "FILE", requires = "sev_tik")]
+    pub sev_tek: Option<PathBuf>,
+    /// The same with a session made now, by sevctl, for the host's certificate chain
+    #[arg(long, conflicts_with_all = ["sev_session", "sev_dh_cert", "sev_tik"])]
+    pub sev_attest: bool,
+    /// The host's certificate chain [default: sev-cert in hosts.yaml]
+    #[arg(long, value_name = "FILE", requires = "sev_attest")]
+    pub sev_cert: Option<PathBuf>,
+    /// Take the chain that this host tells of itself: for a demonstration only
+    #[arg(long, requires = "sev_attest", conflicts_with = "sev_cert")]
+    pub sev_export_cert: bool,
+    /// The firmware to measure against [default: the file the domain itself names]
+    #[arg(long, value_name = "FILE")]
+    pub sev_firmware: Option<PathBuf>,
     /// SEV-SNP: 32 bytes for attestation reports, in hex, base64 or a file
     #[arg(long, value_name = "VALUE|FILE")]
     pub snp_host_data: Option<String>,
@@ -73,7 +92,23 @@ impl SevArgs {
     }
 
     fn of_sev(&self) -> bool {
-        self.sev_dh_cert.is_some() || self.sev_session.is_some()
+        let files = [
+            &self.sev_dh_cert,
+            &self.sev_session,
+            &self.sev_tik,
+            &self.sev_tek,
+            &self.sev_firmware,
+        ];
+        self.sev_attest || files.iter().any(|file| file.is_some())
+    }
+
+    /// How the guest is attested, as a later `new` of the same name compares it.
+    fn attestation(&self) -> &'static str {
+        match (&self.sev_tik, self.sev_attest) {
+            (Some(_), _) => "given",
+            (None, true) => "made",
+            (None, false) => "none",
+        }
     }
 
     /// Whether any of them was given.
@@ -93,6 +128,8 @@ pub enum Sev {
         dh_cert: Option<String>,
         /// Session blob, base64.
         session: Option<String>,
+        /// Where the session's keys come from that it is attested by: `given`, `made` or `none`.
+        attestation: &'static str,
     },
     /// SEV-SNP.
     Snp {
@@ -134,6 +171,12 @@ impl Sev {
             None
         };
         refuse(policy, wrong)?;
+        if args.sev_firmware.is_some() && args.attestation() == "none" {
+            return Err(Error::usage(
+                "--sev-firmware is what an attested guest is measured against",
+            )
+            .hint("--sev-attest, or --sev-tik and --sev-tek"));
+        }
         let read = |flag: &str, path: &Option<PathBuf>| {
             path.as_deref().map(|path| read_file(flag, path)).transpose()
         };
@@ -141,13 +184,14 @@ impl Sev {
             policy,
             dh_cert: read("--sev-dh-cert", &args.sev_dh_cert)?,
             session: read("--sev-session", &args.sev_session)?,
+            attestation: args.attestation(),
         })
     }
 
     fn snp(args: &SevArgs) -> Result<Self> {
         if args.of_sev() {
-            return Err(Error::usage("--sev-dh-cert and --sev-session are of SEV and SEV-ES")
-                .hint("an SEV-SNP guest is attested while it runs"));
+            return Err(Error::usage("sessions and their keys are of SEV and SEV-ES")
+                .hint("an SEV-SNP guest asks for a report itself, while it runs"));
         }
         let policy = args.sev_policy.unwrap_or(SNP_SMT | SNP_ONE);
         let wrong = if policy & SNP_ONE == 0 {
@@ -179,7 +223,7 @@ impl Sev {
     pub fn to_element(&self) -> Element {
         let text = |name: &str, value: &dyn std::fmt::Display| Element::new(name).text(value);
         match self {
-            Self::Early { policy, dh_cert, session } => Element::new("launchSecurity")
+            Self::Early { policy, dh_cert, session, .. } => Element::new("launchSecurity")
                 .attr("type", "sev")
                 .child(text("policy", &format_args!("{policy:#06x}")))
                 .child_opt(dh_cert.as_ref().map(|cert| text("dhCert", cert)))
@@ -224,10 +268,11 @@ impl Sev {
         };
         let policy = |policy: &u64| ("sev_policy", format!("{policy:#x}"));
         let request = match self {
-            Self::Early { policy: bits, dh_cert, session } => vec![
+            Self::Early { policy: bits, dh_cert, session, attestation } => vec![
                 policy(bits),
                 ("sev_dh_cert_sha256", of(dh_cert.as_ref().map(|cert| cert as _))),
                 ("sev_session_sha256", of(session.as_ref().map(|session| session as _))),
+                (ATTESTATION, (*attestation).to_owned()),
             ],
             Self::Snp { policy: bits, host_data, id, author_key, vcek } => vec![
                 policy(bits),
