@@ -12,6 +12,8 @@ use td::{define, foreign, volumes};
 /// What a host is to be like, as a user's group_vars say it.
 const WANTED: &str = "
 tdx_images: [/DIR/guest.qcow2]
+tdx_scenario: desktop
+tdx_host_options: [--sysroot, /DIR/host]
 tdx_domains:
   - {name: web1, image: /DIR/guest.qcow2, memory: 64M, vcpus: 1, security: none, options: [--virt-type, qemu]}
   - {name: web2, image: /DIR/guest.qcow2, memory: 64M, vcpus: 1, security: none, state: present, options: [--virt-type, qemu]}
@@ -56,14 +58,19 @@ fn a_host_becomes_what_is_wanted_and_check_mode_predicts_it() {
     let wanted = WANTED.replace("/DIR", rig.scratch().to_str().unwrap());
     let want = |text: &str| std::fs::write(rig.scratch().join("wanted.yaml"), text).unwrap();
     want(&wanted);
+    rig.shell("mkdir -p host/proc/sys/vm host/etc/sysctl.d; echo 60 >host/proc/sys/vm/swappiness")
+        .text();
     let before = rig.state();
 
     let predicted = changed(&play(&rig, "--check"));
     assert_eq!(rig.state(), before, "check mode changed something");
-    assert_eq!(predicted.len(), 4, "{predicted:#?}");
+    assert_eq!(predicted.len(), 5, "{predicted:#?}");
+    let swappiness = || rig.shell("cat host/proc/sys/vm/swappiness").text().to_owned();
+    assert_eq!(swappiness(), "60\n");
     assert_eq!(changed(&play(&rig, "")), predicted);
     let names = rig.tool("tdx-td", ["list", "--format", "name"]);
     assert_eq!(names.text(), "web1\nweb2\n");
+    assert_eq!(swappiness(), "35\n");
     let made = rig.state();
     assert_eq!(changed(&play(&rig, "")), Vec::<String>::new());
     assert_eq!(changed(&play(&rig, "--check")), Vec::<String>::new());
