@@ -83,7 +83,7 @@ pub(crate) fn all() -> [Subject; 5] {
             .on_libvirt()
             .environment(&POOL)
             .environment(&DOMAIN)
-            .files(&[LOCKS, BOUND, MODES]),
+            .files(&[LOCKS, BOUND, MODES, TUNED]),
     ]
 }
 
@@ -115,3 +115,4 @@ const CONFIGURATION: [Entry; 2] = [
 const LOCKS: Entry = ("/run/lock/tdx", "locks that are held while something is made or attached");
 const BOUND: Entry = ("/run/tdx/bound", "what each device was before it was given to VFIO");
 const MODES: Entry = ("/var/lib/tdx/modes", "the modes that GPUs go back to");
+const TUNED: Entry = ("/run/tdx/tuned", "what each setting of the host was before host tune");

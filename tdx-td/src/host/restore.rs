@@ -19,8 +19,13 @@ use super::tuning::ksm::Ksm;
 use super::tuning::machine;
 use super::tuning::record::{self, Records};
 
+const EXAMPLES: &str = "Examples:
+  tdx-td host restore --dry-run
+  tdx-td host restore --yes";
+
 /// Arguments of `host restore`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct RestoreArgs {
     #[command(flatten)]
     change: ChangeArgs,

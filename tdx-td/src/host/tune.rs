@@ -25,8 +25,13 @@ use crate::scenario::choice::Assignments;
 use crate::scenario::library::Scenario;
 use crate::scenario::profile;
 
+const EXAMPLES: &str = "Examples:
+  tdx-td host tune --scenario computation --dry-run
+  tdx-td host tune --scenario computation --persist --yes";
+
 /// Arguments of `host tune`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct TuneArgs {
     /// The scenario whose settings of the host are wanted
     #[arg(long, value_name = "NAME")]
