@@ -147,7 +147,7 @@ impl Host {
         write("query-sev-launch-measure", &json!({ "data": measurement }));
     }
 
-    fn make(&self, more: &str) -> Run {
+    fn create(&self, more: &str) -> Run {
         td(
             &self.rig,
             &format!(
@@ -202,13 +202,13 @@ fn a_guest_runs_when_it_measures_right_and_is_ended_when_not() {
 
     // Nothing is left of one that was never right.
     host.report(&bad);
-    let error = refused(&host.make(""), 1, "is not what was to be launched");
+    let error = refused(&host.create(""), 1, "is not what was to be launched");
     assert_eq!((&error["code"], &error["left_behind"]), (&json!("NOT_ATTESTED"), &json!([])));
     assert_eq!((host.rig.state(), host.emulators().as_str()), (before.clone(), "0"));
     assert!(!host.rig.path(KEPT).exists());
 
     host.report(&host.good());
-    let made = host.make("").item();
+    let made = host.create("").item();
     assert_eq!((&made["security"], &made["state"]), (&json!("sev"), &json!("running")));
     let folder = host.rig.path(KEPT);
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
@@ -229,7 +229,7 @@ fn a_guest_runs_when_it_measures_right_and_is_ended_when_not() {
     for line in ["name: vault\n", "attestation: true\n", "policy: 3\n"] {
         assert!(record.contains(line), "{record}");
     }
-    assert_eq!(host.make("").document()["changed"], false);
+    assert_eq!(host.create("").document()["changed"], false);
     assert_eq!(host.attested(), true);
     assert_eq!(td(&host.rig, "show vault").item()["attested"], Value::Null);
 
@@ -279,7 +279,7 @@ fn a_guest_runs_when_it_measures_right_and_is_ended_when_not() {
 #[ignore = "needs root"]
 fn the_verdict_is_the_references() {
     let host = Host::start();
-    host.make("").item();
+    host.create("").item();
     let good = host.good();
     let other = *b"another key of16";
     let flipped = {
@@ -360,7 +360,7 @@ fn registers_are_measured_too_where_they_are_encrypted() {
 #[ignore = "needs root"]
 fn a_signal_never_leaves_a_guest_paused() {
     let host = Host::start();
-    host.make("").item();
+    host.create("").item();
     off(&host);
     // The validator is slow here, so that there is time to be stopped while it works.
     let slow = "#!/bin/sh\n[ \"$1\" = --help ] || { : >/tmp/measuring.$$; sleep 3; rm -f /tmp/measuring.$$; }\n\
@@ -451,7 +451,7 @@ fn what_is_missing_or_wrong_is_told_before_anything_starts() {
     assert_eq!(rig.state(), before);
     assert!(!rig.path(KEPT).exists());
 
-    host.make("").item();
+    host.create("").item();
     off(&host);
     let start = || td(rig, "start --attest vault");
     let dry = || td(rig, "start --attest vault --dry-run");
