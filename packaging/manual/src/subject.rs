@@ -87,8 +87,9 @@ pub(crate) fn all() -> [Subject; 5] {
     ]
 }
 
-const CONNECTION: [Entry; 2] = [
+const CONNECTION: [Entry; 3] = [
     ("TDX_CONNECT", "The libvirt URI, where neither --connect nor a file says one."),
+    ("TDX_HOSTS", "The file that names hosts for --host."),
     ("LIBVIRT_DEFAULT_URI", "The libvirt URI, where TDX_CONNECT does not say one either."),
 ];
 
