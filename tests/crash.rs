@@ -65,7 +65,7 @@ fn new_with_an_encrypted_disk() {
                --set storage.encryption=on --passphrase-file passphrase",
         // A key that is made in no time. And qemu-img often gives up on a machine that counts time in
         // ticks; libvirt would be asked again, each time another number of times.
-        before: "echo secret >passphrase; mountpoint -q /usr/bin/qemu-img || { \
+        before: "echo secret >passphrase; chmod 600 passphrase; mountpoint -q /usr/bin/qemu-img || { \
                  cp /usr/bin/qemu-img real && printf '#!/bin/bash\n\
                  for try in {1..20}; do \
                  %s/real \"${@/format=luks/format=luks,encrypt.iter-time=10}\" && exit; done\n' \"$PWD\" \

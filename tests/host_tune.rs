@@ -114,7 +114,7 @@ fn sev_is_asked_of_the_module_and_of_the_command_line() {
     let sev = item(&plan, "host.modules.kvm_amd.sev");
     assert_eq!((&sev["current"], &sev["wanted"]), (&json!("0"), &json!("1")));
     assert_eq!((&sev["action"], &sev["in_force"]), (&json!("none"), &json!(false)));
-    assert!(sev["note"].as_str().unwrap().contains("after a reboot"), "{sev}");
+    assert!(sev["note"].as_str().unwrap().contains("--persist"), "{sev}");
     // Guests that run, and modules that are built in, keep it from being loaded again.
     tree.file("/sys/module/kvm_amd/refcnt", "3\n");
     let error = tune(&tree, "--scenario securevm --reload-modules").error(5);

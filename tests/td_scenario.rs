@@ -122,10 +122,21 @@ fn a_file_of_user_settings_is_read_as_it_stands() {
     let desktop = show("desktop").document();
     assert_eq!(setting(&desktop, "guest.host_filesystem")["value"]["source_dir"], "/tmp");
 
+    let sizes = "STORAGE_DATA:\n  - capacity: \"30\"\n  - disk_cluster_size: 64\n  - cache:\n";
+    std::fs::write(&file, sizes).unwrap();
+    let sizes = show("desktop").document();
+    let value = |name: &str| setting(&sizes, name)["value"].clone();
+    assert_eq!(
+        (value("storage.capacity"), value("storage.cluster_size")),
+        ("30GiB".into(), "64KiB".into())
+    );
+    assert_eq!(value("storage.cache"), "none", "as recommended");
+
     std::fs::write(&file, "# nothing\n\n").unwrap();
     show("desktop").document();
     for (text, says) in [
         ("STORAGE_DATA:\n  - formt: raw\n", "format"),
+        ("hypervisors:\n  - hvcnf: x\n", "hvconf"),
         ("STORAGE:\n  - format: raw\n", "STORAGE"),
         ("architecture:\n  - arch: s390x\n", "s390x"),
         ("STORAGE_DATA:\n  - disk_type: block\n", "block"),
@@ -279,7 +290,7 @@ fn an_empty_disk_is_as_the_scenario_says_and_goes_with_its_domain() {
     td(&rig, "delete web1 --yes --timeout 0").item();
 
     // An encrypted one; the passphrase is neither in the arguments nor to be read back.
-    rig.shell("printf 'correct horse' >pass && printf wrong >wrong").text();
+    rig.shell("umask 077 && printf 'correct horse' >pass && printf wrong >wrong").text();
     let secure = format!("new --blank 64M --scenario securevm {new} --passphrase-file pass");
     td(&rig, &secure).document();
     let disk = path(&rig);
@@ -319,7 +330,8 @@ fn a_users_image_and_a_cd_are_used_as_they_are() {
         item["disks"].as_array().unwrap().iter().map(|disk| disk["source"].clone()).collect();
     assert_eq!(sources[0], image);
     assert!(sources[1].as_str().unwrap().ends_with("/install.iso"));
-    assert!(rig.virsh(["dumpxml", "web1"]).contains("<boot dev='cdrom'/>"));
+    let boot = rig.shell("virsh dumpxml web1 | grep -o \"boot dev='[a-z]*'\"").text().to_owned();
+    assert_eq!(boot, "boot dev='cdrom'\nboot dev='hd'\n");
     assert_eq!(td(&rig, &line).document()["changed"], false);
     let other = td(&rig, &format!("new --vmimage mine.qcow2 {new}")).error(5);
     assert!(other["message"].as_str().unwrap().contains("cdrom is"), "{other}");
@@ -350,4 +362,72 @@ fn a_users_image_and_a_cd_are_used_as_they_are() {
     assert_eq!(own(&rig).len(), 1);
     td(&rig, "delete web1 --yes --timeout 0").item();
     assert_eq!(own(&rig), Vec::<String>::new());
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_others_need_is_neither_taken_nor_lost() {
+    let rig = rig_with_base(false);
+    let new = "--security none --memory 256M --vcpus 1";
+    let refused = |line: &str, status: i32, says: &str| {
+        let error = td(&rig, line).error(status);
+        assert!(error["message"].as_str().unwrap().contains(says), "{line}: {error}");
+    };
+    td(&rig, &format!("new -i guest.qcow2 {new} --name web1")).document();
+    let base = format!("{IMAGES}/guest.qcow2");
+    refused(&format!("new --vmimage {base} {new} --name x"), 5, "is needed by domain 'web1'");
+    td(&rig, "stop web1 --force").document();
+    refused(&format!("new --vmimage {base} {new} --name x"), 5, "volume 'overlay.");
+
+    // A user's file stays, however it is named, and so does a domain whose place cannot be taken.
+    let ours = "disk.AAAAAAAAAAAAAAA.qcow2";
+    rig.shell(&format!("cp {base} {ours} && chmod 666 {ours}; truncate -s 1M cidata.AAA.iso"))
+        .text();
+    let mine = format!("new --vmimage {ours} --cdrom cidata.AAA.iso {new} --name mine");
+    td(&rig, &mine).document();
+    refused(&format!("new --vmimage {ours} {new} --name y"), 5, "domain 'mine'");
+    refused(
+        &format!("new --vmimage {ours} {new} --name mine --overwrite --yes"),
+        5,
+        "domain 'mine'",
+    );
+    td(&rig, "delete mine --yes --timeout 0").document();
+    rig.shell(&format!("ls {ours} cidata.AAA.iso")).text();
+    let uuid = listed(&rig, "web1")["uuid"].clone();
+    let over = format!("new --blank 8M {new} --name web1 --overwrite --yes");
+    refused(&format!("{over} --set storage.encryption=on"), 2, "no terminal");
+    refused(&format!("{over} --set storage.cluster_size=3k"), 2, "power of two");
+    assert_eq!(listed(&rig, "web1")["uuid"], uuid);
+    let told = td(&rig, &format!("{over} --dry-run")).document()["warnings"].to_string();
+    assert!(told.contains("is deleted for it"), "{told}");
+
+    // What is no image is not waited for.
+    rig.shell("mkfifo pipe").text();
+    for flag in ["--cdrom", "--vmimage"] {
+        refused(&format!("new {flag} pipe {new} --name z"), 3, "pipe");
+        refused(&format!("render {flag} {IMAGES} {new} --name z"), 3, "images");
+    }
+    let device = rig.loop_device(&base);
+    refused(&format!("new --vmimage {device} {new} --name z"), 6, "is a device");
+    refused(&format!("new --blank 0 {new} --name z"), 2, "holds nothing");
+    rig.shell("echo secret >pass && chmod 644 pass").text();
+    let encrypted = format!("{new} --set storage.encryption=on --passphrase-file pass");
+    refused(&format!("new --blank 8M {encrypted} --name z"), 7, "can be read by others");
+
+    // A passphrase goes with its disk, and with nothing else.
+    rig.shell("chmod 600 pass").text();
+    td(&rig, &format!("new --blank 8M {encrypted} --name enc")).document();
+    td(&rig, "stop enc --force").document();
+    let disk = listed(&rig, "enc")["disks"][0]["source"].as_str().unwrap().to_owned();
+    let secrets = || rig.virsh(["-q", "secret-list"]).lines().count();
+    rig.shell(&format!("mv {disk} away")).text();
+    rig.tool("tdx-pool", ["cleanup", "--yes"]).document();
+    assert_eq!(secrets(), 1, "a domain needs it, wherever its disk is");
+    rig.shell(&format!("mv away {disk}")).text();
+    td(&rig, "start enc").document();
+    td(&rig, "stop enc --force").document();
+    rig.virsh(["undefine", "enc", "--nvram"]);
+    let name = disk.rsplit('/').next().unwrap();
+    rig.tool("tdx-pool", ["delete", name, "--yes"]).document();
+    assert_eq!(secrets(), 0);
 }

@@ -4,7 +4,7 @@ mod judge;
 
 use std::borrow::Cow;
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use common::cli::{Change, Context};
@@ -66,7 +66,7 @@ pub struct CleanupItem {
     pool: String,
     /// Where it is, or was.
     path: String,
-    /// Its size on disk, bytes.
+    /// Its size on disk, bytes; 0 for a disk that is gone and left a passphrase with libvirt.
     allocation_bytes: u64,
     /// Why it is deleted or left.
     reason: Reason,
@@ -128,11 +128,7 @@ pub fn run(
     }
     let items = match change.dry_run {
         true => plan(files),
-        false => {
-            let items = delete_all(context, &pool, files)?;
-            secret::sweep(&context.host, libvirt)?;
-            items
-        }
+        false => delete_all(context, libvirt, &pool, files)?,
     };
     Ok(Document::new("tdx.pool.cleanup", items).dry_run(change.dry_run).into())
 }
@@ -154,13 +150,18 @@ fn plan(files: Vec<Judged>) -> Vec<CleanupItem> {
 }
 
 /// Deletes the orphans in the order they come in: images before what they stand on.
-fn delete_all(context: &Context, pool: &Pool, files: Vec<Judged>) -> Result<Vec<CleanupItem>> {
+fn delete_all(
+    context: &Context,
+    libvirt: &Libvirt,
+    pool: &Pool,
+    files: Vec<Judged>,
+) -> Result<Vec<CleanupItem>> {
     let mut items = Vec::new();
     let mut failed: Option<Error> = None;
     let mut needed: HashSet<PathBuf> = HashSet::new();
     for Judged { mut item, chain } in files {
         if item.reason == Reason::Orphan && !needed.contains(&PathBuf::from(&item.path)) {
-            match interrupt::check().and_then(|()| delete(pool, &item)) {
+            match interrupt::check().and_then(|()| delete(libvirt, pool, &item)) {
                 Ok(()) => item.action = DELETE,
                 Err(error) => {
                     failed = Some(failed.unwrap_or(error));
@@ -182,12 +183,13 @@ fn delete_all(context: &Context, pool: &Pool, files: Vec<Judged>) -> Result<Vec<
     }
 }
 
-fn delete(pool: &Pool, item: &CleanupItem) -> Result<()> {
+fn delete(libvirt: &Libvirt, pool: &Pool, item: &CleanupItem) -> Result<()> {
     log::step(format_args!("delete {}", item.path));
     match pool.volume(&item.name)?.map(|volume| volume.delete(0)) {
         Some(Err(error)) if !is_gone(&error) => {
-            Err(error).context(format_args!("delete volume '{}'", item.name))
+            return Err(error).context(format_args!("delete volume '{}'", item.name));
         }
-        _ => Ok(()),
+        _ => {}
     }
+    secret::forget_with(libvirt, &item.name, Path::new(&item.path))
 }

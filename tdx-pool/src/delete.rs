@@ -19,6 +19,7 @@ use crate::cli::PoolArgs;
 use crate::inflight;
 use crate::needs::Needs;
 use crate::pool::Pool;
+use crate::secret;
 
 /// Arguments of `delete`.
 #[derive(Debug, Args)]
@@ -79,7 +80,8 @@ pub fn run(
         .into_iter()
         .map(|(pool, names)| {
             let pool = Pool::resolve(&libvirt, config, &PoolArgs { pool })?;
-            Ok(Batch { needs: Needs::take(&libvirt, &pool)?, pool, names, host })
+            let needs = Needs::take(&libvirt, &pool)?;
+            Ok(Batch { needs, pool, names, libvirt: &libvirt, host })
         })
         .collect::<Result<_>>()?;
     let there: Vec<&str> = batches.iter().flat_map(Batch::there).collect();
@@ -143,6 +145,7 @@ struct Batch<'a> {
     pool: Pool,
     needs: Needs,
     names: BTreeSet<String>,
+    libvirt: &'a Libvirt,
     /// The machine, when the pool is on it.
     host: Option<&'a Host>,
 }
@@ -175,6 +178,7 @@ impl Batch<'_> {
                 Err(error) if is_gone(&error) => {}
                 done => done.context(format_args!("delete volume '{name}'"))?,
             }
+            secret::forget_with(self.libvirt, &name, &path)?;
         }
         self.needs.forget(&path);
         let path = Some(path.display().to_string());

@@ -11,7 +11,6 @@ mod chains;
 mod cli;
 mod files;
 mod holders;
-mod needs;
 mod upload;
 
 pub mod cleanup;
@@ -25,6 +24,7 @@ pub mod inflight;
 pub mod info;
 pub mod list;
 pub mod names;
+pub mod needs;
 pub mod overlay;
 pub mod owner;
 pub mod pool;

@@ -7,6 +7,7 @@ use common::libvirt::Libvirt;
 
 use crate::files::{FileKey, keys};
 use crate::pool::Pool;
+use crate::usage::{Chains, Usage};
 use crate::volume::{Survey, Volume};
 
 /// An image in some pool.
@@ -47,6 +48,24 @@ pub(crate) fn pool_files(libvirt: &Libvirt) -> Result<Vec<PoolFile>> {
         }
     }
     Ok(files)
+}
+
+/// The domains that need a file, and the images of pools that stand on it, in words.
+///
+/// Errors: what libvirt says.
+pub fn users(libvirt: &Libvirt, path: &Path) -> Result<Vec<String>> {
+    let mut chains = Chains::visible(libvirt);
+    let usage = Usage::collect(libvirt, &mut chains)?;
+    let mut users: Vec<String> =
+        usage.of(path).into_iter().map(|name| format!("domain '{name}'")).collect();
+    let file: Vec<FileKey> = keys(path).collect();
+    for image in pool_files(libvirt)? {
+        let chain = chains.chain(&image.path)?;
+        if chain.iter().flat_map(|below| keys(below)).any(|key| file.contains(&key)) {
+            users.push(format!("volume '{}' of pool '{}'", image.name, image.pool));
+        }
+    }
+    Ok(users)
 }
 
 /// Who needs which file of a pool.

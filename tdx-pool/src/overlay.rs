@@ -173,9 +173,7 @@ impl NewVolume {
 pub fn delete_file(libvirt: &Libvirt, path: &Path) -> Result<bool> {
     let deleted = delete(libvirt, path)?;
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    if Ours::classify(name) == Some(Ours::Disk) {
-        secret::forget(libvirt, path)?;
-    }
+    secret::forget_with(libvirt, name, path)?;
     Ok(deleted)
 }
 

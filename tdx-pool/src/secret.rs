@@ -3,16 +3,18 @@
 //! Source: <https://libvirt.org/formatsecret.html#usage-type-volume>.
 
 use std::fmt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use common::host::Host;
 use common::libvirt::{Context, Libvirt, is_gone};
 use common::xml::{Document, Element};
-use common::{Error, Result, input, log};
+use common::{Error, IoContext, Result, input, log};
 use virt::secret::Secret;
 
 use crate::inflight;
 use crate::names::Ours;
+use crate::usage::Usage;
 
 /// What our secrets say of themselves.
 const DESCRIPTION: &str = "tdx-tools: passphrase of a guest's disk";
@@ -32,8 +34,14 @@ impl fmt::Debug for Passphrase {
 impl Passphrase {
     /// What a file holds, without the line break at its end.
     ///
-    /// Errors: those of reading it; `invalid_input` for one that is empty or too long.
+    /// Errors: those of reading it; `permission` for one that others can read; `invalid_input` for one that
+    /// is empty or too long.
     pub fn read(path: &Path) -> Result<Self> {
+        if path.metadata().at("look at", path)?.mode() & 0o077 != 0 {
+            let path = path.display();
+            return Err(Error::permission(format!("{path} can be read by others"))
+                .hint(format!("chmod 600 '{path}'")));
+        }
         let mut bytes = input::file(path, LIMIT)?;
         if bytes.last() == Some(&b'\n') {
             bytes.pop();
@@ -99,19 +107,39 @@ pub fn forget(libvirt: &Libvirt, disk: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Has libvirt forget the passphrases of disks that never came to be, or went without them.
+/// The same for a file by whatever name: only such disks as these tools encrypt have one.
+pub(crate) fn forget_with(libvirt: &Libvirt, name: &str, file: &Path) -> Result<()> {
+    match Ours::classify(name) {
+        Some(Ours::Disk) => forget(libvirt, file),
+        _ => Ok(()),
+    }
+}
+
+/// The disks in a folder that never came to be, or went, and left a passphrase that no domain needs.
 ///
-/// Errors: what libvirt says.
-pub fn sweep(host: &Host, libvirt: &Libvirt) -> Result<()> {
-    for (secret, path) in ours(libvirt)? {
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let is_disk = Ours::classify(name) == Some(Ours::Disk);
+/// Errors: what libvirt says; `io` for a folder that cannot be looked into.
+pub(crate) fn orphans(
+    host: &Host,
+    libvirt: &Libvirt,
+    folder: &Path,
+    usage: &Usage,
+) -> Result<Vec<(String, PathBuf)>> {
+    let mut orphans = Vec::new();
+    for (_, path) in ours(libvirt)? {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+        let ours = Ours::classify(&name) == Some(Ours::Disk) && path.parent() == Some(folder);
         // The lock first: a disk whose creation has ended is there by now, or never will be.
-        if is_disk && !inflight::is_in_flight(host, name)? && !path.exists() {
-            undefine(&secret, &path)?;
+        if !ours || inflight::is_in_flight(host, &name)? || !usage.of(&path).is_empty() {
+            continue;
+        }
+        match path.symlink_metadata() {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                orphans.push((name, path))
+            }
+            there => there.at("look at", &path).map(drop)?,
         }
     }
-    Ok(())
+    Ok(orphans)
 }
 
 /// The secrets that are ours, with the disk each is for.

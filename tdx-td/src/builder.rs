@@ -15,7 +15,7 @@ use crate::capability::VirtType;
 use crate::identity::Identity;
 use crate::launch::Launch;
 use crate::scenario::profile::{Auto, Guest as Profile, Switch};
-use crate::scenario::words::{MemoryBacking, Ticks};
+use crate::scenario::words::{Boot, MemoryBacking, Ticks};
 use crate::settings::Settings;
 
 mod devices;
@@ -99,18 +99,22 @@ impl Guest<'_> {
                 .child(feature("enrolled-keys", on))
                 .child(feature("secure-boot", on))
         };
-        let os = match (profile.secure_boot, &self.settings.launch) {
-            (Auto::Is(on), _) => os.child(keys(on)),
+        let ordinary = self.settings.launch == Launch::None;
+        let os = match profile.secure_boot {
+            Auto::Is(on) => os.child(keys(on)),
             // The firmware with enrolled keys boots only signed images, the one without boots all.
-            // Variables of its own keep libvirt from the stateless builds, which are for AMD SEV.
-            (Auto::Auto, Launch::None) => {
-                os.child(keys(Switch(false))).child(Element::new("loader").attr("stateless", "no"))
-            }
+            Auto::Auto if ordinary => os.child(keys(Switch(false))),
             // libvirt looks for firmware that can be launched so. Debian's only one for TDX has keys
             // enrolled: asking for none finds nothing.
-            (Auto::Auto, Launch::Tdx(_) | Launch::Sev(_)) => os,
+            Auto::Auto => os,
         };
-        os.child(Element::new("boot").attr("dev", profile.boot.as_str()))
+        // Variables of its own keep libvirt from the stateless builds, which are for AMD SEV.
+        let loader = ordinary.then(|| Element::new("loader").attr("stateless", "no"));
+        let os = os.child_opt(loader);
+        // What was installed from somewhere else is started from the disk next time.
+        let disk = (profile.boot != Boot::Disk).then_some(Boot::Disk);
+        let boot = [profile.boot].into_iter().chain(disk);
+        os.children(boot.map(|device| Element::new("boot").attr("dev", device.as_str())))
     }
 
     fn features(&self) -> Element {

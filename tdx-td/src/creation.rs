@@ -4,14 +4,12 @@
 //! taken, the overlay made, the domain defined and started. What fails half way is undone: the domain and
 //! its overlay go, devices go back; an image that was imported stays, since others may stand on it by then, and is named.
 
-use std::path::{Path, PathBuf};
-
 use common::cli::{Change, Context};
 use common::config::Config;
 use common::document::Action;
 use common::libvirt::{Context as _, Libvirt, State};
 use common::units::Size;
-use common::{Error, IoContext, Result, interrupt, log};
+use common::{Error, Result, interrupt, log};
 use tdx_gpu::handover::Handover;
 use tdx_pool::overlay::NewVolume;
 use tdx_pool::owner::{self, Owner};
@@ -24,7 +22,7 @@ use crate::attestation::{self, session::Order};
 use crate::blueprint::Blueprint;
 use crate::definition::{self, Definition};
 use crate::domain::DomainItem;
-use crate::drive::Drive;
+use crate::drive::{self, Drive};
 use crate::identity::{Identity, default_name, new_uuid};
 use crate::image::ImageRequest;
 use crate::metadata::Metadata;
@@ -63,8 +61,8 @@ pub struct Plan<'a> {
     owner: Option<Owner>,
     metadata: Metadata,
     existing: Option<Domain>,
-    /// Whether the domain that has the name goes first.
-    overwrites: bool,
+    /// UUID of the domain that has the name and goes first.
+    overwrites: Option<String>,
 }
 
 impl<'a> Plan<'a> {
@@ -92,8 +90,14 @@ impl<'a> Plan<'a> {
         match differences(&domain, &plan.name, &plan.metadata)? {
             None => Ok(Self { existing: Some(domain), ..plan }),
             Some(_) if guest.overwrite => {
-                let plan = Self::of(context, libvirt, config, asked, true)?;
-                Ok(Self { overwrites: true, ..plan })
+                let mut plan = Self::of(context, libvirt, config, asked, true)?;
+                let going = definition::inactive(&domain, &plan.name)?;
+                plan.warnings.push(format!(
+                    "domain '{}' ({}) is deleted for it, with its own disks",
+                    plan.name,
+                    going.uuid()
+                ));
+                Ok(Self { overwrites: Some(going.uuid()), ..plan })
             }
             Some(how) => Err(taken(&plan.name, &format!("differs: {how}"))),
         }
@@ -112,7 +116,8 @@ impl<'a> Plan<'a> {
         let blueprint = Blueprint::new(context, libvirt, config, guest, kind, making)?;
         let owner = owner::of_qemu(libvirt)?;
         let choice = blueprint.choice();
-        let drive = Drive::plan(context, libvirt, config, request, &guest.drive, choice, owner)?;
+        let drive =
+            Drive::plan(context, libvirt, config, request, &guest.drive, choice, (owner, making))?;
         let uuid = new_uuid()?;
         let seed = match Seed::read(&guest.seed, &uuid)? {
             Some(seed) => Some(seed_volume::Plan::new(drive.folder()?, seed.to_image()?)?),
@@ -121,7 +126,8 @@ impl<'a> Plan<'a> {
         let security = blueprint.security();
         let devices = Devices::new(&context.host, libvirt, devices, security, &uuid, making)?;
         let disk = drive.disk();
-        let cdrom = guest.drive.cdrom.as_deref().map(|image| cdrom(libvirt, image)).transpose()?;
+        let cdrom = guest.drive.cdrom.as_deref();
+        let cdrom = cdrom.map(|image| drive::cdrom(libvirt, image)).transpose()?;
         let mut request = [blueprint.request(), devices.request()].concat();
         request.extend(request_of(&guest.seed, disk_size));
         request.extend(drive.request());
@@ -181,7 +187,7 @@ impl<'a> Plan<'a> {
             owner,
             metadata,
             existing: None,
-            overwrites: false,
+            overwrites: None,
         })
     }
 
@@ -190,11 +196,11 @@ impl<'a> Plan<'a> {
     /// Errors: `conflict` when the answer is no.
     pub fn confirm(&self, context: &Context, change: Change) -> Result<()> {
         match self.overwrites {
-            true => context.confirm(
+            Some(_) => context.confirm(
                 change,
                 &format!("delete domain '{}' and its disks for the new one?", self.name),
             ),
-            false => Ok(()),
+            None => Ok(()),
         }
     }
 
@@ -225,12 +231,7 @@ impl<'a> Plan<'a> {
             let action = passthrough::bring_up(&context.host, self.libvirt, domain, &name)?;
             return Ok((observed(domain, &name)?, action));
         }
-        if self.overwrites {
-            removal::remove(&context.host, self.libvirt, &name)?;
-        }
-        let overwritten = self.overwrites.then(|| format!("deleted the domain '{name}' that was"));
-        let domain = self.create(context, config, request);
-        let domain = domain.map_err(|error| error.applied(overwritten))?;
+        let domain = self.create(context, config, request)?;
         let item = observed(&domain, &name)
             .map_err(|error| error.applied([format!("created domain '{name}'")]))?;
         Ok((item, CREATE))
@@ -239,14 +240,31 @@ impl<'a> Plan<'a> {
     fn create(self, context: &Context, config: &Config, request: &ImageRequest) -> Result<Domain> {
         let name = &self.name;
         let in_pool = self.seed.is_some();
-        let (drive, pool, applied) =
+        let (drive, pool, mut applied) =
             self.drive.make_ready(context, self.libvirt, config, request, in_pool)?;
+        let create = || drive.create(context, self.libvirt, pool.as_ref(), self.owner);
+        // What was goes only when the new disk is there.
+        let mut early = None;
+        if let Some(uuid) = &self.overwrites {
+            let disk = create()?;
+            if let Err(error) = overwrite(context, self.libvirt, name, uuid) {
+                return Err(undo_volumes(disk.into_iter().collect(), error));
+            }
+            applied.push(format!("deleted the domain '{name}' that was"));
+            early = Some(disk);
+        }
         let carry_out = |order: &Order| order.carry_out(context, self.libvirt, name, &self.xml);
         let order = self.order.as_ref().map(carry_out);
-        let order = order.transpose().map_err(|error| error.applied(applied.clone()))?;
+        let order = match order.transpose() {
+            Ok(order) => order,
+            Err(error) => {
+                let error = undo_volumes(early.flatten().into_iter().collect(), error);
+                return Err(error.applied(applied));
+            }
+        };
         let xml = order.as_ref().map_or(&self.xml, |(_, xml)| xml);
         let build = || {
-            let disk = drive.create(context, self.libvirt, pool.as_ref(), self.owner)?;
+            let disk = early.map_or_else(create, Ok)?;
             let mut volumes: Vec<NewVolume> = disk.into_iter().collect();
             if let (Some(seed), Some(pool)) = (&self.seed, &pool) {
                 match seed.create(&context.host, self.libvirt, pool, self.owner) {
@@ -281,6 +299,19 @@ impl<'a> Plan<'a> {
             }
         })
     }
+}
+
+/// Deletes the domain that was compared and asked about, and no other that has its name by now.
+///
+/// Errors: `conflict` for another one; those of [`removal::remove`].
+fn overwrite(context: &Context, libvirt: &Libvirt, name: &str, uuid: &str) -> Result<()> {
+    if let Some(domain) = names::find(libvirt, name)?
+        && definition::inactive(&domain, name)?.uuid() != uuid
+    {
+        return Err(Error::conflict(format!("domain '{name}' is another one by now"))
+            .hint("run the same command again: it compares the two"));
+    }
+    removal::remove(&context.host, libvirt, name)
 }
 
 /// A domain that was not there was made.
@@ -356,16 +387,6 @@ fn observed(domain: &Domain, name: &str) -> Result<DomainItem> {
     let autostart = domain.autostart().context(doing)?;
     let state = power::state(domain, name)?;
     Ok(definition.item(domain.id(), state, autostart))
-}
-
-/// A CD's image by its one name.
-///
-/// Errors: `not_found`, `permission`.
-fn cdrom(libvirt: &Libvirt, image: &Path) -> Result<PathBuf> {
-    match libvirt.is_local() {
-        true => image.canonicalize().at("find", image),
-        false => Ok(image.to_owned()),
-    }
 }
 
 /// What was asked for of disk and user, in the form a later `new` of the same name compares. No

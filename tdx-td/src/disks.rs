@@ -31,11 +31,16 @@ impl OwnFiles {
         chains: &mut Chains,
         usage: &Usage,
     ) -> Result<Self> {
+        // What a user gave stays, however it is named.
+        let records = definitions.iter().filter_map(|definition| definition.metadata.as_ref());
+        let given = |key| records.clone().filter_map(move |record| record.asked(key));
+        let given: Vec<PathBuf> = given("disk").chain(given("cdrom")).map(PathBuf::from).collect();
+        let is_given = |file: &PathBuf| given.contains(file);
         let mut candidates: Vec<Chain> = Vec::new();
         let mut files: Vec<PathBuf> = Vec::new();
         for definition in definitions {
             for chain in definition.chains() {
-                if is_seed(&chain[0]) {
+                if is_seed(&chain[0]) && !is_given(&chain[0]) {
                     files.push(chain[0].clone());
                 }
                 candidates.push(full(chain, chains)?);
@@ -49,7 +54,8 @@ impl OwnFiles {
             let memory = snapshot.root().attr_at("memory", "file");
             files.extend(memory.map(|file| PathBuf::from(file.as_ref())));
         }
-        files.extend(candidates.iter().flat_map(down_to_disk).cloned());
+        let whole = candidates.iter().filter(|chain| !chain.iter().any(is_given));
+        files.extend(whole.flat_map(down_to_disk).cloned());
         for (overlay, _) in definitions.iter().filter_map(Definition::overlay) {
             // Our record is text that anyone may have copied: only what bears our name is ours.
             files.extend(is_overlay(&overlay).then(|| overlay.clone()));

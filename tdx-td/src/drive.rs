@@ -1,6 +1,7 @@
 //! The disk a new domain is to have: an overlay over a base image, an empty disk of its own, or an
 //! image of the user's, used as it is.
 
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -12,6 +13,7 @@ use common::{Error, IoContext, Result};
 use tdx_pool::disk::{self, Allocated, Shape};
 use tdx_pool::ensure;
 use tdx_pool::image;
+use tdx_pool::needs;
 use tdx_pool::overlay::{self, NewVolume};
 use tdx_pool::owner::Owner;
 use tdx_pool::pool::Pool;
@@ -95,7 +97,7 @@ enum Volume {
 }
 
 impl Drive {
-    /// Finds what the disk stands on, and plans it.
+    /// Finds what the disk stands on, and plans it; with `making` unset for a domain that has it.
     ///
     /// Errors: those of [`Source::find`]; `conflict` for settings that such a disk cannot have, and for
     /// a base image that QEMU could not read; `not_found` and `invalid_input` for images.
@@ -106,7 +108,7 @@ impl Drive {
         request: &ImageRequest,
         args: &DriveArgs,
         choice: Option<&Choice>,
-        qemu: Option<Owner>,
+        (qemu, making): (Option<Owner>, bool),
     ) -> Result<Self> {
         let kind = args.kind(request.is_named());
         if let (Some(choice), true) = (choice, kind != Kind::New) {
@@ -131,7 +133,7 @@ impl Drive {
             }
             (Kind::Given, _) => {
                 let path = args.vmimage.as_deref().unwrap_or(Path::new(""));
-                (Ground::Pool(pool()?), Volume::Given(given(libvirt, path)?))
+                (Ground::Pool(pool()?), Volume::Given(given(libvirt, path, making)?))
             }
             _ => {
                 let source = Source::find(context, libvirt, config, request)?;
@@ -145,18 +147,23 @@ impl Drive {
                 (Ground::Image(source), Volume::Overlay(plan))
             }
         };
-        let warnings = match &ground {
+        let mut warnings = match &ground {
             Ground::Image(source) => source.warnings.clone(),
             Ground::Pool(pool) => pool.warnings.clone(),
         };
         let file = args.passphrase_file.as_deref();
-        let passphrase = file.map(Passphrase::read).transpose()?;
-        let this = Self { ground, volume, passphrase, warnings };
-        if this.passphrase.is_some() && !this.is_encrypted() {
+        if file.is_some() && !is_encrypted(&volume) {
             return Err(Error::usage("--passphrase-file is for a disk that is made encrypted")
                 .hint("add --set storage.encryption=on"));
         }
-        Ok(this)
+        let passphrase = file.map(Passphrase::read).transpose()?;
+        let folder = choice.and_then(|choice| choice.disk_folder.as_ref());
+        let folder = folder.filter(|_| kind != Kind::New || request.pool().is_some());
+        warnings.extend(folder.map(|folder| {
+            let folder = folder.display();
+            format!("path {folder} in the user settings is for disks that are made, without --pool")
+        }));
+        Ok(Self { ground, volume, passphrase, warnings })
     }
 
     /// The disk as the definition has it.
@@ -204,10 +211,6 @@ impl Drive {
         Some(("disk".to_owned(), disk))
     }
 
-    fn is_encrypted(&self) -> bool {
-        matches!(&self.volume, Volume::New(plan) if plan.secret.is_some())
-    }
-
     /// Asks for what is secret, and has pool and base image ready. Returns what only has to be made,
     /// the pool if anything will be in it, and what was done, in words.
     ///
@@ -221,7 +224,7 @@ impl Drive {
         request: &ImageRequest,
         in_pool: bool,
     ) -> Result<(Ready, Option<Pool>, Vec<String>)> {
-        let ask = self.is_encrypted() && self.passphrase.is_none();
+        let ask = is_encrypted(&self.volume) && self.passphrase.is_none();
         let passphrase = match ask {
             true => Some(ask_for_passphrase(context)?),
             false => self.passphrase,
@@ -243,6 +246,10 @@ impl Drive {
         };
         Ok((ready, pool, applied))
     }
+}
+
+fn is_encrypted(volume: &Volume) -> bool {
+    matches!(volume, Volume::New(plan) if plan.secret.is_some())
 }
 
 /// A disk that only has to be made.
@@ -287,6 +294,9 @@ fn check_unencrypted(choice: &Choice, kind: Kind) -> Result<()> {
     Ok(())
 }
 
+/// The smallest disk that is made, bytes.
+const LEAST: u64 = 1 << 20;
+
 /// What is asked of libvirt, which makes the disk.
 ///
 /// Errors: `unsupported` for what it cannot.
@@ -307,9 +317,14 @@ fn shape(storage: &Storage) -> Result<Shape> {
         }
     };
     let size = |size: Option<Size>| size.map(|Size(bytes)| bytes);
+    let capacity_bytes = size(storage.capacity).unwrap_or_default();
+    if capacity_bytes < LEAST {
+        return Err(Error::usage(format!("a disk of {} holds nothing", Size(capacity_bytes)))
+            .hint("--blank 20G, for one, says how large it is"));
+    }
     Ok(Shape {
         format: storage.format,
-        capacity_bytes: size(storage.capacity).unwrap_or_default(),
+        capacity_bytes,
         allocated,
         cluster_bytes: size(storage.cluster_size),
         lazy_refcounts: storage.lazy_refcounts.0,
@@ -317,11 +332,11 @@ fn shape(storage: &Storage) -> Result<Shape> {
     })
 }
 
-/// A user's image, by its header.
+/// A user's image, by its header. One that is to be given to a new guest has to be nobody else's.
 ///
-/// Errors: `not_found`, `permission`; `invalid_input` for what is no image; `unsupported` on a remote
-/// connection.
-fn given(libvirt: &Libvirt, path: &Path) -> Result<identity::Disk> {
+/// Errors: `not_found`, `permission`; `invalid_input` for what is no image; `conflict` for one that a domain
+/// has, or an overlay stands on; `unsupported` for a device, and on a remote connection.
+fn given(libvirt: &Libvirt, path: &Path, making: bool) -> Result<identity::Disk> {
     if !libvirt.is_local() {
         return Err(Error::unsupported(
             "--vmimage is an image of this machine, not the remote host's",
@@ -329,8 +344,36 @@ fn given(libvirt: &Libvirt, path: &Path) -> Result<identity::Disk> {
         .hint("import it into a pool there: tdx-pool import"));
     }
     let path = path.canonicalize().at("find", path)?;
-    let image = image::probe(&image::open(&path)?, &path)?;
+    let shown = path.display();
+    let file = image::open(&path)?;
+    if file.metadata().at("look at", &path)?.file_type().is_block_device() {
+        return Err(Error::unsupported(format!("{shown} is a device, not an image"))
+            .hint("tdx-disk attach gives a guest a whole disk"));
+    }
+    let image = image::probe(&file, &path)?;
+    let users = if making { needs::users(libvirt, &path)? } else { Vec::new() };
+    if !users.is_empty() {
+        return Err(Error::conflict(format!("{shown} is needed by {}", users.join(", ")))
+            .hint("--td-image makes an overlay over it, which changes nothing of it"));
+    }
     Ok(identity::Disk::Given { path, format: image.format })
+}
+
+/// A CD's image, as libvirt is to have it.
+///
+/// Errors: `not_found`, `permission`; `invalid_input` for what is no file; `usage` for a relative path on a
+/// remote connection.
+pub fn cdrom(libvirt: &Libvirt, path: &Path) -> Result<PathBuf> {
+    if libvirt.is_local() {
+        let path = path.canonicalize().at("find", path)?;
+        image::probe(&image::open(&path)?, &path)?;
+        return Ok(path);
+    }
+    match path.is_absolute() {
+        true => Ok(path.to_owned()),
+        false => Err(Error::usage(format!("--cdrom {} is of the remote host", path.display()))
+            .hint("write it from / on")),
+    }
 }
 
 /// Asks twice, since nobody sees what they type.

@@ -69,9 +69,9 @@ impl SeedArgs {
         };
         if self.user.is_none() {
             self.user = take("GUEST_USER", user_name)?;
-            let password = config.get("GUEST_PASSWORD").filter(|_| self.password_file.is_none());
-            self.password = password.map(|password| Password(password.to_owned()));
         }
+        let password = config.get("GUEST_PASSWORD").filter(|_| self.password_file.is_none());
+        self.password = password.map(|password| Password(password.to_owned()));
         if self.hostname.is_none() {
             self.hostname = take("GUEST_HOSTNAME", host_name)?;
         }

@@ -26,7 +26,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     for subject in &subjects {
         for command in subject.commands() {
             let page = Page { subject, command, subjects: &subjects, date: &date };
-            fs::write(folder.join(page.file()), page.render()?)?;
+            // A terminal that knows ASCII alone has no such letter.
+            let text = String::from_utf8(page.render()?)?.replace('…', "...");
+            fs::write(folder.join(page.file()), text)?;
         }
     }
     Ok(())

@@ -23,6 +23,7 @@ use crate::inflight;
 use crate::names::Ours;
 use crate::needs::pool_files;
 use crate::pool::Pool;
+use crate::secret;
 use crate::usage::Usage;
 
 /// A file that nothing refers to.
@@ -62,6 +63,12 @@ pub(super) fn judge(host: &Host, libvirt: &Libvirt, pool: &Pool) -> Result<Vec<J
             continue; // deleted meanwhile
         };
         unused.push(Judged { item, chain: chains.chain(&path)? });
+    }
+    for (name, path) in secret::orphans(host, libvirt, &folder, &usage)? {
+        let (pool, path) = (pool.name.clone(), path.display().to_string());
+        let (reason, action, allocation_bytes) = (Reason::Orphan, Action::NONE, 0);
+        let item = CleanupItem { name, pool, path, allocation_bytes, reason, action };
+        unused.push(Judged { item, chain: Vec::new() });
     }
     // What a kept file stands on is kept: judged from the top of each chain down.
     unused.sort_by_key(|file| Reverse(file.chain.len()));

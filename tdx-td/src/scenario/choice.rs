@@ -216,7 +216,6 @@ impl Choice {
         scenario: &Scenario,
         (security, virt_type, kind): (Security, VirtType, Kind),
     ) -> Result<Self> {
-        let general = Scenario::find(&context.host, DEFAULT)?.layers(security)?;
         let mut layers = scenario.layers(security)?;
         let boot_cd = args.drive.cdrom.is_some() && args.scenario.boot.is_none();
         let [machine, boot] = args.scenario.said();
@@ -230,6 +229,7 @@ impl Choice {
             Said("--cdrom", "guest.boot", boot_cd.then(|| "cdrom".into())),
         ];
         let disk_folder = args.scenario.assignments.put(&mut layers, config, said)?;
+        let general = Scenario::built_in(security)?;
         let usual = general.profile()?;
         let fitted = fit::to_host(&mut layers, &context.host, libvirt, virt_type, &usual)?;
         let mut choice = Self::settle(&layers, &general, security, kind)?;
@@ -246,7 +246,7 @@ impl Choice {
         Ok(choice)
     }
 
-    /// The same of settings that were put together already, `general` being those without a scenario.
+    /// The same of settings that were put together already, `general` being those that are built in.
     ///
     /// Errors: `usage` for settings that cannot be together.
     pub fn settle(

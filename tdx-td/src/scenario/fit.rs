@@ -2,6 +2,7 @@
 
 use common::host::Host;
 use common::libvirt::Libvirt;
+use common::units::Size;
 use common::{Error, Result};
 use serde_json::Value;
 
@@ -56,6 +57,13 @@ pub fn check(profile: &Profile, security: Security) -> Result<()> {
             tdx && guest.cpu_migratable == Some(Switch(true)),
             "a trust domain cannot migrate: guest.cpu_migratable is on",
             "--set guest.cpu_migratable=off",
+        ),
+        (
+            storage.cluster_size.is_some_and(|Size(bytes)| {
+                !bytes.is_power_of_two() || !(512..=2 << 20).contains(&bytes)
+            }),
+            "a cluster is a power of two from 512 bytes to 2 MiB: storage.cluster_size is not",
+            "--set storage.cluster_size=64k",
         ),
         (
             !named,

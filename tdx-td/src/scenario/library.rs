@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use common::config;
 use common::host::Host;
-use common::{Error, IoContext, Result, input};
+use common::{Error, ErrorKind, IoContext, Result, input};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -39,6 +39,7 @@ pub struct Scenario {
     pub files: Vec<PathBuf>,
     /// What holds without any scenario.
     ground: Sections,
+    ground_under: BTreeMap<Security, Sections>,
     /// Its settings.
     sections: Sections,
     /// Those that are others under one protection.
@@ -76,21 +77,15 @@ impl Scenario {
                 None => error.hint("tdx-td scenario list shows those there are"),
             });
         }
-        let mut scenario = Self {
-            name: name.to_owned(),
-            description: String::new(),
-            security: Vec::new(),
-            files: Vec::new(),
-            ground: Sections::default(),
-            sections: Sections::default(),
-            under: BTreeMap::new(),
-        };
+        let mut scenario = Self::empty(name);
         for (file, text) in self::texts(host, DEFAULT)? {
             scenario.take(file, &text)?;
         }
         scenario.ground = std::mem::take(&mut scenario.sections);
+        scenario.ground_under = std::mem::take(&mut scenario.under);
         if name != DEFAULT {
             scenario.files.clear();
+            scenario.description.clear();
             for (file, text) in texts {
                 scenario.take(file, &text)?;
             }
@@ -98,13 +93,40 @@ impl Scenario {
         Ok(scenario)
     }
 
+    fn empty(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            description: String::new(),
+            security: Vec::new(),
+            files: Vec::new(),
+            ground: Sections::default(),
+            ground_under: BTreeMap::new(),
+            sections: Sections::default(),
+            under: BTreeMap::new(),
+        }
+    }
+
+    /// What holds without any scenario, whatever files say: what domains are compared by.
+    ///
+    /// Errors: none that the tests have not told of.
+    pub fn built_in(security: Security) -> Result<Layers> {
+        let mut scenario = Self::empty(DEFAULT);
+        for (_, text) in BUILT_IN.iter().filter(|(name, _)| *name == DEFAULT) {
+            scenario.take(None, text)?;
+        }
+        scenario.ground = std::mem::take(&mut scenario.sections);
+        scenario.layers(security)
+    }
+
     /// Its settings for a guest that is protected so.
     ///
     /// Errors: `invalid_input` for settings that there are not, or values that they cannot have.
     pub fn layers(&self, security: Security) -> Result<Layers> {
+        let mut ground = self.ground.clone();
+        ground.put(self.ground_under.get(&security).cloned().unwrap_or_default());
         let mut sections = self.sections.clone();
         sections.put(self.under.get(&security).cloned().unwrap_or_default());
-        Layers::new(&self.name, self.ground.clone(), sections)
+        Layers::new(&self.name, ground, sections)
     }
 
     fn take(&mut self, file: Option<PathBuf>, text: &str) -> Result<()> {
@@ -153,8 +175,11 @@ fn texts(host: &Host, name: &str) -> Result<Vec<(Option<PathBuf>, String)>> {
     let plain = !name.starts_with('.') && !name.contains('/');
     for folder in folders(host).into_iter().filter(|_| plain) {
         let file = folder.join(format!("{name}.yaml"));
-        if file.exists() {
-            texts.push((Some(file.clone()), text_of(&file)?));
+        match text_of(&file) {
+            // Nothing at all; a link that leads nowhere is something.
+            Err(error)
+                if error.kind() == ErrorKind::NotFound && file.symlink_metadata().is_err() => {}
+            text => texts.push((Some(file.clone()), text?)),
         }
     }
     Ok(texts)
@@ -272,11 +297,16 @@ mod tests {
         for (text, says) in [
             ("guest.vidio=none", "guest.vidio"),
             ("guest.video=4k", "guest.video"),
+            ("host.modules={kvm_amd: {sev: \"1\\ninstall kvm_amd /bin/evil\"}}", "host.modules"),
+            ("host.modules={../../etc: {a: 1}}", "host.modules"),
+            ("host.modules={kvm: {a: 1 b=2}}", "host.modules"),
+            ("host.io_scheduler=a b", "host.io_scheduler"),
+            ("host.kernel_arguments=[a b]", "host.kernel_arguments"),
             ("guest.watchdog=i6300esb", "guest.watchdog"),
             ("host.swappiness=300", "host.swappiness"),
         ] {
             let error = layers.put(&flag, parse_set(text).unwrap()).unwrap_err();
-            assert_eq!(error.kind().exit_code(), 2, "{text}");
+            assert_eq!(error.kind().exit_code(), 2, "{text}: {error:?}");
             assert!(error.message().contains(says), "{text}: {error}");
         }
         for text in ["video=none", "guest", "guests.video=none", "guest.video=[", "=", "guest=1"] {

@@ -101,7 +101,8 @@ pub struct Guest {
     pub boot: Boot,
     /// Whether the processor shows only what it has on other hosts, too; libvirt's choice without it.
     pub cpu_migratable: Option<Switch>,
-    /// Features of the machine.
+    /// Features of the machine, in whatever order.
+    #[serde(deserialize_with = "set_of_features")]
     pub features: Vec<Feature>,
     /// Whether only signed software boots.
     pub secure_boot: Auto,
@@ -175,6 +176,13 @@ pub struct Storage {
     pub cluster_size: Option<Size>,
     /// qcow2: how compressed clusters are; QEMU's choice without it.
     pub compression_type: Option<Compression>,
+}
+
+fn set_of_features<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Feature>, D::Error> {
+    let mut features = Vec::<Feature>::deserialize(deserializer)?;
+    features.sort_by_key(|feature| feature.as_str());
+    features.dedup();
+    Ok(features)
 }
 
 /// In the largest unit that loses nothing.
@@ -268,13 +276,54 @@ pub struct Host {
     /// `/proc/sys/vm/swappiness`, 0 to 200.
     pub swappiness: Option<Swappiness>,
     /// IO scheduler of the disks that the guest's images are on, `/sys/block/*/queue/scheduler`.
+    #[serde(default, deserialize_with = "one_word")]
     pub io_scheduler: Option<String>,
     /// Options of kernel modules by module and name, such as `kvm_amd: {sev: "1"}`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "modules")]
     pub modules: BTreeMap<String, BTreeMap<String, Text>>,
     /// Words that the kernel command line has to have. They are checked, never written.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "words")]
     pub kernel_arguments: Vec<String>,
+}
+
+/// Options of modules are lines of files that root's programs read, where more than a word is another line.
+fn modules<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, BTreeMap<String, Text>>, D::Error> {
+    let modules = BTreeMap::<String, BTreeMap<String, Text>>::deserialize(deserializer)?;
+    let is_name = |name: &String| {
+        let letter = |b: u8| b.is_ascii_alphanumeric() || b"_-".contains(&b);
+        !name.is_empty() && name.bytes().all(letter)
+    };
+    for (module, options) in &modules {
+        if let Some(name) = [module].into_iter().chain(options.keys()).find(|name| !is_name(name)) {
+            return Err(de::Error::custom(format!("{name:?} is no name of a module or an option")));
+        }
+        for Text(value) in options.values() {
+            check_word(value).map_err(de::Error::custom)?;
+        }
+    }
+    Ok(modules)
+}
+
+fn one_word<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let word = Option::<String>::deserialize(deserializer)?;
+    word.iter().try_for_each(check_word).map_err(de::Error::custom)?;
+    Ok(word)
+}
+
+fn words<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    let words = Vec::<String>::deserialize(deserializer)?;
+    words.iter().try_for_each(check_word).map_err(de::Error::custom)?;
+    Ok(words)
+}
+
+fn check_word(word: &String) -> Result<(), String> {
+    let plain = |b: u8| b.is_ascii_graphic() && !b"\"'\\#".contains(&b);
+    match !word.is_empty() && word.bytes().all(plain) {
+        true => Ok(()),
+        false => Err(format!("{word:?} is not one plain word")),
+    }
 }
 
 /// When the kernel uses huge pages without being asked.

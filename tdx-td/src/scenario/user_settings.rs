@@ -103,12 +103,14 @@ impl UserSettings {
         let unit = section.remove("unit").unwrap_or_else(|| "G".into());
         let unit = unit.as_str().ok_or("unit is no word")?.to_owned();
         for (name, value) in section {
-            let value = match (name.as_str(), value.as_u64()) {
+            let name = name.strip_prefix("disk_").unwrap_or(&name);
+            // A bare number, in quotes or not.
+            let digits = value.as_str().and_then(|text| text.parse().ok());
+            let value = match (name, value.as_u64().or(digits)) {
                 ("capacity", Some(number)) => format!("{number}{unit}").into(),
                 ("cluster_size", Some(number)) => format!("{number}k").into(),
                 _ => value,
             };
-            let name = name.strip_prefix("disk_").unwrap_or(&name);
             self.settings.push((setting(name, &STORAGE)?, value));
         }
         Ok(())
@@ -144,8 +146,9 @@ const STORAGE: [&str; 10] = [
     "storage.encryption",
 ];
 
+/// The settings of a section. One without a value is as recommended.
 fn pairs(section: Section) -> impl Iterator<Item = (String, Value)> {
-    section.into_iter().flatten().flatten()
+    section.into_iter().flatten().flatten().filter(|(_, value)| !value.is_null())
 }
 
 fn known<'a>(name: &str, names: &[&'a str]) -> Result<&'a str, String> {

@@ -51,7 +51,12 @@ impl Draft {
             match now {
                 _ if same => {}
                 Some(_) if reload => item.action = Action("reload"),
-                Some(_) => item.say("holds after a reboot, or when the module is loaded again"),
+                Some(_) if self.options.persist => {
+                    item.say("holds after a reboot, or when the module is loaded again");
+                }
+                Some(_) => {
+                    item.say("holds with --reload-modules, or with --persist after a reboot")
+                }
                 None if found.is_some() => item.say(&format!("this {module} has no such option")),
                 None => item.say(&format!("{module} is not loaded")),
             }
