@@ -20,7 +20,8 @@ use tdx_pool::pool::Pool;
 use tdx_pool::secret::Passphrase;
 use tdx_pool::{PoolArgs, owner};
 
-use crate::identity::{self, new_uuid};
+use crate::disk::Disk;
+use crate::identity::new_uuid;
 use crate::image::{Image, ImageRequest, Source};
 use crate::scenario::choice::Choice;
 use crate::scenario::profile::Storage;
@@ -93,7 +94,7 @@ enum Ground {
 enum Volume {
     Overlay(overlay::Plan),
     New(disk::Plan),
-    Given(identity::Disk),
+    Given(Disk),
 }
 
 impl Drive {
@@ -167,12 +168,12 @@ impl Drive {
     }
 
     /// The disk as the definition has it.
-    pub fn disk(&self) -> identity::Disk {
+    pub fn disk(&self) -> Disk {
         match &self.volume {
             Volume::Overlay(plan) => {
-                identity::Disk::Overlay { path: plan.path.clone(), base: plan.base.clone() }
+                Disk::Overlay { path: plan.path.clone(), base: plan.base.clone() }
             }
-            Volume::New(plan) => identity::Disk::New {
+            Volume::New(plan) => Disk::New {
                 path: plan.path.clone(),
                 format: plan.shape.format,
                 secret: plan.secret.clone(),
@@ -336,7 +337,7 @@ fn shape(storage: &Storage) -> Result<Shape> {
 ///
 /// Errors: `not_found`, `permission`; `invalid_input` for what is no image; `conflict` for one that a domain
 /// has, or an overlay stands on; `unsupported` for a device, and on a remote connection.
-fn given(libvirt: &Libvirt, path: &Path, making: bool) -> Result<identity::Disk> {
+fn given(libvirt: &Libvirt, path: &Path, making: bool) -> Result<Disk> {
     if !libvirt.is_local() {
         return Err(Error::unsupported(
             "--vmimage is an image of this machine, not the remote host's",
@@ -356,7 +357,7 @@ fn given(libvirt: &Libvirt, path: &Path, making: bool) -> Result<identity::Disk>
         return Err(Error::conflict(format!("{shown} is needed by {}", users.join(", ")))
             .hint("--td-image makes an overlay over it, which changes nothing of it"));
     }
-    Ok(identity::Disk::Given { path, format: image.format })
+    Ok(Disk::Given { path, format: image.format })
 }
 
 /// A CD's image, as libvirt is to have it.

@@ -1,14 +1,13 @@
 //! What makes a new domain this one: its name, its UUID, its disk, and what it is known again by.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use common::Result;
 use sha2::{Digest, Sha256};
-use tdx_pool::image::Format;
 use tdx_pool::names::random_bytes;
-use tdx_pool::overlay::Base;
 
+use crate::disk::Disk;
 use crate::metadata::Metadata;
 use crate::passthrough::Devices;
 
@@ -33,51 +32,6 @@ pub struct Identity<'a> {
     pub ssh: Option<SocketAddr>,
     /// Our record.
     pub metadata: &'a Metadata,
-}
-
-/// What a domain's disk is.
-#[derive(Debug, Clone)]
-pub enum Disk {
-    /// A copy-on-write image over a base that stays as it is.
-    Overlay {
-        /// Where it is.
-        path: PathBuf,
-        /// What it stands on.
-        base: Base,
-    },
-    /// An image of its own, empty at first.
-    New {
-        /// Where it is.
-        path: PathBuf,
-        /// Its format.
-        format: Format,
-        /// UUID of libvirt's secret with its passphrase, when it is encrypted.
-        secret: Option<String>,
-    },
-    /// A user's image, used as it is and never deleted.
-    Given {
-        /// Where it is.
-        path: PathBuf,
-        /// Its format.
-        format: Format,
-    },
-}
-
-impl Disk {
-    /// Where it is, on libvirt's host.
-    pub fn path(&self) -> &Path {
-        match self {
-            Self::Overlay { path, .. } | Self::New { path, .. } | Self::Given { path, .. } => path,
-        }
-    }
-
-    /// Its format.
-    pub fn format(&self) -> Format {
-        match self {
-            Self::Overlay { .. } => Format::Qcow2,
-            Self::New { format, .. } | Self::Given { format, .. } => *format,
-        }
-    }
 }
 
 /// The name the original script would have chosen: users' scripts match on it.

@@ -21,6 +21,7 @@ pub mod creation;
 pub mod definition;
 pub mod delete;
 pub mod dialect;
+pub mod disk;
 pub mod disks;
 pub mod domain;
 pub mod drive;

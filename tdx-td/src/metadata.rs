@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use common::xml::{Element, Node};
 
-use crate::identity::Disk;
+use crate::disk::Disk;
 
 /// The namespace of our element. Part of every definition we make: never changed.
 pub const NAMESPACE: &str = "urn:tdx-tools:domain:1";

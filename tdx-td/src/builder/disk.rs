@@ -9,7 +9,7 @@ use tdx_pool::image::Format;
 use tdx_pool::overlay::Base;
 
 use super::{Guest, utf8};
-use crate::identity::Disk;
+use crate::disk::Disk;
 use crate::scenario::words::{Cache, DiskBus};
 
 impl Guest<'_> {
