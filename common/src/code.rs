@@ -158,17 +158,21 @@ impl<'de> Deserialize<'de> for Code {
     }
 }
 
-/// A string: which codes there are grows.
+/// The schema of a code, whichever list it is of: a string, since which codes there are grows.
+pub fn schema() -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "string",
+        "pattern": "^[A-Z][A-Z0-9_]*$",
+        "description": "A stable code of docs/codes.md. Codes are added, never renamed."
+    })
+}
+
 impl JsonSchema for Code {
     fn schema_name() -> std::borrow::Cow<'static, str> {
         "Code".into()
     }
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({
-            "type": "string",
-            "pattern": "^[A-Z][A-Z0-9_]*$",
-            "description": "A stable code of docs/codes.md. Codes are added, never renamed."
-        })
+        schema()
     }
 }
 

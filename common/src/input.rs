@@ -2,7 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
@@ -42,6 +42,18 @@ pub fn file(path: &Path, limit: usize) -> Result<Vec<u8>> {
             Err(error) => return Err(error).at("read", path),
         }
     }
+}
+
+/// The same of a file that holds a secret.
+///
+/// Errors: those of [`file()`]; `permission` for one that others than its owner can read or write.
+pub fn secret_file(path: &Path, limit: usize) -> Result<Vec<u8>> {
+    if path.metadata().at("look at", path)?.mode() & 0o077 != 0 {
+        let shown = path.display();
+        return Err(Error::permission(format!("{shown} can be read by others"))
+            .hint(format!("chmod 600 '{shown}'")));
+    }
+    file(path, limit)
 }
 
 /// Reads items from standard input: a document, a JSON array, or concatenated item objects.

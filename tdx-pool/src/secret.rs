@@ -3,7 +3,6 @@
 //! Source: <https://libvirt.org/formatsecret.html#usage-type-volume>.
 
 use std::fmt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use common::host::Host;
@@ -37,12 +36,7 @@ impl Passphrase {
     /// Errors: those of reading it; `permission` for one that others can read; `invalid_input` for one that
     /// is empty or too long.
     pub fn read(path: &Path) -> Result<Self> {
-        if path.metadata().at("look at", path)?.mode() & 0o077 != 0 {
-            let path = path.display();
-            return Err(Error::permission(format!("{path} can be read by others"))
-                .hint(format!("chmod 600 '{path}'")));
-        }
-        let mut bytes = input::file(path, LIMIT)?;
+        let mut bytes = input::secret_file(path, LIMIT)?;
         if bytes.last() == Some(&b'\n') {
             bytes.pop();
         }

@@ -7,11 +7,10 @@
 mod setup_config;
 
 use std::io::{self, Cursor, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use common::{Error, ErrorKind, IoContext, Result, input};
+use common::{Error, ErrorKind, Result, input};
 use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions};
 use serde_json::{Value, json};
 use setup_config::SetupConfig;
@@ -264,11 +263,7 @@ fn is_public_key(line: &str) -> bool {
 /// The password on the first line of a file, hashed as `/etc/shadow` wants it.
 fn password_hash(path: &Path) -> Result<String> {
     let shown = path.display();
-    if path.metadata().at("look at", path)?.mode() & 0o077 != 0 {
-        return Err(Error::permission(format!("{shown} can be read by others"))
-            .hint(format!("chmod 600 '{shown}'")));
-    }
-    let bytes = input::file(path, MAX_FILE)?;
+    let bytes = input::secret_file(path, MAX_FILE)?;
     let first = bytes.split(|&byte| byte == b'\n').next().unwrap_or_default();
     let password = first.strip_suffix(b"\r").unwrap_or(first);
     if password.is_empty() {

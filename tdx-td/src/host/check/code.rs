@@ -106,17 +106,12 @@ impl Serialize for HostCode {
     }
 }
 
-/// A string: which codes there are grows.
 impl JsonSchema for HostCode {
     fn schema_name() -> std::borrow::Cow<'static, str> {
         "HostCode".into()
     }
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({
-            "type": "string",
-            "pattern": "^[A-Z][A-Z0-9_]*$",
-            "description": "A stable code of docs/codes.md. Codes are added, never renamed."
-        })
+        common::code::schema()
     }
 }
 
