@@ -355,15 +355,15 @@ impl HugePageUse {
 ///
 /// Source: Linux `Documentation/admin-guide/sysctl/vm.rst`, "swappiness".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "u8")]
+#[serde(try_from = "u64")]
 pub struct Swappiness(pub u8);
 
-impl TryFrom<u8> for Swappiness {
+impl TryFrom<u64> for Swappiness {
     type Error = String;
 
-    fn try_from(value: u8) -> Result<Self, String> {
-        match value {
-            0..=200 => Ok(Self(value)),
+    fn try_from(value: u64) -> Result<Self, String> {
+        match u8::try_from(value) {
+            Ok(value @ 0..=200) => Ok(Self(value)),
             _ => Err(format!("{value} is more than 200")),
         }
     }
