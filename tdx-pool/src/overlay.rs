@@ -156,7 +156,11 @@ impl NewVolume {
 
     /// Takes it back because of `error`, which then tells when that failed too.
     pub fn undo_after(self, error: Error) -> Error {
-        match (self.handle.delete(0), self.secret) {
+        let deleted = match self.handle.delete(0) {
+            Err(error) if is_gone(&error) => Ok(()), // with its domain, by another command
+            deleted => deleted,
+        };
+        match (deleted, self.secret) {
             (Ok(()), None) => error,
             (Ok(()), Some(secret)) => secret.undo_after(error),
             // Without its secret nobody could read what is left.

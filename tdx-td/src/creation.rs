@@ -7,7 +7,7 @@
 use common::cli::{Change, Context};
 use common::config::Config;
 use common::document::Action;
-use common::libvirt::{Context as _, Libvirt, State};
+use common::libvirt::{Context as _, Libvirt, State, is_gone};
 use common::units::Size;
 use common::{Error, Result, interrupt, log};
 use tdx_gpu::handover::Handover;
@@ -87,7 +87,8 @@ impl<'a> Plan<'a> {
         let making = existing.is_none();
         let plan = Self::of(context, libvirt, config, asked, making)?;
         let Some(domain) = existing else { return Ok(plan) };
-        match differences(&domain, &plan.name, &plan.metadata)? {
+        let differences = differences(&domain, &plan.name, &plan.metadata);
+        match differences.map_err(|error| or_gone(&domain, &plan.name, error))? {
             None => Ok(Self { existing: Some(domain), ..plan }),
             Some(_) if guest.overwrite => {
                 let mut plan = Self::of(context, libvirt, config, asked, true)?;
@@ -228,12 +229,14 @@ impl<'a> Plan<'a> {
     ) -> Result<(DomainItem, Action)> {
         let name = self.name.clone();
         if let Some(domain) = &self.existing {
-            let action = passthrough::bring_up(&context.host, self.libvirt, domain, &name)?;
-            return Ok((observed(domain, &name)?, action));
+            let done = passthrough::bring_up(&context.host, self.libvirt, domain, &name)
+                .and_then(|action| Ok((observed(domain, &name)?, action)));
+            return done.map_err(|error| or_gone(domain, &name, error));
         }
         let domain = self.create(context, config, request)?;
         let item = observed(&domain, &name)
-            .map_err(|error| error.applied([format!("created domain '{name}'")]))?;
+            .map_err(|error| error.applied([format!("created domain '{name}'")]))
+            .map_err(|error| or_gone(&domain, &name, error))?;
         Ok((item, CREATE))
     }
 
@@ -282,7 +285,7 @@ impl<'a> Plan<'a> {
                 );
             match started {
                 Ok(_) => Ok(domain),
-                Err(error) => Err(undo(&domain, name, volumes, error)),
+                Err(error) => Err(undo(&domain, name, volumes, or_gone(&domain, name, error))),
             }
         };
         let made = interrupt::check()
@@ -306,7 +309,7 @@ impl<'a> Plan<'a> {
 /// Errors: `conflict` for another one; those of [`removal::remove`].
 fn overwrite(context: &Context, libvirt: &Libvirt, name: &str, uuid: &str) -> Result<()> {
     if let Some(domain) = names::find(libvirt, name)?
-        && definition::inactive(&domain, name)?.uuid() != uuid
+        && domain.uuid_string().is_ok_and(|other| other != uuid)
     {
         return Err(Error::conflict(format!("domain '{name}' is another one by now"))
             .hint("run the same command again: it compares the two"));
@@ -327,6 +330,17 @@ fn differences(domain: &Domain, name: &str, wanted: &Metadata) -> Result<Option<
     Ok((!differences.is_empty()).then(|| differences.join("; ")))
 }
 
+/// The error of work on a domain; that it is gone, if it is.
+fn or_gone(domain: &Domain, name: &str, error: Error) -> Error {
+    match domain.is_active() {
+        Err(gone) if is_gone(&gone) => {
+            Error::conflict(format!("domain '{name}' was deleted by another command meanwhile"))
+                .hint("run the same command again")
+        }
+        _ => error,
+    }
+}
+
 fn taken(name: &str, how: &str) -> Error {
     Error::conflict(format!("domain '{name}' exists and {how}"))
         .hint("choose another --name, or delete it first")
@@ -342,7 +356,9 @@ fn define(libvirt: &Libvirt, name: &str, xml: &str, by_user: bool) -> Result<Dom
         Ok(domain) => return Ok(domain),
         Err(error) => error,
     };
-    if matches!(names::find(libvirt, name), Ok(Some(_))) {
+    // Its maker may have deleted it by now.
+    let was_taken = error.message().contains("already exists with uuid");
+    if was_taken || matches!(names::find(libvirt, name), Ok(Some(_))) {
         let message = format!("domain '{name}' was made by another command meanwhile");
         return Err(
             Error::conflict(message).hint("run the same command again: it compares the two")

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use common::document::{Action, Item};
-use common::libvirt::{Context, State, is_gone};
+use common::libvirt::{Context, State, failure, is_gone};
 use common::{Error, Result, interrupt, log};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -101,15 +101,40 @@ pub fn bring_up(domain: &Domain, name: &str) -> Result<Action> {
         Err(_) if state(domain, name).is_ok_and(|state| state == State::Running) => {
             Ok(Action::NONE)
         }
-        Err(error) => Err(error).context(doing),
+        Err(error) if action.0 == "start" => Err(not_started(error, domain, name)),
+        Err(error) => Err(failure(error, doing)),
+    }
+}
+
+/// What to say of a guest that did not come up.
+///
+/// A QEMU that is ended while libvirt waits for its first word fails the start, not the end. It says who
+/// ended it once it is far enough to hear signals; before that it goes without a word.
+fn not_started(error: VirtError, domain: &Domain, name: &str) -> Error {
+    let is_ended = error.message().contains("terminating on signal")
+        || is_gone(&error)
+        || domain.is_active().is_err_and(|error| is_gone(&error));
+    let is_silent = error.message().ends_with("process exited while connecting to monitor");
+    let error = failure(error, format_args!("start domain '{name}'"));
+    match (is_ended, is_silent) {
+        (true, _) => Error::conflict(format!("domain '{name}' was ended while it started"))
+            .because(error)
+            .hint("another command was at it; run the same command again"),
+        (_, true) => error.hint(
+            "QEMU went without a word: another command ended it, it crashed, or memory ran out; the \
+             kernel's log of its host tells",
+        ),
+        _ => error,
     }
 }
 
 /// Starts the domain with its processors stopped.
 pub fn start_paused(domain: &Domain, name: &str) -> Result<()> {
-    let doing = format_args!("start domain '{name}', paused");
-    log::step(doing);
-    domain.create_with_flags(sys::VIR_DOMAIN_START_PAUSED).context(doing)
+    log::step(format_args!("start domain '{name}', paused"));
+    domain
+        .create_with_flags(sys::VIR_DOMAIN_START_PAUSED)
+        .map(drop)
+        .map_err(|error| not_started(error, domain, name))
 }
 
 /// The domain's state right now.

@@ -13,14 +13,17 @@ pub trait Context<T> {
 
 impl<T> Context<T> for std::result::Result<T, VirtError> {
     fn context(self, doing: impl std::fmt::Display) -> Result<T> {
-        self.map_err(|cause| {
-            let out_of_reach = cause.code().to_raw() == sys::VIR_ERR_NO_CONNECT || is_lost(&cause);
-            let error = Error::new(kind(&cause), format!("cannot {doing}")).because(Cause(cause));
-            match out_of_reach {
-                true => error.hint("is libvirtd running there? systemctl status libvirtd tells"),
-                false => error,
-            }
-        })
+        self.map_err(|cause| failure(cause, doing))
+    }
+}
+
+/// The same for an error at hand.
+pub fn failure(cause: VirtError, doing: impl std::fmt::Display) -> Error {
+    let out_of_reach = cause.code().to_raw() == sys::VIR_ERR_NO_CONNECT || is_lost(&cause);
+    let error = Error::new(kind(&cause), format!("cannot {doing}")).because(Cause(cause));
+    match out_of_reach {
+        true => error.hint("is libvirtd running there? systemctl status libvirtd tells"),
+        false => error,
     }
 }
 

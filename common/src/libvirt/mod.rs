@@ -10,7 +10,7 @@ mod raw;
 use clap::Args;
 use virt::connect::Connect;
 
-pub use error::{Context, is_gone};
+pub use error::{Context, failure, is_gone};
 pub use hosts::{Entry, Hosts};
 pub use raw::{LaunchMeasurement, Lease, State};
 
