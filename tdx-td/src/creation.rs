@@ -382,8 +382,7 @@ fn is_invalid(error: &VirtError) -> bool {
 /// Takes a domain back that was defined and does not run. Its volumes go only after it.
 fn undo(domain: &Domain, name: &str, volumes: Vec<NewVolume>, error: Error) -> Error {
     // Another command may have started it the moment it was there.
-    let idle = power::is_active(domain, name).is_ok_and(|active| !active);
-    match idle && undefine(domain, name, false).is_ok() {
+    match power::is_off(domain, name) && undefine(domain, name, false).is_ok() {
         true => undo_volumes(volumes, error),
         false => {
             let paths = volumes.iter().map(|volume| volume.path().display().to_string());

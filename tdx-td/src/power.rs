@@ -68,6 +68,11 @@ pub fn is_active(domain: &Domain, name: &str) -> Result<bool> {
     }
 }
 
+/// Whether it is known not to run, after something that failed.
+pub fn is_off(domain: &Domain, name: &str) -> bool {
+    is_active(domain, name).is_ok_and(|active| !active)
+}
+
 /// What it takes to have the domain running: `start`, `resume`, `wake` or nothing.
 ///
 /// Errors: `conflict` for a crashed guest that libvirt keeps to be looked at.
@@ -158,12 +163,12 @@ pub fn shut_down(domain: &Domain, name: &str, timeout: Duration) -> Result<bool>
     let asking = format_args!("shut down domain '{name}'");
     let end = Instant::now() + timeout;
     if let Err(error) = prepare(domain, name) {
-        return if is_active(domain, name)? { Err(error) } else { Ok(true) };
+        return if is_off(domain, name) { Ok(true) } else { Err(error) };
     }
     loop {
         log::step(asking);
         if let Err(error) = domain.shutdown() {
-            return if is_active(domain, name)? { Err(error).context(asking) } else { Ok(true) };
+            return if is_off(domain, name) { Ok(true) } else { Err(failure(error, asking)) };
         }
         let ask_again = Instant::now() + ASK_AGAIN;
         while Instant::now() < ask_again {
@@ -201,9 +206,10 @@ fn prepare(domain: &Domain, name: &str) -> Result<()> {
 
 /// Ends the guest at once.
 pub fn cut_off(domain: &Domain, name: &str) -> Result<()> {
-    log::step(format_args!("end domain '{name}'"));
+    let doing = format_args!("end domain '{name}'");
+    log::step(doing);
     match domain.destroy() {
-        Err(_) if !is_active(domain, name)? => Ok(()),
-        done => done.context(format_args!("end domain '{name}'")),
+        Err(_) if is_off(domain, name) => Ok(()),
+        done => done.context(doing),
     }
 }
