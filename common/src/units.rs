@@ -1,4 +1,4 @@
-//! Sizes as people write them.
+//! Sizes and numbers as people write them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -86,6 +86,13 @@ impl<'de> Deserialize<'de> for Size {
         }
         deserializer.deserialize_any(Visitor)
     }
+}
+
+/// The number that hexadecimal digits stand for, with or without 0x.
+pub fn hex_u64(text: &str) -> Option<u64> {
+    let digits = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")).unwrap_or(text);
+    let good = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    good.then(|| u64::from_str_radix(digits, 16).ok())?
 }
 
 #[cfg(test)]

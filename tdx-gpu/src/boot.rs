@@ -16,7 +16,7 @@ use common::{Code, Error, Result, interrupt, parallel};
 use tdx_iommu::inventory::Inventory;
 use tdx_iommu::judgement::Request;
 
-use crate::bind::{self, BindItem};
+use crate::candidates::{self, BindItem};
 use crate::persist::{Found, Persistent};
 use crate::plan::{Plan, Terms};
 
@@ -57,7 +57,7 @@ pub fn run(host: &Host, change: Change) -> Result<Outcome> {
     let mut warnings = Vec::new();
     let mut items = Vec::new();
     let bound = parallel::map(plans, AT_ONCE, |mut plan| {
-        let mut items = bind::items(&inventory, &plan);
+        let mut items = candidates::items(&inventory, &plan);
         items.iter_mut().for_each(|item| item.persistent = true);
         let warnings = std::mem::take(&mut plan.warnings);
         if !change.dry_run {
@@ -147,7 +147,7 @@ impl Party<'_> {
         let force: Vec<Code> =
             self.members.iter().flat_map(|(_, found)| found.record.force.clone()).collect();
         let terms = Terms { force: &force, ..Terms::default() };
-        let (_, mut plan) = bind::judge(host, inventory, &request, terms)?;
+        let (_, mut plan) = candidates::judge(host, inventory, &request, terms)?;
         for step in plan.steps.iter_mut().filter(|step| !step.done) {
             let Record { bdf, driver, .. } = &mut step.record;
             let member = self.members.iter().find(|(member, _)| member == bdf);
@@ -163,7 +163,7 @@ fn limit(host: &Host, there: &[(Bdf, &Found)]) -> Result<Option<u64>> {
     let mut highest = None;
     for (_, found) in there.iter().filter(|(_, found)| !found.record.iommufd) {
         let memory = found.record.memory_bytes.map(Size);
-        highest = highest.max(Some(bind::mappings(host, memory)?));
+        highest = highest.max(Some(candidates::mappings(host, memory)?));
     }
     Ok(highest)
 }

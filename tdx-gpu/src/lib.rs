@@ -4,7 +4,7 @@
 //! tdx-iommu scan --vendor 10de --class 03 | tdx-gpu bind - | tdx-td new -i guest.qcow2 --devices -
 //! ```
 //!
-//! One module a verb. Under them: [`plan`] says what binding takes, purely; [`binding`] does it, on all
+//! One module a verb. Under them: [`candidates`] are judged, [`plan`] says what binding takes, purely; [`binding`] does it, on all
 //! devices at once, and undoes it; [`driver`] writes to sysfs and knows which VFIO driver a device wants;
 //! [`limit`] is how much memory VFIO may map; [`mode`] reads a GPU's confidential-computing mode,
 //! [`setting`] plans and sets it, and [`gpu_tools`] is NVIDIA's own program, which does. [`persist`]
@@ -16,6 +16,7 @@ pub mod bars;
 pub mod bind;
 pub mod binding;
 pub mod boot;
+pub mod candidates;
 pub mod cc;
 pub mod check;
 pub mod driver;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use common::Result;
 use common::libvirt::{Context, State};
 use common::pci::Bdf;
+use common::units::hex_u64;
 use common::xml::{Document, Node};
 use tdx_pool::names::Ours;
 use virt::domain::Domain;
@@ -15,7 +16,6 @@ use virt::sys;
 use crate::capability::Security;
 use crate::domain::{Disk, DomainItem, Ssh};
 use crate::hostfwd::{self, Hostfwd};
-use crate::launch;
 use crate::metadata::Metadata;
 
 /// A parsed definition: live or inactive.
@@ -114,7 +114,7 @@ impl Definition {
 
     /// The policy it is launched with.
     pub fn policy(&self) -> Option<u64> {
-        launch::hex_u64(&self.launch_text("policy")?)
+        hex_u64(&self.launch_text("policy")?)
     }
 
     /// Virtual CPUs.
@@ -235,7 +235,7 @@ pub fn security(domain: Node<'_>) -> String {
     // libvirt tells SEV-ES from SEV by bit 2 of the policy.
     // Source: https://libvirt.org/formatdomain.html#launch-security
     let policy = node.text_at("policy").unwrap_or_default();
-    let policy = launch::hex_u64(&policy).unwrap_or(0);
+    let policy = hex_u64(&policy).unwrap_or(0);
     match kind.as_ref() {
         "sev" if policy & 4 != 0 => "sev-es".to_owned(),
         kind => kind.to_owned(),

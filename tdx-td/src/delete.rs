@@ -1,19 +1,15 @@
 //! `tdx-td delete`: domains are gone, with their own disks and nothing else.
 
-use std::borrow::Cow;
 use std::collections::HashSet;
 use std::time::Duration;
 
 use clap::Args;
 use common::cli::{Change, Context};
-use common::document::{Action, Document, Item};
+use common::document::{Action, Document};
 use common::host::Host;
 use common::libvirt::{Context as _, Libvirt, is_gone};
 use common::output::Outcome;
-use common::pci::Bdf;
 use common::{Result, interrupt, parallel};
-use schemars::JsonSchema;
-use serde::Serialize;
 use tdx_pool::usage::{Chains, Usage};
 
 use crate::definition::Definition;
@@ -37,39 +33,6 @@ pub struct DeleteArgs {
     timeout: u64,
     #[command(flatten)]
     change: Change,
-}
-
-/// A domain and what was done to be rid of it.
-#[derive(Debug, Serialize, JsonSchema)]
-pub struct DeleteItem {
-    /// Name.
-    pub(crate) name: String,
-    /// Whether it was cut off without the guest's say.
-    pub(crate) forced: bool,
-    /// The files that went with it.
-    pub(crate) deleted: Vec<String>,
-    /// The devices of the host that went back to what they were taken from.
-    pub(crate) released: Vec<Bdf>,
-    /// `delete`, or `none` for a domain that was not there.
-    pub(crate) action: Action,
-}
-
-impl Item for DeleteItem {
-    const COLUMNS: &'static [&'static str] = &["NAME", "ACTION", "FORCED", "DELETED"];
-
-    fn key(&self) -> Cow<'_, str> {
-        self.name.as_str().into()
-    }
-
-    fn row(&self) -> Vec<String> {
-        let forced = if self.forced { "yes" } else { "no" };
-        let deleted = self.deleted.join(" ");
-        vec![self.name.clone(), self.action.0.to_owned(), forced.to_owned(), deleted]
-    }
-
-    fn action(&self) -> Option<Action> {
-        Some(self.action)
-    }
 }
 
 /// Shuts each domain down, removes its definition, then its own files; all at once.

@@ -8,12 +8,12 @@ use std::net::SocketAddr;
 
 use common::host::Host;
 use common::libvirt::{Context, Libvirt};
+use common::units::hex_u64;
 use common::xml::{Document, Node};
 use common::{Error, Result};
 
 use crate::capability;
 use crate::hostfwd::{self, Hostfwd};
-use crate::launch::hex_u64;
 use crate::launch::tdx::{DEBUG, SEPT_VE_DISABLE};
 
 /// Whose libvirt the definition is for.

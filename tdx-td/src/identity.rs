@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use common::Result;
-use sha2::{Digest, Sha256};
 use tdx_pool::names::random_bytes;
 
 use crate::disk::Disk;
@@ -37,11 +36,6 @@ pub struct Identity<'a> {
 /// The name the original script would have chosen: users' scripts match on it.
 pub fn default_name(stem: &str, uuid: &str) -> String {
     format!("tdvirsh-{stem}-{uuid}")
-}
-
-/// SHA-256 in hexadecimal digits: how what was asked for is remembered where it is long.
-pub fn digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A random UUID. Source: RFC 9562, section 5.4 (version 4).

@@ -15,13 +15,6 @@ pub mod tdx;
 use sev::{Sev, SevArgs};
 use tdx::{Tdx, TdxArgs};
 
-/// The number that hexadecimal digits stand for, with or without 0x.
-pub(crate) fn hex_u64(text: &str) -> Option<u64> {
-    let digits = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")).unwrap_or(text);
-    let good = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
-    good.then(|| u64::from_str_radix(digits, 16).ok())?
-}
-
 /// For flags that turn something on or off.
 fn on_off(text: &str) -> Result<bool, String> {
     match text {

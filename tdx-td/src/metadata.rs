@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use common::xml::{Element, Node};
+use sha2::{Digest, Sha256};
 
 use crate::disk::Disk;
 
@@ -15,6 +16,11 @@ pub const TEMPLATE: &str = "template";
 
 /// The key that says where the keys of an AMD SEV guest come from that it is attested by.
 pub const ATTESTATION: &str = "sev_attestation";
+
+/// SHA-256 in hexadecimal digits: how what was asked for is remembered where it is long.
+pub fn digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
 
 /// Our record of a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use common::units::{GIB, Size};
 use common::xml::Element;
 use common::{Code, Error, Result};
 use tdx_gpu::bars::{self, DEFAULT_WINDOW};
-use tdx_gpu::bind::Candidates;
+use tdx_gpu::candidates::Candidates;
 use tdx_gpu::gpu_tools::GpuTools;
 use tdx_gpu::handover::{Handed, Handover};
 use tdx_gpu::hostdev::{self, Way};

@@ -1,12 +1,16 @@
 //! Getting rid of one domain: the guest off, the definition removed, its own files deleted.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use common::document::Action;
+use common::document::{Action, Item};
 use common::host::Host;
 use common::libvirt::{Context, Libvirt, is_gone};
+use common::pci::Bdf;
 use common::{Error, ErrorKind, Result, log, xml};
+use schemars::JsonSchema;
+use serde::Serialize;
 use tdx_gpu::handover::Handed;
 use tdx_pool::overlay;
 use tdx_pool::usage::{Chains, Usage};
@@ -15,9 +19,41 @@ use virt::sys;
 
 use crate::attestation::keep::Keep;
 use crate::definition::{self, Definition};
-use crate::delete::DeleteItem;
 use crate::disks::OwnFiles;
 use crate::{names, passthrough, power};
+
+/// A domain and what was done to be rid of it.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct DeleteItem {
+    /// Name.
+    pub name: String,
+    /// Whether it was cut off without the guest's say.
+    pub forced: bool,
+    /// The files that went with it.
+    pub deleted: Vec<String>,
+    /// The devices of the host that went back to what they were taken from.
+    pub released: Vec<Bdf>,
+    /// `delete`, or `none` for a domain that was not there.
+    pub action: Action,
+}
+
+impl Item for DeleteItem {
+    const COLUMNS: &'static [&'static str] = &["NAME", "ACTION", "FORCED", "DELETED"];
+
+    fn key(&self) -> Cow<'_, str> {
+        self.name.as_str().into()
+    }
+
+    fn row(&self) -> Vec<String> {
+        let forced = if self.forced { "yes" } else { "no" };
+        let deleted = self.deleted.join(" ");
+        vec![self.name.clone(), self.action.0.to_owned(), forced.to_owned(), deleted]
+    }
+
+    fn action(&self) -> Option<Action> {
+        Some(self.action)
+    }
+}
 
 /// What is to be done to be rid of a domain; nothing when it is not there.
 #[derive(Debug)]

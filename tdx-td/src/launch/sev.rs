@@ -6,14 +6,15 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use common::units::hex_u64;
 use common::xml::Element;
 use common::{Error, Result};
 
 use super::blob::{Blob, read_file};
-use super::{hex_u64, on_off};
+use super::on_off;
 use crate::capability::Security;
-use crate::identity::digest;
 use crate::metadata::ATTESTATION;
+use crate::metadata::digest;
 
 /// Bit 0: the host may not debug the guest.
 const NO_DEBUG: u64 = 1;
