@@ -17,10 +17,10 @@ use common::{Error, ErrorKind, Result, interrupt, log};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::cli::PoolArgs;
 use crate::inflight;
 use crate::pool::Pool;
 use crate::secret;
+use crate::wanted::PoolArgs;
 use judge::{Judged, judge};
 
 /// Arguments of `cleanup`.

@@ -1,6 +1,6 @@
 //! The command line. Types only: each verb's own arguments stand beside the verb.
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use common::Result;
 use common::cli::{Context, Globals, Tool};
 use common::config::Config;
@@ -44,23 +44,6 @@ enum Verb {
     Delete(delete::DeleteArgs),
     /// Delete our leftovers: overlays, seeds and half-imported images that nothing needs
     Cleanup(cleanup::CleanupArgs),
-}
-
-/// Which pool.
-#[derive(Debug, Clone, Args)]
-pub struct PoolArgs {
-    /// The pool's name [default: tdvirsh-pool, or the pool that owns its folder]
-    #[arg(long, value_name = "NAME", value_parser = pool_name)]
-    pub pool: Option<String>,
-}
-
-fn pool_name(name: &str) -> Result<String, &'static str> {
-    match name {
-        "" => Err("a pool has a name"),
-        _ if name.contains('/') => Err("a pool's name holds no slash"),
-        _ if name.contains(char::is_control) => Err("a pool's name holds no control character"),
-        _ => Ok(name.to_owned()),
-    }
 }
 
 impl Tool for Cli {

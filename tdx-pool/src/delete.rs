@@ -15,11 +15,11 @@ use common::{Error, Result, input, interrupt, log};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::cli::PoolArgs;
 use crate::inflight;
 use crate::needs::Needs;
 use crate::pool::Pool;
 use crate::secret;
+use crate::wanted::PoolArgs;
 
 /// Arguments of `delete`.
 #[derive(Debug, Args)]

@@ -15,8 +15,8 @@ use common::{Result, interrupt};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::cli::PoolArgs;
 use crate::pool::PoolItem;
+use crate::wanted::PoolArgs;
 pub use plan::Plan;
 
 /// Arguments of `ensure`.

@@ -22,10 +22,10 @@ use common::{Error, Result, input, interrupt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::cli::PoolArgs;
 use crate::ensure;
 use crate::image::Format;
 use crate::pool::Pool;
+use crate::wanted::PoolArgs;
 pub use plan::{Options, Plan};
 pub use source::Source;
 

@@ -7,8 +7,8 @@ use common::document::Document;
 use common::libvirt::Libvirt;
 use common::output::Outcome;
 
-use crate::cli::PoolArgs;
 use crate::pool::Pool;
+use crate::wanted::PoolArgs;
 
 const EXAMPLES: &str = "Examples:
   tdx-pool info

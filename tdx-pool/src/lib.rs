@@ -34,5 +34,6 @@ pub mod seed;
 pub mod usage;
 pub mod volume;
 pub mod volumes;
+pub mod wanted;
 
-pub use cli::{Cli, PoolArgs};
+pub use cli::Cli;

@@ -17,14 +17,8 @@ use virt::storage_pool::StoragePool;
 use virt::storage_vol::StorageVol;
 use virt::sys;
 
-use crate::cli::PoolArgs;
 use crate::files::canonical;
-
-/// The pool's name when nothing else is said; the name the scripts before us used.
-pub const DEFAULT_NAME: &str = "tdvirsh-pool";
-
-/// The pool's folder when nothing else is said.
-pub const DEFAULT_PATH: &str = "/var/lib/libvirt/images";
+use crate::wanted::{PoolArgs, Wanted};
 
 /// A pool that libvirt knows.
 #[derive(Debug)]
@@ -319,25 +313,5 @@ impl Pool {
     /// Whether it is started.
     pub fn is_active(&self) -> bool {
         self.state == PoolState::Active
-    }
-}
-
-/// The pool that flags and configuration ask for.
-#[derive(Debug)]
-pub struct Wanted {
-    /// Its name.
-    pub name: String,
-    /// Its folder, if it has to be made.
-    pub path: PathBuf,
-}
-
-impl Wanted {
-    /// Flag over configuration over default.
-    pub fn new(config: &Config, args: &PoolArgs) -> Self {
-        let name = args.pool.as_ref().or(config.pool.as_ref());
-        Self {
-            name: name.map_or_else(|| DEFAULT_NAME.to_owned(), Clone::clone),
-            path: config.pool_path.clone().unwrap_or_else(|| DEFAULT_PATH.into()),
-        }
     }
 }

@@ -7,9 +7,9 @@ use common::document::Document;
 use common::libvirt::Libvirt;
 use common::output::Outcome;
 
-use crate::cli::PoolArgs;
 use crate::pool::Pool;
 use crate::volume::Survey;
+use crate::wanted::PoolArgs;
 
 /// Arguments of `volumes`.
 #[derive(Debug, Args)]

@@ -15,10 +15,11 @@ use tdx_pool::ensure;
 use tdx_pool::image;
 use tdx_pool::needs;
 use tdx_pool::overlay::{self, NewVolume};
+use tdx_pool::owner;
 use tdx_pool::owner::Owner;
 use tdx_pool::pool::Pool;
 use tdx_pool::secret::Passphrase;
-use tdx_pool::{PoolArgs, owner};
+use tdx_pool::wanted::PoolArgs;
 
 use crate::disk::Disk;
 use crate::identity::new_uuid;

@@ -11,12 +11,12 @@ use common::libvirt::Libvirt;
 use common::units::Size;
 use common::{Error, ErrorKind, Result, input, log};
 use serde::Deserialize;
-use tdx_pool::PoolArgs;
 use tdx_pool::ensure;
 use tdx_pool::import::{self, Options};
 use tdx_pool::overlay::Base;
 use tdx_pool::pool::Pool;
 use tdx_pool::record::Record;
+use tdx_pool::wanted::PoolArgs;
 
 /// Which image, into which pool.
 #[derive(Debug, Args)]

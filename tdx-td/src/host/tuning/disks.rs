@@ -9,9 +9,9 @@ use common::host::Host;
 use common::libvirt::Libvirt;
 use common::sysfs::{attribute, last, names};
 use common::{Result, log};
-use tdx_pool::PoolArgs;
-use tdx_pool::pool::{Pool, Wanted};
+use tdx_pool::pool::Pool;
 use tdx_pool::usage::Chains;
+use tdx_pool::wanted::{PoolArgs, Wanted};
 
 use crate::definition;
 use crate::names::get;
