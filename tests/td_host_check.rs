@@ -242,6 +242,13 @@ fn wrong_words_and_absent_files_are_told() {
     assert!(error["hint"].as_str().unwrap().contains("tdx"), "{error}");
     host.run("tdx-td", "host").error(2);
     host.run("tdx-td", "host check --capabilities /nowhere.xml").error(4);
+    // A folder that is no host at all is not judged to be a good one.
+    let folder = tempfile::tempdir().unwrap();
+    for line in ["host check --for none", "host tune --scenario td -n", "host restore --yes"] {
+        let line = format!("{line} --sysroot {}", folder.path().display());
+        let error = support::tool("tdx-td", line.split(' ')).error(4);
+        assert!(error["message"].as_str().unwrap().contains("neither sys nor proc"), "{error}");
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::error::{IoContext, Result};
+use crate::error::{Error, IoContext, Result};
 
 /// Where the machine's files are. `/`, or a captured tree given by `--sysroot`.
 #[derive(Debug, Clone)]
@@ -29,6 +29,20 @@ impl Host {
     /// Whether `path` is there.
     pub fn has(&self, path: &str) -> bool {
         self.path(path).exists()
+    }
+
+    /// Makes sure that this is a machine, or a tree of one: of an empty folder nothing can be said.
+    ///
+    /// Errors: `not_found`.
+    pub fn expect_machine(&self) -> Result<()> {
+        match self.has("/sys") || self.has("/proc") {
+            true => Ok(()),
+            false => {
+                let message = format!("there is neither sys nor proc in {}", self.root.display());
+                Err(Error::not_found(message)
+                    .hint("--sysroot names a folder that has sys and proc in it"))
+            }
+        }
     }
 
     /// The bytes of `path`; none when it is not there.

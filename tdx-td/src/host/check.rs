@@ -164,6 +164,7 @@ pub fn run(
     may_ask: bool,
     args: &CheckArgs,
 ) -> Result<Outcome> {
+    context.host.expect_machine()?;
     let asked = libvirt::Asked::ask(connect, may_ask, args.capabilities.as_deref())?;
     let facts = Facts::read(&context.host, asked);
     let mut warnings = Vec::new();

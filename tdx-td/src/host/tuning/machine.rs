@@ -7,8 +7,9 @@ use common::{Error, Result};
 
 /// Fails where the host's settings are not to be had: in a container, and for guests of another machine.
 ///
-/// Errors: `unsupported` (exit 6).
+/// Errors: `unsupported` (exit 6); `not_found` for a tree of no machine.
 pub fn check(host: &Host, uri: Option<&str>) -> Result<()> {
+    host.expect_machine()?;
     if let Some(uri) = uri.filter(|uri| !is_local(uri)) {
         return Err(Error::unsupported(format!(
             "{uri} is another machine, whose settings are its own"
