@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::units::Size;
+use crate::yaml;
 
 /// What an operator may set once instead of on every command line.
 ///
@@ -109,10 +110,8 @@ fn read(path: &Path) -> Result<Map<String, Value>> {
 }
 
 fn parse(text: &str) -> Result<Map<String, Value>, Box<dyn std::error::Error + Send + Sync>> {
-    if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
-        return Ok(Map::new());
-    }
-    let values: Map<String, Value> = serde_saphyr::from_str(text)?;
+    let values: Option<Map<String, Value>> = yaml::from_str(text)?;
+    let values = values.unwrap_or_default();
     serde_json::from_value::<Config>(Value::Object(values.clone()))?;
     Ok(values)
 }

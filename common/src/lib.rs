@@ -33,6 +33,7 @@ pub mod raw;
 pub mod sysfs;
 pub mod units;
 pub mod xml;
+pub mod yaml;
 
 pub use code::Code;
 pub use error::{Error, ErrorKind, IoContext, Result};

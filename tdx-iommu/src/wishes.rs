@@ -14,7 +14,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use common::pci::Bdf;
-use common::{Error, Result, input, nearest};
+use common::{Error, Result, input, nearest, yaml};
 use regex::{Regex, RegexBuilder};
 use serde::Deserialize;
 
@@ -112,7 +112,7 @@ struct Request {
 }
 
 fn parse(text: &str) -> Result<Wishes> {
-    let file: File = serde_saphyr::from_str(text)
+    let file: File = yaml::from_str(text)
         .map_err(|error| Error::invalid_input("it is not such YAML").because(error))?;
     // Nothing at all is a mistake, not the wish to have nothing, which is [] or {}.
     let missing = |what: &str| Error::invalid_input(format!("{what} says nothing"));

@@ -10,6 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::host::Host;
 use crate::input;
 use crate::nearest::nearest;
+use crate::yaml;
 
 /// More than any list of hosts has, bytes.
 const LIMIT: usize = 1 << 20;
@@ -96,8 +97,7 @@ fn parse(
     bytes: &[u8],
 ) -> Result<BTreeMap<String, Entry>, Box<dyn std::error::Error + Send + Sync>> {
     let text = std::str::from_utf8(bytes)?;
-    // The parser takes an empty document for a null.
-    let entries: Option<BTreeMap<String, Entry>> = serde_saphyr::from_str(text)?;
+    let entries: Option<BTreeMap<String, Entry>> = yaml::from_str(text)?;
     let entries = entries.unwrap_or_default();
     match entries.iter().find(|(_, entry)| entry.uri.trim().is_empty()) {
         Some((name, _)) => Err(format!("the uri of '{name}' is empty").into()),

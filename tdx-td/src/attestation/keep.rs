@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use common::cli::is_root;
 use common::host::{Host, flush, remove, replace_bytes};
 use common::libvirt::{Context as _, Libvirt, is_gone};
-use common::{Error, IoContext, Result, input};
+use common::{Error, IoContext, Result, input, yaml};
 use serde::{Deserialize, Serialize};
 
 use crate::definition::Definition;
@@ -115,9 +115,8 @@ impl Keep {
             bytes => bytes?,
         };
         let record = std::str::from_utf8(&bytes).map_err(|error| error.to_string());
-        let record = record.and_then(|text| {
-            serde_saphyr::from_str::<Record>(text).map_err(|error| error.to_string())
-        });
+        let record = record
+            .and_then(|text| yaml::from_str::<Record>(text).map_err(|error| error.to_string()));
         let record = record.map_err(|error| {
             Error::invalid_input(format!("{} is not a record of these tools", path.display()))
                 .because(error)
@@ -142,7 +141,7 @@ impl Keep {
         let kept = Self { folder, record, _lock: Some(lock) };
         kept.check_private(&kept.folder)?;
         kept.clear()?;
-        let text = serde_saphyr::to_string(&kept.record)
+        let text = yaml::to_string(&kept.record)
             .map_err(|error| Error::failed("cannot write a record").because(error))?;
         kept.write(RECORD, text.as_bytes())?;
         Ok(kept)
@@ -300,8 +299,8 @@ mod tests {
     fn a_record_is_read_as_it_was_written() {
         for firmware in [None, Some(PathBuf::from("/a b/c: #d.fd"))] {
             let wanted = Record { firmware, ..record("it's: a #name", "qemu:///system") };
-            let text = serde_saphyr::to_string(&wanted).unwrap();
-            assert_eq!(serde_saphyr::from_str::<Record>(&text).unwrap(), wanted, "{text}");
+            let text = yaml::to_string(&wanted).unwrap();
+            assert_eq!(yaml::from_str::<Record>(&text).unwrap(), wanted, "{text}");
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
-use common::{Error, Result};
+use common::{Error, Result, yaml};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -201,7 +201,7 @@ pub fn parse_set(text: &str) -> Result<Sections, String> {
     let (path, value) = text.split_once('=').ok_or("write SECTION.SETTING=VALUE")?;
     let value: Value = match value {
         "" => Value::Null,
-        value => serde_saphyr::from_str(value).map_err(|error| format!("{value:?}: {error}"))?,
+        value => yaml::from_str(value).map_err(|error| format!("{value:?}: {error}"))?,
     };
     let mut keys = path.split('.').rev();
     let innermost = keys.next().unwrap_or_default();

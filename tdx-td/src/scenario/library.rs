@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use common::config;
 use common::host::Host;
-use common::{Error, ErrorKind, IoContext, Result, input};
+use common::{Error, ErrorKind, IoContext, Result, input, yaml};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -132,7 +132,7 @@ impl Scenario {
     fn take(&mut self, file: Option<PathBuf>, text: &str) -> Result<()> {
         let place =
             || file.as_ref().map_or("built in".to_owned(), |file| file.display().to_string());
-        let text: Text = serde_saphyr::from_str(text).map_err(|error| {
+        let text: Text = yaml::from_str(text).map_err(|error| {
             Error::invalid_input(format!("{} is no scenario", place())).because(error)
         })?;
         self.description = text.description.unwrap_or(std::mem::take(&mut self.description));

@@ -11,7 +11,7 @@
 
 use std::path::{Path, PathBuf};
 
-use common::{Error, Result};
+use common::{Error, Result, yaml};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -59,10 +59,8 @@ impl UserSettings {
     }
 
     fn parse(text: &str) -> Result<Self, String> {
-        let file: File = match text.lines().all(|line| line.is_empty() || line.starts_with('#')) {
-            true => File::default(),
-            false => serde_saphyr::from_str(text).map_err(|error| error.to_string())?,
-        };
+        let file: Option<File> = yaml::from_str(text).map_err(|error| error.to_string())?;
+        let file = file.unwrap_or_default();
         let mut this =
             Self { settings: Vec::new(), host_filesystem: Map::new(), disk_folder: None };
         for (name, _) in pairs(file.config).chain(pairs(file.hypervisors)) {
