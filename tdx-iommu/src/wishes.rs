@@ -15,7 +15,7 @@ use std::str::FromStr;
 
 use common::pci::Bdf;
 use common::{Error, Result, input, nearest, yaml};
-use regex::{Regex, RegexBuilder};
+use regex_lite::{Regex, RegexBuilder};
 use serde::Deserialize;
 
 use crate::filter::{self, ClassPrefix};
@@ -76,7 +76,7 @@ pub enum Criterion {
     Path(HopPath),
     /// Its serial number.
     Serial(String),
-    /// Its vendor's and its own name, by pci.ids.
+    /// Its vendor's and its own name, by pci.ids; the letters of ASCII in either case.
     Name(Regex),
 }
 
@@ -221,7 +221,7 @@ where
 
 fn regex(text: &str) -> Result<Regex, String> {
     let regex = RegexBuilder::new(text).case_insensitive(true).size_limit(1 << 20).build();
-    regex.map_err(|error| error.to_string())
+    regex.map_err(|error| format!("{text:?} is no regular expression: {error}"))
 }
 
 fn not_a_number(text: &str, least: u8) -> String {
@@ -277,7 +277,7 @@ mod tests {
             ("driver: nvme, select_index: -1", "select_index: \"-1\" is not a whole number"),
             ("driver: nvme, count: 0", "count: \"0\" is not a whole number from 1 on"),
             ("driver: nvme, count: 2, select_index: 1", "exclude each other"),
-            ("name: '('", "name: regex parse error"),
+            ("name: '('", "name: \"(\" is no regular expression: "),
             ("name: ''", "name says nothing"),
             ("driver: ' '", "driver says nothing"),
             ("bdf: 17:00", "bdf: "),
