@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::metrics::Gauge;
+use crate::order::sort_by;
 
 /// Version of every document and error. Minor versions only add keys.
 pub const SCHEMA_VERSION: &str = "1.0";
@@ -77,7 +78,7 @@ pub struct Document<T> {
 impl<T: Item> Document<T> {
     /// A document over `items`, which it sorts; `changed` follows from their actions.
     pub fn new(kind: &'static str, mut items: Vec<T>) -> Self {
-        items.sort_by(Item::compare);
+        sort_by(&mut items, Item::compare);
         let changed = items.iter().any(|item| item.action().is_some_and(|a| a != Action::NONE));
         Self {
             schema_version: SCHEMA_VERSION,

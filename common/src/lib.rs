@@ -25,6 +25,7 @@ pub mod libvirt;
 pub mod log;
 pub mod metrics;
 mod nearest;
+pub mod order;
 pub mod output;
 pub mod parallel;
 pub mod pci;

@@ -1,6 +1,6 @@
 //! Rendering a document as JSON, a table or bare names, and writing it whole.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal, Write as _};
 
 use clap::ValueEnum;
@@ -34,7 +34,6 @@ impl Format {
 }
 
 /// What a verb hands back to the frame.
-#[derive(Debug)]
 pub struct Outcome {
     /// The text for each format; built only when asked for.
     report: Box<dyn Report>,
@@ -54,7 +53,7 @@ impl Outcome {
     }
 
     /// What a `check` found: exit 0 when the answer is yes, else 10.
-    pub fn answer<T: Item + std::fmt::Debug + 'static>(document: Document<T>, yes: bool) -> Self {
+    pub fn answer<T: Item + 'static>(document: Document<T>, yes: bool) -> Self {
         Self { report: Box::new(document), status: if yes { 0 } else { 10 } }
     }
 
@@ -65,19 +64,24 @@ impl Outcome {
     }
 }
 
-impl<T: Item + std::fmt::Debug + 'static> From<Document<T>> for Outcome {
+impl<T: Item + 'static> From<Document<T>> for Outcome {
     fn from(document: Document<T>) -> Self {
         Self { report: Box::new(document), status: 0 }
     }
 }
 
-trait Report: std::fmt::Debug {
+impl fmt::Debug for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outcome").field("status", &self.status).finish_non_exhaustive()
+    }
+}
+
+trait Report {
     fn render(&self, format: Format) -> String;
     /// What the text itself does not tell.
     fn warnings(&self, format: Format) -> Vec<String>;
 }
 
-#[derive(Debug)]
 struct Raw {
     text: String,
     warnings: Vec<String>,
@@ -92,7 +96,7 @@ impl Report for Raw {
     }
 }
 
-impl<T: Item + std::fmt::Debug> Report for Document<T> {
+impl<T: Item> Report for Document<T> {
     fn render(&self, format: Format) -> String {
         match format {
             Format::Name => self.items.iter().fold(String::new(), |mut names, item| {

@@ -123,7 +123,7 @@ impl Layers {
     ///
     /// Errors: `invalid_input` for settings that there are not, or values that they cannot have.
     pub fn new(scenario: &str, ground: Sections, sections: Sections) -> Result<Self> {
-        let ground = normal(to_value(ground)).map_err(|cause| {
+        let ground = normal(&to_value(ground)).map_err(|cause| {
             Error::invalid_input("scenario 'default' is not whole").because(cause)
         })?;
         let mut layers = Self {
@@ -151,7 +151,7 @@ impl Layers {
                 }
                 let mut current = self.current.clone();
                 merge_value(&mut current[section][&key], value);
-                self.current = normal(current).map_err(|cause| {
+                self.current = normal(&current).map_err(|cause| {
                     origin.error(format!("{path} in {origin} cannot be so")).because(cause)
                 })?;
                 self.origins.insert(path, origin.clone());
@@ -218,7 +218,7 @@ fn to_value(sections: Sections) -> Value {
 }
 
 /// The settings in one way of writing, so that they can be compared.
-fn normal(value: Value) -> serde_json::Result<Value> {
+fn normal(value: &Value) -> serde_json::Result<Value> {
     serde_json::to_value(Profile::deserialize(value)?)
 }
 
