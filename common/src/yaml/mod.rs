@@ -78,14 +78,16 @@ pub fn to_string<T: Serialize>(record: &T) -> serde_json::Result<String> {
     })
 }
 
-/// A value behind a key: text without quotes where it is read back as that text, all else as JSON, which is
-/// YAML as well.
+/// A value behind a key: text without quotes where no reader takes it for anything else, the rest as JSON,
+/// which is YAML as well.
 fn shown(value: &Value) -> String {
-    let read_back = |text: &str| from_str::<BTreeMap<String, Value>>(&format!("key: {text}\n"));
+    let is_plain = |text: &str| {
+        let read = from_str::<BTreeMap<String, Value>>(&format!("key: {text}\n"));
+        let begins = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/');
+        begins && read.is_ok_and(|read| read.len() == 1 && read.get("key") == Some(value))
+    };
     match value {
-        Value::String(text) if read_back(text).is_ok_and(|read| read.get("key") == Some(value)) => {
-            text.clone()
-        }
+        Value::String(text) if is_plain(text) => text.clone(),
         _ => value.to_string(),
     }
 }

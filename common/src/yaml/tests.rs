@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{from_str, to_string};
 
@@ -85,6 +85,20 @@ fn types_get_the_characters_that_were_typed() {
     let record = Record { name: "1e3".to_owned(), word: Some(Word::On), pair: (1, 2) };
     assert_eq!(from_str::<Record>("{name: 1e3, word: on, pair: [1, 2]}").unwrap(), record);
     assert_eq!(from_str::<Record>(&to_string(&record).unwrap()).unwrap(), record);
+}
+
+#[test]
+fn text_is_in_quotes_where_it_has_to_be() {
+    let values =
+        ["qemu+tcp://127.0.0.1/system", "a: b", "a #b", "off", "0800", "", " a", "a\nb", "- a"];
+    let record: Map<String, Value> =
+        values.iter().zip('a'..).map(|(text, key)| (key.to_string(), json!(text))).collect();
+    let wanted = "a: qemu+tcp://127.0.0.1/system\nb: \"a: b\"\nc: \"a #b\"\nd: \"off\"\ne: \"0800\"\n\
+        f: \"\"\ng: \" a\"\nh: \"a\\nb\"\ni: \"- a\"\n";
+    assert_eq!(to_string(&record).unwrap(), wanted);
+    assert_eq!(from_str::<Map<String, Value>>(wanted).unwrap(), record);
+    let record = json!({"attestation": true, "policy": 3, "firmware": null});
+    assert_eq!(to_string(&record).unwrap(), "attestation: true\npolicy: 3\nfirmware: null\n");
 }
 
 #[test]
