@@ -88,8 +88,7 @@ fn the_tools_are_small_and_link_what_they_need() {
     for tool in TOOLS {
         let path = target().join("release").join(tool);
         let size = path.metadata().unwrap().len();
-        let limit = if tool == "tdx-td" { 6 } else { 4 };
-        assert!(size < limit << 20, "{tool} has {size} bytes");
+        assert!(size < 4 << 20, "{tool} has {size} bytes");
         let needed = shell(&format!("objdump -p {} | grep NEEDED", path.display()));
         let libvirt = matches!(tool, "tdx-disk" | "tdx-pool" | "tdx-td");
         assert_eq!(needed.contains("libvirt.so.0"), libvirt, "{tool}: {needed}");
