@@ -91,7 +91,7 @@ pub fn run(
     args: DetachArgs,
 ) -> Result<Outcome> {
     interrupt::guard();
-    let path = named::path(&args.device);
+    let path = named::path(&args.device)?;
     let detach = Detach { host: &context.host, word: &args.device, path };
     let mut subject = Subject::find(&open, &args.domain)?;
     let (found, device) = detach.find(&subject)?;

@@ -30,6 +30,9 @@ pub(crate) fn bin_dir() -> PathBuf {
     Path::new(tool.expect("cargo builds the tool")).parent().unwrap().to_owned()
 }
 
+/// The tools.
+pub(crate) const TOOLS: [&str; 5] = ["tdx-disk", "tdx-gpu", "tdx-iommu", "tdx-pool", "tdx-td"];
+
 /// A tool as built.
 pub(crate) fn bin(tool: &str) -> PathBuf {
     let path = bin_dir().join(tool);
@@ -180,6 +183,24 @@ pub(crate) fn tool_with_input<A: AsRef<OsStr>>(
     let mut command = Command::new(bin(tool));
     clear(&mut command).args(arguments);
     Run::of(command, input.as_bytes())
+}
+
+/// The verbs that a tool's help lists, and those below them: `host`, `host check`.
+pub(crate) fn verbs(name: &str, above: &[String]) -> Vec<Vec<String>> {
+    let help = tool(name, above.iter().map(String::as_str).chain(["--help"]));
+    let Some(block) = help.text().split("\nCommands:\n").nth(1) else {
+        return Vec::new();
+    };
+    let block = block.split("\n\n").next().unwrap();
+    let words = block.lines().filter(|line| !line.starts_with("   "));
+    let words = words.filter_map(|line| line.split_whitespace().next());
+    let named = words.filter(|verb| *verb != "help");
+    let below = |verb: &str| {
+        let verb = [above, &[verb.to_owned()]].concat();
+        let below = verbs(name, &verb);
+        [vec![verb], below].concat()
+    };
+    named.flat_map(below).collect()
 }
 
 /// A program on this machine, with the tools on PATH.

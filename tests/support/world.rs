@@ -6,24 +6,45 @@ use crate::pool::raw_image;
 use crate::steps::anonymous;
 use crate::support::{Rig, guest_image};
 
-/// Domains with their state and definition, pools, secrets, files, what images hold, locks, QEMUs. Without what
-/// is random: names of our files, UUIDs, hardware addresses, libvirt's running numbers.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Domains with their state, definition, disks and devices, pools, secrets, files, what images and disks hold,
+/// locks, QEMUs. Without what is random: names of our files, UUIDs, hardware addresses, libvirt's running numbers.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct World(Vec<String>);
 
-/// Prints each thing as a line: its kind, its name, the rest.
+/// Prints each thing as a line: its kind, its name, the rest. What has not changed since it was last
+/// read is not read again.
 const LOOK: &str = r#"
-virsh -q list --all | awk '{ $1 = "domain"; print }'
-virsh -q secret-list | awk '{ $1 = "secret"; print }'
-virsh -q pool-list --all | awk '{ print "pool", $1, $2, "autostart:" $3 }'
-for domain in $(virsh list --all --name); do
-    virsh dumpxml --inactive $domain | sed "/<uuid>\|<mac /d; s/ uuid='.*'//; s/^ */xml $domain /"
-done
+all=$(virsh -q "list --all; echo '@secret
+'; secret-list; echo '@pool
+'; pool-list --all")
+awk 'BEGIN { kind = "domain" } /^@/ { kind = substr($1, 2); next } !NF { next }
+    kind == "pool" { print "pool", $1, $2, "autostart:" $3; next } { $1 = kind; print }' <<<"$all"
+ask=$(awk 'function ask(about, what) { printf "echo \047@%s\n\047; %s; ", about, what }
+    /^@/ { kind = $1; next }
+    !NF || kind == "@secret" { next }
+    kind == "@pool" { ask("xml pool " $1, "pool-dumpxml " $1); next }
+    { ask("xml " $2, "dumpxml --inactive " $2) }
+    { ask("disk in the definition of " $2, "domblklist --details --inactive " $2) }
+    $1 != "-" { ask("disk in the guest " $2, "domblklist --details " $2) }' <<<"$all")
+virsh -q "echo; $ask" | awk '/^@/ { kind = $1; of = substr($0, length($1) + 2); next }
+    kind == "@disk" { if ($1 == "block") print "disk", $3, of; next }
+    !NF || /<uuid>|<mac |<(capacity|allocation|available) / { next }
+    { sub(/ uuid=\047.*\047/, ""); sub(/^ */, ""); print "xml", of, $0 }
+    /<hostdev / { passed = 1 }
+    passed && /<address / { split($0, part, "\047"); passed = 0
+        printf "hostdev %s:%s:%s.%s of %s\n", substr(part[2], 3), substr(part[4], 3),
+            substr(part[6], 3), substr(part[8], 3), of }'
+find "$PWD" -maxdepth 1 -name '*.disk' -exec sha256sum {} + | awk '{ print "content", $2, $1 }'
 cd /var/lib/libvirt
+find images -mindepth 1 -type d -printf 'file %p/ %m %U:%G\n'
 find images qemu/nvram qemu/save qemu/snapshot qemu/channel qemu/dump ! -type d \
     -printf 'file %p %y %m %U:%G %s\n' 2>/dev/null | sed 's/domain-[0-9]*-/domain-N-/'
 find images -type f ! -name 'overlay.*' ! -name 'disk.*' ! -name 'cidata.*' ! -name 'import.*.part' \
-    -exec sha256sum {} + | awk '{ print "content", $2, $1 }'
+    -printf '%p %D.%i.%s.%T@.%C@\n' | while read -r file version; do
+        read -r sum 2>/dev/null <"/dev/shm/sums/$version" || {
+            mkdir -p /dev/shm/sums; sum=$(sha256sum <"$file"); echo "$sum" >"/dev/shm/sums/$version"; }
+        echo "content $file ${sum%% *}"
+    done
 find /run/lock/tdx -mindepth 1 -printf 'lock %f\n' 2>/dev/null
 find /etc/libvirt/qemu /etc/libvirt/storage ! -type d -printf 'config %p\n' 2>/dev/null
 pgrep -l 'qemu-(sys|img)' | awk '{ print "process", $2 }'
@@ -46,7 +67,7 @@ impl World {
         let told = new.chain(gone).filter_map(|(sign, line)| {
             let (kind, rest) = line.split_once(' ')?;
             match kind {
-                "domain" | "lock" | "secret" => Some(format!("{sign}{kind} {rest}")),
+                "domain" | "lock" | "secret" | "disk" | "hostdev" => Some(format!("{sign}{kind} {rest}")),
                 "pool" => Some(format!("{sign}pool {}", rest.split(' ').next()?)),
                 "file" => {
                     Some(format!("{sign}{}", rest.strip_prefix("images/")?.split(' ').next()?))
