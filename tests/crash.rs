@@ -204,8 +204,7 @@ fn hostdevs() {
 /// A rig with a disk that is called `./disk`; what is on it must stay.
 fn rig_with_disk() -> Rig {
     let rig = rig_with_images();
-    rig.shell("head -c 1M /dev/urandom >one.disk").text();
-    std::os::unix::fs::symlink(rig.loop_device("one.disk"), rig.scratch().join("disk")).unwrap();
+    rig.disk("disk");
     rig
 }
 

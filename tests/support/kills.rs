@@ -95,7 +95,7 @@ pub(crate) fn walk(rig: &Rig, verb: &Verb<'_>) {
             }
             take_back(rig, verb, &origin, &when);
         }
-        rows.push(Row { moment, left });
+        rows.push(Row::new(&moment, left));
     }
     let (steps, times) = (undisturbed.steps.len(), rows.len());
     eprintln!("{}: {steps} steps, {times} moments, {:?}", verb.title, began.elapsed());

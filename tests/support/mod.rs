@@ -324,6 +324,14 @@ impl Rig {
         device
     }
 
+    /// A small disk of this name in the scratch folder, and what is on it beside it in `NAME.disk`.
+    #[track_caller]
+    pub(crate) fn disk(&self, name: &str) {
+        self.shell(&format!("head -c 1M /dev/urandom >{name}.disk")).text();
+        let device = self.loop_device(&format!("{name}.disk"));
+        std::os::unix::fs::symlink(device, self.scratch().join(name)).unwrap();
+    }
+
     /// Has this loop device go with the rig as well.
     pub(crate) fn release(&self, device: &str) {
         self.loops.lock().unwrap().push(device.to_owned());
