@@ -128,12 +128,7 @@ fn start_and_stop() {
     rig.shell(&format!("{NEW} && {CUT_OFF}")).text();
     walk(
         &rig,
-        &Verb {
-            title: "tdx-td start",
-            line: "tdx-td start x",
-            undo: CUT_OFF,
-            ..Verb::default()
-        },
+        &Verb { title: "tdx-td start", line: "tdx-td start x", undo: CUT_OFF, ..Verb::default() },
     );
     walk(
         &rig,
@@ -185,10 +180,7 @@ fn hostdevs() {
     let (give, take) = (line("both.yaml"), line("none.yaml"));
     // Ports for them are in the definitions from then on.
     rig.shell(&format!("{give} && {take}")).text();
-    walk(
-        &rig,
-        &Verb { title: "tdx-td hostdevs", line: &give, undo: &take, ..Verb::default() },
-    );
+    walk(&rig, &Verb { title: "tdx-td hostdevs", line: &give, undo: &take, ..Verb::default() });
     walk(
         &rig,
         &Verb {
@@ -215,10 +207,7 @@ fn attach_and_detach() {
     let new = NEW.replace("64M", "256M");
     rig.shell(&format!("{new} --hotplug-ports 2 --wait ip")).text();
     let (give, take) = ("tdx-disk attach x ./disk --persistent", "tdx-disk detach x ./disk");
-    walk(
-        &rig,
-        &Verb { title: "tdx-disk attach", line: give, undo: take, ..Verb::default() },
-    );
+    walk(&rig, &Verb { title: "tdx-disk attach", line: give, undo: take, ..Verb::default() });
     walk(
         &rig,
         &Verb {
@@ -353,9 +342,9 @@ fn every_verb_that_changes_something_is_killed() {
     for (title, rows) in &tables {
         assert!(*rows > 3, "the table of {title} has {rows} lines");
     }
-    let sources = fs::read_dir(repository().join("tests")).unwrap().map(|file| file.unwrap().path());
-    let sources: String =
-        sources.filter_map(|path| fs::read_to_string(path).ok()).collect();
+    let sources =
+        fs::read_dir(repository().join("tests")).unwrap().map(|file| file.unwrap().path());
+    let sources: String = sources.filter_map(|path| fs::read_to_string(path).ok()).collect();
     let mut verbs = BTreeSet::new();
     for tool in support::TOOLS {
         for verb in support::verbs(tool, &[]) {

@@ -26,9 +26,7 @@ impl Row {
 }
 
 /// What a kill left, where that is told by how many things are otherwise than before, records included.
-pub(crate) fn changes<K: Ord, V: PartialEq>(
-    [before, left, done]: [&BTreeMap<K, V>; 3],
-) -> String {
+pub(crate) fn changes<K: Ord, V: PartialEq>([before, left, done]: [&BTreeMap<K, V>; 3]) -> String {
     let new = left.iter().filter(|(key, value)| before.get(key) != Some(value)).count();
     let gone = before.keys().filter(|key| !left.contains_key(key)).count();
     match new + gone {
@@ -58,8 +56,7 @@ pub(crate) fn write_down(title: &str, columns: &[&str], rows: &[Row]) {
     let (above, rest) = text.split_once(&head).unwrap_or_else(|| panic!("no heading: {title}"));
     let below = rest.find("\n### ").map_or("", |at| &rest[at..]);
     let columns = [&["at"], columns].concat();
-    let mut table =
-        format!("\n| {} |\n{}|\n", columns.join(" | "), "|---".repeat(columns.len()));
+    let mut table = format!("\n| {} |\n{}|\n", columns.join(" | "), "|---".repeat(columns.len()));
     let both_ask = |a: &Row, b: &Row| is_question(&a.step) && is_question(&b.step);
     for rows in rows.chunk_by(|a, b| a.left == b.left && both_ask(a, b)) {
         let more = match rows.len() {

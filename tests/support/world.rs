@@ -62,12 +62,14 @@ impl World {
     /// What is there and was not before, and what was and is not: domains, pools, volumes, locks. What
     /// libvirt keeps beside a domain goes without saying.
     pub(crate) fn since(&self, before: &Self) -> String {
-        let new = self.0.iter().filter(|line| !before.0.contains(line)).map(|line| ('+', line));
-        let gone = before.0.iter().filter(|line| !self.0.contains(line)).map(|line| ('−', line));
+        let new = self.without(before).map(|line| ('+', line));
+        let gone = before.without(self).map(|line| ('−', line));
         let told = new.chain(gone).filter_map(|(sign, line)| {
             let (kind, rest) = line.split_once(' ')?;
             match kind {
-                "domain" | "lock" | "secret" | "disk" | "hostdev" => Some(format!("{sign}{kind} {rest}")),
+                "domain" | "lock" | "secret" | "disk" | "hostdev" => {
+                    Some(format!("{sign}{kind} {rest}"))
+                }
                 "pool" => Some(format!("{sign}pool {}", rest.split(' ').next()?)),
                 "file" => {
                     Some(format!("{sign}{}", rest.strip_prefix("images/")?.split(' ').next()?))
@@ -78,6 +80,15 @@ impl World {
         let mut told: Vec<String> = told.collect();
         told.dedup();
         told.join(", ")
+    }
+
+    /// The lines that the other has not, or not as often.
+    fn without<'a>(&'a self, other: &Self) -> impl Iterator<Item = &'a String> {
+        let mut others: Vec<String> = other.0.clone();
+        self.0.iter().filter(move |line| {
+            let at = others.iter().position(|other| other == *line);
+            at.map(|at| others.swap_remove(at)).is_none()
+        })
     }
 
     /// The same without libvirt's ends of channels to guests.
