@@ -6,8 +6,6 @@
 //! something. `TDX_UPDATE=1` adds SIGTERM and SIGINT and writes docs/reliability.md; `TDX_CRASH=full` adds
 //! the questions to libvirt as well.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 #[path = "support/kills.rs"]
 mod kills;
 #[path = "support/pool.rs"]
@@ -30,11 +28,13 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use kills::{Verb, walk};
+use nix::sys::signal::Signal::SIGTERM;
+use steps::{Fate, Moment};
 use support::{Rig, repository};
 use td::{define, foreign};
 use template::emulated;
 use tree::{Spec, Tree};
-use world::rig_with_images;
+use world::{World, rig_with_images};
 
 const NEW: &str = "tdx-td new -i base.qcow2 --name x --security none --memory 64M --vcpus 1";
 const WITH_SEED: &str = "tdx-td new -i base.qcow2 --name x --security none --memory 64M --vcpus 1 \
@@ -99,14 +99,28 @@ fn new_with_an_encrypted_disk() {
 #[test]
 #[ignore = "needs root"]
 fn new_in_place_of_another() {
-    walk_alone(&Verb {
-        title: "tdx-td new --overwrite",
-        line: "tdx-td new -i base.qcow2 --name x --security none --memory 80M --vcpus 1 --overwrite --yes",
-        before: NEW,
-        undo: DELETE,
-        joins: Some("libvirt: virDomainDefineXMLFlags"),
-        ..Verb::default()
-    });
+    let rig = rig_with_images();
+    let line = "tdx-td new -i base.qcow2 --name x --security none --memory 80M --vcpus 1 \
+                --overwrite --yes";
+    walk(
+        &rig,
+        &Verb {
+            title: "tdx-td new --overwrite",
+            line,
+            before: NEW,
+            undo: DELETE,
+            joins: Some("libvirt: virDomainDefineXMLFlags"),
+            ..Verb::default()
+        },
+    );
+    // Told to stop in time, it keeps the domain that was.
+    rig.shell(NEW).document();
+    let before = World::of(&rig);
+    let step = "libvirt: virStorageVolCreateXML".to_owned();
+    let moment = Moment { step, nth: 1, after: true };
+    let told = rig.walk(line, Some((moment, Fate::Signal(SIGTERM))));
+    assert_eq!((told.struck, told.signal), (true, Some(SIGTERM as i32)), "{told:#?}");
+    assert_eq!(World::of(&rig), before, "{told:#?}");
 }
 
 #[test]

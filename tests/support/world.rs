@@ -77,7 +77,15 @@ impl World {
                 _ => None,
             }
         });
-        let mut told: Vec<String> = told.collect();
+        let told: Vec<String> = told.collect();
+        // What is there as before, but of another size, is no news.
+        let is_there = |thing: &String| {
+            let other = if thing.starts_with('+') { "−" } else { "+" };
+            let name = thing.trim_start_matches(['+', '−']);
+            told.contains(&format!("{other}{name}"))
+        };
+        let mut told: Vec<&str> =
+            told.iter().filter(|thing| !is_there(thing)).map(String::as_str).collect();
         told.dedup();
         told.join(", ")
     }
