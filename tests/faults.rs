@@ -133,8 +133,9 @@ fn a_failing_call_is_told_and_undone() {
 #[ignore = "needs root"]
 fn a_dying_libvirtd_is_told_and_repaired() {
     let rig = rig_with_disk();
-    // A libvirtd that is killed while it starts a QEMU forgets a socket of its own.
-    let look = || World::of(&rig).without_channels();
+    // A libvirtd that is killed while it starts a QEMU forgets a socket of its own; while it ends one, whose
+    // its files were.
+    let look = || World::of(&rig).of_a_host_whose_libvirtd_died();
     let full = std::env::var_os("TDX_CRASH").is_some_and(|how| how == "full");
     let delays = if full { &[0, 10, 60, 200][..] } else { &[30] };
     let origin = look();
