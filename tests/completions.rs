@@ -7,9 +7,7 @@ mod support;
 
 use std::process::Command;
 
-use support::{Run, tool};
-
-const TOOLS: [&str; 5] = ["tdx-disk", "tdx-gpu", "tdx-iommu", "tdx-pool", "tdx-td"];
+use support::{Run, TOOLS, tool};
 
 fn script(name: &str, shell: &str) -> String {
     let run = tool(name, ["completions", shell]);

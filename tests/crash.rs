@@ -2,64 +2,84 @@
 //! next run, or `tdx-pool cleanup`, leaves what an undisturbed run would have left.
 //!
 //! The steps are not written down here: each verb is watched once, and then stopped at each step that
-//! was seen (`support/steps.rs`). By default that is SIGKILL at the steps that change something.
-//! `TDX_UPDATE=1` adds SIGTERM and SIGINT and writes docs/reliability.md; `TDX_CRASH=full` adds the
-//! questions to libvirt as well.
+//! was seen (`support/steps.rs`, `support/kills.rs`). By default that is SIGKILL at the steps that change
+//! something. `TDX_UPDATE=1` adds SIGTERM and SIGINT and writes docs/reliability.md; `TDX_CRASH=full` adds
+//! the questions to libvirt as well.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-#![expect(clippy::print_stderr, reason = "the figures, for --nocapture")]
-
+#[path = "support/kills.rs"]
+mod kills;
 #[path = "support/pool.rs"]
 mod pool;
 #[path = "support/steps.rs"]
 mod steps;
 mod support;
+#[path = "support/table.rs"]
+mod table;
+#[path = "support/td.rs"]
+mod td;
+#[path = "support/template.rs"]
+mod template;
+#[path = "support/tree.rs"]
+mod tree;
 #[path = "support/world.rs"]
 mod world;
 
-use std::fmt::Write;
-use std::sync::Mutex;
+use std::collections::BTreeSet;
+use std::fs;
 
-use nix::sys::signal::Signal::{self, SIGINT, SIGKILL, SIGTERM};
-
-use steps::{Fate, Moment, Walk, is_question, moments};
+use kills::{Verb, walk};
+use nix::sys::signal::Signal::SIGTERM;
+use steps::{Fate, Moment};
 use support::{Rig, repository};
+use td::{define, foreign};
+use template::emulated;
+use tree::{Spec, Tree};
 use world::{World, rig_with_images};
 
 const NEW: &str = "tdx-td new -i base.qcow2 --name x --security none --memory 64M --vcpus 1";
+const WITH_SEED: &str = "tdx-td new -i base.qcow2 --name x --security none --memory 64M --vcpus 1 \
+                         --user guest --ssh-key key.pub";
 const DELETE: &str = "tdx-td delete x --yes --timeout 0";
+const CUT_OFF: &str = "tdx-td stop x --force";
 
-/// A verb, what is there before it, and what takes back what it did.
-struct Verb {
-    title: &'static str,
-    line: &'static str,
-    /// A shell line, as is the next.
-    before: &'static str,
-    undo: &'static str,
+/// Walks a verb in a rig of its own.
+fn walk_alone(verb: &Verb<'_>) {
+    walk(&rig_with_images(), verb);
 }
 
 #[test]
 #[ignore = "needs root"]
 fn new() {
-    walk(&Verb { title: "tdx-td new", line: NEW, before: "", undo: DELETE });
+    let rig = rig_with_images();
+    walk(&rig, &Verb { title: "tdx-td new", line: NEW, undo: DELETE, ..Verb::default() });
+    // From a template the way is the same.
+    rig.template("t.xml", &emulated());
+    let steps = |line: &str| {
+        let walk = rig.walk(line, None);
+        walk.run.document();
+        rig.shell(DELETE).document();
+        walk.steps.into_iter().filter(|step| !steps::is_question(step)).collect::<Vec<_>>()
+    };
+    let own = "tdx-td new -i base.qcow2 -t t.xml --name x --memory 64M --vcpus 1";
+    assert_eq!(steps(own), steps(NEW));
 }
 
 #[test]
 #[ignore = "needs root"]
 fn new_with_a_seed() {
-    walk(&Verb {
+    walk_alone(&Verb {
         title: "tdx-td new --user",
-        line: "tdx-td new -i base.qcow2 --name x --security none --memory 64M --vcpus 1 \
-               --user guest --ssh-key key.pub",
-        before: "",
+        line: WITH_SEED,
         undo: DELETE,
+        joins: Some("libvirt: virDomainCreate"),
+        ..Verb::default()
     });
 }
 
 #[test]
 #[ignore = "needs root"]
 fn new_with_an_encrypted_disk() {
-    walk(&Verb {
+    walk_alone(&Verb {
         title: "tdx-td new --blank, encrypted",
         line: "tdx-td new --blank 8M --name x --security none --memory 64M --vcpus 1 \
                --set storage.encryption=on --passphrase-file passphrase",
@@ -71,197 +91,294 @@ fn new_with_an_encrypted_disk() {
                  %s/real \"${@/format=luks/format=luks,encrypt.iter-time=10}\" && exit; done\n' \"$PWD\" \
                  >quick && chmod 755 quick && mount --bind quick /usr/bin/qemu-img; }",
         undo: DELETE,
+        joins: Some("libvirt: virDomainCreate"),
+        ..Verb::default()
     });
 }
 
 #[test]
 #[ignore = "needs root"]
+fn new_in_place_of_another() {
+    let rig = rig_with_images();
+    let line = "tdx-td new -i base.qcow2 --name x --security none --memory 80M --vcpus 1 \
+                --overwrite --yes";
+    walk(
+        &rig,
+        &Verb {
+            title: "tdx-td new --overwrite",
+            line,
+            before: NEW,
+            undo: DELETE,
+            joins: Some("libvirt: virDomainDefineXMLFlags"),
+            ..Verb::default()
+        },
+    );
+    // Told to stop in time, it keeps the domain that was.
+    rig.shell(NEW).document();
+    let before = World::of(&rig);
+    let step = "libvirt: virStorageVolCreateXML".to_owned();
+    let moment = Moment { step, nth: 1, after: true };
+    let told = rig.walk(line, Some((moment, Fate::Signal(SIGTERM))));
+    assert_eq!((told.struck, told.signal), (true, Some(SIGTERM as i32)), "{told:#?}");
+    assert_eq!(World::of(&rig), before, "{told:#?}");
+}
+
+#[test]
+#[ignore = "needs root"]
 fn delete() {
-    walk(&Verb {
+    walk_alone(&Verb {
         title: "tdx-td delete",
         line: DELETE,
-        before: "tdx-td new -i base.qcow2 --name x --security none --memory 64M --vcpus 1 \
-                 --user guest --ssh-key key.pub",
+        before: WITH_SEED,
         undo: DELETE,
+        ..Verb::default()
     });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn start_and_stop() {
+    let rig = rig_with_images();
+    rig.shell(&format!("{NEW} && {CUT_OFF}")).text();
+    walk(
+        &rig,
+        &Verb { title: "tdx-td start", line: "tdx-td start x", undo: CUT_OFF, ..Verb::default() },
+    );
+    walk(
+        &rig,
+        &Verb {
+            title: "tdx-td stop --force",
+            line: CUT_OFF,
+            before: "tdx-td start x",
+            undo: CUT_OFF,
+            ..Verb::default()
+        },
+    );
+}
+
+#[test]
+#[ignore = "needs root"]
+fn overlay() {
+    walk_alone(&Verb {
+        title: "tdx-td overlay",
+        line: "tdx-td overlay -i base.qcow2",
+        undo: "true",
+        ..Verb::default()
+    });
+}
+
+/// Network cards of a machine made of files go to two domains, and come back.
+#[test]
+#[ignore = "needs root"]
+fn hostdevs() {
+    let rig = rig_with_images();
+    let mut host = Tree::below(rig.scratch());
+    let more = &[("reset_method", "flr bus"), ("modalias", "pci:x")][..];
+    for (group, bdf) in [(1, "0000:40:00.0"), (2, "0000:40:01.0")] {
+        let (ids, class, driver) = ("8086:1533", "020000", "igb");
+        host.device("0000:40", bdf, Spec { ids, class, driver, group: Some(group), more });
+    }
+    let entry = |domain: &str, index: u8| {
+        format!(
+            "  {domain}:\n    passthrough_devices:\n      - match: {{driver: igb, select_index: {index}}}\n"
+        )
+    };
+    fs::write(rig.scratch().join("both.yaml"), format!("vms:\n{}{}", entry("a", 0), entry("b", 1)))
+        .unwrap();
+    let none = "vms:\n  a:\n    passthrough_devices: []\n  b:\n    passthrough_devices: []\n";
+    fs::write(rig.scratch().join("none.yaml"), none).unwrap();
+    define(&rig, &foreign("a", ""));
+    define(&rig, &foreign("b", ""));
+    let root = host.path("").display().to_string();
+    let line = |file: &str| format!("tdx-td hostdevs --config {file} --yes --sysroot {root}");
+    let (give, take) = (line("both.yaml"), line("none.yaml"));
+    // Ports for them are in the definitions from then on.
+    rig.shell(&format!("{give} && {take}")).text();
+    walk(&rig, &Verb { title: "tdx-td hostdevs", line: &give, undo: &take, ..Verb::default() });
+    walk(
+        &rig,
+        &Verb {
+            title: "tdx-td hostdevs, none",
+            line: &take,
+            before: &give,
+            undo: &take,
+            ..Verb::default()
+        },
+    );
+}
+
+/// A rig with a disk that is called `./disk`; what is on it must stay.
+fn rig_with_disk() -> Rig {
+    let rig = rig_with_images();
+    rig.disk("disk");
+    rig
+}
+
+#[test]
+#[ignore = "needs root"]
+fn attach_and_detach() {
+    let rig = rig_with_disk();
+    let new = NEW.replace("64M", "256M");
+    rig.shell(&format!("{new} --hotplug-ports 2 --wait ip")).text();
+    let (give, take) = ("tdx-disk attach x ./disk --persistent", "tdx-disk detach x ./disk");
+    walk(&rig, &Verb { title: "tdx-disk attach", line: give, undo: take, ..Verb::default() });
+    walk(
+        &rig,
+        &Verb {
+            title: "tdx-disk detach",
+            line: take,
+            before: give,
+            undo: take,
+            // A guest that was asked to let go of it does so by itself.
+            settle: "for try in {1..30}; do virsh domblklist x | grep -q vdb || break; sleep 0.1; done",
+            ..Verb::default()
+        },
+    );
+}
+
+#[test]
+#[ignore = "needs root"]
+fn attach_and_detach_in_a_guest_that_is_off() {
+    let rig = rig_with_disk();
+    rig.shell(&format!("{NEW} && {CUT_OFF}")).text();
+    let give = "tdx-disk attach x ./disk --persistent --bus scsi";
+    let take = "tdx-disk detach x ./disk";
+    // A controller for it is in the definition from then on.
+    rig.shell(&format!("{give} && {take}")).text();
+    walk(
+        &rig,
+        &Verb { title: "tdx-disk attach, guest off", line: give, undo: take, ..Verb::default() },
+    );
+    walk(
+        &rig,
+        &Verb {
+            title: "tdx-disk detach, guest off",
+            line: take,
+            before: give,
+            undo: take,
+            ..Verb::default()
+        },
+    );
 }
 
 #[test]
 #[ignore = "needs root"]
 fn import() {
     // Into a pool that has to be made.
-    walk(&Verb {
+    walk_alone(&Verb {
         title: "tdx-pool import",
         line: "tdx-pool import image.raw",
         before: "virsh pool-destroy tdvirsh-pool; virsh pool-undefine tdvirsh-pool",
         undo: "tdx-pool ensure && tdx-pool delete image.raw --yes",
+        ..Verb::default()
     });
 }
 
 #[test]
 #[ignore = "needs root"]
 fn import_that_replaces() {
-    walk(&Verb {
+    walk_alone(&Verb {
         title: "tdx-pool import --replace",
         line: "tdx-pool import other.raw --name image.raw --replace --yes",
         before: "tdx-pool import image.raw",
         undo: "tdx-pool delete image.raw --yes",
+        ..Verb::default()
     });
 }
 
 #[test]
 #[ignore = "needs root"]
 fn import_that_compresses() {
-    walk(&Verb {
+    walk_alone(&Verb {
         title: "tdx-pool import --compress",
         line: "tdx-pool import image.raw --compress",
-        before: "",
         undo: "tdx-pool delete image.raw --yes",
+        ..Verb::default()
     });
 }
 
 #[test]
 #[ignore = "needs root"]
 fn import_by_upload() {
-    walk(&Verb {
+    walk_alone(&Verb {
         title: "tdx-pool import, by upload",
         line: "tdx-pool -c qemu+tcp://127.0.0.1/system import image.qcow2",
-        before: "",
         undo: "tdx-pool delete image.qcow2 --yes",
+        ..Verb::default()
     });
 }
 
 #[test]
 #[ignore = "needs root"]
-fn delete_of_a_volume() {
-    walk(&Verb {
-        title: "tdx-pool delete",
-        line: "tdx-pool delete image.raw --yes",
-        before: "tdx-pool import image.raw",
-        undo: "tdx-pool delete image.raw --yes",
-    });
-}
-
-#[test]
-#[ignore = "needs root"]
-fn cleanup() {
-    walk(&Verb {
-        title: "tdx-pool cleanup",
-        line: "tdx-pool cleanup --yes",
-        before: "tdx-td overlay -i base.qcow2; touch \
-                 /var/lib/libvirt/images/{cidata.1.iso,import.000000000000000.part} \
-                 /run/lock/tdx/overlay.000000000000000.qcow2",
-        undo: "true",
-    });
-}
-
-/// What a verb left when it was stopped.
-struct Row {
-    moment: Moment,
-    left: Vec<String>,
-}
-
-/// Stops a verb at its steps, and checks that each time it can be finished and undone.
-fn walk(verb: &Verb) {
-    let update = std::env::var_os("TDX_UPDATE").is_some();
-    let full = std::env::var_os("TDX_CRASH").is_some_and(|how| how == "full");
+fn what_else_the_pool_does() {
     let rig = rig_with_images();
-    let origin = World::of(&rig);
-    prepare(&rig, verb);
-    let before = World::of(&rig);
-    let undisturbed = rig.walk(verb.line, None);
-    undisturbed.run.document();
-    let done = World::of(&rig);
-    take_back(&rig, verb, &origin, "undisturbed");
-    let signals: &[Signal] = if full || update { &[SIGKILL, SIGTERM, SIGINT] } else { &[SIGKILL] };
-    let mut rows = Vec::new();
-    let mut prepared = false;
-    for moment in moments(&undisturbed.steps, full) {
-        let mut left = Vec::new();
-        for &signal in signals {
-            let when = format!("{} by {signal} at {moment:?}", verb.title);
-            let stop = || rig.walk(verb.line, Some((moment.clone(), Fate::Signal(signal))));
-            if !prepared {
-                prepare(&rig, verb);
-            }
-            let walk = stop();
-            let after = World::of(&rig);
-            check_end(&walk, &moment, signal, &when);
-            assert!(walk.run.stdout.is_empty() || after == done, "{when} lied: {walk:#?}");
-            left.push(match &after {
-                same if *same == before => "nothing".to_owned(),
-                all if *all == done => "all".to_owned(),
-                half if signal == SIGKILL || walk.says_so() => half.since(&before),
-                half => panic!("{when} left {}: {walk:#?}", half.since(&before)),
-            });
-            prepared = signal != SIGKILL && after == before;
-            if prepared {
-                continue; // as if it had never been
-            }
-            if full && signal == SIGKILL && verb.undo != verb.line {
-                take_back(&rig, verb, &origin, &when);
-                prepare(&rig, verb);
-                stop();
-            }
-            rig.shell(verb.line).document();
-            rig.shell("tdx-pool cleanup --yes").document();
-            assert_eq!(World::of(&rig), done, "{when}, and run again");
-            take_back(&rig, verb, &origin, &when);
-        }
-        rows.push(Row { moment, left });
-    }
-    eprintln!("{}: {} steps, {} moments", verb.title, undisturbed.steps.len(), rows.len());
-    if update {
-        write_down(verb, &rows);
-    }
-}
-
-fn prepare(rig: &Rig, verb: &Verb) {
-    rig.shell(verb.before).text();
-    world::wait_until_idle(rig);
-}
-
-/// Undoes what a verb did, or half did, and checks that nothing is left of it.
-#[track_caller]
-fn take_back(rig: &Rig, verb: &Verb, origin: &World, when: &str) {
-    rig.shell(verb.undo).text();
-    rig.shell("tdx-pool cleanup --yes").document();
-    assert_eq!(World::of(rig), *origin, "{when}, taken back");
-    let again = rig.shell("tdx-pool cleanup --yes").document();
-    assert_eq!(again["changed"], false, "{when}: cleanup finds more the second time");
-}
-
-/// It died of the signal, or the signal came too late to be heard. Into how many messages libvirt cuts
-/// a stream differs from run to run: the last of them may not come.
-#[track_caller]
-fn check_end(walk: &Walk, moment: &Moment, signal: Signal, when: &str) {
-    let in_stream = moment.step.contains("virStreamSend");
-    assert!(walk.struck || in_stream, "{when}: the moment did not come: {walk:#?}");
-    let finished = walk.run.status == Some(0) && (signal != SIGKILL || !walk.struck);
-    assert!(finished || walk.signal == Some(signal as i32), "{when}: {walk:#?}");
-}
-
-/// Puts a verb's table into docs/reliability.md, in place of the one there.
-fn write_down(verb: &Verb, rows: &[Row]) {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _one = ONE_AT_A_TIME.lock().unwrap();
-    let path = repository().join("docs/reliability.md");
-    let text = std::fs::read_to_string(&path).unwrap();
-    let head = format!("### {}\n", verb.title);
-    let (above, rest) = text.split_once(&head).expect("a heading for every verb");
-    let below = rest.find("\n### ").map_or("", |at| &rest[at..]);
-    let mut table = String::from(
-        "\n| at | SIGKILL leaves | SIGTERM leaves | SIGINT leaves |\n|---|---|---|---|\n",
+    walk(
+        &rig,
+        &Verb {
+            title: "tdx-pool ensure",
+            line: "tdx-pool ensure --pool more --path /var/lib/libvirt/images/more",
+            undo: "! virsh pool-info more || { virsh pool-destroy more; virsh pool-undefine more; }; \
+                   rm -rf /var/lib/libvirt/images/more",
+            ..Verb::default()
+        },
     );
-    let both_ask = |a: &Row, b: &Row| is_question(&a.moment.step) && is_question(&b.moment.step);
-    for rows in rows.chunk_by(|a, b| a.left == b.left && both_ask(a, b)) {
-        let Moment { step, after, .. } = &rows[0].moment;
-        let more = match rows.len() {
-            1 if *after => ", sent".to_owned(),
-            1 => String::new(),
-            many => format!(" and {} more questions", many - 1),
-        };
-        writeln!(table, "| {step}{more} | {} |", rows[0].left.join(" | ")).unwrap();
+    walk(
+        &rig,
+        &Verb {
+            title: "tdx-pool delete",
+            line: "tdx-pool delete image.raw --yes",
+            before: "tdx-pool import image.raw",
+            undo: "tdx-pool delete image.raw --yes",
+            ..Verb::default()
+        },
+    );
+    walk(
+        &rig,
+        &Verb {
+            title: "tdx-pool cleanup",
+            line: "tdx-pool cleanup --yes",
+            before: "tdx-td overlay -i base.qcow2; touch \
+                     /var/lib/libvirt/images/{cidata.1.iso,import.000000000000000.part} \
+                     /run/lock/tdx/overlay.000000000000000.qcow2",
+            undo: "true",
+            ..Verb::default()
+        },
+    );
+}
+
+/// Each verb that can be planned changes something: a test kills it, and its table tells what that leaves.
+#[test]
+fn every_verb_that_changes_something_is_killed() {
+    let page = fs::read_to_string(table::page()).unwrap();
+    let tables = page.split("\n### ").skip(1).map(|part| part.split_once('\n').unwrap());
+    let tables: Vec<(&str, usize)> =
+        tables.map(|(title, table)| (title, table.matches("\n| ").count())).collect();
+    for (title, rows) in &tables {
+        assert!(*rows > 3, "the table of {title} has {rows} lines");
     }
-    std::fs::write(&path, format!("{above}{head}{table}{below}")).unwrap();
+    let sources =
+        fs::read_dir(repository().join("tests")).unwrap().map(|file| file.unwrap().path());
+    let sources: String = sources.filter_map(|path| fs::read_to_string(path).ok()).collect();
+    let mut verbs = BTreeSet::new();
+    for tool in support::TOOLS {
+        for verb in support::verbs(tool, &[]) {
+            let words = verb.iter().map(String::as_str).chain(["--help"]);
+            if support::tool(tool, words).text().contains("--dry-run") {
+                verbs.insert(format!("{tool} {}", verb.join(" ")));
+            }
+        }
+    }
+    assert!(verbs.len() > 15, "{verbs:?}");
+    for verb in &verbs {
+        let titles = tables.iter().map(|(title, _)| *title);
+        let of = |title: &&str| {
+            let rest = title.strip_prefix(verb.as_str());
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', ',']))
+        };
+        let mut own = titles.filter(of).peekable();
+        assert!(own.peek().is_some(), "no table of what a kill of {verb} leaves");
+        for title in own {
+            assert!(sources.contains(&format!("\"{title}\"")), "no test walks {title}");
+        }
+    }
 }

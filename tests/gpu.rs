@@ -9,6 +9,8 @@ mod kernel;
 #[path = "support/steps.rs"]
 mod steps;
 mod support;
+#[path = "support/table.rs"]
+mod table;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,6 +23,7 @@ use nix::sys::signal::Signal::SIGKILL;
 use serde_json::{Value, json};
 use steps::{Fate, Moment, moments, walk_here};
 use support::{Run, bin};
+use table::Row;
 
 /// Tells who drives what, every override, the limit on mappings, our records and the unit. Few programs:
 /// each start is slow in an emulated machine.
@@ -433,8 +436,10 @@ fn kill_at_every_step(line: &str, prepare: impl Fn()) {
         prepare();
     };
     prepare();
+    let first = state_here();
     let steps = walk_here(line, None);
     steps.run.document();
+    let done = state_here();
     here(UNDO).document();
     assert_eq!(state_here(), before, "{line}, undisturbed");
     let idle = |step: &str| step.starts_with("lock ") || step.starts_with("flush ");
@@ -448,6 +453,7 @@ fn kill_at_every_step(line: &str, prepare: impl Fn()) {
         prepare();
         let walk = walk_here(line, Some((moment.clone(), Fate::Signal(SIGKILL))));
         assert!(walk.struck && walk.signal == Some(9), "{line}, {moment:?}: {walk:#?}");
+        println!("{ROW}{}\t{}", moment.step, table::changes([&first, &state_here(), &done]));
         here(UNDO).document();
         assert_eq!(state_here(), before, "{line}, killed at {moment:?}: {walk:#?}");
     }
@@ -456,21 +462,36 @@ fn kill_at_every_step(line: &str, prepare: impl Fn()) {
     println!("{line}: {all} steps, {some} moments, {:?}", began.elapsed());
 }
 
+/// What a row of a table begins with, on its way out of the rig.
+const ROW: &str = "row\t";
+
 /// Runs one test of this file in the rig: a tracer has to be on the machine of what it traces.
-fn inside(test: &str) {
+fn inside(title: &str, test: &str) {
     let kernel = Kernel::start();
-    let devices = format!("DEVICES={} {}", kernel.nvme("rig-0"), kernel.nvme("rig-1"));
-    let mut command = kernel.command(devices);
+    let devices = format!("{} {}", kernel.nvme("rig-0"), kernel.nvme("rig-1"));
+    let mut command = kernel.command(format!("DEVICES={devices}"));
     command.arg(std::env::current_exe().unwrap());
     command.args(["--exact", test, "--include-ignored", "--nocapture"]);
-    print!("{}", Run::of(command, b"").text());
+    let run = Run::of(command, b"");
+    let rows = run.text().lines().filter_map(|line| line.strip_prefix(ROW)?.split_once('\t'));
+    let row = |(step, left): (&str, &str)| {
+        // Which disks the rig gives is of no interest.
+        let step = devices.split(' ').fold(step.to_owned(), |step, bdf| step.replace(bdf, "BDF"));
+        Row { step, left: vec![left.to_owned()] }
+    };
+    let rows: Vec<Row> = rows.map(row).collect();
+    assert!(rows.len() > 10, "{run:#?}");
+    if table::update() {
+        table::write_down(title, &["SIGKILL leaves"], &rows);
+    }
+    print!("{}", run.stdout);
 }
 
 #[test]
 #[ignore = "needs root"]
 fn bind_killed_at_any_step_leaves_what_unbind_repairs() {
     match std::env::var("DEVICES") {
-        Err(_) => inside("bind_killed_at_any_step_leaves_what_unbind_repairs"),
+        Err(_) => inside("tdx-gpu bind", "bind_killed_at_any_step_leaves_what_unbind_repairs"),
         Ok(devices) => {
             kill_at_every_step(&format!("tdx-gpu bind {devices} --memory 1G --persist"), || ());
         }
@@ -481,7 +502,7 @@ fn bind_killed_at_any_step_leaves_what_unbind_repairs() {
 #[ignore = "needs root"]
 fn unbind_killed_at_any_step_leaves_what_unbind_repairs() {
     match std::env::var("DEVICES") {
-        Err(_) => inside("unbind_killed_at_any_step_leaves_what_unbind_repairs"),
+        Err(_) => inside("tdx-gpu unbind", "unbind_killed_at_any_step_leaves_what_unbind_repairs"),
         Ok(devices) => kill_at_every_step(&format!("tdx-gpu unbind {devices}"), || {
             here(&format!("tdx-gpu bind {devices} --memory 1G --persist")).document();
         }),

@@ -3,6 +3,8 @@
 #[path = "support/steps.rs"]
 mod steps;
 mod support;
+#[path = "support/table.rs"]
+mod table;
 #[path = "support/tree.rs"]
 mod tree;
 #[path = "support/tuned.rs"]
@@ -15,6 +17,7 @@ use nix::sys::signal::Signal::{SIGKILL, SIGTERM};
 use serde_json::{Value, json};
 use steps::{Fate, moments, walk_here_all};
 use support::{Rig, Run};
+use table::Row;
 use tree::Tree;
 use tuned::{
     BOOT_ID, KSM, LASTING, MERGE, PAGES, RECORD, SCHEDULER, SHARED, SWAPPINESS, THP, disk, files,
@@ -545,25 +548,36 @@ fn a_kill_at_any_step_leaves_what_restore_puts_back() {
     let tune_line =
         format!("tdx-td host tune --scenario securevm --persist --yes --sysroot {sysroot}");
     let restore_line = format!("tdx-td host restore --yes --sysroot {sysroot}");
-    for (line, prepare) in [(&tune_line, false), (&restore_line, true)] {
+    for (title, line, prepare) in
+        [("tdx-td host tune", &tune_line, false), ("tdx-td host restore", &restore_line, true)]
+    {
         let ready = || {
             if prepare {
                 tune(&tree, "--scenario securevm --persist").document();
             }
         };
         ready();
+        let first = files(&root(&tree));
         let walk = walk_here_all(line, None);
         walk.run.document();
+        let done = files(&root(&tree));
         restore(&tree).document();
         assert_eq!(files(&root(&tree)), before, "{line}, undisturbed");
         let moments = moments(&walk.steps, true);
         assert!(moments.len() > 30, "{:#?}", walk.steps);
-        for moment in moments {
+        let mut rows = Vec::new();
+        for mut moment in moments {
             ready();
             let killed = walk_here_all(line, Some((moment.clone(), Fate::Signal(SIGKILL))));
             assert!(killed.struck && killed.signal == Some(9), "{line}, {moment:?}: {killed:#?}");
+            let left = table::changes([&first, &files(&root(&tree)), &done]);
             restore(&tree).document();
             assert_eq!(files(&root(&tree)), before, "{line}, killed at {moment:?}: {killed:#?}");
+            moment.step = moment.step.replace(sysroot.trim_end_matches('/'), "");
+            rows.push(Row::new(&moment, vec![left]));
+        }
+        if table::update() {
+            table::write_down(title, &["SIGKILL leaves"], &rows);
         }
     }
     // Nor does replacing one scenario by another lose what was before both.

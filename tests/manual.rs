@@ -9,9 +9,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
-use support::{Run, bin, repository, tool};
-
-const TOOLS: [&str; 5] = ["tdx-disk", "tdx-gpu", "tdx-iommu", "tdx-pool", "tdx-td"];
+use support::{Run, TOOLS, bin, repository, verbs};
 
 /// The pages, as written into a folder.
 fn pages() -> tempfile::TempDir {
@@ -25,24 +23,6 @@ fn pages() -> tempfile::TempDir {
 fn names(folder: &Path) -> BTreeSet<String> {
     let entries = std::fs::read_dir(folder).unwrap();
     entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
-}
-
-/// The verbs that a help lists, and those below them: `host`, `host check`.
-fn verbs(name: &str, above: &[&str]) -> Vec<String> {
-    let help = tool(name, [above, &["--help"]].concat());
-    let Some(block) = help.text().split("\nCommands:\n").nth(1) else {
-        return Vec::new();
-    };
-    let block = block.split("\n\n").next().unwrap();
-    let words = block.lines().filter(|line| !line.starts_with("   "));
-    let words = words.filter_map(|line| line.split_whitespace().next());
-    let named = words.filter(|verb| *verb != "help");
-    let below = |verb: &str| {
-        let verb = [above, &[verb]].concat();
-        let below = verbs(name, &verb);
-        [vec![verb.join("-")], below].concat()
-    };
-    named.flat_map(below).collect()
 }
 
 /// What a reader sees of a page.
@@ -62,7 +42,7 @@ fn every_tool_and_every_verb_has_a_page() {
         let verbs = verbs(name, &[]);
         assert!(verbs.len() > 3, "{name}: {verbs:?}");
         wanted.insert(format!("{name}.1"));
-        wanted.extend(verbs.iter().map(|verb| format!("{name}-{verb}.1")));
+        wanted.extend(verbs.iter().map(|verb| format!("{name}-{}.1", verb.join("-"))));
     }
     assert_eq!(names(folder.path()), wanted);
 }

@@ -10,9 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use support::{Run, repository};
-
-const TOOLS: [&str; 5] = ["tdx-disk", "tdx-gpu", "tdx-iommu", "tdx-pool", "tdx-td"];
+use support::{Run, TOOLS, repository};
 
 /// All of them make the same files: one test at a time.
 fn alone() -> MutexGuard<'static, ()> {

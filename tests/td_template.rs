@@ -11,13 +11,7 @@ use std::fs;
 use serde_json::json;
 use support::Rig;
 use td::{listed, new, rig_with_base, td};
-use template::{CANONICAL, canonical, without};
-
-/// A template that this machine can run: emulated, and without a vsock.
-fn emulated() -> String {
-    let text = without(&without(&canonical("regular_vm"), "vsock"), "allowReboot");
-    text.replace("type=\"kvm\"", "type=\"qemu\"").replace("host-passthrough", "maximum")
-}
+use template::{CANONICAL, canonical, emulated, without};
 
 fn from_template(rig: &Rig, template: &str, more: &str) -> support::Run {
     td(rig, &format!("new -i guest.qcow2 -t {template} --memory 256M --vcpus 1{more}"))

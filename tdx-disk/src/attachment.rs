@@ -258,6 +258,7 @@ impl Attachment<'_> {
     fn apply(&self, subject: &mut Subject<'_>, plan: &Plan, disk: &Disk) -> Result<()> {
         let (name, item) = (&self.args.domain, &plan.item);
         let doing = format!("attach {} to domain '{name}'", item.device);
+        let there = format!("{} as {} in '{name}'", item.device, item.target);
         let mut added: Vec<&String> = Vec::new();
         for xml in &plan.elements {
             interrupt::check().inspect_err(|_| undo(subject, &added, plan.flags))?;
@@ -266,7 +267,9 @@ impl Attachment<'_> {
             if let Err(error) = done {
                 let error = Err::<(), _>(error).context(&doing);
                 // The daemon may have done it before it went.
-                let lost = subject.reconnect()?;
+                let Ok(lost) = subject.reconnect() else {
+                    return error.map_err(|error| error.left_behind([there]));
+                };
                 if lost && self.is_there(subject, disk, plan)? {
                     return Ok(());
                 }
@@ -276,7 +279,7 @@ impl Attachment<'_> {
             }
             added.push(xml);
         }
-        match self.is_there(subject, disk, plan)? {
+        match self.is_there(subject, disk, plan).map_err(|error| error.left_behind([there]))? {
             true => Ok(()),
             false => {
                 Err(Error::failed(format!("libvirt says it could {doing}, but it is not there")))

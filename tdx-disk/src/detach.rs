@@ -91,7 +91,7 @@ pub fn run(
     args: DetachArgs,
 ) -> Result<Outcome> {
     interrupt::guard();
-    let path = named::path(&args.device);
+    let path = named::path(&args.device)?;
     let detach = Detach { host: &context.host, word: &args.device, path };
     let mut subject = Subject::find(&open, &args.domain)?;
     let (found, device) = detach.find(&subject)?;
@@ -236,6 +236,7 @@ impl Detach<'_> {
         let Some(xml) = &disk.live else { return Ok(()) };
         let (name, target) = (subject.name().to_owned(), &disk.target);
         let doing = format!("detach {target} from domain '{name}'");
+        let asked_for = || [format!("{target} in '{name}', asked to let go of it")];
         let end = Instant::now() + timeout;
         loop {
             interrupt::check()?;
@@ -244,7 +245,7 @@ impl Detach<'_> {
             if let Err(error) = asked {
                 let answer = Answer::of(error.message());
                 let error = Err::<(), _>(error).context(&doing);
-                let lost = subject.reconnect()?;
+                let lost = subject.reconnect().map_err(|error| error.left_behind(asked_for()))?;
                 if !self.is_attached(subject, target)? {
                     return Ok(());
                 }
@@ -264,9 +265,7 @@ impl Detach<'_> {
                 if left.is_zero() {
                     return Err(still_attached(&name, disk, timeout));
                 }
-                interrupt::sleep(left.min(POLL)).map_err(|error| {
-                    error.left_behind([format!("{target} in '{name}', asked to let go of it")])
-                })?;
+                interrupt::sleep(left.min(POLL)).map_err(|error| error.left_behind(asked_for()))?;
             }
         }
     }

@@ -31,11 +31,16 @@ pub fn read(words: &[String]) -> Result<Vec<String>> {
     Ok(names.into_iter().filter(|name| seen.insert(name.clone())).collect())
 }
 
-/// A name as a path: `sdb` is `/dev/sdb`.
-pub fn path(name: &str) -> String {
+/// A name as a path from the root: `sdb` is `/dev/sdb`, `./disk` is here.
+///
+/// Errors: `usage` for what can be no name; `io` when there is no current folder.
+pub fn path(name: &str) -> Result<String> {
+    if name.is_empty() || name.contains('\0') {
+        return Err(Error::usage(format!("{name:?} is no name of a device")));
+    }
     match name.contains('/') {
-        true => name.to_owned(),
-        false => format!("/dev/{name}"),
+        true => Ok(std::path::absolute(name).at("resolve", name)?.to_string_lossy().into_owned()),
+        false => Ok(format!("/dev/{name}")),
     }
 }
 
@@ -44,11 +49,7 @@ pub fn path(name: &str) -> String {
 /// Errors: `not_found` where there is none, links that lead in a circle included; `invalid_input` with
 /// code `NOT_BLOCK` for anything else that is there.
 pub fn find<'b>(host: &Host, blocks: &'b Blocks, name: &str) -> Result<&'b Block> {
-    if name.is_empty() || name.contains('\0') {
-        return Err(Error::usage(format!("{name:?} is no name of a device")));
-    }
-    let path = path(name);
-    let path = std::path::absolute(&path).at("resolve", &path)?.to_string_lossy().into_owned();
+    let path = path(name)?;
     if let Some(block) = blocks.of_path(host, &path) {
         return Ok(block);
     }

@@ -250,7 +250,9 @@ impl<'a> Plan<'a> {
         let mut early = None;
         if let Some(uuid) = &self.overwrites {
             let disk = create()?;
-            if let Err(error) = overwrite(context, self.libvirt, name, uuid) {
+            let gone =
+                interrupt::check().and_then(|()| overwrite(context, self.libvirt, name, uuid));
+            if let Err(error) = gone {
                 return Err(undo_volumes(disk.into_iter().collect(), error));
             }
             applied.push(format!("deleted the domain '{name}' that was"));

@@ -30,6 +30,9 @@ pub(crate) fn bin_dir() -> PathBuf {
     Path::new(tool.expect("cargo builds the tool")).parent().unwrap().to_owned()
 }
 
+/// The tools.
+pub(crate) const TOOLS: [&str; 5] = ["tdx-disk", "tdx-gpu", "tdx-iommu", "tdx-pool", "tdx-td"];
+
 /// A tool as built.
 pub(crate) fn bin(tool: &str) -> PathBuf {
     let path = bin_dir().join(tool);
@@ -182,6 +185,24 @@ pub(crate) fn tool_with_input<A: AsRef<OsStr>>(
     Run::of(command, input.as_bytes())
 }
 
+/// The verbs that a tool's help lists, and those below them: `host`, `host check`.
+pub(crate) fn verbs(name: &str, above: &[String]) -> Vec<Vec<String>> {
+    let help = tool(name, above.iter().map(String::as_str).chain(["--help"]));
+    let Some(block) = help.text().split("\nCommands:\n").nth(1) else {
+        return Vec::new();
+    };
+    let block = block.split("\n\n").next().unwrap();
+    let words = block.lines().filter(|line| !line.starts_with("   "));
+    let words = words.filter_map(|line| line.split_whitespace().next());
+    let named = words.filter(|verb| *verb != "help");
+    let below = |verb: &str| {
+        let verb = [above, &[verb.to_owned()]].concat();
+        let below = verbs(name, &verb);
+        [vec![verb], below].concat()
+    };
+    named.flat_map(below).collect()
+}
+
 /// A program on this machine, with the tools on PATH.
 pub(crate) fn on_path(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
@@ -301,6 +322,14 @@ impl Rig {
         let device = self.shell(&format!("losetup -f --show '{file}'")).text().trim().to_owned();
         self.release(&device);
         device
+    }
+
+    /// A small disk of this name in the scratch folder, and what is on it beside it in `NAME.disk`.
+    #[track_caller]
+    pub(crate) fn disk(&self, name: &str) {
+        self.shell(&format!("head -c 1M /dev/urandom >{name}.disk")).text();
+        let device = self.loop_device(&format!("{name}.disk"));
+        std::os::unix::fs::symlink(device, self.scratch().join(name)).unwrap();
     }
 
     /// Has this loop device go with the rig as well.

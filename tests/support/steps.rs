@@ -435,7 +435,11 @@ fn place(path: &Path) -> String {
     let place = short
         .iter()
         .find_map(|(folder, name)| Some(format!("{name}{}", path.strip_prefix(folder)?)));
-    let place = place.unwrap_or_else(|| path.to_owned());
+    let place = place.unwrap_or_else(|| match path {
+        path if path.starts_with("/dev/loop") => "the disk".to_owned(),
+        path if path.starts_with("/proc/self/fd/") => "a new file".to_owned(),
+        path => path.to_owned(),
+    });
     // A file without a name: O_TMPFILE in memory.
     let nameless = |at: usize| place[at + 2..].bytes().all(|b| b.is_ascii_digit());
     match place.rfind("/#").filter(|at| nameless(*at)) {

@@ -25,6 +25,12 @@ pub(crate) fn without(text: &str, element: &str) -> String {
     format!("{}{}", &text[..start], &text[start + length..])
 }
 
+/// A template that this machine can run: emulated, and without a vsock.
+pub(crate) fn emulated() -> String {
+    let text = without(&without(&canonical("regular_vm"), "vsock"), "allowReboot");
+    text.replace("type=\"kvm\"", "type=\"qemu\"").replace("host-passthrough", "maximum")
+}
+
 impl Rig {
     /// Writes a template into the rig's scratch folder.
     pub(crate) fn template(&self, name: &str, text: &str) -> PathBuf {

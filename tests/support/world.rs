@@ -6,24 +6,45 @@ use crate::pool::raw_image;
 use crate::steps::anonymous;
 use crate::support::{Rig, guest_image};
 
-/// Domains with their state and definition, pools, secrets, files, what images hold, locks, QEMUs. Without what
-/// is random: names of our files, UUIDs, hardware addresses, libvirt's running numbers.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Domains with their state, definition, disks and devices, pools, secrets, files, what images and disks hold,
+/// locks, QEMUs. Without what is random: names of our files, UUIDs, hardware addresses, libvirt's running numbers.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct World(Vec<String>);
 
-/// Prints each thing as a line: its kind, its name, the rest.
+/// Prints each thing as a line: its kind, its name, the rest. What has not changed since it was last
+/// read is not read again.
 const LOOK: &str = r#"
-virsh -q list --all | awk '{ $1 = "domain"; print }'
-virsh -q secret-list | awk '{ $1 = "secret"; print }'
-virsh -q pool-list --all | awk '{ print "pool", $1, $2, "autostart:" $3 }'
-for domain in $(virsh list --all --name); do
-    virsh dumpxml --inactive $domain | sed "/<uuid>\|<mac /d; s/ uuid='.*'//; s/^ */xml $domain /"
-done
+all=$(virsh -q "list --all; echo '@secret
+'; secret-list; echo '@pool
+'; pool-list --all")
+awk 'BEGIN { kind = "domain" } /^@/ { kind = substr($1, 2); next } !NF { next }
+    kind == "pool" { print "pool", $1, $2, "autostart:" $3; next } { $1 = kind; print }' <<<"$all"
+ask=$(awk 'function ask(about, what) { printf "echo \047@%s\n\047; %s; ", about, what }
+    /^@/ { kind = $1; next }
+    !NF || kind == "@secret" { next }
+    kind == "@pool" { ask("xml pool " $1, "pool-dumpxml " $1); next }
+    { ask("xml " $2, "dumpxml --inactive " $2) }
+    { ask("disk in the definition of " $2, "domblklist --details --inactive " $2) }
+    $1 != "-" { ask("disk in the guest " $2, "domblklist --details " $2) }' <<<"$all")
+virsh -q "echo; $ask" | awk '/^@/ { kind = $1; of = substr($0, length($1) + 2); next }
+    kind == "@disk" { if ($1 == "block") print "disk", $3, of; next }
+    !NF || /<uuid>|<mac |<(capacity|allocation|available) / { next }
+    { sub(/ uuid=\047.*\047/, ""); sub(/^ */, ""); print "xml", of, $0 }
+    /<hostdev / { passed = 1 }
+    passed && /<address / { split($0, part, "\047"); passed = 0
+        printf "hostdev %s:%s:%s.%s of %s\n", substr(part[2], 3), substr(part[4], 3),
+            substr(part[6], 3), substr(part[8], 3), of }'
+find "$PWD" -maxdepth 1 -name '*.disk' -exec sha256sum {} + | awk '{ print "content", $2, $1 }'
 cd /var/lib/libvirt
+find images -mindepth 1 -type d -printf 'file %p/ %m %U:%G\n'
 find images qemu/nvram qemu/save qemu/snapshot qemu/channel qemu/dump ! -type d \
     -printf 'file %p %y %m %U:%G %s\n' 2>/dev/null | sed 's/domain-[0-9]*-/domain-N-/'
 find images -type f ! -name 'overlay.*' ! -name 'disk.*' ! -name 'cidata.*' ! -name 'import.*.part' \
-    -exec sha256sum {} + | awk '{ print "content", $2, $1 }'
+    -printf '%p %D.%i.%s.%T@.%C@\n' | while read -r file version; do
+        read -r sum 2>/dev/null <"/dev/shm/sums/$version" || {
+            mkdir -p /dev/shm/sums; sum=$(sha256sum <"$file"); echo "$sum" >"/dev/shm/sums/$version"; }
+        echo "content $file ${sum%% *}"
+    done
 find /run/lock/tdx -mindepth 1 -printf 'lock %f\n' 2>/dev/null
 find /etc/libvirt/qemu /etc/libvirt/storage ! -type d -printf 'config %p\n' 2>/dev/null
 pgrep -l 'qemu-(sys|img)' | awk '{ print "process", $2 }'
@@ -41,12 +62,14 @@ impl World {
     /// What is there and was not before, and what was and is not: domains, pools, volumes, locks. What
     /// libvirt keeps beside a domain goes without saying.
     pub(crate) fn since(&self, before: &Self) -> String {
-        let new = self.0.iter().filter(|line| !before.0.contains(line)).map(|line| ('+', line));
-        let gone = before.0.iter().filter(|line| !self.0.contains(line)).map(|line| ('−', line));
+        let new = self.without(before).map(|line| ('+', line));
+        let gone = before.without(self).map(|line| ('−', line));
         let told = new.chain(gone).filter_map(|(sign, line)| {
             let (kind, rest) = line.split_once(' ')?;
             match kind {
-                "domain" | "lock" | "secret" => Some(format!("{sign}{kind} {rest}")),
+                "domain" | "lock" | "secret" | "disk" | "hostdev" => {
+                    Some(format!("{sign}{kind} {rest}"))
+                }
                 "pool" => Some(format!("{sign}pool {}", rest.split(' ').next()?)),
                 "file" => {
                     Some(format!("{sign}{}", rest.strip_prefix("images/")?.split(' ').next()?))
@@ -54,14 +77,35 @@ impl World {
                 _ => None,
             }
         });
-        let mut told: Vec<String> = told.collect();
+        let told: Vec<String> = told.collect();
+        // What is there as before, but of another size or owner, is no news.
+        let is_there = |thing: &String| {
+            let other = if thing.starts_with('+') { "−" } else { "+" };
+            let name = thing.trim_start_matches(['+', '−']);
+            told.contains(&format!("{other}{name}"))
+        };
+        let mut told: Vec<&str> =
+            told.iter().filter(|thing| !is_there(thing)).map(String::as_str).collect();
         told.dedup();
         told.join(", ")
     }
 
-    /// The same without libvirt's ends of channels to guests.
-    pub(crate) fn without_channels(mut self) -> Self {
+    /// The lines that the other has not, or not as often.
+    fn without<'a>(&'a self, other: &Self) -> impl Iterator<Item = &'a String> {
+        let mut others: Vec<String> = other.0.clone();
+        self.0.iter().filter(move |line| {
+            let at = others.iter().position(|other| other == *line);
+            at.map(|at| others.swap_remove(at)).is_none()
+        })
+    }
+
+    /// The same without libvirt's ends of channels to guests, and without who owns the files.
+    pub(crate) fn of_a_host_whose_libvirtd_died(mut self) -> Self {
         self.0.retain(|line| !line.starts_with("file qemu/channel/"));
+        for line in self.0.iter_mut().filter(|line| line.starts_with("file ")) {
+            let words = line.split(' ').filter(|word| !word.contains(':'));
+            *line = words.collect::<Vec<_>>().join(" ");
+        }
         self
     }
 }

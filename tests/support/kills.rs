@@ -1,0 +1,134 @@
+//! A verb is stopped at its steps in rig 1, and each time it can be finished and undone.
+
+#![allow(dead_code, reason = "every test file uses a part of it")]
+#![expect(clippy::print_stderr, reason = "the figures, for --nocapture")]
+
+use std::collections::HashSet;
+use std::time::Instant;
+
+use nix::sys::signal::Signal::{self, SIGINT, SIGKILL, SIGTERM};
+
+use crate::steps::{Fate, Moment, Walk, moments};
+use crate::support::Rig;
+use crate::table::{self, Row};
+use crate::world::{self, World};
+
+/// A verb, what is there before it, and what takes back what it did.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Verb<'a> {
+    pub(crate) title: &'a str,
+    pub(crate) line: &'a str,
+    /// A shell line, as are the next two.
+    pub(crate) before: &'a str,
+    pub(crate) undo: &'a str,
+    /// What waits until others have done what the verb asked of them.
+    pub(crate) settle: &'a str,
+    /// The step from which on its way is that of another verb, which is walked as well.
+    pub(crate) joins: Option<&'a str>,
+}
+
+/// Whether every step is walked, questions to libvirt included.
+fn is_full() -> bool {
+    std::env::var_os("TDX_CRASH").is_some_and(|how| how == "full")
+}
+
+/// Stops a verb at its steps, and checks that each time it can be finished and undone.
+pub(crate) fn walk(rig: &Rig, verb: &Verb<'_>) {
+    let (full, update, began) = (is_full(), table::update(), Instant::now());
+    let origin = World::of(rig);
+    prepare(rig, verb);
+    let before = World::of(rig);
+    let undisturbed = rig.walk(verb.line, None);
+    undisturbed.run.document();
+    rig.shell(verb.settle).text();
+    let done = World::of(rig);
+    rig.shell("tdx-pool cleanup --yes").document();
+    let clean = World::of(rig);
+    take_back(rig, verb, &origin, "undisturbed");
+    let signals: &[Signal] = if full || update { &[SIGKILL, SIGTERM, SIGINT] } else { &[SIGKILL] };
+    let mut moments = moments(&undisturbed.steps, full);
+    let joins = moments.iter().position(|moment| verb.joins == Some(&moment.step));
+    if let (Some(at), false) = (joins, full || update) {
+        moments.truncate(at + 1);
+    }
+    let mut rows = Vec::new();
+    let mut finished = HashSet::new();
+    let mut prepared = false;
+    for moment in moments {
+        let mut left = Vec::new();
+        for &signal in signals {
+            let when = format!("{} by {signal} at {moment:?}", verb.title);
+            let stop = || {
+                let walk = rig.walk(verb.line, Some((moment.clone(), Fate::Signal(signal))));
+                rig.shell(verb.settle).text();
+                walk
+            };
+            if !prepared {
+                prepare(rig, verb);
+            }
+            let walk = stop();
+            let after = World::of(rig);
+            check_end(&walk, &moment, signal, &when);
+            assert!(walk.run.stdout.is_empty() || after == done, "{when} lied: {walk:#?}");
+            left.push(match &after {
+                same if *same == before => "nothing".to_owned(),
+                all if *all == done => "all".to_owned(),
+                half if signal == SIGKILL || walk.says_so() => half.since(&before),
+                half => panic!("{when} left {}: {walk:#?}", half.since(&before)),
+            });
+            prepared = signal != SIGKILL && after == before;
+            if prepared {
+                continue; // as if it had never been
+            }
+            // What was finished from here before is only taken back now.
+            let is_new = finished.insert(after);
+            if full && is_new && signal == SIGKILL && verb.undo != verb.line {
+                take_back(rig, verb, &origin, &when);
+                prepare(rig, verb);
+                stop();
+            }
+            if full || is_new {
+                rig.shell(verb.line).document();
+                rig.shell(verb.settle).text();
+                rig.shell("tdx-pool cleanup --yes").document();
+                assert_eq!(World::of(rig), clean, "{when}, and run again");
+            }
+            take_back(rig, verb, &origin, &when);
+        }
+        rows.push(Row::new(&moment, left));
+    }
+    let (steps, times) = (undisturbed.steps.len(), rows.len());
+    eprintln!("{}: {steps} steps, {times} moments, {:?}", verb.title, began.elapsed());
+    if update {
+        table::write_down(
+            verb.title,
+            &["SIGKILL leaves", "SIGTERM leaves", "SIGINT leaves"],
+            &rows,
+        );
+    }
+}
+
+fn prepare(rig: &Rig, verb: &Verb<'_>) {
+    rig.shell(verb.before).text();
+    world::wait_until_idle(rig);
+}
+
+/// Undoes what a verb did, or half did, and checks that nothing is left of it.
+#[track_caller]
+fn take_back(rig: &Rig, verb: &Verb<'_>, origin: &World, when: &str) {
+    rig.shell(verb.undo).text();
+    rig.shell("tdx-pool cleanup --yes").document();
+    assert_eq!(World::of(rig), *origin, "{when}, taken back");
+    let again = rig.shell("tdx-pool cleanup --yes").document();
+    assert_eq!(again["changed"], false, "{when}: cleanup finds more the second time");
+}
+
+/// It died of the signal, or the signal came too late to be heard. Into how many messages libvirt cuts
+/// a stream differs from run to run: the last of them may not come.
+#[track_caller]
+fn check_end(walk: &Walk, moment: &Moment, signal: Signal, when: &str) {
+    let in_stream = moment.step.contains("virStreamSend");
+    assert!(walk.struck || in_stream, "{when}: the moment did not come: {walk:#?}");
+    let finished = walk.run.status == Some(0) && (signal != SIGKILL || !walk.struck);
+    assert!(finished || walk.signal == Some(signal as i32), "{when}: {walk:#?}");
+}

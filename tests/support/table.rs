@@ -1,0 +1,69 @@
+//! The tables of docs/reliability.md: a verb, the steps it takes, and what a kill there leaves.
+
+#![allow(dead_code, reason = "every test file uses a part of it")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use crate::steps::{Moment, is_question};
+use crate::support::repository;
+
+/// A step at which a verb was stopped, and what that left, by column.
+#[derive(Debug)]
+pub(crate) struct Row {
+    pub(crate) step: String,
+    pub(crate) left: Vec<String>,
+}
+
+impl Row {
+    pub(crate) fn new(moment: &Moment, left: Vec<String>) -> Self {
+        let sent = if moment.after { ", sent" } else { "" };
+        Self { step: format!("{}{sent}", moment.step), left }
+    }
+}
+
+/// What a kill left, where that is told by how many things are otherwise than before, records included.
+pub(crate) fn changes<K: Ord, V: PartialEq>([before, left, done]: [&BTreeMap<K, V>; 3]) -> String {
+    let new = left.iter().filter(|(key, value)| before.get(key) != Some(value)).count();
+    let gone = before.keys().filter(|key| !left.contains_key(key)).count();
+    match new + gone {
+        0 => "nothing".to_owned(),
+        _ if left == done => "all".to_owned(),
+        1 => "1 change".to_owned(),
+        some => format!("{some} changes"),
+    }
+}
+
+/// Whether the tables are to be written anew.
+pub(crate) fn update() -> bool {
+    std::env::var_os("TDX_UPDATE").is_some()
+}
+
+/// Where the tables are.
+pub(crate) fn page() -> PathBuf {
+    repository().join("docs/reliability.md")
+}
+
+/// Puts a verb's table into the page, in place of the one there.
+pub(crate) fn write_down(title: &str, columns: &[&str], rows: &[Row]) {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _one = ONE_AT_A_TIME.lock().unwrap();
+    let text = std::fs::read_to_string(page()).unwrap();
+    let head = format!("### {title}\n");
+    let (above, rest) = text.split_once(&head).unwrap_or_else(|| panic!("no heading: {title}"));
+    let below = rest.find("\n### ").map_or("", |at| &rest[at..]);
+    let columns = [&["at"], columns].concat();
+    let mut table = format!("\n| {} |\n{}|\n", columns.join(" | "), "|---".repeat(columns.len()));
+    let both_ask = |a: &Row, b: &Row| is_question(&a.step) && is_question(&b.step);
+    for rows in rows.chunk_by(|a, b| a.left == b.left && both_ask(a, b)) {
+        let more = match rows.len() {
+            1 => String::new(),
+            many => format!(" and {} more questions", many - 1),
+        };
+        writeln!(table, "| {}{more} | {} |", rows[0].step, rows[0].left.join(" | ")).unwrap();
+    }
+    std::fs::write(page(), format!("{above}{head}{table}{below}")).unwrap();
+}
