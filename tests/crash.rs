@@ -22,7 +22,7 @@ use std::sync::Mutex;
 
 use nix::sys::signal::Signal::{self, SIGINT, SIGKILL, SIGTERM};
 
-use steps::{Fate, Moment, Walk, is_question, moments};
+use steps::{Fate, Moment, Walk, is_full, is_question, moments};
 use support::{Rig, repository};
 use world::{World, rig_with_images};
 
@@ -164,7 +164,7 @@ struct Row {
 /// Stops a verb at its steps, and checks that each time it can be finished and undone.
 fn walk(verb: &Verb) {
     let update = std::env::var_os("TDX_UPDATE").is_some();
-    let full = std::env::var_os("TDX_CRASH").is_some_and(|how| how == "full");
+    let full = is_full();
     let rig = rig_with_images();
     let origin = World::of(&rig);
     prepare(&rig, verb);

@@ -158,6 +158,32 @@ pub(crate) fn moments(steps: &[String], full: bool) -> Vec<Moment> {
     moments
 }
 
+/// Whether every moment is asked for, and not a choice.
+pub(crate) fn is_full() -> bool {
+    std::env::var_os("TDX_CRASH").is_some_and(|how| how == "full")
+}
+
+/// The moments at the last step of each kind, and where there are more than two, at the first and a
+/// middle one: what is done to one device or file is done to the others in the same way.
+pub(crate) fn of_each_kind(moments: Vec<Moment>) -> Vec<Moment> {
+    let kinds: Vec<String> = moments.iter().map(|moment| kind(&moment.step)).collect();
+    let is_chosen = |at: usize| {
+        let same: Vec<usize> = (0..kinds.len()).filter(|i| kinds[*i] == kinds[at]).collect();
+        let last = same.len() - 1;
+        at == same[last] || last > 1 && (at == same[0] || at == same[last / 2])
+    };
+    let mut at = 0..moments.len();
+    moments.into_iter().filter(|_| at.next().is_some_and(is_chosen)).collect()
+}
+
+/// What a step does, and to a file of which name; any number counts as another.
+fn kind(step: &str) -> String {
+    let (verb, path) = step.split_at(step.find('/').unwrap_or(step.len()));
+    let name = path.rsplit('/').next().unwrap_or_default();
+    let hex = |c: char| c.is_ascii_digit() || name.contains(':') && c.is_ascii_hexdigit();
+    format!("{verb}{}", name.replace(hex, ""))
+}
+
 /// Whether a message to libvirt changes nothing.
 pub(crate) fn is_question(step: &str) -> bool {
     let words = ["Get", "Lookup", "List", "Is", "Has", "Open", "NumOf", "Recv"];
