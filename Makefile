@@ -21,7 +21,7 @@ RUST    := 1.89
 FUZZ_CASES ?= 1000000
 
 # Test files that make test leaves to make test-rigs, and --all-targets leaves out.
-RIGS    := $(addprefix --test ,access attestation disk_rig gpu gpu_tools iommu_rig packaging passthrough tdx_rig tune)
+RIGS    := $(addprefix --test ,access attestation disk_rig gpu iommu_rig packaging passthrough tdx_rig tune)
 
 TARGET  := $(or $(CARGO_TARGET_DIR),target)
 RELEASE := $(TARGET)/release
@@ -77,7 +77,7 @@ deb: ## make Debian packages in target/deb
 check: rust packages ## formatting, lints, documentation; warnings are errors
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
-	cargo clippy --workspace --locked $(RIGS) -- -D warnings
+	cargo clippy --workspace --locked $(RIGS) --test gpu_tools -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items --locked
 
 test: rust packages ## unit, command-line and libvirt tests; installs what they need
@@ -85,12 +85,9 @@ test: rust packages ## unit, command-line and libvirt tests; installs what they 
 	cargo test --workspace --locked --no-fail-fast -- $(if $(ROOT),--include-ignored)
 	@$(if $(ROOT),,echo "the tests counted as ignored need root and were not run")
 
-test-rigs: rust packages ## tests on a real IOMMU, a TDX-capable libvirt and with a Debian guest; as root
+test-rigs: rust packages release ## tests on a real IOMMU, a TDX-capable libvirt and with a Debian guest; as root
 	cargo build --workspace --locked
-	cargo test --locked --no-fail-fast -p tdx-iommu --test iommu_rig -p tdx-gpu --test gpu \
-		-p tdx-disk --test disk_rig -- --include-ignored
-	cargo test --locked --no-fail-fast -p tdx-td --test passthrough --test tune --test tdx_rig --test access \
-		--test attestation --test packaging -- --include-ignored
+	TDX_BIN_DIR=$(abspath $(RELEASE)) cargo test --workspace --locked --no-fail-fast $(RIGS) -- --include-ignored
 
 fuzz: rust ## a million cases of everything that reads what others wrote; FUZZ_CASES says how many
 	PROPTEST_CASES=$(FUZZ_CASES) cargo test --profile fuzz --workspace --locked --lib -- panic

@@ -13,7 +13,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use pool::IMAGES;
-use steps::{Fate, Moment, anonymous, moments};
+use steps::{Fate, Moment, anonymous, is_full, moments};
 use support::Rig;
 use world::{World, rig_with_images};
 
@@ -136,7 +136,7 @@ fn a_dying_libvirtd_is_told_and_repaired() {
     // A libvirtd that is killed while it starts a QEMU forgets a socket of its own; while it ends one, whose
     // its files were.
     let look = || World::of(&rig).of_a_host_whose_libvirtd_died();
-    let full = std::env::var_os("TDX_CRASH").is_some_and(|how| how == "full");
+    let full = is_full();
     let delays = if full { &[0, 10, 60, 200][..] } else { &[30] };
     let origin = look();
     let asks = [NEW, DELETE, UPLOAD, START, CUT_OFF, ATTACH, DETACH, ENSURE];

@@ -1,5 +1,7 @@
 //! `tdx-td host tune` and `host restore` on hosts made of files.
 
+#![expect(clippy::disallowed_methods, reason = "tests start programs as users do")]
+
 #[path = "support/steps.rs"]
 mod steps;
 mod support;
@@ -355,6 +357,11 @@ fn what_somebody_else_set_since_is_left() {
     assert!(!tree.path(RECORD).exists());
 }
 
+/// What a restoration says of what it cannot know.
+const AT_BOOT: &str = "what the files have set at boot stays until the next one: host.hugepages, \
+    host.io_scheduler, host.ksm, host.ksm_merge_across_nodes, host.swappiness, \
+    host.transparent_hugepages";
+
 #[test]
 fn what_is_persisted_is_ours_and_goes_again() {
     let tree = plain();
@@ -411,12 +418,10 @@ fn what_is_persisted_is_ours_and_goes_again() {
     assert_eq!(tune(&tree, line).document()["changed"], false);
     fs::remove_dir_all(tree.path("/run/tdx")).unwrap();
     let back = restore(&tree).document();
-    let items = back["items"].as_array().unwrap();
-    assert!(items.len() == 4 && items.iter().all(|item| item["action"] == "remove"), "{back:#}");
-    assert_eq!(
-        back["warnings"],
-        json!(["what the files have set at boot stays until the next one"])
-    );
+    let items = back["items"].as_array().unwrap().iter();
+    let removed = items.filter(|item| item["action"] == "remove").count();
+    assert_eq!((removed, &back["items"].as_array().unwrap().len()), (4, &10), "{back:#}");
+    assert_eq!(back["warnings"], json!([AT_BOOT]));
     assert!(!tree.path(LASTING).exists());
     tree.file(BOOT_ID, "0d6e3f0e-1f6c-4c4f-8b7a-2f6f3c6f9a11\n");
     for (path, text) in [
@@ -448,6 +453,165 @@ fn what_is_persisted_is_ours_and_goes_again() {
         error["message"].as_str().unwrap().contains("90-tdx.conf is there and not ours"),
         "{error}"
     );
+    assert_eq!(files(&root(&tree)), before);
+}
+
+/// Tuned again after a reboot, the values are as they were when that tuning began: the files set them.
+#[test]
+fn what_was_set_at_boot_is_told_of_a_host_that_is_tuned_again() {
+    let tree = plain();
+    let line = "--scenario securevm --persist --set host.hugepages=4";
+    tune(&tree, line).document();
+    tree.file(BOOT_ID, "another\n");
+    let again = tune(&tree, line).document();
+    assert_eq!(again["changed"], false, "{again:#}");
+    let back = restore(&tree).document();
+    assert_eq!(back["warnings"], json!([AT_BOOT]));
+    let swappiness = item(&back, "host.swappiness");
+    assert_eq!(
+        (&swappiness["action"], &swappiness["current"], &swappiness["previous"]),
+        (&json!("none"), &json!("0"), &Value::Null)
+    );
+    let note = format!("{SWAPPINESS} was set at boot and stays until the next one");
+    assert_eq!(swappiness["note"], note.as_str());
+
+    // By another scenario, it goes back to what was set at boot, and that is said.
+    tune(&tree, "--scenario securevm --persist").document();
+    tree.file(BOOT_ID, "a third\n");
+    tune(&tree, "--scenario desktop --replace").document();
+    let back = restore(&tree).document();
+    let swappiness = item(&back, "host.swappiness");
+    assert_eq!(
+        (&swappiness["action"], &swappiness["current"], &swappiness["previous"]),
+        (&json!("restore"), &json!("35"), &json!("0"))
+    );
+    assert_eq!(swappiness["note"], "that was set at boot, and stays until the next one");
+    assert_eq!(item(&back, "host.transparent_hugepages")["action"], "none");
+    assert_eq!(says(&tree, SWAPPINESS), "0");
+
+    // A value that was so before all tuning, and is wanted so, is no file's doing.
+    tree.file(BOOT_ID, "a fourth\n");
+    tune(&tree, "--scenario securevm --persist").document();
+    let back = restore(&tree).document();
+    assert_eq!(item(&back, "host.swappiness")["note"], "it is as it was before");
+    assert_eq!(back["warnings"], json!([]));
+}
+
+/// What is to hold at boot does not where a file that is read later says otherwise.
+#[test]
+fn a_file_that_overrules_ours_at_boot_is_named() {
+    let tree = plain();
+    let before = files(&root(&tree));
+    let others = [
+        ("/etc/sysctl.d/99-sysctl.conf", "kernel.panic = 10\nvm.swappiness = 60\n"),
+        ("/usr/lib/modprobe.d/zz.conf", "options kvm-amd sev=0\n"),
+        ("/etc/tmpfiles.d/a.conf", "w /sys/kernel/mm/ksm/run - - - - 1\n"),
+    ];
+    for (path, text) in others {
+        tree.file(path, text);
+    }
+    let notes = [
+        ("host.swappiness", "/etc/sysctl.d/99-sysctl.conf:2 sets it to 60 at boot"),
+        ("host.modules.kvm_amd.sev", "/usr/lib/modprobe.d/zz.conf:1 sets it to 0 at boot"),
+        ("host.ksm", "/etc/tmpfiles.d/a.conf:1 sets it to 1 at boot"),
+    ];
+    // Also when the files are there already.
+    for _ in 0..2 {
+        let done = tune(&tree, "--scenario securevm --persist").document();
+        for (setting, note) in notes {
+            let told = item(&done, setting);
+            assert_eq!(told["persistent"], false, "{told}");
+            assert!(told["note"].as_str().unwrap().contains(note), "{told}");
+            let warnings = done["warnings"].as_array().unwrap().iter();
+            let warned = warnings.filter(|warning| warning.as_str().unwrap().contains(note));
+            assert_eq!(warned.count(), if setting.contains("modules") { 2 } else { 1 }, "{done:#}");
+        }
+        assert_eq!(item(&done, "host.modules.kvm_amd.sev_es")["persistent"], true);
+        assert_eq!(item(&done, "host.ksm_merge_across_nodes")["persistent"], true);
+    }
+    restore(&tree).document();
+    for (path, text) in others {
+        assert_eq!(says(&tree, path), text.trim_end());
+        fs::remove_file(tree.path(path)).unwrap();
+    }
+    tree.file("/etc/sysctl.d/99-sysctl.conf", "kernel.panic = 10\n");
+    assert_eq!(files(&root(&tree)), before);
+}
+
+#[test]
+fn what_somebody_added_to_a_file_of_ours_stays() {
+    const FILE: &str = "/etc/sysctl.d/90-tdx.conf";
+    let tree = plain();
+    let before = files(&root(&tree));
+    let add = |line: &str| tree.file(FILE, says(&tree, FILE) + "\n" + line + "\n");
+    let stays = format!("in {FILE} stays what tuning has not written: vm.panic_on_oom = 1");
+    tune(&tree, "--scenario securevm --persist").document();
+    add("vm.panic_on_oom = 1");
+    for replace in ["--scenario securevm", "--scenario desktop --replace"] {
+        let done = tune(&tree, &format!("{replace} --persist")).document();
+        assert!(done["warnings"].to_string().contains(&stays), "{done:#}");
+        assert!(says(&tree, FILE).contains("vm.panic_on_oom = 1"));
+    }
+    assert!(says(&tree, FILE).contains("vm.swappiness = 35"));
+    let plan = tree.run("tdx-td", "host restore --dry-run").document();
+    let back = restore(&tree).document();
+    assert_eq!((&back["items"], &back["warnings"]), (&plan["items"], &plan["warnings"]));
+    let of_file = back["items"].as_array().unwrap().iter().find(|item| item["path"] == FILE);
+    assert_eq!(
+        (&of_file.unwrap()["action"], &of_file.unwrap()["note"]),
+        (&json!("restore"), &json!(stays))
+    );
+    assert!(back["warnings"].to_string().contains(&stays), "{back:#}");
+    assert_eq!(says(&tree, FILE), "vm.panic_on_oom = 1");
+    fs::remove_file(tree.path(FILE)).unwrap();
+    assert_eq!(files(&root(&tree)), before);
+
+    // A line of ours that was changed is somebody's, until tuning sets it again.
+    tune(&tree, "--scenario securevm --persist").document();
+    tree.file(FILE, says(&tree, FILE).replace("= 0", "= 7") + "\n");
+    let done = tune(&tree, "--scenario securevm --persist").document();
+    assert!(!done["warnings"].to_string().contains("stays"), "{done:#}");
+    assert!(says(&tree, FILE).ends_with("vm.swappiness = 0"), "{}", says(&tree, FILE));
+    restore(&tree).document();
+    assert_eq!(files(&root(&tree)), before);
+}
+
+/// Who comes second waits, and does what is still to be done.
+#[test]
+fn two_at_once_do_it_once() {
+    let tree = plain();
+    let before = files(&root(&tree));
+    restore(&tree).document();
+    let folder = tree.path("/run/tdx/tuned");
+    fs::create_dir_all(&folder).unwrap();
+    let at_once = |lines: [&str; 2]| -> Vec<Run> {
+        let held = fs::File::open(&folder).unwrap();
+        held.lock().unwrap();
+        std::thread::scope(|scope| {
+            let tree = &tree;
+            let run = |line| scope.spawn(move || tree.run("tdx-td", line));
+            let both = lines.map(run);
+            std::thread::sleep(std::time::Duration::from_millis(500));
+            assert!(both.iter().all(|one| !one.is_finished()));
+            drop(held);
+            both.map(|one| one.join().unwrap()).into()
+        })
+    };
+    let changed =
+        |runs: &[Run]| runs.iter().filter(|run| run.document()["changed"] == json!(true)).count();
+    let tune = "host tune --scenario desktop --persist --yes";
+    assert_eq!(changed(&at_once([tune, tune])), 1);
+    assert_eq!(says(&tree, SWAPPINESS), "35");
+    let restore = "host restore --yes";
+    assert_eq!(changed(&at_once([restore, restore])), 1);
+    assert_eq!(files(&root(&tree)), before);
+    // One of two that want other things is told of the other.
+    let mut runs = at_once([tune, "host tune --scenario computation --yes"]);
+    runs.sort_by_key(|run| run.status);
+    runs[0].document();
+    let error = runs[1].error(5);
+    assert!(error["message"].as_str().unwrap().contains("for scenario"), "{error}");
+    tree.run("tdx-td", restore).document();
     assert_eq!(files(&root(&tree)), before);
 }
 
@@ -530,6 +694,33 @@ fn what_cannot_be_done_is_refused_before_anything_is_touched() {
         fs::remove_file(tree.path(file)).unwrap();
     }
     same("containers");
+}
+
+/// A configuration that somebody may not read is no bad configuration.
+#[test]
+#[ignore = "needs root"]
+fn a_configuration_that_may_not_be_read_is_a_matter_of_permission() {
+    let tree = plain();
+    let mode = |path: &str, mode| {
+        fs::set_permissions(tree.path(path), fs::Permissions::from_mode(mode)).unwrap();
+    };
+    tree.file("/etc/tdx/tdx.yaml", "pool: guests\n");
+    fs::copy(support::bin("tdx-td"), tree.path("tool")).unwrap();
+    mode("", 0o755);
+    let run = || {
+        let mut command = std::process::Command::new("setpriv");
+        command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "--"]);
+        command.arg(tree.path("tool")).args(["host", "restore", "--dry-run", "--sysroot"]);
+        command.arg(root(&tree)).env("HOME", "/nonexistent");
+        Run::of(command, b"")
+    };
+    run().document();
+    mode("/etc/tdx/tdx.yaml", 0o600);
+    let error = run().error(7);
+    assert!(error["message"].as_str().unwrap().contains("/etc/tdx/tdx.yaml"), "{error}");
+    mode("/etc/tdx/tdx.yaml", 0o644);
+    tree.file("/etc/tdx/tdx.yaml", "pools: guests\n");
+    run().error(3);
 }
 
 /// Killed right before any of its steps, tuning leaves what restoring puts back; and so does restoring.

@@ -8,11 +8,11 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use support::{Run, TOOLS, repository};
 
-/// All of them make the same files: one test at a time.
+/// What makes or reads the same files does it one at a time.
 fn alone() -> MutexGuard<'static, ()> {
     static BUILD: Mutex<()> = Mutex::new(());
     BUILD.lock().unwrap_or_else(PoisonError::into_inner)
@@ -93,8 +93,9 @@ fn the_tools_are_small_and_link_what_they_need() {
     }
 }
 
-/// The packages, made anew.
-fn packages() -> BTreeMap<String, PathBuf> {
+/// The packages, made once.
+static PACKAGES: LazyLock<BTreeMap<String, PathBuf>> = LazyLock::new(|| {
+    let _alone = alone();
     make("deb", &[]);
     let found = std::fs::read_dir(target().join("deb")).unwrap().map(|entry| entry.unwrap().path());
     let found = found.filter(|path| path.extension().is_some_and(|kind| kind == "deb"));
@@ -104,20 +105,20 @@ fn packages() -> BTreeMap<String, PathBuf> {
             (name.to_owned(), path.clone())
         })
         .collect()
-}
+});
 
 #[test]
 #[ignore = "needs root"]
 fn packages_divide_what_is_installed_and_are_the_same_bytes_again() {
+    let packages = &*PACKAGES;
     let _alone = alone();
-    let packages = packages();
     let names: Vec<&str> = packages.keys().map(String::as_str).collect();
     assert_eq!(names, [&TOOLS[..4], &["tdx-td", "tdx-tools"]].concat());
     let field = |name: &str, field: &str| {
         shell(&format!("dpkg-deb -f {} {field}", packages[name].display())).trim().to_owned()
     };
     let mut all = BTreeSet::new();
-    for (name, path) in &packages {
+    for (name, path) in packages {
         let folder = tempfile::tempdir().unwrap();
         shell(&format!("dpkg-deb -x {} {}", path.display(), folder.path().display()));
         let files = files(&folder.path().join("usr"));
@@ -184,21 +185,27 @@ look | sort | diff /tmp/before - >&2
 echo clean
 "#;
 
-#[test]
-#[ignore = "needs root"]
-fn packages_install_in_bare_debians_and_leave_nothing() {
-    let _alone = alone();
-    let packages = packages();
-    assert_eq!(packages.len(), 6);
+fn install_in(suite: &str) {
+    assert_eq!(PACKAGES.len(), 6);
     let cache = std::env::var_os("TDX_RIG_CACHE")
         .map_or(repository().join("target/rig"), PathBuf::from)
         .join("debian");
-    for suite in ["bookworm", "trixie"] {
-        let mut root = Command::new(repository().join("tests/rig/debian-root"));
-        root.arg(&cache).arg(suite);
-        Run::of(root, b"").text();
-        let mut run = Command::new(repository().join("tests/rig/debian-run"));
-        run.arg(cache.join(suite)).arg(target().join("deb")).args(["bash", "-c", SCRIPT]);
-        assert_eq!(Run::of(run, b"").text(), "clean\n", "{suite}");
-    }
+    let mut root = Command::new(repository().join("tests/rig/debian-root"));
+    root.arg(&cache).arg(suite);
+    Run::of(root, b"").text();
+    let mut run = Command::new(repository().join("tests/rig/debian-run"));
+    run.arg(cache.join(suite)).arg(target().join("deb")).args(["bash", "-c", SCRIPT]);
+    assert_eq!(Run::of(run, b"").text(), "clean\n", "{suite}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn packages_install_in_a_bare_debian_12_and_leave_nothing() {
+    install_in("bookworm");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn packages_install_in_a_bare_debian_13_and_leave_nothing() {
+    install_in("trixie");
 }

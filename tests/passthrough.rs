@@ -11,14 +11,14 @@ use support::{Run, guest_image, repository};
 const SMALL: &str = "-i guest.qcow2 --security none --virt-type qemu --memory 64M --vcpus 1";
 
 /// Drivers, overrides, the limit on mappings, our records, domains, and the pool.
-const LOOK: &str = "find /sys/bus/pci/devices/*/ -maxdepth 1 -name driver -printf '%p %l\\n' | sort; \
+const LOOK: &str = "find /sys/bus/pci/devices/*/ -maxdepth 1 -name driver -printf '%p %l\\n'; \
     grep . /sys/bus/pci/devices/*/driver_override; \
-    cat /sys/module/vfio_iommu_type1/parameters/dma_entry_limit; \
-    find /run/tdx /run/lock/tdx /var/lib/tdx -type f 2>/dev/null | sort; \
-    virsh list --all; ls /var/lib/libvirt/images";
+    echo $(</sys/module/vfio_iommu_type1/parameters/dma_entry_limit); \
+    find /run/tdx /run/lock/tdx /var/lib/tdx -type f 2>/dev/null; \
+    virsh list --all; echo /var/lib/libvirt/images/*";
 
 fn state(kernel: &Kernel) -> String {
-    kernel.shell(LOOK).text().to_owned()
+    kernel.sorted(LOOK)
 }
 
 fn kernel_with_image() -> Kernel {

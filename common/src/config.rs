@@ -1,11 +1,12 @@
 //! Defaults from files and the environment, below what flags say.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, IoContext, Result};
 use crate::host::Host;
 use crate::units::Size;
 use crate::yaml;
@@ -56,7 +57,8 @@ const KEYS: [&str; 10] = [
 impl Config {
     /// Reads the files and the environment.
     ///
-    /// Errors: `invalid_input` for a file that is not such YAML, naming the file and the key.
+    /// Errors: `invalid_input` for a file that is not such YAML, naming the file and the key; `permission`, `io`
+    /// for one that cannot be read.
     pub fn load(host: &Host) -> Result<Self> {
         let mut merged = Map::new();
         for path in files(host) {
@@ -96,12 +98,14 @@ fn files(host: &Host) -> Vec<PathBuf> {
 fn read(path: &Path) -> Result<Map<String, Value>> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Map::new()),
-        Err(error) => {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Map::new()),
+        // What is no text is no configuration.
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
             return Err(
                 Error::invalid_input(format!("cannot read {}", path.display())).because(error)
             );
         }
+        Err(error) => return Err(error).at("read", path),
     };
     parse(&text).map_err(|error| {
         Error::invalid_input(format!("{} is not a valid configuration", path.display()))
@@ -127,6 +131,17 @@ mod tests {
         assert_eq!(config.memory, Some(Size(4 << 30)));
         assert_eq!((config.vcpus, config.pool.as_deref()), (Some(2), Some("guests")));
         assert!(parse("# nothing but comments\n").unwrap().is_empty());
+    }
+
+    #[test]
+    fn why_a_file_cannot_be_read_is_told() {
+        use crate::ErrorKind;
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("tdx.yaml");
+        assert!(read(&file).unwrap().is_empty());
+        std::fs::write(&file, [0xff, b'\n']).unwrap();
+        assert_eq!(read(&file).unwrap_err().kind(), ErrorKind::InvalidInput);
+        assert_eq!(read(folder.path()).unwrap_err().kind(), ErrorKind::Io);
     }
 
     #[test]

@@ -32,6 +32,7 @@ pub struct Metadata {
     /// The overlay's path, if its disk is one.
     pub overlay: Option<PathBuf>,
     /// What was asked for, as (key, value) pairs: a second `new` of the same name compares them.
+    /// Passwords are not among them.
     pub request: Vec<(String, String)>,
 }
 

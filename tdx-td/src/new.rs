@@ -134,7 +134,7 @@ fn prepare_host(
     plan.check()?;
     context
         .confirm(args.change, &format!("change {} settings of this host?", differences.len()))?;
-    plan.apply()?;
+    plan.apply(args.change.yes)?;
     Ok((Some(format!("set this host to what {scenario} recommends")), Vec::new()))
 }
 

@@ -27,7 +27,8 @@ pub struct SeedArgs {
     /// Public keys that may log in as the user
     #[arg(short = 'k', long, value_name = "FILE", requires = "user")]
     pub ssh_key: Vec<PathBuf>,
-    /// A file with the user's password on its first line; nobody else may read it
+    /// A file with the user's password on its first line; nobody else may read it, and it is not compared
+    /// with that of a domain that is there
     #[arg(long, value_name = "FILE", requires = "user")]
     pub password_file: Option<PathBuf>,
     /// The guest's host name

@@ -4,7 +4,8 @@
  *
  *   steps CMD [ARG...]
  *
- * Without a tracer these calls fail with ENOSYS. Needs root.
+ * CMD is the only child, which first waits for a line on stdin: time to begin to trace it. Without a
+ * tracer these calls fail with ENOSYS. Needs root.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -15,6 +16,7 @@
 #include <stdio.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define LOAD(field) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, field))
@@ -42,13 +44,24 @@ static struct sock_filter filter[] = {
 int main(int argc, char **argv)
 {
 	struct sock_fprog program = { sizeof(filter) / sizeof(*filter), filter };
+	int status;
+	char byte = 0;
+	pid_t child;
 
 	if (argc < 2) {
 		fprintf(stderr, "usage: steps CMD [ARG...]\n");
 		return 2;
 	}
-	if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0)
-		execv(argv[1], argv + 1);
-	perror("steps");
-	return 1;
+	child = fork();
+	if (child == 0) {
+		while (byte != '\n' && read(0, &byte, 1) == 1)
+			;
+		if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0)
+			execv(argv[1], argv + 1);
+	}
+	if (child <= 0 || waitpid(child, &status, 0) < 0) {
+		perror("steps");
+		return 1;
+	}
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }

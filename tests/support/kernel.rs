@@ -102,6 +102,25 @@ impl Kernel {
         Run::of(command, b"")
     }
 
+    /// What a shell line prints, its lines sorted here: a process less to start in the rig.
+    #[track_caller]
+    pub(crate) fn sorted(&self, line: &str) -> String {
+        let run = self.shell(line);
+        let mut lines: Vec<&str> = run.text().lines().collect();
+        lines.sort_unstable();
+        lines.join("\n")
+    }
+
+    /// Runs one test of the file that is running in the rig, with a variable by which it knows.
+    pub(crate) fn this_test(&self, variable: &str, test: &str) -> Run {
+        let mut command = self.command(variable);
+        command.arg(format!("TDX_BIN_DIR={}", bin_dir().display()));
+        command.args(std::env::var("TDX_CRASH").map(|how| format!("TDX_CRASH={how}")));
+        command.arg(std::env::current_exe().unwrap());
+        command.args(["--exact", test, "--include-ignored", "--nocapture"]);
+        Run::of(command, b"")
+    }
+
     /// The address of the NVMe disk with this serial number.
     #[track_caller]
     pub(crate) fn nvme(&self, serial: &str) -> String {

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use nix::sys::signal::Signal::{self, SIGINT, SIGKILL, SIGTERM};
 
-use crate::steps::{Fate, Moment, Walk, moments};
+use crate::steps::{Fate, Moment, Walk, is_full, moments};
 use crate::support::Rig;
 use crate::table::{self, Row};
 use crate::world::{self, World};
@@ -25,11 +25,6 @@ pub(crate) struct Verb<'a> {
     pub(crate) settle: &'a str,
     /// The step from which on its way is that of another verb, which is walked as well.
     pub(crate) joins: Option<&'a str>,
-}
-
-/// Whether every step is walked, questions to libvirt included.
-fn is_full() -> bool {
-    std::env::var_os("TDX_CRASH").is_some_and(|how| how == "full")
 }
 
 /// Stops a verb at its steps, and checks that each time it can be finished and undone.

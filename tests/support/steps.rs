@@ -68,46 +68,48 @@ impl Rig {
         let mut command = self.command("sh");
         command.env("LIBVIRT_LOG_FILTERS", "1:libvirt");
         command.env("LIBVIRT_LOG_OUTPUTS", "1:file:/dev/null");
-        watch(command, &[], line, stroke, &|| self.libvirtd("kill"))
+        watch(waiting(command), false, line, stroke, &|| self.libvirtd("kill"))
     }
 }
 
 /// The same on this machine, for a test that itself runs inside of rig 2.
 pub(crate) fn walk_here(line: &str, stroke: Option<(Moment, Fate)>) -> Walk {
-    let mut command = Command::new("unshare");
-    command.args(["--fork", "sh"]);
-    watch(command, &["/run/rig/steps"], line, stroke, &|| panic!("there is no libvirtd"))
+    watch(Command::new("/run/rig/steps"), true, line, stroke, &|| panic!("there is no libvirtd"))
 }
 
 /// The same where there is no filter and none is needed: this machine is fast.
 pub(crate) fn walk_here_all(line: &str, stroke: Option<(Moment, Fate)>) -> Walk {
     let mut command = Command::new("unshare");
     command.args(["--fork", "sh"]);
-    watch(command, &[], line, stroke, &|| panic!("there is no libvirtd"))
+    watch(waiting(command), false, line, stroke, &|| panic!("there is no libvirtd"))
 }
 
-/// Watches a tool that `shell` starts, a command whose only child becomes it, or rather `filter`, which
-/// then becomes it and keeps the tracer from stopping at what is no step.
+/// A shell that becomes its arguments once a line comes.
+fn waiting(mut shell: Command) -> Command {
+    shell.args(["-c", "read -r _; exec \"$@\"", "sh"]);
+    shell
+}
+
+/// Watches a tool that `starter` starts: its only child waits for a line and becomes the tool. With
+/// `filtered` the tracer is not stopped at what is no step.
 fn watch(
-    mut shell: Command,
-    filter: &[&str],
+    mut starter: Command,
+    filtered: bool,
     line: &str,
     stroke: Option<(Moment, Fate)>,
     no_libvirtd: &(dyn Fn() + Sync),
 ) -> Walk {
     let (tool, arguments) = line.split_once(' ').unwrap();
-    // It waits until it is watched.
-    shell.args(["-c", "read -r _; exec \"$@\"", "sh"]).args(filter).arg(bin(tool));
-    shell.args(arguments.split(' '));
-    shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = shell.spawn().unwrap();
+    starter.arg(bin(tool)).args(arguments.split(' '));
+    starter.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = starter.spawn().unwrap();
     let go = child.stdin.take().unwrap();
     let children = format!("/proc/{0}/task/{0}/children", child.id());
     let program = wait_for("the start of the program", Duration::from_secs(10), || {
         fs::read_to_string(&children).unwrap().trim().parse().ok()
     });
     let mut tracer = Tracer::new(no_libvirtd, tool, Pid::from_raw(program), stroke);
-    tracer.filtered = !filter.is_empty();
+    tracer.filtered = filtered;
     let (output, Tracer { steps, struck, signal, .. }) = std::thread::scope(|scope| {
         let tracer = scope.spawn(move || tracer.trace(go));
         (child.wait_with_output().unwrap(), tracer.join().unwrap())
@@ -154,6 +156,32 @@ pub(crate) fn moments(steps: &[String], full: bool) -> Vec<Moment> {
         }
     }
     moments
+}
+
+/// Whether every moment is asked for, and not a choice.
+pub(crate) fn is_full() -> bool {
+    std::env::var_os("TDX_CRASH").is_some_and(|how| how == "full")
+}
+
+/// The moments at the last step of each kind, and where there are more than two, at the first and a
+/// middle one: what is done to one device or file is done to the others in the same way.
+pub(crate) fn of_each_kind(moments: Vec<Moment>) -> Vec<Moment> {
+    let kinds: Vec<String> = moments.iter().map(|moment| kind(&moment.step)).collect();
+    let is_chosen = |at: usize| {
+        let same: Vec<usize> = (0..kinds.len()).filter(|i| kinds[*i] == kinds[at]).collect();
+        let last = same.len() - 1;
+        at == same[last] || last > 1 && (at == same[0] || at == same[last / 2])
+    };
+    let mut at = 0..moments.len();
+    moments.into_iter().filter(|_| at.next().is_some_and(is_chosen)).collect()
+}
+
+/// What a step does, and to a file of which name; any number counts as another.
+fn kind(step: &str) -> String {
+    let (verb, path) = step.split_at(step.find('/').unwrap_or(step.len()));
+    let name = path.rsplit('/').next().unwrap_or_default();
+    let hex = |c: char| c.is_ascii_digit() || name.contains(':') && c.is_ascii_hexdigit();
+    format!("{verb}{}", name.replace(hex, ""))
 }
 
 /// Whether a message to libvirt changes nothing.

@@ -47,7 +47,7 @@ pub(crate) fn filled(tree: Tree) -> Tree {
         ("/sys/module/kvm_amd/parameters/sev", "N\n"),
         ("/sys/module/kvm_amd/parameters/sev_es", "N\n"),
         ("/proc/self/mountinfo", "22 1 254:1 / / rw,relatime - ext4 /dev/vda1 rw\n"),
-        ("/etc/sysctl.d/99-sysctl.conf", "vm.swappiness = 60\n"),
+        ("/etc/sysctl.d/99-sysctl.conf", "kernel.panic = 10\n"),
     ] {
         tree.file(path, text);
     }

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
+use std::path::PathBuf;
 
 use clap::Args;
 use common::cli::{Change as ChangeArgs, Context};
@@ -16,7 +17,7 @@ use serde::Serialize;
 
 use super::tuning::apply::{self, Change};
 use super::tuning::observed::Observed;
-use super::tuning::plan::{Options, Want, draft};
+use super::tuning::plan::{Options, draft};
 use super::tuning::record::{self, Records};
 use super::tuning::{claims, disks, machine};
 use crate::capability::Security;
@@ -128,12 +129,23 @@ impl Item for TuneItem {
     }
 }
 
+/// What a host is to be like, and for whom.
+#[derive(Debug, Clone)]
+struct Goal {
+    host: Host,
+    wanted: profile::Host,
+    scenario: String,
+    /// Where disks are looked for.
+    places: Vec<PathBuf>,
+    options: Options,
+}
+
 /// What has to be done for this host to be as a scenario wants it.
 #[derive(Debug)]
 pub struct Plan {
-    host: Host,
+    goal: Goal,
     items: Vec<TuneItem>,
-    wants: Vec<Want>,
+    warnings: Vec<String>,
     changes: Vec<Change>,
     old: Records,
     new: Records,
@@ -157,25 +169,40 @@ impl Plan {
     ) -> Result<Self> {
         let host = context.host.clone();
         machine::check(&host, libvirt.map(Libvirt::uri))?;
+        let places = match wanted.io_scheduler {
+            Some(_) => disks::places(libvirt, config, domains)?,
+            None => Vec::new(),
+        };
+        let (wanted, scenario) = (wanted.clone(), scenario.to_owned());
+        Self::of(Goal { host, wanted, scenario, places, options })
+    }
+
+    fn of(goal: Goal) -> Result<Self> {
+        let Goal { host, wanted, scenario, places, options } = &goal;
         let disks = match wanted.io_scheduler {
-            Some(_) => disks::below(&host, &disks::places(libvirt, config, domains)?)?,
+            Some(_) => disks::below(host, places)?,
             None => disks::Disks::default(),
         };
-        let observed = Observed::read(&host, wanted, disks)?;
-        let draft = draft(&observed, wanted, options)?;
-        let old = match Records::read(&host) {
+        let observed = Observed::read(host, wanted, disks)?;
+        let draft = draft(&observed, wanted, *options)?;
+        let old = match Records::read(host) {
             // Who may not read it can only look, and the rest is theirs to see.
             Err(error) if error.kind() == ErrorKind::Permission => Records::default(),
             read => read?,
         };
-        let new = claims::records(&draft.wants, options, &old, scenario)?;
+        let new = claims::records(&draft.wants, *options, &old, scenario)?;
         let changes = draft.wants.iter().map(|want| Change {
             knob: want.knob.clone(),
             before: want.now.clone(),
             after: if want.holds { want.now.clone() } else { want.value.clone() },
         });
         let changes = apply::in_order(observed.ksm.as_ref(), changes.collect());
-        Ok(Self { host, items: draft.items, wants: draft.wants, changes, old, new })
+        let mut warnings = draft.overruled;
+        warnings.extend(claims::edited(&observed.files, &draft.wants, &old));
+        if old.is_outdated {
+            warnings.push("what was recorded before the last boot is forgotten".to_owned());
+        }
+        Ok(Self { goal, items: draft.items, warnings, changes, old, new })
     }
 
     /// A sentence for each setting that is not as the scenario recommends.
@@ -202,34 +229,40 @@ impl Plan {
     ///
     /// Errors: `permission` for who is not root; `permission`, `io`, with the path.
     pub fn check(&self) -> Result<()> {
-        machine::check_root(&self.host)?;
-        apply::check_writable(&self.host, &self.changes)
+        machine::check_root(&self.goal.host)?;
+        apply::check_writable(&self.goal.host, &self.changes)
     }
 
-    /// Records what is so, and has the host as it is wanted. What fails is undone.
+    /// Plans again once nobody else is at work on the host, records what is so, and has the host as it is
+    /// wanted. What fails is undone. Returns the plan that was carried out.
     ///
-    /// Errors: `conflict` when something is not any more as it was when this was planned; `permission`,
-    /// `io`; whatever the kernel, systemctl or modprobe say.
-    pub fn apply(&self) -> Result<()> {
+    /// Errors: `conflict` with what another scenario has set meanwhile, and unless `whatever` is to be done
+    /// when the changes are not any more those that were planned here; `permission`, `io`; whatever the kernel,
+    /// systemctl or modprobe say.
+    pub fn apply(self, whatever: bool) -> Result<Self> {
         if self.changes.is_empty() && self.old == self.new {
-            return Ok(());
+            return Ok(self);
         }
-        let _lock = record::lock(&self.host)?;
-        if Records::read(&self.host)? != self.old {
-            return Err(changed("what is recorded of the host's settings"));
+        let _lock = record::lock(&self.goal.host)?;
+        let plan = Self::of(self.goal)?;
+        if !whatever && plan.changes != self.changes {
+            return Err(
+                Error::conflict("the host's settings have changed meanwhile").hint("run it again")
+            );
         }
-        for Want { knob, now, .. } in &self.wants {
-            if knob.read(&self.host)?.as_ref() != Some(now) {
-                return Err(changed(&knob.to_string()));
-            }
-        }
-        self.check()?;
-        let forget = || self.old.write(&self.host, &self.new);
-        if let Err(error) = self.new.write(&self.host, &self.old) {
+        plan.check()?;
+        plan.carry_out()?;
+        Ok(plan)
+    }
+
+    fn carry_out(&self) -> Result<()> {
+        let host = &self.goal.host;
+        let forget = || self.old.write(host, &self.new);
+        if let Err(error) = self.new.write(host, &self.old) {
             let _ = forget();
             return Err(error);
         }
-        apply::carry_out(&self.host, &self.changes).map_err(|error| {
+        apply::carry_out(host, &self.changes).map_err(|error| {
             match error.to_document().error.left_behind.is_empty() && forget().is_ok() {
                 true => error,
                 false => error.hint("tdx-td host restore puts back what can be"),
@@ -237,14 +270,14 @@ impl Plan {
         })
     }
 
-    /// The settings, and what becomes of each.
-    pub fn into_items(self) -> Vec<TuneItem> {
-        self.items
+    /// The settings, and what becomes of each; what the user should know.
+    pub fn into_items(self) -> (Vec<TuneItem>, Vec<String>) {
+        let missing = self.items.iter().filter(|item| !item.in_force).map(|item| {
+            format!("{}: {}", item.setting, item.note.as_deref().unwrap_or("it does not hold"))
+        });
+        let warnings = self.warnings.iter().cloned().chain(missing).collect();
+        (self.items, warnings)
     }
-}
-
-fn changed(what: &str) -> Error {
-    Error::conflict(format!("{what} has changed meanwhile")).hint("run it again")
 }
 
 /// Sets the host to what the scenario recommends.
@@ -274,10 +307,8 @@ pub fn run(
         replace: args.replace,
     };
     let scenario = &args.scenario;
-    let plan = Plan::new(context, libvirt.as_ref(), config, &wanted, scenario, &domains, options)?;
-    if plan.old.is_outdated {
-        warnings.push("what was recorded before the last boot is forgotten".to_owned());
-    }
+    let mut plan =
+        Plan::new(context, libvirt.as_ref(), config, &wanted, scenario, &domains, options)?;
     if !dry_run {
         plan.check()?;
         if plan.has_changes() {
@@ -287,13 +318,10 @@ pub fn run(
                 &format!("change {count} settings of this host for scenario {scenario}?"),
             )?;
         }
-        plan.apply()?;
+        plan = plan.apply(args.change.yes)?;
     }
-    let missing = plan.items.iter().filter(|item| !item.in_force).map(|item| {
-        format!("{}: {}", item.setting, item.note.as_deref().unwrap_or("it does not hold"))
-    });
-    warnings.extend(missing);
-    let items = plan.into_items();
+    let (items, told) = plan.into_items();
+    warnings.extend(told);
     Ok(Document::new("tdx.td.host_tune", items).dry_run(dry_run).warnings(warnings).into())
 }
 

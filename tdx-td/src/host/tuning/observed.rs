@@ -6,6 +6,7 @@ use common::Result;
 use common::host::Host;
 use common::sysfs::names;
 
+use super::boot::Boot;
 use super::disks::Disks;
 use super::knob::{Unit, has_module, has_systemd, option};
 use super::ksm::{self, Ksm};
@@ -57,6 +58,8 @@ pub struct Observed {
     pub arguments: BTreeSet<String>,
     /// Files of [`FILES`] that are there.
     pub files: Persisted,
+    /// What else is read at boot.
+    pub boot: Boot,
 }
 
 impl Observed {
@@ -70,6 +73,7 @@ impl Observed {
             transparent_hugepages: trimmed(THP)?,
             ksm: Ksm::read(host)?,
             has_systemd: has_systemd(host),
+            boot: Boot::read(host)?,
             swappiness: trimmed(SWAPPINESS)?,
             disks,
             ..Self::default()

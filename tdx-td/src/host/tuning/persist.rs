@@ -82,6 +82,22 @@ pub fn there(files: &Persisted, line: &Line) -> There {
     }
 }
 
+/// The lines of a file of ours that are not among those that were written, which are somebody else's.
+pub fn foreign(now: &str, written: &[String]) -> String {
+    let ours = |line: &str| written.iter().any(|text| text.lines().any(|other| other == line));
+    let lines: Vec<&str> = now.lines().filter(|line| !ours(line)).collect();
+    match lines.iter().all(|line| line.trim().is_empty()) {
+        true => String::new(),
+        false => lines.join("\n") + "\n",
+    }
+}
+
+/// A text without these lines.
+pub fn without(text: &str, lines: &str) -> String {
+    let kept = text.lines().filter(|line| !lines.lines().any(|other| other == *line));
+    kept.map(|line| format!("{line}\n")).collect()
+}
+
 /// The files with these lines in them; those that do not change are left out.
 ///
 /// Errors: `conflict` for a file that is not ours.
@@ -139,6 +155,10 @@ mod tests {
         let changed = merged(&files, &other).unwrap();
         assert_eq!(changed[TMPFILES], format!("{MARK}w /sys/a - - - - 2\nw /sys/b - - - - 0\n"));
         assert_eq!(changed.len(), 1);
+        let edited = "# Made\nvm.swappiness = 0\n\n# mine\nvm.overcommit_memory = 1\n";
+        let written = ["# Made\nvm.swappiness = 0\n".to_owned()];
+        assert_eq!(foreign(edited, &written), "\n# mine\nvm.overcommit_memory = 1\n");
+        assert_eq!(foreign("# Made\n\n", &written), "");
         let foreign = Persisted::from([(SYSCTL, "vm.swappiness = 10\n".to_owned())]);
         assert_eq!(merged(&foreign, &lines).unwrap_err().kind(), common::ErrorKind::Conflict);
     }

@@ -6,6 +6,7 @@ mod modules;
 use common::Result;
 use common::document::Action;
 
+use super::boot::Overruled;
 use super::disks::Disk;
 use super::knob::{Choice, Knob, plain};
 use super::observed::{HUGEPAGES, Observed, SWAPPINESS, THP};
@@ -49,6 +50,8 @@ pub struct Draft {
     pub items: Vec<TuneItem>,
     /// The values, in the order in which they are set.
     pub wants: Vec<Want>,
+    /// A sentence for each setting that another file overrules at boot.
+    pub overruled: Vec<String>,
     lines: Vec<Line>,
     options: Options,
 }
@@ -124,9 +127,17 @@ impl Draft {
                 if item.action == Action::NONE {
                     item.action = Action("persist");
                 }
-                self.lines.push(line);
+                self.lines.push(line.clone());
             }
             _ => {}
+        }
+        if item.persistent
+            && let Some(Overruled { place, value }) = observed.boot.overrules(&line)
+        {
+            item.persistent = false;
+            let note = format!("{place} sets it to {value} at boot, whatever {} says", line.file);
+            item.say(&note);
+            self.overruled.push(format!("{}: {note}", item.setting));
         }
     }
 

@@ -37,6 +37,9 @@ pub struct Entry {
     pub ours: Vec<String>,
     /// The scenarios that ask for the last one.
     pub by: Vec<String>,
+    /// Whether what it was before was set at boot, by a file of ours.
+    #[serde(default)]
+    pub at_boot: bool,
 }
 
 impl Entry {
@@ -216,6 +219,7 @@ mod tests {
             before: before.to_owned(),
             ours: ours.iter().map(|value| (*value).to_owned()).collect(),
             by: vec!["securevm".to_owned()],
+            at_boot: false,
         }
     }
 

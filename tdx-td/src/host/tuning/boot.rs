@@ -1,0 +1,259 @@
+//! What other files say at boot of what ours are to set, and which of them has the last word.
+
+use common::Result;
+use common::host::Host;
+use common::sysfs::names;
+
+use super::knob::plain;
+use super::persist::{Line, MODPROBE, SYSCTL, TMPFILES};
+
+/// A file of configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Source {
+    path: String,
+    text: String,
+}
+
+/// All files that are read at boot beside ours, in the order in which they are read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Boot {
+    sysctl: Vec<Source>,
+    modprobe: Vec<Source>,
+    tmpfiles: Vec<Source>,
+}
+
+/// Who has the last word on a line of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Overruled {
+    /// `/etc/sysctl.d/99-sysctl.conf:3`.
+    pub place: String,
+    /// What is set there.
+    pub value: String,
+}
+
+impl Boot {
+    /// Reads them.
+    ///
+    /// A file in `/etc` hides one of the same name in `/run`, that one in `/usr/local/lib`, and so on; all are
+    /// read by their names, wherever they are. `sysctl --system`, where systemd is not, reads
+    /// `/etc/sysctl.conf` after all others.
+    /// Source: sysctl.d(5), modprobe.d(5), tmpfiles.d(5), sysctl(8).
+    /// Errors: `permission`, `io`.
+    pub fn read(host: &Host) -> Result<Self> {
+        let mut boot = Self {
+            sysctl: sources(host, "sysctl.d")?,
+            modprobe: sources(host, "modprobe.d")?,
+            tmpfiles: sources(host, "tmpfiles.d")?,
+        };
+        let by_systemd = ["/usr/lib", "/lib"]
+            .iter()
+            .any(|lib| host.has(&format!("{lib}/systemd/systemd-sysctl")));
+        let last = "/etc/sysctl.conf".to_owned();
+        if let Some(text) = host.read(&last)?.filter(|_| !by_systemd) {
+            boot.sysctl.push(Source { path: last, text });
+        }
+        Ok(boot)
+    }
+
+    /// The line elsewhere because of which a line of ours does not hold after a boot; none when it does.
+    ///
+    /// Of a kernel parameter and of an option the last line counts. Of a file that systemd-tmpfiles writes
+    /// the first one does, but that those with a `+` are carried out as well. Patterns are not looked at: a
+    /// parameter that has a line of its own is left out of them.
+    pub fn overrules(&self, line: &Line) -> Option<Overruled> {
+        let words: Vec<&str> = line.start.split_whitespace().collect();
+        let found = match (line.file, &words[..]) {
+            (SYSCTL, [key, ..]) => last(after(&self.sysctl, SYSCTL), |text| parameter(text, key)),
+            (MODPROBE, ["options", module, option]) => {
+                let name = option.trim_end_matches('=');
+                last(after(&self.modprobe, MODPROBE), |text| module_option(text, module, name))
+            }
+            (TMPFILES, ["w", path, ..]) => {
+                let added = |text: &str| written(text, path).filter(|(added, _)| *added);
+                let value = |(_, value)| value;
+                last(after(&self.tmpfiles, TMPFILES), |text| added(text).map(value)).or_else(|| {
+                    first(before(&self.tmpfiles, TMPFILES), |text| written(text, path).map(value))
+                })
+            }
+            _ => None,
+        };
+        let same = |value: &str| plain(value) == plain(&line.rest);
+        found.filter(|found| !same(&found.value))
+    }
+}
+
+fn sources(host: &Host, folder: &str) -> Result<Vec<Source>> {
+    let mut sources: Vec<Source> = Vec::new();
+    for above in ["/etc", "/run", "/usr/local/lib", "/usr/lib", "/lib"] {
+        let folder = format!("{above}/{folder}");
+        for name in names(host, &folder) {
+            let is_hidden = sources.iter().any(|other| file_name(&other.path) == name);
+            let path = format!("{folder}/{name}");
+            if name.ends_with(".conf") && !is_hidden {
+                // One that leads nowhere, or to /dev/null, hides others all the same.
+                let text = host.read(&path)?.unwrap_or_default();
+                sources.push(Source { path, text });
+            }
+        }
+    }
+    sources.sort_by(|a, b| file_name(&a.path).cmp(file_name(&b.path)));
+    Ok(sources)
+}
+
+fn file_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+/// The files that are read after ours; `/etc/sysctl.conf` is, whatever its name.
+fn after<'s>(sources: &'s [Source], ours: &str) -> &'s [Source] {
+    let at = sources.iter().position(|source| file_name(&source.path) > file_name(ours));
+    at.map_or(&[], |at| &sources[at..])
+}
+
+/// The files that are read before ours.
+fn before<'s>(sources: &'s [Source], ours: &str) -> &'s [Source] {
+    let at = sources.iter().position(|source| file_name(&source.path) >= file_name(ours));
+    &sources[..at.unwrap_or(sources.len())]
+}
+
+fn all<'s>(
+    sources: &'s [Source],
+    value: impl Fn(&str) -> Option<String> + 's,
+) -> impl DoubleEndedIterator<Item = Overruled> + 's {
+    let lines = |source: &'s Source| {
+        let lines: Vec<(usize, &str)> = source.text.lines().enumerate().collect();
+        lines.into_iter().map(move |(at, text)| (source, at, text))
+    };
+    sources.iter().flat_map(lines).filter_map(move |(source, at, text)| {
+        let place = format!("{}:{}", source.path, at + 1);
+        Some(Overruled { place, value: value(text.trim())? })
+    })
+}
+
+fn last(sources: &[Source], value: impl Fn(&str) -> Option<String>) -> Option<Overruled> {
+    all(sources, value).next_back()
+}
+
+fn first(sources: &[Source], value: impl Fn(&str) -> Option<String>) -> Option<Overruled> {
+    all(sources, value).next()
+}
+
+/// What a line of sysctl.d sets this parameter to.
+///
+/// `vm.swappiness` is `vm/swappiness` as well: the first separator says which of them parts names.
+fn parameter(text: &str, key: &str) -> Option<String> {
+    if text.starts_with(['#', ';']) {
+        return None;
+    }
+    let (name, value) = text.split_once('=')?;
+    let name = name.trim().trim_start_matches('-').trim();
+    let name = match name.find(['.', '/']).map(|at| &name[at..=at]) {
+        Some("/") => name.chars().map(|c| if c == '/' { '.' } else { c }).collect(),
+        _ => name.to_owned(),
+    };
+    (name == key).then(|| value.trim().to_owned())
+}
+
+/// What a line of modprobe.d gives an option of a module.
+fn module_option(text: &str, module: &str, option: &str) -> Option<String> {
+    let mut words = text.split_whitespace();
+    let same = |name: &str| name.replace('-', "_") == module.replace('-', "_");
+    if words.next() != Some("options") || !words.next().is_some_and(same) {
+        return None;
+    }
+    let mut values = words.filter_map(|word| {
+        let (name, value) = word.split_once('=').unwrap_or((word, "1"));
+        (name == option).then(|| value.trim_matches('"').to_owned())
+    });
+    values.next_back()
+}
+
+/// What a line of tmpfiles.d writes to this file, and whether it does so whatever others do.
+fn written(text: &str, path: &str) -> Option<(bool, String)> {
+    let mut words = text.split_whitespace();
+    let kind = words.next().filter(|kind| kind.starts_with('w'))?;
+    let argument: Vec<&str> = match words.next()?.trim_matches('"') == path {
+        true => words.skip(4).collect(),
+        false => return None,
+    };
+    Some((kind.contains('+'), argument.join(" ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files(files: &[(&str, &str)]) -> (tempfile::TempDir, Host) {
+        let root = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = root.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        let host = Host::new(root.path());
+        (root, host)
+    }
+
+    /// Who overrules a line on a host of these files.
+    fn by(line: &Line, these: &[(&str, &str)]) -> Option<(String, String)> {
+        let (_root, host) = files(these);
+        let found = Boot::read(&host).unwrap().overrules(line);
+        found.map(|found| (found.place, found.value))
+    }
+
+    fn at(place: &str, value: &str) -> Option<(String, String)> {
+        Some((place.to_owned(), value.to_owned()))
+    }
+
+    #[test]
+    fn the_last_line_sets_a_parameter() {
+        let line = Line::sysctl("vm.swappiness", "0");
+        let ours = ("etc/sysctl.d/90-tdx.conf", "vm.swappiness = 0\n");
+        let earlier = ("etc/sysctl.d/10-x.conf", "vm.swappiness = 10\n");
+        let later = ("usr/lib/sysctl.d/99-y.conf", "#\nvm/swappiness=20\n; vm.swappiness = 1\n");
+        let place = "/usr/lib/sysctl.d/99-y.conf:2";
+        assert_eq!(by(&line, &[ours, earlier]), None);
+        assert_eq!(by(&line, &[ours, earlier, later]), at(place, "20"));
+        // Hidden by one of the same name; the same value; another parameter; a later one yet.
+        assert_eq!(by(&line, &[ours, later, ("etc/sysctl.d/99-y.conf", "")]), None);
+        assert_eq!(by(&line, &[ours, ("run/sysctl.d/99-z.conf", "-vm.swappiness = 0")]), None);
+        assert_eq!(by(&line, &[ours, ("run/sysctl.d/99-z.conf", "vm.swap = 3")]), None);
+        assert_eq!(by(&line, &[ours, ("run/sysctl.d/99-z", "vm.swappiness = 3")]), None);
+        let both = [later, ("run/sysctl.d/99-z.conf", "vm.swappiness = 3")];
+        assert_eq!(by(&line, &both), at("/run/sysctl.d/99-z.conf:1", "3"));
+        // Read last, but not by systemd.
+        let conf = ("etc/sysctl.conf", "vm.swappiness = 5\n");
+        assert_eq!(by(&line, &[ours, conf]), at("/etc/sysctl.conf:1", "5"));
+        let systemd = ("usr/lib/systemd/systemd-sysctl", "");
+        assert_eq!(by(&line, &[ours, conf, systemd]), None);
+    }
+
+    #[test]
+    fn the_last_option_of_a_module_counts() {
+        let line = Line::option("kvm_amd", "sev", "1");
+        let zz = |text| by(&line, &[("etc/modprobe.d/zz.conf", text)]);
+        let place = "/etc/modprobe.d/zz.conf:1";
+        assert_eq!(zz("options kvm-amd nested=1 sev=0\n"), at(place, "0"));
+        assert_eq!(zz("options kvm_amd sev=N\n"), at(place, "N"));
+        for same in ["options kvm_amd sev", "options kvm_amd sev=Y", "options kvm sev=0", "# sev=0"]
+        {
+            assert_eq!(zz(same), None, "{same}");
+        }
+        assert_eq!(by(&line, &[("etc/modprobe.d/a.conf", "options kvm_amd sev=0\n")]), None);
+    }
+
+    #[test]
+    fn the_first_line_writes_a_file_and_those_with_a_plus() {
+        let path = "/sys/kernel/mm/ksm/run";
+        let line = Line::attribute(path, "0");
+        let file = |name, kind| {
+            let path = format!("etc/tmpfiles.d/{name}.conf");
+            let text = format!("{kind} {path} - - - - 1\n", path = "/sys/kernel/mm/ksm/run");
+            by(&line, &[(path.as_str(), text.as_str())])
+        };
+        assert_eq!(file("a", "w!"), at("/etc/tmpfiles.d/a.conf:1", "1"));
+        assert_eq!(file("zz", "w"), None);
+        assert_eq!(file("zz", "w+"), at("/etc/tmpfiles.d/zz.conf:1", "1"));
+        assert_eq!(file("a", "d"), None);
+    }
+}
