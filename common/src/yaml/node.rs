@@ -34,14 +34,15 @@ impl Node {
         }
     }
 
-    /// How many nodes it is made of, and how deep they are nested.
+    /// How large it is, in nodes and bytes of text, and how deep its nodes are nested.
     pub(super) fn extent(&self) -> (usize, usize) {
         let nodes: Vec<&Self> = match &self.kind {
             Kind::Plain(_) | Kind::Text(_) => Vec::new(),
             Kind::List(nodes) => nodes.iter().collect(),
-            Kind::Map(pairs) => pairs.iter().map(|(_, value)| value).collect(),
+            Kind::Map(pairs) => pairs.iter().flat_map(|(key, value)| [key, value]).collect(),
         };
         let inner = nodes.into_iter().map(Self::extent);
-        inner.fold((1, 1), |(count, depth), (more, deep)| (count + more, depth.max(deep + 1)))
+        let own = 1 + self.text().map_or(0, str::len);
+        inner.fold((own, 1), |(size, depth), (more, deep)| (size + more, depth.max(deep + 1)))
     }
 }

@@ -140,8 +140,11 @@ fn a_small_text_is_never_a_large_tree() {
         let under = level - 1;
         text + &format!("a{level}: &a{level} [*a{under}, *a{under}]\n")
     });
-    let error = from_str::<Value>(&bomb).unwrap_err().to_string();
-    assert!(error.contains("aliases stand for more than"), "{error}");
+    let long = format!("a: &a {}\nb: [{}]\n", "a".repeat(1 << 16), "*a, ".repeat(1 << 10));
+    for bomb in [bomb, long] {
+        let error = from_str::<Value>(&bomb).unwrap_err().to_string();
+        assert!(error.contains("aliases stand for too much"), "{error}");
+    }
     let deep = (1..9)
         .fold(format!("a0: &a0 {}{}\n", "[".repeat(50), "]".repeat(50)), |text, level| {
             text + &format!("a{level}: &a{level} [[[[[[[[*a{}]]]]]]]]\n", level - 1)

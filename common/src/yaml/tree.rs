@@ -12,8 +12,8 @@ use super::node::{Kind, Node};
 /// How deep nodes can be nested.
 const DEEPEST: usize = 100;
 
-/// How many nodes aliases can stand for, all together.
-const COPIES: usize = 1 << 16;
+/// How much aliases can stand for, all together, as [`Node::extent`] counts.
+const COPIES: usize = 1 << 20;
 
 /// The tree of a text.
 ///
@@ -72,11 +72,10 @@ impl Tree {
             Event::Alias(anchor) => {
                 let unfinished = || Error::new(line, "this stands for what it is in".to_owned());
                 let node = self.anchors.get(&anchor).cloned().ok_or_else(unfinished)?;
-                let (count, depth) = node.extent();
-                self.copies += count;
+                let (size, depth) = node.extent();
+                self.copies += size;
                 if self.copies > COPIES {
-                    let why = format!("aliases stand for more than {COPIES} values");
-                    return Err(Error::new(line, why));
+                    return Err(Error::new(line, "aliases stand for too much".to_owned()));
                 }
                 self.check_depth(depth, line)?;
                 self.put(node, 0);
