@@ -287,13 +287,15 @@ fn digests_compression_and_holes() {
 
     // Compressed: smaller, the same disk, recognised.
     let guest = guest_image(false);
-    rig.shell(&format!("qemu-img convert -O raw {} big.img", guest.display())).text();
+    // Its kernel is compressed already; this is not.
+    let more = "head -c 16M /dev/zero | tr '\\0' y >>big.img";
+    rig.shell(&format!("qemu-img convert -O raw {} big.img && {more}", guest.display())).text();
     let item = rig.pool("import big.img --compress --name c.qcow2").item();
     assert_eq!((&item["format"], &item["action"]), (&json!("qcow2"), &json!("import")));
     rig.shell(&format!("qemu-img compare -f raw -F qcow2 big.img {IMAGES}/c.qcow2")).text();
     rig.shell(&format!("qemu-img check -q {IMAGES}/c.qcow2")).text();
     let blocks = |path: &std::path::Path| fs::metadata(path).unwrap().blocks();
-    assert!(blocks(&rig.path(IMAGES).join("c.qcow2")) <= blocks(&rig.scratch().join("big.img")));
+    assert!(blocks(&rig.path(IMAGES).join("c.qcow2")) < blocks(&rig.scratch().join("big.img")));
     assert_eq!(rig.owner("c.qcow2"), (0, rig.qemu_group(), 0o640));
     assert_eq!(rig.pool("import big.img --compress --name c.qcow2").item()["action"], "none");
     rig.shell("touch big.img").text();
