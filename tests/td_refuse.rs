@@ -122,7 +122,7 @@ fn new_checks_everything_before_it_touches_anything() {
         ("-i FILE --network absent", 4, "no network 'absent'", "net-list"),
         ("-i FILE --network idle", 5, "network 'idle' is not active", "net-start idle"),
         ("-i FILE --virt-type kvm", 6, "no KVM", "--virt-type qemu"),
-        ("-i FILE --vcpus 4000", 6, "vCPUs here, not 4000", ""),
+        ("-i FILE --vcpus 99999", 6, "vCPUs here, not 99999", ""),
         ("--base guest.qcow2", 4, "pool 'tdvirsh-pool' does not exist", ""),
     ] {
         let more = more.replace("FILE", &file.to_string());
