@@ -30,11 +30,11 @@ use std::fs;
 use kills::{Verb, walk};
 use nix::sys::signal::Signal::SIGTERM;
 use steps::{Fate, Moment};
-use support::{Rig, repository};
+use support::repository;
 use td::{define, foreign};
 use template::emulated;
 use tree::{Spec, Tree};
-use world::{World, rig_with_images};
+use world::{World, rig_with_disk, rig_with_images};
 
 const NEW: &str = "tdx-td new -i base.qcow2 --name x --security none --memory 64M --vcpus 1";
 const WITH_SEED: &str = "tdx-td new -i base.qcow2 --name x --security none --memory 64M --vcpus 1 \
@@ -205,13 +205,6 @@ fn hostdevs() {
             ..Verb::default()
         },
     );
-}
-
-/// A rig with a disk that is called `./disk`; what is on it must stay.
-fn rig_with_disk() -> Rig {
-    let rig = rig_with_images();
-    rig.disk("disk");
-    rig
 }
 
 #[test]

@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use pool::IMAGES;
 use steps::{Fate, Moment, anonymous, is_full, moments};
 use support::Rig;
-use world::{World, rig_with_images};
+use world::{World, rig_with_disk};
 
 const NEW: &str = "tdx-td new -i base.qcow2 --name x --security none --memory 64M --vcpus 1 \
                    --user guest --ssh-key key.pub";
@@ -68,13 +68,6 @@ const VERBS: [Verb; 11] = [
         undo: "virsh pool-destroy more; virsh pool-undefine more; rm -r /var/lib/libvirt/images/more",
     },
 ];
-
-/// A rig with images, and with a disk that is called `./disk`.
-fn rig_with_disk() -> Rig {
-    let rig = rig_with_images();
-    rig.disk("disk");
-    rig
-}
 
 /// Every call that changes something fails once, and nothing is left of the verb, or it says what.
 #[test]

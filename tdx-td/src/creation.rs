@@ -7,7 +7,7 @@
 use common::cli::{Change, Context};
 use common::config::Config;
 use common::document::Action;
-use common::libvirt::{Context as _, Libvirt, State, is_gone};
+use common::libvirt::{Context as _, Libvirt, State};
 use common::units::Size;
 use common::{Error, Result, interrupt, log};
 use tdx_gpu::handover::Handover;
@@ -334,12 +334,12 @@ fn differences(domain: &Domain, name: &str, wanted: &Metadata) -> Result<Option<
 
 /// The error of work on a domain; that it is gone, if it is.
 fn or_gone(domain: &Domain, name: &str, error: Error) -> Error {
-    match domain.is_active() {
-        Err(gone) if is_gone(&gone) => {
+    match power::is_deleted(domain) {
+        true => {
             Error::conflict(format!("domain '{name}' was deleted by another command meanwhile"))
                 .hint("run the same command again")
         }
-        _ => error,
+        false => error,
     }
 }
 

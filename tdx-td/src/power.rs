@@ -68,6 +68,11 @@ pub fn is_active(domain: &Domain, name: &str) -> Result<bool> {
     }
 }
 
+/// Whether it is known to be there no more.
+pub fn is_deleted(domain: &Domain) -> bool {
+    domain.is_active().is_err_and(|error| is_gone(&error))
+}
+
 /// Whether it is known not to run, after something that failed.
 pub fn is_off(domain: &Domain, name: &str) -> bool {
     is_active(domain, name).is_ok_and(|active| !active)
@@ -116,9 +121,8 @@ pub fn bring_up(domain: &Domain, name: &str) -> Result<Action> {
 /// A QEMU that is ended while libvirt waits for its first word fails the start, not the end. It says who
 /// ended it once it is far enough to hear signals; before that it goes without a word.
 fn not_started(error: VirtError, domain: &Domain, name: &str) -> Error {
-    let is_ended = error.message().contains("terminating on signal")
-        || is_gone(&error)
-        || domain.is_active().is_err_and(|error| is_gone(&error));
+    let is_ended =
+        error.message().contains("terminating on signal") || is_gone(&error) || is_deleted(domain);
     let is_silent = error.message().ends_with("process exited while connecting to monitor");
     let error = failure(error, format_args!("start domain '{name}'"));
     match (is_ended, is_silent) {

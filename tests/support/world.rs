@@ -141,6 +141,13 @@ pub(crate) fn rig_with_images() -> Rig {
     rig
 }
 
+/// The same with a disk that is called `./disk`; what is on it must stay.
+pub(crate) fn rig_with_disk() -> Rig {
+    let rig = rig_with_images();
+    rig.disk("disk");
+    rig
+}
+
 /// Puts base.qcow2 into the pool; image.raw, image.qcow2, other.raw and key.pub beside it.
 pub(crate) fn fill_with_images(rig: &Rig) {
     for (name, seed) in [("image.raw", 1), ("other.raw", 2)] {
