@@ -5,6 +5,7 @@ use std::io::{self, BufRead, IsTerminal};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use clap::error::ErrorKind as ClapKind;
 use clap::{Args, Parser};
@@ -59,6 +60,23 @@ pub struct Context {
     pub host: Host,
     /// Whether a progress bar may be drawn.
     pub progress: bool,
+    /// The other machine that a connection leads to; its name, where that is known.
+    remote: OnceLock<Option<String>>,
+}
+
+impl Context {
+    /// Name of the machine whose things the verb is about: the one that libvirt runs on once there is a
+    /// connection to another one, else that of [`Context::host`]. None when it is unknown.
+    pub fn host_name(&self) -> Option<String> {
+        self.remote.get().cloned().unwrap_or_else(|| self.host.name())
+    }
+
+    /// Says that the verb is about the things of another machine, which libvirt names so.
+    #[cfg(feature = "libvirt")]
+    pub(crate) fn set_remote(&self, name: Option<String>) {
+        // A verb has one connection; one that is opened again leads to the same machine.
+        let _ = self.remote.set(name);
+    }
 }
 
 impl Context {
@@ -206,8 +224,10 @@ fn run<T: Tool>(tool: T) -> Result<u8> {
     let context = Context {
         host: Host::new(&globals.sysroot),
         progress: !quiet && io::stderr().is_terminal(),
+        remote: OnceLock::new(),
     };
-    let outcome = tool.run(&context)?;
+    let mut outcome = tool.run(&context)?;
+    outcome.set_host(context.host_name());
     let (text, warnings) = outcome.render(format);
     write_stdout(&text).map_err(cannot_print)?;
     if !quiet {

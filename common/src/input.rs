@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::libc;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -54,6 +55,37 @@ pub fn secret_file(path: &Path, limit: usize) -> Result<Vec<u8>> {
             .hint(format!("chmod 600 '{shown}'")));
     }
     file(path, limit)
+}
+
+/// The name of a thing in an item: text that is not empty and has no NUL byte, which ends a name in libvirt
+/// and in the kernel.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Name(String);
+
+impl Name {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for Name {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, &'static str> {
+        match text.as_str() {
+            "" => Err("a name is empty"),
+            text if text.contains('\0') => Err("a name holds a NUL byte"),
+            _ => Ok(Self(text)),
+        }
+    }
+}
+
+impl From<Name> for String {
+    fn from(name: Name) -> Self {
+        name.0
+    }
 }
 
 /// Reads items from standard input: a document, a JSON array, or concatenated item objects.
@@ -126,8 +158,6 @@ fn document(mut value: Value, kinds: &[&str], expected: &str) -> Result<Vec<Valu
 
 #[cfg(test)]
 mod tests {
-    use serde::Deserialize;
-
     use super::*;
 
     #[test]
@@ -148,19 +178,23 @@ mod tests {
 
     #[derive(Debug, PartialEq, Deserialize)]
     struct Named {
-        name: String,
+        name: Name,
+        host: Option<String>,
     }
 
     fn names(text: &str) -> Result<Vec<String>> {
         let items: Vec<Named> = parse(text, &["tdx.td."], "domains")?;
-        Ok(items.into_iter().map(|item| item.name).collect())
+        Ok(items.into_iter().map(|item| item.name.into()).collect())
     }
 
     #[test]
     fn documents_arrays_and_streams_are_read() {
         for text in [
             r#"{"schema_version":"1.0","kind":"tdx.td.domains","items":[{"name":"a"},{"name":"b"}]}"#,
+            r#"{"schema_version":"1.1","kind":"tdx.td.domains","host":"h","items":[{"name":"a"},{"name":"b"}]}"#,
+            r#"{"schema_version":"1.99","kind":"tdx.td.domains","items":[{"name":"a"},{"name":"b"}]}"#,
             r#"[{"name":"a"},{"name":"b","more":1}]"#,
+            r#"[{"name":"a","host":null},{"name":"b","host":"h"}]"#,
             "{\"name\":\"a\"}\n{\"name\":\"b\"}\n",
             r#"{"name":"a"}{"name":"b"}"#,
         ] {
@@ -178,6 +212,9 @@ mod tests {
             (r#"{"name":"a"} x"#, "standard input is not JSON: expected domains"),
             (r#"["a"]"#, "item 1 on standard input is not domains"),
             (r#"[{"name":"a"},{"nam":"b"}]"#, "item 2 on standard input is not domains"),
+            (r#"[{"name":""}]"#, "item 1 on standard input is not domains"),
+            (r#"[{"name":"a\u0000b"}]"#, "item 1 on standard input is not domains"),
+            (r#"[{"name":"a","host":1}]"#, "item 1 on standard input is not domains"),
             (
                 r#"{"schema_version":"1.0","kind":"tdx.pool.volumes","items":[]}"#,
                 "standard input holds a document of kind \"tdx.pool.volumes\": expected domains",
@@ -203,7 +240,8 @@ mod tests {
             words in proptest::collection::vec(
                 proptest::sample::select(vec![
                     "{", "}", "[", "]", ",", ":", "\"name\"", "\"items\"", "\"kind\"",
-                    "\"tdx.td.domains\"", "\"schema_version\"", "\"1.0\"", "1", "null", " ",
+                    "\"tdx.td.domains\"", "\"schema_version\"", "\"1.0\"", "\"1.1\"", "1", "null", " ",
+                    "\"host\"", "\"\"", "\"\\u0000\"",
                 ]),
                 0..30,
             ),

@@ -57,6 +57,11 @@ impl Outcome {
         Self { report: Box::new(document), status: if yes { 0 } else { 10 } }
     }
 
+    /// Says which machine the things of the document live on.
+    pub(crate) fn set_host(&mut self, host: Option<String>) {
+        self.report.set_host(host);
+    }
+
     /// The whole text of standard output and the warnings for standard error.
     pub(crate) fn render(&self, format: Format) -> (String, Vec<String>) {
         let format = format.resolve();
@@ -77,6 +82,7 @@ impl fmt::Debug for Outcome {
 }
 
 trait Report {
+    fn set_host(&mut self, host: Option<String>);
     fn render(&self, format: Format) -> String;
     /// What the text itself does not tell.
     fn warnings(&self, format: Format) -> Vec<String>;
@@ -88,6 +94,7 @@ struct Raw {
 }
 
 impl Report for Raw {
+    fn set_host(&mut self, _: Option<String>) {}
     fn render(&self, _: Format) -> String {
         self.text.clone()
     }
@@ -97,6 +104,9 @@ impl Report for Raw {
 }
 
 impl<T: Item> Report for Document<T> {
+    fn set_host(&mut self, host: Option<String>) {
+        Self::set_host(self, host);
+    }
     fn render(&self, format: Format) -> String {
         match format {
             Format::Name => self.items.iter().fold(String::new(), |mut names, item| {

@@ -60,7 +60,7 @@ impl Tool for Cli {
     fn run(self, context: &Context) -> Result<Outcome> {
         let config = Config::load(&context.host)?;
         let target = self.connect.target(&context.host, &config)?;
-        let libvirt = || Libvirt::open(&target);
+        let libvirt = || Libvirt::open_for(context, &target);
         match self.verb {
             Verb::Ensure(args) => ensure::run(&libvirt()?, &config, args),
             Verb::Info(args) => info::run(&libvirt()?, &config, args),

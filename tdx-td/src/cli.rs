@@ -86,7 +86,7 @@ impl Tool for Cli {
     fn run(self, context: &Context) -> Result<Outcome> {
         let config = Config::load(&context.host)?;
         let target = self.connect.target(&context.host, &config)?;
-        let libvirt = || Libvirt::open(&target);
+        let libvirt = || Libvirt::open_for(context, &target);
         // A captured tree has no libvirt of its own; whoever names one means it.
         let may_ask = context.host.is_this_machine() || self.connect.is_given();
         match self.verb {

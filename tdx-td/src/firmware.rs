@@ -99,6 +99,7 @@ pub struct FirmwareItem {
 impl Item for FirmwareItem {
     const COLUMNS: &'static [&'static str] =
         &["NAME", "DEVICE", "MODE", "FEATURES", "EXECUTABLE", "USABLE", "OFFERED"];
+    const IS_ON_HOST: bool = false;
 
     /// Its order is that of preference.
     fn key(&self) -> Cow<'_, str> {

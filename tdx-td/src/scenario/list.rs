@@ -35,6 +35,7 @@ pub struct ScenarioItem {
 
 impl Item for ScenarioItem {
     const COLUMNS: &'static [&'static str] = &["NAME", "SECURITY", "DESCRIPTION", "FILES"];
+    const IS_ON_HOST: bool = false;
 
     fn key(&self) -> Cow<'_, str> {
         self.name.as_str().into()
