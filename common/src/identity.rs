@@ -3,6 +3,7 @@
 //! A name, an address or a path can come to mean another thing between two commands, and means another one
 //! on another host. Items therefore also say what a thing is, and a verb compares before it acts.
 
+use std::collections::HashMap;
 use std::fmt::Display;
 
 use crate::code::Code;
@@ -74,6 +75,20 @@ impl Comparison {
     }
 }
 
+/// Each name once, in the order given, with all claims that were made about it.
+pub fn by_name<C>(named: impl IntoIterator<Item = (String, Option<C>)>) -> Vec<(String, Vec<C>)> {
+    let mut all: Vec<(String, Vec<C>)> = Vec::new();
+    let mut places = HashMap::<String, usize>::new();
+    for (name, claim) in named {
+        let place = *places.entry(name.clone()).or_insert(all.len());
+        if place == all.len() {
+            all.push((name, Vec::new()));
+        }
+        all[place].1.extend(claim);
+    }
+    all
+}
+
 /// Whether two names are of the same host: case does not count, and a short name equals a full name that
 /// begins with it as its first label.
 pub fn is_same_host(one: &str, other: &str) -> bool {
@@ -108,6 +123,13 @@ mod tests {
             assert_eq!(is_same_host(one, other), same, "{one:?} {other:?}");
             assert_eq!(is_same_host(other, one), same, "{other:?} {one:?}");
         }
+    }
+
+    #[test]
+    fn names_come_once_in_order_with_all_claims() {
+        let named = [("b", Some(1)), ("a", None), ("b", None), ("b", Some(2)), ("a", Some(3))];
+        let all = by_name(named.map(|(name, claim)| (name.to_owned(), claim)));
+        assert_eq!(all, [("b".to_owned(), vec![1, 2]), ("a".to_owned(), vec![3])]);
     }
 
     #[test]

@@ -180,16 +180,17 @@ pub fn items<'d>(
 
 /// Shows the devices that were named, or all, that the filters let through.
 pub fn run(host: &Host, args: ScanArgs) -> Result<Outcome> {
-    let (named, warnings) = request::resolve(&args.devices)?;
+    let requested = request::resolve(&args.devices)?;
     let inventory = Inventory::read(host)?;
+    requested.expect_same(host, &inventory)?;
     let chosen: Vec<&Device> = if args.devices.is_empty() {
         inventory.devices.values().collect()
     } else {
-        named.iter().map(|&bdf| inventory.device(bdf)).collect::<Result<_>>()?
+        requested.devices.iter().map(|&bdf| inventory.device(bdf)).collect::<Result<_>>()?
     };
     let chosen = chosen.into_iter().filter(|device| args.filter.lets_through(device));
     let items = items(host, &inventory, chosen)?;
-    let warnings = warnings.into_iter().chain(warnings_of(&inventory));
+    let warnings = requested.warnings.into_iter().chain(warnings_of(&inventory));
     Ok(Document::new("tdx.iommu.devices", items).warnings(warnings).into())
 }
 
