@@ -50,6 +50,8 @@ pub struct CheckItem {
     pub model: Option<String>,
     /// Serial number.
     pub serial: Option<String>,
+    /// World-wide name.
+    pub wwn: Option<String>,
     /// The name below `/dev/disk/by-id` that lasts longest.
     pub by_id: Option<String>,
     /// Whether it can be given to a guest.
@@ -92,8 +94,9 @@ pub fn run(
     let names = named::read(&args.devices)?;
     let blocks = Blocks::read(host)?;
     // Before anything slow.
-    for name in &names {
-        named::find(host, &blocks, name)?;
+    for named in &names {
+        let disk = Disk::read(host, &blocks, named::find(host, &blocks, &named.name)?);
+        named.expect_same(host, &disk)?;
     }
     let (libvirt, mut warnings) = match libvirt() {
         Ok(libvirt) => (Some(libvirt), Vec::new()),
@@ -102,8 +105,9 @@ pub fn run(
     let question = Question { domain: None, readonly: args.readonly };
     let mut items: Vec<CheckItem> = Vec::new();
     let machine = Machine::read(host, libvirt.as_ref())?;
-    for name in &names {
-        let (disk, judgement) = machine.judge(host, name, question)?;
+    for named in &names {
+        let (disk, judgement) = machine.judge(host, &named.name, question)?;
+        named.expect_same(host, &disk)?;
         if items.iter().all(|item| item.device != disk.node()) {
             warnings.extend(judgement.unseen);
             let findings = judgement.findings;
@@ -169,6 +173,7 @@ fn item(disk: &Disk, findings: Vec<finding::Finding>) -> CheckItem {
         size_bytes: disk.size,
         model: disk.model.clone(),
         serial: disk.serial.clone(),
+        wwn: disk.wwn.clone(),
         by_id: disk.by_id().map(str::to_owned),
         available: findings.iter().all(|finding| finding.code.level() == Level::Note),
         blockers,
