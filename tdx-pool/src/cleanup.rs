@@ -64,6 +64,8 @@ pub struct CleanupItem {
     name: String,
     /// The pool's name.
     pool: String,
+    /// UUID of the pool.
+    pool_uuid: Option<String>,
     /// Where it is, or was.
     path: String,
     /// Its size on disk, bytes; 0 for a disk that is gone and left a passphrase with libvirt.

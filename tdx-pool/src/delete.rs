@@ -15,6 +15,7 @@ use common::{Error, Result, input, interrupt, log};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::identity::VolumeClaim;
 use crate::inflight;
 use crate::needs::Needs;
 use crate::pool::Pool;
@@ -40,6 +41,8 @@ pub struct DeleteItem {
     name: String,
     /// The pool's name.
     pool: String,
+    /// UUID of the pool.
+    pool_uuid: Option<String>,
     /// Where it was; null when it was not there.
     path: Option<String>,
     /// `delete`, or `none` for a volume that was not there.
@@ -76,20 +79,25 @@ pub fn run(
     let libvirt = connect()?;
     let dry_run = args.change.dry_run;
     let host = libvirt.is_local().then_some(&context.host);
-    let batches: Vec<Batch> = wanted
-        .into_iter()
-        .map(|(pool, names)| {
-            let pool = Pool::resolve(&libvirt, config, &PoolArgs { pool })?;
-            let needs = Needs::take(&libvirt, &pool)?;
-            Ok(Batch { needs, pool, names, libvirt: &libvirt, host })
-        })
-        .collect::<Result<_>>()?;
+    let host_name = context.host_name();
+    let mut failed: Option<Error> = None;
+    let mut batches: Vec<Batch> = Vec::new();
+    for (pool, claimed) in wanted {
+        let claimed = matching(claimed, None, host_name.as_deref(), &mut failed);
+        if claimed.is_empty() {
+            continue;
+        }
+        let pool = Pool::resolve(&libvirt, config, &PoolArgs { pool })?;
+        let claimed = matching(claimed, Some(&pool), host_name.as_deref(), &mut failed);
+        let names = claimed.into_keys().collect();
+        let needs = Needs::take(&libvirt, &pool)?;
+        batches.push(Batch { needs, pool, names, libvirt: &libvirt, host });
+    }
     let there: Vec<&str> = batches.iter().flat_map(Batch::there).collect();
     if !there.is_empty() {
         context.confirm(args.change, &format!("delete {}?", there.join(", ")))?;
     }
     let mut items = Vec::new();
-    let mut failed: Option<Error> = None;
     for batch in batches {
         for done in batch.delete(dry_run) {
             match done {
@@ -108,36 +116,60 @@ pub fn run(
 /// An item says which pool it is in: a name alone could hit another pool's volume.
 #[derive(Deserialize)]
 struct Named {
-    name: String,
-    pool: Option<String>,
+    name: input::Name,
+    pool: Option<input::Name>,
+    #[serde(flatten)]
+    claim: VolumeClaim,
 }
 
-/// The names, each once, by pool; the pool of the flag or the default one is none.
-fn wanted(
-    words: Vec<String>,
-    args: &PoolArgs,
-) -> Result<BTreeMap<Option<String>, BTreeSet<String>>> {
-    let mut wanted: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+/// Volumes by name, with what the items of standard input say of each.
+type Claimed = BTreeMap<String, Vec<VolumeClaim>>;
+
+/// The volumes by pool; the pool of the flag or the default one is none.
+fn wanted(words: Vec<String>, args: &PoolArgs) -> Result<BTreeMap<Option<String>, Claimed>> {
+    let mut wanted: BTreeMap<_, Claimed> = BTreeMap::new();
     if !words.iter().any(|word| word == input::STDIN) {
-        wanted.insert(args.pool.clone(), words.into_iter().collect());
+        let named = words.into_iter().map(|name| (name, Vec::new()));
+        wanted.insert(args.pool.clone(), named.collect());
         return Ok(wanted);
     }
     if words.len() > 1 {
         return Err(Error::usage("- stands alone: name volumes or read them from standard input"));
     }
     let kinds = ["tdx.pool.volumes", "tdx.pool.import", "tdx.pool.cleanup", "tdx.pool.delete"];
-    for item in input::items::<Named>(&kinds, "volumes with a name")? {
-        if let (Some(asked), Some(there)) = (&args.pool, &item.pool)
+    for Named { name, pool, claim } in input::items(&kinds, "volumes with a name")? {
+        let (name, pool) = (String::from(name), pool.map(String::from));
+        if let (Some(asked), Some(there)) = (&args.pool, &pool)
             && asked != there
         {
             return Err(Error::usage(format!(
-                "volume '{}' is in pool '{there}', but --pool says '{asked}'",
-                item.name
+                "volume '{name}' is in pool '{there}', but --pool says '{asked}'"
             )));
         }
-        wanted.entry(item.pool.or_else(|| args.pool.clone())).or_default().insert(item.name);
+        let volumes = wanted.entry(pool.or_else(|| args.pool.clone())).or_default();
+        volumes.entry(name).or_default().push(claim);
     }
     Ok(wanted)
+}
+
+/// The volumes that are the ones the items say; the first that is not becomes the failure.
+fn matching(
+    mut claimed: Claimed,
+    pool: Option<&Pool>,
+    host_name: Option<&str>,
+    failed: &mut Option<Error>,
+) -> Claimed {
+    claimed.retain(|name, claims| {
+        let same = claims.iter().try_for_each(|claim| claim.expect(name, pool, host_name));
+        match same {
+            Ok(()) => true,
+            Err(error) => {
+                failed.get_or_insert(error);
+                false
+            }
+        }
+    });
+    claimed
 }
 
 /// What is to go from one pool.
@@ -167,8 +199,7 @@ impl Batch<'_> {
     fn delete_one(&mut self, name: String, dry_run: bool) -> Result<DeleteItem> {
         interrupt::check()?;
         let Some(volume) = self.needs.volume(&name) else {
-            let pool = self.pool.name.clone();
-            return Ok(DeleteItem { name, pool, path: None, action: Action::NONE });
+            return Ok(self.item(name, None, Action::NONE));
         };
         let path = volume.path.clone();
         self.check(&name, &path)?;
@@ -181,8 +212,12 @@ impl Batch<'_> {
             secret::forget_with(self.libvirt, &name, &path)?;
         }
         self.needs.forget(&path);
-        let path = Some(path.display().to_string());
-        Ok(DeleteItem { name, pool: self.pool.name.clone(), path, action: Action("delete") })
+        Ok(self.item(name, Some(path.display().to_string()), Action("delete")))
+    }
+
+    fn item(&self, name: String, path: Option<String>, action: Action) -> DeleteItem {
+        let (pool, pool_uuid) = (self.pool.name.clone(), self.pool.uuid.clone());
+        DeleteItem { name, pool, pool_uuid, path, action }
     }
 
     fn check(&self, name: &str, path: &Path) -> Result<()> {

@@ -11,6 +11,7 @@ mod chains;
 mod cli;
 mod files;
 mod holders;
+pub mod identity;
 mod upload;
 
 pub mod cleanup;

@@ -32,7 +32,8 @@ pub struct Pool {
     /// Where its volumes are; some kinds of pool have no such place.
     pub path: Option<PathBuf>,
     state: PoolState,
-    uuid: Option<String>,
+    /// Its UUID.
+    pub uuid: Option<String>,
     capacity_bytes: Option<u64>,
     allocation_bytes: Option<u64>,
     available_bytes: Option<u64>,

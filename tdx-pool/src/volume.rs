@@ -38,6 +38,8 @@ pub struct VolumeItem {
     pub name: String,
     /// The pool's name.
     pub pool: String,
+    /// UUID of the pool.
+    pub pool_uuid: Option<String>,
     /// Where it is.
     pub path: String,
     /// Image format in libvirt's words: `qcow2`, `raw`, `iso`, …
@@ -177,6 +179,7 @@ impl Survey {
             VolumeItem {
                 name: volume.name.clone(),
                 pool: pool.name.clone(),
+                pool_uuid: pool.uuid.clone(),
                 path: text(&volume.path),
                 format: volume.format.clone(),
                 role,

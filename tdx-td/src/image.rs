@@ -12,6 +12,7 @@ use common::units::Size;
 use common::{Error, ErrorKind, Result, input, log};
 use serde::Deserialize;
 use tdx_pool::ensure;
+use tdx_pool::identity::VolumeClaim;
 use tdx_pool::import::{self, Options};
 use tdx_pool::overlay::Base;
 use tdx_pool::pool::Pool;
@@ -57,8 +58,10 @@ impl Image {
 /// What a document for `--base -` must tell.
 #[derive(Deserialize)]
 struct BaseItem {
-    name: String,
-    pool: String,
+    name: input::Name,
+    pool: input::Name,
+    #[serde(flatten)]
+    claim: VolumeClaim,
 }
 
 /// The image flags with `--base -` read.
@@ -67,6 +70,8 @@ pub struct ImageRequest {
     pool: Option<String>,
     image: Option<PathBuf>,
     base: Option<String>,
+    /// What the item on standard input says of the base image.
+    claim: VolumeClaim,
     /// Size of the guest's disk, bytes; that of the image without it.
     pub disk_size: Option<u64>,
 }
@@ -80,6 +85,7 @@ impl ImageRequest {
             pool: args.pool.clone(),
             image: args.td_image.clone(),
             base: args.base.clone(),
+            claim: VolumeClaim::default(),
             disk_size: args.disk_size.map(|size| size.0),
         };
         if args.base.as_deref() == Some(input::STDIN) {
@@ -89,11 +95,13 @@ impl ImageRequest {
             let [item] = <[BaseItem; 1]>::try_from(items).map_err(|_| {
                 Error::invalid_input(format!("one base image was expected, {count} came"))
             })?;
-            if args.pool.as_ref().is_some_and(|pool| *pool != item.pool) {
-                return Err(Error::conflict(format!("the image is in pool '{}'", item.pool)));
+            let pool = String::from(item.pool);
+            if args.pool.as_ref().is_some_and(|asked| *asked != pool) {
+                return Err(Error::conflict(format!("the image is in pool '{pool}'")));
             }
-            request.base = Some(item.name);
-            request.pool = Some(item.pool);
+            request.base = Some(item.name.into());
+            request.pool = Some(pool);
+            request.claim = item.claim;
         }
         Ok(request)
     }
@@ -120,6 +128,7 @@ impl ImageRequest {
         warnings: &mut Vec<String>,
     ) -> Result<Image> {
         if let Some(name) = &self.base {
+            self.claim.expect(name, pool.found(), context.host_name().as_deref())?;
             let absent = || Error::not_found(format!("pool '{}' does not exist", pool.pool_name()));
             let pool = pool.found().ok_or_else(absent)?;
             pool.check_active()?;

@@ -65,9 +65,10 @@ pub(super) fn judge(host: &Host, libvirt: &Libvirt, pool: &Pool) -> Result<Vec<J
         unused.push(Judged { item, chain: chains.chain(&path)? });
     }
     for (name, path) in secret::orphans(host, libvirt, &folder, &usage)? {
-        let (pool, path) = (pool.name.clone(), path.display().to_string());
+        let (pool_uuid, pool) = (pool.uuid.clone(), pool.name.clone());
+        let path = path.display().to_string();
         let (reason, action, allocation_bytes) = (Reason::Orphan, Action::NONE, 0);
-        let item = CleanupItem { name, pool, path, allocation_bytes, reason, action };
+        let item = CleanupItem { name, pool, pool_uuid, path, allocation_bytes, reason, action };
         unused.push(Judged { item, chain: Vec::new() });
     }
     // What a kept file stands on is kept: judged from the top of each chain down.
@@ -135,6 +136,7 @@ fn item(pool: &Pool, name: String, path: &Path) -> Result<Option<CleanupItem>> {
     Ok(Some(CleanupItem {
         name,
         pool: pool.name.clone(),
+        pool_uuid: pool.uuid.clone(),
         path: canonical(path).display().to_string(),
         allocation_bytes: metadata.blocks() * 512,
         reason,

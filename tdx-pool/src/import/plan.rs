@@ -242,6 +242,7 @@ impl Plan {
     pub fn item(self, pool: &str) -> ImportItem {
         ImportItem {
             pool: pool.to_owned(),
+            pool_uuid: None,
             path: self.target().display().to_string(),
             format: self.format(),
             capacity_bytes: self.source.image.virtual_size_bytes,
