@@ -96,7 +96,7 @@ impl Tool for Cli {
             Verb::List(args) => list::run(context, &libvirt()?, args),
             Verb::Show(args) => show::run(context, libvirt, args),
             Verb::Start(args) => start::run(context, libvirt, args),
-            Verb::Stop(args) => stop::run(libvirt, args),
+            Verb::Stop(args) => stop::run(context, libvirt, args),
             Verb::Delete(args) => delete::run(context, libvirt, args),
             Verb::Hostdevs(args) => hostdevs::run(context, libvirt, args),
             Verb::Scenario(verb) => scenario::run(context, &config, verb),

@@ -6,14 +6,14 @@ use std::time::Duration;
 use clap::Args;
 use common::cli::{Change, Context};
 use common::document::{Action, Document};
-use common::host::Host;
 use common::libvirt::{Context as _, Libvirt, is_gone};
 use common::output::Outcome;
-use common::{Result, interrupt, parallel};
+use common::{ErrorKind, Result, interrupt, parallel};
 use tdx_pool::usage::{Chains, Usage};
+use virt::domain::Domain;
 
 use crate::definition::Definition;
-use crate::names;
+use crate::names::{self, Named};
 use crate::removal::{Plan, Removal, delete_files};
 
 /// Arguments of `delete`.
@@ -48,7 +48,7 @@ pub fn run(
     interrupt::guard();
     let libvirt = connect()?;
     let wanted = if args.all { managed(&libvirt)? } else { named };
-    let plans = plan(&context.host, &libvirt, wanted, args.foreign)?;
+    let plans = plan(context, &libvirt, wanted, args.foreign)?;
     let there: Vec<&str> = plans.iter().flatten().filter_map(Plan::target).collect();
     if !there.is_empty() {
         context.confirm(args.change, &format!("delete {}?", there.join(", ")))?;
@@ -71,9 +71,9 @@ pub fn run(
 }
 
 /// The names of all domains that these tools or the original script made.
-fn managed(libvirt: &Libvirt) -> Result<Vec<String>> {
+fn managed(libvirt: &Libvirt) -> Result<Vec<Named>> {
     let domains = libvirt.connect().list_all_domains(0).context("list domains")?;
-    let name = |domain: virt::domain::Domain| match domain.xml_desc(0) {
+    let name = |domain: Domain| match domain.xml_desc(0) {
         Err(error) if is_gone(&error) => Ok(None),
         text => {
             let definition = Definition::parse(text.context("read a domain")?)?;
@@ -82,27 +82,31 @@ fn managed(libvirt: &Libvirt) -> Result<Vec<String>> {
     };
     let names: Result<Vec<_>> =
         parallel::map(domains, parallel::DOMAINS, name).into_iter().collect();
-    Ok(names?.into_iter().flatten().collect())
+    Ok(names?.into_iter().flatten().map(Named::from).collect())
 }
 
 /// What is to be done for each name, or why it cannot be.
 fn plan(
-    host: &Host,
+    context: &Context,
     libvirt: &Libvirt,
-    wanted: Vec<String>,
+    wanted: Vec<Named>,
     foreign: bool,
 ) -> Result<Vec<Result<Plan>>> {
+    let (host, host_name) = (&context.host, context.host_name());
     let mut found = Vec::with_capacity(wanted.len());
-    for name in wanted {
-        let domain = names::find(libvirt, &name)?;
-        found.push((name, domain));
+    for named in wanted {
+        let domain = match named.find(libvirt, host_name.as_deref()) {
+            Err(error) if error.kind() != ErrorKind::Conflict => return Err(error),
+            compared => compared,
+        };
+        found.push((named.name, domain));
     }
     let mut chains = Chains::visible(libvirt);
-    let usage = match found.iter().any(|(_, domain)| domain.is_some()) {
+    let usage = match found.iter().any(|(_, domain)| matches!(domain, Ok(Some(_)))) {
         true => Usage::collect(libvirt, &mut chains)?,
         false => Usage::default(),
     };
-    let plan = |(name, domain)| match domain {
+    let plan = |(name, domain): (String, Result<Option<Domain>>)| match domain? {
         None => Plan::absent(host, libvirt, name),
         Some(domain) => Plan::new(host, libvirt, name, domain, foreign, &mut chains, &usage),
     };

@@ -13,7 +13,7 @@ use virt::domain::Domain;
 use crate::attestation::Attestation;
 use crate::domain::DomainItem;
 use crate::list::{Observer, complete};
-use crate::names::{self, NameArgs};
+use crate::names::{self, NameArgs, Named};
 use crate::{addresses, definition, power};
 use common::parallel;
 
@@ -46,8 +46,12 @@ pub fn run(
     let named = |(domain, state): (Domain, State)| Some((domain.name().ok()?, (domain, state)));
     let domains: HashMap<_, _> = libvirt.domains()?.into_iter().filter_map(named).collect();
     let observer = Observer::new(&context.host, &libvirt)?;
-    let show = |name: String| {
-        let (domain, state) = domains.get(&name).ok_or_else(|| names::absent(&name))?;
+    let host_name = context.host_name();
+    let show = |named: Named| {
+        let found = domains.get(&named.name);
+        named.compare(found.map(|(domain, _)| domain), host_name.as_deref())?;
+        let name = named.name;
+        let (domain, state) = found.ok_or_else(|| names::absent(&name))?;
         let mut item = observer.item(domain, *state)?.ok_or_else(|| names::absent(&name))?;
         if item.state == State::Running {
             add_agent_addresses(domain, &mut item);
