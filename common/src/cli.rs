@@ -15,7 +15,7 @@ use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::Host;
-use crate::output::{Format, Outcome, write_stderr, write_stdout};
+use crate::output::{Format, Layout, Outcome, write_stderr, write_stdout};
 use crate::{completions, interrupt, log};
 
 /// Flags every verb of every tool takes.
@@ -29,6 +29,13 @@ pub struct Globals {
     /// Short for --format json, and stronger than it
     #[arg(long, global = true, help_heading = "Global options")]
     pub json: bool,
+    /// Columns of a table, in this order; implies --format table. On a terminal, columns that do not fit are left out unless they are named here
+    #[arg(long, global = true, value_name = "NAME,…", value_delimiter = ',')]
+    #[arg(help_heading = "Global options")]
+    pub columns: Option<Vec<String>>,
+    /// No column titles above a table; implies --format table
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub no_headings: bool,
     /// Say on standard error what is done (-vv: and what is asked)
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     #[arg(help_heading = "Global options")]
@@ -171,6 +178,9 @@ pub trait Tool: Parser {
         false
     }
 
+    /// Titles of the columns that a table of the verb's items has; none for a verb without items.
+    fn columns(&self) -> &'static [&'static str];
+
     /// Runs the verb that was asked for.
     fn run(self, context: &Context) -> Result<Outcome>;
 }
@@ -215,6 +225,8 @@ fn print(text: &str) -> Result<u8> {
 fn run<T: Tool>(tool: T) -> Result<u8> {
     let globals = tool.globals();
     let format = if globals.json { Format::Json } else { globals.format };
+    let columns = globals.columns.as_deref().map(|names| find_columns(names, tool.columns()));
+    let layout = Layout::new(format, columns.transpose()?, !globals.no_headings)?;
     if format == Format::Prometheus && !tool.has_metrics() {
         return Err(Error::usage("there are no metrics of this")
             .hint("--format prometheus is for tdx-td list and tdx-pool info"));
@@ -228,14 +240,36 @@ fn run<T: Tool>(tool: T) -> Result<u8> {
     };
     let mut outcome = tool.run(&context)?;
     outcome.set_host(context.host_name());
-    let (text, warnings) = outcome.render(format);
-    write_stdout(&text).map_err(cannot_print)?;
+    let printed = outcome.render(&layout);
+    write_stdout(&printed.text).map_err(cannot_print)?;
     if !quiet {
-        for warning in warnings {
+        for warning in printed.warnings {
             write_stderr(&format!("{}: warning: {warning}\n", T::NAME));
+        }
+        if !printed.left_out.is_empty() && io::stderr().is_terminal() {
+            let titles = printed.left_out.join(", ");
+            write_stderr(&format!("{}: columns left out for lack of room: {titles}\n", T::NAME));
         }
     }
     Ok(outcome.status)
+}
+
+/// The titles of the columns that these names stand for: `in_use` and `"in use"` for `IN USE`.
+///
+/// Errors: `usage` for a name that no column has.
+fn find_columns(names: &[String], titles: &[&'static str]) -> Result<Vec<&'static str>> {
+    let column_names = || match titles {
+        [] => "this verb prints no table".to_owned(),
+        _ => format!("the columns are {}", titles.join(",").to_lowercase().replace(' ', "_")),
+    };
+    let find = |name: &String| {
+        let title = name.trim().replace('_', " ");
+        let mut titles = titles.iter().copied();
+        titles.find(|known| known.eq_ignore_ascii_case(&title)).ok_or_else(|| {
+            Error::usage(format!("no column is named {name:?}")).hint(column_names())
+        })
+    };
+    names.iter().map(find).collect()
 }
 
 /// Waits until there is something to read, or a signal comes in.

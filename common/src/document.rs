@@ -31,8 +31,22 @@ pub trait Item: Serialize + JsonSchema {
         self.key().cmp(&other.key())
     }
 
+    /// Titles of the columns of prose and lists: on a terminal they get narrower first, and wrap.
+    const WRAPPED: &'static [&'static str] = &[];
+
+    /// Titles of the columns that a narrow terminal does without, in the order in which they are left out.
+    const DROPPED: &'static [&'static str] = &[];
+
+    /// Title of the column whose text stands on lines of its own below each row.
+    const BELOW: Option<&'static str> = None;
+
     /// One cell for each of [`Item::COLUMNS`].
     fn row(&self) -> Vec<String>;
+
+    /// Which rows of a table come first: those with the lowest number, by key among equals.
+    fn table_order(&self) -> u8 {
+        0
+    }
 
     /// What a mutating verb did, or would do, to this thing; none for verbs that only show.
     fn action(&self) -> Option<Action> {
@@ -70,6 +84,16 @@ pub struct Document<T> {
     dry_run: bool,
     pub(crate) items: Vec<T>,
     pub(crate) warnings: Vec<String>,
+    pub(crate) folded: Option<Folded<T>>,
+}
+
+/// Items that a table does not show one by one.
+#[derive(Debug)]
+pub(crate) struct Folded<T> {
+    /// Whether an item is among them.
+    pub(crate) is_folded: fn(&T) -> bool,
+    /// The table's last line, for so many of them.
+    pub(crate) closing: fn(usize) -> Option<String>,
 }
 
 impl<T: Item> Document<T> {
@@ -77,7 +101,15 @@ impl<T: Item> Document<T> {
     pub fn new(kind: &'static str, mut items: Vec<T>) -> Self {
         sort_by(&mut items, Item::compare);
         let changed = items.iter().any(|item| item.action().is_some_and(|a| a != Action::NONE));
-        Self { kind, host: None, changed, dry_run: false, items, warnings: Vec::new() }
+        Self {
+            kind,
+            host: None,
+            changed,
+            dry_run: false,
+            items,
+            warnings: Vec::new(),
+            folded: None,
+        }
     }
 
     /// Marks the document as a plan.
@@ -91,6 +123,13 @@ impl<T: Item> Document<T> {
     #[must_use]
     pub fn warnings(mut self, warnings: impl IntoIterator<Item = String>) -> Self {
         self.warnings.extend(warnings);
+        self
+    }
+
+    /// Leaves items out of tables, which then end with a line that says so of that many items.
+    #[must_use]
+    pub fn fold(mut self, is_folded: fn(&T) -> bool, closing: fn(usize) -> Option<String>) -> Self {
+        self.folded = Some(Folded { is_folded, closing });
         self
     }
 

@@ -33,6 +33,7 @@ pub mod pci;
 #[expect(unsafe_code, reason = "calls that the safe bindings do not have")]
 pub mod raw;
 pub mod sysfs;
+mod table;
 pub mod units;
 pub mod xml;
 pub mod yaml;

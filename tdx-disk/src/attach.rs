@@ -89,6 +89,7 @@ pub struct AttachItem {
 impl Item for AttachItem {
     const COLUMNS: &'static [&'static str] =
         &["DOMAIN", "DEVICE", "TARGET", "SERIAL", "SIZE", "GUEST DEVICE", "ACTION"];
+    const DROPPED: &'static [&'static str] = &["SERIAL", "SIZE"];
 
     fn key(&self) -> Cow<'_, str> {
         self.device.as_str().into()

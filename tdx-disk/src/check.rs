@@ -65,6 +65,8 @@ pub struct CheckItem {
 impl Item for CheckItem {
     const COLUMNS: &'static [&'static str] =
         &["DEVICE", "SIZE", "MODEL", "SERIAL", "AVAILABLE", "BLOCKERS", "WHY"];
+    const WRAPPED: &'static [&'static str] = &["BLOCKERS", "WHY"];
+    const DROPPED: &'static [&'static str] = &["SERIAL", "MODEL", "SIZE"];
 
     fn key(&self) -> Cow<'_, str> {
         self.device.as_str().into()

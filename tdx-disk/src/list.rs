@@ -75,6 +75,8 @@ pub struct DiskItem {
 impl Item for DiskItem {
     const COLUMNS: &'static [&'static str] =
         &["DEVICE", "SIZE", "TYPE", "TRAN", "MODEL", "SERIAL", "AVAILABLE", "IN USE", "MOUNTED ON"];
+    const WRAPPED: &'static [&'static str] = &["IN USE", "MOUNTED ON"];
+    const DROPPED: &'static [&'static str] = &["TRAN", "TYPE", "SERIAL", "MODEL"];
 
     fn key(&self) -> Cow<'_, str> {
         self.device.as_str().into()

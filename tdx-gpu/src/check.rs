@@ -49,6 +49,8 @@ pub struct GpuCheckItem {
 
 impl Item for GpuCheckItem {
     const COLUMNS: &'static [&'static str] = CheckItem::COLUMNS;
+    const WRAPPED: &'static [&'static str] = &["BLOCKERS", "WHY"];
+    const DROPPED: &'static [&'static str] = &["DRIVER", "GROUP", "ROLE"];
 
     fn key(&self) -> Cow<'_, str> {
         self.check.key()

@@ -47,6 +47,7 @@ pub struct HostdevItem {
 
 impl Item for HostdevItem {
     const COLUMNS: &'static [&'static str] = &["BDF", "XML"];
+    const WRAPPED: &'static [&'static str] = &["XML"];
 
     fn key(&self) -> Cow<'_, str> {
         self.bdf.to_string().into()

@@ -77,6 +77,8 @@ pub struct FindingItem {
 impl Item for CheckItem {
     const COLUMNS: &'static [&'static str] =
         &["BDF", "ROLE", "DRIVER", "GROUP", "VIABLE", "BLOCKERS", "WHY"];
+    const WRAPPED: &'static [&'static str] = &["BLOCKERS", "WHY"];
+    const DROPPED: &'static [&'static str] = &["DRIVER", "GROUP", "ROLE"];
 
     fn key(&self) -> Cow<'_, str> {
         self.bdf.to_string().into()

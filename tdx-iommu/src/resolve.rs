@@ -61,6 +61,7 @@ pub struct ResolvedDevice {
 
 impl Item for ResolvedItem {
     const COLUMNS: &'static [&'static str] = &["VM", "DEVICES"];
+    const WRAPPED: &'static [&'static str] = &["DEVICES"];
 
     fn key(&self) -> Cow<'_, str> {
         self.vm.as_str().into()

@@ -95,6 +95,8 @@ pub struct Sriov {
 impl Item for DeviceItem {
     const COLUMNS: &'static [&'static str] =
         &["BDF", "ROLE", "ID", "DRIVER", "GROUP", "NUMA", "BLOCKERS", "NAME"];
+    const WRAPPED: &'static [&'static str] = &["BLOCKERS", "NAME"];
+    const DROPPED: &'static [&'static str] = &["NUMA", "ID", "DRIVER", "ROLE"];
 
     fn key(&self) -> Cow<'_, str> {
         self.bdf.to_string().into()

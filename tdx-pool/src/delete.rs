@@ -51,6 +51,7 @@ pub struct DeleteItem {
 
 impl Item for DeleteItem {
     const COLUMNS: &'static [&'static str] = &["NAME", "ACTION", "PATH"];
+    const DROPPED: &'static [&'static str] = &["PATH"];
 
     fn key(&self) -> Cow<'_, str> {
         self.name.as_str().into()

@@ -84,6 +84,7 @@ pub struct ImportItem {
 
 impl Item for ImportItem {
     const COLUMNS: &'static [&'static str] = &["NAME", "ACTION", "FORMAT", "CAPACITY", "PATH"];
+    const DROPPED: &'static [&'static str] = &["PATH", "FORMAT"];
 
     fn key(&self) -> Cow<'_, str> {
         self.name.as_str().into()

@@ -79,6 +79,7 @@ pub struct PoolItem {
 impl Item for PoolItem {
     const COLUMNS: &'static [&'static str] =
         &["NAME", "STATE", "AUTOSTART", "CAPACITY", "ALLOCATION", "AVAILABLE", "VOLUMES", "PATH"];
+    const DROPPED: &'static [&'static str] = &["AUTOSTART", "VOLUMES", "ALLOCATION", "PATH"];
 
     fn key(&self) -> Cow<'_, str> {
         self.name.as_str().into()

@@ -61,6 +61,8 @@ pub struct VolumeItem {
 impl Item for VolumeItem {
     const COLUMNS: &'static [&'static str] =
         &["NAME", "ROLE", "FORMAT", "CAPACITY", "ALLOCATION", "BACKING", "USERS"];
+    const WRAPPED: &'static [&'static str] = &["USERS"];
+    const DROPPED: &'static [&'static str] = &["BACKING", "ALLOCATION", "FORMAT"];
 
     fn key(&self) -> Cow<'_, str> {
         self.name.as_str().into()

@@ -4,12 +4,13 @@ use clap::{Parser, Subcommand};
 use common::Result;
 use common::cli::{Context, Globals, Tool};
 use common::config::Config;
+use common::document::Item;
 use common::libvirt::{ConnectArgs, Libvirt};
 use common::output::Outcome;
 
 use crate::{
-    console, delete, firmware, host, hostdevs, list, new, overlay, render, scenario, show, ssh,
-    start, stop, virsh,
+    console, delete, domain, firmware, host, hostdevs, list, new, overlay, power, removal, render,
+    scenario, show, ssh, start, stop, virsh,
 };
 
 /// Trust domains and ordinary guests: create, list, inspect, stop, delete
@@ -81,6 +82,22 @@ impl Tool for Cli {
 
     fn has_metrics(&self) -> bool {
         matches!(self.verb, Verb::List(_))
+    }
+
+    fn columns(&self) -> &'static [&'static str] {
+        match &self.verb {
+            Verb::New(_) => new::NewItem::COLUMNS,
+            Verb::Render(_) => render::RenderItem::COLUMNS,
+            Verb::Overlay(_) => overlay::OverlayItem::COLUMNS,
+            Verb::List(_) | Verb::Show(_) => domain::DomainItem::COLUMNS,
+            Verb::Start(_) | Verb::Stop(_) => power::PowerItem::COLUMNS,
+            Verb::Delete(_) => removal::DeleteItem::COLUMNS,
+            Verb::Hostdevs(_) => hostdevs::HostdevsItem::COLUMNS,
+            Verb::Scenario(verb) => verb.columns(),
+            Verb::Firmware(_) => firmware::FirmwareItem::COLUMNS,
+            Verb::Host(args) => args.columns(),
+            Verb::Console(_) | Verb::Ssh(_) | Verb::Virsh(_) => &[],
+        }
     }
 
     fn run(self, context: &Context) -> Result<Outcome> {

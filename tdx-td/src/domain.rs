@@ -78,6 +78,7 @@ pub struct Disk {
 impl Item for DomainItem {
     const COLUMNS: &'static [&'static str] =
         &["ID", "NAME", "STATE", "SECURITY", "IP", "SSH", "CID"];
+    const DROPPED: &'static [&'static str] = &["CID", "ID", "SECURITY"];
 
     fn key(&self) -> Cow<'_, str> {
         self.name.as_str().into()

@@ -102,6 +102,9 @@ impl Item for FirmwareItem {
     const IS_ON_HOST: bool = false;
 
     /// Its order is that of preference.
+    const WRAPPED: &'static [&'static str] = &["FEATURES"];
+    const DROPPED: &'static [&'static str] = &["EXECUTABLE", "MODE"];
+
     fn key(&self) -> Cow<'_, str> {
         self.name.as_str().into()
     }

@@ -82,6 +82,7 @@ pub struct HostdevsItem {
 
 impl Item for HostdevsItem {
     const COLUMNS: &'static [&'static str] = &["NAME", "ACTION", "ADDED", "REMOVED", "KEPT"];
+    const WRAPPED: &'static [&'static str] = &["ADDED", "REMOVED", "KEPT"];
 
     fn key(&self) -> Cow<'_, str> {
         self.name.as_str().into()

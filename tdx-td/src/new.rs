@@ -50,6 +50,7 @@ pub struct NewItem {
 
 impl Item for NewItem {
     const COLUMNS: &'static [&'static str] = DomainItem::COLUMNS;
+    const DROPPED: &'static [&'static str] = DomainItem::DROPPED;
 
     fn key(&self) -> Cow<'_, str> {
         self.domain.key()

@@ -50,6 +50,7 @@ pub struct OverlayItem {
 
 impl Item for OverlayItem {
     const COLUMNS: &'static [&'static str] = &["NAME", "CAPACITY", "BASE", "PATH"];
+    const DROPPED: &'static [&'static str] = &["PATH"];
 
     fn key(&self) -> Cow<'_, str> {
         self.name.as_str().into()

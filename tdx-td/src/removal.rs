@@ -39,6 +39,7 @@ pub struct DeleteItem {
 
 impl Item for DeleteItem {
     const COLUMNS: &'static [&'static str] = &["NAME", "ACTION", "FORCED", "DELETED"];
+    const WRAPPED: &'static [&'static str] = &["DELETED"];
 
     fn key(&self) -> Cow<'_, str> {
         self.name.as_str().into()

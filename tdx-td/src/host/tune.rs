@@ -104,6 +104,8 @@ impl TuneItem {
 impl Item for TuneItem {
     const COLUMNS: &'static [&'static str] =
         &["SETTING", "PATH", "CURRENT", "WANTED", "ACTION", "NOTE"];
+    const WRAPPED: &'static [&'static str] = &["NOTE"];
+    const DROPPED: &'static [&'static str] = &["PATH"];
 
     fn key(&self) -> Cow<'_, str> {
         self.setting.as_str().into()
