@@ -17,6 +17,7 @@ pub mod document;
 pub mod error;
 pub mod exec;
 pub mod host;
+pub mod image;
 pub mod input;
 pub mod interrupt;
 pub mod lease;

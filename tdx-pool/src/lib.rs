@@ -9,9 +9,10 @@
 
 mod chains;
 mod cli;
-mod files;
+mod domain_files;
 mod holders;
 mod upload;
+mod volume_identity;
 
 pub mod cleanup;
 pub mod copy;

@@ -13,11 +13,11 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use virt::storage_vol::StorageVol;
 
-use crate::files::canonical;
 use crate::names::Ours;
 use crate::pool::Pool;
 use crate::usage::{Chains, Usage};
 use crate::{image, record};
+use common::image::canonical;
 
 /// What a volume is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
@@ -52,7 +52,8 @@ pub struct VolumeItem {
     pub backing: Option<String>,
     /// Every image under it, nearest first.
     pub backing_chain: Vec<String>,
-    /// Names of the domains that need it, directly or through images above it.
+    /// Names of the domains that need it: directly, or as the backing file, data file or extent of
+    /// another image.
     pub users: Vec<String>,
 }
 
@@ -151,11 +152,7 @@ impl Survey {
         pool.refresh()?;
         let volumes = Volume::all(pool)?;
         let mut chains = Chains::visible(libvirt);
-        for volume in &volumes {
-            if let Some(backing) = &volume.backing {
-                chains.learn(&volume.path, backing);
-            }
-        }
+        volumes.iter().for_each(|volume| chains.describe(volume));
         let usage = Usage::collect(libvirt, &mut chains)?;
         Ok(Self { volumes, usage, chains })
     }
@@ -165,6 +162,7 @@ impl Survey {
         let chains: Vec<Vec<PathBuf>> =
             self.volumes.iter().map(|v| self.chains.chain(&v.path)).collect::<Result<_>>()?;
         let bases: HashSet<&PathBuf> = chains.iter().flatten().collect();
+        let images = &mut self.chains;
         let items = self.volumes.iter().zip(&chains).map(|(volume, chain)| {
             let role = match () {
                 () if !chain.is_empty() || volume.backing.is_some() => Role::Overlay,
@@ -184,7 +182,7 @@ impl Survey {
                 allocation_bytes: volume.allocation_bytes,
                 backing: volume.backing.as_ref().map(text),
                 backing_chain: chain.iter().map(text).collect(),
-                users: self.usage.of(&volume.path),
+                users: self.usage.of_keys(&images.keys(&volume.path)),
             }
         });
         Ok(items.collect())
