@@ -12,6 +12,7 @@ use common::{Result, interrupt};
 use schemars::JsonSchema;
 use serde::Serialize;
 use virt::storage_vol::StorageVol;
+use virt::sys;
 
 use crate::names::Ours;
 use crate::pool::Pool;
@@ -104,10 +105,26 @@ pub struct Volume {
 
 impl Volume {
     /// Reads a volume; none when it went away meanwhile.
+    ///
+    /// Of a volume that libvirt cannot describe only name and path are known: libvirt fails where the
+    /// header names a backing file with a path that the kernel does not take.
     pub fn read(handle: StorageVol) -> Result<Option<Self>> {
         let name = handle.name().context("ask a volume for its name")?;
         let text = match handle.xml_desc(0) {
             Err(error) if is_gone(&error) => return Ok(None),
+            Err(error) if error.code().to_raw() == sys::VIR_ERR_SYSTEM_ERROR => {
+                let path = handle.path().context(format_args!("read volume '{name}'"))?.into();
+                let (backing, format, capacity_bytes, allocation_bytes) = (None, None, None, None);
+                return Ok(Some(Self {
+                    handle,
+                    name,
+                    path,
+                    backing,
+                    format,
+                    capacity_bytes,
+                    allocation_bytes,
+                }));
+            }
             text => text.context(format_args!("read volume '{name}'"))?,
         };
         let xml = Document::parse(text)?;

@@ -163,7 +163,7 @@ impl Images {
             }
             let (image, children) = self.children(&spelling);
             let is_new = listed.insert(image.path.clone());
-            let mut unknown = image.unknown.clone().filter(|_| is_new);
+            let mut unknown = self.unknown(&image).filter(|_| is_new).cloned();
             // The first one is the image itself.
             if is_new && listed.len() > 1 {
                 below.paths.push(image.path.clone());
@@ -183,6 +183,14 @@ impl Images {
             below.unknown.extend(unknown.map(|reason| Unknown { path: path.clone(), reason }));
         }
         below
+    }
+
+    /// Why the files that an image needs are not known, after what libvirt said.
+    fn unknown<'i>(&self, image: &'i Image) -> Option<&'i UnknownReason> {
+        let is_described = self.described.contains_key(&image.path);
+        let is_settled =
+            |reason: &UnknownReason| is_described && matches!(reason, UnknownReason::Unreadable(_));
+        image.unknown.as_ref().filter(|reason| !is_settled(reason))
     }
 
     /// The keys of the file at `path`.
@@ -254,7 +262,7 @@ impl Images {
             Ok(Some(image)) => return image,
             Ok(None) => None,
             Err(error) if is_absent(&error) => None,
-            Err(error) => Some(UnknownReason::Unreadable(error.to_string())),
+            Err(error) => Some(UnknownReason::Unreadable(cause(&error))),
         };
         let path = self.machine_path(canonical(&real));
         let inode = keys(&real).filter(|key| matches!(key, FileKey::Inode(..)));
@@ -325,6 +333,12 @@ struct Child {
     role: Role,
     path: PathBuf,
     is_directory: bool,
+}
+
+/// The kernel's words for an error, without its number.
+fn cause(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_lowercase()
 }
 
 /// Whether there is no such file, so that it names no others.
