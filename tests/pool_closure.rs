@@ -1,5 +1,7 @@
 //! What an image consists of: `tdx-pool` protects every file that QEMU opens with it.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 #[path = "support/pool.rs"]
 mod pool;
 #[path = "support/question.rs"]

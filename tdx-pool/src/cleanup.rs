@@ -159,7 +159,7 @@ fn delete_all(
     let mut items = Vec::new();
     let mut failed: Option<Error> = None;
     let mut needed: HashSet<PathBuf> = HashSet::new();
-    for Judged { mut item, below, is_unknown } in files {
+    for Judged { mut item, below, is_unknown, .. } in files {
         if item.reason == Reason::Orphan && !needed.contains(&PathBuf::from(&item.path)) {
             match interrupt::check().and_then(|()| delete(libvirt, pool, &item)) {
                 Ok(()) => item.action = DELETE,

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use common::block::unescape;
 use common::host::Host;
-use common::image::{FileKey, contains, keys};
+use common::image::{FileKey, keys};
 use common::{Error, IoContext, Result};
 
 /// The files that are in use, as far as they can be seen.
@@ -56,9 +56,9 @@ impl HeldFiles {
         held.denied.take().map_or(Ok(held), Err)
     }
 
-    /// Whether the file at `path` is in use.
-    pub(crate) fn contains(&self, path: &Path) -> bool {
-        contains(&self.files, path)
+    /// Whether the file with these keys is in use.
+    pub(crate) fn contains(&self, keys: &[FileKey]) -> bool {
+        keys.iter().any(|key| self.files.contains(key))
     }
 }
 

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use common::document::Action;
 use common::host::Host;
-use common::image::{FileKey, canonical, contains, keys};
+use common::image::{FileKey, canonical, keys};
 use common::libvirt::{Context as _, Libvirt};
 use common::{IoContext, Result};
 
@@ -29,6 +29,8 @@ use crate::usage::Usage;
 /// A file that nothing refers to.
 pub(super) struct Judged {
     pub(super) item: CleanupItem,
+    /// The keys of the file.
+    keys: Vec<FileKey>,
     /// The files that it needs, as canonical paths.
     pub(super) below: Vec<PathBuf>,
     /// Whether it may need others, which are not known.
@@ -60,37 +62,37 @@ pub(super) fn judge(host: &Host, libvirt: &Libvirt, pool: &Pool) -> Result<Vec<J
     let mut unused = Vec::new();
     for name in names {
         let path = folder.join(&name);
-        if !usage.of(&path).is_empty() {
+        let keys = chains.keys(&path);
+        if !usage.of_keys(&keys).is_empty() {
             continue;
         }
         let Some(item) = item(pool, name, &path)? else {
             continue; // deleted meanwhile
         };
         let below = chains.below(&path)?.paths;
-        let is_unknown = unknown.has(&chains.keys(&path));
-        unused.push(Judged { item, below, is_unknown });
+        let is_unknown = unknown.has(&keys);
+        unused.push(Judged { item, keys, below, is_unknown });
     }
     for (name, path) in secret::orphans(host, libvirt, &folder, &usage)? {
         let (pool, path) = (pool.name.clone(), path.display().to_string());
         let (reason, action, allocation_bytes) = (Reason::Orphan, Action::NONE, 0);
         let item = CleanupItem { name, pool, path, allocation_bytes, reason, action };
-        unused.push(Judged { item, below: Vec::new(), is_unknown: false });
+        unused.push(Judged { item, keys: Vec::new(), below: Vec::new(), is_unknown: false });
     }
     // What a kept file stands on is kept: judged from the top of each chain down.
     unused.sort_by_key(|file| Reverse((file.is_unknown, file.below.len())));
     let mut kept: HashMap<FileKey, Reason> = HashMap::new();
-    unused.retain_mut(|Judged { item, below, .. }| {
+    unused.retain_mut(|Judged { item, keys: own, below, .. }| {
         if item.reason == Reason::Other {
             return true;
         }
-        let path = folder.join(&item.name);
-        if contains(&needed, &path) {
+        if own.iter().any(|key| needed.contains(key)) {
             return false;
         }
         item.reason = match () {
             () if in_flight.contains(&item.name) => Reason::InFlight,
-            () if held.contains(&path) => Reason::Open,
-            () => keys(&path).find_map(|key| kept.get(&key).copied()).unwrap_or(Reason::Orphan),
+            () if held.contains(own) => Reason::Open,
+            () => own.iter().find_map(|key| kept.get(key).copied()).unwrap_or(Reason::Orphan),
         };
         if item.reason != Reason::Orphan {
             let below = below.iter().flat_map(|below| keys(below));
@@ -106,8 +108,7 @@ pub(super) fn judge(host: &Host, libvirt: &Libvirt, pool: &Pool) -> Result<Vec<J
 /// unless that is deleted as well.
 fn check_known(pool: &Pool, unused: &[Judged], unknown: &UnknownImages) -> Result<()> {
     let orphans = unused.iter().filter(|file| file.item.reason == Reason::Orphan);
-    let orphans: HashSet<FileKey> =
-        orphans.flat_map(|file| keys(Path::new(&file.item.path))).collect();
+    let orphans: HashSet<&FileKey> = orphans.flat_map(|file| &file.keys).collect();
     match unknown.first(&pool.name, |key| orphans.contains(key)) {
         Some(unknown) if !orphans.is_empty() => {
             let message = format!("the orphans of pool '{}' may be needed", pool.name);

@@ -199,7 +199,7 @@ impl<'a> Batch<'a> {
             return Err(Error::conflict(message)
                 .hint("delete those first; tdx-pool volumes shows what needs what"));
         }
-        if held.contains(path) {
+        if held.contains(&keys(path).collect::<Vec<_>>()) {
             let message = format!(
                 "volume '{name}' is in use: a process has it open or locked, or a loop device is \
                  backed by it"

@@ -169,7 +169,7 @@ fn images_that_need_more_than_themselves() {
     let flatten = |name: &str| {
         let path = folder.path(name);
         let output = folder.path(&name.replace(".qcow2", "-flat.qcow2"));
-        let (path, output) = (foreign::quote(&path), foreign::quote(&output));
+        let (path, output) = (quote(&path), quote(&output));
         format!("qemu-img convert -O qcow2 -- {path} {output} flattens it")
     };
     let repair =
@@ -335,7 +335,7 @@ fn quoted_names_survive_the_shell() {
         (b"a\nb'", r"$'a\x0ab\''"),
         (b"\xff", r"$'\xff'"),
     ] {
-        assert_eq!(foreign::quote(Path::new(OsStr::from_bytes(name))), quoted);
+        assert_eq!(quote(Path::new(OsStr::from_bytes(name))), quoted);
     }
 }
 

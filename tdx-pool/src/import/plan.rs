@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use common::cli::Context;
 use common::document::Action;
 use common::host::Host;
+use common::image::keys;
 use common::libvirt::Libvirt;
 use common::{Error, IoContext, Result, interrupt, log};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -216,7 +217,7 @@ impl Plan {
                 Error::conflict(format!("{differs}, and is needed by {users}")).hint(another)
             );
         }
-        if HeldFiles::visible(&Host::new("/"))?.contains(&target) {
+        if HeldFiles::visible(&Host::new("/"))?.contains(&keys(&target).collect::<Vec<_>>()) {
             let message = format!("{differs}, and is open in a process or locked");
             return Err(Error::conflict(message).hint(another));
         }
