@@ -158,6 +158,58 @@ fn a_guest_that_does_not_answer_keeps_its_disk_and_nothing_else_is_claimed() {
 
 #[test]
 #[ignore = "needs root"]
+fn a_disk_below_an_image_of_a_defined_guest_is_in_use() {
+    let rig = Rig::start();
+    let (data, _) = blank(&rig, "data");
+    let (image, _) = blank(&rig, "image");
+    let (extent, _) = blank(&rig, "extent");
+    let (looped, file) = blank(&rig, "looped");
+    let folder = rig.scratch().display().to_string();
+    let create = |name: &str, data: &str| {
+        let options = format!("data_file={data},data_file_raw=on");
+        rig.shell(&format!("qemu-img create -q -f qcow2 -o {options} {name} 64M")).text();
+    };
+    create("file.qcow2", &data);
+    // An image that is a whole disk itself, and needs another one.
+    create(&image, &extent);
+    let disk_of = |kind: &str, source: &str, target: &str| {
+        format!(
+            "<disk type='{kind}'><driver name='qemu' type='qcow2'/><source {source}/>\
+             <target dev='{target}' bus='virtio'/></disk>"
+        )
+    };
+    let raw = format!(
+        "<disk type='file'><driver name='qemu' type='raw'/><source file='{}'/>\
+         <target dev='vdd' bus='virtio'/></disk>",
+        file.display()
+    );
+    let disks = [
+        disk_of("file", &format!("file='{folder}/file.qcow2'"), "vdb"),
+        disk_of("block", &format!("dev='{image}'"), "vdc"),
+        raw,
+        PORTS.to_owned(),
+    ];
+    define(&rig, &foreign("a", &disks.concat()));
+    define(&rig, &foreign("b", PORTS));
+    let listed = disk(&rig, "list --all").document();
+    let has = |device: &str| {
+        let mut items = listed["items"].as_array().unwrap().iter();
+        items.find(|item| item["device"] == device).unwrap()["attached_to"].clone()
+    };
+    for device in [&data, &image, &looped] {
+        assert_eq!(has(device), json!(["a"]), "{device}");
+    }
+    for device in [&data, &image, &extent, &looped] {
+        let check = disk(&rig, &format!("check {device}"));
+        assert!(blockers(&check).contains(&"IN_USE_BY_VM".to_owned()), "{device}");
+        let refused = disk(&rig, &format!("attach b {device} --persistent")).error(5);
+        assert!(refused["message"].as_str().unwrap().contains("domain 'a' has"), "{refused}");
+    }
+    assert_eq!(attached(&rig, "b"), []);
+}
+
+#[test]
+#[ignore = "needs root"]
 fn definitions_and_running_guests_are_told_apart() {
     let rig = Rig::start();
     let (one, file) = blank(&rig, "one");

@@ -18,6 +18,7 @@ pub mod error;
 pub mod exec;
 pub mod host;
 pub mod identity;
+pub mod image;
 pub mod input;
 pub mod interrupt;
 pub mod lease;

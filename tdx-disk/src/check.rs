@@ -7,6 +7,7 @@ use common::cli::Context;
 use common::code::Level;
 use common::document::{Document, Item};
 use common::host::Host;
+use common::image::Images;
 use common::libvirt::Libvirt;
 use common::output::Outcome;
 use common::units::Size;
@@ -142,7 +143,8 @@ impl Machine {
             None => None,
             Some(libvirt) => {
                 let guests = guests::all(libvirt)?;
-                Some(Tenancy::new(host, &blocks, &guests, Some(libvirt.connect())))
+                let (connect, images) = (Some(libvirt.connect()), Images::new(host));
+                Some(Tenancy::new(host, &blocks, &guests, connect, images))
             }
         };
         Ok(Self { blocks, mounts, tenancy })

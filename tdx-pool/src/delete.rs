@@ -1,26 +1,24 @@
 //! `tdx-pool delete`: volumes that nothing needs.
 
+mod batch;
+
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 use clap::Args;
 use common::cli::{Change, Context};
 use common::config::Config;
 use common::document::{Action, Document, Item};
-use common::host::Host;
-use common::libvirt::{Context as _, Libvirt, is_gone};
+use common::libvirt::Libvirt;
 use common::output::Outcome;
-use common::{Error, Result, input, interrupt, log};
+use common::{Error, Result, input, interrupt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::identity::VolumeClaim;
-use crate::inflight;
-use crate::needs::Needs;
 use crate::pool::Pool;
-use crate::secret;
 use crate::wanted::PoolArgs;
+use batch::Batch;
 
 /// Arguments of `delete`.
 #[derive(Debug, Args)]
@@ -67,8 +65,11 @@ impl Item for DeleteItem {
     }
 }
 
-/// Deletes each volume unless a domain or another image needs it, images before what they stand on.
-/// All are tried.
+/// Deletes each volume unless a domain or another image needs it, or something has it open; images
+/// before those below them. All are tried.
+///
+/// What was found before the question is found again after it, under a lock that keeps these tools from
+/// putting anything on the volume meanwhile.
 pub fn run(
     context: &Context,
     connect: impl FnOnce() -> Result<Libvirt>,
@@ -79,7 +80,6 @@ pub fn run(
     interrupt::guard();
     let libvirt = connect()?;
     let dry_run = args.change.dry_run;
-    let host = libvirt.is_local().then_some(&context.host);
     let host_name = context.host_name();
     let mut failed: Option<Error> = None;
     let mut batches: Vec<Batch> = Vec::new();
@@ -91,16 +91,21 @@ pub fn run(
         let pool = Pool::resolve(&libvirt, config, &PoolArgs { pool })?;
         let claimed = matching(claimed, Some(&pool), host_name.as_deref(), &mut failed);
         let names = claimed.into_keys().collect();
-        let needs = Needs::take(&libvirt, &pool)?;
-        batches.push(Batch { needs, pool, names, libvirt: &libvirt, host });
+        batches.push(Batch::plan(&context.host, &libvirt, pool, names)?);
     }
-    let there: Vec<&str> = batches.iter().flat_map(Batch::there).collect();
-    if !there.is_empty() {
-        context.confirm(args.change, &format!("delete {}?", there.join(", ")))?;
+    let found: Vec<&str> = batches.iter().flat_map(Batch::found).collect();
+    if !found.is_empty() {
+        context.confirm(args.change, &format!("delete {}?", found.join(", ")))?;
     }
     let mut items = Vec::new();
+    let mut warnings = BTreeSet::new();
     for batch in batches {
-        for done in batch.delete(dry_run) {
+        let (done, unseen) = match dry_run {
+            true => batch.preview(),
+            false => batch.delete(),
+        };
+        warnings.extend(unseen);
+        for done in done {
             match done {
                 Ok(item) => items.push(item),
                 Err(error) => failed = Some(failed.unwrap_or(error)),
@@ -111,7 +116,7 @@ pub fn run(
         let deleted = items.iter().filter(|item| item.action != Action::NONE && !dry_run);
         return Err(error.applied(deleted.map(|item| format!("deleted volume '{}'", item.name))));
     }
-    Ok(Document::new("tdx.pool.delete", items).dry_run(dry_run).into())
+    Ok(Document::new("tdx.pool.delete", items).dry_run(dry_run).warnings(warnings).into())
 }
 
 /// An item says which pool it is in: a name alone could hit another pool's volume.
@@ -171,72 +176,4 @@ fn matching(
         }
     });
     claimed
-}
-
-/// What is to go from one pool.
-struct Batch<'a> {
-    pool: Pool,
-    needs: Needs,
-    names: BTreeSet<String>,
-    libvirt: &'a Libvirt,
-    /// The machine, when the pool is on it.
-    host: Option<&'a Host>,
-}
-
-impl Batch<'_> {
-    fn there(&self) -> impl Iterator<Item = &str> {
-        self.names.iter().map(String::as_str).filter(|name| self.needs.volume(name).is_some())
-    }
-
-    fn delete(mut self, dry_run: bool) -> Vec<Result<DeleteItem>> {
-        let mut names: Vec<String> = std::mem::take(&mut self.names).into_iter().collect();
-        names.sort_by_cached_key(|name| {
-            let height = self.needs.volume(name).map_or(0, |v| self.needs.height(&v.path));
-            std::cmp::Reverse(height)
-        });
-        names.into_iter().map(|name| self.delete_one(name, dry_run)).collect()
-    }
-
-    fn delete_one(&mut self, name: String, dry_run: bool) -> Result<DeleteItem> {
-        interrupt::check()?;
-        let Some(volume) = self.needs.volume(&name) else {
-            return Ok(self.item(name, None, Action::NONE));
-        };
-        let path = volume.path.clone();
-        self.check(&name, &path)?;
-        if !dry_run {
-            log::step(format_args!("delete volume '{name}'"));
-            match volume.handle.delete(0) {
-                Err(error) if is_gone(&error) => {}
-                done => done.context(format_args!("delete volume '{name}'"))?,
-            }
-            secret::forget_with(self.libvirt, &name, &path)?;
-        }
-        self.needs.forget(&path);
-        Ok(self.item(name, Some(path.display().to_string()), Action("delete")))
-    }
-
-    fn item(&self, name: String, path: Option<String>, action: Action) -> DeleteItem {
-        let (pool, pool_uuid) = (self.pool.name.clone(), self.pool.uuid.clone());
-        DeleteItem { name, pool, pool_uuid, path, action }
-    }
-
-    fn check(&self, name: &str, path: &Path) -> Result<()> {
-        let needed = self.needs.of(path);
-        if !needed.is_empty() {
-            return Err(Error::conflict(format!(
-                "volume '{name}' is needed by {}",
-                needed.join(", ")
-            ))
-            .hint("delete those first; tdx-pool volumes shows what needs what"));
-        }
-        if let Some(host) = self.host
-            && inflight::is_in_flight(host, name)?
-        {
-            return Err(Error::conflict(format!(
-                "volume '{name}' is being made by another process"
-            )));
-        }
-        Ok(())
-    }
 }

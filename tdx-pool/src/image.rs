@@ -20,6 +20,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use backing::Backing;
+pub(crate) use foreign::quote;
 use qcow2::Header;
 use source::{Kind, Source, no_image};
 
@@ -146,7 +147,7 @@ fn check_alone(source: &Source<'_>, image: &Image) -> Result<()> {
             .invalid("is an encrypted qcow2 image")
             .hint("qemu-img convert, given the key with --object secret, makes a plain copy")
     } else if image.corrupt {
-        let repair = format!("qemu-img check -r all -- {} repairs it", foreign::quote(name));
+        let repair = format!("qemu-img check -r all -- {} repairs it", quote(name));
         source.invalid("is marked corrupt").hint(repair)
     } else if image.virtual_size_bytes == 0 {
         source.invalid("is a disk of zero bytes")
@@ -154,22 +155,6 @@ fn check_alone(source: &Source<'_>, image: &Image) -> Result<()> {
         return Ok(());
     };
     Err(refused)
-}
-
-/// Reads what the image at `path` is an overlay of: one open, two small reads, one close. The format
-/// of the backing file is not looked for.
-///
-/// Returns `None` for raw images, and for whatever is neither a regular file nor a block device. A
-/// damaged header, or one of a newer QEMU, still names its backing file.
-///
-/// Errors: `not_found`, `permission`, `io`.
-pub fn backing_of(path: &Path) -> Result<Option<Backing>> {
-    let file = open(path)?;
-    let source = Source::new(&file, path)?;
-    match source.kind {
-        Kind::Other(_) => Ok(None),
-        Kind::File | Kind::Block => Header::backing(&source),
-    }
 }
 
 fn raw(size: u64) -> Image {

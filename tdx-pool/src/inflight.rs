@@ -3,11 +3,15 @@
 //! A volume is locked under its name before it exists and until something refers to it. The kernel
 //! drops the lock with the process, however it dies, so a leftover is known at once and by nothing as
 //! vague as age.
+//!
+//! The same file is locked by whoever is about to refer to a volume ([`Kept`]) and by whoever is about
+//! to delete or replace it ([`Removal`]).
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use common::host::Host;
 use common::{Error, IoContext, Result, log};
@@ -60,7 +64,118 @@ impl Drop for InFlight {
     }
 }
 
-/// Whether some process is making the volume `name`.
+/// Volumes that stay while this is held: something is about to refer to them.
+///
+/// Whoever puts an overlay on a volume, or defines a domain on it, holds this until the overlay or the
+/// domain is there to be seen. Whoever deletes or replaces the volume takes [`Removal`] first and looks
+/// for users after that, so that neither can miss the other.
+#[derive(Debug)]
+pub struct Kept {
+    _lock: SharedName,
+}
+
+impl Kept {
+    /// Keeps the volume `name`, after waiting for a process that deletes or replaces it: the volume may
+    /// be gone then.
+    ///
+    /// Errors: `conflict` when that takes too long; `permission`, `io`; `interrupted`.
+    pub fn begin(host: &Host, name: &str) -> Result<Self> {
+        let lock = SharedName::lock(host, name, FlockOperation::NonBlockingLockShared, PATIENCE)?;
+        let busy = || Error::conflict(format!("volume '{name}' is being deleted or replaced"));
+        Ok(Self { _lock: lock.ok_or_else(busy)? })
+    }
+}
+
+/// A volume that nothing can begin to use while this is held: it is about to be deleted or replaced.
+#[derive(Debug)]
+pub struct Removal {
+    _lock: SharedName,
+}
+
+impl Removal {
+    /// Locks the volume `name`, after waiting for those who keep it: then they can be seen to use it.
+    ///
+    /// Errors: `conflict` when that takes too long; `permission`, `io`; `interrupted`.
+    pub fn begin(host: &Host, name: &str) -> Result<Self> {
+        let lock =
+            SharedName::lock(host, name, FlockOperation::NonBlockingLockExclusive, PATIENCE)?;
+        let busy = || Error::conflict(format!("volume '{name}' is being made by another process"));
+        Ok(Self { _lock: lock.ok_or_else(busy)? })
+    }
+}
+
+/// How long a lock is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A lock on a name that several processes, also of different users, may want at once.
+#[derive(Debug)]
+struct SharedName {
+    path: PathBuf,
+    lock: File,
+}
+
+impl SharedName {
+    /// Takes the lock; none when others held it for all of `patience`.
+    fn lock(
+        host: &Host,
+        name: &str,
+        operation: FlockOperation,
+        patience: Duration,
+    ) -> Result<Option<Self>> {
+        let folder = host.path(FOLDER);
+        make_folder(&folder)?;
+        let path = folder.join(name);
+        let end = Instant::now() + patience;
+        loop {
+            let lock = open_or_create(&path)?;
+            match flock(&lock, operation) {
+                // The last holder may have removed the file between open and lock.
+                Ok(()) if lock.metadata().at("look at", &path)?.nlink() > 0 => {
+                    return Ok(Some(Self { path, lock }));
+                }
+                Ok(()) => {}
+                Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() >= end => return Ok(None),
+                Err(rustix::io::Errno::WOULDBLOCK) => {
+                    common::interrupt::sleep(Duration::from_millis(20))?;
+                }
+                Err(error) => return Err(error).at("lock", &path),
+            }
+        }
+    }
+}
+
+impl Drop for SharedName {
+    fn drop(&mut self) {
+        // The last one removes the file.
+        if flock(&self.lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Opens a lock file that may be another user's, which the kernel lets nobody open with `O_CREAT` here.
+///
+/// Source: Linux `Documentation/admin-guide/sysctl/fs.rst`, `protected_regular`.
+fn open_or_create(path: &Path) -> Result<File> {
+    loop {
+        match OpenOptions::new().read(true).custom_flags(careful()).open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            opened => return opened.at("open the lock", path),
+        }
+        let mut options = OpenOptions::new();
+        match options.write(true).create_new(true).custom_flags(careful()).open(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            created => {
+                let lock = created.at("create the lock", path)?;
+                // Not by the umask: whoever can read it can lock it.
+                lock.set_permissions(Permissions::from_mode(0o644)).at("open up", path)?;
+                return Ok(lock);
+            }
+        }
+    }
+}
+
+/// Whether some process is making the volume `name`, or keeps it for something that it makes.
 ///
 /// Errors: `io` or `permission` when that cannot be told.
 pub fn is_in_flight(host: &Host, name: &str) -> Result<bool> {
@@ -165,6 +280,31 @@ mod tests {
         sweep(&host);
         assert!(!stale.exists());
         assert!(held.path.exists(), "a held lock was taken for a stale one");
+    }
+
+    #[test]
+    fn a_volume_that_is_kept_is_not_removed_and_the_reverse() {
+        let root = tempfile::tempdir().unwrap();
+        let host = Host::new(root.path());
+        let remove = |patience| {
+            let exclusive = FlockOperation::NonBlockingLockExclusive;
+            SharedName::lock(&host, NAME, exclusive, patience).unwrap()
+        };
+        let first = Kept::begin(&host, NAME).unwrap();
+        let second = Kept::begin(&host, NAME).unwrap();
+        assert!(is_in_flight(&host, NAME).unwrap());
+        drop(first);
+        assert!(remove(Duration::ZERO).is_none(), "one of two holders is left");
+        drop(second);
+        let removal = Removal::begin(&host, NAME).unwrap();
+        let kept = std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| Kept::begin(&host, NAME));
+            drop(removal);
+            waiting.join().unwrap().unwrap()
+        });
+        assert!(remove(Duration::ZERO).is_none());
+        drop(kept);
+        assert_eq!(fs::read_dir(host.path(FOLDER)).unwrap().count(), 0);
     }
 
     #[test]

@@ -9,10 +9,11 @@
 
 mod chains;
 mod cli;
-mod files;
+mod domain_files;
 mod holders;
 pub mod identity;
 mod upload;
+mod volume_identity;
 
 pub mod cleanup;
 pub mod copy;

@@ -10,7 +10,7 @@ use virt::storage_vol::StorageVol;
 use virt::sys;
 
 use crate::image::Format;
-use crate::inflight::InFlight;
+use crate::inflight::{InFlight, Kept};
 use crate::names::Ours;
 use crate::owner::{Owner, permissions};
 use crate::pool::Pool;
@@ -92,6 +92,8 @@ impl Plan {
     /// Makes the overlay. It counts as in flight until the returned value is dropped.
     pub fn create(&self, host: &Host, pool: &Pool, owner: Option<Owner>) -> Result<NewVolume> {
         let in_flight = InFlight::begin(host, &self.name)?;
+        // Until the overlay is there, and names it in its header.
+        let _kept = Kept::begin(host, &self.base.name)?;
         let xml = self.xml(owner)?;
         log::step(format_args!("create overlay {}", self.path.display()));
         let doing = format_args!("create overlay '{}'", self.name);

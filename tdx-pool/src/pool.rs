@@ -17,8 +17,8 @@ use virt::storage_pool::StoragePool;
 use virt::storage_vol::StorageVol;
 use virt::sys;
 
-use crate::files::canonical;
 use crate::wanted::{PoolArgs, Wanted};
+use common::image::canonical;
 
 /// A pool that libvirt knows.
 #[derive(Debug)]
@@ -162,6 +162,11 @@ impl Pool {
             Err(error) if is_gone(&error) => Ok(None),
             found => Self::read(found.context(format_args!("look up pool '{name}'"))?).map(Some),
         }
+    }
+
+    /// Whether this is the same pool as `other`, with its volumes in the same place.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.uuid == other.uuid && self.path == other.path
     }
 
     /// Every pool, started or not.

@@ -11,6 +11,7 @@ use common::libvirt::{Context as _, Libvirt, State};
 use common::units::Size;
 use common::{Error, Result, interrupt, log};
 use tdx_gpu::handover::Handover;
+use tdx_pool::inflight::Kept;
 use tdx_pool::overlay::NewVolume;
 use tdx_pool::owner::{self, Owner};
 use tdx_pool::seed as seed_volume;
@@ -21,6 +22,7 @@ use virt::sys;
 use crate::attestation::{self, session::Order};
 use crate::blueprint::Blueprint;
 use crate::definition::{self, Definition};
+use crate::disk::Disk;
 use crate::domain::DomainItem;
 use crate::drive::{self, Drive};
 use crate::identity::{Identity, default_name, new_uuid};
@@ -243,6 +245,14 @@ impl<'a> Plan<'a> {
     fn create(self, context: &Context, config: &Config, request: &ImageRequest) -> Result<Domain> {
         let name = &self.name;
         let in_pool = self.seed.is_some();
+        // Until the domain is there to be seen: tdx-pool deletes what nothing uses.
+        let _kept = match self.drive.disk() {
+            Disk::Given { path, .. } => {
+                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                Some(Kept::begin(&context.host, &name)?)
+            }
+            _ => None,
+        };
         let (drive, pool, mut applied) =
             self.drive.make_ready(context, self.libvirt, config, request, in_pool)?;
         let create = || drive.create(context, self.libvirt, pool.as_ref(), self.owner);

@@ -128,7 +128,7 @@ pub(super) fn convert(image: &Path, format: Option<&str>, effect: &str) -> Strin
 }
 
 /// The name as a shell takes it, and no command for an option.
-pub(super) fn quote(name: &Path) -> String {
+pub(crate) fn quote(name: &Path) -> String {
     let bytes = name.as_os_str().as_bytes();
     if bytes.starts_with(b"-") {
         return quote(&Path::new(".").join(name));

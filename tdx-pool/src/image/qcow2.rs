@@ -58,22 +58,6 @@ impl Header {
         Ok(Some(header))
     }
 
-    /// Reads the name of the backing file and nothing else: it is needed by whoever repairs the image,
-    /// or reads it with a newer QEMU, whatever else the header says.
-    pub(super) fn backing(source: &Source<'_>) -> Result<Option<Backing>> {
-        let start = source.read(0, FIELDS_LENGTH)?;
-        if !start.starts_with(MAGIC) || start.len() < 20 || be32(&start, 4) < 2 {
-            return Ok(None);
-        }
-        let (offset, length) = (be64(&start, 8), u64::from(be32(&start, 16)));
-        if offset == 0 || length == 0 || length > MAX_BACKING_NAME || offset > source.size {
-            return Ok(None);
-        }
-        // No more than 1023 bytes.
-        let name = source.read(offset, length as usize)?;
-        Ok((name.len() as u64 == length).then(|| Backing::new(&name, None)))
-    }
-
     /// Returns the header without its backing file, and its length.
     fn parse(source: &Source<'_>, start: &[u8]) -> Result<(u64, Self)> {
         let version = be32(start, 4);

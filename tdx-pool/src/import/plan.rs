@@ -6,15 +6,18 @@ use std::path::{Path, PathBuf};
 
 use common::cli::Context;
 use common::document::Action;
+use common::host::Host;
+use common::image::keys;
 use common::libvirt::Libvirt;
 use common::{Error, IoContext, Result, interrupt, log};
 use indicatif::{ProgressBar, ProgressStyle};
 use rustix::fs::{Access, OFlags, access};
 
 use super::{ImportItem, Source};
+use crate::holders::HeldFiles;
 use crate::image::Format;
 use crate::names::check_volume_name;
-use crate::needs::Needs;
+use crate::needs::{Needs, may_need};
 use crate::overlay::Base;
 use crate::owner::{self, Owner};
 use crate::pool::Pool;
@@ -205,12 +208,23 @@ impl Plan {
         let Some(pool) = pool.filter(|pool| pool.is_active()) else {
             return Ok(());
         };
-        let users = Needs::take(libvirt, pool)?.of(&self.target());
-        if users.is_empty() {
-            return Ok(());
+        let (needs, target) = (Needs::take(libvirt, pool)?, self.target());
+        let users = needs.of(&target);
+        let another = "import it under another name with --name";
+        if !users.is_empty() {
+            let users = users.join(", ");
+            return Err(
+                Error::conflict(format!("{differs}, and is needed by {users}")).hint(another)
+            );
         }
-        Err(Error::conflict(format!("{differs}, and is needed by {}", users.join(", ")))
-            .hint("import it under another name with --name"))
+        if HeldFiles::visible(&Host::new("/"))?.contains(&keys(&target).collect::<Vec<_>>()) {
+            let message = format!("{differs}, and is open in a process or locked");
+            return Err(Error::conflict(message).hint(another));
+        }
+        match needs.unknown(&target) {
+            Some(unknown) => Err(may_need(format!("{differs}, and may be needed"), unknown)),
+            None => Ok(()),
+        }
     }
 
     /// Fails when the source's digest is not the one that was promised.

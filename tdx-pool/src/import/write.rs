@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use super::Plan;
 use crate::copy::{self, Watch};
 use crate::image::{self, Format};
-use crate::inflight::InFlight;
+use crate::inflight::{InFlight, Removal};
 use crate::names::Ours;
 use crate::pool::Pool;
 use crate::record::{Record, Stamp};
@@ -48,6 +48,9 @@ impl Plan {
         file.set_permissions(Permissions::from_mode(0o640)).at("change the mode of", &part.path)?;
         self.source.check_unchanged()?;
         self.record(&file, sha256.clone())?;
+        // Nothing can begin to use the volume from here on, and what has begun is seen.
+        let removal = self.replaces().then(|| Removal::begin(&context.host, &self.name));
+        let _removal = removal.transpose()?;
         if self.replaces() {
             self.check_replace(libvirt, Some(pool))?;
         }
