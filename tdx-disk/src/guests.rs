@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use common::host::Host;
 use common::image::name::LocalFiles;
-use common::image::{FileKey, Images, keys};
+use common::image::{FileKey, Images, add_paths, keys};
 use common::libvirt::{Context, Libvirt, is_gone};
 use common::pci::Bdf;
 use common::xml::{Document, Node};
@@ -79,6 +79,17 @@ impl Guest {
         let live = self.live.iter().flat_map(|live| devices(live, "disk"));
         let rest = self.config.iter().chain(&self.other).flat_map(|rest| devices(rest, "disk"));
         live.map(|disk| (disk, true)).chain(rest.map(|disk| (disk, false)))
+    }
+
+    /// The arguments that a definition passes on to QEMU.
+    fn arguments(&self) -> impl Iterator<Item = Cow<'_, str>> {
+        let documents = self.live.iter().chain(&self.config).chain(&self.other);
+        let nodes = documents.flat_map(|document| document.root().descendants());
+        let is_argument = |node: &Node<'_>| {
+            let parent = node.parent().map(Node::local_name);
+            node.local_name() == "arg" && parent == Some("commandline")
+        };
+        nodes.filter(is_argument).filter_map(|node| node.attr("value"))
     }
 
     fn hostdevs(&self) -> impl Iterator<Item = Node<'_>> {
@@ -193,6 +204,18 @@ impl Tenancy {
                 }
                 for path in paths(&mut images, connect, disk) {
                     tenancy.add_path(host, blocks, &path, &tenant);
+                }
+            }
+            let tenant = Tenant {
+                domain: guest.name.clone(),
+                how: "by an argument for QEMU".to_owned(),
+                is_disk: false,
+            };
+            let mut paths = BTreeSet::new();
+            guest.arguments().for_each(|argument| add_paths(&argument, &mut paths));
+            for path in paths {
+                for below in images.below(&path).paths.into_iter().chain([path]) {
+                    tenancy.add_path(host, blocks, &below, &tenant);
                 }
             }
             for hostdev in guest.hostdevs() {
@@ -360,6 +383,20 @@ mod tests {
         let nvme = "<source type='pci' managed='yes' namespace='1'>\
             <address domain='0x0000' bus='0x00' slot='0x17' function='0x0'/></source>";
         assert_eq!(disk(nvme).first().map(String::as_str), Some("as vdb, defined"));
+    }
+
+    #[test]
+    fn a_disk_in_an_argument_for_qemu_is_the_domains() {
+        let (_root, host) = machine();
+        let blocks = Blocks::read(&host).unwrap();
+        let xml = "<domain xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>\
+            <qemu:commandline><qemu:arg value='-drive'/>\
+            <qemu:arg value='if=none,file=/dev/sda1,format=raw'/></qemu:commandline></domain>";
+        let config = Some(Document::parse(xml.to_owned()).unwrap());
+        let guest = Guest { name: "g".to_owned(), live: None, config, other: Vec::new() };
+        let tenancy = Tenancy::new(&host, &blocks, &[guest], None, Images::new(&host));
+        let tenants = tenancy.of(&host, blocks.named("sda1").unwrap(), &[]);
+        assert_eq!(tenants.first().unwrap().how, "by an argument for QEMU");
     }
 
     #[test]

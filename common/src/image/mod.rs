@@ -5,6 +5,7 @@
 //! a guest can write any header into its disk, so a name that was found here may keep a file from
 //! being deleted or given away, and never causes a file to be opened by others, changed or deleted.
 
+mod argument;
 mod closure;
 mod file_key;
 pub mod header;
@@ -12,5 +13,6 @@ pub mod name;
 mod name_json;
 mod vmdk;
 
+pub use argument::add_paths;
 pub use closure::{Below, Images, Unknown, UnknownReason};
 pub use file_key::{FileKey, canonical, contains, keys};
