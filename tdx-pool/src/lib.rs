@@ -13,6 +13,7 @@ mod files;
 mod holders;
 mod upload;
 
+pub mod checked_file;
 pub mod cleanup;
 pub mod copy;
 pub mod delete;
@@ -29,6 +30,7 @@ pub mod overlay;
 pub mod owner;
 pub mod pool;
 pub mod record;
+pub mod references;
 pub mod secret;
 pub mod seed;
 pub mod usage;
