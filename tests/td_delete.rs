@@ -369,6 +369,24 @@ fn delete_keeps_a_file_that_gains_a_user_while_the_guest_shuts_down() {
 
 #[test]
 #[ignore = "needs root"]
+fn delete_leaves_a_domain_that_is_started_while_it_waits_for_another() {
+    let rig = rig_with_base(true);
+    new(&rig, "--name off").item();
+    rig.virsh(["destroy", "off"]);
+    new(&rig, "-i deaf.qcow2 --name deaf").item();
+    let mut run = Background::start(&rig, "delete off deaf --yes --timeout 4 -v");
+    run.wait_until_it_says("shut down domain 'deaf'");
+    rig.virsh(["start", "off"]);
+    let error = run.end().error(5);
+    assert_eq!(error["message"], "domain 'off' was started by another command meanwhile");
+    assert_eq!(error["applied"], json!(["deleted domain 'deaf'"]), "{error}");
+    let there = listed(&rig, "off");
+    assert_eq!(there["state"], "running");
+    assert!(exists(&rig, there["overlay"].as_str().unwrap()));
+}
+
+#[test]
+#[ignore = "needs root"]
 fn delete_leaves_a_domain_that_was_made_anew_while_it_waited() {
     let rig = rig_with_base(true);
     let anew = |line: &str| {

@@ -23,6 +23,8 @@ pub enum Found {
     File(CheckedFile),
     /// Anything else, in words.
     Other(&'static str),
+    /// Nobody knows: this process cannot look there, and the path is in no pool that is started.
+    Unseen,
 }
 
 /// What became of a file that was to be deleted.
@@ -71,7 +73,7 @@ impl CheckedFile {
                 }
             }
         }
-        let Some(volume) = volume(libvirt, path)? else { return Ok(Found::Nothing) };
+        let Some(volume) = volume(libvirt, path)? else { return Ok(Found::Unseen) };
         let kind = volume.info().context(format_args!("look at {}", path.display()))?.kind;
         Ok(match kind {
             sys::VIR_STORAGE_VOL_FILE => Found::File(Self { path: path.to_owned(), entry: None }),

@@ -64,6 +64,7 @@ impl DomainFiles {
                 }
                 _ if is_misplaced => files.keep(&claim.path, "in no directory of these tools"),
                 Found::Other(what) => files.keep(&claim.path, what),
+                Found::Unseen => files.keep(&claim.path, "in no pool, and not visible from here"),
                 Found::File(file) => files.candidates.push(file),
             }
         }
@@ -121,22 +122,27 @@ pub(super) fn delete_unneeded(
         references.add_image(Path::new(&kept.path), format!("'{}', which is kept", kept.path))?;
     }
     loop {
-        let mut round: Vec<(usize, CheckedFile)> = Vec::new();
+        // Two domains may both have named one.
+        let mut seen = HashSet::new();
+        let mut round: Vec<(usize, Vec<CheckedFile>)> = Vec::new();
         for (number, files) in domains.iter_mut().enumerate() {
             let is_free = |file: &mut CheckedFile| users(references, going, file.path()).is_empty();
-            round.extend(files.candidates.extract_if(.., is_free).map(|file| (number, file)));
+            let mut free: Vec<CheckedFile> = files.candidates.extract_if(.., is_free).collect();
+            free.retain(|file| seen.insert(file.path().to_owned()));
+            round.extend((!free.is_empty()).then_some((number, free)));
         }
-        // Two domains may both have named it.
-        let mut seen = HashSet::new();
-        round.retain(|(_, file)| seen.insert(file.path().to_owned()));
         if round.is_empty() {
             break;
         }
-        let delete = |(number, file): (usize, CheckedFile)| {
-            let done = if dry_run { Ok(Deletion::Done) } else { file.delete(libvirt) };
-            (number, file, done)
+        let delete = |(number, files): (usize, Vec<CheckedFile>)| {
+            let delete = |file: CheckedFile| {
+                let done = if dry_run { Ok(Deletion::Done) } else { file.delete(libvirt) };
+                (number, file, done)
+            };
+            files.into_iter().map(delete).collect::<Vec<_>>()
         };
-        for (number, file, done) in parallel::map(round, parallel::GUESTS, delete) {
+        let done = parallel::map(round, parallel::GUESTS, delete);
+        for (number, file, done) in done.into_iter().flatten() {
             if domains[number].note(file.path(), done) {
                 references.forget(file.path());
             }

@@ -73,7 +73,7 @@ impl Observed {
         let is_persistent =
             domain.is_persistent().context(format_args!("ask about domain '{name}'"))?;
         let mut observed = Self { domain, definition, is_persistent, nvram, files };
-        if libvirt.is_local() && !is_persistent {
+        if libvirt.is_local() && !is_persistent && observed.definition.is_managed() {
             // A transient domain goes by stopping; libvirt then leaves its firmware variables.
             let claim = |path| Claim { path, ground: Ground::FirmwareVariables };
             observed.files.claims.extend(observed.nvram.clone().into_iter().map(claim));
