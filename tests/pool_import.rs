@@ -178,9 +178,17 @@ fn any_name_that_libvirt_can_hold_works() {
 
     let long = "n".repeat(256);
     let ours = overlay(1);
-    for name in
-        ["", ".", "..", "a/b", "a\nb", &ours, "cidata.x.iso", "import.abcDEF012345678.part", &long]
-    {
+    for name in [
+        "",
+        ".",
+        "..",
+        "a/b",
+        "a\nb",
+        &ours,
+        "cidata.abcDEF012345678.iso",
+        "import.abcDEF012345678.part",
+        &long,
+    ] {
         let error = rig.tool("tdx-pool", ["import", &image, "--name", name]).error(2);
         assert_eq!(error["hint"], "choose one with --name", "{name:?}");
     }

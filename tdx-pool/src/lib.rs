@@ -15,6 +15,7 @@ pub mod identity;
 mod upload;
 mod volume_identity;
 
+pub mod checked_file;
 pub mod cleanup;
 pub mod copy;
 pub mod delete;
@@ -31,6 +32,7 @@ pub mod overlay;
 pub mod owner;
 pub mod pool;
 pub mod record;
+pub mod references;
 pub mod secret;
 pub mod seed;
 pub mod usage;

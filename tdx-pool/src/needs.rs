@@ -22,7 +22,7 @@ pub(crate) struct PoolFile {
     /// Where it is.
     pub(crate) path: PathBuf,
     /// What it stands on, where libvirt had to be asked.
-    backing: Option<PathBuf>,
+    pub(crate) backing: Option<PathBuf>,
 }
 
 /// Every file in the folders of all pools, started or not, and every volume of pools that have none.

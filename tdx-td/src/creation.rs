@@ -30,7 +30,6 @@ use crate::image::ImageRequest;
 use crate::metadata::Metadata;
 use crate::passthrough::{self, DeviceRequest, Devices};
 use crate::ports::Port;
-use crate::removal::undefine;
 use crate::scenario::layers::Setting;
 use crate::scenario::profile;
 use crate::seed::{Seed, SeedArgs};
@@ -135,7 +134,8 @@ impl<'a> Plan<'a> {
         request.extend(request_of(&guest.seed, disk_size));
         request.extend(drive.request());
         request.extend(cdrom.iter().map(|path| ("cdrom".to_owned(), path.display().to_string())));
-        let metadata = Metadata::new(drive.pool_name(), &disk, request);
+        let seed_path = seed.as_ref().map(|seed| seed.path.as_path());
+        let metadata = Metadata::new(&uuid, drive.pool_name(), &disk, seed_path, request);
         let port = match blueprint.port() {
             // Its own port is taken: by itself.
             Some(wanted) if making => Some(Port::choose(libvirt, wanted)?),
@@ -154,7 +154,7 @@ impl<'a> Plan<'a> {
             disk: &disk,
             cdrom: cdrom.as_deref(),
             keep_base_owner: owner.is_some(),
-            seed: seed.as_ref().map(|seed| seed.path.as_path()),
+            seed: seed_path,
             devices: &devices,
             ssh: port.as_ref().map(|port| port.socket),
             metadata: &metadata,
@@ -259,51 +259,32 @@ impl<'a> Plan<'a> {
         // What was goes only when the new disk is there.
         let mut early = None;
         if let Some(uuid) = &self.overwrites {
-            let disk = create()?;
-            let gone =
-                interrupt::check().and_then(|()| overwrite(context, self.libvirt, name, uuid));
-            if let Err(error) = gone {
-                return Err(undo_volumes(disk.into_iter().collect(), error));
-            }
+            early = Some(make_way(context, self.libvirt, name, uuid, create()?)?);
             applied.push(format!("deleted the domain '{name}' that was"));
-            early = Some(disk);
         }
         let carry_out = |order: &Order| order.carry_out(context, self.libvirt, name, &self.xml);
-        let order = self.order.as_ref().map(carry_out);
-        let order = match order.transpose() {
+        let order = match self.order.as_ref().map(carry_out).transpose() {
             Ok(order) => order,
             Err(error) => {
-                let error = undo_volumes(early.flatten().into_iter().collect(), error);
-                return Err(error.applied(applied));
+                return Err(undo_volumes(self.libvirt, early.flatten(), error.applied(applied)));
             }
         };
         let xml = order.as_ref().map_or(&self.xml, |(_, xml)| xml);
         let build = || {
-            let disk = early.map_or_else(create, Ok)?;
-            let mut volumes: Vec<NewVolume> = disk.into_iter().collect();
+            let mut volumes = Vec::from_iter(early.take().map_or_else(create, Ok)?);
             if let (Some(seed), Some(pool)) = (&self.seed, &pool) {
                 match seed.create(&context.host, self.libvirt, pool, self.owner) {
                     Ok(seed) => volumes.push(seed),
-                    Err(error) => return Err(undo_volumes(volumes, error)),
+                    Err(error) => return Err(undo_volumes(self.libvirt, volumes, error)),
                 }
             }
-            let domain = match define(self.libvirt, name, xml, self.by_user) {
-                Ok(domain) => domain,
-                Err(error) => return Err(undo_volumes(volumes, error)),
-            };
-            let started =
-                interrupt::check().and_then(|()| definition::inactive(&domain, name)).and_then(
-                    |made| attestation::bring_up(&context.host, self.libvirt, &domain, &made),
-                );
-            match started {
-                Ok(_) => Ok(domain),
-                Err(error) => Err(undo(&domain, name, volumes, or_gone(&domain, name, error))),
-            }
+            define_and_start(context, self.libvirt, name, (xml, self.by_user), volumes)
         };
         let made = interrupt::check()
             .and_then(|()| passthrough::with(&context.host, self.handover, build));
         made.map_err(|error: Error| {
-            let error = error.applied(applied);
+            // Still there when devices could not be had.
+            let error = undo_volumes(self.libvirt, early.flatten(), error.applied(applied));
             match order {
                 // The domain that could not be removed may still need its keys.
                 Some((keep, _)) if matches!(names::find(self.libvirt, name), Ok(None)) => {
@@ -316,17 +297,47 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// Deletes the domain that was compared and asked about, and no other that has its name by now.
+/// Deletes the domain that was compared and asked about, and no other that has its name by now. Returns
+/// the disk of the domain that comes in its place.
 ///
-/// Errors: `conflict` for another one; those of [`removal::remove`].
-fn overwrite(context: &Context, libvirt: &Libvirt, name: &str, uuid: &str) -> Result<()> {
-    if let Some(domain) = names::find(libvirt, name)?
-        && domain.uuid_string().is_ok_and(|other| other != uuid)
-    {
-        return Err(Error::conflict(format!("domain '{name}' is another one by now"))
-            .hint("run the same command again: it compares the two"));
+/// Errors: those of [`removal::remove`]; the disk is deleted then.
+fn make_way(
+    context: &Context,
+    libvirt: &Libvirt,
+    name: &str,
+    uuid: &str,
+    disk: Option<NewVolume>,
+) -> Result<Option<NewVolume>> {
+    let gone =
+        interrupt::check().and_then(|()| removal::remove(&context.host, libvirt, name, uuid));
+    match gone {
+        Ok(()) => Ok(disk),
+        Err(error) => Err(undo_volumes(libvirt, disk, error)),
     }
-    removal::remove(&context.host, libvirt, name)
+}
+
+/// Defines the domain and has it running. When that fails the definition and the volumes are undone.
+fn define_and_start(
+    context: &Context,
+    libvirt: &Libvirt,
+    name: &str,
+    (xml, by_user): (&str, bool),
+    volumes: Vec<NewVolume>,
+) -> Result<Domain> {
+    let domain = match define(libvirt, name, xml, by_user) {
+        Ok(domain) => domain,
+        Err(error) => return Err(undo_volumes(libvirt, volumes, error)),
+    };
+    let started = interrupt::check()
+        .and_then(|()| definition::inactive(&domain, name))
+        .and_then(|made| attestation::bring_up(&context.host, libvirt, &domain, &made));
+    match started {
+        Ok(_) => Ok(domain),
+        Err(error) => {
+            let error = or_gone(&domain, name, error);
+            Err(undo(libvirt, &domain, name, volumes, error))
+        }
+    }
 }
 
 /// A domain that was not there was made.
@@ -392,10 +403,16 @@ fn is_invalid(error: &VirtError) -> bool {
 }
 
 /// Takes a domain back that was defined and does not run. Its volumes go only after it.
-fn undo(domain: &Domain, name: &str, volumes: Vec<NewVolume>, error: Error) -> Error {
+fn undo(
+    libvirt: &Libvirt,
+    domain: &Domain,
+    name: &str,
+    volumes: Vec<NewVolume>,
+    error: Error,
+) -> Error {
     // Another command may have started it the moment it was there.
-    match power::is_off(domain, name) && undefine(domain, name, false).is_ok() {
-        true => undo_volumes(volumes, error),
+    match power::is_off(domain, name) && removal::undo_definition(libvirt, domain, name).is_ok() {
+        true => undo_volumes(libvirt, volumes, error),
         false => {
             let paths = volumes.iter().map(|volume| volume.path().display().to_string());
             error.left_behind([format!("domain '{name}'")]).left_behind(paths)
@@ -403,8 +420,12 @@ fn undo(domain: &Domain, name: &str, volumes: Vec<NewVolume>, error: Error) -> E
     }
 }
 
-fn undo_volumes(volumes: Vec<NewVolume>, error: Error) -> Error {
-    volumes.into_iter().fold(error, |error, volume| volume.undo_after(error))
+fn undo_volumes(
+    libvirt: &Libvirt,
+    volumes: impl IntoIterator<Item = NewVolume>,
+    error: Error,
+) -> Error {
+    volumes.into_iter().fold(error, |error, volume| volume.undo_after(libvirt, error))
 }
 
 /// The domain as it is now.

@@ -71,8 +71,7 @@ impl Definition {
 
     /// The files of every disk with those under them, as far as the XML tells.
     pub fn chains(&self) -> Vec<Chain> {
-        let disks = self.root().find_all("devices/disk");
-        disks.map(chain).filter(|chain| !chain.is_empty()).collect()
+        chains_of(self.root())
     }
 
     /// The block devices of the host that its disks are.
@@ -80,6 +79,14 @@ impl Definition {
         let disks = self.root().find_all("devices/disk");
         let device = |disk: Node<'_>| Some(PathBuf::from(disk.attr_at("source", "dev")?.as_ref()));
         disks.filter_map(device).collect()
+    }
+
+    /// The volumes of pools that its disks are, each with the pool's name.
+    pub fn volumes(&self) -> Vec<(String, String)> {
+        let volume = |source: Node<'_>| {
+            Some((source.attr("pool")?.into_owned(), source.attr("volume")?.into_owned()))
+        };
+        self.root().find_all("devices/disk/source").filter_map(volume).collect()
     }
 
     /// Hardware addresses of its network cards, lower case.
@@ -135,6 +142,13 @@ impl Definition {
     /// The file of its firmware.
     pub fn loader(&self) -> Option<PathBuf> {
         self.root().text_at("os/loader").filter(|path| path.starts_with('/')).map(PathBuf::from)
+    }
+
+    /// Whether it boots by UEFI, which keeps variables.
+    pub fn has_uefi(&self) -> bool {
+        let root = self.root();
+        root.attr_at("os", "firmware").as_deref() == Some("efi")
+            || root.attr_at("os/loader", "type").as_deref() == Some("pflash")
     }
 
     /// The file of its firmware's variables.
@@ -278,6 +292,12 @@ fn port_forward(forward: Node<'_>) -> Option<Ssh> {
 pub fn is_overlay(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     Ours::classify(name) == Some(Ours::Overlay)
+}
+
+/// The files of every disk of a domain element with those under them, as far as the XML tells.
+pub fn chains_of(domain: Node<'_>) -> Vec<Chain> {
+    let disks = domain.find_all("devices/disk");
+    disks.map(chain).filter(|chain| !chain.is_empty()).collect()
 }
 
 fn chain(disk: Node<'_>) -> Chain {

@@ -6,8 +6,7 @@
 //!
 //! One module a verb. Under them: [`image`] and [`settings`] turn flags and configuration into what is
 //! wanted, [`builder`] turns that into domain XML, or [`fitting`] a user's template, [`creation`] makes it so or undoes it;
-//! [`definition`] reads domain XML back; [`disks`] says which files are a domain's own and [`removal`]
-//! gets rid of both; [`passthrough`] takes devices of the host and gives them back; [`attestation`] keeps the keys of AMD SEV guests and lets none run that measures wrong; [`power`] gets a guest on and off.
+//! [`definition`] reads domain XML back; [`removal`] deletes domains and the files that were made for them; [`passthrough`] takes devices of the host and gives them back; [`attestation`] keeps the keys of AMD SEV guests and lets none run that measures wrong; [`power`] gets a guest on and off.
 
 mod cli;
 
@@ -22,7 +21,6 @@ pub mod definition;
 pub mod delete;
 pub mod dialect;
 pub mod disk;
-pub mod disks;
 pub mod domain;
 pub mod drive;
 pub mod firmware;
