@@ -12,7 +12,10 @@ mod cli;
 mod files;
 mod holders;
 mod upload;
+mod volume_head;
+mod writers;
 
+pub mod base_image;
 pub mod cleanup;
 pub mod copy;
 pub mod delete;

@@ -12,6 +12,7 @@
 mod cli;
 
 pub mod addresses;
+pub mod attached_image;
 pub mod attestation;
 pub mod blueprint;
 pub mod builder;
@@ -51,6 +52,7 @@ pub mod ssh;
 pub mod start;
 pub mod stop;
 pub mod template;
+pub mod template_disks;
 pub mod virsh;
 pub mod wait;
 
