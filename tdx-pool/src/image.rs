@@ -8,12 +8,14 @@ mod backing;
 mod foreign;
 mod qcow2;
 mod source;
+mod stated;
 mod tables;
 
 use std::fmt;
 use std::fs::File;
 use std::path::Path;
 
+use clap::ValueEnum;
 use common::error::{IoContext, Result};
 use rustix::fs::{Mode, OFlags};
 use schemars::JsonSchema;
@@ -23,9 +25,13 @@ pub use backing::Backing;
 pub(crate) use foreign::quote;
 use qcow2::Header;
 use source::{Kind, Source, no_image};
+pub(crate) use stated::header_length;
+pub use stated::{SaidFormat, StatedFormat, check_stated};
 
 /// The format of an image file, by the name QEMU and libvirt give it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, ValueEnum,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
     /// QEMU's own: grows on demand, can have a backing file.
@@ -41,6 +47,11 @@ impl Format {
             Self::Qcow2 => "qcow2",
             Self::Raw => "raw",
         }
+    }
+
+    /// The format of this name; none for a name of any other.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::from_str(name, false).ok()
     }
 }
 
@@ -84,6 +95,16 @@ pub fn open(path: &Path) -> Result<File> {
     }
 }
 
+/// Fails for what can hold no image in any format: a folder, a pipe, a socket, a character device.
+///
+/// Errors: `invalid_input`; `io`.
+pub fn check_kind(file: &File, name: &Path) -> Result<()> {
+    match Source::new(file, name)?.kind {
+        Kind::Other(what) => Err(no_image(name, what)),
+        Kind::File | Kind::Block => Ok(()),
+    }
+}
+
 /// Reads what `file` is. `name` is for messages only.
 ///
 /// Errors: `invalid_input` if it is neither a regular file nor a block device, or a qcow2 header
@@ -116,7 +137,7 @@ pub fn check_base(file: &File, name: &Path) -> Result<Image> {
         Kind::Block => {
             return Err(source
                 .invalid("is a block device, not an image file")
-                .hint(foreign::convert(name, None, "makes an image of it")));
+                .hint(foreign::convert(name, "raw", "makes an image of it")));
         }
         Kind::Other(what) => return Err(no_image(name, what)),
     }
@@ -136,7 +157,7 @@ pub fn check_base(file: &File, name: &Path) -> Result<Image> {
 /// Refuses a qcow2 image that needs another file, a key or a repair.
 fn check_alone(source: &Source<'_>, image: &Image) -> Result<()> {
     let name = source.name;
-    let flatten = || foreign::convert(name, None, "flattens it");
+    let flatten = || foreign::convert(name, "qcow2", "flattens it, if you trust what it names");
     let refused = if let Some(backing) = &image.backing {
         let message = format!("is an overlay of {}", backing.name.display());
         source.invalid(message).hint(flatten())

@@ -1,9 +1,12 @@
 //! `tdx-pool import`: a disk image becomes a base image.
 //!
 //! Planned first: the header is checked, the name judged, what is there compared ([`Plan`]). Then
-//! written under a temporary name in the pool's folder, flushed, and renamed, so that the real name
-//! only ever holds a whole image. Who may not write the folder has libvirt do it, by upload.
+//! copied under a temporary name into the pool's folder, checked again there, flushed, and renamed, so
+//! that the real name only ever holds a whole image that was checked. Who may not write the folder has
+//! libvirt do it, by upload.
 
+mod compare;
+mod part;
 mod plan;
 mod source;
 mod write;
@@ -39,13 +42,17 @@ pub struct ImportArgs {
     /// The volume's name [default: the image's file name]
     #[arg(long, value_name = "VOLUME")]
     name: Option<String>,
+    /// The image's format; without it the header of the copy decides, and for an image that lies in the
+    /// pool already the record of its import or its name
+    #[arg(long, value_name = "FORMAT", value_enum)]
+    image_format: Option<Format>,
     /// Fail unless the image has this SHA-256
     #[arg(long, value_name = "HEX", value_parser = sha256_hex)]
     sha256: Option<String>,
     /// Replace a different image of that name, unless something needs it
     #[arg(long)]
     replace: bool,
-    /// Recompress the image with qemu-img
+    /// Recompress the image with qemu-img; the pool holds two copies meanwhile
     #[arg(long)]
     compress: bool,
     #[command(flatten)]
@@ -122,12 +129,13 @@ pub fn run(
     for image in images {
         let options = Options {
             name: args.name.clone(),
+            format: args.image_format,
             sha256: args.sha256.clone(),
             replace: args.replace,
             compress: args.compress,
             dry_run: change.dry_run,
         };
-        plans.push(Plan::new(&libvirt, &pool, &image.path, options)?);
+        plans.push(Plan::new(&context.host, &libvirt, &pool, &image.path, options)?);
     }
     for plan in plans.iter().filter(|plan| plan.replaces()) {
         context.confirm(change, &format!("replace volume '{}'?", plan.name))?;

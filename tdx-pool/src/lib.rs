@@ -13,8 +13,11 @@ mod domain_files;
 mod holders;
 pub mod identity;
 mod upload;
+mod volume_head;
 mod volume_identity;
+mod writers;
 
+pub mod base_image;
 pub mod checked_file;
 pub mod cleanup;
 pub mod copy;

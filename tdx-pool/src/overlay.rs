@@ -8,6 +8,7 @@ use common::xml::Element;
 use common::{Error, Result, log};
 use virt::storage_vol::StorageVol;
 
+pub use crate::base_image::Base;
 use crate::image::Format;
 use crate::inflight::{InFlight, Kept};
 use crate::names::Ours;
@@ -15,50 +16,6 @@ use crate::needs;
 use crate::owner::{Owner, permissions};
 use crate::pool::Pool;
 use crate::secret::NewSecret;
-use crate::volume::Volume;
-
-/// An image that overlays stand on.
-#[derive(Debug, Clone)]
-pub struct Base {
-    /// Volume name.
-    pub name: String,
-    /// Where it is, on libvirt's host.
-    pub path: PathBuf,
-    /// Its format; always written into the overlay, since guessing it is a known way to be attacked.
-    pub format: Format,
-    /// Size the guest sees, bytes.
-    pub capacity_bytes: u64,
-}
-
-impl Base {
-    /// The base image of this name in a pool.
-    ///
-    /// Errors: `not_found`; `invalid_input` for a volume that stands on another, or is neither qcow2
-    /// nor raw.
-    pub fn find(pool: &Pool, name: &str) -> Result<Self> {
-        let absent = || Error::not_found(format!("no volume '{name}' in pool '{}'", pool.name));
-        let handle = pool.volume(name)?.ok_or_else(absent)?;
-        let volume = Volume::read(handle)?.ok_or_else(absent)?;
-        if let Some(backing) = &volume.backing {
-            let backing = backing.display();
-            return Err(Error::invalid_input(format!(
-                "volume '{name}' stands on {backing}: it is no base image"
-            )));
-        }
-        let format = match volume.format.as_deref() {
-            Some("qcow2") => Format::Qcow2,
-            Some("raw") => Format::Raw,
-            other => {
-                let other = other.unwrap_or("unknown");
-                return Err(Error::invalid_input(format!(
-                    "volume '{name}' is of format {other}: a base image is qcow2 or raw"
-                )));
-            }
-        };
-        let capacity_bytes = volume.capacity_bytes.unwrap_or(0);
-        Ok(Self { name: volume.name, path: volume.path, format, capacity_bytes })
-    }
-}
 
 /// An overlay that is to be made.
 #[derive(Debug)]

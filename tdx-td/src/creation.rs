@@ -11,6 +11,7 @@ use common::libvirt::{Context as _, Libvirt, State};
 use common::units::Size;
 use common::{Error, Result, interrupt, log};
 use tdx_gpu::handover::Handover;
+use tdx_pool::image::Format;
 use tdx_pool::inflight::Kept;
 use tdx_pool::overlay::NewVolume;
 use tdx_pool::owner::{self, Owner};
@@ -19,12 +20,13 @@ use virt::domain::Domain;
 use virt::error::Error as VirtError;
 use virt::sys;
 
+use crate::attached_image;
 use crate::attestation::{self, session::Order};
 use crate::blueprint::Blueprint;
 use crate::definition::{self, Definition};
 use crate::disk::Disk;
 use crate::domain::DomainItem;
-use crate::drive::{self, Drive};
+use crate::drive::Drive;
 use crate::identity::{Identity, default_name, new_uuid};
 use crate::image::ImageRequest;
 use crate::metadata::Metadata;
@@ -84,16 +86,21 @@ impl<'a> Plan<'a> {
             None => None,
         };
         let asked = (request, devices, guest);
+        let Some(domain) = existing else {
+            return Self::of(context, libvirt, config, asked, None);
+        };
+        let name = guest.name.as_deref().unwrap_or_default();
+        let there = definition::inactive(&domain, name);
+        let there = there.map_err(|error| or_gone(&domain, name, error))?;
         // What is there already needs nothing more of the host.
-        let making = existing.is_none();
-        let plan = Self::of(context, libvirt, config, asked, making)?;
-        let Some(domain) = existing else { return Ok(plan) };
-        let differences = differences(&domain, &plan.name, &plan.metadata);
-        match differences.map_err(|error| or_gone(&domain, &plan.name, error))? {
+        let plan = Self::of(context, libvirt, config, asked, Some(&there))?;
+        let stated = request.format.flag;
+        let other_format = plan.drive.other_format(stated, &there).zip(stated);
+        match differences(&there, name, &plan.metadata, other_format)? {
             None => Ok(Self { existing: Some(domain), ..plan }),
             Some(_) if guest.overwrite => {
-                let mut plan = Self::of(context, libvirt, config, asked, true)?;
-                let going = definition::inactive(&domain, &plan.name)?;
+                let mut plan = Self::of(context, libvirt, config, asked, None)?;
+                let going = there;
                 plan.warnings.push(format!(
                     "domain '{}' ({}) is deleted for it, with its own disks",
                     plan.name,
@@ -105,21 +112,30 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// The same, but for what has the name already.
+    /// Builds the plan; for a domain that is there, as `existing`, without what only making one needs.
     fn of(
         context: &Context,
         libvirt: &'a Libvirt,
         config: &Config,
         (request, devices, guest): (&ImageRequest, &DeviceRequest, &GuestArgs),
-        making: bool,
+        existing: Option<&Definition>,
     ) -> Result<Self> {
+        let making = existing.is_none();
         let disk_size = request.disk_size;
         let kind = guest.drive.kind(request.is_named());
         let blueprint = Blueprint::new(context, libvirt, config, guest, kind, making)?;
         let owner = owner::of_qemu(libvirt)?;
         let choice = blueprint.choice();
-        let drive =
-            Drive::plan(context, libvirt, config, request, &guest.drive, choice, (owner, making))?;
+        let owner_and_existing = (owner, existing);
+        let drive = Drive::plan(
+            context,
+            libvirt,
+            config,
+            request,
+            &guest.drive,
+            choice,
+            owner_and_existing,
+        )?;
         let uuid = new_uuid()?;
         let seed = match Seed::read(&guest.seed, &uuid)? {
             Some(seed) => Some(seed_volume::Plan::new(drive.folder()?, seed.to_image()?)?),
@@ -129,7 +145,7 @@ impl<'a> Plan<'a> {
         let devices = Devices::new(&context.host, libvirt, devices, security, &uuid, making)?;
         let disk = drive.disk();
         let cdrom = guest.drive.cdrom.as_deref();
-        let cdrom = cdrom.map(|image| drive::cdrom(libvirt, image)).transpose()?;
+        let cdrom = cdrom.map(|image| attached_image::cdrom(libvirt, image)).transpose()?;
         let mut request = [blueprint.request(), devices.request()].concat();
         request.extend(request_of(&guest.seed, disk_size));
         request.extend(drive.request());
@@ -244,7 +260,7 @@ impl<'a> Plan<'a> {
 
     fn create(self, context: &Context, config: &Config, request: &ImageRequest) -> Result<Domain> {
         let name = &self.name;
-        let in_pool = self.seed.is_some();
+        let (in_pool, asked) = (self.seed.is_some(), self.overwrites.is_some());
         // Until the domain is there to be seen: tdx-pool deletes what nothing uses.
         let _kept = match self.drive.disk() {
             Disk::Given { path, .. } => {
@@ -254,7 +270,7 @@ impl<'a> Plan<'a> {
             _ => None,
         };
         let (drive, pool, mut applied) =
-            self.drive.make_ready(context, self.libvirt, config, request, in_pool)?;
+            self.drive.make_ready(context, self.libvirt, config, request, (in_pool, asked))?;
         let create = || drive.create(context, self.libvirt, pool.as_ref(), self.owner);
         // What was goes only when the new disk is there.
         let mut early = None;
@@ -343,13 +359,20 @@ fn define_and_start(
 /// A domain that was not there was made.
 pub const CREATE: Action = Action("create");
 
-/// In what the domain that has the name is not what is asked for, in words.
+/// In what the domain that has the name is not what is asked for, in words; `other_format` is how it uses
+/// the user's own image, and how it should.
 ///
 /// Errors: `conflict` for a domain of others.
-fn differences(domain: &Domain, name: &str, wanted: &Metadata) -> Result<Option<String>> {
-    let there = definition::inactive(domain, name)?.metadata;
-    let there = there.ok_or_else(|| taken(name, "was not made by these tools"))?;
-    let differences = there.differences(wanted);
+fn differences(
+    there: &Definition,
+    name: &str,
+    wanted: &Metadata,
+    other_format: Option<(Format, Format)>,
+) -> Result<Option<String>> {
+    let record = there.metadata.as_ref();
+    let record = record.ok_or_else(|| taken(name, "was not made by these tools"))?;
+    let mut differences = record.differences(wanted);
+    differences.extend(other_format.map(|(is, not)| format!("image_format is {is}, not {not}")));
     Ok((!differences.is_empty()).then(|| differences.join("; ")))
 }
 

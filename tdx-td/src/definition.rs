@@ -18,6 +18,8 @@ use crate::domain::{Disk, DomainItem, Ssh};
 use crate::hostfwd::{self, Hostfwd};
 use crate::metadata::Metadata;
 
+mod image_format;
+
 /// A parsed definition: live or inactive.
 #[derive(Debug)]
 pub struct Definition {

@@ -11,6 +11,7 @@
 mod cli;
 
 pub mod addresses;
+pub mod attached_image;
 pub mod attestation;
 pub mod blueprint;
 pub mod builder;
@@ -49,6 +50,7 @@ pub mod ssh;
 pub mod start;
 pub mod stop;
 pub mod template;
+pub mod template_disks;
 pub mod virsh;
 pub mod wait;
 

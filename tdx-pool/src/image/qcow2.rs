@@ -7,7 +7,7 @@ use common::error::{Error, Result};
 use super::source::Source;
 use super::{Backing, Format, Image, foreign};
 
-const MAGIC: &[u8] = b"QFI\xfb";
+pub(super) const MAGIC: &[u8] = b"QFI\xfb";
 /// Enough for the header, its extensions and the backing file's name as QEMU writes them.
 const USUAL_LENGTH: usize = 4096;
 /// The fixed fields that are looked at, up to and including the compression type.
@@ -75,7 +75,7 @@ impl Header {
         if unknown != 0 {
             return Err(source
                 .invalid(format!("needs unknown qcow2 features {unknown:#x}"))
-                .hint(foreign::convert(source.name, None, "makes one without them")));
+                .hint(foreign::convert(source.name, "qcow2", "makes one without them")));
         }
 
         let cluster_bits = be32(start, 20);

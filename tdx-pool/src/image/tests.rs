@@ -170,7 +170,8 @@ fn images_that_need_more_than_themselves() {
         let path = folder.path(name);
         let output = folder.path(&name.replace(".qcow2", "-flat.qcow2"));
         let (path, output) = (quote(&path), quote(&output));
-        format!("qemu-img convert -O qcow2 -- {path} {output} flattens it")
+        let effect = "flattens it, if you trust what it names";
+        format!("qemu-img convert -f qcow2 -O qcow2 -- {path} {output} {effect}")
     };
     let repair =
         format!("qemu-img check -r all -- {} repairs it", folder.path("corrupt.qcow2").display());
@@ -317,8 +318,8 @@ fn converted_images_get_names_of_their_own() {
         ("/dev/vg/root", "/dev/vg/root root.qcow2"),
         ("it", "it it.qcow2"),
     ] {
-        let expected = format!("qemu-img convert -O qcow2 -- {command} done");
-        assert_eq!(foreign::convert(Path::new(image), None, "done"), expected);
+        let expected = format!("qemu-img convert -f raw -O qcow2 -- {command} done");
+        assert_eq!(foreign::convert(Path::new(image), "raw", "done"), expected);
     }
 }
 
