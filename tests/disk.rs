@@ -475,31 +475,30 @@ fn the_name_that_lasts_is_the_one_in_the_definition() {
     let check = disk(&rig, "check /dev/disk/by-path/pci-1").item();
     assert_eq!((&check["device"], &check["findings"]), (&json!(device), &json!([])));
     assert_eq!(check["by_id"], "/dev/disk/by-id/wwn-0x5000");
-    // An item of another disk, or of another host, attaches nothing; the rest of the items are tried.
+    // An item of another disk, or of another host, attaches nothing; the other items are tried.
+    define(&rig, &foreign("off", PORTS));
     for (key, value) in [("serial", "X 1/3"), ("host", "other")] {
         let mut item = check.clone();
         item[key] = json!(value);
-        for verb in ["attach a -", "attach a - --persistent", "check -"] {
+        for verb in ["attach a -", "attach off - --persistent", "check -"] {
             let error = rig.pipe("tdx-disk", verb.split(' '), item.to_string()).error(5);
             assert_eq!(error["code"], "IDENTITY_CHANGED", "{error}");
-            assert_eq!(attached(&rig, "a"), [], "{verb}");
+            assert_eq!((attached(&rig, "a"), attached(&rig, "off")), (vec![], vec![]), "{verb}");
         }
     }
     let (second, _) = blank(&rig, "second");
+    let attach = ["attach", "off", "-", "--persistent"];
     let mut items = disk(&rig, &format!("check {second}")).item().to_string();
     items += &json!({"device": device, "serial": "X 1/3"}).to_string();
-    let error = rig.pipe("tdx-disk", ["attach", "a", "-"], items).error(5);
-    assert_eq!(error["applied"], json!([format!("attached {second} to 'a' as vdb")]), "{error}");
-    disk(&rig, &format!("detach a {second}")).document();
-    // What the guest sees is no number of the disk's, so that this item is of the same disk.
-    let attach = ["attach", "a", "-", "--serial", "own"];
-    let given = rig.pipe("tdx-disk", attach, check.to_string()).document();
+    let error = rig.pipe("tdx-disk", attach, items).error(5);
+    assert_eq!(error["applied"], json!([format!("attached {second} to 'off' as vdb")]), "{error}");
+    // What a guest sees is no number of the disk's, so that this item is of the same disk.
+    let own = attach.into_iter().chain(["--serial", "own"]);
+    let given = rig.pipe("tdx-disk", own, check.to_string()).document();
     assert_eq!(given["items"][0]["serial"], "own", "{given:#}");
-    assert_eq!(
-        blockers(&rig.pipe("tdx-disk", ["check", "-"], given.to_string())),
-        ["IN_USE_BY_VM"]
-    );
-    disk(&rig, &format!("detach a {device}")).document();
+    let check_given = rig.pipe("tdx-disk", ["check", "-"], given.to_string());
+    assert_eq!(blockers(&check_given), ["IN_USE_BY_VM"]);
+    disk(&rig, &format!("detach off {device}")).document();
 
     let given = disk(&rig, "attach a /dev/disk/by-id/ata-X_1 --persistent").document();
     let item = &given["items"][0];
