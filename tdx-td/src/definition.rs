@@ -91,13 +91,23 @@ impl Definition {
         self.root().find_all("devices/disk/source").filter_map(volume).collect()
     }
 
-    /// Hardware addresses of its network cards, lower case.
+    /// Hardware addresses of the network cards that others can reach. The addresses on a card of a
+    /// user network exist only inside its process: 10.0.2.15 is another machine, or none, for the host.
     pub fn macs(&self) -> Vec<String> {
         let interfaces = self.root().find_all("devices/interface");
         interfaces
+            .filter(|interface| interface.attr("type").as_deref() != Some("user"))
             .filter_map(|interface| interface.attr_at("mac", "address"))
-            .map(|mac| mac.to_lowercase())
+            .map(Cow::into_owned)
             .collect()
+    }
+
+    /// Whether a guest agent has opened its channel, which libvirt tells of a domain that runs.
+    pub fn has_agent(&self) -> bool {
+        self.root().find_all("devices/channel/target").any(|target| {
+            target.attr("name").as_deref() == Some("org.qemu.guest_agent.0")
+                && target.attr("state").as_deref() == Some("connected")
+        })
     }
 
     /// What its memory is at most, bytes.
@@ -212,6 +222,7 @@ impl Definition {
             memory_bytes: root.child("memory").and_then(memory_bytes),
             ip: None,
             ips: Vec::new(),
+            other_addresses: Vec::new(),
             ssh: match self.ssh_forward() {
                 Forward::To(ssh) => Some(ssh),
                 Forward::None | Forward::Ephemeral => None,
@@ -453,6 +464,28 @@ mod tests {
         );
         assert_eq!(hostdev("bus='23' slot='0' function='0'"), ["0000:17:00.0"]);
         assert_eq!(hostdev("bus='many' slot='0' function='0'"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn cards_of_user_networks_have_no_address_that_others_reach() {
+        let definition = parse(
+            "<devices><interface type='user'><mac address='52:54:00:00:00:01'/></interface>\
+             <interface type='network'><mac address='52:54:00:00:00:02'/></interface>\
+             <interface type='hostdev'><mac address='52:54:00:00:00:03'/></interface>\
+             <interface type='bridge'/></devices>",
+        );
+        assert_eq!(definition.macs(), ["52:54:00:00:00:02", "52:54:00:00:00:03"]);
+    }
+
+    #[test]
+    fn agent_counts_only_when_it_is_connected() {
+        let channel = |target: &str| {
+            parse(&format!("<devices><channel><target {target}/></channel></devices>")).has_agent()
+        };
+        assert!(channel("name='org.qemu.guest_agent.0' state='connected'"));
+        assert!(!channel("name='org.qemu.guest_agent.0' state='disconnected'"));
+        assert!(!channel("name='org.qemu.guest_agent.0'"));
+        assert!(!channel("name='com.redhat.spice.0' state='connected'"));
     }
 
     #[test]

@@ -47,6 +47,7 @@ pub mod seed;
 pub mod settings;
 pub mod show;
 pub mod ssh;
+pub mod ssh_target;
 pub mod start;
 pub mod stop;
 pub mod template;
