@@ -59,7 +59,7 @@ install: man ## install tools, manual, completions and examples under PREFIX, be
 		$(RELEASE)/$$tool completions zsh >$(DESTDIR)$(ZSH)/_$$tool && \
 		$(RELEASE)/$$tool completions fish >$(DESTDIR)$(FISH)/$$tool.fish || exit; \
 	done
-	install -D -m 0644 -t $(DESTDIR)$(DOC) README.md LICENSE
+	install -D -m 0644 -t $(DESTDIR)$(DOC) README.md CHANGELOG.md LICENSE
 	for file in $(EXAMPLES); do \
 		install -D -m $$([ -x $$file ] && echo 755 || echo 644) $$file $(DESTDIR)$(DOC)/$$file || exit; \
 	done

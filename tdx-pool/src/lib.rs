@@ -9,6 +9,7 @@
 
 mod chains;
 mod cli;
+mod domain_documents;
 mod domain_files;
 mod holders;
 pub mod identity;

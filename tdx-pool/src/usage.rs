@@ -7,14 +7,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
+use common::Result;
 use common::image::{FileKey, Unknown, UnknownReason, keys};
-use common::libvirt::{Context, Libvirt, is_gone};
+use common::libvirt::Libvirt;
 use common::xml::Document;
-use common::{Error, ErrorKind, Result, parallel};
-use virt::domain::Domain;
-use virt::sys;
 
 pub use crate::chains::Chains;
+use crate::domain_documents;
 use crate::domain_files::{PoolPaths, files, stated_images};
 
 /// The files that domains need, each with the domains' names.
@@ -44,15 +43,9 @@ impl Usage {
     pub fn collect(libvirt: &Libvirt, chains: &mut Chains) -> Result<Self> {
         let (usage, pools) = (Self::default(), PoolPaths::new(libvirt));
         let mut collector = Collector { usage, pools, chains };
-        for read in parallel::map(list(libvirt, 0)?, parallel::DOMAINS, read_domain) {
-            gone_is_fine(read.and_then(|(name, documents)| collector.add_all(&name, &documents)))?;
-        }
-        for domain in list(libvirt, sys::VIR_CONNECT_LIST_DOMAINS_HAS_SNAPSHOT)? {
-            gone_is_fine(collector.add_snapshots(&domain))?;
-        }
-        for domain in list(libvirt, sys::VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)? {
-            gone_is_fine(collector.add_saved_state(libvirt, &domain))?;
-        }
+        domain_documents::visit_all(libvirt, |domain, document| {
+            collector.add_document(domain, document)
+        })?;
         Ok(collector.usage)
     }
 
@@ -95,30 +88,6 @@ impl Usage {
     }
 }
 
-fn list(libvirt: &Libvirt, flags: u32) -> Result<Vec<Domain>> {
-    libvirt.connect().list_all_domains(flags).context("list domains")
-}
-
-/// A domain that was deleted meanwhile needs nothing.
-fn gone_is_fine(done: Result<()>) -> Result<()> {
-    done.or_else(|error: Error| match error.kind() {
-        ErrorKind::NotFound => Ok(()),
-        _ => Err(error),
-    })
-}
-
-/// A domain's name and definitions: as it runs, and as it would start next where that may differ.
-fn read_domain(domain: Domain) -> Result<(String, Vec<Document>)> {
-    let name = domain.name().context("ask a domain for its name")?;
-    let doing = format_args!("read domain '{name}'");
-    let mut documents = vec![Document::parse(domain.xml_desc(0).context(doing)?)?];
-    if domain.id().is_some() && domain.is_persistent().context(doing)? {
-        let next = domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE).context(doing)?;
-        documents.push(Document::parse(next)?);
-    }
-    Ok((name, documents))
-}
-
 struct Collector<'a> {
     usage: Usage,
     pools: PoolPaths<'a>,
@@ -126,34 +95,6 @@ struct Collector<'a> {
 }
 
 impl Collector<'_> {
-    fn add_all(&mut self, domain: &str, documents: &[Document]) -> Result<()> {
-        documents.iter().try_for_each(|document| self.add_document(domain, document))
-    }
-
-    fn add_snapshots(&mut self, domain: &Domain) -> Result<()> {
-        let name = domain.name().context("ask a domain for its name")?;
-        let doing = format_args!("read the snapshots of domain '{name}'");
-        for snapshot in domain.list_all_snapshots(0).context(doing)? {
-            match snapshot.xml_desc(0) {
-                Err(error) if is_gone(&error) => {}
-                xml => self.add(&name, xml.context(doing)?)?,
-            }
-        }
-        Ok(())
-    }
-
-    fn add_saved_state(&mut self, libvirt: &Libvirt, domain: &Domain) -> Result<()> {
-        let name = domain.name().context("ask a domain for its name")?;
-        match libvirt.managed_save_xml(domain)? {
-            Some(xml) => self.add(&name, xml),
-            None => Ok(()),
-        }
-    }
-
-    fn add(&mut self, domain: &str, xml: String) -> Result<()> {
-        self.add_document(domain, &Document::parse(xml)?)
-    }
-
     fn add_document(&mut self, domain: &str, document: &Document) -> Result<()> {
         let images = stated_images(document, &mut self.pools)?;
         for image in &images {
