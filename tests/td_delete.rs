@@ -456,3 +456,25 @@ fn delete_of_a_domain_with_snapshots_keeps_layers_and_what_they_need() {
     assert_eq!(reason(&item, &own), Some(needed.as_str()), "{item}");
     assert!(layer.exists() && exists(&rig, &own));
 }
+
+#[test]
+#[ignore = "needs root"]
+fn delete_keeps_files_beside_an_image_whose_data_file_is_not_named() {
+    let rig = rig_with_base(false);
+    new(&rig, "--name web").item();
+    let own = overlay(&rig, "web");
+    rig.qcow2(&image("broken"), None);
+    // The incompatible feature bit for an external data file, without the header extension that names it.
+    let bit = "printf '\\004' | dd of=broken bs=1 seek=79 conv=notrunc status=none";
+    rig.shell(&format!("cd {IMAGES} && {bit}")).text();
+    let planned = td(&rig, "delete web --dry-run").item();
+    let item = td(&rig, "delete web --yes --timeout 0").item();
+    for item in [planned, item] {
+        let why = reason(&item, &own).unwrap_or_else(|| panic!("{item:#}"));
+        assert!(why.contains(&image("broken")), "{why}");
+    }
+    assert!(exists(&rig, &own));
+    rig.shell(&format!("rm {}", image("broken"))).text();
+    rig.tool("tdx-pool", ["cleanup", "--yes"]).document();
+    assert!(!exists(&rig, &own));
+}

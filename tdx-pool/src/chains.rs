@@ -19,6 +19,8 @@ pub struct Chains {
     /// Where libvirt is asked about images that cannot be read.
     connect: Option<Connect>,
     asked: HashSet<PathBuf>,
+    /// Whether a signal ends the reading.
+    is_interruptible: bool,
 }
 
 impl Chains {
@@ -28,7 +30,16 @@ impl Chains {
             true => (Images::new(&Host::new("/")), Some(libvirt.connect().clone())),
             false => (Images::unread(), None),
         };
-        Self { images, connect, asked: HashSet::new() }
+        Self { images, connect, asked: HashSet::new(), is_interruptible: true }
+    }
+
+    /// Reads on when a signal comes in: for work that would be left half done without the answer.
+    pub(crate) fn uninterruptible(self) -> Self {
+        Self { is_interruptible: false, ..self }
+    }
+
+    fn check_interrupt(&self) -> Result<()> {
+        if self.is_interruptible { interrupt::check() } else { Ok(()) }
     }
 
     /// Records what libvirt says of a volume, unless libvirt does not know its format either.
@@ -48,7 +59,7 @@ impl Chains {
     ///
     /// Errors: `interrupted`.
     pub fn chain(&mut self, path: &Path) -> Result<Vec<PathBuf>> {
-        interrupt::check()?;
+        self.check_interrupt()?;
         Ok(self.images.backing_chain(path))
     }
 
@@ -56,7 +67,7 @@ impl Chains {
     ///
     /// Errors: `interrupted`.
     pub fn below(&mut self, path: &Path) -> Result<Below> {
-        interrupt::check()?;
+        self.check_interrupt()?;
         let below = self.images.below(path);
         let unreadable = below.unknown.iter();
         let unreadable = unreadable

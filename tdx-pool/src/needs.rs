@@ -85,7 +85,7 @@ fn needs(below: &Below, file: &[FileKey]) -> bool {
 pub(crate) struct UnknownImage {
     /// The image, and why its files are not known.
     pub(crate) unknown: Unknown,
-    keys: Vec<FileKey>,
+    pub(crate) keys: Vec<FileKey>,
     /// The pools that have it, or an image above it; none when a domain needs it, wherever it is.
     pools: Option<BTreeSet<String>>,
 }
@@ -131,9 +131,13 @@ impl UnknownImages {
 
     /// The first one that may need a file of this pool, those with one of these keys left out.
     pub(crate) fn first(&self, pool: &str, except: impl Fn(&FileKey) -> bool) -> Option<&Unknown> {
-        let concerns =
-            |image: &&UnknownImage| image.concerns(pool) && !image.keys.iter().any(&except);
-        self.0.iter().find(concerns).map(|image| &image.unknown)
+        let mut others = self.of_pool(pool).filter(|image| !image.keys.iter().any(&except));
+        others.next().map(|image| &image.unknown)
+    }
+
+    /// Those that may need a file of this pool.
+    pub(crate) fn of_pool(&self, pool: &str) -> impl Iterator<Item = &UnknownImage> {
+        self.0.iter().filter(move |image| image.concerns(pool))
     }
 
     /// Whether the file with these keys is one of them.
@@ -141,7 +145,7 @@ impl UnknownImages {
         self.0.iter().any(|image| image.keys.iter().any(|key| file.contains(key)))
     }
 
-    fn forget(&mut self, file: &[FileKey]) {
+    pub(crate) fn forget(&mut self, file: &[FileKey]) {
         self.0.retain(|image| !image.keys.iter().any(|key| file.contains(key)));
     }
 }

@@ -4,10 +4,10 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use common::Result;
-use common::image::{FileKey, keys};
+use common::image::{FileKey, Unknown, keys};
 use common::libvirt::Libvirt;
 
-use crate::needs::pool_files;
+use crate::needs::{UnknownImage, UnknownImages, pool_files};
 use crate::usage::{Chains, Usage};
 
 /// Who needs which file, at one moment.
@@ -22,6 +22,10 @@ pub struct References {
     above: HashMap<FileKey, Vec<usize>>,
     /// Directories of which an image needs every file, with its number.
     directories: Vec<(PathBuf, usize)>,
+    /// The images that may need files which are not known.
+    unknown: UnknownImages,
+    /// The pool that a file is in.
+    pools: HashMap<FileKey, String>,
 }
 
 /// An image and whether it still counts.
@@ -33,14 +37,17 @@ struct Image {
 }
 
 impl References {
-    /// Reads every domain's XML and the headers of all images in all pools.
+    /// Reads every domain's XML and the headers of all images in all pools. A signal does not end that: without
+    /// the answer, the files of a domain that is gone already would be left.
     ///
     /// Errors: those of libvirt.
     pub fn collect(libvirt: &Libvirt) -> Result<Self> {
-        let mut chains = Chains::visible(libvirt);
+        let mut chains = Chains::visible(libvirt).uninterruptible();
         let usage = Usage::collect(libvirt, &mut chains)?;
-        let (images, known, above, directories) = Default::default();
-        let mut references = Self { usage, chains, images, known, above, directories };
+        let unknown = UnknownImages::of_domains(&usage);
+        let (images, known, above, directories, pools) = Default::default();
+        let mut references =
+            Self { usage, chains, images, known, above, directories, unknown, pools };
         let files = pool_files(libvirt)?;
         for file in &files {
             if let Some(backing) = &file.backing {
@@ -48,6 +55,12 @@ impl References {
             }
         }
         for file in files {
+            for unknown in references.chains.below(&file.path)?.unknown {
+                references.unknown.add(&references.usage, &file.pool, unknown);
+            }
+            for key in references.chains.keys(&file.path) {
+                references.pools.insert(key, file.pool.clone());
+            }
             let label = format!("volume '{}' of pool '{}'", file.name, file.pool);
             references.add_image(&file.path, label)?;
         }
@@ -99,11 +112,31 @@ impl References {
         labels
     }
 
+    /// The other images that may need a file, since it is not known which files they need. One that only
+    /// these domains have does not count.
+    pub fn unknown_images(&self, path: &Path, going: &HashSet<String>) -> Vec<String> {
+        let file: Vec<FileKey> = keys(path).collect();
+        let Some(pool) = file.iter().find_map(|key| self.pools.get(key)) else { return Vec::new() };
+        let is_other = |image: &&UnknownImage| {
+            let users = self.usage.of_keys(&image.keys);
+            let is_going = !users.is_empty() && users.iter().all(|user| going.contains(user));
+            !is_going && !image.keys.iter().any(|key| file.contains(key))
+        };
+        let others = self.unknown.of_pool(pool).filter(is_other);
+        others
+            .map(|image| {
+                let Unknown { path, reason } = &image.unknown;
+                format!("possibly image '{}' ({reason})", path.display())
+            })
+            .collect()
+    }
+
     /// Counts an image as deleted: it needs no other file any more.
     pub fn forget(&mut self, path: &Path) {
         let deleted: Vec<FileKey> = keys(path).collect();
         for image in &mut self.images {
             image.is_deleted |= image.keys.iter().any(|key| deleted.contains(key));
         }
+        self.unknown.forget(&deleted);
     }
 }

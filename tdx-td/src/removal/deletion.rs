@@ -163,7 +163,8 @@ pub(super) fn delete_unneeded(
 fn users(references: &References, going: &HashSet<String>, path: &Path) -> Vec<String> {
     let domains = references.domains(path).into_iter().filter(|name| !going.contains(name));
     let domains = domains.map(|name| format!("domain '{name}'"));
-    domains.chain(references.images(path)).collect()
+    let images = references.images(path).into_iter();
+    domains.chain(images).chain(references.unknown_images(path, going)).collect()
 }
 
 /// The directories in which the tools, and the original tdvirsh, make files.
