@@ -29,9 +29,13 @@ pub mod order;
 pub mod output;
 pub mod parallel;
 pub mod pci;
+mod prompt;
 #[expect(unsafe_code, reason = "calls that the safe bindings do not have")]
 pub mod raw;
+mod reader;
+pub mod secret;
 pub mod sysfs;
+pub mod text;
 pub mod units;
 pub mod xml;
 pub mod yaml;

@@ -1,11 +1,12 @@
 //! Rendering a document as JSON, a table or bare names, and writing it whole.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::io::{self, IsTerminal, Write as _};
 
 use clap::ValueEnum;
 
-use crate::document::{Document, Item};
+use crate::document::{Action, Document, Item};
+use crate::text;
 
 /// How a document is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -57,6 +58,11 @@ impl Outcome {
         Self { report: Box::new(document), status: if yes { 0 } else { 10 } }
     }
 
+    /// The changes that were made, for an error that comes after them.
+    pub(crate) fn applied(&self) -> Vec<String> {
+        self.report.applied()
+    }
+
     /// The whole text of standard output and the warnings for standard error.
     pub(crate) fn render(&self, format: Format) -> (String, Vec<String>) {
         let format = format.resolve();
@@ -80,6 +86,10 @@ trait Report {
     fn render(&self, format: Format) -> String;
     /// What the text itself does not tell.
     fn warnings(&self, format: Format) -> Vec<String>;
+    /// What was done to each item.
+    fn applied(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 struct Raw {
@@ -100,7 +110,7 @@ impl<T: Item> Report for Document<T> {
     fn render(&self, format: Format) -> String {
         match format {
             Format::Name => self.items.iter().fold(String::new(), |mut names, item| {
-                names.push_str(&item.key());
+                names.push_str(&text::one_line(&item.key()));
                 names.push('\n');
                 names
             }),
@@ -125,6 +135,14 @@ impl<T: Item> Report for Document<T> {
             Format::Json | Format::Auto => Vec::new(),
         }
     }
+
+    fn applied(&self) -> Vec<String> {
+        let done = |item: &T| {
+            let action = item.action().filter(|action| *action != Action::NONE)?;
+            Some(format!("{} {}", action.0, item.key()))
+        };
+        self.items.iter().filter(|_| !self.dry_run).filter_map(done).collect()
+    }
 }
 
 /// Aligns cells in columns two spaces apart. Empty cells show as `-`, control characters as escapes.
@@ -140,7 +158,10 @@ fn table(rows: &[Vec<String>]) -> String {
     for row in &rows {
         let mut line = String::new();
         for (cell, width) in row.iter().zip(&widths) {
-            let _ = write!(line, "{cell:<width$}  ");
+            // A width in a format string has 16 bits.
+            let padding = width - cell.chars().count() + 2;
+            line.push_str(cell);
+            line.extend(std::iter::repeat_n(' ', padding));
         }
         text.push_str(line.trim_end());
         text.push('\n');
@@ -152,9 +173,7 @@ fn printable(cell: &str) -> String {
     if cell.is_empty() {
         return "-".to_owned();
     }
-    cell.chars()
-        .map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() })
-        .collect()
+    text::one_line(cell).into_owned()
 }
 
 /// Writes `text` to standard output whole. A reader that went away is no error.
@@ -174,6 +193,13 @@ pub(crate) fn write_stderr(text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cell_of_any_length_is_shown() {
+        let long = "x".repeat(70_000);
+        let rows = [vec!["A".to_owned(), "B".to_owned()], vec![long.clone(), "b".to_owned()]];
+        assert_eq!(table(&rows), format!("A{}  B\n{long}  b\n", " ".repeat(69_999)));
+    }
 
     #[test]
     fn tables_align_and_show_what_would_break_them() {

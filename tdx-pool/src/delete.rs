@@ -72,8 +72,8 @@ pub fn run(
     args: DeleteArgs,
 ) -> Result<Outcome> {
     let wanted = wanted(args.volumes, &args.pool)?;
-    interrupt::guard();
     let libvirt = connect()?;
+    interrupt::guard();
     let dry_run = args.change.dry_run;
     let host = libvirt.is_local().then_some(&context.host);
     let batches: Vec<Batch> = wanted

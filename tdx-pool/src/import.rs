@@ -110,8 +110,8 @@ pub fn run(
 ) -> Result<Outcome> {
     let images = images(&args)?;
     let change = args.change;
-    interrupt::guard();
     let libvirt = connect()?;
+    interrupt::guard();
     let pool = ensure::Plan::new(&libvirt, config, &args.pool, None)?;
     let mut plans = Vec::new();
     for image in images {

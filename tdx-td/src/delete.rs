@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use clap::Args;
-use common::cli::{Change, Context};
+use common::cli::{Change, Context, seconds};
 use common::document::{Action, Document};
 use common::host::Host;
 use common::libvirt::{Context as _, Libvirt, is_gone};
@@ -29,7 +29,7 @@ pub struct DeleteArgs {
     #[arg(long)]
     foreign: bool,
     /// How long to wait for a guest to shut itself down before it is ended
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = seconds())]
     timeout: u64,
     #[command(flatten)]
     change: Change,
@@ -45,8 +45,8 @@ pub fn run(
     args: DeleteArgs,
 ) -> Result<Outcome> {
     let named = names::read(args.names)?;
-    interrupt::guard();
     let libvirt = connect()?;
+    interrupt::guard();
     let wanted = if args.all { managed(&libvirt)? } else { named };
     let plans = plan(&context.host, &libvirt, wanted, args.foreign)?;
     let there: Vec<&str> = plans.iter().flatten().filter_map(Plan::target).collect();

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use common::cli::{Change, Context};
+use common::cli::{Change, Context, seconds};
 use common::document::{Action, Document, Item};
 use common::libvirt::Libvirt;
 use common::output::Outcome;
@@ -45,7 +45,8 @@ pub struct HostdevsArgs {
     #[arg(long)]
     live: bool,
     /// How long to wait for a guest to let go of a device
-    #[arg(long, value_name = "SECONDS", default_value_t = 30, requires = "live")]
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = seconds())]
+    #[arg(requires = "live")]
     timeout: u64,
     /// Write the definitions that are proposed to files of this name, each with its domain's in it
     #[arg(long, value_name = "FILE")]
@@ -123,8 +124,8 @@ pub fn run(
         Some(_) => on_stdin(&args.vm)?,
         None => Default::default(),
     };
-    interrupt::guard();
     let libvirt = connect()?;
+    interrupt::guard();
     let (resolved, mut warnings) = match args.stdin {
         Some(_) => (resolved, said),
         None => in_file(context, &libvirt, args.config, &args.vm, &args.force)?,

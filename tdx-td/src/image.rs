@@ -8,7 +8,7 @@ use common::cli::Context;
 use common::config::Config;
 use common::document::{Action, Item};
 use common::libvirt::Libvirt;
-use common::units::Size;
+use common::units::{self, Size};
 use common::{Error, ErrorKind, Result, input, log};
 use serde::Deserialize;
 use tdx_pool::ensure;
@@ -31,7 +31,7 @@ pub struct ImageArgs {
     #[arg(long, value_name = "NAME")]
     pub pool: Option<String>,
     /// Size of the guest's disk [default: that of the image]
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", value_parser = units::size_in(units::DISK))]
     pub disk_size: Option<Size>,
 }
 

@@ -3,7 +3,6 @@
 //! A fixed number of round trips, plus one for each domain's XML.
 
 use std::collections::HashSet;
-use std::panic::resume_unwind;
 
 use clap::Args;
 use common::cli::Context;
@@ -26,11 +25,8 @@ pub struct ListArgs {}
 
 /// Shows every domain, running or not.
 pub fn run(context: &Context, libvirt: &Libvirt, _: ListArgs) -> Result<Outcome> {
-    let (domains, observer) = std::thread::scope(|scope| {
-        let domains = scope.spawn(|| libvirt.domains());
-        let observer = Observer::new(&context.host, libvirt);
-        (domains.join().unwrap_or_else(|panic| resume_unwind(panic)), observer)
-    });
+    let observer = || Observer::new(&context.host, libvirt);
+    let (domains, observer) = parallel::both(|| libvirt.domains(), observer);
     let (domains, observer) = (domains?, observer?);
     let read = |(domain, state): (Domain, State)| observer.item(&domain, state);
     let items: Result<Vec<_>> =

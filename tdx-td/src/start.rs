@@ -39,8 +39,8 @@ pub fn run(
     args: StartArgs,
 ) -> Result<Outcome> {
     let wanted = args.names.read()?;
-    interrupt::guard();
     let libvirt = connect()?;
+    interrupt::guard();
     let dry_run = args.change.dry_run;
     let start = |name: String| {
         interrupt::check()?;

@@ -1,7 +1,6 @@
 //! The image file that is imported.
 
 use std::fs::File;
-use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use common::{Error, IoContext, Result, interrupt};
@@ -28,12 +27,7 @@ impl Source {
     /// Errors: `not_found`, `permission`; `invalid_input` for what is no image or not a whole one.
     pub fn open(path: &Path) -> Result<Self> {
         let path = std::path::absolute(path).at("name", path)?;
-        let file = image::open(&path).map_err(|error| match cause(&error) {
-            Some(kind @ (ErrorKind::NotADirectory | ErrorKind::InvalidFilename)) => {
-                Error::not_found(error.message()).because(io::Error::from(kind))
-            }
-            _ => error,
-        })?;
+        let file = image::open(&path)?;
         let image = image::check_base(&file, &path)?;
         let identity = (&file.metadata().at("look at", &path)?).into();
         Ok(Self { path, image, file, identity })
@@ -59,9 +53,4 @@ impl Source {
         Err(Error::conflict(format!("{} changed while it was read", self.path.display()))
             .hint("stop what writes to it, then try again"))
     }
-}
-
-fn cause(error: &Error) -> Option<ErrorKind> {
-    let cause = std::error::Error::source(error)?;
-    cause.downcast_ref::<io::Error>().map(io::Error::kind)
 }

@@ -294,13 +294,13 @@ pub fn run(
     let host = &context.host;
     machine::check(host, uri)?;
     let dry_run = args.change.dry_run;
-    interrupt::guard();
     let wanted = wanted(host, config, &args)?;
     let domains = names::read(args.domains)?;
     let (libvirt, mut warnings) = match may_ask || !domains.is_empty() {
         true if wanted.io_scheduler.is_some() || !domains.is_empty() => reached(connect, &domains)?,
         _ => (None, Vec::new()),
     };
+    interrupt::guard();
     let options = Options {
         persist: args.persist,
         reload_modules: args.reload_modules,
