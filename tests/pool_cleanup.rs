@@ -162,10 +162,10 @@ fn what_an_image_stands_on_or_a_process_holds_is_kept() {
     ];
     let device = rig.loop_device(&path(&overlay(9)));
     // Being made, by one that lives and by one that died; and what a kept one stands on.
-    rig.shell("mkdir -p -m 1777 /run/lock/tdx").text();
-    let lock = format!("exec 3>/run/lock/tdx/{}; flock 3; read", overlay(10));
+    rig.shell("mkdir -p -m 711 /run/tdx-pool").text();
+    let lock = format!("exec 3>/run/tdx-pool/{}; flock 3; read", overlay(10));
     holders.push(hold(10, &lock));
-    rig.shell(&format!("touch /run/lock/tdx/{}", overlay(11))).text();
+    rig.shell(&format!("touch /run/tdx-pool/{}", overlay(11))).text();
     rig.shell(&format!(
         "qemu-img rebase -u -b {} -F qcow2 {}",
         path(&overlay(12)),
@@ -194,7 +194,7 @@ fn what_an_image_stands_on_or_a_process_holds_is_kept() {
     for name in ["foreign", "broken"] {
         assert_eq!(named(&document, name)["reason"], "other");
     }
-    let locks = rig.shell("ls /run/lock/tdx").text().to_owned();
+    let locks = rig.shell("ls /run/tdx-pool").text().to_owned();
     assert_eq!(locks, format!("{}\n", overlay(10)), "a stale lock stayed, or a live one went");
 
     // All let go: what nothing needs goes now.

@@ -32,7 +32,7 @@ fn an_image_is_imported_once() {
     assert_eq!(rig.names(), ["guest.qcow2"]);
     let copy = rig.path(IMAGES).join("guest.qcow2");
     assert!(fs::read(&copy).unwrap() == fs::read(image).unwrap());
-    assert_eq!(rig.shell("ls -A /run/lock/tdx").text(), "");
+    assert_eq!(rig.shell("ls -A /run/tdx-pool").text(), "");
 
     let second = rig.tool("tdx-pool", ["import", image]).document();
     assert_eq!(

@@ -96,7 +96,7 @@ impl Error {
         Self(Box::new(Inner {
             kind,
             code: None,
-            message: message.into(),
+            message: bounded(message.into()),
             hint: None,
             source: None,
             applied: Vec::new(),
@@ -189,7 +189,7 @@ impl Error {
         let mut causes = Vec::new();
         let mut next = std::error::Error::source(self);
         while let Some(cause) = next {
-            causes.push(cause.to_string());
+            causes.push(bounded(cause.to_string()));
             next = cause.source();
         }
         causes
@@ -298,17 +298,17 @@ pub fn io_error(error: io::Error, doing: &str, path: &Path) -> Error {
         (io::ErrorKind::InvalidInput, None) => ErrorKind::InvalidInput,
         _ => ErrorKind::Io,
     };
-    Error::new(kind, format!("cannot {doing} {}", printable_path(path))).because(error)
+    Error::new(kind, format!("cannot {doing} {}", path.display())).because(error)
 }
 
-/// The most bytes of a path that a message shows.
-const SHOWN: usize = 4096;
+/// The most bytes of a message: what it names may come from a document.
+const LONGEST: usize = 16 << 10;
 
-/// A path as a message shows it: a name that is too long for any file is cut.
-fn printable_path(path: &Path) -> String {
-    let mut text = path.display().to_string();
-    if text.len() > SHOWN {
-        text.truncate(text.floor_char_boundary(SHOWN / 16));
+/// The text, or the start of one that is too long.
+fn bounded(mut text: String) -> String {
+    if text.len() > LONGEST {
+        let end = (0..=LONGEST).rev().find(|at| text.is_char_boundary(*at));
+        text.truncate(end.unwrap_or_default());
         text.push('…');
     }
     text

@@ -6,6 +6,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use nix::libc;
+
 use crate::error::{Error, IoContext, Result};
 
 /// Where the machine's files are. `/`, or a captured tree given by `--sysroot`.
@@ -73,7 +75,8 @@ impl Host {
 
 /// Puts `text` into a file, which has its old content or all of the new one, whatever happens meanwhile.
 ///
-/// Whoever may write the same file at the same time has to be kept out by a lock.
+/// The file is a new one: a link of that name is replaced, not followed, and nobody who has the old file open
+/// sees the new text. Whoever may write the same file at the same time has to be kept out by a lock.
 /// Errors: `not_found` without its folder; `permission`, `io`.
 pub fn replace(path: &Path, text: &str, mode: u32) -> Result<()> {
     replace_bytes(path, text.as_bytes(), mode)
@@ -82,21 +85,30 @@ pub fn replace(path: &Path, text: &str, mode: u32) -> Result<()> {
 /// The same for what is no text.
 pub fn replace_bytes(path: &Path, content: &[u8], mode: u32) -> Result<()> {
     let part = part(path);
-    let renamed =
-        write(&part, content, mode).and_then(|()| fs::rename(&part, path).at("rename to", path));
+    let mut file = create_new(&part, mode)?;
+    let written = file.write_all(content).at("write", &part);
+    let written = written.and_then(|()| file.sync_all().at("flush", &part));
+    let renamed = written.and_then(|()| fs::rename(&part, path).at("rename to", path));
     if renamed.is_err() {
         let _ = fs::remove_file(&part);
     }
     renamed?;
-    flush(path.parent().unwrap_or(path))
+    flush(path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new(".")))
 }
 
-fn write(path: &Path, content: &[u8], mode: u32) -> Result<()> {
-    let mut options = OpenOptions::new();
-    let file = options.write(true).create(true).truncate(true).mode(mode).open(path);
-    let mut file = file.at("create", path)?;
-    file.write_all(content).at("write", path)?;
-    file.sync_all().at("flush", path)
+/// Makes a file that nobody else has open or has put there. What a killed run left under its name goes.
+fn create_new(path: &Path, mode: u32) -> Result<File> {
+    let create = || {
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true).mode(mode).custom_flags(libc::O_NOFOLLOW).open(path)
+    };
+    match create() {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            fs::remove_file(path).at("remove", path)?;
+            create().at("create", path)
+        }
+        created => created.at("create", path),
+    }
 }
 
 /// Removes a file, and what a [`replace`] that was killed has left beside it. Says whether it was there.
@@ -140,6 +152,17 @@ mod tests {
         fs::write(part(&path), "half").unwrap();
         assert!(remove(&path).unwrap());
         assert!(!remove(&path).unwrap());
+        let other = folder.path().join("other");
+        for name in [part(&path), path.clone()] {
+            fs::write(&other, "theirs").unwrap();
+            let _ = fs::remove_file(&name);
+            std::os::unix::fs::symlink(&other, &name).unwrap();
+            replace(&path, "new", 0o600).unwrap();
+            assert_eq!(fs::read_to_string(&other).unwrap(), "theirs", "a link was followed");
+            assert!(path.symlink_metadata().unwrap().is_file());
+        }
+        fs::remove_file(&other).unwrap();
+        fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
         replace(&path, "new", 0o600).unwrap_err();
         fs::remove_dir(&path).unwrap();

@@ -24,6 +24,7 @@ pub mod lease;
 pub mod libvirt;
 pub mod log;
 pub mod metrics;
+pub mod name;
 mod nearest;
 pub mod order;
 pub mod output;
@@ -37,6 +38,7 @@ pub mod secret;
 pub mod sysfs;
 pub mod text;
 pub mod units;
+pub mod user;
 pub mod xml;
 pub mod yaml;
 

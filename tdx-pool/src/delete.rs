@@ -11,7 +11,7 @@ use common::document::{Action, Document, Item};
 use common::host::Host;
 use common::libvirt::{Context as _, Libvirt, is_gone};
 use common::output::Outcome;
-use common::{Error, Result, input, interrupt, log};
+use common::{Error, Result, input, interrupt, log, name};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -108,7 +108,9 @@ pub fn run(
 /// An item says which pool it is in: a name alone could hit another pool's volume.
 #[derive(Deserialize)]
 struct Named {
+    #[serde(deserialize_with = "name::deserialize")]
     name: String,
+    #[serde(default, deserialize_with = "name::deserialize_option")]
     pool: Option<String>,
 }
 
@@ -119,6 +121,7 @@ fn wanted(
 ) -> Result<BTreeMap<Option<String>, BTreeSet<String>>> {
     let mut wanted: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
     if !words.iter().any(|word| word == input::STDIN) {
+        words.iter().try_for_each(|word| name::check("volume", word))?;
         wanted.insert(args.pool.clone(), words.into_iter().collect());
         return Ok(wanted);
     }

@@ -3,19 +3,25 @@
 //! A volume is locked under its name before it exists and until something refers to it. The kernel
 //! drops the lock with the process, however it dies, so a leftover is known at once and by nothing as
 //! vague as age.
+//!
+//! Root's locks lie where nobody else can create or open a file, so that nobody can hold one in root's way. The
+//! locks of other users lie in a directory that all can write. There a lock counts only when its file has the
+//! group that may use libvirt, which only members can give to a file, and when nobody but its owner can open it.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use common::host::Host;
-use common::{Error, IoContext, Result, log};
+use common::{Error, IoContext, Result, log, user};
 use rustix::fs::{FlockOperation, OFlags, flock};
 
-/// Where the locks are. Anyone may create there, as in `/run/lock` itself: members of the group
-/// libvirt make overlays too.
-const FOLDER: &str = "/run/lock/tdx";
+/// The directory of root's locks. Everybody can see whether there is a lock of a name.
+const OF_ROOT: &str = "/run/tdx-pool";
+
+/// The directory of all others' locks: members of the group libvirt make overlays too.
+const OF_USERS: &str = "/run/lock/tdx";
 
 /// A creation under way. It ends when this is dropped.
 #[derive(Debug)]
@@ -30,21 +36,20 @@ impl InFlight {
     /// Errors: `permission` or `io` when the lock cannot be had; `conflict` when another process makes
     /// a volume of that name.
     pub fn begin(host: &Host, name: &str) -> Result<Self> {
-        let folder = host.path(FOLDER);
-        make_folder(&folder)?;
+        let folder = make_folder(host)?;
         let path = folder.join(name);
         loop {
             let mut options = OpenOptions::new();
-            let options = options.write(true).create(true).truncate(false);
+            let options = options.write(true).create(true).truncate(false).mode(0o600);
             let lock = options.custom_flags(careful()).open(&path).at("create the lock", &path)?;
-            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => {}
-                Err(rustix::io::Errno::WOULDBLOCK) => {
-                    return Err(Error::conflict(format!(
-                        "volume '{name}' is being made by another process"
-                    )));
-                }
-                Err(error) => return Err(error).at("lock", &path),
+            expect_own(&lock.metadata().at("look at", &path)?, &path)?;
+            if is_locked(&lock, &path)? {
+                return Err(Error::conflict(format!(
+                    "volume '{name}' is being made by another process"
+                )));
+            }
+            if !is_root() {
+                prove_membership(&lock);
             }
             // A cleanup may have taken the file away between open and lock.
             if lock.metadata().at("look at", &path)?.nlink() > 0 {
@@ -60,30 +65,80 @@ impl Drop for InFlight {
     }
 }
 
-/// Whether some process is making the volume `name`.
+/// Whether some process is making the volume `name`. Who is not root cannot tell a lock of another user from
+/// one that a dead process left, and takes it for a lock.
 ///
 /// Errors: `io` or `permission` when that cannot be told.
 pub fn is_in_flight(host: &Host, name: &str) -> Result<bool> {
-    let path = host.path(FOLDER).join(name);
-    match OpenOptions::new().read(true).custom_flags(careful()).open(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        lock => is_locked(&lock.at("open the lock", &path)?, &path),
+    for folder in [OF_ROOT, OF_USERS] {
+        let path = host.path(folder).join(name);
+        let lock = match OpenOptions::new().read(true).custom_flags(careful()).open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            // A link, which these tools never make there.
+            Err(error) if error.raw_os_error() == Some(LOOP) && folder == OF_USERS => continue,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !is_root() => {
+                path.symlink_metadata().at("look at the lock", &path)?;
+                return Ok(true);
+            }
+            lock => lock.at("open the lock", &path)?,
+        };
+        if counts(&lock, folder, &path)? && is_locked(&lock, &path)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Takes the lock files of dead processes away, and those that do not count. What cannot be judged is left: a
+/// lock file too many does no harm.
+pub fn sweep(host: &Host) {
+    if is_root() {
+        take_over(host);
+    }
+    for folder in [OF_ROOT, OF_USERS] {
+        for entry in fs::read_dir(host.path(folder)).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let lock = OpenOptions::new().read(true).custom_flags(careful()).open(&path);
+            // Still held while it is removed: whoever waits for it then finds it unlinked.
+            if let Ok(lock) = lock
+                && let Ok(counts) = counts(&lock, folder, &path)
+                && (!counts || is_locked(&lock, &path).is_ok_and(|locked| !locked))
+            {
+                log::step(format_args!("remove the stale lock {}", path.display()));
+                let _ = fs::remove_file(&path);
+            }
+        }
     }
 }
 
-/// Takes the lock files of dead processes away. What cannot be judged is left: a lock file too many
-/// does no harm.
-pub fn sweep(host: &Host) {
-    for entry in fs::read_dir(host.path(FOLDER)).into_iter().flatten().flatten() {
-        let path = entry.path();
-        let lock = OpenOptions::new().read(true).custom_flags(careful()).open(&path);
-        // Still held while it is removed: whoever waits for it then finds it unlinked.
-        if let Ok(lock) = lock
-            && is_locked(&lock, &path).is_ok_and(|locked| !locked)
-        {
-            log::step(format_args!("remove the stale lock {}", path.display()));
-            let _ = fs::remove_file(&path);
-        }
+/// Whether a lock in this directory keeps anybody from anything.
+fn counts(lock: &File, folder: &str, path: &Path) -> Result<bool> {
+    let metadata = lock.metadata().at("look at", path)?;
+    let is_private = metadata.is_file() && metadata.mode() & 0o077 == 0;
+    let by_whom = [0, rustix::process::geteuid().as_raw()].contains(&metadata.uid());
+    Ok(folder == OF_ROOT || is_private && (by_whom || members().contains(&metadata.gid())))
+}
+
+/// The groups that may use libvirt's system connection: the one that distributions' polkit rules name, and
+/// those that the sockets are open to.
+///
+/// Source: <https://libvirt.org/auth.html#unix-socket-permissions-group>.
+fn members() -> Vec<u32> {
+    let sockets = ["libvirt-sock", "virtqemud-sock", "virtstoraged-sock"];
+    let groups = sockets.iter().filter_map(|socket| {
+        let metadata = fs::metadata(Path::new("/run/libvirt").join(socket)).ok()?;
+        (metadata.mode() & 0o020 != 0 && metadata.gid() != 0).then(|| metadata.gid())
+    });
+    user::group_id("libvirt").into_iter().chain(groups).collect()
+}
+
+/// Gives a file a group that only its members can give. The lock of anybody else counts for nobody.
+fn prove_membership(file: &File) {
+    let is_given = |group: &u32| fchown(file, None, Some(*group)).is_ok();
+    if !members().iter().any(is_given) {
+        log::step(
+            "this user is in no group that may use libvirt: root's cleanup ignores its locks",
+        );
     }
 }
 
@@ -101,36 +156,87 @@ fn careful() -> i32 {
     (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed()
 }
 
-fn make_folder(folder: &Path) -> Result<()> {
-    match DirBuilder::new().mode(0o700).create(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            fs::create_dir_all(folder.parent().unwrap_or(folder)).at("create", folder)?;
-            make_folder(folder)
-        }
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            Err(error).at("create", folder)
-        }
-        made => open_up(folder, made.is_ok()),
+/// What opening a link says when links are not followed.
+const LOOP: i32 = rustix::io::Errno::LOOP.raw_os_error();
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+fn expect_own(metadata: &Metadata, path: &Path) -> Result<()> {
+    match metadata.uid() == rustix::process::geteuid().as_raw() && metadata.is_file() {
+        true => Ok(()),
+        false => Err(Error::permission(format!("the lock {} is another user's", path.display()))
+            .hint("tdx-pool cleanup, run as root, removes stale locks")),
     }
 }
 
-/// Lets others make their locks here, but not take away those of root.
-fn open_up(folder: &Path, made: bool) -> Result<()> {
+/// Makes the directory of this user's locks.
+fn make_folder(host: &Host) -> Result<PathBuf> {
+    if !is_root() {
+        return make_users_folder(host);
+    }
+    take_over(host);
+    let folder = host.path(OF_ROOT);
+    if create(&folder, 0o711)?.is_none() {
+        let metadata = open(&folder)?.metadata().at("look at", &folder)?;
+        if metadata.uid() != 0 || metadata.mode() & 0o022 != 0 {
+            return Err(not_safe(&folder));
+        }
+    }
+    Ok(folder)
+}
+
+/// Makes the directory of the locks of all users. Its owner can remove any lock, so it has to be root's, or that
+/// of somebody who could as well remove the volumes.
+fn make_users_folder(host: &Host) -> Result<PathBuf> {
+    let folder = host.path(OF_USERS);
+    match create(&folder, 0o1777)? {
+        Some(made) => prove_membership(&made),
+        None => {
+            let metadata = open(&folder)?.metadata().at("look at", &folder)?;
+            let own = [0, rustix::process::geteuid().as_raw()].contains(&metadata.uid());
+            if !own && !members().contains(&metadata.gid()) {
+                return Err(not_safe(&folder));
+            }
+        }
+    }
+    Ok(folder)
+}
+
+/// Makes a directory with this mode, whatever the umask; none when there is one.
+fn create(folder: &Path, mode: u32) -> Result<Option<File>> {
+    fs::create_dir_all(folder.parent().unwrap_or(folder)).at("create", folder)?;
+    match DirBuilder::new().mode(0o700).create(folder) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
+        made => {
+            made.at("create", folder)?;
+            let made = open(folder)?;
+            made.set_permissions(Permissions::from_mode(mode)).at("open up", folder)?;
+            Ok(Some(made))
+        }
+    }
+}
+
+/// Has root own the directory of the others' locks, so that they can take away only their own.
+fn take_over(host: &Host) {
+    if let Ok(folder) = open(&host.path(OF_USERS))
+        && folder.metadata().is_ok_and(|metadata| metadata.uid() != 0)
+        && fchown(&folder, Some(0), Some(0)).is_ok()
+    {
+        let _ = folder.set_permissions(Permissions::from_mode(0o1777));
+    }
+}
+
+fn not_safe(folder: &Path) -> Error {
+    let shown = folder.display();
+    Error::permission(format!("the directory of locks {shown} belongs to another user"))
+        .hint(format!("as root, rm -r '{shown}'"))
+}
+
+fn open(folder: &Path) -> Result<File> {
     let flags = (OFlags::NOFOLLOW | OFlags::DIRECTORY).bits().cast_signed();
-    let root = rustix::process::geteuid().is_root();
-    if !made && !root {
-        return Ok(());
-    }
-    let open = OpenOptions::new().read(true).custom_flags(flags).open(folder).at("open", folder)?;
-    let foreign = open.metadata().at("look at", folder)?.uid() != 0;
-    if root && foreign {
-        fchown(&open, Some(0), Some(0)).at("take over", folder)?;
-    }
-    if made || foreign {
-        // Not by the umask.
-        open.set_permissions(Permissions::from_mode(0o1777)).at("open up", folder)?;
-    }
-    Ok(())
+    OpenOptions::new().read(true).custom_flags(flags).open(folder).at("open", folder)
 }
 
 #[cfg(test)]
@@ -139,17 +245,22 @@ mod tests {
 
     const NAME: &str = "overlay.abcDEF012345678.qcow2";
 
+    fn folder(host: &Host) -> PathBuf {
+        host.path(if is_root() { OF_ROOT } else { OF_USERS })
+    }
+
     #[test]
     fn a_lock_lasts_as_long_as_its_holder() {
         let root = tempfile::tempdir().unwrap();
         let host = Host::new(root.path());
         assert!(!is_in_flight(&host, NAME).unwrap());
         let held = InFlight::begin(&host, NAME).unwrap();
+        assert_eq!(held.path.metadata().unwrap().mode() & 0o777, 0o600);
         assert!(is_in_flight(&host, NAME).unwrap());
         assert!(InFlight::begin(&host, NAME).is_err());
         drop(held);
         assert!(!is_in_flight(&host, NAME).unwrap());
-        assert_eq!(fs::read_dir(host.path(FOLDER)).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(folder(&host)).unwrap().count(), 0);
     }
 
     #[test]
@@ -157,7 +268,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let host = Host::new(root.path());
         drop(InFlight::begin(&host, NAME).unwrap());
-        let stale = host.path(FOLDER).join(NAME);
+        let stale = folder(&host).join(NAME);
         fs::write(&stale, "").unwrap();
         assert!(!is_in_flight(&host, NAME).unwrap());
         assert!(stale.exists(), "looking took the lock file away");
@@ -168,20 +279,40 @@ mod tests {
     }
 
     #[test]
-    fn a_hostile_folder_is_taken_over_or_refused() {
+    fn a_lock_that_others_can_open_does_not_count() {
         let root = tempfile::tempdir().unwrap();
         let host = Host::new(root.path());
-        let folder = host.path(FOLDER);
+        let path = host.path(OF_USERS).join(NAME);
+        fs::create_dir_all(host.path(OF_USERS)).unwrap();
+        let lock = File::create(&path).unwrap();
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).unwrap();
+        for (mode, is_lock) in [(0o600, true), (0o640, false), (0o666, false)] {
+            lock.set_permissions(Permissions::from_mode(mode)).unwrap();
+            assert_eq!(is_in_flight(&host, NAME).unwrap(), is_lock, "{mode:o}");
+        }
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/dev/null", &path).unwrap();
+        assert!(!is_in_flight(&host, NAME).unwrap(), "followed a link");
+    }
+
+    #[test]
+    fn a_directory_that_is_not_ours_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let host = Host::new(root.path());
+        let folder = folder(&host);
         fs::create_dir_all(folder.parent().unwrap()).unwrap();
         std::os::unix::fs::symlink("/tmp", &folder).unwrap();
-        let is_root = rustix::process::geteuid().is_root();
-        assert!(!is_root || InFlight::begin(&host, NAME).is_err(), "followed a link");
+        assert!(!is_root() || InFlight::begin(&host, NAME).is_err(), "followed a link");
         fs::remove_file(&folder).unwrap();
         fs::create_dir(&folder).unwrap();
-        if is_root {
-            std::os::unix::fs::chown(&folder, Some(65534), Some(65534)).unwrap();
-            InFlight::begin(&host, NAME).unwrap();
-            let metadata = folder.metadata().unwrap();
+        fs::set_permissions(&folder, Permissions::from_mode(0o777)).unwrap();
+        assert!(!is_root() || InFlight::begin(&host, NAME).is_err(), "others can write there");
+        if is_root() {
+            let users = host.path(OF_USERS);
+            fs::create_dir_all(&users).unwrap();
+            std::os::unix::fs::chown(&users, Some(65534), Some(65534)).unwrap();
+            sweep(&host);
+            let metadata = users.metadata().unwrap();
             assert_eq!((metadata.uid(), metadata.mode() & 0o7777), (0, 0o1777));
         }
     }

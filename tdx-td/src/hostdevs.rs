@@ -14,7 +14,7 @@ use common::document::{Action, Document, Item};
 use common::libvirt::Libvirt;
 use common::output::Outcome;
 use common::pci::Bdf;
-use common::{Code, Error, Result, input, interrupt};
+use common::{Code, Error, Result, input, interrupt, name};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tdx_gpu::hostdev::Way;
@@ -102,6 +102,7 @@ impl Item for HostdevsItem {
 /// A domain and its devices as a resolution tells them.
 #[derive(Debug, Deserialize)]
 struct Resolved {
+    #[serde(deserialize_with = "name::deserialize")]
     vm: String,
     devices: Vec<Device>,
 }
@@ -135,8 +136,12 @@ pub fn run(
     let keep: BTreeSet<Bdf> = args.keep.into_iter().collect();
     let plan = Plan::new(&libvirt, &resolved, &keep, way, args.live)?;
     warnings.extend(plan.warnings.iter().cloned());
-    if let Some(path) = &args.debug_xml {
-        plan.write_proposals(path)?;
+    match &args.debug_xml {
+        Some(_) if args.change.dry_run => {
+            warnings.push("--debug-xml writes no file with --dry-run".to_owned());
+        }
+        Some(path) => plan.write_proposals(path)?,
+        None => {}
     }
     let changed = plan.changed();
     if !changed.is_empty() {

@@ -9,7 +9,7 @@ use common::config::Config;
 use common::document::{Action, Item};
 use common::libvirt::Libvirt;
 use common::units::{self, Size};
-use common::{Error, ErrorKind, Result, input, log};
+use common::{Error, ErrorKind, Result, input, log, name};
 use serde::Deserialize;
 use tdx_pool::ensure;
 use tdx_pool::import::{self, Options};
@@ -57,7 +57,9 @@ impl Image {
 /// What a document for `--base -` must tell.
 #[derive(Deserialize)]
 struct BaseItem {
+    #[serde(deserialize_with = "name::deserialize")]
     name: String,
+    #[serde(deserialize_with = "name::deserialize")]
     pool: String,
 }
 

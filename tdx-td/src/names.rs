@@ -2,7 +2,7 @@
 
 use clap::Args;
 use common::libvirt::{Context, Libvirt, is_gone};
-use common::{Error, Result, input};
+use common::{Error, Result, input, name};
 use serde::Deserialize;
 use virt::domain::Domain;
 
@@ -16,6 +16,7 @@ pub struct NameArgs {
 
 #[derive(Deserialize)]
 struct Named {
+    #[serde(deserialize_with = "name::deserialize")]
     name: String,
 }
 
@@ -31,7 +32,10 @@ impl NameArgs {
 /// The same for a list that need not be there.
 pub fn read(words: Vec<String>) -> Result<Vec<String>> {
     let names = match words.iter().any(|word| word == input::STDIN) {
-        false => words,
+        false => {
+            words.iter().try_for_each(|word| name::check("domain", word))?;
+            words
+        }
         true if words.len() > 1 => {
             return Err(Error::usage(
                 "- stands alone: name domains or read them from standard input",
@@ -50,9 +54,7 @@ pub fn read(words: Vec<String>) -> Result<Vec<String>> {
 ///
 /// Errors: `usage` for a name that no domain can have; whatever libvirt says.
 pub fn find(libvirt: &Libvirt, name: &str) -> Result<Option<Domain>> {
-    if name.contains('\0') {
-        return Err(Error::usage(format!("{name:?} is no domain name")));
-    }
+    name::check("domain", name)?;
     match libvirt.connect().lookup_domain_by_name(name) {
         Err(error) if is_gone(&error) => Ok(None),
         found => found.context(format_args!("look up domain '{name}'")).map(Some),
