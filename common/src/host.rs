@@ -2,13 +2,17 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::libc;
 
 use crate::error::{Error, IoContext, Result};
+use crate::units::Size;
+
+/// More than any file of the kernel, or about devices, has, bytes.
+const LIMIT: u64 = 64 << 20;
 
 /// Where the machine's files are. `/`, or a captured tree given by `--sysroot`.
 #[derive(Debug, Clone)]
@@ -49,22 +53,27 @@ impl Host {
 
     /// The bytes of `path`; none when it is not there.
     ///
-    /// Errors: `permission`, or `io` when it cannot be read.
+    /// Errors: `permission`, or `io` when it cannot be read; `invalid_input` for one of more than 64 MiB.
     pub fn read_bytes(&self, path: &str) -> Result<Option<Vec<u8>>> {
-        match fs::read(self.path(path)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            other => other.map(Some).at("read", path),
+        let file = match File::open(self.path(path)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file.at("read", path)?,
+        };
+        let mut bytes = Vec::new();
+        file.take(LIMIT + 1).read_to_end(&mut bytes).at("read", path)?;
+        match bytes.len() as u64 > LIMIT {
+            true => Err(Error::invalid_input(format!("{path} is larger than {}", Size(LIMIT)))),
+            false => Ok(Some(bytes)),
         }
     }
 
     /// The text of `path`; none when it is not there.
     ///
-    /// Errors: `permission`, or `io` when it cannot be read or is not UTF-8.
+    /// Errors: those of [`Host::read_bytes`]; `io` for what is not UTF-8.
     pub fn read(&self, path: &str) -> Result<Option<String>> {
-        match fs::read_to_string(self.path(path)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            other => other.map(Some).at("read", path),
-        }
+        let Some(bytes) = self.read_bytes(path)? else { return Ok(None) };
+        let text = String::from_utf8(bytes);
+        text.map(Some).map_err(io::Error::other).at("read", path)
     }
 
     /// Whether this is the machine itself, not a tree below some folder.
