@@ -1,15 +1,19 @@
 //! `tdx-pool cleanup`: what is ours and needed by nothing goes, everything else stays.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 #[path = "support/pool.rs"]
 mod pool;
 mod support;
 
 use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use pool::{IMAGES, named, overlay, values};
+use pool::{IMAGES, end, named, overlay, raw_image, values};
 use serde_json::{Value, json};
-use support::{Rig, wait_for};
+use support::{Rig, bin, wait_for};
 
 fn path(name: &str) -> String {
     format!("{IMAGES}/{name}")
@@ -148,7 +152,7 @@ fn what_an_image_stands_on_or_a_process_holds_is_kept() {
         let mut command = rig.command("bash");
         let file = path(&overlay(number));
         command.args(["-c", &how.replace("FILE", &file)]);
-        command.stdin(std::process::Stdio::piped()).spawn().unwrap()
+        command.stdin(Stdio::piped()).spawn().unwrap()
     };
     let mut holders = vec![
         hold(5, "exec 3<FILE; read"),
@@ -299,4 +303,68 @@ fn a_thousand_overlays_and_many_domains() {
     assert_eq!(rig.names().len(), 1 + 10 + 10 + 20);
     // Generous: this is no benchmark, but a cost of volumes times domains would show.
     assert!(took < Duration::from_secs(20), "{took:?}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_lock_of_a_user_who_may_not_use_libvirt_does_not_count() {
+    let rig = Rig::start();
+    rig.pool("ensure").document();
+    for number in [1, 2] {
+        rig.qcow2(&format!("{IMAGES}/{}", overlay(number)), None);
+    }
+    let hold = |groups: &str, number: usize, more: &str| {
+        let script = format!(
+            "umask 077; exec 3>/run/lock/tdx/{0}; {more} flock 3; echo held; read line",
+            overlay(number)
+        );
+        let mut command = rig.command("setpriv");
+        command.args(["--reuid", "nobody", "--regid", "nogroup"]).args(groups.split(' '));
+        command.args(["sh", "-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut holder = command.spawn().unwrap();
+        let mut said = String::new();
+        BufReader::new(holder.stdout.take().unwrap()).read_line(&mut said).unwrap();
+        assert_eq!(said, "held\n");
+        holder
+    };
+    rig.shell("mkdir -m 1777 /run/lock/tdx").text();
+    let member = format!("chgrp libvirt /run/lock/tdx/{};", overlay(2));
+    let mut holders = [hold("--clear-groups", 1, ""), hold("--groups libvirt", 2, &member)];
+    let document = rig.pool("cleanup --yes").document();
+    assert_eq!(named(&document, &overlay(1))["action"], "delete");
+    assert_eq!(named(&document, &overlay(2))["reason"], "in_flight");
+    assert_eq!(rig.shell("ls /run/lock/tdx").text().trim(), overlay(2));
+    for holder in &mut holders {
+        drop(holder.stdin.take());
+        holder.wait().unwrap();
+    }
+    // Nor can such a user get at root's locks.
+    rig.shell("exec 3>/run/tdx-pool/lock").text();
+    let user = "setpriv --reuid nobody --regid nogroup --clear-groups";
+    for line in ["exec 3</run/tdx-pool/lock", "echo >/run/tdx-pool/new", "ls /run/tdx-pool"] {
+        let run = rig.shell(&format!("{user} sh -c '{line}'"));
+        assert_ne!(run.status, Some(0), "{run:#?}");
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_a_member_of_the_group_libvirt_makes_is_left_to_them() {
+    let rig = Rig::start();
+    rig.pool("ensure").document();
+    raw_image(rig.scratch().join("big.img"), 160 << 20, 1);
+    rig.shell("chmod 711 . && chmod 644 big.img").text();
+    let mut command = rig.command("setpriv");
+    command.args(["--reuid", "nobody", "--regid", "nogroup", "--groups", "libvirt"]);
+    command.arg(bin("tdx-pool")).args(["-c", "qemu:///system", "import", "big.img"]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let import = command.spawn().unwrap();
+    let part = rig.halt(&import);
+    let lock = rig.shell(&format!("stat -c '%U %G %a' /run/lock/tdx/{part}"));
+    assert_eq!(lock.text(), "nobody libvirt 600\n");
+    let document = rig.pool("cleanup --yes").document();
+    assert_eq!(named(&document, &part)["reason"], "in_flight", "{document:#}");
+    let (run, _) = end(import);
+    run.document();
+    assert_eq!(rig.names(), ["big.img"]);
 }

@@ -219,3 +219,30 @@ impl std::fmt::Display for Runner {
         self.arguments.iter().try_for_each(|argument| write!(f, " {}", argument.display()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Runner {
+        Runner::new("sh", "dash").args(["-c", script])
+    }
+
+    #[test]
+    fn a_process_that_keeps_the_pipes_open_is_not_waited_for() {
+        let output = shell("sleep 300 & echo $!; echo told >&2").run_for_all().unwrap();
+        let process = String::from_utf8(output.stdout).unwrap().trim().parse().map(Pid::from_raw);
+        // It ran until now, so nobody waited for its end.
+        kill(process.unwrap(), Signal::SIGKILL).unwrap();
+        assert_eq!(output.stderr, b"told\n");
+    }
+
+    #[test]
+    fn all_that_a_program_prints_is_read() {
+        let output = shell("head -c 3000000 /dev/zero; head -c 2000000 /dev/zero >&2");
+        let output = output.run_for_all().unwrap();
+        assert_eq!((output.stdout.len(), output.stderr.len()), (3_000_000, 2_000_000));
+        let error = shell("exec cat /dev/zero").run().unwrap_err();
+        assert!(error.message().ends_with("printed more than 64 MiB"), "{error}");
+    }
+}

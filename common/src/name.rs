@@ -20,13 +20,24 @@ fn flaw(name: &str, longest: usize) -> Option<String> {
     }
 }
 
+/// The name as a message shows it.
+fn shown(name: &str) -> String {
+    const LENGTH: usize = 40;
+    match name.char_indices().nth(LENGTH) {
+        Some((end, _)) => format!("{:?}…", &name[..end]),
+        None => format!("{name:?}"),
+    }
+}
+
 /// Checks a name from the command line. `what` says what it is a name of.
 ///
 /// Errors: `usage`, with the reason.
 pub fn check(what: &str, name: &str) -> Result<()> {
     match flaw(name, LONGEST) {
         None => Ok(()),
-        Some(why) => Err(Error::usage(format!("{name:?} cannot be the name of a {what}: {why}"))),
+        Some(why) => {
+            Err(Error::usage(format!("{} cannot be the name of a {what}: {why}", shown(name))))
+        }
     }
 }
 
@@ -51,7 +62,7 @@ pub fn deserialize_path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<St
 fn bounded<E: de::Error>(name: String, longest: usize) -> Result<String, E> {
     match flaw(&name, longest) {
         None => Ok(name),
-        Some(why) => Err(E::custom(format_args!("{name:?} cannot be a name: {why}"))),
+        Some(why) => Err(E::custom(format_args!("{} cannot be a name: {why}", shown(&name)))),
     }
 }
 

@@ -92,3 +92,57 @@ impl PartialEq for Secret {
         self.0 == other.0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+    use crate::error::ErrorKind;
+
+    #[test]
+    fn the_file_that_is_read_is_the_one_that_was_checked() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for (name, mode) in [("private", 0o600), ("open", 0o644)] {
+            fs::write(at(name), name).unwrap();
+            fs::set_permissions(at(name), Permissions::from_mode(mode)).unwrap();
+        }
+        symlink("private", at("secret")).unwrap();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    for name in ["open", "private"] {
+                        symlink(name, at("next")).unwrap();
+                        fs::rename(at("next"), at("secret")).unwrap();
+                    }
+                }
+            });
+            let read = |_| match Secret::read(&at("secret"), 16) {
+                Ok(secret) => secret.as_bytes() == b"private",
+                Err(error) => error.kind() == ErrorKind::Permission,
+            };
+            let all = (0..20_000).all(read);
+            done.store(true, Ordering::Relaxed);
+            assert!(all, "a file that others can read was read");
+        });
+    }
+
+    #[test]
+    fn a_secret_has_a_limit_and_is_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secret");
+        fs::write(&path, "12345678").unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        let mut secret = Secret::read(&path, 8).unwrap();
+        assert_eq!(format!("{:?} {:?}", secret.as_bytes().len(), secret), "8 Secret");
+        assert!(Secret::read(&path, 7).unwrap_err().message().ends_with("is larger than 7 B"));
+        secret.truncate(3);
+        assert_eq!(secret.as_bytes(), b"123");
+        raw::wipe(&mut secret.0);
+        assert_eq!(secret.as_bytes(), [0; 3]);
+    }
+}
