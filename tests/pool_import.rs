@@ -149,7 +149,7 @@ fn what_is_no_base_image_is_refused() {
         let has_hint = error["hint"].is_string();
         assert!(has_hint || ["absent", "text/below"].contains(&image), "{image}");
     }
-    assert_eq!(rig.tool("tdx-pool", ["import", "circle"]).error(1)["kind"], "io");
+    assert_eq!(rig.tool("tdx-pool", ["import", "circle"]).error(4)["kind"], "not_found");
     assert_eq!(rig.state(), before);
 }
 

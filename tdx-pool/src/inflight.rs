@@ -206,9 +206,12 @@ fn make_users_folder(host: &Host) -> Result<PathBuf> {
 
 /// Makes a directory with this mode, whatever the umask; none when there is one.
 fn create(folder: &Path, mode: u32) -> Result<Option<File>> {
-    fs::create_dir_all(folder.parent().unwrap_or(folder)).at("create", folder)?;
     match DirBuilder::new().mode(0o700).create(folder) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            fs::create_dir_all(folder.parent().unwrap_or(folder)).at("create", folder)?;
+            create(folder, mode)
+        }
         made => {
             made.at("create", folder)?;
             let made = open(folder)?;

@@ -2,7 +2,6 @@
 
 #![allow(dead_code, reason = "every test file uses a part of it")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-#![expect(clippy::disallowed_methods, reason = "tests start programs as users do")]
 
 use std::fs::File;
 use std::io::{Read, Write};
