@@ -1,7 +1,6 @@
 //! Input of any size and shape: each number, name, file and table has a limit, which the error states.
 
 #![expect(clippy::disallowed_methods, reason = "tests start programs as users do")]
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod support;
 #[path = "support/td.rs"]

@@ -1,7 +1,5 @@
 //! `tdx-pool cleanup`: what is ours and needed by nothing goes, everything else stays.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 #[path = "support/pool.rs"]
 mod pool;
 mod support;
