@@ -337,7 +337,9 @@ fn a_lock_of_a_user_who_may_not_use_libvirt_does_not_count() {
         holder.wait().unwrap();
     }
     // Nor can such a user get at root's locks.
-    rig.shell("exec 3>/run/tdx-pool/lock").text();
+    rig.image("a.img", 1);
+    rig.pool("import a.img").document();
+    rig.shell("umask 077; exec 3>/run/tdx-pool/lock").text();
     let user = "setpriv --reuid nobody --regid nogroup --clear-groups";
     for line in ["exec 3</run/tdx-pool/lock", "echo >/run/tdx-pool/new", "ls /run/tdx-pool"] {
         let run = rig.shell(&format!("{user} sh -c '{line}'"));
@@ -359,10 +361,12 @@ fn what_a_member_of_the_group_libvirt_makes_is_left_to_them() {
     let import = command.spawn().unwrap();
     let part = rig.halt(&import);
     let lock = rig.shell(&format!("stat -c '%U %G %a' /run/lock/tdx/{part}"));
-    assert_eq!(lock.text(), "nobody libvirt 600\n");
-    let document = rig.pool("cleanup --yes").document();
-    assert_eq!(named(&document, &part)["reason"], "in_flight", "{document:#}");
+    let cleanup = rig.pool("cleanup --yes");
+    // Nothing that is stopped is left by a failure.
     let (run, _) = end(import);
+    assert_eq!(lock.text(), "nobody libvirt 600\n");
+    let document = cleanup.document();
+    assert_eq!(named(&document, &part)["reason"], "in_flight", "{document:#}");
     run.document();
     assert_eq!(rig.names(), ["big.img"]);
 }
