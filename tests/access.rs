@@ -5,6 +5,7 @@ mod support;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 
+use serde_json::json;
 use support::{Rig, debian_image};
 
 /// One guest, since it takes half a minute to boot.
@@ -74,4 +75,61 @@ fn waiting_ends() {
     assert_eq!(rig.shell("tdx-td list --format name").text(), "web1\n");
     rig.tool("tdx-td", ["delete", "web1", "--yes", "--timeout", "0"]).document();
     assert_eq!(rig.state(), before);
+}
+
+/// On a network without DHCP, in a guest that has Docker's bridge before its own card, on a host that
+/// has Docker's address as well. Only the guest's agent knows where the guest is.
+#[test]
+#[ignore = "needs root"]
+fn ssh_reaches_the_guests_own_card_and_not_the_hosts_docker_bridge() {
+    let rig = Rig::start();
+    rig.tool("tdx-pool", ["import".as_ref(), debian_image().as_os_str()]).document();
+    rig.shell(
+        "for bridge in br9=10.9.9.1/24 docker0=172.17.0.1/16; do \
+           ip link add ${bridge%=*} type bridge && ip addr add ${bridge#*=} dev ${bridge%=*} && \
+           ip link set ${bridge%=*} up || exit; done",
+    )
+    .text();
+    let lan = "<network><name>lan</name><forward mode='bridge'/><bridge name='br9'/></network>";
+    fs::write(rig.scratch().join("lan.xml"), lan).unwrap();
+    rig.virsh(["net-define", "lan.xml"]);
+    rig.virsh(["net-start", "lan"]);
+    rig.shell("ssh-keygen -q -t ed25519 -N '' -f id && mkdir seed").text();
+    let key = fs::read_to_string(rig.scratch().join("id.pub")).unwrap();
+    let card = "[Match]\\nName=e*\\n[Network]\\nAddress=10.9.9.5/24\\n";
+    let user_data = format!(
+        "#cloud-config\nusers:\n- {{name: tdx, ssh_authorized_keys: ['{}']}}\nruncmd:\n\
+         - printf '{card}' >/etc/systemd/network/05-lan.network\n\
+         - modprobe -r virtio_net\n- ip link add docker0 type bridge\n\
+         - ip addr add 172.17.0.1/16 dev docker0\n- ip link set docker0 up\n\
+         - modprobe virtio_net\n- networkctl reload\n",
+        key.trim()
+    );
+    fs::write(rig.scratch().join("seed/user-data"), user_data).unwrap();
+
+    let new = "tdx-td new -i debian.qcow2 --security none --virt-type qemu --memory 512M --vcpus 2 \
+        --name web1 --cloud-init seed --network lan --timeout 240 --wait";
+    let waited = rig.shell(&format!("{new} ip")).item();
+    assert_eq!((&waited["ip"], &waited["ips"]), (&json!("10.9.9.5"), &json!(["10.9.9.5"])));
+    let bridge = &waited["other_addresses"][0];
+    assert_eq!(
+        (&bridge["address"], &bridge["interface"]),
+        (&json!("172.17.0.1"), &json!("docker0"))
+    );
+    assert_eq!(rig.shell(&format!("{new} ssh")).item()["ssh"]["host"], "10.9.9.5");
+    for verb in ["list", "show web1"] {
+        let item = rig.shell(&format!("tdx-td {verb}")).item();
+        assert_eq!(item["ips"], json!(["10.9.9.5"]), "{verb}: {item:#}");
+    }
+    let ssh = |more: &str| {
+        rig.shell(&format!(
+            "export HOME=$PWD; mkdir -p -m 700 .ssh; tdx-td ssh -i id -l tdx web1 {more} -- id -un"
+        ))
+    };
+    assert_eq!(ssh("").text(), "tdx\n");
+    assert_eq!(ssh("--address 10.9.9.5").text(), "tdx\n");
+    // The address that it is told is the host's, where no server is.
+    let refused = ssh("--address 172.17.0.1");
+    assert_eq!(refused.status, Some(255), "{refused:#?}");
+    assert!(refused.stderr.contains("172.17.0.1 port 22"), "{refused:#?}");
 }

@@ -331,7 +331,7 @@ fn what_else_the_pool_does() {
             title: "tdx-pool cleanup",
             line: "tdx-pool cleanup --yes",
             before: "tdx-td overlay -i base.qcow2; touch \
-                     /var/lib/libvirt/images/{cidata.1.iso,import.000000000000000.part} \
+                     /var/lib/libvirt/images/{cidata.000000000000001.iso,import.000000000000000.part} \
                      /run/tdx-pool/overlay.000000000000000.qcow2",
             undo: "true",
             ..Verb::default()

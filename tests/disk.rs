@@ -161,6 +161,58 @@ fn a_guest_that_does_not_answer_keeps_its_disk_and_nothing_else_is_claimed() {
 
 #[test]
 #[ignore = "needs root"]
+fn a_disk_below_an_image_of_a_defined_guest_is_in_use() {
+    let rig = Rig::start();
+    let (data, _) = blank(&rig, "data");
+    let (image, _) = blank(&rig, "image");
+    let (extent, _) = blank(&rig, "extent");
+    let (looped, file) = blank(&rig, "looped");
+    let folder = rig.scratch().display().to_string();
+    let create = |name: &str, data: &str| {
+        let options = format!("data_file={data},data_file_raw=on");
+        rig.shell(&format!("qemu-img create -q -f qcow2 -o {options} {name} 64M")).text();
+    };
+    create("file.qcow2", &data);
+    // An image that is a whole disk itself, and needs another one.
+    create(&image, &extent);
+    let disk_of = |kind: &str, source: &str, target: &str| {
+        format!(
+            "<disk type='{kind}'><driver name='qemu' type='qcow2'/><source {source}/>\
+             <target dev='{target}' bus='virtio'/></disk>"
+        )
+    };
+    let raw = format!(
+        "<disk type='file'><driver name='qemu' type='raw'/><source file='{}'/>\
+         <target dev='vdd' bus='virtio'/></disk>",
+        file.display()
+    );
+    let disks = [
+        disk_of("file", &format!("file='{folder}/file.qcow2'"), "vdb"),
+        disk_of("block", &format!("dev='{image}'"), "vdc"),
+        raw,
+        PORTS.to_owned(),
+    ];
+    define(&rig, &foreign("a", &disks.concat()));
+    define(&rig, &foreign("b", PORTS));
+    let listed = disk(&rig, "list --all").document();
+    let has = |device: &str| {
+        let mut items = listed["items"].as_array().unwrap().iter();
+        items.find(|item| item["device"] == device).unwrap()["attached_to"].clone()
+    };
+    for device in [&data, &image, &looped] {
+        assert_eq!(has(device), json!(["a"]), "{device}");
+    }
+    for device in [&data, &image, &extent, &looped] {
+        let check = disk(&rig, &format!("check {device}"));
+        assert!(blockers(&check).contains(&"IN_USE_BY_VM".to_owned()), "{device}");
+        let refused = disk(&rig, &format!("attach b {device} --persistent")).error(5);
+        assert!(refused["message"].as_str().unwrap().contains("domain 'a' has"), "{refused}");
+    }
+    assert_eq!(attached(&rig, "b"), []);
+}
+
+#[test]
+#[ignore = "needs root"]
 fn definitions_and_running_guests_are_told_apart() {
     let rig = Rig::start();
     let (one, file) = blank(&rig, "one");
@@ -427,6 +479,31 @@ fn the_name_that_lasts_is_the_one_in_the_definition() {
     let check = disk(&rig, "check /dev/disk/by-path/pci-1").item();
     assert_eq!((&check["device"], &check["findings"]), (&json!(device), &json!([])));
     assert_eq!(check["by_id"], "/dev/disk/by-id/wwn-0x5000");
+    // An item of another disk, or of another host, attaches nothing; the other items are tried.
+    define(&rig, &foreign("off", PORTS));
+    for (key, value) in [("serial", "X 1/3"), ("host", "other")] {
+        let mut item = check.clone();
+        item[key] = json!(value);
+        for verb in ["attach a -", "attach off - --persistent", "check -"] {
+            let error = rig.pipe("tdx-disk", verb.split(' '), item.to_string()).error(5);
+            assert_eq!(error["code"], "IDENTITY_CHANGED", "{error}");
+            assert_eq!((attached(&rig, "a"), attached(&rig, "off")), (vec![], vec![]), "{verb}");
+        }
+    }
+    let (second, _) = blank(&rig, "second");
+    let attach = ["attach", "off", "-", "--persistent"];
+    let mut items = disk(&rig, &format!("check {second}")).item().to_string();
+    items += &json!({"device": device, "serial": "X 1/3"}).to_string();
+    let error = rig.pipe("tdx-disk", attach, items).error(5);
+    assert_eq!(error["applied"], json!([format!("attached {second} to 'off' as vdb")]), "{error}");
+    // What a guest sees is no number of the disk's, so that this item is of the same disk.
+    let own = attach.into_iter().chain(["--serial", "own"]);
+    let given = rig.pipe("tdx-disk", own, check.to_string()).document();
+    assert_eq!(given["items"][0]["serial"], "own", "{given:#}");
+    let check_given = rig.pipe("tdx-disk", ["check", "-"], given.to_string());
+    assert_eq!(blockers(&check_given), ["IN_USE_BY_VM"]);
+    disk(&rig, &format!("detach off {device}")).document();
+
     let given = disk(&rig, "attach a /dev/disk/by-id/ata-X_1 --persistent").document();
     let item = &given["items"][0];
     assert_eq!((&item["device"], &item["source"]), (&json!(device), &check["by_id"]));

@@ -62,6 +62,23 @@ fn devices_go_to_vfio_and_come_back() {
     assert_eq!((&plan["changed"], &plan["items"][0]["driver"]), (&json!(true), &json!("vfio-pci")));
     assert_eq!(state(&kernel), before);
 
+    // An item of another device, or of another host, binds nothing.
+    for edit in
+        [".vendor_id=\"10de\"", ".device_id=\"2330\"", ".serial=.device_id", ".host=\"other\""]
+    {
+        let line = format!("tdx-iommu scan {nic} | jq '.items[0]{edit}' | tdx-gpu");
+        // The emulated card has no serial number that could differ.
+        if edit.starts_with(".serial") {
+            kernel.shell(&format!("{line} bind - -n")).document();
+            continue;
+        }
+        for verb in ["bind -", "unbind -", "check -"] {
+            let error = kernel.shell(&format!("{line} {verb}")).error(5);
+            assert_eq!(error["code"], "IDENTITY_CHANGED", "{edit}: {error}");
+            assert_eq!(state(&kernel), before, "{edit}");
+        }
+    }
+
     // One device; again, and it is there already.
     let bound = gpu(&kernel, ["bind", nic]).document();
     assert_eq!(bound["items"], plan["items"]);

@@ -91,13 +91,13 @@ fn what_a_domain_needs_is_kept() {
         path(&overlay(13))
     );
     rig.define_xml("arguments", "", &arguments);
-    fs::write(rig.path(&path("cidata.abc.iso")), "seed").unwrap();
+    fs::write(rig.path(&path("cidata.abcDEF012345678.iso")), "seed").unwrap();
     let cdrom = format!(
         "<disk type='file' device='cdrom'>{}<target dev='sda' bus='sata'/></disk>",
-        source(&path("cidata.abc.iso"))
+        source(&path("cidata.abcDEF012345678.iso"))
     );
     rig.define_xml("seeded", &cdrom, "");
-    fs::write(rig.path(&path("cidata.def.iso")), "seed").unwrap();
+    fs::write(rig.path(&path("cidata.defABC012345678.iso")), "seed").unwrap();
     // A relative backing file counts from where the link lies.
     rig.qcow2(&path("relative"), Some((&path(&overlay(14)), "qcow2")));
     rig.shell(&format!("cd {IMAGES} && qemu-img rebase -u -b {} -F qcow2 relative", overlay(14)))
@@ -110,7 +110,7 @@ fn what_a_domain_needs_is_kept() {
     .text();
     rig.define("relative", &[source(&format!("{scratch}/away/top"))]);
 
-    let orphans = [overlay(15), overlay(16), "cidata.def.iso".to_owned()];
+    let orphans = [overlay(15), overlay(16), "cidata.defABC012345678.iso".to_owned()];
     let document = deletes(&rig, &orphans);
     assert_eq!(values(&document, "name").len(), 3, "{document:#}");
     assert_eq!(rig.pool("cleanup --yes").document()["items"], json!([]));
@@ -225,6 +225,7 @@ fn other_peoples_files_are_listed_and_left() {
         "x-overlay.000000000000001.qcow2",
         "cidata..iso",
         "cidata.a-b.iso",
+        "cidata.common.iso",
         "import.00000000000000.part",
         "windows server & co.qcow2",
         "disk.img",

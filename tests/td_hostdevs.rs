@@ -201,11 +201,6 @@ fn what_cannot_be_changes_nothing() {
         [\"HOST_NET_DEFAULT_ROUTE\"]}]}]' | @td hostdevs - -n";
     let lost = td(&rig, &host, lost).document();
     assert_eq!(lost["warnings"], json!(["a: 0000:40:01.0: HOST_NET_DEFAULT_ROUTE"]));
-    // Elsewhere a resolution will do.
-    let remote =
-        "@iommu resolve --config two.yaml | @td -c qemu+tcp://127.0.0.1/system hostdevs - -n";
-    assert_eq!(td(&rig, &host, remote).document()["changed"], true);
-
     // The second one cannot be written: the first is put back.
     let config = "/etc/libvirt/qemu/b.xml";
     rig.shell(&format!("mount --bind {config} {config}")).text();
@@ -237,6 +232,104 @@ fn what_cannot_be_changes_nothing() {
         xml(&rig, "b").contains("<hostdev") && !rig.virsh(["dumpxml", "b"]).contains("<hostdev")
     );
     rig.virsh(["destroy", "b"]);
+}
+
+/// The resolution of one domain with one device, as an item.
+fn resolved(vm: &str, device: Value) -> Value {
+    json!({ "vm": vm, "devices": [device] })
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_piped_device_that_is_absent_changed_or_needed_changes_no_domain() {
+    let rig = Rig::start();
+    let mut host = machine(&rig);
+    let more = &[("reset_method", "flr bus"), ("modalias", "pci:x")][..];
+    let nic = Spec { ids: "8086:1521", class: "020000", driver: "igb", group: Some(90), more };
+    host.device("0000:60", "0000:60:00.0", nic);
+    let bridge = Spec { ids: "8086:1901", class: "060400", group: Some(91), ..nic };
+    host.device("0000:60", "0000:60:1c.0", Spec { driver: "pcieport", ..bridge });
+    host.interface("0000:60:00.0", "eth0");
+    let route = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n\
+         eth0\t00000000\t0102000A\t0003\t0\t0\t0\t00000000\t0\t0\t0\n";
+    host.file("proc/net/route", route);
+    define(&rig, &foreign("a", ""));
+    define(&rig, &foreign("b", ""));
+    let before = (xml(&rig, "a"), xml(&rig, "b"));
+    let run = |items: &Value, more: &str| {
+        fs::write(rig.scratch().join("items.json"), items.to_string()).unwrap();
+        td(&rig, &host, &format!("@td hostdevs - {more} <items.json"))
+    };
+    for (device, status, code) in [
+        (json!({"bdf": "0000:50:00.0"}), 4, None),
+        (json!({"bdf": "0000:40:02.0", "vendor_id": "10de"}), 5, Some("IDENTITY_CHANGED")),
+        (json!({"bdf": "0000:40:02.0", "host": "node2"}), 5, Some("IDENTITY_CHANGED")),
+        (json!({"bdf": "0000:60:1c.0"}), 5, Some("NONENDPOINT")),
+        (json!({"bdf": "0000:01:00.0"}), 5, Some("HOST_DRIVER")),
+        (json!({"bdf": "0000:60:00.0"}), 5, Some("HOST_NET_DEFAULT_ROUTE")),
+    ] {
+        host.file("etc/hostname", "node1\n");
+        // The first of them could have its device.
+        let first = resolved("a", json!({"bdf": "0000:40:01.0", "vendor_id": "8086"}));
+        let items = json!([first, resolved("b", device.clone())]);
+        for more in ["-y", "-n"] {
+            let error = run(&items, more).error(status);
+            assert_eq!(error["code"], json!(code), "{error}");
+            let bdf = device["bdf"].as_str().unwrap();
+            assert!(error["message"].as_str().unwrap().contains(bdf), "{error}");
+        }
+        assert_eq!((xml(&rig, "a"), xml(&rig, "b")), before, "{device}");
+    }
+    let other = json!([{"vm": "a", "host": "node2", "devices": [{"bdf": "0000:40:01.0"}]}]);
+    assert_eq!(run(&other, "-y").error(5)["code"], "IDENTITY_CHANGED");
+    // What was forced when the devices were resolved is forced for that device alone.
+    let codes = json!(["HOST_NET_DEFAULT_ROUTE", "SENSITIVE_CLASS"]);
+    let route = json!({"bdf": "0000:60:00.0", "blockers": codes});
+    let refused = run(&json!([resolved("a", json!({"bdf": "0000:60:00.0"}))]), "-y").error(5);
+    assert!(refused["hint"].as_str().unwrap().contains("tdx-iommu resolve --force"), "{refused}");
+    let forced = run(&json!([resolved("a", route)]), "-n").document();
+    let told = "a: 0000:60:00.0: HOST_NET_DEFAULT_ROUTE, SENSITIVE_CLASS";
+    assert_eq!(forced["warnings"], json!([told]));
+    let elsewhere = json!({"vm": "a", "devices": [
+        {"bdf": "0000:60:00.0"}, {"bdf": "0000:40:01.0", "blockers": codes}]});
+    assert_eq!(run(&json!([elsewhere]), "-n").error(5)["code"], "HOST_NET_DEFAULT_ROUTE");
+    // A device that stays as it is need not be there.
+    let absent = json!([resolved("a", json!({"bdf": "0000:50:00.0"}))]);
+    assert_eq!(run(&absent, "--keep 50:00.0 -y").document()["changed"], false);
+    assert_eq!((xml(&rig, "a"), xml(&rig, "b")), before);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_piped_device_of_a_remote_host_is_looked_up_by_libvirt() {
+    let rig = Rig::start();
+    let host = machine(&rig);
+    define(&rig, &foreign("a", ""));
+    let before = xml(&rig, "a");
+    let run = |device: Value, more: &str| {
+        let items = json!([resolved("a", device)]);
+        fs::write(rig.scratch().join("items.json"), items.to_string()).unwrap();
+        let line = "@td -c qemu+tcp://127.0.0.1/system hostdevs -";
+        td(&rig, &host, &format!("{line} {more} <items.json"))
+    };
+    // The machine of files has it, the one that libvirt runs on has not.
+    let error = run(json!({"bdf": "0000:40:01.0"}), "-y").error(4);
+    assert_eq!(error["message"], "no PCI device 0000:40:01.0 on rig", "{error}");
+    let error = run(json!({"bdf": "0000:40:01.0", "host": "node2"}), "-y").error(5);
+    assert_eq!(error["code"], "IDENTITY_CHANGED");
+    assert_eq!(xml(&rig, "a"), before);
+    let scan = rig.shell("tdx-iommu scan | jq -c '[.items[] | select(.is_bridge | not)] | last'");
+    let Ok(device @ Value::Object(_)) = serde_json::from_str(scan.text()) else {
+        return; // a machine without PCI devices
+    };
+    let plan = run(device.clone(), "-n").document();
+    assert_eq!(plan["items"][0]["added"], json!([device["bdf"]]));
+    let warnings = plan["warnings"].to_string();
+    assert!(warnings.contains("cannot be seen from here: run tdx-iommu check there"), "{plan:#}");
+    let mut other = device;
+    other["vendor_id"] = json!("10de");
+    assert_eq!(run(other, "-y").error(5)["code"], "IDENTITY_CHANGED");
+    assert_eq!(xml(&rig, "a"), before);
 }
 
 /// Definitions as they are met: each inside of `<domain>`, and attributes of it.

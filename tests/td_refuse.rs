@@ -157,7 +157,7 @@ fn new_checks_everything_before_it_touches_anything() {
     td::define(&rig, &td::foreign("theirs", ""));
     let before = rig.state();
     refused(&new(&rig, "--name theirs"), 5, "was not made by these tools", "--name");
-    refused(&new(&rig, &format!("-i {overlay}")), 3, "stands on", "");
+    refused(&new(&rig, &format!("-i {overlay}")), 3, "is an overlay of", "qemu-img convert");
     refused(&new(&rig, "--base absent.qcow2"), 4, "no volume 'absent.qcow2'", "");
     let base = rig.path("/var/lib/libvirt/images/guest.qcow2");
     std::fs::set_permissions(&base, std::fs::Permissions::from_mode(0o600)).unwrap();

@@ -381,9 +381,11 @@ fn what_others_need_is_neither_taken_nor_lost() {
 
     // A user's file stays, however it is named, and so does a domain whose place cannot be taken.
     let ours = "disk.AAAAAAAAAAAAAAA.qcow2";
-    rig.shell(&format!("cp {base} {ours} && chmod 666 {ours}; truncate -s 1M cidata.AAA.iso"))
-        .text();
-    let mine = format!("new --vmimage {ours} --cdrom cidata.AAA.iso {new} --name mine");
+    rig.shell(&format!(
+        "cp {base} {ours} && chmod 666 {ours}; truncate -s 1M cidata.AAAAAAAAAAAAAAA.iso"
+    ))
+    .text();
+    let mine = format!("new --vmimage {ours} --cdrom cidata.AAAAAAAAAAAAAAA.iso {new} --name mine");
     td(&rig, &mine).document();
     refused(&format!("new --vmimage {ours} {new} --name y"), 5, "domain 'mine'");
     refused(
@@ -392,7 +394,7 @@ fn what_others_need_is_neither_taken_nor_lost() {
         "domain 'mine'",
     );
     td(&rig, "delete mine --yes --timeout 0").document();
-    rig.shell(&format!("ls {ours} cidata.AAA.iso")).text();
+    rig.shell(&format!("ls {ours} cidata.AAAAAAAAAAAAAAA.iso")).text();
     let uuid = listed(&rig, "web1")["uuid"].clone();
     let over = format!("new --blank 8M {new} --name web1 --overwrite --yes");
     refused(&format!("{over} --set storage.encryption=on"), 2, "no terminal");

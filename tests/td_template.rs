@@ -148,6 +148,7 @@ fn in_canonicals_libvirt_its_templates_are_left_as_they_are() {
         assert!(xml.contains("hostfwd=tcp::0-:22"), "{xml}");
         assert!(xml.contains("<ioapic driver=\"qemu\"/>"), "{xml}");
         let fixed = td(&rig, "render -i guest.qcow2 -t t.xml --xml --memory 1G --fix-template");
+        assert!(fixed.stderr.contains("tdx-td: warning: "), "{fixed:#?}");
         let fixed = fixed.text();
         assert!(fixed.contains("<allowReboot>no</allowReboot>"), "{fixed}");
         assert!(fixed.contains("hostfwd=tcp:127.0.0.1:2201-:22"), "{fixed}");

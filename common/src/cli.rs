@@ -4,13 +4,14 @@ use std::ffi::OsString;
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use clap::error::ErrorKind as ClapKind;
 use clap::{Args, Parser};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::Host;
-use crate::output::{Format, Outcome, write_stderr, write_stdout};
+use crate::output::{Format, Layout, Outcome, write_stderr, write_stdout};
 use crate::secret::Secret;
 use crate::{completions, interrupt, log, prompt, text};
 
@@ -25,6 +26,13 @@ pub struct Globals {
     /// Short for --format json, and stronger than it
     #[arg(long, global = true, help_heading = "Global options")]
     pub json: bool,
+    /// Columns of a table, in this order; implies --format table. On a terminal, columns that do not fit are left out unless they are named here
+    #[arg(long, global = true, value_name = "NAME,…", value_delimiter = ',')]
+    #[arg(help_heading = "Global options")]
+    pub columns: Option<Vec<String>>,
+    /// No column titles above a table; implies --format table
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub no_headings: bool,
     /// Say on standard error what is done (-vv: and what is asked)
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     #[arg(help_heading = "Global options")]
@@ -61,6 +69,23 @@ pub struct Context {
     pub host: Host,
     /// Whether a progress bar may be drawn.
     pub progress: bool,
+    /// The other machine that a connection leads to; its name, where that is known.
+    remote: OnceLock<Option<String>>,
+}
+
+impl Context {
+    /// Name of the machine whose things the verb is about: the one that libvirt runs on once there is a
+    /// connection to another one, else that of [`Context::host`]. None when it is unknown.
+    pub fn host_name(&self) -> Option<String> {
+        self.remote.get().cloned().unwrap_or_else(|| self.host.name())
+    }
+
+    /// Says that the verb is about the things of another machine, which libvirt names so.
+    #[cfg(feature = "libvirt")]
+    pub(crate) fn set_remote(&self, name: Option<String>) {
+        // A verb has one connection; one that is opened again leads to the same machine.
+        let _ = self.remote.set(name);
+    }
 }
 
 impl Context {
@@ -140,6 +165,9 @@ pub trait Tool: Parser {
         false
     }
 
+    /// Titles of the columns that a table of the verb's items has; none for a verb without items.
+    fn columns(&self) -> &'static [&'static str];
+
     /// Runs the verb that was asked for.
     fn run(self, context: &Context) -> Result<Outcome>;
 }
@@ -184,6 +212,8 @@ fn print(text: &str) -> Result<u8> {
 fn run<T: Tool>(tool: T) -> Result<u8> {
     let globals = tool.globals();
     let format = if globals.json { Format::Json } else { globals.format };
+    let columns = globals.columns.as_deref().map(|names| find_columns(names, tool.columns()));
+    let layout = Layout::new(format, columns.transpose()?, !globals.no_headings)?;
     if format == Format::Prometheus && !tool.has_metrics() {
         return Err(Error::usage("there are no metrics of this")
             .hint("--format prometheus is for tdx-td list and tdx-pool info"));
@@ -193,16 +223,40 @@ fn run<T: Tool>(tool: T) -> Result<u8> {
     let context = Context {
         host: Host::new(&globals.sysroot),
         progress: !quiet && io::stderr().is_terminal(),
+        remote: OnceLock::new(),
     };
-    let outcome = tool.run(&context)?;
-    let (output, warnings) = outcome.render(format);
-    write_stdout(&output).map_err(|error| cannot_print(error).applied(outcome.applied()))?;
+    let mut outcome = tool.run(&context)?;
+    outcome.set_host(context.host_name());
+    let printed = outcome.render(&layout);
+    write_stdout(&printed.text).map_err(|error| cannot_print(error).applied(outcome.applied()))?;
     if !quiet {
-        for warning in warnings {
+        for warning in printed.warnings {
             write_stderr(&format!("{}: warning: {}\n", T::NAME, text::lines(&warning)));
+        }
+        if !printed.left_out.is_empty() && io::stderr().is_terminal() {
+            let titles = printed.left_out.join(", ");
+            write_stderr(&format!("{}: columns left out for lack of room: {titles}\n", T::NAME));
         }
     }
     Ok(outcome.status)
+}
+
+/// The titles of the columns that these names stand for: `in_use` and `"in use"` for `IN USE`.
+///
+/// Errors: `usage` for a name that no column has.
+fn find_columns(names: &[String], titles: &[&'static str]) -> Result<Vec<&'static str>> {
+    let column_names = || match titles {
+        [] => "this verb prints no table".to_owned(),
+        _ => format!("the columns are {}", titles.join(",").to_lowercase().replace(' ', "_")),
+    };
+    let find = |name: &String| {
+        let title = name.trim().replace('_', " ");
+        let mut titles = titles.iter().copied();
+        titles.find(|known| known.eq_ignore_ascii_case(&title)).ok_or_else(|| {
+            Error::usage(format!("no column is named {name:?}")).hint(column_names())
+        })
+    };
+    names.iter().map(find).collect()
 }
 
 fn cannot_print(error: io::Error) -> Error {

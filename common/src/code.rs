@@ -76,7 +76,7 @@ codes! {
     Identity "IDENTITY" Note
         "it has no name that stays the same",
     IdentityChanged "IDENTITY_CHANGED" Refuse
-        "the device at this address is not the one that was recorded",
+        "it is not the device, disk, domain or pool that was recorded, or that the item on standard input describes",
     InUseByVm "IN_USE_BY_VM" Refuse
         "a guest has it: a domain's disk or device, or a process holds its VFIO node, or that of its group, open",
     IsPartition "IS_PARTITION" Forceable

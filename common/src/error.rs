@@ -179,6 +179,11 @@ impl Error {
         self.0.kind
     }
 
+    /// The code of what stands in the way, where it has one.
+    pub fn known_code(&self) -> Option<Code> {
+        self.0.code
+    }
+
     /// The message without its causes.
     pub fn message(&self) -> &str {
         &self.0.message

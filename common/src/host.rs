@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::libc;
+use nix::sys::utsname::uname;
 
 use crate::error::{Error, IoContext, Result};
 use crate::units::Size;
@@ -74,6 +75,20 @@ impl Host {
         let Some(bytes) = self.read_bytes(path)? else { return Ok(None) };
         let text = String::from_utf8(bytes);
         text.map(Some).map_err(io::Error::other).at("read", path)
+    }
+
+    /// Its name: the kernel's node name, or what `/etc/hostname` says in a tree; none when it has none.
+    ///
+    /// Source: uname(2), where a kernel that was given no name says `(none)`; hostname(5).
+    pub fn name(&self) -> Option<String> {
+        let name = if self.is_this_machine() {
+            uname().ok()?.nodename().to_str()?.to_owned()
+        } else {
+            let text = self.read("/etc/hostname").ok().flatten()?;
+            let mut lines = text.lines().map(str::trim);
+            lines.find(|line| !line.is_empty() && !line.starts_with('#'))?.to_owned()
+        };
+        Some(name).filter(|name| !name.is_empty() && name != "(none)")
     }
 
     /// Whether this is the machine itself, not a tree below some folder.
@@ -149,6 +164,27 @@ pub fn flush(folder: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tree_is_named_by_its_hostname_file_and_this_machine_by_its_kernel() {
+        let folder = tempfile::tempdir().unwrap();
+        let host = Host::new(folder.path());
+        assert_eq!(host.name(), None);
+        fs::create_dir(folder.path().join("etc")).unwrap();
+        for (text, name) in [
+            ("node1\n", Some("node1")),
+            ("# a comment\n\n  node1.example.org \nother\n", Some("node1.example.org")),
+            ("\n", None),
+            ("(none)\n", None),
+        ] {
+            fs::write(folder.path().join("etc/hostname"), text).unwrap();
+            assert_eq!(host.name().as_deref(), name, "{text:?}");
+        }
+        fs::write(folder.path().join("etc/hostname"), b"\xff\n").unwrap();
+        assert_eq!(host.name(), None);
+        let node = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+        assert_eq!(Host::new("/").name().as_deref(), Some(node.trim()));
+    }
 
     #[test]
     fn a_file_is_replaced_as_a_whole_and_removed_with_what_a_kill_left() {

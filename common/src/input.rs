@@ -136,9 +136,8 @@ fn document(mut value: Value, kinds: &[&str], expected: &str) -> Result<Vec<Valu
 
 #[cfg(test)]
 mod tests {
-    use serde::Deserialize;
-
     use super::*;
+    use serde::Deserialize;
 
     #[test]
     fn small_files_are_read_and_others_refused() {
@@ -162,19 +161,24 @@ mod tests {
 
     #[derive(Debug, PartialEq, Deserialize)]
     struct Named {
+        #[serde(deserialize_with = "crate::name::deserialize")]
         name: String,
+        host: Option<String>,
     }
 
     fn names(text: &str) -> Result<Vec<String>> {
         let items: Vec<Named> = parse(text, &["tdx.td."], "domains")?;
-        Ok(items.into_iter().map(|item| item.name).collect())
+        Ok(items.into_iter().map(|item| item.name.into()).collect())
     }
 
     #[test]
     fn documents_arrays_and_streams_are_read() {
         for text in [
             r#"{"schema_version":"1.0","kind":"tdx.td.domains","items":[{"name":"a"},{"name":"b"}]}"#,
+            r#"{"schema_version":"1.1","kind":"tdx.td.domains","host":"h","items":[{"name":"a"},{"name":"b"}]}"#,
+            r#"{"schema_version":"1.99","kind":"tdx.td.domains","items":[{"name":"a"},{"name":"b"}]}"#,
             r#"[{"name":"a"},{"name":"b","more":1}]"#,
+            r#"[{"name":"a","host":null},{"name":"b","host":"h"}]"#,
             "{\"name\":\"a\"}\n{\"name\":\"b\"}\n",
             r#"{"name":"a"}{"name":"b"}"#,
         ] {
@@ -192,6 +196,9 @@ mod tests {
             (r#"{"name":"a"} x"#, "standard input is not JSON: expected domains"),
             (r#"["a"]"#, "item 1 on standard input is not domains"),
             (r#"[{"name":"a"},{"nam":"b"}]"#, "item 2 on standard input is not domains"),
+            (r#"[{"name":""}]"#, "item 1 on standard input is not domains"),
+            (r#"[{"name":"a\u0000b"}]"#, "item 1 on standard input is not domains"),
+            (r#"[{"name":"a","host":1}]"#, "item 1 on standard input is not domains"),
             (
                 r#"{"schema_version":"1.0","kind":"tdx.pool.volumes","items":[]}"#,
                 "standard input holds a document of kind \"tdx.pool.volumes\": expected domains",
@@ -217,7 +224,8 @@ mod tests {
             words in proptest::collection::vec(
                 proptest::sample::select(vec![
                     "{", "}", "[", "]", ",", ":", "\"name\"", "\"items\"", "\"kind\"",
-                    "\"tdx.td.domains\"", "\"schema_version\"", "\"1.0\"", "1", "null", " ",
+                    "\"tdx.td.domains\"", "\"schema_version\"", "\"1.0\"", "\"1.1\"", "1", "null", " ",
+                    "\"host\"", "\"\"", "\"\\u0000\"",
                 ]),
                 0..30,
             ),

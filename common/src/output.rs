@@ -6,6 +6,8 @@ use std::io::{self, IsTerminal, Write as _};
 use clap::ValueEnum;
 
 use crate::document::{Action, Document, Item};
+use crate::error::{Error, Result};
+use crate::table::{Style, Table};
 use crate::text;
 
 /// How a document is printed.
@@ -23,15 +25,55 @@ pub enum Format {
     Prometheus,
 }
 
-impl Format {
-    /// What `auto` means for a standard output that is, or is not, a terminal.
-    fn resolve(self) -> Self {
-        match self {
-            Self::Auto if io::stdout().is_terminal() => Self::Table,
-            Self::Auto => Self::Json,
+/// How a document is printed, settled.
+#[derive(Debug, Clone)]
+pub(crate) struct Layout {
+    format: Format,
+    /// Titles of a table's columns; none for all that fit.
+    columns: Option<Vec<&'static str>>,
+    style: Style,
+}
+
+/// The narrowest terminal that tables are fitted to, columns.
+const NARROWEST: usize = 80;
+
+impl Layout {
+    /// Settles what `auto` means: a table on a terminal and wherever flags shape a table, else JSON.
+    ///
+    /// Errors: `usage` for flags that shape a table beside another format.
+    pub(crate) fn new(
+        format: Format,
+        columns: Option<Vec<&'static str>>,
+        headings: bool,
+    ) -> Result<Self> {
+        let terminal = io::stdout().is_terminal();
+        let shaped = columns.is_some() || !headings;
+        let format = match format {
+            Format::Auto if terminal || shaped => Format::Table,
+            Format::Auto => Format::Json,
+            Format::Table => Format::Table,
+            _ if shaped => {
+                return Err(Error::usage("--columns and --no-headings are for tables")
+                    .hint("use them without --json, --format and TDX_FORMAT"));
+            }
             chosen => chosen,
-        }
+        };
+        // A terminal that does not know its width says 0.
+        let width = || rustix::termios::tcgetwinsize(io::stdout()).map_or(0, |size| size.ws_col);
+        let width = terminal.then(|| usize::from(width()).max(NARROWEST));
+        Ok(Self { format, columns, style: Style { headings, width } })
     }
+}
+
+/// A document as it is printed.
+#[derive(Debug, Default)]
+pub(crate) struct Printed {
+    /// All of standard output.
+    pub(crate) text: String,
+    /// What the text itself does not tell.
+    pub(crate) warnings: Vec<String>,
+    /// Titles of the columns that a terminal has no room for.
+    pub(crate) left_out: Vec<&'static str>,
 }
 
 /// What a verb hands back to the frame.
@@ -58,15 +100,19 @@ impl Outcome {
         Self { report: Box::new(document), status: if yes { 0 } else { 10 } }
     }
 
+    /// Says which machine the things of the document live on.
+    pub(crate) fn set_host(&mut self, host: Option<String>) {
+        self.report.set_host(host);
+    }
+
     /// The changes that were made, for an error that comes after them.
     pub(crate) fn applied(&self) -> Vec<String> {
         self.report.applied()
     }
 
-    /// The whole text of standard output and the warnings for standard error.
-    pub(crate) fn render(&self, format: Format) -> (String, Vec<String>) {
-        let format = format.resolve();
-        (self.report.render(format), self.report.warnings(format))
+    /// The whole text of standard output, and what belongs on standard error.
+    pub(crate) fn render(&self, layout: &Layout) -> Printed {
+        self.report.render(layout)
     }
 }
 
@@ -83,9 +129,8 @@ impl fmt::Debug for Outcome {
 }
 
 trait Report {
-    fn render(&self, format: Format) -> String;
-    /// What the text itself does not tell.
-    fn warnings(&self, format: Format) -> Vec<String>;
+    fn set_host(&mut self, host: Option<String>);
+    fn render(&self, layout: &Layout) -> Printed;
     /// What was done to each item.
     fn applied(&self) -> Vec<String> {
         Vec::new()
@@ -98,42 +143,36 @@ struct Raw {
 }
 
 impl Report for Raw {
-    fn render(&self, _: Format) -> String {
-        self.text.clone()
-    }
-    fn warnings(&self, _: Format) -> Vec<String> {
-        self.warnings.clone()
+    fn set_host(&mut self, _: Option<String>) {}
+    fn render(&self, _: &Layout) -> Printed {
+        let (text, warnings) = (self.text.clone(), self.warnings.clone());
+        Printed { text, warnings, ..Printed::default() }
     }
 }
 
 impl<T: Item> Report for Document<T> {
-    fn render(&self, format: Format) -> String {
-        match format {
-            Format::Name => self.items.iter().fold(String::new(), |mut names, item| {
-                names.push_str(&text::one_line(&item.key()));
-                names.push('\n');
-                names
-            }),
+    fn set_host(&mut self, host: Option<String>) {
+        Self::set_host(self, host);
+    }
+
+    fn render(&self, layout: &Layout) -> Printed {
+        let warnings = self.warnings.clone();
+        let text = match layout.format {
             Format::Table => {
-                let mut rows = vec![T::COLUMNS.iter().map(|&c| c.to_owned()).collect()];
-                rows.extend(self.items.iter().map(Item::row));
-                table(&rows)
+                let (text, left_out) = table(self, layout).render(layout.style);
+                return Printed { text, warnings, left_out };
+            }
+            Format::Name => {
+                self.items.iter().map(|item| format!("{}\n", text::one_line(&item.key()))).collect()
             }
             Format::Prometheus => T::metrics(&self.items).iter().map(ToString::to_string).collect(),
             Format::Json | Format::Auto => {
                 // Serialising our own structs cannot fail: no maps with odd keys, no failing impls.
-                let mut json = serde_json::to_string(self).unwrap_or_default();
-                json.push('\n');
-                json
+                let text = serde_json::to_string(self).unwrap_or_default() + "\n";
+                return Printed { text, ..Printed::default() };
             }
-        }
-    }
-
-    fn warnings(&self, format: Format) -> Vec<String> {
-        match format {
-            Format::Table | Format::Name | Format::Prometheus => self.warnings.clone(),
-            Format::Json | Format::Auto => Vec::new(),
-        }
+        };
+        Printed { text, warnings, ..Printed::default() }
     }
 
     fn applied(&self) -> Vec<String> {
@@ -145,35 +184,27 @@ impl<T: Item> Report for Document<T> {
     }
 }
 
-/// Aligns cells in columns two spaces apart. Empty cells show as `-`, control characters as escapes.
-fn table(rows: &[Vec<String>]) -> String {
-    let rows: Vec<Vec<String>> =
-        rows.iter().map(|row| row.iter().map(|cell| printable(cell)).collect()).collect();
-    let columns = rows.first().map_or(0, Vec::len);
-    let width = |column: usize| {
-        rows.iter().filter_map(|r| r.get(column)).map(|c| c.chars().count()).max().unwrap_or(0)
+fn table<T: Item>(document: &Document<T>, layout: &Layout) -> Table {
+    let mut items: Vec<&T> = document.items.iter().collect();
+    items.sort_by_key(|item| item.table_order());
+    let mut closing = None;
+    if let Some(folded) = &document.folded {
+        let shown = items.len();
+        items.retain(|item| !(folded.is_folded)(item));
+        closing = (folded.closing)(shown - items.len());
+    }
+    let mut table = Table {
+        titles: T::COLUMNS.to_vec(),
+        rows: items.into_iter().map(Item::row).collect(),
+        wrapped: T::WRAPPED,
+        dropped: T::DROPPED,
+        below: T::BELOW,
+        closing,
     };
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let mut text = String::new();
-    for row in &rows {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(&widths) {
-            // A width in a format string has 16 bits.
-            let padding = width - cell.chars().count() + 2;
-            line.push_str(cell);
-            line.extend(std::iter::repeat_n(' ', padding));
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
+    if let Some(columns) = &layout.columns {
+        table.select(columns);
     }
-    text
-}
-
-fn printable(cell: &str) -> String {
-    if cell.is_empty() {
-        return "-".to_owned();
-    }
-    text::one_line(cell).into_owned()
+    table
 }
 
 /// Writes `text` to standard output whole. A reader that went away is no error.
@@ -188,23 +219,4 @@ pub(crate) fn write_stdout(text: &str) -> io::Result<()> {
 /// Writes `text` to standard error. Nobody can be told when that fails.
 pub(crate) fn write_stderr(text: &str) {
     let _ = io::stderr().lock().write_all(text.as_bytes());
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_cell_of_any_length_is_shown() {
-        let long = "x".repeat(70_000);
-        let rows = [vec!["A".to_owned(), "B".to_owned()], vec![long.clone(), "b".to_owned()]];
-        assert_eq!(table(&rows), format!("A{}  B\n{long}  b\n", " ".repeat(69_999)));
-    }
-
-    #[test]
-    fn tables_align_and_show_what_would_break_them() {
-        let rows = [vec!["NAME", "STATE"], vec!["a\nb", ""], vec!["longer-name", "running"]]
-            .map(|row| row.into_iter().map(str::to_owned).collect());
-        assert_eq!(table(&rows), "NAME         STATE\na\\nb         -\nlonger-name  running\n");
-    }
 }

@@ -62,6 +62,8 @@ pub struct AttachItem {
     pub device: String,
     /// Its number, `major:minor`.
     pub number: String,
+    /// Its world-wide name.
+    pub wwn: Option<String>,
     /// The path in the definition.
     pub source: String,
     /// Guest target.
@@ -87,6 +89,7 @@ pub struct AttachItem {
 impl Item for AttachItem {
     const COLUMNS: &'static [&'static str] =
         &["DOMAIN", "DEVICE", "TARGET", "SERIAL", "SIZE", "GUEST DEVICE", "ACTION"];
+    const DROPPED: &'static [&'static str] = &["SERIAL", "SIZE"];
 
     fn key(&self) -> Cow<'_, str> {
         self.device.as_str().into()
@@ -136,8 +139,8 @@ pub fn run(
         return Err(Error::usage("disks are attached on this machine: --sysroot is another"));
     }
     let blocks = Blocks::read(&context.host)?;
-    for name in &names {
-        named::find(&context.host, &blocks, name)?;
+    for named in &names {
+        named::find(&context.host, &blocks, &named.name)?;
     }
     if !common::cli::is_root() && !args.change.dry_run {
         return Err(Error::permission("judging and attaching disks takes root")
@@ -146,9 +149,9 @@ pub fn run(
     let mut subject = Subject::find(&open, &args.domain)?;
     interrupt::guard();
     let mut warnings = Vec::new();
-    let done = names.iter().map(|name| {
-        let (item, told) =
-            Attachment { host: &context.host, args: &args, name }.run(&mut subject)?;
+    let done = names.iter().map(|named| {
+        let attachment = Attachment { host: &context.host, args: &args, named };
+        let (item, told) = attachment.run(&mut subject)?;
         warnings.extend(told);
         Ok(item)
     });

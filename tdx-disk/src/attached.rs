@@ -59,6 +59,7 @@ pub struct AttachedItem {
 impl Item for AttachedItem {
     const COLUMNS: &'static [&'static str] =
         &["DOMAIN", "TARGET", "DEVICE", "SIZE", "SERIAL", "LIVE", "CONFIG", "GONE"];
+    const DROPPED: &'static [&'static str] = &["SERIAL", "SIZE"];
 
     fn key(&self) -> Cow<'_, str> {
         self.device.as_str().into()

@@ -17,7 +17,7 @@ use crate::guest_disk::{self, GuestDisk};
 use crate::guests::Guest;
 use crate::judgement::{self, Question};
 use crate::lock::Lock;
-use crate::named;
+use crate::named::{self, Named};
 use crate::processes::Processes;
 use crate::subject::Subject;
 use crate::target::{Bus, ScsiPlace};
@@ -29,8 +29,8 @@ pub struct Attachment<'a> {
     pub host: &'a Host,
     /// What is asked for.
     pub args: &'a AttachArgs,
-    /// The disk's name.
-    pub name: &'a str,
+    /// The disk as it was named.
+    pub named: &'a Named,
 }
 
 /// What is going to be done with it.
@@ -50,8 +50,9 @@ impl Attachment<'_> {
         let _lock = if self.args.change.dry_run { None } else { Some(self.lock()?) };
         let guest = subject.guest()?;
         let blocks = Blocks::read(self.host)?;
-        let block = named::find(self.host, &blocks, self.name)?;
+        let block = named::find(self.host, &blocks, &self.named.name)?;
         let disk = Disk::read(self.host, &blocks, block);
+        self.named.expect_same(self.host, &disk)?;
         let (live, config) = self.wanted(&guest)?;
         let connect = subject.libvirt().connect();
         let known = guest_disk::all(self.host, &blocks, &guest, Some(connect));
@@ -83,7 +84,7 @@ impl Attachment<'_> {
     /// The lock of the disk, or of that which it is a part of.
     fn lock(&self) -> Result<Lock> {
         let blocks = Blocks::read(self.host)?;
-        let block = named::find(self.host, &blocks, self.name)?;
+        let block = named::find(self.host, &blocks, &self.named.name)?;
         let whole = block.parent.as_deref().and_then(|parent| blocks.named(parent));
         Lock::take(self.host, &whole.unwrap_or(block).node())
     }
@@ -105,7 +106,7 @@ impl Attachment<'_> {
     /// Refuses to take a disk that is there in another way for the one that was asked for.
     fn expect_same(&self, known: &GuestDisk) -> Result<()> {
         let differs = |what: &str, is: &str| {
-            let (name, target) = (self.name, &known.target);
+            let (name, target) = (&self.named.name, &known.target);
             let domain = &self.args.domain;
             Err(Error::conflict(format!(
                 "domain '{domain}' has {name} as {target} with {what} {is}"
@@ -129,6 +130,7 @@ impl Attachment<'_> {
             domain: self.args.domain.clone(),
             device: disk.node(),
             number: disk.number.to_string(),
+            wwn: disk.wwn.clone(),
             source: known.source.clone(),
             target: known.target.clone(),
             bus: known.bus.clone(),
@@ -146,7 +148,7 @@ impl Attachment<'_> {
     fn judge(&self, subject: &Subject<'_>, planned: &Disk) -> Result<Vec<String>> {
         let machine = Machine::read(self.host, Some(subject.libvirt()))?;
         let question = Question { domain: Some(&self.args.domain), readonly: self.args.readonly };
-        let (disk, judgement) = machine.judge(self.host, self.name, question)?;
+        let (disk, judgement) = machine.judge(self.host, &self.named.name, question)?;
         expect_unchanged(planned, &disk)?;
         let mut warnings = finding::refuse(&disk.node(), &judgement.findings, &self.args.force)?;
         warnings.extend(judgement.unseen);
@@ -226,6 +228,7 @@ impl Attachment<'_> {
             domain: args.domain.clone(),
             device: disk.node(),
             number: disk.number.to_string(),
+            wwn: disk.wwn.clone(),
             source: source.clone(),
             target: target.clone(),
             bus: known.map_or_else(|| args.bus.as_str().to_owned(), |known| known.bus.clone()),

@@ -7,6 +7,7 @@ use common::cli::Context;
 use common::code::Level;
 use common::document::{Document, Item};
 use common::host::Host;
+use common::image::Images;
 use common::libvirt::Libvirt;
 use common::output::Outcome;
 use common::units::Size;
@@ -50,6 +51,8 @@ pub struct CheckItem {
     pub model: Option<String>,
     /// Serial number.
     pub serial: Option<String>,
+    /// World-wide name.
+    pub wwn: Option<String>,
     /// The name below `/dev/disk/by-id` that lasts longest.
     pub by_id: Option<String>,
     /// Whether it can be given to a guest.
@@ -63,6 +66,8 @@ pub struct CheckItem {
 impl Item for CheckItem {
     const COLUMNS: &'static [&'static str] =
         &["DEVICE", "SIZE", "MODEL", "SERIAL", "AVAILABLE", "BLOCKERS", "WHY"];
+    const WRAPPED: &'static [&'static str] = &["BLOCKERS", "WHY"];
+    const DROPPED: &'static [&'static str] = &["SERIAL", "MODEL", "SIZE"];
 
     fn key(&self) -> Cow<'_, str> {
         self.device.as_str().into()
@@ -92,8 +97,9 @@ pub fn run(
     let names = named::read(&args.devices)?;
     let blocks = Blocks::read(host)?;
     // Before anything slow.
-    for name in &names {
-        named::find(host, &blocks, name)?;
+    for named in &names {
+        let disk = Disk::read(host, &blocks, named::find(host, &blocks, &named.name)?);
+        named.expect_same(host, &disk)?;
     }
     let (libvirt, mut warnings) = match libvirt() {
         Ok(libvirt) => (Some(libvirt), Vec::new()),
@@ -102,8 +108,9 @@ pub fn run(
     let question = Question { domain: None, readonly: args.readonly };
     let mut items: Vec<CheckItem> = Vec::new();
     let machine = Machine::read(host, libvirt.as_ref())?;
-    for name in &names {
-        let (disk, judgement) = machine.judge(host, name, question)?;
+    for named in &names {
+        let (disk, judgement) = machine.judge(host, &named.name, question)?;
+        named.expect_same(host, &disk)?;
         if items.iter().all(|item| item.device != disk.node()) {
             warnings.extend(judgement.unseen);
             let findings = judgement.findings;
@@ -136,7 +143,8 @@ impl Machine {
             None => None,
             Some(libvirt) => {
                 let guests = guests::all(libvirt)?;
-                Some(Tenancy::new(host, &blocks, &guests, Some(libvirt.connect())))
+                let (connect, images) = (Some(libvirt.connect()), Images::new(host));
+                Some(Tenancy::new(host, &blocks, &guests, connect, images))
             }
         };
         Ok(Self { blocks, mounts, tenancy })
@@ -169,6 +177,7 @@ fn item(disk: &Disk, findings: Vec<finding::Finding>) -> CheckItem {
         size_bytes: disk.size,
         model: disk.model.clone(),
         serial: disk.serial.clone(),
+        wwn: disk.wwn.clone(),
         by_id: disk.by_id().map(str::to_owned),
         available: findings.iter().all(|finding| finding.code.level() == Level::Note),
         blockers,

@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 use common::Result;
 use common::cli::{Context, Globals, Tool};
 use common::config::Config;
+use common::document::Item;
 use common::libvirt::ConnectArgs;
 use common::output::Outcome;
 
@@ -47,6 +48,16 @@ impl Tool for Cli {
 
     fn globals(&self) -> &Globals {
         &self.globals
+    }
+
+    fn columns(&self) -> &'static [&'static str] {
+        match &self.verb {
+            Verb::List(_) => list::DiskItem::COLUMNS,
+            Verb::Check(_) => check::CheckItem::COLUMNS,
+            Verb::Attached(_) => attached::AttachedItem::COLUMNS,
+            Verb::Attach(_) => attach::AttachItem::COLUMNS,
+            Verb::Detach(_) => detach::DetachItem::COLUMNS,
+        }
     }
 
     fn run(self, context: &Context) -> Result<Outcome> {

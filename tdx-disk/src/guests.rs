@@ -2,8 +2,11 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use common::host::Host;
+use common::image::name::LocalFiles;
+use common::image::{FileKey, Images, add_paths, keys};
 use common::libvirt::{Context, Libvirt, is_gone};
 use common::pci::Bdf;
 use common::xml::{Document, Node};
@@ -12,7 +15,6 @@ use virt::connect::Connect;
 use virt::domain::Domain;
 use virt::sys;
 
-use crate::backing;
 use crate::blocks::{Block, Blocks};
 
 /// A domain: as it runs, and as it would start next.
@@ -79,6 +81,17 @@ impl Guest {
         live.map(|disk| (disk, true)).chain(rest.map(|disk| (disk, false)))
     }
 
+    /// The arguments that a definition passes on to QEMU.
+    fn arguments(&self) -> impl Iterator<Item = Cow<'_, str>> {
+        let documents = self.live.iter().chain(&self.config).chain(&self.other);
+        let nodes = documents.flat_map(|document| document.root().descendants());
+        let is_argument = |node: &Node<'_>| {
+            let parent = node.parent().map(Node::local_name);
+            node.local_name() == "arg" && parent == Some("commandline")
+        };
+        nodes.filter(is_argument).filter_map(|node| node.attr("value"))
+    }
+
     fn hostdevs(&self) -> impl Iterator<Item = Node<'_>> {
         let documents = self.live.iter().chain(&self.config).chain(&self.other);
         documents.flat_map(|document| devices(document, "hostdev"))
@@ -116,16 +129,19 @@ pub fn path(connect: Option<&Connect>, source: Node<'_>) -> Option<String> {
     plain.map(Cow::into_owned).or_else(|| volume_path(connect?, source))
 }
 
-/// The paths a disk is read from: its own, those of its backing files and of a mirror under way.
-fn paths(host: &Host, connect: Option<&Connect>, disk: Node<'_>) -> BTreeSet<String> {
+/// The paths a disk is read from: all that its element names, and every file below those.
+fn paths(images: &mut Images, connect: Option<&Connect>, disk: Node<'_>) -> BTreeSet<PathBuf> {
     let sources = disk.descendants().filter(|node| node.name() == "source");
-    let told: Vec<String> = sources.filter_map(|source| path(connect, source)).collect();
-    // Of a domain that runs libvirt tells the rest itself.
-    let more = match told.as_slice() {
-        [only] => backing::chain(host, only),
-        _ => Vec::new(),
-    };
-    told.into_iter().chain(more).collect()
+    let mut paths = BTreeSet::new();
+    for name in sources.filter_map(|source| path(connect, source)) {
+        let local = LocalFiles::parse(name.as_bytes());
+        // A name with a colon in it, too, is one that libvirt takes for a path.
+        let named = local.files.iter().flat_map(|file| file.paths_from(Path::new("/")));
+        paths.extend(named.chain([PathBuf::from(name)]));
+    }
+    let below: Vec<PathBuf> = paths.iter().flat_map(|path| images.below(path).paths).collect();
+    paths.extend(below);
+    paths
 }
 
 /// Where a volume of a storage pool is; none when libvirt does not know it now.
@@ -155,13 +171,21 @@ pub struct Tenancy {
     by_block: BTreeMap<String, BTreeSet<Tenant>>,
     by_controller: BTreeMap<Bdf, BTreeSet<Tenant>>,
     by_scsi: BTreeMap<String, BTreeSet<Tenant>>,
+    /// By a key of the file, for what a loop device may be backed by.
+    by_file: BTreeMap<FileKey, BTreeSet<Tenant>>,
     /// By the path in the definition, for what leads nowhere now.
     by_name: BTreeMap<String, BTreeSet<Tenant>>,
 }
 
 impl Tenancy {
-    /// Finds it.
-    pub fn new(host: &Host, blocks: &Blocks, guests: &[Guest], connect: Option<&Connect>) -> Self {
+    /// Finds the host's disks in the definitions of domains, and below the images that those name.
+    pub fn new(
+        host: &Host,
+        blocks: &Blocks,
+        guests: &[Guest],
+        connect: Option<&Connect>,
+        mut images: Images,
+    ) -> Self {
         let mut tenancy = Self::default();
         for guest in guests {
             for (disk, live) in guest.disks() {
@@ -178,12 +202,20 @@ impl Tenancy {
                     let bdf = bdf(address);
                     tenancy.by_controller.entry(bdf).or_default().insert(tenant.clone());
                 }
-                for path in paths(host, connect, disk) {
-                    let map = match blocks.of_path(host, &path) {
-                        Some(block) => tenancy.by_block.entry(block.name.clone()),
-                        None => tenancy.by_name.entry(path),
-                    };
-                    map.or_default().insert(tenant.clone());
+                for path in paths(&mut images, connect, disk) {
+                    tenancy.add_path(host, blocks, &path, &tenant);
+                }
+            }
+            let tenant = Tenant {
+                domain: guest.name.clone(),
+                how: "by an argument for QEMU".to_owned(),
+                is_disk: false,
+            };
+            let mut paths = BTreeSet::new();
+            guest.arguments().for_each(|argument| add_paths(&argument, &mut paths));
+            for path in paths {
+                for below in images.below(&path).paths.into_iter().chain([path]) {
+                    tenancy.add_path(host, blocks, &below, &tenant);
                 }
             }
             for hostdev in guest.hostdevs() {
@@ -211,10 +243,26 @@ impl Tenancy {
         tenancy
     }
 
-    /// Who has this very device, or the controller it is behind.
+    fn add_path(&mut self, host: &Host, blocks: &Blocks, path: &Path, tenant: &Tenant) {
+        let path = path.display().to_string();
+        if let Some(block) = blocks.of_path(host, &path) {
+            self.by_block.entry(block.name.clone()).or_default().insert(tenant.clone());
+            return;
+        }
+        for key in keys(&host.path(&path)) {
+            self.by_file.entry(key).or_default().insert(tenant.clone());
+        }
+        self.by_name.entry(path).or_default().insert(tenant.clone());
+    }
+
+    /// Who has this very device, the file that it is backed by, or the controller it is behind.
     pub fn of(&self, host: &Host, block: &Block, names: &[String]) -> BTreeSet<Tenant> {
         let mut tenants = BTreeSet::new();
         tenants.extend(self.by_block.get(&block.name).into_iter().flatten());
+        if let Some(backing) = &block.backing {
+            let files = keys(&host.path(backing)).filter_map(|key| self.by_file.get(&key));
+            tenants.extend(files.flatten());
+        }
         if !self.by_controller.is_empty() {
             for bdf in common::block::controllers_of(host, &block.place) {
                 tenants.extend(self.by_controller.get(&bdf).into_iter().flatten());
@@ -300,7 +348,7 @@ mod tests {
         let xml = format!("<domain><devices>{devices}</devices></domain>");
         let config = Some(Document::parse(xml).unwrap());
         let guest = Guest { name: "g".to_owned(), live: None, config, other: Vec::new() };
-        let tenancy = Tenancy::new(&host, &blocks, &[guest], None);
+        let tenancy = Tenancy::new(&host, &blocks, &[guest], None, Images::new(&host));
         let names = ["/dev/disk/by-id/gone".to_owned()];
         let stack = blocks.stack("sda");
         assert_eq!(stack.len(), 3, "{stack:?}");
@@ -330,11 +378,25 @@ mod tests {
         let other = vec![Document::parse(snapshot).unwrap()];
         let guest = Guest { name: "s".to_owned(), live: None, config: None, other };
         let blocks = Blocks::read(&host).unwrap();
-        let tenancy = Tenancy::new(&host, &blocks, &[guest], None);
+        let tenancy = Tenancy::new(&host, &blocks, &[guest], None, Images::new(&host));
         assert_eq!(tenancy.of(&host, blocks.named("sda").unwrap(), &[]).len(), 1);
         let nvme = "<source type='pci' managed='yes' namespace='1'>\
             <address domain='0x0000' bus='0x00' slot='0x17' function='0x0'/></source>";
         assert_eq!(disk(nvme).first().map(String::as_str), Some("as vdb, defined"));
+    }
+
+    #[test]
+    fn a_disk_in_an_argument_for_qemu_is_the_domains() {
+        let (_root, host) = machine();
+        let blocks = Blocks::read(&host).unwrap();
+        let xml = "<domain xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>\
+            <qemu:commandline><qemu:arg value='-drive'/>\
+            <qemu:arg value='if=none,file=/dev/sda1,format=raw'/></qemu:commandline></domain>";
+        let config = Some(Document::parse(xml.to_owned()).unwrap());
+        let guest = Guest { name: "g".to_owned(), live: None, config, other: Vec::new() };
+        let tenancy = Tenancy::new(&host, &blocks, &[guest], None, Images::new(&host));
+        let tenants = tenancy.of(&host, blocks.named("sda1").unwrap(), &[]);
+        assert_eq!(tenants.first().unwrap().how, "by an argument for QEMU");
     }
 
     #[test]

@@ -16,7 +16,6 @@ pub mod advice;
 pub mod attach;
 pub mod attached;
 pub mod attachment;
-pub mod backing;
 pub mod blocks;
 pub mod check;
 pub mod connection;

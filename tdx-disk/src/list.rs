@@ -9,6 +9,7 @@ use common::Result;
 use common::cli::Context;
 use common::code::Level;
 use common::document::{Document, Item};
+use common::image::Images;
 use common::libvirt::Libvirt;
 use common::output::Outcome;
 use common::units::Size;
@@ -75,6 +76,8 @@ pub struct DiskItem {
 impl Item for DiskItem {
     const COLUMNS: &'static [&'static str] =
         &["DEVICE", "SIZE", "TYPE", "TRAN", "MODEL", "SERIAL", "AVAILABLE", "IN USE", "MOUNTED ON"];
+    const WRAPPED: &'static [&'static str] = &["IN USE", "MOUNTED ON"];
+    const DROPPED: &'static [&'static str] = &["TRAN", "TYPE", "SERIAL", "MODEL"];
 
     fn key(&self) -> Cow<'_, str> {
         self.device.as_str().into()
@@ -107,7 +110,8 @@ pub fn run(
     let mounts = Mounts::read(host, &blocks, Scope::Own);
     let tenancy = libvirt().and_then(|libvirt| {
         let guests = guests::all(&libvirt).map_err(|error| error.to_string())?;
-        Ok(Tenancy::new(host, &blocks, &guests, Some(libvirt.connect())))
+        let (connect, images) = (Some(libvirt.connect()), Images::new(host).without_devices());
+        Ok(Tenancy::new(host, &blocks, &guests, connect, images))
     });
     let (tenancy, warning) = match tenancy {
         Ok(tenancy) => (Some(tenancy), None),

@@ -3,31 +3,75 @@
 use std::os::unix::fs::FileTypeExt;
 
 use common::host::Host;
+use common::identity::{self, Comparison};
 use common::{Code, Error, ErrorKind, IoContext, Result, input, name};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use crate::blocks::{Block, Blocks};
+use crate::disk::Disk;
+
+/// What an item says of a disk beside its device.
+#[derive(Debug, Clone, Default, Deserialize)]
+struct DiskClaim {
+    /// Serial number; the one that the guest sees where there is a target.
+    serial: Option<String>,
+    wwn: Option<String>,
+    /// The host that the disk is in.
+    host: Option<String>,
+    /// The guest's name for it, in items about disks that guests have.
+    target: Option<IgnoredAny>,
+}
 
 #[derive(Debug, Deserialize)]
 struct Item {
     #[serde(deserialize_with = "name::deserialize_path")]
     device: String,
+    #[serde(flatten)]
+    claim: DiskClaim,
 }
 
-/// The names, each once, in the order given.
+/// A device that a verb is about.
+#[derive(Debug, Clone)]
+pub struct Named {
+    /// Its name: a path, or what stands below `/dev`.
+    pub name: String,
+    /// What the items of standard input say of it.
+    claims: Vec<DiskClaim>,
+}
+
+impl Named {
+    /// Compares what items say with the disk that has the name now.
+    ///
+    /// Errors: `conflict` with code `IDENTITY_CHANGED`.
+    pub fn expect_same(&self, host: &Host, disk: &Disk) -> Result<()> {
+        let host_name = host.name();
+        let compare = |comparison: Comparison, claim: &DiskClaim| {
+            let serial = claim.serial.as_deref().filter(|_| claim.target.is_none());
+            comparison
+                .host(claim.host.as_deref(), host_name.as_deref())
+                .text("serial", serial, disk.serial.as_deref())
+                .text("wwn", claim.wwn.as_deref(), disk.wwn.as_deref())
+        };
+        let comparison = Comparison::new(format_args!("disk {}", disk.node()));
+        self.claims.iter().fold(comparison, compare).finish()
+    }
+}
+
+/// The devices, each name once, in the order given.
 ///
 /// Errors: `usage` when `-` does not stand alone; `invalid_input` for what is no document on disks.
-pub fn read(words: &[String]) -> Result<Vec<String>> {
-    let names = match words.iter().any(|word| word == input::STDIN) {
-        false => words.to_owned(),
+pub fn read(words: &[String]) -> Result<Vec<Named>> {
+    let named: Vec<(String, Option<DiskClaim>)> = match words.iter().any(|w| w == input::STDIN) {
+        false => words.iter().map(|word| (word.clone(), None)).collect(),
         true if words.len() > 1 => return Err(Error::usage("- stands alone")),
         true => {
             let items: Vec<Item> = input::items(&["tdx.disk."], "disks with a device")?;
-            items.into_iter().map(|item| item.device).collect()
+            items.into_iter().map(|item| (item.device, Some(item.claim))).collect()
         }
     };
-    let mut seen = std::collections::HashSet::new();
-    Ok(names.into_iter().filter(|name| seen.insert(name.clone())).collect())
+    let named = identity::by_name(named).into_iter();
+    Ok(named.map(|(name, claims)| Named { name, claims }).collect())
 }
 
 /// A name as a path from the root: `sdb` is `/dev/sdb`, `./disk` is here.

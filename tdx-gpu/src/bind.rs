@@ -50,14 +50,15 @@ pub fn run(context: &Context, args: BindArgs) -> Result<Outcome> {
     if args.persisted {
         return boot::run(host, args.change);
     }
-    let (named, mut warnings) = request::resolve(&args.devices)?;
+    let requested = request::resolve(&args.devices)?;
     if !args.force.is_empty() {
         let codes: Vec<&str> = args.force.iter().map(|code| code.as_str()).collect();
         context.confirm(args.change, &format!("bind in spite of {}?", codes.join(", ")))?;
     }
     interrupt::guard();
     let terms = Terms { whole_group: args.whole_group, force: &args.force, domain: None };
-    let candidates = Candidates::find(host, &named, terms)?;
+    let candidates = Candidates::find(host, &requested, terms)?;
+    let mut warnings = requested.warnings;
     warnings.extend(candidates.plan.warnings.iter().cloned());
     let persistent = Persistent::read(host, &candidates.inventory)?;
     warnings.extend(persistent.damaged.iter().map(ToString::to_string));

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use common::Result;
 use common::bound;
@@ -13,8 +13,10 @@ use common::units::Size;
 use schemars::JsonSchema;
 use serde::Serialize;
 use tdx_iommu::check;
+use tdx_iommu::identity::DeviceIdentity;
 use tdx_iommu::inventory::Inventory;
 use tdx_iommu::judgement::{Finding, Request};
+use tdx_iommu::request::Requested;
 use tdx_iommu::role::Role;
 
 use crate::driver::{Sysfs, Variants};
@@ -26,6 +28,9 @@ use crate::plan::{self, Plan, Terms};
 pub struct BindItem {
     /// Address.
     pub bdf: Bdf,
+    /// What it is.
+    #[serde(flatten)]
+    pub identity: DeviceIdentity,
     /// Number of its IOMMU group.
     pub iommu_group: Option<u32>,
     /// What it is for.
@@ -80,10 +85,12 @@ pub struct Candidates {
 impl Candidates {
     /// Looks at the machine and judges.
     ///
-    /// Errors: `not_found`; `conflict` with the code of what stands in the way.
-    pub fn find(host: &Host, named: &BTreeSet<Bdf>, terms: Terms<'_>) -> Result<Self> {
+    /// Errors: `not_found`; `conflict` with the code of what stands in the way, `IDENTITY_CHANGED` for a
+    /// device that is not the one that was requested.
+    pub fn find(host: &Host, requested: &Requested, terms: Terms<'_>) -> Result<Self> {
         let inventory = Inventory::read(host)?;
-        let wanted = plan::requested(&inventory, named, terms.whole_group)?;
+        requested.expect_same(host, &inventory)?;
+        let wanted = plan::requested(&inventory, &requested.devices, terms.whole_group)?;
         let (findings, plan) = judge(host, &inventory, &Request::new(&inventory, wanted), terms)?;
         Ok(Self { inventory, findings, plan })
     }
@@ -123,6 +130,7 @@ pub fn items(inventory: &Inventory, plan: &Plan) -> Vec<BindItem> {
         let driver = device.driver.clone().filter(|_| step.done);
         BindItem {
             bdf: record.bdf,
+            identity: device.into(),
             iommu_group: device.group,
             role: device.role,
             driver: driver.unwrap_or_else(|| record.bound_to.clone()),

@@ -15,6 +15,7 @@ use common::{Error, Result, interrupt};
 use schemars::JsonSchema;
 use serde::Serialize;
 use tdx_iommu::device::Device;
+use tdx_iommu::identity::DeviceIdentity;
 use tdx_iommu::inventory::Inventory;
 use tdx_iommu::request::{self, Named};
 
@@ -49,6 +50,9 @@ pub struct CcArgs {
 pub struct CcItem {
     /// Address.
     pub bdf: Bdf,
+    /// What it is.
+    #[serde(flatten)]
+    pub identity: DeviceIdentity,
     /// Confidential computing; null where there is no such thing.
     pub cc_mode: Option<CcMode>,
     /// Protected PCIe; null where there is no such thing.
@@ -86,12 +90,13 @@ impl Item for CcItem {
 /// Shows the modes, or sets them by NVIDIA's program.
 pub fn run(context: &Context, args: CcArgs) -> Result<Outcome> {
     let host = &context.host;
-    let (named, warnings) = request::resolve(&args.devices)?;
+    let requested = request::resolve(&args.devices)?;
     let inventory = Inventory::read(host)?;
-    let devices = chosen(&inventory, &named)?;
+    requested.expect_same(host, &inventory)?;
+    let devices = chosen(&inventory, &requested.devices)?;
     let dry_run = args.change.dry_run;
     let items = match args.set {
-        None => devices.iter().map(|device| shown(host, device)).collect(),
+        None => devices.iter().map(|device| shown(host, &inventory, device)).collect(),
         Some(setting) => {
             setting::refuse_busy(&devices)?;
             let plan = setting::plan(&inventory, &devices, setting)?;
@@ -105,13 +110,15 @@ pub fn run(context: &Context, args: CcArgs) -> Result<Outcome> {
                 false => {
                     interrupt::guard();
                     let set = setting::apply(host, &tools, plan, None)?.keep()?;
-                    set.into_iter().map(|d| item(d.bdf, d.modes, d.action, d.output)).collect()
+                    let item =
+                        |d: setting::Done| item(&inventory, d.bdf, d.modes, d.action, d.output);
+                    set.into_iter().map(item).collect()
                 }
             }
         }
     };
     let kind = if args.set.is_some() { "tdx.gpu.cc" } else { "tdx.gpu.modes" };
-    Ok(Document::new(kind, items).dry_run(dry_run).warnings(warnings).into())
+    Ok(Document::new(kind, items).dry_run(dry_run).warnings(requested.warnings).into())
 }
 
 /// The devices that were named, or all that have modes.
@@ -132,17 +139,24 @@ fn chosen<'i>(inventory: &'i Inventory, named: &BTreeSet<Bdf>) -> Result<Vec<&'i
     Ok(devices)
 }
 
-fn shown(host: &Host, device: &Device) -> CcItem {
-    item(device.bdf, mode::read(host, device), Action::NONE, Vec::new())
+fn shown(host: &Host, inventory: &Inventory, device: &Device) -> CcItem {
+    item(inventory, device.bdf, mode::read(host, device), Action::NONE, Vec::new())
 }
 
 /// What would be done, as far as the device itself tells its modes.
 fn imagined(host: &Host, inventory: &Inventory, step: Step) -> CcItem {
     let now = inventory.devices.get(&step.bdf).map(|device| mode::read(host, device));
     let action = if now == Some(step.modes) { Action::NONE } else { Action("set") };
-    item(step.bdf, step.modes, action, Vec::new())
+    item(inventory, step.bdf, step.modes, action, Vec::new())
 }
 
-fn item(bdf: Bdf, modes: Modes, action: Action, output: Vec<String>) -> CcItem {
-    CcItem { bdf, cc_mode: modes.cc, ppcie_mode: modes.ppcie, action, output }
+fn item(
+    inventory: &Inventory,
+    bdf: Bdf,
+    modes: Modes,
+    action: Action,
+    output: Vec<String>,
+) -> CcItem {
+    let identity = inventory.devices.get(&bdf).map(DeviceIdentity::from).unwrap_or_default();
+    CcItem { bdf, identity, cc_mode: modes.cc, ppcie_mode: modes.ppcie, action, output }
 }

@@ -49,6 +49,8 @@ pub struct GpuCheckItem {
 
 impl Item for GpuCheckItem {
     const COLUMNS: &'static [&'static str] = CheckItem::COLUMNS;
+    const WRAPPED: &'static [&'static str] = &["BLOCKERS", "WHY"];
+    const DROPPED: &'static [&'static str] = &["DRIVER", "GROUP", "ROLE"];
 
     fn key(&self) -> Cow<'_, str> {
         self.check.key()
@@ -66,9 +68,11 @@ impl Item for GpuCheckItem {
 /// Judges the devices, and what goes along with them, as one request.
 pub fn run(context: &Context, args: CheckArgs) -> Result<Outcome> {
     let host = &context.host;
-    let (named, mut warnings) = request::resolve(&args.devices)?;
+    let requested = request::resolve(&args.devices)?;
     let inventory = Inventory::read(host)?;
-    let (checks, unseen) = check::judge(host, &inventory, &named)?;
+    requested.expect_same(host, &inventory)?;
+    let (checks, unseen) = check::judge(host, &inventory, &requested.devices)?;
+    let mut warnings = requested.warnings;
     warnings.extend(inventory.problems.iter().cloned().chain(unseen));
     let memory = args.memory.map_or_else(|| limit::host_memory(host), Ok)?;
     let dma_entry_limit = limit::current(host)?;

@@ -3,9 +3,10 @@
 use clap::{Parser, Subcommand};
 use common::Result;
 use common::cli::{Context, Globals, Tool};
+use common::document::Item;
 use common::output::Outcome;
 
-use crate::{bind, cc, check, hostdev, list, unbind};
+use crate::{bind, candidates, cc, check, hostdev, list, unbind};
 
 /// GPUs and other PCI devices for guests: bind them to VFIO, give them back, set their mode
 #[derive(Debug, Parser)]
@@ -45,6 +46,17 @@ impl Tool for Cli {
 
     fn globals(&self) -> &Globals {
         &self.globals
+    }
+
+    fn columns(&self) -> &'static [&'static str] {
+        match &self.verb {
+            Verb::List(_) => list::GpuItem::COLUMNS,
+            Verb::Check(_) => check::GpuCheckItem::COLUMNS,
+            Verb::Bind(_) => candidates::BindItem::COLUMNS,
+            Verb::Unbind(_) => unbind::UnbindItem::COLUMNS,
+            Verb::Cc(_) => cc::CcItem::COLUMNS,
+            Verb::Hostdev(_) => hostdev::HostdevItem::COLUMNS,
+        }
     }
 
     fn run(self, context: &Context) -> Result<Outcome> {

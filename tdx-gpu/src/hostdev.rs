@@ -12,6 +12,7 @@ use common::xml::Element;
 use common::{Code, Error, Result};
 use schemars::JsonSchema;
 use serde::Serialize;
+use tdx_iommu::identity::DeviceIdentity;
 use tdx_iommu::inventory::Inventory;
 use tdx_iommu::request::{self, Named};
 
@@ -37,12 +38,16 @@ pub struct HostdevArgs {
 pub struct HostdevItem {
     /// Address.
     pub bdf: Bdf,
+    /// What it is.
+    #[serde(flatten)]
+    pub identity: DeviceIdentity,
     /// A `<hostdev>` element.
     pub xml: String,
 }
 
 impl Item for HostdevItem {
     const COLUMNS: &'static [&'static str] = &["BDF", "XML"];
+    const WRAPPED: &'static [&'static str] = &["XML"];
 
     fn key(&self) -> Cow<'_, str> {
         self.bdf.to_string().into()
@@ -90,22 +95,24 @@ pub fn element(bdf: Bdf, way: Way) -> Element {
 
 /// Writes the XML of the devices that were named.
 pub fn run(context: &Context, args: HostdevArgs) -> Result<Outcome> {
-    let (named, warnings) = request::resolve(&args.devices)?;
+    let requested = request::resolve(&args.devices)?;
     let inventory = Inventory::read(&context.host)?;
+    requested.expect_same(&context.host, &inventory)?;
     let way = Way { iommufd: args.iommufd, managed: args.managed };
-    let mut items = Vec::with_capacity(named.len());
-    for bdf in named {
-        if inventory.device(bdf)?.is_bridge {
+    let mut items = Vec::with_capacity(requested.devices.len());
+    for bdf in requested.devices {
+        let device = inventory.device(bdf)?;
+        if device.is_bridge {
             return Err(Error::conflict(format!("{bdf} is a bridge: no guest can have it"))
                 .code(Code::Nonendpoint));
         }
-        items.push(HostdevItem { bdf, xml: element(bdf, way).to_xml()? });
+        items.push(HostdevItem { bdf, identity: device.into(), xml: element(bdf, way).to_xml()? });
     }
     if args.xml {
         let text: String = items.iter().map(|item| format!("{}\n", item.xml)).collect();
         return Ok(Outcome::raw(text));
     }
-    Ok(Document::new("tdx.gpu.hostdevs", items).warnings(warnings).into())
+    Ok(Document::new("tdx.gpu.hostdevs", items).warnings(requested.warnings).into())
 }
 
 #[cfg(test)]

@@ -42,6 +42,8 @@ pub struct GpuItem {
 impl Item for GpuItem {
     const COLUMNS: &'static [&'static str] =
         &["BDF", "ROLE", "DRIVER", "PREVIOUS", "GROUP", "NUMA", "CC", "PPCIE", "BLOCKERS", "NAME"];
+    const WRAPPED: &'static [&'static str] = &["BLOCKERS", "NAME"];
+    const DROPPED: &'static [&'static str] = &["NUMA", "PREVIOUS", "GROUP", "PPCIE", "CC"];
 
     fn key(&self) -> Cow<'_, str> {
         self.device.key()

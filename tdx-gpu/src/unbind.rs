@@ -16,6 +16,7 @@ use common::{Error, Result, interrupt};
 use schemars::JsonSchema;
 use serde::Serialize;
 use tdx_iommu::device::Device;
+use tdx_iommu::identity::DeviceIdentity;
 use tdx_iommu::inventory::Inventory;
 use tdx_iommu::request::{self, Named};
 
@@ -48,6 +49,9 @@ pub struct UnbindArgs {
 pub struct UnbindItem {
     /// Address.
     pub bdf: Bdf,
+    /// What it is; null where no device is.
+    #[serde(flatten)]
+    pub identity: DeviceIdentity,
     /// The driver that has it now.
     pub driver: Option<String>,
     /// The VFIO driver that had it.
@@ -121,10 +125,12 @@ impl Way {
 /// Gives devices back, with the other functions of their slots that VFIO has.
 pub fn run(context: &Context, args: UnbindArgs) -> Result<Outcome> {
     let host = &context.host;
-    let (named, mut warnings) = request::resolve(&args.devices)?;
+    let requested = request::resolve(&args.devices)?;
     interrupt::guard();
     let inventory = Inventory::read(host)?;
+    requested.expect_same(host, &inventory)?;
     let persistent = Persistent::read(host, &inventory)?;
+    let mut warnings = requested.warnings;
     warnings.extend(persistent.damaged.iter().map(ToString::to_string));
     let mut ways = BTreeMap::new();
     let mut formers = BTreeMap::new();
@@ -155,7 +161,7 @@ pub fn run(context: &Context, args: UnbindArgs) -> Result<Outcome> {
             }
         }
     }
-    for bdf in with_slots(&inventory, &named, &persistent) {
+    for bdf in with_slots(&inventory, &requested.devices, &persistent) {
         let found = bound::of(host, bdf)?;
         let former = lease::of::<Former>(host, bdf)?.map(|found| (bdf, found.record));
         formers.extend(former);
@@ -216,6 +222,10 @@ fn with_slots(
     named.iter().copied().chain(beside.map(|device| device.bdf)).collect()
 }
 
+fn identity_of(inventory: &Inventory, bdf: Bdf) -> DeviceIdentity {
+    inventory.devices.get(&bdf).map(DeviceIdentity::from).unwrap_or_default()
+}
+
 fn imagined(inventory: &Inventory, bdf: Bdf, way: &Way, former: Option<&Former>) -> UnbindItem {
     let now = inventory.devices.get(&bdf).and_then(|device| device.driver.clone());
     let mode_restored = former.is_some_and(|former| former.is_there(inventory));
@@ -227,7 +237,16 @@ fn imagined(inventory: &Inventory, bdf: Bdf, way: &Way, former: Option<&Former>)
         Way::Back(record) => (record.driver.clone(), Action("unbind")),
     };
     let previous_driver = now.filter(|_| action == Action("unbind"));
-    UnbindItem { bdf, driver, previous_driver, was_persistent: false, mode_restored, action }
+    let identity = identity_of(inventory, bdf);
+    UnbindItem {
+        bdf,
+        identity,
+        driver,
+        previous_driver,
+        was_persistent: false,
+        mode_restored,
+        action,
+    }
 }
 
 fn give_back(
@@ -268,6 +287,7 @@ fn give_back(
     binding::settle_failures(failures, done)?;
     items.extend(given.into_iter().map(|record| UnbindItem {
         bdf: record.bdf,
+        identity: identity_of(inventory, record.bdf),
         driver: Sysfs::new(host, record.bdf).driver(),
         previous_driver: Some(record.bound_to),
         was_persistent: false,

@@ -19,6 +19,7 @@ use crate::device::Device;
 use crate::explanation;
 use crate::framebuffer;
 use crate::holders::{Holders, is_claimed};
+use crate::identity::DeviceIdentity;
 use crate::inventory::Inventory;
 use crate::judgement::{Finding, Request};
 use crate::request::{self, Named};
@@ -39,6 +40,9 @@ pub struct CheckArgs {
 pub struct CheckItem {
     /// Address.
     pub bdf: Bdf,
+    /// What it is.
+    #[serde(flatten)]
+    pub identity: DeviceIdentity,
     /// Where it sits.
     pub path: Option<String>,
     /// Number of its IOMMU group.
@@ -73,6 +77,8 @@ pub struct FindingItem {
 impl Item for CheckItem {
     const COLUMNS: &'static [&'static str] =
         &["BDF", "ROLE", "DRIVER", "GROUP", "VIABLE", "BLOCKERS", "WHY"];
+    const WRAPPED: &'static [&'static str] = &["BLOCKERS", "WHY"];
+    const DROPPED: &'static [&'static str] = &["DRIVER", "GROUP", "ROLE"];
 
     fn key(&self) -> Cow<'_, str> {
         self.bdf.to_string().into()
@@ -98,9 +104,11 @@ impl Item for CheckItem {
 
 /// Says yes or no to the devices, and what goes along with them, as one request.
 pub fn run(host: &Host, args: CheckArgs) -> Result<Outcome> {
-    let (named, mut warnings) = request::resolve(&args.devices)?;
+    let requested = request::resolve(&args.devices)?;
     let inventory = Inventory::read(host)?;
-    let (items, unseen) = judge(host, &inventory, &named)?;
+    requested.expect_same(host, &inventory)?;
+    let (items, unseen) = judge(host, &inventory, &requested.devices)?;
+    let mut warnings = requested.warnings;
     warnings.extend(inventory.problems.iter().cloned().chain(unseen));
     let viable = items.iter().all(|item| item.viable);
     Ok(Outcome::answer(Document::new("tdx.iommu.check", items).warnings(warnings), viable))
@@ -178,6 +186,7 @@ fn item(
     };
     CheckItem {
         bdf: device.bdf,
+        identity: device.into(),
         path: device.path.as_ref().map(ToString::to_string),
         iommu_group: device.group,
         driver: device.driver.clone(),

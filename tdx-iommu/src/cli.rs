@@ -3,6 +3,7 @@
 use clap::{Parser, Subcommand};
 use common::Result;
 use common::cli::{Context, Globals, Tool};
+use common::document::Item;
 use common::output::Outcome;
 
 use crate::{check, groups, resolve, scan};
@@ -41,6 +42,15 @@ impl Tool for Cli {
 
     fn globals(&self) -> &Globals {
         &self.globals
+    }
+
+    fn columns(&self) -> &'static [&'static str] {
+        match &self.verb {
+            Verb::Scan(_) => scan::DeviceItem::COLUMNS,
+            Verb::Groups(_) => groups::GroupItem::COLUMNS,
+            Verb::Check(_) => check::CheckItem::COLUMNS,
+            Verb::Resolve(_) => resolve::ResolvedItem::COLUMNS,
+        }
     }
 
     fn run(self, context: &Context) -> Result<Outcome> {

@@ -70,6 +70,8 @@ pub struct MemberItem {
 
 impl Item for GroupItem {
     const COLUMNS: &'static [&'static str] = &["GROUP", "TYPE", "VIABLE", "BLOCKERS", "DEVICES"];
+    const WRAPPED: &'static [&'static str] = &["BLOCKERS", "DEVICES"];
+    const DROPPED: &'static [&'static str] = &["TYPE"];
 
     fn key(&self) -> Cow<'_, str> {
         self.iommu_group.to_string().into()

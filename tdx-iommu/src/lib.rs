@@ -20,6 +20,7 @@ pub mod explanation;
 pub mod framebuffer;
 pub mod groups;
 pub mod holders;
+pub mod identity;
 pub mod inventory;
 pub mod judgement;
 pub mod modalias;

@@ -61,6 +61,7 @@ pub struct ResolvedDevice {
 
 impl Item for ResolvedItem {
     const COLUMNS: &'static [&'static str] = &["VM", "DEVICES"];
+    const WRAPPED: &'static [&'static str] = &["DEVICES"];
 
     fn key(&self) -> Cow<'_, str> {
         self.vm.as_str().into()
@@ -128,7 +129,9 @@ pub fn resolve(
                 )));
             }
         }
-        let mut blockers = judged(&inventory, &all, vm, force, &mut warnings)?;
+        let is_forced = |_, code| force.contains(&code);
+        let mut blockers =
+            judged(&inventory, &all, vm, is_forced, |warning| warnings.push(warning))?;
         let device = |bdf: &Bdf| {
             let device = inventory.devices.get(bdf)?;
             let blockers = blockers.remove(bdf).unwrap_or_default();
@@ -256,24 +259,24 @@ fn with_groups(inventory: &Inventory, devices: impl Iterator<Item = Bdf>) -> BTr
     all
 }
 
-/// What the user should know of each device, by its codes. Open files are not looked at: the guest itself
-/// may be running with them.
+/// Judges whether a guest can have these devices together. Returns the codes that were forced, by device.
+/// Open files are not looked at: the guest itself may be running with them.
 ///
-/// Errors: `conflict` with the code of what cannot be.
-fn judged(
+/// Errors: `conflict` with the code of what keeps a device from the guest and is not forced.
+pub fn judged(
     inventory: &Inventory,
     devices: &BTreeSet<Bdf>,
     vm: &str,
-    force: &[Code],
-    warnings: &mut Vec<String>,
+    is_forced: impl Fn(Bdf, Code) -> bool,
+    mut warn: impl FnMut(String),
 ) -> Result<BTreeMap<Bdf, Vec<Code>>> {
     let mut blockers = BTreeMap::<Bdf, Vec<Code>>::new();
     for finding in Request::of_these(inventory, devices.clone()).findings() {
         match finding.code.level() {
             Level::Note => {}
-            Level::Forceable if force.contains(&finding.code) => {
+            Level::Forceable if is_forced(finding.bdf, finding.code) => {
                 let (code, bdf) = (finding.code, finding.bdf);
-                warnings.push(format!("{vm}: {bdf}: {} ({})", finding.message, code.as_str()));
+                warn(format!("{vm}: {bdf}: {} ({})", finding.message, code.as_str()));
                 blockers.entry(bdf).or_default().push(code);
             }
             level => {

@@ -95,6 +95,8 @@ pub struct Sriov {
 impl Item for DeviceItem {
     const COLUMNS: &'static [&'static str] =
         &["BDF", "ROLE", "ID", "DRIVER", "GROUP", "NUMA", "BLOCKERS", "NAME"];
+    const WRAPPED: &'static [&'static str] = &["BLOCKERS", "NAME"];
+    const DROPPED: &'static [&'static str] = &["NUMA", "ID", "DRIVER", "ROLE"];
 
     fn key(&self) -> Cow<'_, str> {
         self.bdf.to_string().into()
@@ -180,16 +182,17 @@ pub fn items<'d>(
 
 /// Shows the devices that were named, or all, that the filters let through.
 pub fn run(host: &Host, args: ScanArgs) -> Result<Outcome> {
-    let (named, warnings) = request::resolve(&args.devices)?;
+    let requested = request::resolve(&args.devices)?;
     let inventory = Inventory::read(host)?;
+    requested.expect_same(host, &inventory)?;
     let chosen: Vec<&Device> = if args.devices.is_empty() {
         inventory.devices.values().collect()
     } else {
-        named.iter().map(|&bdf| inventory.device(bdf)).collect::<Result<_>>()?
+        requested.devices.iter().map(|&bdf| inventory.device(bdf)).collect::<Result<_>>()?
     };
     let chosen = chosen.into_iter().filter(|device| args.filter.lets_through(device));
     let items = items(host, &inventory, chosen)?;
-    let warnings = warnings.into_iter().chain(warnings_of(&inventory));
+    let warnings = requested.warnings.into_iter().chain(warnings_of(&inventory));
     Ok(Document::new("tdx.iommu.devices", items).warnings(warnings).into())
 }
 

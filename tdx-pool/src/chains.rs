@@ -1,82 +1,89 @@
-//! What images stand on: chains of backing files.
+//! The files below an image, from its header, and from what libvirt says of it.
 
-use std::collections::HashMap;
-use std::os::unix::fs::FileTypeExt;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
+use common::host::Host;
+use common::image::{Below, FileKey, Images, UnknownReason};
 use common::libvirt::Libvirt;
-use common::{ErrorKind, IoContext, Result};
+use common::{Result, interrupt};
+use virt::connect::Connect;
 
-use crate::files::canonical;
-use crate::image;
+use crate::volume::Volume;
 
-/// What each image stands on: from the files' own headers where they can be read, from what libvirt
-/// said where they cannot.
+/// The files below images: read from their headers; from libvirt for images that cannot be read, and
+/// for those of a remote host.
 #[derive(Debug)]
 pub struct Chains {
-    read: HashMap<PathBuf, Option<PathBuf>>,
-    learnt: HashMap<PathBuf, PathBuf>,
-    local: bool,
-    strict: bool,
+    images: Images,
+    /// Where libvirt is asked about images that cannot be read.
+    connect: Option<Connect>,
+    asked: HashSet<PathBuf>,
 }
 
 impl Chains {
-    /// Chains read from headers. An image that is there but cannot be read is an error: for verbs
-    /// that delete what nothing needs.
-    pub fn strict() -> Self {
-        Self { read: HashMap::new(), learnt: HashMap::new(), local: true, strict: true }
-    }
-
-    /// Chains as far as they can be seen from here.
+    /// Chains as far as they can be seen from this machine.
     pub fn visible(libvirt: &Libvirt) -> Self {
-        Self { local: libvirt.is_local(), strict: false, ..Self::strict() }
-    }
-
-    /// Adds what libvirt said of an image.
-    pub fn learn(&mut self, path: &Path, backing: &Path) {
-        let path = canonical(path);
-        self.read.remove(&path);
-        self.learnt.insert(path, canonical(backing));
-    }
-
-    /// The canonical path of the image right under `path`, when it is a file. A relative name counts
-    /// from the folder of `path` as that is spelt, as QEMU does it.
-    pub fn backing(&mut self, path: &Path) -> Result<Option<PathBuf>> {
-        if let Some(backing) = self.read.get(path) {
-            return Ok(backing.clone());
-        }
-        let backing = match self.local.then(|| read_backing(path)) {
-            None => None,
-            Some(Ok(backing)) => backing.map(|below| canonical(&below)),
-            Some(Err(error)) if error.kind() == ErrorKind::NotFound || !self.strict => None,
-            Some(Err(error)) => return Err(error),
+        let (images, connect) = match libvirt.is_local() {
+            true => (Images::new(&Host::new("/")), Some(libvirt.connect().clone())),
+            false => (Images::unread(), None),
         };
-        let backing = backing.or_else(|| self.learnt.get(path).cloned());
-        self.read.insert(path.to_owned(), backing.clone());
-        Ok(backing)
+        Self { images, connect, asked: HashSet::new() }
     }
 
-    /// Everything under `path`, nearest first.
-    pub fn chain(&mut self, path: &Path) -> Result<Vec<PathBuf>> {
-        let mut chain: Vec<PathBuf> = Vec::new();
-        let mut next = self.backing(&canonical(path))?;
-        while let Some(path) = next {
-            if chain.contains(&path) {
-                break; // a loop, which QEMU would refuse
-            }
-            next = self.backing(&path)?;
-            chain.push(path);
+    /// Records what libvirt says of a volume, unless libvirt does not know its format either.
+    pub(crate) fn describe(&mut self, volume: &Volume) {
+        if volume.format.is_some() || volume.backing.is_some() {
+            self.images.describe(&volume.path, volume.backing.as_deref());
         }
-        Ok(chain)
     }
-}
 
-/// The backing file that an image's header names; none for what is no image at all: a domain's XML
-/// names sockets and folders too.
-fn read_backing(path: &Path) -> Result<Option<PathBuf>> {
-    let kind = path.metadata().at("look at", path)?.file_type();
-    if !kind.is_file() && !kind.is_block_device() {
-        return Ok(None);
+    /// Records which image libvirt sees below another one.
+    pub(crate) fn learn(&mut self, path: &Path, backing: &Path) {
+        self.images.describe(path, Some(backing));
     }
-    Ok(image::backing_of(path)?.and_then(|backing| backing.path(path)))
+
+    /// The backing files under `path`, the nearest first, as canonical paths. Data files and extents are
+    /// not among them: [`Chains::below`] has those.
+    ///
+    /// Errors: `interrupted`.
+    pub fn chain(&mut self, path: &Path) -> Result<Vec<PathBuf>> {
+        interrupt::check()?;
+        Ok(self.images.backing_chain(path))
+    }
+
+    /// Every file below `path`: backing files, data files, extents, and what these need.
+    ///
+    /// Errors: `interrupted`.
+    pub fn below(&mut self, path: &Path) -> Result<Below> {
+        interrupt::check()?;
+        let below = self.images.below(path);
+        let unreadable = below.unknown.iter();
+        let unreadable = unreadable
+            .filter(|unknown| matches!(unknown.reason, UnknownReason::Unreadable(_)))
+            .map(|unknown| unknown.path.clone());
+        let new: Vec<PathBuf> = unreadable.filter(|path| !self.asked.contains(path)).collect();
+        if new.is_empty() {
+            return Ok(below);
+        }
+        for path in new {
+            if let Some(volume) = self.volume(&path) {
+                self.describe(&volume);
+            }
+            self.asked.insert(path);
+        }
+        // What libvirt said may lead to others.
+        self.below(path)
+    }
+
+    /// The keys of the file at `path`.
+    pub(crate) fn keys(&mut self, path: &Path) -> Vec<FileKey> {
+        self.images.keys(path)
+    }
+
+    /// libvirt's volume at a path, if it lies in a pool that is started.
+    fn volume(&self, path: &Path) -> Option<Volume> {
+        let handle = self.connect.as_ref()?.lookup_storage_vol_by_path(path.to_str()?).ok()?;
+        Volume::read(handle).ok().flatten()
+    }
 }

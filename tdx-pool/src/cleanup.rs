@@ -64,6 +64,8 @@ pub struct CleanupItem {
     name: String,
     /// The pool's name.
     pool: String,
+    /// UUID of the pool.
+    pool_uuid: Option<String>,
     /// Where it is, or was.
     path: String,
     /// Its size on disk, bytes; 0 for a disk that is gone and left a passphrase with libvirt.
@@ -159,13 +161,18 @@ fn delete_all(
     let mut items = Vec::new();
     let mut failed: Option<Error> = None;
     let mut needed: HashSet<PathBuf> = HashSet::new();
-    for Judged { mut item, chain } in files {
+    for Judged { mut item, below, is_unknown, .. } in files {
         if item.reason == Reason::Orphan && !needed.contains(&PathBuf::from(&item.path)) {
             match interrupt::check().and_then(|()| delete(libvirt, pool, &item)) {
                 Ok(()) => item.action = DELETE,
                 Err(error) => {
                     failed = Some(failed.unwrap_or(error));
-                    needed.extend(chain);
+                    needed.extend(below);
+                    // It is still there, and nobody knows which files it needs.
+                    if is_unknown {
+                        items.push(item);
+                        break;
+                    }
                 }
             }
         }

@@ -4,10 +4,11 @@ use clap::{Parser, Subcommand};
 use common::Result;
 use common::cli::{Context, Globals, Tool};
 use common::config::Config;
+use common::document::Item;
 use common::libvirt::{ConnectArgs, Libvirt};
 use common::output::Outcome;
 
-use crate::{cleanup, delete, ensure, import, info, list, volumes};
+use crate::{cleanup, delete, ensure, import, info, list, pool, volume, volumes};
 
 /// The storage pool of TDX guests: make it, import base images, show it, clean orphans
 #[derive(Debug, Parser)]
@@ -57,10 +58,21 @@ impl Tool for Cli {
         matches!(self.verb, Verb::Info(_))
     }
 
+    fn columns(&self) -> &'static [&'static str] {
+        match &self.verb {
+            Verb::Ensure(_) => ensure::EnsureItem::COLUMNS,
+            Verb::Info(_) | Verb::List(_) => pool::PoolItem::COLUMNS,
+            Verb::Volumes(_) => volume::VolumeItem::COLUMNS,
+            Verb::Import(_) => import::ImportItem::COLUMNS,
+            Verb::Delete(_) => delete::DeleteItem::COLUMNS,
+            Verb::Cleanup(_) => cleanup::CleanupItem::COLUMNS,
+        }
+    }
+
     fn run(self, context: &Context) -> Result<Outcome> {
         let config = Config::load(&context.host)?;
         let target = self.connect.target(&context.host, &config)?;
-        let libvirt = || Libvirt::open(&target);
+        let libvirt = || Libvirt::open_for(context, &target);
         match self.verb {
             Verb::Ensure(args) => ensure::run(&libvirt()?, &config, args),
             Verb::Info(args) => info::run(&libvirt()?, &config, args),

@@ -51,7 +51,7 @@ pub struct Copied {
     pub size_bytes: u64,
     /// How much was written; holes and zeros were not.
     pub bytes_written: u64,
-    /// The digest of all bytes of the source, in lowercase hexadecimal.
+    /// The digest of all bytes of the copy, in lowercase hexadecimal.
     pub sha256: Option<String>,
 }
 
@@ -85,7 +85,8 @@ pub fn copy(source: &File, target: &File, digest: bool, watch: &mut Watch<'_>) -
         (copied.bytes_written, copied.sha256) =
             copy_extents(source, target, before.size, digest, watch)?;
     } else if digest {
-        copied.sha256 = Some(sha256(source, watch)?);
+        // Of the copy: the source may change the moment after its blocks are shared.
+        copied.sha256 = Some(sha256(target, watch)?);
     }
     before.check(source)?;
     (watch.progress)(before.size, before.size);
@@ -111,6 +112,13 @@ pub fn sha256(file: &File, watch: &mut Watch<'_>) -> Result<String> {
     })?;
     before.check(file)?;
     Ok(hex(hasher))
+}
+
+/// The digest of all bytes of `file`, without progress. A signal ends it.
+///
+/// Errors: those of [`copy`].
+pub fn sha256_of(file: &File) -> Result<String> {
+    sha256(file, &mut Watch { progress: &mut |_, _| {}, interrupt: &common::interrupt::check })
 }
 
 /// Whether both files hold the same bytes. Ends at the first difference; holes common to both are
@@ -145,11 +153,13 @@ pub fn same_content(a: &File, b: &File, interrupt: &dyn Fn() -> Result<()>) -> R
     Ok(true)
 }
 
-/// What tells that a file was written to.
+/// What tells that a file was written to. A user can set the time of the last change of its content,
+/// but not that of its inode.
 #[derive(Debug, PartialEq, Eq)]
 struct State {
     size: u64,
-    modified: (i64, i64),
+    content_changed: (i64, i64),
+    inode_changed: (i64, i64),
 }
 
 impl State {
@@ -157,8 +167,11 @@ impl State {
         let metadata = file.metadata().map_err(|error| {
             Error::new(ErrorKind::Io, "cannot examine the image").because(error)
         })?;
-        let modified = (metadata.mtime(), metadata.mtime_nsec());
-        Ok(Self { size: metadata.len(), modified })
+        Ok(Self {
+            size: metadata.len(),
+            content_changed: (metadata.mtime(), metadata.mtime_nsec()),
+            inode_changed: (metadata.ctime(), metadata.ctime_nsec()),
+        })
     }
 
     fn check(&self, file: &File) -> Result<()> {

@@ -1,25 +1,24 @@
 //! `tdx-pool delete`: volumes that nothing needs.
 
+mod batch;
+
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 use clap::Args;
 use common::cli::{Change, Context};
 use common::config::Config;
 use common::document::{Action, Document, Item};
-use common::host::Host;
-use common::libvirt::{Context as _, Libvirt, is_gone};
+use common::libvirt::Libvirt;
 use common::output::Outcome;
-use common::{Error, Result, input, interrupt, log, name};
+use common::{Error, Result, input, interrupt, name};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::inflight;
-use crate::needs::Needs;
+use crate::identity::VolumeClaim;
 use crate::pool::Pool;
-use crate::secret;
 use crate::wanted::PoolArgs;
+use batch::Batch;
 
 /// Arguments of `delete`.
 #[derive(Debug, Args)]
@@ -40,6 +39,8 @@ pub struct DeleteItem {
     name: String,
     /// The pool's name.
     pool: String,
+    /// UUID of the pool.
+    pool_uuid: Option<String>,
     /// Where it was; null when it was not there.
     path: Option<String>,
     /// `delete`, or `none` for a volume that was not there.
@@ -48,6 +49,7 @@ pub struct DeleteItem {
 
 impl Item for DeleteItem {
     const COLUMNS: &'static [&'static str] = &["NAME", "ACTION", "PATH"];
+    const DROPPED: &'static [&'static str] = &["PATH"];
 
     fn key(&self) -> Cow<'_, str> {
         self.name.as_str().into()
@@ -63,8 +65,11 @@ impl Item for DeleteItem {
     }
 }
 
-/// Deletes each volume unless a domain or another image needs it, images before what they stand on.
-/// All are tried.
+/// Deletes each volume unless a domain or another image needs it, or something has it open; images
+/// before those below them. All are tried.
+///
+/// What was found before the question is found again after it, under a lock that keeps these tools from
+/// putting anything on the volume meanwhile.
 pub fn run(
     context: &Context,
     connect: impl FnOnce() -> Result<Libvirt>,
@@ -75,23 +80,32 @@ pub fn run(
     let libvirt = connect()?;
     interrupt::guard();
     let dry_run = args.change.dry_run;
-    let host = libvirt.is_local().then_some(&context.host);
-    let batches: Vec<Batch> = wanted
-        .into_iter()
-        .map(|(pool, names)| {
-            let pool = Pool::resolve(&libvirt, config, &PoolArgs { pool })?;
-            let needs = Needs::take(&libvirt, &pool)?;
-            Ok(Batch { needs, pool, names, libvirt: &libvirt, host })
-        })
-        .collect::<Result<_>>()?;
-    let there: Vec<&str> = batches.iter().flat_map(Batch::there).collect();
-    if !there.is_empty() {
-        context.confirm(args.change, &format!("delete {}?", there.join(", ")))?;
+    let host_name = context.host_name();
+    let mut failed: Option<Error> = None;
+    let mut batches: Vec<Batch> = Vec::new();
+    for (pool, claimed) in wanted {
+        let claimed = matching(claimed, None, host_name.as_deref(), &mut failed);
+        if claimed.is_empty() {
+            continue;
+        }
+        let pool = Pool::resolve(&libvirt, config, &PoolArgs { pool })?;
+        let claimed = matching(claimed, Some(&pool), host_name.as_deref(), &mut failed);
+        let names = claimed.into_keys().collect();
+        batches.push(Batch::plan(&context.host, &libvirt, pool, names)?);
+    }
+    let found: Vec<&str> = batches.iter().flat_map(Batch::found).collect();
+    if !found.is_empty() {
+        context.confirm(args.change, &format!("delete {}?", found.join(", ")))?;
     }
     let mut items = Vec::new();
-    let mut failed: Option<Error> = None;
+    let mut warnings = BTreeSet::new();
     for batch in batches {
-        for done in batch.delete(dry_run) {
+        let (done, unseen) = match dry_run {
+            true => batch.preview(),
+            false => batch.delete(),
+        };
+        warnings.extend(unseen);
+        for done in done {
             match done {
                 Ok(item) => items.push(item),
                 Err(error) => failed = Some(failed.unwrap_or(error)),
@@ -102,7 +116,7 @@ pub fn run(
         let deleted = items.iter().filter(|item| item.action != Action::NONE && !dry_run);
         return Err(error.applied(deleted.map(|item| format!("deleted volume '{}'", item.name))));
     }
-    Ok(Document::new("tdx.pool.delete", items).dry_run(dry_run).into())
+    Ok(Document::new("tdx.pool.delete", items).dry_run(dry_run).warnings(warnings).into())
 }
 
 /// An item says which pool it is in: a name alone could hit another pool's volume.
@@ -112,98 +126,56 @@ struct Named {
     name: String,
     #[serde(default, deserialize_with = "name::deserialize_option")]
     pool: Option<String>,
+    #[serde(flatten)]
+    claim: VolumeClaim,
 }
 
-/// The names, each once, by pool; the pool of the flag or the default one is none.
-fn wanted(
-    words: Vec<String>,
-    args: &PoolArgs,
-) -> Result<BTreeMap<Option<String>, BTreeSet<String>>> {
-    let mut wanted: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+/// Volumes by name, with what the items of standard input say of each.
+type Claimed = BTreeMap<String, Vec<VolumeClaim>>;
+
+/// The volumes by pool; the pool of the flag or the default one is none.
+fn wanted(words: Vec<String>, args: &PoolArgs) -> Result<BTreeMap<Option<String>, Claimed>> {
+    let mut wanted: BTreeMap<_, Claimed> = BTreeMap::new();
     if !words.iter().any(|word| word == input::STDIN) {
         words.iter().try_for_each(|word| name::check("volume", word))?;
-        wanted.insert(args.pool.clone(), words.into_iter().collect());
+        let named = words.into_iter().map(|name| (name, Vec::new()));
+        wanted.insert(args.pool.clone(), named.collect());
         return Ok(wanted);
     }
     if words.len() > 1 {
         return Err(Error::usage("- stands alone: name volumes or read them from standard input"));
     }
     let kinds = ["tdx.pool.volumes", "tdx.pool.import", "tdx.pool.cleanup", "tdx.pool.delete"];
-    for item in input::items::<Named>(&kinds, "volumes with a name")? {
-        if let (Some(asked), Some(there)) = (&args.pool, &item.pool)
+    for Named { name, pool, claim } in input::items(&kinds, "volumes with a name")? {
+        if let (Some(asked), Some(there)) = (&args.pool, &pool)
             && asked != there
         {
             return Err(Error::usage(format!(
-                "volume '{}' is in pool '{there}', but --pool says '{asked}'",
-                item.name
+                "volume '{name}' is in pool '{there}', but --pool says '{asked}'"
             )));
         }
-        wanted.entry(item.pool.or_else(|| args.pool.clone())).or_default().insert(item.name);
+        let volumes = wanted.entry(pool.or_else(|| args.pool.clone())).or_default();
+        volumes.entry(name).or_default().push(claim);
     }
     Ok(wanted)
 }
 
-/// What is to go from one pool.
-struct Batch<'a> {
-    pool: Pool,
-    needs: Needs,
-    names: BTreeSet<String>,
-    libvirt: &'a Libvirt,
-    /// The machine, when the pool is on it.
-    host: Option<&'a Host>,
-}
-
-impl Batch<'_> {
-    fn there(&self) -> impl Iterator<Item = &str> {
-        self.names.iter().map(String::as_str).filter(|name| self.needs.volume(name).is_some())
-    }
-
-    fn delete(mut self, dry_run: bool) -> Vec<Result<DeleteItem>> {
-        let mut names: Vec<String> = std::mem::take(&mut self.names).into_iter().collect();
-        names.sort_by_cached_key(|name| {
-            let height = self.needs.volume(name).map_or(0, |v| self.needs.height(&v.path));
-            std::cmp::Reverse(height)
-        });
-        names.into_iter().map(|name| self.delete_one(name, dry_run)).collect()
-    }
-
-    fn delete_one(&mut self, name: String, dry_run: bool) -> Result<DeleteItem> {
-        interrupt::check()?;
-        let Some(volume) = self.needs.volume(&name) else {
-            let pool = self.pool.name.clone();
-            return Ok(DeleteItem { name, pool, path: None, action: Action::NONE });
-        };
-        let path = volume.path.clone();
-        self.check(&name, &path)?;
-        if !dry_run {
-            log::step(format_args!("delete volume '{name}'"));
-            match volume.handle.delete(0) {
-                Err(error) if is_gone(&error) => {}
-                done => done.context(format_args!("delete volume '{name}'"))?,
+/// The volumes that are the ones the items say; the first that is not becomes the failure.
+fn matching(
+    mut claimed: Claimed,
+    pool: Option<&Pool>,
+    host_name: Option<&str>,
+    failed: &mut Option<Error>,
+) -> Claimed {
+    claimed.retain(|name, claims| {
+        let same = claims.iter().try_for_each(|claim| claim.expect(name, pool, host_name));
+        match same {
+            Ok(()) => true,
+            Err(error) => {
+                failed.get_or_insert(error);
+                false
             }
-            secret::forget_with(self.libvirt, &name, &path)?;
         }
-        self.needs.forget(&path);
-        let path = Some(path.display().to_string());
-        Ok(DeleteItem { name, pool: self.pool.name.clone(), path, action: Action("delete") })
-    }
-
-    fn check(&self, name: &str, path: &Path) -> Result<()> {
-        let needed = self.needs.of(path);
-        if !needed.is_empty() {
-            return Err(Error::conflict(format!(
-                "volume '{name}' is needed by {}",
-                needed.join(", ")
-            ))
-            .hint("delete those first; tdx-pool volumes shows what needs what"));
-        }
-        if let Some(host) = self.host
-            && inflight::is_in_flight(host, name)?
-        {
-            return Err(Error::conflict(format!(
-                "volume '{name}' is being made by another process"
-            )));
-        }
-        Ok(())
-    }
+    });
+    claimed
 }

@@ -52,6 +52,7 @@ pub struct EnsureItem {
 
 impl Item for EnsureItem {
     const COLUMNS: &'static [&'static str] = PoolItem::COLUMNS;
+    const DROPPED: &'static [&'static str] = PoolItem::DROPPED;
 
     fn key(&self) -> Cow<'_, str> {
         self.pool.key()

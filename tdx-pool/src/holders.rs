@@ -4,30 +4,62 @@ use std::collections::HashSet;
 use std::io;
 use std::path::Path;
 
+use common::block::unescape;
 use common::host::Host;
+use common::image::{FileKey, keys};
 use common::{Error, IoContext, Result};
 
-use crate::files::{FileKey, keys};
+/// The files that are in use, as far as they can be seen.
+#[derive(Debug, Default)]
+pub(crate) struct HeldFiles {
+    files: HashSet<FileKey>,
+    /// How many processes do not show their open files.
+    pub(crate) hidden_processes: usize,
+    /// Why the first of them does not.
+    denied: Option<Error>,
+}
 
-/// Every file that some process holds open, in whatever mount namespace, that is locked, or that a
-/// loop device stands on.
-///
-/// Errors: `permission` when a process does not show its files: then nothing is known to be free.
-/// Source: proc_pid_fd(5): the links lead to the open file itself; proc_locks(5): hexadecimal
-/// `major:minor:inode`; Linux `Documentation/ABI/testing/sysfs-block-loop`.
-pub(crate) fn held_files(host: &Host) -> Result<HashSet<FileKey>> {
-    let mut held = HashSet::new();
-    let proc = host.path("/proc");
-    for process in std::fs::read_dir(&proc).at("read", &proc)? {
-        let process = process.at("read", &proc)?;
-        if process.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit) {
-            add_open_files(&process.path().join("fd"), &mut held)?;
+impl HeldFiles {
+    /// Looks at what every process has open, in whatever mount namespace, at locks, loop devices and
+    /// swap files.
+    ///
+    /// Errors: `permission` or `io` when `/proc` cannot be listed.
+    /// Source: proc_pid_fd(5): the links lead to the open file itself; proc_locks(5): hexadecimal
+    /// `major:minor:inode`; proc_swaps(5); Linux `Documentation/ABI/testing/sysfs-block-loop`.
+    pub(crate) fn visible(host: &Host) -> Result<Self> {
+        let mut held = Self::default();
+        let proc = host.path("/proc");
+        for process in std::fs::read_dir(&proc).at("read", &proc)? {
+            let process = process.at("read", &proc)?;
+            if process.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit)
+                && let Err(error) = add_open_files(&process.path().join("fd"), &mut held.files)
+            {
+                held.hidden_processes += 1;
+                held.denied.get_or_insert(error);
+            }
         }
+        let locks = host.read("/proc/locks")?.unwrap_or_default();
+        held.files.extend(locks.lines().filter_map(locked_file));
+        add_loop_devices(&host.path("/sys/block"), &mut held.files);
+        let swaps = host.read("/proc/swaps").ok().flatten().unwrap_or_default();
+        let swaps = swaps.lines().filter_map(|line| line.split_whitespace().next());
+        let swaps = swaps.filter(|path| path.starts_with('/')).map(unescape);
+        held.files.extend(swaps.flat_map(|path| keys(Path::new(&path)).collect::<Vec<_>>()));
+        Ok(held)
     }
-    let locks = host.read("/proc/locks")?.unwrap_or_default();
-    held.extend(locks.lines().filter_map(locked_file));
-    add_loop_devices(&host.path("/sys/block"), &mut held);
-    Ok(held)
+
+    /// The same, and an error unless every process shows its open files.
+    ///
+    /// Errors: `permission` when a process does not show its files: then nothing is known to be free.
+    pub(crate) fn all(host: &Host) -> Result<Self> {
+        let mut held = Self::visible(host)?;
+        held.denied.take().map_or(Ok(held), Err)
+    }
+
+    /// Whether the file with these keys is in use.
+    pub(crate) fn contains(&self, keys: &[FileKey]) -> bool {
+        keys.iter().any(|key| self.files.contains(key))
+    }
 }
 
 fn add_open_files(folder: &Path, held: &mut HashSet<FileKey>) -> Result<()> {
@@ -105,14 +137,14 @@ mod tests {
         let fd = root.path().join("proc/7/fd");
         std::fs::create_dir_all(&fd).unwrap();
         let host = Host::new(root.path());
-        assert_eq!(held_files(&host).unwrap(), HashSet::new());
+        assert_eq!(HeldFiles::all(&host).unwrap().files, HashSet::new());
         std::os::unix::fs::symlink(&file, fd.join("3")).unwrap();
         let inode = FileKey::from(&file.metadata().unwrap());
-        assert_eq!(held_files(&host).unwrap(), HashSet::from([inode.clone()]));
+        assert_eq!(HeldFiles::all(&host).unwrap().files, HashSet::from([inode.clone()]));
         std::fs::remove_file(fd.join("3")).unwrap();
         let device = root.path().join("sys/block/loop0/loop");
         std::fs::create_dir_all(&device).unwrap();
         std::fs::write(device.join("backing_file"), format!("{}\n", file.display())).unwrap();
-        assert!(held_files(&host).unwrap().contains(&inode));
+        assert!(HeldFiles::all(&host).unwrap().files.contains(&inode));
     }
 }

@@ -8,23 +8,30 @@ mod backing;
 mod foreign;
 mod qcow2;
 mod source;
+mod stated;
 mod tables;
 
 use std::fmt;
 use std::fs::File;
 use std::path::Path;
 
+use clap::ValueEnum;
 use common::error::{IoContext, Result};
 use rustix::fs::{Mode, OFlags};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use backing::Backing;
+pub(crate) use foreign::quote;
 use qcow2::Header;
 use source::{Kind, Source, no_image};
+pub(crate) use stated::header_length;
+pub use stated::{SaidFormat, StatedFormat, check_stated};
 
 /// The format of an image file, by the name QEMU and libvirt give it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, ValueEnum,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
     /// QEMU's own: grows on demand, can have a backing file.
@@ -40,6 +47,11 @@ impl Format {
             Self::Qcow2 => "qcow2",
             Self::Raw => "raw",
         }
+    }
+
+    /// The format of this name; none for a name of any other.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::from_str(name, false).ok()
     }
 }
 
@@ -83,6 +95,16 @@ pub fn open(path: &Path) -> Result<File> {
     }
 }
 
+/// Fails for what can hold no image in any format: a folder, a pipe, a socket, a character device.
+///
+/// Errors: `invalid_input`; `io`.
+pub fn check_kind(file: &File, name: &Path) -> Result<()> {
+    match Source::new(file, name)?.kind {
+        Kind::Other(what) => Err(no_image(name, what)),
+        Kind::File | Kind::Block => Ok(()),
+    }
+}
+
 /// Reads what `file` is. `name` is for messages only.
 ///
 /// Errors: `invalid_input` if it is neither a regular file nor a block device, or a qcow2 header
@@ -115,7 +137,7 @@ pub fn check_base(file: &File, name: &Path) -> Result<Image> {
         Kind::Block => {
             return Err(source
                 .invalid("is a block device, not an image file")
-                .hint(foreign::convert(name, None, "makes an image of it")));
+                .hint(foreign::convert(name, "raw", "makes an image of it")));
         }
         Kind::Other(what) => return Err(no_image(name, what)),
     }
@@ -135,7 +157,7 @@ pub fn check_base(file: &File, name: &Path) -> Result<Image> {
 /// Refuses a qcow2 image that needs another file, a key or a repair.
 fn check_alone(source: &Source<'_>, image: &Image) -> Result<()> {
     let name = source.name;
-    let flatten = || foreign::convert(name, None, "flattens it");
+    let flatten = || foreign::convert(name, "qcow2", "flattens it, if you trust what it names");
     let refused = if let Some(backing) = &image.backing {
         let message = format!("is an overlay of {}", backing.name.display());
         source.invalid(message).hint(flatten())
@@ -146,7 +168,7 @@ fn check_alone(source: &Source<'_>, image: &Image) -> Result<()> {
             .invalid("is an encrypted qcow2 image")
             .hint("qemu-img convert, given the key with --object secret, makes a plain copy")
     } else if image.corrupt {
-        let repair = format!("qemu-img check -r all -- {} repairs it", foreign::quote(name));
+        let repair = format!("qemu-img check -r all -- {} repairs it", quote(name));
         source.invalid("is marked corrupt").hint(repair)
     } else if image.virtual_size_bytes == 0 {
         source.invalid("is a disk of zero bytes")
@@ -154,22 +176,6 @@ fn check_alone(source: &Source<'_>, image: &Image) -> Result<()> {
         return Ok(());
     };
     Err(refused)
-}
-
-/// Reads what the image at `path` is an overlay of: one open, two small reads, one close. The format
-/// of the backing file is not looked for.
-///
-/// Returns `None` for raw images, and for whatever is neither a regular file nor a block device. A
-/// damaged header, or one of a newer QEMU, still names its backing file.
-///
-/// Errors: `not_found`, `permission`, `io`.
-pub fn backing_of(path: &Path) -> Result<Option<Backing>> {
-    let file = open(path)?;
-    let source = Source::new(&file, path)?;
-    match source.kind {
-        Kind::Other(_) => Ok(None),
-        Kind::File | Kind::Block => Header::backing(&source),
-    }
 }
 
 fn raw(size: u64) -> Image {

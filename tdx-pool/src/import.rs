@@ -1,9 +1,12 @@
 //! `tdx-pool import`: a disk image becomes a base image.
 //!
 //! Planned first: the header is checked, the name judged, what is there compared ([`Plan`]). Then
-//! written under a temporary name in the pool's folder, flushed, and renamed, so that the real name
-//! only ever holds a whole image. Who may not write the folder has libvirt do it, by upload.
+//! copied under a temporary name into the pool's folder, checked again there, flushed, and renamed, so
+//! that the real name only ever holds a whole image that was checked. Who may not write the folder has
+//! libvirt do it, by upload.
 
+mod compare;
+mod part;
 mod plan;
 mod source;
 mod write;
@@ -18,11 +21,12 @@ use common::document::{Action, Document, Item};
 use common::libvirt::Libvirt;
 use common::output::Outcome;
 use common::units::Size;
-use common::{Error, Result, input, interrupt};
+use common::{Error, Result, input, interrupt, name};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::ensure;
+use crate::identity::VolumeClaim;
 use crate::image::Format;
 use crate::pool::Pool;
 use crate::wanted::PoolArgs;
@@ -38,13 +42,17 @@ pub struct ImportArgs {
     /// The volume's name [default: the image's file name]
     #[arg(long, value_name = "VOLUME")]
     name: Option<String>,
+    /// The image's format; without it the header of the copy decides, and for an image that lies in the
+    /// pool already the record of its import or its name
+    #[arg(long, value_name = "FORMAT", value_enum)]
+    image_format: Option<Format>,
     /// Fail unless the image has this SHA-256
     #[arg(long, value_name = "HEX", value_parser = sha256_hex)]
     sha256: Option<String>,
     /// Replace a different image of that name, unless something needs it
     #[arg(long)]
     replace: bool,
-    /// Recompress the image with qemu-img
+    /// Recompress the image with qemu-img; the pool holds two copies meanwhile
     #[arg(long)]
     compress: bool,
     #[command(flatten)]
@@ -65,6 +73,8 @@ pub struct ImportItem {
     name: String,
     /// The pool's name.
     pool: String,
+    /// UUID of the pool; null when the pool is to be made.
+    pool_uuid: Option<String>,
     /// Where it is, on libvirt's host.
     path: String,
     /// Its format.
@@ -81,6 +91,7 @@ pub struct ImportItem {
 
 impl Item for ImportItem {
     const COLUMNS: &'static [&'static str] = &["NAME", "ACTION", "FORMAT", "CAPACITY", "PATH"];
+    const DROPPED: &'static [&'static str] = &["PATH", "FORMAT"];
 
     fn key(&self) -> Cow<'_, str> {
         self.name.as_str().into()
@@ -112,17 +123,19 @@ pub fn run(
     let change = args.change;
     let libvirt = connect()?;
     interrupt::guard();
+    images.iter().try_for_each(|image| image.expect_same(context, &libvirt))?;
     let pool = ensure::Plan::new(&libvirt, config, &args.pool, None)?;
     let mut plans = Vec::new();
     for image in images {
         let options = Options {
             name: args.name.clone(),
+            format: args.image_format,
             sha256: args.sha256.clone(),
             replace: args.replace,
             compress: args.compress,
             dry_run: change.dry_run,
         };
-        plans.push(Plan::new(&libvirt, &pool, &image, options)?);
+        plans.push(Plan::new(&context.host, &libvirt, &pool, &image.path, options)?);
     }
     for plan in plans.iter().filter(|plan| plan.replaces()) {
         context.confirm(change, &format!("replace volume '{}'?", plan.name))?;
@@ -130,7 +143,11 @@ pub fn run(
     let warnings = pool.warnings.clone();
     let name = pool.pool_name().to_owned();
     let items = match change.dry_run {
-        true => plans.into_iter().map(|plan| plan.item(&name)).collect(),
+        true => {
+            let pool_uuid = pool.found().and_then(|pool| pool.uuid.clone());
+            let item = |plan: Plan| ImportItem { pool_uuid: pool_uuid.clone(), ..plan.item(&name) };
+            plans.into_iter().map(item).collect()
+        }
         false => {
             let is_new = pool.found().is_none();
             let pool = pool.apply(&libvirt)?;
@@ -143,21 +160,52 @@ pub fn run(
 }
 
 #[derive(Deserialize)]
-struct HasPath {
-    path: PathBuf,
+struct ImageItem {
+    #[serde(deserialize_with = "name::deserialize_path")]
+    path: String,
+    #[serde(default, deserialize_with = "name::deserialize_option")]
+    pool: Option<String>,
+    #[serde(flatten)]
+    claim: VolumeClaim,
 }
 
-fn images(args: &ImportArgs) -> Result<Vec<PathBuf>> {
-    if args.image.as_os_str() != input::STDIN {
-        return Ok(vec![args.image.clone()]);
+/// An image that is to be imported.
+struct Image {
+    path: PathBuf,
+    /// The name of the pool that an item says it is in.
+    pool: Option<String>,
+    claim: VolumeClaim,
+}
+
+impl Image {
+    /// Compares what an item says with this machine, whose file is read wherever libvirt runs, and with
+    /// the pool that the file is in where that can be seen.
+    ///
+    /// Errors: `conflict` with code `IDENTITY_CHANGED`.
+    fn expect_same(&self, context: &Context, libvirt: &Libvirt) -> Result<()> {
+        let pool = match (&self.pool, &self.claim.pool_uuid) {
+            (Some(pool), Some(_)) if libvirt.is_local() => Pool::by_name(libvirt, pool)?,
+            _ => None,
+        };
+        let (name, host_name) = (self.path.display().to_string(), context.host.name());
+        self.claim.expect(&name, pool.as_ref(), host_name.as_deref())
     }
-    let items: Vec<HasPath> =
+}
+
+fn images(args: &ImportArgs) -> Result<Vec<Image>> {
+    if args.image.as_os_str() != input::STDIN {
+        let path = args.image.clone();
+        return Ok(vec![Image { path, pool: None, claim: VolumeClaim::default() }]);
+    }
+    let items: Vec<ImageItem> =
         input::items(&["tdx.pool.import", "tdx.pool.volumes"], "images with a path")?;
     if items.len() != 1 && (args.name.is_some() || args.sha256.is_some()) {
         let message = format!("--name and --sha256 are for one image, {} came", items.len());
         return Err(Error::usage(message));
     }
-    Ok(items.into_iter().map(|item| item.path).collect())
+    let image =
+        |item: ImageItem| Image { path: item.path.into(), pool: item.pool, claim: item.claim };
+    Ok(items.into_iter().map(image).collect())
 }
 
 fn apply_all(
@@ -169,7 +217,7 @@ fn apply_all(
     let mut items: Vec<ImportItem> = Vec::new();
     for plan in plans {
         match plan.apply(context, libvirt, pool) {
-            Ok((item, _)) => items.push(item),
+            Ok((item, _)) => items.push(ImportItem { pool_uuid: pool.uuid.clone(), ..item }),
             Err(error) => {
                 let done = items.iter().filter(|item| item.action != Action::NONE);
                 return Err(error.applied(done.map(|item| format!("imported '{}'", item.name))));

@@ -4,9 +4,13 @@
 //! drops the lock with the process, however it dies, so a leftover is known at once and by nothing as
 //! vague as age.
 //!
-//! Root's locks lie where nobody else can create or open a file, so that nobody can hold one in root's way. The
-//! locks of other users lie in a directory that all can write. There a lock counts only when its file has the
-//! group that may use libvirt, which only members can give to a file, and when nobody but its owner can open it.
+//! A volume that something is about to refer to is locked as well ([`Kept`]), and one that is about to be
+//! deleted or replaced ([`Removal`]).
+//!
+//! Root's locks lie where nobody else can create a file, and only members of the group that may use libvirt can
+//! open one, so that nobody else can hold one in root's way. The locks of other users lie in a directory that all
+//! can write. There a lock counts only when its file has that group, which only its members can give to a file,
+//! and when nobody but they can open it.
 
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io;
@@ -16,6 +20,10 @@ use std::path::{Path, PathBuf};
 use common::host::Host;
 use common::{Error, IoContext, Result, log, user};
 use rustix::fs::{FlockOperation, OFlags, flock};
+
+mod kept;
+
+pub use kept::{Kept, Removal};
 
 /// The directory of root's locks. Everybody can see whether there is a lock of a name.
 const OF_ROOT: &str = "/run/tdx-pool";
@@ -65,28 +73,35 @@ impl Drop for InFlight {
     }
 }
 
-/// Whether some process is making the volume `name`. Who is not root cannot tell a lock of another user from
-/// one that a dead process left, and takes it for a lock.
+/// Whether some process is making the volume `name`, or keeps it for something that it makes. Who is not root
+/// cannot tell a lock that only its holder can open from one that a dead process left, and takes it for a lock.
 ///
 /// Errors: `io` or `permission` when that cannot be told.
 pub fn is_in_flight(host: &Host, name: &str) -> Result<bool> {
     for folder in [OF_ROOT, OF_USERS] {
-        let path = host.path(folder).join(name);
-        let lock = match OpenOptions::new().read(true).custom_flags(careful()).open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            // A link, which these tools never make there.
-            Err(error) if error.raw_os_error() == Some(LOOP) && folder == OF_USERS => continue,
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !is_root() => {
-                path.symlink_metadata().at("look at the lock", &path)?;
-                return Ok(true);
-            }
-            lock => lock.at("open the lock", &path)?,
-        };
-        if counts(&lock, folder, &path)? && is_locked(&lock, &path)? {
+        if is_locked_in(host, folder, name, FlockOperation::NonBlockingLockExclusive)? {
             return Ok(true);
         }
     }
     Ok(false)
+}
+
+/// Whether a lock in a directory speaks against this kind of lock.
+fn is_locked_in(host: &Host, folder: &str, name: &str, wanted: FlockOperation) -> Result<bool> {
+    let path = host.path(folder).join(name);
+    let lock = match OpenOptions::new().read(true).custom_flags(careful()).open(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        // A link, which these tools never make there.
+        Err(error) if error.raw_os_error() == Some(LOOP) && folder == OF_USERS => return Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !is_root() => {
+            return match path.symlink_metadata() {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+                there => there.at("look at the lock", &path).map(|_| true),
+            };
+        }
+        lock => lock.at("open the lock", &path)?,
+    };
+    Ok(counts(&lock, folder, &path)? && !try_lock(&lock, &path, wanted)?)
 }
 
 /// Takes the lock files of dead processes away, and those that do not count. What cannot be judged is left: a
@@ -114,9 +129,10 @@ pub fn sweep(host: &Host) {
 /// Whether a lock in this directory keeps anybody from anything.
 fn counts(lock: &File, folder: &str, path: &Path) -> Result<bool> {
     let metadata = lock.metadata().at("look at", path)?;
-    let is_private = metadata.is_file() && metadata.mode() & 0o077 == 0;
     let by_whom = [0, rustix::process::geteuid().as_raw()].contains(&metadata.uid());
-    Ok(folder == OF_ROOT || is_private && (by_whom || members().contains(&metadata.gid())))
+    let by_member = members().contains(&metadata.gid());
+    let is_private = metadata.mode() & if by_member { 0o037 } else { 0o077 } == 0;
+    Ok(folder == OF_ROOT || metadata.is_file() && is_private && (by_whom || by_member))
 }
 
 /// The groups that may use libvirt's system connection: the one that distributions' polkit rules name, and
@@ -132,21 +148,29 @@ fn members() -> Vec<u32> {
     user::group_id("libvirt").into_iter().chain(groups).collect()
 }
 
-/// Gives a file a group that only its members can give. The lock of anybody else counts for nobody.
-fn prove_membership(file: &File) {
+/// Gives a file a group that only its members can give, and says whether it could. The lock of anybody else
+/// counts for nobody.
+fn prove_membership(file: &File) -> bool {
     let is_given = |group: &u32| fchown(file, None, Some(*group)).is_ok();
-    if !members().iter().any(is_given) {
+    let is_member = members().iter().any(is_given);
+    if !is_member && !is_root() {
         log::step(
-            "this user is in no group that may use libvirt: root's cleanup ignores its locks",
+            "this user is in no group that may use libvirt: root's commands ignore its locks",
         );
     }
+    is_member
 }
 
 /// Takes the lock, which lasts until `lock` is closed, unless another has it.
 fn is_locked(lock: &File, path: &Path) -> Result<bool> {
-    match flock(lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(false),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
+    Ok(!try_lock(lock, path, FlockOperation::NonBlockingLockExclusive)?)
+}
+
+/// Takes this kind of lock, unless another has one that speaks against it.
+fn try_lock(lock: &File, path: &Path, wanted: FlockOperation) -> Result<bool> {
+    match flock(lock, wanted) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
         Err(error) => Err(error).at("lock", path),
     }
 }
@@ -166,9 +190,13 @@ fn is_root() -> bool {
 fn expect_own(metadata: &Metadata, path: &Path) -> Result<()> {
     match metadata.uid() == rustix::process::geteuid().as_raw() && metadata.is_file() {
         true => Ok(()),
-        false => Err(Error::permission(format!("the lock {} is another user's", path.display()))
-            .hint("tdx-pool cleanup, run as root, removes stale locks")),
+        false => Err(is_another_users(path)),
     }
+}
+
+fn is_another_users(path: &Path) -> Error {
+    Error::permission(format!("the lock {} is another user's", path.display()))
+        .hint("tdx-pool cleanup, run as root, removes stale locks")
 }
 
 /// Makes the directory of this user's locks.
@@ -192,7 +220,7 @@ fn make_folder(host: &Host) -> Result<PathBuf> {
 fn make_users_folder(host: &Host) -> Result<PathBuf> {
     let folder = host.path(OF_USERS);
     match create(&folder, 0o1777)? {
-        Some(made) => prove_membership(&made),
+        Some(made) => _ = prove_membership(&made),
         None => {
             let metadata = open(&folder)?.metadata().at("look at", &folder)?;
             let own = [0, rustix::process::geteuid().as_raw()].contains(&metadata.uid());

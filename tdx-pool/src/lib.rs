@@ -9,10 +9,16 @@
 
 mod chains;
 mod cli;
-mod files;
+mod domain_files;
 mod holders;
+pub mod identity;
 mod upload;
+mod volume_head;
+mod volume_identity;
+mod writers;
 
+pub mod base_image;
+pub mod checked_file;
 pub mod cleanup;
 pub mod copy;
 pub mod delete;
@@ -29,6 +35,7 @@ pub mod overlay;
 pub mod owner;
 pub mod pool;
 pub mod record;
+pub mod references;
 pub mod secret;
 pub mod seed;
 pub mod usage;

@@ -1,5 +1,7 @@
 //! The names of files that are ours, and how they are made.
 
+use std::path::Path;
+
 use common::{Error, ErrorKind, Result};
 use rustix::rand::{GetRandomFlags, getrandom};
 
@@ -8,7 +10,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 pub enum Ours {
     /// `overlay.<15 alnum>.qcow2`: a domain's disk over a base image.
     Overlay,
-    /// `cidata.<alnum>.<extension>`: a cloud-init seed.
+    /// `cidata.<15 alnum>.<extension>`: a cloud-init seed.
     Seed,
     /// `disk.<15 alnum>.qcow2` or `.raw`: a domain's disk that stands on nothing.
     Disk,
@@ -21,20 +23,26 @@ impl Ours {
     pub fn classify(name: &str) -> Option<Self> {
         let (kind, rest) = name.split_once('.')?;
         let (random, extension) = rest.split_once('.')?;
-        let alnum = !random.is_empty() && random.bytes().all(|b| b.is_ascii_alphanumeric());
-        let sized = alnum && random.len() == RANDOM_LENGTH;
+        if random.len() != RANDOM_LENGTH || !random.bytes().all(|b| b.is_ascii_alphanumeric()) {
+            return None;
+        }
         match (kind, extension) {
-            ("overlay", "qcow2") if sized => Some(Self::Overlay),
-            ("disk", "qcow2" | "raw") if sized => Some(Self::Disk),
-            ("import", "part") if sized => Some(Self::Import),
-            ("cidata", extension) if alnum && !extension.is_empty() => Some(Self::Seed),
+            ("overlay", "qcow2") => Some(Self::Overlay),
+            ("disk", "qcow2" | "raw") => Some(Self::Disk),
+            ("import", "part") => Some(Self::Import),
+            ("cidata", extension) if !extension.is_empty() => Some(Self::Seed),
             _ => None,
         }
     }
 
-    /// Whether a domain of ours owns such a file, down to which its disk is its own.
-    pub fn is_disk(self) -> bool {
-        matches!(self, Self::Overlay | Self::Disk)
+    /// The kind of the file at a path, by its name.
+    pub fn of_path(path: &Path) -> Option<Self> {
+        Self::classify(path.file_name()?.to_str()?)
+    }
+
+    /// Whether a domain can own such a file: its disk or its cloud-init seed.
+    pub fn is_of_domain(self) -> bool {
+        matches!(self, Self::Overlay | Self::Disk | Self::Seed)
     }
 
     /// A name that was never used.
@@ -102,8 +110,11 @@ mod tests {
     fn only_our_names_are_ours() {
         for (name, ours) in [
             ("overlay.abcDEF012345678.qcow2", Some(Ours::Overlay)),
-            ("cidata.abc.iso", Some(Ours::Seed)),
+            ("cidata.abcDEF012345678.iso", Some(Ours::Seed)),
             ("cidata.abcDEF012345678.img", Some(Ours::Seed)),
+            ("cidata.common.iso", None),
+            ("cidata.abcDEF01234567.iso", None),
+            ("cidata.abcDEF012345678.", None),
             ("import.abcDEF012345678.part", Some(Ours::Import)),
             ("disk.abcDEF012345678.qcow2", Some(Ours::Disk)),
             ("disk.abcDEF012345678.raw", Some(Ours::Disk)),

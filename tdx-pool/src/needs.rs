@@ -1,11 +1,13 @@
 //! Whether a file may go: what domains and other images, in whatever pool, need of it.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use common::Result;
+use common::image::{Below, FileKey, Unknown, keys};
 use common::libvirt::Libvirt;
+use common::{Error, Result};
 
-use crate::files::{FileKey, keys};
+use crate::image::quote;
 use crate::pool::Pool;
 use crate::usage::{Chains, Usage};
 use crate::volume::{Survey, Volume};
@@ -20,7 +22,7 @@ pub(crate) struct PoolFile {
     /// Where it is.
     pub(crate) path: PathBuf,
     /// What it stands on, where libvirt had to be asked.
-    backing: Option<PathBuf>,
+    pub(crate) backing: Option<PathBuf>,
 }
 
 /// Every file in the folders of all pools, started or not, and every volume of pools that have none.
@@ -50,7 +52,7 @@ pub(crate) fn pool_files(libvirt: &Libvirt) -> Result<Vec<PoolFile>> {
     Ok(files)
 }
 
-/// The domains that need a file, and the images of pools that stand on it, in words.
+/// The domains that need a file, and the images of pools that need it, in words.
 ///
 /// Errors: what libvirt says.
 pub fn users(libvirt: &Libvirt, path: &Path) -> Result<Vec<String>> {
@@ -60,12 +62,95 @@ pub fn users(libvirt: &Libvirt, path: &Path) -> Result<Vec<String>> {
         usage.of(path).into_iter().map(|name| format!("domain '{name}'")).collect();
     let file: Vec<FileKey> = keys(path).collect();
     for image in pool_files(libvirt)? {
-        let chain = chains.chain(&image.path)?;
-        if chain.iter().flat_map(|below| keys(below)).any(|key| file.contains(&key)) {
+        if needs(&chains.below(&image.path)?, &file) {
             users.push(format!("volume '{}' of pool '{}'", image.name, image.pool));
         }
     }
     Ok(users)
+}
+
+/// Whether the file with these keys is among those below an image.
+fn needs(below: &Below, file: &[FileKey]) -> bool {
+    let is_inside = |key: &FileKey| match key {
+        FileKey::Path(path) => {
+            below.directories.iter().any(|directory| path.starts_with(directory))
+        }
+        FileKey::Inode(..) => false,
+    };
+    file.iter().any(|key| below.keys.contains(key) || is_inside(key))
+}
+
+/// An image that may need files which are not known, so that others cannot be deleted.
+#[derive(Debug)]
+pub(crate) struct UnknownImage {
+    /// The image, and why its files are not known.
+    pub(crate) unknown: Unknown,
+    keys: Vec<FileKey>,
+    /// The pools that have it, or an image above it; none when a domain needs it, wherever it is.
+    pools: Option<BTreeSet<String>>,
+}
+
+impl UnknownImage {
+    /// Whether it may need a file in this pool.
+    fn concerns(&self, pool: &str) -> bool {
+        self.pools.as_ref().is_none_or(|pools| pools.contains(pool))
+    }
+}
+
+/// Every image that may need files which are not known.
+#[derive(Debug, Default)]
+pub(crate) struct UnknownImages(Vec<UnknownImage>);
+
+impl UnknownImages {
+    /// Those of domains.
+    pub(crate) fn of_domains(usage: &Usage) -> Self {
+        let image = |unknown: Unknown| UnknownImage {
+            keys: keys(&unknown.path).collect(),
+            unknown,
+            pools: None,
+        };
+        Self(usage.unknown().map(image).collect())
+    }
+
+    /// Adds one that lies in a pool, or below an image of it, unless the XML of a domain states what it
+    /// needs.
+    pub(crate) fn add(&mut self, usage: &Usage, pool: &str, unknown: Unknown) {
+        if usage.is_stated(&unknown) {
+            return;
+        }
+        match self.0.iter_mut().find(|other| other.unknown.path == unknown.path) {
+            Some(other) => {
+                other.pools.iter_mut().for_each(|pools| pools.extend([pool.to_owned()]));
+            }
+            None => {
+                let pools = Some(BTreeSet::from([pool.to_owned()]));
+                self.0.push(UnknownImage { keys: keys(&unknown.path).collect(), unknown, pools });
+            }
+        }
+    }
+
+    /// The first one that may need a file of this pool, those with one of these keys left out.
+    pub(crate) fn first(&self, pool: &str, except: impl Fn(&FileKey) -> bool) -> Option<&Unknown> {
+        let concerns =
+            |image: &&UnknownImage| image.concerns(pool) && !image.keys.iter().any(&except);
+        self.0.iter().find(concerns).map(|image| &image.unknown)
+    }
+
+    /// Whether the file with these keys is one of them.
+    pub(crate) fn has(&self, file: &[FileKey]) -> bool {
+        self.0.iter().any(|image| image.keys.iter().any(|key| file.contains(key)))
+    }
+
+    fn forget(&mut self, file: &[FileKey]) {
+        self.0.retain(|image| !image.keys.iter().any(|key| file.contains(key)));
+    }
+}
+
+/// The error about volumes that may be needed by an image whose files are not known.
+pub(crate) fn may_need(message: String, unknown: &Unknown) -> Error {
+    let (path, reason) = (unknown.path.display(), &unknown.reason);
+    Error::conflict(format!("{message} by image {path}: {reason}"))
+        .hint(format!("repair or delete that image first: qemu-img info {}", quote(&unknown.path)))
 }
 
 /// Who needs which file of a pool.
@@ -73,15 +158,17 @@ pub fn users(libvirt: &Libvirt, path: &Path) -> Result<Vec<String>> {
 pub(crate) struct Needs {
     /// The volumes of the pool that was asked about.
     pub(crate) survey: Survey,
+    pool: String,
     above: Vec<Above>,
+    unknown: UnknownImages,
 }
 
-/// An image that stands on others.
+/// An image that needs others.
 #[derive(Debug)]
 struct Above {
     path: PathBuf,
     label: String,
-    chain: Vec<FileKey>,
+    below: Below,
 }
 
 impl Needs {
@@ -103,27 +190,37 @@ impl Needs {
                 survey.chains.learn(&file.path, backing);
             }
         }
+        let mut unknown = UnknownImages::of_domains(&survey.usage);
         for file in files {
-            let chain = survey.chains.chain(&file.path)?;
-            if chain.is_empty() {
+            let mut below = survey.chains.below(&file.path)?;
+            for image in std::mem::take(&mut below.unknown) {
+                unknown.add(&survey.usage, &file.pool, image);
+            }
+            if below.keys.is_empty() && below.directories.is_empty() {
                 continue;
             }
             let label = match file.pool == pool.name {
                 true => format!("volume '{}'", file.name),
                 false => format!("volume '{}' of pool '{}'", file.name, file.pool),
             };
-            let chain = chain.iter().flat_map(|below| keys(below)).collect();
-            above.push(Above { path: file.path, label, chain });
+            above.push(Above { path: file.path, label, below });
         }
-        Ok(Self { survey, above })
+        Ok(Self { survey, pool: pool.name.clone(), above, unknown })
     }
 
-    /// The domains that need `path` and the volumes that stand on it.
+    /// The domains that need `path`, and the volumes that do.
     pub(crate) fn of(&self, path: &Path) -> Vec<String> {
-        let domains = self.survey.usage.of(path).into_iter().map(|name| format!("domain '{name}'"));
         let file: Vec<FileKey> = keys(path).collect();
-        let stands = |above: &&Above| above.chain.iter().any(|key| file.contains(key));
-        domains.chain(self.above.iter().filter(stands).map(|above| above.label.clone())).collect()
+        let domains = self.survey.usage.of_keys(&file).into_iter();
+        let domains = domains.map(|name| format!("domain '{name}'"));
+        let needs = |above: &&Above| above.path != path && needs(&above.below, &file);
+        domains.chain(self.above.iter().filter(needs).map(|above| above.label.clone())).collect()
+    }
+
+    /// Another image that may need `path`: which files it needs is not known.
+    pub(crate) fn unknown(&self, path: &Path) -> Option<&Unknown> {
+        let file: Vec<FileKey> = keys(path).collect();
+        self.unknown.first(&self.pool, |key| file.contains(key))
     }
 
     /// The volume of this name.
@@ -131,13 +228,20 @@ impl Needs {
         self.survey.volumes.iter().find(|volume| volume.name == name)
     }
 
-    /// How many images are under `path`.
+    /// How many files are below `path`; more than below any other when they are not all known.
     pub(crate) fn height(&self, path: &Path) -> usize {
-        self.above.iter().find(|above| above.path == path).map_or(0, |above| above.chain.len())
+        if self.unknown.has(&keys(path).collect::<Vec<_>>()) {
+            return usize::MAX;
+        }
+        self.above
+            .iter()
+            .find(|above| above.path == path)
+            .map_or(0, |above| above.below.paths.len())
     }
 
-    /// Counts a file as gone: what it stood on is needed by it no more.
-    pub(crate) fn forget(&mut self, path: &Path) {
+    /// Counts a file as gone: it needs others no more.
+    pub(crate) fn forget(&mut self, path: &Path, keys: &[FileKey]) {
         self.above.retain(|above| above.path != path);
+        self.unknown.forget(keys);
     }
 }

@@ -3,62 +3,19 @@
 use std::path::{Path, PathBuf};
 
 use common::host::Host;
-use common::libvirt::{Context, Libvirt, is_gone};
+use common::libvirt::{Libvirt, is_gone};
 use common::xml::Element;
 use common::{Error, Result, log};
 use virt::storage_vol::StorageVol;
-use virt::sys;
 
+pub use crate::base_image::Base;
 use crate::image::Format;
-use crate::inflight::InFlight;
+use crate::inflight::{InFlight, Kept};
 use crate::names::Ours;
+use crate::needs;
 use crate::owner::{Owner, permissions};
 use crate::pool::Pool;
-use crate::secret::{self, NewSecret};
-use crate::volume::Volume;
-
-/// An image that overlays stand on.
-#[derive(Debug, Clone)]
-pub struct Base {
-    /// Volume name.
-    pub name: String,
-    /// Where it is, on libvirt's host.
-    pub path: PathBuf,
-    /// Its format; always written into the overlay, since guessing it is a known way to be attacked.
-    pub format: Format,
-    /// Size the guest sees, bytes.
-    pub capacity_bytes: u64,
-}
-
-impl Base {
-    /// The base image of this name in a pool.
-    ///
-    /// Errors: `not_found`; `invalid_input` for a volume that stands on another, or is neither qcow2
-    /// nor raw.
-    pub fn find(pool: &Pool, name: &str) -> Result<Self> {
-        let absent = || Error::not_found(format!("no volume '{name}' in pool '{}'", pool.name));
-        let handle = pool.volume(name)?.ok_or_else(absent)?;
-        let volume = Volume::read(handle)?.ok_or_else(absent)?;
-        if let Some(backing) = &volume.backing {
-            let backing = backing.display();
-            return Err(Error::invalid_input(format!(
-                "volume '{name}' stands on {backing}: it is no base image"
-            )));
-        }
-        let format = match volume.format.as_deref() {
-            Some("qcow2") => Format::Qcow2,
-            Some("raw") => Format::Raw,
-            other => {
-                let other = other.unwrap_or("unknown");
-                return Err(Error::invalid_input(format!(
-                    "volume '{name}' is of format {other}: a base image is qcow2 or raw"
-                )));
-            }
-        };
-        let capacity_bytes = volume.capacity_bytes.unwrap_or(0);
-        Ok(Self { name: volume.name, path: volume.path, format, capacity_bytes })
-    }
-}
+use crate::secret::NewSecret;
 
 /// An overlay that is to be made.
 #[derive(Debug)]
@@ -92,6 +49,8 @@ impl Plan {
     /// Makes the overlay. It counts as in flight until the returned value is dropped.
     pub fn create(&self, host: &Host, pool: &Pool, owner: Option<Owner>) -> Result<NewVolume> {
         let in_flight = InFlight::begin(host, &self.name)?;
+        // Until the overlay is there, and names it in its header.
+        let _kept = Kept::begin(host, &self.base.name)?;
         let xml = self.xml(owner)?;
         log::step(format_args!("create overlay {}", self.path.display()));
         let doing = format_args!("create overlay '{}'", self.name);
@@ -154,55 +113,20 @@ impl NewVolume {
         &self.path
     }
 
-    /// Takes it back because of `error`, which then tells when that failed too.
-    pub fn undo_after(self, error: Error) -> Error {
-        let deleted = match self.handle.delete(0) {
-            Err(error) if is_gone(&error) => Ok(()), // with its domain, by another command
-            deleted => deleted,
-        };
-        match (deleted, self.secret) {
-            (Ok(()), None) => error,
-            (Ok(()), Some(secret)) => secret.undo_after(error),
+    /// Deletes the volume after `error`, unless a domain or an image has come to need it since it was
+    /// made. The error names a volume that stays.
+    pub fn undo_after(self, libvirt: &Libvirt, error: Error) -> Error {
+        let is_free = needs::users(libvirt, &self.path).is_ok_and(|users| users.is_empty());
+        let is_deleted = is_free
+            && match self.handle.delete(0) {
+                Err(error) => is_gone(&error), // with its domain, by another command
+                Ok(()) => true,
+            };
+        match (is_deleted, self.secret) {
+            (true, None) => error,
+            (true, Some(secret)) => secret.undo_after(error),
             // Without its secret nobody could read what is left.
-            (Err(_), _) => error.left_behind([self.path.display().to_string()]),
+            (false, _) => error.left_behind([self.path.display().to_string()]),
         }
-    }
-}
-
-/// Deletes a disk image of a domain: through its pool when libvirt finds it there, else the file. The
-/// passphrase of an encrypted one is forgotten after it.
-/// Returns whether there was anything to delete.
-///
-/// Errors: `io` or `permission`; `unsupported` for a file of a remote host outside any pool.
-pub fn delete_file(libvirt: &Libvirt, path: &Path) -> Result<bool> {
-    let deleted = delete(libvirt, path)?;
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    secret::forget_with(libvirt, name, path)?;
-    Ok(deleted)
-}
-
-fn delete(libvirt: &Libvirt, path: &Path) -> Result<bool> {
-    log::step(format_args!("delete {}", path.display()));
-    let volume = path.to_str().map(|path| libvirt.connect().lookup_storage_vol_by_path(path));
-    match volume {
-        Some(Ok(volume)) => match volume.delete(sys::VIR_STORAGE_VOL_DELETE_NORMAL) {
-            Ok(()) => return Ok(true),
-            Err(error) if is_gone(&error) => {}
-            Err(error) if !libvirt.is_local() => {
-                return Err(error).context(format_args!("delete {}", path.display()));
-            }
-            Err(_) => {} // the pool is behind the times; the file itself decides
-        },
-        _ if !libvirt.is_local() => {
-            return Err(Error::unsupported(format!(
-                "cannot delete {}: it is in no pool of the remote host",
-                path.display()
-            )));
-        }
-        _ => {}
-    }
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
-        done => common::IoContext::at(done, "delete", path).map(|()| true),
     }
 }

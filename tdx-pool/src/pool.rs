@@ -17,8 +17,8 @@ use virt::storage_pool::StoragePool;
 use virt::storage_vol::StorageVol;
 use virt::sys;
 
-use crate::files::canonical;
 use crate::wanted::{PoolArgs, Wanted};
+use common::image::canonical;
 
 /// A pool that libvirt knows.
 #[derive(Debug)]
@@ -32,7 +32,8 @@ pub struct Pool {
     /// Where its volumes are; some kinds of pool have no such place.
     pub path: Option<PathBuf>,
     state: PoolState,
-    uuid: Option<String>,
+    /// Its UUID.
+    pub uuid: Option<String>,
     capacity_bytes: Option<u64>,
     allocation_bytes: Option<u64>,
     available_bytes: Option<u64>,
@@ -78,6 +79,7 @@ pub struct PoolItem {
 impl Item for PoolItem {
     const COLUMNS: &'static [&'static str] =
         &["NAME", "STATE", "AUTOSTART", "CAPACITY", "ALLOCATION", "AVAILABLE", "VOLUMES", "PATH"];
+    const DROPPED: &'static [&'static str] = &["AUTOSTART", "VOLUMES", "ALLOCATION", "PATH"];
 
     fn key(&self) -> Cow<'_, str> {
         self.name.as_str().into()
@@ -160,6 +162,11 @@ impl Pool {
             Err(error) if is_gone(&error) => Ok(None),
             found => Self::read(found.context(format_args!("look up pool '{name}'"))?).map(Some),
         }
+    }
+
+    /// Whether this is the same pool as `other`, with its volumes in the same place.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.uuid == other.uuid && self.path == other.path
     }
 
     /// Every pool, started or not.

@@ -56,7 +56,7 @@ impl Plan {
         let volume = NewVolume::new(handle, self.path.clone(), in_flight);
         match self.send(libvirt, volume.handle()) {
             Ok(()) => Ok(volume),
-            Err(error) => Err(volume.undo_after(error)),
+            Err(error) => Err(volume.undo_after(libvirt, error)),
         }
     }
 

@@ -21,13 +21,14 @@ use sha2::{Digest, Sha256};
 use virt::storage_vol::StorageVol;
 use virt::stream::Stream;
 
-use crate::image::Format;
+use crate::image::{self, Format, StatedFormat};
 use crate::import::{Plan, Source};
 use crate::inflight::InFlight;
 use crate::names::Ours;
 use crate::needs::Needs;
 use crate::owner::{Owner, permissions};
 use crate::pool::Pool;
+use crate::volume_head;
 
 const CHUNK: usize = 256 * 1024;
 
@@ -49,11 +50,11 @@ pub(crate) fn upload(
     let _in_flight = in_flight.transpose()?;
     if let Some(made) = pool.volume(name)? {
         match compare(libvirt, &made, source)? {
-            Compared::Headless => {
-                let digest = source.sha256()?;
-                plan.check_sha256(&digest)?;
-                put_head(libvirt, &made, source)?;
-                return Ok(digest);
+            Compared::Headless { head, sha256 } => {
+                plan.check_sha256(&sha256)?;
+                put_head(libvirt, &made, source, &head)?;
+                check_uploaded(libvirt, &made, plan)?;
+                return Ok(sha256);
             }
             // A libvirtd that were still at it would not have let it be read. A blank disk of the same
             // size looks like this too, so what anyone needs is not touched.
@@ -67,14 +68,14 @@ pub(crate) fn upload(
                 log::step(format_args!("delete the half-made volume '{name}'"));
                 made.delete(0).context(format_args!("delete the half-made volume '{name}'"))?;
             }
-            Compared::Same | Compared::Different => return Err(made_meanwhile(name)),
+            Compared::Same { .. } | Compared::Different => return Err(made_meanwhile(name)),
         }
     }
     log::step(format_args!("upload {} to volume '{temporary}'", source.path.display()));
     let doing = format_args!("create volume '{temporary}'");
     let part = pool.create_volume(&temporary, &xml(&temporary, source, *owner)?, None, 0, doing)?;
     let done = (|| {
-        let digest = send(libvirt, &part, source, progress)?;
+        let Sent { head, sha256: digest } = send(libvirt, &part, source, progress)?;
         plan.check_sha256(&digest)?;
         interrupt::check()?;
         log::step(format_args!("clone volume '{temporary}' to '{name}'"));
@@ -84,7 +85,9 @@ pub(crate) fn upload(
             Err(_) if matches!(pool.volume(name), Ok(Some(_))) => return Err(made_meanwhile(name)),
             made => made?,
         };
-        match put_head(libvirt, &made, source) {
+        let whole = put_head(libvirt, &made, source, &head)
+            .and_then(|()| check_uploaded(libvirt, &made, plan));
+        match whole {
             Ok(()) => Ok(digest),
             Err(error) if made.delete(0).is_ok() => Err(error),
             Err(error) => Err(error.left_behind([format!("volume '{name}', without its start")])),
@@ -107,22 +110,34 @@ fn made_meanwhile(name: &str) -> Error {
         .hint("run the same command again: it compares the two")
 }
 
+/// Fails unless the volume's header is the one that was planned with: what was sent is what counts, and
+/// the source may have been another image when its header was read.
+///
+/// Errors: `conflict`; those of [`image::check_stated`].
+fn check_uploaded(libvirt: &Libvirt, volume: &StorageVol, plan: &Plan) -> Result<()> {
+    let planned = &plan.source.image;
+    let header = volume_head::download(libvirt, volume, &plan.target())?;
+    let stated = StatedFormat::by_record(image::probe(&header, &plan.target())?.format);
+    match image::check_stated(&header, &plan.source.path, stated)? == *planned {
+        true => Ok(()),
+        false => Err(plan.source.changed()),
+    }
+}
+
 /// How many bytes at an image's start are held back: the magic number, or the boot record.
-fn head(source: &Source) -> usize {
+fn head_length(source: &Source) -> usize {
     match source.image.format {
         Format::Qcow2 => 4,
         Format::Raw => 512,
     }
 }
 
-/// Writes what was held back.
-fn put_head(libvirt: &Libvirt, volume: &StorageVol, source: &Source) -> Result<()> {
-    let mut bytes = vec![0; head(source)];
+/// Writes what was held back, as it was read when the rest was sent.
+fn put_head(libvirt: &Libvirt, volume: &StorageVol, source: &Source, bytes: &[u8]) -> Result<()> {
     let uploading = format_args!("upload {}", source.path.display());
-    source.reopen()?.read_exact(&mut bytes).at("read", &source.path)?;
     let stream = Stream::new(libvirt.connect(), 0).context("open a stream")?;
     volume.upload(&stream, 0, bytes.len() as u64, 0).context(uploading)?;
-    let sent = stream.send(&bytes).context(uploading)?;
+    let sent = stream.send(bytes).context(uploading)?;
     if usize::try_from(sent).ok() != Some(bytes.len()) {
         let _ = stream.abort();
         return Err(Error::failed(format!("cannot {uploading}")));
@@ -146,18 +161,26 @@ fn xml(name: &str, source: &Source, owner: Option<Owner>) -> Result<String> {
         .to_xml()
 }
 
+/// What was read of an image while it was sent.
+struct Sent {
+    /// Its start, which was held back.
+    head: Vec<u8>,
+    /// The digest of all its bytes.
+    sha256: String,
+}
+
 fn send(
     libvirt: &Libvirt,
     volume: &StorageVol,
     source: &Source,
     progress: &dyn Fn(u64),
-) -> Result<String> {
+) -> Result<Sent> {
     let uploading = format_args!("upload {}", source.path.display());
     let length = source.image.file_size_bytes;
     let stream = Stream::new(libvirt.connect(), 0).context("open a stream")?;
     volume.upload(&stream, 0, length, 0).context(uploading)?;
     match feed(&stream, source, progress) {
-        Ok(digest) => stream.finish().context(uploading).map(|()| digest),
+        Ok(sent) => stream.finish().context(uploading).map(|()| sent),
         Err(error) => {
             // Else the volume stays in use and cannot be deleted.
             let _ = stream.abort();
@@ -166,11 +189,12 @@ fn send(
     }
 }
 
-fn feed(stream: &Stream, source: &Source, progress: &dyn Fn(u64)) -> Result<String> {
+fn feed(stream: &Stream, source: &Source, progress: &dyn Fn(u64)) -> Result<Sent> {
     let length = source.image.file_size_bytes;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; CHUNK];
     let mut reader = source.reopen()?.take(length);
+    let mut head = Vec::new();
     let mut sent = 0;
     loop {
         interrupt::check()?;
@@ -179,9 +203,9 @@ fn feed(stream: &Stream, source: &Source, progress: &dyn Fn(u64)) -> Result<Stri
             break;
         }
         hasher.update(&buffer[..read]);
-        if sent == 0 {
-            buffer[..head(source).min(read)].fill(0);
-        }
+        let missing = (head_length(source) - head.len()).min(read);
+        head.extend_from_slice(&buffer[..missing]);
+        buffer[..missing].fill(0);
         let mut rest = &buffer[..read];
         while !rest.is_empty() {
             let taken = stream.send(rest).context(format_args!("upload {}", source.path.display()));
@@ -191,16 +215,28 @@ fn feed(stream: &Stream, source: &Source, progress: &dyn Fn(u64)) -> Result<Stri
         progress(sent);
     }
     source.check_unchanged()?;
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(Sent { head, sha256: hex(hasher) })
+}
+
+fn hex(hasher: Sha256) -> String {
+    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// How a volume compares with an image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Compared {
     /// It holds exactly the image's bytes.
-    Same,
+    Same {
+        /// Their digest.
+        sha256: String,
+    },
     /// It lacks but the bytes that an upload holds back: that was killed right before its end.
-    Headless,
+    Headless {
+        /// Those bytes.
+        head: Vec<u8>,
+        /// The digest of all of the image's bytes.
+        sha256: String,
+    },
     /// It lacks those and more, and holds nothing else: libvirtd died while it copied the image there.
     Begun,
     /// It holds something else.
@@ -208,6 +244,8 @@ pub(crate) enum Compared {
 }
 
 /// Compares a volume with the source, byte for byte as they come down libvirt's stream.
+///
+/// Errors: what libvirt says; `conflict` for a source that changes meanwhile; `io`.
 pub(crate) fn compare(libvirt: &Libvirt, volume: &StorageVol, source: &Source) -> Result<Compared> {
     let comparing = format_args!("download a volume to compare it with {}", source.path.display());
     let text = volume.xml_desc(0).context(comparing)?;
@@ -222,7 +260,8 @@ pub(crate) fn compare(libvirt: &Libvirt, volume: &StorageVol, source: &Source) -
     volume.download(&stream, 0, 0, 0).context(comparing)?;
     match compare_stream(&stream, source) {
         Ok(same) if same != Compared::Different => {
-            stream.finish().context(comparing).map(|()| same)
+            stream.finish().context(comparing)?;
+            source.check_unchanged().map(|()| same)
         }
         other => {
             let _ = stream.abort();
@@ -236,21 +275,37 @@ fn is_part(bytes: &[u8], image: &[u8]) -> bool {
     bytes.iter().zip(image).all(|(byte, wanted)| *byte == 0 || byte == wanted)
 }
 
+/// What a volume lacks of an image, so far.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lacks {
+    Nothing,
+    Head,
+    More,
+}
+
 fn compare_stream(stream: &Stream, source: &Source) -> Result<Compared> {
     let comparing = format_args!("compare a volume with {}", source.path.display());
     let mut file: File = source.reopen()?;
+    let mut hasher = Sha256::new();
+    let mut head = Vec::new();
     let mut theirs = vec![0; CHUNK];
     let mut ours = vec![0; CHUNK];
-    let mut result = Compared::Same;
-    let mut at_start = true;
+    let mut lacks = Lacks::Nothing;
     loop {
         interrupt::check()?;
         let got = stream.recv(&mut theirs).context(comparing)?;
         let got = usize::try_from(got)
             .map_err(|_| Error::new(ErrorKind::Failed, "the download would block"))?;
         if got == 0 {
-            let at_end = file.read(&mut ours[..1]).at("read", &source.path)? == 0;
-            return Ok(if at_end { result } else { Compared::Different });
+            if file.read(&mut ours[..1]).at("read", &source.path)? > 0 {
+                return Ok(Compared::Different);
+            }
+            let sha256 = hex(hasher);
+            return Ok(match lacks {
+                Lacks::Nothing => Compared::Same { sha256 },
+                Lacks::Head => Compared::Headless { head, sha256 },
+                Lacks::More => Compared::Begun,
+            });
         }
         match file.read_exact(&mut ours[..got]) {
             Ok(()) => {}
@@ -259,20 +314,21 @@ fn compare_stream(stream: &Stream, source: &Source) -> Result<Compared> {
             }
             Err(error) => return Err(error).at("read", &source.path),
         }
-        let head = if at_start { head(source).min(got) } else { 0 };
+        hasher.update(&ours[..got]);
+        let length = (head_length(source) - head.len()).min(got);
         let (ours, theirs) = (&ours[..got], &theirs[..got]);
-        if ours[..head] != theirs[..head] {
-            if theirs[..head].iter().any(|byte| *byte != 0) {
+        head.extend_from_slice(&ours[..length]);
+        if ours[..length] != theirs[..length] {
+            if theirs[..length].iter().any(|byte| *byte != 0) {
                 return Ok(Compared::Different);
             }
-            result = Compared::Headless;
+            lacks = Lacks::Head;
         }
-        if ours[head..] != theirs[head..] {
-            if result == Compared::Same || !is_part(theirs, ours) {
+        if ours[length..] != theirs[length..] {
+            if lacks == Lacks::Nothing || !is_part(theirs, ours) {
                 return Ok(Compared::Different);
             }
-            result = Compared::Begun;
+            lacks = Lacks::More;
         }
-        at_start = false;
     }
 }

@@ -1,36 +1,49 @@
 //! Who needs a file: domains, their snapshots, and the images above it.
 //!
-//! libvirt has no such notion and would delete a base image under its overlays. Here every file that
-//! a domain's XML names is found by parsing, brought to its canonical path and inode, and followed
-//! down its chain of backing files. The cost grows as volumes plus domains.
+//! libvirt keeps no such account and would delete a base image under its overlays. Here every file that
+//! a domain's XML names is found by parsing, brought to its canonical path and inode, and followed to
+//! everything below it. The cost grows as volumes plus domains.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
+use common::image::{FileKey, Unknown, UnknownReason, keys};
 use common::libvirt::{Context, Libvirt, is_gone};
-use common::xml::{Document, Node};
+use common::xml::Document;
 use common::{Error, ErrorKind, Result, parallel};
 use virt::domain::Domain;
 use virt::sys;
 
 pub use crate::chains::Chains;
-use crate::files::{FileKey, canonical, keys};
-use crate::pool::Pool;
+use crate::domain_files::{PoolPaths, files, stated_images};
 
 /// The files that domains need, each with the domains' names.
 #[derive(Debug, Default)]
 pub struct Usage {
     users: HashMap<FileKey, BTreeSet<String>>,
+    /// Directories that QEMU shows to a guest with every file, each with the domain's name.
+    directories: BTreeSet<(PathBuf, String)>,
+    /// The images of disks, or below those, that may need files which are not known.
+    unknown: BTreeMap<PathBuf, UnknownReason>,
+    stated: Stated,
+}
+
+/// What domains' XML states of images.
+#[derive(Debug, Default)]
+struct Stated {
+    raw: HashSet<FileKey>,
+    backing: HashSet<FileKey>,
+    data_file: HashSet<FileKey>,
 }
 
 impl Usage {
     /// Asks libvirt for every domain: as it runs, as it would start next, as it was saved, with its
-    /// snapshots; and follows every image down its chain.
+    /// snapshots; and follows every image to everything below it.
     ///
-    /// Errors: what libvirt says; `io` when a chain cannot be followed and `chains` is strict.
+    /// Errors: what libvirt says; `interrupted`.
     pub fn collect(libvirt: &Libvirt, chains: &mut Chains) -> Result<Self> {
-        let mut collector =
-            Collector { users: HashMap::new(), pools: PoolPaths::new(libvirt), chains };
+        let (usage, pools) = (Self::default(), PoolPaths::new(libvirt));
+        let mut collector = Collector { usage, pools, chains };
         for read in parallel::map(list(libvirt, 0)?, parallel::DOMAINS, read_domain) {
             gone_is_fine(read.and_then(|(name, documents)| collector.add_all(&name, &documents)))?;
         }
@@ -40,14 +53,45 @@ impl Usage {
         for domain in list(libvirt, sys::VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)? {
             gone_is_fine(collector.add_saved_state(libvirt, &domain))?;
         }
-        Ok(Self { users: collector.users })
+        Ok(collector.usage)
     }
 
     /// The domains that need this file, sorted.
     pub fn of(&self, path: &Path) -> Vec<String> {
-        let users: BTreeSet<&String> =
-            keys(path).filter_map(|key| self.users.get(&key)).flatten().collect();
+        self.of_keys(&keys(path).collect::<Vec<_>>())
+    }
+
+    /// The domains that need the file with these keys, sorted.
+    pub(crate) fn of_keys(&self, keys: &[FileKey]) -> Vec<String> {
+        let mut users: BTreeSet<&String> =
+            keys.iter().filter_map(|key| self.users.get(key)).flatten().collect();
+        for (directory, user) in &self.directories {
+            if keys
+                .iter()
+                .any(|key| matches!(key, FileKey::Path(path) if path.starts_with(directory)))
+            {
+                users.insert(user);
+            }
+        }
         users.into_iter().cloned().collect()
+    }
+
+    /// The images that domains need and that may need files which are not known: those of which the XML
+    /// does not tell either.
+    pub(crate) fn unknown(&self) -> impl Iterator<Item = Unknown> {
+        let unknown = self.unknown.iter();
+        let unknown =
+            unknown.map(|(path, reason)| Unknown { path: path.clone(), reason: reason.clone() });
+        unknown.filter(|unknown| !self.is_stated(unknown))
+    }
+
+    /// Whether domains' XML states what the header of an image leaves unknown.
+    pub(crate) fn is_stated(&self, unknown: &Unknown) -> bool {
+        let stated = match unknown.reason {
+            UnknownReason::UnnamedDataFile => &self.stated.data_file,
+            _ => &self.stated.backing,
+        };
+        keys(&unknown.path).any(|key| self.stated.raw.contains(&key) || stated.contains(&key))
     }
 }
 
@@ -76,7 +120,7 @@ fn read_domain(domain: Domain) -> Result<(String, Vec<Document>)> {
 }
 
 struct Collector<'a> {
-    users: HashMap<FileKey, BTreeSet<String>>,
+    usage: Usage,
     pools: PoolPaths<'a>,
     chains: &'a mut Chains,
 }
@@ -111,103 +155,37 @@ impl Collector<'_> {
     }
 
     fn add_document(&mut self, domain: &str, document: &Document) -> Result<()> {
+        let images = stated_images(document, &mut self.pools)?;
+        for image in &images {
+            let keys = self.chains.keys(&image.path);
+            let stated = &mut self.usage.stated;
+            for (is_stated, set) in [
+                (image.is_raw, &mut stated.raw),
+                (image.has_backing, &mut stated.backing),
+                (image.has_data_file, &mut stated.data_file),
+            ] {
+                set.extend(keys.iter().filter(|_| is_stated).cloned());
+            }
+        }
         for path in files(document, &mut self.pools)? {
-            let resolved = canonical(&path);
-            if resolved != path {
-                // A relative backing file is another one when the image is reached by a link.
-                if let Some(below) = self.chains.backing(&path)? {
-                    self.add_chain(domain, below)?;
-                }
-            }
-            self.add_chain(domain, resolved)?;
+            let is_image = images.iter().any(|image| image.path == path);
+            self.add_file(domain, &path, is_image)?;
         }
         Ok(())
     }
 
-    fn add_chain(&mut self, domain: &str, top: PathBuf) -> Result<()> {
-        let mut next = Some(top);
-        while let Some(path) = next {
-            next = self.chains.backing(&path)?;
-            let mut new = false;
-            for key in keys(&path) {
-                new |= self.users.entry(key).or_default().insert(domain.to_owned());
-            }
-            if !new {
-                break; // walked for this domain already, to its end
-            }
+    /// Adds a file with everything below it.
+    fn add_file(&mut self, domain: &str, path: &Path, is_image: bool) -> Result<()> {
+        let below = self.chains.below(path)?;
+        for key in self.chains.keys(path).into_iter().chain(below.keys) {
+            self.usage.users.entry(key).or_default().insert(domain.to_owned());
+        }
+        let directories = below.directories.into_iter();
+        self.usage.directories.extend(directories.map(|directory| (directory, domain.to_owned())));
+        // Other paths are sockets, firmware, logs: not everyone may read those.
+        for unknown in below.unknown.into_iter().filter(|_| is_image) {
+            self.usage.unknown.insert(unknown.path, unknown.reason);
         }
         Ok(())
-    }
-}
-
-/// Every file that a piece of libvirt XML names: any absolute path in an attribute or text, also
-/// inside an argument for QEMU (`file=/a,if=virtio`), and volumes named by pool. Too much is harmless
-/// here; a file too few would be deleted.
-fn files(document: &Document, pools: &mut PoolPaths<'_>) -> Result<BTreeSet<PathBuf>> {
-    let mut files = BTreeSet::new();
-    for node in document.root().descendants() {
-        for value in node.attrs().map(|(_, value)| value.into_owned()).chain([node.text()]) {
-            files.extend(paths(&value));
-        }
-        files.extend(volume_source(&node, pools)?);
-    }
-    Ok(files)
-}
-
-/// The absolute paths in a value: all of it, and whatever follows a separator.
-fn paths(value: &str) -> impl Iterator<Item = PathBuf> {
-    let separators = |c: char| c.is_whitespace() || matches!(c, '=' | ',' | ':' | '"' | '\'' | ';');
-    let parts = value.split(separators).filter(|part| part.len() < value.len());
-    let absolute = |part: &&str| part.starts_with('/') && part.len() > 1;
-    parts.chain([value]).filter(absolute).map(PathBuf::from)
-}
-
-/// The path of `<source pool='P' volume='V'/>`.
-fn volume_source(node: &Node<'_>, pools: &mut PoolPaths<'_>) -> Result<Option<PathBuf>> {
-    match (node.attr("pool"), node.attr("volume")) {
-        (Some(pool), Some(volume)) => Ok(pools.path(&pool)?.map(|path| path.join(volume.as_ref()))),
-        _ => Ok(None),
-    }
-}
-
-/// Where pools are, asked once each.
-struct PoolPaths<'a> {
-    libvirt: &'a Libvirt,
-    known: HashMap<String, Option<PathBuf>>,
-}
-
-impl<'a> PoolPaths<'a> {
-    fn new(libvirt: &'a Libvirt) -> Self {
-        Self { libvirt, known: HashMap::new() }
-    }
-
-    fn path(&mut self, name: &str) -> Result<Option<PathBuf>> {
-        if !self.known.contains_key(name) {
-            let path = Pool::by_name(self.libvirt, name)?.and_then(|pool| pool.path);
-            self.known.insert(name.to_owned(), path);
-        }
-        Ok(self.known.get(name).cloned().flatten())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_are_found_inside_values() {
-        for (value, wanted) in [
-            ("/a/b", vec!["/a/b"]),
-            ("/a b/c", vec!["/a", "/a b/c"]),
-            ("file=/a/b,if=virtio", vec!["/a/b"]),
-            ("file:/a/b", vec!["/a/b"]),
-            (r#"{"filename":"/a/b"}"#, vec!["/a/b"]),
-            ("application/x", vec![]),
-            ("/", vec![]),
-            ("", vec![]),
-        ] {
-            let found: BTreeSet<PathBuf> = paths(value).collect();
-            assert_eq!(found, wanted.into_iter().map(PathBuf::from).collect(), "{value}");
-        }
     }
 }

@@ -12,12 +12,13 @@ use common::{Result, interrupt};
 use schemars::JsonSchema;
 use serde::Serialize;
 use virt::storage_vol::StorageVol;
+use virt::sys;
 
-use crate::files::canonical;
 use crate::names::Ours;
 use crate::pool::Pool;
 use crate::usage::{Chains, Usage};
 use crate::{image, record};
+use common::image::canonical;
 
 /// What a volume is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
@@ -38,6 +39,8 @@ pub struct VolumeItem {
     pub name: String,
     /// The pool's name.
     pub pool: String,
+    /// UUID of the pool.
+    pub pool_uuid: Option<String>,
     /// Where it is.
     pub path: String,
     /// Image format in libvirt's words: `qcow2`, `raw`, `iso`, …
@@ -52,13 +55,16 @@ pub struct VolumeItem {
     pub backing: Option<String>,
     /// Every image under it, nearest first.
     pub backing_chain: Vec<String>,
-    /// Names of the domains that need it, directly or through images above it.
+    /// Names of the domains that need it: directly, or as the backing file, data file or extent of
+    /// another image.
     pub users: Vec<String>,
 }
 
 impl Item for VolumeItem {
     const COLUMNS: &'static [&'static str] =
         &["NAME", "ROLE", "FORMAT", "CAPACITY", "ALLOCATION", "BACKING", "USERS"];
+    const WRAPPED: &'static [&'static str] = &["USERS"];
+    const DROPPED: &'static [&'static str] = &["BACKING", "ALLOCATION", "FORMAT"];
 
     fn key(&self) -> Cow<'_, str> {
         self.name.as_str().into()
@@ -103,10 +109,26 @@ pub struct Volume {
 
 impl Volume {
     /// Reads a volume; none when it went away meanwhile.
+    ///
+    /// Of a volume that libvirt cannot describe only name and path are known: libvirt fails where the
+    /// header names a backing file with a path that the kernel does not take.
     pub fn read(handle: StorageVol) -> Result<Option<Self>> {
         let name = handle.name().context("ask a volume for its name")?;
         let text = match handle.xml_desc(0) {
             Err(error) if is_gone(&error) => return Ok(None),
+            Err(error) if error.code().to_raw() == sys::VIR_ERR_SYSTEM_ERROR => {
+                let path = handle.path().context(format_args!("read volume '{name}'"))?.into();
+                let (backing, format, capacity_bytes, allocation_bytes) = (None, None, None, None);
+                return Ok(Some(Self {
+                    handle,
+                    name,
+                    path,
+                    backing,
+                    format,
+                    capacity_bytes,
+                    allocation_bytes,
+                }));
+            }
             text => text.context(format_args!("read volume '{name}'"))?,
         };
         let xml = Document::parse(text)?;
@@ -151,11 +173,7 @@ impl Survey {
         pool.refresh()?;
         let volumes = Volume::all(pool)?;
         let mut chains = Chains::visible(libvirt);
-        for volume in &volumes {
-            if let Some(backing) = &volume.backing {
-                chains.learn(&volume.path, backing);
-            }
-        }
+        volumes.iter().for_each(|volume| chains.describe(volume));
         let usage = Usage::collect(libvirt, &mut chains)?;
         Ok(Self { volumes, usage, chains })
     }
@@ -165,6 +183,7 @@ impl Survey {
         let chains: Vec<Vec<PathBuf>> =
             self.volumes.iter().map(|v| self.chains.chain(&v.path)).collect::<Result<_>>()?;
         let bases: HashSet<&PathBuf> = chains.iter().flatten().collect();
+        let images = &mut self.chains;
         let items = self.volumes.iter().zip(&chains).map(|(volume, chain)| {
             let role = match () {
                 () if !chain.is_empty() || volume.backing.is_some() => Role::Overlay,
@@ -177,6 +196,7 @@ impl Survey {
             VolumeItem {
                 name: volume.name.clone(),
                 pool: pool.name.clone(),
+                pool_uuid: pool.uuid.clone(),
                 path: text(&volume.path),
                 format: volume.format.clone(),
                 role,
@@ -184,7 +204,7 @@ impl Survey {
                 allocation_bytes: volume.allocation_bytes,
                 backing: volume.backing.as_ref().map(text),
                 backing_chain: chain.iter().map(text).collect(),
-                users: self.usage.of(&volume.path),
+                users: self.usage.of_keys(&images.keys(&volume.path)),
             }
         });
         Ok(items.collect())

@@ -21,7 +21,7 @@ use crate::settings::Settings;
 mod devices;
 mod disk;
 
-pub(crate) use disk::backing_store;
+pub(crate) use disk::{backing_store, end_of_chain};
 
 /// Everything that goes into a new domain.
 #[derive(Debug, Clone, Copy)]

@@ -4,12 +4,13 @@ use clap::{Parser, Subcommand};
 use common::Result;
 use common::cli::{Context, Globals, Tool};
 use common::config::Config;
+use common::document::Item;
 use common::libvirt::{ConnectArgs, Libvirt};
 use common::output::Outcome;
 
 use crate::{
-    console, delete, firmware, host, hostdevs, list, new, overlay, render, scenario, show, ssh,
-    start, stop, virsh,
+    console, delete, domain, firmware, host, hostdevs, list, new, overlay, power, removal, render,
+    scenario, show, ssh, start, stop, virsh,
 };
 
 /// Trust domains and ordinary guests: create, list, inspect, stop, delete
@@ -83,10 +84,26 @@ impl Tool for Cli {
         matches!(self.verb, Verb::List(_))
     }
 
+    fn columns(&self) -> &'static [&'static str] {
+        match &self.verb {
+            Verb::New(_) => new::NewItem::COLUMNS,
+            Verb::Render(_) => render::RenderItem::COLUMNS,
+            Verb::Overlay(_) => overlay::OverlayItem::COLUMNS,
+            Verb::List(_) | Verb::Show(_) => domain::DomainItem::COLUMNS,
+            Verb::Start(_) | Verb::Stop(_) => power::PowerItem::COLUMNS,
+            Verb::Delete(_) => removal::DeleteItem::COLUMNS,
+            Verb::Hostdevs(_) => hostdevs::HostdevsItem::COLUMNS,
+            Verb::Scenario(verb) => verb.columns(),
+            Verb::Firmware(_) => firmware::FirmwareItem::COLUMNS,
+            Verb::Host(args) => args.columns(),
+            Verb::Console(_) | Verb::Ssh(_) | Verb::Virsh(_) => &[],
+        }
+    }
+
     fn run(self, context: &Context) -> Result<Outcome> {
         let config = Config::load(&context.host)?;
         let target = self.connect.target(&context.host, &config)?;
-        let libvirt = || Libvirt::open(&target);
+        let libvirt = || Libvirt::open_for(context, &target);
         // A captured tree has no libvirt of its own; whoever names one means it.
         let may_ask = context.host.is_this_machine() || self.connect.is_given();
         match self.verb {
@@ -96,7 +113,7 @@ impl Tool for Cli {
             Verb::List(args) => list::run(context, &libvirt()?, args),
             Verb::Show(args) => show::run(context, libvirt, args),
             Verb::Start(args) => start::run(context, libvirt, args),
-            Verb::Stop(args) => stop::run(libvirt, args),
+            Verb::Stop(args) => stop::run(context, libvirt, args),
             Verb::Delete(args) => delete::run(context, libvirt, args),
             Verb::Hostdevs(args) => hostdevs::run(context, libvirt, args),
             Verb::Scenario(verb) => scenario::run(context, &config, verb),

@@ -11,6 +11,8 @@ use common::libvirt::{Context as _, Libvirt, State};
 use common::units::Size;
 use common::{Error, Result, interrupt, log};
 use tdx_gpu::handover::Handover;
+use tdx_pool::image::Format;
+use tdx_pool::inflight::Kept;
 use tdx_pool::overlay::NewVolume;
 use tdx_pool::owner::{self, Owner};
 use tdx_pool::seed as seed_volume;
@@ -18,17 +20,18 @@ use virt::domain::Domain;
 use virt::error::Error as VirtError;
 use virt::sys;
 
+use crate::attached_image;
 use crate::attestation::{self, session::Order};
 use crate::blueprint::Blueprint;
 use crate::definition::{self, Definition};
+use crate::disk::Disk;
 use crate::domain::DomainItem;
-use crate::drive::{self, Drive};
+use crate::drive::Drive;
 use crate::identity::{Identity, default_name, new_uuid};
 use crate::image::ImageRequest;
 use crate::metadata::Metadata;
 use crate::passthrough::{self, DeviceRequest, Devices};
 use crate::ports::Port;
-use crate::removal::undefine;
 use crate::scenario::layers::Setting;
 use crate::scenario::profile;
 use crate::seed::{Seed, SeedArgs};
@@ -83,16 +86,21 @@ impl<'a> Plan<'a> {
             None => None,
         };
         let asked = (request, devices, guest);
+        let Some(domain) = existing else {
+            return Self::of(context, libvirt, config, asked, None);
+        };
+        let name = guest.name.as_deref().unwrap_or_default();
+        let there = definition::inactive(&domain, name);
+        let there = there.map_err(|error| or_gone(&domain, name, error))?;
         // What is there already needs nothing more of the host.
-        let making = existing.is_none();
-        let plan = Self::of(context, libvirt, config, asked, making)?;
-        let Some(domain) = existing else { return Ok(plan) };
-        let differences = differences(&domain, &plan.name, &plan.metadata);
-        match differences.map_err(|error| or_gone(&domain, &plan.name, error))? {
+        let plan = Self::of(context, libvirt, config, asked, Some(&there))?;
+        let stated = request.format.flag;
+        let other_format = plan.drive.other_format(stated, &there).zip(stated);
+        match differences(&there, name, &plan.metadata, other_format)? {
             None => Ok(Self { existing: Some(domain), ..plan }),
             Some(_) if guest.overwrite => {
-                let mut plan = Self::of(context, libvirt, config, asked, true)?;
-                let going = definition::inactive(&domain, &plan.name)?;
+                let mut plan = Self::of(context, libvirt, config, asked, None)?;
+                let going = there;
                 plan.warnings.push(format!(
                     "domain '{}' ({}) is deleted for it, with its own disks",
                     plan.name,
@@ -104,21 +112,30 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// The same, but for what has the name already.
+    /// Builds the plan; for a domain that is there, as `existing`, without what only making one needs.
     fn of(
         context: &Context,
         libvirt: &'a Libvirt,
         config: &Config,
         (request, devices, guest): (&ImageRequest, &DeviceRequest, &GuestArgs),
-        making: bool,
+        existing: Option<&Definition>,
     ) -> Result<Self> {
+        let making = existing.is_none();
         let disk_size = request.disk_size;
         let kind = guest.drive.kind(request.is_named());
         let blueprint = Blueprint::new(context, libvirt, config, guest, kind, making)?;
         let owner = owner::of_qemu(libvirt)?;
         let choice = blueprint.choice();
-        let drive =
-            Drive::plan(context, libvirt, config, request, &guest.drive, choice, (owner, making))?;
+        let owner_and_existing = (owner, existing);
+        let drive = Drive::plan(
+            context,
+            libvirt,
+            config,
+            request,
+            &guest.drive,
+            choice,
+            owner_and_existing,
+        )?;
         let uuid = new_uuid()?;
         let seed = match Seed::read(&guest.seed, &uuid)? {
             Some(seed) => Some(seed_volume::Plan::new(drive.folder()?, seed.to_image()?)?),
@@ -128,12 +145,13 @@ impl<'a> Plan<'a> {
         let devices = Devices::new(&context.host, libvirt, devices, security, &uuid, making)?;
         let disk = drive.disk();
         let cdrom = guest.drive.cdrom.as_deref();
-        let cdrom = cdrom.map(|image| drive::cdrom(libvirt, image)).transpose()?;
+        let cdrom = cdrom.map(|image| attached_image::cdrom(libvirt, image)).transpose()?;
         let mut request = [blueprint.request(), devices.request()].concat();
         request.extend(request_of(&guest.seed, disk_size));
         request.extend(drive.request());
         request.extend(cdrom.iter().map(|path| ("cdrom".to_owned(), path.display().to_string())));
-        let metadata = Metadata::new(drive.pool_name(), &disk, request);
+        let seed_path = seed.as_ref().map(|seed| seed.path.as_path());
+        let metadata = Metadata::new(&uuid, drive.pool_name(), &disk, seed_path, request);
         let port = match blueprint.port() {
             // Its own port is taken: by itself.
             Some(wanted) if making => Some(Port::choose(libvirt, wanted)?),
@@ -152,7 +170,7 @@ impl<'a> Plan<'a> {
             disk: &disk,
             cdrom: cdrom.as_deref(),
             keep_base_owner: owner.is_some(),
-            seed: seed.as_ref().map(|seed| seed.path.as_path()),
+            seed: seed_path,
             devices: &devices,
             ssh: port.as_ref().map(|port| port.socket),
             metadata: &metadata,
@@ -242,58 +260,47 @@ impl<'a> Plan<'a> {
 
     fn create(self, context: &Context, config: &Config, request: &ImageRequest) -> Result<Domain> {
         let name = &self.name;
-        let in_pool = self.seed.is_some();
+        let (in_pool, asked) = (self.seed.is_some(), self.overwrites.is_some());
+        // Until the domain is there to be seen: tdx-pool deletes what nothing uses.
+        let _kept = match self.drive.disk() {
+            Disk::Given { path, .. } => {
+                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                Some(Kept::begin(&context.host, &name)?)
+            }
+            _ => None,
+        };
         let (drive, pool, mut applied) =
-            self.drive.make_ready(context, self.libvirt, config, request, in_pool)?;
+            self.drive.make_ready(context, self.libvirt, config, request, (in_pool, asked))?;
         let create = || drive.create(context, self.libvirt, pool.as_ref(), self.owner);
         // What was goes only when the new disk is there.
         let mut early = None;
         if let Some(uuid) = &self.overwrites {
-            let disk = create()?;
-            let gone =
-                interrupt::check().and_then(|()| overwrite(context, self.libvirt, name, uuid));
-            if let Err(error) = gone {
-                return Err(undo_volumes(disk.into_iter().collect(), error));
-            }
+            early = Some(make_way(context, self.libvirt, name, uuid, create()?)?);
             applied.push(format!("deleted the domain '{name}' that was"));
-            early = Some(disk);
         }
         let carry_out = |order: &Order| order.carry_out(context, self.libvirt, name, &self.xml);
-        let order = self.order.as_ref().map(carry_out);
-        let order = match order.transpose() {
+        let order = match self.order.as_ref().map(carry_out).transpose() {
             Ok(order) => order,
             Err(error) => {
-                let error = undo_volumes(early.flatten().into_iter().collect(), error);
-                return Err(error.applied(applied));
+                return Err(undo_volumes(self.libvirt, early.flatten(), error.applied(applied)));
             }
         };
         let xml = order.as_ref().map_or(&self.xml, |(_, xml)| xml);
         let build = || {
-            let disk = early.map_or_else(create, Ok)?;
-            let mut volumes: Vec<NewVolume> = disk.into_iter().collect();
+            let mut volumes = Vec::from_iter(early.take().map_or_else(create, Ok)?);
             if let (Some(seed), Some(pool)) = (&self.seed, &pool) {
                 match seed.create(&context.host, self.libvirt, pool, self.owner) {
                     Ok(seed) => volumes.push(seed),
-                    Err(error) => return Err(undo_volumes(volumes, error)),
+                    Err(error) => return Err(undo_volumes(self.libvirt, volumes, error)),
                 }
             }
-            let domain = match define(self.libvirt, name, xml, self.by_user) {
-                Ok(domain) => domain,
-                Err(error) => return Err(undo_volumes(volumes, error)),
-            };
-            let started =
-                interrupt::check().and_then(|()| definition::inactive(&domain, name)).and_then(
-                    |made| attestation::bring_up(&context.host, self.libvirt, &domain, &made),
-                );
-            match started {
-                Ok(_) => Ok(domain),
-                Err(error) => Err(undo(&domain, name, volumes, or_gone(&domain, name, error))),
-            }
+            define_and_start(context, self.libvirt, name, (xml, self.by_user), volumes)
         };
         let made = interrupt::check()
             .and_then(|()| passthrough::with(&context.host, self.handover, build));
         made.map_err(|error: Error| {
-            let error = error.applied(applied);
+            // Still there when devices could not be had.
+            let error = undo_volumes(self.libvirt, early.flatten(), error.applied(applied));
             match order {
                 // The domain that could not be removed may still need its keys.
                 Some((keep, _)) if matches!(names::find(self.libvirt, name), Ok(None)) => {
@@ -306,29 +313,66 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// Deletes the domain that was compared and asked about, and no other that has its name by now.
+/// Deletes the domain that was compared and asked about, and no other that has its name by now. Returns
+/// the disk of the domain that comes in its place.
 ///
-/// Errors: `conflict` for another one; those of [`removal::remove`].
-fn overwrite(context: &Context, libvirt: &Libvirt, name: &str, uuid: &str) -> Result<()> {
-    if let Some(domain) = names::find(libvirt, name)?
-        && domain.uuid_string().is_ok_and(|other| other != uuid)
-    {
-        return Err(Error::conflict(format!("domain '{name}' is another one by now"))
-            .hint("run the same command again: it compares the two"));
+/// Errors: those of [`removal::remove`]; the disk is deleted then.
+fn make_way(
+    context: &Context,
+    libvirt: &Libvirt,
+    name: &str,
+    uuid: &str,
+    disk: Option<NewVolume>,
+) -> Result<Option<NewVolume>> {
+    let gone =
+        interrupt::check().and_then(|()| removal::remove(&context.host, libvirt, name, uuid));
+    match gone {
+        Ok(()) => Ok(disk),
+        Err(error) => Err(undo_volumes(libvirt, disk, error)),
     }
-    removal::remove(&context.host, libvirt, name)
+}
+
+/// Defines the domain and has it running. When that fails the definition and the volumes are undone.
+fn define_and_start(
+    context: &Context,
+    libvirt: &Libvirt,
+    name: &str,
+    (xml, by_user): (&str, bool),
+    volumes: Vec<NewVolume>,
+) -> Result<Domain> {
+    let domain = match define(libvirt, name, xml, by_user) {
+        Ok(domain) => domain,
+        Err(error) => return Err(undo_volumes(libvirt, volumes, error)),
+    };
+    let started = interrupt::check()
+        .and_then(|()| definition::inactive(&domain, name))
+        .and_then(|made| attestation::bring_up(&context.host, libvirt, &domain, &made));
+    match started {
+        Ok(_) => Ok(domain),
+        Err(error) => {
+            let error = or_gone(&domain, name, error);
+            Err(undo(libvirt, &domain, name, volumes, error))
+        }
+    }
 }
 
 /// A domain that was not there was made.
 pub const CREATE: Action = Action("create");
 
-/// In what the domain that has the name is not what is asked for, in words.
+/// In what the domain that has the name is not what is asked for, in words; `other_format` is how it uses
+/// the user's own image, and how it should.
 ///
 /// Errors: `conflict` for a domain of others.
-fn differences(domain: &Domain, name: &str, wanted: &Metadata) -> Result<Option<String>> {
-    let there = definition::inactive(domain, name)?.metadata;
-    let there = there.ok_or_else(|| taken(name, "was not made by these tools"))?;
-    let differences = there.differences(wanted);
+fn differences(
+    there: &Definition,
+    name: &str,
+    wanted: &Metadata,
+    other_format: Option<(Format, Format)>,
+) -> Result<Option<String>> {
+    let record = there.metadata.as_ref();
+    let record = record.ok_or_else(|| taken(name, "was not made by these tools"))?;
+    let mut differences = record.differences(wanted);
+    differences.extend(other_format.map(|(is, not)| format!("image_format is {is}, not {not}")));
     Ok((!differences.is_empty()).then(|| differences.join("; ")))
 }
 
@@ -382,10 +426,16 @@ fn is_invalid(error: &VirtError) -> bool {
 }
 
 /// Takes a domain back that was defined and does not run. Its volumes go only after it.
-fn undo(domain: &Domain, name: &str, volumes: Vec<NewVolume>, error: Error) -> Error {
+fn undo(
+    libvirt: &Libvirt,
+    domain: &Domain,
+    name: &str,
+    volumes: Vec<NewVolume>,
+    error: Error,
+) -> Error {
     // Another command may have started it the moment it was there.
-    match power::is_off(domain, name) && undefine(domain, name, false).is_ok() {
-        true => undo_volumes(volumes, error),
+    match power::is_off(domain, name) && removal::undo_definition(libvirt, domain, name).is_ok() {
+        true => undo_volumes(libvirt, volumes, error),
         false => {
             let paths = volumes.iter().map(|volume| volume.path().display().to_string());
             error.left_behind([format!("domain '{name}'")]).left_behind(paths)
@@ -393,8 +443,12 @@ fn undo(domain: &Domain, name: &str, volumes: Vec<NewVolume>, error: Error) -> E
     }
 }
 
-fn undo_volumes(volumes: Vec<NewVolume>, error: Error) -> Error {
-    volumes.into_iter().fold(error, |error, volume| volume.undo_after(error))
+fn undo_volumes(
+    libvirt: &Libvirt,
+    volumes: impl IntoIterator<Item = NewVolume>,
+    error: Error,
+) -> Error {
+    volumes.into_iter().fold(error, |error, volume| volume.undo_after(libvirt, error))
 }
 
 /// The domain as it is now.

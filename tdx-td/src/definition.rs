@@ -18,6 +18,8 @@ use crate::domain::{Disk, DomainItem, Ssh};
 use crate::hostfwd::{self, Hostfwd};
 use crate::metadata::Metadata;
 
+mod image_format;
+
 /// A parsed definition: live or inactive.
 #[derive(Debug)]
 pub struct Definition {
@@ -71,8 +73,7 @@ impl Definition {
 
     /// The files of every disk with those under them, as far as the XML tells.
     pub fn chains(&self) -> Vec<Chain> {
-        let disks = self.root().find_all("devices/disk");
-        disks.map(chain).filter(|chain| !chain.is_empty()).collect()
+        chains_of(self.root())
     }
 
     /// The block devices of the host that its disks are.
@@ -82,13 +83,31 @@ impl Definition {
         disks.filter_map(device).collect()
     }
 
-    /// Hardware addresses of its network cards, lower case.
+    /// The volumes of pools that its disks are, each with the pool's name.
+    pub fn volumes(&self) -> Vec<(String, String)> {
+        let volume = |source: Node<'_>| {
+            Some((source.attr("pool")?.into_owned(), source.attr("volume")?.into_owned()))
+        };
+        self.root().find_all("devices/disk/source").filter_map(volume).collect()
+    }
+
+    /// Hardware addresses of the network cards that others can reach. The addresses on a card of a
+    /// user network exist only inside its process: 10.0.2.15 is another machine, or none, for the host.
     pub fn macs(&self) -> Vec<String> {
         let interfaces = self.root().find_all("devices/interface");
         interfaces
+            .filter(|interface| interface.attr("type").as_deref() != Some("user"))
             .filter_map(|interface| interface.attr_at("mac", "address"))
-            .map(|mac| mac.to_lowercase())
+            .map(Cow::into_owned)
             .collect()
+    }
+
+    /// Whether a guest agent has opened its channel, which libvirt tells of a domain that runs.
+    pub fn has_agent(&self) -> bool {
+        self.root().find_all("devices/channel/target").any(|target| {
+            target.attr("name").as_deref() == Some("org.qemu.guest_agent.0")
+                && target.attr("state").as_deref() == Some("connected")
+        })
     }
 
     /// What its memory is at most, bytes.
@@ -135,6 +154,13 @@ impl Definition {
     /// The file of its firmware.
     pub fn loader(&self) -> Option<PathBuf> {
         self.root().text_at("os/loader").filter(|path| path.starts_with('/')).map(PathBuf::from)
+    }
+
+    /// Whether it boots by UEFI, which keeps variables.
+    pub fn has_uefi(&self) -> bool {
+        let root = self.root();
+        root.attr_at("os", "firmware").as_deref() == Some("efi")
+            || root.attr_at("os/loader", "type").as_deref() == Some("pflash")
     }
 
     /// The file of its firmware's variables.
@@ -196,6 +222,7 @@ impl Definition {
             memory_bytes: root.child("memory").and_then(memory_bytes),
             ip: None,
             ips: Vec::new(),
+            other_addresses: Vec::new(),
             ssh: match self.ssh_forward() {
                 Forward::To(ssh) => Some(ssh),
                 Forward::None | Forward::Ephemeral => None,
@@ -278,6 +305,12 @@ fn port_forward(forward: Node<'_>) -> Option<Ssh> {
 pub fn is_overlay(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     Ours::classify(name) == Some(Ours::Overlay)
+}
+
+/// The files of every disk of a domain element with those under them, as far as the XML tells.
+pub fn chains_of(domain: Node<'_>) -> Vec<Chain> {
+    let disks = domain.find_all("devices/disk");
+    disks.map(chain).filter(|chain| !chain.is_empty()).collect()
 }
 
 fn chain(disk: Node<'_>) -> Chain {
@@ -431,6 +464,28 @@ mod tests {
         );
         assert_eq!(hostdev("bus='23' slot='0' function='0'"), ["0000:17:00.0"]);
         assert_eq!(hostdev("bus='many' slot='0' function='0'"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn cards_of_user_networks_have_no_address_that_others_reach() {
+        let definition = parse(
+            "<devices><interface type='user'><mac address='52:54:00:00:00:01'/></interface>\
+             <interface type='network'><mac address='52:54:00:00:00:02'/></interface>\
+             <interface type='hostdev'><mac address='52:54:00:00:00:03'/></interface>\
+             <interface type='bridge'/></devices>",
+        );
+        assert_eq!(definition.macs(), ["52:54:00:00:00:02", "52:54:00:00:00:03"]);
+    }
+
+    #[test]
+    fn agent_counts_only_when_it_is_connected() {
+        let channel = |target: &str| {
+            parse(&format!("<devices><channel><target {target}/></channel></devices>")).has_agent()
+        };
+        assert!(channel("name='org.qemu.guest_agent.0' state='connected'"));
+        assert!(!channel("name='org.qemu.guest_agent.0' state='disconnected'"));
+        assert!(!channel("name='org.qemu.guest_agent.0'"));
+        assert!(!channel("name='com.redhat.spice.0' state='connected'"));
     }
 
     #[test]

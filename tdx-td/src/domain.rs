@@ -9,6 +9,8 @@ use common::pci::Bdf;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::addresses::OtherAddress;
+
 /// A domain in a document.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct DomainItem {
@@ -30,8 +32,13 @@ pub struct DomainItem {
     pub memory_bytes: Option<u64>,
     /// The address to reach it at, if one is known.
     pub ip: Option<String>,
-    /// Every address known.
+    /// Every known address of the network cards in its definition, at most 256.
     pub ips: Vec<String>,
+    /// Addresses that `ssh` and `--wait` never use, at most 256: those the guest agent reports for
+    /// interfaces that are not in the definition (bridges in the guest, passed-through network cards),
+    /// those of user networks, and those that belong to this host. `list` asks an agent only when no
+    /// other source has an address.
+    pub other_addresses: Vec<OtherAddress>,
     /// Where its ssh answers: a forwarded port, else port 22 of its address.
     pub ssh: Option<Ssh>,
     /// Its vsock context id while it runs.
@@ -78,6 +85,7 @@ pub struct Disk {
 impl Item for DomainItem {
     const COLUMNS: &'static [&'static str] =
         &["ID", "NAME", "STATE", "SECURITY", "IP", "SSH", "CID"];
+    const DROPPED: &'static [&'static str] = &["CID", "ID", "SECURITY"];
 
     fn key(&self) -> Cow<'_, str> {
         self.name.as_str().into()

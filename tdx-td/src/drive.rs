@@ -1,7 +1,6 @@
 //! The disk a new domain is to have: an overlay over a base image, an empty disk of its own, or an
 //! image of the user's, used as it is.
 
-use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -9,11 +8,10 @@ use common::cli::Context;
 use common::config::Config;
 use common::libvirt::Libvirt;
 use common::units::{self, Size};
-use common::{Error, ErrorKind, IoContext, Result};
+use common::{Error, ErrorKind, Result};
 use tdx_pool::disk::{self, Allocated, Shape};
 use tdx_pool::ensure;
-use tdx_pool::image;
-use tdx_pool::needs;
+use tdx_pool::image::Format;
 use tdx_pool::overlay::{self, NewVolume};
 use tdx_pool::owner;
 use tdx_pool::owner::Owner;
@@ -21,6 +19,8 @@ use tdx_pool::pool::Pool;
 use tdx_pool::secret::Passphrase;
 use tdx_pool::wanted::PoolArgs;
 
+use crate::attached_image::OwnImage;
+use crate::definition::Definition;
 use crate::disk::Disk;
 use crate::identity::new_uuid;
 use crate::image::{Image, ImageRequest, Source};
@@ -34,7 +34,8 @@ use crate::scenario::words::{Compression, Preallocation};
 pub struct DriveArgs {
     /// An empty disk of this size, as the scenario's storage settings say
     #[arg(long, value_name = "SIZE", value_parser = units::size_in(units::DISK))]
-    #[arg(conflicts_with_all = ["td_image", "base", "disk_size", "vmimage", "xml_template"])]
+    #[arg(conflicts_with_all = ["td_image", "base", "disk_size", "image_format", "vmimage"])]
+    #[arg(conflicts_with = "xml_template")]
     pub blank: Option<Size>,
     /// An image to be used as it is, instead of an overlay over it
     #[arg(long, value_name = "FILE")]
@@ -95,11 +96,11 @@ enum Ground {
 enum Volume {
     Overlay(overlay::Plan),
     New(disk::Plan),
-    Given(Disk),
+    Given(OwnImage),
 }
 
 impl Drive {
-    /// Finds what the disk stands on, and plans it; with `making` unset for a domain that has it.
+    /// Finds what the disk is backed by, and plans it; `existing` is the domain that has it already.
     ///
     /// Errors: those of [`Source::find`]; `conflict` for settings that such a disk cannot have, and for
     /// a base image that QEMU could not read; `not_found` and `invalid_input` for images.
@@ -110,16 +111,10 @@ impl Drive {
         request: &ImageRequest,
         args: &DriveArgs,
         choice: Option<&Choice>,
-        (qemu, making): (Option<Owner>, bool),
+        (qemu, existing): (Option<Owner>, Option<&Definition>),
     ) -> Result<Self> {
         let kind = args.kind(request.is_named());
-        if let (Some(choice), true) = (choice, kind != Kind::New) {
-            check_unencrypted(choice, kind)?;
-        }
-        if args.passphrase_file.is_some() && kind != Kind::New {
-            return Err(Error::usage("--passphrase-file is for a disk that is made encrypted")
-                .hint("--blank SIZE makes an empty disk"));
-        }
+        check_flags(request, args, choice, kind)?;
         let pool = || {
             let folder = choice.and_then(|choice| choice.disk_folder.as_deref());
             let folder = folder.filter(|_| request.pool().is_none() && kind == Kind::New);
@@ -135,10 +130,13 @@ impl Drive {
             }
             (Kind::Given, _) => {
                 let path = args.vmimage.as_deref().unwrap_or(Path::new(""));
-                (Ground::Pool(pool()?), Volume::Given(given(libvirt, path, making)?))
+                let image = OwnImage::find(libvirt, path, request.format.flag, existing)?;
+                (Ground::Pool(pool()?), Volume::Given(image))
             }
             _ => {
-                let source = Source::find(context, libvirt, config, request)?;
+                let mut request = request.clone();
+                request.format.definition = existing.and_then(Definition::base_format);
+                let source = Source::find(context, libvirt, config, &request)?;
                 let base = source.image.base();
                 if let (Image::There(base), Some(qemu), true) =
                     (&source.image, qemu, libvirt.is_local())
@@ -179,7 +177,7 @@ impl Drive {
                 format: plan.shape.format,
                 secret: plan.secret.clone(),
             },
-            Volume::Given(disk) => disk.clone(),
+            Volume::Given(image) => image.disk(),
         }
     }
 
@@ -208,13 +206,22 @@ impl Drive {
         let disk = match &self.volume {
             Volume::Overlay(_) => return None,
             Volume::New(_) => "new".to_owned(),
-            Volume::Given(disk) => disk.path().display().to_string(),
+            Volume::Given(image) => image.disk().path().display().to_string(),
         };
         Some(("disk".to_owned(), disk))
     }
 
+    /// The format in which `existing` uses the user's own image, if another one is stated.
+    pub fn other_format(&self, stated: Option<Format>, existing: &Definition) -> Option<Format> {
+        let Volume::Given(image) = &self.volume else { return None };
+        existing
+            .disk_format(image.disk().path())
+            .filter(|format| stated.is_some_and(|s| s != *format))
+    }
+
     /// Asks for what is secret, and has pool and base image ready. Returns what only has to be made,
-    /// the pool if anything will be in it, and what was done, in words.
+    /// the pool if anything will be in it, and what was done, in words. After a question that was `asked`
+    /// the base image is looked at again.
     ///
     /// Errors: `usage` when there is nobody to ask; whatever making the pool or an import can be
     /// refused for.
@@ -224,7 +231,7 @@ impl Drive {
         libvirt: &Libvirt,
         config: &Config,
         request: &ImageRequest,
-        in_pool: bool,
+        (in_pool, asked): (bool, bool),
     ) -> Result<(Ready, Option<Pool>, Vec<String>)> {
         let ask = is_encrypted(&self.volume) && self.passphrase.is_none();
         let passphrase = match ask {
@@ -234,6 +241,13 @@ impl Drive {
         let ready = Ready { volume: self.volume, passphrase };
         let (pool, applied) = match self.ground {
             Ground::Image(source) => {
+                let source = match asked {
+                    true => {
+                        let base = source.image.base();
+                        Source::find_again(&base, context, libvirt, config, request)?
+                    }
+                    false => source,
+                };
                 let (pool, applied) = source.make_ready(context, libvirt, config, request)?;
                 (Some(pool), applied)
             }
@@ -262,9 +276,9 @@ pub struct Ready {
 }
 
 impl Ready {
-    /// Makes the disk, unless it is the user's.
+    /// Makes the disk, or looks again at the user's own.
     ///
-    /// Errors: what libvirt says.
+    /// Errors: what libvirt says; those of [`OwnImage::check_again`].
     pub fn create(
         &self,
         context: &Context,
@@ -278,9 +292,33 @@ impl Ready {
             (Volume::New(plan), Some(pool)) => {
                 plan.create(host, libvirt, pool, owner, self.passphrase.as_ref()).map(Some)
             }
+            (Volume::Given(image), _) => image.check_again(libvirt).map(|()| None),
             _ => Ok(None),
         }
     }
+}
+
+/// Fails for flags that have no meaning for a disk of this kind.
+///
+/// Errors: `usage`; those of [`check_unencrypted`].
+fn check_flags(
+    request: &ImageRequest,
+    args: &DriveArgs,
+    choice: Option<&Choice>,
+    kind: Kind,
+) -> Result<()> {
+    if request.format.flag.is_some() && kind == Kind::New {
+        return Err(Error::usage("--image-format is for an image, and none is named")
+            .hint("--td-image, --base or --vmimage names one"));
+    }
+    if let (Some(choice), true) = (choice, kind != Kind::New) {
+        check_unencrypted(choice, kind)?;
+    }
+    if args.passphrase_file.is_some() && kind != Kind::New {
+        return Err(Error::usage("--passphrase-file is for a disk that is made encrypted")
+            .hint("--blank SIZE makes an empty disk"));
+    }
+    Ok(())
 }
 
 /// Fails when encryption was asked for, of a disk that is not made here.
@@ -332,50 +370,6 @@ fn shape(storage: &Storage) -> Result<Shape> {
         lazy_refcounts: storage.lazy_refcounts.0,
         encrypted: storage.encryption.0,
     })
-}
-
-/// A user's image, by its header. One that is to be given to a new guest has to be nobody else's.
-///
-/// Errors: `not_found`, `permission`; `invalid_input` for what is no image; `conflict` for one that a domain
-/// has, or an overlay stands on; `unsupported` for a device, and on a remote connection.
-fn given(libvirt: &Libvirt, path: &Path, making: bool) -> Result<Disk> {
-    if !libvirt.is_local() {
-        return Err(Error::unsupported(
-            "--vmimage is an image of this machine, not the remote host's",
-        )
-        .hint("import it into a pool there: tdx-pool import"));
-    }
-    let path = path.canonicalize().at("find", path)?;
-    let shown = path.display();
-    let file = image::open(&path)?;
-    if file.metadata().at("look at", &path)?.file_type().is_block_device() {
-        return Err(Error::unsupported(format!("{shown} is a device, not an image"))
-            .hint("tdx-disk attach gives a guest a whole disk"));
-    }
-    let image = image::probe(&file, &path)?;
-    let users = if making { needs::users(libvirt, &path)? } else { Vec::new() };
-    if !users.is_empty() {
-        return Err(Error::conflict(format!("{shown} is needed by {}", users.join(", ")))
-            .hint("--td-image makes an overlay over it, which changes nothing of it"));
-    }
-    Ok(Disk::Given { path, format: image.format })
-}
-
-/// A CD's image, as libvirt is to have it.
-///
-/// Errors: `not_found`, `permission`; `invalid_input` for what is no file; `usage` for a relative path on a
-/// remote connection.
-pub fn cdrom(libvirt: &Libvirt, path: &Path) -> Result<PathBuf> {
-    if libvirt.is_local() {
-        let path = path.canonicalize().at("find", path)?;
-        image::probe(&image::open(&path)?, &path)?;
-        return Ok(path);
-    }
-    match path.is_absolute() {
-        true => Ok(path.to_owned()),
-        false => Err(Error::usage(format!("--cdrom {} is of the remote host", path.display()))
-            .hint("write it from / on")),
-    }
 }
 
 /// Asks twice, since nobody sees what they type.

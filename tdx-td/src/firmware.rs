@@ -99,8 +99,12 @@ pub struct FirmwareItem {
 impl Item for FirmwareItem {
     const COLUMNS: &'static [&'static str] =
         &["NAME", "DEVICE", "MODE", "FEATURES", "EXECUTABLE", "USABLE", "OFFERED"];
+    const IS_ON_HOST: bool = false;
 
     /// Its order is that of preference.
+    const WRAPPED: &'static [&'static str] = &["FEATURES"];
+    const DROPPED: &'static [&'static str] = &["EXECUTABLE", "MODE"];
+
     fn key(&self) -> Cow<'_, str> {
         self.name.as_str().into()
     }

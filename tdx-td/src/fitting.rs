@@ -7,13 +7,11 @@ use common::libvirt::Libvirt;
 use common::units::Size;
 use common::xml::{Document, Edit, Element, Node};
 use common::{Error, Result};
-use tdx_pool::overlay::Base;
 
 use crate::builder;
 use crate::capability::{self, Security, VirtType};
 use crate::definition;
 use crate::dialect::{self, Dialect};
-use crate::disk::Disk;
 use crate::hostfwd;
 use crate::identity::Identity;
 use crate::launch::tdx::{self, QGS_SOCKET};
@@ -21,6 +19,7 @@ use crate::metadata::{Metadata, TEMPLATE, digest};
 use crate::ports::PortRequest;
 use crate::settings::{self, GuestArgs};
 use crate::template::{Template, Values};
+use crate::template_disks;
 
 /// A template that this host and libvirt can run.
 #[derive(Debug)]
@@ -72,7 +71,11 @@ impl Fitting {
         };
         let document = fixed.as_ref().unwrap_or(&template.document);
         dialect::check_tdx(document)?;
+        template_disks::check_formats(document.root())?;
         check_resizable(document.root(), args)?;
+        if making && libvirt.is_local() {
+            template_disks::check_headers(document.root())?;
+        }
         let mut warnings = match making {
             true => check_host(context, libvirt, document.root(), args)?,
             false => Vec::new(),
@@ -122,7 +125,7 @@ impl Fitting {
     ///
     /// Errors: those of [`Template::fill`]; `invalid_input` for an overlay that is not used as one.
     pub fn to_xml(&self, identity: &Identity<'_>) -> Result<(String, Vec<String>)> {
-        let (overlay, base) = overlay_of(identity)?;
+        let (overlay, base) = template_disks::overlay_of(identity)?;
         let (fixed, changes) = match self.fix {
             true => {
                 let document = &self.template.document;
@@ -144,7 +147,7 @@ impl Fitting {
             unshare_nvram(&mut edit, document.root())?;
         }
         resize(&mut edit, document.root(), self.memory, self.vcpus)?;
-        stand_on_base(&mut edit, document.root(), identity)?;
+        template_disks::settle(&mut edit, document.root(), identity)?;
         if let Some(bytes) = identity.devices.window {
             widen(&mut edit, document.root(), bytes)?;
         }
@@ -289,40 +292,6 @@ fn resize<'a>(
         for (name, _) in topology.attrs() {
             edit.set_attr(topology, name, if name == "cores" { &vcpus } else { "1" });
         }
-    }
-    Ok(())
-}
-
-/// Errors: `usage` for a disk of another kind, which templates have no placeholder for.
-fn overlay_of<'a>(identity: &Identity<'a>) -> Result<(&'a Path, &'a Base)> {
-    match identity.disk {
-        Disk::Overlay { path, base } => Ok((path, base)),
-        Disk::New { .. } | Disk::Given { .. } => {
-            Err(Error::usage("a template's disk stands on a base image: name it with --td-image"))
-        }
-    }
-}
-
-/// Has the overlay used as a qcow2 image over its base, and the base left to its owner.
-fn stand_on_base<'a>(edit: &mut Edit<'a>, root: Node<'a>, identity: &Identity<'_>) -> Result<()> {
-    let (overlay, base) = overlay_of(identity)?;
-    let overlay = builder::utf8(overlay)?;
-    let disks = root.find_all("devices/disk");
-    for disk in disks.filter(|d| d.attr_at("source", "file").as_deref() == Some(overlay)) {
-        let format = disk.attr_at("driver", "type");
-        if format.as_deref() != Some("qcow2") {
-            let format = format.unwrap_or_else(|| "raw".into());
-            return Err(Error::invalid_input(format!(
-                "the template uses the overlay as {format}, but it is qcow2"
-            ))
-            .hint("<driver name='qemu' type='qcow2'/> belongs to its disk"));
-        }
-        // Whatever the template says of the base: where it is and what is in it, is known.
-        let backing = builder::backing_store(base, identity.keep_base_owner)?.to_xml()?;
-        match disk.child("backingStore") {
-            Some(there) => edit.replace(there, &backing),
-            None => edit.insert_into(disk, &backing),
-        };
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 use common::Result;
 use common::cli::Context;
 use common::config::Config;
+use common::document::Item;
 use common::libvirt::Libvirt;
 use common::output::Outcome;
 
@@ -27,6 +28,17 @@ enum Verb {
     Tune(tune::TuneArgs),
     /// Set this host back to what it was before it was tuned
     Restore(restore::RestoreArgs),
+}
+
+impl HostArgs {
+    /// Titles of the columns that a table of the verb's items has.
+    pub(crate) fn columns(&self) -> &'static [&'static str] {
+        match &self.verb {
+            Verb::Check(_) => check::CheckItem::COLUMNS,
+            Verb::Tune(_) => tune::TuneItem::COLUMNS,
+            Verb::Restore(_) => restore::RestoreItem::COLUMNS,
+        }
+    }
 }
 
 /// Runs the verb below `host` that was asked for.

@@ -1,6 +1,7 @@
 //! `tdx-td hostdevs`: domains are defined with just the devices of the host that they are to have.
 
 pub mod change;
+pub mod piped;
 pub mod plan;
 
 use std::borrow::Cow;
@@ -14,13 +15,15 @@ use common::document::{Action, Document, Item};
 use common::libvirt::Libvirt;
 use common::output::Outcome;
 use common::pci::Bdf;
-use common::{Code, Error, Result, input, interrupt, name};
+use common::{Code, Error, Result, interrupt};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tdx_gpu::hostdev::Way;
 use tdx_iommu::resolve;
 
 use crate::capability;
+use crate::names::Named;
+use piped::Piped;
 use plan::Plan;
 
 /// Arguments of `hostdevs`.
@@ -60,6 +63,8 @@ pub struct HostdevsArgs {
 pub struct HostdevsItem {
     /// Name.
     name: String,
+    /// UUID.
+    uuid: String,
     /// Devices it got.
     added: Vec<Bdf>,
     /// Devices it lost.
@@ -78,6 +83,7 @@ pub struct HostdevsItem {
 
 impl Item for HostdevsItem {
     const COLUMNS: &'static [&'static str] = &["NAME", "ACTION", "ADDED", "REMOVED", "KEPT"];
+    const WRAPPED: &'static [&'static str] = &["ADDED", "REMOVED", "KEPT"];
 
     fn key(&self) -> Cow<'_, str> {
         self.name.as_str().into()
@@ -99,42 +105,27 @@ impl Item for HostdevsItem {
     }
 }
 
-/// A domain and its devices as a resolution tells them.
-#[derive(Debug, Deserialize)]
-struct Resolved {
-    #[serde(deserialize_with = "name::deserialize")]
-    vm: String,
-    devices: Vec<Device>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Device {
-    bdf: Bdf,
-    /// What the host would lose: the warnings of a resolution do not come through a pipe.
-    #[serde(default)]
-    blockers: Vec<Code>,
-}
-
 /// Plans all domains, then changes one after another, and puts them back when one fails.
 pub fn run(
     context: &Context,
     connect: impl FnOnce() -> Result<Libvirt>,
     args: HostdevsArgs,
 ) -> Result<Outcome> {
-    let (resolved, said) = match args.stdin {
-        Some(_) => on_stdin(&args.vm)?,
-        None => Default::default(),
-    };
+    let keep: BTreeSet<Bdf> = args.keep.into_iter().collect();
+    let piped = args.stdin.map(|_| Piped::read(&args.vm, &keep)).transpose()?;
     let libvirt = connect()?;
     interrupt::guard();
-    let (resolved, mut warnings) = match args.stdin {
-        Some(_) => (resolved, said),
+    let (resolved, mut warnings) = match &piped {
+        Some(piped) => {
+            let unseen = piped.check(context, &libvirt)?;
+            (piped.wanted(), [piped.warnings(), unseen].concat())
+        }
         None => in_file(context, &libvirt, args.config, &args.vm, &args.force)?,
     };
     let iommufd = libvirt.is_local() && capability::has_iommufd(&context.host, &libvirt)?;
     let way = Way { iommufd, managed: true };
-    let keep: BTreeSet<Bdf> = args.keep.into_iter().collect();
-    let plan = Plan::new(&libvirt, &resolved, &keep, way, args.live)?;
+    let host_name = context.host_name();
+    let plan = Plan::new(&libvirt, host_name.as_deref(), &resolved, &keep, way, args.live)?;
     warnings.extend(plan.warnings.iter().cloned());
     match &args.debug_xml {
         Some(_) if args.change.dry_run => {
@@ -157,29 +148,8 @@ pub fn run(
     Ok(document.dry_run(args.change.dry_run).warnings(warnings).into())
 }
 
-type Wanted = Vec<(String, BTreeSet<Bdf>)>;
-
-/// The resolution on standard input, of the domains that are named or all, and what it warns of.
-fn on_stdin(vms: &[String]) -> Result<(Wanted, Vec<String>)> {
-    let expected = "what tdx-iommu resolve prints";
-    let mut items: Vec<Resolved> = input::items(&["tdx.iommu.resolution"], expected)?;
-    if let Some(vm) = vms.iter().find(|vm| !items.iter().any(|item| item.vm == **vm)) {
-        return Err(Error::not_found(format!("'{vm}' is not on standard input")));
-    }
-    items.retain(|item| vms.is_empty() || vms.contains(&item.vm));
-    let mut warnings = Vec::new();
-    for Resolved { vm, devices } in &items {
-        for Device { bdf, blockers } in devices.iter().filter(|d| !d.blockers.is_empty()) {
-            let codes: Vec<&str> = blockers.iter().map(|code| code.as_str()).collect();
-            warnings.push(format!("{vm}: {bdf}: {}", codes.join(", ")));
-        }
-    }
-    let wanted = items.into_iter().map(|item| {
-        let devices = item.devices.into_iter().map(|device| device.bdf);
-        (item.vm, devices.collect())
-    });
-    Ok((wanted.collect(), warnings))
-}
+/// Domains with the devices that they are to have.
+type Wanted = Vec<(Named, BTreeSet<Bdf>)>;
 
 /// The devices that a file wants for domains of this host.
 fn in_file(
@@ -197,7 +167,7 @@ fn in_file(
     let (items, warnings) = resolve::resolve(&context.host, &config, vms, force)?;
     let wanted = items.into_iter().map(|item| {
         let devices = item.devices.iter().map(|device| device.device.bdf);
-        (item.vm.clone(), devices.collect())
+        (Named::from(item.vm.clone()), devices.collect())
     });
     Ok((wanted.collect(), warnings))
 }

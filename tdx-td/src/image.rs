@@ -12,6 +12,8 @@ use common::units::{self, Size};
 use common::{Error, ErrorKind, Result, input, log, name};
 use serde::Deserialize;
 use tdx_pool::ensure;
+use tdx_pool::identity::VolumeClaim;
+use tdx_pool::image::{Format, SaidFormat};
 use tdx_pool::import::{self, Options};
 use tdx_pool::overlay::Base;
 use tdx_pool::pool::Pool;
@@ -27,6 +29,10 @@ pub struct ImageArgs {
     /// A volume of the pool, or - for what tdx-pool import or volumes printed
     #[arg(long, value_name = "VOLUME")]
     pub base: Option<String>,
+    /// The image's format; without it a base image has that of its import's record, of the item on
+    /// standard input or of its name, and an image that is used as it is that of its name
+    #[arg(long, value_name = "FORMAT", value_enum)]
+    pub image_format: Option<Format>,
     /// The pool's name [default: tdvirsh-pool, or the pool that owns its folder]
     #[arg(long, value_name = "NAME")]
     pub pool: Option<String>,
@@ -54,21 +60,38 @@ impl Image {
     }
 }
 
-/// What a document for `--base -` must tell.
+/// What a document for `--base -` must tell, and may tell.
 #[derive(Deserialize)]
 struct BaseItem {
     #[serde(deserialize_with = "name::deserialize")]
     name: String,
     #[serde(deserialize_with = "name::deserialize")]
     pool: String,
+    #[serde(flatten)]
+    claim: VolumeClaim,
+    format: Option<String>,
+    /// What was imported: only `tdx-pool import` tells, which has checked the image.
+    source: Option<String>,
+}
+
+impl BaseItem {
+    /// The format of an image that was imported. The `format` of a volume is libvirt's guess.
+    fn imported_format(&self) -> Option<Format> {
+        self.source.as_ref()?;
+        Format::parse(self.format.as_deref()?)
+    }
 }
 
 /// The image flags with `--base -` read.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ImageRequest {
     pool: Option<String>,
     image: Option<PathBuf>,
     base: Option<String>,
+    /// What the item on standard input says of the base image.
+    claim: VolumeClaim,
+    /// What is said of the image's format.
+    pub format: SaidFormat,
     /// Size of the guest's disk, bytes; that of the image without it.
     pub disk_size: Option<u64>,
 }
@@ -82,6 +105,8 @@ impl ImageRequest {
             pool: args.pool.clone(),
             image: args.td_image.clone(),
             base: args.base.clone(),
+            claim: VolumeClaim::default(),
+            format: SaidFormat { flag: args.image_format, ..SaidFormat::default() },
             disk_size: args.disk_size.map(|size| size.0),
         };
         if args.base.as_deref() == Some(input::STDIN) {
@@ -91,11 +116,14 @@ impl ImageRequest {
             let [item] = <[BaseItem; 1]>::try_from(items).map_err(|_| {
                 Error::invalid_input(format!("one base image was expected, {count} came"))
             })?;
-            if args.pool.as_ref().is_some_and(|pool| *pool != item.pool) {
-                return Err(Error::conflict(format!("the image is in pool '{}'", item.pool)));
+            request.format.item = item.imported_format();
+            let pool = item.pool;
+            if args.pool.as_ref().is_some_and(|asked| *asked != pool) {
+                return Err(Error::conflict(format!("the image is in pool '{pool}'")));
             }
             request.base = Some(item.name);
-            request.pool = Some(item.pool);
+            request.pool = Some(pool);
+            request.claim = item.claim;
         }
         Ok(request)
     }
@@ -122,22 +150,25 @@ impl ImageRequest {
         warnings: &mut Vec<String>,
     ) -> Result<Image> {
         if let Some(name) = &self.base {
+            self.claim.expect(name, pool.found(), context.host_name().as_deref())?;
             let absent = || Error::not_found(format!("pool '{}' does not exist", pool.pool_name()));
             let pool = pool.found().ok_or_else(absent)?;
             pool.check_active()?;
-            return Base::find(pool, name).map(Image::There);
+            return Base::find(libvirt, pool, name, self.format).map(Image::There);
         }
         let import = |path: &Path| {
-            let plan = import::Plan::new(libvirt, pool, path, Options::default())?;
+            let options = Options { format: self.format.flag, ..Options::default() };
+            let plan = import::Plan::new(&context.host, libvirt, pool, path, options)?;
             Ok(Image::Import(Box::new(plan)))
         };
+        let in_pool = |name: &str| in_pool(libvirt, pool, name, self.format);
         let Some(image) = self.image.as_ref().or(config.image.as_ref()) else {
-            return default_image(context, libvirt, pool, import);
+            return default_image(context, libvirt, pool, in_pool, import);
         };
         let Some(name) = bare_name(image) else {
             return import(image);
         };
-        let base = in_pool(pool, name)?;
+        let base = in_pool(name)?;
         if base.as_ref().is_some_and(|base| image.exists() && !is_source(image, base)) {
             let (image, pool) = (image.display(), pool.pool_name());
             warnings.push(format!(
@@ -195,6 +226,25 @@ impl Source {
         Ok(Self { pool, image, warnings })
     }
 
+    /// Finds pool and image again, after a question that may have waited for long, or work of others. The
+    /// definition is made for `base`, and for no other.
+    ///
+    /// Errors: those of [`Source::find`]; `conflict` for another image.
+    pub fn find_again(
+        base: &Base,
+        context: &Context,
+        libvirt: &Libvirt,
+        config: &Config,
+        request: &ImageRequest,
+    ) -> Result<Self> {
+        let now = Self::find(context, libvirt, config, request)?;
+        match now.image.base() == *base {
+            true => Ok(now),
+            false => Err(Error::conflict(format!("image '{}' changed meanwhile", base.name))
+                .hint("run the same command again")),
+        }
+    }
+
     /// Has the pool started and the image in it. Returns the pool and what was done, in words.
     ///
     /// Another command may be at the same work: then what it made is looked at and used.
@@ -205,13 +255,14 @@ impl Source {
         config: &Config,
         request: &ImageRequest,
     ) -> Result<(Pool, Vec<String>)> {
+        let base = self.image.base();
         let mut source = self;
         let mut applied = Vec::new();
         for _ in 1..TRIES {
             match source.apply(context, libvirt, &mut applied) {
                 Err(error) if error.kind() == ErrorKind::Conflict => {
                     log::step(format_args!("look again: {error}"));
-                    source = Self::find(context, libvirt, config, request)?;
+                    source = Self::find_again(&base, context, libvirt, config, request)?;
                 }
                 done => return done.map(|pool| (pool, applied)),
             }
@@ -247,13 +298,18 @@ fn bare_name(image: &Path) -> Option<&str> {
     image.to_str().filter(|name| !name.contains('/'))
 }
 
-fn in_pool(pool: &ensure::Plan, name: &str) -> Result<Option<Base>> {
+fn in_pool(
+    libvirt: &Libvirt,
+    pool: &ensure::Plan,
+    name: &str,
+    said: SaidFormat,
+) -> Result<Option<Base>> {
     let Some(pool) = pool.found().filter(|pool| pool.is_active()) else {
         return Ok(None);
     };
     match Pool::volume(pool, name)? {
         None => Ok(None),
-        Some(_) => Base::find(pool, name).map(Some),
+        Some(_) => Base::find(libvirt, pool, name, said).map(Some),
     }
 }
 
@@ -262,6 +318,7 @@ fn default_image(
     context: &Context,
     libvirt: &Libvirt,
     pool: &ensure::Plan,
+    in_pool: impl FnOnce(&str) -> Result<Option<Base>>,
     import: impl FnOnce(&Path) -> Result<Image>,
 ) -> Result<Image> {
     let release = context.host.read("/etc/os-release")?.unwrap_or_default();
@@ -272,7 +329,7 @@ fn default_image(
     if file.exists() {
         return import(&file);
     }
-    if let Some(base) = in_pool(pool, &name)? {
+    if let Some(base) = in_pool(&name)? {
         return Ok(Image::There(base));
     }
     match unseen(libvirt, pool, &name) {

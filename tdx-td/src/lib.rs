@@ -6,12 +6,12 @@
 //!
 //! One module a verb. Under them: [`image`] and [`settings`] turn flags and configuration into what is
 //! wanted, [`builder`] turns that into domain XML, or [`fitting`] a user's template, [`creation`] makes it so or undoes it;
-//! [`definition`] reads domain XML back; [`disks`] says which files are a domain's own and [`removal`]
-//! gets rid of both; [`passthrough`] takes devices of the host and gives them back; [`attestation`] keeps the keys of AMD SEV guests and lets none run that measures wrong; [`power`] gets a guest on and off.
+//! [`definition`] reads domain XML back; [`removal`] deletes domains and the files that were made for them; [`passthrough`] takes devices of the host and gives them back; [`attestation`] keeps the keys of AMD SEV guests and lets none run that measures wrong; [`power`] gets a guest on and off.
 
 mod cli;
 
 pub mod addresses;
+pub mod attached_image;
 pub mod attestation;
 pub mod blueprint;
 pub mod builder;
@@ -22,7 +22,6 @@ pub mod definition;
 pub mod delete;
 pub mod dialect;
 pub mod disk;
-pub mod disks;
 pub mod domain;
 pub mod drive;
 pub mod firmware;
@@ -48,9 +47,11 @@ pub mod seed;
 pub mod settings;
 pub mod show;
 pub mod ssh;
+pub mod ssh_target;
 pub mod start;
 pub mod stop;
 pub mod template;
+pub mod template_disks;
 pub mod virsh;
 pub mod wait;
 

@@ -1,8 +1,10 @@
 //! `tdx-td list`: every domain with where to reach it.
 //!
-//! A fixed number of round trips, plus one for each domain's XML.
+//! A fixed number of round trips, plus one for each domain's XML and one for each guest agent that is
+//! the only one to know its guest's address.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 
 use clap::Args;
 use common::cli::Context;
@@ -14,13 +16,26 @@ use common::{Result, log};
 use virt::domain::Domain;
 use virt::sys;
 
-use crate::addresses::Addresses;
+use crate::addresses::agent::{self, Inquiry, Question};
+use crate::addresses::{GuestAddresses, SeenAddresses, ThisHost};
 use crate::definition::{Definition, Forward};
 use crate::domain::{DomainItem, Ssh};
 use common::parallel;
 
+const ADDRESSES: &str = "Addresses:
+  IP comes from DHCP leases and this host's ARP table. When neither has an address of a running
+  domain, list asks the domain's guest agent, if one is connected, and waits at most a second for the
+  next answer and five seconds for all. show asks every agent that is connected.
+  Addresses of interfaces that are not in the domain's definition, and addresses of this host, are
+  only in other_addresses of the JSON document.
+
+Examples:
+  tdx-td list
+  tdx-td list --json | jq -r '.items[] | select(.ip) | [.name, .ip] | @tsv'";
+
 /// Arguments of `list`.
 #[derive(Debug, Args)]
+#[command(after_help = ADDRESSES)]
 pub struct ListArgs {}
 
 /// Shows every domain, running or not.
@@ -28,16 +43,20 @@ pub fn run(context: &Context, libvirt: &Libvirt, _: ListArgs) -> Result<Outcome>
     let observer = || Observer::new(&context.host, libvirt);
     let (domains, observer) = parallel::both(|| libvirt.domains(), observer);
     let (domains, observer) = (domains?, observer?);
-    let read = |(domain, state): (Domain, State)| observer.item(&domain, state);
-    let items: Result<Vec<_>> =
+    let read = |(domain, state): (Domain, State)| observer.observe(&domain, state);
+    let observed: Result<Vec<_>> =
         parallel::map(domains, parallel::DOMAINS, read).into_iter().collect();
-    Ok(Document::new("tdx.td.domains", items?.into_iter().flatten().collect()).into())
+    let mut observed: Vec<_> = observed?.into_iter().flatten().collect();
+    ask_agents(&mut observed, Observed::needs_agent);
+    let items = observed.into_iter().map(Observed::into_item).collect();
+    Ok(Document::new("tdx.td.domains", items).into())
 }
 
 /// What has to be asked once, whatever the number of domains.
 #[derive(Debug)]
 pub struct Observer {
-    addresses: Addresses,
+    seen: SeenAddresses,
+    this_host: ThisHost,
     autostart: HashSet<String>,
 }
 
@@ -47,11 +66,15 @@ impl Observer {
         let flag = sys::VIR_CONNECT_LIST_DOMAINS_AUTOSTART;
         let autostart = libvirt.connect().list_all_domains(flag).context("list domains")?;
         let names = autostart.iter().filter_map(|domain| domain.name().ok());
-        Ok(Self { autostart: names.collect(), addresses: Addresses::collect(host, libvirt)? })
+        Ok(Self {
+            autostart: names.collect(),
+            seen: SeenAddresses::collect(host, libvirt)?,
+            this_host: ThisHost::read()?,
+        })
     }
 
     /// Reads one domain; none when it went away meanwhile.
-    pub fn item(&self, domain: &Domain, state: State) -> Result<Option<DomainItem>> {
+    pub fn observe(&self, domain: &Domain, state: State) -> Result<Option<Observed<'_>>> {
         let name = domain.name().context("ask a domain for its name")?;
         let text = match domain.xml_desc(0) {
             Err(error) if is_gone(&error) => return Ok(None),
@@ -59,24 +82,75 @@ impl Observer {
         };
         let definition = Definition::parse(text)?;
         let mut item = definition.item(domain.id(), state, self.autostart.contains(&name));
+        let mut addresses = GuestAddresses::new(&self.this_host, &definition.macs());
         if item.id.is_some() {
-            item.ips = self.addresses.of(&definition.macs());
+            addresses.add_seen(&self.seen);
         }
         if item.id.is_some() && definition.ssh_forward() == Forward::Ephemeral {
             item.ssh = chosen_port(domain, &name);
         }
-        complete(&mut item);
-        Ok(Some(item))
+        let has_agent = state == State::Running && definition.has_agent();
+        Ok(Some(Observed { domain: domain.clone(), item, addresses, has_agent }))
     }
 }
 
-/// Fills in what follows from the addresses, of which IPv4 come first.
-pub fn complete(item: &mut DomainItem) {
-    item.ips.sort_by_key(|ip| ip.contains(':'));
-    item.ip = item.ips.first().cloned();
-    if item.ssh.is_none() {
-        item.ssh = item.ip.clone().map(|host| Ssh { host, port: 22 });
+/// A domain with the addresses that are known of it so far.
+#[derive(Debug)]
+pub struct Observed<'o> {
+    domain: Domain,
+    item: DomainItem,
+    addresses: GuestAddresses<'o>,
+    has_agent: bool,
+}
+
+impl Observed<'_> {
+    /// Whether its guest agent can be asked.
+    pub fn has_agent(&self) -> bool {
+        self.has_agent
     }
+
+    /// Whether only its guest agent can tell an address.
+    pub fn needs_agent(&self) -> bool {
+        self.has_agent && self.addresses.own.is_empty() && self.addresses.has_cards()
+    }
+
+    /// Whether nothing but its guest agent can tell how to reach it.
+    pub fn lacks_ssh(&self) -> bool {
+        self.has_agent && self.item.ssh.is_none() && self.addresses.own.is_empty()
+    }
+
+    /// Starts to ask its guest agent.
+    pub fn inquire(&self, question: Question) -> Inquiry {
+        Inquiry::start(vec![self.domain.clone()], question)
+    }
+
+    /// Adds the addresses in an agent's answer.
+    pub fn add_report(&mut self, answer: &str) {
+        self.addresses.add_report(&agent::interfaces(answer));
+    }
+
+    /// The domain as it stands in a document. IPv4 addresses come first.
+    pub fn into_item(self) -> DomainItem {
+        let Self { mut item, addresses, .. } = self;
+        let mut ips = addresses.own;
+        ips.sort_by_key(IpAddr::is_ipv6);
+        item.ips = ips.iter().map(ToString::to_string).collect();
+        item.ip = item.ips.first().cloned();
+        item.other_addresses = addresses.other;
+        if item.ssh.is_none() {
+            item.ssh = item.ip.clone().map(|host| Ssh { host, port: 22 });
+        }
+        item
+    }
+}
+
+/// Asks the guest agents of those domains that `wants` picks, all at once and for a bounded time. It
+/// comes last: libvirtd makes other calls wait while it waits for agents that hang.
+pub fn ask_agents<'o>(observed: &mut [Observed<'o>], wants: impl Fn(&Observed<'o>) -> bool) {
+    let mut asked: Vec<_> = observed.iter_mut().filter(|one| wants(one)).collect();
+    let domains = asked.iter().map(|one| one.domain.clone()).collect();
+    let inquiry = Inquiry::start(domains, Question::Interfaces);
+    inquiry.collect(|index, answer| asked[index].add_report(answer));
 }
 
 /// The port that QEMU's user network chose for ssh, from its monitor.

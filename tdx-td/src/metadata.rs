@@ -1,7 +1,7 @@
 //! What we write into a domain's `<metadata>`, so that later runs know it is ours and how it was asked
 //! for.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use common::xml::{Element, Node};
 use sha2::{Digest, Sha256};
@@ -23,8 +23,13 @@ pub fn digest(bytes: &[u8]) -> String {
 }
 
 /// Our record of a domain.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Metadata {
+    /// UUID of the domain that the record was written for: a copied definition has another one. Version
+    /// 0.1.0 did not write it.
+    pub uuid: Option<String>,
+    /// Every file that was made for the domain, its disk before its seed. Recorded only with a UUID.
+    pub files: Vec<PathBuf>,
     /// The pool of its disk, unless that is a user's image.
     pub pool: Option<String>,
     /// The base image's path, if its disk is an overlay.
@@ -37,15 +42,27 @@ pub struct Metadata {
 }
 
 impl Metadata {
-    /// The record of a domain with this disk.
-    pub fn new(pool: &str, disk: &Disk, request: Vec<(String, String)>) -> Self {
-        let pool = Some(pool.to_owned());
-        match disk {
-            Disk::Overlay { path, base } => {
-                Self { pool, base: Some(base.path.clone()), overlay: Some(path.clone()), request }
-            }
-            Disk::New { .. } => Self { pool, base: None, overlay: None, request },
-            Disk::Given { .. } => Self { pool: None, base: None, overlay: None, request },
+    /// The record of the domain with this UUID and disk, and the seed that is made for it.
+    pub fn new(
+        uuid: &str,
+        pool: &str,
+        disk: &Disk,
+        seed: Option<&Path>,
+        request: Vec<(String, String)>,
+    ) -> Self {
+        let (base, overlay) = match disk {
+            Disk::Overlay { path, base } => (Some(base.path.clone()), Some(path.clone())),
+            Disk::New { .. } | Disk::Given { .. } => (None, None),
+        };
+        let is_made = !matches!(disk, Disk::Given { .. });
+        let made = is_made.then(|| disk.path()).into_iter().chain(seed);
+        Self {
+            uuid: Some(uuid.to_owned()),
+            files: made.map(Path::to_owned).collect(),
+            pool: is_made.then(|| pool.to_owned()),
+            base,
+            overlay,
+            request,
         }
     }
 
@@ -62,6 +79,8 @@ impl Metadata {
         Element::new("tdx:domain")
             .attr("xmlns:tdx", NAMESPACE)
             .attr("version", env!("CARGO_PKG_VERSION"))
+            .child_opt(self.uuid.as_ref().map(|uuid| text("uuid", uuid)))
+            .children(self.files.iter().map(|file| text("file", &file.to_string_lossy())))
             .child_opt(self.pool.as_ref().map(|pool| text("pool", pool)))
             .child_opt(path("base", &self.base))
             .child_opt(path("overlay", &self.overlay))
@@ -84,7 +103,7 @@ impl Metadata {
         node.namespace() == Some(NAMESPACE) && node.local_name() == "domain"
     }
 
-    /// What of this record is not as `wanted`, in words. The overlay is each domain's own.
+    /// What of this record is not as `wanted`, in words. UUID and files are each domain's own.
     pub fn differences(&self, wanted: &Self) -> Vec<String> {
         let mut differences = Vec::new();
         if self.base != wanted.base {
@@ -124,7 +143,10 @@ impl Metadata {
                 .map(|(key, value)| (key.to_owned(), value.into_owned()))
                 .collect::<Vec<_>>()
         });
+        let files = ours.children().filter(|node| node.local_name() == "file");
         Some(Self {
+            uuid: text("uuid"),
+            files: files.map(|node| PathBuf::from(node.text())).collect(),
             pool: text("pool"),
             base: text("base").map(PathBuf::from),
             overlay: text("overlay").map(PathBuf::from),
@@ -150,6 +172,8 @@ mod tests {
     #[test]
     fn what_is_written_is_read_back() {
         let metadata = Metadata {
+            uuid: Some("a-b".to_owned()),
+            files: vec!["/images/overlay.qcow2".into(), "/images/cidata & more.img".into()],
             pool: Some("a & b".to_owned()),
             base: Some("/images/it's <base>.qcow2".into()),
             overlay: Some("/images/overlay.qcow2".into()),
@@ -160,6 +184,23 @@ mod tests {
             .to_xml()
             .unwrap();
         assert_eq!(Metadata::read(Document::parse(xml).unwrap().root()), Some(metadata));
+    }
+
+    /// As version 0.1.0 wrote it.
+    #[test]
+    fn a_record_without_uuid_and_files_is_read() {
+        let xml = "<domain><metadata>\
+            <tdx:domain xmlns:tdx=\"urn:tdx-tools:domain:1\" version=\"0.1.0\">\
+            <tdx:pool>p</tdx:pool><tdx:base>/b</tdx:base><tdx:overlay>/o</tdx:overlay>\
+            <tdx:request template=\"none\"/></tdx:domain></metadata></domain>";
+        let wanted = Metadata {
+            pool: Some("p".to_owned()),
+            base: Some("/b".into()),
+            overlay: Some("/o".into()),
+            request: vec![("template".to_owned(), "none".to_owned())],
+            ..Metadata::default()
+        };
+        assert_eq!(Metadata::read(Document::parse(xml).unwrap().root()), Some(wanted));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The domains a verb is about: named on the command line or in a document on standard input.
 
 use clap::Args;
+use common::identity::{self, Comparison};
 use common::libvirt::{Context, Libvirt, is_gone};
 use common::{Error, Result, input, name};
 use serde::Deserialize;
@@ -14,27 +15,103 @@ pub struct NameArgs {
     pub names: Vec<String>,
 }
 
+/// The documents whose items are domains, by the key `name`.
+const KINDS: [&str; 6] = [
+    "tdx.td.domains",
+    "tdx.td.new",
+    "tdx.td.start",
+    "tdx.td.stop",
+    "tdx.td.delete",
+    "tdx.td.hostdevs",
+];
+
 #[derive(Deserialize)]
-struct Named {
+struct Item {
     #[serde(deserialize_with = "name::deserialize")]
     name: String,
+    #[serde(flatten)]
+    claim: DomainClaim,
+}
+
+/// What an item says of a domain beside its name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct DomainClaim {
+    /// The domain's UUID.
+    pub uuid: Option<String>,
+    /// The host that the domain lives on.
+    pub host: Option<String>,
+}
+
+/// A domain that a verb is about.
+#[derive(Debug, Clone)]
+pub struct Named {
+    /// Its name.
+    pub name: String,
+    /// What the items of standard input say of it.
+    claims: Vec<DomainClaim>,
+}
+
+impl From<String> for Named {
+    fn from(name: String) -> Self {
+        Self { name, claims: Vec::new() }
+    }
+}
+
+impl Named {
+    /// A domain of which an item says something.
+    pub fn claimed(name: String, claim: DomainClaim) -> Self {
+        Self { name, claims: vec![claim] }
+    }
+
+    /// The domain, if there is one. What is done to it afterwards is done by its UUID, so that another
+    /// domain that gets the name meanwhile is not touched.
+    ///
+    /// Errors: `conflict` with code `IDENTITY_CHANGED` for a domain other than the one that an item says,
+    /// and for an item of another host; those of [`find`].
+    pub fn find(&self, libvirt: &Libvirt, host_name: Option<&str>) -> Result<Option<Domain>> {
+        let found = find(libvirt, &self.name)?;
+        self.compare(found.as_ref(), host_name)?;
+        Ok(found)
+    }
+
+    /// The domain.
+    ///
+    /// Errors: those of [`Named::find`], and `not_found` (exit 4).
+    pub fn get(&self, libvirt: &Libvirt, host_name: Option<&str>) -> Result<Domain> {
+        self.find(libvirt, host_name)?.ok_or_else(|| absent(&self.name))
+    }
+
+    /// Compares what items say with the domain of this name, if there is one.
+    ///
+    /// Errors: `conflict` with code `IDENTITY_CHANGED`.
+    pub fn compare(&self, domain: Option<&Domain>, host_name: Option<&str>) -> Result<()> {
+        let uuid = domain.map(uuid).transpose()?;
+        let comparison = Comparison::new(format_args!("domain '{}'", self.name));
+        let compare = |comparison: Comparison, claim: &DomainClaim| {
+            let comparison = comparison.host(claim.host.as_deref(), host_name);
+            comparison.hex("uuid", claim.uuid.as_deref(), uuid.as_deref())
+        };
+        self.claims.iter().fold(comparison, compare).finish()
+    }
 }
 
 impl NameArgs {
-    /// The names, each once, in the order given.
+    /// The domains, each once, in the order given.
     ///
     /// Errors: `usage` for a `-` beside names, `invalid_input` for what is no document of domains.
-    pub fn read(self) -> Result<Vec<String>> {
+    pub fn read(self) -> Result<Vec<Named>> {
         read(self.names)
     }
 }
 
-/// The same for a list that need not be there.
-pub fn read(words: Vec<String>) -> Result<Vec<String>> {
-    let names = match words.iter().any(|word| word == input::STDIN) {
+/// Reads a list of domains that may be empty.
+///
+/// Errors: those of [`NameArgs::read`].
+pub fn read(words: Vec<String>) -> Result<Vec<Named>> {
+    let named: Vec<(String, Option<DomainClaim>)> = match words.iter().any(|w| w == input::STDIN) {
         false => {
             words.iter().try_for_each(|word| name::check("domain", word))?;
-            words
+            words.into_iter().map(|word| (word, None)).collect()
         }
         true if words.len() > 1 => {
             return Err(Error::usage(
@@ -42,12 +119,17 @@ pub fn read(words: Vec<String>) -> Result<Vec<String>> {
             ));
         }
         true => {
-            let items: Vec<Named> = input::items(&["tdx.td."], "domains with a name")?;
-            items.into_iter().map(|item| item.name).collect()
+            let items: Vec<Item> = input::items(&KINDS, "domains with a name")?;
+            items.into_iter().map(|item| (item.name, Some(item.claim))).collect()
         }
     };
-    let mut seen = std::collections::HashSet::new();
-    Ok(names.into_iter().filter(|name| seen.insert(name.clone())).collect())
+    let named = identity::by_name(named).into_iter();
+    Ok(named.map(|(name, claims)| Named { name, claims }).collect())
+}
+
+/// The UUID of a domain, which its handle knows.
+pub fn uuid(domain: &Domain) -> Result<String> {
+    domain.uuid_string().context("ask a domain for its UUID")
 }
 
 /// The domain of this name, if there is one.

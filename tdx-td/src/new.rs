@@ -9,7 +9,7 @@ use common::config::Config;
 use common::document::{Action, Document, Item};
 use common::libvirt::Libvirt;
 use common::output::Outcome;
-use common::{Result, interrupt};
+use common::{Code, Result, interrupt};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -50,6 +50,7 @@ pub struct NewItem {
 
 impl Item for NewItem {
     const COLUMNS: &'static [&'static str] = DomainItem::COLUMNS;
+    const DROPPED: &'static [&'static str] = DomainItem::DROPPED;
 
     fn key(&self) -> Cow<'_, str> {
         self.domain.key()
@@ -92,7 +93,7 @@ pub fn run(
         false => plan.apply(context, config, &request).map_err(|error| error.applied(tuned))?,
     };
     if let (Some(sign), false) = (args.wait.wait, dry_run) {
-        domain = wait_for(context, &libvirt, &domain.name, sign, &args.wait, action)?;
+        domain = wait_for(context, &libvirt, &domain, sign, &args.wait, action)?;
     }
     let document = Document::new("tdx.td.new", vec![NewItem { domain, action }]);
     Ok(document.dry_run(dry_run).warnings(warnings).into())
@@ -142,11 +143,12 @@ fn prepare_host(
 fn wait_for(
     context: &Context,
     libvirt: &Libvirt,
-    name: &str,
+    domain: &DomainItem,
     sign: Sign,
     args: &WaitArgs,
     action: Action,
 ) -> Result<DomainItem> {
+    let name = &domain.name;
     let timeout = Duration::from_secs(args.timeout);
     let error = match wait::until(context, libvirt, name, sign, timeout) {
         Ok(item) => return Ok(item),
@@ -155,8 +157,10 @@ fn wait_for(
     if action != creation::CREATE || args.on_timeout == OnTimeout::Keep {
         return Err(error.applied([format!("domain '{name}' is kept")]));
     }
-    match removal::remove(&context.host, libvirt, name) {
+    match removal::remove(&context.host, libvirt, name, &domain.uuid) {
         Ok(()) => Err(error),
+        // Another domain has the name by now: the one that was made is gone.
+        Err(other) if other.to_document().error.code == Some(Code::IdentityChanged) => Err(error),
         Err(_) => Err(error.left_behind([format!("domain '{name}'")])),
     }
 }

@@ -36,6 +36,8 @@ pub struct OverlayItem {
     name: String,
     /// The pool's name.
     pool: String,
+    /// UUID of the pool; null when the pool is to be made.
+    pool_uuid: Option<String>,
     /// Where it is.
     path: String,
     /// The image it stands on.
@@ -48,6 +50,7 @@ pub struct OverlayItem {
 
 impl Item for OverlayItem {
     const COLUMNS: &'static [&'static str] = &["NAME", "CAPACITY", "BASE", "PATH"];
+    const DROPPED: &'static [&'static str] = &["PATH"];
 
     fn key(&self) -> Cow<'_, str> {
         self.name.as_str().into()
@@ -76,9 +79,10 @@ pub fn run(
     let source = Source::find(context, &libvirt, config, &request)?;
     let warnings = source.warnings.clone();
     let plan = overlay::Plan::new(source.pool.folder()?, source.image.base(), request.disk_size)?;
-    let item = OverlayItem {
+    let mut item = OverlayItem {
         name: plan.name.clone(),
         pool: source.pool.pool_name().to_owned(),
+        pool_uuid: source.pool.found().and_then(|pool| pool.uuid.clone()),
         path: plan.path.display().to_string(),
         base: plan.base.path.display().to_string(),
         capacity_bytes: plan.capacity_bytes,
@@ -86,6 +90,7 @@ pub fn run(
     };
     if !args.change.dry_run {
         let (pool, applied) = source.make_ready(context, &libvirt, config, &request)?;
+        item.pool_uuid = pool.uuid.clone();
         interrupt::check()
             .and_then(|()| plan.create(&context.host, &pool, owner::of_qemu(&libvirt)?))
             .map_err(|error| error.applied(applied))?;

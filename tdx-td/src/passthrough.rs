@@ -23,7 +23,7 @@ use tdx_gpu::setting::{self, Setting};
 use tdx_iommu::device::Device;
 use tdx_iommu::inventory::Inventory;
 use tdx_iommu::judgement::Request;
-use tdx_iommu::request::{self, Named};
+use tdx_iommu::request::{self, Named, Requested};
 use virt::domain::Domain;
 
 use crate::attestation;
@@ -67,9 +67,8 @@ pub enum CcArg {
 /// The flags with standard input read.
 #[derive(Debug)]
 pub struct DeviceRequest {
-    named: BTreeSet<Bdf>,
+    requested: Requested,
     cc: Option<CcArg>,
-    warnings: Vec<String>,
 }
 
 impl DeviceRequest {
@@ -77,18 +76,20 @@ impl DeviceRequest {
     ///
     /// Errors: `usage` for a mode without devices; those of [`request::resolve`].
     pub fn read(args: &DeviceArgs) -> Result<Self> {
-        let (mut named, mut warnings) = request::resolve(&args.devices)?;
+        let mut requested = request::resolve(&args.devices)?;
         for bdf in &args.gpus {
-            if !named.insert(*bdf) {
-                warnings.push(format!("{bdf} was named more than once"));
+            if !requested.devices.insert(*bdf) {
+                requested.warnings.push(format!("{bdf} was named more than once"));
             }
         }
-        if named.is_empty() && args.on_stdin() {
+        if requested.devices.is_empty() && args.on_stdin() {
             return Err(Error::invalid_input("no devices came on standard input"));
         }
         match args.cc {
-            Some(_) if named.is_empty() => Err(Error::usage("--cc is for devices: add --gpus")),
-            cc => Ok(Self { named, cc, warnings }),
+            Some(_) if requested.devices.is_empty() => {
+                Err(Error::usage("--cc is for devices: add --gpus"))
+            }
+            cc => Ok(Self { requested, cc }),
         }
     }
 }
@@ -129,16 +130,18 @@ impl Devices {
         uuid: &str,
         making: bool,
     ) -> Result<Self> {
-        if request.named.is_empty() {
+        let requested = &request.requested;
+        if requested.devices.is_empty() {
             return Ok(Self::default());
         }
         if !libvirt.is_local() {
             return Err(Error::unsupported("devices of another host cannot be taken from here")
                 .hint("run tdx-td there"));
         }
-        let named = request.named.clone();
+        let named = requested.devices.clone();
         if !making {
             let inventory = Inventory::read(host)?;
+            requested.expect_same(host, &inventory)?;
             // With what would come along, as when it was made.
             let all = Request::new(&inventory, named.iter().copied());
             let devices = there(&inventory, all.devices());
@@ -146,7 +149,7 @@ impl Devices {
             return Ok(Self { named, mode, ..Self::default() });
         }
         let terms = Terms { domain: Some(uuid), ..Terms::default() };
-        let candidates = Candidates::find(host, &named, terms)?;
+        let candidates = Candidates::find(host, requested, terms)?;
         let no_reset = candidates.findings.iter().find(|finding| finding.code == Code::NoReset);
         if let (Some(finding), true) = (no_reset, security != Security::None) {
             let message =
@@ -165,7 +168,7 @@ impl Devices {
         let way = Way { iommufd, managed: false };
         let window = bars::window(host, all.iter().copied())?;
         let window = (window > DEFAULT_WINDOW).then_some(window);
-        let mut warnings = [request.warnings.clone(), candidates.plan.warnings.clone()].concat();
+        let mut warnings = [requested.warnings.clone(), candidates.plan.warnings.clone()].concat();
         warnings.extend(window.map(|window| {
             let (window, usual) = (Size(window), DEFAULT_WINDOW / GIB);
             format!(
@@ -235,8 +238,8 @@ pub fn again(host: &Host, libvirt: &Libvirt, definition: &Definition) -> Result<
         _ => CcArg::Leave,
     };
     // As the definition is now: a user can have changed it.
-    let named = definition.unmanaged_devices().into_iter().collect();
-    let request = DeviceRequest { named, cc: Some(cc), warnings: Vec::new() };
+    let named: BTreeSet<Bdf> = definition.unmanaged_devices().into_iter().collect();
+    let request = DeviceRequest { requested: named.into(), cc: Some(cc) };
     let uuid = definition.uuid();
     let devices = Devices::new(host, libvirt, &request, definition.security(), &uuid, true)?;
     let memory = Size(definition.memory_bytes().unwrap_or_default());

@@ -26,6 +26,8 @@ const ASK_AGAIN: Duration = Duration::from_secs(5);
 pub struct PowerItem {
     /// Name.
     pub name: String,
+    /// UUID.
+    pub uuid: String,
     /// Whether it was cut off without the guest's say.
     pub forced: bool,
     /// Whether its launch measurement was found to be right: AMD SEV and SEV-ES guests whose keys are

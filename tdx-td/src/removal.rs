@@ -1,26 +1,39 @@
-//! Getting rid of one domain: the guest off, the definition removed, its own files deleted.
+//! Deleting domains: the guest is shut down, the definition removed, and the domain's own files deleted.
+//!
+//! A plan says which domains are meant. What is done to one is decided by what it is right then: it is read
+//! again after the question, and again when its guest is off, and who needs its files is asked when its
+//! definition is gone.
+
+mod deletion;
+mod observed;
+mod owned_files;
+mod removing;
 
 use std::borrow::Cow;
-use std::path::PathBuf;
+use std::collections::HashSet;
 use std::time::Duration;
 
 use common::document::{Action, Item};
 use common::host::Host;
 use common::libvirt::{Context, Libvirt, is_gone};
 use common::pci::Bdf;
-use common::{Error, ErrorKind, Result, log, xml};
+use common::{Code, Error, Result, log, parallel};
 use schemars::JsonSchema;
 use serde::Serialize;
 use tdx_gpu::handover::Handed;
-use tdx_pool::overlay;
+use tdx_pool::references::References;
 use tdx_pool::usage::{Chains, Usage};
 use virt::domain::Domain;
 use virt::sys;
 
 use crate::attestation::keep::Keep;
-use crate::definition::{self, Definition};
-use crate::disks::OwnFiles;
 use crate::{names, passthrough, power};
+use deletion::{DomainFiles, delete_unneeded};
+use observed::Observed;
+use owned_files::OwnedFiles;
+use removing::Removing;
+
+pub use deletion::KeptFile;
 
 /// A domain and what was done to be rid of it.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -31,6 +44,8 @@ pub struct DeleteItem {
     pub forced: bool,
     /// The files that went with it.
     pub deleted: Vec<String>,
+    /// The files that belonged to it and stay, each with the reason.
+    pub kept: Vec<KeptFile>,
     /// The devices of the host that went back to what they were taken from.
     pub released: Vec<Bdf>,
     /// `delete`, or `none` for a domain that was not there.
@@ -38,7 +53,8 @@ pub struct DeleteItem {
 }
 
 impl Item for DeleteItem {
-    const COLUMNS: &'static [&'static str] = &["NAME", "ACTION", "FORCED", "DELETED"];
+    const COLUMNS: &'static [&'static str] = &["NAME", "ACTION", "FORCED", "DELETED", "KEPT"];
+    const WRAPPED: &'static [&'static str] = &["DELETED", "KEPT"];
 
     fn key(&self) -> Cow<'_, str> {
         self.name.as_str().into()
@@ -46,8 +62,14 @@ impl Item for DeleteItem {
 
     fn row(&self) -> Vec<String> {
         let forced = if self.forced { "yes" } else { "no" };
-        let deleted = self.deleted.join(" ");
-        vec![self.name.clone(), self.action.0.to_owned(), forced.to_owned(), deleted]
+        let kept: Vec<&str> = self.kept.iter().map(|file| file.path.as_str()).collect();
+        vec![
+            self.name.clone(),
+            self.action.0.to_owned(),
+            forced.to_owned(),
+            self.deleted.join(" "),
+            kept.join(" "),
+        ]
     }
 
     fn action(&self) -> Option<Action> {
@@ -55,181 +77,215 @@ impl Item for DeleteItem {
     }
 }
 
-/// What is to be done to be rid of a domain; nothing when it is not there.
+/// A domain that is to be deleted, as it was when it was named.
 #[derive(Debug)]
-pub struct Plan {
+pub struct RemovalPlan {
     name: String,
-    domain: Option<Domain>,
-    files: OwnFiles,
+    /// Whether a domain of others may lose its definition.
+    foreign: bool,
+    seen: Option<Observed>,
     devices: Handed,
     /// The keys it is attested by.
     keep: Option<Keep>,
 }
 
-/// A domain that is gone.
+/// A domain that is gone, or would be.
 #[derive(Debug)]
 pub struct Removal {
     /// What was done.
     pub item: DeleteItem,
-    /// Files that are left for now, each with the other domains that need it.
-    pub shared: Vec<(PathBuf, Vec<String>)>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
 }
 
-impl Plan {
-    /// The plan for a domain that is not there. Keys that a command which was killed has left are.
-    pub fn absent(host: &Host, libvirt: &Libvirt, name: String) -> Result<Self> {
-        let keep = Keep::left(host, libvirt, &name)?;
-        let (files, devices) = (OwnFiles::default(), Handed::default());
-        Ok(Self { name, domain: None, files, devices, keep })
-    }
-
-    /// Finds what is the domain's own.
+impl RemovalPlan {
+    /// Reads the domain of this name. Where there is none, keys that a killed command has left are what is
+    /// to be deleted.
     ///
-    /// Errors: `conflict` for a domain of others, unless `foreign` says to take its definition alone.
+    /// Errors: `conflict` for a domain of others, unless `foreign` says to remove its definition alone.
     pub fn new(
         host: &Host,
         libvirt: &Libvirt,
         name: String,
-        domain: Domain,
+        domain: Option<Domain>,
         foreign: bool,
-        chains: &mut Chains,
-        usage: &Usage,
     ) -> Result<Self> {
-        let files = match own_files(libvirt, &name, &domain, foreign, chains, usage) {
-            // It went away by itself meanwhile.
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                return Self::absent(host, libvirt, name);
-            }
-            files => files?,
+        let seen = Observed::read(libvirt, &name, domain, foreign)?;
+        let Some(seen) = seen else {
+            let keep = Keep::left(host, libvirt, &name)?;
+            return Ok(Self { name, foreign, seen: None, devices: Handed::default(), keep });
         };
-        let definition = match definition::inactive(&domain, &name) {
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                return Self::absent(host, libvirt, name);
-            }
-            definition => definition?,
-        };
-        let devices = passthrough::handed(host, libvirt, &definition)?;
-        let keep = Keep::find(host, &definition)?;
-        Ok(Self { name, domain: Some(domain), files, devices, keep })
+        let devices = passthrough::handed(host, libvirt, &seen.definition)?;
+        let keep = Keep::find(host, &seen.definition)?;
+        Ok(Self { name, foreign, seen: Some(seen), devices, keep })
     }
 
     /// The name of the domain that would be deleted; none when there is nothing to do.
     pub fn target(&self) -> Option<&str> {
-        (self.domain.is_some() || self.keep.is_some()).then_some(self.name.as_str())
+        (self.seen.is_some() || self.keep.is_some()).then_some(self.name.as_str())
     }
 
-    /// What [`Plan::apply`] would do to a guest that shuts down when asked.
-    pub fn imagined(self) -> Removal {
-        let action = if self.target().is_some() { Action("delete") } else { Action::NONE };
-        let files = self.files.delete.iter().map(|file| file.display().to_string());
-        let deleted = files.chain(self.keep.iter().map(Keep::shown)).collect();
-        let released = self.devices.devices().into_iter().collect();
-        let item = DeleteItem { name: self.name, forced: false, deleted, released, action };
-        Removal { item, shared: self.files.shared }
+    /// The UUID of the domain; none when there is none.
+    pub fn uuid(&self) -> Option<String> {
+        self.seen.as_ref().map(Observed::uuid)
     }
 
-    /// Carries the plan out. A guest that is not off after `timeout` is ended.
+    /// The domain right now: the one that was named, or none.
     ///
-    /// Devices go back before the definition goes, by which they are found again when this is killed.
-    pub fn apply(self, host: &Host, libvirt: &Libvirt, timeout: Duration) -> Result<Removal> {
-        let Some(domain) = &self.domain else {
-            self.keep.iter().try_for_each(Keep::remove)?;
-            return Ok(self.imagined());
-        };
-        let forced = switch_off(domain, &self.name, timeout)?;
-        let released = self.devices.give_back(host).and_then(|released| {
-            undefine(domain, &self.name, self.files.nvram_is_shared)
-                .map_err(|error| {
-                    error.applied(released.iter().map(|bdf| format!("gave back {bdf}")))
-                })
-                .map(|()| released)
-        });
-        let released = released.map_err(|error| {
-            error.applied(forced.then(|| format!("ended domain '{}'", self.name)))
-        })?;
-        let mut deleted = delete_files(libvirt, &self.name, self.files.delete)?;
-        if let Some(keep) = &self.keep {
-            keep.remove()
-                .map_err(|error| error.applied([format!("undefined domain '{}'", self.name)]))?;
-            deleted.push(keep.shown());
+    /// Errors: `conflict` with code `IDENTITY_CHANGED` when another domain has its name.
+    fn observe_again(&self, libvirt: &Libvirt) -> Result<Option<Observed>> {
+        let Some(wanted) = self.uuid() else { return Ok(None) };
+        let domain = names::find(libvirt, &self.name)?;
+        match Observed::read(libvirt, &self.name, domain, self.foreign)? {
+            Some(now) if now.uuid() != wanted => {
+                Err(identity_changed(&self.name, &wanted, &now.uuid()))
+            }
+            now => Ok(now),
         }
-        let item =
-            DeleteItem { name: self.name, forced, deleted, released, action: Action("delete") };
-        Ok(Removal { item, shared: self.files.shared })
     }
 }
 
-/// Ends a domain of ours at once and removes it with its files.
-pub fn remove(host: &Host, libvirt: &Libvirt, name: &str) -> Result<()> {
-    let Some(domain) = names::find(libvirt, name)? else { return Ok(()) };
-    let mut chains = Chains::visible(libvirt);
-    let usage = Usage::collect(libvirt, &mut chains)?;
-    let plan = Plan::new(host, libvirt, name.to_owned(), domain, false, &mut chains, &usage)?;
-    plan.apply(host, libvirt, Duration::ZERO).map(drop)
+/// The error for a domain that is another one than was named.
+fn identity_changed(name: &str, wanted: &str, there: &str) -> Error {
+    Error::conflict(format!("domain '{name}' has UUID {there} by now, not {wanted}"))
+        .code(Code::IdentityChanged)
+        .hint("another command made it anew: look at it, then run the same command again")
 }
 
-/// The files of a domain that these tools made; none for one of others.
-fn own_files(
+/// What deleting these domains would do, when each guest shuts down by itself.
+pub fn preview(libvirt: &Libvirt, plans: Vec<Result<RemovalPlan>>) -> Result<Vec<Result<Removal>>> {
+    let files = preview_files(libvirt, &plans)?;
+    let preview = |(plan, files): (Result<RemovalPlan>, DomainFiles)| {
+        let plan = plan?;
+        let action = if plan.target().is_some() { Action("delete") } else { Action::NONE };
+        let DomainFiles { mut deleted, kept, warnings, .. } = files;
+        deleted.extend(plan.keep.iter().map(Keep::shown));
+        let released = plan.devices.devices().into_iter().collect();
+        let item = DeleteItem { name: plan.name, forced: false, deleted, kept, released, action };
+        Ok(Removal { item, warnings })
+    };
+    Ok(plans.into_iter().zip(files).map(preview).collect())
+}
+
+/// What would become of the files of these domains.
+fn preview_files(libvirt: &Libvirt, plans: &[Result<RemovalPlan>]) -> Result<Vec<DomainFiles>> {
+    let seen = |plan: &Result<RemovalPlan>| plan.as_ref().is_ok_and(|plan| plan.seen.is_some());
+    if !plans.iter().any(seen) {
+        return Ok(plans.iter().map(|_| DomainFiles::default()).collect());
+    }
+    let going = plans.iter().filter(|plan| seen(plan)).flatten();
+    let going: HashSet<String> = going.map(|plan| plan.name.clone()).collect();
+    let mut references = References::collect(libvirt)?;
+    let owned = plans.iter().map(|plan| match plan {
+        Ok(RemovalPlan { name, seen: Some(seen), .. }) => seen.files(name, references.usage()),
+        _ => OwnedFiles::default(),
+    });
+    let mut files = DomainFiles::check(libvirt, owned.collect())?;
+    delete_unneeded(libvirt, &mut references, &mut files, &going, true)?;
+    Ok(files)
+}
+
+/// Deletes these domains. A guest that is not off after `timeout` is ended. All are waited for before the
+/// first definition is removed, so that who needs which file is asked once for all of them.
+///
+/// Devices go back before the definition goes, by which they are found again when this is killed.
+pub fn delete(
+    host: &Host,
     libvirt: &Libvirt,
-    name: &str,
-    domain: &Domain,
-    foreign: bool,
-    chains: &mut Chains,
-    usage: &Usage,
-) -> Result<OwnFiles> {
-    let mut definitions = Vec::new();
-    for flags in [0, sys::VIR_DOMAIN_XML_INACTIVE] {
-        let text = domain.xml_desc(flags).context(format_args!("read domain '{name}'"))?;
-        definitions.push(Definition::parse(text)?);
-    }
-    let nvram = definitions.iter().find_map(Definition::nvram);
-    let is_shared = |file: &PathBuf| usage.of(file).iter().any(|user| user != name);
-    let nvram_is_shared = nvram.as_ref().is_some_and(is_shared);
-    match definitions.iter().any(Definition::is_managed) {
-        true => {}
-        false if foreign => return Ok(OwnFiles { nvram_is_shared, ..OwnFiles::default() }),
-        false => {
-            return Err(Error::conflict(format!("domain '{name}' was not made by these tools"))
-                .hint("--foreign removes its definition and leaves its disks"));
+    plans: Vec<Result<RemovalPlan>>,
+    timeout: Duration,
+) -> Vec<Result<Removal>> {
+    let end = |plan: Result<RemovalPlan>| Removing::begin(host, libvirt, plan?, timeout);
+    let mut removing = parallel::map(plans, parallel::GUESTS, end);
+    match nvram_usage(libvirt, &removing) {
+        Err(error) => fail_all(&mut removing, error),
+        Ok(usage) => {
+            let undefine = |removing: Result<Removing>| removing?.undefine(host, libvirt, &usage);
+            removing = parallel::map(removing, parallel::DOMAINS, undefine);
         }
     }
-    let mut snapshots = Vec::new();
-    let doing = format_args!("read the snapshots of domain '{name}'");
-    for snapshot in domain.list_all_snapshots(0).context(doing)? {
-        snapshots.push(xml::Document::parse(snapshot.xml_desc(0).context(doing)?)?);
+    let files = match delete_files(libvirt, &removing) {
+        Ok(files) => files,
+        Err(error) => {
+            fail_all(&mut removing, error);
+            Vec::new()
+        }
+    };
+    let mut files = files.into_iter();
+    let finish = |removing: Result<Removing>| {
+        let files = files.next().unwrap_or_default();
+        removing.and_then(|removing| removing.finish(files))
+    };
+    removing.into_iter().map(finish).collect()
+}
+
+/// Who needs which file, where a domain has firmware variables that others may have as well.
+fn nvram_usage(libvirt: &Libvirt, removing: &[Result<Removing>]) -> Result<Usage> {
+    match removing.iter().flatten().any(Removing::has_nvram) {
+        false => Ok(Usage::default()),
+        true => Usage::collect(libvirt, &mut Chains::visible(libvirt)),
     }
-    let mut files = OwnFiles::find(name, &definitions, &snapshots, chains, usage)?;
-    files.nvram_is_shared = nvram_is_shared;
-    let asking = format_args!("ask about domain '{name}'");
-    if libvirt.is_local() && !domain.is_persistent().context(asking)? {
-        // A transient domain goes by stopping; libvirt then leaves its firmware variables.
-        files.delete.extend(nvram.filter(|_| !nvram_is_shared));
+}
+
+/// Deletes the files of the domains that are gone, as far as nothing needs them.
+fn delete_files(libvirt: &Libvirt, removing: &[Result<Removing>]) -> Result<Vec<DomainFiles>> {
+    let owned = removing.iter().map(|removing| match removing {
+        Ok(removing) => removing.files(),
+        Err(_) => OwnedFiles::default(),
+    });
+    let owned: Vec<OwnedFiles> = owned.collect();
+    let has_claims = owned.iter().any(|files| !files.claims.is_empty());
+    let mut files = DomainFiles::check(libvirt, owned)?;
+    if has_claims {
+        let mut references = References::collect(libvirt)?;
+        delete_unneeded(libvirt, &mut references, &mut files, &HashSet::new(), false)?;
     }
     Ok(files)
 }
 
-/// Gets the guest off, by force when it does not go by itself. Returns whether force was used.
-fn switch_off(domain: &Domain, name: &str, timeout: Duration) -> Result<bool> {
-    if !power::is_active(domain, name)? {
-        return Ok(false);
-    }
-    if !timeout.is_zero() {
-        match power::shut_down(domain, name, timeout) {
-            Ok(true) => return Ok(false),
-            Ok(false) => {}
-            // A paused or crashed guest cannot hear: there is nothing to wait for.
-            Err(error) if error.kind() == ErrorKind::Conflict => {}
-            Err(error) => return Err(error),
+/// Fails for every domain that has not failed yet.
+fn fail_all(removing: &mut [Result<Removing>], error: Error) {
+    let mut first = Some(error);
+    for slot in removing {
+        if let Ok(domain) = slot {
+            let error = first.take().unwrap_or_else(|| Error::failed("another domain failed"));
+            *slot = Err(domain.fail(error));
         }
     }
-    power::cut_off(domain, name)?;
-    Ok(true)
+}
+
+/// Ends this very domain at once and removes it with its files. That it is gone already is fine.
+///
+/// Errors: `conflict` with code `IDENTITY_CHANGED` when another domain has its name.
+pub fn remove(host: &Host, libvirt: &Libvirt, name: &str, uuid: &str) -> Result<()> {
+    let domain = names::find(libvirt, name)?;
+    let plan = RemovalPlan::new(host, libvirt, name.to_owned(), domain, false)?;
+    if let Some(there) = plan.uuid().filter(|there| there != uuid) {
+        return Err(identity_changed(name, uuid, &there));
+    }
+    delete(host, libvirt, vec![Ok(plan)], Duration::ZERO)
+        .into_iter()
+        .try_for_each(|done| done.map(drop))
+}
+
+/// Removes the definition of a domain that could not be started. Firmware variables that another domain
+/// needs stay.
+///
+/// Errors: `conflict` for a domain that another command has started.
+pub fn undo_definition(libvirt: &Libvirt, domain: &Domain, name: &str) -> Result<()> {
+    let Some(made) = Observed::read(libvirt, name, Some(domain.clone()), true)? else {
+        return Ok(());
+    };
+    let usage = Usage::collect(libvirt, &mut Chains::visible(libvirt))?;
+    undefine(domain, name, !made.nvram_users(name, &usage).is_empty())
 }
 
 /// Removes the definition with everything libvirt keeps beside it.
 ///
 /// Its firmware variables stay with `keep_nvram`: another domain's definition names the same file.
-pub fn undefine(domain: &Domain, name: &str, keep_nvram: bool) -> Result<()> {
+///
+/// Errors: `conflict` for a domain that another command has started: it goes on without a definition.
+fn undefine(domain: &Domain, name: &str, keep_nvram: bool) -> Result<()> {
     log::step(format_args!("undefine domain '{name}'"));
     let nvram = match keep_nvram {
         true => sys::VIR_DOMAIN_UNDEFINE_KEEP_NVRAM,
@@ -240,28 +296,18 @@ pub fn undefine(domain: &Domain, name: &str, keep_nvram: bool) -> Result<()> {
         | nvram
         | sys::VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA;
     match domain.undefine_flags(flags) {
-        Err(error) if is_gone(&error) => Ok(()), // a transient domain goes by stopping
-        done => done.context(format_args!("undefine domain '{name}'")).map(drop),
+        Err(error) if is_gone(&error) => return Ok(()),
+        done => done.context(format_args!("undefine domain '{name}'")).map(drop)?,
+    }
+    // libvirt leaves a guest that runs without a definition.
+    match power::is_active(domain, name)? {
+        false => Ok(()),
+        true => Err(started_again(name).applied([format!("undefined domain '{name}'")])),
     }
 }
 
-/// Deletes every file it can and returns those; those it cannot are in the error.
-pub fn delete_files(libvirt: &Libvirt, name: &str, files: Vec<PathBuf>) -> Result<Vec<String>> {
-    let mut deleted = Vec::new();
-    let mut failed: Option<Error> = None;
-    let mut left = Vec::new();
-    for file in files {
-        match overlay::delete_file(libvirt, &file) {
-            Ok(true) => deleted.push(file.display().to_string()),
-            Ok(false) => {}
-            Err(error) => {
-                left.push(file.display().to_string());
-                failed = Some(failed.unwrap_or(error));
-            }
-        }
-    }
-    match failed {
-        None => Ok(deleted),
-        Some(error) => Err(error.applied([format!("undefined domain '{name}'")]).left_behind(left)),
-    }
+/// The error for a guest that runs although it was shut down.
+fn started_again(name: &str) -> Error {
+    Error::conflict(format!("domain '{name}' was started by another command meanwhile"))
+        .hint(format!("tdx-td delete {name} shuts it down again"))
 }

@@ -46,6 +46,7 @@ pub struct RenderItem {
 
 impl Item for RenderItem {
     const COLUMNS: &'static [&'static str] = &["NAME", "XML"];
+    const WRAPPED: &'static [&'static str] = &["XML"];
 
     fn key(&self) -> Cow<'_, str> {
         self.name.as_str().into()
@@ -69,7 +70,7 @@ pub fn run(
     let plan = Plan::new(context, &libvirt, config, &request, &devices, &args.guest)?;
     let (name, xml, settings) = (plan.name, plan.xml, plan.settings);
     if args.xml {
-        return Ok(Outcome::raw(xml + "\n"));
+        return Ok(Outcome::raw_with_warnings(xml + "\n", plan.warnings));
     }
     let document = Document::new("tdx.td.render", vec![RenderItem { name, xml, settings }]);
     Ok(document.warnings(plan.warnings).into())

@@ -15,6 +15,7 @@ use clap::Subcommand;
 use common::Result;
 use common::cli::Context;
 use common::config::Config;
+use common::document::Item;
 use common::output::Outcome;
 
 /// Verbs on scenarios.
@@ -24,6 +25,16 @@ pub enum ScenarioVerb {
     List(list::ListArgs),
     /// Show every setting of a scenario, as recommended and as it would be
     Show(show::ShowArgs),
+}
+
+impl ScenarioVerb {
+    /// Titles of the columns that a table of the verb's items has.
+    pub(crate) fn columns(&self) -> &'static [&'static str] {
+        match self {
+            Self::List(_) => list::ScenarioItem::COLUMNS,
+            Self::Show(_) => layers::Setting::COLUMNS,
+        }
+    }
 }
 
 /// Runs a verb on scenarios. None of them needs libvirt.

@@ -12,13 +12,10 @@ use virt::domain::Domain;
 
 use crate::attestation::Attestation;
 use crate::domain::DomainItem;
-use crate::list::{Observer, complete};
-use crate::names::{self, NameArgs};
-use crate::{addresses, definition, power};
+use crate::list::{Observed, Observer, ask_agents};
+use crate::names::{self, NameArgs, Named};
+use crate::{definition, power};
 use common::parallel;
-
-/// Seconds to wait for a guest agent; one that is not there answers never.
-const AGENT_TIMEOUT: i32 = 2;
 
 /// Arguments of `show`.
 #[derive(Debug, Args)]
@@ -46,48 +43,53 @@ pub fn run(
     let named = |(domain, state): (Domain, State)| Some((domain.name().ok()?, (domain, state)));
     let domains: HashMap<_, _> = libvirt.domains()?.into_iter().filter_map(named).collect();
     let observer = Observer::new(&context.host, &libvirt)?;
-    let show = |name: String| {
-        let (domain, state) = domains.get(&name).ok_or_else(|| names::absent(&name))?;
-        let mut item = observer.item(domain, *state)?.ok_or_else(|| names::absent(&name))?;
-        if item.state == State::Running {
-            add_agent_addresses(domain, &mut item);
-        }
-        if args.attest {
-            let definition = definition::inactive(domain, &name)?;
-            let attestation = Attestation::demanded(&context.host, &libvirt, &definition)?;
-            if item.id.is_some() {
-                attestation.check(&definition)?;
-                item.attested = Some(attestation.is_good(domain)?);
-            }
-        }
-        Ok(item)
+    let host_name = context.host_name();
+    let show = |named: Named| {
+        let found = domains.get(&named.name);
+        named.compare(found.map(|(domain, _)| domain), host_name.as_deref())?;
+        let name = named.name;
+        let (domain, state) = found.ok_or_else(|| names::absent(&name))?;
+        let observed = observer.observe(domain, *state)?.ok_or_else(|| names::absent(&name))?;
+        let attested = match args.attest {
+            true => attest(context, &libvirt, domain, &name)?,
+            false => None,
+        };
+        Ok((observed, attested))
     };
-    let items = parallel::settle(parallel::map(wanted, parallel::GUESTS, show), |_| None)?;
-    Ok(Document::new("tdx.td.domains", items).into())
+    let shown = parallel::settle(parallel::map(wanted, parallel::GUESTS, show), |_| None)?;
+    let (mut observed, attested): (Vec<_>, Vec<_>) = shown.into_iter().unzip();
+    ask_agents(&mut observed, Observed::has_agent);
+    let items = observed.into_iter().zip(attested);
+    let items = items.map(|(one, attested)| DomainItem { attested, ..one.into_item() });
+    Ok(Document::new("tdx.td.domains", items.collect()).into())
 }
 
-/// One domain with everything known of it.
+/// Whether a running guest's launch measurement is what it should be; none for one that is off.
+fn attest(
+    context: &Context,
+    libvirt: &Libvirt,
+    domain: &Domain,
+    name: &str,
+) -> Result<Option<bool>> {
+    let definition = definition::inactive(domain, name)?;
+    let attestation = Attestation::demanded(&context.host, libvirt, &definition)?;
+    if domain.id().is_none() {
+        return Ok(None);
+    }
+    attestation.check(&definition)?;
+    attestation.is_good(domain).map(Some)
+}
+
+/// One domain with everything that helps to log in to it.
 ///
 /// Errors: `not_found`.
 pub fn one(context: &Context, libvirt: &Libvirt, name: &str) -> Result<DomainItem> {
     let domain = names::get(libvirt, name)?;
     let observer = Observer::new(&context.host, libvirt)?;
     let state = power::state(&domain, name)?;
-    let mut item = observer.item(&domain, state)?.ok_or_else(|| names::absent(name))?;
-    if item.state == State::Running && item.ip.is_none() {
-        add_agent_addresses(&domain, &mut item);
-    }
-    Ok(item)
-}
-
-/// Adds the addresses that the guest itself tells, if it does.
-fn add_agent_addresses(domain: &Domain, item: &mut DomainItem) {
-    let ask = r#"{"execute":"guest-network-get-interfaces"}"#;
-    let answer = domain.qemu_agent_command(ask, AGENT_TIMEOUT, 0).unwrap_or_default();
-    for ip in addresses::of_agent(&answer) {
-        if !item.ips.contains(&ip) {
-            item.ips.push(ip);
-        }
-    }
-    complete(item);
+    let observed = observer.observe(&domain, state)?.ok_or_else(|| names::absent(name))?;
+    let mut observed = [observed];
+    ask_agents(&mut observed, Observed::lacks_ssh);
+    let [observed] = observed;
+    Ok(observed.into_item())
 }

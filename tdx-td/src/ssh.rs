@@ -11,11 +11,18 @@ use common::{Error, Result};
 
 use crate::definition::Definition;
 use crate::domain::DomainItem;
+use crate::ssh_target::{SshTarget, parse_address};
 use crate::{names, show};
 
-const EXAMPLES: &str = "Examples:
+const EXAMPLES: &str = "Addresses:
+  ssh uses the port that the host forwards to the guest's SSH server, else an address of a network
+  card in the domain's definition, else vsock. It connects to no other address that the guest agent
+  reports, and to none of this host, unless --address names it. tdx-td show lists them all.
+
+Examples:
   tdx-td ssh web1
-  tdx-td ssh web1 --login root -- systemctl is-system-running";
+  tdx-td ssh web1 --login root -- systemctl is-system-running
+  tdx-td ssh web1 --address 10.8.0.2";
 
 /// Arguments of `ssh`.
 #[derive(Debug, Args)]
@@ -30,6 +37,9 @@ pub struct SshArgs {
     /// The private key to log in with
     #[arg(short, long, value_name = "FILE")]
     identity: Option<OsString>,
+    /// Connect to port 22 of this address or host name, whatever is known of the domain
+    #[arg(short, long, value_parser = parse_address)]
+    address: Option<String>,
     /// A command for the guest, after --
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -38,16 +48,18 @@ pub struct SshArgs {
 /// Becomes ssh, connected by whichever way the domain has: a forwarded port, its address, or vsock.
 /// Returns only when that fails.
 ///
-/// Errors: `not_found`; `conflict` for a domain that does not run or has no address yet.
+/// Errors: `not_found`; `conflict` for a domain that does not run or has no address yet; `unsupported`
+/// for one that can only be reached from its own host.
 pub fn run(
     context: &Context,
     connect: impl FnOnce() -> Result<Libvirt>,
     args: SshArgs,
 ) -> Result<Outcome> {
     let libvirt = connect()?;
+    let made_user = made_user(&libvirt, &args.name)?;
     let item = show::one(context, &libvirt, &args.name)?;
-    let way = Way::of(&item)?;
-    let user = args.login.or(made_user(&libvirt, &args.name)?).map(|user| format!("-l{user}"));
+    let target = target(context, &libvirt, &item, args.address)?;
+    let user = args.login.or(made_user).map(|user| format!("-l{user}"));
     let identity = args.identity.into_iter().flat_map(|file| [OsString::from("-i"), file]);
     // The guest's keys are known by its UUID: addresses and ports are used again by other guests.
     let options =
@@ -56,7 +68,7 @@ pub fn run(
         .args(options)
         .args(user)
         .args(identity)
-        .args(way.arguments())
+        .args(target.arguments())
         .args(args.command)
         .exec();
     Err(error)
@@ -71,49 +83,22 @@ fn made_user(libvirt: &Libvirt, name: &str) -> Result<Option<String>> {
     Ok(user.map(|(_, user)| user).filter(|user| !user.is_empty()))
 }
 
-/// How to get to a guest's ssh.
-#[derive(Debug, PartialEq, Eq)]
-enum Way {
-    Tcp { host: String, port: u16 },
-    Vsock { cid: u32 },
-}
-
-impl Way {
-    fn of(item: &DomainItem) -> Result<Self> {
-        let name = &item.name;
-        match (&item.ssh, item.vsock_cid) {
-            _ if item.state != State::Running => {
-                Err(Error::conflict(format!("domain '{name}' is {}", item.state.as_str()))
-                    .hint(format!("tdx-td start {name}")))
-            }
-            (Some(ssh), _) => Ok(Self::Tcp { host: ssh.host.clone(), port: ssh.port }),
-            (None, Some(cid)) => Ok(Self::Vsock { cid }),
-            (None, None) => Err(Error::conflict(format!("domain '{name}' has no address yet"))
-                .hint("a guest that boots gets one; tdx-td console shows what it does")),
-        }
+/// Where to connect to: the address that the user names, else what is known of the domain.
+fn target(
+    context: &Context,
+    libvirt: &Libvirt,
+    item: &DomainItem,
+    address: Option<String>,
+) -> Result<SshTarget> {
+    let name = &item.name;
+    if item.state != State::Running {
+        let error = Error::conflict(format!("domain '{name}' is {}", item.state.as_str()));
+        return Err(error.hint(format!("tdx-td start {name}")));
     }
-
-    fn arguments(&self) -> Vec<String> {
-        match self {
-            Self::Tcp { host, port } => vec!["-p".to_owned(), port.to_string(), host.clone()],
-            // Source: socat(1), VSOCK-CONNECT. Guests with systemd 256 listen on vsock port 22.
-            Self::Vsock { cid } => vec![
-                format!("-oProxyCommand=socat - VSOCK-CONNECT:{cid}:22"),
-                format!("vsock-{cid}"),
-            ],
-        }
+    if let Some(host) = address {
+        return Ok(SshTarget::Tcp { host, port: 22 });
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ssh_is_told_where_to_go() {
-        let tcp = Way::Tcp { host: "127.0.0.1".to_owned(), port: 2201 };
-        assert_eq!(tcp.arguments(), ["-p", "2201", "127.0.0.1"]);
-        let vsock = Way::Vsock { cid: 3 };
-        assert_eq!(vsock.arguments(), ["-oProxyCommand=socat - VSOCK-CONNECT:3:22", "vsock-3"]);
-    }
+    let target = SshTarget::of(item)?;
+    target.expect_in_reach(context, libvirt, name)?;
+    Ok(target)
 }

@@ -8,7 +8,7 @@ use common::output::Outcome;
 use common::{Result, interrupt, parallel};
 
 use crate::attestation::Attestation;
-use crate::names::{self, NameArgs};
+use crate::names::{self, NameArgs, Named};
 use crate::power::PowerItem;
 use crate::{definition, passthrough};
 
@@ -41,10 +41,12 @@ pub fn run(
     let wanted = args.names.read()?;
     let libvirt = connect()?;
     interrupt::guard();
+    let host_name = context.host_name();
     let dry_run = args.change.dry_run;
-    let start = |name: String| {
+    let start = |named: Named| {
         interrupt::check()?;
-        let domain = names::get(&libvirt, &name)?;
+        let domain = named.get(&libvirt, host_name.as_deref())?;
+        let (name, uuid) = (named.name, names::uuid(&domain)?);
         let definition = definition::inactive(&domain, &name)?;
         let attestation = match args.attest {
             true => Some(Attestation::demanded(&context.host, &libvirt, &definition)?),
@@ -69,7 +71,7 @@ pub fn run(
             }
             _ => None,
         };
-        Ok((PowerItem { name, forced: false, attested, action }, caveats))
+        Ok((PowerItem { name, uuid, forced: false, attested, action }, caveats))
     };
     let started = parallel::map(wanted, parallel::GUESTS, start);
     let started = parallel::settle(started, |(item, _)| item.applied(dry_run))?;

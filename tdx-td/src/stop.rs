@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use clap::Args;
-use common::cli::{Change, seconds};
+use common::cli::{Change, Context, seconds};
 use common::document::{Action, Document};
 use common::libvirt::Libvirt;
 use common::output::Outcome;
 use common::{Error, Result, interrupt};
 
-use crate::names::{self, NameArgs};
+use crate::names::{self, NameArgs, Named};
 use crate::power::{self, PowerItem};
 use common::parallel;
 
@@ -31,17 +31,25 @@ pub struct StopArgs {
 /// Shuts every domain down, all at once, each waited for only as long as it needs.
 ///
 /// Errors: `conflict` (exit 5) for a guest that is still running when its time is up.
-pub fn run(connect: impl FnOnce() -> Result<Libvirt>, args: StopArgs) -> Result<Outcome> {
+pub fn run(
+    context: &Context,
+    connect: impl FnOnce() -> Result<Libvirt>,
+    args: StopArgs,
+) -> Result<Outcome> {
     let wanted = args.names.read()?;
     let libvirt = connect()?;
     interrupt::guard();
     let dry_run = args.change.dry_run;
     let timeout = Duration::from_secs(args.timeout);
-    let stop = |name: String| {
+    let host_name = context.host_name();
+    let stop = |named: Named| {
         interrupt::check()?;
-        let domain = names::get(&libvirt, &name)?;
+        let domain = named.get(&libvirt, host_name.as_deref())?;
+        let (name, uuid) = (named.name, names::uuid(&domain)?);
+        let item =
+            |action| PowerItem { name: name.clone(), uuid, forced: false, attested: None, action };
         if !power::is_active(&domain, &name)? {
-            return Ok(PowerItem { name, forced: false, attested: None, action: Action::NONE });
+            return Ok(item(Action::NONE));
         }
         match (dry_run, args.force) {
             (true, _) => {}
@@ -52,7 +60,7 @@ pub fn run(connect: impl FnOnce() -> Result<Libvirt>, args: StopArgs) -> Result<
                 }
             }
         }
-        Ok(PowerItem { name, forced: args.force, attested: None, action: Action("stop") })
+        Ok(PowerItem { forced: args.force, ..item(Action("stop")) })
     };
     let stopped = parallel::map(wanted, parallel::GUESTS, stop);
     let items = parallel::settle(stopped, |item| item.applied(dry_run))?;

@@ -9,11 +9,11 @@ use std::path::Path;
 use common::xml::{Document, Element, Node};
 use common::{Error, Result, input};
 
-const OVERLAY: &str = "OVERLAY_IMG_PATH";
-const BASE: &str = "BASE_IMG_PATH";
+pub(crate) const OVERLAY: &str = "OVERLAY_IMG_PATH";
+pub(crate) const BASE: &str = "BASE_IMG_PATH";
 const DOMAIN: &str = "DOMAIN";
 const HOSTDEVS: &str = "HOSTDEV_DEVICES";
-const SEED: &str = "CIDATA_ISO_PATH";
+pub(crate) const SEED: &str = "CIDATA_ISO_PATH";
 
 /// A template as it stands in its file.
 #[derive(Debug)]

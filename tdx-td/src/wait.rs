@@ -8,10 +8,11 @@ use clap::{Args, ValueEnum};
 use common::cli::{Context, seconds};
 use common::libvirt::{Libvirt, State};
 use common::{Error, Result, interrupt};
-use virt::domain::Domain;
 
+use crate::addresses::agent::{Inquiry, Question};
 use crate::domain::{DomainItem, Ssh};
-use crate::list::Observer;
+use crate::list::{Observed, Observer};
+use crate::ssh_target::SshTarget;
 use crate::{names, power};
 
 /// What to wait for, and how long.
@@ -33,7 +34,7 @@ pub struct WaitArgs {
 /// A sign of life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Sign {
-    /// An address is known
+    /// An address of one of its network cards is known, from whatever source show uses
     Ip,
     /// A server greets at the address, or forwarded port, that ssh would use
     Ssh,
@@ -55,7 +56,10 @@ const POLL: Duration = Duration::from_millis(250);
 
 /// Waits for the sign and returns the domain as it then is.
 ///
-/// Errors: `failed` when the time is up or the guest goes off; `interrupted`.
+/// Addresses are found as `list` finds them, guest agent included.
+///
+/// Errors: `failed` when the time is up or the guest goes off; `unsupported` for ssh that can only be
+/// reached from the domain's own host; `interrupted`.
 pub fn until(
     context: &Context,
     libvirt: &Libvirt,
@@ -65,6 +69,7 @@ pub fn until(
 ) -> Result<DomainItem> {
     let end = Instant::now() + timeout;
     let domain = names::get(libvirt, name)?;
+    let mut agent = AgentPoll::default();
     loop {
         let state = power::state(&domain, name)?;
         if state != State::Running {
@@ -74,31 +79,65 @@ pub fn until(
             )));
         }
         let observer = Observer::new(&context.host, libvirt)?;
-        let item = observer.item(&domain, state)?.ok_or_else(|| names::absent(name))?;
-        if is_seen(&domain, &item, sign) {
+        let observed = observer.observe(&domain, state)?.ok_or_else(|| names::absent(name))?;
+        let (item, agent_answers) = agent.look(observed, sign);
+        let is_seen = match sign {
+            Sign::Ip => item.ip.is_some(),
+            Sign::Agent => agent_answers,
+            Sign::Ssh => match &item.ssh {
+                None => false,
+                Some(ssh) => {
+                    SshTarget::of(&item)?.expect_in_reach(context, libvirt, name)?;
+                    greets(ssh)
+                }
+            },
+        };
+        if is_seen {
             return Ok(item);
         }
         if Instant::now() >= end {
-            let sign = match sign {
-                Sign::Ip => "had no address",
-                Sign::Ssh => "did not answer to ssh",
-                Sign::Agent => "had no agent that answers",
-            };
-            return Err(Error::failed(format!(
-                "domain '{name}' {sign} within {} s",
-                timeout.as_secs()
-            ))
-            .hint(format!("tdx-td console {name} shows what it does")));
+            return Err(timed_out(name, sign, timeout));
         }
         interrupt::sleep(POLL)?;
     }
 }
 
-fn is_seen(domain: &Domain, item: &DomainItem, sign: Sign) -> bool {
-    match sign {
-        Sign::Ip => item.ip.is_some(),
-        Sign::Ssh => item.ssh.as_ref().is_some_and(greets),
-        Sign::Agent => domain.qemu_agent_command(r#"{"execute":"guest-ping"}"#, 1, 0).is_ok(),
+fn timed_out(name: &str, sign: Sign, timeout: Duration) -> Error {
+    let lacking = match sign {
+        Sign::Ip => "had no address",
+        Sign::Ssh => "did not answer to ssh",
+        Sign::Agent => "had no agent that answers",
+    };
+    Error::failed(format!("domain '{name}' {lacking} within {} s", timeout.as_secs()))
+        .hint(format!("tdx-td console {name} shows what it does"))
+}
+
+/// A guest agent that is asked again and again, never twice at a time and without waiting for it: an
+/// agent that hangs must not outlast the time limit.
+#[derive(Debug, Default)]
+struct AgentPoll {
+    inquiry: Option<Inquiry>,
+}
+
+impl AgentPoll {
+    /// The domain with what its agent said since the last look, and whether the agent said anything.
+    fn look(&mut self, mut observed: Observed<'_>, sign: Sign) -> (DomainItem, bool) {
+        let answer = self.inquiry.as_mut().and_then(Inquiry::poll);
+        if answer.is_some() {
+            self.inquiry = None;
+        }
+        let answer = answer.flatten();
+        let (question, is_wanted) = match sign {
+            Sign::Agent => (Question::Ping, observed.has_agent()),
+            Sign::Ip | Sign::Ssh => (Question::Interfaces, observed.needs_agent()),
+        };
+        let answers = answer.is_some();
+        if let Some(answer) = answer.filter(|_| question == Question::Interfaces) {
+            observed.add_report(&answer);
+        } else if is_wanted && self.inquiry.is_none() {
+            self.inquiry = Some(observed.inquire(question));
+        }
+        (observed.into_item(), answers)
     }
 }
 

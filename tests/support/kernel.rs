@@ -47,20 +47,32 @@ impl Kernel {
 
     /// Boots it and starts a libvirtd in it, as in rig 1: all commands run beside that one.
     pub(crate) fn start_with_libvirt() -> Self {
-        let mut kernel = Self::start();
+        Self::start().with_libvirt("")
+    }
+
+    /// Boots it with AppArmor, starts a libvirtd in it that Debian's profiles confine, and logs every
+    /// denial in the kernel's log.
+    pub(crate) fn start_with_apparmor() -> Self {
+        let kernel = Self::start_with("lsm=capability,apparmor audit=1 log_buf_len=8M");
+        kernel.shell("echo 0 >/proc/sys/kernel/printk_ratelimit").text();
+        kernel.with_libvirt("TDX_RIG_APPARMOR=1")
+    }
+
+    /// Starts a libvirtd in it, with variables for `tests/rig/libvirt`.
+    fn with_libvirt(mut self, variables: &str) -> Self {
         let rig = repository().join("tests/rig/libvirt");
         // No udev is there to load what guests need.
         let line = format!(
             "modprobe -a tun vhost_net vhost_vsock && mkfifo libvirt.in && \
              {{ sleep 1000000 >libvirt.in & }} && \
-             {{ {} /tmp/libvirt <libvirt.in >libvirt.out 2>&1 & }} && \
+             {{ {variables} {} /tmp/libvirt <libvirt.in >libvirt.out 2>&1 & }} && \
              for _ in $(seq 600); do grep -q . libvirt.out && break; sleep 0.1; done; cat libvirt.out",
             rig.display()
         );
-        let ready = kernel.shell(&line).text().to_owned();
+        let ready = self.shell(&line).text().to_owned();
         let pid = ready.trim().strip_prefix("ready ").unwrap_or_else(|| panic!("{ready}"));
-        kernel.libvirt = Some(pid.to_owned());
-        kernel
+        self.libvirt = Some(pid.to_owned());
+        self
     }
 
     /// A command in the rig, with nothing but PATH in its environment.

@@ -17,6 +17,8 @@ use tdx_td::scenario::choice::Choice;
 use tdx_td::scenario::library::Scenario;
 use tdx_td::settings::Settings;
 
+const UUID: &str = "11111111-2222-4333-8444-555555555555";
+
 /// The scenario's settings for an overlay, protected so.
 pub(crate) fn choice(scenario: &str, security: Security) -> Choice {
     let host = Host::new("/nonexistent");
@@ -57,14 +59,14 @@ pub(crate) fn xml(
     };
     let identity = Identity {
         name: "plain",
-        uuid: "11111111-2222-4333-8444-555555555555",
+        uuid: UUID,
         disk: &disk,
         cdrom: None,
         keep_base_owner: true,
         seed: None,
         devices: &Devices::default(),
         ssh: None,
-        metadata: &Metadata::new("default", &disk, settings.request()),
+        metadata: &Metadata::new(UUID, "default", &disk, None, settings.request()),
     };
     builder::Guest { settings: &settings, identity: &identity }.to_xml().unwrap()
 }

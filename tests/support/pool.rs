@@ -167,6 +167,11 @@ pub(crate) fn signal(child: &Child, signal: &str) {
     send(signal, children.trim());
 }
 
+/// Has a program go on that [`signal`] has stopped: nsenter stops and continues with it.
+pub(crate) fn go_on(child: &Child) {
+    send("CONT", &child.id().to_string());
+}
+
 fn send(signal: &str, process: &str) {
     // The shell's own: kill(1) is a package that a small machine lacks.
     let killed = Command::new("sh").args(["-c", "kill -$0 $1", signal, process]).status();
@@ -177,7 +182,7 @@ fn send(signal: &str, process: &str) {
 /// A stopped one goes on: nsenter stops and continues with it.
 pub(crate) fn end(mut child: Child) -> (Run, Option<i32>) {
     while child.try_wait().unwrap().is_none() {
-        send("CONT", &child.id().to_string());
+        go_on(&child);
         std::thread::sleep(Duration::from_millis(50));
     }
     let output = child.wait_with_output().unwrap();

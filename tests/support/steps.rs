@@ -39,6 +39,8 @@ pub(crate) enum Fate {
     Error(Errno),
     /// libvirtd is killed, so long after.
     NoLibvirtd(Duration),
+    /// Somebody else acts while it is stopped there.
+    Act,
 }
 
 /// When it befalls: at the nth time of a step, right before it or right after.
@@ -70,6 +72,14 @@ impl Rig {
         command.env("LIBVIRT_LOG_OUTPUTS", "1:file:/dev/null");
         watch(waiting(command), false, line, stroke, &|| self.libvirtd("kill"))
     }
+
+    /// Runs a tool, stops it at the moment, and calls `act` before it goes on.
+    pub(crate) fn walk_beside(&self, line: &str, moment: Moment, act: &(dyn Fn() + Sync)) -> Walk {
+        let mut command = self.command("sh");
+        command.env("LIBVIRT_LOG_FILTERS", "1:libvirt");
+        command.env("LIBVIRT_LOG_OUTPUTS", "1:file:/dev/null");
+        watch(waiting(command), false, line, Some((moment, Fate::Act)), act)
+    }
 }
 
 /// The same on this machine, for a test that itself runs inside of rig 2.
@@ -97,7 +107,7 @@ fn watch(
     filtered: bool,
     line: &str,
     stroke: Option<(Moment, Fate)>,
-    no_libvirtd: &(dyn Fn() + Sync),
+    others: &(dyn Fn() + Sync),
 ) -> Walk {
     let (tool, arguments) = line.split_once(' ').unwrap();
     starter.arg(bin(tool)).args(arguments.split(' '));
@@ -108,7 +118,7 @@ fn watch(
     let program = wait_for("the start of the program", Duration::from_secs(10), || {
         fs::read_to_string(&children).unwrap().trim().parse().ok()
     });
-    let mut tracer = Tracer::new(no_libvirtd, tool, Pid::from_raw(program), stroke);
+    let mut tracer = Tracer::new(others, tool, Pid::from_raw(program), stroke);
     tracer.filtered = filtered;
     let (output, Tracer { steps, struck, signal, .. }) = std::thread::scope(|scope| {
         let tracer = scope.spawn(move || tracer.trace(go));
@@ -200,7 +210,7 @@ pub(crate) fn anonymous(text: &str) -> String {
 
 /// Follows a program, its threads and its children. (ptrace(2) binds all of it to one thread.)
 struct Tracer<'a> {
-    no_libvirtd: &'a (dyn Fn() + Sync),
+    others: &'a (dyn Fn() + Sync),
     tool: &'a str,
     program: Pid,
     stroke: Option<(Moment, Fate)>,
@@ -218,13 +228,13 @@ struct Tracer<'a> {
 
 impl<'a> Tracer<'a> {
     fn new(
-        no_libvirtd: &'a (dyn Fn() + Sync),
+        others: &'a (dyn Fn() + Sync),
         tool: &'a str,
         program: Pid,
         stroke: Option<(Moment, Fate)>,
     ) -> Self {
         Self {
-            no_libvirtd,
+            others,
             tool,
             program,
             stroke,
@@ -339,8 +349,9 @@ impl<'a> Tracer<'a> {
             }
             Fate::NoLibvirtd(delay) => {
                 std::thread::sleep(delay);
-                (self.no_libvirtd)();
+                (self.others)();
             }
+            Fate::Act => (self.others)(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A tool on a terminal of its own, and tools that are sent signals.
+//! A tool on a terminal of its own, which may ask, and tools that are sent signals.
 
 #![allow(dead_code, reason = "every test file uses a part of it")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
@@ -16,7 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{LocalFlags, tcgetattr};
 use nix::unistd::Pid;
 
-use crate::support::{Run, wait_for};
+use crate::support::{Rig, Run, bin, wait_for};
 
 /// How long something may take that takes a moment.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -115,6 +115,25 @@ impl Terminal {
             end: pty.slave,
             said: String::new(),
         }
+    }
+
+    /// Starts a tool with the words of `line` inside of the rig and waits for its question.
+    #[track_caller]
+    pub(crate) fn ask(rig: &Rig, tool: &str, line: &str) -> Self {
+        let mut command = rig.command(bin(tool));
+        command.args(line.split_whitespace());
+        let mut terminal = Self::start(command, tool);
+        terminal.wait_for("[y/N] ");
+        terminal
+    }
+
+    /// Answers and waits for the end. Of what the tool has said on the terminal, a JSON error is the run's.
+    #[track_caller]
+    pub(crate) fn answer(mut self, answer: &str) -> Run {
+        self.press(&format!("{answer}\n"));
+        let (run, _) = self.end();
+        let error = run.stderr.lines().filter(|line| line.starts_with('{')).collect();
+        Run { stderr: error, ..run }
     }
 
     /// Waits until the program has said something.

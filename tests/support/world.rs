@@ -28,7 +28,7 @@ ask=$(awk 'function ask(about, what) { printf "echo \047@%s\n\047; %s; ", about,
     $1 != "-" { ask("disk in the guest " $2, "domblklist --details " $2) }' <<<"$all")
 virsh -q "echo; $ask" | awk '/^@/ { kind = $1; of = substr($0, length($1) + 2); next }
     kind == "@disk" { if ($1 == "block") print "disk", $3, of; next }
-    !NF || /<uuid>|<mac |<(capacity|allocation|available) / { next }
+    !NF || /<(tdx:)?uuid>|<mac |<(capacity|allocation|available) / { next }
     { sub(/ uuid=\047.*\047/, ""); sub(/^ */, ""); print "xml", of, $0 }
     /<hostdev / { passed = 1 }
     passed && /<address / { split($0, part, "\047"); passed = 0

@@ -44,6 +44,7 @@ fn kind(error: &VirtError) -> ErrorKind {
     match error.code().to_raw() {
         sys::VIR_ERR_NO_DOMAIN
         | sys::VIR_ERR_NO_NETWORK
+        | sys::VIR_ERR_NO_NODE_DEVICE
         | sys::VIR_ERR_NO_STORAGE_POOL
         | sys::VIR_ERR_NO_STORAGE_VOL => ErrorKind::NotFound,
         sys::VIR_ERR_DOM_EXIST

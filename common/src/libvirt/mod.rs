@@ -14,6 +14,7 @@ pub use error::{Context, failure, is_gone};
 pub use hosts::{Entry, Hosts};
 pub use raw::{LaunchMeasurement, Lease, State};
 
+use crate::cli;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::host::Host;
@@ -88,6 +89,30 @@ impl Libvirt {
         let uri = connect.uri().context("ask libvirt for its URI")?;
         log::detail(format_args!("connected to {uri}"));
         Ok(Self { connect, uri, host: target.host.clone() })
+    }
+
+    /// Connects for a verb, whose document then names the machine that libvirt runs on.
+    ///
+    /// Errors: those of [`Libvirt::open`].
+    pub fn open_for(context: &cli::Context, target: &Target) -> Result<Self> {
+        let libvirt = Self::open(target)?;
+        if !libvirt.is_local() {
+            context.set_remote(libvirt.host_name());
+        }
+        Ok(libvirt)
+    }
+
+    /// The name of the machine that the daemon runs on, by its own word; none when it does not say.
+    ///
+    /// Source: <https://libvirt.org/html/libvirt-libvirt-host.html#virConnectGetHostname>.
+    fn host_name(&self) -> Option<String> {
+        match self.connect.hostname() {
+            Ok(name) => Some(name).filter(|name| !name.is_empty()),
+            Err(error) => {
+                log::detail(format_args!("libvirt does not name its host: {error}"));
+                None
+            }
+        }
     }
 
     /// The binding's own connection.

@@ -12,16 +12,16 @@ use std::path::{Path, PathBuf};
 
 use common::document::Action;
 use common::host::Host;
+use common::image::{FileKey, canonical, keys};
 use common::libvirt::{Context as _, Libvirt};
 use common::{IoContext, Result};
 
 use super::{CleanupItem, Reason};
 use crate::chains::Chains;
-use crate::files::{FileKey, canonical, contains, keys};
-use crate::holders::held_files;
+use crate::holders::HeldFiles;
 use crate::inflight;
 use crate::names::Ours;
-use crate::needs::pool_files;
+use crate::needs::{self, UnknownImages, pool_files};
 use crate::pool::Pool;
 use crate::secret;
 use crate::usage::Usage;
@@ -29,8 +29,12 @@ use crate::usage::Usage;
 /// A file that nothing refers to.
 pub(super) struct Judged {
     pub(super) item: CleanupItem,
-    /// What it stands on.
-    pub(super) chain: Vec<PathBuf>,
+    /// The keys of the file.
+    keys: Vec<FileKey>,
+    /// The files that it needs, as canonical paths.
+    pub(super) below: Vec<PathBuf>,
+    /// Whether it may need others, which are not known.
+    pub(super) is_unknown: bool,
 }
 
 /// Every file of the pool that nothing refers to, images before what they stand on.
@@ -38,6 +42,8 @@ pub(super) struct Judged {
 /// The order of the looks is what makes this safe beside a creation under way, which takes its lock,
 /// makes the file, makes something refer to it, and drops the lock: what is unlocked once its name
 /// was seen is either referred to already, or never will be.
+///
+/// Errors: `conflict` when there are orphans and an image is left whose files are not known.
 pub(super) fn judge(host: &Host, libvirt: &Libvirt, pool: &Pool) -> Result<Vec<Judged>> {
     let folder = pool.folder()?.to_owned();
     pool.refresh()?;
@@ -48,51 +54,69 @@ pub(super) fn judge(host: &Host, libvirt: &Libvirt, pool: &Pool) -> Result<Vec<J
             in_flight.insert(name.clone());
         }
     }
-    let mut chains = Chains::strict();
+    let mut chains = Chains::visible(libvirt);
     let usage = Usage::collect(libvirt, &mut chains)?;
-    let needed = needed_by_others(libvirt, pool, &mut chains)?;
-    let held = held_files(host)?;
+    let (needed, unknown) = needed_by_others(libvirt, pool, &mut chains, &usage)?;
+    let held = HeldFiles::all(host)?;
 
     let mut unused = Vec::new();
     for name in names {
         let path = folder.join(&name);
-        if !usage.of(&path).is_empty() {
+        let keys = chains.keys(&path);
+        if !usage.of_keys(&keys).is_empty() {
             continue;
         }
         let Some(item) = item(pool, name, &path)? else {
             continue; // deleted meanwhile
         };
-        unused.push(Judged { item, chain: chains.chain(&path)? });
+        let below = chains.below(&path)?.paths;
+        let is_unknown = unknown.has(&keys);
+        unused.push(Judged { item, keys, below, is_unknown });
     }
     for (name, path) in secret::orphans(host, libvirt, &folder, &usage)? {
-        let (pool, path) = (pool.name.clone(), path.display().to_string());
+        let (pool_uuid, pool) = (pool.uuid.clone(), pool.name.clone());
+        let path = path.display().to_string();
         let (reason, action, allocation_bytes) = (Reason::Orphan, Action::NONE, 0);
-        let item = CleanupItem { name, pool, path, allocation_bytes, reason, action };
-        unused.push(Judged { item, chain: Vec::new() });
+        let item = CleanupItem { name, pool, pool_uuid, path, allocation_bytes, reason, action };
+        unused.push(Judged { item, keys: Vec::new(), below: Vec::new(), is_unknown: false });
     }
     // What a kept file stands on is kept: judged from the top of each chain down.
-    unused.sort_by_key(|file| Reverse(file.chain.len()));
+    unused.sort_by_key(|file| Reverse((file.is_unknown, file.below.len())));
     let mut kept: HashMap<FileKey, Reason> = HashMap::new();
-    unused.retain_mut(|Judged { item, chain }| {
+    unused.retain_mut(|Judged { item, keys: own, below, .. }| {
         if item.reason == Reason::Other {
             return true;
         }
-        let path = folder.join(&item.name);
-        if contains(&needed, &path) {
+        if own.iter().any(|key| needed.contains(key)) {
             return false;
         }
         item.reason = match () {
             () if in_flight.contains(&item.name) => Reason::InFlight,
-            () if contains(&held, &path) => Reason::Open,
-            () => keys(&path).find_map(|key| kept.get(&key).copied()).unwrap_or(Reason::Orphan),
+            () if held.contains(own) => Reason::Open,
+            () => own.iter().find_map(|key| kept.get(key).copied()).unwrap_or(Reason::Orphan),
         };
         if item.reason != Reason::Orphan {
-            let below = chain.iter().flat_map(|below| keys(below));
+            let below = below.iter().flat_map(|below| keys(below));
             kept.extend(below.map(|key| (key, item.reason)));
         }
         true
     });
+    check_known(pool, &unused, &unknown)?;
     Ok(unused)
+}
+
+/// Refuses to delete anything beside an image that may need it: an image whose files are not known,
+/// unless that is deleted as well.
+fn check_known(pool: &Pool, unused: &[Judged], unknown: &UnknownImages) -> Result<()> {
+    let orphans = unused.iter().filter(|file| file.item.reason == Reason::Orphan);
+    let orphans: HashSet<&FileKey> = orphans.flat_map(|file| &file.keys).collect();
+    match unknown.first(&pool.name, |key| orphans.contains(key)) {
+        Some(unknown) if !orphans.is_empty() => {
+            let message = format!("the orphans of pool '{}' may be needed", pool.name);
+            Err(needs::may_need(message, unknown))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The names of all volumes. (The binding's `list_volumes` ends at 1,024.)
@@ -102,21 +126,25 @@ fn names(pool: &Pool) -> Result<Vec<String>> {
     volumes.iter().map(|volume| volume.name().context(doing)).collect()
 }
 
-/// What images stand on that are not for us to judge: in this pool those of others, in other pools
-/// all.
+/// The files that images need which are not for us to judge, in this pool those of others and in other
+/// pools all; and the images whose files are not known.
 fn needed_by_others(
     libvirt: &Libvirt,
     pool: &Pool,
     chains: &mut Chains,
-) -> Result<HashSet<FileKey>> {
+    usage: &Usage,
+) -> Result<(HashSet<FileKey>, UnknownImages)> {
     let mut needed = HashSet::new();
+    let mut unknown = UnknownImages::of_domains(usage);
     for file in pool_files(libvirt)? {
+        let below = chains.below(&file.path)?;
+        below.unknown.into_iter().for_each(|image| unknown.add(usage, &file.pool, image));
         let judged = file.pool == pool.name && is_ours(&file.name, &file.path);
         if !judged {
-            needed.extend(chains.chain(&file.path)?.iter().flat_map(|below| keys(below)));
+            needed.extend(below.keys);
         }
     }
-    Ok(needed)
+    Ok((needed, unknown))
 }
 
 /// Whether a file is one that we make: by name, and no link or folder.
@@ -135,6 +163,7 @@ fn item(pool: &Pool, name: String, path: &Path) -> Result<Option<CleanupItem>> {
     Ok(Some(CleanupItem {
         name,
         pool: pool.name.clone(),
+        pool_uuid: pool.uuid.clone(),
         path: canonical(path).display().to_string(),
         allocation_bytes: metadata.blocks() * 512,
         reason,

@@ -11,9 +11,9 @@ use rustix::fs::{Access, access};
 use virt::error::Error as VirtError;
 use virt::storage_pool::StoragePool;
 
-use crate::files::canonical;
 use crate::pool::{Pool, PoolItem, PoolState};
 use crate::wanted::{PoolArgs, Wanted};
+use common::image::canonical;
 
 /// What it takes to have the pool.
 #[derive(Debug)]

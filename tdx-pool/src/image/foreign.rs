@@ -45,6 +45,10 @@ const FORMATS: &[Foreign] = &[
     Foreign::new("a VHDX image", 0, b"vhdxfile", Convert("vhdx")),
     VHD,
     Foreign::new("a QED image", 0, b"QED\0", Convert("qed")),
+    Foreign::new("a Parallels image", 0, b"WithoutFreeSpace", Convert("parallels")),
+    Foreign::new("a Parallels image", 0, b"WithouFreSpacExt", Convert("parallels")),
+    Foreign::new("a Bochs image", 0, b"Bochs Virtual HD Image", Convert("bochs")),
+    Foreign::new("a cloop image", 0, b"#!/bin/sh\n#V2.0 Format\n", Convert("cloop")),
     Foreign::new("LUKS encrypted", 0, b"LUKS\xba\xbe", Remedy::None),
     Foreign::new("gzip compressed", 0, b"\x1f\x8b\x08", Unpack("gzip -dk")),
     Foreign::new("xz compressed", 0, b"\xfd7zXZ\0", Unpack("xz -dk")),
@@ -72,7 +76,7 @@ impl Foreign {
         let refused = source.invalid(format!("is {}, not qcow2 or raw", self.name));
         match self.remedy {
             Convert(format) => {
-                refused.hint(convert(source.name, Some(format), "makes a qcow2 image of it"))
+                refused.hint(convert(source.name, format, "makes a qcow2 image of it"))
             }
             Unpack(command) => {
                 let file = quote(source.name);
@@ -81,6 +85,16 @@ impl Foreign {
             Remedy::None => refused.hint(NAME_ONE),
         }
     }
+}
+
+/// The format of QEMU's, other than qcow2 and LUKS, that a file beginning with `start` would be taken
+/// for by a program that guesses: what it is, in words, and its name.
+pub(super) fn guessed_by_qemu(start: &[u8]) -> Option<(&'static str, &'static str)> {
+    let known = [&QCOW1].into_iter().chain(FORMATS);
+    known.filter(|format| format.is_in(start)).find_map(|format| match format.remedy {
+        Convert(name) => Some((format.name, name)),
+        Unpack(_) | Remedy::None => None,
+    })
 }
 
 /// Refuses raw content that no machine boots from.
@@ -112,9 +126,9 @@ pub(super) fn check_raw(source: &Source<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The command that turns `image` into a qcow2 image by itself, and what that does.
-pub(super) fn convert(image: &Path, format: Option<&str>, effect: &str) -> String {
-    let format = format.map(|format| format!("-f {format} ")).unwrap_or_default();
+/// The command that turns `image` into a qcow2 image by itself, and what that does. The format is
+/// always stated: qemu-img would guess it from a header that a guest may have written.
+pub(super) fn convert(image: &Path, format: &str, effect: &str) -> String {
     // A name that is not likely to be taken, in a folder that holds files.
     let folder = image.parent().filter(|folder| !folder.starts_with("/dev"));
     let name = image.file_name().unwrap_or_default().as_bytes();
@@ -124,11 +138,11 @@ pub(super) fn convert(image: &Path, format: Option<&str>, effect: &str) -> Strin
     };
     let output = folder.unwrap_or(Path::new("")).join(OsStr::from_bytes(&name));
     let (image, output) = (quote(image), quote(&output));
-    format!("qemu-img convert {format}-O qcow2 -- {image} {output} {effect}")
+    format!("qemu-img convert -f {format} -O qcow2 -- {image} {output} {effect}")
 }
 
 /// The name as a shell takes it, and no command for an option.
-pub(super) fn quote(name: &Path) -> String {
+pub(crate) fn quote(name: &Path) -> String {
     let bytes = name.as_os_str().as_bytes();
     if bytes.starts_with(b"-") {
         return quote(&Path::new(".").join(name));

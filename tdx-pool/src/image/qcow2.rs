@@ -7,7 +7,7 @@ use common::error::{Error, Result};
 use super::source::Source;
 use super::{Backing, Format, Image, foreign};
 
-const MAGIC: &[u8] = b"QFI\xfb";
+pub(super) const MAGIC: &[u8] = b"QFI\xfb";
 /// Enough for the header, its extensions and the backing file's name as QEMU writes them.
 const USUAL_LENGTH: usize = 4096;
 /// The fixed fields that are looked at, up to and including the compression type.
@@ -60,22 +60,6 @@ impl Header {
         Ok(Some(header))
     }
 
-    /// Reads the name of the backing file and nothing else: it is needed by whoever repairs the image,
-    /// or reads it with a newer QEMU, whatever else the header says.
-    pub(super) fn backing(source: &Source<'_>) -> Result<Option<Backing>> {
-        let start = source.read(0, FIELDS_LENGTH)?;
-        if !start.starts_with(MAGIC) || start.len() < 20 || be32(&start, 4) < 2 {
-            return Ok(None);
-        }
-        let (offset, length) = (be64(&start, 8), u64::from(be32(&start, 16)));
-        if offset == 0 || length == 0 || length > MAX_BACKING_NAME || offset > source.size {
-            return Ok(None);
-        }
-        // No more than 1023 bytes.
-        let name = source.read(offset, length as usize)?;
-        Ok((name.len() as u64 == length).then(|| Backing::new(&name, None)))
-    }
-
     /// Returns the header without its backing file, and its length.
     fn parse(source: &Source<'_>, start: &[u8]) -> Result<(u64, Self)> {
         let version = be32(start, 4);
@@ -93,7 +77,7 @@ impl Header {
         if unknown != 0 {
             return Err(source
                 .invalid(format!("needs unknown qcow2 features {unknown:#x}"))
-                .hint(foreign::convert(source.name, None, "makes one without them")));
+                .hint(foreign::convert(source.name, "qcow2", "makes one without them")));
         }
 
         let cluster_bits = be32(start, 20);

@@ -1,31 +1,35 @@
 //! What it takes to have an image in a pool.
 
-use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use common::cli::Context;
 use common::document::Action;
+use common::host::Host;
+use common::image::keys;
 use common::libvirt::Libvirt;
-use common::{Error, IoContext, Result, interrupt, log};
+use common::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
-use rustix::fs::{Access, OFlags, access};
+use rustix::fs::{Access, access};
 
+use super::compare::{Existing, Volume};
 use super::{ImportItem, Source};
-use crate::image::Format;
+use crate::holders::HeldFiles;
+use crate::image::{Format, StatedFormat};
 use crate::names::check_volume_name;
-use crate::needs::Needs;
+use crate::needs::{Needs, may_need};
 use crate::overlay::Base;
 use crate::owner::{self, Owner};
 use crate::pool::Pool;
-use crate::record::{Identity, Record};
-use crate::{copy, ensure, upload};
+use crate::record::Record;
+use crate::{ensure, upload, writers};
 
 /// How to import.
 #[derive(Debug, Default)]
 pub struct Options {
     /// The volume's name; the file's without it.
     pub name: Option<String>,
+    /// The image's format, as `--image-format` states it.
+    pub format: Option<Format>,
     /// What the source's bytes must hash to, lower-case hexadecimal.
     pub sha256: Option<String>,
     /// Whether a different image of that name may go.
@@ -53,29 +57,27 @@ pub struct Plan {
     direct: bool,
     /// The digest of the source, as far as it is known.
     sha256: Option<String>,
-    /// The image is there, but its record names another file.
-    stale_record: Option<Record>,
-}
-
-/// What a pool has under the name of an image.
-enum Found {
-    Nothing,
-    Same,
-    Different,
+    /// The volume that is the image already.
+    volume: Option<Volume>,
 }
 
 impl Plan {
     /// Checks the image and what the pool has under its name.
     ///
-    /// Errors: those of [`Source::open`]; `usage` for a name that cannot be; `conflict` when another
-    /// image has the name, naming its users where it was to be replaced.
+    /// Errors: those of [`Source::open`]; `invalid_input` for an image that is not what its format is
+    /// stated to be; `usage` for a name that cannot be; `conflict` when another image has the name, naming
+    /// its users where it was to be replaced, and when a domain writes to the volume.
     pub fn new(
+        host: &Host,
         libvirt: &Libvirt,
         pool: &ensure::Plan,
         image: &Path,
         options: Options,
     ) -> Result<Self> {
         let source = Source::open(image)?;
+        if let Some(format) = options.format {
+            StatedFormat::by_flag(format).check(source.image.format, &source.path)?;
+        }
         let name = match &options.name {
             Some(name) => name.clone(),
             None => file_name(image)?,
@@ -99,29 +101,42 @@ impl Plan {
             action: IMPORT,
             direct,
             sha256: None,
-            stale_record: None,
+            volume: None,
         };
-        let found = match direct {
-            true => plan.compare_file()?,
+        let existing = match direct {
+            true => plan.compare_file(host)?,
             false => plan.compare_volume(libvirt, pool.found())?,
         };
-        match found {
-            Found::Nothing => {}
-            Found::Same => plan.action = Action::NONE,
-            Found::Different => {
+        match existing {
+            Existing::Nothing => {}
+            Existing::Same(volume) => {
+                writers::check(libvirt, pool.pool_name(), &plan.name, &plan.target())?;
+                plan.action = Action::NONE;
+                plan.sha256 = volume.sha256.clone();
+                plan.volume = Some(*volume);
+            }
+            Existing::Different => {
                 plan.check_replace(libvirt, pool.found())?;
                 plan.action = REPLACE;
             }
         }
-        if plan.options.sha256.is_some() && (plan.options.dry_run || plan.action == Action::NONE) {
-            let sha256 = match plan.sha256.take() {
-                Some(known) => known,
-                None => plan.source.sha256()?,
-            };
-            plan.check_sha256(&sha256)?;
-            plan.sha256 = Some(sha256);
-        }
+        plan.check_sha256_early()?;
         Ok(plan)
+    }
+
+    /// Checks the promised digest where nothing will be copied.
+    fn check_sha256_early(&mut self) -> Result<()> {
+        if self.options.sha256.is_none() || self.action != Action::NONE && !self.options.dry_run {
+            return Ok(());
+        }
+        let sha256 = match self.sha256.take() {
+            Some(known) => known,
+            None => self.source.sha256()?,
+        };
+        self.check_sha256(&sha256)?;
+        self.source.check_unchanged()?;
+        self.sha256 = Some(sha256);
+        Ok(())
     }
 
     pub(crate) fn target(&self) -> PathBuf {
@@ -131,65 +146,6 @@ impl Plan {
     /// Whether another image goes for it.
     pub fn replaces(&self) -> bool {
         self.action == REPLACE
-    }
-
-    fn compare_file(&mut self) -> Result<Found> {
-        let target = self.target();
-        // A link that leads nowhere is something, too.
-        match target.symlink_metadata() {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Ok(Found::Nothing);
-            }
-            known => known.at("look at", &target)?,
-        };
-        let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
-        let opened = OpenOptions::new().read(true).custom_flags(flags).open(&target);
-        let existing = opened.ok().filter(|file| file.metadata().is_ok_and(|m| m.is_file()));
-        let Some(existing) = existing else {
-            let what = format!("{} exists and is no image file", target.display());
-            return Err(Error::conflict(what).hint("choose another name with --name"));
-        };
-        let theirs = Identity::from(&existing.metadata().at("look at", &target)?);
-        if self.source.identity == theirs {
-            return Ok(Found::Same); // the image that was named lies in the pool
-        }
-        let record = Record::read(&existing);
-        let recorded = record.as_ref().and_then(|record| record.sha256.clone());
-        if record.as_ref().is_some_and(|record| record.source == self.source.identity) {
-            log::detail(format_args!("'{}' was imported from this very file", self.name));
-            self.sha256 = recorded;
-            return Ok(Found::Same);
-        }
-        let same = match (&record, &recorded) {
-            (Some(Record { compressed: true, .. }), Some(recorded)) => {
-                self.source.sha256()? == *recorded
-            }
-            _ => {
-                copy::same_content(&self.source.file, &existing, &interrupt::check)?
-                    || (self.options.compress && self.is_same_disk(&target)?)
-            }
-        };
-        if !same {
-            return Ok(Found::Different);
-        }
-        self.sha256 = recorded;
-        self.stale_record = record;
-        Ok(Found::Same)
-    }
-
-    fn compare_volume(&self, libvirt: &Libvirt, pool: Option<&Pool>) -> Result<Found> {
-        let Some(pool) = pool.filter(|pool| pool.is_active()) else {
-            return Ok(Found::Nothing);
-        };
-        pool.refresh()?;
-        let Some(volume) = pool.volume(&self.name)? else {
-            return Ok(Found::Nothing);
-        };
-        Ok(match upload::compare(libvirt, &volume, &self.source)? {
-            upload::Compared::Same => Found::Same,
-            upload::Compared::Headless | upload::Compared::Begun => Found::Nothing,
-            upload::Compared::Different => Found::Different,
-        })
     }
 
     /// Fails unless the image that has the name may go. Asked again right before it does: copying
@@ -205,12 +161,23 @@ impl Plan {
         let Some(pool) = pool.filter(|pool| pool.is_active()) else {
             return Ok(());
         };
-        let users = Needs::take(libvirt, pool)?.of(&self.target());
-        if users.is_empty() {
-            return Ok(());
+        let (needs, target) = (Needs::take(libvirt, pool)?, self.target());
+        let users = needs.of(&target);
+        let another = "import it under another name with --name";
+        if !users.is_empty() {
+            let users = users.join(", ");
+            return Err(
+                Error::conflict(format!("{differs}, and is needed by {users}")).hint(another)
+            );
         }
-        Err(Error::conflict(format!("{differs}, and is needed by {}", users.join(", ")))
-            .hint("import it under another name with --name"))
+        if HeldFiles::visible(&Host::new("/"))?.contains(&keys(&target).collect::<Vec<_>>()) {
+            let message = format!("{differs}, and is open in a process or locked");
+            return Err(Error::conflict(message).hint(another));
+        }
+        match needs.unknown(&target) {
+            Some(unknown) => Err(may_need(format!("{differs}, and may be needed"), unknown)),
+            None => Ok(()),
+        }
     }
 
     /// Fails when the source's digest is not the one that was promised.
@@ -230,21 +197,32 @@ impl Plan {
             name: self.name.clone(),
             path: self.target(),
             format: self.format(),
-            capacity_bytes: self.source.image.virtual_size_bytes,
+            capacity_bytes: self.capacity_bytes(),
         }
     }
 
-    fn format(&self) -> Format {
-        if self.options.compress { Format::Qcow2 } else { self.source.image.format }
+    /// The format of the volume.
+    pub(super) fn format(&self) -> Format {
+        match &self.volume {
+            Some(volume) => volume.image.format,
+            None if self.options.compress => Format::Qcow2,
+            None => self.source.image.format,
+        }
+    }
+
+    fn capacity_bytes(&self) -> u64 {
+        let image = self.volume.as_ref().map_or(&self.source.image, |volume| &volume.image);
+        image.virtual_size_bytes
     }
 
     /// The item of a document about this plan.
     pub fn item(self, pool: &str) -> ImportItem {
         ImportItem {
             pool: pool.to_owned(),
+            pool_uuid: None,
             path: self.target().display().to_string(),
             format: self.format(),
-            capacity_bytes: self.source.image.virtual_size_bytes,
+            capacity_bytes: self.capacity_bytes(),
             source: self.source.path.display().to_string(),
             sha256: self.sha256,
             action: self.action,
@@ -263,9 +241,7 @@ impl Plan {
     ) -> Result<(ImportItem, Base)> {
         let base = self.base();
         if self.action == Action::NONE {
-            if let Some(record) = self.stale_record.take() {
-                self.renew(record);
-            }
+            self.renew_record();
             return Ok((self.item(&pool.name), base));
         }
         let bar = progress_bar(context, self.source.image.file_size_bytes);
@@ -278,6 +254,16 @@ impl Plan {
         self.sha256 = written?;
         pool.refresh().map_err(|error| error.applied([format!("imported '{}'", self.name)]))?;
         Ok((self.item(&pool.name), base))
+    }
+}
+
+impl Plan {
+    /// Notes in the volume's record that it equals this source, too. Only saves the next import work.
+    fn renew_record(&mut self) {
+        let (source, format) = (self.source.identity.clone(), Some(self.format()));
+        if let Some((file, record)) = self.volume.as_mut().and_then(|volume| volume.stale.take()) {
+            Record { source, format, ..record }.write(&file);
+        }
     }
 }
 

@@ -3,13 +3,14 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use common::{Error, IoContext, Result, interrupt};
+use common::{Error, IoContext, Result};
 
-use crate::copy::{self, Watch};
+use crate::copy;
 use crate::image::{self, Image};
 use crate::record::Identity;
 
-/// An opened, checked image file.
+/// An opened, checked image file. Its owner may write to it at any time: what was read of it holds for
+/// a copy only when it was read from that copy.
 #[derive(Debug)]
 pub struct Source {
     /// As the user named it, made absolute.
@@ -28,8 +29,9 @@ impl Source {
     pub fn open(path: &Path) -> Result<Self> {
         let path = std::path::absolute(path).at("name", path)?;
         let file = image::open(&path)?;
-        let image = image::check_base(&file, &path)?;
+        // Known before it is read: a change while it is read is a change.
         let identity = (&file.metadata().at("look at", &path)?).into();
+        let image = image::check_base(&file, &path)?;
         Ok(Self { path, image, file, identity })
     }
 
@@ -41,16 +43,22 @@ impl Source {
 
     /// The SHA-256 of its bytes, hexadecimal.
     pub(crate) fn sha256(&self) -> Result<String> {
-        let mut watch = Watch { progress: &mut |_, _| {}, interrupt: &interrupt::check };
-        copy::sha256(&self.file, &mut watch)
+        copy::sha256_of(&self.file)
     }
 
     /// Fails when the file was written to since it was opened.
+    ///
+    /// Errors: `conflict`.
     pub(crate) fn check_unchanged(&self) -> Result<()> {
-        if self.identity == (&self.file.metadata().at("look at", &self.path)?).into() {
-            return Ok(());
+        match self.identity == (&self.file.metadata().at("look at", &self.path)?).into() {
+            true => Ok(()),
+            false => Err(self.changed()),
         }
-        Err(Error::conflict(format!("{} changed while it was read", self.path.display()))
-            .hint("stop what writes to it, then try again"))
+    }
+
+    /// The error for a file that was written to since it was opened.
+    pub(crate) fn changed(&self) -> Error {
+        Error::conflict(format!("{} changed while it was read", self.path.display()))
+            .hint("stop what writes to it, then try again")
     }
 }

@@ -30,8 +30,8 @@ impl Guest<'_> {
             source = source.child(encryption(secret));
         }
         let backing = match self.identity.disk {
-            Disk::Overlay { base, .. } => Some(backing_store(base, self.identity.keep_base_owner)?),
-            Disk::New { .. } | Disk::Given { .. } => None,
+            Disk::Overlay { base, .. } => backing_store(base, self.identity.keep_base_owner)?,
+            Disk::New { .. } | Disk::Given { .. } => end_of_chain(),
         };
         let target =
             Element::new("target").attr("dev", &storage.target).attr("bus", storage.bus.as_str());
@@ -40,7 +40,7 @@ impl Guest<'_> {
             .attr("device", "disk")
             .child(driver)
             .child(source)
-            .child_opt(backing)
+            .child(backing)
             .child(target))
     }
 
@@ -74,7 +74,15 @@ pub(crate) fn backing_store(base: &Base, keep_owner: bool) -> Result<Element> {
         .attr("type", "file")
         .child(Element::new("format").attr("type", base.format.as_str()))
         .child(source)
-        .child(Element::new("backingStore")))
+        .child(end_of_chain()))
+}
+
+/// Says that an image is backed by nothing. Without it libvirt and QEMU follow the image's header, which
+/// somebody else may have written.
+///
+/// Source: <https://libvirt.org/formatdomain.html>, `backingStore`.
+pub(crate) fn end_of_chain() -> Element {
+    Element::new("backingStore")
 }
 
 fn read_only(device: &str, image: &Path, target: &str, bus: &str) -> Result<Element> {
@@ -84,6 +92,7 @@ fn read_only(device: &str, image: &Path, target: &str, bus: &str) -> Result<Elem
         .attr("device", device)
         .child(driver)
         .child(Element::new("source").attr("file", utf8(image)?))
+        .child(end_of_chain())
         .child(Element::new("target").attr("dev", target).attr("bus", bus))
         .child(Element::new("readonly")))
 }

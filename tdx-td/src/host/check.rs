@@ -38,6 +38,9 @@ pub struct CheckArgs {
     /// Take libvirt's word from this file, as virsh domcapabilities writes it, instead of asking
     #[arg(long, value_name = "FILE")]
     capabilities: Option<PathBuf>,
+    /// In a table, also show the checks that passed or do not apply
+    #[arg(long)]
+    all: bool,
 }
 
 const EXAMPLES: &str = "Examples:
@@ -140,6 +143,8 @@ impl CheckItem {
 
 impl Item for CheckItem {
     const COLUMNS: &'static [&'static str] = &["CODE", "STATUS", "FOUND", "FIX"];
+    const WRAPPED: &'static [&'static str] = &["FOUND"];
+    const BELOW: Option<&'static str> = Some("FIX");
 
     fn key(&self) -> Cow<'_, str> {
         self.code.as_str().into()
@@ -152,6 +157,25 @@ impl Item for CheckItem {
             self.found.clone(),
             self.fix.clone().unwrap_or_default(),
         ]
+    }
+
+    fn table_order(&self) -> u8 {
+        match self.status {
+            Status::Fail => 0,
+            Status::Warn => 1,
+            Status::Unknown => 2,
+            Status::Ok => 3,
+            Status::NotApplicable => 4,
+        }
+    }
+}
+
+/// What a table says of the checks that it does not show.
+fn closing(count: usize) -> Option<String> {
+    match count {
+        0 => None,
+        1 => Some("1 other check passed or does not apply (--all shows it)".to_owned()),
+        _ => Some(format!("{count} other checks passed or do not apply (--all shows them)")),
     }
 }
 
@@ -176,7 +200,12 @@ pub fn run(
     }
     let items = judge(&facts, &kinds);
     let yes = !items.iter().any(CheckItem::is_failure);
-    Ok(Outcome::answer(Document::new("tdx.td.host_check", items).warnings(warnings), yes))
+    let mut document = Document::new("tdx.td.host_check", items).warnings(warnings);
+    if !args.all {
+        let passed = |item: &CheckItem| matches!(item.status, Status::Ok | Status::NotApplicable);
+        document = document.fold(passed, closing);
+    }
+    Ok(Outcome::answer(document, yes))
 }
 
 /// All that is to be said of a host on which such guests are to run.

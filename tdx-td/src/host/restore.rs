@@ -54,6 +54,8 @@ pub struct RestoreItem {
 impl Item for RestoreItem {
     const COLUMNS: &'static [&'static str] =
         &["SETTING", "PATH", "CURRENT", "PREVIOUS", "ACTION", "NOTE"];
+    const WRAPPED: &'static [&'static str] = &["NOTE"];
+    const DROPPED: &'static [&'static str] = &["PATH"];
 
     fn key(&self) -> Cow<'_, str> {
         self.setting.as_str().into()

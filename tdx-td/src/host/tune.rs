@@ -104,6 +104,8 @@ impl TuneItem {
 impl Item for TuneItem {
     const COLUMNS: &'static [&'static str] =
         &["SETTING", "PATH", "CURRENT", "WANTED", "ACTION", "NOTE"];
+    const WRAPPED: &'static [&'static str] = &["NOTE"];
+    const DROPPED: &'static [&'static str] = &["PATH"];
 
     fn key(&self) -> Cow<'_, str> {
         self.setting.as_str().into()
@@ -295,12 +297,17 @@ pub fn run(
     machine::check(host, uri)?;
     let dry_run = args.change.dry_run;
     let wanted = wanted(host, config, &args)?;
-    let domains = names::read(args.domains)?;
+    let named = names::read(args.domains)?;
+    let domains: Vec<String> = named.iter().map(|named| named.name.clone()).collect();
     let (libvirt, mut warnings) = match may_ask || !domains.is_empty() {
         true if wanted.io_scheduler.is_some() || !domains.is_empty() => reached(connect, &domains)?,
         _ => (None, Vec::new()),
     };
     interrupt::guard();
+    if let Some(libvirt) = &libvirt {
+        let host_name = context.host_name();
+        named.iter().try_for_each(|named| named.get(libvirt, host_name.as_deref()).map(drop))?;
+    }
     let options = Options {
         persist: args.persist,
         reload_modules: args.reload_modules,

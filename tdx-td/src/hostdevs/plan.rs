@@ -16,7 +16,8 @@ use virt::sys;
 
 use super::HostdevsItem;
 use super::change::{Change, addresses, inside, passed_through};
-use crate::{names, power};
+use crate::names::{self, Named};
+use crate::power;
 
 /// Definitions with their secrets, which would be lost otherwise.
 const WHOLE: u32 = sys::VIR_DOMAIN_XML_INACTIVE | sys::VIR_DOMAIN_XML_SECURE;
@@ -37,6 +38,7 @@ pub struct Plan {
 #[derive(Debug)]
 struct Planned {
     name: String,
+    uuid: String,
     domain: Domain,
     before: String,
     change: Change,
@@ -52,17 +54,20 @@ impl Plan {
     /// Plans what it takes for each domain to have just its devices.
     ///
     /// Errors: `not_found` for a domain that is not there; `conflict` for a transient one, for two times
-    /// the same, and with code `IN_USE_BY_VM` for a device that another running domain has.
+    /// the same, with code `IN_USE_BY_VM` for a device that another running domain has, and with code
+    /// `IDENTITY_CHANGED` for a domain other than the one that an item describes.
     pub fn new(
         libvirt: &Libvirt,
-        wanted: &[(String, BTreeSet<Bdf>)],
+        host_name: Option<&str>,
+        wanted: &[(Named, BTreeSet<Bdf>)],
         keep: &BTreeSet<Bdf>,
         way: Way,
         live: bool,
     ) -> Result<Self> {
         let mut plan = Self { domains: Vec::new(), way, warnings: Vec::new() };
-        for (name, devices) in wanted {
-            let domain = names::get(libvirt, name)?;
+        for (named, devices) in wanted {
+            let (name, domain) = (&named.name, named.get(libvirt, host_name)?);
+            let uuid = names::uuid(&domain)?;
             let doing = format_args!("read domain '{name}'");
             if !domain.is_persistent().context(doing)? {
                 return Err(Error::conflict(format!("domain '{name}' is transient"))
@@ -94,6 +99,7 @@ impl Plan {
             let name = name.clone();
             plan.domains.push(Planned {
                 name,
+                uuid,
                 domain,
                 before,
                 change,
@@ -221,6 +227,7 @@ impl Planned {
         let list = |set: &BTreeSet<Bdf>| set.iter().copied().collect::<Vec<Bdf>>();
         HostdevsItem {
             name: self.name.clone(),
+            uuid: self.uuid.clone(),
             added: list(&self.change.added),
             removed: list(&self.change.removed),
             kept: list(&self.change.kept),

@@ -35,6 +35,9 @@ pub struct ScenarioItem {
 
 impl Item for ScenarioItem {
     const COLUMNS: &'static [&'static str] = &["NAME", "SECURITY", "DESCRIPTION", "FILES"];
+    const IS_ON_HOST: bool = false;
+    const WRAPPED: &'static [&'static str] = &["DESCRIPTION", "FILES"];
+    const DROPPED: &'static [&'static str] = &["FILES"];
 
     fn key(&self) -> Cow<'_, str> {
         self.name.as_str().into()

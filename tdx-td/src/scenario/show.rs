@@ -33,6 +33,8 @@ pub struct ShowArgs {
 
 impl Item for Setting {
     const COLUMNS: &'static [&'static str] = &["SETTING", "RECOMMENDED", "VALUE", "BY"];
+    const IS_ON_HOST: bool = false;
+    const WRAPPED: &'static [&'static str] = &["RECOMMENDED", "VALUE", "BY"];
 
     fn key(&self) -> Cow<'_, str> {
         self.setting.as_str().into()

@@ -46,7 +46,7 @@ impl Disk {
     }
 }
 
-/// The folder of the pool, and the images and disks of these domains with what they stand on.
+/// The folder of the pool, and the images and disks of these domains with every file below them.
 ///
 /// libvirt is asked for the pool where there is one; else it is where the configuration has it.
 /// Errors: `not_found` for a domain that is not there; whatever libvirt says of a domain.
@@ -64,9 +64,9 @@ pub fn places(
             let definition = definition::inactive(&get(libvirt, name)?, name)?;
             places.extend(definition.block_devices());
             for chain in definition.chains() {
-                let below = chain.last().map(|file| chains.chain(file)).transpose()?;
+                let below = chain.last().map(|file| chains.below(file)).transpose()?;
                 places.extend(chain);
-                places.extend(below.unwrap_or_default());
+                places.extend(below.map(|below| below.paths).unwrap_or_default());
             }
         }
     }

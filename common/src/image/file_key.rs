@@ -1,4 +1,4 @@
-//! Telling files apart, however they are spelt.
+//! Identifies files independently of the path that names them.
 
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, fstat, open, readlink};
 
-/// A file by its canonical path or by its inode. One file has several: a bind mount and a hard link
-/// are the same inode under another path, and a file that is replaced keeps its path.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) enum FileKey {
+/// A file by its canonical path or by its inode. A bind mount and a hard link are the same inode under
+/// another path; a file that is replaced keeps its path.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FileKey {
     /// Every link resolved.
     Path(PathBuf),
     /// Device and inode.
@@ -26,8 +26,8 @@ impl From<&Metadata> for FileKey {
     }
 }
 
-/// Every way to know the file at `path`, which may be absent.
-pub(crate) fn keys(path: &Path) -> impl Iterator<Item = FileKey> {
+/// The keys of the file at `path`: its canonical path, and its inode unless it is absent.
+pub fn keys(path: &Path) -> impl Iterator<Item = FileKey> + use<> {
     let (path, inode) = match resolve(path) {
         Some((path, inode)) => (path, Some(inode)),
         None => {
@@ -40,12 +40,12 @@ pub(crate) fn keys(path: &Path) -> impl Iterator<Item = FileKey> {
 }
 
 /// Whether `path` is one of these files.
-pub(crate) fn contains(files: &HashSet<FileKey>, path: &Path) -> bool {
+pub fn contains(files: &HashSet<FileKey>, path: &Path) -> bool {
     keys(path).any(|key| files.contains(&key))
 }
 
 /// The path with every link resolved, as far as it exists.
-pub(crate) fn canonical(path: &Path) -> PathBuf {
+pub fn canonical(path: &Path) -> PathBuf {
     if let Some((path, _)) = resolve(path) {
         return path;
     }
@@ -66,9 +66,16 @@ pub(crate) fn canonical(path: &Path) -> PathBuf {
 fn resolve(path: &Path) -> Option<(PathBuf, FileKey)> {
     let file = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
     let stat = fstat(&file).ok().filter(|stat| stat.st_nlink > 0)?;
+    Some((path_of(&file)?, FileKey::Inode(stat.st_dev, stat.st_ino)))
+}
+
+/// The canonical path of an open file.
+///
+/// None where /proc is not mounted.
+pub(super) fn path_of(file: &impl AsRawFd) -> Option<PathBuf> {
     let link = format!("/proc/self/fd/{}", file.as_raw_fd());
     let path = PathBuf::from(OsString::from_vec(readlink(link, Vec::new()).ok()?.into_bytes()));
-    path.is_absolute().then_some((path, FileKey::Inode(stat.st_dev, stat.st_ino)))
+    path.is_absolute().then_some(path)
 }
 
 #[cfg(test)]

@@ -1,0 +1,355 @@
+//! Follows the names in images' headers to every file that an image consists of.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::fmt;
+use std::fs::{File, Metadata, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use super::file_key::{self, FileKey, canonical, keys};
+use super::header::{Header, Role};
+use super::name::LocalFiles;
+use crate::host::Host;
+
+/// How many paths are followed from one image. A longer list is reported as unknown.
+const MAX_PATHS: usize = 1 << 16;
+
+/// The files below images, each image read once.
+///
+/// Named pipes, sockets and character devices are never opened. Cycles end; a chain may be as deep as
+/// it likes.
+#[derive(Debug)]
+pub struct Images {
+    host: Host,
+    /// The host's root with every link resolved.
+    root: PathBuf,
+    reads_files: bool,
+    reads_devices: bool,
+    images: HashMap<PathBuf, Arc<Image>>,
+    directories: HashMap<PathBuf, PathBuf>,
+    /// What libvirt said of an image, by canonical path: the image below it, if any.
+    described: HashMap<PathBuf, Option<PathBuf>>,
+}
+
+/// A file as far as its header was read.
+#[derive(Debug)]
+struct Image {
+    /// The canonical path.
+    path: PathBuf,
+    keys: Vec<FileKey>,
+    names: Vec<(Role, LocalFiles)>,
+    unknown: Option<UnknownReason>,
+}
+
+/// Everything below an image, itself left out.
+#[derive(Debug, Default)]
+pub struct Below {
+    /// Canonical paths, the nearest first.
+    pub paths: Vec<PathBuf>,
+    /// Every key of these files.
+    pub keys: HashSet<FileKey>,
+    /// Canonical paths of directories of which QEMU uses every file.
+    pub directories: Vec<PathBuf>,
+    /// Images, this one included, that may need files which are not known.
+    pub unknown: Vec<Unknown>,
+}
+
+/// An image that may need files which are not known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unknown {
+    /// Its canonical path.
+    pub path: PathBuf,
+    /// Why they are not known.
+    pub reason: UnknownReason,
+}
+
+/// Why the files that an image needs are not known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UnknownReason {
+    /// The image cannot be read.
+    Unreadable(String),
+    /// The header says that the data lies in another file, and does not name it.
+    UnnamedDataFile,
+    /// The header has a name that was not understood.
+    StrangeName,
+    /// The names lead to too many files.
+    TooMany,
+}
+
+impl fmt::Display for UnknownReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable(cause) => write!(f, "it cannot be read ({cause})"),
+            Self::UnnamedDataFile => f.write_str("its header does not name its data file"),
+            Self::StrangeName => f.write_str("its header has a name that cannot be parsed"),
+            Self::TooMany => write!(f, "its header leads to more than {MAX_PATHS} files"),
+        }
+    }
+}
+
+impl Images {
+    /// The images of a machine. Block devices are read as well.
+    pub fn new(host: &Host) -> Self {
+        let root =
+            if host.is_this_machine() { PathBuf::from("/") } else { canonical(&host.path("/")) };
+        Self {
+            host: host.clone(),
+            root,
+            reads_files: true,
+            reads_devices: true,
+            images: HashMap::new(),
+            directories: HashMap::new(),
+            described: HashMap::new(),
+        }
+    }
+
+    /// The images of another machine, of which only [`Images::describe`] tells.
+    pub fn unread() -> Self {
+        Self { reads_files: false, ..Self::new(&Host::new("/")) }
+    }
+
+    /// Leaves block devices unopened: reading them would start a disk that sleeps.
+    #[must_use]
+    pub fn without_devices(self) -> Self {
+        Self { reads_devices: false, ..self }
+    }
+
+    /// Records what libvirt says of an image: which image is below it, or that none is. It counts where
+    /// the header cannot be read or names no image.
+    pub fn describe(&mut self, path: &Path, backing: Option<&Path>) {
+        let path = self.image(path).path.clone();
+        self.described.insert(path, backing.map(Path::to_owned));
+    }
+
+    /// The images below `path` in the line of backing files, as canonical paths, the nearest first.
+    pub fn backing_chain(&mut self, path: &Path) -> Vec<PathBuf> {
+        let mut chain: Vec<PathBuf> = Vec::new();
+        let mut next = self.backing(path);
+        while let Some(below) = next {
+            let found = self.image(&below).path.clone();
+            if chain.contains(&found) {
+                break; // a cycle, which QEMU refuses
+            }
+            chain.push(found);
+            next = self.backing(&below);
+        }
+        chain
+    }
+
+    /// The image right below `path`, as it is spelt there.
+    fn backing(&mut self, path: &Path) -> Option<PathBuf> {
+        let (image, children) = self.children(path);
+        let named = children.into_iter().filter(|child| child.role == Role::Backing);
+        let named: Vec<PathBuf> = named.map(|child| child.path).collect();
+        let there = named.iter().find(|path| named.len() == 1 || self.host.path(path).exists());
+        there.or(named.first()).filter(|below| self.image(below).path != image.path).cloned()
+    }
+
+    /// Everything below `path`.
+    pub fn below(&mut self, path: &Path) -> Below {
+        let mut below = Below::default();
+        let mut seen = HashSet::new();
+        let mut listed = HashSet::new();
+        let mut left = VecDeque::from([path.to_owned()]);
+        while let Some(path) = left.pop_front() {
+            let spelling = self.normalise(&path);
+            if !seen.insert(spelling.clone()) {
+                continue;
+            }
+            let (image, children) = self.children(&spelling);
+            let is_new = listed.insert(image.path.clone());
+            let mut unknown = self.unknown(&image).filter(|_| is_new).cloned();
+            // The first one is the image itself.
+            if is_new && listed.len() > 1 {
+                below.paths.push(image.path.clone());
+                below.keys.extend(image.keys.iter().cloned());
+            }
+            if seen.len() + left.len() + children.len() > MAX_PATHS {
+                unknown = Some(UnknownReason::TooMany);
+            } else {
+                for child in children {
+                    match child.is_directory {
+                        true => below.directories.push(canonical(&self.host.path(&child.path))),
+                        false => left.push_back(child.path),
+                    }
+                }
+            }
+            let path = &image.path;
+            below.unknown.extend(unknown.map(|reason| Unknown { path: path.clone(), reason }));
+        }
+        below
+    }
+
+    /// Why the files that an image needs are not known, after what libvirt said.
+    fn unknown<'i>(&self, image: &'i Image) -> Option<&'i UnknownReason> {
+        let is_described = self.described.contains_key(&image.path);
+        let is_settled =
+            |reason: &UnknownReason| is_described && matches!(reason, UnknownReason::Unreadable(_));
+        image.unknown.as_ref().filter(|reason| !is_settled(reason))
+    }
+
+    /// The keys of the file at `path`.
+    pub fn keys(&mut self, path: &Path) -> Vec<FileKey> {
+        self.image(path).keys.clone()
+    }
+
+    /// The files that the image at `path` names. A relative name counts from the directory of `path` as
+    /// it is spelt, as in QEMU, and from that of the file which a link leads to.
+    fn children(&mut self, path: &Path) -> (Arc<Image>, Vec<Child>) {
+        let spelling = self.normalise(path);
+        let image = self.image(&spelling);
+        let mut children: Vec<Child> = Vec::new();
+        let mut directories = vec![spelling.parent(), image.path.parent()];
+        directories.dedup();
+        for (role, local) in &image.names {
+            for directory in directories.iter().copied().flatten() {
+                for file in &local.files {
+                    let (role, is_directory) = (*role, file.is_directory);
+                    let paths = file.paths_from(directory);
+                    let child = paths.map(|path| Child { role, path, is_directory });
+                    children.extend(child);
+                }
+            }
+        }
+        if !children.iter().any(|child| child.role == Role::Backing)
+            && let Some(Some(backing)) = self.described.get(&image.path)
+        {
+            let path = backing.clone();
+            children.push(Child { role: Role::Backing, path, is_directory: false });
+        }
+        (image, children)
+    }
+
+    /// The path with the links in its directory resolved: one spelling for each meaning of the relative
+    /// names in an image.
+    fn normalise(&mut self, path: &Path) -> PathBuf {
+        let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
+            return path.to_owned();
+        };
+        if let Some(known) = self.directories.get(directory) {
+            return known.join(name);
+        }
+        let real = canonical(&self.host.path(directory));
+        let resolved = self.machine_path(real);
+        let path = resolved.join(name);
+        self.directories.insert(resolved.clone(), resolved.clone());
+        self.directories.insert(directory.to_owned(), resolved);
+        path
+    }
+
+    fn image(&mut self, path: &Path) -> Arc<Image> {
+        let spelling = self.normalise(path);
+        if let Some(image) = self.images.get(&spelling) {
+            return Arc::clone(image);
+        }
+        let image = Arc::new(self.read(&spelling));
+        self.images.insert(spelling, Arc::clone(&image));
+        image
+    }
+
+    fn read(&self, path: &Path) -> Image {
+        let real = self.host.path(path);
+        let read = match self.reads_files {
+            true => self.read_names(&real),
+            false => Ok(None),
+        };
+        let unknown = match read {
+            Ok(Some(image)) => return image,
+            Ok(None) => None,
+            Err(error) if is_absent(&error) => None,
+            Err(error) => Some(UnknownReason::Unreadable(cause(&error))),
+        };
+        let path = self.machine_path(canonical(&real));
+        let inode = keys(&real).filter(|key| matches!(key, FileKey::Inode(..)));
+        let keys = [FileKey::Path(path.clone())].into_iter().chain(inode).collect();
+        Image { path, keys, names: Vec::new(), unknown }
+    }
+
+    /// Reads what an image names; none for what cannot be one.
+    fn read_names(&self, path: &Path) -> io::Result<Option<Image>> {
+        // Opening a device that is no disk may do something.
+        if !self.is_readable(&path.metadata()?) {
+            return Ok(None);
+        }
+        let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+        let file =
+            OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
+        let metadata = file.metadata()?;
+        if !self.is_readable(&metadata) {
+            return Ok(None);
+        }
+        let header = Header::read(&file)?;
+        let path = self.path_of(&file, path);
+        let names: Vec<(Role, LocalFiles)> = header
+            .references
+            .iter()
+            .map(|reference| match reference.role {
+                Role::Backing => (Role::Backing, LocalFiles::parse(&reference.name)),
+                Role::Data => (Role::Data, LocalFiles::parse_data_file(&reference.name)),
+            })
+            .collect();
+        let unknown = match header.is_data_file_unnamed {
+            true => Some(UnknownReason::UnnamedDataFile),
+            false if names.iter().any(|(_, local)| local.is_incomplete) => {
+                Some(UnknownReason::StrangeName)
+            }
+            false => None,
+        };
+        let keys = vec![FileKey::Path(path.clone()), FileKey::from(&metadata)];
+        Ok(Some(Image { path, keys, names, unknown }))
+    }
+
+    fn is_readable(&self, metadata: &Metadata) -> bool {
+        let kind = metadata.file_type();
+        kind.is_file() || (kind.is_block_device() && self.reads_devices)
+    }
+
+    fn path_of(&self, file: &File, path: &Path) -> PathBuf {
+        let open =
+            file_key::path_of(file).filter(|path| !path.to_string_lossy().ends_with(DELETED));
+        self.machine_path(open.unwrap_or_else(|| canonical(path)))
+    }
+
+    /// A real path as a path of the machine.
+    fn machine_path(&self, real: PathBuf) -> PathBuf {
+        match real.strip_prefix(&self.root) {
+            Ok(inside) if self.root != Path::new("/") => Path::new("/").join(inside),
+            _ => real,
+        }
+    }
+}
+
+/// What the kernel adds to the path of an open file that was deleted.
+const DELETED: &str = " (deleted)";
+
+/// A file that an image names, as it is spelt there.
+#[derive(Debug)]
+struct Child {
+    role: Role,
+    path: PathBuf,
+    is_directory: bool,
+}
+
+/// The kernel's words for an error, without its number.
+fn cause(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_lowercase()
+}
+
+/// Whether there is no such file, so that it names no others.
+fn is_absent(error: &io::Error) -> bool {
+    let absent =
+        [Errno::NOENT, Errno::NOTDIR, Errno::NAMETOOLONG, Errno::NXIO, Errno::NODEV, Errno::LOOP];
+    let code = error.raw_os_error();
+    error.kind() == io::ErrorKind::InvalidInput
+        || absent.iter().any(|errno| code == Some(errno.raw_os_error()))
+}
+
+#[cfg(test)]
+#[path = "closure_tests.rs"]
+mod tests;

@@ -1,0 +1,255 @@
+//! What QEMU makes of the name of an image: a path, or a path behind a protocol's prefix.
+//!
+//! Source: QEMU `block.c` (`path_has_protocol()`, `bdrv_get_full_backing_filename()`),
+//! `block/file-posix.c`, `block/blkdebug.c`, `block/blkverify.c`, `block/vvfat.c`;
+//! `docs/system/qemu-block-drivers.rst`.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::name_json;
+
+/// How many names may wrap each other.
+const MAX_WRAPPERS: usize = 8;
+/// How many files one name may stand for.
+const MAX_FILES: usize = 256;
+
+/// A local file or directory that a name stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalFile {
+    path: PathBuf,
+    /// Whether QEMU counts a relative path from its own working directory, which is `/` below libvirt.
+    from_working_directory: bool,
+    /// Whether it is a directory of which every file is used.
+    pub is_directory: bool,
+}
+
+impl LocalFile {
+    /// The paths it may have, for an image in `directory`.
+    pub fn paths_from(&self, directory: &Path) -> impl Iterator<Item = PathBuf> {
+        let beside = directory.join(&self.path);
+        let other = self.from_working_directory && self.path.is_relative();
+        [beside].into_iter().chain(other.then(|| Path::new("/").join(&self.path)))
+    }
+}
+
+/// The local files that a name stands for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LocalFiles {
+    /// Each of them; none for a name that a remote server serves.
+    pub files: Vec<LocalFile>,
+    /// Whether the name may stand for others, since it was not understood.
+    pub is_incomplete: bool,
+}
+
+impl LocalFiles {
+    /// Reads a name in QEMU's syntax.
+    pub fn parse(name: &[u8]) -> Self {
+        let mut found = Self::default();
+        found.add_name(name, 0);
+        found
+    }
+
+    /// Reads the name of a data file, which QEMU counts from its working directory.
+    pub fn parse_data_file(name: &[u8]) -> Self {
+        let mut found = Self::parse(name);
+        found.files.iter_mut().for_each(|file| file.from_working_directory = true);
+        found
+    }
+
+    /// Adds what a name stands for that is wrapped by `depth` others.
+    pub(super) fn add_name(&mut self, name: &[u8], depth: usize) {
+        if name.is_empty() {
+            return;
+        }
+        if depth > MAX_WRAPPERS {
+            self.is_incomplete = true;
+            return;
+        }
+        let Some((protocol, rest)) = split_protocol(name) else {
+            return self.add_path(name, false);
+        };
+        match protocol {
+            b"json" => name_json::add(self, rest, depth),
+            b"file" | b"host_device" | b"host_cdrom" | b"host_floppy" => self.add_path(rest, true),
+            b"blkdebug" | b"blkverify" => {
+                // A configuration or a raw image, then the image.
+                let (first, image) = split_at_colon(rest).unwrap_or((b"", rest));
+                self.add_path(first, true);
+                self.add_name(image, depth + 1);
+            }
+            b"fat" => self.add_directory(rest.rsplit(|byte| *byte == b':').next().unwrap_or(rest)),
+            _ if is_remote(protocol) => {}
+            // No protocol of QEMU's: a file with a colon in its name, or a wrapper of a newer QEMU.
+            _ => {
+                self.add_path(name, true);
+                if rest.starts_with(b"/") && !rest.starts_with(b"//") {
+                    self.add_path(rest, true);
+                }
+            }
+        }
+    }
+
+    /// Adds a path that is taken literally.
+    pub(super) fn add_path(&mut self, path: &[u8], from_working_directory: bool) {
+        self.add(path, from_working_directory, false);
+    }
+
+    /// Adds a directory whose files QEMU shows to the guest.
+    pub(super) fn add_directory(&mut self, path: &[u8]) {
+        self.add(path, true, true);
+    }
+
+    fn add(&mut self, path: &[u8], from_working_directory: bool, is_directory: bool) {
+        if path.is_empty() {
+            return;
+        }
+        let path = PathBuf::from(OsStr::from_bytes(path));
+        let file = LocalFile { path, from_working_directory, is_directory };
+        if self.files.len() >= MAX_FILES {
+            self.is_incomplete = true;
+        } else if !self.files.contains(&file) {
+            self.files.push(file);
+        }
+    }
+}
+
+/// The protocol before the first colon, and what follows it; none for a plain path.
+fn split_protocol(name: &[u8]) -> Option<(&[u8], &[u8])> {
+    let at = name.iter().position(|byte| matches!(byte, b':' | b'/'))?;
+    (name[at] == b':').then(|| (&name[..at], &name[at + 1..]))
+}
+
+fn split_at_colon(name: &[u8]) -> Option<(&[u8], &[u8])> {
+    let at = name.iter().position(|byte| *byte == b':')?;
+    Some((&name[..at], &name[at + 1..]))
+}
+
+/// Whether a protocol or driver of QEMU's uses no local file: a remote server, or nothing at all.
+pub(super) fn is_remote(protocol: &[u8]) -> bool {
+    let scheme = protocol.split(|byte| *byte == b'+').next().unwrap_or_default();
+    matches!(
+        scheme,
+        b"nbd"
+            | b"ssh"
+            | b"http"
+            | b"https"
+            | b"ftp"
+            | b"ftps"
+            | b"tftp"
+            | b"iscsi"
+            | b"iser"
+            | b"rbd"
+            | b"sheepdog"
+            | b"gluster"
+            | b"nfs"
+            | b"vxhs"
+            | b"archipelago"
+            | b"nvme"
+            | b"null-co"
+            | b"null-aio"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(name: &str, expected: &[&str]) {
+        let found = LocalFiles::parse(name.as_bytes());
+        let paths = found.files.iter().flat_map(|file| file.paths_from(Path::new("/dir")));
+        let paths: Vec<PathBuf> = paths.collect();
+        assert_eq!(paths, expected.iter().map(PathBuf::from).collect::<Vec<_>>(), "{name}");
+        assert!(!found.is_incomplete, "{name}");
+    }
+
+    #[test]
+    fn names_stand_for_the_files_that_qemu_opens() {
+        check("/a/b", &["/a/b"]);
+        check("b", &["/dir/b"]);
+        check("../b:c", &["/dir/../b:c"]);
+        check("file:/a/b:c", &["/a/b:c"]);
+        check("file:b", &["/dir/b", "/b"]);
+        check("host_device:/dev/sdb", &["/dev/sdb"]);
+        check("blkdebug::/a", &["/a"]);
+        check("blkdebug:conf:blkverify:/raw:file:/a", &["/dir/conf", "/conf", "/raw", "/a"]);
+        check("fat:rw:/srv/share", &["/srv/share"]);
+        check("unknown:/a", &["/dir/unknown:/a", "/unknown:/a", "/a"]);
+    }
+
+    #[test]
+    fn a_remote_protocol_stands_for_no_local_file() {
+        for name in [
+            "nbd:localhost:10809:exportname=/a",
+            "nbd+unix:///name?socket=/s",
+            "rbd:pool/image:conf=/etc/ceph.conf",
+            "https://host/a",
+            "ssh://host/srv/a",
+            "gluster+tcp://host/volume/a",
+            "iscsi://host/iqn/1",
+            "null-co://",
+            "",
+        ] {
+            check(name, &[]);
+        }
+    }
+
+    #[test]
+    fn json_names_stand_for_every_file_in_them() {
+        for name in [
+            r#"json:{"driver":"qcow2","file":{"driver":"file","filename":"/a"}}"#,
+            r#"json:{"file.filename":"/a"}"#,
+            r#"json:{"driver":"raw","offset":512,"file":{"filename":"/a"}}"#,
+            r#"json:{'driver':'qcow2','file':{'driver':'file','filename':'/a'}}"#,
+            r#"json:{"filename":"json:{\"file.filename\":\"/a\"}"}"#,
+            r#"json:{"driver":"blkdebug","image":{"driver":"host_device","filename":"/a"}}"#,
+            r#"json:{"driver":"qcow2","backing":null,"data-file":{"filename":"/a"},"file":"node"}"#,
+            r#"json:{"driver":"copy-on-read","file":{"driver":"nbd","host":"h","port":"1"},
+                "backing.file.filename":"/a"}"#,
+            "json:{\"filename\": \"/a\", \"x\": 'it\\'s \"so\"'}",
+        ] {
+            check(name, &["/a"]);
+        }
+        let quorum = r#"json:{"driver":"quorum","vote-threshold":1,"children":[
+            {"driver":"qcow2","file":{"driver":"file","filename":"/a"}},{"file.filename":"/b"}]}"#;
+        check(quorum, &["/a", "/b"]);
+        check(r#"json:{"driver":"quorum","children.0.file.filename":"/a"}"#, &["/a"]);
+        check(r#"json:{"driver":"file","filename":"b"}"#, &["/dir/b", "/b"]);
+        check(r#"json:{"driver":"file","filename":"nbd:b"}"#, &["/dir/nbd:b", "/nbd:b"]);
+        check(r#"json:{"driver":"vvfat","dir":"/srv"}"#, &["/srv"]);
+        for remote in [
+            r#"json:{"driver":"ssh","path":"/srv/a","server.host":"h"}"#,
+            r#"json:{"driver":"qcow2","file":{"driver":"https","url":"https://h/a"}}"#,
+            r#"json:{"driver":"qcow2","file.driver":"nfs","file.path":"/srv/a"}"#,
+            r#"json:{"file":{"driver":"nbd","server":{"type":"unix","path":"/run/s"}}}"#,
+            r#"json:{"filename":"nbd://h/a"}"#,
+        ] {
+            check(remote, &[]);
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_not_understood_says_so_and_names_what_it_can() {
+        let found = LocalFiles::parse(br#"json:{"filename":"/a","#);
+        assert!(found.is_incomplete);
+        assert_eq!(found.files[0].path, Path::new("/a"));
+        let deep = "blkdebug::".repeat(20) + "/a";
+        assert!(LocalFiles::parse(deep.as_bytes()).is_incomplete);
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(256))]
+        #[test]
+        fn no_name_panics(
+            prefix in "(json:|blkdebug:|fat:|file:|)",
+            name in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..64),
+            text in r#"[{}\[\]"',:a-f/\\]{0,48}"#,
+        ) {
+            let name = [prefix.as_bytes(), &name].concat();
+            LocalFiles::parse(&name);
+            LocalFiles::parse(format!("{prefix}{text}").as_bytes());
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! The format that an image is stated to have, and whether its header agrees.
+//!
+//! A guest that writes a header into its raw disk must not thereby choose how the host reads the
+//! disk. So the format of an image that a guest could have written is stated by somebody else: the
+//! user, our own record, the file's name. The header can only contradict that.
+
+use std::fs::File;
+use std::path::Path;
+
+use common::error::{Error, Result};
+
+use super::qcow2::{Header, MAGIC};
+use super::source::{Kind, Source, no_image};
+use super::{Format, Image, check_alone, foreign, raw, tables};
+
+/// What a user and a piped item say of an image's format.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SaidFormat {
+    /// `--image-format`.
+    pub flag: Option<Format>,
+    /// The `format` of an item that `tdx-pool import` printed.
+    pub item: Option<Format>,
+    /// The format by which a domain that is there already uses the image.
+    pub definition: Option<Format>,
+}
+
+/// A format, and who states it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StatedFormat {
+    /// The format.
+    pub format: Format,
+    by: &'static str,
+}
+
+impl StatedFormat {
+    /// The format that `--image-format` states.
+    pub fn by_flag(format: Format) -> Self {
+        Self { format, by: "--image-format" }
+    }
+
+    /// The format in the record of an import.
+    pub(crate) fn by_record(format: Format) -> Self {
+        Self { format, by: "the record of its import" }
+    }
+
+    /// The format in a piped item.
+    pub(crate) fn by_item(format: Format) -> Self {
+        Self { format, by: "the item on standard input" }
+    }
+
+    /// The format in the definition of a domain or in a template.
+    pub fn by_definition(format: Format) -> Self {
+        Self { format, by: "the definition" }
+    }
+
+    /// The format that a file's name states: `.raw` and `.qcow2` do, in any case of the letters.
+    pub fn by_name(path: &Path) -> Option<Self> {
+        let extension = path.extension()?.to_str()?.to_ascii_lowercase();
+        let format = match extension.as_str() {
+            "raw" => Format::Raw,
+            "qcow2" => Format::Qcow2,
+            _ => return None,
+        };
+        Some(Self { format, by: "its name" })
+    }
+
+    /// Fails unless an image that was found to be `found` is what is stated.
+    ///
+    /// Errors: `invalid_input`.
+    pub(crate) fn check(self, found: Format, name: &Path) -> Result<()> {
+        match (self.format, found) {
+            (Format::Raw, Format::Qcow2) => Err(self.has_qcow2_header(name)),
+            (Format::Qcow2, Format::Raw) => Err(self.has_no_qcow2_header(name)),
+            (Format::Raw, Format::Raw) | (Format::Qcow2, Format::Qcow2) => Ok(()),
+        }
+    }
+
+    /// The error for an image whose format nobody states.
+    pub fn missing(name: &Path) -> Error {
+        Error::invalid_input(format!(
+            "nothing states the format of {}: its name ends in neither .raw nor .qcow2",
+            name.display()
+        ))
+        .hint("add --image-format raw or --image-format qcow2")
+    }
+
+    fn has_qcow2_header(self, name: &Path) -> Error {
+        let data = foreign::convert(name, "raw", DATA);
+        let (name, by) = (name.display(), self.by);
+        Error::invalid_input(format!("{name} has a qcow2 header, but {by} says raw"))
+            .hint(format!("--image-format qcow2 uses it as qcow2; {IF_A_GUEST}, {data}"))
+    }
+
+    fn has_no_qcow2_header(self, name: &Path) -> Error {
+        let (name, by) = (name.display(), self.by);
+        Error::invalid_input(format!("{name} has no qcow2 header, but {by} says qcow2"))
+            .hint("--image-format raw uses it as a raw disk")
+    }
+
+    fn looks_foreign(self, name: &Path, (what, format): (&str, &str)) -> Error {
+        let image = foreign::convert(name, format, "makes a qcow2 image of it");
+        let data = foreign::convert(name, "raw", DATA);
+        let (name, by, stated) = (name.display(), self.by, self.format);
+        let refused =
+            Error::invalid_input(format!("{name} begins like {what}, but {by} says {stated}"));
+        match stated {
+            Format::Raw => refused.hint(format!("{image}; {IF_A_GUEST}, {data}")),
+            Format::Qcow2 => refused.hint(image),
+        }
+    }
+}
+
+const IF_A_GUEST: &str = "if a guest wrote that header into its raw disk";
+const DATA: &str = "makes an image in which the header is data";
+
+/// Reads an image whose format is stated, and refuses one that needs any other file.
+///
+/// Refused is a header that contradicts the statement, or that names a backing file, a data file or
+/// encryption. In a raw disk a LUKS header is data.
+///
+/// Errors: `invalid_input`, with a hint; `io` if unreadable.
+pub fn check_stated(file: &File, name: &Path, stated: StatedFormat) -> Result<Image> {
+    let source = Source::new(file, name)?;
+    if let Kind::Other(what) = source.kind {
+        return Err(no_image(name, what));
+    }
+    let start = source.read(0, 1024)?;
+    if let Some(other) = foreign::guessed_by_qemu(&start) {
+        return Err(stated.looks_foreign(name, other));
+    }
+    let is_qcow2 = start.starts_with(MAGIC);
+    stated.check(if is_qcow2 { Format::Qcow2 } else { Format::Raw }, name)?;
+    let Some(header) = is_qcow2.then(|| Header::read(&source)).transpose()?.flatten() else {
+        return Ok(raw(source.size));
+    };
+    tables::check_places(&source, &header)?;
+    let image = header.to_image(source.size);
+    check_alone(&source, &image)?;
+    Ok(image)
+}
+
+/// How many bytes of a file its header can take up, by its first ones: what [`check_stated`] reads.
+pub(crate) fn header_length(start: &[u8]) -> usize {
+    let cluster_bits = start.get(20..24).filter(|_| start.starts_with(MAGIC));
+    match cluster_bits {
+        Some([0, 0, 0, bits @ 9..=21]) => 1 << bits,
+        _ => start.len(),
+    }
+}

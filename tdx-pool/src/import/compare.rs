@@ -1,0 +1,188 @@
+//! What a pool has under the name of an image that is imported.
+//!
+//! What is compared is open already: a name could be another file's by the time it is opened.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use common::host::Host;
+use common::libvirt::Libvirt;
+use common::{Error, ErrorKind, IoContext, Result, interrupt, log};
+use rustix::fs::OFlags;
+
+use super::Plan;
+use super::part::Part;
+use super::write::qemu_img;
+use crate::base_image::stated_format;
+use crate::image::{self, Image, SaidFormat, StatedFormat};
+use crate::pool::Pool;
+use crate::record::{Identity, Record};
+use crate::upload::{self, Compared};
+use crate::{copy, volume_head};
+
+/// What a pool has under the name of an image.
+pub(super) enum Existing {
+    Nothing,
+    Same(Box<Volume>),
+    Different,
+}
+
+/// A volume that is the image.
+#[derive(Debug)]
+pub(super) struct Volume {
+    /// What its header says.
+    pub(super) image: Image,
+    /// The digest of the source's bytes, as far as it is known.
+    pub(super) sha256: Option<String>,
+    /// Its record, which names another file or another state of this one.
+    pub(super) stale: Option<(File, Record)>,
+}
+
+impl Plan {
+    /// Compares the source with the file in the pool's folder.
+    ///
+    /// Errors: `conflict` for what is no file, and for a source that changes meanwhile; `invalid_input`
+    /// for a source that lies in the pool and whose format nothing states.
+    pub(super) fn compare_file(&self, host: &Host) -> Result<Existing> {
+        let Some(file) = open_existing(&self.target())? else { return Ok(Existing::Nothing) };
+        let target = self.target();
+        let theirs = Identity::from(&file.metadata().at("look at", &target)?);
+        let record = Record::read(&file);
+        if self.source.identity.is_same_file(&theirs) {
+            let image = self.check_in_place(Some(&file))?;
+            return self.same(file, image, None, None);
+        }
+        let sha256 = record.as_ref().and_then(|record| record.sha256.clone());
+        if record.as_ref().is_some_and(|record| record.source == self.source.identity) {
+            log::detail(format_args!("'{}' was imported from this very file", self.name));
+            let image = self.check_equal(&file, record.as_ref())?;
+            return self.same(file, image, sha256, None);
+        }
+        let sha256 = match (&record, sha256) {
+            (Some(Record { compressed: true, .. }), Some(recorded)) => {
+                let is_same = self.source.sha256()? == recorded;
+                is_same.then_some(Some(recorded))
+            }
+            (_, recorded) => {
+                match copy::same_content(&self.source.file, &file, &interrupt::check)? {
+                    true => Some(recorded),
+                    false if self.options.compress => self.same_disk(host, &file)?.map(Some),
+                    false => None,
+                }
+            }
+        };
+        let Some(sha256) = sha256 else { return Ok(Existing::Different) };
+        // What was compared is what the record will name.
+        self.source.check_unchanged()?;
+        let image = self.check_equal(&file, record.as_ref())?;
+        self.same(file, image, sha256, record)
+    }
+
+    fn same(
+        &self,
+        file: File,
+        image: Image,
+        sha256: Option<String>,
+        stale: Option<Record>,
+    ) -> Result<Existing> {
+        let sha256 = match sha256 {
+            None if self.options.sha256.is_some() => Some(copy::sha256_of(&file)?),
+            known => known,
+        };
+        let stale = stale.map(|record| (file, record));
+        Ok(Existing::Same(Box::new(Volume { image, sha256, stale })))
+    }
+
+    /// Reads the header of the source where it lies in the pool: a guest may have written it.
+    fn check_in_place(&self, file: Option<&File>) -> Result<Image> {
+        let said = SaidFormat { flag: self.options.format, ..SaidFormat::default() };
+        let target = self.target();
+        let stated = stated_format(file, &target, said)?;
+        image::check_stated(file.unwrap_or(&self.source.file), &target, stated)
+    }
+
+    /// Reads the header of a volume that has the bytes of the source.
+    fn check_equal(&self, file: &File, record: Option<&Record>) -> Result<Image> {
+        let target = self.target();
+        let format = match record.and_then(|record| record.format) {
+            Some(format) => format,
+            None => image::probe(file, &target)?.format,
+        };
+        image::check_stated(file, &target, StatedFormat::by_record(format))
+    }
+
+    /// Compares the source with a volume whose file only libvirt can read.
+    pub(super) fn compare_volume(
+        &self,
+        libvirt: &Libvirt,
+        pool: Option<&Pool>,
+    ) -> Result<Existing> {
+        let Some(pool) = pool.filter(|pool| pool.is_active()) else {
+            return Ok(Existing::Nothing);
+        };
+        pool.refresh()?;
+        let Some(volume) = pool.volume(&self.name)? else {
+            return Ok(Existing::Nothing);
+        };
+        let sha256 = match upload::compare(libvirt, &volume, &self.source)? {
+            Compared::Same { sha256 } => Some(sha256),
+            Compared::Headless { .. } | Compared::Begun => return Ok(Existing::Nothing),
+            Compared::Different => return Ok(Existing::Different),
+        };
+        let target = self.target();
+        let is_in_place = libvirt.is_local()
+            && target.metadata().is_ok_and(|metadata| {
+                self.source.identity.is_same_file(&Identity::from(&metadata))
+            });
+        let image = match is_in_place {
+            true => self.check_in_place(None)?,
+            false => self.check_equal(&volume_head::download(libvirt, &volume, &target)?, None)?,
+        };
+        Ok(Existing::Same(Box::new(Volume { image, sha256, stale: None })))
+    }
+
+    /// Whether the guest would see the same disk in the image `file`, whatever its bytes. Returns the
+    /// digest of the bytes of the source that were compared.
+    ///
+    /// qemu-img opens files by their names and follows headers, so it gets a private copy.
+    fn same_disk(&self, host: &Host, file: &File) -> Result<Option<String>> {
+        let target = self.target();
+        let ours = &self.source.image;
+        let theirs = match image::check_base(file, &target) {
+            Err(error) if error.kind() == ErrorKind::InvalidInput => return Ok(None),
+            theirs => theirs?,
+        };
+        if theirs.virtual_size_bytes != ours.virtual_size_bytes {
+            return Ok(None);
+        }
+        let copy = Part::create(host, &self.folder)?;
+        let sha256 = self.copy_to(&copy.file, true, &|_| {})?;
+        let formats = ["-f", ours.format.as_str(), "-F", theirs.format.as_str()];
+        let compare = qemu_img(["compare", "-s", "-q"]).args(formats).args(["--"]);
+        match compare.args([&copy.path, &target]).run() {
+            Err(error) if error.kind() == ErrorKind::CommandFailed => Ok(None),
+            done => done.map(|_| sha256),
+        }
+    }
+}
+
+/// Opens what is at `path`, without waiting for anybody.
+///
+/// Errors: `conflict` for what is no file.
+fn open_existing(path: &Path) -> Result<Option<File>> {
+    // A link that leads nowhere is something, too.
+    match path.symlink_metadata() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        known => known.at("look at", path)?,
+    };
+    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
+    let opened = OpenOptions::new().read(true).custom_flags(flags).open(path);
+    match opened.ok().filter(|file| file.metadata().is_ok_and(|metadata| metadata.is_file())) {
+        Some(file) => Ok(Some(file)),
+        None => {
+            let what = format!("{} exists and is no image file", path.display());
+            Err(Error::conflict(what).hint("choose another name with --name"))
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! A file in the pool's folder that is not an image yet: private, under a name that `cleanup` knows.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use common::host::Host;
+use common::{Error, IoContext, Result, log};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
+
+use crate::inflight::InFlight;
+use crate::names::Ours;
+
+/// A half-made image, deleted unless it is renamed. Nobody but its maker can read or write it.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub(super) path: PathBuf,
+    pub(super) file: File,
+    _in_flight: InFlight,
+}
+
+impl Part {
+    /// Makes an empty file in `folder`, locked under its name before it exists.
+    pub(super) fn create(host: &Host, folder: &Path) -> Result<Self> {
+        let name = Ours::Import.new_name()?;
+        let in_flight = InFlight::begin(host, &name)?;
+        let path = folder.join(name);
+        let mut options = OpenOptions::new();
+        let options = options.read(true).write(true).create_new(true).mode(0o600);
+        let file = options.open(&path).at("create", &path)?;
+        Ok(Self { path, file, _in_flight: in_flight })
+    }
+
+    /// Gives it its name, which another image has only where `replace` says that it may.
+    ///
+    /// Errors: `conflict` when the name was taken meanwhile; `io`.
+    pub(super) fn rename(self, target: &Path, replace: bool) -> Result<()> {
+        log::step(format_args!("rename it to {}", target.display()));
+        let renamed = match replace {
+            true => fs::rename(&self.path, target),
+            false => self.rename_to_new(target),
+        };
+        match renamed {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(Error::conflict(format!("{} was made meanwhile", target.display()))
+                    .hint("run the same command again: it compares the two"));
+            }
+            done => done.at("rename the copy to", target)?,
+        }
+        let folder = target.parent().unwrap_or(target);
+        let flushed = File::open(folder).and_then(|folder| folder.sync_all()).at("flush", folder);
+        flushed.map_err(|error| error.applied([format!("imported {}", target.display())]))
+    }
+
+    fn rename_to_new(&self, target: &Path) -> io::Result<()> {
+        match renameat_with(CWD, &self.path, CWD, target, RenameFlags::NOREPLACE) {
+            // A network file system may not know the flag; a second name is as safe. The first one
+            // goes when this is dropped.
+            Err(Errno::INVAL | Errno::NOSYS) => fs::hard_link(&self.path, target),
+            done => Ok(done?),
+        }
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}

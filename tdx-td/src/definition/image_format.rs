@@ -1,0 +1,33 @@
+//! In which format a definition uses its images.
+
+use std::path::Path;
+
+use tdx_pool::image::Format;
+
+use super::{Definition, chain};
+
+impl Definition {
+    /// The format by which the disk with this file is used.
+    pub fn disk_format(&self, file: &Path) -> Option<Format> {
+        let mut disks = self.root().find_all("devices/disk");
+        let disk = disks.find(|disk| {
+            let source = disk.attr_at("source", "file");
+            source.is_some_and(|source| Path::new(source.as_ref()) == file)
+        })?;
+        Format::parse(&disk.attr_at("driver", "type")?)
+    }
+
+    /// The format by which the image under the overlay is used.
+    pub fn base_format(&self) -> Option<Format> {
+        let (overlay, _) = self.overlay()?;
+        let mut disks = self.root().find_all("devices/disk");
+        let disk = disks.find(|disk| chain(*disk).contains(&overlay))?;
+        let mut image = disk;
+        while let Some(below) =
+            image.child("backingStore").filter(|below| below.child("source").is_some())
+        {
+            image = below;
+        }
+        Format::parse(&image.attr_at("format", "type")?)
+    }
+}
