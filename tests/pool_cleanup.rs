@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use pool::{IMAGES, end, named, overlay, raw_image, values};
 use serde_json::{Value, json};
-use support::{Rig, bin, wait_for};
+use support::{Rig, Run, bin, wait_for};
 
 fn path(name: &str) -> String {
     format!("{IMAGES}/{name}")
@@ -346,6 +346,39 @@ fn a_lock_of_a_user_who_may_not_use_libvirt_does_not_count() {
         let run = rig.shell(&format!("{user} sh -c '{line}'"));
         assert_ne!(run.status, Some(0), "{run:#?}");
     }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_member_of_the_group_libvirt_waits_for_the_locks_of_root_that_matter() {
+    let rig = Rig::start();
+    rig.pool("ensure").document();
+    rig.qcow2(&path("base"), None);
+    let member = |line: &str| {
+        let mut command = rig.command("setpriv");
+        command.args(["--reuid", "nobody", "--regid", "nogroup", "--groups", "libvirt"]);
+        command.arg(bin("tdx-pool")).args(["-c", "qemu:///system"]).args(line.split(' '));
+        Run::of(command, b"")
+    };
+    rig.shell(
+        "mkdir -m 711 /run/tdx-pool && cd /run/tdx-pool && touch base && chmod 640 base && \
+         chown root:libvirt base",
+    )
+    .text();
+    // As a creation of root's holds it, and one that was killed.
+    let mut creation = rig.command("flock");
+    creation.args(["-s", "/run/tdx-pool/base", "sh", "-c", "echo; read line"]);
+    let mut creation = creation.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    BufReader::new(creation.stdout.take().unwrap()).read_line(&mut said).unwrap();
+    let refused = member("delete base --yes");
+    drop(creation.stdin.take());
+    creation.wait().unwrap();
+    let error = refused.error(5);
+    assert_eq!(error["message"], "volume 'base' is being made by another process", "{error}");
+    let document = member("delete base --yes").document();
+    assert_eq!(named(&document, "base")["action"], "delete");
+    assert_eq!(rig.shell("ls /run/tdx-pool; ls /run/lock/tdx").text(), "base\n");
 }
 
 #[test]

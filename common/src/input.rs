@@ -168,7 +168,7 @@ mod tests {
 
     fn names(text: &str) -> Result<Vec<String>> {
         let items: Vec<Named> = parse(text, &["tdx.td."], "domains")?;
-        Ok(items.into_iter().map(|item| item.name.into()).collect())
+        Ok(items.into_iter().map(|item| item.name).collect())
     }
 
     #[test]
