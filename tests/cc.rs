@@ -1,6 +1,7 @@
 //! `tdx-gpu cc` on a server made of files, with a stand-in for NVIDIA's program. What the stand-in says, and
 //! when it fails, is what NVIDIA's gpu-admin-tools v2025.10.20 does; `tests/gpu_tools.rs` is about that one.
 
+#![expect(clippy::disallowed_methods, reason = "tests start programs as users do")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 #[path = "support/hosts.rs"]
@@ -10,6 +11,8 @@ mod steps;
 mod support;
 #[path = "support/table.rs"]
 mod table;
+#[path = "support/terminal.rs"]
+mod terminal;
 #[path = "support/tree.rs"]
 mod tree;
 #[path = "support/tuned.rs"]
@@ -19,8 +22,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::PathBuf;
+use std::process::Command;
 
-use nix::sys::signal::Signal::SIGKILL;
+use nix::sys::signal::Signal::{SIGINT, SIGKILL};
 use serde_json::{Value, json};
 use steps::{Fate, moments, walk_here_all};
 use support::Run;
@@ -401,4 +405,33 @@ fn a_kill_at_any_step_leaves_modes_that_can_be_put_back_and_set() {
         let columns = ["SIGKILL leaves", "then `tdx-gpu unbind --stale` leaves"];
         table::write_down("tdx-gpu cc", &columns, &rows);
     }
+}
+
+#[test]
+fn a_program_hears_signals_and_is_asked_to_end_before_it_is_killed() {
+    const PROGRAM: &str = r#"#!/bin/sh
+state=${0%/*}
+grep ^SigBlk /proc/self/status >"$state/mask"
+trap 'echo asked >"$state/asked"; exit 1' TERM
+: >"$state/started"
+while :; do sleep 0.1; done
+"#;
+    let server = Server::new();
+    let program = server.tools.path().join("nvidia_gpu_tools.py");
+    fs::write(&program, PROGRAM).unwrap();
+    let mut command = Command::new("env");
+    command.arg("--default-signal").arg(support::bin("tdx-gpu"));
+    command.args(["cc", &server.gpus[0], "--set", "on", "--yes", "--gpu-tools"]).arg(&program);
+    command.arg("--sysroot").arg(server.tree.path(""));
+    let process = terminal::Process::start(command, "tdx-gpu");
+    let started = server.tools.path().join("started");
+    support::wait_for("the program", std::time::Duration::from_secs(60), || {
+        started.exists().then_some(())
+    });
+    process.signal(SIGINT);
+    let (run, by) = process.end();
+    assert_eq!(by, Some(SIGINT as i32), "{run:#?}");
+    let file = |name: &str| fs::read_to_string(server.tools.path().join(name)).unwrap_or_default();
+    assert_eq!(file("asked"), "asked\n", "it was killed at once");
+    assert_eq!(file("mask"), "SigBlk:\t0000000000000000\n");
 }

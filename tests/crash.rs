@@ -332,7 +332,7 @@ fn what_else_the_pool_does() {
             line: "tdx-pool cleanup --yes",
             before: "tdx-td overlay -i base.qcow2; touch \
                      /var/lib/libvirt/images/{cidata.000000000000001.iso,import.000000000000000.part} \
-                     /run/lock/tdx/overlay.000000000000000.qcow2",
+                     /run/tdx-pool/overlay.000000000000000.qcow2",
             undo: "true",
             ..Verb::default()
         },

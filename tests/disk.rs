@@ -7,6 +7,8 @@ mod disks;
 mod support;
 #[path = "support/td.rs"]
 mod td;
+#[path = "support/terminal.rs"]
+mod terminal;
 
 use std::time::{Duration, Instant};
 
@@ -14,6 +16,7 @@ use disks::{Console, blank, blockers, disk, text_at};
 use serde_json::{Value, json};
 use support::Rig;
 use td::{define, foreign, new, rig_with_base};
+use terminal::Process;
 
 /// Room for disks in a domain that has none to boot from: it sits in its firmware and answers nobody.
 const PORTS: &str = "<controller type='pci' model='pcie-root'/>\
@@ -395,7 +398,8 @@ fn bad_input_has_its_own_exit_status() {
     }
     rig.shell("ln -s two one; ln -s one two; ln -s /dev/nothing dangling").text();
     fails("check one", 4, "no device /dev/one");
-    fails("check ./one", 4, "its links lead in a circle");
+    let circle = fails("check ./one", 4, "no device");
+    assert!(circle["causes"].to_string().contains("symbolic links"), "{circle}");
     fails("check ./dangling", 4, "no device");
     fails("check /dev/sd*", 4, "no device");
     fails(&format!("attach a {device} --serial a'b"), 2, "is no serial number");
@@ -693,4 +697,43 @@ fn a_daemon_that_restarts_meanwhile_is_waited_for() {
         let is_there = attached(&rig, "a").iter().any(|row| row.1 == device);
         assert_eq!(run.status == Some(0), is_there, "{delay} ms: {run:#?}");
     }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_process_is_not_left_out_for_its_name() {
+    let rig = Rig::start();
+    let (device, _) = blank(&rig, "one");
+    rig.shell("cp \"$(command -v sleep)\" tdx-disk").text();
+    let mut command = rig.command("sh");
+    command.args(["-c", &format!("exec 3<{device}; exec ./tdx-disk 1000")]);
+    let holder = Process::start(command, "tdx-disk");
+    holder.id();
+    assert_eq!(blockers(&disk(&rig, &format!("check {device}"))), ["OPEN_FDS"]);
+    holder.signal(nix::sys::signal::Signal::SIGKILL);
+    holder.end();
+    assert_eq!(blockers(&disk(&rig, &format!("check {device}"))), [""; 0]);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_disk_with_more_partitions_than_are_examined_is_not_given_away() {
+    let rig = Rig::start();
+    let (device, file) = blank(&rig, "one");
+    let file = std::fs::File::options().write(true).open(file).unwrap();
+    let table = |sector: u64, first: u32, sectors: u32| {
+        let mut entry = [0; 66];
+        (entry[4], entry[64], entry[65]) = (0x05, 0x55, 0xaa);
+        entry[8..12].copy_from_slice(&first.to_le_bytes());
+        entry[12..16].copy_from_slice(&sectors.to_le_bytes());
+        std::os::unix::fs::FileExt::write_all_at(&file, &entry, sector * 512 + 446).unwrap();
+    };
+    table(0, 64, 100_000);
+    for link in 0..1000 {
+        table(64 + u64::from(link), link + 1, 1);
+    }
+    file.sync_all().unwrap();
+    let check = disk(&rig, &format!("check {device}"));
+    assert_eq!(blockers(&check), ["SIGNATURE"]);
+    assert!(check.stdout.contains("more than 256 partitions"), "{check:#?}");
 }

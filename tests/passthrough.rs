@@ -14,7 +14,7 @@ const SMALL: &str = "-i guest.qcow2 --security none --virt-type qemu --memory 64
 const LOOK: &str = "find /sys/bus/pci/devices/*/ -maxdepth 1 -name driver -printf '%p %l\\n'; \
     grep . /sys/bus/pci/devices/*/driver_override; \
     echo $(</sys/module/vfio_iommu_type1/parameters/dma_entry_limit); \
-    find /run/tdx /run/lock/tdx /var/lib/tdx -type f 2>/dev/null; \
+    find /run/tdx /run/tdx-pool /run/lock/tdx /var/lib/tdx -type f 2>/dev/null; \
     virsh list --all; echo /var/lib/libvirt/images/*";
 
 fn state(kernel: &Kernel) -> String {

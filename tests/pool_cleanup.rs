@@ -5,11 +5,13 @@ mod pool;
 mod support;
 
 use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use pool::{IMAGES, named, overlay, values};
+use pool::{IMAGES, end, named, overlay, raw_image, values};
 use serde_json::{Value, json};
-use support::{Rig, wait_for};
+use support::{Rig, Run, bin, wait_for};
 
 fn path(name: &str) -> String {
     format!("{IMAGES}/{name}")
@@ -148,7 +150,7 @@ fn what_an_image_stands_on_or_a_process_holds_is_kept() {
         let mut command = rig.command("bash");
         let file = path(&overlay(number));
         command.args(["-c", &how.replace("FILE", &file)]);
-        command.stdin(std::process::Stdio::piped()).spawn().unwrap()
+        command.stdin(Stdio::piped()).spawn().unwrap()
     };
     let mut holders = vec![
         hold(5, "exec 3<FILE; read"),
@@ -162,10 +164,10 @@ fn what_an_image_stands_on_or_a_process_holds_is_kept() {
     ];
     let device = rig.loop_device(&path(&overlay(9)));
     // Being made, by one that lives and by one that died; and what a kept one stands on.
-    rig.shell("mkdir -p -m 1777 /run/lock/tdx").text();
-    let lock = format!("exec 3>/run/lock/tdx/{}; flock 3; read", overlay(10));
+    rig.shell("mkdir -p -m 711 /run/tdx-pool").text();
+    let lock = format!("exec 3>/run/tdx-pool/{}; flock 3; read", overlay(10));
     holders.push(hold(10, &lock));
-    rig.shell(&format!("touch /run/lock/tdx/{}", overlay(11))).text();
+    rig.shell(&format!("touch /run/tdx-pool/{}", overlay(11))).text();
     rig.shell(&format!(
         "qemu-img rebase -u -b {} -F qcow2 {}",
         path(&overlay(12)),
@@ -194,7 +196,7 @@ fn what_an_image_stands_on_or_a_process_holds_is_kept() {
     for name in ["foreign", "broken"] {
         assert_eq!(named(&document, name)["reason"], "other");
     }
-    let locks = rig.shell("ls /run/lock/tdx").text().to_owned();
+    let locks = rig.shell("ls /run/tdx-pool").text().to_owned();
     assert_eq!(locks, format!("{}\n", overlay(10)), "a stale lock stayed, or a live one went");
 
     // All let go: what nothing needs goes now.
@@ -300,4 +302,105 @@ fn a_thousand_overlays_and_many_domains() {
     assert_eq!(rig.names().len(), 1 + 10 + 10 + 20);
     // Generous: this is no benchmark, but a cost of volumes times domains would show.
     assert!(took < Duration::from_secs(20), "{took:?}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_lock_of_a_user_who_may_not_use_libvirt_does_not_count() {
+    let rig = Rig::start();
+    rig.pool("ensure").document();
+    for number in [1, 2] {
+        rig.qcow2(&format!("{IMAGES}/{}", overlay(number)), None);
+    }
+    let hold = |groups: &str, number: usize, more: &str| {
+        let script = format!(
+            "umask 077; exec 3>/run/lock/tdx/{0}; {more} flock 3; echo held; read line",
+            overlay(number)
+        );
+        let mut command = rig.command("setpriv");
+        command.args(["--reuid", "nobody", "--regid", "nogroup"]).args(groups.split(' '));
+        command.args(["sh", "-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut holder = command.spawn().unwrap();
+        let mut said = String::new();
+        BufReader::new(holder.stdout.take().unwrap()).read_line(&mut said).unwrap();
+        assert_eq!(said, "held\n");
+        holder
+    };
+    rig.shell("mkdir -m 1777 /run/lock/tdx").text();
+    let member = format!("chgrp libvirt /run/lock/tdx/{};", overlay(2));
+    let mut holders = [hold("--clear-groups", 1, ""), hold("--groups libvirt", 2, &member)];
+    let document = rig.pool("cleanup --yes").document();
+    assert_eq!(named(&document, &overlay(1))["action"], "delete");
+    assert_eq!(named(&document, &overlay(2))["reason"], "in_flight");
+    assert_eq!(rig.shell("ls /run/lock/tdx").text().trim(), overlay(2));
+    for holder in &mut holders {
+        drop(holder.stdin.take());
+        holder.wait().unwrap();
+    }
+    // Nor can such a user get at root's locks.
+    rig.image("a.img", 1);
+    rig.pool("import a.img").document();
+    rig.shell("umask 077; exec 3>/run/tdx-pool/lock").text();
+    let user = "setpriv --reuid nobody --regid nogroup --clear-groups";
+    for line in ["exec 3</run/tdx-pool/lock", "echo >/run/tdx-pool/new", "ls /run/tdx-pool"] {
+        let run = rig.shell(&format!("{user} sh -c '{line}'"));
+        assert_ne!(run.status, Some(0), "{run:#?}");
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_member_of_the_group_libvirt_waits_for_the_locks_of_root_that_matter() {
+    let rig = Rig::start();
+    rig.pool("ensure").document();
+    rig.qcow2(&path("base"), None);
+    let member = |line: &str| {
+        let mut command = rig.command("setpriv");
+        command.args(["--reuid", "nobody", "--regid", "nogroup", "--groups", "libvirt"]);
+        command.arg(bin("tdx-pool")).args(["-c", "qemu:///system"]).args(line.split(' '));
+        Run::of(command, b"")
+    };
+    rig.shell(
+        "mkdir -m 711 /run/tdx-pool && cd /run/tdx-pool && touch base && chmod 640 base && \
+         chown root:libvirt base",
+    )
+    .text();
+    // As a creation of root's holds it, and one that was killed.
+    let mut creation = rig.command("flock");
+    creation.args(["-s", "/run/tdx-pool/base", "sh", "-c", "echo; read line"]);
+    let mut creation = creation.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    BufReader::new(creation.stdout.take().unwrap()).read_line(&mut said).unwrap();
+    let refused = member("delete base --yes");
+    drop(creation.stdin.take());
+    creation.wait().unwrap();
+    let error = refused.error(5);
+    assert_eq!(error["message"], "volume 'base' is being made by another process", "{error}");
+    let document = member("delete base --yes").document();
+    assert_eq!(named(&document, "base")["action"], "delete");
+    assert_eq!(rig.shell("ls /run/tdx-pool; ls /run/lock/tdx").text(), "base\n");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_a_member_of_the_group_libvirt_makes_is_left_to_them() {
+    let rig = Rig::start();
+    rig.pool("ensure").document();
+    raw_image(rig.scratch().join("big.img"), 160 << 20, 1);
+    rig.shell("chmod 711 . && chmod 644 big.img").text();
+    let mut command = rig.command("setpriv");
+    command.args(["--reuid", "nobody", "--regid", "nogroup", "--groups", "libvirt"]);
+    command.arg(bin("tdx-pool")).args(["-c", "qemu:///system", "import", "big.img"]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let import = command.spawn().unwrap();
+    let part = rig.halt(&import);
+    let lock = rig.shell(&format!("stat -c '%U %G %a' /run/lock/tdx/{part}"));
+    let cleanup = rig.pool("cleanup --yes");
+    // Nothing that is stopped is left by a failure.
+    let (run, _) = end(import);
+    assert_eq!(lock.text(), "nobody libvirt 600\n");
+    let document = cleanup.document();
+    assert_eq!(named(&document, &part)["reason"], "in_flight", "{document:#}");
+    run.document();
+    assert_eq!(rig.names(), ["big.img"]);
 }

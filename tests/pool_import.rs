@@ -36,7 +36,7 @@ fn an_image_is_imported_once() {
     assert_eq!(rig.names(), ["guest.qcow2"]);
     let copy = rig.path(IMAGES).join("guest.qcow2");
     assert!(fs::read(&copy).unwrap() == fs::read(image).unwrap());
-    assert_eq!(rig.shell("ls -A /run/lock/tdx").text(), "");
+    assert_eq!(rig.shell("ls -A /run/tdx-pool").text(), "");
 
     let second = rig.tool("tdx-pool", ["import", image]).document();
     assert_eq!(
@@ -149,7 +149,7 @@ fn what_is_no_base_image_is_refused() {
         let has_hint = error["hint"].is_string();
         assert!(has_hint || ["absent", "text/below"].contains(&image), "{image}");
     }
-    assert_eq!(rig.tool("tdx-pool", ["import", "circle"]).error(1)["kind"], "io");
+    assert_eq!(rig.tool("tdx-pool", ["import", "circle"]).error(4)["kind"], "not_found");
     assert_eq!(rig.state(), before);
 }
 

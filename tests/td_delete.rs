@@ -18,7 +18,7 @@ use pool::{go_on, signal};
 use serde_json::{Value, json};
 use support::{Rig, Run, bin};
 use td::{IMAGES, define, foreign, listed, new, rig_with_base, td, volumes};
-use terminal::Asked;
+use terminal::Terminal;
 
 /// A path in the pool.
 fn image(name: &str) -> String {
@@ -327,7 +327,7 @@ fn delete_keeps_a_file_that_gains_a_user_while_the_question_waits() {
     new(&rig, "--name x").item();
     rig.virsh(["destroy", "x"]);
     let own = overlay(&rig, "x");
-    let asked = Asked::start(&rig, "tdx-td", "delete x --json");
+    let asked = Terminal::ask(&rig, "tdx-td", "delete x --json");
     define_user(&rig, "user", &own);
     let item = asked.answer("y").item();
     assert_eq!((&item["action"], &item["deleted"]), (&json!("delete"), &json!([])), "{item}");
@@ -339,7 +339,7 @@ fn delete_keeps_a_file_that_gains_a_user_while_the_question_waits() {
     new(&rig, "--name y").item();
     rig.virsh(["destroy", "y"]);
     let own = overlay(&rig, "y");
-    let asked = Asked::start(&rig, "tdx-td", "delete y --json");
+    let asked = Terminal::ask(&rig, "tdx-td", "delete y --json");
     let child = image("child.qcow2");
     rig.shell(&format!("qemu-img create -q -f qcow2 -b {own} -F qcow2 {child}")).text();
     let item = asked.answer("y").item();
@@ -394,7 +394,7 @@ fn delete_leaves_a_domain_that_was_made_anew_while_it_waited() {
         new(&rig, line).item()["uuid"].as_str().unwrap().to_owned()
     };
     new(&rig, "--name x").item();
-    let asked = Asked::start(&rig, "tdx-td", "delete x --json");
+    let asked = Terminal::ask(&rig, "tdx-td", "delete x --json");
     let uuid = anew("--name x");
     let error = asked.answer("y").error(5);
     assert_eq!(error["code"], "IDENTITY_CHANGED", "{error}");
@@ -415,7 +415,7 @@ fn delete_leaves_a_domain_that_was_made_anew_while_it_waited() {
 
     // And of what new was asked to put in its place.
     let more = "--security none --memory 260M --vcpus 1 --overwrite --json";
-    let asked = Asked::start(&rig, "tdx-td", &format!("new -i guest.qcow2 --name x {more}"));
+    let asked = Terminal::ask(&rig, "tdx-td", &format!("new -i guest.qcow2 --name x {more}"));
     let uuid = anew("--name x");
     let before = volumes(&rig);
     let error = asked.answer("y").error(5);

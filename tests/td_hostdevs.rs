@@ -3,15 +3,18 @@
 mod support;
 #[path = "support/td.rs"]
 mod td;
+#[path = "support/terminal.rs"]
+mod terminal;
 #[path = "support/tree.rs"]
 mod tree;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 
 use serde_json::{Value, json};
 use support::{Rig, Run};
 use td::{define, foreign};
+use terminal::Terminal;
 use tree::{Spec, Tree};
 
 /// A machine with the devices of the seed's example, and twenty network cards.
@@ -101,14 +104,19 @@ fn the_file_says_what_domains_have() {
     assert_eq!((xml(&rig, "win10"), xml(&rig, "linux")), before);
 
     // One of them; then all; then there is nothing left to do.
-    fs::write(path("debug_linux.xml"), "anybody's").unwrap();
-    fs::set_permissions(path("debug_linux.xml"), fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(path("anybody"), "anybody's").unwrap();
+    symlink("anybody", path("debug_linux.xml")).unwrap();
+    let plan = td(&rig, &host, "@td hostdevs --vm linux -n --debug-xml debug.xml").document();
+    assert!(plan["warnings"].to_string().contains("--debug-xml writes no file"), "{plan:#}");
+    assert!(path("debug_linux.xml").symlink_metadata().unwrap().is_symlink(), "a dry run wrote");
     let one = td(&rig, &host, "@td hostdevs --vm linux -y --debug-xml debug.xml").document();
     assert_eq!(one["items"][0]["action"], "update", "{one:#}");
     assert!(xml(&rig, "linux").contains("slot='0x19'") && xml(&rig, "win10") == before.0);
     let proposal = fs::read_to_string(path("debug_linux.xml")).unwrap();
     assert!(proposal.contains("<name>linux</name>") && proposal.contains("slot='0x19'"));
-    assert_eq!(fs::metadata(path("debug_linux.xml")).unwrap().permissions().mode() & 0o777, 0o600);
+    let metadata = fs::symlink_metadata(path("debug_linux.xml")).unwrap();
+    assert!(metadata.is_file() && metadata.permissions().mode() & 0o777 == 0o600);
+    assert_eq!(fs::read_to_string(path("anybody")).unwrap(), "anybody's", "a link was followed");
     let all = td(&rig, &host, "@iommu resolve | @td hostdevs - -y").document();
     let actions: Vec<&Value> =
         all["items"].as_array().unwrap().iter().map(|i| &i["action"]).collect();
@@ -201,12 +209,18 @@ fn what_cannot_be_changes_nothing() {
     rig.shell(&format!("umount {config}")).text();
     assert_eq!((xml(&rig, "a"), xml(&rig, "b")), before);
 
-    // Somebody else is quicker: between the plan and the change the pipe is waited for.
-    rig.shell("mkfifo debug_a.xml").text();
-    let meddle = "{ sleep 0.5; virsh setvcpus a 1 --config --maximum >/dev/null; virsh desc a --config --new-desc other >/dev/null; \
-        cat debug_a.xml >/dev/null; } & @td hostdevs --config two.yaml --vm a -y --debug-xml debug.xml";
-    let error = td(&rig, &host, meddle).error(5);
-    assert!(error["message"].as_str().unwrap().contains("changed by somebody else"), "{error}");
+    // Somebody else is quicker, while the question waits for its answer.
+    let mut command = rig.command(support::bin("tdx-td"));
+    command.args(["hostdevs", "--config", "two.yaml", "--vm", "a", "--debug-xml", "debug.xml"]);
+    command.arg("--sysroot").arg(host.path(""));
+    let mut terminal = Terminal::start(command, "tdx-td");
+    terminal.wait_for("change the devices of a? [y/N] ");
+    rig.shell("virsh setvcpus a 1 --config --maximum && virsh desc a --config --new-desc other")
+        .text();
+    terminal.press("y\n");
+    let (run, _) = terminal.end();
+    assert_eq!(run.status, Some(5), "{run:#?}");
+    assert!(run.stderr.contains("changed by somebody else"), "{run:#?}");
     assert!(!xml(&rig, "a").contains("<hostdev"), "{}", xml(&rig, "a"));
 
     // A guest that runs sees it later, and is told so.

@@ -203,9 +203,9 @@ fn a_dry_run_and_an_ordinary_user_need_no_file() {
     let rig = rig_with_base(false);
     let before = rig.state();
     let plan = "tdx-td render -i guest.qcow2 --security none --ssh-port auto --xml";
-    rig.shell("rm -rf /run/lock/tdx").text();
+    rig.shell("rm -rf /run/lock/tdx /run/tdx-pool").text();
     assert!(rig.shell(plan).text().contains("tcp:127.0.0.1:2201-:22"));
-    rig.shell("test ! -e /run/lock/tdx").text();
+    rig.shell("test ! -e /run/lock/tdx -a ! -e /run/tdx-pool").text();
     // Another user's command has a claim on the port: auto takes the next one.
     let user = "setpriv --reuid nobody --regid nogroup --groups libvirt";
     let claim = "python3 -c 'import socket, time; s = socket.socket(socket.AF_UNIX); \

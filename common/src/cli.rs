@@ -1,22 +1,19 @@
 //! The command-line frame: parse, run, print one document or one error, exit.
 
 use std::ffi::OsString;
-use std::io::{self, BufRead, IsTerminal};
-use std::os::fd::AsFd;
+use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::OnceLock;
 
 use clap::error::ErrorKind as ClapKind;
 use clap::{Args, Parser};
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::Host;
 use crate::output::{Format, Layout, Outcome, write_stderr, write_stdout};
-use crate::{completions, interrupt, log};
+use crate::secret::Secret;
+use crate::{completions, interrupt, log, prompt, text};
 
 /// Flags every verb of every tool takes.
 #[derive(Debug, Args)]
@@ -60,6 +57,11 @@ pub struct Change {
     pub yes: bool,
 }
 
+/// Reads a number of seconds to wait: a year at most, which every clock can add to the present.
+pub fn seconds() -> clap::builder::RangedU64ValueParser<u64> {
+    clap::value_parser!(u64).range(0..=365 * 24 * 60 * 60)
+}
+
 /// What the frame hands a verb besides its own arguments.
 #[derive(Debug)]
 pub struct Context {
@@ -90,46 +92,31 @@ impl Context {
     /// Asks before something that destroys.
     ///
     /// Errors: `conflict` (exit 5) when the answer is no, or when nobody can be asked and `--yes` is
-    /// missing. End of input is no.
+    /// missing; `interrupted` for a signal. End of input is no.
     pub fn confirm(&self, change: Change, question: &str) -> Result<()> {
         if change.yes || change.dry_run {
             return Ok(());
         }
-        if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
-            return Err(Error::conflict(format!("not confirmed: {question}"))
-                .hint("add --yes, or --dry-run to see the plan"));
+        let refused = || Error::conflict(format!("not confirmed: {question}"));
+        if !prompt::is_possible() {
+            return Err(refused().hint("add --yes, or --dry-run to see the plan"));
         }
-        write_stderr(&format!("{question} [y/N] "));
-        let mut answer = String::new();
-        let _ = io::stdin().lock().read_line(&mut answer);
-        match answer.trim().to_ascii_lowercase().as_str() {
-            "y" | "yes" => Ok(()),
-            _ => Err(Error::conflict(format!("not confirmed: {question}"))),
+        match prompt::is_confirmed(question)? {
+            true => Ok(()),
+            false => Err(refused()),
         }
     }
 }
 
 impl Context {
-    /// Asks for something that is not shown while it is typed.
+    /// Asks for something that is not shown while it is typed; none when the input ends instead.
     ///
-    /// Errors: `usage` when there is no terminal to ask on; `io`.
-    pub fn ask_secret(&self, question: &str) -> Result<String> {
-        if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
+    /// Errors: `usage` when there is no terminal to ask on; `interrupted`; `io`.
+    pub fn ask_secret(&self, question: &str) -> Result<Option<Secret>> {
+        if !prompt::is_possible() {
             return Err(Error::usage("there is no terminal to ask for a passphrase on"));
         }
-        let terminal = io::stdin();
-        let shown = tcgetattr(&terminal).map_err(cannot_ask)?;
-        let mut hidden = shown.clone();
-        hidden.local_flags.remove(LocalFlags::ECHO);
-        tcsetattr(&terminal, SetArg::TCSAFLUSH, &hidden).map_err(cannot_ask)?;
-        write_stderr(question);
-        let mut answer = String::new();
-        let read = wait_for_line(&terminal)
-            .and_then(|()| terminal.lock().read_line(&mut answer).map_err(cannot_ask));
-        write_stderr("\n");
-        tcsetattr(&terminal, SetArg::TCSAFLUSH, &shown).map_err(cannot_ask)?;
-        read?;
-        Ok(answer.trim_end_matches(['\r', '\n']).to_owned())
+        prompt::ask_secret(question)
     }
 }
 
@@ -241,10 +228,10 @@ fn run<T: Tool>(tool: T) -> Result<u8> {
     let mut outcome = tool.run(&context)?;
     outcome.set_host(context.host_name());
     let printed = outcome.render(&layout);
-    write_stdout(&printed.text).map_err(cannot_print)?;
+    write_stdout(&printed.text).map_err(|error| cannot_print(error).applied(outcome.applied()))?;
     if !quiet {
         for warning in printed.warnings {
-            write_stderr(&format!("{}: warning: {warning}\n", T::NAME));
+            write_stderr(&format!("{}: warning: {}\n", T::NAME, text::lines(&warning)));
         }
         if !printed.left_out.is_empty() && io::stderr().is_terminal() {
             let titles = printed.left_out.join(", ");
@@ -270,23 +257,6 @@ fn find_columns(names: &[String], titles: &[&'static str]) -> Result<Vec<&'stati
         })
     };
     names.iter().map(find).collect()
-}
-
-/// Waits until there is something to read, or a signal comes in.
-fn wait_for_line(terminal: &io::Stdin) -> Result<()> {
-    loop {
-        interrupt::check()?;
-        let mut wanted = [PollFd::new(terminal.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut wanted, PollTimeout::from(100u8)) {
-            Ok(0) | Err(Errno::EINTR) => {}
-            Ok(_) => return Ok(()),
-            Err(error) => return Err(cannot_ask(error)),
-        }
-    }
-}
-
-fn cannot_ask(error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::new(ErrorKind::Io, "cannot ask on this terminal").because(error)
 }
 
 fn cannot_print(error: io::Error) -> Error {

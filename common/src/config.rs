@@ -1,15 +1,17 @@
 //! Defaults from files and the environment, below what flags say.
 
-use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::units::Size;
-use crate::yaml;
+use crate::{input, yaml};
+
+/// More than any configuration has, bytes.
+const LIMIT: usize = 1 << 20;
 
 /// What an operator may set once instead of on every command line.
 ///
@@ -96,17 +98,7 @@ fn files(host: &Host) -> Vec<PathBuf> {
 
 /// The mapping in one file, checked as a whole [`Config`] so that the error names this file.
 fn read(path: &Path) -> Result<Map<String, Value>> {
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Map::new()),
-        // What is no text is no configuration.
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            return Err(
-                Error::invalid_input(format!("cannot read {}", path.display())).because(error)
-            );
-        }
-        Err(error) => return Err(error).at("read", path),
-    };
+    let Some(text) = input::text_file(path, LIMIT)? else { return Ok(Map::new()) };
     parse(&text).map_err(|error| {
         Error::invalid_input(format!("{} is not a valid configuration", path.display()))
             .because(error)
@@ -141,7 +133,9 @@ mod tests {
         assert!(read(&file).unwrap().is_empty());
         std::fs::write(&file, [0xff, b'\n']).unwrap();
         assert_eq!(read(&file).unwrap_err().kind(), ErrorKind::InvalidInput);
-        assert_eq!(read(folder.path()).unwrap_err().kind(), ErrorKind::Io);
+        assert_eq!(read(folder.path()).unwrap_err().kind(), ErrorKind::InvalidInput);
+        std::fs::write(&file, vec![b'#'; LIMIT + 1]).unwrap();
+        assert!(read(&file).unwrap_err().message().ends_with("is larger than 1 MiB"));
     }
 
     #[test]

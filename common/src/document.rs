@@ -81,7 +81,7 @@ pub struct Document<T> {
     kind: &'static str,
     host: Option<String>,
     changed: bool,
-    dry_run: bool,
+    pub(crate) dry_run: bool,
     pub(crate) items: Vec<T>,
     pub(crate) warnings: Vec<String>,
     pub(crate) folded: Option<Folded<T>>,

@@ -4,11 +4,13 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
+use nix::libc;
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::code::Code;
 use crate::document::SCHEMA_VERSION;
+use crate::text;
 
 /// The result of anything that can fail with an [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -94,7 +96,7 @@ impl Error {
         Self(Box::new(Inner {
             kind,
             code: None,
-            message: message.into(),
+            message: bounded(message.into()),
             hint: None,
             source: None,
             applied: Vec::new(),
@@ -192,7 +194,7 @@ impl Error {
         let mut causes = Vec::new();
         let mut next = std::error::Error::source(self);
         while let Some(cause) = next {
-            causes.push(cause.to_string());
+            causes.push(bounded(cause.to_string()));
             next = cause.source();
         }
         causes
@@ -217,7 +219,7 @@ impl Error {
 
     /// The error as lines for a terminal, each ended by a newline.
     pub fn to_text(&self, tool: &str) -> String {
-        let mut text = format!("{tool}: error: {}\n", self.0.message);
+        let mut text = format!("{tool}: error: {}\n", text::lines(&self.0.message));
         let lines = [
             ("caused by", self.causes()),
             ("done", self.0.applied.clone()),
@@ -226,7 +228,7 @@ impl Error {
         ];
         for (label, values) in lines {
             for value in values {
-                text.push_str(&format!("{label}: {value}\n"));
+                text.push_str(&format!("{label}: {}\n", text::lines(&value)));
             }
         }
         text
@@ -277,22 +279,44 @@ pub struct ErrorBody {
 
 /// Attaches the path and what was being done to an [`io::Error`], which knows neither.
 pub trait IoContext<T> {
-    /// Maps the error to `cannot <doing> <path>`; absent is exit 4, forbidden exit 7, else exit 1.
+    /// Maps the error to `cannot <doing> <path>`, with the exit code of [`io_error`].
     fn at(self, doing: &str, path: impl AsRef<Path>) -> Result<T>;
 }
 
 impl<T, E: Into<io::Error>> IoContext<T> for Result<T, E> {
     fn at(self, doing: &str, path: impl AsRef<Path>) -> Result<T> {
-        self.map_err(|error| {
-            let error = error.into();
-            let kind = match error.kind() {
-                io::ErrorKind::NotFound => ErrorKind::NotFound,
-                io::ErrorKind::PermissionDenied => ErrorKind::Permission,
-                _ => ErrorKind::Io,
-            };
-            Error::new(kind, format!("cannot {doing} {}", path.as_ref().display())).because(error)
-        })
+        self.map_err(|error| io_error(error.into(), doing, path.as_ref()))
     }
+}
+
+/// The error `cannot <doing> <path>`.
+///
+/// A path that is absent, or that no file can have (links in a circle, a name that is too long, a file where a
+/// directory is needed), is exit 4. One that is forbidden is exit 7, one with a NUL byte, which only a document
+/// can hold, exit 3, everything else exit 1.
+pub fn io_error(error: io::Error, doing: &str, path: &Path) -> Error {
+    let kind = match (error.kind(), error.raw_os_error()) {
+        (io::ErrorKind::NotFound | io::ErrorKind::NotADirectory, _)
+        | (_, Some(libc::ELOOP | libc::ENAMETOOLONG)) => ErrorKind::NotFound,
+        (io::ErrorKind::PermissionDenied, _) => ErrorKind::Permission,
+        // Of the standard library: the kernel never saw it.
+        (io::ErrorKind::InvalidInput, None) => ErrorKind::InvalidInput,
+        _ => ErrorKind::Io,
+    };
+    Error::new(kind, format!("cannot {doing} {}", path.display())).because(error)
+}
+
+/// The most bytes of a message: what it names may come from a document.
+const LONGEST: usize = 16 << 10;
+
+/// The text, or the start of one that is too long.
+fn bounded(mut text: String) -> String {
+    if text.len() > LONGEST {
+        let end = (0..=LONGEST).rev().find(|at| text.is_char_boundary(*at));
+        text.truncate(end.unwrap_or_default());
+        text.push('…');
+    }
+    text
 }
 
 #[cfg(test)]
@@ -321,5 +345,17 @@ mod tests {
         let gone: Result<(), io::Error> = Err(io::ErrorKind::NotFound.into());
         let error = gone.at("read", "/x").unwrap_err();
         assert_eq!((error.kind(), error.message()), (ErrorKind::NotFound, "cannot read /x"));
+        for (number, kind) in [
+            (libc::ELOOP, ErrorKind::NotFound),
+            (libc::ENAMETOOLONG, ErrorKind::NotFound),
+            (libc::ENOTDIR, ErrorKind::NotFound),
+            (libc::EACCES, ErrorKind::Permission),
+            (libc::EINVAL, ErrorKind::Io),
+        ] {
+            let failed: Result<(), io::Error> = Err(io::Error::from_raw_os_error(number));
+            assert_eq!(failed.at("read", "/x").unwrap_err().kind(), kind, "{number}");
+        }
+        let nul = std::fs::read("a\0b").at("read", "a\0b").unwrap_err();
+        assert_eq!(nul.kind(), ErrorKind::InvalidInput);
     }
 }

@@ -1,13 +1,20 @@
 //! Running other programs: no shell, a cleared environment, errors that name the command.
 
 use std::ffi::{OsStr, OsString};
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Output, Stdio};
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::units::Size;
 use crate::{interrupt, log};
 
 /// An external program and its arguments.
@@ -35,7 +42,8 @@ impl Runner {
     ///
     /// The environment is PATH and `LC_ALL=C.UTF-8`; standard input is empty.
     /// Errors: `unsupported` when it is not installed; `command_failed` with the last lines of its
-    /// standard error; `interrupted` when a signal came in, which ends the program, too.
+    /// standard error; `interrupted` when a signal came in, which ends the program with SIGTERM, and two
+    /// seconds later with SIGKILL.
     pub fn run(&self) -> Result<Vec<u8>> {
         self.run_for_all().map(|output| output.stdout)
     }
@@ -82,27 +90,37 @@ impl Runner {
     }
 
     /// Waits for the program's end, or ends it when a signal comes in.
+    ///
+    /// What it printed is what is in the pipes when it ends: a process that it left behind may keep them open.
     fn wait(&self, mut child: Child) -> Result<Output> {
-        let stdout = child.stdout.take().map(read_all);
-        let stderr = child.stderr.take().map(read_all);
+        let mut stdout = Pipe::of(child.stdout.take()).map_err(|error| self.cannot_start(error))?;
+        let mut stderr = Pipe::of(child.stderr.take()).map_err(|error| self.cannot_start(error))?;
         let mut pause = Duration::from_millis(1);
         let status = loop {
-            match child.try_wait() {
-                Ok(Some(status)) => break status,
-                Ok(None) => {}
-                Err(error) => return Err(self.cannot_start(error)),
+            let status = child.try_wait().map_err(|error| self.cannot_start(error))?;
+            let fits = stdout.drain() && stderr.drain();
+            if let Some(status) = status {
+                break status;
             }
-            if let Err(interrupted) = interrupt::sleep(pause) {
-                let _ = child.kill();
-                let _ = child.wait();
+            if !fits {
+                end(&mut child);
+                return Err(Error::new(
+                    ErrorKind::CommandFailed,
+                    format!("{self} printed more than {}", Size(Pipe::LIMIT as u64)),
+                ));
+            }
+            if let Err(interrupted) = interrupt::check() {
+                end(&mut child);
                 return Err(interrupted);
             }
+            wait_for_output([&stdout, &stderr], pause);
             pause = (pause * 2).min(Duration::from_millis(50));
         };
-        let text = |reader: Option<JoinHandle<Vec<u8>>>| {
-            reader.and_then(|reader| reader.join().ok()).unwrap_or_default()
-        };
-        Ok(Output { status, stdout: text(stdout), stderr: text(stderr) })
+        if !status.success() {
+            // A terminal sends its signals to the program as well.
+            interrupt::check()?;
+        }
+        Ok(Output { status, stdout: stdout.bytes, stderr: stderr.bytes })
     }
 
     /// Becomes the program, with this process's environment and streams.
@@ -132,18 +150,99 @@ impl Runner {
     }
 }
 
-fn read_all(mut stream: impl io::Read + Send + 'static) -> JoinHandle<Vec<u8>> {
-    std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        // What was read before an error is still worth showing.
-        let _ = stream.read_to_end(&mut bytes);
-        bytes
-    })
+/// What a program prints, read as it comes.
+struct Pipe {
+    /// None once it has ended.
+    stream: Option<File>,
+    bytes: Vec<u8>,
+}
+
+impl Pipe {
+    /// The most bytes that are kept.
+    const LIMIT: usize = 64 << 20;
+
+    fn of(stream: Option<impl Into<OwnedFd>>) -> io::Result<Self> {
+        let stream = stream.map(|stream| File::from(stream.into()));
+        if let Some(stream) = &stream {
+            fcntl(stream, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        }
+        Ok(Self { stream, bytes: Vec::new() })
+    }
+
+    /// Reads what is there without waiting for more; says whether it was not too much.
+    fn drain(&mut self) -> bool {
+        let mut piece = [0; 8192];
+        while let Some(stream) = &mut self.stream {
+            match stream.read(&mut piece) {
+                Ok(length @ 1..) if self.bytes.len() + length > Self::LIMIT => return false,
+                Ok(length @ 1..) => self.bytes.extend_from_slice(&piece[..length]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // What was read before an error is still worth showing.
+                Ok(0) | Err(_) => self.stream = None,
+            }
+        }
+        true
+    }
+}
+
+/// Waits until there is output, or one of the pipes is closed, for at most `pause`.
+fn wait_for_output(pipes: [&Pipe; 2], pause: Duration) {
+    let streams = pipes.into_iter().filter_map(|pipe| pipe.stream.as_ref());
+    let mut wanted: Vec<PollFd<'_>> =
+        streams.map(|stream| PollFd::new(stream.as_fd(), PollFlags::POLLIN)).collect();
+    // Interrupted or failed, the caller looks again.
+    let _ = poll(&mut wanted, PollTimeout::try_from(pause).unwrap_or(PollTimeout::ZERO));
+}
+
+/// How long a program may take to end after SIGTERM.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Asks a program to end, and ends it when it has not after [`GRACE`].
+fn end(child: &mut Child) {
+    let process = i32::try_from(child.id()).map(Pid::from_raw);
+    let asked = process.is_ok_and(|process| kill(process, Signal::SIGTERM).is_ok());
+    let began = Instant::now();
+    while asked && began.elapsed() < GRACE {
+        match child.try_wait() {
+            Ok(None) => std::thread::sleep(Duration::from_millis(5)),
+            Ok(Some(_)) | Err(_) => return,
+        }
+    }
+    let _ = child.kill();
+    let _ = child.wait();
 }
 
 impl std::fmt::Display for Runner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}", self.program.display())?;
         self.arguments.iter().try_for_each(|argument| write!(f, " {}", argument.display()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Runner {
+        Runner::new("sh", "dash").args(["-c", script])
+    }
+
+    #[test]
+    fn a_process_that_keeps_the_pipes_open_is_not_waited_for() {
+        let output = shell("sleep 300 & echo $!; echo told >&2").run_for_all().unwrap();
+        let process = String::from_utf8(output.stdout).unwrap().trim().parse().map(Pid::from_raw);
+        // It ran until now, so nobody waited for its end.
+        kill(process.unwrap(), Signal::SIGKILL).unwrap();
+        assert_eq!(output.stderr, b"told\n");
+    }
+
+    #[test]
+    fn all_that_a_program_prints_is_read() {
+        let output = shell("head -c 3000000 /dev/zero; head -c 2000000 /dev/zero >&2");
+        let output = output.run_for_all().unwrap();
+        assert_eq!((output.stdout.len(), output.stderr.len()), (3_000_000, 2_000_000));
+        let error = shell("exec cat /dev/zero").run().unwrap_err();
+        assert!(error.message().ends_with("printed more than 64 MiB"), "{error}");
     }
 }

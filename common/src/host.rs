@@ -2,13 +2,18 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use nix::libc;
 use nix::sys::utsname::uname;
 
 use crate::error::{Error, IoContext, Result};
+use crate::units::Size;
+
+/// More than any file of the kernel, or about devices, has, bytes.
+const LIMIT: u64 = 64 << 20;
 
 /// Where the machine's files are. `/`, or a captured tree given by `--sysroot`.
 #[derive(Debug, Clone)]
@@ -49,22 +54,27 @@ impl Host {
 
     /// The bytes of `path`; none when it is not there.
     ///
-    /// Errors: `permission`, or `io` when it cannot be read.
+    /// Errors: `permission`, or `io` when it cannot be read; `invalid_input` for one of more than 64 MiB.
     pub fn read_bytes(&self, path: &str) -> Result<Option<Vec<u8>>> {
-        match fs::read(self.path(path)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            other => other.map(Some).at("read", path),
+        let file = match File::open(self.path(path)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file.at("read", path)?,
+        };
+        let mut bytes = Vec::new();
+        file.take(LIMIT + 1).read_to_end(&mut bytes).at("read", path)?;
+        match bytes.len() as u64 > LIMIT {
+            true => Err(Error::invalid_input(format!("{path} is larger than {}", Size(LIMIT)))),
+            false => Ok(Some(bytes)),
         }
     }
 
     /// The text of `path`; none when it is not there.
     ///
-    /// Errors: `permission`, or `io` when it cannot be read or is not UTF-8.
+    /// Errors: those of [`Host::read_bytes`]; `io` for what is not UTF-8.
     pub fn read(&self, path: &str) -> Result<Option<String>> {
-        match fs::read_to_string(self.path(path)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            other => other.map(Some).at("read", path),
-        }
+        let Some(bytes) = self.read_bytes(path)? else { return Ok(None) };
+        let text = String::from_utf8(bytes);
+        text.map(Some).map_err(io::Error::other).at("read", path)
     }
 
     /// Its name: the kernel's node name, or what `/etc/hostname` says in a tree; none when it has none.
@@ -89,7 +99,8 @@ impl Host {
 
 /// Puts `text` into a file, which has its old content or all of the new one, whatever happens meanwhile.
 ///
-/// Whoever may write the same file at the same time has to be kept out by a lock.
+/// The file is a new one: a link of that name is replaced, not followed, and nobody who has the old file open
+/// sees the new text. Whoever may write the same file at the same time has to be kept out by a lock.
 /// Errors: `not_found` without its folder; `permission`, `io`.
 pub fn replace(path: &Path, text: &str, mode: u32) -> Result<()> {
     replace_bytes(path, text.as_bytes(), mode)
@@ -98,21 +109,30 @@ pub fn replace(path: &Path, text: &str, mode: u32) -> Result<()> {
 /// The same for what is no text.
 pub fn replace_bytes(path: &Path, content: &[u8], mode: u32) -> Result<()> {
     let part = part(path);
-    let renamed =
-        write(&part, content, mode).and_then(|()| fs::rename(&part, path).at("rename to", path));
+    let mut file = create_new(&part, mode)?;
+    let written = file.write_all(content).at("write", &part);
+    let written = written.and_then(|()| file.sync_all().at("flush", &part));
+    let renamed = written.and_then(|()| fs::rename(&part, path).at("rename to", path));
     if renamed.is_err() {
         let _ = fs::remove_file(&part);
     }
     renamed?;
-    flush(path.parent().unwrap_or(path))
+    flush(path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new(".")))
 }
 
-fn write(path: &Path, content: &[u8], mode: u32) -> Result<()> {
-    let mut options = OpenOptions::new();
-    let file = options.write(true).create(true).truncate(true).mode(mode).open(path);
-    let mut file = file.at("create", path)?;
-    file.write_all(content).at("write", path)?;
-    file.sync_all().at("flush", path)
+/// Makes a file that nobody else has open or has put there. What a killed run left under its name goes.
+fn create_new(path: &Path, mode: u32) -> Result<File> {
+    let create = || {
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true).mode(mode).custom_flags(libc::O_NOFOLLOW).open(path)
+    };
+    match create() {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            fs::remove_file(path).at("remove", path)?;
+            create().at("create", path)
+        }
+        created => created.at("create", path),
+    }
 }
 
 /// Removes a file, and what a [`replace`] that was killed has left beside it. Says whether it was there.
@@ -177,6 +197,17 @@ mod tests {
         fs::write(part(&path), "half").unwrap();
         assert!(remove(&path).unwrap());
         assert!(!remove(&path).unwrap());
+        let other = folder.path().join("other");
+        for name in [part(&path), path.clone()] {
+            fs::write(&other, "theirs").unwrap();
+            let _ = fs::remove_file(&name);
+            std::os::unix::fs::symlink(&other, &name).unwrap();
+            replace(&path, "new", 0o600).unwrap();
+            assert_eq!(fs::read_to_string(&other).unwrap(), "theirs", "a link was followed");
+            assert!(path.symlink_metadata().unwrap().is_file());
+        }
+        fs::remove_file(&other).unwrap();
+        fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
         replace(&path, "new", 0o600).unwrap_err();
         fs::remove_dir(&path).unwrap();

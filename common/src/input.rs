@@ -1,90 +1,68 @@
 //! Reading what another tool printed, `-`, and small files that users name.
 
-use std::fs::OpenOptions;
-use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::time::Duration;
 
 use nix::libc;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::error::{Error, ErrorKind, IoContext, Result};
-use crate::interrupt;
+use crate::error::{Error, ErrorKind, Result, io_error};
+use crate::reader::{self, ReadError};
 
 /// The argument that stands for standard input.
 pub const STDIN: &str = "-";
 
-/// Reads a file that is to be small: at most `limit` bytes. A pipe will do, and is not waited for when
-/// a signal comes in.
+/// The most bytes that are read from standard input: a hundred times what ten thousand devices take.
+const STDIN_LIMIT: usize = 256 << 20;
+
+/// Reads a file that is to be small: at most `limit` bytes. A named pipe is waited for until a signal comes in.
 ///
-/// Errors: `not_found`, `permission`; `invalid_input` for a folder, and for a larger file.
+/// Errors: `not_found`, `permission`; `invalid_input` for a directory, and for a larger file.
 pub fn file(path: &Path, limit: usize) -> Result<Vec<u8>> {
-    let shown = path.display();
-    // Opening a pipe that nobody writes to would wait as well.
-    let mut options = OpenOptions::new();
-    let file = options.read(true).custom_flags(libc::O_NONBLOCK).open(path).at("read", path)?;
-    let mut file = file.take(limit as u64 + 1);
-    let mut bytes = Vec::new();
-    loop {
-        match file.read_to_end(&mut bytes) {
-            Ok(_) if bytes.len() > limit => {
-                return Err(Error::invalid_input(format!("{shown} is larger than {limit} bytes")));
-            }
-            Ok(_) => return Ok(bytes),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                interrupt::sleep(Duration::from_millis(10))?;
-            }
-            Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
-                return Err(Error::invalid_input(format!("{shown} is a folder")));
-            }
-            Err(error) => return Err(error).at("read", path),
-        }
-    }
+    let read = reader::read_to_end(open(path)?, limit, path.display());
+    read.map_err(|error| cannot_read(path, error))
 }
 
-/// The same of a file that holds a secret.
+/// The text of such a file; none when it is not there.
 ///
-/// Errors: those of [`file()`]; `permission` for one that others than its owner can read or write.
-pub fn secret_file(path: &Path, limit: usize) -> Result<Vec<u8>> {
-    if path.metadata().at("look at", path)?.mode() & 0o077 != 0 {
-        let shown = path.display();
-        return Err(Error::permission(format!("{shown} can be read by others"))
-            .hint(format!("chmod 600 '{shown}'")));
-    }
-    file(path, limit)
+/// Errors: those of [`file()`]; `invalid_input` for what is not UTF-8.
+pub fn text_file(path: &Path, limit: usize) -> Result<Option<String>> {
+    let file = match open_at_once(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        file => file.map_err(|error| cannot_read(path, ReadError::Io(error)))?,
+    };
+    let bytes = reader::read_to_end(file, limit, path.display());
+    let text = String::from_utf8(bytes.map_err(|error| cannot_read(path, error))?);
+    text.map(Some).map_err(|error| {
+        Error::invalid_input(format!("{} is not UTF-8", path.display())).because(error)
+    })
 }
 
-/// The name of a thing in an item: text that is not empty and has no NUL byte, which ends a name in libvirt
-/// and in the kernel.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Name(String);
-
-impl Name {
-    /// The name as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
+/// Opens a file to be read.
+pub(crate) fn open(path: &Path) -> Result<File> {
+    open_at_once(path).map_err(|error| cannot_read(path, ReadError::Io(error)))
 }
 
-impl TryFrom<String> for Name {
-    type Error = &'static str;
+/// Opens without waiting for the other end of a named pipe.
+fn open_at_once(path: &Path) -> io::Result<File> {
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
+}
 
-    fn try_from(text: String) -> Result<Self, &'static str> {
-        match text.as_str() {
-            "" => Err("a name is empty"),
-            text if text.contains('\0') => Err("a name holds a NUL byte"),
-            _ => Ok(Self(text)),
+pub(crate) fn cannot_read(path: &Path, error: ReadError) -> Error {
+    let shown = path.display();
+    match error {
+        ReadError::Refused(error) => error,
+        ReadError::Io(error) if error.kind() == io::ErrorKind::IsADirectory => {
+            Error::invalid_input(format!("{shown} is a directory"))
         }
-    }
-}
-
-impl From<Name> for String {
-    fn from(name: Name) -> Self {
-        name.0
+        ReadError::Io(error) if error.raw_os_error() == Some(libc::ENXIO) => {
+            Error::invalid_input(format!("{shown} is a socket, or a device that is not there"))
+        }
+        ReadError::Io(error) => io_error(error, "read", path),
     }
 }
 
@@ -96,14 +74,14 @@ impl From<Name> for String {
 /// Errors: `invalid_input` when nothing came, it is not JSON, it is another kind or major version, or
 /// an item lacks a field.
 pub fn items<T: DeserializeOwned>(kinds: &[&str], expected: &str) -> Result<Vec<T>> {
-    let mut text = String::new();
-    io::stdin().lock().read_to_string(&mut text).map_err(|error| {
-        let kind = match error.kind() {
-            io::ErrorKind::InvalidData => ErrorKind::InvalidInput,
-            _ => ErrorKind::Io,
-        };
-        Error::new(kind, "cannot read standard input").because(error)
+    let cannot_read = |kind| Error::new(kind, "cannot read standard input");
+    let bytes = reader::read_to_end(io::stdin().lock(), STDIN_LIMIT, "standard input");
+    let bytes = bytes.map_err(|error| match error {
+        ReadError::Refused(error) => error,
+        ReadError::Io(error) => cannot_read(ErrorKind::Io).because(error),
     })?;
+    let text = String::from_utf8(bytes)
+        .map_err(|error| cannot_read(ErrorKind::InvalidInput).because(error))?;
     parse(&text, kinds, expected)
 }
 
@@ -159,6 +137,7 @@ fn document(mut value: Value, kinds: &[&str], expected: &str) -> Result<Vec<Valu
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde::Deserialize;
 
     #[test]
     fn small_files_are_read_and_others_refused() {
@@ -173,18 +152,23 @@ mod tests {
         }
         let pipe = folder.path().join("pipe");
         nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        assert_eq!(file(&pipe, 8).unwrap(), b"", "nobody writes");
+        std::thread::scope(|scope| {
+            let read = scope.spawn(|| file(&pipe, 8).unwrap());
+            std::fs::write(&pipe, "12345678").unwrap();
+            assert_eq!(read.join().unwrap(), b"12345678", "the writer was not waited for");
+        });
     }
 
     #[derive(Debug, PartialEq, Deserialize)]
     struct Named {
-        name: Name,
+        #[serde(deserialize_with = "crate::name::deserialize")]
+        name: String,
         host: Option<String>,
     }
 
     fn names(text: &str) -> Result<Vec<String>> {
         let items: Vec<Named> = parse(text, &["tdx.td."], "domains")?;
-        Ok(items.into_iter().map(|item| item.name.into()).collect())
+        Ok(items.into_iter().map(|item| item.name).collect())
     }
 
     #[test]

@@ -1,41 +1,30 @@
 //! Signals that ask a mutating verb to stop: noticed between steps, so that it can undo first.
 //!
-//! A verb that changes something calls [`guard`]. SIGINT, SIGTERM and SIGHUP are then blocked and
-//! looked for with [`check`]; once the undoing is done the frame dies of the signal, as a shell
-//! expects. Verbs that only read take no guard and die at once.
+//! A verb that changes something calls [`guard`] once it is connected to libvirt and before it changes
+//! anything. SIGINT, SIGTERM and SIGHUP are then noted and looked for with [`check`]; once the undoing is
+//! done the frame dies of the signal, as a shell expects. A second signal kills at once, for somebody who
+//! does not want to wait for a call that never returns. Verbs that only read take no guard and die at once.
 
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{SigSet, Signal, kill};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::unistd::Pid;
+use nix::sys::signal::{SigSet, Signal};
 
 use crate::error::{Error, ErrorKind, Result};
-
-static SIGNALS: OnceLock<SignalFd> = OnceLock::new();
-static RECEIVED: AtomicI32 = AtomicI32::new(0);
-
-fn asking_to_stop() -> SigSet {
-    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect()
-}
+use crate::raw;
 
 /// Keeps the signals that end a program from ending this one; [`check`] notices them instead.
 ///
 /// A signal that the caller had ignored, as nohup(1) does with SIGHUP and a shell's `&` with SIGINT,
-/// stays ignored.
+/// stays ignored. One that the caller had blocked is heard.
 ///
-/// Call it before any thread is started: threads inherit the mask. Where the kernel refuses, the
-/// signals keep killing, as they would without a guard.
+/// Where the kernel refuses, the signals keep killing, as they would without a guard.
 pub fn guard() {
     let ignored = ignored();
     let heard = |signal: &Signal| ignored & (1 << (*signal as u32 - 1)) == 0;
-    let mask: SigSet = asking_to_stop().iter().filter(heard).collect();
-    if let Ok(signals) = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
-        && SIGNALS.set(signals).is_ok()
-    {
-        let _ = mask.thread_block();
+    let signals = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
+    let signals: SigSet = signals.into_iter().filter(heard).collect();
+    if raw::note_signals(&signals).is_ok() {
+        let _ = signals.thread_unblock();
     }
 }
 
@@ -50,7 +39,7 @@ fn ignored() -> u64 {
 
 /// Fails with `interrupted` once a signal has come in.
 pub fn check() -> Result<()> {
-    match received() {
+    match raw::noted_signal() {
         None => Ok(()),
         Some(signal) => {
             Err(Error::new(ErrorKind::Interrupted, format!("stopped by {}", signal.as_str())))
@@ -60,10 +49,10 @@ pub fn check() -> Result<()> {
 
 /// Sleeps for `pause`, or less when a signal comes in, which is then the error.
 pub fn sleep(pause: Duration) -> Result<()> {
-    let end = Instant::now() + pause;
+    let began = Instant::now();
     loop {
         check()?;
-        let left = end.saturating_duration_since(Instant::now());
+        let left = pause.saturating_sub(began.elapsed());
         if left.is_zero() {
             return Ok(());
         }
@@ -71,19 +60,9 @@ pub fn sleep(pause: Duration) -> Result<()> {
     }
 }
 
-/// The first signal that came in since [`guard`].
-fn received() -> Option<Signal> {
-    if RECEIVED.load(Ordering::Relaxed) == 0 {
-        let info = SIGNALS.get()?.read_signal().ok()??;
-        RECEIVED.store(info.ssi_signo as i32, Ordering::Relaxed);
-    }
-    Signal::try_from(RECEIVED.load(Ordering::Relaxed)).ok()
-}
-
 /// Dies of the signal that was received, if one was.
 pub(crate) fn die_if_received() {
-    if let Some(signal) = received() {
-        let _ = asking_to_stop().thread_unblock();
-        let _ = kill(Pid::this(), signal);
+    if let Some(signal) = raw::noted_signal() {
+        raw::die_of(signal);
     }
 }

@@ -26,16 +26,22 @@ pub mod lease;
 pub mod libvirt;
 pub mod log;
 pub mod metrics;
+pub mod name;
 mod nearest;
 pub mod order;
 pub mod output;
 pub mod parallel;
 pub mod pci;
+mod prompt;
 #[expect(unsafe_code, reason = "calls that the safe bindings do not have")]
 pub mod raw;
+mod reader;
+pub mod secret;
 pub mod sysfs;
 mod table;
+pub mod text;
 pub mod units;
+pub mod user;
 pub mod xml;
 pub mod yaml;
 

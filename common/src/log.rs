@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use crate::text;
+
 static LEVEL: AtomicU8 = AtomicU8::new(0);
 
 /// Sets how much is said: 0 nothing, 1 what is done to the machine, 2 what is asked of it as well.
@@ -22,6 +24,7 @@ pub fn detail(what: impl fmt::Display) {
 
 fn say(level: u8, what: impl fmt::Display) {
     if LEVEL.load(Ordering::Relaxed) >= level {
-        crate::output::write_stderr(&format!("{what}\n"));
+        let what = what.to_string();
+        crate::output::write_stderr(&format!("{}\n", text::lines(&what)));
     }
 }

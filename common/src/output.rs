@@ -5,9 +5,10 @@ use std::io::{self, IsTerminal, Write as _};
 
 use clap::ValueEnum;
 
-use crate::document::{Document, Item};
+use crate::document::{Action, Document, Item};
 use crate::error::{Error, Result};
-use crate::table::{Style, Table, escaped};
+use crate::table::{Style, Table};
+use crate::text;
 
 /// How a document is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -104,6 +105,11 @@ impl Outcome {
         self.report.set_host(host);
     }
 
+    /// The changes that were made, for an error that comes after them.
+    pub(crate) fn applied(&self) -> Vec<String> {
+        self.report.applied()
+    }
+
     /// The whole text of standard output, and what belongs on standard error.
     pub(crate) fn render(&self, layout: &Layout) -> Printed {
         self.report.render(layout)
@@ -125,6 +131,10 @@ impl fmt::Debug for Outcome {
 trait Report {
     fn set_host(&mut self, host: Option<String>);
     fn render(&self, layout: &Layout) -> Printed;
+    /// What was done to each item.
+    fn applied(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 struct Raw {
@@ -153,7 +163,7 @@ impl<T: Item> Report for Document<T> {
                 return Printed { text, warnings, left_out };
             }
             Format::Name => {
-                self.items.iter().map(|item| format!("{}\n", escaped(&item.key()))).collect()
+                self.items.iter().map(|item| format!("{}\n", text::one_line(&item.key()))).collect()
             }
             Format::Prometheus => T::metrics(&self.items).iter().map(ToString::to_string).collect(),
             Format::Json | Format::Auto => {
@@ -163,6 +173,14 @@ impl<T: Item> Report for Document<T> {
             }
         };
         Printed { text, warnings, ..Printed::default() }
+    }
+
+    fn applied(&self) -> Vec<String> {
+        let done = |item: &T| {
+            let action = item.action().filter(|action| *action != Action::NONE)?;
+            Some(format!("{} {}", action.0, item.key()))
+        };
+        self.items.iter().filter(|_| !self.dry_run).filter_map(done).collect()
     }
 }
 

@@ -2,11 +2,14 @@
 
 use std::panic::resume_unwind;
 use std::sync::{Mutex, PoisonError};
+use std::thread::{Builder, ScopedJoinHandle};
 
 use crate::error::{Error, Result};
 
 /// Does `work` to everything, `at_once` things at a time, and returns what came out in the order of
 /// `things`. A panic in `work` goes on here.
+///
+/// Where the system gives fewer threads, as many things are worked on at once as there are threads.
 pub fn map<T: Send, R: Send>(
     things: Vec<T>,
     at_once: usize,
@@ -26,14 +29,32 @@ pub fn map<T: Send, R: Send>(
         done
     };
     let mut done = std::thread::scope(|scope| {
-        let running: Vec<_> = (0..workers).map(|_| scope.spawn(worker)).collect();
-        let join = |thread: std::thread::ScopedJoinHandle<'_, Vec<(usize, R)>>| {
-            thread.join().unwrap_or_else(|panic| resume_unwind(panic))
-        };
-        running.into_iter().flat_map(join).collect::<Vec<_>>()
+        let start = |_| Builder::new().spawn_scoped(scope, worker).ok();
+        // This thread is one of the workers.
+        let running: Vec<_> = (1..workers).map_while(start).collect();
+        let mut done = worker();
+        for thread in running {
+            done.extend(join(thread));
+        }
+        done
     });
     done.sort_by_key(|(index, _)| *index);
     done.into_iter().map(|(_, result)| result).collect()
+}
+
+/// Does two things at once, or one after the other where the system gives no thread.
+pub fn both<A: Send, B>(first: impl Fn() -> A + Sync, second: impl FnOnce() -> B) -> (A, B) {
+    std::thread::scope(|scope| match Builder::new().spawn_scoped(scope, &first) {
+        Ok(thread) => {
+            let second = second();
+            (join(thread), second)
+        }
+        Err(_) => (first(), second()),
+    })
+}
+
+fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 /// How many domains are read at once: while libvirtd writes the XML of one, another is parsed.

@@ -1,5 +1,5 @@
-//! The few raw system calls: a write that may never return, a look at a device's registers, a question to
-//! KVM, and the kernel's log.
+//! The few raw system calls: a write that may never return, signals that are noted, a look at a device's
+//! registers, a question to KVM, and the kernel's log.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicI32, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -15,6 +16,7 @@ use nix::fcntl::OFlag;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, fork, pipe2};
 
@@ -50,9 +52,15 @@ impl Writer {
     pub fn start() -> io::Result<Self> {
         let (their_orders, orders) = pipe2(OFlag::O_CLOEXEC)?;
         let (answers, their_answers) = pipe2(OFlag::O_CLOEXEC)?;
+        // A signal that a terminal sends to both must not interrupt the write: the child inherits the mask.
+        let unblocked = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
         // SAFETY: the child of a process with threads may make async-signal-safe calls only: here plain
         // system calls on numbers and memory that were there before, up to _exit.
-        match unsafe { fork() }? {
+        let forked = unsafe { fork() };
+        if !matches!(forked, Ok(ForkResult::Child)) {
+            unblocked.thread_set_mask()?;
+        }
+        match forked? {
             ForkResult::Parent { child } => {
                 let (orders, answers) = (orders.into(), answers.into());
                 Ok(Self { child, orders, answers, stuck: false })
@@ -141,6 +149,71 @@ fn carry_out(orders: RawFd, answers: RawFd) -> ! {
             }
             libc::write(answers, errno.to_ne_bytes().as_ptr().cast(), 4);
         }
+    }
+}
+
+/// The first signal that was noted, 0 for none.
+static NOTED: AtomicI32 = AtomicI32::new(0);
+
+/// When it came in, milliseconds of the monotonic clock.
+static NOTED_AT: AtomicI64 = AtomicI64::new(0);
+
+/// How soon after the first signal another one is the same request: timeout(1) signals its child and then the
+/// child's process group, systemd(1) can send SIGHUP right after SIGTERM.
+const SAME_REQUEST_MS: i64 = 500;
+
+/// Notes these signals instead of dying of them. Another one, half a second after the first or later, kills.
+///
+/// System calls that a noted signal interrupts are resumed. Programs that are started get the default action.
+///
+/// Errors: whatever the kernel says.
+pub(crate) fn note_signals(signals: &SigSet) -> nix::Result<()> {
+    let action = SigAction::new(SigHandler::Handler(note), SaFlags::SA_RESTART, SigSet::empty());
+    for signal in signals {
+        // SAFETY: the handler makes async-signal-safe calls only, and touches nothing but atomics.
+        unsafe { sigaction(signal, &action) }?;
+    }
+    Ok(())
+}
+
+/// The first signal that was noted.
+pub(crate) fn noted_signal() -> Option<Signal> {
+    Signal::try_from(NOTED.load(Ordering::Acquire)).ok()
+}
+
+/// Ends the process by this signal, as if it had never been noted.
+pub(crate) fn die_of(signal: Signal) {
+    default_action_and_raise(signal as libc::c_int);
+    let _ = SigSet::from(signal).thread_unblock();
+}
+
+extern "C" fn note(signal: libc::c_int) {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes to a struct that lives; async-signal-safe.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    // Never 0, which stands for none.
+    let now = (now.tv_sec * 1000 + now.tv_nsec / 1_000_000).max(1);
+    match NOTED_AT.compare_exchange(0, now, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => NOTED.store(signal, Ordering::Release),
+        Err(first) if now - first >= SAME_REQUEST_MS => default_action_and_raise(signal),
+        Err(_) => {}
+    }
+}
+
+/// In a handler, the signal is delivered when the handler returns.
+fn default_action_and_raise(signal: libc::c_int) {
+    // SAFETY: both calls take numbers only and are async-signal-safe.
+    unsafe {
+        libc::signal(signal, libc::SIG_DFL);
+        libc::raise(signal);
+    }
+}
+
+/// Overwrites bytes that are not needed any more, which the compiler would leave out as useless.
+pub(crate) fn wipe(bytes: &mut [u8]) {
+    for byte in bytes {
+        // SAFETY: a write through a reference, of a type that any value fits.
+        unsafe { std::ptr::write_volatile(byte, 0) };
     }
 }
 

@@ -10,6 +10,8 @@
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
+use crate::text;
+
 /// Between two columns.
 const GAP: usize = 2;
 /// Narrowest column of prose, characters.
@@ -227,15 +229,8 @@ fn break_point(word: &str, width: usize) -> usize {
 fn printable(cell: &str) -> String {
     match cell {
         "" => "-".to_owned(),
-        _ => escaped(cell),
+        _ => text::one_line(cell).into_owned(),
     }
-}
-
-/// The text with its control characters as escapes.
-pub(crate) fn escaped(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() })
-        .collect()
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Sizes and numbers as people write them.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, de};
@@ -14,6 +15,29 @@ pub struct Size(pub u64);
 
 /// One GiB, in bytes.
 pub const GIB: u64 = 1 << 30;
+
+/// What the memory of a guest can be. Source: Intel SDM volume 3A, 4.1.4: physical addresses have at most 52 bits.
+pub const MEMORY: RangeInclusive<u64> = 1 << 20..=1 << 52;
+
+/// What the size of a guest's disk can be. Source: QEMU `block/qcow2.h`: an L1 table of 32 MiB, with clusters of
+/// 64 KiB, reaches 2 EiB.
+pub const DISK: RangeInclusive<u64> = 1 << 20..=1 << 61;
+
+/// Reads a size that has to lie in a range, for command lines.
+pub fn size_in(
+    range: RangeInclusive<u64>,
+) -> impl Fn(&str) -> Result<Size, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let size: Size = text.parse()?;
+        match range.contains(&size.0) {
+            true => Ok(size),
+            false => {
+                let (least, most) = (Size(*range.start()), Size(*range.end()));
+                Err(format!("{size} is not between {least} and {most}"))
+            }
+        }
+    }
+}
 
 impl FromStr for Size {
     type Err = String;
@@ -118,6 +142,16 @@ mod tests {
         for text in ["", "G", "8X", "-1", "1e9", "8iB", "1.0001K", ".5G", "1.G", "99999999999P"] {
             assert!(text.parse::<Size>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn sizes_outside_their_range_are_refused() {
+        let memory = size_in(MEMORY);
+        assert_eq!(memory("4P"), Ok(Size(1 << 52)));
+        for text in ["0", "1048575", "4503599627370497", "18446744073709551615", "16E"] {
+            assert!(memory(text).is_err(), "{text}");
+        }
+        assert_eq!(memory("8P").unwrap_err(), "8 PiB is not between 1 MiB and 4 PiB");
     }
 
     #[test]

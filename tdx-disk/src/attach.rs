@@ -146,8 +146,8 @@ pub fn run(
         return Err(Error::permission("judging and attaching disks takes root")
             .hint("run it with sudo, or with --dry-run to see the plan"));
     }
-    interrupt::guard();
     let mut subject = Subject::find(&open, &args.domain)?;
+    interrupt::guard();
     let mut warnings = Vec::new();
     let done = names.iter().map(|named| {
         let attachment = Attachment { host: &context.host, args: &args, named };

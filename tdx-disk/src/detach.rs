@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use common::cli::{Change, Context};
+use common::cli::{Change, Context, seconds};
 use common::document::{Action, Document, Item};
 use common::host::Host;
 use common::libvirt::{Context as _, Libvirt, is_gone};
@@ -35,7 +35,7 @@ pub struct DetachArgs {
     #[arg(value_name = "DEV|TARGET")]
     device: String,
     /// How long to wait for the guest to let go
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = seconds())]
     timeout: u64,
     #[command(flatten)]
     change: Change,
@@ -90,10 +90,10 @@ pub fn run(
     open: impl Fn() -> Result<Libvirt>,
     args: DetachArgs,
 ) -> Result<Outcome> {
-    interrupt::guard();
     let path = named::path(&args.device)?;
     let detach = Detach { host: &context.host, word: &args.device, path };
     let mut subject = Subject::find(&open, &args.domain)?;
+    interrupt::guard();
     let (found, device) = detach.find(&subject)?;
     let dry_run = args.change.dry_run;
     if found.is_empty() {

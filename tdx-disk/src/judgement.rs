@@ -20,7 +20,7 @@ use crate::mounts::Mounts;
 use crate::number::Number;
 use crate::processes::Processes;
 use crate::qemu_lock;
-use crate::signature;
+use crate::{partitions, signature};
 
 /// How long what opens a disk for a moment, as udev does, is waited for.
 const MOMENT: Duration = Duration::from_secs(1);
@@ -360,6 +360,11 @@ fn contents(blocks: &Blocks, disk: &Disk, file: &File, unseen: &mut Vec<String>)
         };
         let name = signature.name;
         match signature.is_member {
+            true if name == signature::TOO_MANY_PARTITIONS => {
+                let most = partitions::MOST;
+                let message = format!("{place} has more than {most} partitions to be examined");
+                Finding::new(Code::Signature, message)
+            }
             true => {
                 Finding::new(Code::Signature, format!("{place} is a part of something: {name}"))
             }

@@ -26,13 +26,15 @@ impl Lock {
     /// Errors: `conflict` with code `RESERVED` when another has it for too long; `permission`, `io`.
     pub fn take(host: &Host, node: &str) -> Result<Self> {
         let flags = OFlags::NONBLOCK.bits().cast_signed();
-        let file = File::options().read(true).custom_flags(flags).open(host.path(node));
-        let file = file.at("open", node)?;
-        let end = Instant::now() + PATIENCE;
+        let began = Instant::now();
         loop {
+            let file = File::options().read(true).custom_flags(flags).open(host.path(node));
+            let file = file.at("open", node)?;
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => return Ok(Self { _node: file }),
-                Err(Errno::WOULDBLOCK) if Instant::now() < end => {
+                Err(Errno::WOULDBLOCK) if began.elapsed() < PATIENCE => {
+                    // Whoever has the lock counts those that have the disk open.
+                    drop(file);
                     interrupt::sleep(Duration::from_millis(50))?;
                 }
                 Err(Errno::WOULDBLOCK) => {

@@ -1,12 +1,10 @@
 //! The devices a verb is about: named on the command line or in a document on standard input.
 
-use std::io;
 use std::os::unix::fs::FileTypeExt;
 
 use common::host::Host;
 use common::identity::{self, Comparison};
-use common::{Code, Error, IoContext, Result, input};
-use rustix::io::Errno;
+use common::{Code, Error, ErrorKind, IoContext, Result, input, name};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
@@ -27,7 +25,8 @@ struct DiskClaim {
 
 #[derive(Debug, Deserialize)]
 struct Item {
-    device: input::Name,
+    #[serde(deserialize_with = "name::deserialize_path")]
+    device: String,
     #[serde(flatten)]
     claim: DiskClaim,
 }
@@ -68,7 +67,7 @@ pub fn read(words: &[String]) -> Result<Vec<Named>> {
         true if words.len() > 1 => return Err(Error::usage("- stands alone")),
         true => {
             let items: Vec<Item> = input::items(&["tdx.disk."], "disks with a device")?;
-            items.into_iter().map(|item| (item.device.into(), Some(item.claim))).collect()
+            items.into_iter().map(|item| (item.device, Some(item.claim))).collect()
         }
     };
     let named = identity::by_name(named).into_iter();
@@ -97,19 +96,12 @@ pub fn find<'b>(host: &Host, blocks: &'b Blocks, name: &str) -> Result<&'b Block
     if let Some(block) = blocks.of_path(host, &path) {
         return Ok(block);
     }
-    let metadata = match std::fs::metadata(host.path(&path)) {
-        Err(error)
-            if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
-        {
-            return Err(
-                Error::not_found(format!("no device {path}")).hint("tdx-disk list shows the disks")
-            );
+    let metadata = match std::fs::metadata(host.path(&path)).at("look at", &path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let error = Error::not_found(format!("no device {path}")).because(error);
+            return Err(error.hint("tdx-disk list shows the disks"));
         }
-        // The kind of this error has no stable name.
-        Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
-            return Err(Error::not_found(format!("no device {path}: its links lead in a circle")));
-        }
-        metadata => metadata.at("look at", &path)?,
+        metadata => metadata?,
     };
     if metadata.file_type().is_block_device() {
         return Err(Error::not_found(format!("the kernel has no device behind {path}")));

@@ -4,28 +4,41 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// The most partitions that are followed.
-const MOST: usize = 256;
+/// The most entries of a table, and the most tables of a chain, that are followed: as many partitions as
+/// Linux knows of one disk. Source: Linux `include/linux/blkdev.h`, `DISK_MAX_PARTS`.
+pub const MOST: u64 = 256;
 
 /// Where partitions are: start and size, bytes.
 pub type Spans = Vec<(u64, u64)>;
 
-/// The kind of table, `gpt` or `dos`, and its partitions.
+/// What a disk says of its partitions.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Table {
+    /// The kind of table, `gpt` or `dos`.
+    pub kind: Option<&'static str>,
+    /// Its partitions, those that lie beyond the disk's end included.
+    pub spans: Spans,
+    /// Whether there are more than [`MOST`], of which the others were not looked at.
+    pub is_cut: bool,
+}
+
+/// Reads the partition table of a disk.
 ///
+/// Errors: what reading says.
 /// Source: UEFI specification 2.10, chapter 5.
-pub fn read(file: &File, size: u64, sector: u32) -> io::Result<(Option<&'static str>, Spans)> {
+pub fn read(file: &File, size: u64, sector: u32) -> io::Result<Table> {
     // A table outlives a disk's move to another sector size, as behind a USB bridge.
     let sectors = [u64::from(sector), 512, 4096];
     for unit in sectors {
         for header in [unit, size.saturating_sub(unit)] {
-            if let Some(parts) = gpt(file, header, unit)? {
-                return Ok((Some("gpt"), parts));
+            if let Some(table) = gpt(file, header, unit)? {
+                return Ok(table);
             }
         }
     }
     match mbr(file, 0)? {
-        Some(entries) => Ok((Some("dos"), dos(file, entries, u64::from(sector))?)),
-        None => Ok((None, Vec::new())),
+        Some(entries) => dos(file, entries, u64::from(sector)),
+        None => Ok(Table::default()),
     }
 }
 
@@ -46,23 +59,41 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes)
 }
 
-fn gpt(file: &File, header: u64, unit: u64) -> io::Result<Option<Spans>> {
+fn gpt(file: &File, header: u64, unit: u64) -> io::Result<Option<Table>> {
     let header = bytes(file, header, 92)?;
     if !header.starts_with(b"EFI PART") {
         return Ok(None);
     }
     let (first, count, length) = (u64_at(&header, 72), u32_at(&header, 80), u32_at(&header, 84));
-    let mut parts = Vec::new();
-    for index in 0..count.min(MOST as u64) {
-        let at = first.checked_mul(unit).and_then(|at| at.checked_add(index * length));
-        let Some(at) = at.filter(|at| *at < i64::MAX as u64 - 128) else { break };
+    let mut table = Table { kind: Some("gpt"), ..Table::default() };
+    // Entries of any other size are of no table that the kernel would read.
+    if !(length.is_power_of_two() && (128..=4096).contains(&length)) {
+        return Ok(Some(table));
+    }
+    let place = |index: u64| first.checked_mul(unit)?.checked_add(index * length);
+    for index in 0..count.min(MOST) {
+        let Some(at) = place(index).filter(|at| *at < i64::MAX as u64 - length) else { break };
         let entry = bytes(file, at, 48)?;
         let (start, end) = (u64_at(&entry, 32), u64_at(&entry, 40));
         let is_used = entry.iter().take(16).any(|byte| *byte != 0) && end >= start;
-        let part = start.checked_mul(unit).zip((end - start.min(end) + 1).checked_mul(unit));
-        parts.extend(part.filter(|_| is_used));
+        let sectors = end.saturating_sub(start).saturating_add(1);
+        let span = start.checked_mul(unit).map(|start| (start, sectors.saturating_mul(unit)));
+        table.spans.extend(span.filter(|_| is_used));
     }
-    Ok(Some(parts))
+    table.is_cut = count > MOST && has_more(file, place(MOST), (count - MOST) * length)?;
+    Ok(Some(table))
+}
+
+/// Whether there is anything but zeros in the entries beyond those that are followed.
+fn has_more(file: &File, start: Option<u64>, length: u64) -> io::Result<bool> {
+    /// A table that is longer than this is taken for one that has more.
+    const LIMIT: u64 = 1 << 20;
+    match start {
+        Some(start) if length <= LIMIT => {
+            Ok(bytes(file, start, length as usize)?.iter().any(|byte| *byte != 0))
+        }
+        _ => Ok(true),
+    }
 }
 
 /// Type, start and size, in sectors, of the entries in the table of one sector.
@@ -84,18 +115,26 @@ fn mbr(file: &File, offset: u64) -> io::Result<Option<Entries>> {
 }
 
 /// The primary partitions, and the logical ones that an extended one is the chain of.
-fn dos(file: &File, entries: Entries, unit: u64) -> io::Result<Spans> {
+fn dos(file: &File, entries: Entries, unit: u64) -> io::Result<Table> {
     const EXTENDED: [u8; 3] = [0x05, 0x0f, 0x85];
-    let mut parts = Vec::new();
+    let mut found = Table { kind: Some("dos"), ..Table::default() };
+    // Of all chains together: an empty table leads on as well as a used one.
+    let mut tables = 0;
     for (kind, first, size) in entries {
         if !EXTENDED.contains(&kind) {
-            parts.push((first * unit, size * unit));
+            found.spans.push((first * unit, size * unit));
             continue;
         }
         let mut table = first;
-        while let Some(inner) = mbr(file, table * unit)?.filter(|_| parts.len() < MOST) {
+        while let Some(inner) = mbr(file, table * unit)? {
+            tables += 1;
+            if tables > MOST {
+                found.is_cut = true;
+                return Ok(found);
+            }
             let logical = inner.iter().find(|(kind, ..)| !EXTENDED.contains(kind));
-            parts.extend(logical.map(|(_, start, size)| ((table + start) * unit, size * unit)));
+            let logical = logical.map(|(_, start, size)| ((table + start) * unit, size * unit));
+            found.spans.extend(logical);
             let next = inner.iter().find(|(kind, ..)| EXTENDED.contains(kind));
             match next {
                 // Of a chain that runs in a circle the first turn is enough.
@@ -104,7 +143,7 @@ fn dos(file: &File, entries: Entries, unit: u64) -> io::Result<Spans> {
             }
         }
     }
-    Ok(parts)
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -113,11 +152,61 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    fn disk(write: impl Fn(&File)) -> (Option<&'static str>, Spans) {
+    fn table(write: impl Fn(&File)) -> Table {
         let file = tempfile::tempfile().unwrap();
         file.set_len(64 * MIB).unwrap();
         write(&file);
         read(&file, 64 * MIB, 512).unwrap()
+    }
+
+    fn disk(write: impl Fn(&File)) -> (Option<&'static str>, Spans) {
+        let table = table(write);
+        assert!(!table.is_cut);
+        (table.kind, table.spans)
+    }
+
+    /// A GPT of so many entries of 128 bytes; those that are named reach from sector to sector.
+    fn gpt(file: &File, count: u32, used: &[(u64, u64, u64)]) {
+        file.write_all_at(b"EFI PART", 512).unwrap();
+        file.write_all_at(&2u64.to_le_bytes(), 512 + 72).unwrap();
+        file.write_all_at(&count.to_le_bytes(), 512 + 80).unwrap();
+        file.write_all_at(&128u32.to_le_bytes(), 512 + 84).unwrap();
+        for (index, start, end) in used {
+            let at = 1024 + index * 128;
+            file.write_all_at(&[1], at).unwrap();
+            file.write_all_at(&start.to_le_bytes(), at + 32).unwrap();
+            file.write_all_at(&end.to_le_bytes(), at + 40).unwrap();
+        }
+    }
+
+    #[test]
+    fn gpt_ranges_that_no_disk_has_are_read_without_overflow() {
+        let found = disk(|file| gpt(file, 4, &[(0, 0, u64::MAX), (1, 8, u64::MAX), (2, 9, 8)]));
+        assert_eq!(found.1, [(0, u64::MAX), (8 * 512, u64::MAX)]);
+        let far = disk(|file| gpt(file, 4, &[(0, u64::MAX, u64::MAX)]));
+        assert_eq!(far, (Some("gpt"), vec![]));
+    }
+
+    #[test]
+    fn a_table_with_too_many_entries_says_so() {
+        assert!(!table(|file| gpt(file, 1024, &[(255, 8, 9)])).is_cut);
+        assert!(table(|file| gpt(file, 1024, &[(256, 8, 9)])).is_cut);
+        assert!(table(|file| gpt(file, u32::MAX, &[])).is_cut);
+    }
+
+    #[test]
+    fn a_chain_of_empty_logical_partitions_is_cut() {
+        let chain = |length: u32| {
+            table(|file| {
+                entry(file, 0, 0, 0x05, 64, 64 << 10);
+                for link in 0..length {
+                    entry(file, u64::from(64 + link), 0, 0x05, link + 1, 1);
+                }
+            })
+        };
+        assert!(!chain(255).is_cut);
+        let cut = chain(100_000);
+        assert!(cut.is_cut && cut.spans.is_empty());
     }
 
     fn entry(file: &File, table: u64, index: u64, kind: u8, first: u32, size: u32) {

@@ -40,17 +40,19 @@ pub struct Processes {
 }
 
 impl Processes {
-    /// Who has one of these devices open or mapped, runs of this tool left out.
+    /// Who has one of these devices open or mapped, this process left out.
     ///
     /// Errors: `permission` or `io` when `/proc` cannot be listed.
     /// Source: proc_pid_fd(5), proc_pid_map_files(5).
     pub fn with_open(host: &Host, devices: &BTreeSet<Number>) -> Result<Self> {
         let mut found = Self::default();
         let proc = host.path("/proc");
+        // Its id where this /proc has it: that of another process-id namespace has another one.
+        let own = fs::read_link(proc.join("self")).unwrap_or_default();
         for entry in fs::read_dir(&proc).at("read", &proc)? {
             let name = entry.at("read", &proc)?.file_name();
             let pid = name.to_str().and_then(|name| name.parse().ok());
-            if let Some(pid) = pid.filter(|pid| *pid != std::process::id()) {
+            if let Some(pid) = pid.filter(|_| own.as_os_str() != name) {
                 found.look_at(&proc.join(name), pid, devices);
             }
         }
@@ -97,10 +99,6 @@ impl Processes {
         let node = fs::read_link(link).unwrap_or_default().to_string_lossy().into_owned();
         let command = fs::read_to_string(process.join("comm")).unwrap_or_default();
         let command = command.trim_end().to_owned();
-        // Another of ours that looks at the disk, or waits for its turn.
-        if command == "tdx-disk" {
-            return;
-        }
         self.holders.insert(pid, Process { pid, command, node });
     }
 }

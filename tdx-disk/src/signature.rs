@@ -63,6 +63,9 @@ impl Area<'_> {
     }
 }
 
+/// The name of a partition table of which only a part was followed, so that the rest of the disk is not known.
+pub const TOO_MANY_PARTITIONS: &str = "too many partitions";
+
 /// Everything that is recognised on a disk of `size` bytes: on itself, and on each of its partitions,
 /// those that only the partition table tells of included.
 ///
@@ -77,13 +80,18 @@ pub fn probe(
     let mut found = Vec::new();
     let whole = Area { file, start: 0, size };
     recognise(whole, &mut found)?;
-    let (table, mut parts) = partitions::read(file, size, sector)?;
-    if let Some(name) = table {
+    let table = partitions::read(file, size, sector)?;
+    if let Some(name) = table.kind {
         found.push(Signature { start: 0, name, is_member: false });
     }
+    if table.is_cut {
+        found.push(Signature { start: 0, name: TOO_MANY_PARTITIONS, is_member: true });
+    }
+    let mut parts = table.spans;
     parts.extend(known);
     parts.sort_unstable();
-    parts.dedup_by_key(|part| part.0);
+    // Two that begin at one place and end at others are both looked at: one of them may be made up.
+    parts.dedup();
     for (start, length) in parts.into_iter().filter(|(start, _)| (1..size).contains(start)) {
         let area = Area { file, start, size: length.min(size - start) };
         recognise(area, &mut found)?;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use common::libvirt::{Context, Libvirt, is_gone};
-use common::{Error, Result, interrupt, log};
+use common::{Error, Result, interrupt, log, name};
 use virt::domain::Domain;
 
 use crate::guests::Guest;
@@ -30,9 +30,7 @@ impl<'c> Subject<'c> {
     ///
     /// Errors: `not_found` when there is none; those of connecting; `usage` for an impossible name.
     pub fn find(open: &'c dyn Fn() -> Result<Libvirt>, name: &str) -> Result<Self> {
-        if name.contains('\0') {
-            return Err(Error::usage(format!("{name:?} is no domain name")));
-        }
+        name::check("domain", name)?;
         let libvirt = open()?;
         let domain = lookup(&libvirt, name)?;
         Ok(Self { open, libvirt, domain, name: name.to_owned() })

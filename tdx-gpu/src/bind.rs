@@ -6,7 +6,7 @@ use common::cli::{Change, Context};
 use common::document::{Action, Document};
 use common::host::Host;
 use common::output::Outcome;
-use common::units::Size;
+use common::units::{self, Size};
 use common::{Code, Result, interrupt};
 use tdx_iommu::request::{self, Named};
 
@@ -29,7 +29,7 @@ pub struct BindArgs {
     #[arg(long, value_name = "CODE", value_parser = Code::to_force)]
     force: Vec<Code>,
     /// Memory of the guest, which bounds what VFIO may map [default: all of the host's]
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", value_parser = units::size_in(units::MEMORY))]
     memory: Option<Size>,
     /// The guest gets the devices by iommufd, which has no such bound
     #[arg(long, conflicts_with = "memory")]

@@ -8,7 +8,7 @@ use common::Result;
 use common::cli::Context;
 use common::document::{Document, Item};
 use common::output::Outcome;
-use common::units::Size;
+use common::units::{self, Size};
 use schemars::JsonSchema;
 use serde::Serialize;
 use tdx_iommu::check::{self, CheckItem};
@@ -26,7 +26,7 @@ pub struct CheckArgs {
     #[arg(value_name = "BDF", required = true)]
     devices: Vec<Named>,
     /// Memory of the guest [default: all of the host's]
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", value_parser = units::size_in(units::MEMORY))]
     memory: Option<Size>,
 }
 

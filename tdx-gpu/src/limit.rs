@@ -24,7 +24,7 @@ const SPARE: u64 = 32764;
 
 /// The limit that a guest with this much memory needs, in mappings.
 pub fn needed(memory: Size) -> u64 {
-    memory.0.div_ceil(4096) + SPARE
+    memory.0.div_ceil(4096).saturating_add(SPARE)
 }
 
 /// The memory of the whole host.
@@ -32,7 +32,8 @@ pub fn host_memory(host: &Host) -> Result<Size> {
     let text = host.read("/proc/meminfo")?.unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
     let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
-    kib.map(|kib| Size(kib * 1024)).ok_or_else(|| Error::failed("/proc/meminfo has no MemTotal"))
+    kib.map(|kib| Size(kib.saturating_mul(1024)))
+        .ok_or_else(|| Error::failed("/proc/meminfo has no MemTotal"))
 }
 
 /// The limit as it is; none while the module is not loaded.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use common::libvirt::{Context, Libvirt, is_gone};
 use common::{Error, IoContext, Result, log};
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, openat, statat, unlinkat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, openat, statat, unlinkat};
 use rustix::io::Errno;
 use virt::storage_vol::StorageVol;
 use virt::sys;
@@ -51,6 +51,8 @@ pub struct CheckedFile {
 struct Entry {
     directory: OwnedFd,
     name: OsString,
+    /// Keeps the file system from giving the number of the file to another one.
+    _file: OwnedFd,
     device: u64,
     inode: u64,
 }
@@ -146,11 +148,14 @@ impl Entry {
         };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = openat(CWD, parent, flags, Mode::empty())?;
-        let stat = statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = openat(&directory, name, flags, Mode::empty())?;
+        let stat = fstat(&file)?;
         Ok(match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => Ok(Self {
                 directory,
                 name: name.to_owned(),
+                _file: file,
                 device: stat.st_dev,
                 inode: stat.st_ino,
             }),

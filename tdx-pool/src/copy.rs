@@ -13,7 +13,7 @@ use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread;
+use std::thread::{self, Builder};
 use std::time::{Duration, Instant};
 
 use common::error::{Error, ErrorKind, Result};
@@ -241,13 +241,16 @@ fn copy_extents(
 ) -> Result<(u64, Option<String>)> {
     thread::scope(|scope| {
         let (to_writer, pieces) = sync_channel(1);
-        let writer = scope.spawn(move || write(target, pieces));
+        let writer = Builder::new().spawn_scoped(scope, move || write(target, pieces));
+        let writer = writer.map_err(no_thread)?;
         let mut sinks = vec![to_writer];
-        let hasher = digest.then(|| {
+        let mut hasher = None;
+        if digest {
             let (to_hasher, pieces) = sync_channel(1);
             sinks.push(to_hasher);
-            scope.spawn(move || hash(pieces))
-        });
+            let thread = Builder::new().spawn_scoped(scope, move || hash(pieces));
+            hasher = Some(thread.map_err(no_thread)?);
+        }
         let read = read(source, size, watch, |piece| {
             sinks.iter().all(|sink: &SyncSender<Piece>| sink.send(piece.clone()).is_ok())
         });
@@ -402,6 +405,12 @@ fn feed(hasher: &mut Sha256, piece: &Piece) {
 
 fn hex(hasher: Sha256) -> String {
     hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn no_thread(error: io::Error) -> Error {
+    Error::new(ErrorKind::Io, "the system gives no thread for copying")
+        .because(error)
+        .hint("ulimit -u shows how many processes and threads this user may have")
 }
 
 fn changed() -> Error {

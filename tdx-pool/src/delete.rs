@@ -11,7 +11,7 @@ use common::config::Config;
 use common::document::{Action, Document, Item};
 use common::libvirt::Libvirt;
 use common::output::Outcome;
-use common::{Error, Result, input, interrupt};
+use common::{Error, Result, input, interrupt, name};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -77,8 +77,8 @@ pub fn run(
     args: DeleteArgs,
 ) -> Result<Outcome> {
     let wanted = wanted(args.volumes, &args.pool)?;
-    interrupt::guard();
     let libvirt = connect()?;
+    interrupt::guard();
     let dry_run = args.change.dry_run;
     let host_name = context.host_name();
     let mut failed: Option<Error> = None;
@@ -122,8 +122,10 @@ pub fn run(
 /// An item says which pool it is in: a name alone could hit another pool's volume.
 #[derive(Deserialize)]
 struct Named {
-    name: input::Name,
-    pool: Option<input::Name>,
+    #[serde(deserialize_with = "name::deserialize")]
+    name: String,
+    #[serde(default, deserialize_with = "name::deserialize_option")]
+    pool: Option<String>,
     #[serde(flatten)]
     claim: VolumeClaim,
 }
@@ -135,6 +137,7 @@ type Claimed = BTreeMap<String, Vec<VolumeClaim>>;
 fn wanted(words: Vec<String>, args: &PoolArgs) -> Result<BTreeMap<Option<String>, Claimed>> {
     let mut wanted: BTreeMap<_, Claimed> = BTreeMap::new();
     if !words.iter().any(|word| word == input::STDIN) {
+        words.iter().try_for_each(|word| name::check("volume", word))?;
         let named = words.into_iter().map(|name| (name, Vec::new()));
         wanted.insert(args.pool.clone(), named.collect());
         return Ok(wanted);
@@ -144,7 +147,6 @@ fn wanted(words: Vec<String>, args: &PoolArgs) -> Result<BTreeMap<Option<String>
     }
     let kinds = ["tdx.pool.volumes", "tdx.pool.import", "tdx.pool.cleanup", "tdx.pool.delete"];
     for Named { name, pool, claim } in input::items(&kinds, "volumes with a name")? {
-        let (name, pool) = (String::from(name), pool.map(String::from));
         if let (Some(asked), Some(there)) = (&args.pool, &pool)
             && asked != there
         {

@@ -21,7 +21,7 @@ use common::document::{Action, Document, Item};
 use common::libvirt::Libvirt;
 use common::output::Outcome;
 use common::units::Size;
-use common::{Error, Result, input, interrupt};
+use common::{Error, Result, input, interrupt, name};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -121,8 +121,8 @@ pub fn run(
 ) -> Result<Outcome> {
     let images = images(&args)?;
     let change = args.change;
-    interrupt::guard();
     let libvirt = connect()?;
+    interrupt::guard();
     images.iter().try_for_each(|image| image.expect_same(context, &libvirt))?;
     let pool = ensure::Plan::new(&libvirt, config, &args.pool, None)?;
     let mut plans = Vec::new();
@@ -161,8 +161,10 @@ pub fn run(
 
 #[derive(Deserialize)]
 struct ImageItem {
-    path: input::Name,
-    pool: Option<input::Name>,
+    #[serde(deserialize_with = "name::deserialize_path")]
+    path: String,
+    #[serde(default, deserialize_with = "name::deserialize_option")]
+    pool: Option<String>,
     #[serde(flatten)]
     claim: VolumeClaim,
 }
@@ -201,11 +203,8 @@ fn images(args: &ImportArgs) -> Result<Vec<Image>> {
         let message = format!("--name and --sha256 are for one image, {} came", items.len());
         return Err(Error::usage(message));
     }
-    let image = |item: ImageItem| Image {
-        path: item.path.as_str().into(),
-        pool: item.pool.map(String::from),
-        claim: item.claim,
-    };
+    let image =
+        |item: ImageItem| Image { path: item.path.into(), pool: item.pool, claim: item.claim };
     Ok(items.into_iter().map(image).collect())
 }
 

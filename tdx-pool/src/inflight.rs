@@ -4,22 +4,32 @@
 //! drops the lock with the process, however it dies, so a leftover is known at once and by nothing as
 //! vague as age.
 //!
-//! The same file is locked by whoever is about to refer to a volume ([`Kept`]) and by whoever is about
-//! to delete or replace it ([`Removal`]).
+//! A volume that something is about to refer to is locked as well ([`Kept`]), and one that is about to be
+//! deleted or replaced ([`Removal`]).
+//!
+//! Root's locks lie where nobody else can create a file, and only members of the group that may use libvirt can
+//! open one, so that nobody else can hold one in root's way. The locks of other users lie in a directory that all
+//! can write. There a lock counts only when its file has that group, which only its members can give to a file,
+//! and when nobody but they can open it.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use common::host::Host;
-use common::{Error, IoContext, Result, log};
+use common::{Error, IoContext, Result, log, user};
 use rustix::fs::{FlockOperation, OFlags, flock};
 
-/// Where the locks are. Anyone may create there, as in `/run/lock` itself: members of the group
-/// libvirt make overlays too.
-const FOLDER: &str = "/run/lock/tdx";
+mod kept;
+
+pub use kept::{Kept, Removal};
+
+/// The directory of root's locks. Everybody can see whether there is a lock of a name.
+const OF_ROOT: &str = "/run/tdx-pool";
+
+/// The directory of all others' locks: members of the group libvirt make overlays too.
+const OF_USERS: &str = "/run/lock/tdx";
 
 /// A creation under way. It ends when this is dropped.
 #[derive(Debug)]
@@ -34,21 +44,20 @@ impl InFlight {
     /// Errors: `permission` or `io` when the lock cannot be had; `conflict` when another process makes
     /// a volume of that name.
     pub fn begin(host: &Host, name: &str) -> Result<Self> {
-        let folder = host.path(FOLDER);
-        make_folder(&folder)?;
+        let folder = make_folder(host)?;
         let path = folder.join(name);
         loop {
             let mut options = OpenOptions::new();
-            let options = options.write(true).create(true).truncate(false);
+            let options = options.write(true).create(true).truncate(false).mode(0o600);
             let lock = options.custom_flags(careful()).open(&path).at("create the lock", &path)?;
-            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => {}
-                Err(rustix::io::Errno::WOULDBLOCK) => {
-                    return Err(Error::conflict(format!(
-                        "volume '{name}' is being made by another process"
-                    )));
-                }
-                Err(error) => return Err(error).at("lock", &path),
+            expect_own(&lock.metadata().at("look at", &path)?, &path)?;
+            if is_locked(&lock, &path)? {
+                return Err(Error::conflict(format!(
+                    "volume '{name}' is being made by another process"
+                )));
+            }
+            if !is_root() {
+                prove_membership(&lock);
             }
             // A cleanup may have taken the file away between open and lock.
             if lock.metadata().at("look at", &path)?.nlink() > 0 {
@@ -64,149 +73,104 @@ impl Drop for InFlight {
     }
 }
 
-/// Volumes that stay while this is held: something is about to refer to them.
-///
-/// Whoever puts an overlay on a volume, or defines a domain on it, holds this until the overlay or the
-/// domain is there to be seen. Whoever deletes or replaces the volume takes [`Removal`] first and looks
-/// for users after that, so that neither can miss the other.
-#[derive(Debug)]
-pub struct Kept {
-    _lock: SharedName,
-}
-
-impl Kept {
-    /// Keeps the volume `name`, after waiting for a process that deletes or replaces it: the volume may
-    /// be gone then.
-    ///
-    /// Errors: `conflict` when that takes too long; `permission`, `io`; `interrupted`.
-    pub fn begin(host: &Host, name: &str) -> Result<Self> {
-        let lock = SharedName::lock(host, name, FlockOperation::NonBlockingLockShared, PATIENCE)?;
-        let busy = || Error::conflict(format!("volume '{name}' is being deleted or replaced"));
-        Ok(Self { _lock: lock.ok_or_else(busy)? })
-    }
-}
-
-/// A volume that nothing can begin to use while this is held: it is about to be deleted or replaced.
-#[derive(Debug)]
-pub struct Removal {
-    _lock: SharedName,
-}
-
-impl Removal {
-    /// Locks the volume `name`, after waiting for those who keep it: then they can be seen to use it.
-    ///
-    /// Errors: `conflict` when that takes too long; `permission`, `io`; `interrupted`.
-    pub fn begin(host: &Host, name: &str) -> Result<Self> {
-        let lock =
-            SharedName::lock(host, name, FlockOperation::NonBlockingLockExclusive, PATIENCE)?;
-        let busy = || Error::conflict(format!("volume '{name}' is being made by another process"));
-        Ok(Self { _lock: lock.ok_or_else(busy)? })
-    }
-}
-
-/// How long a lock is waited for.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// A lock on a name that several processes, also of different users, may want at once.
-#[derive(Debug)]
-struct SharedName {
-    path: PathBuf,
-    lock: File,
-}
-
-impl SharedName {
-    /// Takes the lock; none when others held it for all of `patience`.
-    fn lock(
-        host: &Host,
-        name: &str,
-        operation: FlockOperation,
-        patience: Duration,
-    ) -> Result<Option<Self>> {
-        let folder = host.path(FOLDER);
-        make_folder(&folder)?;
-        let path = folder.join(name);
-        let end = Instant::now() + patience;
-        loop {
-            let lock = open_or_create(&path)?;
-            match flock(&lock, operation) {
-                // The last holder may have removed the file between open and lock.
-                Ok(()) if lock.metadata().at("look at", &path)?.nlink() > 0 => {
-                    return Ok(Some(Self { path, lock }));
-                }
-                Ok(()) => {}
-                Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() >= end => return Ok(None),
-                Err(rustix::io::Errno::WOULDBLOCK) => {
-                    common::interrupt::sleep(Duration::from_millis(20))?;
-                }
-                Err(error) => return Err(error).at("lock", &path),
-            }
-        }
-    }
-}
-
-impl Drop for SharedName {
-    fn drop(&mut self) {
-        // The last one removes the file.
-        if flock(&self.lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
-/// Opens a lock file that may be another user's, which the kernel lets nobody open with `O_CREAT` here.
-///
-/// Source: Linux `Documentation/admin-guide/sysctl/fs.rst`, `protected_regular`.
-fn open_or_create(path: &Path) -> Result<File> {
-    loop {
-        match OpenOptions::new().read(true).custom_flags(careful()).open(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            opened => return opened.at("open the lock", path),
-        }
-        let mut options = OpenOptions::new();
-        match options.write(true).create_new(true).custom_flags(careful()).open(path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            created => {
-                let lock = created.at("create the lock", path)?;
-                // Not by the umask: whoever can read it can lock it.
-                lock.set_permissions(Permissions::from_mode(0o644)).at("open up", path)?;
-                return Ok(lock);
-            }
-        }
-    }
-}
-
-/// Whether some process is making the volume `name`, or keeps it for something that it makes.
+/// Whether some process is making the volume `name`, or keeps it for something that it makes. Who is not root
+/// cannot tell a lock that only its holder can open from one that a dead process left, and takes it for a lock.
 ///
 /// Errors: `io` or `permission` when that cannot be told.
 pub fn is_in_flight(host: &Host, name: &str) -> Result<bool> {
-    let path = host.path(FOLDER).join(name);
-    match OpenOptions::new().read(true).custom_flags(careful()).open(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        lock => is_locked(&lock.at("open the lock", &path)?, &path),
+    for folder in [OF_ROOT, OF_USERS] {
+        if is_locked_in(host, folder, name, FlockOperation::NonBlockingLockExclusive)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether a lock in a directory speaks against this kind of lock.
+fn is_locked_in(host: &Host, folder: &str, name: &str, wanted: FlockOperation) -> Result<bool> {
+    let path = host.path(folder).join(name);
+    let lock = match OpenOptions::new().read(true).custom_flags(careful()).open(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        // A link, which these tools never make there.
+        Err(error) if error.raw_os_error() == Some(LOOP) && folder == OF_USERS => return Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !is_root() => {
+            return match path.symlink_metadata() {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+                there => there.at("look at the lock", &path).map(|_| true),
+            };
+        }
+        lock => lock.at("open the lock", &path)?,
+    };
+    Ok(counts(&lock, folder, &path)? && !try_lock(&lock, &path, wanted)?)
+}
+
+/// Takes the lock files of dead processes away, and those that do not count. What cannot be judged is left: a
+/// lock file too many does no harm.
+pub fn sweep(host: &Host) {
+    if is_root() {
+        take_over(host);
+    }
+    for folder in [OF_ROOT, OF_USERS] {
+        for entry in fs::read_dir(host.path(folder)).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let lock = OpenOptions::new().read(true).custom_flags(careful()).open(&path);
+            // Still held while it is removed: whoever waits for it then finds it unlinked.
+            if let Ok(lock) = lock
+                && let Ok(counts) = counts(&lock, folder, &path)
+                && (!counts || is_locked(&lock, &path).is_ok_and(|locked| !locked))
+            {
+                log::step(format_args!("remove the stale lock {}", path.display()));
+                let _ = fs::remove_file(&path);
+            }
+        }
     }
 }
 
-/// Takes the lock files of dead processes away. What cannot be judged is left: a lock file too many
-/// does no harm.
-pub fn sweep(host: &Host) {
-    for entry in fs::read_dir(host.path(FOLDER)).into_iter().flatten().flatten() {
-        let path = entry.path();
-        let lock = OpenOptions::new().read(true).custom_flags(careful()).open(&path);
-        // Still held while it is removed: whoever waits for it then finds it unlinked.
-        if let Ok(lock) = lock
-            && is_locked(&lock, &path).is_ok_and(|locked| !locked)
-        {
-            log::step(format_args!("remove the stale lock {}", path.display()));
-            let _ = fs::remove_file(&path);
-        }
+/// Whether a lock in this directory keeps anybody from anything.
+fn counts(lock: &File, folder: &str, path: &Path) -> Result<bool> {
+    let metadata = lock.metadata().at("look at", path)?;
+    let by_whom = [0, rustix::process::geteuid().as_raw()].contains(&metadata.uid());
+    let by_member = members().contains(&metadata.gid());
+    let is_private = metadata.mode() & if by_member { 0o037 } else { 0o077 } == 0;
+    Ok(folder == OF_ROOT || metadata.is_file() && is_private && (by_whom || by_member))
+}
+
+/// The groups that may use libvirt's system connection: the one that distributions' polkit rules name, and
+/// those that the sockets are open to.
+///
+/// Source: <https://libvirt.org/auth.html#unix-socket-permissions-group>.
+fn members() -> Vec<u32> {
+    let sockets = ["libvirt-sock", "virtqemud-sock", "virtstoraged-sock"];
+    let groups = sockets.iter().filter_map(|socket| {
+        let metadata = fs::metadata(Path::new("/run/libvirt").join(socket)).ok()?;
+        (metadata.mode() & 0o020 != 0 && metadata.gid() != 0).then(|| metadata.gid())
+    });
+    user::group_id("libvirt").into_iter().chain(groups).collect()
+}
+
+/// Gives a file a group that only its members can give, and says whether it could. The lock of anybody else
+/// counts for nobody.
+fn prove_membership(file: &File) -> bool {
+    let is_given = |group: &u32| fchown(file, None, Some(*group)).is_ok();
+    let is_member = members().iter().any(is_given);
+    if !is_member && !is_root() {
+        log::step(
+            "this user is in no group that may use libvirt: root's commands ignore its locks",
+        );
     }
+    is_member
 }
 
 /// Takes the lock, which lasts until `lock` is closed, unless another has it.
 fn is_locked(lock: &File, path: &Path) -> Result<bool> {
-    match flock(lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(false),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
+    Ok(!try_lock(lock, path, FlockOperation::NonBlockingLockExclusive)?)
+}
+
+/// Takes this kind of lock, unless another has one that speaks against it.
+fn try_lock(lock: &File, path: &Path, wanted: FlockOperation) -> Result<bool> {
+    match flock(lock, wanted) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
         Err(error) => Err(error).at("lock", path),
     }
 }
@@ -216,36 +180,94 @@ fn careful() -> i32 {
     (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed()
 }
 
-fn make_folder(folder: &Path) -> Result<()> {
-    match DirBuilder::new().mode(0o700).create(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            fs::create_dir_all(folder.parent().unwrap_or(folder)).at("create", folder)?;
-            make_folder(folder)
-        }
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            Err(error).at("create", folder)
-        }
-        made => open_up(folder, made.is_ok()),
+/// What opening a link says when links are not followed.
+const LOOP: i32 = rustix::io::Errno::LOOP.raw_os_error();
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+fn expect_own(metadata: &Metadata, path: &Path) -> Result<()> {
+    match metadata.uid() == rustix::process::geteuid().as_raw() && metadata.is_file() {
+        true => Ok(()),
+        false => Err(is_another_users(path)),
     }
 }
 
-/// Lets others make their locks here, but not take away those of root.
-fn open_up(folder: &Path, made: bool) -> Result<()> {
+fn is_another_users(path: &Path) -> Error {
+    Error::permission(format!("the lock {} is another user's", path.display()))
+        .hint("tdx-pool cleanup, run as root, removes stale locks")
+}
+
+/// Makes the directory of this user's locks.
+fn make_folder(host: &Host) -> Result<PathBuf> {
+    if !is_root() {
+        return make_users_folder(host);
+    }
+    take_over(host);
+    let folder = host.path(OF_ROOT);
+    if create(&folder, 0o711)?.is_none() {
+        let metadata = open(&folder)?.metadata().at("look at", &folder)?;
+        if metadata.uid() != 0 || metadata.mode() & 0o022 != 0 {
+            return Err(not_safe(&folder));
+        }
+    }
+    Ok(folder)
+}
+
+/// Makes the directory of the locks of all users. Its owner can remove any lock, so it has to be root's, or that
+/// of somebody who could as well remove the volumes.
+fn make_users_folder(host: &Host) -> Result<PathBuf> {
+    let folder = host.path(OF_USERS);
+    match create(&folder, 0o1777)? {
+        Some(made) => _ = prove_membership(&made),
+        None => {
+            let metadata = open(&folder)?.metadata().at("look at", &folder)?;
+            let own = [0, rustix::process::geteuid().as_raw()].contains(&metadata.uid());
+            if !own && !members().contains(&metadata.gid()) {
+                return Err(not_safe(&folder));
+            }
+        }
+    }
+    Ok(folder)
+}
+
+/// Makes a directory with this mode, whatever the umask; none when there is one.
+fn create(folder: &Path, mode: u32) -> Result<Option<File>> {
+    match DirBuilder::new().mode(0o700).create(folder) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            fs::create_dir_all(folder.parent().unwrap_or(folder)).at("create", folder)?;
+            create(folder, mode)
+        }
+        made => {
+            made.at("create", folder)?;
+            let made = open(folder)?;
+            made.set_permissions(Permissions::from_mode(mode)).at("open up", folder)?;
+            Ok(Some(made))
+        }
+    }
+}
+
+/// Has root own the directory of the others' locks, so that they can take away only their own.
+fn take_over(host: &Host) {
+    if let Ok(folder) = open(&host.path(OF_USERS))
+        && folder.metadata().is_ok_and(|metadata| metadata.uid() != 0)
+        && fchown(&folder, Some(0), Some(0)).is_ok()
+    {
+        let _ = folder.set_permissions(Permissions::from_mode(0o1777));
+    }
+}
+
+fn not_safe(folder: &Path) -> Error {
+    let shown = folder.display();
+    Error::permission(format!("the directory of locks {shown} belongs to another user"))
+        .hint(format!("as root, rm -r '{shown}'"))
+}
+
+fn open(folder: &Path) -> Result<File> {
     let flags = (OFlags::NOFOLLOW | OFlags::DIRECTORY).bits().cast_signed();
-    let root = rustix::process::geteuid().is_root();
-    if !made && !root {
-        return Ok(());
-    }
-    let open = OpenOptions::new().read(true).custom_flags(flags).open(folder).at("open", folder)?;
-    let foreign = open.metadata().at("look at", folder)?.uid() != 0;
-    if root && foreign {
-        fchown(&open, Some(0), Some(0)).at("take over", folder)?;
-    }
-    if made || foreign {
-        // Not by the umask.
-        open.set_permissions(Permissions::from_mode(0o1777)).at("open up", folder)?;
-    }
-    Ok(())
+    OpenOptions::new().read(true).custom_flags(flags).open(folder).at("open", folder)
 }
 
 #[cfg(test)]
@@ -254,17 +276,22 @@ mod tests {
 
     const NAME: &str = "overlay.abcDEF012345678.qcow2";
 
+    fn folder(host: &Host) -> PathBuf {
+        host.path(if is_root() { OF_ROOT } else { OF_USERS })
+    }
+
     #[test]
     fn a_lock_lasts_as_long_as_its_holder() {
         let root = tempfile::tempdir().unwrap();
         let host = Host::new(root.path());
         assert!(!is_in_flight(&host, NAME).unwrap());
         let held = InFlight::begin(&host, NAME).unwrap();
+        assert_eq!(held.path.metadata().unwrap().mode() & 0o777, 0o600);
         assert!(is_in_flight(&host, NAME).unwrap());
         assert!(InFlight::begin(&host, NAME).is_err());
         drop(held);
         assert!(!is_in_flight(&host, NAME).unwrap());
-        assert_eq!(fs::read_dir(host.path(FOLDER)).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(folder(&host)).unwrap().count(), 0);
     }
 
     #[test]
@@ -272,7 +299,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let host = Host::new(root.path());
         drop(InFlight::begin(&host, NAME).unwrap());
-        let stale = host.path(FOLDER).join(NAME);
+        let stale = folder(&host).join(NAME);
         fs::write(&stale, "").unwrap();
         assert!(!is_in_flight(&host, NAME).unwrap());
         assert!(stale.exists(), "looking took the lock file away");
@@ -283,45 +310,40 @@ mod tests {
     }
 
     #[test]
-    fn a_volume_that_is_kept_is_not_removed_and_the_reverse() {
+    fn a_lock_that_others_can_open_does_not_count() {
         let root = tempfile::tempdir().unwrap();
         let host = Host::new(root.path());
-        let remove = |patience| {
-            let exclusive = FlockOperation::NonBlockingLockExclusive;
-            SharedName::lock(&host, NAME, exclusive, patience).unwrap()
-        };
-        let first = Kept::begin(&host, NAME).unwrap();
-        let second = Kept::begin(&host, NAME).unwrap();
-        assert!(is_in_flight(&host, NAME).unwrap());
-        drop(first);
-        assert!(remove(Duration::ZERO).is_none(), "one of two holders is left");
-        drop(second);
-        let removal = Removal::begin(&host, NAME).unwrap();
-        let kept = std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| Kept::begin(&host, NAME));
-            drop(removal);
-            waiting.join().unwrap().unwrap()
-        });
-        assert!(remove(Duration::ZERO).is_none());
-        drop(kept);
-        assert_eq!(fs::read_dir(host.path(FOLDER)).unwrap().count(), 0);
+        let path = host.path(OF_USERS).join(NAME);
+        fs::create_dir_all(host.path(OF_USERS)).unwrap();
+        let lock = File::create(&path).unwrap();
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).unwrap();
+        for (mode, is_lock) in [(0o600, true), (0o640, false), (0o666, false)] {
+            lock.set_permissions(Permissions::from_mode(mode)).unwrap();
+            assert_eq!(is_in_flight(&host, NAME).unwrap(), is_lock, "{mode:o}");
+        }
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/dev/null", &path).unwrap();
+        assert!(!is_in_flight(&host, NAME).unwrap(), "followed a link");
     }
 
     #[test]
-    fn a_hostile_folder_is_taken_over_or_refused() {
+    fn a_directory_that_is_not_ours_is_refused() {
         let root = tempfile::tempdir().unwrap();
         let host = Host::new(root.path());
-        let folder = host.path(FOLDER);
+        let folder = folder(&host);
         fs::create_dir_all(folder.parent().unwrap()).unwrap();
         std::os::unix::fs::symlink("/tmp", &folder).unwrap();
-        let is_root = rustix::process::geteuid().is_root();
-        assert!(!is_root || InFlight::begin(&host, NAME).is_err(), "followed a link");
+        assert!(!is_root() || InFlight::begin(&host, NAME).is_err(), "followed a link");
         fs::remove_file(&folder).unwrap();
         fs::create_dir(&folder).unwrap();
-        if is_root {
-            std::os::unix::fs::chown(&folder, Some(65534), Some(65534)).unwrap();
-            InFlight::begin(&host, NAME).unwrap();
-            let metadata = folder.metadata().unwrap();
+        fs::set_permissions(&folder, Permissions::from_mode(0o777)).unwrap();
+        assert!(!is_root() || InFlight::begin(&host, NAME).is_err(), "others can write there");
+        if is_root() {
+            let users = host.path(OF_USERS);
+            fs::create_dir_all(&users).unwrap();
+            std::os::unix::fs::chown(&users, Some(65534), Some(65534)).unwrap();
+            sweep(&host);
+            let metadata = users.metadata().unwrap();
             assert_eq!((metadata.uid(), metadata.mode() & 0o7777), (0, 0o1777));
         }
     }

@@ -2,13 +2,13 @@
 //!
 //! Source: <https://libvirt.org/formatsecret.html#usage-type-volume>.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 
 use common::host::Host;
 use common::libvirt::{Context, Libvirt, is_gone};
+use common::secret::Secret as SecretBytes;
 use common::xml::{Document, Element};
-use common::{Error, IoContext, Result, input, log};
+use common::{Error, IoContext, Result, log};
 use virt::secret::Secret;
 
 use crate::inflight;
@@ -21,14 +21,9 @@ const DESCRIPTION: &str = "tdx-tools: passphrase of a guest's disk";
 /// The most bytes a passphrase can have. Source: cryptsetup(8), "NOTES ON PASSPHRASE PROCESSING".
 const LIMIT: usize = 512;
 
-/// A passphrase. It is never shown.
-pub struct Passphrase(Vec<u8>);
-
-impl fmt::Debug for Passphrase {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Passphrase")
-    }
-}
+/// A passphrase. It is never shown, and overwritten when it is dropped.
+#[derive(Debug)]
+pub struct Passphrase(SecretBytes);
 
 impl Passphrase {
     /// What a file holds, without the line break at its end.
@@ -36,9 +31,10 @@ impl Passphrase {
     /// Errors: those of reading it; `permission` for one that others can read; `invalid_input` for one that
     /// is empty or too long.
     pub fn read(path: &Path) -> Result<Self> {
-        let mut bytes = input::secret_file(path, LIMIT)?;
-        if bytes.last() == Some(&b'\n') {
-            bytes.pop();
+        // Room for the line break.
+        let mut bytes = SecretBytes::read(path, LIMIT + 1)?;
+        if bytes.as_bytes().ends_with(b"\n") {
+            bytes.truncate(bytes.as_bytes().len() - 1);
         }
         Self::new(bytes).map_err(|why| {
             Error::invalid_input(format!("{} holds no passphrase: {why}", path.display()))
@@ -47,9 +43,13 @@ impl Passphrase {
 
     /// Judges what somebody typed.
     ///
-    /// Errors: in words, for none at all.
-    pub fn new(bytes: Vec<u8>) -> Result<Self, &'static str> {
-        if bytes.is_empty() { Err("it is empty") } else { Ok(Self(bytes)) }
+    /// Errors: in words, for none at all and for one that is too long.
+    pub fn new(bytes: SecretBytes) -> Result<Self, String> {
+        match bytes.as_bytes().len() {
+            0 => Err("it is empty".to_owned()),
+            length if length > LIMIT => Err(format!("it is longer than {LIMIT} bytes")),
+            _ => Ok(Self(bytes)),
+        }
     }
 }
 
@@ -73,7 +73,7 @@ impl NewSecret {
             .to_xml()?;
         let doing = "have libvirt keep a passphrase";
         let secret = Self(libvirt.connect().define_secret_xml(&xml, 0).context(doing)?);
-        match secret.0.set_value(&pass.0, 0).context(doing) {
+        match secret.0.set_value(pass.0.as_bytes(), 0).context(doing) {
             Ok(()) => Ok(secret),
             Err(error) => Err(secret.undo_after(error)),
         }

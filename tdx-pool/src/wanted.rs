@@ -22,6 +22,7 @@ pub struct PoolArgs {
 fn pool_name(name: &str) -> Result<String, &'static str> {
     match name {
         "" => Err("a pool has a name"),
+        _ if name.len() > 255 => Err("a pool's name has at most 255 bytes"),
         _ if name.contains('/') => Err("a pool's name holds no slash"),
         _ if name.contains(char::is_control) => Err("a pool's name holds no control character"),
         _ => Ok(name.to_owned()),

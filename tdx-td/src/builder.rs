@@ -78,7 +78,7 @@ impl Guest<'_> {
     /// Source: <https://libvirt.org/kbase/launch_security_sev.html>, "Memory".
     fn memory_limit(&self) -> Option<Element> {
         let Size(headroom) = self.profile().memory_headroom?;
-        let limit = kib("hard_limit", self.settings.memory_bytes + headroom);
+        let limit = kib("hard_limit", self.settings.memory_bytes.saturating_add(headroom));
         Some(Element::new("memtune").child(limit))
     }
 

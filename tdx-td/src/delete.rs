@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use common::cli::{Change, Context};
+use common::cli::{Change, Context, seconds};
 use common::document::{Action, Document};
 use common::libvirt::{Context as _, Libvirt, is_gone};
 use common::output::Outcome;
@@ -28,7 +28,7 @@ pub struct DeleteArgs {
     #[arg(long)]
     foreign: bool,
     /// How long to wait for a guest to shut itself down before it is ended
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = seconds())]
     timeout: u64,
     #[command(flatten)]
     change: Change,
@@ -44,8 +44,8 @@ pub fn run(
     args: DeleteArgs,
 ) -> Result<Outcome> {
     let named = names::read(args.names)?;
-    interrupt::guard();
     let libvirt = connect()?;
+    interrupt::guard();
     let wanted = if args.all { managed(&libvirt)? } else { named };
     let (host, host_name) = (&context.host, context.host_name());
     let plan = |named: Named| {

@@ -7,8 +7,8 @@ use clap::Args;
 use common::cli::Context;
 use common::config::Config;
 use common::libvirt::Libvirt;
-use common::units::Size;
-use common::{Error, Result};
+use common::units::{self, Size};
+use common::{Error, ErrorKind, Result};
 use tdx_pool::disk::{self, Allocated, Shape};
 use tdx_pool::ensure;
 use tdx_pool::image::Format;
@@ -33,7 +33,7 @@ use crate::scenario::words::{Compression, Preallocation};
 #[command(next_help_heading = "Disk")]
 pub struct DriveArgs {
     /// An empty disk of this size, as the scenario's storage settings say
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", value_parser = units::size_in(units::DISK))]
     #[arg(conflicts_with_all = ["td_image", "base", "disk_size", "image_format", "vmimage"])]
     #[arg(conflicts_with = "xml_template")]
     pub blank: Option<Size>,
@@ -376,14 +376,18 @@ fn shape(storage: &Storage) -> Result<Shape> {
 ///
 /// Errors: `usage` when there is nobody to ask, or the two differ.
 fn ask_for_passphrase(context: &Context) -> Result<Passphrase> {
-    let first = context.ask_secret("passphrase of the guest's disk: ").map_err(|error| {
-        error.hint(
-            "--passphrase-file FILE names a file with it, --set storage.encryption=off needs none",
-        )
-    })?;
-    if context.ask_secret("once more: ")? != first {
+    let ask = |question| {
+        let answer = context.ask_secret(question).map_err(|error| match error.kind() {
+            ErrorKind::Usage => error.hint(
+                "--passphrase-file FILE names a file with it, --set storage.encryption=off needs none",
+            ),
+            _ => error,
+        })?;
+        answer.ok_or_else(|| Error::usage("no passphrase was typed: the input ended"))
+    };
+    let first = ask("passphrase of the guest's disk: ")?;
+    if ask("once more: ")? != first {
         return Err(Error::usage("the two passphrases differ"));
     }
-    Passphrase::new(first.into_bytes())
-        .map_err(|why| Error::usage(format!("that is no passphrase: {why}")))
+    Passphrase::new(first).map_err(|why| Error::usage(format!("that is no passphrase: {why}")))
 }

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use common::cli::{Change, Context};
+use common::cli::{Change, Context, seconds};
 use common::document::{Action, Document, Item};
 use common::libvirt::Libvirt;
 use common::output::Outcome;
@@ -48,7 +48,8 @@ pub struct HostdevsArgs {
     #[arg(long)]
     live: bool,
     /// How long to wait for a guest to let go of a device
-    #[arg(long, value_name = "SECONDS", default_value_t = 30, requires = "live")]
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = seconds())]
+    #[arg(requires = "live")]
     timeout: u64,
     /// Write the definitions that are proposed to files of this name, each with its domain's in it
     #[arg(long, value_name = "FILE")]
@@ -112,8 +113,8 @@ pub fn run(
 ) -> Result<Outcome> {
     let keep: BTreeSet<Bdf> = args.keep.into_iter().collect();
     let piped = args.stdin.map(|_| Piped::read(&args.vm, &keep)).transpose()?;
-    interrupt::guard();
     let libvirt = connect()?;
+    interrupt::guard();
     let (resolved, mut warnings) = match &piped {
         Some(piped) => {
             let unseen = piped.check(context, &libvirt)?;
@@ -126,8 +127,12 @@ pub fn run(
     let host_name = context.host_name();
     let plan = Plan::new(&libvirt, host_name.as_deref(), &resolved, &keep, way, args.live)?;
     warnings.extend(plan.warnings.iter().cloned());
-    if let Some(path) = &args.debug_xml {
-        plan.write_proposals(path)?;
+    match &args.debug_xml {
+        Some(_) if args.change.dry_run => {
+            warnings.push("--debug-xml writes no file with --dry-run".to_owned());
+        }
+        Some(path) => plan.write_proposals(path)?,
+        None => {}
     }
     let changed = plan.changed();
     if !changed.is_empty() {

@@ -8,8 +8,8 @@ use common::cli::Context;
 use common::config::Config;
 use common::document::{Action, Item};
 use common::libvirt::Libvirt;
-use common::units::Size;
-use common::{Error, ErrorKind, Result, input, log};
+use common::units::{self, Size};
+use common::{Error, ErrorKind, Result, input, log, name};
 use serde::Deserialize;
 use tdx_pool::ensure;
 use tdx_pool::identity::VolumeClaim;
@@ -37,7 +37,7 @@ pub struct ImageArgs {
     #[arg(long, value_name = "NAME")]
     pub pool: Option<String>,
     /// Size of the guest's disk [default: that of the image]
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", value_parser = units::size_in(units::DISK))]
     pub disk_size: Option<Size>,
 }
 
@@ -63,8 +63,10 @@ impl Image {
 /// What a document for `--base -` must tell, and may tell.
 #[derive(Deserialize)]
 struct BaseItem {
-    name: input::Name,
-    pool: input::Name,
+    #[serde(deserialize_with = "name::deserialize")]
+    name: String,
+    #[serde(deserialize_with = "name::deserialize")]
+    pool: String,
     #[serde(flatten)]
     claim: VolumeClaim,
     format: Option<String>,
@@ -115,11 +117,11 @@ impl ImageRequest {
                 Error::invalid_input(format!("one base image was expected, {count} came"))
             })?;
             request.format.item = item.imported_format();
-            let pool = String::from(item.pool);
+            let pool = item.pool;
             if args.pool.as_ref().is_some_and(|asked| *asked != pool) {
                 return Err(Error::conflict(format!("the image is in pool '{pool}'")));
             }
-            request.base = Some(item.name.into());
+            request.base = Some(item.name);
             request.pool = Some(pool);
             request.claim = item.claim;
         }

@@ -5,7 +5,6 @@
 
 use std::collections::HashSet;
 use std::net::IpAddr;
-use std::panic::resume_unwind;
 
 use clap::Args;
 use common::cli::Context;
@@ -41,11 +40,8 @@ pub struct ListArgs {}
 
 /// Shows every domain, running or not.
 pub fn run(context: &Context, libvirt: &Libvirt, _: ListArgs) -> Result<Outcome> {
-    let (domains, observer) = std::thread::scope(|scope| {
-        let domains = scope.spawn(|| libvirt.domains());
-        let observer = Observer::new(&context.host, libvirt);
-        (domains.join().unwrap_or_else(|panic| resume_unwind(panic)), observer)
-    });
+    let observer = || Observer::new(&context.host, libvirt);
+    let (domains, observer) = parallel::both(|| libvirt.domains(), observer);
     let (domains, observer) = (domains?, observer?);
     let read = |(domain, state): (Domain, State)| observer.observe(&domain, state);
     let observed: Result<Vec<_>> =

@@ -3,7 +3,7 @@
 use clap::Args;
 use common::identity::{self, Comparison};
 use common::libvirt::{Context, Libvirt, is_gone};
-use common::{Error, Result, input};
+use common::{Error, Result, input, name};
 use serde::Deserialize;
 use virt::domain::Domain;
 
@@ -27,7 +27,8 @@ const KINDS: [&str; 6] = [
 
 #[derive(Deserialize)]
 struct Item {
-    name: input::Name,
+    #[serde(deserialize_with = "name::deserialize")]
+    name: String,
     #[serde(flatten)]
     claim: DomainClaim,
 }
@@ -108,7 +109,10 @@ impl NameArgs {
 /// Errors: those of [`NameArgs::read`].
 pub fn read(words: Vec<String>) -> Result<Vec<Named>> {
     let named: Vec<(String, Option<DomainClaim>)> = match words.iter().any(|w| w == input::STDIN) {
-        false => words.into_iter().map(|word| (word, None)).collect(),
+        false => {
+            words.iter().try_for_each(|word| name::check("domain", word))?;
+            words.into_iter().map(|word| (word, None)).collect()
+        }
         true if words.len() > 1 => {
             return Err(Error::usage(
                 "- stands alone: name domains or read them from standard input",
@@ -116,7 +120,7 @@ pub fn read(words: Vec<String>) -> Result<Vec<Named>> {
         }
         true => {
             let items: Vec<Item> = input::items(&KINDS, "domains with a name")?;
-            items.into_iter().map(|item| (item.name.into(), Some(item.claim))).collect()
+            items.into_iter().map(|item| (item.name, Some(item.claim))).collect()
         }
     };
     let named = identity::by_name(named).into_iter();
@@ -132,9 +136,7 @@ pub fn uuid(domain: &Domain) -> Result<String> {
 ///
 /// Errors: `usage` for a name that no domain can have; whatever libvirt says.
 pub fn find(libvirt: &Libvirt, name: &str) -> Result<Option<Domain>> {
-    if name.contains('\0') {
-        return Err(Error::usage(format!("{name:?} is no domain name")));
-    }
+    name::check("domain", name)?;
     match libvirt.connect().lookup_domain_by_name(name) {
         Err(error) if is_gone(&error) => Ok(None),
         found => found.context(format_args!("look up domain '{name}'")).map(Some),

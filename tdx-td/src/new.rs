@@ -74,8 +74,8 @@ pub fn run(
 ) -> Result<Outcome> {
     args.guest.seed.take_setup_config()?;
     let (request, devices) = args.guest.read_stdin(&args.image)?;
-    interrupt::guard();
     let libvirt = connect()?;
+    interrupt::guard();
     let mut plan = Plan::new(context, &libvirt, config, &request, &devices, &args.guest)?;
     plan.confirm(context, args.change)?;
     let mut warnings = std::mem::take(&mut plan.warnings);

@@ -74,8 +74,8 @@ pub fn run(
     args: OverlayArgs,
 ) -> Result<Outcome> {
     let request = ImageRequest::read(&args.image)?;
-    interrupt::guard();
     let libvirt = connect()?;
+    interrupt::guard();
     let source = Source::find(context, &libvirt, config, &request)?;
     let warnings = source.warnings.clone();
     let plan = overlay::Plan::new(source.pool.folder()?, source.image.base(), request.disk_size)?;

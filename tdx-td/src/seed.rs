@@ -10,6 +10,7 @@ use std::io::{self, Cursor, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use common::secret::Secret;
 use common::{Error, ErrorKind, Result, input};
 use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions};
 use serde_json::{Value, json};
@@ -264,8 +265,8 @@ fn is_public_key(line: &str) -> bool {
 /// The password on the first line of a file, hashed as `/etc/shadow` wants it.
 fn password_hash(path: &Path) -> Result<String> {
     let shown = path.display();
-    let bytes = input::secret_file(path, MAX_FILE)?;
-    let first = bytes.split(|&byte| byte == b'\n').next().unwrap_or_default();
+    let bytes = Secret::read(path, MAX_FILE)?;
+    let first = bytes.as_bytes().split(|&byte| byte == b'\n').next().unwrap_or_default();
     let password = first.strip_suffix(b"\r").unwrap_or(first);
     if password.is_empty() {
         return Err(Error::invalid_input(format!("{shown} holds no password on its first line")));

@@ -6,7 +6,7 @@ use clap::Args;
 use common::cli::Context;
 use common::config::Config;
 use common::libvirt::{Context as _, Libvirt, is_gone};
-use common::units::{GIB, Size};
+use common::units::{GIB, MEMORY, Size};
 use common::{Error, Result, input};
 
 use crate::capability::{self, Capacity, Security, VirtType, VirtTypeArg};
@@ -96,6 +96,9 @@ fn memory(text: &str) -> Result<Size, String> {
     let size: Size = text.parse()?;
     if size.0 < MIN_MEMORY {
         return Err(format!("{size} is too little for a guest: at least {}", Size(MIN_MEMORY)));
+    }
+    if size.0 > *MEMORY.end() {
+        return Err(format!("{size} is too much for a guest: at most {}", Size(*MEMORY.end())));
     }
     Ok(size)
 }
@@ -196,7 +199,7 @@ impl Settings {
                 )));
             }
             // libvirt counts in KiB, QEMU in pages: whole MiB come out as asked for.
-            Some(Size(bytes)) => bytes.next_multiple_of(1 << 20),
+            Some(Size(bytes)) => bytes.min(*MEMORY.end()).next_multiple_of(1 << 20),
             None => default_memory(host.memory_bytes, &mut warnings),
         };
         let vcpus = match guest.vcpus {

@@ -39,8 +39,8 @@ pub fn run(
     args: StartArgs,
 ) -> Result<Outcome> {
     let wanted = args.names.read()?;
-    interrupt::guard();
     let libvirt = connect()?;
+    interrupt::guard();
     let host_name = context.host_name();
     let dry_run = args.change.dry_run;
     let start = |named: Named| {

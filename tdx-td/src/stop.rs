@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use common::cli::{Change, Context};
+use common::cli::{Change, Context, seconds};
 use common::document::{Action, Document};
 use common::libvirt::Libvirt;
 use common::output::Outcome;
@@ -19,7 +19,7 @@ pub struct StopArgs {
     #[command(flatten)]
     names: NameArgs,
     /// How long to wait for a guest to shut itself down
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = seconds())]
     timeout: u64,
     /// Do not ask the guest: end it at once
     #[arg(long)]
@@ -37,8 +37,8 @@ pub fn run(
     args: StopArgs,
 ) -> Result<Outcome> {
     let wanted = args.names.read()?;
-    interrupt::guard();
     let libvirt = connect()?;
+    interrupt::guard();
     let dry_run = args.change.dry_run;
     let timeout = Duration::from_secs(args.timeout);
     let host_name = context.host_name();

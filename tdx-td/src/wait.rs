@@ -5,7 +5,7 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
-use common::cli::Context;
+use common::cli::{Context, seconds};
 use common::libvirt::{Libvirt, State};
 use common::{Error, Result, interrupt};
 
@@ -23,7 +23,8 @@ pub struct WaitArgs {
     #[arg(long, value_enum, value_name = "ip|ssh|agent")]
     pub wait: Option<Sign>,
     /// How long to wait
-    #[arg(long, value_name = "SECONDS", default_value_t = 300, requires = "wait")]
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = seconds())]
+    #[arg(requires = "wait")]
     pub timeout: u64,
     /// What becomes of a guest that does not come up in time
     #[arg(long, value_enum, value_name = "keep|delete", default_value = "keep", requires = "wait")]

@@ -352,7 +352,7 @@ impl Rig {
             cd /var/lib/libvirt && find images qemu/nvram qemu/save qemu/snapshot qemu/channel \
             qemu/dump -printf '%p %y %m %U:%G %s\\n' 2>/dev/null | \
             grep -v '^[^ ]* d ' | sort; \
-            find /run/lock/tdx /etc/libvirt/qemu -type f 2>/dev/null | sort; true";
+            find /run/lock/tdx /run/tdx-pool /etc/libvirt/qemu -type f 2>/dev/null | sort; true";
         self.shell(listing).text().to_owned()
     }
 }

@@ -470,7 +470,11 @@ const FICLONE: u64 = 0x4004_9409;
 fn place(path: &Path) -> String {
     let path = path.to_string_lossy();
     let path = path.trim_end_matches(" (deleted)");
-    let short = [("/var/lib/libvirt/images", "pool"), ("/run/lock/tdx", "locks")];
+    let short = [
+        ("/var/lib/libvirt/images", "pool"),
+        ("/run/tdx-pool", "locks"),
+        ("/run/lock/tdx", "locks"),
+    ];
     let place = short
         .iter()
         .find_map(|(folder, name)| Some(format!("{name}{}", path.strip_prefix(folder)?)));

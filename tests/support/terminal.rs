@@ -1,52 +1,183 @@
-//! A tool on a terminal, which asks and waits for an answer.
+//! A tool on a terminal of its own, which may ask, and tools that are sent signals.
 
 #![allow(dead_code, reason = "every test file uses a part of it")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+use std::fs::File;
 use std::io::{Read, Write};
-use std::process::{Child, ChildStdout, Stdio};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
-use crate::support::{Rig, Run, bin};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::pty::openpty;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::termios::{LocalFlags, tcgetattr};
+use nix::unistd::Pid;
 
-/// A tool that has asked a question and waits.
-pub(crate) struct Asked {
+use crate::support::{Rig, Run, bin, wait_for};
+
+/// How long something may take that takes a moment.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A running program. It is killed when this is dropped before its end.
+#[derive(Debug)]
+pub(crate) struct Process {
     child: Child,
-    terminal: ChildStdout,
-    document: std::path::PathBuf,
     line: String,
+    name: String,
 }
 
-impl Asked {
-    /// Starts a tool inside of the rig and waits for its question. Its document goes to a file, as with `>`.
-    #[track_caller]
-    pub(crate) fn start(rig: &Rig, tool: &str, line: &str) -> Self {
-        let document = rig.scratch().join("document.json");
-        let shell = format!("{} {line} >'{}'", bin(tool).display(), document.display());
-        let mut command = rig.command("script");
-        command.args(["--quiet", "--return", "--echo", "never", "--command", &shell, "/dev/null"]);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = command.spawn().unwrap();
-        let mut terminal = child.stdout.take().unwrap();
-        let mut said = Vec::new();
-        while !said.ends_with(b"[y/N] ") {
-            let mut byte = [0];
-            let count = terminal.read(&mut byte).unwrap();
-            assert!(count > 0, "{line} never asked: {}", String::from_utf8_lossy(&said));
-            said.push(byte[0]);
-        }
-        Self { child, terminal, document, line: line.to_owned() }
+impl Process {
+    /// Starts a command in which the program `name` runs at last, behind env(1) or nsenter(1) for one.
+    pub(crate) fn start(mut command: Command, name: &str) -> Self {
+        let line = format!("{command:?}");
+        let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self { child: command.spawn().unwrap(), line, name: name.to_owned() }
     }
 
-    /// Answers and waits for the end. Of what comes on the terminal then, a JSON error is the run's.
+    /// The process of the program itself.
+    pub(crate) fn id(&self) -> Pid {
+        let id = wait_for(&self.name, LIMIT, || find(self.child.id(), &self.name));
+        Pid::from_raw(id.cast_signed())
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(self.id(), signal).unwrap();
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
+    /// Waits for its end, which is to come by itself, and says which signal it died of.
+    #[track_caller]
+    pub(crate) fn end(mut self) -> (Run, Option<i32>) {
+        wait_for(&format!("the end of {}", self.line), LIMIT, || self.has_ended().then_some(()));
+        let read = |stream: Option<&mut dyn Read>| {
+            let mut bytes = Vec::new();
+            stream.map(|stream| stream.read_to_end(&mut bytes));
+            String::from_utf8_lossy(&bytes).into_owned()
+        };
+        let stdout = read(self.child.stdout.as_mut().map(|stream| stream as &mut dyn Read));
+        let stderr = read(self.child.stderr.as_mut().map(|stream| stream as &mut dyn Read));
+        let status = self.child.wait().unwrap();
+        let run = Run { line: self.line.clone(), status: status.code(), stdout, stderr };
+        (run, status.signal())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Some(id) = find(self.child.id(), &self.name) {
+            kill(Pid::from_raw(id.cast_signed()), Signal::SIGKILL).ok();
+        }
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// The process of this name among a process and those below it.
+fn find(id: u32, name: &str) -> Option<u32> {
+    let command = std::fs::read_to_string(format!("/proc/{id}/comm")).ok()?;
+    if command.trim_end() == name {
+        return Some(id);
+    }
+    let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).ok()?;
+    children.split_whitespace().find_map(|child| find(child.parse().ok()?, name))
+}
+
+/// A program whose standard input and standard error are a terminal.
+#[derive(Debug)]
+pub(crate) struct Terminal {
+    /// The program.
+    pub(crate) process: Process,
+    keyboard: File,
+    end: OwnedFd,
+    said: String,
+}
+
+impl Terminal {
+    /// Starts a command on a new terminal.
+    pub(crate) fn start(mut command: Command, name: &str) -> Self {
+        let pty = openpty(None, None).unwrap();
+        let end = || Stdio::from(pty.slave.try_clone().unwrap());
+        fcntl(&pty.master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        let line = format!("{command:?}");
+        command.stdin(end()).stderr(end()).stdout(Stdio::piped());
+        let child = command.spawn().unwrap();
+        Self {
+            process: Process { child, line, name: name.to_owned() },
+            keyboard: pty.master.into(),
+            end: pty.slave,
+            said: String::new(),
+        }
+    }
+
+    /// Starts a tool with the words of `line` inside of the rig and waits for its question.
+    #[track_caller]
+    pub(crate) fn ask(rig: &Rig, tool: &str, line: &str) -> Self {
+        let mut command = rig.command(bin(tool));
+        command.args(line.split_whitespace());
+        let mut terminal = Self::start(command, tool);
+        terminal.wait_for("[y/N] ");
+        terminal
+    }
+
+    /// Answers and waits for the end. Of what the tool has said on the terminal, a JSON error is the run's.
+    #[track_caller]
     pub(crate) fn answer(mut self, answer: &str) -> Run {
-        let mut keyboard = self.child.stdin.take().unwrap();
-        writeln!(keyboard, "{answer}").unwrap();
-        let mut said = String::new();
-        self.terminal.read_to_string(&mut said).unwrap();
-        let status = self.child.wait().unwrap().code();
-        drop(keyboard);
-        let stdout = std::fs::read_to_string(&self.document).unwrap();
-        let error = said.lines().filter(|line| line.starts_with('{'));
-        Run { line: self.line, status, stdout, stderr: error.collect() }
+        self.press(&format!("{answer}\n"));
+        let (run, _) = self.end();
+        let error = run.stderr.lines().filter(|line| line.starts_with('{')).collect();
+        Run { stderr: error, ..run }
+    }
+
+    /// Waits until the program has said something.
+    #[track_caller]
+    pub(crate) fn wait_for(&mut self, what: &str) {
+        wait_for(what, LIMIT, || {
+            self.listen();
+            self.said.contains(what).then_some(())
+        });
+    }
+
+    /// Waits until what is typed is not shown, or is.
+    #[track_caller]
+    pub(crate) fn wait_for_echo(&self, is_shown: bool) {
+        wait_for("the terminal's mode", LIMIT, || (self.has_echo() == is_shown).then_some(()));
+    }
+
+    /// Whether what is typed is shown.
+    pub(crate) fn has_echo(&self) -> bool {
+        tcgetattr(&self.end).unwrap().local_flags.contains(LocalFlags::ECHO)
+    }
+
+    /// Types.
+    pub(crate) fn press(&mut self, keys: &str) {
+        self.keyboard.write_all(keys.as_bytes()).unwrap();
+    }
+
+    /// Waits for the end of the program. Its standard error is what it has said.
+    #[track_caller]
+    pub(crate) fn end(mut self) -> (Run, Option<i32>) {
+        wait_for(&format!("the end of {}", self.process.line), LIMIT, || {
+            self.listen();
+            self.process.has_ended().then_some(())
+        });
+        self.listen();
+        let said = std::mem::take(&mut self.said);
+        let (run, signal) = self.process.end();
+        (Run { stderr: said, ..run }, signal)
+    }
+
+    fn listen(&mut self) {
+        let mut bytes = [0; 4096];
+        while let Ok(length @ 1..) = self.keyboard.read(&mut bytes) {
+            self.said.push_str(&String::from_utf8_lossy(&bytes[..length]));
+        }
     }
 }

@@ -45,7 +45,7 @@ find images -type f ! -name 'overlay.*' ! -name 'disk.*' ! -name 'cidata.*' ! -n
             mkdir -p /dev/shm/sums; sum=$(sha256sum <"$file"); echo "$sum" >"/dev/shm/sums/$version"; }
         echo "content $file ${sum%% *}"
     done
-find /run/lock/tdx -mindepth 1 -printf 'lock %f\n' 2>/dev/null
+find /run/lock/tdx /run/tdx-pool -mindepth 1 -printf 'lock %f\n' 2>/dev/null
 find /etc/libvirt/qemu /etc/libvirt/storage ! -type d -printf 'config %p\n' 2>/dev/null
 pgrep -l 'qemu-(sys|img)' | awk '{ print "process", $2 }'
 "#;

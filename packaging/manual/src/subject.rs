@@ -65,7 +65,7 @@ pub(crate) fn verbs(command: &Command) -> impl Iterator<Item = &Command> {
 /// All tools.
 pub(crate) fn all() -> [Subject; 5] {
     [
-        Subject::new::<tdx_disk::Cli>().on_libvirt().files(&[LOCKS]),
+        Subject::new::<tdx_disk::Cli>().on_libvirt(),
         Subject::new::<tdx_gpu::Cli>().files(&[
             ("/etc/tdx/bind.d", "what bind --persist recorded, to be bound at every boot"),
             (
@@ -78,12 +78,13 @@ pub(crate) fn all() -> [Subject; 5] {
         ]),
         Subject::new::<tdx_iommu::Cli>()
             .files(&[("/usr/share/misc/pci.ids", "names of vendors and devices")]),
-        Subject::new::<tdx_pool::Cli>().on_libvirt().environment(&POOL).files(&[LOCKS]),
+        Subject::new::<tdx_pool::Cli>().on_libvirt().environment(&POOL).files(&LOCKS),
         Subject::new::<tdx_td::Cli>()
             .on_libvirt()
             .environment(&POOL)
             .environment(&DOMAIN)
-            .files(&[LOCKS, BOUND, MODES, TUNED]),
+            .files(&LOCKS)
+            .files(&[BOUND, MODES, TUNED]),
     ]
 }
 
@@ -113,7 +114,10 @@ const CONFIGURATION: [Entry; 2] = [
     ("~/.config/tdx/tdx.yaml", "defaults of the user; the environment and flags are stronger"),
 ];
 
-const LOCKS: Entry = ("/run/lock/tdx", "locks that are held while something is made or attached");
+const LOCKS: [Entry; 2] = [
+    ("/run/tdx-pool", "locks that root's commands hold while they make a volume"),
+    ("/run/lock/tdx", "locks that the commands of other users hold while they make a volume"),
+];
 const BOUND: Entry = ("/run/tdx/bound", "what each device was before it was given to VFIO");
 const MODES: Entry = ("/var/lib/tdx/modes", "the modes that GPUs go back to");
 const TUNED: Entry = ("/run/tdx/tuned", "what each setting of the host was before host tune");

@@ -13,9 +13,9 @@ const USUAL_LENGTH: usize = 4096;
 /// The fixed fields that are looked at, up to and including the compression type.
 const FIELDS_LENGTH: usize = 105;
 
-const MAX_L1_BYTES: u64 = 32 << 20;
+pub(super) const MAX_L1_BYTES: u64 = 32 << 20;
 const MAX_REFCOUNT_TABLE_BYTES: u64 = 8 << 20;
-const MAX_SNAPSHOTS: u32 = 65_536;
+const MAX_SNAPSHOTS: u64 = 65_536;
 const MAX_BACKING_NAME: u64 = 1023;
 
 const DIRTY: u64 = 1 << 0;
@@ -36,6 +36,8 @@ pub(super) struct Header {
     pub(super) l1_entries: u64,
     pub(super) refcount_offset: u64,
     pub(super) refcount_entries: u64,
+    pub(super) snapshots_offset: u64,
+    pub(super) snapshots: u64,
     pub(super) backing: Option<Backing>,
     virtual_size: u64,
     encrypted: bool,
@@ -90,6 +92,8 @@ impl Header {
             l1_offset: be64(start, 40),
             refcount_offset: be64(start, 48),
             refcount_entries: u64::from(be32(start, 56)) << (cluster_bits - 3),
+            snapshots: be32(start, 60).into(),
+            snapshots_offset: be64(start, 64),
             features,
             backing: None,
         };
@@ -129,8 +133,8 @@ impl Header {
                 header.refcount_offset == 0 || !aligned(header.refcount_offset),
                 "its reference counts lie nowhere sensible",
             ),
-            (be32(start, 60) > MAX_SNAPSHOTS, "it has too many snapshots"),
-            (!aligned(be64(start, 64)), "its snapshots lie nowhere sensible"),
+            (header.snapshots > MAX_SNAPSHOTS, "it has more than 65536 snapshots"),
+            (!aligned(header.snapshots_offset), "its snapshots lie nowhere sensible"),
         ];
         match flaws.iter().find(|(found, _)| *found) {
             Some((_, flaw)) => Err(damaged(source, flaw)),
@@ -217,7 +221,7 @@ pub(super) fn damaged(source: &Source<'_>, flaw: &str) -> Error {
     source.invalid(format!("is a damaged qcow2 image: {flaw}")).hint("copy or download it again")
 }
 
-fn be32(bytes: &[u8], at: usize) -> u32 {
+pub(super) fn be32(bytes: &[u8], at: usize) -> u32 {
     u32::from_be_bytes(std::array::from_fn(|byte| bytes[at + byte]))
 }
 

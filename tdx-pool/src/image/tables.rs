@@ -1,8 +1,9 @@
 //! Where the tables of a qcow2 image point to, to find out whether its end is missing.
 
 use common::error::Result;
+use common::interrupt;
 
-use super::qcow2::{Header, be64, damaged};
+use super::qcow2::{Header, MAX_L1_BYTES, be32, be64, damaged};
 use super::source::Source;
 
 /// How much of a table is held at once.
@@ -12,11 +13,45 @@ const OFFSET_BITS: u64 = 0x00ff_ffff_ffff_fe00;
 const COMPRESSED: u64 = 1 << 62;
 const READS_AS_ZERO: u64 = 1;
 
-/// Refuses an image whose L1 or refcount table does not lie inside the file.
+/// The fixed fields of an entry in the snapshot table.
+const SNAPSHOT: u64 = 40;
+/// Source: QEMU `block/qcow2.h`, `QCOW_MAX_SNAPSHOT_EXTRA_DATA`.
+const MAX_SNAPSHOT_EXTRA: u64 = 1024;
+
+/// Refuses an image whose L1, refcount or snapshot table does not lie inside the file.
 pub(super) fn check_places(source: &Source<'_>, header: &Header) -> Result<()> {
     let l1 = header.l1_offset.saturating_add(header.l1_entries * 8);
     let refcounts = header.refcount_offset.saturating_add(header.refcount_entries * 8);
-    check_end(source, l1.max(refcounts))
+    let snapshots = match header.snapshots {
+        0 => 0,
+        count => header.snapshots_offset.saturating_add(count * SNAPSHOT),
+    };
+    check_end(source, l1.max(refcounts).max(snapshots))
+}
+
+/// Refuses an image of which a snapshot, or the L1 table of one, lies outside the file.
+fn check_snapshots(source: &Source<'_>, header: &Header) -> Result<()> {
+    let mut at = header.snapshots_offset;
+    for _ in 0..header.snapshots {
+        interrupt::check()?;
+        let entry = source.read(at, SNAPSHOT as usize)?;
+        if (entry.len() as u64) < SNAPSHOT {
+            return Err(source.truncated(at.saturating_add(SNAPSHOT)));
+        }
+        let (l1_offset, l1_bytes) = (be64(&entry, 0), u64::from(be32(&entry, 8)) * 8);
+        let texts = u64::from(be32(&entry, 12) >> 16) + u64::from(be32(&entry, 12) & 0xffff);
+        let extra = u64::from(be32(&entry, 36));
+        if l1_bytes > MAX_L1_BYTES || extra > MAX_SNAPSHOT_EXTRA {
+            return Err(damaged(source, "a snapshot is larger than QEMU takes"));
+        }
+        if !l1_offset.is_multiple_of(header.cluster_size) {
+            return Err(damaged(source, "the L1 table of a snapshot lies nowhere sensible"));
+        }
+        let end = at + SNAPSHOT + extra + texts;
+        check_end(source, end.max(l1_offset.saturating_add(l1_bytes)))?;
+        at = end.next_multiple_of(8);
+    }
+    Ok(())
 }
 
 /// Refuses an image of which a table, a refcount block or guest data lies beyond the file's end.
@@ -25,6 +60,7 @@ pub(super) fn check_places(source: &Source<'_>, header: &Header) -> Result<()> {
 /// most, a few KiB usually.
 pub(super) fn check(source: &Source<'_>, header: &Header) -> Result<()> {
     check_places(source, header)?;
+    check_snapshots(source, header)?;
     let misplaced = |what| Err(damaged(source, &format!("{what} lies nowhere sensible")));
     let aligned = |offset: u64| offset.is_multiple_of(header.cluster_size);
     let mut end = 0;
@@ -53,7 +89,7 @@ pub(super) fn check(source: &Source<'_>, header: &Header) -> Result<()> {
         return Err(damaged(source, "an L2 table is used twice"));
     }
     for &table in &l2_tables {
-        let table_end = table + header.cluster_size;
+        let table_end = table.saturating_add(header.cluster_size);
         end = end.max(table_end);
         if table_end > source.size {
             break;
@@ -81,9 +117,10 @@ fn for_each(
     entry_size: usize,
     mut visit: impl FnMut(&[u8]) -> Result<()>,
 ) -> Result<()> {
-    let end = table + length;
+    let end = table.saturating_add(length);
     let mut at = table;
     while at < end {
+        interrupt::check()?;
         let hole = source.next_data(at).saturating_sub(at);
         at += hole / PIECE * PIECE;
         if at < end {

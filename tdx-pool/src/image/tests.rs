@@ -291,7 +291,7 @@ fn bent_headers() {
         (48, &max, "its reference counts lie nowhere sensible"),
         (56, &[0; 4], "it has no reference counts"),
         (56, &[255; 4], "its reference counts are too many"),
-        (60, &[255; 4], "it has too many snapshots"),
+        (60, &[255; 4], "it has more than 65536 snapshots"),
         (72, &[0x80], "needs unknown qcow2 features 0x8000000000000000"),
         (79, &[8], "its compression is said two ways"),
         (104, &[1], "its compression is said two ways"),
@@ -306,6 +306,34 @@ fn bent_headers() {
         (l1 + 1, &[1], "is truncated"),
     ] {
         let found = bend(at, bytes);
+        assert!(found.contains(message), "{bytes:?} at {at}: {found}");
+    }
+}
+
+#[test]
+fn snapshots_outside_the_file_are_refused() {
+    let folder = Folder::new();
+    folder.run(
+        "qemu-img create -f qcow2 image.qcow2 64M; qemu-io -c 'write 0 64k' image.qcow2
+         qemu-img snapshot -c first image.qcow2; qemu-io -c 'write 64k 64k' image.qcow2
+         qemu-img snapshot -c 'the second' image.qcow2",
+    );
+    let path = folder.path("image.qcow2");
+    check_at(&path).unwrap();
+    let good = fs::read(&path).unwrap();
+    let table = u64::from_be_bytes(good[64..72].try_into().unwrap()) as usize;
+    for (at, bytes, message) in [
+        (60, &65_536u32.to_be_bytes()[..], "is truncated"),
+        (64, &(1u64 << 62).to_be_bytes(), "is truncated"),
+        (64, &0xffff_ffff_ffff_0000u64.to_be_bytes(), "is truncated"),
+        (table, &(1u64 << 62).to_be_bytes(), "is truncated"),
+        (table, &1u64.to_be_bytes(), "the L1 table of a snapshot lies nowhere sensible"),
+        (table + 8, &[255; 4], "a snapshot is larger than QEMU takes"),
+        (table + 36, &[255; 4], "a snapshot is larger than QEMU takes"),
+    ] {
+        let mut bent = good.clone();
+        bent[at..at + bytes.len()].copy_from_slice(bytes);
+        let found = refusal(&folder.write("bent.qcow2", &bent)).0;
         assert!(found.contains(message), "{bytes:?} at {at}: {found}");
     }
 }

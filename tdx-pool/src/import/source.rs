@@ -1,7 +1,6 @@
 //! The image file that is imported.
 
 use std::fs::File;
-use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use common::{Error, IoContext, Result};
@@ -29,12 +28,7 @@ impl Source {
     /// Errors: `not_found`, `permission`; `invalid_input` for what is no image or not a whole one.
     pub fn open(path: &Path) -> Result<Self> {
         let path = std::path::absolute(path).at("name", path)?;
-        let file = image::open(&path).map_err(|error| match cause(&error) {
-            Some(kind @ (ErrorKind::NotADirectory | ErrorKind::InvalidFilename)) => {
-                Error::not_found(error.message()).because(io::Error::from(kind))
-            }
-            _ => error,
-        })?;
+        let file = image::open(&path)?;
         // Known before it is read: a change while it is read is a change.
         let identity = (&file.metadata().at("look at", &path)?).into();
         let image = image::check_base(&file, &path)?;
@@ -67,9 +61,4 @@ impl Source {
         Error::conflict(format!("{} changed while it was read", self.path.display()))
             .hint("stop what writes to it, then try again")
     }
-}
-
-fn cause(error: &Error) -> Option<ErrorKind> {
-    let cause = std::error::Error::source(error)?;
-    cause.downcast_ref::<io::Error>().map(io::Error::kind)
 }

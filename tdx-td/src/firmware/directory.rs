@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use common::Result;
 use common::host::Host;
+use common::units::Size;
 use common::{IoContext, config};
 
 use super::descriptor::Descriptor;
@@ -87,11 +88,17 @@ fn list(host: &Host, folder: &Path) -> Result<Vec<OsString>> {
     Ok(names)
 }
 
+/// More than any descriptor has, bytes.
+const LIMIT: u64 = 1 << 20;
+
 /// A descriptor; none for an empty file, which hides others of its name.
 fn read(host: &Host, path: &Path) -> Result<Option<Descriptor>, String> {
     let file = host.path(path);
     let bytes = match std::fs::metadata(&file) {
         Ok(metadata) if !metadata.is_file() => return Err("it is no file".to_owned()),
+        Ok(metadata) if metadata.len() > LIMIT => {
+            return Err(format!("it is larger than {}", Size(LIMIT)));
+        }
         Ok(_) => std::fs::read(&file).map_err(|error| error.to_string())?,
         Err(error) => return Err(error.to_string()),
     };

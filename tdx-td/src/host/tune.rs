@@ -296,7 +296,6 @@ pub fn run(
     let host = &context.host;
     machine::check(host, uri)?;
     let dry_run = args.change.dry_run;
-    interrupt::guard();
     let wanted = wanted(host, config, &args)?;
     let named = names::read(args.domains)?;
     let domains: Vec<String> = named.iter().map(|named| named.name.clone()).collect();
@@ -304,6 +303,7 @@ pub fn run(
         true if wanted.io_scheduler.is_some() || !domains.is_empty() => reached(connect, &domains)?,
         _ => (None, Vec::new()),
     };
+    interrupt::guard();
     if let Some(libvirt) = &libvirt {
         let host_name = context.host_name();
         named.iter().try_for_each(|named| named.get(libvirt, host_name.as_deref()).map(drop))?;

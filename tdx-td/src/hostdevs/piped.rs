@@ -7,7 +7,7 @@ use common::code::Level;
 use common::libvirt::{Context as _, Libvirt, is_gone};
 use common::pci::Bdf;
 use common::xml::Document;
-use common::{Code, Error, Result, input};
+use common::{Code, Error, Result, input, name};
 use serde::Deserialize;
 use tdx_iommu::identity::{DeviceClaim, DeviceIdentity};
 use tdx_iommu::inventory::Inventory;
@@ -19,7 +19,8 @@ use crate::names::{DomainClaim, Named};
 /// A domain and its devices, as a resolution has them.
 #[derive(Debug, Deserialize)]
 struct Item {
-    vm: input::Name,
+    #[serde(deserialize_with = "name::deserialize")]
+    vm: String,
     devices: Vec<Device>,
     #[serde(flatten)]
     claim: DomainClaim,
@@ -50,7 +51,7 @@ impl Piped {
     pub fn read(vms: &[String], keep: &BTreeSet<Bdf>) -> Result<Self> {
         let expected = "what tdx-iommu resolve prints";
         let mut items: Vec<Item> = input::items(&["tdx.iommu.resolution"], expected)?;
-        let is_of = |item: &Item, vm: &str| item.vm.as_str() == vm;
+        let is_of = |item: &Item, vm: &str| item.vm == vm;
         if let Some(vm) = vms.iter().find(|vm| !items.iter().any(|item| is_of(item, vm))) {
             return Err(Error::not_found(format!("'{vm}' is not on standard input")));
         }
@@ -61,7 +62,7 @@ impl Piped {
     /// Which devices domains are to have.
     pub fn wanted(&self) -> Wanted {
         let wanted = self.items.iter().map(|item| {
-            let named = Named::claimed(item.vm.clone().into(), item.claim.clone());
+            let named = Named::claimed(item.vm.clone(), item.claim.clone());
             (named, item.devices.iter().map(|device| device.bdf).collect())
         });
         wanted.collect()
@@ -73,7 +74,7 @@ impl Piped {
         for Item { vm, devices, .. } in &self.items {
             for Device { bdf, blockers, .. } in devices.iter().filter(|d| !d.blockers.is_empty()) {
                 let codes: Vec<&str> = blockers.iter().map(|code| code.as_str()).collect();
-                warnings.push(format!("{}: {bdf}: {}", vm.as_str(), codes.join(", ")));
+                warnings.push(format!("{}: {bdf}: {}", vm, codes.join(", ")));
             }
         }
         warnings
@@ -111,7 +112,7 @@ impl Piped {
             };
             let devices: BTreeSet<Bdf> = self.devices(item).map(|device| device.bdf).collect();
             // The items tell what was forced.
-            let judged = resolve::judged(&inventory, &devices, item.vm.as_str(), is_forced, |_| ());
+            let judged = resolve::judged(&inventory, &devices, &item.vm, is_forced, |_| ());
             judged.map_err(|error| match error.known_code() {
                 Some(code) if code.level() == Level::Forceable => {
                     error.hint(format!("tdx-iommu resolve --force {} lets it pass", code.as_str()))

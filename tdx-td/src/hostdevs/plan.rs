@@ -2,9 +2,6 @@
 //! one fails.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{OpenOptions, Permissions};
-use std::io::Write;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -12,7 +9,7 @@ use common::document::Action;
 use common::libvirt::{Context, Libvirt};
 use common::pci::Bdf;
 use common::xml::Document;
-use common::{Code, Error, ErrorKind, IoContext, Result, interrupt, log, parallel};
+use common::{Code, Error, ErrorKind, Result, host, interrupt, log, parallel};
 use tdx_gpu::hostdev::{self, Way};
 use virt::domain::Domain;
 use virt::sys;
@@ -177,7 +174,7 @@ impl Plan {
         self.domains.iter().map(|planned| planned.diff.as_str())
     }
 
-    /// Writes the definitions as they are to be, with their passwords, each to a file of its own that only
+    /// Writes the definitions as they are to be, with their passwords, each to a new file of its own that only
     /// its owner can read: `debug.xml` becomes `debug_NAME.xml`.
     ///
     /// Errors: `permission`, `io`.
@@ -188,12 +185,7 @@ impl Plan {
             let name =
                 format!("{stem}_{}{}", planned.name, extension.as_deref().unwrap_or_default());
             let path = path.with_file_name(name);
-            let mut options = OpenOptions::new();
-            let file = options.write(true).create(true).truncate(true).mode(0o600).open(&path);
-            let mut file = file.at("create", &path)?;
-            // One that was there has the mode it had.
-            file.set_permissions(Permissions::from_mode(0o600)).at("change the mode of", &path)?;
-            file.write_all(planned.change.xml.as_bytes()).at("write", &path)?;
+            host::replace(&path, &planned.change.xml, 0o600)?;
         }
         Ok(())
     }

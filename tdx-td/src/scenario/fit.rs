@@ -1,8 +1,10 @@
 //! What of the settings cannot be together, or not on this host.
 
+use std::ops::RangeInclusive;
+
 use common::host::Host;
 use common::libvirt::Libvirt;
-use common::units::Size;
+use common::units::{DISK, MEMORY, Size};
 use common::{Error, Result};
 use serde_json::Value;
 
@@ -20,6 +22,7 @@ use crate::firmware::selection::{Feature, Wanted};
 ///
 /// Errors: `usage`, naming both.
 pub fn check(profile: &Profile, security: Security) -> Result<()> {
+    check_ranges(profile)?;
     let (guest, storage) = (&profile.guest, &profile.storage);
     let tdx = security == Security::Tdx;
     let by_bus = if storage.bus == DiskBus::Virtio { "vd" } else { "sd" };
@@ -76,6 +79,32 @@ pub fn check(profile: &Profile, security: Security) -> Result<()> {
         None => Ok(()),
         Some((_, message, hint)) => Err(Error::usage(message).hint(hint)),
     }
+}
+
+/// Fails for numbers that no guest, disk or host can have.
+///
+/// Errors: `usage`, naming the setting and its range.
+fn check_ranges(profile: &Profile) -> Result<()> {
+    let (guest, storage) = (&profile.guest, &profile.storage);
+    let bytes = |size: Option<Size>| size.map(|Size(bytes)| bytes);
+    let size = |bytes: u64| Size(bytes).to_string();
+    let count = |count: u64| count.to_string();
+    type Shown<'a> = &'a dyn Fn(u64) -> String;
+    let settings: [(&str, Option<u64>, RangeInclusive<u64>, Shown<'_>); 6] = [
+        ("guest.vcpus", guest.vcpus.map(u64::from), 0..=4096, &count),
+        ("guest.memory", bytes(guest.memory), 0..=*MEMORY.end(), &size),
+        ("guest.memory_headroom", bytes(guest.memory_headroom), 0..=*MEMORY.end(), &size),
+        ("guest.iothreads", Some(guest.iothreads.into()), 0..=4096, &count),
+        ("storage.capacity", bytes(storage.capacity), 0..=*DISK.end(), &size),
+        ("host.hugepages", profile.host.hugepages, 0..=1 << 32, &count),
+    ];
+    for (name, value, range, shown) in settings {
+        if let Some(value) = value.filter(|value| !range.contains(value)) {
+            let (value, most) = (shown(value), shown(*range.end()));
+            return Err(Error::usage(format!("{name} is {value}: at most {most}")));
+        }
+    }
+    Ok(())
 }
 
 /// What of a disk's settings has no meaning for its format, in words.

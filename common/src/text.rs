@@ -1,0 +1,39 @@
+//! Text from elsewhere, made safe for a terminal.
+
+use std::borrow::Cow;
+
+/// The text in one line: control characters become escapes such as `\n`.
+pub fn one_line(text: &str) -> Cow<'_, str> {
+    escape(text, char::is_control)
+}
+
+/// The text with its lines and tabs as they are; other control characters become escapes.
+pub(crate) fn lines(text: &str) -> Cow<'_, str> {
+    escape(text, |c| c.is_control() && !matches!(c, '\n' | '\t'))
+}
+
+fn escape(text: &str, unsafe_char: impl Fn(char) -> bool) -> Cow<'_, str> {
+    if !text.contains(&unsafe_char) {
+        return text.into();
+    }
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        match unsafe_char(c) {
+            true => safe.extend(c.escape_default()),
+            false => safe.push(c),
+        }
+    }
+    safe.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_with_control_characters_is_escaped() {
+        assert_eq!(one_line("a b"), "a b");
+        assert_eq!(one_line("a\n\x1b[2J\u{9b}é"), "a\\n\\u{1b}[2J\\u{9b}é");
+        assert_eq!(lines("a\n\tb\r\x07"), "a\n\tb\\r\\u{7}");
+    }
+}
