@@ -34,7 +34,7 @@ impl Chains {
     }
 
     /// Reads on when a signal comes in: for work that would be left half done without the answer.
-    pub(crate) fn uninterruptible(self) -> Self {
+    pub fn uninterruptible(self) -> Self {
         Self { is_interruptible: false, ..self }
     }
 

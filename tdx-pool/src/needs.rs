@@ -41,7 +41,7 @@ pub(crate) fn pool_files(libvirt: &Libvirt) -> Result<Vec<PoolFile>> {
                 backing: None,
             }));
         } else if pool.is_active() {
-            files.extend(Volume::all(&pool)?.into_iter().map(|volume| PoolFile {
+            files.extend(Volume::all_while(&pool, || Ok(()))?.into_iter().map(|volume| PoolFile {
                 pool: pool.name.clone(),
                 name: volume.name,
                 path: volume.path,
@@ -54,9 +54,11 @@ pub(crate) fn pool_files(libvirt: &Libvirt) -> Result<Vec<PoolFile>> {
 
 /// The domains that need a file, and the images of pools that need it, in words.
 ///
+/// A signal does not end the reading: it may be why a file that was just made is to go.
+///
 /// Errors: what libvirt says.
 pub fn users(libvirt: &Libvirt, path: &Path) -> Result<Vec<String>> {
-    let mut chains = Chains::visible(libvirt);
+    let mut chains = Chains::visible(libvirt).uninterruptible();
     let usage = Usage::collect(libvirt, &mut chains)?;
     let mut users: Vec<String> =
         usage.of(path).into_iter().map(|name| format!("domain '{name}'")).collect();

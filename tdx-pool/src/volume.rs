@@ -147,11 +147,16 @@ impl Volume {
 
     /// Every volume of a pool, as libvirt last saw it.
     pub fn all(pool: &Pool) -> Result<Vec<Self>> {
+        Self::all_while(pool, interrupt::check)
+    }
+
+    /// The same; an error of `go_on` ends it.
+    pub(crate) fn all_while(pool: &Pool, go_on: impl Fn() -> Result<()>) -> Result<Vec<Self>> {
         let doing = format_args!("list the volumes of pool '{}'", pool.name);
         let handles = pool.handle.list_all_volumes(0).context(doing)?;
         let mut volumes = Vec::with_capacity(handles.len());
         for handle in handles {
-            interrupt::check()?;
+            go_on()?;
             volumes.extend(Self::read(handle)?);
         }
         Ok(volumes)

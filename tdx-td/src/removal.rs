@@ -276,7 +276,9 @@ pub fn undo_definition(libvirt: &Libvirt, domain: &Domain, name: &str) -> Result
     let Some(made) = Observed::read(libvirt, name, Some(domain.clone()), true)? else {
         return Ok(());
     };
-    let usage = Usage::collect(libvirt, &mut Chains::visible(libvirt))?;
+    // A signal may be why it is undone.
+    let mut chains = Chains::visible(libvirt).uninterruptible();
+    let usage = Usage::collect(libvirt, &mut chains)?;
     undefine(domain, name, !made.nvram_users(name, &usage).is_empty())
 }
 
