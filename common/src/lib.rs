@@ -17,6 +17,7 @@ pub mod document;
 pub mod error;
 pub mod exec;
 pub mod host;
+pub mod host_storage;
 pub mod input;
 pub mod interrupt;
 pub mod lease;
