@@ -13,6 +13,7 @@ pub mod cli;
 pub mod code;
 mod completions;
 pub mod config;
+pub mod device_lock;
 pub mod document;
 pub mod error;
 pub mod exec;
@@ -20,7 +21,6 @@ pub mod host;
 pub mod host_storage;
 pub mod input;
 pub mod interrupt;
-pub mod lease;
 #[cfg(feature = "libvirt")]
 pub mod libvirt;
 pub mod log;
