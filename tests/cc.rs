@@ -56,7 +56,7 @@ if [ $verb = query ]; then
 	say "INFO     $name $mode mode is $(cat "$state/$file.$bdf")"
 	exit
 fi
-[ $verb$mode != setPPCIe ] || [ "$fault" != no-ppcie ] && [ "$fault" != mute-ppcie ] || fault=refuse to=on
+case $verb$mode$fault in setPPCIeno-ppcie | setPPCIemute-ppcie) fault=refuse to=on ;; esac
 [ "$to" != off ] || fault=
 case $fault in
 refuse) say "ERROR    $name does not support PPCIe on current FW. A FW update is required."; exit 1 ;;

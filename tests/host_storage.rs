@@ -32,6 +32,7 @@ fn machine() -> Tree {
         tree.file(&format!("{folder}/size"), "2097152\n");
         tree.file(&format!("{folder}/queue/logical_block_size"), "512\n");
     }
+    tree.file("proc/meminfo", "MemTotal: 4194304 kB\n");
     tree
 }
 
@@ -56,7 +57,7 @@ fn refused(tree: &Tree, pci: &str, disk: &str) -> [Vec<u32>; 3] {
         let device = format!("/dev/nvme{n}n1");
         let item =
             listed["items"].as_array().unwrap().iter().find(|item| item["device"] == *device);
-        item.unwrap()["findings"].to_string().contains(disk)
+        item.unwrap()["in_use"].to_string().contains(disk)
     };
     [by_pci("tdx-iommu"), by_pci("tdx-gpu"), (0..4).filter(has_code).collect()]
 }
