@@ -1,7 +1,6 @@
 //! Commands of `tdx-gpu` that work on one device at the same time, on a real kernel with a real IOMMU (rig 2).
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-#![expect(clippy::print_stdout, reason = "the figures, for --nocapture")]
 
 #[path = "support/kernel.rs"]
 mod kernel;

@@ -1,7 +1,5 @@
 //! What `tdx-gpu unbind` plans, on machines made of files.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 #[path = "support/hosts.rs"]
 mod hosts;
 mod support;

@@ -1,6 +1,7 @@
 //! What the host's file systems and swap are on, as `tdx-iommu`, `tdx-gpu` and `tdx-disk` all see it, on machines
 //! made of files.
 
+#![expect(clippy::disallowed_methods, reason = "tests start programs as users do")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod support;

@@ -195,7 +195,7 @@ impl Modified<'_> {
         let mut lock = DeviceLock::<Former>::take(host, bdf)?;
         let now = queried(self.tools, bdf, wanted)?;
         let (modes, warnings) = readable(bdf, wanted, now);
-        warnings.iter().for_each(|warning| log::step(warning));
+        warnings.iter().for_each(log::step);
         let (before, lock) = match lock.stored() {
             // An older record says what the modes were.
             Some(stored) if !stored.is_stale() => (now, None),
