@@ -47,8 +47,7 @@ fn the_original_command_line_works() {
     assert!(gone.stdout.contains(&format!("Domain {name} destroyed successfully.")), "{gone:#?}");
 
     // A template of Canonical's, but for what this machine cannot run.
-    let text = template::without(&template::canonical("regular_vm"), "vsock");
-    let text = text.replace("type=\"kvm\"", "type=\"qemu\"").replace("host-passthrough", "maximum");
+    let text = template::emulated_original("regular_vm");
     rig.template(
         "my.xml.template",
         &text.replace("unit=\"GiB\">2", "unit=\"MiB\">256").replace("16", "1"),

@@ -9,6 +9,7 @@ use common::config::Config;
 use common::document::Action;
 use common::libvirt::{Context as _, Libvirt, State};
 use common::units::Size;
+use common::xml::Document as XmlDocument;
 use common::{Error, Result, interrupt, log};
 use tdx_gpu::handover::Handover;
 use tdx_pool::overlay::NewVolume;
@@ -22,6 +23,7 @@ use crate::attestation::{self, session::Order};
 use crate::blueprint::Blueprint;
 use crate::definition::{self, Definition};
 use crate::domain::DomainItem;
+use crate::domain_xml::validation;
 use crate::drive::{self, Drive};
 use crate::identity::{Identity, default_name, new_uuid};
 use crate::image::ImageRequest;
@@ -160,6 +162,9 @@ impl<'a> Plan<'a> {
         let (xml, changes) = blueprint.to_xml(&identity)?;
         let mut warnings =
             [blueprint.warnings(), &drive.warnings, &devices.warnings, &changes].concat();
+        if making && blueprint.is_template() {
+            validation::check(libvirt, &XmlDocument::parse(xml.as_str())?)?;
+        }
         let definition = Definition::parse(xml.clone())?;
         let order = match making {
             true => Order::new(context, libvirt, config, &guest.launch.sev, &definition)?,

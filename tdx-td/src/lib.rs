@@ -24,6 +24,7 @@ pub mod dialect;
 pub mod disk;
 pub mod disks;
 pub mod domain;
+pub mod domain_xml;
 pub mod drive;
 pub mod firmware;
 pub mod fitting;
@@ -51,6 +52,7 @@ pub mod ssh;
 pub mod start;
 pub mod stop;
 pub mod template;
+pub mod template_check;
 pub mod virsh;
 pub mod wait;
 
