@@ -28,6 +28,7 @@ pub mod needs;
 pub mod overlay;
 pub mod owner;
 pub mod pool;
+pub mod reach;
 pub mod record;
 pub mod secret;
 pub mod seed;
