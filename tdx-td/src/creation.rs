@@ -14,6 +14,7 @@ use common::{Error, Result, interrupt, log};
 use tdx_gpu::handover::Handover;
 use tdx_pool::overlay::NewVolume;
 use tdx_pool::owner::{self, Owner};
+use tdx_pool::reach;
 use tdx_pool::seed as seed_volume;
 use virt::domain::Domain;
 use virt::error::Error as VirtError;
@@ -21,6 +22,7 @@ use virt::sys;
 
 use crate::attestation::{self, session::Order};
 use crate::blueprint::Blueprint;
+use crate::capability::{self, Security};
 use crate::definition::{self, Definition};
 use crate::domain::DomainItem;
 use crate::domain_xml::validation;
@@ -50,6 +52,9 @@ pub struct Plan<'a> {
     pub host: Option<(String, profile::Host)>,
     /// What the user should know.
     pub warnings: Vec<String>,
+    /// Why a protected guest does not fit into the host's memory, which its own is pinned in or counted
+    /// against. `new` refuses such a guest; for others this is a warning, here as well.
+    pub memory_shortage: Option<Error>,
     /// Whether the definition is a user's.
     by_user: bool,
     libvirt: &'a Libvirt,
@@ -122,13 +127,18 @@ impl<'a> Plan<'a> {
         let drive =
             Drive::plan(context, libvirt, config, request, &guest.drive, choice, (owner, making))?;
         let uuid = new_uuid()?;
+        let disk = drive.disk();
+        if let (Some(qemu), Some(folder), true) =
+            (owner, disk.path().parent(), making && libvirt.is_local())
+        {
+            reach::check(folder, qemu)?;
+        }
         let seed = match Seed::read(&guest.seed, &uuid)? {
             Some(seed) => Some(seed_volume::Plan::new(drive.folder()?, seed.to_image()?)?),
             None => None,
         };
         let security = blueprint.security();
         let devices = Devices::new(&context.host, libvirt, devices, security, &uuid, making)?;
-        let disk = drive.disk();
         let cdrom = guest.drive.cdrom.as_deref();
         let cdrom = cdrom.map(|image| drive::cdrom(libvirt, image)).transpose()?;
         let mut request = [blueprint.request(), devices.request()].concat();
@@ -171,8 +181,13 @@ impl<'a> Plan<'a> {
             false => None,
         };
         warnings.extend(order.iter().flat_map(|order| order.warnings.clone()));
-        let memory = definition.memory_bytes().unwrap_or_default();
-        let handover = devices.handover(Size(memory), &uuid);
+        let memory = Size(definition.memory_bytes().unwrap_or_default());
+        let shortage = match making {
+            true => memory_shortage(context, libvirt, memory)?,
+            false => None,
+        };
+        warnings.extend(shortage.clone());
+        let handover = devices.handover(memory, &uuid);
         Ok(Self {
             name,
             xml,
@@ -182,6 +197,9 @@ impl<'a> Plan<'a> {
                 .scenario
                 .clone()
                 .zip(choice.map(|choice| choice.profile.host.clone())),
+            memory_shortage: shortage.filter(|_| security != Security::None).map(|message| {
+                Error::unsupported(message).hint("--memory says how much the guest gets")
+            }),
             by_user: blueprint.is_template(),
             warnings,
             libvirt,
@@ -309,6 +327,13 @@ impl<'a> Plan<'a> {
             }
         })
     }
+}
+
+/// Says that a guest's memory is more than the host's, if it is.
+fn memory_shortage(context: &Context, libvirt: &Libvirt, memory: Size) -> Result<Option<String>> {
+    let has = Size(capability::capacity(&context.host, libvirt)?.memory_bytes);
+    let message = || format!("the host has {has} of memory, {memory} were asked for");
+    Ok((memory.0 > has.0).then(message))
 }
 
 /// Deletes the domain that was compared and asked about, and no other that has its name by now.

@@ -215,10 +215,9 @@ fn check_host(
     for name in root.find_all("devices/interface/source").filter_map(|s| s.attr("network")) {
         settings::check_network(libvirt, &name)?;
     }
-    let memory = args.memory.or(root.child("memory").and_then(definition::memory_bytes).map(Size));
     let vcpus = args.vcpus.or(root.text_at("vcpu").and_then(|text| text.parse().ok()));
-    let capacity = capability::capacity(libvirt)?;
-    let many = settings::check_size(libvirt, capacity, virt_type, memory, vcpus)?;
+    let capacity = capability::capacity(host, libvirt)?;
+    let many = settings::check_vcpus(libvirt, capacity, virt_type, vcpus)?;
     let exists = |path: &Path| !libvirt.is_local() || host.path(path).exists();
     let no_quotes = quote_service(root).and_then(|path| tdx::no_service(&path, exists));
     Ok(many.into_iter().chain(no_quotes).collect())
