@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use serde_json::json;
 
 use support::{Rig, Run, guest_image, tool, tool_with_input};
-use td::{SMALL, new, rig_with_base, td};
+use td::{IMAGES, SMALL, new, rig_with_base, td};
 
 /// Expects the status, `says` in the message or the causes, and `hints` in the hint.
 #[track_caller]
@@ -241,4 +241,22 @@ fn new_refuses_a_pool_below_a_closed_directory_before_it_copies() {
     rig.shell("chmod o+x closed").text();
     assert_eq!(warnings(), json!([]));
     new(&rig, "-i guest.qcow2 --pool vms --name open").item();
+}
+
+/// libvirt cannot read a pool with such a file, and says that the cause is unknown.
+#[test]
+#[ignore = "needs root"]
+fn a_truncated_download_in_the_pool_is_named_with_what_to_do() {
+    let rig = rig_with_base(false);
+    let cut = format!("{IMAGES}/cut.qcow2");
+    rig.shell(&format!("head -c 60 {IMAGES}/guest.qcow2 >{cut}")).text();
+    let hint = format!("rm '{cut}'");
+    refused(&rig.tool("tdx-pool", ["volumes"]), 3, &cut, &hint);
+    // libvirt has stopped the pool over it.
+    refused(&rig.tool("tdx-pool", ["ensure"]), 3, &cut, &hint);
+    let image = guest_image(true);
+    refused(&new(&rig, &format!("-i {}", image.display())), 3, &cut, &hint);
+    refused(&new(&rig, "-i cut.qcow2"), 3, &cut, "download it again");
+    rig.shell(&format!("rm {cut}")).text();
+    new(&rig, "-i guest.qcow2 --name whole").item();
 }

@@ -119,7 +119,6 @@ fn new_finds_unknown_and_wrong_parts_wherever_they_stand() {
     }
     // What only libvirt's drivers know.
     for (from, to, says) in [
-        ("machine=\"q35\"", "machine=\"q36\"", "q36"),
         ("bus=\"virtio\"", "bus=\"ide\"", "IDE"),
         ("port=\"1\"", "port=\"one\"", "Invalid port number: one"),
     ] {

@@ -263,9 +263,9 @@ fn wrong_launch_values_are_refused_before_libvirt_sees_them() {
     // A trust domain's memory cannot be more than the host's; what it would be is still shown.
     let much = ["-i", "guest.qcow2", "--memory", "9999G", "--vcpus", "1"];
     let error = rig.tool("tdx-td", [&["new"][..], &much].concat()).error(6);
-    assert!(error["message"].as_str().unwrap().ends_with("9999 GiB were asked for"), "{error}");
+    assert!(error["message"].as_str().unwrap().ends_with("9.76 TiB were asked for"), "{error}");
     let shown = rig.tool("tdx-td", [&["render"][..], &much].concat()).document();
-    assert!(shown["warnings"].to_string().contains("9999 GiB were asked for"), "{shown}");
+    assert!(shown["warnings"].to_string().contains("9.76 TiB were asked for"), "{shown}");
     assert_eq!(rig.state(), before);
 }
 

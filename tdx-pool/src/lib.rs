@@ -32,6 +32,7 @@ pub mod reach;
 pub mod record;
 pub mod secret;
 pub mod seed;
+mod truncated;
 pub mod usage;
 pub mod volume;
 pub mod volumes;

@@ -14,7 +14,7 @@ use virt::storage_pool::StoragePool;
 use crate::files::canonical;
 use crate::pool::{Pool, PoolItem, PoolState};
 use crate::wanted::{PoolArgs, Wanted};
-use crate::{owner, reach};
+use crate::{owner, reach, truncated};
 
 /// What it takes to have the pool.
 #[derive(Debug)]
@@ -196,7 +196,9 @@ impl Plan {
         }
         let starting = format_args!("start pool '{}'", self.pool_name());
         log::step(starting);
-        or_active(pool.create(0)).context(starting)
+        or_active(pool.create(0))
+            .context(starting)
+            .map_err(|error| truncated::explain(error, pool, self.folder().ok()))
     }
 
     fn create(&self, libvirt: &Libvirt) -> Result<StoragePool> {
