@@ -122,7 +122,7 @@ fn an_item_tells_all_that_the_descriptor_tells() {
             "device": "flash", "mode": "split",
             "executable": {"path": "/fw/40-enrolled", "format": "raw"},
             "nvram_template": {"path": "/fw/vars", "format": "raw"},
-            "tags": ["-D X"], "usable": true, "offered": null,
+            "tags": ["-D X"], "usable": true, "offered": null, "host": null,
         })
     );
     std::fs::remove_file(host.path("fw/vars")).unwrap();

@@ -411,7 +411,7 @@ fn what_others_need_is_neither_taken_nor_lost() {
     }
     let device = rig.loop_device(&base);
     refused(&format!("new --vmimage {device} {new} --name z"), 6, "is a device");
-    refused(&format!("new --blank 0 {new} --name z"), 2, "holds nothing");
+    refused(&format!("new --blank 0 {new} --name z"), 2, "is not between 1 MiB and 2 EiB");
     rig.shell("echo secret >pass && chmod 644 pass").text();
     let encrypted = format!("{new} --set storage.encryption=on --passphrase-file pass");
     refused(&format!("new --blank 8M {encrypted} --name z"), 7, "can be read by others");

@@ -223,7 +223,7 @@ pub(crate) struct Rig {
     holder: Child,
     pid: String,
     folder: tempfile::TempDir,
-    loops: std::sync::Mutex<Vec<String>>,
+    loops: std::sync::Mutex<Vec<(String, Option<String>)>>,
 }
 
 impl Rig {
@@ -332,9 +332,10 @@ impl Rig {
         std::os::unix::fs::symlink(device, self.scratch().join(name)).unwrap();
     }
 
-    /// Has this loop device go with the rig as well.
+    /// Detaches this loop device with the rig, unless it is backed by another file by then: the number of a
+    /// device that a test detaches itself may be another test's.
     pub(crate) fn release(&self, device: &str) {
-        self.loops.lock().unwrap().push(device.to_owned());
+        self.loops.lock().unwrap().push((device.to_owned(), backing_file(device)));
     }
 
     /// Stops, kills or restarts the daemon; guests run on.
@@ -365,12 +366,20 @@ impl Drop for Rig {
             let tail: Vec<&str> = log.lines().rev().take(20).collect();
             eprintln!("libvirtd's last words, newest first:\n{}", tail.join("\n"));
         }
-        for device in self.loops.lock().iter().flat_map(|loops| loops.iter()) {
-            Command::new("losetup").args(["-d", device]).output().ok();
+        for (device, file) in self.loops.lock().iter().flat_map(|loops| loops.iter()) {
+            if file.is_some() && backing_file(device) == *file {
+                Command::new("losetup").args(["-d", device]).output().ok();
+            }
         }
         drop(self.holder.stdin.take());
         self.holder.wait().ok();
     }
+}
+
+/// The file that a loop device is backed by, as the kernel names it.
+fn backing_file(device: &str) -> Option<String> {
+    let name = device.trim_start_matches("/dev/");
+    std::fs::read_to_string(format!("/sys/block/{name}/loop/backing_file")).ok()
 }
 
 /// Waits until `ready` gives something, or fails after `limit`.

@@ -160,10 +160,12 @@ impl Plan {
         let sha256 = self.copy_to(&copy.file, true, &|_| {})?;
         let formats = ["-f", ours.format.as_str(), "-F", theirs.format.as_str()];
         let compare = qemu_img(["compare", "-s", "-q"]).args(formats).args(["--"]);
-        match compare.args([&copy.path, &target]).run() {
-            Err(error) if error.kind() == ErrorKind::CommandFailed => Ok(None),
-            done => done.map(|_| sha256),
-        }
+        let sha256 = match compare.args([&copy.path, &target]).run() {
+            Err(error) if error.kind() == ErrorKind::CommandFailed => None,
+            done => done.map(|_| sha256)?,
+        };
+        copy.discard()?;
+        Ok(sha256)
     }
 }
 

@@ -54,6 +54,14 @@ impl Part {
         flushed.map_err(|error| error.applied([format!("imported {}", target.display())]))
     }
 
+    /// Deletes it.
+    ///
+    /// Errors: `io`, with its path as what is left.
+    pub(super) fn discard(self) -> Result<()> {
+        let deleted = fs::remove_file(&self.path).at("delete", &self.path);
+        deleted.map_err(|error| error.left_behind([self.path.display().to_string()]))
+    }
+
     fn rename_to_new(&self, target: &Path) -> io::Result<()> {
         match renameat_with(CWD, &self.path, CWD, target, RenameFlags::NOREPLACE) {
             // A network file system may not know the flag; a second name is as safe. The first one

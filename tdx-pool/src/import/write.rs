@@ -88,6 +88,7 @@ impl Plan {
             .args([&copy.path, &packed.path])
             .run()
             .map_err(|error| self.cannot_copy(error))?;
+        copy.discard()?;
         Ok(packed)
     }
 
