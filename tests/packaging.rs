@@ -53,7 +53,7 @@ fn expected(zsh: &str) -> BTreeSet<String> {
     let pages = std::fs::read_dir(target().join("man")).unwrap();
     let pages = pages.map(|page| page.unwrap().file_name().into_string().unwrap());
     expected.extend(pages.map(|page| format!("644 share/man/man1/{page}")));
-    for document in ["README.md", "LICENSE"] {
+    for document in ["README.md", "CHANGELOG.md", "LICENSE"] {
         expected.insert(format!("644 share/doc/tdx-tools/{document}"));
     }
     let tracked = shell(&format!("git -C {} ls-files --stage examples", repository().display()));
