@@ -80,13 +80,11 @@ fn what_is_installed_is_known_and_goes_again() {
 
 #[test]
 #[ignore = "needs root"]
-fn the_tools_are_small_and_link_what_they_need() {
+fn the_tools_link_what_they_need() {
     let _alone = alone();
     make("release", &[]);
     for tool in TOOLS {
         let path = target().join("release").join(tool);
-        let size = path.metadata().unwrap().len();
-        assert!(size < 4 << 20, "{tool} has {size} bytes");
         let needed = shell(&format!("objdump -p {} | grep NEEDED", path.display()));
         let libvirt = matches!(tool, "tdx-disk" | "tdx-pool" | "tdx-td");
         assert_eq!(needed.contains("libvirt.so.0"), libvirt, "{tool}: {needed}");
