@@ -21,7 +21,7 @@ RUST    := 1.89
 FUZZ_CASES ?= 1000000
 
 # Test files that make test leaves to make test-rigs, and --all-targets leaves out.
-RIGS    := $(addprefix --test ,access apparmor attestation disk_rig gpu iommu_rig packaging passthrough tdx_rig tune)
+RIGS    := $(addprefix --test ,access apparmor attestation disk_rig gpu gpu_asleep gpu_parallel iommu_rig packaging passthrough tdx_rig tune)
 
 TARGET  := $(or $(CARGO_TARGET_DIR),target)
 RELEASE := $(TARGET)/release

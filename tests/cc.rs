@@ -32,7 +32,8 @@ use table::Row;
 use tree::Tree;
 
 /// A file of each name keeps a mode: `cc.BDF`, `ppcie.BDF`. `fault.BDF` says what goes wrong when a mode is set
-/// that is not off: `refuse`, `traceback`, `stay` after the reset, `silent` always, or `lie`.
+/// that is not off: `refuse`, `traceback`, `stay` after the reset, `silent` always, or `lie`. Firmware without
+/// protected PCIe refuses to set it at all (`no-ppcie`), or to tell it as well (`mute-ppcie`).
 const STAND_IN: &str = r#"#!/bin/sh
 state=${0%/*}
 say() { echo "2025-10-20,12:00:00.123 $*" >&2; }
@@ -54,10 +55,12 @@ echo "$bdf $verb $mode $to" >>"$state/calls"
 fault=$(cat "$state/fault.$bdf" 2>/dev/null)
 [ "$fault" != silent ] || exit 0
 if [ $verb = query ]; then
+	[ $mode$fault != PPCIemute-ppcie ] || { say "ERROR    Querying PPCIe mode is not supported on $name"; exit 1; }
 	say "WARNING  $name has $mode mode on, some functionality may not work"
 	say "INFO     $name $mode mode is $(cat "$state/$file.$bdf")"
 	exit
 fi
+case $verb$mode$fault in setPPCIeno-ppcie | setPPCIemute-ppcie) fault=refuse to=on ;; esac
 [ "$to" != off ] || fault=
 case $fault in
 refuse) say "ERROR    $name does not support PPCIe on current FW. A FW update is required."; exit 1 ;;
@@ -283,6 +286,43 @@ fn a_failure_puts_back_what_was_set() {
     server.mode("fault", &devices[1], "refuse");
     let error = server.set("on", devices).error(1);
     assert_eq!(error["left_behind"], json!([format!("the mode of {}", devices[1])]), "{error}");
+}
+
+/// The firmware of some H100 has no protected PCIe: to set it off, as it is, fails.
+#[test]
+fn only_modes_that_differ_are_set() {
+    let server = Server::new();
+    let (gpu, other) = (server.gpus[0].as_str(), server.gpus[1].as_str());
+    server.mode("fault", gpu, "no-ppcie");
+    server.mode("fault", other, "mute-ppcie");
+    let before = server.modes();
+    for (mode, device, warnings) in
+        [("on", gpu, 0), ("off", gpu, 0), ("on", other, 1), ("off", other, 1)]
+    {
+        let document = server.set(mode, &[device.to_owned()]).document();
+        let item = &document["items"][0];
+        assert_eq!(
+            (&item["action"], &item["cc_mode"]),
+            (&json!("set"), &json!(mode)),
+            "{document:#}"
+        );
+        let said = document["warnings"].as_array().unwrap();
+        assert_eq!(said.len(), warnings, "{document:#}");
+        for warning in said {
+            let text =
+                format!("the protected PCIe mode of {device} cannot be read: it is left as it is");
+            assert!(warning.as_str().unwrap().starts_with(&text), "{document:#}");
+            assert_eq!(item["ppcie_mode"], "unknown");
+        }
+        let calls = server.calls();
+        assert!(!calls.iter().any(|call| call.contains("set PPCIe")), "{calls:#?}");
+        assert_eq!(server.set(mode, &[device.to_owned()]).document()["changed"], false);
+        server.calls();
+    }
+    assert_eq!(server.modes(), before);
+    // A mode that has to be known, and cannot be, is an error.
+    server.mode("fault", &server.switches[0], "mute-ppcie");
+    server.set("off", &server.switches[..1]).error(1);
 }
 
 #[test]

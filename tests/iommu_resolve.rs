@@ -131,20 +131,11 @@ fn what_cannot_be_is_refused_and_named() {
         "matches 8 devices: there is no number 8",
     );
     refused(&one(&["device_id: 2330, count: 9"]), 4, "matches 8 devices, not 9");
-    refused(
-        &one(&["device_id: 2330", "device_id: 2330"]),
-        5,
-        "requests 1 and 2 of win10 both choose",
-    );
     refused(&one(&["vendor_idd: 10de"]), 3, "did you mean vendor_id?");
     refused(&one(&["class: '0604'"]), 4, "matches no device");
     let disk = refused(&one(&["driver: nvme"]), 5, "win10 cannot have 0000:a1:00.0");
     assert_eq!(disk["code"], "HOST_DISK_MOUNTED");
     let two = ["bdf: 53:00.0"];
-    let text = format!("vms:\n{}{}", guest("a", &two), guest("b", &two));
-    refused(&text, 5, "a and b would both get 0000:53:00.0");
-    // Also when only one of them is asked about; the other's mistakes are none of this one's.
-    resolve(&host, &text, "--vm b").error(5);
     let text = format!("vms:\n{}{}", guest("a", &["vendor_id: dead"]), guest("b", &two));
     assert_eq!(resolve(&host, &text, "--vm b").item()["vm"], "b");
     let route = refused(&one(&["bdf: c1:00.1"]), 5, "win10 cannot have 0000:c1:00.1");
@@ -159,4 +150,56 @@ fn what_cannot_be_is_refused_and_named() {
     let laptop = hosts::laptop();
     let error = resolve(&laptop, &one(&["class: '0302'"]), "").error(5);
     assert_eq!(error["code"], "NO_IOMMU", "{error}");
+}
+
+/// A file that the original took as it stood.
+#[test]
+fn a_device_chosen_twice_counts_once_and_a_shared_one_is_a_warning() {
+    let host = hosts::server();
+    let twice = resolve(&host, &one(&["device_id: 2330", "device_id: 2330"]), "");
+    let once = resolve(&host, &one(&["device_id: 2330"]), "");
+    assert_eq!(chosen(&twice), chosen(&once));
+    let warnings = twice.document()["warnings"].clone();
+    let bdf = chosen(&once)[0].0.clone();
+    let said = format!("requests 1 and 2 of win10 both choose {bdf}, which counts once");
+    assert_eq!(warnings, json!([said]));
+
+    let both = ["bdf: 53:00.0"];
+    let text = format!("vms:\n{}{}", guest("a", &both), guest("b", &both));
+    let said = json!(["a and b both get 0000:53:00.0: only one of them can run"]);
+    let document = resolve(&host, &text, "").document();
+    assert_eq!((&document["warnings"], document["items"].as_array().unwrap().len()), (&said, 2));
+    // Also when only one of them is asked about.
+    assert_eq!(resolve(&host, &text, "--vm b").document()["warnings"], said);
+}
+
+/// One that sleeps does not show its serial number, and is woken for a file that asks for one.
+#[test]
+fn a_serial_number_is_found_on_a_device_that_sleeps() {
+    let host = hosts::server();
+    let asleep = format!("{}/power_state", host.folder("0000:53:00.0"));
+    let serial = format!("{}/serial_number", host.folder("0000:53:00.0"));
+    let config = format!("{}/config", host.folder("0000:53:00.0"));
+    let mut space = vec![0; 0x110];
+    for (at, dword) in [(0x100, 3 | 1 << 16), (0x104, 0xfe12_3456_u32), (0x108, 0x48b0_2dff)] {
+        space[at..at + 4].copy_from_slice(&dword.to_le_bytes());
+    }
+    std::fs::remove_file(host.path(&serial)).ok();
+    host.file(&config, space);
+    host.file(&asleep, "D3cold\n");
+    let found = resolve(&host, &one(&["serial: 48b02dfffe123456"]), "");
+    assert_eq!(chosen(&found), pairs(&[("0000:53:00.0", Some(1))]));
+}
+
+#[test]
+fn optional_is_any_boolean_of_yaml() {
+    let host = hosts::server();
+    for yes in ["yes", "True", "on", "true"] {
+        let run = resolve(&host, &one(&[&format!("vendor_id: dead, optional: {yes}")]), "");
+        assert_eq!(chosen(&run), [], "{yes}");
+    }
+    for no in ["no", "False", "off"] {
+        resolve(&host, &one(&[&format!("vendor_id: dead, optional: {no}")]), "").error(4);
+    }
+    resolve(&host, &one(&["vendor_id: dead, optional: maybe"]), "").error(3);
 }

@@ -4,7 +4,10 @@
 //! `Documentation/ABI/testing/sysfs-fs-btrfs`.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+
+use nix::sys::stat;
 
 use crate::host::Host;
 use crate::pci::Bdf;
@@ -24,6 +27,8 @@ pub struct Mount<'t> {
     pub file_system: &'t str,
     /// What was mounted, as it was named; escaped.
     pub source: &'t str,
+    /// The options of the file system itself.
+    pub options: &'t str,
 }
 
 impl<'t> Mount<'t> {
@@ -35,7 +40,8 @@ impl<'t> Mount<'t> {
         let point = unescape(mount.nth(1)?);
         let mut file_system = file_system.split(' ');
         let (file_system, source) = (file_system.next()?, file_system.next()?);
-        Some(Self { device, point, file_system, source })
+        let options = file_system_options(line);
+        Some(Self { device, point, file_system, source, options })
     }
 
     /// Whether the host cannot do without it.
@@ -43,22 +49,89 @@ impl<'t> Mount<'t> {
         SYSTEM.contains(&self.point.as_str())
     }
 
-    /// The names of the block devices it stands on.
+    /// Whether it is on block devices, by what the line says: a device number, or a node.
+    pub fn names_blocks(&self) -> bool {
+        let is_fuse = self.file_system == "fuse" || self.file_system.starts_with("fuse.");
+        !self.device.starts_with("0:") || self.source.starts_with("/dev/") && !is_fuse
+    }
+
+    /// The names of the block devices that the file system is on, all members of one on several devices.
     pub fn blocks(&self, host: &Host) -> Vec<String> {
-        if !self.device.starts_with("0:") {
-            return block_of_number(host, self.device).into_iter().collect();
+        let numbered = Some(self.device).filter(|device| !device.starts_with("0:"));
+        let mut blocks: BTreeSet<String> =
+            numbered.and_then(|number| block_of_number(host, number)).into_iter().collect();
+        if blocks.is_empty() {
+            // btrfs and others have device numbers of their own: the source is the best that is known.
+            let source = unescape(self.source);
+            blocks = sources(&source).filter_map(|node| source_block(host, node)).collect();
         }
-        // btrfs and others have device numbers of their own; the source is the best that is known.
-        let Some(block) = block_of_node(host, &unescape(self.source)) else { return Vec::new() };
-        if self.file_system == "btrfs" {
-            for uuid in names(host, "/sys/fs/btrfs") {
-                let devices = names(host, &format!("/sys/fs/btrfs/{uuid}/devices"));
-                if devices.contains(&block) {
-                    return devices;
-                }
+        // Source: xfs(5): an external log and a real-time device.
+        let options = self.options.split(',').filter(|_| self.file_system == "xfs");
+        let others =
+            options.filter_map(|o| o.strip_prefix("logdev=").or_else(|| o.strip_prefix("rtdev=")));
+        blocks.extend(others.filter_map(|node| block_of_node(host, &unescape(node))));
+        for members in self.members(host) {
+            // Where not even one member is known, each such file system may be the one.
+            let unknown = blocks.is_empty() && self.source == "/dev/root";
+            if unknown || members.iter().any(|member| blocks.contains(member)) {
+                blocks.extend(members);
             }
         }
-        vec![block]
+        blocks.into_iter().collect()
+    }
+
+    /// The members of each mounted file system of this kind that can have several.
+    ///
+    /// Source: Linux `Documentation/ABI/testing/sysfs-fs-btrfs`; `fs/bcachefs/sysfs.c`.
+    fn members(&self, host: &Host) -> Vec<Vec<String>> {
+        let folder = format!("/sys/fs/{}", self.file_system);
+        let of_btrfs = |uuid: &String| names(host, &format!("{folder}/{uuid}/devices"));
+        let of_bcachefs = |uuid: &String| {
+            let folder = format!("{folder}/{uuid}");
+            let members = names(host, &folder).into_iter().filter(|name| name.starts_with("dev-"));
+            let block = |name: String| last(&target(host, &format!("{folder}/{name}/block"))?);
+            members.filter_map(block).collect()
+        };
+        match self.file_system {
+            "btrfs" => names(host, &folder).iter().map(of_btrfs).collect(),
+            "bcachefs" => names(host, &folder).iter().map(of_bcachefs).collect(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// The options of the file system in a line of mountinfo, which has others for the mount.
+fn file_system_options(line: &str) -> &str {
+    line.split_once(" - ").and_then(|(_, rest)| rest.splitn(3, ' ').nth(2)).unwrap_or_default()
+}
+
+/// The nodes that a source names: bcachefs names all its members, `/dev/nvme0n1:/dev/nvme1n1`.
+fn sources(source: &str) -> impl Iterator<Item = &str> {
+    let mut rest = Some(source);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let end = text.find(":/dev/");
+        rest = end.map(|end| &text[end + 1..]);
+        Some(&text[..end.unwrap_or(text.len())])
+    })
+}
+
+/// The block device of a mount's source, which is `/dev/root` for a root that the kernel itself mounted.
+///
+/// Source: Linux `Documentation/admin-guide/kernel-parameters.txt`, `root=`; `init/do_mounts.c`.
+fn source_block(host: &Host, source: &str) -> Option<String> {
+    let found = block_of_node(host, source);
+    if found.is_some() || source != "/dev/root" {
+        return found;
+    }
+    let command_line = host.read("/proc/cmdline").ok()??;
+    let root = command_line.split_whitespace().rev().find_map(|word| word.strip_prefix("root="))?;
+    match root.split_once('=') {
+        Some((kind, value)) => {
+            let value = value.trim_matches('"');
+            block_of_node(host, &format!("/dev/disk/by-{}/{value}", kind.to_ascii_lowercase()))
+        }
+        None => block_of_node(host, root).or_else(|| block_of_number(host, root)),
     }
 }
 
@@ -67,12 +140,28 @@ pub fn block_of_number(host: &Host, number: &str) -> Option<String> {
     last(&target(host, &format!("/sys/dev/block/{number}"))?)
 }
 
-/// The name below `/sys/class/block` of a device node: `/dev/sda1`, `/dev/mapper/root`.
+/// The name below `/sys/class/block` of a device node, through whatever links: `/dev/sda1`,
+/// `/dev/mapper/root`, `/dev/disk/by-uuid/…`.
 pub fn block_of_node(host: &Host, node: &str) -> Option<String> {
     let name = node.strip_prefix("/dev/")?;
+    if let Some(found) = block_named(host, name) {
+        return Some(found);
+    }
+    let real = host.real_path(Path::new(node));
+    let linked = real.to_str().and_then(|real| block_named(host, real.strip_prefix("/dev/")?));
+    linked.or_else(|| {
+        let metadata = std::fs::metadata(host.path(node)).ok()?;
+        let rdev = Some(metadata.rdev()).filter(|_| metadata.file_type().is_block_device())?;
+        block_of_number(host, &format!("{}:{}", stat::major(rdev), stat::minor(rdev)))
+    })
+}
+
+/// The block device of a name below `/dev`.
+fn block_named(host: &Host, name: &str) -> Option<String> {
     let Some(mapping) = name.strip_prefix("mapper/") else {
         let name = name.replace('/', "!");
-        return host.has(&format!("/sys/class/block/{name}")).then_some(name);
+        let is_there = !name.is_empty() && host.has(&format!("/sys/class/block/{name}"));
+        return is_there.then_some(name);
     };
     let is_it = |block: &String| {
         let name = attribute(host, &format!("/sys/class/block/{block}/dm/name"));
@@ -154,6 +243,21 @@ mod tests {
         assert!(!mount.is_system());
         for line in ["", "1 2 3:4", "1 2 3:4 / / rw -", " - ", "a b c d e f - "] {
             Mount::parse(line);
+        }
+    }
+
+    #[test]
+    fn a_source_of_several_devices_names_each() {
+        for (source, nodes) in [
+            ("/dev/nvme0n1:/dev/nvme1n1", &["/dev/nvme0n1", "/dev/nvme1n1"][..]),
+            (
+                "/dev/disk/by-path/pci-0000:00:1f.2-ata-1",
+                &["/dev/disk/by-path/pci-0000:00:1f.2-ata-1"],
+            ),
+            ("server:/srv", &["server:/srv"]),
+            ("", &[""]),
+        ] {
+            assert_eq!(sources(source).collect::<Vec<_>>(), nodes);
         }
     }
 

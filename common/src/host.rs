@@ -91,6 +91,18 @@ impl Host {
         Some(name).filter(|name| !name.is_empty() && name != "(none)")
     }
 
+    /// A path with all its links followed, as far as it is there, as a path of the machine.
+    pub fn real_path(&self, path: &Path) -> PathBuf {
+        let root = self.path("/").canonicalize().unwrap_or_default();
+        let resolved = |above: &Path| {
+            let there = self.path(above).canonicalize().ok()?;
+            let (there, rest) = (there.strip_prefix(&root).ok()?, path.strip_prefix(above).ok()?);
+            // To join nothing would add a slash.
+            Some(if rest.as_os_str().is_empty() { there.to_owned() } else { there.join(rest) })
+        };
+        Path::new("/").join(path.ancestors().find_map(resolved).unwrap_or_default())
+    }
+
     /// Whether this is the machine itself, not a tree below some folder.
     pub fn is_this_machine(&self) -> bool {
         self.root == Path::new("/")

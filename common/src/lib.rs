@@ -13,15 +13,16 @@ pub mod cli;
 pub mod code;
 mod completions;
 pub mod config;
+pub mod device_lock;
 pub mod document;
 pub mod error;
 pub mod exec;
 pub mod host;
+pub mod host_storage;
 pub mod identity;
 pub mod image;
 pub mod input;
 pub mod interrupt;
-pub mod lease;
 #[cfg(feature = "libvirt")]
 pub mod libvirt;
 pub mod log;

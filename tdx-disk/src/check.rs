@@ -138,7 +138,7 @@ impl Machine {
     /// Errors: whatever libvirt says.
     pub fn read(host: &Host, libvirt: Option<&Libvirt>) -> Result<Self> {
         let blocks = Blocks::read(host)?;
-        let mounts = Mounts::read(host, &blocks, Scope::Every);
+        let mounts = Mounts::read(host, Scope::Every)?;
         let tenancy = match libvirt {
             None => None,
             Some(libvirt) => {

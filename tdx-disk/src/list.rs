@@ -107,7 +107,7 @@ pub fn run(
 ) -> Result<Outcome> {
     let host = &context.host;
     let blocks = Blocks::read(host)?;
-    let mounts = Mounts::read(host, &blocks, Scope::Own);
+    let mounts = Mounts::read(host, Scope::Own)?;
     let tenancy = libvirt().and_then(|libvirt| {
         let guests = guests::all(&libvirt).map_err(|error| error.to_string())?;
         let (connect, images) = (Some(libvirt.connect()), Images::new(host).without_devices());

@@ -1,10 +1,9 @@
 //! `tdx-gpu bind`: devices leave their drivers for VFIO, from where guests take them.
 
 use clap::Args;
-use common::bound::{self, Record};
-use common::cli::{Change, Context};
+use common::bound::Record;
+use common::cli::{Change, Context, is_root};
 use common::document::{Action, Document};
-use common::host::Host;
 use common::output::Outcome;
 use common::units::{self, Size};
 use common::{Code, Result, interrupt};
@@ -12,7 +11,7 @@ use tdx_iommu::request::{self, Named};
 
 use crate::binding;
 use crate::boot;
-use crate::candidates::{self, Candidates};
+use crate::candidates::{self, Candidates, Locks};
 use crate::persist::{self, Persisted, Persistent};
 use crate::plan::Terms;
 
@@ -57,13 +56,17 @@ pub fn run(context: &Context, args: BindArgs) -> Result<Outcome> {
     }
     interrupt::guard();
     let terms = Terms { whole_group: args.whole_group, force: &args.force, domain: None };
-    let candidates = Candidates::find(host, &requested, terms)?;
+    // Without root nothing can be changed, and nothing be locked.
+    let (candidates, locks) = match args.change.dry_run || !is_root() {
+        true => (Candidates::find(host, &requested, terms)?, Locks::new()),
+        false => Candidates::lock(host, &requested, terms)?,
+    };
     let mut warnings = requested.warnings;
     warnings.extend(candidates.plan.warnings.iter().cloned());
     let persistent = Persistent::read(host, &candidates.inventory)?;
     warnings.extend(persistent.damaged.iter().map(ToString::to_string));
     let records = match args.persist {
-        true => records(host, &candidates, &args, &persistent)?,
+        true => records(&candidates, &args, &persistent),
         false => Vec::new(),
     };
     let mut items = candidates.items();
@@ -81,7 +84,7 @@ pub fn run(context: &Context, args: BindArgs) -> Result<Outcome> {
             binding::as_root()?;
         }
         let Candidates { inventory, plan, .. } = candidates;
-        let bound = plan.apply(host, limit)?;
+        let bound = plan.apply(host, limit, locks)?;
         let kept = match records.as_slice() {
             [] => Ok(()),
             records => persist::keep(host, &inventory, records),
@@ -96,27 +99,32 @@ pub fn run(context: &Context, args: BindArgs) -> Result<Outcome> {
 }
 
 /// What is to be recorded of the devices that they may be bound at every boot.
-fn records(
-    host: &Host,
-    candidates: &Candidates,
-    args: &BindArgs,
-    persistent: &Persistent,
-) -> Result<Vec<Persisted>> {
+fn records(candidates: &Candidates, args: &BindArgs, persistent: &Persistent) -> Vec<Persisted> {
     let mut records = Vec::new();
     for step in &candidates.plan.steps {
-        let Record { bdf, identity, driver, .. } = step.record.clone();
+        let Record { bdf, mut identity, driver, .. } = step.record.clone();
         // One that VFIO has already was taken from its driver before.
-        let taken = bound::of(host, bdf)?.and_then(|found| found.record.driver);
-        let known = persistent.of(bdf).find_map(|found| found.record.driver.clone());
+        let taken = candidates.records.get(&bdf).map(|stored| &stored.record);
+        let taken = taken.filter(|taken| !taken.identity.contradicts(&identity));
+        let known = persistent.of(bdf).map(|found| &found.record);
+        let known: Vec<&Persisted> =
+            known.filter(|known| !known.identity.contradicts(&identity)).collect();
+        // A device that sleeps may not show its serial number now.
+        let serials = known.iter().map(|known| &known.identity).chain(taken.map(|t| &t.identity));
+        identity.serial =
+            identity.serial.or_else(|| serials.filter_map(|known| known.serial.clone()).next());
+        let former = driver.filter(|_| !step.done);
+        let former = former.or_else(|| taken.and_then(|taken| taken.driver.clone()));
+        let former = former.or_else(|| known.iter().find_map(|known| known.driver.clone()));
         records.push(Persisted {
             bdf,
             path: candidates.inventory.devices[&bdf].path.as_ref().map(ToString::to_string),
             identity,
-            driver: driver.filter(|_| !step.done).or(taken).or(known),
+            driver: former,
             force: args.force.clone(),
             memory_bytes: args.memory.map(|size| size.0),
             iommufd: args.iommufd,
         });
     }
-    Ok(records)
+    records
 }

@@ -2,14 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use common::bound::{Lease, Record};
+use common::bound::{BoundLock, Record};
 use common::cli::is_root;
 use common::host::Host;
+use common::pci::Bdf;
 use common::{Error, Result, interrupt, log, parallel};
 
+use crate::candidates::Locks;
 use crate::driver::{self, Sysfs};
 use crate::limit;
-use crate::plan::{Plan, Step};
+use crate::plan::Plan;
 
 /// How many devices are worked on at once: each waits for the kernel, which takes its time over one.
 const AT_ONCE: usize = 64;
@@ -19,16 +21,20 @@ const AT_ONCE: usize = 64;
 #[must_use = "the records say that it is unfinished until it is committed"]
 pub struct Bound<'h> {
     host: &'h Host,
-    leases: Vec<Lease>,
+    locks: Vec<BoundLock>,
+    /// Those that VFIO had before: nobody changes them until all is done.
+    done: Locks,
 }
 
 impl Plan {
-    /// Gives the devices to VFIO, and has the kernel map as much memory as `limit` mappings reach.
+    /// Gives the devices to VFIO, and has the kernel map as much memory as `limit` mappings reach. The
+    /// plan was made under `locks`, which are held until the devices are committed.
     ///
-    /// All drivers let go before any is given: the functions of a card can depend on each other.
+    /// All drivers release their devices before any is given: the functions of a card can depend on each
+    /// other.
     /// Errors: `permission` for all but root; whatever the kernel says; then all devices are as before, or
     /// named as left behind.
-    pub fn apply(self, host: &Host, limit: Option<u64>) -> Result<Bound<'_>> {
+    pub fn apply(self, host: &Host, limit: Option<u64>, mut locks: Locks) -> Result<Bound<'_>> {
         if self.steps.iter().any(|step| !step.done) {
             as_root()?;
         }
@@ -37,8 +43,14 @@ impl Plan {
         for name in drivers {
             driver::load(host, name)?;
         }
-        let mut bound = Bound { host, leases: Vec::new() };
-        let taken = bound.take(self.steps, limit);
+        let mut work = Vec::new();
+        for step in self.steps.into_iter().filter(|step| !step.done) {
+            let lock = locks.remove(&step.record.bdf);
+            let unlocked = || Error::failed(format!("{} was not locked", step.record.bdf));
+            work.push((lock.ok_or_else(unlocked)?, step.record));
+        }
+        let mut bound = Bound { host, locks: Vec::new(), done: locks };
+        let taken = bound.take(work, limit);
         match taken {
             Ok(()) => Ok(bound),
             Err(error) => Err(bound.undo_after(error)),
@@ -47,25 +59,19 @@ impl Plan {
 }
 
 impl Bound<'_> {
-    fn take(&mut self, steps: Vec<Step>, limit: Option<u64>) -> Result<()> {
+    fn take(&mut self, work: Vec<(BoundLock, Record)>, limit: Option<u64>) -> Result<()> {
         let host = self.host;
-        for step in steps.into_iter().filter(|step| !step.done) {
+        for (mut lock, record) in work {
             interrupt::check()?;
-            if step.outdated {
-                Lease::resume(host, step.record.clone())?.forget()?;
-            }
-            let bound_to = driver::loaded_name(host, &step.record.bound_to);
-            let record = Record { bound_to, ..step.record };
-            self.leases.push(match step.resumed {
-                true => Lease::resume(host, record)?,
-                false => Lease::begin(host, record)?,
-            });
+            let bound_to = driver::loaded_name(host, &record.bound_to);
+            lock.write(Record { bound_to, ..record })?;
+            self.locks.push(lock);
         }
         if let Some(limit) = limit {
             limit::raise(host, limit)?;
         }
-        let device = |lease: &'_ Lease| Sysfs::new(host, lease.record.bdf);
-        let devices: Vec<Sysfs<'_>> = self.leases.iter().map(device).collect();
+        let devices: Vec<Sysfs<'_>> =
+            self.locks.iter().map(|lock| Sysfs::new(host, lock.bdf())).collect();
         self.each(&devices, |device, record| {
             device.set_override(Some(&record.bound_to))?;
             device.unbind()
@@ -84,20 +90,21 @@ impl Bound<'_> {
         devices: &[Sysfs<'_>],
         work: impl Fn(&Sysfs<'_>, &Record) -> Result<()> + Sync,
     ) -> Result<()> {
-        let records = self.leases.iter().map(|lease| &lease.record);
+        let records = self.locks.iter().filter_map(BoundLock::record);
         let work = |(device, record)| work(device, record);
         parallel::map(devices.iter().zip(records).collect(), AT_ONCE, work).into_iter().collect()
     }
 
     /// The devices stay with VFIO.
     pub fn commit(self) -> Result<()> {
-        self.leases.into_iter().try_for_each(Lease::commit)
+        self.locks.into_iter().try_for_each(BoundLock::commit)
     }
 
     /// Gives everything back after a failure, which then says what is left.
     pub fn undo_after(self, error: Error) -> Error {
-        let going = self.leases.into_iter().map(|lease| Going { lease, to_any: false });
-        let (_, failures) = give_back(self.host, going.collect());
+        // Without them, the last device that goes back restores the limit on mappings.
+        drop(self.done);
+        let (_, failures) = give_back(self.host, self.locks);
         error.left_behind(failures.into_iter().map(|(what, _)| what))
     }
 }
@@ -112,37 +119,28 @@ pub fn as_root() -> Result<()> {
     }
 }
 
-/// A device on its way back.
-#[derive(Debug)]
-pub struct Going {
-    /// The record of it, ours alone.
-    pub lease: Lease,
-    /// Whether any driver may have it: nobody knows which one had.
-    pub to_any: bool,
-}
-
-/// Gives devices back to what they were taken from. Returns those that are, and what was left with the
-/// reason.
-pub fn give_back(host: &Host, going: Vec<Going>) -> (Vec<Record>, Vec<(String, Error)>) {
-    let released = parallel::map(going, AT_ONCE, |going| {
-        let device = Sysfs::new(host, going.lease.record.bdf);
-        let done = release(&device, &going.lease.record);
-        (going, device, done)
+/// Gives locked devices back to what their records say that they were taken from. Returns those that are,
+/// and what was left with the reason.
+///
+/// A device that VFIO has without a record goes to whatever driver wants it.
+pub fn give_back(host: &Host, locks: Vec<BoundLock>) -> (Vec<Bdf>, Vec<(String, Error)>) {
+    let released = parallel::map(locks, AT_ONCE, |lock| {
+        let device = Sysfs::new(host, lock.bdf());
+        let done = release(&device, lock.record());
+        (lock, device, done)
     });
-    let settled =
-        parallel::map(released, AT_ONCE, |(Going { lease, to_any }, device, released)| {
-            let record = lease.record.clone();
-            let settled = released.and_then(|()| settle(host, &device, &record, to_any));
-            (record, settled.and_then(|()| lease.forget()))
-        });
+    let settled = parallel::map(released, AT_ONCE, |(lock, device, released)| {
+        let settled = released.and_then(|()| settle(host, &device, lock.record()));
+        (lock.bdf(), settled.and_then(|()| lock.forget()))
+    });
     let (mut given, mut failures) = (Vec::new(), Vec::new());
-    for (record, done) in settled {
+    for (bdf, done) in settled {
         match done {
-            Ok(()) => given.push(record),
+            Ok(()) => given.push(bdf),
             Err(error) => {
-                let driver = Sysfs::new(host, record.bdf).driver();
+                let driver = Sysfs::new(host, bdf).driver();
                 let driver = driver.unwrap_or_else(|| "no driver".to_owned());
-                failures.push((format!("{} on {driver}", record.bdf), error));
+                failures.push((format!("{bdf} on {driver}"), error));
             }
         }
     }
@@ -161,26 +159,30 @@ pub fn settle_failures(failures: Vec<(String, Error)>, done: Vec<String>) -> Res
     }
 }
 
-/// First for all: the override as it was, and VFIO lets go.
-fn release(device: &Sysfs<'_>, record: &Record) -> Result<()> {
+/// First for all: the override as it was, and VFIO releases the device.
+fn release(device: &Sysfs<'_>, record: Option<&Record>) -> Result<()> {
     if !device.exists() {
         return Ok(());
     }
-    if device.driver_override() != record.driver_override {
-        device.set_override(record.driver_override.as_deref())?;
+    let driver_override = record.and_then(|record| record.driver_override.as_deref());
+    if device.driver_override().as_deref() != driver_override {
+        device.set_override(driver_override)?;
     }
+    let former = record.and_then(|record| record.driver.as_ref());
     match device.driver() {
-        Some(driver) if Some(&driver) != record.driver.as_ref() => device.unbind(),
+        Some(driver) if Some(&driver) != former => device.unbind(),
         _ => Ok(()),
     }
 }
 
 /// Then for all: the driver it had.
-fn settle(host: &Host, device: &Sysfs<'_>, record: &Record, to_any: bool) -> Result<()> {
-    if to_any && device.exists() && device.driver().is_none() {
-        let _ = device.probe(); // that none wants it is no failure
+fn settle(host: &Host, device: &Sysfs<'_>, record: Option<&Record>) -> Result<()> {
+    let Some(record) = record else {
+        if device.exists() && device.driver().is_none() {
+            let _ = device.probe(); // that none wants it is no failure
+        }
         return Ok(());
-    }
+    };
     let Some(driver) = record.driver.as_ref().filter(|_| device.exists()) else {
         return Ok(());
     };

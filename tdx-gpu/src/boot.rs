@@ -16,7 +16,8 @@ use common::{Code, Error, Result, interrupt, parallel};
 use tdx_iommu::inventory::Inventory;
 use tdx_iommu::judgement::Request;
 
-use crate::candidates::{self, BindItem};
+use crate::binding;
+use crate::candidates::{self, BindItem, Locks};
 use crate::persist::{Found, Persistent};
 use crate::plan::{Plan, Terms};
 
@@ -35,33 +36,47 @@ struct Party<'f> {
 /// Errors: that of the first device that could not be bound, with all others that could not be as causes.
 pub fn run(host: &Host, change: Change) -> Result<Outcome> {
     interrupt::guard();
-    let inventory = Inventory::read(host)?;
-    let persistent = Persistent::read(host, &inventory)?;
+    let mut seen = Inventory::read(host)?;
+    let asleep: Vec<Bdf> = seen.devices.values().filter(|d| d.asleep).map(|d| d.bdf).collect();
+    seen.wake(host, asleep.iter().copied().filter(|_| !change.dry_run));
+    let persistent = Persistent::read(host, &seen)?;
     let mut failures: Vec<Error> = Vec::new();
     let mut there = Vec::new();
     for found in &persistent.found {
-        match found.record.find(&inventory) {
+        match found.record.find(&seen) {
             Ok(bdf) => there.push((bdf, found)),
             Err(error) => failures.push(error),
         }
     }
     failures.extend(persistent.damaged);
+    if !change.dry_run && !there.is_empty() {
+        binding::as_root()?;
+    }
+    let mut locked = Vec::new();
+    for party in parties(&seen, &there) {
+        match party.lock(host, &seen, change) {
+            Ok(locks) => locked.push((party, locks)),
+            Err(error) => failures.push(error),
+        }
+    }
+    let mut inventory = Inventory::read(host)?;
+    inventory.wake(host, asleep.into_iter().filter(|_| !change.dry_run));
     let mut plans = Vec::new();
-    for party in parties(&inventory, &there) {
-        match party.plan(host, &inventory) {
-            Ok(plan) => plans.push(plan),
+    for (party, locks) in locked {
+        match party.plan(host, &inventory, &locks, change) {
+            Ok(plan) => plans.push((plan, locks)),
             Err(error) => failures.push(error),
         }
     }
     let limit = limit(host, &there)?;
     let mut warnings = Vec::new();
     let mut items = Vec::new();
-    let bound = parallel::map(plans, AT_ONCE, |mut plan| {
+    let bound = parallel::map(plans, AT_ONCE, |(mut plan, locks)| {
         let mut items = candidates::items(&inventory, &plan);
         items.iter_mut().for_each(|item| item.persistent = true);
         let warnings = std::mem::take(&mut plan.warnings);
         if !change.dry_run {
-            plan.apply(host, limit)?.commit()?;
+            plan.apply(host, limit, locks)?.commit()?;
         }
         Ok((items, warnings))
     });
@@ -130,12 +145,38 @@ fn parties<'f>(inventory: &Inventory, there: &[(Bdf, &'f Found)]) -> Vec<Party<'
 }
 
 impl Party<'_> {
-    /// Plans to bind all of it.
+    fn recorded(&self) -> BTreeSet<Bdf> {
+        self.members.iter().map(|(bdf, _)| *bdf).collect()
+    }
+
+    /// Locks all of it.
     ///
-    /// Errors: `conflict` with the code of what stands in the way, `IDENTITY_CHANGED` for a function that
-    /// was not in the slot when the rest of it was recorded.
-    fn plan(&self, host: &Host, inventory: &Inventory) -> Result<Plan> {
-        let recorded: BTreeSet<Bdf> = self.members.iter().map(|(bdf, _)| *bdf).collect();
+    /// Errors: `conflict` with code `RESERVED` while another command works on one of the devices.
+    fn lock(&self, host: &Host, inventory: &Inventory, change: Change) -> Result<Locks> {
+        match change.dry_run {
+            true => Ok(Locks::new()),
+            false => candidates::lock(host, Request::new(inventory, self.recorded()).devices()),
+        }
+    }
+
+    /// Plans to bind all of it, as it is under its locks.
+    ///
+    /// Errors: `conflict` with the code of what stands in the way, `IDENTITY_CHANGED` for a device that is
+    /// another one by now, and for a function that was not in the slot when the rest of it was recorded.
+    fn plan(
+        &self,
+        host: &Host,
+        inventory: &Inventory,
+        locks: &Locks,
+        change: Change,
+    ) -> Result<Plan> {
+        let recorded = self.recorded();
+        for (bdf, found) in &self.members {
+            if found.record.find(inventory)? != *bdf {
+                let message = format!("{bdf} is not where it was when it was locked");
+                return Err(Error::conflict(message).code(Code::IdentityChanged));
+            }
+        }
         let request = Request::new(inventory, recorded.iter().copied());
         if let Some(new) = request.devices().iter().find(|bdf| !recorded.contains(bdf)) {
             let message =
@@ -147,7 +188,11 @@ impl Party<'_> {
         let force: Vec<Code> =
             self.members.iter().flat_map(|(_, found)| found.record.force.clone()).collect();
         let terms = Terms { force: &force, ..Terms::default() };
-        let (_, mut plan) = candidates::judge(host, inventory, &request, terms)?;
+        let records = match change.dry_run {
+            true => candidates::glimpse(host, request.devices())?,
+            false => candidates::records(locks),
+        };
+        let (_, mut plan) = candidates::judge(host, inventory, &request, terms, &records)?;
         for step in plan.steps.iter_mut().filter(|step| !step.done) {
             let Record { bdf, driver, .. } = &mut step.record;
             let member = self.members.iter().find(|(member, _)| member == bdf);

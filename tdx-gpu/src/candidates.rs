@@ -2,14 +2,14 @@
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use common::Result;
-use common::bound;
+use common::bound::{self, BoundLock, BoundRecord, Record};
 use common::document::{Action, Item};
 use common::host::Host;
 use common::pci::Bdf;
 use common::units::Size;
+use common::{Code, Error, Result};
 use schemars::JsonSchema;
 use serde::Serialize;
 use tdx_iommu::check;
@@ -71,6 +71,16 @@ impl Item for BindItem {
     }
 }
 
+/// Locks on devices, by their addresses.
+pub type Locks = BTreeMap<Bdf, BoundLock>;
+
+/// Locks devices, all or none.
+///
+/// Errors: those of [`BoundLock::take`].
+pub fn lock(host: &Host, devices: &BTreeSet<Bdf>) -> Result<Locks> {
+    devices.iter().map(|bdf| Ok((*bdf, BoundLock::take(host, *bdf)?))).collect()
+}
+
 /// Devices with all that has to be known before they are bound.
 #[derive(Debug)]
 pub struct Candidates {
@@ -78,12 +88,14 @@ pub struct Candidates {
     pub inventory: Inventory,
     /// All there is to say of the devices.
     pub findings: Vec<Finding>,
+    /// What is recorded of the devices.
+    pub records: BTreeMap<Bdf, BoundRecord>,
     /// What it takes.
     pub plan: Plan,
 }
 
 impl Candidates {
-    /// Looks at the machine and judges.
+    /// Looks at the machine and judges. Another command can change the devices at any time.
     ///
     /// Errors: `not_found`; `conflict` with the code of what stands in the way, `IDENTITY_CHANGED` for a
     /// device that is not the one that was requested.
@@ -91,14 +103,81 @@ impl Candidates {
         let inventory = Inventory::read(host)?;
         requested.expect_same(host, &inventory)?;
         let wanted = plan::requested(&inventory, &requested.devices, terms.whole_group)?;
-        let (findings, plan) = judge(host, &inventory, &Request::new(&inventory, wanted), terms)?;
-        Ok(Self { inventory, findings, plan })
+        let request = Request::new(&inventory, wanted);
+        let records = glimpse(host, request.devices())?;
+        let (findings, plan) = judge(host, &inventory, &request, terms, &records)?;
+        Ok(Self { inventory, findings, records, plan })
+    }
+
+    /// Locks the devices, then looks at the machine and judges: as long as the locks are held, no other
+    /// command changes the devices.
+    ///
+    /// Errors: those of [`Candidates::find`]; `conflict` with code `RESERVED` while another command works on
+    /// one of the devices.
+    pub fn lock(host: &Host, requested: &Requested, terms: Terms<'_>) -> Result<(Self, Locks)> {
+        let seen = Inventory::read(host)?;
+        requested.expect_same(host, &seen)?;
+        let wanted = plan::requested(&seen, &requested.devices, terms.whole_group)?;
+        let locks = lock(host, Request::new(&seen, wanted).devices())?;
+        let mut inventory = Inventory::read(host)?;
+        inventory.wake(host, locks.keys().copied());
+        requested.expect_same(host, &inventory)?;
+        let wanted = plan::requested(&inventory, &requested.devices, terms.whole_group)?;
+        let request = Request::new(&inventory, wanted);
+        if let Some(new) = request.devices().iter().find(|bdf| !locks.contains_key(bdf)) {
+            let message = format!("{new} appeared while the devices were being locked");
+            return Err(Error::conflict(message).hint("run this command again"));
+        }
+        let records = records(&locks);
+        let (findings, plan) = judge(host, &inventory, &request, terms, &records)?;
+        Ok((Self { inventory, findings, records, plan }, locks))
     }
 
     /// The devices in a document, as they will be.
     pub fn items(&self) -> Vec<BindItem> {
         items(&self.inventory, &self.plan)
     }
+}
+
+impl Plan {
+    /// Locks the devices of a plan that was made before, and plans again: much can have happened since.
+    ///
+    /// Errors: those of [`Candidates::lock`]; `conflict` with code `IDENTITY_CHANGED` when another device has
+    /// the place of one that was planned for.
+    pub fn lock(self, host: &Host, terms: Terms<'_>) -> Result<(Self, Locks)> {
+        let devices: BTreeSet<Bdf> = self.steps.iter().map(|step| step.record.bdf).collect();
+        let locks = lock(host, &devices)?;
+        let mut inventory = Inventory::read(host)?;
+        inventory.wake(host, devices.iter().copied());
+        for step in &self.steps {
+            let Record { bdf, identity, .. } = &step.record;
+            if identity.contradicts(&plan::identity(inventory.device(*bdf)?)) {
+                let message = format!("the device at {bdf} is not the one that was there before");
+                return Err(Error::conflict(message)
+                    .code(Code::IdentityChanged)
+                    .hint("run this command again"));
+            }
+        }
+        let request = Request::of_these(&inventory, devices);
+        let (_, plan) = judge(host, &inventory, &request, terms, &records(&locks))?;
+        Ok((plan, locks))
+    }
+}
+
+/// What is recorded of devices that are not locked.
+///
+/// Errors: those of [`bound::of`].
+pub fn glimpse(host: &Host, devices: &BTreeSet<Bdf>) -> Result<BTreeMap<Bdf, BoundRecord>> {
+    let mut records = BTreeMap::new();
+    for &bdf in devices {
+        records.extend(bound::of(host, bdf)?.map(|stored| (bdf, stored)));
+    }
+    Ok(records)
+}
+
+/// What is recorded of locked devices.
+pub fn records(locks: &Locks) -> BTreeMap<Bdf, BoundRecord> {
+    locks.values().filter_map(|lock| Some((lock.bdf(), lock.stored()?))).collect()
 }
 
 /// Plans to bind what is asked for, judged as the machine is now.
@@ -109,15 +188,12 @@ pub fn judge(
     inventory: &Inventory,
     request: &Request<'_>,
     terms: Terms<'_>,
+    records: &BTreeMap<Bdf, BoundRecord>,
 ) -> Result<(Vec<Finding>, Plan)> {
     let (findings, mut warnings) = check::findings(host, inventory, request)?;
-    let mut records = BTreeMap::new();
-    for &bdf in request.devices() {
-        records.extend(bound::of(host, bdf)?.map(|found| (bdf, found)));
-    }
     let variants = Variants::read(host);
     let driver = |bdf| variants.driver(Sysfs::new(host, bdf));
-    let mut plan = Plan::new(inventory, request, &findings, terms, &records, driver)?;
+    let mut plan = Plan::new(inventory, request, &findings, terms, records, driver)?;
     plan.warnings.append(&mut warnings);
     Ok((findings, plan))
 }

@@ -17,12 +17,13 @@ use serde::Serialize;
 use tdx_iommu::device::Device;
 use tdx_iommu::identity::DeviceIdentity;
 use tdx_iommu::inventory::Inventory;
-use tdx_iommu::request::{self, Named};
+use tdx_iommu::request::{self, Named, Requested};
 
+use crate::candidates;
 use crate::gpu_tools::GpuTools;
 use crate::held;
 use crate::mode::{self, CcMode, Kind, Modes, PpcieMode};
-use crate::setting::{self, Setting, Step};
+use crate::setting::{self, Done, Setting, Step};
 
 const EXAMPLES: &str = "Examples:
   tdx-gpu cc
@@ -91,16 +92,18 @@ impl Item for CcItem {
 pub fn run(context: &Context, args: CcArgs) -> Result<Outcome> {
     let host = &context.host;
     let requested = request::resolve(&args.devices)?;
+    let mut warnings = requested.warnings.clone();
     let inventory = Inventory::read(host)?;
     requested.expect_same(host, &inventory)?;
-    let devices = chosen(&inventory, &requested.devices)?;
+    let named = &requested.devices;
     let dry_run = args.change.dry_run;
     let items = match args.set {
-        None => devices.iter().map(|device| shown(host, &inventory, device)).collect(),
+        None => {
+            let devices = chosen(&inventory, named)?.into_iter();
+            devices.map(|device| shown(host, &inventory, device)).collect()
+        }
         Some(setting) => {
-            setting::refuse_busy(&devices)?;
-            let plan = setting::plan(&inventory, &devices, setting)?;
-            held::refuse(host, &inventory, plan.iter().map(|step| step.bdf))?;
+            let plan = plan(host, &inventory, named, setting)?;
             let names: Vec<String> = plan.iter().map(|step| step.bdf.to_string()).collect();
             let question = format!("set the mode of, and reset, {}?", names.join(", "));
             context.confirm(args.change, &question)?;
@@ -109,16 +112,49 @@ pub fn run(context: &Context, args: CcArgs) -> Result<Outcome> {
                 true => plan.into_iter().map(|step| imagined(host, &inventory, step)).collect(),
                 false => {
                     interrupt::guard();
-                    let set = setting::apply(host, &tools, plan, None)?.keep()?;
-                    let item =
-                        |d: setting::Done| item(&inventory, d.bdf, d.modes, d.action, d.output);
-                    set.into_iter().map(item).collect()
+                    let done = set(host, &tools, &requested, setting)?;
+                    warnings.extend(done.iter().flat_map(|done| done.warnings.clone()));
+                    let item = |d: Done| item(&inventory, d.bdf, d.modes, d.action, d.output);
+                    done.into_iter().map(item).collect()
                 }
             }
         }
     };
     let kind = if args.set.is_some() { "tdx.gpu.cc" } else { "tdx.gpu.modes" };
-    Ok(Document::new(kind, items).dry_run(dry_run).warnings(requested.warnings).into())
+    Ok(Document::new(kind, items).dry_run(dry_run).warnings(warnings).into())
+}
+
+/// What it takes to set the mode of these devices, none of which is in use.
+///
+/// Errors: `not_found`; `conflict` for a device that has no mode, that a driver of the host has, or that a
+/// process has open, and for what [`setting::plan`] refuses.
+fn plan(
+    host: &Host,
+    inventory: &Inventory,
+    named: &BTreeSet<Bdf>,
+    setting: Setting,
+) -> Result<Vec<Step>> {
+    let devices = chosen(inventory, named)?;
+    setting::refuse_busy(&devices)?;
+    let plan = setting::plan(inventory, &devices, setting)?;
+    held::refuse(host, inventory, plan.iter().map(|step| step.bdf))?;
+    Ok(plan)
+}
+
+/// Locks the devices, so that no other command binds or unbinds one meanwhile, plans again and sets the mode.
+fn set(
+    host: &Host,
+    tools: &GpuTools,
+    requested: &Requested,
+    setting: Setting,
+) -> Result<Vec<Done>> {
+    let named = &requested.devices;
+    let _locks = candidates::lock(host, named)?;
+    let mut inventory = Inventory::read(host)?;
+    inventory.wake(host, named.iter().copied());
+    requested.expect_same(host, &inventory)?;
+    let plan = plan(host, &inventory, named, setting)?;
+    setting::apply(host, tools, plan, None)?.keep()
 }
 
 /// The devices that were named, or all that have modes.

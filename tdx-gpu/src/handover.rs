@@ -3,17 +3,17 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use common::bound::{self, Lease, Record};
+use common::bound::{BoundLock, Record};
+use common::device_lock::{self, DeviceLock, Record as _};
 use common::host::Host;
-use common::lease;
 use common::pci::Bdf;
 use common::{Error, Result, interrupt};
 use tdx_iommu::inventory::Inventory;
 
-use crate::binding::{self, Bound, Going};
+use crate::binding::{self, Bound};
 use crate::gpu_tools::GpuTools;
 use crate::held;
-use crate::plan::{Plan, identity};
+use crate::plan::{Plan, Terms, identity};
 use crate::setting::{self, Former, Modified, Step};
 
 /// How long a guest that has just ended may take to let go of its devices.
@@ -44,9 +44,12 @@ pub struct Taken<'h> {
 impl Handover {
     /// Takes the devices and sets their modes.
     ///
-    /// Errors: those of [`Plan::apply`] and [`setting::apply`]; then all is as before, or named as left.
+    /// Errors: those of [`Plan::lock`], [`Plan::apply`] and [`setting::apply`]; then all is as before, or named
+    /// as left.
     pub fn apply<'h>(&'h mut self, host: &'h Host) -> Result<Taken<'h>> {
-        let bound = std::mem::take(&mut self.binding).apply(host, self.limit)?;
+        let terms = Terms { domain: Some(&self.domain), ..Terms::default() };
+        let (binding, locks) = std::mem::take(&mut self.binding).lock(host, terms)?;
+        let bound = binding.apply(host, self.limit, locks)?;
         let modes = match &mut self.modes {
             None => Ok(None),
             Some((tools, steps)) => {
@@ -80,8 +83,9 @@ impl Taken<'_> {
 /// What is recorded for one domain.
 #[derive(Debug, Default)]
 pub struct Handed {
-    bound: Vec<Record>,
-    modes: Vec<Former>,
+    domain: String,
+    bound: BTreeSet<Bdf>,
+    modes: BTreeSet<Bdf>,
 }
 
 impl Handed {
@@ -90,61 +94,83 @@ impl Handed {
     /// Errors: `permission` where only root can see them; `io`.
     pub fn to(host: &Host, domain: &str) -> Result<Self> {
         // What cannot be read is nobody's: tdx-gpu unbind --all names it.
-        let bound = bound::all(host)?.into_iter().flatten().map(|found| found.record);
-        let modes = lease::all::<Former>(host)?.into_iter().flatten().map(|found| found.record);
+        let bound = device_lock::all::<Record>(host)?.into_iter().flatten();
+        let bound = bound.filter(|stored| stored.record.domain.as_deref() == Some(domain));
+        let modes = device_lock::all::<Former>(host)?.into_iter().flatten();
+        let modes = modes.filter(|stored| stored.record.domain.as_deref() == Some(domain));
         Ok(Self {
-            bound: bound.filter(|record| record.domain.as_deref() == Some(domain)).collect(),
-            modes: modes.filter(|former| former.domain.as_deref() == Some(domain)).collect(),
+            domain: domain.to_owned(),
+            bound: bound.map(|stored| stored.record.bdf).collect(),
+            modes: modes.map(|stored| stored.record.bdf).collect(),
         })
     }
 
     /// The devices.
     pub fn devices(&self) -> BTreeSet<Bdf> {
-        let bound = self.bound.iter().map(|record| record.bdf);
-        bound.chain(self.modes.iter().map(|former| former.bdf)).collect()
+        self.bound.union(&self.modes).copied().collect()
+    }
+
+    /// Locks the devices. Leaves out those that another command has given back, or taken for something
+    /// else, since the records were looked for.
+    fn lock(&self, host: &Host) -> Result<(Vec<BoundLock>, Vec<DeviceLock<Former>>)> {
+        let domain = Some(self.domain.as_str());
+        let (mut bound, mut modes) = (Vec::new(), Vec::new());
+        for bdf in &self.bound {
+            let lock = BoundLock::take(host, *bdf)?;
+            let is_ours = lock.record().is_some_and(|record| record.domain.as_deref() == domain);
+            bound.extend(is_ours.then_some(lock));
+        }
+        for bdf in &self.modes {
+            let lock = DeviceLock::<Former>::take(host, *bdf)?;
+            let is_ours = lock.record().is_some_and(|former| former.domain.as_deref() == domain);
+            modes.extend(is_ours.then_some(lock));
+        }
+        Ok((bound, modes))
     }
 
     /// Says that what a command that died had begun is finished: the domain runs with it.
     pub fn commit(self, host: &Host) -> Result<()> {
-        for record in self.bound.into_iter().filter(|record| !record.committed) {
-            Lease::resume(host, record)?.commit()?;
-        }
-        for former in self.modes.into_iter().filter(|former| !lease::Record::is_committed(former)) {
-            lease::Lease::resume(host, former)?.commit()?;
-        }
-        Ok(())
+        let (bound, modes) = self.lock(host)?;
+        let is_begun = |lock: &BoundLock| lock.record().is_some_and(|r| !r.is_committed());
+        bound.into_iter().filter(is_begun).try_for_each(BoundLock::commit)?;
+        let is_begun = |lock: &DeviceLock<Former>| lock.record().is_some_and(|r| !r.is_committed());
+        modes.into_iter().filter(is_begun).try_for_each(DeviceLock::commit)
     }
 
     /// Puts modes and drivers back as they were. Returns the devices that went back.
     ///
-    /// Errors: `conflict` with code `IN_USE_BY_VM` while a process has one open; whatever the kernel and
-    /// NVIDIA's program say, with what is left.
+    /// Errors: `conflict` with code `IN_USE_BY_VM` while a process has one open, with `RESERVED` while another
+    /// command works on one; whatever the kernel and NVIDIA's program say, with what is left.
     pub fn give_back(self, host: &Host) -> Result<Vec<Bdf>> {
         let devices = self.devices();
         if devices.is_empty() {
             return Ok(Vec::new());
         }
-        let inventory = Inventory::read(host)?;
-        let there = devices.iter().copied().filter(|bdf| inventory.devices.contains_key(bdf));
+        let (bound, modes) = self.lock(host)?;
+        let mut inventory = Inventory::read(host)?;
+        let there: Vec<Bdf> =
+            devices.iter().copied().filter(|bdf| inventory.devices.contains_key(bdf)).collect();
+        inventory.wake(host, there.iter().copied());
         let end = Instant::now() + PATIENCE;
-        while let Err(error) = held::refuse(host, &inventory, there.clone()) {
+        while let Err(error) = held::refuse(host, &inventory, there.iter().copied()) {
             if Instant::now() >= end {
                 return Err(error);
             }
             interrupt::sleep(POLL)?;
         }
-        let unset = setting::put_back(host, &inventory, self.modes);
+        let unset = setting::put_back(&inventory, modes);
         let stays: BTreeSet<Bdf> = unset.iter().map(|(bdf, _)| *bdf).collect();
         let mut failures: Vec<(String, Error)> =
             unset.into_iter().map(|(bdf, error)| (format!("the mode of {bdf}"), error)).collect();
         let mut going = Vec::new();
-        for record in self.bound.into_iter().filter(|record| !stays.contains(&record.bdf)) {
-            let there = inventory.devices.get(&record.bdf).map(identity);
-            let is_other = there.is_some_and(|there| there != record.identity);
-            let lease = Lease::resume(host, record)?;
-            match is_other {
-                true => lease.forget()?,
-                false => going.push(Going { lease, to_any: false }),
+        for lock in bound.into_iter().filter(|lock| !stays.contains(&lock.bdf())) {
+            let there = inventory.devices.get(&lock.bdf()).map(identity);
+            let is_other = |record: &Record| {
+                there.as_ref().is_some_and(|there| record.identity.contradicts(there))
+            };
+            match lock.record().is_some_and(is_other) {
+                true => lock.forget()?,
+                false => going.push(lock),
             }
         }
         let (_, left) = binding::give_back(host, going);

@@ -31,6 +31,9 @@ pub struct HostdevArgs {
     /// libvirt binds the device itself when the guest starts
     #[arg(long)]
     managed: bool,
+    /// Hide the option ROM from the guest, as for guests that are protected
+    #[arg(long)]
+    no_rom: bool,
 }
 
 /// A device as libvirt takes it.
@@ -64,18 +67,21 @@ impl Item for HostdevItem {
 }
 
 /// How libvirt is to pass a device through.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Way {
     /// By iommufd instead of the VFIO container.
     pub iommufd: bool,
     /// libvirt binds it itself.
     pub managed: bool,
+    /// The guest does not see its option ROM.
+    pub no_rom: bool,
 }
 
 /// The `<hostdev>` of a device.
 ///
-/// Numbers are written with 0x: libvirt reads others by C's rules, where a leading zero is octal. The
-/// option ROM stays off: a guest's firmware has no use for it, and measures it.
+/// Numbers are written with 0x: libvirt reads others by C's rules, where a leading zero is octal. A
+/// protected guest is to be without the option ROM: its firmware would measure and run what the host gives.
+/// Other guests can need it: the firmware shows its screen on a GPU by it, and boots from a network card.
 /// Source: <https://libvirt.org/formatdomain.html#usb-pci-scsi-devices>.
 pub fn element(bdf: Bdf, way: Way) -> Element {
     let address = Element::new("address")
@@ -90,7 +96,7 @@ pub fn element(bdf: Bdf, way: Way) -> Element {
         .attr("managed", if way.managed { "yes" } else { "no" })
         .child_opt(driver)
         .child(Element::new("source").child(address))
-        .child(Element::new("rom").attr("bar", "off"))
+        .child_opt(way.no_rom.then(|| Element::new("rom").attr("bar", "off")))
 }
 
 /// Writes the XML of the devices that were named.
@@ -98,7 +104,7 @@ pub fn run(context: &Context, args: HostdevArgs) -> Result<Outcome> {
     let requested = request::resolve(&args.devices)?;
     let inventory = Inventory::read(&context.host)?;
     requested.expect_same(&context.host, &inventory)?;
-    let way = Way { iommufd: args.iommufd, managed: args.managed };
+    let way = Way { iommufd: args.iommufd, managed: args.managed, no_rom: args.no_rom };
     let mut items = Vec::with_capacity(requested.devices.len());
     for bdf in requested.devices {
         let device = inventory.device(bdf)?;
@@ -125,10 +131,10 @@ mod tests {
         assert_eq!(
             xml("17:00.1", Way::default()),
             "<hostdev mode='subsystem' type='pci' managed='no'>\n  <source>\n    \
-             <address domain='0x0000' bus='0x17' slot='0x00' function='0x1'/>\n  </source>\n  \
-             <rom bar='off'/>\n</hostdev>"
+             <address domain='0x0000' bus='0x17' slot='0x00' function='0x1'/>\n  </source>\n</hostdev>"
         );
-        let vmd = xml("10000:b8:1f.7", Way { iommufd: true, managed: true });
+        let vmd = xml("10000:b8:1f.7", Way { iommufd: true, managed: true, no_rom: true });
+        assert!(vmd.contains("<rom bar='off'/>"), "{vmd}");
         assert!(vmd.contains("domain='0x10000' bus='0xb8' slot='0x1f' function='0x7'"), "{vmd}");
         assert!(vmd.contains("managed='yes'") && vmd.contains("<driver iommufd='yes'/>"), "{vmd}");
     }

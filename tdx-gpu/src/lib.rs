@@ -8,7 +8,7 @@
 //! devices at once, and undoes it; [`driver`] writes to sysfs and knows which VFIO driver a device wants;
 //! [`limit`] is how much memory VFIO may map; [`mode`] reads a GPU's confidential-computing mode,
 //! [`setting`] plans and sets it, and [`gpu_tools`] is NVIDIA's own program, which does. [`persist`]
-//! remembers devices across boots, [`mod@unit`] is what runs then, and [`boot`] what it does.
+//! remembers devices across boots, [`release`] says which devices go back, [`mod@unit`] is what runs then, and [`boot`] what it does.
 
 mod cli;
 
@@ -20,6 +20,7 @@ pub mod candidates;
 pub mod cc;
 pub mod check;
 pub mod driver;
+pub mod driverctl;
 pub mod gpu_tools;
 pub mod handover;
 pub mod held;
@@ -29,6 +30,7 @@ pub mod list;
 pub mod mode;
 pub mod persist;
 pub mod plan;
+pub mod release;
 pub mod setting;
 pub mod unbind;
 pub mod unit;

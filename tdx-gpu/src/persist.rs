@@ -48,24 +48,22 @@ impl Persisted {
     /// Errors: `not_found` when there is none at its place; `conflict` with code `IDENTITY_CHANGED` when
     /// another one is.
     pub fn find(&self, inventory: &Inventory) -> Result<Bdf> {
-        let kind = |identity: &Identity| Identity { serial: None, ..identity.clone() };
-        let wanted = kind(&self.identity);
-        let same: Vec<&Device> = inventory
-            .devices
-            .values()
-            .filter(|device| kind(&identity(device)) == wanted)
-            .filter(|device| {
-                self.identity.serial.is_none() || device.serial == self.identity.serial
-            })
-            .collect();
-        let at_place = same.iter().find(|device| self.is_place_of(device));
-        let found = match self.identity.serial {
-            None => at_place,
-            // The functions of a card can share its serial number.
-            Some(_) => at_place.or_else(|| {
-                let mut same = same.iter().filter(|d| d.bdf.function == self.bdf.function);
-                same.next().filter(|_| same.next().is_none())
-            }),
+        let same = |device: &&Device| !self.identity.contradicts(&identity(device));
+        let same: Vec<&Device> = inventory.devices.values().filter(same).collect();
+        // By the serial number, which says more than a place does. The functions of a card can share it.
+        let serial = self.identity.serial.as_ref();
+        let has_serial = |device: &&&Device| serial.is_some() && device.serial.as_ref() == serial;
+        let mut numbered = same.iter().filter(has_serial);
+        let at_place = same.iter().filter(|device| self.is_place_of(device));
+        // One in its place that shows no serial number, as it sleeps, is not another device.
+        let at_place = at_place.max_by_key(|device| has_serial(device));
+        let mut elsewhere = || {
+            let mut same = numbered.by_ref().filter(|d| d.bdf.function == self.bdf.function);
+            same.next().filter(|_| same.next().is_none())
+        };
+        let found = match at_place {
+            Some(device) if has_serial(&device) || serial.is_none() => Some(device),
+            silent => elsewhere().or(silent),
         };
         found.map(|device| device.bdf).ok_or_else(|| self.changed(inventory))
     }

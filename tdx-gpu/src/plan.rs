@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::bound::{Found, Identity, Record};
+use common::bound::{BoundRecord, Identity, Record};
 use common::code::Level;
-use common::lease;
+use common::device_lock;
 use common::pci::Bdf;
 use common::{Code, Error, Result};
 use tdx_iommu::device::Device;
@@ -18,10 +18,50 @@ pub struct Step {
     pub record: Record,
     /// Whether a VFIO driver has it already, so that nothing is to be done.
     pub done: bool,
-    /// Whether there is an old record that the device itself contradicts.
-    pub outdated: bool,
-    /// Whether a command that died had begun it for the same domain: the record is that one's.
-    pub resumed: bool,
+}
+
+impl Step {
+    /// What it takes to give one device, as it is now, to the VFIO driver `bound_to`.
+    ///
+    /// Errors: `conflict` with code `RESERVED` for a device that another command, or another domain, has.
+    fn new(
+        device: &Device,
+        stored: Option<&BoundRecord>,
+        terms: Terms<'_>,
+        bound_to: String,
+    ) -> Result<Self> {
+        let owner = stored.and_then(|stored| stored.record.domain.as_deref());
+        if let Some(stored) = stored.filter(|stored| stored.live || stored.is_stale()) {
+            // What a command that died had begun for the same domain is finished.
+            return match stored.is_stale() && owner.is_some() && owner == terms.domain {
+                true => Ok(Self { record: stored.record.clone(), done: false }),
+                false => Err(device_lock::taken(stored)),
+            };
+        }
+        if let (Some(domain), Some(owner)) = (terms.domain, owner)
+            && domain != owner
+        {
+            let message = format!("{} was taken for the domain {owner}", device.bdf);
+            return Err(Error::conflict(message)
+                .code(Code::Reserved)
+                .hint("tdx-td delete gives it back with that domain, tdx-gpu unbind by itself"));
+        }
+        let record = Record {
+            bdf: device.bdf,
+            identity: identity(device),
+            driver: device.driver.clone(),
+            driver_override: device.driver_override.clone(),
+            bound_to,
+            domain: terms.domain.map(str::to_owned),
+            committed: false,
+        };
+        Ok(Self { record, done: device.on_vfio() })
+    }
+
+    /// Whether this step goes on with what a command that died had recorded.
+    fn is_begun(&self, stored: Option<&BoundRecord>) -> bool {
+        stored.is_some_and(|stored| stored.is_stale() && stored.record == self.record)
+    }
 }
 
 /// On what terms devices are taken.
@@ -71,58 +111,23 @@ impl Plan {
         request: &Request<'_>,
         findings: &[Finding],
         terms: Terms<'_>,
-        records: &BTreeMap<Bdf, Found>,
+        records: &BTreeMap<Bdf, BoundRecord>,
         driver: impl Fn(Bdf) -> String,
     ) -> Result<Self> {
         let mut warnings = refuse(findings, terms.force)?;
         let mut steps = Vec::new();
         for device in request.devices().iter().filter_map(|bdf| inventory.devices.get(bdf)) {
-            let done = device.on_vfio();
-            let found = records.get(&device.bdf);
-            let resumed = found.filter(|found| {
-                found.is_stale()
-                    && found.record.domain.is_some()
-                    && found.record.domain.as_deref() == terms.domain
-            });
-            if let Some(found) = resumed {
-                let (record, done, outdated) = (found.record.clone(), false, false);
-                steps.push(Step { record, done, outdated, resumed: true });
-                continue;
-            }
-            if let Some(found) = found.filter(|found| found.live || found.is_stale()) {
-                return Err(lease::taken(found));
-            }
-            let others = found.and_then(|found| found.record.domain.as_deref());
-            if let (Some(_), Some(other)) =
-                (terms.domain, others.filter(|d| Some(*d) != terms.domain))
+            let stored = records.get(&device.bdf);
+            let step = Step::new(device, stored, terms, driver(device.bdf))?;
+            if let (Some(other), false) =
+                (&step.record.driver_override, step.done || step.is_begun(stored))
             {
-                return Err(Error::conflict(format!(
-                    "{} was taken for the domain {other}",
-                    device.bdf
-                ))
-                .code(Code::Reserved)
-                .hint("tdx-td delete gives it back with that domain, tdx-gpu unbind by itself"));
-            }
-            if let (Some(other), false) = (&device.driver_override, done) {
                 let bdf = device.bdf;
                 warnings.push(format!(
                     "{bdf} was reserved for {other} by its driver_override, which unbind restores"
                 ));
             }
-            steps.push(Step {
-                record: Record {
-                    bdf: device.bdf,
-                    identity: identity(device),
-                    driver: device.driver.clone(),
-                    driver_override: device.driver_override.clone(),
-                    bound_to: driver(device.bdf),
-                    domain: terms.domain.map(str::to_owned),
-                    committed: false,
-                },
-                done,
-                outdated: found.is_some() && !done,
-                resumed: false,
-            });
+            steps.push(step);
         }
         Ok(Self { steps, warnings })
     }

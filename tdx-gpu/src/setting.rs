@@ -6,11 +6,11 @@ use std::collections::BTreeSet;
 
 use clap::ValueEnum;
 use common::bound::Identity;
+use common::device_lock::{self, DeviceLock, Record};
 use common::document::Action;
 use common::host::Host;
-use common::lease::{self, Lease, Record};
 use common::pci::Bdf;
-use common::{Error, Result, interrupt};
+use common::{Error, Result, interrupt, log};
 use serde::{Deserialize, Serialize};
 use tdx_iommu::device::Device;
 use tdx_iommu::inventory::Inventory;
@@ -121,7 +121,8 @@ pub struct Former {
 impl Former {
     /// Whether the device at its address is the one that had these modes.
     pub fn is_there(&self, inventory: &Inventory) -> bool {
-        inventory.devices.get(&self.bdf).map(identity).as_ref() == Some(&self.identity)
+        let there = inventory.devices.get(&self.bdf).map(identity);
+        there.is_some_and(|there| !self.identity.contradicts(&there))
     }
 }
 
@@ -152,9 +153,11 @@ pub struct Done {
     pub action: Action,
     /// What NVIDIA's program said.
     pub output: Vec<String>,
+    /// What could not be read, and what was done about it: a sentence each.
+    pub warnings: Vec<String>,
     before: Modes,
-    /// None where an older record says what the modes were.
-    lease: Option<Lease<Former>>,
+    /// The lock, and in it what the modes were; none where an older record says that.
+    lock: Option<DeviceLock<Former>>,
 }
 
 /// Devices whose modes were set.
@@ -188,28 +191,30 @@ pub fn apply<'t>(
 
 impl Modified<'_> {
     fn set(&mut self, host: &Host, step: Step, domain: Option<&str>) -> Result<()> {
-        let Step { bdf, identity, modes } = step;
-        let found = lease::of::<Former>(host, bdf)?;
-        let ours = |former: &Former| domain.is_some() && former.domain.as_deref() == domain;
-        let now = queried(self.tools, bdf, modes)?;
-        let (before, lease) = match found {
-            Some(found) if !found.live && !found.is_stale() => (now, None),
-            Some(found) if found.is_stale() && ours(&found.record) => {
-                (found.record.modes, Some(Lease::resume(host, found.record)?))
-            }
-            Some(found) => return Err(lease::taken(&found)),
+        let Step { bdf, identity, modes: wanted } = step;
+        let mut lock = DeviceLock::<Former>::take(host, bdf)?;
+        let now = queried(self.tools, bdf, wanted)?;
+        let (modes, warnings) = readable(bdf, wanted, now);
+        warnings.iter().for_each(log::step);
+        let (before, lock) = match lock.stored() {
+            // An older record says what the modes were.
+            Some(stored) if !stored.is_stale() => (now, None),
+            Some(stored) => match domain.is_some() && stored.record.domain.as_deref() == domain {
+                true => (stored.record.modes, Some(lock)),
+                false => return Err(device_lock::taken(&stored)),
+            },
             None if now == modes => (now, None),
             None => {
                 let domain = domain.map(str::to_owned);
-                let former = Former { bdf, identity, modes: now, domain, committed: false };
-                (now, Some(Lease::begin(host, former)?))
+                lock.write(Former { bdf, identity, modes: now, domain, committed: false })?;
+                (now, Some(lock))
             }
         };
         let (action, output) = (Action::NONE, Vec::new());
-        self.devices.push(Done { bdf, modes, action, output, before, lease });
+        self.devices.push(Done { bdf, modes, action, output, warnings, before, lock });
         if let (Some(done), true) = (self.devices.last_mut(), now != modes) {
             done.action = Action("set");
-            done.output = set(self.tools, bdf, modes)?;
+            done.output = set(self.tools, bdf, now, modes)?;
         }
         Ok(())
     }
@@ -217,7 +222,7 @@ impl Modified<'_> {
     /// The modes stay for good: what they were is forgotten.
     pub fn keep(self) -> Result<Vec<Done>> {
         let forget = |mut done: Done| {
-            done.lease.take().map_or(Ok(()), Lease::forget)?;
+            done.lock.take().map_or(Ok(()), DeviceLock::forget)?;
             Ok(done)
         };
         self.devices.into_iter().map(forget).collect()
@@ -225,41 +230,45 @@ impl Modified<'_> {
 
     /// The modes stay as long as what they were set for.
     pub fn commit(self) -> Result<()> {
-        self.devices.into_iter().filter_map(|done| done.lease).try_for_each(Lease::commit)
+        self.devices.into_iter().filter_map(|done| done.lock).try_for_each(DeviceLock::commit)
     }
 
     /// Puts everything back after a failure, which then says what is left.
     pub fn undo_after(self, error: Error) -> Error {
         let tools = self.tools;
         let back = |done: Done| {
-            let changed = done.action != Action::NONE || done.lease.is_some();
+            let changed = done.action != Action::NONE || done.lock.is_some();
             let back = match changed {
                 true => set_unless(tools, done.bdf, done.before),
                 false => Ok(()),
             };
-            let forgotten = back.and_then(|()| done.lease.map_or(Ok(()), Lease::forget));
+            let forgotten = back.and_then(|()| done.lock.map_or(Ok(()), DeviceLock::forget));
             forgotten.is_err().then(|| format!("the mode of {}", done.bdf))
         };
         error.left_behind(self.devices.into_iter().rev().filter_map(back))
     }
 }
 
-/// Puts recorded modes back. Returns the devices that are left as they were, with the reason.
+/// Puts recorded modes back, each under its lock. Returns the devices that are left as they were, with the
+/// reason.
 ///
 /// A record of a device that is gone, or is another one now, is dropped. One that a driver of the host has
 /// got since, as after a reboot, is left.
-pub fn put_back(host: &Host, inventory: &Inventory, formers: Vec<Former>) -> Vec<(Bdf, Error)> {
-    let back = |former: &Former| {
-        let lease = Lease::resume(host, former.clone())?;
-        if former.is_there(inventory) {
-            refuse_busy(&[inventory.device(former.bdf)?])?;
-            set_unless(&GpuTools::find(None)?, former.bdf, former.modes)?;
+pub fn put_back(inventory: &Inventory, locks: Vec<DeviceLock<Former>>) -> Vec<(Bdf, Error)> {
+    let back = |lock: DeviceLock<Former>| {
+        let there = lock.record().filter(|former| former.is_there(inventory));
+        if let Some(Former { bdf, modes, .. }) = there {
+            refuse_busy(&[inventory.device(*bdf)?])?;
+            set_unless(&GpuTools::find(None)?, *bdf, *modes)?;
         }
-        lease.forget()
+        lock.forget()
     };
-    let failed = |former: Former| back(&former).err().map(|error| (former.bdf, error));
+    let failed = |lock: DeviceLock<Former>| {
+        let bdf = lock.bdf();
+        back(lock).err().map(|error| (bdf, error))
+    };
     // GPUs first: the other way round than they were set.
-    formers.into_iter().rev().filter_map(failed).collect()
+    locks.into_iter().rev().filter_map(failed).collect()
 }
 
 /// Fails for devices that a driver of the host has: NVIDIA's program would pull them from under it.
@@ -278,28 +287,57 @@ pub fn refuse_busy(devices: &[&Device]) -> Result<()> {
 }
 
 /// The modes that the program sees, of those that are wanted.
+///
+/// Protected PCIe that is not to be on may be unknown: the firmware of some GPUs does not tell.
+/// Errors: whatever the program says about a mode that has to be known.
 fn queried(tools: &GpuTools, bdf: Bdf, wanted: Modes) -> Result<Modes> {
-    Ok(Modes {
-        cc: wanted.cc.map(|_| tools.cc(bdf)).transpose()?,
-        ppcie: wanted.ppcie.map(|_| tools.ppcie(bdf)).transpose()?,
-    })
+    let cc = match wanted.cc {
+        Some(CcMode::Unknown) => Some(CcMode::Unknown),
+        cc => cc.map(|_| tools.cc(bdf)).transpose()?,
+    };
+    let ppcie = match wanted.ppcie {
+        Some(PpcieMode::Off) if cc.is_some() => {
+            Some(tools.ppcie(bdf).unwrap_or(PpcieMode::Unknown))
+        }
+        Some(PpcieMode::Unknown) => Some(PpcieMode::Unknown),
+        ppcie => ppcie.map(|_| tools.ppcie(bdf)).transpose()?,
+    };
+    Ok(Modes { cc, ppcie })
 }
 
-fn set_unless(tools: &GpuTools, bdf: Bdf, wanted: Modes) -> Result<()> {
-    match queried(tools, bdf, wanted)? == wanted {
-        true => Ok(()),
-        false => set(tools, bdf, wanted).map(drop),
+/// The modes to set, of those that are wanted: what cannot be read is left as it is, and told.
+fn readable(bdf: Bdf, wanted: Modes, now: Modes) -> (Modes, Vec<String>) {
+    match now.ppcie {
+        Some(PpcieMode::Unknown) => {
+            let warning = format!(
+                "the protected PCIe mode of {bdf} cannot be read: it is left as it is, not turned off"
+            );
+            (Modes { ppcie: now.ppcie, ..wanted }, vec![warning])
+        }
+        _ => (wanted, Vec::new()),
     }
 }
 
-/// Sets both modes, the one that goes off first: a device has one of them at a time.
-fn set(tools: &GpuTools, bdf: Bdf, wanted: Modes) -> Result<Vec<String>> {
+fn set_unless(tools: &GpuTools, bdf: Bdf, wanted: Modes) -> Result<()> {
+    let now = queried(tools, bdf, wanted)?;
+    let (wanted, _) = readable(bdf, wanted, now);
+    match now == wanted {
+        true => Ok(()),
+        false => set(tools, bdf, now, wanted).map(drop),
+    }
+}
+
+/// Sets those modes that differ from `now`, the one that goes off first: a device has one of them at a time.
+///
+/// A mode that is as wanted is not set again: the firmware of some GPUs refuses to set protected PCIe at all.
+fn set(tools: &GpuTools, bdf: Bdf, now: Modes, wanted: Modes) -> Result<Vec<String>> {
     let mut output = Vec::new();
-    let cc = |output: &mut Vec<String>| match wanted.cc {
+    let cc = |output: &mut Vec<String>| match wanted.cc.filter(|_| wanted.cc != now.cc) {
         Some(mode) => tools.set_cc(bdf, mode).map(|answer| output.extend(answer.0)),
         None => Ok(()),
     };
-    let ppcie = |output: &mut Vec<String>| match wanted.ppcie {
+    let ppcie = |output: &mut Vec<String>| match wanted.ppcie.filter(|_| wanted.ppcie != now.ppcie)
+    {
         Some(mode) => tools.set_ppcie(bdf, mode).map(|answer| output.extend(answer.0)),
         None => Ok(()),
     };

@@ -5,11 +5,9 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use clap::Args;
-use common::bound::{self, Found, Lease, Record};
 use common::cli::{Change, Context, is_root};
 use common::document::{Action, Document, Item};
 use common::host::Host;
-use common::lease;
 use common::output::Outcome;
 use common::pci::Bdf;
 use common::{Error, Result, interrupt};
@@ -20,12 +18,13 @@ use tdx_iommu::identity::DeviceIdentity;
 use tdx_iommu::inventory::Inventory;
 use tdx_iommu::request::{self, Named};
 
-use crate::binding::{self, Going};
+use crate::binding;
 use crate::driver::Sysfs;
+use crate::driverctl;
 use crate::held;
 use crate::persist::{self, Persistent};
-use crate::plan::identity;
-use crate::setting::{self, Former};
+use crate::release::{self, ReleasingDevice, Scope, UnbindAction};
+use crate::setting;
 
 /// Arguments of `unbind`.
 #[derive(Debug, Args)]
@@ -86,118 +85,59 @@ impl Item for UnbindItem {
     }
 }
 
-/// What is to be done with one device.
-#[derive(Debug)]
-enum Way {
-    /// Nothing: no VFIO driver has it, and there is no record.
-    None,
-    /// The record is of a device that is gone: another one is there, or none.
-    Forget(Record),
-    /// Back, by this record.
-    Back(Record),
-}
-
-impl Way {
-    fn of(inventory: &Inventory, bdf: Bdf, found: Option<Found>) -> Self {
-        let device = inventory.devices.get(&bdf);
-        match (device, found.map(|found| found.record)) {
-            (None, None) => Self::None,
-            (None, Some(record)) => Self::Forget(record),
-            (Some(device), Some(record)) if identity(device) != record.identity => {
-                Self::Forget(record)
-            }
-            (Some(_), Some(record)) => Self::Back(record),
-            // Without a record: whatever driver wants it.
-            (Some(device), None) if device.on_vfio() => Self::Back(Record {
-                bdf,
-                identity: identity(device),
-                driver: None,
-                driver_override: None,
-                bound_to: device.driver.clone().unwrap_or_default(),
-                domain: None,
-                committed: false,
-            }),
-            (Some(_), None) => Self::None,
-        }
-    }
-}
-
 /// Gives devices back, with the other functions of their slots that VFIO has.
 pub fn run(context: &Context, args: UnbindArgs) -> Result<Outcome> {
     let host = &context.host;
     let requested = request::resolve(&args.devices)?;
     interrupt::guard();
-    let inventory = Inventory::read(host)?;
+    let scope = match (args.all, args.stale) {
+        (true, _) => Scope::All,
+        (_, true) => Scope::Stale,
+        _ => Scope::Named,
+    };
+    let mut inventory = Inventory::read(host)?;
     requested.expect_same(host, &inventory)?;
     let persistent = Persistent::read(host, &inventory)?;
-    let mut warnings = requested.warnings;
+    let mut warnings = requested.warnings.clone();
     warnings.extend(persistent.damaged.iter().map(ToString::to_string));
-    let mut ways = BTreeMap::new();
-    let mut formers = BTreeMap::new();
-    if args.all {
-        let devices = persistent.found.iter().map(|found| found.bdf());
-        ways.extend(devices.map(|bdf| (bdf, Way::of(&inventory, bdf, None))));
+    let chosen = release::chosen(host, scope, &inventory, &requested.devices, &persistent)?;
+    // Without root nothing can be changed, and nothing be locked.
+    let apply = is_root() && !args.change.dry_run;
+    let (devices, failures) = match apply {
+        true => lock(host, scope, &chosen)?,
+        false => (glimpse(host, scope, &chosen, &mut warnings)?, Vec::new()),
+    };
+    if apply {
+        inventory = Inventory::read(host)?;
+        inventory.wake(host, chosen.keys().copied());
+        requested.expect_same(host, &inventory)?;
     }
-    if args.all || args.stale {
-        for found in lease::all::<Former>(host)? {
-            match found {
-                Ok(found) if args.all || found.is_stale() => {
-                    let bdf = found.record.bdf;
-                    ways.insert(bdf, Way::None);
-                    formers.insert(bdf, found.record);
-                }
-                Ok(_) => {}
-                Err(damaged) => warnings.push(damaged.to_string()),
-            }
-        }
-        for found in bound::all(host)? {
-            match found {
-                Ok(found) if args.all || found.is_stale() => {
-                    let bdf = found.record.bdf;
-                    ways.insert(bdf, Way::of(&inventory, bdf, Some(found)));
-                }
-                Ok(_) => {}
-                Err(damaged) => warnings.push(damaged.to_string()),
-            }
-        }
+    for device in devices.iter().filter(|d| !d.is_recorded() && !persistent.has(d.bdf)) {
+        inventory.device(device.bdf)?;
     }
-    for bdf in with_slots(&inventory, &requested.devices, &persistent) {
-        let found = bound::of(host, bdf)?;
-        let former = lease::of::<Former>(host, bdf)?.map(|found| (bdf, found.record));
-        formers.extend(former);
-        if found.is_none() && !formers.contains_key(&bdf) && !persistent.has(bdf) {
-            inventory.device(bdf)?;
-        }
-        ways.insert(bdf, Way::of(&inventory, bdf, found));
+    warnings.extend(devices.iter().filter_map(|device| driverctl::warning(host, device.bdf)));
+    refuse_held(host, &inventory, &devices)?;
+    if !apply {
+        refuse_busy(&inventory, &devices)?;
     }
-    let back = ways.iter().filter(|(_, way)| matches!(way, Way::Back(_))).map(|(bdf, _)| *bdf);
-    held::refuse(host, &inventory, back.chain(formers.keys().copied()))?;
     // What a dead command left half done may well be done at the next boot.
-    let is_forgotten = |bdf: &&Bdf| !args.stale && persistent.has(**bdf);
-    let forgotten: BTreeSet<Bdf> = ways.keys().filter(is_forgotten).copied().collect();
-    let mut items = match args.change.dry_run {
-        true => {
-            let set = formers.values().filter(|former| former.is_there(&inventory));
-            let set: Vec<&Device> =
-                set.filter_map(|former| inventory.devices.get(&former.bdf)).collect();
-            setting::refuse_busy(&set)?;
-            let item = |(bdf, way): (&Bdf, &Way)| imagined(&inventory, *bdf, way, formers.get(bdf));
-            ways.iter().map(item).collect()
+    let is_forgotten = |bdf: &Bdf| scope != Scope::Stale && persistent.has(*bdf);
+    let forgotten: BTreeSet<Bdf> =
+        devices.iter().map(|device| device.bdf).filter(is_forgotten).collect();
+    let changes = |device: &ReleasingDevice| {
+        device.former.is_some() || device.action(&inventory) != UnbindAction::None
+    };
+    let mut items: Vec<UnbindItem> = match apply {
+        false if !args.change.dry_run && (devices.iter().any(changes) || !forgotten.is_empty()) => {
+            return Err(
+                Error::permission("giving devices back takes root").hint("run it with sudo")
+            );
         }
-        false => {
-            let changes = ways.values().any(|way| !matches!(way, Way::None))
-                || !forgotten.is_empty()
-                || !formers.is_empty();
-            if changes && !is_root() {
-                return Err(
-                    Error::permission("giving devices back takes root").hint("run it with sudo")
-                );
-            }
-            if is_root() {
-                persist::forget(host, &inventory, &forgotten)?;
-            }
+        false => devices.iter().map(|device| imagined(&inventory, device)).collect(),
+        true => {
+            persist::forget(host, &inventory, &forgotten)?;
             let forgot = forgotten.iter().map(|bdf| format!("{bdf} is not bound at boot any more"));
-            give_back(host, &inventory, ways, formers)
+            give_back(host, &inventory, devices, failures)
                 .map_err(|error| error.applied(forgot.collect::<Vec<_>>()))?
         }
     };
@@ -211,30 +151,80 @@ pub fn run(context: &Context, args: UnbindArgs) -> Result<Outcome> {
     Ok(document.dry_run(args.change.dry_run).warnings(warnings).into())
 }
 
-/// The devices that were named, and of their slots what VFIO has, or is to have at every boot.
-fn with_slots(
-    inventory: &Inventory,
-    named: &BTreeSet<Bdf>,
-    persistent: &Persistent,
-) -> BTreeSet<Bdf> {
-    let beside = named.iter().flat_map(|bdf| inventory.slot(*bdf));
-    let beside = beside.filter(|device| device.on_vfio() || persistent.has(device.bdf));
-    named.iter().copied().chain(beside.map(|device| device.bdf)).collect()
+/// What could not be done, and why.
+type Failures = Vec<(String, Error)>;
+
+/// Locks the devices. One that cannot be locked is a failure, and no matter to the others.
+fn lock(
+    host: &Host,
+    scope: Scope,
+    chosen: &BTreeMap<Bdf, bool>,
+) -> Result<(Vec<ReleasingDevice>, Failures)> {
+    let (mut devices, mut failures) = (Vec::new(), Vec::new());
+    for (bdf, unrecorded) in chosen {
+        interrupt::check()?;
+        match ReleasingDevice::lock(host, *bdf, *unrecorded, scope) {
+            Ok(device) if scope == Scope::Stale && !device.is_recorded() => {}
+            Ok(device) => devices.push(device),
+            // What a command is at work on is not stale.
+            Err(error) if scope == Scope::Stale && release::is_reserved(&error) => {}
+            Err(error) => failures.push((bdf.to_string(), error)),
+        }
+    }
+    Ok((devices, failures))
+}
+
+/// Looks at the devices without a lock, for a plan. What cannot be read of a named one is an error.
+fn glimpse(
+    host: &Host,
+    scope: Scope,
+    chosen: &BTreeMap<Bdf, bool>,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<ReleasingDevice>> {
+    let mut devices = Vec::new();
+    for (bdf, unrecorded) in chosen {
+        match ReleasingDevice::glimpse(host, *bdf, *unrecorded, scope) {
+            Ok(device) if scope == Scope::Stale && !device.is_recorded() => {}
+            Ok(device) => devices.push(device),
+            Err(error) if scope == Scope::Named => return Err(error),
+            Err(error) => warnings.push(error.to_string()),
+        }
+    }
+    Ok(devices)
+}
+
+/// Fails for devices that are to go back and that a guest has open.
+fn refuse_held(host: &Host, inventory: &Inventory, devices: &[ReleasingDevice]) -> Result<()> {
+    let goes = |device: &&ReleasingDevice| {
+        device.former.is_some() || device.action(inventory) == UnbindAction::Release
+    };
+    held::refuse(host, inventory, devices.iter().filter(goes).map(|device| device.bdf))
+}
+
+/// Fails for devices whose mode is to be restored while a driver of the host has them.
+fn refuse_busy(inventory: &Inventory, devices: &[ReleasingDevice]) -> Result<()> {
+    let formers = devices.iter().filter_map(|device| device.former.as_ref());
+    let formers = formers.filter(|former| former.is_there(inventory));
+    let set: Vec<&Device> =
+        formers.filter_map(|former| inventory.devices.get(&former.bdf)).collect();
+    setting::refuse_busy(&set)
 }
 
 fn identity_of(inventory: &Inventory, bdf: Bdf) -> DeviceIdentity {
     inventory.devices.get(&bdf).map(DeviceIdentity::from).unwrap_or_default()
 }
 
-fn imagined(inventory: &Inventory, bdf: Bdf, way: &Way, former: Option<&Former>) -> UnbindItem {
+fn imagined(inventory: &Inventory, device: &ReleasingDevice) -> UnbindItem {
+    let bdf = device.bdf;
     let now = inventory.devices.get(&bdf).and_then(|device| device.driver.clone());
+    let former = device.former.as_ref();
     let mode_restored = former.is_some_and(|former| former.is_there(inventory));
-    let (driver, action) = match way {
-        Way::None if mode_restored => (now.clone(), Action("restore")),
-        Way::None if former.is_some() => (now.clone(), Action("forget")),
-        Way::None => (now.clone(), Action::NONE),
-        Way::Forget(_) => (now.clone(), Action("forget")),
-        Way::Back(record) => (record.driver.clone(), Action("unbind")),
+    let (driver, action) = match device.action(inventory) {
+        UnbindAction::None if mode_restored => (now.clone(), Action("restore")),
+        UnbindAction::None if former.is_some() => (now.clone(), Action("forget")),
+        UnbindAction::None => (now.clone(), Action::NONE),
+        UnbindAction::Forget => (now.clone(), Action("forget")),
+        UnbindAction::Release => (device.former_driver(inventory), Action("unbind")),
     };
     let previous_driver = now.filter(|_| action == Action("unbind"));
     let identity = identity_of(inventory, bdf);
@@ -252,47 +242,31 @@ fn imagined(inventory: &Inventory, bdf: Bdf, way: &Way, former: Option<&Former>)
 fn give_back(
     host: &Host,
     inventory: &Inventory,
-    mut ways: BTreeMap<Bdf, Way>,
-    formers: BTreeMap<Bdf, Former>,
+    mut devices: Vec<ReleasingDevice>,
+    mut failures: Failures,
 ) -> Result<Vec<UnbindItem>> {
-    let mut failures = Vec::new();
-    for (bdf, error) in setting::put_back(host, inventory, formers.values().cloned().collect()) {
+    let modes = devices.iter_mut().filter_map(ReleasingDevice::take_modes).collect();
+    for (bdf, error) in setting::put_back(inventory, modes) {
         // The host's own driver could do nothing with it as it is.
-        ways.remove(&bdf);
+        devices.retain(|device| device.bdf != bdf);
         failures.push((format!("the mode of {bdf}"), error));
     }
-    let mut items = Vec::new();
-    let mut going = Vec::new();
-    for (bdf, way) in ways {
+    let (mut items, mut going) = (Vec::new(), Vec::new());
+    for device in devices {
         interrupt::check()?;
-        match way {
-            Way::None => items.push(imagined(inventory, bdf, &way, formers.get(&bdf))),
-            Way::Forget(ref record) => {
-                Lease::resume(host, record.clone())?.forget()?;
-                items.push(imagined(inventory, bdf, &way, formers.get(&bdf)));
-            }
-            Way::Back(record) => {
-                let to_any = bound::of(host, bdf)?.is_none();
-                let lease = match to_any {
-                    true => Lease::begin(host, record)?,
-                    false => Lease::resume(host, record)?,
-                };
-                going.push(Going { lease, to_any });
-            }
+        items.push(imagined(inventory, &device));
+        match device.action(inventory) {
+            UnbindAction::None => {}
+            UnbindAction::Forget => device.into_lock(inventory)?.forget()?,
+            UnbindAction::Release => going.push(device.into_lock(inventory)?),
         }
     }
     let (given, left) = binding::give_back(host, going);
     failures.extend(left);
-    let done: Vec<String> = given.iter().map(|record| format!("unbound {}", record.bdf)).collect();
+    let done: Vec<String> = given.iter().map(|bdf| format!("unbound {bdf}")).collect();
     binding::settle_failures(failures, done)?;
-    items.extend(given.into_iter().map(|record| UnbindItem {
-        bdf: record.bdf,
-        identity: identity_of(inventory, record.bdf),
-        driver: Sysfs::new(host, record.bdf).driver(),
-        previous_driver: Some(record.bound_to),
-        was_persistent: false,
-        mode_restored: formers.get(&record.bdf).is_some_and(|former| former.is_there(inventory)),
-        action: Action("unbind"),
-    }));
+    for item in items.iter_mut().filter(|item| given.contains(&item.bdf)) {
+        item.driver = Sysfs::new(host, item.bdf).driver();
+    }
     Ok(items)
 }

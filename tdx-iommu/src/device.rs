@@ -35,8 +35,11 @@ pub struct Device {
     pub class: Option<Class>,
     /// Revision.
     pub revision: Option<u8>,
-    /// Device serial number, sixteen hexadecimal digits. Only root can see it.
+    /// Device serial number, sixteen hexadecimal digits. Only root can see it, and a device in D3cold
+    /// does not show it.
     pub serial: Option<String>,
+    /// Whether it sleeps in D3cold, so that its configuration space was not read.
+    pub asleep: bool,
     /// The driver that is bound.
     pub driver: Option<String>,
     /// The only driver that may be bound.
@@ -110,6 +113,7 @@ impl Device {
             class: None,
             revision: None,
             serial: None,
+            asleep: false,
             driver: None,
             driver_override: None,
             group: None,
@@ -122,6 +126,23 @@ impl Device {
             num_vfs: 0,
             physfn: None,
             role: Role::Other,
+        }
+    }
+
+    /// Reads what a device in D3cold does not show: its serial number and kind of header. To read the
+    /// configuration space makes the kernel wake the device, and let it sleep again. What a device that
+    /// does not wake would show stays unknown.
+    ///
+    /// Source: Linux `drivers/pci/pci-sysfs.c`, `pci_read_config()`, which calls
+    /// `pci_config_pm_runtime_get()`.
+    pub(crate) fn wake(&mut self, devices: &Path) {
+        let folder = Folder::open(&devices.join(self.bdf.to_string()));
+        let Ok(Some(file)) = folder.and_then(|folder| folder.file("config")) else { return };
+        let config = ConfigSpace::new(file);
+        self.serial = self.serial.take().or_else(|| config.serial());
+        if let Some(kind) = config.header_type() {
+            self.is_bridge = kind != 0;
+            self.asleep = false;
         }
     }
 
@@ -181,9 +202,11 @@ impl Reader<'_> {
             Err(_) => None, // not for ordinary users
         };
         // Not worth waking a device for that saves power.
-        let asleep = self.text("power_state").is_some_and(|state| state == "D3cold");
+        device.asleep = self.text("power_state").is_some_and(|state| state == "D3cold");
         let mut header = None;
-        if !asleep && let Ok(Some(file)) = self.folder.file("config") {
+        if !device.asleep
+            && let Ok(Some(file)) = self.folder.file("config")
+        {
             let config = ConfigSpace::new(file);
             header = config.header_type();
             device.serial = device.serial.take().or_else(|| config.serial());

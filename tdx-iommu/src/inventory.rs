@@ -57,7 +57,8 @@ impl Inventory {
     /// Reads sysfs, mount table, swaps, routes and kernel command line; open files are not looked at.
     ///
     /// A device that goes away meanwhile is left out; what cannot be read of one is unknown.
-    /// Errors: `not_found` when there is no sysfs; `permission` or `io` when it cannot be listed.
+    /// Errors: `not_found` when there is no sysfs; `unsupported` when `/proc` does not say what is mounted;
+    /// `permission` or `io` when they cannot be read.
     pub fn read(host: &Host) -> Result<Self> {
         if !host.has("/sys") {
             let sys = host.path("/sys");
@@ -70,7 +71,7 @@ impl Inventory {
         inventory.read_groups(host)?;
         let command_line = host.read("/proc/cmdline")?.unwrap_or_default();
         inventory.acs_override = acs_override(&command_line);
-        inventory.usage = Usage::read(host, &mut inventory.problems);
+        inventory.usage = Usage::read(host, &mut inventory.problems)?;
         inventory.problems.sort_unstable();
         log::detail(format_args!("{} PCI devices", inventory.devices.len()));
         Ok(inventory)
@@ -83,6 +84,19 @@ impl Inventory {
         self.devices.get(&bdf).ok_or_else(|| {
             Error::not_found(format!("no PCI device {bdf}")).hint("tdx-iommu scan shows all")
         })
+    }
+
+    /// Reads what those of these devices that sleep in D3cold did not show, which wakes them.
+    ///
+    /// For what compares a device with a record, and for nothing that only lists devices.
+    pub fn wake(&mut self, host: &Host, devices: impl IntoIterator<Item = Bdf>) {
+        let folder = host.path(DEVICES);
+        for bdf in devices {
+            if let Some(device) = self.devices.get_mut(&bdf).filter(|device| device.asleep) {
+                log::step(format_args!("wake {bdf}, which is in D3cold"));
+                device.wake(&folder);
+            }
+        }
     }
 
     /// The device at `bdf` and what is given away along with it: the other functions of its slot that

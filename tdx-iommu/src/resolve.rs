@@ -83,8 +83,8 @@ pub fn run(host: &Host, args: ResolveArgs) -> Result<Outcome> {
 ///
 /// A request that matches nothing stops everything, unless it is optional.
 /// Errors: those of [`wishes::read`]; `not_found` for a guest that the file does not name, and for a
-/// request that matches too few; `conflict` for a device that two requests, or two guests, would get, and
-/// with its code for what stands in the way.
+/// request that matches too few; `conflict` with its code for what stands in the way. A device that two
+/// requests choose counts once, and one that two guests get is a warning.
 pub fn resolve(
     host: &Host,
     config: &Path,
@@ -92,13 +92,20 @@ pub fn resolve(
     force: &[Code],
 ) -> Result<(Vec<ResolvedItem>, Vec<String>)> {
     let (wishes, others) = chosen(wishes::read(config)?, vms, config)?;
-    let inventory = Inventory::read(host)?;
+    let mut inventory = Inventory::read(host)?;
     let names = Names::read(host, &Wanted::of(inventory.devices.values()))?;
     let drivers = Drivers::new(host);
+    let by_serial = wishes.values().chain(others.values()).flatten().any(Wish::is_by_serial);
+    if by_serial {
+        // One that sleeps does not show its serial number, and is not another device for that.
+        let asleep: Vec<Bdf> =
+            inventory.devices.values().filter(|d| d.asleep).map(|d| d.bdf).collect();
+        inventory.wake(host, asleep);
+    }
     let mut warnings = inventory.problems.clone();
     let mut owners = BTreeMap::new();
     for (vm, wishes) in &others {
-        // Whose turn it is not has a claim, too; what is wrong with it is not asked.
+        // A guest that is not asked about has its devices all the same; its mistakes are ignored.
         let devices = |wish| select(&inventory, wish, |device| drivers.of(device), &names);
         let devices = wishes.iter().filter_map(|wish| devices(wish).ok()).flatten();
         owners.extend(with_groups(&inventory, devices).into_iter().map(|bdf| (bdf, vm.clone())));
@@ -111,22 +118,18 @@ pub fn resolve(
             let devices = select(&inventory, wish, |device| drivers.of(device), &names)
                 .map_err(|why| Error::not_found(format!("request {number} of {vm} {why}")))?;
             for bdf in devices {
-                if let Some(other) = requests.insert(bdf, number) {
-                    let message =
-                        format!("requests {other} and {number} of {vm} both choose {bdf}");
-                    return Err(Error::conflict(message).hint("select_index chooses another one"));
+                let first = *requests.entry(bdf).or_insert(number);
+                if first != number {
+                    warnings.push(format!(
+                        "requests {first} and {number} of {vm} both choose {bdf}, which counts once"
+                    ));
                 }
             }
         }
         let all = with_groups(&inventory, requests.keys().copied());
         for bdf in &all {
             if let Some(other) = owners.insert(*bdf, vm.clone()) {
-                let device = inventory.device(*bdf)?;
-                let group = device.group.map(|group| format!(" (IOMMU group {group})"));
-                return Err(Error::conflict(format!(
-                    "{other} and {vm} would both get {bdf}{}",
-                    group.unwrap_or_default()
-                )));
+                warnings.push(format!("{other} and {vm} both get {bdf}: only one of them can run"));
             }
         }
         let is_forced = |_, code| force.contains(&code);

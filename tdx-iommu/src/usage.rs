@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 
+use common::Result;
 use common::host::Host;
 use common::pci::Bdf;
 use common::sysfs::{attribute, controllers, names, target};
@@ -62,9 +63,11 @@ impl Usage {
     /// Reads the mount table, the swaps, the routes, and the classes block, net, drm and input.
     ///
     /// What cannot be read is said in `problems`.
-    pub fn read(host: &Host, problems: &mut Vec<String>) -> Self {
+    /// Errors: those of [`HostStorage::read`](common::host_storage::HostStorage::read): the host's own disks
+    /// have to be known.
+    pub fn read(host: &Host, problems: &mut Vec<String>) -> Result<Self> {
         let mut usage = Self::default();
-        disks::read(host, &mut usage, problems);
+        disks::read(host, &mut usage, problems)?;
         interfaces::read(host, &mut usage, problems);
         usage.read_monitors(host);
         usage.read_inputs(host);
@@ -72,7 +75,7 @@ impl Usage {
             let place = target(host, &format!("/sys/bus/mdev/devices/{uuid}"));
             usage.add(place.iter().flat_map(|p| controllers(p)), Use::Mdev(uuid));
         }
-        usage
+        Ok(usage)
     }
 
     /// The uses of one device.

@@ -38,6 +38,13 @@ pub struct Wish {
     pub optional: bool,
 }
 
+impl Wish {
+    /// Whether it asks for a serial number.
+    pub fn is_by_serial(&self) -> bool {
+        self.criteria.iter().any(|criterion| matches!(criterion, Criterion::Serial(_)))
+    }
+}
+
 /// Which of the devices that match, in the order of their addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Select {
@@ -187,7 +194,10 @@ fn wish(keys: &BTreeMap<String, String>) -> Result<Wish, String> {
             "path" => criteria.push(Criterion::Path(from_str(value).map_err(told)?)),
             "serial" => criteria.push(Criterion::Serial(value.to_ascii_lowercase())),
             "name" => criteria.push(Criterion::Name(regex(value).map_err(told)?)),
-            "optional" => wish.optional = from_str::<bool>(value).map_err(told)?,
+            "optional" => {
+                let no_boolean = || told(format!("{value:?} is neither yes nor no"));
+                wish.optional = yaml::boolean(value).ok_or_else(no_boolean)?;
+            }
             "select_index" => {
                 selects += 1;
                 let index = value.parse().map_err(|_| told(not_a_number(value, 0)))?;
@@ -269,6 +279,23 @@ mod tests {
     }
 
     #[test]
+    fn optional_takes_every_boolean_of_yaml() {
+        for (text, optional) in [
+            ("yes", true),
+            ("True", true),
+            ("on", true),
+            ("y", true),
+            ("'yes'", true),
+            ("no", false),
+            ("FALSE", false),
+            ("off", false),
+        ] {
+            let wish = one(&format!("driver: nvme, optional: {text}")).unwrap();
+            assert_eq!(wish.optional, optional, "{text}");
+        }
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         for (request, says) in [
             ("vendr_id: 10de", "did you mean vendor_id?"),
@@ -282,7 +309,7 @@ mod tests {
             ("driver: ' '", "driver says nothing"),
             ("bdf: 17:00", "bdf: "),
             ("path: 17:00.0", "path: "),
-            ("driver: nvme, optional: perhaps", "optional: "),
+            ("driver: nvme, optional: perhaps", "optional: \"perhaps\" is neither yes nor no"),
         ] {
             let error = one(request).unwrap_err().to_string();
             assert!(error.starts_with("request 1 of win10: ") && error.contains(says), "{error}");

@@ -74,7 +74,8 @@ pub fn run(libvirt: &Libvirt, config: &Config, args: EnsureArgs) -> Result<Outco
     let plan = Plan::new(libvirt, config, &args.pool, args.path.as_deref())?;
     let action = plan.action()?;
     let dry_run = args.change.dry_run;
-    let warnings: Vec<String> = plan.warnings.clone();
+    let mut warnings: Vec<String> = plan.warnings.clone();
+    warnings.extend(plan.closed_to_qemu(libvirt)?);
     let item = match dry_run {
         true => plan.item()?,
         false => plan.apply(libvirt)?.item()?,

@@ -140,7 +140,8 @@ pub fn run(
     for plan in plans.iter().filter(|plan| plan.replaces()) {
         context.confirm(change, &format!("replace volume '{}'?", plan.name))?;
     }
-    let warnings = pool.warnings.clone();
+    let mut warnings = pool.warnings.clone();
+    warnings.extend(pool.closed_to_qemu(&libvirt)?);
     let name = pool.pool_name().to_owned();
     let items = match change.dry_run {
         true => {

@@ -17,6 +17,7 @@ use virt::storage_pool::StoragePool;
 use virt::storage_vol::StorageVol;
 use virt::sys;
 
+use crate::truncated;
 use crate::wanted::{PoolArgs, Wanted};
 use common::image::canonical;
 
@@ -231,7 +232,9 @@ impl Pool {
                 done => {
                     let hint =
                         format!("tdx-pool ensure --pool '{}' repairs what it can", self.name);
-                    return done.context(about).map(drop).map_err(|error| error.hint(hint));
+                    return done.context(about).map(drop).map_err(|error| {
+                        truncated::explain(error.hint(hint), &self.handle, self.path.as_deref())
+                    });
                 }
             }
         }

@@ -9,12 +9,14 @@ use common::config::Config;
 use common::document::Action;
 use common::libvirt::{Context as _, Libvirt, State};
 use common::units::Size;
+use common::xml::Document as XmlDocument;
 use common::{Error, Result, interrupt, log};
 use tdx_gpu::handover::Handover;
 use tdx_pool::image::Format;
 use tdx_pool::inflight::Kept;
 use tdx_pool::overlay::NewVolume;
 use tdx_pool::owner::{self, Owner};
+use tdx_pool::reach;
 use tdx_pool::seed as seed_volume;
 use virt::domain::Domain;
 use virt::error::Error as VirtError;
@@ -23,9 +25,11 @@ use virt::sys;
 use crate::attached_image;
 use crate::attestation::{self, session::Order};
 use crate::blueprint::Blueprint;
+use crate::capability::{self, Security};
 use crate::definition::{self, Definition};
 use crate::disk::Disk;
 use crate::domain::DomainItem;
+use crate::domain_xml::validation;
 use crate::drive::Drive;
 use crate::identity::{Identity, default_name, new_uuid};
 use crate::image::ImageRequest;
@@ -51,6 +55,9 @@ pub struct Plan<'a> {
     pub host: Option<(String, profile::Host)>,
     /// What the user should know.
     pub warnings: Vec<String>,
+    /// Why a protected guest does not fit into the host's memory, which its own is pinned in or counted
+    /// against. `new` refuses such a guest; for others this is a warning, here as well.
+    pub memory_shortage: Option<Error>,
     /// Whether the definition is a user's.
     by_user: bool,
     libvirt: &'a Libvirt,
@@ -137,13 +144,18 @@ impl<'a> Plan<'a> {
             owner_and_existing,
         )?;
         let uuid = new_uuid()?;
+        let disk = drive.disk();
+        if let (Some(qemu), Some(folder), true) =
+            (owner, disk.path().parent(), making && libvirt.is_local())
+        {
+            reach::check(folder, qemu)?;
+        }
         let seed = match Seed::read(&guest.seed, &uuid)? {
             Some(seed) => Some(seed_volume::Plan::new(drive.folder()?, seed.to_image()?)?),
             None => None,
         };
         let security = blueprint.security();
         let devices = Devices::new(&context.host, libvirt, devices, security, &uuid, making)?;
-        let disk = drive.disk();
         let cdrom = guest.drive.cdrom.as_deref();
         let cdrom = cdrom.map(|image| attached_image::cdrom(libvirt, image)).transpose()?;
         let mut request = [blueprint.request(), devices.request()].concat();
@@ -178,14 +190,22 @@ impl<'a> Plan<'a> {
         let (xml, changes) = blueprint.to_xml(&identity)?;
         let mut warnings =
             [blueprint.warnings(), &drive.warnings, &devices.warnings, &changes].concat();
+        if making && blueprint.is_template() {
+            validation::check(libvirt, &XmlDocument::parse(xml.as_str())?)?;
+        }
         let definition = Definition::parse(xml.clone())?;
         let order = match making {
             true => Order::new(context, libvirt, config, &guest.launch.sev, &definition)?,
             false => None,
         };
         warnings.extend(order.iter().flat_map(|order| order.warnings.clone()));
-        let memory = definition.memory_bytes().unwrap_or_default();
-        let handover = devices.handover(Size(memory), &uuid);
+        let memory = Size(definition.memory_bytes().unwrap_or_default());
+        let shortage = match making {
+            true => memory_shortage(context, libvirt, memory)?,
+            false => None,
+        };
+        warnings.extend(shortage.clone());
+        let handover = devices.handover(memory, &uuid);
         Ok(Self {
             name,
             xml,
@@ -195,6 +215,9 @@ impl<'a> Plan<'a> {
                 .scenario
                 .clone()
                 .zip(choice.map(|choice| choice.profile.host.clone())),
+            memory_shortage: shortage.filter(|_| security != Security::None).map(|message| {
+                Error::unsupported(message).hint("--memory says how much the guest gets")
+            }),
             by_user: blueprint.is_template(),
             warnings,
             libvirt,
@@ -311,6 +334,13 @@ impl<'a> Plan<'a> {
             }
         })
     }
+}
+
+/// Says that a guest's memory is more than the host's, if it is.
+fn memory_shortage(context: &Context, libvirt: &Libvirt, memory: Size) -> Result<Option<String>> {
+    let has = Size(capability::capacity(&context.host, libvirt)?.memory_bytes);
+    let message = || format!("the host has {has} of memory, {memory} were asked for");
+    Ok((memory.0 > has.0).then(message))
 }
 
 /// Deletes the domain that was compared and asked about, and no other that has its name by now. Returns

@@ -4,11 +4,11 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use common::Result;
 use common::libvirt::{Context, State};
 use common::pci::Bdf;
 use common::units::hex_u64;
 use common::xml::{Document, Node};
+use common::{Error, Result};
 use tdx_pool::names::Ours;
 use virt::domain::Domain;
 use virt::sys;
@@ -118,7 +118,8 @@ impl Definition {
     /// The devices of the host that it gets and that libvirt does not bind by itself.
     pub fn unmanaged_devices(&self) -> Vec<Bdf> {
         let unmanaged = |node: &Node<'_>| node.attr("managed").as_deref() != Some("yes");
-        self.root().find_all("devices/hostdev").filter(unmanaged).filter_map(hostdev).collect()
+        let hostdevs = self.root().find_all("devices/hostdev").filter(unmanaged);
+        hostdevs.filter_map(|node| hostdev(node).ok().flatten()).collect()
     }
 
     /// How it is protected.
@@ -234,7 +235,10 @@ impl Definition {
             base: overlay.as_ref().and_then(|(_, base)| base.as_ref()).map(text),
             overlay: overlay.as_ref().map(|(overlay, _)| text(overlay)),
             pool: self.metadata.as_ref().and_then(|metadata| metadata.pool.clone()),
-            hostdevs: root.find_all("devices/hostdev").filter_map(hostdev).collect(),
+            hostdevs: root
+                .find_all("devices/hostdev")
+                .filter_map(|node| hostdev(node).ok().flatten())
+                .collect(),
             disks: root.find_all("devices/disk").map(disk).collect(),
             autostart,
             attested: None,
@@ -339,36 +343,58 @@ fn disk(node: Node<'_>) -> Disk {
     }
 }
 
-/// The PCI address of a hostdev; none for other kinds.
-pub(crate) fn hostdev(node: Node<'_>) -> Option<Bdf> {
+/// The PCI device of the host that a hostdev passes through; none for other kinds.
+///
+/// Errors: `invalid_input` for an address that cannot be understood: it can be that of any device.
+pub(crate) fn hostdev(node: Node<'_>) -> Result<Option<Bdf>> {
     let is_pci = node.attr("type").as_deref() == Some("pci");
-    is_pci.then(|| source_address(node)).flatten()
+    is_pci.then(|| source_address(node)).transpose()
 }
 
 /// The PCI device of the host behind a network card or a disk; none for those of other kinds.
 ///
+/// Errors: as for [`hostdev`].
 /// Source: <https://libvirt.org/formatdomain.html>: interfaces of type `hostdev`, disks of type `nvme`.
-pub(crate) fn inside(node: Node<'_>) -> Option<Bdf> {
+pub(crate) fn inside(node: Node<'_>) -> Result<Option<Bdf>> {
     let is_device = matches!(node.attr("type").as_deref(), Some("hostdev" | "nvme"));
-    is_device.then(|| source_address(node)).flatten()
+    is_device.then(|| source_address(node)).transpose()
 }
 
-fn source_address(node: Node<'_>) -> Option<Bdf> {
-    let address = node.find("source/address")?;
-    // libvirt writes hexadecimal with 0x; without it C's rules make a leading zero octal.
-    let number = |name: &str| {
-        let text = address.attr(name)?;
-        match text.strip_prefix("0x") {
-            Some(hex) => u32::from_str_radix(hex, 16).ok(),
-            None => text.parse().ok(),
-        }
-    };
-    Some(Bdf {
-        domain: number("domain").unwrap_or(0),
-        bus: number("bus")?.try_into().ok()?,
-        device: number("slot")?.try_into().ok()?,
-        function: number("function")?.try_into().ok()?,
+fn source_address(node: Node<'_>) -> Result<Bdf> {
+    let address = node.find("source/address");
+    let bdf = address.and_then(|address| {
+        let number = |name: &str| c_number(&address.attr(name)?);
+        let domain = match address.attr("domain") {
+            Some(domain) => c_number(&domain)?,
+            None => 0,
+        };
+        let bdf = Bdf {
+            domain,
+            bus: number("bus")?.try_into().ok()?,
+            device: number("slot")?.try_into().ok()?,
+            function: number("function")?.try_into().ok()?,
+        };
+        (bdf.device < 32 && bdf.function < 8).then_some(bdf)
+    });
+    bdf.ok_or_else(|| {
+        let line: Vec<&str> = node.source().split_whitespace().collect();
+        Error::invalid_input("the PCI address of a device of the host cannot be understood")
+            .because(line.join(" "))
     })
+}
+
+/// A number as libvirt reads it, by C's rules: hexadecimal with 0x, octal with a leading zero.
+///
+/// Source: strtoul(3) with base 0; libvirt's `virPCIDeviceAddressParseXML()`.
+fn c_number(text: &str) -> Option<u32> {
+    let (digits, radix) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(hex) => (hex, 16),
+        None if text.len() > 1 && text.starts_with('0') => (&text[1..], 8),
+        None => (text, 10),
+    };
+    // from_str_radix alone would take a leading plus.
+    let plain = digits.chars().all(|c| c.is_digit(radix));
+    plain.then(|| u32::from_str_radix(digits, radix).ok())?
 }
 
 /// The bytes that an element with a unit stands for.
@@ -463,6 +489,7 @@ mod tests {
             ["0010:b8:1f.7"]
         );
         assert_eq!(hostdev("bus='23' slot='0' function='0'"), ["0000:17:00.0"]);
+        assert_eq!(hostdev("bus='027' slot='010' function='07'"), ["0000:17:08.7"]);
         assert_eq!(hostdev("bus='many' slot='0' function='0'"), Vec::<String>::new());
     }
 

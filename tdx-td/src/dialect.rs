@@ -9,12 +9,13 @@ use std::net::SocketAddr;
 use common::host::Host;
 use common::libvirt::{Context, Libvirt};
 use common::units::hex_u64;
-use common::xml::{Document, Node};
+use common::xml::{Document, Edit, Node};
 use common::{Error, Result};
 
 use crate::capability;
-use crate::hostfwd::{self, Hostfwd};
-use crate::launch::tdx::{DEBUG, SEPT_VE_DISABLE};
+use crate::domain_xml::listeners;
+use crate::domain_xml::part::Part;
+use crate::launch::tdx::{DEBUG, QGS_SOCKET, SEPT_VE_DISABLE};
 
 /// Whose libvirt the definition is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,14 +43,6 @@ impl Dialect {
                 false => capability::offers_tdx(libvirt),
             };
         Ok(if preview { Self::Canonical } else { Self::Upstream })
-    }
-
-    /// The elements of a definition that this libvirt would drop without a word, as paths.
-    pub fn dropped(self, document: &Document) -> Vec<String> {
-        match self {
-            Self::Canonical => Vec::new(),
-            Self::Upstream => canonical_nodes(document).map(path_of).collect(),
-        }
     }
 }
 
@@ -109,82 +102,80 @@ fn has_odd_policy(root: Node<'_>) -> bool {
     hex_u64(&text).is_some_and(|policy| policy & !(DEBUG | SEPT_VE_DISABLE) != 0)
 }
 
-fn canonical_nodes(document: &Document) -> impl Iterator<Item = Node<'_>> {
-    document.root().descendants().filter(|node| match node.name() {
-        "SocketAddress" => node.parent().is_some_and(|p| p.name() == "quoteGenerationService"),
-        name => name == "allowReboot",
-    })
+/// Whether a part of a definition is one of those that only Canonical's libvirt knows.
+fn is_of_canonical(part: &Part) -> bool {
+    matches!(part.element_name(), "SocketAddress" | "allowReboot") && part.attribute.is_none()
 }
 
-fn path_of(node: Node<'_>) -> String {
-    match node.parent() {
-        Some(parent) => format!("{}/{}", path_of(parent), node.name()),
-        None => node.name().to_owned(),
-    }
-}
-
-/// The forwards that open a port on every address of the host, as their definition has them.
-pub fn open_forwards(document: &Document) -> Vec<String> {
-    let raw = hostfwd::all(document).into_iter().filter(Hostfwd::is_open);
-    let passt = open_port_forwards(document).map(|node| node.source().to_owned());
-    raw.map(|forward| format!("hostfwd={forward}")).chain(passt).collect()
-}
-
-/// passt listens on every address where none is named.
-fn open_port_forwards(document: &Document) -> impl Iterator<Item = Node<'_>> {
-    let forwards = document.root().find_all("devices/interface/portForward");
-    forwards.filter(|node| node.attr("address").is_none_or(|a| a == "0.0.0.0" || a == "::"))
-}
-
-/// Makes a definition fit: in upstream's dialect quotes come from the unix socket, there is no
-/// `allowReboot`, and firmware is libvirt's choice; in either, ssh is forwarded from `ssh`, or at least
-/// from this host alone, instead of a port open to the world.
+/// Makes a definition fit: `unknown` parts are translated or removed, what listens on every address listens
+/// on 127.0.0.1, ssh is forwarded from `ssh`, and firmware of Canonical's is libvirt's choice where its
+/// elements are not known.
 ///
-/// Returns the definition and what was changed.
+/// Returns the definition and what was changed, in words.
 /// Errors: `failed` when the result is no XML, which would be a defect.
 pub fn fix(
     document: &Document,
-    dialect: Dialect,
+    unknown: &[Part],
     ssh: Option<SocketAddr>,
 ) -> Result<(String, Vec<String>)> {
-    let mut changes = Vec::new();
     let mut edit = document.edit();
-    // The port of the host goes to one forward: there may be several cards.
-    let mut ssh = ssh;
-    let closed = hostfwd::changed(document, |forward| match ssh {
-        Some(socket) if forward.is_ssh() && forward.port == 0 => {
-            ssh = None;
-            forward.from(socket)
+    let removed: Vec<_> =
+        unknown.iter().filter(|p| p.attribute.is_none()).map(|p| p.span(document)).collect();
+    let mut changes = listeners::close(&mut edit, document, ssh, &removed);
+    for part in unknown {
+        if let Some(node) = part.node(document) {
+            changes.push(match &part.attribute {
+                Some(name) => fix_attribute(&mut edit, node, name, part),
+                None => fix_element(&mut edit, node, part),
+            });
         }
-        _ if forward.is_open() => forward.from_here(),
-        _ => forward,
-    });
-    for (node, old, new) in closed {
-        changes.push(format!("'{old}' became '{new}'"));
-        edit.set_attr(node, "value", &new);
     }
-    for node in open_port_forwards(document) {
-        changes.push("a portForward of every address became one of 127.0.0.1".to_owned());
-        edit.set_attr(node, "address", "127.0.0.1");
-    }
-    if dialect == Dialect::Upstream {
-        let of_canonical = canonical_nodes(document).next().is_some();
-        for node in canonical_nodes(document) {
-            changes.push(format!("removed {}", path_of(node)));
-            edit.remove(node);
-        }
-        let root = document.root();
-        let is_tdx = root.attr_at("launchSecurity", "type").as_deref() == Some("tdx");
-        // Anyone else's choice of firmware is theirs: it is part of what the guest is measured by.
-        if let (true, Some(os), Some(loader)) =
-            (is_tdx && of_canonical, root.child("os"), root.find("os/loader"))
-        {
-            changes.push(format!("firmware is chosen by libvirt, not {}", loader.text()));
-            edit.remove(loader);
-            edit.set_attr(os, "firmware", "efi");
-        }
+    let root = document.root();
+    let is_tdx = root.attr_at("launchSecurity", "type").as_deref() == Some("tdx");
+    let of_canonical = unknown.iter().any(is_of_canonical);
+    // Anyone else's choice of firmware is theirs: it is part of what the guest is measured by.
+    if let (true, Some(os), Some(loader)) =
+        (is_tdx && of_canonical, root.child("os"), root.find("os/loader"))
+    {
+        let part = Part::element(loader);
+        changes.push(format!(
+            "libvirt chooses the firmware, not {}: {part} was removed",
+            loader.text()
+        ));
+        edit.remove(loader);
+        edit.set_attr(os, "firmware", "efi");
     }
     Ok((edit.finish()?, changes))
+}
+
+fn fix_attribute<'a>(edit: &mut Edit<'a>, node: Node<'a>, name: &str, part: &Part) -> String {
+    // Canonical's templates misspell it.
+    let misspelt = name == "enable" && node.local_name().starts_with("suspend-to-");
+    if misspelt && node.attr("enabled").is_none() {
+        edit.rename_attr(node, name, "enabled");
+        return format!("{part} became enabled");
+    }
+    edit.remove_attr(node, name);
+    format!("{part} was removed: this libvirt does not know it")
+}
+
+fn fix_element<'a>(edit: &mut Edit<'a>, node: Node<'a>, part: &Part) -> String {
+    edit.remove(node);
+    let service = node.parent().filter(|parent| parent.name() == "quoteGenerationService");
+    let (Some(service), "SocketAddress") = (service, node.name()) else {
+        return format!("{part} was removed: this libvirt does not know it");
+    };
+    let of_unix = node.attr("type").as_deref() == Some("unix");
+    match (of_unix.then(|| node.attr("path")).flatten(), service.attr("path")) {
+        (Some(path), None) => {
+            edit.set_attr(service, "path", &path);
+            format!("{part} became path={path} of its parent")
+        }
+        (_, path) => {
+            let path = path.unwrap_or(QGS_SOCKET.into());
+            format!("{part} was removed: quotes come from the unix socket {path}")
+        }
+    }
 }
 
 #[cfg(test)]
@@ -202,10 +193,13 @@ mod tests {
   </os>
   <features><acpi/><apic/><ioapic driver='qemu'/></features>
   <cpu mode='host-passthrough'/>
+  <pm>
+    <suspend-to-mem enable='no'/>
+  </pm>
   <devices>
     <disk type='file'/>
   </devices>
-  <allowReboot>no</allowReboot>
+  <allowReboot value='no'/>
   <launchSecurity type='tdx'>
     <policy>0x10000000</policy>
     <quoteGenerationService>
@@ -225,39 +219,62 @@ mod tests {
         Document::parse(text).unwrap()
     }
 
-    #[test]
-    fn what_upstream_would_drop_is_named() {
-        assert_eq!(
-            Dialect::Upstream.dropped(&parsed(CANONICAL)),
-            ["domain/allowReboot", "domain/launchSecurity/quoteGenerationService/SocketAddress"]
-        );
-        assert_eq!(Dialect::Canonical.dropped(&parsed(CANONICAL)), Vec::<String>::new());
-        assert_eq!(open_forwards(&parsed(CANONICAL)), ["hostfwd=tcp::0-:22"]);
+    /// What upstream's libvirt does not know of it.
+    fn unknown(document: &Document) -> Vec<Part> {
+        let nodes = document.root().descendants();
+        let elements = nodes.filter(|n| ["allowReboot", "SocketAddress"].contains(&n.name()));
+        let mut parts: Vec<Part> = elements.map(Part::element).collect();
+        let nodes = document.root().descendants().filter(|node| node.attr("enable").is_some());
+        parts.extend(nodes.map(|node| Part::attribute(node, "enable")));
+        parts
+    }
+
+    fn open(document: &Document) -> Vec<String> {
+        listeners::find(document).iter().map(ToString::to_string).collect()
     }
 
     #[test]
-    fn a_translation_has_none_of_it_left() {
+    fn fix_translates_or_removes_each_unknown_part_and_says_so() {
         let ssh = Some("127.0.0.1:2201".parse().unwrap());
-        let (upstream, changes) = fix(&parsed(CANONICAL), Dialect::Upstream, ssh).unwrap();
+        let canonical = parsed(CANONICAL);
+        let (upstream, changes) = fix(&canonical, &unknown(&canonical), ssh).unwrap();
         let document = parsed(&upstream);
-        assert_eq!(Dialect::Upstream.dropped(&document), Vec::<String>::new());
-        assert_eq!(open_forwards(&document), Vec::<String>::new());
-        assert_eq!(changes.len(), 4, "{changes:?}");
+        assert_eq!(unknown(&document), []);
+        assert_eq!(open(&document), Vec::<String>::new());
+        let expected = [
+            "'user,id=n1,hostfwd=tcp::0-:22' became 'user,id=n1,hostfwd=tcp:127.0.0.1:2201-:22' in \
+             element domain/qemu:commandline/qemu:arg (line 25)",
+            "element domain/allowReboot (line 16) was removed: this libvirt does not know it",
+            "element domain/launchSecurity/quoteGenerationService/SocketAddress (line 20) was removed: \
+             quotes come from the unix socket /var/run/tdx-qgs/qgs.socket",
+            "attribute enable of domain/pm/suspend-to-mem (line 11) became enabled",
+            "libvirt chooses the firmware, not /usr/share/qemu/OVMF.fd: element domain/os/loader \
+             (line 5) was removed",
+        ];
+        assert_eq!(changes, expected);
         let root = document.root();
+        assert_eq!(root.attr_at("pm/suspend-to-mem", "enabled").as_deref(), Some("no"));
         assert_eq!(root.attr_at("os", "firmware").as_deref(), Some("efi"));
         assert!(root.find("os/loader").is_none());
         assert!(root.find("launchSecurity/quoteGenerationService").is_some());
-        assert!(upstream.contains("user,id=n1,hostfwd=tcp:127.0.0.1:2201-:22"), "{upstream}");
         assert!(check_tdx(&document).is_ok());
-        let (again, changes) = fix(&document, Dialect::Upstream, None).unwrap();
+        let (again, changes) = fix(&document, &[], None).unwrap();
         assert_eq!((again, changes), (upstream, Vec::new()));
     }
 
     #[test]
-    fn in_its_own_dialect_only_open_ports_are_closed() {
-        let (fixed, changes) = fix(&parsed(CANONICAL), Dialect::Canonical, None).unwrap();
+    fn fix_leaves_everything_but_open_ports_where_all_parts_are_known() {
+        let (fixed, changes) = fix(&parsed(CANONICAL), &[], None).unwrap();
         assert_eq!(changes.len(), 1, "{changes:?}");
         assert_eq!(fixed, CANONICAL.replace("tcp::0-", "tcp:127.0.0.1:0-"));
+    }
+
+    #[test]
+    fn fix_keeps_a_unix_socket_of_the_quote_service() {
+        let text = CANONICAL.replace("type='vsock' cid='2' port='4050'", "type='unix' path='/q'");
+        let document = parsed(&text);
+        let (fixed, _) = fix(&document, &unknown(&document), None).unwrap();
+        assert!(fixed.contains("<quoteGenerationService path='/q'>"), "{fixed}");
     }
 
     #[test]
@@ -278,23 +295,12 @@ mod tests {
     }
 
     #[test]
-    fn open_ports_of_either_kind_are_closed() {
-        let passt = "<domain><devices><interface type='user'><portForward proto='tcp'>\
-            <range start='2350' to='22'/></portForward></interface></devices></domain>";
-        let document = parsed(passt);
-        assert_eq!(open_forwards(&document).len(), 1);
-        let (fixed, changes) = fix(&document, Dialect::Upstream, None).unwrap();
-        assert_eq!(changes.len(), 1);
-        assert!(fixed.contains("<portForward proto='tcp' address='127.0.0.1'>"), "{fixed}");
-        assert!(open_forwards(&parsed(&fixed)).is_empty());
-    }
-
-    #[test]
     fn other_peoples_firmware_is_kept() {
         let own = CANONICAL
-            .replace("<allowReboot>no</allowReboot>", "")
+            .replace("<allowReboot value='no'/>", "")
             .replace("<SocketAddress type='vsock' cid='2' port='4050'/>", "");
-        let (fixed, _) = fix(&parsed(&own), Dialect::Upstream, None).unwrap();
+        let document = parsed(&own);
+        let (fixed, _) = fix(&document, &unknown(&document), None).unwrap();
         assert!(fixed.contains("<loader type='rom'>/usr/share/qemu/OVMF.fd</loader>"), "{fixed}");
     }
 }

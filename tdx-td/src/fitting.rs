@@ -11,7 +11,9 @@ use common::{Error, Result};
 use crate::builder;
 use crate::capability::{self, Security, VirtType};
 use crate::definition;
-use crate::dialect::{self, Dialect};
+use crate::dialect;
+use crate::domain_xml::base_image::{BaseImage, VolumePath};
+use crate::domain_xml::part::Part;
 use crate::hostfwd;
 use crate::identity::Identity;
 use crate::launch::tdx::{self, QGS_SOCKET};
@@ -19,13 +21,19 @@ use crate::metadata::{Metadata, TEMPLATE, digest};
 use crate::ports::PortRequest;
 use crate::settings::{self, GuestArgs};
 use crate::template::{Template, Values};
+use crate::template_check;
 use crate::template_disks;
 
 /// A template that this host and libvirt can run.
 #[derive(Debug)]
 pub struct Fitting {
     template: Template,
-    dialect: Dialect,
+    /// The parts that this libvirt does not know.
+    unknown: Vec<Part>,
+    /// The volumes that its disks name.
+    volumes: Vec<VolumePath>,
+    /// Whether the host of libvirt is this one.
+    is_local: bool,
     /// Whether what does not fit may be changed.
     fix: bool,
     memory: Option<Size>,
@@ -39,9 +47,8 @@ pub struct Fitting {
 impl Fitting {
     /// Reads a template and judges it by what this host and its libvirt can do.
     ///
-    /// Errors: those of [`Template::read`]; `invalid_input` for elements that this libvirt would drop
-    /// in silence, unless `--fix-template` translates them, and for what a trust domain cannot have;
-    /// `unsupported` for what the host lacks.
+    /// Errors: those of [`Template::read`] and [`template_check::check`]; `invalid_input` for what a trust
+    /// domain cannot have; `unsupported` for what the host lacks; `not_found` for a network or a volume.
     pub fn new(
         context: &Context,
         libvirt: &Libvirt,
@@ -54,19 +61,11 @@ impl Fitting {
                 .hint("write these values into its <launchSecurity>"));
         }
         let template = Template::read(path)?;
-        let dialect = Dialect::of(&context.host, libvirt)?;
-        let dropped = dialect.dropped(&template.document);
-        if !dropped.is_empty() && !args.fix_template {
-            return Err(Error::invalid_input(format!(
-                "this libvirt would drop in silence {}",
-                dropped.join(", ")
-            ))
-            .hint("--fix-template translates them; they are of Canonical's preview packages"));
-        }
+        let unknown = template_check::check(context, libvirt, &template, args.fix_template)?;
         let ssh_port = ssh_port(&template.document, args)?;
         // What is judged is what would be defined.
         let fixed = match args.fix_template {
-            true => Some(Document::parse(dialect::fix(&template.document, dialect, None)?.0)?),
+            true => Some(Document::parse(dialect::fix(&template.document, &unknown, None)?.0)?),
             false => None,
         };
         let document = fixed.as_ref().unwrap_or(&template.document);
@@ -76,15 +75,18 @@ impl Fitting {
         if making && libvirt.is_local() {
             template_disks::check_headers(document.root())?;
         }
-        let mut warnings = match making {
+        let warnings = match making {
             true => check_host(context, libvirt, document.root(), args)?,
             false => Vec::new(),
         };
-        warnings.extend(dialect::open_forwards(document).into_iter().map(|forward| {
-            format!("{forward} opens a port on every address: --fix-template closes it")
-        }));
+        let volumes = match making {
+            true => VolumePath::all(libvirt, document.root())?,
+            false => Vec::new(),
+        };
         Ok(Self {
-            dialect,
+            unknown,
+            volumes,
+            is_local: libvirt.is_local(),
             fix: args.fix_template,
             memory: args.memory,
             vcpus: args.vcpus,
@@ -123,13 +125,14 @@ impl Fitting {
 
     /// The definition of one domain, and what was translated.
     ///
-    /// Errors: those of [`Template::fill`]; `invalid_input` for an overlay that is not used as one.
+    /// Errors: those of [`Template::fill`] and [`BaseImage::check`]; `invalid_input` for an overlay that is
+    /// not used as one.
     pub fn to_xml(&self, identity: &Identity<'_>) -> Result<(String, Vec<String>)> {
         let (overlay, base) = template_disks::overlay_of(identity)?;
         let (fixed, changes) = match self.fix {
             true => {
                 let document = &self.template.document;
-                let (text, changes) = dialect::fix(document, self.dialect, identity.ssh)?;
+                let (text, changes) = dialect::fix(document, &self.unknown, identity.ssh)?;
                 (Some(self.template.with_document(Document::parse(text)?)), changes)
             }
             false => (None, Vec::new()),
@@ -141,7 +144,12 @@ impl Fitting {
             hostdevs: &identity.devices.hostdevs,
             seed: identity.seed.map(builder::utf8).transpose()?,
         })?;
+        let image = BaseImage { base, is_local: self.is_local, volumes: &self.volumes };
+        image.check(&document)?;
         let mut edit = document.edit();
+        if identity.keep_base_owner {
+            image.keep_owner(&mut edit, document.root(), builder::utf8(overlay)?)?;
+        }
         identify(&mut edit, document.root(), identity)?;
         if !self.template.has_own_nvram() {
             unshare_nvram(&mut edit, document.root())?;
@@ -210,10 +218,9 @@ fn check_host(
     for name in root.find_all("devices/interface/source").filter_map(|s| s.attr("network")) {
         settings::check_network(libvirt, &name)?;
     }
-    let memory = args.memory.or(root.child("memory").and_then(definition::memory_bytes).map(Size));
     let vcpus = args.vcpus.or(root.text_at("vcpu").and_then(|text| text.parse().ok()));
-    let capacity = capability::capacity(libvirt)?;
-    let many = settings::check_size(libvirt, capacity, virt_type, memory, vcpus)?;
+    let capacity = capability::capacity(host, libvirt)?;
+    let many = settings::check_vcpus(libvirt, capacity, virt_type, vcpus)?;
     let exists = |path: &Path| !libvirt.is_local() || host.path(path).exists();
     let no_quotes = quote_service(root).and_then(|path| tdx::no_service(&path, exists));
     Ok(many.into_iter().chain(no_quotes).collect())

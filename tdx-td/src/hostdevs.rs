@@ -47,6 +47,9 @@ pub struct HostdevsArgs {
     /// Plug devices into, and out of, domains that run as well
     #[arg(long)]
     live: bool,
+    /// Hide the option ROMs from guests that are not protected, too; protected guests never see one
+    #[arg(long)]
+    no_rom: bool,
     /// How long to wait for a guest to let go of a device
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = seconds())]
     #[arg(requires = "live")]
@@ -123,10 +126,13 @@ pub fn run(
         None => in_file(context, &libvirt, args.config, &args.vm, &args.force)?,
     };
     let iommufd = libvirt.is_local() && capability::has_iommufd(&context.host, &libvirt)?;
-    let way = Way { iommufd, managed: true };
+    let way = Way { iommufd, managed: true, no_rom: args.no_rom };
     let host_name = context.host_name();
     let plan = Plan::new(&libvirt, host_name.as_deref(), &resolved, &keep, way, args.live)?;
-    warnings.extend(plan.warnings.iter().cloned());
+    // A resolution of this command has warned of shared devices before.
+    let new = plan.warnings.iter().filter(|warning| !warnings.contains(warning));
+    let new: Vec<String> = new.cloned().collect();
+    warnings.extend(new);
     match &args.debug_xml {
         Some(_) if args.change.dry_run => {
             warnings.push("--debug-xml writes no file with --dry-run".to_owned());

@@ -1,12 +1,19 @@
 //! `hostfwd=` of QEMU's user network, in raw arguments: the original's way to a guest's ssh.
 //!
-//! Source: qemu(1), `-netdev user`: `hostfwd=[tcp|udp]:[hostaddr]:hostport-[guestaddr]:guestport`.
+//! QEMU takes the argument of `-netdev` in two forms: `user,id=n,hostfwd=tcp::0-:22`, and a JSON object with
+//! `"hostfwd":[{"str":"tcp::0-:22"}]`.
+//!
+//! Source: qemu(1), `-netdev user`: `hostfwd=[tcp|udp]:[hostaddr]:hostport-[guestaddr]:guestport`;
+//! QEMU's `qapi/net.json`, `NetdevUserOptions`.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
 use common::xml::{Document, Node};
+use serde_json::Value;
+
+use crate::domain_xml::listeners::is_every_address;
 
 /// A port of the host that leads to one of the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,7 +62,7 @@ impl FromStr for Hostfwd {
             protocol: if protocol.is_empty() { "tcp" } else { protocol }.to_owned(),
             address: match address {
                 "" => None,
-                "0" => Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+                every if is_every_address(every) => Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
                 address => Some(address.parse().map_err(|_| ())?),
             },
             port: port.parse().map_err(|_| ())?,
@@ -76,11 +83,19 @@ const KEY: &str = "hostfwd=";
 
 /// Every forward in a domain's raw arguments.
 pub fn all(document: &Document) -> Vec<Hostfwd> {
-    let parts = arguments(document).map(|(_, value)| {
-        let parts = value.split(',').filter_map(|part| part.strip_prefix(KEY)?.parse().ok());
-        parts.collect::<Vec<Hostfwd>>()
-    });
-    parts.flatten().collect()
+    all_by_argument(document).into_iter().map(|(_, forward)| forward).collect()
+}
+
+/// Every forward in a domain's raw arguments, with the argument it is in.
+pub fn all_by_argument(document: &Document) -> Vec<(Node<'_>, Hostfwd)> {
+    let mut found = Vec::new();
+    for (node, value) in arguments(document) {
+        rewrite(&value, &mut |forward| {
+            found.push((node, forward.clone()));
+            forward
+        });
+    }
+    found
 }
 
 /// The raw arguments whose forwards `change` makes others of, each with its old and its new value.
@@ -88,28 +103,83 @@ pub fn changed(
     document: &Document,
     mut change: impl FnMut(Hostfwd) -> Hostfwd,
 ) -> Vec<(Node<'_>, String, String)> {
-    let mut part = |part: &str| match part.strip_prefix(KEY).and_then(|text| text.parse().ok()) {
-        Some(forward) => format!("{KEY}{}", change(forward)),
-        None => part.to_owned(),
-    };
-    let mut changes = Vec::new();
-    for (node, old) in arguments(document) {
-        let new: Vec<String> = old.split(',').map(&mut part).collect();
-        let new = new.join(",");
-        // Spelled in another way is not changed.
-        let same = new == old.split(',').map(spelled).collect::<Vec<_>>().join(",");
-        if !same {
-            changes.push((node, old, new));
-        }
-    }
-    changes
+    let arguments = arguments(document);
+    arguments
+        .filter_map(|(node, old)| {
+            let new = rewrite(&old, &mut change)?;
+            Some((node, old, new))
+        })
+        .collect()
 }
 
-fn spelled(part: &str) -> String {
-    match part.strip_prefix(KEY).and_then(|text| text.parse::<Hostfwd>().ok()) {
-        Some(forward) => format!("{KEY}{forward}"),
-        None => part.to_owned(),
+/// An argument with other forwards; `None` when they stay as they are, however they are spelled.
+fn rewrite(argument: &str, change: &mut impl FnMut(Hostfwd) -> Hostfwd) -> Option<String> {
+    let mut changed = false;
+    let mut one = |text: &str| -> Option<String> {
+        let old: Hostfwd = text.parse().ok()?;
+        let new = change(old.clone());
+        changed |= new != old;
+        (new != old).then(|| new.to_string())
+    };
+    let new = match json(argument) {
+        Some(mut object) => {
+            let forwards = object.get_mut("hostfwd").and_then(Value::as_array_mut);
+            for text in forwards.into_iter().flatten().filter_map(|forward| forward.get_mut("str"))
+            {
+                if let Some(new) = text.as_str().and_then(&mut one) {
+                    *text = Value::String(new);
+                }
+            }
+            object.to_string()
+        }
+        None => {
+            let part = |part: &str| match part.strip_prefix(KEY).and_then(&mut one) {
+                Some(forward) => format!("{KEY}{forward}"),
+                None => part.to_owned(),
+            };
+            argument.split(',').map(part).collect::<Vec<_>>().join(",")
+        }
+    };
+    changed.then_some(new)
+}
+
+/// The JSON object that an argument is. QEMU also takes strings in single quotes.
+fn json(argument: &str) -> Option<Value> {
+    let text = argument.trim();
+    if !text.starts_with('{') {
+        return None;
     }
+    let object = serde_json::from_str(text).or_else(|_| serde_json::from_str(&double_quoted(text)));
+    object.ok()
+}
+
+/// JSON with every string in double quotes.
+fn double_quoted(text: &str) -> String {
+    let mut quote = None;
+    let mut out = String::with_capacity(text.len());
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        match (c, quote) {
+            ('\\', Some(_)) => match chars.next() {
+                Some('\'') => out.push('\''),
+                escaped => {
+                    out.push('\\');
+                    out.extend(escaped);
+                }
+            },
+            ('\'' | '"', None) => {
+                quote = Some(c);
+                out.push('"');
+            }
+            (c, Some(open)) if c == open => {
+                quote = None;
+                out.push('"');
+            }
+            ('"', Some(_)) => out.push_str("\\\""),
+            (c, _) => out.push(c),
+        }
+    }
+    out
 }
 
 fn arguments(document: &Document) -> impl Iterator<Item = (Node<'_>, String)> {
@@ -138,5 +208,31 @@ mod tests {
         for text in ["", "tcp", "tcp::22", "tcp::x-:22", "tcp:host:1-:22", "tcp::99999-:22"] {
             assert!(text.parse::<Hostfwd>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn json_arguments_are_read_and_rewritten() {
+        let argument =
+            r#"{"type":"user","id":"n","hostfwd":[{"str":"tcp::0-:22"},{"str":"udp::5-:5"}]}"#;
+        let single = argument.replace('"', "'");
+        for argument in [argument, &single, &format!(" {argument}\n")] {
+            let mut ports = Vec::new();
+            assert_eq!(
+                rewrite(argument, &mut |forward| {
+                    ports.push(forward.port);
+                    forward
+                }),
+                None
+            );
+            assert_eq!(ports, [0, 5]);
+            let new = rewrite(argument, &mut Hostfwd::from_here).unwrap();
+            let new: Value = serde_json::from_str(&new).unwrap();
+            assert_eq!(new["hostfwd"][0]["str"], "tcp:127.0.0.1:0-:22");
+            assert_eq!((&new["type"], &new["id"]), (&"user".into(), &"n".into()));
+        }
+        for other in ["{", "{}", "{\"hostfwd\":1}", "{'hostfwd':[{}]}", "user,id=n"] {
+            assert_eq!(rewrite(other, &mut Hostfwd::from_here), None, "{other}");
+        }
+        assert_eq!(double_quoted(r#"{'a"\'b': "c'd\""}"#), r#"{"a\"'b": "c'd\""}"#);
     }
 }

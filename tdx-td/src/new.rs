@@ -77,6 +77,9 @@ pub fn run(
     let libvirt = connect()?;
     interrupt::guard();
     let mut plan = Plan::new(context, &libvirt, config, &request, &devices, &args.guest)?;
+    if let Some(shortage) = plan.memory_shortage.take() {
+        return Err(shortage);
+    }
     plan.confirm(context, args.change)?;
     let mut warnings = std::mem::take(&mut plan.warnings);
     let dry_run = args.change.dry_run;

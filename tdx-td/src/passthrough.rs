@@ -165,7 +165,7 @@ impl Devices {
             None => None,
         };
         let iommufd = capability::has_iommufd(host, libvirt)?;
-        let way = Way { iommufd, managed: false };
+        let way = Way { iommufd, managed: false, no_rom: security != Security::None };
         let window = bars::window(host, all.iter().copied())?;
         let window = (window > DEFAULT_WINDOW).then_some(window);
         let mut warnings = [requested.warnings.clone(), candidates.plan.warnings.clone()].concat();

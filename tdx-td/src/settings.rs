@@ -149,7 +149,7 @@ pub struct Settings {
 impl Settings {
     /// Settles every choice and, when a guest is to be made, checks it against the host.
     ///
-    /// Errors: `unsupported` when the host cannot (no TDX, no KVM, too little memory); `not_found` or
+    /// Errors: `unsupported` when the host cannot (no TDX, no KVM); `not_found` or
     /// `conflict` for a network that is not there or not started; `invalid_input` for a configured
     /// value that is none.
     pub fn new(
@@ -188,7 +188,7 @@ impl Settings {
         let choice =
             Choice::new(context, libvirt, config, args, &scenario, (security, virt_type, kind))?;
         warnings.extend(choice.warnings.iter().cloned());
-        let host = capability::capacity(libvirt)?;
+        let host = capability::capacity(&context.host, libvirt)?;
         let guest = &choice.profile.guest;
         let memory_bytes = match guest.memory {
             Some(Size(bytes)) if bytes < MIN_MEMORY => {
@@ -200,7 +200,13 @@ impl Settings {
             }
             // libvirt counts in KiB, QEMU in pages: whole MiB come out as asked for.
             Some(Size(bytes)) => bytes.min(*MEMORY.end()).next_multiple_of(1 << 20),
-            None => default_memory(host.memory_bytes, &mut warnings),
+            None => {
+                let usual = host.usual_memory();
+                warnings.extend((usual < 8 * GIB).then(|| {
+                    format!("{} of memory instead of 8 GiB: half of the host's memory", Size(usual))
+                }));
+                usual
+            }
         };
         let vcpus = match guest.vcpus {
             Some(0) => return Err(Error::invalid_input("the configured vcpus is 0")),
@@ -214,8 +220,7 @@ impl Settings {
         let network = guest.network.clone().unwrap_or_else(|| "default".to_owned());
         if making {
             check_network(libvirt, &network)?;
-            let memory = Some(Size(memory_bytes));
-            warnings.extend(check_size(libvirt, host, virt_type, memory, Some(vcpus))?);
+            warnings.extend(check_vcpus(libvirt, host, virt_type, Some(vcpus))?);
         }
         let passt = match args.ssh_port {
             Some(_) => capability::has_passt(&context.host, libvirt, virt_type)?,
@@ -261,24 +266,15 @@ impl Settings {
     }
 }
 
-/// Fails for more memory than the host has, and for more processors than a guest can have there. More
-/// than the host has are a warning.
+/// Fails for more processors than a guest can have there. More than the host has are a warning.
 ///
 /// Errors: `unsupported` (exit 6).
-pub(crate) fn check_size(
+pub(crate) fn check_vcpus(
     libvirt: &Libvirt,
     host: Capacity,
     virt_type: VirtType,
-    memory: Option<Size>,
     vcpus: Option<u32>,
 ) -> Result<Option<String>> {
-    if let Some(memory) = memory.filter(|memory| memory.0 > host.memory_bytes) {
-        let has = Size(host.memory_bytes);
-        return Err(Error::unsupported(format!(
-            "the host has {has} of memory, {memory} were asked for"
-        ))
-        .hint("--memory says how much the guest gets"));
-    }
     let Some(vcpus) = vcpus.filter(|vcpus| *vcpus > host.cpus) else {
         return Ok(None);
     };
@@ -302,17 +298,6 @@ fn chosen<T: std::str::FromStr<Err = String>>(
     }
 }
 
-/// 8 GiB, or half of a host with less than 16, in whole 64 MiB.
-fn default_memory(host: u64, warnings: &mut Vec<String>) -> u64 {
-    const STEP: u64 = 64 << 20;
-    let half = (host / 2 / STEP * STEP).max(STEP);
-    if half >= 8 * GIB {
-        return 8 * GIB;
-    }
-    warnings.push(format!("{} of memory instead of 8 GiB: that is half of the host's", Size(half)));
-    half
-}
-
 /// Fails unless the network is there and started.
 ///
 /// Errors: `not_found`, `conflict`.
@@ -334,17 +319,6 @@ pub(crate) fn check_network(libvirt: &Libvirt, name: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn little_hosts_get_little_guests() {
-        let mut warnings = Vec::new();
-        assert_eq!(default_memory(64 * GIB, &mut warnings), 8 * GIB);
-        assert_eq!(default_memory(16 * GIB, &mut warnings), 8 * GIB);
-        assert_eq!(warnings.len(), 0);
-        assert_eq!(default_memory(4 * GIB, &mut warnings), 2 * GIB);
-        assert_eq!(default_memory(1, &mut warnings), 64 << 20);
-        assert_eq!(warnings.len(), 2);
-    }
 
     #[test]
     fn names_libvirt_cannot_hold_are_refused() {

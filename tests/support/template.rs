@@ -17,18 +17,31 @@ pub(crate) fn canonical(name: &str) -> String {
     fs::read_to_string(repository().join(path)).unwrap()
 }
 
-/// The text without its element of this name, which begins a line.
+/// The text without its element of this name.
 pub(crate) fn without(text: &str, element: &str) -> String {
     let start = text.find(&format!("<{element}")).unwrap_or_else(|| panic!("no {element}"));
-    let end = format!("</{element}>");
-    let length = text[start..].find(&end).unwrap_or_else(|| panic!("no {end}")) + end.len();
-    format!("{}{}", &text[..start], &text[start + length..])
+    let tag = start + text[start..].find('>').unwrap();
+    let end = match text[..tag].ends_with('/') {
+        true => tag + 1,
+        false => {
+            let end = format!("</{element}>");
+            start + text[start..].find(&end).unwrap_or_else(|| panic!("no {end}")) + end.len()
+        }
+    };
+    format!("{}{}", &text[..start], &text[end..])
 }
 
-/// A template that this machine can run: emulated, and without a vsock.
+/// One of Canonical's templates, emulated and without a vsock, so that this machine can run it; all else
+/// as in the original.
+pub(crate) fn emulated_original(name: &str) -> String {
+    let text = without(&canonical(name), "vsock");
+    text.replace(" type='kvm'", " type='qemu'").replace("host-passthrough", "maximum")
+}
+
+/// A template that this machine can run and that needs no `--fix-template`.
 pub(crate) fn emulated() -> String {
-    let text = without(&without(&canonical("regular_vm"), "vsock"), "allowReboot");
-    text.replace("type=\"kvm\"", "type=\"qemu\"").replace("host-passthrough", "maximum")
+    let text = without(&emulated_original("regular_vm"), "allowReboot");
+    text.replace(" enable=", " enabled=").replace("tcp::0-", "tcp:127.0.0.1:0-")
 }
 
 impl Rig {

@@ -44,6 +44,8 @@ impl Tree {
         for folder in ["sys/bus/pci/devices", "sys/kernel", "proc/self"] {
             fs::create_dir_all(tree.path(folder)).unwrap();
         }
+        // A machine has something mounted.
+        tree.file("/proc/self/mountinfo", "1 1 0:2 / / rw - rootfs rootfs rw\n");
         tree
     }
 

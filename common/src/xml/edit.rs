@@ -124,6 +124,32 @@ impl<'a> Edit<'a> {
         })
     }
 
+    /// Renames an attribute, which keeps its value. Does nothing if the element has no such attribute.
+    pub fn rename_attr(&mut self, node: Node<'a>, name: &str, new: &str) -> &mut Self {
+        self.record(node, |edit| {
+            if !is_qualified_name(new) {
+                return Err(Error::invalid_input(format!("{new:?} is not an attribute name")));
+            }
+            if let Some(span) = node.attr_span(name) {
+                let range = span.start..span.start + name.len();
+                edit.splice(range, Side::Within, new.to_owned());
+            }
+            Ok(())
+        })
+    }
+
+    /// Removes an attribute with the space before it. Does nothing if the element has no such attribute.
+    pub fn remove_attr(&mut self, node: Node<'a>, name: &str) -> &mut Self {
+        self.record(node, |edit| {
+            if let Some(span) = node.attr_span(name) {
+                let before = &edit.document.text()[..span.start];
+                let start = before.trim_end_matches(SPACE).len();
+                edit.splice(start..span.end, Side::Within, String::new());
+            }
+            Ok(())
+        })
+    }
+
     /// Sets the text of an element that has no child elements. Comments in it go.
     pub fn set_text(&mut self, node: Node<'a>, text: &str) -> &mut Self {
         self.record(node, |edit| {

@@ -8,6 +8,7 @@ use super::attrs::RawAttr;
 use super::chars::{SPACE, split_name, unescape_text, unescape_value};
 use super::document::Document;
 use super::entry::{Entry, namespace};
+use super::fault::line_column;
 use super::items::{ItemKind, Items};
 
 /// An element. Cheap to copy; two are equal if they are the same element of the same document.
@@ -96,6 +97,34 @@ impl<'a> Node<'a> {
     /// Returns where the element lies in the document's text. Unit: bytes.
     pub fn span(self) -> Range<usize> {
         self.entry().start..self.entry().end
+    }
+
+    /// Returns the line on which the element begins, counted from one.
+    pub fn line(self) -> usize {
+        line_column(self.document.text(), self.span().start).0
+    }
+
+    /// Returns the line on which an attribute begins, counted from one; the element's line if it has no
+    /// such attribute.
+    pub fn attr_line(self, name: &str) -> usize {
+        let start = self.attr_span(name).map_or(self.span().start, |span| span.start);
+        line_column(self.document.text(), start).0
+    }
+
+    /// Returns where an attribute lies in the document's text, from its name to its closing quote.
+    /// Unit: bytes.
+    pub fn attr_span(self, name: &str) -> Option<Range<usize>> {
+        let text = self.document.text();
+        let raw = self.raw_attrs().find(|raw| &text[raw.name.clone()] == name)?;
+        Some(raw.name.start..raw.end())
+    }
+
+    /// Returns the names from the root down to the element, joined by `/`: `domain/devices/disk`.
+    pub fn path(self) -> String {
+        match self.parent() {
+            Some(parent) => format!("{}/{}", parent.path(), self.name()),
+            None => self.name().to_owned(),
+        }
     }
 
     /// Returns the exact text of the element.
@@ -237,6 +266,16 @@ mod tests {
         assert_eq!(root.child("os").unwrap().source(), "<os><type arch='x86_64'> hvm </type></os>");
         assert_eq!(root.source(), document.text());
         assert_eq!(format!("{root:?}"), format!("<d> at 0..{}", DEVICES.len()));
+    }
+
+    #[test]
+    fn lines_count_from_one() {
+        let document = Document::parse("<a>\n <b c='1'\n  d='2'/>\n</a>").unwrap();
+        let node = document.root().child("b").unwrap();
+        assert_eq!((node.line(), node.attr_line("c"), node.attr_line("d")), (2, 2, 3));
+        assert_eq!(node.attr_line("absent"), 2);
+        assert_eq!(&document.text()[node.attr_span("d").unwrap()], "d='2'");
+        assert_eq!(node.path(), "a/b");
     }
 
     #[test]

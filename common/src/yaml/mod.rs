@@ -15,6 +15,8 @@ mod tree;
 #[cfg(test)]
 mod tests;
 
+pub use scalar::boolean;
+
 use std::collections::BTreeMap;
 use std::fmt;
 

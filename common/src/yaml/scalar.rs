@@ -32,7 +32,8 @@ pub(super) fn is_null(text: &str) -> bool {
     matches!(text, "" | "~" | "null" | "Null" | "NULL")
 }
 
-fn boolean(text: &str) -> Option<bool> {
+/// What a word of YAML 1.1 for a boolean says, in whatever case: `yes`, `True`, `on`; none for other text.
+pub fn boolean(text: &str) -> Option<bool> {
     match text.to_ascii_lowercase().as_str() {
         "true" | "yes" | "y" | "on" => Some(true),
         "false" | "no" | "n" | "off" => Some(false),

@@ -2,49 +2,39 @@
 
 use std::collections::BTreeSet;
 
-use common::block::{Mount, block_of_node, controllers_of, disks_below, unescape};
+use common::Result;
+use common::block::{controllers_of, disks_below};
 use common::host::Host;
+use common::host_storage::{HostStorage, Need, NeededBlock, Scope};
 use common::pci::Bdf;
 use common::sysfs::names;
 
 use super::{Usage, Use};
 
-/// Mounts, swaps, and block devices that others are made of.
+/// What the host itself needs, and block devices that others are made of.
 ///
-/// Source: proc_swaps(5); [`common::block`].
-pub(super) fn read(host: &Host, usage: &mut Usage, problems: &mut Vec<String>) {
-    let mut text = |path: &str| {
-        let text = host.read(path).unwrap_or_else(|error| {
-            problems.push(error.to_string());
-            None
-        });
-        text.unwrap_or_default()
-    };
-    let mounts = text("/proc/self/mountinfo");
-    let swaps = text("/proc/swaps");
-
-    let mut seen = BTreeSet::new();
-    for mount in mounts.lines().filter_map(Mount::parse) {
-        let is_system = mount.is_system();
-        // The same thing mounted twice is looked up once, unless it matters more the second time.
-        if !seen.insert((mount.device, mount.source, is_system)) {
-            continue;
-        }
-        if mount.file_system == "zfs" {
-            usage.opaque.insert(mount.point);
-            continue;
-        }
-        let what = format!("{} is mounted on {}", mount.source, mount.point);
-        let what = if is_system { Use::System(what) } else { Use::Disk(what) };
-        for block in mount.blocks(host) {
-            usage.add(below(host, &block), what.clone());
-        }
-    }
-    for line in swaps.lines().skip(1) {
-        let device = unescape(line.split_whitespace().next().unwrap_or_default());
-        if let Some(block) = block_of_node(host, &device) {
-            usage.add(below(host, &block), Use::System(format!("{device} is swap")));
-        }
+/// Errors: those of [`HostStorage::read`].
+pub(super) fn read(host: &Host, usage: &mut Usage, problems: &mut Vec<String>) -> Result<()> {
+    let mut storage = HostStorage::read(host, Scope::Own)?;
+    usage.opaque.append(&mut storage.opaque);
+    problems.append(&mut storage.problems);
+    for NeededBlock { block, need } in &storage.needed {
+        let of_block = storage.needed.iter().filter(|needed| needed.block == *block);
+        let is_mounted = of_block.map(|n| &n.need).any(|need| matches!(need, Need::Mount { .. }));
+        let what = match need {
+            Need::Mount { point, source, is_system, .. } => {
+                let what = format!("{source} is mounted on {point}");
+                if *is_system { Use::System(what) } else { Use::Disk(what) }
+            }
+            // Where the file system is mounted says more.
+            Need::BtrfsMember { .. } if is_mounted => continue,
+            Need::BtrfsMember { uuid } => {
+                Use::Disk(format!("/dev/{block} is part of the mounted btrfs {uuid}"))
+            }
+            Need::Swap { place } => Use::System(format!("{place} is swap")),
+            Need::Resume => Use::System(format!("the host resumes from /dev/{block}")),
+        };
+        usage.add(below(host, block), what);
     }
     for name in names(host, "/sys/class/block") {
         let holders = names(host, &format!("/sys/class/block/{name}/holders"));
@@ -53,6 +43,7 @@ pub(super) fn read(host: &Host, usage: &mut Usage, problems: &mut Vec<String>) {
             usage.add(below(host, &name), what);
         }
     }
+    Ok(())
 }
 
 /// The disks, not their partitions, that stand on one of these devices.

@@ -13,6 +13,7 @@ use virt::storage_pool::StoragePool;
 
 use crate::pool::{Pool, PoolItem, PoolState};
 use crate::wanted::{PoolArgs, Wanted};
+use crate::{owner, reach, truncated};
 use common::image::canonical;
 
 /// What it takes to have the pool.
@@ -84,6 +85,16 @@ impl Plan {
     /// Errors: `unsupported` for a pool of a kind that has none.
     pub fn folder(&self) -> Result<&Path> {
         self.found.as_ref().map_or(Ok(&self.path), Pool::folder)
+    }
+
+    /// Says which directory QEMU's user cannot enter on the way to the pool's, if there is one.
+    ///
+    /// Errors: those of [`owner::of_qemu`].
+    pub fn closed_to_qemu(&self, libvirt: &Libvirt) -> Result<Option<String>> {
+        let (Ok(folder), true) = (self.folder(), libvirt.is_local()) else {
+            return Ok(None);
+        };
+        Ok(owner::of_qemu(libvirt)?.and_then(|qemu| reach::warning(folder, qemu)))
     }
 
     /// What [`Plan::apply`] would do.
@@ -185,7 +196,9 @@ impl Plan {
         }
         let starting = format_args!("start pool '{}'", self.pool_name());
         log::step(starting);
-        or_active(pool.create(0)).context(starting)
+        or_active(pool.create(0))
+            .context(starting)
+            .map_err(|error| truncated::explain(error, pool, self.folder().ok()))
     }
 
     fn create(&self, libvirt: &Libvirt) -> Result<StoragePool> {

@@ -20,6 +20,8 @@ pub struct Change {
     pub removed: BTreeSet<Bdf>,
     /// Devices it had and has: their elements stay byte for byte, with their addresses in the guest.
     pub kept: BTreeSet<Bdf>,
+    /// How it gets devices: a protected guest without their option ROMs.
+    pub way: Way,
 }
 
 impl Change {
@@ -27,7 +29,7 @@ impl Change {
     ///
     /// PCI devices in `foreign` stay if they are there, and are not added; devices of other kinds are
     /// none of this. Everything else stays byte for byte.
-    /// Errors: those of [`Edit::finish`](common::xml::Edit::finish).
+    /// Errors: those of [`passed_through`] and [`Edit::finish`](common::xml::Edit::finish).
     pub fn new(
         before: &Document,
         wanted: &BTreeSet<Bdf>,
@@ -37,8 +39,10 @@ impl Change {
         let root = before.root();
         let mut edit = before.edit();
         let (mut kept, mut removed) = (BTreeSet::new(), BTreeSet::new());
+        let protected = definition::security(root) != "none";
+        let way = Way { no_rom: way.no_rom || protected, ..way };
         let mut last = None;
-        for (bdf, node) in passed_through(root) {
+        for (bdf, node) in passed_through(root)? {
             if foreign.contains(&bdf) || (wanted.contains(&bdf) && kept.insert(bdf)) {
                 last = Some(node);
             } else {
@@ -47,7 +51,7 @@ impl Change {
             }
         }
         // A network card or a disk that is one of them has it already.
-        kept.extend(inside(root).intersection(wanted));
+        kept.extend(inside(root)?.intersection(wanted));
         let new = wanted.iter().filter(|bdf| !kept.contains(bdf) && !foreign.contains(bdf));
         let added: BTreeSet<Bdf> = new.copied().collect();
         for bdf in &added {
@@ -62,7 +66,7 @@ impl Change {
         }
         // What is there twice is removed once.
         removed.retain(|bdf| !kept.contains(bdf));
-        Ok(Self { xml: edit.finish()?, added, removed, kept })
+        Ok(Self { xml: edit.finish()?, added, removed, kept, way })
     }
 
     /// The change as a unified diff, without passwords.
@@ -73,20 +77,27 @@ impl Change {
 }
 
 /// The PCI devices of the host in a definition.
-pub fn passed_through(domain: Node<'_>) -> Vec<(Bdf, Node<'_>)> {
+///
+/// Errors: `invalid_input` for a device whose address cannot be understood.
+pub fn passed_through(domain: Node<'_>) -> Result<Vec<(Bdf, Node<'_>)>> {
     let nodes = domain.find_all("devices/hostdev");
-    nodes.filter_map(|node| Some((definition::hostdev(node)?, node))).collect()
+    let found = nodes.map(|node| Ok(definition::hostdev(node)?.map(|bdf| (bdf, node))));
+    found.filter_map(Result::transpose).collect()
 }
 
 /// The addresses of those devices.
-pub fn addresses(domain: Node<'_>) -> BTreeSet<Bdf> {
-    passed_through(domain).into_iter().map(|(bdf, _)| bdf).collect()
+///
+/// Errors: those of [`passed_through`].
+pub fn addresses(domain: Node<'_>) -> Result<BTreeSet<Bdf>> {
+    Ok(passed_through(domain)?.into_iter().map(|(bdf, _)| bdf).collect())
 }
 
 /// The PCI devices of the host that are a domain's network cards and disks.
-pub fn inside(domain: Node<'_>) -> BTreeSet<Bdf> {
+///
+/// Errors: those of [`passed_through`].
+pub fn inside(domain: Node<'_>) -> Result<BTreeSet<Bdf>> {
     let nodes = domain.find_all("devices/interface").chain(domain.find_all("devices/disk"));
-    nodes.filter_map(definition::inside).collect()
+    nodes.map(definition::inside).filter_map(Result::transpose).collect()
 }
 
 /// Definitions are read with their secrets, which must not be lost and not be shown.
@@ -134,20 +145,20 @@ mod tests {
 
     fn change(before: &str, wanted: &BTreeSet<u8>, foreign: &BTreeSet<u8>) -> Change {
         let document = Document::parse(before).unwrap();
-        let way = Way { iommufd: false, managed: true };
+        let way = Way { iommufd: false, managed: true, no_rom: false };
         Change::new(&document, &bdfs(wanted), &bdfs(foreign), way).unwrap()
     }
 
     fn devices(xml: &str) -> BTreeSet<Bdf> {
-        addresses(Document::parse(xml).unwrap().root())
+        addresses(Document::parse(xml).unwrap().root()).unwrap()
     }
 
     #[test]
     fn a_device_that_stays_keeps_its_address_in_the_guest() {
         let with_two = change(DOMAIN, &[1, 2].into(), &[].into()).xml;
         let addressed = with_two.replacen(
-            "<rom bar='off'/>",
-            "<rom bar='off'/><address type='pci' bus='0x07'/>",
+            "</source>\n    </hostdev>",
+            "</source><address type='pci' bus='0x07'/>\n    </hostdev>",
             1,
         );
         let then = change(&addressed, &[1, 3].into(), &[].into());
@@ -167,6 +178,45 @@ mod tests {
         let same = change(&domain, &[1].into(), &[].into());
         assert_eq!((same.xml, same.kept), (domain.clone(), bdfs(&[1].into())));
         assert_eq!(change(&domain, &[].into(), &[].into()).xml, domain);
+    }
+
+    #[test]
+    fn only_a_protected_guest_gets_its_devices_without_their_roms() {
+        let xml = |domain: &str| change(domain, &[1].into(), &[].into()).xml;
+        assert!(!xml(DOMAIN).contains("<rom"), "{}", xml(DOMAIN));
+        let security = "<launchSecurity type='tdx'/>\n  <devices>";
+        let protected = xml(&DOMAIN.replacen("<devices>", security, 1));
+        assert!(protected.contains("<rom bar='off'/>"), "{protected}");
+    }
+
+    /// What a device is cannot be told from such an address: it can be the one that is to be given away.
+    #[test]
+    fn a_malformed_address_is_an_error_and_not_no_device() {
+        let parsed = |device: &str| {
+            let xml = format!("<domain><devices>{device}</devices></domain>");
+            let document = Document::parse(xml.as_str()).unwrap();
+            (addresses(document.root()).is_ok(), inside(document.root()).is_ok())
+        };
+        for address in [
+            "",
+            "<address/>",
+            "<address domain='0x0' bus='0x1' slot='0x0'/>",
+            "<address domain='zz' bus='0x1' slot='0x0' function='0x0'/>",
+            "<address domain='0x0' bus='0x100' slot='0x0' function='0x0'/>",
+            "<address domain='0x0' bus='0x1' slot='0x20' function='0x0'/>",
+            "<address domain='0x0' bus='0x1' slot='0x0' function='0x8'/>",
+            "<address domain='0x0' bus='+1' slot='0x0' function='0x0'/>",
+            "<address domain='0x0' bus='09' slot='0x0' function='0x0'/>",
+            "<address domain='0x100000000' bus='0x1' slot='0x0' function='0x0'/>",
+        ] {
+            let of = |element: &str, kind: &str| {
+                parsed(&format!("<{element} type='{kind}'><source>{address}</source></{element}>"))
+            };
+            assert_eq!(of("hostdev", "pci"), (false, true), "{address}");
+            assert_eq!(of("interface", "hostdev"), (true, false), "{address}");
+            assert_eq!(of("disk", "nvme"), (true, false), "{address}");
+            assert_eq!(of("hostdev", "usb"), (true, true), "{address}");
+        }
     }
 
     #[test]

@@ -29,7 +29,6 @@ const POLL: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Plan {
     domains: Vec<Planned>,
-    way: Way,
     /// What the user should know.
     pub warnings: Vec<String>,
 }
@@ -54,8 +53,9 @@ impl Plan {
     /// Plans what it takes for each domain to have just its devices.
     ///
     /// Errors: `not_found` for a domain that is not there; `conflict` for a transient one, for two times
-    /// the same, with code `IN_USE_BY_VM` for a device that another running domain has, and with code
-    /// `IDENTITY_CHANGED` for a domain other than the one that an item describes.
+    /// the same, for a domain one of whose devices has an address that cannot be understood, with code
+    /// `IN_USE_BY_VM` for a device that is to be plugged into a guest while another one runs with it, and
+    /// with code `IDENTITY_CHANGED` for a domain other than the one that an item describes.
     pub fn new(
         libvirt: &Libvirt,
         host_name: Option<&str>,
@@ -64,7 +64,7 @@ impl Plan {
         way: Way,
         live: bool,
     ) -> Result<Self> {
-        let mut plan = Self { domains: Vec::new(), way, warnings: Vec::new() };
+        let mut plan = Self { domains: Vec::new(), warnings: Vec::new() };
         for (named, devices) in wanted {
             let (name, domain) = (&named.name, named.get(libvirt, host_name)?);
             let uuid = names::uuid(&domain)?;
@@ -78,7 +78,8 @@ impl Plan {
             }
             let before = domain.xml_desc(WHOLE).context(doing)?;
             let document = Document::parse(before.as_str())?;
-            let change = Change::new(&document, devices, keep, way)?;
+            let change =
+                Change::new(&document, devices, keep, way).map_err(|error| unclear(name, error))?;
             let running = power::is_active(&domain, name)?;
             let (mut plug, mut unplug) = (BTreeSet::new(), BTreeSet::new());
             if running && live {
@@ -113,16 +114,24 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Fails for devices that another domain runs with, and warns of those that one is defined with.
+    /// Fails for devices that two guests would run with at the same time, and warns of those that two domains
+    /// are defined with: only one of them can run.
     fn check_others(&mut self, libvirt: &Libvirt) -> Result<()> {
-        let mut receivers = BTreeMap::new();
+        let mut receivers = BTreeMap::<Bdf, &str>::new();
         for planned in &self.domains {
-            for bdf in planned.change.added.iter().chain(&planned.plug) {
-                let other = receivers.insert(*bdf, planned.name.as_str());
-                if let Some(other) = other.filter(|other| *other != planned.name) {
-                    let both = format!("{other} and {} would both get {bdf}", planned.name);
-                    return Err(Error::conflict(both));
+            let name = planned.name.as_str();
+            for bdf in planned.change.added.union(&planned.plug) {
+                let Some(other) = receivers.insert(*bdf, name) else { continue };
+                let both_run = planned.plug.contains(bdf)
+                    && self.domains.iter().any(|p| p.name == other && p.plug.contains(bdf));
+                if both_run {
+                    return Err(Error::conflict(format!(
+                        "{other} and {name} would both get {bdf}"
+                    ))
+                    .hint("leave --live out to change their definitions alone"));
                 }
+                self.warnings
+                    .push(format!("{other} and {name} both get {bdf}: only one of them can run"));
             }
         }
         if receivers.is_empty() {
@@ -136,6 +145,7 @@ impl Plan {
             Ok::<_, Error>((name, active, devices))
         };
         let domains = libvirt.connect().list_all_domains(0).context("list domains")?;
+        let mut warnings = Vec::new();
         for other in parallel::map(domains, parallel::DOMAINS, look) {
             let (name, active, devices) = match other {
                 // It went away meanwhile.
@@ -148,18 +158,20 @@ impl Plan {
                 receivers.get(bdf).is_some_and(|receiver| *receiver != name)
                     && leaves.is_none_or(|leaves| !leaves.contains(bdf))
             };
-            match devices.into_iter().find(stays) {
-                None => {}
-                Some(bdf) if active => {
+            let is_plugged = |bdf: &Bdf| self.domains.iter().any(|p| p.plug.contains(bdf));
+            for bdf in devices.into_iter().filter(stays) {
+                if active && is_plugged(&bdf) {
                     return Err(Error::conflict(format!("domain '{name}' runs with {bdf}"))
                         .code(Code::InUseByVm)
                         .hint(format!("tdx-td stop {name}")));
                 }
-                Some(bdf) => self.warnings.push(format!(
-                    "domain '{name}' is defined with {bdf}, too: only one of them can run"
-                )),
+                let has = if active { "runs" } else { "is defined" };
+                warnings.push(format!(
+                    "domain '{name}' {has} with {bdf}, too: only one of them can run"
+                ));
             }
         }
+        self.warnings.append(&mut warnings);
         Ok(())
     }
 
@@ -202,11 +214,9 @@ impl Plan {
     pub fn apply(self, libvirt: &Libvirt, timeout: Duration) -> Result<Vec<HostdevsItem>> {
         let mut done: Vec<&Planned> = Vec::new();
         for planned in self.domains.iter().filter(|planned| planned.changes()) {
-            let changed =
-                interrupt::check().and_then(|()| planned.apply(libvirt, self.way, timeout));
+            let changed = interrupt::check().and_then(|()| planned.apply(libvirt, timeout));
             if let Err(error) = changed {
-                let back =
-                    |planned: &&&Planned| planned.put_back(libvirt, self.way, timeout).is_err();
+                let back = |planned: &&&Planned| planned.put_back(libvirt, timeout).is_err();
                 let left = done.iter().rev().filter(back);
                 let left: Vec<String> =
                     left.map(|planned| format!("domain '{}'", planned.name)).collect();
@@ -238,7 +248,7 @@ impl Planned {
         }
     }
 
-    fn apply(&self, libvirt: &Libvirt, way: Way, timeout: Duration) -> Result<()> {
+    fn apply(&self, libvirt: &Libvirt, timeout: Duration) -> Result<()> {
         let now =
             self.domain.xml_desc(WHOLE).context(format_args!("read domain '{}'", self.name))?;
         if now != self.before {
@@ -246,7 +256,7 @@ impl Planned {
             return Err(Error::conflict(message).hint("run the same command again"));
         }
         self.define(libvirt, &self.change.xml)?;
-        let done = self.verify().and_then(|()| self.replug(&self.unplug, &self.plug, way, timeout));
+        let done = self.verify().and_then(|()| self.replug(&self.unplug, &self.plug, timeout));
         match done {
             Ok(()) => Ok(()),
             Err(error) => match self.define(libvirt, &self.before) {
@@ -256,12 +266,12 @@ impl Planned {
         }
     }
 
-    fn put_back(&self, libvirt: &Libvirt, way: Way, timeout: Duration) -> Result<()> {
+    fn put_back(&self, libvirt: &Libvirt, timeout: Duration) -> Result<()> {
         self.define(libvirt, &self.before)?;
         let steps = self.plug.iter().map(|bdf| (*bdf, false));
         let steps = steps.chain(self.unplug.iter().map(|bdf| (*bdf, true)));
         // All of them, and also after a signal.
-        let turned = steps.map(|(bdf, gets)| self.turn(bdf, gets, way, timeout, false));
+        let turned = steps.map(|(bdf, gets)| self.turn(bdf, gets, timeout, false));
         turned.fold(Ok(()), Result::and)
     }
 
@@ -278,7 +288,7 @@ impl Planned {
     /// Whether the definition has the devices that were put into it.
     fn verify(&self) -> Result<()> {
         let wanted = Document::parse(self.change.xml.as_str())?;
-        match devices_of(&self.domain, &self.name, WHOLE)? == addresses(wanted.root()) {
+        match devices_of(&self.domain, &self.name, WHOLE)? == addresses(wanted.root())? {
             true => Ok(()),
             false => Err(Error::failed(format!(
                 "libvirt did not take the devices of domain '{}' as they were defined",
@@ -292,18 +302,16 @@ impl Planned {
         &self,
         unplug: &BTreeSet<Bdf>,
         plug: &BTreeSet<Bdf>,
-        way: Way,
         timeout: Duration,
     ) -> Result<()> {
         let mut undo = Vec::new();
         let steps =
             unplug.iter().map(|bdf| (*bdf, false)).chain(plug.iter().map(|bdf| (*bdf, true)));
         for (bdf, gets) in steps {
-            let done = interrupt::check().and_then(|()| self.turn(bdf, gets, way, timeout, true));
+            let done = interrupt::check().and_then(|()| self.turn(bdf, gets, timeout, true));
             if let Err(error) = done {
-                let failed = |(bdf, gets): &(Bdf, bool)| {
-                    self.turn(*bdf, !gets, way, timeout, false).is_err()
-                };
+                let failed =
+                    |(bdf, gets): &(Bdf, bool)| self.turn(*bdf, !gets, timeout, false).is_err();
                 let left = undo.into_iter().rev().filter(failed);
                 return Err(
                     error.left_behind(left.map(|(bdf, _)| format!("{bdf} in '{}'", self.name)))
@@ -315,27 +323,20 @@ impl Planned {
     }
 
     /// Plugs one device into the guest, or out of it; a signal ends the wait only where it may.
-    fn turn(
-        &self,
-        bdf: Bdf,
-        gets: bool,
-        way: Way,
-        timeout: Duration,
-        may_stop: bool,
-    ) -> Result<()> {
+    fn turn(&self, bdf: Bdf, gets: bool, timeout: Duration, may_stop: bool) -> Result<()> {
         let live = sys::VIR_DOMAIN_AFFECT_LIVE;
         let name = &self.name;
         if gets {
             let doing = format_args!("plug {bdf} into domain '{name}'");
             log::step(doing);
-            let xml = hostdev::element(bdf, way).to_xml()?;
+            let xml = hostdev::element(bdf, self.change.way).to_xml()?;
             return self.domain.attach_device_flags(&xml, live).context(doing);
         }
         let doing = format_args!("unplug {bdf} from domain '{name}'");
         log::step(doing);
         let text = self.domain.xml_desc(0).context(doing)?;
         let document = Document::parse(text)?;
-        let found = passed_through(document.root()).into_iter().find(|(there, _)| *there == bdf);
+        let found = passed_through(document.root())?.into_iter().find(|(there, _)| *there == bdf);
         let Some((_, node)) = found else { return Ok(()) };
         self.domain.detach_device_flags(node.source(), live).context(doing)?;
         // libvirt says that it is done when it has waited for five seconds, done or not.
@@ -358,7 +359,19 @@ impl Planned {
 /// The PCI devices of the host that a domain has.
 fn devices_of(domain: &Domain, name: &str, flags: u32) -> Result<BTreeSet<Bdf>> {
     let text = domain.xml_desc(flags).context(format_args!("read domain '{name}'"))?;
-    Ok(addresses(Document::parse(text)?.root()))
+    addresses(Document::parse(text)?.root()).map_err(|error| unclear(name, error))
+}
+
+/// The error about a domain one of whose devices cannot be told.
+fn unclear(name: &str, error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::InvalidInput => {
+            Error::conflict(format!("the devices of domain '{name}' cannot be told"))
+                .because(error)
+                .hint(format!("virsh edit {name}"))
+        }
+        _ => error,
+    }
 }
 
 /// The same of what it runs with, if it does, and those that are its network cards and disks.
@@ -366,5 +379,6 @@ fn all_devices_of(domain: &Domain, name: &str) -> Result<(BTreeSet<Bdf>, BTreeSe
     let text = domain.xml_desc(0).context(format_args!("read domain '{name}'"))?;
     let document = Document::parse(text)?;
     let root = document.root();
-    Ok((addresses(root), inside(root)))
+    let unclear = |error| unclear(name, error);
+    Ok((addresses(root).map_err(unclear)?, inside(root).map_err(unclear)?))
 }

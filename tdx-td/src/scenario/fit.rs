@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use tdx_pool::image::Format;
 
-use super::choice::plain;
+use super::choice::{exact, plain};
 use super::layers::{Layers, Origin, Sections};
 use super::profile::{Auto, Profile, Switch};
 use super::words::{DiskBus, MemoryBacking, Preallocation, Video};
@@ -138,6 +138,15 @@ pub fn to_host(
 ) -> Result<Vec<String>> {
     let guest = layers.profile()?.guest;
     let mut changed = Vec::new();
+    let capacity = capability::capacity(host, libvirt)?;
+    let has = Size(capacity.memory_bytes);
+    let too_much = guest.memory.is_some_and(|memory| memory.0 > has.0);
+    // What somebody asked for is not replaced: see `Plan::memory_shortage` in `creation`.
+    if too_much && !layers.is_said("guest.memory") {
+        let usual = Size(capacity.usual_memory());
+        layers.put(&Origin::Host, Sections::one("guest.memory", exact(usual)))?;
+        changed.push(format!("guest.memory is {usual}: the host has {has} of memory"));
+    }
     if guest.machine != general.guest.machine
         && !capability::machines(libvirt)?.contains(&guest.machine)
     {

@@ -127,6 +127,19 @@ fn set_attr() {
 }
 
 #[test]
+fn rename_and_remove_attr() {
+    let cases = [
+        ("<x b='1'  c = \"2\" />", "b", "<x n='1'  c = \"2\" />", "<x  c = \"2\" />"),
+        ("<x b='1'\n  c = \"2\" />", "c", "<x b='1'\n  n = \"2\" />", "<x b='1' />"),
+        ("<x b='1'/>", "d", "<x b='1'/>", "<x b='1'/>"),
+    ];
+    for (text, name, renamed, removed) in cases {
+        assert_eq!(edited(text, |edit, x| edit.rename_attr(x, name, "n")), renamed, "{text}");
+        assert_eq!(edited(text, |edit, x| edit.remove_attr(x, name)), removed, "{text}");
+    }
+}
+
+#[test]
 fn set_text() {
     let cases = [
         ("<x>1</x>", "<x>a&lt;b</x>"),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use common::block::{Mount, block_of_node, disks_below, unescape};
 use common::config::Config;
 use common::host::Host;
+use common::host_storage::MountTable;
 use common::libvirt::Libvirt;
 use common::sysfs::{attribute, last, names};
 use common::{Result, log};
@@ -75,9 +76,9 @@ pub fn places(
 
 /// The disks that these files and folders are on.
 ///
-/// Errors: `io` when the mount table cannot be read.
+/// Errors: those of [`MountTable::read`].
 pub fn below(host: &Host, places: &[PathBuf]) -> Result<Disks> {
-    let table = host.read("/proc/self/mountinfo")?.unwrap_or_default();
+    let table = MountTable::read(host)?;
     let mut search =
         Search { host, table: &table, disks: BTreeMap::new(), elsewhere: BTreeSet::new() };
     places.iter().for_each(|place| search.place(place, DEPTH));
@@ -89,29 +90,23 @@ pub fn below(host: &Host, places: &[PathBuf]) -> Result<Disks> {
 
 struct Search<'h> {
     host: &'h Host,
-    table: &'h str,
+    table: &'h MountTable,
     disks: BTreeMap<String, Disk>,
     elsewhere: BTreeSet<String>,
 }
 
 impl Search<'_> {
     fn place(&mut self, place: &Path, depth: usize) {
-        let real = real(self.host, place);
+        let real = self.host.real_path(place);
         let block = real.to_str().and_then(|path| block_of_node(self.host, path));
         if let Some(block) = block {
             return self.block(&block, depth);
         }
-        let table = self.table;
-        let mounts = table.lines().filter_map(|line| Some((Mount::parse(line)?, line)));
-        // Of those at the same place the last one is seen.
-        let Some((mount, line)) = mounts
-            .filter(|(mount, _)| real.starts_with(&mount.point))
-            .max_by_key(|(mount, _)| Path::new(&mount.point).components().count())
-        else {
+        let Some(mount) = self.table.mount_of(&real) else {
             return self.nowhere(place, "in no mounted file system");
         };
         let blocks = mount.blocks(self.host);
-        match upper(&mount, line) {
+        match upper(&mount) {
             _ if !blocks.is_empty() => blocks.iter().for_each(|block| self.block(block, depth)),
             Some(upper) if depth > 0 && self.host.path(&upper).exists() => {
                 self.place(&upper, depth - 1);
@@ -152,21 +147,11 @@ impl Search<'_> {
     }
 }
 
-/// A path with all its links followed, as far as it is there, as a path of the machine.
-fn real(host: &Host, path: &Path) -> PathBuf {
-    let root = host.path("/").canonicalize().unwrap_or_default();
-    let resolved = |above: &Path| {
-        let there = host.path(above).canonicalize().ok()?;
-        Some(there.strip_prefix(&root).ok()?.join(path.strip_prefix(above).ok()?))
-    };
-    Path::new("/").join(path.ancestors().find_map(resolved).unwrap_or_default())
-}
-
 /// Where an overlay file system writes.
 ///
 /// Source: Linux `Documentation/filesystems/overlayfs.rst`; proc_pid_mountinfo(5), the last field.
-fn upper(mount: &Mount<'_>, line: &str) -> Option<PathBuf> {
-    let options = line.rsplit(' ').next().filter(|_| mount.file_system == "overlay")?;
+fn upper(mount: &Mount<'_>) -> Option<PathBuf> {
+    let options = Some(mount.options).filter(|_| mount.file_system == "overlay")?;
     options
         .split(',')
         .find_map(|option| option.strip_prefix("upperdir="))
