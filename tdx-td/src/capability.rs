@@ -111,7 +111,7 @@ impl Capacity {
     /// than 16, in whole 64 MiB. Unit: bytes.
     pub fn usual_memory(self) -> u64 {
         const STEP: u64 = 64 << 20;
-        (self.memory_bytes / 2 / STEP * STEP).max(STEP).min(8 * GIB)
+        (self.memory_bytes / 2 / STEP * STEP).clamp(STEP, 8 * GIB)
     }
 }
 
