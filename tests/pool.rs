@@ -93,7 +93,7 @@ fn many_at_once_make_one_pool() {
 fn a_pool_is_where_it_was_asked_for_or_nowhere() {
     let rig = Rig::start();
     let scratch = rig.scratch().to_str().unwrap().to_owned();
-    rig.shell("mkdir -m 0750 real; ln -s real link; ln -s nowhere dangling; touch file").text();
+    rig.shell("mkdir -m 0751 real; ln -s real link; ln -s nowhere dangling; touch file").text();
     rig.shell("mkdir readonly; mount -t tmpfs -o ro tmpfs readonly").text();
 
     let through = rig.pool("ensure --pool p --path link/sub/").document();
@@ -106,7 +106,7 @@ fn a_pool_is_where_it_was_asked_for_or_nowhere() {
     }
     // A folder that is there keeps its mode.
     rig.pool("ensure --pool real --path real").document();
-    assert_eq!(rig.shell("stat -c %a real").text(), "750\n");
+    assert_eq!(rig.shell("stat -c %a real").text(), "751\n");
 
     let before = rig.state();
     let other = rig.pool("ensure --pool p --path elsewhere").error(5);

@@ -18,6 +18,7 @@ pub mod document;
 pub mod error;
 pub mod exec;
 pub mod host;
+pub mod host_address;
 pub mod host_storage;
 pub mod identity;
 pub mod image;

@@ -144,7 +144,7 @@ impl Machine {
             Some(libvirt) => {
                 let guests = guests::all(libvirt)?;
                 let (connect, images) = (Some(libvirt.connect()), Images::new(host));
-                Some(Tenancy::new(host, &blocks, &guests, connect, images))
+                Some(Tenancy::new(host, &blocks, &guests, connect, images)?)
             }
         };
         Ok(Self { blocks, mounts, tenancy })

@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use common::host::Host;
+use common::host_address;
 use common::image::name::LocalFiles;
 use common::image::{FileKey, Images, add_paths, keys};
 use common::libvirt::{Context, Libvirt, is_gone};
 use common::pci::Bdf;
 use common::xml::{Document, Node};
-use common::{Result, parallel};
+use common::{Error, Result, parallel};
 use virt::connect::Connect;
 use virt::domain::Domain;
 use virt::sys;
@@ -90,6 +91,13 @@ impl Guest {
             node.local_name() == "arg" && parent == Some("commandline")
         };
         nodes.filter(is_argument).filter_map(|node| node.attr("value"))
+    }
+
+    /// The error about a domain that has a device which cannot be told.
+    fn unclear(&self, error: Error) -> Error {
+        Error::conflict(format!("the devices of domain '{}' cannot be told", self.name))
+            .because(error)
+            .hint(format!("virsh edit {}", self.name))
     }
 
     fn hostdevs(&self) -> impl Iterator<Item = Node<'_>> {
@@ -179,13 +187,15 @@ pub struct Tenancy {
 
 impl Tenancy {
     /// Finds the host's disks in the definitions of domains, and below the images that those name.
+    ///
+    /// Errors: `conflict` for a domain with a device of the host whose address cannot be understood.
     pub fn new(
         host: &Host,
         blocks: &Blocks,
         guests: &[Guest],
         connect: Option<&Connect>,
         mut images: Images,
-    ) -> Self {
+    ) -> Result<Self> {
         let mut tenancy = Self::default();
         for guest in guests {
             for (disk, live) in guest.disks() {
@@ -196,10 +206,7 @@ impl Tenancy {
                     how: format!("as {target}, {state}"),
                     is_disk: true,
                 };
-                let backing =
-                    disk.find_all("source").filter(|s| s.attr("type").as_deref() == Some("pci"));
-                for address in backing.filter_map(|source| source.child("address")) {
-                    let bdf = bdf(address);
+                for bdf in controllers(disk).map_err(|error| guest.unclear(error))? {
                     tenancy.by_controller.entry(bdf).or_default().insert(tenant.clone());
                 }
                 for path in paths(&mut images, connect, disk) {
@@ -219,28 +226,30 @@ impl Tenancy {
                 }
             }
             for hostdev in guest.hostdevs() {
-                let how = "with all of its controller".to_owned();
-                let tenant = Tenant { domain: guest.name.clone(), how, is_disk: false };
-                let Some(source) = hostdev.child("source") else { continue };
-                let address = source.child("address");
-                match hostdev.attr("type").as_deref() {
-                    Some("pci") => {
-                        let bdf = address.map(bdf);
-                        let users = bdf.map(|bdf| tenancy.by_controller.entry(bdf).or_default());
-                        users.into_iter().for_each(|users| users.extend([tenant.clone()]));
-                    }
-                    Some("scsi") => {
-                        let scsi = address.and_then(|address| scsi(source, address));
-                        let users = scsi.map(|scsi| tenancy.by_scsi.entry(scsi).or_default());
-                        let how = "as a SCSI device".to_owned();
-                        let tenant = Tenant { how, ..tenant };
-                        users.into_iter().for_each(|users| users.extend([tenant.clone()]));
-                    }
-                    _ => {}
-                }
+                tenancy.add_hostdev(guest, hostdev).map_err(|error| guest.unclear(error))?;
             }
         }
-        tenancy
+        Ok(tenancy)
+    }
+
+    fn add_hostdev(&mut self, guest: &Guest, hostdev: Node<'_>) -> Result<()> {
+        let tenant =
+            |how: &str| Tenant { domain: guest.name.clone(), how: how.to_owned(), is_disk: false };
+        match hostdev.attr("type").as_deref() {
+            Some("pci") => {
+                let bdf = host_address::source_pci(hostdev)?;
+                let tenant = tenant("with all of its controller");
+                self.by_controller.entry(bdf).or_default().insert(tenant);
+            }
+            Some("scsi") => {
+                if let Some(address) = host_address::source_scsi(hostdev)? {
+                    let tenant = tenant("as a SCSI device");
+                    self.by_scsi.entry(address).or_default().insert(tenant);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     fn add_path(&mut self, host: &Host, blocks: &Blocks, path: &Path, tenant: &Tenant) {
@@ -279,31 +288,17 @@ impl Tenancy {
     }
 }
 
-/// A number as libvirt writes it: hexadecimal with 0x, else decimal.
-fn number(node: Node<'_>, name: &str) -> u32 {
-    let text = node.attr(name).unwrap_or_default();
-    let parsed = match text.strip_prefix("0x") {
-        Some(hex) => u32::from_str_radix(hex, 16),
-        None => text.parse(),
-    };
-    parsed.unwrap_or(0)
-}
-
-fn bdf(address: Node<'_>) -> Bdf {
-    Bdf {
-        domain: number(address, "domain"),
-        bus: number(address, "bus") as u8,
-        device: number(address, "slot") as u8,
-        function: number(address, "function") as u8,
-    }
-}
-
-/// `host:channel:target:lun` of a SCSI hostdev; none for one by iSCSI.
-fn scsi(source: Node<'_>, address: Node<'_>) -> Option<String> {
-    let adapter = source.attr_at("adapter", "name")?;
-    let host = adapter.strip_prefix("scsi_host")?;
-    let number = |name| number(address, name);
-    Some(format!("{host}:{}:{}:{}", number("bus"), number("target"), number("unit")))
+/// The NVMe controllers of the host that a disk element or its chain of backing files names.
+fn controllers(disk: Node<'_>) -> Result<Vec<Bdf>> {
+    let is_pci =
+        |node: &Node<'_>| node.name() == "source" && node.attr("type").as_deref() == Some("pci");
+    let sources = disk.descendants().filter(is_pci);
+    sources
+        .map(|source| {
+            let bdf = source.child("address").and_then(host_address::pci);
+            bdf.ok_or_else(|| host_address::unclear("PCI", disk))
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -348,7 +343,7 @@ mod tests {
         let xml = format!("<domain><devices>{devices}</devices></domain>");
         let config = Some(Document::parse(xml).unwrap());
         let guest = Guest { name: "g".to_owned(), live: None, config, other: Vec::new() };
-        let tenancy = Tenancy::new(&host, &blocks, &[guest], None, Images::new(&host));
+        let tenancy = Tenancy::new(&host, &blocks, &[guest], None, Images::new(&host)).unwrap();
         let names = ["/dev/disk/by-id/gone".to_owned()];
         let stack = blocks.stack("sda");
         assert_eq!(stack.len(), 3, "{stack:?}");
@@ -378,11 +373,45 @@ mod tests {
         let other = vec![Document::parse(snapshot).unwrap()];
         let guest = Guest { name: "s".to_owned(), live: None, config: None, other };
         let blocks = Blocks::read(&host).unwrap();
-        let tenancy = Tenancy::new(&host, &blocks, &[guest], None, Images::new(&host));
+        let tenancy = Tenancy::new(&host, &blocks, &[guest], None, Images::new(&host)).unwrap();
         assert_eq!(tenancy.of(&host, blocks.named("sda").unwrap(), &[]).len(), 1);
         let nvme = "<source type='pci' managed='yes' namespace='1'>\
             <address domain='0x0000' bus='0x00' slot='0x17' function='0x0'/></source>";
         assert_eq!(disk(nvme).first().map(String::as_str), Some("as vdb, defined"));
+    }
+
+    #[test]
+    fn a_device_with_an_address_that_cannot_be_understood_is_a_conflict() {
+        let (_root, host) = machine();
+        let blocks = Blocks::read(&host).unwrap();
+        let read = |device: &str| {
+            let xml = format!("<domain><devices>{device}</devices></domain>");
+            let config = Some(Document::parse(xml).unwrap());
+            let guest = Guest { name: "g".to_owned(), live: None, config, other: Vec::new() };
+            Tenancy::new(&host, &blocks, &[guest], None, Images::new(&host)).map(drop)
+        };
+        let pci = "<address domain='0x0000' bus='0x00' slot='0x1f' function='0x0'/>";
+        for (good, bad) in [("0x1f", "0x20"), ("0x1f", "one"), ("function='0x0'", "")] {
+            for device in [
+                format!("<hostdev type='pci'><source>{pci}</source></hostdev>"),
+                format!("<disk type='nvme'><source type='pci'>{pci}</source></disk>"),
+                format!(
+                    "<disk type='file'><source file='/x'/><backingStore type='nvme'>\
+                     <source type='pci'>{pci}</source></backingStore></disk>"
+                ),
+            ] {
+                assert!(read(&device).is_ok(), "{device}");
+                let device = device.replace(good, bad);
+                let error = read(&device).unwrap_err();
+                assert_eq!(error.kind().exit_code(), 5, "{device}: {error}");
+            }
+        }
+        let scsi = |source: &str| read(&format!("<hostdev type='scsi'>{source}</hostdev>"));
+        let source =
+            "<source><adapter name='scsi_host3'/><address bus='0' target='0' unit='x'/></source>";
+        assert!(scsi(source).is_err());
+        assert!(scsi(&source.replace('x', "1")).is_ok());
+        assert!(scsi("<source protocol='iscsi' name='iqn.2014-08.com.example:tgt/1'/>").is_ok());
     }
 
     #[test]
@@ -394,7 +423,7 @@ mod tests {
             <qemu:arg value='if=none,file=/dev/sda1,format=raw'/></qemu:commandline></domain>";
         let config = Some(Document::parse(xml.to_owned()).unwrap());
         let guest = Guest { name: "g".to_owned(), live: None, config, other: Vec::new() };
-        let tenancy = Tenancy::new(&host, &blocks, &[guest], None, Images::new(&host));
+        let tenancy = Tenancy::new(&host, &blocks, &[guest], None, Images::new(&host)).unwrap();
         let tenants = tenancy.of(&host, blocks.named("sda1").unwrap(), &[]);
         assert_eq!(tenants.first().unwrap().how, "by an argument for QEMU");
     }

@@ -111,7 +111,7 @@ pub fn run(
     let tenancy = libvirt().and_then(|libvirt| {
         let guests = guests::all(&libvirt).map_err(|error| error.to_string())?;
         let (connect, images) = (Some(libvirt.connect()), Images::new(host).without_devices());
-        Ok(Tenancy::new(host, &blocks, &guests, connect, images))
+        Tenancy::new(host, &blocks, &guests, connect, images).map_err(|error| error.to_string())
     });
     let (tenancy, warning) = match tenancy {
         Ok(tenancy) => (Some(tenancy), None),

@@ -4,11 +4,12 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use common::Result;
+use common::host_address;
 use common::libvirt::{Context, State};
 use common::pci::Bdf;
 use common::units::hex_u64;
 use common::xml::{Document, Node};
-use common::{Error, Result};
 use tdx_pool::names::Ours;
 use virt::domain::Domain;
 use virt::sys;
@@ -348,7 +349,7 @@ fn disk(node: Node<'_>) -> Disk {
 /// Errors: `invalid_input` for an address that cannot be understood: it can be that of any device.
 pub(crate) fn hostdev(node: Node<'_>) -> Result<Option<Bdf>> {
     let is_pci = node.attr("type").as_deref() == Some("pci");
-    is_pci.then(|| source_address(node)).transpose()
+    is_pci.then(|| host_address::source_pci(node)).transpose()
 }
 
 /// The PCI device of the host behind a network card or a disk; none for those of other kinds.
@@ -357,44 +358,7 @@ pub(crate) fn hostdev(node: Node<'_>) -> Result<Option<Bdf>> {
 /// Source: <https://libvirt.org/formatdomain.html>: interfaces of type `hostdev`, disks of type `nvme`.
 pub(crate) fn inside(node: Node<'_>) -> Result<Option<Bdf>> {
     let is_device = matches!(node.attr("type").as_deref(), Some("hostdev" | "nvme"));
-    is_device.then(|| source_address(node)).transpose()
-}
-
-fn source_address(node: Node<'_>) -> Result<Bdf> {
-    let address = node.find("source/address");
-    let bdf = address.and_then(|address| {
-        let number = |name: &str| c_number(&address.attr(name)?);
-        let domain = match address.attr("domain") {
-            Some(domain) => c_number(&domain)?,
-            None => 0,
-        };
-        let bdf = Bdf {
-            domain,
-            bus: number("bus")?.try_into().ok()?,
-            device: number("slot")?.try_into().ok()?,
-            function: number("function")?.try_into().ok()?,
-        };
-        (bdf.device < 32 && bdf.function < 8).then_some(bdf)
-    });
-    bdf.ok_or_else(|| {
-        let line: Vec<&str> = node.source().split_whitespace().collect();
-        Error::invalid_input("the PCI address of a device of the host cannot be understood")
-            .because(line.join(" "))
-    })
-}
-
-/// A number as libvirt reads it, by C's rules: hexadecimal with 0x, octal with a leading zero.
-///
-/// Source: strtoul(3) with base 0; libvirt's `virPCIDeviceAddressParseXML()`.
-fn c_number(text: &str) -> Option<u32> {
-    let (digits, radix) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
-        Some(hex) => (hex, 16),
-        None if text.len() > 1 && text.starts_with('0') => (&text[1..], 8),
-        None => (text, 10),
-    };
-    // from_str_radix alone would take a leading plus.
-    let plain = digits.chars().all(|c| c.is_digit(radix));
-    plain.then(|| u32::from_str_radix(digits, radix).ok())?
+    is_device.then(|| host_address::source_pci(node)).transpose()
 }
 
 /// The bytes that an element with a unit stands for.
