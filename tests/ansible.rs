@@ -58,8 +58,12 @@ fn a_host_becomes_what_is_wanted_and_check_mode_predicts_it() {
     let wanted = WANTED.replace("/DIR", rig.scratch().to_str().unwrap());
     let want = |text: &str| std::fs::write(rig.scratch().join("wanted.yaml"), text).unwrap();
     want(&wanted);
-    rig.shell("mkdir -p host/proc/sys/vm host/etc/sysctl.d; echo 60 >host/proc/sys/vm/swappiness")
-        .text();
+    rig.shell(
+        "mkdir -p host/proc/sys/vm host/proc/self host/etc/sysctl.d; \
+         echo 60 >host/proc/sys/vm/swappiness; \
+         echo '22 1 259:1 / / rw - ext4 /dev/nvme0n1p1 rw' >host/proc/self/mountinfo",
+    )
+    .text();
     let before = rig.state();
 
     let predicted = changed(&play(&rig, "--check"));
