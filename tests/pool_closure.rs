@@ -4,16 +4,16 @@
 
 #[path = "support/pool.rs"]
 mod pool;
-#[path = "support/question.rs"]
-mod question;
 mod support;
+#[path = "support/terminal.rs"]
+mod terminal;
 
 use std::time::Duration;
 
 use pool::{IMAGES, named, overlay, values};
-use question::Question;
 use serde_json::json;
 use support::{Rig, bin, wait_for};
+use terminal::Terminal;
 
 fn path(name: &str) -> String {
     format!("{IMAGES}/{name}")
@@ -330,14 +330,14 @@ fn delete_looks_again_after_its_question() {
     for name in ["base", "replaced", "gone"] {
         rig.qcow2(&path(name), None);
     }
-    let ask = |line: &str| Question::ask(&rig, "tdx-pool", line);
+    let ask = |line: &str| Terminal::ask(&rig, "tdx-pool", line);
 
     let question = ask("delete base");
     rig.qcow2(&path("top"), Some((&path("base"), "qcow2")));
     rig.define("dom", &[source("top")]);
     let run = question.answer("y");
     assert_eq!(run.status, Some(5), "{run:?}");
-    assert!(run.stdout.contains("needed by domain 'dom', volume 'top'"), "{run:?}");
+    assert!(run.stderr.contains("needed by domain 'dom', volume 'top'"), "{run:?}");
     assert!(rig.names().contains(&"base".to_owned()));
 
     // Another file by the same name is not the one that was asked about.
@@ -345,14 +345,14 @@ fn delete_looks_again_after_its_question() {
     rig.shell(&format!("cd {IMAGES} && rm replaced && cp base replaced")).text();
     let run = question.answer("y");
     assert_eq!(run.status, Some(5), "{run:?}");
-    assert!(run.stdout.contains("volume 'replaced' was replaced meanwhile"), "{run:?}");
+    assert!(run.stderr.contains("volume 'replaced' was replaced meanwhile"), "{run:?}");
 
     // One that appears was not asked about; one that disappears is as it should be.
     let question = ask("delete gone new");
     rig.shell(&format!("cd {IMAGES} && rm gone && cp base new")).text();
     let run = question.answer("y");
     assert_eq!(run.status, Some(5), "{run:?}");
-    assert!(run.stdout.contains("volume 'new' was made meanwhile"), "{run:?}");
+    assert!(run.stderr.contains("volume 'new' was made meanwhile"), "{run:?}");
     assert_eq!(rig.names(), ["base", "new", "replaced", "top"]);
 
     let question = ask("delete new");
@@ -373,11 +373,11 @@ fn import_replace_looks_again_after_its_question() {
     rig.image("a.img", 1);
     rig.image("b.img", 2);
     rig.pool("import a.img --name base").document();
-    let question = Question::ask(&rig, "tdx-pool", "import b.img --name base --replace");
+    let question = Terminal::ask(&rig, "tdx-pool", "import b.img --name base --replace");
     with_data_file(&rig, "top", &path("base"));
     let run = question.answer("y");
     assert_eq!(run.status, Some(5), "{run:?}");
-    assert!(run.stdout.contains("is needed by volume 'top'"), "{run:?}");
+    assert!(run.stderr.contains("is needed by volume 'top'"), "{run:?}");
     rig.shell(&format!("rm {}", path("top"))).text();
     assert_eq!(rig.names(), ["base"]);
 }

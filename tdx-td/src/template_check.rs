@@ -38,6 +38,8 @@ pub fn check(
             let fixed = Document::parse(dialect::fix(&template.document, &unknown, None)?.0)?;
             template.with_document(fixed).fill_for_validation()?
         }
+        // It was accepted as it is.
+        false if schema.is_none() => return Ok(unknown),
         false => filled.clone(),
     };
     let Some(cause) = validation::refusal(libvirt, &usable)? else {
