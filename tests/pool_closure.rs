@@ -330,7 +330,7 @@ fn delete_looks_again_after_its_question() {
     for name in ["base", "replaced", "gone"] {
         rig.qcow2(&path(name), None);
     }
-    let ask = |line: &str| Terminal::ask(&rig, "tdx-pool", line);
+    let ask = |line: &str| Terminal::ask(&rig, "tdx-pool", &format!("{line} --json"));
 
     let question = ask("delete base");
     rig.qcow2(&path("top"), Some((&path("base"), "qcow2")));
@@ -373,7 +373,7 @@ fn import_replace_looks_again_after_its_question() {
     rig.image("a.img", 1);
     rig.image("b.img", 2);
     rig.pool("import a.img --name base").document();
-    let question = Terminal::ask(&rig, "tdx-pool", "import b.img --name base --replace");
+    let question = Terminal::ask(&rig, "tdx-pool", "import b.img --name base --replace --json");
     with_data_file(&rig, "top", &path("base"));
     let run = question.answer("y");
     assert_eq!(run.status, Some(5), "{run:?}");

@@ -188,7 +188,7 @@ fn guests_of_every_scenario_run() {
 fn what_of_the_host_is_otherwise_is_told_and_tuned_when_asked() {
     let rig = rig_with_base(false);
     rig.shell(
-        "mkdir -p host/proc/sys/vm host/sys/kernel/mm/transparent_hugepage && \
+        "mkdir -p host/proc/sys/vm host/proc/self host/sys/kernel/mm/transparent_hugepage && \
         echo 60 >host/proc/sys/vm/swappiness && \
         echo 'always [madvise] never' >host/sys/kernel/mm/transparent_hugepage/enabled",
     )
@@ -197,7 +197,12 @@ fn what_of_the_host_is_otherwise_is_told_and_tuned_when_asked() {
                --virt-type qemu --name web1 --sysroot host";
     let swappiness = || rig.shell("cat host/proc/sys/vm/swappiness").text().trim().to_owned();
     let words = new.split_whitespace().collect::<Vec<_>>().join(" ");
-    let told = td(&rig, &format!("{words} --dry-run")).document()["warnings"].to_string();
+    let warnings = || td(&rig, &format!("{words} --dry-run")).document()["warnings"].to_string();
+    let told = warnings();
+    assert!(told.contains("were not compared with what desktop recommends: "), "{told}");
+    let table = "22 1 259:1 / / rw - ext4 /dev/nvme0n1p1 rw";
+    rig.shell(&format!("echo '{table}' >host/proc/self/mountinfo")).text();
+    let told = warnings();
     assert!(told.contains("host.swappiness is 60, not 35"), "{told}");
     assert!(told.contains("tdx-td host tune --scenario desktop"), "{told}");
     let error = td(&rig, &format!("{words} --tune-host")).error(5);

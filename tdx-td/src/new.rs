@@ -117,7 +117,12 @@ fn prepare_host(
     let plan = tune::Plan::new(context, Some(libvirt), config, wanted, scenario, &[], options);
     let plan = match plan {
         // The guest does not depend on it.
-        Err(_) if !args.tune_host => return Ok((None, Vec::new())),
+        Err(error) if !args.tune_host => {
+            let warning = format!(
+                "this host's settings were not compared with what {scenario} recommends: {error}"
+            );
+            return Ok((None, vec![warning]));
+        }
         plan => plan?,
     };
     let differences = plan.differences();
