@@ -5,6 +5,8 @@
 
 #[path = "support/firmware.rs"]
 mod firmware;
+#[path = "support/odd_firmware.rs"]
+mod odd_firmware;
 mod support;
 #[path = "support/tree.rs"]
 mod tree;
@@ -14,7 +16,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use firmware::{Case, compare};
+use firmware::{PLAIN, Request, compare, compare_arguments, compare_started, expected, listed};
+use odd_firmware::{OddDirectories, rounds};
 use serde_json::{Value, json};
 use support::{Rig, Run, bin};
 use tree::Tree;
@@ -122,7 +125,7 @@ fn an_item_tells_all_that_the_descriptor_tells() {
             "device": "flash", "mode": "split",
             "executable": {"path": "/fw/40-enrolled", "format": "raw"},
             "nvram_template": {"path": "/fw/vars", "format": "raw"},
-            "tags": ["-D X"], "usable": true, "offered": null, "host": null,
+            "tags": ["-D X"], "usable": true, "offered": null, "chosen": null, "host": null,
         })
     );
     std::fs::remove_file(host.path("fw/vars")).unwrap();
@@ -145,10 +148,10 @@ fn the_more_specific_folder_holds_and_an_empty_file_hides() {
     put(ADMIN, "20-ours.json", &ours);
     put(ADMIN, "40-enrolled.json", "");
     put(ADMIN, "75-tdx.json", &descriptor("another", "memory", Q35, ""));
-    // What is no descriptor by its name.
-    put(ADMIN, "README", "text");
+    // What libvirt skips: hidden files, directories and devices, which do not hide a file either.
     put(ADMIN, ".50-hidden.json", "{");
-    put(ADMIN, "10-old.json~", "{");
+    std::fs::create_dir(host.path(&format!("{ADMIN}/45-keyless.json"))).unwrap();
+    std::os::unix::fs::symlink("/dev/null", host.path(&format!("{ADMIN}/60-plain.json"))).unwrap();
     let all = || host.run("tdx-td", "firmware");
     assert_eq!(builds(&all()), "20 30 45 50 55 60 70 75 80");
     assert_eq!(builds(&host.run("tdx-td", "firmware -f intel-tdx")), "20");
@@ -173,13 +176,14 @@ fn a_damaged_descriptor_is_named_and_the_others_are_shown() {
     let host = host();
     for (name, text, says) in [
         ("01-cut.json", "{\"description\":", "EOF"),
-        ("02-array.json", "[]", "invalid length"),
+        ("02-array.json", "[]", "not a JSON object"),
         (
             "03-device.json",
-            "{\"interface-types\":[],\"targets\":[],\"mapping\":{\"device\":\"floppy\"}}",
+            "{\"interface-types\":[],\"mapping\":{\"device\":\"floppy\"}}",
             "floppy",
         ),
         ("04-space.json", "\n", "EOF"),
+        ("README", "These descriptors are ours.", "expected value"),
     ] {
         host.file(&format!("{ADMIN}/{name}"), text);
         let document = host.run("tdx-td", "firmware -f intel-tdx").document();
@@ -189,7 +193,6 @@ fn a_damaged_descriptor_is_named_and_the_others_are_shown() {
     }
     let latin: &[u8] = b"{\"description\":\"\xe9\"}";
     host.file(&format!("{ADMIN}/05-latin.json"), latin);
-    std::fs::create_dir(host.path(&format!("{ADMIN}/06-folder.json"))).unwrap();
     std::os::unix::fs::symlink("nowhere", host.path(&format!("{ADMIN}/07-link.json"))).unwrap();
     let document = host.run("tdx-td", "firmware").document();
     assert_eq!(document["warnings"].as_array().unwrap().len(), 7, "{document}");
@@ -246,7 +249,7 @@ fn an_unknown_feature_is_told_with_the_nearest_one() {
 fn libvirt_chooses_the_same() {
     let rig = Rig::start();
     let choose = |features, stateless, machine| {
-        compare(&rig, &Case { features, stateless, machine, more: "" })
+        compare(&rig, &Request { features, stateless, machine, ..PLAIN })
     };
     let enrolled = choose(&[], None, "q35").unwrap();
     assert_eq!(choose(&["secure-boot"], None, "q35"), Some(enrolled.clone()));
@@ -274,4 +277,47 @@ fn libvirt_chooses_the_same() {
     let document = rig.tool("tdx-td", ["firmware"]).document();
     assert!(document["warnings"].to_string().contains("libvirt"), "{document}");
     assert!(document["items"].as_array().unwrap().iter().all(|item| item["offered"].is_null()));
+}
+
+/// What guests ask of firmware, in all ways that libvirt has words for without launch security.
+const REQUESTS: [Request<'_>; 14] = [
+    PLAIN,
+    Request { stateless: Some(true), ..PLAIN },
+    Request { stateless: Some(false), ..PLAIN },
+    Request { features: &["secure-boot"], ..PLAIN },
+    Request { features: &["no-secure-boot"], ..PLAIN },
+    Request { features: &["secure-boot", "enrolled-keys"], ..PLAIN },
+    Request { features: &["secure-boot", "no-enrolled-keys"], ..PLAIN },
+    Request { features: &["no-secure-boot", "no-enrolled-keys"], stateless: Some(false), ..PLAIN },
+    Request { features: &["secure-boot"], stateless: Some(true), ..PLAIN },
+    Request { features: &["acpi-s3"], ..PLAIN },
+    Request { machine: "pc", ..PLAIN },
+    Request { machine: "pc", features: &["no-secure-boot"], ..PLAIN },
+    Request { machine: "pc-q35-7.2", ..PLAIN },
+    Request { interface: "bios", ..PLAIN },
+];
+
+/// Over odd directories we list the loaders that libvirt lists, and choose the build that it gives.
+#[test]
+#[ignore = "needs root"]
+fn the_choice_over_odd_directories_is_libvirts() {
+    let rig = Rig::start();
+    let directories = OddDirectories::mount(&rig);
+    let (mut asked, mut given) = (0, 0);
+    for seed in 0..rounds(12) {
+        let files = directories.fill(seed);
+        println!("seed {seed}:\n{files}");
+        let listed = listed(&rig, "pc-q35-7.2");
+        let expected = expected(&rig, "pc-q35-7.2");
+        // Without any loader, libvirt lists those that it was built with.
+        assert!(
+            expected.is_empty() || listed.is_none_or(|listed| listed == expected),
+            "{expected:?}"
+        );
+        given += compare_arguments(&rig, &REQUESTS);
+        asked += REQUESTS.len();
+        compare_started(&rig, &REQUESTS[usize::try_from(seed).unwrap() % REQUESTS.len()]);
+    }
+    // The directories are odd, not useless.
+    assert!(asked / 5 < given && given < asked, "{given} of {asked}");
 }

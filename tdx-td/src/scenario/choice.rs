@@ -231,7 +231,8 @@ impl Choice {
         let disk_folder = args.scenario.assignments.put(&mut layers, config, said)?;
         let general = Scenario::built_in(security)?;
         let usual = general.profile()?;
-        let fitted = fit::to_host(&mut layers, &context.host, libvirt, virt_type, &usual)?;
+        let fitted =
+            fit::to_host(&mut layers, &context.host, libvirt, (security, virt_type), &usual)?;
         let mut choice = Self::settle(&layers, &general, security, kind)?;
         choice.warnings.splice(0..0, fitted);
         choice.disk_folder = disk_folder;
