@@ -321,3 +321,70 @@ fn the_choice_over_odd_directories_is_libvirts() {
     // The directories are odd, not useless.
     assert!(asked / 5 < given && given < asked, "{given} of {asked}");
 }
+
+/// RHEL 9.0 with the workaround that was published for its descriptor of SEV firmware.
+#[test]
+#[ignore = "needs root"]
+fn a_stateless_build_with_an_nvram_template_is_the_one_libvirt_takes() {
+    let rig = Rig::start();
+    let directories = OddDirectories::mount(&rig);
+    let put =
+        |name: &str, text: &str| std::fs::write(directories.admin().join(name), text).unwrap();
+    put("50-amdsev.json", &directories.flash("amdsev.fd", "stateless", &["amd-sev"]));
+    let firmware = |line: &str| rig.shell(&format!("tdx-td firmware -f amd-sev {line}"));
+    let item = firmware("--stateless yes").item();
+    assert_eq!((&item["mode"], &item["nvram_template"]), (&json!("stateless"), &Value::Null));
+    assert_eq!((&item["offered"], &item["chosen"]), (&json!(true), &json!(true)), "{item}");
+    let stateless = Request { stateless: Some(true), ..PLAIN };
+    assert_eq!(compare(&rig, &stateless).as_deref(), item["executable"]["path"].as_str());
+    // This libvirt gives it to no guest that does not ask for it, and we say so.
+    let document = firmware("").document();
+    assert_eq!(document["items"][0]["chosen"], false, "{document}");
+    let warnings = document["warnings"].to_string();
+    let says = ["/etc/qemu/firmware", "50-amdsev.json", "its mode is stateless"];
+    assert!(says.iter().all(|says| warnings.contains(says)), "{warnings}");
+    assert_eq!(compare(&rig, &PLAIN), None);
+}
+
+/// One bad file keeps an old libvirt from all firmware: `host check` and `new` must not promise any.
+#[test]
+#[ignore = "needs root"]
+fn a_file_that_stops_libvirt_is_named() {
+    let rig = Rig::start();
+    let directories = OddDirectories::mount(&rig);
+    let put =
+        |name: &str, text: &str| std::fs::write(directories.admin().join(name), text).unwrap();
+    put("50-plain.json", &directories.flash("plain.fd", "split", &[]));
+    let check = |status| {
+        let document = rig.tool("tdx-td", ["host", "check", "--for", "none"]).answer(status);
+        let items = document["items"].as_array().unwrap();
+        items.iter().find(|item| item["code"] == "FIRMWARE").unwrap().clone()
+    };
+    assert_eq!(check(0)["status"], "ok");
+    assert!(compare(&rig, &PLAIN).is_some());
+    put("50-plain.json.rpmsave", "{");
+    let item = check(10);
+    assert!(item["found"].as_str().unwrap().contains("50-plain.json.rpmsave"), "{item}");
+    assert_eq!(compare(&rig, &PLAIN), None);
+    let document = rig.tool("tdx-td", ["firmware"]).document();
+    assert_eq!(document["items"][0]["chosen"], false, "{document}");
+}
+
+#[test]
+fn whoever_finds_no_firmware_is_told_why_each_build_does_not_fit() {
+    let host = host();
+    let warnings = |line: &str| host.run("tdx-td", line).document()["warnings"].to_string();
+    let told = warnings("firmware -f intel-tdx -m pc");
+    for says in [
+        "/usr/share/qemu/firmware or /etc/qemu/firmware",
+        "uefi firmware for x86_64 pc with intel-tdx",
+        "30-bios.json: it is not uefi",
+        "75-tdx.json: it is not for x86_64 pc",
+    ] {
+        assert!(told.contains(says), "{says:?} is not in {told}");
+    }
+    assert!(
+        warnings("firmware -f intel-tdx,secure-boot").contains("75-tdx.json: it lacks secure-boot")
+    );
+    assert_eq!(warnings("firmware -f intel-tdx"), "[]");
+}

@@ -206,6 +206,22 @@ fn the_choice_over_odd_directories_is_libvirts() {
 
 #[test]
 #[ignore = "needs root"]
+fn a_stateless_build_with_an_nvram_template_is_the_one_libvirt_takes() {
+    let rig = Rig::start_tdx();
+    let directories = OddDirectories::mount(&rig);
+    let text = directories.flash("amdsev.fd", "stateless", &["amd-sev"]);
+    fs::write(directories.admin().join("50-amdsev.json"), text).unwrap();
+    let item = rig.tool("tdx-td", ["firmware", "-f", "amd-sev"]).item();
+    assert_eq!((&item["offered"], &item["chosen"]), (&json!(true), &json!(true)), "{item}");
+    for stateless in [None, Some(true)] {
+        let given = compare(&rig, &Request { stateless, ..PLAIN });
+        assert_eq!(given.as_deref(), item["executable"]["path"].as_str());
+    }
+    assert_eq!(compare(&rig, &Request { stateless: Some(false), ..PLAIN }), None);
+}
+
+#[test]
+#[ignore = "needs root"]
 fn a_gpu_comes_by_iommufd_where_the_kernel_has_it() {
     let rig = rig_with_image();
     let mut host = Tree::below(rig.scratch());

@@ -1,6 +1,7 @@
 //! Directories of firmware descriptors as no distribution ships them: builds of every kind, masks, leftovers
 //! of editors and packages, files that are no descriptors.
 
+#![allow(dead_code, reason = "every test file uses a part of it")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::fs;
@@ -256,6 +257,20 @@ impl OddDirectories {
             9 | 10 => flash("split"),
             _ => json!({"device": "flash", "executable": executable, "nvram-template": template}),
         }
+    }
+
+    /// The descriptor of a build in flash, which names a template for its variables in every mode.
+    pub(crate) fn flash(&self, name: &str, mode: &str, features: &[&str]) -> String {
+        let template = json!({"filename": self.scratch.join("builds/vars"), "format": "raw"});
+        json!({
+            "interface-types": ["uefi"], "features": features,
+            "mapping": {
+                "device": "flash", "mode": mode, "nvram-template": template,
+                "executable": {"filename": self.build(name), "format": "raw"},
+            },
+            "targets": [{"architecture": "x86_64", "machines": ["pc-q35-*"]}],
+        })
+        .to_string()
     }
 
     /// The files and what they say.
