@@ -19,7 +19,7 @@ use std::process::Command;
 use firmware::{PLAIN, Request, compare, compare_arguments, compare_started, expected, listed};
 use odd_firmware::{OddDirectories, rounds};
 use serde_json::{Value, json};
-use support::{Rig, Run, bin};
+use support::{Rig, Run, bin, guest_image};
 use tree::Tree;
 
 const SYSTEM: &str = "usr/share/qemu/firmware";
@@ -387,4 +387,35 @@ fn whoever_finds_no_firmware_is_told_why_each_build_does_not_fit() {
         warnings("firmware -f intel-tdx,secure-boot").contains("75-tdx.json: it lacks secure-boot")
     );
     assert_eq!(warnings("firmware -f intel-tdx"), "[]");
+}
+
+/// A guest sleeps only where the one build that it can have lets it, whatever other builds offer.
+#[test]
+#[ignore = "needs root"]
+fn a_new_guest_gets_the_build_that_its_settings_ask_for() {
+    let rig = Rig::start();
+    rig.tool("tdx-pool", ["import".as_ref(), guest_image(false).as_os_str()]).document();
+    let directories = OddDirectories::mount(&rig);
+    let put =
+        |name: &str, text: &str| std::fs::write(directories.admin().join(name), text).unwrap();
+    let all = ["acpi-s3", "acpi-s4", "secure-boot", "enrolled-keys", "requires-smm"];
+    put("20-enrolled.json", &directories.flash("enrolled.fd", "split", &all));
+    put("30-plain.json", &directories.flash("plain.fd", "split", &[]));
+    for (more, build) in [
+        ("", "plain.fd"),
+        ("--set guest.secure_boot=off", "plain.fd"),
+        ("--set guest.secure_boot=on", "enrolled.fd"),
+        ("--scenario desktop", "plain.fd"),
+        ("--scenario desktop --set guest.secure_boot=on", "enrolled.fd"),
+    ] {
+        let new = "tdx-td new -i guest.qcow2 --name web1 --security none --virt-type qemu \
+            --memory 256M --vcpus 1";
+        let warnings = rig.shell(&format!("{new} {more}")).document()["warnings"].to_string();
+        let sleepless =
+            warnings.contains("guest.suspend_to_mem is off: no firmware here has acpi-s3");
+        assert_eq!(sleepless, more == "--scenario desktop", "{more}: {warnings}");
+        let xml = rig.virsh(["dumpxml", "web1"]);
+        assert!(xml.contains(&format!("/{build}</loader>")), "{more}: {xml}");
+        rig.tool("tdx-td", ["delete", "web1", "--yes", "--timeout", "0"]).document();
+    }
 }
