@@ -195,6 +195,13 @@ impl Choice {
         Self::Nothing(near)
     }
 
+    /// Whether a guest gets firmware only when it asks for a stateless build.
+    pub fn needs_stateless(descriptors: &Descriptors, wanted: &Wanted, rules: &Rules) -> bool {
+        let stateless = Wanted { stateless: Some(true), ..wanted.clone() };
+        let gets = |wanted| Self::new(descriptors, wanted, rules).build().is_some();
+        !gets(wanted) && gets(&stateless)
+    }
+
     /// The build that a guest gets; none where it gets none.
     pub fn build(&self) -> Option<&Descriptor> {
         match self {
@@ -218,5 +225,49 @@ impl Choice {
                 Some(format!("no descriptor in {directories} is of {wanted}{near}"))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::selection::Feature;
+    use super::*;
+
+    fn flash(mode: &str) -> Descriptors {
+        let text = format!(
+            r#"{{"interface-types":["uefi"],"features":["amd-sev"],"mapping":{{"device":"flash",
+            "mode":"{mode}","executable":{{"filename":"/code","format":"raw"}},
+            "nvram-template":{{"filename":"/vars","format":"raw"}}}},
+            "targets":[{{"architecture":"x86_64","machines":["pc-q35-*"]}}]}}"#
+        );
+        let build = Descriptor::parse(Path::new("/x/50-a.json"), text).unwrap();
+        Descriptors { found: vec![build], ..Descriptors::default() }
+    }
+
+    #[test]
+    fn a_stateless_build_has_to_be_asked_for_before_12_1() {
+        let wanted = Wanted::uefi().feature(Feature::with("amd-sev"));
+        for (version, mode, needed) in [
+            (9_000_000, "stateless", true),
+            (11_003_000, "stateless", true),
+            (12_001_000, "stateless", false),
+            (11_003_000, "split", false),
+            (11_003_000, "combined", false),
+        ] {
+            let needs = Choice::needs_stateless(&flash(mode), &wanted, &Rules::of(version));
+            assert_eq!(needs, needed, "{version} {mode}");
+        }
+    }
+
+    #[test]
+    fn a_trust_domain_is_refused_firmware_in_flash() {
+        let mut descriptors = flash("split");
+        descriptors.found[0].features.push("intel-tdx".to_owned());
+        let wanted = Wanted::uefi().feature(Feature::with("intel-tdx"));
+        let choice = Choice::new(&descriptors, &wanted, &Rules::newest());
+        assert!(matches!(choice, Choice::Refused(..)), "{choice:?}");
+        assert!(choice.complaint(&wanted).unwrap().contains("50-a.json"));
     }
 }

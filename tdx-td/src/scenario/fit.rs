@@ -16,7 +16,8 @@ use super::profile::{Auto, Profile, Switch};
 use super::words::{DiskBus, MemoryBacking, Preallocation, Video};
 use crate::capability::{self, Security, VirtType};
 use crate::firmware;
-use crate::firmware::choice::Rules;
+use crate::firmware::choice::{Choice, Rules};
+use crate::firmware::directory::{Descriptors, Scope};
 use crate::firmware::selection::Wanted;
 
 /// Fails for settings that cannot be together.
@@ -171,6 +172,25 @@ pub fn to_host(
     }
     changed.extend(sleep_to_firmware(layers, host, libvirt, security)?);
     Ok(changed)
+}
+
+/// Whether libvirt finds firmware for a guest only when the guest asks for a stateless build.
+///
+/// Before 12.1.0, libvirt gave stateless builds, as those for AMD SEV often are, to no guest that did not.
+///
+/// Errors: those of [`Descriptors::read`].
+pub fn stateless(
+    profile: &Profile,
+    host: &Host,
+    libvirt: &Libvirt,
+    security: Security,
+) -> Result<bool> {
+    if !security.is_sev() || !libvirt.is_local() {
+        return Ok(false);
+    }
+    let wanted = Wanted::of_guest(&profile.guest, security);
+    let descriptors = Descriptors::read(host, Scope::System)?;
+    Ok(Choice::needs_stateless(&descriptors, &wanted, &Rules::ask(libvirt, &wanted)))
 }
 
 /// Turns off the kinds of sleep that no firmware offers to such a guest. Returns what was changed, in words.
