@@ -4,6 +4,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "support/firmware.rs"]
+mod firmware;
+#[path = "support/odd_firmware.rs"]
+mod odd_firmware;
 mod support;
 #[path = "support/td.rs"]
 mod td;
@@ -15,6 +19,8 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use firmware::{PLAIN, Request, compare};
+use odd_firmware::OddDirectories;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use support::{Rig, Run, guest_image, on_path, repository, wait_for};
@@ -82,6 +88,20 @@ fn measurements_are_made_as_published() {
     );
 }
 
+/// Rig 3 as a host with AMD SEV.
+fn sev_rig() -> Rig {
+    let rig = Rig::start_tdx();
+    let shim = rig.scratch().join("sev-shim.so");
+    let mut gcc = on_path("gcc");
+    gcc.args(["-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o"]);
+    gcc.arg(&shim).arg(repository().join("tests/rig/sev-shim.c"));
+    Run::of(gcc, b"").text();
+    let mut dress = rig.command(repository().join("tests/rig/sev-host"));
+    dress.arg(&shim);
+    Run::of(dress, b"").text();
+    rig
+}
+
 /// A host with AMD SEV, an image in its pool, and a session whose keys are here.
 struct Host {
     rig: Rig,
@@ -89,15 +109,7 @@ struct Host {
 
 impl Host {
     fn start() -> Self {
-        let rig = Rig::start_tdx();
-        let shim = rig.scratch().join("sev-shim.so");
-        let mut gcc = on_path("gcc");
-        gcc.args(["-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o"]);
-        gcc.arg(&shim).arg(repository().join("tests/rig/sev-shim.c"));
-        Run::of(gcc, b"").text();
-        let mut dress = rig.command(repository().join("tests/rig/sev-host"));
-        dress.arg(&shim);
-        Run::of(dress, b"").text();
+        let rig = sev_rig();
         rig.tool("tdx-pool", ["import".as_ref(), guest_image(false).as_os_str()]).document();
         for (file, content) in [
             ("tik.bin", &TIK[..]),
@@ -191,6 +203,30 @@ fn refused(run: &Run, status: i32, says: &str) -> Value {
     let error = run.error(status);
     assert!(error.to_string().contains(says), "{says:?} is not in {error}");
     error
+}
+
+/// The firmware of a guest that AMD SEV protects is the one that we say it gets.
+#[test]
+#[ignore = "needs root"]
+fn the_firmware_of_a_sev_guest_is_the_one_that_libvirt_gives() {
+    let rig = sev_rig();
+    let directories = OddDirectories::mount(&rig);
+    let put = |name: &str, text: &str| fs::write(directories.admin().join(name), text).unwrap();
+    let request = Request {
+        features: &["amd-sev"],
+        more: "<launchSecurity type='sev'><cbitpos>51</cbitpos><reducedPhysBits>1</reducedPhysBits>\
+               <policy>0x0003</policy></launchSecurity>",
+        ..PLAIN
+    };
+    put("20-plain.json", &directories.flash("plain.fd", "split", &[]));
+    assert_eq!(compare(&rig, &request), None);
+    put("60-split.json", &directories.flash("split.fd", "split", &["amd-sev"]));
+    let split = compare(&rig, &request).unwrap();
+    put("50-stateless.json", &directories.flash("stateless.fd", "stateless", &["amd-sev"]));
+    let stateless = compare(&rig, &request).unwrap();
+    assert_ne!(split, stateless);
+    assert_eq!(compare(&rig, &Request { stateless: Some(false), ..request }), Some(split));
+    assert_eq!(compare(&rig, &Request { stateless: Some(true), ..request }), Some(stateless));
 }
 
 #[test]

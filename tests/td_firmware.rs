@@ -5,6 +5,8 @@
 
 #[path = "support/firmware.rs"]
 mod firmware;
+#[path = "support/odd_firmware.rs"]
+mod odd_firmware;
 mod support;
 #[path = "support/tree.rs"]
 mod tree;
@@ -14,9 +16,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use firmware::{Case, compare};
+use firmware::{PLAIN, Request, compare, compare_arguments, compare_started, expected, listed};
+use odd_firmware::{OddDirectories, rounds};
 use serde_json::{Value, json};
-use support::{Rig, Run, bin};
+use support::{Rig, Run, bin, guest_image};
 use tree::Tree;
 
 const SYSTEM: &str = "usr/share/qemu/firmware";
@@ -122,7 +125,7 @@ fn an_item_tells_all_that_the_descriptor_tells() {
             "device": "flash", "mode": "split",
             "executable": {"path": "/fw/40-enrolled", "format": "raw"},
             "nvram_template": {"path": "/fw/vars", "format": "raw"},
-            "tags": ["-D X"], "usable": true, "offered": null, "host": null,
+            "tags": ["-D X"], "usable": true, "offered": null, "chosen": null, "host": null,
         })
     );
     std::fs::remove_file(host.path("fw/vars")).unwrap();
@@ -145,10 +148,10 @@ fn the_more_specific_folder_holds_and_an_empty_file_hides() {
     put(ADMIN, "20-ours.json", &ours);
     put(ADMIN, "40-enrolled.json", "");
     put(ADMIN, "75-tdx.json", &descriptor("another", "memory", Q35, ""));
-    // What is no descriptor by its name.
-    put(ADMIN, "README", "text");
+    // What libvirt skips: hidden files, directories and devices, which do not hide a file either.
     put(ADMIN, ".50-hidden.json", "{");
-    put(ADMIN, "10-old.json~", "{");
+    std::fs::create_dir(host.path(&format!("{ADMIN}/45-keyless.json"))).unwrap();
+    std::os::unix::fs::symlink("/dev/null", host.path(&format!("{ADMIN}/60-plain.json"))).unwrap();
     let all = || host.run("tdx-td", "firmware");
     assert_eq!(builds(&all()), "20 30 45 50 55 60 70 75 80");
     assert_eq!(builds(&host.run("tdx-td", "firmware -f intel-tdx")), "20");
@@ -173,13 +176,14 @@ fn a_damaged_descriptor_is_named_and_the_others_are_shown() {
     let host = host();
     for (name, text, says) in [
         ("01-cut.json", "{\"description\":", "EOF"),
-        ("02-array.json", "[]", "invalid length"),
+        ("02-array.json", "[]", "not a JSON object"),
         (
             "03-device.json",
-            "{\"interface-types\":[],\"targets\":[],\"mapping\":{\"device\":\"floppy\"}}",
+            "{\"interface-types\":[],\"mapping\":{\"device\":\"floppy\"}}",
             "floppy",
         ),
         ("04-space.json", "\n", "EOF"),
+        ("README", "These descriptors are ours.", "expected value"),
     ] {
         host.file(&format!("{ADMIN}/{name}"), text);
         let document = host.run("tdx-td", "firmware -f intel-tdx").document();
@@ -189,7 +193,6 @@ fn a_damaged_descriptor_is_named_and_the_others_are_shown() {
     }
     let latin: &[u8] = b"{\"description\":\"\xe9\"}";
     host.file(&format!("{ADMIN}/05-latin.json"), latin);
-    std::fs::create_dir(host.path(&format!("{ADMIN}/06-folder.json"))).unwrap();
     std::os::unix::fs::symlink("nowhere", host.path(&format!("{ADMIN}/07-link.json"))).unwrap();
     let document = host.run("tdx-td", "firmware").document();
     assert_eq!(document["warnings"].as_array().unwrap().len(), 7, "{document}");
@@ -246,7 +249,7 @@ fn an_unknown_feature_is_told_with_the_nearest_one() {
 fn libvirt_chooses_the_same() {
     let rig = Rig::start();
     let choose = |features, stateless, machine| {
-        compare(&rig, &Case { features, stateless, machine, more: "" })
+        compare(&rig, &Request { features, stateless, machine, ..PLAIN })
     };
     let enrolled = choose(&[], None, "q35").unwrap();
     assert_eq!(choose(&["secure-boot"], None, "q35"), Some(enrolled.clone()));
@@ -274,4 +277,145 @@ fn libvirt_chooses_the_same() {
     let document = rig.tool("tdx-td", ["firmware"]).document();
     assert!(document["warnings"].to_string().contains("libvirt"), "{document}");
     assert!(document["items"].as_array().unwrap().iter().all(|item| item["offered"].is_null()));
+}
+
+/// What guests ask of firmware, in all ways that libvirt has words for without launch security.
+const REQUESTS: [Request<'_>; 14] = [
+    PLAIN,
+    Request { stateless: Some(true), ..PLAIN },
+    Request { stateless: Some(false), ..PLAIN },
+    Request { features: &["secure-boot"], ..PLAIN },
+    Request { features: &["no-secure-boot"], ..PLAIN },
+    Request { features: &["secure-boot", "enrolled-keys"], ..PLAIN },
+    Request { features: &["secure-boot", "no-enrolled-keys"], ..PLAIN },
+    Request { features: &["no-secure-boot", "no-enrolled-keys"], stateless: Some(false), ..PLAIN },
+    Request { features: &["secure-boot"], stateless: Some(true), ..PLAIN },
+    Request { features: &["acpi-s3"], ..PLAIN },
+    Request { machine: "pc", ..PLAIN },
+    Request { machine: "pc", features: &["no-secure-boot"], ..PLAIN },
+    Request { machine: "pc-q35-7.2", ..PLAIN },
+    Request { interface: "bios", ..PLAIN },
+];
+
+/// Over odd directories we list the loaders that libvirt lists, and choose the build that it gives.
+#[test]
+#[ignore = "needs root"]
+fn the_choice_over_odd_directories_is_libvirts() {
+    let rig = Rig::start();
+    let directories = OddDirectories::mount(&rig);
+    let (mut asked, mut given) = (0, 0);
+    for seed in 0..rounds(12) {
+        let files = directories.fill(seed);
+        println!("seed {seed}:\n{files}");
+        let listed = listed(&rig, "pc-q35-7.2");
+        let expected = expected(&rig, "pc-q35-7.2");
+        // Without any loader, libvirt lists those that it was built with.
+        assert!(
+            expected.is_empty() || listed.is_none_or(|listed| listed == expected),
+            "{expected:?}"
+        );
+        given += compare_arguments(&rig, &REQUESTS);
+        asked += REQUESTS.len();
+        compare_started(&rig, &REQUESTS[usize::try_from(seed).unwrap() % REQUESTS.len()]);
+    }
+    // The directories are odd, not useless.
+    assert!(asked / 5 < given && given < asked, "{given} of {asked}");
+}
+
+/// RHEL 9.0 with the workaround that was published for its descriptor of SEV firmware.
+#[test]
+#[ignore = "needs root"]
+fn a_stateless_build_with_an_nvram_template_is_the_one_libvirt_takes() {
+    let rig = Rig::start();
+    let directories = OddDirectories::mount(&rig);
+    let put =
+        |name: &str, text: &str| std::fs::write(directories.admin().join(name), text).unwrap();
+    put("50-amdsev.json", &directories.flash("amdsev.fd", "stateless", &["amd-sev"]));
+    let firmware = |line: &str| rig.shell(&format!("tdx-td firmware -f amd-sev {line}"));
+    let item = firmware("--stateless yes").item();
+    assert_eq!((&item["mode"], &item["nvram_template"]), (&json!("stateless"), &Value::Null));
+    assert_eq!((&item["offered"], &item["chosen"]), (&json!(true), &json!(true)), "{item}");
+    let stateless = Request { stateless: Some(true), ..PLAIN };
+    assert_eq!(compare(&rig, &stateless).as_deref(), item["executable"]["path"].as_str());
+    // This libvirt gives it to no guest that does not ask for it, and we say so.
+    let document = firmware("").document();
+    assert_eq!(document["items"][0]["chosen"], false, "{document}");
+    let warnings = document["warnings"].to_string();
+    let says = ["/etc/qemu/firmware", "50-amdsev.json", "its mode is stateless"];
+    assert!(says.iter().all(|says| warnings.contains(says)), "{warnings}");
+    assert_eq!(compare(&rig, &PLAIN), None);
+}
+
+/// One bad file keeps an old libvirt from all firmware: `host check` and `new` must not promise any.
+#[test]
+#[ignore = "needs root"]
+fn a_file_that_stops_libvirt_is_named() {
+    let rig = Rig::start();
+    let directories = OddDirectories::mount(&rig);
+    let put =
+        |name: &str, text: &str| std::fs::write(directories.admin().join(name), text).unwrap();
+    put("50-plain.json", &directories.flash("plain.fd", "split", &[]));
+    let check = |status| {
+        let document = rig.tool("tdx-td", ["host", "check", "--for", "none"]).answer(status);
+        let items = document["items"].as_array().unwrap();
+        items.iter().find(|item| item["code"] == "FIRMWARE").unwrap().clone()
+    };
+    assert_eq!(check(0)["status"], "ok");
+    assert!(compare(&rig, &PLAIN).is_some());
+    put("50-plain.json.rpmsave", "{");
+    let item = check(10);
+    assert!(item["found"].as_str().unwrap().contains("50-plain.json.rpmsave"), "{item}");
+    assert_eq!(compare(&rig, &PLAIN), None);
+    let document = rig.tool("tdx-td", ["firmware"]).document();
+    assert_eq!(document["items"][0]["chosen"], false, "{document}");
+}
+
+#[test]
+fn whoever_finds_no_firmware_is_told_why_each_build_does_not_fit() {
+    let host = host();
+    let warnings = |line: &str| host.run("tdx-td", line).document()["warnings"].to_string();
+    let told = warnings("firmware -f intel-tdx -m pc");
+    for says in [
+        "/usr/share/qemu/firmware or /etc/qemu/firmware",
+        "uefi firmware for x86_64 pc with intel-tdx",
+        "30-bios.json: it is not uefi",
+        "75-tdx.json: it is not for x86_64 pc",
+    ] {
+        assert!(told.contains(says), "{says:?} is not in {told}");
+    }
+    assert!(
+        warnings("firmware -f intel-tdx,secure-boot").contains("75-tdx.json: it lacks secure-boot")
+    );
+    assert_eq!(warnings("firmware -f intel-tdx"), "[]");
+}
+
+/// A guest sleeps only where the one build that it can have lets it, whatever other builds offer.
+#[test]
+#[ignore = "needs root"]
+fn a_new_guest_gets_the_build_that_its_settings_ask_for() {
+    let rig = Rig::start();
+    rig.tool("tdx-pool", ["import".as_ref(), guest_image(false).as_os_str()]).document();
+    let directories = OddDirectories::mount(&rig);
+    let put =
+        |name: &str, text: &str| std::fs::write(directories.admin().join(name), text).unwrap();
+    let all = ["acpi-s3", "acpi-s4", "secure-boot", "enrolled-keys", "requires-smm"];
+    put("20-enrolled.json", &directories.flash("enrolled.fd", "split", &all));
+    put("30-plain.json", &directories.flash("plain.fd", "split", &[]));
+    for (more, build) in [
+        ("", "plain.fd"),
+        ("--set guest.secure_boot=off", "plain.fd"),
+        ("--set guest.secure_boot=on", "enrolled.fd"),
+        ("--scenario desktop", "plain.fd"),
+        ("--scenario desktop --set guest.secure_boot=on", "enrolled.fd"),
+    ] {
+        let new = "tdx-td new -i guest.qcow2 --name web1 --security none --virt-type qemu \
+            --memory 256M --vcpus 1";
+        let warnings = rig.shell(&format!("{new} {more}")).document()["warnings"].to_string();
+        let sleepless =
+            warnings.contains("guest.suspend_to_mem is off: no firmware here has acpi-s3");
+        assert_eq!(sleepless, more == "--scenario desktop", "{more}: {warnings}");
+        let xml = rig.virsh(["dumpxml", "web1"]);
+        assert!(xml.contains(&format!("/{build}</loader>")), "{more}: {xml}");
+        rig.tool("tdx-td", ["delete", "web1", "--yes", "--timeout", "0"]).document();
+    }
 }

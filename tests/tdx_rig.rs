@@ -4,6 +4,8 @@
 
 #[path = "support/firmware.rs"]
 mod firmware;
+#[path = "support/odd_firmware.rs"]
+mod odd_firmware;
 #[path = "support/plain_guest.rs"]
 mod plain_guest;
 mod support;
@@ -14,7 +16,8 @@ mod tree;
 
 use std::fs;
 
-use firmware::{Case, compare};
+use firmware::{PLAIN, Request, compare, compare_arguments, compare_started, expected, listed};
+use odd_firmware::{OddDirectories, rounds};
 use serde_json::{Value, json};
 use support::{Rig, guest_image, repository};
 use tdx_td::capability::{Security, VirtType};
@@ -134,9 +137,8 @@ fn the_host_is_judged_as_it_is() {
 #[ignore = "needs root"]
 fn libvirt_chooses_the_firmware_that_we_choose() {
     let rig = Rig::start_tdx();
-    let choose = |features, stateless, more| {
-        compare(&rig, &Case { features, stateless, machine: "q35", more })
-    };
+    let choose =
+        |features, stateless, more| compare(&rig, &Request { features, stateless, more, ..PLAIN });
     let plain = choose(&[], None, "").unwrap();
     assert_eq!(choose(&["secure-boot"], None, ""), Some(plain));
     let keyless = choose(&["secure-boot", "no-enrolled-keys"], None, "");
@@ -159,6 +161,63 @@ fn libvirt_chooses_the_firmware_that_we_choose() {
     // It masks it, and there is none.
     rig.shell(&format!(": >/etc/qemu/firmware/{}", item["name"])).text();
     assert_eq!(choose(&["intel-tdx"], None, "<launchSecurity type='tdx'/>"), None);
+}
+
+/// What guests ask of firmware, trust domains among them.
+const REQUESTS: [Request<'_>; 14] = [
+    PLAIN,
+    Request { stateless: Some(true), ..PLAIN },
+    Request { stateless: Some(false), ..PLAIN },
+    Request { features: &["secure-boot"], ..PLAIN },
+    Request { features: &["no-secure-boot"], ..PLAIN },
+    Request { features: &["secure-boot", "no-enrolled-keys"], ..PLAIN },
+    Request { features: &["no-secure-boot", "no-enrolled-keys"], stateless: Some(false), ..PLAIN },
+    Request { features: &["acpi-s3"], ..PLAIN },
+    Request { machine: "pc", ..PLAIN },
+    Request { interface: "bios", ..PLAIN },
+    Request { interface: "bios", stateless: Some(true), ..PLAIN },
+    Request { features: &["intel-tdx"], more: TDX, ..PLAIN },
+    Request { features: &["intel-tdx"], stateless: Some(true), more: TDX, ..PLAIN },
+    Request { features: &["intel-tdx", "no-secure-boot"], more: TDX, ..PLAIN },
+];
+
+const TDX: &str = "<launchSecurity type='tdx'/>";
+
+/// Over odd directories we list the loaders that a new libvirt lists, and choose the build that it gives.
+#[test]
+#[ignore = "needs root"]
+fn the_choice_over_odd_directories_is_libvirts() {
+    let rig = Rig::start_tdx();
+    let directories = OddDirectories::mount(&rig);
+    let (mut asked, mut given) = (0, 0);
+    for seed in 0..rounds(12) {
+        let files = directories.fill(seed);
+        println!("seed {seed}:\n{files}");
+        if let Some(listed) = listed(&rig, "pc-q35-7.2") {
+            assert_eq!(listed, expected(&rig, "pc-q35-7.2"));
+        }
+        given += compare_arguments(&rig, &REQUESTS);
+        asked += REQUESTS.len();
+        compare_started(&rig, &REQUESTS[usize::try_from(seed).unwrap() % REQUESTS.len()]);
+    }
+    // The directories are odd, not useless.
+    assert!(asked / 5 < given && given < asked, "{given} of {asked}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_stateless_build_with_an_nvram_template_is_the_one_libvirt_takes() {
+    let rig = Rig::start_tdx();
+    let directories = OddDirectories::mount(&rig);
+    let text = directories.flash("amdsev.fd", "stateless", &["amd-sev"]);
+    fs::write(directories.admin().join("50-amdsev.json"), text).unwrap();
+    let item = rig.tool("tdx-td", ["firmware", "-f", "amd-sev"]).item();
+    assert_eq!((&item["offered"], &item["chosen"]), (&json!(true), &json!(true)), "{item}");
+    for stateless in [None, Some(true)] {
+        let given = compare(&rig, &Request { stateless, ..PLAIN });
+        assert_eq!(given.as_deref(), item["executable"]["path"].as_str());
+    }
+    assert_eq!(compare(&rig, &Request { stateless: Some(false), ..PLAIN }), None);
 }
 
 #[test]

@@ -12,6 +12,7 @@ use common::xml::Element;
 use common::{Error, Result};
 
 use crate::capability::VirtType;
+use crate::firmware::selection::Wanted;
 use crate::identity::Identity;
 use crate::launch::Launch;
 use crate::scenario::profile::{Auto, Guest as Profile, Switch};
@@ -91,26 +92,19 @@ impl Guest<'_> {
                 .attr("machine", &profile.machine)
                 .text("hvm"),
         );
-        let feature = |name: &str, on: Switch| {
-            Element::new("feature").attr("enabled", on.yes_no()).attr("name", name)
-        };
-        let keys = |on: Switch| {
-            Element::new("firmware")
-                .child(feature("enrolled-keys", on))
-                .child(feature("secure-boot", on))
-        };
-        let ordinary = self.settings.launch == Launch::None;
-        let os = match profile.secure_boot {
-            Auto::Is(on) => os.child(keys(on)),
-            // The firmware with enrolled keys boots only signed images, the one without boots all.
-            Auto::Auto if ordinary => os.child(keys(Switch(false))),
-            // libvirt looks for firmware that can be launched so. Debian's only one for TDX has keys
-            // enrolled: asking for none finds nothing.
-            Auto::Auto => os,
-        };
-        // Variables of its own keep libvirt from the stateless builds, which are for AMD SEV.
-        let loader = ordinary.then(|| Element::new("loader").attr("stateless", "no"));
-        let os = os.child_opt(loader);
+        let wanted = Wanted::of_guest(profile, self.settings.launch.security());
+        let asked = |name: &str| wanted.features.iter().find(|feature| feature.name == name);
+        let asked = ["enrolled-keys", "secure-boot"].into_iter().filter_map(asked);
+        let features = asked.map(|feature| {
+            let enabled = Switch(feature.present).yes_no();
+            Element::new("feature").attr("enabled", enabled).attr("name", &feature.name)
+        });
+        let features: Vec<Element> = features.collect();
+        let firmware = (!features.is_empty()).then(|| Element::new("firmware").children(features));
+        let loader = wanted
+            .stateless
+            .map(|stateless| Element::new("loader").attr("stateless", Switch(stateless).yes_no()));
+        let os = os.child_opt(firmware).child_opt(loader);
         // What was installed from somewhere else is started from the disk next time.
         let disk = (profile.boot != Boot::Disk).then_some(Boot::Disk);
         let boot = [profile.boot].into_iter().chain(disk);

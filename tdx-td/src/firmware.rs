@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Arg, Args};
@@ -16,11 +16,14 @@ use common::{Result, log};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+pub mod choice;
 pub mod descriptor;
 pub mod directory;
+pub mod request;
 pub mod selection;
 
-use descriptor::{Descriptor, Device, File, Mode, Target};
+use choice::{Choice, Rules};
+use descriptor::{Descriptor, Device, File, INTERFACES, Mode, Target};
 use directory::{Descriptors, Scope};
 use selection::{FEATURES, Feature, Wanted};
 
@@ -36,11 +39,14 @@ pub struct FirmwareArgs {
     #[arg(short, long, value_name = "ARCH")]
     architecture: Option<String>,
     /// What the guest finds
-    #[arg(short, long, value_parser = ["uefi", "bios", "openfirmware", "uboot"])]
+    #[arg(short, long, value_parser = PossibleValuesParser::new(INTERFACES))]
     interface: Option<String>,
     /// The machine type: pc-q35-10.1, or q35 for any version
     #[arg(short, long)]
     machine: Option<String>,
+    /// Whether it is to be stateless, that is, to keep no variables: as in <loader stateless='yes'/>
+    #[arg(long, value_name = "yes|no", value_parser = stateless(), hide_possible_values = true)]
+    stateless: Option<bool>,
     /// Print the descriptors themselves, one after another, as QEMU has them
     #[arg(short, long)]
     content: bool,
@@ -54,6 +60,10 @@ const EXAMPLES: &str = "Examples:
 /// Takes the name of a feature, or `no-` and the name.
 fn feature() -> impl TypedValueParser<Value = Feature> {
     PossibleValuesParser::new(FEATURES).map(|name| Feature::parse(&name))
+}
+
+fn stateless() -> impl TypedValueParser<Value = bool> {
+    PossibleValuesParser::new(["yes", "no"]).map(|word| word == "yes")
 }
 
 /// The flag `--connect` without its short form, which here means something else.
@@ -94,11 +104,14 @@ pub struct FirmwareItem {
     usable: bool,
     /// Whether libvirt has it among its loaders; null when libvirt cannot be asked.
     offered: Option<bool>,
+    /// Whether libvirt gives this build to a guest that asks for the same; null when libvirt cannot be
+    /// asked.
+    chosen: Option<bool>,
 }
 
 impl Item for FirmwareItem {
     const COLUMNS: &'static [&'static str] =
-        &["NAME", "DEVICE", "MODE", "FEATURES", "EXECUTABLE", "USABLE", "OFFERED"];
+        &["NAME", "DEVICE", "MODE", "FEATURES", "EXECUTABLE", "USABLE", "OFFERED", "CHOSEN"];
     const IS_ON_HOST: bool = false;
 
     /// Its order is that of preference.
@@ -119,6 +132,7 @@ impl Item for FirmwareItem {
             self.executable.path.display().to_string(),
             yes(self.usable),
             self.offered.map(yes).unwrap_or_default(),
+            self.chosen.map(yes).unwrap_or_default(),
         ]
     }
 }
@@ -138,16 +152,19 @@ pub fn run(
         architecture: args.architecture,
         machine: args.machine,
         features: args.features,
-        stateless: None,
+        stateless: args.stateless,
+        smm: None,
     };
-    let Descriptors { mut found, damaged: mut warnings } = Descriptors::read(host, Scope::User)?;
-    found.retain(|descriptor| wanted.fits(descriptor));
+    let all = Descriptors::read(host, Scope::User)?;
+    let mut warnings: Vec<String> = all.damaged.iter().map(ToString::to_string).collect();
+    warnings.extend(all.warnings.iter().cloned());
+    let mut found: Vec<_> = all.found.iter().filter(|found| wanted.fits(found)).cloned().collect();
     if args.content {
         let texts = found.iter().map(|descriptor| format!("{}\n", descriptor.text.trim_end()));
         return Ok(Outcome::raw_with_warnings(texts.collect(), warnings));
     }
     let mut loaders = None;
-    if may_ask && !found.is_empty() {
+    if may_ask {
         match connect() {
             Ok(libvirt) if libvirt.is_local() => loaders = Some(Loaders::new(libvirt)),
             Ok(libvirt) => warnings
@@ -155,8 +172,22 @@ pub fn run(
             Err(error) => warnings.push(format!("what libvirt offers is unknown: {error}")),
         }
     }
+    let choice = loaders.as_ref().map(|loaders| loaders.choose(host, &all, &wanted)).transpose()?;
+    let known = choice.clone().unwrap_or_else(|| Choice::new(&all, &wanted, &Rules::newest()));
+    warnings.extend(known.complaint(&wanted).filter(|_| found.is_empty() || choice.is_some()));
+    // An old libvirt may choose what does not fit in every respect, or what the user's directory hides.
+    let missing = choice.as_ref().and_then(Choice::build);
+    if let Some(build) = missing.filter(|build| found.iter().all(|found| found.path != build.path))
+    {
+        let after = found.partition_point(|found| found.path.file_name() < build.path.file_name());
+        found.insert(after, build.clone());
+    }
+    let chosen = |path: &Path| {
+        choice.as_ref().map(|choice| choice.build().is_some_and(|build| build.path == path))
+    };
     let item = |descriptor: Descriptor| FirmwareItem {
         offered: loaders.as_mut().map(|loaders| loaders.offer(&descriptor, &wanted)),
+        chosen: chosen(&descriptor.path),
         usable: is_usable(host, &descriptor),
         name: descriptor.name(),
         descriptor: descriptor.path,
@@ -174,17 +205,15 @@ pub fn run(
     Ok(Document::new("tdx.td.firmware", items).warnings(warnings).into())
 }
 
-/// The firmware that the system's libvirt takes when it is asked for no more than this, with
-/// `firmware='efi'`; none when there is none.
+/// What the system's libvirt does, by its rules, for a guest that asks for this with `firmware='efi'`.
 ///
-/// Damaged descriptors are passed over.
-/// Errors: `permission` or `io` when a folder of descriptors cannot be listed.
-pub fn select(host: &Host, wanted: &Wanted) -> Result<Option<Descriptor>> {
-    let Descriptors { found, damaged } = Descriptors::read(host, Scope::System)?;
-    for damaged in damaged {
+/// Errors: `permission` or `io` when a directory of descriptors cannot be listed.
+pub fn choose(host: &Host, wanted: &Wanted, rules: &Rules) -> Result<Choice> {
+    let descriptors = Descriptors::read(host, Scope::System)?;
+    for damaged in &descriptors.damaged {
         log::step(format_args!("{damaged}"));
     }
-    Ok(found.into_iter().find(|descriptor| wanted.is_chosen(descriptor)))
+    Ok(Choice::new(&descriptors, wanted, rules))
 }
 
 /// Whether the files that a descriptor names are there.
@@ -203,6 +232,16 @@ struct Loaders {
 impl Loaders {
     fn new(libvirt: Libvirt) -> Self {
         Self { libvirt, asked: BTreeMap::new() }
+    }
+
+    /// What this libvirt does for a guest that asks for this; `all` are the descriptors with the user's.
+    fn choose(&self, host: &Host, all: &Descriptors, wanted: &Wanted) -> Result<Choice> {
+        let rules = Rules::ask(&self.libvirt, wanted);
+        // Only the libvirtd of a user reads the user's directory.
+        if self.libvirt.uri().contains(":///session") {
+            return Ok(Choice::new(all, wanted, &rules));
+        }
+        choose(host, wanted, &rules)
     }
 
     /// Whether one of the machines that are wanted can have it as its loader.

@@ -38,9 +38,17 @@ fn host(vendor: &str, flags: &str, release: &str, command_line: &str) -> Tree {
 
 /// Firmware as a package brings it.
 fn firmware(tree: &Tree, name: &str, file: &str, features: &[&str]) {
+    let vars = "/usr/share/OVMF/OVMF_VARS_4M.fd";
+    let mapping = match file.contains("CODE") {
+        true => json!({
+            "device": "flash", "executable": {"filename": file, "format": "raw"},
+            "nvram-template": {"filename": vars, "format": "raw"},
+        }),
+        false => json!({"device": "memory", "filename": file}),
+    };
+    tree.file(vars, "variables");
     let descriptor = json!({
-        "description": name, "interface-types": ["uefi"],
-        "mapping": {"device": "memory", "filename": file},
+        "description": name, "interface-types": ["uefi"], "mapping": mapping,
         "targets": [{"architecture": "x86_64", "machines": ["pc-q35-*"]}],
         "features": features, "tags": [],
     });
@@ -78,6 +86,12 @@ fn intel(release: &str, parameter: &str) -> Tree {
     tree.file("sys/module/kvm_intel/parameters/tdx", format!("{parameter}\n"));
     let features = &["intel-tdx", "secure-boot", "enrolled-keys", "verbose-dynamic"];
     firmware(&tree, "60-edk2-x86_64-inteltdx", "/usr/share/ovmf/OVMF.inteltdx.ms.fd", features);
+    firmware(
+        &tree,
+        "60-edk2-x86_64",
+        "/usr/share/OVMF/OVMF_CODE_4M.fd",
+        &["acpi-s3", "verbose-dynamic"],
+    );
     tree.file("run/tdx-qgs/qgs.socket", "");
     let kinds: &[&str] = if parameter == "Y" { &["tdx"] } else { &[] };
     capabilities(&tree, kinds, "");

@@ -1,12 +1,15 @@
-//! What a firmware build is and takes, as its descriptor says.
+//! What a firmware build is and needs, as its descriptor says.
 //!
-//! Source: QEMU `docs/interop/firmware.json`, `Firmware`; its memory mapping of QEMU 11.0, which has
-//! modes as flash has.
+//! A file counts as a descriptor exactly when libvirt's reader accepts it, since libvirt chooses.
+//!
+//! Source: QEMU `docs/interop/firmware.json`, `Firmware`; libvirt `src/qemu/qemu_firmware.c`,
+//! `qemuFirmwareParse`.
 
 use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// Where firmware comes into the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -23,6 +26,13 @@ pub enum Device {
 }
 
 impl Device {
+    /// The device of a name in descriptors.
+    fn parse(word: &str) -> Option<Self> {
+        [Self::Flash, Self::Kernel, Self::Memory, Self::Igvm]
+            .into_iter()
+            .find(|d| d.as_str() == word)
+    }
+
     /// Its name in descriptors.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -47,6 +57,11 @@ pub enum Mode {
 }
 
 impl Mode {
+    /// The mode of a name in descriptors.
+    fn parse(word: &str) -> Option<Self> {
+        [Self::Split, Self::Combined, Self::Stateless].into_iter().find(|m| m.as_str() == word)
+    }
+
     /// Its name in descriptors.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -61,7 +76,6 @@ impl Mode {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct File {
     /// Where it is.
-    #[serde(alias = "filename")]
     pub path: PathBuf,
     /// How it is written: `raw`, `qcow2`, `json`.
     pub format: String,
@@ -103,65 +117,35 @@ pub struct Descriptor {
     pub tags: Vec<String>,
 }
 
-/// A descriptor as it is written.
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct Written {
-    #[serde(default)]
-    description: String,
-    interface_types: Vec<String>,
-    mapping: Mapping,
-    targets: Vec<Target>,
-    #[serde(default)]
-    features: Vec<String>,
-    #[serde(default)]
-    tags: Vec<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct Mapping {
-    device: Device,
-    mode: Option<Mode>,
-    executable: Option<File>,
-    nvram_template: Option<File>,
-    filename: Option<PathBuf>,
-}
-
 impl Descriptor {
     /// Reads a descriptor.
     ///
-    /// Errors: what of it is not as QEMU's specification wants it, in words.
+    /// Errors: why libvirt does not accept the text, in words.
     pub fn parse(path: &Path, text: String) -> Result<Self, String> {
-        let written: Written = serde_json::from_str(&text).map_err(|error| error.to_string())?;
-        let Mapping { device, mode, executable, nvram_template, filename } = written.mapping;
-        let by_name = |path| File { path, format: "raw".to_owned() };
-        let (executable, mode) = match (device, executable, filename) {
-            (Device::Flash, Some(file), None) => (file, Some(mode.unwrap_or(Mode::Split))),
-            (Device::Memory, Some(file), None) if mode.is_some() => (file, mode),
-            (Device::Memory, None, Some(name)) => (by_name(name), Some(Mode::Stateless)),
-            (Device::Kernel | Device::Igvm, None, Some(name)) => (by_name(name), None),
-            _ => return Err(format!("the {} mapping names no firmware", device.as_str())),
-        };
-        match (mode, &nvram_template) {
-            (Some(Mode::Split), None) => return Err("a split build without nvram-template".into()),
-            (None | Some(Mode::Combined | Mode::Stateless), Some(_)) => {
-                return Err("an nvram-template that nothing is made from".into());
-            }
-            _ => {}
+        // libvirt hands the text to its parser as a C string.
+        let read = text.split('\0').next().unwrap_or_default();
+        let written: Value = serde_json::from_str(read).map_err(|error| error.to_string())?;
+        if !written.is_object() {
+            return Err("it is not a JSON object".to_owned());
         }
+        let interface_types = interface_types(&written)?;
+        let Mapping { device, mode, executable, nvram_template } = mapping(&written)?;
+        let targets = array(&written, "targets")?.iter().map(target).collect::<Result<_, _>>()?;
+        let features = strings(array(&written, "features")?);
+        let tags = written.get("tags").and_then(Value::as_array).map(|tags| strings(tags));
+        let description = written.get("description").and_then(Value::as_str);
         Ok(Self {
             path: path.to_owned(),
-            text,
-            description: written.description,
-            interface_types: written.interface_types,
-            targets: written.targets,
-            features: written.features,
+            description: description.unwrap_or_default().to_owned(),
+            interface_types,
+            targets,
+            features,
             device,
             mode,
             executable,
             nvram_template,
-            tags: written.tags,
+            tags: tags.unwrap_or_default(),
+            text,
         })
     }
 
@@ -175,6 +159,139 @@ impl Descriptor {
         self.features.iter().any(|has| has == feature)
     }
 }
+
+/// Where a build is loaded, and from which files.
+struct Mapping {
+    device: Device,
+    mode: Option<Mode>,
+    executable: File,
+    nvram_template: Option<File>,
+}
+
+fn mapping(written: &Value) -> Result<Mapping, String> {
+    let mapping = written.get("mapping").ok_or("mapping is missing")?;
+    let word = string(mapping, "device").ok_or("mapping.device is missing")?;
+    let device = Device::parse(word).ok_or_else(|| format!("unknown device {word}"))?;
+    if device == Device::Flash {
+        return flash(mapping);
+    }
+    let filename = string(mapping, "filename");
+    let filename = filename.ok_or_else(|| format!("the {word} mapping has no filename"))?;
+    let executable = raw(filename);
+    // Variables that QEMU keeps itself, in a JSON file.
+    let variables = mapping.get("uefi-vars").filter(|_| device == Device::Memory);
+    let template = |variables| string(variables, "template").ok_or("uefi-vars has no template");
+    let nvram_template = variables
+        .map(template)
+        .transpose()?
+        .map(|path| File { path: path.into(), format: "json".to_owned() });
+    let mode = if nvram_template.is_some() { Mode::Split } else { Mode::Stateless };
+    let mode = (device == Device::Memory).then_some(mode);
+    Ok(Mapping { device, mode, executable, nvram_template })
+}
+
+/// The mapping of a build in flash. A template counts only in the mode `split`, which needs one; in
+/// the other modes libvirt does not look at it.
+fn flash(mapping: &Value) -> Result<Mapping, String> {
+    let mode = match mapping.get("mode") {
+        None => Mode::Split,
+        Some(mode) => {
+            let word = mode.as_str().ok_or("mapping.mode is not a string")?;
+            Mode::parse(word).ok_or_else(|| format!("unknown mode {word}"))?
+        }
+    };
+    let file = |key| {
+        let file = mapping.get(key).ok_or_else(|| format!("the flash mapping has no {key}"))?;
+        let part = |part| string(file, part).ok_or_else(|| format!("{key} has no {part}"));
+        Ok::<_, String>(File { path: part("filename")?.into(), format: part("format")?.to_owned() })
+    };
+    let executable = file("executable")?;
+    let nvram_template = (mode == Mode::Split).then(|| file("nvram-template")).transpose()?;
+    Ok(Mapping { device: Device::Flash, mode: Some(mode), executable, nvram_template })
+}
+
+fn interface_types(written: &Value) -> Result<Vec<String>, String> {
+    let known = |interface: &Value| match interface.as_str() {
+        Some(word) if INTERFACES.contains(&word) => Ok(word.to_owned()),
+        _ => Err(format!("unknown interface type {interface}")),
+    };
+    array(written, "interface-types")?.iter().map(known).collect()
+}
+
+fn target(written: &Value) -> Result<Target, String> {
+    let architecture = string(written, "architecture").ok_or("a target has no architecture")?;
+    if !ARCHITECTURES.contains(&architecture) {
+        return Err(format!("unknown architecture {architecture}"));
+    }
+    let machines = strings(array(written, "machines")?);
+    Ok(Target { architecture: architecture.to_owned(), machines })
+}
+
+fn raw(path: &str) -> File {
+    File { path: path.into(), format: "raw".to_owned() }
+}
+
+fn array<'a>(of: &'a Value, key: &str) -> Result<&'a Vec<Value>, String> {
+    of.get(key).and_then(Value::as_array).ok_or_else(|| format!("{key} is not an array"))
+}
+
+fn string<'a>(of: &'a Value, key: &str) -> Option<&'a str> {
+    of.get(key).and_then(Value::as_str)
+}
+
+/// The strings among some values. libvirt does not look at the others.
+fn strings(values: &[Value]) -> Vec<String> {
+    values.iter().filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+/// What firmware can be for its guest.
+pub const INTERFACES: [&str; 4] = ["bios", "openfirmware", "uboot", "uefi"];
+
+/// The architectures that libvirt knows by QEMU's names.
+///
+/// Source: libvirt `src/util/virarch.c` and `virQEMUCapsArchFromString`.
+const ARCHITECTURES: [&str; 40] = [
+    "aarch64",
+    "alpha",
+    "arm",
+    "armv6l",
+    "armv7b",
+    "armv7l",
+    "cris",
+    "i386",
+    "i686",
+    "ia64",
+    "itanium",
+    "lm32",
+    "loongarch64",
+    "m68k",
+    "microblaze",
+    "microblazeel",
+    "mips",
+    "mips64",
+    "mips64el",
+    "mipsel",
+    "or1k",
+    "or32",
+    "parisc",
+    "parisc64",
+    "ppc",
+    "ppc64",
+    "ppc64le",
+    "ppcemb",
+    "riscv32",
+    "riscv64",
+    "s390",
+    "s390x",
+    "sh4",
+    "sh4eb",
+    "sparc",
+    "sparc64",
+    "unicore32",
+    "x86_64",
+    "xtensa",
+    "xtensaeb",
+];
 
 #[cfg(test)]
 mod tests {
@@ -223,11 +340,17 @@ mod tests {
                 "raw",
             ),
             (
-                format!(
-                    r#"{{"device":"memory","mode":"split","executable":{file},"nvram-template":{vars}}}"#
-                ),
+                r#"{"device":"memory","filename":"/code","uefi-vars":{"template":"/vars"}}"#.into(),
                 Device::Memory,
                 Some(Mode::Split),
+                "raw",
+            ),
+            (
+                format!(
+                    r#"{{"device":"flash","mode":"stateless","executable":{file},"nvram-template":{vars}}}"#
+                ),
+                Device::Flash,
+                Some(Mode::Stateless),
                 "qcow2",
             ),
         ] {
@@ -243,12 +366,12 @@ mod tests {
     fn what_is_no_descriptor_is_said_in_words() {
         for (mapping, says) in [
             (r#"{"device":"floppy","filename":"/code"}"#, "floppy"),
-            (r#"{"device":"memory"}"#, "memory mapping names no firmware"),
-            (r#"{"device":"flash","filename":"/code"}"#, "flash mapping names no firmware"),
+            (r#"{"device":"memory"}"#, "memory mapping has no filename"),
+            (r#"{"device":"flash","filename":"/code"}"#, "flash mapping has no executable"),
             (r#"{"filename":"/code"}"#, "device"),
             (
                 r#"{"device":"flash","executable":{"filename":"/c","format":"raw"}}"#,
-                "without nvram",
+                "no nvram-template",
             ),
         ] {
             let error = parse(mapping).unwrap_err();

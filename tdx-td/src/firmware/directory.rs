@@ -1,10 +1,12 @@
-//! The folders that descriptors are in.
+//! The directories that descriptors are in.
 //!
-//! Source: QEMU `docs/interop/firmware.json`: of files of one name the one in the more specific folder
-//! holds, an empty one hides the others, and they are tried in the order of their names.
+//! Source: QEMU `docs/interop/firmware.json`: of several files with one name, the one in the more
+//! specific directory counts, an empty one hides the others, and files are tried in the order of their
+//! names; libvirt `src/qemu/qemu_interop_config.c` for which files those are.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use common::Result;
@@ -14,8 +16,8 @@ use common::{IoContext, config};
 
 use super::descriptor::Descriptor;
 
-/// What distributions bring, and what the administrator adds, which is the more specific.
-const SYSTEM: [&str; 2] = ["/usr/share/qemu/firmware", "/etc/qemu/firmware"];
+/// The distribution's directory and the administrator's, which is the more specific.
+pub const SYSTEM: [&str; 2] = ["/usr/share/qemu/firmware", "/etc/qemu/firmware"];
 
 /// Whose descriptors are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,79 +31,108 @@ pub enum Scope {
 /// The descriptors of a machine.
 #[derive(Debug, Default)]
 pub struct Descriptors {
-    /// Those that hold, in the order in which they are tried.
+    /// Those that count, in the order in which they are tried.
     pub found: Vec<Descriptor>,
-    /// Those that cannot be read, a sentence each.
-    pub damaged: Vec<String>,
+    /// Files that libvirt takes for descriptors and cannot use.
+    pub damaged: Vec<Damaged>,
+    /// What is wrong with the user's directory, which libvirtd does not read.
+    pub warnings: Vec<String>,
+}
+
+/// A file among the descriptors that is not one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damaged {
+    /// The file.
+    pub path: PathBuf,
+    /// Why it cannot be used, in words.
+    pub why: String,
+    /// Whether every libvirt refuses to choose firmware because of it.
+    pub is_fatal: bool,
+}
+
+impl std::fmt::Display for Damaged {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} is not a firmware descriptor: {}", self.path.display(), self.why)
+    }
 }
 
 impl Descriptors {
-    /// Reads all.
+    /// Reads all descriptors.
     ///
-    /// Errors: `permission` or `io` for a folder of the machine that is there and cannot be listed; the
-    /// user's is passed over then, with a warning.
+    /// Errors: `permission` or `io` for a directory of the machine that exists and cannot be listed. The
+    /// user's directory is skipped then, with a warning.
     pub fn read(host: &Host, scope: Scope) -> Result<Self> {
         let mut all = Self::default();
-        let mut by_name = BTreeMap::<OsString, PathBuf>::new();
-        let mut add = |folder: &Path, names: Vec<OsString>| {
-            by_name.extend(names.into_iter().map(|name| (name.clone(), folder.join(name))));
-        };
-        for folder in SYSTEM.map(Path::new) {
-            add(folder, list(host, folder)?);
+        let mut by_name = BTreeMap::new();
+        for directory in SYSTEM.map(Path::new) {
+            all.list(host, directory, &mut by_name)?;
         }
         let user = config::home().filter(|_| scope == Scope::User);
-        if let Some(folder) = user.map(|folder| folder.join("qemu/firmware")) {
-            match list(host, &folder) {
-                Ok(names) => add(&folder, names),
-                Err(error) => all.damaged.push(error.to_string()),
-            }
+        if let Some(directory) = user.map(|home| home.join("qemu/firmware"))
+            && let Err(error) = all.list(host, &directory, &mut by_name)
+        {
+            all.warnings.push(error.to_string());
         }
         for path in by_name.into_values() {
             match read(host, &path) {
                 Ok(None) => {}
                 Ok(Some(descriptor)) => all.found.push(descriptor),
-                Err(why) => {
-                    let path = path.display();
-                    all.damaged.push(format!("{path} is no firmware descriptor: {why}"));
-                }
+                Err(why) => all.damaged.push(Damaged { path, why, is_fatal: false }),
             }
         }
         Ok(all)
     }
-}
 
-/// The names of the descriptors in a folder; none where there is no such folder.
-fn list(host: &Host, folder: &Path) -> Result<Vec<OsString>> {
-    let there = host.path(folder);
-    let entries = match std::fs::read_dir(&there) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.at("read", &there)?,
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        let name = entry.at("read", &there)?.file_name();
-        let is_json = Path::new(&name).extension().is_some_and(|extension| extension == "json");
-        if is_json && !name.as_encoded_bytes().starts_with(b".") {
-            names.push(name);
+    /// Adds the files of a directory by name, in place of those with the same name.
+    ///
+    /// As libvirt does, this takes every name that does not begin with a dot, whatever it ends with.
+    /// Directories and devices, `/dev/null` among them, neither count nor hide a file.
+    fn list(
+        &mut self,
+        host: &Host,
+        directory: &Path,
+        by_name: &mut BTreeMap<OsString, PathBuf>,
+    ) -> Result<()> {
+        let real = host.path(directory);
+        let entries = match std::fs::read_dir(&real) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            entries => entries.at("read", &real)?,
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            names.push(entry.at("read", &real)?.file_name());
         }
+        names.retain(|name| !name.as_bytes().starts_with(b"."));
+        names.sort_unstable();
+        for name in names {
+            let path = directory.join(&name);
+            match std::fs::metadata(real.join(&name)) {
+                Ok(metadata) if metadata.is_file() => drop(by_name.insert(name, path)),
+                Ok(_) => {}
+                Err(error) => {
+                    let why = error.to_string();
+                    self.damaged.push(Damaged { path, why, is_fatal: true });
+                }
+            }
+        }
+        Ok(())
     }
-    Ok(names)
 }
 
-/// More than any descriptor has, bytes.
+/// The largest file that libvirt reads, bytes.
 const LIMIT: u64 = 1 << 20;
 
-/// A descriptor; none for an empty file, which hides others of its name.
+/// The descriptor in a file; none for an empty file, which hides others of its name.
 fn read(host: &Host, path: &Path) -> Result<Option<Descriptor>, String> {
     let file = host.path(path);
-    let bytes = match std::fs::metadata(&file) {
-        Ok(metadata) if !metadata.is_file() => return Err("it is no file".to_owned()),
-        Ok(metadata) if metadata.len() > LIMIT => {
-            return Err(format!("it is larger than {}", Size(LIMIT)));
-        }
-        Ok(_) => std::fs::read(&file).map_err(|error| error.to_string())?,
-        Err(error) => return Err(error.to_string()),
-    };
+    let metadata = std::fs::metadata(&file).map_err(|error| error.to_string())?;
+    if !metadata.is_file() {
+        return Err("it is not a file".to_owned());
+    }
+    if metadata.len() > LIMIT {
+        return Err(format!("it is larger than {}", Size(LIMIT)));
+    }
+    let bytes = std::fs::read(&file).map_err(|error| error.to_string())?;
     if bytes.is_empty() {
         return Ok(None);
     }

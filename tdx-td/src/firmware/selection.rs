@@ -3,7 +3,7 @@
 //! Source: QEMU `docs/interop/firmware.json`; libvirt's `formatdomain.html`, "Operating system booting", for
 //! what its `firmware='efi'` takes.
 
-use super::descriptor::{Descriptor, Device, Mode};
+use super::descriptor::{Descriptor, Mode};
 
 macro_rules! features {
     ($($name:literal)*) => {
@@ -55,8 +55,10 @@ pub struct Wanted {
     pub machine: Option<String>,
     /// Features to have and not to have.
     pub features: Vec<Feature>,
-    /// Whether it is to keep no variables.
+    /// Whether the guest asks for a build that keeps no variables; none when it leaves that open.
     pub stateless: Option<bool>,
+    /// Whether the guest has system management mode; none when libvirt is to decide.
+    pub smm: Option<bool>,
 }
 
 impl Wanted {
@@ -78,15 +80,36 @@ impl Wanted {
         self
     }
 
+    /// Whether a feature has to be there.
+    pub fn wants(&self, feature: &str) -> bool {
+        self.features.iter().any(|wanted| wanted.present && wanted.name == feature)
+    }
+
+    /// The interface; UEFI where none is asked for.
+    pub fn interface(&self) -> &str {
+        self.interface.as_deref().unwrap_or("uefi")
+    }
+
+    /// The architecture and machine type of the guest that this is about, which are x86_64 and q35 where
+    /// none are asked for.
+    pub fn platform(&self) -> (&str, Option<&str>) {
+        let architecture = self.architecture.as_deref().unwrap_or("x86_64");
+        let usual = match architecture {
+            "x86_64" | "i386" | "i686" => Some("q35"),
+            "aarch64" | "arm" | "riscv64" | "loongarch64" => Some("virt"),
+            _ => None,
+        };
+        (architecture, self.machine.as_deref().or(usual))
+    }
+
     /// Whether a descriptor is of such firmware.
     pub fn fits(&self, descriptor: &Descriptor) -> bool {
         let interface = |wanted: &String| descriptor.interface_types.contains(wanted);
         self.interface.as_ref().is_none_or(interface)
             && self.runs(descriptor)
-            && self.features.iter().all(|f| descriptor.has(&f.name) == f.present)
-            && self.stateless.is_none_or(|wanted| {
-                let mode = if wanted { Mode::Stateless } else { Mode::Split };
-                descriptor.mode == Some(mode)
+            && self.feature_misfit(descriptor).is_none()
+            && self.stateless.is_none_or(|stateless| {
+                descriptor.mode.is_none_or(|mode| (mode == Mode::Stateless) == stateless)
             })
     }
 
@@ -100,15 +123,55 @@ impl Wanted {
         })
     }
 
-    /// Whether libvirt would take it when it is asked for no more than this: flash with variables of
-    /// the guest's own, else memory; never what has to be given by hand.
-    pub fn is_chosen(&self, descriptor: &Descriptor) -> bool {
-        let by_itself = match descriptor.device {
-            Device::Flash => descriptor.mode == Some(Mode::Split) || self.stateless == Some(true),
-            Device::Memory => true,
-            Device::Kernel | Device::Igvm => false,
+    /// Why a descriptor is not of firmware for the one guest that this is about, whatever libvirt's
+    /// version; `exact` is the machine type by its full name, where that is known.
+    pub fn misfit(&self, descriptor: &Descriptor, exact: Option<&str>) -> Option<String> {
+        let interface = self.interface();
+        if !descriptor.interface_types.iter().any(|has| has == interface) {
+            return Some(format!("it is not {interface}"));
+        }
+        let (architecture, machine) = self.platform();
+        let runs = descriptor.targets.iter().any(|target| {
+            target.architecture == architecture
+                && target.machines.iter().any(|pattern| match exact {
+                    Some(machine) => glob(pattern.as_bytes(), machine.as_bytes()),
+                    None => machine.is_none_or(|machine| is_machine(pattern, machine)),
+                })
+        });
+        if !runs {
+            let machine = exact.or(machine).unwrap_or("guests");
+            return Some(format!("it is not for {architecture} {machine}"));
+        }
+        self.feature_misfit(descriptor)
+    }
+
+    fn feature_misfit(&self, descriptor: &Descriptor) -> Option<String> {
+        let wrong = self.features.iter().find(|f| descriptor.has(&f.name) != f.present)?;
+        let has = if wrong.present { "lacks" } else { "has" };
+        Some(format!("it {has} {}", wrong.name))
+    }
+}
+
+impl std::fmt::Display for Wanted {
+    /// `uefi firmware for x86_64 q35 with intel-tdx and without secure-boot`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (architecture, machine) = self.platform();
+        write!(f, "{} firmware for {architecture}", self.interface())?;
+        machine.map_or(Ok(()), |machine| write!(f, " {machine}"))?;
+        let named = |present| {
+            let features = self.features.iter().filter(move |feature| feature.present == present);
+            features.map(|feature| &*feature.name).collect::<Vec<_>>().join(", ")
         };
-        by_itself && self.fits(descriptor)
+        for (word, names) in [(" with ", named(true)), (" without ", named(false))] {
+            if !names.is_empty() {
+                write!(f, "{word}{names}")?;
+            }
+        }
+        match self.stateless {
+            Some(true) => f.write_str(" that keeps no variables"),
+            Some(false) => f.write_str(" that keeps variables"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -120,9 +183,11 @@ fn is_machine(pattern: &str, machine: &str) -> bool {
         "virt" => "virt-",
         _ => return glob(pattern.as_bytes(), machine.as_bytes()),
     };
+    // libvirt holds patterns against versions, never against the short name of a PC. Some
+    // architectures have a machine whose whole name is virt.
     let fixed = pattern.split(['*', '?']).next().unwrap_or_default();
-    glob(pattern.as_bytes(), machine.as_bytes())
-        || fixed.starts_with(family)
+    fixed.starts_with(family)
+        || (machine == "virt" && pattern == machine)
         || (fixed.len() < pattern.len() && family.starts_with(fixed))
 }
 
@@ -206,8 +271,9 @@ mod tests {
             ("*", "pc", true),
             ("pc-i440fx-*", "q35", false),
             ("pc-q35-*", "pc", false),
-            ("q35", "q35", true),
-            ("pc", "pc", true),
+            ("q35", "q35", false),
+            ("pc", "pc", false),
+            ("virt", "virt", true),
             ("pc", "q35", false),
             ("virt-*", "virt", true),
             ("microvm", "q35", false),

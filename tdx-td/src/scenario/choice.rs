@@ -187,6 +187,8 @@ pub struct Choice {
     pub disk_folder: Option<PathBuf>,
     /// What the user should know.
     pub warnings: Vec<String>,
+    /// Whether libvirt finds firmware for the guest only when the guest asks for a stateless build.
+    pub stateless: bool,
     /// What was asked for of guest and disk, in the form a later `new` of the same name compares. What is
     /// as without a scenario goes without saying.
     pub request: Vec<(String, String)>,
@@ -231,10 +233,12 @@ impl Choice {
         let disk_folder = args.scenario.assignments.put(&mut layers, config, said)?;
         let general = Scenario::built_in(security)?;
         let usual = general.profile()?;
-        let fitted = fit::to_host(&mut layers, &context.host, libvirt, virt_type, &usual)?;
+        let fitted =
+            fit::to_host(&mut layers, &context.host, libvirt, (security, virt_type), &usual)?;
         let mut choice = Self::settle(&layers, &general, security, kind)?;
         choice.warnings.splice(0..0, fitted);
         choice.disk_folder = disk_folder;
+        choice.stateless = fit::stateless(&choice.profile, &context.host, libvirt, security)?;
         if let Some(name) = &args.scenario.scenario {
             let open = security == Security::None && !scenario.security.contains(&security);
             let open = open
@@ -271,7 +275,7 @@ impl Choice {
             warnings.push(format!("{what}: storage.cache is unsafe"));
         }
         let request = request(&settings, &general.settings());
-        Ok(Self { profile, settings, request, disk_folder: None, warnings })
+        Ok(Self { profile, settings, stateless: false, request, disk_folder: None, warnings })
     }
 
     /// Whether somebody said how a setting is to be.

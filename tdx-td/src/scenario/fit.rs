@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use common::host::Host;
 use common::libvirt::Libvirt;
 use common::units::{DISK, MEMORY, Size};
-use common::{Error, Result};
+use common::{Error, Result, log};
 use serde_json::Value;
 
 use tdx_pool::image::Format;
@@ -16,7 +16,9 @@ use super::profile::{Auto, Profile, Switch};
 use super::words::{DiskBus, MemoryBacking, Preallocation, Video};
 use crate::capability::{self, Security, VirtType};
 use crate::firmware;
-use crate::firmware::selection::{Feature, Wanted};
+use crate::firmware::choice::{Choice, Rules};
+use crate::firmware::directory::{Descriptors, Scope};
+use crate::firmware::selection::Wanted;
 
 /// Fails for settings that cannot be together.
 ///
@@ -133,7 +135,7 @@ pub fn to_host(
     layers: &mut Layers,
     host: &Host,
     libvirt: &Libvirt,
-    virt_type: VirtType,
+    (security, virt_type): (Security, VirtType),
     general: &Profile,
 ) -> Result<Vec<String>> {
     let guest = layers.profile()?.guest;
@@ -168,15 +170,58 @@ pub fn to_host(
                 .hint("install swtpm and swtpm-tools, or --set guest.tpm=none"));
         }
     }
-    for (setting, state, feature) in [
-        ("guest.suspend_to_mem", guest.suspend_to_mem, "acpi-s3"),
-        ("guest.suspend_to_disk", guest.suspend_to_disk, "acpi-s4"),
-    ] {
-        let wanted = Wanted::uefi().feature(Feature::with(feature));
-        if state == Some(Switch(true))
-            && libvirt.is_local()
-            && firmware::select(host, &wanted)?.is_none()
-        {
+    changed.extend(sleep_to_firmware(layers, host, libvirt, security)?);
+    Ok(changed)
+}
+
+/// Whether libvirt finds firmware for a guest only when the guest asks for a stateless build.
+///
+/// Before 12.1.0, libvirt gave stateless builds, as those for AMD SEV often are, to no guest that did not.
+///
+/// Errors: those of [`Descriptors::read`].
+pub fn stateless(
+    profile: &Profile,
+    host: &Host,
+    libvirt: &Libvirt,
+    security: Security,
+) -> Result<bool> {
+    if !security.is_sev() || !libvirt.is_local() {
+        return Ok(false);
+    }
+    let wanted = Wanted::of_guest(&profile.guest, security);
+    let descriptors = Descriptors::read(host, Scope::System)?;
+    Ok(Choice::needs_stateless(&descriptors, &wanted, &Rules::ask(libvirt, &wanted)))
+}
+
+/// Turns off the kinds of sleep that no firmware offers to such a guest. Returns what was changed, in words.
+///
+/// Errors: `unsupported` for a kind of sleep that was asked for by name.
+fn sleep_to_firmware(
+    layers: &mut Layers,
+    host: &Host,
+    libvirt: &Libvirt,
+    security: Security,
+) -> Result<Vec<String>> {
+    let mut changed = Vec::new();
+    for (setting, feature) in
+        [("guest.suspend_to_mem", "acpi-s3"), ("guest.suspend_to_disk", "acpi-s4")]
+    {
+        let mut guest = layers.profile()?.guest;
+        let state = match feature {
+            // The other one is looked at next, with this one settled.
+            "acpi-s3" => {
+                guest.suspend_to_disk = None;
+                guest.suspend_to_mem
+            }
+            _ => guest.suspend_to_disk,
+        };
+        if state != Some(Switch(true)) || !libvirt.is_local() {
+            continue;
+        }
+        let wanted = Wanted::of_guest(&guest, security);
+        let choice = firmware::choose(host, &wanted, &Rules::ask(libvirt, &wanted))?;
+        if let Some(why) = choice.complaint(&wanted) {
+            log::step(format_args!("{why}"));
             let none = format!("no firmware here has {feature}");
             changed.push(replace(layers, setting, "off".into(), &none)?);
         }

@@ -147,7 +147,7 @@ impl Facts {
             release,
             dma_entry_limit: reading(limit::current(host)),
             memory: reading(limit::host_memory(host)),
-            firmware: Firmware::of_every_kind(host),
+            firmware: Firmware::of_every_kind(host, libvirt.rules.as_ref()),
             libvirt,
             texts: texts.map(|path| (path.clone(), text(&path))).collect(),
             places: PLACES.into_iter().filter(|place| host.has(place)).collect(),

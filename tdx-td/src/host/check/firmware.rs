@@ -5,43 +5,58 @@ use common::host::Host;
 use super::code::HostCode;
 use super::facts::{Facts, Reading, reading};
 use super::{CheckItem, Kind};
-use crate::firmware::descriptor::Descriptor;
-use crate::firmware::selection::{Feature, Wanted};
-use crate::firmware::{is_usable, select};
+use crate::capability::Security;
+use crate::firmware::choice::{Choice, Rules};
+use crate::firmware::selection::Wanted;
+use crate::firmware::{choose, is_usable};
+use common::libvirt::Libvirt;
 
-/// What libvirt would take for guests of a kind.
+/// What libvirt does for guests of a kind that ask for firmware.
 #[derive(Debug)]
 pub struct Firmware {
     kind: Kind,
-    /// The build, and whether its files are there; none when there is none.
-    found: Reading<Option<(Descriptor, bool)>>,
+    found: Reading<Found>,
+}
+
+#[derive(Debug)]
+struct Found {
+    wanted: Wanted,
+    choice: Choice,
+    /// Whether the files of the build are there.
+    usable: bool,
 }
 
 impl Firmware {
-    /// Looks for what each kind of guest needs.
-    pub fn of_every_kind(host: &Host) -> Vec<Self> {
+    /// Looks for what each kind of guest needs, by the rules of the libvirt that was asked.
+    pub fn of_every_kind(host: &Host, rules: Option<&Rules>) -> Vec<Self> {
+        let rules = rules.cloned().unwrap_or_else(Rules::newest);
         let kinds = [Kind::Tdx, Kind::Sev, Kind::SevEs, Kind::SevSnp, Kind::None];
         let find = |kind| {
-            let mut wanted = Wanted::uefi();
-            wanted.features.extend(feature(kind).map(Feature::with));
-            let with_files = |build: Descriptor| {
-                let usable = is_usable(host, &build);
-                (build, usable)
+            let found = || {
+                let wanted = Wanted::of_ordinary(security(kind))?;
+                let choice = choose(host, &wanted, &rules)?;
+                let usable = choice.build().is_some_and(|build| is_usable(host, build));
+                Ok(Found { wanted, choice, usable })
             };
-            Self { kind, found: reading(select(host, &wanted)).map(|found| found.map(with_files)) }
+            Self { kind, found: reading(found()) }
         };
         kinds.into_iter().map(find).collect()
     }
 }
 
-/// The feature that firmware for guests of a kind has.
-fn feature(kind: Kind) -> Option<&'static str> {
+/// The rules by which a libvirt chooses firmware for the guests that are judged.
+pub fn rules(libvirt: &Libvirt) -> Option<Rules> {
+    let wanted = Wanted::of_ordinary(Security::None).ok()?;
+    libvirt.is_local().then(|| Rules::ask(libvirt, &wanted))
+}
+
+fn security(kind: Kind) -> Security {
     match kind {
-        Kind::Tdx => Some("intel-tdx"),
-        Kind::Sev => Some("amd-sev"),
-        Kind::SevEs => Some("amd-sev-es"),
-        Kind::SevSnp => Some("amd-sev-snp"),
-        Kind::Vfio | Kind::None => None,
+        Kind::Tdx => Security::Tdx,
+        Kind::Sev => Security::Sev,
+        Kind::SevEs => Security::SevEs,
+        Kind::SevSnp => Security::SevSnp,
+        Kind::Vfio | Kind::None => Security::None,
     }
 }
 
@@ -62,15 +77,23 @@ pub fn judge(facts: &Facts, kinds: &[Kind]) -> CheckItem {
             Kind::Tdx => "install the package ovmf-inteltdx, or a newer ovmf or edk2-ovmf",
             _ => "install the package ovmf, or edk2-ovmf",
         };
-        let what = feature(firmware.kind).unwrap_or("UEFI");
-        match &firmware.found {
+        let result = match &firmware.found {
             Err(why) => return code.unknown(why),
-            Ok(None) => return code.fail(format!("no descriptor of {what} for q35"), package),
-            Ok(Some((build, false))) => {
+            Ok(result) => result,
+        };
+        if let Some(why) = result.choice.complaint(&result.wanted) {
+            let fix = match &result.choice {
+                Choice::Blocked(_) => "tdx-td firmware names the files; correct or remove them",
+                _ => package,
+            };
+            return code.fail(why, fix);
+        }
+        if let Some(build) = result.choice.build() {
+            if !result.usable {
                 let path = build.path.display();
                 return code.fail(format!("{path} names files that are not there"), package);
             }
-            Ok(Some((build, true))) => found.push(build.executable.path.display().to_string()),
+            found.push(build.executable.path.display().to_string());
         }
     }
     code.ok(found.join(", "))

@@ -10,8 +10,9 @@ use common::{Result, input};
 
 use super::code::HostCode;
 use super::facts::{Facts, Reading, reading};
-use super::{CheckItem, Kind};
+use super::{CheckItem, Kind, firmware};
 use crate::capability::{VirtType, domain_capabilities, sectypes, version_text};
+use crate::firmware::choice::Rules;
 
 /// What libvirt said.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub struct Asked {
     pub daemon: Option<Reading<Daemon>>,
     /// What domains it can run, with KVM.
     pub capabilities: Reading<Document>,
+    /// How it chooses firmware; none when it was not asked, or is another machine's.
+    pub rules: Option<Rules>,
 }
 
 /// A libvirt that answers.
@@ -53,22 +56,23 @@ impl Asked {
                     "domainCapabilities" => Ok(document),
                     other => Err(format!("{} is of <{other}>", file.display())),
                 });
-            return Ok(Self { daemon: None, capabilities });
+            return Ok(Self { daemon: None, capabilities, rules: None });
         }
         if !may_ask {
             let why =
                 "libvirt was not asked: --connect, or --capabilities FILE, speaks for that machine";
-            return Ok(Self { daemon: None, capabilities: Err(why.to_owned()) });
+            return Ok(Self { daemon: None, capabilities: Err(why.to_owned()), rules: None });
         }
         let libvirt = match reading(connect()) {
             Ok(libvirt) => libvirt,
             Err(why) => {
                 let capabilities = Err("follows from LIBVIRT".to_owned());
-                return Ok(Self { daemon: Some(Err(why)), capabilities });
+                return Ok(Self { daemon: Some(Err(why)), capabilities, rules: None });
             }
         };
         let capabilities = reading(domain_capabilities(&libvirt, VirtType::Kvm));
-        Ok(Self { daemon: Some(Daemon::ask(&libvirt)), capabilities })
+        let rules = firmware::rules(&libvirt);
+        Ok(Self { daemon: Some(Daemon::ask(&libvirt)), capabilities, rules })
     }
 }
 

@@ -1,0 +1,273 @@
+//! Which build libvirt chooses.
+//!
+//! Source: libvirt `src/qemu/qemu_firmware.c`, `qemuFirmwareMatchDomain` and `qemuFirmwareEnableFeatures`
+//! of 9.0.0 and 11.3.0; for 12.8.0 observed, as `tests/td_firmware.rs` and `tests/tdx_rig.rs` do.
+
+use common::libvirt::Libvirt;
+use common::xml::Document;
+
+use super::descriptor::{Descriptor, Device, Mode};
+use super::directory::{Descriptors, SYSTEM};
+use super::selection::Wanted;
+
+/// How a libvirt chooses firmware.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rules {
+    /// libvirt's version.
+    version: u32,
+    /// The machine type that libvirt makes of the one that was asked for.
+    machine: Option<String>,
+    /// Why libvirt refuses to look at firmware at all, in its words.
+    refuses: Option<String>,
+}
+
+impl Rules {
+    /// The rules of a libvirt of this version, which was not asked for more.
+    pub fn of(version: u32) -> Self {
+        Self { version, machine: None, refuses: None }
+    }
+
+    /// The rules of the newest libvirt, where none can be asked.
+    pub fn newest() -> Self {
+        Self::of(u32::MAX)
+    }
+
+    /// Asks a libvirt how it chooses firmware for a kind of guest.
+    ///
+    /// What a libvirt cannot answer stands in the way of choosing, and is not an error here.
+    pub fn ask(libvirt: &Libvirt, wanted: &Wanted) -> Self {
+        let connect = libvirt.connect();
+        let (architecture, machine) = wanted.platform();
+        let answer = connect.lib_version().map(|version| {
+            let text = connect.domain_capabilities(None, Some(architecture), machine, None, 0);
+            (version, text)
+        });
+        match answer {
+            Err(error) => Self { refuses: Some(error.message().to_owned()), ..Self::newest() },
+            // Old versions read every descriptor for this, and fail as they do for a guest.
+            Ok((version, Err(error))) => {
+                Self { refuses: Some(error.message().to_owned()), ..Self::of(version) }
+            }
+            Ok((version, Ok(text))) => {
+                let capabilities = Document::parse(text).ok();
+                let machine = capabilities.and_then(|found| found.root().text_at("machine"));
+                Self { machine, ..Self::of(version) }
+            }
+        }
+    }
+
+    /// Whether a guest that says nothing of its variables gets builds of every mode, not split ones only.
+    fn takes_every_mode(&self) -> bool {
+        self.version >= 12_001_000
+    }
+
+    /// Whether what the guest cannot have is passed over; older versions choose it, and fail.
+    fn is_careful(&self) -> bool {
+        self.version >= 9_002_000
+    }
+
+    /// Why this libvirt passes over a build that fits the query otherwise.
+    fn objection(&self, wanted: &Wanted, build: &Descriptor) -> Option<String> {
+        match build.device {
+            Device::Flash => self.flash_objection(wanted, build),
+            Device::Memory => self.memory_objection(wanted, build),
+            Device::Kernel if self.is_careful() => {
+                Some("libvirt chooses no build that is loaded as a kernel".to_owned())
+            }
+            Device::Kernel => None,
+            Device::Igvm => Some("libvirt does not know builds of device igvm".to_owned()),
+        }
+        .or_else(|| {
+            let off = wanted.smm == Some(false) && build.has("requires-smm");
+            (off && self.is_careful())
+                .then(|| "it needs system management mode, which is off".to_owned())
+        })
+    }
+
+    fn flash_objection(&self, wanted: &Wanted, build: &Descriptor) -> Option<String> {
+        let mode = build.mode.unwrap_or(Mode::Split);
+        let fits = match wanted.stateless {
+            Some(true) => mode == Mode::Stateless,
+            Some(false) if self.takes_every_mode() => mode != Mode::Stateless,
+            None if self.takes_every_mode() => true,
+            None | Some(false) => mode == Mode::Split,
+        };
+        if !fits {
+            return Some(match wanted.stateless {
+                Some(stateless) => mode_is(mode, stateless),
+                None => format!("its mode is {}, which the guest has to ask for", mode.as_str()),
+            });
+        }
+        let odd = unusable_format(build, &["raw", "qcow2"]).filter(|_| self.is_careful())?;
+        Some(format!("libvirt has no firmware of format {odd}"))
+    }
+
+    fn memory_objection(&self, wanted: &Wanted, build: &Descriptor) -> Option<String> {
+        let mode = build.mode.unwrap_or(Mode::Stateless);
+        let stateless = wanted.stateless.filter(|_| self.takes_every_mode())?;
+        ((mode == Mode::Stateless) != stateless).then(|| mode_is(mode, stateless))
+    }
+
+    /// Why this libvirt refuses a guest with the build that it chose.
+    fn refusal(&self, wanted: &Wanted, build: &Descriptor) -> Option<String> {
+        let smm = build.has("requires-smm");
+        if !self.is_careful() {
+            if build.device == Device::Flash
+                && let Some(odd) = unusable_format(build, &["raw"])
+            {
+                return Some(format!("libvirt before 9.2.0 has no firmware of format {odd}"));
+            }
+            return (smm && wanted.smm == Some(false))
+                .then(|| "it needs system management mode, which is off".to_owned());
+        }
+        let combined = build.device == Device::Flash && build.mode == Some(Mode::Combined);
+        if build.has("enrolled-keys") && !build.has("secure-boot") && !combined {
+            return Some("it has enrolled-keys without secure-boot".to_owned());
+        }
+        // Older versions ignore the variables of a build that is loaded into memory.
+        let variables = build.mode == Some(Mode::Split)
+            && (build.device == Device::Flash || self.takes_every_mode());
+        if wanted.interface() == "bios" && variables {
+            return Some("a BIOS has no variables, and its mode is split".to_owned());
+        }
+        if smm && self.machine(wanted).is_some_and(|machine| !machine.contains("q35")) {
+            return Some("it needs system management mode, which only q35 has".to_owned());
+        }
+        if wanted.wants("intel-tdx") && build.device == Device::Flash {
+            return Some("a trust domain has no flash".to_owned());
+        }
+        (wanted.wants("intel-tdx") && smm)
+            .then(|| "it needs system management mode, which a trust domain has not".to_owned())
+    }
+
+    fn machine<'a>(&'a self, wanted: &'a Wanted) -> Option<&'a str> {
+        self.machine.as_deref().or(wanted.platform().1)
+    }
+}
+
+fn mode_is(mode: Mode, stateless: bool) -> String {
+    let asked = if stateless { "none are to be kept" } else { "they are to be kept" };
+    format!("its mode is {}, and of the guest's variables {asked}", mode.as_str())
+}
+
+/// The first format of a build's files that is not among those.
+fn unusable_format<'a>(build: &'a Descriptor, usable: &[&str]) -> Option<&'a str> {
+    let files = [Some(&build.executable), build.nvram_template.as_ref()];
+    files.into_iter().flatten().map(|file| &*file.format).find(|format| !usable.contains(format))
+}
+
+/// What libvirt does for a guest that asks for firmware.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Choice {
+    /// It takes this build.
+    Build(Box<Descriptor>),
+    /// It settles on this build, and refuses the guest.
+    Refused(Box<Descriptor>, String),
+    /// It refuses every guest that asks for firmware.
+    Blocked(String),
+    /// No build fits. For each descriptor, its name and why it does not.
+    Nothing(Vec<(String, String)>),
+}
+
+impl Choice {
+    /// Chooses as libvirt does.
+    pub fn new(descriptors: &Descriptors, wanted: &Wanted, rules: &Rules) -> Self {
+        if let Some(fatal) = descriptors.damaged.iter().find(|damaged| damaged.is_fatal) {
+            return Self::Blocked(fatal.to_string());
+        }
+        if let Some(why) = &rules.refuses {
+            return Self::Blocked(why.clone());
+        }
+        let mut near = Vec::new();
+        for build in &descriptors.found {
+            let misfit = wanted.misfit(build, rules.machine.as_deref());
+            match misfit.or_else(|| rules.objection(wanted, build)) {
+                Some(why) => near.push((build.name(), why)),
+                None => {
+                    let build = Box::new(build.clone());
+                    return match rules.refusal(wanted, &build) {
+                        Some(why) => Self::Refused(build, why),
+                        None => Self::Build(build),
+                    };
+                }
+            }
+        }
+        Self::Nothing(near)
+    }
+
+    /// Whether a guest gets firmware only when it asks for a stateless build.
+    pub fn needs_stateless(descriptors: &Descriptors, wanted: &Wanted, rules: &Rules) -> bool {
+        let stateless = Wanted { stateless: Some(true), ..wanted.clone() };
+        let gets = |wanted| Self::new(descriptors, wanted, rules).build().is_some();
+        !gets(wanted) && gets(&stateless)
+    }
+
+    /// The build that a guest gets; none where it gets none.
+    pub fn build(&self) -> Option<&Descriptor> {
+        match self {
+            Self::Build(build) => Some(build),
+            _ => None,
+        }
+    }
+
+    /// Why a guest that wants this gets no firmware, in words; none where it gets some.
+    pub fn complaint(&self, wanted: &Wanted) -> Option<String> {
+        match self {
+            Self::Build(_) => None,
+            Self::Refused(build, why) => {
+                Some(format!("libvirt chooses {}, and refuses it: {why}", build.path.display()))
+            }
+            Self::Blocked(why) => Some(format!("libvirt chooses no firmware at all: {why}")),
+            Self::Nothing(near) => {
+                let directories = SYSTEM.join(" or ");
+                let near = near.iter().map(|(name, why)| format!("; {name}: {why}"));
+                let near: String = near.collect();
+                Some(format!("no descriptor in {directories} is of {wanted}{near}"))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::selection::Feature;
+    use super::*;
+
+    fn flash(mode: &str) -> Descriptors {
+        let text = format!(
+            r#"{{"interface-types":["uefi"],"features":["amd-sev"],"mapping":{{"device":"flash",
+            "mode":"{mode}","executable":{{"filename":"/code","format":"raw"}},
+            "nvram-template":{{"filename":"/vars","format":"raw"}}}},
+            "targets":[{{"architecture":"x86_64","machines":["pc-q35-*"]}}]}}"#
+        );
+        let build = Descriptor::parse(Path::new("/x/50-a.json"), text).unwrap();
+        Descriptors { found: vec![build], ..Descriptors::default() }
+    }
+
+    #[test]
+    fn a_stateless_build_has_to_be_asked_for_before_12_1() {
+        let wanted = Wanted::uefi().feature(Feature::with("amd-sev"));
+        for (version, mode, needed) in [
+            (9_000_000, "stateless", true),
+            (11_003_000, "stateless", true),
+            (12_001_000, "stateless", false),
+            (11_003_000, "split", false),
+            (11_003_000, "combined", false),
+        ] {
+            let needs = Choice::needs_stateless(&flash(mode), &wanted, &Rules::of(version));
+            assert_eq!(needs, needed, "{version} {mode}");
+        }
+    }
+
+    #[test]
+    fn a_trust_domain_is_refused_firmware_in_flash() {
+        let mut descriptors = flash("split");
+        descriptors.found[0].features.push("intel-tdx".to_owned());
+        let wanted = Wanted::uefi().feature(Feature::with("intel-tdx"));
+        let choice = Choice::new(&descriptors, &wanted, &Rules::newest());
+        assert!(matches!(choice, Choice::Refused(..)), "{choice:?}");
+        assert!(choice.complaint(&wanted).unwrap().contains("50-a.json"));
+    }
+}
