@@ -12,29 +12,26 @@
 //! can write. There a lock counts only when its file has that group, which only its members can give to a file,
 //! and when nobody but they can open it.
 
-use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
+use std::fs::{File, Metadata};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{MetadataExt, fchown};
+use std::path::Path;
 
 use common::host::Host;
 use common::{Error, IoContext, Result, log, user};
-use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::fs::{FlockOperation, flock};
 
+mod directory;
 mod kept;
 
+use directory::{LockDirectory, Owner, take_over};
 pub use kept::{Kept, Removal};
-
-/// The directory of root's locks. Everybody can see whether there is a lock of a name.
-const OF_ROOT: &str = "/run/tdx-pool";
-
-/// The directory of all others' locks: members of the group libvirt make overlays too.
-const OF_USERS: &str = "/run/lock/tdx";
 
 /// A creation under way. It ends when this is dropped.
 #[derive(Debug)]
 pub struct InFlight {
-    path: PathBuf,
+    directory: LockDirectory,
+    name: String,
     _lock: File,
 }
 
@@ -44,12 +41,10 @@ impl InFlight {
     /// Errors: `permission` or `io` when the lock cannot be had; `conflict` when another process makes
     /// a volume of that name.
     pub fn begin(host: &Host, name: &str) -> Result<Self> {
-        let folder = make_folder(host)?;
-        let path = folder.join(name);
+        let directory = LockDirectory::make(host)?;
+        let path = directory.path_of(name);
         loop {
-            let mut options = OpenOptions::new();
-            let options = options.write(true).create(true).truncate(false).mode(0o600);
-            let lock = options.custom_flags(careful()).open(&path).at("create the lock", &path)?;
+            let lock = directory.open_or_create(name).at("create the lock", &path)?;
             expect_own(&lock.metadata().at("look at", &path)?, &path)?;
             if is_locked(&lock, &path)? {
                 return Err(Error::conflict(format!(
@@ -61,7 +56,7 @@ impl InFlight {
             }
             // A cleanup may have taken the file away between open and lock.
             if lock.metadata().at("look at", &path)?.nlink() > 0 {
-                return Ok(Self { path, _lock: lock });
+                return Ok(Self { directory, name: name.to_owned(), _lock: lock });
             }
         }
     }
@@ -69,7 +64,7 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
+        self.directory.remove(&self.name);
     }
 }
 
@@ -78,8 +73,8 @@ impl Drop for InFlight {
 ///
 /// Errors: `io` or `permission` when that cannot be told.
 pub fn is_in_flight(host: &Host, name: &str) -> Result<bool> {
-    for folder in [OF_ROOT, OF_USERS] {
-        if is_locked_in(host, folder, name, FlockOperation::NonBlockingLockExclusive)? {
+    for owner in Owner::ALL {
+        if is_locked_in(host, owner, name, FlockOperation::NonBlockingLockExclusive)? {
             return Ok(true);
         }
     }
@@ -87,52 +82,53 @@ pub fn is_in_flight(host: &Host, name: &str) -> Result<bool> {
 }
 
 /// Whether a lock in a directory speaks against this kind of lock.
-fn is_locked_in(host: &Host, folder: &str, name: &str, wanted: FlockOperation) -> Result<bool> {
-    let path = host.path(folder).join(name);
-    let lock = match OpenOptions::new().read(true).custom_flags(careful()).open(&path) {
+fn is_locked_in(host: &Host, owner: Owner, name: &str, wanted: FlockOperation) -> Result<bool> {
+    let Some(directory) = LockDirectory::open(host, owner)? else { return Ok(false) };
+    let path = directory.path_of(name);
+    let lock = match directory.lock_file(name) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         // A link, which these tools never make there.
-        Err(error) if error.raw_os_error() == Some(LOOP) && folder == OF_USERS => return Ok(false),
+        Err(error) if error.raw_os_error() == Some(LOOP) && owner == Owner::Users => {
+            return Ok(false);
+        }
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !is_root() => {
-            return match path.symlink_metadata() {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-                there => there.at("look at the lock", &path).map(|_| true),
-            };
+            return directory.has(name).at("look at the lock", &path);
         }
         lock => lock.at("open the lock", &path)?,
     };
-    Ok(counts(&lock, folder, &path)? && !try_lock(&lock, &path, wanted)?)
+    Ok(counts(&lock, owner, &path)? && !try_lock(&lock, &path, wanted)?)
 }
 
-/// Takes the lock files of dead processes away, and those that do not count. What cannot be judged is left: a
-/// lock file too many does no harm.
+/// Removes the lock files of dead processes, and those that do not count. What cannot be judged is left: a
+/// lock file too many does no harm. What is no empty file was not made by these tools.
 pub fn sweep(host: &Host) {
     if is_root() {
         take_over(host);
     }
-    for folder in [OF_ROOT, OF_USERS] {
-        for entry in fs::read_dir(host.path(folder)).into_iter().flatten().flatten() {
-            let path = entry.path();
-            let lock = OpenOptions::new().read(true).custom_flags(careful()).open(&path);
+    for owner in Owner::ALL {
+        let Ok(Some(directory)) = LockDirectory::open(host, owner) else { continue };
+        for name in directory.names() {
+            let path = directory.path_of(&name);
             // Still held while it is removed: whoever waits for it then finds it unlinked.
-            if let Ok(lock) = lock
-                && let Ok(counts) = counts(&lock, folder, &path)
+            if let Ok(lock) = directory.lock_file(&name)
+                && lock.metadata().is_ok_and(|found| found.is_file() && found.len() == 0)
+                && let Ok(counts) = counts(&lock, owner, &path)
                 && (!counts || is_locked(&lock, &path).is_ok_and(|locked| !locked))
             {
                 log::step(format_args!("remove the stale lock {}", path.display()));
-                let _ = fs::remove_file(&path);
+                directory.remove(&name);
             }
         }
     }
 }
 
 /// Whether a lock in this directory keeps anybody from anything.
-fn counts(lock: &File, folder: &str, path: &Path) -> Result<bool> {
+fn counts(lock: &File, owner: Owner, path: &Path) -> Result<bool> {
     let metadata = lock.metadata().at("look at", path)?;
     let by_whom = [0, rustix::process::geteuid().as_raw()].contains(&metadata.uid());
     let by_member = members().contains(&metadata.gid());
     let is_private = metadata.mode() & if by_member { 0o037 } else { 0o077 } == 0;
-    Ok(folder == OF_ROOT || metadata.is_file() && is_private && (by_whom || by_member))
+    Ok(owner == Owner::Root || metadata.is_file() && is_private && (by_whom || by_member))
 }
 
 /// The groups that may use libvirt's system connection: the one that distributions' polkit rules name, and
@@ -142,7 +138,7 @@ fn counts(lock: &File, folder: &str, path: &Path) -> Result<bool> {
 fn members() -> Vec<u32> {
     let sockets = ["libvirt-sock", "virtqemud-sock", "virtstoraged-sock"];
     let groups = sockets.iter().filter_map(|socket| {
-        let metadata = fs::metadata(Path::new("/run/libvirt").join(socket)).ok()?;
+        let metadata = Path::new("/run/libvirt").join(socket).metadata().ok()?;
         (metadata.mode() & 0o020 != 0 && metadata.gid() != 0).then(|| metadata.gid())
     });
     user::group_id("libvirt").into_iter().chain(groups).collect()
@@ -175,11 +171,6 @@ fn try_lock(lock: &File, path: &Path, wanted: FlockOperation) -> Result<bool> {
     }
 }
 
-/// Flags for a folder where anyone may have put anything: follow no links, wait for nobody.
-fn careful() -> i32 {
-    (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed()
-}
-
 /// What opening a link says when links are not followed.
 const LOOP: i32 = rustix::io::Errno::LOOP.raw_os_error();
 
@@ -199,85 +190,18 @@ fn is_another_users(path: &Path) -> Error {
         .hint("tdx-pool cleanup, run as root, removes stale locks")
 }
 
-/// Makes the directory of this user's locks.
-fn make_folder(host: &Host) -> Result<PathBuf> {
-    if !is_root() {
-        return make_users_folder(host);
-    }
-    take_over(host);
-    let folder = host.path(OF_ROOT);
-    if create(&folder, 0o711)?.is_none() {
-        let metadata = open(&folder)?.metadata().at("look at", &folder)?;
-        if metadata.uid() != 0 || metadata.mode() & 0o022 != 0 {
-            return Err(not_safe(&folder));
-        }
-    }
-    Ok(folder)
-}
-
-/// Makes the directory of the locks of all users. Its owner can remove any lock, so it has to be root's, or that
-/// of somebody who could as well remove the volumes.
-fn make_users_folder(host: &Host) -> Result<PathBuf> {
-    let folder = host.path(OF_USERS);
-    match create(&folder, 0o1777)? {
-        Some(made) => _ = prove_membership(&made),
-        None => {
-            let metadata = open(&folder)?.metadata().at("look at", &folder)?;
-            let own = [0, rustix::process::geteuid().as_raw()].contains(&metadata.uid());
-            if !own && !members().contains(&metadata.gid()) {
-                return Err(not_safe(&folder));
-            }
-        }
-    }
-    Ok(folder)
-}
-
-/// Makes a directory with this mode, whatever the umask; none when there is one.
-fn create(folder: &Path, mode: u32) -> Result<Option<File>> {
-    match DirBuilder::new().mode(0o700).create(folder) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            fs::create_dir_all(folder.parent().unwrap_or(folder)).at("create", folder)?;
-            create(folder, mode)
-        }
-        made => {
-            made.at("create", folder)?;
-            let made = open(folder)?;
-            made.set_permissions(Permissions::from_mode(mode)).at("open up", folder)?;
-            Ok(Some(made))
-        }
-    }
-}
-
-/// Has root own the directory of the others' locks, so that they can take away only their own.
-fn take_over(host: &Host) {
-    if let Ok(folder) = open(&host.path(OF_USERS))
-        && folder.metadata().is_ok_and(|metadata| metadata.uid() != 0)
-        && fchown(&folder, Some(0), Some(0)).is_ok()
-    {
-        let _ = folder.set_permissions(Permissions::from_mode(0o1777));
-    }
-}
-
-fn not_safe(folder: &Path) -> Error {
-    let shown = folder.display();
-    Error::permission(format!("the directory of locks {shown} belongs to another user"))
-        .hint(format!("as root, rm -r '{shown}'"))
-}
-
-fn open(folder: &Path) -> Result<File> {
-    let flags = (OFlags::NOFOLLOW | OFlags::DIRECTORY).bits().cast_signed();
-    OpenOptions::new().read(true).custom_flags(flags).open(folder).at("open", folder)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
+
     use super::*;
 
     const NAME: &str = "overlay.abcDEF012345678.qcow2";
 
     fn folder(host: &Host) -> PathBuf {
-        host.path(if is_root() { OF_ROOT } else { OF_USERS })
+        Owner::own().path(host)
     }
 
     #[test]
@@ -286,7 +210,7 @@ mod tests {
         let host = Host::new(root.path());
         assert!(!is_in_flight(&host, NAME).unwrap());
         let held = InFlight::begin(&host, NAME).unwrap();
-        assert_eq!(held.path.metadata().unwrap().mode() & 0o777, 0o600);
+        assert_eq!(folder(&host).join(NAME).metadata().unwrap().mode() & 0o777, 0o600);
         assert!(is_in_flight(&host, NAME).unwrap());
         assert!(InFlight::begin(&host, NAME).is_err());
         drop(held);
@@ -306,15 +230,15 @@ mod tests {
         let held = InFlight::begin(&host, "overlay.held00000000000.qcow2").unwrap();
         sweep(&host);
         assert!(!stale.exists());
-        assert!(held.path.exists(), "a held lock was taken for a stale one");
+        assert!(held.directory.has(&held.name).unwrap(), "a held lock was taken for a stale one");
     }
 
     #[test]
     fn a_lock_that_others_can_open_does_not_count() {
         let root = tempfile::tempdir().unwrap();
         let host = Host::new(root.path());
-        let path = host.path(OF_USERS).join(NAME);
-        fs::create_dir_all(host.path(OF_USERS)).unwrap();
+        let path = Owner::Users.path(&host).join(NAME);
+        fs::create_dir_all(Owner::Users.path(&host)).unwrap();
         let lock = File::create(&path).unwrap();
         flock(&lock, FlockOperation::NonBlockingLockExclusive).unwrap();
         for (mode, is_lock) in [(0o600, true), (0o640, false), (0o666, false)] {
@@ -324,6 +248,33 @@ mod tests {
         fs::remove_file(&path).unwrap();
         std::os::unix::fs::symlink("/dev/null", &path).unwrap();
         assert!(!is_in_flight(&host, NAME).unwrap(), "followed a link");
+    }
+
+    #[test]
+    fn sweep_removes_nothing_behind_a_link_and_no_file_that_is_no_lock() {
+        let root = tempfile::tempdir().unwrap();
+        let host = Host::new(root.path());
+        let elsewhere = root.path().join("etc");
+        fs::create_dir(&elsewhere).unwrap();
+        for name in ["passwd", "empty"] {
+            fs::write(elsewhere.join(name), if name == "empty" { "" } else { "root" }).unwrap();
+        }
+        for owner in Owner::ALL {
+            let directory = owner.path(&host);
+            fs::create_dir_all(directory.parent().unwrap()).unwrap();
+            std::os::unix::fs::symlink(&elsewhere, &directory).unwrap();
+            sweep(&host);
+            assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 2, "{owner:?}");
+            let found = is_locked_in(&host, owner, "empty", FlockOperation::NonBlockingLockShared);
+            assert!(found.is_err() || !found.unwrap(), "{owner:?}");
+            fs::remove_file(&directory).unwrap();
+            fs::create_dir(&directory).unwrap();
+            fs::write(directory.join("notes"), "not a lock").unwrap();
+            fs::write(directory.join("stale"), "").unwrap();
+            sweep(&host);
+            let left: Vec<_> = fs::read_dir(&directory).unwrap().flatten().collect();
+            assert_eq!(left.len(), 1, "{left:?}");
+        }
     }
 
     #[test]
@@ -339,7 +290,7 @@ mod tests {
         fs::set_permissions(&folder, Permissions::from_mode(0o777)).unwrap();
         assert!(!is_root() || InFlight::begin(&host, NAME).is_err(), "others can write there");
         if is_root() {
-            let users = host.path(OF_USERS);
+            let users = Owner::Users.path(&host);
             fs::create_dir_all(&users).unwrap();
             std::os::unix::fs::chown(&users, Some(65534), Some(65534)).unwrap();
             sweep(&host);

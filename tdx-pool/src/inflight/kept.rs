@@ -4,17 +4,18 @@
 //! other after that, so that at least one of two sees the other. Then root goes on waiting, and everybody else
 //! lets go and begins again.
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{File, Permissions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::host::Host;
 use common::{Error, ErrorKind, IoContext, Result, interrupt};
 use rustix::fs::{FlockOperation, flock};
 
-use super::{OF_ROOT, OF_USERS};
+use super::directory::{LockDirectory, Owner};
 
 /// Volumes that stay while this is held: something is about to refer to them.
 ///
@@ -65,7 +66,8 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// A lock on a name that several processes, also of different users, may want at once.
 #[derive(Debug)]
 struct SharedName {
-    path: PathBuf,
+    directory: Arc<LockDirectory>,
+    name: String,
     lock: File,
 }
 
@@ -77,28 +79,24 @@ impl SharedName {
         wanted: FlockOperation,
         patience: Duration,
     ) -> Result<Option<Self>> {
-        let path = super::make_folder(host)?.join(name);
-        let (own, others) = match super::is_root() {
-            true => (OF_ROOT, OF_USERS),
-            false => (OF_USERS, OF_ROOT),
-        };
+        let directory = Arc::new(LockDirectory::make(host)?);
         let end = Instant::now() + patience;
         let mut held = None;
         loop {
             if held.is_none() {
-                held = match Self::try_lock(&path, own, wanted) {
+                held = match Self::try_lock(&directory, name, wanted) {
                     // Its maker may not have given it to the group yet.
                     Err(error) if is_refused(&error) && Instant::now() < end => None,
                     held => held?,
                 };
             }
-            if held.is_some() && !super::is_locked_in(host, others, name, wanted)? {
+            if held.is_some() && !super::is_locked_in(host, Owner::others(), name, wanted)? {
                 return Ok(held);
             }
             if Instant::now() >= end {
                 return Ok(None);
             }
-            if own == OF_USERS {
+            if Owner::own() == Owner::Users {
                 held = None;
             }
             interrupt::sleep(PAUSE)?;
@@ -106,13 +104,18 @@ impl SharedName {
     }
 
     /// Takes the lock among those of this directory; none when another has it.
-    fn try_lock(path: &Path, folder: &str, wanted: FlockOperation) -> Result<Option<Self>> {
+    fn try_lock(
+        directory: &Arc<LockDirectory>,
+        name: &str,
+        wanted: FlockOperation,
+    ) -> Result<Option<Self>> {
+        let path = &directory.path_of(name);
         loop {
-            let lock = open_or_create(path)?;
+            let lock = open_or_create(directory, name)?;
             if lock.metadata().at("look at", path)?.uid() == rustix::process::geteuid().as_raw() {
                 open_to_members(&lock, path)?;
             }
-            if !super::counts(&lock, folder, path)? {
+            if !super::counts(&lock, directory.owner, path)? {
                 return Err(super::is_another_users(path));
             }
             if !super::try_lock(&lock, path, wanted)? {
@@ -120,7 +123,11 @@ impl SharedName {
             }
             // The last holder, or a cleanup, may have removed the file between open and lock.
             if lock.metadata().at("look at", path)?.nlink() > 0 {
-                return Ok(Some(Self { path: path.to_owned(), lock }));
+                return Ok(Some(Self {
+                    directory: directory.clone(),
+                    name: name.to_owned(),
+                    lock,
+                }));
             }
         }
     }
@@ -130,7 +137,7 @@ impl Drop for SharedName {
     fn drop(&mut self) {
         // The last one removes the file.
         if flock(&self.lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            let _ = fs::remove_file(&self.path);
+            self.directory.remove(&self.name);
         }
     }
 }
@@ -142,17 +149,16 @@ fn is_refused(error: &Error) -> bool {
 /// Opens a lock file that may be another user's, which the kernel lets nobody open with `O_CREAT` here.
 ///
 /// Source: Linux `Documentation/admin-guide/sysctl/fs.rst`, `protected_regular`.
-fn open_or_create(path: &Path) -> Result<File> {
+fn open_or_create(directory: &LockDirectory, name: &str) -> Result<File> {
+    let path = directory.path_of(name);
     loop {
-        match OpenOptions::new().read(true).custom_flags(super::careful()).open(path) {
+        match directory.lock_file(name) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            opened => return opened.at("open the lock", path),
+            opened => return opened.at("open the lock", &path),
         }
-        let mut options = OpenOptions::new();
-        let options = options.write(true).create_new(true).mode(0o600);
-        match options.custom_flags(super::careful()).open(path) {
+        match directory.create_new(name) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            created => return created.at("create the lock", path),
+            created => return created.at("create the lock", &path),
         }
     }
 }
@@ -166,6 +172,8 @@ fn open_to_members(lock: &File, path: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::super::{InFlight, is_in_flight, is_root};
     use super::*;
 
@@ -195,8 +203,7 @@ mod tests {
         });
         assert!(remove(&host, Duration::ZERO).is_none());
         drop(kept);
-        let folder = host.path(if is_root() { OF_ROOT } else { OF_USERS });
-        assert_eq!(fs::read_dir(folder).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(Owner::own().path(&host)).unwrap().count(), 0);
     }
 
     #[test]
@@ -206,8 +213,8 @@ mod tests {
         }
         let root = tempfile::tempdir().unwrap();
         let host = Host::new(root.path());
-        let path = host.path(OF_USERS).join(NAME);
-        fs::create_dir_all(host.path(OF_USERS)).unwrap();
+        let path = Owner::Users.path(&host).join(NAME);
+        fs::create_dir_all(Owner::Users.path(&host)).unwrap();
         let theirs = File::create(&path).unwrap();
         flock(&theirs, FlockOperation::NonBlockingLockShared).unwrap();
         for (mode, is_removed) in [(0o600, false), (0o644, true)] {
