@@ -84,8 +84,8 @@ impl Libvirt {
         if wanted.is_some_and(|uri| uri.contains('\0')) {
             return Err(Error::usage("the connection URI holds a NUL byte"));
         }
-        let connect =
-            Connect::open(wanted).map_err(|cause| error::cannot_connect(target, cause))?;
+        let connect = Connect::open(wanted)
+            .map_err(|cause| error::cannot_connect(target, cause, raw::last_errno()))?;
         let uri = connect.uri().context("ask libvirt for its URI")?;
         log::detail(format_args!("connected to {uri}"));
         Ok(Self { connect, uri, host: target.host.clone() })
