@@ -1,23 +1,27 @@
 //! `tdx-disk detach`: a disk comes back from a guest, once the guest has let go of it.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use common::cli::{Change, Context, seconds};
 use common::document::{Action, Document, Item};
 use common::host::Host;
-use common::libvirt::{Context as _, Libvirt, is_gone};
+use common::libvirt::{Context as _, Libvirt, failure, is_gone};
 use common::output::Outcome;
-use common::{Code, Error, Result, interrupt, log};
+use common::{Code, Error, ErrorKind, Result, interrupt, log};
 use schemars::JsonSchema;
 use serde::Serialize;
+use virt::error::Error as VirtError;
 use virt::sys;
 
 use crate::blocks::Blocks;
 use crate::guest_disk::{self, GuestDisk};
 use crate::named;
+use crate::number::Number;
 use crate::subject::Subject;
+use crate::undefined_disk;
 
 /// How often the definition of the running guest is looked at.
 const POLL: Duration = Duration::from_millis(100);
@@ -98,7 +102,10 @@ pub fn run(
     let dry_run = args.change.dry_run;
     if found.is_empty() {
         detach.expect_none(&subject)?;
-        let warning = format!("domain '{}' has no disk {}", args.domain, args.device);
+        let mut warnings = vec![format!("domain '{}' has no disk {}", args.domain, args.device)];
+        let asked = detach.asked(&device)?;
+        let host = &context.host;
+        warnings.extend(undefined_disk::expect_closed(host, &mut subject, asked.as_ref())?);
         let item = DetachItem {
             domain: args.domain,
             device,
@@ -109,18 +116,12 @@ pub fn run(
             action: Action::NONE,
         };
         let document = Document::new("tdx.disk.detach", vec![item]).dry_run(dry_run);
-        return Ok(document.warnings([warning]).into());
+        return Ok(document.warnings(warnings).into());
     }
+    let mut warnings = Vec::new();
     if !dry_run {
         let timeout = Duration::from_secs(args.timeout);
-        let mut applied = Vec::new();
-        for disk in &found {
-            applied.extend(detach.undefine(&subject, disk)?);
-        }
-        for disk in &found {
-            let done = detach.wait(&mut subject, disk, timeout);
-            done.map_err(|error| error.applied(applied.clone()))?;
-        }
+        warnings = detach.carry_out(&mut subject, &found, timeout)?;
     }
     let item = |disk: GuestDisk| DetachItem {
         domain: args.domain.clone(),
@@ -132,7 +133,7 @@ pub fn run(
         action: Action("detach"),
     };
     let items = found.into_iter().map(item).collect();
-    Ok(Document::new("tdx.disk.detach", items).dry_run(dry_run).into())
+    Ok(Document::new("tdx.disk.detach", items).dry_run(dry_run).warnings(warnings).into())
 }
 
 /// One disk on its way back.
@@ -144,29 +145,30 @@ struct Detach<'a> {
     path: String,
 }
 
-/// What the guest, or libvirt for it, answered.
-#[derive(Debug, PartialEq, Eq)]
+/// What a request to detach a disk that failed was answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Answer {
-    /// It was asked, or was so before.
-    Asked,
-    /// It said no.
+    /// QEMU or libvirt took no request now: one was made before, the guest is busy, another command is at work
+    /// on the domain, or the disk is where none can be unplugged.
+    NotNow,
+    /// The guest said no, or the definition of the domain does.
     Refused,
     /// Something else went wrong.
     Failed,
 }
 
 impl Answer {
-    /// What libvirt's message tells; it is never translated here.
+    /// Reads libvirt's code; its message is in the language of libvirtd.
     ///
-    /// Source: libvirt `src/qemu/qemu_hotplug.c`, `qemuDomainDeleteDevice()`; QEMU `hw/pci/pcie.c`.
-    fn of(message: &str) -> Self {
-        let has = |text: &str| message.contains(text);
-        if has("rejected by the guest") {
-            Self::Refused
-        } else if has("in the process of unplug") || has("guest is busy") || has("blinking") {
-            Self::Asked
-        } else {
-            Self::Failed
+    /// Source: libvirt `src/qemu/qemu_hotplug.c`, `qemuDomainDetachDeviceLive()` and
+    /// `qemuDomainWaitForDeviceRemoval()`; `src/qemu/qemu_monitor_json.c`, `qemuMonitorJSONCheckErrorFull()`:
+    /// every error of QEMU's is an internal error.
+    fn of(error: &VirtError) -> Self {
+        match (error.code().to_raw(), error.domain().to_raw()) {
+            (sys::VIR_ERR_OPERATION_FAILED, sys::VIR_FROM_QEMU) => Self::Refused,
+            (sys::VIR_ERR_INTERNAL_ERROR, sys::VIR_FROM_QEMU)
+            | (sys::VIR_ERR_OPERATION_FAILED | sys::VIR_ERR_OPERATION_TIMEOUT, _) => Self::NotNow,
+            _ => Self::Failed,
         }
     }
 }
@@ -221,7 +223,7 @@ impl Detach<'_> {
             _ => subject.guest(),
         };
         match xml {
-            Err(error) if error.kind() == common::ErrorKind::NotFound => Ok(false),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
             guest => {
                 let live = guest?.live;
                 let disks = live.iter().flat_map(|live| live.root().find_all("devices/disk"));
@@ -238,22 +240,23 @@ impl Detach<'_> {
         let doing = format!("detach {target} from domain '{name}'");
         let asked_for = || [format!("{target} in '{name}', asked to let go of it")];
         let end = Instant::now() + timeout;
+        let mut last = None;
         loop {
             interrupt::check()?;
             log::step(&doing);
             let asked = subject.domain().detach_device_flags(xml, sys::VIR_DOMAIN_AFFECT_LIVE);
             if let Err(error) = asked {
-                let answer = Answer::of(error.message());
-                let error = Err::<(), _>(error).context(&doing);
+                let answer = Answer::of(&error);
+                let error = failure(error, &doing);
                 let lost = subject.reconnect().map_err(|error| error.left_behind(asked_for()))?;
                 if !self.is_attached(subject, target)? {
                     return Ok(());
                 }
                 match answer {
-                    Answer::Asked => {}
-                    Answer::Refused => return Err(refused(&name, disk)),
+                    Answer::NotNow => last = Some(error),
+                    Answer::Refused => return Err(refused(&name, disk).because(error)),
                     Answer::Failed if lost => {}
-                    Answer::Failed => return error,
+                    Answer::Failed => return Err(error),
                 }
             }
             let ask_again = Instant::now() + ASK_AGAIN;
@@ -263,18 +266,51 @@ impl Detach<'_> {
                 }
                 let left = end.saturating_duration_since(Instant::now());
                 if left.is_zero() {
-                    return Err(still_attached(&name, disk, timeout));
+                    let error = still_attached(&name, disk, timeout);
+                    return Err(match last {
+                        Some(last) => error.because(last),
+                        None => error,
+                    });
                 }
                 interrupt::sleep(left.min(POLL)).map_err(|error| error.left_behind(asked_for()))?;
             }
         }
+    }
+
+    /// Takes disks out of the definition that stays and from the running guest, and checks that QEMU has closed
+    /// them. Returns warnings.
+    fn carry_out(
+        &self,
+        subject: &mut Subject<'_>,
+        disks: &[GuestDisk],
+        timeout: Duration,
+    ) -> Result<Vec<String>> {
+        let mut applied = Vec::new();
+        for disk in disks {
+            applied.extend(self.undefine(subject, disk)?);
+        }
+        for disk in disks {
+            let done = self.wait(subject, disk, timeout);
+            done.map_err(|error| error.applied(applied.clone()))?;
+        }
+        let numbers: BTreeSet<Number> = disks.iter().filter_map(|disk| disk.number).collect();
+        let closed = undefined_disk::expect_closed(self.host, subject, Some(&numbers));
+        closed.map_err(|error| error.applied(applied))
+    }
+
+    /// The numbers of the device that was asked for and of all that is made of it; none when the host has no
+    /// such device.
+    fn asked(&self, device: &str) -> Result<Option<BTreeSet<Number>>> {
+        let blocks = Blocks::read(self.host)?;
+        let Some(block) = blocks.of_path(self.host, device) else { return Ok(None) };
+        Ok(Some(blocks.stack(&block.name).into_iter().map(|block| block.number).collect()))
     }
 }
 
 fn refused(name: &str, disk: &GuestDisk) -> Error {
     Error::conflict(format!("the guest '{name}' does not let go of {}", disk.target))
         .code(Code::GuestRefused)
-        .hint("unmount it in the guest first; the disk is still attached")
+        .hint("the disk is still attached: unmount it in the guest first, or shut the guest off")
 }
 
 fn still_attached(name: &str, disk: &GuestDisk, waited: Duration) -> Error {
@@ -284,21 +320,4 @@ fn still_attached(name: &str, disk: &GuestDisk, waited: Duration) -> Error {
     Error::conflict(message).code(Code::StillAttached).hint(format!(
         "the guest was asked and may yet let go: tdx-disk detach {name} {target} waits again"
     ))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn answers_are_told_apart() {
-        for (message, answer) in [
-            ("operation failed: unplug of device was rejected by the guest", Answer::Refused),
-            ("Device virtio-disk1 is already in the process of unplug", Answer::Asked),
-            ("Hot-unplug failed: guest is busy (power indicator blinking)", Answer::Asked),
-            ("device not found: no target device vdx", Answer::Failed),
-        ] {
-            assert_eq!(Answer::of(message), answer, "{message}");
-        }
-    }
 }
