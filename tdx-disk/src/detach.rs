@@ -8,12 +8,11 @@ use clap::Args;
 use common::cli::{Change, Context, seconds};
 use common::document::{Action, Document, Item};
 use common::host::Host;
-use common::libvirt::{Context as _, Libvirt, failure, is_gone};
+use common::libvirt::{Context as _, Libvirt, UnplugAnswer, failure, is_gone};
 use common::output::Outcome;
 use common::{Code, Error, ErrorKind, Result, interrupt, log};
 use schemars::JsonSchema;
 use serde::Serialize;
-use virt::error::Error as VirtError;
 use virt::sys;
 
 use crate::blocks::Blocks;
@@ -145,34 +144,6 @@ struct Detach<'a> {
     path: String,
 }
 
-/// What a request to detach a disk that failed was answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Answer {
-    /// QEMU or libvirt took no request now: one was made before, the guest is busy, another command is at work
-    /// on the domain, or the disk is where none can be unplugged.
-    NotNow,
-    /// The guest said no, or the definition of the domain does.
-    Refused,
-    /// Something else went wrong.
-    Failed,
-}
-
-impl Answer {
-    /// Reads libvirt's code; its message is in the language of libvirtd.
-    ///
-    /// Source: libvirt `src/qemu/qemu_hotplug.c`, `qemuDomainDetachDeviceLive()` and
-    /// `qemuDomainWaitForDeviceRemoval()`; `src/qemu/qemu_monitor_json.c`, `qemuMonitorJSONCheckErrorFull()`:
-    /// every error of QEMU's is an internal error.
-    fn of(error: &VirtError) -> Self {
-        match (error.code().to_raw(), error.domain().to_raw()) {
-            (sys::VIR_ERR_OPERATION_FAILED, sys::VIR_FROM_QEMU) => Self::Refused,
-            (sys::VIR_ERR_INTERNAL_ERROR, sys::VIR_FROM_QEMU)
-            | (sys::VIR_ERR_OPERATION_FAILED | sys::VIR_ERR_OPERATION_TIMEOUT, _) => Self::NotNow,
-            _ => Self::Failed,
-        }
-    }
-}
-
 impl Detach<'_> {
     /// The disk, where the domain has it, and what it is called on the host. What runs and what stays
     /// may have it under two targets.
@@ -246,17 +217,17 @@ impl Detach<'_> {
             log::step(&doing);
             let asked = subject.domain().detach_device_flags(xml, sys::VIR_DOMAIN_AFFECT_LIVE);
             if let Err(error) = asked {
-                let answer = Answer::of(&error);
+                let answer = UnplugAnswer::of(&error);
                 let error = failure(error, &doing);
                 let lost = subject.reconnect().map_err(|error| error.left_behind(asked_for()))?;
                 if !self.is_attached(subject, target)? {
                     return Ok(());
                 }
                 match answer {
-                    Answer::NotNow => last = Some(error),
-                    Answer::Refused => return Err(refused(&name, disk).because(error)),
-                    Answer::Failed if lost => {}
-                    Answer::Failed => return Err(error),
+                    UnplugAnswer::NotNow => last = Some(error),
+                    UnplugAnswer::Refused => return Err(refused(&name, disk).because(error)),
+                    UnplugAnswer::Failed if lost => {}
+                    UnplugAnswer::Failed => return Err(error),
                 }
             }
             let ask_again = Instant::now() + ASK_AGAIN;

@@ -6,6 +6,7 @@ mod error;
 mod hosts;
 #[expect(unsafe_code, reason = "calls of the C library that its binding lacks, or gets wrong")]
 mod raw;
+mod unplug;
 
 use clap::Args;
 use virt::connect::Connect;
@@ -13,6 +14,7 @@ use virt::connect::Connect;
 pub use error::{Context, failure, is_gone};
 pub use hosts::{Entry, Hosts};
 pub use raw::{LaunchMeasurement, Lease, State};
+pub use unplug::UnplugAnswer;
 
 use crate::cli;
 use crate::config::Config;
