@@ -136,14 +136,14 @@ fn shutoff_reason(domain: &Domain) -> Option<u32> {
 /// A command that ends a QEMU while libvirt starts it makes the start fail, by whatever error the start meets
 /// first. libvirt then records who was faster: the end (the domain was destroyed, or is gone) or the failed
 /// start. In the second case libvirt does not know that the guest was ended, and neither do we. A reason that
-/// was there before may be the old one: a start that fails early leaves it.
+/// was there before may be the old one: a start that fails before libvirt runs the domain leaves it.
 ///
 /// Source: libvirt `src/qemu/qemu_driver.c`, `qemuDomainDestroyFlags()`; `src/qemu/qemu_process.c`,
 /// `qemuProcessInit()`, `qemuProcessStop()`.
 fn not_started(error: VirtError, domain: &Domain, name: &str, reason_before: Option<u32>) -> Error {
     let reason = shutoff_reason(domain);
-    let was_destroyed =
-        reason == Some(sys::VIR_DOMAIN_SHUTOFF_DESTROYED) && reason != reason_before;
+    let was_destroyed = reason == Some(sys::VIR_DOMAIN_SHUTOFF_DESTROYED)
+        && (reason != reason_before || was_under_way(&error, domain));
     // Not whatever is absent: a network may be.
     let is_absent = error.code().to_raw() == sys::VIR_ERR_NO_DOMAIN || is_deleted(domain);
     let was_ended = was_destroyed || is_absent;
@@ -161,6 +161,14 @@ fn not_started(error: VirtError, domain: &Domain, name: &str, reason_before: Opt
          see /var/log/libvirt/qemu/{name}.log and the kernel's log on its host, then run the same command \
          again"
     ))
+}
+
+/// Whether a start failed only after libvirt had begun to run the domain, as far as the error tells. Of all errors
+/// before that, only those about a saved state are of this code and origin.
+fn was_under_way(error: &VirtError, domain: &Domain) -> bool {
+    (error.code().to_raw(), error.domain().to_raw())
+        == (sys::VIR_ERR_OPERATION_FAILED, sys::VIR_FROM_QEMU)
+        && matches!(domain.has_managed_save(0), Ok(false))
 }
 
 /// Starts the domain with its processors stopped.
