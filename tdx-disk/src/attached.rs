@@ -20,6 +20,8 @@ use crate::disk::Disk;
 use crate::guest_disk::{self, GuestDisk};
 use crate::guests::{self, Guest};
 use crate::subject::Subject;
+use crate::undefined_disk::{self, UndefinedDisk};
+use crate::vm_process::VmProcess;
 
 /// Arguments of `attached`.
 #[derive(Debug, Args)]
@@ -85,7 +87,8 @@ impl Item for AttachedItem {
     }
 }
 
-/// Shows the block devices of the host that domains have, or one of them.
+/// Shows the block devices of the host that domains have, or those of one domain. Warns of those that QEMU has
+/// open and the running definition does not name.
 ///
 /// Errors: `not_found` for a domain that is not there.
 pub fn run(
@@ -94,22 +97,37 @@ pub fn run(
     args: AttachedArgs,
 ) -> Result<Outcome> {
     let host = &context.host;
-    let blocks = Blocks::read(host)?;
-    let mut items = Vec::new();
     match args.domain {
         Some(name) => {
             let subject = Subject::find(&open, &name)?;
-            let connect = subject.libvirt().connect();
-            items.extend(of(host, &blocks, &subject.guest()?, connect));
+            show(host, subject.libvirt(), || Ok(vec![subject.guest()?]))
         }
         None => {
             let libvirt = open()?;
-            for guest in guests::all(&libvirt)? {
-                items.extend(of(host, &blocks, &guest, libvirt.connect()));
-            }
+            show(host, &libvirt, || guests::all(&libvirt))
         }
     }
-    Ok(Document::new("tdx.disk.attached", items).into())
+}
+
+fn show(host: &Host, libvirt: &Libvirt, read: impl Fn() -> Result<Vec<Guest>>) -> Result<Outcome> {
+    let (guests, blocks) = (read()?, Blocks::read(host)?);
+    let connect = libvirt.connect();
+    let items = guests.iter().flat_map(|guest| of(host, &blocks, guest, connect)).collect();
+    let mut first = Some((guests, blocks));
+    let undefined = undefined_disk::find_lasting(|| {
+        let (guests, blocks) = match first.take() {
+            Some(read) => read,
+            None => (read()?, Blocks::read(host)?),
+        };
+        if !host.is_this_machine() {
+            return Ok(Vec::new());
+        }
+        let processes = VmProcess::all(host)?;
+        let find = |guest| undefined_disk::find(host, &blocks, guest, &processes, Some(connect));
+        Ok(guests.iter().flat_map(find).collect())
+    })?;
+    let warnings = undefined.iter().map(UndefinedDisk::message);
+    Ok(Document::new("tdx.disk.attached", items).warnings(warnings).into())
 }
 
 fn of(host: &Host, blocks: &Blocks, guest: &Guest, connect: &Connect) -> Vec<AttachedItem> {

@@ -20,7 +20,7 @@ use crate::lock::Lock;
 use crate::named::{self, Named};
 use crate::processes::Processes;
 use crate::subject::Subject;
-use crate::target::{Bus, ScsiPlace};
+use crate::target::{self, Bus, ScsiPlace};
 
 /// One disk on its way to a guest.
 #[derive(Debug)]
@@ -278,7 +278,8 @@ impl Attachment<'_> {
                 }
                 undo(subject, &added, plan.flags);
                 let left = if lost { self.holders(disk)? } else { Vec::new() };
-                return error.map_err(|error| self.explained(error, subject).left_behind(left));
+                return error
+                    .map_err(|error| self.explained(error, subject, plan).left_behind(left));
             }
             added.push(xml);
         }
@@ -315,10 +316,12 @@ impl Attachment<'_> {
         Ok(told.collect())
     }
 
-    /// Says what to do about what QEMU has no room for.
-    fn explained(&self, error: Error, subject: &Subject<'_>) -> Error {
-        let causes = error.causes().join("; ");
-        if causes.contains("No more available PCI slots") {
+    /// Says what to do about an attach that failed, as far as the guest tells why.
+    fn explained(&self, error: Error, subject: &Subject<'_>, plan: &Plan) -> Error {
+        let needs_port = plan.item.bus == Bus::Virtio.as_str() || plan.elements.len() > 1;
+        let guest = subject.guest().ok();
+        let live = guest.as_ref().and_then(|guest| guest.live.as_ref());
+        if needs_port && live.is_some_and(|live| !target::has_free_port(live)) {
             return error.hint(format!(
                 "the guest has no free PCI port: --bus scsi needs none, or give '{}' more \
                  pcie-root-port controllers while it is off",

@@ -1,15 +1,16 @@
 //! `tdx-disk detach`: a disk comes back from a guest, once the guest has let go of it.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use common::cli::{Change, Context, seconds};
 use common::document::{Action, Document, Item};
 use common::host::Host;
-use common::libvirt::{Context as _, Libvirt, is_gone};
+use common::libvirt::{Context as _, Libvirt, UnplugAnswer, failure, is_gone};
 use common::output::Outcome;
-use common::{Code, Error, Result, interrupt, log};
+use common::{Code, Error, ErrorKind, Result, interrupt, log};
 use schemars::JsonSchema;
 use serde::Serialize;
 use virt::sys;
@@ -17,7 +18,9 @@ use virt::sys;
 use crate::blocks::Blocks;
 use crate::guest_disk::{self, GuestDisk};
 use crate::named;
+use crate::number::Number;
 use crate::subject::Subject;
+use crate::undefined_disk;
 
 /// How often the definition of the running guest is looked at.
 const POLL: Duration = Duration::from_millis(100);
@@ -98,7 +101,10 @@ pub fn run(
     let dry_run = args.change.dry_run;
     if found.is_empty() {
         detach.expect_none(&subject)?;
-        let warning = format!("domain '{}' has no disk {}", args.domain, args.device);
+        let mut warnings = vec![format!("domain '{}' has no disk {}", args.domain, args.device)];
+        let asked = detach.asked(&device)?;
+        let host = &context.host;
+        warnings.extend(undefined_disk::expect_closed(host, &mut subject, asked.as_ref())?);
         let item = DetachItem {
             domain: args.domain,
             device,
@@ -109,18 +115,12 @@ pub fn run(
             action: Action::NONE,
         };
         let document = Document::new("tdx.disk.detach", vec![item]).dry_run(dry_run);
-        return Ok(document.warnings([warning]).into());
+        return Ok(document.warnings(warnings).into());
     }
+    let mut warnings = Vec::new();
     if !dry_run {
         let timeout = Duration::from_secs(args.timeout);
-        let mut applied = Vec::new();
-        for disk in &found {
-            applied.extend(detach.undefine(&subject, disk)?);
-        }
-        for disk in &found {
-            let done = detach.wait(&mut subject, disk, timeout);
-            done.map_err(|error| error.applied(applied.clone()))?;
-        }
+        warnings = detach.carry_out(&mut subject, &found, timeout)?;
     }
     let item = |disk: GuestDisk| DetachItem {
         domain: args.domain.clone(),
@@ -132,7 +132,7 @@ pub fn run(
         action: Action("detach"),
     };
     let items = found.into_iter().map(item).collect();
-    Ok(Document::new("tdx.disk.detach", items).dry_run(dry_run).into())
+    Ok(Document::new("tdx.disk.detach", items).dry_run(dry_run).warnings(warnings).into())
 }
 
 /// One disk on its way back.
@@ -142,33 +142,6 @@ struct Detach<'a> {
     word: &'a str,
     /// The same as a path.
     path: String,
-}
-
-/// What the guest, or libvirt for it, answered.
-#[derive(Debug, PartialEq, Eq)]
-enum Answer {
-    /// It was asked, or was so before.
-    Asked,
-    /// It said no.
-    Refused,
-    /// Something else went wrong.
-    Failed,
-}
-
-impl Answer {
-    /// What libvirt's message tells; it is never translated here.
-    ///
-    /// Source: libvirt `src/qemu/qemu_hotplug.c`, `qemuDomainDeleteDevice()`; QEMU `hw/pci/pcie.c`.
-    fn of(message: &str) -> Self {
-        let has = |text: &str| message.contains(text);
-        if has("rejected by the guest") {
-            Self::Refused
-        } else if has("in the process of unplug") || has("guest is busy") || has("blinking") {
-            Self::Asked
-        } else {
-            Self::Failed
-        }
-    }
 }
 
 impl Detach<'_> {
@@ -221,7 +194,7 @@ impl Detach<'_> {
             _ => subject.guest(),
         };
         match xml {
-            Err(error) if error.kind() == common::ErrorKind::NotFound => Ok(false),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
             guest => {
                 let live = guest?.live;
                 let disks = live.iter().flat_map(|live| live.root().find_all("devices/disk"));
@@ -238,22 +211,23 @@ impl Detach<'_> {
         let doing = format!("detach {target} from domain '{name}'");
         let asked_for = || [format!("{target} in '{name}', asked to let go of it")];
         let end = Instant::now() + timeout;
+        let mut last = None;
         loop {
             interrupt::check()?;
             log::step(&doing);
             let asked = subject.domain().detach_device_flags(xml, sys::VIR_DOMAIN_AFFECT_LIVE);
             if let Err(error) = asked {
-                let answer = Answer::of(error.message());
-                let error = Err::<(), _>(error).context(&doing);
+                let answer = UnplugAnswer::of(&error);
+                let error = failure(error, &doing);
                 let lost = subject.reconnect().map_err(|error| error.left_behind(asked_for()))?;
                 if !self.is_attached(subject, target)? {
                     return Ok(());
                 }
                 match answer {
-                    Answer::Asked => {}
-                    Answer::Refused => return Err(refused(&name, disk)),
-                    Answer::Failed if lost => {}
-                    Answer::Failed => return error,
+                    UnplugAnswer::NotNow => last = Some(error),
+                    UnplugAnswer::Refused => return Err(refused(&name, disk).because(error)),
+                    UnplugAnswer::Failed if lost => {}
+                    UnplugAnswer::Failed => return Err(error),
                 }
             }
             let ask_again = Instant::now() + ASK_AGAIN;
@@ -263,18 +237,51 @@ impl Detach<'_> {
                 }
                 let left = end.saturating_duration_since(Instant::now());
                 if left.is_zero() {
-                    return Err(still_attached(&name, disk, timeout));
+                    let error = still_attached(&name, disk, timeout);
+                    return Err(match last {
+                        Some(last) => error.because(last),
+                        None => error,
+                    });
                 }
                 interrupt::sleep(left.min(POLL)).map_err(|error| error.left_behind(asked_for()))?;
             }
         }
+    }
+
+    /// Takes disks out of the definition that stays and from the running guest, and checks that QEMU has closed
+    /// them. Returns warnings.
+    fn carry_out(
+        &self,
+        subject: &mut Subject<'_>,
+        disks: &[GuestDisk],
+        timeout: Duration,
+    ) -> Result<Vec<String>> {
+        let mut applied = Vec::new();
+        for disk in disks {
+            applied.extend(self.undefine(subject, disk)?);
+        }
+        for disk in disks {
+            let done = self.wait(subject, disk, timeout);
+            done.map_err(|error| error.applied(applied.clone()))?;
+        }
+        let numbers: BTreeSet<Number> = disks.iter().filter_map(|disk| disk.number).collect();
+        let closed = undefined_disk::expect_closed(self.host, subject, Some(&numbers));
+        closed.map_err(|error| error.applied(applied))
+    }
+
+    /// The numbers of the device that was asked for and of all that is made of it; none when the host has no
+    /// such device.
+    fn asked(&self, device: &str) -> Result<Option<BTreeSet<Number>>> {
+        let blocks = Blocks::read(self.host)?;
+        let Some(block) = blocks.of_path(self.host, device) else { return Ok(None) };
+        Ok(Some(blocks.stack(&block.name).into_iter().map(|block| block.number).collect()))
     }
 }
 
 fn refused(name: &str, disk: &GuestDisk) -> Error {
     Error::conflict(format!("the guest '{name}' does not let go of {}", disk.target))
         .code(Code::GuestRefused)
-        .hint("unmount it in the guest first; the disk is still attached")
+        .hint("the disk is still attached: unmount it in the guest first, or shut the guest off")
 }
 
 fn still_attached(name: &str, disk: &GuestDisk, waited: Duration) -> Error {
@@ -284,21 +291,4 @@ fn still_attached(name: &str, disk: &GuestDisk, waited: Duration) -> Error {
     Error::conflict(message).code(Code::StillAttached).hint(format!(
         "the guest was asked and may yet let go: tdx-disk detach {name} {target} waits again"
     ))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn answers_are_told_apart() {
-        for (message, answer) in [
-            ("operation failed: unplug of device was rejected by the guest", Answer::Refused),
-            ("Device virtio-disk1 is already in the process of unplug", Answer::Asked),
-            ("Hot-unplug failed: guest is busy (power indicator blinking)", Answer::Asked),
-            ("device not found: no target device vdx", Answer::Failed),
-        ] {
-            assert_eq!(Answer::of(message), answer, "{message}");
-        }
-    }
 }

@@ -75,6 +75,16 @@ impl Guest {
         Ok(Self { name, live, config, other })
     }
 
+    /// Its UUID, by its definitions.
+    pub fn uuid(&self) -> Option<String> {
+        self.live.iter().chain(&self.config).find_map(|document| document.root().text_at("uuid"))
+    }
+
+    /// The same domain as if it had nothing but its running definition.
+    pub fn running(&self) -> Self {
+        Self { name: self.name.clone(), live: self.live.clone(), config: None, other: Vec::new() }
+    }
+
     /// The disk elements, each with whether it is what runs.
     pub fn disks(&self) -> impl Iterator<Item = (Node<'_>, bool)> {
         let live = self.live.iter().flat_map(|live| devices(live, "disk"));

@@ -7,7 +7,7 @@
 //! One module a verb. Under them: [`blocks`] is which block device stands on which, [`disk`] what one
 //! is, by [`udev`] and sysfs; [`judgement`] whether it is free, from [`mounts`], [`guests`],
 //! [`processes`], [`exporters`] and [`signature`]s, each reason a [`finding`]. [`subject`] is the domain,
-//! [`guest_disk`] what it has, [`target`] and [`element`] how it gets more, [`lock`] who may; [`attachment`] puts these
+//! [`guest_disk`] what it has by its definitions, [`undefined_disk`] what its QEMU has beside that, [`target`] and [`element`] how it gets more, [`lock`] who may; [`attachment`] puts these
 //! together.
 
 mod cli;
@@ -39,5 +39,7 @@ pub mod signature;
 pub mod subject;
 pub mod target;
 pub mod udev;
+pub mod undefined_disk;
+pub mod vm_process;
 
 pub use cli::Cli;

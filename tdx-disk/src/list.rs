@@ -16,12 +16,13 @@ use common::units::Size;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::blocks::Blocks;
+use crate::blocks::{Block, Blocks};
 use crate::disk::Disk;
 use crate::finding::{Finding, FindingItem};
 use crate::guests::{self, Tenancy};
 use crate::judgement::{Observer, Question};
 use crate::mounts::{Mounts, Scope};
+use crate::vm_process::VmProcess;
 
 /// Arguments of `list`.
 #[derive(Debug, Args)]
@@ -118,8 +119,10 @@ pub fn run(
         Err(why) => (None, Some(why)),
     };
     let observer = Observer { host, blocks: &blocks, mounts: &mounts, tenancy: tenancy.as_ref() };
+    let processes = if host.has("/proc") { VmProcess::all(host)? } else { Vec::new() };
     let disks = blocks.all().map(|block| Disk::read(host, &blocks, block));
-    let items = disks.filter(|disk| is_shown(disk, args.all)).map(|disk| item(&observer, disk));
+    let disks = disks.filter(|disk| is_shown(disk, args.all));
+    let items = disks.map(|disk| item(&observer, &processes, disk));
     let items: Vec<DiskItem> = items.collect();
     let problems = mounts.problems.clone();
     Ok(Document::new("tdx.disk.disks", items).warnings(problems.into_iter().chain(warning)).into())
@@ -135,9 +138,13 @@ fn is_shown(disk: &Disk, all: bool) -> bool {
     }
 }
 
-fn item(observer: &Observer<'_>, disk: Disk) -> DiskItem {
-    let findings = observer.findings(&disk, Question::default());
+fn item(observer: &Observer<'_>, processes: &[VmProcess], disk: Disk) -> DiskItem {
+    let mut findings = observer.findings(&disk, Question::default());
     let stack = observer.blocks.stack(&disk.name);
+    if findings.iter().all(|finding| finding.code != Code::InUseByVm) {
+        // What libvirt does not know, or is not there to tell.
+        findings.extend(open_by_vms(&stack, processes));
+    }
     let mountpoints: BTreeSet<String> =
         stack.iter().flat_map(|block| observer.mounts.points(&block.name)).cloned().collect();
     let attached = observer.tenancy.map(|tenancy| {
@@ -168,6 +175,17 @@ fn item(observer: &Observer<'_>, disk: Disk) -> DiskItem {
         in_use: in_use.into_iter().map(FindingItem::from).collect(),
         attached_to: attached,
     }
+}
+
+/// The processes of virtual machines that have a disk, or what is made of it, open.
+fn open_by_vms(stack: &[&Block], processes: &[VmProcess]) -> Vec<Finding> {
+    let of_block = |block: &&Block| {
+        let node = block.node();
+        let open = processes.iter().filter(|process| process.devices.contains(&block.number));
+        let message = open.map(|process| format!("{process} has {node} open"));
+        message.map(|text| Finding::new(Code::InUseByVm, text)).collect::<Vec<_>>()
+    };
+    stack.iter().flat_map(of_block).collect()
 }
 
 /// Codes in a cell of a table.

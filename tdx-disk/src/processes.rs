@@ -93,7 +93,9 @@ impl Processes {
     }
 
     fn look_at_file(&mut self, process: &Path, pid: u32, link: &Path, devices: &BTreeSet<Number>) {
-        if self.holders.contains_key(&pid) || !number(link).is_some_and(|n| devices.contains(&n)) {
+        if self.holders.contains_key(&pid)
+            || !block_number(link).is_some_and(|n| devices.contains(&n))
+        {
             return;
         }
         let node = fs::read_link(link).unwrap_or_default().to_string_lossy().into_owned();
@@ -106,7 +108,7 @@ impl Processes {
 /// The number of the block device that a link in `/proc` leads to.
 ///
 /// What the kernel knows already, nothing newer: a file whose server is gone would be waited for.
-fn number(link: &Path) -> Option<Number> {
+pub(crate) fn block_number(link: &Path) -> Option<Number> {
     let known = statx(CWD, link, AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE).ok()?;
     let is_block = FileType::from_raw_mode(known.stx_mode.into()) == FileType::BlockDevice;
     is_block.then_some(Number { major: known.stx_rdev_major, minor: known.stx_rdev_minor })

@@ -150,8 +150,36 @@ impl ScsiPlace {
     }
 }
 
+/// Whether a running guest has a port that takes another PCI device. A conventional bus counts as one that does.
+///
+/// Source: libvirt `src/conf/domain_addr.h`: hot-plugged devices go to ports that allow it; a PCI Express
+/// port takes one device.
+pub fn has_free_port(live: &Document) -> bool {
+    let root = live.root();
+    let buses = root.find_all("devices").flat_map(Node::children).filter_map(|device| {
+        let address = device.child("address")?;
+        (address.attr("type").as_deref() == Some("pci")).then(|| number(address, "bus")).flatten()
+    });
+    let taken: BTreeSet<u32> = buses.collect();
+    let controllers = root.find_all("devices/controller");
+    let mut controllers =
+        controllers.filter(|controller| controller.attr("type").as_deref() == Some("pci"));
+    controllers.any(|controller| match controller.attr("model").as_deref() {
+        Some("pcie-root-port" | "pcie-switch-downstream-port") => {
+            number(controller, "index").is_some_and(|index| !taken.contains(&index))
+        }
+        Some(model) => model == "pci-root" || model.ends_with("pci-bridge"),
+        None => false,
+    })
+}
+
+/// A number as libvirt writes it: hexadecimal with 0x, else decimal.
 fn number(node: Node<'_>, name: &str) -> Option<u32> {
-    node.attr(name)?.parse().ok()
+    let text = node.attr(name)?;
+    match text.strip_prefix("0x") {
+        Some(hex) => u32::from_str_radix(hex, 16).ok(),
+        None => text.parse().ok(),
+    }
 }
 
 #[cfg(test)]
@@ -181,6 +209,22 @@ mod tests {
         for bad in ["", "vd", "sdb", "vdB", "vd1", "vdaaaa", "/dev/vdb", "vd'"] {
             assert!(Bus::Virtio.expect(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_port_with_a_device_on_its_bus_is_not_free() {
+        let live = |used: u32, more: &str| {
+            let text = format!(
+                "<domain><devices><controller type='pci' index='0' model='pcie-root'/>\
+                 <controller type='pci' index='10' model='pcie-root-port'>\
+                 <address type='pci' bus='0x00' slot='0x01'/></controller>{more}\
+                 <disk><address type='pci' bus='{used:#04x}' slot='0x00'/></disk></devices></domain>"
+            );
+            has_free_port(&Document::parse(text).unwrap())
+        };
+        assert!(live(1, ""));
+        assert!(!live(10, ""));
+        assert!(live(10, "<controller type='pci' index='2' model='pcie-to-pci-bridge'/>"));
     }
 
     #[test]

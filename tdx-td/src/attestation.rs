@@ -139,8 +139,9 @@ impl<'a> Attestation<'a> {
         }
         let good = interrupt::check().and_then(|()| self.is_good(domain));
         let error = match good.and_then(|good| interrupt::check().map(|()| good)) {
-            Ok(true) => match power::bring_up(domain, name) {
-                Ok(_) => return Ok(action),
+            // Not started again: that guest would not have been measured.
+            Ok(true) => match power::resume(domain, name, action == Action("wake")) {
+                Ok(()) => return Ok(action),
                 Err(error) if !started => return Err(error),
                 Err(error) => error,
             },

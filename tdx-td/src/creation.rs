@@ -433,8 +433,7 @@ fn define(libvirt: &Libvirt, name: &str, xml: &str, by_user: bool) -> Result<Dom
         Err(error) => error,
     };
     // Its maker may have deleted it by now.
-    let was_taken = error.message().contains("already exists with uuid");
-    if was_taken || matches!(names::find(libvirt, name), Ok(Some(_))) {
+    if is_name_taken(&error) || matches!(names::find(libvirt, name), Ok(Some(_))) {
         let message = format!("domain '{name}' was made by another command meanwhile");
         return Err(
             Error::conflict(message).hint("run the same command again: it compares the two")
@@ -447,6 +446,16 @@ fn define(libvirt: &Libvirt, name: &str, xml: &str, by_user: bool) -> Result<Dom
     // A libvirtd that died over this may have done it all the same.
     let left = (!libvirt.is_alive()).then(|| format!("domain '{name}'"));
     Err(error).context(doing).map_err(|error| error.left_behind(left))
+}
+
+/// Whether libvirt refused to define a domain, with a UUID that no other has, because another has its name.
+///
+/// Source: libvirt `src/conf/virdomainobjlist.c`, `virDomainObjListAddLocked()`: while a domain is defined,
+/// no other error is of this code and origin.
+fn is_name_taken(error: &VirtError) -> bool {
+    let (code, origin) = (error.code().to_raw(), error.domain().to_raw());
+    code == sys::VIR_ERR_DOM_EXIST
+        || (code == sys::VIR_ERR_OPERATION_FAILED && origin == sys::VIR_FROM_DOMAIN)
 }
 
 /// Whether libvirt found fault with the XML itself.

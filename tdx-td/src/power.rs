@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use common::document::{Action, Item};
 use common::libvirt::{Context, State, failure, is_gone};
-use common::{Error, Result, interrupt, log};
+use common::{Error, ErrorKind, Result, interrupt, log};
 use schemars::JsonSchema;
 use serde::Serialize;
-use virt::domain::Domain;
+use virt::domain::{Domain, DomainStateReason, DomainStateReasonEnum};
 use virt::error::Error as VirtError;
 use virt::sys;
 
@@ -103,6 +103,7 @@ pub fn bring_up(domain: &Domain, name: &str) -> Result<Action> {
     }
     let doing = format_args!("{} domain '{name}'", action.0);
     log::step(doing);
+    let reason_before = shutoff_reason(domain);
     let done = match action.0 {
         "start" => domain.create(),
         "resume" => domain.resume(),
@@ -113,39 +114,84 @@ pub fn bring_up(domain: &Domain, name: &str) -> Result<Action> {
         Err(_) if state(domain, name).is_ok_and(|state| state == State::Running) => {
             Ok(Action::NONE)
         }
-        Err(error) if action.0 == "start" => Err(not_started(error, domain, name)),
+        Err(error) if action.0 == "start" => Err(not_started(error, domain, name, reason_before)),
         Err(error) => Err(failure(error, doing)),
     }
 }
 
-/// What to say of a guest that did not come up.
+/// Returns why a domain is shut off, as libvirt's number; none for a domain that runs or is not there.
 ///
-/// A QEMU that is ended while libvirt waits for its first word fails the start, not the end. It says who
-/// ended it once it is far enough to hear signals; before that it goes without a word.
-fn not_started(error: VirtError, domain: &Domain, name: &str) -> Error {
-    let is_ended =
-        error.message().contains("terminating on signal") || is_gone(&error) || is_deleted(domain);
-    let is_silent = error.message().ends_with("process exited while connecting to monitor");
-    let error = failure(error, format_args!("start domain '{name}'"));
-    match (is_ended, is_silent) {
-        (true, _) => Error::conflict(format!("domain '{name}' was ended while it started"))
-            .because(error)
-            .hint("another command was at it; run the same command again"),
-        (_, true) => error.hint(
-            "QEMU went without a word: another command ended it, it crashed, or memory ran out; the \
-             kernel's log of its host tells",
-        ),
-        _ => error,
+/// Source: `virDomainShutoffReason`, <https://libvirt.org/html/libvirt-libvirt-domain.html>.
+fn shutoff_reason(domain: &Domain) -> Option<u32> {
+    match domain.state() {
+        Ok((_, DomainStateReasonEnum::Known(DomainStateReason::Shutoff(reason)))) => {
+            Some(reason.to_raw())
+        }
+        _ => None,
     }
+}
+
+/// Returns the error for a guest that did not start. `reason_before` is why the domain was shut off before.
+///
+/// A command that ends a QEMU while libvirt starts it makes the start fail, by whatever error the start meets
+/// first. libvirt then records who was faster: the end (the domain was destroyed, or is gone) or the failed
+/// start. In the second case libvirt does not know that the guest was ended, and neither do we. A reason that
+/// was there before may be the old one: a start that fails before libvirt runs the domain leaves it.
+///
+/// Source: libvirt `src/qemu/qemu_driver.c`, `qemuDomainDestroyFlags()`; `src/qemu/qemu_process.c`,
+/// `qemuProcessInit()`, `qemuProcessStop()`.
+fn not_started(error: VirtError, domain: &Domain, name: &str, reason_before: Option<u32>) -> Error {
+    let reason = shutoff_reason(domain);
+    let was_destroyed = reason == Some(sys::VIR_DOMAIN_SHUTOFF_DESTROYED)
+        && (reason != reason_before || was_under_way(&error, domain));
+    // Not whatever is absent: a network may be.
+    let is_absent = error.code().to_raw() == sys::VIR_ERR_NO_DOMAIN || is_deleted(domain);
+    let was_ended = was_destroyed || is_absent;
+    let error = failure(error, format_args!("start domain '{name}'"));
+    if was_ended {
+        return Error::conflict(format!("domain '{name}' was ended while it started"))
+            .because(error)
+            .hint("another command ended or deleted it; run the same command again");
+    }
+    if error.kind() != ErrorKind::Failed {
+        return error;
+    }
+    error.hint(format!(
+        "if the cause does not say why, another command ended the guest, QEMU crashed, or memory ran out: \
+         see /var/log/libvirt/qemu/{name}.log and the kernel's log on its host, then run the same command \
+         again"
+    ))
+}
+
+/// Whether a start failed only after libvirt had begun to run the domain, as far as the error tells. Of all errors
+/// before that, only those about a saved state are of this code and origin.
+fn was_under_way(error: &VirtError, domain: &Domain) -> bool {
+    (error.code().to_raw(), error.domain().to_raw())
+        == (sys::VIR_ERR_OPERATION_FAILED, sys::VIR_FROM_QEMU)
+        && matches!(domain.has_managed_save(0), Ok(false))
 }
 
 /// Starts the domain with its processors stopped.
 pub fn start_paused(domain: &Domain, name: &str) -> Result<()> {
     log::step(format_args!("start domain '{name}', paused"));
+    let reason_before = shutoff_reason(domain);
     domain
         .create_with_flags(sys::VIR_DOMAIN_START_PAUSED)
         .map(drop)
-        .map_err(|error| not_started(error, domain, name))
+        .map_err(|error| not_started(error, domain, name, reason_before))
+}
+
+/// Resumes a paused guest, or wakes one that sleeps. Never starts one.
+///
+/// Errors: `conflict` when the guest was ended meanwhile.
+pub fn resume(domain: &Domain, name: &str, sleeps: bool) -> Result<()> {
+    let doing = format_args!("resume domain '{name}'");
+    log::step(doing);
+    let done = if sleeps { domain.pm_wakeup(0) } else { domain.resume().map(drop) };
+    match done {
+        Err(_) if state(domain, name).is_ok_and(|state| state == State::Running) => Ok(()),
+        done => done.context(doing),
+    }
 }
 
 /// The domain's state right now.

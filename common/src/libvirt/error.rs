@@ -54,6 +54,7 @@ fn kind(error: &VirtError) -> ErrorKind {
         sys::VIR_ERR_ACCESS_DENIED
         | sys::VIR_ERR_AUTH_CANCELLED
         | sys::VIR_ERR_AUTH_FAILED
+        | sys::VIR_ERR_AUTH_UNAVAILABLE
         | sys::VIR_ERR_OPERATION_DENIED => ErrorKind::Permission,
         sys::VIR_ERR_CONFIG_UNSUPPORTED
         | sys::VIR_ERR_NO_CONNECT
@@ -64,13 +65,12 @@ fn kind(error: &VirtError) -> ErrorKind {
     }
 }
 
-/// Whether the connection broke. The client library gives this no code of its own; its messages are
-/// never translated here, since we never call setlocale(3).
+/// Whether the connection broke. The client library has no code for this; all of its errors about the
+/// connection come from the domain RPC.
+///
+/// Source: libvirt `src/rpc/virnetclient.c`, `src/rpc/virnetsocket.c`.
 fn is_lost(error: &VirtError) -> bool {
     error.domain().to_raw() == sys::VIR_FROM_RPC
-        || ["client socket is closed", "End of file while reading data", "Cannot recv data"]
-            .iter()
-            .any(|text| error.message().contains(text))
 }
 
 /// Whether the error says that the domain, pool or volume is not there (any more).
@@ -78,11 +78,10 @@ pub fn is_gone(error: &VirtError) -> bool {
     kind(error) == ErrorKind::NotFound
 }
 
-/// The error of a connection that could not be opened.
-pub(super) fn cannot_connect(target: &Target, cause: VirtError) -> Error {
+/// The error of a connection that could not be opened, and the system call's error number if one failed.
+pub(super) fn cannot_connect(target: &Target, cause: VirtError, errno: Option<i32>) -> Error {
     let refused = kind(&cause) == ErrorKind::Permission
-        || cause.message().contains("Permission denied")
-        || cause.message().contains("authentication");
+        || errno == Some(rustix::io::Errno::ACCESS.raw_os_error());
     let message = match (&target.host, &target.uri) {
         (Some(host), Some(uri)) => format!("cannot connect to libvirt on host '{host}' at {uri}"),
         (_, Some(uri)) => format!("cannot connect to libvirt at {uri}"),
@@ -91,7 +90,7 @@ pub(super) fn cannot_connect(target: &Target, cause: VirtError) -> Error {
     let error = match (refused, &target.host) {
         (true, _) => Error::permission(message).hint("be root or a member of the group libvirt"),
         (false, Some(_)) => Error::unsupported(message)
-            .hint("is the host up, libvirtd running there, and the uri in hosts.yaml right?"),
+            .hint("is the host up, can you log in to it, is libvirtd running there, and is the uri in hosts.yaml right?"),
         (false, None) => Error::unsupported(message)
             .hint("install and start libvirtd (Debian, Ubuntu: libvirt-daemon-system), or name a URI with --connect"),
     };

@@ -6,6 +6,7 @@ mod error;
 mod hosts;
 #[expect(unsafe_code, reason = "calls of the C library that its binding lacks, or gets wrong")]
 mod raw;
+mod unplug;
 
 use clap::Args;
 use virt::connect::Connect;
@@ -13,6 +14,7 @@ use virt::connect::Connect;
 pub use error::{Context, failure, is_gone};
 pub use hosts::{Entry, Hosts};
 pub use raw::{LaunchMeasurement, Lease, State};
+pub use unplug::UnplugAnswer;
 
 use crate::cli;
 use crate::config::Config;
@@ -84,8 +86,8 @@ impl Libvirt {
         if wanted.is_some_and(|uri| uri.contains('\0')) {
             return Err(Error::usage("the connection URI holds a NUL byte"));
         }
-        let connect =
-            Connect::open(wanted).map_err(|cause| error::cannot_connect(target, cause))?;
+        let connect = Connect::open(wanted)
+            .map_err(|cause| error::cannot_connect(target, cause, raw::last_errno()))?;
         let uri = connect.uri().context("ask libvirt for its URI")?;
         log::detail(format_args!("connected to {uri}"));
         Ok(Self { connect, uri, host: target.host.clone() })

@@ -98,6 +98,15 @@ pub struct LaunchMeasurement {
     pub policy: u32,
 }
 
+/// The error number of the system call that made this thread's last call of libvirt fail, if one did.
+///
+/// Source: libvirt `src/util/virerror.c`, `virReportSystemErrorFull()`: it is in `int1`.
+pub(super) fn last_errno() -> Option<i32> {
+    // SAFETY: libvirt returns null, or this thread's own error, which stays until its next call.
+    let error = unsafe { sys::virGetLastError().as_ref() }?;
+    (error.code == sys::VIR_ERR_SYSTEM_ERROR as i32).then_some(error.int1)
+}
+
 impl Libvirt {
     /// How a running guest was launched; none where libvirt does not tell all of it, as before 8.0 and
     /// for guests without AMD SEV or with SEV-SNP.

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use common::document::Action;
-use common::libvirt::{Context, Libvirt};
+use common::libvirt::{Context, Libvirt, UnplugAnswer, failure};
 use common::pci::Bdf;
 use common::xml::Document;
 use common::{Code, Error, ErrorKind, Result, host, interrupt, log, parallel};
@@ -338,14 +338,28 @@ impl Planned {
         let document = Document::parse(text)?;
         let found = passed_through(document.root())?.into_iter().find(|(there, _)| *there == bdf);
         let Some((_, node)) = found else { return Ok(()) };
-        self.domain.detach_device_flags(node.source(), live).context(doing)?;
+        let mut answer = None;
+        if let Err(error) = self.domain.detach_device_flags(node.source(), live) {
+            match UnplugAnswer::of(&error) {
+                // Asked before, by whomever: the guest may yet let go.
+                UnplugAnswer::NotNow => answer = Some(failure(error, doing)),
+                UnplugAnswer::Refused => {
+                    return Err(
+                        still_has(name, bdf, Code::GuestRefused).because(failure(error, doing))
+                    );
+                }
+                UnplugAnswer::Failed => return Err(failure(error, doing)),
+            }
+        }
         // libvirt says that it is done when it has waited for five seconds, done or not.
         let end = Instant::now() + timeout;
         while devices_of(&self.domain, name, 0)?.contains(&bdf) {
             if Instant::now() >= end {
-                return Err(Error::conflict(format!("domain '{name}' still has {bdf}"))
-                    .code(Code::StillAttached)
-                    .hint("its guest does not let go: stop what uses the device in there"));
+                let error = still_has(name, bdf, Code::StillAttached);
+                return Err(match answer {
+                    Some(answer) => error.because(answer),
+                    None => error,
+                });
             }
             match may_stop {
                 true => interrupt::sleep(POLL)?,
@@ -354,6 +368,13 @@ impl Planned {
         }
         Ok(())
     }
+}
+
+/// The error for a device that a guest was to let go of.
+fn still_has(name: &str, bdf: Bdf, code: Code) -> Error {
+    Error::conflict(format!("domain '{name}' still has {bdf}"))
+        .code(code)
+        .hint("its guest does not let go: stop what uses the device in there")
 }
 
 /// The PCI devices of the host that a domain has.
