@@ -124,7 +124,7 @@ fn show(host: &Host, libvirt: &Libvirt, read: impl Fn() -> Result<Vec<Guest>>) -
         }
         let processes = VmProcess::all(host)?;
         let find = |guest| undefined_disk::find(host, &blocks, guest, &processes, Some(connect));
-        Ok(guests.iter().flat_map(find).collect())
+        Ok(guests.iter().map(find).collect::<Result<Vec<_>>>()?.concat())
     })?;
     let warnings = undefined.iter().map(UndefinedDisk::message);
     Ok(Document::new("tdx.disk.attached", items).warnings(warnings).into())

@@ -55,23 +55,25 @@ impl UndefinedDisk {
 }
 
 /// Finds the undefined disks of a domain, of which `guest` is the definition.
+///
+/// Errors: those of [`Tenancy::new`].
 pub fn find(
     host: &Host,
     blocks: &Blocks,
     guest: &Guest,
     processes: &[VmProcess],
     connect: Option<&Connect>,
-) -> Vec<UndefinedDisk> {
-    let Some(uuid) = guest.uuid() else { return Vec::new() };
+) -> Result<Vec<UndefinedDisk>> {
+    let Some(uuid) = guest.uuid() else { return Ok(Vec::new()) };
     let own: Vec<&VmProcess> = processes.iter().filter(|process| process.runs(&uuid)).collect();
     let open: BTreeSet<Number> = own.iter().flat_map(|process| process.devices.clone()).collect();
     let disks = guest_disk::all(host, blocks, guest, connect);
     let live = disks.iter().filter(|disk| disk.live.is_some());
     let known: BTreeSet<Number> = live.filter_map(|disk| disk.number).collect();
     if open.is_subset(&known) {
-        return Vec::new();
+        return Ok(Vec::new());
     }
-    let named = named(host, blocks, guest, connect);
+    let named = named(host, blocks, guest, connect)?;
     let mut found = Vec::new();
     for process in own {
         for &number in process.devices.iter().filter(|n| !known.contains(n) && !named.contains(n)) {
@@ -81,7 +83,7 @@ pub fn find(
             found.push(UndefinedDisk { domain, number, node, process });
         }
     }
-    found
+    Ok(found)
 }
 
 /// The same once an attach or detach that is under way has had time to end. `look` finds them.
@@ -109,7 +111,7 @@ fn named(
     blocks: &Blocks,
     guest: &Guest,
     connect: Option<&Connect>,
-) -> BTreeSet<Number> {
+) -> Result<BTreeSet<Number>> {
     let mut named = BTreeSet::new();
     for node in guest.live.iter().flat_map(|live| live.root().descendants()) {
         let attributes = node.attrs().map(|(_, value)| value);
@@ -119,10 +121,10 @@ fn named(
     }
     let running = guest.running();
     let images = Images::new(host);
-    let tenancy = Tenancy::new(host, blocks, std::slice::from_ref(&running), connect, images);
+    let tenancy = Tenancy::new(host, blocks, std::slice::from_ref(&running), connect, images)?;
     let used = blocks.all().filter(|block| !tenancy.of(host, block, &[]).is_empty());
     named.extend(used.map(|block| block.number));
-    named
+    Ok(named)
 }
 
 /// Fails while the QEMU of the domain has one of these devices open and the running definition does not name it.
@@ -149,7 +151,7 @@ pub fn expect_closed(
         };
         processes = VmProcess::all(host)?;
         let blocks = Blocks::read(host)?;
-        let mut disks = find(host, &blocks, &guest, &processes, connect);
+        let mut disks = find(host, &blocks, &guest, &processes, connect)?;
         disks.retain(|disk| is_asked(&disk.number));
         Ok(disks)
     })?;
@@ -209,7 +211,7 @@ fn expect_defined(
                 .hint("wait for the process, or end it"));
         };
         let connect = Some(libvirt.connect());
-        let undefined = find(host, &blocks, guest, std::slice::from_ref(process), connect);
+        let undefined = find(host, &blocks, guest, std::slice::from_ref(process), connect)?;
         if let Some(disk) = undefined.iter().find(|disk| devices.contains(&disk.number)) {
             return Err(disk.still_open());
         }
