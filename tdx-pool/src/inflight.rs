@@ -14,6 +14,7 @@
 
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
@@ -110,20 +111,31 @@ pub fn sweep(host: &Host) {
     if is_root() {
         take_over(host);
     }
-    for folder in [OF_ROOT, OF_USERS] {
-        for entry in fs::read_dir(host.path(folder)).into_iter().flatten().flatten() {
-            let path = entry.path();
+    for name in [OF_ROOT, OF_USERS] {
+        // Anybody may have put a link to another directory there.
+        let Ok(folder) = open(&host.path(name)) else { continue };
+        // The directory that was opened, whatever has its name by now.
+        let opened = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd()));
+        for entry in fs::read_dir(&opened).into_iter().flatten().flatten() {
+            let path = opened.join(entry.file_name());
             let lock = OpenOptions::new().read(true).custom_flags(careful()).open(&path);
             // Still held while it is removed: whoever waits for it then finds it unlinked.
             if let Ok(lock) = lock
-                && let Ok(counts) = counts(&lock, folder, &path)
+                && is_empty_file(&lock)
+                && let Ok(counts) = counts(&lock, name, &path)
                 && (!counts || is_locked(&lock, &path).is_ok_and(|locked| !locked))
             {
-                log::step(format_args!("remove the stale lock {}", path.display()));
+                let shown = entry.file_name();
+                log::step(format_args!("remove the stale lock {name}/{}", shown.display()));
                 let _ = fs::remove_file(&path);
             }
         }
     }
+}
+
+/// Whether this can be a lock file: those have no content.
+fn is_empty_file(file: &File) -> bool {
+    file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() == 0)
 }
 
 /// Whether a lock in this directory keeps anybody from anything.
@@ -338,6 +350,25 @@ mod tests {
         fs::create_dir(&folder).unwrap();
         fs::set_permissions(&folder, Permissions::from_mode(0o777)).unwrap();
         assert!(!is_root() || InFlight::begin(&host, NAME).is_err(), "others can write there");
+        // Nothing is removed from a directory that a link leads to, nor what is no lock file.
+        let (other, full) = (root.path().join("other"), root.path().join("other/full"));
+        fs::create_dir(&other).unwrap();
+        fs::write(other.join("empty"), "").unwrap();
+        fs::write(&full, "text").unwrap();
+        for name in [OF_ROOT, OF_USERS] {
+            let link = host.path(name);
+            fs::create_dir_all(link.parent().unwrap()).unwrap();
+            let _ = fs::remove_dir(&link);
+            std::os::unix::fs::symlink(&other, &link).unwrap();
+            sweep(&host);
+            assert_eq!(fs::read_dir(&other).unwrap().count(), 2, "{name}: a link was followed");
+            fs::remove_file(&link).unwrap();
+            fs::rename(&other, &link).unwrap();
+            sweep(&host);
+            assert_eq!(fs::read_dir(&link).unwrap().count(), 1, "{name}");
+            fs::write(link.join("empty"), "").unwrap();
+            fs::rename(&link, &other).unwrap();
+        }
         if is_root() {
             let users = host.path(OF_USERS);
             fs::create_dir_all(&users).unwrap();
