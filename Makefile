@@ -1,7 +1,7 @@
 # tdx-tools: build, check, test, show.  `make help` lists the targets.
 #
 # Nothing here uses sudo. Targets that install packages or start a libvirtd of their own
-# (test, test-rigs, bench, demo) want root; as an ordinary user, `make test` runs what it can.
+# (test, test-rigs, test-full, bench, demo) want root; as an ordinary user, `make test` runs what it can.
 
 PREFIX  ?= /usr/local
 DESTDIR ?=
@@ -34,7 +34,7 @@ EPOCH   := $(shell git log -1 --format=%ct 2>/dev/null)
 DAY     := $(if $(EPOCH),$(shell date -u -d @$(EPOCH) +%F))
 ROOT    := $(filter 0,$(shell id -u))
 
-.PHONY: help build release man install uninstall deb check test test-rigs fuzz bench demo clean rust packages
+.PHONY: help build release man install uninstall deb check test test-rigs test-full fuzz bench demo clean rust packages
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -88,6 +88,15 @@ test: rust packages ## unit, command-line and libvirt tests; installs what they 
 test-rigs: rust packages release ## tests on a real IOMMU, a TDX-capable libvirt and with a Debian guest; as root
 	cargo build --workspace --locked
 	TDX_BIN_DIR=$(abspath $(RELEASE)) cargo test --workspace --locked --no-fail-fast $(RIGS) -- --include-ignored
+
+test-full: rust packages release ## long tests: commands at the same time, crowds, every step killed; as root, takes hours
+	cargo build --workspace --locked
+	TDX_ROUNDS=30 cargo test --locked -p tdx-td --test hostile -- --include-ignored --nocapture
+	TDX_ROUNDS=30 cargo test --locked -p tdx-gpu --test cc -- --include-ignored --nocapture same_time
+	TDX_ROUNDS=100 cargo test --locked -p tdx-td --test td_firmware -- --include-ignored odd_directories
+	TDX_SECONDS=120 cargo test --locked -p tdx-td --test crowd -- --include-ignored --nocapture
+	TDX_CRASH=full cargo test --locked -p tdx-td --test crash -- --include-ignored
+	TDX_ROUNDS=70 TDX_BIN_DIR=$(abspath $(RELEASE)) cargo test --locked -p tdx-gpu --test gpu_parallel -- --include-ignored --nocapture
 
 fuzz: rust ## a million cases of everything that reads what others wrote; FUZZ_CASES says how many
 	PROPTEST_CASES=$(FUZZ_CASES) cargo test --profile fuzz --workspace --locked --lib -- panic

@@ -4,8 +4,12 @@
 #![expect(clippy::disallowed_methods, reason = "tests start programs as users do")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "support/file_race.rs"]
+mod file_race;
 #[path = "support/hosts.rs"]
 mod hosts;
+#[path = "support/server.rs"]
+mod server;
 #[path = "support/steps.rs"]
 mod steps;
 mod support;
@@ -18,155 +22,17 @@ mod tree;
 #[path = "support/tuned.rs"]
 mod tuned;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, PermissionsExt};
-use std::path::PathBuf;
 use std::process::Command;
 
+use file_race::FileRace;
 use nix::sys::signal::Signal::{SIGINT, SIGKILL};
 use serde_json::{Value, json};
+use server::Server;
 use steps::{Fate, moments, walk_here_all};
-use support::Run;
 use table::Row;
-use tree::Tree;
-
-/// A file of each name keeps a mode: `cc.BDF`, `ppcie.BDF`. `fault.BDF` says what goes wrong when a mode is set
-/// that is not off: `refuse`, `traceback`, `stay` after the reset, `silent` always, or `lie`. Firmware without
-/// protected PCIe refuses to set it at all (`no-ppcie`), or to tell it as well (`mute-ppcie`).
-const STAND_IN: &str = r#"#!/bin/sh
-state=${0%/*}
-say() { echo "2025-10-20,12:00:00.123 $*" >&2; }
-echo 'NVIDIA GPU Tools version v2025.10.20o'
-for argument; do
-	case $argument in
-	--gpu-bdf=*) bdf=${argument#*=} ;;
-	--query-cc-mode) verb=query mode=CC file=cc ;;
-	--query-ppcie-mode) verb=query mode=PPCIe file=ppcie ;;
-	--set-cc-mode=*) verb=set mode=CC file=cc to=${argument#*=} ;;
-	--set-ppcie-mode=*) verb=set mode=PPCIe file=ppcie to=${argument#*=} ;;
-	--reset-after-cc-mode-switch | --reset-after-ppcie-mode-switch) ;;
-	*) say "ERROR    unrecognized arguments: $argument"; exit 2 ;;
-	esac
-done
-echo "$bdf $verb $mode $to" >>"$state/calls"
-[ -e "$state/$file.$bdf" ] || { say "ERROR    Matching for $bdf found nothing"; exit 1; }
-[ -e "$state/cc.$bdf" ] && name="GPU $bdf H100-SXM 0x2330 BAR0 0x9000000000" || name="NvSwitch $bdf NvSwitch_gen3 0x22a3 BAR0 0x9000000000"
-fault=$(cat "$state/fault.$bdf" 2>/dev/null)
-[ "$fault" != silent ] || exit 0
-if [ $verb = query ]; then
-	[ $mode$fault != PPCIemute-ppcie ] || { say "ERROR    Querying PPCIe mode is not supported on $name"; exit 1; }
-	say "WARNING  $name has $mode mode on, some functionality may not work"
-	say "INFO     $name $mode mode is $(cat "$state/$file.$bdf")"
-	exit
-fi
-case $verb$mode$fault in setPPCIeno-ppcie | setPPCIemute-ppcie) fault=refuse to=on ;; esac
-[ "$to" != off ] || fault=
-case $fault in
-refuse) say "ERROR    $name does not support PPCIe on current FW. A FW update is required."; exit 1 ;;
-traceback)
-	printf '%s\n' 'Traceback (most recent call last):' '  File "nvidia_gpu_tools.py", line 4242, in main' \
-		"gpu.error.GpuError: $name is in a bad state" >&2
-	exit 1 ;;
-esac
-say "INFO     $name $mode mode set to $to. It will be active after GPU reset."
-if [ "$fault" = stay ]; then
-	echo "gpu.error.GpuError: $name failed to switch to $mode mode $to, current mode is off." >&2
-	exit 1
-fi
-[ "$fault" = lie ] || echo "$to" >"$state/$file.$bdf"
-say "INFO     $name was reset to apply the new $mode mode."
-"#;
-
-/// A server whose GPUs and switches no driver has, and a program that sets their modes.
-struct Server {
-    tree: Tree,
-    tools: tempfile::TempDir,
-    gpus: Vec<String>,
-    switches: Vec<String>,
-}
-
-impl Server {
-    fn new() -> Self {
-        let tree = hosts::server();
-        let tools = tempfile::tempdir().unwrap();
-        let program = tools.path().join("nvidia_gpu_tools.py");
-        fs::write(&program, STAND_IN).unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-        let ids = |id: &str| -> Vec<String> {
-            let names = tree.iommu(&format!("scan --id {id} --format name"));
-            names.text().lines().map(str::to_owned).collect()
-        };
-        let (gpus, switches) = (ids("10de:2330"), ids("10de:22a3"));
-        assert_eq!((gpus.len(), switches.len()), (8, 4));
-        let server = Self { tree, tools, gpus, switches };
-        for bdf in server.gpus.iter().chain(&server.switches) {
-            let driver = format!("{}/driver", server.tree.folder(bdf));
-            fs::remove_file(server.tree.path(&driver)).unwrap();
-            server.mode("ppcie", bdf, "off");
-        }
-        server.gpus.iter().for_each(|bdf| server.mode("cc", bdf, "off"));
-        server
-    }
-
-    fn file(&self, kind: &str, bdf: &str) -> PathBuf {
-        self.tools.path().join(format!("{kind}.{bdf}"))
-    }
-
-    fn mode(&self, kind: &str, bdf: &str, mode: &str) {
-        fs::write(self.file(kind, bdf), format!("{mode}\n")).unwrap();
-    }
-
-    /// Every mode, one a line.
-    fn modes(&self) -> String {
-        let mut lines = Vec::new();
-        for file in fs::read_dir(self.tools.path()).unwrap().map(|entry| entry.unwrap().path()) {
-            let name = file.file_name().unwrap().to_str().unwrap().to_owned();
-            if name.starts_with("cc.") || name.starts_with("ppcie.") {
-                lines.push(format!("{name} {}", fs::read_to_string(file).unwrap().trim()));
-            }
-        }
-        lines.sort_unstable();
-        lines.join("\n")
-    }
-
-    /// What the program was called for since the last look.
-    fn calls(&self) -> Vec<String> {
-        let file = self.tools.path().join("calls");
-        let calls = fs::read_to_string(&file).unwrap_or_default();
-        fs::remove_file(file).ok();
-        calls.lines().map(|line| line.trim().to_owned()).collect()
-    }
-
-    /// Every mode and every file of the machine.
-    fn state(&self) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
-        let mut state = tuned::files(&self.tree.path(""));
-        state.extend(tuned::files(self.tools.path()));
-        state.remove(&self.tools.path().join("calls"));
-        state
-    }
-
-    /// `tdx-gpu unbind`, with the program on PATH.
-    fn unbind(&self, line: &str) -> Run {
-        let mut command = support::on_path(support::bin("tdx-gpu"));
-        command.arg("unbind").args(line.split_whitespace()).arg("--sysroot");
-        command.arg(self.tree.path("")).env_clear();
-        command.env("PATH", format!("{}:/usr/bin:/bin", self.tools.path().display()));
-        Run::of(command, b"")
-    }
-
-    fn cc(&self, line: &str) -> Run {
-        let root = self.tree.path("").display().to_string();
-        let words = ["cc"].into_iter().chain(line.split_whitespace());
-        support::tool("tdx-gpu", words.chain(["--sysroot", &root]))
-    }
-
-    fn set(&self, mode: &str, devices: &[String]) -> Run {
-        let program = self.tools.path().join("nvidia_gpu_tools.py");
-        let devices = devices.join(" ");
-        self.cc(&format!("{devices} --set {mode} --yes --gpu-tools {}", program.display()))
-    }
-}
 
 fn actions(document: &Value) -> Vec<&str> {
     let items = document["items"].as_array().unwrap().iter();
@@ -474,4 +340,30 @@ while :; do sleep 0.1; done
     let file = |name: &str| fs::read_to_string(server.tools.path().join(name)).unwrap_or_default();
     assert_eq!(file("asked"), "asked\n", "it was killed at once");
     assert_eq!(file("mask"), "SigBlk:\t0000000000000000\n");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn commands_that_set_modes_at_the_same_time_leave_what_one_order_leaves() {
+    let server = Server::new();
+    let program = server.tools.path().join("nvidia_gpu_tools.py");
+    let (root, gpus) = (server.tree.path("").display().to_string(), server.gpus[..2].join(" "));
+    let set = |mode: &str, gpus: &str| {
+        let program = program.display();
+        format!("tdx-gpu cc {gpus} --set {mode} --yes --gpu-tools {program} --sysroot {root}")
+    };
+    let (on, off, devtools) = (set("on", &gpus), set("off", &gpus), set("devtools", &gpus));
+    let one = set("devtools", &server.gpus[1]);
+    let stale = format!("tdx-gpu unbind --stale --sysroot {root}");
+    let state = || server.state();
+    for (before, commands) in [
+        (&[][..], [&on, &on]),
+        (&[], [&on, &devtools]),
+        (&[], [&on, &one]),
+        (&[], [&on, &stale]),
+        (&[on.as_str()], [&off, &devtools]),
+    ] {
+        let commands = commands.map(String::as_str);
+        FileRace { commands, before, undo: &off, state: &state }.run();
+    }
 }

@@ -310,6 +310,25 @@ fn an_output_that_is_full_is_told_with_what_was_done() {
 
 #[test]
 #[ignore = "needs root"]
+fn a_file_size_limit_is_an_error_and_leaves_nothing() {
+    let rig = rig_with_base(false);
+    rig.shell(
+        "head -c 1M /dev/urandom >a.img; \
+        printf '\\125\\252' | dd of=a.img bs=1 seek=510 conv=notrunc status=none",
+    )
+    .text();
+    let before = rig.state();
+    for limit in ["0", "100"] {
+        let run = rig.shell(&format!("ulimit -f {limit}; tdx-pool import a.img"));
+        assert!(run.error(1).to_string().contains("File too large"), "{run:#?}");
+        assert_eq!(rig.state(), before);
+    }
+    let run = rig.shell("ulimit -f 0; tdx-pool list >list");
+    assert!(run.error(1).to_string().contains("File too large"), "{run:#?}");
+}
+
+#[test]
+#[ignore = "needs root"]
 fn names_with_control_characters_are_escaped_outside_of_json() {
     let rig = Rig::start();
     define(&rig, &foreign("a\u{9b}2Jb", ""));

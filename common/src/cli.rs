@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::host::Host;
 use crate::output::{Format, Layout, Outcome, write_stderr, write_stdout};
 use crate::secret::Secret;
-use crate::{completions, interrupt, log, prompt, text};
+use crate::{completions, interrupt, log, prompt, raw, text};
 
 /// Flags every verb of every tool takes.
 #[derive(Debug, Args)]
@@ -174,6 +174,7 @@ pub trait Tool: Parser {
 
 /// The whole `main` of a tool.
 pub fn main<T: Tool>() -> ExitCode {
+    raw::fail_at_file_size_limit();
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let wants_json = asks_for_json(&arguments);
     let done = match parse::<T>(&arguments) {

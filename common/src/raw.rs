@@ -176,6 +176,14 @@ pub(crate) fn note_signals(signals: &SigSet) -> nix::Result<()> {
     Ok(())
 }
 
+/// Has a write beyond the largest file that this process may make (RLIMIT_FSIZE) fail with EFBIG: by default SIGXFSZ
+/// kills, and nothing is undone.
+pub(crate) fn fail_at_file_size_limit() {
+    let action = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+    // SAFETY: no handler is installed.
+    let _ = unsafe { sigaction(Signal::SIGXFSZ, &action) };
+}
+
 /// The first signal that was noted.
 pub(crate) fn noted_signal() -> Option<Signal> {
     Signal::try_from(NOTED.load(Ordering::Acquire)).ok()

@@ -170,7 +170,11 @@ impl Detach<'_> {
         let doing = format!("take {target} from the definition of '{name}'");
         log::step(&doing);
         let done = subject.domain().detach_device_flags(xml, sys::VIR_DOMAIN_AFFECT_CONFIG);
-        done.context(doing)?;
+        match done {
+            // Another command took it out since it was found.
+            Err(error) if error.code().to_raw() == sys::VIR_ERR_DEVICE_MISSING => return Ok(None),
+            done => done.context(doing)?,
+        };
         Ok(Some(format!("took {target} from the definition of '{name}'")))
     }
 

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use common::libvirt::Libvirt;
-use common::{Error, Result};
+use common::{Error, ErrorKind, Result};
 
 use crate::image::{self, Format, SaidFormat, StatedFormat};
 use crate::pool::Pool;
@@ -34,9 +34,7 @@ impl Base {
     /// Errors: `not_found`; `conflict` for a volume that a domain writes to; `invalid_input` for one whose
     /// format nothing states, whose header says something else, or that needs another file.
     pub fn find(libvirt: &Libvirt, pool: &Pool, name: &str, said: SaidFormat) -> Result<Self> {
-        let absent = || Error::not_found(format!("no volume '{name}' in pool '{}'", pool.name));
-        let handle = pool.volume(name)?.ok_or_else(absent)?;
-        let volume = Volume::read(handle)?.ok_or_else(absent)?;
+        let volume = find_volume(pool, name)?;
         writers::check(libvirt, &pool.name, name, &volume.path)?;
         let file = volume_head::open(libvirt, &volume)?;
         let stated = stated_format(Some(&file), &volume.path, said)?;
@@ -48,6 +46,43 @@ impl Base {
             capacity_bytes: image.virtual_size_bytes,
         })
     }
+
+    /// Fails unless the volume is there and has the format and size that were planned with. Called while a lock
+    /// keeps the volume: until then other commands may delete or replace it.
+    ///
+    /// Errors: `not_found`; `conflict` for another image.
+    pub(crate) fn check_unchanged(&self, libvirt: &Libvirt, pool: &Pool) -> Result<()> {
+        let volume = find_volume(pool, &self.name)?;
+        let file = volume_head::open(libvirt, &volume)?;
+        let changed = || {
+            Error::conflict(format!("image '{}' changed meanwhile", self.name))
+                .hint("run the same command again")
+        };
+        let recorded = Record::read(&file).and_then(|record| record.format);
+        let stated = StatedFormat::by_record(recorded.unwrap_or(self.format));
+        match image::check_stated(&file, &volume.path, stated) {
+            Ok(image)
+                if image.format == self.format
+                    && image.virtual_size_bytes == self.capacity_bytes
+                    && volume.path == self.path =>
+            {
+                Ok(())
+            }
+            Err(error) if error.kind() != ErrorKind::InvalidInput => Err(error),
+            Ok(_) => Err(changed()),
+            Err(error) => Err(changed().because(error)),
+        }
+    }
+}
+
+/// Errors: `not_found`.
+fn find_volume(pool: &Pool, name: &str) -> Result<Volume> {
+    let absent = || {
+        Error::not_found(format!("no volume '{name}' in pool '{}'", pool.name))
+            .hint(format!("tdx-pool volumes --pool '{}' lists its volumes", pool.name))
+    };
+    let handle = pool.volume(name)?.ok_or_else(absent)?;
+    Volume::read(handle)?.ok_or_else(absent)
 }
 
 /// The format of an image that lies in a pool: as the flag says, else our record, as long as the image

@@ -47,10 +47,20 @@ impl Plan {
     }
 
     /// Makes the overlay. It counts as in flight until the returned value is dropped.
-    pub fn create(&self, host: &Host, pool: &Pool, owner: Option<Owner>) -> Result<NewVolume> {
+    ///
+    /// Errors: `not_found` and `conflict` when another command deleted or replaced the base since it was found;
+    /// what libvirt says.
+    pub fn create(
+        &self,
+        host: &Host,
+        libvirt: &Libvirt,
+        pool: &Pool,
+        owner: Option<Owner>,
+    ) -> Result<NewVolume> {
         let in_flight = InFlight::begin(host, &self.name)?;
         // Until the overlay is there, and names it in its header.
         let _kept = Kept::begin(host, &self.base.name)?;
+        self.base.check_unchanged(libvirt, pool)?;
         let xml = self.xml(owner)?;
         log::step(format_args!("create overlay {}", self.path.display()));
         let doing = format_args!("create overlay '{}'", self.name);

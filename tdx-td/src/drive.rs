@@ -288,7 +288,9 @@ impl Ready {
     ) -> Result<Option<NewVolume>> {
         let host = &context.host;
         match (&self.volume, pool) {
-            (Volume::Overlay(plan), Some(pool)) => plan.create(host, pool, owner).map(Some),
+            (Volume::Overlay(plan), Some(pool)) => {
+                plan.create(host, libvirt, pool, owner).map(Some)
+            }
             (Volume::New(plan), Some(pool)) => {
                 plan.create(host, libvirt, pool, owner, self.passphrase.as_ref()).map(Some)
             }

@@ -92,7 +92,7 @@ pub fn run(
         let (pool, applied) = source.make_ready(context, &libvirt, config, &request)?;
         item.pool_uuid = pool.uuid.clone();
         interrupt::check()
-            .and_then(|()| plan.create(&context.host, &pool, owner::of_qemu(&libvirt)?))
+            .and_then(|()| plan.create(&context.host, &libvirt, &pool, owner::of_qemu(&libvirt)?))
             .map_err(|error| error.applied(applied))?;
     }
     let document = Document::new("tdx.td.overlay", vec![item]);

@@ -72,7 +72,7 @@ pub(crate) fn debian_image() -> PathBuf {
 }
 
 /// What a program did.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Run {
     /// What was run, for messages.
     pub(crate) line: String,

@@ -94,6 +94,13 @@ pub(crate) fn walk_here_all(line: &str, stroke: Option<(Moment, Fate)>) -> Walk 
     watch(waiting(command), false, line, stroke, &|| panic!("there is no libvirtd"))
 }
 
+/// Runs a tool on this machine, stops it at the moment, and calls `act` before it goes on.
+pub(crate) fn walk_here_beside(line: &str, moment: Moment, act: &(dyn Fn() + Sync)) -> Walk {
+    let mut command = Command::new("unshare");
+    command.args(["--fork", "sh"]);
+    watch(waiting(command), false, line, Some((moment, Fate::Act)), act)
+}
+
 /// A shell that becomes its arguments once a line comes.
 fn waiting(mut shell: Command) -> Command {
     shell.args(["-c", "read -r _; exec \"$@\"", "sh"]);

@@ -90,6 +90,12 @@ impl World {
         told.join(", ")
     }
 
+    /// Every line that one of the two has and the other has not, with a sign.
+    pub(crate) fn differences(&self, before: &Self) -> Vec<String> {
+        let new = self.without(before).map(|line| format!("+{line}"));
+        new.chain(before.without(self).map(|line| format!("−{line}"))).collect()
+    }
+
     /// The lines that the other has not, or not as often.
     fn without<'a>(&'a self, other: &Self) -> impl Iterator<Item = &'a String> {
         let mut others: Vec<String> = other.0.clone();

@@ -214,13 +214,17 @@ impl Plan {
         let doing = format_args!("define pool '{}' at {path}", self.name);
         log::step(doing);
         let pool = match libvirt.connect().define_storage_pool_xml(&xml, 0) {
-            Err(error) => match Pool::by_path(libvirt, &self.path)? {
-                None => return Err(error).context(doing),
-                Some(made) => {
-                    self.prepare(libvirt, &made)?; // made meanwhile, by somebody else
-                    return Ok(made.handle);
-                }
-            },
+            // Another command has made a pool since this one was planned.
+            Err(error) => {
+                let made = match Pool::by_path(libvirt, &self.path)? {
+                    None => Pool::by_name(libvirt, &self.name)?,
+                    made => made,
+                };
+                let Some(made) = made else { return Err(error).context(doing) };
+                check_same(libvirt, &made, &self.path)?;
+                self.prepare(libvirt, &made)?;
+                return Ok(made.handle);
+            }
             Ok(pool) => pool,
         };
         let started = interrupt::check().and_then(|()| {

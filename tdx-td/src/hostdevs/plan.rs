@@ -14,6 +14,8 @@ use tdx_gpu::hostdev::{self, Way};
 use virt::domain::Domain;
 use virt::sys;
 
+mod definition;
+
 use super::HostdevsItem;
 use super::change::{Change, addresses, inside, passed_through};
 use crate::names::{self, Named};
@@ -249,52 +251,41 @@ impl Planned {
     }
 
     fn apply(&self, libvirt: &Libvirt, timeout: Duration) -> Result<()> {
-        let now =
-            self.domain.xml_desc(WHOLE).context(format_args!("read domain '{}'", self.name))?;
-        if now != self.before {
-            let message = format!("domain '{}' was changed by somebody else meanwhile", self.name);
-            return Err(Error::conflict(message).hint("run the same command again"));
+        if self.read()? != self.before {
+            return Err(self.changed_by_others());
         }
-        self.define(libvirt, &self.change.xml)?;
-        let done = self.verify().and_then(|()| self.replug(&self.unplug, &self.plug, timeout));
-        match done {
-            Ok(()) => Ok(()),
-            Err(error) => match self.define(libvirt, &self.before) {
-                Ok(()) => Err(error),
-                Err(_) => Err(error.left_behind([format!("domain '{}'", self.name)])),
+        let mut applied = Vec::new();
+        let error = match self.edit(&mut applied) {
+            Ok(()) if !self.is_as_planned()? => {
+                // What another command has done since must stay.
+                return Err(self.changed_by_others().applied(applied));
+            }
+            Ok(()) => match self.replug(&self.unplug, &self.plug, timeout) {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
             },
+            // It was deleted.
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(error),
+            Err(error) => error,
+        };
+        match self.put_definition_back(libvirt) {
+            Ok(()) => Err(error),
+            Err(_) => Err(error.left_behind([format!("domain '{}'", self.name)])),
         }
     }
 
+    fn changed_by_others(&self) -> Error {
+        Error::conflict(format!("domain '{}' was changed by somebody else meanwhile", self.name))
+            .hint("run the same command again")
+    }
+
     fn put_back(&self, libvirt: &Libvirt, timeout: Duration) -> Result<()> {
-        self.define(libvirt, &self.before)?;
+        self.put_definition_back(libvirt)?;
         let steps = self.plug.iter().map(|bdf| (*bdf, false));
         let steps = steps.chain(self.unplug.iter().map(|bdf| (*bdf, true)));
         // All of them, and also after a signal.
         let turned = steps.map(|(bdf, gets)| self.turn(bdf, gets, timeout, false));
         turned.fold(Ok(()), Result::and)
-    }
-
-    fn define(&self, libvirt: &Libvirt, xml: &str) -> Result<()> {
-        if self.change.xml == self.before {
-            return Ok(());
-        }
-        let doing = format_args!("define domain '{}'", self.name);
-        log::step(doing);
-        let validate = sys::VIR_DOMAIN_DEFINE_VALIDATE;
-        libvirt.connect().define_domain_xml_flags(xml, validate).context(doing).map(drop)
-    }
-
-    /// Whether the definition has the devices that were put into it.
-    fn verify(&self) -> Result<()> {
-        let wanted = Document::parse(self.change.xml.as_str())?;
-        match devices_of(&self.domain, &self.name, WHOLE)? == addresses(wanted.root())? {
-            true => Ok(()),
-            false => Err(Error::failed(format!(
-                "libvirt did not take the devices of domain '{}' as they were defined",
-                self.name
-            ))),
-        }
     }
 
     /// Takes devices from the running guest and gives it others, or leaves it as it was.
