@@ -89,7 +89,14 @@ pub fn is_in_flight(host: &Host, name: &str) -> Result<bool> {
 
 /// Whether a lock in a directory speaks against this kind of lock.
 fn is_locked_in(host: &Host, folder: &str, name: &str, wanted: FlockOperation) -> Result<bool> {
-    let path = host.path(folder).join(name);
+    let shown = host.path(folder).join(name);
+    // Anybody may have put something else in the place of the directory of all users: there is no lock in that.
+    let opened = match open_path(&host.path(folder)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) if is_no_directory(&error) && folder == OF_USERS => return Ok(false),
+        opened => opened.at("open the directory of", &shown)?,
+    };
+    let path = PathBuf::from(format!("/proc/self/fd/{}", opened.as_raw_fd())).join(name);
     let lock = match OpenOptions::new().read(true).custom_flags(careful()).open(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         // A link, which these tools never make there.
@@ -97,12 +104,12 @@ fn is_locked_in(host: &Host, folder: &str, name: &str, wanted: FlockOperation) -
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !is_root() => {
             return match path.symlink_metadata() {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-                there => there.at("look at the lock", &path).map(|_| true),
+                there => there.at("look at the lock", &shown).map(|_| true),
             };
         }
-        lock => lock.at("open the lock", &path)?,
+        lock => lock.at("open the lock", &shown)?,
     };
-    Ok(counts(&lock, folder, &path)? && !try_lock(&lock, &path, wanted)?)
+    Ok(counts(&lock, folder, &shown)? && !try_lock(&lock, &shown, wanted)?)
 }
 
 /// Takes the lock files of dead processes away, and those that do not count. What cannot be judged is left: a
@@ -279,7 +286,21 @@ fn not_safe(folder: &Path) -> Error {
 
 fn open(folder: &Path) -> Result<File> {
     let flags = (OFlags::NOFOLLOW | OFlags::DIRECTORY).bits().cast_signed();
-    OpenOptions::new().read(true).custom_flags(flags).open(folder).at("open", folder)
+    match OpenOptions::new().read(true).custom_flags(flags).open(folder) {
+        Err(error) if is_no_directory(&error) => Err(not_safe(folder).because(error)),
+        opened => opened.at("open", folder),
+    }
+}
+
+/// Opens a directory for its names alone, for which no permission to read it is needed.
+fn open_path(folder: &Path) -> io::Result<File> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY;
+    OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(folder)
+}
+
+/// Whether a directory could not be opened since it is a link or something else.
+fn is_no_directory(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotADirectory || error.raw_os_error() == Some(LOOP)
 }
 
 #[cfg(test)]
@@ -336,6 +357,28 @@ mod tests {
         fs::remove_file(&path).unwrap();
         std::os::unix::fs::symlink("/dev/null", &path).unwrap();
         assert!(!is_in_flight(&host, NAME).unwrap(), "followed a link");
+    }
+
+    #[test]
+    fn what_is_no_directory_of_locks_holds_no_lock() {
+        let root = tempfile::tempdir().unwrap();
+        let host = Host::new(root.path());
+        let (users, other) = (host.path(OF_USERS), root.path().join("other"));
+        fs::create_dir_all(users.parent().unwrap()).unwrap();
+        fs::create_dir(&other).unwrap();
+        let lock = File::create(other.join(NAME)).unwrap();
+        lock.set_permissions(Permissions::from_mode(0o600)).unwrap();
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).unwrap();
+        fs::write(&users, "").unwrap();
+        assert!(!is_in_flight(&host, NAME).unwrap(), "a file");
+        fs::remove_file(&users).unwrap();
+        std::os::unix::fs::symlink(&other, &users).unwrap();
+        assert!(!is_in_flight(&host, NAME).unwrap(), "a link");
+        assert_eq!(
+            InFlight::begin(&host, NAME).is_ok(),
+            is_root(),
+            "root has a directory of its own"
+        );
     }
 
     #[test]
