@@ -278,6 +278,28 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_directory_of_locks_holds_no_lock() {
+        let root = tempfile::tempdir().unwrap();
+        let host = Host::new(root.path());
+        let (users, other) = (Owner::Users.path(&host), root.path().join("other"));
+        fs::create_dir_all(users.parent().unwrap()).unwrap();
+        fs::create_dir(&other).unwrap();
+        let lock = File::create(other.join(NAME)).unwrap();
+        lock.set_permissions(Permissions::from_mode(0o600)).unwrap();
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).unwrap();
+        fs::write(&users, "").unwrap();
+        assert!(!is_in_flight(&host, NAME).unwrap(), "a file");
+        fs::remove_file(&users).unwrap();
+        std::os::unix::fs::symlink(&other, &users).unwrap();
+        assert!(!is_in_flight(&host, NAME).unwrap(), "a link");
+        assert_eq!(
+            InFlight::begin(&host, NAME).is_ok(),
+            is_root(),
+            "root has a directory of its own"
+        );
+    }
+
+    #[test]
     fn a_directory_that_is_not_ours_is_refused() {
         let root = tempfile::tempdir().unwrap();
         let host = Host::new(root.path());
