@@ -272,6 +272,11 @@ fn a_file_that_no_path_can_lead_to_is_absent() {
         tool("tdx-iommu", ["resolve".as_ref(), "--config".as_ref(), path.as_os_str()])
     };
     resolve(folder.path()).error(3);
+    let mut check = Command::new("sh");
+    check.args(["-c", "\"$0\" check - <\"$1\"", bin("tdx-iommu").to_str().unwrap()]);
+    check.arg(folder.path());
+    let error = Run::of(check, b"").error(3);
+    assert!(error["message"].as_str().unwrap().starts_with("standard input is a directory"));
     let socket = folder.path().join("socket");
     let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
     resolve(&socket).error(3);

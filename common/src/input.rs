@@ -78,6 +78,9 @@ pub fn items<T: DeserializeOwned>(kinds: &[&str], expected: &str) -> Result<Vec<
     let bytes = reader::read_to_end(io::stdin().lock(), STDIN_LIMIT, "standard input");
     let bytes = bytes.map_err(|error| match error {
         ReadError::Refused(error) => error,
+        ReadError::Io(error) if error.kind() == io::ErrorKind::IsADirectory => {
+            Error::invalid_input(format!("standard input is a directory: expected {expected}"))
+        }
         ReadError::Io(error) => cannot_read(ErrorKind::Io).because(error),
     })?;
     let text = String::from_utf8(bytes)
