@@ -164,10 +164,9 @@ impl Race<'_> {
         let is_expected = match status {
             5 => true,
             // Gone by then.
-            4 => self
-                .commands
+            4 => [" delete ", "--replace", "--overwrite"]
                 .iter()
-                .any(|line| line.contains(" delete ") || line.contains("--replace")),
+                .any(|word| self.commands.concat().contains(word)),
             // Its guest was ended by the other command.
             1 => explains && !error["hint"].is_null(),
             _ => false,
