@@ -44,7 +44,7 @@ pub struct FirmwareArgs {
     /// The machine type: pc-q35-10.1, or q35 for any version
     #[arg(short, long)]
     machine: Option<String>,
-    /// Whether it is to be stateless, that is, to keep no variables: as in <loader stateless='yes'/>
+    /// Whether the build keeps no variables, as the attribute stateless of a domain's loader says
     #[arg(long, value_name = "yes|no", value_parser = stateless(), hide_possible_values = true)]
     stateless: Option<bool>,
     /// Print the descriptors themselves, one after another, as QEMU has them
