@@ -16,8 +16,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use firmware::{PLAIN, Request, compare, compare_arguments, compare_started, expected, listed};
-use odd_firmware::{OddDirectories, rounds};
+use firmware::{PLAIN, Request, compare};
+use odd_firmware::{Loaders, OddDirectories, compare_choices};
 use serde_json::{Value, json};
 use support::{Rig, Run, bin, guest_image};
 use tree::Tree;
@@ -301,25 +301,7 @@ const REQUESTS: [Request<'_>; 14] = [
 #[test]
 #[ignore = "needs root"]
 fn the_choice_over_odd_directories_is_libvirts() {
-    let rig = Rig::start();
-    let directories = OddDirectories::mount(&rig);
-    let (mut asked, mut given) = (0, 0);
-    for seed in 0..rounds(12) {
-        let files = directories.fill(seed);
-        println!("seed {seed}:\n{files}");
-        let listed = listed(&rig, "pc-q35-7.2");
-        let expected = expected(&rig, "pc-q35-7.2");
-        // Without any loader, libvirt lists those that it was built with.
-        assert!(
-            expected.is_empty() || listed.is_none_or(|listed| listed == expected),
-            "{expected:?}"
-        );
-        given += compare_arguments(&rig, &REQUESTS);
-        asked += REQUESTS.len();
-        compare_started(&rig, &REQUESTS[usize::try_from(seed).unwrap() % REQUESTS.len()]);
-    }
-    // The directories are odd, not useless.
-    assert!(asked / 5 < given && given < asked, "{given} of {asked}");
+    compare_choices(&Rig::start(), &REQUESTS, Loaders::BuiltIn);
 }
 
 /// RHEL 9.0 with the workaround that was published for its descriptor of SEV firmware.

@@ -16,8 +16,8 @@ mod tree;
 
 use std::fs;
 
-use firmware::{PLAIN, Request, compare, compare_arguments, compare_started, expected, listed};
-use odd_firmware::{OddDirectories, rounds};
+use firmware::{PLAIN, Request, compare};
+use odd_firmware::{Loaders, OddDirectories, compare_choices};
 use serde_json::{Value, json};
 use support::{Rig, guest_image, repository};
 use tdx_td::capability::{Security, VirtType};
@@ -187,21 +187,7 @@ const TDX: &str = "<launchSecurity type='tdx'/>";
 #[test]
 #[ignore = "needs root"]
 fn the_choice_over_odd_directories_is_libvirts() {
-    let rig = Rig::start_tdx();
-    let directories = OddDirectories::mount(&rig);
-    let (mut asked, mut given) = (0, 0);
-    for seed in 0..rounds(12) {
-        let files = directories.fill(seed);
-        println!("seed {seed}:\n{files}");
-        if let Some(listed) = listed(&rig, "pc-q35-7.2") {
-            assert_eq!(listed, expected(&rig, "pc-q35-7.2"));
-        }
-        given += compare_arguments(&rig, &REQUESTS);
-        asked += REQUESTS.len();
-        compare_started(&rig, &REQUESTS[usize::try_from(seed).unwrap() % REQUESTS.len()]);
-    }
-    // The directories are odd, not useless.
-    assert!(asked / 5 < given && given < asked, "{given} of {asked}");
+    compare_choices(&Rig::start_tdx(), &REQUESTS, Loaders::Described);
 }
 
 #[test]

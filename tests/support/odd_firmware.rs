@@ -2,6 +2,7 @@
 //! of editors and packages, files that are no descriptors.
 
 #![allow(dead_code, reason = "every test file uses a part of it")]
+#![expect(clippy::print_stdout, reason = "a failed test shows the directory")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::fs;
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use crate::firmware::{Request, compare_arguments, compare_started, expected, listed};
 use crate::support::Rig;
 
 /// Numbers that are the same in every run (SplitMix64).
@@ -295,7 +297,41 @@ impl OddDirectories {
 }
 
 /// How many directories a test tries: `TDX_ROUNDS`, or this many.
-pub(crate) fn rounds(usual: u64) -> u64 {
+fn rounds(usual: u64) -> u64 {
     let said = std::env::var("TDX_ROUNDS").ok();
     said.map_or(usual, |rounds| rounds.parse().expect("TDX_ROUNDS is a number"))
+}
+
+/// Over odd directories, we list the loaders that libvirt lists, and choose the build that it gives.
+///
+/// `loaders` says what libvirt lists where no descriptor counts.
+pub(crate) fn compare_choices(rig: &Rig, requests: &[Request<'_>], loaders: Loaders) {
+    let directories = OddDirectories::mount(rig);
+    let (mut asked, mut given) = (0, 0);
+    for seed in 0..rounds(12) {
+        let files = directories.fill(seed);
+        println!("seed {seed}:\n{files}");
+        let expected = expected(rig, "pc-q35-7.2");
+        if loaders == Loaders::Described || !expected.is_empty() {
+            let listed = listed(rig, "pc-q35-7.2");
+            assert!(
+                listed.as_ref().is_none_or(|listed| *listed == expected),
+                "{listed:?} {expected:?}"
+            );
+        }
+        given += compare_arguments(rig, requests);
+        asked += requests.len();
+        compare_started(rig, &requests[usize::try_from(seed).unwrap() % requests.len()]);
+    }
+    // The directories are odd, not useless.
+    assert!(asked / 5 < given && given < asked, "{given} of {asked}");
+}
+
+/// Which loaders a libvirt lists where no descriptor counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Loaders {
+    /// None.
+    Described,
+    /// Those that it was built with.
+    BuiltIn,
 }
