@@ -34,18 +34,18 @@ EPOCH   := $(shell git log -1 --format=%ct 2>/dev/null)
 DAY     := $(if $(EPOCH),$(shell date -u -d @$(EPOCH) +%F))
 ROOT    := $(filter 0,$(shell id -u))
 
-.PHONY: help build release man install uninstall deb check test test-rigs test-full fuzz bench demo clean rust packages
+.PHONY: help build release man install uninstall deb check test test-rigs test-full fuzz bench demo clean rust libraries packages
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
-build: rust ## build for development
+build: rust libraries ## build for development
 	cargo build --workspace --locked
 
-release: rust ## build what is installed
+release: rust libraries ## build what is installed
 	cargo build --release --locked $(TOOLS:%=-p %)
 
-man: rust ## write the manual pages to target/man
+man: rust libraries ## write the manual pages to target/man
 	cargo build --release --locked $(TOOLS:%=-p %) -p manual
 	rm -rf $(TARGET)/man
 	$(RELEASE)/manual $(TARGET)/man $(DAY)
@@ -69,7 +69,7 @@ uninstall: ## remove what install has put there
 	rm -f $(TOOLS:%=$(DESTDIR)$(BASH)/%) $(TOOLS:%=$(DESTDIR)$(ZSH)/_%) $(TOOLS:%=$(DESTDIR)$(FISH)/%.fish)
 	rm -rf $(DESTDIR)$(DOC)
 
-deb: ## make Debian packages in target/deb
+deb: rust libraries ## make Debian packages in target/deb
 	rm -rf $(TARGET)/deb
 	$(MAKE) install DESTDIR=$(TARGET)/deb/root PREFIX=/usr ZSH=/usr/share/zsh/vendor-completions
 	SOURCE_DATE_EPOCH=$(EPOCH) packaging/deb/build $(TARGET)/deb/root $(VERSION)$(COMMIT) $(TARGET)/deb
@@ -117,6 +117,21 @@ rust:
 		echo "tdx-tools needs Rust $(RUST) or newer, this is $${have:-none}: see https://rustup.rs" >&2; \
 		exit 1; \
 	fi
+
+# What the build needs beside Rust: cargo would tell of it in a page, and only at the end.
+libraries:
+	@packages=; \
+	command -v cc >/dev/null || packages="$$packages gcc libc6-dev"; \
+	command -v pkg-config >/dev/null || packages="$$packages pkg-config"; \
+	pkg-config --exists libvirt 2>/dev/null || packages="$$packages libvirt-dev"; \
+	[ -n "$$packages" ] || exit 0; \
+	install='apt-get install'; \
+	if ! command -v apt-get >/dev/null; then \
+		packages=$$(echo "$$packages" | sed 's/ libc6-dev//; s/libvirt-dev/libvirt-devel/; s/pkg-config/pkgconf-pkg-config/'); \
+		install="$$(basename "$$(command -v dnf || command -v zypper || echo dnf)") install"; \
+	fi; \
+	echo "tdx-tools needs packages that are not installed: $$install$$packages" >&2; \
+	exit 1
 
 packages:
 	@tests/rig/install $(if $(ROOT),,--check)

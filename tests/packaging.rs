@@ -64,6 +64,36 @@ fn expected(zsh: &str) -> BTreeSet<String> {
     expected
 }
 
+/// On a machine that has little more than make and Rust.
+#[test]
+fn a_build_without_its_libraries_names_the_packages_before_cargo_starts() {
+    let programs = tempfile::tempdir().unwrap();
+    let link = |name: &str, to: &str| {
+        std::os::unix::fs::symlink(to, programs.path().join(name)).unwrap();
+    };
+    for name in ["sh", "sed", "sort", "head", "cut", "basename", "cargo"] {
+        link(name, shell(&format!("command -v {name}")).trim());
+    }
+    let lacking = |target: &str| {
+        let mut make = Command::new(shell("command -v make").trim());
+        make.arg("-C").arg(repository()).arg(target).env("PATH", programs.path());
+        make.env_remove("MAKEFLAGS");
+        let run = Run::of(make, b"");
+        assert_eq!((run.status, run.stderr.contains("Compiling")), (Some(2), false), "{run:#?}");
+        run.stderr
+    };
+    let says = "tdx-tools needs packages that are not installed: ";
+    let on_fedora = "dnf install gcc pkgconf-pkg-config libvirt-devel";
+    let error = lacking("build");
+    assert!(error.contains(&format!("{says}{on_fedora}\n")), "{error}");
+    link("apt-get", "/bin/true");
+    let on_debian = "apt-get install gcc libc6-dev pkg-config libvirt-dev";
+    for target in ["build", "release", "man", "install", "deb"] {
+        let error = lacking(target);
+        assert!(error.contains(&format!("{says}{on_debian}\n")), "{target}: {error}");
+    }
+}
+
 #[test]
 #[ignore = "needs root"]
 fn what_is_installed_is_known_and_goes_again() {
