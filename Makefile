@@ -45,10 +45,11 @@ build: rust libraries ## build for development
 release: rust libraries ## build what is installed
 	cargo build --release --locked $(TOOLS:%=-p %)
 
-man: rust libraries ## write the manual pages to target/man
+man: rust libraries ## write the manual pages to target/man, and target/THIRD-PARTY.md
 	cargo build --release --locked $(TOOLS:%=-p %) -p manual
 	rm -rf $(TARGET)/man
 	$(RELEASE)/manual $(TARGET)/man $(DAY)
+	$(RELEASE)/manual --notices >$(TARGET)/THIRD-PARTY.md
 
 install: man ## install tools, manual, completions and examples under PREFIX, below DESTDIR
 	install -D -t $(DESTDIR)$(PREFIX)/bin $(TOOLS:%=$(RELEASE)/%)
@@ -59,7 +60,7 @@ install: man ## install tools, manual, completions and examples under PREFIX, be
 		$(RELEASE)/$$tool completions zsh >$(DESTDIR)$(ZSH)/_$$tool && \
 		$(RELEASE)/$$tool completions fish >$(DESTDIR)$(FISH)/$$tool.fish || exit; \
 	done
-	install -D -m 0644 -t $(DESTDIR)$(DOC) README.md CHANGELOG.md LICENSE
+	install -D -m 0644 -t $(DESTDIR)$(DOC) README.md CHANGELOG.md LICENSE $(TARGET)/THIRD-PARTY.md
 	for file in $(EXAMPLES); do \
 		install -D -m $$([ -x $$file ] && echo 755 || echo 644) $$file $(DESTDIR)$(DOC)/$$file || exit; \
 	done

@@ -53,7 +53,7 @@ fn expected(zsh: &str) -> BTreeSet<String> {
     let pages = std::fs::read_dir(target().join("man")).unwrap();
     let pages = pages.map(|page| page.unwrap().file_name().into_string().unwrap());
     expected.extend(pages.map(|page| format!("644 share/man/man1/{page}")));
-    for document in ["README.md", "CHANGELOG.md", "LICENSE"] {
+    for document in ["README.md", "CHANGELOG.md", "LICENSE", "THIRD-PARTY.md"] {
         expected.insert(format!("644 share/doc/tdx-tools/{document}"));
     }
     let tracked = shell(&format!("git -C {} ls-files --stage examples", repository().display()));
@@ -151,7 +151,10 @@ fn packages_divide_what_is_installed_and_are_the_same_bytes_again() {
         shell(&format!("dpkg-deb -x {} {}", path.display(), folder.path().display()));
         let files = files(&folder.path().join("usr"));
         assert!(files.contains(&format!("644 share/doc/{name}/copyright")), "{name}: {files:?}");
-        for file in files.into_iter().filter(|file| !file.ends_with("/copyright")) {
+        let notices = format!("644 share/doc/{name}/THIRD-PARTY.md");
+        assert!(files.contains(&notices), "{name}: {files:?}");
+        let of_each = |file: &String| file.ends_with("/copyright") || *file == notices;
+        for file in files.into_iter().filter(|file| !of_each(file)) {
             assert!(all.insert(file.trim_end_matches(".gz").to_owned()), "{name}: {file}");
         }
         let depends = field(name, "Depends");
@@ -159,6 +162,8 @@ fn packages_divide_what_is_installed_and_are_the_same_bytes_again() {
         assert_eq!(depends.contains("libvirt0 (>= "), libvirt, "{name}: {depends}");
         assert_eq!(depends.contains("libc6 (>= "), name != "tdx-tools", "{name}: {depends}");
     }
+    // Of each package.
+    all.insert("644 share/doc/tdx-tools/THIRD-PARTY.md".to_owned());
     assert_eq!(all, expected("zsh/vendor-completions"));
     let version = field("tdx-td", "Version");
     assert!(version.starts_with(env!("CARGO_PKG_VERSION")), "{version}");
