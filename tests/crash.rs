@@ -33,7 +33,7 @@ use steps::{Fate, Moment};
 use support::repository;
 use td::{define, foreign};
 use template::emulated;
-use tree::{Spec, Tree};
+use tree::Tree;
 use world::{World, rig_with_disk, rig_with_images};
 
 const NEW: &str = "tdx-td new -i base.qcow2 --name x --security none --memory 64M --vcpus 1";
@@ -178,12 +178,7 @@ fn overlay() {
 #[ignore = "needs root"]
 fn hostdevs() {
     let rig = rig_with_images();
-    let mut host = Tree::below(rig.scratch());
-    let more = &[("reset_method", "flr bus"), ("modalias", "pci:x")][..];
-    for (group, bdf) in [(1, "0000:40:00.0"), (2, "0000:40:01.0")] {
-        let (ids, class, driver) = ("8086:1533", "020000", "igb");
-        host.device("0000:40", bdf, Spec { ids, class, driver, group: Some(group), more });
-    }
+    let host = Tree::with_two_cards(rig.scratch());
     let entry = |domain: &str, index: u8| {
         format!(
             "  {domain}:\n    passthrough_devices:\n      - match: {{driver: igb, select_index: {index}}}\n"

@@ -28,7 +28,7 @@ use pool::raw_image;
 use race::Race;
 use support::Rig;
 use td::foreign;
-use tree::{Spec, Tree};
+use tree::Tree;
 use world::rig_with_images;
 
 /// A guest over a disk of random bytes, from which nothing boots.
@@ -158,12 +158,7 @@ fn commands_on_one_domain_leave_what_one_order_leaves() {
 #[ignore = "needs root"]
 fn commands_on_the_devices_of_one_domain_leave_what_one_order_leaves() {
     let rig = rig_with_images();
-    let mut host = Tree::below(rig.scratch());
-    let more = &[("reset_method", "flr bus"), ("modalias", "pci:x")][..];
-    for (group, bdf) in [(1, "0000:40:00.0"), (2, "0000:40:01.0")] {
-        let (ids, class, driver) = ("8086:1533", "020000", "igb");
-        host.device("0000:40", bdf, Spec { ids, class, driver, group: Some(group), more });
-    }
+    let host = Tree::with_two_cards(rig.scratch());
     let config = |name: &str, cards: &[u8]| {
         let card = |index: &u8| format!("      - match: {{driver: igb, select_index: {index}}}\n");
         let cards: String = cards.iter().map(card).collect();

@@ -49,6 +49,17 @@ impl Tree {
         tree
     }
 
+    /// A machine with two network cards, each alone in its IOMMU group, in this folder.
+    pub(crate) fn with_two_cards(folder: &Path) -> Self {
+        let mut tree = Self::below(folder);
+        let more = &[("reset_method", "flr bus"), ("modalias", "pci:x")][..];
+        for (group, bdf) in [(1, "0000:40:00.0"), (2, "0000:40:01.0")] {
+            let (ids, class, driver) = ("8086:1533", "020000", "igb");
+            tree.device("0000:40", bdf, Spec { ids, class, driver, group: Some(group), more });
+        }
+        tree
+    }
+
     /// Where something of the machine is.
     pub(crate) fn path(&self, path: &str) -> PathBuf {
         self.root.path().join(path.trim_start_matches('/'))
