@@ -2,7 +2,7 @@
 //!
 //! An address that cannot be understood can be that of any device, so it is an error and never "none".
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::pci::Bdf;
 use crate::xml::Node;
 
@@ -49,6 +49,19 @@ pub fn unclear(kind: &str, device: Node<'_>) -> Error {
     let line: Vec<&str> = device.source().split_whitespace().collect();
     Error::invalid_input(format!("the {kind} address of a device of the host cannot be understood"))
         .because(line.join(" "))
+}
+
+/// Returns the error about a domain that has a device whose address cannot be understood. Other errors stay as
+/// they are.
+pub fn in_domain(name: &str, error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::InvalidInput => {
+            Error::conflict(format!("the devices of domain '{name}' cannot be told"))
+                .because(error)
+                .hint(format!("virsh edit {name}"))
+        }
+        _ => error,
+    }
 }
 
 /// A number as libvirt reads it, by C's rules: hexadecimal with 0x, octal with a leading zero.

@@ -11,7 +11,7 @@ use common::image::{FileKey, Images, add_paths, keys};
 use common::libvirt::{Context, Libvirt, is_gone};
 use common::pci::Bdf;
 use common::xml::{Document, Node};
-use common::{Error, Result, parallel};
+use common::{Result, parallel};
 use virt::connect::Connect;
 use virt::domain::Domain;
 use virt::sys;
@@ -101,13 +101,6 @@ impl Guest {
             node.local_name() == "arg" && parent == Some("commandline")
         };
         nodes.filter(is_argument).filter_map(|node| node.attr("value"))
-    }
-
-    /// The error about a domain that has a device which cannot be told.
-    fn unclear(&self, error: Error) -> Error {
-        Error::conflict(format!("the devices of domain '{}' cannot be told", self.name))
-            .because(error)
-            .hint(format!("virsh edit {}", self.name))
     }
 
     fn hostdevs(&self) -> impl Iterator<Item = Node<'_>> {
@@ -216,7 +209,9 @@ impl Tenancy {
                     how: format!("as {target}, {state}"),
                     is_disk: true,
                 };
-                for bdf in controllers(disk).map_err(|error| guest.unclear(error))? {
+                for bdf in controllers(disk)
+                    .map_err(|error| host_address::in_domain(&guest.name, error))?
+                {
                     tenancy.by_controller.entry(bdf).or_default().insert(tenant.clone());
                 }
                 for path in paths(&mut images, connect, disk) {
@@ -236,7 +231,9 @@ impl Tenancy {
                 }
             }
             for hostdev in guest.hostdevs() {
-                tenancy.add_hostdev(guest, hostdev).map_err(|error| guest.unclear(error))?;
+                tenancy
+                    .add_hostdev(guest, hostdev)
+                    .map_err(|error| host_address::in_domain(&guest.name, error))?;
             }
         }
         Ok(tenancy)

@@ -25,10 +25,14 @@ pub struct Process {
 impl Process {
     /// Whether it is a virtual machine.
     pub fn is_guest(&self) -> bool {
-        ["qemu", "kvm", "cloud-hyperviso", "crosvm", "firecracker"]
-            .iter()
-            .any(|name| self.command.starts_with(name))
+        runs_guests(&self.command)
     }
+}
+
+/// Whether a command of this name is a virtual machine.
+pub(crate) fn runs_guests(command: &str) -> bool {
+    let names = ["qemu", "kvm", "cloud-hyperviso", "crosvm", "firecracker"];
+    names.iter().any(|name| command.starts_with(name))
 }
 
 /// What is known of them.

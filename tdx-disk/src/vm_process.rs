@@ -12,7 +12,7 @@ use common::host::Host;
 use common::{IoContext, Result};
 
 use crate::number::Number;
-use crate::processes::{Process, block_number};
+use crate::processes::{block_number, runs_guests};
 
 /// The process of a virtual machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,8 +52,7 @@ impl VmProcess {
         let uuid = arguments.find(|argument| *argument == b"-uuid").and_then(|_| arguments.next());
         let uuid = uuid.map(|uuid| String::from_utf8_lossy(uuid).into_owned());
         let command = fs::read_to_string(process.join("comm")).ok()?.trim_end().to_owned();
-        let known = Process { pid, command, node: String::new() };
-        if uuid.is_none() && !known.is_guest() {
+        if uuid.is_none() && !runs_guests(&command) {
             return None;
         }
         let (devices, is_hidden) = match fs::read_dir(process.join("fd")) {
@@ -63,7 +62,7 @@ impl VmProcess {
             }
             Err(error) => (BTreeSet::new(), error.kind() == io::ErrorKind::PermissionDenied),
         };
-        Some(Self { pid, command: known.command, uuid, devices, is_hidden })
+        Some(Self { pid, command, uuid, devices, is_hidden })
     }
 
     /// Whether it runs the domain of this UUID.

@@ -9,7 +9,7 @@ use common::document::Action;
 use common::libvirt::{Context, Libvirt, UnplugAnswer, failure};
 use common::pci::Bdf;
 use common::xml::Document;
-use common::{Code, Error, ErrorKind, Result, host, interrupt, log, parallel};
+use common::{Code, Error, ErrorKind, Result, host, host_address, interrupt, log, parallel};
 use tdx_gpu::hostdev::{self, Way};
 use virt::domain::Domain;
 use virt::sys;
@@ -80,8 +80,8 @@ impl Plan {
             }
             let before = domain.xml_desc(WHOLE).context(doing)?;
             let document = Document::parse(before.as_str())?;
-            let change =
-                Change::new(&document, devices, keep, way).map_err(|error| unclear(name, error))?;
+            let change = Change::new(&document, devices, keep, way)
+                .map_err(|error| host_address::in_domain(name, error))?;
             let running = power::is_active(&domain, name)?;
             let (mut plug, mut unplug) = (BTreeSet::new(), BTreeSet::new());
             if running && live {
@@ -371,19 +371,7 @@ fn still_has(name: &str, bdf: Bdf, code: Code) -> Error {
 /// The PCI devices of the host that a domain has.
 fn devices_of(domain: &Domain, name: &str, flags: u32) -> Result<BTreeSet<Bdf>> {
     let text = domain.xml_desc(flags).context(format_args!("read domain '{name}'"))?;
-    addresses(Document::parse(text)?.root()).map_err(|error| unclear(name, error))
-}
-
-/// The error about a domain one of whose devices cannot be told.
-fn unclear(name: &str, error: Error) -> Error {
-    match error.kind() {
-        ErrorKind::InvalidInput => {
-            Error::conflict(format!("the devices of domain '{name}' cannot be told"))
-                .because(error)
-                .hint(format!("virsh edit {name}"))
-        }
-        _ => error,
-    }
+    addresses(Document::parse(text)?.root()).map_err(|error| host_address::in_domain(name, error))
 }
 
 /// The same of what it runs with, if it does, and those that are its network cards and disks.
@@ -391,6 +379,6 @@ fn all_devices_of(domain: &Domain, name: &str) -> Result<(BTreeSet<Bdf>, BTreeSe
     let text = domain.xml_desc(0).context(format_args!("read domain '{name}'"))?;
     let document = Document::parse(text)?;
     let root = document.root();
-    let unclear = |error| unclear(name, error);
+    let unclear = |error| host_address::in_domain(name, error);
     Ok((addresses(root).map_err(unclear)?, inside(root).map_err(unclear)?))
 }
