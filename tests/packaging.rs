@@ -64,7 +64,7 @@ fn expected(zsh: &str) -> BTreeSet<String> {
     expected
 }
 
-/// On a machine that has little more than make and Rust.
+/// PATH has make's own needs and cargo, and neither a compiler nor pkg-config.
 #[test]
 fn a_build_without_its_libraries_names_the_packages_before_cargo_starts() {
     let programs = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! What the tools contain of others: each crate with its licence, and the texts of the licences.
+//! The third-party notices: each crate that the tools are linked with, its licence, and the licence texts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
@@ -40,7 +40,7 @@ pub(crate) fn notices() -> Result<String, Box<dyn Error>> {
     Ok(notices)
 }
 
-/// The packages that these tools are built of, and which needs which, on this machine.
+/// Cargo's metadata of the workspace and its dependencies on this platform.
 fn metadata() -> Result<Value, Box<dyn Error>> {
     let version = output("rustc", &["-vV"])?;
     let host = version.lines().find_map(|line| line.strip_prefix("host: ")).ok_or("no host")?;
@@ -50,10 +50,7 @@ fn metadata() -> Result<Value, Box<dyn Error>> {
     Ok(serde_json::from_str(&output("cargo", &line)?)?)
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a program of the build, which starts others like it"
-)]
+#[expect(clippy::disallowed_methods, reason = "only the build runs this program")]
 fn output(program: &str, line: &[&str]) -> Result<String, Box<dyn Error>> {
     let output = Command::new(program).args(line).output()?;
     match output.status.success() {

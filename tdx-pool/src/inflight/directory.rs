@@ -24,24 +24,27 @@ const OF_USERS: &str = "/run/lock/tdx";
 /// Whose locks a directory has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Owner {
+    /// Root's commands.
     Root,
+    /// The commands of all other users.
     Users,
 }
 
 impl Owner {
-    /// Both.
+    /// The owners of both directories of locks.
     pub(super) const ALL: [Self; 2] = [Self::Root, Self::Users];
 
-    /// Whose locks this process takes.
+    /// The owner of the directory in which this process takes locks.
     pub(super) fn own() -> Self {
         if is_root() { Self::Root } else { Self::Users }
     }
 
-    /// Whose locks this process only looks at.
+    /// The owner of the directory in which this process only looks for locks.
     pub(super) fn others() -> Self {
         if is_root() { Self::Users } else { Self::Root }
     }
 
+    /// The path of the directory.
     pub(super) fn path(self, host: &Host) -> PathBuf {
         host.path(if self == Self::Root { OF_ROOT } else { OF_USERS })
     }
@@ -111,7 +114,7 @@ impl LockDirectory {
         })
     }
 
-    /// The path of a lock, to be shown.
+    /// The path of the lock file of this name, for messages.
     pub(super) fn path_of(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
@@ -150,7 +153,7 @@ impl LockDirectory {
         let _ = unlinkat(&self.file, name, AtFlags::empty());
     }
 
-    /// The names of all that is here; empty when they cannot be read.
+    /// The names of all entries of the directory; none when the directory cannot be listed.
     pub(super) fn names(&self) -> Vec<String> {
         let entries = Dir::read_from(&self.file).into_iter().flatten().flatten();
         let names = entries.filter_map(|entry| entry.file_name().to_str().ok().map(str::to_owned));
@@ -158,7 +161,7 @@ impl LockDirectory {
     }
 }
 
-/// Makes root the owner of the directory of the others' locks, so that they can remove only their own.
+/// Makes root the owner of the users' directory of locks, so that each user can remove only their own locks.
 pub(super) fn take_over(host: &Host) {
     if let Ok(Some(LockDirectory { file, .. })) = LockDirectory::open(host, Owner::Users)
         && file.metadata().is_ok_and(|metadata| metadata.uid() != 0)
@@ -180,7 +183,7 @@ fn create(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// Opens a directory, only as a place to start from where it cannot be listed.
+/// Opens a directory without following a link. A directory that this user cannot list is opened with `O_PATH`.
 fn open(path: &Path) -> io::Result<File> {
     let flags = OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let file = match rustix::fs::open(path, flags | OFlags::RDONLY, Mode::empty()) {
