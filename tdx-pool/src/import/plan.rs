@@ -4,24 +4,26 @@ use std::path::{Path, PathBuf};
 
 use common::cli::Context;
 use common::document::Action;
-use common::host::Host;
 use common::image::keys;
 use common::libvirt::Libvirt;
+use common::system::sysroot::Host;
 use common::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use rustix::fs::{Access, access};
 
 use super::compare::{Existing, Volume};
-use super::{ImportItem, Source};
-use crate::holders::HeldFiles;
+use crate::commands::ensure;
+use crate::commands::import::{ImportItem, Source};
+use crate::image::record::Record;
 use crate::image::{Format, StatedFormat};
-use crate::names::check_volume_name;
-use crate::needs::{Needs, may_need};
-use crate::overlay::Base;
-use crate::owner::{self, Owner};
-use crate::pool::Pool;
-use crate::record::Record;
-use crate::{ensure, upload, writers};
+use crate::import::upload;
+use crate::pool::owner::Owner;
+use crate::pool::{Pool, owner};
+use crate::references::needs::{Needs, may_need};
+use crate::references::open_files::HeldFiles;
+use crate::references::writers;
+use crate::volume::names::check_volume_name;
+use crate::volume::overlay::Base;
 
 /// How to import.
 #[derive(Debug, Default)]
@@ -40,19 +42,19 @@ pub struct Options {
     pub dry_run: bool,
 }
 
-pub(super) const IMPORT: Action = Action("import");
-pub(super) const REPLACE: Action = Action("replace");
+pub(crate) const IMPORT: Action = Action("import");
+pub(crate) const REPLACE: Action = Action("replace");
 
 /// What it takes to have the image in the pool.
 #[derive(Debug)]
 pub struct Plan {
     /// The volume's name.
     pub name: String,
-    pub(super) folder: PathBuf,
+    pub(crate) folder: PathBuf,
     pub(crate) source: Source,
-    pub(super) options: Options,
+    pub(crate) options: Options,
     pub(crate) owner: Option<Owner>,
-    pub(super) action: Action,
+    pub(crate) action: Action,
     /// Written by us, not by libvirt.
     direct: bool,
     /// The digest of the source, as far as it is known.
@@ -150,7 +152,7 @@ impl Plan {
 
     /// Fails unless the image that has the name may go. Asked again right before it does: copying
     /// takes time, in which an overlay may have been put on it.
-    pub(super) fn check_replace(&self, libvirt: &Libvirt, pool: Option<&Pool>) -> Result<()> {
+    pub(crate) fn check_replace(&self, libvirt: &Libvirt, pool: Option<&Pool>) -> Result<()> {
         let (name, source) = (&self.name, self.source.path.display());
         let differs = format!("volume '{name}' exists and differs from {source}");
         if !self.options.replace {
@@ -202,7 +204,7 @@ impl Plan {
     }
 
     /// The format of the volume.
-    pub(super) fn format(&self) -> Format {
+    pub(crate) fn format(&self) -> Format {
         match &self.volume {
             Some(volume) => volume.image.format,
             None if self.options.compress => Format::Qcow2,

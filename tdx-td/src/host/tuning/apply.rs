@@ -1,10 +1,11 @@
 //! Carrying changes out, and undoing them when one fails.
 
-use common::host::Host;
-use common::{Error, Result, interrupt};
+use common::cli::interrupt;
+use common::system::sysroot::Host;
+use common::{Error, Result};
 
-use super::knob::Knob;
 use super::ksm::{self, Ksm};
+use crate::host::tuning::tunable::Knob;
 
 /// A new value for a knob.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,10 +3,10 @@
 //! Source: Linux `Documentation/admin-guide/mm/ksm.rst`.
 
 use common::Result;
-use common::host::Host;
+use common::system::sysroot::Host;
 
 use super::apply::Change;
-use super::knob::Knob;
+use crate::host::tuning::tunable::Knob;
 
 /// Whether pages are merged: 0, 1, or 2 to take all apart.
 pub const RUN: &str = "/sys/kernel/mm/ksm/run";

@@ -9,12 +9,14 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::host::{self, Host};
-use common::{Code, Error, IoContext, Result, interrupt};
+use common::cli::interrupt;
+use common::system::sysroot;
+use common::system::sysroot::Host;
+use common::{Code, Error, IoContext, Result};
 use serde::{Deserialize, Serialize};
 
-use super::knob::{Knob, UNLOADED};
 use super::ksm;
+use crate::host::tuning::tunable::{Knob, UNLOADED};
 
 const FOLDER: &str = "/run/tdx/tuned";
 const RUNNING: &str = "/run/tdx/tuned/record";
@@ -116,12 +118,12 @@ impl Records {
         for (path, boot_id, entries, changed) in parts {
             let path = host.path(path);
             if entries.is_empty() {
-                host::remove(&path)?;
+                sysroot::remove(&path)?;
             } else if changed {
                 make_folder(path.parent().unwrap_or(&path))?;
                 let record = Record { boot_id, entries: entries.clone() };
                 let text = serde_json::to_string_pretty(&record).unwrap_or_default() + "\n";
-                host::replace(&path, &text, 0o600)?;
+                sysroot::replace(&path, &text, 0o600)?;
             }
         }
         Ok(())
@@ -166,7 +168,7 @@ pub fn lock(host: &Host) -> Result<File> {
         }
     }
     // Nobody else is at it: what a kill left is nobody's.
-    host::remove(&part(host))?;
+    sysroot::remove(&part(host))?;
     Ok(file)
 }
 

@@ -2,11 +2,11 @@
 
 use common::document::Action;
 
-use super::super::knob::{Knob, Unit};
 use super::super::ksm;
 use super::super::observed::Observed;
 use super::{Draft, Want};
-use crate::host::tune::TuneItem;
+use crate::commands::host::tune::TuneItem;
+use crate::host::tuning::tunable::{Knob, Unit};
 use crate::scenario::profile::{self, Switch};
 
 impl Draft {

@@ -3,11 +3,11 @@
 use common::document::Action;
 use common::{Code, Error, Result};
 
-use super::super::knob::Knob;
 use super::super::observed::{Module, Observed};
 use super::super::persist::Line;
 use super::{Draft, Want};
-use crate::host::tune::TuneItem;
+use crate::commands::host::tune::TuneItem;
+use crate::host::tuning::tunable::Knob;
 
 impl Draft {
     /// Plans for a module to have these options.

@@ -1,20 +1,21 @@
 //! Hosts of all kinds go in, plans come out.
 
 use super::super::apply::{Change, in_order};
-use super::super::claims::records;
 use super::super::disks::{Disk, Disks};
-use super::super::knob::Unit;
 use super::super::ksm::{Ksm, MERGER, TUNER};
 use super::super::observed::Module;
 use super::super::record::Records;
 use super::*;
+use crate::host::tuning::ownership::records;
+use crate::host::tuning::tunable::Unit;
 use crate::scenario::layers::{Layers, Origin, parse_set};
 use crate::scenario::library::Scenario;
 
 /// The host's part of a scenario, with settings over it.
 fn wanted(scenario: &str, set: &[&str]) -> profile::Host {
     let root = tempfile::tempdir().unwrap();
-    let scenario = Scenario::find(&common::host::Host::new(root.path()), scenario).unwrap();
+    let scenario =
+        Scenario::find(&common::system::sysroot::Host::new(root.path()), scenario).unwrap();
     let mut layers: Layers = scenario.layers(scenario.security[0]).unwrap();
     for text in set {
         layers.put(&Origin::Flag("--set".to_owned()), parse_set(text).unwrap()).unwrap();
