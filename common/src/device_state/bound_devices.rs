@@ -91,7 +91,7 @@ pub fn all(host: &Host) -> Result<Vec<Result<BoundRecord>>> {
 }
 
 /// The record of one device, see [`device_lock::of`].
-pub fn of(host: &Host, bdf: Bdf) -> Result<Option<BoundRecord>> {
+pub fn load(host: &Host, bdf: Bdf) -> Result<Option<BoundRecord>> {
     device_lock::of(host, bdf)
 }
 
@@ -127,7 +127,7 @@ mod tests {
     }
 
     fn stored(host: &Host) -> Option<(bool, bool)> {
-        let stored = of(host, record(0).bdf).unwrap()?;
+        let stored = load(host, record(0).bdf).unwrap()?;
         Some((stored.live, stored.is_stale()))
     }
 
@@ -152,7 +152,7 @@ mod tests {
         assert_eq!(lock.record(), Some(&record(0)));
         lock.commit().unwrap();
         assert_eq!(stored(&host), Some((false, false)));
-        assert!(of(&host, record(0).bdf).unwrap().unwrap().record.committed);
+        assert!(load(&host, record(0).bdf).unwrap().unwrap().record.committed);
 
         take(&host, 0).forget().unwrap();
         assert_eq!(files(&host), 0, "something is left");
@@ -164,7 +164,7 @@ mod tests {
         let host = Host::new(root.path());
         let lock = take(&host, 0);
         assert!(BoundLock::take(&host, record(0).bdf).is_err());
-        assert_eq!(of(&host, record(0).bdf).unwrap_err().kind(), crate::ErrorKind::Conflict);
+        assert_eq!(load(&host, record(0).bdf).unwrap_err().kind(), crate::ErrorKind::Conflict);
         assert_eq!(all(&host).unwrap().len(), 1);
         drop(lock);
         assert_eq!(files(&host), 0);
@@ -172,7 +172,7 @@ mod tests {
         let path = host.path(Record::FOLDER).join(record(0).bdf.to_string());
         fs::write(&path, "").unwrap();
         fs::write(path.with_file_name(format!(".{}.commit", record(0).bdf)), "{").unwrap();
-        assert!(of(&host, record(0).bdf).unwrap().is_none() && all(&host).unwrap().is_empty());
+        assert!(load(&host, record(0).bdf).unwrap().is_none() && all(&host).unwrap().is_empty());
         assert!(take(&host, 0).record().is_none());
         assert_eq!(files(&host), 0);
     }
@@ -216,7 +216,7 @@ mod tests {
         let mut lock = take(&host, 0);
         lock.write(record(0)).unwrap();
         lock.commit().unwrap();
-        let look = || of(&host, record(0).bdf).unwrap().unwrap().live;
+        let look = || load(&host, record(0).bdf).unwrap().unwrap().live;
         std::thread::scope(|scope| {
             let looks = scope.spawn(|| (0..1000).filter(|_| look()).count());
             let more = (0..1000).filter(|_| look()).count();
@@ -249,7 +249,7 @@ mod tests {
                 }
             });
             while !work.is_finished() {
-                if let Ok(Some(stored)) = of(&host, record(0).bdf) {
+                if let Ok(Some(stored)) = load(&host, record(0).bdf) {
                     assert!(!stored.is_stale(), "{stored:?}");
                 }
             }

@@ -91,7 +91,7 @@ pub fn run(context: &Context, _: ListArgs) -> Result<Outcome> {
     let devices = scan::items(host, &inventory, shown)?;
     let mut items = Vec::with_capacity(devices.len());
     for device in devices {
-        let record = bound_devices::of(host, device.bdf).unwrap_or_else(|error| {
+        let record = bound_devices::load(host, device.bdf).unwrap_or_else(|error| {
             warnings.push(error.to_string());
             None
         });

@@ -171,7 +171,7 @@ impl Plan {
 pub fn glimpse(host: &Host, devices: &BTreeSet<Bdf>) -> Result<BTreeMap<Bdf, BoundRecord>> {
     let mut records = BTreeMap::new();
     for &bdf in devices {
-        records.extend(bound_devices::of(host, bdf)?.map(|stored| (bdf, stored)));
+        records.extend(bound_devices::load(host, bdf)?.map(|stored| (bdf, stored)));
     }
     Ok(records)
 }

@@ -238,7 +238,7 @@ impl<'h> Drivers<'h> {
         }
         // What only root can see, others do without.
         let record =
-            bound_devices::of(self.host, device.bdf).ok().flatten().map(|found| found.record);
+            bound_devices::load(self.host, device.bdf).ok().flatten().map(|found| found.record);
         match record {
             Some(record) => drivers.extend(record.driver),
             None => {

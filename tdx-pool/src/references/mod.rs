@@ -102,7 +102,7 @@ impl References {
 
     /// The domains that need a file, sorted by name.
     pub fn domains(&self, path: &Path) -> Vec<String> {
-        self.usage.of(path)
+        self.usage.users_of(path)
     }
 
     /// The images that a file is under, in words.

@@ -61,7 +61,7 @@ pub fn users(libvirt: &Libvirt, path: &Path) -> Result<Vec<String>> {
     let mut chains = Chains::visible(libvirt).uninterruptible();
     let usage = Usage::collect(libvirt, &mut chains)?;
     let mut users: Vec<String> =
-        usage.of(path).into_iter().map(|name| format!("domain '{name}'")).collect();
+        usage.users_of(path).into_iter().map(|name| format!("domain '{name}'")).collect();
     let file: Vec<FileKey> = keys(path).collect();
     for image in pool_files(libvirt)? {
         if needs(&chains.below(&image.path)?, &file) {

@@ -50,7 +50,7 @@ impl Usage {
     }
 
     /// The domains that need this file, sorted.
-    pub fn of(&self, path: &Path) -> Vec<String> {
+    pub fn users_of(&self, path: &Path) -> Vec<String> {
         self.of_keys(&keys(path).collect::<Vec<_>>())
     }
 

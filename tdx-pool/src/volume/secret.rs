@@ -124,7 +124,7 @@ pub(crate) fn orphans(
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
         let ours = Ours::classify(&name) == Some(Ours::Disk) && path.parent() == Some(folder);
         // The lock first: a disk whose creation has ended is there by now, or never will be.
-        if !ours || inflight::is_in_flight(host, &name)? || !usage.of(&path).is_empty() {
+        if !ours || inflight::is_in_flight(host, &name)? || !usage.users_of(&path).is_empty() {
             continue;
         }
         match path.symlink_metadata() {

@@ -93,7 +93,7 @@ impl Observed {
 
     /// The other domains that need its firmware variables.
     pub(super) fn nvram_users(&self, name: &str, usage: &Usage) -> Vec<String> {
-        let users = self.nvram.iter().flat_map(|nvram| usage.of(nvram));
+        let users = self.nvram.iter().flat_map(|nvram| usage.users_of(nvram));
         users.filter(|user| user != name).collect()
     }
 
@@ -101,7 +101,7 @@ impl Observed {
     pub(super) fn files(&self, name: &str, usage: &Usage) -> OwnedFiles {
         let mut files = self.files.clone();
         for nvram in self.nvram.iter().filter(|_| self.is_persistent) {
-            let users = usage.of(nvram).into_iter().filter(|user| user != name);
+            let users = usage.users_of(nvram).into_iter().filter(|user| user != name);
             let users: Vec<String> = users.map(|user| format!("domain '{user}'")).collect();
             if !users.is_empty() {
                 files.kept.push((nvram.clone(), format!("needed by {}", users.join(", "))));

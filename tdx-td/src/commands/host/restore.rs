@@ -17,7 +17,7 @@ use crate::host::tuning::apply::Change;
 use crate::host::tuning::ksm::Ksm;
 use crate::host::tuning::record::Records;
 use crate::host::tuning::restore_plan::{Fate, Step, entries, told};
-use crate::host::tuning::tunable::Knob;
+use crate::host::tuning::tunable::Tunable;
 use crate::host::tuning::{apply, machine, record};
 
 const EXAMPLES: &str = "Examples:
@@ -139,7 +139,7 @@ impl Back {
         let failed = apply::each(host, &back.changes);
         for step in &back.steps {
             // Also what a kill left beside a file that never came to be.
-            if let (Knob::File(_), Fate::Same) = (&step.entry.knob, step.fate()) {
+            if let (Tunable::File(_), Fate::Same) = (&step.entry.knob, step.fate()) {
                 step.entry.knob.write(host, &step.entry.before)?;
             }
         }
@@ -205,7 +205,7 @@ fn left(step: &Step) -> Option<String> {
 
 fn item(step: &Step) -> RestoreItem {
     let record::Entry { setting, knob, before, by, .. } = &step.entry;
-    let removed = matches!(knob, Knob::File(_)) && step.theirs().is_empty();
+    let removed = matches!(knob, Tunable::File(_)) && step.theirs().is_empty();
     RestoreItem {
         setting: setting.clone(),
         path: knob.to_string(),

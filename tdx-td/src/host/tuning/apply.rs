@@ -5,13 +5,13 @@ use common::system::sysroot::Host;
 use common::{Error, Result};
 
 use super::ksm::{self, Ksm};
-use crate::host::tuning::tunable::Knob;
+use crate::host::tuning::tunable::Tunable;
 
 /// A new value for a knob.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
     /// What it is.
-    pub knob: Knob,
+    pub knob: Tunable,
     /// What it says.
     pub before: String,
     /// What it is to say.

@@ -5,7 +5,7 @@ use common::{Error, Result};
 use super::persist;
 use super::plan::{Options, Want};
 use super::record::{Entry, Records};
-use crate::host::tuning::tunable::Knob;
+use crate::host::tuning::tunable::Tunable;
 
 /// The records once `scenario` has what it wants.
 ///
@@ -13,7 +13,7 @@ use crate::host::tuning::tunable::Knob;
 pub fn records(wants: &[Want], options: Options, old: &Records, scenario: &str) -> Result<Records> {
     let mut new = Records { is_outdated: false, ..old.clone() };
     for want in wants {
-        let is_file = matches!(want.knob, Knob::File(_));
+        let is_file = matches!(want.knob, Tunable::File(_));
         let others = |entry: &&Entry| {
             entry.knob == want.knob
                 && entry.wanted() != want.value
@@ -43,7 +43,7 @@ pub fn records(wants: &[Want], options: Options, old: &Records, scenario: &str) 
 /// A sentence for each file of ours that has lines of somebody else's, and keeps them.
 pub fn edited(files: &persist::Persisted, wants: &[Want], old: &Records) -> Vec<String> {
     let told = |(path, now): (&&'static str, &String)| {
-        let knob = Knob::File((*path).to_owned());
+        let knob = Tunable::File((*path).to_owned());
         let want = wants.iter().find(|want| want.knob == knob);
         let theirs = persist::foreign(now, &old.of(&knob)?.ours);
         let stays = |line: &&str| {
@@ -73,7 +73,7 @@ fn put(entries: &mut Vec<Entry>, want: &Want, scenario: &str, (before, at_boot):
     let entry = &mut entries[at];
     let value = match want.knob {
         // What somebody has added since stays theirs.
-        Knob::File(_) if !entry.ours.is_empty() => {
+        Tunable::File(_) if !entry.ours.is_empty() => {
             let theirs = persist::foreign(&want.now, &entry.ours);
             persist::without(&want.value, &theirs)
         }

@@ -3,7 +3,7 @@
 use super::apply::Change;
 use super::persist;
 use super::record::{Entry, Records};
-use crate::host::tuning::tunable::Knob;
+use crate::host::tuning::tunable::Tunable;
 
 /// What is to be done about something that was recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,8 +36,8 @@ impl Step {
         match &self.entry.knob {
             _ if *now == self.entry.before && self.entry.at_boot => Fate::Stays,
             _ if *now == self.entry.before => Fate::Same,
-            Knob::File(_) if self.theirs() == *now => Fate::Foreign,
-            Knob::File(_) => Fate::Back,
+            Tunable::File(_) if self.theirs() == *now => Fate::Foreign,
+            Tunable::File(_) => Fate::Back,
             _ if self.entry.is_ours(now) => Fate::Back,
             _ => Fate::Foreign,
         }
@@ -46,7 +46,7 @@ impl Step {
     /// What of a file is somebody else's and is left in it.
     pub fn theirs(&self) -> String {
         match (&self.entry.knob, &self.now) {
-            (Knob::File(_), Some(now)) => persist::foreign(now, &self.entry.ours),
+            (Tunable::File(_), Some(now)) => persist::foreign(now, &self.entry.ours),
             _ => String::new(),
         }
     }
@@ -55,7 +55,7 @@ impl Step {
     pub fn change(&self) -> Change {
         let now = self.now.clone().unwrap_or_default();
         let after = match (self.fate(), &self.entry.knob) {
-            (Fate::Back, Knob::File(_)) => self.theirs(),
+            (Fate::Back, Tunable::File(_)) => self.theirs(),
             (Fate::Back, _) => self.entry.before.clone(),
             _ => now.clone(),
         };
@@ -67,10 +67,10 @@ impl Step {
 ///
 /// Of a value that was set at boot alone, by a file of ours, what it was before is not known.
 pub fn entries(records: &Records) -> Vec<Entry> {
-    let of_this_boot = |knob: &Knob| records.running.iter().any(|entry| entry.knob == *knob);
+    let of_this_boot = |knob: &Tunable| records.running.iter().any(|entry| entry.knob == *knob);
     let lasting = records.lasting.iter().filter_map(|entry| match entry.knob {
         _ if entry.knob.lasts() => Some(entry.clone()),
-        Knob::Choice(_) | Knob::Number(_) if !of_this_boot(&entry.knob) => {
+        Tunable::Choice(_) | Tunable::Number(_) if !of_this_boot(&entry.knob) => {
             let set = entry.wanted().to_owned();
             Some(Entry { before: set.clone(), ours: vec![set], at_boot: true, ..entry.clone() })
         }
@@ -82,11 +82,11 @@ pub fn entries(records: &Records) -> Vec<Entry> {
 }
 
 /// The text of a value for a person.
-pub fn told(knob: &Knob, value: &str) -> Option<String> {
+pub fn told(knob: &Tunable, value: &str) -> Option<String> {
     match knob {
         // All of a file would be too much.
-        Knob::File(_) if value.is_empty() => None,
-        Knob::File(_) => Some("ours".to_owned()),
+        Tunable::File(_) if value.is_empty() => None,
+        Tunable::File(_) => Some("ours".to_owned()),
         _ => Some(value.to_owned()),
     }
 }
@@ -99,7 +99,7 @@ mod tests {
     fn only_what_tuning_set_goes_back() {
         let entry = |before: &str, ours: &[&str]| Entry {
             setting: "host.swappiness".to_owned(),
-            knob: Knob::Number("/proc/sys/vm/swappiness".to_owned()),
+            knob: Tunable::Number("/proc/sys/vm/swappiness".to_owned()),
             before: before.to_owned(),
             ours: ours.iter().map(|value| (*value).to_owned()).collect(),
             by: vec!["securevm".to_owned()],
@@ -123,7 +123,7 @@ mod tests {
     fn what_somebody_added_to_a_file_stays() {
         let entry = Entry {
             setting: "host".to_owned(),
-            knob: Knob::File("/etc/sysctl.d/90-tdx.conf".to_owned()),
+            knob: Tunable::File("/etc/sysctl.d/90-tdx.conf".to_owned()),
             before: String::new(),
             ours: vec!["# Made\na = 1\n".to_owned(), "# Made\na = 2\n".to_owned()],
             by: vec!["securevm".to_owned()],

@@ -21,7 +21,7 @@ pub const UNLOADED: &str = "not loaded";
 /// Something that has a value, which is text.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Knob {
+pub enum Tunable {
     /// A file of the kernel with all the words it takes, the current one in brackets.
     Choice(String),
     /// A file of the kernel with a number.
@@ -43,7 +43,7 @@ pub enum Knob {
     },
 }
 
-impl Knob {
+impl Tunable {
     /// The file it is; none for what is done by a program.
     pub fn file(&self) -> Option<&str> {
         match self {
@@ -142,7 +142,7 @@ impl Knob {
     }
 }
 
-impl fmt::Display for Knob {
+impl fmt::Display for Tunable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Choice(path) | Self::Number(path) | Self::File(path) => f.write_str(path),
@@ -183,7 +183,7 @@ impl Choice {
 }
 
 /// Writes to a file of the kernel; in a tree, what the kernel's file would then say.
-fn write_attribute(host: &Host, path: &str, knob: &Knob, value: &str) -> Result<()> {
+fn write_attribute(host: &Host, path: &str, knob: &Tunable, value: &str) -> Result<()> {
     let file = host.path(path);
     if host.is_this_machine() {
         let written = OpenOptions::new().write(true).open(&file);
@@ -194,7 +194,7 @@ fn write_attribute(host: &Host, path: &str, knob: &Knob, value: &str) -> Result<
         });
     }
     let text = match knob {
-        Knob::Choice(_) => Choice::parse(&host.read(path)?.unwrap_or_default()).shown(value),
+        Tunable::Choice(_) => Choice::parse(&host.read(path)?.unwrap_or_default()).shown(value),
         _ => format!("{value}\n"),
     };
     record::exchange(host, &file, &text)
@@ -326,15 +326,15 @@ mod tests {
         for (name, text) in [("choice", "[always] madvise never\n"), ("number", "60\n")] {
             fs::write(root.path().join(name), text).unwrap();
         }
-        let choice = Knob::Choice("/choice".to_owned());
+        let choice = Tunable::Choice("/choice".to_owned());
         choice.write(&host, "never").unwrap();
         assert_eq!(host.read("/choice").unwrap().unwrap(), "always madvise [never]\n");
         let error = choice.write(&host, "maybe").unwrap_err();
         assert!(error.message().contains("although maybe was written"), "{error}");
-        let number = Knob::Number("/number".to_owned());
+        let number = Tunable::Number("/number".to_owned());
         number.write(&host, "0").unwrap();
         assert_eq!(host.read("/number").unwrap().unwrap(), "0\n");
-        assert_eq!(Knob::Number("/none".to_owned()).read(&host).unwrap(), None);
+        assert_eq!(Tunable::Number("/none".to_owned()).read(&host).unwrap(), None);
         number.check_writable(&host).unwrap();
         fs::set_permissions(root.path().join("number"), fs::Permissions::from_mode(0o444)).unwrap();
         assert_eq!(number.check_writable(&host).unwrap_err().kind(), ErrorKind::Permission);

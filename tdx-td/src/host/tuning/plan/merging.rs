@@ -6,7 +6,7 @@ use super::super::ksm;
 use super::super::observed::Observed;
 use super::{Draft, Want};
 use crate::commands::host::tune::TuneItem;
-use crate::host::tuning::tunable::{Knob, Unit};
+use crate::host::tuning::tunable::{Tunable, Unit};
 use crate::scenario::profile::{self, Switch};
 
 impl Draft {
@@ -66,19 +66,19 @@ impl Draft {
             item.say("it is masked");
             return self.items.push(item);
         }
-        let mut want = |knob: Knob, now: &str, value: &str| {
+        let mut want = |knob: Tunable, now: &str, value: &str| {
             let (setting, holds) = ("host.ksm".to_owned(), now == value);
             let (now, value) = (now.to_owned(), value.to_owned());
             self.wants.push(Want { setting, knob, now, value, holds });
         };
-        want(Knob::Running(unit.name.clone()), unit.running(), running);
+        want(Tunable::Running(unit.name.clone()), unit.running(), running);
         if unit.running() != running {
             item.action = Action(if on { "start" } else { "stop" });
         }
         let can_be_enabled = matches!(unit.file_state.as_str(), "enabled" | "disabled");
         item.persistent = unit.file_state == file || (self.options.persist && can_be_enabled);
         if self.options.persist && can_be_enabled {
-            want(Knob::Enabled(unit.name.clone()), &unit.file_state, file);
+            want(Tunable::Enabled(unit.name.clone()), &unit.file_state, file);
             item.wanted = state(running, file);
             if unit.file_state != file && item.action == Action::NONE {
                 item.action = Action("persist");

@@ -11,7 +11,7 @@ use super::disks::Disk;
 use super::observed::{HUGEPAGES, Observed, SWAPPINESS, THP};
 use super::persist::{self, Line, There};
 use crate::commands::host::tune::TuneItem;
-use crate::host::tuning::tunable::{Choice, Knob, plain};
+use crate::host::tuning::tunable::{Choice, Tunable, plain};
 use crate::scenario::profile;
 
 /// What is asked for besides the settings.
@@ -34,7 +34,7 @@ pub struct Want {
     /// The setting it is for.
     pub setting: String,
     /// What it is.
-    pub knob: Knob,
+    pub knob: Tunable,
     /// What it says.
     pub now: String,
     /// What it is to say.
@@ -94,7 +94,7 @@ impl Draft {
     fn knob(
         &mut self,
         setting: &str,
-        knob: Knob,
+        knob: Tunable,
         now: Option<String>,
         value: &str,
     ) -> &mut TuneItem {
@@ -150,7 +150,7 @@ impl Draft {
         value: &str,
     ) {
         let is_there = now.is_some();
-        self.knob(setting, Knob::Number(path.to_owned()), now, value);
+        self.knob(setting, Tunable::Number(path.to_owned()), now, value);
         let line = match path.strip_prefix("/proc/sys/") {
             Some(key) => Line::sysctl(&key.replace('/', "."), value),
             None => Line::attribute(path, value),
@@ -176,7 +176,7 @@ impl Draft {
             _ => {
                 let now = choice.map(|choice| choice.current);
                 let is_there = now.is_some();
-                self.knob(setting, Knob::Choice(path.to_owned()), now, value);
+                self.knob(setting, Tunable::Choice(path.to_owned()), now, value);
                 if is_there {
                     self.keep(observed, Line::attribute(path, value));
                 }
@@ -193,7 +193,7 @@ impl Draft {
     fn schedulers(&mut self, observed: &Observed, value: &str) {
         let loadable = observed.loadable.get(value);
         if let Some(module) = loadable {
-            let (knob, setting) = (Knob::Loaded(module.clone()), SCHEDULER.to_owned());
+            let (knob, setting) = (Tunable::Loaded(module.clone()), SCHEDULER.to_owned());
             let (now, value) = ("no".to_owned(), "yes".to_owned());
             self.wants.push(Want { setting, knob, now, value, holds: false });
         }
@@ -232,7 +232,7 @@ impl Draft {
                 return self.not_offered(SCHEDULER, &path, &choice, value);
             }
             Some(choice) => {
-                let item = self.knob(SCHEDULER, Knob::Choice(path), Some(choice.current), value);
+                let item = self.knob(SCHEDULER, Tunable::Choice(path), Some(choice.current), value);
                 if let Some(module) = module {
                     item.say(&format!("the module {module} is loaded for it"));
                 }
@@ -267,7 +267,7 @@ impl Draft {
     fn files(&mut self, observed: &Observed) -> Result<()> {
         for (path, value) in persist::merged(&observed.files, &self.lines)? {
             let now = observed.files.get(path).cloned().unwrap_or_default();
-            let (setting, knob) = ("host".to_owned(), Knob::File(path.to_owned()));
+            let (setting, knob) = ("host".to_owned(), Tunable::File(path.to_owned()));
             self.wants.push(Want { setting, knob, now, value, holds: false });
         }
         Ok(())

@@ -7,7 +7,7 @@ use super::super::observed::{Module, Observed};
 use super::super::persist::Line;
 use super::{Draft, Want};
 use crate::commands::host::tune::TuneItem;
-use crate::host::tuning::tunable::Knob;
+use crate::host::tuning::tunable::Tunable;
 
 impl Draft {
     /// Plans for a module to have these options.
@@ -35,7 +35,7 @@ impl Draft {
             let names = known.iter().map(|(name, _)| (*name).to_owned()).collect();
             self.wants.push(Want {
                 setting: format!("host.modules.{module}"),
-                knob: Knob::Options { module: module.to_owned(), names },
+                knob: Tunable::Options { module: module.to_owned(), names },
                 now: joined(&|name, _| value_of(name).cloned().unwrap_or_default()),
                 value: joined(&|_, wanted| wanted.to_owned()),
                 holds: false,

@@ -60,7 +60,7 @@ fn told(observed: &Observed, draft: &Draft) -> String {
     let changes = in_order(observed.ksm.as_ref(), draft.wants.iter().map(change).collect());
     let word = |change: &Change| {
         let place = change.knob.to_string();
-        let value = if matches!(change.knob, Knob::File(_)) { "…" } else { &change.after };
+        let value = if matches!(change.knob, Tunable::File(_)) { "…" } else { &change.after };
         format!("{}={value}", place.rsplit('/').next().unwrap_or_default())
     };
     changes.iter().map(word).collect::<Vec<_>>().join(" ")
@@ -141,7 +141,7 @@ fn who_asks_for_what_is_remembered_with_what_there_was_before() {
     let first = asks(&observed, &none, "computation", Options::default()).unwrap();
     assert!(first.lasting.is_empty());
     let entry = |records: &Records| {
-        let knob = Knob::Number(SWAPPINESS.to_owned());
+        let knob = Tunable::Number(SWAPPINESS.to_owned());
         records.of(&knob).map(|e| (e.before.clone(), e.ours.clone(), e.by.clone())).unwrap()
     };
     let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
