@@ -9,8 +9,9 @@ pub(crate) mod table;
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
+use std::fmt::{self, Display, Formatter};
 
-use schemars::{JsonSchema, Schema, SchemaGenerator};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
 
 use crate::document::metrics::Gauge;
@@ -72,14 +73,101 @@ pub trait Item: Serialize + JsonSchema {
     }
 }
 
-/// What was done to an item. [`Action::NONE`] is the only one that changes nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
-#[serde(transparent)]
-pub struct Action(pub &'static str);
+/// What was done to an item, or would be. [`Action::None`] is the only one that changes nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// The desired state held already.
+    None,
+    /// A device was given to a domain.
+    Attach,
+    /// A device was bound to VFIO.
+    Bind,
+    /// The object was made.
+    Create,
+    /// The object was deleted.
+    Delete,
+    /// A device was taken from a domain.
+    Detach,
+    /// A record was deleted, and nothing else.
+    Forget,
+    /// An image was brought into a pool.
+    Import,
+    /// A device was recorded, to be bound at every boot.
+    Persist,
+    /// A device was released.
+    Release,
+    /// A module was loaded again, with other options.
+    Reload,
+    /// A file or line of configuration was removed.
+    Remove,
+    /// The object was made anew, in place of another.
+    Replace,
+    /// A former value was set again.
+    Restore,
+    /// A paused guest runs again.
+    Resume,
+    /// A value was set.
+    Set,
+    /// The object was started.
+    Start,
+    /// The object was stopped.
+    Stop,
+    /// A device was given back to its driver.
+    Unbind,
+    /// The object was changed.
+    Update,
+    /// A device was woken.
+    Wake,
+}
 
 impl Action {
-    /// The desired state held already.
-    pub const NONE: Self = Self("none");
+    /// Returns the verb, as documents and tables show it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Attach => "attach",
+            Self::Bind => "bind",
+            Self::Create => "create",
+            Self::Delete => "delete",
+            Self::Detach => "detach",
+            Self::Forget => "forget",
+            Self::Import => "import",
+            Self::Persist => "persist",
+            Self::Release => "release",
+            Self::Reload => "reload",
+            Self::Remove => "remove",
+            Self::Replace => "replace",
+            Self::Restore => "restore",
+            Self::Resume => "resume",
+            Self::Set => "set",
+            Self::Start => "start",
+            Self::Stop => "stop",
+            Self::Unbind => "unbind",
+            Self::Update => "update",
+            Self::Wake => "wake",
+        }
+    }
+}
+
+impl Display for Action {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+// A minor version of the schema may add actions, so the schema does not list them.
+impl JsonSchema for Action {
+    fn schema_name() -> Cow<'static, str> {
+        "Action".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "What was done to an item, or would be. \"none\" is the only one that changes nothing.",
+            "type": "string"
+        })
+    }
 }
 
 /// A verb's whole result.
@@ -107,7 +195,7 @@ impl<T: Item> Document<T> {
     /// A document over `items`, which it sorts; `changed` follows from their actions.
     pub fn new(kind: &'static str, mut items: Vec<T>) -> Self {
         sort_by(&mut items, Item::compare);
-        let changed = items.iter().any(|item| item.action().is_some_and(|a| a != Action::NONE));
+        let changed = items.iter().any(|item| item.action().is_some_and(|a| a != Action::None));
         Self {
             kind,
             host: None,
@@ -251,8 +339,8 @@ mod tests {
     fn changed_follows_from_the_actions() {
         assert!(!Document::new("tdx.x.y", Vec::<Thing>::new()).changed);
         assert!(!Document::new("tdx.x.y", vec![thing("a", None)]).changed);
-        assert!(!Document::new("tdx.x.y", vec![thing("a", Some(Action::NONE))]).changed);
-        let one = vec![thing("a", Some(Action::NONE)), thing("b", Some(Action("create")))];
+        assert!(!Document::new("tdx.x.y", vec![thing("a", Some(Action::None))]).changed);
+        let one = vec![thing("a", Some(Action::None)), thing("b", Some(Action::Create))];
         assert!(Document::new("tdx.x.y", one).changed);
     }
 

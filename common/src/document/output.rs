@@ -177,8 +177,8 @@ impl<T: Item> Report for Document<T> {
 
     fn applied(&self) -> Vec<String> {
         let done = |item: &T| {
-            let action = item.action().filter(|action| *action != Action::NONE)?;
-            Some(format!("{} {}", action.0, item.key()))
+            let action = item.action().filter(|action| *action != Action::None)?;
+            Some(format!("{} {}", action, item.key()))
         };
         self.items.iter().filter(|_| !self.dry_run).filter_map(done).collect()
     }

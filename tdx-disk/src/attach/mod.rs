@@ -149,7 +149,7 @@ impl Attachment<'_> {
             readonly: known.readonly,
             live: known.live.is_some(),
             config: known.config.is_some(),
-            action: Action::NONE,
+            action: Action::None,
         }
     }
 
@@ -247,7 +247,7 @@ impl Attachment<'_> {
             readonly: args.readonly,
             live: live || has(|known| &known.live),
             config: config || has(|known| &known.config),
-            action: Action("attach"),
+            action: Action::Attach,
         };
         Ok((Plan { item, elements, flags }, warnings))
     }

@@ -100,7 +100,7 @@ impl Item for AttachItem {
             self.serial.clone().unwrap_or_default(),
             Size(self.size_bytes).to_string(),
             self.guest_device.clone().unwrap_or_default(),
-            self.action.0.to_owned(),
+            self.action.to_string(),
         ]
     }
 
@@ -154,7 +154,7 @@ pub fn run(
     });
     let done: Vec<Result<AttachItem>> = done.collect();
     let items = parallel::settle(done, |item: &AttachItem| {
-        let changed = item.action != Action::NONE && !args.change.dry_run;
+        let changed = item.action != Action::None && !args.change.dry_run;
         changed.then(|| format!("attached {} to '{}' as {}", item.device, item.domain, item.target))
     })?;
     let document = Document::new("tdx.disk.attach", items).dry_run(args.change.dry_run);

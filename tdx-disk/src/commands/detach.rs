@@ -75,7 +75,7 @@ impl Item for DetachItem {
             self.domain.clone(),
             self.device.clone(),
             self.target.clone().unwrap_or_default(),
-            self.action.0.to_owned(),
+            self.action.to_string(),
         ]
     }
 
@@ -112,7 +112,7 @@ pub fn run(
             target: None,
             live: false,
             config: false,
-            action: Action::NONE,
+            action: Action::None,
         };
         let document = Document::new("tdx.disk.detach", vec![item]).dry_run(dry_run);
         return Ok(document.warnings(warnings).into());
@@ -129,7 +129,7 @@ pub fn run(
         target: Some(disk.target),
         live: disk.live.is_some(),
         config: disk.config.is_some(),
-        action: Action("detach"),
+        action: Action::Detach,
     };
     let items = found.into_iter().map(item).collect();
     Ok(Document::new("tdx.disk.detach", items).dry_run(dry_run).warnings(warnings).into())

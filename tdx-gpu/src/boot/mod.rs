@@ -100,7 +100,7 @@ pub fn run(host: &Host, change: Change) -> Result<Outcome> {
 }
 
 fn done(item: &BindItem) -> Option<String> {
-    (item.action != Action::NONE).then(|| format!("bound {}", item.bdf))
+    (item.action != Action::None).then(|| format!("bound {}", item.bdf))
 }
 
 /// The first failure, to which the others are causes.

@@ -212,10 +212,10 @@ impl Modified<'_> {
                 (now, Some(lock))
             }
         };
-        let (action, output) = (Action::NONE, Vec::new());
+        let (action, output) = (Action::None, Vec::new());
         self.devices.push(Done { bdf, modes, action, output, warnings, before, lock });
         if let (Some(done), true) = (self.devices.last_mut(), now != modes) {
-            done.action = Action("set");
+            done.action = Action::Set;
             done.output = set(self.tools, bdf, now, modes)?;
         }
         Ok(())
@@ -239,7 +239,7 @@ impl Modified<'_> {
     pub fn undo_after(self, error: Error) -> Error {
         let tools = self.tools;
         let back = |done: Done| {
-            let changed = done.action != Action::NONE || done.lock.is_some();
+            let changed = done.action != Action::None || done.lock.is_some();
             let back = match changed {
                 true => set_unless(tools, done.bdf, done.before),
                 false => Ok(()),

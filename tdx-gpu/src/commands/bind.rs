@@ -76,13 +76,13 @@ pub fn run(context: &Context, args: BindArgs) -> Result<Outcome> {
         item.persistent = args.persist || persistent.has(item.bdf);
         let mut records = records.iter().filter(|record| record.bdf == item.bdf);
         let is_new = records.any(|record| !persistent.says(record));
-        if item.action == Action::NONE && is_new {
-            item.action = Action("persist");
+        if item.action == Action::None && is_new {
+            item.action = Action::Persist;
         }
     }
     let limit = (!args.iommufd).then(|| candidates::mappings(host, args.memory)).transpose()?;
     if !args.change.dry_run {
-        if items.iter().any(|item| item.action != Action::NONE) {
+        if items.iter().any(|item| item.action != Action::None) {
             binding::as_root()?;
         }
         let Candidates { inventory, plan, .. } = candidates;

@@ -177,13 +177,13 @@ fn chosen<'i>(inventory: &'i Inventory, named: &BTreeSet<Bdf>) -> Result<Vec<&'i
 }
 
 fn shown(host: &Host, inventory: &Inventory, device: &Device) -> CcItem {
-    item(inventory, device.bdf, mode::read(host, device), Action::NONE, Vec::new())
+    item(inventory, device.bdf, mode::read(host, device), Action::None, Vec::new())
 }
 
 /// What would be done, as far as the device itself tells its modes.
 fn imagined(host: &Host, inventory: &Inventory, step: Step) -> CcItem {
     let now = inventory.devices.get(&step.bdf).map(|device| mode::read(host, device));
-    let action = if now == Some(step.modes) { Action::NONE } else { Action("set") };
+    let action = if now == Some(step.modes) { Action::None } else { Action::Set };
     item(inventory, step.bdf, step.modes, action, Vec::new())
 }
 

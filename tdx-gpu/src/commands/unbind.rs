@@ -143,8 +143,8 @@ pub fn run(context: &Context, args: UnbindArgs) -> Result<Outcome> {
     };
     for item in &mut items {
         item.was_persistent = forgotten.contains(&item.bdf);
-        if item.was_persistent && item.action == Action::NONE {
-            item.action = Action("forget");
+        if item.was_persistent && item.action == Action::None {
+            item.action = Action::Forget;
         }
     }
     let document = Document::new("tdx.gpu.unbind", items);
@@ -220,13 +220,13 @@ fn imagined(inventory: &Inventory, device: &ReleasingDevice) -> UnbindItem {
     let former = device.former.as_ref();
     let mode_restored = former.is_some_and(|former| former.is_there(inventory));
     let (driver, action) = match device.action(inventory) {
-        UnbindAction::None if mode_restored => (now.clone(), Action("restore")),
-        UnbindAction::None if former.is_some() => (now.clone(), Action("forget")),
-        UnbindAction::None => (now.clone(), Action::NONE),
-        UnbindAction::Forget => (now.clone(), Action("forget")),
-        UnbindAction::Release => (device.former_driver(inventory), Action("unbind")),
+        UnbindAction::None if mode_restored => (now.clone(), Action::Restore),
+        UnbindAction::None if former.is_some() => (now.clone(), Action::Forget),
+        UnbindAction::None => (now.clone(), Action::None),
+        UnbindAction::Forget => (now.clone(), Action::Forget),
+        UnbindAction::Release => (device.former_driver(inventory), Action::Unbind),
     };
-    let previous_driver = now.filter(|_| action == Action("unbind"));
+    let previous_driver = now.filter(|_| action == Action::Unbind);
     let identity = identity_of(inventory, bdf);
     UnbindItem {
         bdf,

@@ -213,7 +213,7 @@ pub fn items(inventory: &Inventory, plan: &Plan) -> Vec<BindItem> {
             driver: driver.unwrap_or_else(|| record.bound_to.clone()),
             previous_driver: record.driver.clone().filter(|_| !step.done),
             persistent: false,
-            action: if step.done { Action::NONE } else { Action("bind") },
+            action: if step.done { Action::None } else { Action::Bind },
         }
     };
     plan.steps.iter().map(item).collect()

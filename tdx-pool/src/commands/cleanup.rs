@@ -84,7 +84,7 @@ impl Item for CleanupItem {
     fn row(&self) -> Vec<String> {
         vec![
             self.name.clone(),
-            self.action.0.to_owned(),
+            self.action.to_string(),
             self.reason.as_str().to_owned(),
             Size(self.allocation_bytes).to_string(),
         ]
@@ -133,8 +133,6 @@ pub fn run(
     Ok(Document::new("tdx.pool.cleanup", items).dry_run(change.dry_run).into())
 }
 
-const DELETE: Action = Action("delete");
-
 fn count_orphans(files: &[Judged]) -> usize {
     files.iter().filter(|file| file.item.reason == Reason::Orphan).count()
 }
@@ -142,7 +140,7 @@ fn count_orphans(files: &[Judged]) -> usize {
 fn plan(files: Vec<Judged>) -> Vec<CleanupItem> {
     let planned = files.into_iter().map(|Judged { mut item, .. }| {
         if item.reason == Reason::Orphan {
-            item.action = DELETE;
+            item.action = Action::Delete;
         }
         item
     });
@@ -162,7 +160,7 @@ fn delete_all(
     for Judged { mut item, below, is_unknown, .. } in files {
         if item.reason == Reason::Orphan && !needed.contains(&PathBuf::from(&item.path)) {
             match interrupt::check().and_then(|()| delete(libvirt, pool, &item)) {
-                Ok(()) => item.action = DELETE,
+                Ok(()) => item.action = Action::Delete,
                 Err(error) => {
                     failed = Some(failed.unwrap_or(error));
                     needed.extend(below);
@@ -182,7 +180,7 @@ fn delete_all(
     match failed {
         None => Ok(items),
         Some(error) => {
-            let deleted = items.iter().filter(|item| item.action == DELETE);
+            let deleted = items.iter().filter(|item| item.action == Action::Delete);
             Err(error.applied(deleted.map(|item| format!("deleted volume '{}'", item.name))))
         }
     }

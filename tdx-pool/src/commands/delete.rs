@@ -55,7 +55,7 @@ impl Item for DeleteItem {
 
     fn row(&self) -> Vec<String> {
         let path = self.path.clone().unwrap_or_default();
-        vec![self.name.clone(), self.action.0.to_owned(), path]
+        vec![self.name.clone(), self.action.to_string(), path]
     }
 
     fn action(&self) -> Option<Action> {
@@ -111,7 +111,7 @@ pub fn run(
         }
     }
     if let Some(error) = failed {
-        let deleted = items.iter().filter(|item| item.action != Action::NONE && !dry_run);
+        let deleted = items.iter().filter(|item| item.action != Action::None && !dry_run);
         return Err(error.applied(deleted.map(|item| format!("deleted volume '{}'", item.name))));
     }
     Ok(Document::new("tdx.pool.delete", items).dry_run(dry_run).warnings(warnings).into())

@@ -94,7 +94,7 @@ impl Item for ImportItem {
     fn row(&self) -> Vec<String> {
         vec![
             self.name.clone(),
-            self.action.0.to_owned(),
+            self.action.to_string(),
             self.format.to_string(),
             Size(self.capacity_bytes).to_string(),
             self.path.clone(),
@@ -214,7 +214,7 @@ fn apply_all(
         match plan.apply(context, libvirt, pool) {
             Ok((item, _)) => items.push(ImportItem { pool_uuid: pool.uuid.clone(), ..item }),
             Err(error) => {
-                let done = items.iter().filter(|item| item.action != Action::NONE);
+                let done = items.iter().filter(|item| item.action != Action::None);
                 return Err(error.applied(done.map(|item| format!("imported '{}'", item.name))));
             }
         }

@@ -42,9 +42,6 @@ pub struct Options {
     pub dry_run: bool,
 }
 
-pub(crate) const IMPORT: Action = Action("import");
-pub(crate) const REPLACE: Action = Action("replace");
-
 /// What it takes to have the image in the pool.
 #[derive(Debug)]
 pub struct Plan {
@@ -100,7 +97,7 @@ impl Plan {
             source,
             options,
             owner,
-            action: IMPORT,
+            action: Action::Import,
             direct,
             sha256: None,
             volume: None,
@@ -113,13 +110,13 @@ impl Plan {
             Existing::Nothing => {}
             Existing::Same(volume) => {
                 writers::check(libvirt, pool.pool_name(), &plan.name, &plan.target())?;
-                plan.action = Action::NONE;
+                plan.action = Action::None;
                 plan.sha256 = volume.sha256.clone();
                 plan.volume = Some(*volume);
             }
             Existing::Different => {
                 plan.check_replace(libvirt, pool.found())?;
-                plan.action = REPLACE;
+                plan.action = Action::Replace;
             }
         }
         plan.check_sha256_early()?;
@@ -128,7 +125,7 @@ impl Plan {
 
     /// Checks the promised digest where nothing will be copied.
     fn check_sha256_early(&mut self) -> Result<()> {
-        if self.options.sha256.is_none() || self.action != Action::NONE && !self.options.dry_run {
+        if self.options.sha256.is_none() || self.action != Action::None && !self.options.dry_run {
             return Ok(());
         }
         let sha256 = match self.sha256.take() {
@@ -147,7 +144,7 @@ impl Plan {
 
     /// Whether another image goes for it.
     pub fn replaces(&self) -> bool {
-        self.action == REPLACE
+        self.action == Action::Replace
     }
 
     /// Fails unless the image that has the name may go. Asked again right before it does: copying
@@ -242,7 +239,7 @@ impl Plan {
         pool: &Pool,
     ) -> Result<(ImportItem, Base)> {
         let base = self.base();
-        if self.action == Action::NONE {
+        if self.action == Action::None {
             self.renew_record();
             return Ok((self.item(&pool.name), base));
         }

@@ -100,12 +100,12 @@ impl Plan {
     /// What [`Plan::apply`] would do.
     pub fn action(&self) -> Result<Action> {
         let Some(pool) = &self.found else {
-            return Ok(Action("create"));
+            return Ok(Action::Create);
         };
         Ok(match (pool.is_active() && !self.folder_lost, wants_autostart(&pool.handle)?) {
-            (false, _) => Action("start"),
-            (true, true) => Action("update"),
-            (true, false) => Action::NONE,
+            (false, _) => Action::Start,
+            (true, true) => Action::Update,
+            (true, false) => Action::None,
         })
     }
 
@@ -156,7 +156,7 @@ impl Plan {
     /// The same, but a pool that needs nothing is taken as libvirt last saw it: looking at a thousand
     /// volumes again takes longer than making a domain.
     pub fn apply_unless_ready(self, libvirt: &Libvirt) -> Result<Pool> {
-        let ready = self.action()? == Action::NONE;
+        let ready = self.action()? == Action::None;
         match self {
             Self { found: Some(pool), .. } if ready => Ok(pool),
             plan => plan.apply(libvirt),

@@ -76,7 +76,7 @@ pub(crate) fn judge(host: &Host, libvirt: &Libvirt, pool: &Pool) -> Result<Vec<J
     for (name, path) in secret::orphans(host, libvirt, &folder, &usage)? {
         let (pool_uuid, pool) = (pool.uuid.clone(), pool.name.clone());
         let path = path.display().to_string();
-        let (reason, action, allocation_bytes) = (Reason::Orphan, Action::NONE, 0);
+        let (reason, action, allocation_bytes) = (Reason::Orphan, Action::None, 0);
         let item = CleanupItem { name, pool, pool_uuid, path, allocation_bytes, reason, action };
         unused.push(Judged { item, keys: Vec::new(), below: Vec::new(), is_unknown: false });
     }
@@ -167,6 +167,6 @@ fn item(pool: &Pool, name: String, path: &Path) -> Result<Option<CleanupItem>> {
         path: canonical(path).display().to_string(),
         allocation_bytes: metadata.blocks() * 512,
         reason,
-        action: Action::NONE,
+        action: Action::None,
     }))
 }

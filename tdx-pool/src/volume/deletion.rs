@@ -22,7 +22,6 @@ use crate::references::{inflight, needs};
 use crate::volume::identity::VolumeIdentity;
 use crate::volume::secret;
 
-const DELETE: Action = Action("delete");
 /// How many volumes are locked at a time: each lock is an open file.
 const LOCKS: usize = 64;
 
@@ -214,11 +213,11 @@ impl<'a> Batch<'a> {
         if let Some(unknown) = needs.unknown(path) {
             return Err(needs::may_need(format!("volume '{name}' may be needed"), unknown));
         }
-        Ok(self.item(name, Some(path.display().to_string()), DELETE))
+        Ok(self.item(name, Some(path.display().to_string()), Action::Delete))
     }
 
     fn absent(&self, name: &str) -> DeleteItem {
-        self.item(name, None, Action::NONE)
+        self.item(name, None, Action::None)
     }
 
     fn item(&self, name: &str, path: Option<String>, action: Action) -> DeleteItem {

@@ -65,7 +65,7 @@ pub fn run(
         false => remove::delete(host, &libvirt, plans, Duration::from_secs(args.timeout)),
     };
     let applied = |removal: &Removal| {
-        let changed = removal.item.action != Action::NONE && !dry_run;
+        let changed = removal.item.action != Action::None && !dry_run;
         changed.then(|| format!("deleted domain '{}'", removal.item.name))
     };
     let removals = parallel::settle(removals, applied)?;

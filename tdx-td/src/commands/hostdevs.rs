@@ -92,7 +92,7 @@ impl Item for HostdevsItem {
         let list = |bdfs: &[Bdf]| bdfs.iter().map(Bdf::to_string).collect::<Vec<_>>().join(" ");
         vec![
             self.name.clone(),
-            self.action.0.to_owned(),
+            self.action.to_string(),
             list(&self.added),
             list(&self.removed),
             list(&self.kept),

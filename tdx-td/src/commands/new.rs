@@ -21,8 +21,8 @@ use crate::domain::item::DomainItem;
 use crate::domain::wait;
 use crate::domain::wait::{OnTimeout, Sign, WaitArgs};
 use crate::host::tuning::plan::Options;
+use crate::remove;
 use crate::scenario::profile;
-use crate::{create, remove};
 
 /// Arguments of `new`.
 #[derive(Debug, Args)]
@@ -163,7 +163,7 @@ fn wait_for(
         Ok(item) => return Ok(item),
         Err(error) => error,
     };
-    if action != create::CREATE || args.on_timeout == OnTimeout::Keep {
+    if action != Action::Create || args.on_timeout == OnTimeout::Keep {
         return Err(error.applied([format!("domain '{name}' is kept")]));
     }
     match remove::remove(&context.host, libvirt, name, &domain.uuid) {

@@ -87,7 +87,7 @@ pub fn run(
         path: plan.path.display().to_string(),
         base: plan.base.path.display().to_string(),
         capacity_bytes: plan.capacity_bytes,
-        action: Action("create"),
+        action: Action::Create,
     };
     if !args.change.dry_run {
         let (pool, applied) = source.make_ready(context, &libvirt, config, &request)?;

@@ -63,9 +63,9 @@ pub fn run(
         };
         let mut caveats = Vec::new();
         let attested = match &attestation {
-            Some(attestation) if !dry_run && (args.attest || action != Action::NONE) => {
+            Some(attestation) if !dry_run && (args.attest || action != Action::None) => {
                 // What was running already is only measured now.
-                if action == Action::NONE && !attestation.is_good(&domain)? {
+                if action == Action::None && !attestation.is_good(&domain)? {
                     return Err(attestation.not_attested());
                 }
                 caveats = attestation.caveats(&definition);

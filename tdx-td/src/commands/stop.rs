@@ -51,7 +51,7 @@ pub fn run(
         let item =
             |action| PowerItem { name: name.clone(), uuid, forced: false, attested: None, action };
         if !power::is_active(&domain, &name)? {
-            return Ok(item(Action::NONE));
+            return Ok(item(Action::None));
         }
         match (dry_run, args.force) {
             (true, _) => {}
@@ -62,7 +62,7 @@ pub fn run(
                 }
             }
         }
-        Ok(PowerItem { forced: args.force, ..item(Action("stop")) })
+        Ok(PowerItem { forced: args.force, ..item(Action::Stop) })
     };
     let stopped = parallel::map(wanted, parallel::GUESTS, stop);
     let items = parallel::settle(stopped, |item| item.applied(dry_run))?;

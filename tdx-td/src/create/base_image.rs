@@ -285,7 +285,7 @@ impl Source {
         if let Image::Import(plan) = self.image {
             let imported = plan.apply(context, libvirt, &pool);
             let (item, base) = imported.map_err(|error| error.applied(applied.clone()))?;
-            if item.action().is_some_and(|action| action != Action::NONE) {
+            if item.action().is_some_and(|action| action != Action::None) {
                 applied.push(format!("imported volume '{}'", base.name));
             }
         }

@@ -268,7 +268,7 @@ impl<'a> Plan<'a> {
             }
             None => {
                 let definition = Definition::parse(self.xml.clone())?;
-                Ok((definition.item(None, State::Running, false), CREATE))
+                Ok((definition.item(None, State::Running, false), Action::Create))
             }
         }
     }
@@ -290,7 +290,7 @@ impl<'a> Plan<'a> {
         let item = observed(&domain, &name)
             .map_err(|error| error.applied([format!("created domain '{name}'")]))
             .map_err(|error| or_gone(&domain, &name, error))?;
-        Ok((item, CREATE))
+        Ok((item, Action::Create))
     }
 
     fn create(self, context: &Context, config: &Config, request: &ImageRequest) -> Result<Domain> {
@@ -396,9 +396,6 @@ fn define_and_start(
         }
     }
 }
-
-/// A domain that was not there was made.
-pub const CREATE: Action = Action("create");
 
 /// In what the domain that has the name is not what is asked for, in words; `other_format` is how it uses
 /// the user's own image, and how it should.

@@ -47,7 +47,7 @@ impl Item for PowerItem {
 
     fn row(&self) -> Vec<String> {
         let forced = if self.forced { "yes" } else { "no" };
-        vec![self.name.clone(), self.action.0.to_owned(), forced.to_owned()]
+        vec![self.name.clone(), self.action.to_string(), forced.to_owned()]
     }
 
     fn action(&self) -> Option<Action> {
@@ -58,8 +58,8 @@ impl Item for PowerItem {
 impl PowerItem {
     /// A sentence for the error of a command that failed for another domain.
     pub fn applied(&self, dry_run: bool) -> Option<String> {
-        let changed = self.action != Action::NONE && !dry_run;
-        changed.then(|| format!("{} domain '{}'", self.action.0, self.name))
+        let changed = self.action != Action::None && !dry_run;
+        changed.then(|| format!("{} domain '{}'", self.action, self.name))
     }
 }
 
@@ -86,36 +86,38 @@ pub fn is_off(domain: &Domain, name: &str) -> bool {
 /// Errors: `conflict` for a crashed guest that libvirt keeps to be looked at.
 pub fn to_run(domain: &Domain, name: &str) -> Result<Action> {
     match state(domain, name)? {
-        State::Off => Ok(Action("start")),
-        State::Paused => Ok(Action("resume")),
-        State::PmSuspended => Ok(Action("wake")),
-        State::Crashed if !is_active(domain, name)? => Ok(Action("start")),
+        State::Off => Ok(Action::Start),
+        State::Paused => Ok(Action::Resume),
+        State::PmSuspended => Ok(Action::Wake),
+        State::Crashed if !is_active(domain, name)? => Ok(Action::Start),
         State::Crashed => Err(Error::conflict(format!("domain '{name}' has crashed"))
             .hint("tdx-td stop --force ends it; then it can be started")),
-        State::None | State::Running | State::Idle | State::Shutdown => Ok(Action::NONE),
+        State::None | State::Running | State::Idle | State::Shutdown => Ok(Action::None),
     }
 }
 
 /// Has the domain running. Returns what it took; nothing when another command was faster.
 pub fn bring_up(domain: &Domain, name: &str) -> Result<Action> {
     let action = to_run(domain, name)?;
-    if action == Action::NONE {
+    if action == Action::None {
         return Ok(action);
     }
-    let doing = format_args!("{} domain '{name}'", action.0);
+    let doing = format_args!("{action} domain '{name}'");
     log::step(doing);
     let reason_before = shutoff_reason(domain);
-    let done = match action.0 {
-        "start" => domain.create(),
-        "resume" => domain.resume(),
+    let done = match action {
+        Action::Start => domain.create(),
+        Action::Resume => domain.resume(),
         _ => domain.pm_wakeup(0),
     };
     match done {
         Ok(()) => Ok(action),
         Err(_) if state(domain, name).is_ok_and(|state| state == State::Running) => {
-            Ok(Action::NONE)
+            Ok(Action::None)
         }
-        Err(error) if action.0 == "start" => Err(not_started(error, domain, name, reason_before)),
+        Err(error) if action == Action::Start => {
+            Err(not_started(error, domain, name, reason_before))
+        }
         Err(error) => Err(failure(error, doing)),
     }
 }

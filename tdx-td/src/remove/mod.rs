@@ -68,7 +68,7 @@ impl Item for DeleteItem {
         let kept: Vec<&str> = self.kept.iter().map(|file| file.path.as_str()).collect();
         vec![
             self.name.clone(),
-            self.action.0.to_owned(),
+            self.action.to_string(),
             forced.to_owned(),
             self.deleted.join(" "),
             kept.join(" "),
@@ -160,7 +160,7 @@ pub fn preview(libvirt: &Libvirt, plans: Vec<Result<RemovalPlan>>) -> Result<Vec
     let files = preview_files(libvirt, &plans)?;
     let preview = |(plan, files): (Result<RemovalPlan>, DomainFiles)| {
         let plan = plan?;
-        let action = if plan.target().is_some() { Action("delete") } else { Action::NONE };
+        let action = if plan.target().is_some() { Action::Delete } else { Action::None };
         let DomainFiles { mut deleted, kept, warnings, .. } = files;
         deleted.extend(plan.keep.iter().map(Keep::shown));
         let released = plan.devices.devices().into_iter().collect();

@@ -153,7 +153,7 @@ impl Removing {
         }
         let did_something = self.is_undefined || self.end.is_some() || self.plan.keep.is_some();
         let item = DeleteItem {
-            action: if did_something { Action("delete") } else { Action::NONE },
+            action: if did_something { Action::Delete } else { Action::None },
             forced: self.end == Some(End::Forced),
             name: self.plan.name,
             deleted,

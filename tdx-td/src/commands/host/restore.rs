@@ -71,7 +71,7 @@ impl Item for RestoreItem {
             self.path.clone(),
             self.current.clone().unwrap_or_default(),
             self.previous.clone().unwrap_or_default(),
-            self.action.0.to_owned(),
+            self.action.to_string(),
             self.note.clone().unwrap_or_default(),
         ]
     }
@@ -213,9 +213,9 @@ fn item(step: &Step) -> RestoreItem {
         previous: told(knob, before).filter(|_| step.fate() != Fate::Stays),
         scenarios: by.clone(),
         action: match step.fate() {
-            Fate::Back if removed => Action("remove"),
-            Fate::Back => Action("restore"),
-            _ => Action::NONE,
+            Fate::Back if removed => Action::Remove,
+            Fate::Back => Action::Restore,
+            _ => Action::None,
         },
         note: left(step).or_else(|| match step.fate() {
             Fate::Same => Some("it is as it was before".to_owned()),

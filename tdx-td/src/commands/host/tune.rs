@@ -87,7 +87,7 @@ impl TuneItem {
             path: path.map(str::to_owned),
             current: current.map(str::to_owned),
             wanted: wanted.to_owned(),
-            action: Action::NONE,
+            action: Action::None,
             in_force: false,
             persistent: false,
             note: None,
@@ -121,7 +121,7 @@ impl Item for TuneItem {
             self.path.clone().unwrap_or_default(),
             self.current.clone().unwrap_or_default(),
             self.wanted.clone(),
-            self.action.0.to_owned(),
+            self.action.to_string(),
             self.note.clone().unwrap_or_default(),
         ]
     }
@@ -210,7 +210,7 @@ impl Plan {
     /// A sentence for each setting that is not as the scenario recommends.
     pub fn differences(&self) -> Vec<String> {
         let differs = |item: &&TuneItem| {
-            !item.in_force || !matches!(item.action, Action::NONE | Action("persist"))
+            !item.in_force || !matches!(item.action, Action::None | Action::Persist)
         };
         let told = |item: &TuneItem| {
             let (setting, wanted) = (&item.setting, &item.wanted);
@@ -319,7 +319,7 @@ pub fn run(
     if !dry_run {
         plan.check()?;
         if plan.has_changes() {
-            let count = plan.items.iter().filter(|item| item.action != Action::NONE).count();
+            let count = plan.items.iter().filter(|item| item.action != Action::None).count();
             context.confirm(
                 args.change,
                 &format!("change {count} settings of this host for scenario {scenario}?"),

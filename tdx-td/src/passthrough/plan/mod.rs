@@ -250,7 +250,7 @@ impl Planned {
             live: self.plug.union(&self.unplug).copied().collect(),
             running: self.running,
             diff: self.diff.clone(),
-            action: if self.changes() { Action("update") } else { Action::NONE },
+            action: if self.changes() { Action::Update } else { Action::None },
         }
     }
 

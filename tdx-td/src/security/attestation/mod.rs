@@ -132,16 +132,16 @@ impl<'a> Attestation<'a> {
     pub fn bring_up(&self, domain: &Domain) -> Result<Action> {
         let name = &self.name;
         let action = power::to_run(domain, name)?;
-        let started = action == Action("start");
+        let started = action == Action::Start;
         match action {
-            Action::NONE => return Ok(action),
+            Action::None => return Ok(action),
             _ if started => power::start_paused(domain, name)?,
             _ => {}
         }
         let good = interrupt::check().and_then(|()| self.is_good(domain));
         let error = match good.and_then(|good| interrupt::check().map(|()| good)) {
             // Not started again: that guest would not have been measured.
-            Ok(true) => match power::resume(domain, name, action == Action("wake")) {
+            Ok(true) => match power::resume(domain, name, action == Action::Wake) {
                 Ok(()) => return Ok(action),
                 Err(error) if !started => return Err(error),
                 Err(error) => error,
@@ -197,7 +197,7 @@ pub fn bring_up(
     match Attestation::of(host, libvirt, definition)? {
         None => power::bring_up(domain, &name),
         Some(attestation) => {
-            if power::to_run(domain, &name)? != Action::NONE {
+            if power::to_run(domain, &name)? != Action::None {
                 attestation.check(definition)?;
             }
             attestation.bring_up(domain)

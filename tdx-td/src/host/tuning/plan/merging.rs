@@ -23,7 +23,7 @@ impl Draft {
             self.number(observed, "host.ksm_merge_across_nodes", ksm::MERGE, current, digit(merge));
             let shared = now.as_ref().map_or(0, |ksm| ksm.shared);
             if let Some(item) =
-                self.items.last_mut().filter(|i| i.action == Action("set") && shared > 0)
+                self.items.last_mut().filter(|i| i.action == Action::Set && shared > 0)
             {
                 item.say(&format!(
                     "{shared} pages that stand for several are taken apart first, which takes memory"
@@ -39,7 +39,7 @@ impl Draft {
                 && on == Switch(false)
             {
                 want.holds = true;
-                item.action = if item.action == Action("set") { Action::NONE } else { item.action };
+                item.action = if item.action == Action::Set { Action::None } else { item.action };
             }
             if let Some(item) = self.items.last_mut().filter(|_| !observed.has_systemd) {
                 item.say("units of systemd are not looked at: it does not run here");
@@ -73,15 +73,15 @@ impl Draft {
         };
         want(Tunable::Running(unit.name.clone()), unit.running(), running);
         if unit.running() != running {
-            item.action = Action(if on { "start" } else { "stop" });
+            item.action = if on { Action::Start } else { Action::Stop };
         }
         let can_be_enabled = matches!(unit.file_state.as_str(), "enabled" | "disabled");
         item.persistent = unit.file_state == file || (self.options.persist && can_be_enabled);
         if self.options.persist && can_be_enabled {
             want(Tunable::Enabled(unit.name.clone()), &unit.file_state, file);
             item.wanted = state(running, file);
-            if unit.file_state != file && item.action == Action::NONE {
-                item.action = Action("persist");
+            if unit.file_state != file && item.action == Action::None {
+                item.action = Action::Persist;
             }
         }
         self.items.push(item);

@@ -104,7 +104,7 @@ impl Draft {
         match now {
             None => item.say("this kernel has no such thing"),
             Some(now) => {
-                item.action = if holds { Action::NONE } else { Action("set") };
+                item.action = if holds { Action::None } else { Action::Set };
                 let (setting, value) = (setting.to_owned(), value.to_owned());
                 self.wants.push(Want { setting, knob, now, value, holds });
             }
@@ -124,8 +124,8 @@ impl Draft {
                 item.say(&format!("{} sets it otherwise at the next boot", line.file));
             }
             There::Other | There::Nothing if self.options.persist => {
-                if item.action == Action::NONE {
-                    item.action = Action("persist");
+                if item.action == Action::None {
+                    item.action = Action::Persist;
                 }
                 self.lines.push(line.clone());
             }

@@ -50,7 +50,7 @@ impl Draft {
             item.in_force = same || (reload && now.is_some());
             match now {
                 _ if same => {}
-                Some(_) if reload => item.action = Action("reload"),
+                Some(_) if reload => item.action = Action::Reload,
                 Some(_) if self.options.persist => {
                     item.say("holds after a reboot, or when the module is loaded again");
                 }

@@ -106,7 +106,7 @@ fn what_there_is_not_is_said_of_each_setting() {
     let draft = draft(&observed, &wanted("td", &["host.hugepages=1"]), Options::default()).unwrap();
     assert!(draft.wants.is_empty() && draft.items.len() == 7, "{draft:#?}");
     for item in &draft.items {
-        assert!(!item.in_force && item.note.is_some() && item.action == Action::NONE, "{item:?}");
+        assert!(!item.in_force && item.note.is_some() && item.action == Action::None, "{item:?}");
     }
 }
 
