@@ -16,7 +16,6 @@ pub mod image;
 pub mod libvirt;
 pub mod name;
 mod nearest;
-pub mod order;
 pub mod parallel;
 pub mod secret;
 pub mod system;
