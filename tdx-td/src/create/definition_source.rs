@@ -6,8 +6,8 @@ use common::libvirt::Libvirt;
 use common::{Error, Result};
 
 use crate::capability::Security;
-use crate::create::disk_plan::Kind;
-use crate::create::identity::Identity;
+use crate::create::disk_plan::DiskKind;
+use crate::create::identity::DomainIdentity;
 use crate::create::ports::PortRequest;
 use crate::create::settings::{GuestArgs, Settings};
 use crate::domain_xml::builder::Guest;
@@ -16,14 +16,14 @@ use crate::scenario::resolve::Choice;
 
 /// What a definition is made from.
 #[derive(Debug)]
-pub enum Blueprint {
+pub enum DefinitionSource {
     /// The built-in definition.
     BuiltIn(Box<Settings>),
     /// A user's template.
     Template(Box<Fitting>),
 }
 
-impl Blueprint {
+impl DefinitionSource {
     /// Settles what the guest is to have and, when it is to be made, checks it against the host.
     ///
     /// Errors: those of [`Settings::new`] and [`Fitting::new`].
@@ -32,7 +32,7 @@ impl Blueprint {
         libvirt: &Libvirt,
         config: &Config,
         args: &GuestArgs,
-        kind: Kind,
+        kind: DiskKind,
         making: bool,
     ) -> Result<Self> {
         match &args.xml_template {
@@ -105,7 +105,7 @@ impl Blueprint {
     /// The definition of one domain, and what of a template was translated.
     ///
     /// Errors: those of [`Guest::to_xml`] and [`Fitting::to_xml`].
-    pub fn to_xml(&self, identity: &Identity<'_>) -> Result<(String, Vec<String>)> {
+    pub fn to_xml(&self, identity: &DomainIdentity<'_>) -> Result<(String, Vec<String>)> {
         match self {
             Self::BuiltIn(settings) => {
                 Guest { settings, identity }.to_xml().map(|xml| (xml, Vec::new()))

@@ -12,7 +12,7 @@ use crate::passthrough::Devices;
 
 /// What makes a domain this one and no other of the same blueprint.
 #[derive(Debug, Clone, Copy)]
-pub struct Identity<'a> {
+pub struct DomainIdentity<'a> {
     /// Name.
     pub name: &'a str,
     /// UUID.

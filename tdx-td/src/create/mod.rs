@@ -36,11 +36,11 @@ use crate::capability::{self, Security};
 use crate::commands::names;
 use crate::create::base_image::ImageRequest;
 use crate::create::cloud_init::{Seed, SeedArgs};
-use crate::create::definition_source::Blueprint;
+use crate::create::definition_source::DefinitionSource;
 use crate::create::disk::Disk;
-use crate::create::disk_plan::Drive;
-use crate::create::identity::{Identity, default_name, new_uuid};
-use crate::create::ports::Port;
+use crate::create::disk_plan::DiskPlan;
+use crate::create::identity::{DomainIdentity, default_name, new_uuid};
+use crate::create::ports::PortReservation;
 use crate::create::settings::{GuestArgs, domain_name};
 use crate::domain::definition::Definition;
 use crate::domain::item::DomainItem;
@@ -56,7 +56,7 @@ use crate::security::attestation::session::Order;
 
 /// What it takes to have the domain.
 #[derive(Debug)]
-pub struct Plan<'a> {
+pub struct CreationPlan<'a> {
     /// The domain's name.
     pub name: String,
     /// What would be defined.
@@ -71,11 +71,11 @@ pub struct Plan<'a> {
     /// against. `new` refuses such a guest; for others this is a warning, here as well.
     pub memory_shortage: Option<Error>,
     /// Whether the definition is a user's.
-    by_user: bool,
+    is_template: bool,
     libvirt: &'a Libvirt,
     /// Ours until the domain has it.
-    _port: Option<Port>,
-    drive: Drive,
+    _port: Option<PortReservation>,
+    disk: DiskPlan,
     seed: Option<seed_volume::Plan>,
     handover: Option<Handover>,
     /// How it is to be attested.
@@ -87,7 +87,7 @@ pub struct Plan<'a> {
     overwrites: Option<String>,
 }
 
-impl<'a> Plan<'a> {
+impl<'a> CreationPlan<'a> {
     /// Looks at everything that can fail: host, network, pool, image, name.
     ///
     /// Errors: those of [`Blueprint::new`] and [`Drive::plan`]; `conflict` when QEMU could not
@@ -106,19 +106,19 @@ impl<'a> Plan<'a> {
         };
         let asked = (request, devices, guest);
         let Some(domain) = existing else {
-            return Self::of(context, libvirt, config, asked, None);
+            return Self::build(context, libvirt, config, asked, None);
         };
         let name = guest.name.as_deref().unwrap_or_default();
         let there = definition::inactive(&domain, name);
-        let there = there.map_err(|error| or_gone(&domain, name, error))?;
+        let there = there.map_err(|error| or_deleted_meanwhile(&domain, name, error))?;
         // What is there already needs nothing more of the host.
-        let plan = Self::of(context, libvirt, config, asked, Some(&there))?;
+        let plan = Self::build(context, libvirt, config, asked, Some(&there))?;
         let stated = request.format.flag;
-        let other_format = plan.drive.other_format(stated, &there).zip(stated);
+        let other_format = plan.disk.other_format(stated, &there).zip(stated);
         match differences(&there, name, &plan.metadata, other_format)? {
             None => Ok(Self { existing: Some(domain), ..plan }),
             Some(_) if guest.overwrite => {
-                let mut plan = Self::of(context, libvirt, config, asked, None)?;
+                let mut plan = Self::build(context, libvirt, config, asked, None)?;
                 let going = there;
                 plan.warnings.push(format!(
                     "domain '{}' ({}) is deleted for it, with its own disks",
@@ -127,12 +127,12 @@ impl<'a> Plan<'a> {
                 ));
                 Ok(Self { overwrites: Some(going.uuid()), ..plan })
             }
-            Some(how) => Err(taken(&plan.name, &format!("differs: {how}"))),
+            Some(how) => Err(name_taken(&plan.name, &format!("differs: {how}"))),
         }
     }
 
     /// Builds the plan; for a domain that is there, as `existing`, without what only making one needs.
-    fn of(
+    fn build(
         context: &Context,
         libvirt: &'a Libvirt,
         config: &Config,
@@ -142,11 +142,11 @@ impl<'a> Plan<'a> {
         let making = existing.is_none();
         let disk_size = request.disk_size;
         let kind = guest.drive.kind(request.is_named());
-        let blueprint = Blueprint::new(context, libvirt, config, guest, kind, making)?;
+        let blueprint = DefinitionSource::new(context, libvirt, config, guest, kind, making)?;
         let owner = owner::of_qemu(libvirt)?;
         let choice = blueprint.choice();
         let owner_and_existing = (owner, existing);
-        let drive = Drive::plan(
+        let drive = DiskPlan::plan(
             context,
             libvirt,
             config,
@@ -178,7 +178,7 @@ impl<'a> Plan<'a> {
         let metadata = Metadata::new(&uuid, drive.pool_name(), &disk, seed_path, request);
         let port = match blueprint.port() {
             // Its own port is taken: by itself.
-            Some(wanted) if making => Some(Port::choose(libvirt, wanted)?),
+            Some(wanted) if making => Some(PortReservation::choose(libvirt, wanted)?),
             _ => None,
         };
         let name = match &guest.name {
@@ -188,7 +188,7 @@ impl<'a> Plan<'a> {
                     .hint("choose a --name")
             })?,
         };
-        let identity = Identity {
+        let identity = DomainIdentity {
             name: &name,
             uuid: &uuid,
             disk: &disk,
@@ -230,11 +230,11 @@ impl<'a> Plan<'a> {
             memory_shortage: shortage.filter(|_| security != Security::None).map(|message| {
                 Error::unsupported(message).hint("--memory says how much the guest gets")
             }),
-            by_user: blueprint.is_template(),
+            is_template: blueprint.is_template(),
             warnings,
             libvirt,
             _port: port,
-            drive,
+            disk: drive,
             seed,
             handover,
             order,
@@ -259,12 +259,12 @@ impl<'a> Plan<'a> {
     }
 
     /// The domain as [`Plan::apply`] would leave it, and what that would take.
-    pub fn imagined(&self, context: &Context) -> Result<(DomainItem, Action)> {
+    pub fn preview(&self, context: &Context) -> Result<(DomainItem, Action)> {
         let name = &self.name;
         match &self.existing {
             Some(domain) => {
                 let action = passthrough::imagined(&context.host, self.libvirt, domain, name)?;
-                Ok((observed(domain, name)?, action))
+                Ok((read_item(domain, name)?, action))
             }
             None => {
                 let definition = Definition::parse(self.xml.clone())?;
@@ -283,13 +283,13 @@ impl<'a> Plan<'a> {
         let name = self.name.clone();
         if let Some(domain) = &self.existing {
             let done = passthrough::bring_up(&context.host, self.libvirt, domain, &name)
-                .and_then(|action| Ok((observed(domain, &name)?, action)));
-            return done.map_err(|error| or_gone(domain, &name, error));
+                .and_then(|action| Ok((read_item(domain, &name)?, action)));
+            return done.map_err(|error| or_deleted_meanwhile(domain, &name, error));
         }
         let domain = self.create(context, config, request)?;
-        let item = observed(&domain, &name)
+        let item = read_item(&domain, &name)
             .map_err(|error| error.applied([format!("created domain '{name}'")]))
-            .map_err(|error| or_gone(&domain, &name, error))?;
+            .map_err(|error| or_deleted_meanwhile(&domain, &name, error))?;
         Ok((item, Action::Create))
     }
 
@@ -297,7 +297,7 @@ impl<'a> Plan<'a> {
         let name = &self.name;
         let (in_pool, asked) = (self.seed.is_some(), self.overwrites.is_some());
         // Until the domain is there to be seen: tdx-pool deletes what nothing uses.
-        let _kept = match self.drive.disk() {
+        let _kept = match self.disk.disk() {
             Disk::Given { path, .. } => {
                 let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 Some(Kept::begin(&context.host, &name)?)
@@ -305,12 +305,12 @@ impl<'a> Plan<'a> {
             _ => None,
         };
         let (drive, pool, mut applied) =
-            self.drive.make_ready(context, self.libvirt, config, request, (in_pool, asked))?;
+            self.disk.prepare(context, self.libvirt, config, request, (in_pool, asked))?;
         let create = || drive.create(context, self.libvirt, pool.as_ref(), self.owner);
         // What was goes only when the new disk is there.
         let mut early = None;
         if let Some(uuid) = &self.overwrites {
-            early = Some(make_way(context, self.libvirt, name, uuid, create()?)?);
+            early = Some(remove_overwritten(context, self.libvirt, name, uuid, create()?)?);
             applied.push(format!("deleted the domain '{name}' that was"));
         }
         let carry_out = |order: &Order| order.carry_out(context, self.libvirt, name, &self.xml);
@@ -329,7 +329,7 @@ impl<'a> Plan<'a> {
                     Err(error) => return Err(undo_volumes(self.libvirt, volumes, error)),
                 }
             }
-            define_and_start(context, self.libvirt, name, (xml, self.by_user), volumes)
+            define_and_start(context, self.libvirt, name, (xml, self.is_template), volumes)
         };
         let made = interrupt::check()
             .and_then(|()| passthrough::with(&context.host, self.handover, build));
@@ -359,7 +359,7 @@ fn memory_shortage(context: &Context, libvirt: &Libvirt, memory: Size) -> Result
 /// the disk of the domain that comes in its place.
 ///
 /// Errors: those of [`remove::remove`]; the disk is deleted then.
-fn make_way(
+fn remove_overwritten(
     context: &Context,
     libvirt: &Libvirt,
     name: &str,
@@ -391,7 +391,7 @@ fn define_and_start(
     match started {
         Ok(_) => Ok(domain),
         Err(error) => {
-            let error = or_gone(&domain, name, error);
+            let error = or_deleted_meanwhile(&domain, name, error);
             Err(undo(libvirt, &domain, name, volumes, error))
         }
     }
@@ -408,14 +408,14 @@ fn differences(
     other_format: Option<(Format, Format)>,
 ) -> Result<Option<String>> {
     let record = there.metadata.as_ref();
-    let record = record.ok_or_else(|| taken(name, "was not made by these tools"))?;
+    let record = record.ok_or_else(|| name_taken(name, "was not made by these tools"))?;
     let mut differences = record.differences(wanted);
     differences.extend(other_format.map(|(is, not)| format!("image_format is {is}, not {not}")));
     Ok((!differences.is_empty()).then(|| differences.join("; ")))
 }
 
 /// The error of work on a domain; that it is gone, if it is.
-fn or_gone(domain: &Domain, name: &str, error: Error) -> Error {
+fn or_deleted_meanwhile(domain: &Domain, name: &str, error: Error) -> Error {
     match power::is_deleted(domain) {
         true => {
             Error::conflict(format!("domain '{name}' was deleted by another command meanwhile"))
@@ -425,7 +425,7 @@ fn or_gone(domain: &Domain, name: &str, error: Error) -> Error {
     }
 }
 
-fn taken(name: &str, how: &str) -> Error {
+fn name_taken(name: &str, how: &str) -> Error {
     Error::conflict(format!("domain '{name}' exists and {how}"))
         .hint("choose another --name, or delete it first")
 }
@@ -499,7 +499,7 @@ fn undo_volumes(
 }
 
 /// The domain as it is now.
-fn observed(domain: &Domain, name: &str) -> Result<DomainItem> {
+fn read_item(domain: &Domain, name: &str) -> Result<DomainItem> {
     let doing = format_args!("read domain '{name}'");
     let definition = Definition::parse(domain.xml_desc(0).context(doing)?)?;
     let autostart = domain.autostart().context(doing)?;

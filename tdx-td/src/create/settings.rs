@@ -13,7 +13,7 @@ use common::{Error, Result};
 use crate::capability::{self, Capacity, Security, VirtType, VirtTypeArg};
 use crate::create::base_image::{ImageArgs, ImageRequest};
 use crate::create::cloud_init::SeedArgs;
-use crate::create::disk_plan::{DriveArgs, Kind};
+use crate::create::disk_plan::{DiskArgs, DiskKind};
 use crate::create::ports::PortRequest;
 use crate::domain::metadata::TEMPLATE;
 use crate::domain_xml::template::dialect::Dialect;
@@ -73,7 +73,7 @@ pub struct GuestArgs {
     pub seed: SeedArgs,
     /// Its disk, when it is no overlay.
     #[command(flatten)]
-    pub drive: DriveArgs,
+    pub drive: DiskArgs,
     /// Devices of the host.
     #[command(flatten)]
     pub devices: DeviceArgs,
@@ -159,7 +159,7 @@ impl Settings {
         libvirt: &Libvirt,
         config: &Config,
         args: &GuestArgs,
-        kind: Kind,
+        kind: DiskKind,
         making: bool,
     ) -> Result<Self> {
         let scenario = args.scenario.scenario(context)?;

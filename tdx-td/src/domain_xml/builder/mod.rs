@@ -12,7 +12,7 @@ use common::xml::Element;
 use common::{Error, Result};
 
 use crate::capability::VirtType;
-use crate::create::identity::Identity;
+use crate::create::identity::DomainIdentity;
 use crate::create::settings::Settings;
 use crate::firmware::selection::Wanted;
 use crate::scenario::enums::{Boot, MemoryBacking, Ticks};
@@ -30,7 +30,7 @@ pub struct Guest<'a> {
     /// What it is to have.
     pub settings: &'a Settings,
     /// What makes it this one.
-    pub identity: &'a Identity<'a>,
+    pub identity: &'a DomainIdentity<'a>,
 }
 
 /// The namespace of raw arguments for QEMU.

@@ -9,7 +9,7 @@ use common::xml::{Document, Edit, Element, Node};
 use common::{Error, Result};
 
 use crate::capability::{self, Security, VirtType};
-use crate::create::identity::Identity;
+use crate::create::identity::DomainIdentity;
 use crate::create::ports::PortRequest;
 use crate::create::settings;
 use crate::create::settings::GuestArgs;
@@ -125,7 +125,7 @@ impl Fitting {
     ///
     /// Errors: those of [`Template::fill`] and [`BaseImage::check`]; `invalid_input` for an overlay that is
     /// not used as one.
-    pub fn to_xml(&self, identity: &Identity<'_>) -> Result<(String, Vec<String>)> {
+    pub fn to_xml(&self, identity: &DomainIdentity<'_>) -> Result<(String, Vec<String>)> {
         let (overlay, base) = disks::overlay_of(identity)?;
         let (fixed, changes) = match self.fix {
             true => {
@@ -237,7 +237,7 @@ fn quote_service(root: Node<'_>) -> Option<PathBuf> {
 }
 
 /// Writes in the domain's name, its UUID and our record.
-fn identify<'a>(edit: &mut Edit<'a>, root: Node<'a>, identity: &Identity<'_>) -> Result<()> {
+fn identify<'a>(edit: &mut Edit<'a>, root: Node<'a>, identity: &DomainIdentity<'_>) -> Result<()> {
     for (name, text) in [("name", identity.name), ("uuid", identity.uuid)] {
         match root.child(name) {
             Some(node) => edit.set_text(node, text),
