@@ -9,7 +9,7 @@ use std::path::Path;
 
 use common::units::Size;
 use common::xml::Element;
-use common::{Error, Result};
+use common::{ErrorKind, Result, text};
 
 use crate::capability::VirtType;
 use crate::create::identity::DomainIdentity;
@@ -199,6 +199,5 @@ fn slirp(socket: SocketAddr) -> Element {
 
 /// A path as XML can hold it.
 pub(crate) fn utf8(path: &Path) -> Result<&str> {
-    path.to_str()
-        .ok_or_else(|| Error::invalid_input(format!("path {} is not UTF-8", path.display())))
+    text::utf8("path", path, ErrorKind::InvalidInput)
 }
