@@ -57,7 +57,7 @@ impl UserImage {
 
     /// Checks again what may have changed since, right before a guest gets the image.
     ///
-    /// Errors: those of [`OwnImage::find`].
+    /// Errors: those of [`UserImage::find`].
     pub fn check_again(&self, libvirt: &Libvirt) -> Result<()> {
         self.check_header(&open(&self.path)?)?;
         self.check_users(libvirt)

@@ -229,7 +229,7 @@ impl BaseSource {
     /// Finds pool and image again, after a question that may have waited for long, or work of others. The
     /// definition is made for `base`, and for no other.
     ///
-    /// Errors: those of [`Source::find`]; `conflict` for another image.
+    /// Errors: those of [`BaseSource::find`]; `conflict` for another image.
     pub fn find_again(
         base: &Base,
         context: &Context,

@@ -9,6 +9,7 @@ use crate::capability::Security;
 use crate::create::disk_plan::DiskKind;
 use crate::create::identity::DomainIdentity;
 use crate::create::ports::PortRequest;
+use crate::create::purpose::Purpose;
 use crate::create::settings::{GuestArgs, Settings};
 use crate::domain_xml::builder::Guest;
 use crate::domain_xml::template::fill::Fitting;
@@ -33,24 +34,24 @@ impl DefinitionSource {
         config: &Config,
         args: &GuestArgs,
         kind: DiskKind,
-        making: bool,
+        purpose: Purpose,
     ) -> Result<Self> {
         match &args.xml_template {
             // clap drops this requirement when the template could not be given beside other flags.
             None if args.fix_template => Err(Error::usage("--fix-template needs --xml-template")),
             None => {
-                let settings = Settings::new(context, libvirt, config, args, kind, making)?;
+                let settings = Settings::new(context, libvirt, config, args, kind, purpose)?;
                 Ok(Self::BuiltIn(Box::new(settings)))
             }
             Some(path) => {
-                let fitting = Fitting::new(context, libvirt, path, args, making)?;
+                let fitting = Fitting::new(context, libvirt, path, args, purpose)?;
                 Ok(Self::Template(Box::new(fitting)))
             }
         }
     }
 
     /// What was settled of guest, disk and host; none of a template.
-    pub fn choice(&self) -> Option<&Choice> {
+    pub fn scenario(&self) -> Option<&Choice> {
         match self {
             Self::BuiltIn(settings) => Some(&settings.choice),
             Self::Template(_) => None,

@@ -102,7 +102,7 @@ enum Volume {
 impl DiskPlan {
     /// Finds what the disk is backed by, and plans it; `existing` is the domain that has it already.
     ///
-    /// Errors: those of [`Source::find`]; `conflict` for settings that such a disk cannot have, and for
+    /// Errors: those of [`BaseSource::find`]; `conflict` for settings that such a disk cannot have, and for
     /// a base image that QEMU could not read; `not_found` and `invalid_input` for images.
     pub fn plan(
         context: &Context,
@@ -278,7 +278,7 @@ pub struct PreparedDisk {
 impl PreparedDisk {
     /// Makes the disk, or looks again at the user's own.
     ///
-    /// Errors: what libvirt says; those of [`OwnImage::check_again`].
+    /// Errors: what libvirt says; those of [`UserImage::check_again`].
     pub fn create(
         &self,
         context: &Context,

@@ -219,7 +219,7 @@ impl Choice {
         (security, virt_type, kind): (Security, VirtType, DiskKind),
     ) -> Result<Self> {
         let mut layers = scenario.layers(security)?;
-        let boot_cd = args.drive.cdrom.is_some() && args.scenario.boot.is_none();
+        let boot_cd = args.disk.cdrom.is_some() && args.scenario.boot.is_none();
         let [machine, boot] = args.scenario.said();
         let said = [
             machine,
@@ -227,7 +227,7 @@ impl Choice {
             Said("--memory", "guest.memory", args.memory.map(exact)),
             Said("--vcpus", "guest.vcpus", args.vcpus.map(Value::from)),
             Said("--network", "guest.network", args.network.clone().map(Value::from)),
-            Said("--blank", "storage.capacity", args.drive.blank.map(exact)),
+            Said("--blank", "storage.capacity", args.disk.blank.map(exact)),
             Said("--cdrom", "guest.boot", boot_cd.then(|| "cdrom".into())),
         ];
         let disk_folder = args.scenario.assignments.put(&mut layers, config, said)?;

@@ -11,6 +11,7 @@ use common::{Error, Result};
 use crate::capability::{self, Security, VirtType};
 use crate::create::identity::DomainIdentity;
 use crate::create::ports::PortRequest;
+use crate::create::purpose::Purpose;
 use crate::create::settings;
 use crate::create::settings::GuestArgs;
 use crate::domain::definition;
@@ -52,7 +53,7 @@ impl Fitting {
         libvirt: &Libvirt,
         path: &Path,
         args: &GuestArgs,
-        making: bool,
+        purpose: Purpose,
     ) -> Result<Self> {
         if args.launch.any() {
             return Err(Error::usage("a template says itself how its guest is protected")
@@ -70,14 +71,14 @@ impl Fitting {
         dialect::check_tdx(document)?;
         disks::check_formats(document.root())?;
         check_resizable(document.root(), args)?;
-        if making && libvirt.is_local() {
+        if purpose.is_create() && libvirt.is_local() {
             disks::check_headers(document.root())?;
         }
-        let warnings = match making {
+        let warnings = match purpose.is_create() {
             true => check_host(context, libvirt, document.root(), args)?,
             false => Vec::new(),
         };
-        let volumes = match making {
+        let volumes = match purpose.is_create() {
             true => VolumePath::all(libvirt, document.root())?,
             false => Vec::new(),
         };
