@@ -1,6 +1,5 @@
 //! Two commands that change one host at the same time, where the host is made of files (`--sysroot`).
 
-#![allow(dead_code, reason = "every test file uses a part of it")]
 #![expect(clippy::print_stdout, reason = "the figures, for --nocapture")]
 #![expect(clippy::disallowed_methods, reason = "tests start programs as users do")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
@@ -14,8 +13,8 @@ use std::thread::JoinHandle;
 
 use serde_json::Value;
 
-use crate::steps::{Moment, moments, walk_here_all, walk_here_beside};
-use crate::support::{Run, bin};
+use super::steps::{Moment, moments, walk_here_all, walk_here_beside};
+use super::tools::{Run, bin};
 
 /// Rounds of each race, unless `TDX_ROUNDS` sets another number.
 const ROUNDS: usize = 2;

@@ -1,6 +1,5 @@
 //! Rig 2: a real kernel with a real IOMMU and devices to give away; `tests/rig/kernel` says which.
 
-#![allow(dead_code, reason = "every test file uses a part of it")]
 #![expect(clippy::disallowed_methods, reason = "tests start programs as users do")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![expect(clippy::print_stderr, reason = "a failing test shows the kernel's log")]
@@ -9,7 +8,7 @@ use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
-use crate::support::{Run, bin, bin_dir, repository};
+use super::tools::{Run, bin, bin_dir, repository};
 
 /// Where programs are, in the rig as on this machine.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

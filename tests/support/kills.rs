@@ -1,6 +1,5 @@
 //! A verb is stopped at its steps in rig 1, and each time it can be finished and undone.
 
-#![allow(dead_code, reason = "every test file uses a part of it")]
 #![expect(clippy::print_stderr, reason = "the figures, for --nocapture")]
 
 use std::collections::HashSet;
@@ -8,10 +7,10 @@ use std::time::Instant;
 
 use nix::sys::signal::Signal::{self, SIGINT, SIGKILL, SIGTERM};
 
-use crate::steps::{Fate, Moment, Walk, is_full, moments};
-use crate::support::Rig;
-use crate::table::{self, Row};
-use crate::world::{self, World};
+use super::rig::Rig;
+use super::steps::{Fate, Moment, Walk, is_full, moments};
+use super::table::{self, Row};
+use super::world::{self, World};
 
 /// A verb, what is there before it, and what takes back what it did.
 #[derive(Debug, Clone, Copy, Default)]

@@ -6,7 +6,6 @@
 //! What a message asks for, libvirt itself tells in its debug log, which the tracer reads over the
 //! program's shoulder.
 
-#![allow(dead_code, reason = "every test file uses a part of it")]
 #![expect(clippy::disallowed_methods, reason = "tests start programs as users do")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -28,7 +27,9 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::support::{Rig, Run, bin, wait_for};
+use super::rig::Rig;
+use super::tools::{Run, bin};
+use super::wait::wait_for;
 
 /// What befalls a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,5 @@
 //! The tables of docs/reliability.md: a verb, the steps it takes, and what a kill there leaves.
 
-#![allow(dead_code, reason = "every test file uses a part of it")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::collections::BTreeMap;
@@ -8,8 +7,8 @@ use std::fmt::Write;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
-use crate::steps::{Moment, is_question};
-use crate::support::repository;
+use super::steps::{Moment, is_question};
+use super::tools::repository;
 
 /// A step at which a verb was stopped, and what that left, by column.
 #[derive(Debug)]

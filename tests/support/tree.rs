@@ -1,6 +1,5 @@
 //! Machines made of files, for `--sysroot`: sysfs and procfs as the kernel shows them.
 
-#![allow(dead_code, reason = "every test file uses a part of it")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::collections::BTreeMap;
@@ -8,7 +7,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use crate::support::{Run, tool, tool_with_input};
+use super::tools::{Run, tool, tool_with_input};
 
 /// A machine below a temporary folder.
 #[derive(Debug)]
