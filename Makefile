@@ -80,7 +80,7 @@ check: rust packages ## formatting, lints, documentation; warnings are errors
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items --locked
 
 test: rust packages ## unit, command-line and libvirt tests; installs what they need
-	cargo build --workspace --locked
+	cargo build --workspace --all-targets --locked
 	cargo test --workspace --locked --no-fail-fast -- $(if $(ROOT),--include-ignored)
 	@$(if $(ROOT),,echo "the tests counted as ignored need root and were not run")
 
@@ -89,14 +89,14 @@ test-rigs: rust packages libraries ## tests on a real IOMMU, a TDX-capable libvi
 	TDX_BIN_DIR=$(abspath $(TARGET)/quick) cargo test --workspace --locked --no-fail-fast --test '*_rig' -- --include-ignored
 
 test-full: rust packages release ## long tests: commands at the same time, crowds, every step killed; as root, takes hours
-	cargo build --workspace --locked
-	TDX_ROUNDS=30 cargo test --locked -p tdx-td --test reliability -- --include-ignored --nocapture hostile::
-	TDX_ROUNDS=30 cargo test --locked -p tdx-gpu --test gpu -- --include-ignored --nocapture same_time
-	TDX_ROUNDS=100 cargo test --locked -p tdx-td --test td -- --include-ignored odd_directories
-	TDX_SECONDS=120 cargo test --locked -p tdx-td --test reliability -- --include-ignored --nocapture crowd::
-	TDX_CRASH=full cargo test --locked -p tdx-td --test reliability -- --include-ignored crash::
-	TDX_PROFILE=release cargo test --locked -p tdx-td --test docs_rig -- --include-ignored packaging_rig::
-	TDX_ROUNDS=70 TDX_BIN_DIR=$(abspath $(RELEASE)) cargo test --locked -p tdx-gpu --test gpu_rig -- --include-ignored --nocapture parallel_rig::
+	cargo build --workspace --all-targets --locked
+	TDX_ROUNDS=30 cargo test --locked --workspace --test reliability -- --include-ignored --nocapture hostile::
+	TDX_ROUNDS=30 cargo test --locked --workspace --test gpu -- --include-ignored --nocapture same_time
+	TDX_ROUNDS=100 cargo test --locked --workspace --test td -- --include-ignored odd_directories
+	TDX_SECONDS=120 cargo test --locked --workspace --test reliability -- --include-ignored --nocapture crowd::
+	TDX_CRASH=full cargo test --locked --workspace --test reliability -- --include-ignored crash::
+	TDX_PROFILE=release cargo test --locked --workspace --test docs_rig -- --include-ignored packaging_rig::
+	TDX_ROUNDS=70 TDX_BIN_DIR=$(abspath $(RELEASE)) cargo test --locked --workspace --test gpu_rig -- --include-ignored --nocapture parallel_rig::
 
 fuzz: rust ## a million cases of everything that reads what others wrote; FUZZ_CASES says how many
 	PROPTEST_CASES=$(FUZZ_CASES) cargo test --profile fuzz --workspace --locked --lib -- panic
