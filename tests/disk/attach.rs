@@ -2,12 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use nix::sys::signal::Signal::{SIGKILL, SIGTERM};
 use serde_json::{Value, json};
 
 use crate::support::disk::{Console, blank, blockers, disk, text_at};
 use crate::support::rig::Rig;
+use crate::support::steps::{Fate, moments, spread};
 use crate::support::td::{define, foreign, new, rig_with_base};
 use crate::support::terminal::Process;
 use crate::support::tools;
@@ -138,16 +140,15 @@ fn a_guest_that_does_not_answer_keeps_its_disk_and_nothing_else_is_claimed() {
     assert_eq!(blockers(&disk(&rig, &format!("check {device}"))), ["IN_USE_BY_VM"]);
 
     // One waits, and so does another; both see the end once the guest hears.
-    let mut waiting: Vec<_> = Vec::new();
-    for _ in 0..2 {
+    let waiting = [(); 2].map(|()| {
         let mut command = rig.command(tools::bin("tdx-disk"));
         command.args(["detach", "g", &device, "--timeout", "60"]);
-        waiting.push(std::thread::spawn(move || tools::Run::of(command, b"")));
-    }
-    std::thread::sleep(Duration::from_secs(3));
+        Process::start(command, "tdx-disk")
+    });
+    waiting.iter().for_each(Process::wait_until_waiting);
     rig.virsh(["resume", "g"]);
-    for run in waiting {
-        let document = run.join().unwrap().document();
+    for process in waiting {
+        let document = process.end().0.document();
         assert_eq!(document["items"][0]["device"], device, "{document}");
     }
     assert_eq!(attached(&rig, "g"), []);
@@ -575,22 +576,23 @@ fn a_killed_attach_is_made_good_by_the_next() {
     let rig = Rig::start();
     define(&rig, &foreign("a", PORTS));
     let (device, _) = blank(&rig, "disk");
-    for (signal, delay) in ["KILL", "TERM"]
-        .into_iter()
-        .flat_map(|signal| [10, 30, 60, 100, 200].into_iter().map(move |delay| (signal, delay)))
+    let line = format!("tdx-disk attach a {device}");
+    rig.virsh(["start", "a"]);
+    let steps = rig.walk(&line, None).steps;
+    rig.virsh(["destroy", "a"]);
+    let moments = spread(&moments(&steps, false), 5);
+    for (signal, moment) in
+        [SIGKILL, SIGTERM].into_iter().flat_map(|signal| moments.iter().map(move |at| (signal, at)))
     {
         rig.virsh(["start", "a"]);
-        let line = format!(
-            "tdx-disk attach a {device} >/dev/null 2>&1 & sleep 0.{delay:03}; kill -{signal} $! \
-             2>/dev/null; wait $! 2>/dev/null; true"
-        );
-        rig.shell(&line).text();
+        let walk = rig.walk(&line, Some((moment.clone(), Fate::Signal(signal))));
+        assert!(walk.struck, "{signal} at {moment:?}: {walk:#?}");
         // libvirt may still be at the dead one's request.
         wait::wait_for("the next attach", Duration::from_secs(10), || {
             (disk(&rig, &format!("attach a {device}")).status == Some(0)).then_some(())
         });
         let there = [("vdb".into(), device.clone(), true, false)];
-        assert_eq!(attached(&rig, "a"), there, "SIG{signal} after {delay} ms");
+        assert_eq!(attached(&rig, "a"), there, "{signal} at {moment:?}");
         rig.virsh(["destroy", "a"]);
         assert_eq!(blockers(&disk(&rig, &format!("check {device}"))), [""; 0]);
     }
@@ -713,32 +715,37 @@ fn a_daemon_that_restarts_meanwhile_is_waited_for() {
     disk(&rig, &format!("attach a {device} --bus scsi")).document();
     let mut command = rig.command(tools::bin("tdx-disk"));
     command.args(["detach", "a", &device, "--timeout", "12"]);
-    let began = Instant::now();
-    let waiting = std::thread::spawn(move || tools::Run::of(command, b""));
-    std::thread::sleep(Duration::from_secs(2));
+    let waiting = Process::start(command, "tdx-disk");
+    waiting.wait_until_waiting();
     rig.libvirtd("kill");
     rig.libvirtd("start");
     // Whether this guest lets go or not, what is said is so.
-    let run = waiting.join().unwrap();
-    assert!(began.elapsed() < Duration::from_secs(40), "{run:#?}");
+    let (run, _) = waiting.end();
     let there = attached(&rig, "a").len();
     match run.status {
         Some(0) => assert_eq!(there, 0, "{run:#?}"),
         _ => assert_eq!((run.error(5)["code"].as_str(), there), (Some("STILL_ATTACHED"), 1)),
     }
 
-    // Killed while a disk is on its way, at whatever moment.
-    for delay in [20, 60, 120, 250] {
-        let (device, _) = blank(&rig, &format!("disk{delay}"));
-        let mut command = rig.command(tools::bin("tdx-disk"));
-        command.args(["attach", "a", &device, "--bus", "scsi"]);
-        let attaching = std::thread::spawn(move || tools::Run::of(command, b""));
-        std::thread::sleep(Duration::from_millis(delay));
-        rig.libvirtd("kill");
-        rig.libvirtd("start");
-        let run = attaching.join().unwrap();
+    // Killed while a disk is on its way: at libvirt's first and last answer and between them.
+    let attach = |device: &str| format!("tdx-disk attach a {device} --bus scsi");
+    let steps = rig.walk(&attach(&blank(&rig, "watched").0), None).steps;
+    let mut asked = moments(&steps, true);
+    asked.retain(|moment| moment.step.starts_with("libvirt: "));
+    for (number, moment) in spread(&asked, 4).into_iter().enumerate() {
+        let (device, _) = blank(&rig, &format!("disk{number}"));
+        let when = format!("{moment:?}");
+        let restart = || {
+            rig.libvirtd("kill");
+            rig.libvirtd("start");
+        };
+        let walk = rig.walk_beside(&attach(&device), moment, &restart);
         let is_there = attached(&rig, "a").iter().any(|row| row.1 == device);
-        assert_eq!(run.status == Some(0), is_there, "{delay} ms: {run:#?}");
+        assert_eq!(
+            (walk.struck, walk.run.status == Some(0)),
+            (true, is_there),
+            "{when}: {walk:#?}"
+        );
     }
 }
 
@@ -753,7 +760,7 @@ fn a_process_is_not_left_out_for_its_name() {
     let holder = Process::start(command, "tdx-disk");
     holder.id();
     assert_eq!(blockers(&disk(&rig, &format!("check {device}"))), ["OPEN_FDS"]);
-    holder.signal(nix::sys::signal::Signal::SIGKILL);
+    holder.signal(SIGKILL);
     holder.end();
     assert_eq!(blockers(&disk(&rig, &format!("check {device}"))), [""; 0]);
 }

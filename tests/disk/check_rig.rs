@@ -11,10 +11,12 @@ set -eu
 export DM_DISABLE_UDEV=1 MDADM_NO_UDEV=1
 lvm_() { lvm "$@" --config 'devices { scan_lvs=0 use_devicesfile=0 } activation { udev_sync=0 udev_rules=0 monitoring=0 } global { use_lvmpolld=0 }' >/dev/null 2>&1; }
 disk() { f=$(mktemp /dev/shm/disk.XXXXXX); truncate -s ${1:-64M} $f; losetup -fP --show $f; }
-parts() { echo 'start=2048' | sfdisk -q $1; for _ in $(seq 100); do [ -b ${1}p1 ] && break; sleep 0.1; done; }
+parts() { echo 'start=2048' | sfdisk -q $1; until_ "[ -b ${1}p1 ]"; }
 ext4() { mke2fs -q -F -t ext4 "$@"; }
 sectors() { blockdev --getsz $1; }
 linear() { dmsetup create $2 ${3:+-u $3} --table "0 $(sectors $1) linear $1 0"; dmsetup mknodes; }
+until_() { for _ in $(seq 600); do eval "$1" && return; sleep 0.1; done; return 1; }
+opened() { until_ "ls -l /proc/$2/fd 2>/dev/null | grep -q '$1\$'"; }
 there() { mkdir -p "/mnt/$1"; echo "/mnt/$1"; }
 raid() { mdadm --create /dev/md$1 --run --level=1 --raid-devices=2 --metadata=$2 --assume-clean --force $3 missing >/dev/null 2>&1; }
 "#;
@@ -31,11 +33,11 @@ const IN_USE: &[Situation] = &[
     ("d=$(disk); ext4 $d; mount -o ro $d $(there ro); echo $d", &["MOUNTED"]),
     ("d=$(disk); parts $d; ext4 ${d}p1; mount ${d}p1 $(there part); echo $d", &["MOUNTED"]),
     (
-        "d=$(disk); ext4 $d; m=$(there ns); unshare -m sh -c \"mount $d $m && exec sleep 100000\" >/dev/null 2>&1 & sleep 2; echo $d",
+        "d=$(disk); ext4 $d; m=$(there ns); unshare -m sh -c \"mount $d $m && exec sleep 100000\" >/dev/null 2>&1 & until_ \"grep -q ' $m ' /proc/$!/mounts\"; echo $d",
         &["MOUNTED"],
     ),
     (
-        "d=$(disk); ext4 $d; m=$(there lazy); mount $d $m; sh -c \"cd $m && exec sleep 100000\" >/dev/null 2>&1 & sleep 1; umount -l /mnt/lazy; echo $d",
+        "d=$(disk); ext4 $d; m=$(there lazy); mount $d $m; sh -c \"cd $m && exec sleep 100000\" >/dev/null 2>&1 & until_ \"[ \\$(readlink /proc/$!/cwd) = $m ]\"; umount -l /mnt/lazy; echo $d",
         &["CLAIMED"],
     ),
     ("d=$(disk); ext4 $d; m=$(there 'a b'); mount $d \"$m\"; echo $d", &["MOUNTED"]),
@@ -98,10 +100,13 @@ const IN_USE: &[Situation] = &[
         "j=$(disk); d=$(disk); mke2fs -q -F -O journal_dev -b 4096 $j; mke2fs -q -F -t ext4 -b 4096 -J device=$j $d; mount $d $(there journal); echo $j",
         &["CLAIMED"],
     ),
-    ("d=$(disk); sleep 100000 <$d >/dev/null 2>&1 & sleep 1; echo $d", &["OPEN_FDS"]),
-    ("d=$(disk); parts $d; sleep 100000 <${d}p1 >/dev/null 2>&1 & sleep 2; echo $d", &["OPEN_FDS"]),
+    ("d=$(disk); sleep 100000 <$d >/dev/null 2>&1 & opened $d $!; echo $d", &["OPEN_FDS"]),
     (
-        "d=$(disk); qemu-io -f raw -c 'sleep 1000000000' $d >/dev/null 2>&1 & for _ in $(seq 200); do grep -q OFD /proc/locks && break; sleep 0.1; done; sleep 1; echo $d",
+        "d=$(disk); parts $d; sleep 100000 <${d}p1 >/dev/null 2>&1 & opened ${d}p1 $!; echo $d",
+        &["OPEN_FDS"],
+    ),
+    (
+        "d=$(disk); o=$(mktemp); stdbuf -oL qemu-io -f raw -c 'read 0 512' -c 'sleep 1000000000' $d >$o 2>&1 & until_ 'grep -q bytes $o'; echo $d",
         &["IN_USE_BY_VM", "QEMU_LOCK"],
     ),
     ("d=$(disk); losetup -f $d; echo $d", &["EXPORTED"]),

@@ -5,6 +5,7 @@
 mod support {
     pub(crate) mod disk;
     pub(crate) mod rig;
+    pub(crate) mod steps;
     pub(crate) mod td;
     pub(crate) mod terminal;
     pub(crate) mod tools;

@@ -177,7 +177,8 @@ fn packages_divide_what_is_installed_and_are_the_same_bytes_again() {
 
     let again = tempfile::tempdir().unwrap();
     let line = format!(
-        "sleep 1; umask 077; export SOURCE_DATE_EPOCH=$(git log -1 --format=%ct); \
+        "until [ $(date +%s) -gt $(stat -c %Y {target}/deb/*.deb | sort -n | tail -n 1) ]; do sleep 0.1; done; \
+         umask 077; export SOURCE_DATE_EPOCH=$(git log -1 --format=%ct); \
          find {root} -exec touch {{}} +; packaging/deb/build {root} {version} {out}; \
          for deb in {out}/*.deb; do cmp $deb {target}/deb/${{deb##*/}}; done; ls {out} | wc -l",
         root = target().join("deb/root").display(),

@@ -176,6 +176,12 @@ pub(crate) fn moments(steps: &[String], full: bool) -> Vec<Moment> {
     moments
 }
 
+/// So many of the moments, from the first to the last, evenly.
+pub(crate) fn spread(moments: &[Moment], count: usize) -> Vec<Moment> {
+    assert!(moments.len() >= count && count > 1, "{moments:#?}");
+    (0..count).map(|n| moments[n * (moments.len() - 1) / (count - 1)].clone()).collect()
+}
+
 /// Whether every moment is asked for, and not a choice.
 pub(crate) fn is_full() -> bool {
     std::env::var_os("TDX_CRASH").is_some_and(|how| how == "full")

@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 
 use super::rig::Rig;
 use super::tools::{Run, bin};
-use super::wait::wait_for;
+use super::wait::{is_waiting, wait_for};
 
 /// How long something may take that takes a moment.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -47,6 +47,12 @@ impl Process {
     /// Sends it a signal.
     pub(crate) fn signal(&self, signal: Signal) {
         kill(self.id(), signal).unwrap();
+    }
+
+    /// Waits until it waits: for a lock, or before it looks again.
+    pub(crate) fn wait_until_waiting(&self) {
+        let id = self.id().as_raw().unsigned_abs();
+        wait_for("a process that waits", LIMIT, || is_waiting(id).then_some(()));
     }
 
     /// Whether it has ended.

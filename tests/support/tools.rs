@@ -154,9 +154,17 @@ pub(crate) fn tool_with_input<A: AsRef<OsStr>>(
     arguments: impl IntoIterator<Item = A>,
     input: &str,
 ) -> Run {
+    Run::of(tool_command(tool, arguments), input.as_bytes())
+}
+
+/// The command that [`tool`] runs.
+pub(crate) fn tool_command<A: AsRef<OsStr>>(
+    tool: &str,
+    arguments: impl IntoIterator<Item = A>,
+) -> Command {
     let mut command = Command::new(bin(tool));
     clear(&mut command).args(arguments);
-    Run::of(command, input.as_bytes())
+    command
 }
 
 /// The verbs that a tool's help lists, and those below them: `host`, `host check`.

@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use super::tools::{Run, tool, tool_with_input};
+use super::tools::{Run, tool, tool_command, tool_with_input};
 
 /// A machine below a temporary folder.
 #[derive(Debug)]
@@ -184,6 +185,11 @@ impl Tree {
     /// Runs another tool on this machine with its arguments in one line.
     pub(crate) fn run(&self, name: &str, line: &str) -> Run {
         tool(name, self.words(line))
+    }
+
+    /// The command that [`Tree::run`] runs.
+    pub(crate) fn command(&self, name: &str, line: &str) -> Command {
+        tool_command(name, self.words(line))
     }
 
     fn words(&self, line: &str) -> Vec<String> {

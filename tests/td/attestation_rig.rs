@@ -393,8 +393,9 @@ fn a_signal_never_leaves_a_guest_paused() {
     let host = Host::start();
     host.create("").item();
     off(&host);
-    // The validator is slow here, so that there is time to be stopped while it works.
-    let slow = "#!/bin/sh\n[ \"$1\" = --help ] || { : >/tmp/measuring.$$; sleep 3; rm -f /tmp/measuring.$$; }\n\
+    // The validator works here until its file is removed, so that there is time to be stopped.
+    let slow = "#!/bin/sh\n[ \"$1\" = --help ] || { : >/tmp/measuring.$$; \
+        while [ -e /tmp/measuring.$$ ]; do sleep 0.05; done; }\n\
         exec /usr/bin/virt-qemu-sev-validate \"$@\"\n";
     let path = host.rig.path("/usr/local/bin/virt-qemu-sev-validate");
     fs::write(&path, slow.replace("/tmp", &host.rig.scratch().display().to_string())).unwrap();
@@ -403,7 +404,7 @@ fn a_signal_never_leaves_a_guest_paused() {
         host.rig.shell(&format!(
             "PATH=/usr/local/bin:/usr/bin:/bin; '{}' start --attest vault & tool=$!
              until ls measuring.* 2>/dev/null; do sleep 0.05; done
-             virsh domstate vault; kill -{signal} $tool; wait $tool; echo $?; rm -f measuring.*",
+             virsh domstate vault; kill -{signal} $tool; rm -f measuring.*; wait $tool; echo $?",
             tools::bin("tdx-td").display()
         ))
     };

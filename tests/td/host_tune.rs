@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::support::rig::Rig;
 use crate::support::steps::{Fate, moments, walk_here_all};
 use crate::support::table::{self, Row};
+use crate::support::terminal::Process;
 use crate::support::tools::{self, Run};
 use crate::support::tree::Tree;
 use crate::support::tuned::{
@@ -579,15 +580,10 @@ fn two_at_once_do_it_once() {
     let at_once = |lines: [&str; 2]| -> Vec<Run> {
         let held = fs::File::open(&folder).unwrap();
         held.lock().unwrap();
-        std::thread::scope(|scope| {
-            let tree = &tree;
-            let run = |line| scope.spawn(move || tree.run("tdx-td", line));
-            let both = lines.map(run);
-            std::thread::sleep(std::time::Duration::from_millis(500));
-            assert!(both.iter().all(|one| !one.is_finished()));
-            drop(held);
-            both.map(|one| one.join().unwrap()).into()
-        })
+        let both = lines.map(|line| Process::start(tree.command("tdx-td", line), "tdx-td"));
+        both.iter().for_each(Process::wait_until_waiting);
+        drop(held);
+        both.map(|one| one.end().0).into()
     };
     let changed =
         |runs: &[Run]| runs.iter().filter(|run| run.document()["changed"] == json!(true)).count();

@@ -2,15 +2,33 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+use std::time::Duration;
+
+use nix::sys::signal::Signal::{self, SIGHUP, SIGINT, SIGKILL, SIGTERM};
+
 use crate::support::rig::Rig;
+use crate::support::steps::{Fate, Moment, Walk, moments, spread};
 use crate::support::td::{self, SMALL, rig_with_base, td};
-use crate::support::tools::Run;
 use crate::support::wait;
 
-/// `tdx-td new --name x`, sent a signal after so many milliseconds.
-fn new_then(rig: &Rig, signal: &str, after: u32) -> Run {
-    let new = format!("tdx-td new -i guest.qcow2 --name x {}", SMALL.join(" "));
-    rig.shell(&format!("timeout --preserve-status -s {signal} 0.{after:03} {new}"))
+fn new_line() -> String {
+    format!("tdx-td new -i guest.qcow2 --name x {}", SMALL.join(" "))
+}
+
+/// So many moments of `tdx-td new --name x`, from its first step to its last.
+fn moments_of_new(rig: &Rig, count: usize) -> Vec<Moment> {
+    let walk = rig.walk(&new_line(), None);
+    walk.run.document();
+    td(rig, "delete x --yes --timeout 0").item();
+    spread(&moments(&walk.steps, false), count)
+}
+
+/// `tdx-td new --name x`, sent a signal at a moment.
+#[track_caller]
+fn new_then(rig: &Rig, signal: Signal, moment: &Moment) -> Walk {
+    let walk = rig.walk(&new_line(), Some((moment.clone(), Fate::Signal(signal))));
+    assert!(walk.struck, "{moment:?}: {walk:#?}");
+    walk
 }
 
 fn orphans(rig: &Rig) -> usize {
@@ -25,9 +43,9 @@ fn a_signal_undoes_or_comes_too_late() {
     let rig = rig_with_base(false);
     let before = rig.state();
     let mut undone = 0;
-    for round in 0..8 {
-        let signal = ["TERM", "INT", "HUP"][round % 3];
-        let run = new_then(&rig, signal, 10 + round as u32 * 50);
+    for (round, moment) in moments_of_new(&rig, 8).iter().enumerate() {
+        let signal = [SIGTERM, SIGINT, SIGHUP][round % 3];
+        let run = new_then(&rig, signal, moment);
         match td(&rig, "list").document()["items"].as_array().unwrap().as_slice() {
             [] => undone += 1,
             [domain] => {
@@ -47,10 +65,10 @@ fn a_signal_undoes_or_comes_too_late() {
 fn what_a_kill_leaves_is_found() {
     let rig = rig_with_base(false);
     let before = rig.state();
-    for round in 0..8 {
-        let run = new_then(&rig, "KILL", 10 + round * 50);
+    for (round, moment) in moments_of_new(&rig, 8).iter().enumerate() {
+        let run = new_then(&rig, SIGKILL, moment);
         // libvirtd may still be at the call that was under way.
-        wait::wait_for("libvirtd idle", std::time::Duration::from_secs(20), || {
+        wait::wait_for("libvirtd idle", Duration::from_secs(20), || {
             let list = td(&rig, "list").document();
             let busy = list["items"].as_array()?.iter().any(|item| item["state"] == "no state");
             (!busy).then_some(())
@@ -94,13 +112,11 @@ fn libvirtd_dying_under_a_new_is_said_and_can_be_repaired() {
         kept.collect::<Vec<_>>().join("\n")
     };
     let before = state();
-    for after in [50, 150, 250] {
-        let run = std::thread::scope(|scope| {
-            let new = scope.spawn(|| td::new(&rig, "--name x"));
-            std::thread::sleep(std::time::Duration::from_millis(after));
-            rig.libvirtd("kill");
-            new.join().unwrap()
-        });
+    for moment in moments_of_new(&rig, 3) {
+        let after = format!("{moment:?}");
+        let walk = rig.walk(&new_line(), Some((moment, Fate::NoLibvirtd(Duration::ZERO))));
+        assert!(walk.struck, "{after}: {walk:#?}");
+        let run = walk.run;
         if run.status != Some(0) {
             let status = run.status.unwrap();
             assert!([1, 6].contains(&status), "{run:#?}");
@@ -109,6 +125,6 @@ fn libvirtd_dying_under_a_new_is_said_and_can_be_repaired() {
         rig.libvirtd("start");
         td(&rig, "delete x --yes --timeout 0").item();
         orphans(&rig);
-        assert_eq!(state(), before, "after {after} ms: {run:#?}");
+        assert_eq!(state(), before, "after {after}: {run:#?}");
     }
 }

@@ -1,6 +1,6 @@
 //! `tdx-td` against a real libvirtd, with guests that really boot.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::support::rig::{Rig, guest_image};
 use crate::support::wait::wait_for;
@@ -39,10 +39,8 @@ fn a_guest_lives_and_leaves_no_trace() {
     });
     assert_eq!(owner(&base), (0, 0o640));
 
-    // It goes when it is asked to, long before it would be made to.
-    let asked = Instant::now();
+    // It goes when it is asked to, and is not made to.
     let gone = rig.tool("tdx-td", ["delete", "web1", "--yes"]).item();
-    assert!(asked.elapsed() < Duration::from_secs(20), "{:?}", asked.elapsed());
     assert_eq!((&gone["action"], &gone["forced"]), (&"delete".into(), &false.into()));
     assert_eq!(owner(&base), (0, 0o640));
     assert_eq!(rig.state(), before);

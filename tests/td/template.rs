@@ -204,9 +204,8 @@ fn a_dry_run_and_an_ordinary_user_need_no_file() {
     // Another user's command has a claim on the port: auto takes the next one.
     let user = "setpriv --reuid nobody --regid nogroup --groups libvirt";
     let claim = "python3 -c 'import socket, time; s = socket.socket(socket.AF_UNIX); \
-        s.bind(chr(0) + \"tdx-tools/ssh-port/2201\"); time.sleep(60)' & \
-        for i in 1 2 3 4 5 6 7 8 9; do grep -q tdx-tools/ssh-port /proc/net/unix && break; \
-        sleep 0.2; done";
+        s.bind(chr(0) + \"tdx-tools/ssh-port/2201\"); time.sleep(100000)' & \
+        for i in {1..600}; do grep -q tdx-tools/ssh-port /proc/net/unix && break; sleep 0.1; done";
     let both = rig.shell(&format!("{claim}; {user} {plan} -c qemu:///system; kill %1"));
     assert!(both.text().contains("tcp:127.0.0.1:2202-:22"), "{both:#?}");
     assert_eq!(rig.state(), before);
