@@ -1,49 +1,26 @@
-//! What two or more of the tdx tools share, and nothing else.
+//! Shared code of the tdx tools: whatever two or more of them use, and nothing else.
 //!
-//! From the outside in: [`cli`] is the frame every `main` calls; it hands a verb a [`cli::Context`]
-//! and prints the [`document::Document`] or [`error::Error`] that comes back ([`output`]). Verbs read
-//! other tools' documents with [`input`], the machine through [`host`], libvirt through
-//! `libvirt` and other programs through [`exec`].
+//! Every `main` calls [`cli`], which parses the command line, runs the verb and prints either the
+//! [`document::Document`] or the [`error::Error`] that the verb returns. Verbs read other tools' documents
+//! with [`document::input`], the machine with [`system`] and libvirt with `libvirt`.
 
 #![cfg_attr(not(test), warn(unused_crate_dependencies))]
 
-pub mod block;
-pub mod bound;
 pub mod cli;
 pub mod code;
-mod completions;
-pub mod config;
-pub mod device_lock;
+pub mod device_state;
 pub mod document;
 pub mod error;
-pub mod exec;
-pub mod host;
-pub mod host_address;
-pub mod host_storage;
-pub mod identity;
 pub mod image;
-pub mod input;
-pub mod interrupt;
 #[cfg(feature = "libvirt")]
 pub mod libvirt;
-pub mod log;
-pub mod metrics;
 pub mod name;
 mod nearest;
-pub mod order;
-pub mod output;
 pub mod parallel;
-pub mod pci;
-mod prompt;
-#[expect(unsafe_code, reason = "calls that the safe bindings do not have")]
-pub mod raw;
-mod reader;
 pub mod secret;
-pub mod sysfs;
-mod table;
+pub mod system;
 pub mod text;
 pub mod units;
-pub mod user;
 pub mod xml;
 pub mod yaml;
 

@@ -5,10 +5,11 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use crate::document::reader::ReadError;
+use crate::document::{input, reader};
 use crate::error::{Error, IoContext, Result};
-use crate::reader::{self, ReadError};
+use crate::system::syscalls;
 use crate::units::Size;
-use crate::{input, raw};
 
 /// A passphrase or a password.
 ///
@@ -69,7 +70,7 @@ impl Secret {
     /// Keeps the first `length` bytes and overwrites the others.
     pub fn truncate(&mut self, length: usize) {
         if let Some(rest) = self.0.get_mut(length..) {
-            raw::wipe(rest);
+            syscalls::wipe(rest);
             self.0.truncate(length);
         }
     }
@@ -77,7 +78,7 @@ impl Secret {
 
 impl Drop for Secret {
     fn drop(&mut self) {
-        raw::wipe(&mut self.0);
+        syscalls::wipe(&mut self.0);
     }
 }
 
@@ -142,7 +143,7 @@ mod tests {
         assert!(Secret::read(&path, 7).unwrap_err().message().ends_with("is larger than 7 B"));
         secret.truncate(3);
         assert_eq!(secret.as_bytes(), b"123");
-        raw::wipe(&mut secret.0);
+        syscalls::wipe(&mut secret.0);
         assert_eq!(secret.as_bytes(), [0; 3]);
     }
 }

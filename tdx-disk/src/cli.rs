@@ -2,13 +2,13 @@
 
 use clap::{Parser, Subcommand};
 use common::Result;
+use common::cli::config::Config;
 use common::cli::{Context, Globals, Tool};
-use common::config::Config;
 use common::document::Item;
+use common::document::output::Outcome;
 use common::libvirt::ConnectArgs;
-use common::output::Outcome;
 
-use crate::{attach, attached, check, connection, detach, list};
+use crate::commands::{attach, attached, check, connection, detach, list};
 
 /// Whole disks for guests: judge whether one is free, attach it hot, detach it honestly
 #[derive(Debug, Parser)]

@@ -4,9 +4,10 @@ use clap::{Parser, Subcommand};
 use common::Result;
 use common::cli::{Context, Globals, Tool};
 use common::document::Item;
-use common::output::Outcome;
+use common::document::output::Outcome;
 
-use crate::{bind, candidates, cc, check, hostdev, list, unbind};
+use crate::commands::{bind, cc, check, hostdev, list, unbind};
+use crate::vfio::candidates;
 
 /// GPUs and other PCI devices for guests: bind them to VFIO, give them back, set their mode
 #[derive(Debug, Parser)]

@@ -4,9 +4,9 @@ use clap::{Parser, Subcommand};
 use common::Result;
 use common::cli::{Context, Globals, Tool};
 use common::document::Item;
-use common::output::Outcome;
+use common::document::output::Outcome;
 
-use crate::{check, groups, resolve, scan};
+use crate::commands::{check, groups, resolve, scan};
 
 /// PCI devices and IOMMU groups: scan them, judge what can be given to a guest
 #[derive(Debug, Parser)]

@@ -2,13 +2,14 @@
 
 use clap::{Parser, Subcommand};
 use common::Result;
+use common::cli::config::Config;
 use common::cli::{Context, Globals, Tool};
-use common::config::Config;
 use common::document::Item;
+use common::document::output::Outcome;
 use common::libvirt::{ConnectArgs, Libvirt};
-use common::output::Outcome;
 
-use crate::{cleanup, delete, ensure, import, info, list, pool, volume, volumes};
+use crate::commands::{cleanup, delete, ensure, import, info, list, volumes};
+use crate::{pool, volume};
 
 /// The storage pool of TDX guests: make it, import base images, show it, clean orphans
 #[derive(Debug, Parser)]

@@ -4,8 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use clap::ValueEnum;
-use common::host::Host;
 use common::libvirt::{Context, Libvirt};
+use common::system::sysroot::Host;
 use common::units::GIB;
 use common::xml::Document;
 use common::{Error, Result};

@@ -2,16 +2,18 @@
 
 use clap::{Parser, Subcommand};
 use common::Result;
+use common::cli::config::Config;
 use common::cli::{Context, Globals, Tool};
-use common::config::Config;
 use common::document::Item;
+use common::document::output::Outcome;
 use common::libvirt::{ConnectArgs, Libvirt};
-use common::output::Outcome;
 
-use crate::{
-    console, delete, domain, firmware, host, hostdevs, list, new, overlay, power, removal, render,
-    scenario, show, ssh, start, stop, virsh,
+use crate::commands::{
+    console, delete, firmware, host, hostdevs, list, new, overlay, render, scenario, show, ssh,
+    start, stop, virsh,
 };
+use crate::domain::{item, power};
+use crate::remove;
 
 /// Trust domains and ordinary guests: create, list, inspect, stop, delete
 #[derive(Debug, Parser)]
@@ -89,9 +91,9 @@ impl Tool for Cli {
             Verb::New(_) => new::NewItem::COLUMNS,
             Verb::Render(_) => render::RenderItem::COLUMNS,
             Verb::Overlay(_) => overlay::OverlayItem::COLUMNS,
-            Verb::List(_) | Verb::Show(_) => domain::DomainItem::COLUMNS,
+            Verb::List(_) | Verb::Show(_) => item::DomainItem::COLUMNS,
             Verb::Start(_) | Verb::Stop(_) => power::PowerItem::COLUMNS,
-            Verb::Delete(_) => removal::DeleteItem::COLUMNS,
+            Verb::Delete(_) => remove::DeleteItem::COLUMNS,
             Verb::Hostdevs(_) => hostdevs::HostdevsItem::COLUMNS,
             Verb::Scenario(verb) => verb.columns(),
             Verb::Firmware(_) => firmware::FirmwareItem::COLUMNS,

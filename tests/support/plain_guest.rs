@@ -3,18 +3,18 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use clap::{Args, FromArgMatches};
-use common::host::Host;
-use tdx_td::builder;
+use common::system::sysroot::Host;
 use tdx_td::capability::{Security, VirtType};
-use tdx_td::disk::Disk;
-use tdx_td::drive::Kind;
-use tdx_td::identity::Identity;
-use tdx_td::launch::{Launch, LaunchArgs};
-use tdx_td::metadata::Metadata;
+use tdx_td::create::disk::Disk;
+use tdx_td::create::disk_plan::Kind;
+use tdx_td::create::identity::Identity;
+use tdx_td::create::settings::Settings;
+use tdx_td::domain::metadata::Metadata;
+use tdx_td::domain_xml::builder;
 use tdx_td::passthrough::Devices;
-use tdx_td::scenario::choice::Choice;
 use tdx_td::scenario::library::Scenario;
-use tdx_td::settings::Settings;
+use tdx_td::scenario::resolve::Choice;
+use tdx_td::security::launch::{Launch, LaunchArgs};
 
 const UUID: &str = "11111111-2222-4333-8444-555555555555";
 
@@ -49,7 +49,7 @@ pub(crate) fn xml(
     };
     let disk = Disk::Overlay {
         path: "/images/overlay.qcow2".into(),
-        base: tdx_pool::overlay::Base {
+        base: tdx_pool::volume::overlay::Base {
             path: "/images/base.qcow2".into(),
             format: tdx_pool::image::Format::Qcow2,
             name: "base.qcow2".to_owned(),

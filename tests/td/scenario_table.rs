@@ -7,7 +7,7 @@
 
 use common::xml::{Document, Node};
 use tdx_td::capability::{Security, VirtType};
-use tdx_td::scenario::choice::plain;
+use tdx_td::scenario::resolve::plain;
 
 use crate::support::plain_guest::{choice, xml};
 

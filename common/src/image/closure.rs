@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use super::file_key::{self, FileKey, canonical, keys};
 use super::header::{Header, Role};
 use super::name::LocalFiles;
-use crate::host::Host;
+use crate::system::sysroot::Host;
 
 /// How many paths are followed from one image. A longer list is reported as unknown.
 const MAX_PATHS: usize = 1 << 16;

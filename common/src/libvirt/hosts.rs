@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::config::{self, Config};
+use crate::cli::config;
+use crate::cli::config::Config;
+use crate::document::input;
 use crate::error::{Error, ErrorKind, Result};
-use crate::host::Host;
-use crate::input;
-use crate::nearest::nearest;
-use crate::yaml;
+use crate::system::sysroot::Host;
+use crate::{nearest, yaml};
 
 /// More than any list of hosts has, bytes.
 const LIMIT: usize = 1 << 20;

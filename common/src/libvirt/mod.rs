@@ -17,10 +17,10 @@ pub use raw::{LaunchMeasurement, Lease, State};
 pub use unplug::UnplugAnswer;
 
 use crate::cli;
-use crate::config::Config;
+use crate::cli::config::Config;
+use crate::cli::log;
 use crate::error::{Error, Result};
-use crate::host::Host;
-use crate::log;
+use crate::system::sysroot::Host;
 
 /// The flags of every tool that talks to libvirt.
 #[derive(Debug, Clone, Args)]

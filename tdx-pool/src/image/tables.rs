@@ -1,7 +1,7 @@
 //! Where the tables of a qcow2 image point to, to find out whether its end is missing.
 
+use common::cli::interrupt;
 use common::error::Result;
-use common::interrupt;
 
 use super::qcow2::{Header, MAX_L1_BYTES, be32, be64, damaged};
 use super::source::Source;

@@ -6,23 +6,25 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use common::host::Host;
+use common::cli::{interrupt, log};
 use common::libvirt::Libvirt;
-use common::{Error, ErrorKind, IoContext, Result, interrupt, log};
+use common::system::sysroot::Host;
+use common::{Error, ErrorKind, IoContext, Result};
 use rustix::fs::OFlags;
 
-use super::Plan;
 use super::part::Part;
 use super::write::qemu_img;
-use crate::base_image::stated_format;
+use crate::commands::import::Plan;
+use crate::image::record::{Identity, Record};
 use crate::image::{self, Image, SaidFormat, StatedFormat};
+use crate::import::upload::Compared;
+use crate::import::{copy, upload};
 use crate::pool::Pool;
-use crate::record::{Identity, Record};
-use crate::upload::{self, Compared};
-use crate::{copy, volume_head};
+use crate::volume::base_image::stated_format;
+use crate::volume::head;
 
 /// What a pool has under the name of an image.
-pub(super) enum Existing {
+pub(crate) enum Existing {
     Nothing,
     Same(Box<Volume>),
     Different,
@@ -30,13 +32,13 @@ pub(super) enum Existing {
 
 /// A volume that is the image.
 #[derive(Debug)]
-pub(super) struct Volume {
+pub(crate) struct Volume {
     /// What its header says.
-    pub(super) image: Image,
+    pub(crate) image: Image,
     /// The digest of the source's bytes, as far as it is known.
-    pub(super) sha256: Option<String>,
+    pub(crate) sha256: Option<String>,
     /// Its record, which names another file or another state of this one.
-    pub(super) stale: Option<(File, Record)>,
+    pub(crate) stale: Option<(File, Record)>,
 }
 
 impl Plan {
@@ -44,7 +46,7 @@ impl Plan {
     ///
     /// Errors: `conflict` for what is no file, and for a source that changes meanwhile; `invalid_input`
     /// for a source that lies in the pool and whose format nothing states.
-    pub(super) fn compare_file(&self, host: &Host) -> Result<Existing> {
+    pub(crate) fn compare_file(&self, host: &Host) -> Result<Existing> {
         let Some(file) = open_existing(&self.target())? else { return Ok(Existing::Nothing) };
         let target = self.target();
         let theirs = Identity::from(&file.metadata().at("look at", &target)?);
@@ -113,7 +115,7 @@ impl Plan {
     }
 
     /// Compares the source with a volume whose file only libvirt can read.
-    pub(super) fn compare_volume(
+    pub(crate) fn compare_volume(
         &self,
         libvirt: &Libvirt,
         pool: Option<&Pool>,
@@ -137,7 +139,7 @@ impl Plan {
             });
         let image = match is_in_place {
             true => self.check_in_place(None)?,
-            false => self.check_equal(&volume_head::download(libvirt, &volume, &target)?, None)?,
+            false => self.check_equal(&head::download(libvirt, &volume, &target)?, None)?,
         };
         Ok(Existing::Same(Box::new(Volume { image, sha256, stale: None })))
     }

@@ -5,25 +5,26 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use common::host::Host;
-use common::{Error, IoContext, Result, log};
+use common::cli::log;
+use common::system::sysroot::Host;
+use common::{Error, IoContext, Result};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
-use crate::inflight::InFlight;
-use crate::names::Ours;
+use crate::references::inflight::InFlight;
+use crate::volume::names::Ours;
 
 /// A half-made image, deleted unless it is renamed. Nobody but its maker can read or write it.
 #[derive(Debug)]
-pub(super) struct Part {
-    pub(super) path: PathBuf,
-    pub(super) file: File,
+pub(crate) struct Part {
+    pub(crate) path: PathBuf,
+    pub(crate) file: File,
     _in_flight: InFlight,
 }
 
 impl Part {
     /// Makes an empty file in `folder`, locked under its name before it exists.
-    pub(super) fn create(host: &Host, folder: &Path) -> Result<Self> {
+    pub(crate) fn create(host: &Host, folder: &Path) -> Result<Self> {
         let name = Ours::Import.new_name()?;
         let in_flight = InFlight::begin(host, &name)?;
         let path = folder.join(name);
@@ -36,7 +37,7 @@ impl Part {
     /// Gives it its name, which another image has only where `replace` says that it may.
     ///
     /// Errors: `conflict` when the name was taken meanwhile; `io`.
-    pub(super) fn rename(self, target: &Path, replace: bool) -> Result<()> {
+    pub(crate) fn rename(self, target: &Path, replace: bool) -> Result<()> {
         log::step(format_args!("rename it to {}", target.display()));
         let renamed = match replace {
             true => fs::rename(&self.path, target),
@@ -57,7 +58,7 @@ impl Part {
     /// Deletes it.
     ///
     /// Errors: `io`, with its path as what is left.
-    pub(super) fn discard(self) -> Result<()> {
+    pub(crate) fn discard(self) -> Result<()> {
         let deleted = fs::remove_file(&self.path).at("delete", &self.path);
         deleted.map_err(|error| error.left_behind([self.path.display().to_string()]))
     }

@@ -4,24 +4,26 @@ use std::path::{Path, PathBuf};
 
 use common::cli::Context;
 use common::document::Action;
-use common::host::Host;
 use common::image::keys;
 use common::libvirt::Libvirt;
+use common::system::sysroot::Host;
 use common::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use rustix::fs::{Access, access};
 
 use super::compare::{Existing, Volume};
-use super::{ImportItem, Source};
-use crate::holders::HeldFiles;
+use crate::commands::ensure;
+use crate::commands::import::{ImportItem, Source};
+use crate::image::record::Record;
 use crate::image::{Format, StatedFormat};
-use crate::names::check_volume_name;
-use crate::needs::{Needs, may_need};
-use crate::overlay::Base;
-use crate::owner::{self, Owner};
-use crate::pool::Pool;
-use crate::record::Record;
-use crate::{ensure, upload, writers};
+use crate::import::upload;
+use crate::pool::owner::Owner;
+use crate::pool::{Pool, owner};
+use crate::references::needs::{Needs, may_need};
+use crate::references::open_files::HeldFiles;
+use crate::references::writers;
+use crate::volume::names::check_volume_name;
+use crate::volume::overlay::Base;
 
 /// How to import.
 #[derive(Debug, Default)]
@@ -40,19 +42,16 @@ pub struct Options {
     pub dry_run: bool,
 }
 
-pub(super) const IMPORT: Action = Action("import");
-pub(super) const REPLACE: Action = Action("replace");
-
 /// What it takes to have the image in the pool.
 #[derive(Debug)]
 pub struct Plan {
     /// The volume's name.
     pub name: String,
-    pub(super) folder: PathBuf,
+    pub(crate) folder: PathBuf,
     pub(crate) source: Source,
-    pub(super) options: Options,
+    pub(crate) options: Options,
     pub(crate) owner: Option<Owner>,
-    pub(super) action: Action,
+    pub(crate) action: Action,
     /// Written by us, not by libvirt.
     direct: bool,
     /// The digest of the source, as far as it is known.
@@ -98,7 +97,7 @@ impl Plan {
             source,
             options,
             owner,
-            action: IMPORT,
+            action: Action::Import,
             direct,
             sha256: None,
             volume: None,
@@ -111,13 +110,13 @@ impl Plan {
             Existing::Nothing => {}
             Existing::Same(volume) => {
                 writers::check(libvirt, pool.pool_name(), &plan.name, &plan.target())?;
-                plan.action = Action::NONE;
+                plan.action = Action::None;
                 plan.sha256 = volume.sha256.clone();
                 plan.volume = Some(*volume);
             }
             Existing::Different => {
                 plan.check_replace(libvirt, pool.found())?;
-                plan.action = REPLACE;
+                plan.action = Action::Replace;
             }
         }
         plan.check_sha256_early()?;
@@ -126,7 +125,7 @@ impl Plan {
 
     /// Checks the promised digest where nothing will be copied.
     fn check_sha256_early(&mut self) -> Result<()> {
-        if self.options.sha256.is_none() || self.action != Action::NONE && !self.options.dry_run {
+        if self.options.sha256.is_none() || self.action != Action::None && !self.options.dry_run {
             return Ok(());
         }
         let sha256 = match self.sha256.take() {
@@ -145,12 +144,12 @@ impl Plan {
 
     /// Whether another image goes for it.
     pub fn replaces(&self) -> bool {
-        self.action == REPLACE
+        self.action == Action::Replace
     }
 
     /// Fails unless the image that has the name may go. Asked again right before it does: copying
     /// takes time, in which an overlay may have been put on it.
-    pub(super) fn check_replace(&self, libvirt: &Libvirt, pool: Option<&Pool>) -> Result<()> {
+    pub(crate) fn check_replace(&self, libvirt: &Libvirt, pool: Option<&Pool>) -> Result<()> {
         let (name, source) = (&self.name, self.source.path.display());
         let differs = format!("volume '{name}' exists and differs from {source}");
         if !self.options.replace {
@@ -202,7 +201,7 @@ impl Plan {
     }
 
     /// The format of the volume.
-    pub(super) fn format(&self) -> Format {
+    pub(crate) fn format(&self) -> Format {
         match &self.volume {
             Some(volume) => volume.image.format,
             None if self.options.compress => Format::Qcow2,
@@ -240,7 +239,7 @@ impl Plan {
         pool: &Pool,
     ) -> Result<(ImportItem, Base)> {
         let base = self.base();
-        if self.action == Action::NONE {
+        if self.action == Action::None {
             self.renew_record();
             return Ok((self.item(&pool.name), base));
         }

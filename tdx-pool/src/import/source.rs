@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use common::{Error, IoContext, Result};
 
-use crate::copy;
+use crate::image::record::Identity;
 use crate::image::{self, Image};
-use crate::record::Identity;
+use crate::import::copy;
 
 /// An opened, checked image file. Its owner may write to it at any time: what was read of it holds for
 /// a copy only when it was read from that copy.
@@ -17,9 +17,9 @@ pub struct Source {
     pub path: PathBuf,
     /// What its header says.
     pub image: Image,
-    pub(super) file: File,
+    pub(crate) file: File,
     /// The file as it was when it was checked.
-    pub(super) identity: Identity,
+    pub(crate) identity: Identity,
 }
 
 impl Source {

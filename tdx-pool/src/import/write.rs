@@ -7,22 +7,23 @@
 use std::fs::{File, Permissions};
 use std::os::unix::fs::{PermissionsExt, fchown};
 
-use common::cli::Context;
-use common::exec::Runner;
+use common::cli::{Context, interrupt, log};
 use common::libvirt::Libvirt;
-use common::{Error, ErrorKind, IoContext, Result, interrupt, log};
+use common::system::exec::Runner;
+use common::{Error, ErrorKind, IoContext, Result};
 
-use super::Plan;
 use super::part::Part;
-use crate::copy::{self, Watch};
+use crate::commands::import::Plan;
+use crate::image::record::{Record, Stamp};
 use crate::image::{self, Format};
-use crate::inflight::Removal;
+use crate::import::copy;
+use crate::import::copy::Watch;
 use crate::pool::Pool;
-use crate::record::{Record, Stamp};
+use crate::references::inflight::Removal;
 
 impl Plan {
     /// Copies the image into the pool's folder. Returns the SHA-256 if it was computed.
-    pub(super) fn write_file(
+    pub(crate) fn write_file(
         &self,
         context: &Context,
         libvirt: &Libvirt,
@@ -61,7 +62,7 @@ impl Plan {
     ///
     /// Errors: those of [`copy::copy`] and [`image::check_base`]; `conflict` when the source changed since
     /// it was opened.
-    pub(super) fn copy_to(
+    pub(crate) fn copy_to(
         &self,
         file: &File,
         digest: bool,
@@ -120,6 +121,6 @@ impl Plan {
     }
 }
 
-pub(super) fn qemu_img<const N: usize>(arguments: [&str; N]) -> Runner {
+pub(crate) fn qemu_img<const N: usize>(arguments: [&str; N]) -> Runner {
     Runner::new("qemu-img", "qemu-utils").args(arguments)
 }

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use common::libvirt::{Context, Libvirt};
 use common::xml::{Document, Edit, Element, Node};
 use common::{Error, Result};
-use tdx_pool::overlay::Base;
 use tdx_pool::pool::Pool;
+use tdx_pool::volume::overlay::Base;
 
 use super::part::Part;
 

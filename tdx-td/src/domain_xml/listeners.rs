@@ -10,7 +10,7 @@ use common::xml::{Document, Edit, Node};
 
 use super::part::Part;
 use super::raw_listeners;
-use crate::hostfwd;
+use crate::domain_xml::hostfwd;
 
 /// An element that opens a port on every address of the host.
 #[derive(Debug)]

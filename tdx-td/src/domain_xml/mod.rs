@@ -2,8 +2,11 @@
 //! validation, the ports that the definition opens, and what it does to the base image.
 
 pub mod base_image;
+pub mod builder;
+pub mod hostfwd;
 pub mod listeners;
 pub mod part;
 pub mod raw_listeners;
 pub mod schema;
+pub mod template;
 pub mod validation;

@@ -14,7 +14,7 @@ use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 use common::Result;
-use common::host::Host;
+use common::system::sysroot::Host;
 use common::xml::{Document, Node};
 
 use super::part::Part;

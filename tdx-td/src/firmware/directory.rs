@@ -9,10 +9,10 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use common::Result;
-use common::host::Host;
+use common::cli::config;
+use common::system::sysroot::Host;
 use common::units::Size;
-use common::{IoContext, config};
+use common::{IoContext, Result};
 
 use super::descriptor::Descriptor;
 

@@ -2,23 +2,24 @@
 
 use std::ops::RangeInclusive;
 
-use common::host::Host;
+use common::cli::log;
 use common::libvirt::Libvirt;
+use common::system::sysroot::Host;
 use common::units::{DISK, MEMORY, Size};
-use common::{Error, Result, log};
+use common::{Error, Result};
 use serde_json::Value;
 
 use tdx_pool::image::Format;
 
-use super::choice::{exact, plain};
 use super::layers::{Layers, Origin, Sections};
 use super::profile::{Auto, Profile, Switch};
-use super::words::{DiskBus, MemoryBacking, Preallocation, Video};
 use crate::capability::{self, Security, VirtType};
-use crate::firmware;
+use crate::commands::firmware;
 use crate::firmware::choice::{Choice, Rules};
 use crate::firmware::directory::{Descriptors, Scope};
 use crate::firmware::selection::Wanted;
+use crate::scenario::enums::{DiskBus, MemoryBacking, Preallocation, Video};
+use crate::scenario::resolve::{exact, plain};
 
 /// Fails for settings that cannot be together.
 ///

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use common::config;
-use common::host::Host;
-use common::{Error, ErrorKind, IoContext, Result, input, yaml};
+use common::cli::config;
+use common::document::input;
+use common::system::sysroot::Host;
+use common::{Error, ErrorKind, IoContext, Result, yaml};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 

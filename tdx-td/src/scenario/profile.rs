@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use tdx_pool::image::Format;
 
-use super::words::{
+use crate::scenario::enums::{
     Boot, Cache, Compression, DiskBus, Feature, HostFilesystem, InputBus, Lifecycle, MemoryBacking,
     NetworkModel, Preallocation, Text, Ticks, Tpm, Video, Watchdog,
 };
@@ -204,7 +204,7 @@ mod none {
     use serde::{Deserialize, Serialize, Serializer};
     use serde_json::Value;
 
-    pub(super) fn serialize<T: Serialize, S: Serializer>(
+    pub(crate) fn serialize<T: Serialize, S: Serializer>(
         value: &Option<T>,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
@@ -214,7 +214,7 @@ mod none {
         }
     }
 
-    pub(super) fn deserialize<'de, T: DeserializeOwned, D: Deserializer<'de>>(
+    pub(crate) fn deserialize<'de, T: DeserializeOwned, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Option<T>, D::Error> {
         match Value::deserialize(deserializer)? {

@@ -2,7 +2,7 @@
 
 use super::code::HostCode;
 use super::facts::{Facts, Kvm, Reading};
-use super::{CheckItem, Kind};
+use crate::commands::host::check::{CheckItem, Kind};
 
 /// Judges what every guest needs.
 pub fn judge(facts: &Facts, kinds: &[Kind]) -> Vec<CheckItem> {

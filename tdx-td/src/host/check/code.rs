@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{CheckItem, Status};
+use crate::commands::host::check::{CheckItem, Status};
 
 macro_rules! codes {
     ($($variant:ident $name:literal $wanted:literal,)*) => {

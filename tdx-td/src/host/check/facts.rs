@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io;
 
-use common::host::Host;
+use common::Result;
+use common::system::sysroot::Host;
+use common::system::{syscalls, sysfs};
 use common::units::Size;
-use common::{Result, raw, sysfs};
-use tdx_gpu::limit;
+use tdx_gpu::vfio::limit;
 use tdx_iommu::inventory::Inventory;
 
 use super::firmware::Firmware;
@@ -39,7 +40,7 @@ pub struct Cpu {
 pub enum Kvm {
     /// It is not there.
     Absent,
-    /// It opens and answers with the kinds of guests it runs, as [`raw::kvm_vm_types`] does.
+    /// It opens and answers with the kinds of guests it runs, as [`syscalls::kvm_vm_types`] does.
     Works(u32),
     /// It does not open for us.
     Refused,
@@ -255,7 +256,7 @@ fn options(host: &Host, command_line: &[String]) -> Vec<String> {
 fn log(host: &Host) -> Reading<Vec<String>> {
     const CAPTURED: &str = "/var/log/dmesg";
     if host.is_this_machine() {
-        return raw::kernel_log().map_err(|error| format!("cannot read /dev/kmsg: {error}"));
+        return syscalls::kernel_log().map_err(|error| format!("cannot read /dev/kmsg: {error}"));
     }
     let bytes = reading(host.read_bytes(CAPTURED))?;
     let bytes = bytes.ok_or_else(|| format!("no {CAPTURED} was captured"))?;
@@ -273,7 +274,7 @@ fn kvm(host: &Host) -> Kvm {
             (false, false) => Kvm::Unknown("no /dev was captured".into()),
         };
     }
-    let types = |kvm: File| match raw::kvm_vm_types(&kvm) {
+    let types = |kvm: File| match syscalls::kvm_vm_types(&kvm) {
         Ok(types) => Kvm::Works(types),
         Err(error) => Kvm::Broken(error.to_string()),
     };

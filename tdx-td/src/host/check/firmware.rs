@@ -1,14 +1,14 @@
 //! Whether there is firmware for what is to run.
 
-use common::host::Host;
+use common::system::sysroot::Host;
 
 use super::code::HostCode;
 use super::facts::{Facts, Reading, reading};
-use super::{CheckItem, Kind};
 use crate::capability::Security;
+use crate::commands::firmware::{choose, is_usable};
+use crate::commands::host::check::{CheckItem, Kind};
 use crate::firmware::choice::{Choice, Rules};
 use crate::firmware::selection::Wanted;
-use crate::firmware::{choose, is_usable};
 use common::libvirt::Libvirt;
 
 /// What libvirt does for guests of a kind that ask for firmware.

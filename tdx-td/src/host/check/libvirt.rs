@@ -4,14 +4,16 @@
 
 use std::path::Path;
 
+use common::Result;
+use common::document::input;
 use common::libvirt::Libvirt;
 use common::xml::Document;
-use common::{Result, input};
 
 use super::code::HostCode;
 use super::facts::{Facts, Reading, reading};
-use super::{CheckItem, Kind, firmware};
+use super::firmware;
 use crate::capability::{VirtType, domain_capabilities, sectypes, version_text};
+use crate::commands::host::check::{CheckItem, Kind};
 use crate::firmware::choice::Rules;
 
 /// What libvirt said.

@@ -2,7 +2,7 @@
 
 use super::code::HostCode;
 use super::facts::Facts;
-use super::{CheckItem, Kind};
+use crate::commands::host::check::{CheckItem, Kind};
 
 /// Judges what makes guests faster, or tells on them.
 pub fn judge(facts: &Facts, kinds: &[Kind]) -> Vec<CheckItem> {

@@ -6,7 +6,7 @@
 use super::code::HostCode;
 use super::facts::Facts;
 use super::tdx::without_time;
-use super::{CheckItem, Kind};
+use crate::commands::host::check::{CheckItem, Kind};
 
 const UPDATE: &str = "update the BIOS, or the SEV firmware in /lib/firmware/amd";
 const RMP: &str = "turn on SEV-SNP support and RMP table coverage in the BIOS";

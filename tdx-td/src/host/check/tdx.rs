@@ -3,10 +3,10 @@
 //! Source: Linux `Documentation/arch/x86/tdx.rst`, `arch/x86/virt/vmx/tdx/tdx.c` and
 //! `arch/x86/kvm/vmx/tdx.c` for what they log.
 
-use super::CheckItem;
 use super::code::HostCode;
 use super::facts::{Facts, Kvm};
-use crate::launch::tdx::QGS_SOCKET;
+use crate::commands::host::check::CheckItem;
+use crate::security::launch::tdx::QGS_SOCKET;
 
 /// The bit of a trust domain among the kinds of guests.
 const TDX_VM: u32 = 1 << 5;
@@ -121,7 +121,7 @@ fn module(facts: &Facts, cpu: &CheckItem) -> CheckItem {
 }
 
 /// A message without the seconds that dmesg puts before it.
-pub(super) fn without_time(line: &str) -> &str {
+pub(crate) fn without_time(line: &str) -> &str {
     match line.strip_prefix('[').and_then(|rest| rest.split_once("] ")) {
         Some((time, message)) if time.trim().parse::<f64>().is_ok() => message,
         _ => line,

@@ -1,10 +1,10 @@
 //! What guests with devices of the host need.
 
-use tdx_gpu::limit;
+use tdx_gpu::vfio::limit;
 
-use super::CheckItem;
 use super::code::HostCode;
 use super::facts::{Facts, Vendor};
+use crate::commands::host::check::CheckItem;
 
 /// Judges whether devices can be given to guests.
 pub fn judge(facts: &Facts) -> Vec<CheckItem> {

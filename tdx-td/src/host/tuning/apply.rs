@@ -1,16 +1,17 @@
 //! Carrying changes out, and undoing them when one fails.
 
-use common::host::Host;
-use common::{Error, Result, interrupt};
+use common::cli::interrupt;
+use common::system::sysroot::Host;
+use common::{Error, Result};
 
-use super::knob::Knob;
 use super::ksm::{self, Ksm};
+use crate::host::tuning::tunable::Tunable;
 
 /// A new value for a knob.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
     /// What it is.
-    pub knob: Knob,
+    pub knob: Tunable,
     /// What it says.
     pub before: String,
     /// What it is to say.

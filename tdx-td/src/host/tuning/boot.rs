@@ -1,11 +1,11 @@
 //! What other files say at boot of what ours are to set, and which of them has the last word.
 
 use common::Result;
-use common::host::Host;
-use common::sysfs::names;
+use common::system::sysfs::names;
+use common::system::sysroot::Host;
 
-use super::knob::plain;
 use super::persist::{Line, MODPROBE, SYSCTL, TMPFILES};
+use crate::host::tuning::tunable::plain;
 
 /// A file of configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,19 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use common::block::{Mount, block_of_node, disks_below, unescape};
-use common::config::Config;
-use common::host::Host;
-use common::host_storage::MountTable;
+use common::Result;
+use common::cli::config::Config;
+use common::cli::log;
 use common::libvirt::Libvirt;
-use common::sysfs::{attribute, last, names};
-use common::{Result, log};
+use common::system::block::{Mount, block_of_node, disks_below, unescape};
+use common::system::host_storage::MountTable;
+use common::system::sysfs::{attribute, last, names};
+use common::system::sysroot::Host;
 use tdx_pool::pool::Pool;
-use tdx_pool::usage::Chains;
-use tdx_pool::wanted::{PoolArgs, Wanted};
+use tdx_pool::pool::wanted::{PoolArgs, Wanted};
+use tdx_pool::references::usage::Chains;
 
-use crate::definition;
-use crate::names::get;
+use crate::commands::names::get;
+use crate::domain::definition;
 
 /// How many file systems and loop devices may stand on each other.
 const DEPTH: usize = 8;

@@ -3,10 +3,10 @@
 //! Source: Linux `Documentation/admin-guide/mm/ksm.rst`.
 
 use common::Result;
-use common::host::Host;
+use common::system::sysroot::Host;
 
 use super::apply::Change;
-use super::knob::Knob;
+use crate::host::tuning::tunable::Tunable;
 
 /// Whether pages are merged: 0, 1, or 2 to take all apart.
 pub const RUN: &str = "/sys/kernel/mm/ksm/run";
@@ -47,7 +47,7 @@ impl Ksm {
     /// How to get to these values; none leaves one as it is.
     pub fn changes(&self, run: Option<&str>, merge: Option<&str>) -> Vec<Change> {
         let change = |path: &str, before: &str, after: &str| Change {
-            knob: Knob::Number(path.to_owned()),
+            knob: Tunable::Number(path.to_owned()),
             before: before.to_owned(),
             after: after.to_owned(),
         };
@@ -90,7 +90,7 @@ mod tests {
             let changes = ksm.changes(to.0, to.1);
             let word = |change: &Change| {
                 let name =
-                    if change.knob == Knob::Number(RUN.to_owned()) { "run" } else { "merge" };
+                    if change.knob == Tunable::Number(RUN.to_owned()) { "run" } else { "merge" };
                 format!("{name}={}", change.after)
             };
             let words: Vec<String> = changes.iter().map(word).collect();

@@ -1,8 +1,8 @@
 //! Whether the settings of this machine are ours to change.
 
 use common::cli::is_root;
-use common::host::Host;
 use common::libvirt::is_local;
+use common::system::sysroot::Host;
 use common::{Error, Result};
 
 /// Fails where the host's settings are not to be had: in a container, and for guests of another machine.

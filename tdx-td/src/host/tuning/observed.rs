@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use common::Result;
-use common::host::Host;
-use common::sysfs::names;
+use common::system::sysfs::names;
+use common::system::sysroot::Host;
 
 use super::boot::Boot;
 use super::disks::Disks;
-use super::knob::{Unit, has_module, has_systemd, option};
 use super::ksm::{self, Ksm};
 use super::persist::{FILES, Persisted};
+use crate::host::tuning::tunable::{Unit, has_module, has_systemd, option};
 use crate::scenario::profile;
 
 /// When huge pages are used without being asked for.

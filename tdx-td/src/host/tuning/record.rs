@@ -9,12 +9,14 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::host::{self, Host};
-use common::{Code, Error, IoContext, Result, interrupt};
+use common::cli::interrupt;
+use common::system::sysroot;
+use common::system::sysroot::Host;
+use common::{Code, Error, IoContext, Result};
 use serde::{Deserialize, Serialize};
 
-use super::knob::{Knob, UNLOADED};
 use super::ksm;
+use crate::host::tuning::tunable::{Tunable, UNLOADED};
 
 const FOLDER: &str = "/run/tdx/tuned";
 const RUNNING: &str = "/run/tdx/tuned/record";
@@ -30,7 +32,7 @@ pub struct Entry {
     /// The setting it is for, `host.swappiness`.
     pub setting: String,
     /// What it is.
-    pub knob: Knob,
+    pub knob: Tunable,
     /// What it was before all tuning.
     pub before: String,
     /// What it was set to, the last one last.
@@ -52,10 +54,10 @@ impl Entry {
     pub fn is_ours(&self, value: &str) -> bool {
         let number = |text: &str| text.parse::<u64>().ok();
         match &self.knob {
-            Knob::Options { .. } if value == UNLOADED => true,
-            Knob::Number(path) if path == ksm::RUN && value == ksm::APART => true,
+            Tunable::Options { .. } if value == UNLOADED => true,
+            Tunable::Number(path) if path == ksm::RUN && value == ksm::APART => true,
             // Huge pages are reserved one after another, until a kill.
-            Knob::Number(path) if path.ends_with("nr_hugepages") => {
+            Tunable::Number(path) if path.ends_with("nr_hugepages") => {
                 let all = self.ours.iter().chain([&self.before]).filter_map(|text| number(text));
                 let (least, most) = (all.clone().min(), all.max());
                 let value = number(value);
@@ -116,12 +118,12 @@ impl Records {
         for (path, boot_id, entries, changed) in parts {
             let path = host.path(path);
             if entries.is_empty() {
-                host::remove(&path)?;
+                sysroot::remove(&path)?;
             } else if changed {
                 make_folder(path.parent().unwrap_or(&path))?;
                 let record = Record { boot_id, entries: entries.clone() };
                 let text = serde_json::to_string_pretty(&record).unwrap_or_default() + "\n";
-                host::replace(&path, &text, 0o600)?;
+                sysroot::replace(&path, &text, 0o600)?;
             }
         }
         Ok(())
@@ -133,7 +135,7 @@ impl Records {
     }
 
     /// The entry of a knob.
-    pub fn of(&self, knob: &Knob) -> Option<&Entry> {
+    pub fn of(&self, knob: &Tunable) -> Option<&Entry> {
         self.all().find(|entry| entry.knob == *knob)
     }
 }
@@ -166,7 +168,7 @@ pub fn lock(host: &Host) -> Result<File> {
         }
     }
     // Nobody else is at it: what a kill left is nobody's.
-    host::remove(&part(host))?;
+    sysroot::remove(&part(host))?;
     Ok(file)
 }
 
@@ -215,7 +217,7 @@ mod tests {
     fn entry(path: &str, before: &str, ours: &[&str]) -> Entry {
         Entry {
             setting: "host.swappiness".to_owned(),
-            knob: Knob::Number(path.to_owned()),
+            knob: Tunable::Number(path.to_owned()),
             before: before.to_owned(),
             ours: ours.iter().map(|value| (*value).to_owned()).collect(),
             by: vec!["securevm".to_owned()],

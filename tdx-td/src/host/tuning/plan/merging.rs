@@ -2,11 +2,11 @@
 
 use common::document::Action;
 
-use super::super::knob::{Knob, Unit};
 use super::super::ksm;
 use super::super::observed::Observed;
 use super::{Draft, Want};
-use crate::host::tune::TuneItem;
+use crate::commands::host::tune::TuneItem;
+use crate::host::tuning::tunable::{Tunable, Unit};
 use crate::scenario::profile::{self, Switch};
 
 impl Draft {
@@ -23,7 +23,7 @@ impl Draft {
             self.number(observed, "host.ksm_merge_across_nodes", ksm::MERGE, current, digit(merge));
             let shared = now.as_ref().map_or(0, |ksm| ksm.shared);
             if let Some(item) =
-                self.items.last_mut().filter(|i| i.action == Action("set") && shared > 0)
+                self.items.last_mut().filter(|i| i.action == Action::Set && shared > 0)
             {
                 item.say(&format!(
                     "{shared} pages that stand for several are taken apart first, which takes memory"
@@ -39,7 +39,7 @@ impl Draft {
                 && on == Switch(false)
             {
                 want.holds = true;
-                item.action = if item.action == Action("set") { Action::NONE } else { item.action };
+                item.action = if item.action == Action::Set { Action::None } else { item.action };
             }
             if let Some(item) = self.items.last_mut().filter(|_| !observed.has_systemd) {
                 item.say("units of systemd are not looked at: it does not run here");
@@ -66,22 +66,22 @@ impl Draft {
             item.say("it is masked");
             return self.items.push(item);
         }
-        let mut want = |knob: Knob, now: &str, value: &str| {
+        let mut want = |knob: Tunable, now: &str, value: &str| {
             let (setting, holds) = ("host.ksm".to_owned(), now == value);
             let (now, value) = (now.to_owned(), value.to_owned());
             self.wants.push(Want { setting, knob, now, value, holds });
         };
-        want(Knob::Running(unit.name.clone()), unit.running(), running);
+        want(Tunable::Running(unit.name.clone()), unit.running(), running);
         if unit.running() != running {
-            item.action = Action(if on { "start" } else { "stop" });
+            item.action = if on { Action::Start } else { Action::Stop };
         }
         let can_be_enabled = matches!(unit.file_state.as_str(), "enabled" | "disabled");
         item.persistent = unit.file_state == file || (self.options.persist && can_be_enabled);
         if self.options.persist && can_be_enabled {
-            want(Knob::Enabled(unit.name.clone()), &unit.file_state, file);
+            want(Tunable::Enabled(unit.name.clone()), &unit.file_state, file);
             item.wanted = state(running, file);
-            if unit.file_state != file && item.action == Action::NONE {
-                item.action = Action("persist");
+            if unit.file_state != file && item.action == Action::None {
+                item.action = Action::Persist;
             }
         }
         self.items.push(item);

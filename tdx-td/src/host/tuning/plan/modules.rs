@@ -3,11 +3,11 @@
 use common::document::Action;
 use common::{Code, Error, Result};
 
-use super::super::knob::Knob;
 use super::super::observed::{Module, Observed};
 use super::super::persist::Line;
 use super::{Draft, Want};
-use crate::host::tune::TuneItem;
+use crate::commands::host::tune::TuneItem;
+use crate::host::tuning::tunable::Tunable;
 
 impl Draft {
     /// Plans for a module to have these options.
@@ -35,7 +35,7 @@ impl Draft {
             let names = known.iter().map(|(name, _)| (*name).to_owned()).collect();
             self.wants.push(Want {
                 setting: format!("host.modules.{module}"),
-                knob: Knob::Options { module: module.to_owned(), names },
+                knob: Tunable::Options { module: module.to_owned(), names },
                 now: joined(&|name, _| value_of(name).cloned().unwrap_or_default()),
                 value: joined(&|_, wanted| wanted.to_owned()),
                 holds: false,
@@ -50,7 +50,7 @@ impl Draft {
             item.in_force = same || (reload && now.is_some());
             match now {
                 _ if same => {}
-                Some(_) if reload => item.action = Action("reload"),
+                Some(_) if reload => item.action = Action::Reload,
                 Some(_) if self.options.persist => {
                     item.say("holds after a reboot, or when the module is loaded again");
                 }

@@ -1,20 +1,21 @@
 //! Hosts of all kinds go in, plans come out.
 
 use super::super::apply::{Change, in_order};
-use super::super::claims::records;
 use super::super::disks::{Disk, Disks};
-use super::super::knob::Unit;
 use super::super::ksm::{Ksm, MERGER, TUNER};
 use super::super::observed::Module;
 use super::super::record::Records;
 use super::*;
+use crate::host::tuning::ownership::records;
+use crate::host::tuning::tunable::Unit;
 use crate::scenario::layers::{Layers, Origin, parse_set};
 use crate::scenario::library::Scenario;
 
 /// The host's part of a scenario, with settings over it.
 fn wanted(scenario: &str, set: &[&str]) -> profile::Host {
     let root = tempfile::tempdir().unwrap();
-    let scenario = Scenario::find(&common::host::Host::new(root.path()), scenario).unwrap();
+    let scenario =
+        Scenario::find(&common::system::sysroot::Host::new(root.path()), scenario).unwrap();
     let mut layers: Layers = scenario.layers(scenario.security[0]).unwrap();
     for text in set {
         layers.put(&Origin::Flag("--set".to_owned()), parse_set(text).unwrap()).unwrap();
@@ -59,7 +60,7 @@ fn told(observed: &Observed, draft: &Draft) -> String {
     let changes = in_order(observed.ksm.as_ref(), draft.wants.iter().map(change).collect());
     let word = |change: &Change| {
         let place = change.knob.to_string();
-        let value = if matches!(change.knob, Knob::File(_)) { "…" } else { &change.after };
+        let value = if matches!(change.knob, Tunable::File(_)) { "…" } else { &change.after };
         format!("{}={value}", place.rsplit('/').next().unwrap_or_default())
     };
     changes.iter().map(word).collect::<Vec<_>>().join(" ")
@@ -105,7 +106,7 @@ fn what_there_is_not_is_said_of_each_setting() {
     let draft = draft(&observed, &wanted("td", &["host.hugepages=1"]), Options::default()).unwrap();
     assert!(draft.wants.is_empty() && draft.items.len() == 7, "{draft:#?}");
     for item in &draft.items {
-        assert!(!item.in_force && item.note.is_some() && item.action == Action::NONE, "{item:?}");
+        assert!(!item.in_force && item.note.is_some() && item.action == Action::None, "{item:?}");
     }
 }
 
@@ -140,7 +141,7 @@ fn who_asks_for_what_is_remembered_with_what_there_was_before() {
     let first = asks(&observed, &none, "computation", Options::default()).unwrap();
     assert!(first.lasting.is_empty());
     let entry = |records: &Records| {
-        let knob = Knob::Number(SWAPPINESS.to_owned());
+        let knob = Tunable::Number(SWAPPINESS.to_owned());
         records.of(&knob).map(|e| (e.before.clone(), e.ours.clone(), e.by.clone())).unwrap()
     };
     let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();

@@ -1,0 +1,149 @@
+//! Defaults from files and the environment, below what flags say.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::document::input;
+use crate::error::{Error, Result};
+use crate::system::sysroot::Host;
+use crate::units::Size;
+use crate::yaml;
+
+/// More than any configuration has, bytes.
+const LIMIT: usize = 1 << 20;
+
+/// What an operator may set once instead of on every command line.
+///
+/// Read from `/etc/tdx/tdx.yaml`, then `$XDG_CONFIG_HOME/tdx/tdx.yaml` (`~/.config` without it), then
+/// `TDX_<KEY>` in the environment; the later one wins, and a flag wins over all.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The libvirt URI; libvirt's own default without it.
+    pub connect: Option<String>,
+    /// The list of hosts, instead of `/etc/tdx/hosts.yaml` and the user's own.
+    pub hosts: Option<PathBuf>,
+    /// The pool's name.
+    pub pool: Option<String>,
+    /// The pool's folder.
+    pub pool_path: Option<PathBuf>,
+    /// The base image of `tdx-td new` without `--td-image`.
+    pub image: Option<PathBuf>,
+    /// Memory of a new domain.
+    pub memory: Option<Size>,
+    /// Virtual CPUs of a new domain.
+    pub vcpus: Option<u32>,
+    /// The libvirt network of a new domain.
+    pub network: Option<String>,
+    /// Launch security of a new domain.
+    pub security: Option<String>,
+    /// `auto`, `kvm` or `qemu`.
+    pub virt_type: Option<String>,
+}
+
+/// The keys above, for the environment.
+const KEYS: [&str; 10] = [
+    "connect",
+    "hosts",
+    "pool",
+    "pool_path",
+    "image",
+    "memory",
+    "vcpus",
+    "network",
+    "security",
+    "virt_type",
+];
+
+impl Config {
+    /// Reads the files and the environment.
+    ///
+    /// Errors: `invalid_input` for a file that is not such YAML, naming the file and the key; `permission`, `io`
+    /// for one that cannot be read.
+    pub fn load(host: &Host) -> Result<Self> {
+        let mut merged = Map::new();
+        for path in files(host) {
+            merged.append(&mut read(&path)?);
+        }
+        for key in KEYS {
+            if let Ok(value) = std::env::var(format!("TDX_{}", key.to_uppercase())) {
+                // The only plain number; everything else is read from text.
+                let value = match value.parse::<u32>() {
+                    Ok(number) if key == "vcpus" => number.into(),
+                    _ => value.into(),
+                };
+                merged.insert(key.to_owned(), value);
+            }
+        }
+        serde_json::from_value(Value::Object(merged))
+            .map_err(|error| Error::invalid_input("the TDX_ environment is wrong").because(error))
+    }
+}
+
+/// The folder of the user's own configuration; none where the environment names none.
+///
+/// Source: XDG Base Directory Specification.
+pub fn home() -> Option<PathBuf> {
+    std::env::var_os("XDG_CONFIG_HOME")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".config")))
+        .filter(|home| home.is_absolute())
+}
+
+fn files(host: &Host) -> Vec<PathBuf> {
+    let user = home().map(|home| home.join("tdx/tdx.yaml"));
+    [Some(host.path("/etc/tdx/tdx.yaml")), user].into_iter().flatten().collect()
+}
+
+/// The mapping in one file, checked as a whole [`Config`] so that the error names this file.
+fn read(path: &Path) -> Result<Map<String, Value>> {
+    let Some(text) = input::text_file(path, LIMIT)? else { return Ok(Map::new()) };
+    parse(&text).map_err(|error| {
+        Error::invalid_input(format!("{} is not a valid configuration", path.display()))
+            .because(error)
+    })
+}
+
+fn parse(text: &str) -> Result<Map<String, Value>, Box<dyn std::error::Error + Send + Sync>> {
+    let values: Option<Map<String, Value>> = yaml::from_str(text)?;
+    let values = values.unwrap_or_default();
+    serde_json::from_value::<Config>(Value::Object(values.clone()))?;
+    Ok(values)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn yaml_is_read_and_typed() {
+        let values = parse("# comment\nmemory: 4G\nvcpus: 2\npool: guests\n").unwrap();
+        let config: Config = serde_json::from_value(Value::Object(values)).unwrap();
+        assert_eq!(config.memory, Some(Size(4 << 30)));
+        assert_eq!((config.vcpus, config.pool.as_deref()), (Some(2), Some("guests")));
+        assert!(parse("# nothing but comments\n").unwrap().is_empty());
+    }
+
+    #[test]
+    fn why_a_file_cannot_be_read_is_told() {
+        use crate::ErrorKind;
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("tdx.yaml");
+        assert!(read(&file).unwrap().is_empty());
+        std::fs::write(&file, [0xff, b'\n']).unwrap();
+        assert_eq!(read(&file).unwrap_err().kind(), ErrorKind::InvalidInput);
+        assert_eq!(read(folder.path()).unwrap_err().kind(), ErrorKind::InvalidInput);
+        std::fs::write(&file, vec![b'#'; LIMIT + 1]).unwrap();
+        assert!(read(&file).unwrap_err().message().ends_with("is larger than 1 MiB"));
+    }
+
+    #[test]
+    fn unknown_keys_and_wrong_values_are_named() {
+        for (text, says) in [("memmory: 4G", "memmory"), ("memory: lots", "lots"), ("- a", "")] {
+            let error = parse(text).unwrap_err().to_string();
+            assert!(error.contains(says), "{text}: {error}");
+        }
+    }
+}

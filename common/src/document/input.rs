@@ -1,0 +1,241 @@
+//! Reading what another tool printed, `-`, and small files that users name.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use nix::libc;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::document::reader;
+use crate::document::reader::ReadError;
+use crate::error::{Error, ErrorKind, Result, io_error};
+
+/// The argument that stands for standard input.
+pub const STDIN: &str = "-";
+
+/// The most bytes that are read from standard input: a hundred times what ten thousand devices take.
+const STDIN_LIMIT: usize = 256 << 20;
+
+/// Reads a file that is to be small: at most `limit` bytes. A named pipe is waited for until a signal comes in.
+///
+/// Errors: `not_found`, `permission`; `invalid_input` for a directory, and for a larger file.
+pub fn file(path: &Path, limit: usize) -> Result<Vec<u8>> {
+    let read = reader::read_to_end(open(path)?, limit, path.display());
+    read.map_err(|error| cannot_read(path, error))
+}
+
+/// The text of such a file; none when it is not there.
+///
+/// Errors: those of [`file()`]; `invalid_input` for what is not UTF-8.
+pub fn text_file(path: &Path, limit: usize) -> Result<Option<String>> {
+    let file = match open_at_once(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        file => file.map_err(|error| cannot_read(path, ReadError::Io(error)))?,
+    };
+    let bytes = reader::read_to_end(file, limit, path.display());
+    let text = String::from_utf8(bytes.map_err(|error| cannot_read(path, error))?);
+    text.map(Some).map_err(|error| {
+        Error::invalid_input(format!("{} is not UTF-8", path.display())).because(error)
+    })
+}
+
+/// Opens a file to be read.
+pub(crate) fn open(path: &Path) -> Result<File> {
+    open_at_once(path).map_err(|error| cannot_read(path, ReadError::Io(error)))
+}
+
+/// Opens without waiting for the other end of a named pipe.
+fn open_at_once(path: &Path) -> io::Result<File> {
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
+}
+
+pub(crate) fn cannot_read(path: &Path, error: ReadError) -> Error {
+    let shown = path.display();
+    match error {
+        ReadError::Refused(error) => error,
+        ReadError::Io(error) if error.kind() == io::ErrorKind::IsADirectory => {
+            Error::invalid_input(format!("{shown} is a directory"))
+        }
+        ReadError::Io(error) if error.raw_os_error() == Some(libc::ENXIO) => {
+            Error::invalid_input(format!("{shown} is a socket, or a device that is not there"))
+        }
+        ReadError::Io(error) => io_error(error, "read", path),
+    }
+}
+
+/// Reads items from standard input: a document, a JSON array, or concatenated item objects.
+///
+/// `kinds` are the kinds, or prefixes of kinds ending in a dot, of documents that are taken; `expected`
+/// says in words what should have come. Bare items carry no kind and are judged by their fields.
+///
+/// Errors: `invalid_input` when nothing came, it is not JSON, it is another kind or major version, or
+/// an item lacks a field.
+pub fn items<T: DeserializeOwned>(kinds: &[&str], expected: &str) -> Result<Vec<T>> {
+    let cannot_read = |kind| Error::new(kind, "cannot read standard input");
+    let bytes = reader::read_to_end(io::stdin().lock(), STDIN_LIMIT, "standard input");
+    let bytes = bytes.map_err(|error| match error {
+        ReadError::Refused(error) => error,
+        ReadError::Io(error) if error.kind() == io::ErrorKind::IsADirectory => {
+            Error::invalid_input(format!("standard input is a directory: expected {expected}"))
+        }
+        ReadError::Io(error) => cannot_read(ErrorKind::Io).because(error),
+    })?;
+    let text = String::from_utf8(bytes)
+        .map_err(|error| cannot_read(ErrorKind::InvalidInput).because(error))?;
+    parse(&text, kinds, expected)
+}
+
+fn parse<T: DeserializeOwned>(text: &str, kinds: &[&str], expected: &str) -> Result<Vec<T>> {
+    let mut items = Vec::new();
+    let mut values = serde_json::Deserializer::from_str(text).into_iter::<Value>().peekable();
+    if values.peek().is_none() {
+        return Err(Error::invalid_input(format!("standard input is empty: expected {expected}"))
+            .hint("did the command before the pipe fail? set -o pipefail shows it"));
+    }
+    for value in values {
+        let value = value.map_err(|error| {
+            Error::invalid_input(format!("standard input is not JSON: expected {expected}"))
+                .because(error)
+        })?;
+        match value {
+            Value::Array(array) => items.extend(array),
+            Value::Object(_) if value.get("kind").is_some() && value.get("items").is_some() => {
+                items.extend(document(value, kinds, expected)?);
+            }
+            item => items.push(item),
+        }
+    }
+    let typed = items.into_iter().enumerate().map(|(index, item)| {
+        T::deserialize(item).map_err(|error| {
+            Error::invalid_input(format!("item {} on standard input is not {expected}", index + 1))
+                .because(error)
+        })
+    });
+    typed.collect()
+}
+
+fn document(mut value: Value, kinds: &[&str], expected: &str) -> Result<Vec<Value>> {
+    let kind = value["kind"].as_str().unwrap_or_default();
+    let taken = |k: &&str| *k == kind || (k.ends_with('.') && kind.starts_with(*k));
+    if !kinds.iter().any(taken) {
+        return Err(Error::invalid_input(format!(
+            "standard input holds a document of kind {kind:?}: expected {expected}"
+        )));
+    }
+    let version = value["schema_version"].as_str().unwrap_or_default();
+    if version.split('.').next() != Some("1") {
+        return Err(Error::invalid_input(format!(
+            "standard input has schema version {version:?}: this tool reads version 1"
+        )));
+    }
+    match value["items"].take() {
+        Value::Array(items) => Ok(items),
+        _ => Err(Error::invalid_input("the document on standard input has no array of items")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+
+    #[test]
+    fn small_files_are_read_and_others_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        assert_eq!(file(&path, 8).unwrap_err().kind(), ErrorKind::NotFound);
+        std::fs::write(&path, "12345678").unwrap();
+        assert_eq!(file(&path, 8).unwrap(), b"12345678");
+        assert_eq!(file(&path, 7).unwrap_err().kind(), ErrorKind::InvalidInput);
+        for bad in [folder.path(), Path::new("/dev/zero")] {
+            assert_eq!(file(bad, 1024).unwrap_err().kind(), ErrorKind::InvalidInput);
+        }
+        let pipe = folder.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        std::thread::scope(|scope| {
+            let read = scope.spawn(|| file(&pipe, 8).unwrap());
+            std::fs::write(&pipe, "12345678").unwrap();
+            assert_eq!(read.join().unwrap(), b"12345678", "the writer was not waited for");
+        });
+    }
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    struct Named {
+        #[serde(deserialize_with = "crate::name::deserialize")]
+        name: String,
+        host: Option<String>,
+    }
+
+    fn names(text: &str) -> Result<Vec<String>> {
+        let items: Vec<Named> = parse(text, &["tdx.td."], "domains")?;
+        Ok(items.into_iter().map(|item| item.name).collect())
+    }
+
+    #[test]
+    fn documents_arrays_and_streams_are_read() {
+        for text in [
+            r#"{"schema_version":"1.0","kind":"tdx.td.domains","items":[{"name":"a"},{"name":"b"}]}"#,
+            r#"{"schema_version":"1.1","kind":"tdx.td.domains","host":"h","items":[{"name":"a"},{"name":"b"}]}"#,
+            r#"{"schema_version":"1.99","kind":"tdx.td.domains","items":[{"name":"a"},{"name":"b"}]}"#,
+            r#"[{"name":"a"},{"name":"b","more":1}]"#,
+            r#"[{"name":"a","host":null},{"name":"b","host":"h"}]"#,
+            "{\"name\":\"a\"}\n{\"name\":\"b\"}\n",
+            r#"{"name":"a"}{"name":"b"}"#,
+        ] {
+            assert_eq!(names(text).unwrap(), ["a", "b"], "{text}");
+        }
+        assert_eq!(names("[]").unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn everything_else_is_exit_3() {
+        for (text, says) in [
+            ("", "standard input is empty: expected domains"),
+            (" \n", "standard input is empty: expected domains"),
+            ("{", "standard input is not JSON: expected domains"),
+            (r#"{"name":"a"} x"#, "standard input is not JSON: expected domains"),
+            (r#"["a"]"#, "item 1 on standard input is not domains"),
+            (r#"[{"name":"a"},{"nam":"b"}]"#, "item 2 on standard input is not domains"),
+            (r#"[{"name":""}]"#, "item 1 on standard input is not domains"),
+            (r#"[{"name":"a\u0000b"}]"#, "item 1 on standard input is not domains"),
+            (r#"[{"name":"a","host":1}]"#, "item 1 on standard input is not domains"),
+            (
+                r#"{"schema_version":"1.0","kind":"tdx.pool.volumes","items":[]}"#,
+                "standard input holds a document of kind \"tdx.pool.volumes\": expected domains",
+            ),
+            (
+                r#"{"schema_version":"2.0","kind":"tdx.td.domains","items":[]}"#,
+                "standard input has schema version \"2.0\": this tool reads version 1",
+            ),
+            (
+                r#"{"schema_version":"1.0","kind":"tdx.td.domains","items":{}}"#,
+                "the document on standard input has no array of items",
+            ),
+        ] {
+            let error = names(text).unwrap_err();
+            assert_eq!((error.kind(), error.message()), (ErrorKind::InvalidInput, says), "{text}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_panics(
+            text in "\\PC*",
+            words in proptest::collection::vec(
+                proptest::sample::select(vec![
+                    "{", "}", "[", "]", ",", ":", "\"name\"", "\"items\"", "\"kind\"",
+                    "\"tdx.td.domains\"", "\"schema_version\"", "\"1.0\"", "\"1.1\"", "1", "null", " ",
+                    "\"host\"", "\"\"", "\"\\u0000\"",
+                ]),
+                0..30,
+            ),
+        ) {
+            let _ = names(&text);
+            let _ = names(&words.concat());
+        }
+    }
+}

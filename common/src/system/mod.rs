@@ -1,0 +1,11 @@
+//! The machine: files below `--sysroot`, sysfs, block and PCI devices, other programs, system calls.
+
+pub mod block;
+pub mod exec;
+pub mod host_storage;
+pub mod pci;
+#[expect(unsafe_code, reason = "calls that the safe bindings do not have")]
+pub mod syscalls;
+pub mod sysfs;
+pub mod sysroot;
+pub mod user;

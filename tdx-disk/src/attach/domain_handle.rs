@@ -1,0 +1,94 @@
+//! The domain that a verb changes, across a restart of the daemon.
+
+use std::time::{Duration, Instant};
+
+use common::cli::{interrupt, log};
+use common::libvirt::{Context, Libvirt, is_gone};
+use common::{Error, Result, name};
+use virt::domain::Domain;
+
+use crate::availability::guests::Guest;
+
+/// How long a daemon that went away is waited for.
+const RESTART: Duration = Duration::from_secs(15);
+
+/// A domain and the way to it.
+pub struct Subject<'c> {
+    open: &'c dyn Fn() -> Result<Libvirt>,
+    libvirt: Libvirt,
+    domain: Domain,
+    name: String,
+}
+
+impl std::fmt::Debug for Subject<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Subject").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl<'c> Subject<'c> {
+    /// Finds the domain of a name.
+    ///
+    /// Errors: `not_found` when there is none; those of connecting; `usage` for an impossible name.
+    pub fn find(open: &'c dyn Fn() -> Result<Libvirt>, name: &str) -> Result<Self> {
+        name::check("domain", name)?;
+        let libvirt = open()?;
+        let domain = lookup(&libvirt, name)?;
+        Ok(Self { open, libvirt, domain, name: name.to_owned() })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The connection.
+    pub fn libvirt(&self) -> &Libvirt {
+        &self.libvirt
+    }
+
+    /// The domain.
+    pub fn domain(&self) -> &Domain {
+        &self.domain
+    }
+
+    /// Its definitions as they are now.
+    ///
+    /// Errors: `not_found` when it is gone.
+    pub fn guest(&self) -> Result<Guest> {
+        Guest::read(&self.libvirt, &self.domain)?.ok_or_else(|| absent(&self.name))
+    }
+
+    /// Comes back to a daemon that was restarted; nothing when the connection stands. Returns whether
+    /// it was lost.
+    ///
+    /// Errors: those of connecting, once the daemon was waited for in vain.
+    pub fn reconnect(&mut self) -> Result<bool> {
+        if self.libvirt.is_alive() {
+            return Ok(false);
+        }
+        log::step("the connection to libvirt is lost; connect again");
+        let end = Instant::now() + RESTART;
+        let libvirt = loop {
+            match (self.open)() {
+                Ok(libvirt) => break libvirt,
+                Err(error) if Instant::now() >= end => return Err(error),
+                Err(_) => interrupt::sleep(Duration::from_millis(200))?,
+            }
+        };
+        self.domain = lookup(&libvirt, &self.name)?;
+        self.libvirt = libvirt;
+        Ok(true)
+    }
+}
+
+fn lookup(libvirt: &Libvirt, name: &str) -> Result<Domain> {
+    match libvirt.connect().lookup_domain_by_name(name) {
+        Err(error) if is_gone(&error) => Err(absent(name)),
+        found => found.context(format_args!("look up domain '{name}'")),
+    }
+}
+
+fn absent(name: &str) -> Error {
+    Error::not_found(format!("no domain '{name}'")).hint("tdx-td list shows those there are")
+}

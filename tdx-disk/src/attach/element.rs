@@ -1,0 +1,167 @@
+//! The XML by which libvirt gives a disk to a guest.
+
+use common::xml::Element;
+use common::{Error, Result};
+
+use crate::attach::target::{Bus, ScsiPlace};
+use crate::block::disk::Disk;
+
+/// A disk as the guest is to have it.
+#[derive(Debug)]
+pub struct Wanted<'a> {
+    /// The disk of the host.
+    pub disk: &'a Disk,
+    /// The path that libvirt is to open.
+    pub source: &'a str,
+    /// Guest target.
+    pub target: &'a str,
+    /// How the guest reaches it.
+    pub bus: Bus,
+    /// The serial number that the guest sees.
+    pub serial: Option<&'a str>,
+    /// Whether the guest may only read.
+    pub readonly: bool,
+    /// Where on SCSI.
+    pub place: Option<&'a ScsiPlace>,
+}
+
+/// The `<disk>`.
+///
+/// The sector sizes are always said: QEMU would tell the guest 512 bytes of any disk, and one with
+/// 4096 would lose its partition table.
+/// Source: <https://libvirt.org/formatdomain.html#hard-drives-floppy-disks-cdroms>; QEMU
+/// `block/file-posix.c`, `hdev_probe_blocksizes()`.
+pub fn disk(wanted: &Wanted<'_>) -> Element {
+    let disk = wanted.disk;
+    let driver = Element::new("driver")
+        .attr("name", "qemu")
+        .attr("type", "raw")
+        .attr("cache", "none")
+        .attr("io", "native")
+        .attr("discard", "unmap");
+    let sectors = Element::new("blockio")
+        .attr("logical_block_size", disk.logical_sector)
+        .attr("physical_block_size", disk.physical_sector.max(disk.logical_sector));
+    // 1 is what ATA says of a disk that does not turn; virtio-blk has no such word.
+    let still = wanted.bus == Bus::Scsi && disk.rotational == Some(false);
+    let target = Element::new("target")
+        .attr("dev", wanted.target)
+        .attr("bus", wanted.bus.as_str())
+        .attr_opt("rotation_rate", still.then_some(1));
+    Element::new("disk")
+        .attr("type", "block")
+        .attr("device", "disk")
+        .child(driver)
+        .child(Element::new("source").attr("dev", wanted.source))
+        .child(sectors)
+        .child(target)
+        .child_opt(wanted.readonly.then(|| Element::new("readonly")))
+        .child_opt(wanted.serial.map(|serial| Element::new("serial").text(serial)))
+        .child_opt(wanted.place.map(ScsiPlace::address))
+}
+
+/// Whether libvirt takes a character in a serial number.
+///
+/// Source: libvirt `src/qemu/qemu_validate.c`.
+fn is_safe(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "-_ .+".contains(c)
+}
+
+/// Refuses a serial number that a guest could not see whole.
+///
+/// Errors: `usage`.
+pub fn expect_serial(serial: &str, bus: Bus) -> Result<()> {
+    let longest = bus.serial_length();
+    if serial.is_empty() || !serial.chars().all(is_safe) {
+        return Err(Error::usage(format!("{serial:?} is no serial number for a guest"))
+            .hint("letters, digits, spaces and any of -_.+ are"));
+    }
+    match serial.len() <= longest {
+        true => Ok(()),
+        false => Err(Error::usage(format!(
+            "the serial number {serial:?} is too long: {} takes {longest} characters",
+            bus.as_str()
+        ))),
+    }
+}
+
+/// The disk's own serial number as a guest can see it: what cannot be shown left out, and of one that
+/// is too long the end, where numbers differ.
+pub fn own_serial(disk: &Disk, bus: Bus) -> Option<String> {
+    let safe = |c: char| if is_safe(c) { c } else { '_' };
+    let serial: Vec<char> = disk.serial.as_deref()?.trim().chars().map(safe).collect();
+    let from = serial.len().saturating_sub(bus.serial_length());
+    Some(serial[from..].iter().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::devt::Number;
+
+    fn example() -> Disk {
+        Disk {
+            name: "sdb".to_owned(),
+            number: Number { major: 8, minor: 16 },
+            kind: "disk",
+            size: 1 << 30,
+            model: None,
+            serial: Some("WD-WX11/A1\"B2".to_owned()),
+            wwn: None,
+            transport: Some("sata"),
+            rotational: Some(false),
+            logical_sector: 4096,
+            physical_sector: 4096,
+            read_only: false,
+            removable: false,
+            sequence: None,
+            state: None,
+            links: Vec::new(),
+            udev_serial: None,
+            is_path: false,
+            part_uuid: None,
+        }
+    }
+
+    #[test]
+    fn the_whole_element() {
+        let example = example();
+        let mut wanted = Wanted {
+            disk: &example,
+            source: "/dev/disk/by-id/a&b",
+            target: "vdb",
+            bus: Bus::Virtio,
+            serial: Some("S 1"),
+            readonly: true,
+            place: None,
+        };
+        assert_eq!(
+            disk(&wanted).to_xml().unwrap(),
+            "<disk type='block' device='disk'>\n  \
+             <driver name='qemu' type='raw' cache='none' io='native' discard='unmap'/>\n  \
+             <source dev='/dev/disk/by-id/a&amp;b'/>\n  \
+             <blockio logical_block_size='4096' physical_block_size='4096'/>\n  \
+             <target dev='vdb' bus='virtio'/>\n  \
+             <readonly/>\n  \
+             <serial>S 1</serial>\n\
+             </disk>"
+        );
+        wanted.bus = Bus::Scsi;
+        wanted.target = "sdb";
+        let xml = disk(&wanted).to_xml().unwrap();
+        assert!(xml.contains("<target dev='sdb' bus='scsi' rotation_rate='1'/>"), "{xml}");
+    }
+
+    #[test]
+    fn serial_numbers_fit_the_bus() {
+        expect_serial("A-Za-z0-9_ .+", Bus::Virtio).unwrap();
+        for bad in ["", "a'b", "a\"b", "a,b", "ä", "123456789012345678901"] {
+            assert!(expect_serial(bad, Bus::Virtio).is_err(), "{bad}");
+        }
+        expect_serial("123456789012345678901", Bus::Scsi).unwrap();
+        let mut disk = example();
+        assert_eq!(own_serial(&disk, Bus::Virtio).as_deref(), Some("WD-WX11_A1_B2"));
+        disk.serial = Some("x123456789012345678901".to_owned());
+        assert_eq!(own_serial(&disk, Bus::Virtio).as_deref(), Some("23456789012345678901"));
+    }
+}

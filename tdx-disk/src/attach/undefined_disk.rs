@@ -1,0 +1,223 @@
+//! Block devices that the QEMU of a domain has open although the domain's running definition does not name them.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use common::cli::interrupt;
+use common::image::Images;
+use common::libvirt::Libvirt;
+use common::system::sysroot::Host;
+use common::{Code, Error, ErrorKind, Result};
+use virt::connect::Connect;
+
+use crate::attach::domain_handle::Subject;
+use crate::attach::guest_disk;
+use crate::availability::guests;
+use crate::availability::guests::{Guest, Tenancy};
+use crate::availability::vm_process::VmProcess;
+use crate::block::blocks::Blocks;
+use crate::block::devt::Number;
+
+/// How long an attach or detach under way is waited for: QEMU opens a disk before the definition has it, and
+/// closes it after.
+const MOMENT: Duration = Duration::from_secs(1);
+
+/// A block device that a virtual machine has open and that the running definition of its domain does not name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UndefinedDisk {
+    /// The domain.
+    pub domain: String,
+    /// Its number.
+    pub number: Number,
+    /// Its node, as the kernel names it.
+    pub node: String,
+    /// Who has it open.
+    pub process: VmProcess,
+}
+
+impl UndefinedDisk {
+    /// Says that QEMU has the disk open.
+    pub fn message(&self) -> String {
+        let Self { domain, node, process, .. } = self;
+        format!(
+            "the running definition of domain '{domain}' does not name {node}, but its QEMU, {process}, has \
+             {node} open"
+        )
+    }
+
+    /// The error for a disk that was to come back from the domain.
+    pub fn still_open(&self) -> Error {
+        let domain = &self.domain;
+        Error::conflict(self.message()).code(Code::InUseByVm).hint(format!(
+            "libvirt has lost track of the disk, as after a crash of libvirtd; QEMU closes the disk when the \
+             guest is shut off: tdx-td stop {domain}"
+        ))
+    }
+}
+
+/// Finds the undefined disks of a domain, of which `guest` is the definition.
+///
+/// Errors: those of [`Tenancy::new`].
+pub fn find(
+    host: &Host,
+    blocks: &Blocks,
+    guest: &Guest,
+    processes: &[VmProcess],
+    connect: Option<&Connect>,
+) -> Result<Vec<UndefinedDisk>> {
+    let Some(uuid) = guest.uuid() else { return Ok(Vec::new()) };
+    let own: Vec<&VmProcess> = processes.iter().filter(|process| process.runs(&uuid)).collect();
+    let open: BTreeSet<Number> = own.iter().flat_map(|process| process.devices.clone()).collect();
+    let disks = guest_disk::all(host, blocks, guest, connect);
+    let live = disks.iter().filter(|disk| disk.live.is_some());
+    let known: BTreeSet<Number> = live.filter_map(|disk| disk.number).collect();
+    if open.is_subset(&known) {
+        return Ok(Vec::new());
+    }
+    let named = named(host, blocks, guest, connect)?;
+    let mut found = Vec::new();
+    for process in own {
+        for &number in process.devices.iter().filter(|n| !known.contains(n) && !named.contains(n)) {
+            let node = blocks.numbered(number).map(|block| block.node());
+            let node = node.unwrap_or_else(|| format!("block device {number}"));
+            let (domain, process) = (guest.name.clone(), process.clone());
+            found.push(UndefinedDisk { domain, number, node, process });
+        }
+    }
+    Ok(found)
+}
+
+/// The same once an attach or detach that is under way has had time to end. `look` finds them.
+///
+/// Errors: those of `look`; `interrupted`.
+pub fn find_lasting(
+    mut look: impl FnMut() -> Result<Vec<UndefinedDisk>>,
+) -> Result<Vec<UndefinedDisk>> {
+    let end = Instant::now() + MOMENT;
+    let mut found = look()?;
+    while !found.is_empty() && Instant::now() < end {
+        interrupt::sleep(Duration::from_millis(100))?;
+        let now = look()?;
+        let is_same = |a: &UndefinedDisk, b: &UndefinedDisk| {
+            (a.number, a.process.pid) == (b.number, b.process.pid)
+        };
+        found.retain(|disk| now.iter().any(|other| is_same(disk, other)));
+    }
+    Ok(found)
+}
+
+/// The block devices that a running definition names anywhere, and those below the images that it names.
+fn named(
+    host: &Host,
+    blocks: &Blocks,
+    guest: &Guest,
+    connect: Option<&Connect>,
+) -> Result<BTreeSet<Number>> {
+    let mut named = BTreeSet::new();
+    for node in guest.live.iter().flat_map(|live| live.root().descendants()) {
+        let attributes = node.attrs().map(|(_, value)| value);
+        for text in attributes.chain([Cow::Owned(node.text())]) {
+            named.extend(blocks.of_path(host, text.trim()).map(|block| block.number));
+        }
+    }
+    let running = guest.running();
+    let images = Images::new(host);
+    let tenancy = Tenancy::new(host, blocks, std::slice::from_ref(&running), connect, images)?;
+    let used = blocks.all().filter(|block| !tenancy.of(host, block, &[]).is_empty());
+    named.extend(used.map(|block| block.number));
+    Ok(named)
+}
+
+/// Fails while the QEMU of the domain has one of these devices open and the running definition does not name it.
+/// With `None` any device will do. Returns what could not be seen, and which other domains have the devices.
+///
+/// Errors: `conflict` with code `IN_USE_BY_VM`, also for virtual machines that are no domain's; those of reading
+/// the domain.
+pub fn expect_closed(
+    host: &Host,
+    subject: &mut Subject<'_>,
+    devices: Option<&BTreeSet<Number>>,
+) -> Result<Vec<String>> {
+    if !host.is_this_machine() {
+        return Ok(Vec::new());
+    }
+    subject.reconnect()?;
+    let connect = Some(subject.libvirt().connect());
+    let is_asked = |number: &Number| devices.is_none_or(|devices| devices.contains(number));
+    let mut processes = Vec::new();
+    let open = find_lasting(|| {
+        let guest = match subject.guest() {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            guest => guest?,
+        };
+        processes = VmProcess::all(host)?;
+        let blocks = Blocks::read(host)?;
+        let mut disks = find(host, &blocks, &guest, &processes, connect)?;
+        disks.retain(|disk| is_asked(&disk.number));
+        Ok(disks)
+    })?;
+    if let Some(disk) = open.first() {
+        return Err(disk.still_open());
+    }
+    let uuid = subject.domain().uuid_string().unwrap_or_default();
+    let (own, others): (Vec<VmProcess>, Vec<VmProcess>) =
+        processes.into_iter().partition(|process| process.runs(&uuid));
+    let mut warnings: Vec<String> = unseen(subject, &own).into_iter().collect();
+    let in_use =
+        |process: &VmProcess| devices.is_some_and(|all| !all.is_disjoint(&process.devices));
+    let others: Vec<VmProcess> = others.into_iter().filter(in_use).collect();
+    if let (Some(devices), false) = (devices, others.is_empty()) {
+        warnings.extend(expect_defined(host, subject.libvirt(), devices, &others)?);
+    }
+    Ok(warnings)
+}
+
+/// Says that the open files of the domain's own QEMU are not visible, if they are not.
+fn unseen(subject: &Subject<'_>, own: &[VmProcess]) -> Option<String> {
+    let name = subject.name();
+    if let Some(process) = own.iter().find(|process| process.is_hidden) {
+        return Some(format!(
+            "{process}, the QEMU of domain '{name}', does not show its open files: run tdx-disk as root to \
+             check that the disk is closed"
+        ));
+    }
+    let is_qemu = subject.libvirt().uri().starts_with("qemu");
+    let runs = is_qemu && own.is_empty() && subject.domain().is_active().unwrap_or(false);
+    runs.then(|| {
+        format!(
+            "the QEMU of domain '{name}' is not visible from here: run tdx-disk on the host itself, not in a \
+             container, to check that the disk is closed"
+        )
+    })
+}
+
+/// Fails for a process that has one of the devices open and that no running definition accounts for. Returns
+/// the domains that have the devices by their definitions.
+fn expect_defined(
+    host: &Host,
+    libvirt: &Libvirt,
+    devices: &BTreeSet<Number>,
+    processes: &[VmProcess],
+) -> Result<Vec<String>> {
+    let (blocks, guests) = (Blocks::read(host)?, guests::all(libvirt)?);
+    let mut warnings = Vec::new();
+    for process in processes {
+        let shared = devices.intersection(&process.devices);
+        let nodes = shared.filter_map(|number| blocks.numbered(*number)).map(|block| block.node());
+        let nodes = nodes.collect::<Vec<_>>().join(" and ");
+        let runs = |guest: &&Guest| guest.uuid().is_some_and(|uuid| process.runs(&uuid));
+        let Some(guest) = guests.iter().find(runs) else {
+            return Err(Error::conflict(format!("{process} has {nodes} open and runs no domain"))
+                .code(Code::InUseByVm)
+                .hint("wait for the process, or end it"));
+        };
+        let connect = Some(libvirt.connect());
+        let undefined = find(host, &blocks, guest, std::slice::from_ref(process), connect)?;
+        if let Some(disk) = undefined.iter().find(|disk| devices.contains(&disk.number)) {
+            return Err(disk.still_open());
+        }
+        warnings.push(format!("domain '{}' has {nodes}", guest.name));
+    }
+    Ok(warnings)
+}

@@ -1,0 +1,106 @@
+//! The processes of virtual machines, and which block devices of the host each has open.
+//!
+//! libvirt's definitions do not tell: a libvirtd that is killed while it attaches a disk forgets the disk, and
+//! QEMU has it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use common::system::sysroot::Host;
+use common::{IoContext, Result};
+
+use crate::availability::processes::{block_number, runs_guests};
+use crate::block::devt::Number;
+
+/// The process of a virtual machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmProcess {
+    /// Process id.
+    pub pid: u32,
+    /// The command's name, 15 bytes at most.
+    pub command: String,
+    /// The UUID of the domain that it runs, as libvirt's QEMUs have it among their arguments.
+    pub uuid: Option<String>,
+    /// The block devices that it has open.
+    pub devices: BTreeSet<Number>,
+    /// Whether it does not show its open files: that of another user, without root.
+    pub is_hidden: bool,
+}
+
+impl VmProcess {
+    /// Reads every process of a virtual machine. One that ends meanwhile is left out.
+    ///
+    /// Errors: `permission` or `io` when `/proc` cannot be listed.
+    /// Source: proc_pid_cmdline(5), proc_pid_fd(5); libvirt `src/qemu/qemu_command.c`: `-uuid`.
+    pub fn all(host: &Host) -> Result<Vec<Self>> {
+        let proc = host.path("/proc");
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&proc).at("read", &proc)? {
+            let name = entry.at("read", &proc)?.file_name();
+            if let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) {
+                found.extend(Self::read(&proc.join(name), pid));
+            }
+        }
+        Ok(found)
+    }
+
+    fn read(process: &Path, pid: u32) -> Option<Self> {
+        let arguments = fs::read(process.join("cmdline")).ok()?;
+        let mut arguments = arguments.split(|byte| *byte == 0);
+        let uuid = arguments.find(|argument| *argument == b"-uuid").and_then(|_| arguments.next());
+        let uuid = uuid.map(|uuid| String::from_utf8_lossy(uuid).into_owned());
+        let command = fs::read_to_string(process.join("comm")).ok()?.trim_end().to_owned();
+        if uuid.is_none() && !runs_guests(&command) {
+            return None;
+        }
+        let (devices, is_hidden) = match fs::read_dir(process.join("fd")) {
+            Ok(files) => {
+                let files = files.flatten().filter_map(|file| block_number(&file.path()));
+                (files.collect(), false)
+            }
+            Err(error) => (BTreeSet::new(), error.kind() == io::ErrorKind::PermissionDenied),
+        };
+        Some(Self { pid, command, uuid, devices, is_hidden })
+    }
+
+    /// Whether it runs the domain of this UUID.
+    pub fn runs(&self, uuid: &str) -> bool {
+        self.uuid.as_deref().is_some_and(|own| own.eq_ignore_ascii_case(uuid))
+    }
+}
+
+impl std::fmt::Display for VmProcess {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} (process {})", self.command, self.pid)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn virtual_machines_are_told_from_other_processes() {
+        let root = tempfile::tempdir().unwrap();
+        let process = |pid: u32, command: &str, arguments: &str| {
+            let folder = root.path().join(format!("proc/{pid}"));
+            fs::create_dir_all(folder.join("fd")).unwrap();
+            fs::write(folder.join("comm"), format!("{command}\n")).unwrap();
+            fs::write(folder.join("cmdline"), arguments.replace(' ', "\0")).unwrap();
+        };
+        process(7, "qemu-system-x86", "/usr/bin/qemu-system-x86_64 -name guest=a -uuid 1-A -S");
+        process(8, "my-emulator", "/opt/my-emulator -name guest=b -uuid 2-b");
+        process(9, "qemu-nbd", "qemu-nbd -uuid");
+        process(10, "sleep", "sleep 1000");
+        let mut all = VmProcess::all(&Host::new(root.path())).unwrap();
+        all.sort_by_key(|process| process.pid);
+        let pids = |uuid: &str| {
+            let own = all.iter().filter(|process| process.runs(uuid));
+            own.map(|process| process.pid).collect::<Vec<_>>()
+        };
+        assert_eq!(all.iter().map(|process| process.pid).collect::<Vec<_>>(), [7, 8, 9]);
+        assert_eq!((pids("1-a"), pids("2-b"), pids("")), (vec![7], vec![8], vec![]));
+    }
+}

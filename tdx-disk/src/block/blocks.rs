@@ -1,0 +1,177 @@
+//! Every block device of the machine, and which are made of which.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::PathBuf;
+
+use common::system::sysfs::{attribute, last, names, target};
+use common::system::sysroot::Host;
+use common::{Error, Result};
+
+use crate::block::devt::Number;
+
+const CLASS: &str = "/sys/class/block";
+
+/// A block device: a disk, a partition, or what is made of them.
+#[derive(Debug)]
+pub struct Block {
+    /// The kernel's name: `sdb`, `nvme0n1p1`, `dm-0`.
+    pub name: String,
+    /// Its number.
+    pub number: Number,
+    /// Where it is in sysfs.
+    pub place: PathBuf,
+    /// The disk it is a partition of.
+    pub parent: Option<String>,
+    /// Where a partition is on its disk: start and size, bytes.
+    pub span: Option<(u64, u64)>,
+    /// The mappings, arrays, … that are made of it.
+    pub holders: Vec<String>,
+    /// The file below a loop device.
+    pub backing: Option<String>,
+}
+
+impl Block {
+    /// Its node, as the kernel names it.
+    pub fn node(&self) -> String {
+        format!("/dev/{}", self.name.replace('!', "/"))
+    }
+
+    /// An attribute in sysfs.
+    pub fn attribute(&self, host: &Host, name: &str) -> Option<String> {
+        attribute(host, &format!("{}/{name}", self.place.display()))
+    }
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub struct Blocks {
+    by_name: BTreeMap<String, Block>,
+    by_number: BTreeMap<Number, String>,
+    /// Partitions, and loop devices over block devices, by what they are of.
+    children: BTreeMap<String, Vec<String>>,
+}
+
+impl Blocks {
+    /// Reads sysfs. What goes away meanwhile is left out, as are disks the kernel hides.
+    ///
+    /// Errors: `not_found` when there is no sysfs.
+    /// Source: Linux `Documentation/ABI/stable/sysfs-block`, `testing/sysfs-block-loop`.
+    pub fn read(host: &Host) -> Result<Self> {
+        if !host.has("/sys") {
+            let sys = host.path("/sys");
+            return Err(Error::not_found(format!("there is no {}", sys.display()))
+                .hint("--sysroot names a folder that has sys, proc and dev in it"));
+        }
+        let mut blocks = Self::default();
+        for name in names(host, CLASS) {
+            let Some(place) = target(host, &format!("{CLASS}/{name}")) else { continue };
+            let folder = place.display().to_string();
+            let number = attribute(host, &format!("{folder}/dev"));
+            let Some(number) = number.and_then(|text| text.parse().ok()) else { continue };
+            let is_partition = host.has(&format!("{folder}/partition"));
+            let parent = place.parent().and_then(last).filter(|_| is_partition);
+            let sectors =
+                |name: &str| attribute(host, &format!("{folder}/{name}"))?.parse::<u64>().ok();
+            let span =
+                || Some((sectors("start")?.checked_mul(512)?, sectors("size")?.checked_mul(512)?));
+            let span = if is_partition { span() } else { None };
+            let holders = names(host, &format!("{folder}/holders"));
+            let is_loop = name.starts_with("loop") && !is_partition;
+            let backing = is_loop.then(|| attribute(host, &format!("{folder}/loop/backing_file")));
+            blocks.by_number.insert(number, name.clone());
+            if let Some(parent) = &parent {
+                blocks.children.entry(parent.clone()).or_default().push(name.clone());
+            }
+            let block = Block {
+                name: name.clone(),
+                number,
+                place,
+                parent,
+                span,
+                holders,
+                backing: backing.flatten(),
+            };
+            blocks.by_name.insert(name, block);
+        }
+        for (below, above) in blocks.loops_over_blocks(host) {
+            blocks.children.entry(below).or_default().push(above);
+        }
+        Ok(blocks)
+    }
+
+    fn loops_over_blocks(&self, host: &Host) -> Vec<(String, String)> {
+        let over = |block: &Block| {
+            let below = self.of_path(host, block.backing.as_deref()?)?;
+            Some((below.name.clone(), block.name.clone()))
+        };
+        self.by_name.values().filter_map(over).collect()
+    }
+
+    /// All of them, sorted by name.
+    pub fn all(&self) -> impl Iterator<Item = &Block> {
+        self.by_name.values()
+    }
+
+    /// The one of this kernel name.
+    pub fn named(&self, name: &str) -> Option<&Block> {
+        self.by_name.get(name)
+    }
+
+    /// The one with this number.
+    pub fn numbered(&self, number: Number) -> Option<&Block> {
+        self.named(self.by_number.get(&number)?)
+    }
+
+    /// The block device that a path leads to, through whatever links; none for all else.
+    ///
+    /// Below a `--sysroot` nodes may be plain files: there the name decides.
+    pub fn of_path(&self, host: &Host, path: &str) -> Option<&Block> {
+        if !path.starts_with('/') {
+            return None;
+        }
+        let real = std::fs::canonicalize(host.path(path)).ok()?;
+        let metadata = std::fs::metadata(&real).ok()?;
+        if metadata.file_type().is_block_device() {
+            return self.numbered(Number::of_node(metadata.rdev()));
+        }
+        let root = std::fs::canonicalize(host.path("/")).ok()?;
+        let inside = real.strip_prefix(&root).ok().filter(|_| root.parent().is_some())?;
+        self.named(&inside.strip_prefix("dev").ok()?.to_str()?.replace('/', "!"))
+    }
+
+    /// A device and all that stands on it: partitions, mappings, arrays, loop devices.
+    pub fn stack(&self, name: &str) -> Vec<&Block> {
+        let above = |block: &Block| {
+            let children = self.children.get(&block.name).into_iter().flatten();
+            children.chain(&block.holders).cloned().collect()
+        };
+        self.walk(name, above)
+    }
+
+    /// What a device stands on, itself left out: the disk of a partition, the members of an array.
+    pub fn below(&self, host: &Host, name: &str) -> Vec<&Block> {
+        let below = |block: &Block| {
+            let mut below = names(host, &format!("{}/slaves", block.place.display()));
+            below.extend(block.parent.clone());
+            let backing = block.backing.as_deref().and_then(|path| self.of_path(host, path));
+            below.extend(backing.map(|block| block.name.clone()));
+            below
+        };
+        self.walk(name, below).into_iter().skip(1).collect()
+    }
+
+    fn walk(&self, name: &str, next: impl Fn(&Block) -> Vec<String>) -> Vec<&Block> {
+        let mut seen = BTreeSet::new();
+        let mut left = vec![name.to_owned()];
+        let mut found = Vec::new();
+        while let Some(name) = left.pop() {
+            let block = self.named(&name).filter(|_| seen.insert(name));
+            if let Some(block) = block {
+                found.push(block);
+                left.extend(next(block));
+            }
+        }
+        found
+    }
+}

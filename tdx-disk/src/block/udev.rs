@@ -1,0 +1,62 @@
+//! What udev has found out about a device: its database, read as files.
+
+use std::collections::BTreeMap;
+
+use common::system::sysroot::Host;
+
+use crate::block::devt::Number;
+
+/// The record of one device.
+#[derive(Debug, Default)]
+pub struct Record {
+    /// The links to its node, below `/dev`.
+    pub links: Vec<String>,
+    properties: BTreeMap<String, String>,
+}
+
+impl Record {
+    /// Reads the record of a block device; an empty one where there is none, or no udev.
+    ///
+    /// Source: systemd `src/libsystemd/sd-device/sd-device.c`: `S:` a link, `E:` a property.
+    pub fn read(host: &Host, number: Number) -> Self {
+        let text = host.read(&format!("/run/udev/data/b{number}")).ok().flatten();
+        Self::parse(&text.unwrap_or_default())
+    }
+
+    fn parse(text: &str) -> Self {
+        let mut record = Self::default();
+        for line in text.lines() {
+            match line.split_once(':') {
+                Some(("S", link)) => record.links.push(link.to_owned()),
+                Some(("E", property)) => {
+                    let pair = property.split_once('=');
+                    record.properties.extend(pair.map(|(k, v)| (k.to_owned(), v.to_owned())));
+                }
+                _ => {}
+            }
+        }
+        record.links.sort_unstable();
+        record
+    }
+
+    /// A property that is not empty.
+    pub fn property(&self, name: &str) -> Option<&str> {
+        self.properties.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_and_properties_are_read() {
+        let record = Record::parse(
+            "S:disk/by-path/pci-0000:00:1f.2-ata-1\nS:disk/by-id/ata-X_1\nI:1234\n\
+             E:ID_SERIAL_SHORT=1\nE:ID_MODEL=a=b\nE:EMPTY=\nG:systemd\n",
+        );
+        assert_eq!(record.links, ["disk/by-id/ata-X_1", "disk/by-path/pci-0000:00:1f.2-ata-1"]);
+        assert_eq!(record.property("ID_MODEL"), Some("a=b"));
+        assert_eq!(record.property("EMPTY"), None);
+    }
+}

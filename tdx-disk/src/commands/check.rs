@@ -1,0 +1,187 @@
+//! `tdx-disk check`: whether disks can be given to a guest now.
+
+use std::borrow::Cow;
+
+use clap::Args;
+use common::cli::Context;
+use common::code::Level;
+use common::document::output::Outcome;
+use common::document::{Document, Item};
+use common::image::Images;
+use common::libvirt::Libvirt;
+use common::system::sysroot::Host;
+use common::units::Size;
+use common::{Code, Result};
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::availability;
+use crate::availability::finding::FindingItem;
+use crate::availability::guests::Tenancy;
+use crate::availability::mounts::{Mounts, Scope};
+use crate::availability::{Judgement, Observer, Question, finding, guests};
+use crate::block::blocks::Blocks;
+use crate::block::disk::Disk;
+use crate::commands::list::codes;
+use crate::commands::named;
+
+/// Arguments of `check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Disks by whatever name; - for items with a device on standard input
+    #[arg(value_name = "DEV", required = true)]
+    devices: Vec<String>,
+    /// The guest would only read
+    #[arg(long)]
+    readonly: bool,
+}
+
+/// A disk and the answer about it.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct CheckItem {
+    /// Its node, as the kernel names it.
+    pub device: String,
+    /// Its number, `major:minor`.
+    pub number: String,
+    /// What it is: `disk`, `partition`, `loop`, ….
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// Size, bytes.
+    pub size_bytes: u64,
+    /// Make and model.
+    pub model: Option<String>,
+    /// Serial number.
+    pub serial: Option<String>,
+    /// World-wide name.
+    pub wwn: Option<String>,
+    /// The name below `/dev/disk/by-id` that lasts longest.
+    pub by_id: Option<String>,
+    /// Whether it can be given to a guest.
+    pub available: bool,
+    /// Codes of what keeps it from that.
+    pub blockers: Vec<Code>,
+    /// What was seen, notes included.
+    pub findings: Vec<FindingItem>,
+}
+
+impl Item for CheckItem {
+    const COLUMNS: &'static [&'static str] =
+        &["DEVICE", "SIZE", "MODEL", "SERIAL", "AVAILABLE", "BLOCKERS", "WHY"];
+    const WRAPPED: &'static [&'static str] = &["BLOCKERS", "WHY"];
+    const DROPPED: &'static [&'static str] = &["SERIAL", "MODEL", "SIZE"];
+
+    fn key(&self) -> Cow<'_, str> {
+        self.device.as_str().into()
+    }
+
+    fn row(&self) -> Vec<String> {
+        let messages: Vec<&str> = self.findings.iter().map(|f| f.message.as_str()).collect();
+        vec![
+            self.device.clone(),
+            Size(self.size_bytes).to_string(),
+            self.model.clone().unwrap_or_default(),
+            self.serial.clone().unwrap_or_default(),
+            if self.available { "yes" } else { "no" }.to_owned(),
+            codes(&self.blockers),
+            messages.join("; "),
+        ]
+    }
+}
+
+/// Says yes or no to each disk.
+pub fn run(
+    context: &Context,
+    libvirt: impl FnOnce() -> Result<Libvirt, String>,
+    args: CheckArgs,
+) -> Result<Outcome> {
+    let host = &context.host;
+    let names = named::read(&args.devices)?;
+    let blocks = Blocks::read(host)?;
+    // Before anything slow.
+    for named in &names {
+        let disk = Disk::read(host, &blocks, named::find(host, &blocks, &named.name)?);
+        named.expect_same(host, &disk)?;
+    }
+    let (libvirt, mut warnings) = match libvirt() {
+        Ok(libvirt) => (Some(libvirt), Vec::new()),
+        Err(why) => (None, vec![why]),
+    };
+    let question = Question { domain: None, readonly: args.readonly };
+    let mut items: Vec<CheckItem> = Vec::new();
+    let machine = Machine::read(host, libvirt.as_ref())?;
+    for named in &names {
+        let (disk, judgement) = machine.judge(host, &named.name, question)?;
+        named.expect_same(host, &disk)?;
+        if items.iter().all(|item| item.device != disk.node()) {
+            warnings.extend(judgement.unseen);
+            let findings = judgement.findings;
+            items.push(item(&disk, findings));
+        }
+    }
+    warnings.sort();
+    warnings.dedup();
+    let available = items.iter().all(|item| item.available);
+    Ok(Outcome::answer(Document::new("tdx.disk.check", items).warnings(warnings), available))
+}
+
+/// All that is looked at once for any number of disks.
+#[derive(Debug)]
+pub struct Machine {
+    /// The block devices.
+    pub blocks: Blocks,
+    mounts: Mounts,
+    tenancy: Option<Tenancy>,
+}
+
+impl Machine {
+    /// Looks at it.
+    ///
+    /// Errors: whatever libvirt says.
+    pub fn read(host: &Host, libvirt: Option<&Libvirt>) -> Result<Self> {
+        let blocks = Blocks::read(host)?;
+        let mounts = Mounts::read(host, Scope::Every)?;
+        let tenancy = match libvirt {
+            None => None,
+            Some(libvirt) => {
+                let guests = guests::all(libvirt)?;
+                let (connect, images) = (Some(libvirt.connect()), Images::new(host));
+                Some(Tenancy::new(host, &blocks, &guests, connect, images)?)
+            }
+        };
+        Ok(Self { blocks, mounts, tenancy })
+    }
+
+    /// The disk of a name, and all there is to say of it.
+    ///
+    /// Errors: those of [`named::find`] and [`availability::judge`].
+    pub fn judge(
+        &self,
+        host: &Host,
+        name: &str,
+        question: Question<'_>,
+    ) -> Result<(Disk, Judgement)> {
+        let block = named::find(host, &self.blocks, name)?;
+        let disk = Disk::read(host, &self.blocks, block);
+        let (blocks, mounts, tenancy) = (&self.blocks, &self.mounts, self.tenancy.as_ref());
+        let observer = Observer { host, blocks, mounts, tenancy };
+        let judgement = availability::judge(&observer, &disk, question)?;
+        Ok((disk, judgement))
+    }
+}
+
+fn item(disk: &Disk, findings: Vec<finding::Finding>) -> CheckItem {
+    let blockers = finding::blockers(&findings);
+    CheckItem {
+        device: disk.node(),
+        number: disk.number.to_string(),
+        kind: disk.kind,
+        size_bytes: disk.size,
+        model: disk.model.clone(),
+        serial: disk.serial.clone(),
+        wwn: disk.wwn.clone(),
+        by_id: disk.by_id().map(str::to_owned),
+        available: findings.iter().all(|finding| finding.code.level() == Level::Note),
+        blockers,
+        findings: findings.into_iter().map(FindingItem::from).collect(),
+    }
+}

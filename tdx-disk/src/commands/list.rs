@@ -1,0 +1,193 @@
+//! `tdx-disk list`: every whole disk, and whether it is free.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+
+use clap::Args;
+use common::cli::Context;
+use common::code::Level;
+use common::document::output::Outcome;
+use common::document::{Document, Item};
+use common::image::Images;
+use common::libvirt::Libvirt;
+use common::units::Size;
+use common::{Code, Result};
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::availability::finding::{Finding, FindingItem};
+use crate::availability::guests::Tenancy;
+use crate::availability::mounts::{Mounts, Scope};
+use crate::availability::vm_process::VmProcess;
+use crate::availability::{Observer, Question, guests};
+use crate::block::blocks::{Block, Blocks};
+use crate::block::disk::Disk;
+
+/// Arguments of `list`.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Loop devices, network block devices, arrays and the like, too
+    #[arg(long)]
+    all: bool,
+}
+
+/// A disk in a document.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct DiskItem {
+    /// Its node, as the kernel names it.
+    pub device: String,
+    /// Its number, `major:minor`.
+    pub number: String,
+    /// `disk`, `mpath`, `loop`, `nbd`, `md`, or `virtual` for what else the kernel makes up.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// Size, bytes.
+    pub size_bytes: u64,
+    /// Make and model.
+    pub model: Option<String>,
+    /// Serial number.
+    pub serial: Option<String>,
+    /// World-wide name.
+    pub wwn: Option<String>,
+    /// How it is connected: `sata`, `nvme`, `usb`, `mmc`, `virtio`, `sas`, `iscsi`, `fc`, `scsi`.
+    pub transport: Option<&'static str>,
+    /// The name below `/dev/disk/by-id` that lasts longest.
+    pub by_id: Option<String>,
+    /// Whether it turns.
+    pub rotational: Option<bool>,
+    /// What it is read and written in, bytes.
+    pub logical_sector_bytes: u32,
+    /// What it has inside, bytes.
+    pub physical_sector_bytes: u32,
+    /// Whether it can only be read.
+    pub read_only: bool,
+    /// Whether it, or its medium, can be taken out.
+    pub removable: bool,
+    /// Where file systems on it are mounted.
+    pub mountpoints: Vec<String>,
+    /// Whether nothing is known to use it; `check` looks further.
+    pub available: bool,
+    /// What uses it.
+    pub in_use: Vec<FindingItem>,
+    /// The domains that have it; null when libvirt is out of reach.
+    pub attached_to: Option<Vec<String>>,
+}
+
+impl Item for DiskItem {
+    const COLUMNS: &'static [&'static str] =
+        &["DEVICE", "SIZE", "TYPE", "TRAN", "MODEL", "SERIAL", "AVAILABLE", "IN USE", "MOUNTED ON"];
+    const WRAPPED: &'static [&'static str] = &["IN USE", "MOUNTED ON"];
+    const DROPPED: &'static [&'static str] = &["TRAN", "TYPE", "SERIAL", "MODEL"];
+
+    fn key(&self) -> Cow<'_, str> {
+        self.device.as_str().into()
+    }
+
+    fn row(&self) -> Vec<String> {
+        let codes: BTreeSet<&str> = self.in_use.iter().map(|item| item.code.as_str()).collect();
+        vec![
+            self.device.clone(),
+            Size(self.size_bytes).to_string(),
+            self.kind.to_owned(),
+            self.transport.unwrap_or_default().to_owned(),
+            self.model.clone().unwrap_or_default(),
+            self.serial.clone().unwrap_or_default(),
+            if self.available { "yes" } else { "no" }.to_owned(),
+            codes.into_iter().collect::<Vec<_>>().join(","),
+            self.mountpoints.join(","),
+        ]
+    }
+}
+
+/// Shows every disk. No process is started, and no disk is opened.
+pub fn run(
+    context: &Context,
+    libvirt: impl FnOnce() -> Result<Libvirt, String>,
+    args: ListArgs,
+) -> Result<Outcome> {
+    let host = &context.host;
+    let blocks = Blocks::read(host)?;
+    let mounts = Mounts::read(host, Scope::Own)?;
+    let tenancy = libvirt().and_then(|libvirt| {
+        let guests = guests::all(&libvirt).map_err(|error| error.to_string())?;
+        let (connect, images) = (Some(libvirt.connect()), Images::new(host).without_devices());
+        Tenancy::new(host, &blocks, &guests, connect, images).map_err(|error| error.to_string())
+    });
+    let (tenancy, warning) = match tenancy {
+        Ok(tenancy) => (Some(tenancy), None),
+        Err(why) => (None, Some(why)),
+    };
+    let observer = Observer { host, blocks: &blocks, mounts: &mounts, tenancy: tenancy.as_ref() };
+    let processes = if host.has("/proc") { VmProcess::all(host)? } else { Vec::new() };
+    let disks = blocks.all().map(|block| Disk::read(host, &blocks, block));
+    let disks = disks.filter(|disk| is_shown(disk, args.all));
+    let items = disks.map(|disk| item(&observer, &processes, disk));
+    let items: Vec<DiskItem> = items.collect();
+    let problems = mounts.problems.clone();
+    Ok(Document::new("tdx.disk.disks", items).warnings(problems.into_iter().chain(warning)).into())
+}
+
+fn is_shown(disk: &Disk, all: bool) -> bool {
+    match disk.kind {
+        "disk" | "mpath" => true,
+        // One that nothing is bound to has no size.
+        "loop" | "nbd" => all && disk.size > 0,
+        "md" | "virtual" => all,
+        _ => false,
+    }
+}
+
+fn item(observer: &Observer<'_>, processes: &[VmProcess], disk: Disk) -> DiskItem {
+    let mut findings = observer.findings(&disk, Question::default());
+    let stack = observer.blocks.stack(&disk.name);
+    if findings.iter().all(|finding| finding.code != Code::InUseByVm) {
+        // What libvirt does not know, or is not there to tell.
+        findings.extend(open_by_vms(&stack, processes));
+    }
+    let mountpoints: BTreeSet<String> =
+        stack.iter().flat_map(|block| observer.mounts.points(&block.name)).cloned().collect();
+    let attached = observer.tenancy.map(|tenancy| {
+        let tenants = stack.iter().flat_map(|block| tenancy.of(observer.host, block, &[]));
+        tenants.map(|tenant| tenant.domain).collect::<BTreeSet<_>>().into_iter().collect()
+    });
+    let mut in_use: Vec<Finding> =
+        findings.into_iter().filter(|f| f.code.level() != Level::Note).collect();
+    in_use.sort();
+    in_use.dedup();
+    DiskItem {
+        device: disk.node(),
+        number: disk.number.to_string(),
+        kind: disk.kind,
+        size_bytes: disk.size,
+        by_id: disk.by_id().map(str::to_owned),
+        model: disk.model,
+        serial: disk.serial,
+        wwn: disk.wwn,
+        transport: disk.transport,
+        rotational: disk.rotational,
+        logical_sector_bytes: disk.logical_sector,
+        physical_sector_bytes: disk.physical_sector,
+        read_only: disk.read_only,
+        removable: disk.removable,
+        mountpoints: mountpoints.into_iter().collect(),
+        available: in_use.is_empty(),
+        in_use: in_use.into_iter().map(FindingItem::from).collect(),
+        attached_to: attached,
+    }
+}
+
+/// The processes of virtual machines that have a disk, or what is made of it, open.
+fn open_by_vms(stack: &[&Block], processes: &[VmProcess]) -> Vec<Finding> {
+    let of_block = |block: &&Block| {
+        let node = block.node();
+        let open = processes.iter().filter(|process| process.devices.contains(&block.number));
+        let message = open.map(|process| format!("{process} has {node} open"));
+        message.map(|text| Finding::new(Code::InUseByVm, text)).collect::<Vec<_>>()
+    };
+    stack.iter().flat_map(of_block).collect()
+}
+
+/// Codes in a cell of a table.
+pub(crate) fn codes(codes: &[Code]) -> String {
+    codes.iter().map(|code| code.as_str()).collect::<Vec<_>>().join(",")
+}

@@ -1,0 +1,291 @@
+//! Devices that are bound at every boot: which they are, told by what they are, not by where.
+//!
+//! One record a device below `/etc/tdx/bind.d`, for root alone. A device is found again by its serial
+//! number, else by its hop path, else by its address, and it has to be of the same kind as ever. Every
+//! change is made under a lock on that folder; a [`mod@unit`] does the rest at boot.
+
+use std::collections::BTreeSet;
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use common::device_state::bound_devices::Identity;
+use common::system::pci::Bdf;
+use common::system::sysroot;
+use common::system::sysroot::Host;
+use common::{Code, Error, IoContext, Result};
+use serde::{Deserialize, Serialize};
+use tdx_iommu::inventory::Inventory;
+use tdx_iommu::inventory::device::Device;
+
+use crate::boot::unit;
+use crate::vfio::plan::identity;
+
+const FOLDER: &str = "/etc/tdx/bind.d";
+
+/// What is recorded of a device that is to be bound at every boot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Persisted {
+    /// The address it had.
+    pub bdf: Bdf,
+    /// The hop path it had.
+    pub path: Option<String>,
+    /// What it is.
+    pub identity: Identity,
+    /// The driver of the host that had it. At boot there is none yet, and unbind is to know.
+    pub driver: Option<String>,
+    /// The codes that its binding was forced against.
+    pub force: Vec<Code>,
+    /// Memory of the guest; none for all of the host's.
+    pub memory_bytes: Option<u64>,
+    /// Whether the guest gets it by iommufd.
+    pub iommufd: bool,
+}
+
+impl Persisted {
+    /// Where the device is now.
+    ///
+    /// Errors: `not_found` when there is none at its place; `conflict` with code `IDENTITY_CHANGED` when
+    /// another one is.
+    pub fn find(&self, inventory: &Inventory) -> Result<Bdf> {
+        let same = |device: &&Device| !self.identity.contradicts(&identity(device));
+        let same: Vec<&Device> = inventory.devices.values().filter(same).collect();
+        // By the serial number, which says more than a place does. The functions of a card can share it.
+        let serial = self.identity.serial.as_ref();
+        let has_serial = |device: &&&Device| serial.is_some() && device.serial.as_ref() == serial;
+        let mut numbered = same.iter().filter(has_serial);
+        let at_place = same.iter().filter(|device| self.is_place_of(device));
+        // One in its place that shows no serial number, as it sleeps, is not another device.
+        let at_place = at_place.max_by_key(|device| has_serial(device));
+        let mut elsewhere = || {
+            let mut same = numbered.by_ref().filter(|d| d.bdf.function == self.bdf.function);
+            same.next().filter(|_| same.next().is_none())
+        };
+        let found = match at_place {
+            Some(device) if has_serial(&device) || serial.is_none() => Some(device),
+            silent => elsewhere().or(silent),
+        };
+        found.map(|device| device.bdf).ok_or_else(|| self.changed(inventory))
+    }
+
+    /// Whether a device sits where this one did.
+    fn is_place_of(&self, device: &Device) -> bool {
+        match (&self.path, &device.path) {
+            (Some(recorded), Some(path)) => *recorded == path.to_string(),
+            _ => self.bdf == device.bdf,
+        }
+    }
+
+    fn changed(&self, inventory: &Inventory) -> Error {
+        let bdf = self.bdf;
+        let hint = format!("tdx-gpu unbind {bdf} forgets it, bind --persist records what is there");
+        match inventory.devices.values().find(|device| self.is_place_of(device)) {
+            None => Error::not_found(format!("{bdf}, to be bound at every boot, is not there")),
+            Some(device) => Error::conflict(format!(
+                "the device at {} is not the one that is to be bound at every boot",
+                device.bdf
+            ))
+            .code(Code::IdentityChanged)
+            .because(format!(
+                "recorded: {}; there: {}",
+                words(&self.identity),
+                words(&identity(device))
+            )),
+        }
+        .hint(hint)
+    }
+}
+
+fn words(identity: &Identity) -> String {
+    let id = |id: Option<u16>| id.map_or_else(|| "?".to_owned(), |id| format!("{id:04x}"));
+    let Identity { vendor, device, subsystem_vendor, subsystem_device, class, serial } = identity;
+    let class = class.map_or_else(|| "?".to_owned(), |class| format!("{class:06x}"));
+    format!(
+        "{}:{} of {}:{}, class {class}, serial number {}",
+        id(*vendor),
+        id(*device),
+        id(*subsystem_vendor),
+        id(*subsystem_device),
+        serial.as_deref().unwrap_or("unknown")
+    )
+}
+
+/// A record, its file, and where its device is.
+#[derive(Debug)]
+pub struct Found {
+    file: PathBuf,
+    /// What it says.
+    pub record: Persisted,
+    /// Where the device is now; the error is that of [`Persisted::find`].
+    pub now: Result<Bdf>,
+}
+
+impl Found {
+    /// The address that users know the device by: where it is, or was.
+    pub fn bdf(&self) -> Bdf {
+        *self.now.as_ref().unwrap_or(&self.record.bdf)
+    }
+}
+
+/// All that is recorded.
+#[derive(Debug)]
+pub struct Persistent {
+    /// The records, sorted by file.
+    pub found: Vec<Found>,
+    /// An error for each that cannot be understood.
+    pub damaged: Vec<Error>,
+}
+
+impl Persistent {
+    /// Reads the records and finds their devices.
+    ///
+    /// Errors: `permission` or `io` when they cannot be read.
+    pub fn read(host: &Host, inventory: &Inventory) -> Result<Self> {
+        let folder = host.path(FOLDER);
+        let mut persistent = Self { found: Vec::new(), damaged: Vec::new() };
+        let entries = match fs::read_dir(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(persistent),
+            entries => entries.at("read", &folder)?,
+        };
+        let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        files.retain(|file| file.extension().is_some_and(|extension| extension == "json"));
+        files.sort_unstable();
+        for file in files {
+            let text = fs::read_to_string(&file).at("read", &file)?;
+            match serde_json::from_str::<Persisted>(&text) {
+                Ok(record) => {
+                    let now = record.find(inventory);
+                    persistent.found.push(Found { file, record, now });
+                }
+                Err(error) => persistent.damaged.push(
+                    Error::invalid_input(format!("the record {} is damaged", file.display()))
+                        .because(error)
+                        .hint("remove it, and record the device again with tdx-gpu bind --persist"),
+                ),
+            }
+        }
+        Ok(persistent)
+    }
+
+    /// The records of the device at an address, usually one at most.
+    pub fn of(&self, bdf: Bdf) -> impl Iterator<Item = &Found> {
+        self.found.iter().filter(move |found| found.bdf() == bdf)
+    }
+
+    /// Whether the device at an address is bound at every boot.
+    pub fn has(&self, bdf: Bdf) -> bool {
+        self.of(bdf).next().is_some()
+    }
+
+    /// Whether exactly this is recorded.
+    pub fn says(&self, record: &Persisted) -> bool {
+        let mut of = self.of(record.bdf);
+        of.next().is_some_and(|found| found.record == *record) && of.next().is_none()
+    }
+}
+
+/// Records devices, in place of what was recorded of them, and makes sure of the unit.
+///
+/// Errors: `permission`, `io`; then the records are as before.
+pub fn keep(host: &Host, inventory: &Inventory, records: &[Persisted]) -> Result<()> {
+    let _lock = lock(host)?;
+    let mut before = Vec::new();
+    let kept = write(host, inventory, records, &mut before);
+    if kept.is_err() {
+        for (file, text) in before.into_iter().rev() {
+            let _ = match text {
+                Some(text) => sysroot::replace(&file, &text, 0o600),
+                None => fs::remove_file(&file).at("remove", &file),
+            };
+        }
+        let _ = tidy(host);
+    }
+    kept
+}
+
+/// Writes records, the unit first: it does nothing without any. Remembers in `before` what was there.
+fn write(
+    host: &Host,
+    inventory: &Inventory,
+    records: &[Persisted],
+    before: &mut Vec<(PathBuf, Option<String>)>,
+) -> Result<()> {
+    let persistent = Persistent::read(host, inventory)?;
+    unit::ensure(host)?;
+    for record in records.iter().filter(|record| !persistent.says(record)) {
+        let mut of = persistent.of(record.bdf);
+        let file = of.next().map_or_else(|| free(host, record.bdf), |found| found.file.clone());
+        before.push((file.clone(), fs::read_to_string(&file).ok()));
+        let text = serde_json::to_string_pretty(record).unwrap_or_default() + "\n";
+        sysroot::replace(&file, &text, 0o600)?;
+        for other in of {
+            before.push((other.file.clone(), fs::read_to_string(&other.file).ok()));
+            fs::remove_file(&other.file).at("remove", &other.file)?;
+        }
+    }
+    Ok(())
+}
+
+/// Forgets devices; with the last record the unit goes. Also repairs what a kill left of either.
+///
+/// Errors: `permission`, `io`.
+pub fn forget(host: &Host, inventory: &Inventory, devices: &BTreeSet<Bdf>) -> Result<()> {
+    if !host.has(FOLDER) && !unit::is_there(host) {
+        return Ok(());
+    }
+    let _lock = lock(host)?;
+    for found in Persistent::read(host, inventory)?.found {
+        if devices.contains(&found.bdf()) {
+            fs::remove_file(&found.file).at("remove", &found.file)?;
+        }
+    }
+    // Nobody else is at it: what begins with a dot is what a kill left.
+    let folder = host.path(FOLDER);
+    for entry in fs::read_dir(&folder).at("read", &folder)?.flatten() {
+        if entry.file_name().as_encoded_bytes().starts_with(b".") {
+            fs::remove_file(entry.path()).at("remove", entry.path())?;
+        }
+    }
+    sysroot::flush(&folder)?;
+    tidy(host)
+}
+
+/// Without a record there is no unit.
+fn tidy(host: &Host) -> Result<()> {
+    let folder = host.path(FOLDER);
+    let mut names = fs::read_dir(&folder).at("read", &folder)?.flatten();
+    let is_record = |path: &Path| path.extension().is_some_and(|extension| extension == "json");
+    match names.any(|entry| is_record(&entry.path())) {
+        true => Ok(()),
+        false => unit::remove(host),
+    }
+}
+
+/// A name for a record. Another device's, which had this address, can have the best one.
+fn free(host: &Host, bdf: Bdf) -> PathBuf {
+    let mut file = host.path(FOLDER).join(format!("{bdf}.json"));
+    let mut number = 2;
+    while file.exists() {
+        file.set_file_name(format!("{bdf}-{number}.json"));
+        number += 1;
+    }
+    file
+}
+
+/// Keeps all others out, until it is dropped; makes the folder.
+fn lock(host: &Host) -> Result<File> {
+    let folder = host.path(FOLDER);
+    if let Some(above) = folder.parent() {
+        fs::create_dir_all(above).at("create", above)?;
+    }
+    match DirBuilder::new().mode(0o700).create(&folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(error).at("create", &folder);
+        }
+        _ => {}
+    }
+    let file = File::open(&folder).at("open", &folder)?;
+    file.lock().at("lock", &folder)?;
+    Ok(file)
+}

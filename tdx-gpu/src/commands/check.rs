@@ -1,0 +1,96 @@
+//! `tdx-gpu check`: whether devices can be given to a guest now, and how they are set.
+
+use std::borrow::Cow;
+use std::cmp::Ordering;
+
+use clap::Args;
+use common::Result;
+use common::cli::Context;
+use common::document::output::Outcome;
+use common::document::{Document, Item};
+use common::units::{self, Size};
+use schemars::JsonSchema;
+use serde::Serialize;
+use tdx_iommu::commands::check::CheckItem;
+use tdx_iommu::commands::request::Named;
+use tdx_iommu::commands::{check, request};
+use tdx_iommu::inventory::Inventory;
+
+use crate::cc::mode;
+use crate::cc::mode::{CcMode, PpcieMode};
+use crate::vfio::driver::{Sysfs, Variants};
+use crate::vfio::limit;
+
+/// Arguments of `check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Devices; - for items with a bdf on standard input
+    #[arg(value_name = "BDF", required = true)]
+    devices: Vec<Named>,
+    /// Memory of the guest [default: all of the host's]
+    #[arg(long, value_name = "SIZE", value_parser = units::size_in(units::MEMORY))]
+    memory: Option<Size>,
+}
+
+/// A device and the answer about it.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct GpuCheckItem {
+    #[serde(flatten)]
+    check: CheckItem,
+    /// The VFIO driver that bind would give it to.
+    pub vfio_driver: String,
+    /// Confidential computing; null where there is no such thing.
+    pub cc_mode: Option<CcMode>,
+    /// Protected PCIe; null where there is no such thing.
+    pub ppcie_mode: Option<PpcieMode>,
+    /// How many mappings VFIO may make now; null while its module is not loaded.
+    pub dma_entry_limit: Option<u64>,
+    /// How many the guest needs; bind sees to that.
+    pub dma_entries_needed: u64,
+}
+
+impl Item for GpuCheckItem {
+    const COLUMNS: &'static [&'static str] = CheckItem::COLUMNS;
+    const WRAPPED: &'static [&'static str] = &["BLOCKERS", "WHY"];
+    const DROPPED: &'static [&'static str] = &["DRIVER", "GROUP", "ROLE"];
+
+    fn key(&self) -> Cow<'_, str> {
+        self.check.key()
+    }
+
+    fn compare(&self, other: &Self) -> Ordering {
+        self.check.compare(&other.check)
+    }
+
+    fn row(&self) -> Vec<String> {
+        self.check.row()
+    }
+}
+
+/// Judges the devices, and what goes along with them, as one request.
+pub fn run(context: &Context, args: CheckArgs) -> Result<Outcome> {
+    let host = &context.host;
+    let requested = request::resolve(&args.devices)?;
+    let inventory = Inventory::read(host)?;
+    requested.expect_same(host, &inventory)?;
+    let (checks, unseen) = check::judge(host, &inventory, &requested.devices)?;
+    let mut warnings = requested.warnings;
+    warnings.extend(inventory.problems.iter().cloned().chain(unseen));
+    let memory = args.memory.map_or_else(|| limit::host_memory(host), Ok)?;
+    let dma_entry_limit = limit::current(host)?;
+    let variants = Variants::read(host);
+    let viable = checks.iter().all(|item| item.viable);
+    let item = |check: CheckItem| {
+        let modes = mode::read(host, &inventory.devices[&check.bdf]);
+        GpuCheckItem {
+            vfio_driver: variants.driver(Sysfs::new(host, check.bdf)),
+            cc_mode: modes.cc,
+            ppcie_mode: modes.ppcie,
+            dma_entry_limit,
+            dma_entries_needed: limit::needed(memory),
+            check,
+        }
+    };
+    let items: Vec<GpuCheckItem> = checks.into_iter().map(item).collect();
+    Ok(Outcome::answer(Document::new("tdx.gpu.check", items).warnings(warnings), viable))
+}

@@ -1,0 +1,110 @@
+//! `tdx-gpu list`: GPUs, the switches between them, and whatever VFIO has.
+
+use std::borrow::Cow;
+use std::cmp::Ordering;
+
+use clap::Args;
+use common::Result;
+use common::cli::Context;
+use common::device_state::bound_devices;
+use common::document::output::Outcome;
+use common::document::{Document, Item};
+use schemars::JsonSchema;
+use serde::Serialize;
+use tdx_iommu::commands::scan;
+use tdx_iommu::commands::scan::DeviceItem;
+use tdx_iommu::inventory::Inventory;
+use tdx_iommu::inventory::role::Role;
+
+use crate::boot::persist::Persistent;
+use crate::cc::mode;
+use crate::cc::mode::{CcMode, PpcieMode};
+
+/// Arguments of `list`.
+#[derive(Debug, Args)]
+pub struct ListArgs {}
+
+/// A device that a guest has, or could have.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct GpuItem {
+    #[serde(flatten)]
+    device: DeviceItem,
+    /// The driver that unbind gives it back to.
+    pub previous_driver: Option<String>,
+    /// UUID of the domain that it was taken for.
+    pub domain: Option<String>,
+    /// Whether it is bound at every boot; null where only root can see.
+    pub persistent: Option<bool>,
+    /// Confidential computing; null where there is no such thing.
+    pub cc_mode: Option<CcMode>,
+    /// Protected PCIe; null where there is no such thing.
+    pub ppcie_mode: Option<PpcieMode>,
+}
+
+impl Item for GpuItem {
+    const COLUMNS: &'static [&'static str] =
+        &["BDF", "ROLE", "DRIVER", "PREVIOUS", "GROUP", "NUMA", "CC", "PPCIE", "BLOCKERS", "NAME"];
+    const WRAPPED: &'static [&'static str] = &["BLOCKERS", "NAME"];
+    const DROPPED: &'static [&'static str] = &["NUMA", "PREVIOUS", "GROUP", "PPCIE", "CC"];
+
+    fn key(&self) -> Cow<'_, str> {
+        self.device.key()
+    }
+
+    fn compare(&self, other: &Self) -> Ordering {
+        self.device.compare(&other.device)
+    }
+
+    fn row(&self) -> Vec<String> {
+        let device = &self.device;
+        let number = |number: Option<u32>| number.map(|n| n.to_string()).unwrap_or_default();
+        vec![
+            device.bdf.to_string(),
+            device.role.as_str().to_owned(),
+            device.driver.clone().unwrap_or_default(),
+            self.previous_driver.clone().unwrap_or_default(),
+            number(device.iommu_group),
+            number(device.numa_node),
+            self.cc_mode.map(CcMode::as_str).unwrap_or_default().to_owned(),
+            self.ppcie_mode.map(PpcieMode::as_str).unwrap_or_default().to_owned(),
+            scan::codes(&device.blockers),
+            device.device_name.clone().unwrap_or_default(),
+        ]
+    }
+}
+
+/// Lists GPUs with the functions beside them, NVSwitches, and every device that VFIO has.
+pub fn run(context: &Context, _: ListArgs) -> Result<Outcome> {
+    let host = &context.host;
+    let inventory = Inventory::read(host)?;
+    let shown = inventory.devices.values().filter(|device| {
+        let gpu = matches!(
+            device.role,
+            Role::Gpu | Role::GpuAudio | Role::GpuUsb | Role::GpuSerial | Role::Nvswitch
+        );
+        gpu || device.on_vfio()
+    });
+    let mut warnings = scan::warnings_of(&inventory);
+    let persistent = Persistent::read(host, &inventory).ok();
+    let damaged = persistent.iter().flat_map(|persistent| &persistent.damaged);
+    warnings.extend(damaged.map(ToString::to_string));
+    let devices = scan::items(host, &inventory, shown)?;
+    let mut items = Vec::with_capacity(devices.len());
+    for device in devices {
+        let record = bound_devices::load(host, device.bdf).unwrap_or_else(|error| {
+            warnings.push(error.to_string());
+            None
+        });
+        let record = record.map(|found| found.record);
+        let modes = mode::read(host, &inventory.devices[&device.bdf]);
+        items.push(GpuItem {
+            previous_driver: record.as_ref().and_then(|record| record.driver.clone()),
+            domain: record.and_then(|record| record.domain),
+            persistent: persistent.as_ref().map(|persistent| persistent.has(device.bdf)),
+            cc_mode: modes.cc,
+            ppcie_mode: modes.ppcie,
+            device,
+        });
+    }
+    Ok(Document::new("tdx.gpu.devices", items).warnings(warnings).into())
+}

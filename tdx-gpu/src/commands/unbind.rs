@@ -1,0 +1,272 @@
+//! `tdx-gpu unbind`: devices go back to the drivers they were taken from.
+
+use std::borrow::Cow;
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
+
+use clap::Args;
+use common::cli::{Change, Context, interrupt, is_root};
+use common::document::output::Outcome;
+use common::document::{Action, Document, Item};
+use common::system::pci::Bdf;
+use common::system::sysroot::Host;
+use common::{Error, Result};
+use schemars::JsonSchema;
+use serde::Serialize;
+use tdx_iommu::commands::request;
+use tdx_iommu::commands::request::Named;
+use tdx_iommu::inventory::Inventory;
+use tdx_iommu::inventory::device::Device;
+use tdx_iommu::inventory::identity::DeviceIdentity;
+
+use crate::boot::persist;
+use crate::boot::persist::Persistent;
+use crate::cc::setting;
+use crate::vfio::driver::Sysfs;
+use crate::vfio::release::{ReleasingDevice, Scope, UnbindAction};
+use crate::vfio::{binding, driverctl, in_use, release};
+
+/// Arguments of `unbind`.
+#[derive(Debug, Args)]
+pub struct UnbindArgs {
+    /// Devices; - for items with a bdf on standard input
+    #[arg(value_name = "BDF", required_unless_present_any = ["all", "stale"])]
+    #[arg(conflicts_with_all = ["all", "stale"])]
+    devices: Vec<Named>,
+    /// Every device that was bound by these tools, or is at every boot
+    #[arg(long)]
+    all: bool,
+    /// Only what commands that died have left half done
+    #[arg(long, conflicts_with = "all")]
+    stale: bool,
+    #[command(flatten)]
+    change: Change,
+}
+
+/// A device that was to go back.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct UnbindItem {
+    /// Address.
+    pub bdf: Bdf,
+    /// What it is; null where no device is.
+    #[serde(flatten)]
+    pub identity: DeviceIdentity,
+    /// The driver that has it now.
+    pub driver: Option<String>,
+    /// The VFIO driver that had it.
+    pub previous_driver: Option<String>,
+    /// Whether it was to be bound at every boot, which it is no more.
+    pub was_persistent: bool,
+    /// Whether its confidential-computing mode is what it was before it was changed for a domain.
+    pub mode_restored: bool,
+    /// `unbind`; `restore` for one whose mode alone was changed; `forget` for one of which there was only
+    /// a record; or `none`.
+    pub action: Action,
+}
+
+impl Item for UnbindItem {
+    const COLUMNS: &'static [&'static str] = &["BDF", "DRIVER", "PREVIOUS"];
+
+    fn key(&self) -> Cow<'_, str> {
+        self.bdf.to_string().into()
+    }
+
+    fn compare(&self, other: &Self) -> Ordering {
+        self.bdf.cmp(&other.bdf)
+    }
+
+    fn row(&self) -> Vec<String> {
+        let driver = |driver: &Option<String>| driver.clone().unwrap_or_default();
+        vec![self.bdf.to_string(), driver(&self.driver), driver(&self.previous_driver)]
+    }
+
+    fn action(&self) -> Option<Action> {
+        Some(self.action)
+    }
+}
+
+/// Gives devices back, with the other functions of their slots that VFIO has.
+pub fn run(context: &Context, args: UnbindArgs) -> Result<Outcome> {
+    let host = &context.host;
+    let requested = request::resolve(&args.devices)?;
+    interrupt::guard();
+    let scope = match (args.all, args.stale) {
+        (true, _) => Scope::All,
+        (_, true) => Scope::Stale,
+        _ => Scope::Named,
+    };
+    let mut inventory = Inventory::read(host)?;
+    requested.expect_same(host, &inventory)?;
+    let persistent = Persistent::read(host, &inventory)?;
+    let mut warnings = requested.warnings.clone();
+    warnings.extend(persistent.damaged.iter().map(ToString::to_string));
+    let chosen = release::chosen(host, scope, &inventory, &requested.devices, &persistent)?;
+    // Without root nothing can be changed, and nothing be locked.
+    let apply = is_root() && !args.change.dry_run;
+    let (devices, failures) = match apply {
+        true => lock(host, scope, &chosen)?,
+        false => (glimpse(host, scope, &chosen, &mut warnings)?, Vec::new()),
+    };
+    if apply {
+        inventory = Inventory::read(host)?;
+        inventory.wake(host, chosen.keys().copied());
+        requested.expect_same(host, &inventory)?;
+    }
+    for device in devices.iter().filter(|d| !d.is_recorded() && !persistent.has(d.bdf)) {
+        inventory.device(device.bdf)?;
+    }
+    warnings.extend(devices.iter().filter_map(|device| driverctl::warning(host, device.bdf)));
+    refuse_held(host, &inventory, &devices)?;
+    if !apply {
+        refuse_busy(&inventory, &devices)?;
+    }
+    // What a dead command left half done may well be done at the next boot.
+    let is_forgotten = |bdf: &Bdf| scope != Scope::Stale && persistent.has(*bdf);
+    let forgotten: BTreeSet<Bdf> =
+        devices.iter().map(|device| device.bdf).filter(is_forgotten).collect();
+    let changes = |device: &ReleasingDevice| {
+        device.former.is_some() || device.action(&inventory) != UnbindAction::None
+    };
+    let mut items: Vec<UnbindItem> = match apply {
+        false if !args.change.dry_run && (devices.iter().any(changes) || !forgotten.is_empty()) => {
+            return Err(
+                Error::permission("giving devices back takes root").hint("run it with sudo")
+            );
+        }
+        false => devices.iter().map(|device| imagined(&inventory, device)).collect(),
+        true => {
+            persist::forget(host, &inventory, &forgotten)?;
+            let forgot = forgotten.iter().map(|bdf| format!("{bdf} is not bound at boot any more"));
+            give_back(host, &inventory, devices, failures)
+                .map_err(|error| error.applied(forgot.collect::<Vec<_>>()))?
+        }
+    };
+    for item in &mut items {
+        item.was_persistent = forgotten.contains(&item.bdf);
+        if item.was_persistent && item.action == Action::None {
+            item.action = Action::Forget;
+        }
+    }
+    let document = Document::new("tdx.gpu.unbind", items);
+    Ok(document.dry_run(args.change.dry_run).warnings(warnings).into())
+}
+
+/// What could not be done, and why.
+type Failures = Vec<(String, Error)>;
+
+/// Locks the devices. One that cannot be locked is a failure, and no matter to the others.
+fn lock(
+    host: &Host,
+    scope: Scope,
+    chosen: &BTreeMap<Bdf, bool>,
+) -> Result<(Vec<ReleasingDevice>, Failures)> {
+    let (mut devices, mut failures) = (Vec::new(), Vec::new());
+    for (bdf, unrecorded) in chosen {
+        interrupt::check()?;
+        match ReleasingDevice::lock(host, *bdf, *unrecorded, scope) {
+            Ok(device) if scope == Scope::Stale && !device.is_recorded() => {}
+            Ok(device) => devices.push(device),
+            // What a command is at work on is not stale.
+            Err(error) if scope == Scope::Stale && release::is_reserved(&error) => {}
+            Err(error) => failures.push((bdf.to_string(), error)),
+        }
+    }
+    Ok((devices, failures))
+}
+
+/// Looks at the devices without a lock, for a plan. What cannot be read of a named one is an error.
+fn glimpse(
+    host: &Host,
+    scope: Scope,
+    chosen: &BTreeMap<Bdf, bool>,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<ReleasingDevice>> {
+    let mut devices = Vec::new();
+    for (bdf, unrecorded) in chosen {
+        match ReleasingDevice::glimpse(host, *bdf, *unrecorded, scope) {
+            Ok(device) if scope == Scope::Stale && !device.is_recorded() => {}
+            Ok(device) => devices.push(device),
+            Err(error) if scope == Scope::Named => return Err(error),
+            Err(error) => warnings.push(error.to_string()),
+        }
+    }
+    Ok(devices)
+}
+
+/// Fails for devices that are to go back and that a guest has open.
+fn refuse_held(host: &Host, inventory: &Inventory, devices: &[ReleasingDevice]) -> Result<()> {
+    let goes = |device: &&ReleasingDevice| {
+        device.former.is_some() || device.action(inventory) == UnbindAction::Release
+    };
+    in_use::refuse(host, inventory, devices.iter().filter(goes).map(|device| device.bdf))
+}
+
+/// Fails for devices whose mode is to be restored while a driver of the host has them.
+fn refuse_busy(inventory: &Inventory, devices: &[ReleasingDevice]) -> Result<()> {
+    let formers = devices.iter().filter_map(|device| device.former.as_ref());
+    let formers = formers.filter(|former| former.is_there(inventory));
+    let set: Vec<&Device> =
+        formers.filter_map(|former| inventory.devices.get(&former.bdf)).collect();
+    setting::refuse_busy(&set)
+}
+
+fn identity_of(inventory: &Inventory, bdf: Bdf) -> DeviceIdentity {
+    inventory.devices.get(&bdf).map(DeviceIdentity::from).unwrap_or_default()
+}
+
+fn imagined(inventory: &Inventory, device: &ReleasingDevice) -> UnbindItem {
+    let bdf = device.bdf;
+    let now = inventory.devices.get(&bdf).and_then(|device| device.driver.clone());
+    let former = device.former.as_ref();
+    let mode_restored = former.is_some_and(|former| former.is_there(inventory));
+    let (driver, action) = match device.action(inventory) {
+        UnbindAction::None if mode_restored => (now.clone(), Action::Restore),
+        UnbindAction::None if former.is_some() => (now.clone(), Action::Forget),
+        UnbindAction::None => (now.clone(), Action::None),
+        UnbindAction::Forget => (now.clone(), Action::Forget),
+        UnbindAction::Release => (device.former_driver(inventory), Action::Unbind),
+    };
+    let previous_driver = now.filter(|_| action == Action::Unbind);
+    let identity = identity_of(inventory, bdf);
+    UnbindItem {
+        bdf,
+        identity,
+        driver,
+        previous_driver,
+        was_persistent: false,
+        mode_restored,
+        action,
+    }
+}
+
+fn give_back(
+    host: &Host,
+    inventory: &Inventory,
+    mut devices: Vec<ReleasingDevice>,
+    mut failures: Failures,
+) -> Result<Vec<UnbindItem>> {
+    let modes = devices.iter_mut().filter_map(ReleasingDevice::take_modes).collect();
+    for (bdf, error) in setting::put_back(inventory, modes) {
+        // The host's own driver could do nothing with it as it is.
+        devices.retain(|device| device.bdf != bdf);
+        failures.push((format!("the mode of {bdf}"), error));
+    }
+    let (mut items, mut going) = (Vec::new(), Vec::new());
+    for device in devices {
+        interrupt::check()?;
+        items.push(imagined(inventory, &device));
+        match device.action(inventory) {
+            UnbindAction::None => {}
+            UnbindAction::Forget => device.into_lock(inventory)?.forget()?,
+            UnbindAction::Release => going.push(device.into_lock(inventory)?),
+        }
+    }
+    let (given, left) = binding::give_back(host, going);
+    failures.extend(left);
+    let done: Vec<String> = given.iter().map(|bdf| format!("unbound {bdf}")).collect();
+    binding::settle_failures(failures, done)?;
+    for item in items.iter_mut().filter(|item| given.contains(&item.bdf)) {
+        item.driver = Sysfs::new(host, item.bdf).driver();
+    }
+    Ok(items)
+}

@@ -1,0 +1,188 @@
+//! Devices handed over to one domain: taken with their modes set, and given back together.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use common::cli::interrupt;
+use common::device_state::bound_devices::{BoundLock, Record};
+use common::device_state::device_lock;
+use common::device_state::device_lock::{DeviceLock, Record as _};
+use common::system::pci::Bdf;
+use common::system::sysroot::Host;
+use common::{Error, Result};
+use tdx_iommu::inventory::Inventory;
+
+use crate::cc::gpu_tools::GpuTools;
+use crate::cc::setting;
+use crate::cc::setting::{Former, Modified, Step};
+use crate::vfio::binding::Bound;
+use crate::vfio::plan::{Plan, Terms, identity};
+use crate::vfio::{binding, in_use};
+
+/// How long a guest that has just ended may take to let go of its devices.
+const PATIENCE: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_millis(100);
+
+/// How devices are handed over.
+#[derive(Debug)]
+pub struct Handover {
+    /// Their way to VFIO.
+    pub binding: Plan,
+    /// How many mappings the kernel is to allow; none where there is no bound.
+    pub limit: Option<u64>,
+    /// The modes they are to have, and what sets them.
+    pub modes: Option<(GpuTools, Vec<Step>)>,
+    /// The domain's UUID.
+    pub domain: String,
+}
+
+/// Devices that a domain has, until [`Taken::commit`] only as long as its creation lasts.
+#[derive(Debug)]
+#[must_use = "the records say that it is unfinished until it is committed"]
+pub struct Taken<'h> {
+    bound: Bound<'h>,
+    modes: Option<Modified<'h>>,
+}
+
+impl Handover {
+    /// Takes the devices and sets their modes.
+    ///
+    /// Errors: those of [`Plan::lock`], [`Plan::apply`] and [`setting::apply`]; then all is as before, or named
+    /// as left.
+    pub fn apply<'h>(&'h mut self, host: &'h Host) -> Result<Taken<'h>> {
+        let terms = Terms { domain: Some(&self.domain), ..Terms::default() };
+        let (binding, locks) = std::mem::take(&mut self.binding).lock(host, terms)?;
+        let bound = binding.apply(host, self.limit, locks)?;
+        let modes = match &mut self.modes {
+            None => Ok(None),
+            Some((tools, steps)) => {
+                setting::apply(host, tools, std::mem::take(steps), Some(&self.domain)).map(Some)
+            }
+        };
+        match modes {
+            Ok(modes) => Ok(Taken { bound, modes }),
+            Err(error) => Err(bound.undo_after(error)),
+        }
+    }
+}
+
+impl Taken<'_> {
+    /// The domain is there and keeps them.
+    pub fn commit(self) -> Result<()> {
+        self.modes.map_or(Ok(()), Modified::commit)?;
+        self.bound.commit()
+    }
+
+    /// Gives everything back after a failure, which then says what is left.
+    pub fn undo_after(self, error: Error) -> Error {
+        let error = match self.modes {
+            Some(modes) => modes.undo_after(error),
+            None => error,
+        };
+        self.bound.undo_after(error)
+    }
+}
+
+/// What is recorded for one domain.
+#[derive(Debug, Default)]
+pub struct Handed {
+    domain: String,
+    bound: BTreeSet<Bdf>,
+    modes: BTreeSet<Bdf>,
+}
+
+impl Handed {
+    /// Looks for the records of a domain, by its UUID.
+    ///
+    /// Errors: `permission` where only root can see them; `io`.
+    pub fn to(host: &Host, domain: &str) -> Result<Self> {
+        // What cannot be read is nobody's: tdx-gpu unbind --all names it.
+        let bound = device_lock::all::<Record>(host)?.into_iter().flatten();
+        let bound = bound.filter(|stored| stored.record.domain.as_deref() == Some(domain));
+        let modes = device_lock::all::<Former>(host)?.into_iter().flatten();
+        let modes = modes.filter(|stored| stored.record.domain.as_deref() == Some(domain));
+        Ok(Self {
+            domain: domain.to_owned(),
+            bound: bound.map(|stored| stored.record.bdf).collect(),
+            modes: modes.map(|stored| stored.record.bdf).collect(),
+        })
+    }
+
+    /// The devices.
+    pub fn devices(&self) -> BTreeSet<Bdf> {
+        self.bound.union(&self.modes).copied().collect()
+    }
+
+    /// Locks the devices. Leaves out those that another command has given back, or taken for something
+    /// else, since the records were looked for.
+    fn lock(&self, host: &Host) -> Result<(Vec<BoundLock>, Vec<DeviceLock<Former>>)> {
+        let domain = Some(self.domain.as_str());
+        let (mut bound, mut modes) = (Vec::new(), Vec::new());
+        for bdf in &self.bound {
+            let lock = BoundLock::take(host, *bdf)?;
+            let is_ours = lock.record().is_some_and(|record| record.domain.as_deref() == domain);
+            bound.extend(is_ours.then_some(lock));
+        }
+        for bdf in &self.modes {
+            let lock = DeviceLock::<Former>::take(host, *bdf)?;
+            let is_ours = lock.record().is_some_and(|former| former.domain.as_deref() == domain);
+            modes.extend(is_ours.then_some(lock));
+        }
+        Ok((bound, modes))
+    }
+
+    /// Says that what a command that died had begun is finished: the domain runs with it.
+    pub fn commit(self, host: &Host) -> Result<()> {
+        let (bound, modes) = self.lock(host)?;
+        let is_begun = |lock: &BoundLock| lock.record().is_some_and(|r| !r.is_committed());
+        bound.into_iter().filter(is_begun).try_for_each(BoundLock::commit)?;
+        let is_begun = |lock: &DeviceLock<Former>| lock.record().is_some_and(|r| !r.is_committed());
+        modes.into_iter().filter(is_begun).try_for_each(DeviceLock::commit)
+    }
+
+    /// Puts modes and drivers back as they were. Returns the devices that went back.
+    ///
+    /// Errors: `conflict` with code `IN_USE_BY_VM` while a process has one open, with `RESERVED` while another
+    /// command works on one; whatever the kernel and NVIDIA's program say, with what is left.
+    pub fn give_back(self, host: &Host) -> Result<Vec<Bdf>> {
+        let devices = self.devices();
+        if devices.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (bound, modes) = self.lock(host)?;
+        let mut inventory = Inventory::read(host)?;
+        let there: Vec<Bdf> =
+            devices.iter().copied().filter(|bdf| inventory.devices.contains_key(bdf)).collect();
+        inventory.wake(host, there.iter().copied());
+        let end = Instant::now() + PATIENCE;
+        while let Err(error) = in_use::refuse(host, &inventory, there.iter().copied()) {
+            if Instant::now() >= end {
+                return Err(error);
+            }
+            interrupt::sleep(POLL)?;
+        }
+        let unset = setting::put_back(&inventory, modes);
+        let stays: BTreeSet<Bdf> = unset.iter().map(|(bdf, _)| *bdf).collect();
+        let mut failures: Vec<(String, Error)> =
+            unset.into_iter().map(|(bdf, error)| (format!("the mode of {bdf}"), error)).collect();
+        let mut going = Vec::new();
+        for lock in bound.into_iter().filter(|lock| !stays.contains(&lock.bdf())) {
+            let there = inventory.devices.get(&lock.bdf()).map(identity);
+            let is_other = |record: &Record| {
+                there.as_ref().is_some_and(|there| record.identity.contradicts(there))
+            };
+            match lock.record().is_some_and(is_other) {
+                true => lock.forget()?,
+                false => going.push(lock),
+            }
+        }
+        let (_, left) = binding::give_back(host, going);
+        failures.extend(left);
+        let done: Vec<Bdf> = devices.into_iter().filter(|bdf| !stays.contains(bdf)).collect();
+        binding::settle_failures(
+            failures,
+            done.iter().map(|bdf| format!("gave back {bdf}")).collect(),
+        )?;
+        Ok(done)
+    }
+}

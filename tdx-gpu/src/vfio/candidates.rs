@@ -1,0 +1,227 @@
+//! Devices that may go to VFIO: judged, planned and as a document tells of them.
+
+use std::borrow::Cow;
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
+
+use common::device_state::bound_devices;
+use common::device_state::bound_devices::{BoundLock, BoundRecord, Record};
+use common::document::{Action, Item};
+use common::system::pci::Bdf;
+use common::system::sysroot::Host;
+use common::units::Size;
+use common::{Code, Error, Result};
+use schemars::JsonSchema;
+use serde::Serialize;
+use tdx_iommu::commands::check;
+use tdx_iommu::commands::request::Requested;
+use tdx_iommu::inventory::Inventory;
+use tdx_iommu::inventory::identity::DeviceIdentity;
+use tdx_iommu::inventory::role::Role;
+use tdx_iommu::judge::{Finding, Request};
+
+use crate::vfio::driver::{Sysfs, Variants};
+use crate::vfio::plan::{Plan, Terms};
+use crate::vfio::{limit, plan};
+
+/// A device that was to be given to VFIO.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct BindItem {
+    /// Address.
+    pub bdf: Bdf,
+    /// What it is.
+    #[serde(flatten)]
+    pub identity: DeviceIdentity,
+    /// Number of its IOMMU group.
+    pub iommu_group: Option<u32>,
+    /// What it is for.
+    pub role: Role,
+    /// The VFIO driver that has it now.
+    pub driver: String,
+    /// The driver that had it; unbind gives it back.
+    pub previous_driver: Option<String>,
+    /// Whether it is bound at every boot.
+    pub persistent: bool,
+    /// `bind`; for one that VFIO had already `persist` when it was recorded, else `none`.
+    pub action: Action,
+}
+
+impl Item for BindItem {
+    const COLUMNS: &'static [&'static str] = &["BDF", "ROLE", "GROUP", "DRIVER", "PREVIOUS"];
+
+    fn key(&self) -> Cow<'_, str> {
+        self.bdf.to_string().into()
+    }
+
+    fn compare(&self, other: &Self) -> Ordering {
+        self.bdf.cmp(&other.bdf)
+    }
+
+    fn row(&self) -> Vec<String> {
+        vec![
+            self.bdf.to_string(),
+            self.role.as_str().to_owned(),
+            self.iommu_group.map(|group| group.to_string()).unwrap_or_default(),
+            self.driver.clone(),
+            self.previous_driver.clone().unwrap_or_default(),
+        ]
+    }
+
+    fn action(&self) -> Option<Action> {
+        Some(self.action)
+    }
+}
+
+/// Locks on devices, by their addresses.
+pub type Locks = BTreeMap<Bdf, BoundLock>;
+
+/// Locks devices, all or none.
+///
+/// Errors: those of [`BoundLock::take`].
+pub fn lock(host: &Host, devices: &BTreeSet<Bdf>) -> Result<Locks> {
+    devices.iter().map(|bdf| Ok((*bdf, BoundLock::take(host, *bdf)?))).collect()
+}
+
+/// Devices with all that has to be known before they are bound.
+#[derive(Debug)]
+pub struct Candidates {
+    /// The machine.
+    pub inventory: Inventory,
+    /// All there is to say of the devices.
+    pub findings: Vec<Finding>,
+    /// What is recorded of the devices.
+    pub records: BTreeMap<Bdf, BoundRecord>,
+    /// What it takes.
+    pub plan: Plan,
+}
+
+impl Candidates {
+    /// Looks at the machine and judges. Another command can change the devices at any time.
+    ///
+    /// Errors: `not_found`; `conflict` with the code of what stands in the way, `IDENTITY_CHANGED` for a
+    /// device that is not the one that was requested.
+    pub fn find(host: &Host, requested: &Requested, terms: Terms<'_>) -> Result<Self> {
+        let inventory = Inventory::read(host)?;
+        requested.expect_same(host, &inventory)?;
+        let wanted = plan::requested(&inventory, &requested.devices, terms.whole_group)?;
+        let request = Request::new(&inventory, wanted);
+        let records = glimpse(host, request.devices())?;
+        let (findings, plan) = judge(host, &inventory, &request, terms, &records)?;
+        Ok(Self { inventory, findings, records, plan })
+    }
+
+    /// Locks the devices, then looks at the machine and judges: as long as the locks are held, no other
+    /// command changes the devices.
+    ///
+    /// Errors: those of [`Candidates::find`]; `conflict` with code `RESERVED` while another command works on
+    /// one of the devices.
+    pub fn lock(host: &Host, requested: &Requested, terms: Terms<'_>) -> Result<(Self, Locks)> {
+        let seen = Inventory::read(host)?;
+        requested.expect_same(host, &seen)?;
+        let wanted = plan::requested(&seen, &requested.devices, terms.whole_group)?;
+        let locks = lock(host, Request::new(&seen, wanted).devices())?;
+        let mut inventory = Inventory::read(host)?;
+        inventory.wake(host, locks.keys().copied());
+        requested.expect_same(host, &inventory)?;
+        let wanted = plan::requested(&inventory, &requested.devices, terms.whole_group)?;
+        let request = Request::new(&inventory, wanted);
+        if let Some(new) = request.devices().iter().find(|bdf| !locks.contains_key(bdf)) {
+            let message = format!("{new} appeared while the devices were being locked");
+            return Err(Error::conflict(message).hint("run this command again"));
+        }
+        let records = records(&locks);
+        let (findings, plan) = judge(host, &inventory, &request, terms, &records)?;
+        Ok((Self { inventory, findings, records, plan }, locks))
+    }
+
+    /// The devices in a document, as they will be.
+    pub fn items(&self) -> Vec<BindItem> {
+        items(&self.inventory, &self.plan)
+    }
+}
+
+impl Plan {
+    /// Locks the devices of a plan that was made before, and plans again: much can have happened since.
+    ///
+    /// Errors: those of [`Candidates::lock`]; `conflict` with code `IDENTITY_CHANGED` when another device has
+    /// the place of one that was planned for.
+    pub fn lock(self, host: &Host, terms: Terms<'_>) -> Result<(Self, Locks)> {
+        let devices: BTreeSet<Bdf> = self.steps.iter().map(|step| step.record.bdf).collect();
+        let locks = lock(host, &devices)?;
+        let mut inventory = Inventory::read(host)?;
+        inventory.wake(host, devices.iter().copied());
+        for step in &self.steps {
+            let Record { bdf, identity, .. } = &step.record;
+            if identity.contradicts(&plan::identity(inventory.device(*bdf)?)) {
+                let message = format!("the device at {bdf} is not the one that was there before");
+                return Err(Error::conflict(message)
+                    .code(Code::IdentityChanged)
+                    .hint("run this command again"));
+            }
+        }
+        let request = Request::of_these(&inventory, devices);
+        let (_, plan) = judge(host, &inventory, &request, terms, &records(&locks))?;
+        Ok((plan, locks))
+    }
+}
+
+/// What is recorded of devices that are not locked.
+///
+/// Errors: those of [`bound_devices::of`].
+pub fn glimpse(host: &Host, devices: &BTreeSet<Bdf>) -> Result<BTreeMap<Bdf, BoundRecord>> {
+    let mut records = BTreeMap::new();
+    for &bdf in devices {
+        records.extend(bound_devices::load(host, bdf)?.map(|stored| (bdf, stored)));
+    }
+    Ok(records)
+}
+
+/// What is recorded of locked devices.
+pub fn records(locks: &Locks) -> BTreeMap<Bdf, BoundRecord> {
+    locks.values().filter_map(|lock| Some((lock.bdf(), lock.stored()?))).collect()
+}
+
+/// Plans to bind what is asked for, judged as the machine is now.
+///
+/// Errors: `conflict` with the code of what stands in the way.
+pub fn judge(
+    host: &Host,
+    inventory: &Inventory,
+    request: &Request<'_>,
+    terms: Terms<'_>,
+    records: &BTreeMap<Bdf, BoundRecord>,
+) -> Result<(Vec<Finding>, Plan)> {
+    let (findings, mut warnings) = check::findings(host, inventory, request)?;
+    let variants = Variants::read(host);
+    let driver = |bdf| variants.driver(Sysfs::new(host, bdf));
+    let mut plan = Plan::new(inventory, request, &findings, terms, records, driver)?;
+    plan.warnings.append(&mut warnings);
+    Ok((findings, plan))
+}
+
+/// The devices of a plan in a document, as they will be.
+pub fn items(inventory: &Inventory, plan: &Plan) -> Vec<BindItem> {
+    let item = |step: &plan::Step| {
+        let record = &step.record;
+        let device = &inventory.devices[&record.bdf];
+        let driver = device.driver.clone().filter(|_| step.done);
+        BindItem {
+            bdf: record.bdf,
+            identity: device.into(),
+            iommu_group: device.group,
+            role: device.role,
+            driver: driver.unwrap_or_else(|| record.bound_to.clone()),
+            previous_driver: record.driver.clone().filter(|_| !step.done),
+            persistent: false,
+            action: if step.done { Action::None } else { Action::Bind },
+        }
+    };
+    plan.steps.iter().map(item).collect()
+}
+
+/// The limit on mappings that a guest needs: of this much memory, or of all that the host has.
+///
+/// Errors: those of [`limit::host_memory`].
+pub fn mappings(host: &Host, memory: Option<Size>) -> Result<u64> {
+    Ok(limit::needed(memory.map_or_else(|| limit::host_memory(host), Ok)?))
+}

@@ -1,0 +1,11 @@
+//! Binding devices to VFIO and giving them back: judged, planned, applied, undone.
+
+pub mod bars;
+pub mod binding;
+pub mod candidates;
+pub mod driver;
+pub mod driverctl;
+pub mod in_use;
+pub mod limit;
+pub mod plan;
+pub mod release;

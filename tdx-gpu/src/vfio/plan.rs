@@ -1,0 +1,208 @@
+//! What it takes to give devices to VFIO. Pure: the machine was read before.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use common::code::Level;
+use common::device_state::bound_devices::{BoundRecord, Identity, Record};
+use common::device_state::device_lock;
+use common::system::pci::Bdf;
+use common::{Code, Error, Result};
+use tdx_iommu::inventory::Inventory;
+use tdx_iommu::inventory::device::Device;
+use tdx_iommu::judge::{Finding, Request};
+
+/// One device on its way to VFIO.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// What is to be remembered of it.
+    pub record: Record,
+    /// Whether a VFIO driver has it already, so that nothing is to be done.
+    pub done: bool,
+}
+
+impl Step {
+    /// What it takes to give one device, as it is now, to the VFIO driver `bound_to`.
+    ///
+    /// Errors: `conflict` with code `RESERVED` for a device that another command, or another domain, has.
+    fn new(
+        device: &Device,
+        stored: Option<&BoundRecord>,
+        terms: Terms<'_>,
+        bound_to: String,
+    ) -> Result<Self> {
+        let owner = stored.and_then(|stored| stored.record.domain.as_deref());
+        if let Some(stored) = stored.filter(|stored| stored.live || stored.is_stale()) {
+            // What a command that died had begun for the same domain is finished.
+            return match stored.is_stale() && owner.is_some() && owner == terms.domain {
+                true => Ok(Self { record: stored.record.clone(), done: false }),
+                false => Err(device_lock::taken(stored)),
+            };
+        }
+        if let (Some(domain), Some(owner)) = (terms.domain, owner)
+            && domain != owner
+        {
+            let message = format!("{} was taken for the domain {owner}", device.bdf);
+            return Err(Error::conflict(message)
+                .code(Code::Reserved)
+                .hint("tdx-td delete gives it back with that domain, tdx-gpu unbind by itself"));
+        }
+        let record = Record {
+            bdf: device.bdf,
+            identity: identity(device),
+            driver: device.driver.clone(),
+            driver_override: device.driver_override.clone(),
+            bound_to,
+            domain: terms.domain.map(str::to_owned),
+            committed: false,
+        };
+        Ok(Self { record, done: device.on_vfio() })
+    }
+
+    /// Whether this step goes on with what a command that died had recorded.
+    fn is_begun(&self, stored: Option<&BoundRecord>) -> bool {
+        stored.is_some_and(|stored| stored.is_stale() && stored.record == self.record)
+    }
+}
+
+/// On what terms devices are taken.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Terms<'a> {
+    /// The other devices of the IOMMU groups come along.
+    pub whole_group: bool,
+    /// What is done in spite of these.
+    pub force: &'a [Code],
+    /// The UUID of the domain they are for.
+    pub domain: Option<&'a str>,
+}
+
+/// Devices on their way to VFIO, all or none.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// Sorted by address.
+    pub steps: Vec<Step>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+/// The devices that were named, and with `whole_group` the others of their IOMMU groups.
+///
+/// Errors: `not_found` for a device that is not there.
+pub fn requested(
+    inventory: &Inventory,
+    named: &BTreeSet<Bdf>,
+    whole_group: bool,
+) -> Result<BTreeSet<Bdf>> {
+    let mut all = named.clone();
+    for &bdf in named {
+        let group = inventory.group(inventory.device(bdf)?).filter(|_| whole_group);
+        let members = group.into_iter().flat_map(|group| group.members.iter().copied());
+        all.extend(members.filter(|bdf| inventory.devices.get(bdf).is_some_and(|d| !d.is_bridge)));
+    }
+    Ok(all)
+}
+
+impl Plan {
+    /// Plans to give what is asked for to VFIO, where `findings` and the terms allow.
+    ///
+    /// `driver` names the VFIO driver of a device, `records` are those that are there.
+    /// Errors: `conflict` with the code of what stands in the way; all else that does is a cause.
+    pub fn new(
+        inventory: &Inventory,
+        request: &Request<'_>,
+        findings: &[Finding],
+        terms: Terms<'_>,
+        records: &BTreeMap<Bdf, BoundRecord>,
+        driver: impl Fn(Bdf) -> String,
+    ) -> Result<Self> {
+        let mut warnings = refuse(findings, terms.force)?;
+        let mut steps = Vec::new();
+        for device in request.devices().iter().filter_map(|bdf| inventory.devices.get(bdf)) {
+            let stored = records.get(&device.bdf);
+            let step = Step::new(device, stored, terms, driver(device.bdf))?;
+            if let (Some(other), false) =
+                (&step.record.driver_override, step.done || step.is_begun(stored))
+            {
+                let bdf = device.bdf;
+                warnings.push(format!(
+                    "{bdf} was reserved for {other} by its driver_override, which unbind restores"
+                ));
+            }
+            steps.push(step);
+        }
+        Ok(Self { steps, warnings })
+    }
+}
+
+/// What tells a device from another one.
+pub fn identity(device: &Device) -> Identity {
+    Identity {
+        vendor: device.vendor,
+        device: device.device,
+        subsystem_vendor: device.subsystem_vendor,
+        subsystem_device: device.subsystem_device,
+        class: device.class.map(|class| class.0),
+        serial: device.serial.clone(),
+    }
+}
+
+/// Fails for what stands in the way and is not forced; what is forced becomes a warning.
+pub fn refuse(findings: &[Finding], forced: &[Code]) -> Result<Vec<String>> {
+    let (mut stops, mut warnings) = (Vec::new(), Vec::new());
+    for finding in findings {
+        match finding.code.level() {
+            Level::Note => {}
+            Level::Forceable if forced.contains(&finding.code) => {
+                warnings.push(format!(
+                    "{}: {} ({})",
+                    finding.bdf,
+                    finding.message,
+                    finding.code.as_str()
+                ));
+            }
+            _ => stops.push(finding),
+        }
+    }
+    // What cannot be forced is the better reason.
+    stops.sort_by_key(|finding| finding.code.level());
+    let Some(first) = stops.first() else {
+        return Ok(warnings);
+    };
+    let all = stops.iter().map(|f| format!("{}: {} ({})", f.bdf, f.message, f.code.as_str()));
+    let message = format!("{} cannot be given to a guest: {}", first.bdf, first.message);
+    let hint = match first.code {
+        Code::HostDriver => "name the other device too, or add --whole-group".to_owned(),
+        Code::OpenFds => "end that process first, or add --force OPEN_FDS --yes".to_owned(),
+        code if code.level() == Level::Forceable => {
+            format!("--force {} --yes does it all the same", code.as_str())
+        }
+        _ => "tdx-gpu check shows all there is to say".to_owned(),
+    };
+    let error = Error::conflict(message).code(first.code).hint(hint);
+    let rest: Vec<String> = all.skip(1).collect();
+    Err(if rest.is_empty() { error } else { error.because(rest.join("; ")) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn finding(code: Code) -> Finding {
+        let bdf = "0000:17:00.0".parse().unwrap();
+        Finding { bdf, code, message: "seen".to_owned() }
+    }
+
+    #[test]
+    fn only_what_may_be_forced_is() {
+        let note = finding(Code::NoReset);
+        let forceable = finding(Code::ConsoleGpu);
+        let refused = finding(Code::HostDiskRoot);
+        assert_eq!(refuse(std::slice::from_ref(&note), &[]).unwrap(), Vec::<String>::new());
+        assert!(refuse(std::slice::from_ref(&forceable), &[]).is_err());
+        let forced = refuse(&[note, forceable.clone()], &[Code::ConsoleGpu]).unwrap();
+        assert_eq!(forced, ["0000:17:00.0: seen (CONSOLE_GPU)"]);
+        let error = refuse(&[forceable, refused], &[Code::HostDiskRoot]).unwrap_err();
+        let body = error.to_document().error;
+        assert_eq!((body.code, body.exit_code), (Some(Code::HostDiskRoot), 5));
+        assert_eq!(body.causes, ["0000:17:00.0: seen (CONSOLE_GPU)"]);
+    }
+}

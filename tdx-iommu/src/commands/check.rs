@@ -1,0 +1,238 @@
+//! `tdx-iommu check`: whether devices can be given to a guest together.
+
+use std::borrow::Cow;
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
+
+use clap::Args;
+use common::code::Level;
+use common::document::output::Outcome;
+use common::document::{Document, Item};
+use common::system::pci::Bdf;
+use common::system::sysroot::Host;
+use common::{Code, Result};
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::commands::request;
+use crate::commands::request::Named;
+use crate::commands::scan::codes;
+use crate::inventory::class::Class;
+use crate::inventory::device::Device;
+use crate::inventory::identity::DeviceIdentity;
+use crate::inventory::role::Role;
+use crate::inventory::{Inventory, usage};
+use crate::judge::holders::{Holders, is_claimed};
+use crate::judge::{Finding, Request, explanation, framebuffer};
+
+/// Arguments of `check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Devices for one guest; - for items with a bdf on standard input
+    #[arg(value_name = "BDF", required = true)]
+    devices: Vec<Named>,
+}
+
+/// A device that was asked for, or goes along, in a document.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct CheckItem {
+    /// Address.
+    pub bdf: Bdf,
+    /// What it is.
+    #[serde(flatten)]
+    pub identity: DeviceIdentity,
+    /// Where it sits.
+    pub path: Option<String>,
+    /// Number of its IOMMU group.
+    pub iommu_group: Option<u32>,
+    /// The driver that is bound.
+    pub driver: Option<String>,
+    /// What it is for.
+    pub role: Role,
+    /// Whether it was named; if not, it goes along with one of its slot that was.
+    pub named: bool,
+    /// Whether it can be given to a guest with the others.
+    pub viable: bool,
+    /// Codes of what keeps it from that.
+    pub blockers: Vec<Code>,
+    /// What was seen, notes included.
+    pub findings: Vec<FindingItem>,
+    /// Why other devices are in its group.
+    pub explanations: Vec<String>,
+}
+
+/// Something that was seen.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct FindingItem {
+    /// What it is.
+    pub code: Code,
+    /// Whether it stops the device from being given away.
+    pub level: Level,
+    /// What it is about.
+    pub message: String,
+}
+
+impl Item for CheckItem {
+    const COLUMNS: &'static [&'static str] =
+        &["BDF", "ROLE", "DRIVER", "GROUP", "VIABLE", "BLOCKERS", "WHY"];
+    const WRAPPED: &'static [&'static str] = &["BLOCKERS", "WHY"];
+    const DROPPED: &'static [&'static str] = &["DRIVER", "GROUP", "ROLE"];
+
+    fn key(&self) -> Cow<'_, str> {
+        self.bdf.to_string().into()
+    }
+
+    fn compare(&self, other: &Self) -> Ordering {
+        self.bdf.cmp(&other.bdf)
+    }
+
+    fn row(&self) -> Vec<String> {
+        let messages: Vec<&str> = self.findings.iter().map(|f| f.message.as_str()).collect();
+        vec![
+            self.bdf.to_string(),
+            self.role.as_str().to_owned(),
+            self.driver.clone().unwrap_or_default(),
+            self.iommu_group.map(|group| group.to_string()).unwrap_or_default(),
+            if self.viable { "yes" } else { "no" }.to_owned(),
+            codes(&self.blockers),
+            messages.join("; "),
+        ]
+    }
+}
+
+/// Says yes or no to the devices, and what goes along with them, as one request.
+pub fn run(host: &Host, args: CheckArgs) -> Result<Outcome> {
+    let requested = request::resolve(&args.devices)?;
+    let inventory = Inventory::read(host)?;
+    requested.expect_same(host, &inventory)?;
+    let (items, unseen) = judge(host, &inventory, &requested.devices)?;
+    let mut warnings = requested.warnings;
+    warnings.extend(inventory.problems.iter().cloned().chain(unseen));
+    let viable = items.iter().all(|item| item.viable);
+    Ok(Outcome::answer(Document::new("tdx.iommu.check", items).warnings(warnings), viable))
+}
+
+/// The judgement of each device, and warnings about what cannot be seen.
+///
+/// Errors: `not_found` for a device that is not there; those of [`findings`].
+pub fn judge(
+    host: &Host,
+    inventory: &Inventory,
+    named: &BTreeSet<Bdf>,
+) -> Result<(Vec<CheckItem>, Vec<String>)> {
+    for &bdf in named {
+        inventory.device(bdf)?;
+    }
+    let request = Request::new(inventory, named.iter().copied());
+    let (findings, unseen) = findings(host, inventory, &request)?;
+    let mut by_device = BTreeMap::<Bdf, Vec<Finding>>::new();
+    for finding in findings {
+        by_device.entry(finding.bdf).or_default().push(finding);
+    }
+    let devices = request.devices().iter().filter_map(|bdf| inventory.devices.get(bdf));
+    let mut explanations = BTreeMap::new();
+    let mut explain = |number: u32| {
+        let group = inventory.groups.get(&number);
+        let explanation = || group.map(|group| explanation::of_group(host, inventory, group));
+        explanations.entry(number).or_insert_with(|| explanation().unwrap_or_default()).clone()
+    };
+    let items = devices.map(|device| {
+        let findings = by_device.remove(&device.bdf).unwrap_or_default();
+        let explanations = device.group.map(&mut explain).unwrap_or_default();
+        item(device, named.contains(&device.bdf), findings, explanations)
+    });
+    Ok((items.collect(), unseen))
+}
+
+/// All there is to say of a request, open files looked at, and warnings about what cannot be seen.
+///
+/// Errors: `permission` or `io` when `/proc` cannot be listed.
+pub fn findings(
+    host: &Host,
+    inventory: &Inventory,
+    request: &Request<'_>,
+) -> Result<(Vec<Finding>, Vec<String>)> {
+    let mut findings = request.findings();
+    let holders = Holders::of_any_node(host, inventory, request.devices())?;
+    findings.extend(held(request.devices(), &holders));
+    findings.extend(claimed(host, request.devices(), inventory));
+    findings.extend(consoles(host, request.devices(), inventory));
+    findings.sort();
+    findings.dedup();
+    let unseen = (holders.unseen > 0).then(|| {
+        format!(
+            "{} processes do not show their open files, so who has a device open is not fully known: \
+             run it as root",
+            holders.unseen
+        )
+    });
+    Ok((findings, unseen.into_iter().collect()))
+}
+
+fn item(
+    device: &Device,
+    named: bool,
+    findings: Vec<Finding>,
+    explanations: Vec<String>,
+) -> CheckItem {
+    let stops = |code: &Code| code.level() != Level::Note;
+    let blockers: BTreeSet<Code> = findings.iter().map(|f| f.code).filter(stops).collect();
+    let finding = |finding: Finding| FindingItem {
+        code: finding.code,
+        level: finding.code.level(),
+        message: finding.message,
+    };
+    CheckItem {
+        bdf: device.bdf,
+        identity: device.into(),
+        path: device.path.as_ref().map(ToString::to_string),
+        iommu_group: device.group,
+        driver: device.driver.clone(),
+        role: device.role,
+        named,
+        viable: blockers.is_empty(),
+        blockers: blockers.into_iter().collect(),
+        findings: findings.into_iter().map(finding).collect(),
+        explanations,
+    }
+}
+
+/// Findings of what processes hold open.
+fn held(devices: &BTreeSet<Bdf>, holders: &Holders) -> Vec<Finding> {
+    let of_device = |&bdf: &Bdf| {
+        holders.on(bdf).iter().map(move |holder| Finding {
+            bdf,
+            code: if holder.by_vfio { Code::InUseByVm } else { Code::OpenFds },
+            message: format!(
+                "{} (process {}) has {} open",
+                holder.command, holder.pid, holder.node
+            ),
+        })
+    };
+    devices.iter().flat_map(of_device).collect()
+}
+
+/// Findings of GPUs that the host writes its console to.
+fn consoles(host: &Host, devices: &BTreeSet<Bdf>, inventory: &Inventory) -> Vec<Finding> {
+    let devices = devices.iter().filter_map(|bdf| inventory.devices.get(bdf));
+    let gpus = devices.filter(|device| device.class.is_some_and(Class::is_display));
+    let finding = |device: &Device| {
+        let name = framebuffer::on_device(host, device.bdf)?;
+        let message = format!("the host's console is in the memory of {} ({name})", device.bdf);
+        Some(Finding { bdf: device.bdf, code: Code::ConsoleGpu, message })
+    };
+    gpus.filter_map(finding).collect()
+}
+
+/// Findings of disks that the kernel has claimed without sysfs telling by what.
+fn claimed(host: &Host, devices: &BTreeSet<Bdf>, inventory: &Inventory) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (bdf, disk) in usage::disks_of(host, devices) {
+        let known = inventory.usage.of(bdf).any(|what| what.is_disk());
+        if !known && is_claimed(host, &disk) == Some(true) {
+            let message = format!("the kernel has /dev/{disk} in use");
+            findings.push(Finding { bdf, code: Code::HostDiskMounted, message });
+        }
+    }
+    findings
+}

@@ -1,0 +1,62 @@
+//! Which PCI devices the host's file systems and swaps stand on.
+
+use std::collections::BTreeSet;
+
+use common::Result;
+use common::system::block::{controllers_of, disks_below};
+use common::system::host_storage::{HostStorage, Need, NeededBlock, Scope};
+use common::system::pci::Bdf;
+use common::system::sysfs::names;
+use common::system::sysroot::Host;
+
+use super::{Usage, Use};
+
+/// What the host itself needs, and block devices that others are made of.
+///
+/// Errors: those of [`HostStorage::read`].
+pub(super) fn read(host: &Host, usage: &mut Usage, problems: &mut Vec<String>) -> Result<()> {
+    let mut storage = HostStorage::read(host, Scope::Own)?;
+    usage.opaque.append(&mut storage.opaque);
+    problems.append(&mut storage.problems);
+    for NeededBlock { block, need } in &storage.needed {
+        let of_block = storage.needed.iter().filter(|needed| needed.block == *block);
+        let is_mounted = of_block.map(|n| &n.need).any(|need| matches!(need, Need::Mount { .. }));
+        let what = match need {
+            Need::Mount { point, source, is_system, .. } => {
+                let what = format!("{source} is mounted on {point}");
+                if *is_system { Use::System(what) } else { Use::Disk(what) }
+            }
+            // Where the file system is mounted says more.
+            Need::BtrfsMember { .. } if is_mounted => continue,
+            Need::BtrfsMember { uuid } => {
+                Use::Disk(format!("/dev/{block} is part of the mounted btrfs {uuid}"))
+            }
+            Need::Swap { place } => Use::System(format!("{place} is swap")),
+            Need::Resume => Use::System(format!("the host resumes from /dev/{block}")),
+        };
+        usage.add(below(host, block), what);
+    }
+    for name in names(host, "/sys/class/block") {
+        let holders = names(host, &format!("/sys/class/block/{name}/holders"));
+        if !holders.is_empty() {
+            let what = Use::Disk(format!("/dev/{name} is part of {}", holders.join(", ")));
+            usage.add(below(host, &name), what);
+        }
+    }
+    Ok(())
+}
+
+/// The disks, not their partitions, that stand on one of these devices.
+pub(super) fn disks_of(host: &Host, devices: &BTreeSet<Bdf>) -> Vec<(Bdf, String)> {
+    let mut disks = Vec::new();
+    for disk in names(host, "/sys/block") {
+        let on = below(host, &disk);
+        disks.extend(on.intersection(devices).map(|bdf| (*bdf, disk.clone())));
+    }
+    disks
+}
+
+/// The PCI devices below a block device: its own, or those of all that it is made of.
+fn below(host: &Host, block: &str) -> BTreeSet<Bdf> {
+    disks_below(host, block).iter().flat_map(|disk| controllers_of(host, disk)).collect()
+}

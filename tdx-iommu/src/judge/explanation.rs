@@ -1,0 +1,69 @@
+//! Why devices share an IOMMU group, in words.
+
+use std::collections::BTreeMap;
+
+use common::system::pci::Bdf;
+use common::system::sysroot::Host;
+
+use crate::inventory::config_space::ConfigSpace;
+use crate::inventory::device::Device;
+use crate::inventory::{Group, Inventory};
+
+/// Sentences on why the members of a group are not isolated from each other; none for a group of one.
+///
+/// The kernel puts together what can reach each other without passing the IOMMU: functions of one
+/// slot, and what is behind a bridge without ACS. Reads the configuration space of those bridges.
+/// Source: Linux `pci_device_group()` in `drivers/iommu/iommu.c`.
+pub fn of_group(host: &Host, inventory: &Inventory, group: &Group) -> Vec<String> {
+    let devices: Vec<&Device> =
+        group.members.iter().filter_map(|bdf| inventory.devices.get(bdf)).collect();
+    let mut functions = BTreeMap::<_, u32>::new();
+    // By how many members a bridge is passed.
+    let mut passed = BTreeMap::<Bdf, u32>::new();
+    for device in &devices {
+        let Bdf { domain, bus, device: slot, .. } = device.bdf;
+        *functions.entry((domain, bus, slot)).or_default() += 1;
+        for bridge in &device.upstream {
+            *passed.entry(*bridge).or_default() += 1;
+        }
+    }
+    let shared = functions.iter().filter(|(_, count)| **count > 1);
+    let slot = |((domain, bus, slot), _): (&(u32, u8, u8), &u32)| {
+        format!("{domain:04x}:{bus:02x}:{slot:02x}")
+    };
+    let shared: Vec<String> = shared.map(slot).collect();
+    let (mut without, mut unknown) = (Vec::new(), Vec::new());
+    if functions.len() > 1 {
+        // What is behind different ports is separated above them, unless a port is a member.
+        let suspect = |bridge: &Bdf, count: u32| count > 1 || group.members.contains(bridge);
+        for (bridge, _) in passed.into_iter().filter(|(bridge, count)| suspect(bridge, *count)) {
+            match has_acs(host, bridge) {
+                Some(true) => {}
+                Some(false) => without.push(bridge.to_string()),
+                None => unknown.push(bridge.to_string()),
+            }
+        }
+    }
+    let sentences = [
+        (shared, "no ACS isolates the functions of one slot from each other: "),
+        (without, "no ACS isolates from each other what is behind the bridge: "),
+        (unknown, "whether there is ACS cannot be seen of the bridge: "),
+    ];
+    let said = sentences.into_iter().filter(|(names, _)| !names.is_empty());
+    said.map(|(names, what)| format!("{what}{}", enumerate(&names))).collect()
+}
+
+/// The first few of many.
+pub(crate) fn enumerate(names: &[String]) -> String {
+    const SHOWN: usize = 8;
+    let shown = names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+fn has_acs(host: &Host, bridge: Bdf) -> Option<bool> {
+    let config = host.path(format!("/sys/bus/pci/devices/{bridge}/config"));
+    ConfigSpace::new(std::fs::File::open(config).ok()?.into()).has_acs()
+}

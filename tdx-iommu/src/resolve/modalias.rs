@@ -1,0 +1,92 @@
+//! Which drivers the system has for a device, by its modalias.
+//!
+//! Source: modules.alias of depmod(8): lines `alias PATTERN MODULE`, patterns with `*`.
+
+use common::system::pci::Bdf;
+use common::system::sysroot::Host;
+
+/// The list of the kernel that runs; empty where there is none.
+pub fn list(host: &Host) -> String {
+    let release = host.read("/proc/sys/kernel/osrelease").ok().flatten().unwrap_or_default();
+    let path = format!("/lib/modules/{}/modules.alias", release.trim());
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
+/// The drivers that want a device when nothing keeps them from it: those of the modules that `list` names,
+/// known by the module's own name while it is not loaded.
+pub fn drivers(host: &Host, list: &str, bdf: Bdf) -> Vec<String> {
+    let path = format!("/sys/bus/pci/devices/{bdf}/modalias");
+    let alias = host.read(&path).ok().flatten().unwrap_or_default();
+    let mut drivers = Vec::new();
+    for module in modules(list, alias.trim()) {
+        let folder = host.path(format!("/sys/module/{}/drivers", module.replace('-', "_")));
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        let before = drivers.len();
+        drivers.extend(names.filter_map(|name| Some(name.strip_prefix("pci:")?.to_owned())));
+        if drivers.len() == before {
+            drivers.push(module.to_owned());
+        }
+    }
+    drivers
+}
+
+fn modules<'a>(list: &'a str, alias: &str) -> Vec<&'a str> {
+    let found = list.lines().filter_map(|line| {
+        let (pattern, module) = line.strip_prefix("alias ")?.split_once(' ')?;
+        (pattern.starts_with("pci:") && matches(pattern, alias)).then(|| module.trim())
+    });
+    found.collect()
+}
+
+/// Whether a text matches a pattern in which `*` stands for anything.
+pub fn matches(pattern: &str, text: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let Some(mut rest) = text.strip_prefix(parts.next().unwrap_or_default()) else {
+        return false;
+    };
+    let mut parts = parts.peekable();
+    if parts.peek().is_none() {
+        return rest.is_empty();
+    }
+    while let Some(part) = parts.next() {
+        match (parts.peek(), rest.find(part)) {
+            (None, _) => return rest.ends_with(part),
+            (_, Some(at)) => rest = &rest[at + part.len()..],
+            (_, None) => return false,
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_are_globs() {
+        for (pattern, text, yes) in [
+            ("v000015B3d*", "v000015B3d0000101E", true),
+            ("v*d*sv*sd*", "v1d2sv3sd4", true),
+            ("v1d2", "v1d2", true),
+            ("v1d2", "v1d23", false),
+            ("v1*i00", "v1d2i01", false),
+            ("*", "", true),
+            ("v1*i0", "v1i0i0", true),
+        ] {
+            assert_eq!(matches(pattern, text), yes, "{pattern} {text}");
+        }
+    }
+
+    #[test]
+    fn modules_are_found_by_pattern() {
+        let list = "# Aliases\nalias pci:v00008086d000010D3sv*sd*bc*sc*i* e1000e\n\
+            alias pci:v*d*sv*sd*bc0Csc03i30* xhci_pci\nalias vfio_pci:v*d*sv*sd*bc*sc*i* vfio_pci\n";
+        assert_eq!(
+            modules(list, "pci:v00008086d000010D3sv00008086sd00000000bc02sc00i00"),
+            ["e1000e"]
+        );
+        assert_eq!(modules(list, "pci:v00001B36d0000000Dsv0sd0bc0Csc03i30"), ["xhci_pci"]);
+        assert_eq!(modules(list, ""), Vec::<&str>::new());
+    }
+}

@@ -1,0 +1,198 @@
+//! `tdx-pool cleanup`: our leftovers, and nothing else.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use common::cli::config::Config;
+use common::cli::{Change, Context, interrupt, log};
+use common::document::output::Outcome;
+use common::document::{Action, Document, Item};
+use common::libvirt::{Context as _, Libvirt, is_gone};
+use common::units::Size;
+use common::{Error, ErrorKind, Result};
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::pool::Pool;
+use crate::pool::wanted::PoolArgs;
+use crate::references::inflight;
+use crate::references::orphans::{Judged, judge};
+use crate::volume::secret;
+
+/// Arguments of `cleanup`.
+#[derive(Debug, Args)]
+pub struct CleanupArgs {
+    #[command(flatten)]
+    pool: PoolArgs,
+    #[command(flatten)]
+    change: Change,
+}
+
+/// Why a file that nothing refers to is deleted or left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// Ours, and nothing needs it: deleted.
+    Orphan,
+    /// Some process is making it right now: left.
+    InFlight,
+    /// Some process holds it open or locked: left.
+    Open,
+    /// Anything else, a base image among them: left.
+    Other,
+}
+
+impl Reason {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Orphan => "orphan",
+            Self::InFlight => "in_flight",
+            Self::Open => "open",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// A file that nothing refers to, and what was done to it.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct CleanupItem {
+    /// Name within the pool.
+    pub(crate) name: String,
+    /// The pool's name.
+    pub(crate) pool: String,
+    /// UUID of the pool.
+    pub(crate) pool_uuid: Option<String>,
+    /// Where it is, or was.
+    pub(crate) path: String,
+    /// Its size on disk, bytes; 0 for a disk that is gone and left a passphrase with libvirt.
+    pub(crate) allocation_bytes: u64,
+    /// Why it is deleted or left.
+    pub(crate) reason: Reason,
+    /// `delete` or `none`.
+    pub(crate) action: Action,
+}
+
+impl Item for CleanupItem {
+    const COLUMNS: &'static [&'static str] = &["NAME", "ACTION", "REASON", "ALLOCATION"];
+
+    fn key(&self) -> Cow<'_, str> {
+        self.name.as_str().into()
+    }
+
+    fn row(&self) -> Vec<String> {
+        vec![
+            self.name.clone(),
+            self.action.to_string(),
+            self.reason.as_str().to_owned(),
+            Size(self.allocation_bytes).to_string(),
+        ]
+    }
+
+    fn action(&self) -> Option<Action> {
+        Some(self.action)
+    }
+}
+
+/// Finds what nothing needs and deletes what of it is ours. All are tried.
+///
+/// Errors: `unsupported` on a remote connection and `permission` for anyone but root: neither can see
+/// who holds a file open, and a deleted disk does not come back.
+pub fn run(
+    context: &Context,
+    libvirt: &Libvirt,
+    config: &Config,
+    args: CleanupArgs,
+) -> Result<Outcome> {
+    if !libvirt.is_local() {
+        return Err(Error::unsupported("cleanup cannot see the remote host's processes and locks")
+            .hint("run it on that host"));
+    }
+    if !rustix::process::geteuid().is_root() {
+        return Err(
+            Error::permission("cleanup must see every process's open files").hint("run it as root")
+        );
+    }
+    interrupt::guard();
+    let change = args.change;
+    let pool = Pool::resolve(libvirt, config, &args.pool)?;
+    let mut files = judge(&context.host, libvirt, &pool)?;
+    let orphans = count_orphans(&files);
+    if orphans > 0 && !change.yes && !change.dry_run {
+        context.confirm(change, &format!("delete {orphans} orphans from pool '{}'?", pool.name))?;
+        // That may have taken a while, and something may need one of them by now.
+        let asked: HashSet<String> = files.into_iter().map(|file| file.item.name).collect();
+        files = judge(&context.host, libvirt, &pool)?;
+        files.retain(|file| asked.contains(&file.item.name));
+    }
+    let items = match change.dry_run {
+        true => plan(files),
+        false => delete_all(context, libvirt, &pool, files)?,
+    };
+    Ok(Document::new("tdx.pool.cleanup", items).dry_run(change.dry_run).into())
+}
+
+fn count_orphans(files: &[Judged]) -> usize {
+    files.iter().filter(|file| file.item.reason == Reason::Orphan).count()
+}
+
+fn plan(files: Vec<Judged>) -> Vec<CleanupItem> {
+    let planned = files.into_iter().map(|Judged { mut item, .. }| {
+        if item.reason == Reason::Orphan {
+            item.action = Action::Delete;
+        }
+        item
+    });
+    planned.collect()
+}
+
+/// Deletes the orphans in the order they come in: images before what they stand on.
+fn delete_all(
+    context: &Context,
+    libvirt: &Libvirt,
+    pool: &Pool,
+    files: Vec<Judged>,
+) -> Result<Vec<CleanupItem>> {
+    let mut items = Vec::new();
+    let mut failed: Option<Error> = None;
+    let mut needed: HashSet<PathBuf> = HashSet::new();
+    for Judged { mut item, below, is_unknown, .. } in files {
+        if item.reason == Reason::Orphan && !needed.contains(&PathBuf::from(&item.path)) {
+            match interrupt::check().and_then(|()| delete(libvirt, pool, &item)) {
+                Ok(()) => item.action = Action::Delete,
+                Err(error) => {
+                    failed = Some(failed.unwrap_or(error));
+                    needed.extend(below);
+                    // It is still there, and nobody knows which files it needs.
+                    if is_unknown {
+                        items.push(item);
+                        break;
+                    }
+                }
+            }
+        }
+        items.push(item);
+    }
+    if failed.as_ref().is_none_or(|error| error.kind() != ErrorKind::Interrupted) {
+        inflight::sweep(&context.host);
+    }
+    match failed {
+        None => Ok(items),
+        Some(error) => {
+            let deleted = items.iter().filter(|item| item.action == Action::Delete);
+            Err(error.applied(deleted.map(|item| format!("deleted volume '{}'", item.name))))
+        }
+    }
+}
+
+fn delete(libvirt: &Libvirt, pool: &Pool, item: &CleanupItem) -> Result<()> {
+    log::step(format_args!("delete {}", item.path));
+    match pool.volume(&item.name)?.map(|volume| volume.delete(0)) {
+        Some(Err(error)) if !is_gone(&error) => {
+            return Err(error).context(format_args!("delete volume '{}'", item.name));
+        }
+        _ => {}
+    }
+    secret::forget_with(libvirt, &item.name, Path::new(&item.path))
+}

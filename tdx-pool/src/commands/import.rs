@@ -1,0 +1,223 @@
+//! `tdx-pool import`: a disk image becomes a base image.
+//!
+//! Planned first: the header is checked, the name judged, what is there compared ([`Plan`]). Then
+//! copied under a temporary name into the pool's folder, checked again there, flushed, and renamed, so
+//! that the real name only ever holds a whole image that was checked. Who may not write the folder has
+//! libvirt do it, by upload.
+
+use std::borrow::Cow;
+use std::path::PathBuf;
+
+use clap::Args;
+use common::cli::config::Config;
+use common::cli::{Change, Context, interrupt};
+use common::document::output::Outcome;
+use common::document::{Action, Document, Item, input};
+use common::libvirt::Libvirt;
+use common::units::Size;
+use common::{Error, Result, name};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::commands::ensure;
+use crate::image::Format;
+pub use crate::import::plan::{Options, Plan};
+pub use crate::import::source::Source;
+use crate::pool::Pool;
+use crate::pool::identity::VolumeClaim;
+use crate::pool::wanted::PoolArgs;
+
+/// Arguments of `import`.
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// The disk image, or - for items with a path on standard input
+    #[arg(value_name = "IMAGE")]
+    image: PathBuf,
+    /// The volume's name [default: the image's file name]
+    #[arg(long, value_name = "VOLUME")]
+    name: Option<String>,
+    /// The image's format; without it the header of the copy decides, and for an image that lies in the
+    /// pool already the record of its import or its name
+    #[arg(long, value_name = "FORMAT", value_enum)]
+    image_format: Option<Format>,
+    /// Fail unless the image has this SHA-256
+    #[arg(long, value_name = "HEX", value_parser = sha256_hex)]
+    sha256: Option<String>,
+    /// Replace a different image of that name, unless something needs it
+    #[arg(long)]
+    replace: bool,
+    /// Recompress the image with qemu-img; the pool holds two copies meanwhile
+    #[arg(long)]
+    compress: bool,
+    #[command(flatten)]
+    pool: PoolArgs,
+    #[command(flatten)]
+    change: Change,
+}
+
+fn sha256_hex(text: &str) -> Result<String, String> {
+    let digits = text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    digits.then(|| text.to_ascii_lowercase()).ok_or_else(|| "not 64 hexadecimal digits".to_owned())
+}
+
+/// A base image and what was done to have it.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct ImportItem {
+    /// Volume name.
+    pub(crate) name: String,
+    /// The pool's name.
+    pub(crate) pool: String,
+    /// UUID of the pool; null when the pool is to be made.
+    pub(crate) pool_uuid: Option<String>,
+    /// Where it is, on libvirt's host.
+    pub(crate) path: String,
+    /// Its format.
+    pub(crate) format: Format,
+    /// Size the guest sees, bytes.
+    pub(crate) capacity_bytes: u64,
+    /// The file it was read from.
+    pub(crate) source: String,
+    /// SHA-256 of the source's bytes; null where nothing asked for it.
+    pub(crate) sha256: Option<String>,
+    /// `import`, `replace`, or `none` for an equal image that was there.
+    pub(crate) action: Action,
+}
+
+impl Item for ImportItem {
+    const COLUMNS: &'static [&'static str] = &["NAME", "ACTION", "FORMAT", "CAPACITY", "PATH"];
+    const DROPPED: &'static [&'static str] = &["PATH", "FORMAT"];
+
+    fn key(&self) -> Cow<'_, str> {
+        self.name.as_str().into()
+    }
+
+    fn row(&self) -> Vec<String> {
+        vec![
+            self.name.clone(),
+            self.action.to_string(),
+            self.format.to_string(),
+            Size(self.capacity_bytes).to_string(),
+            self.path.clone(),
+        ]
+    }
+
+    fn action(&self) -> Option<Action> {
+        Some(self.action)
+    }
+}
+
+/// Copies images into the pool, which is made if there is none.
+pub fn run(
+    context: &Context,
+    connect: impl FnOnce() -> Result<Libvirt>,
+    config: &Config,
+    args: ImportArgs,
+) -> Result<Outcome> {
+    let images = images(&args)?;
+    let change = args.change;
+    let libvirt = connect()?;
+    interrupt::guard();
+    images.iter().try_for_each(|image| image.expect_same(context, &libvirt))?;
+    let pool = ensure::Plan::new(&libvirt, config, &args.pool, None)?;
+    let mut plans = Vec::new();
+    for image in images {
+        let options = Options {
+            name: args.name.clone(),
+            format: args.image_format,
+            sha256: args.sha256.clone(),
+            replace: args.replace,
+            compress: args.compress,
+            dry_run: change.dry_run,
+        };
+        plans.push(Plan::new(&context.host, &libvirt, &pool, &image.path, options)?);
+    }
+    for plan in plans.iter().filter(|plan| plan.replaces()) {
+        context.confirm(change, &format!("replace volume '{}'?", plan.name))?;
+    }
+    let mut warnings = pool.warnings.clone();
+    warnings.extend(pool.closed_to_qemu(&libvirt)?);
+    let name = pool.pool_name().to_owned();
+    let items = match change.dry_run {
+        true => {
+            let pool_uuid = pool.found().and_then(|pool| pool.uuid.clone());
+            let item = |plan: Plan| ImportItem { pool_uuid: pool_uuid.clone(), ..plan.item(&name) };
+            plans.into_iter().map(item).collect()
+        }
+        false => {
+            let is_new = pool.found().is_none();
+            let pool = pool.apply(&libvirt)?;
+            let made = is_new.then(|| format!("created pool '{name}'"));
+            apply_all(context, &libvirt, &pool, plans).map_err(|error| error.applied(made))?
+        }
+    };
+    let document = Document::new("tdx.pool.import", items);
+    Ok(document.dry_run(change.dry_run).warnings(warnings).into())
+}
+
+#[derive(Deserialize)]
+struct ImageItem {
+    #[serde(deserialize_with = "name::deserialize_path")]
+    path: String,
+    #[serde(default, deserialize_with = "name::deserialize_option")]
+    pool: Option<String>,
+    #[serde(flatten)]
+    claim: VolumeClaim,
+}
+
+/// An image that is to be imported.
+struct Image {
+    path: PathBuf,
+    /// The name of the pool that an item says it is in.
+    pool: Option<String>,
+    claim: VolumeClaim,
+}
+
+impl Image {
+    /// Compares what an item says with this machine, whose file is read wherever libvirt runs, and with
+    /// the pool that the file is in where that can be seen.
+    ///
+    /// Errors: `conflict` with code `IDENTITY_CHANGED`.
+    fn expect_same(&self, context: &Context, libvirt: &Libvirt) -> Result<()> {
+        let pool = match (&self.pool, &self.claim.pool_uuid) {
+            (Some(pool), Some(_)) if libvirt.is_local() => Pool::by_name(libvirt, pool)?,
+            _ => None,
+        };
+        let (name, host_name) = (self.path.display().to_string(), context.host.name());
+        self.claim.expect(&name, pool.as_ref(), host_name.as_deref())
+    }
+}
+
+fn images(args: &ImportArgs) -> Result<Vec<Image>> {
+    if args.image.as_os_str() != input::STDIN {
+        let path = args.image.clone();
+        return Ok(vec![Image { path, pool: None, claim: VolumeClaim::default() }]);
+    }
+    let items: Vec<ImageItem> =
+        input::items(&["tdx.pool.import", "tdx.pool.volumes"], "images with a path")?;
+    if items.len() != 1 && (args.name.is_some() || args.sha256.is_some()) {
+        let message = format!("--name and --sha256 are for one image, {} came", items.len());
+        return Err(Error::usage(message));
+    }
+    let image =
+        |item: ImageItem| Image { path: item.path.into(), pool: item.pool, claim: item.claim };
+    Ok(items.into_iter().map(image).collect())
+}
+
+fn apply_all(
+    context: &Context,
+    libvirt: &Libvirt,
+    pool: &Pool,
+    plans: Vec<Plan>,
+) -> Result<Vec<ImportItem>> {
+    let mut items: Vec<ImportItem> = Vec::new();
+    for plan in plans {
+        match plan.apply(context, libvirt, pool) {
+            Ok((item, _)) => items.push(ImportItem { pool_uuid: pool.uuid.clone(), ..item }),
+            Err(error) => {
+                let done = items.iter().filter(|item| item.action != Action::None);
+                return Err(error.applied(done.map(|item| format!("imported '{}'", item.name))));
+            }
+        }
+    }
+    Ok(items)
+}

@@ -1,0 +1,33 @@
+//! `tdx-pool info`: one pool.
+
+use clap::Args;
+use common::Result;
+use common::cli::config::Config;
+use common::document::Document;
+use common::document::output::Outcome;
+use common::libvirt::Libvirt;
+
+use crate::pool::Pool;
+use crate::pool::wanted::PoolArgs;
+
+const EXAMPLES: &str = "Examples:
+  tdx-pool info
+  tdx-pool info --pool default --json | jq '.items[].available_bytes'";
+
+/// Arguments of `info`.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct InfoArgs {
+    #[command(flatten)]
+    pool: PoolArgs,
+}
+
+/// Shows the pool as it is now, its folder looked at again.
+pub fn run(libvirt: &Libvirt, config: &Config, args: InfoArgs) -> Result<Outcome> {
+    let mut pool = Pool::resolve(libvirt, config, &args.pool)?;
+    if pool.is_active() {
+        pool.refresh()?;
+        pool = Pool::read(pool.handle)?;
+    }
+    Ok(Document::new("tdx.pool.pools", vec![pool.item()?]).into())
+}

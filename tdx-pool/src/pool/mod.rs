@@ -1,0 +1,334 @@
+//! A libvirt storage pool.
+
+pub mod identity;
+pub mod owner;
+pub(crate) mod plan;
+pub mod reach;
+pub(crate) mod truncated;
+pub mod wanted;
+
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use common::cli::config::Config;
+use common::cli::log;
+use common::document::Item;
+use common::document::metrics::Gauge;
+use common::libvirt::{Context, Libvirt, is_gone};
+use common::units::Size;
+use common::xml::Document;
+use common::{Error, ErrorKind, Result};
+use schemars::JsonSchema;
+use serde::Serialize;
+use virt::storage_pool::StoragePool;
+use virt::storage_vol::StorageVol;
+use virt::sys;
+
+use crate::pool::wanted::{PoolArgs, Wanted};
+use common::image::canonical;
+
+/// A pool that libvirt knows.
+#[derive(Debug)]
+pub struct Pool {
+    /// libvirt's own object.
+    pub handle: StoragePool,
+    /// Its name.
+    pub name: String,
+    /// Its kind: `dir`, `logical`, …
+    pub kind: String,
+    /// Where its volumes are; some kinds of pool have no such place.
+    pub path: Option<PathBuf>,
+    state: PoolState,
+    /// Its UUID.
+    pub uuid: Option<String>,
+    capacity_bytes: Option<u64>,
+    allocation_bytes: Option<u64>,
+    available_bytes: Option<u64>,
+}
+
+/// Whether libvirt has a pool started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PoolState {
+    /// Started: its volumes can be used.
+    Active,
+    /// Defined, not started.
+    Inactive,
+}
+
+/// A pool in a document.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct PoolItem {
+    /// Name.
+    pub name: String,
+    /// UUID; null in a dry run that would make the pool.
+    pub uuid: Option<String>,
+    /// Kind of pool, in libvirt's words: `dir`, `fs`, `logical`, …
+    pub r#type: String,
+    /// The folder or device folder of its volumes; null for kinds that have none.
+    pub path: Option<String>,
+    /// Whether it is started.
+    pub state: PoolState,
+    /// Whether it survives being stopped.
+    pub persistent: bool,
+    /// Whether libvirt starts it on its own.
+    pub autostart: bool,
+    /// Size of what holds it, bytes; null while inactive.
+    pub capacity_bytes: Option<u64>,
+    /// Bytes taken, by whatever; null while inactive.
+    pub allocation_bytes: Option<u64>,
+    /// Bytes left; null while inactive.
+    pub available_bytes: Option<u64>,
+    /// How many volumes libvirt sees in it; null while inactive.
+    pub volumes: Option<u32>,
+}
+
+impl Item for PoolItem {
+    const COLUMNS: &'static [&'static str] =
+        &["NAME", "STATE", "AUTOSTART", "CAPACITY", "ALLOCATION", "AVAILABLE", "VOLUMES", "PATH"];
+    const DROPPED: &'static [&'static str] = &["AUTOSTART", "VOLUMES", "ALLOCATION", "PATH"];
+
+    fn key(&self) -> Cow<'_, str> {
+        self.name.as_str().into()
+    }
+
+    fn row(&self) -> Vec<String> {
+        let size = |bytes: Option<u64>| bytes.map(|b| Size(b).to_string()).unwrap_or_default();
+        let state = match self.state {
+            PoolState::Active => "active",
+            PoolState::Inactive => "inactive",
+        };
+        vec![
+            self.name.clone(),
+            state.to_owned(),
+            if self.autostart { "yes" } else { "no" }.to_owned(),
+            size(self.capacity_bytes),
+            size(self.allocation_bytes),
+            size(self.available_bytes),
+            self.volumes.map(|n| n.to_string()).unwrap_or_default(),
+            self.path.clone().unwrap_or_default(),
+        ]
+    }
+
+    fn metrics(pools: &[Self]) -> Vec<Gauge> {
+        let mut active = Gauge::new("tdx_pool_active", "Whether a pool is started: 1 or 0.");
+        let mut capacity = Gauge::new("tdx_pool_capacity_bytes", "Size of what holds a pool.");
+        let mut allocation =
+            Gauge::new("tdx_pool_allocation_bytes", "What is taken there, by whatever.");
+        let mut available = Gauge::new("tdx_pool_available_bytes", "What is left there.");
+        let mut volumes = Gauge::new("tdx_pool_volumes", "Volumes in a pool.");
+        for pool in pools {
+            let name = [("pool", pool.name.as_str())];
+            active.set(name, (pool.state == PoolState::Active).into());
+            for (gauge, value) in [
+                (&mut capacity, pool.capacity_bytes),
+                (&mut allocation, pool.allocation_bytes),
+                (&mut available, pool.available_bytes),
+                (&mut volumes, pool.volumes.map(u64::from)),
+            ] {
+                if let Some(value) = value {
+                    gauge.set(name, value);
+                }
+            }
+        }
+        vec![active, capacity, allocation, available, volumes]
+    }
+}
+
+impl Pool {
+    /// Reads a pool from libvirt's object.
+    pub fn read(handle: StoragePool) -> Result<Self> {
+        let name = handle.name().context("ask a pool for its name")?;
+        let state = match handle.is_active().context(format_args!("ask about pool '{name}'"))? {
+            true => PoolState::Active,
+            false => PoolState::Inactive,
+        };
+        let text = handle.xml_desc(0).context(format_args!("read pool '{name}'"))?;
+        let xml = Document::parse(text)?;
+        let root = xml.root();
+        let number = |path| match state {
+            PoolState::Active => root.text_at(path).and_then(|text| text.parse().ok()),
+            PoolState::Inactive => None,
+        };
+        Ok(Self {
+            uuid: root.text_at("uuid"),
+            kind: root.attr("type").unwrap_or_default().into_owned(),
+            path: root.text_at("target/path").map(PathBuf::from),
+            capacity_bytes: number("capacity"),
+            allocation_bytes: number("allocation"),
+            available_bytes: number("available"),
+            state,
+            name,
+            handle,
+        })
+    }
+
+    /// The pool of this name, if there is one.
+    pub fn by_name(libvirt: &Libvirt, name: &str) -> Result<Option<Self>> {
+        match libvirt.connect().lookup_storage_pool_by_name(name) {
+            Err(error) if is_gone(&error) => Ok(None),
+            found => Self::read(found.context(format_args!("look up pool '{name}'"))?).map(Some),
+        }
+    }
+
+    /// Whether this is the same pool as `other`, with its volumes in the same place.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.uuid == other.uuid && self.path == other.path
+    }
+
+    /// Every pool, started or not.
+    pub fn all(libvirt: &Libvirt) -> Result<Vec<Self>> {
+        let pools = libvirt.connect().list_all_storage_pools(0).context("list pools")?;
+        let mut all = Vec::with_capacity(pools.len());
+        for pool in pools {
+            match Self::read(pool) {
+                Err(error) if error.kind() == ErrorKind::NotFound => {} // undefined meanwhile
+                read => all.push(read?),
+            }
+        }
+        Ok(all)
+    }
+
+    /// The pool whose folder is `path`, by whatever name it goes.
+    ///
+    /// libvirt compares paths as text; this compares the folders themselves when they are ours to see.
+    pub fn by_path(libvirt: &Libvirt, path: &Path) -> Result<Option<Self>> {
+        let same = |pool: &Self| {
+            let Some(other) = &pool.path else {
+                return false;
+            };
+            other == path || (libvirt.is_local() && canonical(other) == canonical(path))
+        };
+        Ok(Self::all(libvirt)?.into_iter().find(same))
+    }
+
+    /// The pool a verb is about: the named one, else the default one, else whichever owns the default
+    /// folder (virt-manager's `default` does on most hosts).
+    ///
+    /// Errors: `not_found` (exit 4).
+    pub fn resolve(libvirt: &Libvirt, config: &Config, args: &PoolArgs) -> Result<Self> {
+        let wanted = Wanted::new(config, args);
+        let found = match Self::by_name(libvirt, &wanted.name)? {
+            None if args.pool.is_none() => Self::by_path(libvirt, &wanted.path)?,
+            found => found,
+        };
+        found.ok_or_else(|| {
+            Error::not_found(format!("pool '{}' does not exist", wanted.name))
+                .hint("tdx-pool ensure makes it; tdx-pool list shows those there are")
+        })
+    }
+
+    /// Makes libvirt look at the folder again.
+    ///
+    /// Errors: `conflict` for a pool that is not started.
+    pub fn refresh(&self) -> Result<()> {
+        self.check_active()?;
+        log::detail(format_args!("refresh pool '{}'", self.name));
+        let about = format_args!("refresh pool '{}'", self.name);
+        for _ in 0..20 {
+            match self.handle.refresh(0) {
+                // A pool with an upload or a build under way cannot be refreshed, and goes on; any
+                // other failure stops it. (The message may be in any language.)
+                Err(error)
+                    if error.code().to_raw() == sys::VIR_ERR_INTERNAL_ERROR
+                        && self.handle.is_active().unwrap_or(false) =>
+                {
+                    common::cli::interrupt::sleep(Duration::from_millis(50))?;
+                }
+                done => {
+                    let hint =
+                        format!("tdx-pool ensure --pool '{}' repairs what it can", self.name);
+                    return done.context(about).map(drop).map_err(|error| {
+                        truncated::explain(error.hint(hint), &self.handle, self.path.as_deref())
+                    });
+                }
+            }
+        }
+        // libvirt's own view is then as new as it gets.
+        Ok(())
+    }
+
+    /// Fails unless the pool is started.
+    pub fn check_active(&self) -> Result<()> {
+        match self.state {
+            PoolState::Active => Ok(()),
+            PoolState::Inactive => {
+                Err(Error::conflict(format!("pool '{}' is not active", self.name))
+                    .hint(format!("tdx-pool ensure --pool {} starts it", self.name)))
+            }
+        }
+    }
+
+    /// The folder of a pool whose volumes are files.
+    ///
+    /// Errors: `unsupported` for every other kind of pool.
+    pub fn folder(&self) -> Result<&Path> {
+        match (&self.path, self.kind.as_str()) {
+            (Some(path), "dir" | "fs" | "netfs") => Ok(path),
+            _ => Err(Error::unsupported(format!(
+                "pool '{}' is of type {}: images and overlays need a folder",
+                self.name, self.kind
+            ))
+            .hint("make one with tdx-pool ensure --pool NAME --path DIR")),
+        }
+    }
+
+    /// libvirt's volume of this name, if there is one.
+    pub fn volume(&self, name: &str) -> Result<Option<StorageVol>> {
+        match self.handle.lookup_storage_vol_by_name(name) {
+            Err(error) if is_gone(&error) => Ok(None),
+            found => found.context(format_args!("look up volume '{name}'")).map(Some),
+        }
+    }
+
+    /// Has libvirt make the volume `name`, as a copy of another where one is given.
+    ///
+    /// Errors: what libvirt says. When libvirtd died over this, the volume may be there all the same, and
+    /// is named as left behind.
+    pub(crate) fn create_volume(
+        &self,
+        name: &str,
+        xml: &str,
+        copy_of: Option<&StorageVol>,
+        flags: u32,
+        doing: impl std::fmt::Display,
+    ) -> Result<StorageVol> {
+        let made = match copy_of {
+            None => StorageVol::create_xml(&self.handle, xml, flags),
+            Some(original) => StorageVol::create_xml_from(&self.handle, xml, original, flags),
+        };
+        let is_alive = || self.handle.connect().and_then(|connect| connect.is_alive());
+        made.context(doing).map_err(|error| match is_alive().unwrap_or(false) {
+            true => error,
+            false => error.left_behind([format!("volume '{name}'")]),
+        })
+    }
+
+    /// The pool as it stands in a document.
+    pub fn item(&self) -> Result<PoolItem> {
+        let about = format_args!("ask about pool '{}'", self.name);
+        let volumes = match self.state {
+            PoolState::Active => Some(self.handle.num_of_volumes().context(about)?),
+            PoolState::Inactive => None,
+        };
+        Ok(PoolItem {
+            name: self.name.clone(),
+            uuid: self.uuid.clone(),
+            r#type: self.kind.clone(),
+            path: self.path.as_ref().map(|path| path.display().to_string()),
+            state: self.state,
+            persistent: self.handle.is_persistent().context(about)?,
+            autostart: self.handle.autostart().context(about)?,
+            capacity_bytes: self.capacity_bytes,
+            allocation_bytes: self.allocation_bytes,
+            available_bytes: self.available_bytes,
+            volumes,
+        })
+    }
+
+    /// Whether it is started.
+    pub fn is_active(&self) -> bool {
+        self.state == PoolState::Active
+    }
+}

@@ -1,0 +1,206 @@
+//! Whether the user that QEMU runs as can enter the directories above an image.
+//!
+//! libvirt changes the owner of images, never the mode of directories, so a guest with an image below a
+//! directory that is closed to that user does not start.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use common::{Error, Result};
+
+use crate::pool::owner::Owner;
+
+/// Returns the first directory on the way to `path` that QEMU's user cannot enter. Directories that do not
+/// exist yet, or that we cannot look at, are passed over.
+///
+/// Source: path_resolution(7); credentials(7) for supplementary groups, which libvirt gives QEMU.
+pub fn closed_directory(path: &Path, qemu: Owner) -> Option<PathBuf> {
+    if qemu.uid == 0 {
+        return None;
+    }
+    let groups = groups_of(qemu);
+    let mut above: Vec<&Path> = path.ancestors().collect();
+    above.reverse();
+    above.into_iter().find(|folder| is_closed(folder, qemu, &groups)).map(Path::to_owned)
+}
+
+/// Fails when QEMU could not get at what is in a directory.
+///
+/// Errors: `conflict`, with the command that opens the way.
+pub fn check(directory: &Path, qemu: Owner) -> Result<()> {
+    match closed_directory(directory, qemu) {
+        None => Ok(()),
+        Some(closed) => {
+            Err(Error::conflict(words(&closed, directory, qemu)).hint(opening(&closed)))
+        }
+    }
+}
+
+/// Says what [`check`] would, with the command that ends it.
+pub fn warning(directory: &Path, qemu: Owner) -> Option<String> {
+    let closed = closed_directory(directory, qemu)?;
+    Some(format!("{} ({})", words(&closed, directory, qemu), opening(&closed)))
+}
+
+fn words(closed: &Path, directory: &Path, Owner { uid, gid }: Owner) -> String {
+    let (closed, directory) = (closed.display(), directory.display());
+    format!(
+        "QEMU, which runs as {uid}:{gid} here, cannot enter {closed}: guests with images in \
+         {directory} do not start"
+    )
+}
+
+fn opening(closed: &Path) -> String {
+    format!("chmod o+x '{}', or choose another directory", closed.display())
+}
+
+fn is_closed(folder: &Path, qemu: Owner, groups: &[u32]) -> bool {
+    let Ok(found) = folder.metadata() else {
+        return false;
+    };
+    if !found.is_dir() {
+        return false;
+    }
+    if let Some(enters) = by_acl(folder, (found.uid(), found.gid()), qemu, groups) {
+        return !enters;
+    }
+    let bit = match () {
+        () if found.uid() == qemu.uid => 0o100,
+        () if groups.contains(&found.gid()) => 0o010,
+        () => 0o001,
+    };
+    found.mode() & bit == 0
+}
+
+/// Whether an access control list lets QEMU's user enter; `None` where there is no list.
+///
+/// Source: acl(5), "Access check algorithm"; Linux `include/uapi/linux/posix_acl_xattr.h`.
+fn by_acl(folder: &Path, owners: (u32, u32), qemu: Owner, groups: &[u32]) -> Option<bool> {
+    const ENTRY: usize = 8;
+    let mut buffer = [0; 4 + 64 * ENTRY];
+    let length = rustix::fs::getxattr(folder, "system.posix_acl_access", &mut buffer[..]).ok()?;
+    let entries: Vec<(u16, bool, u32)> = buffer
+        .get(4..length)?
+        .chunks_exact(ENTRY)
+        .map(|entry| {
+            let number = |at: usize| u16::from_le_bytes([entry[at], entry[at + 1]]);
+            let id = u32::from_le_bytes([entry[4], entry[5], entry[6], entry[7]]);
+            (number(0), number(2) & 1 != 0, id)
+        })
+        .collect();
+    judge_acl(&entries, owners, qemu, groups)
+}
+
+/// `entries`: kind, whether it allows to enter, and whom it is about.
+fn judge_acl(
+    entries: &[(u16, bool, u32)],
+    (owner, group): (u32, u32),
+    qemu: Owner,
+    groups: &[u32],
+) -> Option<bool> {
+    const OWNER: u16 = 0x01;
+    const USER: u16 = 0x02;
+    const OWNING_GROUP: u16 = 0x04;
+    const GROUP: u16 = 0x08;
+    const MASK: u16 = 0x10;
+    const OTHER: u16 = 0x20;
+    let of = |kind: u16| entries.iter().find(|entry| entry.0 == kind).map(|entry| entry.1);
+    let mask = of(MASK).unwrap_or(true);
+    if owner == qemu.uid {
+        return of(OWNER);
+    }
+    if let Some(user) = entries.iter().find(|entry| entry.0 == USER && entry.2 == qemu.uid) {
+        return Some(user.1 && mask);
+    }
+    let is_member = |entry: &&(u16, bool, u32)| match entry.0 {
+        OWNING_GROUP => groups.contains(&group),
+        GROUP => groups.contains(&entry.2),
+        _ => false,
+    };
+    let mut matching = entries.iter().filter(is_member).peekable();
+    match matching.peek() {
+        Some(_) => Some(matching.any(|entry| entry.1) && mask),
+        None => of(OTHER),
+    }
+}
+
+/// All groups of QEMU's user. Source: passwd(5), group(5).
+fn groups_of(qemu: Owner) -> Vec<u32> {
+    let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
+    supplementary(&read("/etc/passwd"), &read("/etc/group"), qemu)
+}
+
+fn supplementary(passwd: &str, group: &str, qemu: Owner) -> Vec<u32> {
+    let fields = |line: &str| line.split(':').map(str::to_owned).collect::<Vec<_>>();
+    let number = |field: Option<&String>| field.and_then(|text| text.parse::<u32>().ok());
+    let user = passwd.lines().map(fields).find(|user| number(user.get(2)) == Some(qemu.uid));
+    let name = user.and_then(|user| user.first().cloned()).unwrap_or_default();
+    let own = user_group(passwd, qemu.uid);
+    let named = group.lines().map(fields).filter(|group| {
+        let members = group.get(3).map(String::as_str).unwrap_or_default();
+        !name.is_empty() && members.split(',').any(|member| member == name)
+    });
+    let named = named.filter_map(|group| number(group.get(2)));
+    [qemu.gid].into_iter().chain(own).chain(named).collect()
+}
+
+fn user_group(passwd: &str, uid: u32) -> Option<u32> {
+    let mut users = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let uid = uid.to_string();
+    let user = users.find(|user| user.get(2) == Some(&uid.as_str()))?;
+    user.get(3)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{Permissions, create_dir_all, set_permissions};
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    const QEMU: Owner = Owner { uid: 64055, gid: 106 };
+
+    #[test]
+    fn the_first_closed_directory_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let deep = folder.path().join("a/b/c");
+        create_dir_all(&deep).unwrap();
+        let mode = |path: &Path, mode| set_permissions(path, Permissions::from_mode(mode)).unwrap();
+        mode(folder.path(), 0o755);
+        let absent = deep.join("d/e");
+        assert_eq!(closed_directory(&absent, QEMU), None);
+        mode(&folder.path().join("a/b"), 0o700);
+        mode(&deep, 0o700);
+        assert_eq!(closed_directory(&absent, QEMU), Some(folder.path().join("a/b")));
+        assert_eq!(closed_directory(&absent, Owner { uid: 0, gid: 0 }), None);
+        let own = deep.metadata().unwrap();
+        let owner = Owner { uid: own.uid(), gid: own.gid() };
+        assert_eq!(closed_directory(&absent, owner), None);
+        // To enter is enough; to list is not needed.
+        mode(&folder.path().join("a/b"), 0o711);
+        mode(&deep, 0o711);
+        assert_eq!(closed_directory(&absent, QEMU), None);
+    }
+
+    #[test]
+    fn access_control_lists_are_judged_as_the_kernel_does() {
+        let judge = |entries: &[(u16, bool, u32)]| judge_acl(entries, (0, 0), QEMU, &[106]);
+        let closed = [(1, true, 0), (4, false, 0), (0x20, false, 0)];
+        assert_eq!(judge(&closed), Some(false));
+        let with = |more: &[(u16, bool, u32)]| judge(&[&closed, more].concat());
+        assert_eq!(with(&[(2, true, 64055), (0x10, true, 0)]), Some(true));
+        assert_eq!(with(&[(2, true, 64055), (0x10, false, 0)]), Some(false));
+        assert_eq!(with(&[(2, true, 1), (0x10, true, 0)]), Some(false));
+        assert_eq!(with(&[(8, true, 106), (0x10, true, 0)]), Some(true));
+        assert_eq!(judge(&[(1, true, 0), (4, false, 0), (0x20, true, 0)]), Some(true));
+    }
+
+    #[test]
+    fn groups_of_a_user_are_found_by_its_name() {
+        let passwd = "root:x:0:0::/:/bin/sh\nlibvirt-qemu:x:64055:106::/:/bin/false\n";
+        let group = "kvm:x:106:\nmedia:x:200:a,libvirt-qemu\nother:x:201:libvirt\n";
+        let groups = supplementary(passwd, group, QEMU);
+        assert!(groups.contains(&106) && groups.contains(&200) && !groups.contains(&201));
+        assert_eq!(supplementary("", "x:x:1:\n", QEMU), [106]);
+    }
+}

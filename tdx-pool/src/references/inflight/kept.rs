@@ -1,0 +1,234 @@
+//! Volumes that are about to get a user, and volumes that are about to go.
+//!
+//! A lock of root's and one of another user lie in different directories. Whoever has taken one looks for the
+//! other after that, so that at least one of two sees the other. Then root goes on waiting, and everybody else
+//! lets go and begins again.
+
+use std::fs::{File, Permissions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use common::cli::interrupt;
+use common::system::sysroot::Host;
+use common::{Error, ErrorKind, IoContext, Result};
+use rustix::fs::{FlockOperation, flock};
+
+use super::directory::{LockDirectory, Owner};
+
+/// Volumes that stay while this is held: something is about to refer to them.
+///
+/// Whoever puts an overlay on a volume, or defines a domain on it, holds this until the overlay or the
+/// domain is there to be seen. Whoever deletes or replaces the volume takes [`Removal`] first and looks
+/// for users after that, so that neither can miss the other.
+#[derive(Debug)]
+pub struct Kept {
+    _lock: SharedName,
+}
+
+impl Kept {
+    /// Keeps the volume `name`, after waiting for a process that deletes or replaces it: the volume may
+    /// be gone then.
+    ///
+    /// Errors: `conflict` when that takes too long; `permission`, `io`; `interrupted`.
+    pub fn begin(host: &Host, name: &str) -> Result<Self> {
+        let lock = SharedName::lock(host, name, FlockOperation::NonBlockingLockShared, PATIENCE)?;
+        let busy = || Error::conflict(format!("volume '{name}' is being deleted or replaced"));
+        Ok(Self { _lock: lock.ok_or_else(busy)? })
+    }
+}
+
+/// A volume that nothing can begin to use while this is held: it is about to be deleted or replaced.
+#[derive(Debug)]
+pub struct Removal {
+    _lock: SharedName,
+}
+
+impl Removal {
+    /// Locks the volume `name`, after waiting for those who keep it: then they can be seen to use it.
+    ///
+    /// Errors: `conflict` when that takes too long; `permission`, `io`; `interrupted`.
+    pub fn begin(host: &Host, name: &str) -> Result<Self> {
+        let lock =
+            SharedName::lock(host, name, FlockOperation::NonBlockingLockExclusive, PATIENCE)?;
+        let busy = || Error::conflict(format!("volume '{name}' is being made by another process"));
+        Ok(Self { _lock: lock.ok_or_else(busy)? })
+    }
+}
+
+/// How long a lock is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long it is before a lock is tried again.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// A lock on a name that several processes, also of different users, may want at once.
+#[derive(Debug)]
+struct SharedName {
+    directory: Arc<LockDirectory>,
+    name: String,
+    lock: File,
+}
+
+impl SharedName {
+    /// Takes the lock; none when others held it for all of `patience`.
+    fn lock(
+        host: &Host,
+        name: &str,
+        wanted: FlockOperation,
+        patience: Duration,
+    ) -> Result<Option<Self>> {
+        let directory = Arc::new(LockDirectory::make(host)?);
+        let end = Instant::now() + patience;
+        let mut held = None;
+        loop {
+            if held.is_none() {
+                held = match Self::try_lock(&directory, name, wanted) {
+                    // Its maker may not have given it to the group yet.
+                    Err(error) if is_refused(&error) && Instant::now() < end => None,
+                    held => held?,
+                };
+            }
+            if held.is_some() && !super::is_locked_in(host, Owner::others(), name, wanted)? {
+                return Ok(held);
+            }
+            if Instant::now() >= end {
+                return Ok(None);
+            }
+            if Owner::own() == Owner::Users {
+                held = None;
+            }
+            interrupt::sleep(PAUSE)?;
+        }
+    }
+
+    /// Takes the lock among those of this directory; none when another has it.
+    fn try_lock(
+        directory: &Arc<LockDirectory>,
+        name: &str,
+        wanted: FlockOperation,
+    ) -> Result<Option<Self>> {
+        let path = &directory.path_of(name);
+        loop {
+            let lock = open_or_create(directory, name)?;
+            if lock.metadata().at("look at", path)?.uid() == rustix::process::geteuid().as_raw() {
+                open_to_members(&lock, path)?;
+            }
+            if !super::counts(&lock, directory.owner, path)? {
+                return Err(super::is_another_users(path));
+            }
+            if !super::try_lock(&lock, path, wanted)? {
+                return Ok(None);
+            }
+            // The last holder, or a cleanup, may have removed the file between open and lock.
+            if lock.metadata().at("look at", path)?.nlink() > 0 {
+                return Ok(Some(Self {
+                    directory: directory.clone(),
+                    name: name.to_owned(),
+                    lock,
+                }));
+            }
+        }
+    }
+}
+
+impl Drop for SharedName {
+    fn drop(&mut self) {
+        // The last one removes the file.
+        if flock(&self.lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            self.directory.remove(&self.name);
+        }
+    }
+}
+
+fn is_refused(error: &Error) -> bool {
+    error.kind() == ErrorKind::Permission
+}
+
+/// Opens a lock file that may be another user's, which the kernel lets nobody open with `O_CREAT` here.
+///
+/// Source: Linux `Documentation/admin-guide/sysctl/fs.rst`, `protected_regular`.
+fn open_or_create(directory: &LockDirectory, name: &str) -> Result<File> {
+    let path = directory.path_of(name);
+    loop {
+        match directory.lock_file(name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            opened => return opened.at("open the lock", &path),
+        }
+        match directory.create_new(name) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            created => return created.at("create the lock", &path),
+        }
+    }
+}
+
+/// Lets members of the group that may use libvirt, and nobody else, take the lock too.
+fn open_to_members(lock: &File, path: &Path) -> Result<()> {
+    let mode = if super::prove_membership(lock) { 0o640 } else { 0o600 };
+    // Not by the umask.
+    lock.set_permissions(Permissions::from_mode(mode)).at("open up", path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::super::{InFlight, is_in_flight, is_root};
+    use super::*;
+
+    const NAME: &str = "base.qcow2";
+
+    fn remove(host: &Host, patience: Duration) -> Option<SharedName> {
+        let exclusive = FlockOperation::NonBlockingLockExclusive;
+        SharedName::lock(host, NAME, exclusive, patience).unwrap()
+    }
+
+    #[test]
+    fn a_volume_that_is_kept_is_not_removed_and_the_reverse() {
+        let root = tempfile::tempdir().unwrap();
+        let host = Host::new(root.path());
+        let first = Kept::begin(&host, NAME).unwrap();
+        let second = Kept::begin(&host, NAME).unwrap();
+        assert!(is_in_flight(&host, NAME).unwrap());
+        assert!(InFlight::begin(&host, NAME).is_err());
+        drop(first);
+        assert!(remove(&host, Duration::ZERO).is_none(), "one of two holders is left");
+        drop(second);
+        let removal = Removal::begin(&host, NAME).unwrap();
+        let kept = std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| Kept::begin(&host, NAME));
+            drop(removal);
+            waiting.join().unwrap().unwrap()
+        });
+        assert!(remove(&host, Duration::ZERO).is_none());
+        drop(kept);
+        assert_eq!(fs::read_dir(Owner::own().path(&host)).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_lock_in_the_directory_of_others_holds_when_it_counts() {
+        if !is_root() {
+            return;
+        }
+        let root = tempfile::tempdir().unwrap();
+        let host = Host::new(root.path());
+        let path = Owner::Users.path(&host).join(NAME);
+        fs::create_dir_all(Owner::Users.path(&host)).unwrap();
+        let theirs = File::create(&path).unwrap();
+        flock(&theirs, FlockOperation::NonBlockingLockShared).unwrap();
+        for (mode, is_removed) in [(0o600, false), (0o644, true)] {
+            theirs.set_permissions(Permissions::from_mode(mode)).unwrap();
+            assert_eq!(remove(&host, Duration::ZERO).is_some(), is_removed, "{mode:o}");
+            Kept::begin(&host, NAME).unwrap();
+        }
+        theirs.set_permissions(Permissions::from_mode(0o600)).unwrap();
+        flock(&theirs, FlockOperation::NonBlockingLockExclusive).unwrap();
+        let shared = FlockOperation::NonBlockingLockShared;
+        let keep = || SharedName::lock(&host, NAME, shared, Duration::ZERO).unwrap();
+        assert!(keep().is_none(), "kept while another user removes it");
+        drop(theirs);
+        assert!(keep().is_some());
+    }
+}

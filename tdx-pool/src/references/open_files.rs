@@ -1,0 +1,150 @@
+//! Which files are in use right now, by whomever: open, locked, or behind a loop device.
+
+use std::collections::HashSet;
+use std::io;
+use std::path::Path;
+
+use common::image::{FileKey, keys};
+use common::system::block::unescape;
+use common::system::sysroot::Host;
+use common::{Error, IoContext, Result};
+
+/// The files that are in use, as far as they can be seen.
+#[derive(Debug, Default)]
+pub(crate) struct HeldFiles {
+    files: HashSet<FileKey>,
+    /// How many processes do not show their open files.
+    pub(crate) hidden_processes: usize,
+    /// Why the first of them does not.
+    denied: Option<Error>,
+}
+
+impl HeldFiles {
+    /// Looks at what every process has open, in whatever mount namespace, at locks, loop devices and
+    /// swap files.
+    ///
+    /// Errors: `permission` or `io` when `/proc` cannot be listed.
+    /// Source: proc_pid_fd(5): the links lead to the open file itself; proc_locks(5): hexadecimal
+    /// `major:minor:inode`; proc_swaps(5); Linux `Documentation/ABI/testing/sysfs-block-loop`.
+    pub(crate) fn visible(host: &Host) -> Result<Self> {
+        let mut held = Self::default();
+        let proc = host.path("/proc");
+        for process in std::fs::read_dir(&proc).at("read", &proc)? {
+            let process = process.at("read", &proc)?;
+            if process.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit)
+                && let Err(error) = add_open_files(&process.path().join("fd"), &mut held.files)
+            {
+                held.hidden_processes += 1;
+                held.denied.get_or_insert(error);
+            }
+        }
+        let locks = host.read("/proc/locks")?.unwrap_or_default();
+        held.files.extend(locks.lines().filter_map(locked_file));
+        add_loop_devices(&host.path("/sys/block"), &mut held.files);
+        let swaps = host.read("/proc/swaps").ok().flatten().unwrap_or_default();
+        let swaps = swaps.lines().filter_map(|line| line.split_whitespace().next());
+        let swaps = swaps.filter(|path| path.starts_with('/')).map(unescape);
+        held.files.extend(swaps.flat_map(|path| keys(Path::new(&path)).collect::<Vec<_>>()));
+        Ok(held)
+    }
+
+    /// The same, and an error unless every process shows its open files.
+    ///
+    /// Errors: `permission` when a process does not show its files: then nothing is known to be free.
+    pub(crate) fn all(host: &Host) -> Result<Self> {
+        let mut held = Self::visible(host)?;
+        held.denied.take().map_or(Ok(held), Err)
+    }
+
+    /// Whether the file with these keys is in use.
+    pub(crate) fn contains(&self, keys: &[FileKey]) -> bool {
+        keys.iter().any(|key| self.files.contains(key))
+    }
+}
+
+fn add_open_files(folder: &Path, held: &mut HashSet<FileKey>) -> Result<()> {
+    let descriptors = match std::fs::read_dir(folder) {
+        Err(error) if is_denied(&error) => return Err(cannot_see(folder, error)),
+        // A process that ended meanwhile holds nothing.
+        Err(_) => return Ok(()),
+        Ok(descriptors) => descriptors,
+    };
+    for descriptor in descriptors.flatten() {
+        let link = descriptor.path();
+        match std::fs::metadata(&link) {
+            Ok(metadata) => {
+                held.insert((&metadata).into());
+            }
+            // A user's own FUSE mount shows itself to nobody else; that is not where pools are.
+            Err(error) if is_denied(&error) && std::fs::read_link(&link).is_err() => {
+                return Err(cannot_see(folder, error));
+            }
+            Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
+fn is_denied(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied
+}
+
+fn cannot_see(folder: &Path, error: io::Error) -> Error {
+    Error::permission(format!("cannot see the open files in {}", folder.display()))
+        .because(error)
+        .hint("run it as root of the host itself, not of a container")
+}
+
+fn locked_file(line: &str) -> Option<FileKey> {
+    let mut parts = line.split_whitespace().find(|word| word.matches(':').count() == 2)?.split(':');
+    let major = u32::from_str_radix(parts.next()?, 16).ok()?;
+    let minor = u32::from_str_radix(parts.next()?, 16).ok()?;
+    Some(FileKey::Inode(rustix::fs::makedev(major, minor), parts.next()?.parse().ok()?))
+}
+
+/// The kernel itself holds a loop device's file open; no process need.
+fn add_loop_devices(folder: &Path, held: &mut HashSet<FileKey>) {
+    for device in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if let Ok(file) = std::fs::read_to_string(device.path().join("loop/backing_file")) {
+            held.extend(keys(Path::new(file.trim_end_matches('\n'))));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn locks_name_their_files() {
+        let device = rustix::fs::makedev;
+        for (line, file) in [
+            ("1: FLOCK  ADVISORY  WRITE 512 00:19:1013 0 EOF", Some((device(0, 0x19), 1013))),
+            ("2: OFDLCK ADVISORY  READ -1 fe:01:42 100 101", Some((device(0xfe, 1), 42))),
+            ("3: -> POSIX ADVISORY  READ 9 fe:00:43 0 EOF", Some((device(0xfe, 0), 43))),
+            ("4: LEASE ACTIVE READ 9", None),
+        ] {
+            let file = file.map(|(device, inode)| FileKey::Inode(device, inode));
+            assert_eq!(locked_file(line), file, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_machine_made_of_files_is_read() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("disk");
+        std::fs::write(&file, "").unwrap();
+        let fd = root.path().join("proc/7/fd");
+        std::fs::create_dir_all(&fd).unwrap();
+        let host = Host::new(root.path());
+        assert_eq!(HeldFiles::all(&host).unwrap().files, HashSet::new());
+        std::os::unix::fs::symlink(&file, fd.join("3")).unwrap();
+        let inode = FileKey::from(&file.metadata().unwrap());
+        assert_eq!(HeldFiles::all(&host).unwrap().files, HashSet::from([inode.clone()]));
+        std::fs::remove_file(fd.join("3")).unwrap();
+        let device = root.path().join("sys/block/loop0/loop");
+        std::fs::create_dir_all(&device).unwrap();
+        std::fs::write(device.join("backing_file"), format!("{}\n", file.display())).unwrap();
+        assert!(HeldFiles::all(&host).unwrap().files.contains(&inode));
+    }
+}

@@ -1,0 +1,172 @@
+//! Which files of a pool nothing needs.
+//!
+//! An orphan is a regular file that bears one of our names ([`Ours`]), that no domain, snapshot or
+//! image needs, that no creation under way has locked, and that no process holds open or locked.
+//! Whatever else nothing needs is listed and left: the pool may be the host's `default`, with other
+//! people's disks.
+
+use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use common::document::Action;
+use common::image::{FileKey, canonical, keys};
+use common::libvirt::{Context as _, Libvirt};
+use common::system::sysroot::Host;
+use common::{IoContext, Result};
+
+use crate::commands::cleanup::{CleanupItem, Reason};
+use crate::pool::Pool;
+use crate::references::chains::Chains;
+use crate::references::needs::{UnknownImages, pool_files};
+use crate::references::open_files::HeldFiles;
+use crate::references::usage::Usage;
+use crate::references::{inflight, needs};
+use crate::volume::names::Ours;
+use crate::volume::secret;
+
+/// A file that nothing refers to.
+pub(crate) struct Judged {
+    pub(crate) item: CleanupItem,
+    /// The keys of the file.
+    keys: Vec<FileKey>,
+    /// The files that it needs, as canonical paths.
+    pub(crate) below: Vec<PathBuf>,
+    /// Whether it may need others, which are not known.
+    pub(crate) is_unknown: bool,
+}
+
+/// Every file of the pool that nothing refers to, images before what they stand on.
+///
+/// The order of the looks is what makes this safe beside a creation under way, which takes its lock,
+/// makes the file, makes something refer to it, and drops the lock: what is unlocked once its name
+/// was seen is either referred to already, or never will be.
+///
+/// Errors: `conflict` when there are orphans and an image is left whose files are not known.
+pub(crate) fn judge(host: &Host, libvirt: &Libvirt, pool: &Pool) -> Result<Vec<Judged>> {
+    let folder = pool.folder()?.to_owned();
+    pool.refresh()?;
+    let names = names(pool)?;
+    let mut in_flight = HashSet::new();
+    for name in names.iter().filter(|name| Ours::classify(name).is_some()) {
+        if inflight::is_in_flight(host, name)? {
+            in_flight.insert(name.clone());
+        }
+    }
+    let mut chains = Chains::visible(libvirt);
+    let usage = Usage::collect(libvirt, &mut chains)?;
+    let (needed, unknown) = needed_by_others(libvirt, pool, &mut chains, &usage)?;
+    let held = HeldFiles::all(host)?;
+
+    let mut unused = Vec::new();
+    for name in names {
+        let path = folder.join(&name);
+        let keys = chains.keys(&path);
+        if !usage.of_keys(&keys).is_empty() {
+            continue;
+        }
+        let Some(item) = item(pool, name, &path)? else {
+            continue; // deleted meanwhile
+        };
+        let below = chains.below(&path)?.paths;
+        let is_unknown = unknown.has(&keys);
+        unused.push(Judged { item, keys, below, is_unknown });
+    }
+    for (name, path) in secret::orphans(host, libvirt, &folder, &usage)? {
+        let (pool_uuid, pool) = (pool.uuid.clone(), pool.name.clone());
+        let path = path.display().to_string();
+        let (reason, action, allocation_bytes) = (Reason::Orphan, Action::None, 0);
+        let item = CleanupItem { name, pool, pool_uuid, path, allocation_bytes, reason, action };
+        unused.push(Judged { item, keys: Vec::new(), below: Vec::new(), is_unknown: false });
+    }
+    // What a kept file stands on is kept: judged from the top of each chain down.
+    unused.sort_by_key(|file| Reverse((file.is_unknown, file.below.len())));
+    let mut kept: HashMap<FileKey, Reason> = HashMap::new();
+    unused.retain_mut(|Judged { item, keys: own, below, .. }| {
+        if item.reason == Reason::Other {
+            return true;
+        }
+        if own.iter().any(|key| needed.contains(key)) {
+            return false;
+        }
+        item.reason = match () {
+            () if in_flight.contains(&item.name) => Reason::InFlight,
+            () if held.contains(own) => Reason::Open,
+            () => own.iter().find_map(|key| kept.get(key).copied()).unwrap_or(Reason::Orphan),
+        };
+        if item.reason != Reason::Orphan {
+            let below = below.iter().flat_map(|below| keys(below));
+            kept.extend(below.map(|key| (key, item.reason)));
+        }
+        true
+    });
+    check_known(pool, &unused, &unknown)?;
+    Ok(unused)
+}
+
+/// Refuses to delete anything beside an image that may need it: an image whose files are not known,
+/// unless that is deleted as well.
+fn check_known(pool: &Pool, unused: &[Judged], unknown: &UnknownImages) -> Result<()> {
+    let orphans = unused.iter().filter(|file| file.item.reason == Reason::Orphan);
+    let orphans: HashSet<&FileKey> = orphans.flat_map(|file| &file.keys).collect();
+    match unknown.first(&pool.name, |key| orphans.contains(key)) {
+        Some(unknown) if !orphans.is_empty() => {
+            let message = format!("the orphans of pool '{}' may be needed", pool.name);
+            Err(needs::may_need(message, unknown))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The names of all volumes. (The binding's `list_volumes` ends at 1,024.)
+fn names(pool: &Pool) -> Result<Vec<String>> {
+    let doing = format_args!("list the volumes of pool '{}'", pool.name);
+    let volumes = pool.handle.list_all_volumes(0).context(doing)?;
+    volumes.iter().map(|volume| volume.name().context(doing)).collect()
+}
+
+/// The files that images need which are not for us to judge, in this pool those of others and in other
+/// pools all; and the images whose files are not known.
+fn needed_by_others(
+    libvirt: &Libvirt,
+    pool: &Pool,
+    chains: &mut Chains,
+    usage: &Usage,
+) -> Result<(HashSet<FileKey>, UnknownImages)> {
+    let mut needed = HashSet::new();
+    let mut unknown = UnknownImages::of_domains(usage);
+    for file in pool_files(libvirt)? {
+        let below = chains.below(&file.path)?;
+        below.unknown.into_iter().for_each(|image| unknown.add(usage, &file.pool, image));
+        let judged = file.pool == pool.name && is_ours(&file.name, &file.path);
+        if !judged {
+            needed.extend(below.keys);
+        }
+    }
+    Ok((needed, unknown))
+}
+
+/// Whether a file is one that we make: by name, and no link or folder.
+fn is_ours(name: &str, path: &Path) -> bool {
+    Ours::classify(name).is_some()
+        && path.symlink_metadata().is_ok_and(|metadata| metadata.is_file())
+}
+
+/// The document's entry for a file, an orphan for now if it can be one; none when it went away.
+fn item(pool: &Pool, name: String, path: &Path) -> Result<Option<CleanupItem>> {
+    let metadata = match path.symlink_metadata() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        metadata => metadata.at("look at", path)?,
+    };
+    let reason = if is_ours(&name, path) { Reason::Orphan } else { Reason::Other };
+    Ok(Some(CleanupItem {
+        name,
+        pool: pool.name.clone(),
+        pool_uuid: pool.uuid.clone(),
+        path: canonical(path).display().to_string(),
+        allocation_bytes: metadata.blocks() * 512,
+        reason,
+        action: Action::None,
+    }))
+}

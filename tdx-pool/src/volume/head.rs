@@ -1,0 +1,90 @@
+//! The header of a volume, wherever the volume is.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use common::cli::log;
+use common::libvirt::{Context, Libvirt};
+use common::xml::Document;
+use common::{Error, ErrorKind, IoContext, Result};
+use rustix::fs::{MemfdFlags, memfd_create};
+use virt::storage_vol::StorageVol;
+use virt::stream::Stream;
+
+use crate::image;
+use crate::volume::Volume;
+
+/// What is downloaded first: the header as QEMU usually writes it.
+const USUAL_LENGTH: usize = 4096;
+
+/// Opens a volume to read its header: the file itself where it can be read from here, else a sparse
+/// copy of it in memory that begins as it does.
+///
+/// Errors: `not_found`, `io`; what libvirt says.
+pub(crate) fn open(libvirt: &Libvirt, volume: &Volume) -> Result<File> {
+    if libvirt.is_local() {
+        match image::open(&volume.path) {
+            Err(error) if error.kind() == ErrorKind::Permission => {}
+            opened => return opened,
+        }
+    }
+    download(libvirt, &volume.handle, &volume.path)
+}
+
+/// Downloads the header of a volume into a file in memory that is as long as the volume. `path` is for
+/// messages.
+///
+/// Errors: what libvirt says; `io`.
+pub(crate) fn download(libvirt: &Libvirt, volume: &StorageVol, path: &Path) -> Result<File> {
+    let doing = format_args!("read the header of {}", path.display());
+    log::step(doing);
+    let text = volume.xml_desc(0).context(doing)?;
+    let physical = Document::parse(text)?.root().text_at("physical");
+    let size = physical.and_then(|size| size.parse().ok()).unwrap_or(0);
+    let mut start = fetch(libvirt, volume, USUAL_LENGTH, path)?;
+    let length = image::header_length(&start);
+    if length > start.len() {
+        start = fetch(libvirt, volume, length, path)?;
+    }
+    let memory = memfd_create("volume-header", MemfdFlags::CLOEXEC).at("keep in memory", path)?;
+    let memory = File::from(memory);
+    memory.set_len(size).at("keep in memory", path)?;
+    memory.write_all_at(&start, 0).at("keep in memory", path)?;
+    Ok(memory)
+}
+
+/// The first bytes of a volume, as far as there are any.
+fn fetch(libvirt: &Libvirt, volume: &StorageVol, length: usize, path: &Path) -> Result<Vec<u8>> {
+    let doing = format_args!("read the header of {}", path.display());
+    let stream = Stream::new(libvirt.connect(), 0).context("open a stream")?;
+    volume.download(&stream, 0, length as u64, 0).context(doing)?;
+    let mut bytes = vec![0; length];
+    let mut filled = 0;
+    let received = loop {
+        match stream.recv(&mut bytes[filled..]).context(doing) {
+            Ok(0) => break Ok(()),
+            Ok(count) => filled += usize::try_from(count).unwrap_or(0),
+            Err(error) => break Err(error),
+        }
+        if filled == length {
+            break Ok(());
+        }
+    };
+    bytes.truncate(filled);
+    match received {
+        // Some streams are not over before their end was received.
+        Ok(()) => {
+            let rest = stream.recv(&mut [0; 1]);
+            match rest {
+                Ok(0) => stream.finish().context(doing)?,
+                _ => stream.abort().context(doing)?,
+            }
+            Ok(bytes)
+        }
+        Err(error) => {
+            let _ = stream.abort();
+            Err(Error::new(error.kind(), format!("cannot {doing}")).because(error))
+        }
+    }
+}

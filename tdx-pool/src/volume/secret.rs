@@ -1,0 +1,164 @@
+//! The passphrase of an encrypted disk, which libvirt keeps and gives to nobody but QEMU.
+//!
+//! Source: <https://libvirt.org/formatsecret.html#usage-type-volume>.
+
+use std::path::{Path, PathBuf};
+
+use common::cli::log;
+use common::libvirt::{Context, Libvirt, is_gone};
+use common::secret::Secret as SecretBytes;
+use common::system::sysroot::Host;
+use common::xml::{Document, Element};
+use common::{Error, IoContext, Result};
+use virt::secret::Secret;
+
+use crate::references::inflight;
+use crate::references::usage::Usage;
+use crate::volume::names::Ours;
+
+/// What our secrets say of themselves.
+const DESCRIPTION: &str = "tdx-tools: passphrase of a guest's disk";
+
+/// The most bytes a passphrase can have. Source: cryptsetup(8), "NOTES ON PASSPHRASE PROCESSING".
+const LIMIT: usize = 512;
+
+/// A passphrase. It is never shown, and overwritten when it is dropped.
+#[derive(Debug)]
+pub struct Passphrase(SecretBytes);
+
+impl Passphrase {
+    /// What a file holds, without the line break at its end.
+    ///
+    /// Errors: those of reading it; `permission` for one that others can read; `invalid_input` for one that
+    /// is empty or too long.
+    pub fn read(path: &Path) -> Result<Self> {
+        // Room for the line break.
+        let mut bytes = SecretBytes::read(path, LIMIT + 1)?;
+        if bytes.as_bytes().ends_with(b"\n") {
+            bytes.truncate(bytes.as_bytes().len() - 1);
+        }
+        Self::new(bytes).map_err(|why| {
+            Error::invalid_input(format!("{} holds no passphrase: {why}", path.display()))
+        })
+    }
+
+    /// Judges what somebody typed.
+    ///
+    /// Errors: in words, for none at all and for one that is too long.
+    pub fn new(bytes: SecretBytes) -> Result<Self, String> {
+        match bytes.as_bytes().len() {
+            0 => Err("it is empty".to_owned()),
+            length if length > LIMIT => Err(format!("it is longer than {LIMIT} bytes")),
+            _ => Ok(Self(bytes)),
+        }
+    }
+}
+
+/// A secret that was just made and that no volume needs yet.
+#[derive(Debug)]
+pub struct NewSecret(Secret);
+
+impl NewSecret {
+    /// Has libvirt keep the passphrase of the disk at `path`, under this UUID.
+    pub fn create(libvirt: &Libvirt, uuid: &str, path: &Path, pass: &Passphrase) -> Result<Self> {
+        log::step(format_args!("have libvirt keep the passphrase of {}", path.display()));
+        let usage = Element::new("usage")
+            .attr("type", "volume")
+            .child(Element::new("volume").text(path.display()));
+        let xml = Element::new("secret")
+            .attr("ephemeral", "no")
+            .attr("private", "yes")
+            .child(Element::new("uuid").text(uuid))
+            .child(Element::new("description").text(DESCRIPTION))
+            .child(usage)
+            .to_xml()?;
+        let doing = "have libvirt keep a passphrase";
+        let secret = Self(libvirt.connect().define_secret_xml(&xml, 0).context(doing)?);
+        match secret.0.set_value(pass.0.as_bytes(), 0).context(doing) {
+            Ok(()) => Ok(secret),
+            Err(error) => Err(secret.undo_after(error)),
+        }
+    }
+
+    /// Takes it back because of `error`, which then tells when that failed too.
+    pub fn undo_after(self, error: Error) -> Error {
+        let uuid = self.0.uuid_string().unwrap_or_default();
+        match self.0.undefine() {
+            Ok(()) => error,
+            Err(_) => error.left_behind([format!("secret {uuid}")]),
+        }
+    }
+}
+
+/// Has libvirt forget the passphrase of a disk that is gone. Nothing to forget is fine.
+///
+/// Errors: what libvirt says.
+pub fn forget(libvirt: &Libvirt, disk: &Path) -> Result<()> {
+    for (secret, path) in ours(libvirt)? {
+        if path == disk {
+            undefine(&secret, &path)?;
+        }
+    }
+    Ok(())
+}
+
+/// The same for a file by whatever name: only such disks as these tools encrypt have one.
+pub(crate) fn forget_with(libvirt: &Libvirt, name: &str, file: &Path) -> Result<()> {
+    match Ours::classify(name) {
+        Some(Ours::Disk) => forget(libvirt, file),
+        _ => Ok(()),
+    }
+}
+
+/// The disks in a folder that never came to be, or went, and left a passphrase that no domain needs.
+///
+/// Errors: what libvirt says; `io` for a folder that cannot be looked into.
+pub(crate) fn orphans(
+    host: &Host,
+    libvirt: &Libvirt,
+    folder: &Path,
+    usage: &Usage,
+) -> Result<Vec<(String, PathBuf)>> {
+    let mut orphans = Vec::new();
+    for (_, path) in ours(libvirt)? {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+        let ours = Ours::classify(&name) == Some(Ours::Disk) && path.parent() == Some(folder);
+        // The lock first: a disk whose creation has ended is there by now, or never will be.
+        if !ours || inflight::is_in_flight(host, &name)? || !usage.users_of(&path).is_empty() {
+            continue;
+        }
+        match path.symlink_metadata() {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                orphans.push((name, path))
+            }
+            there => there.at("look at", &path).map(drop)?,
+        }
+    }
+    Ok(orphans)
+}
+
+/// The secrets that are ours, with the disk each is for.
+fn ours(libvirt: &Libvirt) -> Result<Vec<(Secret, PathBuf)>> {
+    let doing = "list libvirt's secrets";
+    let mut ours = Vec::new();
+    for secret in libvirt.connect().list_all_secrets(0).context(doing)? {
+        let xml = match secret.xml_desc(0) {
+            Err(error) if is_gone(&error) => continue,
+            xml => Document::parse(xml.context(doing)?)?,
+        };
+        let root = xml.root();
+        let path = root.text_at("usage/volume").map(PathBuf::from);
+        if root.text_at("description").as_deref() == Some(DESCRIPTION) {
+            ours.extend(path.map(|path| (secret, path)));
+        }
+    }
+    Ok(ours)
+}
+
+fn undefine(secret: &Secret, disk: &Path) -> Result<()> {
+    log::step(format_args!("have libvirt forget the passphrase of {}", disk.display()));
+    match secret.undefine() {
+        Err(error) if is_gone(&error) => Ok(()),
+        done => done.context(format_args!("forget the passphrase of {}", disk.display())),
+    }
+}

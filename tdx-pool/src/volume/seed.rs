@@ -1,0 +1,92 @@
+//! A small volume with content of ours: a cloud-init seed.
+
+use std::path::{Path, PathBuf};
+
+use common::Result;
+use common::cli::{interrupt, log};
+use common::libvirt::{Context, Libvirt};
+use common::system::sysroot::Host;
+use common::xml::Element;
+use virt::storage_vol::StorageVol;
+use virt::stream::Stream;
+
+use crate::pool::Pool;
+use crate::pool::owner::{Owner, permissions};
+use crate::references::inflight::InFlight;
+use crate::volume::names::Ours;
+use crate::volume::overlay::NewVolume;
+
+/// A seed that is to be made.
+pub struct Plan {
+    name: String,
+    /// Where it will be.
+    pub path: PathBuf,
+    bytes: Vec<u8>,
+}
+
+impl std::fmt::Debug for Plan {
+    /// Without the content, which may hold a password's hash.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Plan").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl Plan {
+    /// Plans a seed in `folder`.
+    ///
+    /// Errors: `io` when the kernel gives no random bytes for its name.
+    pub fn new(folder: &Path, bytes: Vec<u8>) -> Result<Self> {
+        let name = Ours::Seed.new_name()?;
+        Ok(Self { path: folder.join(&name), name, bytes })
+    }
+
+    /// Makes the volume and fills it. It counts as in flight until the returned value is dropped.
+    ///
+    /// Nobody but QEMU's user can read it, from the start.
+    pub fn create(
+        &self,
+        host: &Host,
+        libvirt: &Libvirt,
+        pool: &Pool,
+        owner: Option<Owner>,
+    ) -> Result<NewVolume> {
+        let in_flight = InFlight::begin(host, &self.name)?;
+        log::step(format_args!("create seed {}", self.path.display()));
+        let doing = format_args!("create seed '{}'", self.name);
+        let handle = pool.create_volume(&self.name, &self.xml(owner)?, None, 0, doing)?;
+        let volume = NewVolume::new(handle, self.path.clone(), in_flight);
+        match self.send(libvirt, volume.handle()) {
+            Ok(()) => Ok(volume),
+            Err(error) => Err(volume.undo_after(libvirt, error)),
+        }
+    }
+
+    fn send(&self, libvirt: &Libvirt, volume: &StorageVol) -> Result<()> {
+        let doing = format_args!("upload seed '{}'", self.name);
+        let stream = Stream::new(libvirt.connect(), 0).context("open a stream")?;
+        volume.upload(&stream, 0, self.bytes.len() as u64, 0).context(doing)?;
+        let mut rest = self.bytes.as_slice();
+        while !rest.is_empty() {
+            let sent = interrupt::check()
+                .and_then(|()| stream.send(&rest[..rest.len().min(1 << 18)]).context(doing));
+            match sent {
+                Ok(sent) => rest = &rest[usize::try_from(sent).unwrap_or(0).min(rest.len())..],
+                Err(error) => {
+                    let _ = stream.abort();
+                    return Err(error);
+                }
+            }
+        }
+        stream.finish().context(doing)
+    }
+
+    fn xml(&self, owner: Option<Owner>) -> Result<String> {
+        let permissions = permissions("0600", owner);
+        let format = Element::new("format").attr("type", "raw");
+        Element::new("volume")
+            .child(Element::new("name").text(&self.name))
+            .child(Element::new("capacity").attr("unit", "bytes").text(self.bytes.len()))
+            .child(Element::new("target").child(format).child(permissions))
+            .to_xml()
+    }
+}

@@ -1,0 +1,91 @@
+//! `tdx-td delete`: domains are gone, with their own disks and nothing else.
+
+use std::time::Duration;
+
+use clap::Args;
+use common::cli::{Change, Context, interrupt, seconds};
+use common::document::output::Outcome;
+use common::document::{Action, Document};
+use common::libvirt::{Context as _, Libvirt, is_gone};
+use common::{Result, parallel};
+use virt::domain::Domain;
+use virt::sys;
+
+use crate::commands::names;
+use crate::commands::names::Named;
+use crate::domain::definition::Definition;
+use crate::remove;
+use crate::remove::{Removal, RemovalPlan};
+
+/// Arguments of `delete`.
+#[derive(Debug, Args)]
+pub struct DeleteArgs {
+    /// Domains by name, or - for items with a name on standard input
+    #[arg(value_name = "NAME", required_unless_present = "all")]
+    names: Vec<String>,
+    /// Every domain made by these tools or the original tdvirsh
+    #[arg(long, conflicts_with = "names")]
+    all: bool,
+    /// Also domains made by others: their definition goes, their disks stay
+    #[arg(long)]
+    foreign: bool,
+    /// How long to wait for a guest to shut itself down before it is ended
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = seconds())]
+    timeout: u64,
+    #[command(flatten)]
+    change: Change,
+}
+
+/// Shuts each domain down, removes its definition, then its own files; all at once.
+///
+/// Errors: `conflict` (exit 5) for a domain of others without `--foreign`. One refusal does not keep
+/// the others.
+pub fn run(
+    context: &Context,
+    connect: impl FnOnce() -> Result<Libvirt>,
+    args: DeleteArgs,
+) -> Result<Outcome> {
+    let named = names::read(args.names)?;
+    let libvirt = connect()?;
+    interrupt::guard();
+    let wanted = if args.all { managed(&libvirt)? } else { named };
+    let (host, host_name) = (&context.host, context.host_name());
+    let plan = |named: Named| {
+        let domain = named.find(&libvirt, host_name.as_deref())?;
+        RemovalPlan::new(host, &libvirt, named.name, domain, args.foreign)
+    };
+    let plans: Vec<Result<RemovalPlan>> = wanted.into_iter().map(plan).collect();
+    let there: Vec<&str> = plans.iter().flatten().filter_map(RemovalPlan::target).collect();
+    if !there.is_empty() {
+        context.confirm(args.change, &format!("delete {}?", there.join(", ")))?;
+    }
+    let dry_run = args.change.dry_run;
+    let removals = match dry_run {
+        true => remove::preview(&libvirt, plans)?,
+        false => remove::delete(host, &libvirt, plans, Duration::from_secs(args.timeout)),
+    };
+    let applied = |removal: &Removal| {
+        let changed = removal.item.action != Action::None && !dry_run;
+        changed.then(|| format!("deleted domain '{}'", removal.item.name))
+    };
+    let removals = parallel::settle(removals, applied)?;
+    let warnings: Vec<String> =
+        removals.iter().flat_map(|removal| removal.warnings.clone()).collect();
+    let items = removals.into_iter().map(|removal| removal.item).collect();
+    Ok(Document::new("tdx.td.delete", items).dry_run(dry_run).warnings(warnings).into())
+}
+
+/// The names of all domains that these tools or the original script made.
+fn managed(libvirt: &Libvirt) -> Result<Vec<Named>> {
+    let domains = libvirt.connect().list_all_domains(0).context("list domains")?;
+    let name = |domain: Domain| match domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE) {
+        Err(error) if is_gone(&error) => Ok(None),
+        text => {
+            let definition = Definition::parse(text.context("read a domain")?)?;
+            Ok(definition.is_managed().then(|| definition.name()))
+        }
+    };
+    let names: Result<Vec<_>> =
+        parallel::map(domains, parallel::DOMAINS, name).into_iter().collect();
+    Ok(names?.into_iter().flatten().map(Named::from).collect())
+}

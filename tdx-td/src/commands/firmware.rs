@@ -1,0 +1,282 @@
+//! `tdx-td firmware`: the firmware builds of a host, the one that is taken first at the top.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Arg, Args};
+use common::cli::{Context, log};
+use common::document::output::Outcome;
+use common::document::{Document, Item};
+use common::libvirt::Libvirt;
+use common::system::sysroot::Host;
+use common::{Result, xml};
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::firmware::choice::{Choice, Rules};
+use crate::firmware::descriptor::{Descriptor, Device, File, INTERFACES, Mode, Target};
+use crate::firmware::directory::{Descriptors, Scope};
+use crate::firmware::selection::{FEATURES, Feature, Wanted};
+
+/// Arguments of `firmware`.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct FirmwareArgs {
+    /// A feature it has, such as intel-tdx, or with no- in front does not have
+    #[arg(short, long = "feature", value_name = "[no-]FEATURE", value_delimiter = ',')]
+    #[arg(value_parser = feature(), hide_possible_values = true)]
+    features: Vec<Feature>,
+    /// The architecture of the guest, such as x86_64
+    #[arg(short, long, value_name = "ARCH")]
+    architecture: Option<String>,
+    /// What the guest finds
+    #[arg(short, long, value_parser = PossibleValuesParser::new(INTERFACES))]
+    interface: Option<String>,
+    /// The machine type: pc-q35-10.1, or q35 for any version
+    #[arg(short, long)]
+    machine: Option<String>,
+    /// Whether the build keeps no variables, as the attribute stateless of a domain's loader says
+    #[arg(long, value_name = "yes|no", value_parser = stateless(), hide_possible_values = true)]
+    stateless: Option<bool>,
+    /// Print the descriptors themselves, one after another, as QEMU has them
+    #[arg(short, long)]
+    content: bool,
+}
+
+const EXAMPLES: &str = "Examples:
+  tdx-td firmware -f intel-tdx
+  tdx-td firmware -m q35 -f secure-boot,no-enrolled-keys --format name
+  tdx-td firmware --json | jq -r '.items[0].executable.path'";
+
+/// Takes the name of a feature, or `no-` and the name.
+fn feature() -> impl TypedValueParser<Value = Feature> {
+    PossibleValuesParser::new(FEATURES).map(|name| Feature::parse(&name))
+}
+
+fn stateless() -> impl TypedValueParser<Value = bool> {
+    PossibleValuesParser::new(["yes", "no"]).map(|word| word == "yes")
+}
+
+/// The flag `--connect` without its short form, which here means something else.
+pub fn connect_flag() -> Arg {
+    Arg::new("connect")
+        .long("connect")
+        .value_name("URI")
+        .help("The libvirt connection; -c stands for --content here")
+        .help_heading("Global options")
+}
+
+/// A firmware build.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct FirmwareItem {
+    /// The file name of its descriptor, by which builds are tried one after another.
+    name: String,
+    /// The descriptor.
+    descriptor: PathBuf,
+    /// For people.
+    description: String,
+    /// What the guest finds, the best first: `uefi`, `bios`, …
+    interface_types: Vec<String>,
+    /// Architectures and machine types.
+    targets: Vec<Target>,
+    /// What it can do, and what it asks for.
+    features: Vec<String>,
+    /// Where it comes into the guest.
+    device: Device,
+    /// Where it keeps its variables; null where there is no such thing.
+    mode: Option<Mode>,
+    /// The firmware.
+    executable: File,
+    /// What a guest's variables are made from; null for none.
+    nvram_template: Option<File>,
+    /// For those who built it.
+    tags: Vec<String>,
+    /// Whether its files are there.
+    usable: bool,
+    /// Whether libvirt has it among its loaders; null when libvirt cannot be asked.
+    offered: Option<bool>,
+    /// Whether libvirt gives this build to a guest that asks for the same; null when libvirt cannot be
+    /// asked.
+    chosen: Option<bool>,
+}
+
+impl Item for FirmwareItem {
+    const COLUMNS: &'static [&'static str] =
+        &["NAME", "DEVICE", "MODE", "FEATURES", "EXECUTABLE", "USABLE", "OFFERED", "CHOSEN"];
+    const IS_ON_HOST: bool = false;
+
+    /// Its order is that of preference.
+    const WRAPPED: &'static [&'static str] = &["FEATURES"];
+    const DROPPED: &'static [&'static str] = &["EXECUTABLE", "MODE"];
+
+    fn key(&self) -> Cow<'_, str> {
+        self.name.as_str().into()
+    }
+
+    fn row(&self) -> Vec<String> {
+        let yes = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
+        vec![
+            self.name.clone(),
+            self.device.as_str().to_owned(),
+            self.mode.map(Mode::as_str).unwrap_or_default().to_owned(),
+            self.features.join(" "),
+            self.executable.path.display().to_string(),
+            yes(self.usable),
+            self.offered.map(yes).unwrap_or_default(),
+            self.chosen.map(yes).unwrap_or_default(),
+        ]
+    }
+}
+
+/// Shows the firmware builds that have all that is asked for.
+///
+/// libvirt is asked which of them it offers, unless `may_ask` says that it is not this machine's.
+pub fn run(
+    context: &Context,
+    connect: impl FnOnce() -> Result<Libvirt>,
+    may_ask: bool,
+    args: FirmwareArgs,
+) -> Result<Outcome> {
+    let host = &context.host;
+    let wanted = Wanted {
+        interface: args.interface,
+        architecture: args.architecture,
+        machine: args.machine,
+        features: args.features,
+        stateless: args.stateless,
+        smm: None,
+    };
+    let all = Descriptors::read(host, Scope::User)?;
+    let mut warnings: Vec<String> = all.damaged.iter().map(ToString::to_string).collect();
+    warnings.extend(all.warnings.iter().cloned());
+    let mut found: Vec<_> = all.found.iter().filter(|found| wanted.fits(found)).cloned().collect();
+    if args.content {
+        let texts = found.iter().map(|descriptor| format!("{}\n", descriptor.text.trim_end()));
+        return Ok(Outcome::raw_with_warnings(texts.collect(), warnings));
+    }
+    let mut loaders = None;
+    if may_ask {
+        match connect() {
+            Ok(libvirt) if libvirt.is_local() => loaders = Some(Loaders::new(libvirt)),
+            Ok(libvirt) => warnings
+                .push(format!("what {} offers is of another machine's files", libvirt.uri())),
+            Err(error) => warnings.push(format!("what libvirt offers is unknown: {error}")),
+        }
+    }
+    let choice = loaders.as_ref().map(|loaders| loaders.choose(host, &all, &wanted)).transpose()?;
+    let known = choice.clone().unwrap_or_else(|| Choice::new(&all, &wanted, &Rules::newest()));
+    warnings.extend(known.complaint(&wanted).filter(|_| found.is_empty() || choice.is_some()));
+    // An old libvirt may choose what does not fit in every respect, or what the user's directory hides.
+    let missing = choice.as_ref().and_then(Choice::build);
+    if let Some(build) = missing.filter(|build| found.iter().all(|found| found.path != build.path))
+    {
+        let after = found.partition_point(|found| found.path.file_name() < build.path.file_name());
+        found.insert(after, build.clone());
+    }
+    let chosen = |path: &Path| {
+        choice.as_ref().map(|choice| choice.build().is_some_and(|build| build.path == path))
+    };
+    let item = |descriptor: Descriptor| FirmwareItem {
+        offered: loaders.as_mut().map(|loaders| loaders.offer(&descriptor, &wanted)),
+        chosen: chosen(&descriptor.path),
+        usable: is_usable(host, &descriptor),
+        name: descriptor.name(),
+        descriptor: descriptor.path,
+        description: descriptor.description,
+        interface_types: descriptor.interface_types,
+        targets: descriptor.targets,
+        features: descriptor.features,
+        device: descriptor.device,
+        mode: descriptor.mode,
+        executable: descriptor.executable,
+        nvram_template: descriptor.nvram_template,
+        tags: descriptor.tags,
+    };
+    let items = found.into_iter().map(item).collect();
+    Ok(Document::new("tdx.td.firmware", items).warnings(warnings).into())
+}
+
+/// What the system's libvirt does, by its rules, for a guest that asks for this with `firmware='efi'`.
+///
+/// Errors: `permission` or `io` when a directory of descriptors cannot be listed.
+pub fn choose(host: &Host, wanted: &Wanted, rules: &Rules) -> Result<Choice> {
+    let descriptors = Descriptors::read(host, Scope::System)?;
+    for damaged in &descriptors.damaged {
+        log::step(format_args!("{damaged}"));
+    }
+    Ok(Choice::new(&descriptors, wanted, rules))
+}
+
+/// Whether the files that a descriptor names are there.
+pub fn is_usable(host: &Host, descriptor: &Descriptor) -> bool {
+    let template = descriptor.nvram_template.as_ref();
+    let mut files = [Some(&descriptor.executable), template].into_iter().flatten();
+    files.all(|file| host.path(&file.path).is_file())
+}
+
+/// The loaders that libvirt offers, asked once for each architecture and kind of machine.
+struct Loaders {
+    libvirt: Libvirt,
+    asked: BTreeMap<(String, Option<String>), Vec<PathBuf>>,
+}
+
+impl Loaders {
+    fn new(libvirt: Libvirt) -> Self {
+        Self { libvirt, asked: BTreeMap::new() }
+    }
+
+    /// What this libvirt does for a guest that asks for this; `all` are the descriptors with the user's.
+    fn choose(&self, host: &Host, all: &Descriptors, wanted: &Wanted) -> Result<Choice> {
+        let rules = Rules::ask(&self.libvirt, wanted);
+        // Only the libvirtd of a user reads the user's directory.
+        if self.libvirt.uri().contains(":///session") {
+            return Ok(Choice::new(all, wanted, &rules));
+        }
+        choose(host, wanted, &rules)
+    }
+
+    /// Whether one of the machines that are wanted can have it as its loader.
+    fn offer(&mut self, descriptor: &Descriptor, wanted: &Wanted) -> bool {
+        descriptor
+            .targets
+            .iter()
+            .filter(|target| wanted.architecture.as_ref().is_none_or(|a| *a == target.architecture))
+            .flat_map(|target| target.machines.iter().map(move |machine| (target, machine)))
+            .any(|(target, pattern)| {
+                let machine = wanted.machine.clone().or_else(|| machine_of(pattern));
+                let loaders = self.of(&target.architecture, machine);
+                loaders.contains(&descriptor.executable.path)
+            })
+    }
+
+    /// The loaders for a kind of machine; none where libvirt has no emulator for it.
+    ///
+    /// Source: <https://libvirt.org/formatdomaincaps.html#bios-bootloader>.
+    fn of(&mut self, architecture: &str, machine: Option<String>) -> &[PathBuf] {
+        let connect = self.libvirt.connect();
+        self.asked.entry((architecture.to_owned(), machine)).or_insert_with_key(|key| {
+            let machine = key.1.as_deref();
+            let text = connect.domain_capabilities(None, Some(&key.0), machine, None, 0);
+            let capabilities = text.ok().and_then(|text| xml::Document::parse(text).ok());
+            let values = capabilities.as_ref().map(|document| {
+                let values = document.root().find_all("os/loader/value");
+                values.map(|value| value.text().into()).collect()
+            });
+            values.unwrap_or_default()
+        })
+    }
+}
+
+/// A machine type that a pattern means, as libvirt may be asked for it; none for its default.
+fn machine_of(pattern: &str) -> Option<String> {
+    let machine = match pattern {
+        "pc-q35-*" => "q35",
+        "pc-i440fx-*" => "pc",
+        "virt-*" => "virt",
+        other if other.contains(['*', '?']) => return None,
+        other => other,
+    };
+    Some(machine.to_owned())
+}

@@ -1,0 +1,18 @@
+//! The verbs: arguments, documents, and what each runs.
+
+pub mod console;
+pub mod delete;
+pub mod firmware;
+pub mod host;
+pub mod hostdevs;
+pub mod list;
+pub mod names;
+pub mod new;
+pub mod overlay;
+pub mod render;
+pub mod scenario;
+pub mod show;
+pub mod ssh;
+pub mod start;
+pub mod stop;
+pub mod virsh;

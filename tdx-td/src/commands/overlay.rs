@@ -1,0 +1,101 @@
+//! `tdx-td overlay`: a copy-on-write disk over a base image, for a domain made by other means.
+
+use std::borrow::Cow;
+
+use clap::Args;
+use common::Result;
+use common::cli::config::Config;
+use common::cli::{Change, Context, interrupt};
+use common::document::output::Outcome;
+use common::document::{Action, Document, Item};
+use common::libvirt::Libvirt;
+use common::units::Size;
+use schemars::JsonSchema;
+use serde::Serialize;
+use tdx_pool::pool::owner;
+use tdx_pool::volume::overlay;
+
+use crate::create::base_image::{ImageArgs, ImageRequest, Source};
+
+const EXAMPLES: &str = "Examples:
+  tdx-pool import guest.qcow2 | tdx-td overlay --base - --disk-size 20G";
+
+/// Arguments of `overlay`.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct OverlayArgs {
+    #[command(flatten)]
+    image: ImageArgs,
+    #[command(flatten)]
+    change: Change,
+}
+
+/// An overlay that was made.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct OverlayItem {
+    /// Volume name.
+    name: String,
+    /// The pool's name.
+    pool: String,
+    /// UUID of the pool; null when the pool is to be made.
+    pool_uuid: Option<String>,
+    /// Where it is.
+    path: String,
+    /// The image it stands on.
+    base: String,
+    /// Size the guest will see, bytes.
+    capacity_bytes: u64,
+    /// `create`.
+    action: Action,
+}
+
+impl Item for OverlayItem {
+    const COLUMNS: &'static [&'static str] = &["NAME", "CAPACITY", "BASE", "PATH"];
+    const DROPPED: &'static [&'static str] = &["PATH"];
+
+    fn key(&self) -> Cow<'_, str> {
+        self.name.as_str().into()
+    }
+
+    fn row(&self) -> Vec<String> {
+        let size = Size(self.capacity_bytes).to_string();
+        vec![self.name.clone(), size, self.base.clone(), self.path.clone()]
+    }
+
+    fn action(&self) -> Option<Action> {
+        Some(self.action)
+    }
+}
+
+/// Makes an overlay. Until a domain refers to it, `tdx-pool cleanup` takes it for an orphan.
+pub fn run(
+    context: &Context,
+    connect: impl FnOnce() -> Result<Libvirt>,
+    config: &Config,
+    args: OverlayArgs,
+) -> Result<Outcome> {
+    let request = ImageRequest::read(&args.image)?;
+    let libvirt = connect()?;
+    interrupt::guard();
+    let source = Source::find(context, &libvirt, config, &request)?;
+    let warnings = source.warnings.clone();
+    let plan = overlay::Plan::new(source.pool.folder()?, source.image.base(), request.disk_size)?;
+    let mut item = OverlayItem {
+        name: plan.name.clone(),
+        pool: source.pool.pool_name().to_owned(),
+        pool_uuid: source.pool.found().and_then(|pool| pool.uuid.clone()),
+        path: plan.path.display().to_string(),
+        base: plan.base.path.display().to_string(),
+        capacity_bytes: plan.capacity_bytes,
+        action: Action::Create,
+    };
+    if !args.change.dry_run {
+        let (pool, applied) = source.make_ready(context, &libvirt, config, &request)?;
+        item.pool_uuid = pool.uuid.clone();
+        interrupt::check()
+            .and_then(|()| plan.create(&context.host, &libvirt, &pool, owner::of_qemu(&libvirt)?))
+            .map_err(|error| error.applied(applied))?;
+    }
+    let document = Document::new("tdx.td.overlay", vec![item]);
+    Ok(document.dry_run(args.change.dry_run).warnings(warnings).into())
+}

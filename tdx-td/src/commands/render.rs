@@ -1,0 +1,77 @@
+//! `tdx-td render`: the XML that `new` would define.
+
+use std::borrow::Cow;
+
+use clap::Args;
+use common::Result;
+use common::cli::Context;
+use common::cli::config::Config;
+use common::document::output::Outcome;
+use common::document::{Document, Item};
+use common::libvirt::Libvirt;
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::create::Plan;
+use crate::create::base_image::ImageArgs;
+use crate::create::settings::GuestArgs;
+use crate::scenario::layers::Setting;
+
+const EXAMPLES: &str = "Examples:
+  tdx-td render -i guest.qcow2 --xml | virt-xml-validate - domain";
+
+/// Arguments of `render`.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct RenderArgs {
+    #[command(flatten)]
+    image: ImageArgs,
+    #[command(flatten)]
+    guest: GuestArgs,
+    /// The bare XML instead of a document
+    #[arg(long)]
+    xml: bool,
+}
+
+/// A definition that was not defined.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct RenderItem {
+    /// The domain's name.
+    name: String,
+    /// Domain XML.
+    xml: String,
+    /// Every setting it was made of, as recommended and as it is; empty for a template.
+    settings: Vec<Setting>,
+}
+
+impl Item for RenderItem {
+    const COLUMNS: &'static [&'static str] = &["NAME", "XML"];
+    const WRAPPED: &'static [&'static str] = &["XML"];
+
+    fn key(&self) -> Cow<'_, str> {
+        self.name.as_str().into()
+    }
+
+    fn row(&self) -> Vec<String> {
+        vec![self.name.clone(), format!("{} bytes: --xml prints it", self.xml.len())]
+    }
+}
+
+/// Checks everything `new` checks and touches nothing.
+pub fn run(
+    context: &Context,
+    connect: impl FnOnce() -> Result<Libvirt>,
+    config: &Config,
+    mut args: RenderArgs,
+) -> Result<Outcome> {
+    args.guest.seed.take_setup_config()?;
+    let (request, devices) = args.guest.read_stdin(&args.image)?;
+    let libvirt = connect()?;
+    let plan = Plan::new(context, &libvirt, config, &request, &devices, &args.guest)?;
+    let (name, xml, settings) = (plan.name, plan.xml, plan.settings);
+    if args.xml {
+        return Ok(Outcome::raw_with_warnings(xml + "\n", plan.warnings));
+    }
+    let document = Document::new("tdx.td.render", vec![RenderItem { name, xml, settings }]);
+    Ok(document.warnings(plan.warnings).into())
+}

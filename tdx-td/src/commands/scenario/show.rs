@@ -1,0 +1,63 @@
+//! `tdx-td scenario show`.
+
+use std::borrow::Cow;
+
+use clap::Args;
+use common::Result;
+use common::cli::Context;
+use common::cli::config::Config;
+use common::document::output::Outcome;
+use common::document::{Document, Item};
+
+use crate::capability::Security;
+use crate::scenario::fit;
+use crate::scenario::layers::Setting;
+use crate::scenario::library::Scenario;
+use crate::scenario::resolve::{Assignments, plain};
+
+const EXAMPLES: &str = "Examples:
+  tdx-td scenario show securevm --security sev --set guest.video=none";
+
+/// Arguments of `scenario show`.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct ShowArgs {
+    /// The scenario
+    name: String,
+    /// For guests that are protected so [default: the first of the scenario's]
+    #[arg(long, value_enum)]
+    security: Option<Security>,
+    #[command(flatten)]
+    assignments: Assignments,
+}
+
+impl Item for Setting {
+    const COLUMNS: &'static [&'static str] = &["SETTING", "RECOMMENDED", "VALUE", "BY"];
+    const IS_ON_HOST: bool = false;
+    const WRAPPED: &'static [&'static str] = &["RECOMMENDED", "VALUE", "BY"];
+
+    fn key(&self) -> Cow<'_, str> {
+        self.setting.as_str().into()
+    }
+
+    fn row(&self) -> Vec<String> {
+        let origin = if self.differs() { self.origin.clone() } else { String::new() };
+        vec![self.setting.clone(), plain(&self.recommended), plain(&self.value), origin]
+    }
+}
+
+/// Shows what a scenario recommends, and what files and flags make of it.
+///
+/// Errors: those of [`Scenario::find`] and [`Assignments::put`]; `usage` for settings that cannot be
+/// together.
+pub fn run(context: &Context, config: &Config, args: ShowArgs) -> Result<Outcome> {
+    let scenario = Scenario::find(&context.host, &args.name)?;
+    let security = args.security.or(scenario.security.first().copied());
+    let security = security.unwrap_or(Security::None);
+    let mut layers = scenario.layers(security)?;
+    args.assignments.put(&mut layers, config, [])?;
+    let profile = layers.profile()?;
+    fit::check(&profile, security)?;
+    let warnings = fit::meaningless(&profile, &layers);
+    Ok(Document::new("tdx.td.settings", layers.settings()).warnings(warnings).into())
+}

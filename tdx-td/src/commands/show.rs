@@ -1,0 +1,96 @@
+//! `tdx-td show`: domains with everything known of them.
+
+use std::collections::HashMap;
+
+use clap::Args;
+use common::Result;
+use common::cli::Context;
+use common::document::Document;
+use common::document::output::Outcome;
+use common::libvirt::{Libvirt, State};
+use virt::domain::Domain;
+
+use crate::commands::list::{Observed, Observer, ask_agents};
+use crate::commands::names;
+use crate::commands::names::{NameArgs, Named};
+use crate::domain::item::DomainItem;
+use crate::domain::{definition, power};
+use crate::security::attestation::Attestation;
+use common::parallel;
+
+/// Arguments of `show`.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct ShowArgs {
+    #[command(flatten)]
+    names: NameArgs,
+    /// Measure AMD SEV and SEV-ES guests again, and say whether they are what was to be launched
+    #[arg(long)]
+    attest: bool,
+}
+
+const EXAMPLES: &str = "Examples:
+  tdx-td show web1
+  tdx-td show --attest vault1 | jq '.items[].attested'";
+
+/// Shows the named domains, asking their guest agents for addresses too.
+pub fn run(
+    context: &Context,
+    connect: impl FnOnce() -> Result<Libvirt>,
+    args: ShowArgs,
+) -> Result<Outcome> {
+    let wanted = args.names.read()?;
+    let libvirt = connect()?;
+    let named = |(domain, state): (Domain, State)| Some((domain.name().ok()?, (domain, state)));
+    let domains: HashMap<_, _> = libvirt.domains()?.into_iter().filter_map(named).collect();
+    let observer = Observer::new(&context.host, &libvirt)?;
+    let host_name = context.host_name();
+    let show = |named: Named| {
+        let found = domains.get(&named.name);
+        named.compare(found.map(|(domain, _)| domain), host_name.as_deref())?;
+        let name = named.name;
+        let (domain, state) = found.ok_or_else(|| names::absent(&name))?;
+        let observed = observer.observe(domain, *state)?.ok_or_else(|| names::absent(&name))?;
+        let attested = match args.attest {
+            true => attest(context, &libvirt, domain, &name)?,
+            false => None,
+        };
+        Ok((observed, attested))
+    };
+    let shown = parallel::settle(parallel::map(wanted, parallel::GUESTS, show), |_| None)?;
+    let (mut observed, attested): (Vec<_>, Vec<_>) = shown.into_iter().unzip();
+    ask_agents(&mut observed, Observed::has_agent);
+    let items = observed.into_iter().zip(attested);
+    let items = items.map(|(one, attested)| DomainItem { attested, ..one.into_item() });
+    Ok(Document::new("tdx.td.domains", items.collect()).into())
+}
+
+/// Whether a running guest's launch measurement is what it should be; none for one that is off.
+fn attest(
+    context: &Context,
+    libvirt: &Libvirt,
+    domain: &Domain,
+    name: &str,
+) -> Result<Option<bool>> {
+    let definition = definition::inactive(domain, name)?;
+    let attestation = Attestation::demanded(&context.host, libvirt, &definition)?;
+    if domain.id().is_none() {
+        return Ok(None);
+    }
+    attestation.check(&definition)?;
+    attestation.is_good(domain).map(Some)
+}
+
+/// One domain with everything that helps to log in to it.
+///
+/// Errors: `not_found`.
+pub fn one(context: &Context, libvirt: &Libvirt, name: &str) -> Result<DomainItem> {
+    let domain = names::get(libvirt, name)?;
+    let observer = Observer::new(&context.host, libvirt)?;
+    let state = power::state(&domain, name)?;
+    let observed = observer.observe(&domain, state)?.ok_or_else(|| names::absent(name))?;
+    let mut observed = [observed];
+    ask_agents(&mut observed, Observed::lacks_ssh);
+    let [observed] = observed;
+    Ok(observed.into_item())
+}

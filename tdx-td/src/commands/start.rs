@@ -1,0 +1,82 @@
+//! `tdx-td start`: domains run.
+
+use clap::Args;
+use common::cli::{Change, Context, interrupt};
+use common::document::output::Outcome;
+use common::document::{Action, Document};
+use common::libvirt::Libvirt;
+use common::{Result, parallel};
+
+use crate::commands::names;
+use crate::commands::names::{NameArgs, Named};
+use crate::domain::definition;
+use crate::domain::power::PowerItem;
+use crate::passthrough;
+use crate::security::attestation::Attestation;
+
+/// Arguments of `start`.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct StartArgs {
+    #[command(flatten)]
+    names: NameArgs,
+    /// Only AMD SEV and SEV-ES guests whose launch measures right, those that run already included
+    #[arg(long)]
+    attest: bool,
+    #[command(flatten)]
+    change: Change,
+}
+
+const EXAMPLES: &str = "Examples:
+  tdx-td start web1
+  tdx-td start --attest vault1";
+
+/// Starts each domain that is off and resumes each that is paused.
+///
+/// Devices of the host that a domain was made with and that VFIO has no more, after a reboot, are taken
+/// again. Guests whose session keys are kept run only after their launch measured right.
+pub fn run(
+    context: &Context,
+    connect: impl FnOnce() -> Result<Libvirt>,
+    args: StartArgs,
+) -> Result<Outcome> {
+    let wanted = args.names.read()?;
+    let libvirt = connect()?;
+    interrupt::guard();
+    let host_name = context.host_name();
+    let dry_run = args.change.dry_run;
+    let start = |named: Named| {
+        interrupt::check()?;
+        let domain = named.get(&libvirt, host_name.as_deref())?;
+        let (name, uuid) = (named.name, names::uuid(&domain)?);
+        let definition = definition::inactive(&domain, &name)?;
+        let attestation = match args.attest {
+            true => Some(Attestation::demanded(&context.host, &libvirt, &definition)?),
+            false => Attestation::of(&context.host, &libvirt, &definition)?,
+        };
+        if let (true, Some(attestation)) = (dry_run || args.attest, &attestation) {
+            attestation.check(&definition)?;
+        }
+        let action = match dry_run {
+            true => passthrough::imagined(&context.host, &libvirt, &domain, &name)?,
+            false => passthrough::bring_up(&context.host, &libvirt, &domain, &name)?,
+        };
+        let mut caveats = Vec::new();
+        let attested = match &attestation {
+            Some(attestation) if !dry_run && (args.attest || action != Action::None) => {
+                // What was running already is only measured now.
+                if action == Action::None && !attestation.is_good(&domain)? {
+                    return Err(attestation.not_attested());
+                }
+                caveats = attestation.caveats(&definition);
+                Some(true)
+            }
+            _ => None,
+        };
+        Ok((PowerItem { name, uuid, forced: false, attested, action }, caveats))
+    };
+    let started = parallel::map(wanted, parallel::GUESTS, start);
+    let started = parallel::settle(started, |(item, _)| item.applied(dry_run))?;
+    let (items, caveats): (Vec<_>, Vec<_>) = started.into_iter().unzip();
+    Ok(Document::new("tdx.td.start", items).dry_run(dry_run).warnings(caveats.concat()).into())
+}

@@ -1,0 +1,75 @@
+//! `tdx-td stop`: domains are off.
+
+use std::time::Duration;
+
+use clap::Args;
+use common::cli::{Change, Context, interrupt, seconds};
+use common::document::output::Outcome;
+use common::document::{Action, Document};
+use common::libvirt::Libvirt;
+use common::{Error, Result};
+
+use crate::commands::names;
+use crate::commands::names::{NameArgs, Named};
+use crate::domain::power;
+use crate::domain::power::PowerItem;
+use common::parallel;
+
+/// Arguments of `stop`.
+#[derive(Debug, Args)]
+pub struct StopArgs {
+    #[command(flatten)]
+    names: NameArgs,
+    /// How long to wait for a guest to shut itself down
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = seconds())]
+    timeout: u64,
+    /// Do not ask the guest: end it at once
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    change: Change,
+}
+
+/// Shuts every domain down, all at once, each waited for only as long as it needs.
+///
+/// Errors: `conflict` (exit 5) for a guest that is still running when its time is up.
+pub fn run(
+    context: &Context,
+    connect: impl FnOnce() -> Result<Libvirt>,
+    args: StopArgs,
+) -> Result<Outcome> {
+    let wanted = args.names.read()?;
+    let libvirt = connect()?;
+    interrupt::guard();
+    let dry_run = args.change.dry_run;
+    let timeout = Duration::from_secs(args.timeout);
+    let host_name = context.host_name();
+    let stop = |named: Named| {
+        interrupt::check()?;
+        let domain = named.get(&libvirt, host_name.as_deref())?;
+        let (name, uuid) = (named.name, names::uuid(&domain)?);
+        let item =
+            |action| PowerItem { name: name.clone(), uuid, forced: false, attested: None, action };
+        if !power::is_active(&domain, &name)? {
+            return Ok(item(Action::None));
+        }
+        match (dry_run, args.force) {
+            (true, _) => {}
+            (false, true) => power::cut_off(&domain, &name)?,
+            (false, false) => {
+                if !power::shut_down(&domain, &name, timeout)? {
+                    return Err(still_running(&name, args.timeout));
+                }
+            }
+        }
+        Ok(PowerItem { forced: args.force, ..item(Action::Stop) })
+    };
+    let stopped = parallel::map(wanted, parallel::GUESTS, stop);
+    let items = parallel::settle(stopped, |item| item.applied(dry_run))?;
+    Ok(Document::new("tdx.td.stop", items).dry_run(dry_run).into())
+}
+
+fn still_running(name: &str, waited: u64) -> Error {
+    Error::conflict(format!("domain '{name}' is still running after {waited} s"))
+        .hint("--timeout waits longer; --force ends it")
+}

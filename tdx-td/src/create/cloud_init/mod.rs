@@ -1,0 +1,440 @@
+//! A cloud-init seed: who may log in to a new guest, and what it is called.
+//!
+//! NoCloud, on a small FAT file system labelled `CIDATA`. The documents are JSON, which is YAML
+//! without its traps: no name, key or password can change what the document says.
+//! Source: cloud-init documentation, "NoCloud"; "Cloud config examples".
+
+mod setup_config;
+
+use std::io::{self, Cursor, Write};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use common::document::input;
+use common::secret::Secret;
+use common::{Error, ErrorKind, Result};
+use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions};
+use serde_json::{Value, json};
+use setup_config::SetupConfig;
+use sha_crypt::{PasswordHasher, ShaCrypt};
+use tdx_pool::volume::names::random_bytes;
+
+/// Who may log in.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Access")]
+pub struct SeedArgs {
+    /// A user to make in the guest, with sudo
+    #[arg(short, long, value_parser = user_name)]
+    pub user: Option<String>,
+    /// Public keys that may log in as the user
+    #[arg(short = 'k', long, value_name = "FILE", requires = "user")]
+    pub ssh_key: Vec<PathBuf>,
+    /// A file with the user's password on its first line; nobody else may read it, and it is not compared
+    /// with that of a domain that is there
+    #[arg(long, value_name = "FILE", requires = "user")]
+    pub password_file: Option<PathBuf>,
+    /// The guest's host name
+    #[arg(long, value_parser = host_name)]
+    pub hostname: Option<String>,
+    /// A folder with user-data and, if wanted, meta-data, network-config and vendor-data
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["user", "hostname"])]
+    pub cloud_init: Option<PathBuf>,
+    /// Canonical's setup-tdx-config; its GUEST_USER, GUEST_PASSWORD and GUEST_HOSTNAME count where
+    /// no flag says otherwise
+    #[arg(long, value_name = "FILE", conflicts_with = "cloud_init")]
+    pub setup_config: Option<PathBuf>,
+    /// The password in that file.
+    #[arg(skip)]
+    password: Option<Password>,
+}
+
+/// A password. It is never shown.
+#[derive(Clone)]
+struct Password(String);
+
+impl std::fmt::Debug for Password {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Password")
+    }
+}
+
+impl SeedArgs {
+    /// Reads `setup_config`, if there is one.
+    ///
+    /// Errors: those of reading it; `invalid_input` for a user or a host name that cannot be.
+    pub fn take_setup_config(&mut self) -> Result<()> {
+        let Some(path) = &self.setup_config else { return Ok(()) };
+        let config = SetupConfig::read(path)?;
+        let take = |key: &str, check: fn(&str) -> Result<String, String>| {
+            let value = config.get(key).map(check).transpose();
+            value.map_err(|why| Error::invalid_input(format!("{key} in {}: {why}", path.display())))
+        };
+        if self.user.is_none() {
+            self.user = take("GUEST_USER", user_name)?;
+        }
+        let password = config.get("GUEST_PASSWORD").filter(|_| self.password_file.is_none());
+        self.password = password.map(|password| Password(password.to_owned()));
+        if self.hostname.is_none() {
+            self.hostname = take("GUEST_HOSTNAME", host_name)?;
+        }
+        Ok(())
+    }
+
+    fn has_password(&self) -> bool {
+        self.password_file.is_some() || self.password.is_some()
+    }
+}
+
+/// Source: useradd(8), the names that every distribution takes.
+fn user_name(text: &str) -> Result<String, String> {
+    let mut characters = text.chars();
+    let first = characters.next().is_some_and(|c| c.is_ascii_lowercase() || c == '_');
+    let rest = characters.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-".contains(c));
+    match first && rest && text.len() <= 32 {
+        true => Ok(text.to_owned()),
+        false => Err("a user name is lower-case letters, digits, _ and -, at most 32".to_owned()),
+    }
+}
+
+/// Source: RFC 1123, section 2.1.
+fn host_name(text: &str) -> Result<String, String> {
+    let label = |label: &str| {
+        let inner = label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        inner
+            && !label.is_empty()
+            && label.len() < 64
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    match text.split('.').all(label) && text.len() < 254 {
+        true => Ok(text.to_owned()),
+        false => Err("a host name is letters, digits and hyphens between dots".to_owned()),
+    }
+}
+
+/// The files of a seed. Not printable: there may be a password's hash in it.
+pub struct Seed {
+    files: Vec<(&'static str, Vec<u8>)>,
+}
+
+impl std::fmt::Debug for Seed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.files.iter().map(|(name, _)| name)).finish()
+    }
+}
+
+/// The most a file of a seed may hold; a guest reads it all into memory.
+const MAX_FILE: usize = 16 << 20;
+
+impl Seed {
+    /// Reads what the flags name; none when they ask for nothing.
+    ///
+    /// Errors: `usage` for a user nobody could log in as; `invalid_input` for a private key, a file
+    /// without keys, an empty password; `permission` for a password that others can read;
+    /// `not_found`.
+    pub fn read(args: &SeedArgs, instance: &str) -> Result<Option<Self>> {
+        if let Some(folder) = &args.cloud_init {
+            return Self::from_folder(folder, instance).map(Some);
+        }
+        if args.user.is_none() && args.hostname.is_none() {
+            return Ok(None);
+        }
+        let mut config = json!({});
+        if let Some(user) = &args.user {
+            config["users"] = json!([account(user, args)?]);
+            config["ssh_pwauth"] = args.has_password().into();
+        }
+        let meta = meta_data(instance, args.hostname.as_deref());
+        let user_data = format!("#cloud-config\n{config}\n").into_bytes();
+        Ok(Some(Self { files: vec![("user-data", user_data), ("meta-data", meta)] }))
+    }
+
+    fn from_folder(folder: &Path, instance: &str) -> Result<Self> {
+        let mut files = Vec::new();
+        for name in ["user-data", "meta-data", "network-config", "vendor-data"] {
+            let path = folder.join(name);
+            match input::file(&path, MAX_FILE) {
+                Ok(bytes) => files.push((name, bytes)),
+                Err(error) if error.kind() == ErrorKind::NotFound && name != "user-data" => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if files.iter().all(|(name, _)| *name != "meta-data") {
+            files.push(("meta-data", meta_data(instance, None)));
+        }
+        Ok(Self { files })
+    }
+
+    /// The seed as a disk image.
+    ///
+    /// Errors: `failed` when the file system cannot be made.
+    pub fn to_image(&self) -> Result<Vec<u8>> {
+        let content: usize = self.files.iter().map(|(_, bytes)| bytes.len()).sum();
+        // Room for the content in clusters, the tables and the root folder.
+        let size = (content + content / 8 + (512 << 10)).next_multiple_of(1 << 20);
+        let mut image = Cursor::new(vec![0; size]);
+        self.write(&mut image)
+            .map_err(|error| Error::failed("cannot make the cloud-init seed").because(error))?;
+        Ok(image.into_inner())
+    }
+
+    fn write(&self, image: &mut Cursor<Vec<u8>>) -> io::Result<()> {
+        let fat = if image.get_ref().len() < 8 << 20 { FatType::Fat12 } else { FatType::Fat16 };
+        let options = FormatVolumeOptions::new()
+            .volume_label(*b"CIDATA     ")
+            .fat_type(fat)
+            .bytes_per_sector(SECTOR);
+        fatfs::format_volume(&mut *image, options)?;
+        let file_system = FileSystem::new(&mut *image, FsOptions::new())?;
+        for (name, bytes) in &self.files {
+            file_system.root_dir().create_file(name)?.write_all(bytes)?;
+        }
+        file_system.unmount()
+    }
+}
+
+/// Bytes of a sector: a template may give the guest its seed as a CD, whose sectors these are, and a
+/// file system cannot have smaller ones than its device.
+const SECTOR: u16 = 2048;
+
+fn meta_data(instance: &str, hostname: Option<&str>) -> Vec<u8> {
+    let mut meta = json!({ "instance-id": instance });
+    if let Some(hostname) = hostname {
+        meta["local-hostname"] = hostname.into();
+    }
+    format!("{meta}\n").into_bytes()
+}
+
+fn account(user: &str, args: &SeedArgs) -> Result<Value> {
+    let mut keys = Vec::new();
+    for path in &args.ssh_key {
+        keys.extend(public_keys(path)?);
+    }
+    if keys.is_empty() && !args.has_password() {
+        return Err(Error::usage(format!("nobody could log in as '{user}'"))
+            .hint("add --ssh-key FILE or --password-file FILE"));
+    }
+    let mut account = json!({
+        "name": user,
+        "shell": "/bin/bash",
+        "sudo": "ALL=(ALL) NOPASSWD:ALL",
+        "lock_passwd": !args.has_password(),
+        "ssh_authorized_keys": keys,
+    });
+    if let Some(path) = &args.password_file {
+        account["passwd"] = password_hash(path)?.into();
+    } else if let Some(Password(password)) = &args.password {
+        account["passwd"] = hash(password.as_bytes())?.into();
+    }
+    Ok(account)
+}
+
+/// The keys in a file of public keys, one a line.
+fn public_keys(path: &Path) -> Result<Vec<String>> {
+    let bytes = input::file(path, MAX_FILE)?;
+    let shown = path.display();
+    let text = String::from_utf8(bytes)
+        .map_err(|_| Error::invalid_input(format!("{shown} is no file of public keys")))?;
+    if text.contains("PRIVATE KEY-----") {
+        return Err(Error::invalid_input(format!("{shown} is a private key"))
+            .hint("name the public one, which ends in .pub"));
+    }
+    let lines =
+        text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let keys: Vec<String> = lines.map(str::to_owned).collect();
+    match keys.iter().find(|key| !is_public_key(key)) {
+        Some(_) => Err(Error::invalid_input(format!("{shown} holds a line that is no public key"))),
+        None if keys.is_empty() => {
+            Err(Error::invalid_input(format!("{shown} holds no public key")))
+        }
+        None => Ok(keys),
+    }
+}
+
+/// Source: sshd(8), "AUTHORIZED_KEYS FILE FORMAT": options, if any, then type and base64.
+fn is_public_key(line: &str) -> bool {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let kinds = ["ssh-", "ecdsa-", "sk-ssh-", "sk-ecdsa-"];
+    words.windows(2).any(|pair| {
+        let base64 = |b: u8| b.is_ascii_alphanumeric() || b"+/=".contains(&b);
+        kinds.iter().any(|kind| pair[0].starts_with(kind))
+            && pair[1].starts_with("AAAA")
+            && pair[1].bytes().all(base64)
+    })
+}
+
+/// The password on the first line of a file, hashed as `/etc/shadow` wants it.
+fn password_hash(path: &Path) -> Result<String> {
+    let shown = path.display();
+    let bytes = Secret::read(path, MAX_FILE)?;
+    let first = bytes.as_bytes().split(|&byte| byte == b'\n').next().unwrap_or_default();
+    let password = first.strip_suffix(b"\r").unwrap_or(first);
+    if password.is_empty() {
+        return Err(Error::invalid_input(format!("{shown} holds no password on its first line")));
+    }
+    hash(password)
+}
+
+/// Source: crypt(5), `sha512crypt`.
+fn hash(password: &[u8]) -> Result<String> {
+    // Twelve bytes make the sixteen characters that crypt(5) reads; of more, it would compare a hash
+    // with a shortened salt to one with the whole, and let nobody in.
+    let salt: [u8; 12] = random_bytes()?;
+    let hash = ShaCrypt::SHA512
+        .hash_password_with_salt(password, &salt)
+        .map_err(|error| Error::failed("cannot hash a password").because(error.to_string()))?;
+    Ok(hash.as_str().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Read;
+    use std::os::unix::fs::PermissionsExt;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    const KEY: &str =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMadeUpForThisTestOnlyNotARealKey me@host";
+
+    fn file(folder: &TempDir, name: &str, text: &str, mode: u32) -> PathBuf {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        path
+    }
+
+    #[test]
+    fn a_setup_config_says_what_no_flag_does() {
+        let folder = TempDir::new().unwrap();
+        let text = "GUEST_USER=tdx\nGUEST_PASSWORD=123456\nGUEST_HOSTNAME=tdx-guest\n";
+        let path = file(&folder, "setup-tdx-config", text, 0o644);
+        let read = |args: SeedArgs| {
+            let mut args = SeedArgs { setup_config: Some(path.clone()), ..args };
+            args.take_setup_config().unwrap();
+            let seed = Seed::read(&args, "i").unwrap().unwrap();
+            assert!(!format!("{args:?} {seed:?}").contains("123456"));
+            String::from_utf8(seed.files[0].1.clone()).unwrap()
+        };
+        let text = read(SeedArgs::default());
+        assert!(
+            text.contains("\"tdx\"") && text.contains("$6$") && !text.contains("123456"),
+            "{text}"
+        );
+        let password = file(&folder, "password", "other\n", 0o600);
+        let by_flag = read(SeedArgs { password_file: Some(password), ..with_user() });
+        assert!(by_flag.contains("$6$"), "{by_flag}");
+        for (text, says) in [("GUEST_USER=Root\n", "GUEST_USER"), ("GUEST_USER=$(id)\n", "line 1")]
+        {
+            let path = file(&folder, "wrong", text, 0o600);
+            let mut args = SeedArgs { setup_config: Some(path), ..SeedArgs::default() };
+            let error = args.take_setup_config().unwrap_err();
+            assert!(error.message().contains(says), "{error}");
+        }
+    }
+
+    fn with_user() -> SeedArgs {
+        SeedArgs { user: Some("tdx".to_owned()), ..SeedArgs::default() }
+    }
+
+    fn fails(args: &SeedArgs) -> ErrorKind {
+        Seed::read(args, "id").unwrap_err().kind()
+    }
+
+    /// The document under a name, read back from the finished image.
+    fn read_back(seed: &Seed, name: &str) -> String {
+        let mut image = Cursor::new(seed.to_image().unwrap());
+        let file_system = FileSystem::new(&mut image, FsOptions::new()).unwrap();
+        assert_eq!(file_system.volume_label(), "CIDATA");
+        let mut text = String::new();
+        file_system.root_dir().open_file(name).unwrap().read_to_string(&mut text).unwrap();
+        text
+    }
+
+    #[test]
+    fn a_user_with_a_key_and_a_password() {
+        let folder = TempDir::new().unwrap();
+        let args = SeedArgs {
+            ssh_key: vec![file(&folder, "id.pub", &format!("# mine\n{KEY}\n\n"), 0o644)],
+            password_file: Some(file(&folder, "password", "S3cret: #x\nnot this\n", 0o600)),
+            hostname: Some("web1.example".to_owned()),
+            ..with_user()
+        };
+        let seed = Seed::read(&args, "an-id").unwrap().unwrap();
+        let user_data = read_back(&seed, "user-data");
+        let config = user_data.strip_prefix("#cloud-config\n").unwrap();
+        let config: Value = serde_json::from_str(config).unwrap();
+        let account = &config["users"][0];
+        assert_eq!(account["ssh_authorized_keys"], json!([KEY]));
+        assert_eq!((&account["lock_passwd"], &config["ssh_pwauth"]), (&json!(false), &json!(true)));
+        let hash = account["passwd"].as_str().unwrap();
+        let parts: Vec<&str> = hash.split('$').collect();
+        assert_eq!((parts[1], parts[3].len(), parts[4].len()), ("6", 16, 86), "{hash}");
+        assert!(!user_data.contains("S3cret"));
+        assert!(!format!("{seed:?}").contains(hash));
+        let meta: Value = serde_json::from_str(&read_back(&seed, "meta-data")).unwrap();
+        assert_eq!(meta, json!({"instance-id": "an-id", "local-hostname": "web1.example"}));
+    }
+
+    #[test]
+    fn nothing_asked_for_is_no_seed() {
+        assert!(Seed::read(&SeedArgs::default(), "id").unwrap().is_none());
+    }
+
+    #[test]
+    fn a_folder_is_taken_as_it_stands() {
+        let folder = TempDir::new().unwrap();
+        let args = SeedArgs { cloud_init: Some(folder.path().to_owned()), ..SeedArgs::default() };
+        assert_eq!(fails(&args), ErrorKind::NotFound);
+        file(&folder, "user-data", "#!/bin/sh\necho hello\n", 0o644);
+        let seed = Seed::read(&args, "id").unwrap().unwrap();
+        assert_eq!(read_back(&seed, "user-data"), "#!/bin/sh\necho hello\n");
+        assert_eq!(read_back(&seed, "meta-data"), "{\"instance-id\":\"id\"}\n");
+        file(&folder, "network-config", &"x".repeat(3 << 20), 0o644);
+        let seed = Seed::read(&args, "id").unwrap().unwrap();
+        assert_eq!(read_back(&seed, "network-config").len(), 3 << 20);
+    }
+
+    #[test]
+    fn what_would_lock_out_or_give_away_is_refused() {
+        let folder = TempDir::new().unwrap();
+        let private = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXk\n";
+        assert_eq!(fails(&with_user()), ErrorKind::Usage);
+        for (text, mode, kind) in [
+            (private, 0o600, ErrorKind::InvalidInput),
+            ("", 0o600, ErrorKind::InvalidInput),
+            ("hello world\n", 0o600, ErrorKind::InvalidInput),
+        ] {
+            let ssh_key = vec![file(&folder, "key", text, mode)];
+            assert_eq!(fails(&SeedArgs { ssh_key, ..with_user() }), kind, "{text}");
+        }
+        for (text, mode, kind) in [
+            ("secret\n", 0o644, ErrorKind::Permission),
+            ("secret\n", 0o640, ErrorKind::Permission),
+            ("\nsecret\n", 0o600, ErrorKind::InvalidInput),
+        ] {
+            let password_file = Some(file(&folder, "password", text, mode));
+            assert_eq!(fails(&SeedArgs { password_file, ..with_user() }), kind, "{text}");
+        }
+        let password_file = Some(folder.path().join("absent"));
+        assert_eq!(fails(&SeedArgs { password_file, ..with_user() }), ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn names_that_guests_cannot_hold_are_refused() {
+        for name in ["tdx", "_x", "a-b_9"] {
+            assert!(user_name(name).is_ok(), "{name}");
+        }
+        for name in ["", "9a", "Root", "a b", "a:b", &"x".repeat(33)] {
+            assert!(user_name(name).is_err(), "{name}");
+        }
+        for name in ["web1", "web1.example.org", "A-1"] {
+            assert!(host_name(name).is_ok(), "{name}");
+        }
+        for name in ["", "-a", "a-", "a..b", "a_b", &"x".repeat(64)] {
+            assert!(host_name(name).is_err(), "{name}");
+        }
+    }
+}

@@ -1,0 +1,395 @@
+//! The disk a new domain is to have: an overlay over a base image, an empty disk of its own, or an
+//! image of the user's, used as it is.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use common::cli::Context;
+use common::cli::config::Config;
+use common::libvirt::Libvirt;
+use common::units::{self, Size};
+use common::{Error, ErrorKind, Result};
+use tdx_pool::commands::ensure;
+use tdx_pool::image::Format;
+use tdx_pool::pool::owner::Owner;
+use tdx_pool::pool::wanted::PoolArgs;
+use tdx_pool::pool::{Pool, owner};
+use tdx_pool::volume::disk::{Allocated, Shape};
+use tdx_pool::volume::overlay::NewVolume;
+use tdx_pool::volume::secret::Passphrase;
+use tdx_pool::volume::{disk, overlay};
+
+use crate::create::attached_image::OwnImage;
+use crate::create::base_image::{Image, ImageRequest, Source};
+use crate::create::disk::Disk;
+use crate::create::identity::new_uuid;
+use crate::domain::definition::Definition;
+use crate::scenario::enums::{Compression, Preallocation};
+use crate::scenario::profile::Storage;
+use crate::scenario::resolve::Choice;
+
+/// Which disk, when it is no overlay.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Disk")]
+pub struct DriveArgs {
+    /// An empty disk of this size, as the scenario's storage settings say
+    #[arg(long, value_name = "SIZE", value_parser = units::size_in(units::DISK))]
+    #[arg(conflicts_with_all = ["td_image", "base", "disk_size", "image_format", "vmimage"])]
+    #[arg(conflicts_with = "xml_template")]
+    pub blank: Option<Size>,
+    /// An image to be used as it is, instead of an overlay over it
+    #[arg(long, value_name = "FILE")]
+    #[arg(conflicts_with_all = ["td_image", "base", "disk_size", "xml_template"])]
+    pub vmimage: Option<PathBuf>,
+    /// A CD to boot from; without an image for the disk, that is an empty one
+    #[arg(long, value_name = "ISO", conflicts_with = "xml_template")]
+    pub cdrom: Option<PathBuf>,
+    /// The passphrase of a disk that is to be encrypted; asked for on a terminal without it
+    #[arg(long, value_name = "FILE")]
+    pub passphrase_file: Option<PathBuf>,
+}
+
+/// What kind of disk is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A copy-on-write image over a base.
+    Overlay,
+    /// One of its own, empty at first.
+    New,
+    /// The user's.
+    Given,
+}
+
+impl DriveArgs {
+    /// What kind of disk is asked for, beside an image or without.
+    pub fn kind(&self, has_image: bool) -> Kind {
+        match (&self.vmimage, self.blank, &self.cdrom) {
+            (Some(_), ..) => Kind::Given,
+            (None, Some(_), _) => Kind::New,
+            (None, None, Some(_)) if !has_image => Kind::New,
+            _ => Kind::Overlay,
+        }
+    }
+}
+
+/// A disk that is to be had.
+#[derive(Debug)]
+pub struct Drive {
+    ground: Ground,
+    volume: Volume,
+    /// The passphrase, as far as it is known without asking.
+    passphrase: Option<Passphrase>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+/// What has to be there before the disk can be made.
+#[derive(Debug)]
+enum Ground {
+    /// A base image in its pool.
+    Image(Source),
+    /// A pool.
+    Pool(ensure::Plan),
+}
+
+#[derive(Debug)]
+enum Volume {
+    Overlay(overlay::Plan),
+    New(disk::Plan),
+    Given(OwnImage),
+}
+
+impl Drive {
+    /// Finds what the disk is backed by, and plans it; `existing` is the domain that has it already.
+    ///
+    /// Errors: those of [`Source::find`]; `conflict` for settings that such a disk cannot have, and for
+    /// a base image that QEMU could not read; `not_found` and `invalid_input` for images.
+    pub fn plan(
+        context: &Context,
+        libvirt: &Libvirt,
+        config: &Config,
+        request: &ImageRequest,
+        args: &DriveArgs,
+        choice: Option<&Choice>,
+        (qemu, existing): (Option<Owner>, Option<&Definition>),
+    ) -> Result<Self> {
+        let kind = args.kind(request.is_named());
+        check_flags(request, args, choice, kind)?;
+        let pool = || {
+            let folder = choice.and_then(|choice| choice.disk_folder.as_deref());
+            let folder = folder.filter(|_| request.pool().is_none() && kind == Kind::New);
+            let name = request.pool().map(str::to_owned);
+            ensure::Plan::new(libvirt, config, &PoolArgs { pool: name }, folder)
+        };
+        let (ground, volume) = match (kind, choice) {
+            (Kind::New, Some(choice)) => {
+                let pool = pool()?;
+                let shape = shape(&choice.profile.storage)?;
+                let plan = disk::Plan::new(pool.folder()?, shape, &new_uuid()?)?;
+                (Ground::Pool(pool), Volume::New(plan))
+            }
+            (Kind::Given, _) => {
+                let path = args.vmimage.as_deref().unwrap_or(Path::new(""));
+                let image = OwnImage::find(libvirt, path, request.format.flag, existing)?;
+                (Ground::Pool(pool()?), Volume::Given(image))
+            }
+            _ => {
+                let mut request = request.clone();
+                request.format.definition = existing.and_then(Definition::base_format);
+                let source = Source::find(context, libvirt, config, &request)?;
+                let base = source.image.base();
+                if let (Image::There(base), Some(qemu), true) =
+                    (&source.image, qemu, libvirt.is_local())
+                {
+                    owner::check_readable(&base.path, qemu)?;
+                }
+                let plan = overlay::Plan::new(source.pool.folder()?, base, request.disk_size)?;
+                (Ground::Image(source), Volume::Overlay(plan))
+            }
+        };
+        let mut warnings = match &ground {
+            Ground::Image(source) => source.warnings.clone(),
+            Ground::Pool(pool) => pool.warnings.clone(),
+        };
+        let file = args.passphrase_file.as_deref();
+        if file.is_some() && !is_encrypted(&volume) {
+            return Err(Error::usage("--passphrase-file is for a disk that is made encrypted")
+                .hint("add --set storage.encryption=on"));
+        }
+        let passphrase = file.map(Passphrase::read).transpose()?;
+        let folder = choice.and_then(|choice| choice.disk_folder.as_ref());
+        let folder = folder.filter(|_| kind != Kind::New || request.pool().is_some());
+        warnings.extend(folder.map(|folder| {
+            let folder = folder.display();
+            format!("path {folder} in the user settings is for disks that are made, without --pool")
+        }));
+        Ok(Self { ground, volume, passphrase, warnings })
+    }
+
+    /// The disk as the definition has it.
+    pub fn disk(&self) -> Disk {
+        match &self.volume {
+            Volume::Overlay(plan) => {
+                Disk::Overlay { path: plan.path.clone(), base: plan.base.clone() }
+            }
+            Volume::New(plan) => Disk::New {
+                path: plan.path.clone(),
+                format: plan.shape.format,
+                secret: plan.secret.clone(),
+            },
+            Volume::Given(image) => image.disk(),
+        }
+    }
+
+    fn pool(&self) -> &ensure::Plan {
+        match &self.ground {
+            Ground::Image(source) => &source.pool,
+            Ground::Pool(pool) => pool,
+        }
+    }
+
+    /// The pool's name.
+    pub fn pool_name(&self) -> &str {
+        self.pool().pool_name()
+    }
+
+    /// The pool's folder.
+    ///
+    /// Errors: `unsupported` for a pool of a kind that has none.
+    pub fn folder(&self) -> Result<&Path> {
+        self.pool().folder()
+    }
+
+    /// What was asked for, in the form a later `new` of the same name compares. The base of an overlay
+    /// is compared by itself.
+    pub fn request(&self) -> Option<(String, String)> {
+        let disk = match &self.volume {
+            Volume::Overlay(_) => return None,
+            Volume::New(_) => "new".to_owned(),
+            Volume::Given(image) => image.disk().path().display().to_string(),
+        };
+        Some(("disk".to_owned(), disk))
+    }
+
+    /// The format in which `existing` uses the user's own image, if another one is stated.
+    pub fn other_format(&self, stated: Option<Format>, existing: &Definition) -> Option<Format> {
+        let Volume::Given(image) = &self.volume else { return None };
+        existing
+            .disk_format(image.disk().path())
+            .filter(|format| stated.is_some_and(|s| s != *format))
+    }
+
+    /// Asks for what is secret, and has pool and base image ready. Returns what only has to be made,
+    /// the pool if anything will be in it, and what was done, in words. After a question that was `asked`
+    /// the base image is looked at again.
+    ///
+    /// Errors: `usage` when there is nobody to ask; whatever making the pool or an import can be
+    /// refused for.
+    pub fn make_ready(
+        self,
+        context: &Context,
+        libvirt: &Libvirt,
+        config: &Config,
+        request: &ImageRequest,
+        (in_pool, asked): (bool, bool),
+    ) -> Result<(Ready, Option<Pool>, Vec<String>)> {
+        let ask = is_encrypted(&self.volume) && self.passphrase.is_none();
+        let passphrase = match ask {
+            true => Some(ask_for_passphrase(context)?),
+            false => self.passphrase,
+        };
+        let ready = Ready { volume: self.volume, passphrase };
+        let (pool, applied) = match self.ground {
+            Ground::Image(source) => {
+                let source = match asked {
+                    true => {
+                        let base = source.image.base();
+                        Source::find_again(&base, context, libvirt, config, request)?
+                    }
+                    false => source,
+                };
+                let (pool, applied) = source.make_ready(context, libvirt, config, request)?;
+                (Some(pool), applied)
+            }
+            Ground::Pool(_) if !in_pool && matches!(ready.volume, Volume::Given(_)) => {
+                (None, Vec::new())
+            }
+            Ground::Pool(pool) => {
+                let made =
+                    pool.found().is_none().then(|| format!("created pool '{}'", pool.pool_name()));
+                (Some(pool.apply_unless_ready(libvirt)?), made.into_iter().collect())
+            }
+        };
+        Ok((ready, pool, applied))
+    }
+}
+
+fn is_encrypted(volume: &Volume) -> bool {
+    matches!(volume, Volume::New(plan) if plan.secret.is_some())
+}
+
+/// A disk that only has to be made.
+#[derive(Debug)]
+pub struct Ready {
+    volume: Volume,
+    passphrase: Option<Passphrase>,
+}
+
+impl Ready {
+    /// Makes the disk, or looks again at the user's own.
+    ///
+    /// Errors: what libvirt says; those of [`OwnImage::check_again`].
+    pub fn create(
+        &self,
+        context: &Context,
+        libvirt: &Libvirt,
+        pool: Option<&Pool>,
+        owner: Option<Owner>,
+    ) -> Result<Option<NewVolume>> {
+        let host = &context.host;
+        match (&self.volume, pool) {
+            (Volume::Overlay(plan), Some(pool)) => {
+                plan.create(host, libvirt, pool, owner).map(Some)
+            }
+            (Volume::New(plan), Some(pool)) => {
+                plan.create(host, libvirt, pool, owner, self.passphrase.as_ref()).map(Some)
+            }
+            (Volume::Given(image), _) => image.check_again(libvirt).map(|()| None),
+            _ => Ok(None),
+        }
+    }
+}
+
+/// Fails for flags that have no meaning for a disk of this kind.
+///
+/// Errors: `usage`; those of [`check_unencrypted`].
+fn check_flags(
+    request: &ImageRequest,
+    args: &DriveArgs,
+    choice: Option<&Choice>,
+    kind: Kind,
+) -> Result<()> {
+    if request.format.flag.is_some() && kind == Kind::New {
+        return Err(Error::usage("--image-format is for an image, and none is named")
+            .hint("--td-image, --base or --vmimage names one"));
+    }
+    if let (Some(choice), true) = (choice, kind != Kind::New) {
+        check_unencrypted(choice, kind)?;
+    }
+    if args.passphrase_file.is_some() && kind != Kind::New {
+        return Err(Error::usage("--passphrase-file is for a disk that is made encrypted")
+            .hint("--blank SIZE makes an empty disk"));
+    }
+    Ok(())
+}
+
+/// Fails when encryption was asked for, of a disk that is not made here.
+///
+/// Errors: `conflict`.
+fn check_unencrypted(choice: &Choice, kind: Kind) -> Result<()> {
+    if choice.profile.storage.encryption.0 && choice.is_said("storage.encryption") {
+        let disk =
+            if kind == Kind::Given { "a user's own" } else { "an overlay over a base image" };
+        return Err(Error::conflict(format!("storage.encryption is on, but the disk is {disk}"))
+            .hint("--blank SIZE makes an encrypted disk; encrypt inside the guest otherwise"));
+    }
+    Ok(())
+}
+
+/// The smallest disk that is made, bytes.
+const LEAST: u64 = 1 << 20;
+
+/// What is asked of libvirt, which makes the disk.
+///
+/// Errors: `unsupported` for what it cannot.
+fn shape(storage: &Storage) -> Result<Shape> {
+    let refuse = |setting: &str, instead: &str| {
+        Err(Error::unsupported(format!("libvirt makes no disk with {setting}"))
+            .hint(format!("--set {instead}")))
+    };
+    if storage.compression_type == Some(Compression::Zstd) {
+        return refuse("storage.compression_type zstd", "storage.compression_type=zlib");
+    }
+    let allocated = match storage.preallocation {
+        Preallocation::Off => Allocated::Nothing,
+        Preallocation::Metadata => Allocated::Tables,
+        Preallocation::Falloc => Allocated::All,
+        Preallocation::Full => {
+            return refuse("storage.preallocation full", "storage.preallocation=falloc");
+        }
+    };
+    let size = |size: Option<Size>| size.map(|Size(bytes)| bytes);
+    let capacity_bytes = size(storage.capacity).unwrap_or_default();
+    if capacity_bytes < LEAST {
+        return Err(Error::usage(format!("a disk of {} holds nothing", Size(capacity_bytes)))
+            .hint("--blank 20G, for one, says how large it is"));
+    }
+    Ok(Shape {
+        format: storage.format,
+        capacity_bytes,
+        allocated,
+        cluster_bytes: size(storage.cluster_size),
+        lazy_refcounts: storage.lazy_refcounts.0,
+        encrypted: storage.encryption.0,
+    })
+}
+
+/// Asks twice, since nobody sees what they type.
+///
+/// Errors: `usage` when there is nobody to ask, or the two differ.
+fn ask_for_passphrase(context: &Context) -> Result<Passphrase> {
+    let ask = |question| {
+        let answer = context.ask_secret(question).map_err(|error| match error.kind() {
+            ErrorKind::Usage => error.hint(
+                "--passphrase-file FILE names a file with it, --set storage.encryption=off needs none",
+            ),
+            _ => error,
+        })?;
+        answer.ok_or_else(|| Error::usage("no passphrase was typed: the input ended"))
+    };
+    let first = ask("passphrase of the guest's disk: ")?;
+    if ask("once more: ")? != first {
+        return Err(Error::usage("the two passphrases differ"));
+    }
+    Passphrase::new(first).map_err(|why| Error::usage(format!("that is no passphrase: {why}")))
+}

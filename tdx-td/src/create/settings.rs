@@ -1,0 +1,334 @@
+//! What a guest is to have: flags over configuration over what fits the host.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use common::cli::Context;
+use common::cli::config::Config;
+use common::document::input;
+use common::libvirt::{Context as _, Libvirt, is_gone};
+use common::units::{GIB, MEMORY, Size};
+use common::{Error, Result};
+
+use crate::capability::{self, Capacity, Security, VirtType, VirtTypeArg};
+use crate::create::base_image::{ImageArgs, ImageRequest};
+use crate::create::cloud_init::SeedArgs;
+use crate::create::disk_plan::{DriveArgs, Kind};
+use crate::create::ports::PortRequest;
+use crate::domain::metadata::TEMPLATE;
+use crate::domain_xml::template::dialect::Dialect;
+use crate::passthrough::{DeviceArgs, DeviceRequest};
+use crate::scenario::resolve;
+use crate::scenario::resolve::{Choice, ScenarioArgs};
+use crate::security::launch::{Launch, LaunchArgs};
+
+/// What the guest is to have.
+#[derive(Debug, Args)]
+pub struct GuestArgs {
+    /// Domain XML with placeholders, instead of the built-in definition
+    #[arg(short = 't', long, value_name = "FILE")]
+    #[arg(conflicts_with_all = ["security", "network", "virt_type", "hotplug_ports"])]
+    #[arg(conflicts_with_all = ["scenario", "set", "user_settings", "machine", "boot"])]
+    pub xml_template: Option<PathBuf>,
+    /// Translate what this libvirt would drop from the template, and close the ports it opens
+    #[arg(long)]
+    pub fix_template: bool,
+    /// The domain's name [default: tdvirsh-KIND-UUID; KIND is the template's, or trust_domain,
+    /// regular_vm, sev_guest]
+    #[arg(long, value_parser = domain_name)]
+    pub name: Option<String>,
+    /// Have a domain of that name deleted, with its own disks, unless it is as asked for; asks first
+    #[arg(long, requires = "name")]
+    pub overwrite: bool,
+    /// Launch security [default: tdx, or the best of the scenario's]
+    #[arg(long, value_enum)]
+    pub security: Option<Security>,
+    /// Memory [default: the template's, else 8G, or half of a smaller host]
+    #[arg(long, value_name = "SIZE", value_parser = memory)]
+    pub memory: Option<Size>,
+    /// Virtual CPUs [default: the template's, else 4, or what a smaller host has]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub vcpus: Option<u32>,
+    /// libvirt network [default: default]
+    #[arg(long, value_name = "NETWORK")]
+    pub network: Option<String>,
+    /// Accelerator [default: auto]
+    #[arg(long, value_enum, value_name = "TYPE")]
+    pub virt_type: Option<VirtTypeArg>,
+    /// Free PCI Express ports for devices plugged in later
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    #[arg(value_parser = clap::value_parser!(u32).range(0..=64))]
+    pub hotplug_ports: u32,
+    /// A port of this host that leads to the guest's ssh; auto takes a free one of 127.0.0.1
+    #[arg(long, value_name = "auto|[ADDRESS:]PORT")]
+    pub ssh_port: Option<PortRequest>,
+    /// What it is for.
+    #[command(flatten)]
+    pub scenario: ScenarioArgs,
+    /// How it is protected.
+    #[command(flatten)]
+    pub launch: LaunchArgs,
+    /// Who may log in.
+    #[command(flatten)]
+    pub seed: SeedArgs,
+    /// Its disk, when it is no overlay.
+    #[command(flatten)]
+    pub drive: DriveArgs,
+    /// Devices of the host.
+    #[command(flatten)]
+    pub devices: DeviceArgs,
+}
+
+impl GuestArgs {
+    /// The image and the devices that are asked for, with standard input read where the flags say so.
+    ///
+    /// Errors: `usage` when both are to be on it; those of [`ImageRequest::read`] and
+    /// [`DeviceRequest::read`].
+    pub fn read_stdin(&self, image: &ImageArgs) -> Result<(ImageRequest, DeviceRequest)> {
+        if self.devices.on_stdin() && image.base.as_deref() == Some(input::STDIN) {
+            return Err(Error::usage("--base - and --devices - cannot both read standard input"));
+        }
+        Ok((ImageRequest::read(image)?, DeviceRequest::read(&self.devices)?))
+    }
+}
+
+const MIN_MEMORY: u64 = 16 << 20;
+
+fn memory(text: &str) -> Result<Size, String> {
+    let size: Size = text.parse()?;
+    if size.0 < MIN_MEMORY {
+        return Err(format!("{size} is too little for a guest: at least {}", Size(MIN_MEMORY)));
+    }
+    if size.0 > *MEMORY.end() {
+        return Err(format!("{size} is too much for a guest: at most {}", Size(*MEMORY.end())));
+    }
+    Ok(size)
+}
+
+/// A name that a domain can have.
+///
+/// Source: libvirt's schema, `domaincommon.rng`: a name holds no newline; its driver forbids slashes.
+pub(crate) fn domain_name(text: &str) -> Result<String, String> {
+    match text {
+        _ if text.trim().is_empty() => Err("it is empty".to_owned()),
+        _ if text.contains('/') => Err("it holds a slash".to_owned()),
+        _ if text.chars().any(char::is_control) => Err("it holds a control character".to_owned()),
+        _ if text.len() > 200 => Err("it is longer than 200 bytes".to_owned()),
+        "-" => Err("- stands for standard input".to_owned()),
+        "." | ".." => Err("libvirt names folders after it".to_owned()),
+        _ => Ok(text.to_owned()),
+    }
+}
+
+/// Everything about the guest settled.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Launch security.
+    pub launch: Launch,
+    /// Accelerator.
+    pub virt_type: VirtType,
+    /// Memory, bytes.
+    pub memory_bytes: u64,
+    /// Virtual CPUs.
+    pub vcpus: u32,
+    /// libvirt network.
+    pub network: String,
+    /// All else: of the guest, of its disk, of the host.
+    pub choice: Choice,
+    /// Free PCI Express ports.
+    pub hotplug_ports: u32,
+    /// A port of the host that leads to the guest's ssh.
+    pub ssh_port: Option<PortRequest>,
+    /// Whether passt forwards that port, which libvirt runs; else QEMU's own user network, which
+    /// libvirt has no words for.
+    pub passt: bool,
+    /// Whether the host can give it a vsock.
+    pub vsock: bool,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+impl Settings {
+    /// Settles every choice and, when a guest is to be made, checks it against the host.
+    ///
+    /// Errors: `unsupported` when the host cannot (no TDX, no KVM); `not_found` or
+    /// `conflict` for a network that is not there or not started; `invalid_input` for a configured
+    /// value that is none.
+    pub fn new(
+        context: &Context,
+        libvirt: &Libvirt,
+        config: &Config,
+        args: &GuestArgs,
+        kind: Kind,
+        making: bool,
+    ) -> Result<Self> {
+        let scenario = args.scenario.scenario(context)?;
+        let security = match args.scenario.scenario {
+            Some(_) => resolve::security(context, libvirt, &scenario, args.security)?,
+            None => chosen(args.security, config.security.as_deref(), "security")?
+                .unwrap_or(Security::Tdx),
+        };
+        let asked = chosen(args.virt_type, config.virt_type.as_deref(), "virt_type")?;
+        let asked = asked.unwrap_or(VirtTypeArg::Auto);
+        let launch = Launch::new(security, &args.launch)?;
+        if launch.is_secure() && asked == VirtTypeArg::Qemu {
+            return Err(Error::usage(format!(
+                "--virt-type qemu cannot run a guest with {security}"
+            ))
+            .hint("leave it out, or add --security none"));
+        }
+        if making {
+            capability::check_security(&context.host, libvirt, security)?;
+        }
+        if security == Security::Tdx && Dialect::of(&context.host, libvirt)? == Dialect::Canonical {
+            return Err(Error::unsupported("this is the libvirt of Canonical's preview packages")
+                .hint("give it one of their templates with --xml-template"));
+        }
+        let virt_type = capability::virt_type(&context.host, libvirt, asked, security)?;
+        let exists = |path: &Path| !libvirt.is_local() || context.host.path(path).exists();
+        let mut warnings = launch.warnings(exists);
+        let choice =
+            Choice::new(context, libvirt, config, args, &scenario, (security, virt_type, kind))?;
+        warnings.extend(choice.warnings.iter().cloned());
+        let host = capability::capacity(&context.host, libvirt)?;
+        let guest = &choice.profile.guest;
+        let memory_bytes = match guest.memory {
+            Some(Size(bytes)) if bytes < MIN_MEMORY => {
+                return Err(Error::invalid_input(format!(
+                    "the configured memory is {}: at least {}",
+                    Size(bytes),
+                    Size(MIN_MEMORY)
+                )));
+            }
+            // libvirt counts in KiB, QEMU in pages: whole MiB come out as asked for.
+            Some(Size(bytes)) => bytes.min(*MEMORY.end()).next_multiple_of(1 << 20),
+            None => {
+                let usual = host.usual_memory();
+                warnings.extend((usual < 8 * GIB).then(|| {
+                    format!("{} of memory instead of 8 GiB: half of the host's memory", Size(usual))
+                }));
+                usual
+            }
+        };
+        let vcpus = match guest.vcpus {
+            Some(0) => return Err(Error::invalid_input("the configured vcpus is 0")),
+            Some(vcpus) => vcpus,
+            None if host.cpus < 4 => {
+                warnings.push(format!("{} vCPUs instead of 4: the host has no more", host.cpus));
+                host.cpus.max(1)
+            }
+            None => 4,
+        };
+        let network = guest.network.clone().unwrap_or_else(|| "default".to_owned());
+        if making {
+            check_network(libvirt, &network)?;
+            warnings.extend(check_vcpus(libvirt, host, virt_type, Some(vcpus))?);
+        }
+        let passt = match args.ssh_port {
+            Some(_) => capability::has_passt(&context.host, libvirt, virt_type)?,
+            None => false,
+        };
+        if args.ssh_port.is_some_and(|port| port.is_ipv6()) && !passt {
+            return Err(Error::unsupported("without passt only ports of IPv4 are forwarded")
+                .hint("install passt, if libvirt is 9.2 or newer; or name an IPv4 address"));
+        }
+        Ok(Self {
+            launch,
+            virt_type,
+            memory_bytes,
+            vcpus,
+            network,
+            choice,
+            hotplug_ports: args.hotplug_ports,
+            ssh_port: args.ssh_port,
+            passt,
+            vsock: libvirt.is_local() && context.host.has("/dev/vhost-vsock"),
+            warnings,
+        })
+    }
+
+    /// What was asked for, in the form a later `new` of the same name compares.
+    pub fn request(&self) -> Vec<(String, String)> {
+        let ssh_port = self.ssh_port.map_or_else(|| "none".to_owned(), |port| port.to_string());
+        let own = [
+            (TEMPLATE, "none".to_owned()),
+            ("security", self.launch.security().to_string()),
+            ("virt_type", self.virt_type.as_str().to_owned()),
+            ("memory_bytes", self.memory_bytes.to_string()),
+            ("vcpus", self.vcpus.to_string()),
+            ("network", self.network.clone()),
+            ("hotplug_ports", self.hotplug_ports.to_string()),
+            ("ssh_port", ssh_port),
+        ];
+        let own = own.map(|(key, value)| (key.to_owned(), value));
+        own.into_iter()
+            .chain(self.launch.request())
+            .chain(self.choice.request.iter().cloned())
+            .collect()
+    }
+}
+
+/// Fails for more processors than a guest can have there. More than the host has are a warning.
+///
+/// Errors: `unsupported` (exit 6).
+pub(crate) fn check_vcpus(
+    libvirt: &Libvirt,
+    host: Capacity,
+    virt_type: VirtType,
+    vcpus: Option<u32>,
+) -> Result<Option<String>> {
+    let Some(vcpus) = vcpus.filter(|vcpus| *vcpus > host.cpus) else {
+        return Ok(None);
+    };
+    capability::check_vcpus(libvirt, virt_type, vcpus)?;
+    Ok(Some(format!("{vcpus} vCPUs on a host with {} processors", host.cpus)))
+}
+
+/// A flag's value, else the configured one.
+fn chosen<T: std::str::FromStr<Err = String>>(
+    flag: Option<T>,
+    configured: Option<&str>,
+    key: &str,
+) -> Result<Option<T>> {
+    match (flag, configured) {
+        (Some(value), _) => Ok(Some(value)),
+        (None, None) => Ok(None),
+        (None, Some(text)) => text
+            .parse()
+            .map(Some)
+            .map_err(|_| Error::invalid_input(format!("the configured {key} cannot be {text:?}"))),
+    }
+}
+
+/// Fails unless the network is there and started.
+///
+/// Errors: `not_found`, `conflict`.
+pub(crate) fn check_network(libvirt: &Libvirt, name: &str) -> Result<()> {
+    let found = match libvirt.connect().lookup_network_by_name(name) {
+        Err(error) if is_gone(&error) => {
+            return Err(Error::not_found(format!("no network '{name}'"))
+                .hint("tdx-td virsh net-list --all shows those there are"));
+        }
+        found => found.context(format_args!("look up network '{name}'"))?,
+    };
+    match found.is_active().context(format_args!("ask about network '{name}'"))? {
+        true => Ok(()),
+        false => Err(Error::conflict(format!("network '{name}' is not active"))
+            .hint(format!("tdx-td virsh net-start {name} starts it"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_libvirt_cannot_hold_are_refused() {
+        for name in ["", " ", "a/b", "a\nb", "-", ".", "..", &"x".repeat(201)] {
+            assert!(domain_name(name).is_err(), "{name:?}");
+        }
+        for name in ["web1", "a b & c", "日本語"] {
+            assert!(domain_name(name).is_ok(), "{name:?}");
+        }
+    }
+}

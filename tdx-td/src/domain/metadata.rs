@@ -1,0 +1,211 @@
+//! What we write into a domain's `<metadata>`, so that later runs know it is ours and how it was asked
+//! for.
+
+use std::path::{Path, PathBuf};
+
+use common::xml::{Element, Node};
+use sha2::{Digest, Sha256};
+
+use crate::create::disk::Disk;
+
+/// The namespace of our element. Part of every definition we make: never changed.
+pub const NAMESPACE: &str = "urn:tdx-tools:domain:1";
+
+/// The key of [`Metadata::request`] that says what the definition was made from. It comes first.
+pub const TEMPLATE: &str = "template";
+
+/// The key that says where the keys of an AMD SEV guest come from that it is attested by.
+pub const ATTESTATION: &str = "sev_attestation";
+
+/// SHA-256 in hexadecimal digits: how what was asked for is remembered where it is long.
+pub fn digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Our record of a domain.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Metadata {
+    /// UUID of the domain that the record was written for: a copied definition has another one. Version
+    /// 0.1.0 did not write it.
+    pub uuid: Option<String>,
+    /// Every file that was made for the domain, its disk before its seed. Recorded only with a UUID.
+    pub files: Vec<PathBuf>,
+    /// The pool of its disk, unless that is a user's image.
+    pub pool: Option<String>,
+    /// The base image's path, if its disk is an overlay.
+    pub base: Option<PathBuf>,
+    /// The overlay's path, if its disk is one.
+    pub overlay: Option<PathBuf>,
+    /// What was asked for, as (key, value) pairs: a second `new` of the same name compares them.
+    /// Passwords are not among them.
+    pub request: Vec<(String, String)>,
+}
+
+impl Metadata {
+    /// The record of the domain with this UUID and disk, and the seed that is made for it.
+    pub fn new(
+        uuid: &str,
+        pool: &str,
+        disk: &Disk,
+        seed: Option<&Path>,
+        request: Vec<(String, String)>,
+    ) -> Self {
+        let (base, overlay) = match disk {
+            Disk::Overlay { path, base } => (Some(base.path.clone()), Some(path.clone())),
+            Disk::New { .. } | Disk::Given { .. } => (None, None),
+        };
+        let is_made = !matches!(disk, Disk::Given { .. });
+        let made = is_made.then(|| disk.path()).into_iter().chain(seed);
+        Self {
+            uuid: Some(uuid.to_owned()),
+            files: made.map(Path::to_owned).collect(),
+            pool: is_made.then(|| pool.to_owned()),
+            base,
+            overlay,
+            request,
+        }
+    }
+
+    /// The element that goes under `<metadata>`.
+    pub fn to_element(&self) -> Element {
+        let text = |name: &str, text: &str| Element::new(format!("tdx:{name}")).text(text);
+        let path = |name: &str, path: &Option<PathBuf>| {
+            path.as_ref().map(|path| text(name, &path.to_string_lossy()))
+        };
+        let mut request = Element::new("tdx:request");
+        for (key, value) in &self.request {
+            request = request.attr(key.as_str(), value.as_str());
+        }
+        Element::new("tdx:domain")
+            .attr("xmlns:tdx", NAMESPACE)
+            .attr("version", env!("CARGO_PKG_VERSION"))
+            .child_opt(self.uuid.as_ref().map(|uuid| text("uuid", uuid)))
+            .children(self.files.iter().map(|file| text("file", &file.to_string_lossy())))
+            .child_opt(self.pool.as_ref().map(|pool| text("pool", pool)))
+            .child_opt(path("base", &self.base))
+            .child_opt(path("overlay", &self.overlay))
+            .child(request)
+    }
+
+    /// What was asked for under a key.
+    pub fn asked(&self, key: &str) -> Option<&str> {
+        let mut request = self.request.iter();
+        request.find(|(known, _)| known == key).map(|(_, value)| value.as_str())
+    }
+
+    /// Whether it was made to be attested before it runs.
+    pub fn is_attested(&self) -> bool {
+        self.asked(ATTESTATION).is_some_and(|keys| keys != "none")
+    }
+
+    /// Whether an element is a record of ours.
+    pub fn is_record(node: Node<'_>) -> bool {
+        node.namespace() == Some(NAMESPACE) && node.local_name() == "domain"
+    }
+
+    /// What of this record is not as `wanted`, in words. UUID and files are each domain's own.
+    pub fn differences(&self, wanted: &Self) -> Vec<String> {
+        let mut differences = Vec::new();
+        if self.base != wanted.base {
+            let name = |base: &Option<PathBuf>| {
+                base.as_ref().map_or_else(|| "none".to_owned(), |base| base.display().to_string())
+            };
+            let (there, wanted) = (name(&self.base), name(&wanted.base));
+            differences.push(format!("base is {there}, not {wanted}"));
+        }
+        for (key, value) in &wanted.request {
+            let there = self.asked(key).unwrap_or("unknown");
+            if there == value {
+                continue;
+            }
+            if key == TEMPLATE {
+                // Then nothing else can be compared.
+                differences.push(other_template(there, value).to_owned());
+                break;
+            }
+            differences.push(format!("{key} is {there}, not {value}"));
+        }
+        if differences.is_empty() {
+            // What is as ever is not in a record.
+            let more = self.request.iter().filter(|(key, _)| wanted.asked(key).is_none());
+            differences.extend(more.map(|(key, there)| format!("{key} is {there}, not as ever")));
+        }
+        differences
+    }
+
+    /// Our record in a domain definition; none when the domain is not ours.
+    pub fn read(domain: Node<'_>) -> Option<Self> {
+        let ours = domain.child("metadata")?.children().find(|node| Self::is_record(*node))?;
+        let field = |name: &str| ours.children().find(|node| node.local_name() == name);
+        let text = |name: &str| field(name).map(|node| node.text());
+        let request = field("request").into_iter().flat_map(|node| {
+            node.attrs()
+                .map(|(key, value)| (key.to_owned(), value.into_owned()))
+                .collect::<Vec<_>>()
+        });
+        let files = ours.children().filter(|node| node.local_name() == "file");
+        Some(Self {
+            uuid: text("uuid"),
+            files: files.map(|node| PathBuf::from(node.text())).collect(),
+            pool: text("pool"),
+            base: text("base").map(PathBuf::from),
+            overlay: text("overlay").map(PathBuf::from),
+            request: request.collect(),
+        })
+    }
+}
+
+fn other_template(there: &str, wanted: &str) -> &'static str {
+    match (there, wanted) {
+        ("none", _) => "it was made without a template",
+        (_, "none") => "it was made from a template",
+        _ => "the template's text is another now",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use common::xml::Document;
+
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let metadata = Metadata {
+            uuid: Some("a-b".to_owned()),
+            files: vec!["/images/overlay.qcow2".into(), "/images/cidata & more.img".into()],
+            pool: Some("a & b".to_owned()),
+            base: Some("/images/it's <base>.qcow2".into()),
+            overlay: Some("/images/overlay.qcow2".into()),
+            request: vec![("memory_bytes".to_owned(), "1".to_owned())],
+        };
+        let xml = Element::new("domain")
+            .child(Element::new("metadata").child(metadata.to_element()))
+            .to_xml()
+            .unwrap();
+        assert_eq!(Metadata::read(Document::parse(xml).unwrap().root()), Some(metadata));
+    }
+
+    /// As version 0.1.0 wrote it.
+    #[test]
+    fn a_record_without_uuid_and_files_is_read() {
+        let xml = "<domain><metadata>\
+            <tdx:domain xmlns:tdx=\"urn:tdx-tools:domain:1\" version=\"0.1.0\">\
+            <tdx:pool>p</tdx:pool><tdx:base>/b</tdx:base><tdx:overlay>/o</tdx:overlay>\
+            <tdx:request template=\"none\"/></tdx:domain></metadata></domain>";
+        let wanted = Metadata {
+            pool: Some("p".to_owned()),
+            base: Some("/b".into()),
+            overlay: Some("/o".into()),
+            request: vec![("template".to_owned(), "none".to_owned())],
+            ..Metadata::default()
+        };
+        assert_eq!(Metadata::read(Document::parse(xml).unwrap().root()), Some(wanted));
+    }
+
+    #[test]
+    fn others_metadata_is_not_ours() {
+        let xml = "<domain><metadata><tdx:domain xmlns:tdx='urn:other'/></metadata></domain>";
+        assert_eq!(Metadata::read(Document::parse(xml).unwrap().root()), None);
+    }
+}

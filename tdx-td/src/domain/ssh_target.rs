@@ -1,0 +1,177 @@
+//! How to connect to a guest's SSH server.
+
+use std::net::IpAddr;
+
+use common::cli::Context;
+use common::libvirt::{Context as _, Libvirt};
+use common::{Error, Result};
+
+use crate::domain::item::DomainItem;
+
+/// Where a guest's SSH server is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SshTarget {
+    /// At a TCP port: of the host, which forwards it, or of the guest.
+    Tcp {
+        /// Address or host name.
+        host: String,
+        /// TCP port.
+        port: u16,
+    },
+    /// At vsock port 22 of the guest.
+    Vsock {
+        /// Context ID of the guest.
+        cid: u32,
+    },
+}
+
+impl SshTarget {
+    /// The target that is known of a domain: a forwarded port, else its address, else vsock.
+    ///
+    /// Errors: `conflict` for a domain without any of them.
+    pub fn of(item: &DomainItem) -> Result<Self> {
+        match (&item.ssh, item.vsock_cid) {
+            (Some(ssh), _) => Ok(Self::Tcp { host: ssh.host.clone(), port: ssh.port }),
+            (None, Some(cid)) => Ok(Self::Vsock { cid }),
+            (None, None) => Err(unknown(item)),
+        }
+    }
+
+    /// Makes sure that the target can be reached from this machine. Ports of loopback addresses and
+    /// vsock are those of the host that the domain runs on, and here they are somebody else's.
+    ///
+    /// Errors: `unsupported` (exit 6) when they are another host's.
+    pub fn expect_in_reach(&self, context: &Context, libvirt: &Libvirt, name: &str) -> Result<()> {
+        let place = match self {
+            Self::Tcp { host, port } if is_loopback(host) => format!("{host}:{port}"),
+            Self::Tcp { .. } => return Ok(()),
+            Self::Vsock { cid } => format!("vsock {cid}"),
+        };
+        if libvirt.is_local() {
+            return Ok(());
+        }
+        let there = libvirt.connect().hostname().context("ask libvirt for its host's name")?;
+        let here = context.host.read("/proc/sys/kernel/hostname")?.unwrap_or_default();
+        if there.eq_ignore_ascii_case(here.trim()) {
+            return Ok(());
+        }
+        Err(Error::unsupported(format!(
+            "domain '{name}' is reached at {place} of host '{there}', not of this machine"
+        ))
+        .hint(format!("ssh -t {there} tdx-td ssh {name}")))
+    }
+
+    /// The arguments of ssh(1) that lead there.
+    pub fn arguments(&self) -> Vec<String> {
+        match self {
+            Self::Tcp { host, port } => vec!["-p".to_owned(), port.to_string(), host.clone()],
+            // Source: socat(1), VSOCK-CONNECT. Guests with systemd 256 listen on vsock port 22.
+            Self::Vsock { cid } => vec![
+                format!("-oProxyCommand=socat - VSOCK-CONNECT:{cid}:22"),
+                format!("vsock-{cid}"),
+            ],
+        }
+    }
+}
+
+fn unknown(item: &DomainItem) -> Error {
+    let name = &item.name;
+    let error = Error::conflict(format!("domain '{name}' has no address yet"));
+    match item.other_addresses.first() {
+        None => error.hint("a guest that boots gets one; tdx-td console shows what it does"),
+        Some(other) => error.hint(format!(
+            "tdx-td ssh {name} --address {} connects to an address that is not on a network card of \
+             its definition",
+            other.address
+        )),
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let is_loopback = |ip: IpAddr| ip.to_canonical().is_loopback() || ip.is_unspecified();
+    host.parse().map_or_else(|_| host == "localhost", is_loopback)
+}
+
+/// An IP address, with a zone where it has one, or a host name.
+pub fn parse_address(text: &str) -> Result<String, String> {
+    let (address, zone) = match text.split_once('%') {
+        Some((address, zone)) => (address, Some(zone)),
+        None => (text, None),
+    };
+    let is_word = |word: &str, most: usize, more: &[u8]| {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || more.contains(&byte);
+        (1..=most).contains(&word.len()) && word.bytes().all(fits)
+    };
+    let is_zone = |zone: &str| is_word(zone, 15, b"-_.") && !zone.starts_with('-');
+    let is_valid = match (address.parse::<IpAddr>(), zone) {
+        (Ok(_), None) => true,
+        (Ok(ip), Some(zone)) => ip.is_ipv6() && is_zone(zone),
+        (Err(_), None) => {
+            let is_label = |label: &str| is_word(label, 63, b"-_") && !label.starts_with('-');
+            text.len() <= 253 && text.split('.').all(is_label)
+        }
+        (Err(_), Some(_)) => false,
+    };
+    is_valid.then(|| text.to_owned()).ok_or_else(|| "not an IP address or host name".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ssh_is_told_where_to_go() {
+        let tcp = SshTarget::Tcp { host: "127.0.0.1".to_owned(), port: 2201 };
+        assert_eq!(tcp.arguments(), ["-p", "2201", "127.0.0.1"]);
+        let vsock = SshTarget::Vsock { cid: 3 };
+        assert_eq!(vsock.arguments(), ["-oProxyCommand=socat - VSOCK-CONNECT:3:22", "vsock-3"]);
+    }
+
+    #[test]
+    fn address_that_ssh_could_take_for_an_option_is_refused() {
+        for address in [
+            "10.0.0.5",
+            "2001:db8::5",
+            "::ffff:10.0.0.5",
+            "fe80::1%virbr0",
+            "web1",
+            "web_1.example-2.org",
+        ] {
+            assert_eq!(parse_address(address).as_deref(), Ok(address));
+        }
+        let long = format!("{}.x", "a.".repeat(126));
+        for text in [
+            "",
+            "-oProxyCommand=x",
+            "-x",
+            "a.-oX",
+            "a..b",
+            ".",
+            "user@host",
+            "a b",
+            "a\nb",
+            "[::1]",
+            "::1%",
+            "10.0.0.1%eth0",
+            "10.0.0.1:22",
+            "fe80::1%-x",
+            "fe80::1%a b",
+            "fe80::1%%",
+            "web%eth0",
+            "ä",
+            &long,
+        ] {
+            assert!(parse_address(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn ports_of_loopback_addresses_are_of_the_domains_own_host() {
+        for host in ["127.0.0.1", "127.1.2.3", "::1", "localhost", "0.0.0.0", "::ffff:127.0.0.1"] {
+            assert!(is_loopback(host), "{host}");
+        }
+        for host in ["10.0.0.1", "host", "2001:db8::1"] {
+            assert!(!is_loopback(host), "{host}");
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Waiting until a new guest can be used.
+
+use std::io::Read;
+use std::net::{TcpStream, ToSocketAddrs};
+use std::time::{Duration, Instant};
+
+use clap::{Args, ValueEnum};
+use common::cli::{Context, interrupt, seconds};
+use common::libvirt::{Libvirt, State};
+use common::{Error, Result};
+
+use crate::commands::list::{Observed, Observer};
+use crate::commands::names;
+use crate::domain::addresses::agent::{Inquiry, Question};
+use crate::domain::item::{DomainItem, Ssh};
+use crate::domain::power;
+use crate::domain::ssh_target::SshTarget;
+
+/// What to wait for, and how long.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Waiting")]
+pub struct WaitArgs {
+    /// Wait until the guest has an address, its ssh answers, or its agent does
+    #[arg(long, value_enum, value_name = "ip|ssh|agent")]
+    pub wait: Option<Sign>,
+    /// How long to wait
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = seconds())]
+    #[arg(requires = "wait")]
+    pub timeout: u64,
+    /// What becomes of a guest that does not come up in time
+    #[arg(long, value_enum, value_name = "keep|delete", default_value = "keep", requires = "wait")]
+    pub on_timeout: OnTimeout,
+}
+
+/// A sign of life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Sign {
+    /// An address of one of its network cards is known, from whatever source show uses
+    Ip,
+    /// A server greets at the address, or forwarded port, that ssh would use
+    Ssh,
+    /// The guest agent answers
+    Agent,
+}
+
+/// What becomes of a guest that does not come up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OnTimeout {
+    /// It stays
+    Keep,
+    /// It goes, with its disks
+    Delete,
+}
+
+/// How often to look.
+const POLL: Duration = Duration::from_millis(250);
+
+/// Waits for the sign and returns the domain as it then is.
+///
+/// Addresses are found as `list` finds them, guest agent included.
+///
+/// Errors: `failed` when the time is up or the guest goes off; `unsupported` for ssh that can only be
+/// reached from the domain's own host; `interrupted`.
+pub fn until(
+    context: &Context,
+    libvirt: &Libvirt,
+    name: &str,
+    sign: Sign,
+    timeout: Duration,
+) -> Result<DomainItem> {
+    let end = Instant::now() + timeout;
+    let domain = names::get(libvirt, name)?;
+    let mut agent = AgentPoll::default();
+    loop {
+        let state = power::state(&domain, name)?;
+        if state != State::Running {
+            return Err(Error::failed(format!(
+                "domain '{name}' is {} while it was waited for",
+                state.as_str()
+            )));
+        }
+        let observer = Observer::new(&context.host, libvirt)?;
+        let observed = observer.observe(&domain, state)?.ok_or_else(|| names::absent(name))?;
+        let (item, agent_answers) = agent.look(observed, sign);
+        let is_seen = match sign {
+            Sign::Ip => item.ip.is_some(),
+            Sign::Agent => agent_answers,
+            Sign::Ssh => match &item.ssh {
+                None => false,
+                Some(ssh) => {
+                    SshTarget::of(&item)?.expect_in_reach(context, libvirt, name)?;
+                    greets(ssh)
+                }
+            },
+        };
+        if is_seen {
+            return Ok(item);
+        }
+        if Instant::now() >= end {
+            return Err(timed_out(name, sign, timeout));
+        }
+        interrupt::sleep(POLL)?;
+    }
+}
+
+fn timed_out(name: &str, sign: Sign, timeout: Duration) -> Error {
+    let lacking = match sign {
+        Sign::Ip => "had no address",
+        Sign::Ssh => "did not answer to ssh",
+        Sign::Agent => "had no agent that answers",
+    };
+    Error::failed(format!("domain '{name}' {lacking} within {} s", timeout.as_secs()))
+        .hint(format!("tdx-td console {name} shows what it does"))
+}
+
+/// A guest agent that is asked again and again, never twice at a time and without waiting for it: an
+/// agent that hangs must not outlast the time limit.
+#[derive(Debug, Default)]
+struct AgentPoll {
+    inquiry: Option<Inquiry>,
+}
+
+impl AgentPoll {
+    /// The domain with what its agent said since the last look, and whether the agent said anything.
+    fn look(&mut self, mut observed: Observed<'_>, sign: Sign) -> (DomainItem, bool) {
+        let answer = self.inquiry.as_mut().and_then(Inquiry::poll);
+        if answer.is_some() {
+            self.inquiry = None;
+        }
+        let answer = answer.flatten();
+        let (question, is_wanted) = match sign {
+            Sign::Agent => (Question::Ping, observed.has_agent()),
+            Sign::Ip | Sign::Ssh => (Question::Interfaces, observed.needs_agent()),
+        };
+        let answers = answer.is_some();
+        if let Some(answer) = answer.filter(|_| question == Question::Interfaces) {
+            observed.add_report(&answer);
+        } else if is_wanted && self.inquiry.is_none() {
+            self.inquiry = Some(observed.inquire(question));
+        }
+        (observed.into_item(), answers)
+    }
+}
+
+/// Whether an ssh server says hello. A forwarded port alone connects before the guest is up.
+///
+/// Source: RFC 4253, section 4.2: the server's first line starts with `SSH-`.
+fn greets(ssh: &Ssh) -> bool {
+    let limit = Duration::from_secs(2);
+    let mut addresses = (ssh.host.as_str(), ssh.port).to_socket_addrs().into_iter().flatten();
+    addresses.any(|address| {
+        let Ok(mut stream) = TcpStream::connect_timeout(&address, limit) else { return false };
+        let mut greeting = [0; 4];
+        stream.set_read_timeout(Some(limit)).is_ok()
+            && stream.read_exact(&mut greeting).is_ok()
+            && greeting == *b"SSH-"
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn only_an_ssh_server_greets() {
+        for (greeting, greets_back) in
+            [("SSH-2.0-x\r\n", true), ("220 smtp\r\n", false), ("", false)]
+        {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let server = std::thread::spawn(move || {
+                listener.accept().unwrap().0.write_all(greeting.as_bytes()).unwrap();
+            });
+            let ssh = Ssh { host: "127.0.0.1".to_owned(), port };
+            assert_eq!(greets(&ssh), greets_back, "{greeting:?}");
+            server.join().unwrap();
+        }
+    }
+}

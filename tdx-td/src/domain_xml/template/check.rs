@@ -1,0 +1,85 @@
+//! A template judged by the host's libvirt, before anything is made from it.
+
+use common::cli::Context;
+use common::libvirt::Libvirt;
+use common::xml::Document;
+use common::{Error, Result};
+
+use crate::domain_xml::listeners::{self, Listener};
+use crate::domain_xml::part::Part;
+use crate::domain_xml::schema::Schema;
+use crate::domain_xml::template::{Template, dialect};
+use crate::domain_xml::validation;
+
+/// Returns the parts of a template that this libvirt does not know and would drop in silence; `fix` says
+/// that they may be translated or removed.
+///
+/// Errors: `invalid_input`, naming every element and attribute with its line: without `fix` for unknown
+/// parts and for ports open on every address; with it for ports that it cannot close; always for what
+/// libvirt's schema refuses otherwise.
+pub fn check(
+    context: &Context,
+    libvirt: &Libvirt,
+    template: &Template,
+    fix: bool,
+) -> Result<Vec<Part>> {
+    let filled = template.fill_for_validation()?;
+    let schema = match validation::refusal(libvirt, &filled)? {
+        None => None,
+        Some(_) => Schema::read(&context.host)?,
+    };
+    let unknown_in =
+        |document| schema.as_ref().map(|schema| schema.unknown(document)).unwrap_or_default();
+    let unknown = unknown_in(&template.document);
+    check_fixable(template, &unknown, fix)?;
+    let usable = match fix {
+        true => {
+            let fixed = Document::parse(dialect::fix(&template.document, &unknown, None)?.0)?;
+            template.with_document(fixed).fill_for_validation()?
+        }
+        // It was accepted as it is.
+        false if schema.is_none() => return Ok(unknown),
+        false => filled.clone(),
+    };
+    let Some(cause) = validation::refusal(libvirt, &usable)? else {
+        return Ok(unknown);
+    };
+    let parts = validation::refused_parts(libvirt, &filled, &unknown_in(&filled))?;
+    let why = match parts.is_empty() {
+        true => "is refused by libvirt's schema".to_owned(),
+        false => format!("has what libvirt's schema refuses: {}", listed(&parts)),
+    };
+    Err(template
+        .refused(&why)
+        .because(cause)
+        .hint("see https://libvirt.org/formatdomain.html for what may stand there"))
+}
+
+/// Fails for what `--fix-template` would change when it was not given, and for what it cannot change.
+fn check_fixable(template: &Template, unknown: &[Part], fix: bool) -> Result<()> {
+    let found = listeners::find(&template.document);
+    let open: Vec<&Listener<'_>> =
+        found.iter().filter(|listener| !fix || !listener.can_be_closed()).collect();
+    let mut faults = Vec::new();
+    if !unknown.is_empty() && !fix {
+        faults.push(format!("has what this libvirt does not know: {}", listed(unknown)));
+    }
+    if !open.is_empty() {
+        faults.push(format!("opens a port on every address of this host: {}", listed(&open)));
+    }
+    if faults.is_empty() {
+        return Ok(());
+    }
+    let error: Error = template.refused(&faults.join("; and it "));
+    Err(match open.iter().all(|listener| listener.can_be_closed()) {
+        true => error.hint(
+            "--fix-template translates or removes what libvirt does not know, and opens ports on \
+             127.0.0.1 only",
+        ),
+        false => error.hint("write 127.0.0.1 into the raw arguments for QEMU"),
+    })
+}
+
+fn listed(things: &[impl ToString]) -> String {
+    things.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,7 @@
+//! Firmware builds: descriptors, and which build libvirt chooses.
+
+pub mod choice;
+pub mod descriptor;
+pub mod directory;
+pub mod request;
+pub mod selection;

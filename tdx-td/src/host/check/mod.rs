@@ -1,0 +1,11 @@
+//! The checks of `host check`: facts are read once, then judged purely.
+
+pub mod access;
+pub mod code;
+pub mod facts;
+pub mod firmware;
+pub mod libvirt;
+pub mod memory;
+pub mod sev;
+pub mod tdx;
+pub mod vfio;

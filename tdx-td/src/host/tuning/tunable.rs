@@ -1,0 +1,342 @@
+//! One thing of the host that tuning changes: where it is, what it says, and how it is told otherwise.
+
+use std::fmt;
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use common::cli::log;
+use common::system::exec::Runner;
+use common::system::sysroot;
+use common::system::sysroot::Host;
+use common::{Error, ErrorKind, IoContext, Result};
+use serde::{Deserialize, Serialize};
+
+use super::{ksm, record};
+
+/// What [`Knob::Options`] says of a module that is not loaded.
+pub const UNLOADED: &str = "not loaded";
+
+/// Something that has a value, which is text.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tunable {
+    /// A file of the kernel with all the words it takes, the current one in brackets.
+    Choice(String),
+    /// A file of the kernel with a number.
+    Number(String),
+    /// A file of ours, by its text; empty while it is not there.
+    File(String),
+    /// Whether systemd has a unit running, `active` or `inactive`.
+    Running(String),
+    /// Whether systemd starts a unit at boot, `enabled` or `disabled`.
+    Enabled(String),
+    /// Whether a module is loaded, `yes` or `no`.
+    Loaded(String),
+    /// Options of a loaded module, `sev=1 sev_es=1`.
+    Options {
+        /// The module.
+        module: String,
+        /// Which of its options.
+        names: Vec<String>,
+    },
+}
+
+impl Tunable {
+    /// The file it is; none for what is done by a program.
+    pub fn file(&self) -> Option<&str> {
+        match self {
+            Self::Choice(path) | Self::Number(path) | Self::File(path) => Some(path),
+            _ => None,
+        }
+    }
+
+    /// Whether its value outlives a reboot.
+    pub fn lasts(&self) -> bool {
+        matches!(self, Self::File(_) | Self::Enabled(_))
+    }
+
+    /// Its value; none when there is no such thing.
+    ///
+    /// Errors: `permission`, `io`; whatever systemctl says.
+    pub fn read(&self, host: &Host) -> Result<Option<String>> {
+        Ok(match self {
+            Self::Choice(path) => host.read(path)?.map(|text| Choice::parse(&text).current),
+            Self::Number(path) => host.read(path)?.map(|text| text.trim().to_owned()),
+            Self::File(path) => Some(host.read(path)?.unwrap_or_default()),
+            Self::Running(name) => Unit::find(host, name)?.map(|unit| unit.running().to_owned()),
+            Self::Enabled(name) => Unit::find(host, name)?.map(|unit| unit.file_state),
+            Self::Loaded(module) => {
+                Some(if has_module(host, module) { "yes" } else { "no" }.to_owned())
+            }
+            Self::Options { module, .. } if !has_module(host, module) => Some(UNLOADED.to_owned()),
+            Self::Options { module, names } => {
+                let mut options = Vec::new();
+                for name in names {
+                    options.push(format!(
+                        "{name}={}",
+                        option(host, module, name)?.unwrap_or_default()
+                    ));
+                }
+                Some(options.join(" "))
+            }
+        })
+    }
+
+    /// Fails unless it can be written, without writing.
+    ///
+    /// Errors: `permission`, `io`, with the path.
+    pub fn check_writable(&self, host: &Host) -> Result<()> {
+        let (Self::Choice(path) | Self::Number(path)) = self else { return Ok(()) };
+        let file = host.path(path);
+        let mode = file.metadata().at("look at", &file)?.permissions().mode();
+        if mode & 0o222 == 0 {
+            return Err(Error::permission(format!("{} can only be read", file.display())));
+        }
+        OpenOptions::new().write(true).open(&file).at("write", &file).map(drop)
+    }
+
+    /// Gives it a value, and looks whether it has it.
+    ///
+    /// Errors: `permission`, `io`; `failed` when the kernel takes the value for another one; whatever
+    /// systemctl or modprobe says.
+    pub fn write(&self, host: &Host, value: &str) -> Result<()> {
+        log::step(format_args!("{self} = {}", value.lines().next().unwrap_or("nothing")));
+        if self.file().is_none() && !host.is_this_machine() {
+            return Err(Error::unsupported(format!("{self} cannot be changed below --sysroot")));
+        }
+        match self {
+            Self::Choice(path) | Self::Number(path) => write_attribute(host, path, self, value)?,
+            Self::File(path) => return write_file(&host.path(path), value),
+            Self::Running(unit) => {
+                let verb = if value == "active" { "start" } else { "stop" };
+                return systemctl([verb, unit]).map(drop);
+            }
+            Self::Enabled(unit) => {
+                let verb = if value == "enabled" { "enable" } else { "disable" };
+                return systemctl([verb, unit]).map(drop);
+            }
+            Self::Loaded(module) if value == "yes" => modprobe([module.as_str()])?,
+            Self::Loaded(module) => modprobe(["-r", module])?,
+            Self::Options { module, .. } => {
+                modprobe(["-r", module])?;
+                modprobe([module.as_str()].into_iter().chain(value.split(' ')))?;
+            }
+        }
+        match self.read(host)? {
+            Some(now) if now == value => Ok(()),
+            now => Err(self.refused(value, &now.unwrap_or_default())),
+        }
+    }
+
+    fn refused(&self, value: &str, now: &str) -> Error {
+        let error = Error::failed(format!("{self} is {now} although {value} was written"));
+        match self.file() {
+            Some(path) if path.ends_with("nr_hugepages") => error.hint(
+                "memory is too scattered or taken: reserve huge pages at boot, hugepages=N on the kernel \
+                 command line",
+            ),
+            _ => error,
+        }
+    }
+}
+
+impl fmt::Display for Tunable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Choice(path) | Self::Number(path) | Self::File(path) => f.write_str(path),
+            Self::Running(unit) => f.write_str(unit),
+            Self::Enabled(unit) => write!(f, "{unit} at boot"),
+            Self::Loaded(module) => write!(f, "module {module}"),
+            Self::Options { module, .. } => write!(f, "options of module {module}"),
+        }
+    }
+}
+
+/// A file of the kernel that lists what can be chosen: `always [madvise] never`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    /// What is chosen.
+    pub current: String,
+    /// What can be.
+    pub offered: Vec<String>,
+}
+
+impl Choice {
+    /// Reads such a file. One word alone is chosen.
+    pub fn parse(text: &str) -> Self {
+        let plain = |word: &str| word.trim_matches(['[', ']']).to_owned();
+        let mut words = text.split_whitespace();
+        let current = words.clone().find(|word| word.starts_with('[')).or_else(|| words.next());
+        Self {
+            current: current.map(plain).unwrap_or_default(),
+            offered: text.split_whitespace().map(plain).collect(),
+        }
+    }
+
+    /// The file as it is once `value` is chosen.
+    fn shown(&self, value: &str) -> String {
+        let word = |word: &String| if word == value { format!("[{word}]") } else { word.clone() };
+        self.offered.iter().map(word).collect::<Vec<_>>().join(" ") + "\n"
+    }
+}
+
+/// Writes to a file of the kernel; in a tree, what the kernel's file would then say.
+fn write_attribute(host: &Host, path: &str, knob: &Tunable, value: &str) -> Result<()> {
+    let file = host.path(path);
+    if host.is_this_machine() {
+        let written = OpenOptions::new().write(true).open(&file);
+        let written = written.and_then(|mut file| file.write_all(value.as_bytes()));
+        return written.at("write", &file).map_err(|error| match path {
+            ksm::MERGE => error.hint("pages were merged meanwhile: run it again"),
+            _ => error,
+        });
+    }
+    let text = match knob {
+        Tunable::Choice(_) => Choice::parse(&host.read(path)?.unwrap_or_default()).shown(value),
+        _ => format!("{value}\n"),
+    };
+    record::exchange(host, &file, &text)
+}
+
+/// Writes a file of ours, or removes it.
+fn write_file(file: &Path, text: &str) -> Result<()> {
+    if text.is_empty() {
+        return sysroot::remove(file).map(drop);
+    }
+    let folder = file.parent().unwrap_or(file);
+    fs::create_dir_all(folder).at("create", folder)?;
+    sysroot::replace(file, text, 0o644)
+}
+
+/// A unit of systemd.
+///
+/// Source: systemctl(1), `show`; org.freedesktop.systemd1(5).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unit {
+    /// Its name.
+    pub name: String,
+    /// Whether it runs.
+    pub is_running: bool,
+    /// `enabled`, `disabled`, `static`, `masked`, ….
+    pub file_state: String,
+}
+
+impl Unit {
+    /// The unit of this name, where systemd runs and has it.
+    ///
+    /// Errors: whatever systemctl says.
+    pub fn find(host: &Host, name: &str) -> Result<Option<Self>> {
+        if !has_systemd(host) {
+            return Ok(None);
+        }
+        let properties = "--property=LoadState,ActiveState,UnitFileState";
+        let text = systemctl(["show", properties, name])?;
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let value = |key: &str| {
+            let mut lines = text.lines().filter_map(|line| line.split_once('='));
+            lines.find(|(name, _)| *name == key).map(|(_, value)| value).unwrap_or_default()
+        };
+        Ok((value("LoadState") == "loaded").then(|| Self {
+            name: name.to_owned(),
+            is_running: matches!(value("ActiveState"), "active" | "activating" | "reloading"),
+            file_state: value("UnitFileState").to_owned(),
+        }))
+    }
+
+    /// The value of [`Knob::Running`].
+    pub fn running(&self) -> &'static str {
+        if self.is_running { "active" } else { "inactive" }
+    }
+}
+
+/// Whether systemd runs on this machine, and this machine is meant.
+///
+/// Source: sd_booted(3).
+pub fn has_systemd(host: &Host) -> bool {
+    host.is_this_machine() && host.has("/run/systemd/system")
+}
+
+fn systemctl<const N: usize>(arguments: [&str; N]) -> Result<Vec<u8>> {
+    Runner::new("systemctl", "systemd").args(arguments).run()
+}
+
+fn modprobe<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Result<()> {
+    let run = Runner::new("modprobe", "kmod").args(arguments).run();
+    run.map(drop).map_err(|error| match error.kind() {
+        ErrorKind::CommandFailed => error.hint("the kernel's log, dmesg, says more"),
+        _ => error,
+    })
+}
+
+/// Whether a module is loaded, or built in.
+pub fn has_module(host: &Host, module: &str) -> bool {
+    host.has(&format!("/sys/module/{}", module.replace('-', "_")))
+}
+
+/// An option of a loaded module, a boolean being 1 or 0; none when the module has no such option.
+///
+/// Errors: `permission`, `io`.
+pub fn option(host: &Host, module: &str, name: &str) -> Result<Option<String>> {
+    let module = module.replace('-', "_");
+    let text = host.read(&format!("/sys/module/{module}/parameters/{name}"))?;
+    Ok(text.map(|text| plain(text.trim()).to_owned()))
+}
+
+/// A value of an option in one of the ways of writing it.
+///
+/// Source: Linux `lib/kstrtox.c`, kstrtobool.
+pub fn plain(value: &str) -> &str {
+    match value {
+        "Y" | "y" | "on" | "true" => "1",
+        "N" | "n" | "off" | "false" => "0",
+        value => value,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_choice_is_what_is_in_brackets() {
+        for (text, current, offered) in [
+            ("always [madvise] never\n", "madvise", &["always", "madvise", "never"][..]),
+            ("[none] mq-deadline \n", "none", &["none", "mq-deadline"]),
+            ("none\n", "none", &["none"]),
+            ("", "", &[]),
+        ] {
+            let choice = Choice::parse(text);
+            assert_eq!(
+                (choice.current.as_str(), &choice.offered[..]),
+                (current, &offered.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>()[..])
+            );
+        }
+        assert_eq!(
+            Choice::parse("always [madvise] never").shown("never"),
+            "always madvise [never]\n"
+        );
+    }
+
+    #[test]
+    fn a_tree_says_what_the_kernel_would() {
+        let root = tempfile::tempdir().unwrap();
+        let host = Host::new(root.path());
+        for (name, text) in [("choice", "[always] madvise never\n"), ("number", "60\n")] {
+            fs::write(root.path().join(name), text).unwrap();
+        }
+        let choice = Tunable::Choice("/choice".to_owned());
+        choice.write(&host, "never").unwrap();
+        assert_eq!(host.read("/choice").unwrap().unwrap(), "always madvise [never]\n");
+        let error = choice.write(&host, "maybe").unwrap_err();
+        assert!(error.message().contains("although maybe was written"), "{error}");
+        let number = Tunable::Number("/number".to_owned());
+        number.write(&host, "0").unwrap();
+        assert_eq!(host.read("/number").unwrap().unwrap(), "0\n");
+        assert_eq!(Tunable::Number("/none".to_owned()).read(&host).unwrap(), None);
+        number.check_writable(&host).unwrap();
+        fs::set_permissions(root.path().join("number"), fs::Permissions::from_mode(0o444)).unwrap();
+        assert_eq!(number.check_writable(&host).unwrap_err().kind(), ErrorKind::Permission);
+    }
+}

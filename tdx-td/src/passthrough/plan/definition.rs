@@ -1,0 +1,78 @@
+//! Changing the devices in the definition of one domain.
+
+use std::collections::BTreeSet;
+
+use common::Result;
+use common::cli::log;
+use common::libvirt::{Context, Libvirt};
+use common::system::pci::Bdf;
+use common::xml::Document;
+use tdx_gpu::commands::hostdev;
+use virt::sys;
+
+use super::super::change::{addresses, passed_through};
+use super::{Planned, WHOLE, devices_of};
+
+impl Planned {
+    /// The definition as it is now, with its secrets.
+    pub(super) fn read(&self) -> Result<String> {
+        self.domain.xml_desc(WHOLE).context(format_args!("read domain '{}'", self.name))
+    }
+
+    /// Defines the domain as it was before, with nothing left of the ports that libvirt has added.
+    pub(super) fn put_definition_back(&self, libvirt: &Libvirt) -> Result<()> {
+        if self.read()? == self.before {
+            return Ok(());
+        }
+        let doing = format_args!("define domain '{}'", self.name);
+        log::step(doing);
+        let validate = sys::VIR_DOMAIN_DEFINE_VALIDATE;
+        libvirt.connect().define_domain_xml_flags(&self.before, validate).context(doing).map(drop)
+    }
+
+    /// Changes the devices in the definition one by one, and lists what was done.
+    ///
+    /// libvirt changes the definition as it is at that moment. To define the domain anew would undo what other
+    /// commands have done to it since it was read, and bring back a domain that was deleted.
+    pub(super) fn edit(&self, applied: &mut Vec<String>) -> Result<()> {
+        let before = Document::parse(self.before.as_str())?;
+        for (bdf, node) in passed_through(before.root())? {
+            if self.change.removed.contains(&bdf) {
+                let doing = format!("remove {bdf} from the definition of '{}'", self.name);
+                self.edit_one(bdf, node.source(), false, &doing)?;
+                applied.push(doing);
+            }
+        }
+        for bdf in &self.change.added {
+            let element = hostdev::element(*bdf, self.change.way).to_xml()?;
+            let doing = format!("add {bdf} to the definition of '{}'", self.name);
+            self.edit_one(*bdf, &element, true, &doing)?;
+            applied.push(doing);
+        }
+        Ok(())
+    }
+
+    /// Adds one device or removes it, unless another command has just done that.
+    fn edit_one(&self, bdf: Bdf, element: &str, gets: bool, doing: &str) -> Result<()> {
+        log::step(doing);
+        let config = sys::VIR_DOMAIN_AFFECT_CONFIG;
+        let done = match gets {
+            true => self.domain.attach_device_flags(element, config),
+            false => self.domain.detach_device_flags(element, config),
+        };
+        match done {
+            Err(_) if self.devices_defined()?.contains(&bdf) == gets => Ok(()),
+            done => done.context(doing).map(drop),
+        }
+    }
+
+    /// Whether the definition has the devices that it was to have.
+    pub(super) fn is_as_planned(&self) -> Result<bool> {
+        let wanted = Document::parse(self.change.xml.as_str())?;
+        Ok(self.devices_defined()? == addresses(wanted.root())?)
+    }
+
+    fn devices_defined(&self) -> Result<BTreeSet<Bdf>> {
+        devices_of(&self.domain, &self.name, WHOLE)
+    }
+}

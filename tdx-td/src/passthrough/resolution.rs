@@ -1,0 +1,184 @@
+//! A resolution on standard input, held against the host that its devices are in.
+
+use std::collections::BTreeSet;
+
+use common::cli::Context;
+use common::code::Level;
+use common::document::input;
+use common::libvirt::{Context as _, Libvirt, is_gone};
+use common::system::pci::Bdf;
+use common::xml::Document;
+use common::{Code, Error, Result, name};
+use serde::Deserialize;
+use tdx_iommu::commands::resolve;
+use tdx_iommu::inventory::Inventory;
+use tdx_iommu::inventory::identity::{DeviceClaim, DeviceIdentity};
+
+use crate::commands::hostdevs::Wanted;
+use crate::commands::names::{DomainClaim, Named};
+
+/// A domain and its devices, as a resolution has them.
+#[derive(Debug, Deserialize)]
+struct Item {
+    #[serde(deserialize_with = "name::deserialize")]
+    vm: String,
+    devices: Vec<Device>,
+    #[serde(flatten)]
+    claim: DomainClaim,
+}
+
+#[derive(Debug, Deserialize)]
+struct Device {
+    bdf: Bdf,
+    /// What was forced when the devices were resolved: warnings do not come through a pipe.
+    #[serde(default)]
+    blockers: Vec<Code>,
+    #[serde(flatten)]
+    claim: DeviceClaim,
+}
+
+/// What came on standard input.
+#[derive(Debug)]
+pub struct Piped {
+    items: Vec<Item>,
+    /// Devices that stay as they are, whatever the items say.
+    keep: BTreeSet<Bdf>,
+}
+
+impl Piped {
+    /// Reads the domains that are named, or all.
+    ///
+    /// Errors: `invalid_input` for what is no resolution; `not_found` for a named domain that is not in it.
+    pub fn read(vms: &[String], keep: &BTreeSet<Bdf>) -> Result<Self> {
+        let expected = "what tdx-iommu resolve prints";
+        let mut items: Vec<Item> = input::items(&["tdx.iommu.resolution"], expected)?;
+        let is_of = |item: &Item, vm: &str| item.vm == vm;
+        if let Some(vm) = vms.iter().find(|vm| !items.iter().any(|item| is_of(item, vm))) {
+            return Err(Error::not_found(format!("'{vm}' is not on standard input")));
+        }
+        items.retain(|item| vms.is_empty() || vms.iter().any(|vm| is_of(item, vm)));
+        Ok(Self { items, keep: keep.clone() })
+    }
+
+    /// Which devices domains are to have.
+    pub fn wanted(&self) -> Wanted {
+        let wanted = self.items.iter().map(|item| {
+            let named = Named::claimed(item.vm.clone(), item.claim.clone());
+            (named, item.devices.iter().map(|device| device.bdf).collect())
+        });
+        wanted.collect()
+    }
+
+    /// What the host would lose, by the items' own word.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for Item { vm, devices, .. } in &self.items {
+            for Device { bdf, blockers, .. } in devices.iter().filter(|d| !d.blockers.is_empty()) {
+                let codes: Vec<&str> = blockers.iter().map(|code| code.as_str()).collect();
+                warnings.push(format!("{}: {bdf}: {}", vm, codes.join(", ")));
+            }
+        }
+        warnings
+    }
+
+    /// Checks that the devices are there, are the ones that the items describe, and can be assigned.
+    /// Returns what cannot be seen of another host.
+    ///
+    /// Errors: `not_found` for a device that is not there; `conflict` with code `IDENTITY_CHANGED`, or with
+    /// the code of what keeps a device from a guest and was not forced when the devices were resolved.
+    pub fn check(&self, context: &Context, libvirt: &Libvirt) -> Result<Vec<String>> {
+        if self.items.iter().all(|item| self.devices(item).next().is_none()) {
+            return Ok(Vec::new());
+        }
+        match libvirt.is_local() {
+            true => self.check_here(context).map(|()| Vec::new()),
+            false => self.check_there(context, libvirt),
+        }
+    }
+
+    fn devices<'i>(&self, item: &'i Item) -> impl Iterator<Item = &'i Device> {
+        item.devices.iter().filter(|device| !self.keep.contains(&device.bdf))
+    }
+
+    fn check_here(&self, context: &Context) -> Result<()> {
+        let inventory = Inventory::read(&context.host)?;
+        for item in &self.items {
+            for device in self.devices(item) {
+                let found = inventory.devices.get(&device.bdf).map(DeviceIdentity::from);
+                expect_same(item, device, found.as_ref(), context)?;
+                inventory.device(device.bdf)?;
+            }
+            let is_forced = |bdf: Bdf, code: Code| {
+                self.devices(item).any(|d| d.bdf == bdf && d.blockers.contains(&code))
+            };
+            let devices: BTreeSet<Bdf> = self.devices(item).map(|device| device.bdf).collect();
+            // The items tell what was forced.
+            let judged = resolve::judged(&inventory, &devices, &item.vm, is_forced, |_| ());
+            judged.map_err(|error| match error.known_code() {
+                Some(code) if code.level() == Level::Forceable => {
+                    error.hint(format!("tdx-iommu resolve --force {} lets it pass", code.as_str()))
+                }
+                _ => error,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// What libvirt tells of the devices of its host.
+    fn check_there(&self, context: &Context, libvirt: &Libvirt) -> Result<Vec<String>> {
+        let host = context.host_name().unwrap_or_else(|| libvirt.uri().to_owned());
+        for item in &self.items {
+            for device in self.devices(item) {
+                match identity_by_libvirt(libvirt, device.bdf) {
+                    Ok(found) => {
+                        expect_same(item, device, found.as_ref(), context)?;
+                        if found.is_none() {
+                            let absent = format!("no PCI device {} on {host}", device.bdf);
+                            let hint = "tdx-iommu scan on that host shows all";
+                            return Err(Error::not_found(absent).hint(hint));
+                        }
+                    }
+                    Err(error) => {
+                        expect_same(item, device, None, context)?;
+                        return Ok(vec![format!(
+                            "libvirt does not tell which devices {host} has: {error}"
+                        )]);
+                    }
+                }
+            }
+        }
+        Ok(vec![format!(
+            "whether {host} can do without these devices cannot be seen from here: run tdx-iommu check there"
+        )])
+    }
+}
+
+fn expect_same(
+    item: &Item,
+    device: &Device,
+    found: Option<&DeviceIdentity>,
+    context: &Context,
+) -> Result<()> {
+    let host = device.claim.host.clone().or_else(|| item.claim.host.clone());
+    let claim = DeviceClaim { host, ..device.claim.clone() };
+    claim.expect(device.bdf, found, context.host_name().as_deref())
+}
+
+/// The ids of a device of libvirt's host; none when it has no such device.
+///
+/// Source: libvirt names a device after its place in sysfs, `src/node_device/node_device_udev.c`;
+/// <https://libvirt.org/formatnode.html>.
+fn identity_by_libvirt(libvirt: &Libvirt, bdf: Bdf) -> Result<Option<DeviceIdentity>> {
+    let doing = format_args!("look up PCI device {bdf}");
+    let name = format!("pci_{}", bdf.to_string().replace([':', '.'], "_"));
+    let device = match libvirt.connect().lookup_node_device_by_name(&name) {
+        Err(error) if is_gone(&error) => return Ok(None),
+        device => device.context(doing)?,
+    };
+    let xml = Document::parse(device.xml_desc(0).context(doing)?)?;
+    let id = |name: &str| {
+        let id = xml.root().attr_at(&format!("capability/{name}"), "id")?;
+        Some(id.strip_prefix("0x").unwrap_or(&id).to_owned())
+    };
+    Ok(Some(DeviceIdentity { vendor_id: id("vendor"), device_id: id("product"), serial: None }))
+}

@@ -1,0 +1,196 @@
+//! Deleting the files of domains that are gone, or saying what that would delete.
+
+use std::collections::HashSet;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use common::libvirt::Libvirt;
+use common::{Error, Result, parallel};
+use schemars::JsonSchema;
+use serde::Serialize;
+use tdx_pool::pool::Pool;
+use tdx_pool::references::References;
+use tdx_pool::volume::checked_file::{CheckedFile, Deletion, Found};
+
+use super::owned_files::{Ground, OwnedFiles};
+
+/// Where the original tdvirsh puts overlays.
+const WORK_DIRECTORY: &str = "/var/tmp/tdvirsh";
+
+/// A file that belonged to a domain and stays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct KeptFile {
+    /// Where it is.
+    pub path: String,
+    /// Why it stays, in words.
+    pub reason: String,
+}
+
+/// The files of one domain that goes.
+#[derive(Debug, Default)]
+pub(super) struct DomainFiles {
+    /// To delete, unless something needs them.
+    candidates: Vec<CheckedFile>,
+    /// Those that were deleted.
+    pub(super) deleted: Vec<String>,
+    /// Those that stay.
+    pub(super) kept: Vec<KeptFile>,
+    /// Those of [`DomainFiles::kept`] that stay for others, in words.
+    pub(super) warnings: Vec<String>,
+    /// The first failure, and what could not be deleted.
+    failed: Option<Error>,
+    left: Vec<String>,
+}
+
+impl DomainFiles {
+    /// Looks at the files of every domain. What is no regular file, or is not where such files are, stays.
+    pub(super) fn check(libvirt: &Libvirt, owned: Vec<OwnedFiles>) -> Result<Vec<Self>> {
+        let mut claims = owned.iter().flat_map(|files| &files.claims);
+        let needs_pools = claims.any(|claim| claim.ground == Ground::Named);
+        let directories = if needs_pools { directories(libvirt)? } else { Vec::new() };
+        let check = |files: OwnedFiles| Self::check_one(libvirt, &directories, files);
+        parallel::map(owned, parallel::DOMAINS, check).into_iter().collect()
+    }
+
+    fn check_one(libvirt: &Libvirt, directories: &[PathBuf], owned: OwnedFiles) -> Result<Self> {
+        let mut files = Self::default();
+        for claim in owned.claims {
+            let is_misplaced =
+                claim.ground == Ground::Named && !is_in(libvirt, directories, &claim.path);
+            match CheckedFile::find(libvirt, &claim.path)? {
+                Found::Nothing => {}
+                _ if owned.spared.iter().any(|spared| is_same(libvirt, spared, &claim.path)) => {
+                    files.keep(&claim.path, "a base image, or given by the user");
+                }
+                _ if is_misplaced => files.keep(&claim.path, "in no directory of these tools"),
+                Found::Other(what) => files.keep(&claim.path, what),
+                Found::Unseen => files.keep(&claim.path, "in no pool, and not visible from here"),
+                Found::File(file) => files.candidates.push(file),
+            }
+        }
+        for (path, reason) in owned.kept {
+            if !matches!(CheckedFile::find(libvirt, &path), Ok(Found::Nothing)) {
+                files.keep(&path, &reason);
+            }
+        }
+        Ok(files)
+    }
+
+    fn keep(&mut self, path: &Path, reason: &str) {
+        self.kept.push(KeptFile { path: path.display().to_string(), reason: reason.to_owned() });
+    }
+
+    /// Notes what became of a candidate. Returns whether it is gone.
+    fn note(&mut self, path: &Path, done: Result<Deletion>) -> bool {
+        let shown = path.display().to_string();
+        match done {
+            Ok(Deletion::Done) => self.deleted.push(shown),
+            Ok(Deletion::WasGone) => {}
+            Ok(Deletion::Replaced) => {
+                self.keep(path, "another file has its name by now");
+                return false;
+            }
+            Err(error) => {
+                self.failed.get_or_insert(error);
+                self.left.push(shown);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// The error of a file that could not be deleted, if there was one.
+    pub(super) fn take_error(&mut self) -> Option<Error> {
+        let left = std::mem::take(&mut self.left);
+        self.failed.take().map(|error| error.left_behind(left))
+    }
+}
+
+/// Deletes every candidate that nothing needs, images before what they are backed by. The others stay, and
+/// so does what they are backed by.
+///
+/// `references` were collected after the files were checked. Domains in `going` count for nothing. With
+/// `dry_run` nothing is deleted, and the files say what would have been.
+pub(super) fn delete_unneeded(
+    libvirt: &Libvirt,
+    references: &mut References,
+    domains: &mut [DomainFiles],
+    going: &HashSet<String>,
+    dry_run: bool,
+) -> Result<()> {
+    for kept in domains.iter().flat_map(|files| &files.kept) {
+        references.add_image(Path::new(&kept.path), format!("'{}', which is kept", kept.path))?;
+    }
+    loop {
+        // Two domains may both have named one.
+        let mut seen = HashSet::new();
+        let mut round: Vec<(usize, Vec<CheckedFile>)> = Vec::new();
+        for (number, files) in domains.iter_mut().enumerate() {
+            let is_free = |file: &mut CheckedFile| users(references, going, file.path()).is_empty();
+            let mut free: Vec<CheckedFile> = files.candidates.extract_if(.., is_free).collect();
+            free.retain(|file| seen.insert(file.path().to_owned()));
+            round.extend((!free.is_empty()).then_some((number, free)));
+        }
+        if round.is_empty() {
+            break;
+        }
+        let delete = |(number, files): (usize, Vec<CheckedFile>)| {
+            let delete = |file: CheckedFile| {
+                let done = if dry_run { Ok(Deletion::Done) } else { file.delete(libvirt) };
+                (number, file, done)
+            };
+            files.into_iter().map(delete).collect::<Vec<_>>()
+        };
+        let done = parallel::map(round, parallel::GUESTS, delete);
+        for (number, file, done) in done.into_iter().flatten() {
+            if domains[number].note(file.path(), done) {
+                references.forget(file.path());
+            }
+        }
+    }
+    for files in domains {
+        for file in std::mem::take(&mut files.candidates) {
+            let reason = format!("needed by {}", users(references, going, file.path()).join(", "));
+            files.warnings.push(format!("{} is kept: {reason}", file.path().display()));
+            files.keep(file.path(), &reason);
+        }
+        files.kept.sort_by(|a, b| a.path.cmp(&b.path));
+    }
+    Ok(())
+}
+
+/// The domains, but for those in `going`, and the images that need a file, in words.
+fn users(references: &References, going: &HashSet<String>, path: &Path) -> Vec<String> {
+    let domains = references.domains(path).into_iter().filter(|name| !going.contains(name));
+    let domains = domains.map(|name| format!("domain '{name}'"));
+    let images = references.images(path).into_iter();
+    domains.chain(images).chain(references.unknown_images(path, going)).collect()
+}
+
+/// The directories in which the tools, and the original tdvirsh, make files.
+fn directories(libvirt: &Libvirt) -> Result<Vec<PathBuf>> {
+    let pools = Pool::all(libvirt)?;
+    let mut directories: Vec<PathBuf> =
+        pools.iter().filter_map(|pool| pool.folder().ok()).map(Path::to_owned).collect();
+    if libvirt.is_local() {
+        directories = directories.iter().filter_map(|path| path.canonicalize().ok()).collect();
+    }
+    directories.push(PathBuf::from(WORK_DIRECTORY));
+    Ok(directories)
+}
+
+/// Whether a file stands directly in one of these directories, whatever links lead to the directory.
+fn is_in(libvirt: &Libvirt, directories: &[PathBuf], file: &Path) -> bool {
+    let Some(parent) = file.parent() else { return false };
+    let parent = match libvirt.is_local() {
+        true => parent.canonicalize().ok(),
+        false => Some(parent.to_owned()),
+    };
+    parent.is_some_and(|parent| directories.contains(&parent))
+}
+
+/// Whether two paths lead to one file of this host.
+fn is_same(libvirt: &Libvirt, a: &Path, b: &Path) -> bool {
+    let file = |path: &Path| path.metadata().map(|file| (file.dev(), file.ino())).ok();
+    libvirt.is_local() && file(a).is_some_and(|a| file(b) == Some(a))
+}

@@ -1,0 +1,286 @@
+//! Which files belong to a domain: those that its deletion may delete, and those that it leaves.
+//!
+//! Only the definition, the snapshots and our record are asked here. No header of an image is: a guest
+//! could have written it. For the same reason libvirt's running definition counts only with the source of
+//! each disk: libvirt reads what is below it from headers.
+
+use std::path::{Path, PathBuf};
+
+use common::xml::{Document, Node};
+use tdx_pool::volume::names::Ours;
+
+use crate::domain::definition::{Chain, Definition, chains_of};
+
+/// The files of a domain.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct OwnedFiles {
+    /// Those to delete if they are what they are taken for, and nothing else needs them.
+    pub(super) claims: Vec<Claim>,
+    /// Those that stay in any case, each with the reason.
+    pub(super) kept: Vec<(PathBuf, String)>,
+    /// Files that are no domain's own, whatever other name leads to them: the base image, and what the
+    /// user gave.
+    pub(super) spared: Vec<PathBuf>,
+}
+
+/// A file to delete, and why it may be deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Claim {
+    /// Where it is.
+    pub(super) path: PathBuf,
+    /// Why it may be deleted.
+    pub(super) ground: Ground,
+}
+
+/// Why a file may be deleted with its domain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ground {
+    /// `new` recorded that it made the file for this very domain.
+    Recorded,
+    /// The definition names the file, and its name and directory are those of the tools' files. The rule
+    /// for domains of version 0.1.0 and of the original tdvirsh.
+    Named,
+    /// libvirt made it for the firmware of this domain.
+    FirmwareVariables,
+}
+
+/// By which rule a domain's files are told from others.
+enum Rule<'a> {
+    /// The files that are recorded.
+    Recorded(&'a [PathBuf]),
+    /// Those that look like files of these tools.
+    Named,
+    /// None is the domain's: the record is of another domain.
+    Copied { of: &'a str, files: &'a [PathBuf] },
+    /// None is the domain's: others made it.
+    Foreign,
+}
+
+impl<'a> Rule<'a> {
+    fn new(definition: &'a Definition) -> Self {
+        match &definition.metadata {
+            None if definition.is_managed() => Self::Named,
+            None => Self::Foreign,
+            Some(record) => match &record.uuid {
+                None => Self::Named,
+                Some(uuid) if *uuid == definition.uuid() => Self::Recorded(&record.files),
+                Some(uuid) => Self::Copied { of: uuid, files: &record.files },
+            },
+        }
+    }
+
+    /// Why a file may be deleted, or in words why not.
+    fn judge(&self, path: &Path) -> Result<Ground, String> {
+        let is_recorded = |files: &[PathBuf]| files.iter().any(|file| normal(file) == path);
+        let has_our_name = Ours::of_path(path).is_some_and(Ours::is_of_domain);
+        match self {
+            Self::Recorded(files) if is_recorded(files) && has_our_name => Ok(Ground::Recorded),
+            Self::Recorded(files) if is_recorded(files) => {
+                Err("recorded for this domain under a name that these tools never give".to_owned())
+            }
+            Self::Recorded(_) if has_our_name => Err("not recorded for this domain".to_owned()),
+            Self::Named if has_our_name => Ok(Ground::Named),
+            Self::Copied { of, files } if is_recorded(files) => {
+                Err(format!("recorded for the domain with UUID {of}"))
+            }
+            _ => Err(NOT_OURS.to_owned()),
+        }
+    }
+}
+
+/// A file that XML or a record names.
+struct Mention {
+    path: PathBuf,
+    /// What it is, where that alone keeps it.
+    role: Option<&'static str>,
+}
+
+const NOT_OURS: &str = "not made by these tools";
+const LAYER: &str = "a snapshot layer made by libvirt";
+const MEMORY: &str = "the memory of a snapshot";
+const GIVEN: &str = "given by the user";
+
+impl OwnedFiles {
+    /// Finds the files of a domain from the definition that it starts with, from the one that it runs with,
+    /// and from the XML of its snapshots.
+    pub(super) fn find(
+        inactive: &Definition,
+        live: Option<&Definition>,
+        snapshots: &[Document],
+    ) -> Self {
+        let rule = Rule::new(inactive);
+        let record = inactive.metadata.as_ref();
+        let base = record.and_then(|record| record.base.as_deref()).map(normal);
+        let given = ["disk", "cdrom"].iter().filter_map(|key| record?.asked(key));
+        let given: Vec<PathBuf> = given.map(|path| normal(Path::new(path))).collect();
+        let spared = base.iter().chain(&given).cloned().collect();
+        let mut files = Self { spared, ..Self::default() };
+        let mut seen: Vec<PathBuf> = Vec::new();
+        for Mention { path, role } in mentions(&rule, inactive, live, snapshots) {
+            if seen.contains(&path) || Some(&path) == base.as_ref() {
+                continue;
+            }
+            seen.push(path.clone());
+            match rule.judge(&path) {
+                _ if given.contains(&path) => files.kept.push((path, GIVEN.to_owned())),
+                Ok(ground) => files.claims.push(Claim { path, ground }),
+                Err(why) => files.kept.push((path, role.map_or(why, str::to_owned))),
+            }
+        }
+        files
+    }
+
+    /// Adds a file that stays, unless it is known.
+    pub(super) fn keep_other(&mut self, path: Option<PathBuf>) {
+        let Some(path) = path.map(|path| normal(&path)) else { return };
+        let is_kept = self.kept.iter().any(|(kept, _)| *kept == path);
+        if !is_kept && !self.claims.iter().any(|claim| claim.path == path) {
+            self.kept.push((path, NOT_OURS.to_owned()));
+        }
+    }
+}
+
+/// Every file that is named as the domain's, without what its disks are backed by.
+fn mentions(
+    rule: &Rule<'_>,
+    inactive: &Definition,
+    live: Option<&Definition>,
+    snapshots: &[Document],
+) -> Vec<Mention> {
+    let mut mentions = Vec::new();
+    let mention = |path: &Path, role| Mention { path: normal(path), role };
+    if let Rule::Recorded(files) = rule {
+        mentions.extend(files.iter().map(|file| mention(file, None)));
+    }
+    for chain in inactive.chains() {
+        mentions.extend(down_to_own(rule, chain));
+    }
+    if let (Rule::Named, Some(record)) = (rule, &inactive.metadata) {
+        mentions.extend(record.overlay.iter().map(|overlay| mention(overlay, None)));
+    }
+    for chain in live.into_iter().flat_map(Definition::chains) {
+        mentions.push(mention(&chain[0], None));
+    }
+    for snapshot in snapshots {
+        let root = snapshot.root();
+        let file = |node: Node<'_>, role| {
+            let file = node.attr("file")?;
+            Some(mention(Path::new(file.as_ref()), Some(role)))
+        };
+        let layers = root.find_all("disks/disk/source");
+        mentions.extend(layers.filter_map(|source| file(source, LAYER)));
+        mentions.extend(root.child("memory").and_then(|memory| file(memory, MEMORY)));
+        for domain in ["domain", "inactiveDomain"].iter().filter_map(|name| root.child(name)) {
+            for chain in chains_of(domain) {
+                mentions.extend(down_to_own(rule, chain));
+            }
+        }
+    }
+    mentions
+}
+
+/// The files of a disk from its source down to the uppermost that is the domain's own; only its source
+/// when none is. What is below an own file is its base image.
+fn down_to_own(rule: &Rule<'_>, chain: Chain) -> Vec<Mention> {
+    let chain: Vec<PathBuf> = chain.iter().map(|path| normal(path)).collect();
+    let own = chain.iter().position(|path| rule.judge(path).is_ok());
+    let layers = own.unwrap_or(0);
+    let role = |at| (at < layers).then_some(LAYER);
+    let files = chain.into_iter().take(layers + 1).enumerate();
+    files.map(|(at, path)| Mention { path, role: role(at) }).collect()
+}
+
+/// A path with neither `//` nor `.` in it: the original tdvirsh writes `/var/tmp/tdvirsh//overlay…`.
+pub(super) fn normal(path: &Path) -> PathBuf {
+    path.components().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OVERLAY: &str = "/pool/overlay.abcDEF012345678.qcow2";
+    const SEED: &str = "/pool/cidata.abcDEF012345678.img";
+
+    /// A domain with this record and these disks, each a chain from its source down.
+    fn domain(record: &str, disks: &[&[&str]]) -> Definition {
+        let disk = |chain: &&[&str]| {
+            let layers = chain.iter().rev().fold(String::new(), |below, file| {
+                let below = if below.is_empty() {
+                    "<backingStore/>".to_owned()
+                } else {
+                    format!("<backingStore>{below}</backingStore>")
+                };
+                format!("<source file='{file}'/>{below}")
+            });
+            format!("<disk>{layers}</disk>")
+        };
+        let disks: String = disks.iter().map(disk).collect();
+        let record = format!(
+            "<tdx:domain xmlns:tdx='urn:tdx-tools:domain:1'><tdx:base>/pool/base.qcow2</tdx:base>\
+             {record}</tdx:domain>"
+        );
+        let xml = format!(
+            "<domain><name>x</name><uuid>own</uuid><metadata>{record}</metadata>\
+             <devices>{disks}</devices></domain>"
+        );
+        Definition::parse(xml).unwrap()
+    }
+
+    /// The paths to delete, and those that stay with their reasons.
+    fn find(definition: &Definition, live: Option<&Definition>) -> (Vec<String>, Vec<String>) {
+        let files = OwnedFiles::find(definition, live, &[]);
+        let claims = files.claims.iter().map(|claim| claim.path.display().to_string());
+        let kept = files.kept.iter().map(|(path, why)| format!("{}: {why}", path.display()));
+        (claims.collect(), kept.collect())
+    }
+
+    #[test]
+    fn recorded_files_are_claimed_and_others_are_kept() {
+        let record = format!(
+            "<tdx:uuid>own</tdx:uuid><tdx:file>{OVERLAY}</tdx:file><tdx:file>{SEED}</tdx:file>\
+             <tdx:file>/etc/passwd</tdx:file>"
+        );
+        let other = "/pool/disk.abcDEF012345678.qcow2";
+        let layer = "/pool/overlay.abcDEF012345678.one";
+        let chain = [layer, OVERLAY, "/pool/base.qcow2"];
+        let definition = domain(&record, &[&chain, &[SEED], &[other], &["/srv/data.raw"]]);
+        let (claims, kept) = find(&definition, None);
+        assert_eq!(claims, [OVERLAY, SEED]);
+        assert_eq!(
+            kept,
+            [
+                "/etc/passwd: recorded for this domain under a name that these tools never give",
+                &format!("{layer}: a snapshot layer made by libvirt"),
+                &format!("{other}: not recorded for this domain"),
+                "/srv/data.raw: not made by these tools",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_record_of_another_domain_claims_nothing() {
+        let record = format!("<tdx:uuid>other</tdx:uuid><tdx:file>{OVERLAY}</tdx:file>");
+        let (claims, kept) = find(&domain(&record, &[&[OVERLAY], &["/pool/clone.qcow2"]]), None);
+        assert_eq!(claims, Vec::<String>::new());
+        assert_eq!(kept[0], format!("{OVERLAY}: recorded for the domain with UUID other"));
+        assert_eq!(kept[1], "/pool/clone.qcow2: not made by these tools");
+    }
+
+    #[test]
+    fn the_running_definition_counts_only_with_sources() {
+        let disk = "/pool/disk.abcDEF012345678.qcow2";
+        let below = "/pool/disk.000000000000000.qcow2";
+        let live = domain("", &[&[OVERLAY], &[disk, below], &["/srv/data.raw", below]]);
+        let (claims, kept) = find(&domain("", &[&[OVERLAY]]), Some(&live));
+        assert_eq!(claims, [OVERLAY, disk]);
+        assert_eq!(kept, ["/srv/data.raw: not made by these tools"]);
+    }
+
+    #[test]
+    fn a_base_image_with_a_name_of_the_tools_is_not_claimed() {
+        let base = "/pool/disk.abcDEF012345678.qcow2";
+        let definition = domain("", &[&[OVERLAY, base]]);
+        assert_eq!(find(&definition, None), (vec![OVERLAY.to_owned()], Vec::new()));
+    }
+}

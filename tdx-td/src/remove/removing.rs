@@ -1,0 +1,183 @@
+//! One domain on its way out.
+
+use std::time::Duration;
+
+use common::cli::interrupt;
+use common::document::Action;
+use common::libvirt::Libvirt;
+use common::system::pci::Bdf;
+use common::system::sysroot::Host;
+use common::{Error, ErrorKind, Result};
+use tdx_pool::references::usage::Usage;
+use virt::domain::Domain;
+
+use super::deletion::DomainFiles;
+use super::observed::Observed;
+use super::owned_files::OwnedFiles;
+use super::{DeleteItem, Removal, RemovalPlan, started_again, undefine};
+use crate::domain::power;
+use crate::passthrough;
+use crate::security::attestation::store::Keep;
+
+/// A domain that is being deleted.
+#[derive(Debug)]
+pub(super) struct Removing {
+    plan: RemovalPlan,
+    /// The domain as it was when it was last read; none when it is not there.
+    seen: Option<Observed>,
+    end: Option<End>,
+    released: Vec<Bdf>,
+    is_undefined: bool,
+    files: OwnedFiles,
+}
+
+/// How a guest went off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// It shut itself down.
+    ShutDown,
+    /// It was ended.
+    Forced,
+}
+
+impl Removing {
+    /// Shuts the guest down and gives its devices back, if it still is the domain that was named.
+    ///
+    /// Errors: `conflict` with code `IDENTITY_CHANGED` when it is not; those of shutting down.
+    pub(super) fn begin(
+        host: &Host,
+        libvirt: &Libvirt,
+        mut plan: RemovalPlan,
+        timeout: Duration,
+    ) -> Result<Self> {
+        interrupt::check()?;
+        let seen = plan.observe_again(libvirt)?;
+        if plan.seen.is_none() && plan.keep.is_some() {
+            plan.keep = Keep::left(host, libvirt, &plan.name)?;
+        }
+        let (end, released, files) = Default::default();
+        let mut removing = Self { plan, seen, end, released, is_undefined: false, files };
+        let Some(seen) = &removing.seen else { return Ok(removing) };
+        removing.end = switch_off(&seen.domain, &removing.plan.name, timeout)?;
+        let released = passthrough::handed(host, libvirt, &seen.definition)
+            .and_then(|devices| devices.give_back(host));
+        match released {
+            Ok(released) => removing.released = released,
+            Err(error) => return Err(error.applied(removing.applied())),
+        }
+        Ok(removing)
+    }
+
+    /// The firmware variables of the domain.
+    pub(super) fn has_nvram(&self) -> bool {
+        self.seen.as_ref().is_some_and(Observed::has_nvram)
+    }
+
+    /// Removes the definition, if it still is that of the domain that was named, and its guest is still off.
+    ///
+    /// Errors: `conflict`.
+    pub(super) fn undefine(
+        mut self,
+        host: &Host,
+        libvirt: &Libvirt,
+        usage: &Usage,
+    ) -> Result<Self> {
+        match self.try_undefine(host, libvirt, usage) {
+            Ok(()) => Ok(self),
+            Err(error) => Err(error.applied(self.applied())),
+        }
+    }
+
+    fn try_undefine(&mut self, host: &Host, libvirt: &Libvirt, usage: &Usage) -> Result<()> {
+        interrupt::check()?;
+        let Some(before) = self.seen.take() else { return Ok(()) };
+        let name = &self.plan.name;
+        let now = self.plan.observe_again(libvirt)?;
+        if let Some(now) = &now {
+            if power::is_active(&now.domain, name)? {
+                return Err(started_again(name));
+            }
+            let keep_nvram = !now.nvram_users(name, usage).is_empty();
+            self.plan.keep = Keep::find(host, &now.definition)?;
+            undefine(&now.domain, name, keep_nvram)?;
+        } else if before.is_persistent {
+            // Another command has removed it, and knows what becomes of its files.
+            let gone = before.files(name, usage);
+            let why = "another command has removed the domain meanwhile";
+            let claims = gone.claims.into_iter().map(|claim| (claim.path, why.to_owned()));
+            self.files.kept = gone.kept.into_iter().chain(claims).collect();
+            self.plan.keep = None;
+            return Ok(());
+        }
+        // A transient domain went with its guest.
+        let seen = now.unwrap_or(before);
+        self.files = seen.files(name, usage);
+        self.is_undefined = true;
+        Ok(())
+    }
+
+    /// The files of the domain, once its definition is gone.
+    pub(super) fn files(&self) -> OwnedFiles {
+        self.files.clone()
+    }
+
+    /// What was done, in words.
+    pub(super) fn applied(&self) -> Vec<String> {
+        let name = &self.plan.name;
+        let end = self.end.map(|end| match end {
+            End::ShutDown => format!("shut down domain '{name}'"),
+            End::Forced => format!("ended domain '{name}'"),
+        });
+        let released = self.released.iter().map(|bdf| format!("gave back {bdf}"));
+        let undefined = self.is_undefined.then(|| format!("undefined domain '{name}'"));
+        end.into_iter().chain(released).chain(undefined).collect()
+    }
+
+    /// The error for a failure before the files were deleted.
+    pub(super) fn fail(&self, error: Error) -> Error {
+        let files = self.files.claims.iter().map(|claim| claim.path.display().to_string());
+        error.applied(self.applied()).left_behind(files)
+    }
+
+    /// Ends with what was done, once the files are deleted.
+    ///
+    /// Errors: that of the first file that could not be deleted.
+    pub(super) fn finish(self, mut files: DomainFiles) -> Result<Removal> {
+        if let Some(error) = files.take_error() {
+            return Err(error.applied(self.applied()));
+        }
+        let DomainFiles { mut deleted, kept, warnings, .. } = files;
+        if let Some(keep) = &self.plan.keep {
+            keep.remove().map_err(|error| error.applied(self.applied()))?;
+            deleted.push(keep.shown());
+        }
+        let did_something = self.is_undefined || self.end.is_some() || self.plan.keep.is_some();
+        let item = DeleteItem {
+            action: if did_something { Action::Delete } else { Action::None },
+            forced: self.end == Some(End::Forced),
+            name: self.plan.name,
+            deleted,
+            kept,
+            released: self.released,
+        };
+        Ok(Removal { item, warnings })
+    }
+}
+
+/// Gets the guest off, by force when it does not go by itself. None when it was off.
+fn switch_off(domain: &Domain, name: &str, timeout: Duration) -> Result<Option<End>> {
+    if !power::is_active(domain, name)? {
+        return Ok(None);
+    }
+    if !timeout.is_zero() {
+        match power::shut_down(domain, name, timeout) {
+            Ok(true) => return Ok(Some(End::ShutDown)),
+            Ok(false) => {}
+            // A paused or crashed guest cannot hear: there is nothing to wait for.
+            Err(error) if error.kind() == ErrorKind::Conflict => {}
+            Err(error) => return Err(error),
+        }
+    }
+    power::cut_off(domain, name)?;
+    Ok(Some(End::Forced))
+}

@@ -1,0 +1,371 @@
+//! AMD SEV, SEV-ES and SEV-SNP launch security.
+//!
+//! Source: <https://libvirt.org/formatdomain.html#launch-security>; AMD Secure Encrypted
+//! Virtualization API (55766), table 2; AMD SEV-SNP Firmware ABI (56860), table 9.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use common::units::hex_u64;
+use common::xml::Element;
+use common::{Error, Result};
+
+use super::blob::{Blob, read_file};
+use super::on_off;
+use crate::capability::Security;
+use crate::domain::metadata::{ATTESTATION, digest};
+
+/// Bit 0: the host may not debug the guest.
+const NO_DEBUG: u64 = 1;
+/// Bit 1: its keys are shared with no other guest.
+const NO_KEY_SHARING: u64 = 1 << 1;
+/// Bit 2: its registers are encrypted too.
+const ENCRYPTED_STATE: u64 = 1 << 2;
+/// Bits 6 to 15 must be zero; those from 16 are the lowest firmware version that may run it.
+const RESERVED: u64 = 0xffc0;
+
+/// SEV-SNP, bit 16: the guest may run with simultaneous multithreading on.
+const SNP_SMT: u64 = 1 << 16;
+/// SEV-SNP, bit 17 must be one.
+const SNP_ONE: u64 = 1 << 17;
+/// SEV-SNP, bit 19: the host may debug the guest.
+const SNP_DEBUG: u64 = 1 << 19;
+/// SEV-SNP: the bits from 26 must be zero.
+const SNP_RESERVED: u64 = !((1 << 26) - 1);
+
+/// The flags of an AMD SEV guest.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "AMD SEV")]
+pub struct SevArgs {
+    /// The guest policy [default: no debugging; 0x3, 0x7 or 0x30000]
+    #[arg(long, value_name = "HEX", value_parser = policy)]
+    pub sev_policy: Option<u64>,
+    /// The guest owner's Diffie-Hellman certificate
+    #[arg(long, value_name = "FILE")]
+    pub sev_dh_cert: Option<PathBuf>,
+    /// The guest owner's session blob
+    #[arg(long, value_name = "FILE")]
+    pub sev_session: Option<PathBuf>,
+    /// The session's transport integrity key: the guest runs only after its launch measured right
+    #[arg(long, value_name = "FILE", requires_all = ["sev_tek", "sev_session", "sev_dh_cert"])]
+    pub sev_tik: Option<PathBuf>,
+    /// The session's transport encryption key
+    #[arg(long, value_name = "FILE", requires = "sev_tik")]
+    pub sev_tek: Option<PathBuf>,
+    /// The same with a session made now, by sevctl, for the host's certificate chain
+    #[arg(long, conflicts_with_all = ["sev_session", "sev_dh_cert", "sev_tik"])]
+    pub sev_attest: bool,
+    /// The host's certificate chain [default: sev-cert in hosts.yaml]
+    #[arg(long, value_name = "FILE", requires = "sev_attest")]
+    pub sev_cert: Option<PathBuf>,
+    /// Take the chain that this host tells of itself: for a demonstration only
+    #[arg(long, requires = "sev_attest", conflicts_with = "sev_cert")]
+    pub sev_export_cert: bool,
+    /// The firmware to measure against [default: the file the domain itself names]
+    #[arg(long, value_name = "FILE")]
+    pub sev_firmware: Option<PathBuf>,
+    /// SEV-SNP: 32 bytes for attestation reports, in hex, base64 or a file
+    #[arg(long, value_name = "VALUE|FILE")]
+    pub snp_host_data: Option<String>,
+    /// SEV-SNP: the ID block, 96 bytes
+    #[arg(long, value_name = "VALUE|FILE", requires = "snp_id_auth")]
+    pub snp_id_block: Option<String>,
+    /// SEV-SNP: the ID authentication information, 4096 bytes
+    #[arg(long, value_name = "VALUE|FILE", requires = "snp_id_block")]
+    pub snp_id_auth: Option<String>,
+    /// SEV-SNP: the ID authentication information holds an author key
+    #[arg(long, requires = "snp_id_auth")]
+    pub snp_author_key: bool,
+    /// SEV-SNP: whether reports may be signed with the chip's own key [default: the firmware's]
+    #[arg(long, value_name = "on|off", value_parser = on_off)]
+    pub snp_vcek: Option<bool>,
+}
+
+fn policy(text: &str) -> Result<u64, String> {
+    hex_u64(text).ok_or_else(|| "a hexadecimal number such as 0x3".to_owned())
+}
+
+impl SevArgs {
+    fn of_snp(&self) -> bool {
+        let values = [&self.snp_host_data, &self.snp_id_block, &self.snp_id_auth];
+        self.snp_author_key || self.snp_vcek.is_some() || values.iter().any(|value| value.is_some())
+    }
+
+    fn of_sev(&self) -> bool {
+        let files = [
+            &self.sev_dh_cert,
+            &self.sev_session,
+            &self.sev_tik,
+            &self.sev_tek,
+            &self.sev_firmware,
+        ];
+        self.sev_attest || files.iter().any(|file| file.is_some())
+    }
+
+    /// How the guest is attested, as a later `new` of the same name compares it.
+    fn attestation(&self) -> &'static str {
+        match (&self.sev_tik, self.sev_attest) {
+            (Some(_), _) => "given",
+            (None, true) => "made",
+            (None, false) => "none",
+        }
+    }
+
+    /// Whether any of them was given.
+    pub fn any(&self) -> bool {
+        self.of_snp() || self.of_sev() || self.sev_policy.is_some()
+    }
+}
+
+/// What an AMD SEV guest is launched with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sev {
+    /// SEV and SEV-ES, which the policy tells apart.
+    Early {
+        /// Guest policy, 32 bits.
+        policy: u64,
+        /// Certificate, base64.
+        dh_cert: Option<String>,
+        /// Session blob, base64.
+        session: Option<String>,
+        /// Where the session's keys come from that it is attested by: `given`, `made` or `none`.
+        attestation: &'static str,
+    },
+    /// SEV-SNP.
+    Snp {
+        /// Guest policy, 64 bits.
+        policy: u64,
+        /// Given to attestation reports.
+        host_data: Option<Blob<32>>,
+        /// Who the guest is, and the proof.
+        id: Option<Box<(Blob<96>, Blob<4096>)>>,
+        /// Whether the proof holds an author key.
+        author_key: bool,
+        /// Whether reports may be signed by the chip's own key.
+        vcek: Option<bool>,
+    },
+}
+
+impl Sev {
+    /// Settles the flags.
+    ///
+    /// Errors: `usage` for flags of another generation, or a policy that is not of this one;
+    /// `invalid_input` and `not_found` for the files.
+    pub fn new(security: Security, args: &SevArgs) -> Result<Self> {
+        if security == Security::SevSnp {
+            return Self::snp(args);
+        }
+        if args.of_snp() {
+            return Err(Error::usage("the --snp flags need --security sev-snp"));
+        }
+        let encrypted = security == Security::SevEs;
+        let default = NO_DEBUG | NO_KEY_SHARING | if encrypted { ENCRYPTED_STATE } else { 0 };
+        let policy = args.sev_policy.unwrap_or(default);
+        let wrong = if policy & RESERVED != 0 || policy > u64::from(u32::MAX) {
+            Some("has bits that must be zero")
+        } else if encrypted && policy & ENCRYPTED_STATE == 0 {
+            Some("is not of SEV-ES, which has bit 2")
+        } else if !encrypted && policy & ENCRYPTED_STATE != 0 {
+            Some("is of SEV-ES: ask for --security sev-es")
+        } else {
+            None
+        };
+        refuse(policy, wrong)?;
+        if args.sev_firmware.is_some() && args.attestation() == "none" {
+            return Err(Error::usage(
+                "--sev-firmware is what an attested guest is measured against",
+            )
+            .hint("--sev-attest, or --sev-tik and --sev-tek"));
+        }
+        let read = |flag: &str, path: &Option<PathBuf>| {
+            path.as_deref().map(|path| read_file(flag, path)).transpose()
+        };
+        Ok(Self::Early {
+            policy,
+            dh_cert: read("--sev-dh-cert", &args.sev_dh_cert)?,
+            session: read("--sev-session", &args.sev_session)?,
+            attestation: args.attestation(),
+        })
+    }
+
+    fn snp(args: &SevArgs) -> Result<Self> {
+        if args.of_sev() {
+            return Err(Error::usage("sessions and their keys are of SEV and SEV-ES")
+                .hint("an SEV-SNP guest asks for a report itself, while it runs"));
+        }
+        let policy = args.sev_policy.unwrap_or(SNP_SMT | SNP_ONE);
+        let wrong = if policy & SNP_ONE == 0 {
+            Some("lacks bit 17, which must be one")
+        } else if policy & SNP_RESERVED != 0 {
+            Some("has bits that must be zero")
+        } else {
+            None
+        };
+        refuse(policy, wrong)?;
+        let id = match (&args.snp_id_block, &args.snp_id_auth) {
+            (Some(block), Some(auth)) => Some(Box::new((
+                Blob::read("--snp-id-block", block)?,
+                Blob::read("--snp-id-auth", auth)?,
+            ))),
+            _ => None,
+        };
+        let host_data = args.snp_host_data.as_ref();
+        Ok(Self::Snp {
+            policy,
+            host_data: host_data.map(|text| Blob::read("--snp-host-data", text)).transpose()?,
+            id,
+            author_key: args.snp_author_key,
+            vcek: args.snp_vcek,
+        })
+    }
+
+    /// The `<launchSecurity>` element. What depends on the processor, libvirt fills in.
+    pub fn to_element(&self) -> Element {
+        let text = |name: &str, value: &dyn std::fmt::Display| Element::new(name).text(value);
+        match self {
+            Self::Early { policy, dh_cert, session, .. } => Element::new("launchSecurity")
+                .attr("type", "sev")
+                .child(text("policy", &format_args!("{policy:#06x}")))
+                .child_opt(dh_cert.as_ref().map(|cert| text("dhCert", cert)))
+                .child_opt(session.as_ref().map(|session| text("session", session))),
+            Self::Snp { policy, host_data, id, author_key, vcek } => Element::new("launchSecurity")
+                .attr("type", "sev-snp")
+                .attr_opt("authorKey", author_key.then_some("yes"))
+                .attr_opt("vcek", vcek.map(|on| if on { "yes" } else { "no" }))
+                .child(text("policy", &format_args!("{policy:#010x}")))
+                .child_opt(id.as_ref().map(|id| text("idBlock", &id.0)))
+                .child_opt(id.as_ref().map(|id| text("idAuth", &id.1)))
+                .child_opt(host_data.as_ref().map(|data| text("hostData", data))),
+        }
+    }
+
+    /// Which generation it is.
+    pub fn security(&self) -> Security {
+        match self {
+            Self::Early { policy, .. } if policy & ENCRYPTED_STATE != 0 => Security::SevEs,
+            Self::Early { .. } => Security::Sev,
+            Self::Snp { .. } => Security::SevSnp,
+        }
+    }
+
+    fn is_open(&self) -> bool {
+        match self {
+            Self::Early { policy, .. } => policy & NO_DEBUG == 0,
+            Self::Snp { policy, .. } => policy & SNP_DEBUG != 0,
+        }
+    }
+
+    /// What the user should know.
+    pub fn warnings(&self) -> Vec<String> {
+        let open = || "--sev-policy: the host can debug this guest".to_owned();
+        self.is_open().then(open).into_iter().collect()
+    }
+
+    /// The settings in the form a later `new` of the same name compares.
+    pub fn request(&self) -> Vec<(String, String)> {
+        let of = |value: Option<&dyn std::fmt::Display>| {
+            value.map_or_else(|| "none".to_owned(), |value| digest(value.to_string().as_bytes()))
+        };
+        let policy = |policy: &u64| ("sev_policy", format!("{policy:#x}"));
+        let request = match self {
+            Self::Early { policy: bits, dh_cert, session, attestation } => vec![
+                policy(bits),
+                ("sev_dh_cert_sha256", of(dh_cert.as_ref().map(|cert| cert as _))),
+                ("sev_session_sha256", of(session.as_ref().map(|session| session as _))),
+                (ATTESTATION, (*attestation).to_owned()),
+            ],
+            Self::Snp { policy: bits, host_data, id, author_key, vcek } => vec![
+                policy(bits),
+                ("snp_host_data_sha256", of(host_data.as_ref().map(|data| data as _))),
+                ("snp_id_block_sha256", of(id.as_ref().map(|id| &id.0 as _))),
+                ("snp_id_auth_sha256", of(id.as_ref().map(|id| &id.1 as _))),
+                ("snp_author_key", author_key.to_string()),
+                ("snp_vcek", vcek.map_or_else(|| "default".to_owned(), |on| on.to_string())),
+            ],
+        };
+        request.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+    }
+}
+
+fn refuse(policy: u64, wrong: Option<&str>) -> Result<()> {
+    match wrong {
+        None => Ok(()),
+        Some(wrong) => Err(Error::usage(format!("--sev-policy {policy:#x} {wrong}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn xml(security: Security, args: &SevArgs) -> String {
+        Sev::new(security, args).unwrap().to_element().to_xml().unwrap()
+    }
+
+    #[test]
+    fn defaults_let_no_host_debug_the_guest() {
+        let args = SevArgs::default();
+        for (security, kind, policy) in [
+            (Security::Sev, "sev", "0x0003"),
+            (Security::SevEs, "sev", "0x0007"),
+            (Security::SevSnp, "sev-snp", "0x00030000"),
+        ] {
+            let want = format!(
+                "<launchSecurity type='{kind}'>\n  <policy>{policy}</policy>\n</launchSecurity>"
+            );
+            assert_eq!(xml(security, &args), want);
+            assert_eq!(Sev::new(security, &args).unwrap().warnings(), Vec::<String>::new());
+        }
+        for (security, open) in [(Security::Sev, 0x2), (Security::SevSnp, 0xb_0000)] {
+            let args = SevArgs { sev_policy: Some(open), ..SevArgs::default() };
+            assert_eq!(Sev::new(security, &args).unwrap().warnings().len(), 1);
+        }
+    }
+
+    #[test]
+    fn every_flag_has_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let cert = folder.path().join("cert");
+        std::fs::write(&cert, [0, 1, 2]).unwrap();
+        let early = SevArgs {
+            sev_dh_cert: Some(cert.clone()),
+            sev_session: Some(cert),
+            ..SevArgs::default()
+        };
+        let early = xml(Security::Sev, &early);
+        assert!(early.contains("<dhCert>AAEC</dhCert>\n  <session>AAEC</session>"), "{early}");
+
+        let snp = SevArgs {
+            snp_host_data: Some("00".repeat(32)),
+            snp_id_block: Some("00".repeat(96)),
+            snp_id_auth: Some("00".repeat(4096)),
+            snp_author_key: true,
+            snp_vcek: Some(false),
+            ..SevArgs::default()
+        };
+        let snp = xml(Security::SevSnp, &snp);
+        for part in ["type='sev-snp' authorKey='yes' vcek='no'", "<idBlock>AA", "<idAuth>AA"] {
+            assert!(snp.contains(part), "{part} is not in {snp}");
+        }
+    }
+
+    #[test]
+    fn policies_of_another_generation_are_refused() {
+        for (security, policy, says) in [
+            (Security::Sev, 0x7, "--security sev-es"),
+            (Security::SevEs, 0x3, "bit 2"),
+            (Security::Sev, 0x43, "must be zero"),
+            (Security::Sev, 0x1_0000_0003, "must be zero"),
+            (Security::SevSnp, 0x1_0000, "bit 17"),
+            (Security::SevSnp, 0x400_0000 | 0x3_0000, "must be zero"),
+        ] {
+            let args = SevArgs { sev_policy: Some(policy), ..SevArgs::default() };
+            let error = Sev::new(security, &args).unwrap_err();
+            assert!(error.message().contains(says), "{policy:#x}: {error}");
+        }
+        let wrong_length = SevArgs { snp_host_data: Some("00".into()), ..SevArgs::default() };
+        assert!(Sev::new(Security::SevSnp, &wrong_length).is_err());
+        assert!(Sev::new(Security::Sev, &wrong_length).is_err());
+    }
+}
