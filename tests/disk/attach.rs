@@ -710,9 +710,9 @@ fn of_two_that_want_a_disk_at_once_one_gets_it() {
 fn a_daemon_that_restarts_meanwhile_is_waited_for() {
     let rig = Rig::start();
     let (device, _) = blank(&rig, "disk");
-    define(&rig, &foreign("a", "<controller type='scsi' model='virtio-scsi'/>"));
+    define(&rig, &foreign("a", &format!("{PORTS}<controller type='scsi' model='virtio-scsi'/>")));
     rig.virsh(["start", "a"]);
-    disk(&rig, &format!("attach a {device} --bus scsi")).document();
+    disk(&rig, &format!("attach a {device}")).document();
     let mut command = rig.command(tools::bin("tdx-disk"));
     command.args(["detach", "a", &device, "--timeout", "12"]);
     let waiting = Process::start(command, "tdx-disk");

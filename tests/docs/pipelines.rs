@@ -60,7 +60,7 @@ fn an_image_becomes_domains_and_they_go_again() {
 fn the_script_names_its_pipelines_and_all_stand_in_a_test() {
     let rig = Rig::start();
     let names = pipeline(&rig, "", "");
-    let tests = ["pipelines.rs", "passthrough.rs"]
+    let tests = ["docs/pipelines.rs", "td/passthrough_rig.rs"]
         .map(|file| std::fs::read_to_string(repository().join("tests").join(file)).unwrap());
     let tests = tests.concat();
     assert_eq!(names.text().lines().count(), 9, "{names:#?}");

@@ -459,6 +459,9 @@ fn kill_at_every_step(line: &str, prepare: impl Fn()) {
         at.nth(moment.nth - 1).is_some_and(|at| at > 0 && idle(&steps.steps[at - 1]))
     };
     moments.retain(|moment| !after_idle(moment));
+    for moment in &moments {
+        println!("{STEP}{}", moment.step);
+    }
     if !is_full() {
         moments = of_each_kind(moments);
     }
@@ -475,24 +478,27 @@ fn kill_at_every_step(line: &str, prepare: impl Fn()) {
     println!("{line}: {all} steps, {some} moments, {:?}", began.elapsed());
 }
 
-/// What a row of a table begins with, on its way out of the rig.
+/// What a row of a table begins with, on its way out of the rig; and a step that the table has a row for.
 const ROW: &str = "row\t";
+const STEP: &str = "step\t";
 
 /// Runs one test of this file in the rig: a tracer has to be on the machine of what it traces.
 fn inside(title: &str, test: &str) {
     let kernel = Kernel::start();
     let devices = format!("{} {}", kernel.nvme("rig-0"), kernel.nvme("rig-1"));
-    let run = kernel.this_test(&format!("DEVICES={devices}"), test);
-    let rows = run.text().lines().filter_map(|line| line.strip_prefix(ROW)?.split_once('\t'));
-    let row = |(step, left): (&str, &str)| {
-        // Which disks the rig gives is of no interest.
-        let step = devices.split(' ').fold(step.to_owned(), |step, bdf| step.replace(bdf, "BDF"));
-        Row { step, left: vec![left.to_owned()] }
-    };
+    let run = kernel.this_test(&format!("DEVICES={devices}"), module_path!(), test);
+    // Which disks the rig gives is of no interest.
+    let text = devices.split(' ').fold(run.text().to_owned(), |text, bdf| text.replace(bdf, "BDF"));
+    let rows = text.lines().filter_map(|line| line.strip_prefix(ROW)?.split_once('\t'));
+    let row =
+        |(step, left): (&str, &str)| Row { step: step.to_owned(), left: vec![left.to_owned()] };
     let rows: Vec<Row> = rows.map(row).collect();
     assert!(rows.len() > 10, "{run:#?}");
     if is_full() && table::update() {
         table::write_down(title, &["SIGKILL leaves"], &rows);
+    } else {
+        let steps: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix(STEP)).collect();
+        table::check(title, &steps, &rows);
     }
     print!("{}", run.stdout);
 }

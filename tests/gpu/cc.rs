@@ -296,6 +296,9 @@ fn a_kill_at_any_step_leaves_modes_that_can_be_put_back_and_set() {
     if table::update() {
         let columns = ["SIGKILL leaves", "then `tdx-gpu unbind --stale` leaves"];
         table::write_down("tdx-gpu cc", &columns, &rows);
+    } else {
+        let steps: Vec<&str> = rows.iter().map(|row| row.step.as_str()).collect();
+        table::check("tdx-gpu cc", &steps, &rows);
     }
 }
 

@@ -123,13 +123,17 @@ impl Kernel {
     }
 
     /// Runs one test of the file that is running in the rig, with a variable by which it knows.
-    pub(crate) fn this_test(&self, variable: &str, test: &str) -> Run {
+    pub(crate) fn this_test(&self, variable: &str, module: &str, test: &str) -> Run {
         let mut command = self.command(variable);
         command.arg(format!("TDX_BIN_DIR={}", bin_dir().display()));
         command.args(std::env::var("TDX_CRASH").map(|how| format!("TDX_CRASH={how}")));
         command.arg(std::env::current_exe().unwrap());
-        command.args(["--exact", test, "--include-ignored", "--nocapture"]);
-        Run::of(command, b"")
+        let (_, module) = module.split_once("::").unwrap();
+        let name = format!("{module}::{test}");
+        command.args(["--exact", &name, "--include-ignored", "--nocapture"]);
+        let run = Run::of(command, b"");
+        assert!(run.text().contains("1 passed"), "there is no test {name}: {run:#?}");
+        run
     }
 
     /// The address of the NVMe disk with this serial number.

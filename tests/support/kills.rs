@@ -8,7 +8,7 @@ use std::time::Instant;
 use nix::sys::signal::Signal::{self, SIGINT, SIGKILL, SIGTERM};
 
 use super::rig::Rig;
-use super::steps::{Fate, Moment, Walk, is_full, moments};
+use super::steps::{Fate, Moment, Walk, is_full, moments, of_each_kind};
 use super::table::{self, Row};
 use super::world::{self, World};
 
@@ -40,10 +40,12 @@ pub(crate) fn walk(rig: &Rig, verb: &Verb<'_>) {
     let clean = World::of(rig);
     take_back(rig, verb, &origin, "undisturbed");
     let signals: &[Signal] = if full || update { &[SIGKILL, SIGTERM, SIGINT] } else { &[SIGKILL] };
-    let mut moments = moments(&undisturbed.steps, full);
-    let joins = moments.iter().position(|moment| verb.joins == Some(&moment.step));
-    if let (Some(at), false) = (joins, full || update) {
-        moments.truncate(at + 1);
+    let all = moments(&undisturbed.steps, full);
+    let mut moments = all.clone();
+    if !(full || update) {
+        let joins = moments.iter().position(|moment| verb.joins == Some(&moment.step));
+        moments.truncate(joins.map_or(moments.len(), |at| at + 1));
+        moments = of_each_kind(moments);
     }
     let mut rows = Vec::new();
     let mut finished = HashSet::new();
@@ -99,6 +101,9 @@ pub(crate) fn walk(rig: &Rig, verb: &Verb<'_>) {
             &["SIGKILL leaves", "SIGTERM leaves", "SIGINT leaves"],
             &rows,
         );
+    } else if !full {
+        let steps: Vec<String> = all.iter().map(table::label).collect();
+        table::check(verb.title, &steps, &rows);
     }
 }
 

@@ -190,7 +190,7 @@ pub(crate) fn is_full() -> bool {
 /// The moments at the last step of each kind, and where there are more than two, at the first and a
 /// middle one: what is done to one device or file is done to the others in the same way.
 pub(crate) fn of_each_kind(moments: Vec<Moment>) -> Vec<Moment> {
-    let kinds: Vec<String> = moments.iter().map(|moment| kind(&moment.step)).collect();
+    let kinds: Vec<_> = moments.iter().map(|moment| (kind(&moment.step), moment.after)).collect();
     let is_chosen = |at: usize| {
         let same: Vec<usize> = (0..kinds.len()).filter(|i| kinds[*i] == kinds[at]).collect();
         let last = same.len() - 1;

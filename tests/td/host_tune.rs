@@ -757,6 +757,9 @@ fn a_kill_at_any_step_leaves_what_restore_puts_back() {
         }
         if table::update() {
             table::write_down(title, &["SIGKILL leaves"], &rows);
+        } else {
+            let steps: Vec<&str> = rows.iter().map(|row| row.step.as_str()).collect();
+            table::check(title, &steps, &rows);
         }
     }
     // Nor does replacing one scenario by another lose what was before both.

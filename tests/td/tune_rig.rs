@@ -309,7 +309,7 @@ fn here(line: &str) -> Run {
 fn killed_at_any_step_it_leaves_what_restore_puts_back() {
     const TEST: &str = "killed_at_any_step_it_leaves_what_restore_puts_back";
     if std::env::var_os("TUNE_INSIDE").is_none() {
-        print!("{}", start().this_test("TUNE_INSIDE=1", TEST).text());
+        print!("{}", start().this_test("TUNE_INSIDE=1", module_path!(), TEST).text());
         return;
     }
     const TUNE: &str = "tdx-td host tune --scenario securevm --security sev --set host.hugepages=4 --persist --yes";
