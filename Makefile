@@ -20,11 +20,10 @@ RUST    := 1.89
 # Cases of each property in make fuzz; tests try 256.
 FUZZ_CASES ?= 1000000
 
-# Test files that make test leaves to make test-rigs, and --all-targets leaves out.
-RIGS    := $(addprefix --test ,access apparmor attestation disk_rig gpu gpu_asleep gpu_parallel iommu_rig packaging passthrough tdx_rig tune)
-
+# What make release, install and deb build with: release is small and takes minutes, quick takes one.
+PROFILE ?= release
 TARGET  := $(or $(CARGO_TARGET_DIR),target)
-RELEASE := $(TARGET)/release
+RELEASE := $(TARGET)/$(PROFILE)
 # What a package is called: of a commit that no tag names, how many came before it and which it is.
 # Its times are the commit's.
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
@@ -43,10 +42,10 @@ build: rust libraries ## build for development
 	cargo build --workspace --locked
 
 release: rust libraries ## build what is installed
-	cargo build --release --locked $(TOOLS:%=-p %)
+	cargo build --profile $(PROFILE) --locked $(TOOLS:%=-p %)
 
 man: rust libraries ## write the manual pages to target/man, and target/THIRD-PARTY.md
-	cargo build --release --locked $(TOOLS:%=-p %) -p manual
+	cargo build --profile $(PROFILE) --locked $(TOOLS:%=-p %) -p manual
 	rm -rf $(TARGET)/man
 	$(RELEASE)/manual $(TARGET)/man $(DAY)
 	$(RELEASE)/manual --notices >$(TARGET)/THIRD-PARTY.md
@@ -77,27 +76,27 @@ deb: rust libraries ## make Debian packages in target/deb
 
 check: rust packages ## formatting, lints, documentation; warnings are errors
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets --locked -- -D warnings
-	cargo clippy --workspace --locked $(RIGS) --test gpu_tools -- -D warnings
+	cargo clippy --workspace --profile test --lib --bins --test '*' --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items --locked
 
 test: rust packages ## unit, command-line and libvirt tests; installs what they need
-	cargo build --workspace --locked
+	cargo build --workspace --all-targets --locked
 	cargo test --workspace --locked --no-fail-fast -- $(if $(ROOT),--include-ignored)
 	@$(if $(ROOT),,echo "the tests counted as ignored need root and were not run")
 
-test-rigs: rust packages release ## tests on a real IOMMU, a TDX-capable libvirt and with a Debian guest; as root
-	cargo build --workspace --locked
-	TDX_BIN_DIR=$(abspath $(RELEASE)) cargo test --workspace --locked --no-fail-fast $(RIGS) -- --include-ignored
+test-rigs: rust packages libraries ## tests on a real IOMMU, a TDX-capable libvirt and with a Debian guest; as root
+	cargo build --profile quick --locked $(TOOLS:%=-p %) -p manual
+	TDX_BIN_DIR=$(abspath $(TARGET)/quick) cargo test --workspace --locked --no-fail-fast --test '*_rig' -- --include-ignored
 
 test-full: rust packages release ## long tests: commands at the same time, crowds, every step killed; as root, takes hours
-	cargo build --workspace --locked
-	TDX_ROUNDS=30 cargo test --locked -p tdx-td --test hostile -- --include-ignored --nocapture
-	TDX_ROUNDS=30 cargo test --locked -p tdx-gpu --test cc -- --include-ignored --nocapture same_time
-	TDX_ROUNDS=100 cargo test --locked -p tdx-td --test td_firmware -- --include-ignored odd_directories
-	TDX_SECONDS=120 cargo test --locked -p tdx-td --test crowd -- --include-ignored --nocapture
-	TDX_CRASH=full cargo test --locked -p tdx-td --test crash -- --include-ignored
-	TDX_ROUNDS=70 TDX_BIN_DIR=$(abspath $(RELEASE)) cargo test --locked -p tdx-gpu --test gpu_parallel -- --include-ignored --nocapture
+	cargo build --workspace --all-targets --locked
+	TDX_ROUNDS=30 cargo test --locked --workspace --test reliability -- --include-ignored --nocapture hostile::
+	TDX_ROUNDS=30 cargo test --locked --workspace --test gpu -- --include-ignored --nocapture same_time
+	TDX_ROUNDS=100 cargo test --locked --workspace --test td -- --include-ignored odd_directories
+	TDX_SECONDS=120 cargo test --locked --workspace --test reliability -- --include-ignored --nocapture crowd::
+	TDX_CRASH=full cargo test --locked --workspace --test reliability -- --include-ignored crash::
+	TDX_PROFILE=release cargo test --locked --workspace --test docs_rig -- --include-ignored packaging_rig::
+	TDX_ROUNDS=70 TDX_BIN_DIR=$(abspath $(RELEASE)) cargo test --locked --workspace --test gpu_rig -- --include-ignored --nocapture parallel_rig::
 
 fuzz: rust ## a million cases of everything that reads what others wrote; FUZZ_CASES says how many
 	PROPTEST_CASES=$(FUZZ_CASES) cargo test --profile fuzz --workspace --locked --lib -- panic

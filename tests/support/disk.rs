@@ -1,6 +1,5 @@
 //! What the tests of `tdx-disk` share: loop devices as disks, and guests that are typed at.
 
-#![allow(dead_code, reason = "every test file uses a part of it")]
 #![expect(clippy::print_stderr, reason = "a failing test shows the guest's console")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -11,7 +10,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::{Rig, Run, wait_for};
+use super::rig::Rig;
+use super::tools::Run;
+use super::wait::wait_for;
 
 /// Runs `tdx-disk` in a rig with the words of `line`.
 pub(crate) fn disk(rig: &Rig, line: &str) -> Run {

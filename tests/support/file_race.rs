@@ -1,12 +1,10 @@
 //! Two commands that change one host at the same time, where the host is made of files (`--sysroot`).
 
-#![allow(dead_code, reason = "every test file uses a part of it")]
 #![expect(clippy::print_stdout, reason = "the figures, for --nocapture")]
 #![expect(clippy::disallowed_methods, reason = "tests start programs as users do")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, mpsc};
@@ -14,8 +12,9 @@ use std::thread::JoinHandle;
 
 use serde_json::Value;
 
-use crate::steps::{Moment, moments, walk_here_all, walk_here_beside};
-use crate::support::{Run, bin};
+use super::steps::{Moment, moments, walk_here_all, walk_here_beside};
+use super::tools::{Run, bin};
+use super::wait::is_waiting;
 
 /// Rounds of each race, unless `TDX_ROUNDS` sets another number.
 const ROUNDS: usize = 2;
@@ -140,12 +139,6 @@ fn start_beside(line: String) -> JoinHandle<Run> {
     });
     is_going.recv().unwrap();
     thread
-}
-
-/// Whether a process is in fcntl(2), flock(2), nanosleep(2) or clock_nanosleep(2), as amd64 numbers them.
-fn is_waiting(process: u32) -> bool {
-    let call = fs::read_to_string(format!("/proc/{process}/syscall")).unwrap_or_default();
-    ["72 ", "73 ", "35 ", "230 "].iter().any(|number| call.starts_with(number))
 }
 
 fn command(line: &str) -> Command {

@@ -1,6 +1,5 @@
 //! Which firmware a real libvirt gives to a guest, and which one `tdx-td firmware` says it gives.
 
-#![allow(dead_code, reason = "every test file uses a part of it")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::fs;
@@ -8,7 +7,7 @@ use std::fs;
 use common::xml::Document;
 use serde_json::Value;
 
-use crate::support::Rig;
+use super::rig::Rig;
 
 /// What a guest asks of firmware.
 #[derive(Debug, Clone, Copy)]

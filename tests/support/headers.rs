@@ -1,12 +1,12 @@
 //! Headers that a guest may write into its disk, and what no header may do.
 
-#![allow(dead_code, reason = "every test file uses a part of it")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use crate::support::{Rig, Run};
+use super::rig::Rig;
+use super::tools::Run;
 
 /// Makes the attack's files in a folder of the rig: `secret`, which only root can read, and headers that name it
 /// as a backing file and as an external data file, and one of an encrypted disk.

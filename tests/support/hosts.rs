@@ -1,8 +1,6 @@
 //! Machines as they are met in the field, with the ids and the layout of real ones.
 
-#![allow(dead_code, reason = "every test file uses a part of it")]
-
-use crate::tree::{Spec, Tree};
+use super::tree::{Spec, Tree};
 
 const NAMES: &str = "\
 8086  Intel Corporation

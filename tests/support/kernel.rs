@@ -1,6 +1,5 @@
 //! Rig 2: a real kernel with a real IOMMU and devices to give away; `tests/rig/kernel` says which.
 
-#![allow(dead_code, reason = "every test file uses a part of it")]
 #![expect(clippy::disallowed_methods, reason = "tests start programs as users do")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![expect(clippy::print_stderr, reason = "a failing test shows the kernel's log")]
@@ -9,7 +8,7 @@ use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
-use crate::support::{Run, bin, bin_dir, repository};
+use super::tools::{Run, bin, bin_dir, repository};
 
 /// Where programs are, in the rig as on this machine.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -124,13 +123,17 @@ impl Kernel {
     }
 
     /// Runs one test of the file that is running in the rig, with a variable by which it knows.
-    pub(crate) fn this_test(&self, variable: &str, test: &str) -> Run {
+    pub(crate) fn this_test(&self, variable: &str, module: &str, test: &str) -> Run {
         let mut command = self.command(variable);
         command.arg(format!("TDX_BIN_DIR={}", bin_dir().display()));
         command.args(std::env::var("TDX_CRASH").map(|how| format!("TDX_CRASH={how}")));
         command.arg(std::env::current_exe().unwrap());
-        command.args(["--exact", test, "--include-ignored", "--nocapture"]);
-        Run::of(command, b"")
+        let (_, module) = module.split_once("::").unwrap();
+        let name = format!("{module}::{test}");
+        command.args(["--exact", &name, "--include-ignored", "--nocapture"]);
+        let run = Run::of(command, b"");
+        assert!(run.text().contains("1 passed"), "there is no test {name}: {run:#?}");
+        run
     }
 
     /// The address of the NVMe disk with this serial number.

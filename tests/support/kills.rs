@@ -1,6 +1,5 @@
 //! A verb is stopped at its steps in rig 1, and each time it can be finished and undone.
 
-#![allow(dead_code, reason = "every test file uses a part of it")]
 #![expect(clippy::print_stderr, reason = "the figures, for --nocapture")]
 
 use std::collections::HashSet;
@@ -8,10 +7,10 @@ use std::time::Instant;
 
 use nix::sys::signal::Signal::{self, SIGINT, SIGKILL, SIGTERM};
 
-use crate::steps::{Fate, Moment, Walk, is_full, moments};
-use crate::support::Rig;
-use crate::table::{self, Row};
-use crate::world::{self, World};
+use super::rig::Rig;
+use super::steps::{Fate, Moment, Walk, is_full, moments, of_each_kind};
+use super::table::{self, Row};
+use super::world::{self, World};
 
 /// A verb, what is there before it, and what takes back what it did.
 #[derive(Debug, Clone, Copy, Default)]
@@ -41,10 +40,12 @@ pub(crate) fn walk(rig: &Rig, verb: &Verb<'_>) {
     let clean = World::of(rig);
     take_back(rig, verb, &origin, "undisturbed");
     let signals: &[Signal] = if full || update { &[SIGKILL, SIGTERM, SIGINT] } else { &[SIGKILL] };
-    let mut moments = moments(&undisturbed.steps, full);
-    let joins = moments.iter().position(|moment| verb.joins == Some(&moment.step));
-    if let (Some(at), false) = (joins, full || update) {
-        moments.truncate(at + 1);
+    let all = moments(&undisturbed.steps, full);
+    let mut moments = all.clone();
+    if !(full || update) {
+        let joins = moments.iter().position(|moment| verb.joins == Some(&moment.step));
+        moments.truncate(joins.map_or(moments.len(), |at| at + 1));
+        moments = of_each_kind(moments);
     }
     let mut rows = Vec::new();
     let mut finished = HashSet::new();
@@ -100,6 +101,9 @@ pub(crate) fn walk(rig: &Rig, verb: &Verb<'_>) {
             &["SIGKILL leaves", "SIGTERM leaves", "SIGINT leaves"],
             &rows,
         );
+    } else if !full {
+        let steps: Vec<String> = all.iter().map(table::label).collect();
+        table::check(verb.title, &steps, &rows);
     }
 }
 

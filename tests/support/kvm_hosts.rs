@@ -1,11 +1,10 @@
 //! Hosts of guests as they are met in the field, as far as `tdx-td host check` looks at them.
 
-#![allow(dead_code, reason = "every test file uses a part of it")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use serde_json::json;
 
-use crate::tree::Tree;
+use super::tree::Tree;
 
 /// Flags of a Xeon of the 5th generation, those that matter, with TDX turned on in the BIOS.
 const XEON: &str =

@@ -1,7 +1,6 @@
 //! Directories of firmware descriptors as no distribution ships them: builds of every kind, masks, leftovers
 //! of editors and packages, files that are no descriptors.
 
-#![allow(dead_code, reason = "every test file uses a part of it")]
 #![expect(clippy::print_stdout, reason = "a failed test shows the directory")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -11,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::firmware::{Request, compare_arguments, compare_started, expected, listed};
-use crate::support::Rig;
+use super::firmware::{Request, compare_arguments, compare_started, expected, listed};
+use super::rig::Rig;
 
 /// Numbers that are the same in every run (SplitMix64).
 struct Dice(u64);

@@ -1,6 +1,5 @@
 //! Definitions as the tools make them, without a host that could run their guests.
 
-#![allow(dead_code, reason = "every test file uses a part of it")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use clap::{Args, FromArgMatches};

@@ -1,6 +1,5 @@
 //! Images, domains and folders for the tests of `tdx-pool`.
 
-#![allow(dead_code, reason = "every test file uses a part of it")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![expect(clippy::disallowed_methods, reason = "tests start programs as users do")]
 
@@ -14,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::{Rig, Run, bin};
+use super::rig::Rig;
+use super::tools::{Run, bin};
 
 /// The pool's folder inside a rig.
 pub(crate) const IMAGES: &str = "/var/lib/libvirt/images";

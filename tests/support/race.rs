@@ -1,7 +1,6 @@
 //! Two commands that change one object, run at the same time in rig 1, and held against what they do one after
 //! the other.
 
-#![allow(dead_code, reason = "every test file uses a part of it")]
 #![expect(clippy::print_stdout, reason = "the figures, for --nocapture")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -11,8 +10,9 @@ use std::ops::Range;
 
 use serde_json::Value;
 
-use crate::support::{Rig, Run};
-use crate::world::World;
+use super::rig::Rig;
+use super::tools::Run;
+use super::world::World;
 
 /// Rounds of each race, where `TDX_ROUNDS` says how many.
 fn rounds() -> Option<usize> {

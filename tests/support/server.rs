@@ -1,6 +1,5 @@
 //! A server of files whose GPUs have modes that a stand-in for NVIDIA's program sets.
 
-#![allow(dead_code, reason = "every test file uses a part of it")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::collections::BTreeMap;
@@ -8,9 +7,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use crate::support::{self, Run};
-use crate::tree::Tree;
-use crate::{hosts, tuned};
+use super::tools::{self, Run};
+use super::tree::Tree;
+use super::{hosts, tuned};
 
 /// A file of each name keeps a mode: `cc.BDF`, `ppcie.BDF`. `fault.BDF` says what goes wrong when a mode is set
 /// that is not off: `refuse`, `traceback`, `stay` after the reset, `silent` always, or `lie`. Firmware without
@@ -130,7 +129,7 @@ impl Server {
 
     /// `tdx-gpu unbind`, with the program on PATH.
     pub(crate) fn unbind(&self, line: &str) -> Run {
-        let mut command = support::on_path(support::bin("tdx-gpu"));
+        let mut command = tools::on_path(tools::bin("tdx-gpu"));
         command.arg("unbind").args(line.split_whitespace()).arg("--sysroot");
         command.arg(self.tree.path("")).env_clear();
         command.env("PATH", format!("{}:/usr/bin:/bin", self.tools.path().display()));
@@ -140,7 +139,7 @@ impl Server {
     pub(crate) fn cc(&self, line: &str) -> Run {
         let root = self.tree.path("").display().to_string();
         let words = ["cc"].into_iter().chain(line.split_whitespace());
-        support::tool("tdx-gpu", words.chain(["--sysroot", &root]))
+        tools::tool("tdx-gpu", words.chain(["--sysroot", &root]))
     }
 
     pub(crate) fn set(&self, mode: &str, devices: &[String]) -> Run {

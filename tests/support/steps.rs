@@ -6,7 +6,6 @@
 //! What a message asks for, libvirt itself tells in its debug log, which the tracer reads over the
 //! program's shoulder.
 
-#![allow(dead_code, reason = "every test file uses a part of it")]
 #![expect(clippy::disallowed_methods, reason = "tests start programs as users do")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -28,7 +27,9 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::support::{Rig, Run, bin, wait_for};
+use super::rig::Rig;
+use super::tools::{Run, bin};
+use super::wait::wait_for;
 
 /// What befalls a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -175,6 +176,12 @@ pub(crate) fn moments(steps: &[String], full: bool) -> Vec<Moment> {
     moments
 }
 
+/// So many of the moments, from the first to the last, evenly.
+pub(crate) fn spread(moments: &[Moment], count: usize) -> Vec<Moment> {
+    assert!(moments.len() >= count && count > 1, "{moments:#?}");
+    (0..count).map(|n| moments[n * (moments.len() - 1) / (count - 1)].clone()).collect()
+}
+
 /// Whether every moment is asked for, and not a choice.
 pub(crate) fn is_full() -> bool {
     std::env::var_os("TDX_CRASH").is_some_and(|how| how == "full")
@@ -183,7 +190,7 @@ pub(crate) fn is_full() -> bool {
 /// The moments at the last step of each kind, and where there are more than two, at the first and a
 /// middle one: what is done to one device or file is done to the others in the same way.
 pub(crate) fn of_each_kind(moments: Vec<Moment>) -> Vec<Moment> {
-    let kinds: Vec<String> = moments.iter().map(|moment| kind(&moment.step)).collect();
+    let kinds: Vec<_> = moments.iter().map(|moment| (kind(&moment.step), moment.after)).collect();
     let is_chosen = |at: usize| {
         let same: Vec<usize> = (0..kinds.len()).filter(|i| kinds[*i] == kinds[at]).collect();
         let last = same.len() - 1;

@@ -1,6 +1,5 @@
 //! The tables of docs/reliability.md: a verb, the steps it takes, and what a kill there leaves.
 
-#![allow(dead_code, reason = "every test file uses a part of it")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::collections::BTreeMap;
@@ -8,8 +7,8 @@ use std::fmt::Write;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
-use crate::steps::{Moment, is_question};
-use crate::support::repository;
+use super::steps::{Moment, is_question};
+use super::tools::repository;
 
 /// A step at which a verb was stopped, and what that left, by column.
 #[derive(Debug)]
@@ -20,8 +19,7 @@ pub(crate) struct Row {
 
 impl Row {
     pub(crate) fn new(moment: &Moment, left: Vec<String>) -> Self {
-        let sent = if moment.after { ", sent" } else { "" };
-        Self { step: format!("{}{sent}", moment.step), left }
+        Self { step: label(moment), left }
     }
 }
 
@@ -45,6 +43,47 @@ pub(crate) fn update() -> bool {
 /// Where the tables are.
 pub(crate) fn page() -> PathBuf {
     repository().join("docs/reliability.md")
+}
+
+/// What a row is called.
+pub(crate) fn label(moment: &Moment) -> String {
+    let sent = if moment.after { ", sent" } else { "" };
+    format!("{}{sent}", moment.step)
+}
+
+/// A table of the page, without its head: what each row is called, and its other cells.
+fn read(title: &str) -> Vec<(String, Vec<String>)> {
+    let text = std::fs::read_to_string(page()).unwrap();
+    let (_, rest) =
+        text.split_once(&format!("### {title}\n")).unwrap_or_else(|| panic!("no heading: {title}"));
+    let table = rest.split("\n### ").next().unwrap();
+    let rows = table.lines().filter(|line| line.starts_with("| ")).skip(1);
+    rows.map(|row| {
+        let mut cells = row.trim_matches('|').split('|').map(|cell| cell.trim().to_owned());
+        (cells.next().unwrap(), cells.collect())
+    })
+    .collect()
+}
+
+/// Fails unless the page has a row for each of these steps, in their order, and no other; and says of those at which
+/// the verb was stopped what that left, in the first columns.
+///
+/// Into how many messages libvirt cuts a stream differs from run to run: their rows are not compared.
+#[track_caller]
+pub(crate) fn check<S: AsRef<str>>(title: &str, steps: &[S], stopped: &[Row]) {
+    let is_whole = |step: &str| !step.contains("virStreamSend");
+    let seen: Vec<&str> = steps.iter().map(AsRef::as_ref).filter(|step| is_whole(step)).collect();
+    let mut page = read(title);
+    page.retain(|(step, _)| is_whole(step));
+    let told: Vec<&str> = page.iter().map(|(step, _)| step.as_str()).collect();
+    assert_eq!(seen, told, "the steps in the table of {title} are stale");
+    let mut rest = page.iter();
+    for row in stopped.iter().filter(|row| is_whole(&row.step)) {
+        let is_same = |(step, told): &(String, Vec<String>)| {
+            *step == row.step && told[..row.left.len()] == row.left
+        };
+        assert!(rest.any(is_same), "the table of {title} is stale: {row:#?}");
+    }
 }
 
 /// Puts a verb's table into the page, in place of the one there.

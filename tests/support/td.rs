@@ -1,13 +1,14 @@
 //! What the tests of `tdx-td` share: a rig with a base image, small guests, their files.
 
-#![allow(dead_code, reason = "every test file uses a part of it")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::{Rig, Run, guest_image, wait_for};
+use super::rig::{Rig, guest_image};
+use super::tools::Run;
+use super::wait::wait_for;
 
 /// A guest as small as it boots.
 pub(crate) const SMALL: [&str; 6] = ["--security", "none", "--memory", "256M", "--vcpus", "1"];

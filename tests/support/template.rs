@@ -1,12 +1,12 @@
 //! Templates for the tests: those with Canonical's values, and changes to them.
 
-#![allow(dead_code, reason = "every test file uses a part of it")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::fs;
 use std::path::PathBuf;
 
-use crate::support::{Rig, repository};
+use super::rig::Rig;
+use super::tools::repository;
 
 /// The names of the templates with the values of Canonical's.
 pub(crate) const CANONICAL: [&str; 3] = ["trust_domain", "trust_domain-sb", "regular_vm"];

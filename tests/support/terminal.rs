@@ -1,6 +1,5 @@
 //! A tool on a terminal of its own, which may ask, and tools that are sent signals.
 
-#![allow(dead_code, reason = "every test file uses a part of it")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::fs::File;
@@ -16,7 +15,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{LocalFlags, tcgetattr};
 use nix::unistd::Pid;
 
-use crate::support::{Rig, Run, bin, wait_for};
+use super::rig::Rig;
+use super::tools::{Run, bin};
+use super::wait::{is_waiting, wait_for};
 
 /// How long something may take that takes a moment.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -46,6 +47,12 @@ impl Process {
     /// Sends it a signal.
     pub(crate) fn signal(&self, signal: Signal) {
         kill(self.id(), signal).unwrap();
+    }
+
+    /// Waits until it waits: for a lock, or before it looks again.
+    pub(crate) fn wait_until_waiting(&self) {
+        let id = self.id().as_raw().unsigned_abs();
+        wait_for("a process that waits", LIMIT, || is_waiting(id).then_some(()));
     }
 
     /// Whether it has ended.

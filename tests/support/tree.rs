@@ -1,14 +1,14 @@
 //! Machines made of files, for `--sysroot`: sysfs and procfs as the kernel shows them.
 
-#![allow(dead_code, reason = "every test file uses a part of it")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use crate::support::{Run, tool, tool_with_input};
+use super::tools::{Run, tool, tool_command, tool_with_input};
 
 /// A machine below a temporary folder.
 #[derive(Debug)]
@@ -185,6 +185,11 @@ impl Tree {
     /// Runs another tool on this machine with its arguments in one line.
     pub(crate) fn run(&self, name: &str, line: &str) -> Run {
         tool(name, self.words(line))
+    }
+
+    /// The command that [`Tree::run`] runs.
+    pub(crate) fn command(&self, name: &str, line: &str) -> Command {
+        tool_command(name, self.words(line))
     }
 
     fn words(&self, line: &str) -> Vec<String> {

@@ -1,6 +1,5 @@
 //! A host of files whose settings can be tuned.
 
-#![allow(dead_code, reason = "every test file uses a part of it")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::collections::BTreeMap;
@@ -10,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::tree::Tree;
+use super::tree::Tree;
 
 pub(crate) const THP: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
 pub(crate) const KSM: &str = "/sys/kernel/mm/ksm/run";

@@ -1,10 +1,8 @@
 //! All that the tools can change on a host, as lines of text that can be compared.
 
-#![allow(dead_code, reason = "every test file uses a part of it")]
-
-use crate::pool::raw_image;
-use crate::steps::anonymous;
-use crate::support::{Rig, guest_image};
+use super::pool::raw_image;
+use super::rig::{Rig, guest_image};
+use super::steps::anonymous;
 
 /// Domains with their state, definition, disks and devices, pools, secrets, files, what images and disks hold,
 /// locks, QEMUs. Without what is random: names of our files, UUIDs, hardware addresses, libvirt's running numbers.

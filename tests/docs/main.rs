@@ -1,0 +1,21 @@
+//! The documentation, and what it names: every command, example, schema and manual page.
+
+#[allow(dead_code, reason = "a binary uses a part of it")]
+#[path = "../support"]
+mod support {
+    pub(crate) mod hosts;
+    pub(crate) mod rig;
+    pub(crate) mod td;
+    pub(crate) mod template;
+    pub(crate) mod tools;
+    pub(crate) mod tree;
+    pub(crate) mod wait;
+}
+
+mod ansible;
+mod drop_in;
+mod manual;
+mod no_orphans;
+mod pipelines;
+mod readme;
+mod schema;

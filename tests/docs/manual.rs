@@ -1,0 +1,100 @@
+//! The manual: a page for each tool and each verb, whole, and fit for groff.
+
+#![expect(clippy::disallowed_methods, reason = "tests start programs as users do")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::tools::{Run, TOOLS, bin, repository, verbs};
+
+/// The pages, as written into a folder.
+fn pages() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let mut manual = Command::new(bin("manual"));
+    manual.arg(folder.path()).arg("2026-11-21");
+    assert_eq!(Run::of(manual, b"").text(), "");
+    folder
+}
+
+fn names(folder: &Path) -> BTreeSet<String> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+/// What a reader sees of a page.
+fn shown(page: &Path) -> String {
+    let mut man = Command::new("man");
+    man.args(["--warnings", "--local-file"]).arg(page).env("MANWIDTH", "100");
+    let run = Run::of(man, b"");
+    assert_eq!(run.stderr, "", "{run:#?}");
+    run.text().to_owned()
+}
+
+#[test]
+fn every_tool_and_every_verb_has_a_page() {
+    let folder = pages();
+    let mut wanted = BTreeSet::new();
+    for name in TOOLS {
+        let verbs = verbs(name, &[]);
+        assert!(verbs.len() > 3, "{name}: {verbs:?}");
+        wanted.insert(format!("{name}.1"));
+        wanted.extend(verbs.iter().map(|verb| format!("{name}-{}.1", verb.join("-"))));
+    }
+    assert_eq!(names(folder.path()), wanted);
+}
+
+#[test]
+fn pages_are_whole_and_refer_to_pages_there_are() {
+    let folder = pages();
+    let names = names(folder.path());
+    for name in &names {
+        let page = shown(&folder.path().join(name));
+        let titles: Vec<&str> =
+            page.lines().filter(|line| line.starts_with(|c: char| c.is_uppercase())).collect();
+        let wanted = [
+            "NAME",
+            "SYNOPSIS",
+            "DESCRIPTION",
+            "OPTIONS",
+            "EXIT STATUS",
+            "EXAMPLES",
+            "ENVIRONMENT",
+        ];
+        let there = titles.iter().filter(|title| wanted.contains(title));
+        assert!(there.eq(&wanted), "{name}: {titles:?}");
+        assert!(titles.ends_with(&["FILES", "SEE ALSO"]), "{name}: {titles:?}");
+        let examples = page.split("\nEXAMPLES\n").nth(1).unwrap().split("\nENV").next().unwrap();
+        let about = name.trim_end_matches(".1").replace('-', " ").replacen(' ', "-", 1);
+        assert!(examples.contains(&about), "{name}: no example has '{about}'\n{examples}");
+        let references = page.split("\nSEE ALSO\n").nth(1).unwrap().split(',');
+        for reference in references.filter_map(|text| text.split_once("(1)")) {
+            let reference = reference.0.trim();
+            let there = names.contains(&format!("{reference}.1"));
+            assert!(there || reference == "virsh", "{name}: {reference}");
+        }
+    }
+}
+
+#[test]
+fn what_the_readme_says_is_in_the_manual() {
+    let folder = pages();
+    let readme = std::fs::read_to_string(repository().join("README.md")).unwrap();
+    let page = shown(&folder.path().join("tdx-td.1"));
+    for status in ["0", "1", "2", "3", "4", "5", "6", "7"] {
+        let row =
+            readme.lines().find_map(|line| line.strip_prefix(&format!("| {status} | "))).unwrap();
+        let meaning = row.trim_end_matches(" |").replace('`', "");
+        assert!(page.contains(&format!("       {status}      {meaning}\n")), "{status}: {page}");
+    }
+    for line in readme.lines().filter(|line| line.contains(" # TDX_")) {
+        let variable = line.split("# ").nth(1).unwrap().split(':').next().unwrap();
+        assert!(page.contains(&format!("\n       {variable}\n")), "{variable}: {page}");
+    }
+    // Only who checks can answer no.
+    assert!(!page.contains("its answer is no"), "{page}");
+    for name in ["tdx-disk", "tdx-gpu-check", "tdx-iommu"] {
+        assert!(shown(&folder.path().join(format!("{name}.1"))).contains("10     a check ran"));
+    }
+}

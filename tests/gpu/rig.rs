@@ -1,0 +1,16 @@
+//! `tdx-gpu` on machines of their own: `make test-rigs` runs these.
+
+#[allow(dead_code, reason = "a binary uses a part of it")]
+#[path = "../support"]
+mod support {
+    pub(crate) mod kernel;
+    pub(crate) mod rig;
+    pub(crate) mod steps;
+    pub(crate) mod table;
+    pub(crate) mod tools;
+    pub(crate) mod wait;
+}
+
+mod asleep_rig;
+mod bind_rig;
+mod parallel_rig;

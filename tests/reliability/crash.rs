@@ -1,0 +1,364 @@
+//! Crash-only: the tools are killed at every step that changes something outside of them, and the
+//! next run, or `tdx-pool cleanup`, leaves what an undisturbed run would have left.
+//!
+//! The steps are not written down here: each verb is watched once, and then stopped at each step that
+//! was seen (`support/steps.rs`, `support/kills.rs`). By default that is SIGKILL at the steps that change
+//! something. `TDX_UPDATE=1` adds SIGTERM and SIGINT and writes docs/reliability.md; `TDX_CRASH=full` adds
+//! the questions to libvirt as well.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use nix::sys::signal::Signal::SIGTERM;
+
+use crate::support::kills::{Verb, walk};
+use crate::support::steps::{self, Fate, Moment};
+use crate::support::table;
+use crate::support::td::{define, foreign};
+use crate::support::template::emulated;
+use crate::support::tools::{self, repository};
+use crate::support::tree::Tree;
+use crate::support::world::{World, rig_with_disk, rig_with_images};
+
+const NEW: &str = "tdx-td new -i base.qcow2 --name x --security none --memory 64M --vcpus 1";
+const WITH_SEED: &str = "tdx-td new -i base.qcow2 --name x --security none --memory 64M --vcpus 1 \
+                         --user guest --ssh-key key.pub";
+const DELETE: &str = "tdx-td delete x --yes --timeout 0";
+const CUT_OFF: &str = "tdx-td stop x --force";
+
+/// Walks a verb in a rig of its own.
+fn walk_alone(verb: &Verb<'_>) {
+    walk(&rig_with_images(), verb);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn new() {
+    let rig = rig_with_images();
+    walk(&rig, &Verb { title: "tdx-td new", line: NEW, undo: DELETE, ..Verb::default() });
+    // From a template the steps are the same, after libvirt has validated it: once before the image is
+    // looked at, once as it will be.
+    rig.template("t.xml", &emulated());
+    let steps = |line: &str| {
+        let walk = rig.walk(line, None);
+        walk.run.document();
+        rig.shell(DELETE).document();
+        walk.steps.into_iter().filter(|step| !steps::is_question(step)).collect::<Vec<_>>()
+    };
+    let own = "tdx-td new -i base.qcow2 -t t.xml --name x --memory 64M --vcpus 1";
+    let validation = "libvirt: virDomainDefineXMLFlags";
+    let mut expected = [validation, validation, "libvirt: virConnectDomainXMLToNative"]
+        .map(str::to_owned)
+        .to_vec();
+    expected.extend(steps(NEW));
+    assert_eq!(steps(own), expected);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn new_with_a_seed() {
+    walk_alone(&Verb {
+        title: "tdx-td new --user",
+        line: WITH_SEED,
+        undo: DELETE,
+        joins: Some("libvirt: virDomainCreate"),
+        ..Verb::default()
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn new_with_an_encrypted_disk() {
+    walk_alone(&Verb {
+        title: "tdx-td new --blank, encrypted",
+        line: "tdx-td new --blank 8M --name x --security none --memory 64M --vcpus 1 \
+               --set storage.encryption=on --passphrase-file passphrase",
+        // A key that is made in no time. And qemu-img often gives up on a machine that counts time in
+        // ticks; libvirt would be asked again, each time another number of times.
+        before: "echo secret >passphrase; chmod 600 passphrase; mountpoint -q /usr/bin/qemu-img || { \
+                 cp /usr/bin/qemu-img real && printf '#!/bin/bash\n\
+                 for try in {1..20}; do \
+                 %s/real \"${@/format=luks/format=luks,encrypt.iter-time=10}\" && exit; done\n' \"$PWD\" \
+                 >quick && chmod 755 quick && mount --bind quick /usr/bin/qemu-img; }",
+        undo: DELETE,
+        joins: Some("libvirt: virDomainCreate"),
+        ..Verb::default()
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn new_in_place_of_another() {
+    let rig = rig_with_images();
+    let line = "tdx-td new -i base.qcow2 --name x --security none --memory 80M --vcpus 1 \
+                --overwrite --yes";
+    walk(
+        &rig,
+        &Verb {
+            title: "tdx-td new --overwrite",
+            line,
+            before: NEW,
+            undo: DELETE,
+            joins: Some("libvirt: virDomainDefineXMLFlags"),
+            ..Verb::default()
+        },
+    );
+    // Told to stop in time, it keeps the domain that was.
+    rig.shell(NEW).document();
+    let before = World::of(&rig);
+    let step = "libvirt: virStorageVolCreateXML".to_owned();
+    let moment = Moment { step, nth: 1, after: true };
+    let told = rig.walk(line, Some((moment, Fate::Signal(SIGTERM))));
+    assert_eq!((told.struck, told.signal), (true, Some(SIGTERM as i32)), "{told:#?}");
+    assert_eq!(World::of(&rig), before, "{told:#?}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn delete() {
+    walk_alone(&Verb {
+        title: "tdx-td delete",
+        line: DELETE,
+        before: WITH_SEED,
+        undo: DELETE,
+        ..Verb::default()
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn start_and_stop() {
+    let rig = rig_with_images();
+    rig.shell(&format!("{NEW} && {CUT_OFF}")).text();
+    walk(
+        &rig,
+        &Verb { title: "tdx-td start", line: "tdx-td start x", undo: CUT_OFF, ..Verb::default() },
+    );
+    walk(
+        &rig,
+        &Verb {
+            title: "tdx-td stop --force",
+            line: CUT_OFF,
+            before: "tdx-td start x",
+            undo: CUT_OFF,
+            ..Verb::default()
+        },
+    );
+}
+
+#[test]
+#[ignore = "needs root"]
+fn overlay() {
+    walk_alone(&Verb {
+        title: "tdx-td overlay",
+        line: "tdx-td overlay -i base.qcow2",
+        undo: "true",
+        ..Verb::default()
+    });
+}
+
+/// Network cards of a machine made of files go to two domains, and come back.
+#[test]
+#[ignore = "needs root"]
+fn hostdevs() {
+    let rig = rig_with_images();
+    let host = Tree::with_two_cards(rig.scratch());
+    let entry = |domain: &str, index: u8| {
+        format!(
+            "  {domain}:\n    passthrough_devices:\n      - match: {{driver: igb, select_index: {index}}}\n"
+        )
+    };
+    fs::write(rig.scratch().join("both.yaml"), format!("vms:\n{}{}", entry("a", 0), entry("b", 1)))
+        .unwrap();
+    let none = "vms:\n  a:\n    passthrough_devices: []\n  b:\n    passthrough_devices: []\n";
+    fs::write(rig.scratch().join("none.yaml"), none).unwrap();
+    define(&rig, &foreign("a", ""));
+    define(&rig, &foreign("b", ""));
+    let root = host.path("").display().to_string();
+    let line = |file: &str| format!("tdx-td hostdevs --config {file} --yes --sysroot {root}");
+    let (give, take) = (line("both.yaml"), line("none.yaml"));
+    // Ports for them are in the definitions from then on.
+    rig.shell(&format!("{give} && {take}")).text();
+    walk(&rig, &Verb { title: "tdx-td hostdevs", line: &give, undo: &take, ..Verb::default() });
+    walk(
+        &rig,
+        &Verb {
+            title: "tdx-td hostdevs, none",
+            line: &take,
+            before: &give,
+            undo: &take,
+            ..Verb::default()
+        },
+    );
+}
+
+#[test]
+#[ignore = "needs root"]
+fn attach_and_detach() {
+    let rig = rig_with_disk();
+    let new = NEW.replace("64M", "256M");
+    rig.shell(&format!("{new} --hotplug-ports 2 --wait ip")).text();
+    let (give, take) = ("tdx-disk attach x ./disk --persistent", "tdx-disk detach x ./disk");
+    walk(&rig, &Verb { title: "tdx-disk attach", line: give, undo: take, ..Verb::default() });
+    walk(
+        &rig,
+        &Verb {
+            title: "tdx-disk detach",
+            line: take,
+            before: give,
+            undo: take,
+            // A guest that was asked to let go of it does so by itself.
+            settle: "for try in {1..30}; do virsh domblklist x | grep -q vdb || break; sleep 0.1; done",
+            ..Verb::default()
+        },
+    );
+}
+
+#[test]
+#[ignore = "needs root"]
+fn attach_and_detach_in_a_guest_that_is_off() {
+    let rig = rig_with_disk();
+    rig.shell(&format!("{NEW} && {CUT_OFF}")).text();
+    let give = "tdx-disk attach x ./disk --persistent --bus scsi";
+    let take = "tdx-disk detach x ./disk";
+    // A controller for it is in the definition from then on.
+    rig.shell(&format!("{give} && {take}")).text();
+    walk(
+        &rig,
+        &Verb { title: "tdx-disk attach, guest off", line: give, undo: take, ..Verb::default() },
+    );
+    walk(
+        &rig,
+        &Verb {
+            title: "tdx-disk detach, guest off",
+            line: take,
+            before: give,
+            undo: take,
+            ..Verb::default()
+        },
+    );
+}
+
+#[test]
+#[ignore = "needs root"]
+fn import() {
+    // Into a pool that has to be made.
+    walk_alone(&Verb {
+        title: "tdx-pool import",
+        line: "tdx-pool import image.raw",
+        before: "virsh pool-destroy tdvirsh-pool; virsh pool-undefine tdvirsh-pool",
+        undo: "tdx-pool ensure && tdx-pool delete image.raw --yes",
+        ..Verb::default()
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn import_that_replaces() {
+    walk_alone(&Verb {
+        title: "tdx-pool import --replace",
+        line: "tdx-pool import other.raw --name image.raw --replace --yes",
+        before: "tdx-pool import image.raw",
+        undo: "tdx-pool delete image.raw --yes",
+        ..Verb::default()
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn import_that_compresses() {
+    walk_alone(&Verb {
+        title: "tdx-pool import --compress",
+        line: "tdx-pool import image.raw --compress",
+        undo: "tdx-pool delete image.raw --yes",
+        ..Verb::default()
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn import_by_upload() {
+    walk_alone(&Verb {
+        title: "tdx-pool import, by upload",
+        line: "tdx-pool -c qemu+tcp://127.0.0.1/system import image.qcow2",
+        undo: "tdx-pool delete image.qcow2 --yes",
+        ..Verb::default()
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_else_the_pool_does() {
+    let rig = rig_with_images();
+    walk(
+        &rig,
+        &Verb {
+            title: "tdx-pool ensure",
+            line: "tdx-pool ensure --pool more --path /var/lib/libvirt/images/more",
+            undo: "! virsh pool-info more || { virsh pool-destroy more; virsh pool-undefine more; }; \
+                   rm -rf /var/lib/libvirt/images/more",
+            ..Verb::default()
+        },
+    );
+    walk(
+        &rig,
+        &Verb {
+            title: "tdx-pool delete",
+            line: "tdx-pool delete image.raw --yes",
+            before: "tdx-pool import image.raw",
+            undo: "tdx-pool delete image.raw --yes",
+            ..Verb::default()
+        },
+    );
+    walk(
+        &rig,
+        &Verb {
+            title: "tdx-pool cleanup",
+            line: "tdx-pool cleanup --yes",
+            before: "tdx-td overlay -i base.qcow2; touch \
+                     /var/lib/libvirt/images/{cidata.000000000000001.iso,import.000000000000000.part} \
+                     /run/tdx-pool/overlay.000000000000000.qcow2",
+            undo: "true",
+            ..Verb::default()
+        },
+    );
+}
+
+/// Each verb that can be planned changes something: a test kills it, and its table tells what that leaves.
+#[test]
+fn every_verb_that_changes_something_is_killed() {
+    let page = fs::read_to_string(table::page()).unwrap();
+    let tables = page.split("\n### ").skip(1).map(|part| part.split_once('\n').unwrap());
+    let tables: Vec<(&str, usize)> =
+        tables.map(|(title, table)| (title, table.matches("\n| ").count())).collect();
+    for (title, rows) in &tables {
+        assert!(*rows > 3, "the table of {title} has {rows} lines");
+    }
+    let directories = fs::read_dir(repository().join("tests")).unwrap();
+    let directories = directories.filter_map(|entry| fs::read_dir(entry.unwrap().path()).ok());
+    let sources = directories.flatten().map(|file| file.unwrap().path());
+    let sources = sources.filter(|path| path.extension().is_some_and(|kind| kind == "rs"));
+    let sources: String = sources.map(|path| fs::read_to_string(path).unwrap()).collect();
+    let mut verbs = BTreeSet::new();
+    for tool in tools::TOOLS {
+        for verb in tools::verbs(tool, &[]) {
+            let words = verb.iter().map(String::as_str).chain(["--help"]);
+            if tools::tool(tool, words).text().contains("--dry-run") {
+                verbs.insert(format!("{tool} {}", verb.join(" ")));
+            }
+        }
+    }
+    assert!(verbs.len() > 15, "{verbs:?}");
+    for verb in &verbs {
+        let titles = tables.iter().map(|(title, _)| *title);
+        let of = |title: &&str| {
+            let rest = title.strip_prefix(verb.as_str());
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', ',']))
+        };
+        let mut own = titles.filter(of).peekable();
+        assert!(own.peek().is_some(), "no table of what a kill of {verb} leaves");
+        for title in own {
+            assert!(sources.contains(&format!("\"{title}\"")), "no test walks {title}");
+        }
+    }
+}

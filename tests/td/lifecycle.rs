@@ -1,0 +1,47 @@
+//! `tdx-td` against a real libvirtd, with guests that really boot.
+
+use std::time::Duration;
+
+use crate::support::rig::{Rig, guest_image};
+use crate::support::wait::wait_for;
+
+const SMALL: [&str; 8] =
+    ["--security", "none", "--virt-type", "qemu", "--memory", "256M", "--vcpus", "1"];
+
+/// The main job, from a disk image to nothing left.
+#[test]
+#[ignore = "needs root"]
+fn a_guest_lives_and_leaves_no_trace() {
+    let rig = Rig::start();
+    let image = guest_image(false);
+    rig.tool("tdx-pool", ["import".as_ref(), image.as_os_str()]).document();
+    let before = rig.state();
+    let base = rig.path("/var/lib/libvirt/images/guest.qcow2");
+    let owner = |path| {
+        let file = std::fs::metadata(path).unwrap();
+        use std::os::unix::fs::MetadataExt;
+        (file.uid(), file.mode() & 0o7777)
+    };
+
+    let new = ["new", "-i", "guest.qcow2", "--name", "web1"];
+    let made = rig.tool("tdx-td", new.iter().chain(&SMALL)).item();
+    assert_eq!((&made["action"], &made["state"]), (&"create".into(), &"running".into()));
+    assert_eq!(owner(&base), (0, 0o640));
+
+    let ip = wait_for("a lease", Duration::from_secs(120), || {
+        let item = rig.tool("tdx-td", ["list"]).item();
+        item["ip"].as_str().map(str::to_owned)
+    });
+    assert!(ip.starts_with("192.168.122."), "{ip}");
+    // The neighbour table may know the address a moment before the lease is written.
+    wait_for("the same lease in virsh", Duration::from_secs(10), || {
+        rig.virsh(["domifaddr", "web1"]).contains(&ip).then_some(())
+    });
+    assert_eq!(owner(&base), (0, 0o640));
+
+    // It goes when it is asked to, and is not made to.
+    let gone = rig.tool("tdx-td", ["delete", "web1", "--yes"]).item();
+    assert_eq!((&gone["action"], &gone["forced"]), (&"delete".into(), &false.into()));
+    assert_eq!(owner(&base), (0, 0o640));
+    assert_eq!(rig.state(), before);
+}

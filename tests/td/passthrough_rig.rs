@@ -1,0 +1,419 @@
+//! Devices of the host in guests, on a real kernel with a real IOMMU (rig 2) and a real libvirtd in it.
+
+use serde_json::{Value, json};
+
+use crate::support::kernel::Kernel;
+use crate::support::rig::guest_image;
+use crate::support::tools::{Run, repository};
+
+const SMALL: &str = "-i guest.qcow2 --security none --virt-type qemu --memory 64M --vcpus 1";
+
+/// Drivers, overrides, the limit on mappings, our records, domains, and the pool.
+const LOOK: &str = "find /sys/bus/pci/devices/*/ -maxdepth 1 -name driver -printf '%p %l\\n'; \
+    grep . /sys/bus/pci/devices/*/driver_override; \
+    echo $(</sys/module/vfio_iommu_type1/parameters/dma_entry_limit); \
+    find /run/tdx /run/tdx-pool /run/lock/tdx /var/lib/tdx -type f 2>/dev/null; \
+    virsh list --all; echo /var/lib/libvirt/images/*";
+
+fn state(kernel: &Kernel) -> String {
+    kernel.sorted(LOOK)
+}
+
+fn kernel_with_image() -> Kernel {
+    let kernel = Kernel::start_with_libvirt();
+    kernel.tool("tdx-pool", ["import".as_ref(), guest_image(false).as_os_str()]).document();
+    kernel
+}
+
+/// The network cards with drivers of their own, the one that the rig itself uses last.
+fn nics(kernel: &Kernel) -> Vec<String> {
+    let names = kernel.shell("tdx-iommu scan --driver e1000e --format name");
+    names.text().lines().rev().map(str::to_owned).collect()
+}
+
+fn driver(kernel: &Kernel, bdf: &str) -> String {
+    let link = kernel.shell(&format!("basename $(readlink /sys/bus/pci/devices/{bdf}/driver)"));
+    link.text().trim().to_owned()
+}
+
+fn new(kernel: &Kernel, more: &str) -> Run {
+    kernel.shell(&format!("tdx-td new {SMALL} {more}"))
+}
+
+fn delete(kernel: &Kernel, name: &str) -> Value {
+    kernel.shell(&format!("tdx-td delete {name} --yes --timeout 0")).item()
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_guest_gets_a_device_and_the_host_gets_it_back() {
+    let kernel = kernel_with_image();
+    let before = state(&kernel);
+    let nics = nics(&kernel);
+    let nic = nics[0].as_str();
+
+    // A plan touches nothing.
+    let flags = format!("--name x -g {nic}");
+    let plan = new(&kernel, &format!("{flags} --dry-run")).item();
+    assert_eq!(plan["hostdevs"], json!([nic]));
+    let xml = kernel.shell(&format!("tdx-td render {SMALL} {flags} --xml"));
+    assert!(xml.text().contains("<hostdev mode='subsystem' type='pci' managed='no'>"), "{xml:?}");
+    assert_eq!(state(&kernel), before);
+
+    let made = new(&kernel, &flags).item();
+    assert_eq!((&made["action"], &made["hostdevs"]), (&json!("create"), &json!([nic])));
+    assert_eq!(driver(&kernel, nic), "vfio-pci");
+    let running = state(&kernel);
+    // As many mappings as 64 MiB take and QEMU keeps for itself are fewer than there are anyway.
+    assert!(running.lines().any(|line| line == "65535"), "{running}");
+    let seen = kernel.shell(&format!("tdx-gpu list | jq '.items[] | select(.bdf == \"{nic}\")'"));
+    let seen: Value = serde_json::from_str(seen.text()).unwrap();
+    assert_eq!((&seen["domain"], &seen["previous_driver"]), (&made["uuid"], &json!("e1000e")));
+
+    // It is there as asked for, and the device is nobody else's.
+    let again = new(&kernel, &flags).document();
+    assert_eq!(again["changed"], false, "{again:#}");
+    new(&kernel, "--name x").error(5);
+    new(&kernel, &format!("--name x -g {nic},{}", nics[1])).error(5);
+    let error = new(&kernel, &format!("--name y -g {nic}")).error(5);
+    assert_eq!(error["code"], "IN_USE_BY_VM", "{error}");
+    for verb in ["unbind", "bind"] {
+        let error = kernel.tool("tdx-gpu", [verb, nic]).error(5);
+        assert_eq!(error["code"], "IN_USE_BY_VM", "{error}");
+    }
+    kernel.shell("tdx-td stop x --force").document();
+    let error = new(&kernel, &format!("--name y -g {nic}")).error(5);
+    assert_eq!(error["code"], "RESERVED", "{error}");
+    assert_eq!(driver(&kernel, nic), "vfio-pci");
+
+    // The host reboots: what was bound is bound no more, and no record says that it ever was.
+    let reboot = format!(
+        "rm -r /run/tdx && cd /sys/bus/pci/devices/{nic} && echo >driver_override && \
+         echo {nic} >driver/unbind && echo {nic} >/sys/bus/pci/drivers_probe"
+    );
+    kernel.shell(&reboot).text();
+    assert_eq!(driver(&kernel, nic), "e1000e");
+    let started = kernel.shell("tdx-td start x").item();
+    assert_eq!(
+        (&started["action"], driver(&kernel, nic)),
+        (&json!("start"), "vfio-pci".to_owned())
+    );
+
+    let plan = kernel.shell("tdx-td delete x --yes --dry-run").item();
+    assert_eq!(plan["released"], json!([nic]));
+    let deleted = delete(&kernel, "x");
+    assert_eq!(deleted["released"], json!([nic]));
+    assert_eq!(state(&kernel), before);
+
+    // A template has a place for them, or is refused.
+    let template = repository().join("examples/templates/trust_domain.xml");
+    // As an ordinary guest: no TDX is here.
+    let plain = format!(
+        "sed '/<launchSecurity/,/<.launchSecurity>/d; s/kvm/qemu/; s/host-passthrough/maximum/' {} \
+         >plain.xml && sed '/HOSTDEV_DEVICES/d' plain.xml >without.xml",
+        template.display()
+    );
+    kernel.shell(&plain).text();
+    let line = |file: &str, verb: &str| {
+        format!("tdx-td {verb} -i guest.qcow2 -t {file} --memory 64M --vcpus 1 --name t -g {nic}")
+    };
+    let error = kernel.shell(&line("without.xml", "new")).error(3);
+    assert!(error["message"].as_str().unwrap().contains("HOSTDEV_DEVICES"), "{error}");
+    assert_eq!(state(&kernel), before);
+    let xml = kernel.shell(&line("plain.xml", "render")).item()["xml"].clone();
+    assert_eq!(xml.as_str().unwrap().matches("<hostdev ").count(), 1, "{xml}");
+    let made = kernel.shell(&line("plain.xml", "new")).item();
+    assert_eq!(made["hostdevs"], json!([nic]));
+    assert_eq!(delete(&kernel, "t")["released"], json!([nic]));
+    assert_eq!(state(&kernel), before);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn tools_in_a_pipe_pass_devices_on() {
+    let kernel = kernel_with_image();
+    let before = state(&kernel);
+    let nic = nics(&kernel)[0].clone();
+    let disks: Vec<String> = (0..2).map(|n| kernel.nvme(&format!("rig-{n}"))).collect();
+
+    // What was bound before the domain was made stays bound after it.
+    let all = format!("{nic} {}", disks.join(" "));
+    let line = format!("tdx-iommu scan {all} | tdx-gpu bind - --memory 1G | tdx-td new {SMALL}");
+    let made = kernel.shell(&format!("{line} --name x --devices -")).item();
+    assert_eq!(made["hostdevs"].as_array().unwrap().len(), 3, "{made:#}");
+    assert_eq!(delete(&kernel, "x")["released"], json!([]));
+    assert_eq!(driver(&kernel, &disks[1]), "vfio-pci");
+
+    // To a guest that runs, one element after another.
+    new(&kernel, "--name y").item();
+    let attach = format!("tdx-gpu hostdev {nic} --xml | virsh attach-device y /dev/stdin");
+    assert!(kernel.shell(&attach).text().contains("attached"));
+    assert_eq!(kernel.shell("tdx-td show y").item()["hostdevs"], json!([nic]));
+    // What a file says: the running guest gets another one, which libvirt binds; the first it keeps.
+    let wishes = |devices: &[&str]| {
+        let devices: Vec<String> =
+            devices.iter().map(|bdf| format!("{{match: {{bdf: '{bdf}'}}}}")).collect();
+        let text = format!("vms: {{y: {{passthrough_devices: [{}]}}}}", devices.join(", "));
+        kernel.shell(&format!("echo \"{text}\" >y.yaml")).text();
+        kernel
+            .shell("tdx-iommu resolve --config y.yaml | tdx-td hostdevs - --live --timeout 3 --yes")
+    };
+    let third = kernel.nvme("rig-2");
+    let live = wishes(&[&nic, &third]).item();
+    assert_eq!((&live["live"], &live["added"]), (&json!([third]), &json!([nic, third])));
+    assert_eq!(driver(&kernel, &third), "vfio-pci");
+    assert_eq!(wishes(&[&nic, &third]).document()["changed"], false);
+    new(&kernel, "--name z").item();
+    kernel.shell("sed s/y:/z:/ y.yaml >z.yaml").text();
+    let shared = kernel.shell("tdx-td hostdevs --config z.yaml --yes").document();
+    let warnings = shared["warnings"].to_string();
+    let warning = format!("domain 'y' runs with {nic}, too: only one of them can run");
+    assert!(warnings.contains(&warning), "{warnings}");
+    // A guest that has not booted lets go of nothing: then all is as it was.
+    let error = wishes(&[&nic]).error(5);
+    assert!(error["message"].as_str().unwrap().contains(&format!("still has {third}")), "{error}");
+    let defined = kernel.shell("virsh dumpxml --inactive y | grep -c '<hostdev '");
+    assert_eq!(defined.text(), "2\n");
+    kernel.shell("tdx-td delete y z --yes --timeout 0").document();
+    kernel.shell("tdx-gpu unbind --all").document();
+    assert_eq!(state(&kernel), before);
+
+    for (line, status) in [
+        (format!("tdx-td new {SMALL} --devices - --base -"), 2),
+        (format!("tdx-td new {SMALL} --devices - </dev/null"), 3),
+        (format!("echo '[]' | tdx-td new {SMALL} --devices -"), 3),
+        (format!("tdx-pool volumes | tdx-td new {SMALL} --devices -"), 3),
+        (format!("tdx-td new {SMALL} --gpus 17:00"), 2),
+        (format!("tdx-td new {SMALL} --gpus 0000:ff:1f.7"), 4),
+        (format!("tdx-td new {SMALL} --gpus {}", kernel.nvme("rig-data")), 5),
+        (format!("tdx-td new {SMALL} --cc on"), 2),
+    ] {
+        kernel.shell(&line).error(status);
+    }
+    assert_eq!(state(&kernel), before);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_fails_or_dies_gives_devices_back() {
+    let kernel = kernel_with_image();
+    let before = state(&kernel);
+    let nic = nics(&kernel)[0].clone();
+    let flags = format!("--name x -g {nic}");
+
+    // The domain is defined and its devices are bound, but it cannot start.
+    kernel.shell("mv /dev/net/tun /dev/net/away").text();
+    let error = new(&kernel, &flags).error(1);
+    assert_eq!(error["left_behind"], json!([]), "{error}");
+    kernel.shell("mv /dev/net/away /dev/net/tun").text();
+    assert_eq!(state(&kernel), before);
+
+    // Killed at any moment: what the next runs find, they finish or clear away.
+    let repair = "tdx-gpu unbind --stale && tdx-pool cleanup --yes";
+    for after in [400, 700, 1100, 1600, 2200] {
+        let killed = format!(
+            "timeout -s KILL {}.{:03} tdx-td new {SMALL} {flags}; true",
+            after / 1000,
+            after % 1000
+        );
+        kernel.shell(&killed);
+        match kernel.shell("tdx-td list --format name").text().is_empty() {
+            true => drop(kernel.shell(repair)),
+            false => {
+                new(&kernel, &flags).item();
+                delete(&kernel, "x");
+                kernel.shell(repair);
+            }
+        }
+        assert_eq!(state(&kernel), before, "killed after {after} ms");
+    }
+    // And while it is deleted.
+    for after in [350, 700] {
+        new(&kernel, &flags).item();
+        let killed = format!("timeout -s KILL 0.{after} tdx-td delete x --yes --timeout 0; true");
+        kernel.shell(&killed);
+        kernel.shell("tdx-td delete x --yes --timeout 0").document();
+        kernel.shell("tdx-pool cleanup --yes").document();
+        assert_eq!(state(&kernel), before, "killed after {after} ms");
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_pipelines_of_the_examples_run_on_devices() {
+    let kernel = kernel_with_image();
+    let before = state(&kernel);
+    let nic = nics(&kernel)[0].clone();
+    let script = repository().join("examples/pipelines.sh");
+    let settings = "TDX_SECURITY=none TDX_VIRT_TYPE=qemu TDX_MEMORY=64M TDX_VCPUS=1";
+    let pipeline = |variables: &str, name: &str| {
+        kernel.shell(&format!("{settings} {variables} {} {name}", script.display()))
+    };
+    let made = pipeline(&format!("SCAN={nic}"), "devices_to_guest").item();
+    assert_eq!((&made["name"], &made["hostdevs"]), (&json!("web1"), &json!([nic])));
+    assert_eq!(driver(&kernel, &nic), "vfio-pci");
+
+    // One group is free, another has the disk that the rig stands on.
+    let free = kernel.nvme("rig-1");
+    for (bdf, status) in [(free.clone(), 0), (kernel.nvme("rig-data"), 10)] {
+        let group =
+            kernel.shell(&format!("basename $(readlink /sys/bus/pci/devices/{bdf}/iommu_group)"));
+        let answer = pipeline(&format!("GROUP={}", group.text().trim()), "check_group");
+        assert_eq!(answer.status, Some(status), "{answer:#?}");
+    }
+
+    // What a file says is planned and not done; what a pipe says is done.
+    let wishes = format!(
+        "vms: {{web1: {{passthrough_devices: [{{match: {{bdf: '{nic}'}}}}, {{match: {{bdf: '{free}'}}}}]}}}}"
+    );
+    kernel.shell(&format!("echo \"{wishes}\" >wishes.yaml")).text();
+    let plan = pipeline("CONFIG=wishes.yaml", "plan_of_devices").document();
+    assert_eq!((&plan["changed"], &plan["dry_run"]), (&json!(true), &json!(true)));
+    assert_eq!(plan["items"][0]["added"], json!([free]));
+    kernel.shell(&format!("tdx-gpu bind {free}")).document();
+    assert!(
+        pipeline(&format!("BDF={free}"), "device_to_running_guest").text().contains("attached")
+    );
+    let has = kernel.shell("tdx-td show web1").item()["hostdevs"].clone();
+    assert_eq!(has.as_array().map(Vec::len), Some(2), "{has}");
+    let given =
+        pipeline("DISKS='.available and .serial == \"rig-2\"'", "disks_to_running_guest").item();
+    assert_eq!(given["action"], "attach", "{given:#}");
+    let attached = kernel.tool("tdx-disk", ["attached", "web1"]).item();
+    assert_eq!(attached["device"], given["device"]);
+
+    kernel.shell("tdx-td delete web1 --yes --timeout 0").document();
+    kernel.shell("tdx-gpu unbind --all").document();
+    assert_eq!(state(&kernel), before);
+}
+
+/// Answers as NVIDIA's program does, from files. What it was told to set is in the log.
+const GPU_TOOLS: &str = r#"#!/bin/sh
+cd /tmp/modes || exit 1
+for word; do
+    case $word in
+    --gpu-bdf=*) bdf=${word#*=} ;;
+    --query-*-mode) asked=${word#--query-} asked=${asked%-mode} ;;
+    --set-*-mode=*) asked=${word#--set-} asked=${asked%-mode=*} wanted=${word#*=} ;;
+    esac
+done
+case $(cat /sys/bus/pci/devices/$bdf/device) in
+0x22a3) name="NvSwitch $bdf LS10 0x22a3" ;;
+*) name="GPU $bdf H100 0x2330" ;;
+esac
+case $asked in cc) title=CC ;; *) title=PPCIe ;; esac
+echo "NVIDIA GPU Tools version v2025.10.20"
+if [ -n "$wanted" ]; then
+    if [ "$(cat fail 2>/dev/null)" = "$bdf $asked $wanted" ]; then
+        echo "2026-11-21,12:00:00.000 ERROR    $name could not be set" >&2
+        exit 1
+    fi
+    echo "$bdf $asked $wanted" >>log
+    echo $wanted >$bdf.$asked
+fi
+mode=$(cat $bdf.$asked 2>/dev/null || echo off)
+echo "2026-11-21,12:00:00.000 INFO     $name BAR0 0x1000 $title mode is $mode" >&2
+"#;
+
+#[test]
+#[ignore = "needs root"]
+fn the_mode_of_gpus_is_set_for_the_guest_and_put_back() {
+    let kernel = kernel_with_image();
+    let nics = nics(&kernel);
+    let (gpu, switch) = (nics[0].as_str(), nics[1].as_str());
+    // No GPU of NVIDIA's is here: two network cards say that they are one, and its switch.
+    for (bdf, device, class) in [(gpu, "0x2330", "0x030200"), (switch, "0x22a3", "0x068000")] {
+        for (file, text) in [("vendor", "0x10de"), ("device", device), ("class", class)] {
+            let path = format!("/sys/bus/pci/devices/{bdf}/{file}");
+            kernel.shell(&format!("echo {text} >id.$$ && mount --bind id.$$ {path}")).text();
+        }
+    }
+    let install = "mkdir modes && cat >/usr/local/bin/nvidia_gpu_tools.py && \
+        chmod 0755 /usr/local/bin/nvidia_gpu_tools.py";
+    let mut command = kernel.command("bash");
+    command.args(["-c", install]);
+    Run::of(command, GPU_TOOLS.as_bytes()).text();
+    let log = || kernel.shell("cat modes/log 2>/dev/null; rm -f modes/log").text().to_owned();
+    let before = state(&kernel);
+
+    // An ordinary guest gets the GPU as it is; asked for, in confidential-computing mode.
+    new(&kernel, &format!("--name x -g {gpu}")).item();
+    delete(&kernel, "x");
+    assert_eq!(log(), "");
+    new(&kernel, &format!("--name x -g {gpu} --cc on")).item();
+    assert_eq!(log(), format!("{gpu} cc on\n"));
+    assert_eq!(driver(&kernel, gpu), "vfio-pci");
+    delete(&kernel, "x");
+    assert_eq!(log(), format!("{gpu} cc off\n"));
+    assert_eq!(state(&kernel), before);
+
+    // The whole baseboard, or nothing of it.
+    let error = new(&kernel, &format!("--name x -g {gpu} --cc ppcie")).error(5);
+    assert_eq!(error["causes"], json!([format!("missing: {switch}")]));
+    let both = format!("--name x -g {gpu},{switch} --cc ppcie");
+    new(&kernel, &both).item();
+    let set = format!("{switch} ppcie on\n{gpu} ppcie on\n");
+    assert_eq!(log(), set);
+    // Mode and drivers were there before a reboot; the record of the mode outlives it.
+    kernel.shell("tdx-td stop x --force && rm -r /run/tdx").text();
+    delete(&kernel, "x");
+    let back = format!("{gpu} ppcie off\n{switch} ppcie off\n");
+    assert_eq!(log(), back);
+    kernel.shell(&format!("tdx-gpu unbind {gpu} {switch}")).document();
+    assert_eq!(state(&kernel), before);
+
+    // The GPU fails after the switch was set: all goes back.
+    kernel.shell(&format!("echo '{gpu} ppcie on' >modes/fail")).text();
+    let error = new(&kernel, &both).error(1);
+    assert!(error["message"].as_str().unwrap().contains("nvidia_gpu_tools"), "{error}");
+    assert_eq!(error["left_behind"], json!([]), "{error}");
+    kernel.shell("rm modes/fail; grep -h . modes/0* | sort -u | grep -x off").text();
+    assert_eq!(state(&kernel), before);
+    log();
+
+    // What cannot be put back is told, and kept for the next try.
+    new(&kernel, &both).item();
+    kernel.shell(&format!("echo '{gpu} ppcie off' >modes/fail")).text();
+    let error = kernel.shell("tdx-td delete x --yes --timeout 0").error(1);
+    assert_eq!(error["left_behind"], json!([format!("the mode of {gpu}")]), "{error}");
+    assert_eq!(
+        (driver(&kernel, gpu).as_str(), driver(&kernel, switch).as_str()),
+        ("vfio-pci", "e1000e")
+    );
+    kernel.shell("rm modes/fail").text();
+    assert_eq!(delete(&kernel, "x")["released"], json!([gpu]));
+    assert_eq!(state(&kernel), before);
+
+    // As the README shows it.
+    let readme = std::fs::read_to_string(repository().join("README.md")).unwrap();
+    let block = readme.split("```bash\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let settings = "TDX_SECURITY=none TDX_VIRT_TYPE=qemu TDX_MEMORY=64M TDX_VCPUS=1";
+    let root = repository().display();
+    let block = block.replace("examples/", &format!("{root}/examples/"));
+    let shown = kernel.shell(&format!("export {settings}; set -e; {block}"));
+    assert_eq!(
+        shown.text().matches(&format!("\"hostdevs\": [\n    \"{gpu}\"")).count(),
+        1,
+        "{shown:#?}"
+    );
+    delete(&kernel, "gpu1");
+    kernel.shell("tdx-gpu unbind --all").document();
+    let recipes = std::fs::read_to_string(repository().join("docs/recipes.md")).unwrap();
+    let recipe = recipes.split("```bash\n").nth(1).and_then(|rest| rest.split("```").next());
+    kernel.shell(&format!("export {settings}; set -e; {}", recipe.unwrap())).text();
+    assert_eq!(driver(&kernel, gpu), "e1000e");
+    // And by the command line of the original.
+    let tdvirsh = repository().join("examples/tdvirsh");
+    let made =
+        kernel.shell(&format!("{settings} {} new -i guest.qcow2 -g {gpu}", tdvirsh.display()));
+    assert!(made.text().contains("State:          running"), "{made:#?}");
+    kernel.shell("tdx-td delete --all --yes --timeout 0").document();
+    assert_eq!(state(&kernel), before);
+
+    // Without the program nothing is begun.
+    kernel.shell("mv /usr/local/bin/nvidia_gpu_tools.py away").text();
+    new(&kernel, &both).error(6);
+    new(&kernel, &format!("--name x -g {gpu} --cc leave")).item();
+    delete(&kernel, "x");
+    assert_eq!(state(&kernel), before);
+}

@@ -1,0 +1,24 @@
+//! `tdx-td` on machines of their own: `make test-rigs` runs these.
+
+#[allow(dead_code, reason = "a binary uses a part of it")]
+#[path = "../support"]
+mod support {
+    pub(crate) mod firmware;
+    pub(crate) mod kernel;
+    pub(crate) mod odd_firmware;
+    pub(crate) mod plain_guest;
+    pub(crate) mod rig;
+    pub(crate) mod steps;
+    pub(crate) mod td;
+    pub(crate) mod template;
+    pub(crate) mod tools;
+    pub(crate) mod tree;
+    pub(crate) mod wait;
+}
+
+mod access_rig;
+mod apparmor_rig;
+mod attestation_rig;
+mod passthrough_rig;
+mod tdx_rig;
+mod tune_rig;
