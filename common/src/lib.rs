@@ -17,6 +17,7 @@ pub mod libvirt;
 pub mod name;
 mod nearest;
 pub mod parallel;
+pub mod path;
 pub mod secret;
 pub mod shell;
 pub mod system;

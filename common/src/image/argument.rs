@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::name::LocalFiles;
+use super::local_files::LocalFiles;
 
 /// Adds the absolute paths in a value: all of it, whatever follows a separator, and what QEMU reads
 /// from it where it is an option of a command line.

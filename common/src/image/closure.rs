@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use super::file_key::{self, FileKey, canonical, keys};
 use super::header::{Header, Role};
-use super::name::LocalFiles;
+use super::local_files::LocalFiles;
 use crate::system::sysroot::Host;
 
 /// How many paths are followed from one image. A longer list is reported as unknown.

@@ -12,10 +12,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use super::vmdk;
-
 /// Enough for the header, the extensions and the names of almost every image.
-const USUAL_BYTES: usize = 4096;
+pub(super) const USUAL_BYTES: usize = 4096;
 /// The longest name that is read. QEMU takes 1,023 bytes; the kernel takes no longer path than this.
 const MAX_NAME: u64 = 4096;
 /// The largest cluster of a qcow2 image, which holds all header extensions.
@@ -23,8 +21,8 @@ const MAX_CLUSTER_BITS: u32 = 21;
 /// How many data files are read from the extensions of one header. QEMU writes one.
 const MAX_DATA_FILES: usize = 16;
 
-const QCOW_MAGIC: &[u8] = b"QFI\xfb";
-const QED_MAGIC: &[u8] = b"QED\0";
+pub(super) const QCOW_MAGIC: &[u8] = b"QFI\xfb";
+pub(super) const QED_MAGIC: &[u8] = b"QED\0";
 const EXTENSION_END: u32 = 0;
 const EXTENSION_DATA_FILE: u32 = 0x4441_5441;
 const INCOMPATIBLE_DATA_FILE: u64 = 1 << 2;
@@ -58,22 +56,7 @@ pub struct Header {
 }
 
 impl Header {
-    /// Reads the header of an open image: one small read, and a second one where a name lies further
-    /// in than usual. A file that is no image, or a raw one, names nothing.
-    ///
-    /// Errors: what the kernel says.
-    pub fn read(file: &File) -> io::Result<Self> {
-        let start = read_at(file, 0, USUAL_BYTES)?;
-        if start.starts_with(QCOW_MAGIC) {
-            return Self::qcow(file, &start);
-        }
-        if start.starts_with(QED_MAGIC) {
-            return Self::qed(file, &start);
-        }
-        vmdk::read(file, &start)
-    }
-
-    fn qcow(file: &File, start: &[u8]) -> io::Result<Self> {
+    pub(super) fn qcow(file: &File, start: &[u8]) -> io::Result<Self> {
         let mut header = Self::default();
         let version = be32(start, 4);
         let (offset, length) = (be64(start, 8), u64::from(be32(start, 16)));
@@ -91,7 +74,7 @@ impl Header {
         Ok(header)
     }
 
-    fn qed(file: &File, start: &[u8]) -> io::Result<Self> {
+    pub(super) fn qed(file: &File, start: &[u8]) -> io::Result<Self> {
         let mut header = Self::default();
         if le64(start, 16) & QED_BACKING_FILE != 0 {
             let (offset, length) = (u64::from(le32(start, 56)), u64::from(le32(start, 60)));

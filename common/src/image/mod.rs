@@ -9,8 +9,10 @@ mod argument;
 mod closure;
 mod file_key;
 pub mod header;
+pub mod local_files;
 pub mod name;
 mod name_json;
+mod read;
 mod vmdk;
 
 pub use argument::add_paths;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::name::{LocalFiles, is_remote};
+use super::local_files::{LocalFiles, is_remote};
 
 /// Adds the files that the JSON text behind `json:` names.
 pub(super) fn add(found: &mut LocalFiles, text: &[u8], depth: usize) {

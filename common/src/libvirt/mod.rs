@@ -2,173 +2,17 @@
 //!
 //! Everything else goes through the [`virt`] crate itself, by way of [`Libvirt::connect`].
 
+mod connection;
 mod error;
 mod hosts;
+#[expect(unsafe_code, reason = "the binding leaves out a field of the error")]
+mod last_error;
 #[expect(unsafe_code, reason = "calls of the C library that its binding lacks, or gets wrong")]
 mod raw;
 mod unplug;
 
-use clap::Args;
-use virt::connect::Connect;
-
+pub use connection::{ConnectArgs, Libvirt, Target, is_local};
 pub use error::{Context, failure, is_gone};
 pub use hosts::{Entry, Hosts};
-pub use raw::{LaunchMeasurement, Lease, State};
+pub use raw::{DhcpLease, LaunchMeasurement, State};
 pub use unplug::UnplugAnswer;
-
-use crate::cli;
-use crate::cli::config::Config;
-use crate::cli::log;
-use crate::error::{Error, Result};
-use crate::system::sysroot::Host;
-
-/// The flags of every tool that talks to libvirt.
-#[derive(Debug, Clone, Args)]
-pub struct ConnectArgs {
-    /// The libvirt connection; LIBVIRT_DEFAULT_URI or libvirt's own default without it
-    #[arg(short, long, global = true, value_name = "URI", help_heading = "Global options")]
-    pub connect: Option<String>,
-    /// The same by a name from hosts.yaml
-    #[arg(long, global = true, value_name = "NAME", help_heading = "Global options")]
-    pub host: Option<String>,
-}
-
-impl ConnectArgs {
-    /// Whether one of them was given.
-    pub fn is_given(&self) -> bool {
-        self.connect.is_some() || self.host.is_some()
-    }
-
-    /// Settles which libvirt is meant: by the flags, else by the configuration, else libvirt's default.
-    ///
-    /// Errors: `usage` for both flags at once; those of [`Hosts::load`] and [`Hosts::get`].
-    pub fn target(&self, host: &Host, config: &Config) -> Result<Target> {
-        match (&self.connect, &self.host) {
-            (Some(_), Some(_)) => {
-                Err(Error::usage("--connect and --host both say which libvirt: leave one out"))
-            }
-            (None, Some(name)) => {
-                let entry = Hosts::load(host, config)?.get(name)?.clone();
-                Ok(Target { uri: Some(entry.uri), host: Some(name.clone()) })
-            }
-            (uri, None) => {
-                Ok(Target { uri: uri.clone().or_else(|| config.connect.clone()), host: None })
-            }
-        }
-    }
-}
-
-/// Which libvirt to connect to.
-#[derive(Debug, Clone, Default)]
-pub struct Target {
-    /// Its URI; libvirt's default without it.
-    pub uri: Option<String>,
-    /// Its name in hosts.yaml, where it was chosen by that.
-    pub host: Option<String>,
-}
-
-/// An open connection.
-#[derive(Debug)]
-pub struct Libvirt {
-    connect: Connect,
-    uri: String,
-    host: Option<String>,
-}
-
-impl Libvirt {
-    /// Connects.
-    ///
-    /// Errors: `unsupported` (exit 6) when libvirt is not there or out of reach, `permission` (exit 7)
-    /// when it is but refuses, `usage` for text that is no URI.
-    pub fn open(target: &Target) -> Result<Self> {
-        virt::error::clear_error_callback();
-        let wanted = target.uri.as_deref();
-        if wanted.is_some_and(|uri| uri.contains('\0')) {
-            return Err(Error::usage("the connection URI holds a NUL byte"));
-        }
-        let connect = Connect::open(wanted)
-            .map_err(|cause| error::cannot_connect(target, cause, raw::last_errno()))?;
-        let uri = connect.uri().context("ask libvirt for its URI")?;
-        log::detail(format_args!("connected to {uri}"));
-        Ok(Self { connect, uri, host: target.host.clone() })
-    }
-
-    /// Connects for a verb, whose document then names the machine that libvirt runs on.
-    ///
-    /// Errors: those of [`Libvirt::open`].
-    pub fn open_for(context: &cli::Context, target: &Target) -> Result<Self> {
-        let libvirt = Self::open(target)?;
-        if !libvirt.is_local() {
-            context.set_remote(libvirt.host_name());
-        }
-        Ok(libvirt)
-    }
-
-    /// The name of the machine that the daemon runs on, by its own word; none when it does not say.
-    ///
-    /// Source: <https://libvirt.org/html/libvirt-libvirt-host.html#virConnectGetHostname>.
-    fn host_name(&self) -> Option<String> {
-        match self.connect.hostname() {
-            Ok(name) => Some(name).filter(|name| !name.is_empty()),
-            Err(error) => {
-                log::detail(format_args!("libvirt does not name its host: {error}"));
-                None
-            }
-        }
-    }
-
-    /// The binding's own connection.
-    pub fn connect(&self) -> &Connect {
-        &self.connect
-    }
-
-    /// The URI that was connected to.
-    pub fn uri(&self) -> &str {
-        &self.uri
-    }
-
-    /// Its name in hosts.yaml, where it was chosen by that.
-    pub fn host(&self) -> Option<&str> {
-        self.host.as_deref()
-    }
-
-    /// Whether the connection still stands; a daemon that died took it along.
-    pub fn is_alive(&self) -> bool {
-        self.connect.is_alive().unwrap_or(false)
-    }
-
-    /// Whether the daemon runs on this machine, so that its paths are ours.
-    pub fn is_local(&self) -> bool {
-        is_local(&self.uri)
-    }
-}
-
-/// Whether a URI names this machine.
-///
-/// Source: <https://libvirt.org/uri.html>: a remote URI names a host; `unix` transports are local.
-pub fn is_local(uri: &str) -> bool {
-    let Some((scheme, rest)) = uri.split_once("://") else {
-        return true;
-    };
-    let transport = scheme.split_once('+').map_or("", |(_, transport)| transport);
-    rest.starts_with('/') && matches!(transport, "" | "unix")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_uris_without_a_host_are_local() {
-        for uri in
-            ["qemu:///system", "qemu:///session", "qemu+unix:///system?socket=/x", "test:///d"]
-        {
-            assert!(is_local(uri), "{uri}");
-        }
-        for uri in
-            ["qemu+ssh://root@host/system", "qemu://host/system", "qemu+tcp://127.0.0.1/system"]
-        {
-            assert!(!is_local(uri), "{uri}");
-        }
-    }
-}

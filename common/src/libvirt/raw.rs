@@ -11,7 +11,8 @@ use virt::error::Error as VirtError;
 use virt::network::Network;
 use virt::sys;
 
-use super::{Context, Libvirt};
+use super::connection::Libvirt;
+use super::error::{Context, is_gone};
 use crate::error::Result;
 
 /// A domain's state, in virsh's words.
@@ -73,7 +74,7 @@ impl State {
 
 /// A DHCP lease of a libvirt network.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lease {
+pub struct DhcpLease {
     /// The guest's hardware address, lower case with colons.
     pub mac: String,
     /// IPv4 or IPv6 address without prefix length.
@@ -96,15 +97,6 @@ pub struct LaunchMeasurement {
     pub build_id: u32,
     /// The policy of the guest.
     pub policy: u32,
-}
-
-/// The error number of the system call that made this thread's last call of libvirt fail, if one did.
-///
-/// Source: libvirt `src/util/virerror.c`, `virReportSystemErrorFull()`: it is in `int1`.
-pub(super) fn last_errno() -> Option<i32> {
-    // SAFETY: libvirt returns null, or this thread's own error, which stays until its next call.
-    let error = unsafe { sys::virGetLastError().as_ref() }?;
-    (error.code == sys::VIR_ERR_SYSTEM_ERROR as i32).then_some(error.int1)
 }
 
 impl Libvirt {
@@ -170,7 +162,7 @@ impl Libvirt {
     pub fn managed_save_xml(&self, domain: &Domain) -> Result<Option<String>> {
         let doing = "read the saved state of a domain";
         match domain.has_managed_save(0) {
-            Err(error) if super::is_gone(&error) => return Ok(None),
+            Err(error) if is_gone(&error) => return Ok(None),
             Ok(false) => return Ok(None),
             saved => saved.context(doing)?,
         };
@@ -194,7 +186,7 @@ impl Libvirt {
     /// The leases of one network, of every kind of address.
     ///
     /// Source: <https://libvirt.org/html/libvirt-libvirt-network.html#virNetworkGetDHCPLeases>.
-    pub fn leases(&self, network: &Network) -> Result<Vec<Lease>> {
+    pub fn leases(&self, network: &Network) -> Result<Vec<DhcpLease>> {
         let mut list: *mut sys::virNetworkDHCPLeasePtr = ptr::null_mut();
         // SAFETY: network is a live object of this connection; a null MAC asks for every lease.
         let count =
@@ -207,7 +199,7 @@ impl Libvirt {
             // SAFETY: libvirt returned count leases; each is freed once, after its strings are copied.
             unsafe {
                 let lease = *list.add(index);
-                leases.push(Lease {
+                leases.push(DhcpLease {
                     mac: text((*lease).mac).to_lowercase(),
                     ip: text((*lease).ipaddr),
                     expires: (*lease).expirytime,

@@ -21,7 +21,7 @@ impl UnplugAnswer {
     /// Source: libvirt `src/qemu/qemu_hotplug.c`, `qemuDomainDetachDeviceLive()` and
     /// `qemuDomainWaitForDeviceRemoval()`; `src/qemu/qemu_monitor_json.c`, `qemuMonitorJSONCheckErrorFull()`:
     /// every error of QEMU's is an internal error.
-    pub fn of(error: &VirtError) -> Self {
+    pub fn from_error(error: &VirtError) -> Self {
         match (error.code().to_raw(), error.domain().to_raw()) {
             (sys::VIR_ERR_OPERATION_FAILED, sys::VIR_FROM_QEMU) => Self::Refused,
             (sys::VIR_ERR_INTERNAL_ERROR, sys::VIR_FROM_QEMU)

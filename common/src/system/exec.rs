@@ -93,8 +93,10 @@ impl Runner {
     ///
     /// What it printed is what is in the pipes when it ends: a process that it left behind may keep them open.
     fn wait(&self, mut child: Child) -> Result<Output> {
-        let mut stdout = Pipe::of(child.stdout.take()).map_err(|error| self.cannot_start(error))?;
-        let mut stderr = Pipe::of(child.stderr.take()).map_err(|error| self.cannot_start(error))?;
+        let mut stdout =
+            Pipe::new(child.stdout.take()).map_err(|error| self.cannot_start(error))?;
+        let mut stderr =
+            Pipe::new(child.stderr.take()).map_err(|error| self.cannot_start(error))?;
         let mut pause = Duration::from_millis(1);
         let status = loop {
             let status = child.try_wait().map_err(|error| self.cannot_start(error))?;
@@ -161,7 +163,7 @@ impl Pipe {
     /// The most bytes that are kept.
     const LIMIT: usize = 64 << 20;
 
-    fn of(stream: Option<impl Into<OwnedFd>>) -> io::Result<Self> {
+    fn new(stream: Option<impl Into<OwnedFd>>) -> io::Result<Self> {
         let stream = stream.map(|stream| File::from(stream.into()));
         if let Some(stream) = &stream {
             fcntl(stream, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;

@@ -1,10 +1,6 @@
 //! A parsed document: its text and where the elements lie in it.
 
-use super::chars::mark_length;
-use super::edit::Edit;
 use super::entry::Entry;
-use super::items::Items;
-use super::node::Node;
 use super::parse::{Scope, parse};
 use crate::error::Result;
 
@@ -38,41 +34,17 @@ impl Document {
         }
     }
 
-    /// Returns the root element.
-    pub fn root(&self) -> Node<'_> {
-        self.node(0)
-    }
-
     /// Returns the text that was parsed, byte for byte.
     pub fn text(&self) -> &str {
         &self.text
-    }
-
-    /// Begins an edit of this document. The document itself never changes.
-    pub fn edit(&self) -> Edit<'_> {
-        Edit::new(self)
     }
 
     pub(super) fn into_text(self) -> String {
         self.text
     }
 
-    pub(super) fn node(&self, id: usize) -> Node<'_> {
-        Node { document: self, id }
-    }
-
     pub(super) fn entries(&self) -> &[Entry] {
         &self.entries
-    }
-
-    /// Returns every element in document order.
-    pub(super) fn nodes(&self) -> impl Iterator<Item = Node<'_>> {
-        (0..self.entries.len()).map(|id| self.node(id))
-    }
-
-    /// Returns what stands outside of all elements, and the outermost elements.
-    pub(super) fn items(&self) -> Items<'_> {
-        Items::new(self, mark_length(&self.text)..self.text.len(), 0)
     }
 }
 

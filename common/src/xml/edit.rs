@@ -48,6 +48,13 @@ enum Side {
     Before,
 }
 
+impl Document {
+    /// Begins an edit of this document. The document itself never changes.
+    pub fn edit(&self) -> Edit<'_> {
+        Edit::new(self)
+    }
+}
+
 impl<'a> Edit<'a> {
     pub(super) fn new(document: &'a Document) -> Self {
         Self { document, splices: Vec::new(), appended: BTreeMap::new(), error: None }

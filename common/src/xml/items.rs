@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::chars::is_space;
+use super::chars::{is_space, mark_length, unescape_text};
 use super::document::Document;
 use super::node::Node;
 
@@ -23,6 +23,34 @@ pub(super) enum ItemKind<'a> {
     Comment,
     /// A processing instruction or the XML declaration.
     Instruction,
+}
+
+impl Document {
+    /// Returns what stands outside of all elements, and the outermost elements.
+    pub(super) fn items(&self) -> Items<'_> {
+        Items::new(self, mark_length(self.text())..self.text().len(), 0)
+    }
+}
+
+impl<'a> Node<'a> {
+    pub(super) fn items(self) -> Items<'a> {
+        Items::new(self.document, self.entry().content.clone(), self.id + 1)
+    }
+
+    pub(super) fn untrimmed_text(self) -> String {
+        let mut text = String::new();
+        for item in self.items() {
+            match item.kind {
+                ItemKind::Text => text.push_str(&unescape_text(item.source)),
+                ItemKind::CData => {
+                    let inner = &item.source["<![CDATA[".len()..item.source.len() - "]]>".len()];
+                    text.push_str(&inner.replace("\r\n", "\n").replace('\r', "\n"));
+                }
+                _ => {}
+            }
+        }
+        text
+    }
 }
 
 impl Item<'_> {

@@ -5,17 +5,32 @@ use std::fmt;
 use std::ops::Range;
 
 use super::attrs::RawAttr;
-use super::chars::{SPACE, split_name, unescape_text, unescape_value};
+use super::chars::{SPACE, split_name, unescape_value};
 use super::document::Document;
 use super::entry::{Entry, namespace};
 use super::fault::line_column;
-use super::items::{ItemKind, Items};
 
 /// An element. Cheap to copy; two are equal if they are the same element of the same document.
 #[derive(Clone, Copy)]
 pub struct Node<'a> {
     pub(super) document: &'a Document,
     pub(super) id: usize,
+}
+
+impl Document {
+    /// Returns the root element.
+    pub fn root(&self) -> Node<'_> {
+        self.node(0)
+    }
+
+    pub(super) fn node(&self, id: usize) -> Node<'_> {
+        Node { document: self, id }
+    }
+
+    /// Returns every element in document order.
+    pub(super) fn nodes(&self) -> impl Iterator<Item = Node<'_>> {
+        (0..self.entries().len()).map(|id| self.node(id))
+    }
 }
 
 impl<'a> Node<'a> {
@@ -54,7 +69,7 @@ impl<'a> Node<'a> {
 
     /// Returns the elements directly in this one, in order.
     pub fn children(self) -> impl Iterator<Item = Node<'a>> {
-        Children::of(self)
+        Children::new(self)
     }
 
     /// Returns all elements in this one, in document order.
@@ -76,7 +91,7 @@ impl<'a> Node<'a> {
 
     /// Returns all elements at `path`, in document order. Shape of a path: see [`Node::find`].
     pub fn find_all(self, path: &str) -> impl Iterator<Item = Node<'a>> {
-        Matches { path, levels: vec![Children::of(self)] }
+        Matches { path, levels: vec![Children::new(self)] }
     }
 
     /// Returns the text directly in this element, CDATA included, without space around it.
@@ -140,25 +155,6 @@ impl<'a> Node<'a> {
         // `Document::parse` has refused all faults.
         self.entry().attrs(self.document.text()).flatten()
     }
-
-    pub(super) fn items(self) -> Items<'a> {
-        Items::new(self.document, self.entry().content.clone(), self.id + 1)
-    }
-
-    pub(super) fn untrimmed_text(self) -> String {
-        let mut text = String::new();
-        for item in self.items() {
-            match item.kind {
-                ItemKind::Text => text.push_str(&unescape_text(item.source)),
-                ItemKind::CData => {
-                    let inner = &item.source["<![CDATA[".len()..item.source.len() - "]]>".len()];
-                    text.push_str(&inner.replace("\r\n", "\n").replace('\r', "\n"));
-                }
-                _ => {}
-            }
-        }
-        text
-    }
 }
 
 impl PartialEq for Node<'_> {
@@ -182,7 +178,7 @@ struct Children<'a> {
 }
 
 impl<'a> Children<'a> {
-    fn of(node: Node<'a>) -> Self {
+    fn new(node: Node<'a>) -> Self {
         Self { document: node.document, ids: node.id + 1..node.entry().next }
     }
 }
@@ -217,7 +213,7 @@ impl<'a> Iterator for Matches<'a, '_> {
                     self.levels.pop();
                 }
                 Some(node) if steps.next().is_none() => return Some(node),
-                Some(node) => self.levels.push(Children::of(node)),
+                Some(node) => self.levels.push(Children::new(node)),
             }
         }
     }

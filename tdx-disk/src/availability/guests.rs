@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use common::image::name::LocalFiles;
+use common::image::local_files::LocalFiles;
 use common::image::{FileKey, Images, add_paths, keys};
 use common::libvirt::{Context, Libvirt, is_gone};
 use common::system::pci::Bdf;

@@ -221,7 +221,7 @@ impl Detach<'_> {
             log::step(&doing);
             let asked = subject.domain().detach_device_flags(xml, sys::VIR_DOMAIN_AFFECT_LIVE);
             if let Err(error) = asked {
-                let answer = UnplugAnswer::of(&error);
+                let answer = UnplugAnswer::from_error(&error);
                 let error = failure(error, &doing);
                 let lost = subject.reconnect().map_err(|error| error.left_behind(asked_for()))?;
                 if !self.is_attached(subject, target)? {

@@ -84,7 +84,7 @@ impl ReleasingDevice {
     /// Errors: those of [`device_lock::of`].
     pub fn glimpse(host: &Host, bdf: Bdf, unrecorded: bool, scope: Scope) -> Result<Self> {
         let (record, former) =
-            (bound_devices::load(host, bdf)?, device_lock::of::<Former>(host, bdf)?);
+            (bound_devices::load(host, bdf)?, device_lock::load::<Former>(host, bdf)?);
         let record = record.filter(|stored| asked_for(stored, scope)).map(|stored| stored.record);
         let former = former.filter(|stored| asked_for(stored, scope)).map(|stored| stored.record);
         Ok(Self { bdf, record, former, unrecorded, lock: None, modes: None })

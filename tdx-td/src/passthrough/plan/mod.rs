@@ -335,7 +335,7 @@ impl Planned {
         let Some((_, node)) = found else { return Ok(()) };
         let mut answer = None;
         if let Err(error) = self.domain.detach_device_flags(node.source(), live) {
-            match UnplugAnswer::of(&error) {
+            match UnplugAnswer::from_error(&error) {
                 // Asked before, by whomever: the guest may yet let go.
                 UnplugAnswer::NotNow => answer = Some(failure(error, doing)),
                 UnplugAnswer::Refused => {
