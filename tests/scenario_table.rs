@@ -11,7 +11,7 @@ mod plain_guest;
 use common::xml::{Document, Node};
 use plain_guest::{choice, xml};
 use tdx_td::capability::{Security, VirtType};
-use tdx_td::scenario::resolve::plain;
+use tdx_td::scenario::value::plain;
 
 const SCENARIOS: [&str; 3] = ["securevm", "computation", "desktop"];
 

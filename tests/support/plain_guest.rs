@@ -6,16 +6,17 @@
 use clap::{Args, FromArgMatches};
 use common::system::sysroot::Host;
 use tdx_td::capability::{Security, VirtType};
+use tdx_td::commands::args::launch::LaunchArgs;
 use tdx_td::create::disk::Disk;
-use tdx_td::create::disk_plan::Kind;
 use tdx_td::create::identity::Identity;
 use tdx_td::create::settings::Settings;
 use tdx_td::domain::metadata::Metadata;
 use tdx_td::domain_xml::builder;
 use tdx_td::passthrough::Devices;
+use tdx_td::scenario::disk_kind::Kind;
 use tdx_td::scenario::library::Scenario;
 use tdx_td::scenario::resolve::Choice;
-use tdx_td::security::launch::{Launch, LaunchArgs};
+use tdx_td::security::launch::Launch;
 
 const UUID: &str = "11111111-2222-4333-8444-555555555555";
 
@@ -35,8 +36,9 @@ pub(crate) fn xml(
 ) -> String {
     let command = LaunchArgs::augment_args(clap::Command::new("new"));
     let matches = command.get_matches_from([&["new"], flags].concat());
+    let options = LaunchArgs::from_arg_matches(&matches).unwrap().options();
     let settings = Settings {
-        launch: Launch::new(security, &LaunchArgs::from_arg_matches(&matches).unwrap()).unwrap(),
+        launch: Launch::new(security, &options).unwrap(),
         virt_type,
         memory_bytes: choice.profile.guest.memory.map_or(1 << 30, |size| size.0),
         vcpus: choice.profile.guest.vcpus.unwrap_or(1),

@@ -11,9 +11,9 @@ use common::{Result, parallel};
 use virt::domain::Domain;
 use virt::sys;
 
-use crate::commands::names;
-use crate::commands::names::Named;
+use crate::commands::args;
 use crate::domain::definition::Definition;
+use crate::domain::lookup::Named;
 use crate::remove;
 use crate::remove::{Removal, RemovalPlan};
 
@@ -45,7 +45,7 @@ pub fn run(
     connect: impl FnOnce() -> Result<Libvirt>,
     args: DeleteArgs,
 ) -> Result<Outcome> {
-    let named = names::read(args.names)?;
+    let named = args::names::read(args.names)?;
     let libvirt = connect()?;
     interrupt::guard();
     let wanted = if args.all { managed(&libvirt)? } else { named };

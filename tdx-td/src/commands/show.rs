@@ -3,20 +3,19 @@
 use std::collections::HashMap;
 
 use clap::Args;
-use common::Result;
 use common::cli::Context;
 use common::document::Document;
 use common::document::output::Outcome;
 use common::libvirt::{Libvirt, State};
+use common::{Result, parallel};
 use virt::domain::Domain;
 
-use crate::commands::list::{Observed, Observer, ask_agents};
-use crate::commands::names;
-use crate::commands::names::{NameArgs, Named};
+use crate::commands::args::names::NameArgs;
 use crate::domain::item::DomainItem;
-use crate::domain::{definition, power};
+use crate::domain::lookup::Named;
+use crate::domain::observer::{Observed, Observer, ask_agents};
+use crate::domain::{definition, lookup, power};
 use crate::security::attestation::Attestation;
-use common::parallel;
 
 /// Arguments of `show`.
 #[derive(Debug, Args)]
@@ -49,8 +48,8 @@ pub fn run(
         let found = domains.get(&named.name);
         named.compare(found.map(|(domain, _)| domain), host_name.as_deref())?;
         let name = named.name;
-        let (domain, state) = found.ok_or_else(|| names::absent(&name))?;
-        let observed = observer.observe(domain, *state)?.ok_or_else(|| names::absent(&name))?;
+        let (domain, state) = found.ok_or_else(|| lookup::absent(&name))?;
+        let observed = observer.observe(domain, *state)?.ok_or_else(|| lookup::absent(&name))?;
         let attested = match args.attest {
             true => attest(context, &libvirt, domain, &name)?,
             false => None,
@@ -85,10 +84,10 @@ fn attest(
 ///
 /// Errors: `not_found`.
 pub fn one(context: &Context, libvirt: &Libvirt, name: &str) -> Result<DomainItem> {
-    let domain = names::get(libvirt, name)?;
+    let domain = lookup::get(libvirt, name)?;
     let observer = Observer::new(&context.host, libvirt)?;
     let state = power::state(&domain, name)?;
-    let observed = observer.observe(&domain, state)?.ok_or_else(|| names::absent(name))?;
+    let observed = observer.observe(&domain, state)?.ok_or_else(|| lookup::absent(name))?;
     let mut observed = [observed];
     ask_agents(&mut observed, Observed::lacks_ssh);
     let [observed] = observed;

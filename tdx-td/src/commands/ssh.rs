@@ -9,9 +9,10 @@ use common::libvirt::{Context as _, Libvirt, State};
 use common::system::exec::Runner;
 use common::{Error, Result};
 
-use crate::commands::{names, show};
+use crate::commands::show;
 use crate::domain::definition::Definition;
 use crate::domain::item::DomainItem;
+use crate::domain::lookup;
 use crate::domain::ssh_target::{SshTarget, parse_address};
 
 const EXAMPLES: &str = "Addresses:
@@ -76,7 +77,7 @@ pub fn run(
 
 /// The user that `new --user` made in the guest.
 fn made_user(libvirt: &Libvirt, name: &str) -> Result<Option<String>> {
-    let domain = names::get(libvirt, name)?;
+    let domain = lookup::get(libvirt, name)?;
     let text = domain.xml_desc(0).context(format_args!("read domain '{name}'"))?;
     let request = Definition::parse(text)?.metadata.map(|metadata| metadata.request);
     let user = request.into_iter().flatten().find(|(key, _)| key == "user");

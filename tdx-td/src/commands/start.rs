@@ -7,10 +7,10 @@ use common::document::{Action, Document};
 use common::libvirt::Libvirt;
 use common::{Result, parallel};
 
-use crate::commands::names;
-use crate::commands::names::{NameArgs, Named};
-use crate::domain::definition;
+use crate::commands::args::names::NameArgs;
+use crate::domain::lookup::Named;
 use crate::domain::power::PowerItem;
+use crate::domain::{definition, lookup};
 use crate::passthrough;
 use crate::security::attestation::Attestation;
 
@@ -48,7 +48,7 @@ pub fn run(
     let start = |named: Named| {
         interrupt::check()?;
         let domain = named.get(&libvirt, host_name.as_deref())?;
-        let (name, uuid) = (named.name, names::uuid(&domain)?);
+        let (name, uuid) = (named.name, lookup::uuid(&domain)?);
         let definition = definition::inactive(&domain, &name)?;
         let attestation = match args.attest {
             true => Some(Attestation::demanded(&context.host, &libvirt, &definition)?),

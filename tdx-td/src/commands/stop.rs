@@ -7,13 +7,12 @@ use common::cli::{Change, Context, interrupt, seconds};
 use common::document::output::Outcome;
 use common::document::{Action, Document};
 use common::libvirt::Libvirt;
-use common::{Error, Result};
+use common::{Error, Result, parallel};
 
-use crate::commands::names;
-use crate::commands::names::{NameArgs, Named};
-use crate::domain::power;
+use crate::commands::args::names::NameArgs;
+use crate::domain::lookup::Named;
 use crate::domain::power::PowerItem;
-use common::parallel;
+use crate::domain::{lookup, power};
 
 /// Arguments of `stop`.
 #[derive(Debug, Args)]
@@ -47,7 +46,7 @@ pub fn run(
     let stop = |named: Named| {
         interrupt::check()?;
         let domain = named.get(&libvirt, host_name.as_deref())?;
-        let (name, uuid) = (named.name, names::uuid(&domain)?);
+        let (name, uuid) = (named.name, lookup::uuid(&domain)?);
         let item =
             |action| PowerItem { name: name.clone(), uuid, forced: false, attested: None, action };
         if !power::is_active(&domain, &name)? {

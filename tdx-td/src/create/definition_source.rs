@@ -6,12 +6,13 @@ use common::libvirt::Libvirt;
 use common::{Error, Result};
 
 use crate::capability::Security;
-use crate::create::disk_plan::Kind;
 use crate::create::identity::Identity;
 use crate::create::ports::PortRequest;
 use crate::create::settings::{GuestArgs, Settings};
+use crate::domain::purpose::Purpose;
 use crate::domain_xml::builder::Guest;
-use crate::domain_xml::template::fill::Fitting;
+use crate::domain_xml::template::checked::{Fitting, TemplateRequest};
+use crate::scenario::disk_kind::Kind;
 use crate::scenario::resolve::Choice;
 
 /// What a definition is made from.
@@ -43,7 +44,18 @@ impl Blueprint {
                 Ok(Self::BuiltIn(Box::new(settings)))
             }
             Some(path) => {
-                let fitting = Fitting::new(context, libvirt, path, args, making)?;
+                if args.launch.options().any() {
+                    return Err(Error::usage("a template says itself how its guest is protected")
+                        .hint("write these values into its <launchSecurity>"));
+                }
+                let request = TemplateRequest {
+                    fix: args.fix_template,
+                    memory: args.memory,
+                    vcpus: args.vcpus,
+                    ssh_port: args.ssh_port,
+                };
+                let purpose = if making { Purpose::Create } else { Purpose::Compare };
+                let fitting = Fitting::new(context, libvirt, path, request, purpose)?;
                 Ok(Self::Template(Box::new(fitting)))
             }
         }

@@ -7,8 +7,8 @@ use clap::Args;
 use common::cli::Context;
 use common::cli::config::Config;
 use common::libvirt::Libvirt;
-use common::units::{self, Size};
-use common::{Error, ErrorKind, Result};
+use common::units::Size;
+use common::{Error, ErrorKind, Result, units};
 use tdx_pool::commands::ensure;
 use tdx_pool::image::Format;
 use tdx_pool::pool::owner::Owner;
@@ -24,6 +24,7 @@ use crate::create::base_image::{Image, ImageRequest, Source};
 use crate::create::disk::Disk;
 use crate::create::identity::new_uuid;
 use crate::domain::definition::Definition;
+use crate::scenario::disk_kind::Kind;
 use crate::scenario::enums::{Compression, Preallocation};
 use crate::scenario::profile::Storage;
 use crate::scenario::resolve::Choice;
@@ -47,17 +48,6 @@ pub struct DriveArgs {
     /// The passphrase of a disk that is to be encrypted; asked for on a terminal without it
     #[arg(long, value_name = "FILE")]
     pub passphrase_file: Option<PathBuf>,
-}
-
-/// What kind of disk is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// A copy-on-write image over a base.
-    Overlay,
-    /// One of its own, empty at first.
-    New,
-    /// The user's.
-    Given,
 }
 
 impl DriveArgs {

@@ -33,7 +33,6 @@ use virt::error::Error as VirtError;
 use virt::sys;
 
 use crate::capability::{self, Security};
-use crate::commands::names;
 use crate::create::base_image::ImageRequest;
 use crate::create::cloud_init::{Seed, SeedArgs};
 use crate::create::definition_source::Blueprint;
@@ -44,7 +43,9 @@ use crate::create::ports::Port;
 use crate::create::settings::{GuestArgs, domain_name};
 use crate::domain::definition::Definition;
 use crate::domain::item::DomainItem;
+use crate::domain::lookup;
 use crate::domain::metadata::Metadata;
+use crate::domain::purpose::Purpose;
 use crate::domain::{definition, power};
 use crate::domain_xml::validation;
 use crate::passthrough::{self, DeviceRequest, Devices};
@@ -101,7 +102,7 @@ impl<'a> Plan<'a> {
         guest: &GuestArgs,
     ) -> Result<Self> {
         let existing = match &guest.name {
-            Some(name) => names::find(libvirt, name)?,
+            Some(name) => lookup::find(libvirt, name)?,
             None => None,
         };
         let asked = (request, devices, guest);
@@ -167,7 +168,8 @@ impl<'a> Plan<'a> {
             None => None,
         };
         let security = blueprint.security();
-        let devices = Devices::new(&context.host, libvirt, devices, security, &uuid, making)?;
+        let purpose = if making { Purpose::Create } else { Purpose::Compare };
+        let devices = Devices::new(&context.host, libvirt, devices, security, &uuid, purpose)?;
         let cdrom = guest.drive.cdrom.as_deref();
         let cdrom = cdrom.map(|image| attached_image::cdrom(libvirt, image)).transpose()?;
         let mut request = [blueprint.request(), devices.request()].concat();
@@ -207,7 +209,7 @@ impl<'a> Plan<'a> {
         }
         let definition = Definition::parse(xml.clone())?;
         let order = match making {
-            true => Order::new(context, libvirt, config, &guest.launch.sev, &definition)?,
+            true => Order::new(context, libvirt, config, &guest.launch.options().sev, &definition)?,
             false => None,
         };
         warnings.extend(order.iter().flat_map(|order| order.warnings.clone()));
@@ -338,7 +340,7 @@ impl<'a> Plan<'a> {
             let error = undo_volumes(self.libvirt, early.flatten(), error.applied(applied));
             match order {
                 // The domain that could not be removed may still need its keys.
-                Some((keep, _)) if matches!(names::find(self.libvirt, name), Ok(None)) => {
+                Some((keep, _)) if matches!(lookup::find(self.libvirt, name), Ok(None)) => {
                     keep.undo_after(error)
                 }
                 Some((keep, _)) => error.left_behind([keep.shown()]),
@@ -441,7 +443,7 @@ fn define(libvirt: &Libvirt, name: &str, xml: &str, by_user: bool) -> Result<Dom
         Err(error) => error,
     };
     // Its maker may have deleted it by now.
-    if is_name_taken(&error) || matches!(names::find(libvirt, name), Ok(Some(_))) {
+    if is_name_taken(&error) || matches!(lookup::find(libvirt, name), Ok(Some(_))) {
         let message = format!("domain '{name}' was made by another command meanwhile");
         return Err(
             Error::conflict(message).hint("run the same command again: it compares the two")

@@ -9,18 +9,26 @@ use common::document::input;
 use common::libvirt::{Context as _, Libvirt, is_gone};
 use common::units::{GIB, MEMORY, Size};
 use common::{Error, Result};
+use serde_json::Value;
 
-use crate::capability::{self, Capacity, Security, VirtType, VirtTypeArg};
+use crate::capability;
+use crate::capability::{Capacity, Security, VirtType, VirtTypeArg};
+use crate::commands::args::devices::DeviceArgs;
+use crate::commands::args::launch::LaunchArgs;
+use crate::commands::args::scenario::ScenarioArgs;
 use crate::create::base_image::{ImageArgs, ImageRequest};
 use crate::create::cloud_init::SeedArgs;
-use crate::create::disk_plan::{DriveArgs, Kind};
+use crate::create::disk_plan::DriveArgs;
 use crate::create::ports::PortRequest;
 use crate::domain::metadata::TEMPLATE;
 use crate::domain_xml::template::dialect::Dialect;
-use crate::passthrough::{DeviceArgs, DeviceRequest};
-use crate::scenario::resolve;
-use crate::scenario::resolve::{Choice, ScenarioArgs};
-use crate::security::launch::{Launch, LaunchArgs};
+use crate::passthrough::DeviceRequest;
+use crate::scenario::assignments::FlagSetting;
+use crate::scenario::disk_kind::Kind;
+use crate::scenario::protection;
+use crate::scenario::resolve::{Choice, RequestedSettings, Target};
+use crate::scenario::value::exact;
+use crate::security::launch::Launch;
 
 /// What the guest is to have.
 #[derive(Debug, Args)]
@@ -88,7 +96,23 @@ impl GuestArgs {
         if self.devices.on_stdin() && image.base.as_deref() == Some(input::STDIN) {
             return Err(Error::usage("--base - and --devices - cannot both read standard input"));
         }
-        Ok((ImageRequest::read(image)?, DeviceRequest::read(&self.devices)?))
+        Ok((ImageRequest::read(image)?, self.devices.read()?))
+    }
+
+    /// The settings that the flags ask for over those of the scenario.
+    fn requested_settings(&self) -> RequestedSettings {
+        let boot_cd = self.drive.cdrom.is_some() && self.scenario.boot.is_none();
+        let flag = |flag, setting, value| FlagSetting { flag, setting, value };
+        let mut flags: Vec<FlagSetting> = self.scenario.flag_settings().into();
+        flags.extend([
+            flag("--memory", "guest.memory", self.memory.map(exact)),
+            flag("--vcpus", "guest.vcpus", self.vcpus.map(Value::from)),
+            flag("--network", "guest.network", self.network.clone().map(Value::from)),
+            flag("--blank", "storage.capacity", self.drive.blank.map(exact)),
+            flag("--cdrom", "guest.boot", boot_cd.then(|| "cdrom".into())),
+        ]);
+        let assignments = self.scenario.assignments.assignments();
+        RequestedSettings { scenario: self.scenario.scenario.clone(), assignments, flags }
     }
 }
 
@@ -164,13 +188,13 @@ impl Settings {
     ) -> Result<Self> {
         let scenario = args.scenario.scenario(context)?;
         let security = match args.scenario.scenario {
-            Some(_) => resolve::security(context, libvirt, &scenario, args.security)?,
+            Some(_) => protection::security(context, libvirt, &scenario, args.security)?,
             None => chosen(args.security, config.security.as_deref(), "security")?
                 .unwrap_or(Security::Tdx),
         };
         let asked = chosen(args.virt_type, config.virt_type.as_deref(), "virt_type")?;
         let asked = asked.unwrap_or(VirtTypeArg::Auto);
-        let launch = Launch::new(security, &args.launch)?;
+        let launch = Launch::new(security, &args.launch.options())?;
         if launch.is_secure() && asked == VirtTypeArg::Qemu {
             return Err(Error::usage(format!(
                 "--virt-type qemu cannot run a guest with {security}"
@@ -187,8 +211,9 @@ impl Settings {
         let virt_type = capability::virt_type(&context.host, libvirt, asked, security)?;
         let exists = |path: &Path| !libvirt.is_local() || context.host.path(path).exists();
         let mut warnings = launch.warnings(exists);
-        let choice =
-            Choice::new(context, libvirt, config, args, &scenario, (security, virt_type, kind))?;
+        let target = Target { security, virt_type, disk: kind };
+        let requested = args.requested_settings();
+        let choice = Choice::new(context, libvirt, config, &requested, &scenario, target)?;
         warnings.extend(choice.warnings.iter().cloned());
         let host = capability::capacity(&context.host, libvirt)?;
         let guest = &choice.profile.guest;

@@ -13,7 +13,7 @@ use std::str::FromStr;
 use common::xml::{Document, Node};
 use serde_json::Value;
 
-use crate::domain_xml::listeners::is_every_address;
+use crate::domain_xml::address::is_every_address;
 
 /// A port of the host that leads to one of the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,14 +3,14 @@
 //! Source: <https://libvirt.org/formatdomain.html>: "Graphical framebuffers", "Guest interface", "TCP client/server", "UDP network console".
 
 use std::borrow::Cow;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Range;
 
 use common::xml::{Document, Edit, Node};
 
-use super::part::Part;
-use super::raw_listeners;
-use crate::domain_xml::hostfwd;
+use crate::domain_xml::address::is_every_address;
+use crate::domain_xml::part::Part;
+use crate::domain_xml::{hostfwd, raw_listeners};
 
 /// An element that opens a port on every address of the host.
 #[derive(Debug)]
@@ -42,22 +42,6 @@ impl Listener<'_> {
 impl std::fmt::Display for Listener<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} in {}", self.what, Part::element(self.node))
-    }
-}
-
-/// Whether an address in a definition stands for every address of the host.
-///
-/// Source: inet_aton(3) for the short forms of 0.0.0.0, which getaddrinfo(3) takes.
-pub fn is_every_address(address: &str) -> bool {
-    let bare = address.strip_prefix('[').and_then(|a| a.strip_suffix(']')).unwrap_or(address);
-    let is_zero = |part: &str| {
-        let digits = part.strip_prefix("0x").or(part.strip_prefix("0X")).unwrap_or(part);
-        !part.is_empty() && digits.chars().all(|c| c == '0')
-    };
-    let parts = bare.split('.').count();
-    match bare.parse::<IpAddr>() {
-        Ok(address) => address.to_canonical().is_unspecified(),
-        Err(_) => bare == "*" || (parts <= 4 && bare.split('.').all(is_zero)),
     }
 }
 
@@ -187,19 +171,6 @@ mod tests {
              \n</devices></domain>"
         );
         Document::parse(text).unwrap()
-    }
-
-    #[test]
-    fn is_every_address_knows_all_spellings() {
-        for all in
-            ["0.0.0.0", "::", "[::]", "0", "0.0", "0x0", "00.0.0", "*", "::0", "::ffff:0.0.0.0"]
-        {
-            assert!(is_every_address(all), "{all}");
-        }
-        for one in ["127.0.0.1", "::1", "192.0.2.1", "localhost", "", "0.0.0.1", "10", "0.0.0.0.0"]
-        {
-            assert!(!is_every_address(one), "{one}");
-        }
     }
 
     #[test]

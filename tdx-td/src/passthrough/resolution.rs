@@ -14,8 +14,16 @@ use tdx_iommu::commands::resolve;
 use tdx_iommu::inventory::Inventory;
 use tdx_iommu::inventory::identity::{DeviceClaim, DeviceIdentity};
 
-use crate::commands::hostdevs::Wanted;
-use crate::commands::names::{DomainClaim, Named};
+use crate::domain::lookup::{DomainClaim, Named};
+
+/// A domain with the devices that it is to have.
+#[derive(Debug, Clone)]
+pub struct DomainDevices {
+    /// The domain.
+    pub domain: Named,
+    /// All its devices of the host.
+    pub devices: BTreeSet<Bdf>,
+}
 
 /// A domain and its devices, as a resolution has them.
 #[derive(Debug, Deserialize)]
@@ -61,10 +69,10 @@ impl Piped {
     }
 
     /// Which devices domains are to have.
-    pub fn wanted(&self) -> Wanted {
-        let wanted = self.items.iter().map(|item| {
-            let named = Named::claimed(item.vm.clone(), item.claim.clone());
-            (named, item.devices.iter().map(|device| device.bdf).collect())
+    pub fn wanted(&self) -> Vec<DomainDevices> {
+        let wanted = self.items.iter().map(|item| DomainDevices {
+            domain: Named::claimed(item.vm.clone(), item.claim.clone()),
+            devices: item.devices.iter().map(|device| device.bdf).collect(),
         });
         wanted.collect()
     }

@@ -6,25 +6,15 @@ use std::path::{Path, PathBuf};
 
 use common::libvirt::Libvirt;
 use common::{Error, Result, parallel};
-use schemars::JsonSchema;
-use serde::Serialize;
 use tdx_pool::pool::Pool;
 use tdx_pool::references::References;
 use tdx_pool::volume::checked_file::{CheckedFile, Deletion, Found};
 
-use super::owned_files::{Ground, OwnedFiles};
+use crate::remove::item::KeptFile;
+use crate::remove::owned_files::{Ground, OwnedFiles};
 
 /// Where the original tdvirsh puts overlays.
 const WORK_DIRECTORY: &str = "/var/tmp/tdvirsh";
-
-/// A file that belonged to a domain and stays.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct KeptFile {
-    /// Where it is.
-    pub path: String,
-    /// Why it stays, in words.
-    pub reason: String,
-}
 
 /// The files of one domain that goes.
 #[derive(Debug, Default)]

@@ -11,12 +11,14 @@ use common::{Error, ErrorKind, Result};
 use tdx_pool::references::usage::Usage;
 use virt::domain::Domain;
 
-use super::deletion::DomainFiles;
-use super::observed::Observed;
-use super::owned_files::OwnedFiles;
-use super::{DeleteItem, Removal, RemovalPlan, started_again, undefine};
 use crate::domain::power;
 use crate::passthrough;
+use crate::remove::deletion::DomainFiles;
+use crate::remove::item::{DeleteItem, Removal};
+use crate::remove::observed::Observed;
+use crate::remove::owned_files::OwnedFiles;
+use crate::remove::plan::RemovalPlan;
+use crate::remove::undefine::{started_again, undefine};
 use crate::security::attestation::store::Keep;
 
 /// A domain that is being deleted.
@@ -122,7 +124,7 @@ impl Removing {
     }
 
     /// What was done, in words.
-    pub(super) fn applied(&self) -> Vec<String> {
+    fn applied(&self) -> Vec<String> {
         let name = &self.plan.name;
         let end = self.end.map(|end| match end {
             End::ShutDown => format!("shut down domain '{name}'"),

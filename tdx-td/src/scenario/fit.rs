@@ -8,18 +8,18 @@ use common::system::sysroot::Host;
 use common::units::{DISK, MEMORY, Size};
 use common::{Error, Result};
 use serde_json::Value;
-
 use tdx_pool::image::Format;
 
-use super::layers::{Layers, Origin, Sections};
-use super::profile::{Auto, Profile, Switch};
-use crate::capability::{self, Security, VirtType};
-use crate::commands::firmware;
+use crate::capability;
+use crate::capability::{Security, VirtType};
 use crate::firmware::choice::{Choice, Rules};
 use crate::firmware::directory::{Descriptors, Scope};
+use crate::firmware::installed;
 use crate::firmware::selection::Wanted;
 use crate::scenario::enums::{DiskBus, MemoryBacking, Preallocation, Video};
-use crate::scenario::resolve::{exact, plain};
+use crate::scenario::layers::{Layers, Origin, Sections};
+use crate::scenario::profile::{Auto, Profile, Switch};
+use crate::scenario::value::{exact, plain};
 
 /// Fails for settings that cannot be together.
 ///
@@ -220,7 +220,7 @@ fn sleep_to_firmware(
             continue;
         }
         let wanted = Wanted::of_guest(&guest, security);
-        let choice = firmware::choose(host, &wanted, &Rules::ask(libvirt, &wanted))?;
+        let choice = installed::choose(host, &wanted, &Rules::ask(libvirt, &wanted))?;
         if let Some(why) = choice.complaint(&wanted) {
             log::step(format_args!("{why}"));
             let none = format!("no firmware here has {feature}");

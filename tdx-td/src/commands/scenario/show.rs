@@ -10,10 +10,11 @@ use common::document::output::Outcome;
 use common::document::{Document, Item};
 
 use crate::capability::Security;
+use crate::commands::args::scenario::AssignmentArgs;
 use crate::scenario::fit;
 use crate::scenario::layers::Setting;
 use crate::scenario::library::Scenario;
-use crate::scenario::resolve::{Assignments, plain};
+use crate::scenario::value::plain;
 
 const EXAMPLES: &str = "Examples:
   tdx-td scenario show securevm --security sev --set guest.video=none";
@@ -28,7 +29,7 @@ pub struct ShowArgs {
     #[arg(long, value_enum)]
     security: Option<Security>,
     #[command(flatten)]
-    assignments: Assignments,
+    assignments: AssignmentArgs,
 }
 
 impl Item for Setting {
@@ -55,7 +56,7 @@ pub fn run(context: &Context, config: &Config, args: ShowArgs) -> Result<Outcome
     let security = args.security.or(scenario.security.first().copied());
     let security = security.unwrap_or(Security::None);
     let mut layers = scenario.layers(security)?;
-    args.assignments.put(&mut layers, config, [])?;
+    args.assignments.assignments().put(&mut layers, config, &[])?;
     let profile = layers.profile()?;
     fit::check(&profile, security)?;
     let warnings = fit::meaningless(&profile, &layers);

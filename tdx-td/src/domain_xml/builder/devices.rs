@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use common::Result;
 use common::xml::Element;
 
-use super::{Guest, pci_hole};
+use crate::domain_xml::builder::element::pci_hole;
+use crate::domain_xml::builder::guest::Guest;
 use crate::scenario::enums::{HostFilesystem, InputBus, Tpm, Video, Watchdog};
 
 impl Guest<'_> {

@@ -8,8 +8,9 @@ use tdx_pool::image::Format;
 use tdx_pool::volume::disk::encryption;
 use tdx_pool::volume::overlay::Base;
 
-use super::{Guest, utf8};
 use crate::create::disk::Disk;
+use crate::domain_xml::builder::element::utf8;
+use crate::domain_xml::builder::guest::Guest;
 use crate::scenario::enums::{Cache, DiskBus};
 
 impl Guest<'_> {

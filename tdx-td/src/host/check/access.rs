@@ -1,8 +1,9 @@
 //! KVM, and whether it and libvirt are to be had from where this runs.
 
-use super::code::HostCode;
-use super::facts::{Facts, Kvm, Reading};
-use crate::commands::host::check::{CheckItem, Kind};
+use crate::host::check::code::HostCode;
+use crate::host::check::facts::{Facts, Kvm, Reading};
+use crate::host::check::guest_kind::Kind;
+use crate::host::check::item::CheckItem;
 
 /// Judges what every guest needs.
 pub fn judge(facts: &Facts, kinds: &[Kind]) -> Vec<CheckItem> {

@@ -1,103 +1,15 @@
-//! libvirt's word on what can run, and how far its version goes.
+//! Whether libvirt and QEMU run the kinds of guests.
 //!
 //! Source: <https://libvirt.org/news.html>; <https://libvirt.org/formatdomaincaps.html>.
 
-use std::path::Path;
-
 use common::Result;
-use common::document::input;
-use common::libvirt::Libvirt;
-use common::xml::Document;
 
-use super::code::HostCode;
-use super::facts::{Facts, Reading, reading};
-use super::firmware;
-use crate::capability::{VirtType, domain_capabilities, sectypes, version_text};
-use crate::commands::host::check::{CheckItem, Kind};
-use crate::firmware::choice::Rules;
-
-/// What libvirt said.
-#[derive(Debug)]
-pub struct Asked {
-    /// Who it is; none when it was not asked, the error when it cannot be reached.
-    pub daemon: Option<Reading<Daemon>>,
-    /// What domains it can run, with KVM.
-    pub capabilities: Reading<Document>,
-    /// How it chooses firmware; none when it was not asked, or is another machine's.
-    pub rules: Option<Rules>,
-}
-
-/// A libvirt that answers.
-#[derive(Debug)]
-pub struct Daemon {
-    uri: String,
-    local: bool,
-    version: u32,
-    qemu: Reading<u32>,
-    /// Whether the network `default` is active; none when there is no such network.
-    network: Reading<Option<bool>>,
-}
-
-/// The most that a file of capabilities may have, bytes.
-const MOST: usize = 16 << 20;
-
-impl Asked {
-    /// Asks libvirt, or reads its word from a file.
-    ///
-    /// Errors: `not_found`, `permission` for that file. What is wrong in it is no error.
-    pub fn ask(
-        connect: impl FnOnce() -> Result<Libvirt>,
-        may_ask: bool,
-        file: Option<&Path>,
-    ) -> Result<Self> {
-        if let Some(file) = file {
-            let text = String::from_utf8_lossy(&input::file(file, MOST)?).into_owned();
-            let capabilities = reading(Document::parse(text))
-                .map_err(|why| format!("{} is no XML: {why}", file.display()))
-                .and_then(|document| match document.root().name() {
-                    "domainCapabilities" => Ok(document),
-                    other => Err(format!("{} is of <{other}>", file.display())),
-                });
-            return Ok(Self { daemon: None, capabilities, rules: None });
-        }
-        if !may_ask {
-            let why =
-                "libvirt was not asked: --connect, or --capabilities FILE, speaks for that machine";
-            return Ok(Self { daemon: None, capabilities: Err(why.to_owned()), rules: None });
-        }
-        let libvirt = match reading(connect()) {
-            Ok(libvirt) => libvirt,
-            Err(why) => {
-                let capabilities = Err("follows from LIBVIRT".to_owned());
-                return Ok(Self { daemon: Some(Err(why)), capabilities, rules: None });
-            }
-        };
-        let capabilities = reading(domain_capabilities(&libvirt, VirtType::Kvm));
-        let rules = firmware::rules(&libvirt);
-        Ok(Self { daemon: Some(Daemon::ask(&libvirt)), capabilities, rules })
-    }
-}
-
-impl Daemon {
-    fn ask(libvirt: &Libvirt) -> Reading<Self> {
-        let connect = libvirt.connect();
-        let text = |error: virt::error::Error| error.message().to_owned();
-        let networks = connect.list_all_networks(0).map_err(text);
-        let network = networks.map(|networks| {
-            let is_default = |network: &&virt::network::Network| {
-                network.name().is_ok_and(|name| name == "default")
-            };
-            networks.iter().find(is_default).map(|network| network.is_active().unwrap_or(false))
-        });
-        Ok(Self {
-            uri: libvirt.uri().to_owned(),
-            local: libvirt.is_local(),
-            version: connect.lib_version().map_err(text)?,
-            qemu: connect.hyp_version().map_err(text),
-            network,
-        })
-    }
-}
+use crate::capability::{sectypes, version_text};
+use crate::host::check::code::HostCode;
+use crate::host::check::facts::Facts;
+use crate::host::check::facts::libvirt::{Asked, Daemon};
+use crate::host::check::guest_kind::Kind;
+use crate::host::check::item::CheckItem;
 
 /// Judges libvirt. `without` are the codes that failed below it, which explain what it does not offer.
 pub fn judge(facts: &Facts, kinds: &[Kind], without: &[HostCode]) -> Vec<CheckItem> {
@@ -131,7 +43,7 @@ fn reached(asked: &Asked) -> CheckItem {
 }
 
 /// The daemon, or the item that says why there is none to judge.
-fn daemon(asked: &Asked, code: HostCode) -> Result<&Daemon, CheckItem> {
+pub(super) fn daemon(asked: &Asked, code: HostCode) -> Result<&Daemon, CheckItem> {
     match &asked.daemon {
         None => Err(code.unknown("libvirt was not asked")),
         Some(Ok(daemon)) => Ok(daemon),
@@ -139,7 +51,7 @@ fn daemon(asked: &Asked, code: HostCode) -> Result<&Daemon, CheckItem> {
     }
 }
 
-fn network(asked: &Asked) -> CheckItem {
+pub(super) fn network(asked: &Asked) -> CheckItem {
     let code = HostCode::Network;
     let daemon = match daemon(asked, code) {
         Ok(daemon) => daemon,
@@ -166,7 +78,7 @@ fn offers_tdx(asked: &Asked) -> bool {
     })
 }
 
-fn version(asked: &Asked, kinds: &[Kind]) -> CheckItem {
+pub(super) fn version(asked: &Asked, kinds: &[Kind]) -> CheckItem {
     let code = HostCode::LibvirtVersion;
     let daemon = match daemon(asked, code) {
         Ok(daemon) => daemon,
@@ -193,7 +105,7 @@ fn version(asked: &Asked, kinds: &[Kind]) -> CheckItem {
     code.ok(text)
 }
 
-fn qemu(asked: &Asked, kinds: &[Kind]) -> CheckItem {
+pub(super) fn qemu(asked: &Asked, kinds: &[Kind]) -> CheckItem {
     let code = HostCode::QemuVersion;
     let daemon = match daemon(asked, code) {
         Ok(daemon) => daemon,

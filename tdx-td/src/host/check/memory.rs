@@ -1,8 +1,9 @@
 //! How the kernel deals with the memory of guests.
 
-use super::code::HostCode;
-use super::facts::Facts;
-use crate::commands::host::check::{CheckItem, Kind};
+use crate::host::check::code::HostCode;
+use crate::host::check::facts::Facts;
+use crate::host::check::guest_kind::Kind;
+use crate::host::check::item::CheckItem;
 
 /// Judges what makes guests faster, or tells on them.
 pub fn judge(facts: &Facts, kinds: &[Kind]) -> Vec<CheckItem> {

@@ -3,10 +3,11 @@
 //! Source: Linux `Documentation/virt/kvm/x86/amd-memory-encryption.rst`; `drivers/crypto/ccp/sev-dev.c`,
 //! `arch/x86/virt/svm/sev.c` and `drivers/iommu/amd/init.c` for what they log.
 
-use super::code::HostCode;
-use super::facts::Facts;
-use super::tdx::without_time;
-use crate::commands::host::check::{CheckItem, Kind};
+use crate::host::check::code::HostCode;
+use crate::host::check::facts::Facts;
+use crate::host::check::guest_kind::Kind;
+use crate::host::check::item::CheckItem;
+use crate::host::check::tdx::without_time;
 
 const UPDATE: &str = "update the BIOS, or the SEV firmware in /lib/firmware/amd";
 const RMP: &str = "turn on SEV-SNP support and RMP table coverage in the BIOS";

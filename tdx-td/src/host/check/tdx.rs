@@ -3,9 +3,9 @@
 //! Source: Linux `Documentation/arch/x86/tdx.rst`, `arch/x86/virt/vmx/tdx/tdx.c` and
 //! `arch/x86/kvm/vmx/tdx.c` for what they log.
 
-use super::code::HostCode;
-use super::facts::{Facts, Kvm};
-use crate::commands::host::check::CheckItem;
+use crate::host::check::code::HostCode;
+use crate::host::check::facts::{Facts, Kvm};
+use crate::host::check::item::CheckItem;
 use crate::security::launch::tdx::QGS_SOCKET;
 
 /// The bit of a trust domain among the kinds of guests.

@@ -2,9 +2,9 @@
 
 use tdx_gpu::vfio::limit;
 
-use super::code::HostCode;
-use super::facts::{Facts, Vendor};
-use crate::commands::host::check::CheckItem;
+use crate::host::check::code::HostCode;
+use crate::host::check::facts::{Facts, Vendor};
+use crate::host::check::item::CheckItem;
 
 /// Judges whether devices can be given to guests.
 pub fn judge(facts: &Facts) -> Vec<CheckItem> {

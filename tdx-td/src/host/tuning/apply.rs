@@ -4,25 +4,9 @@ use common::cli::interrupt;
 use common::system::sysroot::Host;
 use common::{Error, Result};
 
-use super::ksm::{self, Ksm};
-use crate::host::tuning::tunable::Tunable;
-
-/// A new value for a knob.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
-    /// What it is.
-    pub knob: Tunable,
-    /// What it says.
-    pub before: String,
-    /// What it is to say.
-    pub after: String,
-}
-
-impl Change {
-    fn is_any(&self) -> bool {
-        self.before != self.after
-    }
-}
+use crate::host::tuning::change::Change;
+use crate::host::tuning::kernel_files;
+use crate::host::tuning::ksm::Ksm;
 
 /// The changes in an order in which the kernel takes them.
 pub fn in_order(ksm: Option<&Ksm>, changes: Vec<Change>) -> Vec<Change> {
@@ -31,12 +15,12 @@ pub fn in_order(ksm: Option<&Ksm>, changes: Vec<Change>) -> Vec<Change> {
         let found = changes.iter().find(|change| is(change, path) && change.is_any());
         found.map(|change| change.after.clone())
     };
-    let (run, merge) = (target(ksm::RUN), target(ksm::MERGE));
+    let (run, merge) = (target(kernel_files::KSM_RUN), target(kernel_files::KSM_MERGE));
     let mut merging =
         ksm.map(|ksm| ksm.changes(run.as_deref(), merge.as_deref())).unwrap_or_default();
     let mut ordered = Vec::new();
     for change in changes {
-        if is(&change, ksm::RUN) || is(&change, ksm::MERGE) {
+        if is(&change, kernel_files::KSM_RUN) || is(&change, kernel_files::KSM_MERGE) {
             ordered.append(&mut merging);
         } else if change.is_any() {
             ordered.push(change);

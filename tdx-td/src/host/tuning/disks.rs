@@ -15,8 +15,8 @@ use tdx_pool::pool::Pool;
 use tdx_pool::pool::wanted::{PoolArgs, Wanted};
 use tdx_pool::references::usage::Chains;
 
-use crate::commands::names::get;
 use crate::domain::definition;
+use crate::domain::lookup::get;
 
 /// How many file systems and loop devices may stand on each other.
 const DEPTH: usize = 8;

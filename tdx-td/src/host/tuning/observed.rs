@@ -6,24 +6,14 @@ use common::Result;
 use common::system::sysfs::names;
 use common::system::sysroot::Host;
 
-use super::boot::Boot;
-use super::disks::Disks;
-use super::ksm::{self, Ksm};
-use super::persist::{FILES, Persisted};
+use crate::host::tuning::boot::Boot;
+use crate::host::tuning::disks::Disks;
+use crate::host::tuning::kernel_files::{HUGEPAGES, KSM_MERGER, KSM_TUNER, SWAPPINESS, THP};
+use crate::host::tuning::ksm::Ksm;
+use crate::host::tuning::persist::{FILES, Persisted};
 use crate::host::tuning::tunable::{Unit, has_module, has_systemd, option};
 use crate::scenario::profile;
 
-/// When huge pages are used without being asked for.
-///
-/// Source: Linux `Documentation/admin-guide/mm/transhuge.rst`.
-pub const THP: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
-/// Source: Linux `Documentation/admin-guide/sysctl/vm.rst`.
-pub const SWAPPINESS: &str = "/proc/sys/vm/swappiness";
-/// Pages of 2 MiB that are reserved, whatever the default size is; then those of the default size.
-///
-/// Source: Linux `Documentation/admin-guide/mm/hugetlbpage.rst`.
-pub const HUGEPAGES: [&str; 2] =
-    ["/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages", "/proc/sys/vm/nr_hugepages"];
 /// A loaded module.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Module {
@@ -79,7 +69,7 @@ impl Observed {
             ..Self::default()
         };
         if wanted.ksm.is_some() {
-            for name in [ksm::MERGER, ksm::TUNER] {
+            for name in [KSM_MERGER, KSM_TUNER] {
                 observed.units.extend(Unit::find(host, name)?);
             }
         }

@@ -3,28 +3,18 @@
 //! Two records: in `/run` of what a reboot undoes, in `/var/lib` of what outlives one. Each is written as a whole
 //! before anything is touched, under a lock that the kernel drops with the process.
 
-use std::fs::{self, DirBuilder, File, TryLockError};
-use std::io;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
-use std::time::{Duration, Instant};
-
-use common::cli::interrupt;
 use common::system::sysroot;
 use common::system::sysroot::Host;
-use common::{Code, Error, IoContext, Result};
+use common::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use super::ksm;
+use crate::host::tuning::directory::make_folder;
+use crate::host::tuning::kernel_files;
 use crate::host::tuning::tunable::{Tunable, UNLOADED};
 
-const FOLDER: &str = "/run/tdx/tuned";
 const RUNNING: &str = "/run/tdx/tuned/record";
 const LASTING: &str = "/var/lib/tdx/tuned/record";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-
-/// How long somebody else's work is waited for.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A knob that was set, or found as it was wanted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,7 +45,11 @@ impl Entry {
         let number = |text: &str| text.parse::<u64>().ok();
         match &self.knob {
             Tunable::Options { .. } if value == UNLOADED => true,
-            Tunable::Number(path) if path == ksm::RUN && value == ksm::APART => true,
+            Tunable::Number(path)
+                if path == kernel_files::KSM_RUN && value == kernel_files::KSM_APART =>
+            {
+                true
+            }
             // Huge pages are reserved one after another, until a kill.
             Tunable::Number(path) if path.ends_with("nr_hugepages") => {
                 let all = self.ours.iter().chain([&self.before]).filter_map(|text| number(text));
@@ -140,54 +134,6 @@ impl Records {
     }
 }
 
-/// Whether this host was ever tuned since it was booted.
-pub fn is_there(host: &Host) -> bool {
-    host.has(FOLDER)
-}
-
-/// Keeps all others from the host's settings, until it is dropped.
-///
-/// Errors: `conflict` with code `RESERVED` while another command is at work on them for long.
-pub fn lock(host: &Host) -> Result<File> {
-    let folder = host.path(FOLDER);
-    make_folder(&folder)?;
-    let file = File::open(&folder).at("open", &folder)?;
-    let end = Instant::now() + PATIENCE;
-    loop {
-        match file.try_lock() {
-            Ok(()) => break,
-            Err(TryLockError::WouldBlock) if Instant::now() < end => {
-                interrupt::sleep(Duration::from_millis(50))?;
-            }
-            Err(TryLockError::WouldBlock) => {
-                return Err(Error::conflict("another command is at work on the host's settings")
-                    .code(Code::Reserved)
-                    .hint("wait for it to end"));
-            }
-            Err(TryLockError::Error(error)) => return Err(error).at("lock", &folder),
-        }
-    }
-    // Nobody else is at it: what a kill left is nobody's.
-    sysroot::remove(&part(host))?;
-    Ok(file)
-}
-
-/// Puts `text` into a file of a captured tree, all at once and with nothing beside it.
-///
-/// Errors: `permission`, `io`.
-pub fn exchange(host: &Host, file: &Path, text: &str) -> Result<()> {
-    let part = part(host);
-    make_folder(part.parent().unwrap_or(&part))?;
-    fs::write(&part, text).at("write", &part)?;
-    let permissions = file.metadata().at("look at", file)?.permissions();
-    fs::set_permissions(&part, permissions).at("set the mode of", &part)?;
-    fs::rename(&part, file).at("rename to", file)
-}
-
-fn part(host: &Host) -> std::path::PathBuf {
-    host.path(FOLDER).join("part")
-}
-
 fn read(host: &Host, path: &str) -> Result<Option<Record>> {
     let Some(text) = host.read(path)? else { return Ok(None) };
     serde_json::from_str(&text).map(Some).map_err(|error| {
@@ -201,17 +147,10 @@ fn boot_id(host: &Host) -> Result<Option<String>> {
     Ok(host.read(BOOT_ID)?.map(|text| text.trim().to_owned()))
 }
 
-/// A folder that only root can read.
-fn make_folder(folder: &Path) -> Result<()> {
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
-    match made {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        made => made.at("create", folder),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn entry(path: &str, before: &str, ours: &[&str]) -> Entry {
@@ -256,19 +195,5 @@ mod tests {
         assert!(!host.has(RUNNING));
         fs::write(host.path(RUNNING), "{").unwrap();
         assert_eq!(Records::read(&host).unwrap_err().kind(), common::ErrorKind::InvalidInput);
-    }
-
-    #[test]
-    fn one_at_a_time() {
-        let root = tempfile::tempdir().unwrap();
-        let host = Host::new(root.path());
-        let held = lock(&host).unwrap();
-        std::thread::scope(|scope| {
-            let second = scope.spawn(|| lock(&host).map(drop));
-            std::thread::sleep(Duration::from_millis(120));
-            assert!(!second.is_finished());
-            drop(held);
-            second.join().unwrap().unwrap();
-        });
     }
 }

@@ -1,10 +1,10 @@
 //! One thing of the host that tuning changes: where it is, what it says, and how it is told otherwise.
 
-use std::fmt;
-use std::fs::{self, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::{fmt, fs};
 
 use common::cli::log;
 use common::system::exec::Runner;
@@ -13,7 +13,7 @@ use common::system::sysroot::Host;
 use common::{Error, ErrorKind, IoContext, Result};
 use serde::{Deserialize, Serialize};
 
-use super::{ksm, record};
+use crate::host::tuning::{directory, kernel_files};
 
 /// What [`Knob::Options`] says of a module that is not loaded.
 pub const UNLOADED: &str = "not loaded";
@@ -189,7 +189,7 @@ fn write_attribute(host: &Host, path: &str, knob: &Tunable, value: &str) -> Resu
         let written = OpenOptions::new().write(true).open(&file);
         let written = written.and_then(|mut file| file.write_all(value.as_bytes()));
         return written.at("write", &file).map_err(|error| match path {
-            ksm::MERGE => error.hint("pages were merged meanwhile: run it again"),
+            kernel_files::KSM_MERGE => error.hint("pages were merged meanwhile: run it again"),
             _ => error,
         });
     }
@@ -197,7 +197,7 @@ fn write_attribute(host: &Host, path: &str, knob: &Tunable, value: &str) -> Resu
         Tunable::Choice(_) => Choice::parse(&host.read(path)?.unwrap_or_default()).shown(value),
         _ => format!("{value}\n"),
     };
-    record::exchange(host, &file, &text)
+    directory::exchange(host, &file, &text)
 }
 
 /// Writes a file of ours, or removes it.

@@ -10,8 +10,8 @@ use common::xml::Document;
 use tdx_gpu::commands::hostdev;
 use virt::sys;
 
-use super::super::change::{addresses, passed_through};
-use super::{Planned, WHOLE, devices_of};
+use crate::passthrough::change::{addresses, passed_through};
+use crate::passthrough::plan::domain_plan::{Planned, WHOLE, devices_of};
 
 impl Planned {
     /// The definition as it is now, with its secrets.

@@ -11,16 +11,15 @@ use common::system::sysroot::remove;
 use common::xml::{Document, Element, Node};
 use common::{Error, IoContext, Result};
 
-use super::measure;
 use crate::capability::Security;
-use crate::commands::names;
 use crate::domain::definition::Definition;
-use crate::security::attestation::store;
+use crate::domain::lookup;
 use crate::security::attestation::store::{
     CERT, CHAIN, DOMAIN, Keep, MADE, Record, SESSION, TEK, TIK,
 };
+use crate::security::attestation::{measure, store};
 use crate::security::launch::blob::read_file;
-use crate::security::launch::sev::SevArgs;
+use crate::security::launch::sev::SevOptions;
 
 const PACKAGE: &str = "sevctl (crates.io has it: cargo install sevctl)";
 
@@ -54,10 +53,10 @@ impl Order {
         context: &Context,
         libvirt: &Libvirt,
         config: &Config,
-        args: &SevArgs,
+        options: &SevOptions,
         definition: &Definition,
     ) -> Result<Option<Self>> {
-        if !args.sev_attest && args.sev_tik.is_none() {
+        if !options.sev_attest && options.sev_tik.is_none() {
             return Ok(None);
         }
         let policy = definition.policy().and_then(|policy| u32::try_from(policy).ok());
@@ -70,13 +69,13 @@ impl Order {
         };
         let has = |what| definition.launch_text(what).is_some();
         let has_session = has("dhCert") && has("session");
-        let keys = match (&args.sev_tik, &args.sev_tek) {
+        let keys = match (&options.sev_tik, &options.sev_tek) {
             (Some(tik), Some(tek)) if has_session => {
                 store::check_key(tik)?;
                 store::check_key(tek)?;
                 Keys::Given { tik: tik.clone(), tek: tek.clone() }
             }
-            (None, None) if !has_session => Keys::of_host(context, libvirt, config, args)?,
+            (None, None) if !has_session => Keys::of_host(context, libvirt, config, options)?,
             (None, None) => {
                 return Err(Error::usage("the definition has a session: its keys are missing")
                     .hint("--sev-tik FILE --sev-tek FILE instead of --sev-attest"));
@@ -88,11 +87,11 @@ impl Order {
         };
         let name = definition.name();
         // One that is to be overwritten takes its keys along.
-        if names::find(libvirt, &name)?.is_none() {
+        if lookup::find(libvirt, &name)?.is_none() {
             Keep::check_free(&context.host, libvirt, &name)?;
         }
         measure::check_validator()?;
-        let firmware = args.sev_firmware.as_ref();
+        let firmware = options.sev_firmware.as_ref();
         let firmware = firmware.map(|file| file.canonicalize().at("find", file)).transpose()?;
         if firmware.is_none() && !libvirt.is_local() {
             return Err(Error::usage(
@@ -194,10 +193,10 @@ impl Keys {
         context: &Context,
         libvirt: &Libvirt,
         config: &Config,
-        args: &SevArgs,
+        options: &SevOptions,
     ) -> Result<Self> {
         sevctl(["--version"]).run()?;
-        if args.sev_export_cert {
+        if options.sev_export_cert {
             return match libvirt.is_local() {
                 true => Ok(Self::ForThisHost),
                 false => Err(Error::unsupported(
@@ -210,7 +209,7 @@ impl Keys {
             Some(name) => Hosts::load(&context.host, config)?.get(name)?.sev_cert.clone(),
             None => None,
         };
-        let chain = args.sev_cert.clone().or(listed).ok_or_else(|| {
+        let chain = options.sev_cert.clone().or(listed).ok_or_else(|| {
             Error::usage("a session is made for one host: its certificate chain is missing")
                 .hint("--sev-cert FILE, or sev-cert in hosts.yaml; sevctl export --full FILE writes it there")
         })?;

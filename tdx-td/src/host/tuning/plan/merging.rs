@@ -2,12 +2,13 @@
 
 use common::document::Action;
 
-use super::super::ksm;
-use super::super::observed::Observed;
-use super::{Draft, Want};
-use crate::commands::host::tune::TuneItem;
+use crate::host::tuning::item::TuneItem;
+use crate::host::tuning::kernel_files;
+use crate::host::tuning::observed::Observed;
+use crate::host::tuning::plan::{Draft, Want};
 use crate::host::tuning::tunable::{Tunable, Unit};
-use crate::scenario::profile::{self, Switch};
+use crate::scenario::profile;
+use crate::scenario::profile::Switch;
 
 impl Draft {
     /// Plans for pages to be merged, or not.
@@ -20,7 +21,13 @@ impl Draft {
         }
         if let Some(merge) = wanted.ksm_merge_across_nodes {
             let current = now.as_ref().and_then(|ksm| ksm.merge.clone());
-            self.number(observed, "host.ksm_merge_across_nodes", ksm::MERGE, current, digit(merge));
+            self.number(
+                observed,
+                "host.ksm_merge_across_nodes",
+                kernel_files::KSM_MERGE,
+                current,
+                digit(merge),
+            );
             let shared = now.as_ref().map_or(0, |ksm| ksm.shared);
             if let Some(item) =
                 self.items.last_mut().filter(|i| i.action == Action::Set && shared > 0)
@@ -32,8 +39,8 @@ impl Draft {
         }
         if let Some(on) = wanted.ksm {
             let current = now.as_ref().map(|ksm| ksm.run.clone());
-            let is_off = matches!(current.as_deref(), Some("0" | ksm::APART));
-            self.number(observed, "host.ksm", ksm::RUN, current, digit(on));
+            let is_off = matches!(current.as_deref(), Some("0" | kernel_files::KSM_APART));
+            self.number(observed, "host.ksm", kernel_files::KSM_RUN, current, digit(on));
             if let (Some(item), Some(want)) = (self.items.last_mut(), self.wants.last_mut())
                 && is_off
                 && on == Switch(false)
@@ -56,7 +63,7 @@ impl Draft {
         let now = state(unit.running(), &unit.file_state);
         let mut item = TuneItem::new("host.ksm", Some(&unit.name), Some(&now), running);
         item.in_force = true;
-        if on && unit.name == ksm::TUNER {
+        if on && unit.name == kernel_files::KSM_TUNER {
             item.wanted = now;
             item.say("it decides when pages are merged, and is left as it is");
             return self.items.push(item);

@@ -3,10 +3,10 @@
 use common::document::Action;
 use common::{Code, Error, Result};
 
-use super::super::observed::{Module, Observed};
-use super::super::persist::Line;
-use super::{Draft, Want};
-use crate::commands::host::tune::TuneItem;
+use crate::host::tuning::item::TuneItem;
+use crate::host::tuning::observed::{Module, Observed};
+use crate::host::tuning::persist::Line;
+use crate::host::tuning::plan::{Draft, Want};
 use crate::host::tuning::tunable::Tunable;
 
 impl Draft {

@@ -1,15 +1,20 @@
 //! Hosts of all kinds go in, plans come out.
 
-use super::super::apply::{Change, in_order};
-use super::super::disks::{Disk, Disks};
-use super::super::ksm::{Ksm, MERGER, TUNER};
-use super::super::observed::Module;
-use super::super::record::Records;
-use super::*;
+use common::document::Action;
+
+use crate::host::tuning::apply::in_order;
+use crate::host::tuning::change::Change;
+use crate::host::tuning::disks::{Disk, Disks};
+use crate::host::tuning::kernel_files::{HUGEPAGES, KSM_MERGER, KSM_TUNER, SWAPPINESS};
+use crate::host::tuning::ksm::Ksm;
+use crate::host::tuning::observed::{Module, Observed};
 use crate::host::tuning::ownership::records;
-use crate::host::tuning::tunable::Unit;
+use crate::host::tuning::plan::{Draft, Options, Want, draft};
+use crate::host::tuning::record::Records;
+use crate::host::tuning::tunable::{Tunable, Unit};
 use crate::scenario::layers::{Layers, Origin, parse_set};
 use crate::scenario::library::Scenario;
+use crate::scenario::profile;
 
 /// The host's part of a scenario, with settings over it.
 fn wanted(scenario: &str, set: &[&str]) -> profile::Host {
@@ -39,7 +44,7 @@ fn host() -> Observed {
     Observed {
         transparent_hugepages: Some("always [madvise] never".to_owned()),
         ksm: Some(Ksm { run: "1".to_owned(), merge: Some("1".to_owned()), shared: 3 }),
-        units: vec![unit(MERGER, true, "enabled"), unit(TUNER, false, "masked")],
+        units: vec![unit(KSM_MERGER, true, "enabled"), unit(KSM_TUNER, false, "masked")],
         has_systemd: true,
         swappiness: Some("60".to_owned()),
         hugepages: Some((HUGEPAGES[0], "0".to_owned())),

@@ -1,21 +1,18 @@
-//! What there is to know of a host, read once.
+//! The facts of a machine, read once.
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io;
 
-use common::Result;
 use common::system::sysroot::Host;
 use common::system::{syscalls, sysfs};
 use common::units::Size;
 use tdx_gpu::vfio::limit;
 use tdx_iommu::inventory::Inventory;
 
-use super::firmware::Firmware;
-use super::libvirt::Asked;
-
-/// What was read; the error is why it could not be, in words.
-pub type Reading<T> = std::result::Result<T, String>;
+use crate::host::check::facts::firmware::Firmware;
+use crate::host::check::facts::libvirt::Asked;
+use crate::host::check::facts::reading::{Reading, reading};
 
 /// Who made the processor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -197,15 +194,6 @@ impl Facts {
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line?.trim().parse().ok()
     }
-}
-
-/// An error as why something is unknown.
-pub fn reading<T>(result: Result<T>) -> Reading<T> {
-    result.map_err(|error| {
-        let causes = error.causes();
-        let causes = causes.iter().map(|cause| format!(": {cause}")).collect::<String>();
-        format!("{error}{causes}")
-    })
 }
 
 fn parameter_path(module: &str, name: &str) -> String {

@@ -5,11 +5,11 @@ use common::libvirt::Libvirt;
 use common::xml::Document;
 use common::{Error, Result};
 
-use crate::domain_xml::listeners::{self, Listener};
+use crate::domain_xml::listeners::Listener;
 use crate::domain_xml::part::Part;
 use crate::domain_xml::schema::Schema;
 use crate::domain_xml::template::{Template, dialect};
-use crate::domain_xml::validation;
+use crate::domain_xml::{listeners, validation};
 
 /// Returns the parts of a template that this libvirt does not know and would drop in silence; `fix` says
 /// that they may be translated or removed.
