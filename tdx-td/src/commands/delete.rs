@@ -13,9 +13,9 @@ use virt::sys;
 
 use crate::commands::args;
 use crate::domain::definition::Definition;
-use crate::domain::lookup::Named;
+use crate::domain::lookup::NamedDomain;
 use crate::remove;
-use crate::remove::{Removal, RemovalPlan};
+use crate::remove::{RemovalPlan, RemovedDomain};
 
 /// Arguments of `delete`.
 #[derive(Debug, Args)]
@@ -50,7 +50,7 @@ pub fn run(
     interrupt::guard();
     let wanted = if args.all { managed(&libvirt)? } else { named };
     let (host, host_name) = (&context.host, context.host_name());
-    let plan = |named: Named| {
+    let plan = |named: NamedDomain| {
         let domain = named.find(&libvirt, host_name.as_deref())?;
         RemovalPlan::new(host, &libvirt, named.name, domain, args.foreign)
     };
@@ -64,7 +64,7 @@ pub fn run(
         true => remove::preview(&libvirt, plans)?,
         false => remove::delete(host, &libvirt, plans, Duration::from_secs(args.timeout)),
     };
-    let applied = |removal: &Removal| {
+    let applied = |removal: &RemovedDomain| {
         let changed = removal.item.action != Action::None && !dry_run;
         changed.then(|| format!("deleted domain '{}'", removal.item.name))
     };
@@ -76,7 +76,7 @@ pub fn run(
 }
 
 /// The names of all domains that these tools or the original script made.
-fn managed(libvirt: &Libvirt) -> Result<Vec<Named>> {
+fn managed(libvirt: &Libvirt) -> Result<Vec<NamedDomain>> {
     let domains = libvirt.connect().list_all_domains(0).context("list domains")?;
     let name = |domain: Domain| match domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE) {
         Err(error) if is_gone(&error) => Ok(None),
@@ -87,5 +87,5 @@ fn managed(libvirt: &Libvirt) -> Result<Vec<Named>> {
     };
     let names: Result<Vec<_>> =
         parallel::map(domains, parallel::DOMAINS, name).into_iter().collect();
-    Ok(names?.into_iter().flatten().map(Named::from).collect())
+    Ok(names?.into_iter().flatten().map(NamedDomain::from).collect())
 }

@@ -13,12 +13,12 @@ use common::libvirt::Libvirt;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::firmware::choice::{Choice, Rules};
+use crate::firmware::choice::{FirmwareChoice, Rules};
 use crate::firmware::descriptor::{Descriptor, Device, File, INTERFACES, Mode, Target};
 use crate::firmware::directory::{Descriptors, Scope};
-use crate::firmware::installed::is_usable;
+use crate::firmware::installed::has_files;
 use crate::firmware::loaders::Loaders;
-use crate::firmware::selection::{FEATURES, Feature, Wanted};
+use crate::firmware::selection::{FEATURES, Feature, FirmwareQuery};
 
 /// Arguments of `firmware`.
 #[derive(Debug, Args)]
@@ -140,7 +140,7 @@ pub fn run(
     args: FirmwareArgs,
 ) -> Result<Outcome> {
     let host = &context.host;
-    let wanted = Wanted {
+    let wanted = FirmwareQuery {
         interface: args.interface,
         architecture: args.architecture,
         machine: args.machine,
@@ -166,10 +166,11 @@ pub fn run(
         }
     }
     let choice = loaders.as_ref().map(|loaders| loaders.choose(host, &all, &wanted)).transpose()?;
-    let known = choice.clone().unwrap_or_else(|| Choice::new(&all, &wanted, &Rules::newest()));
+    let known =
+        choice.clone().unwrap_or_else(|| FirmwareChoice::new(&all, &wanted, &Rules::newest()));
     warnings.extend(known.complaint(&wanted).filter(|_| found.is_empty() || choice.is_some()));
     // An old libvirt may choose what does not fit in every respect, or what the user's directory hides.
-    let missing = choice.as_ref().and_then(Choice::build);
+    let missing = choice.as_ref().and_then(FirmwareChoice::build);
     if let Some(build) = missing.filter(|build| found.iter().all(|found| found.path != build.path))
     {
         let after = found.partition_point(|found| found.path.file_name() < build.path.file_name());
@@ -179,9 +180,9 @@ pub fn run(
         choice.as_ref().map(|choice| choice.build().is_some_and(|build| build.path == path))
     };
     let item = |descriptor: Descriptor| FirmwareItem {
-        offered: loaders.as_mut().map(|loaders| loaders.offer(&descriptor, &wanted)),
+        offered: loaders.as_mut().map(|loaders| loaders.is_offered(&descriptor, &wanted)),
         chosen: chosen(&descriptor.path),
-        usable: is_usable(host, &descriptor),
+        usable: has_files(host, &descriptor),
         name: descriptor.name(),
         descriptor: descriptor.path,
         description: descriptor.description,

@@ -15,9 +15,9 @@ use tdx_gpu::commands::hostdev::Way;
 use tdx_iommu::commands::resolve;
 
 use crate::capability;
-use crate::domain::lookup::Named;
-use crate::passthrough::plan::Plan;
-use crate::passthrough::resolution::{DomainDevices, Piped};
+use crate::domain::lookup::NamedDomain;
+use crate::passthrough::plan::HostdevsPlan;
+use crate::passthrough::resolution::{DomainDevices, PipedResolution};
 
 /// Arguments of `hostdevs`.
 #[derive(Debug, Args)]
@@ -61,20 +61,20 @@ pub fn run(
     args: HostdevsArgs,
 ) -> Result<Outcome> {
     let keep: BTreeSet<Bdf> = args.keep.into_iter().collect();
-    let piped = args.stdin.map(|_| Piped::read(&args.vm, &keep)).transpose()?;
+    let piped = args.stdin.map(|_| PipedResolution::read(&args.vm, &keep)).transpose()?;
     let libvirt = connect()?;
     interrupt::guard();
     let (resolved, mut warnings) = match &piped {
         Some(piped) => {
             let unseen = piped.check(context, &libvirt)?;
-            (piped.wanted(), [piped.warnings(), unseen].concat())
+            (piped.domains(), [piped.warnings(), unseen].concat())
         }
         None => in_file(context, &libvirt, args.config, &args.vm, &args.force)?,
     };
     let iommufd = libvirt.is_local() && capability::has_iommufd(&context.host, &libvirt)?;
     let way = Way { iommufd, managed: true, no_rom: args.no_rom };
     let host_name = context.host_name();
-    let plan = Plan::new(&libvirt, host_name.as_deref(), &resolved, &keep, way, args.live)?;
+    let plan = HostdevsPlan::new(&libvirt, host_name.as_deref(), &resolved, &keep, way, args.live)?;
     // A resolution of this command has warned of shared devices before.
     let new = plan.warnings.iter().filter(|warning| !warnings.contains(warning));
     let new: Vec<String> = new.cloned().collect();
@@ -116,7 +116,7 @@ fn in_file(
     let (items, warnings) = resolve::resolve(&context.host, &config, vms, force)?;
     let wanted = items.into_iter().map(|item| DomainDevices {
         devices: item.devices.iter().map(|device| device.device.bdf).collect(),
-        domain: Named::from(item.vm),
+        domain: NamedDomain::from(item.vm),
     });
     Ok((wanted.collect(), warnings))
 }

@@ -8,7 +8,7 @@ use common::libvirt::{Libvirt, State};
 use common::{Result, parallel};
 use virt::domain::Domain;
 
-use crate::domain::observer::{Observed, Observer, ask_agents};
+use crate::domain::observer::{ObservedDomain, Observer, ask_agents};
 
 const ADDRESSES: &str = "Addresses:
   IP comes from DHCP leases and this host's ARP table. When neither has an address of a running
@@ -35,7 +35,7 @@ pub fn run(context: &Context, libvirt: &Libvirt, _: ListArgs) -> Result<Outcome>
     let observed: Result<Vec<_>> =
         parallel::map(domains, parallel::DOMAINS, read).into_iter().collect();
     let mut observed: Vec<_> = observed?.into_iter().flatten().collect();
-    ask_agents(&mut observed, Observed::needs_agent);
-    let items = observed.into_iter().map(Observed::into_item).collect();
+    ask_agents(&mut observed, ObservedDomain::needs_agent);
+    let items = observed.into_iter().map(ObservedDomain::into_item).collect();
     Ok(Document::new("tdx.td.domains", items).into())
 }

@@ -116,7 +116,8 @@ fn prepare_host(
     args: &NewArgs,
 ) -> Result<(Option<String>, Vec<String>)> {
     let options = Options::default();
-    let plan = tune_plan::Plan::new(context, Some(libvirt), config, wanted, scenario, &[], options);
+    let plan =
+        tune_plan::TunePlan::new(context, Some(libvirt), config, wanted, scenario, &[], options);
     let plan = match plan {
         // The guest does not depend on it.
         Err(error) if !args.tune_host => {

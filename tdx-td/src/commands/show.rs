@@ -12,8 +12,8 @@ use virt::domain::Domain;
 
 use crate::commands::args::names::NameArgs;
 use crate::domain::item::DomainItem;
-use crate::domain::lookup::Named;
-use crate::domain::observer::{Observed, Observer, ask_agents};
+use crate::domain::lookup::NamedDomain;
+use crate::domain::observer::{ObservedDomain, Observer, ask_agents};
 use crate::domain::{definition, lookup, power};
 use crate::security::attestation::Attestation;
 
@@ -44,12 +44,12 @@ pub fn run(
     let domains: HashMap<_, _> = libvirt.domains()?.into_iter().filter_map(named).collect();
     let observer = Observer::new(&context.host, &libvirt)?;
     let host_name = context.host_name();
-    let show = |named: Named| {
+    let show = |named: NamedDomain| {
         let found = domains.get(&named.name);
         named.compare(found.map(|(domain, _)| domain), host_name.as_deref())?;
         let name = named.name;
-        let (domain, state) = found.ok_or_else(|| lookup::absent(&name))?;
-        let observed = observer.observe(domain, *state)?.ok_or_else(|| lookup::absent(&name))?;
+        let (domain, state) = found.ok_or_else(|| lookup::not_found(&name))?;
+        let observed = observer.observe(domain, *state)?.ok_or_else(|| lookup::not_found(&name))?;
         let attested = match args.attest {
             true => attest(context, &libvirt, domain, &name)?,
             false => None,
@@ -58,7 +58,7 @@ pub fn run(
     };
     let shown = parallel::settle(parallel::map(wanted, parallel::GUESTS, show), |_| None)?;
     let (mut observed, attested): (Vec<_>, Vec<_>) = shown.into_iter().unzip();
-    ask_agents(&mut observed, Observed::has_agent);
+    ask_agents(&mut observed, ObservedDomain::has_agent);
     let items = observed.into_iter().zip(attested);
     let items = items.map(|(one, attested)| DomainItem { attested, ..one.into_item() });
     Ok(Document::new("tdx.td.domains", items.collect()).into())
@@ -72,12 +72,12 @@ fn attest(
     name: &str,
 ) -> Result<Option<bool>> {
     let definition = definition::inactive(domain, name)?;
-    let attestation = Attestation::demanded(&context.host, libvirt, &definition)?;
+    let attestation = Attestation::require(&context.host, libvirt, &definition)?;
     if domain.id().is_none() {
         return Ok(None);
     }
     attestation.check(&definition)?;
-    attestation.is_good(domain).map(Some)
+    attestation.is_launch_verified(domain).map(Some)
 }
 
 /// One domain with everything that helps to log in to it.
@@ -87,9 +87,9 @@ pub fn one(context: &Context, libvirt: &Libvirt, name: &str) -> Result<DomainIte
     let domain = lookup::get(libvirt, name)?;
     let observer = Observer::new(&context.host, libvirt)?;
     let state = power::state(&domain, name)?;
-    let observed = observer.observe(&domain, state)?.ok_or_else(|| lookup::absent(name))?;
+    let observed = observer.observe(&domain, state)?.ok_or_else(|| lookup::not_found(name))?;
     let mut observed = [observed];
-    ask_agents(&mut observed, Observed::lacks_ssh);
+    ask_agents(&mut observed, ObservedDomain::lacks_ssh);
     let [observed] = observed;
     Ok(observed.into_item())
 }

@@ -99,7 +99,7 @@ fn target(
     if let Some(host) = address {
         return Ok(SshTarget::Tcp { host, port: 22 });
     }
-    let target = SshTarget::of(item)?;
+    let target = SshTarget::for_domain(item)?;
     target.expect_in_reach(context, libvirt, name)?;
     Ok(target)
 }

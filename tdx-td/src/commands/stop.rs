@@ -10,7 +10,7 @@ use common::libvirt::Libvirt;
 use common::{Error, Result, parallel};
 
 use crate::commands::args::names::NameArgs;
-use crate::domain::lookup::Named;
+use crate::domain::lookup::NamedDomain;
 use crate::domain::power::PowerItem;
 use crate::domain::{lookup, power};
 
@@ -43,7 +43,7 @@ pub fn run(
     let dry_run = args.change.dry_run;
     let timeout = Duration::from_secs(args.timeout);
     let host_name = context.host_name();
-    let stop = |named: Named| {
+    let stop = |named: NamedDomain| {
         interrupt::check()?;
         let domain = named.get(&libvirt, host_name.as_deref())?;
         let (name, uuid) = (named.name, lookup::uuid(&domain)?);
@@ -54,7 +54,7 @@ pub fn run(
         }
         match (dry_run, args.force) {
             (true, _) => {}
-            (false, true) => power::cut_off(&domain, &name)?,
+            (false, true) => power::destroy(&domain, &name)?,
             (false, false) => {
                 if !power::shut_down(&domain, &name, timeout)? {
                     return Err(still_running(&name, args.timeout));

@@ -10,10 +10,10 @@ use crate::create::identity::Identity;
 use crate::create::ports::PortRequest;
 use crate::create::settings::{GuestArgs, Settings};
 use crate::domain::purpose::Purpose;
-use crate::domain_xml::builder::Guest;
-use crate::domain_xml::template::checked::{Fitting, TemplateRequest};
-use crate::scenario::disk_kind::Kind;
-use crate::scenario::resolve::Choice;
+use crate::domain_xml::builder::GuestDefinition;
+use crate::domain_xml::template::checked::{CheckedTemplate, TemplateRequest};
+use crate::scenario::disk_kind::DiskKind;
+use crate::scenario::resolve::ResolvedSettings;
 
 /// What a definition is made from.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub enum Blueprint {
     /// The built-in definition.
     BuiltIn(Box<Settings>),
     /// A user's template.
-    Template(Box<Fitting>),
+    Template(Box<CheckedTemplate>),
 }
 
 impl Blueprint {
@@ -33,7 +33,7 @@ impl Blueprint {
         libvirt: &Libvirt,
         config: &Config,
         args: &GuestArgs,
-        kind: Kind,
+        kind: DiskKind,
         making: bool,
     ) -> Result<Self> {
         match &args.xml_template {
@@ -55,16 +55,16 @@ impl Blueprint {
                     ssh_port: args.ssh_port,
                 };
                 let purpose = if making { Purpose::Create } else { Purpose::Compare };
-                let fitting = Fitting::new(context, libvirt, path, request, purpose)?;
+                let fitting = CheckedTemplate::new(context, libvirt, path, request, purpose)?;
                 Ok(Self::Template(Box::new(fitting)))
             }
         }
     }
 
     /// What was settled of guest, disk and host; none of a template.
-    pub fn choice(&self) -> Option<&Choice> {
+    pub fn choice(&self) -> Option<&ResolvedSettings> {
         match self {
-            Self::BuiltIn(settings) => Some(&settings.choice),
+            Self::BuiltIn(settings) => Some(&settings.resolved),
             Self::Template(_) => None,
         }
     }
@@ -120,7 +120,7 @@ impl Blueprint {
     pub fn to_xml(&self, identity: &Identity<'_>) -> Result<(String, Vec<String>)> {
         match self {
             Self::BuiltIn(settings) => {
-                Guest { settings, identity }.to_xml().map(|xml| (xml, Vec::new()))
+                GuestDefinition { settings, identity }.to_xml().map(|xml| (xml, Vec::new()))
             }
             Self::Template(fitting) => fitting.to_xml(identity),
         }

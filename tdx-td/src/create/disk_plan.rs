@@ -24,10 +24,10 @@ use crate::create::base_image::{Image, ImageRequest, Source};
 use crate::create::disk::Disk;
 use crate::create::identity::new_uuid;
 use crate::domain::definition::Definition;
-use crate::scenario::disk_kind::Kind;
+use crate::scenario::disk_kind::DiskKind;
 use crate::scenario::enums::{Compression, Preallocation};
 use crate::scenario::profile::Storage;
-use crate::scenario::resolve::Choice;
+use crate::scenario::resolve::ResolvedSettings;
 
 /// Which disk, when it is no overlay.
 #[derive(Debug, Clone, Default, Args)]
@@ -52,12 +52,12 @@ pub struct DriveArgs {
 
 impl DriveArgs {
     /// What kind of disk is asked for, beside an image or without.
-    pub fn kind(&self, has_image: bool) -> Kind {
+    pub fn kind(&self, has_image: bool) -> DiskKind {
         match (&self.vmimage, self.blank, &self.cdrom) {
-            (Some(_), ..) => Kind::Given,
-            (None, Some(_), _) => Kind::New,
-            (None, None, Some(_)) if !has_image => Kind::New,
-            _ => Kind::Overlay,
+            (Some(_), ..) => DiskKind::Given,
+            (None, Some(_), _) => DiskKind::New,
+            (None, None, Some(_)) if !has_image => DiskKind::New,
+            _ => DiskKind::Overlay,
         }
     }
 }
@@ -100,25 +100,25 @@ impl Drive {
         config: &Config,
         request: &ImageRequest,
         args: &DriveArgs,
-        choice: Option<&Choice>,
+        choice: Option<&ResolvedSettings>,
         (qemu, existing): (Option<Owner>, Option<&Definition>),
     ) -> Result<Self> {
         let kind = args.kind(request.is_named());
         check_flags(request, args, choice, kind)?;
         let pool = || {
             let folder = choice.and_then(|choice| choice.disk_folder.as_deref());
-            let folder = folder.filter(|_| request.pool().is_none() && kind == Kind::New);
+            let folder = folder.filter(|_| request.pool().is_none() && kind == DiskKind::New);
             let name = request.pool().map(str::to_owned);
             ensure::Plan::new(libvirt, config, &PoolArgs { pool: name }, folder)
         };
         let (ground, volume) = match (kind, choice) {
-            (Kind::New, Some(choice)) => {
+            (DiskKind::New, Some(choice)) => {
                 let pool = pool()?;
                 let shape = shape(&choice.profile.storage)?;
                 let plan = disk::Plan::new(pool.folder()?, shape, &new_uuid()?)?;
                 (Ground::Pool(pool), Volume::New(plan))
             }
-            (Kind::Given, _) => {
+            (DiskKind::Given, _) => {
                 let path = args.vmimage.as_deref().unwrap_or(Path::new(""));
                 let image = OwnImage::find(libvirt, path, request.format.flag, existing)?;
                 (Ground::Pool(pool()?), Volume::Given(image))
@@ -148,7 +148,7 @@ impl Drive {
         }
         let passphrase = file.map(Passphrase::read).transpose()?;
         let folder = choice.and_then(|choice| choice.disk_folder.as_ref());
-        let folder = folder.filter(|_| kind != Kind::New || request.pool().is_some());
+        let folder = folder.filter(|_| kind != DiskKind::New || request.pool().is_some());
         warnings.extend(folder.map(|folder| {
             let folder = folder.display();
             format!("path {folder} in the user settings is for disks that are made, without --pool")
@@ -296,17 +296,17 @@ impl Ready {
 fn check_flags(
     request: &ImageRequest,
     args: &DriveArgs,
-    choice: Option<&Choice>,
-    kind: Kind,
+    choice: Option<&ResolvedSettings>,
+    kind: DiskKind,
 ) -> Result<()> {
-    if request.format.flag.is_some() && kind == Kind::New {
+    if request.format.flag.is_some() && kind == DiskKind::New {
         return Err(Error::usage("--image-format is for an image, and none is named")
             .hint("--td-image, --base or --vmimage names one"));
     }
-    if let (Some(choice), true) = (choice, kind != Kind::New) {
+    if let (Some(choice), true) = (choice, kind != DiskKind::New) {
         check_unencrypted(choice, kind)?;
     }
-    if args.passphrase_file.is_some() && kind != Kind::New {
+    if args.passphrase_file.is_some() && kind != DiskKind::New {
         return Err(Error::usage("--passphrase-file is for a disk that is made encrypted")
             .hint("--blank SIZE makes an empty disk"));
     }
@@ -316,10 +316,10 @@ fn check_flags(
 /// Fails when encryption was asked for, of a disk that is not made here.
 ///
 /// Errors: `conflict`.
-fn check_unencrypted(choice: &Choice, kind: Kind) -> Result<()> {
-    if choice.profile.storage.encryption.0 && choice.is_said("storage.encryption") {
+fn check_unencrypted(choice: &ResolvedSettings, kind: DiskKind) -> Result<()> {
+    if choice.profile.storage.encryption.0 && choice.is_assigned("storage.encryption") {
         let disk =
-            if kind == Kind::Given { "a user's own" } else { "an overlay over a base image" };
+            if kind == DiskKind::Given { "a user's own" } else { "an overlay over a base image" };
         return Err(Error::conflict(format!("storage.encryption is on, but the disk is {disk}"))
             .hint("--blank SIZE makes an encrypted disk; encrypt inside the guest otherwise"));
     }

@@ -53,7 +53,7 @@ use crate::remove;
 use crate::scenario::layers::Setting;
 use crate::scenario::profile;
 use crate::security::attestation;
-use crate::security::attestation::session::Order;
+use crate::security::attestation::session::AttestationRequest;
 
 /// What it takes to have the domain.
 #[derive(Debug)]
@@ -80,7 +80,7 @@ pub struct Plan<'a> {
     seed: Option<seed_volume::Plan>,
     handover: Option<Handover>,
     /// How it is to be attested.
-    order: Option<Order>,
+    order: Option<AttestationRequest>,
     owner: Option<Owner>,
     metadata: Metadata,
     existing: Option<Domain>,
@@ -209,7 +209,13 @@ impl<'a> Plan<'a> {
         }
         let definition = Definition::parse(xml.clone())?;
         let order = match making {
-            true => Order::new(context, libvirt, config, &guest.launch.options().sev, &definition)?,
+            true => AttestationRequest::new(
+                context,
+                libvirt,
+                config,
+                &guest.launch.options().sev,
+                &definition,
+            )?,
             false => None,
         };
         warnings.extend(order.iter().flat_map(|order| order.warnings.clone()));
@@ -265,7 +271,7 @@ impl<'a> Plan<'a> {
         let name = &self.name;
         match &self.existing {
             Some(domain) => {
-                let action = passthrough::imagined(&context.host, self.libvirt, domain, name)?;
+                let action = passthrough::preview_start(&context.host, self.libvirt, domain, name)?;
                 Ok((observed(domain, name)?, action))
             }
             None => {
@@ -284,7 +290,7 @@ impl<'a> Plan<'a> {
     ) -> Result<(DomainItem, Action)> {
         let name = self.name.clone();
         if let Some(domain) = &self.existing {
-            let done = passthrough::bring_up(&context.host, self.libvirt, domain, &name)
+            let done = passthrough::start_or_resume(&context.host, self.libvirt, domain, &name)
                 .and_then(|action| Ok((observed(domain, &name)?, action)));
             return done.map_err(|error| or_gone(domain, &name, error));
         }
@@ -315,7 +321,8 @@ impl<'a> Plan<'a> {
             early = Some(make_way(context, self.libvirt, name, uuid, create()?)?);
             applied.push(format!("deleted the domain '{name}' that was"));
         }
-        let carry_out = |order: &Order| order.carry_out(context, self.libvirt, name, &self.xml);
+        let carry_out =
+            |order: &AttestationRequest| order.prepare(context, self.libvirt, name, &self.xml);
         let order = match self.order.as_ref().map(carry_out).transpose() {
             Ok(order) => order,
             Err(error) => {
@@ -334,7 +341,7 @@ impl<'a> Plan<'a> {
             define_and_start(context, self.libvirt, name, (xml, self.by_user), volumes)
         };
         let made = interrupt::check()
-            .and_then(|()| passthrough::with(&context.host, self.handover, build));
+            .and_then(|()| passthrough::with_devices(&context.host, self.handover, build));
         made.map_err(|error: Error| {
             // Still there when devices could not be had.
             let error = undo_volumes(self.libvirt, early.flatten(), error.applied(applied));
@@ -343,7 +350,7 @@ impl<'a> Plan<'a> {
                 Some((keep, _)) if matches!(lookup::find(self.libvirt, name), Ok(None)) => {
                     keep.undo_after(error)
                 }
-                Some((keep, _)) => error.left_behind([keep.shown()]),
+                Some((keep, _)) => error.left_behind([keep.display_path()]),
                 None => error,
             }
         })
@@ -389,7 +396,7 @@ fn define_and_start(
     };
     let started = interrupt::check()
         .and_then(|()| definition::inactive(&domain, name))
-        .and_then(|made| attestation::bring_up(&context.host, libvirt, &domain, &made));
+        .and_then(|made| attestation::start_or_resume(&context.host, libvirt, &domain, &made));
     match started {
         Ok(_) => Ok(domain),
         Err(error) => {

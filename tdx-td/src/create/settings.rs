@@ -24,10 +24,10 @@ use crate::domain::metadata::TEMPLATE;
 use crate::domain_xml::template::dialect::Dialect;
 use crate::passthrough::DeviceRequest;
 use crate::scenario::assignments::FlagSetting;
-use crate::scenario::disk_kind::Kind;
+use crate::scenario::disk_kind::DiskKind;
 use crate::scenario::protection;
-use crate::scenario::resolve::{Choice, RequestedSettings, Target};
-use crate::scenario::value::exact;
+use crate::scenario::resolve::{RequestedSettings, ResolvedSettings, Target};
+use crate::scenario::value::size_value;
 use crate::security::launch::Launch;
 
 /// What the guest is to have.
@@ -105,10 +105,10 @@ impl GuestArgs {
         let flag = |flag, setting, value| FlagSetting { flag, setting, value };
         let mut flags: Vec<FlagSetting> = self.scenario.flag_settings().into();
         flags.extend([
-            flag("--memory", "guest.memory", self.memory.map(exact)),
+            flag("--memory", "guest.memory", self.memory.map(size_value)),
             flag("--vcpus", "guest.vcpus", self.vcpus.map(Value::from)),
             flag("--network", "guest.network", self.network.clone().map(Value::from)),
-            flag("--blank", "storage.capacity", self.drive.blank.map(exact)),
+            flag("--blank", "storage.capacity", self.drive.blank.map(size_value)),
             flag("--cdrom", "guest.boot", boot_cd.then(|| "cdrom".into())),
         ]);
         let assignments = self.scenario.assignments.assignments();
@@ -158,7 +158,7 @@ pub struct Settings {
     /// libvirt network.
     pub network: String,
     /// All else: of the guest, of its disk, of the host.
-    pub choice: Choice,
+    pub resolved: ResolvedSettings,
     /// Free PCI Express ports.
     pub hotplug_ports: u32,
     /// A port of the host that leads to the guest's ssh.
@@ -183,12 +183,12 @@ impl Settings {
         libvirt: &Libvirt,
         config: &Config,
         args: &GuestArgs,
-        kind: Kind,
+        kind: DiskKind,
         making: bool,
     ) -> Result<Self> {
         let scenario = args.scenario.scenario(context)?;
         let security = match args.scenario.scenario {
-            Some(_) => protection::security(context, libvirt, &scenario, args.security)?,
+            Some(_) => protection::supported_security(context, libvirt, &scenario, args.security)?,
             None => chosen(args.security, config.security.as_deref(), "security")?
                 .unwrap_or(Security::Tdx),
         };
@@ -204,7 +204,9 @@ impl Settings {
         if making {
             capability::check_security(&context.host, libvirt, security)?;
         }
-        if security == Security::Tdx && Dialect::of(&context.host, libvirt)? == Dialect::Canonical {
+        if security == Security::Tdx
+            && Dialect::detect(&context.host, libvirt)? == Dialect::Canonical
+        {
             return Err(Error::unsupported("this is the libvirt of Canonical's preview packages")
                 .hint("give it one of their templates with --xml-template"));
         }
@@ -213,7 +215,8 @@ impl Settings {
         let mut warnings = launch.warnings(exists);
         let target = Target { security, virt_type, disk: kind };
         let requested = args.requested_settings();
-        let choice = Choice::new(context, libvirt, config, &requested, &scenario, target)?;
+        let choice =
+            ResolvedSettings::new(context, libvirt, config, &requested, &scenario, target)?;
         warnings.extend(choice.warnings.iter().cloned());
         let host = capability::capacity(&context.host, libvirt)?;
         let guest = &choice.profile.guest;
@@ -263,7 +266,7 @@ impl Settings {
             memory_bytes,
             vcpus,
             network,
-            choice,
+            resolved: choice,
             hotplug_ports: args.hotplug_ports,
             ssh_port: args.ssh_port,
             passt,
@@ -288,7 +291,7 @@ impl Settings {
         let own = own.map(|(key, value)| (key.to_owned(), value));
         own.into_iter()
             .chain(self.launch.request())
-            .chain(self.choice.request.iter().cloned())
+            .chain(self.resolved.request.iter().cloned())
             .collect()
     }
 }

@@ -17,27 +17,27 @@ pub struct DomainClaim {
 
 /// A domain that a verb is about.
 #[derive(Debug, Clone)]
-pub struct Named {
+pub struct NamedDomain {
     /// Its name.
     pub name: String,
     /// What the items of standard input say of it.
     claims: Vec<DomainClaim>,
 }
 
-impl From<String> for Named {
+impl From<String> for NamedDomain {
     fn from(name: String) -> Self {
         Self { name, claims: Vec::new() }
     }
 }
 
-impl Named {
+impl NamedDomain {
     /// A domain of which several items of standard input say something.
     pub fn with_claims(name: String, claims: Vec<DomainClaim>) -> Self {
         Self { name, claims }
     }
 
     /// A domain of which an item says something.
-    pub fn claimed(name: String, claim: DomainClaim) -> Self {
+    pub fn with_claim(name: String, claim: DomainClaim) -> Self {
         Self { name, claims: vec![claim] }
     }
 
@@ -56,7 +56,7 @@ impl Named {
     ///
     /// Errors: those of [`Named::find`], and `not_found` (exit 4).
     pub fn get(&self, libvirt: &Libvirt, host_name: Option<&str>) -> Result<Domain> {
-        self.find(libvirt, host_name)?.ok_or_else(|| absent(&self.name))
+        self.find(libvirt, host_name)?.ok_or_else(|| not_found(&self.name))
     }
 
     /// Compares what items say with the domain of this name, if there is one.
@@ -93,10 +93,10 @@ pub fn find(libvirt: &Libvirt, name: &str) -> Result<Option<Domain>> {
 ///
 /// Errors: `not_found` (exit 4) as well.
 pub fn get(libvirt: &Libvirt, name: &str) -> Result<Domain> {
-    find(libvirt, name)?.ok_or_else(|| absent(name))
+    find(libvirt, name)?.ok_or_else(|| not_found(name))
 }
 
 /// The error for a domain that is not there (exit 4).
-pub fn absent(name: &str) -> Error {
+pub fn not_found(name: &str) -> Error {
     Error::not_found(format!("no domain '{name}'")).hint("tdx-td list shows those there are")
 }

@@ -88,14 +88,14 @@ impl Metadata {
     }
 
     /// What was asked for under a key.
-    pub fn asked(&self, key: &str) -> Option<&str> {
+    pub fn requested(&self, key: &str) -> Option<&str> {
         let mut request = self.request.iter();
         request.find(|(known, _)| known == key).map(|(_, value)| value.as_str())
     }
 
     /// Whether it was made to be attested before it runs.
     pub fn is_attested(&self) -> bool {
-        self.asked(ATTESTATION).is_some_and(|keys| keys != "none")
+        self.requested(ATTESTATION).is_some_and(|keys| keys != "none")
     }
 
     /// Whether an element is a record of ours.
@@ -114,7 +114,7 @@ impl Metadata {
             differences.push(format!("base is {there}, not {wanted}"));
         }
         for (key, value) in &wanted.request {
-            let there = self.asked(key).unwrap_or("unknown");
+            let there = self.requested(key).unwrap_or("unknown");
             if there == value {
                 continue;
             }
@@ -127,7 +127,7 @@ impl Metadata {
         }
         if differences.is_empty() {
             // What is as ever is not in a record.
-            let more = self.request.iter().filter(|(key, _)| wanted.asked(key).is_none());
+            let more = self.request.iter().filter(|(key, _)| wanted.requested(key).is_none());
             differences.extend(more.map(|(key, there)| format!("{key} is {there}, not as ever")));
         }
         differences

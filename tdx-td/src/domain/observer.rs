@@ -15,7 +15,7 @@ use virt::sys;
 
 use crate::domain::addresses::agent::{Inquiry, Question};
 use crate::domain::addresses::{GuestAddresses, SeenAddresses, ThisHost, agent};
-use crate::domain::definition::{Definition, Forward};
+use crate::domain::definition::{Definition, SshForward};
 use crate::domain::item::{DomainItem, Ssh};
 
 /// What has to be asked once, whatever the number of domains.
@@ -40,7 +40,7 @@ impl Observer {
     }
 
     /// Reads one domain; none when it went away meanwhile.
-    pub fn observe(&self, domain: &Domain, state: State) -> Result<Option<Observed<'_>>> {
+    pub fn observe(&self, domain: &Domain, state: State) -> Result<Option<ObservedDomain<'_>>> {
         let name = domain.name().context("ask a domain for its name")?;
         let text = match domain.xml_desc(0) {
             Err(error) if is_gone(&error) => return Ok(None),
@@ -52,24 +52,24 @@ impl Observer {
         if item.id.is_some() {
             addresses.add_seen(&self.seen);
         }
-        if item.id.is_some() && definition.ssh_forward() == Forward::Ephemeral {
-            item.ssh = chosen_port(domain, &name);
+        if item.id.is_some() && definition.ssh_forward() == SshForward::Ephemeral {
+            item.ssh = ephemeral_ssh_port(domain, &name);
         }
         let has_agent = state == State::Running && definition.has_agent();
-        Ok(Some(Observed { domain: domain.clone(), item, addresses, has_agent }))
+        Ok(Some(ObservedDomain { domain: domain.clone(), item, addresses, has_agent }))
     }
 }
 
 /// A domain with the addresses that are known of it so far.
 #[derive(Debug)]
-pub struct Observed<'o> {
+pub struct ObservedDomain<'o> {
     domain: Domain,
     item: DomainItem,
     addresses: GuestAddresses<'o>,
     has_agent: bool,
 }
 
-impl Observed<'_> {
+impl ObservedDomain<'_> {
     /// Whether its guest agent can be asked.
     pub fn has_agent(&self) -> bool {
         self.has_agent
@@ -86,7 +86,7 @@ impl Observed<'_> {
     }
 
     /// Starts to ask its guest agent.
-    pub fn inquire(&self, question: Question) -> Inquiry {
+    pub fn ask_agent(&self, question: Question) -> Inquiry {
         Inquiry::start(vec![self.domain.clone()], question)
     }
 
@@ -112,7 +112,10 @@ impl Observed<'_> {
 
 /// Asks the guest agents of those domains that `wants` picks, all at once and for a bounded time. It
 /// comes last: libvirtd makes other calls wait while it waits for agents that hang.
-pub fn ask_agents<'o>(observed: &mut [Observed<'o>], wants: impl Fn(&Observed<'o>) -> bool) {
+pub fn ask_agents<'o>(
+    observed: &mut [ObservedDomain<'o>],
+    wants: impl Fn(&ObservedDomain<'o>) -> bool,
+) {
     let mut asked: Vec<_> = observed.iter_mut().filter(|one| wants(one)).collect();
     let domains = asked.iter().map(|one| one.domain.clone()).collect();
     let inquiry = Inquiry::start(domains, Question::Interfaces);
@@ -120,7 +123,7 @@ pub fn ask_agents<'o>(observed: &mut [Observed<'o>], wants: impl Fn(&Observed<'o
 }
 
 /// The port that QEMU's user network chose for ssh, from its monitor.
-fn chosen_port(domain: &Domain, name: &str) -> Option<Ssh> {
+fn ephemeral_ssh_port(domain: &Domain, name: &str) -> Option<Ssh> {
     let hmp = sys::VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP;
     match domain.qemu_monitor_command("info usernet", hmp) {
         Ok(answer) => usernet_port(&answer).map(|port| Ssh { host: "127.0.0.1".into(), port }),

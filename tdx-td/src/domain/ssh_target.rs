@@ -29,11 +29,11 @@ impl SshTarget {
     /// The target that is known of a domain: a forwarded port, else its address, else vsock.
     ///
     /// Errors: `conflict` for a domain without any of them.
-    pub fn of(item: &DomainItem) -> Result<Self> {
+    pub fn for_domain(item: &DomainItem) -> Result<Self> {
         match (&item.ssh, item.vsock_cid) {
             (Some(ssh), _) => Ok(Self::Tcp { host: ssh.host.clone(), port: ssh.port }),
             (None, Some(cid)) => Ok(Self::Vsock { cid }),
-            (None, None) => Err(unknown(item)),
+            (None, None) => Err(no_address(item)),
         }
     }
 
@@ -74,7 +74,7 @@ impl SshTarget {
     }
 }
 
-fn unknown(item: &DomainItem) -> Error {
+fn no_address(item: &DomainItem) -> Error {
     let name = &item.name;
     let error = Error::conflict(format!("domain '{name}' has no address yet"));
     match item.other_addresses.first() {

@@ -11,7 +11,7 @@ use common::{Error, Result};
 
 use crate::domain::addresses::agent::{Inquiry, Question};
 use crate::domain::item::{DomainItem, Ssh};
-use crate::domain::observer::{Observed, Observer};
+use crate::domain::observer::{ObservedDomain, Observer};
 use crate::domain::ssh_target::SshTarget;
 use crate::domain::{lookup, power};
 
@@ -54,7 +54,7 @@ pub fn until(
             )));
         }
         let observer = Observer::new(&context.host, libvirt)?;
-        let observed = observer.observe(&domain, state)?.ok_or_else(|| lookup::absent(name))?;
+        let observed = observer.observe(&domain, state)?.ok_or_else(|| lookup::not_found(name))?;
         let (item, agent_answers) = agent.look(observed, sign);
         let is_seen = match sign {
             Sign::Ip => item.ip.is_some(),
@@ -62,7 +62,7 @@ pub fn until(
             Sign::Ssh => match &item.ssh {
                 None => false,
                 Some(ssh) => {
-                    SshTarget::of(&item)?.expect_in_reach(context, libvirt, name)?;
+                    SshTarget::for_domain(&item)?.expect_in_reach(context, libvirt, name)?;
                     greets(ssh)
                 }
             },
@@ -96,7 +96,7 @@ struct AgentPoll {
 
 impl AgentPoll {
     /// The domain with what its agent said since the last look, and whether the agent said anything.
-    fn look(&mut self, mut observed: Observed<'_>, sign: Sign) -> (DomainItem, bool) {
+    fn look(&mut self, mut observed: ObservedDomain<'_>, sign: Sign) -> (DomainItem, bool) {
         let answer = self.inquiry.as_mut().and_then(Inquiry::poll);
         if answer.is_some() {
             self.inquiry = None;
@@ -110,7 +110,7 @@ impl AgentPoll {
         if let Some(answer) = answer.filter(|_| question == Question::Interfaces) {
             observed.add_report(&answer);
         } else if is_wanted && self.inquiry.is_none() {
-            self.inquiry = Some(observed.inquire(question));
+            self.inquiry = Some(observed.ask_agent(question));
         }
         (observed.into_item(), answers)
     }

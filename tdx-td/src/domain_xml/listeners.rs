@@ -71,7 +71,7 @@ pub fn find(document: &Document) -> Vec<Listener<'_>> {
             add(node, "address", format!("address={address}"));
         }
     }
-    let forwards = hostfwd::all_by_argument(document).into_iter();
+    let forwards = hostfwd::find_by_argument(document).into_iter();
     found.extend(forwards.filter(|(_, forward)| forward.is_open()).map(|(node, forward)| {
         Listener { node, what: format!("hostfwd={forward}"), remedy: Remedy::Forward }
     }));
@@ -139,12 +139,12 @@ pub fn close<'a>(
     let mut changes = Vec::new();
     // The port of the host goes to one forward: there may be several cards.
     let mut ssh = ssh;
-    let changed = hostfwd::changed(document, |forward| match ssh {
+    let changed = hostfwd::changed_arguments(document, |forward| match ssh {
         Some(socket) if forward.is_ssh() && forward.port == 0 => {
             ssh = None;
             forward.from(socket)
         }
-        _ if forward.is_open() => forward.from_here(),
+        _ if forward.is_open() => forward.from_loopback(),
         _ => forward,
     });
     for (node, old, new) in changed.into_iter().filter(|(node, ..)| stays(*node)) {

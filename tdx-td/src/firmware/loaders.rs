@@ -7,11 +7,11 @@ use common::libvirt::Libvirt;
 use common::system::sysroot::Host;
 use common::{Result, xml};
 
-use crate::firmware::choice::{Choice, Rules};
+use crate::firmware::choice::{FirmwareChoice, Rules};
 use crate::firmware::descriptor::Descriptor;
 use crate::firmware::directory::Descriptors;
 use crate::firmware::installed::choose;
-use crate::firmware::selection::Wanted;
+use crate::firmware::selection::FirmwareQuery;
 
 /// The loaders that libvirt offers, asked once for each architecture and kind of machine.
 #[derive(Debug)]
@@ -27,17 +27,22 @@ impl Loaders {
     }
 
     /// What this libvirt does for a guest that asks for this; `all` are the descriptors with the user's.
-    pub fn choose(&self, host: &Host, all: &Descriptors, wanted: &Wanted) -> Result<Choice> {
+    pub fn choose(
+        &self,
+        host: &Host,
+        all: &Descriptors,
+        wanted: &FirmwareQuery,
+    ) -> Result<FirmwareChoice> {
         let rules = Rules::ask(&self.libvirt, wanted);
         // Only the libvirtd of a user reads the user's directory.
         if self.libvirt.uri().contains(":///session") {
-            return Ok(Choice::new(all, wanted, &rules));
+            return Ok(FirmwareChoice::new(all, wanted, &rules));
         }
         choose(host, wanted, &rules)
     }
 
     /// Whether one of the machines that are wanted can have it as its loader.
-    pub fn offer(&mut self, descriptor: &Descriptor, wanted: &Wanted) -> bool {
+    pub fn is_offered(&mut self, descriptor: &Descriptor, wanted: &FirmwareQuery) -> bool {
         descriptor
             .targets
             .iter()
@@ -45,7 +50,7 @@ impl Loaders {
             .flat_map(|target| target.machines.iter().map(move |machine| (target, machine)))
             .any(|(target, pattern)| {
                 let machine = wanted.machine.clone().or_else(|| machine_of(pattern));
-                let loaders = self.of(&target.architecture, machine);
+                let loaders = self.loaders_for(&target.architecture, machine);
                 loaders.contains(&descriptor.executable.path)
             })
     }
@@ -53,7 +58,7 @@ impl Loaders {
     /// The loaders for a kind of machine; none where libvirt has no emulator for it.
     ///
     /// Source: <https://libvirt.org/formatdomaincaps.html#bios-bootloader>.
-    pub fn of(&mut self, architecture: &str, machine: Option<String>) -> &[PathBuf] {
+    pub fn loaders_for(&mut self, architecture: &str, machine: Option<String>) -> &[PathBuf] {
         let connect = self.libvirt.connect();
         self.asked.entry((architecture.to_owned(), machine)).or_insert_with_key(|key| {
             let machine = key.1.as_deref();

@@ -25,7 +25,7 @@ use tdx_iommu::judge::Request;
 use crate::capability;
 use crate::capability::Security;
 use crate::domain::purpose::Purpose;
-use crate::passthrough::request::{CcArg, DeviceRequest};
+use crate::passthrough::request::{CcMode, DeviceRequest};
 
 /// The devices of a guest that is planned.
 #[derive(Debug, Default)]
@@ -39,11 +39,11 @@ pub struct Devices {
     pub warnings: Vec<String>,
     named: BTreeSet<Bdf>,
     mode: Option<Setting>,
-    plan: Option<Planned>,
+    plan: Option<PlannedDevices>,
 }
 
 #[derive(Debug)]
-struct Planned {
+struct PlannedDevices {
     candidates: Candidates,
     iommufd: bool,
     modes: Option<(GpuTools, Vec<setting::Step>)>,
@@ -77,8 +77,8 @@ impl Devices {
             requested.expect_same(host, &inventory)?;
             // With what would come along, as when it was made.
             let all = Request::new(&inventory, named.iter().copied());
-            let devices = there(&inventory, all.devices());
-            let mode = mode(&inventory, &devices, request.cc, security);
+            let devices = existing_devices(&inventory, all.devices());
+            let mode = cc_mode(&inventory, &devices, request.cc, security);
             return Ok(Self { named, mode, ..Self::default() });
         }
         let terms = Terms { domain: Some(uuid), ..Terms::default() };
@@ -91,8 +91,8 @@ impl Devices {
         }
         let inventory = &candidates.inventory;
         let all: BTreeSet<Bdf> = candidates.plan.steps.iter().map(|step| step.record.bdf).collect();
-        let devices = there(inventory, &all);
-        let mode = mode(inventory, &devices, request.cc, security);
+        let devices = existing_devices(inventory, &all);
+        let mode = cc_mode(inventory, &devices, request.cc, security);
         let modes = match mode {
             Some(mode) => Some((GpuTools::find(None)?, setting::plan(inventory, &devices, mode)?)),
             None => None,
@@ -110,7 +110,7 @@ impl Devices {
             )
         }));
         let hostdevs = all.into_iter().map(|bdf| hostdev::element(bdf, way)).collect();
-        let plan = Some(Planned { candidates, iommufd, modes });
+        let plan = Some(PlannedDevices { candidates, iommufd, modes });
         Ok(Self { hostdevs, window, warnings, named, mode, plan })
     }
 
@@ -128,7 +128,7 @@ impl Devices {
 
     /// What takes the devices, for a guest with so much memory; none without any.
     pub fn handover(self, memory: Size, uuid: &str) -> Option<Handover> {
-        let Planned { candidates, iommufd, modes } = self.plan?;
+        let PlannedDevices { candidates, iommufd, modes } = self.plan?;
         Some(Handover {
             binding: candidates.plan,
             limit: (!iommufd).then(|| limit::needed(memory)),
@@ -145,21 +145,21 @@ pub(super) const CC: &str = "cc";
 
 pub(super) const NONE: &str = "none";
 
-fn there<'i>(inventory: &'i Inventory, devices: &BTreeSet<Bdf>) -> Vec<&'i Device> {
+fn existing_devices<'i>(inventory: &'i Inventory, devices: &BTreeSet<Bdf>) -> Vec<&'i Device> {
     devices.iter().filter_map(|bdf| inventory.devices.get(bdf)).collect()
 }
 
 /// The mode to set; none to leave it.
-fn mode(
+fn cc_mode(
     inventory: &Inventory,
     devices: &[&Device],
-    asked: Option<CcArg>,
+    asked: Option<CcMode>,
     security: Security,
 ) -> Option<Setting> {
     match (asked, security) {
-        (Some(CcArg::Leave), _) => None,
-        (Some(CcArg::On), _) => Some(Setting::On),
-        (Some(CcArg::Ppcie), _) => Some(Setting::Ppcie),
+        (Some(CcMode::Leave), _) => None,
+        (Some(CcMode::On), _) => Some(Setting::On),
+        (Some(CcMode::Ppcie), _) => Some(Setting::Ppcie),
         (None, Security::Tdx) => Setting::to_protect(inventory, devices),
         (None, _) => None,
     }

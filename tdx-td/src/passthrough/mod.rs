@@ -10,5 +10,5 @@ pub mod resolution;
 mod start;
 
 pub use devices::Devices;
-pub use request::{CcArg, DeviceRequest};
-pub use start::{again, bring_up, handed, imagined, with};
+pub use request::{CcMode, DeviceRequest};
+pub use start::{assigned_devices, preview_start, reassignment, start_or_resume, with_devices};

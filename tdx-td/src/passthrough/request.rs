@@ -5,7 +5,7 @@ use tdx_iommu::commands::request::Requested;
 
 /// The flag that chooses the mode of confidential computing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum CcArg {
+pub enum CcMode {
     /// As it is
     Leave,
     /// Each GPU by itself in confidential-computing mode
@@ -18,12 +18,12 @@ pub enum CcArg {
 #[derive(Debug)]
 pub struct DeviceRequest {
     pub(super) requested: Requested,
-    pub(super) cc: Option<CcArg>,
+    pub(super) cc: Option<CcMode>,
 }
 
 impl DeviceRequest {
     /// Asks for these devices, and for a mode of the NVIDIA GPUs among them.
-    pub fn new(requested: Requested, cc: Option<CcArg>) -> Self {
+    pub fn new(requested: Requested, cc: Option<CcMode>) -> Self {
         Self { requested, cc }
     }
 }

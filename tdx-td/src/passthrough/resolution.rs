@@ -14,13 +14,13 @@ use tdx_iommu::commands::resolve;
 use tdx_iommu::inventory::Inventory;
 use tdx_iommu::inventory::identity::{DeviceClaim, DeviceIdentity};
 
-use crate::domain::lookup::{DomainClaim, Named};
+use crate::domain::lookup::{DomainClaim, NamedDomain};
 
 /// A domain with the devices that it is to have.
 #[derive(Debug, Clone)]
 pub struct DomainDevices {
     /// The domain.
-    pub domain: Named,
+    pub domain: NamedDomain,
     /// All its devices of the host.
     pub devices: BTreeSet<Bdf>,
 }
@@ -47,13 +47,13 @@ struct Device {
 
 /// What came on standard input.
 #[derive(Debug)]
-pub struct Piped {
+pub struct PipedResolution {
     items: Vec<Item>,
     /// Devices that stay as they are, whatever the items say.
     keep: BTreeSet<Bdf>,
 }
 
-impl Piped {
+impl PipedResolution {
     /// Reads the domains that are named, or all.
     ///
     /// Errors: `invalid_input` for what is no resolution; `not_found` for a named domain that is not in it.
@@ -69,9 +69,9 @@ impl Piped {
     }
 
     /// Which devices domains are to have.
-    pub fn wanted(&self) -> Vec<DomainDevices> {
+    pub fn domains(&self) -> Vec<DomainDevices> {
         let wanted = self.items.iter().map(|item| DomainDevices {
-            domain: Named::claimed(item.vm.clone(), item.claim.clone()),
+            domain: NamedDomain::with_claim(item.vm.clone(), item.claim.clone()),
             devices: item.devices.iter().map(|device| device.bdf).collect(),
         });
         wanted.collect()
@@ -99,8 +99,8 @@ impl Piped {
             return Ok(Vec::new());
         }
         match libvirt.is_local() {
-            true => self.check_here(context).map(|()| Vec::new()),
-            false => self.check_there(context, libvirt),
+            true => self.check_local(context).map(|()| Vec::new()),
+            false => self.check_remote(context, libvirt),
         }
     }
 
@@ -108,7 +108,7 @@ impl Piped {
         item.devices.iter().filter(|device| !self.keep.contains(&device.bdf))
     }
 
-    fn check_here(&self, context: &Context) -> Result<()> {
+    fn check_local(&self, context: &Context) -> Result<()> {
         let inventory = Inventory::read(&context.host)?;
         for item in &self.items {
             for device in self.devices(item) {
@@ -133,7 +133,7 @@ impl Piped {
     }
 
     /// What libvirt tells of the devices of its host.
-    fn check_there(&self, context: &Context, libvirt: &Libvirt) -> Result<Vec<String>> {
+    fn check_remote(&self, context: &Context, libvirt: &Libvirt) -> Result<Vec<String>> {
         let host = context.host_name().unwrap_or_else(|| libvirt.uri().to_owned());
         for item in &self.items {
             for device in self.devices(item) {

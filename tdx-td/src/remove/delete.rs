@@ -12,23 +12,26 @@ use tdx_pool::references::usage::{Chains, Usage};
 
 use crate::domain::lookup;
 use crate::remove::deletion::{DomainFiles, delete_unneeded};
-use crate::remove::item::{DeleteItem, Removal};
+use crate::remove::item::{DeleteItem, RemovedDomain};
 use crate::remove::owned_files::OwnedFiles;
 use crate::remove::plan::{RemovalPlan, identity_changed};
-use crate::remove::removing::Removing;
-use crate::security::attestation::store::Keep;
+use crate::remove::removing::Removal;
+use crate::security::attestation::store::AttestationStore;
 
 /// What deleting these domains would do, when each guest shuts down by itself.
-pub fn preview(libvirt: &Libvirt, plans: Vec<Result<RemovalPlan>>) -> Result<Vec<Result<Removal>>> {
+pub fn preview(
+    libvirt: &Libvirt,
+    plans: Vec<Result<RemovalPlan>>,
+) -> Result<Vec<Result<RemovedDomain>>> {
     let files = preview_files(libvirt, &plans)?;
     let preview = |(plan, files): (Result<RemovalPlan>, DomainFiles)| {
         let plan = plan?;
         let action = if plan.target().is_some() { Action::Delete } else { Action::None };
         let DomainFiles { mut deleted, kept, warnings, .. } = files;
-        deleted.extend(plan.keep.iter().map(Keep::shown));
+        deleted.extend(plan.attestation.iter().map(AttestationStore::display_path));
         let released = plan.devices.devices().into_iter().collect();
         let item = DeleteItem { name: plan.name, forced: false, deleted, kept, released, action };
-        Ok(Removal { item, warnings })
+        Ok(RemovedDomain { item, warnings })
     };
     Ok(plans.into_iter().zip(files).map(preview).collect())
 }
@@ -60,13 +63,13 @@ pub fn delete(
     libvirt: &Libvirt,
     plans: Vec<Result<RemovalPlan>>,
     timeout: Duration,
-) -> Vec<Result<Removal>> {
-    let end = |plan: Result<RemovalPlan>| Removing::begin(host, libvirt, plan?, timeout);
+) -> Vec<Result<RemovedDomain>> {
+    let end = |plan: Result<RemovalPlan>| Removal::begin(host, libvirt, plan?, timeout);
     let mut removing = parallel::map(plans, parallel::GUESTS, end);
     match nvram_usage(libvirt, &removing) {
         Err(error) => fail_all(&mut removing, error),
         Ok(usage) => {
-            let undefine = |removing: Result<Removing>| removing?.undefine(host, libvirt, &usage);
+            let undefine = |removing: Result<Removal>| removing?.undefine(host, libvirt, &usage);
             removing = parallel::map(removing, parallel::DOMAINS, undefine);
         }
     }
@@ -78,7 +81,7 @@ pub fn delete(
         }
     };
     let mut files = files.into_iter();
-    let finish = |removing: Result<Removing>| {
+    let finish = |removing: Result<Removal>| {
         let files = files.next().unwrap_or_default();
         removing.and_then(|removing| removing.finish(files))
     };
@@ -86,21 +89,21 @@ pub fn delete(
 }
 
 /// Who needs which file, where a domain has firmware variables that others may have as well.
-fn nvram_usage(libvirt: &Libvirt, removing: &[Result<Removing>]) -> Result<Usage> {
-    match removing.iter().flatten().any(Removing::has_nvram) {
+fn nvram_usage(libvirt: &Libvirt, removing: &[Result<Removal>]) -> Result<Usage> {
+    match removing.iter().flatten().any(Removal::has_nvram) {
         false => Ok(Usage::default()),
         true => Usage::collect(libvirt, &mut Chains::visible(libvirt)),
     }
 }
 
 /// Deletes the files of the domains that are gone, as far as nothing needs them.
-fn delete_files(libvirt: &Libvirt, removing: &[Result<Removing>]) -> Result<Vec<DomainFiles>> {
+fn delete_files(libvirt: &Libvirt, removing: &[Result<Removal>]) -> Result<Vec<DomainFiles>> {
     let owned = removing.iter().map(|removing| match removing {
         Ok(removing) => removing.files(),
         Err(_) => OwnedFiles::default(),
     });
     let owned: Vec<OwnedFiles> = owned.collect();
-    let has_claims = owned.iter().any(|files| !files.claims.is_empty());
+    let has_claims = owned.iter().any(|files| !files.candidates.is_empty());
     let mut files = DomainFiles::check(libvirt, owned)?;
     if has_claims {
         let mut references = References::collect(libvirt)?;
@@ -110,7 +113,7 @@ fn delete_files(libvirt: &Libvirt, removing: &[Result<Removing>]) -> Result<Vec<
 }
 
 /// Fails for every domain that has not failed yet.
-fn fail_all(removing: &mut [Result<Removing>], error: Error) {
+fn fail_all(removing: &mut [Result<Removal>], error: Error) {
     let mut first = Some(error);
     for slot in removing {
         if let Ok(domain) = slot {

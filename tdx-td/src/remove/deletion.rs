@@ -11,7 +11,7 @@ use tdx_pool::references::References;
 use tdx_pool::volume::checked_file::{CheckedFile, Deletion, Found};
 
 use crate::remove::item::KeptFile;
-use crate::remove::owned_files::{Ground, OwnedFiles};
+use crate::remove::owned_files::{DeletionBasis, OwnedFiles};
 
 /// Where the original tdvirsh puts overlays.
 const WORK_DIRECTORY: &str = "/var/tmp/tdvirsh";
@@ -35,8 +35,8 @@ pub(super) struct DomainFiles {
 impl DomainFiles {
     /// Looks at the files of every domain. What is no regular file, or is not where such files are, stays.
     pub(super) fn check(libvirt: &Libvirt, owned: Vec<OwnedFiles>) -> Result<Vec<Self>> {
-        let mut claims = owned.iter().flat_map(|files| &files.claims);
-        let needs_pools = claims.any(|claim| claim.ground == Ground::Named);
+        let mut claims = owned.iter().flat_map(|files| &files.candidates);
+        let needs_pools = claims.any(|claim| claim.basis == DeletionBasis::Named);
         let directories = if needs_pools { directories(libvirt)? } else { Vec::new() };
         let check = |files: OwnedFiles| Self::check_one(libvirt, &directories, files);
         parallel::map(owned, parallel::DOMAINS, check).into_iter().collect()
@@ -44,9 +44,9 @@ impl DomainFiles {
 
     fn check_one(libvirt: &Libvirt, directories: &[PathBuf], owned: OwnedFiles) -> Result<Self> {
         let mut files = Self::default();
-        for claim in owned.claims {
+        for claim in owned.candidates {
             let is_misplaced =
-                claim.ground == Ground::Named && !is_in(libvirt, directories, &claim.path);
+                claim.basis == DeletionBasis::Named && !is_in(libvirt, directories, &claim.path);
             match CheckedFile::find(libvirt, &claim.path)? {
                 Found::Nothing => {}
                 _ if owned.spared.iter().any(|spared| is_same(libvirt, spared, &claim.path)) => {

@@ -60,7 +60,7 @@ impl Item for DeleteItem {
 
 /// A domain that is gone, or would be.
 #[derive(Debug)]
-pub struct Removal {
+pub struct RemovedDomain {
     /// What was done.
     pub item: DeleteItem,
     /// What the user should know.

@@ -14,6 +14,6 @@ mod removing;
 mod undefine;
 
 pub use delete::{delete, preview, remove};
-pub use item::{DeleteItem, KeptFile, Removal};
+pub use item::{DeleteItem, KeptFile, RemovedDomain};
 pub use plan::RemovalPlan;
 pub use undefine::undo_definition;

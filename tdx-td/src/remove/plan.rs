@@ -8,8 +8,8 @@ use virt::domain::Domain;
 
 use crate::domain::lookup;
 use crate::passthrough;
-use crate::remove::observed::Observed;
-use crate::security::attestation::store::Keep;
+use crate::remove::observed::ObservedDomain;
+use crate::security::attestation::store::AttestationStore;
 
 /// A domain that is to be deleted, as it was when it was named.
 #[derive(Debug)]
@@ -17,10 +17,10 @@ pub struct RemovalPlan {
     pub(super) name: String,
     /// Whether a domain of others may lose its definition.
     foreign: bool,
-    pub(super) seen: Option<Observed>,
+    pub(super) seen: Option<ObservedDomain>,
     pub(super) devices: Handed,
     /// The keys it is attested by.
-    pub(super) keep: Option<Keep>,
+    pub(super) attestation: Option<AttestationStore>,
 }
 
 impl RemovalPlan {
@@ -35,33 +35,39 @@ impl RemovalPlan {
         domain: Option<Domain>,
         foreign: bool,
     ) -> Result<Self> {
-        let seen = Observed::read(libvirt, &name, domain, foreign)?;
+        let seen = ObservedDomain::read(libvirt, &name, domain, foreign)?;
         let Some(seen) = seen else {
-            let keep = Keep::left(host, libvirt, &name)?;
-            return Ok(Self { name, foreign, seen: None, devices: Handed::default(), keep });
+            let keep = AttestationStore::find_abandoned(host, libvirt, &name)?;
+            return Ok(Self {
+                name,
+                foreign,
+                seen: None,
+                devices: Handed::default(),
+                attestation: keep,
+            });
         };
-        let devices = passthrough::handed(host, libvirt, &seen.definition)?;
-        let keep = Keep::find(host, &seen.definition)?;
-        Ok(Self { name, foreign, seen: Some(seen), devices, keep })
+        let devices = passthrough::assigned_devices(host, libvirt, &seen.definition)?;
+        let keep = AttestationStore::find(host, &seen.definition)?;
+        Ok(Self { name, foreign, seen: Some(seen), devices, attestation: keep })
     }
 
     /// The name of the domain that would be deleted; none when there is nothing to do.
     pub fn target(&self) -> Option<&str> {
-        (self.seen.is_some() || self.keep.is_some()).then_some(self.name.as_str())
+        (self.seen.is_some() || self.attestation.is_some()).then_some(self.name.as_str())
     }
 
     /// The UUID of the domain; none when there is none.
     pub fn uuid(&self) -> Option<String> {
-        self.seen.as_ref().map(Observed::uuid)
+        self.seen.as_ref().map(ObservedDomain::uuid)
     }
 
     /// The domain right now: the one that was named, or none.
     ///
     /// Errors: `conflict` with code `IDENTITY_CHANGED` when another domain has its name.
-    pub(super) fn observe_again(&self, libvirt: &Libvirt) -> Result<Option<Observed>> {
+    pub(super) fn observe_again(&self, libvirt: &Libvirt) -> Result<Option<ObservedDomain>> {
         let Some(wanted) = self.uuid() else { return Ok(None) };
         let domain = lookup::find(libvirt, &self.name)?;
-        match Observed::read(libvirt, &self.name, domain, self.foreign)? {
+        match ObservedDomain::read(libvirt, &self.name, domain, self.foreign)? {
             Some(now) if now.uuid() != wanted => {
                 Err(identity_changed(&self.name, &wanted, &now.uuid()))
             }

@@ -8,14 +8,14 @@ use virt::domain::Domain;
 use virt::sys;
 
 use crate::domain::power;
-use crate::remove::observed::Observed;
+use crate::remove::observed::ObservedDomain;
 
 /// Removes the definition of a domain that could not be started. Firmware variables that another domain
 /// needs stay.
 ///
 /// Errors: `conflict` for a domain that another command has started.
 pub fn undo_definition(libvirt: &Libvirt, domain: &Domain, name: &str) -> Result<()> {
-    let Some(made) = Observed::read(libvirt, name, Some(domain.clone()), true)? else {
+    let Some(made) = ObservedDomain::read(libvirt, name, Some(domain.clone()), true)? else {
         return Ok(());
     };
     // A signal may be why it is undone.

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::scenario::layers::{Layers, Origin, Sections, parse_set};
 use crate::scenario::user_settings::UserSettings;
-use crate::scenario::value::exact;
+use crate::scenario::value::size_value;
 
 /// What files and flags set over the settings of a scenario.
 #[derive(Debug, Clone, Default)]
@@ -33,7 +33,7 @@ impl Assignments {
     ) -> Result<Option<PathBuf>> {
         let mut disk_folder = None;
         let configured = [
-            ("guest.memory", config.memory.map(exact)),
+            ("guest.memory", config.memory.map(size_value)),
             ("guest.vcpus", config.vcpus.map(Value::from)),
             ("guest.network", config.network.clone().map(Value::from)),
         ];
@@ -83,7 +83,7 @@ pub struct FlagSetting {
 
 fn put(layers: &mut Layers, origin: Origin, setting: &str, value: Option<Value>) -> Result<()> {
     match value {
-        Some(value) => layers.put(&origin, Sections::one(setting, value)),
+        Some(value) => layers.put(&origin, Sections::single(setting, value)),
         None => Ok(()),
     }
 }

@@ -2,7 +2,7 @@
 
 /// What kind of disk is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum DiskKind {
     /// A copy-on-write image over a base.
     Overlay,
     /// One of its own, empty at first.

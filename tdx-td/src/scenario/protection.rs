@@ -11,7 +11,7 @@ use crate::scenario::library::Scenario;
 /// How a scenario's guests are protected: as was asked for, else the best that the host has.
 ///
 /// Errors: `unsupported` when it has none of what the scenario wants, with what each lacks.
-pub fn security(
+pub fn supported_security(
     context: &Context,
     libvirt: &Libvirt,
     scenario: &Scenario,

@@ -10,13 +10,13 @@ use common::libvirt::Libvirt;
 
 use crate::capability::{Security, VirtType};
 use crate::scenario::assignments::{Assignments, FlagSetting};
-use crate::scenario::disk_kind::Kind;
+use crate::scenario::disk_kind::DiskKind;
 use crate::scenario::enums::Cache;
 use crate::scenario::fit;
 use crate::scenario::layers::{Layers, Setting};
 use crate::scenario::library::Scenario;
 use crate::scenario::profile::Profile;
-use crate::scenario::value::plain;
+use crate::scenario::value::display_value;
 
 /// What a guest asks for over the settings of its scenario.
 #[derive(Debug, Clone, Default)]
@@ -37,12 +37,12 @@ pub struct Target {
     /// How its processors run.
     pub virt_type: VirtType,
     /// What kind of disk it has.
-    pub disk: Kind,
+    pub disk: DiskKind,
 }
 
 /// Everything settled: what the guest, its disk and the host are to be like.
 #[derive(Debug, Clone)]
-pub struct Choice {
+pub struct ResolvedSettings {
     /// All settings.
     pub profile: Profile,
     /// All settings, as recommended and as they are to be.
@@ -69,7 +69,7 @@ const OF_NEW_DISKS: [&str; 7] = [
     "storage.compression_type",
 ];
 
-impl Choice {
+impl ResolvedSettings {
     /// Settles all that flags and files say over a scenario, for guests that are protected and run so.
     ///
     /// Errors: those of [`Assignments::put`]; `usage` for settings that cannot be together;
@@ -88,11 +88,12 @@ impl Choice {
         let general = Scenario::built_in(security)?;
         let usual = general.profile()?;
         let fitted =
-            fit::to_host(&mut layers, &context.host, libvirt, (security, virt_type), &usual)?;
-        let mut choice = Self::settle(&layers, &general, security, disk)?;
+            fit::adapt_to_host(&mut layers, &context.host, libvirt, (security, virt_type), &usual)?;
+        let mut choice = Self::from_layers(&layers, &general, security, disk)?;
         choice.warnings.splice(0..0, fitted);
         choice.disk_folder = disk_folder;
-        choice.stateless = fit::stateless(&choice.profile, &context.host, libvirt, security)?;
+        choice.stateless =
+            fit::needs_stateless_firmware(&choice.profile, &context.host, libvirt, security)?;
         if let Some(name) = &requested.scenario {
             let open = security == Security::None && !scenario.security.contains(&security);
             let open = open
@@ -107,21 +108,21 @@ impl Choice {
     /// The same of settings that were put together already, `general` being those that are built in.
     ///
     /// Errors: `usage` for settings that cannot be together.
-    pub fn settle(
+    pub fn from_layers(
         layers: &Layers,
         general: &Layers,
         security: Security,
-        kind: Kind,
+        kind: DiskKind,
     ) -> Result<Self> {
         let profile = layers.profile()?;
         fit::check(&profile, security)?;
-        let mut warnings = fit::meaningless(&profile, layers);
+        let mut warnings = fit::ignored_settings(&profile, layers);
         let mut settings = layers.settings();
-        for setting in settings.iter_mut().filter(|_| kind != Kind::New) {
+        for setting in settings.iter_mut().filter(|_| kind != DiskKind::New) {
             setting.applies = !OF_NEW_DISKS.contains(&setting.setting.as_str());
         }
-        if kind != Kind::New && profile.storage.encryption.0 {
-            let disk = if kind == Kind::Given { "the user's own" } else { "an overlay" };
+        if kind != DiskKind::New && profile.storage.encryption.0 {
+            let disk = if kind == DiskKind::Given { "the user's own" } else { "an overlay" };
             warnings.push(format!("the disk is {disk}: storage.encryption does not apply"));
         }
         if profile.storage.cache == Some(Cache::Unsafe) {
@@ -133,9 +134,9 @@ impl Choice {
     }
 
     /// Whether somebody said how a setting is to be.
-    pub fn is_said(&self, setting: &str) -> bool {
+    pub fn is_assigned(&self, setting: &str) -> bool {
         let said = self.settings.iter().find(|known| known.setting == setting);
-        said.is_some_and(|setting| setting.said)
+        said.is_some_and(|setting| setting.assigned)
     }
 }
 
@@ -148,11 +149,11 @@ fn request(settings: &[Setting], general: &[Setting]) -> Vec<(String, String)> {
         .iter()
         .zip(general)
         .filter(|(is, was)| is.applies && is.value != was.value && of_guest(&is.setting))
-        .map(|(is, _)| (is.setting.clone(), plain(&is.value)))
+        .map(|(is, _)| (is.setting.clone(), display_value(&is.value)))
         .collect()
 }
 
-impl fmt::Display for Choice {
+impl fmt::Display for ResolvedSettings {
     /// In one sentence, what is not as recommended.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let differ = self.settings.iter().filter(|setting| setting.differs());
@@ -162,8 +163,8 @@ impl fmt::Display for Choice {
             write!(
                 f,
                 "{comma}{setting} is {} ({origin}), not {}",
-                plain(value),
-                plain(recommended)
+                display_value(value),
+                display_value(recommended)
             )?;
         }
         Ok(())

@@ -4,18 +4,18 @@ use common::units::Size;
 use serde_json::Value;
 
 /// A size as settings have it.
-pub fn exact(size: Size) -> Value {
+pub fn size_value(size: Size) -> Value {
     Value::from(size.0)
 }
 
 /// A value as people write it.
-pub fn plain(value: &Value) -> String {
+pub fn display_value(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
         Value::String(text) => text.clone(),
-        Value::Array(values) => values.iter().map(plain).collect::<Vec<_>>().join(","),
+        Value::Array(values) => values.iter().map(display_value).collect::<Vec<_>>().join(","),
         Value::Object(values) => {
-            let pairs = values.iter().map(|(key, value)| format!("{key}={}", plain(value)));
+            let pairs = values.iter().map(|(key, value)| format!("{key}={}", display_value(value)));
             pairs.collect::<Vec<_>>().join(",")
         }
         other => other.to_string(),

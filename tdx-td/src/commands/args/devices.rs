@@ -6,7 +6,7 @@ use common::{Error, Result};
 use tdx_iommu::commands::request;
 use tdx_iommu::commands::request::Named;
 
-use crate::passthrough::{CcArg, DeviceRequest};
+use crate::passthrough::{CcMode, DeviceRequest};
 
 /// Which devices of the host the guest gets.
 #[derive(Debug, Args)]
@@ -20,7 +20,7 @@ pub struct DeviceArgs {
     /// Mode of NVIDIA GPUs among them [default: for a trust domain ppcie for a whole baseboard with
     /// its switches, else on; for others leave]
     #[arg(long, value_enum, value_name = "MODE")]
-    cc: Option<CcArg>,
+    cc: Option<CcMode>,
 }
 
 impl DeviceArgs {

@@ -5,7 +5,7 @@ use common::document::{identity, input};
 use common::{Error, Result, name};
 use serde::Deserialize;
 
-use crate::domain::lookup::{DomainClaim, Named};
+use crate::domain::lookup::{DomainClaim, NamedDomain};
 
 /// Which domains.
 #[derive(Debug, Clone, Args)]
@@ -37,7 +37,7 @@ impl NameArgs {
     /// The domains, each once, in the order given.
     ///
     /// Errors: `usage` for a `-` beside names, `invalid_input` for what is no document of domains.
-    pub fn read(self) -> Result<Vec<Named>> {
+    pub fn read(self) -> Result<Vec<NamedDomain>> {
         read(self.names)
     }
 }
@@ -45,7 +45,7 @@ impl NameArgs {
 /// Reads a list of domains that may be empty.
 ///
 /// Errors: those of [`NameArgs::read`].
-pub fn read(words: Vec<String>) -> Result<Vec<Named>> {
+pub fn read(words: Vec<String>) -> Result<Vec<NamedDomain>> {
     let named: Vec<(String, Option<DomainClaim>)> = match words.iter().any(|w| w == input::STDIN) {
         false => {
             words.iter().try_for_each(|word| name::check("domain", word))?;
@@ -62,5 +62,5 @@ pub fn read(words: Vec<String>) -> Result<Vec<Named>> {
         }
     };
     let named = identity::by_name(named).into_iter();
-    Ok(named.map(|(name, claims)| Named::with_claims(name, claims)).collect())
+    Ok(named.map(|(name, claims)| NamedDomain::with_claims(name, claims)).collect())
 }

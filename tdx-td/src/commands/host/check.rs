@@ -10,8 +10,8 @@ use common::document::output::Outcome;
 use common::libvirt::Libvirt;
 
 use crate::host::check::facts::Facts;
-use crate::host::check::facts::libvirt::Asked;
-use crate::host::check::guest_kind::Kind;
+use crate::host::check::facts::libvirt::LibvirtFacts;
+use crate::host::check::guest_kind::GuestKind;
 use crate::host::check::item::{CheckItem, Status};
 use crate::host::check::judge::{best_kind, judge};
 
@@ -21,7 +21,7 @@ use crate::host::check::judge::{best_kind, judge};
 pub struct CheckArgs {
     /// What is to run here [default: the best protection that processors of this vendor have]
     #[arg(long = "for", value_enum, value_name = "KIND")]
-    kinds: Vec<Kind>,
+    kinds: Vec<GuestKind>,
     /// Take libvirt's word from this file, as virsh domcapabilities writes it, instead of asking
     #[arg(long, value_name = "FILE")]
     capabilities: Option<PathBuf>,
@@ -55,7 +55,7 @@ pub fn run(
     args: &CheckArgs,
 ) -> Result<Outcome> {
     context.host.expect_machine()?;
-    let asked = Asked::ask(connect, may_ask, args.capabilities.as_deref())?;
+    let asked = LibvirtFacts::read(connect, may_ask, args.capabilities.as_deref())?;
     let facts = Facts::read(&context.host, asked);
     let mut warnings = Vec::new();
     let mut kinds = args.kinds.clone();

@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::host::tuning::restore_plan::RestorePlan;
-use crate::host::tuning::restore_step::{Fate, Step, told};
+use crate::host::tuning::restore_step::{RestoreAction, RestoreStep, display_value};
 use crate::host::tuning::tunable::Tunable;
 use crate::host::tuning::{machine, record};
 
@@ -101,23 +101,24 @@ pub fn run(context: &Context, uri: Option<&str>, args: RestoreArgs) -> Result<Ou
     Ok(Document::new("tdx.td.host_restore", items).dry_run(dry_run).warnings(warnings).into())
 }
 
-fn item(step: &Step) -> RestoreItem {
-    let record::Entry { setting, knob, before, by, .. } = &step.entry;
-    let removed = matches!(knob, Tunable::File(_)) && step.theirs().is_empty();
+fn item(step: &RestoreStep) -> RestoreItem {
+    let record::Entry { setting, tunable: knob, before, scenarios: by, .. } = &step.entry;
+    let removed = matches!(knob, Tunable::File(_)) && step.foreign_lines().is_empty();
     RestoreItem {
         setting: setting.clone(),
         path: knob.to_string(),
-        current: step.now.as_deref().and_then(|now| told(knob, now)),
-        previous: told(knob, before).filter(|_| step.fate() != Fate::Stays),
+        current: step.now.as_deref().and_then(|now| display_value(knob, now)),
+        previous: display_value(knob, before)
+            .filter(|_| step.action() != RestoreAction::KeepBootValue),
         scenarios: by.clone(),
-        action: match step.fate() {
-            Fate::Back if removed => Action::Remove,
-            Fate::Back => Action::Restore,
+        action: match step.action() {
+            RestoreAction::Restore if removed => Action::Remove,
+            RestoreAction::Restore => Action::Restore,
             _ => Action::None,
         },
-        note: step.remark().or_else(|| match step.fate() {
-            Fate::Same => Some("it is as it was before".to_owned()),
-            Fate::Back if step.entry.at_boot => {
+        note: step.remark().or_else(|| match step.action() {
+            RestoreAction::Unchanged => Some("it is as it was before".to_owned()),
+            RestoreAction::Restore if step.entry.at_boot => {
                 Some("that was set at boot, and stays until the next one".to_owned())
             }
             _ => None,

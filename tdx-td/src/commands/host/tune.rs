@@ -14,7 +14,7 @@ use crate::commands::args;
 use crate::commands::args::scenario::AssignmentArgs;
 use crate::host::tuning::machine;
 use crate::host::tuning::plan::Options;
-use crate::host::tuning::tune_plan::Plan;
+use crate::host::tuning::tune_plan::TunePlan;
 use crate::scenario::library::Scenario;
 use crate::scenario::profile;
 
@@ -83,7 +83,7 @@ pub fn run(
     };
     let scenario = &args.scenario;
     let mut plan =
-        Plan::new(context, libvirt.as_ref(), config, &wanted, scenario, &domains, options)?;
+        TunePlan::new(context, libvirt.as_ref(), config, &wanted, scenario, &domains, options)?;
     if !dry_run {
         plan.check()?;
         if plan.has_changes() {

@@ -14,7 +14,7 @@ use crate::commands::args::scenario::AssignmentArgs;
 use crate::scenario::fit;
 use crate::scenario::layers::Setting;
 use crate::scenario::library::Scenario;
-use crate::scenario::value::plain;
+use crate::scenario::value::display_value;
 
 const EXAMPLES: &str = "Examples:
   tdx-td scenario show securevm --security sev --set guest.video=none";
@@ -43,7 +43,12 @@ impl Item for Setting {
 
     fn row(&self) -> Vec<String> {
         let origin = if self.differs() { self.origin.clone() } else { String::new() };
-        vec![self.setting.clone(), plain(&self.recommended), plain(&self.value), origin]
+        vec![
+            self.setting.clone(),
+            display_value(&self.recommended),
+            display_value(&self.value),
+            origin,
+        ]
     }
 }
 
@@ -59,6 +64,6 @@ pub fn run(context: &Context, config: &Config, args: ShowArgs) -> Result<Outcome
     args.assignments.assignments().put(&mut layers, config, &[])?;
     let profile = layers.profile()?;
     fit::check(&profile, security)?;
-    let warnings = fit::meaningless(&profile, &layers);
+    let warnings = fit::ignored_settings(&profile, &layers);
     Ok(Document::new("tdx.td.settings", layers.settings()).warnings(warnings).into())
 }

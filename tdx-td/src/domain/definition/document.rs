@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use common::libvirt::State;
 
 use crate::domain::definition::disks::disk;
-use crate::domain::definition::forwards::Forward;
-use crate::domain::definition::host_devices::hostdev;
+use crate::domain::definition::forwards::SshForward;
+use crate::domain::definition::host_devices::hostdev_address;
 use crate::domain::definition::launch_security::security;
 use crate::domain::definition::parsed::{Definition, memory_bytes};
 use crate::domain::item::DomainItem;
@@ -30,8 +30,8 @@ impl Definition {
             ips: Vec::new(),
             other_addresses: Vec::new(),
             ssh: match self.ssh_forward() {
-                Forward::To(ssh) => Some(ssh),
-                Forward::None | Forward::Ephemeral => None,
+                SshForward::To(ssh) => Some(ssh),
+                SshForward::None | SshForward::Ephemeral => None,
             },
             vsock_cid: root
                 .attr_at("devices/vsock/cid", "address")
@@ -42,7 +42,7 @@ impl Definition {
             pool: self.metadata.as_ref().and_then(|metadata| metadata.pool.clone()),
             hostdevs: root
                 .find_all("devices/hostdev")
-                .filter_map(|node| hostdev(node).ok().flatten())
+                .filter_map(|node| hostdev_address(node).ok().flatten())
                 .collect(),
             disks: root.find_all("devices/disk").map(disk).collect(),
             autostart,

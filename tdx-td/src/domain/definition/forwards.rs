@@ -12,7 +12,7 @@ use crate::domain_xml::hostfwd::Hostfwd;
 
 /// Where ssh is forwarded from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Forward {
+pub enum SshForward {
     /// Not at all.
     None,
     /// From this address.
@@ -23,18 +23,18 @@ pub enum Forward {
 
 impl Definition {
     /// Where the XML says that ssh is forwarded from, and whether the port is only known to QEMU.
-    pub fn ssh_forward(&self) -> Forward {
+    pub fn ssh_forward(&self) -> SshForward {
         let forwards = self.root().find_all("devices/interface/portForward");
         if let Some(ssh) = forwards.into_iter().find_map(port_forward) {
-            return Forward::To(ssh);
+            return SshForward::To(ssh);
         }
-        match hostfwd::all(&self.xml).into_iter().find(Hostfwd::is_ssh) {
-            None => Forward::None,
-            Some(raw) if raw.port == 0 => Forward::Ephemeral,
+        match hostfwd::find_all(&self.xml).into_iter().find(Hostfwd::is_ssh) {
+            None => SshForward::None,
+            Some(raw) if raw.port == 0 => SshForward::Ephemeral,
             Some(raw) => {
                 let host = raw.address.filter(|_| !raw.is_open());
                 let host = host.map_or_else(|| "127.0.0.1".to_owned(), |host| host.to_string());
-                Forward::To(Ssh { host, port: raw.port })
+                SshForward::To(Ssh { host, port: raw.port })
             }
         }
     }
@@ -50,7 +50,7 @@ impl Definition {
                 ports.extend((start..=port("end").unwrap_or(start)).map(|port| (address, port)));
             }
         }
-        let raw = hostfwd::all(&self.xml).into_iter();
+        let raw = hostfwd::find_all(&self.xml).into_iter();
         ports.extend(raw.filter(|raw| raw.port > 0).map(|raw| (raw.address, raw.port)));
         ports
     }

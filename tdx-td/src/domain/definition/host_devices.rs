@@ -11,14 +11,14 @@ impl Definition {
     pub fn unmanaged_devices(&self) -> Vec<Bdf> {
         let unmanaged = |node: &Node<'_>| node.attr("managed").as_deref() != Some("yes");
         let hostdevs = self.root().find_all("devices/hostdev").filter(unmanaged);
-        hostdevs.filter_map(|node| hostdev(node).ok().flatten()).collect()
+        hostdevs.filter_map(|node| hostdev_address(node).ok().flatten()).collect()
     }
 }
 
 /// The PCI device of the host that a hostdev passes through; none for other kinds.
 ///
 /// Errors: `invalid_input` for an address that cannot be understood: it can be that of any device.
-pub(crate) fn hostdev(node: Node<'_>) -> Result<Option<Bdf>> {
+pub(crate) fn hostdev_address(node: Node<'_>) -> Result<Option<Bdf>> {
     let is_pci = node.attr("type").as_deref() == Some("pci");
     is_pci.then(|| host_address::source_pci(node)).transpose()
 }
@@ -27,7 +27,7 @@ pub(crate) fn hostdev(node: Node<'_>) -> Result<Option<Bdf>> {
 ///
 /// Errors: as for [`hostdev`].
 /// Source: <https://libvirt.org/formatdomain.html>: interfaces of type `hostdev`, disks of type `nvme`.
-pub(crate) fn inside(node: Node<'_>) -> Result<Option<Bdf>> {
+pub(crate) fn device_behind(node: Node<'_>) -> Result<Option<Bdf>> {
     let is_device = matches!(node.attr("type").as_deref(), Some("hostdev" | "nvme"));
     is_device.then(|| host_address::source_pci(node)).transpose()
 }

@@ -8,7 +8,7 @@ use crate::domain::definition::parsed::Definition;
 
 impl Definition {
     /// How it is protected.
-    pub fn security(&self) -> Security {
+    pub fn launch_security_name(&self) -> Security {
         security(self.root()).parse().unwrap_or(Security::None)
     }
 

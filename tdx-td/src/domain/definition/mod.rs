@@ -13,8 +13,8 @@ mod read;
 mod tests;
 
 pub use disks::{Chain, chains_of};
-pub use forwards::Forward;
-pub(crate) use host_devices::{hostdev, inside};
+pub use forwards::SshForward;
+pub(crate) use host_devices::{device_behind, hostdev_address};
 pub use launch_security::security;
-pub use parsed::{Definition, is_overlay, memory_bytes};
+pub use parsed::{Definition, is_overlay_name, memory_bytes};
 pub use read::{active, inactive};

@@ -46,7 +46,7 @@ impl Definition {
             return Some((metadata.overlay.clone()?, metadata.base.clone()));
         }
         self.chains().into_iter().find_map(|chain| {
-            let at = chain.iter().position(|path| is_overlay(path))?;
+            let at = chain.iter().position(|path| is_overlay_name(path))?;
             Some((chain[at].clone(), chain.get(at + 1).cloned()))
         })
     }
@@ -87,7 +87,7 @@ impl Definition {
     }
 
     /// Whether its processors look as the host's own.
-    pub fn has_hosts_processor(&self) -> bool {
+    pub fn has_host_cpu(&self) -> bool {
         self.root().attr_at("cpu", "mode").as_deref() == Some("host-passthrough")
     }
 
@@ -98,7 +98,7 @@ impl Definition {
 }
 
 /// Whether a file is named as overlays are, by us and by the original script.
-pub fn is_overlay(path: &Path) -> bool {
+pub fn is_overlay_name(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     Ours::classify(name) == Some(Ours::Overlay)
 }

@@ -12,8 +12,8 @@ fn parse(inside: &str) -> Definition {
     Definition::parse(xml).unwrap()
 }
 
-fn ssh(host: &str, port: u16) -> Forward {
-    Forward::To(Ssh { host: host.to_owned(), port })
+fn ssh(host: &str, port: u16) -> SshForward {
+    SshForward::To(Ssh { host: host.to_owned(), port })
 }
 
 #[test]
@@ -30,9 +30,9 @@ fn forwarded_ports_are_found() {
     assert_eq!(passt("<range start='22'/>"), ssh("10.0.0.1", 22));
     assert_eq!(passt("<range start='80'/><range start='2222' to='22'/>"), ssh("10.0.0.1", 2222));
     assert_eq!(passt("<range start='2000' end='2010' to='20'/>"), ssh("10.0.0.1", 2002));
-    assert_eq!(passt("<range start='2000' end='2001' to='20'/>"), Forward::None);
-    assert_eq!(passt("<range start='22' exclude='yes'/>"), Forward::None);
-    assert_eq!(passt("<range start='x'/>"), Forward::None);
+    assert_eq!(passt("<range start='2000' end='2001' to='20'/>"), SshForward::None);
+    assert_eq!(passt("<range start='22' exclude='yes'/>"), SshForward::None);
+    assert_eq!(passt("<range start='x'/>"), SshForward::None);
 }
 
 #[test]
@@ -44,11 +44,11 @@ fn the_originals_raw_arguments_are_read() {
         ))
         .ssh_forward()
     };
-    assert_eq!(slirp("tcp::0-:22"), Forward::Ephemeral);
+    assert_eq!(slirp("tcp::0-:22"), SshForward::Ephemeral);
     assert_eq!(slirp("tcp::10022-:22"), ssh("127.0.0.1", 10022));
     assert_eq!(slirp("tcp:10.1.2.3:10022-10.0.2.15:22"), ssh("10.1.2.3", 10022));
-    assert_eq!(slirp("tcp::8080-:80"), Forward::None);
-    assert_eq!(slirp("udp::22-:22"), Forward::None);
+    assert_eq!(slirp("tcp::8080-:80"), SshForward::None);
+    assert_eq!(slirp("udp::22-:22"), SshForward::None);
 }
 
 #[test]

@@ -8,16 +8,16 @@ use common::xml::Element;
 
 use crate::capability::VirtType;
 use crate::domain_xml::builder::element::kib;
-use crate::domain_xml::builder::guest::Guest;
-use crate::firmware::selection::Wanted;
+use crate::domain_xml::builder::guest::GuestDefinition;
+use crate::firmware::selection::FirmwareQuery;
 use crate::scenario::enums::{Boot, MemoryBacking, Ticks};
-use crate::scenario::profile::{Auto, Guest as Profile, Switch};
+use crate::scenario::profile::{AutoOr, Guest as Profile, OnOff};
 use crate::security::launch::Launch;
 
 /// The namespace of raw arguments for QEMU.
 const QEMU: &str = "http://libvirt.org/schemas/domain/qemu/1.0";
 
-impl Guest<'_> {
+impl GuestDefinition<'_> {
     /// The definition, as libvirt takes it.
     ///
     /// Errors: `invalid_input` for values that XML cannot hold.
@@ -69,18 +69,18 @@ impl Guest<'_> {
                 .attr("machine", &profile.machine)
                 .text("hvm"),
         );
-        let wanted = Wanted::of_guest(profile, self.settings.launch.security());
+        let wanted = FirmwareQuery::for_guest(profile, self.settings.launch.security());
         let asked = |name: &str| wanted.features.iter().find(|feature| feature.name == name);
         let asked = ["enrolled-keys", "secure-boot"].into_iter().filter_map(asked);
         let features = asked.map(|feature| {
-            let enabled = Switch(feature.present).yes_no();
+            let enabled = OnOff(feature.present).yes_no();
             Element::new("feature").attr("enabled", enabled).attr("name", &feature.name)
         });
         let features: Vec<Element> = features.collect();
         let firmware = (!features.is_empty()).then(|| Element::new("firmware").children(features));
         let loader = wanted
             .stateless
-            .map(|stateless| Element::new("loader").attr("stateless", Switch(stateless).yes_no()));
+            .map(|stateless| Element::new("loader").attr("stateless", OnOff(stateless).yes_no()));
         let os = os.child_opt(firmware).child_opt(loader);
         // What was installed from somewhere else is started from the disk next time.
         let disk = (profile.boot != Boot::Disk).then_some(Boot::Disk);
@@ -99,8 +99,8 @@ impl Guest<'_> {
             Launch::Tdx(_) => features.child(Element::new("ioapic").attr("driver", "qemu")),
         };
         match profile.smm {
-            Auto::Auto => features,
-            Auto::Is(on) => features.child(Element::new("smm").attr("state", on.on_off())),
+            AutoOr::Auto => features,
+            AutoOr::Is(on) => features.child(Element::new("smm").attr("state", on.on_off())),
         }
     }
 
@@ -115,7 +115,7 @@ impl Guest<'_> {
             .attr("threads", 1);
         Element::new("cpu")
             .attr("mode", mode)
-            .attr_opt("migratable", self.profile().cpu_migratable.map(Switch::on_off))
+            .attr_opt("migratable", self.profile().cpu_migratable.map(OnOff::on_off))
             .child(topology)
     }
 }

@@ -6,10 +6,10 @@ use common::Result;
 use common::xml::Element;
 
 use crate::domain_xml::builder::element::pci_hole;
-use crate::domain_xml::builder::guest::Guest;
+use crate::domain_xml::builder::guest::GuestDefinition;
 use crate::scenario::enums::{HostFilesystem, InputBus, Tpm, Video, Watchdog};
 
-impl Guest<'_> {
+impl GuestDefinition<'_> {
     pub(super) fn devices(&self) -> Result<Element> {
         let profile = self.profile();
         let mut devices = vec![self.disk()?, self.network_card(), random_source()];

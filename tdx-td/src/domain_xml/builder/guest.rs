@@ -6,15 +6,15 @@ use crate::scenario::profile::Guest as Profile;
 
 /// Everything that goes into a new domain.
 #[derive(Debug, Clone, Copy)]
-pub struct Guest<'a> {
+pub struct GuestDefinition<'a> {
     /// What it is to have.
     pub settings: &'a Settings,
     /// What makes it this one.
     pub identity: &'a Identity<'a>,
 }
 
-impl Guest<'_> {
+impl GuestDefinition<'_> {
     pub(super) fn profile(&self) -> &Profile {
-        &self.settings.choice.profile.guest
+        &self.settings.resolved.profile.guest
     }
 }

@@ -12,4 +12,4 @@ mod guest;
 
 pub(crate) use disk::{backing_store, end_of_chain};
 pub(crate) use element::{pci_hole, utf8};
-pub use guest::Guest;
+pub use guest::GuestDefinition;

@@ -18,7 +18,9 @@ use crate::domain::metadata::{TEMPLATE, digest};
 use crate::domain::purpose::Purpose;
 use crate::domain_xml::base_image::{BaseImage, VolumePath};
 use crate::domain_xml::part::Part;
-use crate::domain_xml::template::edits::{identify, resize, unshare_nvram, widen, without_balloon};
+use crate::domain_xml::template::edits::{
+    disable_balloon, enlarge_pci_hole, identify, resize, unshare_nvram,
+};
 use crate::domain_xml::template::{Template, Values, dialect, disks, schema_check};
 use crate::domain_xml::{builder, hostfwd};
 use crate::security::launch::tdx;
@@ -39,7 +41,7 @@ pub struct TemplateRequest {
 
 /// A template that this host and libvirt can run.
 #[derive(Debug)]
-pub struct Fitting {
+pub struct CheckedTemplate {
     template: Template,
     /// The parts that this libvirt does not know.
     unknown: Vec<Part>,
@@ -57,7 +59,7 @@ pub struct Fitting {
     pub warnings: Vec<String>,
 }
 
-impl Fitting {
+impl CheckedTemplate {
     /// Reads a template and judges it by what this host and its libvirt can do.
     ///
     /// Errors: those of [`Template::read`] and [`check::check`]; `invalid_input` for what a trust
@@ -134,7 +136,7 @@ impl Fitting {
     /// Errors: those of [`Template::fill`] and [`BaseImage::check`]; `invalid_input` for an overlay that is
     /// not used as one.
     pub fn to_xml(&self, identity: &Identity<'_>) -> Result<(String, Vec<String>)> {
-        let (overlay, base) = disks::overlay_of(identity)?;
+        let (overlay, base) = disks::expect_overlay(identity)?;
         let (fixed, changes) = match self.fix {
             true => {
                 let document = &self.template.document;
@@ -161,12 +163,12 @@ impl Fitting {
             unshare_nvram(&mut edit, document.root())?;
         }
         resize(&mut edit, document.root(), self.memory, self.vcpus)?;
-        disks::settle(&mut edit, document.root(), identity)?;
+        disks::state_formats(&mut edit, document.root(), identity)?;
         if let Some(bytes) = identity.devices.window {
-            widen(&mut edit, document.root(), bytes)?;
+            enlarge_pci_hole(&mut edit, document.root(), bytes)?;
         }
         if security_of(document.root()) == Security::Tdx {
-            without_balloon(&mut edit, document.root())?;
+            disable_balloon(&mut edit, document.root())?;
         }
         Ok((edit.finish()?, changes))
     }
@@ -174,7 +176,7 @@ impl Fitting {
 
 /// The port that takes the place of one that QEMU would choose.
 fn ssh_port(document: &Document, request: TemplateRequest) -> Result<Option<PortRequest>> {
-    let by_qemu = hostfwd::all(document).iter().any(|raw| raw.is_ssh() && raw.port == 0);
+    let by_qemu = hostfwd::find_all(document).iter().any(|raw| raw.is_ssh() && raw.port == 0);
     match (request.fix && by_qemu, request.ssh_port) {
         (true, Some(port)) if port.is_ipv6() => {
             Err(Error::unsupported("QEMU's user network forwards ports of IPv4 only"))

@@ -35,7 +35,7 @@ const SCHEMA: &str = "/usr/share/libvirt/schemas/domaincommon.rng";
 impl Dialect {
     /// Whose libvirt this is: Canonical's has the same version numbers as upstream's, and its own
     /// elements in its schema. On another host, an old libvirt that offers TDX can only be Canonical's.
-    pub fn of(host: &Host, libvirt: &Libvirt) -> Result<Self> {
+    pub fn detect(host: &Host, libvirt: &Libvirt) -> Result<Self> {
         let version = libvirt.connect().lib_version().context("ask libvirt for its version")?;
         let preview = version < UPSTREAM_TDX
             && match libvirt.is_local() {

@@ -15,7 +15,7 @@ use crate::domain_xml::builder;
 use crate::domain_xml::template::{BASE, OVERLAY, SEED};
 
 /// Errors: `usage` for a disk of another kind, which templates have no placeholder for.
-pub(crate) fn overlay_of<'a>(identity: &Identity<'a>) -> Result<(&'a Path, &'a Base)> {
+pub(crate) fn expect_overlay<'a>(identity: &Identity<'a>) -> Result<(&'a Path, &'a Base)> {
     match identity.disk {
         Disk::Overlay { path, base } => Ok((path, base)),
         Disk::New { .. } | Disk::Given { .. } => {
@@ -76,12 +76,12 @@ pub(crate) fn check_headers(root: Node<'_>) -> Result<()> {
 /// image backed by nothing unless the template names what it is backed by.
 ///
 /// Errors: `invalid_input` for an overlay or a base image that is used in another format.
-pub(crate) fn settle<'a>(
+pub(crate) fn state_formats<'a>(
     edit: &mut Edit<'a>,
     root: Node<'a>,
     identity: &Identity<'_>,
 ) -> Result<()> {
-    let (overlay, base) = overlay_of(identity)?;
+    let (overlay, base) = expect_overlay(identity)?;
     let (overlay, base_path) = (builder::utf8(overlay)?, builder::utf8(&base.path)?);
     let seed = identity.seed.map(builder::utf8).transpose()?;
     for disk in disks(root) {

@@ -78,7 +78,7 @@ pub(super) fn resize<'a>(
 }
 
 /// Gives the guest's devices so much 64-bit address space, unless the template says how much itself.
-pub(super) fn widen<'a>(edit: &mut Edit<'a>, root: Node<'a>, bytes: u64) -> Result<()> {
+pub(super) fn enlarge_pci_hole<'a>(edit: &mut Edit<'a>, root: Node<'a>, bytes: u64) -> Result<()> {
     let is_root = |node: &Node<'_>| node.attr("model").as_deref() == Some("pcie-root");
     let hole = builder::pci_hole(bytes);
     match (root.find_all("devices/controller").find(is_root), root.child("devices")) {
@@ -100,7 +100,7 @@ pub(super) fn widen<'a>(edit: &mut Edit<'a>, root: Node<'a>, bytes: u64) -> Resu
 }
 
 /// libvirt gives every guest a balloon unless told otherwise; private memory cannot be taken back.
-pub(super) fn without_balloon<'a>(edit: &mut Edit<'a>, root: Node<'a>) -> Result<()> {
+pub(super) fn disable_balloon<'a>(edit: &mut Edit<'a>, root: Node<'a>) -> Result<()> {
     if let (Some(devices), None) = (root.child("devices"), root.find("devices/memballoon")) {
         edit.insert_into(devices, &Element::new("memballoon").attr("model", "none").to_xml()?);
     }

@@ -74,14 +74,14 @@ impl Template {
         let root = self.document.root();
         let name = root.name();
         if name != "domain" {
-            return Err(self.refused(&format!("holds <{name}>, not <domain>")));
+            return Err(self.refusal(&format!("holds <{name}>, not <domain>")));
         }
         for (path, attribute) in [("type", true), ("memory", false), ("os/type", false)] {
             let there =
                 if attribute { root.attr(path).is_some() } else { root.find(path).is_some() };
             if !there {
                 let what = if attribute { "attribute" } else { "element" };
-                return Err(self.refused(&format!("lacks the {what} {path}")));
+                return Err(self.refusal(&format!("lacks the {what} {path}")));
             }
         }
         let disks = root.find_all("devices/disk");
@@ -89,14 +89,14 @@ impl Template {
             disks.filter(|d| d.attr_at("source", "file").as_deref() == Some(OVERLAY)).count();
         if count != 1 {
             return Err(self
-                .refused(&format!("has {count} disks with {OVERLAY}, not one"))
+                .refusal(&format!("has {count} disks with {OVERLAY}, not one"))
                 .hint(format!("<source file='{OVERLAY}'/> is where the guest's disk goes")));
         }
         Ok(())
     }
 
     /// The error of a template that cannot be used, and why.
-    pub fn refused(&self, why: &str) -> Error {
+    pub fn refusal(&self, why: &str) -> Error {
         Error::invalid_input(format!("template {} {why}", self.shown))
     }
 
@@ -142,12 +142,12 @@ impl Template {
         let text = self.document.text();
         if !values.hostdevs.is_empty() && !self.takes_hostdevs() {
             return Err(self
-                .refused(&format!("lacks {HOSTDEVS}"))
+                .refusal(&format!("lacks {HOSTDEVS}"))
                 .hint("put it among the devices, or pass no devices"));
         }
         if values.seed.is_some() && !self.takes_seed() {
             return Err(self
-                .refused(&format!("lacks {SEED}"))
+                .refusal(&format!("lacks {SEED}"))
                 .hint("give it a disk for the cloud-init seed"));
         }
         if values.seed.is_none() && self.takes_seed() {
@@ -173,7 +173,7 @@ impl Template {
             }
         }
         Document::parse(filled)
-            .map_err(|error| self.refused("is no XML once it is filled").because(error))
+            .map_err(|error| self.refusal("is no XML once it is filled").because(error))
     }
 }
 

@@ -50,7 +50,7 @@ pub fn check(
         false => format!("has what libvirt's schema refuses: {}", listed(&parts)),
     };
     Err(template
-        .refused(&why)
+        .refusal(&why)
         .because(cause)
         .hint("see https://libvirt.org/formatdomain.html for what may stand there"))
 }
@@ -70,7 +70,7 @@ fn check_fixable(template: &Template, unknown: &[Part], fix: bool) -> Result<()>
     if faults.is_empty() {
         return Ok(());
     }
-    let error: Error = template.refused(&faults.join("; and it "));
+    let error: Error = template.refusal(&faults.join("; and it "));
     Err(match open.iter().all(|listener| listener.can_be_closed()) {
         true => error.hint(
             "--fix-template translates or removes what libvirt does not know, and opens ports on \

@@ -1,13 +1,13 @@
 //! Whether there is firmware for the kinds of guests.
 
-use crate::firmware::choice::Choice;
+use crate::firmware::choice::FirmwareChoice;
 use crate::host::check::code::HostCode;
 use crate::host::check::facts::Facts;
-use crate::host::check::guest_kind::Kind;
+use crate::host::check::guest_kind::GuestKind;
 use crate::host::check::item::CheckItem;
 
 /// Judges the firmware for all that is to run: the first that is missing is told.
-pub fn judge(facts: &Facts, kinds: &[Kind]) -> CheckItem {
+pub fn judge(facts: &Facts, kinds: &[GuestKind]) -> CheckItem {
     let code = HostCode::Firmware;
     let captured = facts.this_machine || facts.has("/usr/share/qemu") || facts.has("/etc/qemu");
     if !captured {
@@ -16,11 +16,11 @@ pub fn judge(facts: &Facts, kinds: &[Kind]) -> CheckItem {
     let mut found = Vec::new();
     let secure = kinds.iter().any(|kind| kind.is_secure());
     for firmware in &facts.firmware {
-        if !kinds.contains(&firmware.kind) && (secure || firmware.kind != Kind::None) {
+        if !kinds.contains(&firmware.kind) && (secure || firmware.kind != GuestKind::None) {
             continue;
         }
         let package = match firmware.kind {
-            Kind::Tdx => "install the package ovmf-inteltdx, or a newer ovmf or edk2-ovmf",
+            GuestKind::Tdx => "install the package ovmf-inteltdx, or a newer ovmf or edk2-ovmf",
             _ => "install the package ovmf, or edk2-ovmf",
         };
         let result = match &firmware.found {
@@ -29,7 +29,9 @@ pub fn judge(facts: &Facts, kinds: &[Kind]) -> CheckItem {
         };
         if let Some(why) = result.choice.complaint(&result.wanted) {
             let fix = match &result.choice {
-                Choice::Blocked(_) => "tdx-td firmware names the files; correct or remove them",
+                FirmwareChoice::Blocked(_) => {
+                    "tdx-td firmware names the files; correct or remove them"
+                }
                 _ => package,
             };
             return code.fail(why, fix);

@@ -4,7 +4,7 @@ use clap::ValueEnum;
 
 /// What is to run on the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
-pub enum Kind {
+pub enum GuestKind {
     /// Intel TDX trust domains
     Tdx,
     /// AMD SEV guests
@@ -19,7 +19,7 @@ pub enum Kind {
     None,
 }
 
-impl Kind {
+impl GuestKind {
     /// Its name, as on the command line.
     pub fn name(self) -> String {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()

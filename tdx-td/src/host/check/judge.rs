@@ -4,20 +4,20 @@
 
 use crate::host::check::code::HostCode;
 use crate::host::check::facts::{Facts, Vendor};
-use crate::host::check::guest_kind::Kind;
+use crate::host::check::guest_kind::GuestKind;
 use crate::host::check::item::CheckItem;
 use crate::host::check::{access, firmware, libvirt, memory, sev, tdx, vfio};
 
 /// All that is to be said of a host on which such guests are to run.
-pub fn judge(facts: &Facts, kinds: &[Kind]) -> Vec<CheckItem> {
+pub fn judge(facts: &Facts, kinds: &[GuestKind]) -> Vec<CheckItem> {
     let mut items = access::judge(facts, kinds);
-    if kinds.contains(&Kind::Tdx) {
+    if kinds.contains(&GuestKind::Tdx) {
         items.extend(tdx::judge(facts));
     }
-    if let Some(&kind) = kinds.iter().filter(|k| **k != Kind::Tdx && k.is_secure()).max() {
+    if let Some(&kind) = kinds.iter().filter(|k| **k != GuestKind::Tdx && k.is_secure()).max() {
         items.extend(sev::judge(facts, kind));
     }
-    if kinds.contains(&Kind::Vfio) {
+    if kinds.contains(&GuestKind::Vfio) {
         items.extend(vfio::judge(facts));
     }
     items.push(arguments(facts, kinds));
@@ -30,7 +30,7 @@ pub fn judge(facts: &Facts, kinds: &[Kind]) -> Vec<CheckItem> {
 }
 
 /// The kernel's command line, as far as it is not said of what it turns on.
-fn arguments(facts: &Facts, kinds: &[Kind]) -> CheckItem {
+fn arguments(facts: &Facts, kinds: &[GuestKind]) -> CheckItem {
     let code = HostCode::KernelArguments;
     let words = match &facts.command_line {
         Ok(words) => words,
@@ -38,7 +38,7 @@ fn arguments(facts: &Facts, kinds: &[Kind]) -> CheckItem {
     };
     let has = |word: &str| words.iter().any(|is| is == word);
     let tdx_runs = matches!(facts.parameter("kvm_intel", "tdx"), Ok(Some("Y")));
-    if kinds.contains(&Kind::Tdx) && !has("nohibernate") && !tdx_runs {
+    if kinds.contains(&GuestKind::Tdx) && !has("nohibernate") && !tdx_runs {
         return code.warn(
             "nohibernate is not there",
             "add nohibernate: TDX and hibernation exclude each other",
@@ -46,7 +46,7 @@ fn arguments(facts: &Facts, kinds: &[Kind]) -> CheckItem {
     }
     let bad = ["amd_iommu=off", "iommu=off", "iommu=pt", "iommu.passthrough=1"];
     match bad.into_iter().find(|word| has(word)) {
-        Some(word) if kinds.contains(&Kind::SevSnp) => code.warn(
+        Some(word) if kinds.contains(&GuestKind::SevSnp) => code.warn(
             format!("{word} is there"),
             format!("remove {word}: SEV-SNP needs the IOMMU to translate"),
         ),
@@ -55,14 +55,14 @@ fn arguments(facts: &Facts, kinds: &[Kind]) -> CheckItem {
 }
 
 /// The best protection that processors of the host's vendor have: of AMD's what this one offers.
-pub fn best_kind(facts: &Facts) -> Kind {
+pub fn best_kind(facts: &Facts) -> GuestKind {
     let cpu = facts.cpu.as_ref().ok();
     let has = |flag: &str| cpu.is_some_and(|cpu| cpu.flags.contains(flag));
     match cpu.and_then(|cpu| cpu.vendor) {
-        Some(Vendor::Intel) => Kind::Tdx,
-        Some(Vendor::Amd) if has("sev_es") && !has("sev_snp") => Kind::SevEs,
-        Some(Vendor::Amd) if has("sev") && !has("sev_snp") => Kind::Sev,
-        Some(Vendor::Amd) => Kind::SevSnp,
-        None => Kind::None,
+        Some(Vendor::Intel) => GuestKind::Tdx,
+        Some(Vendor::Amd) if has("sev_es") && !has("sev_snp") => GuestKind::SevEs,
+        Some(Vendor::Amd) if has("sev") && !has("sev_snp") => GuestKind::Sev,
+        Some(Vendor::Amd) => GuestKind::SevSnp,
+        None => GuestKind::None,
     }
 }

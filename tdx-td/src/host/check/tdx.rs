@@ -109,7 +109,7 @@ fn module(facts: &Facts, cpu: &CheckItem) -> CheckItem {
     match failure() {
         _ if cpu.is_failure() => code.not_applicable("follows from CPU_TDX"),
         _ if facts.logged(&initialised).is_some() => code.ok("the kernel has initialised it"),
-        Some((line, fix)) => code.fail(without_time(line), fix),
+        Some((line, fix)) => code.fail(without_timestamp(line), fix),
         None if !facts.is_option_on("kvm_intel.tdx") => {
             code.not_applicable("nothing has asked for it: see KVM_INTEL_TDX")
         }
@@ -121,7 +121,7 @@ fn module(facts: &Facts, cpu: &CheckItem) -> CheckItem {
 }
 
 /// A message without the seconds that dmesg puts before it.
-pub(crate) fn without_time(line: &str) -> &str {
+pub(crate) fn without_timestamp(line: &str) -> &str {
     match line.strip_prefix('[').and_then(|rest| rest.split_once("] ")) {
         Some((time, message)) if time.trim().parse::<f64>().is_ok() => message,
         _ => line,
@@ -169,7 +169,7 @@ fn kvm(facts: &Facts, parameter: &CheckItem) -> CheckItem {
 
 fn keys(facts: &Facts) -> CheckItem {
     let code = HostCode::TdxKeys;
-    let (all, taken) = (facts.misc("capacity", "tdx"), facts.misc("current", "tdx"));
+    let (all, taken) = (facts.misc_count("capacity", "tdx"), facts.misc_count("current", "tdx"));
     match (all, taken.unwrap_or(0)) {
         (None, _) => code.not_applicable("the kernel does not count them"),
         (Some(all), taken) if taken >= all => code
@@ -210,8 +210,8 @@ mod tests {
 
     #[test]
     fn times_are_left_out() {
-        assert_eq!(without_time("[   13.100393] virt/tdx: x"), "virt/tdx: x");
-        assert_eq!(without_time("[..] virt/tdx: x"), "[..] virt/tdx: x");
-        assert_eq!(without_time("virt/tdx: x"), "virt/tdx: x");
+        assert_eq!(without_timestamp("[   13.100393] virt/tdx: x"), "virt/tdx: x");
+        assert_eq!(without_timestamp("[..] virt/tdx: x"), "[..] virt/tdx: x");
+        assert_eq!(without_timestamp("virt/tdx: x"), "virt/tdx: x");
     }
 }

@@ -6,7 +6,7 @@ use crate::host::tuning::tunable::Tunable;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
     /// What it is.
-    pub knob: Tunable,
+    pub tunable: Tunable,
     /// What it says.
     pub before: String,
     /// What it is to say.

@@ -52,7 +52,7 @@ impl Disk {
 ///
 /// libvirt is asked for the pool where there is one; else it is where the configuration has it.
 /// Errors: `not_found` for a domain that is not there; whatever libvirt says of a domain.
-pub fn places(
+pub fn image_paths(
     libvirt: Option<&Libvirt>,
     config: &Config,
     domains: &[String],
@@ -78,7 +78,7 @@ pub fn places(
 /// The disks that these files and folders are on.
 ///
 /// Errors: those of [`MountTable::read`].
-pub fn below(host: &Host, places: &[PathBuf]) -> Result<Disks> {
+pub fn find_disks(host: &Host, places: &[PathBuf]) -> Result<Disks> {
     let table = MountTable::read(host)?;
     let mut search =
         Search { host, table: &table, disks: BTreeMap::new(), elsewhere: BTreeSet::new() };

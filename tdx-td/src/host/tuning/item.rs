@@ -44,7 +44,7 @@ impl TuneItem {
     }
 
     /// Adds something to its note.
-    pub fn say(&mut self, note: &str) {
+    pub fn add_note(&mut self, note: &str) {
         let before = self.note.take().map(|before| before + "; ");
         self.note = Some(before.unwrap_or_default() + note);
     }

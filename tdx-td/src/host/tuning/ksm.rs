@@ -34,7 +34,7 @@ impl Ksm {
     /// How to get to these values; none leaves one as it is.
     pub fn changes(&self, run: Option<&str>, merge: Option<&str>) -> Vec<Change> {
         let change = |path: &str, before: &str, after: &str| Change {
-            knob: Tunable::Number(path.to_owned()),
+            tunable: Tunable::Number(path.to_owned()),
             before: before.to_owned(),
             after: after.to_owned(),
         };
@@ -76,7 +76,7 @@ mod tests {
             let ksm = Ksm { run: run.to_owned(), merge: Some(merge.to_owned()), shared };
             let changes = ksm.changes(to.0, to.1);
             let word = |change: &Change| {
-                let name = if change.knob == Tunable::Number(KSM_RUN.to_owned()) {
+                let name = if change.tunable == Tunable::Number(KSM_RUN.to_owned()) {
                     "run"
                 } else {
                     "merge"

@@ -21,29 +21,32 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 pub struct Entry {
     /// The setting it is for, `host.swappiness`.
     pub setting: String,
-    /// What it is.
-    pub knob: Tunable,
+    /// The tunable.
+    #[serde(rename = "knob")]
+    pub tunable: Tunable,
     /// What it was before all tuning.
     pub before: String,
-    /// What it was set to, the last one last.
-    pub ours: Vec<String>,
-    /// The scenarios that ask for the last one.
-    pub by: Vec<String>,
+    /// The values that tuning wrote, the last one last.
+    #[serde(rename = "ours")]
+    pub written_values: Vec<String>,
+    /// The scenarios that ask for the last value.
+    #[serde(rename = "by")]
+    pub scenarios: Vec<String>,
     /// Whether what it was before was set at boot, by a file of ours.
     #[serde(default)]
     pub at_boot: bool,
 }
 
 impl Entry {
-    /// What it is to be.
-    pub fn wanted(&self) -> &str {
-        self.ours.last().map_or("", String::as_str)
+    /// The value that tuning wrote last; empty without one.
+    pub fn last_written(&self) -> &str {
+        self.written_values.last().map_or("", String::as_str)
     }
 
-    /// Whether its value is one that tuning gave it, be it on the way.
-    pub fn is_ours(&self, value: &str) -> bool {
+    /// Whether tuning wrote this value, or passed it on the way to another one.
+    pub fn is_written_value(&self, value: &str) -> bool {
         let number = |text: &str| text.parse::<u64>().ok();
-        match &self.knob {
+        match &self.tunable {
             Tunable::Options { .. } if value == UNLOADED => true,
             Tunable::Number(path)
                 if path == kernel_files::KSM_RUN && value == kernel_files::KSM_APART =>
@@ -52,12 +55,16 @@ impl Entry {
             }
             // Huge pages are reserved one after another, until a kill.
             Tunable::Number(path) if path.ends_with("nr_hugepages") => {
-                let all = self.ours.iter().chain([&self.before]).filter_map(|text| number(text));
+                let all = self
+                    .written_values
+                    .iter()
+                    .chain([&self.before])
+                    .filter_map(|text| number(text));
                 let (least, most) = (all.clone().min(), all.max());
                 let value = number(value);
                 value >= least && value <= most
             }
-            _ => self.ours.iter().any(|ours| ours == value),
+            _ => self.written_values.iter().any(|ours| ours == value),
         }
     }
 }
@@ -129,8 +136,8 @@ impl Records {
     }
 
     /// The entry of a knob.
-    pub fn of(&self, knob: &Tunable) -> Option<&Entry> {
-        self.all().find(|entry| entry.knob == *knob)
+    pub fn entry_for(&self, knob: &Tunable) -> Option<&Entry> {
+        self.all().find(|entry| entry.tunable == *knob)
     }
 }
 
@@ -156,10 +163,10 @@ mod tests {
     fn entry(path: &str, before: &str, ours: &[&str]) -> Entry {
         Entry {
             setting: "host.swappiness".to_owned(),
-            knob: Tunable::Number(path.to_owned()),
+            tunable: Tunable::Number(path.to_owned()),
             before: before.to_owned(),
-            ours: ours.iter().map(|value| (*value).to_owned()).collect(),
-            by: vec!["securevm".to_owned()],
+            written_values: ours.iter().map(|value| (*value).to_owned()).collect(),
+            scenarios: vec!["securevm".to_owned()],
             at_boot: false,
         }
     }
@@ -168,12 +175,12 @@ mod tests {
     fn what_is_ours_is_known() {
         let swappiness = entry("/proc/sys/vm/swappiness", "60", &["0", "35"]);
         for (value, ours) in [("0", true), ("35", true), ("60", false), ("10", false)] {
-            assert_eq!(swappiness.is_ours(value), ours, "{value}");
+            assert_eq!(swappiness.is_written_value(value), ours, "{value}");
         }
         let pages = entry("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages", "2", &["64"]);
         for (value, ours) in [("2", true), ("17", true), ("64", true), ("1", false), ("65", false)]
         {
-            assert_eq!(pages.is_ours(value), ours, "{value}");
+            assert_eq!(pages.is_written_value(value), ours, "{value}");
         }
     }
 

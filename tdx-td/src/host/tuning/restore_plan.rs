@@ -8,7 +8,7 @@ use common::{Error, ErrorKind, Result};
 use crate::host::tuning::change::Change;
 use crate::host::tuning::ksm::Ksm;
 use crate::host::tuning::record::Records;
-use crate::host::tuning::restore_step::{Fate, Step, entries};
+use crate::host::tuning::restore_step::{RestoreAction, RestoreStep, entries_to_restore};
 use crate::host::tuning::tunable::Tunable;
 use crate::host::tuning::{apply, directory, record};
 
@@ -16,7 +16,7 @@ use crate::host::tuning::{apply, directory, record};
 #[derive(Debug, PartialEq, Eq)]
 pub struct RestorePlan {
     records: Records,
-    steps: Vec<Step>,
+    steps: Vec<RestoreStep>,
     changes: Vec<Change>,
 }
 
@@ -24,15 +24,16 @@ impl RestorePlan {
     /// Looks at the host and plans. Nothing is touched.
     pub fn new(host: &Host) -> Result<Self> {
         let records = Records::read(host)?;
-        let step = |entry: record::Entry| Ok(Step { now: entry.knob.read(host)?, entry });
-        let steps: Vec<Step> = entries(&records).into_iter().map(step).collect::<Result<_>>()?;
-        let changes = steps.iter().map(Step::change).collect();
+        let step = |entry: record::Entry| Ok(RestoreStep { now: entry.tunable.read(host)?, entry });
+        let steps: Vec<RestoreStep> =
+            entries_to_restore(&records).into_iter().map(step).collect::<Result<_>>()?;
+        let changes = steps.iter().map(RestoreStep::change).collect();
         let changes = apply::in_order(Ksm::read(host)?.as_ref(), changes);
         Ok(Self { records, steps, changes })
     }
 
     /// The steps, one for each tunable that is recorded.
-    pub fn steps(&self) -> &[Step] {
+    pub fn steps(&self) -> &[RestoreStep] {
         &self.steps
     }
 
@@ -60,11 +61,13 @@ impl RestorePlan {
                 Error::conflict("the host's settings have changed meanwhile").hint("run it again")
             );
         }
-        let failed = apply::each(host, &plan.changes);
+        let failed = apply::apply_all(host, &plan.changes);
         for step in &plan.steps {
             // Also what a kill left beside a file that never came to be.
-            if let (Tunable::File(_), Fate::Same) = (&step.entry.knob, step.fate()) {
-                step.entry.knob.write(host, &step.entry.before)?;
+            if let (Tunable::File(_), RestoreAction::Unchanged) =
+                (&step.entry.tunable, step.action())
+            {
+                step.entry.tunable.write(host, &step.entry.before)?;
             }
         }
         if failed.is_empty() {
@@ -75,20 +78,21 @@ impl RestorePlan {
         let done = plan.changes.iter().filter(|change| !has_failed(change));
         let kind = failed.first().map_or(ErrorKind::Failed, |(_, error)| error.kind());
         Err(Error::new(kind, "not all settings of the host are as they were")
-            .applied(done.map(|change| format!("{} is {} again", change.knob, change.after)))
+            .applied(done.map(|change| format!("{} is {} again", change.tunable, change.after)))
             .left_behind(failed.into_iter().map(|(change, error)| {
                 let causes: String =
                     error.causes().iter().map(|cause| format!(": {cause}")).collect();
-                format!("{}, which was {}: {error}{causes}", change.knob, change.after)
+                format!("{}, which was {}: {error}{causes}", change.tunable, change.after)
             }))
             .hint("the record is kept: tdx-td host restore tries again"))
     }
 
     /// What the user should know.
     pub fn warnings(&self) -> Vec<String> {
-        let (stay, others): (Vec<&Step>, Vec<&Step>) =
-            self.steps.iter().partition(|step| step.fate() == Fate::Stays);
-        let mut warnings: Vec<String> = others.into_iter().filter_map(Step::remark).collect();
+        let (stay, others): (Vec<&RestoreStep>, Vec<&RestoreStep>) =
+            self.steps.iter().partition(|step| step.action() == RestoreAction::KeepBootValue);
+        let mut warnings: Vec<String> =
+            others.into_iter().filter_map(RestoreStep::remark).collect();
         if !stay.is_empty() {
             let settings: BTreeSet<&str> =
                 stay.iter().map(|step| step.entry.setting.as_str()).collect();

@@ -11,8 +11,8 @@ use common::{Error, ErrorKind, Result};
 
 use crate::host::tuning::change::Change;
 use crate::host::tuning::item::TuneItem;
-use crate::host::tuning::observed::Observed;
-use crate::host::tuning::plan::{Options, draft};
+use crate::host::tuning::observed::ObservedHost;
+use crate::host::tuning::plan::{Options, plan_settings};
 use crate::host::tuning::record::Records;
 use crate::host::tuning::{apply, directory, disks, machine, ownership};
 use crate::scenario::profile;
@@ -30,7 +30,7 @@ struct Goal {
 
 /// What has to be done for this host to be as a scenario wants it.
 #[derive(Debug)]
-pub struct Plan {
+pub struct TunePlan {
     goal: Goal,
     items: Vec<TuneItem>,
     warnings: Vec<String>,
@@ -39,7 +39,7 @@ pub struct Plan {
     new: Records,
 }
 
-impl Plan {
+impl TunePlan {
     /// Looks at the host and plans. Nothing is touched.
     ///
     /// The disks are those of the pool and of `domains`; libvirt tells of both, and without it the pool is
@@ -58,35 +58,35 @@ impl Plan {
         let host = context.host.clone();
         machine::check(&host, libvirt.map(Libvirt::uri))?;
         let places = match wanted.io_scheduler {
-            Some(_) => disks::places(libvirt, config, domains)?,
+            Some(_) => disks::image_paths(libvirt, config, domains)?,
             None => Vec::new(),
         };
         let (wanted, scenario) = (wanted.clone(), scenario.to_owned());
-        Self::of(Goal { host, wanted, scenario, places, options })
+        Self::for_goal(Goal { host, wanted, scenario, places, options })
     }
 
-    fn of(goal: Goal) -> Result<Self> {
+    fn for_goal(goal: Goal) -> Result<Self> {
         let Goal { host, wanted, scenario, places, options } = &goal;
         let disks = match wanted.io_scheduler {
-            Some(_) => disks::below(host, places)?,
+            Some(_) => disks::find_disks(host, places)?,
             None => disks::Disks::default(),
         };
-        let observed = Observed::read(host, wanted, disks)?;
-        let draft = draft(&observed, wanted, *options)?;
+        let observed = ObservedHost::read(host, wanted, disks)?;
+        let draft = plan_settings(&observed, wanted, *options)?;
         let old = match Records::read(host) {
             // Who may not read it can only look, and the rest is theirs to see.
             Err(error) if error.kind() == ErrorKind::Permission => Records::default(),
             read => read?,
         };
-        let new = ownership::records(&draft.wants, *options, &old, scenario)?;
-        let changes = draft.wants.iter().map(|want| Change {
-            knob: want.knob.clone(),
+        let new = ownership::updated_records(&draft.desired, *options, &old, scenario)?;
+        let changes = draft.desired.iter().map(|want| Change {
+            tunable: want.tunable.clone(),
             before: want.now.clone(),
             after: if want.holds { want.now.clone() } else { want.value.clone() },
         });
         let changes = apply::in_order(observed.ksm.as_ref(), changes.collect());
         let mut warnings = draft.overruled;
-        warnings.extend(ownership::edited(&observed.files, &draft.wants, &old));
+        warnings.extend(ownership::edited_files(&observed.files, &draft.desired, &old));
         if old.is_outdated {
             warnings.push("what was recorded before the last boot is forgotten".to_owned());
         }
@@ -137,7 +137,7 @@ impl Plan {
             return Ok(self);
         }
         let _lock = directory::lock(&self.goal.host)?;
-        let plan = Self::of(self.goal)?;
+        let plan = Self::for_goal(self.goal)?;
         if !whatever && plan.changes != self.changes {
             return Err(
                 Error::conflict("the host's settings have changed meanwhile").hint("run it again")
@@ -155,7 +155,7 @@ impl Plan {
             let _ = forget();
             return Err(error);
         }
-        apply::carry_out(host, &self.changes).map_err(|error| {
+        apply::apply_or_undo(host, &self.changes).map_err(|error| {
             match error.to_document().error.left_behind.is_empty() && forget().is_ok() {
                 true => error,
                 false => error.hint("tdx-td host restore puts back what can be"),

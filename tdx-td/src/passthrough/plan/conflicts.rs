@@ -9,9 +9,9 @@ use virt::domain::Domain;
 
 use crate::domain::power;
 use crate::passthrough::plan::domain_plan::all_devices_of;
-use crate::passthrough::plan::hostdevs_plan::Plan;
+use crate::passthrough::plan::hostdevs_plan::HostdevsPlan;
 
-impl Plan {
+impl HostdevsPlan {
     /// Fails for devices that two guests would run with at the same time, and warns of those that two domains
     /// are defined with: only one of them can run.
     pub(super) fn check_others(&mut self, libvirt: &Libvirt) -> Result<()> {

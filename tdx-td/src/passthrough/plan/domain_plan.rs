@@ -11,7 +11,7 @@ use common::{Error, ErrorKind, Result};
 use virt::domain::Domain;
 use virt::sys;
 
-use crate::passthrough::change::{Change, addresses, inside};
+use crate::passthrough::change::{HostdevsChange, devices_behind, hostdev_addresses};
 use crate::passthrough::item::HostdevsItem;
 
 /// Definitions with their secrets, which would be lost otherwise.
@@ -19,12 +19,12 @@ pub(super) const WHOLE: u32 = sys::VIR_DOMAIN_XML_INACTIVE | sys::VIR_DOMAIN_XML
 
 /// One domain of it.
 #[derive(Debug)]
-pub(super) struct Planned {
+pub(super) struct DomainPlan {
     pub(super) name: String,
     pub(super) uuid: String,
     pub(super) domain: Domain,
     pub(super) before: String,
-    pub(super) change: Change,
+    pub(super) change: HostdevsChange,
     pub(super) diff: String,
     pub(super) running: bool,
     /// What its running guest is to get.
@@ -33,7 +33,7 @@ pub(super) struct Planned {
     pub(super) unplug: BTreeSet<Bdf>,
 }
 
-impl Planned {
+impl DomainPlan {
     pub(super) fn changes(&self) -> bool {
         self.change.xml != self.before || !self.plug.is_empty() || !self.unplug.is_empty()
     }
@@ -71,7 +71,7 @@ impl Planned {
             Err(error) if error.kind() == ErrorKind::NotFound => return Err(error),
             Err(error) => error,
         };
-        match self.put_definition_back(libvirt) {
+        match self.restore_definition(libvirt) {
             Ok(()) => Err(error),
             Err(_) => Err(error.left_behind([format!("domain '{}'", self.name)])),
         }
@@ -82,12 +82,12 @@ impl Planned {
             .hint("run the same command again")
     }
 
-    pub(super) fn put_back(&self, libvirt: &Libvirt, timeout: Duration) -> Result<()> {
-        self.put_definition_back(libvirt)?;
+    pub(super) fn undo(&self, libvirt: &Libvirt, timeout: Duration) -> Result<()> {
+        self.restore_definition(libvirt)?;
         let steps = self.plug.iter().map(|bdf| (*bdf, false));
         let steps = steps.chain(self.unplug.iter().map(|bdf| (*bdf, true)));
         // All of them, and also after a signal.
-        let turned = steps.map(|(bdf, gets)| self.turn(bdf, gets, timeout, false));
+        let turned = steps.map(|(bdf, gets)| self.plug_or_unplug(bdf, gets, timeout, false));
         turned.fold(Ok(()), Result::and)
     }
 }
@@ -95,7 +95,8 @@ impl Planned {
 /// The PCI devices of the host that a domain has.
 pub(super) fn devices_of(domain: &Domain, name: &str, flags: u32) -> Result<BTreeSet<Bdf>> {
     let text = domain.xml_desc(flags).context(format_args!("read domain '{name}'"))?;
-    addresses(Document::parse(text)?.root()).map_err(|error| host_address::in_domain(name, error))
+    hostdev_addresses(Document::parse(text)?.root())
+        .map_err(|error| host_address::in_domain(name, error))
 }
 
 /// The same of what it runs with, if it does, and those that are its network cards and disks.
@@ -107,5 +108,5 @@ pub(super) fn all_devices_of(
     let document = Document::parse(text)?;
     let root = document.root();
     let unclear = |error| host_address::in_domain(name, error);
-    Ok((addresses(root).map_err(unclear)?, inside(root).map_err(unclear)?))
+    Ok((hostdev_addresses(root).map_err(unclear)?, devices_behind(root).map_err(unclear)?))
 }

@@ -13,20 +13,20 @@ use common::{Error, Result};
 use tdx_gpu::commands::hostdev::Way;
 
 use crate::domain::{lookup, power};
-use crate::passthrough::change::Change;
+use crate::passthrough::change::HostdevsChange;
 use crate::passthrough::item::HostdevsItem;
-use crate::passthrough::plan::domain_plan::{Planned, WHOLE, all_devices_of};
+use crate::passthrough::plan::domain_plan::{DomainPlan, WHOLE, all_devices_of};
 use crate::passthrough::resolution::DomainDevices;
 
 /// What is to be done.
 #[derive(Debug)]
-pub struct Plan {
-    pub(super) domains: Vec<Planned>,
+pub struct HostdevsPlan {
+    pub(super) domains: Vec<DomainPlan>,
     /// What the user should know.
     pub warnings: Vec<String>,
 }
 
-impl Plan {
+impl HostdevsPlan {
     /// Plans what it takes for each domain to have just its devices.
     ///
     /// Errors: `not_found` for a domain that is not there; `conflict` for a transient one, for two times
@@ -55,7 +55,7 @@ impl Plan {
             }
             let before = domain.xml_desc(WHOLE).context(doing)?;
             let document = Document::parse(before.as_str())?;
-            let change = Change::new(&document, devices, keep, way)
+            let change = HostdevsChange::new(&document, devices, keep, way)
                 .map_err(|error| host_address::in_domain(name, error))?;
             let running = power::is_active(&domain, name)?;
             let (mut plug, mut unplug) = (BTreeSet::new(), BTreeSet::new());
@@ -75,7 +75,7 @@ impl Plan {
             }
             let diff = change.diff(&before, name);
             let name = name.clone();
-            plan.domains.push(Planned {
+            plan.domains.push(DomainPlan {
                 name,
                 uuid,
                 domain,
@@ -120,7 +120,7 @@ impl Plan {
 
     /// The domains in a document, as they will be.
     pub fn items(&self) -> Vec<HostdevsItem> {
-        self.domains.iter().map(Planned::item).collect()
+        self.domains.iter().map(DomainPlan::item).collect()
     }
 
     /// Changes the domains, one after another.
@@ -128,11 +128,11 @@ impl Plan {
     /// Errors: `conflict` for a definition that somebody changed since it was planned, and for a guest that
     /// keeps a device; whatever libvirt says. All domains are then as before, or named as left.
     pub fn apply(self, libvirt: &Libvirt, timeout: Duration) -> Result<Vec<HostdevsItem>> {
-        let mut done: Vec<&Planned> = Vec::new();
+        let mut done: Vec<&DomainPlan> = Vec::new();
         for planned in self.domains.iter().filter(|planned| planned.changes()) {
             let changed = interrupt::check().and_then(|()| planned.apply(libvirt, timeout));
             if let Err(error) = changed {
-                let back = |planned: &&&Planned| planned.put_back(libvirt, timeout).is_err();
+                let back = |planned: &&&DomainPlan| planned.undo(libvirt, timeout).is_err();
                 let left = done.iter().rev().filter(back);
                 let left: Vec<String> =
                     left.map(|planned| format!("domain '{}'", planned.name)).collect();

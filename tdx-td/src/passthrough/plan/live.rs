@@ -11,13 +11,13 @@ use common::{Code, Error, Result};
 use tdx_gpu::commands::hostdev;
 use virt::sys;
 
-use crate::passthrough::change::passed_through;
-use crate::passthrough::plan::domain_plan::{Planned, devices_of};
+use crate::passthrough::change::pci_hostdevs;
+use crate::passthrough::plan::domain_plan::{DomainPlan, devices_of};
 
 /// How often a guest that is to let go of a device is looked at.
 const POLL: Duration = Duration::from_millis(100);
 
-impl Planned {
+impl DomainPlan {
     /// Takes devices from the running guest and gives it others, or leaves it as it was.
     pub(super) fn replug(
         &self,
@@ -29,10 +29,12 @@ impl Planned {
         let steps =
             unplug.iter().map(|bdf| (*bdf, false)).chain(plug.iter().map(|bdf| (*bdf, true)));
         for (bdf, gets) in steps {
-            let done = interrupt::check().and_then(|()| self.turn(bdf, gets, timeout, true));
+            let done =
+                interrupt::check().and_then(|()| self.plug_or_unplug(bdf, gets, timeout, true));
             if let Err(error) = done {
-                let failed =
-                    |(bdf, gets): &(Bdf, bool)| self.turn(*bdf, !gets, timeout, false).is_err();
+                let failed = |(bdf, gets): &(Bdf, bool)| {
+                    self.plug_or_unplug(*bdf, !gets, timeout, false).is_err()
+                };
                 let left = undo.into_iter().rev().filter(failed);
                 return Err(
                     error.left_behind(left.map(|(bdf, _)| format!("{bdf} in '{}'", self.name)))
@@ -44,7 +46,7 @@ impl Planned {
     }
 
     /// Plugs one device into the guest, or out of it; a signal ends the wait only where it may.
-    pub(super) fn turn(
+    pub(super) fn plug_or_unplug(
         &self,
         bdf: Bdf,
         gets: bool,
@@ -63,7 +65,7 @@ impl Planned {
         log::step(doing);
         let text = self.domain.xml_desc(0).context(doing)?;
         let document = Document::parse(text)?;
-        let found = passed_through(document.root())?.into_iter().find(|(there, _)| *there == bdf);
+        let found = pci_hostdevs(document.root())?.into_iter().find(|(there, _)| *there == bdf);
         let Some((_, node)) = found else { return Ok(()) };
         let mut answer = None;
         if let Err(error) = self.domain.detach_device_flags(node.source(), live) {

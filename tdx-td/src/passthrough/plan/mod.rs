@@ -7,4 +7,4 @@ mod domain_plan;
 mod hostdevs_plan;
 mod live;
 
-pub use hostdevs_plan::Plan;
+pub use hostdevs_plan::HostdevsPlan;

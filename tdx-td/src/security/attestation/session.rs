@@ -15,7 +15,7 @@ use crate::capability::Security;
 use crate::domain::definition::Definition;
 use crate::domain::lookup;
 use crate::security::attestation::store::{
-    CERT, CHAIN, DOMAIN, Keep, MADE, Record, SESSION, TEK, TIK,
+    AttestationStore, CERT, CHAIN, DOMAIN, MADE, Record, SESSION, TEK, TIK,
 };
 use crate::security::attestation::{measure, store};
 use crate::security::launch::blob::read_file;
@@ -25,7 +25,7 @@ const PACKAGE: &str = "sevctl (crates.io has it: cargo install sevctl)";
 
 /// What it takes to have a new domain attested.
 #[derive(Debug)]
-pub struct Order {
+pub struct AttestationRequest {
     keys: Keys,
     policy: u32,
     firmware: Option<PathBuf>,
@@ -39,12 +39,12 @@ enum Keys {
     /// The user has them; the definition has the session.
     Given { tik: PathBuf, tek: PathBuf },
     /// sevctl makes them for the host of this certificate chain.
-    For(PathBuf),
+    ForChain(PathBuf),
     /// The same for the chain that this host tells.
     ForThisHost,
 }
 
-impl Order {
+impl AttestationRequest {
     /// Looks at everything that can fail; none for a domain that is not to be attested.
     ///
     /// Errors: `usage` for a guest of another kind, and without a session or a certificate chain;
@@ -60,7 +60,8 @@ impl Order {
             return Ok(None);
         }
         let policy = definition.policy().and_then(|policy| u32::try_from(policy).ok());
-        let (Security::Sev | Security::SevEs, Some(policy)) = (definition.security(), policy)
+        let (Security::Sev | Security::SevEs, Some(policy)) =
+            (definition.launch_security_name(), policy)
         else {
             return Err(Error::usage(
                 "only AMD SEV and SEV-ES guests are attested before they run",
@@ -75,7 +76,7 @@ impl Order {
                 store::check_key(tek)?;
                 Keys::Given { tik: tik.clone(), tek: tek.clone() }
             }
-            (None, None) if !has_session => Keys::of_host(context, libvirt, config, options)?,
+            (None, None) if !has_session => Keys::for_host(context, libvirt, config, options)?,
             (None, None) => {
                 return Err(Error::usage("the definition has a session: its keys are missing")
                     .hint("--sev-tik FILE --sev-tek FILE instead of --sev-attest"));
@@ -88,7 +89,7 @@ impl Order {
         let name = definition.name();
         // One that is to be overwritten takes its keys along.
         if lookup::find(libvirt, &name)?.is_none() {
-            Keep::check_free(&context.host, libvirt, &name)?;
+            AttestationStore::check_free(&context.host, libvirt, &name)?;
         }
         measure::check_validator()?;
         let firmware = options.sev_firmware.as_ref();
@@ -111,29 +112,29 @@ impl Order {
 
     /// Makes the session where there is none, and keeps everything. Returns what is kept and the
     /// definition with the session in it.
-    pub fn carry_out(
+    pub fn prepare(
         &self,
         context: &Context,
         libvirt: &Libvirt,
         name: &str,
         xml: &str,
-    ) -> Result<(Keep, String)> {
+    ) -> Result<(AttestationStore, String)> {
         let record = Record {
             name: name.to_owned(),
             uuid: Definition::parse(xml.to_owned())?.uuid(),
-            host: store::whereabouts(libvirt),
+            host: store::connection_name(libvirt),
             attestation: true,
             policy: self.policy,
             firmware: self.firmware.clone(),
         };
-        let keep = Keep::begin(&context.host, libvirt, record)?;
+        let keep = AttestationStore::create(&context.host, libvirt, record)?;
         match self.fill(&keep, xml) {
             Ok(xml) => Ok((keep, xml)),
             Err(error) => Err(keep.undo_after(error)),
         }
     }
 
-    fn fill(&self, keep: &Keep, xml: &str) -> Result<String> {
+    fn fill(&self, keep: &AttestationStore, xml: &str) -> Result<String> {
         let document = Document::parse(xml)?;
         let launch = document.root().child("launchSecurity");
         let launch =
@@ -147,9 +148,9 @@ impl Order {
                 }
                 xml.to_owned()
             }
-            Keys::For(chain) => self.make(keep, chain, &document, launch)?,
+            Keys::ForChain(chain) => self.make(keep, chain, &document, launch)?,
             Keys::ForThisHost => {
-                let chain = keep.made(CHAIN);
+                let chain = keep.sevctl_path(CHAIN);
                 sevctl(["export", "--full"]).args([&chain]).run()?;
                 let made = self.make(keep, &chain, &document, launch);
                 remove(&chain)?;
@@ -163,7 +164,7 @@ impl Order {
     /// Makes a session for the host with this certificate chain, which has to lead up to AMD's.
     fn make(
         &self,
-        keep: &Keep,
+        keep: &AttestationStore,
         chain: &Path,
         definition: &Document,
         launch: Node<'_>,
@@ -175,7 +176,7 @@ impl Order {
             .args([self.policy.to_string()])
             .run()?;
         for file in [TIK, TEK, CERT, SESSION] {
-            let made = keep.made(file);
+            let made = keep.sevctl_path(file);
             keep.write(file, &fs::read(&made).at("read", &made)?)?;
             remove(&made)?;
         }
@@ -189,7 +190,7 @@ impl Order {
 }
 
 impl Keys {
-    fn of_host(
+    fn for_host(
         context: &Context,
         libvirt: &Libvirt,
         config: &Config,
@@ -214,7 +215,7 @@ impl Keys {
                 .hint("--sev-cert FILE, or sev-cert in hosts.yaml; sevctl export --full FILE writes it there")
         })?;
         fs::File::open(&chain).at("read", &chain)?;
-        Ok(Self::For(chain))
+        Ok(Self::ForChain(chain))
     }
 }
 

@@ -10,15 +10,15 @@ use common::xml::Document;
 use crate::capability::{VirtType, domain_capabilities};
 use crate::firmware::choice::Rules;
 use crate::host::check::facts::firmware::rules;
-use crate::host::check::facts::reading::{Reading, reading};
+use crate::host::check::facts::reading::{Fact, fact};
 
 /// What libvirt said.
 #[derive(Debug)]
-pub struct Asked {
+pub struct LibvirtFacts {
     /// Who it is; none when it was not asked, the error when it cannot be reached.
-    pub daemon: Option<Reading<Daemon>>,
+    pub daemon: Option<Fact<Daemon>>,
     /// What domains it can run, with KVM.
-    pub capabilities: Reading<Document>,
+    pub capabilities: Fact<Document>,
     /// How it chooses firmware; none when it was not asked, or is another machine's.
     pub rules: Option<Rules>,
 }
@@ -33,26 +33,26 @@ pub struct Daemon {
     /// The version of the library, as libvirt counts it.
     pub version: u32,
     /// The version of QEMU, as libvirt counts it.
-    pub qemu: Reading<u32>,
+    pub qemu: Fact<u32>,
     /// Whether the network `default` is active; none when there is no such network.
-    pub network: Reading<Option<bool>>,
+    pub network: Fact<Option<bool>>,
 }
 
 /// The most that a file of capabilities may have, bytes.
 const MOST: usize = 16 << 20;
 
-impl Asked {
+impl LibvirtFacts {
     /// Asks libvirt, or reads its word from a file.
     ///
     /// Errors: `not_found`, `permission` for that file. What is wrong in it is no error.
-    pub fn ask(
+    pub fn read(
         connect: impl FnOnce() -> Result<Libvirt>,
         may_ask: bool,
         file: Option<&Path>,
     ) -> Result<Self> {
         if let Some(file) = file {
             let text = String::from_utf8_lossy(&input::file(file, MOST)?).into_owned();
-            let capabilities = reading(Document::parse(text))
+            let capabilities = fact(Document::parse(text))
                 .map_err(|why| format!("{} is no XML: {why}", file.display()))
                 .and_then(|document| match document.root().name() {
                     "domainCapabilities" => Ok(document),
@@ -65,21 +65,21 @@ impl Asked {
                 "libvirt was not asked: --connect, or --capabilities FILE, speaks for that machine";
             return Ok(Self { daemon: None, capabilities: Err(why.to_owned()), rules: None });
         }
-        let libvirt = match reading(connect()) {
+        let libvirt = match fact(connect()) {
             Ok(libvirt) => libvirt,
             Err(why) => {
                 let capabilities = Err("follows from LIBVIRT".to_owned());
                 return Ok(Self { daemon: Some(Err(why)), capabilities, rules: None });
             }
         };
-        let capabilities = reading(domain_capabilities(&libvirt, VirtType::Kvm));
+        let capabilities = fact(domain_capabilities(&libvirt, VirtType::Kvm));
         let rules = rules(&libvirt);
-        Ok(Self { daemon: Some(Daemon::ask(&libvirt)), capabilities, rules })
+        Ok(Self { daemon: Some(Daemon::read(&libvirt)), capabilities, rules })
     }
 }
 
 impl Daemon {
-    fn ask(libvirt: &Libvirt) -> Reading<Self> {
+    fn read(libvirt: &Libvirt) -> Fact<Self> {
         let connect = libvirt.connect();
         let text = |error: virt::error::Error| error.message().to_owned();
         let networks = connect.list_all_networks(0).map_err(text);

@@ -6,4 +6,4 @@ mod machine;
 mod reading;
 
 pub use machine::{Cpu, Facts, Kvm, Vendor};
-pub use reading::{Reading, reading};
+pub use reading::{Fact, fact};

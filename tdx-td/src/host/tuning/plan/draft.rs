@@ -2,12 +2,12 @@
 
 use common::document::Action;
 
-use crate::host::tuning::boot::Overruled;
+use crate::host::tuning::boot::OverrulingLine;
 use crate::host::tuning::item::TuneItem;
-use crate::host::tuning::observed::Observed;
+use crate::host::tuning::observed::ObservedHost;
 use crate::host::tuning::persist;
-use crate::host::tuning::persist::{Line, There};
-use crate::host::tuning::tunable::{Choice, Tunable};
+use crate::host::tuning::persist::{Line, LineState};
+use crate::host::tuning::tunable::{Tunable, ValueList};
 
 /// What is asked for besides the settings.
 #[derive(Debug, Clone, Copy, Default)]
@@ -22,11 +22,11 @@ pub struct Options {
 
 /// A value that a knob is to have.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Want {
+pub struct DesiredValue {
     /// The setting it is for.
     pub setting: String,
     /// What it is.
-    pub knob: Tunable,
+    pub tunable: Tunable,
     /// What it says.
     pub now: String,
     /// What it is to say.
@@ -37,20 +37,20 @@ pub struct Want {
 
 /// What has to be done.
 #[derive(Debug, Default)]
-pub struct Draft {
+pub struct SettingsPlan {
     /// For each setting what is so and what becomes of it.
     pub items: Vec<TuneItem>,
     /// The values, in the order in which they are set.
-    pub wants: Vec<Want>,
+    pub desired: Vec<DesiredValue>,
     /// A sentence for each setting that another file overrules at boot.
     pub overruled: Vec<String>,
     pub(super) lines: Vec<Line>,
     pub(super) options: Options,
 }
 
-impl Draft {
+impl SettingsPlan {
     /// Adds a setting that is nothing but a knob.
-    pub(super) fn knob(
+    pub(super) fn add_tunable(
         &mut self,
         setting: &str,
         knob: Tunable,
@@ -61,11 +61,11 @@ impl Draft {
         let mut item = TuneItem::new(setting, knob.file(), now.as_deref(), value);
         item.in_force = now.is_some();
         match now {
-            None => item.say("this kernel has no such thing"),
+            None => item.add_note("this kernel has no such thing"),
             Some(now) => {
                 item.action = if holds { Action::None } else { Action::Set };
                 let (setting, value) = (setting.to_owned(), value.to_owned());
-                self.wants.push(Want { setting, knob, now, value, holds });
+                self.desired.push(DesiredValue { setting, tunable: knob, now, value, holds });
             }
         }
         self.items.push(item);
@@ -74,15 +74,15 @@ impl Draft {
     }
 
     /// Has the last setting hold at every boot, when that is asked for.
-    pub(super) fn keep(&mut self, observed: &Observed, line: Line) {
+    pub(super) fn persist_last(&mut self, observed: &ObservedHost, line: Line) {
         let Some(item) = self.items.last_mut() else { return };
-        let there = persist::there(&observed.files, &line);
-        item.persistent = there == There::Same || self.options.persist;
+        let there = persist::line_state(&observed.files, &line);
+        item.persistent = there == LineState::Same || self.options.persist;
         match there {
-            There::Other if !self.options.persist => {
-                item.say(&format!("{} sets it otherwise at the next boot", line.file));
+            LineState::Different if !self.options.persist => {
+                item.add_note(&format!("{} sets it otherwise at the next boot", line.file));
             }
-            There::Other | There::Nothing if self.options.persist => {
+            LineState::Different | LineState::Missing if self.options.persist => {
                 if item.action == Action::None {
                     item.action = Action::Persist;
                 }
@@ -91,61 +91,67 @@ impl Draft {
             _ => {}
         }
         if item.persistent
-            && let Some(Overruled { place, value }) = observed.boot.overrules(&line)
+            && let Some(OverrulingLine { place, value }) = observed.boot.overruling_line(&line)
         {
             item.persistent = false;
             let note = format!("{place} sets it to {value} at boot, whatever {} says", line.file);
-            item.say(&note);
+            item.add_note(&note);
             self.overruled.push(format!("{}: {note}", item.setting));
         }
     }
 
-    pub(super) fn number(
+    pub(super) fn add_number(
         &mut self,
-        observed: &Observed,
+        observed: &ObservedHost,
         setting: &str,
         path: &str,
         now: Option<String>,
         value: &str,
     ) {
         let is_there = now.is_some();
-        self.knob(setting, Tunable::Number(path.to_owned()), now, value);
+        self.add_tunable(setting, Tunable::Number(path.to_owned()), now, value);
         let line = match path.strip_prefix("/proc/sys/") {
             Some(key) => Line::sysctl(&key.replace('/', "."), value),
             None => Line::attribute(path, value),
         };
         if is_there {
-            self.keep(observed, line);
+            self.persist_last(observed, line);
         }
     }
 
-    pub(super) fn choice(
+    pub(super) fn add_choice(
         &mut self,
-        observed: &Observed,
+        observed: &ObservedHost,
         setting: &str,
         path: &str,
         text: Option<&str>,
         value: &str,
     ) {
-        let choice = text.map(Choice::parse);
+        let choice = text.map(ValueList::parse);
         match &choice {
             Some(choice) if !choice.offered.iter().any(|offered| offered == value) => {
-                self.not_offered(setting, path, choice, value);
+                self.add_unavailable(setting, path, choice, value);
             }
             _ => {
                 let now = choice.map(|choice| choice.current);
                 let is_there = now.is_some();
-                self.knob(setting, Tunable::Choice(path.to_owned()), now, value);
+                self.add_tunable(setting, Tunable::Choice(path.to_owned()), now, value);
                 if is_there {
-                    self.keep(observed, Line::attribute(path, value));
+                    self.persist_last(observed, Line::attribute(path, value));
                 }
             }
         }
     }
 
-    pub(super) fn not_offered(&mut self, setting: &str, path: &str, choice: &Choice, value: &str) {
+    pub(super) fn add_unavailable(
+        &mut self,
+        setting: &str,
+        path: &str,
+        choice: &ValueList,
+        value: &str,
+    ) {
         let mut item = TuneItem::new(setting, Some(path), Some(&choice.current), value);
-        item.say(&format!("the kernel offers only {}", choice.offered.join(", ")));
+        item.add_note(&format!("the kernel offers only {}", choice.offered.join(", ")));
         self.items.push(item);
     }
 }

@@ -8,5 +8,5 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
-pub use draft::{Draft, Options, Want};
-pub use settings::draft;
+pub use draft::{DesiredValue, Options, SettingsPlan};
+pub use settings::plan_settings;
