@@ -8,7 +8,7 @@ use common::system::sysroot::Host;
 use tdx_td::capability::{Security, VirtType};
 use tdx_td::commands::args::launch::LaunchArgs;
 use tdx_td::create::disk::Disk;
-use tdx_td::create::identity::Identity;
+use tdx_td::create::identity::DomainIdentity;
 use tdx_td::create::settings::Settings;
 use tdx_td::domain::metadata::Metadata;
 use tdx_td::domain_xml::builder;
@@ -65,7 +65,7 @@ pub(crate) fn xml(
             capacity_bytes: 1 << 30,
         },
     };
-    let identity = Identity {
+    let identity = DomainIdentity {
         name: "plain",
         uuid: UUID,
         disk: &disk,

@@ -15,7 +15,6 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
 
 use crate::document::metrics::Gauge;
-use crate::order::sort_by;
 
 /// Version of every document and error. Minor versions only add keys.
 pub const SCHEMA_VERSION: &str = "1.1";
@@ -194,7 +193,7 @@ pub(crate) struct Folded<T> {
 impl<T: Item> Document<T> {
     /// A document over `items`, which it sorts; `changed` follows from their actions.
     pub fn new(kind: &'static str, mut items: Vec<T>) -> Self {
-        sort_by(&mut items, Item::compare);
+        items.sort_by(Item::compare);
         let changed = items.iter().any(|item| item.action().is_some_and(|a| a != Action::None));
         Self {
             kind,

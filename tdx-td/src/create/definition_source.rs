@@ -6,7 +6,7 @@ use common::libvirt::Libvirt;
 use common::{Error, Result};
 
 use crate::capability::Security;
-use crate::create::identity::Identity;
+use crate::create::identity::DomainIdentity;
 use crate::create::ports::PortRequest;
 use crate::create::settings::{GuestArgs, Settings};
 use crate::domain::purpose::Purpose;
@@ -17,30 +17,30 @@ use crate::scenario::resolve::ResolvedSettings;
 
 /// What a definition is made from.
 #[derive(Debug)]
-pub enum Blueprint {
+pub enum DefinitionSource {
     /// The built-in definition.
     BuiltIn(Box<Settings>),
     /// A user's template.
     Template(Box<CheckedTemplate>),
 }
 
-impl Blueprint {
+impl DefinitionSource {
     /// Settles what the guest is to have and, when it is to be made, checks it against the host.
     ///
-    /// Errors: those of [`Settings::new`] and [`Fitting::new`].
+    /// Errors: those of [`Settings::new`] and [`CheckedTemplate::new`].
     pub fn new(
         context: &Context,
         libvirt: &Libvirt,
         config: &Config,
         args: &GuestArgs,
         kind: DiskKind,
-        making: bool,
+        purpose: Purpose,
     ) -> Result<Self> {
         match &args.xml_template {
             // clap drops this requirement when the template could not be given beside other flags.
             None if args.fix_template => Err(Error::usage("--fix-template needs --xml-template")),
             None => {
-                let settings = Settings::new(context, libvirt, config, args, kind, making)?;
+                let settings = Settings::new(context, libvirt, config, args, kind, purpose)?;
                 Ok(Self::BuiltIn(Box::new(settings)))
             }
             Some(path) => {
@@ -54,15 +54,14 @@ impl Blueprint {
                     vcpus: args.vcpus,
                     ssh_port: args.ssh_port,
                 };
-                let purpose = if making { Purpose::Create } else { Purpose::Compare };
-                let fitting = CheckedTemplate::new(context, libvirt, path, request, purpose)?;
-                Ok(Self::Template(Box::new(fitting)))
+                let template = CheckedTemplate::new(context, libvirt, path, request, purpose)?;
+                Ok(Self::Template(Box::new(template)))
             }
         }
     }
 
     /// What was settled of guest, disk and host; none of a template.
-    pub fn choice(&self) -> Option<&ResolvedSettings> {
+    pub fn scenario(&self) -> Option<&ResolvedSettings> {
         match self {
             Self::BuiltIn(settings) => Some(&settings.resolved),
             Self::Template(_) => None,
@@ -73,7 +72,7 @@ impl Blueprint {
     pub fn warnings(&self) -> &[String] {
         match self {
             Self::BuiltIn(settings) => &settings.warnings,
-            Self::Template(fitting) => &fitting.warnings,
+            Self::Template(template) => &template.warnings,
         }
     }
 
@@ -81,7 +80,7 @@ impl Blueprint {
     pub fn security(&self) -> Security {
         match self {
             Self::BuiltIn(settings) => settings.launch.security(),
-            Self::Template(fitting) => fitting.security(),
+            Self::Template(template) => template.security(),
         }
     }
 
@@ -89,7 +88,7 @@ impl Blueprint {
     pub fn stem(&self) -> &str {
         match self {
             Self::BuiltIn(settings) => settings.launch.stem(),
-            Self::Template(fitting) => fitting.stem(),
+            Self::Template(template) => template.stem(),
         }
     }
 
@@ -102,7 +101,7 @@ impl Blueprint {
     pub fn port(&self) -> Option<PortRequest> {
         match self {
             Self::BuiltIn(settings) => settings.ssh_port,
-            Self::Template(fitting) => fitting.ssh_port,
+            Self::Template(template) => template.ssh_port,
         }
     }
 
@@ -110,19 +109,19 @@ impl Blueprint {
     pub fn request(&self) -> Vec<(String, String)> {
         match self {
             Self::BuiltIn(settings) => settings.request(),
-            Self::Template(fitting) => fitting.request(),
+            Self::Template(template) => template.request(),
         }
     }
 
     /// The definition of one domain, and what of a template was translated.
     ///
-    /// Errors: those of [`Guest::to_xml`] and [`Fitting::to_xml`].
-    pub fn to_xml(&self, identity: &Identity<'_>) -> Result<(String, Vec<String>)> {
+    /// Errors: those of [`GuestDefinition::to_xml`] and [`CheckedTemplate::to_xml`].
+    pub fn to_xml(&self, identity: &DomainIdentity<'_>) -> Result<(String, Vec<String>)> {
         match self {
             Self::BuiltIn(settings) => {
                 GuestDefinition { settings, identity }.to_xml().map(|xml| (xml, Vec::new()))
             }
-            Self::Template(fitting) => fitting.to_xml(identity),
+            Self::Template(template) => template.to_xml(identity),
         }
     }
 }

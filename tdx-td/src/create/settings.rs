@@ -11,16 +11,16 @@ use common::units::{GIB, MEMORY, Size};
 use common::{Error, Result};
 use serde_json::Value;
 
-use crate::capability;
-use crate::capability::{Capacity, Security, VirtType, VirtTypeArg};
+use crate::capability::{self, Capacity, Security, VirtType, VirtTypeArg};
 use crate::commands::args::devices::DeviceArgs;
 use crate::commands::args::launch::LaunchArgs;
 use crate::commands::args::scenario::ScenarioArgs;
 use crate::create::base_image::{ImageArgs, ImageRequest};
 use crate::create::cloud_init::SeedArgs;
-use crate::create::disk_plan::DriveArgs;
+use crate::create::disk_plan::DiskArgs;
 use crate::create::ports::PortRequest;
 use crate::domain::metadata::TEMPLATE;
+use crate::domain::purpose::Purpose;
 use crate::domain_xml::template::dialect::Dialect;
 use crate::passthrough::DeviceRequest;
 use crate::scenario::assignments::FlagSetting;
@@ -81,7 +81,7 @@ pub struct GuestArgs {
     pub seed: SeedArgs,
     /// Its disk, when it is no overlay.
     #[command(flatten)]
-    pub drive: DriveArgs,
+    pub disk: DiskArgs,
     /// Devices of the host.
     #[command(flatten)]
     pub devices: DeviceArgs,
@@ -99,16 +99,16 @@ impl GuestArgs {
         Ok((ImageRequest::read(image)?, self.devices.read()?))
     }
 
-    /// The settings that the flags ask for over those of the scenario.
+    /// Returns the settings that the flags ask for over those of the scenario.
     fn requested_settings(&self) -> RequestedSettings {
-        let boot_cd = self.drive.cdrom.is_some() && self.scenario.boot.is_none();
+        let boot_cd = self.disk.cdrom.is_some() && self.scenario.boot.is_none();
         let flag = |flag, setting, value| FlagSetting { flag, setting, value };
         let mut flags: Vec<FlagSetting> = self.scenario.flag_settings().into();
         flags.extend([
             flag("--memory", "guest.memory", self.memory.map(size_value)),
             flag("--vcpus", "guest.vcpus", self.vcpus.map(Value::from)),
             flag("--network", "guest.network", self.network.clone().map(Value::from)),
-            flag("--blank", "storage.capacity", self.drive.blank.map(size_value)),
+            flag("--blank", "storage.capacity", self.disk.blank.map(size_value)),
             flag("--cdrom", "guest.boot", boot_cd.then(|| "cdrom".into())),
         ]);
         let assignments = self.scenario.assignments.assignments();
@@ -184,7 +184,7 @@ impl Settings {
         config: &Config,
         args: &GuestArgs,
         kind: DiskKind,
-        making: bool,
+        purpose: Purpose,
     ) -> Result<Self> {
         let scenario = args.scenario.scenario(context)?;
         let security = match args.scenario.scenario {
@@ -201,7 +201,7 @@ impl Settings {
             ))
             .hint("leave it out, or add --security none"));
         }
-        if making {
+        if purpose.is_create() {
             capability::check_security(&context.host, libvirt, security)?;
         }
         if security == Security::Tdx
@@ -215,11 +215,11 @@ impl Settings {
         let mut warnings = launch.warnings(exists);
         let target = Target { security, virt_type, disk: kind };
         let requested = args.requested_settings();
-        let choice =
+        let resolved =
             ResolvedSettings::new(context, libvirt, config, &requested, &scenario, target)?;
-        warnings.extend(choice.warnings.iter().cloned());
+        warnings.extend(resolved.warnings.iter().cloned());
         let host = capability::capacity(&context.host, libvirt)?;
-        let guest = &choice.profile.guest;
+        let guest = &resolved.profile.guest;
         let memory_bytes = match guest.memory {
             Some(Size(bytes)) if bytes < MIN_MEMORY => {
                 return Err(Error::invalid_input(format!(
@@ -248,7 +248,7 @@ impl Settings {
             None => 4,
         };
         let network = guest.network.clone().unwrap_or_else(|| "default".to_owned());
-        if making {
+        if purpose.is_create() {
             check_network(libvirt, &network)?;
             warnings.extend(check_vcpus(libvirt, host, virt_type, Some(vcpus))?);
         }
@@ -266,7 +266,7 @@ impl Settings {
             memory_bytes,
             vcpus,
             network,
-            resolved: choice,
+            resolved,
             hotplug_ports: args.hotplug_ports,
             ssh_port: args.ssh_port,
             passt,

@@ -1,10 +1,17 @@
-//! Why a guest is planned.
+//! Why a definition is built.
 
-/// Why a guest is planned.
+/// Why a definition is built: to create the domain, or to compare it with the one that has its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// To create it: everything that creating it needs is checked.
+    /// The domain is to be created: the host is checked, and a port is reserved.
     Create,
-    /// To compare it with the domain that has its name: nothing more of the host is needed.
+    /// The domain exists and needs nothing more of the host.
     Compare,
+}
+
+impl Purpose {
+    /// Whether the domain is to be created.
+    pub fn is_create(self) -> bool {
+        self == Self::Create
+    }
 }

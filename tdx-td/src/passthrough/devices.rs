@@ -72,7 +72,7 @@ impl Devices {
                 .hint("run tdx-td there"));
         }
         let named = requested.devices.clone();
-        if purpose == Purpose::Compare {
+        if !purpose.is_create() {
             let inventory = Inventory::read(host)?;
             requested.expect_same(host, &inventory)?;
             // With what would come along, as when it was made.

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use common::xml::Element;
-use common::{Error, Result};
+use common::{ErrorKind, Result, text};
 
 pub(super) fn kib(name: &str, bytes: u64) -> Element {
     Element::new(name).attr("unit", "KiB").text(bytes / 1024)
@@ -18,6 +18,5 @@ pub(crate) fn pci_hole(bytes: u64) -> Element {
 
 /// A path as XML can hold it.
 pub(crate) fn utf8(path: &Path) -> Result<&str> {
-    path.to_str()
-        .ok_or_else(|| Error::invalid_input(format!("path {} is not UTF-8", path.display())))
+    text::utf8("path", path, ErrorKind::InvalidInput)
 }

@@ -1,6 +1,6 @@
 //! What a built-in definition is made from.
 
-use crate::create::identity::Identity;
+use crate::create::identity::DomainIdentity;
 use crate::create::settings::Settings;
 use crate::scenario::profile::Guest as Profile;
 
@@ -10,7 +10,7 @@ pub struct GuestDefinition<'a> {
     /// What it is to have.
     pub settings: &'a Settings,
     /// What makes it this one.
-    pub identity: &'a Identity<'a>,
+    pub identity: &'a DomainIdentity<'a>,
 }
 
 impl GuestDefinition<'_> {

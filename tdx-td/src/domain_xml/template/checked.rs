@@ -10,7 +10,7 @@ use common::{Error, Result};
 
 use crate::capability;
 use crate::capability::{Security, VirtType};
-use crate::create::identity::Identity;
+use crate::create::identity::DomainIdentity;
 use crate::create::ports::PortRequest;
 use crate::create::settings;
 use crate::domain::definition;
@@ -83,11 +83,11 @@ impl CheckedTemplate {
         dialect::check_tdx(document)?;
         disks::check_formats(document.root())?;
         check_resizable(document.root(), request)?;
-        if purpose == Purpose::Create && libvirt.is_local() {
+        if purpose.is_create() && libvirt.is_local() {
             disks::check_headers(document.root())?;
         }
         let (mut warnings, mut volumes) = (Vec::new(), Vec::new());
-        if purpose == Purpose::Create {
+        if purpose.is_create() {
             warnings = check_host(context, libvirt, document.root(), request)?;
             volumes = VolumePath::all(libvirt, document.root())?;
         }
@@ -135,7 +135,7 @@ impl CheckedTemplate {
     ///
     /// Errors: those of [`Template::fill`] and [`BaseImage::check`]; `invalid_input` for an overlay that is
     /// not used as one.
-    pub fn to_xml(&self, identity: &Identity<'_>) -> Result<(String, Vec<String>)> {
+    pub fn to_xml(&self, identity: &DomainIdentity<'_>) -> Result<(String, Vec<String>)> {
         let (overlay, base) = disks::expect_overlay(identity)?;
         let (fixed, changes) = match self.fix {
             true => {

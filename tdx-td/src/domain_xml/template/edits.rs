@@ -4,7 +4,7 @@ use common::Result;
 use common::units::Size;
 use common::xml::{Edit, Element, Node};
 
-use crate::create::identity::Identity;
+use crate::create::identity::DomainIdentity;
 use crate::domain::metadata::Metadata;
 use crate::domain_xml::builder;
 
@@ -12,7 +12,7 @@ use crate::domain_xml::builder;
 pub(super) fn identify<'a>(
     edit: &mut Edit<'a>,
     root: Node<'a>,
-    identity: &Identity<'_>,
+    identity: &DomainIdentity<'_>,
 ) -> Result<()> {
     for (name, text) in [("name", identity.name), ("uuid", identity.uuid)] {
         match root.child(name) {

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::tuning::{directory, kernel_files};
 
-/// What [`Knob::Options`] says of a module that is not loaded.
+/// What [`Tunable::Options`] says of a module that is not loaded.
 pub const UNLOADED: &str = "not loaded";
 
 /// Something that has a value, which is text.
@@ -249,7 +249,7 @@ impl Unit {
         }))
     }
 
-    /// The value of [`Knob::Running`].
+    /// The value of [`Tunable::Running`].
     pub fn running(&self) -> &'static str {
         if self.is_running { "active" } else { "inactive" }
     }
