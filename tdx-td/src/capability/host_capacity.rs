@@ -29,9 +29,10 @@ impl Capacity {
 /// Source: proc_meminfo(5), `MemTotal`, KiB. On a remote connection only libvirt is asked.
 pub fn capacity(host: &Host, libvirt: &Libvirt) -> Result<Capacity> {
     let info = libvirt.connect().node_info().context("ask about the host's memory")?;
-    let text = match libvirt.is_local() {
-        true => host.read("/proc/meminfo")?.unwrap_or_default(),
-        false => String::new(),
+    let text = if libvirt.is_local() {
+        host.read("/proc/meminfo")?.unwrap_or_default()
+    } else {
+        String::new()
     };
     let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
     let total = total.and_then(|total| total.trim().strip_suffix(" kB")?.trim().parse().ok());

@@ -6,7 +6,6 @@ use common::{Error, Result};
 
 use crate::capability::libvirt::domain_capabilities;
 use crate::capability::security::Security;
-
 use crate::capability::virt_type::{VirtType, VirtTypeArg};
 
 /// Settles the accelerator: what was asked for, or what the host has.
@@ -34,10 +33,11 @@ pub fn virt_type(
 ///
 /// Errors: `unsupported` (exit 6).
 pub fn check_kvm(host: &Host, libvirt: &Libvirt) -> Result<()> {
-    match has_kvm(host, libvirt)? {
-        true => Ok(()),
-        false => Err(Error::unsupported("this host has no KVM")
-            .hint("--security none --virt-type qemu emulates a guest in software, slowly")),
+    if has_kvm(host, libvirt)? {
+        Ok(())
+    } else {
+        Err(Error::unsupported("this host has no KVM")
+            .hint("--security none --virt-type qemu emulates a guest in software, slowly"))
     }
 }
 

@@ -22,8 +22,8 @@ pub fn machines(libvirt: &Libvirt) -> Result<Vec<String>> {
     let text = libvirt.connect().capabilities().context("ask what the host is capable of")?;
     let capabilities = Document::parse(text)?;
     let archs = capabilities.root().find_all("guest/arch");
-    let ours = archs.into_iter().filter(|arch| arch.attr("name").as_deref() == Some("x86_64"));
-    Ok(ours.flat_map(|arch| arch.find_all("machine")).map(|machine| machine.text()).collect())
+    let x86_64 = archs.into_iter().filter(|arch| arch.attr("name").as_deref() == Some("x86_64"));
+    Ok(x86_64.flat_map(|arch| arch.find_all("machine")).map(|machine| machine.text()).collect())
 }
 
 /// What a kind of device, such as `video`, can be.
@@ -54,10 +54,11 @@ pub fn check_vcpus(libvirt: &Libvirt, virt_type: VirtType, vcpus: u32) -> Result
 ///
 /// Errors: `unsupported` (exit 6).
 pub fn check_vsock(host: &Host) -> Result<()> {
-    match host.has("/dev/vhost-vsock") {
-        true => Ok(()),
-        false => Err(Error::unsupported("this host has no /dev/vhost-vsock for the guest's vsock")
-            .hint("modprobe vhost_vsock")),
+    if host.has("/dev/vhost-vsock") {
+        Ok(())
+    } else {
+        Err(Error::unsupported("this host has no /dev/vhost-vsock for the guest's vsock")
+            .hint("modprobe vhost_vsock"))
     }
 }
 

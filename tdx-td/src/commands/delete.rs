@@ -55,14 +55,15 @@ pub fn run(
         RemovalPlan::new(host, &libvirt, named.name, domain, args.foreign)
     };
     let plans: Vec<Result<RemovalPlan>> = wanted.into_iter().map(plan).collect();
-    let there: Vec<&str> = plans.iter().flatten().filter_map(RemovalPlan::target).collect();
-    if !there.is_empty() {
-        context.confirm(args.change, &format!("delete {}?", there.join(", ")))?;
+    let existing: Vec<&str> = plans.iter().flatten().filter_map(RemovalPlan::target).collect();
+    if !existing.is_empty() {
+        context.confirm(args.change, &format!("delete {}?", existing.join(", ")))?;
     }
     let dry_run = args.change.dry_run;
-    let removals = match dry_run {
-        true => remove::preview(&libvirt, plans)?,
-        false => remove::delete(host, &libvirt, plans, Duration::from_secs(args.timeout)),
+    let removals = if dry_run {
+        remove::preview(&libvirt, plans)?
+    } else {
+        remove::delete(host, &libvirt, plans, Duration::from_secs(args.timeout))
     };
     let applied = |removal: &RemovedDomain| {
         let changed = removal.item.action != Action::None && !dry_run;

@@ -18,7 +18,7 @@ use crate::firmware::descriptor::{Descriptor, Device, File, INTERFACES, Mode, Ta
 use crate::firmware::directory::{Descriptors, Scope};
 use crate::firmware::installed::has_files;
 use crate::firmware::loaders::Loaders;
-use crate::firmware::selection::{FEATURES, Feature, FirmwareQuery};
+use crate::firmware::query::{FEATURES, Feature, FirmwareQuery};
 
 /// Arguments of `firmware`.
 #[derive(Debug, Args)]

@@ -92,9 +92,10 @@ pub fn run(
         let question = format!("change the devices of {}?", changed.join(", "));
         context.confirm(args.change, &question)?;
     }
-    let items = match args.change.dry_run {
-        true => plan.items(),
-        false => plan.apply(&libvirt, Duration::from_secs(args.timeout))?,
+    let items = if args.change.dry_run {
+        plan.items()
+    } else {
+        plan.apply(&libvirt, Duration::from_secs(args.timeout))?
     };
     let document = Document::new("tdx.td.hostdevs", items);
     Ok(document.dry_run(args.change.dry_run).warnings(warnings).into())

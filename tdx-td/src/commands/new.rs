@@ -94,9 +94,10 @@ pub fn run(
         }
         None => None,
     };
-    let (mut domain, action) = match dry_run {
-        true => plan.preview(context)?,
-        false => plan.apply(context, config, &request).map_err(|error| error.applied(tuned))?,
+    let (mut domain, action) = if dry_run {
+        plan.preview(context)?
+    } else {
+        plan.apply(context, config, &request).map_err(|error| error.applied(tuned))?
     };
     if let (Some(sign), false) = (args.wait.wait, dry_run) {
         domain = wait_for(context, &libvirt, &domain, sign, &args.wait, action)?;

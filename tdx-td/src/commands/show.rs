@@ -14,7 +14,7 @@ use crate::commands::args::names::NameArgs;
 use crate::domain::item::DomainItem;
 use crate::domain::lookup::NamedDomain;
 use crate::domain::observer::{ObservedDomain, Observer, ask_agents};
-use crate::domain::{definition, lookup, power};
+use crate::domain::{definition, lookup};
 use crate::security::attestation::Attestation;
 
 /// Arguments of `show`.
@@ -50,10 +50,7 @@ pub fn run(
         let name = named.name;
         let (domain, state) = found.ok_or_else(|| lookup::not_found(&name))?;
         let observed = observer.observe(domain, *state)?.ok_or_else(|| lookup::not_found(&name))?;
-        let attested = match args.attest {
-            true => attest(context, &libvirt, domain, &name)?,
-            false => None,
-        };
+        let attested = if args.attest { attest(context, &libvirt, domain, &name)? } else { None };
         Ok((observed, attested))
     };
     let shown = parallel::settle(parallel::map(wanted, parallel::GUESTS, show), |_| None)?;
@@ -78,18 +75,4 @@ fn attest(
     }
     attestation.check(&definition)?;
     attestation.is_launch_verified(domain).map(Some)
-}
-
-/// One domain with everything that helps to log in to it.
-///
-/// Errors: `not_found`.
-pub fn one(context: &Context, libvirt: &Libvirt, name: &str) -> Result<DomainItem> {
-    let domain = lookup::get(libvirt, name)?;
-    let observer = Observer::new(&context.host, libvirt)?;
-    let state = power::state(&domain, name)?;
-    let observed = observer.observe(&domain, state)?.ok_or_else(|| lookup::not_found(name))?;
-    let mut observed = [observed];
-    ask_agents(&mut observed, ObservedDomain::lacks_ssh);
-    let [observed] = observed;
-    Ok(observed.into_item())
 }

@@ -9,10 +9,10 @@ use common::libvirt::{Context as _, Libvirt, State};
 use common::system::exec::Runner;
 use common::{Error, Result};
 
-use crate::commands::show;
 use crate::domain::definition::Definition;
 use crate::domain::item::DomainItem;
 use crate::domain::lookup;
+use crate::domain::observer::observe_by_name;
 use crate::domain::ssh_target::{SshTarget, parse_address};
 
 const EXAMPLES: &str = "Addresses:
@@ -58,7 +58,7 @@ pub fn run(
 ) -> Result<Outcome> {
     let libvirt = connect()?;
     let made_user = made_user(&libvirt, &args.name)?;
-    let item = show::one(context, &libvirt, &args.name)?;
+    let item = observe_by_name(&context.host, &libvirt, &args.name)?;
     let target = target(context, &libvirt, &item, args.address)?;
     let user = args.login.or(made_user).map(|user| format!("-l{user}"));
     let identity = args.identity.into_iter().flat_map(|file| [OsString::from("-i"), file]);

@@ -50,16 +50,18 @@ pub fn run(
         let domain = named.get(&libvirt, host_name.as_deref())?;
         let (name, uuid) = (named.name, lookup::uuid(&domain)?);
         let definition = definition::inactive(&domain, &name)?;
-        let attestation = match args.attest {
-            true => Some(Attestation::require(&context.host, &libvirt, &definition)?),
-            false => Attestation::find(&context.host, &libvirt, &definition)?,
+        let attestation = if args.attest {
+            Some(Attestation::require(&context.host, &libvirt, &definition)?)
+        } else {
+            Attestation::find(&context.host, &libvirt, &definition)?
         };
         if let (true, Some(attestation)) = (dry_run || args.attest, &attestation) {
             attestation.check(&definition)?;
         }
-        let action = match dry_run {
-            true => passthrough::preview_start(&context.host, &libvirt, &domain, &name)?,
-            false => passthrough::start_or_resume(&context.host, &libvirt, &domain, &name)?,
+        let action = if dry_run {
+            passthrough::preview_start(&context.host, &libvirt, &domain, &name)?
+        } else {
+            passthrough::start_or_resume(&context.host, &libvirt, &domain, &name)?
         };
         let mut caveats = Vec::new();
         let attested = match &attestation {

@@ -10,12 +10,12 @@ use common::units::Size;
 use common::xml::Document as XmlDocument;
 use common::{Error, Result};
 use tdx_gpu::device_assignment::Handover;
-use tdx_pool::pool::owner::{self, Owner};
-use tdx_pool::pool::reach;
+use tdx_pool::pool::owner::Owner;
+use tdx_pool::pool::{owner, reach};
 use tdx_pool::volume::seed as seed_volume;
 use virt::domain::Domain;
 
-use crate::capability::{self, Security};
+use crate::capability::Security;
 use crate::create::attached_image;
 use crate::create::base_image::ImageRequest;
 use crate::create::cloud_init::Seed;
@@ -26,16 +26,17 @@ use crate::create::existing::{differences, name_taken, or_deleted_meanwhile, rea
 use crate::create::identity::{DomainIdentity, default_name, new_uuid};
 use crate::create::ports::PortReservation;
 use crate::create::settings::{GuestArgs, domain_name};
-use crate::domain::definition::{self, Definition};
+use crate::domain::definition::Definition;
 use crate::domain::item::DomainItem;
-use crate::domain::lookup;
 use crate::domain::metadata::Metadata;
 use crate::domain::purpose::Purpose;
+use crate::domain::{definition, lookup};
 use crate::domain_xml::validation;
-use crate::passthrough::{self, DeviceRequest, Devices};
+use crate::passthrough::{DeviceRequest, Devices};
 use crate::scenario::layers::Setting;
 use crate::scenario::profile;
 use crate::security::attestation::session::AttestationRequest;
+use crate::{capability, passthrough};
 
 /// What it takes to have the domain.
 #[derive(Debug)]

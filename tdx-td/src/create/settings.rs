@@ -11,7 +11,8 @@ use common::units::{GIB, MEMORY, Size};
 use common::{Error, Result};
 use serde_json::Value;
 
-use crate::capability::{self, Capacity, Security, VirtType, VirtTypeArg};
+use crate::capability;
+use crate::capability::{Capacity, Security, VirtType, VirtTypeArg};
 use crate::commands::args::devices::DeviceArgs;
 use crate::commands::args::launch::LaunchArgs;
 use crate::commands::args::scenario::ScenarioArgs;

@@ -1,4 +1,4 @@
-//! What we write into a domain's `<metadata>`, so that later runs know it is ours and how it was asked
+//! What we write into a domain's `<metadata>`, so that later runs know it is record and how it was asked
 //! for.
 
 use std::path::{Path, PathBuf};
@@ -99,7 +99,7 @@ impl Metadata {
         self.requested(ATTESTATION).is_some_and(|keys| keys != "none")
     }
 
-    /// Whether an element is a record of ours.
+    /// Whether an element is a record of record.
     pub fn is_record(node: Node<'_>) -> bool {
         node.namespace() == Some(NAMESPACE) && node.local_name() == "domain"
     }
@@ -134,17 +134,17 @@ impl Metadata {
         differences
     }
 
-    /// Our record in a domain definition; none when the domain is not ours.
+    /// Our record in a domain definition; none when the domain is not record.
     pub fn read(domain: Node<'_>) -> Option<Self> {
-        let ours = domain.child("metadata")?.children().find(|node| Self::is_record(*node))?;
-        let field = |name: &str| ours.children().find(|node| node.local_name() == name);
+        let record = domain.child("metadata")?.children().find(|node| Self::is_record(*node))?;
+        let field = |name: &str| record.children().find(|node| node.local_name() == name);
         let text = |name: &str| field(name).map(|node| node.text());
         let request = field("request").into_iter().flat_map(|node| {
             node.attrs()
                 .map(|(key, value)| (key.to_owned(), value.into_owned()))
                 .collect::<Vec<_>>()
         });
-        let files = ours.children().filter(|node| node.local_name() == "file");
+        let files = record.children().filter(|node| node.local_name() == "file");
         Some(Self {
             uuid: text("uuid"),
             files: files.map(|node| PathBuf::from(node.text())).collect(),

@@ -17,6 +17,7 @@ use crate::domain::addresses::agent::{Inquiry, Question};
 use crate::domain::addresses::{GuestAddresses, SeenAddresses, ThisHost, agent};
 use crate::domain::definition::{Definition, SshForward};
 use crate::domain::item::{DomainItem, Ssh};
+use crate::domain::{lookup, power};
 
 /// What has to be asked once, whatever the number of domains.
 #[derive(Debug)]
@@ -120,6 +121,20 @@ pub fn ask_agents<'o>(
     let domains = asked.iter().map(|one| one.domain.clone()).collect();
     let inquiry = Inquiry::start(domains, Question::Interfaces);
     inquiry.collect(|index, answer| asked[index].add_report(answer));
+}
+
+/// Observes one domain, asking its guest agent where nothing else tells how to reach the guest.
+///
+/// Errors: `not_found`.
+pub fn observe_by_name(host: &Host, libvirt: &Libvirt, name: &str) -> Result<DomainItem> {
+    let domain = lookup::get(libvirt, name)?;
+    let observer = Observer::new(host, libvirt)?;
+    let state = power::state(&domain, name)?;
+    let observed = observer.observe(&domain, state)?.ok_or_else(|| lookup::not_found(name))?;
+    let mut observed = [observed];
+    ask_agents(&mut observed, ObservedDomain::lacks_ssh);
+    let [observed] = observed;
+    Ok(observed.into_item())
 }
 
 /// The port that QEMU's user network chose for ssh, from its monitor.

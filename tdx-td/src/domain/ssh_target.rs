@@ -50,15 +50,15 @@ impl SshTarget {
         if libvirt.is_local() {
             return Ok(());
         }
-        let there = libvirt.connect().hostname().context("ask libvirt for its host's name")?;
-        let here = context.host.read("/proc/sys/kernel/hostname")?.unwrap_or_default();
-        if there.eq_ignore_ascii_case(here.trim()) {
+        let remote = libvirt.connect().hostname().context("ask libvirt for its host's name")?;
+        let local = context.host.read("/proc/sys/kernel/hostname")?.unwrap_or_default();
+        if remote.eq_ignore_ascii_case(local.trim()) {
             return Ok(());
         }
         Err(Error::unsupported(format!(
-            "domain '{name}' is reached at {place} of host '{there}', not of this machine"
+            "domain '{name}' is reached at {place} of host '{remote}', not of this machine"
         ))
-        .hint(format!("ssh -t {there} tdx-td ssh {name}")))
+        .hint(format!("ssh -t {remote} tdx-td ssh {name}")))
     }
 
     /// The arguments of ssh(1) that lead there.

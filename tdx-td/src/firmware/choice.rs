@@ -6,9 +6,9 @@
 use common::libvirt::Libvirt;
 use common::xml::Document;
 
-use super::descriptor::{Descriptor, Device, Mode};
-use super::directory::{Descriptors, SYSTEM};
-use super::selection::FirmwareQuery;
+use crate::firmware::descriptor::{Descriptor, Device, Mode};
+use crate::firmware::directory::{Descriptors, SYSTEM};
+use crate::firmware::query::FirmwareQuery;
 
 /// How a libvirt chooses firmware.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -236,7 +236,7 @@ impl FirmwareChoice {
 mod tests {
     use std::path::Path;
 
-    use super::super::selection::Feature;
+    use super::super::query::Feature;
     use super::*;
 
     fn flash(mode: &str) -> Descriptors {

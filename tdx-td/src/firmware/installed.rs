@@ -7,7 +7,7 @@ use common::system::sysroot::Host;
 use crate::firmware::choice::{FirmwareChoice, Rules};
 use crate::firmware::descriptor::Descriptor;
 use crate::firmware::directory::{Descriptors, Scope};
-use crate::firmware::selection::FirmwareQuery;
+use crate::firmware::query::FirmwareQuery;
 
 /// What the system's libvirt does, by its rules, for a guest that asks for this with `firmware='efi'`.
 ///

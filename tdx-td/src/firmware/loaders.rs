@@ -11,7 +11,7 @@ use crate::firmware::choice::{FirmwareChoice, Rules};
 use crate::firmware::descriptor::Descriptor;
 use crate::firmware::directory::Descriptors;
 use crate::firmware::installed::choose;
-use crate::firmware::selection::FirmwareQuery;
+use crate::firmware::query::FirmwareQuery;
 
 /// The loaders that libvirt offers, asked once for each architecture and kind of machine.
 #[derive(Debug)]

@@ -98,9 +98,10 @@ impl PipedResolution {
         if self.items.iter().all(|item| self.devices(item).next().is_none()) {
             return Ok(Vec::new());
         }
-        match libvirt.is_local() {
-            true => self.check_local(context).map(|()| Vec::new()),
-            false => self.check_remote(context, libvirt),
+        if libvirt.is_local() {
+            self.check_local(context).map(|()| Vec::new())
+        } else {
+            self.check_remote(context, libvirt)
         }
     }
 

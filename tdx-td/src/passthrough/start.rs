@@ -78,9 +78,10 @@ pub fn assigned_devices(host: &Host, libvirt: &Libvirt, definition: &Definition)
     let made_with = definition.metadata.as_ref().and_then(|metadata| metadata.requested(DEVICES));
     let has_some = !definition.unmanaged_devices().is_empty()
         || made_with.is_some_and(|devices| devices != NONE);
-    match has_some && libvirt.is_local() {
-        true => Handed::to(host, &definition.uuid()),
-        false => Ok(Handed::default()),
+    if has_some && libvirt.is_local() {
+        Handed::to(host, &definition.uuid())
+    } else {
+        Ok(Handed::default())
     }
 }
 

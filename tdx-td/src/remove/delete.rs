@@ -11,11 +11,11 @@ use tdx_pool::references::References;
 use tdx_pool::references::usage::{Chains, Usage};
 
 use crate::domain::lookup;
-use crate::remove::deletion::{DomainFiles, delete_unneeded};
+use crate::remove::file_deletion::{DomainFiles, delete_unneeded};
 use crate::remove::item::{DeleteItem, RemovedDomain};
 use crate::remove::owned_files::OwnedFiles;
 use crate::remove::plan::{RemovalPlan, identity_changed};
-use crate::remove::removing::Removal;
+use crate::remove::removal::Removal;
 use crate::security::attestation::store::AttestationStore;
 
 /// What deleting these domains would do, when each guest shuts down by itself.
@@ -90,9 +90,10 @@ pub fn delete(
 
 /// Who needs which file, where a domain has firmware variables that others may have as well.
 fn nvram_usage(libvirt: &Libvirt, removing: &[Result<Removal>]) -> Result<Usage> {
-    match removing.iter().flatten().any(Removal::has_nvram) {
-        false => Ok(Usage::default()),
-        true => Usage::collect(libvirt, &mut Chains::visible(libvirt)),
+    if removing.iter().flatten().any(Removal::has_nvram) {
+        Usage::collect(libvirt, &mut Chains::visible(libvirt))
+    } else {
+        Ok(Usage::default())
     }
 }
 
@@ -129,8 +130,8 @@ fn fail_all(removing: &mut [Result<Removal>], error: Error) {
 pub fn remove(host: &Host, libvirt: &Libvirt, name: &str, uuid: &str) -> Result<()> {
     let domain = lookup::find(libvirt, name)?;
     let plan = RemovalPlan::new(host, libvirt, name.to_owned(), domain, false)?;
-    if let Some(there) = plan.uuid().filter(|there| there != uuid) {
-        return Err(identity_changed(name, uuid, &there));
+    if let Some(other) = plan.uuid().filter(|other| other != uuid) {
+        return Err(identity_changed(name, uuid, &other));
     }
     delete(host, libvirt, vec![Ok(plan)], Duration::ZERO)
         .into_iter()

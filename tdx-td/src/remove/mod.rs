@@ -5,12 +5,12 @@
 //! definition is gone.
 
 mod delete;
-mod deletion;
+mod file_deletion;
 mod item;
 mod observed;
 mod owned_files;
 mod plan;
-mod removing;
+mod removal;
 mod undefine;
 
 pub use delete::{delete, preview, remove};

@@ -8,9 +8,9 @@ use tdx_pool::pool::Pool;
 use tdx_pool::references::usage::Usage;
 use virt::domain::Domain;
 
-use super::owned_files::{DeletionBasis, DeletionCandidate, OwnedFiles};
 use crate::domain::definition::Definition;
 use crate::domain::{definition, power};
+use crate::remove::owned_files::{DeletionBasis, DeletionCandidate, OwnedFiles};
 
 /// A domain that is there.
 #[derive(Debug)]
@@ -49,9 +49,10 @@ impl ObservedDomain {
             return Err(Error::conflict(format!("domain '{name}' was not made by these tools"))
                 .hint("--foreign removes its definition and leaves its disks"));
         }
-        let live = match power::is_active(&domain, name)? {
-            true => Some(definition::active(&domain, name)?),
-            false => None,
+        let live = if power::is_active(&domain, name)? {
+            Some(definition::active(&domain, name)?)
+        } else {
+            None
         };
         let mut snapshots = Vec::new();
         let doing = format_args!("read the snapshots of domain '{name}'");

@@ -31,9 +31,10 @@ pub fn undo_definition(libvirt: &Libvirt, domain: &Domain, name: &str) -> Result
 /// Errors: `conflict` for a domain that another command has started: it goes on without a definition.
 pub(super) fn undefine(domain: &Domain, name: &str, keep_nvram: bool) -> Result<()> {
     log::step(format_args!("undefine domain '{name}'"));
-    let nvram = match keep_nvram {
-        true => sys::VIR_DOMAIN_UNDEFINE_KEEP_NVRAM,
-        false => sys::VIR_DOMAIN_UNDEFINE_NVRAM,
+    let nvram = if keep_nvram {
+        sys::VIR_DOMAIN_UNDEFINE_KEEP_NVRAM
+    } else {
+        sys::VIR_DOMAIN_UNDEFINE_NVRAM
     };
     let flags = sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
         | sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
@@ -44,9 +45,10 @@ pub(super) fn undefine(domain: &Domain, name: &str, keep_nvram: bool) -> Result<
         done => done.context(format_args!("undefine domain '{name}'")).map(drop)?,
     }
     // libvirt leaves a guest that runs without a definition.
-    match power::is_active(domain, name)? {
-        false => Ok(()),
-        true => Err(started_again(name).applied([format!("undefined domain '{name}'")])),
+    if power::is_active(domain, name)? {
+        Err(started_again(name).applied([format!("undefined domain '{name}'")]))
+    } else {
+        Ok(())
     }
 }
 

@@ -15,7 +15,7 @@ use crate::capability::{Security, VirtType};
 use crate::firmware::choice::{FirmwareChoice, Rules};
 use crate::firmware::directory::{Descriptors, Scope};
 use crate::firmware::installed;
-use crate::firmware::selection::FirmwareQuery;
+use crate::firmware::query::FirmwareQuery;
 use crate::scenario::enums::{DiskBus, MemoryBacking, Preallocation, Video};
 use crate::scenario::layers::{Layers, Origin, Sections};
 use crate::scenario::profile::{AutoOr, OnOff, Profile};
@@ -164,8 +164,8 @@ pub fn adapt_to_host(
         changed.push(replace(layers, "guest.video", "virtio".into(), &none)?);
     }
     if let Some(tpm) = &guest.tpm {
-        let there = offered("tpm")?;
-        let has = |word: &str| there.iter().any(|has| has == word);
+        let values = offered("tpm")?;
+        let has = |word: &str| values.iter().any(|value| value == word);
         if !has(&tpm.model) || !has("emulator") {
             return Err(Error::unsupported(format!("this host emulates no {}", tpm.model))
                 .hint("install swtpm and swtpm-tools, or --set guest.tpm=none"));
@@ -234,7 +234,7 @@ fn replace(layers: &mut Layers, setting: &str, instead: Value, none: &str) -> Re
     if layers.is_assigned(setting) {
         return Err(Error::unsupported(format!("{none}, which {setting} needs")));
     }
-    let told = format!("{setting} is {}: {none}", display_value(&instead));
+    let change = format!("{setting} is {}: {none}", display_value(&instead));
     layers.put(&Origin::Host, Sections::single(setting, instead))?;
-    Ok(told)
+    Ok(change)
 }

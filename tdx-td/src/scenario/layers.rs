@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::profile::Profile;
+use crate::scenario::profile::Profile;
 
 /// Settings by section and key, not all of them.
 #[derive(Debug, Clone, Default, Deserialize)]

@@ -10,8 +10,8 @@ use common::{Error, ErrorKind, IoContext, Result, yaml};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::layers::{Layers, Sections};
 use crate::capability::Security;
+use crate::scenario::layers::{Layers, Sections};
 
 /// What a guest is without a scenario; every scenario stands on it.
 pub const DEFAULT: &str = "default";

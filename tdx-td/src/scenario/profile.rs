@@ -7,9 +7,8 @@ use std::fmt;
 
 use common::units::Size;
 use schemars::JsonSchema;
-use serde::de::{self, Deserializer, Visitor};
-use serde::{Deserialize, Serialize, Serializer};
-
+use serde::de::{Deserializer, Visitor};
+use serde::{Deserialize, Serialize, Serializer, de};
 use tdx_pool::image::Format;
 
 use crate::scenario::enums::{
@@ -281,7 +280,7 @@ pub struct Host {
     #[serde(default, deserialize_with = "modules")]
     pub modules: BTreeMap<String, BTreeMap<String, Text>>,
     /// Words that the kernel command line has to have. They are checked, never written.
-    #[serde(default, deserialize_with = "words")]
+    #[serde(default, deserialize_with = "plain_words")]
     pub kernel_arguments: Vec<String>,
 }
 
@@ -311,7 +310,7 @@ fn one_word<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>
     Ok(word)
 }
 
-fn words<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+fn plain_words<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     let words = Vec::<String>::deserialize(deserializer)?;
     words.iter().try_for_each(check_word).map_err(de::Error::custom)?;
     Ok(words)
@@ -319,9 +318,10 @@ fn words<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::E
 
 fn check_word(word: &String) -> Result<(), String> {
     let plain = |b: u8| b.is_ascii_graphic() && !b"\"'\\#".contains(&b);
-    match !word.is_empty() && word.bytes().all(plain) {
-        true => Ok(()),
-        false => Err(format!("{word:?} is not one plain word")),
+    if !word.is_empty() && word.bytes().all(plain) {
+        Ok(())
+    } else {
+        Err(format!("{word:?} is not one plain word"))
     }
 }
 

@@ -135,8 +135,8 @@ impl ResolvedSettings {
 
     /// Whether somebody said how a setting is to be.
     pub fn is_assigned(&self, setting: &str) -> bool {
-        let said = self.settings.iter().find(|known| known.setting == setting);
-        said.is_some_and(|setting| setting.assigned)
+        let found = self.settings.iter().find(|known| known.setting == setting);
+        found.is_some_and(|setting| setting.assigned)
     }
 }
 

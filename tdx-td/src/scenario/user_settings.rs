@@ -15,8 +15,8 @@ use common::{Error, Result, yaml};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::layers::{Layers, Origin, Sections};
-use super::library::read_text;
+use crate::scenario::layers::{Layers, Origin, Sections};
+use crate::scenario::library::read_text;
 
 /// Settings over a scenario's.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use common::xml::Element;
 use crate::capability::VirtType;
 use crate::domain_xml::builder::element::kib;
 use crate::domain_xml::builder::guest::GuestDefinition;
-use crate::firmware::selection::FirmwareQuery;
+use crate::firmware::query::FirmwareQuery;
 use crate::scenario::enums::{Boot, MemoryBacking, Ticks};
 use crate::scenario::profile::{AutoOr, Guest as Profile, OnOff};
 use crate::security::launch::Launch;

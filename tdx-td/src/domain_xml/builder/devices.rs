@@ -52,9 +52,10 @@ impl GuestDefinition<'_> {
     /// Nothing is connected by USB unless it was asked for: it is code that a guest can attack.
     fn usb(&self) -> &'static str {
         let profile = self.profile();
-        match [profile.keyboard, profile.mouse].contains(&InputBus::Usb) {
-            true => "qemu-xhci",
-            false => "none",
+        if [profile.keyboard, profile.mouse].contains(&InputBus::Usb) {
+            "qemu-xhci"
+        } else {
+            "none"
         }
     }
 

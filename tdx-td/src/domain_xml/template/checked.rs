@@ -75,9 +75,10 @@ impl CheckedTemplate {
         let unknown = schema_check::check(context, libvirt, &template, request.fix)?;
         let ssh_port = ssh_port(&template.document, request)?;
         // What is judged is what would be defined.
-        let fixed = match request.fix {
-            true => Some(Document::parse(dialect::fix(&template.document, &unknown, None)?.0)?),
-            false => None,
+        let fixed = if request.fix {
+            Some(Document::parse(dialect::fix(&template.document, &unknown, None)?.0)?)
+        } else {
+            None
         };
         let document = fixed.as_ref().unwrap_or(&template.document);
         dialect::check_tdx(document)?;
@@ -137,13 +138,12 @@ impl CheckedTemplate {
     /// not used as one.
     pub fn to_xml(&self, identity: &DomainIdentity<'_>) -> Result<(String, Vec<String>)> {
         let (overlay, base) = disks::expect_overlay(identity)?;
-        let (fixed, changes) = match self.fix {
-            true => {
-                let document = &self.template.document;
-                let (text, changes) = dialect::fix(document, &self.unknown, identity.ssh)?;
-                (Some(self.template.with_document(Document::parse(text)?)), changes)
-            }
-            false => (None, Vec::new()),
+        let (fixed, changes) = if self.fix {
+            let document = &self.template.document;
+            let (text, changes) = dialect::fix(document, &self.unknown, identity.ssh)?;
+            (Some(self.template.with_document(Document::parse(text)?)), changes)
+        } else {
+            (None, Vec::new())
         };
         let document = fixed.as_ref().unwrap_or(&self.template).fill(&Values {
             name: identity.name,

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use common::xml::{Edit, Element, Node};
 use common::{Error, ErrorKind, Result};
-use tdx_pool::image::{self, Format, StatedFormat};
+use tdx_pool::image;
+use tdx_pool::image::{Format, StatedFormat};
 use tdx_pool::volume::overlay::Base;
 
 use crate::create::disk::Disk;

@@ -77,9 +77,9 @@ impl Template {
             return Err(self.refusal(&format!("holds <{name}>, not <domain>")));
         }
         for (path, attribute) in [("type", true), ("memory", false), ("os/type", false)] {
-            let there =
+            let exists =
                 if attribute { root.attr(path).is_some() } else { root.find(path).is_some() };
-            if !there {
+            if !exists {
                 let what = if attribute { "attribute" } else { "element" };
                 return Err(self.refusal(&format!("lacks the {what} {path}")));
             }
@@ -212,9 +212,10 @@ fn next_piece(text: &str) -> (Piece<'_>, usize) {
     let word = text.find(|c| !is_word(c)).unwrap_or(text.len());
     if word > 0 {
         let (word, length) = (&text[..word], word);
-        return match [OVERLAY, BASE, DOMAIN, HOSTDEVS, SEED].contains(&word) {
-            true => (Piece::Placeholder(word), length),
-            false => (Piece::Text(word), length),
+        return if [OVERLAY, BASE, DOMAIN, HOSTDEVS, SEED].contains(&word) {
+            (Piece::Placeholder(word), length)
+        } else {
+            (Piece::Text(word), length)
         };
     }
     // Up to the next word, or the next comment.

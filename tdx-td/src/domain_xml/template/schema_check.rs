@@ -32,22 +32,23 @@ pub fn check(
         |document| schema.as_ref().map(|schema| schema.unknown(document)).unwrap_or_default();
     let unknown = unknown_in(&template.document);
     check_fixable(template, &unknown, fix)?;
-    let usable = match fix {
-        true => {
-            let fixed = Document::parse(dialect::fix(&template.document, &unknown, None)?.0)?;
-            template.with_document(fixed).fill_for_validation()?
-        }
+    let usable = if fix {
+        let fixed = Document::parse(dialect::fix(&template.document, &unknown, None)?.0)?;
+        template.with_document(fixed).fill_for_validation()?
+    } else if schema.is_none() {
         // It was accepted as it is.
-        false if schema.is_none() => return Ok(unknown),
-        false => filled.clone(),
+        return Ok(unknown);
+    } else {
+        filled.clone()
     };
     let Some(cause) = validation::refusal(libvirt, &usable)? else {
         return Ok(unknown);
     };
     let parts = validation::refused_parts(libvirt, &filled, &unknown_in(&filled))?;
-    let why = match parts.is_empty() {
-        true => "is refused by libvirt's schema".to_owned(),
-        false => format!("has what libvirt's schema refuses: {}", listed(&parts)),
+    let why = if parts.is_empty() {
+        "is refused by libvirt's schema".to_owned()
+    } else {
+        format!("has what libvirt's schema refuses: {}", listed(&parts))
     };
     Err(template
         .refusal(&why)
@@ -71,12 +72,13 @@ fn check_fixable(template: &Template, unknown: &[Part], fix: bool) -> Result<()>
         return Ok(());
     }
     let error: Error = template.refusal(&faults.join("; and it "));
-    Err(match open.iter().all(|listener| listener.can_be_closed()) {
-        true => error.hint(
+    Err(if open.iter().all(|listener| listener.can_be_closed()) {
+        error.hint(
             "--fix-template translates or removes what libvirt does not know, and opens ports on \
              127.0.0.1 only",
-        ),
-        false => error.hint("write 127.0.0.1 into the raw arguments for QEMU"),
+        )
+    } else {
+        error.hint("write 127.0.0.1 into the raw arguments for QEMU")
     })
 }
 

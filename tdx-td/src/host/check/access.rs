@@ -20,9 +20,10 @@ pub fn judge(facts: &Facts, kinds: &[GuestKind]) -> Vec<CheckItem> {
 
 /// What keeps protected guests from running, and lets ordinary ones run slowly.
 fn fail_or_warn(needed: bool, code: HostCode, found: String, fix: &str) -> CheckItem {
-    match needed {
-        true => code.fail(found, fix),
-        false => code.warn(format!("{found}: guests are emulated, slowly"), fix),
+    if needed {
+        code.fail(found, fix)
+    } else {
+        code.warn(format!("{found}: guests are emulated, slowly"), fix)
     }
 }
 
@@ -128,9 +129,11 @@ fn container(facts: &Facts) -> CheckItem {
 
 fn vsock(facts: &Facts) -> CheckItem {
     let code = HostCode::VhostVsock;
-    match facts.has("/dev/vhost-vsock") {
-        true => code.ok("it is there"),
-        false if !facts.has("/dev") => code.unknown("no /dev was captured"),
-        false => code.warn("there is none", "modprobe vhost_vsock"),
+    if facts.has("/dev/vhost-vsock") {
+        code.ok("it is there")
+    } else if !facts.has("/dev") {
+        code.unknown("no /dev was captured")
+    } else {
+        code.warn("there is none", "modprobe vhost_vsock")
     }
 }

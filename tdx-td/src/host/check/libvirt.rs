@@ -186,8 +186,8 @@ fn sev(asked: &LibvirtFacts, kind: GuestKind, causes: &[HostCode]) -> CheckItem 
         let bits = (text("cbitpos"), text("reducedPhysBits"));
         let listed =
             kind != GuestKind::SevSnp || sectypes(capabilities).any(|kind| kind == "sev-snp");
-        let told = !bits.0.is_empty() && !bits.1.is_empty();
-        (supported && told && listed)
+        let has_bits = !bits.0.is_empty() && !bits.1.is_empty();
+        (supported && has_bits && listed)
             .then(|| format!("cbitpos {}, reducedPhysBits {}", bits.0, bits.1))
     });
     match (found, cause(causes, &SEV_CAUSES)) {

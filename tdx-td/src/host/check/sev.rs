@@ -61,12 +61,13 @@ fn cpu(facts: &Facts, kind: GuestKind) -> CheckItem {
     };
     let lacks: Vec<&str> =
         generations(kind).iter().copied().filter(|flag| !cpu.flags.contains(*flag)).collect();
-    match lacks.is_empty() {
-        true => code.ok(generations(kind).join(" ")),
-        false => code.fail(
+    if lacks.is_empty() {
+        code.ok(generations(kind).join(" "))
+    } else {
+        code.fail(
             format!("no {}", lacks.join(", ")),
             "turn on SME, SEV, SEV-ES and SNP in the BIOS; SEV-SNP needs an EPYC 7003 or newer",
-        ),
+        )
     }
 }
 

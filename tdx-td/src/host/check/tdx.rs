@@ -101,9 +101,9 @@ fn module(facts: &Facts, cpu: &CheckItem) -> CheckItem {
         return code.ok("kvm_intel has it in use; this kernel does not tell its version");
     }
     let failure = || {
-        let told = |(text, fix): (&'static str, _)| Some((facts.logged(&[text])?, fix));
+        let logged = |(text, fix): (&'static str, _)| Some((facts.logged(&[text])?, fix));
         let of_tdx = |line: &str| line.contains("tdx") || line.contains("TDX");
-        FAILURES.into_iter().filter_map(told).find(|(line, _)| of_tdx(line))
+        FAILURES.into_iter().filter_map(logged).find(|(line, _)| of_tdx(line))
     };
     let initialised = ["TDX-Module initialized", "virt/tdx: module initialized"];
     match failure() {
@@ -181,12 +181,13 @@ fn keys(facts: &Facts) -> CheckItem {
 fn qgs(facts: &Facts) -> CheckItem {
     let code = HostCode::Qgs;
     let places = [QGS_SOCKET, QGS_SOCKET.trim_start_matches("/var")];
-    match places.into_iter().any(|place| facts.has(place)) {
-        true => code.ok(QGS_SOCKET),
-        false => code.warn(
+    if places.into_iter().any(|place| facts.has(place)) {
+        code.ok(QGS_SOCKET)
+    } else {
+        code.warn(
             format!("there is no {QGS_SOCKET}: trust domains run, and nobody can attest them"),
             "install Intel's tdx-qgs, have it listen on that socket, systemctl start qgsd",
-        ),
+        )
     }
 }
 

@@ -49,13 +49,15 @@ fn module(facts: &Facts) -> CheckItem {
 
 fn iommufd(facts: &Facts) -> CheckItem {
     let code = HostCode::Iommufd;
-    match facts.has("/dev/iommu") {
-        true => code.ok("/dev/iommu"),
-        false if !facts.has("/dev") => code.unknown("no /dev was captured"),
-        false => code.warn(
+    if facts.has("/dev/iommu") {
+        code.ok("/dev/iommu")
+    } else if !facts.has("/dev") {
+        code.unknown("no /dev was captured")
+    } else {
+        code.warn(
             "there is no /dev/iommu: devices go by their groups",
             "modprobe iommufd, of a kernel with CONFIG_IOMMUFD",
-        ),
+        )
     }
 }
 

@@ -51,16 +51,16 @@ pub fn apply_or_undo(host: &Host, changes: &[Change]) -> Result<()> {
 
 /// Makes changes undone, the last one first; the error then says what is left.
 fn undo(host: &Host, changes: &[Change], error: Error) -> Error {
-    let mut back: Vec<Change> = Vec::new();
+    let mut inverse: Vec<Change> = Vec::new();
     for change in changes {
-        if !back.iter().any(|other| other.tunable == change.tunable) {
+        if !inverse.iter().any(|other| other.tunable == change.tunable) {
             let now = change.tunable.read(host).ok().flatten().unwrap_or_default();
             let (knob, after) = (change.tunable.clone(), change.before.clone());
-            back.push(Change { tunable: knob, before: now, after });
+            inverse.push(Change { tunable: knob, before: now, after });
         }
     }
-    back.reverse();
-    let left = apply_all(host, &in_order(Ksm::read(host).ok().flatten().as_ref(), back));
+    inverse.reverse();
+    let left = apply_all(host, &in_order(Ksm::read(host).ok().flatten().as_ref(), inverse));
     error.left_behind(
         left.into_iter()
             .map(|(change, why)| format!("{}, which was {}: {why}", change.tunable, change.after)),

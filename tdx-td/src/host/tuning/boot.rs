@@ -4,7 +4,7 @@ use common::Result;
 use common::system::sysfs::names;
 use common::system::sysroot::Host;
 
-use super::persist::{Line, MODPROBE, SYSCTL, TMPFILES};
+use crate::host::tuning::persist::{Line, MODPROBE, SYSCTL, TMPFILES};
 use crate::host::tuning::tunable::normalized_option;
 
 /// A file of configuration.
@@ -172,9 +172,10 @@ fn module_option(text: &str, module: &str, option: &str) -> Option<String> {
 fn written(text: &str, path: &str) -> Option<(bool, String)> {
     let mut words = text.split_whitespace();
     let kind = words.next().filter(|kind| kind.starts_with('w'))?;
-    let argument: Vec<&str> = match words.next()?.trim_matches('"') == path {
-        true => words.skip(4).collect(),
-        false => return None,
+    let argument: Vec<&str> = if words.next()?.trim_matches('"') == path {
+        words.skip(4).collect()
+    } else {
+        return None;
     };
     Some((kind.contains('+'), argument.join(" ")))
 }

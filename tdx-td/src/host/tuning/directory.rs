@@ -1,6 +1,6 @@
 //! The directory of tuning below `/run`: the lock, and files that are written before they are put in place.
 
-use std::fs::{DirBuilder, File, TryLockError};
+use std::fs::{DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::time::Duration;

@@ -2,9 +2,9 @@
 
 use common::{Error, Result};
 
-use super::persist;
-use super::plan::{DesiredValue, Options};
-use super::record::{Entry, Records};
+use crate::host::tuning::persist;
+use crate::host::tuning::plan::{DesiredValue, Options};
+use crate::host::tuning::record::{Entry, Records};
 use crate::host::tuning::tunable::Tunable;
 
 /// The records once `scenario` has what it wants.
@@ -31,9 +31,10 @@ pub fn updated_records(
         {
             return Err(taken_by_others(want, entry, scenario));
         }
-        let (entries, before) = match want.tunable.lasts() {
-            true => (&mut new.lasting, if is_file { "" } else { &want.now }),
-            false => (&mut new.running, want.now.as_str()),
+        let (entries, before) = if want.tunable.lasts() {
+            (&mut new.lasting, if is_file { "" } else { &want.now })
+        } else {
+            (&mut new.running, want.now.as_str())
         };
         let at_boot = !want.tunable.lasts()
             && old
@@ -54,19 +55,19 @@ pub fn edited_files(
     wants: &[DesiredValue],
     old: &Records,
 ) -> Vec<String> {
-    let told = |(path, now): (&&'static str, &String)| {
+    let describe = |(path, now): (&&'static str, &String)| {
         let knob = Tunable::File((*path).to_owned());
         let want = wants.iter().find(|want| want.tunable == knob);
-        let theirs = persist::foreign_lines(now, &old.entry_for(&knob)?.written_values);
+        let foreign = persist::foreign_lines(now, &old.entry_for(&knob)?.written_values);
         let stays = |line: &&str| {
             let stays = want.is_none_or(|want| want.value.lines().any(|other| other == *line));
             stays && !line.trim().is_empty()
         };
-        let lines: Vec<&str> = theirs.lines().filter(stays).collect();
+        let lines: Vec<&str> = foreign.lines().filter(stays).collect();
         let lines = (!lines.is_empty()).then(|| lines.join("; "))?;
         Some(format!("in {path} stays what tuning has not written: {lines}"))
     };
-    files.iter().filter_map(told).collect()
+    files.iter().filter_map(describe).collect()
 }
 
 /// Puts a value into a record, which remembers the first one there ever was, and whether a file had set that.
@@ -89,10 +90,10 @@ fn add_entry(
     });
     let entry = &mut entries[at];
     let value = match want.tunable {
-        // What somebody has added since stays theirs.
+        // What somebody has added since stays foreign.
         Tunable::File(_) if !entry.written_values.is_empty() => {
-            let theirs = persist::foreign_lines(&want.now, &entry.written_values);
-            persist::without_lines(&want.value, &theirs)
+            let foreign = persist::foreign_lines(&want.now, &entry.written_values);
+            persist::without_lines(&want.value, &foreign)
         }
         _ => want.value.clone(),
     };
@@ -110,9 +111,9 @@ fn taken_by_others(want: &DesiredValue, entry: &Entry, scenario: &str) -> Error 
     let DesiredValue { setting, tunable: knob, value, .. } = want;
     let others: Vec<&str> =
         entry.scenarios.iter().map(String::as_str).filter(|by| *by != scenario).collect();
-    let (by, theirs) = (others.join(", "), entry.last_written());
+    let (by, foreign) = (others.join(", "), entry.last_written());
     Error::conflict(format!(
-        "{setting} is {theirs} for scenario {by}: {knob} cannot be {value}, too"
+        "{setting} is {foreign} for scenario {by}: {knob} cannot be {value}, too"
     ))
     .hint("tdx-td host restore ends that, --replace overrules it")
 }

@@ -75,7 +75,7 @@ pub enum LineState {
 /// What the files say of a line.
 pub fn line_state(files: &Persisted, line: &Line) -> LineState {
     let text = files.get(line.file).map_or("", String::as_str);
-    match text.lines().find_map(|there| there.strip_prefix(&line.start)) {
+    match text.lines().find_map(|found| found.strip_prefix(&line.start)) {
         Some(rest) if rest == line.rest => LineState::Same,
         Some(_) => LineState::Different,
         None => LineState::Missing,
@@ -84,11 +84,13 @@ pub fn line_state(files: &Persisted, line: &Line) -> LineState {
 
 /// The lines of a file of ours that are not among those that were written, which are somebody else's.
 pub fn foreign_lines(now: &str, written: &[String]) -> String {
-    let ours = |line: &str| written.iter().any(|text| text.lines().any(|other| other == line));
-    let lines: Vec<&str> = now.lines().filter(|line| !ours(line)).collect();
-    match lines.iter().all(|line| line.trim().is_empty()) {
-        true => String::new(),
-        false => lines.join("\n") + "\n",
+    let is_written =
+        |line: &str| written.iter().any(|text| text.lines().any(|other| other == line));
+    let lines: Vec<&str> = now.lines().filter(|line| !is_written(line)).collect();
+    if lines.iter().all(|line| line.trim().is_empty()) {
+        String::new()
+    } else {
+        lines.join("\n") + "\n"
     }
 }
 
@@ -114,12 +116,13 @@ pub fn merged_files(files: &Persisted, lines: &[Line]) -> Result<Persisted> {
         let mut found = false;
         let mut lines: Vec<String> = text
             .lines()
-            .map(|there| match there.starts_with(&line.start) {
-                true => {
+            .map(|old| {
+                if old.starts_with(&line.start) {
                     found = true;
                     whole.clone()
+                } else {
+                    old.to_owned()
                 }
-                false => there.to_owned(),
             })
             .collect();
         if !found {

@@ -56,8 +56,8 @@ impl RestoreStep {
     /// Returns what is to be said of a tunable that is not put back, or not in full; none for the others.
     pub fn remark(&self) -> Option<String> {
         let knob = &self.entry.tunable;
-        let theirs = self.foreign_lines();
-        let lines: Vec<&str> = theirs.lines().filter(|line| !line.trim().is_empty()).collect();
+        let foreign = self.foreign_lines();
+        let lines: Vec<&str> = foreign.lines().filter(|line| !line.trim().is_empty()).collect();
         match self.action() {
             RestoreAction::KeepForeign => {
                 Some(format!("{knob} was set otherwise since, and is left"))

@@ -98,14 +98,14 @@ impl TunePlan {
         let differs = |item: &&TuneItem| {
             !item.in_force || !matches!(item.action, Action::None | Action::Persist)
         };
-        let told = |item: &TuneItem| {
+        let describe = |item: &TuneItem| {
             let (setting, wanted) = (&item.setting, &item.wanted);
             match &item.current {
                 Some(current) => format!("{setting} is {current}, not {wanted}"),
                 None => format!("{setting} is not {wanted}"),
             }
         };
-        self.items.iter().filter(differs).map(told).collect()
+        self.items.iter().filter(differs).map(describe).collect()
     }
 
     /// Returns the number of settings that would change.
@@ -156,9 +156,10 @@ impl TunePlan {
             return Err(error);
         }
         apply::apply_or_undo(host, &self.changes).map_err(|error| {
-            match error.to_document().error.left_behind.is_empty() && forget().is_ok() {
-                true => error,
-                false => error.hint("tdx-td host restore puts back what can be"),
+            if error.to_document().error.left_behind.is_empty() && forget().is_ok() {
+                error
+            } else {
+                error.hint("tdx-td host restore puts back what can be")
             }
         })
     }

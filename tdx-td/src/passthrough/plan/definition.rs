@@ -56,9 +56,10 @@ impl DomainPlan {
     fn edit_one(&self, bdf: Bdf, element: &str, gets: bool, doing: &str) -> Result<()> {
         log::step(doing);
         let config = sys::VIR_DOMAIN_AFFECT_CONFIG;
-        let done = match gets {
-            true => self.domain.attach_device_flags(element, config),
-            false => self.domain.detach_device_flags(element, config),
+        let done = if gets {
+            self.domain.attach_device_flags(element, config)
+        } else {
+            self.domain.detach_device_flags(element, config)
         };
         match done {
             Err(_) if self.devices_defined()?.contains(&bdf) == gets => Ok(()),

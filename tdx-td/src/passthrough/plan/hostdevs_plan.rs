@@ -132,8 +132,8 @@ impl HostdevsPlan {
         for planned in self.domains.iter().filter(|planned| planned.changes()) {
             let changed = interrupt::check().and_then(|()| planned.apply(libvirt, timeout));
             if let Err(error) = changed {
-                let back = |planned: &&&DomainPlan| planned.undo(libvirt, timeout).is_err();
-                let left = done.iter().rev().filter(back);
+                let is_left = |planned: &&&DomainPlan| planned.undo(libvirt, timeout).is_err();
+                let left = done.iter().rev().filter(is_left);
                 let left: Vec<String> =
                     left.map(|planned| format!("domain '{}'", planned.name)).collect();
                 return Err(error.left_behind(left));

@@ -90,10 +90,7 @@ impl DomainPlan {
                     None => error,
                 });
             }
-            match may_stop {
-                true => interrupt::sleep(POLL)?,
-                false => std::thread::sleep(POLL),
-            }
+            if may_stop { interrupt::sleep(POLL)? } else { std::thread::sleep(POLL) }
         }
         Ok(())
     }

@@ -88,7 +88,7 @@ impl Expected {
     /// Judges what the host tells of a launch.
     ///
     /// Errors: `unsupported` without the validator or firmware, `command_failed` when it cannot judge.
-    pub fn is_met_by(&self, told: &LaunchMeasurement, keep: &AttestationStore) -> Result<bool> {
+    pub fn is_met_by(&self, measured: &LaunchMeasurement, keep: &AttestationStore) -> Result<bool> {
         let Some(firmware) = &self.firmware else {
             let name = &keep.record.name;
             return Err(Error::unsupported(format!(
@@ -97,9 +97,9 @@ impl Expected {
             .hint("an AMD SEV guest boots by UEFI"));
         };
         let numbers = [
-            ("--api-major", told.api_major),
-            ("--api-minor", told.api_minor),
-            ("--build-id", told.build_id),
+            ("--api-major", measured.api_major),
+            ("--api-minor", measured.api_minor),
+            ("--build-id", measured.build_id),
             ("--policy", self.policy),
         ];
         let processors = self.processors.iter().flat_map(|cpu| {
@@ -112,7 +112,7 @@ impl Expected {
         });
         let numbers = numbers.into_iter().chain(processors);
         validator()
-            .args(["--measurement", &told.measurement])
+            .args(["--measurement", &measured.measurement])
             .args(numbers.flat_map(|(flag, number)| [flag.to_owned(), number.to_string()]))
             .args(["--firmware".as_ref(), firmware.as_os_str()])
             .args(["--tik".as_ref(), keep.path(TIK).as_os_str()])

@@ -11,6 +11,7 @@ use common::document::Action;
 use common::libvirt::Libvirt;
 use common::system::sysroot::Host;
 use common::{Code, Error, Result};
+use measure::Expected;
 use virt::domain::Domain;
 
 use crate::capability::Security;
@@ -18,7 +19,6 @@ use crate::domain::definition::Definition;
 use crate::domain::metadata::Metadata;
 use crate::domain::{definition, power};
 use crate::security::attestation::store::{AttestationStore, CERT, SESSION};
-use measure::Expected;
 
 pub mod measure;
 pub mod session;
@@ -118,11 +118,11 @@ impl<'a> Attestation<'a> {
         // The running definition names the firmware that was chosen.
         let definition = definition::active(domain, name)?;
         let expected = Expected::new(self.host, self.libvirt, &definition, &self.keep)?;
-        let told = self.libvirt.launch_measurement(domain)?.ok_or_else(|| {
+        let measured = self.libvirt.launch_measurement(domain)?.ok_or_else(|| {
             Error::unsupported(format!("the host does not tell how domain '{name}' was launched"))
                 .hint("libvirt 8.0 and newer tell it of AMD SEV and SEV-ES guests")
         })?;
-        expected.is_met_by(&told, &self.keep)
+        expected.is_met_by(&measured, &self.keep)
     }
 
     /// Has the guest running if its launch was good. One that was not is ended, and so is one that this has

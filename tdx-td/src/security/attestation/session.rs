@@ -198,12 +198,11 @@ impl Keys {
     ) -> Result<Self> {
         sevctl(["--version"]).run()?;
         if options.sev_export_cert {
-            return match libvirt.is_local() {
-                true => Ok(Self::ForThisHost),
-                false => Err(Error::unsupported(
-                    "only this host's own certificates can be exported here",
-                )
-                .hint("run sevctl export --full FILE there, and name the file by --sev-cert")),
+            return if libvirt.is_local() {
+                Ok(Self::ForThisHost)
+            } else {
+                Err(Error::unsupported("only this host's own certificates can be exported here")
+                    .hint("run sevctl export --full FILE there, and name the file by --sev-cert"))
             };
         }
         let listed = match libvirt.host() {

@@ -1,9 +1,9 @@
 //! What is kept of an attested domain: the keys of its launch session, and what it was made of.
 
-use std::fs::{self, DirBuilder, File};
-use std::io;
+use std::fs::{DirBuilder, File};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use common::cli::is_root;
 use common::document::input;
@@ -268,13 +268,12 @@ fn folder(host: &Host, name: &str) -> Option<PathBuf> {
     if name.is_empty() || name.contains('/') || matches!(name, "." | "..") {
         return None;
     }
-    let vms = match is_root() {
-        true => host.path("/var/lib/tdx/vms"),
-        false => {
-            let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
-            let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".local/state"));
-            state.filter(|state| state.is_absolute()).or_else(home)?.join("tdx/vms")
-        }
+    let vms = if is_root() {
+        host.path("/var/lib/tdx/vms")
+    } else {
+        let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
+        let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".local/state"));
+        state.filter(|state| state.is_absolute()).or_else(home)?.join("tdx/vms")
     };
     Some(vms.join(name))
 }

@@ -6,7 +6,7 @@ use common::system::sysroot::Host;
 use crate::capability::Security;
 use crate::firmware::choice::{FirmwareChoice, Rules};
 use crate::firmware::installed::{choose, has_files};
-use crate::firmware::selection::FirmwareQuery;
+use crate::firmware::query::FirmwareQuery;
 use crate::host::check::facts::reading::{Fact, fact};
 use crate::host::check::guest_kind::GuestKind;
 

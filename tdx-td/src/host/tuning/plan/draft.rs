@@ -76,9 +76,9 @@ impl SettingsPlan {
     /// Has the last setting hold at every boot, when that is asked for.
     pub(super) fn persist_last(&mut self, observed: &ObservedHost, line: Line) {
         let Some(item) = self.items.last_mut() else { return };
-        let there = persist::line_state(&observed.files, &line);
-        item.persistent = there == LineState::Same || self.options.persist;
-        match there {
+        let state = persist::line_state(&observed.files, &line);
+        item.persistent = state == LineState::Same || self.options.persist;
+        match state {
             LineState::Different if !self.options.persist => {
                 item.add_note(&format!("{} sets it otherwise at the next boot", line.file));
             }

@@ -52,15 +52,16 @@ impl SettingsPlan {
     fn add_kernel_argument(&mut self, observed: &ObservedHost, argument: &str) {
         let key = argument.split('=').next().unwrap_or(argument);
         let same_key = |word: &&String| word.split('=').next() == Some(key);
-        let there = observed.arguments.contains(argument);
-        let now = match there {
-            true => Some(argument),
-            false => observed.arguments.iter().find(same_key).map(String::as_str),
+        let is_set = observed.arguments.contains(argument);
+        let now = if is_set {
+            Some(argument)
+        } else {
+            observed.arguments.iter().find(same_key).map(String::as_str)
         };
         let setting = format!("host.kernel_arguments.{key}");
         let mut item = TuneItem::new(&setting, Some("/proc/cmdline"), now, argument);
-        (item.in_force, item.persistent) = (there, there);
-        if !there {
+        (item.in_force, item.persistent) = (is_set, is_set);
+        if !is_set {
             item.add_note("add it to the kernel command line, in GRUB_CMDLINE_LINUX, and reboot");
         }
         self.items.push(item);

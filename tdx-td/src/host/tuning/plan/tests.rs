@@ -56,7 +56,7 @@ fn host() -> ObservedHost {
 }
 
 /// The changes of a plan in a line, in order.
-fn told(observed: &ObservedHost, draft: &SettingsPlan) -> String {
+fn changes_in_a_line(observed: &ObservedHost, draft: &SettingsPlan) -> String {
     let change = |want: &DesiredValue| Change {
         tunable: want.tunable.clone(),
         before: want.now.clone(),
@@ -101,7 +101,7 @@ fn changes_come_in_an_order_that_works() {
     ] {
         let observed = host();
         let draft = plan_settings(&observed, &wanted(scenario, set), options).unwrap();
-        assert_eq!(told(&observed, &draft), changes, "{scenario} {set:?}");
+        assert_eq!(changes_in_a_line(&observed, &draft), changes, "{scenario} {set:?}");
     }
 }
 

@@ -13,7 +13,7 @@ use virt::domain::Domain;
 
 use crate::domain::power;
 use crate::passthrough;
-use crate::remove::deletion::DomainFiles;
+use crate::remove::file_deletion::DomainFiles;
 use crate::remove::item::{DeleteItem, RemovedDomain};
 use crate::remove::observed::ObservedDomain;
 use crate::remove::owned_files::OwnedFiles;

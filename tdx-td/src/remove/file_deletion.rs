@@ -172,10 +172,8 @@ fn directories(libvirt: &Libvirt) -> Result<Vec<PathBuf>> {
 /// Whether a file stands directly in one of these directories, whatever links lead to the directory.
 fn is_in(libvirt: &Libvirt, directories: &[PathBuf], file: &Path) -> bool {
     let Some(parent) = file.parent() else { return false };
-    let parent = match libvirt.is_local() {
-        true => parent.canonicalize().ok(),
-        false => Some(parent.to_owned()),
-    };
+    let parent =
+        if libvirt.is_local() { parent.canonicalize().ok() } else { Some(parent.to_owned()) };
     parent.is_some_and(|parent| directories.contains(&parent))
 }
 

@@ -1,6 +1,6 @@
 //! What a guest of ours asks of firmware.
 
-use super::selection::{Feature, FirmwareQuery};
+use super::query::{Feature, FirmwareQuery};
 use crate::capability::Security;
 use crate::scenario::library::Scenario;
 use crate::scenario::profile::{AutoOr, Guest, OnOff};
