@@ -109,7 +109,7 @@ pub fn run(
 /// Has the host as the scenario wants it where that was asked for, else says what is otherwise. Returns what
 /// was done, and what the user should know.
 ///
-/// Errors: those of [`tune_plan::Plan`]; `conflict` when the answer is no.
+/// Errors: those of [`tune_plan::TunePlan`]; `conflict` when the answer is no.
 fn prepare_host(
     context: &Context,
     libvirt: &Libvirt,

@@ -54,7 +54,7 @@ impl NamedDomain {
 
     /// The domain.
     ///
-    /// Errors: those of [`Named::find`], and `not_found` (exit 4).
+    /// Errors: those of [`NamedDomain::find`], and `not_found` (exit 4).
     pub fn get(&self, libvirt: &Libvirt, host_name: Option<&str>) -> Result<Domain> {
         self.find(libvirt, host_name)?.ok_or_else(|| not_found(&self.name))
     }

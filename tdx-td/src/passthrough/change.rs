@@ -30,7 +30,7 @@ impl HostdevsChange {
     ///
     /// PCI devices in `foreign` stay if they are there, and are not added; devices of other kinds are
     /// none of this. Everything else stays byte for byte.
-    /// Errors: those of [`passed_through`] and [`Edit::finish`](common::xml::Edit::finish).
+    /// Errors: those of [`pci_hostdevs`] and [`Edit::finish`](common::xml::Edit::finish).
     pub fn new(
         before: &Document,
         wanted: &BTreeSet<Bdf>,
@@ -88,14 +88,14 @@ pub fn pci_hostdevs(domain: Node<'_>) -> Result<Vec<(Bdf, Node<'_>)>> {
 
 /// The addresses of those devices.
 ///
-/// Errors: those of [`passed_through`].
+/// Errors: those of [`pci_hostdevs`].
 pub fn hostdev_addresses(domain: Node<'_>) -> Result<BTreeSet<Bdf>> {
     Ok(pci_hostdevs(domain)?.into_iter().map(|(bdf, _)| bdf).collect())
 }
 
 /// The PCI devices of the host that are a domain's network cards and disks.
 ///
-/// Errors: those of [`passed_through`].
+/// Errors: those of [`pci_hostdevs`].
 pub fn devices_behind(domain: Node<'_>) -> Result<BTreeSet<Bdf>> {
     let nodes = domain.find_all("devices/interface").chain(domain.find_all("devices/disk"));
     nodes.map(definition::device_behind).filter_map(Result::transpose).collect()

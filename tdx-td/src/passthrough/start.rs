@@ -85,7 +85,7 @@ pub fn assigned_devices(host: &Host, libvirt: &Libvirt, definition: &Definition)
     }
 }
 
-/// What [`bring_up`] would take. Its errors as far as they can be told before.
+/// What [`start_or_resume`] would take. Its errors as far as they can be told before.
 pub fn preview_start(
     host: &Host,
     libvirt: &Libvirt,

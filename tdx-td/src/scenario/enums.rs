@@ -177,7 +177,7 @@ setting_enum! {
 setting_enum! {
     /// How clusters are compressed.
     Compression {
-        /// As ever.
+        /// zlib.
         Zlib = "zlib",
         /// Faster.
         Zstd = "zstd",

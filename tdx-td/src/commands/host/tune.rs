@@ -53,7 +53,7 @@ pub struct TuneArgs {
 /// Sets the host to what the scenario recommends.
 ///
 /// Errors: `unsupported` in a container and for another machine's libvirt, `permission` for who is not root,
-/// all before anything is touched; those of [`Plan::new`] and [`Plan::apply`].
+/// all before anything is touched; those of [`TunePlan::new`] and [`TunePlan::apply`].
 pub fn run(
     context: &Context,
     connect: impl FnOnce() -> Result<Libvirt>,

@@ -25,7 +25,7 @@ pub(crate) fn hostdev_address(node: Node<'_>) -> Result<Option<Bdf>> {
 
 /// The PCI device of the host behind a network card or a disk; none for those of other kinds.
 ///
-/// Errors: as for [`hostdev`].
+/// Errors: as for [`hostdev_address`].
 /// Source: <https://libvirt.org/formatdomain.html>: interfaces of type `hostdev`, disks of type `nvme`.
 pub(crate) fn device_behind(node: Node<'_>) -> Result<Option<Bdf>> {
     let is_device = matches!(node.attr("type").as_deref(), Some("hostdev" | "nvme"));

@@ -2,7 +2,7 @@
 
 use crate::host::tuning::tunable::Tunable;
 
-/// A new value for a knob.
+/// A new value for a tunable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
     /// What it is.

@@ -16,7 +16,7 @@ const RUNNING: &str = "/run/tdx/tuned/record";
 const LASTING: &str = "/var/lib/tdx/tuned/record";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// A knob that was set, or found as it was wanted.
+/// A tunable that was set, or had the value already.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// The setting it is for, `host.swappiness`.
@@ -83,7 +83,7 @@ struct Record {
 pub struct Records {
     /// What a reboot undoes.
     pub running: Vec<Entry>,
-    /// What outlives it: files, and what starts at boot. Values of other knobs tell what the files say.
+    /// What outlives it: files, and what starts at boot. Values of other tunables say what the files set.
     pub lasting: Vec<Entry>,
     /// Whether a record of another boot was found, which says nothing of this one.
     pub is_outdated: bool,
@@ -135,7 +135,7 @@ impl Records {
         self.running.iter().chain(&self.lasting)
     }
 
-    /// The entry of a knob.
+    /// Returns the entry of a tunable.
     pub fn entry_for(&self, knob: &Tunable) -> Option<&Entry> {
         self.all().find(|entry| entry.tunable == *knob)
     }

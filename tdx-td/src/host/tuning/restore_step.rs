@@ -1,4 +1,4 @@
-//! The way back from tuning: every knob to what it was, unless somebody else has set it since.
+//! The way back from tuning: every tunable to what it was, unless somebody else has set it since.
 
 use crate::host::tuning::change::Change;
 use crate::host::tuning::persist;

@@ -128,7 +128,7 @@ impl<'a> Attestation<'a> {
     /// Has the guest running if its launch was good. One that was not is ended, and so is one that this has
     /// started and could not judge. One that was found paused is measured again.
     ///
-    /// Errors: `failed` with code `NOT_ATTESTED`; those of [`Attestation::is_good`]; `interrupted`.
+    /// Errors: `failed` with code `NOT_ATTESTED`; those of [`Attestation::is_launch_verified`]; `interrupted`.
     pub fn start_or_resume(&self, domain: &Domain) -> Result<Action> {
         let name = &self.name;
         let action = power::action_to_run(domain, name)?;

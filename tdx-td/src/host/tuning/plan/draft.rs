@@ -20,7 +20,7 @@ pub struct Options {
     pub replace: bool,
 }
 
-/// A value that a knob is to have.
+/// A value that a tunable is to have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DesiredValue {
     /// The setting it is for.
@@ -49,7 +49,7 @@ pub struct SettingsPlan {
 }
 
 impl SettingsPlan {
-    /// Adds a setting that is nothing but a knob.
+    /// Adds a setting that is one tunable.
     pub(super) fn add_tunable(
         &mut self,
         setting: &str,
