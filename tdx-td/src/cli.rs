@@ -13,6 +13,7 @@ use crate::commands::{
     start, stop, virsh,
 };
 use crate::domain::{item, power};
+use crate::passthrough::item::HostdevsItem;
 use crate::remove;
 
 /// Trust domains and ordinary guests: create, list, inspect, stop, delete
@@ -94,7 +95,7 @@ impl Tool for Cli {
             Verb::List(_) | Verb::Show(_) => item::DomainItem::COLUMNS,
             Verb::Start(_) | Verb::Stop(_) => power::PowerItem::COLUMNS,
             Verb::Delete(_) => remove::DeleteItem::COLUMNS,
-            Verb::Hostdevs(_) => hostdevs::HostdevsItem::COLUMNS,
+            Verb::Hostdevs(_) => HostdevsItem::COLUMNS,
             Verb::Scenario(verb) => verb.columns(),
             Verb::Firmware(_) => firmware::FirmwareItem::COLUMNS,
             Verb::Host(args) => args.columns(),

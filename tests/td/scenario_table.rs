@@ -7,7 +7,7 @@
 
 use common::xml::{Document, Node};
 use tdx_td::capability::{Security, VirtType};
-use tdx_td::scenario::resolve::plain;
+use tdx_td::scenario::value::display_value;
 
 use crate::support::plain_guest::{choice, xml};
 
@@ -144,7 +144,8 @@ fn cells_that_a_trust_domain_cannot_have_are_others_and_no_more() {
         assert_eq!(read(document.root()), other.unwrap_or(cells[0]), "{row}");
     }
     let settings = choice("securevm", Security::Tdx).settings;
-    let value = |name: &str| plain(&settings.iter().find(|s| s.setting == name).unwrap().value);
+    let value =
+        |name: &str| display_value(&settings.iter().find(|s| s.setting == name).unwrap().value);
     assert_eq!(value("storage.encryption"), "off");
     assert_eq!(value("host.modules"), "kvm_intel=tdx=1");
 }
@@ -156,12 +157,17 @@ fn every_cell_of_storage_and_host_is_a_setting() {
             let settings = choice(scenario, security).settings;
             for (name, cells) in SETTINGS {
                 let setting = settings.iter().find(|setting| setting.setting == name).unwrap();
-                assert_eq!(plain(&setting.value), cells[column], "{scenario}, {security}: {name}");
+                assert_eq!(
+                    display_value(&setting.value),
+                    cells[column],
+                    "{scenario}, {security}: {name}"
+                );
                 assert!(!setting.differs(), "{scenario}, {security}: {name}");
             }
             // The page's row "kvm SEV": an argument of the kernel, and options of its module.
-            let of =
-                |name: &str| plain(&settings.iter().find(|s| s.setting == name).unwrap().value);
+            let of = |name: &str| {
+                display_value(&settings.iter().find(|s| s.setting == name).unwrap().value)
+            };
             let secure = *scenario == "securevm" && security == Security::Sev;
             let (modules, arguments) = match secure {
                 true => ("kvm_amd=sev=1,sev_es=1", "mem_encrypt=on"),

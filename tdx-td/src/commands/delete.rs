@@ -11,11 +11,11 @@ use common::{Result, parallel};
 use virt::domain::Domain;
 use virt::sys;
 
-use crate::commands::names;
-use crate::commands::names::Named;
+use crate::commands::args;
 use crate::domain::definition::Definition;
+use crate::domain::lookup::NamedDomain;
 use crate::remove;
-use crate::remove::{Removal, RemovalPlan};
+use crate::remove::{RemovalPlan, RemovedDomain};
 
 /// Arguments of `delete`.
 #[derive(Debug, Args)]
@@ -45,26 +45,27 @@ pub fn run(
     connect: impl FnOnce() -> Result<Libvirt>,
     args: DeleteArgs,
 ) -> Result<Outcome> {
-    let named = names::read(args.names)?;
+    let named = args::names::read(args.names)?;
     let libvirt = connect()?;
     interrupt::guard();
     let wanted = if args.all { managed(&libvirt)? } else { named };
     let (host, host_name) = (&context.host, context.host_name());
-    let plan = |named: Named| {
+    let plan = |named: NamedDomain| {
         let domain = named.find(&libvirt, host_name.as_deref())?;
         RemovalPlan::new(host, &libvirt, named.name, domain, args.foreign)
     };
     let plans: Vec<Result<RemovalPlan>> = wanted.into_iter().map(plan).collect();
-    let there: Vec<&str> = plans.iter().flatten().filter_map(RemovalPlan::target).collect();
-    if !there.is_empty() {
-        context.confirm(args.change, &format!("delete {}?", there.join(", ")))?;
+    let existing: Vec<&str> = plans.iter().flatten().filter_map(RemovalPlan::target).collect();
+    if !existing.is_empty() {
+        context.confirm(args.change, &format!("delete {}?", existing.join(", ")))?;
     }
     let dry_run = args.change.dry_run;
-    let removals = match dry_run {
-        true => remove::preview(&libvirt, plans)?,
-        false => remove::delete(host, &libvirt, plans, Duration::from_secs(args.timeout)),
+    let removals = if dry_run {
+        remove::preview(&libvirt, plans)?
+    } else {
+        remove::delete(host, &libvirt, plans, Duration::from_secs(args.timeout))
     };
-    let applied = |removal: &Removal| {
+    let applied = |removal: &RemovedDomain| {
         let changed = removal.item.action != Action::None && !dry_run;
         changed.then(|| format!("deleted domain '{}'", removal.item.name))
     };
@@ -76,7 +77,7 @@ pub fn run(
 }
 
 /// The names of all domains that these tools or the original script made.
-fn managed(libvirt: &Libvirt) -> Result<Vec<Named>> {
+fn managed(libvirt: &Libvirt) -> Result<Vec<NamedDomain>> {
     let domains = libvirt.connect().list_all_domains(0).context("list domains")?;
     let name = |domain: Domain| match domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE) {
         Err(error) if is_gone(&error) => Ok(None),
@@ -87,5 +88,5 @@ fn managed(libvirt: &Libvirt) -> Result<Vec<Named>> {
     };
     let names: Result<Vec<_>> =
         parallel::map(domains, parallel::DOMAINS, name).into_iter().collect();
-    Ok(names?.into_iter().flatten().map(Named::from).collect())
+    Ok(names?.into_iter().flatten().map(NamedDomain::from).collect())
 }

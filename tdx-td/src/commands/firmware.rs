@@ -1,24 +1,24 @@
-//! `tdx-td firmware`: the firmware builds of a host, the one that is taken first at the top.
+//! `tdx-td firmware`: the firmware builds of a host, in the order in which libvirt tries them.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Arg, Args};
-use common::cli::{Context, log};
+use common::Result;
+use common::cli::Context;
 use common::document::output::Outcome;
 use common::document::{Document, Item};
 use common::libvirt::Libvirt;
-use common::system::sysroot::Host;
-use common::{Result, xml};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::firmware::choice::{Choice, Rules};
+use crate::firmware::choice::{FirmwareChoice, Rules};
 use crate::firmware::descriptor::{Descriptor, Device, File, INTERFACES, Mode, Target};
 use crate::firmware::directory::{Descriptors, Scope};
-use crate::firmware::selection::{FEATURES, Feature, Wanted};
+use crate::firmware::installed::has_files;
+use crate::firmware::loaders::Loaders;
+use crate::firmware::query::{FEATURES, Feature, FirmwareQuery};
 
 /// Arguments of `firmware`.
 #[derive(Debug, Args)]
@@ -140,7 +140,7 @@ pub fn run(
     args: FirmwareArgs,
 ) -> Result<Outcome> {
     let host = &context.host;
-    let wanted = Wanted {
+    let wanted = FirmwareQuery {
         interface: args.interface,
         architecture: args.architecture,
         machine: args.machine,
@@ -166,10 +166,11 @@ pub fn run(
         }
     }
     let choice = loaders.as_ref().map(|loaders| loaders.choose(host, &all, &wanted)).transpose()?;
-    let known = choice.clone().unwrap_or_else(|| Choice::new(&all, &wanted, &Rules::newest()));
+    let known =
+        choice.clone().unwrap_or_else(|| FirmwareChoice::new(&all, &wanted, &Rules::newest()));
     warnings.extend(known.complaint(&wanted).filter(|_| found.is_empty() || choice.is_some()));
     // An old libvirt may choose what does not fit in every respect, or what the user's directory hides.
-    let missing = choice.as_ref().and_then(Choice::build);
+    let missing = choice.as_ref().and_then(FirmwareChoice::build);
     if let Some(build) = missing.filter(|build| found.iter().all(|found| found.path != build.path))
     {
         let after = found.partition_point(|found| found.path.file_name() < build.path.file_name());
@@ -179,9 +180,9 @@ pub fn run(
         choice.as_ref().map(|choice| choice.build().is_some_and(|build| build.path == path))
     };
     let item = |descriptor: Descriptor| FirmwareItem {
-        offered: loaders.as_mut().map(|loaders| loaders.offer(&descriptor, &wanted)),
+        offered: loaders.as_mut().map(|loaders| loaders.is_offered(&descriptor, &wanted)),
         chosen: chosen(&descriptor.path),
-        usable: is_usable(host, &descriptor),
+        usable: has_files(host, &descriptor),
         name: descriptor.name(),
         descriptor: descriptor.path,
         description: descriptor.description,
@@ -196,87 +197,4 @@ pub fn run(
     };
     let items = found.into_iter().map(item).collect();
     Ok(Document::new("tdx.td.firmware", items).warnings(warnings).into())
-}
-
-/// What the system's libvirt does, by its rules, for a guest that asks for this with `firmware='efi'`.
-///
-/// Errors: `permission` or `io` when a directory of descriptors cannot be listed.
-pub fn choose(host: &Host, wanted: &Wanted, rules: &Rules) -> Result<Choice> {
-    let descriptors = Descriptors::read(host, Scope::System)?;
-    for damaged in &descriptors.damaged {
-        log::step(format_args!("{damaged}"));
-    }
-    Ok(Choice::new(&descriptors, wanted, rules))
-}
-
-/// Whether the files that a descriptor names are there.
-pub fn is_usable(host: &Host, descriptor: &Descriptor) -> bool {
-    let template = descriptor.nvram_template.as_ref();
-    let mut files = [Some(&descriptor.executable), template].into_iter().flatten();
-    files.all(|file| host.path(&file.path).is_file())
-}
-
-/// The loaders that libvirt offers, asked once for each architecture and kind of machine.
-struct Loaders {
-    libvirt: Libvirt,
-    asked: BTreeMap<(String, Option<String>), Vec<PathBuf>>,
-}
-
-impl Loaders {
-    fn new(libvirt: Libvirt) -> Self {
-        Self { libvirt, asked: BTreeMap::new() }
-    }
-
-    /// What this libvirt does for a guest that asks for this; `all` are the descriptors with the user's.
-    fn choose(&self, host: &Host, all: &Descriptors, wanted: &Wanted) -> Result<Choice> {
-        let rules = Rules::ask(&self.libvirt, wanted);
-        // Only the libvirtd of a user reads the user's directory.
-        if self.libvirt.uri().contains(":///session") {
-            return Ok(Choice::new(all, wanted, &rules));
-        }
-        choose(host, wanted, &rules)
-    }
-
-    /// Whether one of the machines that are wanted can have it as its loader.
-    fn offer(&mut self, descriptor: &Descriptor, wanted: &Wanted) -> bool {
-        descriptor
-            .targets
-            .iter()
-            .filter(|target| wanted.architecture.as_ref().is_none_or(|a| *a == target.architecture))
-            .flat_map(|target| target.machines.iter().map(move |machine| (target, machine)))
-            .any(|(target, pattern)| {
-                let machine = wanted.machine.clone().or_else(|| machine_of(pattern));
-                let loaders = self.of(&target.architecture, machine);
-                loaders.contains(&descriptor.executable.path)
-            })
-    }
-
-    /// The loaders for a kind of machine; none where libvirt has no emulator for it.
-    ///
-    /// Source: <https://libvirt.org/formatdomaincaps.html#bios-bootloader>.
-    fn of(&mut self, architecture: &str, machine: Option<String>) -> &[PathBuf] {
-        let connect = self.libvirt.connect();
-        self.asked.entry((architecture.to_owned(), machine)).or_insert_with_key(|key| {
-            let machine = key.1.as_deref();
-            let text = connect.domain_capabilities(None, Some(&key.0), machine, None, 0);
-            let capabilities = text.ok().and_then(|text| xml::Document::parse(text).ok());
-            let values = capabilities.as_ref().map(|document| {
-                let values = document.root().find_all("os/loader/value");
-                values.map(|value| value.text().into()).collect()
-            });
-            values.unwrap_or_default()
-        })
-    }
-}
-
-/// A machine type that a pattern means, as libvirt may be asked for it; none for its default.
-fn machine_of(pattern: &str) -> Option<String> {
-    let machine = match pattern {
-        "pc-q35-*" => "q35",
-        "pc-i440fx-*" => "pc",
-        "virt-*" => "virt",
-        other if other.contains(['*', '?']) => return None,
-        other => other,
-    };
-    Some(machine.to_owned())
 }

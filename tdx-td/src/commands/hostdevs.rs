@@ -1,26 +1,23 @@
-//! `tdx-td hostdevs`: domains are defined with just the devices of the host that they are to have.
+//! `tdx-td hostdevs`: defines domains with exactly the host devices that a file lists.
 
-use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 use common::cli::{Change, Context, interrupt, seconds};
+use common::document::Document;
 use common::document::output::Outcome;
-use common::document::{Action, Document, Item};
 use common::libvirt::Libvirt;
 use common::system::pci::Bdf;
 use common::{Code, Error, Result};
-use schemars::JsonSchema;
-use serde::Serialize;
 use tdx_gpu::commands::hostdev::Way;
 use tdx_iommu::commands::resolve;
 
 use crate::capability;
-use crate::commands::names::Named;
-use crate::passthrough::plan::Plan;
-use crate::passthrough::resolution::Piped;
+use crate::domain::lookup::NamedDomain;
+use crate::passthrough::plan::HostdevsPlan;
+use crate::passthrough::resolution::{DomainDevices, PipedResolution};
 
 /// Arguments of `hostdevs`.
 #[derive(Debug, Args)]
@@ -57,53 +54,6 @@ pub struct HostdevsArgs {
     change: Change,
 }
 
-/// A domain and the devices of the host it is defined with.
-#[derive(Debug, Serialize, JsonSchema)]
-pub struct HostdevsItem {
-    /// Name.
-    pub(crate) name: String,
-    /// UUID.
-    pub(crate) uuid: String,
-    /// Devices it got.
-    pub(crate) added: Vec<Bdf>,
-    /// Devices it lost.
-    pub(crate) removed: Vec<Bdf>,
-    /// Devices it had and has, with their addresses in the guest.
-    pub(crate) kept: Vec<Bdf>,
-    /// Devices that its running guest got or lost, with `--live`.
-    pub(crate) live: Vec<Bdf>,
-    /// Whether it runs, so that its guest has what was not changed live only once it has been off.
-    pub(crate) running: bool,
-    /// The change of its definition, a unified diff without passwords; empty for none.
-    pub(crate) diff: String,
-    /// `update`, or `none`.
-    pub(crate) action: Action,
-}
-
-impl Item for HostdevsItem {
-    const COLUMNS: &'static [&'static str] = &["NAME", "ACTION", "ADDED", "REMOVED", "KEPT"];
-    const WRAPPED: &'static [&'static str] = &["ADDED", "REMOVED", "KEPT"];
-
-    fn key(&self) -> Cow<'_, str> {
-        self.name.as_str().into()
-    }
-
-    fn row(&self) -> Vec<String> {
-        let list = |bdfs: &[Bdf]| bdfs.iter().map(Bdf::to_string).collect::<Vec<_>>().join(" ");
-        vec![
-            self.name.clone(),
-            self.action.to_string(),
-            list(&self.added),
-            list(&self.removed),
-            list(&self.kept),
-        ]
-    }
-
-    fn action(&self) -> Option<Action> {
-        Some(self.action)
-    }
-}
-
 /// Plans all domains, then changes one after another, and puts them back when one fails.
 pub fn run(
     context: &Context,
@@ -111,20 +61,20 @@ pub fn run(
     args: HostdevsArgs,
 ) -> Result<Outcome> {
     let keep: BTreeSet<Bdf> = args.keep.into_iter().collect();
-    let piped = args.stdin.map(|_| Piped::read(&args.vm, &keep)).transpose()?;
+    let piped = args.stdin.map(|_| PipedResolution::read(&args.vm, &keep)).transpose()?;
     let libvirt = connect()?;
     interrupt::guard();
     let (resolved, mut warnings) = match &piped {
         Some(piped) => {
             let unseen = piped.check(context, &libvirt)?;
-            (piped.wanted(), [piped.warnings(), unseen].concat())
+            (piped.domains(), [piped.warnings(), unseen].concat())
         }
         None => in_file(context, &libvirt, args.config, &args.vm, &args.force)?,
     };
     let iommufd = libvirt.is_local() && capability::has_iommufd(&context.host, &libvirt)?;
     let way = Way { iommufd, managed: true, no_rom: args.no_rom };
     let host_name = context.host_name();
-    let plan = Plan::new(&libvirt, host_name.as_deref(), &resolved, &keep, way, args.live)?;
+    let plan = HostdevsPlan::new(&libvirt, host_name.as_deref(), &resolved, &keep, way, args.live)?;
     // A resolution of this command has warned of shared devices before.
     let new = plan.warnings.iter().filter(|warning| !warnings.contains(warning));
     let new: Vec<String> = new.cloned().collect();
@@ -142,16 +92,14 @@ pub fn run(
         let question = format!("change the devices of {}?", changed.join(", "));
         context.confirm(args.change, &question)?;
     }
-    let items = match args.change.dry_run {
-        true => plan.items(),
-        false => plan.apply(&libvirt, Duration::from_secs(args.timeout))?,
+    let items = if args.change.dry_run {
+        plan.items()
+    } else {
+        plan.apply(&libvirt, Duration::from_secs(args.timeout))?
     };
     let document = Document::new("tdx.td.hostdevs", items);
     Ok(document.dry_run(args.change.dry_run).warnings(warnings).into())
 }
-
-/// Domains with the devices that they are to have.
-pub(crate) type Wanted = Vec<(Named, BTreeSet<Bdf>)>;
 
 /// The devices that a file wants for domains of this host.
 fn in_file(
@@ -160,16 +108,16 @@ fn in_file(
     config: Option<PathBuf>,
     vms: &[String],
     force: &[Code],
-) -> Result<(Wanted, Vec<String>)> {
+) -> Result<(Vec<DomainDevices>, Vec<String>)> {
     if !libvirt.is_local() {
         return Err(Error::unsupported("the devices of another host cannot be seen from here")
             .hint("tdx-iommu resolve there, and pipe what it prints into tdx-td hostdevs -"));
     }
     let config = config.unwrap_or_else(|| resolve::CONFIG.into());
     let (items, warnings) = resolve::resolve(&context.host, &config, vms, force)?;
-    let wanted = items.into_iter().map(|item| {
-        let devices = item.devices.iter().map(|device| device.device.bdf);
-        (Named::from(item.vm.clone()), devices.collect())
+    let wanted = items.into_iter().map(|item| DomainDevices {
+        devices: item.devices.iter().map(|device| device.device.bdf).collect(),
+        domain: NamedDomain::from(item.vm),
     });
     Ok((wanted.collect(), warnings))
 }

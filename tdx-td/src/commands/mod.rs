@@ -1,12 +1,12 @@
 //! The verbs: arguments, documents, and what each runs.
 
+pub mod args;
 pub mod console;
 pub mod delete;
 pub mod firmware;
 pub mod host;
 pub mod hostdevs;
 pub mod list;
-pub mod names;
 pub mod new;
 pub mod overlay;
 pub mod render;

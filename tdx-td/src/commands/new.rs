@@ -13,14 +13,15 @@ use common::{Code, Result};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::commands::host::tune;
+use crate::commands::args::wait::{OnTimeout, WaitArgs};
 use crate::create::base_image::ImageArgs;
 use crate::create::plan::{CreationPlan, CreationRequest};
 use crate::create::settings::GuestArgs;
 use crate::domain::item::DomainItem;
 use crate::domain::wait;
-use crate::domain::wait::{OnTimeout, Sign, WaitArgs};
+use crate::domain::wait::Sign;
 use crate::host::tuning::plan::Options;
+use crate::host::tuning::tune_plan;
 use crate::remove;
 use crate::scenario::profile;
 
@@ -93,9 +94,10 @@ pub fn run(
         }
         None => None,
     };
-    let (mut domain, action) = match dry_run {
-        true => plan.preview(context)?,
-        false => plan.apply(context, config, &request).map_err(|error| error.applied(tuned))?,
+    let (mut domain, action) = if dry_run {
+        plan.preview(context)?
+    } else {
+        plan.apply(context, config, &request).map_err(|error| error.applied(tuned))?
     };
     if let (Some(sign), false) = (args.wait.wait, dry_run) {
         domain = wait_for(context, &libvirt, &domain, sign, &args.wait, action)?;
@@ -107,7 +109,7 @@ pub fn run(
 /// Has the host as the scenario wants it where that was asked for, else says what is otherwise. Returns what
 /// was done, and what the user should know.
 ///
-/// Errors: those of [`tune::Plan`]; `conflict` when the answer is no.
+/// Errors: those of [`tune_plan::TunePlan`]; `conflict` when the answer is no.
 fn prepare_host(
     context: &Context,
     libvirt: &Libvirt,
@@ -116,7 +118,8 @@ fn prepare_host(
     args: &NewArgs,
 ) -> Result<(Option<String>, Vec<String>)> {
     let options = Options::default();
-    let plan = tune::Plan::new(context, Some(libvirt), config, wanted, scenario, &[], options);
+    let plan =
+        tune_plan::TunePlan::new(context, Some(libvirt), config, wanted, scenario, &[], options);
     let plan = match plan {
         // The guest does not depend on it.
         Err(error) if !args.tune_host => {

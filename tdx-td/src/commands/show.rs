@@ -3,20 +3,19 @@
 use std::collections::HashMap;
 
 use clap::Args;
-use common::Result;
 use common::cli::Context;
 use common::document::Document;
 use common::document::output::Outcome;
 use common::libvirt::{Libvirt, State};
+use common::{Result, parallel};
 use virt::domain::Domain;
 
-use crate::commands::list::{Observed, Observer, ask_agents};
-use crate::commands::names;
-use crate::commands::names::{NameArgs, Named};
+use crate::commands::args::names::NameArgs;
 use crate::domain::item::DomainItem;
-use crate::domain::{definition, power};
+use crate::domain::lookup::NamedDomain;
+use crate::domain::observer::{ObservedDomain, Observer, ask_agents};
+use crate::domain::{definition, lookup};
 use crate::security::attestation::Attestation;
-use common::parallel;
 
 /// Arguments of `show`.
 #[derive(Debug, Args)]
@@ -45,21 +44,18 @@ pub fn run(
     let domains: HashMap<_, _> = libvirt.domains()?.into_iter().filter_map(named).collect();
     let observer = Observer::new(&context.host, &libvirt)?;
     let host_name = context.host_name();
-    let show = |named: Named| {
+    let show = |named: NamedDomain| {
         let found = domains.get(&named.name);
         named.compare(found.map(|(domain, _)| domain), host_name.as_deref())?;
         let name = named.name;
-        let (domain, state) = found.ok_or_else(|| names::absent(&name))?;
-        let observed = observer.observe(domain, *state)?.ok_or_else(|| names::absent(&name))?;
-        let attested = match args.attest {
-            true => attest(context, &libvirt, domain, &name)?,
-            false => None,
-        };
+        let (domain, state) = found.ok_or_else(|| lookup::not_found(&name))?;
+        let observed = observer.observe(domain, *state)?.ok_or_else(|| lookup::not_found(&name))?;
+        let attested = if args.attest { attest(context, &libvirt, domain, &name)? } else { None };
         Ok((observed, attested))
     };
     let shown = parallel::settle(parallel::map(wanted, parallel::GUESTS, show), |_| None)?;
     let (mut observed, attested): (Vec<_>, Vec<_>) = shown.into_iter().unzip();
-    ask_agents(&mut observed, Observed::has_agent);
+    ask_agents(&mut observed, ObservedDomain::has_agent);
     let items = observed.into_iter().zip(attested);
     let items = items.map(|(one, attested)| DomainItem { attested, ..one.into_item() });
     Ok(Document::new("tdx.td.domains", items.collect()).into())
@@ -73,24 +69,10 @@ fn attest(
     name: &str,
 ) -> Result<Option<bool>> {
     let definition = definition::inactive(domain, name)?;
-    let attestation = Attestation::demanded(&context.host, libvirt, &definition)?;
+    let attestation = Attestation::require(&context.host, libvirt, &definition)?;
     if domain.id().is_none() {
         return Ok(None);
     }
     attestation.check(&definition)?;
-    attestation.is_good(domain).map(Some)
-}
-
-/// One domain with everything that helps to log in to it.
-///
-/// Errors: `not_found`.
-pub fn one(context: &Context, libvirt: &Libvirt, name: &str) -> Result<DomainItem> {
-    let domain = names::get(libvirt, name)?;
-    let observer = Observer::new(&context.host, libvirt)?;
-    let state = power::state(&domain, name)?;
-    let observed = observer.observe(&domain, state)?.ok_or_else(|| names::absent(name))?;
-    let mut observed = [observed];
-    ask_agents(&mut observed, Observed::lacks_ssh);
-    let [observed] = observed;
-    Ok(observed.into_item())
+    attestation.is_launch_verified(domain).map(Some)
 }

@@ -9,9 +9,10 @@ use common::libvirt::{Context as _, Libvirt, State};
 use common::system::exec::Runner;
 use common::{Error, Result};
 
-use crate::commands::{names, show};
 use crate::domain::definition::Definition;
 use crate::domain::item::DomainItem;
+use crate::domain::lookup;
+use crate::domain::observer::observe_by_name;
 use crate::domain::ssh_target::{SshTarget, parse_address};
 
 const EXAMPLES: &str = "Addresses:
@@ -57,7 +58,7 @@ pub fn run(
 ) -> Result<Outcome> {
     let libvirt = connect()?;
     let made_user = made_user(&libvirt, &args.name)?;
-    let item = show::one(context, &libvirt, &args.name)?;
+    let item = observe_by_name(&context.host, &libvirt, &args.name)?;
     let target = target(context, &libvirt, &item, args.address)?;
     let user = args.login.or(made_user).map(|user| format!("-l{user}"));
     let identity = args.identity.into_iter().flat_map(|file| [OsString::from("-i"), file]);
@@ -76,7 +77,7 @@ pub fn run(
 
 /// The user that `new --user` made in the guest.
 fn made_user(libvirt: &Libvirt, name: &str) -> Result<Option<String>> {
-    let domain = names::get(libvirt, name)?;
+    let domain = lookup::get(libvirt, name)?;
     let text = domain.xml_desc(0).context(format_args!("read domain '{name}'"))?;
     let request = Definition::parse(text)?.metadata.map(|metadata| metadata.request);
     let user = request.into_iter().flatten().find(|(key, _)| key == "user");
@@ -98,7 +99,7 @@ fn target(
     if let Some(host) = address {
         return Ok(SshTarget::Tcp { host, port: 22 });
     }
-    let target = SshTarget::of(item)?;
+    let target = SshTarget::for_domain(item)?;
     target.expect_in_reach(context, libvirt, name)?;
     Ok(target)
 }

@@ -7,10 +7,10 @@ use common::document::{Action, Document};
 use common::libvirt::Libvirt;
 use common::{Result, parallel};
 
-use crate::commands::names;
-use crate::commands::names::{NameArgs, Named};
-use crate::domain::definition;
+use crate::commands::args::names::NameArgs;
+use crate::domain::lookup::NamedDomain;
 use crate::domain::power::PowerItem;
+use crate::domain::{definition, lookup};
 use crate::passthrough;
 use crate::security::attestation::Attestation;
 
@@ -45,27 +45,29 @@ pub fn run(
     interrupt::guard();
     let host_name = context.host_name();
     let dry_run = args.change.dry_run;
-    let start = |named: Named| {
+    let start = |named: NamedDomain| {
         interrupt::check()?;
         let domain = named.get(&libvirt, host_name.as_deref())?;
-        let (name, uuid) = (named.name, names::uuid(&domain)?);
+        let (name, uuid) = (named.name, lookup::uuid(&domain)?);
         let definition = definition::inactive(&domain, &name)?;
-        let attestation = match args.attest {
-            true => Some(Attestation::demanded(&context.host, &libvirt, &definition)?),
-            false => Attestation::of(&context.host, &libvirt, &definition)?,
+        let attestation = if args.attest {
+            Some(Attestation::require(&context.host, &libvirt, &definition)?)
+        } else {
+            Attestation::find(&context.host, &libvirt, &definition)?
         };
         if let (true, Some(attestation)) = (dry_run || args.attest, &attestation) {
             attestation.check(&definition)?;
         }
-        let action = match dry_run {
-            true => passthrough::imagined(&context.host, &libvirt, &domain, &name)?,
-            false => passthrough::bring_up(&context.host, &libvirt, &domain, &name)?,
+        let action = if dry_run {
+            passthrough::preview_start(&context.host, &libvirt, &domain, &name)?
+        } else {
+            passthrough::start_or_resume(&context.host, &libvirt, &domain, &name)?
         };
         let mut caveats = Vec::new();
         let attested = match &attestation {
             Some(attestation) if !dry_run && (args.attest || action != Action::None) => {
                 // What was running already is only measured now.
-                if action == Action::None && !attestation.is_good(&domain)? {
+                if action == Action::None && !attestation.is_launch_verified(&domain)? {
                     return Err(attestation.not_attested());
                 }
                 caveats = attestation.caveats(&definition);

@@ -7,13 +7,12 @@ use common::cli::{Change, Context, interrupt, seconds};
 use common::document::output::Outcome;
 use common::document::{Action, Document};
 use common::libvirt::Libvirt;
-use common::{Error, Result};
+use common::{Error, Result, parallel};
 
-use crate::commands::names;
-use crate::commands::names::{NameArgs, Named};
-use crate::domain::power;
+use crate::commands::args::names::NameArgs;
+use crate::domain::lookup::NamedDomain;
 use crate::domain::power::PowerItem;
-use common::parallel;
+use crate::domain::{lookup, power};
 
 /// Arguments of `stop`.
 #[derive(Debug, Args)]
@@ -44,10 +43,10 @@ pub fn run(
     let dry_run = args.change.dry_run;
     let timeout = Duration::from_secs(args.timeout);
     let host_name = context.host_name();
-    let stop = |named: Named| {
+    let stop = |named: NamedDomain| {
         interrupt::check()?;
         let domain = named.get(&libvirt, host_name.as_deref())?;
-        let (name, uuid) = (named.name, names::uuid(&domain)?);
+        let (name, uuid) = (named.name, lookup::uuid(&domain)?);
         let item =
             |action| PowerItem { name: name.clone(), uuid, forced: false, attested: None, action };
         if !power::is_active(&domain, &name)? {
@@ -55,7 +54,7 @@ pub fn run(
         }
         match (dry_run, args.force) {
             (true, _) => {}
-            (false, true) => power::cut_off(&domain, &name)?,
+            (false, true) => power::destroy(&domain, &name)?,
             (false, false) => {
                 if !power::shut_down(&domain, &name, timeout)? {
                     return Err(still_running(&name, args.timeout));

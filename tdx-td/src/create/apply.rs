@@ -8,8 +8,8 @@ use common::cli::config::Config;
 use common::cli::{Context, interrupt, log};
 use common::document::Action;
 use common::libvirt::{Context as _, Libvirt};
-use common::undo::{self, Undo};
-use common::{Error, Result};
+use common::undo::Undo;
+use common::{Error, Result, undo};
 use tdx_pool::pool::Pool;
 use tdx_pool::pool::owner::Owner;
 use tdx_pool::references::inflight::Kept;
@@ -17,14 +17,13 @@ use virt::domain::Domain;
 use virt::error::Error as VirtError;
 use virt::sys;
 
-use crate::commands::names;
 use crate::create::base_image::ImageRequest;
 use crate::create::disk::Disk;
 use crate::create::disk_plan::PreparedDisk;
 use crate::create::existing::{or_deleted_meanwhile, read_item};
 use crate::create::plan::CreationPlan;
 use crate::domain::item::DomainItem;
-use crate::domain::{definition, power};
+use crate::domain::{definition, lookup, power};
 use crate::security::attestation;
 use crate::{passthrough, remove};
 
@@ -39,7 +38,7 @@ impl CreationPlan<'_> {
     ) -> Result<(DomainItem, Action)> {
         let name = self.name.clone();
         if let Some(domain) = &self.existing {
-            let done = passthrough::bring_up(&context.host, self.libvirt, domain, &name)
+            let done = passthrough::start_or_resume(&context.host, self.libvirt, domain, &name)
                 .and_then(|action| Ok((read_item(domain, &name)?, action)));
             return done.map_err(|error| or_deleted_meanwhile(domain, &name, error));
         }
@@ -73,18 +72,18 @@ impl CreationPlan<'_> {
             }
             let xml = match &self.attestation {
                 Some(attestation) => {
-                    let (keys, xml) = attestation.carry_out(context, libvirt, name, &self.xml)?;
-                    undo.push_with(move |error| match names::find(libvirt, name) {
+                    let (keys, xml) = attestation.prepare(context, libvirt, name, &self.xml)?;
+                    undo.push_with(move |error| match lookup::find(libvirt, name) {
                         Ok(None) => keys.undo_after(error),
                         // The domain that could not be removed may still need its keys.
-                        _ => error.left_behind([keys.shown()]),
+                        _ => error.left_behind([keys.display_path()]),
                     });
                     xml
                 }
                 None => self.xml.clone(),
             };
             interrupt::check()?;
-            passthrough::with(host, self.handover, || {
+            passthrough::with_devices(host, self.handover, || {
                 undo::on_failure(|undo| {
                     if self.overwrites.is_none() {
                         create_disk(&disk, context, (libvirt, pool), self.owner, undo)?;
@@ -136,7 +135,7 @@ fn define(libvirt: &Libvirt, name: &str, xml: &str, is_template: bool) -> Result
         Err(error) => error,
     };
     // Its maker may have deleted it by now.
-    if is_name_taken(&error) || matches!(names::find(libvirt, name), Ok(Some(_))) {
+    if is_name_taken(&error) || matches!(lookup::find(libvirt, name), Ok(Some(_))) {
         let message = format!("domain '{name}' was made by another command meanwhile");
         return Err(
             Error::conflict(message).hint("run the same command again: it compares the two")
@@ -155,7 +154,7 @@ fn define(libvirt: &Libvirt, name: &str, xml: &str, is_template: bool) -> Result
 fn start(context: &Context, libvirt: &Libvirt, domain: &Domain, name: &str) -> Result<()> {
     interrupt::check()
         .and_then(|()| definition::inactive(domain, name))
-        .and_then(|made| attestation::bring_up(&context.host, libvirt, domain, &made))
+        .and_then(|made| attestation::start_or_resume(&context.host, libvirt, domain, &made))
         .map(drop)
         .map_err(|error| or_deleted_meanwhile(domain, name, error))
 }

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use common::libvirt::Libvirt;
 use common::{Error, IoContext, Result};
-use tdx_pool::image::{self, Format, StatedFormat};
+use tdx_pool::image;
+use tdx_pool::image::{Format, StatedFormat};
 use tdx_pool::references::needs;
 
 use crate::create::disk::Disk;

@@ -6,14 +6,14 @@ use common::libvirt::Libvirt;
 use common::{Error, Result};
 
 use crate::capability::Security;
-use crate::create::disk_plan::DiskKind;
 use crate::create::identity::DomainIdentity;
 use crate::create::ports::PortRequest;
-use crate::create::purpose::Purpose;
 use crate::create::settings::{GuestArgs, Settings};
-use crate::domain_xml::builder::Guest;
-use crate::domain_xml::template::fill::Fitting;
-use crate::scenario::resolve::Choice;
+use crate::domain::purpose::Purpose;
+use crate::domain_xml::builder::GuestDefinition;
+use crate::domain_xml::template::checked::{CheckedTemplate, TemplateRequest};
+use crate::scenario::disk_kind::DiskKind;
+use crate::scenario::resolve::ResolvedSettings;
 
 /// What a definition is made from.
 #[derive(Debug)]
@@ -21,13 +21,13 @@ pub enum DefinitionSource {
     /// The built-in definition.
     BuiltIn(Box<Settings>),
     /// A user's template.
-    Template(Box<Fitting>),
+    Template(Box<CheckedTemplate>),
 }
 
 impl DefinitionSource {
     /// Settles what the guest is to have and, when it is to be made, checks it against the host.
     ///
-    /// Errors: those of [`Settings::new`] and [`Fitting::new`].
+    /// Errors: those of [`Settings::new`] and [`CheckedTemplate::new`].
     pub fn new(
         context: &Context,
         libvirt: &Libvirt,
@@ -44,16 +44,26 @@ impl DefinitionSource {
                 Ok(Self::BuiltIn(Box::new(settings)))
             }
             Some(path) => {
-                let fitting = Fitting::new(context, libvirt, path, args, purpose)?;
-                Ok(Self::Template(Box::new(fitting)))
+                if args.launch.options().any() {
+                    return Err(Error::usage("a template says itself how its guest is protected")
+                        .hint("write these values into its <launchSecurity>"));
+                }
+                let request = TemplateRequest {
+                    fix: args.fix_template,
+                    memory: args.memory,
+                    vcpus: args.vcpus,
+                    ssh_port: args.ssh_port,
+                };
+                let template = CheckedTemplate::new(context, libvirt, path, request, purpose)?;
+                Ok(Self::Template(Box::new(template)))
             }
         }
     }
 
     /// What was settled of guest, disk and host; none of a template.
-    pub fn scenario(&self) -> Option<&Choice> {
+    pub fn scenario(&self) -> Option<&ResolvedSettings> {
         match self {
-            Self::BuiltIn(settings) => Some(&settings.choice),
+            Self::BuiltIn(settings) => Some(&settings.resolved),
             Self::Template(_) => None,
         }
     }
@@ -62,7 +72,7 @@ impl DefinitionSource {
     pub fn warnings(&self) -> &[String] {
         match self {
             Self::BuiltIn(settings) => &settings.warnings,
-            Self::Template(fitting) => &fitting.warnings,
+            Self::Template(template) => &template.warnings,
         }
     }
 
@@ -70,7 +80,7 @@ impl DefinitionSource {
     pub fn security(&self) -> Security {
         match self {
             Self::BuiltIn(settings) => settings.launch.security(),
-            Self::Template(fitting) => fitting.security(),
+            Self::Template(template) => template.security(),
         }
     }
 
@@ -78,7 +88,7 @@ impl DefinitionSource {
     pub fn stem(&self) -> &str {
         match self {
             Self::BuiltIn(settings) => settings.launch.stem(),
-            Self::Template(fitting) => fitting.stem(),
+            Self::Template(template) => template.stem(),
         }
     }
 
@@ -91,7 +101,7 @@ impl DefinitionSource {
     pub fn port(&self) -> Option<PortRequest> {
         match self {
             Self::BuiltIn(settings) => settings.ssh_port,
-            Self::Template(fitting) => fitting.ssh_port,
+            Self::Template(template) => template.ssh_port,
         }
     }
 
@@ -99,19 +109,19 @@ impl DefinitionSource {
     pub fn request(&self) -> Vec<(String, String)> {
         match self {
             Self::BuiltIn(settings) => settings.request(),
-            Self::Template(fitting) => fitting.request(),
+            Self::Template(template) => template.request(),
         }
     }
 
     /// The definition of one domain, and what of a template was translated.
     ///
-    /// Errors: those of [`Guest::to_xml`] and [`Fitting::to_xml`].
+    /// Errors: those of [`GuestDefinition::to_xml`] and [`CheckedTemplate::to_xml`].
     pub fn to_xml(&self, identity: &DomainIdentity<'_>) -> Result<(String, Vec<String>)> {
         match self {
             Self::BuiltIn(settings) => {
-                Guest { settings, identity }.to_xml().map(|xml| (xml, Vec::new()))
+                GuestDefinition { settings, identity }.to_xml().map(|xml| (xml, Vec::new()))
             }
-            Self::Template(fitting) => fitting.to_xml(identity),
+            Self::Template(template) => template.to_xml(identity),
         }
     }
 }

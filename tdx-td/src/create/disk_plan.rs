@@ -7,8 +7,8 @@ use clap::Args;
 use common::cli::Context;
 use common::cli::config::Config;
 use common::libvirt::Libvirt;
-use common::units::{self, Size};
-use common::{Error, ErrorKind, Result};
+use common::units::Size;
+use common::{Error, ErrorKind, Result, units};
 use tdx_pool::commands::ensure;
 use tdx_pool::image::Format;
 use tdx_pool::pool::owner::Owner;
@@ -24,9 +24,10 @@ use crate::create::base_image::{BaseImage, BaseSource, ImageRequest};
 use crate::create::disk::Disk;
 use crate::create::identity::new_uuid;
 use crate::domain::definition::Definition;
+use crate::scenario::disk_kind::DiskKind;
 use crate::scenario::enums::{Compression, Preallocation};
 use crate::scenario::profile::Storage;
-use crate::scenario::resolve::Choice;
+use crate::scenario::resolve::ResolvedSettings;
 
 /// Which disk, when it is no overlay.
 #[derive(Debug, Clone, Default, Args)]
@@ -47,17 +48,6 @@ pub struct DiskArgs {
     /// The passphrase of a disk that is to be encrypted; asked for on a terminal without it
     #[arg(long, value_name = "FILE")]
     pub passphrase_file: Option<PathBuf>,
-}
-
-/// What kind of disk is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DiskKind {
-    /// A copy-on-write image over a base.
-    Overlay,
-    /// One of its own, empty at first.
-    New,
-    /// The user's.
-    Given,
 }
 
 impl DiskArgs {
@@ -110,7 +100,7 @@ impl DiskPlan {
         config: &Config,
         request: &ImageRequest,
         args: &DiskArgs,
-        choice: Option<&Choice>,
+        choice: Option<&ResolvedSettings>,
         (qemu, existing): (Option<Owner>, Option<&Definition>),
     ) -> Result<Self> {
         let kind = args.kind(request.is_named());
@@ -306,7 +296,7 @@ impl PreparedDisk {
 fn check_flags(
     request: &ImageRequest,
     args: &DiskArgs,
-    choice: Option<&Choice>,
+    choice: Option<&ResolvedSettings>,
     kind: DiskKind,
 ) -> Result<()> {
     if request.format.flag.is_some() && kind == DiskKind::New {
@@ -326,8 +316,8 @@ fn check_flags(
 /// Fails when encryption was asked for, of a disk that is not made here.
 ///
 /// Errors: `conflict`.
-fn check_unencrypted(choice: &Choice, kind: DiskKind) -> Result<()> {
-    if choice.profile.storage.encryption.0 && choice.is_said("storage.encryption") {
+fn check_unencrypted(choice: &ResolvedSettings, kind: DiskKind) -> Result<()> {
+    if choice.profile.storage.encryption.0 && choice.is_assigned("storage.encryption") {
         let disk =
             if kind == DiskKind::Given { "a user's own" } else { "an overlay over a base image" };
         return Err(Error::conflict(format!("storage.encryption is on, but the disk is {disk}"))

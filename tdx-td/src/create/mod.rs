@@ -13,5 +13,4 @@ mod existing;
 pub mod identity;
 pub mod plan;
 pub mod ports;
-pub mod purpose;
 pub mod settings;

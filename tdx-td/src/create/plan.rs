@@ -10,13 +10,12 @@ use common::units::Size;
 use common::xml::Document as XmlDocument;
 use common::{Error, Result};
 use tdx_gpu::device_assignment::Handover;
-use tdx_pool::pool::owner::{self, Owner};
-use tdx_pool::pool::reach;
+use tdx_pool::pool::owner::Owner;
+use tdx_pool::pool::{owner, reach};
 use tdx_pool::volume::seed as seed_volume;
 use virt::domain::Domain;
 
-use crate::capability::{self, Security};
-use crate::commands::names;
+use crate::capability::Security;
 use crate::create::attached_image;
 use crate::create::base_image::ImageRequest;
 use crate::create::cloud_init::Seed;
@@ -26,16 +25,18 @@ use crate::create::disk_plan::DiskPlan;
 use crate::create::existing::{differences, name_taken, or_deleted_meanwhile, read_item};
 use crate::create::identity::{DomainIdentity, default_name, new_uuid};
 use crate::create::ports::PortReservation;
-use crate::create::purpose::Purpose;
 use crate::create::settings::{GuestArgs, domain_name};
-use crate::domain::definition::{self, Definition};
+use crate::domain::definition::Definition;
 use crate::domain::item::DomainItem;
 use crate::domain::metadata::Metadata;
+use crate::domain::purpose::Purpose;
+use crate::domain::{definition, lookup};
 use crate::domain_xml::validation;
-use crate::passthrough::{self, DeviceRequest, Devices};
+use crate::passthrough::{DeviceRequest, Devices};
 use crate::scenario::layers::Setting;
 use crate::scenario::profile;
-use crate::security::attestation::session::Order;
+use crate::security::attestation::session::AttestationRequest;
+use crate::{capability, passthrough};
 
 /// What it takes to have the domain.
 #[derive(Debug)]
@@ -62,7 +63,7 @@ pub struct CreationPlan<'a> {
     pub(super) seed: Option<seed_volume::Plan>,
     pub(super) handover: Option<Handover>,
     /// How the launch is attested.
-    pub(super) attestation: Option<Order>,
+    pub(super) attestation: Option<AttestationRequest>,
     /// The user that QEMU runs as.
     pub(super) owner: Option<Owner>,
     metadata: Metadata,
@@ -96,7 +97,7 @@ impl<'a> CreationPlan<'a> {
     ) -> Result<Self> {
         let build = |existing| Self::build(context, libvirt, config, request, existing);
         let name = request.guest.name.as_deref();
-        let domain = name.map(|name| names::find(libvirt, name)).transpose()?.flatten();
+        let domain = name.map(|name| lookup::find(libvirt, name)).transpose()?.flatten();
         let (Some(domain), Some(name)) = (domain, name) else {
             return build(None);
         };
@@ -183,8 +184,8 @@ impl<'a> CreationPlan<'a> {
             if source.is_template() {
                 validation::check(libvirt, &XmlDocument::parse(xml.as_str())?)?;
             }
-            let sev = &guest.launch.sev;
-            attestation = Order::new(context, libvirt, config, sev, &definition)?;
+            let sev = &guest.launch.options().sev;
+            attestation = AttestationRequest::new(context, libvirt, config, sev, &definition)?;
             shortage = memory_shortage(context, libvirt, memory)?;
         }
         let mut warnings =
@@ -233,7 +234,7 @@ impl<'a> CreationPlan<'a> {
         let name = &self.name;
         match &self.existing {
             Some(domain) => {
-                let action = passthrough::imagined(&context.host, self.libvirt, domain, name)?;
+                let action = passthrough::preview_start(&context.host, self.libvirt, domain, name)?;
                 Ok((read_item(domain, name)?, action))
             }
             None => {

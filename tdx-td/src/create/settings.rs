@@ -9,19 +9,27 @@ use common::document::input;
 use common::libvirt::{Context as _, Libvirt, is_gone};
 use common::units::{GIB, MEMORY, Size};
 use common::{Error, Result};
+use serde_json::Value;
 
-use crate::capability::{self, Capacity, Security, VirtType, VirtTypeArg};
+use crate::capability;
+use crate::capability::{Capacity, Security, VirtType, VirtTypeArg};
+use crate::commands::args::devices::DeviceArgs;
+use crate::commands::args::launch::LaunchArgs;
+use crate::commands::args::scenario::ScenarioArgs;
 use crate::create::base_image::{ImageArgs, ImageRequest};
 use crate::create::cloud_init::SeedArgs;
-use crate::create::disk_plan::{DiskArgs, DiskKind};
+use crate::create::disk_plan::DiskArgs;
 use crate::create::ports::PortRequest;
-use crate::create::purpose::Purpose;
 use crate::domain::metadata::TEMPLATE;
+use crate::domain::purpose::Purpose;
 use crate::domain_xml::template::dialect::Dialect;
-use crate::passthrough::{DeviceArgs, DeviceRequest};
-use crate::scenario::resolve;
-use crate::scenario::resolve::{Choice, ScenarioArgs};
-use crate::security::launch::{Launch, LaunchArgs};
+use crate::passthrough::DeviceRequest;
+use crate::scenario::assignments::FlagSetting;
+use crate::scenario::disk_kind::DiskKind;
+use crate::scenario::protection;
+use crate::scenario::resolve::{RequestedSettings, ResolvedSettings, Target};
+use crate::scenario::value::size_value;
+use crate::security::launch::Launch;
 
 /// What the guest is to have.
 #[derive(Debug, Args)]
@@ -89,7 +97,23 @@ impl GuestArgs {
         if self.devices.on_stdin() && image.base.as_deref() == Some(input::STDIN) {
             return Err(Error::usage("--base - and --devices - cannot both read standard input"));
         }
-        Ok((ImageRequest::read(image)?, DeviceRequest::read(&self.devices)?))
+        Ok((ImageRequest::read(image)?, self.devices.read()?))
+    }
+
+    /// Returns the settings that the flags ask for over those of the scenario.
+    fn requested_settings(&self) -> RequestedSettings {
+        let boot_cd = self.disk.cdrom.is_some() && self.scenario.boot.is_none();
+        let flag = |flag, setting, value| FlagSetting { flag, setting, value };
+        let mut flags: Vec<FlagSetting> = self.scenario.flag_settings().into();
+        flags.extend([
+            flag("--memory", "guest.memory", self.memory.map(size_value)),
+            flag("--vcpus", "guest.vcpus", self.vcpus.map(Value::from)),
+            flag("--network", "guest.network", self.network.clone().map(Value::from)),
+            flag("--blank", "storage.capacity", self.disk.blank.map(size_value)),
+            flag("--cdrom", "guest.boot", boot_cd.then(|| "cdrom".into())),
+        ]);
+        let assignments = self.scenario.assignments.assignments();
+        RequestedSettings { scenario: self.scenario.scenario.clone(), assignments, flags }
     }
 }
 
@@ -135,7 +159,7 @@ pub struct Settings {
     /// libvirt network.
     pub network: String,
     /// All else: of the guest, of its disk, of the host.
-    pub choice: Choice,
+    pub resolved: ResolvedSettings,
     /// Free PCI Express ports.
     pub hotplug_ports: u32,
     /// A port of the host that leads to the guest's ssh.
@@ -165,13 +189,13 @@ impl Settings {
     ) -> Result<Self> {
         let scenario = args.scenario.scenario(context)?;
         let security = match args.scenario.scenario {
-            Some(_) => resolve::security(context, libvirt, &scenario, args.security)?,
+            Some(_) => protection::supported_security(context, libvirt, &scenario, args.security)?,
             None => chosen(args.security, config.security.as_deref(), "security")?
                 .unwrap_or(Security::Tdx),
         };
         let asked = chosen(args.virt_type, config.virt_type.as_deref(), "virt_type")?;
         let asked = asked.unwrap_or(VirtTypeArg::Auto);
-        let launch = Launch::new(security, &args.launch)?;
+        let launch = Launch::new(security, &args.launch.options())?;
         if launch.is_secure() && asked == VirtTypeArg::Qemu {
             return Err(Error::usage(format!(
                 "--virt-type qemu cannot run a guest with {security}"
@@ -181,18 +205,22 @@ impl Settings {
         if purpose.is_create() {
             capability::check_security(&context.host, libvirt, security)?;
         }
-        if security == Security::Tdx && Dialect::of(&context.host, libvirt)? == Dialect::Canonical {
+        if security == Security::Tdx
+            && Dialect::detect(&context.host, libvirt)? == Dialect::Canonical
+        {
             return Err(Error::unsupported("this is the libvirt of Canonical's preview packages")
                 .hint("give it one of their templates with --xml-template"));
         }
         let virt_type = capability::virt_type(&context.host, libvirt, asked, security)?;
         let exists = |path: &Path| !libvirt.is_local() || context.host.path(path).exists();
         let mut warnings = launch.warnings(exists);
-        let choice =
-            Choice::new(context, libvirt, config, args, &scenario, (security, virt_type, kind))?;
-        warnings.extend(choice.warnings.iter().cloned());
+        let target = Target { security, virt_type, disk: kind };
+        let requested = args.requested_settings();
+        let resolved =
+            ResolvedSettings::new(context, libvirt, config, &requested, &scenario, target)?;
+        warnings.extend(resolved.warnings.iter().cloned());
         let host = capability::capacity(&context.host, libvirt)?;
-        let guest = &choice.profile.guest;
+        let guest = &resolved.profile.guest;
         let memory_bytes = match guest.memory {
             Some(Size(bytes)) if bytes < MIN_MEMORY => {
                 return Err(Error::invalid_input(format!(
@@ -239,7 +267,7 @@ impl Settings {
             memory_bytes,
             vcpus,
             network,
-            choice,
+            resolved,
             hotplug_ports: args.hotplug_ports,
             ssh_port: args.ssh_port,
             passt,
@@ -264,7 +292,7 @@ impl Settings {
         let own = own.map(|(key, value)| (key.to_owned(), value));
         own.into_iter()
             .chain(self.launch.request())
-            .chain(self.choice.request.iter().cloned())
+            .chain(self.resolved.request.iter().cloned())
             .collect()
     }
 }

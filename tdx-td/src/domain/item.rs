@@ -92,9 +92,12 @@ impl Item for DomainItem {
     }
 
     fn row(&self) -> Vec<String> {
-        let ssh = self.ssh.as_ref().map(|ssh| match ssh.host.contains(':') {
-            true => format!("[{}]:{}", ssh.host, ssh.port),
-            false => format!("{}:{}", ssh.host, ssh.port),
+        let ssh = self.ssh.as_ref().map(|ssh| {
+            if ssh.host.contains(':') {
+                format!("[{}]:{}", ssh.host, ssh.port)
+            } else {
+                format!("{}:{}", ssh.host, ssh.port)
+            }
         });
         vec![
             self.id.map(|id| id.to_string()).unwrap_or_default(),

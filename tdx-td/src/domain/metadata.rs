@@ -1,4 +1,4 @@
-//! What we write into a domain's `<metadata>`, so that later runs know it is ours and how it was asked
+//! What we write into a domain's `<metadata>`, so that later runs know it is record and how it was asked
 //! for.
 
 use std::path::{Path, PathBuf};
@@ -89,17 +89,17 @@ impl Metadata {
     }
 
     /// What was asked for under a key.
-    pub fn asked(&self, key: &str) -> Option<&str> {
+    pub fn requested(&self, key: &str) -> Option<&str> {
         let mut request = self.request.iter();
         request.find(|(known, _)| known == key).map(|(_, value)| value.as_str())
     }
 
     /// Whether it was made to be attested before it runs.
     pub fn is_attested(&self) -> bool {
-        self.asked(ATTESTATION).is_some_and(|keys| keys != "none")
+        self.requested(ATTESTATION).is_some_and(|keys| keys != "none")
     }
 
-    /// Whether an element is a record of ours.
+    /// Whether an element is a record of record.
     pub fn is_record(node: Node<'_>) -> bool {
         node.namespace() == Some(NAMESPACE) && node.local_name() == "domain"
     }
@@ -115,7 +115,7 @@ impl Metadata {
             differences.push(format!("base is {there}, not {wanted}"));
         }
         for (key, value) in &wanted.request {
-            let there = self.asked(key).unwrap_or("unknown");
+            let there = self.requested(key).unwrap_or("unknown");
             if there == value {
                 continue;
             }
@@ -128,23 +128,23 @@ impl Metadata {
         }
         if differences.is_empty() {
             // What is as ever is not in a record.
-            let more = self.request.iter().filter(|(key, _)| wanted.asked(key).is_none());
+            let more = self.request.iter().filter(|(key, _)| wanted.requested(key).is_none());
             differences.extend(more.map(|(key, there)| format!("{key} is {there}, not as ever")));
         }
         differences
     }
 
-    /// Our record in a domain definition; none when the domain is not ours.
+    /// Our record in a domain definition; none when the domain is not record.
     pub fn read(domain: Node<'_>) -> Option<Self> {
-        let ours = domain.child("metadata")?.children().find(|node| Self::is_record(*node))?;
-        let field = |name: &str| ours.children().find(|node| node.local_name() == name);
+        let record = domain.child("metadata")?.children().find(|node| Self::is_record(*node))?;
+        let field = |name: &str| record.children().find(|node| node.local_name() == name);
         let text = |name: &str| field(name).map(|node| node.text());
         let request = field("request").into_iter().flat_map(|node| {
             node.attrs()
                 .map(|(key, value)| (key.to_owned(), value.into_owned()))
                 .collect::<Vec<_>>()
         });
-        let files = ours.children().filter(|node| node.local_name() == "file");
+        let files = record.children().filter(|node| node.local_name() == "file");
         Some(Self {
             uuid: text("uuid"),
             files: files.map(|node| PathBuf::from(node.text())).collect(),

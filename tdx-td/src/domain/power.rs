@@ -84,7 +84,7 @@ pub fn is_off(domain: &Domain, name: &str) -> bool {
 /// What it takes to have the domain running: `start`, `resume`, `wake` or nothing.
 ///
 /// Errors: `conflict` for a crashed guest that libvirt keeps to be looked at.
-pub fn to_run(domain: &Domain, name: &str) -> Result<Action> {
+pub fn action_to_run(domain: &Domain, name: &str) -> Result<Action> {
     match state(domain, name)? {
         State::Off => Ok(Action::Start),
         State::Paused => Ok(Action::Resume),
@@ -97,8 +97,8 @@ pub fn to_run(domain: &Domain, name: &str) -> Result<Action> {
 }
 
 /// Has the domain running. Returns what it took; nothing when another command was faster.
-pub fn bring_up(domain: &Domain, name: &str) -> Result<Action> {
-    let action = to_run(domain, name)?;
+pub fn start_or_resume(domain: &Domain, name: &str) -> Result<Action> {
+    let action = action_to_run(domain, name)?;
     if action == Action::None {
         return Ok(action);
     }
@@ -260,7 +260,7 @@ fn prepare(domain: &Domain, name: &str) -> Result<()> {
 }
 
 /// Ends the guest at once.
-pub fn cut_off(domain: &Domain, name: &str) -> Result<()> {
+pub fn destroy(domain: &Domain, name: &str) -> Result<()> {
     let doing = format_args!("end domain '{name}'");
     log::step(doing);
     match domain.destroy() {

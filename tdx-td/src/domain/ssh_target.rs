@@ -29,11 +29,11 @@ impl SshTarget {
     /// The target that is known of a domain: a forwarded port, else its address, else vsock.
     ///
     /// Errors: `conflict` for a domain without any of them.
-    pub fn of(item: &DomainItem) -> Result<Self> {
+    pub fn for_domain(item: &DomainItem) -> Result<Self> {
         match (&item.ssh, item.vsock_cid) {
             (Some(ssh), _) => Ok(Self::Tcp { host: ssh.host.clone(), port: ssh.port }),
             (None, Some(cid)) => Ok(Self::Vsock { cid }),
-            (None, None) => Err(unknown(item)),
+            (None, None) => Err(no_address(item)),
         }
     }
 
@@ -50,15 +50,15 @@ impl SshTarget {
         if libvirt.is_local() {
             return Ok(());
         }
-        let there = libvirt.connect().hostname().context("ask libvirt for its host's name")?;
-        let here = context.host.read("/proc/sys/kernel/hostname")?.unwrap_or_default();
-        if there.eq_ignore_ascii_case(here.trim()) {
+        let remote = libvirt.connect().hostname().context("ask libvirt for its host's name")?;
+        let local = context.host.read("/proc/sys/kernel/hostname")?.unwrap_or_default();
+        if remote.eq_ignore_ascii_case(local.trim()) {
             return Ok(());
         }
         Err(Error::unsupported(format!(
-            "domain '{name}' is reached at {place} of host '{there}', not of this machine"
+            "domain '{name}' is reached at {place} of host '{remote}', not of this machine"
         ))
-        .hint(format!("ssh -t {there} tdx-td ssh {name}")))
+        .hint(format!("ssh -t {remote} tdx-td ssh {name}")))
     }
 
     /// The arguments of ssh(1) that lead there.
@@ -74,7 +74,7 @@ impl SshTarget {
     }
 }
 
-fn unknown(item: &DomainItem) -> Error {
+fn no_address(item: &DomainItem) -> Error {
     let name = &item.name;
     let error = Error::conflict(format!("domain '{name}' has no address yet"));
     match item.other_addresses.first() {

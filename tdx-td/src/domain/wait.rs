@@ -4,33 +4,16 @@ use std::io::Read;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
-use clap::{Args, ValueEnum};
-use common::cli::{Context, interrupt, seconds};
+use clap::ValueEnum;
+use common::cli::{Context, interrupt};
 use common::libvirt::{Libvirt, State};
 use common::{Error, Result};
 
-use crate::commands::list::{Observed, Observer};
-use crate::commands::names;
 use crate::domain::addresses::agent::{Inquiry, Question};
 use crate::domain::item::{DomainItem, Ssh};
-use crate::domain::power;
+use crate::domain::observer::{ObservedDomain, Observer};
 use crate::domain::ssh_target::SshTarget;
-
-/// What to wait for, and how long.
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Waiting")]
-pub struct WaitArgs {
-    /// Wait until the guest has an address, its ssh answers, or its agent does
-    #[arg(long, value_enum, value_name = "ip|ssh|agent")]
-    pub wait: Option<Sign>,
-    /// How long to wait
-    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = seconds())]
-    #[arg(requires = "wait")]
-    pub timeout: u64,
-    /// What becomes of a guest that does not come up in time
-    #[arg(long, value_enum, value_name = "keep|delete", default_value = "keep", requires = "wait")]
-    pub on_timeout: OnTimeout,
-}
+use crate::domain::{lookup, power};
 
 /// A sign of life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -41,15 +24,6 @@ pub enum Sign {
     Ssh,
     /// The guest agent answers
     Agent,
-}
-
-/// What becomes of a guest that does not come up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum OnTimeout {
-    /// It stays
-    Keep,
-    /// It goes, with its disks
-    Delete,
 }
 
 /// How often to look.
@@ -69,7 +43,7 @@ pub fn until(
     timeout: Duration,
 ) -> Result<DomainItem> {
     let end = Instant::now() + timeout;
-    let domain = names::get(libvirt, name)?;
+    let domain = lookup::get(libvirt, name)?;
     let mut agent = AgentPoll::default();
     loop {
         let state = power::state(&domain, name)?;
@@ -80,7 +54,7 @@ pub fn until(
             )));
         }
         let observer = Observer::new(&context.host, libvirt)?;
-        let observed = observer.observe(&domain, state)?.ok_or_else(|| names::absent(name))?;
+        let observed = observer.observe(&domain, state)?.ok_or_else(|| lookup::not_found(name))?;
         let (item, agent_answers) = agent.look(observed, sign);
         let is_seen = match sign {
             Sign::Ip => item.ip.is_some(),
@@ -88,7 +62,7 @@ pub fn until(
             Sign::Ssh => match &item.ssh {
                 None => false,
                 Some(ssh) => {
-                    SshTarget::of(&item)?.expect_in_reach(context, libvirt, name)?;
+                    SshTarget::for_domain(&item)?.expect_in_reach(context, libvirt, name)?;
                     greets(ssh)
                 }
             },
@@ -122,7 +96,7 @@ struct AgentPoll {
 
 impl AgentPoll {
     /// The domain with what its agent said since the last look, and whether the agent said anything.
-    fn look(&mut self, mut observed: Observed<'_>, sign: Sign) -> (DomainItem, bool) {
+    fn look(&mut self, mut observed: ObservedDomain<'_>, sign: Sign) -> (DomainItem, bool) {
         let answer = self.inquiry.as_mut().and_then(Inquiry::poll);
         if answer.is_some() {
             self.inquiry = None;
@@ -136,7 +110,7 @@ impl AgentPoll {
         if let Some(answer) = answer.filter(|_| question == Question::Interfaces) {
             observed.add_report(&answer);
         } else if is_wanted && self.inquiry.is_none() {
-            self.inquiry = Some(observed.inquire(question));
+            self.inquiry = Some(observed.ask_agent(question));
         }
         (observed.into_item(), answers)
     }

@@ -13,7 +13,7 @@ use std::str::FromStr;
 use common::xml::{Document, Node};
 use serde_json::Value;
 
-use crate::domain_xml::listeners::is_every_address;
+use crate::domain_xml::address::is_every_address;
 
 /// A port of the host that leads to one of the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +45,7 @@ impl Hostfwd {
     }
 
     /// The same from this host alone.
-    pub fn from_here(self) -> Self {
+    pub fn from_loopback(self) -> Self {
         let here = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), self.port);
         self.from(here)
     }
@@ -82,12 +82,12 @@ impl fmt::Display for Hostfwd {
 const KEY: &str = "hostfwd=";
 
 /// Every forward in a domain's raw arguments.
-pub fn all(document: &Document) -> Vec<Hostfwd> {
-    all_by_argument(document).into_iter().map(|(_, forward)| forward).collect()
+pub fn find_all(document: &Document) -> Vec<Hostfwd> {
+    find_by_argument(document).into_iter().map(|(_, forward)| forward).collect()
 }
 
 /// Every forward in a domain's raw arguments, with the argument it is in.
-pub fn all_by_argument(document: &Document) -> Vec<(Node<'_>, Hostfwd)> {
+pub fn find_by_argument(document: &Document) -> Vec<(Node<'_>, Hostfwd)> {
     let mut found = Vec::new();
     for (node, value) in arguments(document) {
         rewrite(&value, &mut |forward| {
@@ -99,7 +99,7 @@ pub fn all_by_argument(document: &Document) -> Vec<(Node<'_>, Hostfwd)> {
 }
 
 /// The raw arguments whose forwards `change` makes others of, each with its old and its new value.
-pub fn changed(
+pub fn changed_arguments(
     document: &Document,
     mut change: impl FnMut(Hostfwd) -> Hostfwd,
 ) -> Vec<(Node<'_>, String, String)> {
@@ -225,13 +225,13 @@ mod tests {
                 None
             );
             assert_eq!(ports, [0, 5]);
-            let new = rewrite(argument, &mut Hostfwd::from_here).unwrap();
+            let new = rewrite(argument, &mut Hostfwd::from_loopback).unwrap();
             let new: Value = serde_json::from_str(&new).unwrap();
             assert_eq!(new["hostfwd"][0]["str"], "tcp:127.0.0.1:0-:22");
             assert_eq!((&new["type"], &new["id"]), (&"user".into(), &"n".into()));
         }
         for other in ["{", "{}", "{\"hostfwd\":1}", "{'hostfwd':[{}]}", "user,id=n"] {
-            assert_eq!(rewrite(other, &mut Hostfwd::from_here), None, "{other}");
+            assert_eq!(rewrite(other, &mut Hostfwd::from_loopback), None, "{other}");
         }
         assert_eq!(double_quoted(r#"{'a"\'b': "c'd\""}"#), r#"{"a\"'b": "c'd\""}"#);
     }

@@ -3,14 +3,14 @@
 //! Source: <https://libvirt.org/formatdomain.html>: "Graphical framebuffers", "Guest interface", "TCP client/server", "UDP network console".
 
 use std::borrow::Cow;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Range;
 
 use common::xml::{Document, Edit, Node};
 
-use super::part::Part;
-use super::raw_listeners;
-use crate::domain_xml::hostfwd;
+use crate::domain_xml::address::is_every_address;
+use crate::domain_xml::part::Part;
+use crate::domain_xml::{hostfwd, raw_listeners};
 
 /// An element that opens a port on every address of the host.
 #[derive(Debug)]
@@ -45,22 +45,6 @@ impl std::fmt::Display for Listener<'_> {
     }
 }
 
-/// Whether an address in a definition stands for every address of the host.
-///
-/// Source: inet_aton(3) for the short forms of 0.0.0.0, which getaddrinfo(3) takes.
-pub fn is_every_address(address: &str) -> bool {
-    let bare = address.strip_prefix('[').and_then(|a| a.strip_suffix(']')).unwrap_or(address);
-    let is_zero = |part: &str| {
-        let digits = part.strip_prefix("0x").or(part.strip_prefix("0X")).unwrap_or(part);
-        !part.is_empty() && digits.chars().all(|c| c == '0')
-    };
-    let parts = bare.split('.').count();
-    match bare.parse::<IpAddr>() {
-        Ok(address) => address.to_canonical().is_unspecified(),
-        Err(_) => bare == "*" || (parts <= 4 && bare.split('.').all(is_zero)),
-    }
-}
-
 /// Returns what opens a port on every address of the host.
 pub fn find(document: &Document) -> Vec<Listener<'_>> {
     let root = document.root();
@@ -87,7 +71,7 @@ pub fn find(document: &Document) -> Vec<Listener<'_>> {
             add(node, "address", format!("address={address}"));
         }
     }
-    let forwards = hostfwd::all_by_argument(document).into_iter();
+    let forwards = hostfwd::find_by_argument(document).into_iter();
     found.extend(forwards.filter(|(_, forward)| forward.is_open()).map(|(node, forward)| {
         Listener { node, what: format!("hostfwd={forward}"), remedy: Remedy::Forward }
     }));
@@ -155,12 +139,12 @@ pub fn close<'a>(
     let mut changes = Vec::new();
     // The port of the host goes to one forward: there may be several cards.
     let mut ssh = ssh;
-    let changed = hostfwd::changed(document, |forward| match ssh {
+    let changed = hostfwd::changed_arguments(document, |forward| match ssh {
         Some(socket) if forward.is_ssh() && forward.port == 0 => {
             ssh = None;
             forward.from(socket)
         }
-        _ if forward.is_open() => forward.from_here(),
+        _ if forward.is_open() => forward.from_loopback(),
         _ => forward,
     });
     for (node, old, new) in changed.into_iter().filter(|(node, ..)| stays(*node)) {
@@ -187,19 +171,6 @@ mod tests {
              \n</devices></domain>"
         );
         Document::parse(text).unwrap()
-    }
-
-    #[test]
-    fn is_every_address_knows_all_spellings() {
-        for all in
-            ["0.0.0.0", "::", "[::]", "0", "0.0", "0x0", "00.0.0", "*", "::0", "::ffff:0.0.0.0"]
-        {
-            assert!(is_every_address(all), "{all}");
-        }
-        for one in ["127.0.0.1", "::1", "192.0.2.1", "localhost", "", "0.0.0.1", "10", "0.0.0.0.0"]
-        {
-            assert!(!is_every_address(one), "{one}");
-        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use common::xml::{Document, Node};
 
-use super::listeners::is_every_address;
+use crate::domain_xml::address::is_every_address;
 
 /// Returns the arguments, each with what opens the port.
 pub fn find(document: &Document) -> Vec<(Node<'_>, String)> {

@@ -6,9 +6,9 @@
 use common::libvirt::Libvirt;
 use common::xml::Document;
 
-use super::descriptor::{Descriptor, Device, Mode};
-use super::directory::{Descriptors, SYSTEM};
-use super::selection::Wanted;
+use crate::firmware::descriptor::{Descriptor, Device, Mode};
+use crate::firmware::directory::{Descriptors, SYSTEM};
+use crate::firmware::query::FirmwareQuery;
 
 /// How a libvirt chooses firmware.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,19 +23,19 @@ pub struct Rules {
 
 impl Rules {
     /// The rules of a libvirt of this version, which was not asked for more.
-    pub fn of(version: u32) -> Self {
+    pub fn for_version(version: u32) -> Self {
         Self { version, machine: None, refuses: None }
     }
 
     /// The rules of the newest libvirt, where none can be asked.
     pub fn newest() -> Self {
-        Self::of(u32::MAX)
+        Self::for_version(u32::MAX)
     }
 
     /// Asks a libvirt how it chooses firmware for a kind of guest.
     ///
     /// What a libvirt cannot answer stands in the way of choosing, and is not an error here.
-    pub fn ask(libvirt: &Libvirt, wanted: &Wanted) -> Self {
+    pub fn ask(libvirt: &Libvirt, wanted: &FirmwareQuery) -> Self {
         let connect = libvirt.connect();
         let (architecture, machine) = wanted.platform();
         let answer = connect.lib_version().map(|version| {
@@ -46,12 +46,12 @@ impl Rules {
             Err(error) => Self { refuses: Some(error.message().to_owned()), ..Self::newest() },
             // Old versions read every descriptor for this, and fail as they do for a guest.
             Ok((version, Err(error))) => {
-                Self { refuses: Some(error.message().to_owned()), ..Self::of(version) }
+                Self { refuses: Some(error.message().to_owned()), ..Self::for_version(version) }
             }
             Ok((version, Ok(text))) => {
                 let capabilities = Document::parse(text).ok();
                 let machine = capabilities.and_then(|found| found.root().text_at("machine"));
-                Self { machine, ..Self::of(version) }
+                Self { machine, ..Self::for_version(version) }
             }
         }
     }
@@ -67,7 +67,7 @@ impl Rules {
     }
 
     /// Why this libvirt passes over a build that fits the query otherwise.
-    fn objection(&self, wanted: &Wanted, build: &Descriptor) -> Option<String> {
+    fn objection(&self, wanted: &FirmwareQuery, build: &Descriptor) -> Option<String> {
         match build.device {
             Device::Flash => self.flash_objection(wanted, build),
             Device::Memory => self.memory_objection(wanted, build),
@@ -84,7 +84,7 @@ impl Rules {
         })
     }
 
-    fn flash_objection(&self, wanted: &Wanted, build: &Descriptor) -> Option<String> {
+    fn flash_objection(&self, wanted: &FirmwareQuery, build: &Descriptor) -> Option<String> {
         let mode = build.mode.unwrap_or(Mode::Split);
         let fits = match wanted.stateless {
             Some(true) => mode == Mode::Stateless,
@@ -102,14 +102,14 @@ impl Rules {
         Some(format!("libvirt has no firmware of format {odd}"))
     }
 
-    fn memory_objection(&self, wanted: &Wanted, build: &Descriptor) -> Option<String> {
+    fn memory_objection(&self, wanted: &FirmwareQuery, build: &Descriptor) -> Option<String> {
         let mode = build.mode.unwrap_or(Mode::Stateless);
         let stateless = wanted.stateless.filter(|_| self.takes_every_mode())?;
         ((mode == Mode::Stateless) != stateless).then(|| mode_is(mode, stateless))
     }
 
     /// Why this libvirt refuses a guest with the build that it chose.
-    fn refusal(&self, wanted: &Wanted, build: &Descriptor) -> Option<String> {
+    fn refusal(&self, wanted: &FirmwareQuery, build: &Descriptor) -> Option<String> {
         let smm = build.has("requires-smm");
         if !self.is_careful() {
             if build.device == Device::Flash
@@ -140,7 +140,7 @@ impl Rules {
             .then(|| "it needs system management mode, which a trust domain has not".to_owned())
     }
 
-    fn machine<'a>(&'a self, wanted: &'a Wanted) -> Option<&'a str> {
+    fn machine<'a>(&'a self, wanted: &'a FirmwareQuery) -> Option<&'a str> {
         self.machine.as_deref().or(wanted.platform().1)
     }
 }
@@ -158,7 +158,7 @@ fn unusable_format<'a>(build: &'a Descriptor, usable: &[&str]) -> Option<&'a str
 
 /// What libvirt does for a guest that asks for firmware.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Choice {
+pub enum FirmwareChoice {
     /// It takes this build.
     Build(Box<Descriptor>),
     /// It settles on this build, and refuses the guest.
@@ -169,9 +169,9 @@ pub enum Choice {
     Nothing(Vec<(String, String)>),
 }
 
-impl Choice {
+impl FirmwareChoice {
     /// Chooses as libvirt does.
-    pub fn new(descriptors: &Descriptors, wanted: &Wanted, rules: &Rules) -> Self {
+    pub fn new(descriptors: &Descriptors, wanted: &FirmwareQuery, rules: &Rules) -> Self {
         if let Some(fatal) = descriptors.damaged.iter().find(|damaged| damaged.is_fatal) {
             return Self::Blocked(fatal.to_string());
         }
@@ -196,8 +196,12 @@ impl Choice {
     }
 
     /// Whether a guest gets firmware only when it asks for a stateless build.
-    pub fn needs_stateless(descriptors: &Descriptors, wanted: &Wanted, rules: &Rules) -> bool {
-        let stateless = Wanted { stateless: Some(true), ..wanted.clone() };
+    pub fn needs_stateless(
+        descriptors: &Descriptors,
+        wanted: &FirmwareQuery,
+        rules: &Rules,
+    ) -> bool {
+        let stateless = FirmwareQuery { stateless: Some(true), ..wanted.clone() };
         let gets = |wanted| Self::new(descriptors, wanted, rules).build().is_some();
         !gets(wanted) && gets(&stateless)
     }
@@ -211,7 +215,7 @@ impl Choice {
     }
 
     /// Why a guest that wants this gets no firmware, in words; none where it gets some.
-    pub fn complaint(&self, wanted: &Wanted) -> Option<String> {
+    pub fn complaint(&self, wanted: &FirmwareQuery) -> Option<String> {
         match self {
             Self::Build(_) => None,
             Self::Refused(build, why) => {
@@ -232,7 +236,7 @@ impl Choice {
 mod tests {
     use std::path::Path;
 
-    use super::super::selection::Feature;
+    use super::super::query::Feature;
     use super::*;
 
     fn flash(mode: &str) -> Descriptors {
@@ -248,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_stateless_build_has_to_be_asked_for_before_12_1() {
-        let wanted = Wanted::uefi().feature(Feature::with("amd-sev"));
+        let wanted = FirmwareQuery::uefi().feature(Feature::with("amd-sev"));
         for (version, mode, needed) in [
             (9_000_000, "stateless", true),
             (11_003_000, "stateless", true),
@@ -256,7 +260,11 @@ mod tests {
             (11_003_000, "split", false),
             (11_003_000, "combined", false),
         ] {
-            let needs = Choice::needs_stateless(&flash(mode), &wanted, &Rules::of(version));
+            let needs = FirmwareChoice::needs_stateless(
+                &flash(mode),
+                &wanted,
+                &Rules::for_version(version),
+            );
             assert_eq!(needs, needed, "{version} {mode}");
         }
     }
@@ -265,9 +273,9 @@ mod tests {
     fn a_trust_domain_is_refused_firmware_in_flash() {
         let mut descriptors = flash("split");
         descriptors.found[0].features.push("intel-tdx".to_owned());
-        let wanted = Wanted::uefi().feature(Feature::with("intel-tdx"));
-        let choice = Choice::new(&descriptors, &wanted, &Rules::newest());
-        assert!(matches!(choice, Choice::Refused(..)), "{choice:?}");
+        let wanted = FirmwareQuery::uefi().feature(Feature::with("intel-tdx"));
+        let choice = FirmwareChoice::new(&descriptors, &wanted, &Rules::newest());
+        assert!(matches!(choice, FirmwareChoice::Refused(..)), "{choice:?}");
         assert!(choice.complaint(&wanted).unwrap().contains("50-a.json"));
     }
 }

@@ -3,5 +3,7 @@
 pub mod choice;
 pub mod descriptor;
 pub mod directory;
-pub mod request;
-pub mod selection;
+pub mod guest_query;
+pub mod installed;
+pub mod loaders;
+pub mod query;

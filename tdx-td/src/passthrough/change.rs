@@ -12,7 +12,7 @@ use crate::domain::definition;
 
 /// A definition with its devices changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
+pub struct HostdevsChange {
     /// The definition as it is to be.
     pub xml: String,
     /// Devices it gets.
@@ -25,12 +25,12 @@ pub struct Change {
     pub way: Way,
 }
 
-impl Change {
+impl HostdevsChange {
     /// What it takes for a definition to have just the devices that are wanted.
     ///
     /// PCI devices in `foreign` stay if they are there, and are not added; devices of other kinds are
     /// none of this. Everything else stays byte for byte.
-    /// Errors: those of [`passed_through`] and [`Edit::finish`](common::xml::Edit::finish).
+    /// Errors: those of [`pci_hostdevs`] and [`Edit::finish`](common::xml::Edit::finish).
     pub fn new(
         before: &Document,
         wanted: &BTreeSet<Bdf>,
@@ -43,7 +43,7 @@ impl Change {
         let protected = definition::security(root) != "none";
         let way = Way { no_rom: way.no_rom || protected, ..way };
         let mut last = None;
-        for (bdf, node) in passed_through(root)? {
+        for (bdf, node) in pci_hostdevs(root)? {
             if foreign.contains(&bdf) || (wanted.contains(&bdf) && kept.insert(bdf)) {
                 last = Some(node);
             } else {
@@ -52,7 +52,7 @@ impl Change {
             }
         }
         // A network card or a disk that is one of them has it already.
-        kept.extend(inside(root)?.intersection(wanted));
+        kept.extend(devices_behind(root)?.intersection(wanted));
         let new = wanted.iter().filter(|bdf| !kept.contains(bdf) && !foreign.contains(bdf));
         let added: BTreeSet<Bdf> = new.copied().collect();
         for bdf in &added {
@@ -80,25 +80,25 @@ impl Change {
 /// The PCI devices of the host in a definition.
 ///
 /// Errors: `invalid_input` for a device whose address cannot be understood.
-pub fn passed_through(domain: Node<'_>) -> Result<Vec<(Bdf, Node<'_>)>> {
+pub fn pci_hostdevs(domain: Node<'_>) -> Result<Vec<(Bdf, Node<'_>)>> {
     let nodes = domain.find_all("devices/hostdev");
-    let found = nodes.map(|node| Ok(definition::hostdev(node)?.map(|bdf| (bdf, node))));
+    let found = nodes.map(|node| Ok(definition::hostdev_address(node)?.map(|bdf| (bdf, node))));
     found.filter_map(Result::transpose).collect()
 }
 
 /// The addresses of those devices.
 ///
-/// Errors: those of [`passed_through`].
-pub fn addresses(domain: Node<'_>) -> Result<BTreeSet<Bdf>> {
-    Ok(passed_through(domain)?.into_iter().map(|(bdf, _)| bdf).collect())
+/// Errors: those of [`pci_hostdevs`].
+pub fn hostdev_addresses(domain: Node<'_>) -> Result<BTreeSet<Bdf>> {
+    Ok(pci_hostdevs(domain)?.into_iter().map(|(bdf, _)| bdf).collect())
 }
 
 /// The PCI devices of the host that are a domain's network cards and disks.
 ///
-/// Errors: those of [`passed_through`].
-pub fn inside(domain: Node<'_>) -> Result<BTreeSet<Bdf>> {
+/// Errors: those of [`pci_hostdevs`].
+pub fn devices_behind(domain: Node<'_>) -> Result<BTreeSet<Bdf>> {
     let nodes = domain.find_all("devices/interface").chain(domain.find_all("devices/disk"));
-    nodes.map(definition::inside).filter_map(Result::transpose).collect()
+    nodes.map(definition::device_behind).filter_map(Result::transpose).collect()
 }
 
 /// Definitions are read with their secrets, which must not be lost and not be shown.
@@ -144,14 +144,14 @@ mod tests {
         numbers.iter().map(|n| Bdf { domain: 0, bus: *n, device: 0, function: 0 }).collect()
     }
 
-    fn change(before: &str, wanted: &BTreeSet<u8>, foreign: &BTreeSet<u8>) -> Change {
+    fn change(before: &str, wanted: &BTreeSet<u8>, foreign: &BTreeSet<u8>) -> HostdevsChange {
         let document = Document::parse(before).unwrap();
         let way = Way { iommufd: false, managed: true, no_rom: false };
-        Change::new(&document, &bdfs(wanted), &bdfs(foreign), way).unwrap()
+        HostdevsChange::new(&document, &bdfs(wanted), &bdfs(foreign), way).unwrap()
     }
 
     fn devices(xml: &str) -> BTreeSet<Bdf> {
-        addresses(Document::parse(xml).unwrap().root()).unwrap()
+        hostdev_addresses(Document::parse(xml).unwrap().root()).unwrap()
     }
 
     #[test]
@@ -196,7 +196,7 @@ mod tests {
         let parsed = |device: &str| {
             let xml = format!("<domain><devices>{device}</devices></domain>");
             let document = Document::parse(xml.as_str()).unwrap();
-            (addresses(document.root()).is_ok(), inside(document.root()).is_ok())
+            (hostdev_addresses(document.root()).is_ok(), devices_behind(document.root()).is_ok())
         };
         for address in [
             "",

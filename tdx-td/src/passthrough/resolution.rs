@@ -14,8 +14,16 @@ use tdx_iommu::commands::resolve;
 use tdx_iommu::inventory::Inventory;
 use tdx_iommu::inventory::identity::{DeviceClaim, DeviceIdentity};
 
-use crate::commands::hostdevs::Wanted;
-use crate::commands::names::{DomainClaim, Named};
+use crate::domain::lookup::{DomainClaim, NamedDomain};
+
+/// A domain with the devices that it is to have.
+#[derive(Debug, Clone)]
+pub struct DomainDevices {
+    /// The domain.
+    pub domain: NamedDomain,
+    /// All its devices of the host.
+    pub devices: BTreeSet<Bdf>,
+}
 
 /// A domain and its devices, as a resolution has them.
 #[derive(Debug, Deserialize)]
@@ -39,13 +47,13 @@ struct Device {
 
 /// What came on standard input.
 #[derive(Debug)]
-pub struct Piped {
+pub struct PipedResolution {
     items: Vec<Item>,
     /// Devices that stay as they are, whatever the items say.
     keep: BTreeSet<Bdf>,
 }
 
-impl Piped {
+impl PipedResolution {
     /// Reads the domains that are named, or all.
     ///
     /// Errors: `invalid_input` for what is no resolution; `not_found` for a named domain that is not in it.
@@ -61,10 +69,10 @@ impl Piped {
     }
 
     /// Which devices domains are to have.
-    pub fn wanted(&self) -> Wanted {
-        let wanted = self.items.iter().map(|item| {
-            let named = Named::claimed(item.vm.clone(), item.claim.clone());
-            (named, item.devices.iter().map(|device| device.bdf).collect())
+    pub fn domains(&self) -> Vec<DomainDevices> {
+        let wanted = self.items.iter().map(|item| DomainDevices {
+            domain: NamedDomain::with_claim(item.vm.clone(), item.claim.clone()),
+            devices: item.devices.iter().map(|device| device.bdf).collect(),
         });
         wanted.collect()
     }
@@ -90,9 +98,10 @@ impl Piped {
         if self.items.iter().all(|item| self.devices(item).next().is_none()) {
             return Ok(Vec::new());
         }
-        match libvirt.is_local() {
-            true => self.check_here(context).map(|()| Vec::new()),
-            false => self.check_there(context, libvirt),
+        if libvirt.is_local() {
+            self.check_local(context).map(|()| Vec::new())
+        } else {
+            self.check_remote(context, libvirt)
         }
     }
 
@@ -100,7 +109,7 @@ impl Piped {
         item.devices.iter().filter(|device| !self.keep.contains(&device.bdf))
     }
 
-    fn check_here(&self, context: &Context) -> Result<()> {
+    fn check_local(&self, context: &Context) -> Result<()> {
         let inventory = Inventory::read(&context.host)?;
         for item in &self.items {
             for device in self.devices(item) {
@@ -125,7 +134,7 @@ impl Piped {
     }
 
     /// What libvirt tells of the devices of its host.
-    fn check_there(&self, context: &Context, libvirt: &Libvirt) -> Result<Vec<String>> {
+    fn check_remote(&self, context: &Context, libvirt: &Libvirt) -> Result<Vec<String>> {
         let host = context.host_name().unwrap_or_else(|| libvirt.uri().to_owned());
         for item in &self.items {
             for device in self.devices(item) {

@@ -8,13 +8,13 @@ use tdx_pool::pool::Pool;
 use tdx_pool::references::usage::Usage;
 use virt::domain::Domain;
 
-use super::owned_files::{Claim, Ground, OwnedFiles};
 use crate::domain::definition::Definition;
 use crate::domain::{definition, power};
+use crate::remove::owned_files::{DeletionBasis, DeletionCandidate, OwnedFiles};
 
 /// A domain that is there.
 #[derive(Debug)]
-pub(super) struct Observed {
+pub(super) struct ObservedDomain {
     /// libvirt's handle: it leads to the domain with this UUID, whatever has its name.
     pub(super) domain: Domain,
     /// The definition that it starts with.
@@ -26,7 +26,7 @@ pub(super) struct Observed {
     files: OwnedFiles,
 }
 
-impl Observed {
+impl ObservedDomain {
     /// Reads a domain; none when there is none, or it goes away meanwhile.
     ///
     /// Errors: `conflict` for a domain of others, unless `foreign` says to remove its definition alone.
@@ -37,21 +37,22 @@ impl Observed {
         foreign: bool,
     ) -> Result<Option<Self>> {
         let Some(domain) = domain else { return Ok(None) };
-        match Self::of(libvirt, name, domain, foreign) {
+        match Self::read_existing(libvirt, name, domain, foreign) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             observed => observed.map(Some),
         }
     }
 
-    fn of(libvirt: &Libvirt, name: &str, domain: Domain, foreign: bool) -> Result<Self> {
+    fn read_existing(libvirt: &Libvirt, name: &str, domain: Domain, foreign: bool) -> Result<Self> {
         let definition = definition::inactive(&domain, name)?;
         if !definition.is_managed() && !foreign {
             return Err(Error::conflict(format!("domain '{name}' was not made by these tools"))
                 .hint("--foreign removes its definition and leaves its disks"));
         }
-        let live = match power::is_active(&domain, name)? {
-            true => Some(definition::active(&domain, name)?),
-            false => None,
+        let live = if power::is_active(&domain, name)? {
+            Some(definition::active(&domain, name)?)
+        } else {
+            None
         };
         let mut snapshots = Vec::new();
         let doing = format_args!("read the snapshots of domain '{name}'");
@@ -62,7 +63,7 @@ impl Observed {
         for (pool, volume) in definition.volumes() {
             // The tools name files, not volumes.
             let folder = Pool::by_name(libvirt, &pool)?.and_then(|pool| pool.path);
-            files.keep_other(folder.map(|folder| folder.join(volume)));
+            files.keep_unlisted(folder.map(|folder| folder.join(volume)));
         }
         let nvram = live.as_ref().and_then(Definition::nvram).or_else(|| definition.nvram());
         let nvram = match nvram {
@@ -75,8 +76,8 @@ impl Observed {
         let mut observed = Self { domain, definition, is_persistent, nvram, files };
         if libvirt.is_local() && !is_persistent && observed.definition.is_managed() {
             // A transient domain goes by stopping; libvirt then leaves its firmware variables.
-            let claim = |path| Claim { path, ground: Ground::FirmwareVariables };
-            observed.files.claims.extend(observed.nvram.clone().into_iter().map(claim));
+            let claim = |path| DeletionCandidate { path, basis: DeletionBasis::FirmwareVariables };
+            observed.files.candidates.extend(observed.nvram.clone().into_iter().map(claim));
         }
         Ok(observed)
     }

@@ -15,7 +15,7 @@ use crate::domain::definition::{Chain, Definition, chains_of};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct OwnedFiles {
     /// Those to delete if they are what they are taken for, and nothing else needs them.
-    pub(super) claims: Vec<Claim>,
+    pub(super) candidates: Vec<DeletionCandidate>,
     /// Those that stay in any case, each with the reason.
     pub(super) kept: Vec<(PathBuf, String)>,
     /// Files that are no domain's own, whatever other name leads to them: the base image, and what the
@@ -25,16 +25,16 @@ pub(super) struct OwnedFiles {
 
 /// A file to delete, and why it may be deleted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Claim {
+pub(super) struct DeletionCandidate {
     /// Where it is.
     pub(super) path: PathBuf,
     /// Why it may be deleted.
-    pub(super) ground: Ground,
+    pub(super) basis: DeletionBasis,
 }
 
 /// Why a file may be deleted with its domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ground {
+pub(super) enum DeletionBasis {
     /// `new` recorded that it made the file for this very domain.
     Recorded,
     /// The definition names the file, and its name and directory are those of the tools' files. The rule
@@ -70,16 +70,18 @@ impl<'a> Rule<'a> {
     }
 
     /// Why a file may be deleted, or in words why not.
-    fn judge(&self, path: &Path) -> Result<Ground, String> {
-        let is_recorded = |files: &[PathBuf]| files.iter().any(|file| normal(file) == path);
+    fn judge(&self, path: &Path) -> Result<DeletionBasis, String> {
+        let is_recorded = |files: &[PathBuf]| files.iter().any(|file| normalized(file) == path);
         let has_our_name = Ours::of_path(path).is_some_and(Ours::is_of_domain);
         match self {
-            Self::Recorded(files) if is_recorded(files) && has_our_name => Ok(Ground::Recorded),
+            Self::Recorded(files) if is_recorded(files) && has_our_name => {
+                Ok(DeletionBasis::Recorded)
+            }
             Self::Recorded(files) if is_recorded(files) => {
                 Err("recorded for this domain under a name that these tools never give".to_owned())
             }
             Self::Recorded(_) if has_our_name => Err("not recorded for this domain".to_owned()),
-            Self::Named if has_our_name => Ok(Ground::Named),
+            Self::Named if has_our_name => Ok(DeletionBasis::Named),
             Self::Copied { of, files } if is_recorded(files) => {
                 Err(format!("recorded for the domain with UUID {of}"))
             }
@@ -110,9 +112,9 @@ impl OwnedFiles {
     ) -> Self {
         let rule = Rule::new(inactive);
         let record = inactive.metadata.as_ref();
-        let base = record.and_then(|record| record.base.as_deref()).map(normal);
-        let given = ["disk", "cdrom"].iter().filter_map(|key| record?.asked(key));
-        let given: Vec<PathBuf> = given.map(|path| normal(Path::new(path))).collect();
+        let base = record.and_then(|record| record.base.as_deref()).map(normalized);
+        let given = ["disk", "cdrom"].iter().filter_map(|key| record?.requested(key));
+        let given: Vec<PathBuf> = given.map(|path| normalized(Path::new(path))).collect();
         let spared = base.iter().chain(&given).cloned().collect();
         let mut files = Self { spared, ..Self::default() };
         let mut seen: Vec<PathBuf> = Vec::new();
@@ -123,7 +125,7 @@ impl OwnedFiles {
             seen.push(path.clone());
             match rule.judge(&path) {
                 _ if given.contains(&path) => files.kept.push((path, GIVEN.to_owned())),
-                Ok(ground) => files.claims.push(Claim { path, ground }),
+                Ok(ground) => files.candidates.push(DeletionCandidate { path, basis: ground }),
                 Err(why) => files.kept.push((path, role.map_or(why, str::to_owned))),
             }
         }
@@ -131,10 +133,10 @@ impl OwnedFiles {
     }
 
     /// Adds a file that stays, unless it is known.
-    pub(super) fn keep_other(&mut self, path: Option<PathBuf>) {
-        let Some(path) = path.map(|path| normal(&path)) else { return };
+    pub(super) fn keep_unlisted(&mut self, path: Option<PathBuf>) {
+        let Some(path) = path.map(|path| normalized(&path)) else { return };
         let is_kept = self.kept.iter().any(|(kept, _)| *kept == path);
-        if !is_kept && !self.claims.iter().any(|claim| claim.path == path) {
+        if !is_kept && !self.candidates.iter().any(|claim| claim.path == path) {
             self.kept.push((path, NOT_OURS.to_owned()));
         }
     }
@@ -148,7 +150,7 @@ fn mentions(
     snapshots: &[Document],
 ) -> Vec<Mention> {
     let mut mentions = Vec::new();
-    let mention = |path: &Path, role| Mention { path: normal(path), role };
+    let mention = |path: &Path, role| Mention { path: normalized(path), role };
     if let Rule::Recorded(files) = rule {
         mentions.extend(files.iter().map(|file| mention(file, None)));
     }
@@ -182,7 +184,7 @@ fn mentions(
 /// The files of a disk from its source down to the uppermost that is the domain's own; only its source
 /// when none is. What is below an own file is its base image.
 fn down_to_own(rule: &Rule<'_>, chain: Chain) -> Vec<Mention> {
-    let chain: Vec<PathBuf> = chain.iter().map(|path| normal(path)).collect();
+    let chain: Vec<PathBuf> = chain.iter().map(|path| normalized(path)).collect();
     let own = chain.iter().position(|path| rule.judge(path).is_ok());
     let layers = own.unwrap_or(0);
     let role = |at| (at < layers).then_some(LAYER);
@@ -191,7 +193,7 @@ fn down_to_own(rule: &Rule<'_>, chain: Chain) -> Vec<Mention> {
 }
 
 /// A path with neither `//` nor `.` in it: the original tdvirsh writes `/var/tmp/tdvirsh//overlay…`.
-pub(super) fn normal(path: &Path) -> PathBuf {
+pub(super) fn normalized(path: &Path) -> PathBuf {
     path.components().collect()
 }
 
@@ -230,7 +232,7 @@ mod tests {
     /// The paths to delete, and those that stay with their reasons.
     fn find(definition: &Definition, live: Option<&Definition>) -> (Vec<String>, Vec<String>) {
         let files = OwnedFiles::find(definition, live, &[]);
-        let claims = files.claims.iter().map(|claim| claim.path.display().to_string());
+        let claims = files.candidates.iter().map(|claim| claim.path.display().to_string());
         let kept = files.kept.iter().map(|(path, why)| format!("{}: {why}", path.display()));
         (claims.collect(), kept.collect())
     }

@@ -6,14 +6,14 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Defines a setting of a few words, each with what it means.
-macro_rules! words {
-    ($(#[$about:meta])* $name:ident { $($(#[$what:meta])* $word:ident = $text:literal,)+ }) => {
+/// Defines a setting with a fixed set of values.
+macro_rules! setting_enum {
+    ($(#[$about:meta])* $name:ident { $($(#[$what:meta])* $variant:ident = $text:literal,)+ }) => {
         $(#[$about])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
         #[serde(try_from = "Text")]
         pub enum $name {
-            $($(#[$what])* #[serde(rename = $text)] $word,)+
+            $($(#[$what])* #[serde(rename = $text)] $variant,)+
         }
 
         impl TryFrom<Text> for $name {
@@ -21,24 +21,24 @@ macro_rules! words {
 
             fn try_from(Text(text): Text) -> Result<Self, String> {
                 match text.as_str() {
-                    $($text => Ok(Self::$word),)+
+                    $($text => Ok(Self::$variant),)+
                     _ => Err(format!("{text:?} is not one of {}", [$($text),+].join(", "))),
                 }
             }
         }
 
         impl $name {
-            /// The word for it.
+            /// Its name, as libvirt and QEMU write it.
             pub fn as_str(self) -> &'static str {
                 match self {
-                    $(Self::$word => $text,)+
+                    $(Self::$variant => $text,)+
                 }
             }
         }
     };
 }
 
-words! {
+setting_enum! {
     /// What a guest boots from.
     Boot {
         /// Its disk.
@@ -52,7 +52,7 @@ words! {
     }
 }
 
-words! {
+setting_enum! {
     /// A feature of the machine, `<features>`.
     Feature {
         /// Tables of power management and devices.
@@ -66,7 +66,7 @@ words! {
     }
 }
 
-words! {
+setting_enum! {
     /// What a guest's memory is made of.
     MemoryBacking {
         /// Memory of QEMU's own.
@@ -76,7 +76,7 @@ words! {
     }
 }
 
-words! {
+setting_enum! {
     /// What a network card is.
     NetworkModel {
         /// Made for guests.
@@ -90,7 +90,7 @@ words! {
     }
 }
 
-words! {
+setting_enum! {
     /// What a graphics card is.
     Video {
         /// There is none: the guest has a serial console.
@@ -106,7 +106,7 @@ words! {
     }
 }
 
-words! {
+setting_enum! {
     /// How a keyboard or a mouse is connected.
     InputBus {
         /// There is none.
@@ -120,7 +120,7 @@ words! {
     }
 }
 
-words! {
+setting_enum! {
     /// What follows when a guest is at its end.
     Lifecycle {
         /// It is off.
@@ -132,7 +132,7 @@ words! {
     }
 }
 
-words! {
+setting_enum! {
     /// What a disk is connected by.
     DiskBus {
         /// Made for guests.
@@ -144,7 +144,7 @@ words! {
     }
 }
 
-words! {
+setting_enum! {
     /// What QEMU does about the host's cache.
     Cache {
         /// Goes around it.
@@ -160,7 +160,7 @@ words! {
     }
 }
 
-words! {
+setting_enum! {
     /// What of an image is allocated beforehand.
     Preallocation {
         /// Nothing.
@@ -174,18 +174,18 @@ words! {
     }
 }
 
-words! {
+setting_enum! {
     /// How clusters are compressed.
     Compression {
-        /// As ever.
+        /// zlib.
         Zlib = "zlib",
         /// Faster.
         Zstd = "zstd",
     }
 }
 
-/// Defines a setting of two words with a space between.
-macro_rules! two_words {
+/// Defines a setting of two values with a space between.
+macro_rules! setting_pair {
     ($(#[$about:meta])* $name:ident { $first:ident: [$($a:literal),+], $second:ident: [$($b:literal),+] }) => {
         $(#[$about])*
         #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -224,12 +224,12 @@ macro_rules! two_words {
     };
 }
 
-two_words! {
+setting_pair! {
     /// An emulated TPM: what the guest sees, and the version of its commands.
     Tpm { model: ["tpm-crb", "tpm-tis"], version: ["2.0", "1.2"] }
 }
 
-two_words! {
+setting_pair! {
     /// A watchdog, and what it does when the guest does not answer.
     Watchdog {
         model: ["i6300esb", "itco", "ib700"],
@@ -291,9 +291,10 @@ impl TryFrom<Text> for Mode {
 
     fn try_from(Text(text): Text) -> Result<Self, String> {
         let octal = text.bytes().all(|digit| (b'0'..=b'7').contains(&digit));
-        match octal && (3..=4).contains(&text.len()) {
-            true => Ok(Self(text)),
-            false => Err(format!("{text:?} is not an access mode such as 644")),
+        if octal && (3..=4).contains(&text.len()) {
+            Ok(Self(text))
+        } else {
+            Err(format!("{text:?} is not an access mode such as 644"))
         }
     }
 }
@@ -310,7 +311,7 @@ impl fmt::Display for Mode {
     }
 }
 
-words! {
+setting_enum! {
     /// What is done about ticks of a clock that the guest missed.
     Ticks {
         /// QEMU's own choice.

@@ -8,18 +8,18 @@ use common::system::sysroot::Host;
 use common::units::{DISK, MEMORY, Size};
 use common::{Error, Result};
 use serde_json::Value;
-
 use tdx_pool::image::Format;
 
-use super::layers::{Layers, Origin, Sections};
-use super::profile::{Auto, Profile, Switch};
-use crate::capability::{self, Security, VirtType};
-use crate::commands::firmware;
-use crate::firmware::choice::{Choice, Rules};
+use crate::capability;
+use crate::capability::{Security, VirtType};
+use crate::firmware::choice::{FirmwareChoice, Rules};
 use crate::firmware::directory::{Descriptors, Scope};
-use crate::firmware::selection::Wanted;
+use crate::firmware::installed;
+use crate::firmware::query::FirmwareQuery;
 use crate::scenario::enums::{DiskBus, MemoryBacking, Preallocation, Video};
-use crate::scenario::resolve::{exact, plain};
+use crate::scenario::layers::{Layers, Origin, Sections};
+use crate::scenario::profile::{AutoOr, OnOff, Profile};
+use crate::scenario::value::{display_value, size_value};
 
 /// Fails for settings that cannot be together.
 ///
@@ -34,18 +34,18 @@ pub fn check(profile: &Profile, security: Security) -> Result<()> {
         letter.is_some_and(|letter| letter.len() == 1 && letter.as_bytes()[0].is_ascii_lowercase());
     let contradictions = [
         (
-            storage.encryption == Switch(true) && storage.format == Format::Raw,
+            storage.encryption == OnOff(true) && storage.format == Format::Raw,
             "an encrypted disk is qcow2: storage.encryption is on, storage.format raw",
             "--set storage.format=qcow2",
         ),
         (
-            guest.secure_boot == Auto::Is(Switch(true)) && guest.smm == Auto::Is(Switch(false)),
+            guest.secure_boot == AutoOr::Is(OnOff(true)) && guest.smm == AutoOr::Is(OnOff(false)),
             "secure boot guards its variables by system management mode: guest.secure_boot is on, \
              guest.smm off",
             "--set guest.smm=auto",
         ),
         (
-            tdx && guest.smm == Auto::Is(Switch(true)),
+            tdx && guest.smm == AutoOr::Is(OnOff(true)),
             "a trust domain has no system management mode: guest.smm is on",
             "--set guest.smm=auto",
         ),
@@ -60,7 +60,7 @@ pub fn check(profile: &Profile, security: Security) -> Result<()> {
             "--set guest.memory_backing=private",
         ),
         (
-            tdx && guest.cpu_migratable == Some(Switch(true)),
+            tdx && guest.cpu_migratable == Some(OnOff(true)),
             "a trust domain cannot migrate: guest.cpu_migratable is on",
             "--set guest.cpu_migratable=off",
         ),
@@ -111,19 +111,19 @@ fn check_ranges(profile: &Profile) -> Result<()> {
 }
 
 /// What of a disk's settings has no meaning for its format, in words.
-pub fn meaningless(profile: &Profile, layers: &Layers) -> Vec<String> {
+pub fn ignored_settings(profile: &Profile, layers: &Layers) -> Vec<String> {
     let storage = &profile.storage;
     if storage.format == Format::Qcow2 {
         return Vec::new();
     }
     [
-        ("storage.lazy_refcounts", storage.lazy_refcounts == Switch(true)),
+        ("storage.lazy_refcounts", storage.lazy_refcounts == OnOff(true)),
         ("storage.cluster_size", storage.cluster_size.is_some()),
         ("storage.compression_type", storage.compression_type.is_some()),
         ("storage.preallocation", storage.preallocation == Preallocation::Metadata),
     ]
     .into_iter()
-    .filter(|(setting, set)| *set && layers.is_said(setting))
+    .filter(|(setting, set)| *set && layers.is_assigned(setting))
     .map(|(setting, _)| format!("{setting} is of no meaning for a raw disk"))
     .collect()
 }
@@ -132,7 +132,7 @@ pub fn meaningless(profile: &Profile, layers: &Layers) -> Vec<String> {
 /// changed, in words.
 ///
 /// Errors: `unsupported` for what was asked for by name, and for a TPM, which nothing can stand for.
-pub fn to_host(
+pub fn adapt_to_host(
     layers: &mut Layers,
     host: &Host,
     libvirt: &Libvirt,
@@ -145,9 +145,9 @@ pub fn to_host(
     let has = Size(capacity.memory_bytes);
     let too_much = guest.memory.is_some_and(|memory| memory.0 > has.0);
     // What somebody asked for is not replaced: see `Plan::memory_shortage` in `creation`.
-    if too_much && !layers.is_said("guest.memory") {
+    if too_much && !layers.is_assigned("guest.memory") {
         let usual = Size(capacity.usual_memory());
-        layers.put(&Origin::Host, Sections::one("guest.memory", exact(usual)))?;
+        layers.put(&Origin::Host, Sections::single("guest.memory", size_value(usual)))?;
         changed.push(format!("guest.memory is {usual}: the host has {has} of memory"));
     }
     if guest.machine != general.guest.machine
@@ -164,14 +164,14 @@ pub fn to_host(
         changed.push(replace(layers, "guest.video", "virtio".into(), &none)?);
     }
     if let Some(tpm) = &guest.tpm {
-        let there = offered("tpm")?;
-        let has = |word: &str| there.iter().any(|has| has == word);
+        let values = offered("tpm")?;
+        let has = |word: &str| values.iter().any(|value| value == word);
         if !has(&tpm.model) || !has("emulator") {
             return Err(Error::unsupported(format!("this host emulates no {}", tpm.model))
                 .hint("install swtpm and swtpm-tools, or --set guest.tpm=none"));
         }
     }
-    changed.extend(sleep_to_firmware(layers, host, libvirt, security)?);
+    changed.extend(disable_unsupported_sleep(layers, host, libvirt, security)?);
     Ok(changed)
 }
 
@@ -180,7 +180,7 @@ pub fn to_host(
 /// Before 12.1.0, libvirt gave stateless builds, as those for AMD SEV often are, to no guest that did not.
 ///
 /// Errors: those of [`Descriptors::read`].
-pub fn stateless(
+pub fn needs_stateless_firmware(
     profile: &Profile,
     host: &Host,
     libvirt: &Libvirt,
@@ -189,15 +189,15 @@ pub fn stateless(
     if !security.is_sev() || !libvirt.is_local() {
         return Ok(false);
     }
-    let wanted = Wanted::of_guest(&profile.guest, security);
+    let wanted = FirmwareQuery::for_guest(&profile.guest, security);
     let descriptors = Descriptors::read(host, Scope::System)?;
-    Ok(Choice::needs_stateless(&descriptors, &wanted, &Rules::ask(libvirt, &wanted)))
+    Ok(FirmwareChoice::needs_stateless(&descriptors, &wanted, &Rules::ask(libvirt, &wanted)))
 }
 
 /// Turns off the kinds of sleep that no firmware offers to such a guest. Returns what was changed, in words.
 ///
 /// Errors: `unsupported` for a kind of sleep that was asked for by name.
-fn sleep_to_firmware(
+fn disable_unsupported_sleep(
     layers: &mut Layers,
     host: &Host,
     libvirt: &Libvirt,
@@ -216,11 +216,11 @@ fn sleep_to_firmware(
             }
             _ => guest.suspend_to_disk,
         };
-        if state != Some(Switch(true)) || !libvirt.is_local() {
+        if state != Some(OnOff(true)) || !libvirt.is_local() {
             continue;
         }
-        let wanted = Wanted::of_guest(&guest, security);
-        let choice = firmware::choose(host, &wanted, &Rules::ask(libvirt, &wanted))?;
+        let wanted = FirmwareQuery::for_guest(&guest, security);
+        let choice = installed::choose(host, &wanted, &Rules::ask(libvirt, &wanted))?;
         if let Some(why) = choice.complaint(&wanted) {
             log::step(format_args!("{why}"));
             let none = format!("no firmware here has {feature}");
@@ -231,10 +231,10 @@ fn sleep_to_firmware(
 }
 
 fn replace(layers: &mut Layers, setting: &str, instead: Value, none: &str) -> Result<String> {
-    if layers.is_said(setting) {
+    if layers.is_assigned(setting) {
         return Err(Error::unsupported(format!("{none}, which {setting} needs")));
     }
-    let told = format!("{setting} is {}: {none}", plain(&instead));
-    layers.put(&Origin::Host, Sections::one(setting, instead))?;
-    Ok(told)
+    let change = format!("{setting} is {}: {none}", display_value(&instead));
+    layers.put(&Origin::Host, Sections::single(setting, instead))?;
+    Ok(change)
 }

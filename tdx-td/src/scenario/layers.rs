@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::profile::Profile;
+use crate::scenario::profile::Profile;
 
 /// Settings by section and key, not all of them.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -25,7 +25,7 @@ pub struct Sections {
 
 impl Sections {
     /// One setting, `guest.video`, of which there may be none.
-    pub fn one(setting: &str, value: Value) -> Self {
+    pub fn single(setting: &str, value: Value) -> Self {
         let (section, key) = setting.split_once('.').unwrap_or_default();
         let settings = Map::from_iter([(key.to_owned(), value)]);
         match section {
@@ -99,7 +99,7 @@ pub struct Setting {
     pub applies: bool,
     /// Whether it was said, rather than left to the scenario or the host.
     #[serde(skip)]
-    pub said: bool,
+    pub assigned: bool,
 }
 
 impl Setting {
@@ -169,7 +169,7 @@ impl Layers {
     }
 
     /// Whether somebody said something else than the scenario.
-    pub fn is_said(&self, setting: &str) -> bool {
+    pub fn is_assigned(&self, setting: &str) -> bool {
         self.origins.contains_key(setting)
     }
 
@@ -184,7 +184,7 @@ impl Layers {
                 Setting {
                     recommended: recommended.get(&setting).cloned().unwrap_or_default(),
                     origin: origin.map_or_else(scenario, Origin::to_string),
-                    said: origin.is_some_and(|origin| *origin != Origin::Host),
+                    assigned: origin.is_some_and(|origin| *origin != Origin::Host),
                     applies: true,
                     setting,
                     value,

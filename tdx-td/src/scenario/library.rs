@@ -10,8 +10,8 @@ use common::{Error, ErrorKind, IoContext, Result, yaml};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::layers::{Layers, Sections};
 use crate::capability::Security;
+use crate::scenario::layers::{Layers, Sections};
 
 /// What a guest is without a scenario; every scenario stands on it.
 pub const DEFAULT: &str = "default";
@@ -39,12 +39,12 @@ pub struct Scenario {
     /// The files that it is made of, besides what is built in.
     pub files: Vec<PathBuf>,
     /// What holds without any scenario.
-    ground: Sections,
-    ground_under: BTreeMap<Security, Sections>,
+    defaults: Sections,
+    defaults_by_security: BTreeMap<Security, Sections>,
     /// Its settings.
     sections: Sections,
     /// Those that are others under one protection.
-    under: BTreeMap<Security, Sections>,
+    by_security: BTreeMap<Security, Sections>,
 }
 
 /// One file: all of a scenario, or what differs from the one of that name in a less specific place.
@@ -68,7 +68,7 @@ impl Scenario {
     ///
     /// Errors: `not_found`, with the nearest name; `invalid_input` for a file that is no scenario.
     pub fn find(host: &Host, name: &str) -> Result<Self> {
-        let texts = texts(host, name)?;
+        let texts = scenario_texts(host, name)?;
         if texts.is_empty() {
             let names = names(host)?;
             let nearest = common::nearest(name, names.iter().map(String::as_str));
@@ -79,16 +79,16 @@ impl Scenario {
             });
         }
         let mut scenario = Self::empty(name);
-        for (file, text) in self::texts(host, DEFAULT)? {
-            scenario.take(file, &text)?;
+        for (file, text) in scenario_texts(host, DEFAULT)? {
+            scenario.merge_file(file, &text)?;
         }
-        scenario.ground = std::mem::take(&mut scenario.sections);
-        scenario.ground_under = std::mem::take(&mut scenario.under);
+        scenario.defaults = std::mem::take(&mut scenario.sections);
+        scenario.defaults_by_security = std::mem::take(&mut scenario.by_security);
         if name != DEFAULT {
             scenario.files.clear();
             scenario.description.clear();
             for (file, text) in texts {
-                scenario.take(file, &text)?;
+                scenario.merge_file(file, &text)?;
             }
         }
         Ok(scenario)
@@ -100,10 +100,10 @@ impl Scenario {
             description: String::new(),
             security: Vec::new(),
             files: Vec::new(),
-            ground: Sections::default(),
-            ground_under: BTreeMap::new(),
+            defaults: Sections::default(),
+            defaults_by_security: BTreeMap::new(),
             sections: Sections::default(),
-            under: BTreeMap::new(),
+            by_security: BTreeMap::new(),
         }
     }
 
@@ -113,9 +113,9 @@ impl Scenario {
     pub fn built_in(security: Security) -> Result<Layers> {
         let mut scenario = Self::empty(DEFAULT);
         for (_, text) in BUILT_IN.iter().filter(|(name, _)| *name == DEFAULT) {
-            scenario.take(None, text)?;
+            scenario.merge_file(None, text)?;
         }
-        scenario.ground = std::mem::take(&mut scenario.sections);
+        scenario.defaults = std::mem::take(&mut scenario.sections);
         scenario.layers(security)
     }
 
@@ -123,14 +123,14 @@ impl Scenario {
     ///
     /// Errors: `invalid_input` for settings that there are not, or values that they cannot have.
     pub fn layers(&self, security: Security) -> Result<Layers> {
-        let mut ground = self.ground.clone();
-        ground.put(self.ground_under.get(&security).cloned().unwrap_or_default());
+        let mut ground = self.defaults.clone();
+        ground.put(self.defaults_by_security.get(&security).cloned().unwrap_or_default());
         let mut sections = self.sections.clone();
-        sections.put(self.under.get(&security).cloned().unwrap_or_default());
+        sections.put(self.by_security.get(&security).cloned().unwrap_or_default());
         Layers::new(&self.name, ground, sections)
     }
 
-    fn take(&mut self, file: Option<PathBuf>, text: &str) -> Result<()> {
+    fn merge_file(&mut self, file: Option<PathBuf>, text: &str) -> Result<()> {
         let place =
             || file.as_ref().map_or("built in".to_owned(), |file| file.display().to_string());
         let text: Text = yaml::from_str(text).map_err(|error| {
@@ -141,7 +141,7 @@ impl Scenario {
         let Text { guest, storage, host, .. } = text;
         self.sections.put(Sections { guest, storage, host });
         for (security, sections) in text.under {
-            self.under.entry(security).or_default().put(sections);
+            self.by_security.entry(security).or_default().put(sections);
         }
         self.files.extend(file);
         Ok(())
@@ -169,14 +169,14 @@ pub fn names(host: &Host) -> Result<BTreeSet<String>> {
 }
 
 /// The texts that make up a scenario, the most specific last, with the file each is of.
-fn texts(host: &Host, name: &str) -> Result<Vec<(Option<PathBuf>, String)>> {
+fn scenario_texts(host: &Host, name: &str) -> Result<Vec<(Option<PathBuf>, String)>> {
     let built_in = BUILT_IN.iter().find(|(known, _)| *known == name);
     let mut texts: Vec<_> =
         built_in.map(|(_, text)| (None, (*text).to_owned())).into_iter().collect();
     let plain = !name.starts_with('.') && !name.contains('/');
     for folder in folders(host).into_iter().filter(|_| plain) {
         let file = folder.join(format!("{name}.yaml"));
-        match text_of(&file) {
+        match read_text(&file) {
             // Nothing at all; a link that leads nowhere is something.
             Err(error)
                 if error.kind() == ErrorKind::NotFound && file.symlink_metadata().is_err() => {}
@@ -189,7 +189,7 @@ fn texts(host: &Host, name: &str) -> Result<Vec<(Option<PathBuf>, String)>> {
 /// A small file of text.
 ///
 /// Errors: `not_found`, `permission`; `invalid_input` for one that is large or no text.
-pub fn text_of(file: &Path) -> Result<String> {
+pub fn read_text(file: &Path) -> Result<String> {
     let text = String::from_utf8(input::file(file, LIMIT)?);
     text.map_err(|error| {
         Error::invalid_input(format!("{} is not UTF-8", file.display())).because(error)
@@ -210,7 +210,7 @@ mod tests {
 
     use super::*;
     use crate::scenario::layers::{Origin, parse_set};
-    use crate::scenario::profile::Switch;
+    use crate::scenario::profile::OnOff;
 
     #[test]
     fn what_is_built_in_is_whole_under_every_protection() {
@@ -227,8 +227,8 @@ mod tests {
         }
         let securevm = Scenario::find(&host, "securevm").unwrap();
         let profile = |security| securevm.layers(security).unwrap().profile().unwrap();
-        assert_eq!(profile(Security::Sev).storage.encryption, Switch(true));
-        assert_eq!(profile(Security::Tdx).storage.encryption, Switch(false));
+        assert_eq!(profile(Security::Sev).storage.encryption, OnOff(true));
+        assert_eq!(profile(Security::Tdx).storage.encryption, OnOff(false));
         assert_eq!(profile(Security::Tdx).guest.tpm, None);
     }
 

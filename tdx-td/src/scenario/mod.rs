@@ -1,9 +1,13 @@
 //! Scenarios: defaults for a kind of guest, layer over layer.
 
+pub mod assignments;
+pub mod disk_kind;
 pub mod enums;
 pub mod fit;
 pub mod layers;
 pub mod library;
 pub mod profile;
+pub mod protection;
 pub mod resolve;
 pub mod user_settings;
+pub mod value;

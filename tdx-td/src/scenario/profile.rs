@@ -7,9 +7,8 @@ use std::fmt;
 
 use common::units::Size;
 use schemars::JsonSchema;
-use serde::de::{self, Deserializer, Visitor};
-use serde::{Deserialize, Serialize, Serializer};
-
+use serde::de::{Deserializer, Visitor};
+use serde::{Deserialize, Serialize, Serializer, de};
 use tdx_pool::image::Format;
 
 use crate::scenario::enums::{
@@ -33,9 +32,9 @@ pub struct Profile {
 ///
 /// Written as `on` or `off`, which YAML 1.1 calls booleans; `true`, `yes`, `enable` and their opposites are read, too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Switch(pub bool);
+pub struct OnOff(pub bool);
 
-impl Switch {
+impl OnOff {
     fn parse(text: &str) -> Option<Self> {
         match text {
             "on" | "yes" | "true" | "enable" => Some(Self(true)),
@@ -55,32 +54,31 @@ impl Switch {
     }
 }
 
-impl Serialize for Switch {
+impl Serialize for OnOff {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.on_off())
     }
 }
 
-impl<'de> Deserialize<'de> for Switch {
+impl<'de> Deserialize<'de> for OnOff {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct OnOff;
-        impl Visitor<'_> for OnOff {
-            type Value = Switch;
+        struct OnOffVisitor;
+        impl Visitor<'_> for OnOffVisitor {
+            type Value = OnOff;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("on or off")
             }
 
-            fn visit_bool<E: de::Error>(self, on: bool) -> Result<Switch, E> {
-                Ok(Switch(on))
+            fn visit_bool<E: de::Error>(self, on: bool) -> Result<OnOff, E> {
+                Ok(OnOff(on))
             }
 
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Switch, E> {
-                Switch::parse(text)
-                    .ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<OnOff, E> {
+                OnOff::parse(text).ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
             }
         }
-        deserializer.deserialize_any(OnOff)
+        deserializer.deserialize_any(OnOffVisitor)
     }
 }
 
@@ -100,14 +98,14 @@ pub struct Guest {
     /// What is booted from.
     pub boot: Boot,
     /// Whether the processor shows only what it has on other hosts, too; libvirt's choice without it.
-    pub cpu_migratable: Option<Switch>,
+    pub cpu_migratable: Option<OnOff>,
     /// Features of the machine, in whatever order.
     #[serde(deserialize_with = "set_of_features")]
     pub features: Vec<Feature>,
     /// Whether only signed software boots.
-    pub secure_boot: Auto,
+    pub secure_boot: AutoOr<OnOff>,
     /// System management mode, in which firmware guards its variables.
-    pub smm: Auto,
+    pub smm: AutoOr<OnOff>,
     /// What the guest's memory is made of.
     pub memory_backing: MemoryBacking,
     /// Memory that QEMU may take beyond the guest's own; unlimited without it.
@@ -145,9 +143,9 @@ pub struct Guest {
     /// What follows when the guest crashes.
     pub on_crash: Lifecycle,
     /// Whether the guest is told that it can sleep; libvirt's choice without it.
-    pub suspend_to_mem: Option<Switch>,
+    pub suspend_to_mem: Option<OnOff>,
     /// Whether the guest is told that it can hibernate; libvirt's choice without it.
-    pub suspend_to_disk: Option<Switch>,
+    pub suspend_to_disk: Option<OnOff>,
 }
 
 /// A disk that is made for the guest. Of one that is an overlay, `cache`, `bus` and `target` count.
@@ -168,9 +166,9 @@ pub struct Storage {
     /// What is allocated beforehand.
     pub preallocation: Preallocation,
     /// LUKS, by the host.
-    pub encryption: Switch,
+    pub encryption: OnOff,
     /// qcow2: whether reference counts are written late.
-    pub lazy_refcounts: Switch,
+    pub lazy_refcounts: OnOff,
     /// qcow2: size of a cluster; QEMU's choice without it.
     #[serde(serialize_with = "size")]
     pub cluster_size: Option<Size>,
@@ -224,16 +222,16 @@ mod none {
     }
 }
 
-/// Settled by what the guest is, unless it is said.
+/// A setting that follows from other settings, unless it is set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Auto {
-    /// By what the guest is.
+pub enum AutoOr<T> {
+    /// It follows from other settings.
     Auto,
-    /// Said.
-    Is(Switch),
+    /// It is set.
+    Is(T),
 }
 
-impl Serialize for Auto {
+impl Serialize for AutoOr<OnOff> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::Auto => serializer.serialize_str("auto"),
@@ -242,13 +240,13 @@ impl Serialize for Auto {
     }
 }
 
-impl<'de> Deserialize<'de> for Auto {
+impl<'de> Deserialize<'de> for AutoOr<OnOff> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         #[serde(untagged, expecting = "expected auto, on or off")]
         enum Either {
             Word(Word),
-            Switch(Switch),
+            Switch(OnOff),
         }
         #[derive(Deserialize)]
         #[serde(rename_all = "lowercase")]
@@ -270,9 +268,9 @@ pub struct Host {
     /// Pages of 2 MiB to reserve, `/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages`.
     pub hugepages: Option<u64>,
     /// Whether the kernel merges pages of the same content, `/sys/kernel/mm/ksm/run`.
-    pub ksm: Option<Switch>,
+    pub ksm: Option<OnOff>,
     /// Whether it merges those of different NUMA nodes, `/sys/kernel/mm/ksm/merge_across_nodes`.
-    pub ksm_merge_across_nodes: Option<Switch>,
+    pub ksm_merge_across_nodes: Option<OnOff>,
     /// `/proc/sys/vm/swappiness`, 0 to 200.
     pub swappiness: Option<Swappiness>,
     /// IO scheduler of the disks that the guest's images are on, `/sys/block/*/queue/scheduler`.
@@ -282,7 +280,7 @@ pub struct Host {
     #[serde(default, deserialize_with = "modules")]
     pub modules: BTreeMap<String, BTreeMap<String, Text>>,
     /// Words that the kernel command line has to have. They are checked, never written.
-    #[serde(default, deserialize_with = "words")]
+    #[serde(default, deserialize_with = "plain_words")]
     pub kernel_arguments: Vec<String>,
 }
 
@@ -312,7 +310,7 @@ fn one_word<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>
     Ok(word)
 }
 
-fn words<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+fn plain_words<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     let words = Vec::<String>::deserialize(deserializer)?;
     words.iter().try_for_each(check_word).map_err(de::Error::custom)?;
     Ok(words)
@@ -320,9 +318,10 @@ fn words<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::E
 
 fn check_word(word: &String) -> Result<(), String> {
     let plain = |b: u8| b.is_ascii_graphic() && !b"\"'\\#".contains(&b);
-    match !word.is_empty() && word.bytes().all(plain) {
-        true => Ok(()),
-        false => Err(format!("{word:?} is not one plain word")),
+    if !word.is_empty() && word.bytes().all(plain) {
+        Ok(())
+    } else {
+        Err(format!("{word:?} is not one plain word"))
     }
 }
 

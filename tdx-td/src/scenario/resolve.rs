@@ -1,184 +1,48 @@
-//! Which scenario, and what is to be otherwise than it says.
+//! The settings of one guest, resolved from scenario, files and flags.
 
 use std::fmt;
 use std::path::PathBuf;
-use std::str::FromStr;
 
-use clap::Args;
+use common::Result;
 use common::cli::Context;
 use common::cli::config::Config;
 use common::libvirt::Libvirt;
-use common::units::Size;
-use common::{Error, Result};
-use serde_json::Value;
 
-use super::fit;
-use super::layers::{Layers, Origin, Sections, Setting, parse_set};
-use super::library::{DEFAULT, Scenario};
-use super::profile::Profile;
-use super::user_settings::UserSettings;
-use crate::capability::{self, Security, VirtType};
-use crate::create::disk_plan::DiskKind;
-use crate::create::settings::GuestArgs;
+use crate::capability::{Security, VirtType};
+use crate::scenario::assignments::{Assignments, FlagSetting};
+use crate::scenario::disk_kind::DiskKind;
 use crate::scenario::enums::Cache;
+use crate::scenario::fit;
+use crate::scenario::layers::{Layers, Setting};
+use crate::scenario::library::Scenario;
+use crate::scenario::profile::Profile;
+use crate::scenario::value::display_value;
 
-/// The flags that change settings, whatever the scenario.
-#[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "Scenario")]
-pub struct Assignments {
-    /// One setting, such as guest.video=none; tdx-td scenario show has them all
-    #[arg(long, value_name = "SETTING=VALUE")]
-    pub set: Vec<Assignment>,
-    /// A file of settings over the scenario's, in the form of virt-scenario's virtscenario.yaml
-    #[arg(long, value_name = "FILE")]
-    pub user_settings: Option<PathBuf>,
-}
-
-/// The flags that choose settings.
-#[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "Scenario")]
-pub struct ScenarioArgs {
-    /// What the guest is for: td, securevm, computation, desktop, or one of /etc/tdx/scenarios
-    #[arg(long, value_name = "NAME")]
+/// What a guest asks for over the settings of its scenario.
+#[derive(Debug, Clone, Default)]
+pub struct RequestedSettings {
+    /// The name of the scenario; none for a guest without one.
     pub scenario: Option<String>,
-    /// Settings over it.
-    #[command(flatten)]
+    /// What files and `--set` say.
     pub assignments: Assignments,
-    /// The machine type, as QEMU names it [default: q35]
-    #[arg(long, value_name = "TYPE")]
-    pub machine: Option<String>,
-    /// What to boot from: hd, cdrom, fd or network [default: hd]
-    #[arg(long, value_name = "DEVICE")]
-    pub boot: Option<String>,
+    /// What the other flags say.
+    pub flags: Vec<FlagSetting>,
 }
 
-impl ScenarioArgs {
-    /// The scenario; without one, what holds without any.
-    ///
-    /// Errors: those of [`Scenario::find`].
-    pub fn scenario(&self, context: &Context) -> Result<Scenario> {
-        Scenario::find(&context.host, self.scenario.as_deref().unwrap_or(DEFAULT))
-    }
-
-    fn said(&self) -> [Said; 2] {
-        [
-            Said("--machine", "guest.machine", self.machine.clone().map(Value::from)),
-            Said("--boot", "guest.boot", self.boot.clone().map(Value::from)),
-        ]
-    }
-}
-
-impl Assignments {
-    /// Puts over `layers` what files and flags say; those of `more` are flags of the verb's own.
-    /// Returns the folder that files want disks to be in.
-    ///
-    /// Errors: those of [`Layers::put`] and [`UserSettings::read`].
-    pub fn put(
-        &self,
-        layers: &mut Layers,
-        config: &Config,
-        more: impl IntoIterator<Item = Said>,
-    ) -> Result<Option<PathBuf>> {
-        let mut disk_folder = None;
-        let configured = [
-            ("guest.memory", config.memory.map(exact)),
-            ("guest.vcpus", config.vcpus.map(Value::from)),
-            ("guest.network", config.network.clone().map(Value::from)),
-        ];
-        if let Some(path) = &self.user_settings {
-            let settings = UserSettings::read(path)?;
-            disk_folder.clone_from(&settings.disk_folder);
-            settings.put(layers, path)?;
-        }
-        for (setting, value) in configured {
-            put(layers, Origin::Config, setting, value)?;
-        }
-        for Assignment { text, sections } in &self.set {
-            layers.put(&Origin::Flag(format!("--set {text}")), sections.clone())?;
-        }
-        for Said(flag, setting, value) in more {
-            put(layers, Origin::Flag(flag.to_owned()), setting, value)?;
-        }
-        Ok(disk_folder)
-    }
-}
-
-impl Assignments {
-    /// Fails for a flag about something else than the host.
-    ///
-    /// Errors: `usage`.
-    pub fn check_host(&self) -> Result<()> {
-        let other =
-            |set: &&Assignment| !(set.sections.guest.is_empty() && set.sections.storage.is_empty());
-        match self.set.iter().find(other) {
-            None => Ok(()),
-            Some(set) => {
-                Err(Error::usage(format!("--set {}: this is no setting of the host", set.text))
-                    .hint("host.swappiness=10, for one, is"))
-            }
-        }
-    }
-}
-
-/// A flag, the setting that it stands for, and the value it was given.
-#[derive(Debug)]
-pub struct Said(pub &'static str, pub &'static str, pub Option<Value>);
-
-/// A size as settings have it.
-pub fn exact(size: Size) -> Value {
-    Value::from(size.0)
-}
-
-fn put(layers: &mut Layers, origin: Origin, setting: &str, value: Option<Value>) -> Result<()> {
-    match value {
-        Some(value) => layers.put(&origin, Sections::one(setting, value)),
-        None => Ok(()),
-    }
-}
-
-/// The argument of `--set`.
-#[derive(Debug, Clone)]
-pub struct Assignment {
-    text: String,
-    sections: Sections,
-}
-
-impl FromStr for Assignment {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        Ok(Self { text: text.to_owned(), sections: parse_set(text)? })
-    }
-}
-
-/// How a scenario's guests are protected: as was asked for, else the best that the host has.
-///
-/// Errors: `unsupported` when it has none of what the scenario wants, with what each lacks.
-pub fn security(
-    context: &Context,
-    libvirt: &Libvirt,
-    scenario: &Scenario,
-    asked: Option<Security>,
-) -> Result<Security> {
-    if let Some(security) = asked {
-        return Ok(security);
-    }
-    let mut missing = Vec::new();
-    for security in &scenario.security {
-        match capability::check_security(&context.host, libvirt, *security) {
-            Ok(()) => return Ok(*security),
-            Err(error) => missing.push(error.message().to_owned()),
-        }
-    }
-    let name = &scenario.name;
-    Err(Error::unsupported(format!("this host protects no guest as scenario '{name}' wants it"))
-        .because(missing.join("; "))
-        .hint("--security none makes a guest that is open to this host"))
+/// The guest that settings are resolved for.
+#[derive(Debug, Clone, Copy)]
+pub struct Target {
+    /// How it is protected.
+    pub security: Security,
+    /// How its processors run.
+    pub virt_type: VirtType,
+    /// What kind of disk it has.
+    pub disk: DiskKind,
 }
 
 /// Everything settled: what the guest, its disk and the host are to be like.
 #[derive(Debug, Clone)]
-pub struct Choice {
+pub struct ResolvedSettings {
     /// All settings.
     pub profile: Profile,
     /// All settings, as recommended and as they are to be.
@@ -205,7 +69,7 @@ const OF_NEW_DISKS: [&str; 7] = [
     "storage.compression_type",
 ];
 
-impl Choice {
+impl ResolvedSettings {
     /// Settles all that flags and files say over a scenario, for guests that are protected and run so.
     ///
     /// Errors: those of [`Assignments::put`]; `usage` for settings that cannot be together;
@@ -214,32 +78,23 @@ impl Choice {
         context: &Context,
         libvirt: &Libvirt,
         config: &Config,
-        args: &GuestArgs,
+        requested: &RequestedSettings,
         scenario: &Scenario,
-        (security, virt_type, kind): (Security, VirtType, DiskKind),
+        target: Target,
     ) -> Result<Self> {
+        let Target { security, virt_type, disk } = target;
         let mut layers = scenario.layers(security)?;
-        let boot_cd = args.disk.cdrom.is_some() && args.scenario.boot.is_none();
-        let [machine, boot] = args.scenario.said();
-        let said = [
-            machine,
-            boot,
-            Said("--memory", "guest.memory", args.memory.map(exact)),
-            Said("--vcpus", "guest.vcpus", args.vcpus.map(Value::from)),
-            Said("--network", "guest.network", args.network.clone().map(Value::from)),
-            Said("--blank", "storage.capacity", args.disk.blank.map(exact)),
-            Said("--cdrom", "guest.boot", boot_cd.then(|| "cdrom".into())),
-        ];
-        let disk_folder = args.scenario.assignments.put(&mut layers, config, said)?;
+        let disk_folder = requested.assignments.put(&mut layers, config, &requested.flags)?;
         let general = Scenario::built_in(security)?;
         let usual = general.profile()?;
         let fitted =
-            fit::to_host(&mut layers, &context.host, libvirt, (security, virt_type), &usual)?;
-        let mut choice = Self::settle(&layers, &general, security, kind)?;
+            fit::adapt_to_host(&mut layers, &context.host, libvirt, (security, virt_type), &usual)?;
+        let mut choice = Self::from_layers(&layers, &general, security, disk)?;
         choice.warnings.splice(0..0, fitted);
         choice.disk_folder = disk_folder;
-        choice.stateless = fit::stateless(&choice.profile, &context.host, libvirt, security)?;
-        if let Some(name) = &args.scenario.scenario {
+        choice.stateless =
+            fit::needs_stateless_firmware(&choice.profile, &context.host, libvirt, security)?;
+        if let Some(name) = &requested.scenario {
             let open = security == Security::None && !scenario.security.contains(&security);
             let open = open
                 .then(|| format!("the guest is open to its host, and '{name}' is not for that"));
@@ -253,7 +108,7 @@ impl Choice {
     /// The same of settings that were put together already, `general` being those that are built in.
     ///
     /// Errors: `usage` for settings that cannot be together.
-    pub fn settle(
+    pub fn from_layers(
         layers: &Layers,
         general: &Layers,
         security: Security,
@@ -261,7 +116,7 @@ impl Choice {
     ) -> Result<Self> {
         let profile = layers.profile()?;
         fit::check(&profile, security)?;
-        let mut warnings = fit::meaningless(&profile, layers);
+        let mut warnings = fit::ignored_settings(&profile, layers);
         let mut settings = layers.settings();
         for setting in settings.iter_mut().filter(|_| kind != DiskKind::New) {
             setting.applies = !OF_NEW_DISKS.contains(&setting.setting.as_str());
@@ -279,9 +134,9 @@ impl Choice {
     }
 
     /// Whether somebody said how a setting is to be.
-    pub fn is_said(&self, setting: &str) -> bool {
-        let said = self.settings.iter().find(|known| known.setting == setting);
-        said.is_some_and(|setting| setting.said)
+    pub fn is_assigned(&self, setting: &str) -> bool {
+        let found = self.settings.iter().find(|known| known.setting == setting);
+        found.is_some_and(|setting| setting.assigned)
     }
 }
 
@@ -294,11 +149,11 @@ fn request(settings: &[Setting], general: &[Setting]) -> Vec<(String, String)> {
         .iter()
         .zip(general)
         .filter(|(is, was)| is.applies && is.value != was.value && of_guest(&is.setting))
-        .map(|(is, _)| (is.setting.clone(), plain(&is.value)))
+        .map(|(is, _)| (is.setting.clone(), display_value(&is.value)))
         .collect()
 }
 
-impl fmt::Display for Choice {
+impl fmt::Display for ResolvedSettings {
     /// In one sentence, what is not as recommended.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let differ = self.settings.iter().filter(|setting| setting.differs());
@@ -308,24 +163,10 @@ impl fmt::Display for Choice {
             write!(
                 f,
                 "{comma}{setting} is {} ({origin}), not {}",
-                plain(value),
-                plain(recommended)
+                display_value(value),
+                display_value(recommended)
             )?;
         }
         Ok(())
-    }
-}
-
-/// A value as people write it.
-pub fn plain(value: &Value) -> String {
-    match value {
-        Value::Null => "-".to_owned(),
-        Value::String(text) => text.clone(),
-        Value::Array(values) => values.iter().map(plain).collect::<Vec<_>>().join(","),
-        Value::Object(values) => {
-            let pairs = values.iter().map(|(key, value)| format!("{key}={}", plain(value)));
-            pairs.collect::<Vec<_>>().join(",")
-        }
-        other => other.to_string(),
     }
 }

@@ -15,8 +15,8 @@ use common::{Error, Result, yaml};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::layers::{Layers, Origin, Sections};
-use super::library::text_of;
+use crate::scenario::layers::{Layers, Origin, Sections};
+use crate::scenario::library::read_text;
 
 /// Settings over a scenario's.
 #[derive(Debug)]
@@ -52,7 +52,7 @@ impl UserSettings {
     /// Errors: those of reading it; `invalid_input` for another form, for a name that there is not, and
     /// for an architecture or a kind of disk that there is not here.
     pub fn read(path: &Path) -> Result<Self> {
-        Self::parse(&text_of(path)?).map_err(|why| {
+        Self::parse(&read_text(path)?).map_err(|why| {
             Error::invalid_input(format!("{} is no file of user settings", path.display()))
                 .because(why)
         })
@@ -120,12 +120,13 @@ impl UserSettings {
     pub fn put(self, layers: &mut Layers, path: &Path) -> Result<()> {
         let origin = Origin::File(path.to_owned());
         for (setting, value) in self.settings {
-            layers.put(&origin, Sections::one(setting, value))?;
+            layers.put(&origin, Sections::single(setting, value))?;
         }
         // The file has a folder for every scenario; only those that share one get it.
         let folder = self.host_filesystem;
         if !folder.is_empty() && layers.profile()?.guest.host_filesystem.is_some() {
-            layers.put(&origin, Sections::one("guest.host_filesystem", Value::Object(folder)))?;
+            layers
+                .put(&origin, Sections::single("guest.host_filesystem", Value::Object(folder)))?;
         }
         Ok(())
     }

@@ -8,6 +8,9 @@ use common::document::Item;
 use common::document::output::Outcome;
 use common::libvirt::Libvirt;
 
+use crate::host::check::item::CheckItem;
+use crate::host::tuning::item::TuneItem;
+
 pub mod check;
 pub mod restore;
 pub mod tune;
@@ -31,10 +34,10 @@ enum Verb {
 
 impl HostArgs {
     /// Titles of the columns that a table of the verb's items has.
-    pub(crate) fn columns(&self) -> &'static [&'static str] {
+    pub fn columns(&self) -> &'static [&'static str] {
         match &self.verb {
-            Verb::Check(_) => check::CheckItem::COLUMNS,
-            Verb::Tune(_) => tune::TuneItem::COLUMNS,
+            Verb::Check(_) => CheckItem::COLUMNS,
+            Verb::Tune(_) => TuneItem::COLUMNS,
             Verb::Restore(_) => restore::RestoreItem::COLUMNS,
         }
     }

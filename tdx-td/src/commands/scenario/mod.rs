@@ -23,7 +23,7 @@ pub enum ScenarioVerb {
 
 impl ScenarioVerb {
     /// Titles of the columns that a table of the verb's items has.
-    pub(crate) fn columns(&self) -> &'static [&'static str] {
+    pub fn columns(&self) -> &'static [&'static str] {
         match self {
             Self::List(_) => list::ScenarioItem::COLUMNS,
             Self::Show(_) => layers::Setting::COLUMNS,

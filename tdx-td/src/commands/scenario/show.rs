@@ -10,10 +10,11 @@ use common::document::output::Outcome;
 use common::document::{Document, Item};
 
 use crate::capability::Security;
+use crate::commands::args::scenario::AssignmentArgs;
 use crate::scenario::fit;
 use crate::scenario::layers::Setting;
 use crate::scenario::library::Scenario;
-use crate::scenario::resolve::{Assignments, plain};
+use crate::scenario::value::display_value;
 
 const EXAMPLES: &str = "Examples:
   tdx-td scenario show securevm --security sev --set guest.video=none";
@@ -28,7 +29,7 @@ pub struct ShowArgs {
     #[arg(long, value_enum)]
     security: Option<Security>,
     #[command(flatten)]
-    assignments: Assignments,
+    assignments: AssignmentArgs,
 }
 
 impl Item for Setting {
@@ -42,22 +43,27 @@ impl Item for Setting {
 
     fn row(&self) -> Vec<String> {
         let origin = if self.differs() { self.origin.clone() } else { String::new() };
-        vec![self.setting.clone(), plain(&self.recommended), plain(&self.value), origin]
+        vec![
+            self.setting.clone(),
+            display_value(&self.recommended),
+            display_value(&self.value),
+            origin,
+        ]
     }
 }
 
 /// Shows what a scenario recommends, and what files and flags make of it.
 ///
-/// Errors: those of [`Scenario::find`] and [`Assignments::put`]; `usage` for settings that cannot be
+/// Errors: those of [`Scenario::find`] and [`Assignments::put`](crate::scenario::assignments::Assignments::put); `usage` for settings that cannot be
 /// together.
 pub fn run(context: &Context, config: &Config, args: ShowArgs) -> Result<Outcome> {
     let scenario = Scenario::find(&context.host, &args.name)?;
     let security = args.security.or(scenario.security.first().copied());
     let security = security.unwrap_or(Security::None);
     let mut layers = scenario.layers(security)?;
-    args.assignments.put(&mut layers, config, [])?;
+    args.assignments.assignments().put(&mut layers, config, &[])?;
     let profile = layers.profile()?;
     fit::check(&profile, security)?;
-    let warnings = fit::meaningless(&profile, &layers);
+    let warnings = fit::ignored_settings(&profile, &layers);
     Ok(Document::new("tdx.td.settings", layers.settings()).warnings(warnings).into())
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use common::{Error, Result};
 
-use crate::scenario::library::text_of;
+use crate::scenario::library::read_text;
 
 /// The assignments in such a file.
 #[derive(Debug, Default)]
@@ -16,7 +16,7 @@ impl SetupConfig {
     ///
     /// Errors: those of reading it; `invalid_input` for a line that is more than an assignment, by number.
     pub(super) fn read(path: &Path) -> Result<Self> {
-        Self::parse(&text_of(path)?).map_err(|line| {
+        Self::parse(&read_text(path)?).map_err(|line| {
             Error::invalid_input(format!("line {line} of {} is no KEY=VALUE", path.display()))
                 .hint("such a file is read, not run: values are plain words or quoted")
         })

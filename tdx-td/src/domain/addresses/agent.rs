@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 use virt::domain::Domain;
 
-use super::canonical_mac;
+use crate::domain::addresses::mac::canonical_mac;
 
 /// How long one agent is waited for before the next one's answer.
 pub const PATIENCE: Duration = Duration::from_secs(1);

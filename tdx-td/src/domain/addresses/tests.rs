@@ -1,3 +1,8 @@
+use std::net::IpAddr;
+
+use super::agent::Interface;
+use super::guest::MOST;
+use super::seen::arp_entry;
 use super::*;
 
 const MAC: &str = "52:54:00:aa:bb:cc";

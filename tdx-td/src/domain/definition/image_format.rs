@@ -4,7 +4,8 @@ use std::path::Path;
 
 use tdx_pool::image::Format;
 
-use super::{Definition, chain};
+use crate::domain::definition::disks::chain;
+use crate::domain::definition::parsed::Definition;
 
 impl Definition {
     /// The format by which the disk with this file is used.

@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 use common::Result;
 use common::xml::Element;
 
-use super::{Guest, pci_hole};
+use crate::domain_xml::builder::element::pci_hole;
+use crate::domain_xml::builder::guest::GuestDefinition;
 use crate::scenario::enums::{HostFilesystem, InputBus, Tpm, Video, Watchdog};
 
-impl Guest<'_> {
+impl GuestDefinition<'_> {
     pub(super) fn devices(&self) -> Result<Element> {
         let profile = self.profile();
         let mut devices = vec![self.disk()?, self.network_card(), random_source()];
@@ -51,9 +52,10 @@ impl Guest<'_> {
     /// Nothing is connected by USB unless it was asked for: it is code that a guest can attack.
     fn usb(&self) -> &'static str {
         let profile = self.profile();
-        match [profile.keyboard, profile.mouse].contains(&InputBus::Usb) {
-            true => "qemu-xhci",
-            false => "none",
+        if [profile.keyboard, profile.mouse].contains(&InputBus::Usb) {
+            "qemu-xhci"
+        } else {
+            "none"
         }
     }
 

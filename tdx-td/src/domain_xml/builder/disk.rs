@@ -8,14 +8,15 @@ use tdx_pool::image::Format;
 use tdx_pool::volume::disk::encryption;
 use tdx_pool::volume::overlay::Base;
 
-use super::{Guest, utf8};
 use crate::create::disk::Disk;
+use crate::domain_xml::builder::element::utf8;
+use crate::domain_xml::builder::guest::GuestDefinition;
 use crate::scenario::enums::{Cache, DiskBus};
 
-impl Guest<'_> {
+impl GuestDefinition<'_> {
     /// The guest's own disk.
     pub(super) fn disk(&self) -> Result<Element> {
-        let storage = &self.settings.choice.profile.storage;
+        let storage = &self.settings.resolved.profile.storage;
         let served = matches!(storage.bus, DiskBus::Virtio) && self.profile().iothreads > 0;
         let mut driver = Element::new("driver")
             .attr("name", "qemu")
@@ -55,7 +56,7 @@ impl Guest<'_> {
     }
 
     fn other_than_disk(&self, names: [&'static str; 2]) -> &'static str {
-        let disk = self.settings.choice.profile.storage.target.as_str();
+        let disk = self.settings.resolved.profile.storage.target.as_str();
         let free = |name: &&str| *name != disk;
         // The first name of every bus is left to the guest's own disk.
         names.into_iter().rev().find(free).unwrap_or(names[0])

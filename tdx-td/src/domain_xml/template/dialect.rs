@@ -35,12 +35,13 @@ const SCHEMA: &str = "/usr/share/libvirt/schemas/domaincommon.rng";
 impl Dialect {
     /// Whose libvirt this is: Canonical's has the same version numbers as upstream's, and its own
     /// elements in its schema. On another host, an old libvirt that offers TDX can only be Canonical's.
-    pub fn of(host: &Host, libvirt: &Libvirt) -> Result<Self> {
+    pub fn detect(host: &Host, libvirt: &Libvirt) -> Result<Self> {
         let version = libvirt.connect().lib_version().context("ask libvirt for its version")?;
         let preview = version < UPSTREAM_TDX
-            && match libvirt.is_local() {
-                true => host.read(SCHEMA)?.is_some_and(|schema| schema.contains("SocketAddress")),
-                false => capability::offers_tdx(libvirt),
+            && if libvirt.is_local() {
+                host.read(SCHEMA)?.is_some_and(|schema| schema.contains("SocketAddress"))
+            } else {
+                capability::offers_tdx(libvirt)
             };
         Ok(if preview { Self::Canonical } else { Self::Upstream })
     }
@@ -84,12 +85,11 @@ pub fn check_tdx(document: &Document) -> Result<()> {
     ];
     let found: Vec<&str> =
         checks.into_iter().filter_map(|(there, what)| there.then_some(what)).collect();
-    match found.is_empty() {
-        true => Ok(()),
-        false => {
-            Err(Error::invalid_input(format!("a trust domain cannot have {}", found.join(", ")))
-                .hint("change these in the template"))
-        }
+    if found.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::invalid_input(format!("a trust domain cannot have {}", found.join(", ")))
+            .hint("change these in the template"))
     }
 }
 

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use common::xml::{Edit, Element, Node};
 use common::{Error, ErrorKind, Result};
-use tdx_pool::image::{self, Format, StatedFormat};
+use tdx_pool::image;
+use tdx_pool::image::{Format, StatedFormat};
 use tdx_pool::volume::overlay::Base;
 
 use crate::create::disk::Disk;
@@ -15,7 +16,7 @@ use crate::domain_xml::builder;
 use crate::domain_xml::template::{BASE, OVERLAY, SEED};
 
 /// Errors: `usage` for a disk of another kind, which templates have no placeholder for.
-pub(crate) fn overlay_of<'a>(identity: &DomainIdentity<'a>) -> Result<(&'a Path, &'a Base)> {
+pub(crate) fn expect_overlay<'a>(identity: &DomainIdentity<'a>) -> Result<(&'a Path, &'a Base)> {
     match identity.disk {
         Disk::Overlay { path, base } => Ok((path, base)),
         Disk::New { .. } | Disk::Given { .. } => {
@@ -76,12 +77,12 @@ pub(crate) fn check_headers(root: Node<'_>) -> Result<()> {
 /// image backed by nothing unless the template names what it is backed by.
 ///
 /// Errors: `invalid_input` for an overlay or a base image that is used in another format.
-pub(crate) fn settle<'a>(
+pub(crate) fn state_formats<'a>(
     edit: &mut Edit<'a>,
     root: Node<'a>,
     identity: &DomainIdentity<'_>,
 ) -> Result<()> {
-    let (overlay, base) = overlay_of(identity)?;
+    let (overlay, base) = expect_overlay(identity)?;
     let (overlay, base_path) = (builder::utf8(overlay)?, builder::utf8(&base.path)?);
     let seed = identity.seed.map(builder::utf8).transpose()?;
     for disk in disks(root) {

@@ -1,12 +1,13 @@
 //! KVM, and whether it and libvirt are to be had from where this runs.
 
-use super::code::HostCode;
-use super::facts::{Facts, Kvm, Reading};
-use crate::commands::host::check::{CheckItem, Kind};
+use crate::host::check::code::HostCode;
+use crate::host::check::facts::{Fact, Facts, Kvm};
+use crate::host::check::guest_kind::GuestKind;
+use crate::host::check::item::CheckItem;
 
 /// Judges what every guest needs.
-pub fn judge(facts: &Facts, kinds: &[Kind]) -> Vec<CheckItem> {
-    let needed = kinds.iter().any(|kind| *kind != Kind::None);
+pub fn judge(facts: &Facts, kinds: &[GuestKind]) -> Vec<CheckItem> {
+    let needed = kinds.iter().any(|kind| *kind != GuestKind::None);
     vec![
         virtualization(facts, needed),
         kvm(facts, needed),
@@ -18,10 +19,11 @@ pub fn judge(facts: &Facts, kinds: &[Kind]) -> Vec<CheckItem> {
 }
 
 /// What keeps protected guests from running, and lets ordinary ones run slowly.
-fn severe(needed: bool, code: HostCode, found: String, fix: &str) -> CheckItem {
-    match needed {
-        true => code.fail(found, fix),
-        false => code.warn(format!("{found}: guests are emulated, slowly"), fix),
+fn fail_or_warn(needed: bool, code: HostCode, found: String, fix: &str) -> CheckItem {
+    if needed {
+        code.fail(found, fix)
+    } else {
+        code.warn(format!("{found}: guests are emulated, slowly"), fix)
     }
 }
 
@@ -33,7 +35,7 @@ fn virtualization(facts: &Facts, needed: bool) -> CheckItem {
     };
     match ["vmx", "svm"].into_iter().find(|flag| cpu.flags.contains(*flag)) {
         Some(flag) => code.ok(flag),
-        None => severe(
+        None => fail_or_warn(
             needed,
             code,
             "neither vmx nor svm".to_owned(),
@@ -52,8 +54,10 @@ fn kvm(facts: &Facts, needed: bool) -> CheckItem {
         Kvm::Refused => code.unknown("it does not open for who runs this"),
         Kvm::Unknown(why) => code.unknown(why),
         _ if !hardware => code.not_applicable("follows from CPU_VIRTUALIZATION"),
-        Kvm::Absent => severe(needed, code, "there is no /dev/kvm".to_owned(), load),
-        Kvm::Broken(why) => severe(needed, code, format!("/dev/kvm does not work: {why}"), load),
+        Kvm::Absent => fail_or_warn(needed, code, "there is no /dev/kvm".to_owned(), load),
+        Kvm::Broken(why) => {
+            fail_or_warn(needed, code, format!("/dev/kvm does not work: {why}"), load)
+        }
     }
 }
 
@@ -90,7 +94,7 @@ fn libvirt_access(facts: &Facts) -> CheckItem {
 /// The groups of who runs this; none for root.
 ///
 /// Source: proc_pid_status(5), `Uid` and `Groups`; group(5).
-fn groups(facts: &Facts) -> Reading<Option<Vec<String>>> {
+fn groups(facts: &Facts) -> Fact<Option<Vec<String>>> {
     let status = facts.text("/proc/self/status")?.unwrap_or_default();
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
     let effective = field("Uid:").and_then(|ids| ids.split_whitespace().nth(1));
@@ -125,9 +129,11 @@ fn container(facts: &Facts) -> CheckItem {
 
 fn vsock(facts: &Facts) -> CheckItem {
     let code = HostCode::VhostVsock;
-    match facts.has("/dev/vhost-vsock") {
-        true => code.ok("it is there"),
-        false if !facts.has("/dev") => code.unknown("no /dev was captured"),
-        false => code.warn("there is none", "modprobe vhost_vsock"),
+    if facts.has("/dev/vhost-vsock") {
+        code.ok("it is there")
+    } else if !facts.has("/dev") {
+        code.unknown("no /dev was captured")
+    } else {
+        code.warn("there is none", "modprobe vhost_vsock")
     }
 }

@@ -3,8 +3,6 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::commands::host::check::{CheckItem, Status};
-
 macro_rules! codes {
     ($($variant:ident $name:literal $wanted:literal,)*) => {
         /// Something that is looked at. Codes are added, never renamed or given another meaning.
@@ -67,37 +65,6 @@ codes! {
     Thp "THP" "the kernel makes huge pages by itself (transparent huge pages)",
     VfioPci "VFIO_PCI" "the kernel has the module vfio-pci",
     VhostVsock "VHOST_VSOCK" "the kernel has /dev/vhost-vsock",
-}
-
-impl HostCode {
-    /// It holds.
-    pub fn ok(self, found: impl Into<String>) -> CheckItem {
-        self.item(Status::Ok, found.into(), None)
-    }
-
-    /// It does not, and guests run all the same.
-    pub fn warn(self, found: impl Into<String>, fix: impl Into<String>) -> CheckItem {
-        self.item(Status::Warn, found.into(), Some(fix.into()))
-    }
-
-    /// It does not, and guests do not run.
-    pub fn fail(self, found: impl Into<String>, fix: impl Into<String>) -> CheckItem {
-        self.item(Status::Fail, found.into(), Some(fix.into()))
-    }
-
-    /// It does not matter here, or follows from something else.
-    pub fn not_applicable(self, why: impl Into<String>) -> CheckItem {
-        self.item(Status::NotApplicable, why.into(), None)
-    }
-
-    /// Nobody can tell.
-    pub fn unknown(self, why: impl Into<String>) -> CheckItem {
-        self.item(Status::Unknown, why.into(), None)
-    }
-
-    fn item(self, status: Status, found: String, fix: Option<String>) -> CheckItem {
-        CheckItem { code: self, status, found, wanted: self.wanted(), fix }
-    }
 }
 
 impl Serialize for HostCode {

@@ -1,120 +1,32 @@
-//! libvirt's word on what can run, and how far its version goes.
+//! Whether libvirt and QEMU run the kinds of guests.
 //!
 //! Source: <https://libvirt.org/news.html>; <https://libvirt.org/formatdomaincaps.html>.
 
-use std::path::Path;
-
 use common::Result;
-use common::document::input;
-use common::libvirt::Libvirt;
-use common::xml::Document;
 
-use super::code::HostCode;
-use super::facts::{Facts, Reading, reading};
-use super::firmware;
-use crate::capability::{VirtType, domain_capabilities, sectypes, version_text};
-use crate::commands::host::check::{CheckItem, Kind};
-use crate::firmware::choice::Rules;
-
-/// What libvirt said.
-#[derive(Debug)]
-pub struct Asked {
-    /// Who it is; none when it was not asked, the error when it cannot be reached.
-    pub daemon: Option<Reading<Daemon>>,
-    /// What domains it can run, with KVM.
-    pub capabilities: Reading<Document>,
-    /// How it chooses firmware; none when it was not asked, or is another machine's.
-    pub rules: Option<Rules>,
-}
-
-/// A libvirt that answers.
-#[derive(Debug)]
-pub struct Daemon {
-    uri: String,
-    local: bool,
-    version: u32,
-    qemu: Reading<u32>,
-    /// Whether the network `default` is active; none when there is no such network.
-    network: Reading<Option<bool>>,
-}
-
-/// The most that a file of capabilities may have, bytes.
-const MOST: usize = 16 << 20;
-
-impl Asked {
-    /// Asks libvirt, or reads its word from a file.
-    ///
-    /// Errors: `not_found`, `permission` for that file. What is wrong in it is no error.
-    pub fn ask(
-        connect: impl FnOnce() -> Result<Libvirt>,
-        may_ask: bool,
-        file: Option<&Path>,
-    ) -> Result<Self> {
-        if let Some(file) = file {
-            let text = String::from_utf8_lossy(&input::file(file, MOST)?).into_owned();
-            let capabilities = reading(Document::parse(text))
-                .map_err(|why| format!("{} is no XML: {why}", file.display()))
-                .and_then(|document| match document.root().name() {
-                    "domainCapabilities" => Ok(document),
-                    other => Err(format!("{} is of <{other}>", file.display())),
-                });
-            return Ok(Self { daemon: None, capabilities, rules: None });
-        }
-        if !may_ask {
-            let why =
-                "libvirt was not asked: --connect, or --capabilities FILE, speaks for that machine";
-            return Ok(Self { daemon: None, capabilities: Err(why.to_owned()), rules: None });
-        }
-        let libvirt = match reading(connect()) {
-            Ok(libvirt) => libvirt,
-            Err(why) => {
-                let capabilities = Err("follows from LIBVIRT".to_owned());
-                return Ok(Self { daemon: Some(Err(why)), capabilities, rules: None });
-            }
-        };
-        let capabilities = reading(domain_capabilities(&libvirt, VirtType::Kvm));
-        let rules = firmware::rules(&libvirt);
-        Ok(Self { daemon: Some(Daemon::ask(&libvirt)), capabilities, rules })
-    }
-}
-
-impl Daemon {
-    fn ask(libvirt: &Libvirt) -> Reading<Self> {
-        let connect = libvirt.connect();
-        let text = |error: virt::error::Error| error.message().to_owned();
-        let networks = connect.list_all_networks(0).map_err(text);
-        let network = networks.map(|networks| {
-            let is_default = |network: &&virt::network::Network| {
-                network.name().is_ok_and(|name| name == "default")
-            };
-            networks.iter().find(is_default).map(|network| network.is_active().unwrap_or(false))
-        });
-        Ok(Self {
-            uri: libvirt.uri().to_owned(),
-            local: libvirt.is_local(),
-            version: connect.lib_version().map_err(text)?,
-            qemu: connect.hyp_version().map_err(text),
-            network,
-        })
-    }
-}
+use crate::capability::{sectypes, version_text};
+use crate::host::check::code::HostCode;
+use crate::host::check::facts::Facts;
+use crate::host::check::facts::libvirt::{Daemon, LibvirtFacts};
+use crate::host::check::guest_kind::GuestKind;
+use crate::host::check::item::CheckItem;
 
 /// Judges libvirt. `without` are the codes that failed below it, which explain what it does not offer.
-pub fn judge(facts: &Facts, kinds: &[Kind], without: &[HostCode]) -> Vec<CheckItem> {
+pub fn judge(facts: &Facts, kinds: &[GuestKind], without: &[HostCode]) -> Vec<CheckItem> {
     let asked = &facts.libvirt;
     let mut items = vec![reached(asked), network(asked), version(asked, kinds), qemu(asked, kinds)];
     let old = items.iter().filter(|item| item.is_failure()).map(|item| item.code);
     let causes: Vec<HostCode> = without.iter().copied().chain(old).collect();
-    if kinds.contains(&Kind::Tdx) {
+    if kinds.contains(&GuestKind::Tdx) {
         items.push(tdx(asked, &causes));
     }
-    if let Some(&kind) = kinds.iter().filter(|k| **k != Kind::Tdx && k.is_secure()).max() {
+    if let Some(&kind) = kinds.iter().filter(|k| **k != GuestKind::Tdx && k.is_secure()).max() {
         items.push(sev(asked, kind, &causes));
     }
     items
 }
 
-fn reached(asked: &Asked) -> CheckItem {
+fn reached(asked: &LibvirtFacts) -> CheckItem {
     let code = HostCode::Libvirt;
     match &asked.daemon {
         None => code.unknown("it was not asked"),
@@ -131,7 +43,7 @@ fn reached(asked: &Asked) -> CheckItem {
 }
 
 /// The daemon, or the item that says why there is none to judge.
-fn daemon(asked: &Asked, code: HostCode) -> Result<&Daemon, CheckItem> {
+pub(super) fn daemon(asked: &LibvirtFacts, code: HostCode) -> Result<&Daemon, CheckItem> {
     match &asked.daemon {
         None => Err(code.unknown("libvirt was not asked")),
         Some(Ok(daemon)) => Ok(daemon),
@@ -139,7 +51,7 @@ fn daemon(asked: &Asked, code: HostCode) -> Result<&Daemon, CheckItem> {
     }
 }
 
-fn network(asked: &Asked) -> CheckItem {
+pub(super) fn network(asked: &LibvirtFacts) -> CheckItem {
     let code = HostCode::Network;
     let daemon = match daemon(asked, code) {
         Ok(daemon) => daemon,
@@ -159,14 +71,14 @@ fn network(asked: &Asked) -> CheckItem {
 }
 
 /// Whether libvirt offers trust domains whatever its version, as Canonical's preview does.
-fn offers_tdx(asked: &Asked) -> bool {
+fn offers_tdx(asked: &LibvirtFacts) -> bool {
     asked.capabilities.as_ref().is_ok_and(|capabilities| {
         sectypes(capabilities).any(|kind| kind == "tdx")
             || capabilities.root().attr_at("features/tdx", "supported").as_deref() == Some("yes")
     })
 }
 
-fn version(asked: &Asked, kinds: &[Kind]) -> CheckItem {
+pub(super) fn version(asked: &LibvirtFacts, kinds: &[GuestKind]) -> CheckItem {
     let code = HostCode::LibvirtVersion;
     let daemon = match daemon(asked, code) {
         Ok(daemon) => daemon,
@@ -175,25 +87,25 @@ fn version(asked: &Asked, kinds: &[Kind]) -> CheckItem {
     let version = daemon.version;
     let text = version_text(version);
     let has = |kind| kinds.contains(&kind);
-    if has(Kind::Tdx) && version < 11_006_000 && !offers_tdx(asked) {
+    if has(GuestKind::Tdx) && version < 11_006_000 && !offers_tdx(asked) {
         return code.fail(format!("{text} knows no trust domains"), "libvirt 11.6.0 or newer");
     }
-    if has(Kind::SevSnp) && version < 10_005_000 {
+    if has(GuestKind::SevSnp) && version < 10_005_000 {
         return code.fail(format!("{text} knows no SEV-SNP"), "libvirt 10.5.0 or newer");
     }
-    if has(Kind::Vfio) && version < 12_001_000 {
+    if has(GuestKind::Vfio) && version < 12_001_000 {
         return code.warn(
             format!("{text} gives devices by their groups only, within DMA_ENTRY_LIMIT"),
             "libvirt 12.1.0 or newer uses iommufd",
         );
     }
-    if has(Kind::Tdx) && version < 11_010_000 {
+    if has(GuestKind::Tdx) && version < 11_010_000 {
         return code.ok(format!("{text}; below 11.10.0 it offers TDX without looking at the host"));
     }
     code.ok(text)
 }
 
-fn qemu(asked: &Asked, kinds: &[Kind]) -> CheckItem {
+pub(super) fn qemu(asked: &LibvirtFacts, kinds: &[GuestKind]) -> CheckItem {
     let code = HostCode::QemuVersion;
     let daemon = match daemon(asked, code) {
         Ok(daemon) => daemon,
@@ -204,14 +116,14 @@ fn qemu(asked: &Asked, kinds: &[Kind]) -> CheckItem {
         Err(why) => return code.unknown(why),
     };
     let text = version_text(version);
-    let tdx = kinds.contains(&Kind::Tdx);
+    let tdx = kinds.contains(&GuestKind::Tdx);
     if tdx && version < 10_001_000 && !offers_tdx(asked) {
         return code.fail(format!("{text} knows no trust domains"), "QEMU 10.1 or newer");
     }
-    if kinds.contains(&Kind::SevSnp) && version < 9_001_000 {
+    if kinds.contains(&GuestKind::SevSnp) && version < 9_001_000 {
         return code.fail(format!("{text} knows no SEV-SNP"), "QEMU 9.1 or newer");
     }
-    if tdx && kinds.contains(&Kind::Vfio) && version >= 10_002_000 {
+    if tdx && kinds.contains(&GuestKind::Vfio) && version >= 10_002_000 {
         return code.ok(format!("{text}; it refuses a device when DMA_ENTRY_LIMIT is too low"));
     }
     code.ok(text)
@@ -237,7 +149,7 @@ fn cause(causes: &[HostCode], which: &[HostCode]) -> Option<String> {
     Some(format!("follows from {}", cause.as_str()))
 }
 
-fn tdx(asked: &Asked, causes: &[HostCode]) -> CheckItem {
+fn tdx(asked: &LibvirtFacts, causes: &[HostCode]) -> CheckItem {
     let code = HostCode::LibvirtTdx;
     if offers_tdx(asked) {
         return code.ok("it lists tdx");
@@ -265,16 +177,17 @@ const SEV_CAUSES: [HostCode; 9] = [
     HostCode::QemuVersion,
 ];
 
-fn sev(asked: &Asked, kind: Kind, causes: &[HostCode]) -> CheckItem {
+fn sev(asked: &LibvirtFacts, kind: GuestKind, causes: &[HostCode]) -> CheckItem {
     let code = HostCode::LibvirtSev;
     let found = asked.capabilities.as_ref().map(|capabilities| {
         let root = capabilities.root();
         let text = |what: &str| root.text_at(&format!("features/sev/{what}")).unwrap_or_default();
         let supported = root.attr_at("features/sev", "supported").as_deref() == Some("yes");
         let bits = (text("cbitpos"), text("reducedPhysBits"));
-        let listed = kind != Kind::SevSnp || sectypes(capabilities).any(|kind| kind == "sev-snp");
-        let told = !bits.0.is_empty() && !bits.1.is_empty();
-        (supported && told && listed)
+        let listed =
+            kind != GuestKind::SevSnp || sectypes(capabilities).any(|kind| kind == "sev-snp");
+        let has_bits = !bits.0.is_empty() && !bits.1.is_empty();
+        (supported && has_bits && listed)
             .then(|| format!("cbitpos {}, reducedPhysBits {}", bits.0, bits.1))
     });
     match (found, cause(causes, &SEV_CAUSES)) {

@@ -1,16 +1,17 @@
 //! How the kernel deals with the memory of guests.
 
-use super::code::HostCode;
-use super::facts::Facts;
-use crate::commands::host::check::{CheckItem, Kind};
+use crate::host::check::code::HostCode;
+use crate::host::check::facts::Facts;
+use crate::host::check::guest_kind::GuestKind;
+use crate::host::check::item::CheckItem;
 
 /// Judges what makes guests faster, or tells on them.
-pub fn judge(facts: &Facts, kinds: &[Kind]) -> Vec<CheckItem> {
+pub fn judge(facts: &Facts, kinds: &[GuestKind]) -> Vec<CheckItem> {
     let secure = kinds.iter().any(|kind| kind.is_secure());
     vec![
         pages(facts, HostCode::CpuPse, "pse"),
         pages(facts, HostCode::CpuPdpe1gb, "pdpe1gb"),
-        hugepages(facts, kinds.contains(&Kind::Tdx)),
+        hugepages(facts, kinds.contains(&GuestKind::Tdx)),
         transparent(facts),
         merging(facts, secure),
         memlock(facts),

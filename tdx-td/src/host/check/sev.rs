@@ -3,10 +3,11 @@
 //! Source: Linux `Documentation/virt/kvm/x86/amd-memory-encryption.rst`; `drivers/crypto/ccp/sev-dev.c`,
 //! `arch/x86/virt/svm/sev.c` and `drivers/iommu/amd/init.c` for what they log.
 
-use super::code::HostCode;
-use super::facts::Facts;
-use super::tdx::without_time;
-use crate::commands::host::check::{CheckItem, Kind};
+use crate::host::check::code::HostCode;
+use crate::host::check::facts::Facts;
+use crate::host::check::guest_kind::GuestKind;
+use crate::host::check::item::CheckItem;
+use crate::host::check::tdx::without_timestamp;
 
 const UPDATE: &str = "update the BIOS, or the SEV firmware in /lib/firmware/amd";
 const RMP: &str = "turn on SEV-SNP support and RMP table coverage in the BIOS";
@@ -36,23 +37,23 @@ const SNP_FAILURES: [(&str, &str); 6] = [
 ];
 
 /// The generations up to one, as the processor's flags and the module's parameters name them.
-fn generations(kind: Kind) -> &'static [&'static str] {
+fn generations(kind: GuestKind) -> &'static [&'static str] {
     match kind {
-        Kind::SevSnp => &["sev", "sev_es", "sev_snp"],
-        Kind::SevEs => &["sev", "sev_es"],
+        GuestKind::SevSnp => &["sev", "sev_es", "sev_snp"],
+        GuestKind::SevEs => &["sev", "sev_es"],
         _ => &["sev"],
     }
 }
 
 /// Judges whether KVM runs SEV guests of this kind.
-pub fn judge(facts: &Facts, kind: Kind) -> Vec<CheckItem> {
+pub fn judge(facts: &Facts, kind: GuestKind) -> Vec<CheckItem> {
     let cpu = cpu(facts, kind);
     let firmware = firmware(facts, kind, &cpu);
     let module = module(facts, kind, [&cpu, &firmware]);
     vec![cpu, firmware, module, guests(facts, kind)]
 }
 
-fn cpu(facts: &Facts, kind: Kind) -> CheckItem {
+fn cpu(facts: &Facts, kind: GuestKind) -> CheckItem {
     let code = HostCode::CpuSev;
     let cpu = match &facts.cpu {
         Ok(cpu) => cpu,
@@ -60,24 +61,25 @@ fn cpu(facts: &Facts, kind: Kind) -> CheckItem {
     };
     let lacks: Vec<&str> =
         generations(kind).iter().copied().filter(|flag| !cpu.flags.contains(*flag)).collect();
-    match lacks.is_empty() {
-        true => code.ok(generations(kind).join(" ")),
-        false => code.fail(
+    if lacks.is_empty() {
+        code.ok(generations(kind).join(" "))
+    } else {
+        code.fail(
             format!("no {}", lacks.join(", ")),
             "turn on SME, SEV, SEV-ES and SNP in the BIOS; SEV-SNP needs an EPYC 7003 or newer",
-        ),
+        )
     }
 }
 
-fn firmware(facts: &Facts, kind: Kind, cpu: &CheckItem) -> CheckItem {
+fn firmware(facts: &Facts, kind: GuestKind, cpu: &CheckItem) -> CheckItem {
     let code = HostCode::SevFirmware;
     let logged = |(text, fix): (&'static str, _)| Some((facts.logged(&[text])?, fix));
-    let snp = SNP_FAILURES.into_iter().filter(|_| kind == Kind::SevSnp);
+    let snp = SNP_FAILURES.into_iter().filter(|_| kind == GuestKind::SevSnp);
     match FAILURES.into_iter().chain(snp).find_map(logged) {
         _ if cpu.is_failure() => code.not_applicable("follows from CPU_SEV"),
-        Some((line, fix)) => code.fail(without_time(line), fix),
+        Some((line, fix)) => code.fail(without_timestamp(line), fix),
         None => match facts.logged(&["SEV-SNP API:", "SEV API:"]) {
-            Some(line) => code.ok(without_time(line)),
+            Some(line) => code.ok(without_timestamp(line)),
             None if facts.has("/dev/sev") => code.ok("/dev/sev is there"),
             None if !facts.has("/dev") => code.unknown("no /dev was captured"),
             None => {
@@ -87,7 +89,7 @@ fn firmware(facts: &Facts, kind: Kind, cpu: &CheckItem) -> CheckItem {
     }
 }
 
-fn module(facts: &Facts, kind: Kind, causes: [&CheckItem; 2]) -> CheckItem {
+fn module(facts: &Facts, kind: GuestKind, causes: [&CheckItem; 2]) -> CheckItem {
     let code = HostCode::KvmAmdSev;
     let mut off = Vec::new();
     for &name in generations(kind) {
@@ -119,17 +121,17 @@ fn module(facts: &Facts, kind: Kind, causes: [&CheckItem; 2]) -> CheckItem {
     }
 }
 
-fn guests(facts: &Facts, kind: Kind) -> CheckItem {
+fn guests(facts: &Facts, kind: GuestKind) -> CheckItem {
     let code = HostCode::SevGuests;
     let (resource, most) = match kind {
-        Kind::Sev => ("sev", "maxGuests"),
+        GuestKind::Sev => ("sev", "maxGuests"),
         _ => ("sev_es", "maxESGuests"),
     };
     let by_libvirt = facts.libvirt.capabilities.as_ref().ok().and_then(|capabilities| {
         capabilities.root().text_at(&format!("features/sev/{most}"))?.parse::<u64>().ok()
     });
-    let all = facts.misc("capacity", resource).or(by_libvirt);
-    let taken = facts.misc("current", resource).unwrap_or(0);
+    let all = facts.misc_count("capacity", resource).or(by_libvirt);
+    let taken = facts.misc_count("current", resource).unwrap_or(0);
     match all {
         None => code.unknown("neither the kernel nor libvirt counts them"),
         Some(0) => code.fail(

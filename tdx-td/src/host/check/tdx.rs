@@ -3,9 +3,9 @@
 //! Source: Linux `Documentation/arch/x86/tdx.rst`, `arch/x86/virt/vmx/tdx/tdx.c` and
 //! `arch/x86/kvm/vmx/tdx.c` for what they log.
 
-use super::code::HostCode;
-use super::facts::{Facts, Kvm};
-use crate::commands::host::check::CheckItem;
+use crate::host::check::code::HostCode;
+use crate::host::check::facts::{Facts, Kvm};
+use crate::host::check::item::CheckItem;
 use crate::security::launch::tdx::QGS_SOCKET;
 
 /// The bit of a trust domain among the kinds of guests.
@@ -101,15 +101,15 @@ fn module(facts: &Facts, cpu: &CheckItem) -> CheckItem {
         return code.ok("kvm_intel has it in use; this kernel does not tell its version");
     }
     let failure = || {
-        let told = |(text, fix): (&'static str, _)| Some((facts.logged(&[text])?, fix));
+        let logged = |(text, fix): (&'static str, _)| Some((facts.logged(&[text])?, fix));
         let of_tdx = |line: &str| line.contains("tdx") || line.contains("TDX");
-        FAILURES.into_iter().filter_map(told).find(|(line, _)| of_tdx(line))
+        FAILURES.into_iter().filter_map(logged).find(|(line, _)| of_tdx(line))
     };
     let initialised = ["TDX-Module initialized", "virt/tdx: module initialized"];
     match failure() {
         _ if cpu.is_failure() => code.not_applicable("follows from CPU_TDX"),
         _ if facts.logged(&initialised).is_some() => code.ok("the kernel has initialised it"),
-        Some((line, fix)) => code.fail(without_time(line), fix),
+        Some((line, fix)) => code.fail(without_timestamp(line), fix),
         None if !facts.is_option_on("kvm_intel.tdx") => {
             code.not_applicable("nothing has asked for it: see KVM_INTEL_TDX")
         }
@@ -121,7 +121,7 @@ fn module(facts: &Facts, cpu: &CheckItem) -> CheckItem {
 }
 
 /// A message without the seconds that dmesg puts before it.
-pub(crate) fn without_time(line: &str) -> &str {
+pub(crate) fn without_timestamp(line: &str) -> &str {
     match line.strip_prefix('[').and_then(|rest| rest.split_once("] ")) {
         Some((time, message)) if time.trim().parse::<f64>().is_ok() => message,
         _ => line,
@@ -169,7 +169,7 @@ fn kvm(facts: &Facts, parameter: &CheckItem) -> CheckItem {
 
 fn keys(facts: &Facts) -> CheckItem {
     let code = HostCode::TdxKeys;
-    let (all, taken) = (facts.misc("capacity", "tdx"), facts.misc("current", "tdx"));
+    let (all, taken) = (facts.misc_count("capacity", "tdx"), facts.misc_count("current", "tdx"));
     match (all, taken.unwrap_or(0)) {
         (None, _) => code.not_applicable("the kernel does not count them"),
         (Some(all), taken) if taken >= all => code
@@ -181,12 +181,13 @@ fn keys(facts: &Facts) -> CheckItem {
 fn qgs(facts: &Facts) -> CheckItem {
     let code = HostCode::Qgs;
     let places = [QGS_SOCKET, QGS_SOCKET.trim_start_matches("/var")];
-    match places.into_iter().any(|place| facts.has(place)) {
-        true => code.ok(QGS_SOCKET),
-        false => code.warn(
+    if places.into_iter().any(|place| facts.has(place)) {
+        code.ok(QGS_SOCKET)
+    } else {
+        code.warn(
             format!("there is no {QGS_SOCKET}: trust domains run, and nobody can attest them"),
             "install Intel's tdx-qgs, have it listen on that socket, systemctl start qgsd",
-        ),
+        )
     }
 }
 
@@ -210,8 +211,8 @@ mod tests {
 
     #[test]
     fn times_are_left_out() {
-        assert_eq!(without_time("[   13.100393] virt/tdx: x"), "virt/tdx: x");
-        assert_eq!(without_time("[..] virt/tdx: x"), "[..] virt/tdx: x");
-        assert_eq!(without_time("virt/tdx: x"), "virt/tdx: x");
+        assert_eq!(without_timestamp("[   13.100393] virt/tdx: x"), "virt/tdx: x");
+        assert_eq!(without_timestamp("[..] virt/tdx: x"), "[..] virt/tdx: x");
+        assert_eq!(without_timestamp("virt/tdx: x"), "virt/tdx: x");
     }
 }

@@ -2,9 +2,9 @@
 
 use tdx_gpu::vfio::limit;
 
-use super::code::HostCode;
-use super::facts::{Facts, Vendor};
-use crate::commands::host::check::CheckItem;
+use crate::host::check::code::HostCode;
+use crate::host::check::facts::{Facts, Vendor};
+use crate::host::check::item::CheckItem;
 
 /// Judges whether devices can be given to guests.
 pub fn judge(facts: &Facts) -> Vec<CheckItem> {
@@ -49,13 +49,15 @@ fn module(facts: &Facts) -> CheckItem {
 
 fn iommufd(facts: &Facts) -> CheckItem {
     let code = HostCode::Iommufd;
-    match facts.has("/dev/iommu") {
-        true => code.ok("/dev/iommu"),
-        false if !facts.has("/dev") => code.unknown("no /dev was captured"),
-        false => code.warn(
+    if facts.has("/dev/iommu") {
+        code.ok("/dev/iommu")
+    } else if !facts.has("/dev") {
+        code.unknown("no /dev was captured")
+    } else {
+        code.warn(
             "there is no /dev/iommu: devices go by their groups",
             "modprobe iommufd, of a kernel with CONFIG_IOMMUFD",
-        ),
+        )
     }
 }
 

@@ -4,8 +4,8 @@ use common::Result;
 use common::system::sysfs::names;
 use common::system::sysroot::Host;
 
-use super::persist::{Line, MODPROBE, SYSCTL, TMPFILES};
-use crate::host::tuning::tunable::plain;
+use crate::host::tuning::persist::{Line, MODPROBE, SYSCTL, TMPFILES};
+use crate::host::tuning::tunable::normalized_option;
 
 /// A file of configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,7 +16,7 @@ struct Source {
 
 /// All files that are read at boot beside ours, in the order in which they are read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Boot {
+pub struct BootFiles {
     sysctl: Vec<Source>,
     modprobe: Vec<Source>,
     tmpfiles: Vec<Source>,
@@ -24,14 +24,14 @@ pub struct Boot {
 
 /// Who has the last word on a line of ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Overruled {
+pub struct OverrulingLine {
     /// `/etc/sysctl.d/99-sysctl.conf:3`.
     pub place: String,
     /// What is set there.
     pub value: String,
 }
 
-impl Boot {
+impl BootFiles {
     /// Reads them.
     ///
     /// A file in `/etc` hides one of the same name in `/run`, that one in `/usr/local/lib`, and so on; all are
@@ -60,7 +60,7 @@ impl Boot {
     /// Of a kernel parameter and of an option the last line counts. Of a file that systemd-tmpfiles writes
     /// the first one does, but that those with a `+` are carried out as well. Patterns are not looked at: a
     /// parameter that has a line of its own is left out of them.
-    pub fn overrules(&self, line: &Line) -> Option<Overruled> {
+    pub fn overruling_line(&self, line: &Line) -> Option<OverrulingLine> {
         let words: Vec<&str> = line.start.split_whitespace().collect();
         let found = match (line.file, &words[..]) {
             (SYSCTL, [key, ..]) => last(after(&self.sysctl, SYSCTL), |text| parameter(text, key)),
@@ -77,7 +77,7 @@ impl Boot {
             }
             _ => None,
         };
-        let same = |value: &str| plain(value) == plain(&line.rest);
+        let same = |value: &str| normalized_option(value) == normalized_option(&line.rest);
         found.filter(|found| !same(&found.value))
     }
 }
@@ -119,22 +119,22 @@ fn before<'s>(sources: &'s [Source], ours: &str) -> &'s [Source] {
 fn all<'s>(
     sources: &'s [Source],
     value: impl Fn(&str) -> Option<String> + 's,
-) -> impl DoubleEndedIterator<Item = Overruled> + 's {
+) -> impl DoubleEndedIterator<Item = OverrulingLine> + 's {
     let lines = |source: &'s Source| {
         let lines: Vec<(usize, &str)> = source.text.lines().enumerate().collect();
         lines.into_iter().map(move |(at, text)| (source, at, text))
     };
     sources.iter().flat_map(lines).filter_map(move |(source, at, text)| {
         let place = format!("{}:{}", source.path, at + 1);
-        Some(Overruled { place, value: value(text.trim())? })
+        Some(OverrulingLine { place, value: value(text.trim())? })
     })
 }
 
-fn last(sources: &[Source], value: impl Fn(&str) -> Option<String>) -> Option<Overruled> {
+fn last(sources: &[Source], value: impl Fn(&str) -> Option<String>) -> Option<OverrulingLine> {
     all(sources, value).next_back()
 }
 
-fn first(sources: &[Source], value: impl Fn(&str) -> Option<String>) -> Option<Overruled> {
+fn first(sources: &[Source], value: impl Fn(&str) -> Option<String>) -> Option<OverrulingLine> {
     all(sources, value).next()
 }
 
@@ -172,9 +172,10 @@ fn module_option(text: &str, module: &str, option: &str) -> Option<String> {
 fn written(text: &str, path: &str) -> Option<(bool, String)> {
     let mut words = text.split_whitespace();
     let kind = words.next().filter(|kind| kind.starts_with('w'))?;
-    let argument: Vec<&str> = match words.next()?.trim_matches('"') == path {
-        true => words.skip(4).collect(),
-        false => return None,
+    let argument: Vec<&str> = if words.next()?.trim_matches('"') == path {
+        words.skip(4).collect()
+    } else {
+        return None;
     };
     Some((kind.contains('+'), argument.join(" ")))
 }
@@ -197,7 +198,7 @@ mod tests {
     /// Who overrules a line on a host of these files.
     fn by(line: &Line, these: &[(&str, &str)]) -> Option<(String, String)> {
         let (_root, host) = files(these);
-        let found = Boot::read(&host).unwrap().overrules(line);
+        let found = BootFiles::read(&host).unwrap().overruling_line(line);
         found.map(|found| (found.place, found.value))
     }
 

@@ -15,8 +15,8 @@ use tdx_pool::pool::Pool;
 use tdx_pool::pool::wanted::{PoolArgs, Wanted};
 use tdx_pool::references::usage::Chains;
 
-use crate::commands::names::get;
 use crate::domain::definition;
+use crate::domain::lookup::get;
 
 /// How many file systems and loop devices may stand on each other.
 const DEPTH: usize = 8;
@@ -52,7 +52,7 @@ impl Disk {
 ///
 /// libvirt is asked for the pool where there is one; else it is where the configuration has it.
 /// Errors: `not_found` for a domain that is not there; whatever libvirt says of a domain.
-pub fn places(
+pub fn image_paths(
     libvirt: Option<&Libvirt>,
     config: &Config,
     domains: &[String],
@@ -78,11 +78,11 @@ pub fn places(
 /// The disks that these files and folders are on.
 ///
 /// Errors: those of [`MountTable::read`].
-pub fn below(host: &Host, places: &[PathBuf]) -> Result<Disks> {
+pub fn find_disks(host: &Host, places: &[PathBuf]) -> Result<Disks> {
     let table = MountTable::read(host)?;
     let mut search =
         Search { host, table: &table, disks: BTreeMap::new(), elsewhere: BTreeSet::new() };
-    places.iter().for_each(|place| search.place(place, DEPTH));
+    places.iter().for_each(|place| search.add_path(place, DEPTH));
     Ok(Disks {
         found: search.disks.into_values().collect(),
         elsewhere: search.elsewhere.into_iter().collect(),
@@ -97,38 +97,38 @@ struct Search<'h> {
 }
 
 impl Search<'_> {
-    fn place(&mut self, place: &Path, depth: usize) {
+    fn add_path(&mut self, place: &Path, depth: usize) {
         let real = self.host.real_path(place);
         let block = real.to_str().and_then(|path| block_of_node(self.host, path));
         if let Some(block) = block {
-            return self.block(&block, depth);
+            return self.add_block(&block, depth);
         }
         let Some(mount) = self.table.mount_of(&real) else {
-            return self.nowhere(place, "in no mounted file system");
+            return self.add_elsewhere(place, "in no mounted file system");
         };
         let blocks = mount.blocks(self.host);
         match upper(&mount) {
-            _ if !blocks.is_empty() => blocks.iter().for_each(|block| self.block(block, depth)),
+            _ if !blocks.is_empty() => blocks.iter().for_each(|block| self.add_block(block, depth)),
             Some(upper) if depth > 0 && self.host.path(&upper).exists() => {
-                self.place(&upper, depth - 1);
+                self.add_path(&upper, depth - 1);
             }
             _ => {
                 let (kind, source) = (mount.file_system, unescape(mount.source));
-                self.nowhere(place, &format!("on {kind} ({source})"));
+                self.add_elsewhere(place, &format!("on {kind} ({source})"));
             }
         }
     }
 
-    fn nowhere(&mut self, place: &Path, why: &str) {
+    fn add_elsewhere(&mut self, place: &Path, why: &str) {
         self.elsewhere.insert(format!("{} is {why}, on no disk that is known", place.display()));
     }
 
-    fn block(&mut self, block: &str, depth: usize) {
+    fn add_block(&mut self, block: &str, depth: usize) {
         for path in disks_below(self.host, block) {
             let Some(name) = last(&path) else { continue };
             let file = attribute(self.host, &format!("/sys/block/{name}/loop/backing_file"));
             match file {
-                Some(file) if depth > 0 => self.place(Path::new(&file), depth - 1),
+                Some(file) if depth > 0 => self.add_path(Path::new(&file), depth - 1),
                 _ => {
                     for name in paths_of(self.host, &path, name) {
                         let disk = Disk {
@@ -182,9 +182,10 @@ fn rule(host: &Host, name: &str) -> String {
         let plain = |c: char| c.is_ascii_alphanumeric() || "._:- ".contains(c);
         !text.is_empty() && text.chars().all(plain)
     };
-    let told = ["wwid", "device/wwid", "serial", "device/serial"].into_iter().find_map(|key| {
-        let text = attribute(host, &format!("/sys/block/{name}/{key}")).filter(plain)?;
-        Some(format!("ATTR{{{key}}}==\"{}\"", text.trim()))
-    });
-    told.unwrap_or_else(|| format!("KERNEL==\"{name}\""))
+    let attribute_rule =
+        ["wwid", "device/wwid", "serial", "device/serial"].into_iter().find_map(|key| {
+            let text = attribute(host, &format!("/sys/block/{name}/{key}")).filter(plain)?;
+            Some(format!("ATTR{{{key}}}==\"{}\"", text.trim()))
+        });
+    attribute_rule.unwrap_or_else(|| format!("KERNEL==\"{name}\""))
 }

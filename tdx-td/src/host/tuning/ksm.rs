@@ -5,22 +5,9 @@
 use common::Result;
 use common::system::sysroot::Host;
 
-use super::apply::Change;
+use crate::host::tuning::change::Change;
+use crate::host::tuning::kernel_files::{KSM_APART, KSM_MERGE, KSM_RUN, KSM_SHARED};
 use crate::host::tuning::tunable::Tunable;
-
-/// Whether pages are merged: 0, 1, or 2 to take all apart.
-pub const RUN: &str = "/sys/kernel/mm/ksm/run";
-/// The value of [`RUN`] that takes merged pages apart, on the way to another one.
-pub const APART: &str = "2";
-/// Whether those of different NUMA nodes are. It cannot be changed while pages are merged.
-pub const MERGE: &str = "/sys/kernel/mm/ksm/merge_across_nodes";
-/// How many pages now stand for several.
-const SHARED: &str = "/sys/kernel/mm/ksm/pages_shared";
-
-/// The unit that has the kernel merge pages from boot on.
-pub const MERGER: &str = "ksm.service";
-/// The unit that decides all the time whether it is to.
-pub const TUNER: &str = "ksmtuned.service";
 
 /// As it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -39,15 +26,15 @@ impl Ksm {
     /// Errors: `permission`, `io`.
     pub fn read(host: &Host) -> Result<Option<Self>> {
         let text = |path| host.read(path).map(|text| text.map(|text| text.trim().to_owned()));
-        let Some(run) = text(RUN)? else { return Ok(None) };
-        let shared = text(SHARED)?.and_then(|pages| pages.parse().ok()).unwrap_or(0);
-        Ok(Some(Self { run, merge: text(MERGE)?, shared }))
+        let Some(run) = text(KSM_RUN)? else { return Ok(None) };
+        let shared = text(KSM_SHARED)?.and_then(|pages| pages.parse().ok()).unwrap_or(0);
+        Ok(Some(Self { run, merge: text(KSM_MERGE)?, shared }))
     }
 
     /// How to get to these values; none leaves one as it is.
     pub fn changes(&self, run: Option<&str>, merge: Option<&str>) -> Vec<Change> {
         let change = |path: &str, before: &str, after: &str| Change {
-            knob: Tunable::Number(path.to_owned()),
+            tunable: Tunable::Number(path.to_owned()),
             before: before.to_owned(),
             after: after.to_owned(),
         };
@@ -58,14 +45,14 @@ impl Ksm {
             (&self.merge, merge.filter(|m| self.merge.as_deref() != Some(m)))
         {
             // Where pages are being merged, some may be by the time of the next write.
-            if (self.shared > 0 || now == "1") && now != APART {
-                changes.push(change(RUN, now, APART));
-                now = APART;
+            if (self.shared > 0 || now == "1") && now != KSM_APART {
+                changes.push(change(KSM_RUN, now, KSM_APART));
+                now = KSM_APART;
             }
-            changes.push(change(MERGE, before, after));
+            changes.push(change(KSM_MERGE, before, after));
         }
         if now != last {
-            changes.push(change(RUN, now, last));
+            changes.push(change(KSM_RUN, now, last));
         }
         changes
     }
@@ -89,8 +76,11 @@ mod tests {
             let ksm = Ksm { run: run.to_owned(), merge: Some(merge.to_owned()), shared };
             let changes = ksm.changes(to.0, to.1);
             let word = |change: &Change| {
-                let name =
-                    if change.knob == Tunable::Number(RUN.to_owned()) { "run" } else { "merge" };
+                let name = if change.tunable == Tunable::Number(KSM_RUN.to_owned()) {
+                    "run"
+                } else {
+                    "merge"
+                };
                 format!("{name}={}", change.after)
             };
             let words: Vec<String> = changes.iter().map(word).collect();

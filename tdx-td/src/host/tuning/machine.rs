@@ -29,10 +29,11 @@ pub fn check(host: &Host, uri: Option<&str>) -> Result<()> {
 ///
 /// Errors: `permission` (exit 7).
 pub fn check_root(host: &Host) -> Result<()> {
-    match host.is_this_machine() && !is_root() {
-        true => Err(Error::permission("the host's settings are root's to change")
-            .hint("run it with sudo, or with --dry-run to see the plan")),
-        false => Ok(()),
+    if host.is_this_machine() && !is_root() {
+        Err(Error::permission("the host's settings are root's to change")
+            .hint("run it with sudo, or with --dry-run to see the plan"))
+    } else {
+        Ok(())
     }
 }
 

@@ -6,24 +6,14 @@ use common::Result;
 use common::system::sysfs::names;
 use common::system::sysroot::Host;
 
-use super::boot::Boot;
-use super::disks::Disks;
-use super::ksm::{self, Ksm};
-use super::persist::{FILES, Persisted};
-use crate::host::tuning::tunable::{Unit, has_module, has_systemd, option};
+use crate::host::tuning::boot::BootFiles;
+use crate::host::tuning::disks::Disks;
+use crate::host::tuning::kernel_files::{HUGEPAGES, KSM_MERGER, KSM_TUNER, SWAPPINESS, THP};
+use crate::host::tuning::ksm::Ksm;
+use crate::host::tuning::persist::{FILES, Persisted};
+use crate::host::tuning::tunable::{Unit, has_systemd, is_module_loaded, module_option};
 use crate::scenario::profile;
 
-/// When huge pages are used without being asked for.
-///
-/// Source: Linux `Documentation/admin-guide/mm/transhuge.rst`.
-pub const THP: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
-/// Source: Linux `Documentation/admin-guide/sysctl/vm.rst`.
-pub const SWAPPINESS: &str = "/proc/sys/vm/swappiness";
-/// Pages of 2 MiB that are reserved, whatever the default size is; then those of the default size.
-///
-/// Source: Linux `Documentation/admin-guide/mm/hugetlbpage.rst`.
-pub const HUGEPAGES: [&str; 2] =
-    ["/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages", "/proc/sys/vm/nr_hugepages"];
 /// A loaded module.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Module {
@@ -35,7 +25,7 @@ pub struct Module {
 
 /// All of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Observed {
+pub struct ObservedHost {
     /// What [`THP`] says.
     pub transparent_hugepages: Option<String>,
     /// Merging of pages.
@@ -59,10 +49,10 @@ pub struct Observed {
     /// Files of [`FILES`] that are there.
     pub files: Persisted,
     /// What else is read at boot.
-    pub boot: Boot,
+    pub boot: BootFiles,
 }
 
-impl Observed {
+impl ObservedHost {
     /// Looks at what `wanted` asks for.
     ///
     /// Errors: `permission`, `io`; whatever systemctl says.
@@ -73,13 +63,13 @@ impl Observed {
             transparent_hugepages: trimmed(THP)?,
             ksm: Ksm::read(host)?,
             has_systemd: has_systemd(host),
-            boot: Boot::read(host)?,
+            boot: BootFiles::read(host)?,
             swappiness: trimmed(SWAPPINESS)?,
             disks,
             ..Self::default()
         };
         if wanted.ksm.is_some() {
-            for name in [ksm::MERGER, ksm::TUNER] {
+            for name in [KSM_MERGER, KSM_TUNER] {
                 observed.units.extend(Unit::find(host, name)?);
             }
         }
@@ -94,14 +84,14 @@ impl Observed {
             observed.loadable.extend(module.map(|module| (scheduler.clone(), module)));
         }
         for (module, options) in &wanted.modules {
-            if !has_module(host, module) {
+            if !is_module_loaded(host, module) {
                 continue;
             }
             let users = trimmed(&format!("/sys/module/{}/refcnt", module.replace('-', "_")))?;
             let mut found =
                 Module { users: users.and_then(|users| users.parse().ok()), ..Module::default() };
             for name in options.keys() {
-                let value = option(host, module, name)?;
+                let value = module_option(host, module, name)?;
                 found.options.extend(value.map(|value| (name.clone(), value)));
             }
             observed.modules.insert(module.clone(), found);
@@ -132,5 +122,5 @@ fn scheduler_module(host: &Host, scheduler: &str) -> Result<Option<String>> {
         files.filter_map(|file| file.split_once(".ko")).map(|(m, _)| m).collect();
     let candidates = [scheduler.to_owned(), format!("{scheduler}-iosched")];
     let found = candidates.into_iter().find(|name| modules.contains(name.as_str()));
-    Ok(found.filter(|module| !has_module(host, module)))
+    Ok(found.filter(|module| !is_module_loaded(host, module)))
 }

@@ -63,37 +63,39 @@ impl Line {
 
 /// What was found in the files of the lines that are to be in them.
 #[derive(Debug, PartialEq, Eq)]
-pub enum There {
+pub enum LineState {
     /// It says the same.
     Same,
     /// It says something else.
-    Other,
+    Different,
     /// It says nothing of it.
-    Nothing,
+    Missing,
 }
 
 /// What the files say of a line.
-pub fn there(files: &Persisted, line: &Line) -> There {
+pub fn line_state(files: &Persisted, line: &Line) -> LineState {
     let text = files.get(line.file).map_or("", String::as_str);
-    match text.lines().find_map(|there| there.strip_prefix(&line.start)) {
-        Some(rest) if rest == line.rest => There::Same,
-        Some(_) => There::Other,
-        None => There::Nothing,
+    match text.lines().find_map(|found| found.strip_prefix(&line.start)) {
+        Some(rest) if rest == line.rest => LineState::Same,
+        Some(_) => LineState::Different,
+        None => LineState::Missing,
     }
 }
 
 /// The lines of a file of ours that are not among those that were written, which are somebody else's.
-pub fn foreign(now: &str, written: &[String]) -> String {
-    let ours = |line: &str| written.iter().any(|text| text.lines().any(|other| other == line));
-    let lines: Vec<&str> = now.lines().filter(|line| !ours(line)).collect();
-    match lines.iter().all(|line| line.trim().is_empty()) {
-        true => String::new(),
-        false => lines.join("\n") + "\n",
+pub fn foreign_lines(now: &str, written: &[String]) -> String {
+    let is_written =
+        |line: &str| written.iter().any(|text| text.lines().any(|other| other == line));
+    let lines: Vec<&str> = now.lines().filter(|line| !is_written(line)).collect();
+    if lines.iter().all(|line| line.trim().is_empty()) {
+        String::new()
+    } else {
+        lines.join("\n") + "\n"
     }
 }
 
 /// A text without these lines.
-pub fn without(text: &str, lines: &str) -> String {
+pub fn without_lines(text: &str, lines: &str) -> String {
     let kept = text.lines().filter(|line| !lines.lines().any(|other| other == *line));
     kept.map(|line| format!("{line}\n")).collect()
 }
@@ -101,7 +103,7 @@ pub fn without(text: &str, lines: &str) -> String {
 /// The files with these lines in them; those that do not change are left out.
 ///
 /// Errors: `conflict` for a file that is not ours.
-pub fn merged(files: &Persisted, lines: &[Line]) -> Result<Persisted> {
+pub fn merged_files(files: &Persisted, lines: &[Line]) -> Result<Persisted> {
     let mut merged = Persisted::new();
     for line in lines {
         let old = files.get(line.file).map_or(MARK, String::as_str);
@@ -114,12 +116,13 @@ pub fn merged(files: &Persisted, lines: &[Line]) -> Result<Persisted> {
         let mut found = false;
         let mut lines: Vec<String> = text
             .lines()
-            .map(|there| match there.starts_with(&line.start) {
-                true => {
+            .map(|old| {
+                if old.starts_with(&line.start) {
                     found = true;
                     whole.clone()
+                } else {
+                    old.to_owned()
                 }
-                false => there.to_owned(),
             })
             .collect();
         if !found {
@@ -144,22 +147,22 @@ mod tests {
             Line::option("kvm_amd", "sev", "1"),
             Line::scheduler("ATTR{serial}==\"a b\"", "bfq"),
         ];
-        let files = merged(&Persisted::new(), &lines).unwrap();
+        let files = merged_files(&Persisted::new(), &lines).unwrap();
         assert_eq!(files[SYSCTL], format!("{MARK}vm.swappiness = 0\n"));
         assert_eq!(files[TMPFILES], format!("{MARK}w /sys/a - - - - 1\nw /sys/b - - - - 0\n"));
         assert_eq!(files[MODPROBE], format!("{MARK}options kvm_amd sev=1\n"));
         assert!(files[UDEV].ends_with("ATTR{serial}==\"a b\", ATTR{queue/scheduler}=\"bfq\"\n"));
-        assert_eq!(merged(&files, &lines).unwrap(), Persisted::new());
+        assert_eq!(merged_files(&files, &lines).unwrap(), Persisted::new());
         let other = [Line::attribute("/sys/a", "2")];
-        assert_eq!(there(&files, &other[0]), There::Other);
-        let changed = merged(&files, &other).unwrap();
+        assert_eq!(line_state(&files, &other[0]), LineState::Different);
+        let changed = merged_files(&files, &other).unwrap();
         assert_eq!(changed[TMPFILES], format!("{MARK}w /sys/a - - - - 2\nw /sys/b - - - - 0\n"));
         assert_eq!(changed.len(), 1);
         let edited = "# Made\nvm.swappiness = 0\n\n# mine\nvm.overcommit_memory = 1\n";
         let written = ["# Made\nvm.swappiness = 0\n".to_owned()];
-        assert_eq!(foreign(edited, &written), "\n# mine\nvm.overcommit_memory = 1\n");
-        assert_eq!(foreign("# Made\n\n", &written), "");
+        assert_eq!(foreign_lines(edited, &written), "\n# mine\nvm.overcommit_memory = 1\n");
+        assert_eq!(foreign_lines("# Made\n\n", &written), "");
         let foreign = Persisted::from([(SYSCTL, "vm.swappiness = 10\n".to_owned())]);
-        assert_eq!(merged(&foreign, &lines).unwrap_err().kind(), common::ErrorKind::Conflict);
+        assert_eq!(merged_files(&foreign, &lines).unwrap_err().kind(), common::ErrorKind::Conflict);
     }
 }

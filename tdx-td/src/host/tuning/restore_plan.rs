@@ -1,143 +1,116 @@
-//! The way back from tuning: every knob to what it was, unless somebody else has set it since.
+//! The plan of `host restore`: every recorded tunable with what becomes of it, applied under a lock.
 
-use super::apply::Change;
-use super::persist;
-use super::record::{Entry, Records};
+use std::collections::BTreeSet;
+
+use common::system::sysroot::Host;
+use common::{Error, ErrorKind, Result};
+
+use crate::host::tuning::change::Change;
+use crate::host::tuning::ksm::Ksm;
+use crate::host::tuning::record::Records;
+use crate::host::tuning::restore_step::{RestoreAction, RestoreStep, entries_to_restore};
 use crate::host::tuning::tunable::Tunable;
+use crate::host::tuning::{apply, directory, record};
 
-/// What is to be done about something that was recorded.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fate {
-    /// It is as it was.
-    Same,
-    /// It is as a file has set it at boot, and stays so until the next one.
-    Stays,
-    /// It goes back.
-    Back,
-    /// It is not there any more.
-    Gone,
-    /// It is neither as it was nor as it was set: it is left.
-    Foreign,
+/// What it takes to set this host plan.
+#[derive(Debug, PartialEq, Eq)]
+pub struct RestorePlan {
+    records: Records,
+    steps: Vec<RestoreStep>,
+    changes: Vec<Change>,
 }
 
-/// A record with what is so now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Step {
-    /// The record.
-    pub entry: Entry,
-    /// The value now.
-    pub now: Option<String>,
-}
-
-impl Step {
-    /// What is to be done.
-    pub fn fate(&self) -> Fate {
-        let Some(now) = &self.now else { return Fate::Gone };
-        match &self.entry.knob {
-            _ if *now == self.entry.before && self.entry.at_boot => Fate::Stays,
-            _ if *now == self.entry.before => Fate::Same,
-            Tunable::File(_) if self.theirs() == *now => Fate::Foreign,
-            Tunable::File(_) => Fate::Back,
-            _ if self.entry.is_ours(now) => Fate::Back,
-            _ => Fate::Foreign,
-        }
+impl RestorePlan {
+    /// Looks at the host and plans. Nothing is touched.
+    pub fn new(host: &Host) -> Result<Self> {
+        let records = Records::read(host)?;
+        let step = |entry: record::Entry| Ok(RestoreStep { now: entry.tunable.read(host)?, entry });
+        let steps: Vec<RestoreStep> =
+            entries_to_restore(&records).into_iter().map(step).collect::<Result<_>>()?;
+        let changes = steps.iter().map(RestoreStep::change).collect();
+        let changes = apply::in_order(Ksm::read(host)?.as_ref(), changes);
+        Ok(Self { records, steps, changes })
     }
 
-    /// What of a file is somebody else's and is left in it.
-    pub fn theirs(&self) -> String {
-        match (&self.entry.knob, &self.now) {
-            (Tunable::File(_), Some(now)) => persist::foreign(now, &self.entry.ours),
-            _ => String::new(),
-        }
+    /// The steps, one for each tunable that is recorded.
+    pub fn steps(&self) -> &[RestoreStep] {
+        &self.steps
     }
 
-    /// The change that this is, be it none.
-    pub fn change(&self) -> Change {
-        let now = self.now.clone().unwrap_or_default();
-        let after = match (self.fate(), &self.entry.knob) {
-            (Fate::Back, Tunable::File(_)) => self.theirs(),
-            (Fate::Back, _) => self.entry.before.clone(),
-            _ => now.clone(),
-        };
-        Change { knob: self.entry.knob.clone(), before: now, after }
-    }
-}
-
-/// What is recorded, the last one that was set first.
-///
-/// Of a value that was set at boot alone, by a file of ours, what it was before is not known.
-pub fn entries(records: &Records) -> Vec<Entry> {
-    let of_this_boot = |knob: &Tunable| records.running.iter().any(|entry| entry.knob == *knob);
-    let lasting = records.lasting.iter().filter_map(|entry| match entry.knob {
-        _ if entry.knob.lasts() => Some(entry.clone()),
-        Tunable::Choice(_) | Tunable::Number(_) if !of_this_boot(&entry.knob) => {
-            let set = entry.wanted().to_owned();
-            Some(Entry { before: set.clone(), ours: vec![set], at_boot: true, ..entry.clone() })
-        }
-        _ => None,
-    });
-    let mut all: Vec<Entry> = records.running.iter().cloned().chain(lasting).collect();
-    all.reverse();
-    all
-}
-
-/// The text of a value for a person.
-pub fn told(knob: &Tunable, value: &str) -> Option<String> {
-    match knob {
-        // All of a file would be too much.
-        Tunable::File(_) if value.is_empty() => None,
-        Tunable::File(_) => Some("ours".to_owned()),
-        _ => Some(value.to_owned()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_tuning_set_goes_back() {
-        let entry = |before: &str, ours: &[&str]| Entry {
-            setting: "host.swappiness".to_owned(),
-            knob: Tunable::Number("/proc/sys/vm/swappiness".to_owned()),
-            before: before.to_owned(),
-            ours: ours.iter().map(|value| (*value).to_owned()).collect(),
-            by: vec!["securevm".to_owned()],
-            at_boot: false,
-        };
-        for (before, ours, now, fate) in [
-            ("1", &["0"][..], Some("0"), Fate::Back),
-            ("1", &["0"], Some("1"), Fate::Same),
-            ("1", &["0"], Some("2"), Fate::Foreign),
-            ("1", &["0"], None, Fate::Gone),
-            ("2", &["0", "1"], Some("0"), Fate::Back),
-            ("0", &["0"], Some("0"), Fate::Same),
-        ] {
-            let step = Step { entry: entry(before, ours), now: now.map(str::to_owned) };
-            assert_eq!(step.fate(), fate, "{step:?}");
-            assert_eq!(step.change().before != step.change().after, fate == Fate::Back);
-        }
+    /// Whether anything would change.
+    pub fn has_changes(&self) -> bool {
+        !self.changes.is_empty()
     }
 
-    #[test]
-    fn what_somebody_added_to_a_file_stays() {
-        let entry = Entry {
-            setting: "host".to_owned(),
-            knob: Tunable::File("/etc/sysctl.d/90-tdx.conf".to_owned()),
-            before: String::new(),
-            ours: vec!["# Made\na = 1\n".to_owned(), "# Made\na = 2\n".to_owned()],
-            by: vec!["securevm".to_owned()],
-            at_boot: false,
-        };
-        for (now, fate, after) in [
-            ("", Fate::Same, ""),
-            ("# Made\na = 2\n", Fate::Back, ""),
-            ("# Made\na = 1\nb = 3\n", Fate::Back, "b = 3\n"),
-            ("# Made\na = 3\n", Fate::Back, "a = 3\n"),
-            ("b = 3\n", Fate::Foreign, "b = 3\n"),
-        ] {
-            let step = Step { entry: entry.clone(), now: Some(now.to_owned()) };
-            assert_eq!((step.fate(), step.change().after.as_str()), (fate, after), "{now}");
+    /// Fails unless all changes can be made, as far as that is known without making them.
+    ///
+    /// Errors: `permission`, `io`, with the path.
+    pub fn check_writable(&self, host: &Host) -> Result<()> {
+        apply::check_writable(host, &self.changes)
+    }
+
+    /// Plans again once nobody else is at work, makes the changes, then forgets; returns what was done.
+    pub fn apply(self, host: &Host, whatever: bool) -> Result<Self> {
+        if self.records == Records::default() && !directory::is_there(host) {
+            return Ok(self);
         }
+        let _lock = directory::lock(host)?;
+        let plan = Self::new(host)?;
+        if !whatever && plan.changes != self.changes {
+            return Err(
+                Error::conflict("the host's settings have changed meanwhile").hint("run it again")
+            );
+        }
+        let failed = apply::apply_all(host, &plan.changes);
+        for step in &plan.steps {
+            // Also what a kill left beside a file that never came to be.
+            if let (Tunable::File(_), RestoreAction::Unchanged) =
+                (&step.entry.tunable, step.action())
+            {
+                step.entry.tunable.write(host, &step.entry.before)?;
+            }
+        }
+        if failed.is_empty() {
+            Records::default().write(host, &plan.records)?;
+            return Ok(plan);
+        }
+        let has_failed = |change: &&Change| failed.iter().any(|(other, _)| other == *change);
+        let done = plan.changes.iter().filter(|change| !has_failed(change));
+        let kind = failed.first().map_or(ErrorKind::Failed, |(_, error)| error.kind());
+        Err(Error::new(kind, "not all settings of the host are as they were")
+            .applied(done.map(|change| format!("{} is {} again", change.tunable, change.after)))
+            .left_behind(failed.into_iter().map(|(change, error)| {
+                let causes: String =
+                    error.causes().iter().map(|cause| format!(": {cause}")).collect();
+                format!("{}, which was {}: {error}{causes}", change.tunable, change.after)
+            }))
+            .hint("the record is kept: tdx-td host restore tries again"))
+    }
+
+    /// What the user should know.
+    pub fn warnings(&self) -> Vec<String> {
+        let (stay, others): (Vec<&RestoreStep>, Vec<&RestoreStep>) =
+            self.steps.iter().partition(|step| step.action() == RestoreAction::KeepBootValue);
+        let mut warnings: Vec<String> =
+            others.into_iter().filter_map(RestoreStep::remark).collect();
+        if !stay.is_empty() {
+            let settings: BTreeSet<&str> =
+                stay.iter().map(|step| step.entry.setting.as_str()).collect();
+            let settings: Vec<&str> = settings.into_iter().collect();
+            warnings.push(format!(
+                "what the files have set at boot stays until the next one: {}",
+                settings.join(", ")
+            ));
+        }
+        if self.records.is_outdated {
+            warnings.push(
+                "what was recorded before the last boot is forgotten: it ended with it".to_owned(),
+            );
+        } else if self.steps.is_empty() {
+            warnings.push(
+                "nothing is recorded: this host is not tuned, or was booted since".to_owned(),
+            );
+        }
+        warnings
     }
 }

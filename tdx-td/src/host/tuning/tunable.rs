@@ -1,10 +1,10 @@
 //! One thing of the host that tuning changes: where it is, what it says, and how it is told otherwise.
 
-use std::fmt;
-use std::fs::{self, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::{fmt, fs};
 
 use common::cli::log;
 use common::system::exec::Runner;
@@ -13,7 +13,7 @@ use common::system::sysroot::Host;
 use common::{Error, ErrorKind, IoContext, Result};
 use serde::{Deserialize, Serialize};
 
-use super::{ksm, record};
+use crate::host::tuning::{directory, kernel_files};
 
 /// What [`Tunable::Options`] says of a module that is not loaded.
 pub const UNLOADED: &str = "not loaded";
@@ -62,21 +62,23 @@ impl Tunable {
     /// Errors: `permission`, `io`; whatever systemctl says.
     pub fn read(&self, host: &Host) -> Result<Option<String>> {
         Ok(match self {
-            Self::Choice(path) => host.read(path)?.map(|text| Choice::parse(&text).current),
+            Self::Choice(path) => host.read(path)?.map(|text| ValueList::parse(&text).current),
             Self::Number(path) => host.read(path)?.map(|text| text.trim().to_owned()),
             Self::File(path) => Some(host.read(path)?.unwrap_or_default()),
             Self::Running(name) => Unit::find(host, name)?.map(|unit| unit.running().to_owned()),
             Self::Enabled(name) => Unit::find(host, name)?.map(|unit| unit.file_state),
             Self::Loaded(module) => {
-                Some(if has_module(host, module) { "yes" } else { "no" }.to_owned())
+                Some(if is_module_loaded(host, module) { "yes" } else { "no" }.to_owned())
             }
-            Self::Options { module, .. } if !has_module(host, module) => Some(UNLOADED.to_owned()),
+            Self::Options { module, .. } if !is_module_loaded(host, module) => {
+                Some(UNLOADED.to_owned())
+            }
             Self::Options { module, names } => {
                 let mut options = Vec::new();
                 for name in names {
                     options.push(format!(
                         "{name}={}",
-                        option(host, module, name)?.unwrap_or_default()
+                        module_option(host, module, name)?.unwrap_or_default()
                     ));
                 }
                 Some(options.join(" "))
@@ -156,14 +158,14 @@ impl fmt::Display for Tunable {
 
 /// A file of the kernel that lists what can be chosen: `always [madvise] never`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Choice {
+pub struct ValueList {
     /// What is chosen.
     pub current: String,
     /// What can be.
     pub offered: Vec<String>,
 }
 
-impl Choice {
+impl ValueList {
     /// Reads such a file. One word alone is chosen.
     pub fn parse(text: &str) -> Self {
         let plain = |word: &str| word.trim_matches(['[', ']']).to_owned();
@@ -176,7 +178,7 @@ impl Choice {
     }
 
     /// The file as it is once `value` is chosen.
-    fn shown(&self, value: &str) -> String {
+    fn with_selected(&self, value: &str) -> String {
         let word = |word: &String| if word == value { format!("[{word}]") } else { word.clone() };
         self.offered.iter().map(word).collect::<Vec<_>>().join(" ") + "\n"
     }
@@ -189,15 +191,17 @@ fn write_attribute(host: &Host, path: &str, knob: &Tunable, value: &str) -> Resu
         let written = OpenOptions::new().write(true).open(&file);
         let written = written.and_then(|mut file| file.write_all(value.as_bytes()));
         return written.at("write", &file).map_err(|error| match path {
-            ksm::MERGE => error.hint("pages were merged meanwhile: run it again"),
+            kernel_files::KSM_MERGE => error.hint("pages were merged meanwhile: run it again"),
             _ => error,
         });
     }
     let text = match knob {
-        Tunable::Choice(_) => Choice::parse(&host.read(path)?.unwrap_or_default()).shown(value),
+        Tunable::Choice(_) => {
+            ValueList::parse(&host.read(path)?.unwrap_or_default()).with_selected(value)
+        }
         _ => format!("{value}\n"),
     };
-    record::exchange(host, &file, &text)
+    directory::exchange(host, &file, &text)
 }
 
 /// Writes a file of ours, or removes it.
@@ -271,23 +275,23 @@ fn modprobe<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Result<()> {
 }
 
 /// Whether a module is loaded, or built in.
-pub fn has_module(host: &Host, module: &str) -> bool {
+pub fn is_module_loaded(host: &Host, module: &str) -> bool {
     host.has(&format!("/sys/module/{}", module.replace('-', "_")))
 }
 
 /// An option of a loaded module, a boolean being 1 or 0; none when the module has no such option.
 ///
 /// Errors: `permission`, `io`.
-pub fn option(host: &Host, module: &str, name: &str) -> Result<Option<String>> {
+pub fn module_option(host: &Host, module: &str, name: &str) -> Result<Option<String>> {
     let module = module.replace('-', "_");
     let text = host.read(&format!("/sys/module/{module}/parameters/{name}"))?;
-    Ok(text.map(|text| plain(text.trim()).to_owned()))
+    Ok(text.map(|text| normalized_option(text.trim()).to_owned()))
 }
 
 /// A value of an option in one of the ways of writing it.
 ///
 /// Source: Linux `lib/kstrtox.c`, kstrtobool.
-pub fn plain(value: &str) -> &str {
+pub fn normalized_option(value: &str) -> &str {
     match value {
         "Y" | "y" | "on" | "true" => "1",
         "N" | "n" | "off" | "false" => "0",
@@ -307,14 +311,14 @@ mod tests {
             ("none\n", "none", &["none"]),
             ("", "", &[]),
         ] {
-            let choice = Choice::parse(text);
+            let choice = ValueList::parse(text);
             assert_eq!(
                 (choice.current.as_str(), &choice.offered[..]),
                 (current, &offered.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>()[..])
             );
         }
         assert_eq!(
-            Choice::parse("always [madvise] never").shown("never"),
+            ValueList::parse("always [madvise] never").with_selected("never"),
             "always madvise [never]\n"
         );
     }

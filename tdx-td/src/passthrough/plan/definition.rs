@@ -10,17 +10,17 @@ use common::xml::Document;
 use tdx_gpu::commands::hostdev;
 use virt::sys;
 
-use super::super::change::{addresses, passed_through};
-use super::{Planned, WHOLE, devices_of};
+use crate::passthrough::change::{hostdev_addresses, pci_hostdevs};
+use crate::passthrough::plan::domain_plan::{DomainPlan, WHOLE, devices_of};
 
-impl Planned {
+impl DomainPlan {
     /// The definition as it is now, with its secrets.
     pub(super) fn read(&self) -> Result<String> {
         self.domain.xml_desc(WHOLE).context(format_args!("read domain '{}'", self.name))
     }
 
     /// Defines the domain as it was before, with nothing left of the ports that libvirt has added.
-    pub(super) fn put_definition_back(&self, libvirt: &Libvirt) -> Result<()> {
+    pub(super) fn restore_definition(&self, libvirt: &Libvirt) -> Result<()> {
         if self.read()? == self.before {
             return Ok(());
         }
@@ -36,7 +36,7 @@ impl Planned {
     /// commands have done to it since it was read, and bring back a domain that was deleted.
     pub(super) fn edit(&self, applied: &mut Vec<String>) -> Result<()> {
         let before = Document::parse(self.before.as_str())?;
-        for (bdf, node) in passed_through(before.root())? {
+        for (bdf, node) in pci_hostdevs(before.root())? {
             if self.change.removed.contains(&bdf) {
                 let doing = format!("remove {bdf} from the definition of '{}'", self.name);
                 self.edit_one(bdf, node.source(), false, &doing)?;
@@ -56,9 +56,10 @@ impl Planned {
     fn edit_one(&self, bdf: Bdf, element: &str, gets: bool, doing: &str) -> Result<()> {
         log::step(doing);
         let config = sys::VIR_DOMAIN_AFFECT_CONFIG;
-        let done = match gets {
-            true => self.domain.attach_device_flags(element, config),
-            false => self.domain.detach_device_flags(element, config),
+        let done = if gets {
+            self.domain.attach_device_flags(element, config)
+        } else {
+            self.domain.detach_device_flags(element, config)
         };
         match done {
             Err(_) if self.devices_defined()?.contains(&bdf) == gets => Ok(()),
@@ -69,7 +70,7 @@ impl Planned {
     /// Whether the definition has the devices that it was to have.
     pub(super) fn is_as_planned(&self) -> Result<bool> {
         let wanted = Document::parse(self.change.xml.as_str())?;
-        Ok(self.devices_defined()? == addresses(wanted.root())?)
+        Ok(self.devices_defined()? == hostdev_addresses(wanted.root())?)
     }
 
     fn devices_defined(&self) -> Result<BTreeSet<Bdf>> {

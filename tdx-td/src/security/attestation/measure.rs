@@ -13,7 +13,7 @@ use common::{Error, IoContext, Result};
 
 use crate::capability::Security;
 use crate::domain::definition::Definition;
-use crate::security::attestation::store::{Keep, TEK, TIK};
+use crate::security::attestation::store::{AttestationStore, TEK, TIK};
 
 const VALIDATOR: &str = "virt-qemu-sev-validate";
 const PACKAGE: &str = "libvirt-clients-qemu, with python3-lxml and python3-cryptography";
@@ -56,7 +56,7 @@ impl Expected {
         host: &Host,
         libvirt: &Libvirt,
         definition: &Definition,
-        keep: &Keep,
+        keep: &AttestationStore,
     ) -> Result<Self> {
         let name = definition.name();
         if definition.boots_kernel() {
@@ -78,8 +78,8 @@ impl Expected {
         if let Some(firmware) = &firmware {
             std::fs::File::open(firmware).at("read", firmware)?;
         }
-        let processors = match definition.security() {
-            Security::SevEs => Some(Processors::of(libvirt, definition)?),
+        let processors = match definition.launch_security_name() {
+            Security::SevEs => Some(Processors::for_domain(libvirt, definition)?),
             _ => None,
         };
         Ok(Self { firmware, policy: keep.record.policy, processors })
@@ -88,7 +88,7 @@ impl Expected {
     /// Judges what the host tells of a launch.
     ///
     /// Errors: `unsupported` without the validator or firmware, `command_failed` when it cannot judge.
-    pub fn is_met_by(&self, told: &LaunchMeasurement, keep: &Keep) -> Result<bool> {
+    pub fn is_met_by(&self, measured: &LaunchMeasurement, keep: &AttestationStore) -> Result<bool> {
         let Some(firmware) = &self.firmware else {
             let name = &keep.record.name;
             return Err(Error::unsupported(format!(
@@ -97,9 +97,9 @@ impl Expected {
             .hint("an AMD SEV guest boots by UEFI"));
         };
         let numbers = [
-            ("--api-major", told.api_major),
-            ("--api-minor", told.api_minor),
-            ("--build-id", told.build_id),
+            ("--api-major", measured.api_major),
+            ("--api-minor", measured.api_minor),
+            ("--build-id", measured.build_id),
             ("--policy", self.policy),
         ];
         let processors = self.processors.iter().flat_map(|cpu| {
@@ -112,7 +112,7 @@ impl Expected {
         });
         let numbers = numbers.into_iter().chain(processors);
         validator()
-            .args(["--measurement", &told.measurement])
+            .args(["--measurement", &measured.measurement])
             .args(numbers.flat_map(|(flag, number)| [flag.to_owned(), number.to_string()]))
             .args(["--firmware".as_ref(), firmware.as_os_str()])
             .args(["--tik".as_ref(), keep.path(TIK).as_os_str()])
@@ -124,8 +124,8 @@ impl Expected {
 impl Processors {
     /// Errors: `unsupported` for a guest whose processor is not the host's own, of which libvirt tells the
     /// signature, and where it does not.
-    fn of(libvirt: &Libvirt, definition: &Definition) -> Result<Self> {
-        if !definition.has_hosts_processor() {
+    fn for_domain(libvirt: &Libvirt, definition: &Definition) -> Result<Self> {
+        if !definition.has_host_cpu() {
             let name = definition.name();
             return Err(Error::unsupported(format!(
                 "the registers of the processor of domain '{name}' are not known"

@@ -11,14 +11,14 @@ use common::document::Action;
 use common::libvirt::Libvirt;
 use common::system::sysroot::Host;
 use common::{Code, Error, Result};
+use measure::Expected;
 use virt::domain::Domain;
 
 use crate::capability::Security;
 use crate::domain::definition::Definition;
 use crate::domain::metadata::Metadata;
 use crate::domain::{definition, power};
-use crate::security::attestation::store::{CERT, Keep, SESSION};
-use measure::Expected;
+use crate::security::attestation::store::{AttestationStore, CERT, SESSION};
 
 pub mod measure;
 pub mod session;
@@ -30,7 +30,7 @@ pub struct Attestation<'a> {
     host: &'a Host,
     libvirt: &'a Libvirt,
     name: String,
-    keep: Keep,
+    keep: AttestationStore,
 }
 
 impl<'a> Attestation<'a> {
@@ -38,19 +38,19 @@ impl<'a> Attestation<'a> {
     ///
     /// Errors: `invalid_input` for a record that cannot be read; `not_found` for a domain that was made to
     /// be attested and whose keys are not kept here.
-    pub fn of(
+    pub fn find(
         host: &'a Host,
         libvirt: &'a Libvirt,
         definition: &Definition,
     ) -> Result<Option<Self>> {
-        if !matches!(definition.security(), Security::Sev | Security::SevEs) {
+        if !matches!(definition.launch_security_name(), Security::Sev | Security::SevEs) {
             return Ok(None);
         }
         let name = definition.name();
-        match Keep::find(host, definition)? {
+        match AttestationStore::find(host, definition)? {
             Some(keep) => Ok(Some(Self { host, libvirt, name, keep })),
             None if definition.metadata.as_ref().is_some_and(Metadata::is_attested) => {
-                Err(keyless(&name))
+                Err(keys_missing(&name))
             }
             None => Ok(None),
         }
@@ -60,11 +60,11 @@ impl<'a> Attestation<'a> {
     ///
     /// Errors: `conflict` for a guest that is not attested like this, `not_found` for one whose keys are
     /// not kept here; those of [`Attestation::of`].
-    pub fn demanded(host: &'a Host, libvirt: &'a Libvirt, definition: &Definition) -> Result<Self> {
-        let (name, security) = (definition.name(), definition.security());
+    pub fn require(host: &'a Host, libvirt: &'a Libvirt, definition: &Definition) -> Result<Self> {
+        let (name, security) = (definition.name(), definition.launch_security_name());
         let instead = match security {
             Security::Sev | Security::SevEs => {
-                return Self::of(host, libvirt, definition)?.ok_or_else(|| keyless(&name));
+                return Self::find(host, libvirt, definition)?.ok_or_else(|| keys_missing(&name));
             }
             Security::None => "it has no launch security",
             Security::Tdx => {
@@ -112,33 +112,33 @@ impl<'a> Attestation<'a> {
     /// Judges how the guest that runs, or waits to run, was launched.
     ///
     /// Errors: `unsupported` when the host does not tell; those of [`Expected`].
-    pub fn is_good(&self, domain: &Domain) -> Result<bool> {
+    pub fn is_launch_verified(&self, domain: &Domain) -> Result<bool> {
         let name = &self.name;
         log::step(format_args!("measure domain '{name}'"));
         // The running definition names the firmware that was chosen.
         let definition = definition::active(domain, name)?;
         let expected = Expected::new(self.host, self.libvirt, &definition, &self.keep)?;
-        let told = self.libvirt.launch_measurement(domain)?.ok_or_else(|| {
+        let measured = self.libvirt.launch_measurement(domain)?.ok_or_else(|| {
             Error::unsupported(format!("the host does not tell how domain '{name}' was launched"))
                 .hint("libvirt 8.0 and newer tell it of AMD SEV and SEV-ES guests")
         })?;
-        expected.is_met_by(&told, &self.keep)
+        expected.is_met_by(&measured, &self.keep)
     }
 
     /// Has the guest running if its launch was good. One that was not is ended, and so is one that this has
     /// started and could not judge. One that was found paused is measured again.
     ///
-    /// Errors: `failed` with code `NOT_ATTESTED`; those of [`Attestation::is_good`]; `interrupted`.
-    pub fn bring_up(&self, domain: &Domain) -> Result<Action> {
+    /// Errors: `failed` with code `NOT_ATTESTED`; those of [`Attestation::is_launch_verified`]; `interrupted`.
+    pub fn start_or_resume(&self, domain: &Domain) -> Result<Action> {
         let name = &self.name;
-        let action = power::to_run(domain, name)?;
+        let action = power::action_to_run(domain, name)?;
         let started = action == Action::Start;
         match action {
             Action::None => return Ok(action),
             _ if started => power::start_paused(domain, name)?,
             _ => {}
         }
-        let good = interrupt::check().and_then(|()| self.is_good(domain));
+        let good = interrupt::check().and_then(|()| self.is_launch_verified(domain));
         let error = match good.and_then(|good| interrupt::check().map(|()| good)) {
             // Not started again: that guest would not have been measured.
             Ok(true) => match power::resume(domain, name, action == Action::Wake) {
@@ -150,7 +150,7 @@ impl<'a> Attestation<'a> {
             Err(error) if !started => return Err(error),
             Err(error) => error,
         };
-        match power::cut_off(domain, name) {
+        match power::destroy(domain, name) {
             Ok(()) => Err(error),
             Err(_) => Err(error.left_behind([format!("domain '{name}', paused")])),
         }
@@ -181,26 +181,26 @@ impl<'a> Attestation<'a> {
     }
 }
 
-fn keyless(name: &str) -> Error {
+fn keys_missing(name: &str) -> Error {
     Error::not_found(format!("no keys of domain '{name}' are kept here"))
         .hint("tdx-td new --sev-attest, or --sev-tik and --sev-tek, keeps them where it runs and under that name")
 }
 
 /// Has a domain running, attested where its keys are kept. Returns what it took.
-pub fn bring_up(
+pub fn start_or_resume(
     host: &Host,
     libvirt: &Libvirt,
     domain: &Domain,
     definition: &Definition,
 ) -> Result<Action> {
     let name = definition.name();
-    match Attestation::of(host, libvirt, definition)? {
-        None => power::bring_up(domain, &name),
+    match Attestation::find(host, libvirt, definition)? {
+        None => power::start_or_resume(domain, &name),
         Some(attestation) => {
-            if power::to_run(domain, &name)? != Action::None {
+            if power::action_to_run(domain, &name)? != Action::None {
                 attestation.check(definition)?;
             }
-            attestation.bring_up(domain)
+            attestation.start_or_resume(domain)
         }
     }
 }

@@ -11,22 +11,21 @@ use common::system::sysroot::remove;
 use common::xml::{Document, Element, Node};
 use common::{Error, IoContext, Result};
 
-use super::measure;
 use crate::capability::Security;
-use crate::commands::names;
 use crate::domain::definition::Definition;
-use crate::security::attestation::store;
+use crate::domain::lookup;
 use crate::security::attestation::store::{
-    CERT, CHAIN, DOMAIN, Keep, MADE, Record, SESSION, TEK, TIK,
+    AttestationStore, CERT, CHAIN, DOMAIN, MADE, Record, SESSION, TEK, TIK,
 };
+use crate::security::attestation::{measure, store};
 use crate::security::launch::blob::read_file;
-use crate::security::launch::sev::SevArgs;
+use crate::security::launch::sev::SevOptions;
 
 const PACKAGE: &str = "sevctl (crates.io has it: cargo install sevctl)";
 
 /// What it takes to have a new domain attested.
 #[derive(Debug)]
-pub struct Order {
+pub struct AttestationRequest {
     keys: Keys,
     policy: u32,
     firmware: Option<PathBuf>,
@@ -40,12 +39,12 @@ enum Keys {
     /// The user has them; the definition has the session.
     Given { tik: PathBuf, tek: PathBuf },
     /// sevctl makes them for the host of this certificate chain.
-    For(PathBuf),
+    ForChain(PathBuf),
     /// The same for the chain that this host tells.
     ForThisHost,
 }
 
-impl Order {
+impl AttestationRequest {
     /// Looks at everything that can fail; none for a domain that is not to be attested.
     ///
     /// Errors: `usage` for a guest of another kind, and without a session or a certificate chain;
@@ -54,14 +53,15 @@ impl Order {
         context: &Context,
         libvirt: &Libvirt,
         config: &Config,
-        args: &SevArgs,
+        options: &SevOptions,
         definition: &Definition,
     ) -> Result<Option<Self>> {
-        if !args.sev_attest && args.sev_tik.is_none() {
+        if !options.sev_attest && options.sev_tik.is_none() {
             return Ok(None);
         }
         let policy = definition.policy().and_then(|policy| u32::try_from(policy).ok());
-        let (Security::Sev | Security::SevEs, Some(policy)) = (definition.security(), policy)
+        let (Security::Sev | Security::SevEs, Some(policy)) =
+            (definition.launch_security_name(), policy)
         else {
             return Err(Error::usage(
                 "only AMD SEV and SEV-ES guests are attested before they run",
@@ -70,13 +70,13 @@ impl Order {
         };
         let has = |what| definition.launch_text(what).is_some();
         let has_session = has("dhCert") && has("session");
-        let keys = match (&args.sev_tik, &args.sev_tek) {
+        let keys = match (&options.sev_tik, &options.sev_tek) {
             (Some(tik), Some(tek)) if has_session => {
                 store::check_key(tik)?;
                 store::check_key(tek)?;
                 Keys::Given { tik: tik.clone(), tek: tek.clone() }
             }
-            (None, None) if !has_session => Keys::of_host(context, libvirt, config, args)?,
+            (None, None) if !has_session => Keys::for_host(context, libvirt, config, options)?,
             (None, None) => {
                 return Err(Error::usage("the definition has a session: its keys are missing")
                     .hint("--sev-tik FILE --sev-tek FILE instead of --sev-attest"));
@@ -88,11 +88,11 @@ impl Order {
         };
         let name = definition.name();
         // One that is to be overwritten takes its keys along.
-        if names::find(libvirt, &name)?.is_none() {
-            Keep::check_free(&context.host, libvirt, &name)?;
+        if lookup::find(libvirt, &name)?.is_none() {
+            AttestationStore::check_free(&context.host, libvirt, &name)?;
         }
         measure::check_validator()?;
-        let firmware = args.sev_firmware.as_ref();
+        let firmware = options.sev_firmware.as_ref();
         let firmware = firmware.map(|file| file.canonicalize().at("find", file)).transpose()?;
         if firmware.is_none() && !libvirt.is_local() {
             return Err(Error::usage(
@@ -112,29 +112,29 @@ impl Order {
 
     /// Makes the session where there is none, and keeps everything. Returns what is kept and the
     /// definition with the session in it.
-    pub fn carry_out(
+    pub fn prepare(
         &self,
         context: &Context,
         libvirt: &Libvirt,
         name: &str,
         xml: &str,
-    ) -> Result<(Keep, String)> {
+    ) -> Result<(AttestationStore, String)> {
         let record = Record {
             name: name.to_owned(),
             uuid: Definition::parse(xml.to_owned())?.uuid(),
-            host: store::whereabouts(libvirt),
+            host: store::connection_name(libvirt),
             attestation: true,
             policy: self.policy,
             firmware: self.firmware.clone(),
         };
-        let keep = Keep::begin(&context.host, libvirt, record)?;
+        let keep = AttestationStore::create(&context.host, libvirt, record)?;
         match self.fill(&keep, xml) {
             Ok(xml) => Ok((keep, xml)),
             Err(error) => Err(keep.undo_after(error)),
         }
     }
 
-    fn fill(&self, keep: &Keep, xml: &str) -> Result<String> {
+    fn fill(&self, keep: &AttestationStore, xml: &str) -> Result<String> {
         let document = Document::parse(xml)?;
         let launch = document.root().child("launchSecurity");
         let launch =
@@ -148,9 +148,9 @@ impl Order {
                 }
                 xml.to_owned()
             }
-            Keys::For(chain) => self.make(keep, chain, &document, launch)?,
+            Keys::ForChain(chain) => self.make(keep, chain, &document, launch)?,
             Keys::ForThisHost => {
-                let chain = keep.made(CHAIN);
+                let chain = keep.sevctl_path(CHAIN);
                 sevctl(["export", "--full"]).args([&chain]).run()?;
                 let made = self.make(keep, &chain, &document, launch);
                 remove(&chain)?;
@@ -164,7 +164,7 @@ impl Order {
     /// Makes a session for the host with this certificate chain, which has to lead up to AMD's.
     fn make(
         &self,
-        keep: &Keep,
+        keep: &AttestationStore,
         chain: &Path,
         definition: &Document,
         launch: Node<'_>,
@@ -176,7 +176,7 @@ impl Order {
             .args([self.policy.to_string()])
             .run()?;
         for file in [TIK, TEK, CERT, SESSION] {
-            let made = keep.made(file);
+            let made = keep.sevctl_path(file);
             keep.write(file, &fs::read(&made).at("read", &made)?)?;
             remove(&made)?;
         }
@@ -190,32 +190,31 @@ impl Order {
 }
 
 impl Keys {
-    fn of_host(
+    fn for_host(
         context: &Context,
         libvirt: &Libvirt,
         config: &Config,
-        args: &SevArgs,
+        options: &SevOptions,
     ) -> Result<Self> {
         sevctl(["--version"]).run()?;
-        if args.sev_export_cert {
-            return match libvirt.is_local() {
-                true => Ok(Self::ForThisHost),
-                false => Err(Error::unsupported(
-                    "only this host's own certificates can be exported here",
-                )
-                .hint("run sevctl export --full FILE there, and name the file by --sev-cert")),
+        if options.sev_export_cert {
+            return if libvirt.is_local() {
+                Ok(Self::ForThisHost)
+            } else {
+                Err(Error::unsupported("only this host's own certificates can be exported here")
+                    .hint("run sevctl export --full FILE there, and name the file by --sev-cert"))
             };
         }
         let listed = match libvirt.host() {
             Some(name) => Hosts::load(&context.host, config)?.get(name)?.sev_cert.clone(),
             None => None,
         };
-        let chain = args.sev_cert.clone().or(listed).ok_or_else(|| {
+        let chain = options.sev_cert.clone().or(listed).ok_or_else(|| {
             Error::usage("a session is made for one host: its certificate chain is missing")
                 .hint("--sev-cert FILE, or sev-cert in hosts.yaml; sevctl export --full FILE writes it there")
         })?;
         fs::File::open(&chain).at("read", &chain)?;
-        Ok(Self::For(chain))
+        Ok(Self::ForChain(chain))
     }
 }
 

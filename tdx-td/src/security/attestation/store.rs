@@ -1,9 +1,9 @@
 //! What is kept of an attested domain: the keys of its launch session, and what it was made of.
 
-use std::fs::{self, DirBuilder, File};
-use std::io;
+use std::fs::{DirBuilder, File};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use common::cli::is_root;
 use common::document::input;
@@ -62,7 +62,7 @@ pub struct Record {
 
 /// A folder of such files.
 #[derive(Debug)]
-pub struct Keep {
+pub struct AttestationStore {
     folder: PathBuf,
     /// Its record.
     pub record: Record,
@@ -70,19 +70,19 @@ pub struct Keep {
     _lock: Option<FileLock>,
 }
 
-impl Keep {
+impl AttestationStore {
     /// What is kept of this very domain.
     ///
     /// Errors: `invalid_input` for a record that cannot be read.
     pub fn find(host: &Host, definition: &Definition) -> Result<Option<Self>> {
-        let kept = Self::named(host, &definition.name())?;
+        let kept = Self::read_named(host, &definition.name())?;
         Ok(kept.filter(|kept| kept.record.uuid == definition.uuid()))
     }
 
     /// What a command that was killed has left under this name, without a domain; nothing of one that is
     /// at work.
-    pub fn left(host: &Host, libvirt: &Libvirt, name: &str) -> Result<Option<Self>> {
-        let kept = Self::named(host, name)?;
+    pub fn find_abandoned(host: &Host, libvirt: &Libvirt, name: &str) -> Result<Option<Self>> {
+        let kept = Self::read_named(host, name)?;
         let is_left = |kept: &Self| {
             Self::check_free(host, libvirt, name).is_ok() && lock(&kept.folder).is_ok()
         };
@@ -93,13 +93,13 @@ impl Keep {
     ///
     /// Errors: `conflict`.
     pub fn check_free(host: &Host, libvirt: &Libvirt, name: &str) -> Result<()> {
-        let Some(other) = Self::named(host, name)? else { return Ok(()) };
-        let (there, shown) = (&other.record.host, other.shown());
+        let Some(other) = Self::read_named(host, name)? else { return Ok(()) };
+        let (there, shown) = (&other.record.host, other.display_path());
         let taken = |whose: &str| {
             Error::conflict(format!("{shown} has the keys of {whose}"))
                 .hint("choose another --name")
         };
-        if *there != whereabouts(libvirt) {
+        if *there != connection_name(libvirt) {
             return Err(taken(&format!("domain '{name}' on {there}")));
         }
         match libvirt.connect().lookup_domain_by_uuid_string(&other.record.uuid) {
@@ -109,7 +109,7 @@ impl Keep {
         }
     }
 
-    fn named(host: &Host, name: &str) -> Result<Option<Self>> {
+    fn read_named(host: &Host, name: &str) -> Result<Option<Self>> {
         let Some(folder) = folder(host, name) else { return Ok(None) };
         let path = folder.join(RECORD);
         let bytes = match input::file(&path, LIMIT) {
@@ -131,7 +131,7 @@ impl Keep {
     ///
     /// Errors: `conflict` when it is another domain's, or another command is making one of this name;
     /// `permission`, `io`.
-    pub fn begin(host: &Host, libvirt: &Libvirt, record: Record) -> Result<Self> {
+    pub fn create(host: &Host, libvirt: &Libvirt, record: Record) -> Result<Self> {
         let name = &record.name;
         let folder = folder(host, name).ok_or_else(|| {
             Error::usage(format!("domain '{name}' cannot have a folder of its name"))
@@ -155,7 +155,7 @@ impl Keep {
     }
 
     /// Where `sevctl` makes such a file.
-    pub fn made(&self, file: &str) -> PathBuf {
+    pub fn sevctl_path(&self, file: &str) -> PathBuf {
         self.path(&format!("{MADE}_{file}"))
     }
 
@@ -194,7 +194,7 @@ impl Keep {
     }
 
     /// Where it is, for people.
-    pub fn shown(&self) -> String {
+    pub fn display_path(&self) -> String {
         self.folder.display().to_string()
     }
 
@@ -202,7 +202,7 @@ impl Keep {
     pub fn undo_after(&self, error: Error) -> Error {
         match self.remove() {
             Ok(_) => error,
-            Err(_) => error.left_behind([self.shown()]),
+            Err(_) => error.left_behind([self.display_path()]),
         }
     }
 
@@ -219,7 +219,7 @@ impl Keep {
     /// Removes every file that can be of it.
     fn clear(&self) -> Result<()> {
         for file in [TIK, TEK, CERT, SESSION, CHAIN] {
-            remove(&self.made(file))?;
+            remove(&self.sevctl_path(file))?;
         }
         for file in FILES {
             remove(&self.path(file))?;
@@ -242,7 +242,7 @@ fn lock(folder: &Path) -> Result<FileLock> {
 }
 
 /// Which host a connection leads to, as a record has it.
-pub fn whereabouts(libvirt: &Libvirt) -> String {
+pub fn connection_name(libvirt: &Libvirt) -> String {
     libvirt.host().unwrap_or(libvirt.uri()).to_owned()
 }
 
@@ -268,13 +268,12 @@ fn folder(host: &Host, name: &str) -> Option<PathBuf> {
     if name.is_empty() || name.contains('/') || matches!(name, "." | "..") {
         return None;
     }
-    let vms = match is_root() {
-        true => host.path("/var/lib/tdx/vms"),
-        false => {
-            let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
-            let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".local/state"));
-            state.filter(|state| state.is_absolute()).or_else(home)?.join("tdx/vms")
-        }
+    let vms = if is_root() {
+        host.path("/var/lib/tdx/vms")
+    } else {
+        let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
+        let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".local/state"));
+        state.filter(|state| state.is_absolute()).or_else(home)?.join("tdx/vms")
     };
     Some(vms.join(name))
 }
@@ -309,7 +308,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let folder = root.path().join("a");
         DirBuilder::new().mode(0o700).create(&folder).unwrap();
-        let kept = Keep { folder, record: record("a", "x"), _lock: None };
+        let kept = AttestationStore { folder, record: record("a", "x"), _lock: None };
         assert_eq!(kept.check_keys().unwrap_err().kind(), common::ErrorKind::NotFound);
         kept.write(TIK, &[1; KEY]).unwrap();
         kept.write(TEK, &[2; KEY - 1]).unwrap();

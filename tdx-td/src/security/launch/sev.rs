@@ -5,15 +5,12 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
-use common::units::hex_u64;
 use common::xml::Element;
 use common::{Error, Result};
 
-use super::blob::{Blob, read_file};
-use super::on_off;
 use crate::capability::Security;
 use crate::domain::metadata::{ATTESTATION, digest};
+use crate::security::launch::blob::{Blob, read_file};
 
 /// Bit 0: the host may not debug the guest.
 const NO_DEBUG: u64 = 1;
@@ -33,59 +30,40 @@ const SNP_DEBUG: u64 = 1 << 19;
 /// SEV-SNP: the bits from 26 must be zero.
 const SNP_RESERVED: u64 = !((1 << 26) - 1);
 
-/// The flags of an AMD SEV guest.
-#[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "AMD SEV")]
-pub struct SevArgs {
+/// What an AMD SEV guest is to be launched with, as its user asks for it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SevOptions {
     /// The guest policy [default: no debugging; 0x3, 0x7 or 0x30000]
-    #[arg(long, value_name = "HEX", value_parser = policy)]
     pub sev_policy: Option<u64>,
     /// The guest owner's Diffie-Hellman certificate
-    #[arg(long, value_name = "FILE")]
     pub sev_dh_cert: Option<PathBuf>,
     /// The guest owner's session blob
-    #[arg(long, value_name = "FILE")]
     pub sev_session: Option<PathBuf>,
     /// The session's transport integrity key: the guest runs only after its launch measured right
-    #[arg(long, value_name = "FILE", requires_all = ["sev_tek", "sev_session", "sev_dh_cert"])]
     pub sev_tik: Option<PathBuf>,
     /// The session's transport encryption key
-    #[arg(long, value_name = "FILE", requires = "sev_tik")]
     pub sev_tek: Option<PathBuf>,
     /// The same with a session made now, by sevctl, for the host's certificate chain
-    #[arg(long, conflicts_with_all = ["sev_session", "sev_dh_cert", "sev_tik"])]
     pub sev_attest: bool,
     /// The host's certificate chain [default: sev-cert in hosts.yaml]
-    #[arg(long, value_name = "FILE", requires = "sev_attest")]
     pub sev_cert: Option<PathBuf>,
     /// Take the chain that this host tells of itself: for a demonstration only
-    #[arg(long, requires = "sev_attest", conflicts_with = "sev_cert")]
     pub sev_export_cert: bool,
     /// The firmware to measure against [default: the file the domain itself names]
-    #[arg(long, value_name = "FILE")]
     pub sev_firmware: Option<PathBuf>,
     /// SEV-SNP: 32 bytes for attestation reports, in hex, base64 or a file
-    #[arg(long, value_name = "VALUE|FILE")]
     pub snp_host_data: Option<String>,
     /// SEV-SNP: the ID block, 96 bytes
-    #[arg(long, value_name = "VALUE|FILE", requires = "snp_id_auth")]
     pub snp_id_block: Option<String>,
     /// SEV-SNP: the ID authentication information, 4096 bytes
-    #[arg(long, value_name = "VALUE|FILE", requires = "snp_id_block")]
     pub snp_id_auth: Option<String>,
     /// SEV-SNP: the ID authentication information holds an author key
-    #[arg(long, requires = "snp_id_auth")]
     pub snp_author_key: bool,
     /// SEV-SNP: whether reports may be signed with the chip's own key [default: the firmware's]
-    #[arg(long, value_name = "on|off", value_parser = on_off)]
     pub snp_vcek: Option<bool>,
 }
 
-fn policy(text: &str) -> Result<u64, String> {
-    hex_u64(text).ok_or_else(|| "a hexadecimal number such as 0x3".to_owned())
-}
-
-impl SevArgs {
+impl SevOptions {
     fn of_snp(&self) -> bool {
         let values = [&self.snp_host_data, &self.snp_id_block, &self.snp_id_auth];
         self.snp_author_key || self.snp_vcek.is_some() || values.iter().any(|value| value.is_some())
@@ -151,16 +129,16 @@ impl Sev {
     ///
     /// Errors: `usage` for flags of another generation, or a policy that is not of this one;
     /// `invalid_input` and `not_found` for the files.
-    pub fn new(security: Security, args: &SevArgs) -> Result<Self> {
+    pub fn new(security: Security, options: &SevOptions) -> Result<Self> {
         if security == Security::SevSnp {
-            return Self::snp(args);
+            return Self::snp(options);
         }
-        if args.of_snp() {
+        if options.of_snp() {
             return Err(Error::usage("the --snp flags need --security sev-snp"));
         }
         let encrypted = security == Security::SevEs;
         let default = NO_DEBUG | NO_KEY_SHARING | if encrypted { ENCRYPTED_STATE } else { 0 };
-        let policy = args.sev_policy.unwrap_or(default);
+        let policy = options.sev_policy.unwrap_or(default);
         let wrong = if policy & RESERVED != 0 || policy > u64::from(u32::MAX) {
             Some("has bits that must be zero")
         } else if encrypted && policy & ENCRYPTED_STATE == 0 {
@@ -171,7 +149,7 @@ impl Sev {
             None
         };
         refuse(policy, wrong)?;
-        if args.sev_firmware.is_some() && args.attestation() == "none" {
+        if options.sev_firmware.is_some() && options.attestation() == "none" {
             return Err(Error::usage(
                 "--sev-firmware is what an attested guest is measured against",
             )
@@ -182,18 +160,18 @@ impl Sev {
         };
         Ok(Self::Early {
             policy,
-            dh_cert: read("--sev-dh-cert", &args.sev_dh_cert)?,
-            session: read("--sev-session", &args.sev_session)?,
-            attestation: args.attestation(),
+            dh_cert: read("--sev-dh-cert", &options.sev_dh_cert)?,
+            session: read("--sev-session", &options.sev_session)?,
+            attestation: options.attestation(),
         })
     }
 
-    fn snp(args: &SevArgs) -> Result<Self> {
-        if args.of_sev() {
+    fn snp(options: &SevOptions) -> Result<Self> {
+        if options.of_sev() {
             return Err(Error::usage("sessions and their keys are of SEV and SEV-ES")
                 .hint("an SEV-SNP guest asks for a report itself, while it runs"));
         }
-        let policy = args.sev_policy.unwrap_or(SNP_SMT | SNP_ONE);
+        let policy = options.sev_policy.unwrap_or(SNP_SMT | SNP_ONE);
         let wrong = if policy & SNP_ONE == 0 {
             Some("lacks bit 17, which must be one")
         } else if policy & SNP_RESERVED != 0 {
@@ -202,20 +180,20 @@ impl Sev {
             None
         };
         refuse(policy, wrong)?;
-        let id = match (&args.snp_id_block, &args.snp_id_auth) {
+        let id = match (&options.snp_id_block, &options.snp_id_auth) {
             (Some(block), Some(auth)) => Some(Box::new((
                 Blob::read("--snp-id-block", block)?,
                 Blob::read("--snp-id-auth", auth)?,
             ))),
             _ => None,
         };
-        let host_data = args.snp_host_data.as_ref();
+        let host_data = options.snp_host_data.as_ref();
         Ok(Self::Snp {
             policy,
             host_data: host_data.map(|text| Blob::read("--snp-host-data", text)).transpose()?,
             id,
-            author_key: args.snp_author_key,
-            vcek: args.snp_vcek,
+            author_key: options.snp_author_key,
+            vcek: options.snp_vcek,
         })
     }
 
@@ -299,13 +277,13 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn xml(security: Security, args: &SevArgs) -> String {
-        Sev::new(security, args).unwrap().to_element().to_xml().unwrap()
+    fn xml(security: Security, options: &SevOptions) -> String {
+        Sev::new(security, options).unwrap().to_element().to_xml().unwrap()
     }
 
     #[test]
     fn defaults_let_no_host_debug_the_guest() {
-        let args = SevArgs::default();
+        let options = SevOptions::default();
         for (security, kind, policy) in [
             (Security::Sev, "sev", "0x0003"),
             (Security::SevEs, "sev", "0x0007"),
@@ -314,12 +292,12 @@ mod tests {
             let want = format!(
                 "<launchSecurity type='{kind}'>\n  <policy>{policy}</policy>\n</launchSecurity>"
             );
-            assert_eq!(xml(security, &args), want);
-            assert_eq!(Sev::new(security, &args).unwrap().warnings(), Vec::<String>::new());
+            assert_eq!(xml(security, &options), want);
+            assert_eq!(Sev::new(security, &options).unwrap().warnings(), Vec::<String>::new());
         }
         for (security, open) in [(Security::Sev, 0x2), (Security::SevSnp, 0xb_0000)] {
-            let args = SevArgs { sev_policy: Some(open), ..SevArgs::default() };
-            assert_eq!(Sev::new(security, &args).unwrap().warnings().len(), 1);
+            let options = SevOptions { sev_policy: Some(open), ..SevOptions::default() };
+            assert_eq!(Sev::new(security, &options).unwrap().warnings().len(), 1);
         }
     }
 
@@ -328,21 +306,21 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cert = folder.path().join("cert");
         std::fs::write(&cert, [0, 1, 2]).unwrap();
-        let early = SevArgs {
+        let early = SevOptions {
             sev_dh_cert: Some(cert.clone()),
             sev_session: Some(cert),
-            ..SevArgs::default()
+            ..SevOptions::default()
         };
         let early = xml(Security::Sev, &early);
         assert!(early.contains("<dhCert>AAEC</dhCert>\n  <session>AAEC</session>"), "{early}");
 
-        let snp = SevArgs {
+        let snp = SevOptions {
             snp_host_data: Some("00".repeat(32)),
             snp_id_block: Some("00".repeat(96)),
             snp_id_auth: Some("00".repeat(4096)),
             snp_author_key: true,
             snp_vcek: Some(false),
-            ..SevArgs::default()
+            ..SevOptions::default()
         };
         let snp = xml(Security::SevSnp, &snp);
         for part in ["type='sev-snp' authorKey='yes' vcek='no'", "<idBlock>AA", "<idAuth>AA"] {
@@ -360,11 +338,11 @@ mod tests {
             (Security::SevSnp, 0x1_0000, "bit 17"),
             (Security::SevSnp, 0x400_0000 | 0x3_0000, "must be zero"),
         ] {
-            let args = SevArgs { sev_policy: Some(policy), ..SevArgs::default() };
-            let error = Sev::new(security, &args).unwrap_err();
+            let options = SevOptions { sev_policy: Some(policy), ..SevOptions::default() };
+            let error = Sev::new(security, &options).unwrap_err();
             assert!(error.message().contains(says), "{policy:#x}: {error}");
         }
-        let wrong_length = SevArgs { snp_host_data: Some("00".into()), ..SevArgs::default() };
+        let wrong_length = SevOptions { snp_host_data: Some("00".into()), ..SevOptions::default() };
         assert!(Sev::new(Security::SevSnp, &wrong_length).is_err());
         assert!(Sev::new(Security::Sev, &wrong_length).is_err());
     }

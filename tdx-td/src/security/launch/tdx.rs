@@ -5,12 +5,10 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::Args;
 use common::Result;
 use common::xml::Element;
 
-use super::blob::Blob;
-use super::on_off;
+use crate::security::launch::blob::Blob;
 
 /// Bit 0 of the attributes: the host may look into the domain.
 pub(crate) const DEBUG: u64 = 1;
@@ -18,27 +16,20 @@ pub(crate) const DEBUG: u64 = 1;
 /// Source: Linux `Documentation/arch/x86/tdx.rst`.
 pub(crate) const SEPT_VE_DISABLE: u64 = 1 << 28;
 
-/// The flags of a trust domain.
-#[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "Trust domain")]
-pub struct TdxArgs {
+/// What a trust domain is to be launched with, as its user asks for it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TdxOptions {
     /// Let the host debug the domain: its memory is then no secret
-    #[arg(long)]
     pub td_debug: bool,
     /// Whether the guest is spared #VE on pages that are not there; Linux needs it [default: on]
-    #[arg(long, value_name = "on|off", value_parser = on_off)]
     pub sept_ve_disable: Option<bool>,
     /// MRCONFIGID: 48 bytes in hex or base64, or a file of them
-    #[arg(long, value_name = "VALUE|FILE")]
     pub mr_config_id: Option<String>,
     /// MROWNER: 48 bytes in hex or base64, or a file of them
-    #[arg(long, value_name = "VALUE|FILE")]
     pub mr_owner: Option<String>,
     /// MROWNERCONFIG: 48 bytes in hex or base64, or a file of them
-    #[arg(long, value_name = "VALUE|FILE")]
     pub mr_owner_config: Option<String>,
     /// The quote generation service's unix socket, or none [default: libvirt's own]
-    #[arg(long, value_name = "PATH|none", value_parser = qgs)]
     pub qgs: Option<Qgs>,
 }
 
@@ -57,15 +48,7 @@ pub enum Qgs {
 /// libvirt's default socket.
 pub const QGS_SOCKET: &str = "/var/run/tdx-qgs/qgs.socket";
 
-fn qgs(text: &str) -> Result<Qgs, String> {
-    match text {
-        "none" => Ok(Qgs::None),
-        path if Path::new(path).is_absolute() => Ok(Qgs::Socket(path.into())),
-        _ => Err("an absolute path, or none".to_owned()),
-    }
-}
-
-impl TdxArgs {
+impl TdxOptions {
     /// Whether any of them was given.
     pub fn any(&self) -> bool {
         let values = [&self.mr_config_id, &self.mr_owner, &self.mr_owner_config];
@@ -93,17 +76,18 @@ impl Tdx {
     /// Settles the flags.
     ///
     /// Errors: those of [`Blob::read`].
-    pub fn new(args: &TdxArgs) -> Result<Self> {
+    pub fn new(options: &TdxOptions) -> Result<Self> {
         let read = |flag: &str, value: &Option<String>| {
             value.as_ref().map(|text| Measured::read(flag, text)).transpose()
         };
-        let sept_ve_disable = args.sept_ve_disable.unwrap_or(true);
+        let sept_ve_disable = options.sept_ve_disable.unwrap_or(true);
         Ok(Self {
-            policy: u64::from(args.td_debug) * DEBUG + u64::from(sept_ve_disable) * SEPT_VE_DISABLE,
-            mr_config_id: read("--mr-config-id", &args.mr_config_id)?,
-            mr_owner: read("--mr-owner", &args.mr_owner)?,
-            mr_owner_config: read("--mr-owner-config", &args.mr_owner_config)?,
-            qgs: args.qgs.clone().unwrap_or_default(),
+            policy: u64::from(options.td_debug) * DEBUG
+                + u64::from(sept_ve_disable) * SEPT_VE_DISABLE,
+            mr_config_id: read("--mr-config-id", &options.mr_config_id)?,
+            mr_owner: read("--mr-owner", &options.mr_owner)?,
+            mr_owner_config: read("--mr-owner-config", &options.mr_owner_config)?,
+            qgs: options.qgs.clone().unwrap_or_default(),
         })
     }
 
@@ -188,7 +172,7 @@ mod tests {
 
     #[test]
     fn defaults_are_those_a_linux_guest_needs() {
-        let tdx = Tdx::new(&TdxArgs::default()).unwrap();
+        let tdx = Tdx::new(&TdxOptions::default()).unwrap();
         assert_eq!(
             tdx.to_element().to_xml().unwrap(),
             "<launchSecurity type='tdx'>\n  <policy>0x10000000</policy>\n  \
@@ -200,7 +184,7 @@ mod tests {
 
     #[test]
     fn every_flag_has_its_place() {
-        let args = TdxArgs {
+        let options = TdxOptions {
             td_debug: true,
             sept_ve_disable: Some(false),
             mr_config_id: Some("00".repeat(48)),
@@ -208,7 +192,7 @@ mod tests {
             mr_owner_config: None,
             qgs: Some(Qgs::Socket("/run/q & a.sock".into())),
         };
-        let tdx = Tdx::new(&args).unwrap();
+        let tdx = Tdx::new(&options).unwrap();
         let zeros = "A".repeat(64);
         let ones = "/".repeat(64);
         assert_eq!(
@@ -220,7 +204,7 @@ mod tests {
             )
         );
         assert_eq!(tdx.warnings(|_| true).len(), 2);
-        let none = TdxArgs { qgs: Some(Qgs::None), ..TdxArgs::default() };
+        let none = TdxOptions { qgs: Some(Qgs::None), ..TdxOptions::default() };
         assert!(!Tdx::new(&none).unwrap().to_element().to_xml().unwrap().contains("quote"));
     }
 }

@@ -2,74 +2,81 @@
 
 use common::document::Action;
 
-use super::super::ksm;
-use super::super::observed::Observed;
-use super::{Draft, Want};
-use crate::commands::host::tune::TuneItem;
+use crate::host::tuning::item::TuneItem;
+use crate::host::tuning::kernel_files;
+use crate::host::tuning::observed::ObservedHost;
+use crate::host::tuning::plan::{DesiredValue, SettingsPlan};
 use crate::host::tuning::tunable::{Tunable, Unit};
-use crate::scenario::profile::{self, Switch};
+use crate::scenario::profile;
+use crate::scenario::profile::OnOff;
 
-impl Draft {
+impl SettingsPlan {
     /// Plans for pages to be merged, or not.
-    pub(super) fn merging(&mut self, observed: &Observed, wanted: &profile::Host) {
-        let digit = |Switch(on): Switch| if on { "1" } else { "0" };
+    pub(super) fn add_page_merging(&mut self, observed: &ObservedHost, wanted: &profile::Host) {
+        let digit = |OnOff(on): OnOff| if on { "1" } else { "0" };
         let now = observed.ksm.clone();
         // The kernel's own unit is stopped before and started after: it writes to the same file.
-        if wanted.ksm == Some(Switch(false)) {
-            observed.units.iter().for_each(|unit| self.unit(unit, false));
+        if wanted.ksm == Some(OnOff(false)) {
+            observed.units.iter().for_each(|unit| self.add_unit(unit, false));
         }
         if let Some(merge) = wanted.ksm_merge_across_nodes {
             let current = now.as_ref().and_then(|ksm| ksm.merge.clone());
-            self.number(observed, "host.ksm_merge_across_nodes", ksm::MERGE, current, digit(merge));
+            self.add_number(
+                observed,
+                "host.ksm_merge_across_nodes",
+                kernel_files::KSM_MERGE,
+                current,
+                digit(merge),
+            );
             let shared = now.as_ref().map_or(0, |ksm| ksm.shared);
             if let Some(item) =
                 self.items.last_mut().filter(|i| i.action == Action::Set && shared > 0)
             {
-                item.say(&format!(
+                item.add_note(&format!(
                     "{shared} pages that stand for several are taken apart first, which takes memory"
                 ));
             }
         }
         if let Some(on) = wanted.ksm {
             let current = now.as_ref().map(|ksm| ksm.run.clone());
-            let is_off = matches!(current.as_deref(), Some("0" | ksm::APART));
-            self.number(observed, "host.ksm", ksm::RUN, current, digit(on));
-            if let (Some(item), Some(want)) = (self.items.last_mut(), self.wants.last_mut())
+            let is_off = matches!(current.as_deref(), Some("0" | kernel_files::KSM_APART));
+            self.add_number(observed, "host.ksm", kernel_files::KSM_RUN, current, digit(on));
+            if let (Some(item), Some(want)) = (self.items.last_mut(), self.desired.last_mut())
                 && is_off
-                && on == Switch(false)
+                && on == OnOff(false)
             {
                 want.holds = true;
                 item.action = if item.action == Action::Set { Action::None } else { item.action };
             }
             if let Some(item) = self.items.last_mut().filter(|_| !observed.has_systemd) {
-                item.say("units of systemd are not looked at: it does not run here");
+                item.add_note("units of systemd are not looked at: it does not run here");
             }
         }
-        if wanted.ksm == Some(Switch(true)) {
-            observed.units.iter().for_each(|unit| self.unit(unit, true));
+        if wanted.ksm == Some(OnOff(true)) {
+            observed.units.iter().for_each(|unit| self.add_unit(unit, true));
         }
     }
 
-    fn unit(&mut self, unit: &Unit, on: bool) {
+    fn add_unit(&mut self, unit: &Unit, on: bool) {
         let state = |running: &str, file: &str| format!("{running}, {file}");
         let (running, file) = if on { ("active", "enabled") } else { ("inactive", "disabled") };
         let now = state(unit.running(), &unit.file_state);
         let mut item = TuneItem::new("host.ksm", Some(&unit.name), Some(&now), running);
         item.in_force = true;
-        if on && unit.name == ksm::TUNER {
+        if on && unit.name == kernel_files::KSM_TUNER {
             item.wanted = now;
-            item.say("it decides when pages are merged, and is left as it is");
+            item.add_note("it decides when pages are merged, and is left as it is");
             return self.items.push(item);
         }
         if on && unit.file_state == "masked" {
             item.in_force = unit.is_running;
-            item.say("it is masked");
+            item.add_note("it is masked");
             return self.items.push(item);
         }
         let mut want = |knob: Tunable, now: &str, value: &str| {
             let (setting, holds) = ("host.ksm".to_owned(), now == value);
             let (now, value) = (now.to_owned(), value.to_owned());
-            self.wants.push(Want { setting, knob, now, value, holds });
+            self.desired.push(DesiredValue { setting, tunable: knob, now, value, holds });
         };
         want(Tunable::Running(unit.name.clone()), unit.running(), running);
         if unit.running() != running {

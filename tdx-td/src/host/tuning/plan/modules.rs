@@ -3,19 +3,19 @@
 use common::document::Action;
 use common::{Code, Error, Result};
 
-use super::super::observed::{Module, Observed};
-use super::super::persist::Line;
-use super::{Draft, Want};
-use crate::commands::host::tune::TuneItem;
+use crate::host::tuning::item::TuneItem;
+use crate::host::tuning::observed::{Module, ObservedHost};
+use crate::host::tuning::persist::Line;
+use crate::host::tuning::plan::{DesiredValue, SettingsPlan};
 use crate::host::tuning::tunable::Tunable;
 
-impl Draft {
+impl SettingsPlan {
     /// Plans for a module to have these options.
     ///
     /// Errors: `conflict` for one in use that is to be loaded again, `unsupported` for one that cannot be.
-    pub(super) fn module(
+    pub(super) fn add_module(
         &mut self,
-        observed: &Observed,
+        observed: &ObservedHost,
         module: &str,
         values: Vec<(&str, &str)>,
     ) -> Result<()> {
@@ -33,9 +33,9 @@ impl Draft {
                 words.collect::<Vec<_>>().join(" ")
             };
             let names = known.iter().map(|(name, _)| (*name).to_owned()).collect();
-            self.wants.push(Want {
+            self.desired.push(DesiredValue {
                 setting: format!("host.modules.{module}"),
-                knob: Tunable::Options { module: module.to_owned(), names },
+                tunable: Tunable::Options { module: module.to_owned(), names },
                 now: joined(&|name, _| value_of(name).cloned().unwrap_or_default()),
                 value: joined(&|_, wanted| wanted.to_owned()),
                 holds: false,
@@ -52,17 +52,19 @@ impl Draft {
                 _ if same => {}
                 Some(_) if reload => item.action = Action::Reload,
                 Some(_) if self.options.persist => {
-                    item.say("holds after a reboot, or when the module is loaded again");
+                    item.add_note("holds after a reboot, or when the module is loaded again");
                 }
                 Some(_) => {
-                    item.say("holds with --reload-modules, or with --persist after a reboot")
+                    item.add_note("holds with --reload-modules, or with --persist after a reboot")
                 }
-                None if found.is_some() => item.say(&format!("this {module} has no such option")),
-                None => item.say(&format!("{module} is not loaded")),
+                None if found.is_some() => {
+                    item.add_note(&format!("this {module} has no such option"))
+                }
+                None => item.add_note(&format!("{module} is not loaded")),
             }
             self.items.push(item);
             if now.is_some() || found.is_none() {
-                self.keep(observed, Line::option(module, name, value));
+                self.persist_last(observed, Line::option(module, name, value));
             }
         }
         Ok(())

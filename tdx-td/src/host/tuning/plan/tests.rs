@@ -1,15 +1,20 @@
 //! Hosts of all kinds go in, plans come out.
 
-use super::super::apply::{Change, in_order};
-use super::super::disks::{Disk, Disks};
-use super::super::ksm::{Ksm, MERGER, TUNER};
-use super::super::observed::Module;
-use super::super::record::Records;
-use super::*;
-use crate::host::tuning::ownership::records;
-use crate::host::tuning::tunable::Unit;
+use common::document::Action;
+
+use crate::host::tuning::apply::in_order;
+use crate::host::tuning::change::Change;
+use crate::host::tuning::disks::{Disk, Disks};
+use crate::host::tuning::kernel_files::{HUGEPAGES, KSM_MERGER, KSM_TUNER, SWAPPINESS};
+use crate::host::tuning::ksm::Ksm;
+use crate::host::tuning::observed::{Module, ObservedHost};
+use crate::host::tuning::ownership::updated_records;
+use crate::host::tuning::plan::{DesiredValue, Options, SettingsPlan, plan_settings};
+use crate::host::tuning::record::Records;
+use crate::host::tuning::tunable::{Tunable, Unit};
 use crate::scenario::layers::{Layers, Origin, parse_set};
 use crate::scenario::library::Scenario;
+use crate::scenario::profile;
 
 /// The host's part of a scenario, with settings over it.
 fn wanted(scenario: &str, set: &[&str]) -> profile::Host {
@@ -24,7 +29,7 @@ fn wanted(scenario: &str, set: &[&str]) -> profile::Host {
 }
 
 /// A host with everything.
-fn host() -> Observed {
+fn host() -> ObservedHost {
     let unit = |name: &str, is_running, file_state: &str| Unit {
         name: name.to_owned(),
         is_running,
@@ -36,31 +41,31 @@ fn host() -> Observed {
         rule: "ATTR{wwid}==\"eui.1\"".to_owned(),
     };
     let options = [("tdx".to_owned(), "0".to_owned())].into();
-    Observed {
+    ObservedHost {
         transparent_hugepages: Some("always [madvise] never".to_owned()),
         ksm: Some(Ksm { run: "1".to_owned(), merge: Some("1".to_owned()), shared: 3 }),
-        units: vec![unit(MERGER, true, "enabled"), unit(TUNER, false, "masked")],
+        units: vec![unit(KSM_MERGER, true, "enabled"), unit(KSM_TUNER, false, "masked")],
         has_systemd: true,
         swappiness: Some("60".to_owned()),
         hugepages: Some((HUGEPAGES[0], "0".to_owned())),
         disks: Disks { found: vec![disk], elsewhere: Vec::new() },
         loadable: [("bfq".to_owned(), "bfq".to_owned())].into(),
         modules: [("kvm_intel".to_owned(), Module { users: Some(0), options })].into(),
-        ..Observed::default()
+        ..ObservedHost::default()
     }
 }
 
 /// The changes of a plan in a line, in order.
-fn told(observed: &Observed, draft: &Draft) -> String {
-    let change = |want: &Want| Change {
-        knob: want.knob.clone(),
+fn changes_in_a_line(observed: &ObservedHost, draft: &SettingsPlan) -> String {
+    let change = |want: &DesiredValue| Change {
+        tunable: want.tunable.clone(),
         before: want.now.clone(),
         after: if want.holds { want.now.clone() } else { want.value.clone() },
     };
-    let changes = in_order(observed.ksm.as_ref(), draft.wants.iter().map(change).collect());
+    let changes = in_order(observed.ksm.as_ref(), draft.desired.iter().map(change).collect());
     let word = |change: &Change| {
-        let place = change.knob.to_string();
-        let value = if matches!(change.knob, Tunable::File(_)) { "…" } else { &change.after };
+        let place = change.tunable.to_string();
+        let value = if matches!(change.tunable, Tunable::File(_)) { "…" } else { &change.after };
         format!("{}={value}", place.rsplit('/').next().unwrap_or_default())
     };
     changes.iter().map(word).collect::<Vec<_>>().join(" ")
@@ -95,16 +100,17 @@ fn changes_come_in_an_order_that_works() {
         ),
     ] {
         let observed = host();
-        let draft = draft(&observed, &wanted(scenario, set), options).unwrap();
-        assert_eq!(told(&observed, &draft), changes, "{scenario} {set:?}");
+        let draft = plan_settings(&observed, &wanted(scenario, set), options).unwrap();
+        assert_eq!(changes_in_a_line(&observed, &draft), changes, "{scenario} {set:?}");
     }
 }
 
 #[test]
 fn what_there_is_not_is_said_of_each_setting() {
-    let observed = Observed::default();
-    let draft = draft(&observed, &wanted("td", &["host.hugepages=1"]), Options::default()).unwrap();
-    assert!(draft.wants.is_empty() && draft.items.len() == 7, "{draft:#?}");
+    let observed = ObservedHost::default();
+    let draft =
+        plan_settings(&observed, &wanted("td", &["host.hugepages=1"]), Options::default()).unwrap();
+    assert!(draft.desired.is_empty() && draft.items.len() == 7, "{draft:#?}");
     for item in &draft.items {
         assert!(!item.in_force && item.note.is_some() && item.action == Action::None, "{item:?}");
     }
@@ -120,12 +126,12 @@ fn a_module_is_loaded_again_only_where_it_can_be() {
     ] {
         let mut observed = host();
         observed.modules.get_mut("kvm_intel").unwrap().users = users;
-        let planned = draft(&observed, &wanted("td", &[]), reload);
+        let planned = plan_settings(&observed, &wanted("td", &[]), reload);
         assert_eq!(planned.err().map(|error| error.kind()), kind, "{users:?}");
         // What holds needs no reload.
         let module = observed.modules.get_mut("kvm_intel").unwrap();
         module.options.insert("tdx".to_owned(), "1".to_owned());
-        draft(&observed, &wanted("td", &[]), reload).unwrap();
+        plan_settings(&observed, &wanted("td", &[]), reload).unwrap();
     }
 }
 
@@ -133,16 +139,19 @@ fn a_module_is_loaded_again_only_where_it_can_be() {
 fn who_asks_for_what_is_remembered_with_what_there_was_before() {
     let replace = Options { replace: true, ..Options::default() };
     let mut observed = host();
-    let asks = |observed: &Observed, old: &Records, scenario: &str, options: Options| {
-        let draft = draft(observed, &wanted(scenario, &[]), options).unwrap();
-        records(&draft.wants, options, old, scenario)
+    let asks = |observed: &ObservedHost, old: &Records, scenario: &str, options: Options| {
+        let draft = plan_settings(observed, &wanted(scenario, &[]), options).unwrap();
+        updated_records(&draft.desired, options, old, scenario)
     };
     let none = Records::default();
     let first = asks(&observed, &none, "computation", Options::default()).unwrap();
     assert!(first.lasting.is_empty());
     let entry = |records: &Records| {
         let knob = Tunable::Number(SWAPPINESS.to_owned());
-        records.of(&knob).map(|e| (e.before.clone(), e.ours.clone(), e.by.clone())).unwrap()
+        records
+            .entry_for(&knob)
+            .map(|e| (e.before.clone(), e.written_values.clone(), e.scenarios.clone()))
+            .unwrap()
     };
     let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
     assert_eq!(entry(&first), ("60".to_owned(), words(&["0"]), words(&["computation"])));

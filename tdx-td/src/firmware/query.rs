@@ -46,7 +46,7 @@ impl Feature {
 
 /// What is wanted of firmware. What is not said does not matter.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Wanted {
+pub struct FirmwareQuery {
     /// `uefi` or `bios`.
     pub interface: Option<String>,
     /// As QEMU names it: `x86_64`.
@@ -61,7 +61,7 @@ pub struct Wanted {
     pub smm: Option<bool>,
 }
 
-impl Wanted {
+impl FirmwareQuery {
     /// UEFI for the ordinary machine of this processor.
     pub fn uefi() -> Self {
         let text = |text: &str| Some(text.to_owned());
@@ -152,7 +152,7 @@ impl Wanted {
     }
 }
 
-impl std::fmt::Display for Wanted {
+impl std::fmt::Display for FirmwareQuery {
     /// `uefi firmware for x86_64 q35 with intel-tdx and without secure-boot`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (architecture, machine) = self.platform();

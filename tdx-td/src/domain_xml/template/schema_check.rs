@@ -5,11 +5,11 @@ use common::libvirt::Libvirt;
 use common::xml::Document;
 use common::{Error, Result};
 
-use crate::domain_xml::listeners::{self, Listener};
+use crate::domain_xml::listeners::Listener;
 use crate::domain_xml::part::Part;
 use crate::domain_xml::schema::Schema;
 use crate::domain_xml::template::{Template, dialect};
-use crate::domain_xml::validation;
+use crate::domain_xml::{listeners, validation};
 
 /// Returns the parts of a template that this libvirt does not know and would drop in silence; `fix` says
 /// that they may be translated or removed.
@@ -32,25 +32,26 @@ pub fn check(
         |document| schema.as_ref().map(|schema| schema.unknown(document)).unwrap_or_default();
     let unknown = unknown_in(&template.document);
     check_fixable(template, &unknown, fix)?;
-    let usable = match fix {
-        true => {
-            let fixed = Document::parse(dialect::fix(&template.document, &unknown, None)?.0)?;
-            template.with_document(fixed).fill_for_validation()?
-        }
+    let usable = if fix {
+        let fixed = Document::parse(dialect::fix(&template.document, &unknown, None)?.0)?;
+        template.with_document(fixed).fill_for_validation()?
+    } else if schema.is_none() {
         // It was accepted as it is.
-        false if schema.is_none() => return Ok(unknown),
-        false => filled.clone(),
+        return Ok(unknown);
+    } else {
+        filled.clone()
     };
     let Some(cause) = validation::refusal(libvirt, &usable)? else {
         return Ok(unknown);
     };
     let parts = validation::refused_parts(libvirt, &filled, &unknown_in(&filled))?;
-    let why = match parts.is_empty() {
-        true => "is refused by libvirt's schema".to_owned(),
-        false => format!("has what libvirt's schema refuses: {}", listed(&parts)),
+    let why = if parts.is_empty() {
+        "is refused by libvirt's schema".to_owned()
+    } else {
+        format!("has what libvirt's schema refuses: {}", listed(&parts))
     };
     Err(template
-        .refused(&why)
+        .refusal(&why)
         .because(cause)
         .hint("see https://libvirt.org/formatdomain.html for what may stand there"))
 }
@@ -70,13 +71,14 @@ fn check_fixable(template: &Template, unknown: &[Part], fix: bool) -> Result<()>
     if faults.is_empty() {
         return Ok(());
     }
-    let error: Error = template.refused(&faults.join("; and it "));
-    Err(match open.iter().all(|listener| listener.can_be_closed()) {
-        true => error.hint(
+    let error: Error = template.refusal(&faults.join("; and it "));
+    Err(if open.iter().all(|listener| listener.can_be_closed()) {
+        error.hint(
             "--fix-template translates or removes what libvirt does not know, and opens ports on \
              127.0.0.1 only",
-        ),
-        false => error.hint("write 127.0.0.1 into the raw arguments for QEMU"),
+        )
+    } else {
+        error.hint("write 127.0.0.1 into the raw arguments for QEMU")
     })
 }
 

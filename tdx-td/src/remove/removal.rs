@@ -11,20 +11,22 @@ use common::{Error, ErrorKind, Result};
 use tdx_pool::references::usage::Usage;
 use virt::domain::Domain;
 
-use super::deletion::DomainFiles;
-use super::observed::Observed;
-use super::owned_files::OwnedFiles;
-use super::{DeleteItem, Removal, RemovalPlan, started_again, undefine};
 use crate::domain::power;
 use crate::passthrough;
-use crate::security::attestation::store::Keep;
+use crate::remove::file_deletion::DomainFiles;
+use crate::remove::item::{DeleteItem, RemovedDomain};
+use crate::remove::observed::ObservedDomain;
+use crate::remove::owned_files::OwnedFiles;
+use crate::remove::plan::RemovalPlan;
+use crate::remove::undefine::{started_again, undefine};
+use crate::security::attestation::store::AttestationStore;
 
 /// A domain that is being deleted.
 #[derive(Debug)]
-pub(super) struct Removing {
+pub(super) struct Removal {
     plan: RemovalPlan,
     /// The domain as it was when it was last read; none when it is not there.
-    seen: Option<Observed>,
+    seen: Option<ObservedDomain>,
     end: Option<End>,
     released: Vec<Bdf>,
     is_undefined: bool,
@@ -40,7 +42,7 @@ enum End {
     Forced,
 }
 
-impl Removing {
+impl Removal {
     /// Shuts the guest down and gives its devices back, if it still is the domain that was named.
     ///
     /// Errors: `conflict` with code `IDENTITY_CHANGED` when it is not; those of shutting down.
@@ -52,14 +54,14 @@ impl Removing {
     ) -> Result<Self> {
         interrupt::check()?;
         let seen = plan.observe_again(libvirt)?;
-        if plan.seen.is_none() && plan.keep.is_some() {
-            plan.keep = Keep::left(host, libvirt, &plan.name)?;
+        if plan.seen.is_none() && plan.attestation.is_some() {
+            plan.attestation = AttestationStore::find_abandoned(host, libvirt, &plan.name)?;
         }
         let (end, released, files) = Default::default();
         let mut removing = Self { plan, seen, end, released, is_undefined: false, files };
         let Some(seen) = &removing.seen else { return Ok(removing) };
         removing.end = switch_off(&seen.domain, &removing.plan.name, timeout)?;
-        let released = passthrough::handed(host, libvirt, &seen.definition)
+        let released = passthrough::assigned_devices(host, libvirt, &seen.definition)
             .and_then(|devices| devices.give_back(host));
         match released {
             Ok(released) => removing.released = released,
@@ -70,7 +72,7 @@ impl Removing {
 
     /// The firmware variables of the domain.
     pub(super) fn has_nvram(&self) -> bool {
-        self.seen.as_ref().is_some_and(Observed::has_nvram)
+        self.seen.as_ref().is_some_and(ObservedDomain::has_nvram)
     }
 
     /// Removes the definition, if it still is that of the domain that was named, and its guest is still off.
@@ -98,15 +100,15 @@ impl Removing {
                 return Err(started_again(name));
             }
             let keep_nvram = !now.nvram_users(name, usage).is_empty();
-            self.plan.keep = Keep::find(host, &now.definition)?;
+            self.plan.attestation = AttestationStore::find(host, &now.definition)?;
             undefine(&now.domain, name, keep_nvram)?;
         } else if before.is_persistent {
             // Another command has removed it, and knows what becomes of its files.
             let gone = before.files(name, usage);
             let why = "another command has removed the domain meanwhile";
-            let claims = gone.claims.into_iter().map(|claim| (claim.path, why.to_owned()));
+            let claims = gone.candidates.into_iter().map(|claim| (claim.path, why.to_owned()));
             self.files.kept = gone.kept.into_iter().chain(claims).collect();
-            self.plan.keep = None;
+            self.plan.attestation = None;
             return Ok(());
         }
         // A transient domain went with its guest.
@@ -122,7 +124,7 @@ impl Removing {
     }
 
     /// What was done, in words.
-    pub(super) fn applied(&self) -> Vec<String> {
+    fn applied(&self) -> Vec<String> {
         let name = &self.plan.name;
         let end = self.end.map(|end| match end {
             End::ShutDown => format!("shut down domain '{name}'"),
@@ -135,23 +137,24 @@ impl Removing {
 
     /// The error for a failure before the files were deleted.
     pub(super) fn fail(&self, error: Error) -> Error {
-        let files = self.files.claims.iter().map(|claim| claim.path.display().to_string());
+        let files = self.files.candidates.iter().map(|claim| claim.path.display().to_string());
         error.applied(self.applied()).left_behind(files)
     }
 
     /// Ends with what was done, once the files are deleted.
     ///
     /// Errors: that of the first file that could not be deleted.
-    pub(super) fn finish(self, mut files: DomainFiles) -> Result<Removal> {
+    pub(super) fn finish(self, mut files: DomainFiles) -> Result<RemovedDomain> {
         if let Some(error) = files.take_error() {
             return Err(error.applied(self.applied()));
         }
         let DomainFiles { mut deleted, kept, warnings, .. } = files;
-        if let Some(keep) = &self.plan.keep {
+        if let Some(keep) = &self.plan.attestation {
             keep.remove().map_err(|error| error.applied(self.applied()))?;
-            deleted.push(keep.shown());
+            deleted.push(keep.display_path());
         }
-        let did_something = self.is_undefined || self.end.is_some() || self.plan.keep.is_some();
+        let did_something =
+            self.is_undefined || self.end.is_some() || self.plan.attestation.is_some();
         let item = DeleteItem {
             action: if did_something { Action::Delete } else { Action::None },
             forced: self.end == Some(End::Forced),
@@ -160,7 +163,7 @@ impl Removing {
             kept,
             released: self.released,
         };
-        Ok(Removal { item, warnings })
+        Ok(RemovedDomain { item, warnings })
     }
 }
 
@@ -178,6 +181,6 @@ fn switch_off(domain: &Domain, name: &str, timeout: Duration) -> Result<Option<E
             Err(error) => return Err(error),
         }
     }
-    power::cut_off(domain, name)?;
+    power::destroy(domain, name)?;
     Ok(Some(End::Forced))
 }

@@ -6,25 +6,15 @@ use std::path::{Path, PathBuf};
 
 use common::libvirt::Libvirt;
 use common::{Error, Result, parallel};
-use schemars::JsonSchema;
-use serde::Serialize;
 use tdx_pool::pool::Pool;
 use tdx_pool::references::References;
 use tdx_pool::volume::checked_file::{CheckedFile, Deletion, Found};
 
-use super::owned_files::{Ground, OwnedFiles};
+use crate::remove::item::KeptFile;
+use crate::remove::owned_files::{DeletionBasis, OwnedFiles};
 
 /// Where the original tdvirsh puts overlays.
 const WORK_DIRECTORY: &str = "/var/tmp/tdvirsh";
-
-/// A file that belonged to a domain and stays.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct KeptFile {
-    /// Where it is.
-    pub path: String,
-    /// Why it stays, in words.
-    pub reason: String,
-}
 
 /// The files of one domain that goes.
 #[derive(Debug, Default)]
@@ -45,8 +35,8 @@ pub(super) struct DomainFiles {
 impl DomainFiles {
     /// Looks at the files of every domain. What is no regular file, or is not where such files are, stays.
     pub(super) fn check(libvirt: &Libvirt, owned: Vec<OwnedFiles>) -> Result<Vec<Self>> {
-        let mut claims = owned.iter().flat_map(|files| &files.claims);
-        let needs_pools = claims.any(|claim| claim.ground == Ground::Named);
+        let mut claims = owned.iter().flat_map(|files| &files.candidates);
+        let needs_pools = claims.any(|claim| claim.basis == DeletionBasis::Named);
         let directories = if needs_pools { directories(libvirt)? } else { Vec::new() };
         let check = |files: OwnedFiles| Self::check_one(libvirt, &directories, files);
         parallel::map(owned, parallel::DOMAINS, check).into_iter().collect()
@@ -54,9 +44,9 @@ impl DomainFiles {
 
     fn check_one(libvirt: &Libvirt, directories: &[PathBuf], owned: OwnedFiles) -> Result<Self> {
         let mut files = Self::default();
-        for claim in owned.claims {
+        for claim in owned.candidates {
             let is_misplaced =
-                claim.ground == Ground::Named && !is_in(libvirt, directories, &claim.path);
+                claim.basis == DeletionBasis::Named && !is_in(libvirt, directories, &claim.path);
             match CheckedFile::find(libvirt, &claim.path)? {
                 Found::Nothing => {}
                 _ if owned.spared.iter().any(|spared| is_same(libvirt, spared, &claim.path)) => {
@@ -182,10 +172,8 @@ fn directories(libvirt: &Libvirt) -> Result<Vec<PathBuf>> {
 /// Whether a file stands directly in one of these directories, whatever links lead to the directory.
 fn is_in(libvirt: &Libvirt, directories: &[PathBuf], file: &Path) -> bool {
     let Some(parent) = file.parent() else { return false };
-    let parent = match libvirt.is_local() {
-        true => parent.canonicalize().ok(),
-        false => Some(parent.to_owned()),
-    };
+    let parent =
+        if libvirt.is_local() { parent.canonicalize().ok() } else { Some(parent.to_owned()) };
     parent.is_some_and(|parent| directories.contains(&parent))
 }
 

@@ -1,38 +1,10 @@
-//! The domains a verb is about: named on the command line or in a document on standard input.
+//! Looking up domains by name, and comparing them with what items say of them.
 
-use clap::Args;
 use common::document::identity::Comparison;
-use common::document::{identity, input};
 use common::libvirt::{Context, Libvirt, is_gone};
 use common::{Error, Result, name};
 use serde::Deserialize;
 use virt::domain::Domain;
-
-/// Which domains.
-#[derive(Debug, Clone, Args)]
-pub struct NameArgs {
-    /// Domains by name, or - for items with a name on standard input
-    #[arg(value_name = "NAME", required = true)]
-    pub names: Vec<String>,
-}
-
-/// The documents whose items are domains, by the key `name`.
-const KINDS: [&str; 6] = [
-    "tdx.td.domains",
-    "tdx.td.new",
-    "tdx.td.start",
-    "tdx.td.stop",
-    "tdx.td.delete",
-    "tdx.td.hostdevs",
-];
-
-#[derive(Deserialize)]
-struct Item {
-    #[serde(deserialize_with = "name::deserialize")]
-    name: String,
-    #[serde(flatten)]
-    claim: DomainClaim,
-}
 
 /// What an item says of a domain beside its name.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -45,22 +17,27 @@ pub struct DomainClaim {
 
 /// A domain that a verb is about.
 #[derive(Debug, Clone)]
-pub struct Named {
+pub struct NamedDomain {
     /// Its name.
     pub name: String,
     /// What the items of standard input say of it.
     claims: Vec<DomainClaim>,
 }
 
-impl From<String> for Named {
+impl From<String> for NamedDomain {
     fn from(name: String) -> Self {
         Self { name, claims: Vec::new() }
     }
 }
 
-impl Named {
+impl NamedDomain {
+    /// A domain of which several items of standard input say something.
+    pub fn with_claims(name: String, claims: Vec<DomainClaim>) -> Self {
+        Self { name, claims }
+    }
+
     /// A domain of which an item says something.
-    pub fn claimed(name: String, claim: DomainClaim) -> Self {
+    pub fn with_claim(name: String, claim: DomainClaim) -> Self {
         Self { name, claims: vec![claim] }
     }
 
@@ -77,9 +54,9 @@ impl Named {
 
     /// The domain.
     ///
-    /// Errors: those of [`Named::find`], and `not_found` (exit 4).
+    /// Errors: those of [`NamedDomain::find`], and `not_found` (exit 4).
     pub fn get(&self, libvirt: &Libvirt, host_name: Option<&str>) -> Result<Domain> {
-        self.find(libvirt, host_name)?.ok_or_else(|| absent(&self.name))
+        self.find(libvirt, host_name)?.ok_or_else(|| not_found(&self.name))
     }
 
     /// Compares what items say with the domain of this name, if there is one.
@@ -94,38 +71,6 @@ impl Named {
         };
         self.claims.iter().fold(comparison, compare).finish()
     }
-}
-
-impl NameArgs {
-    /// The domains, each once, in the order given.
-    ///
-    /// Errors: `usage` for a `-` beside names, `invalid_input` for what is no document of domains.
-    pub fn read(self) -> Result<Vec<Named>> {
-        read(self.names)
-    }
-}
-
-/// Reads a list of domains that may be empty.
-///
-/// Errors: those of [`NameArgs::read`].
-pub fn read(words: Vec<String>) -> Result<Vec<Named>> {
-    let named: Vec<(String, Option<DomainClaim>)> = match words.iter().any(|w| w == input::STDIN) {
-        false => {
-            words.iter().try_for_each(|word| name::check("domain", word))?;
-            words.into_iter().map(|word| (word, None)).collect()
-        }
-        true if words.len() > 1 => {
-            return Err(Error::usage(
-                "- stands alone: name domains or read them from standard input",
-            ));
-        }
-        true => {
-            let items: Vec<Item> = input::items(&KINDS, "domains with a name")?;
-            items.into_iter().map(|item| (item.name, Some(item.claim))).collect()
-        }
-    };
-    let named = identity::by_name(named).into_iter();
-    Ok(named.map(|(name, claims)| Named { name, claims }).collect())
 }
 
 /// The UUID of a domain, which its handle knows.
@@ -148,10 +93,10 @@ pub fn find(libvirt: &Libvirt, name: &str) -> Result<Option<Domain>> {
 ///
 /// Errors: `not_found` (exit 4) as well.
 pub fn get(libvirt: &Libvirt, name: &str) -> Result<Domain> {
-    find(libvirt, name)?.ok_or_else(|| absent(name))
+    find(libvirt, name)?.ok_or_else(|| not_found(name))
 }
 
 /// The error for a domain that is not there (exit 4).
-pub fn absent(name: &str) -> Error {
+pub fn not_found(name: &str) -> Error {
     Error::not_found(format!("no domain '{name}'")).hint("tdx-td list shows those there are")
 }

@@ -1,21 +1,18 @@
-//! What there is to know of a host, read once.
+//! The facts of a machine, read once.
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io;
 
-use common::Result;
 use common::system::sysroot::Host;
 use common::system::{syscalls, sysfs};
 use common::units::Size;
 use tdx_gpu::vfio::limit;
 use tdx_iommu::inventory::Inventory;
 
-use super::firmware::Firmware;
-use super::libvirt::Asked;
-
-/// What was read; the error is why it could not be, in words.
-pub type Reading<T> = std::result::Result<T, String>;
+use crate::host::check::facts::firmware::FirmwareFacts;
+use crate::host::check::facts::libvirt::LibvirtFacts;
+use crate::host::check::facts::reading::{Fact, fact};
 
 /// Who made the processor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,43 +89,43 @@ pub struct Facts {
     /// Whether it is about the machine that this runs on.
     pub this_machine: bool,
     /// The first processor.
-    pub cpu: Reading<Cpu>,
+    pub cpu: Fact<Cpu>,
     /// The kernel's release, such as 6.17.0-5-generic.
-    pub release: Reading<String>,
+    pub release: Fact<String>,
     /// The words of the kernel's command line.
-    pub command_line: Reading<Vec<String>>,
+    pub command_line: Fact<Vec<String>>,
     /// Options of modules, such as kvm_intel.tdx=1, from the command line and from modprobe.d.
     pub options: Vec<String>,
     /// What the kernel has logged.
-    pub log: Reading<Vec<String>>,
+    pub log: Fact<Vec<String>>,
     /// KVM.
     pub kvm: Kvm,
     /// Whether there are IOMMU groups.
-    pub iommu: Reading<bool>,
+    pub iommu: Fact<bool>,
     /// Whether there is a module vfio-pci for this kernel, loaded or not.
-    pub vfio_pci: Reading<bool>,
+    pub vfio_pci: Fact<bool>,
     /// How many mappings VFIO may make; none while its module is not loaded.
-    pub dma_entry_limit: Reading<Option<u64>>,
+    pub dma_entry_limit: Fact<Option<u64>>,
     /// All of the host's memory.
-    pub memory: Reading<Size>,
+    pub memory: Fact<Size>,
     /// What there is for each kind of guest.
-    pub firmware: Vec<Firmware>,
+    pub firmware: Vec<FirmwareFacts>,
     /// libvirt's word.
-    pub libvirt: Asked,
-    texts: Vec<(String, Reading<Option<String>>)>,
+    pub libvirt: LibvirtFacts,
+    texts: Vec<(String, Fact<Option<String>>)>,
     places: BTreeSet<&'static str>,
 }
 
 impl Facts {
     /// Reads all. What cannot be read is unknown, and no error.
-    pub fn read(host: &Host, libvirt: Asked) -> Self {
+    pub fn read(host: &Host, libvirt: LibvirtFacts) -> Self {
         let this_machine = host.is_this_machine();
-        let text = |path: &str| reading(host.read(path));
+        let text = |path: &str| fact(host.read(path));
         let parameters = PARAMETERS.map(|(module, name)| parameter_path(module, name));
         let texts = TEXTS.iter().map(|path| (*path).to_owned()).chain(parameters);
         let known = |text: Option<String>, path: &str| text.ok_or(format!("there is no {path}"));
         let command_line = text("/proc/cmdline").and_then(|t| known(t, "/proc/cmdline"));
-        let command_line: Reading<Vec<String>> =
+        let command_line: Fact<Vec<String>> =
             command_line.map(|text| text.split_whitespace().map(str::to_owned).collect());
         let release = text("/proc/sys/kernel/osrelease")
             .and_then(|text| known(text, "/proc/sys/kernel/osrelease"))
@@ -140,15 +137,15 @@ impl Facts {
             command_line,
             log: log(host),
             kvm: kvm(host),
-            iommu: reading(Inventory::read(host)).map(|inventory| inventory.has_iommu),
+            iommu: fact(Inventory::read(host)).map(|inventory| inventory.has_iommu),
             vfio_pci: release.as_ref().map_or_else(
                 |why| Err(why.clone()),
                 |release| has_module(host, release, "vfio-pci"),
             ),
             release,
-            dma_entry_limit: reading(limit::current(host)),
-            memory: reading(limit::host_memory(host)),
-            firmware: Firmware::of_every_kind(host, libvirt.rules.as_ref()),
+            dma_entry_limit: fact(limit::current(host)),
+            memory: fact(limit::host_memory(host)),
+            firmware: FirmwareFacts::for_every_kind(host, libvirt.rules.as_ref()),
             libvirt,
             texts: texts.map(|path| (path.clone(), text(&path))).collect(),
             places: PLACES.into_iter().filter(|place| host.has(place)).collect(),
@@ -161,7 +158,7 @@ impl Facts {
     }
 
     /// The text of a file that was read, without space around it; none when it is not there.
-    pub fn text(&self, path: &str) -> Reading<Option<&str>> {
+    pub fn text(&self, path: &str) -> Fact<Option<&str>> {
         let found = self.texts.iter().find(|(name, _)| name == path);
         match found.map(|(_, text)| text) {
             Some(Ok(text)) => Ok(text.as_deref().map(str::trim)),
@@ -171,7 +168,7 @@ impl Facts {
     }
 
     /// A parameter of a module; none without the module, or where it has none of this name.
-    pub fn parameter(&self, module: &str, name: &str) -> Reading<Option<&str>> {
+    pub fn parameter(&self, module: &str, name: &str) -> Fact<Option<&str>> {
         self.text(&parameter_path(module, name))
     }
 
@@ -192,20 +189,11 @@ impl Facts {
     /// The count of a resource in a file of the misc controller.
     ///
     /// Source: Linux `Documentation/admin-guide/cgroup-v2.rst`, "Misc": lines of name and number.
-    pub fn misc(&self, file: &str, name: &str) -> Option<u64> {
+    pub fn misc_count(&self, file: &str, name: &str) -> Option<u64> {
         let text = self.text(&format!("/sys/fs/cgroup/misc.{file}")).ok()??;
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line?.trim().parse().ok()
     }
-}
-
-/// An error as why something is unknown.
-pub fn reading<T>(result: Result<T>) -> Reading<T> {
-    result.map_err(|error| {
-        let causes = error.causes();
-        let causes = causes.iter().map(|cause| format!(": {cause}")).collect::<String>();
-        format!("{error}{causes}")
-    })
 }
 
 fn parameter_path(module: &str, name: &str) -> String {
@@ -253,12 +241,12 @@ fn options(host: &Host, command_line: &[String]) -> Vec<String> {
 }
 
 /// The kernel's log: of this machine as the kernel has it, else as it was captured.
-fn log(host: &Host) -> Reading<Vec<String>> {
+fn log(host: &Host) -> Fact<Vec<String>> {
     const CAPTURED: &str = "/var/log/dmesg";
     if host.is_this_machine() {
         return syscalls::kernel_log().map_err(|error| format!("cannot read /dev/kmsg: {error}"));
     }
-    let bytes = reading(host.read_bytes(CAPTURED))?;
+    let bytes = fact(host.read_bytes(CAPTURED))?;
     let bytes = bytes.ok_or_else(|| format!("no {CAPTURED} was captured"))?;
     Ok(String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect())
 }
@@ -287,13 +275,13 @@ fn kvm(host: &Host) -> Kvm {
 }
 
 /// Whether a kernel has a module, loaded, to load, or built in. Source: depmod(8), `modules.dep`.
-fn has_module(host: &Host, release: &str, module: &str) -> Reading<bool> {
+fn has_module(host: &Host, release: &str, module: &str) -> Fact<bool> {
     if host.has(&format!("/sys/module/{}", module.replace('-', "_"))) {
         return Ok(true);
     }
     let mut read = false;
     for list in ["modules.dep", "modules.builtin"] {
-        let text = reading(host.read(&format!("/lib/modules/{release}/{list}")))?;
+        let text = fact(host.read(&format!("/lib/modules/{release}/{list}")))?;
         read |= text.is_some();
         let is = |line: &str| line.contains(&format!("/{module}.ko"));
         if text.is_some_and(|text| text.lines().any(is)) {

@@ -1,0 +1,57 @@
+//! Whether the host has KVM, and the accelerator that a guest gets.
+
+use common::libvirt::Libvirt;
+use common::system::sysroot::Host;
+use common::{Error, Result};
+
+use crate::capability::libvirt::domain_capabilities;
+use crate::capability::security::Security;
+use crate::capability::virt_type::{VirtType, VirtTypeArg};
+
+/// Settles the accelerator: what was asked for, or what the host has.
+///
+/// On this machine `auto` is kvm only when the processor's flags and `/dev/kvm` both offer it: the
+/// device node alone proves nothing, in a container or a nested guest. Elsewhere libvirt is asked.
+///
+/// Errors: `unsupported` when kvm was asked for by name, or is needed, and is not there.
+pub fn virt_type(
+    host: &Host,
+    libvirt: &Libvirt,
+    asked: VirtTypeArg,
+    security: Security,
+) -> Result<VirtType> {
+    match (asked, security) {
+        (VirtTypeArg::Qemu, _) => Ok(VirtType::Qemu),
+        (VirtTypeArg::Kvm, Security::None) => check_kvm(host, libvirt).map(|()| VirtType::Kvm),
+        (VirtTypeArg::Auto, Security::None) if !has_kvm(host, libvirt)? => Ok(VirtType::Qemu),
+        // Whether the host runs secure guests is looked at by itself, in check_security.
+        _ => Ok(VirtType::Kvm),
+    }
+}
+
+/// Fails on a host without KVM.
+///
+/// Errors: `unsupported` (exit 6).
+pub fn check_kvm(host: &Host, libvirt: &Libvirt) -> Result<()> {
+    if has_kvm(host, libvirt)? {
+        Ok(())
+    } else {
+        Err(Error::unsupported("this host has no KVM")
+            .hint("--security none --virt-type qemu emulates a guest in software, slowly"))
+    }
+}
+
+fn has_kvm(host: &Host, libvirt: &Libvirt) -> Result<bool> {
+    if !libvirt.is_local() {
+        return Ok(domain_capabilities(libvirt, VirtType::Kvm).is_ok());
+    }
+    let flags = cpu_flags(host)?;
+    Ok(host.has("/dev/kvm") && ["vmx", "svm"].iter().any(|flag| flags.contains(flag)))
+}
+
+pub(super) fn cpu_flags(host: &Host) -> Result<Vec<&'static str>> {
+    let known = ["vmx", "svm", "tdx_host_platform"];
+    let text = host.read("/proc/cpuinfo")?.unwrap_or_default();
+    let line = text.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
+    Ok(known.into_iter().filter(|flag| line.split_whitespace().any(|word| word == *flag)).collect())
+}

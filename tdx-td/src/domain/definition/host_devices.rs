@@ -1,0 +1,33 @@
+//! The PCI devices of the host that a definition passes through.
+
+use common::Result;
+use common::system::pci::Bdf;
+use common::xml::{Node, host_address};
+
+use crate::domain::definition::parsed::Definition;
+
+impl Definition {
+    /// The devices of the host that it gets and that libvirt does not bind by itself.
+    pub fn unmanaged_devices(&self) -> Vec<Bdf> {
+        let unmanaged = |node: &Node<'_>| node.attr("managed").as_deref() != Some("yes");
+        let hostdevs = self.root().find_all("devices/hostdev").filter(unmanaged);
+        hostdevs.filter_map(|node| hostdev_address(node).ok().flatten()).collect()
+    }
+}
+
+/// The PCI device of the host that a hostdev passes through; none for other kinds.
+///
+/// Errors: `invalid_input` for an address that cannot be understood: it can be that of any device.
+pub(crate) fn hostdev_address(node: Node<'_>) -> Result<Option<Bdf>> {
+    let is_pci = node.attr("type").as_deref() == Some("pci");
+    is_pci.then(|| host_address::source_pci(node)).transpose()
+}
+
+/// The PCI device of the host behind a network card or a disk; none for those of other kinds.
+///
+/// Errors: as for [`hostdev_address`].
+/// Source: <https://libvirt.org/formatdomain.html>: interfaces of type `hostdev`, disks of type `nvme`.
+pub(crate) fn device_behind(node: Node<'_>) -> Result<Option<Bdf>> {
+    let is_device = matches!(node.attr("type").as_deref(), Some("hostdev" | "nvme"));
+    is_device.then(|| host_address::source_pci(node)).transpose()
+}

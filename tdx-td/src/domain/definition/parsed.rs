@@ -1,0 +1,114 @@
+//! The parsed definition of a domain, and its basic values.
+
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+
+use common::Result;
+use common::xml::{Document, Node};
+use tdx_pool::volume::names::Ours;
+
+use crate::domain::metadata::Metadata;
+
+/// A parsed definition: live or inactive.
+#[derive(Debug)]
+pub struct Definition {
+    pub(super) xml: Document,
+    /// Our record, when these tools made the domain.
+    pub metadata: Option<Metadata>,
+}
+
+impl Definition {
+    /// Parses libvirt's domain XML.
+    pub fn parse(xml: String) -> Result<Self> {
+        let xml = Document::parse(xml)?;
+        let metadata = Metadata::read(xml.root());
+        Ok(Self { xml, metadata })
+    }
+
+    /// The domain's UUID.
+    pub fn uuid(&self) -> String {
+        self.root().text_at("uuid").unwrap_or_default()
+    }
+
+    pub(super) fn root(&self) -> Node<'_> {
+        self.xml.root()
+    }
+
+    /// The domain's name.
+    pub fn name(&self) -> String {
+        self.root().text_at("name").unwrap_or_default()
+    }
+
+    /// The overlay and what it stands on, as the definition tells: our record, else the first disk
+    /// whose file is named as overlays are.
+    pub fn overlay(&self) -> Option<(PathBuf, Option<PathBuf>)> {
+        if let Some(metadata) = &self.metadata {
+            return Some((metadata.overlay.clone()?, metadata.base.clone()));
+        }
+        self.chains().into_iter().find_map(|chain| {
+            let at = chain.iter().position(|path| is_overlay_name(path))?;
+            Some((chain[at].clone(), chain.get(at + 1).cloned()))
+        })
+    }
+
+    /// Whether these tools or the original tdvirsh made it. The original left no mark but its names:
+    /// the domain's, and that of the overlay.
+    pub fn is_managed(&self) -> bool {
+        self.metadata.is_some() || (self.name().starts_with("tdvirsh-") && self.overlay().is_some())
+    }
+
+    /// Hardware addresses of the network cards that others can reach. The addresses on a card of a
+    /// user network exist only inside its process: 10.0.2.15 is another machine, or none, for the host.
+    pub fn macs(&self) -> Vec<String> {
+        let interfaces = self.root().find_all("devices/interface");
+        interfaces
+            .filter(|interface| interface.attr("type").as_deref() != Some("user"))
+            .filter_map(|interface| interface.attr_at("mac", "address"))
+            .map(Cow::into_owned)
+            .collect()
+    }
+
+    /// Whether a guest agent has opened its channel, which libvirt tells of a domain that runs.
+    pub fn has_agent(&self) -> bool {
+        self.root().find_all("devices/channel/target").any(|target| {
+            target.attr("name").as_deref() == Some("org.qemu.guest_agent.0")
+                && target.attr("state").as_deref() == Some("connected")
+        })
+    }
+
+    /// What its memory is at most, bytes.
+    pub fn memory_bytes(&self) -> Option<u64> {
+        self.root().child("memory").and_then(memory_bytes)
+    }
+
+    /// Virtual CPUs.
+    pub fn vcpus(&self) -> Option<u32> {
+        self.root().text_at("vcpu").and_then(|text| text.parse().ok())
+    }
+
+    /// Whether its processors look as the host's own.
+    pub fn has_host_cpu(&self) -> bool {
+        self.root().attr_at("cpu", "mode").as_deref() == Some("host-passthrough")
+    }
+
+    /// What libvirt does when the guest powers itself off.
+    pub fn on_poweroff(&self) -> String {
+        self.root().text_at("on_poweroff").unwrap_or_else(|| "destroy".to_owned())
+    }
+}
+
+/// Whether a file is named as overlays are, by us and by the original script.
+pub fn is_overlay_name(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    Ours::classify(name) == Some(Ours::Overlay)
+}
+
+/// The bytes that an element with a unit stands for.
+///
+/// Source: <https://libvirt.org/formatdomain.html#memory-allocation>; dumps are always in KiB.
+pub fn memory_bytes(node: Node<'_>) -> Option<u64> {
+    let unit = node.attr("unit");
+    let unit = unit.as_deref().unwrap_or("KiB");
+    let text = format!("{}{unit}", node.text());
+    text.replace("bytes", "").parse::<common::units::Size>().ok().map(|size| size.0)
+}

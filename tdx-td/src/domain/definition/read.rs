@@ -1,0 +1,19 @@
+//! Reading the definition of a domain from libvirt.
+
+use common::Result;
+use common::libvirt::Context;
+use virt::domain::Domain;
+use virt::sys;
+
+use crate::domain::definition::parsed::Definition;
+
+/// The definition by which a domain starts next.
+pub fn inactive(domain: &Domain, name: &str) -> Result<Definition> {
+    let doing = format_args!("read domain '{name}'");
+    Definition::parse(domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE).context(doing)?)
+}
+
+/// The definition a domain runs by.
+pub fn active(domain: &Domain, name: &str) -> Result<Definition> {
+    Definition::parse(domain.xml_desc(0).context(format_args!("read domain '{name}'"))?)
+}

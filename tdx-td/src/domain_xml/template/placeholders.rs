@@ -1,0 +1,371 @@
+//! The file of a template, and its placeholders.
+
+use std::path::Path;
+
+use common::document::input;
+use common::xml::{Document, Element};
+use common::{Error, Result};
+
+pub(crate) const OVERLAY: &str = "OVERLAY_IMG_PATH";
+
+pub(crate) const BASE: &str = "BASE_IMG_PATH";
+
+const DOMAIN: &str = "DOMAIN";
+
+const HOSTDEVS: &str = "HOSTDEV_DEVICES";
+
+pub(crate) const SEED: &str = "CIDATA_ISO_PATH";
+
+/// A template as it stands in its file.
+#[derive(Debug)]
+pub struct Template {
+    /// The file's name up to `.xml`: part of the names of its domains.
+    pub stem: String,
+    /// The template as XML, its placeholders being so much text.
+    pub document: Document,
+    shown: String,
+}
+
+/// The most a template can hold, bytes.
+const LIMIT: usize = 1 << 20;
+
+/// What goes into the placeholders.
+#[derive(Debug, Clone, Copy)]
+pub struct Values<'a> {
+    /// The domain's name.
+    pub name: &'a str,
+    /// The base image's path.
+    pub base: &'a str,
+    /// The overlay's path.
+    pub overlay: &'a str,
+    /// `<hostdev>` elements.
+    pub hostdevs: &'a [Element],
+    /// The cloud-init seed's path, where there is one.
+    pub seed: Option<&'a str>,
+}
+
+impl Template {
+    /// Reads a template.
+    ///
+    /// Errors: `not_found`; `invalid_input` for what is no domain XML, and for a domain that would not run
+    /// on an overlay.
+    pub fn read(path: &Path) -> Result<Self> {
+        let bytes = input::file(path, LIMIT)?;
+        let shown = path.display().to_string();
+        let text = String::from_utf8(bytes)
+            .map_err(|_| Error::invalid_input(format!("template {shown} is not UTF-8")))?;
+        let document = Document::parse(text).map_err(|error| {
+            Error::invalid_input(format!("template {shown} is no XML")).because(error)
+        })?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let stem = name.split(".xml").next().unwrap_or_default();
+        let stem = if stem.is_empty() { "td_guest" } else { stem };
+        let template = Self { stem: stem.to_owned(), document, shown };
+        template.check()?;
+        Ok(template)
+    }
+
+    /// The same template with other XML.
+    pub fn with_document(&self, document: Document) -> Self {
+        Self { stem: self.stem.clone(), document, shown: self.shown.clone() }
+    }
+
+    fn check(&self) -> Result<()> {
+        let root = self.document.root();
+        let name = root.name();
+        if name != "domain" {
+            return Err(self.refusal(&format!("holds <{name}>, not <domain>")));
+        }
+        for (path, attribute) in [("type", true), ("memory", false), ("os/type", false)] {
+            let exists =
+                if attribute { root.attr(path).is_some() } else { root.find(path).is_some() };
+            if !exists {
+                let what = if attribute { "attribute" } else { "element" };
+                return Err(self.refusal(&format!("lacks the {what} {path}")));
+            }
+        }
+        let disks = root.find_all("devices/disk");
+        let count =
+            disks.filter(|d| d.attr_at("source", "file").as_deref() == Some(OVERLAY)).count();
+        if count != 1 {
+            return Err(self
+                .refusal(&format!("has {count} disks with {OVERLAY}, not one"))
+                .hint(format!("<source file='{OVERLAY}'/> is where the guest's disk goes")));
+        }
+        Ok(())
+    }
+
+    /// The error of a template that cannot be used, and why.
+    pub fn refusal(&self, why: &str) -> Error {
+        Error::invalid_input(format!("template {} {why}", self.shown))
+    }
+
+    /// Whether it has a place for passed-through devices.
+    pub fn takes_hostdevs(&self) -> bool {
+        self.has(HOSTDEVS)
+    }
+
+    /// Whether it has a place for a cloud-init seed.
+    pub fn takes_seed(&self) -> bool {
+        self.has(SEED)
+    }
+
+    /// Whether it names a file of firmware variables for each domain; else they would share one.
+    pub fn has_own_nvram(&self) -> bool {
+        let nvram = self.document.root().find("os/nvram");
+        nvram.is_some_and(|nvram| has(nvram.source(), DOMAIN))
+    }
+
+    fn has(&self, placeholder: &str) -> bool {
+        has(self.document.text(), placeholder)
+    }
+
+    /// The domain XML with something in every placeholder, on the same lines, for judging it before the
+    /// values are known.
+    ///
+    /// Errors: those of [`Template::fill`].
+    pub fn fill_for_validation(&self) -> Result<Document> {
+        self.fill(&Values {
+            name: "template",
+            base: "/base",
+            overlay: "/overlay",
+            hostdevs: &[],
+            seed: self.takes_seed().then_some("/seed"),
+        })
+    }
+
+    /// The domain XML with every placeholder filled.
+    ///
+    /// Errors: `invalid_input` for devices or a seed that it has no place for, a seed that it wants and
+    /// that is not there, and values that XML cannot hold.
+    pub fn fill(&self, values: &Values<'_>) -> Result<Document> {
+        let text = self.document.text();
+        if !values.hostdevs.is_empty() && !self.takes_hostdevs() {
+            return Err(self
+                .refusal(&format!("lacks {HOSTDEVS}"))
+                .hint("put it among the devices, or pass no devices"));
+        }
+        if values.seed.is_some() && !self.takes_seed() {
+            return Err(self
+                .refusal(&format!("lacks {SEED}"))
+                .hint("give it a disk for the cloud-init seed"));
+        }
+        if values.seed.is_none() && self.takes_seed() {
+            return Err(Error::usage(format!("template {} wants a cloud-init seed", self.shown))
+                .hint("add --user with --ssh-key or --password-file, or --cloud-init"));
+        }
+        let mut filled = String::with_capacity(text.len() + 1024);
+        for piece in pieces(text) {
+            match piece {
+                Piece::Text(text) => filled.push_str(text),
+                Piece::Placeholder(HOSTDEVS) => {
+                    for hostdev in values.hostdevs {
+                        filled.push_str(&hostdev.to_xml()?);
+                        filled.push('\n');
+                    }
+                }
+                Piece::Placeholder(BASE) => escape_into(&mut filled, values.base),
+                Piece::Placeholder(DOMAIN) => escape_into(&mut filled, values.name),
+                Piece::Placeholder(SEED) => {
+                    escape_into(&mut filled, values.seed.unwrap_or_default());
+                }
+                Piece::Placeholder(_) => escape_into(&mut filled, values.overlay),
+            }
+        }
+        Document::parse(filled)
+            .map_err(|error| self.refusal("is no XML once it is filled").because(error))
+    }
+}
+
+fn has(text: &str, placeholder: &str) -> bool {
+    pieces(text).any(|piece| piece == Piece::Placeholder(placeholder))
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Piece<'a> {
+    Text(&'a str),
+    Placeholder(&'a str),
+}
+
+/// Cuts a template at its placeholders.
+fn pieces(text: &str) -> impl Iterator<Item = Piece<'_>> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let (piece, length) = next_piece(rest);
+        rest = &rest[length..];
+        Some(piece)
+    })
+}
+
+/// The first piece of a text that is not empty, and its length.
+fn next_piece(text: &str) -> (Piece<'_>, usize) {
+    for (start, end) in [("<!--", "-->"), ("<![CDATA[", "]]>"), ("<?", "?>")] {
+        if let Some(inside) = text.strip_prefix(start) {
+            let length = inside.find(end).map_or(text.len(), |at| start.len() + at + end.len());
+            return (Piece::Text(&text[..length]), length);
+        }
+    }
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let word = text.find(|c| !is_word(c)).unwrap_or(text.len());
+    if word > 0 {
+        let (word, length) = (&text[..word], word);
+        return if [OVERLAY, BASE, DOMAIN, HOSTDEVS, SEED].contains(&word) {
+            (Piece::Placeholder(word), length)
+        } else {
+            (Piece::Text(word), length)
+        };
+    }
+    // Up to the next word, or the next comment.
+    let start = text.chars().next().map_or(0, char::len_utf8);
+    let length =
+        text[start..].find(|c: char| is_word(c) || c == '<').map_or(text.len(), |at| at + start);
+    (Piece::Text(&text[..length]), length)
+}
+
+/// Escapes for text and for both kinds of attribute value.
+fn escape_into(out: &mut String, value: &str) {
+    for c in value.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&apos;"),
+            '\t' | '\n' | '\r' => out.push_str(&format!("&#{};", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use common::ErrorKind;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const TEMPLATE: &str = "<domain type='kvm'>
+  <!-- DOMAIN is the name OVERLAY_IMG_PATH -->
+  <name>DOMAIN</name>
+  <title>SUBDOMAIN DOMAINS</title>
+  <description><![CDATA[<!-- DOMAIN]]></description>
+  <memory/>
+  <os><type>hvm</type></os>
+  <devices>
+    <disk><source file=\"OVERLAY_IMG_PATH\"/><backingStore file='BASE_IMG_PATH'/></disk>
+    HOSTDEV_DEVICES
+  </devices>
+</domain>
+";
+
+    fn template(text: &str) -> Template {
+        let document = Document::parse(text).unwrap();
+        Template { stem: "td".to_owned(), document, shown: "t.xml".to_owned() }
+    }
+
+    fn valid() -> Template {
+        template(TEMPLATE)
+    }
+
+    const VALUES: Values<'_> =
+        Values { name: "a", base: "/b", overlay: "/o", hostdevs: &[], seed: None };
+
+    #[test]
+    fn placeholders_are_whole_words_outside_comments() {
+        let filled = valid().fill(&VALUES).unwrap();
+        let filled = filled.text();
+        assert!(filled.contains("<![CDATA[<!-- DOMAIN]]>"), "{filled}");
+        assert!(filled.contains("<name>a</name>"), "{filled}");
+        assert!(filled.contains("<title>SUBDOMAIN DOMAINS</title>"), "{filled}");
+        assert!(filled.contains("<!-- DOMAIN is the name OVERLAY_IMG_PATH -->"), "{filled}");
+        assert!(filled.contains("<source file=\"/o\"/><backingStore file='/b'/>"), "{filled}");
+        assert!(!filled.contains("HOSTDEV_DEVICES"), "{filled}");
+    }
+
+    #[test]
+    fn firmware_variables_are_a_domains_own_by_its_name_alone() {
+        let with = |nvram: &str| template(&TEMPLATE.replace("<os>", &format!("<os>{nvram}")));
+        assert!(!valid().has_own_nvram());
+        assert!(!with("<nvram>/v/orig_VARS.fd</nvram>").has_own_nvram());
+        assert!(!with("<nvram>/v/MYDOMAIN.fd</nvram>").has_own_nvram());
+        assert!(with("<nvram>/v/DOMAIN.fd</nvram>").has_own_nvram());
+    }
+
+    #[test]
+    fn devices_go_where_they_belong() {
+        let hostdevs = [Element::new("hostdev").attr("mode", "subsystem")];
+        let filled = valid().fill(&Values { hostdevs: &hostdevs, ..VALUES }).unwrap();
+        assert!(filled.root().find("devices/hostdev").is_some());
+        let without = template(&TEMPLATE.replace(HOSTDEVS, ""));
+        assert!(!without.takes_hostdevs());
+        let error = without.fill(&Values { hostdevs: &hostdevs, ..VALUES }).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn what_is_no_template_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("td_x.xml.template");
+        assert_eq!(Template::read(&path).unwrap_err().kind(), ErrorKind::NotFound);
+        for (text, says) in [
+            ("hello", "is no XML"),
+            ("<domain>", "is no XML"),
+            (
+                "<!DOCTYPE domain [<!ENTITY x SYSTEM '/etc/passwd'>]><domain>&x;</domain>",
+                "is no XML",
+            ),
+            ("<network>OVERLAY_IMG_PATH</network>", "holds <network>"),
+            ("<domain><name>DOMAIN</name></domain>", "lacks the attribute type"),
+            ("<domain type='kvm'/>", "lacks the element memory"),
+            (&TEMPLATE.replace("<type>hvm</type>", ""), "lacks the element os/type"),
+            (&TEMPLATE.replace("file=\"OVER", "dev=\"OVER"), "has 0 disks with OVERLAY_IMG_PATH"),
+            (
+                &TEMPLATE
+                    .replace("HOSTDEV_DEVICES", "<disk><source file='OVERLAY_IMG_PATH'/></disk>"),
+                "has 2 disks with OVERLAY_IMG_PATH",
+            ),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let error = Template::read(&path).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{text}");
+            assert!(error.message().contains(says), "{text}: {error}");
+        }
+        std::fs::write(&path, TEMPLATE).unwrap();
+        assert_eq!(Template::read(&path).unwrap().stem, "td_x");
+    }
+
+    #[test]
+    fn a_seed_must_be_there_exactly_when_it_is_wanted() {
+        let wants = template(&TEMPLATE.replace(HOSTDEVS, "<disk file='CIDATA_ISO_PATH'/>"));
+        assert_eq!(wants.fill(&VALUES).unwrap_err().kind(), ErrorKind::Usage);
+        let seed = Some("/s.img");
+        assert!(wants.fill(&Values { seed, ..VALUES }).unwrap().text().contains("file='/s.img'"));
+        let error = valid().fill(&Values { seed, ..VALUES }).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    }
+
+    proptest! {
+        #[test]
+        fn any_path_and_name_come_back_as_they_went_in(
+            name in "[^\\p{Cc}\u{fffe}\u{ffff}]*",
+            overlay in "/[^\\p{Cc}\u{fffe}\u{ffff}]*",
+        ) {
+            let filled = valid().fill(&Values { name: &name, overlay: &overlay, ..VALUES }).unwrap();
+            let source = filled.root().attr_at("devices/disk/source", "file").unwrap();
+            prop_assert_eq!(source.as_ref(), overlay.as_str());
+            let text = filled.root().child("name").unwrap().text();
+            prop_assert_eq!(text.trim(), name.trim());
+        }
+
+        #[test]
+        fn pieces_are_the_whole_text(text in "\\PC*") {
+            let joined: String = pieces(&text).map(|piece| match piece {
+                Piece::Text(text) | Piece::Placeholder(text) => text,
+            }).collect();
+            prop_assert_eq!(joined, text);
+        }
+    }
+}

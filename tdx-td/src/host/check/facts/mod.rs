@@ -1,0 +1,9 @@
+//! The facts that `host check` judges, read once.
+
+pub mod firmware;
+pub mod libvirt;
+mod machine;
+mod reading;
+
+pub use machine::{Cpu, Facts, Kvm, Vendor};
+pub use reading::{Fact, fact};

@@ -1,0 +1,157 @@
+//! The plan as it grows, setting by setting.
+
+use common::document::Action;
+
+use crate::host::tuning::boot::OverrulingLine;
+use crate::host::tuning::item::TuneItem;
+use crate::host::tuning::observed::ObservedHost;
+use crate::host::tuning::persist;
+use crate::host::tuning::persist::{Line, LineState};
+use crate::host::tuning::tunable::{Tunable, ValueList};
+
+/// What is asked for besides the settings.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// They are to hold at every boot.
+    pub persist: bool,
+    /// Modules may be loaded again for their options.
+    pub reload_modules: bool,
+    /// Another scenario's settings may be replaced.
+    pub replace: bool,
+}
+
+/// A value that a tunable is to have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DesiredValue {
+    /// The setting it is for.
+    pub setting: String,
+    /// What it is.
+    pub tunable: Tunable,
+    /// What it says.
+    pub now: String,
+    /// What it is to say.
+    pub value: String,
+    /// Whether what it says is as good.
+    pub holds: bool,
+}
+
+/// What has to be done.
+#[derive(Debug, Default)]
+pub struct SettingsPlan {
+    /// For each setting what is so and what becomes of it.
+    pub items: Vec<TuneItem>,
+    /// The values, in the order in which they are set.
+    pub desired: Vec<DesiredValue>,
+    /// A sentence for each setting that another file overrules at boot.
+    pub overruled: Vec<String>,
+    pub(super) lines: Vec<Line>,
+    pub(super) options: Options,
+}
+
+impl SettingsPlan {
+    /// Adds a setting that is one tunable.
+    pub(super) fn add_tunable(
+        &mut self,
+        setting: &str,
+        knob: Tunable,
+        now: Option<String>,
+        value: &str,
+    ) -> &mut TuneItem {
+        let holds = now.as_deref() == Some(value);
+        let mut item = TuneItem::new(setting, knob.file(), now.as_deref(), value);
+        item.in_force = now.is_some();
+        match now {
+            None => item.add_note("this kernel has no such thing"),
+            Some(now) => {
+                item.action = if holds { Action::None } else { Action::Set };
+                let (setting, value) = (setting.to_owned(), value.to_owned());
+                self.desired.push(DesiredValue { setting, tunable: knob, now, value, holds });
+            }
+        }
+        self.items.push(item);
+        let last = self.items.len() - 1;
+        &mut self.items[last]
+    }
+
+    /// Has the last setting hold at every boot, when that is asked for.
+    pub(super) fn persist_last(&mut self, observed: &ObservedHost, line: Line) {
+        let Some(item) = self.items.last_mut() else { return };
+        let state = persist::line_state(&observed.files, &line);
+        item.persistent = state == LineState::Same || self.options.persist;
+        match state {
+            LineState::Different if !self.options.persist => {
+                item.add_note(&format!("{} sets it otherwise at the next boot", line.file));
+            }
+            LineState::Different | LineState::Missing if self.options.persist => {
+                if item.action == Action::None {
+                    item.action = Action::Persist;
+                }
+                self.lines.push(line.clone());
+            }
+            _ => {}
+        }
+        if item.persistent
+            && let Some(OverrulingLine { place, value }) = observed.boot.overruling_line(&line)
+        {
+            item.persistent = false;
+            let note = format!("{place} sets it to {value} at boot, whatever {} says", line.file);
+            item.add_note(&note);
+            self.overruled.push(format!("{}: {note}", item.setting));
+        }
+    }
+
+    pub(super) fn add_number(
+        &mut self,
+        observed: &ObservedHost,
+        setting: &str,
+        path: &str,
+        now: Option<String>,
+        value: &str,
+    ) {
+        let is_there = now.is_some();
+        self.add_tunable(setting, Tunable::Number(path.to_owned()), now, value);
+        let line = match path.strip_prefix("/proc/sys/") {
+            Some(key) => Line::sysctl(&key.replace('/', "."), value),
+            None => Line::attribute(path, value),
+        };
+        if is_there {
+            self.persist_last(observed, line);
+        }
+    }
+
+    pub(super) fn add_choice(
+        &mut self,
+        observed: &ObservedHost,
+        setting: &str,
+        path: &str,
+        text: Option<&str>,
+        value: &str,
+    ) {
+        let choice = text.map(ValueList::parse);
+        match &choice {
+            Some(choice) if !choice.offered.iter().any(|offered| offered == value) => {
+                self.add_unavailable(setting, path, choice, value);
+            }
+            _ => {
+                let now = choice.map(|choice| choice.current);
+                let is_there = now.is_some();
+                self.add_tunable(setting, Tunable::Choice(path.to_owned()), now, value);
+                if is_there {
+                    self.persist_last(observed, Line::attribute(path, value));
+                }
+            }
+        }
+    }
+
+    pub(super) fn add_unavailable(
+        &mut self,
+        setting: &str,
+        path: &str,
+        choice: &ValueList,
+        value: &str,
+    ) {
+        let mut item = TuneItem::new(setting, Some(path), Some(&choice.current), value);
+        item.add_note(&format!("the kernel offers only {}", choice.offered.join(", ")));
+        self.items.push(item);
+    }
+}

@@ -1,0 +1,175 @@
+//! The plan of `host tune`: what has to change for a scenario, applied and recorded.
+
+use std::path::PathBuf;
+
+use common::cli::Context;
+use common::cli::config::Config;
+use common::document::Action;
+use common::libvirt::Libvirt;
+use common::system::sysroot::Host;
+use common::{Error, ErrorKind, Result};
+
+use crate::host::tuning::change::Change;
+use crate::host::tuning::item::TuneItem;
+use crate::host::tuning::observed::ObservedHost;
+use crate::host::tuning::plan::{Options, plan_settings};
+use crate::host::tuning::record::Records;
+use crate::host::tuning::{apply, directory, disks, machine, ownership};
+use crate::scenario::profile;
+
+/// What a host is to be like, and for whom.
+#[derive(Debug, Clone)]
+struct Goal {
+    host: Host,
+    wanted: profile::Host,
+    scenario: String,
+    /// Where disks are looked for.
+    places: Vec<PathBuf>,
+    options: Options,
+}
+
+/// What has to be done for this host to be as a scenario wants it.
+#[derive(Debug)]
+pub struct TunePlan {
+    goal: Goal,
+    items: Vec<TuneItem>,
+    warnings: Vec<String>,
+    changes: Vec<Change>,
+    old: Records,
+    new: Records,
+}
+
+impl TunePlan {
+    /// Looks at the host and plans. Nothing is touched.
+    ///
+    /// The disks are those of the pool and of `domains`; libvirt tells of both, and without it the pool is
+    /// where the configuration has it.
+    /// Errors: `conflict` with what another scenario has set; `not_found` for a domain; `unsupported` in a
+    /// container and for another machine's libvirt; `permission`, `io`.
+    pub fn new(
+        context: &Context,
+        libvirt: Option<&Libvirt>,
+        config: &Config,
+        wanted: &profile::Host,
+        scenario: &str,
+        domains: &[String],
+        options: Options,
+    ) -> Result<Self> {
+        let host = context.host.clone();
+        machine::check(&host, libvirt.map(Libvirt::uri))?;
+        let places = match wanted.io_scheduler {
+            Some(_) => disks::image_paths(libvirt, config, domains)?,
+            None => Vec::new(),
+        };
+        let (wanted, scenario) = (wanted.clone(), scenario.to_owned());
+        Self::for_goal(Goal { host, wanted, scenario, places, options })
+    }
+
+    fn for_goal(goal: Goal) -> Result<Self> {
+        let Goal { host, wanted, scenario, places, options } = &goal;
+        let disks = match wanted.io_scheduler {
+            Some(_) => disks::find_disks(host, places)?,
+            None => disks::Disks::default(),
+        };
+        let observed = ObservedHost::read(host, wanted, disks)?;
+        let draft = plan_settings(&observed, wanted, *options)?;
+        let old = match Records::read(host) {
+            // Who may not read it can only look, and the rest is theirs to see.
+            Err(error) if error.kind() == ErrorKind::Permission => Records::default(),
+            read => read?,
+        };
+        let new = ownership::updated_records(&draft.desired, *options, &old, scenario)?;
+        let changes = draft.desired.iter().map(|want| Change {
+            tunable: want.tunable.clone(),
+            before: want.now.clone(),
+            after: if want.holds { want.now.clone() } else { want.value.clone() },
+        });
+        let changes = apply::in_order(observed.ksm.as_ref(), changes.collect());
+        let mut warnings = draft.overruled;
+        warnings.extend(ownership::edited_files(&observed.files, &draft.desired, &old));
+        if old.is_outdated {
+            warnings.push("what was recorded before the last boot is forgotten".to_owned());
+        }
+        Ok(Self { goal, items: draft.items, warnings, changes, old, new })
+    }
+
+    /// A sentence for each setting that is not as the scenario recommends.
+    pub fn differences(&self) -> Vec<String> {
+        let differs = |item: &&TuneItem| {
+            !item.in_force || !matches!(item.action, Action::None | Action::Persist)
+        };
+        let describe = |item: &TuneItem| {
+            let (setting, wanted) = (&item.setting, &item.wanted);
+            match &item.current {
+                Some(current) => format!("{setting} is {current}, not {wanted}"),
+                None => format!("{setting} is not {wanted}"),
+            }
+        };
+        self.items.iter().filter(differs).map(describe).collect()
+    }
+
+    /// Returns the number of settings that would change.
+    pub fn count_changes(&self) -> usize {
+        self.items.iter().filter(|item| item.action != Action::None).count()
+    }
+
+    /// Whether anything would change.
+    pub fn has_changes(&self) -> bool {
+        !self.changes.is_empty()
+    }
+
+    /// Fails unless it can be carried out, as far as that is known without doing so.
+    ///
+    /// Errors: `permission` for who is not root; `permission`, `io`, with the path.
+    pub fn check(&self) -> Result<()> {
+        machine::check_root(&self.goal.host)?;
+        apply::check_writable(&self.goal.host, &self.changes)
+    }
+
+    /// Plans again once nobody else is at work on the host, records what is so, and has the host as it is
+    /// wanted. What fails is undone. Returns the plan that was carried out.
+    ///
+    /// Errors: `conflict` with what another scenario has set meanwhile, and unless `whatever` is to be done
+    /// when the changes are not any more those that were planned here; `permission`, `io`; whatever the kernel,
+    /// systemctl or modprobe say.
+    pub fn apply(self, whatever: bool) -> Result<Self> {
+        if self.changes.is_empty() && self.old == self.new {
+            return Ok(self);
+        }
+        let _lock = directory::lock(&self.goal.host)?;
+        let plan = Self::for_goal(self.goal)?;
+        if !whatever && plan.changes != self.changes {
+            return Err(
+                Error::conflict("the host's settings have changed meanwhile").hint("run it again")
+            );
+        }
+        plan.check()?;
+        plan.carry_out()?;
+        Ok(plan)
+    }
+
+    fn carry_out(&self) -> Result<()> {
+        let host = &self.goal.host;
+        let forget = || self.old.write(host, &self.new);
+        if let Err(error) = self.new.write(host, &self.old) {
+            let _ = forget();
+            return Err(error);
+        }
+        apply::apply_or_undo(host, &self.changes).map_err(|error| {
+            if error.to_document().error.left_behind.is_empty() && forget().is_ok() {
+                error
+            } else {
+                error.hint("tdx-td host restore puts back what can be")
+            }
+        })
+    }
+
+    /// The settings, and what becomes of each; what the user should know.
+    pub fn into_items(self) -> (Vec<TuneItem>, Vec<String>) {
+        let missing = self.items.iter().filter(|item| !item.in_force).map(|item| {
+            format!("{}: {}", item.setting, item.note.as_deref().unwrap_or("it does not hold"))
+        });
+        let warnings = self.warnings.iter().cloned().chain(missing).collect();
+        (self.items, warnings)
+    }
+}

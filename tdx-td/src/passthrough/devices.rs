@@ -1,0 +1,166 @@
+//! The devices of the host that a planned guest gets.
+
+use std::collections::BTreeSet;
+
+use common::libvirt::Libvirt;
+use common::system::pci::Bdf;
+use common::system::sysroot::Host;
+use common::units::{GIB, Size};
+use common::xml::Element;
+use common::{Code, Error, Result};
+use tdx_gpu::cc::gpu_tools::GpuTools;
+use tdx_gpu::cc::setting;
+use tdx_gpu::cc::setting::Setting;
+use tdx_gpu::commands::hostdev;
+use tdx_gpu::commands::hostdev::Way;
+use tdx_gpu::device_assignment::Handover;
+use tdx_gpu::vfio::bars::DEFAULT_WINDOW;
+use tdx_gpu::vfio::candidates::Candidates;
+use tdx_gpu::vfio::plan::Terms;
+use tdx_gpu::vfio::{bars, limit};
+use tdx_iommu::inventory::Inventory;
+use tdx_iommu::inventory::device::Device;
+use tdx_iommu::judge::Request;
+
+use crate::capability;
+use crate::capability::Security;
+use crate::domain::purpose::Purpose;
+use crate::passthrough::request::{CcMode, DeviceRequest};
+
+/// The devices of a guest that is planned.
+#[derive(Debug, Default)]
+pub struct Devices {
+    /// As libvirt takes them.
+    pub hostdevs: Vec<Element>,
+    /// The 64-bit address space that their memory needs, bytes, where that is more than a guest has
+    /// anyway.
+    pub window: Option<u64>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+    named: BTreeSet<Bdf>,
+    mode: Option<Setting>,
+    plan: Option<PlannedDevices>,
+}
+
+#[derive(Debug)]
+struct PlannedDevices {
+    candidates: Candidates,
+    iommufd: bool,
+    modes: Option<(GpuTools, Vec<setting::Step>)>,
+}
+
+impl Devices {
+    /// Judges what was asked for, for the domain with this UUID. To compare, only names it.
+    ///
+    /// Errors: those of [`Candidates::find`]; `unsupported` for a remote libvirt, and without NVIDIA's
+    /// program when a mode is to be set; `conflict` with code `NO_RESET` for a secure guest and a device
+    /// that would come to it as the last guest left it.
+    pub fn new(
+        host: &Host,
+        libvirt: &Libvirt,
+        request: &DeviceRequest,
+        security: Security,
+        uuid: &str,
+        purpose: Purpose,
+    ) -> Result<Self> {
+        let requested = &request.requested;
+        if requested.devices.is_empty() {
+            return Ok(Self::default());
+        }
+        if !libvirt.is_local() {
+            return Err(Error::unsupported("devices of another host cannot be taken from here")
+                .hint("run tdx-td there"));
+        }
+        let named = requested.devices.clone();
+        if !purpose.is_create() {
+            let inventory = Inventory::read(host)?;
+            requested.expect_same(host, &inventory)?;
+            // With what would come along, as when it was made.
+            let all = Request::new(&inventory, named.iter().copied());
+            let devices = existing_devices(&inventory, all.devices());
+            let mode = cc_mode(&inventory, &devices, request.cc, security);
+            return Ok(Self { named, mode, ..Self::default() });
+        }
+        let terms = Terms { domain: Some(uuid), ..Terms::default() };
+        let candidates = Candidates::find(host, requested, terms)?;
+        let no_reset = candidates.findings.iter().find(|finding| finding.code == Code::NoReset);
+        if let (Some(finding), true) = (no_reset, security != Security::None) {
+            let message =
+                format!("{} is not for a {security} guest: {}", finding.bdf, finding.message);
+            return Err(Error::conflict(message).code(Code::NoReset));
+        }
+        let inventory = &candidates.inventory;
+        let all: BTreeSet<Bdf> = candidates.plan.steps.iter().map(|step| step.record.bdf).collect();
+        let devices = existing_devices(inventory, &all);
+        let mode = cc_mode(inventory, &devices, request.cc, security);
+        let modes = match mode {
+            Some(mode) => Some((GpuTools::find(None)?, setting::plan(inventory, &devices, mode)?)),
+            None => None,
+        };
+        let iommufd = capability::has_iommufd(host, libvirt)?;
+        let way = Way { iommufd, managed: false, no_rom: security != Security::None };
+        let window = bars::window(host, all.iter().copied())?;
+        let window = (window > DEFAULT_WINDOW).then_some(window);
+        let mut warnings = [requested.warnings.clone(), candidates.plan.warnings.clone()].concat();
+        warnings.extend(window.map(|window| {
+            let (window, usual) = (Size(window), DEFAULT_WINDOW / GIB);
+            format!(
+                "the devices' memory needs {window} of addresses: firmware that keeps {usual} GiB, as \
+                 older OVMF does, leaves them without"
+            )
+        }));
+        let hostdevs = all.into_iter().map(|bdf| hostdev::element(bdf, way)).collect();
+        let plan = Some(PlannedDevices { candidates, iommufd, modes });
+        Ok(Self { hostdevs, window, warnings, named, mode, plan })
+    }
+
+    /// What was asked for, in the form a later `new` of the same name compares.
+    pub fn request(&self) -> Vec<(String, String)> {
+        let named: Vec<String> = self.named.iter().map(Bdf::to_string).collect();
+        let named = if named.is_empty() { NONE.to_owned() } else { named.join(",") };
+        let mode = match self.mode {
+            Some(Setting::Ppcie) => "ppcie",
+            Some(_) => "on",
+            None => "leave",
+        };
+        vec![(DEVICES.to_owned(), named), (CC.to_owned(), mode.to_owned())]
+    }
+
+    /// What takes the devices, for a guest with so much memory; none without any.
+    pub fn handover(self, memory: Size, uuid: &str) -> Option<Handover> {
+        let PlannedDevices { candidates, iommufd, modes } = self.plan?;
+        Some(Handover {
+            binding: candidates.plan,
+            limit: (!iommufd).then(|| limit::needed(memory)),
+            modes,
+            domain: uuid.to_owned(),
+        })
+    }
+}
+
+/// The keys of our record in a domain.
+pub(super) const DEVICES: &str = "devices";
+
+pub(super) const CC: &str = "cc";
+
+pub(super) const NONE: &str = "none";
+
+fn existing_devices<'i>(inventory: &'i Inventory, devices: &BTreeSet<Bdf>) -> Vec<&'i Device> {
+    devices.iter().filter_map(|bdf| inventory.devices.get(bdf)).collect()
+}
+
+/// The mode to set; none to leave it.
+fn cc_mode(
+    inventory: &Inventory,
+    devices: &[&Device],
+    asked: Option<CcMode>,
+    security: Security,
+) -> Option<Setting> {
+    match (asked, security) {
+        (Some(CcMode::Leave), _) => None,
+        (Some(CcMode::On), _) => Some(Setting::On),
+        (Some(CcMode::Ppcie), _) => Some(Setting::Ppcie),
+        (None, Security::Tdx) => Setting::to_protect(inventory, devices),
+        (None, _) => None,
+    }
+}

@@ -1,0 +1,145 @@
+//! The plan of `hostdevs`: the device changes of several domains.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use common::cli::interrupt;
+use common::libvirt::{Context, Libvirt};
+use common::system::pci::Bdf;
+use common::system::sysroot;
+use common::xml::{Document, host_address};
+use common::{Error, Result};
+use tdx_gpu::commands::hostdev::Way;
+
+use crate::domain::{lookup, power};
+use crate::passthrough::change::HostdevsChange;
+use crate::passthrough::item::HostdevsItem;
+use crate::passthrough::plan::domain_plan::{DomainPlan, WHOLE, all_devices_of};
+use crate::passthrough::resolution::DomainDevices;
+
+/// What is to be done.
+#[derive(Debug)]
+pub struct HostdevsPlan {
+    pub(super) domains: Vec<DomainPlan>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+impl HostdevsPlan {
+    /// Plans what it takes for each domain to have just its devices.
+    ///
+    /// Errors: `not_found` for a domain that is not there; `conflict` for a transient one, for two times
+    /// the same, for a domain one of whose devices has an address that cannot be understood, with code
+    /// `IN_USE_BY_VM` for a device that is to be plugged into a guest while another one runs with it, and
+    /// with code `IDENTITY_CHANGED` for a domain other than the one that an item describes.
+    pub fn new(
+        libvirt: &Libvirt,
+        host_name: Option<&str>,
+        wanted: &[DomainDevices],
+        keep: &BTreeSet<Bdf>,
+        way: Way,
+        live: bool,
+    ) -> Result<Self> {
+        let mut plan = Self { domains: Vec::new(), warnings: Vec::new() };
+        for DomainDevices { domain, devices } in wanted {
+            let (name, domain) = (&domain.name, domain.get(libvirt, host_name)?);
+            let uuid = lookup::uuid(&domain)?;
+            let doing = format_args!("read domain '{name}'");
+            if !domain.is_persistent().context(doing)? {
+                return Err(Error::conflict(format!("domain '{name}' is transient"))
+                    .hint("it has no definition that could be changed"));
+            }
+            if plan.domains.iter().any(|planned| planned.name == *name) {
+                return Err(Error::conflict(format!("domain '{name}' is there twice")));
+            }
+            let before = domain.xml_desc(WHOLE).context(doing)?;
+            let document = Document::parse(before.as_str())?;
+            let change = HostdevsChange::new(&document, devices, keep, way)
+                .map_err(|error| host_address::in_domain(name, error))?;
+            let running = power::is_active(&domain, name)?;
+            let (mut plug, mut unplug) = (BTreeSet::new(), BTreeSet::new());
+            if running && live {
+                let (has, inside) = all_devices_of(&domain, name)?;
+                plug = devices
+                    .iter()
+                    .filter(|d| !has.contains(d) && !inside.contains(d) && !keep.contains(d))
+                    .copied()
+                    .collect();
+                unplug =
+                    has.into_iter().filter(|d| !devices.contains(d) && !keep.contains(d)).collect();
+            } else if running && change.xml != before {
+                plan.warnings.push(format!(
+                    "domain '{name}' runs: its guest sees the change after its next start"
+                ));
+            }
+            let diff = change.diff(&before, name);
+            let name = name.clone();
+            plan.domains.push(DomainPlan {
+                name,
+                uuid,
+                domain,
+                before,
+                change,
+                diff,
+                running,
+                plug,
+                unplug,
+            });
+        }
+        plan.check_others(libvirt)?;
+        Ok(plan)
+    }
+
+    /// The names of the domains that would be changed.
+    pub fn changed(&self) -> Vec<String> {
+        let changed = self.domains.iter().filter(|planned| planned.changes());
+        changed.map(|planned| planned.name.clone()).collect()
+    }
+
+    /// What would change in definitions.
+    pub fn diffs(&self) -> impl Iterator<Item = &str> {
+        self.domains.iter().map(|planned| planned.diff.as_str())
+    }
+
+    /// Writes the definitions as they are to be, with their passwords, each to a new file of its own that only
+    /// its owner can read: `debug.xml` becomes `debug_NAME.xml`.
+    ///
+    /// Errors: `permission`, `io`.
+    pub fn write_proposals(&self, path: &Path) -> Result<()> {
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+        let extension = path.extension().map(|e| format!(".{}", e.to_string_lossy()));
+        for planned in &self.domains {
+            let name =
+                format!("{stem}_{}{}", planned.name, extension.as_deref().unwrap_or_default());
+            let path = path.with_file_name(name);
+            sysroot::replace(&path, &planned.change.xml, 0o600)?;
+        }
+        Ok(())
+    }
+
+    /// The domains in a document, as they will be.
+    pub fn items(&self) -> Vec<HostdevsItem> {
+        self.domains.iter().map(DomainPlan::item).collect()
+    }
+
+    /// Changes the domains, one after another.
+    ///
+    /// Errors: `conflict` for a definition that somebody changed since it was planned, and for a guest that
+    /// keeps a device; whatever libvirt says. All domains are then as before, or named as left.
+    pub fn apply(self, libvirt: &Libvirt, timeout: Duration) -> Result<Vec<HostdevsItem>> {
+        let mut done: Vec<&DomainPlan> = Vec::new();
+        for planned in self.domains.iter().filter(|planned| planned.changes()) {
+            let changed = interrupt::check().and_then(|()| planned.apply(libvirt, timeout));
+            if let Err(error) = changed {
+                let is_left = |planned: &&&DomainPlan| planned.undo(libvirt, timeout).is_err();
+                let left = done.iter().rev().filter(is_left);
+                let left: Vec<String> =
+                    left.map(|planned| format!("domain '{}'", planned.name)).collect();
+                return Err(error.left_behind(left));
+            }
+            done.push(planned);
+        }
+        Ok(self.items())
+    }
+}
