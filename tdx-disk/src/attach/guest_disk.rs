@@ -7,7 +7,7 @@ use virt::connect::Connect;
 use crate::attach::target::Bus;
 use crate::availability::guests;
 use crate::availability::guests::Guest;
-use crate::block::blocks::Blocks;
+use crate::block::devices::Blocks;
 use crate::block::devt::Number;
 
 /// One of them.

@@ -1,10 +1,10 @@
 //! One disk on its way to a guest: judged, planned, judged again, handed over, looked for.
 
+pub mod disk_lock;
 pub mod advice;
 pub mod domain_handle;
 pub mod element;
 pub mod guest_disk;
-pub mod lock;
 pub mod target;
 pub mod undefined_disk;
 
@@ -18,18 +18,18 @@ use virt::sys;
 use crate::attach::domain_handle::Subject;
 use crate::attach::element::Wanted;
 use crate::attach::guest_disk::GuestDisk;
-use crate::attach::lock::Lock;
+use crate::attach::disk_lock::Lock;
 use crate::attach::target::{Bus, ScsiPlace};
 use crate::availability;
 use crate::availability::guests::Guest;
 use crate::availability::processes::Processes;
 use crate::availability::{Question, finding};
-use crate::block::blocks::Blocks;
+use crate::block::devices::Blocks;
 use crate::block::disk::Disk;
 use crate::commands::attach::{AttachArgs, AttachItem};
 use crate::commands::check::Machine;
-use crate::commands::named;
-use crate::commands::named::Named;
+use crate::block::named_device;
+use crate::block::named_device::Named;
 
 /// One disk on its way to a guest.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ impl Attachment<'_> {
         let _lock = if self.args.change.dry_run { None } else { Some(self.lock()?) };
         let guest = subject.guest()?;
         let blocks = Blocks::read(self.host)?;
-        let block = named::find(self.host, &blocks, &self.named.name)?;
+        let block = named_device::find(self.host, &blocks, &self.named.name)?;
         let disk = Disk::read(self.host, &blocks, block);
         self.named.expect_same(self.host, &disk)?;
         let (live, config) = self.wanted(&guest)?;
@@ -93,7 +93,7 @@ impl Attachment<'_> {
     /// The lock of the disk, or of that which it is a part of.
     fn lock(&self) -> Result<Lock> {
         let blocks = Blocks::read(self.host)?;
-        let block = named::find(self.host, &blocks, &self.named.name)?;
+        let block = named_device::find(self.host, &blocks, &self.named.name)?;
         let whole = block.parent.as_deref().and_then(|parent| blocks.named(parent));
         Lock::take(self.host, &whole.unwrap_or(block).node())
     }

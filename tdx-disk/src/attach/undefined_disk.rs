@@ -16,7 +16,7 @@ use crate::attach::guest_disk;
 use crate::availability::guests;
 use crate::availability::guests::{Guest, Tenancy};
 use crate::availability::vm_process::VmProcess;
-use crate::block::blocks::Blocks;
+use crate::block::devices::Blocks;
 use crate::block::devt::Number;
 
 /// How long an attach or detach under way is waited for: QEMU opens a disk before the definition has it, and

@@ -5,7 +5,7 @@ use common::system::sysfs::{attribute, names};
 use common::system::sysroot::Host;
 
 use crate::availability::finding::Finding;
-use crate::block::blocks::{Block, Blocks};
+use crate::block::devices::{Block, Blocks};
 
 const TARGETS: &str = "/sys/kernel/config/target/core";
 const NVME: &str = "/sys/kernel/config/nvmet/subsystems";

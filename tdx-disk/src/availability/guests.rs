@@ -15,7 +15,7 @@ use virt::connect::Connect;
 use virt::domain::Domain;
 use virt::sys;
 
-use crate::block::blocks::{Block, Blocks};
+use crate::block::devices::{Block, Blocks};
 
 /// A domain: as it runs, and as it would start next.
 #[derive(Debug)]

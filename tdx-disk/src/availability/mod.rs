@@ -20,7 +20,7 @@ use common::system::sysroot::Host;
 use common::{Code, IoContext, Result};
 use rustix::fs::OFlags;
 
-use crate::block::blocks::{Block, Blocks};
+use crate::block::devices::{Block, Blocks};
 use crate::block::disk::Disk;
 
 use crate::availability::finding::{Finding, quoted};

@@ -3,7 +3,7 @@
 use common::system::sysfs::attribute;
 use common::system::sysroot::Host;
 
-use crate::block::blocks::{Block, Blocks};
+use crate::block::devices::{Block, Blocks};
 use crate::block::devt::Number;
 use crate::block::udev::Record;
 

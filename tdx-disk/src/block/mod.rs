@@ -1,6 +1,7 @@
 //! Block devices: what each is, and what its bytes say.
 
-pub mod blocks;
+pub mod devices;
+pub mod named_device;
 pub mod devt;
 pub mod disk;
 pub mod partitions;

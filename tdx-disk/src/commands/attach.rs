@@ -15,8 +15,9 @@ use serde::Serialize;
 use crate::attach::domain_handle::Subject;
 use crate::attach::target::Bus;
 use crate::attach::{Attachment, element};
-use crate::block::blocks::Blocks;
-use crate::commands::{connection, named};
+use crate::block::devices::Blocks;
+use crate::commands::connection;
+use crate::block::named_device;
 
 /// Arguments of `attach`.
 #[derive(Debug, Args)]
@@ -118,7 +119,7 @@ pub fn run(
     open: impl Fn() -> Result<Libvirt>,
     args: AttachArgs,
 ) -> Result<Outcome> {
-    let names = named::read(std::slice::from_ref(&args.device))?;
+    let names = named_device::read(std::slice::from_ref(&args.device))?;
     if names.len() > 1 && (args.serial.is_some() || args.target.is_some()) {
         return Err(Error::usage("--serial and --target are for one disk"));
     }
@@ -137,7 +138,7 @@ pub fn run(
     }
     let blocks = Blocks::read(&context.host)?;
     for named in &names {
-        named::find(&context.host, &blocks, &named.name)?;
+        named_device::find(&context.host, &blocks, &named.name)?;
     }
     if !common::cli::is_root() && !args.change.dry_run {
         return Err(Error::permission("judging and attaching disks takes root")

@@ -22,7 +22,7 @@ use crate::attach::{guest_disk, undefined_disk};
 use crate::availability::guests;
 use crate::availability::guests::Guest;
 use crate::availability::vm_process::VmProcess;
-use crate::block::blocks::Blocks;
+use crate::block::devices::Blocks;
 use crate::block::disk::Disk;
 
 /// Arguments of `attached`.

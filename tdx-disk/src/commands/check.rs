@@ -20,10 +20,10 @@ use crate::availability::finding::FindingItem;
 use crate::availability::guests::Tenancy;
 use crate::availability::mounts::{Mounts, Scope};
 use crate::availability::{Judgement, Observer, Question, finding, guests};
-use crate::block::blocks::Blocks;
+use crate::block::devices::Blocks;
 use crate::block::disk::Disk;
 use crate::commands::list::codes;
-use crate::commands::named;
+use crate::block::named_device;
 
 /// Arguments of `check`.
 #[derive(Debug, Args)]
@@ -95,11 +95,11 @@ pub fn run(
     args: CheckArgs,
 ) -> Result<Outcome> {
     let host = &context.host;
-    let names = named::read(&args.devices)?;
+    let names = named_device::read(&args.devices)?;
     let blocks = Blocks::read(host)?;
     // Before anything slow.
     for named in &names {
-        let disk = Disk::read(host, &blocks, named::find(host, &blocks, &named.name)?);
+        let disk = Disk::read(host, &blocks, named_device::find(host, &blocks, &named.name)?);
         named.expect_same(host, &disk)?;
     }
     let (libvirt, mut warnings) = match libvirt() {
@@ -153,14 +153,14 @@ impl Machine {
 
     /// The disk of a name, and all there is to say of it.
     ///
-    /// Errors: those of [`named::find`] and [`availability::judge`].
+    /// Errors: those of [`named_device::find`] and [`availability::judge`].
     pub fn judge(
         &self,
         host: &Host,
         name: &str,
         question: Question<'_>,
     ) -> Result<(Disk, Judgement)> {
-        let block = named::find(host, &self.blocks, name)?;
+        let block = named_device::find(host, &self.blocks, name)?;
         let disk = Disk::read(host, &self.blocks, block);
         let (blocks, mounts, tenancy) = (&self.blocks, &self.mounts, self.tenancy.as_ref());
         let observer = Observer { host, blocks, mounts, tenancy };

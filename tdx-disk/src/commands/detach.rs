@@ -18,9 +18,9 @@ use virt::sys;
 use crate::attach::domain_handle::Subject;
 use crate::attach::guest_disk::GuestDisk;
 use crate::attach::{guest_disk, undefined_disk};
-use crate::block::blocks::Blocks;
+use crate::block::devices::Blocks;
 use crate::block::devt::Number;
-use crate::commands::named;
+use crate::block::named_device;
 
 /// How often the definition of the running guest is looked at.
 const POLL: Duration = Duration::from_millis(100);
@@ -93,7 +93,7 @@ pub fn run(
     open: impl Fn() -> Result<Libvirt>,
     args: DetachArgs,
 ) -> Result<Outcome> {
-    let path = named::path(&args.device)?;
+    let path = named_device::path(&args.device)?;
     let detach = Detach { host: &context.host, word: &args.device, path };
     let mut subject = Subject::find(&open, &args.domain)?;
     interrupt::guard();

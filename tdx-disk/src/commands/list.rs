@@ -20,7 +20,7 @@ use crate::availability::guests::Tenancy;
 use crate::availability::mounts::{Mounts, Scope};
 use crate::availability::vm_process::VmProcess;
 use crate::availability::{Observer, Question, guests};
-use crate::block::blocks::{Block, Blocks};
+use crate::block::devices::{Block, Blocks};
 use crate::block::disk::Disk;
 
 /// Arguments of `list`.

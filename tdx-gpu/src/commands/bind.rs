@@ -7,8 +7,8 @@ use common::document::output::Outcome;
 use common::document::{Action, Document};
 use common::units::{self, Size};
 use common::{Code, Result};
-use tdx_iommu::commands::request;
-use tdx_iommu::commands::request::Named;
+use tdx_iommu::inventory::named_devices;
+use tdx_iommu::inventory::named_devices::Named;
 
 use crate::boot;
 use crate::boot::persist;
@@ -51,7 +51,7 @@ pub fn run(context: &Context, args: BindArgs) -> Result<Outcome> {
     if args.persisted {
         return boot::run(host, args.change);
     }
-    let requested = request::resolve(&args.devices)?;
+    let requested = named_devices::resolve(&args.devices)?;
     if !args.force.is_empty() {
         let codes: Vec<&str> = args.force.iter().map(|code| code.as_str()).collect();
         context.confirm(args.change, &format!("bind in spite of {}?", codes.join(", ")))?;

@@ -14,8 +14,8 @@ use common::system::sysroot::Host;
 use common::{Error, Result};
 use schemars::JsonSchema;
 use serde::Serialize;
-use tdx_iommu::commands::request;
-use tdx_iommu::commands::request::{Named, Requested};
+use tdx_iommu::inventory::named_devices;
+use tdx_iommu::inventory::named_devices::{Named, Requested};
 use tdx_iommu::inventory::Inventory;
 use tdx_iommu::inventory::device::Device;
 use tdx_iommu::inventory::identity::DeviceIdentity;
@@ -92,7 +92,7 @@ impl Item for CcItem {
 /// Shows the modes, or sets them by NVIDIA's program.
 pub fn run(context: &Context, args: CcArgs) -> Result<Outcome> {
     let host = &context.host;
-    let requested = request::resolve(&args.devices)?;
+    let requested = named_devices::resolve(&args.devices)?;
     let mut warnings = requested.warnings.clone();
     let inventory = Inventory::read(host)?;
     requested.expect_same(host, &inventory)?;

@@ -12,8 +12,9 @@ use common::units::{self, Size};
 use schemars::JsonSchema;
 use serde::Serialize;
 use tdx_iommu::commands::check::CheckItem;
-use tdx_iommu::commands::request::Named;
-use tdx_iommu::commands::{check, request};
+use tdx_iommu::inventory::named_devices::Named;
+use tdx_iommu::commands::check;
+use tdx_iommu::inventory::named_devices;
 use tdx_iommu::inventory::Inventory;
 
 use crate::cc::mode;
@@ -70,7 +71,7 @@ impl Item for GpuCheckItem {
 /// Judges the devices, and what goes along with them, as one request.
 pub fn run(context: &Context, args: CheckArgs) -> Result<Outcome> {
     let host = &context.host;
-    let requested = request::resolve(&args.devices)?;
+    let requested = named_devices::resolve(&args.devices)?;
     let inventory = Inventory::read(host)?;
     requested.expect_same(host, &inventory)?;
     let (checks, unseen) = check::judge(host, &inventory, &requested.devices)?;

@@ -12,8 +12,8 @@ use common::xml::Element;
 use common::{Code, Error, Result};
 use schemars::JsonSchema;
 use serde::Serialize;
-use tdx_iommu::commands::request;
-use tdx_iommu::commands::request::Named;
+use tdx_iommu::inventory::named_devices;
+use tdx_iommu::inventory::named_devices::Named;
 use tdx_iommu::inventory::Inventory;
 use tdx_iommu::inventory::identity::DeviceIdentity;
 
@@ -102,7 +102,7 @@ pub fn element(bdf: Bdf, way: Way) -> Element {
 
 /// Writes the XML of the devices that were named.
 pub fn run(context: &Context, args: HostdevArgs) -> Result<Outcome> {
-    let requested = request::resolve(&args.devices)?;
+    let requested = named_devices::resolve(&args.devices)?;
     let inventory = Inventory::read(&context.host)?;
     requested.expect_same(&context.host, &inventory)?;
     let way = Way { iommufd: args.iommufd, managed: args.managed, no_rom: args.no_rom };

@@ -13,8 +13,8 @@ use common::system::sysroot::Host;
 use common::{Error, Result};
 use schemars::JsonSchema;
 use serde::Serialize;
-use tdx_iommu::commands::request;
-use tdx_iommu::commands::request::Named;
+use tdx_iommu::inventory::named_devices;
+use tdx_iommu::inventory::named_devices::Named;
 use tdx_iommu::inventory::Inventory;
 use tdx_iommu::inventory::device::Device;
 use tdx_iommu::inventory::identity::DeviceIdentity;
@@ -23,8 +23,8 @@ use crate::boot::persist;
 use crate::boot::persist::Persistent;
 use crate::cc::setting;
 use crate::vfio::driver::Sysfs;
-use crate::vfio::release::{ReleasingDevice, Scope, UnbindAction};
-use crate::vfio::{binding, driverctl, in_use, release};
+use crate::vfio::releasing_device::{ReleasingDevice, Scope, UnbindAction};
+use crate::vfio::{binding, driverctl, in_use, releasing_device};
 
 /// Arguments of `unbind`.
 #[derive(Debug, Args)]
@@ -88,7 +88,7 @@ impl Item for UnbindItem {
 /// Gives devices back, with the other functions of their slots that VFIO has.
 pub fn run(context: &Context, args: UnbindArgs) -> Result<Outcome> {
     let host = &context.host;
-    let requested = request::resolve(&args.devices)?;
+    let requested = named_devices::resolve(&args.devices)?;
     interrupt::guard();
     let scope = match (args.all, args.stale) {
         (true, _) => Scope::All,
@@ -100,7 +100,7 @@ pub fn run(context: &Context, args: UnbindArgs) -> Result<Outcome> {
     let persistent = Persistent::read(host, &inventory)?;
     let mut warnings = requested.warnings.clone();
     warnings.extend(persistent.damaged.iter().map(ToString::to_string));
-    let chosen = release::chosen(host, scope, &inventory, &requested.devices, &persistent)?;
+    let chosen = releasing_device::chosen(host, scope, &inventory, &requested.devices, &persistent)?;
     // Without root nothing can be changed, and nothing be locked.
     let apply = is_root() && !args.change.dry_run;
     let (devices, failures) = match apply {
@@ -167,7 +167,7 @@ fn lock(
             Ok(device) if scope == Scope::Stale && !device.is_recorded() => {}
             Ok(device) => devices.push(device),
             // What a command is at work on is not stale.
-            Err(error) if scope == Scope::Stale && release::is_reserved(&error) => {}
+            Err(error) if scope == Scope::Stale && releasing_device::is_reserved(&error) => {}
             Err(error) => failures.push((bdf.to_string(), error)),
         }
     }

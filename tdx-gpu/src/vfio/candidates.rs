@@ -14,7 +14,7 @@ use common::{Code, Error, Result};
 use schemars::JsonSchema;
 use serde::Serialize;
 use tdx_iommu::commands::check;
-use tdx_iommu::commands::request::Requested;
+use tdx_iommu::inventory::named_devices::Requested;
 use tdx_iommu::inventory::Inventory;
 use tdx_iommu::inventory::identity::DeviceIdentity;
 use tdx_iommu::inventory::role::Role;

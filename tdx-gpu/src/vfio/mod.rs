@@ -1,5 +1,6 @@
 //! Binding devices to VFIO and giving them back: judged, planned, applied, undone.
 
+pub mod releasing_device;
 pub mod bars;
 pub mod binding;
 pub mod candidates;
@@ -8,4 +9,3 @@ pub mod driverctl;
 pub mod in_use;
 pub mod limit;
 pub mod plan;
-pub mod release;

@@ -14,8 +14,8 @@ use common::{Code, Result};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::commands::request;
-use crate::commands::request::Named;
+use crate::inventory::named_devices;
+use crate::inventory::named_devices::Named;
 use crate::commands::scan::codes;
 use crate::inventory::class::Class;
 use crate::inventory::device::Device;
@@ -102,7 +102,7 @@ impl Item for CheckItem {
 
 /// Says yes or no to the devices, and what goes along with them, as one request.
 pub fn run(host: &Host, args: CheckArgs) -> Result<Outcome> {
-    let requested = request::resolve(&args.devices)?;
+    let requested = named_devices::resolve(&args.devices)?;
     let inventory = Inventory::read(host)?;
     requested.expect_same(host, &inventory)?;
     let (items, unseen) = judge(host, &inventory, &requested.devices)?;

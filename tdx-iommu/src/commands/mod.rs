@@ -2,6 +2,5 @@
 
 pub mod check;
 pub mod groups;
-pub mod request;
 pub mod resolve;
 pub mod scan;

@@ -12,8 +12,8 @@ use common::{Code, Result};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::commands::request;
-use crate::commands::request::Named;
+use crate::inventory::named_devices;
+use crate::inventory::named_devices::Named;
 use crate::inventory::Inventory;
 use crate::inventory::class::Class;
 use crate::inventory::device::Device;
@@ -183,7 +183,7 @@ pub fn items<'d>(
 
 /// Shows the devices that were named, or all, that the filters let through.
 pub fn run(host: &Host, args: ScanArgs) -> Result<Outcome> {
-    let requested = request::resolve(&args.devices)?;
+    let requested = named_devices::resolve(&args.devices)?;
     let inventory = Inventory::read(host)?;
     requested.expect_same(host, &inventory)?;
     let chosen: Vec<&Device> = if args.devices.is_empty() {

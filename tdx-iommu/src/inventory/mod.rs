@@ -1,5 +1,6 @@
 //! The machine's PCI devices and IOMMU groups, read in one go.
 
+pub mod named_devices;
 pub mod class;
 pub mod config_space;
 pub mod device;

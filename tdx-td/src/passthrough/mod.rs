@@ -26,8 +26,8 @@ use tdx_gpu::vfio::bars::DEFAULT_WINDOW;
 use tdx_gpu::vfio::candidates::Candidates;
 use tdx_gpu::vfio::plan::Terms;
 use tdx_gpu::vfio::{bars, limit};
-use tdx_iommu::commands::request;
-use tdx_iommu::commands::request::{Named, Requested};
+use tdx_iommu::inventory::named_devices;
+use tdx_iommu::inventory::named_devices::{Named, Requested};
 use tdx_iommu::inventory::Inventory;
 use tdx_iommu::inventory::device::Device;
 use tdx_iommu::judge::Request;
@@ -81,9 +81,9 @@ pub struct DeviceRequest {
 impl DeviceRequest {
     /// Reads standard input where the flags say so.
     ///
-    /// Errors: `usage` for a mode without devices; those of [`request::resolve`].
+    /// Errors: `usage` for a mode without devices; those of [`named_devices::resolve`].
     pub fn read(args: &DeviceArgs) -> Result<Self> {
-        let mut requested = request::resolve(&args.devices)?;
+        let mut requested = named_devices::resolve(&args.devices)?;
         for bdf in &args.gpus {
             if !requested.devices.insert(*bdf) {
                 requested.warnings.push(format!("{bdf} was named more than once"));

@@ -9,7 +9,7 @@ use common::{Code, Error, ErrorKind, IoContext, Result, name};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use crate::block::blocks::{Block, Blocks};
+use crate::block::devices::{Block, Blocks};
 use crate::block::disk::Disk;
 
 /// What an item says of a disk beside its device.
