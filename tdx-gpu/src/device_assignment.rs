@@ -11,13 +11,15 @@ use common::system::pci::Bdf;
 use common::system::sysroot::Host;
 use common::{Error, Result};
 use tdx_iommu::inventory::Inventory;
+use tdx_iommu::inventory::device::Device;
 
 use crate::cc::gpu_tools::GpuTools;
 use crate::cc::setting;
 use crate::cc::setting::{Former, Modified, Step};
 use crate::vfio::binding::Bound;
-use crate::vfio::plan::{Plan, Terms, identity};
-use crate::vfio::{binding, in_use};
+use crate::vfio::plan::{Plan, Terms};
+use crate::vfio::release::Failure;
+use crate::vfio::{in_use, release};
 
 /// How long a guest that has just ended may take to let go of its devices.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -163,11 +165,11 @@ impl Handed {
         }
         let unset = setting::put_back(&inventory, modes);
         let stays: BTreeSet<Bdf> = unset.iter().map(|(bdf, _)| *bdf).collect();
-        let mut failures: Vec<(String, Error)> =
-            unset.into_iter().map(|(bdf, error)| (format!("the mode of {bdf}"), error)).collect();
+        let failure = |(bdf, error)| Failure { what: format!("the mode of {bdf}"), error };
+        let mut failures: Vec<Failure> = unset.into_iter().map(failure).collect();
         let mut going = Vec::new();
         for lock in bound.into_iter().filter(|lock| !stays.contains(&lock.bdf())) {
-            let there = inventory.devices.get(&lock.bdf()).map(identity);
+            let there = inventory.devices.get(&lock.bdf()).map(Device::identity);
             let is_other = |record: &Record| {
                 there.as_ref().is_some_and(|there| record.identity.contradicts(there))
             };
@@ -176,10 +178,9 @@ impl Handed {
                 false => going.push(lock),
             }
         }
-        let (_, left) = binding::give_back(host, going);
-        failures.extend(left);
+        failures.extend(release::give_back(host, going).failures);
         let done: Vec<Bdf> = devices.into_iter().filter(|bdf| !stays.contains(bdf)).collect();
-        binding::settle_failures(
+        release::settle_failures(
             failures,
             done.iter().map(|bdf| format!("gave back {bdf}")).collect(),
         )?;

@@ -1,10 +1,12 @@
 //! One disk on its way to a guest: judged, planned, judged again, handed over, looked for.
 
-pub mod disk_lock;
 pub mod advice;
+pub mod detachment;
+pub mod disk_lock;
 pub mod domain_handle;
 pub mod element;
 pub mod guest_disk;
+pub mod item;
 pub mod target;
 pub mod undefined_disk;
 
@@ -15,21 +17,42 @@ use common::system::sysroot::Host;
 use common::{Code, Error, Result};
 use virt::sys;
 
+use crate::attach::disk_lock::Lock;
 use crate::attach::domain_handle::Subject;
 use crate::attach::element::Wanted;
 use crate::attach::guest_disk::GuestDisk;
-use crate::attach::disk_lock::Lock;
+use crate::attach::item::AttachItem;
 use crate::attach::target::{Bus, ScsiPlace};
 use crate::availability;
 use crate::availability::guests::Guest;
+use crate::availability::machine::Machine;
 use crate::availability::processes::Processes;
 use crate::availability::{Question, finding};
 use crate::block::devices::Blocks;
 use crate::block::disk::Disk;
-use crate::commands::attach::{AttachArgs, AttachItem};
-use crate::commands::check::Machine;
 use crate::block::named_device;
 use crate::block::named_device::Named;
+
+/// What the user asks for.
+#[derive(Debug)]
+pub struct AttachRequest {
+    /// The domain.
+    pub domain: String,
+    /// The serial number that the guest sees; none for the disk's own.
+    pub serial: Option<String>,
+    /// The guest target; none for the next free one.
+    pub target: Option<String>,
+    /// How the guest reaches the disk.
+    pub bus: Bus,
+    /// Whether the guest may only read.
+    pub readonly: bool,
+    /// Whether the disk also goes into the persistent definition.
+    pub persistent: bool,
+    /// The codes that the disk is attached in spite of.
+    pub force: Vec<Code>,
+    /// Whether nothing is changed.
+    pub dry_run: bool,
+}
 
 /// One disk on its way to a guest.
 #[derive(Debug)]
@@ -37,7 +60,7 @@ pub struct Attachment<'a> {
     /// The machine.
     pub host: &'a Host,
     /// What is asked for.
-    pub args: &'a AttachArgs,
+    pub request: &'a AttachRequest,
     /// The disk as it was named.
     pub named: &'a Named,
 }
@@ -56,7 +79,7 @@ impl Attachment<'_> {
     /// Errors: `conflict` with the code of what stands in the way; what libvirt says.
     pub fn run(&self, subject: &mut Subject<'_>) -> Result<(AttachItem, Vec<String>)> {
         interrupt::check()?;
-        let _lock = if self.args.change.dry_run { None } else { Some(self.lock()?) };
+        let _lock = if self.request.dry_run { None } else { Some(self.lock()?) };
         let guest = subject.guest()?;
         let blocks = Blocks::read(self.host)?;
         let block = named_device::find(self.host, &blocks, &self.named.name)?;
@@ -78,7 +101,7 @@ impl Attachment<'_> {
         let (plan, told) =
             self.plan(&guest, &blocks, &disk, known.as_ref(), (live && !runs, config))?;
         warnings.extend(told);
-        if !self.args.change.dry_run {
+        if !self.request.dry_run {
             if !runs {
                 self.judge(subject, &disk)?;
             }
@@ -101,7 +124,7 @@ impl Attachment<'_> {
     /// Whether it goes to the running guest, and into the definition that stays.
     fn wanted(&self, guest: &Guest) -> Result<(bool, bool)> {
         let name = &guest.name;
-        match (guest.live.is_some(), self.args.persistent) {
+        match (guest.live.is_some(), self.request.persistent) {
             (false, false) => Err(Error::conflict(format!("domain '{name}' is not running"))
                 .hint(format!("tdx-td start {name}; or --persistent, for its next start"))),
             (_, true) if guest.config.is_none() => {
@@ -116,19 +139,19 @@ impl Attachment<'_> {
     fn expect_same(&self, known: &GuestDisk) -> Result<()> {
         let differs = |what: &str, is: &str| {
             let (name, target) = (&self.named.name, &known.target);
-            let domain = &self.args.domain;
+            let domain = &self.request.domain;
             Err(Error::conflict(format!(
                 "domain '{domain}' has {name} as {target} with {what} {is}"
             ))
             .hint(format!("tdx-disk detach {domain} {target} comes first")))
         };
-        if self.args.target.as_ref().is_some_and(|target| *target != known.target) {
+        if self.request.target.as_ref().is_some_and(|target| *target != known.target) {
             return differs("the target", &known.target);
         }
-        if self.args.serial.is_some() && self.args.serial != known.serial {
+        if self.request.serial.is_some() && self.request.serial != known.serial {
             return differs("the serial number", known.serial.as_deref().unwrap_or("none"));
         }
-        match self.args.readonly == known.readonly {
+        match self.request.readonly == known.readonly {
             true => Ok(()),
             false => differs("readonly", if known.readonly { "yes" } else { "no" }),
         }
@@ -136,7 +159,7 @@ impl Attachment<'_> {
 
     fn present(&self, known: &GuestDisk, disk: &Disk) -> AttachItem {
         AttachItem {
-            domain: self.args.domain.clone(),
+            domain: self.request.domain.clone(),
             device: disk.node(),
             number: disk.number.to_string(),
             wwn: disk.wwn.clone(),
@@ -156,10 +179,11 @@ impl Attachment<'_> {
     /// Everything that speaks against it, anew; what is forced comes back as warnings.
     fn judge(&self, subject: &Subject<'_>, planned: &Disk) -> Result<Vec<String>> {
         let machine = Machine::read(self.host, Some(subject.libvirt()))?;
-        let question = Question { domain: Some(&self.args.domain), readonly: self.args.readonly };
+        let question =
+            Question { domain: Some(&self.request.domain), readonly: self.request.readonly };
         let (disk, judgement) = machine.judge(self.host, &self.named.name, question)?;
         expect_unchanged(planned, &disk)?;
-        let mut warnings = finding::refuse(&disk.node(), &judgement.findings, &self.args.force)?;
+        let mut warnings = finding::refuse(&disk.node(), &judgement.findings, &self.request.force)?;
         warnings.extend(judgement.unseen);
         Ok(warnings)
     }
@@ -172,21 +196,21 @@ impl Attachment<'_> {
         known: Option<&GuestDisk>,
         (live, config): (bool, bool),
     ) -> Result<(Plan, Vec<String>)> {
-        let args = self.args;
+        let request = self.request;
         let mut warnings = Vec::new();
         let config = config && known.is_none_or(|known| known.config.is_none());
         let taken = guest_disk::targets(guest);
-        let target = match (known, &args.target) {
+        let target = match (known, &request.target) {
             (Some(known), _) => known.target.clone(),
             (None, Some(target)) if taken.contains(target) => {
-                let domain = &args.domain;
+                let domain = &request.domain;
                 return Err(Error::conflict(format!(
                     "domain '{domain}' has a disk {target} already"
                 ))
-                .hint(format!("{} is free", args.bus.next_free(&taken))));
+                .hint(format!("{} is free", request.bus.next_free(&taken))));
             }
             (None, Some(target)) => target.clone(),
-            (None, None) => args.bus.next_free(&taken),
+            (None, None) => request.bus.next_free(&taken),
         };
         let source = match known {
             Some(known) => known.source.clone(),
@@ -194,10 +218,10 @@ impl Attachment<'_> {
         };
         let serial = match known {
             Some(known) => known.serial.clone(),
-            None => args.serial.clone().or_else(|| element::own_serial(disk, args.bus)),
+            None => request.serial.clone().or_else(|| element::own_serial(disk, request.bus)),
         };
         // A disk that is half there is on the bus that it is on.
-        let bus = known.map_or(Some(args.bus), |known| Bus::named(&known.bus));
+        let bus = known.map_or(Some(request.bus), |known| Bus::named(&known.bus));
         let definitions: Vec<_> = [(live, &guest.live), (config, &guest.config)]
             .into_iter()
             .filter_map(|(wanted, definition)| definition.as_ref().filter(|_| wanted))
@@ -208,7 +232,7 @@ impl Attachment<'_> {
             known.config.clone().or_else(|| known.live.clone().filter(|_| bus.is_none()))
         });
         let mut elements = Vec::new();
-        match (same, bus.unwrap_or(args.bus)) {
+        match (same, bus.unwrap_or(request.bus)) {
             (Some(same), _) => elements.push(same),
             (None, bus) => {
                 let place = (bus == Bus::Scsi).then(|| ScsiPlace::find(&definitions));
@@ -220,7 +244,7 @@ impl Attachment<'_> {
                     target: &target,
                     bus,
                     serial: serial.as_deref(),
-                    readonly: args.readonly,
+                    readonly: request.readonly,
                     place: place.as_ref(),
                 };
                 elements.push(element::disk(&wanted).to_xml()?);
@@ -234,17 +258,17 @@ impl Attachment<'_> {
             known.is_some_and(|known| element(known).is_some())
         };
         let item = AttachItem {
-            domain: args.domain.clone(),
+            domain: request.domain.clone(),
             device: disk.node(),
             number: disk.number.to_string(),
             wwn: disk.wwn.clone(),
             source: source.clone(),
             target: target.clone(),
-            bus: known.map_or_else(|| args.bus.as_str().to_owned(), |known| known.bus.clone()),
+            bus: known.map_or_else(|| request.bus.as_str().to_owned(), |known| known.bus.clone()),
             guest_device,
             serial,
             size_bytes: disk.size,
-            readonly: args.readonly,
+            readonly: request.readonly,
             live: live || has(|known| &known.live),
             config: config || has(|known| &known.config),
             action: Action::Attach,
@@ -268,7 +292,7 @@ impl Attachment<'_> {
 
     /// Hands it to libvirt, and looks whether the guest has it.
     fn apply(&self, subject: &mut Subject<'_>, plan: &Plan, disk: &Disk) -> Result<()> {
-        let (name, item) = (&self.args.domain, &plan.item);
+        let (name, item) = (&self.request.domain, &plan.item);
         let doing = format!("attach {} to domain '{name}'", item.device);
         let there = format!("{} as {} in '{name}'", item.device, item.target);
         let mut added: Vec<&String> = Vec::new();

@@ -3,6 +3,7 @@
 pub mod exporters;
 pub mod finding;
 pub mod guests;
+pub mod machine;
 pub mod mounts;
 pub mod processes;
 pub mod qemu_lock;

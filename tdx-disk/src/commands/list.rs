@@ -186,8 +186,3 @@ fn open_by_vms(stack: &[&Block], processes: &[VmProcess]) -> Vec<Finding> {
     };
     stack.iter().flat_map(of_block).collect()
 }
-
-/// Codes in a cell of a table.
-pub(crate) fn codes(codes: &[Code]) -> String {
-    codes.iter().map(|code| code.as_str()).collect::<Vec<_>>().join(",")
-}

@@ -1,4 +1,4 @@
-//! `tdx-gpu bind --persisted`: at boot, the devices that were recorded are bound as they were before.
+//! What `tdx-gpu bind --persisted` does at boot: recorded devices are bound as they were before.
 //!
 //! Each is found by what it is and judged as in an ordinary bind. Those that go together, by slot or by
 //! group, do so or not at all; what became of one is no matter to the others.
@@ -8,10 +8,9 @@ pub mod unit;
 
 use std::collections::BTreeSet;
 
-use common::cli::{Change, interrupt};
+use common::cli::interrupt;
 use common::device_state::bound_devices::Record;
-use common::document::output::Outcome;
-use common::document::{Action, Document};
+use common::document::Action;
 use common::system::pci::Bdf;
 use common::system::sysroot::Host;
 use common::units::Size;
@@ -34,14 +33,23 @@ struct Party<'f> {
     members: Vec<(Bdf, &'f Found)>,
 }
 
-/// Binds what is recorded.
+/// The devices that were bound, and what the user should know.
+#[derive(Debug)]
+pub struct BoundAtBoot {
+    /// The devices in a document.
+    pub items: Vec<BindItem>,
+    /// A sentence each.
+    pub warnings: Vec<String>,
+}
+
+/// Binds the recorded devices, or plans it when `dry_run` is set.
 ///
 /// Errors: that of the first device that could not be bound, with all others that could not be as causes.
-pub fn run(host: &Host, change: Change) -> Result<Outcome> {
+pub fn bind_recorded(host: &Host, dry_run: bool) -> Result<BoundAtBoot> {
     interrupt::guard();
     let mut seen = Inventory::read(host)?;
     let asleep: Vec<Bdf> = seen.devices.values().filter(|d| d.asleep).map(|d| d.bdf).collect();
-    seen.wake(host, asleep.iter().copied().filter(|_| !change.dry_run));
+    seen.wake(host, asleep.iter().copied().filter(|_| !dry_run));
     let persistent = Persistent::read(host, &seen)?;
     let mut failures: Vec<Error> = Vec::new();
     let mut there = Vec::new();
@@ -52,21 +60,21 @@ pub fn run(host: &Host, change: Change) -> Result<Outcome> {
         }
     }
     failures.extend(persistent.damaged);
-    if !change.dry_run && !there.is_empty() {
-        binding::as_root()?;
+    if !dry_run && !there.is_empty() {
+        binding::expect_root()?;
     }
     let mut locked = Vec::new();
     for party in parties(&seen, &there) {
-        match party.lock(host, &seen, change) {
+        match party.lock(host, &seen, dry_run) {
             Ok(locks) => locked.push((party, locks)),
             Err(error) => failures.push(error),
         }
     }
     let mut inventory = Inventory::read(host)?;
-    inventory.wake(host, asleep.into_iter().filter(|_| !change.dry_run));
+    inventory.wake(host, asleep.into_iter().filter(|_| !dry_run));
     let mut plans = Vec::new();
     for (party, locks) in locked {
-        match party.plan(host, &inventory, &locks, change) {
+        match party.plan(host, &inventory, &locks, dry_run) {
             Ok(plan) => plans.push((plan, locks)),
             Err(error) => failures.push(error),
         }
@@ -78,7 +86,7 @@ pub fn run(host: &Host, change: Change) -> Result<Outcome> {
         let mut items = candidates::items(&inventory, &plan);
         items.iter_mut().for_each(|item| item.persistent = true);
         let warnings = std::mem::take(&mut plan.warnings);
-        if !change.dry_run {
+        if !dry_run {
             plan.apply(host, limit, locks)?.commit()?;
         }
         Ok((items, warnings))
@@ -93,8 +101,7 @@ pub fn run(host: &Host, change: Change) -> Result<Outcome> {
         }
     }
     if failures.is_empty() {
-        let document = Document::new("tdx.gpu.bind", items);
-        return Ok(document.dry_run(change.dry_run).warnings(warnings).into());
+        return Ok(BoundAtBoot { items, warnings });
     }
     Err(all_of(failures).applied(items.iter().filter_map(done)))
 }
@@ -155,8 +162,8 @@ impl Party<'_> {
     /// Locks all of it.
     ///
     /// Errors: `conflict` with code `RESERVED` while another command works on one of the devices.
-    fn lock(&self, host: &Host, inventory: &Inventory, change: Change) -> Result<Locks> {
-        match change.dry_run {
+    fn lock(&self, host: &Host, inventory: &Inventory, dry_run: bool) -> Result<Locks> {
+        match dry_run {
             true => Ok(Locks::new()),
             false => candidates::lock(host, Request::new(inventory, self.recorded()).devices()),
         }
@@ -171,7 +178,7 @@ impl Party<'_> {
         host: &Host,
         inventory: &Inventory,
         locks: &Locks,
-        change: Change,
+        dry_run: bool,
     ) -> Result<Plan> {
         let recorded = self.recorded();
         for (bdf, found) in &self.members {
@@ -191,7 +198,7 @@ impl Party<'_> {
         let force: Vec<Code> =
             self.members.iter().flat_map(|(_, found)| found.record.force.clone()).collect();
         let terms = Terms { force: &force, ..Terms::default() };
-        let records = match change.dry_run {
+        let records = match dry_run {
             true => candidates::glimpse(host, request.devices())?,
             false => candidates::records(locks),
         };

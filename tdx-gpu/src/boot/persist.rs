@@ -20,7 +20,6 @@ use tdx_iommu::inventory::Inventory;
 use tdx_iommu::inventory::device::Device;
 
 use crate::boot::unit;
-use crate::vfio::plan::identity;
 
 const FOLDER: &str = "/etc/tdx/bind.d";
 
@@ -49,7 +48,7 @@ impl Persisted {
     /// Errors: `not_found` when there is none at its place; `conflict` with code `IDENTITY_CHANGED` when
     /// another one is.
     pub fn find(&self, inventory: &Inventory) -> Result<Bdf> {
-        let same = |device: &&Device| !self.identity.contradicts(&identity(device));
+        let same = |device: &&Device| !self.identity.contradicts(&device.identity());
         let same: Vec<&Device> = inventory.devices.values().filter(same).collect();
         // By the serial number, which says more than a place does. The functions of a card can share it.
         let serial = self.identity.serial.as_ref();
@@ -90,7 +89,7 @@ impl Persisted {
             .because(format!(
                 "recorded: {}; there: {}",
                 words(&self.identity),
-                words(&identity(device))
+                words(&device.identity())
             )),
         }
         .hint(hint)

@@ -19,7 +19,6 @@ use tdx_iommu::inventory::device::Device;
 
 use crate::cc::gpu_tools::GpuTools;
 use crate::cc::mode::{CcMode, Kind, Modes, PpcieMode};
-use crate::vfio::plan::identity;
 
 /// A mode to set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -91,7 +90,7 @@ pub fn plan(inventory: &Inventory, devices: &[&Device], setting: Setting) -> Res
         let ppcie = if setting == Setting::Ppcie { PpcieMode::On } else { PpcieMode::Off };
         let has = Kind::of(device)?.unknown();
         let modes = Modes { cc: has.cc.map(|_| cc), ppcie: has.ppcie.map(|_| ppcie) };
-        Some(Step { bdf: device.bdf, identity: identity(device), modes })
+        Some(Step { bdf: device.bdf, identity: device.identity(), modes })
     };
     let mut steps: Vec<Step> = devices.iter().filter_map(step).collect();
     match steps.iter().find(|step| step.modes.ppcie.is_none()) {
@@ -123,7 +122,7 @@ pub struct Former {
 impl Former {
     /// Whether the device at its address is the one that had these modes.
     pub fn is_there(&self, inventory: &Inventory) -> bool {
-        let there = inventory.devices.get(&self.bdf).map(identity);
+        let there = inventory.devices.get(&self.bdf).map(Device::identity);
         there.is_some_and(|there| !self.identity.contradicts(&there))
     }
 }

@@ -11,6 +11,7 @@ use tdx_iommu::inventory::named_devices;
 use tdx_iommu::inventory::named_devices::Named;
 
 use crate::boot;
+use crate::boot::BoundAtBoot;
 use crate::boot::persist;
 use crate::boot::persist::{Persisted, Persistent};
 use crate::vfio::candidates::{Candidates, Locks};
@@ -49,7 +50,9 @@ pub struct BindArgs {
 pub fn run(context: &Context, args: BindArgs) -> Result<Outcome> {
     let host = &context.host;
     if args.persisted {
-        return boot::run(host, args.change);
+        let BoundAtBoot { items, warnings } = boot::bind_recorded(host, args.change.dry_run)?;
+        let document = Document::new("tdx.gpu.bind", items);
+        return Ok(document.dry_run(args.change.dry_run).warnings(warnings).into());
     }
     let requested = named_devices::resolve(&args.devices)?;
     if !args.force.is_empty() {
@@ -83,7 +86,7 @@ pub fn run(context: &Context, args: BindArgs) -> Result<Outcome> {
     let limit = (!args.iommufd).then(|| candidates::mappings(host, args.memory)).transpose()?;
     if !args.change.dry_run {
         if items.iter().any(|item| item.action != Action::None) {
-            binding::as_root()?;
+            binding::expect_root()?;
         }
         let Candidates { inventory, plan, .. } = candidates;
         let bound = plan.apply(host, limit, locks)?;

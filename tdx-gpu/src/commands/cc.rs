@@ -14,11 +14,11 @@ use common::system::sysroot::Host;
 use common::{Error, Result};
 use schemars::JsonSchema;
 use serde::Serialize;
-use tdx_iommu::inventory::named_devices;
-use tdx_iommu::inventory::named_devices::{Named, Requested};
 use tdx_iommu::inventory::Inventory;
 use tdx_iommu::inventory::device::Device;
 use tdx_iommu::inventory::identity::DeviceIdentity;
+use tdx_iommu::inventory::named_devices;
+use tdx_iommu::inventory::named_devices::{Named, Requested};
 
 use crate::cc::gpu_tools::GpuTools;
 use crate::cc::mode::{CcMode, Kind, Modes, PpcieMode};

@@ -11,11 +11,11 @@ use common::document::{Document, Item};
 use common::units::{self, Size};
 use schemars::JsonSchema;
 use serde::Serialize;
-use tdx_iommu::commands::check::CheckItem;
-use tdx_iommu::inventory::named_devices::Named;
 use tdx_iommu::commands::check;
-use tdx_iommu::inventory::named_devices;
+use tdx_iommu::commands::check::CheckItem;
 use tdx_iommu::inventory::Inventory;
+use tdx_iommu::inventory::named_devices;
+use tdx_iommu::inventory::named_devices::Named;
 
 use crate::cc::mode;
 use crate::cc::mode::{CcMode, PpcieMode};

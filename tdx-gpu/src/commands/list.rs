@@ -6,15 +6,15 @@ use std::cmp::Ordering;
 use clap::Args;
 use common::Result;
 use common::cli::Context;
+use common::code::join_codes;
 use common::device_state::bound_devices;
 use common::document::output::Outcome;
 use common::document::{Document, Item};
 use schemars::JsonSchema;
 use serde::Serialize;
-use tdx_iommu::commands::scan;
-use tdx_iommu::commands::scan::DeviceItem;
 use tdx_iommu::inventory::Inventory;
 use tdx_iommu::inventory::role::Role;
+use tdx_iommu::judge::device_item::{DeviceItem, device_items};
 
 use crate::boot::persist::Persistent;
 use crate::cc::mode;
@@ -67,7 +67,7 @@ impl Item for GpuItem {
             number(device.numa_node),
             self.cc_mode.map(CcMode::as_str).unwrap_or_default().to_owned(),
             self.ppcie_mode.map(PpcieMode::as_str).unwrap_or_default().to_owned(),
-            scan::codes(&device.blockers),
+            join_codes(&device.blockers),
             device.device_name.clone().unwrap_or_default(),
         ]
     }
@@ -84,11 +84,11 @@ pub fn run(context: &Context, _: ListArgs) -> Result<Outcome> {
         );
         gpu || device.on_vfio()
     });
-    let mut warnings = scan::warnings_of(&inventory);
+    let mut warnings = inventory.warnings();
     let persistent = Persistent::read(host, &inventory).ok();
     let damaged = persistent.iter().flat_map(|persistent| &persistent.damaged);
     warnings.extend(damaged.map(ToString::to_string));
-    let devices = scan::items(host, &inventory, shown)?;
+    let devices = device_items(host, &inventory, shown)?;
     let mut items = Vec::with_capacity(devices.len());
     for device in devices {
         let record = bound_devices::load(host, device.bdf).unwrap_or_else(|error| {

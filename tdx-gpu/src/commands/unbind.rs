@@ -13,18 +13,19 @@ use common::system::sysroot::Host;
 use common::{Error, Result};
 use schemars::JsonSchema;
 use serde::Serialize;
-use tdx_iommu::inventory::named_devices;
-use tdx_iommu::inventory::named_devices::Named;
 use tdx_iommu::inventory::Inventory;
 use tdx_iommu::inventory::device::Device;
 use tdx_iommu::inventory::identity::DeviceIdentity;
+use tdx_iommu::inventory::named_devices;
+use tdx_iommu::inventory::named_devices::Named;
 
 use crate::boot::persist;
 use crate::boot::persist::Persistent;
 use crate::cc::setting;
 use crate::vfio::driver::Sysfs;
+use crate::vfio::release::Failure;
 use crate::vfio::releasing_device::{ReleasingDevice, Scope, UnbindAction};
-use crate::vfio::{binding, driverctl, in_use, releasing_device};
+use crate::vfio::{driverctl, in_use, release, releasing_device};
 
 /// Arguments of `unbind`.
 #[derive(Debug, Args)]
@@ -100,7 +101,8 @@ pub fn run(context: &Context, args: UnbindArgs) -> Result<Outcome> {
     let persistent = Persistent::read(host, &inventory)?;
     let mut warnings = requested.warnings.clone();
     warnings.extend(persistent.damaged.iter().map(ToString::to_string));
-    let chosen = releasing_device::chosen(host, scope, &inventory, &requested.devices, &persistent)?;
+    let chosen =
+        releasing_device::chosen(host, scope, &inventory, &requested.devices, &persistent)?;
     // Without root nothing can be changed, and nothing be locked.
     let apply = is_root() && !args.change.dry_run;
     let (devices, failures) = match apply {
@@ -151,15 +153,12 @@ pub fn run(context: &Context, args: UnbindArgs) -> Result<Outcome> {
     Ok(document.dry_run(args.change.dry_run).warnings(warnings).into())
 }
 
-/// What could not be done, and why.
-type Failures = Vec<(String, Error)>;
-
 /// Locks the devices. One that cannot be locked is a failure, and no matter to the others.
 fn lock(
     host: &Host,
     scope: Scope,
     chosen: &BTreeMap<Bdf, bool>,
-) -> Result<(Vec<ReleasingDevice>, Failures)> {
+) -> Result<(Vec<ReleasingDevice>, Vec<Failure>)> {
     let (mut devices, mut failures) = (Vec::new(), Vec::new());
     for (bdf, unrecorded) in chosen {
         interrupt::check()?;
@@ -168,7 +167,7 @@ fn lock(
             Ok(device) => devices.push(device),
             // What a command is at work on is not stale.
             Err(error) if scope == Scope::Stale && releasing_device::is_reserved(&error) => {}
-            Err(error) => failures.push((bdf.to_string(), error)),
+            Err(error) => failures.push(Failure { what: bdf.to_string(), error }),
         }
     }
     Ok((devices, failures))
@@ -243,13 +242,13 @@ fn give_back(
     host: &Host,
     inventory: &Inventory,
     mut devices: Vec<ReleasingDevice>,
-    mut failures: Failures,
+    mut failures: Vec<Failure>,
 ) -> Result<Vec<UnbindItem>> {
     let modes = devices.iter_mut().filter_map(ReleasingDevice::take_modes).collect();
     for (bdf, error) in setting::put_back(inventory, modes) {
         // The host's own driver could do nothing with it as it is.
         devices.retain(|device| device.bdf != bdf);
-        failures.push((format!("the mode of {bdf}"), error));
+        failures.push(Failure { what: format!("the mode of {bdf}"), error });
     }
     let (mut items, mut going) = (Vec::new(), Vec::new());
     for device in devices {
@@ -261,10 +260,11 @@ fn give_back(
             UnbindAction::Release => going.push(device.into_lock(inventory)?),
         }
     }
-    let (given, left) = binding::give_back(host, going);
-    failures.extend(left);
+    let released = release::give_back(host, going);
+    failures.extend(released.failures);
+    let given = released.devices;
     let done: Vec<String> = given.iter().map(|bdf| format!("unbound {bdf}")).collect();
-    binding::settle_failures(failures, done)?;
+    release::settle_failures(failures, done)?;
     for item in items.iter_mut().filter(|item| given.contains(&item.bdf)) {
         item.driver = Sysfs::new(host, item.bdf).driver();
     }

@@ -13,11 +13,11 @@ use common::units::Size;
 use common::{Code, Error, Result};
 use schemars::JsonSchema;
 use serde::Serialize;
-use tdx_iommu::commands::check;
-use tdx_iommu::inventory::named_devices::Requested;
 use tdx_iommu::inventory::Inventory;
 use tdx_iommu::inventory::identity::DeviceIdentity;
+use tdx_iommu::inventory::named_devices::Requested;
 use tdx_iommu::inventory::role::Role;
+use tdx_iommu::judge::examination::Examination;
 use tdx_iommu::judge::{Finding, Request};
 
 use crate::vfio::driver::{Sysfs, Variants};
@@ -152,7 +152,7 @@ impl Plan {
         inventory.wake(host, devices.iter().copied());
         for step in &self.steps {
             let Record { bdf, identity, .. } = &step.record;
-            if identity.contradicts(&plan::identity(inventory.device(*bdf)?)) {
+            if identity.contradicts(&inventory.device(*bdf)?.identity()) {
                 let message = format!("the device at {bdf} is not the one that was there before");
                 return Err(Error::conflict(message)
                     .code(Code::IdentityChanged)
@@ -191,7 +191,7 @@ pub fn judge(
     terms: Terms<'_>,
     records: &BTreeMap<Bdf, BoundRecord>,
 ) -> Result<(Vec<Finding>, Plan)> {
-    let (findings, mut warnings) = check::findings(host, inventory, request)?;
+    let Examination { findings, mut warnings } = Examination::new(host, inventory, request)?;
     let variants = Variants::read(host);
     let driver = |bdf| variants.driver(Sysfs::new(host, bdf));
     let mut plan = Plan::new(inventory, request, &findings, terms, records, driver)?;

@@ -152,7 +152,7 @@ impl Variants {
     /// Source: Linux `Documentation/driver-api/vfio-pci-device-specific-driver-acceptance.rst`;
     /// libvirt's `virPCIDeviceFindBestVFIOVariant()` looks in the same place.
     pub fn read(host: &Host) -> Self {
-        let list = modalias::list(host);
+        let list = modalias::read_aliases(host);
         let lines = list.lines().filter(|line| line.starts_with("alias vfio_pci:"));
         Self { aliases: lines.map(|line| format!("{line}\n")).collect() }
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use common::code::Level;
-use common::device_state::bound_devices::{BoundRecord, Identity, Record};
+use common::device_state::bound_devices::{BoundRecord, Record};
 use common::device_state::device_lock;
 use common::system::pci::Bdf;
 use common::{Code, Error, Result};
@@ -48,7 +48,7 @@ impl Step {
         }
         let record = Record {
             bdf: device.bdf,
-            identity: identity(device),
+            identity: device.identity(),
             driver: device.driver.clone(),
             driver_override: device.driver_override.clone(),
             bound_to,
@@ -130,18 +130,6 @@ impl Plan {
             steps.push(step);
         }
         Ok(Self { steps, warnings })
-    }
-}
-
-/// What tells a device from another one.
-pub fn identity(device: &Device) -> Identity {
-    Identity {
-        vendor: device.vendor,
-        device: device.device,
-        subsystem_vendor: device.subsystem_vendor,
-        subsystem_device: device.subsystem_device,
-        class: device.class.map(|class| class.0),
-        serial: device.serial.clone(),
     }
 }
 

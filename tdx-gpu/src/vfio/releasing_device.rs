@@ -9,10 +9,10 @@ use common::system::pci::Bdf;
 use common::system::sysroot::Host;
 use common::{Code, Error, Result};
 use tdx_iommu::inventory::Inventory;
+use tdx_iommu::inventory::device::Device;
 
 use crate::boot::persist::Persistent;
 use crate::cc::setting::Former;
-use crate::vfio::plan::identity;
 
 /// Which devices are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,7 +128,7 @@ impl ReleasingDevice {
 
     /// Whether another device than the recorded one has the address now. What cannot be read proves nothing.
     pub fn is_of_another(&self, inventory: &Inventory) -> bool {
-        let there = inventory.devices.get(&self.bdf).map(identity);
+        let there = inventory.devices.get(&self.bdf).map(Device::identity);
         let contradicts = |record: &Record| Some(record.identity.contradicts(there.as_ref()?));
         self.record.as_ref().and_then(contradicts).unwrap_or(false)
     }

@@ -4,6 +4,7 @@ use std::io;
 use std::path::Path;
 use std::str::FromStr;
 
+use common::device_state::bound_devices::Identity;
 use common::system::pci::Bdf;
 
 use crate::inventory::class::Class;
@@ -143,6 +144,18 @@ impl Device {
         if let Some(kind) = config.header_type() {
             self.is_bridge = kind != 0;
             self.asleep = false;
+        }
+    }
+
+    /// What tells the device from another one that is later found at its address.
+    pub fn identity(&self) -> Identity {
+        Identity {
+            vendor: self.vendor,
+            device: self.device,
+            subsystem_vendor: self.subsystem_vendor,
+            subsystem_device: self.subsystem_device,
+            class: self.class.map(|class| class.0),
+            serial: self.serial.clone(),
         }
     }
 

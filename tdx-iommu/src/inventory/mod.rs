@@ -1,15 +1,15 @@
 //! The machine's PCI devices and IOMMU groups, read in one go.
 
-pub mod named_devices;
 pub mod class;
 pub mod config_space;
 pub mod device;
-pub(crate) mod filter;
+pub(crate) mod id_syntax;
 pub mod identity;
+pub mod named_devices;
 pub mod path;
 pub mod pci_ids;
 pub mod role;
-pub(crate) mod sysfs;
+mod sysfs;
 pub mod usage;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,12 +22,12 @@ use common::{Error, IoContext, Result};
 
 use crate::inventory::device::Device;
 use crate::inventory::role::Role;
-use crate::inventory::usage::Usage;
+use crate::inventory::usage::host_use::Usage;
 
 const DEVICES: &str = "/sys/bus/pci/devices";
 const GROUPS: &str = "/sys/kernel/iommu_groups";
 
-/// All that is known of the machine.
+/// The PCI devices and IOMMU groups of the machine, and what the host uses of them.
 #[derive(Debug, Default)]
 pub struct Inventory {
     /// Every PCI device.
@@ -84,7 +84,7 @@ impl Inventory {
         inventory.read_groups(host)?;
         let command_line = host.read("/proc/cmdline")?.unwrap_or_default();
         inventory.acs_override = acs_override(&command_line);
-        inventory.usage = Usage::read(host, &mut inventory.problems)?;
+        inventory.usage = usage::read(host, &mut inventory.problems)?;
         inventory.problems.sort_unstable();
         log::detail(format_args!("{} PCI devices", inventory.devices.len()));
         Ok(inventory)
@@ -122,6 +122,23 @@ impl Inventory {
             device.bdf == bdf || !(alone || device.is_bridge || device.physfn.is_some())
         };
         self.devices.range(first..=last).map(|(_, device)| device).filter(goes_along)
+    }
+
+    /// What a person should know of the machine as a whole, a sentence each.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = self.problems.clone();
+        if !self.acs_override.is_empty() {
+            warnings.push(format!(
+                "the kernel was started with {}: groups may claim an isolation that is not there",
+                self.acs_override.join(" ")
+            ));
+        }
+        if let Some(point) = self.usage.opaque.first() {
+            warnings.push(format!(
+                "{point} is on ZFS: which disks it stands on is seen by check alone"
+            ));
+        }
+        warnings
     }
 
     /// The group a device is in.

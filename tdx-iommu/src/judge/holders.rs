@@ -12,7 +12,8 @@ use common::system::sysroot::Host;
 use common::{IoContext, Result};
 use rustix::fs::{Mode, OFlags};
 
-use crate::inventory::{Inventory, usage};
+use crate::inventory::Inventory;
+use crate::inventory::usage::disks::disks_of;
 
 /// How long a process may have a device open that only looks at it: udev at a disk that is new.
 const GLANCE: Duration = Duration::from_millis(200);
@@ -186,7 +187,7 @@ impl Owners {
             found.extend(nvidia(host, bdf));
             nodes.extend(found.into_iter().map(|node| (bdf, node)));
         }
-        for (bdf, disk) in usage::disks_of(host, devices) {
+        for (bdf, disk) in disks_of(host, devices) {
             let mut found = Vec::new();
             below(&host.path(format!("/sys/block/{disk}")), &mut found);
             nodes.extend(found.into_iter().map(|node| (bdf, node)));

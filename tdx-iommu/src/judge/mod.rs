@@ -5,6 +5,8 @@
 //! Source: Linux `Documentation/driver-api/vfio.rst`; `drivers/vfio/pci/vfio_pci_core.c` refuses what is
 //! no endpoint and what has virtual functions; `iommu_device_use_default_domain()` what blocks a group.
 
+pub mod device_item;
+pub mod examination;
 pub mod explanation;
 pub mod framebuffer;
 pub mod holders;
@@ -17,7 +19,7 @@ use common::system::pci::Bdf;
 
 use crate::inventory::Inventory;
 use crate::inventory::device::Device;
-use crate::inventory::usage::Use;
+use crate::inventory::usage::host_use::HostUse;
 use crate::judge::explanation::enumerate;
 
 /// Something that stands in the way, or is worth knowing.
@@ -178,20 +180,20 @@ impl<'i> Request<'i> {
             found(Code::ConsoleGpu, &|| format!("the firmware's console is on {bdf}"));
         }
         let serves = device.class.is_some_and(|class| class.serves());
-        for what in self.inventory.usage.of(bdf) {
-            let code = match what {
-                Use::System(_) => Some(Code::HostDiskRoot),
-                Use::Disk(_) => Some(Code::HostDiskMounted),
-                Use::DefaultRoute(_) => Some(Code::HostNetDefaultRoute),
-                Use::Monitor(_) => Some(Code::ConsoleGpu),
-                Use::Mdev(_) => Some(Code::MdevChildren),
-                Use::Interface(_) | Use::Input(_) => None,
+        for host_use in self.inventory.usage.uses_of(bdf) {
+            let code = match host_use {
+                HostUse::System(_) => Some(Code::HostDiskRoot),
+                HostUse::Disk(_) => Some(Code::HostDiskMounted),
+                HostUse::DefaultRoute(_) => Some(Code::HostNetDefaultRoute),
+                HostUse::Monitor(_) => Some(Code::ConsoleGpu),
+                HostUse::Mdev(_) => Some(Code::MdevChildren),
+                HostUse::Interface(_) | HostUse::Input(_) => None,
             };
             if let Some(code) = code {
-                found(code, &|| what.to_string());
+                found(code, &|| host_use.to_string());
             }
-            if serves && !matches!(what, Use::Mdev(_)) {
-                found(Code::SensitiveClass, &|| what.to_string());
+            if serves && !matches!(host_use, HostUse::Mdev(_)) {
+                found(Code::SensitiveClass, &|| host_use.to_string());
             }
         }
     }

@@ -14,8 +14,9 @@ use common::system::pci::Bdf;
 use common::{Code, Error, Result};
 use schemars::JsonSchema;
 use serde::Serialize;
-use tdx_gpu::commands::hostdev::Way;
-use tdx_iommu::commands::resolve;
+use tdx_gpu::vfio::hostdev::HostdevOptions;
+use tdx_iommu::resolve::passthrough_config;
+use tdx_iommu::resolve::resolution::Resolution;
 
 use crate::capability;
 use crate::commands::names::Named;
@@ -122,7 +123,7 @@ pub fn run(
         None => in_file(context, &libvirt, args.config, &args.vm, &args.force)?,
     };
     let iommufd = libvirt.is_local() && capability::has_iommufd(&context.host, &libvirt)?;
-    let way = Way { iommufd, managed: true, no_rom: args.no_rom };
+    let way = HostdevOptions { iommufd, managed: true, no_rom: args.no_rom };
     let host_name = context.host_name();
     let plan = Plan::new(&libvirt, host_name.as_deref(), &resolved, &keep, way, args.live)?;
     // A resolution of this command has warned of shared devices before.
@@ -165,8 +166,8 @@ fn in_file(
         return Err(Error::unsupported("the devices of another host cannot be seen from here")
             .hint("tdx-iommu resolve there, and pipe what it prints into tdx-td hostdevs -"));
     }
-    let config = config.unwrap_or_else(|| resolve::CONFIG.into());
-    let (items, warnings) = resolve::resolve(&context.host, &config, vms, force)?;
+    let config = config.unwrap_or_else(|| passthrough_config::DEFAULT_FILE.into());
+    let Resolution { items, warnings } = Resolution::new(&context.host, &config, vms, force)?;
     let wanted = items.into_iter().map(|item| {
         let devices = item.devices.iter().map(|device| device.device.bdf);
         (Named::from(item.vm.clone()), devices.collect())

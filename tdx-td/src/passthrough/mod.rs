@@ -19,17 +19,17 @@ use common::{Code, Error, Result};
 use tdx_gpu::cc::gpu_tools::GpuTools;
 use tdx_gpu::cc::setting;
 use tdx_gpu::cc::setting::Setting;
-use tdx_gpu::commands::hostdev;
-use tdx_gpu::commands::hostdev::Way;
 use tdx_gpu::device_assignment::{Handed, Handover};
 use tdx_gpu::vfio::bars::DEFAULT_WINDOW;
 use tdx_gpu::vfio::candidates::Candidates;
+use tdx_gpu::vfio::hostdev;
+use tdx_gpu::vfio::hostdev::HostdevOptions;
 use tdx_gpu::vfio::plan::Terms;
 use tdx_gpu::vfio::{bars, limit};
-use tdx_iommu::inventory::named_devices;
-use tdx_iommu::inventory::named_devices::{Named, Requested};
 use tdx_iommu::inventory::Inventory;
 use tdx_iommu::inventory::device::Device;
+use tdx_iommu::inventory::named_devices;
+use tdx_iommu::inventory::named_devices::{Named, Requested};
 use tdx_iommu::judge::Request;
 use virt::domain::Domain;
 
@@ -172,7 +172,7 @@ impl Devices {
             None => None,
         };
         let iommufd = capability::has_iommufd(host, libvirt)?;
-        let way = Way { iommufd, managed: false, no_rom: security != Security::None };
+        let way = HostdevOptions { iommufd, managed: false, no_rom: security != Security::None };
         let window = bars::window(host, all.iter().copied())?;
         let window = (window > DEFAULT_WINDOW).then_some(window);
         let mut warnings = [requested.warnings.clone(), candidates.plan.warnings.clone()].concat();

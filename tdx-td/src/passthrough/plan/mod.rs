@@ -12,8 +12,8 @@ use common::system::pci::Bdf;
 use common::system::sysroot;
 use common::xml::{Document, host_address};
 use common::{Code, Error, ErrorKind, Result, parallel};
-use tdx_gpu::commands::hostdev;
-use tdx_gpu::commands::hostdev::Way;
+use tdx_gpu::vfio::hostdev;
+use tdx_gpu::vfio::hostdev::HostdevOptions;
 use virt::domain::Domain;
 use virt::sys;
 
@@ -67,7 +67,7 @@ impl Plan {
         host_name: Option<&str>,
         wanted: &[(Named, BTreeSet<Bdf>)],
         keep: &BTreeSet<Bdf>,
-        way: Way,
+        way: HostdevOptions,
         live: bool,
     ) -> Result<Self> {
         let mut plan = Self { domains: Vec::new(), warnings: Vec::new() };

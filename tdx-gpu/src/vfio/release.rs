@@ -1,0 +1,106 @@
+//! Giving devices back from VFIO to the drivers that had them.
+
+use common::cli::log;
+use common::device_state::bound_devices::{BoundLock, Record};
+use common::system::pci::Bdf;
+use common::system::sysroot::Host;
+use common::{Error, Result, parallel};
+
+use crate::vfio::driver::Sysfs;
+use crate::vfio::{driver, limit};
+
+/// How many devices are worked on at once: each waits for the kernel, which takes its time over one.
+pub(super) const AT_ONCE: usize = 64;
+
+/// Something that could not be given back, as it is left behind, and why.
+#[derive(Debug)]
+pub struct Failure {
+    /// What is left behind: `0000:17:00.0 on vfio-pci`.
+    pub what: String,
+    /// Why.
+    pub error: Error,
+}
+
+/// What became of devices that were to be given back.
+#[derive(Debug)]
+pub struct Released {
+    /// The devices that were given back.
+    pub devices: Vec<Bdf>,
+    /// One for each device that was not.
+    pub failures: Vec<Failure>,
+}
+
+/// Gives locked devices back to the drivers that their records name.
+///
+/// A device that VFIO has without a record goes to whatever driver the kernel finds for it.
+pub fn give_back(host: &Host, locks: Vec<BoundLock>) -> Released {
+    let released = parallel::map(locks, AT_ONCE, |lock| {
+        let device = Sysfs::new(host, lock.bdf());
+        let done = unbind_from_vfio(&device, lock.record());
+        (lock, device, done)
+    });
+    let settled = parallel::map(released, AT_ONCE, |(lock, device, released)| {
+        let settled = released.and_then(|()| bind_to_former_driver(host, &device, lock.record()));
+        (lock.bdf(), settled.and_then(|()| lock.forget()))
+    });
+    let mut result = Released { devices: Vec::new(), failures: Vec::new() };
+    for (bdf, done) in settled {
+        match done {
+            Ok(()) => result.devices.push(bdf),
+            Err(error) => {
+                let driver = Sysfs::new(host, bdf).driver();
+                let driver = driver.unwrap_or_else(|| "no driver".to_owned());
+                let what = format!("{bdf} on {driver}");
+                result.failures.push(Failure { what, error });
+            }
+        }
+    }
+    if let Err(error) = limit::restore(host) {
+        log::step(format_args!("dma_entry_limit stays: {error}"));
+    }
+    result
+}
+
+/// Fails with the first failure, if any, and adds to it what was done and what is left behind.
+pub fn settle_failures(failures: Vec<Failure>, done: Vec<String>) -> Result<()> {
+    let left: Vec<String> = failures.iter().map(|failure| failure.what.clone()).collect();
+    match failures.into_iter().next() {
+        None => Ok(()),
+        Some(failure) => Err(failure.error.applied(done).left_behind(left)),
+    }
+}
+
+/// Restores the driver override of a device, and unbinds the device from its VFIO driver.
+fn unbind_from_vfio(device: &Sysfs<'_>, record: Option<&Record>) -> Result<()> {
+    if !device.exists() {
+        return Ok(());
+    }
+    let driver_override = record.and_then(|record| record.driver_override.as_deref());
+    if device.driver_override().as_deref() != driver_override {
+        device.set_override(driver_override)?;
+    }
+    let former = record.and_then(|record| record.driver.as_ref());
+    match device.driver() {
+        Some(driver) if Some(&driver) != former => device.unbind(),
+        _ => Ok(()),
+    }
+}
+
+/// Binds a device to the driver that it had.
+fn bind_to_former_driver(host: &Host, device: &Sysfs<'_>, record: Option<&Record>) -> Result<()> {
+    let Some(record) = record else {
+        if device.exists() && device.driver().is_none() {
+            let _ = device.probe(); // that none wants it is no failure
+        }
+        return Ok(());
+    };
+    let Some(driver) = record.driver.as_ref().filter(|_| device.exists()) else {
+        return Ok(());
+    };
+    if device.driver().as_ref() == Some(driver) {
+        return Ok(());
+    }
+    driver::load(host, driver)?;
+    device.probe()?;
+    device.wait_for(driver)
+}
