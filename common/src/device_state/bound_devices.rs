@@ -92,7 +92,7 @@ pub fn all(host: &Host) -> Result<Vec<Result<BoundRecord>>> {
 
 /// The record of one device, see [`device_lock::of`].
 pub fn load(host: &Host, bdf: Bdf) -> Result<Option<BoundRecord>> {
-    device_lock::of(host, bdf)
+    device_lock::load(host, bdf)
 }
 
 #[cfg(test)]

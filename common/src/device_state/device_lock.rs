@@ -207,14 +207,14 @@ pub fn devices<R: Record>(host: &Host) -> Result<Vec<Bdf>> {
 /// Errors: `permission` or `io` when the directory cannot be listed.
 pub fn all<R: Record>(host: &Host) -> Result<Vec<Result<StoredRecord<R>>>> {
     let devices = devices::<R>(host)?.into_iter();
-    Ok(devices.filter_map(|bdf| of(host, bdf).transpose()).collect())
+    Ok(devices.filter_map(|bdf| load(host, bdf).transpose()).collect())
 }
 
 /// The record of one device, read without a lock.
 ///
 /// Errors: `conflict` with code `RESERVED` while a command has the device locked and has recorded nothing
 /// yet; `invalid_input` for a record that cannot be understood; `permission`, `io`.
-pub fn of<R: Record>(host: &Host, bdf: Bdf) -> Result<Option<StoredRecord<R>>> {
+pub fn load<R: Record>(host: &Host, bdf: Bdf) -> Result<Option<StoredRecord<R>>> {
     let path = host.path(R::FOLDER).join(bdf.to_string());
     let end = Instant::now() + GLANCE;
     loop {
@@ -240,7 +240,7 @@ pub fn of<R: Record>(host: &Host, bdf: Bdf) -> Result<Option<StoredRecord<R>>> {
 }
 
 /// Why a record that is there, live or stale, is not to be touched: `conflict` with code `RESERVED`.
-pub fn taken<R: Record>(stored: &StoredRecord<R>) -> Error {
+pub fn reserved_error<R: Record>(stored: &StoredRecord<R>) -> Error {
     let bdf = stored.record.bdf();
     if stored.live {
         return reserved(bdf);

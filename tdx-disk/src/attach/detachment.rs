@@ -9,11 +9,11 @@ use common::system::sysroot::Host;
 use common::{Code, Error, ErrorKind, Result};
 use virt::sys;
 
-use crate::attach::domain_handle::Subject;
+use crate::attach::domain_handle::DomainHandle;
 use crate::attach::guest_disk::GuestDisk;
 use crate::attach::{guest_disk, undefined_disk};
-use crate::block::devices::Blocks;
-use crate::block::devt::Number;
+use crate::block::devices::BlockDevices;
+use common::system::devt::DevT;
 
 /// How often the definition of the running guest is looked at.
 const POLL: Duration = Duration::from_millis(100);
@@ -35,13 +35,14 @@ pub struct Detachment<'a> {
 impl Detachment<'_> {
     /// The disk, where the domain has it, and what it is called on the host. What runs and what stays
     /// may have it under two targets.
-    pub fn find(&self, subject: &Subject<'_>) -> Result<(Vec<GuestDisk>, String)> {
-        let guest = subject.guest()?;
-        let blocks = Blocks::read(self.host)?;
-        let disks = guest_disk::all(self.host, &blocks, &guest, Some(subject.libvirt().connect()));
-        let block = blocks.of_path(self.host, &self.path);
+    pub fn find(&self, handle: &DomainHandle<'_>) -> Result<(Vec<GuestDisk>, String)> {
+        let guest = handle.guest()?;
+        let blocks = BlockDevices::read(self.host)?;
+        let disks =
+            guest_disk::disks_of(self.host, &blocks, &guest, Some(handle.libvirt().connect()));
+        let block = blocks.at_path(self.host, &self.path);
         let number = block.map(|block| block.number);
-        let disks = guest_disk::called(disks, self.word, &self.path, number);
+        let disks = guest_disk::matching_disks(disks, self.word, &self.path, number);
         let there = disks.iter().find_map(|disk| blocks.named(disk.block.as_deref()?)).or(block);
         let device = match (there, disks.first()) {
             (Some(block), _) => block.node(),
@@ -52,12 +53,12 @@ impl Detachment<'_> {
     }
 
     /// Takes the disk out of the definition that stays. Returns what was done.
-    fn undefine(&self, subject: &Subject<'_>, disk: &GuestDisk) -> Result<Option<String>> {
+    fn undefine(&self, handle: &DomainHandle<'_>, disk: &GuestDisk) -> Result<Option<String>> {
         let Some(xml) = &disk.config else { return Ok(None) };
-        let (name, target) = (subject.name(), &disk.target);
+        let (name, target) = (handle.name(), &disk.target);
         let doing = format!("take {target} from the definition of '{name}'");
         log::step(&doing);
-        let done = subject.domain().detach_device_flags(xml, sys::VIR_DOMAIN_AFFECT_CONFIG);
+        let done = handle.domain().detach_device_flags(xml, sys::VIR_DOMAIN_AFFECT_CONFIG);
         match done {
             // Another command took it out since it was found.
             Err(error) if error.code().to_raw() == sys::VIR_ERR_DEVICE_MISSING => return Ok(None),
@@ -67,20 +68,20 @@ impl Detachment<'_> {
     }
 
     /// Fails when the word is a target of the domain behind which there is no device of the host.
-    pub fn expect_none(&self, subject: &Subject<'_>) -> Result<()> {
-        if !guest_disk::targets(&subject.guest()?).contains(self.word) {
+    pub fn expect_none(&self, handle: &DomainHandle<'_>) -> Result<()> {
+        if !guest_disk::targets(&handle.guest()?).contains(self.word) {
             return Ok(());
         }
-        let (word, name) = (self.word, subject.name());
+        let (word, name) = (self.word, handle.name());
         Err(Error::conflict(format!("{word} of domain '{name}' is no block device of the host")))
     }
 
     /// Whether the running guest still has the disk. A guest that does not run has none.
-    fn is_attached(&self, subject: &Subject<'_>, target: &str) -> Result<bool> {
-        let xml = match subject.domain().is_active() {
+    fn is_attached(&self, handle: &DomainHandle<'_>, target: &str) -> Result<bool> {
+        let xml = match handle.domain().is_active() {
             Ok(false) => return Ok(false),
             Err(error) if is_gone(&error) => return Ok(false),
-            _ => subject.guest(),
+            _ => handle.guest(),
         };
         match xml {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
@@ -94,9 +95,14 @@ impl Detachment<'_> {
     }
 
     /// Asks the guest, again where it does not answer, and waits until the disk is gone from it.
-    fn wait(&self, subject: &mut Subject<'_>, disk: &GuestDisk, timeout: Duration) -> Result<()> {
+    fn detach_live(
+        &self,
+        handle: &mut DomainHandle<'_>,
+        disk: &GuestDisk,
+        timeout: Duration,
+    ) -> Result<()> {
         let Some(xml) = &disk.live else { return Ok(()) };
-        let (name, target) = (subject.name().to_owned(), &disk.target);
+        let (name, target) = (handle.name().to_owned(), &disk.target);
         let doing = format!("detach {target} from domain '{name}'");
         let asked_for = || [format!("{target} in '{name}', asked to let go of it")];
         let end = Instant::now() + timeout;
@@ -104,12 +110,12 @@ impl Detachment<'_> {
         loop {
             interrupt::check()?;
             log::step(&doing);
-            let asked = subject.domain().detach_device_flags(xml, sys::VIR_DOMAIN_AFFECT_LIVE);
+            let asked = handle.domain().detach_device_flags(xml, sys::VIR_DOMAIN_AFFECT_LIVE);
             if let Err(error) = asked {
                 let answer = UnplugAnswer::of(&error);
                 let error = failure(error, &doing);
-                let lost = subject.reconnect().map_err(|error| error.left_behind(asked_for()))?;
-                if !self.is_attached(subject, target)? {
+                let lost = handle.reconnect().map_err(|error| error.left_behind(asked_for()))?;
+                if !self.is_attached(handle, target)? {
                     return Ok(());
                 }
                 match answer {
@@ -121,7 +127,7 @@ impl Detachment<'_> {
             }
             let ask_again = Instant::now() + ASK_AGAIN;
             while Instant::now() < ask_again {
-                if !self.is_attached(subject, target)? {
+                if !self.is_attached(handle, target)? {
                     return Ok(());
                 }
                 let left = end.saturating_duration_since(Instant::now());
@@ -141,28 +147,28 @@ impl Detachment<'_> {
     /// them. Returns warnings.
     pub fn carry_out(
         &self,
-        subject: &mut Subject<'_>,
+        handle: &mut DomainHandle<'_>,
         disks: &[GuestDisk],
         timeout: Duration,
     ) -> Result<Vec<String>> {
         let mut applied = Vec::new();
         for disk in disks {
-            applied.extend(self.undefine(subject, disk)?);
+            applied.extend(self.undefine(handle, disk)?);
         }
         for disk in disks {
-            let done = self.wait(subject, disk, timeout);
+            let done = self.detach_live(handle, disk, timeout);
             done.map_err(|error| error.applied(applied.clone()))?;
         }
-        let numbers: BTreeSet<Number> = disks.iter().filter_map(|disk| disk.number).collect();
-        let closed = undefined_disk::expect_closed(self.host, subject, Some(&numbers));
+        let numbers: BTreeSet<DevT> = disks.iter().filter_map(|disk| disk.number).collect();
+        let closed = undefined_disk::expect_closed(self.host, handle, Some(&numbers));
         closed.map_err(|error| error.applied(applied))
     }
 
     /// The numbers of the device that was asked for and of all that is made of it; none when the host has no
     /// such device.
-    pub fn requested_numbers(&self, device: &str) -> Result<Option<BTreeSet<Number>>> {
-        let blocks = Blocks::read(self.host)?;
-        let Some(block) = blocks.of_path(self.host, device) else { return Ok(None) };
+    pub fn requested_numbers(&self, device: &str) -> Result<Option<BTreeSet<DevT>>> {
+        let blocks = BlockDevices::read(self.host)?;
+        let Some(block) = blocks.at_path(self.host, device) else { return Ok(None) };
         Ok(Some(blocks.stack(&block.name).into_iter().map(|block| block.number).collect()))
     }
 }

@@ -17,11 +17,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A lock that lasts until this is dropped, or the process dies.
 #[derive(Debug)]
-pub struct Lock {
+pub struct DiskLock {
     _node: File,
 }
 
-impl Lock {
+impl DiskLock {
     /// Takes the lock of a whole disk.
     ///
     /// Errors: `conflict` with code `RESERVED` when another has it for too long; `permission`, `io`.

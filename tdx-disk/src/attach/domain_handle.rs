@@ -13,20 +13,20 @@ use crate::availability::guests::Guest;
 const RESTART: Duration = Duration::from_secs(15);
 
 /// A domain and the way to it.
-pub struct Subject<'c> {
+pub struct DomainHandle<'c> {
     open: &'c dyn Fn() -> Result<Libvirt>,
     libvirt: Libvirt,
     domain: Domain,
     name: String,
 }
 
-impl std::fmt::Debug for Subject<'_> {
+impl std::fmt::Debug for DomainHandle<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Subject").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
-impl<'c> Subject<'c> {
+impl<'c> DomainHandle<'c> {
     /// Finds the domain of a name.
     ///
     /// Errors: `not_found` when there is none; those of connecting; `usage` for an impossible name.

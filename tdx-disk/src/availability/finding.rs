@@ -59,11 +59,12 @@ impl From<Finding> for FindingItem {
 }
 
 /// A word as a shell takes it.
-pub fn quoted(word: &str) -> String {
+pub fn shell_quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-:+,@%=".contains(c);
-    match !word.is_empty() && word.chars().all(plain) {
-        true => word.to_owned(),
-        false => format!("'{}'", word.replace('\'', "'\\''")),
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
     }
 }
 
@@ -140,8 +141,8 @@ mod tests {
 
     #[test]
     fn words_are_quoted_where_a_shell_needs_it() {
-        assert_eq!(quoted("/mnt/a-b"), "/mnt/a-b");
-        assert_eq!(quoted("/mnt/it's"), "'/mnt/it'\\''s'");
-        assert_eq!(quoted(""), "''");
+        assert_eq!(shell_quoted("/mnt/a-b"), "/mnt/a-b");
+        assert_eq!(shell_quoted("/mnt/it's"), "'/mnt/it'\\''s'");
+        assert_eq!(shell_quoted(""), "''");
     }
 }

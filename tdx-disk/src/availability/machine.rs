@@ -6,19 +6,19 @@ use common::libvirt::Libvirt;
 use common::system::sysroot::Host;
 
 use crate::availability;
-use crate::availability::guests::Tenancy;
+use crate::availability::disk_use::DiskUse;
 use crate::availability::mounts::{Mounts, Scope};
 use crate::availability::{Judgement, Observer, Question, guests};
-use crate::block::devices::Blocks;
+use crate::block::devices::BlockDevices;
 use crate::block::disk::Disk;
 use crate::block::named_device;
 
 /// The block devices, mounts and domains of the machine, read once for any number of disks.
 #[derive(Debug)]
 pub struct Machine {
-    blocks: Blocks,
+    blocks: BlockDevices,
     mounts: Mounts,
-    tenancy: Option<Tenancy>,
+    disk_use: Option<DiskUse>,
 }
 
 impl Machine {
@@ -26,17 +26,17 @@ impl Machine {
     ///
     /// Errors: whatever libvirt says.
     pub fn read(host: &Host, libvirt: Option<&Libvirt>) -> Result<Self> {
-        let blocks = Blocks::read(host)?;
+        let blocks = BlockDevices::read(host)?;
         let mounts = Mounts::read(host, Scope::Every)?;
-        let tenancy = match libvirt {
+        let disk_use = match libvirt {
             None => None,
             Some(libvirt) => {
                 let guests = guests::all(libvirt)?;
                 let (connect, images) = (Some(libvirt.connect()), Images::new(host));
-                Some(Tenancy::new(host, &blocks, &guests, connect, images)?)
+                Some(DiskUse::new(host, &blocks, &guests, connect, images)?)
             }
         };
-        Ok(Self { blocks, mounts, tenancy })
+        Ok(Self { blocks, mounts, disk_use: disk_use })
     }
 
     /// The disk of a name, and all there is to say of it.
@@ -50,8 +50,8 @@ impl Machine {
     ) -> Result<(Disk, Judgement)> {
         let block = named_device::find(host, &self.blocks, name)?;
         let disk = Disk::read(host, &self.blocks, block);
-        let (blocks, mounts, tenancy) = (&self.blocks, &self.mounts, self.tenancy.as_ref());
-        let observer = Observer { host, blocks, mounts, tenancy };
+        let (blocks, mounts, disk_use) = (&self.blocks, &self.mounts, self.disk_use.as_ref());
+        let observer = Observer { host, blocks, mounts, disk_use: disk_use };
         let judgement = availability::judge(&observer, &disk, question)?;
         Ok((disk, judgement))
     }

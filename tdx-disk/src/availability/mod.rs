@@ -1,5 +1,6 @@
 //! Whether a disk is free: everything that can be using it, every reason told.
 
+pub mod disk_use;
 pub mod exporters;
 pub mod finding;
 pub mod guests;
@@ -21,14 +22,14 @@ use common::system::sysroot::Host;
 use common::{Code, IoContext, Result};
 use rustix::fs::OFlags;
 
-use crate::block::devices::{Block, Blocks};
+use crate::block::devices::{BlockDevice, BlockDevices};
 use crate::block::disk::Disk;
 
-use crate::availability::finding::{Finding, quoted};
-use crate::availability::guests::Tenancy;
+use crate::availability::disk_use::DiskUse;
+use crate::availability::finding::{Finding, shell_quoted};
 use crate::availability::mounts::Mounts;
 use crate::availability::processes::Processes;
-use crate::block::devt::Number;
+use common::system::devt::DevT;
 
 use crate::block::{partitions, signature};
 
@@ -50,31 +51,31 @@ pub struct Observer<'a> {
     /// The machine.
     pub host: &'a Host,
     /// Its block devices.
-    pub blocks: &'a Blocks,
+    pub blocks: &'a BlockDevices,
     /// What is mounted.
     pub mounts: &'a Mounts,
     /// What domains have; none when libvirt is out of reach.
-    pub tenancy: Option<&'a Tenancy>,
+    pub disk_use: Option<&'a DiskUse>,
 }
 
 impl Observer<'_> {
     /// What sysfs, mount tables and libvirt tell of a disk and all that stands on it.
     pub fn findings(&self, disk: &Disk, question: Question<'_>) -> Vec<Finding> {
         let stack = self.blocks.stack(&disk.name);
-        let mut findings = state(disk, question);
+        let mut findings = state_findings(disk, question);
         for block in &stack {
-            findings.extend(self.mounts.of(&block.name).cloned());
-            findings.extend(block.holders.iter().map(|holder| self.holder(block, holder)));
+            findings.extend(self.mounts.findings_of(&block.name).cloned());
+            findings.extend(block.holders.iter().map(|holder| self.holder_finding(block, holder)));
         }
         let below = self.blocks.below(self.host, &disk.name);
         for block in stack.iter().chain(&below) {
             let is_it = block.number == disk.number;
             let names = if is_it { &disk.links[..] } else { &[] };
-            let tenants = self.tenancy.map(|tenancy| tenancy.of(self.host, block, names));
-            for tenant in tenants.into_iter().flatten() {
+            let users = self.disk_use.map(|disk_use| disk_use.users_of(self.host, block, names));
+            for user in users.into_iter().flatten() {
                 // What the domain has of this very disk is not in its own way.
-                if !(is_it && tenant.is_disk && question.domain == Some(tenant.domain.as_str())) {
-                    let (domain, node, how) = (tenant.domain, block.node(), tenant.how);
+                if !(is_it && user.is_disk && question.domain == Some(user.domain.as_str())) {
+                    let (domain, node, how) = (user.domain, block.node(), user.how);
                     let message = format!("domain '{domain}' has {node} {how}");
                     findings.push(Finding::new(Code::InUseByVm, message));
                 }
@@ -84,14 +85,14 @@ impl Observer<'_> {
     }
 
     /// Says what is made of a device, and how to take it apart.
-    fn holder(&self, block: &Block, holder: &str) -> Finding {
+    fn holder_finding(&self, block: &BlockDevice, holder: &str) -> Finding {
         let above = self.blocks.named(holder);
         let read = |name: &str| above.and_then(|above| above.attribute(self.host, name));
         let (name, uuid) = (read("dm/name"), read("dm/uuid").unwrap_or_default());
         let node =
             name.as_ref().map_or(format!("/dev/{holder}"), |name| format!("/dev/mapper/{name}"));
         let part = format!("{} is part of {node}", block.node());
-        let word = quoted(name.as_deref().unwrap_or(holder));
+        let word = shell_quoted(name.as_deref().unwrap_or(holder));
         if uuid.starts_with("mpath-") {
             let message = format!("{part}, a multipath map: give that to the guest instead");
             return Finding::new(Code::MultipathPath, message);
@@ -117,7 +118,7 @@ impl Observer<'_> {
 }
 
 /// What the disk is and how it is doing.
-fn state(disk: &Disk, question: Question<'_>) -> Vec<Finding> {
+fn state_findings(disk: &Disk, question: Question<'_>) -> Vec<Finding> {
     let node = disk.node();
     let mut findings = Vec::new();
     let mut add = |code, message: String| findings.push(Finding::new(code, message));
@@ -162,10 +163,10 @@ pub fn judge(observer: &Observer<'_>, disk: &Disk, question: Question<'_>) -> Re
     let stack = blocks.stack(&disk.name);
     let mut findings = observer.findings(disk, question);
     let mut unseen = Vec::new();
-    findings.extend(boot_loader(host, blocks, &stack));
-    findings.extend(identity(observer, disk));
+    findings.extend(boot_partition_findings(host, blocks, &stack));
+    findings.extend(identity_findings(observer, disk));
     findings.extend(exporters::findings(host, blocks, &stack));
-    findings.extend(open_files(observer, disk, &stack, &mut unseen)?);
+    findings.extend(open_file_findings(observer, disk, &stack, &mut unseen)?);
     unseen.extend(observer.mounts.problems.iter().cloned());
     if observer.mounts.unseen > 0 {
         unseen.push(format!(
@@ -174,14 +175,14 @@ pub fn judge(observer: &Observer<'_>, disk: &Disk, question: Question<'_>) -> Re
         ));
     }
     if disk.size > 0 {
-        match open(host, disk, OFlags::empty()) {
+        match open_node(host, disk, OFlags::empty()) {
             Ok(file) => {
-                findings.extend(contents(blocks, disk, &file, &mut unseen));
+                findings.extend(content_findings(blocks, disk, &file, &mut unseen));
                 let locked = qemu_lock::is_locked(&file);
                 findings.extend(locked.then(|| {
                     Finding::new(Code::QemuLock, format!("a QEMU has locked {}", disk.node()))
                 }));
-                findings.extend(claim(host, disk)?);
+                findings.extend(claim_finding(host, disk)?);
             }
             Err(error) => {
                 // Where the answer is no already, or these are files of another machine.
@@ -204,13 +205,14 @@ pub fn judge(observer: &Observer<'_>, disk: &Disk, question: Question<'_>) -> Re
 }
 
 /// Opens the node as the kernel names it, to be read.
-fn open(host: &Host, disk: &Disk, flags: OFlags) -> io::Result<File> {
+fn open_node(host: &Host, disk: &Disk, flags: OFlags) -> io::Result<File> {
     let flags = (OFlags::NONBLOCK | flags).bits().cast_signed();
     let file = File::options().read(true).custom_flags(flags).open(host.path(disk.node()))?;
     let rdev = std::os::unix::fs::MetadataExt::rdev(&file.metadata()?);
-    match Number::of_node(rdev) == disk.number {
-        true => Ok(file),
-        false => Err(io::Error::other("it is the node of another device")),
+    if DevT::from_rdev(rdev) == disk.number {
+        Ok(file)
+    } else {
+        Err(io::Error::other("it is the node of another device"))
     }
 }
 
@@ -218,10 +220,10 @@ fn open(host: &Host, disk: &Disk, flags: OFlags) -> io::Result<File> {
 /// partition of it so. Others who ask the same at the same moment are waited for.
 ///
 /// Source: Linux `block/bdev.c`, `bd_may_claim()`.
-fn claim(host: &Host, disk: &Disk) -> Result<Option<Finding>> {
+fn claim_finding(host: &Host, disk: &Disk) -> Result<Option<Finding>> {
     let end = Instant::now() + MOMENT;
     loop {
-        match open(host, disk, OFlags::EXCL) {
+        match open_node(host, disk, OFlags::EXCL) {
             Err(error) if error.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error()) => {
                 if Instant::now() >= end {
                     let message = format!("the kernel has {} in exclusive use", disk.node());
@@ -235,14 +237,14 @@ fn claim(host: &Host, disk: &Disk) -> Result<Option<Finding>> {
 }
 
 /// Processes that have the disk, or anything on it, open for longer than a moment.
-fn open_files(
+fn open_file_findings(
     observer: &Observer<'_>,
     disk: &Disk,
-    stack: &[&Block],
+    stack: &[&BlockDevice],
     unseen: &mut Vec<String>,
 ) -> Result<Vec<Finding>> {
     let (host, blocks) = (observer.host, observer.blocks);
-    let own: BTreeSet<Number> = stack.iter().map(|block| block.number).collect();
+    let own: BTreeSet<DevT> = stack.iter().map(|block| block.number).collect();
     let below = blocks.below(host, &disk.name);
     let all = own.iter().copied().chain(below.iter().map(|block| block.number)).collect();
     let look = || Processes::with_open(host, &all);
@@ -250,7 +252,7 @@ fn open_files(
     let end = Instant::now() + MOMENT;
     while found.all().next().is_some() && Instant::now() < end {
         interrupt::sleep(Duration::from_millis(100))?;
-        found = look()?.still(&found);
+        found = look()?.retain_in(&found);
     }
     if found.unseen > 0 {
         unseen.push(format!(
@@ -258,23 +260,21 @@ fn open_files(
             found.unseen
         ));
     }
-    let below_only = match below.is_empty() {
-        true => BTreeSet::new(),
+    let below_only = if below.is_empty() {
+        BTreeSet::new()
+    } else {
         // What stands on the same disk beside a partition is not in its way, but a guest is.
-        false => {
-            let own = Processes::with_open(host, &own)?;
-            let own: BTreeSet<u32> = own.all().map(|process| process.pid).collect();
-            found.all().map(|process| process.pid).filter(|pid| !own.contains(pid)).collect()
-        }
+        let own = Processes::with_open(host, &own)?;
+        let own: BTreeSet<u32> = own.all().map(|process| process.pid).collect();
+        found.all().map(|process| process.pid).filter(|pid| !own.contains(pid)).collect()
     };
     let finding = |process: &processes::Process| {
         let (command, pid, node) = (&process.command, process.pid, &process.node);
         let message = format!("{command} (process {pid}) has {node} open");
-        match process.is_guest() {
-            true => Some(Finding::new(Code::InUseByVm, message)),
-            false if below_only.contains(&pid) => None,
-            false => Some(Finding::new(Code::OpenFds, message)),
+        if process.is_guest() {
+            return Some(Finding::new(Code::InUseByVm, message));
         }
+        (!below_only.contains(&pid)).then(|| Finding::new(Code::OpenFds, message))
     };
     Ok(found.all().filter_map(finding).collect())
 }
@@ -283,7 +283,11 @@ fn open_files(
 ///
 /// Source: <https://systemd.io/BOOT_LOADER_INTERFACE/>, `LoaderDevicePartUUID`, in UTF-16 behind four
 /// bytes of attributes.
-fn boot_loader(host: &Host, blocks: &Blocks, stack: &[&Block]) -> Vec<Finding> {
+fn boot_partition_findings(
+    host: &Host,
+    blocks: &BlockDevices,
+    stack: &[&BlockDevice],
+) -> Vec<Finding> {
     const VARIABLE: &str =
         "/sys/firmware/efi/efivars/LoaderDevicePartUUID-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
     let bytes = host.read_bytes(VARIABLE).ok().flatten().unwrap_or_default();
@@ -291,18 +295,18 @@ fn boot_loader(host: &Host, blocks: &Blocks, stack: &[&Block]) -> Vec<Finding> {
     let text: Vec<u16> = text.map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect();
     let uuid = String::from_utf16_lossy(&text).trim_end_matches('\0').to_lowercase();
     let parts = stack.iter().filter(|block| block.parent.is_some() && !uuid.is_empty());
-    let is_it = |block: &&&Block| {
+    let is_it = |block: &&&BlockDevice| {
         let part = Disk::read(host, blocks, block).part_uuid;
         part.is_some_and(|part| part.to_lowercase() == uuid)
     };
-    let finding = |block: &&Block| {
+    let finding = |block: &&BlockDevice| {
         Finding::new(Code::SystemDisk, format!("the machine booted from {}", block.node()))
     };
     parts.filter(is_it).map(finding).collect()
 }
 
 /// Whether it has a name, and is one disk of its own.
-fn identity(observer: &Observer<'_>, disk: &Disk) -> Vec<Finding> {
+fn identity_findings(observer: &Observer<'_>, disk: &Disk) -> Vec<Finding> {
     let node = disk.node();
     let mut findings = Vec::new();
     if disk.by_id().is_none() {
@@ -336,7 +340,7 @@ fn identity(observer: &Observer<'_>, disk: &Disk) -> Vec<Finding> {
 }
 
 /// The other disks that say they are this one.
-pub fn twins(host: &Host, blocks: &Blocks, disk: &Disk) -> Vec<Disk> {
+pub fn twins(host: &Host, blocks: &BlockDevices, disk: &Disk) -> Vec<Disk> {
     if disk.serial.is_none() && disk.wwn.is_none() {
         return Vec::new();
     }
@@ -346,7 +350,12 @@ pub fn twins(host: &Host, blocks: &Blocks, disk: &Disk) -> Vec<Disk> {
 }
 
 /// What its bytes say.
-fn contents(blocks: &Blocks, disk: &Disk, file: &File, unseen: &mut Vec<String>) -> Vec<Finding> {
+fn content_findings(
+    blocks: &BlockDevices,
+    disk: &Disk,
+    file: &File,
+    unseen: &mut Vec<String>,
+) -> Vec<Finding> {
     let parts = blocks.all().filter(|block| block.parent.as_deref() == Some(&disk.name));
     let known: Vec<(u64, u64)> = parts.filter_map(|part| part.span).collect();
     let found = match signature::probe(file, disk.size, disk.logical_sector, &known) {
@@ -360,26 +369,24 @@ fn contents(blocks: &Blocks, disk: &Disk, file: &File, unseen: &mut Vec<String>)
         let place = match signature.start {
             0 => disk.node(),
             start => {
-                let part = |block: &&Block| {
+                let part = |block: &&BlockDevice| {
                     block.parent.as_deref() == Some(&disk.name)
                         && block.span.is_some_and(|span| span.0 == start)
                 };
-                let node = blocks.all().find(part).map(Block::node);
+                let node = blocks.all().find(part).map(BlockDevice::node);
                 node.unwrap_or_else(|| format!("the partition at byte {start} of {}", disk.node()))
             }
         };
         let name = signature.name;
-        match signature.is_member {
-            true if name == signature::TOO_MANY_PARTITIONS => {
-                let most = partitions::MOST;
-                let message = format!("{place} has more than {most} partitions to be examined");
-                Finding::new(Code::Signature, message)
-            }
-            true => {
-                Finding::new(Code::Signature, format!("{place} is a part of something: {name}"))
-            }
-            false => Finding::new(Code::HasData, format!("{place} bears {name}, unused")),
+        if !signature.is_member {
+            return Finding::new(Code::HasData, format!("{place} bears {name}, unused"));
         }
+        let message = if name == signature::TOO_MANY_PARTITIONS {
+            format!("{place} has more than {} partitions to be examined", partitions::MOST)
+        } else {
+            format!("{place} is a part of something: {name}")
+        };
+        Finding::new(Code::Signature, message)
     };
     found.into_iter().map(finding).collect()
 }

@@ -1,7 +1,6 @@
 //! Block devices: what each is, and what its bytes say.
 
 pub mod devices;
-pub mod devt;
 pub mod disk;
 pub mod named_device;
 pub mod partitions;

@@ -70,9 +70,11 @@ fn gpt(file: &File, header: u64, unit: u64) -> io::Result<Option<Table>> {
     if !(length.is_power_of_two() && (128..=4096).contains(&length)) {
         return Ok(Some(table));
     }
-    let place = |index: u64| first.checked_mul(unit)?.checked_add(index * length);
+    let entry_offset = |index: u64| first.checked_mul(unit)?.checked_add(index * length);
     for index in 0..count.min(MOST) {
-        let Some(at) = place(index).filter(|at| *at < i64::MAX as u64 - length) else { break };
+        let Some(at) = entry_offset(index).filter(|at| *at < i64::MAX as u64 - length) else {
+            break;
+        };
         let entry = bytes(file, at, 48)?;
         let (start, end) = (u64_at(&entry, 32), u64_at(&entry, 40));
         let is_used = entry.iter().take(16).any(|byte| *byte != 0) && end >= start;
@@ -80,7 +82,7 @@ fn gpt(file: &File, header: u64, unit: u64) -> io::Result<Option<Table>> {
         let span = start.checked_mul(unit).map(|start| (start, sectors.saturating_mul(unit)));
         table.spans.extend(span.filter(|_| is_used));
     }
-    table.is_cut = count > MOST && has_more(file, place(MOST), (count - MOST) * length)?;
+    table.is_cut = count > MOST && has_more(file, entry_offset(MOST), (count - MOST) * length)?;
     Ok(Some(table))
 }
 

@@ -7,11 +7,12 @@ use common::document::{Action, Document};
 use common::libvirt::Libvirt;
 use common::{Code, Error, Result, parallel};
 
-use crate::attach::domain_handle::Subject;
+use crate::attach::domain_handle::DomainHandle;
 use crate::attach::item::AttachItem;
+use crate::attach::request::AttachRequest;
 use crate::attach::target::Bus;
-use crate::attach::{AttachRequest, Attachment, element};
-use crate::block::devices::Blocks;
+use crate::attach::{Attachment, element};
+use crate::block::devices::BlockDevices;
 use crate::block::named_device;
 
 /// Arguments of `attach`.
@@ -60,10 +61,10 @@ pub fn run(
         return Err(Error::usage("--serial and --target are for one disk"));
     }
     if let Some(serial) = &args.serial {
-        element::expect_serial(serial, args.bus)?;
+        element::check_serial(serial, args.bus)?;
     }
     if let Some(target) = &args.target {
-        args.bus.expect(target)?;
+        args.bus.check_target(target)?;
     }
     if !args.force.is_empty() {
         let codes: Vec<&str> = args.force.iter().map(|code| code.as_str()).collect();
@@ -72,7 +73,7 @@ pub fn run(
     if !context.host.is_this_machine() {
         return Err(Error::usage("disks are attached on this machine: --sysroot is another"));
     }
-    let blocks = Blocks::read(&context.host)?;
+    let blocks = BlockDevices::read(&context.host)?;
     for named in &names {
         named_device::find(&context.host, &blocks, &named.name)?;
     }
@@ -80,7 +81,7 @@ pub fn run(
         return Err(Error::permission("judging and attaching disks takes root")
             .hint("run it with sudo, or with --dry-run to see the plan"));
     }
-    let mut subject = Subject::find(&open, &args.domain)?;
+    let mut handle = DomainHandle::find(&open, &args.domain)?;
     interrupt::guard();
     let dry_run = args.change.dry_run;
     let request = AttachRequest {
@@ -96,8 +97,8 @@ pub fn run(
     let mut warnings = Vec::new();
     let done = names.iter().map(|named| {
         let attachment = Attachment { host: &context.host, request: &request, named };
-        let (item, told) = attachment.run(&mut subject)?;
-        warnings.extend(told);
+        let (item, disk_warnings) = attachment.run(&mut handle)?;
+        warnings.extend(disk_warnings);
         Ok(item)
     });
     let done: Vec<Result<AttachItem>> = done.collect();

@@ -16,7 +16,7 @@ use serde::Serialize;
 use crate::availability::finding::FindingItem;
 use crate::availability::machine::Machine;
 use crate::availability::{Question, finding};
-use crate::block::devices::Blocks;
+use crate::block::devices::BlockDevices;
 use crate::block::disk::Disk;
 use crate::block::named_device;
 
@@ -91,7 +91,7 @@ pub fn run(
 ) -> Result<Outcome> {
     let host = &context.host;
     let names = named_device::read(&args.devices)?;
-    let blocks = Blocks::read(host)?;
+    let blocks = BlockDevices::read(host)?;
     // Before anything slow.
     for named in &names {
         let disk = Disk::read(host, &blocks, named_device::find(host, &blocks, &named.name)?);

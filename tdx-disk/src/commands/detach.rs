@@ -13,7 +13,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::attach::detachment::Detachment;
-use crate::attach::domain_handle::Subject;
+use crate::attach::domain_handle::DomainHandle;
 use crate::attach::guest_disk::GuestDisk;
 use crate::attach::undefined_disk;
 use crate::block::named_device;
@@ -83,18 +83,18 @@ pub fn run(
     open: impl Fn() -> Result<Libvirt>,
     args: DetachArgs,
 ) -> Result<Outcome> {
-    let path = named_device::path(&args.device)?;
+    let path = named_device::absolute_path(&args.device)?;
     let detach = Detachment { host: &context.host, word: &args.device, path };
-    let mut subject = Subject::find(&open, &args.domain)?;
+    let mut handle = DomainHandle::find(&open, &args.domain)?;
     interrupt::guard();
-    let (found, device) = detach.find(&subject)?;
+    let (found, device) = detach.find(&handle)?;
     let dry_run = args.change.dry_run;
     if found.is_empty() {
-        detach.expect_none(&subject)?;
+        detach.expect_none(&handle)?;
         let mut warnings = vec![format!("domain '{}' has no disk {}", args.domain, args.device)];
         let asked = detach.requested_numbers(&device)?;
         let host = &context.host;
-        warnings.extend(undefined_disk::expect_closed(host, &mut subject, asked.as_ref())?);
+        warnings.extend(undefined_disk::expect_closed(host, &mut handle, asked.as_ref())?);
         let item = DetachItem {
             domain: args.domain,
             device,
@@ -110,7 +110,7 @@ pub fn run(
     let mut warnings = Vec::new();
     if !dry_run {
         let timeout = Duration::from_secs(args.timeout);
-        warnings = detach.carry_out(&mut subject, &found, timeout)?;
+        warnings = detach.carry_out(&mut handle, &found, timeout)?;
     }
     let item = |disk: GuestDisk| DetachItem {
         domain: args.domain.clone(),

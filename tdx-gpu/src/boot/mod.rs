@@ -18,9 +18,9 @@ use common::{Code, Error, Result, parallel};
 use tdx_iommu::inventory::Inventory;
 use tdx_iommu::judge::Request;
 
-use crate::boot::persist::{Found, Persistent};
+use crate::boot::persist::{BootRecords, LocatedRecord};
 use crate::vfio::candidates::{BindItem, Locks};
-use crate::vfio::plan::{Plan, Terms};
+use crate::vfio::plan::{BindOptions, BindPlan};
 use crate::vfio::{binding, candidates};
 
 /// How many parties of devices are bound at once.
@@ -28,9 +28,9 @@ const AT_ONCE: usize = 64;
 
 /// Devices of which none can go without the others, and their records.
 #[derive(Debug)]
-struct Party<'f> {
-    reach: BTreeSet<Bdf>,
-    members: Vec<(Bdf, &'f Found)>,
+struct BindGroup<'f> {
+    reachable: BTreeSet<Bdf>,
+    members: Vec<(Bdf, &'f LocatedRecord)>,
 }
 
 /// The devices that were bound, and what the user should know.
@@ -50,36 +50,36 @@ pub fn bind_recorded(host: &Host, dry_run: bool) -> Result<BoundAtBoot> {
     let mut seen = Inventory::read(host)?;
     let asleep: Vec<Bdf> = seen.devices.values().filter(|d| d.asleep).map(|d| d.bdf).collect();
     seen.wake(host, asleep.iter().copied().filter(|_| !dry_run));
-    let persistent = Persistent::read(host, &seen)?;
+    let boot_records = BootRecords::read(host, &seen)?;
     let mut failures: Vec<Error> = Vec::new();
-    let mut there = Vec::new();
-    for found in &persistent.found {
-        match found.record.find(&seen) {
-            Ok(bdf) => there.push((bdf, found)),
+    let mut located_records = Vec::new();
+    for located in &boot_records.records {
+        match located.record.find(&seen) {
+            Ok(bdf) => located_records.push((bdf, located)),
             Err(error) => failures.push(error),
         }
     }
-    failures.extend(persistent.damaged);
-    if !dry_run && !there.is_empty() {
+    failures.extend(boot_records.damaged);
+    if !dry_run && !located_records.is_empty() {
         binding::expect_root()?;
     }
     let mut locked = Vec::new();
-    for party in parties(&seen, &there) {
-        match party.lock(host, &seen, dry_run) {
-            Ok(locks) => locked.push((party, locks)),
+    for bind_group in bind_groups(&seen, &located_records) {
+        match bind_group.lock(host, &seen, dry_run) {
+            Ok(locks) => locked.push((bind_group, locks)),
             Err(error) => failures.push(error),
         }
     }
     let mut inventory = Inventory::read(host)?;
     inventory.wake(host, asleep.into_iter().filter(|_| !dry_run));
     let mut plans = Vec::new();
-    for (party, locks) in locked {
-        match party.plan(host, &inventory, &locks, dry_run) {
+    for (bind_group, locks) in locked {
+        match bind_group.plan(host, &inventory, &locks, dry_run) {
             Ok(plan) => plans.push((plan, locks)),
             Err(error) => failures.push(error),
         }
     }
-    let limit = limit(host, &there)?;
+    let limit = limit(host, &located_records)?;
     let mut warnings = Vec::new();
     let mut items = Vec::new();
     let bound = parallel::map(plans, AT_ONCE, |(mut plan, locks)| {
@@ -93,9 +93,9 @@ pub fn bind_recorded(host: &Host, dry_run: bool) -> Result<BoundAtBoot> {
     });
     for result in bound {
         match result {
-            Ok((mut its, mut said)) => {
-                items.append(&mut its);
-                warnings.append(&mut said);
+            Ok((mut bound_items, mut bound_warnings)) => {
+                items.append(&mut bound_items);
+                warnings.append(&mut bound_warnings);
             }
             Err(error) => failures.push(error),
         }
@@ -103,15 +103,15 @@ pub fn bind_recorded(host: &Host, dry_run: bool) -> Result<BoundAtBoot> {
     if failures.is_empty() {
         return Ok(BoundAtBoot { items, warnings });
     }
-    Err(all_of(failures).applied(items.iter().filter_map(done)))
+    Err(combine_errors(failures).applied(items.iter().filter_map(applied_text)))
 }
 
-fn done(item: &BindItem) -> Option<String> {
+fn applied_text(item: &BindItem) -> Option<String> {
     (item.action != Action::None).then(|| format!("bound {}", item.bdf))
 }
 
 /// The first failure, to which the others are causes.
-fn all_of(failures: Vec<Error>) -> Error {
+fn combine_errors(failures: Vec<Error>) -> Error {
     let mut failures = failures.into_iter();
     let first = failures.next().unwrap_or_else(|| Error::failed("nothing was bound"));
     let body = first.to_document().error;
@@ -128,34 +128,35 @@ fn all_of(failures: Vec<Error>) -> Error {
     if let Some(hint) = body.hint {
         error = error.hint(hint);
     }
-    match causes.is_empty() {
-        true => error,
-        false => error.because(causes.join("; ")),
-    }
+    if causes.is_empty() { error } else { error.because(causes.join("; ")) }
 }
 
 /// Sorts devices into parties: by slot and IOMMU group, bridges aside.
-fn parties<'f>(inventory: &Inventory, there: &[(Bdf, &'f Found)]) -> Vec<Party<'f>> {
-    let mut parties: Vec<Party<'f>> = Vec::new();
-    for &(bdf, found) in there {
+fn bind_groups<'f>(
+    inventory: &Inventory,
+    located_records: &[(Bdf, &'f LocatedRecord)],
+) -> Vec<BindGroup<'f>> {
+    let mut groups: Vec<BindGroup<'f>> = Vec::new();
+    for &(bdf, located) in located_records {
         let slot = inventory.slot(bdf).map(|device| device.bdf);
         let group = inventory.devices.get(&bdf).and_then(|device| inventory.group(device));
         let group = group.into_iter().flat_map(|group| group.members.iter().copied());
         let is_endpoint = |bdf: &Bdf| inventory.devices.get(bdf).is_some_and(|d| !d.is_bridge);
-        let reach = slot.chain(group.filter(is_endpoint)).collect();
-        let mut party = Party { reach, members: vec![(bdf, found)] };
-        let touches = |other: &mut Party<'f>| !other.reach.is_disjoint(&party.reach);
-        for other in parties.extract_if(.., touches).collect::<Vec<_>>() {
-            party.reach.extend(other.reach);
-            party.members.extend(other.members);
+        let reachable = slot.chain(group.filter(is_endpoint)).collect();
+        let mut bind_group = BindGroup { reachable, members: vec![(bdf, located)] };
+        let touches =
+            |other: &mut BindGroup<'f>| !other.reachable.is_disjoint(&bind_group.reachable);
+        for other in groups.extract_if(.., touches).collect::<Vec<_>>() {
+            bind_group.reachable.extend(other.reachable);
+            bind_group.members.extend(other.members);
         }
-        parties.push(party);
+        groups.push(bind_group);
     }
-    parties
+    groups
 }
 
-impl Party<'_> {
-    fn recorded(&self) -> BTreeSet<Bdf> {
+impl BindGroup<'_> {
+    fn devices(&self) -> BTreeSet<Bdf> {
         self.members.iter().map(|(bdf, _)| *bdf).collect()
     }
 
@@ -163,9 +164,10 @@ impl Party<'_> {
     ///
     /// Errors: `conflict` with code `RESERVED` while another command works on one of the devices.
     fn lock(&self, host: &Host, inventory: &Inventory, dry_run: bool) -> Result<Locks> {
-        match dry_run {
-            true => Ok(Locks::new()),
-            false => candidates::lock(host, Request::new(inventory, self.recorded()).devices()),
+        if dry_run {
+            Ok(Locks::new())
+        } else {
+            candidates::lock_devices(host, Request::new(inventory, self.devices()).devices())
         }
     }
 
@@ -179,10 +181,10 @@ impl Party<'_> {
         inventory: &Inventory,
         locks: &Locks,
         dry_run: bool,
-    ) -> Result<Plan> {
-        let recorded = self.recorded();
-        for (bdf, found) in &self.members {
-            if found.record.find(inventory)? != *bdf {
+    ) -> Result<BindPlan> {
+        let recorded = self.devices();
+        for (bdf, located) in &self.members {
+            if located.record.find(inventory)? != *bdf {
                 let message = format!("{bdf} is not where it was when it was locked");
                 return Err(Error::conflict(message).code(Code::IdentityChanged));
             }
@@ -196,14 +198,16 @@ impl Party<'_> {
                 .hint(format!("tdx-gpu bind {new} --persist records it, too")));
         }
         let force: Vec<Code> =
-            self.members.iter().flat_map(|(_, found)| found.record.force.clone()).collect();
-        let terms = Terms { force: &force, ..Terms::default() };
-        let records = match dry_run {
-            true => candidates::glimpse(host, request.devices())?,
-            false => candidates::records(locks),
+            self.members.iter().flat_map(|(_, located)| located.record.force.clone()).collect();
+        let options = BindOptions { force: &force, ..BindOptions::default() };
+        let records = if dry_run {
+            candidates::read_records(host, request.devices())?
+        } else {
+            candidates::records(locks)
         };
-        let (_, mut plan) = candidates::judge(host, inventory, &request, terms, &records)?;
-        for step in plan.steps.iter_mut().filter(|step| !step.done) {
+        let (_, mut plan) =
+            candidates::judge_and_plan(host, inventory, &request, options, &records)?;
+        for step in plan.steps.iter_mut().filter(|step| !step.already_bound) {
             let Record { bdf, driver, .. } = &mut step.record;
             let member = self.members.iter().find(|(member, _)| member == bdf);
             // Before its driver has come, nobody has it.
@@ -214,11 +218,11 @@ impl Party<'_> {
 }
 
 /// The limit on mappings that the guests of these devices need.
-fn limit(host: &Host, there: &[(Bdf, &Found)]) -> Result<Option<u64>> {
+fn limit(host: &Host, located_records: &[(Bdf, &LocatedRecord)]) -> Result<Option<u64>> {
     let mut highest = None;
-    for (_, found) in there.iter().filter(|(_, found)| !found.record.iommufd) {
-        let memory = found.record.memory_bytes.map(Size);
-        highest = highest.max(Some(candidates::mappings(host, memory)?));
+    for (_, located) in located_records.iter().filter(|(_, located)| !located.record.iommufd) {
+        let memory = located.record.memory_bytes.map(Size);
+        highest = highest.max(Some(candidates::needed_mappings(host, memory)?));
     }
     Ok(highest)
 }

@@ -17,14 +17,14 @@ use tdx_iommu::inventory::identity::DeviceIdentity;
 use crate::vfio::hostdev;
 use crate::vfio::hostdev::HostdevOptions;
 use tdx_iommu::inventory::named_devices;
-use tdx_iommu::inventory::named_devices::Named;
+use tdx_iommu::inventory::named_devices::DeviceArg;
 
 /// Arguments of `hostdev`.
 #[derive(Debug, Args)]
 pub struct HostdevArgs {
     /// Devices; - for items with a bdf on standard input
     #[arg(value_name = "BDF", required = true)]
-    devices: Vec<Named>,
+    devices: Vec<DeviceArg>,
     /// The bare XML, one element after another, instead of a document
     #[arg(long)]
     xml: bool,
@@ -71,7 +71,7 @@ impl Item for HostdevItem {
 
 /// Writes the XML of the devices that were named.
 pub fn run(context: &Context, args: HostdevArgs) -> Result<Outcome> {
-    let requested = named_devices::resolve(&args.devices)?;
+    let requested = named_devices::read(&args.devices)?;
     let inventory = Inventory::read(&context.host)?;
     requested.expect_same(&context.host, &inventory)?;
     let options =

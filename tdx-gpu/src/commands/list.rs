@@ -16,7 +16,7 @@ use tdx_iommu::inventory::Inventory;
 use tdx_iommu::inventory::role::Role;
 use tdx_iommu::judge::device_item::{DeviceItem, device_items};
 
-use crate::boot::persist::Persistent;
+use crate::boot::persist::BootRecords;
 use crate::cc::mode;
 use crate::cc::mode::{CcMode, PpcieMode};
 
@@ -85,8 +85,8 @@ pub fn run(context: &Context, _: ListArgs) -> Result<Outcome> {
         gpu || device.on_vfio()
     });
     let mut warnings = inventory.warnings();
-    let persistent = Persistent::read(host, &inventory).ok();
-    let damaged = persistent.iter().flat_map(|persistent| &persistent.damaged);
+    let boot_records = BootRecords::read(host, &inventory).ok();
+    let damaged = boot_records.iter().flat_map(|boot_records| &boot_records.damaged);
     warnings.extend(damaged.map(ToString::to_string));
     let devices = device_items(host, &inventory, shown)?;
     let mut items = Vec::with_capacity(devices.len());
@@ -100,7 +100,7 @@ pub fn run(context: &Context, _: ListArgs) -> Result<Outcome> {
         items.push(GpuItem {
             previous_driver: record.as_ref().and_then(|record| record.driver.clone()),
             domain: record.and_then(|record| record.domain),
-            persistent: persistent.as_ref().map(|persistent| persistent.has(device.bdf)),
+            persistent: boot_records.as_ref().map(|boot_records| boot_records.has(device.bdf)),
             cc_mode: modes.cc,
             ppcie_mode: modes.ppcie,
             device,

@@ -9,7 +9,7 @@ use common::{Error, Result, parallel};
 
 use crate::vfio::candidates::Locks;
 use crate::vfio::driver::Sysfs;
-use crate::vfio::plan::Plan;
+use crate::vfio::plan::BindPlan;
 use crate::vfio::release::AT_ONCE;
 use crate::vfio::{driver, limit, release};
 
@@ -23,7 +23,7 @@ pub struct Bound<'h> {
     done: Locks,
 }
 
-impl Plan {
+impl BindPlan {
     /// Gives the devices to VFIO, and has the kernel map as much memory as `limit` mappings reach. The
     /// plan was made under `locks`, which are held until the devices are committed.
     ///
@@ -32,7 +32,7 @@ impl Plan {
     /// Errors: `permission` for all but root; whatever the kernel says; then all devices are as before, or
     /// named as left behind.
     pub fn apply(self, host: &Host, limit: Option<u64>, mut locks: Locks) -> Result<Bound<'_>> {
-        if self.steps.iter().any(|step| !step.done) {
+        if self.steps.iter().any(|step| !step.already_bound) {
             expect_root()?;
         }
         let drivers: BTreeSet<&str> =
@@ -41,7 +41,7 @@ impl Plan {
             driver::load(host, name)?;
         }
         let mut work = Vec::new();
-        for step in self.steps.into_iter().filter(|step| !step.done) {
+        for step in self.steps.into_iter().filter(|step| !step.already_bound) {
             let lock = locks.remove(&step.record.bdf);
             let unlocked = || Error::failed(format!("{} was not locked", step.record.bdf));
             work.push((lock.ok_or_else(unlocked)?, step.record));

@@ -11,8 +11,8 @@ use common::{Code, Error, Result};
 use tdx_iommu::inventory::Inventory;
 use tdx_iommu::inventory::device::Device;
 
-use crate::boot::persist::Persistent;
-use crate::cc::setting::Former;
+use crate::boot::persist::BootRecords;
+use crate::cc::setting::PreviousMode;
 
 /// Which devices are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,36 +44,36 @@ pub struct ReleasingDevice {
     /// What it was before it was bound.
     pub record: Option<Record>,
     /// The modes it had.
-    pub former: Option<Former>,
+    pub previous_mode: Option<PreviousMode>,
     /// Whether it is released without a record, too.
     unrecorded: bool,
     lock: Option<BoundLock>,
-    modes: Option<DeviceLock<Former>>,
+    modes: Option<DeviceLock<PreviousMode>>,
 }
 
 /// The addresses that a scope asks for, and whether each is given back without a record, too.
 ///
 /// Errors: `permission` or `io` when the records cannot be listed.
-pub fn chosen(
+pub fn select_devices(
     host: &Host,
     scope: Scope,
     inventory: &Inventory,
     named: &BTreeSet<Bdf>,
-    persistent: &Persistent,
+    boot_records: &BootRecords,
 ) -> Result<BTreeMap<Bdf, bool>> {
     let mut chosen = BTreeMap::new();
     if scope == Scope::Named {
         // Of a slot, what VFIO has, or is to have at every boot.
         let beside = named.iter().flat_map(|bdf| inventory.slot(*bdf));
-        let beside = beside.filter(|device| device.on_vfio() || persistent.has(device.bdf));
+        let beside = beside.filter(|device| device.on_vfio() || boot_records.has(device.bdf));
         chosen.extend(beside.map(|device| (device.bdf, true)));
         chosen.extend(named.iter().map(|bdf| (*bdf, true)));
         return Ok(chosen);
     }
-    chosen.extend(device_lock::devices::<Former>(host)?.into_iter().map(|bdf| (bdf, false)));
+    chosen.extend(device_lock::devices::<PreviousMode>(host)?.into_iter().map(|bdf| (bdf, false)));
     chosen.extend(device_lock::devices::<Record>(host)?.into_iter().map(|bdf| (bdf, false)));
     if scope == Scope::All {
-        chosen.extend(persistent.found.iter().map(|found| (found.bdf(), true)));
+        chosen.extend(boot_records.records.iter().map(|found| (found.bdf(), true)));
     }
     Ok(chosen)
 }
@@ -82,12 +82,13 @@ impl ReleasingDevice {
     /// Looks at the records of a device without a lock.
     ///
     /// Errors: those of [`device_lock::of`].
-    pub fn glimpse(host: &Host, bdf: Bdf, unrecorded: bool, scope: Scope) -> Result<Self> {
-        let (record, former) =
-            (bound_devices::load(host, bdf)?, device_lock::of::<Former>(host, bdf)?);
-        let record = record.filter(|stored| asked_for(stored, scope)).map(|stored| stored.record);
-        let former = former.filter(|stored| asked_for(stored, scope)).map(|stored| stored.record);
-        Ok(Self { bdf, record, former, unrecorded, lock: None, modes: None })
+    pub fn read_unlocked(host: &Host, bdf: Bdf, unrecorded: bool, scope: Scope) -> Result<Self> {
+        let (record, previous) =
+            (bound_devices::load(host, bdf)?, device_lock::load::<PreviousMode>(host, bdf)?);
+        let record = record.filter(|stored| is_in_scope(stored, scope)).map(|stored| stored.record);
+        let previous =
+            previous.filter(|stored| is_in_scope(stored, scope)).map(|stored| stored.record);
+        Ok(Self { bdf, record, previous_mode: previous, unrecorded, lock: None, modes: None })
     }
 
     /// Locks a device and reads its records. They cannot change until this is dropped.
@@ -95,21 +96,22 @@ impl ReleasingDevice {
     /// Errors: those of [`DeviceLock::take`].
     pub fn lock(host: &Host, bdf: Bdf, unrecorded: bool, scope: Scope) -> Result<Self> {
         let lock = BoundLock::take(host, bdf)?;
-        let record = lock.stored().filter(|stored| asked_for(stored, scope));
+        let record = lock.stored().filter(|stored| is_in_scope(stored, scope));
         // Where there is no record of modes no directory for one is made.
-        let (mut modes, mut former) = (None, None);
-        if device_lock::devices::<Former>(host)?.contains(&bdf) {
-            let lock = DeviceLock::<Former>::take(host, bdf)?;
-            former = lock.stored().filter(|stored| asked_for(stored, scope));
-            modes = former.is_some().then_some(lock);
+        let (mut modes, mut previous) = (None, None);
+        if device_lock::devices::<PreviousMode>(host)?.contains(&bdf) {
+            let lock = DeviceLock::<PreviousMode>::take(host, bdf)?;
+            previous = lock.stored().filter(|stored| is_in_scope(stored, scope));
+            modes = previous.is_some().then_some(lock);
         }
-        let (record, former) = (record.map(|r| r.record), former.map(|former| former.record));
-        Ok(Self { bdf, record, former, unrecorded, lock: Some(lock), modes })
+        let (record, previous) =
+            (record.map(|r| r.record), previous.map(|previous| previous.record));
+        Ok(Self { bdf, record, previous_mode: previous, unrecorded, lock: Some(lock), modes })
     }
 
     /// Whether anything is recorded of the device.
     pub fn is_recorded(&self) -> bool {
-        self.record.is_some() || self.former.is_some()
+        self.record.is_some() || self.previous_mode.is_some()
     }
 
     /// What is to be done with the device as it is now.
@@ -117,7 +119,7 @@ impl ReleasingDevice {
         let device = inventory.devices.get(&self.bdf);
         match (device, &self.record) {
             (None, Some(_)) => UnbindAction::Forget,
-            (Some(device), Some(_)) if self.is_of_another(inventory) && !device.on_vfio() => {
+            (Some(device), Some(_)) if self.is_another_device(inventory) && !device.on_vfio() => {
                 UnbindAction::Forget
             }
             (Some(_), Some(_)) => UnbindAction::Release,
@@ -127,20 +129,20 @@ impl ReleasingDevice {
     }
 
     /// Whether another device than the recorded one has the address now. What cannot be read proves nothing.
-    pub fn is_of_another(&self, inventory: &Inventory) -> bool {
-        let there = inventory.devices.get(&self.bdf).map(Device::identity);
-        let contradicts = |record: &Record| Some(record.identity.contradicts(there.as_ref()?));
+    pub fn is_another_device(&self, inventory: &Inventory) -> bool {
+        let current = inventory.devices.get(&self.bdf).map(Device::identity);
+        let contradicts = |record: &Record| Some(record.identity.contradicts(current.as_ref()?));
         self.record.as_ref().and_then(contradicts).unwrap_or(false)
     }
 
     /// The driver that the device goes back to; none where whatever driver wants it gets it.
-    pub fn former_driver(&self, inventory: &Inventory) -> Option<String> {
-        let record = self.record.as_ref().filter(|_| !self.is_of_another(inventory))?;
+    pub fn previous_driver(&self, inventory: &Inventory) -> Option<String> {
+        let record = self.record.as_ref().filter(|_| !self.is_another_device(inventory))?;
         record.driver.clone()
     }
 
     /// The lock on its modes, when they are recorded.
-    pub fn take_modes(&mut self) -> Option<DeviceLock<Former>> {
+    pub fn take_modes(&mut self) -> Option<DeviceLock<PreviousMode>> {
         self.modes.take()
     }
 
@@ -148,7 +150,7 @@ impl ReleasingDevice {
     ///
     /// Errors: `failed` for a device that is not locked.
     pub fn into_lock(self, inventory: &Inventory) -> Result<BoundLock> {
-        let other = self.is_of_another(inventory);
+        let other = self.is_another_device(inventory);
         let unlocked = || Error::failed(format!("{} was not locked", self.bdf));
         let mut lock = self.lock.ok_or_else(unlocked)?;
         if other {
@@ -163,6 +165,6 @@ pub fn is_reserved(error: &Error) -> bool {
     error.to_document().error.code == Some(Code::Reserved)
 }
 
-fn asked_for<R: device_lock::Record>(stored: &StoredRecord<R>, scope: Scope) -> bool {
+fn is_in_scope<R: device_lock::Record>(stored: &StoredRecord<R>, scope: Scope) -> bool {
     scope != Scope::Stale || stored.is_stale()
 }

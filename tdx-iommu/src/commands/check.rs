@@ -18,7 +18,7 @@ use crate::inventory::Inventory;
 use crate::inventory::device::Device;
 use crate::inventory::identity::DeviceIdentity;
 use crate::inventory::named_devices;
-use crate::inventory::named_devices::Named;
+use crate::inventory::named_devices::DeviceArg;
 use crate::inventory::role::Role;
 use crate::judge::examination::Examination;
 use crate::judge::{Finding, Request, explanation};
@@ -28,7 +28,7 @@ use crate::judge::{Finding, Request, explanation};
 pub struct CheckArgs {
     /// Devices for one guest; - for items with a bdf on standard input
     #[arg(value_name = "BDF", required = true)]
-    devices: Vec<Named>,
+    devices: Vec<DeviceArg>,
 }
 
 /// A device that was asked for, or goes along, in a document.
@@ -100,7 +100,7 @@ impl Item for CheckItem {
 
 /// Says yes or no to the devices, and what goes along with them, as one request.
 pub fn run(host: &Host, args: CheckArgs) -> Result<Outcome> {
-    let requested = named_devices::resolve(&args.devices)?;
+    let requested = named_devices::read(&args.devices)?;
     let inventory = Inventory::read(host)?;
     requested.expect_same(host, &inventory)?;
     let (items, unseen) = judge(host, &inventory, &requested.devices)?;
@@ -131,7 +131,7 @@ pub fn judge(
     let mut explanations = BTreeMap::new();
     let mut explain = |number: u32| {
         let group = inventory.groups.get(&number);
-        let explanation = || group.map(|group| explanation::of_group(host, inventory, group));
+        let explanation = || group.map(|group| explanation::explain_group(host, inventory, group));
         explanations.entry(number).or_insert_with(|| explanation().unwrap_or_default()).clone()
     };
     let items = devices.map(|device| {

@@ -133,7 +133,7 @@ pub fn run(host: &Host, args: GroupsArgs) -> Result<Outcome> {
             viable: blockers.is_empty(),
             blockers: blockers.into_iter().collect(),
             acs_override: !inventory.acs_override.is_empty(),
-            explanations: explanation::of_group(host, &inventory, group),
+            explanations: explanation::explain_group(host, &inventory, group),
             devices,
         })
     });

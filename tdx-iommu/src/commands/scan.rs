@@ -10,7 +10,7 @@ use crate::commands::filter::Filter;
 use crate::inventory::Inventory;
 use crate::inventory::device::Device;
 use crate::inventory::named_devices;
-use crate::inventory::named_devices::Named;
+use crate::inventory::named_devices::DeviceArg;
 use crate::judge::device_item::device_items;
 
 /// Arguments of `scan`.
@@ -18,14 +18,14 @@ use crate::judge::device_item::device_items;
 pub struct ScanArgs {
     /// Only these devices; - for items with a bdf on standard input
     #[arg(value_name = "BDF")]
-    devices: Vec<Named>,
+    devices: Vec<DeviceArg>,
     #[command(flatten)]
     filter: Filter,
 }
 
 /// Shows the devices that were named, or all, that the filters let through.
 pub fn run(host: &Host, args: ScanArgs) -> Result<Outcome> {
-    let requested = named_devices::resolve(&args.devices)?;
+    let requested = named_devices::read(&args.devices)?;
     let inventory = Inventory::read(host)?;
     requested.expect_same(host, &inventory)?;
     let chosen: Vec<&Device> = if args.devices.is_empty() {

@@ -80,7 +80,7 @@ impl Inventory {
         }
         let mut inventory = Self::default();
         inventory.read_devices(host)?;
-        inventory.give_roles();
+        inventory.assign_gpu_roles();
         inventory.read_groups(host)?;
         let command_line = host.read("/proc/cmdline")?.unwrap_or_default();
         inventory.acs_override = acs_override(&command_line);
@@ -166,7 +166,7 @@ impl Inventory {
     }
 
     /// Sees GPUs in what is beside them.
-    fn give_roles(&mut self) {
+    fn assign_gpu_roles(&mut self) {
         let slot = |bdf: &Bdf| (bdf.domain, bdf.bus, bdf.device);
         let is_gpu = |device: &&Device| device.role == Role::Gpu;
         let slots: BTreeSet<_> =

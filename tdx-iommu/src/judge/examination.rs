@@ -49,7 +49,7 @@ impl Examination {
 /// Findings of devices that processes have open.
 fn open_devices(devices: &BTreeSet<Bdf>, holders: &Holders) -> Vec<Finding> {
     let of_device = |&bdf: &Bdf| {
-        holders.on(bdf).iter().map(move |holder| Finding {
+        holders.holders_of(bdf).iter().map(move |holder| Finding {
             bdf,
             code: if holder.by_vfio { Code::InUseByVm } else { Code::OpenFds },
             message: format!(

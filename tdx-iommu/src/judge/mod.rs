@@ -20,7 +20,7 @@ use common::system::pci::Bdf;
 use crate::inventory::Inventory;
 use crate::inventory::device::Device;
 use crate::inventory::usage::host_use::HostUse;
-use crate::judge::explanation::enumerate;
+use crate::judge::explanation::list_first;
 
 /// Something that stands in the way, or is worth knowing.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,7 +48,7 @@ impl<'i> Request<'i> {
     }
 
     /// A request for these devices and no others, whatever else is in their slots.
-    pub fn of_these(inventory: &'i Inventory, devices: BTreeSet<Bdf>) -> Self {
+    pub fn exactly(inventory: &'i Inventory, devices: BTreeSet<Bdf>) -> Self {
         Self { inventory, devices }
     }
 
@@ -64,7 +64,7 @@ impl<'i> Request<'i> {
             self.judge_device(device, &mut |code, _| {
                 codes.insert(code);
             });
-            if self.outside(device, Which::Blocking).next().is_some() {
+            if self.other_members(device, MemberFilter::Blocking).next().is_some() {
                 codes.insert(Code::HostDriver);
             }
         }
@@ -82,8 +82,9 @@ impl<'i> Request<'i> {
                 findings.push(Finding { bdf, code, message: message() });
             });
             if let Some(number) = device.group {
-                let of_group =
-                    of_groups.entry(number).or_insert_with(|| self.judge_rest(device, number));
+                let of_group = of_groups
+                    .entry(number)
+                    .or_insert_with(|| self.judge_other_members(device, number));
                 findings.extend(of_group.iter().map(|(code, message)| Finding {
                     bdf,
                     code: *code,
@@ -96,21 +97,21 @@ impl<'i> Request<'i> {
     }
 
     /// What the members of a device's group that are not asked for mean for it.
-    fn judge_rest(&self, device: &Device, number: u32) -> Vec<(Code, String)> {
+    fn judge_other_members(&self, device: &Device, number: u32) -> Vec<(Code, String)> {
         let drives = |device: &Device| {
             format!("{} drives {}", device.driver.as_deref().unwrap_or_default(), device.bdf)
         };
-        let blocking = self.outside(device, Which::Blocking).map(drives);
-        let others = self.outside(device, Which::All);
+        let blocking = self.other_members(device, MemberFilter::Blocking).map(drives);
+        let others = self.other_members(device, MemberFilter::All);
         let idle = others.filter(|other| !other.is_bridge && !other.blocks_group());
         let idle = idle.map(|other| other.bdf.to_string());
-        let said = |code, names: Vec<String>| {
-            let message = format!("group {number} has more in it: {}", enumerate(&names));
+        let finding = |code, names: Vec<String>| {
+            let message = format!("group {number} has more in it: {}", list_first(&names));
             (!names.is_empty()).then_some((code, message))
         };
         let both = [
-            said(Code::HostDriver, blocking.collect()),
-            said(Code::UnlistedMember, idle.collect()),
+            finding(Code::HostDriver, blocking.collect()),
+            finding(Code::UnlistedMember, idle.collect()),
         ];
         both.into_iter().flatten().collect()
     }
@@ -120,12 +121,16 @@ impl<'i> Request<'i> {
     }
 
     /// The members of a device's group that are not asked for.
-    fn outside(&self, device: &Device, which: Which) -> impl Iterator<Item = &'i Device> {
+    fn other_members(
+        &self,
+        device: &Device,
+        which: MemberFilter,
+    ) -> impl Iterator<Item = &'i Device> {
         let group = self.inventory.group(device);
         // The usual question is about the few that block; a group can have thousands that do not.
         let (blocking, all) = match which {
-            Which::Blocking => (group.map(|group| &group.blocking), None),
-            Which::All => (None, group.map(|group| &group.members)),
+            MemberFilter::Blocking => (group.map(|group| &group.blocking), None),
+            MemberFilter::All => (None, group.map(|group| &group.members)),
         };
         let members = blocking.into_iter().flatten().chain(all.into_iter().flatten());
         let outside = members.filter(|bdf| !self.devices.contains(bdf));
@@ -201,7 +206,7 @@ impl<'i> Request<'i> {
 
 /// Which members of a group are asked about.
 #[derive(Debug, Clone, Copy)]
-enum Which {
+enum MemberFilter {
     /// Those whose drivers block it.
     Blocking,
     /// All.

@@ -34,13 +34,13 @@ pub fn matching_drivers(host: &Host, aliases: &str, bdf: Bdf) -> Vec<String> {
 fn matching_modules<'a>(aliases: &'a str, alias: &str) -> Vec<&'a str> {
     let found = aliases.lines().filter_map(|line| {
         let (pattern, module) = line.strip_prefix("alias ")?.split_once(' ')?;
-        (pattern.starts_with("pci:") && matches(pattern, alias)).then(|| module.trim())
+        (pattern.starts_with("pci:") && glob_matches(pattern, alias)).then(|| module.trim())
     });
     found.collect()
 }
 
 /// Whether a text matches a pattern in which `*` stands for anything.
-pub fn matches(pattern: &str, text: &str) -> bool {
+pub fn glob_matches(pattern: &str, text: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(mut rest) = text.strip_prefix(parts.next().unwrap_or_default()) else {
         return false;
@@ -74,7 +74,7 @@ mod tests {
             ("*", "", true),
             ("v1*i0", "v1i0i0", true),
         ] {
-            assert_eq!(matches(pattern, text), yes, "{pattern} {text}");
+            assert_eq!(glob_matches(pattern, text), yes, "{pattern} {text}");
         }
     }
 

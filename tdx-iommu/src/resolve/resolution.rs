@@ -242,7 +242,7 @@ pub fn judge_devices(
     is_forced: impl Fn(Bdf, Code) -> bool,
 ) -> Result<Judged> {
     let mut judged = Judged { forced: BTreeMap::new(), warnings: Vec::new() };
-    for finding in Request::of_these(inventory, devices.clone()).findings() {
+    for finding in Request::exactly(inventory, devices.clone()).findings() {
         let (code, bdf) = (finding.code, finding.bdf);
         match code.level() {
             Level::Note => {}

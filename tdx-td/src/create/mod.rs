@@ -21,7 +21,7 @@ use common::libvirt::{Context as _, Libvirt, State};
 use common::units::Size;
 use common::xml::Document as XmlDocument;
 use common::{Error, Result};
-use tdx_gpu::device_assignment::Handover;
+use tdx_gpu::device_assignment::DeviceAssignment;
 use tdx_pool::image::Format;
 use tdx_pool::pool::owner::Owner;
 use tdx_pool::pool::{owner, reach};
@@ -77,7 +77,7 @@ pub struct Plan<'a> {
     _port: Option<Port>,
     drive: Drive,
     seed: Option<seed_volume::Plan>,
-    handover: Option<Handover>,
+    handover: Option<DeviceAssignment>,
     /// How it is to be attested.
     order: Option<Order>,
     owner: Option<Owner>,

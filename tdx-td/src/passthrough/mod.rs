@@ -19,17 +19,17 @@ use common::{Code, Error, Result};
 use tdx_gpu::cc::gpu_tools::GpuTools;
 use tdx_gpu::cc::setting;
 use tdx_gpu::cc::setting::Setting;
-use tdx_gpu::device_assignment::{Handed, Handover};
+use tdx_gpu::device_assignment::{AssignedDevices, DeviceAssignment};
 use tdx_gpu::vfio::bars::DEFAULT_WINDOW;
 use tdx_gpu::vfio::candidates::Candidates;
 use tdx_gpu::vfio::hostdev;
 use tdx_gpu::vfio::hostdev::HostdevOptions;
-use tdx_gpu::vfio::plan::Terms;
+use tdx_gpu::vfio::plan::BindOptions;
 use tdx_gpu::vfio::{bars, limit};
 use tdx_iommu::inventory::Inventory;
 use tdx_iommu::inventory::device::Device;
 use tdx_iommu::inventory::named_devices;
-use tdx_iommu::inventory::named_devices::{Named, Requested};
+use tdx_iommu::inventory::named_devices::{DeviceArg, NamedDevices};
 use tdx_iommu::judge::Request;
 use virt::domain::Domain;
 
@@ -46,7 +46,7 @@ pub struct DeviceArgs {
     gpus: Vec<Bdf>,
     /// The same; - for items with a bdf on standard input
     #[arg(long, value_name = "BDF,…|-", value_delimiter = ',')]
-    devices: Vec<Named>,
+    devices: Vec<DeviceArg>,
     /// Mode of NVIDIA GPUs among them [default: for a trust domain ppcie for a whole baseboard with
     /// its switches, else on; for others leave]
     #[arg(long, value_enum, value_name = "MODE")]
@@ -56,7 +56,7 @@ pub struct DeviceArgs {
 impl DeviceArgs {
     /// Whether the devices are on standard input.
     pub fn on_stdin(&self) -> bool {
-        self.devices.iter().any(|named| matches!(named, Named::Stdin))
+        self.devices.iter().any(|named| matches!(named, DeviceArg::Stdin))
     }
 }
 
@@ -74,7 +74,7 @@ pub enum CcArg {
 /// The flags with standard input read.
 #[derive(Debug)]
 pub struct DeviceRequest {
-    requested: Requested,
+    requested: NamedDevices,
     cc: Option<CcArg>,
 }
 
@@ -83,7 +83,7 @@ impl DeviceRequest {
     ///
     /// Errors: `usage` for a mode without devices; those of [`named_devices::resolve`].
     pub fn read(args: &DeviceArgs) -> Result<Self> {
-        let mut requested = named_devices::resolve(&args.devices)?;
+        let mut requested = named_devices::read(&args.devices)?;
         for bdf in &args.gpus {
             if !requested.devices.insert(*bdf) {
                 requested.warnings.push(format!("{bdf} was named more than once"));
@@ -120,7 +120,7 @@ pub struct Devices {
 struct Planned {
     candidates: Candidates,
     iommufd: bool,
-    modes: Option<(GpuTools, Vec<setting::Step>)>,
+    modes: Option<(GpuTools, Vec<setting::ModeStep>)>,
 }
 
 impl Devices {
@@ -155,7 +155,7 @@ impl Devices {
             let mode = mode(&inventory, &devices, request.cc, security);
             return Ok(Self { named, mode, ..Self::default() });
         }
-        let terms = Terms { domain: Some(uuid), ..Terms::default() };
+        let terms = BindOptions { domain: Some(uuid), ..BindOptions::default() };
         let candidates = Candidates::find(host, requested, terms)?;
         let no_reset = candidates.findings.iter().find(|finding| finding.code == Code::NoReset);
         if let (Some(finding), true) = (no_reset, security != Security::None) {
@@ -201,9 +201,9 @@ impl Devices {
     }
 
     /// What takes the devices, for a guest with so much memory; none without any.
-    pub fn handover(self, memory: Size, uuid: &str) -> Option<Handover> {
+    pub fn handover(self, memory: Size, uuid: &str) -> Option<DeviceAssignment> {
         let Planned { candidates, iommufd, modes } = self.plan?;
-        Some(Handover {
+        Some(DeviceAssignment {
             binding: candidates.plan,
             limit: (!iommufd).then(|| limit::needed(memory)),
             modes,
@@ -215,7 +215,7 @@ impl Devices {
 /// Does something with devices taken: they stay when it succeeds, and go back when it fails.
 pub fn with<T>(
     host: &Host,
-    handover: Option<Handover>,
+    handover: Option<DeviceAssignment>,
     work: impl FnOnce() -> Result<T>,
 ) -> Result<T> {
     let Some(mut handover) = handover else {
@@ -232,7 +232,11 @@ pub fn with<T>(
 /// no VFIO driver has them. None for a domain without any.
 ///
 /// Errors: those of [`Devices::new`].
-pub fn again(host: &Host, libvirt: &Libvirt, definition: &Definition) -> Result<Option<Handover>> {
+pub fn again(
+    host: &Host,
+    libvirt: &Libvirt,
+    definition: &Definition,
+) -> Result<Option<DeviceAssignment>> {
     let Some(metadata) = &definition.metadata else {
         return Ok(None);
     };
@@ -256,13 +260,13 @@ pub fn again(host: &Host, libvirt: &Libvirt, definition: &Definition) -> Result<
 /// What was taken for a domain of this host; nothing where an ordinary user need not ask.
 ///
 /// Errors: `permission` for all but root, for a domain that has, or was made with, devices.
-pub fn handed(host: &Host, libvirt: &Libvirt, definition: &Definition) -> Result<Handed> {
+pub fn handed(host: &Host, libvirt: &Libvirt, definition: &Definition) -> Result<AssignedDevices> {
     let made_with = definition.metadata.as_ref().and_then(|metadata| metadata.asked(DEVICES));
     let has_some = !definition.unmanaged_devices().is_empty()
         || made_with.is_some_and(|devices| devices != NONE);
     match has_some && libvirt.is_local() {
-        true => Handed::to(host, &definition.uuid()),
-        false => Ok(Handed::default()),
+        true => AssignedDevices::load(host, &definition.uuid()),
+        false => Ok(AssignedDevices::default()),
     }
 }
 
@@ -284,7 +288,7 @@ pub fn bring_up(host: &Host, libvirt: &Libvirt, domain: &Domain, name: &str) -> 
     }
     if power::is_active(domain, name)? {
         // A command that died had started it.
-        Handed::to(host, &definition.uuid())?.commit(host)?;
+        AssignedDevices::load(host, &definition.uuid())?.commit(host)?;
         return attestation::bring_up(host, libvirt, domain, &definition);
     }
     with(host, again(host, libvirt, &definition)?, || {

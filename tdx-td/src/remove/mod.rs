@@ -21,7 +21,7 @@ use common::system::sysroot::Host;
 use common::{Code, Error, Result, parallel};
 use schemars::JsonSchema;
 use serde::Serialize;
-use tdx_gpu::device_assignment::Handed;
+use tdx_gpu::device_assignment::AssignedDevices;
 use tdx_pool::references::References;
 use tdx_pool::references::usage::{Chains, Usage};
 use virt::domain::Domain;
@@ -87,7 +87,7 @@ pub struct RemovalPlan {
     /// Whether a domain of others may lose its definition.
     foreign: bool,
     seen: Option<Observed>,
-    devices: Handed,
+    devices: AssignedDevices,
     /// The keys it is attested by.
     keep: Option<Keep>,
 }
@@ -116,7 +116,13 @@ impl RemovalPlan {
         let seen = Observed::read(libvirt, &name, domain, foreign)?;
         let Some(seen) = seen else {
             let keep = Keep::left(host, libvirt, &name)?;
-            return Ok(Self { name, foreign, seen: None, devices: Handed::default(), keep });
+            return Ok(Self {
+                name,
+                foreign,
+                seen: None,
+                devices: AssignedDevices::default(),
+                keep,
+            });
         };
         let devices = passthrough::handed(host, libvirt, &seen.definition)?;
         let keep = Keep::find(host, &seen.definition)?;
