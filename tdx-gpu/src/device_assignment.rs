@@ -1,4 +1,4 @@
-//! Devices handed over to one domain: taken with their modes set, and given back together.
+//! The devices of one domain: bound to VFIO with their modes set, and given back together.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -25,10 +25,10 @@ use crate::vfio::{in_use, release};
 const PATIENCE: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(100);
 
-/// How devices are handed over.
+/// The devices that a domain is to get, and how they are bound.
 #[derive(Debug)]
 pub struct DeviceAssignment {
-    /// Their way to VFIO.
+    /// The steps that bind the devices.
     pub binding: BindPlan,
     /// How many mappings the kernel is to allow; none where there is no bound.
     pub limit: Option<u64>,
@@ -85,7 +85,7 @@ impl TakenDevices<'_> {
     }
 }
 
-/// What is recorded for one domain.
+/// The devices that are recorded as one domain's.
 #[derive(Debug, Default)]
 pub struct AssignedDevices {
     domain: String,
@@ -94,7 +94,7 @@ pub struct AssignedDevices {
 }
 
 impl AssignedDevices {
-    /// Looks for the records of a domain, by its UUID.
+    /// Loads the records of a domain, by its UUID.
     ///
     /// Errors: `permission` where only root can see them; `io`.
     pub fn load(host: &Host, domain: &str) -> Result<Self> {

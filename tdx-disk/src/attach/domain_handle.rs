@@ -12,7 +12,7 @@ use crate::availability::guests::Guest;
 /// How long a daemon that went away is waited for.
 const RESTART: Duration = Duration::from_secs(15);
 
-/// A domain and the way to it.
+/// A domain, and how to connect again to the libvirt that has it.
 pub struct DomainHandle<'c> {
     open: &'c dyn Fn() -> Result<Libvirt>,
     libvirt: Libvirt,
@@ -27,7 +27,7 @@ impl std::fmt::Debug for DomainHandle<'_> {
 }
 
 impl<'c> DomainHandle<'c> {
-    /// Finds the domain of a name.
+    /// Looks up a domain by name.
     ///
     /// Errors: `not_found` when there is none; those of connecting; `usage` for an impossible name.
     pub fn find(open: &'c dyn Fn() -> Result<Libvirt>, name: &str) -> Result<Self> {
@@ -37,7 +37,7 @@ impl<'c> DomainHandle<'c> {
         Ok(Self { open, libvirt, domain, name: name.to_owned() })
     }
 
-    /// Its name.
+    /// The name of the domain.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -52,7 +52,7 @@ impl<'c> DomainHandle<'c> {
         &self.domain
     }
 
-    /// Its definitions as they are now.
+    /// Reads the definitions of the domain as they are now.
     ///
     /// Errors: `not_found` when it is gone.
     pub fn guest(&self) -> Result<Guest> {

@@ -6,7 +6,7 @@ use common::{Error, Result};
 use crate::attach::target::{Bus, ScsiSlot};
 use crate::block::disk::Disk;
 
-/// A disk as the guest is to have it.
+/// What the `<disk>` element of a disk says.
 #[derive(Debug)]
 pub struct DiskSpec<'a> {
     /// The disk of the host.
@@ -21,11 +21,11 @@ pub struct DiskSpec<'a> {
     pub serial: Option<&'a str>,
     /// Whether the guest may only read.
     pub readonly: bool,
-    /// Where on SCSI.
+    /// The address, on SCSI.
     pub scsi_slot: Option<&'a ScsiSlot>,
 }
 
-/// The `<disk>`.
+/// The `<disk>` element.
 ///
 /// The sector sizes are always said: QEMU would tell the guest 512 bytes of any disk, and one with
 /// 4096 would lose its partition table.

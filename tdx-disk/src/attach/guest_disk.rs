@@ -10,7 +10,7 @@ use crate::availability::guests::Guest;
 use crate::block::devices::BlockDevices;
 use common::system::devt::DevT;
 
-/// One of them.
+/// A disk of a domain that is a block device of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GuestDisk {
     /// Guest target, `vdb`.
@@ -25,11 +25,11 @@ pub struct GuestDisk {
     pub source: String,
     /// The host's device, by the kernel's name; none when it is not there now.
     pub block: Option<String>,
-    /// Its number.
+    /// The number of the host's device.
     pub number: Option<DevT>,
-    /// The element of what runs.
+    /// The element in the running definition.
     pub live: Option<String>,
-    /// The element of what would start next.
+    /// The element in the persistent definition.
     pub config: Option<String>,
 }
 
@@ -41,7 +41,7 @@ impl GuestDisk {
     }
 }
 
-/// Those that a user means by this word: the one with this target, what runs before what stays; else
+/// The disks that a user means by a word: the one with this target, what runs before what stays; else
 /// those of this path or device, which may have one target in what runs and another in what stays.
 pub fn matching_disks(
     mut disks: Vec<GuestDisk>,
@@ -58,7 +58,7 @@ pub fn matching_disks(
     disks
 }
 
-/// All of them, each once, sorted by target.
+/// The disks of a domain that are block devices of the host, each once, sorted by target.
 pub fn disks_of(
     host: &Host,
     blocks: &BlockDevices,
@@ -84,7 +84,7 @@ pub fn disks_of(
     disks
 }
 
-/// `vdb` before `vdaa`.
+/// A key that sorts targets: `vdb` before `vdaa`.
 pub fn target_order(target: &str) -> (usize, String) {
     (target.len(), target.to_owned())
 }

@@ -1,4 +1,5 @@
-//! One disk on its way to a guest: judged, planned, judged again, handed over, looked for.
+//! Attaching a disk to a guest: the disk is judged, the change planned, the disk judged again and handed to
+//! libvirt, and then the guest is checked to have it.
 
 pub mod advice;
 pub mod detachment;
@@ -33,12 +34,12 @@ use crate::block::disk::Disk;
 use crate::block::named_device;
 use crate::block::named_device::NamedDevice;
 
-/// One disk on its way to a guest.
+/// A disk that is attached to a guest.
 #[derive(Debug)]
 pub struct Attachment<'a> {
     /// The machine.
     pub host: &'a Host,
-    /// What is asked for.
+    /// What the user asks for.
     pub request: &'a AttachRequest,
     /// The disk as it was named.
     pub named: &'a NamedDevice,

@@ -92,7 +92,7 @@ fn letters(mut index: u32) -> String {
     letters.into_iter().rev().collect()
 }
 
-/// Where a SCSI disk goes, and the controller it takes where the domain has none.
+/// An address on a virtio-scsi controller.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ScsiSlot {
     controller: u32,
@@ -102,7 +102,8 @@ pub struct ScsiSlot {
 }
 
 impl ScsiSlot {
-    /// The first free place on a virtio-scsi controller that all of these definitions have.
+    /// The first free address on a virtio-scsi controller that all of these definitions have; on a new
+    /// controller where they have none in common.
     pub fn find(definitions: &[&Document]) -> Self {
         let controllers = |document: &Document, model: Option<&str>| -> BTreeSet<u32> {
             let all = document.root().find_all("devices/controller");

@@ -33,7 +33,7 @@ pub struct UndefinedDisk {
     pub number: DevT,
     /// Its node, as the kernel names it.
     pub node: String,
-    /// Who has it open.
+    /// The process that has the disk open.
     pub process: VmProcess,
 }
 
@@ -89,7 +89,7 @@ pub fn find(
     Ok(found)
 }
 
-/// The same once an attach or detach that is under way has had time to end. `look` finds them.
+/// The undefined disks that `look` still finds once an attach or detach under way has had time to end.
 ///
 /// Errors: those of `look`; `interrupted`.
 pub fn find_lasting(

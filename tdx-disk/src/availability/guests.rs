@@ -23,26 +23,28 @@ pub struct Guest {
     pub(super) other: Vec<Document>,
 }
 
+/// The definitions beside the live and the persistent one that a domain can have.
+#[derive(Debug, Clone, Copy)]
+struct Extras {
+    saved_state: bool,
+    snapshots: bool,
+}
+
 impl Guest {
     /// Reads a domain; none when it went away meanwhile.
     pub fn read(libvirt: &Libvirt, domain: &Domain) -> Result<Option<Self>> {
-        Self::read_with(libvirt, domain, true, true)
+        Self::read_with(libvirt, domain, Extras { saved_state: true, snapshots: true })
     }
 
-    /// The same without a look for what it is known not to have: a saved state, snapshots.
-    fn read_with(
-        libvirt: &Libvirt,
-        domain: &Domain,
-        saved: bool,
-        snapshots: bool,
-    ) -> Result<Option<Self>> {
-        match Self::try_read(libvirt, domain, saved, snapshots) {
+    /// Reads a domain with those extras that it can have; none when it went away meanwhile.
+    fn read_with(libvirt: &Libvirt, domain: &Domain, extras: Extras) -> Result<Option<Self>> {
+        match Self::try_read(libvirt, domain, extras) {
             Err(error) if error.kind() == common::ErrorKind::NotFound => Ok(None),
             read => read.map(Some),
         }
     }
 
-    fn try_read(libvirt: &Libvirt, domain: &Domain, saved: bool, snapshots: bool) -> Result<Self> {
+    fn try_read(libvirt: &Libvirt, domain: &Domain, extras: Extras) -> Result<Self> {
         let name = domain.name().context("ask a domain for its name")?;
         let doing = format_args!("read domain '{name}'");
         let is_active = domain.is_active().context(doing)?;
@@ -54,10 +56,11 @@ impl Guest {
         let live = if is_active { read(0)? } else { None };
         let config = if is_persistent { read(sys::VIR_DOMAIN_XML_INACTIVE)? } else { None };
         let mut other = Vec::new();
-        if saved && !is_active {
+        if extras.saved_state && !is_active {
             other.extend(libvirt.managed_save_xml(domain)?.map(Document::parse).transpose()?);
         }
-        let snapshots = if snapshots { domain.list_all_snapshots(0) } else { Ok(Vec::new()) };
+        let snapshots =
+            if extras.snapshots { domain.list_all_snapshots(0) } else { Ok(Vec::new()) };
         for snapshot in snapshots.context(doing)? {
             match snapshot.xml_desc(0) {
                 Err(error) if is_gone(&error) => {}
@@ -72,12 +75,12 @@ impl Guest {
         self.live.iter().chain(&self.config).find_map(|document| document.root().text_at("uuid"))
     }
 
-    /// The same domain as if it had nothing but its running definition.
+    /// A copy of the domain that has only its running definition.
     pub fn running(&self) -> Self {
         Self { name: self.name.clone(), live: self.live.clone(), config: None, other: Vec::new() }
     }
 
-    /// The disk elements, each with whether it is what runs.
+    /// The disk elements, each with whether it is in the running definition.
     pub fn disks(&self) -> impl Iterator<Item = (Node<'_>, bool)> {
         let live = self.live.iter().flat_map(|live| devices(live, "disk"));
         let rest = self.config.iter().chain(&self.other).flat_map(|rest| devices(rest, "disk"));
@@ -110,7 +113,7 @@ fn devices<'d>(document: &'d Document, kind: &str) -> Vec<Node<'d>> {
     paths.iter().flat_map(|path| root.find_all(path).collect::<Vec<_>>()).collect()
 }
 
-/// Every domain.
+/// Reads every domain.
 pub fn all(libvirt: &Libvirt) -> Result<Vec<Guest>> {
     let list = |flags| libvirt.connect().list_all_domains(flags).context("list domains");
     let names = |flags| -> Result<BTreeSet<String>> {
@@ -120,14 +123,16 @@ pub fn all(libvirt: &Libvirt) -> Result<Vec<Guest>> {
     let snapshots = names(sys::VIR_CONNECT_LIST_DOMAINS_HAS_SNAPSHOT)?;
     let read = |domain: Domain| {
         let name = domain.name().unwrap_or_default();
-        Guest::read_with(libvirt, &domain, saved.contains(&name), snapshots.contains(&name))
+        let extras =
+            Extras { saved_state: saved.contains(&name), snapshots: snapshots.contains(&name) };
+        Guest::read_with(libvirt, &domain, extras)
     };
     let guests: Result<Vec<_>> =
         parallel::map(list(0)?, parallel::DOMAINS, read).into_iter().collect();
     Ok(guests?.into_iter().flatten().collect())
 }
 
-/// The path of one source.
+/// The path that a `<source>` names; none when it names none, or a volume that libvirt does not know.
 pub fn source_path(connect: Option<&Connect>, source: Node<'_>) -> Option<String> {
     let plain = source.attr("dev").or_else(|| source.attr("file"));
     plain.map(Cow::into_owned).or_else(|| volume_path(connect?, source))

@@ -31,26 +31,27 @@ use crate::availability::mounts::Mounts;
 use crate::availability::processes::Processes;
 use common::system::devt::DevT;
 
+use crate::block::partitions::Span;
 use crate::block::{partitions, signature};
 
 /// How long what opens a disk for a moment, as udev does, is waited for.
 const MOMENT: Duration = Duration::from_secs(1);
 
-/// What is asked of a disk.
+/// What a disk is wanted for.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Question<'a> {
-    /// The domain it is for, whose own use of it is none of another's.
+    /// The domain that the disk is for. That the domain has the disk already is no finding.
     pub domain: Option<&'a str>,
-    /// Whether it will only be read.
+    /// Whether the domain only reads the disk.
     pub readonly: bool,
 }
 
-/// What can be seen without opening anything: for any number of disks.
+/// What is read once, without opening a disk, to judge any number of disks.
 #[derive(Debug)]
 pub struct Observer<'a> {
     /// The machine.
     pub host: &'a Host,
-    /// Its block devices.
+    /// The block devices of the machine.
     pub blocks: &'a BlockDevices,
     /// What is mounted.
     pub mounts: &'a Mounts,
@@ -59,7 +60,7 @@ pub struct Observer<'a> {
 }
 
 impl Observer<'_> {
-    /// What sysfs, mount tables and libvirt tell of a disk and all that stands on it.
+    /// Findings from sysfs, mount tables and libvirt, about a disk and all devices that are made of it.
     pub fn findings(&self, disk: &Disk, question: Question<'_>) -> Vec<Finding> {
         let stack = self.blocks.stack(&disk.name);
         let mut findings = state_findings(disk, question);
@@ -84,7 +85,7 @@ impl Observer<'_> {
         findings
     }
 
-    /// Says what is made of a device, and how to take it apart.
+    /// A finding that names the mapping or array that a device is part of, and the command that ends it.
     fn holder_finding(&self, block: &BlockDevice, holder: &str) -> Finding {
         let above = self.blocks.named(holder);
         let read = |name: &str| above.and_then(|above| above.attribute(self.host, name));
@@ -117,7 +118,7 @@ impl Observer<'_> {
     }
 }
 
-/// What the disk is and how it is doing.
+/// Findings about the kind and state of a disk.
 fn state_findings(disk: &Disk, question: Question<'_>) -> Vec<Finding> {
     let node = disk.node();
     let mut findings = Vec::new();
@@ -145,7 +146,7 @@ fn state_findings(disk: &Disk, question: Question<'_>) -> Vec<Finding> {
     findings
 }
 
-/// A full answer.
+/// The findings about a disk, and what could not be seen.
 #[derive(Debug)]
 pub struct Judgement {
     /// Everything that was seen.
@@ -204,7 +205,7 @@ pub fn judge(observer: &Observer<'_>, disk: &Disk, question: Question<'_>) -> Re
     Ok(Judgement { findings, unseen })
 }
 
-/// Opens the node as the kernel names it, to be read.
+/// Opens the node of a disk for reading, and checks that it is still the same device.
 fn open_node(host: &Host, disk: &Disk, flags: OFlags) -> io::Result<File> {
     let flags = (OFlags::NONBLOCK | flags).bits().cast_signed();
     let file = File::options().read(true).custom_flags(flags).open(host.path(disk.node()))?;
@@ -216,8 +217,8 @@ fn open_node(host: &Host, disk: &Disk, flags: OFlags) -> io::Result<File> {
     }
 }
 
-/// Whether the kernel has it in exclusive use: mounted anywhere, swapped to, part of anything, or a
-/// partition of it so. Others who ask the same at the same moment are waited for.
+/// A finding when the kernel has the disk or one of its partitions in exclusive use: mounted, swapped to, or part
+/// of another device. Waits for programs that open the disk exclusively for a moment.
 ///
 /// Source: Linux `block/bdev.c`, `bd_may_claim()`.
 fn claim_finding(host: &Host, disk: &Disk) -> Result<Option<Finding>> {
@@ -305,7 +306,7 @@ fn boot_partition_findings(
     parts.filter(is_it).map(finding).collect()
 }
 
-/// Whether it has a name, and is one disk of its own.
+/// Findings about the names of a disk, and about other disks with the same serial number or world-wide name.
 fn identity_findings(observer: &Observer<'_>, disk: &Disk) -> Vec<Finding> {
     let node = disk.node();
     let mut findings = Vec::new();
@@ -339,7 +340,7 @@ fn identity_findings(observer: &Observer<'_>, disk: &Disk) -> Vec<Finding> {
     findings
 }
 
-/// The other disks that say they are this one.
+/// The other disks with the serial number or world-wide name of this disk.
 pub fn twins(host: &Host, blocks: &BlockDevices, disk: &Disk) -> Vec<Disk> {
     if disk.serial.is_none() && disk.wwn.is_none() {
         return Vec::new();
@@ -349,7 +350,7 @@ pub fn twins(host: &Host, blocks: &BlockDevices, disk: &Disk) -> Vec<Disk> {
     others.filter(|other| disk.is_twin_of(other)).collect()
 }
 
-/// What its bytes say.
+/// Findings about the signatures on a disk.
 fn content_findings(
     blocks: &BlockDevices,
     disk: &Disk,
@@ -357,7 +358,7 @@ fn content_findings(
     unseen: &mut Vec<String>,
 ) -> Vec<Finding> {
     let parts = blocks.all().filter(|block| block.parent.as_deref() == Some(&disk.name));
-    let known: Vec<(u64, u64)> = parts.filter_map(|part| part.span).collect();
+    let known: Vec<Span> = parts.filter_map(|part| part.span).collect();
     let found = match signature::probe(file, disk.size, disk.logical_sector, &known) {
         Ok(found) => found,
         Err(error) => {
@@ -371,7 +372,7 @@ fn content_findings(
             start => {
                 let part = |block: &&BlockDevice| {
                     block.parent.as_deref() == Some(&disk.name)
-                        && block.span.is_some_and(|span| span.0 == start)
+                        && block.span.is_some_and(|span| span.start == start)
                 };
                 let node = blocks.all().find(part).map(BlockDevice::node);
                 node.unwrap_or_else(|| format!("the partition at byte {start} of {}", disk.node()))

@@ -10,7 +10,7 @@ pub use common::system::host_storage::Scope;
 
 use crate::availability::finding::{Finding, shell_quoted};
 
-/// What is seen of block devices, by their kernel names.
+/// Mounts, swaps and the hibernation image, by the kernel name of the block device.
 #[derive(Debug, Default)]
 pub struct Mounts {
     by_block: BTreeMap<String, BTreeSet<Finding>>,
@@ -75,7 +75,7 @@ impl Mounts {
         }
     }
 
-    /// What is seen of one device itself, not of what stands on it.
+    /// The findings of a device itself, without those of the devices that are made of it.
     pub fn findings_of(&self, block: &str) -> impl Iterator<Item = &Finding> {
         self.by_block.get(block).into_iter().flatten()
     }

@@ -10,6 +10,8 @@ use common::{Error, Result};
 
 use common::system::devt::DevT;
 
+use crate::block::partitions::Span;
+
 const CLASS: &str = "/sys/class/block";
 
 /// A block device: a disk, a partition, or what is made of them.
@@ -23,8 +25,8 @@ pub struct BlockDevice {
     pub sysfs_path: PathBuf,
     /// The disk it is a partition of.
     pub parent: Option<String>,
-    /// Where a partition is on its disk: start and size, bytes.
-    pub span: Option<(u64, u64)>,
+    /// Where a partition is on its disk; none for other devices.
+    pub span: Option<Span>,
     /// The mappings, arrays, … that are made of it.
     pub holders: Vec<String>,
     /// The file below a loop device.
@@ -32,7 +34,7 @@ pub struct BlockDevice {
 }
 
 impl BlockDevice {
-    /// Its node, as the kernel names it.
+    /// The path of the device node, by the kernel's name.
     pub fn node(&self) -> String {
         format!("/dev/{}", self.name.replace('!', "/"))
     }
@@ -43,7 +45,7 @@ impl BlockDevice {
     }
 }
 
-/// All of them.
+/// All block devices of the machine, by name and by number.
 #[derive(Debug, Default)]
 pub struct BlockDevices {
     by_name: BTreeMap<String, BlockDevice>,
@@ -73,8 +75,10 @@ impl BlockDevices {
             let parent = sysfs_path.parent().and_then(last).filter(|_| is_partition);
             let sectors =
                 |name: &str| attribute(host, &format!("{folder}/{name}"))?.parse::<u64>().ok();
-            let span =
-                || Some((sectors("start")?.checked_mul(512)?, sectors("size")?.checked_mul(512)?));
+            let span = || {
+                let start = sectors("start")?.checked_mul(512)?;
+                Some(Span { start, size: sectors("size")?.checked_mul(512)? })
+            };
             let span = if is_partition { span() } else { None };
             let holders = names(host, &format!("{folder}/holders"));
             let is_loop = name.starts_with("loop") && !is_partition;
@@ -108,22 +112,22 @@ impl BlockDevices {
         self.by_name.values().filter_map(over).collect()
     }
 
-    /// All of them, sorted by name.
+    /// All block devices, sorted by name.
     pub fn all(&self) -> impl Iterator<Item = &BlockDevice> {
         self.by_name.values()
     }
 
-    /// The one of this kernel name.
+    /// The block device of this kernel name.
     pub fn named(&self, name: &str) -> Option<&BlockDevice> {
         self.by_name.get(name)
     }
 
-    /// The one with this number.
+    /// The block device with this number.
     pub fn numbered(&self, number: DevT) -> Option<&BlockDevice> {
         self.named(self.by_number.get(&number)?)
     }
 
-    /// The block device that a path leads to, through whatever links; none for all else.
+    /// The block device that a path leads to, through links; none when it leads to no block device.
     ///
     /// Below a `--sysroot` nodes may be plain files: there the name decides.
     pub fn at_path(&self, host: &Host, path: &str) -> Option<&BlockDevice> {
@@ -140,7 +144,7 @@ impl BlockDevices {
         self.named(&inside.strip_prefix("dev").ok()?.to_str()?.replace('/', "!"))
     }
 
-    /// A device and all that stands on it: partitions, mappings, arrays, loop devices.
+    /// A device and all devices that are made of it: partitions, mappings, arrays, loop devices.
     pub fn stack(&self, name: &str) -> Vec<&BlockDevice> {
         let above = |block: &BlockDevice| {
             let children = self.children.get(&block.name).into_iter().flatten();
@@ -149,7 +153,7 @@ impl BlockDevices {
         self.walk(name, above)
     }
 
-    /// What a device stands on, itself left out: the disk of a partition, the members of an array.
+    /// The devices that a device is made of, itself left out: the disk of a partition, the members of an array.
     pub fn below(&self, host: &Host, name: &str) -> Vec<&BlockDevice> {
         let below = |block: &BlockDevice| {
             let mut below = names(host, &format!("{}/slaves", block.sysfs_path.display()));

@@ -18,19 +18,27 @@ use common::{Code, Error, Result, parallel};
 use tdx_iommu::inventory::Inventory;
 use tdx_iommu::judge::Request;
 
-use crate::boot::persist::{BootRecords, LocatedRecord};
+use crate::boot::persist::{BootRecord, BootRecords};
 use crate::vfio::candidates::{BindItem, Locks};
 use crate::vfio::plan::{BindOptions, BindPlan};
 use crate::vfio::{binding, candidates};
 
-/// How many parties of devices are bound at once.
+/// How many groups of devices are bound at once.
 const AT_ONCE: usize = 64;
 
-/// Devices of which none can go without the others, and their records.
+/// Devices that are bound together or not at all, and their records.
 #[derive(Debug)]
 struct BindGroup<'f> {
+    /// All devices of the slots and IOMMU groups of the members.
     reachable: BTreeSet<Bdf>,
-    members: Vec<(Bdf, &'f LocatedRecord)>,
+    members: Vec<Member<'f>>,
+}
+
+/// A device that is bound at every boot, and its record.
+#[derive(Debug, Clone, Copy)]
+struct Member<'f> {
+    bdf: Bdf,
+    record: &'f BootRecord,
 }
 
 /// The devices that were bound, and what the user should know.
@@ -52,19 +60,19 @@ pub fn bind_recorded(host: &Host, dry_run: bool) -> Result<BoundAtBoot> {
     seen.wake(host, asleep.iter().copied().filter(|_| !dry_run));
     let boot_records = BootRecords::read(host, &seen)?;
     let mut failures: Vec<Error> = Vec::new();
-    let mut located_records = Vec::new();
+    let mut members = Vec::new();
     for located in &boot_records.records {
         match located.record.find(&seen) {
-            Ok(bdf) => located_records.push((bdf, located)),
+            Ok(bdf) => members.push(Member { bdf, record: &located.record }),
             Err(error) => failures.push(error),
         }
     }
     failures.extend(boot_records.damaged);
-    if !dry_run && !located_records.is_empty() {
+    if !dry_run && !members.is_empty() {
         binding::expect_root()?;
     }
     let mut locked = Vec::new();
-    for bind_group in bind_groups(&seen, &located_records) {
+    for bind_group in bind_groups(&seen, &members) {
         match bind_group.lock(host, &seen, dry_run) {
             Ok(locks) => locked.push((bind_group, locks)),
             Err(error) => failures.push(error),
@@ -79,7 +87,7 @@ pub fn bind_recorded(host: &Host, dry_run: bool) -> Result<BoundAtBoot> {
             Err(error) => failures.push(error),
         }
     }
-    let limit = limit(host, &located_records)?;
+    let limit = highest_limit(host, &members)?;
     let mut warnings = Vec::new();
     let mut items = Vec::new();
     let bound = parallel::map(plans, AT_ONCE, |(mut plan, locks)| {
@@ -131,19 +139,17 @@ fn combine_errors(failures: Vec<Error>) -> Error {
     if causes.is_empty() { error } else { error.because(causes.join("; ")) }
 }
 
-/// Sorts devices into parties: by slot and IOMMU group, bridges aside.
-fn bind_groups<'f>(
-    inventory: &Inventory,
-    located_records: &[(Bdf, &'f LocatedRecord)],
-) -> Vec<BindGroup<'f>> {
+/// Sorts devices into groups that are bound together: by slot and IOMMU group, bridges left out.
+fn bind_groups<'f>(inventory: &Inventory, members: &[Member<'f>]) -> Vec<BindGroup<'f>> {
     let mut groups: Vec<BindGroup<'f>> = Vec::new();
-    for &(bdf, located) in located_records {
+    for &member in members {
+        let bdf = member.bdf;
         let slot = inventory.slot(bdf).map(|device| device.bdf);
         let group = inventory.devices.get(&bdf).and_then(|device| inventory.group(device));
         let group = group.into_iter().flat_map(|group| group.members.iter().copied());
         let is_endpoint = |bdf: &Bdf| inventory.devices.get(bdf).is_some_and(|d| !d.is_bridge);
         let reachable = slot.chain(group.filter(is_endpoint)).collect();
-        let mut bind_group = BindGroup { reachable, members: vec![(bdf, located)] };
+        let mut bind_group = BindGroup { reachable, members: vec![member] };
         let touches =
             |other: &mut BindGroup<'f>| !other.reachable.is_disjoint(&bind_group.reachable);
         for other in groups.extract_if(.., touches).collect::<Vec<_>>() {
@@ -157,10 +163,10 @@ fn bind_groups<'f>(
 
 impl BindGroup<'_> {
     fn devices(&self) -> BTreeSet<Bdf> {
-        self.members.iter().map(|(bdf, _)| *bdf).collect()
+        self.members.iter().map(|member| member.bdf).collect()
     }
 
-    /// Locks all of it.
+    /// Locks all devices of the group.
     ///
     /// Errors: `conflict` with code `RESERVED` while another command works on one of the devices.
     fn lock(&self, host: &Host, inventory: &Inventory, dry_run: bool) -> Result<Locks> {
@@ -171,7 +177,7 @@ impl BindGroup<'_> {
         }
     }
 
-    /// Plans to bind all of it, as it is under its locks.
+    /// Plans to bind all devices of the group, as they are under their locks.
     ///
     /// Errors: `conflict` with the code of what stands in the way, `IDENTITY_CHANGED` for a device that is
     /// another one by now, and for a function that was not in the slot when the rest of it was recorded.
@@ -183,8 +189,8 @@ impl BindGroup<'_> {
         dry_run: bool,
     ) -> Result<BindPlan> {
         let recorded = self.devices();
-        for (bdf, located) in &self.members {
-            if located.record.find(inventory)? != *bdf {
+        for Member { bdf, record } in &self.members {
+            if record.find(inventory)? != *bdf {
                 let message = format!("{bdf} is not where it was when it was locked");
                 return Err(Error::conflict(message).code(Code::IdentityChanged));
             }
@@ -198,7 +204,7 @@ impl BindGroup<'_> {
                 .hint(format!("tdx-gpu bind {new} --persist records it, too")));
         }
         let force: Vec<Code> =
-            self.members.iter().flat_map(|(_, located)| located.record.force.clone()).collect();
+            self.members.iter().flat_map(|member| member.record.force.clone()).collect();
         let options = BindOptions { force: &force, ..BindOptions::default() };
         let records = if dry_run {
             candidates::read_records(host, request.devices())?
@@ -209,19 +215,19 @@ impl BindGroup<'_> {
             candidates::judge_and_plan(host, inventory, &request, options, &records)?;
         for step in plan.steps.iter_mut().filter(|step| !step.already_bound) {
             let Record { bdf, driver, .. } = &mut step.record;
-            let member = self.members.iter().find(|(member, _)| member == bdf);
+            let member = self.members.iter().find(|member| member.bdf == *bdf);
             // Before its driver has come, nobody has it.
-            *driver = driver.take().or_else(|| member?.1.record.driver.clone());
+            *driver = driver.take().or_else(|| member?.record.driver.clone());
         }
         Ok(plan)
     }
 }
 
 /// The limit on mappings that the guests of these devices need.
-fn limit(host: &Host, located_records: &[(Bdf, &LocatedRecord)]) -> Result<Option<u64>> {
+fn highest_limit(host: &Host, members: &[Member<'_>]) -> Result<Option<u64>> {
     let mut highest = None;
-    for (_, located) in located_records.iter().filter(|(_, located)| !located.record.iommufd) {
-        let memory = located.record.memory_bytes.map(Size);
+    for member in members.iter().filter(|member| !member.record.iommufd) {
+        let memory = member.record.memory_bytes.map(Size);
         highest = highest.max(Some(candidates::needed_mappings(host, memory)?));
     }
     Ok(highest)

@@ -110,11 +110,11 @@ fn display_identity(identity: &Identity) -> String {
     )
 }
 
-/// A record, its file, and where its device is.
+/// A record, with its file and the current address of its device.
 #[derive(Debug)]
 pub struct LocatedRecord {
     file: PathBuf,
-    /// What it says.
+    /// The record.
     pub record: BootRecord,
     /// Where the device is now; the error is that of [`Persisted::find`].
     pub now: Result<Bdf>,
@@ -127,7 +127,7 @@ impl LocatedRecord {
     }
 }
 
-/// All that is recorded.
+/// The records of all devices that are bound at every boot.
 #[derive(Debug)]
 pub struct BootRecords {
     /// The records, sorted by file.
@@ -177,14 +177,14 @@ impl BootRecords {
         self.records_of(bdf).next().is_some()
     }
 
-    /// Whether exactly this is recorded.
+    /// Whether a device has exactly this record.
     pub fn matches(&self, record: &BootRecord) -> bool {
         let mut of = self.records_of(record.bdf);
         of.next().is_some_and(|found| found.record == *record) && of.next().is_none()
     }
 }
 
-/// Records devices, in place of what was recorded of them, and makes sure of the unit.
+/// Writes the records of devices, in place of earlier records of the same devices, and enables the unit.
 ///
 /// Errors: `permission`, `io`; then the records are as before.
 pub fn store(host: &Host, inventory: &Inventory, records: &[BootRecord]) -> Result<()> {
@@ -227,7 +227,7 @@ fn write(
     Ok(())
 }
 
-/// Forgets devices; with the last record the unit goes. Also repairs what a kill left of either.
+/// Removes the records of devices, and the unit with the last record. Also repairs what a kill left of either.
 ///
 /// Errors: `permission`, `io`.
 pub fn forget(host: &Host, inventory: &Inventory, devices: &BTreeSet<Bdf>) -> Result<()> {
@@ -251,7 +251,7 @@ pub fn forget(host: &Host, inventory: &Inventory, devices: &BTreeSet<Bdf>) -> Re
     tidy(host)
 }
 
-/// Without a record there is no unit.
+/// Removes the unit when no record is left.
 fn tidy(host: &Host) -> Result<()> {
     let folder = host.path(FOLDER);
     let mut names = fs::read_dir(&folder).at("read", &folder)?.flatten();
@@ -259,7 +259,8 @@ fn tidy(host: &Host) -> Result<()> {
     if names.any(|entry| is_record(&entry.path())) { Ok(()) } else { unit::remove(host) }
 }
 
-/// A name for a record. Another device's, which had this address, can have the best one.
+/// A free file name for a record. The record of another device, which had this address before, can have the
+/// plain name.
 fn free_path(host: &Host, bdf: Bdf) -> PathBuf {
     let mut file = host.path(FOLDER).join(format!("{bdf}.json"));
     let mut number = 2;
@@ -270,7 +271,7 @@ fn free_path(host: &Host, bdf: Bdf) -> PathBuf {
     file
 }
 
-/// Keeps all others out, until it is dropped; makes the folder.
+/// Locks the directory of the records until the file is dropped. Makes the directory where it does not exist.
 fn lock(host: &Host) -> Result<File> {
     let folder = host.path(FOLDER);
     if let Some(above) = folder.parent() {

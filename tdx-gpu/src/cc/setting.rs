@@ -56,7 +56,7 @@ impl Setting {
     }
 }
 
-/// One device and the modes it is to have.
+/// A step that sets the modes of one device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModeStep {
     /// Its address.
@@ -110,7 +110,7 @@ pub fn plan(inventory: &Inventory, devices: &[&Device], setting: Setting) -> Res
     }
 }
 
-/// The modes that a device had.
+/// The modes that a device had before they were changed, as they are recorded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PreviousMode {
     /// Its address.
@@ -147,7 +147,7 @@ impl Record for PreviousMode {
     }
 }
 
-/// What was done to one device.
+/// What was done to the modes of one device.
 #[derive(Debug)]
 pub struct ModeChange {
     /// Its address.
@@ -165,7 +165,7 @@ pub struct ModeChange {
     lock: Option<DeviceLock<PreviousMode>>,
 }
 
-/// Devices whose modes were set.
+/// Devices whose modes were set; undone unless they are kept or committed.
 #[derive(Debug)]
 #[must_use = "the records say that it is unfinished until it is kept or committed"]
 pub struct ModifiedModes<'t> {
@@ -255,7 +255,7 @@ impl ModifiedModes<'_> {
     }
 }
 
-/// Puts recorded modes back, each under its lock. Returns the devices that are left as they were, with the
+/// Restores recorded modes, each under its lock. Returns the devices that are left as they were, with the
 /// reason.
 ///
 /// A record of a device that is gone, or is another one now, is dropped. One that a driver of the host has

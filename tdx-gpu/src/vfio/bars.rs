@@ -29,7 +29,7 @@ fn rounded(bytes: u64) -> u64 {
     if bytes == 0 { 0 } else { bytes.checked_next_power_of_two().unwrap_or(1 << 63) }
 }
 
-/// The 64-bit memory regions among a device's, bytes.
+/// The sum of the 64-bit memory regions of a device, bytes.
 ///
 /// Source: Linux `Documentation/PCI/sysfs-pci.rst`: a line a region of start, end and flags, the first six
 /// being the BARs; `include/linux/ioport.h` for `IORESOURCE_MEM` and `IORESOURCE_MEM_64`.

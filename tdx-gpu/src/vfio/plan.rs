@@ -11,12 +11,12 @@ use tdx_iommu::inventory::Inventory;
 use tdx_iommu::inventory::device::Device;
 use tdx_iommu::judge::{Finding, Request};
 
-/// One device on its way to VFIO.
+/// A step that binds one device to a VFIO driver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BindStep {
-    /// What is to be remembered of it.
+    /// What is recorded of the device before it is changed.
     pub record: Record,
-    /// Whether a VFIO driver has it already, so that nothing is to be done.
+    /// Whether a VFIO driver has the device already.
     pub already_bound: bool,
 }
 
@@ -65,18 +65,18 @@ impl BindStep {
     }
 }
 
-/// On what terms devices are taken.
+/// How devices are bound.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct BindOptions<'a> {
-    /// The other devices of the IOMMU groups come along.
+    /// Whether the other devices of the IOMMU groups are bound as well.
     pub whole_group: bool,
-    /// What is done in spite of these.
+    /// The codes that devices are bound in spite of.
     pub force: &'a [Code],
-    /// The UUID of the domain they are for.
+    /// The UUID of the domain that the devices are for.
     pub domain: Option<&'a str>,
 }
 
-/// Devices on their way to VFIO, all or none.
+/// The steps that bind devices to VFIO drivers, all or none.
 #[derive(Debug, Default)]
 pub struct BindPlan {
     /// Sorted by address.
@@ -103,7 +103,7 @@ pub fn with_group_members(
 }
 
 impl BindPlan {
-    /// Plans to give what is asked for to VFIO, where `findings` and the terms allow.
+    /// Plans to give what is asked for to VFIO, where `findings` and the options allow.
     ///
     /// `driver` names the VFIO driver of a device, `records` are those that are there.
     /// Errors: `conflict` with the code of what stands in the way; all else that does is a cause.

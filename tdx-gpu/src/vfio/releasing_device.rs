@@ -41,17 +41,17 @@ pub enum UnbindAction {
 pub struct ReleasingDevice {
     /// Its address.
     pub bdf: Bdf,
-    /// What it was before it was bound.
+    /// What the device was before it was bound.
     pub record: Option<Record>,
-    /// The modes it had.
+    /// The modes that the device had, when they are recorded.
     pub previous_mode: Option<PreviousMode>,
-    /// Whether it is released without a record, too.
+    /// Whether the device is released even without a record.
     unrecorded: bool,
     lock: Option<BoundLock>,
     modes: Option<DeviceLock<PreviousMode>>,
 }
 
-/// The addresses that a scope asks for, and whether each is given back without a record, too.
+/// The addresses in a scope, and whether the device at each is given back even without a record.
 ///
 /// Errors: `permission` or `io` when the records cannot be listed.
 pub fn select_devices(
@@ -79,7 +79,7 @@ pub fn select_devices(
 }
 
 impl ReleasingDevice {
-    /// Looks at the records of a device without a lock.
+    /// Reads the records of a device without a lock.
     ///
     /// Errors: those of [`device_lock::of`].
     pub fn read_unlocked(host: &Host, bdf: Bdf, unrecorded: bool, scope: Scope) -> Result<Self> {

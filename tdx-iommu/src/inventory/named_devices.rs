@@ -39,7 +39,7 @@ struct Item {
     claim: DeviceClaim,
 }
 
-/// Devices that a verb is about.
+/// The devices that were named on the command line or on standard input.
 #[derive(Debug, Clone, Default)]
 pub struct NamedDevices {
     /// Their addresses.

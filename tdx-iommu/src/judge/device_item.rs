@@ -68,7 +68,7 @@ pub struct DeviceItem {
     pub blockers: Vec<Code>,
 }
 
-/// The virtual functions that a device has, or the physical function of a virtual one.
+/// Virtual functions of a device, or what it is one of.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Sriov {
     /// How many it can have.

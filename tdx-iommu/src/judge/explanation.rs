@@ -53,7 +53,7 @@ pub fn explain_group(host: &Host, inventory: &Inventory, group: &Group) -> Vec<S
     known.map(|(names, what)| format!("{what}{}", list_first(&names))).collect()
 }
 
-/// The first few of many.
+/// The first few names, and how many more there are.
 pub(crate) fn list_first(names: &[String]) -> String {
     const SHOWN: usize = 8;
     let shown = names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");

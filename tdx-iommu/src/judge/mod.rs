@@ -96,7 +96,7 @@ impl<'i> Request<'i> {
         findings
     }
 
-    /// What the members of a device's group that are not asked for mean for it.
+    /// Findings about the members of a device's group that are not asked for.
     fn judge_other_members(&self, device: &Device, number: u32) -> Vec<(Code, String)> {
         let drives = |device: &Device| {
             format!("{} drives {}", device.driver.as_deref().unwrap_or_default(), device.bdf)
@@ -137,7 +137,7 @@ impl<'i> Request<'i> {
         outside.filter_map(|bdf| self.inventory.devices.get(bdf))
     }
 
-    /// What a device is refused for, whatever else is in its group.
+    /// Calls `found` for everything that a device is refused for, whatever else is in its group.
     fn judge_device(&self, device: &Device, found: &mut dyn FnMut(Code, &dyn Fn() -> String)) {
         let inventory = self.inventory;
         let bdf = device.bdf;
@@ -172,7 +172,7 @@ impl<'i> Request<'i> {
         self.judge_use(device, found);
     }
 
-    /// What the host would lose.
+    /// Calls `found` for everything that the host uses of a device.
     fn judge_use(&self, device: &Device, found: &mut dyn FnMut(Code, &dyn Fn() -> String)) {
         let bdf = device.bdf;
         if let Some(class) = device.class.filter(|class| class.is_vital()) {
