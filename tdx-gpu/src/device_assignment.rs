@@ -38,7 +38,7 @@ pub struct DeviceAssignment {
     pub domain: String,
 }
 
-/// Devices that a domain has, until [`Taken::commit`] only as long as its creation lasts.
+/// Devices that a domain has, until [`TakenDevices::commit`] only as long as its creation lasts.
 #[derive(Debug)]
 #[must_use = "the records say that it is unfinished until it is committed"]
 pub struct TakenDevices<'h> {
@@ -49,7 +49,7 @@ pub struct TakenDevices<'h> {
 impl DeviceAssignment {
     /// Takes the devices and sets their modes.
     ///
-    /// Errors: those of [`Plan::lock`], [`Plan::apply`] and [`setting::apply`]; then all is as before, or named
+    /// Errors: those of [`BindPlan::lock`], [`BindPlan::apply`] and [`setting::apply`]; then all is as before, or named
     /// as left.
     pub fn apply<'h>(&'h mut self, host: &'h Host) -> Result<TakenDevices<'h>> {
         let options = BindOptions { domain: Some(&self.domain), ..BindOptions::default() };

@@ -59,7 +59,7 @@ impl UndefinedDisk {
 
 /// Finds the undefined disks of a domain, of which `guest` is the definition.
 ///
-/// Errors: those of [`Tenancy::new`].
+/// Errors: those of [`DiskUse::new`].
 pub fn find(
     host: &Host,
     blocks: &BlockDevices,

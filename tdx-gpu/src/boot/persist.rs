@@ -116,7 +116,7 @@ pub struct LocatedRecord {
     file: PathBuf,
     /// The record.
     pub record: BootRecord,
-    /// Where the device is now; the error is that of [`Persisted::find`].
+    /// Where the device is now; the error is that of [`BootRecord::find`].
     pub now: Result<Bdf>,
 }
 

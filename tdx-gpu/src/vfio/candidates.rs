@@ -174,7 +174,7 @@ impl BindPlan {
 
 /// What is recorded of devices that are not locked.
 ///
-/// Errors: those of [`bound_devices::of`].
+/// Errors: those of [`bound_devices::load`].
 pub fn read_records(host: &Host, devices: &BTreeSet<Bdf>) -> Result<BTreeMap<Bdf, BoundRecord>> {
     let mut records = BTreeMap::new();
     for &bdf in devices {

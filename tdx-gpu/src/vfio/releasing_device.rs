@@ -81,7 +81,7 @@ pub fn select_devices(
 impl ReleasingDevice {
     /// Reads the records of a device without a lock.
     ///
-    /// Errors: those of [`device_lock::of`].
+    /// Errors: those of [`device_lock::load`].
     pub fn read_unlocked(host: &Host, bdf: Bdf, unrecorded: bool, scope: Scope) -> Result<Self> {
         let (record, previous) =
             (bound_devices::load(host, bdf)?, device_lock::load::<PreviousMode>(host, bdf)?);
