@@ -36,7 +36,7 @@ impl Machine {
                 Some(DiskUse::new(host, &blocks, &guests, connect, images)?)
             }
         };
-        Ok(Self { blocks, mounts, disk_use: disk_use })
+        Ok(Self { blocks, mounts, disk_use })
     }
 
     /// The disk of a name, and all there is to say of it.
@@ -51,7 +51,7 @@ impl Machine {
         let block = named_device::find(host, &self.blocks, name)?;
         let disk = Disk::read(host, &self.blocks, block);
         let (blocks, mounts, disk_use) = (&self.blocks, &self.mounts, self.disk_use.as_ref());
-        let observer = Observer { host, blocks, mounts, disk_use: disk_use };
+        let observer = Observer { host, blocks, mounts, disk_use };
         let judgement = availability::judge(&observer, &disk, question)?;
         Ok((disk, judgement))
     }

@@ -90,7 +90,7 @@ impl BlockDevices {
             let block = BlockDevice {
                 name: name.clone(),
                 number,
-                sysfs_path: sysfs_path,
+                sysfs_path,
                 parent,
                 span,
                 holders,
