@@ -15,6 +15,11 @@ pub enum Level {
     Note,
 }
 
+/// The names of codes, separated by commas: a cell of a table.
+pub fn join_codes(codes: &[Code]) -> String {
+    codes.iter().map(|code| code.as_str()).collect::<Vec<_>>().join(",")
+}
+
 macro_rules! codes {
     ($($variant:ident $name:literal $level:ident $meaning:literal,)*) => {
         /// A stable code. Codes are added, never renamed or given another meaning.

@@ -8,6 +8,7 @@ use common::document::Item;
 use common::document::output::Outcome;
 use common::libvirt::ConnectArgs;
 
+use crate::attach::item::AttachItem;
 use crate::commands::{attach, attached, check, connection, detach, list};
 
 /// Whole disks for guests: judge whether one is free, attach it hot, detach it honestly
@@ -55,7 +56,7 @@ impl Tool for Cli {
             Verb::List(_) => list::DiskItem::COLUMNS,
             Verb::Check(_) => check::CheckItem::COLUMNS,
             Verb::Attached(_) => attached::AttachedItem::COLUMNS,
-            Verb::Attach(_) => attach::AttachItem::COLUMNS,
+            Verb::Attach(_) => AttachItem::COLUMNS,
             Verb::Detach(_) => detach::DetachItem::COLUMNS,
         }
     }

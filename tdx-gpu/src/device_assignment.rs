@@ -1,4 +1,4 @@
-//! Devices handed over to one domain: taken with their modes set, and given back together.
+//! The devices of one domain: bound to VFIO with their modes set, and given back together.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -11,47 +11,49 @@ use common::system::pci::Bdf;
 use common::system::sysroot::Host;
 use common::{Error, Result};
 use tdx_iommu::inventory::Inventory;
+use tdx_iommu::inventory::device::Device;
 
 use crate::cc::gpu_tools::GpuTools;
 use crate::cc::setting;
-use crate::cc::setting::{Former, Modified, Step};
+use crate::cc::setting::{ModeStep, ModifiedModes, PreviousMode};
 use crate::vfio::binding::Bound;
-use crate::vfio::plan::{Plan, Terms, identity};
-use crate::vfio::{binding, in_use};
+use crate::vfio::plan::{BindOptions, BindPlan};
+use crate::vfio::release::Failure;
+use crate::vfio::{in_use, release};
 
 /// How long a guest that has just ended may take to let go of its devices.
 const PATIENCE: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(100);
 
-/// How devices are handed over.
+/// The devices that a domain is to get, and how they are bound.
 #[derive(Debug)]
-pub struct Handover {
-    /// Their way to VFIO.
-    pub binding: Plan,
+pub struct DeviceAssignment {
+    /// The steps that bind the devices.
+    pub binding: BindPlan,
     /// How many mappings the kernel is to allow; none where there is no bound.
     pub limit: Option<u64>,
     /// The modes they are to have, and what sets them.
-    pub modes: Option<(GpuTools, Vec<Step>)>,
+    pub modes: Option<(GpuTools, Vec<ModeStep>)>,
     /// The domain's UUID.
     pub domain: String,
 }
 
-/// Devices that a domain has, until [`Taken::commit`] only as long as its creation lasts.
+/// Devices that a domain has, until [`TakenDevices::commit`] only as long as its creation lasts.
 #[derive(Debug)]
 #[must_use = "the records say that it is unfinished until it is committed"]
-pub struct Taken<'h> {
+pub struct TakenDevices<'h> {
     bound: Bound<'h>,
-    modes: Option<Modified<'h>>,
+    modes: Option<ModifiedModes<'h>>,
 }
 
-impl Handover {
+impl DeviceAssignment {
     /// Takes the devices and sets their modes.
     ///
-    /// Errors: those of [`Plan::lock`], [`Plan::apply`] and [`setting::apply`]; then all is as before, or named
+    /// Errors: those of [`BindPlan::lock`], [`BindPlan::apply`] and [`setting::apply`]; then all is as before, or named
     /// as left.
-    pub fn apply<'h>(&'h mut self, host: &'h Host) -> Result<Taken<'h>> {
-        let terms = Terms { domain: Some(&self.domain), ..Terms::default() };
-        let (binding, locks) = std::mem::take(&mut self.binding).lock(host, terms)?;
+    pub fn apply<'h>(&'h mut self, host: &'h Host) -> Result<TakenDevices<'h>> {
+        let options = BindOptions { domain: Some(&self.domain), ..BindOptions::default() };
+        let (binding, locks) = std::mem::take(&mut self.binding).lock(host, options)?;
         let bound = binding.apply(host, self.limit, locks)?;
         let modes = match &mut self.modes {
             None => Ok(None),
@@ -60,16 +62,16 @@ impl Handover {
             }
         };
         match modes {
-            Ok(modes) => Ok(Taken { bound, modes }),
+            Ok(modes) => Ok(TakenDevices { bound, modes }),
             Err(error) => Err(bound.undo_after(error)),
         }
     }
 }
 
-impl Taken<'_> {
+impl TakenDevices<'_> {
     /// The domain is there and keeps them.
     pub fn commit(self) -> Result<()> {
-        self.modes.map_or(Ok(()), Modified::commit)?;
+        self.modes.map_or(Ok(()), ModifiedModes::commit)?;
         self.bound.commit()
     }
 
@@ -83,23 +85,23 @@ impl Taken<'_> {
     }
 }
 
-/// What is recorded for one domain.
+/// The devices that are recorded as one domain's.
 #[derive(Debug, Default)]
-pub struct Handed {
+pub struct AssignedDevices {
     domain: String,
     bound: BTreeSet<Bdf>,
     modes: BTreeSet<Bdf>,
 }
 
-impl Handed {
-    /// Looks for the records of a domain, by its UUID.
+impl AssignedDevices {
+    /// Loads the records of a domain, by its UUID.
     ///
     /// Errors: `permission` where only root can see them; `io`.
-    pub fn to(host: &Host, domain: &str) -> Result<Self> {
+    pub fn load(host: &Host, domain: &str) -> Result<Self> {
         // What cannot be read is nobody's: tdx-gpu unbind --all names it.
         let bound = device_lock::all::<Record>(host)?.into_iter().flatten();
         let bound = bound.filter(|stored| stored.record.domain.as_deref() == Some(domain));
-        let modes = device_lock::all::<Former>(host)?.into_iter().flatten();
+        let modes = device_lock::all::<PreviousMode>(host)?.into_iter().flatten();
         let modes = modes.filter(|stored| stored.record.domain.as_deref() == Some(domain));
         Ok(Self {
             domain: domain.to_owned(),
@@ -115,7 +117,7 @@ impl Handed {
 
     /// Locks the devices. Leaves out those that another command has given back, or taken for something
     /// else, since the records were looked for.
-    fn lock(&self, host: &Host) -> Result<(Vec<BoundLock>, Vec<DeviceLock<Former>>)> {
+    fn lock(&self, host: &Host) -> Result<(Vec<BoundLock>, Vec<DeviceLock<PreviousMode>>)> {
         let domain = Some(self.domain.as_str());
         let (mut bound, mut modes) = (Vec::new(), Vec::new());
         for bdf in &self.bound {
@@ -124,8 +126,9 @@ impl Handed {
             bound.extend(is_ours.then_some(lock));
         }
         for bdf in &self.modes {
-            let lock = DeviceLock::<Former>::take(host, *bdf)?;
-            let is_ours = lock.record().is_some_and(|former| former.domain.as_deref() == domain);
+            let lock = DeviceLock::<PreviousMode>::take(host, *bdf)?;
+            let is_ours =
+                lock.record().is_some_and(|previous| previous.domain.as_deref() == domain);
             modes.extend(is_ours.then_some(lock));
         }
         Ok((bound, modes))
@@ -136,7 +139,8 @@ impl Handed {
         let (bound, modes) = self.lock(host)?;
         let is_begun = |lock: &BoundLock| lock.record().is_some_and(|r| !r.is_committed());
         bound.into_iter().filter(is_begun).try_for_each(BoundLock::commit)?;
-        let is_begun = |lock: &DeviceLock<Former>| lock.record().is_some_and(|r| !r.is_committed());
+        let is_begun =
+            |lock: &DeviceLock<PreviousMode>| lock.record().is_some_and(|r| !r.is_committed());
         modes.into_iter().filter(is_begun).try_for_each(DeviceLock::commit)
     }
 
@@ -151,35 +155,31 @@ impl Handed {
         }
         let (bound, modes) = self.lock(host)?;
         let mut inventory = Inventory::read(host)?;
-        let there: Vec<Bdf> =
+        let present: Vec<Bdf> =
             devices.iter().copied().filter(|bdf| inventory.devices.contains_key(bdf)).collect();
-        inventory.wake(host, there.iter().copied());
+        inventory.wake(host, present.iter().copied());
         let end = Instant::now() + PATIENCE;
-        while let Err(error) = in_use::refuse(host, &inventory, there.iter().copied()) {
+        while let Err(error) = in_use::refuse(host, &inventory, present.iter().copied()) {
             if Instant::now() >= end {
                 return Err(error);
             }
             interrupt::sleep(POLL)?;
         }
-        let unset = setting::put_back(&inventory, modes);
+        let unset = setting::restore_modes(&inventory, modes);
         let stays: BTreeSet<Bdf> = unset.iter().map(|(bdf, _)| *bdf).collect();
-        let mut failures: Vec<(String, Error)> =
-            unset.into_iter().map(|(bdf, error)| (format!("the mode of {bdf}"), error)).collect();
-        let mut going = Vec::new();
+        let failure = |(bdf, error)| Failure { what: format!("the mode of {bdf}"), error };
+        let mut failures: Vec<Failure> = unset.into_iter().map(failure).collect();
+        let mut releasing = Vec::new();
         for lock in bound.into_iter().filter(|lock| !stays.contains(&lock.bdf())) {
-            let there = inventory.devices.get(&lock.bdf()).map(identity);
+            let present = inventory.devices.get(&lock.bdf()).map(Device::identity);
             let is_other = |record: &Record| {
-                there.as_ref().is_some_and(|there| record.identity.contradicts(there))
+                present.as_ref().is_some_and(|present| record.identity.contradicts(present))
             };
-            match lock.record().is_some_and(is_other) {
-                true => lock.forget()?,
-                false => going.push(lock),
-            }
+            if lock.record().is_some_and(is_other) { lock.forget()? } else { releasing.push(lock) }
         }
-        let (_, left) = binding::give_back(host, going);
-        failures.extend(left);
+        failures.extend(release::give_back(host, releasing).failures);
         let done: Vec<Bdf> = devices.into_iter().filter(|bdf| !stays.contains(bdf)).collect();
-        binding::settle_failures(
+        release::settle_failures(
             failures,
             done.iter().map(|bdf| format!("gave back {bdf}")).collect(),
         )?;

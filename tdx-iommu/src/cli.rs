@@ -7,6 +7,8 @@ use common::document::Item;
 use common::document::output::Outcome;
 
 use crate::commands::{check, groups, resolve, scan};
+use crate::judge::device_item::DeviceItem;
+use crate::resolve::resolution::ResolvedItem;
 
 /// PCI devices and IOMMU groups: scan them, judge what can be given to a guest
 #[derive(Debug, Parser)]
@@ -46,10 +48,10 @@ impl Tool for Cli {
 
     fn columns(&self) -> &'static [&'static str] {
         match &self.verb {
-            Verb::Scan(_) => scan::DeviceItem::COLUMNS,
+            Verb::Scan(_) => DeviceItem::COLUMNS,
             Verb::Groups(_) => groups::GroupItem::COLUMNS,
             Verb::Check(_) => check::CheckItem::COLUMNS,
-            Verb::Resolve(_) => resolve::ResolvedItem::COLUMNS,
+            Verb::Resolve(_) => ResolvedItem::COLUMNS,
         }
     }
 

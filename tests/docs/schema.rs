@@ -16,7 +16,7 @@ fn schema<T: JsonSchema>() -> Schema {
 fn the_schemas_are_current() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/schema");
     let schemas = [
-        ("tdx.disk.attach", schema::<Document<tdx_disk::commands::attach::AttachItem>>()),
+        ("tdx.disk.attach", schema::<Document<tdx_disk::attach::item::AttachItem>>()),
         ("tdx.disk.attached", schema::<Document<tdx_disk::commands::attached::AttachedItem>>()),
         ("tdx.disk.check", schema::<Document<tdx_disk::commands::check::CheckItem>>()),
         ("tdx.disk.detach", schema::<Document<tdx_disk::commands::detach::DetachItem>>()),
@@ -30,8 +30,11 @@ fn the_schemas_are_current() {
         ("tdx.gpu.modes", schema::<Document<tdx_gpu::commands::cc::CcItem>>()),
         ("tdx.gpu.unbind", schema::<Document<tdx_gpu::commands::unbind::UnbindItem>>()),
         ("tdx.iommu.check", schema::<Document<tdx_iommu::commands::check::CheckItem>>()),
-        ("tdx.iommu.devices", schema::<Document<tdx_iommu::commands::scan::DeviceItem>>()),
-        ("tdx.iommu.resolution", schema::<Document<tdx_iommu::commands::resolve::ResolvedItem>>()),
+        ("tdx.iommu.devices", schema::<Document<tdx_iommu::judge::device_item::DeviceItem>>()),
+        (
+            "tdx.iommu.resolution",
+            schema::<Document<tdx_iommu::resolve::resolution::ResolvedItem>>(),
+        ),
         ("tdx.iommu.groups", schema::<Document<tdx_iommu::commands::groups::GroupItem>>()),
         ("tdx.pool.cleanup", schema::<Document<tdx_pool::commands::cleanup::CleanupItem>>()),
         ("tdx.pool.delete", schema::<Document<tdx_pool::commands::delete::DeleteItem>>()),

@@ -90,7 +90,7 @@ pub fn all(host: &Host) -> Result<Vec<Result<BoundRecord>>> {
     device_lock::all(host)
 }
 
-/// The record of one device, see [`device_lock::of`].
+/// The record of one device, see [`device_lock::load`].
 pub fn load(host: &Host, bdf: Bdf) -> Result<Option<BoundRecord>> {
     device_lock::load(host, bdf)
 }

@@ -247,7 +247,7 @@ pub fn load<R: Record>(host: &Host, bdf: Bdf) -> Result<Option<StoredRecord<R>>>
 }
 
 /// Why a record that is there, live or stale, is not to be touched: `conflict` with code `RESERVED`.
-pub fn taken<R: Record>(stored: &StoredRecord<R>) -> Error {
+pub fn reserved_error<R: Record>(stored: &StoredRecord<R>) -> Error {
     let bdf = stored.record.bdf();
     if stored.live {
         return reserved(bdf);

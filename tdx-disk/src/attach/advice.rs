@@ -1,8 +1,8 @@
-//! What keeps the host's hands off a disk while a guest has it. It is told, never installed.
+//! Advice on how to keep the host from using a disk while a guest has it. Nothing is installed.
 
 use crate::block::disk::Disk;
 
-/// A udev rule and a line for lvm.conf, a sentence each.
+/// Warnings that contain a udev rule and a line for lvm.conf.
 ///
 /// Without them what the guest makes on the disk, a volume group, an array or a file system, may come
 /// to life on the host. Source: systemd `udev.conf`, udisks(8), lvm.conf(5), LVM2 `udev/10-dm.rules`.

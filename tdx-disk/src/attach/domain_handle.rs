@@ -12,22 +12,22 @@ use crate::availability::guests::Guest;
 /// How long a daemon that went away is waited for.
 const RESTART: Duration = Duration::from_secs(15);
 
-/// A domain and the way to it.
-pub struct Subject<'c> {
+/// A domain, and how to connect again to the libvirt that has it.
+pub struct DomainHandle<'c> {
     open: &'c dyn Fn() -> Result<Libvirt>,
     libvirt: Libvirt,
     domain: Domain,
     name: String,
 }
 
-impl std::fmt::Debug for Subject<'_> {
+impl std::fmt::Debug for DomainHandle<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Subject").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
-impl<'c> Subject<'c> {
-    /// Finds the domain of a name.
+impl<'c> DomainHandle<'c> {
+    /// Looks up a domain by name.
     ///
     /// Errors: `not_found` when there is none; those of connecting; `usage` for an impossible name.
     pub fn find(open: &'c dyn Fn() -> Result<Libvirt>, name: &str) -> Result<Self> {
@@ -37,7 +37,7 @@ impl<'c> Subject<'c> {
         Ok(Self { open, libvirt, domain, name: name.to_owned() })
     }
 
-    /// Its name.
+    /// The name of the domain.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -52,7 +52,7 @@ impl<'c> Subject<'c> {
         &self.domain
     }
 
-    /// Its definitions as they are now.
+    /// Reads the definitions of the domain as they are now.
     ///
     /// Errors: `not_found` when it is gone.
     pub fn guest(&self) -> Result<Guest> {

@@ -3,12 +3,12 @@
 use common::xml::Element;
 use common::{Error, Result};
 
-use crate::attach::target::{Bus, ScsiPlace};
+use crate::attach::target::{Bus, ScsiSlot};
 use crate::block::disk::Disk;
 
-/// A disk as the guest is to have it.
+/// What the `<disk>` element of a disk says.
 #[derive(Debug)]
-pub struct Wanted<'a> {
+pub struct DiskSpec<'a> {
     /// The disk of the host.
     pub disk: &'a Disk,
     /// The path that libvirt is to open.
@@ -21,17 +21,17 @@ pub struct Wanted<'a> {
     pub serial: Option<&'a str>,
     /// Whether the guest may only read.
     pub readonly: bool,
-    /// Where on SCSI.
-    pub place: Option<&'a ScsiPlace>,
+    /// The address, on SCSI.
+    pub scsi_slot: Option<&'a ScsiSlot>,
 }
 
-/// The `<disk>`.
+/// The `<disk>` element.
 ///
 /// The sector sizes are always said: QEMU would tell the guest 512 bytes of any disk, and one with
 /// 4096 would lose its partition table.
 /// Source: <https://libvirt.org/formatdomain.html#hard-drives-floppy-disks-cdroms>; QEMU
 /// `block/file-posix.c`, `hdev_probe_blocksizes()`.
-pub fn disk(wanted: &Wanted<'_>) -> Element {
+pub fn disk_element(wanted: &DiskSpec<'_>) -> Element {
     let disk = wanted.disk;
     let driver = Element::new("driver")
         .attr("name", "qemu")
@@ -57,7 +57,7 @@ pub fn disk(wanted: &Wanted<'_>) -> Element {
         .child(target)
         .child_opt(wanted.readonly.then(|| Element::new("readonly")))
         .child_opt(wanted.serial.map(|serial| Element::new("serial").text(serial)))
-        .child_opt(wanted.place.map(ScsiPlace::address))
+        .child_opt(wanted.scsi_slot.map(ScsiSlot::address))
 }
 
 /// Whether libvirt takes a character in a serial number.
@@ -70,24 +70,25 @@ fn is_safe(c: char) -> bool {
 /// Refuses a serial number that a guest could not see whole.
 ///
 /// Errors: `usage`.
-pub fn expect_serial(serial: &str, bus: Bus) -> Result<()> {
+pub fn check_serial(serial: &str, bus: Bus) -> Result<()> {
     let longest = bus.serial_length();
     if serial.is_empty() || !serial.chars().all(is_safe) {
         return Err(Error::usage(format!("{serial:?} is no serial number for a guest"))
             .hint("letters, digits, spaces and any of -_.+ are"));
     }
-    match serial.len() <= longest {
-        true => Ok(()),
-        false => Err(Error::usage(format!(
+    if serial.len() <= longest {
+        Ok(())
+    } else {
+        Err(Error::usage(format!(
             "the serial number {serial:?} is too long: {} takes {longest} characters",
             bus.as_str()
-        ))),
+        )))
     }
 }
 
 /// The disk's own serial number as a guest can see it: what cannot be shown left out, and of one that
 /// is too long the end, where numbers differ.
-pub fn own_serial(disk: &Disk, bus: Bus) -> Option<String> {
+pub fn visible_serial(disk: &Disk, bus: Bus) -> Option<String> {
     let safe = |c: char| if is_safe(c) { c } else { '_' };
     let serial: Vec<char> = disk.serial.as_deref()?.trim().chars().map(safe).collect();
     let from = serial.len().saturating_sub(bus.serial_length());
@@ -97,12 +98,12 @@ pub fn own_serial(disk: &Disk, bus: Bus) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::block::devt::Number;
+    use common::system::devt::DevT;
 
     fn example() -> Disk {
         Disk {
             name: "sdb".to_owned(),
-            number: Number { major: 8, minor: 16 },
+            number: DevT { major: 8, minor: 16 },
             kind: "disk",
             size: 1 << 30,
             model: None,
@@ -126,17 +127,17 @@ mod tests {
     #[test]
     fn the_whole_element() {
         let example = example();
-        let mut wanted = Wanted {
+        let mut wanted = DiskSpec {
             disk: &example,
             source: "/dev/disk/by-id/a&b",
             target: "vdb",
             bus: Bus::Virtio,
             serial: Some("S 1"),
             readonly: true,
-            place: None,
+            scsi_slot: None,
         };
         assert_eq!(
-            disk(&wanted).to_xml().unwrap(),
+            disk_element(&wanted).to_xml().unwrap(),
             "<disk type='block' device='disk'>\n  \
              <driver name='qemu' type='raw' cache='none' io='native' discard='unmap'/>\n  \
              <source dev='/dev/disk/by-id/a&amp;b'/>\n  \
@@ -148,20 +149,20 @@ mod tests {
         );
         wanted.bus = Bus::Scsi;
         wanted.target = "sdb";
-        let xml = disk(&wanted).to_xml().unwrap();
+        let xml = disk_element(&wanted).to_xml().unwrap();
         assert!(xml.contains("<target dev='sdb' bus='scsi' rotation_rate='1'/>"), "{xml}");
     }
 
     #[test]
     fn serial_numbers_fit_the_bus() {
-        expect_serial("A-Za-z0-9_ .+", Bus::Virtio).unwrap();
+        check_serial("A-Za-z0-9_ .+", Bus::Virtio).unwrap();
         for bad in ["", "a'b", "a\"b", "a,b", "ä", "123456789012345678901"] {
-            assert!(expect_serial(bad, Bus::Virtio).is_err(), "{bad}");
+            assert!(check_serial(bad, Bus::Virtio).is_err(), "{bad}");
         }
-        expect_serial("123456789012345678901", Bus::Scsi).unwrap();
+        check_serial("123456789012345678901", Bus::Scsi).unwrap();
         let mut disk = example();
-        assert_eq!(own_serial(&disk, Bus::Virtio).as_deref(), Some("WD-WX11_A1_B2"));
+        assert_eq!(visible_serial(&disk, Bus::Virtio).as_deref(), Some("WD-WX11_A1_B2"));
         disk.serial = Some("x123456789012345678901".to_owned());
-        assert_eq!(own_serial(&disk, Bus::Virtio).as_deref(), Some("23456789012345678901"));
+        assert_eq!(visible_serial(&disk, Bus::Virtio).as_deref(), Some("23456789012345678901"));
     }
 }

@@ -7,10 +7,10 @@ use virt::connect::Connect;
 use crate::attach::target::Bus;
 use crate::availability::guests;
 use crate::availability::guests::Guest;
-use crate::block::blocks::Blocks;
-use crate::block::devt::Number;
+use crate::block::devices::BlockDevices;
+use common::system::devt::DevT;
 
-/// One of them.
+/// A disk of a domain that is a block device of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GuestDisk {
     /// Guest target, `vdb`.
@@ -25,11 +25,11 @@ pub struct GuestDisk {
     pub source: String,
     /// The host's device, by the kernel's name; none when it is not there now.
     pub block: Option<String>,
-    /// Its number.
-    pub number: Option<Number>,
-    /// The element of what runs.
+    /// The number of the host's device.
+    pub number: Option<DevT>,
+    /// The element in the running definition.
     pub live: Option<String>,
-    /// The element of what would start next.
+    /// The element in the persistent definition.
     pub config: Option<String>,
 }
 
@@ -41,13 +41,13 @@ impl GuestDisk {
     }
 }
 
-/// Those that a user means by this word: the one with this target, what runs before what stays; else
+/// The disks that a user means by a word: the one with this target, what runs before what stays; else
 /// those of this path or device, which may have one target in what runs and another in what stays.
-pub fn called(
+pub fn matching_disks(
     mut disks: Vec<GuestDisk>,
     word: &str,
     path: &str,
-    number: Option<Number>,
+    number: Option<DevT>,
 ) -> Vec<GuestDisk> {
     if let Some(at) = disks.iter().position(|disk| disk.target == word) {
         return vec![disks.swap_remove(at)];
@@ -58,10 +58,10 @@ pub fn called(
     disks
 }
 
-/// All of them, each once, sorted by target.
-pub fn all(
+/// The disks of a domain that are block devices of the host, each once, sorted by target.
+pub fn disks_of(
     host: &Host,
-    blocks: &Blocks,
+    blocks: &BlockDevices,
     guest: &Guest,
     connect: Option<&Connect>,
 ) -> Vec<GuestDisk> {
@@ -80,25 +80,25 @@ pub fn all(
             }
         }
     }
-    disks.sort_by_key(|disk| order(&disk.target));
+    disks.sort_by_key(|disk| target_order(&disk.target));
     disks
 }
 
-/// `vdb` before `vdaa`.
-pub fn order(target: &str) -> (usize, String) {
+/// A key that sorts targets: `vdb` before `vdaa`.
+pub fn target_order(target: &str) -> (usize, String) {
     (target.len(), target.to_owned())
 }
 
 /// A disk element, if it is of a block device of the host.
 fn read(
     host: &Host,
-    blocks: &Blocks,
+    blocks: &BlockDevices,
     disk: Node<'_>,
     connect: Option<&Connect>,
     is_live: bool,
 ) -> Option<GuestDisk> {
-    let source = guests::path(connect, disk.child("source")?)?;
-    let block = blocks.of_path(host, &source);
+    let source = guests::source_path(connect, disk.child("source")?)?;
+    let block = blocks.at_path(host, &source);
     // One that is gone is known by its type alone.
     if block.is_none() && disk.attr("type").as_deref() != Some("block") {
         return None;
@@ -137,7 +137,7 @@ mod tests {
             readonly: false,
             source: format!("/dev/{minor}"),
             block: Some(minor.to_string()),
-            number: Some(Number { major: 8, minor }),
+            number: Some(DevT { major: 8, minor }),
             live: is_live.then(String::new),
             config: (!is_live).then(String::new),
         };
@@ -148,8 +148,8 @@ mod tests {
             disk("vdd", 3, false),
         ];
         let called = |word: &str, minor: Option<u32>| {
-            let number = minor.map(|minor| Number { major: 8, minor });
-            let found = called(disks.to_vec(), word, &format!("/dev/{word}"), number);
+            let number = minor.map(|minor| DevT { major: 8, minor });
+            let found = matching_disks(disks.to_vec(), word, &format!("/dev/{word}"), number);
             found.into_iter().map(|d| (d.target, d.number.unwrap().minor)).collect::<Vec<_>>()
         };
         // Where the host has a /dev/vdb of its own, that is not what is meant.

@@ -1,10 +1,15 @@
-//! One disk on its way to a guest: judged, planned, judged again, handed over, looked for.
+//! Attaching a disk to a guest: the disk is judged, the change planned, the disk judged again and handed to
+//! libvirt, and then the guest is checked to have it.
 
 pub mod advice;
+pub mod detachment;
+pub mod disk_lock;
 pub mod domain_handle;
 pub mod element;
 pub mod guest_disk;
-pub mod lock;
+pub mod item;
+mod plan;
+pub mod request;
 pub mod target;
 pub mod undefined_disk;
 
@@ -13,76 +18,75 @@ use common::document::Action;
 use common::libvirt::{Context as _, State};
 use common::system::sysroot::Host;
 use common::{Code, Error, Result};
-use virt::sys;
 
-use crate::attach::domain_handle::Subject;
-use crate::attach::element::Wanted;
+use crate::attach::disk_lock::DiskLock;
+use crate::attach::domain_handle::DomainHandle;
 use crate::attach::guest_disk::GuestDisk;
-use crate::attach::lock::Lock;
-use crate::attach::target::{Bus, ScsiPlace};
-use crate::availability;
-use crate::availability::guests::Guest;
+use crate::attach::item::AttachItem;
+use crate::attach::plan::{AttachPlan, Observed};
+use crate::attach::request::AttachRequest;
+use crate::attach::target::Bus;
+use crate::availability::machine::Machine;
 use crate::availability::processes::Processes;
 use crate::availability::{Question, finding};
-use crate::block::blocks::Blocks;
+use crate::block::devices::BlockDevices;
 use crate::block::disk::Disk;
-use crate::commands::attach::{AttachArgs, AttachItem};
-use crate::commands::check::Machine;
-use crate::commands::named;
-use crate::commands::named::Named;
+use crate::block::named_device;
+use crate::block::named_device::NamedDevice;
 
-/// One disk on its way to a guest.
+/// A disk that is attached to a guest.
 #[derive(Debug)]
 pub struct Attachment<'a> {
     /// The machine.
     pub host: &'a Host,
-    /// What is asked for.
-    pub args: &'a AttachArgs,
+    /// What the user asks for.
+    pub request: &'a AttachRequest,
     /// The disk as it was named.
-    pub named: &'a Named,
-}
-
-/// What is going to be done with it.
-struct Plan {
-    item: AttachItem,
-    /// In the order in which they go to libvirt.
-    elements: Vec<String>,
-    flags: u32,
+    pub named: &'a NamedDevice,
 }
 
 impl Attachment<'_> {
-    /// Does it, unless it is there already or this is a dry run. Returns what was done, and warnings.
+    /// Attaches the disk, unless the domain has it already or this is a dry run. Returns what was done, and
+    /// warnings.
     ///
     /// Errors: `conflict` with the code of what stands in the way; what libvirt says.
-    pub fn run(&self, subject: &mut Subject<'_>) -> Result<(AttachItem, Vec<String>)> {
+    pub fn run(&self, handle: &mut DomainHandle<'_>) -> Result<(AttachItem, Vec<String>)> {
         interrupt::check()?;
-        let _lock = if self.args.change.dry_run { None } else { Some(self.lock()?) };
-        let guest = subject.guest()?;
-        let blocks = Blocks::read(self.host)?;
-        let block = named::find(self.host, &blocks, &self.named.name)?;
+        let _lock = if self.request.dry_run { None } else { Some(self.lock()?) };
+        let guest = handle.guest()?;
+        let blocks = BlockDevices::read(self.host)?;
+        let block = named_device::find(self.host, &blocks, &self.named.name)?;
         let disk = Disk::read(self.host, &blocks, block);
         self.named.expect_same(self.host, &disk)?;
-        let (live, config) = self.wanted(&guest)?;
-        let connect = subject.libvirt().connect();
-        let known = guest_disk::all(self.host, &blocks, &guest, Some(connect));
-        let known = known.into_iter().find(|known| known.number == Some(disk.number));
-        if let Some(known) = &known {
-            self.expect_same(known)?;
-            if (known.live.is_some() || !live) && (known.config.is_some() || !config) {
-                return Ok((self.present(known, &disk), Vec::new()));
+        let mut affected = self.request.affected(&guest)?;
+        let connect = handle.libvirt().connect();
+        let existing = guest_disk::disks_of(self.host, &blocks, &guest, Some(connect));
+        let existing = existing.into_iter().find(|existing| existing.number == Some(disk.number));
+        if let Some(existing) = &existing {
+            self.expect_same(existing)?;
+            affected.live &= existing.live.is_none();
+            affected.config &= existing.config.is_none();
+            if !affected.live && !affected.config {
+                return Ok((self.existing_item(existing, &disk), Vec::new()));
             }
         }
-        let runs = known.as_ref().is_some_and(|known| known.live.is_some());
+        let runs = existing.as_ref().is_some_and(|existing| existing.live.is_some());
         // What the guest has already is in nobody's way but its own.
-        let mut warnings = if runs { Vec::new() } else { self.judge(subject, &disk)? };
-        let (plan, told) =
-            self.plan(&guest, &blocks, &disk, known.as_ref(), (live && !runs, config))?;
-        warnings.extend(told);
-        if !self.args.change.dry_run {
+        let mut warnings = if runs { Vec::new() } else { self.judge(handle, &disk)? };
+        let observed = Observed {
+            host: self.host,
+            guest: &guest,
+            blocks: &blocks,
+            disk: &disk,
+            existing: existing.as_ref(),
+        };
+        let mut plan = AttachPlan::new(self.request, &observed, affected)?;
+        warnings.append(&mut plan.warnings);
+        if !self.request.dry_run {
             if !runs {
-                self.judge(subject, &disk)?;
+                self.judge(handle, &disk)?;
             }
-            self.apply(subject, &plan, &disk)?;
+            self.apply(handle, &plan, &disk)?;
         }
         if !runs {
             warnings.extend(advice::warnings(&disk, &plan.item.source));
@@ -90,233 +94,124 @@ impl Attachment<'_> {
         Ok((plan.item, warnings))
     }
 
-    /// The lock of the disk, or of that which it is a part of.
-    fn lock(&self) -> Result<Lock> {
-        let blocks = Blocks::read(self.host)?;
-        let block = named::find(self.host, &blocks, &self.named.name)?;
+    /// Locks the disk, or the whole disk of a partition.
+    fn lock(&self) -> Result<DiskLock> {
+        let blocks = BlockDevices::read(self.host)?;
+        let block = named_device::find(self.host, &blocks, &self.named.name)?;
         let whole = block.parent.as_deref().and_then(|parent| blocks.named(parent));
-        Lock::take(self.host, &whole.unwrap_or(block).node())
+        DiskLock::take(self.host, &whole.unwrap_or(block).node())
     }
 
-    /// Whether it goes to the running guest, and into the definition that stays.
-    fn wanted(&self, guest: &Guest) -> Result<(bool, bool)> {
-        let name = &guest.name;
-        match (guest.live.is_some(), self.args.persistent) {
-            (false, false) => Err(Error::conflict(format!("domain '{name}' is not running"))
-                .hint(format!("tdx-td start {name}; or --persistent, for its next start"))),
-            (_, true) if guest.config.is_none() => {
-                Err(Error::conflict(format!("domain '{name}' has no definition that stays"))
-                    .hint("without --persistent it gets the disk for as long as it runs"))
-            }
-            wanted => Ok(wanted),
-        }
-    }
-
-    /// Refuses to take a disk that is there in another way for the one that was asked for.
-    fn expect_same(&self, known: &GuestDisk) -> Result<()> {
+    /// Refuses a disk that the domain has already with other settings than those that were asked for.
+    fn expect_same(&self, existing: &GuestDisk) -> Result<()> {
         let differs = |what: &str, is: &str| {
-            let (name, target) = (&self.named.name, &known.target);
-            let domain = &self.args.domain;
+            let (name, target) = (&self.named.name, &existing.target);
+            let domain = &self.request.domain;
             Err(Error::conflict(format!(
                 "domain '{domain}' has {name} as {target} with {what} {is}"
             ))
             .hint(format!("tdx-disk detach {domain} {target} comes first")))
         };
-        if self.args.target.as_ref().is_some_and(|target| *target != known.target) {
-            return differs("the target", &known.target);
+        if self.request.target.as_ref().is_some_and(|target| *target != existing.target) {
+            return differs("the target", &existing.target);
         }
-        if self.args.serial.is_some() && self.args.serial != known.serial {
-            return differs("the serial number", known.serial.as_deref().unwrap_or("none"));
+        if self.request.serial.is_some() && self.request.serial != existing.serial {
+            return differs("the serial number", existing.serial.as_deref().unwrap_or("none"));
         }
-        match self.args.readonly == known.readonly {
-            true => Ok(()),
-            false => differs("readonly", if known.readonly { "yes" } else { "no" }),
+        if self.request.readonly == existing.readonly {
+            Ok(())
+        } else {
+            differs("readonly", if existing.readonly { "yes" } else { "no" })
         }
     }
 
-    fn present(&self, known: &GuestDisk, disk: &Disk) -> AttachItem {
+    fn existing_item(&self, existing: &GuestDisk, disk: &Disk) -> AttachItem {
         AttachItem {
-            domain: self.args.domain.clone(),
+            domain: self.request.domain.clone(),
             device: disk.node(),
             number: disk.number.to_string(),
             wwn: disk.wwn.clone(),
-            source: known.source.clone(),
-            target: known.target.clone(),
-            bus: known.bus.clone(),
-            guest_device: known.guest_path(),
-            serial: known.serial.clone(),
+            source: existing.source.clone(),
+            target: existing.target.clone(),
+            bus: existing.bus.clone(),
+            guest_device: existing.guest_path(),
+            serial: existing.serial.clone(),
             size_bytes: disk.size,
-            readonly: known.readonly,
-            live: known.live.is_some(),
-            config: known.config.is_some(),
+            readonly: existing.readonly,
+            live: existing.live.is_some(),
+            config: existing.config.is_some(),
             action: Action::None,
         }
     }
 
-    /// Everything that speaks against it, anew; what is forced comes back as warnings.
-    fn judge(&self, subject: &Subject<'_>, planned: &Disk) -> Result<Vec<String>> {
-        let machine = Machine::read(self.host, Some(subject.libvirt()))?;
-        let question = Question { domain: Some(&self.args.domain), readonly: self.args.readonly };
+    /// Looks again for everything that keeps the disk from the guest. Returns what is forced as warnings.
+    fn judge(&self, handle: &DomainHandle<'_>, planned: &Disk) -> Result<Vec<String>> {
+        let machine = Machine::read(self.host, Some(handle.libvirt()))?;
+        let question =
+            Question { domain: Some(&self.request.domain), readonly: self.request.readonly };
         let (disk, judgement) = machine.judge(self.host, &self.named.name, question)?;
         expect_unchanged(planned, &disk)?;
-        let mut warnings = finding::refuse(&disk.node(), &judgement.findings, &self.args.force)?;
+        let mut warnings = finding::refuse(&disk.node(), &judgement.findings, &self.request.force)?;
         warnings.extend(judgement.unseen);
         Ok(warnings)
     }
 
-    fn plan(
-        &self,
-        guest: &Guest,
-        blocks: &Blocks,
-        disk: &Disk,
-        known: Option<&GuestDisk>,
-        (live, config): (bool, bool),
-    ) -> Result<(Plan, Vec<String>)> {
-        let args = self.args;
-        let mut warnings = Vec::new();
-        let config = config && known.is_none_or(|known| known.config.is_none());
-        let taken = guest_disk::targets(guest);
-        let target = match (known, &args.target) {
-            (Some(known), _) => known.target.clone(),
-            (None, Some(target)) if taken.contains(target) => {
-                let domain = &args.domain;
-                return Err(Error::conflict(format!(
-                    "domain '{domain}' has a disk {target} already"
-                ))
-                .hint(format!("{} is free", args.bus.next_free(&taken))));
-            }
-            (None, Some(target)) => target.clone(),
-            (None, None) => args.bus.next_free(&taken),
-        };
-        let source = match known {
-            Some(known) => known.source.clone(),
-            None => self.source(blocks, disk, &mut warnings),
-        };
-        let serial = match known {
-            Some(known) => known.serial.clone(),
-            None => args.serial.clone().or_else(|| element::own_serial(disk, args.bus)),
-        };
-        // A disk that is half there is on the bus that it is on.
-        let bus = known.map_or(Some(args.bus), |known| Bus::named(&known.bus));
-        let definitions: Vec<_> = [(live, &guest.live), (config, &guest.config)]
-            .into_iter()
-            .filter_map(|(wanted, definition)| definition.as_ref().filter(|_| wanted))
-            .collect();
-        // What the definition says of it holds for the guest that runs; not the reverse, whose
-        // addresses may be another device's at the next start.
-        let same = known.and_then(|known| {
-            known.config.clone().or_else(|| known.live.clone().filter(|_| bus.is_none()))
-        });
-        let mut elements = Vec::new();
-        match (same, bus.unwrap_or(args.bus)) {
-            (Some(same), _) => elements.push(same),
-            (None, bus) => {
-                let place = (bus == Bus::Scsi).then(|| ScsiPlace::find(&definitions));
-                let controller = place.as_ref().and_then(ScsiPlace::new_controller);
-                elements.extend(controller.map(|new| new.to_xml()).transpose()?);
-                let wanted = Wanted {
-                    disk,
-                    source: &source,
-                    target: &target,
-                    bus,
-                    serial: serial.as_deref(),
-                    readonly: args.readonly,
-                    place: place.as_ref(),
-                };
-                elements.push(element::disk(&wanted).to_xml()?);
-            }
-        }
-        let flag = |wanted, flag| if wanted { flag } else { 0 };
-        let flags =
-            flag(live, sys::VIR_DOMAIN_AFFECT_LIVE) | flag(config, sys::VIR_DOMAIN_AFFECT_CONFIG);
-        let guest_device = bus.zip(serial.as_deref()).map(|(bus, serial)| bus.guest_path(serial));
-        let has = |element: fn(&GuestDisk) -> &Option<String>| {
-            known.is_some_and(|known| element(known).is_some())
-        };
-        let item = AttachItem {
-            domain: args.domain.clone(),
-            device: disk.node(),
-            number: disk.number.to_string(),
-            wwn: disk.wwn.clone(),
-            source: source.clone(),
-            target: target.clone(),
-            bus: known.map_or_else(|| args.bus.as_str().to_owned(), |known| known.bus.clone()),
-            guest_device,
-            serial,
-            size_bytes: disk.size,
-            readonly: args.readonly,
-            live: live || has(|known| &known.live),
-            config: config || has(|known| &known.config),
-            action: Action::Attach,
-        };
-        Ok((Plan { item, elements, flags }, warnings))
-    }
-
-    /// The path that will still lead to this disk after a reboot, as far as there is one.
-    fn source(&self, blocks: &Blocks, disk: &Disk, warnings: &mut Vec<String>) -> String {
-        let twins = availability::twins(self.host, blocks, disk);
-        let by_id = disk.by_id().filter(|_| twins.is_empty());
-        if let Some(path) = by_id.or_else(|| disk.by_path()) {
-            return path.to_owned();
-        }
-        warnings.push(format!(
-            "{} has no name that stays the same: after a reboot another disk may be called so",
-            disk.node()
-        ));
-        disk.node()
-    }
-
-    /// Hands it to libvirt, and looks whether the guest has it.
-    fn apply(&self, subject: &mut Subject<'_>, plan: &Plan, disk: &Disk) -> Result<()> {
-        let (name, item) = (&self.args.domain, &plan.item);
+    /// Hands the disk to libvirt, and checks that the guest has it.
+    fn apply(&self, handle: &mut DomainHandle<'_>, plan: &AttachPlan, disk: &Disk) -> Result<()> {
+        let (name, item) = (&self.request.domain, &plan.item);
         let doing = format!("attach {} to domain '{name}'", item.device);
-        let there = format!("{} as {} in '{name}'", item.device, item.target);
+        let target_text = format!("{} as {} in '{name}'", item.device, item.target);
         let mut added: Vec<&String> = Vec::new();
         for xml in &plan.elements {
-            interrupt::check().inspect_err(|_| undo(subject, &added, plan.flags))?;
+            interrupt::check().inspect_err(|_| undo(handle, &added, plan.flags))?;
             log::step(format_args!("{doing}: {xml}"));
-            let done = subject.domain().attach_device_flags(xml, plan.flags);
+            let done = handle.domain().attach_device_flags(xml, plan.flags);
             if let Err(error) = done {
                 let error = Err::<(), _>(error).context(&doing);
                 // The daemon may have done it before it went.
-                let Ok(lost) = subject.reconnect() else {
-                    return error.map_err(|error| error.left_behind([there]));
+                let Ok(lost) = handle.reconnect() else {
+                    return error.map_err(|error| error.left_behind([target_text]));
                 };
-                if lost && self.is_there(subject, disk, plan)? {
+                if lost && self.is_there(handle, disk, plan)? {
                     return Ok(());
                 }
-                undo(subject, &added, plan.flags);
-                let left = if lost { self.holders(disk)? } else { Vec::new() };
+                undo(handle, &added, plan.flags);
+                let left = if lost { self.open_in_guests(disk)? } else { Vec::new() };
                 return error
-                    .map_err(|error| self.explained(error, subject, plan).left_behind(left));
+                    .map_err(|error| self.with_hint(error, handle, plan).left_behind(left));
             }
             added.push(xml);
         }
-        match self.is_there(subject, disk, plan).map_err(|error| error.left_behind([there]))? {
-            true => Ok(()),
-            false => {
-                Err(Error::failed(format!("libvirt says it could {doing}, but it is not there")))
-            }
+        if self.is_there(handle, disk, plan).map_err(|error| error.left_behind([target_text]))? {
+            Ok(())
+        } else {
+            Err(Error::failed(format!("libvirt says it could {doing}, but it is not there")))
         }
     }
 
-    /// Whether the guest has it, by a daemon that may have been restarted meanwhile.
-    fn is_there(&self, subject: &mut Subject<'_>, disk: &Disk, plan: &Plan) -> Result<bool> {
-        let guest = match subject.guest() {
-            Err(_) if subject.reconnect()? => subject.guest()?,
+    /// Whether the guest has the disk, by a daemon that may have been restarted meanwhile.
+    fn is_there(
+        &self,
+        handle: &mut DomainHandle<'_>,
+        disk: &Disk,
+        plan: &AttachPlan,
+    ) -> Result<bool> {
+        let guest = match handle.guest() {
+            Err(_) if handle.reconnect()? => handle.guest()?,
             guest => guest?,
         };
-        let blocks = Blocks::read(self.host)?;
-        let disks = guest_disk::all(self.host, &blocks, &guest, Some(subject.libvirt().connect()));
-        let known = disks.iter().find(|known| known.number == Some(disk.number));
-        Ok(known.is_some_and(|known| {
-            (known.live.is_some() || !plan.item.live)
-                && (known.config.is_some() || !plan.item.config)
+        let blocks = BlockDevices::read(self.host)?;
+        let disks =
+            guest_disk::disks_of(self.host, &blocks, &guest, Some(handle.libvirt().connect()));
+        let existing = disks.iter().find(|existing| existing.number == Some(disk.number));
+        Ok(existing.is_some_and(|existing| {
+            (existing.live.is_some() || !plan.item.live)
+                && (existing.config.is_some() || !plan.item.config)
         }))
     }
 
-    /// The guests that have the disk open although no daemon knows of it.
-    fn holders(&self, disk: &Disk) -> Result<Vec<String>> {
+    /// The guests that have the disk open although no daemon knows of the disk.
+    fn open_in_guests(&self, disk: &Disk) -> Result<Vec<String>> {
         let processes = Processes::with_open(self.host, &[disk.number].into())?;
         let guests = processes.all().filter(|process| process.is_guest());
         let told = guests.map(|process| {
@@ -326,18 +221,18 @@ impl Attachment<'_> {
     }
 
     /// Says what to do about an attach that failed, as far as the guest tells why.
-    fn explained(&self, error: Error, subject: &Subject<'_>, plan: &Plan) -> Error {
+    fn with_hint(&self, error: Error, handle: &DomainHandle<'_>, plan: &AttachPlan) -> Error {
         let needs_port = plan.item.bus == Bus::Virtio.as_str() || plan.elements.len() > 1;
-        let guest = subject.guest().ok();
+        let guest = handle.guest().ok();
         let live = guest.as_ref().and_then(|guest| guest.live.as_ref());
         if needs_port && live.is_some_and(|live| !target::has_free_port(live)) {
             return error.hint(format!(
                 "the guest has no free PCI port: --bus scsi needs none, or give '{}' more \
                  pcie-root-port controllers while it is off",
-                subject.name()
+                handle.name()
             ));
         }
-        match subject.domain().state() {
+        match handle.domain().state() {
             Ok((state, _)) if State::from_raw(state.to_raw()) == State::Paused => {
                 error.hint("the guest is paused: tdx-td start resumes it")
             }
@@ -347,9 +242,9 @@ impl Attachment<'_> {
 }
 
 /// Takes back what was added before the disk itself could be.
-fn undo(subject: &Subject<'_>, added: &[&String], flags: u32) {
+fn undo(handle: &DomainHandle<'_>, added: &[&String], flags: u32) {
     for xml in added.iter().rev() {
-        if let Err(error) = subject.domain().detach_device_flags(xml, flags) {
+        if let Err(error) = handle.domain().detach_device_flags(xml, flags) {
             log::step(format_args!("cannot take back {xml}: {error}"));
         }
     }
@@ -360,14 +255,15 @@ fn undo(subject: &Subject<'_>, added: &[&String], flags: u32) {
 /// Errors: `conflict` with code `IDENTITY_CHANGED`.
 fn expect_unchanged(planned: &Disk, now: &Disk) -> Result<()> {
     let identity = |disk: &Disk| (disk.number, disk.sequence, disk.serial.clone(), disk.size);
-    match identity(planned) == identity(now) {
-        true => Ok(()),
-        false => Err(Error::conflict(format!(
+    if identity(planned) == identity(now) {
+        Ok(())
+    } else {
+        Err(Error::conflict(format!(
             "{} is another disk than the one that was judged",
             planned.node()
         ))
         .code(Code::IdentityChanged)
-        .hint("run it again")),
+        .hint("run it again"))
     }
 }
 
@@ -387,7 +283,7 @@ mod tests {
             for (name, text) in attributes {
                 std::fs::write(sys.join("devices/sdb").join(name), text).unwrap();
             }
-            let blocks = Blocks::read(&host).unwrap();
+            let blocks = BlockDevices::read(&host).unwrap();
             Disk::read(&host, &blocks, blocks.named("sdb").unwrap())
         };
         let planned = look([("dev", "8:16"), ("diskseq", "7"), ("size", "2048")]);

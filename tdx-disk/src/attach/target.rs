@@ -57,24 +57,25 @@ impl Bus {
     /// Refuses a target that is no name of this bus.
     ///
     /// Errors: `usage`.
-    pub fn expect(self, target: &str) -> Result<()> {
+    pub fn check_target(self, target: &str) -> Result<()> {
         let letters = target.strip_prefix(self.prefix()).unwrap_or_default();
         let good =
             (1..=3).contains(&letters.len()) && letters.bytes().all(|b| b.is_ascii_lowercase());
-        match good {
-            true => Ok(()),
-            false => Err(Error::usage(format!(
+        if good {
+            Ok(())
+        } else {
+            Err(Error::usage(format!(
                 "{target:?} is no target on {}: write {}b",
                 self.as_str(),
                 self.prefix()
-            ))),
+            )))
         }
     }
 
     /// The first name that nothing has, from `vdb` on: `vda` is what a guest boots from.
-    pub fn next_free(self, taken: &BTreeSet<String>) -> String {
+    pub fn next_free(self, used: &BTreeSet<String>) -> String {
         let names = (1..).map(|index| format!("{}{}", self.prefix(), letters(index)));
-        names.into_iter().find(|name| !taken.contains(name)).unwrap_or_default()
+        names.into_iter().find(|name| !used.contains(name)).unwrap_or_default()
     }
 }
 
@@ -91,42 +92,45 @@ fn letters(mut index: u32) -> String {
     letters.into_iter().rev().collect()
 }
 
-/// Where a SCSI disk goes, and the controller it takes where the domain has none.
+/// An address on a virtio-scsi controller.
 #[derive(Debug, PartialEq, Eq)]
-pub struct ScsiPlace {
+pub struct ScsiSlot {
     controller: u32,
     unit: u32,
     /// Whether the controller has to come first.
     is_new: bool,
 }
 
-impl ScsiPlace {
-    /// The first free place on a virtio-scsi controller that all of these definitions have.
+impl ScsiSlot {
+    /// The first free address on a virtio-scsi controller that all of these definitions have; on a new
+    /// controller where they have none in common.
     pub fn find(definitions: &[&Document]) -> Self {
         let controllers = |document: &Document, model: Option<&str>| -> BTreeSet<u32> {
             let all = document.root().find_all("devices/controller");
             let all = all.filter(|node| node.attr("type").as_deref() == Some("scsi"));
             let all = all.filter(|node| model.is_none() || node.attr("model").as_deref() == model);
-            all.filter_map(|node| number(node, "index")).collect()
+            all.filter_map(|node| attr_number(node, "index")).collect()
         };
-        let common = definitions.iter().map(|document| controllers(document, Some("virtio-scsi")));
-        let common = common.reduce(|all, these| &all & &these).unwrap_or_default();
-        let Some(&controller) = common.first() else {
-            let taken = definitions.iter().flat_map(|document| controllers(document, None));
-            let controller = taken.max().map_or(0, |index| index + 1);
+        let shared = definitions.iter().map(|document| controllers(document, Some("virtio-scsi")));
+        let shared = shared.reduce(|all, these| &all & &these).unwrap_or_default();
+        let Some(&controller) = shared.first() else {
+            let used = definitions.iter().flat_map(|document| controllers(document, None));
+            let controller = used.max().map_or(0, |index| index + 1);
             return Self { controller, unit: 0, is_new: true };
         };
-        let on_it = |address: &Node<'_>| {
+        let is_on_controller = |address: &Node<'_>| {
             address.attr("type").as_deref() == Some("drive")
-                && number(*address, "controller") == Some(controller)
+                && attr_number(*address, "controller") == Some(controller)
         };
         let addresses = definitions.iter().flat_map(|document| {
             let devices = ["devices/disk/address", "devices/hostdev/address"];
             devices.into_iter().flat_map(|path| document.root().find_all(path))
         });
-        let taken: BTreeSet<u32> =
-            addresses.filter(on_it).filter_map(|address| number(address, "unit")).collect();
-        let unit = (0..).find(|unit| !taken.contains(unit)).unwrap_or_default();
+        let used: BTreeSet<u32> = addresses
+            .filter(is_on_controller)
+            .filter_map(|address| attr_number(address, "unit"))
+            .collect();
+        let unit = (0..).find(|unit| !used.contains(unit)).unwrap_or_default();
         Self { controller, unit, is_new: false }
     }
 
@@ -158,15 +162,17 @@ pub fn has_free_port(live: &Document) -> bool {
     let root = live.root();
     let buses = root.find_all("devices").flat_map(Node::children).filter_map(|device| {
         let address = device.child("address")?;
-        (address.attr("type").as_deref() == Some("pci")).then(|| number(address, "bus")).flatten()
+        (address.attr("type").as_deref() == Some("pci"))
+            .then(|| attr_number(address, "bus"))
+            .flatten()
     });
-    let taken: BTreeSet<u32> = buses.collect();
+    let used: BTreeSet<u32> = buses.collect();
     let controllers = root.find_all("devices/controller");
     let mut controllers =
         controllers.filter(|controller| controller.attr("type").as_deref() == Some("pci"));
     controllers.any(|controller| match controller.attr("model").as_deref() {
         Some("pcie-root-port" | "pcie-switch-downstream-port") => {
-            number(controller, "index").is_some_and(|index| !taken.contains(&index))
+            attr_number(controller, "index").is_some_and(|index| !used.contains(&index))
         }
         Some(model) => model == "pci-root" || model.ends_with("pci-bridge"),
         None => false,
@@ -174,7 +180,7 @@ pub fn has_free_port(live: &Document) -> bool {
 }
 
 /// A number as libvirt writes it: hexadecimal with 0x, else decimal.
-fn number(node: Node<'_>, name: &str) -> Option<u32> {
+fn attr_number(node: Node<'_>, name: &str) -> Option<u32> {
     let text = node.attr(name)?;
     match text.strip_prefix("0x") {
         Some(hex) => u32::from_str_radix(hex, 16).ok(),
@@ -188,15 +194,15 @@ mod tests {
 
     #[test]
     fn names_go_on_after_z() {
-        let mut taken = BTreeSet::from(["vda".to_owned()]);
+        let mut used = BTreeSet::from(["vda".to_owned()]);
         for wanted in ["vdb", "vdc"] {
-            let name = Bus::Virtio.next_free(&taken);
+            let name = Bus::Virtio.next_free(&used);
             assert_eq!(name, wanted);
-            taken.insert(name);
+            used.insert(name);
         }
-        taken.extend(('a'..='z').map(|c| format!("vd{c}")));
-        assert_eq!(Bus::Virtio.next_free(&taken), "vdaa");
-        assert_eq!(Bus::Scsi.next_free(&taken), "sdb");
+        used.extend(('a'..='z').map(|c| format!("vd{c}")));
+        assert_eq!(Bus::Virtio.next_free(&used), "vdaa");
+        assert_eq!(Bus::Scsi.next_free(&used), "sdb");
         assert_eq!((letters(0), letters(25), letters(26)), ("a".into(), "z".into(), "aa".into()));
         assert_eq!((letters(26 + 26 * 26 - 1), letters(26 + 26 * 26)), ("zz".into(), "aaa".into()));
     }
@@ -204,10 +210,10 @@ mod tests {
     #[test]
     fn targets_fit_their_bus() {
         for good in ["vdb", "vdaa"] {
-            Bus::Virtio.expect(good).unwrap();
+            Bus::Virtio.check_target(good).unwrap();
         }
         for bad in ["", "vd", "sdb", "vdB", "vd1", "vdaaaa", "/dev/vdb", "vd'"] {
-            assert!(Bus::Virtio.expect(bad).is_err(), "{bad}");
+            assert!(Bus::Virtio.check_target(bad).is_err(), "{bad}");
         }
     }
 
@@ -233,15 +239,15 @@ mod tests {
             Document::parse(format!("<domain><devices>{devices}</devices></domain>")).unwrap()
         };
         let none = document("<controller type='scsi' index='0' model='lsilogic'/>");
-        let place = ScsiPlace::find(&[&none]);
-        assert_eq!(place, ScsiPlace { controller: 1, unit: 0, is_new: true });
+        let place = ScsiSlot::find(&[&none]);
+        assert_eq!(place, ScsiSlot { controller: 1, unit: 0, is_new: true });
         let one = document(
             "<controller type='scsi' index='2' model='virtio-scsi'/>\
              <disk><address type='drive' controller='2' bus='0' target='0' unit='0'/></disk>\
              <disk><address type='drive' controller='0' bus='0' target='0' unit='1'/></disk>",
         );
-        let place = ScsiPlace::find(&[&one]);
-        assert_eq!(place, ScsiPlace { controller: 2, unit: 1, is_new: false });
-        assert_eq!(ScsiPlace::find(&[&one, &none]).controller, 3);
+        let place = ScsiSlot::find(&[&one]);
+        assert_eq!(place, ScsiSlot { controller: 2, unit: 1, is_new: false });
+        assert_eq!(ScsiSlot::find(&[&one, &none]).controller, 3);
     }
 }

@@ -11,13 +11,14 @@ use common::system::sysroot::Host;
 use common::{Code, Error, ErrorKind, Result};
 use virt::connect::Connect;
 
-use crate::attach::domain_handle::Subject;
+use crate::attach::domain_handle::DomainHandle;
 use crate::attach::guest_disk;
+use crate::availability::disk_use::DiskUse;
 use crate::availability::guests;
-use crate::availability::guests::{Guest, Tenancy};
+use crate::availability::guests::Guest;
 use crate::availability::vm_process::VmProcess;
-use crate::block::blocks::Blocks;
-use crate::block::devt::Number;
+use crate::block::devices::BlockDevices;
+use common::system::devt::DevT;
 
 /// How long an attach or detach under way is waited for: QEMU opens a disk before the definition has it, and
 /// closes it after.
@@ -29,10 +30,10 @@ pub struct UndefinedDisk {
     /// The domain.
     pub domain: String,
     /// Its number.
-    pub number: Number,
+    pub number: DevT,
     /// Its node, as the kernel names it.
     pub node: String,
-    /// Who has it open.
+    /// The process that has the disk open.
     pub process: VmProcess,
 }
 
@@ -58,24 +59,24 @@ impl UndefinedDisk {
 
 /// Finds the undefined disks of a domain, of which `guest` is the definition.
 ///
-/// Errors: those of [`Tenancy::new`].
+/// Errors: those of [`DiskUse::new`].
 pub fn find(
     host: &Host,
-    blocks: &Blocks,
+    blocks: &BlockDevices,
     guest: &Guest,
     processes: &[VmProcess],
     connect: Option<&Connect>,
 ) -> Result<Vec<UndefinedDisk>> {
     let Some(uuid) = guest.uuid() else { return Ok(Vec::new()) };
     let own: Vec<&VmProcess> = processes.iter().filter(|process| process.runs(&uuid)).collect();
-    let open: BTreeSet<Number> = own.iter().flat_map(|process| process.devices.clone()).collect();
-    let disks = guest_disk::all(host, blocks, guest, connect);
+    let open: BTreeSet<DevT> = own.iter().flat_map(|process| process.devices.clone()).collect();
+    let disks = guest_disk::disks_of(host, blocks, guest, connect);
     let live = disks.iter().filter(|disk| disk.live.is_some());
-    let known: BTreeSet<Number> = live.filter_map(|disk| disk.number).collect();
+    let known: BTreeSet<DevT> = live.filter_map(|disk| disk.number).collect();
     if open.is_subset(&known) {
         return Ok(Vec::new());
     }
-    let named = named(host, blocks, guest, connect)?;
+    let named = named_devices(host, blocks, guest, connect)?;
     let mut found = Vec::new();
     for process in own {
         for &number in process.devices.iter().filter(|n| !known.contains(n) && !named.contains(n)) {
@@ -88,7 +89,7 @@ pub fn find(
     Ok(found)
 }
 
-/// The same once an attach or detach that is under way has had time to end. `look` finds them.
+/// The undefined disks that `look` still finds once an attach or detach under way has had time to end.
 ///
 /// Errors: those of `look`; `interrupted`.
 pub fn find_lasting(
@@ -108,23 +109,23 @@ pub fn find_lasting(
 }
 
 /// The block devices that a running definition names anywhere, and those below the images that it names.
-fn named(
+fn named_devices(
     host: &Host,
-    blocks: &Blocks,
+    blocks: &BlockDevices,
     guest: &Guest,
     connect: Option<&Connect>,
-) -> Result<BTreeSet<Number>> {
+) -> Result<BTreeSet<DevT>> {
     let mut named = BTreeSet::new();
     for node in guest.live.iter().flat_map(|live| live.root().descendants()) {
         let attributes = node.attrs().map(|(_, value)| value);
         for text in attributes.chain([Cow::Owned(node.text())]) {
-            named.extend(blocks.of_path(host, text.trim()).map(|block| block.number));
+            named.extend(blocks.at_path(host, text.trim()).map(|block| block.number));
         }
     }
     let running = guest.running();
     let images = Images::new(host);
-    let tenancy = Tenancy::new(host, blocks, std::slice::from_ref(&running), connect, images)?;
-    let used = blocks.all().filter(|block| !tenancy.of(host, block, &[]).is_empty());
+    let disk_use = DiskUse::new(host, blocks, std::slice::from_ref(&running), connect, images)?;
+    let used = blocks.all().filter(|block| !disk_use.users_of(host, block, &[]).is_empty());
     named.extend(used.map(|block| block.number));
     Ok(named)
 }
@@ -136,23 +137,23 @@ fn named(
 /// the domain.
 pub fn expect_closed(
     host: &Host,
-    subject: &mut Subject<'_>,
-    devices: Option<&BTreeSet<Number>>,
+    handle: &mut DomainHandle<'_>,
+    devices: Option<&BTreeSet<DevT>>,
 ) -> Result<Vec<String>> {
     if !host.is_this_machine() {
         return Ok(Vec::new());
     }
-    subject.reconnect()?;
-    let connect = Some(subject.libvirt().connect());
-    let is_asked = |number: &Number| devices.is_none_or(|devices| devices.contains(number));
+    handle.reconnect()?;
+    let connect = Some(handle.libvirt().connect());
+    let is_asked = |number: &DevT| devices.is_none_or(|devices| devices.contains(number));
     let mut processes = Vec::new();
     let open = find_lasting(|| {
-        let guest = match subject.guest() {
+        let guest = match handle.guest() {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
             guest => guest?,
         };
         processes = VmProcess::all(host)?;
-        let blocks = Blocks::read(host)?;
+        let blocks = BlockDevices::read(host)?;
         let mut disks = find(host, &blocks, &guest, &processes, connect)?;
         disks.retain(|disk| is_asked(&disk.number));
         Ok(disks)
@@ -160,30 +161,30 @@ pub fn expect_closed(
     if let Some(disk) = open.first() {
         return Err(disk.still_open());
     }
-    let uuid = subject.domain().uuid_string().unwrap_or_default();
+    let uuid = handle.domain().uuid_string().unwrap_or_default();
     let (own, others): (Vec<VmProcess>, Vec<VmProcess>) =
         processes.into_iter().partition(|process| process.runs(&uuid));
-    let mut warnings: Vec<String> = unseen(subject, &own).into_iter().collect();
+    let mut warnings: Vec<String> = unseen(handle, &own).into_iter().collect();
     let in_use =
         |process: &VmProcess| devices.is_some_and(|all| !all.is_disjoint(&process.devices));
     let others: Vec<VmProcess> = others.into_iter().filter(in_use).collect();
     if let (Some(devices), false) = (devices, others.is_empty()) {
-        warnings.extend(expect_defined(host, subject.libvirt(), devices, &others)?);
+        warnings.extend(expect_defined(host, handle.libvirt(), devices, &others)?);
     }
     Ok(warnings)
 }
 
 /// Says that the open files of the domain's own QEMU are not visible, if they are not.
-fn unseen(subject: &Subject<'_>, own: &[VmProcess]) -> Option<String> {
-    let name = subject.name();
+fn unseen(handle: &DomainHandle<'_>, own: &[VmProcess]) -> Option<String> {
+    let name = handle.name();
     if let Some(process) = own.iter().find(|process| process.is_hidden) {
         return Some(format!(
             "{process}, the QEMU of domain '{name}', does not show its open files: run tdx-disk as root to \
              check that the disk is closed"
         ));
     }
-    let is_qemu = subject.libvirt().uri().starts_with("qemu");
-    let runs = is_qemu && own.is_empty() && subject.domain().is_active().unwrap_or(false);
+    let is_qemu = handle.libvirt().uri().starts_with("qemu");
+    let runs = is_qemu && own.is_empty() && handle.domain().is_active().unwrap_or(false);
     runs.then(|| {
         format!(
             "the QEMU of domain '{name}' is not visible from here: run tdx-disk on the host itself, not in a \
@@ -197,10 +198,10 @@ fn unseen(subject: &Subject<'_>, own: &[VmProcess]) -> Option<String> {
 fn expect_defined(
     host: &Host,
     libvirt: &Libvirt,
-    devices: &BTreeSet<Number>,
+    devices: &BTreeSet<DevT>,
     processes: &[VmProcess],
 ) -> Result<Vec<String>> {
-    let (blocks, guests) = (Blocks::read(host)?, guests::all(libvirt)?);
+    let (blocks, guests) = (BlockDevices::read(host)?, guests::all(libvirt)?);
     let mut warnings = Vec::new();
     for process in processes {
         let shared = devices.intersection(&process.devices);

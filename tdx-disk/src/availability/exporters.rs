@@ -5,7 +5,7 @@ use common::system::sysfs::{attribute, names};
 use common::system::sysroot::Host;
 
 use crate::availability::finding::Finding;
-use crate::block::blocks::{Block, Blocks};
+use crate::block::devices::{BlockDevice, BlockDevices};
 
 const TARGETS: &str = "/sys/kernel/config/target/core";
 const NVME: &str = "/sys/kernel/config/nvmet/subsystems";
@@ -14,7 +14,7 @@ const NVME: &str = "/sys/kernel/config/nvmet/subsystems";
 ///
 /// Source: Linux `drivers/target/target_core_configfs.c` (`udev_path`, and the iblock back end's own
 /// path), `drivers/nvme/target/configfs.c` (`device_path`), `Documentation/ABI/testing/sysfs-block-loop`.
-pub fn findings(host: &Host, blocks: &Blocks, stack: &[&Block]) -> Vec<Finding> {
+pub fn findings(host: &Host, blocks: &BlockDevices, stack: &[&BlockDevice]) -> Vec<Finding> {
     let mut exports: Vec<(String, String)> = Vec::new();
     for adapter in names(host, TARGETS) {
         for name in names(host, &format!("{TARGETS}/{adapter}")) {
@@ -34,11 +34,11 @@ pub fn findings(host: &Host, blocks: &Blocks, stack: &[&Block]) -> Vec<Finding> 
         exports.extend(path.map(|path| (path, format!("the loop device {}", block.node()))));
     }
     let finding = |(path, by): (String, String)| {
-        let exported = blocks.of_path(host, &path)?;
-        let on_disk = stack.iter().any(|block| block.number == exported.number);
+        let exported = blocks.at_path(host, &path)?;
+        let is_on_disk = stack.iter().any(|block| block.number == exported.number);
         let finding = Finding::new(Code::Exported, format!("{} is used by {by}", exported.node()));
         let detach = by.strip_prefix("the loop device ");
-        on_disk.then(|| match detach {
+        is_on_disk.then(|| match detach {
             Some(node) => finding.remedy(format!("losetup -d {node}")),
             None => finding,
         })

@@ -1,4 +1,4 @@
-//! Something that was seen of a disk.
+//! Findings: what was seen of a disk, and the command that ends it.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use common::{Code, Error, Result};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-/// What was seen.
+/// Something that was seen of a disk.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {
     /// What it is.
@@ -19,12 +19,12 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// One that no single command ends.
+    /// A finding that no single command ends.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), remedy: None }
     }
 
-    /// Says what ends it.
+    /// Adds the command that ends what was found.
     #[must_use]
     pub fn remedy(mut self, command: impl Into<String>) -> Self {
         self.remedy = Some(command.into());
@@ -32,7 +32,7 @@ impl Finding {
     }
 }
 
-/// The codes among them that keep a disk from a guest.
+/// The codes of the findings that keep a disk from a guest.
 pub fn blockers(findings: &[Finding]) -> Vec<Code> {
     let stops = findings.iter().map(|finding| finding.code).filter(|c| c.level() != Level::Note);
     stops.collect::<BTreeSet<Code>>().into_iter().collect()
@@ -58,17 +58,27 @@ impl From<Finding> for FindingItem {
     }
 }
 
+/// A word, quoted for a shell where it needs quotes.
+pub fn shell_quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-:+,@%=".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
+}
+
 /// Fails for what keeps a disk from a guest and is not forced; what is forced becomes a warning.
 ///
 /// Errors: `conflict` with the code of the best reason; the others are causes, and what ends them the
 /// hint.
 pub fn refuse(device: &str, findings: &[Finding], forced: &[Code]) -> Result<Vec<String>> {
-    let told = |finding: &Finding| format!("{} ({})", finding.message, finding.code.as_str());
+    let display = |finding: &Finding| format!("{} ({})", finding.message, finding.code.as_str());
     let (mut stops, mut warnings) = (Vec::new(), Vec::new());
     for finding in findings {
         match finding.code.level() {
             Level::Note => {}
-            Level::Forceable if forced.contains(&finding.code) => warnings.push(told(finding)),
+            Level::Forceable if forced.contains(&finding.code) => warnings.push(display(finding)),
             _ => stops.push(finding),
         }
     }
@@ -98,7 +108,7 @@ pub fn refuse(device: &str, findings: &[Finding], forced: &[Code]) -> Result<Vec
     };
     let message = format!("{device} cannot be given to a guest: {}", first.message);
     let error = Error::conflict(message).code(first.code).hint(hint);
-    let rest: Vec<String> = stops.iter().skip(1).map(|finding| told(finding)).collect();
+    let rest: Vec<String> = stops.iter().skip(1).map(|finding| display(finding)).collect();
     Err(if rest.is_empty() { error } else { error.because(rest.join("; ")) })
 }
 
@@ -127,5 +137,12 @@ mod tests {
         assert_eq!(error.code, Some(Code::Mounted));
         let error = refuse("d", &all, &[Code::SystemDisk]).unwrap_err().to_document().error;
         assert_eq!((error.code, error.causes.len()), (Some(Code::SystemDisk), 1));
+    }
+
+    #[test]
+    fn words_are_quoted_where_a_shell_needs_it() {
+        assert_eq!(shell_quoted("/mnt/a-b"), "/mnt/a-b");
+        assert_eq!(shell_quoted("/mnt/it's"), "'/mnt/it'\\''s'");
+        assert_eq!(shell_quoted(""), "''");
     }
 }

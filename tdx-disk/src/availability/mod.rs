@@ -1,8 +1,10 @@
 //! Whether a disk is free: everything that can be using it, every reason told.
 
+pub mod disk_use;
 pub mod exporters;
 pub mod finding;
 pub mod guests;
+pub mod machine;
 pub mod mounts;
 pub mod processes;
 pub mod qemu_lock;
@@ -15,66 +17,66 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::time::{Duration, Instant};
 
 use common::cli::interrupt;
-use common::shell::quote;
 use common::system::sysfs::names;
 use common::system::sysroot::Host;
 use common::{Code, IoContext, Result};
 use rustix::fs::OFlags;
 
-use crate::block::blocks::{Block, Blocks};
+use crate::block::devices::{BlockDevice, BlockDevices};
 use crate::block::disk::Disk;
 
-use crate::availability::finding::Finding;
-use crate::availability::guests::Tenancy;
+use crate::availability::disk_use::DiskUse;
+use crate::availability::finding::{Finding, shell_quoted};
 use crate::availability::mounts::Mounts;
 use crate::availability::processes::Processes;
-use crate::block::devt::Number;
+use common::system::devt::DevT;
 
+use crate::block::partitions::Span;
 use crate::block::{partitions, signature};
 
 /// How long what opens a disk for a moment, as udev does, is waited for.
 const MOMENT: Duration = Duration::from_secs(1);
 
-/// What is asked of a disk.
+/// What a disk is wanted for.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Question<'a> {
-    /// The domain it is for, whose own use of it is none of another's.
+    /// The domain that the disk is for. That the domain has the disk already is no finding.
     pub domain: Option<&'a str>,
-    /// Whether it will only be read.
+    /// Whether the domain only reads the disk.
     pub readonly: bool,
 }
 
-/// What can be seen without opening anything: for any number of disks.
+/// What is read once, without opening a disk, to judge any number of disks.
 #[derive(Debug)]
 pub struct Observer<'a> {
     /// The machine.
     pub host: &'a Host,
-    /// Its block devices.
-    pub blocks: &'a Blocks,
+    /// The block devices of the machine.
+    pub blocks: &'a BlockDevices,
     /// What is mounted.
     pub mounts: &'a Mounts,
     /// What domains have; none when libvirt is out of reach.
-    pub tenancy: Option<&'a Tenancy>,
+    pub disk_use: Option<&'a DiskUse>,
 }
 
 impl Observer<'_> {
-    /// What sysfs, mount tables and libvirt tell of a disk and all that stands on it.
+    /// Findings from sysfs, mount tables and libvirt, about a disk and all devices that are made of it.
     pub fn findings(&self, disk: &Disk, question: Question<'_>) -> Vec<Finding> {
         let stack = self.blocks.stack(&disk.name);
-        let mut findings = state(disk, question);
+        let mut findings = state_findings(disk, question);
         for block in &stack {
-            findings.extend(self.mounts.of(&block.name).cloned());
-            findings.extend(block.holders.iter().map(|holder| self.holder(block, holder)));
+            findings.extend(self.mounts.findings_of(&block.name).cloned());
+            findings.extend(block.holders.iter().map(|holder| self.holder_finding(block, holder)));
         }
         let below = self.blocks.below(self.host, &disk.name);
         for block in stack.iter().chain(&below) {
             let is_it = block.number == disk.number;
             let names = if is_it { &disk.links[..] } else { &[] };
-            let tenants = self.tenancy.map(|tenancy| tenancy.of(self.host, block, names));
-            for tenant in tenants.into_iter().flatten() {
+            let users = self.disk_use.map(|disk_use| disk_use.users_of(self.host, block, names));
+            for user in users.into_iter().flatten() {
                 // What the domain has of this very disk is not in its own way.
-                if !(is_it && tenant.is_disk && question.domain == Some(tenant.domain.as_str())) {
-                    let (domain, node, how) = (tenant.domain, block.node(), tenant.how);
+                if !(is_it && user.is_disk && question.domain == Some(user.domain.as_str())) {
+                    let (domain, node, how) = (user.domain, block.node(), user.how);
                     let message = format!("domain '{domain}' has {node} {how}");
                     findings.push(Finding::new(Code::InUseByVm, message));
                 }
@@ -83,15 +85,15 @@ impl Observer<'_> {
         findings
     }
 
-    /// Says what is made of a device, and how to take it apart.
-    fn holder(&self, block: &Block, holder: &str) -> Finding {
+    /// A finding that names the mapping or array that a device is part of, and the command that ends it.
+    fn holder_finding(&self, block: &BlockDevice, holder: &str) -> Finding {
         let above = self.blocks.named(holder);
         let read = |name: &str| above.and_then(|above| above.attribute(self.host, name));
         let (name, uuid) = (read("dm/name"), read("dm/uuid").unwrap_or_default());
         let node =
             name.as_ref().map_or(format!("/dev/{holder}"), |name| format!("/dev/mapper/{name}"));
         let part = format!("{} is part of {node}", block.node());
-        let word = quote(name.as_deref().unwrap_or(holder));
+        let word = shell_quoted(name.as_deref().unwrap_or(holder));
         if uuid.starts_with("mpath-") {
             let message = format!("{part}, a multipath map: give that to the guest instead");
             return Finding::new(Code::MultipathPath, message);
@@ -116,8 +118,8 @@ impl Observer<'_> {
     }
 }
 
-/// What the disk is and how it is doing.
-fn state(disk: &Disk, question: Question<'_>) -> Vec<Finding> {
+/// Findings about the kind and state of a disk.
+fn state_findings(disk: &Disk, question: Question<'_>) -> Vec<Finding> {
     let node = disk.node();
     let mut findings = Vec::new();
     let mut add = |code, message: String| findings.push(Finding::new(code, message));
@@ -144,7 +146,7 @@ fn state(disk: &Disk, question: Question<'_>) -> Vec<Finding> {
     findings
 }
 
-/// A full answer.
+/// The findings about a disk, and what could not be seen.
 #[derive(Debug)]
 pub struct Judgement {
     /// Everything that was seen.
@@ -162,10 +164,10 @@ pub fn judge(observer: &Observer<'_>, disk: &Disk, question: Question<'_>) -> Re
     let stack = blocks.stack(&disk.name);
     let mut findings = observer.findings(disk, question);
     let mut unseen = Vec::new();
-    findings.extend(boot_loader(host, blocks, &stack));
-    findings.extend(identity(observer, disk));
+    findings.extend(boot_partition_findings(host, blocks, &stack));
+    findings.extend(identity_findings(observer, disk));
     findings.extend(exporters::findings(host, blocks, &stack));
-    findings.extend(open_files(observer, disk, &stack, &mut unseen)?);
+    findings.extend(open_file_findings(observer, disk, &stack, &mut unseen)?);
     unseen.extend(observer.mounts.problems.iter().cloned());
     if observer.mounts.unseen > 0 {
         unseen.push(format!(
@@ -174,14 +176,14 @@ pub fn judge(observer: &Observer<'_>, disk: &Disk, question: Question<'_>) -> Re
         ));
     }
     if disk.size > 0 {
-        match open(host, disk, OFlags::empty()) {
+        match open_node(host, disk, OFlags::empty()) {
             Ok(file) => {
-                findings.extend(contents(blocks, disk, &file, &mut unseen));
+                findings.extend(content_findings(blocks, disk, &file, &mut unseen));
                 let locked = qemu_lock::is_locked(&file);
                 findings.extend(locked.then(|| {
                     Finding::new(Code::QemuLock, format!("a QEMU has locked {}", disk.node()))
                 }));
-                findings.extend(claim(host, disk)?);
+                findings.extend(claim_finding(host, disk)?);
             }
             Err(error) => {
                 // Where the answer is no already, or these are files of another machine.
@@ -203,25 +205,26 @@ pub fn judge(observer: &Observer<'_>, disk: &Disk, question: Question<'_>) -> Re
     Ok(Judgement { findings, unseen })
 }
 
-/// Opens the node as the kernel names it, to be read.
-fn open(host: &Host, disk: &Disk, flags: OFlags) -> io::Result<File> {
+/// Opens the node of a disk for reading, and checks that it is still the same device.
+fn open_node(host: &Host, disk: &Disk, flags: OFlags) -> io::Result<File> {
     let flags = (OFlags::NONBLOCK | flags).bits().cast_signed();
     let file = File::options().read(true).custom_flags(flags).open(host.path(disk.node()))?;
     let rdev = std::os::unix::fs::MetadataExt::rdev(&file.metadata()?);
-    match Number::of_node(rdev) == disk.number {
-        true => Ok(file),
-        false => Err(io::Error::other("it is the node of another device")),
+    if DevT::from_rdev(rdev) == disk.number {
+        Ok(file)
+    } else {
+        Err(io::Error::other("it is the node of another device"))
     }
 }
 
-/// Whether the kernel has it in exclusive use: mounted anywhere, swapped to, part of anything, or a
-/// partition of it so. Others who ask the same at the same moment are waited for.
+/// A finding when the kernel has the disk or one of its partitions in exclusive use: mounted, swapped to, or part
+/// of another device. Waits for programs that open the disk exclusively for a moment.
 ///
 /// Source: Linux `block/bdev.c`, `bd_may_claim()`.
-fn claim(host: &Host, disk: &Disk) -> Result<Option<Finding>> {
+fn claim_finding(host: &Host, disk: &Disk) -> Result<Option<Finding>> {
     let end = Instant::now() + MOMENT;
     loop {
-        match open(host, disk, OFlags::EXCL) {
+        match open_node(host, disk, OFlags::EXCL) {
             Err(error) if error.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error()) => {
                 if Instant::now() >= end {
                     let message = format!("the kernel has {} in exclusive use", disk.node());
@@ -235,14 +238,14 @@ fn claim(host: &Host, disk: &Disk) -> Result<Option<Finding>> {
 }
 
 /// Processes that have the disk, or anything on it, open for longer than a moment.
-fn open_files(
+fn open_file_findings(
     observer: &Observer<'_>,
     disk: &Disk,
-    stack: &[&Block],
+    stack: &[&BlockDevice],
     unseen: &mut Vec<String>,
 ) -> Result<Vec<Finding>> {
     let (host, blocks) = (observer.host, observer.blocks);
-    let own: BTreeSet<Number> = stack.iter().map(|block| block.number).collect();
+    let own: BTreeSet<DevT> = stack.iter().map(|block| block.number).collect();
     let below = blocks.below(host, &disk.name);
     let all = own.iter().copied().chain(below.iter().map(|block| block.number)).collect();
     let look = || Processes::with_open(host, &all);
@@ -250,7 +253,7 @@ fn open_files(
     let end = Instant::now() + MOMENT;
     while found.all().next().is_some() && Instant::now() < end {
         interrupt::sleep(Duration::from_millis(100))?;
-        found = look()?.still(&found);
+        found = look()?.retain_in(&found);
     }
     if found.unseen > 0 {
         unseen.push(format!(
@@ -258,23 +261,21 @@ fn open_files(
             found.unseen
         ));
     }
-    let below_only = match below.is_empty() {
-        true => BTreeSet::new(),
+    let below_only = if below.is_empty() {
+        BTreeSet::new()
+    } else {
         // What stands on the same disk beside a partition is not in its way, but a guest is.
-        false => {
-            let own = Processes::with_open(host, &own)?;
-            let own: BTreeSet<u32> = own.all().map(|process| process.pid).collect();
-            found.all().map(|process| process.pid).filter(|pid| !own.contains(pid)).collect()
-        }
+        let own = Processes::with_open(host, &own)?;
+        let own: BTreeSet<u32> = own.all().map(|process| process.pid).collect();
+        found.all().map(|process| process.pid).filter(|pid| !own.contains(pid)).collect()
     };
     let finding = |process: &processes::Process| {
         let (command, pid, node) = (&process.command, process.pid, &process.node);
         let message = format!("{command} (process {pid}) has {node} open");
-        match process.is_guest() {
-            true => Some(Finding::new(Code::InUseByVm, message)),
-            false if below_only.contains(&pid) => None,
-            false => Some(Finding::new(Code::OpenFds, message)),
+        if process.is_guest() {
+            return Some(Finding::new(Code::InUseByVm, message));
         }
+        (!below_only.contains(&pid)).then(|| Finding::new(Code::OpenFds, message))
     };
     Ok(found.all().filter_map(finding).collect())
 }
@@ -283,7 +284,11 @@ fn open_files(
 ///
 /// Source: <https://systemd.io/BOOT_LOADER_INTERFACE/>, `LoaderDevicePartUUID`, in UTF-16 behind four
 /// bytes of attributes.
-fn boot_loader(host: &Host, blocks: &Blocks, stack: &[&Block]) -> Vec<Finding> {
+fn boot_partition_findings(
+    host: &Host,
+    blocks: &BlockDevices,
+    stack: &[&BlockDevice],
+) -> Vec<Finding> {
     const VARIABLE: &str =
         "/sys/firmware/efi/efivars/LoaderDevicePartUUID-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
     let bytes = host.read_bytes(VARIABLE).ok().flatten().unwrap_or_default();
@@ -291,18 +296,18 @@ fn boot_loader(host: &Host, blocks: &Blocks, stack: &[&Block]) -> Vec<Finding> {
     let text: Vec<u16> = text.map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect();
     let uuid = String::from_utf16_lossy(&text).trim_end_matches('\0').to_lowercase();
     let parts = stack.iter().filter(|block| block.parent.is_some() && !uuid.is_empty());
-    let is_it = |block: &&&Block| {
+    let is_it = |block: &&&BlockDevice| {
         let part = Disk::read(host, blocks, block).part_uuid;
         part.is_some_and(|part| part.to_lowercase() == uuid)
     };
-    let finding = |block: &&Block| {
+    let finding = |block: &&BlockDevice| {
         Finding::new(Code::SystemDisk, format!("the machine booted from {}", block.node()))
     };
     parts.filter(is_it).map(finding).collect()
 }
 
-/// Whether it has a name, and is one disk of its own.
-fn identity(observer: &Observer<'_>, disk: &Disk) -> Vec<Finding> {
+/// Findings about the names of a disk, and about other disks with the same serial number or world-wide name.
+fn identity_findings(observer: &Observer<'_>, disk: &Disk) -> Vec<Finding> {
     let node = disk.node();
     let mut findings = Vec::new();
     if disk.by_id().is_none() {
@@ -335,8 +340,8 @@ fn identity(observer: &Observer<'_>, disk: &Disk) -> Vec<Finding> {
     findings
 }
 
-/// The other disks that say they are this one.
-pub fn twins(host: &Host, blocks: &Blocks, disk: &Disk) -> Vec<Disk> {
+/// The other disks with the serial number or world-wide name of this disk.
+pub fn twins(host: &Host, blocks: &BlockDevices, disk: &Disk) -> Vec<Disk> {
     if disk.serial.is_none() && disk.wwn.is_none() {
         return Vec::new();
     }
@@ -345,10 +350,15 @@ pub fn twins(host: &Host, blocks: &Blocks, disk: &Disk) -> Vec<Disk> {
     others.filter(|other| disk.is_twin_of(other)).collect()
 }
 
-/// What its bytes say.
-fn contents(blocks: &Blocks, disk: &Disk, file: &File, unseen: &mut Vec<String>) -> Vec<Finding> {
+/// Findings about the signatures on a disk.
+fn content_findings(
+    blocks: &BlockDevices,
+    disk: &Disk,
+    file: &File,
+    unseen: &mut Vec<String>,
+) -> Vec<Finding> {
     let parts = blocks.all().filter(|block| block.parent.as_deref() == Some(&disk.name));
-    let known: Vec<(u64, u64)> = parts.filter_map(|part| part.span).collect();
+    let known: Vec<Span> = parts.filter_map(|part| part.span).collect();
     let found = match signature::probe(file, disk.size, disk.logical_sector, &known) {
         Ok(found) => found,
         Err(error) => {
@@ -360,26 +370,24 @@ fn contents(blocks: &Blocks, disk: &Disk, file: &File, unseen: &mut Vec<String>)
         let place = match signature.start {
             0 => disk.node(),
             start => {
-                let part = |block: &&Block| {
+                let part = |block: &&BlockDevice| {
                     block.parent.as_deref() == Some(&disk.name)
-                        && block.span.is_some_and(|span| span.0 == start)
+                        && block.span.is_some_and(|span| span.start == start)
                 };
-                let node = blocks.all().find(part).map(Block::node);
+                let node = blocks.all().find(part).map(BlockDevice::node);
                 node.unwrap_or_else(|| format!("the partition at byte {start} of {}", disk.node()))
             }
         };
         let name = signature.name;
-        match signature.is_member {
-            true if name == signature::TOO_MANY_PARTITIONS => {
-                let most = partitions::MOST;
-                let message = format!("{place} has more than {most} partitions to be examined");
-                Finding::new(Code::Signature, message)
-            }
-            true => {
-                Finding::new(Code::Signature, format!("{place} is a part of something: {name}"))
-            }
-            false => Finding::new(Code::HasData, format!("{place} bears {name}, unused")),
+        if !signature.is_member {
+            return Finding::new(Code::HasData, format!("{place} bears {name}, unused"));
         }
+        let message = if name == signature::TOO_MANY_PARTITIONS {
+            format!("{place} has more than {} partitions to be examined", partitions::MOST)
+        } else {
+            format!("{place} is a part of something: {name}")
+        };
+        Finding::new(Code::Signature, message)
     };
     found.into_iter().map(finding).collect()
 }

@@ -2,20 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::shell::quote;
 use common::system::host_storage::{HostStorage, Need, NeededBlock};
 use common::system::sysroot::Host;
 use common::{Code, Result};
 
 pub use common::system::host_storage::Scope;
 
-use crate::availability::finding::Finding;
+use crate::availability::finding::{Finding, shell_quoted};
 
-/// What is seen of block devices, by their kernel names.
+/// Mounts, swaps and the hibernation image, by the kernel name of the block device.
 #[derive(Debug, Default)]
 pub struct Mounts {
     by_block: BTreeMap<String, BTreeSet<Finding>>,
-    points: BTreeMap<String, BTreeSet<String>>,
+    mount_points: BTreeMap<String, BTreeSet<String>>,
     /// How many processes did not show what is mounted for them.
     pub unseen: usize,
     /// What could not be read, a sentence each.
@@ -40,7 +39,7 @@ impl Mounts {
         let node = format!("/dev/{}", block.replace('!', "/"));
         match need {
             Need::Mount { point, is_system, process, .. } => {
-                let target = quote(&point);
+                let target = shell_quoted(&point);
                 let (place, umount) = match process {
                     None => (String::new(), format!("umount {target}")),
                     Some(pid) => (
@@ -57,17 +56,17 @@ impl Mounts {
                     finding = finding.remedy(umount);
                 }
                 self.add(&block, finding);
-                self.points.entry(block).or_default().insert(point);
+                self.mount_points.entry(block).or_default().insert(point);
             }
             Need::BtrfsMember { uuid } => {
-                if !self.of(&block).any(|finding| finding.code == Code::Mounted) {
+                if !self.findings_of(&block).any(|finding| finding.code == Code::Mounted) {
                     let message = format!("{node} is part of the mounted btrfs {uuid}");
                     self.add(&block, Finding::new(Code::Mounted, message));
                 }
             }
             Need::Swap { place } => {
                 let finding = Finding::new(Code::Swap, format!("{place} is swap"));
-                self.add(&block, finding.remedy(format!("swapoff {}", quote(&place))));
+                self.add(&block, finding.remedy(format!("swapoff {}", shell_quoted(&place))));
             }
             Need::Resume => {
                 let message = format!("the host resumes from {node}");
@@ -76,14 +75,14 @@ impl Mounts {
         }
     }
 
-    /// What is seen of one device itself, not of what stands on it.
-    pub fn of(&self, block: &str) -> impl Iterator<Item = &Finding> {
+    /// The findings of a device itself, without those of the devices that are made of it.
+    pub fn findings_of(&self, block: &str) -> impl Iterator<Item = &Finding> {
         self.by_block.get(block).into_iter().flatten()
     }
 
     /// Where a device itself is mounted.
     pub fn points(&self, block: &str) -> impl Iterator<Item = &String> {
-        self.points.get(block).into_iter().flatten()
+        self.mount_points.get(block).into_iter().flatten()
     }
 
     fn add(&mut self, block: &str, finding: Finding) {

@@ -1,15 +1,12 @@
 //! Which processes have a device open or mapped. Looks at every process, which takes its time.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io;
-use std::path::Path;
 
+use common::Result;
+use common::system::devt::DevT;
+use common::system::open_files;
+use common::system::open_files::OpenFile;
 use common::system::sysroot::Host;
-use common::{IoContext, Result};
-use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, statx};
-
-use crate::block::devt::Number;
 
 /// A process that has a device open.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,85 +32,48 @@ pub(crate) fn runs_guests(command: &str) -> bool {
     names.iter().any(|name| command.starts_with(name))
 }
 
-/// What is known of them.
+/// The processes that have one of some devices open.
 #[derive(Debug, Default)]
 pub struct Processes {
-    holders: BTreeMap<u32, Process>,
-    /// How many did not show their files: those of others, without root.
+    by_pid: BTreeMap<u32, Process>,
+    /// How many processes did not show their files: those of others, without root.
     pub unseen: usize,
 }
 
 impl Processes {
-    /// Who has one of these devices open or mapped, this process left out.
+    /// The processes that have one of these devices open or mapped, this process left out.
     ///
     /// Errors: `permission` or `io` when `/proc` cannot be listed.
-    /// Source: proc_pid_fd(5), proc_pid_map_files(5).
-    pub fn with_open(host: &Host, devices: &BTreeSet<Number>) -> Result<Self> {
+    pub fn with_open(host: &Host, devices: &BTreeSet<DevT>) -> Result<Self> {
         let mut found = Self::default();
-        let proc = host.path("/proc");
-        // Its id where this /proc has it: that of another process-id namespace has another one.
-        let own = fs::read_link(proc.join("self")).unwrap_or_default();
-        for entry in fs::read_dir(&proc).at("read", &proc)? {
-            let name = entry.at("read", &proc)?.file_name();
-            let pid = name.to_str().and_then(|name| name.parse().ok());
-            if let Some(pid) = pid.filter(|_| own.as_os_str() != name) {
-                found.look_at(&proc.join(name), pid, devices);
-            }
+        for process in open_files::other_processes(host)? {
+            found.examine(&process, devices);
         }
         Ok(found)
     }
 
     /// The processes, by id.
     pub fn all(&self) -> impl Iterator<Item = &Process> {
-        self.holders.values()
+        self.by_pid.values()
     }
 
-    /// Those of them that are among the others, too.
+    /// Leaves out the processes that are not among `others`.
     #[must_use]
-    pub fn still(mut self, others: &Self) -> Self {
-        self.holders.retain(|pid, _| others.holders.contains_key(pid));
+    pub fn retain_in(mut self, others: &Self) -> Self {
+        self.by_pid.retain(|pid, _| others.by_pid.contains_key(pid));
         self
     }
 
-    fn look_at(&mut self, process: &Path, pid: u32, devices: &BTreeSet<Number>) {
-        match fs::read_dir(process.join("fd")) {
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                self.unseen += 1;
-                return;
-            }
-            // A process that ended meanwhile holds nothing.
-            Err(_) => return,
-            Ok(files) => {
-                for file in files.flatten() {
-                    self.look_at_file(process, pid, &file.path(), devices);
-                }
-            }
-        }
-        let maps = fs::read_to_string(process.join("maps")).unwrap_or_default();
-        for line in maps.lines().filter(|line| line.contains(" /dev/")) {
-            let range = line.split(' ').next().unwrap_or_default();
-            self.look_at_file(process, pid, &process.join("map_files").join(range), devices);
-        }
-    }
-
-    fn look_at_file(&mut self, process: &Path, pid: u32, link: &Path, devices: &BTreeSet<Number>) {
-        if self.holders.contains_key(&pid)
-            || !block_number(link).is_some_and(|n| devices.contains(&n))
-        {
+    fn examine(&mut self, process: &open_files::Process, devices: &BTreeSet<DevT>) {
+        let Ok(mut files) = process.open_files() else {
+            self.unseen += 1;
             return;
-        }
-        let node = fs::read_link(link).unwrap_or_default().to_string_lossy().into_owned();
-        let command = fs::read_to_string(process.join("comm")).unwrap_or_default();
-        let command = command.trim_end().to_owned();
-        self.holders.insert(pid, Process { pid, command, node });
+        };
+        let is_one = |file: &OpenFile| file.block_device().is_some_and(|n| devices.contains(&n));
+        let mapped = || process.mapped_devices().into_iter().map(|file| process.map_link(&file));
+        let Some(file) = files.find(is_one).or_else(|| mapped().find(is_one)) else { return };
+        let node = file.path().unwrap_or_default().to_string_lossy().into_owned();
+        let command = process.command().unwrap_or_default();
+        self.by_pid.insert(process.pid, Process { pid: process.pid, command, node });
     }
-}
-
-/// The number of the block device that a link in `/proc` leads to.
-///
-/// What the kernel knows already, nothing newer: a file whose server is gone would be waited for.
-pub(crate) fn block_number(link: &Path) -> Option<Number> {
-    let known = statx(CWD, link, AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE).ok()?;
-    let is_block = FileType::from_raw_mode(known.stx_mode.into()) == FileType::BlockDevice;
-    is_block.then_some(Number { major: known.stx_rdev_major, minor: known.stx_rdev_minor })
 }

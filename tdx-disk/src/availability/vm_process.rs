@@ -4,15 +4,14 @@
 //! QEMU has it.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::io;
-use std::path::Path;
 
+use common::Result;
+use common::system::devt::DevT;
+use common::system::open_files;
+use common::system::open_files::Process;
 use common::system::sysroot::Host;
-use common::{IoContext, Result};
 
-use crate::availability::processes::{block_number, runs_guests};
-use crate::block::devt::Number;
+use crate::availability::processes::runs_guests;
 
 /// The process of a virtual machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +23,7 @@ pub struct VmProcess {
     /// The UUID of the domain that it runs, as libvirt's QEMUs have it among their arguments.
     pub uuid: Option<String>,
     /// The block devices that it has open.
-    pub devices: BTreeSet<Number>,
+    pub devices: BTreeSet<DevT>,
     /// Whether it does not show its open files: that of another user, without root.
     pub is_hidden: bool,
 }
@@ -35,34 +34,23 @@ impl VmProcess {
     /// Errors: `permission` or `io` when `/proc` cannot be listed.
     /// Source: proc_pid_cmdline(5), proc_pid_fd(5); libvirt `src/qemu/qemu_command.c`: `-uuid`.
     pub fn all(host: &Host) -> Result<Vec<Self>> {
-        let proc = host.path("/proc");
-        let mut found = Vec::new();
-        for entry in fs::read_dir(&proc).at("read", &proc)? {
-            let name = entry.at("read", &proc)?.file_name();
-            if let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) {
-                found.extend(Self::read(&proc.join(name), pid));
-            }
-        }
-        Ok(found)
+        Ok(open_files::processes(host)?.iter().filter_map(Self::read).collect())
     }
 
-    fn read(process: &Path, pid: u32) -> Option<Self> {
-        let arguments = fs::read(process.join("cmdline")).ok()?;
+    fn read(process: &Process) -> Option<Self> {
+        let arguments = process.command_line()?;
         let mut arguments = arguments.split(|byte| *byte == 0);
         let uuid = arguments.find(|argument| *argument == b"-uuid").and_then(|_| arguments.next());
         let uuid = uuid.map(|uuid| String::from_utf8_lossy(uuid).into_owned());
-        let command = fs::read_to_string(process.join("comm")).ok()?.trim_end().to_owned();
+        let command = process.command()?;
         if uuid.is_none() && !runs_guests(&command) {
             return None;
         }
-        let (devices, is_hidden) = match fs::read_dir(process.join("fd")) {
-            Ok(files) => {
-                let files = files.flatten().filter_map(|file| block_number(&file.path()));
-                (files.collect(), false)
-            }
-            Err(error) => (BTreeSet::new(), error.kind() == io::ErrorKind::PermissionDenied),
+        let (devices, is_hidden) = match process.open_files() {
+            Ok(files) => (files.filter_map(|file| file.block_device()).collect(), false),
+            Err(_) => (BTreeSet::new(), true),
         };
-        Some(Self { pid, command, uuid, devices, is_hidden })
+        Some(Self { pid: process.pid, command, uuid, devices, is_hidden })
     }
 
     /// Whether it runs the domain of this UUID.
@@ -79,6 +67,8 @@ impl std::fmt::Display for VmProcess {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

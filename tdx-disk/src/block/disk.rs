@@ -3,9 +3,9 @@
 use common::system::sysfs::attribute;
 use common::system::sysroot::Host;
 
-use crate::block::blocks::{Block, Blocks};
-use crate::block::devt::Number;
-use crate::block::udev::Record;
+use crate::block::devices::{BlockDevice, BlockDevices};
+use crate::block::udev::UdevRecord;
+use common::system::devt::DevT;
 
 /// A disk, or another block device that was named.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,7 +13,7 @@ pub struct Disk {
     /// The kernel's name.
     pub name: String,
     /// Its number.
-    pub number: Number,
+    pub number: DevT,
     /// `disk`, `partition`, `loop`, `nbd`, `md`, `mpath`, `lvm`, `crypt`, `dm`, `rom`, `floppy`,
     /// `firmware` (of an eMMC), `zram`, `ram`, or `virtual` for what else the kernel makes up.
     pub kind: &'static str,
@@ -56,8 +56,8 @@ impl Disk {
     ///
     /// Source: Linux `Documentation/ABI/stable/sysfs-block`; the attributes of its drivers nvme, sd,
     /// virtio_blk and mmc_block.
-    pub fn read(host: &Host, blocks: &Blocks, block: &Block) -> Self {
-        let udev = Record::read(host, block.number);
+    pub fn read(host: &Host, blocks: &BlockDevices, block: &BlockDevice) -> Self {
+        let udev = UdevRecord::read(host, block.number);
         let text = |name: &str| block.attribute(host, name).filter(|text| !text.is_empty());
         // Of a partition, the queue is that of its disk.
         let whole = block.parent.as_deref().and_then(|name| blocks.named(name)).unwrap_or(block);
@@ -92,7 +92,7 @@ impl Disk {
             part_uuid: part_uuid.filter(|_| is_partition),
         };
         let leads_here = |link: &String| {
-            blocks.of_path(host, link).is_some_and(|block| block.number == disk.number)
+            blocks.at_path(host, link).is_some_and(|block| block.number == disk.number)
         };
         let links = udev.links.iter().map(|link| format!("/dev/{link}"));
         let mut links: Vec<String> =
@@ -145,7 +145,7 @@ fn one_line(text: String) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-fn kind(host: &Host, block: &Block) -> &'static str {
+fn kind(host: &Host, block: &BlockDevice) -> &'static str {
     let is = |prefix: &str| {
         let rest = block.name.strip_prefix(prefix);
         rest.is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
@@ -169,7 +169,7 @@ fn kind(host: &Host, block: &Block) -> &'static str {
         return "firmware";
     }
     if !is("dm-") {
-        let made_up = block.place.starts_with("/sys/devices/virtual/block");
+        let made_up = block.sysfs_path.starts_with("/sys/devices/virtual/block");
         return if made_up { "virtual" } else { "disk" };
     }
     let uuid = block.attribute(host, "dm/uuid").unwrap_or_default();
@@ -181,9 +181,9 @@ fn kind(host: &Host, block: &Block) -> &'static str {
     }
 }
 
-fn transport(block: &Block, udev: &Record) -> Option<&'static str> {
-    let place = block.place.to_string_lossy();
-    if place.starts_with("/sys/devices/virtual/block/") {
+fn transport(block: &BlockDevice, udev: &UdevRecord) -> Option<&'static str> {
+    let sysfs_path = block.sysfs_path.to_string_lossy();
+    if sysfs_path.starts_with("/sys/devices/virtual/block/") {
         return None;
     }
     let parts = [
@@ -195,19 +195,20 @@ fn transport(block: &Block, udev: &Record) -> Option<&'static str> {
         ("/end_device-", "sas"),
         ("/ata", "sata"),
     ];
-    let found = parts.into_iter().find(|(part, _)| place.contains(part)).map(|(_, name)| name);
+    let found = parts.into_iter().find(|(part, _)| sysfs_path.contains(part)).map(|(_, name)| name);
     let found = found.or_else(|| (udev.property("ID_BUS") == Some("ata")).then_some("sata"));
     // A SCSI disk of a virtio controller is behind a /host, one of virtio_blk is not.
-    let scsi = || (place.contains("/host") && place.contains("/target")).then_some("scsi");
-    let virtio = || place.contains("/virtio").then_some("virtio");
+    let scsi =
+        || (sysfs_path.contains("/host") && sysfs_path.contains("/target")).then_some("scsi");
+    let virtio = || sysfs_path.contains("/virtio").then_some("virtio");
     found.or_else(scsi).or_else(virtio)
 }
 
 /// The SCSI address of a disk, `host:channel:target:lun`.
-pub fn scsi_address(host: &Host, block: &Block) -> Option<String> {
-    let place = block.place.to_str()?;
-    let is_scsi = attribute(host, &format!("{place}/device/type")).is_some();
-    let address = block.place.parent()?.parent()?.file_name()?.to_str()?;
+pub fn scsi_address(host: &Host, block: &BlockDevice) -> Option<String> {
+    let sysfs_path = block.sysfs_path.to_str()?;
+    let is_scsi = attribute(host, &format!("{sysfs_path}/device/type")).is_some();
+    let address = block.sysfs_path.parent()?.parent()?.file_name()?.to_str()?;
     (is_scsi && address.matches(':').count() == 3).then(|| address.to_owned())
 }
 

@@ -1,8 +1,8 @@
 //! Block devices: what each is, and what its bytes say.
 
-pub mod blocks;
-pub mod devt;
+pub mod devices;
 pub mod disk;
+pub mod named_device;
 pub mod partitions;
 pub mod signature;
 pub mod udev;

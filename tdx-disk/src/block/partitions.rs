@@ -8,23 +8,29 @@ use std::os::unix::fs::FileExt;
 /// Linux knows of one disk. Source: Linux `include/linux/blkdev.h`, `DISK_MAX_PARTS`.
 pub const MOST: u64 = 256;
 
-/// Where partitions are: start and size, bytes.
-pub type Spans = Vec<(u64, u64)>;
+/// Where a partition is on its disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Span {
+    /// Where it begins, bytes from the start of the disk.
+    pub start: u64,
+    /// Its size, bytes.
+    pub size: u64,
+}
 
-/// What a disk says of its partitions.
+/// The partition table of a disk.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Table {
     /// The kind of table, `gpt` or `dos`.
     pub kind: Option<&'static str>,
-    /// Its partitions, those that lie beyond the disk's end included.
-    pub spans: Spans,
+    /// The partitions, including those that lie beyond the end of the disk.
+    pub spans: Vec<Span>,
     /// Whether there are more than [`MOST`], of which the others were not looked at.
     pub is_cut: bool,
 }
 
 /// Reads the partition table of a disk.
 ///
-/// Errors: what reading says.
+/// Errors: those of reading the disk.
 /// Source: UEFI specification 2.10, chapter 5.
 pub fn read(file: &File, size: u64, sector: u32) -> io::Result<Table> {
     // A table outlives a disk's move to another sector size, as behind a USB bridge.
@@ -70,17 +76,20 @@ fn gpt(file: &File, header: u64, unit: u64) -> io::Result<Option<Table>> {
     if !(length.is_power_of_two() && (128..=4096).contains(&length)) {
         return Ok(Some(table));
     }
-    let place = |index: u64| first.checked_mul(unit)?.checked_add(index * length);
+    let entry_offset = |index: u64| first.checked_mul(unit)?.checked_add(index * length);
     for index in 0..count.min(MOST) {
-        let Some(at) = place(index).filter(|at| *at < i64::MAX as u64 - length) else { break };
+        let Some(at) = entry_offset(index).filter(|at| *at < i64::MAX as u64 - length) else {
+            break;
+        };
         let entry = bytes(file, at, 48)?;
         let (start, end) = (u64_at(&entry, 32), u64_at(&entry, 40));
         let is_used = entry.iter().take(16).any(|byte| *byte != 0) && end >= start;
         let sectors = end.saturating_sub(start).saturating_add(1);
-        let span = start.checked_mul(unit).map(|start| (start, sectors.saturating_mul(unit)));
+        let size = sectors.saturating_mul(unit);
+        let span = start.checked_mul(unit).map(|start| Span { start, size });
         table.spans.extend(span.filter(|_| is_used));
     }
-    table.is_cut = count > MOST && has_more(file, place(MOST), (count - MOST) * length)?;
+    table.is_cut = count > MOST && has_more(file, entry_offset(MOST), (count - MOST) * length)?;
     Ok(Some(table))
 }
 
@@ -122,7 +131,7 @@ fn dos(file: &File, entries: Entries, unit: u64) -> io::Result<Table> {
     let mut tables = 0;
     for (kind, first, size) in entries {
         if !EXTENDED.contains(&kind) {
-            found.spans.push((first * unit, size * unit));
+            found.spans.push(Span { start: first * unit, size: size * unit });
             continue;
         }
         let mut table = first;
@@ -133,7 +142,8 @@ fn dos(file: &File, entries: Entries, unit: u64) -> io::Result<Table> {
                 return Ok(found);
             }
             let logical = inner.iter().find(|(kind, ..)| !EXTENDED.contains(kind));
-            let logical = logical.map(|(_, start, size)| ((table + start) * unit, size * unit));
+            let logical = logical
+                .map(|(_, start, size)| Span { start: (table + start) * unit, size: size * unit });
             found.spans.extend(logical);
             let next = inner.iter().find(|(kind, ..)| EXTENDED.contains(kind));
             match next {
@@ -159,10 +169,10 @@ mod tests {
         read(&file, 64 * MIB, 512).unwrap()
     }
 
-    fn disk(write: impl Fn(&File)) -> (Option<&'static str>, Spans) {
+    fn disk(write: impl Fn(&File)) -> (Option<&'static str>, Vec<(u64, u64)>) {
         let table = table(write);
         assert!(!table.is_cut);
-        (table.kind, table.spans)
+        (table.kind, table.spans.iter().map(|span| (span.start, span.size)).collect())
     }
 
     /// A GPT of so many entries of 128 bytes; those that are named reach from sector to sector.

@@ -8,15 +8,17 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use crate::block::partitions;
+use crate::block::partitions::Span;
 
-/// What was found at one place.
+/// The signature of a file system, volume, array or partition table, found on a disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signature {
     /// Where the area begins, bytes from the start of the disk.
     pub start: u64,
     /// In the words of libblkid, where it has one.
     pub name: &'static str,
-    /// Whether it is of something that others may assemble or resume: not to be given away unasked.
+    /// Whether the host may assemble or resume what the signature belongs to. Such a disk is given away only when
+    /// that is asked for.
     pub is_member: bool,
 }
 
@@ -66,17 +68,12 @@ impl Area<'_> {
 /// The name of a partition table of which only a part was followed, so that the rest of the disk is not known.
 pub const TOO_MANY_PARTITIONS: &str = "too many partitions";
 
-/// Everything that is recognised on a disk of `size` bytes: on itself, and on each of its partitions,
-/// those that only the partition table tells of included.
+/// Finds all known signatures on a disk of `size` bytes: on the disk itself and on each of its partitions,
+/// including those that only the partition table names.
 ///
-/// `known` are the partitions the kernel has, start and size in bytes.
-/// Errors: what reading says.
-pub fn probe(
-    file: &File,
-    size: u64,
-    sector: u32,
-    known: &[(u64, u64)],
-) -> io::Result<Vec<Signature>> {
+/// `known` are the partitions that the kernel has.
+/// Errors: those of reading the disk.
+pub fn probe(file: &File, size: u64, sector: u32, known: &[Span]) -> io::Result<Vec<Signature>> {
     let mut found = Vec::new();
     let whole = Area { file, start: 0, size };
     recognise(whole, &mut found)?;
@@ -92,8 +89,8 @@ pub fn probe(
     parts.sort_unstable();
     // Two that begin at one place and end at others are both looked at: one of them may be made up.
     parts.dedup();
-    for (start, length) in parts.into_iter().filter(|(start, _)| (1..size).contains(start)) {
-        let area = Area { file, start, size: length.min(size - start) };
+    for part in parts.into_iter().filter(|part| (1..size).contains(&part.start)) {
+        let area = Area { file, start: part.start, size: part.size.min(size - part.start) };
         recognise(area, &mut found)?;
     }
     Ok(found)
@@ -292,7 +289,10 @@ mod tests {
             file.set_len(size).unwrap();
             assert_eq!(probe(&file, size, 512, &[]).unwrap(), []);
             // One that shrank meanwhile.
-            assert_eq!(probe(&file, SIZE, 512, &[(1 << 20, 1 << 20)]).unwrap(), []);
+            assert_eq!(
+                probe(&file, SIZE, 512, &[Span { start: 1 << 20, size: 1 << 20 }]).unwrap(),
+                []
+            );
         }
     }
 }

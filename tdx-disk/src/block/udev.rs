@@ -4,21 +4,21 @@ use std::collections::BTreeMap;
 
 use common::system::sysroot::Host;
 
-use crate::block::devt::Number;
+use common::system::devt::DevT;
 
 /// The record of one device.
 #[derive(Debug, Default)]
-pub struct Record {
+pub struct UdevRecord {
     /// The links to its node, below `/dev`.
     pub links: Vec<String>,
     properties: BTreeMap<String, String>,
 }
 
-impl Record {
+impl UdevRecord {
     /// Reads the record of a block device; an empty one where there is none, or no udev.
     ///
     /// Source: systemd `src/libsystemd/sd-device/sd-device.c`: `S:` a link, `E:` a property.
-    pub fn read(host: &Host, number: Number) -> Self {
+    pub fn read(host: &Host, number: DevT) -> Self {
         let text = host.read(&format!("/run/udev/data/b{number}")).ok().flatten();
         Self::parse(&text.unwrap_or_default())
     }
@@ -51,7 +51,7 @@ mod tests {
 
     #[test]
     fn links_and_properties_are_read() {
-        let record = Record::parse(
+        let record = UdevRecord::parse(
             "S:disk/by-path/pci-0000:00:1f.2-ata-1\nS:disk/by-id/ata-X_1\nI:1234\n\
              E:ID_SERIAL_SHORT=1\nE:ID_MODEL=a=b\nE:EMPTY=\nG:systemd\n",
         );

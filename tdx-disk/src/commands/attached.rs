@@ -15,14 +15,14 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use virt::connect::Connect;
 
-use crate::attach::domain_handle::Subject;
+use crate::attach::domain_handle::DomainHandle;
 use crate::attach::guest_disk::GuestDisk;
 use crate::attach::undefined_disk::UndefinedDisk;
 use crate::attach::{guest_disk, undefined_disk};
 use crate::availability::guests;
 use crate::availability::guests::Guest;
 use crate::availability::vm_process::VmProcess;
-use crate::block::blocks::Blocks;
+use crate::block::devices::BlockDevices;
 use crate::block::disk::Disk;
 
 /// Arguments of `attached`.
@@ -70,7 +70,7 @@ impl Item for AttachedItem {
     }
 
     fn compare(&self, other: &Self) -> Ordering {
-        let order = |item: &Self| (item.domain.clone(), guest_disk::order(&item.target));
+        let order = |item: &Self| (item.domain.clone(), guest_disk::target_order(&item.target));
         order(self).cmp(&order(other))
     }
 
@@ -101,8 +101,8 @@ pub fn run(
     let host = &context.host;
     match args.domain {
         Some(name) => {
-            let subject = Subject::find(&open, &name)?;
-            show(host, subject.libvirt(), || Ok(vec![subject.guest()?]))
+            let handle = DomainHandle::find(&open, &name)?;
+            show(host, handle.libvirt(), || Ok(vec![handle.guest()?]))
         }
         None => {
             let libvirt = open()?;
@@ -112,14 +112,14 @@ pub fn run(
 }
 
 fn show(host: &Host, libvirt: &Libvirt, read: impl Fn() -> Result<Vec<Guest>>) -> Result<Outcome> {
-    let (guests, blocks) = (read()?, Blocks::read(host)?);
+    let (guests, blocks) = (read()?, BlockDevices::read(host)?);
     let connect = libvirt.connect();
-    let items = guests.iter().flat_map(|guest| of(host, &blocks, guest, connect)).collect();
+    let items = guests.iter().flat_map(|guest| items_of(host, &blocks, guest, connect)).collect();
     let mut first = Some((guests, blocks));
     let undefined = undefined_disk::find_lasting(|| {
         let (guests, blocks) = match first.take() {
             Some(read) => read,
-            None => (read()?, Blocks::read(host)?),
+            None => (read()?, BlockDevices::read(host)?),
         };
         if !host.is_this_machine() {
             return Ok(Vec::new());
@@ -132,12 +132,17 @@ fn show(host: &Host, libvirt: &Libvirt, read: impl Fn() -> Result<Vec<Guest>>) -
     Ok(Document::new("tdx.disk.attached", items).warnings(warnings).into())
 }
 
-fn of(host: &Host, blocks: &Blocks, guest: &Guest, connect: &Connect) -> Vec<AttachedItem> {
-    let disks = guest_disk::all(host, blocks, guest, Some(connect));
+fn items_of(
+    host: &Host,
+    blocks: &BlockDevices,
+    guest: &Guest,
+    connect: &Connect,
+) -> Vec<AttachedItem> {
+    let disks = guest_disk::disks_of(host, blocks, guest, Some(connect));
     disks.into_iter().map(|disk| item(host, blocks, &guest.name, disk)).collect()
 }
 
-fn item(host: &Host, blocks: &Blocks, domain: &str, disk: GuestDisk) -> AttachedItem {
+fn item(host: &Host, blocks: &BlockDevices, domain: &str, disk: GuestDisk) -> AttachedItem {
     let block = disk.block.as_deref().and_then(|name| blocks.named(name));
     AttachedItem {
         domain: domain.to_owned(),

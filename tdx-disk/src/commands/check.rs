@@ -4,26 +4,21 @@ use std::borrow::Cow;
 
 use clap::Args;
 use common::cli::Context;
-use common::code::Level;
+use common::code::{Level, join_codes};
 use common::document::output::Outcome;
 use common::document::{Document, Item};
-use common::image::Images;
 use common::libvirt::Libvirt;
-use common::system::sysroot::Host;
 use common::units::Size;
 use common::{Code, Result};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::availability;
 use crate::availability::finding::FindingItem;
-use crate::availability::guests::Tenancy;
-use crate::availability::mounts::{Mounts, Scope};
-use crate::availability::{Judgement, Observer, Question, finding, guests};
-use crate::block::blocks::Blocks;
+use crate::availability::machine::Machine;
+use crate::availability::{Question, finding};
+use crate::block::devices::BlockDevices;
 use crate::block::disk::Disk;
-use crate::commands::list::codes;
-use crate::commands::named;
+use crate::block::named_device;
 
 /// Arguments of `check`.
 #[derive(Debug, Args)]
@@ -82,7 +77,7 @@ impl Item for CheckItem {
             self.model.clone().unwrap_or_default(),
             self.serial.clone().unwrap_or_default(),
             if self.available { "yes" } else { "no" }.to_owned(),
-            codes(&self.blockers),
+            join_codes(&self.blockers),
             messages.join("; "),
         ]
     }
@@ -95,11 +90,11 @@ pub fn run(
     args: CheckArgs,
 ) -> Result<Outcome> {
     let host = &context.host;
-    let names = named::read(&args.devices)?;
-    let blocks = Blocks::read(host)?;
+    let names = named_device::read(&args.devices)?;
+    let blocks = BlockDevices::read(host)?;
     // Before anything slow.
     for named in &names {
-        let disk = Disk::read(host, &blocks, named::find(host, &blocks, &named.name)?);
+        let disk = Disk::read(host, &blocks, named_device::find(host, &blocks, &named.name)?);
         named.expect_same(host, &disk)?;
     }
     let (libvirt, mut warnings) = match libvirt() {
@@ -122,51 +117,6 @@ pub fn run(
     warnings.dedup();
     let available = items.iter().all(|item| item.available);
     Ok(Outcome::answer(Document::new("tdx.disk.check", items).warnings(warnings), available))
-}
-
-/// All that is looked at once for any number of disks.
-#[derive(Debug)]
-pub struct Machine {
-    /// The block devices.
-    pub blocks: Blocks,
-    mounts: Mounts,
-    tenancy: Option<Tenancy>,
-}
-
-impl Machine {
-    /// Looks at it.
-    ///
-    /// Errors: whatever libvirt says.
-    pub fn read(host: &Host, libvirt: Option<&Libvirt>) -> Result<Self> {
-        let blocks = Blocks::read(host)?;
-        let mounts = Mounts::read(host, Scope::Every)?;
-        let tenancy = match libvirt {
-            None => None,
-            Some(libvirt) => {
-                let guests = guests::all(libvirt)?;
-                let (connect, images) = (Some(libvirt.connect()), Images::new(host));
-                Some(Tenancy::new(host, &blocks, &guests, connect, images)?)
-            }
-        };
-        Ok(Self { blocks, mounts, tenancy })
-    }
-
-    /// The disk of a name, and all there is to say of it.
-    ///
-    /// Errors: those of [`named::find`] and [`availability::judge`].
-    pub fn judge(
-        &self,
-        host: &Host,
-        name: &str,
-        question: Question<'_>,
-    ) -> Result<(Disk, Judgement)> {
-        let block = named::find(host, &self.blocks, name)?;
-        let disk = Disk::read(host, &self.blocks, block);
-        let (blocks, mounts, tenancy) = (&self.blocks, &self.mounts, self.tenancy.as_ref());
-        let observer = Observer { host, blocks, mounts, tenancy };
-        let judgement = availability::judge(&observer, &disk, question)?;
-        Ok((disk, judgement))
-    }
 }
 
 fn item(disk: &Disk, findings: Vec<finding::Finding>) -> CheckItem {

@@ -9,17 +9,16 @@ use common::{Error, Result};
 /// Errors: `unsupported` (exit 6) for one elsewhere, besides those of connecting.
 pub fn open(target: &Target) -> Result<Libvirt> {
     let libvirt = Libvirt::open(target)?;
-    match is_here(&libvirt)? {
-        true => Ok(libvirt),
-        false => Err(Error::unsupported(format!(
-            "{} is not on this machine, whose disks these are",
-            libvirt.uri()
-        ))
-        .hint("run tdx-disk there")),
+    if is_on_this_machine(&libvirt)? {
+        return Ok(libvirt);
     }
+    let message = format!("{} is not on this machine, whose disks these are", libvirt.uri());
+    Err(Error::unsupported(message).hint("run tdx-disk there"))
 }
 
-/// The same for what can be told without libvirt, too: none, and why.
+/// Connects to libvirt for a verb that can do without.
+///
+/// Errors: a sentence that says why what guests have is not known.
 pub fn try_open(host: &Host, target: &Target) -> Result<Libvirt, String> {
     if !host.is_this_machine() {
         return Err("what guests have is not known: --sysroot is another machine".to_owned());
@@ -38,7 +37,7 @@ pub fn try_open(host: &Host, target: &Target) -> Result<Libvirt, String> {
 
 /// Whether the daemon runs on this machine. A tunnel may make another one look near, so the daemon's
 /// own name has to be ours as well.
-fn is_here(libvirt: &Libvirt) -> Result<bool> {
+fn is_on_this_machine(libvirt: &Libvirt) -> Result<bool> {
     if libvirt.is_local() {
         return Ok(true);
     }

@@ -15,12 +15,12 @@ use common::{Code, Result};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::availability::disk_use::DiskUse;
 use crate::availability::finding::{Finding, FindingItem};
-use crate::availability::guests::Tenancy;
 use crate::availability::mounts::{Mounts, Scope};
 use crate::availability::vm_process::VmProcess;
 use crate::availability::{Observer, Question, guests};
-use crate::block::blocks::{Block, Blocks};
+use crate::block::devices::{BlockDevice, BlockDevices};
 use crate::block::disk::Disk;
 
 /// Arguments of `list`.
@@ -106,18 +106,18 @@ pub fn run(
     args: ListArgs,
 ) -> Result<Outcome> {
     let host = &context.host;
-    let blocks = Blocks::read(host)?;
+    let blocks = BlockDevices::read(host)?;
     let mounts = Mounts::read(host, Scope::Own)?;
-    let tenancy = libvirt().and_then(|libvirt| {
+    let disk_use = libvirt().and_then(|libvirt| {
         let guests = guests::all(&libvirt).map_err(|error| error.to_string())?;
         let (connect, images) = (Some(libvirt.connect()), Images::new(host).without_devices());
-        Tenancy::new(host, &blocks, &guests, connect, images).map_err(|error| error.to_string())
+        DiskUse::new(host, &blocks, &guests, connect, images).map_err(|error| error.to_string())
     });
-    let (tenancy, warning) = match tenancy {
-        Ok(tenancy) => (Some(tenancy), None),
+    let (disk_use, warning) = match disk_use {
+        Ok(disk_use) => (Some(disk_use), None),
         Err(why) => (None, Some(why)),
     };
-    let observer = Observer { host, blocks: &blocks, mounts: &mounts, tenancy: tenancy.as_ref() };
+    let observer = Observer { host, blocks: &blocks, mounts: &mounts, disk_use: disk_use.as_ref() };
     let processes = if host.has("/proc") { VmProcess::all(host)? } else { Vec::new() };
     let disks = blocks.all().map(|block| Disk::read(host, &blocks, block));
     let disks = disks.filter(|disk| is_shown(disk, args.all));
@@ -146,9 +146,9 @@ fn item(observer: &Observer<'_>, processes: &[VmProcess], disk: Disk) -> DiskIte
     }
     let mountpoints: BTreeSet<String> =
         stack.iter().flat_map(|block| observer.mounts.points(&block.name)).cloned().collect();
-    let attached = observer.tenancy.map(|tenancy| {
-        let tenants = stack.iter().flat_map(|block| tenancy.of(observer.host, block, &[]));
-        tenants.map(|tenant| tenant.domain).collect::<BTreeSet<_>>().into_iter().collect()
+    let attached = observer.disk_use.map(|disk_use| {
+        let users = stack.iter().flat_map(|block| disk_use.users_of(observer.host, block, &[]));
+        users.map(|user| user.domain).collect::<BTreeSet<_>>().into_iter().collect()
     });
     let mut in_use: Vec<Finding> =
         findings.into_iter().filter(|f| f.code.level() != Level::Note).collect();
@@ -177,17 +177,12 @@ fn item(observer: &Observer<'_>, processes: &[VmProcess], disk: Disk) -> DiskIte
 }
 
 /// The processes of virtual machines that have a disk, or what is made of it, open.
-fn open_by_vms(stack: &[&Block], processes: &[VmProcess]) -> Vec<Finding> {
-    let of_block = |block: &&Block| {
+fn open_by_vms(stack: &[&BlockDevice], processes: &[VmProcess]) -> Vec<Finding> {
+    let of_block = |block: &&BlockDevice| {
         let node = block.node();
         let open = processes.iter().filter(|process| process.devices.contains(&block.number));
         let message = open.map(|process| format!("{process} has {node} open"));
         message.map(|text| Finding::new(Code::InUseByVm, text)).collect::<Vec<_>>()
     };
     stack.iter().flat_map(of_block).collect()
-}
-
-/// Codes in a cell of a table.
-pub(crate) fn codes(codes: &[Code]) -> String {
-    codes.iter().map(|code| code.as_str()).collect::<Vec<_>>().join(",")
 }

@@ -6,4 +6,3 @@ pub mod check;
 pub mod connection;
 pub mod detach;
 pub mod list;
-pub mod named;

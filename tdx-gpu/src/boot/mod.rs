@@ -1,4 +1,4 @@
-//! `tdx-gpu bind --persisted`: at boot, the devices that were recorded are bound as they were before.
+//! What `tdx-gpu bind --persisted` does at boot: recorded devices are bound as they were before.
 //!
 //! Each is found by what it is and judged as in an ordinary bind. Those that go together, by slot or by
 //! group, do so or not at all; what became of one is no matter to the others.
@@ -8,10 +8,9 @@ pub mod unit;
 
 use std::collections::BTreeSet;
 
-use common::cli::{Change, interrupt};
+use common::cli::interrupt;
 use common::device_state::bound_devices::Record;
-use common::document::output::Outcome;
-use common::document::{Action, Document};
+use common::document::Action;
 use common::system::pci::Bdf;
 use common::system::sysroot::Host;
 use common::units::Size;
@@ -19,92 +18,108 @@ use common::{Code, Error, Result, parallel};
 use tdx_iommu::inventory::Inventory;
 use tdx_iommu::judge::Request;
 
-use crate::boot::persist::{Found, Persistent};
+use crate::boot::persist::{BootRecord, BootRecords};
 use crate::vfio::candidates::{BindItem, Locks};
-use crate::vfio::plan::{Plan, Terms};
+use crate::vfio::plan::{BindOptions, BindPlan};
 use crate::vfio::{binding, candidates};
 
-/// How many parties of devices are bound at once.
+/// How many groups of devices are bound at once.
 const AT_ONCE: usize = 64;
 
-/// Devices of which none can go without the others, and their records.
+/// Devices that are bound together or not at all, and their records.
 #[derive(Debug)]
-struct Party<'f> {
-    reach: BTreeSet<Bdf>,
-    members: Vec<(Bdf, &'f Found)>,
+struct BindGroup<'f> {
+    /// All devices of the slots and IOMMU groups of the members.
+    reachable: BTreeSet<Bdf>,
+    members: Vec<Member<'f>>,
 }
 
-/// Binds what is recorded.
+/// A device that is bound at every boot, and its record.
+#[derive(Debug, Clone, Copy)]
+struct Member<'f> {
+    bdf: Bdf,
+    record: &'f BootRecord,
+}
+
+/// The devices that were bound, and what the user should know.
+#[derive(Debug)]
+pub struct BoundAtBoot {
+    /// The devices in a document.
+    pub items: Vec<BindItem>,
+    /// A sentence each.
+    pub warnings: Vec<String>,
+}
+
+/// Binds the recorded devices, or plans it when `dry_run` is set.
 ///
 /// Errors: that of the first device that could not be bound, with all others that could not be as causes.
-pub fn run(host: &Host, change: Change) -> Result<Outcome> {
+pub fn bind_recorded(host: &Host, dry_run: bool) -> Result<BoundAtBoot> {
     interrupt::guard();
     let mut seen = Inventory::read(host)?;
     let asleep: Vec<Bdf> = seen.devices.values().filter(|d| d.asleep).map(|d| d.bdf).collect();
-    seen.wake(host, asleep.iter().copied().filter(|_| !change.dry_run));
-    let persistent = Persistent::read(host, &seen)?;
+    seen.wake(host, asleep.iter().copied().filter(|_| !dry_run));
+    let boot_records = BootRecords::read(host, &seen)?;
     let mut failures: Vec<Error> = Vec::new();
-    let mut there = Vec::new();
-    for found in &persistent.found {
-        match found.record.find(&seen) {
-            Ok(bdf) => there.push((bdf, found)),
+    let mut members = Vec::new();
+    for located in &boot_records.records {
+        match located.record.find(&seen) {
+            Ok(bdf) => members.push(Member { bdf, record: &located.record }),
             Err(error) => failures.push(error),
         }
     }
-    failures.extend(persistent.damaged);
-    if !change.dry_run && !there.is_empty() {
-        binding::as_root()?;
+    failures.extend(boot_records.damaged);
+    if !dry_run && !members.is_empty() {
+        binding::expect_root()?;
     }
     let mut locked = Vec::new();
-    for party in parties(&seen, &there) {
-        match party.lock(host, &seen, change) {
-            Ok(locks) => locked.push((party, locks)),
+    for bind_group in bind_groups(&seen, &members) {
+        match bind_group.lock(host, &seen, dry_run) {
+            Ok(locks) => locked.push((bind_group, locks)),
             Err(error) => failures.push(error),
         }
     }
     let mut inventory = Inventory::read(host)?;
-    inventory.wake(host, asleep.into_iter().filter(|_| !change.dry_run));
+    inventory.wake(host, asleep.into_iter().filter(|_| !dry_run));
     let mut plans = Vec::new();
-    for (party, locks) in locked {
-        match party.plan(host, &inventory, &locks, change) {
+    for (bind_group, locks) in locked {
+        match bind_group.plan(host, &inventory, &locks, dry_run) {
             Ok(plan) => plans.push((plan, locks)),
             Err(error) => failures.push(error),
         }
     }
-    let limit = limit(host, &there)?;
+    let limit = highest_limit(host, &members)?;
     let mut warnings = Vec::new();
     let mut items = Vec::new();
     let bound = parallel::map(plans, AT_ONCE, |(mut plan, locks)| {
         let mut items = candidates::items(&inventory, &plan);
         items.iter_mut().for_each(|item| item.persistent = true);
         let warnings = std::mem::take(&mut plan.warnings);
-        if !change.dry_run {
+        if !dry_run {
             plan.apply(host, limit, locks)?.commit()?;
         }
         Ok((items, warnings))
     });
     for result in bound {
         match result {
-            Ok((mut its, mut said)) => {
-                items.append(&mut its);
-                warnings.append(&mut said);
+            Ok((mut bound_items, mut bound_warnings)) => {
+                items.append(&mut bound_items);
+                warnings.append(&mut bound_warnings);
             }
             Err(error) => failures.push(error),
         }
     }
     if failures.is_empty() {
-        let document = Document::new("tdx.gpu.bind", items);
-        return Ok(document.dry_run(change.dry_run).warnings(warnings).into());
+        return Ok(BoundAtBoot { items, warnings });
     }
-    Err(all_of(failures).applied(items.iter().filter_map(done)))
+    Err(combine_errors(failures).applied(items.iter().filter_map(applied_text)))
 }
 
-fn done(item: &BindItem) -> Option<String> {
+fn applied_text(item: &BindItem) -> Option<String> {
     (item.action != Action::None).then(|| format!("bound {}", item.bdf))
 }
 
 /// The first failure, to which the others are causes.
-fn all_of(failures: Vec<Error>) -> Error {
+fn combine_errors(failures: Vec<Error>) -> Error {
     let mut failures = failures.into_iter();
     let first = failures.next().unwrap_or_else(|| Error::failed("nothing was bound"));
     let body = first.to_document().error;
@@ -121,48 +136,48 @@ fn all_of(failures: Vec<Error>) -> Error {
     if let Some(hint) = body.hint {
         error = error.hint(hint);
     }
-    match causes.is_empty() {
-        true => error,
-        false => error.because(causes.join("; ")),
-    }
+    if causes.is_empty() { error } else { error.because(causes.join("; ")) }
 }
 
-/// Sorts devices into parties: by slot and IOMMU group, bridges aside.
-fn parties<'f>(inventory: &Inventory, there: &[(Bdf, &'f Found)]) -> Vec<Party<'f>> {
-    let mut parties: Vec<Party<'f>> = Vec::new();
-    for &(bdf, found) in there {
+/// Sorts devices into groups that are bound together: by slot and IOMMU group, bridges left out.
+fn bind_groups<'f>(inventory: &Inventory, members: &[Member<'f>]) -> Vec<BindGroup<'f>> {
+    let mut groups: Vec<BindGroup<'f>> = Vec::new();
+    for &member in members {
+        let bdf = member.bdf;
         let slot = inventory.slot(bdf).map(|device| device.bdf);
         let group = inventory.devices.get(&bdf).and_then(|device| inventory.group(device));
         let group = group.into_iter().flat_map(|group| group.members.iter().copied());
         let is_endpoint = |bdf: &Bdf| inventory.devices.get(bdf).is_some_and(|d| !d.is_bridge);
-        let reach = slot.chain(group.filter(is_endpoint)).collect();
-        let mut party = Party { reach, members: vec![(bdf, found)] };
-        let touches = |other: &mut Party<'f>| !other.reach.is_disjoint(&party.reach);
-        for other in parties.extract_if(.., touches).collect::<Vec<_>>() {
-            party.reach.extend(other.reach);
-            party.members.extend(other.members);
+        let reachable = slot.chain(group.filter(is_endpoint)).collect();
+        let mut bind_group = BindGroup { reachable, members: vec![member] };
+        let touches =
+            |other: &mut BindGroup<'f>| !other.reachable.is_disjoint(&bind_group.reachable);
+        for other in groups.extract_if(.., touches).collect::<Vec<_>>() {
+            bind_group.reachable.extend(other.reachable);
+            bind_group.members.extend(other.members);
         }
-        parties.push(party);
+        groups.push(bind_group);
     }
-    parties
+    groups
 }
 
-impl Party<'_> {
-    fn recorded(&self) -> BTreeSet<Bdf> {
-        self.members.iter().map(|(bdf, _)| *bdf).collect()
+impl BindGroup<'_> {
+    fn devices(&self) -> BTreeSet<Bdf> {
+        self.members.iter().map(|member| member.bdf).collect()
     }
 
-    /// Locks all of it.
+    /// Locks all devices of the group.
     ///
     /// Errors: `conflict` with code `RESERVED` while another command works on one of the devices.
-    fn lock(&self, host: &Host, inventory: &Inventory, change: Change) -> Result<Locks> {
-        match change.dry_run {
-            true => Ok(Locks::new()),
-            false => candidates::lock(host, Request::new(inventory, self.recorded()).devices()),
+    fn lock(&self, host: &Host, inventory: &Inventory, dry_run: bool) -> Result<Locks> {
+        if dry_run {
+            Ok(Locks::new())
+        } else {
+            candidates::lock_devices(host, Request::new(inventory, self.devices()).devices())
         }
     }
 
-    /// Plans to bind all of it, as it is under its locks.
+    /// Plans to bind all devices of the group, as they are under their locks.
     ///
     /// Errors: `conflict` with the code of what stands in the way, `IDENTITY_CHANGED` for a device that is
     /// another one by now, and for a function that was not in the slot when the rest of it was recorded.
@@ -171,11 +186,11 @@ impl Party<'_> {
         host: &Host,
         inventory: &Inventory,
         locks: &Locks,
-        change: Change,
-    ) -> Result<Plan> {
-        let recorded = self.recorded();
-        for (bdf, found) in &self.members {
-            if found.record.find(inventory)? != *bdf {
+        dry_run: bool,
+    ) -> Result<BindPlan> {
+        let recorded = self.devices();
+        for Member { bdf, record } in &self.members {
+            if record.find(inventory)? != *bdf {
                 let message = format!("{bdf} is not where it was when it was locked");
                 return Err(Error::conflict(message).code(Code::IdentityChanged));
             }
@@ -189,29 +204,31 @@ impl Party<'_> {
                 .hint(format!("tdx-gpu bind {new} --persist records it, too")));
         }
         let force: Vec<Code> =
-            self.members.iter().flat_map(|(_, found)| found.record.force.clone()).collect();
-        let terms = Terms { force: &force, ..Terms::default() };
-        let records = match change.dry_run {
-            true => candidates::glimpse(host, request.devices())?,
-            false => candidates::records(locks),
+            self.members.iter().flat_map(|member| member.record.force.clone()).collect();
+        let options = BindOptions { force: &force, ..BindOptions::default() };
+        let records = if dry_run {
+            candidates::read_records(host, request.devices())?
+        } else {
+            candidates::records(locks)
         };
-        let (_, mut plan) = candidates::judge(host, inventory, &request, terms, &records)?;
-        for step in plan.steps.iter_mut().filter(|step| !step.done) {
+        let (_, mut plan) =
+            candidates::judge_and_plan(host, inventory, &request, options, &records)?;
+        for step in plan.steps.iter_mut().filter(|step| !step.already_bound) {
             let Record { bdf, driver, .. } = &mut step.record;
-            let member = self.members.iter().find(|(member, _)| member == bdf);
+            let member = self.members.iter().find(|member| member.bdf == *bdf);
             // Before its driver has come, nobody has it.
-            *driver = driver.take().or_else(|| member?.1.record.driver.clone());
+            *driver = driver.take().or_else(|| member?.record.driver.clone());
         }
         Ok(plan)
     }
 }
 
 /// The limit on mappings that the guests of these devices need.
-fn limit(host: &Host, there: &[(Bdf, &Found)]) -> Result<Option<u64>> {
+fn highest_limit(host: &Host, members: &[Member<'_>]) -> Result<Option<u64>> {
     let mut highest = None;
-    for (_, found) in there.iter().filter(|(_, found)| !found.record.iommufd) {
-        let memory = found.record.memory_bytes.map(Size);
-        highest = highest.max(Some(candidates::mappings(host, memory)?));
+    for member in members.iter().filter(|member| !member.record.iommufd) {
+        let memory = member.record.memory_bytes.map(Size);
+        highest = highest.max(Some(candidates::needed_mappings(host, memory)?));
     }
     Ok(highest)
 }

@@ -20,13 +20,12 @@ use tdx_iommu::inventory::Inventory;
 use tdx_iommu::inventory::device::Device;
 
 use crate::boot::unit;
-use crate::vfio::plan::identity;
 
 const FOLDER: &str = "/etc/tdx/bind.d";
 
 /// What is recorded of a device that is to be bound at every boot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Persisted {
+pub struct BootRecord {
     /// The address it had.
     pub bdf: Bdf,
     /// The hop path it had.
@@ -43,19 +42,19 @@ pub struct Persisted {
     pub iommufd: bool,
 }
 
-impl Persisted {
+impl BootRecord {
     /// Where the device is now.
     ///
     /// Errors: `not_found` when there is none at its place; `conflict` with code `IDENTITY_CHANGED` when
     /// another one is.
     pub fn find(&self, inventory: &Inventory) -> Result<Bdf> {
-        let same = |device: &&Device| !self.identity.contradicts(&identity(device));
+        let same = |device: &&Device| !self.identity.contradicts(&device.identity());
         let same: Vec<&Device> = inventory.devices.values().filter(same).collect();
         // By the serial number, which says more than a place does. The functions of a card can share it.
         let serial = self.identity.serial.as_ref();
         let has_serial = |device: &&&Device| serial.is_some() && device.serial.as_ref() == serial;
         let mut numbered = same.iter().filter(has_serial);
-        let at_place = same.iter().filter(|device| self.is_place_of(device));
+        let at_place = same.iter().filter(|device| self.is_at_same_place(device));
         // One in its place that shows no serial number, as it sleeps, is not another device.
         let at_place = at_place.max_by_key(|device| has_serial(device));
         let mut elsewhere = || {
@@ -66,21 +65,21 @@ impl Persisted {
             Some(device) if has_serial(&device) || serial.is_none() => Some(device),
             silent => elsewhere().or(silent),
         };
-        found.map(|device| device.bdf).ok_or_else(|| self.changed(inventory))
+        found.map(|device| device.bdf).ok_or_else(|| self.changed_error(inventory))
     }
 
     /// Whether a device sits where this one did.
-    fn is_place_of(&self, device: &Device) -> bool {
+    fn is_at_same_place(&self, device: &Device) -> bool {
         match (&self.path, &device.path) {
             (Some(recorded), Some(path)) => *recorded == path.to_string(),
             _ => self.bdf == device.bdf,
         }
     }
 
-    fn changed(&self, inventory: &Inventory) -> Error {
+    fn changed_error(&self, inventory: &Inventory) -> Error {
         let bdf = self.bdf;
         let hint = format!("tdx-gpu unbind {bdf} forgets it, bind --persist records what is there");
-        match inventory.devices.values().find(|device| self.is_place_of(device)) {
+        match inventory.devices.values().find(|device| self.is_at_same_place(device)) {
             None => Error::not_found(format!("{bdf}, to be bound at every boot, is not there")),
             Some(device) => Error::conflict(format!(
                 "the device at {} is not the one that is to be bound at every boot",
@@ -89,15 +88,15 @@ impl Persisted {
             .code(Code::IdentityChanged)
             .because(format!(
                 "recorded: {}; there: {}",
-                words(&self.identity),
-                words(&identity(device))
+                display_identity(&self.identity),
+                display_identity(&device.identity())
             )),
         }
         .hint(hint)
     }
 }
 
-fn words(identity: &Identity) -> String {
+fn display_identity(identity: &Identity) -> String {
     let id = |id: Option<u16>| id.map_or_else(|| "?".to_owned(), |id| format!("{id:04x}"));
     let Identity { vendor, device, subsystem_vendor, subsystem_device, class, serial } = identity;
     let class = class.map_or_else(|| "?".to_owned(), |class| format!("{class:06x}"));
@@ -111,41 +110,41 @@ fn words(identity: &Identity) -> String {
     )
 }
 
-/// A record, its file, and where its device is.
+/// A record, with its file and the current address of its device.
 #[derive(Debug)]
-pub struct Found {
+pub struct LocatedRecord {
     file: PathBuf,
-    /// What it says.
-    pub record: Persisted,
-    /// Where the device is now; the error is that of [`Persisted::find`].
+    /// The record.
+    pub record: BootRecord,
+    /// Where the device is now; the error is that of [`BootRecord::find`].
     pub now: Result<Bdf>,
 }
 
-impl Found {
+impl LocatedRecord {
     /// The address that users know the device by: where it is, or was.
     pub fn bdf(&self) -> Bdf {
         *self.now.as_ref().unwrap_or(&self.record.bdf)
     }
 }
 
-/// All that is recorded.
+/// The records of all devices that are bound at every boot.
 #[derive(Debug)]
-pub struct Persistent {
+pub struct BootRecords {
     /// The records, sorted by file.
-    pub found: Vec<Found>,
+    pub records: Vec<LocatedRecord>,
     /// An error for each that cannot be understood.
     pub damaged: Vec<Error>,
 }
 
-impl Persistent {
+impl BootRecords {
     /// Reads the records and finds their devices.
     ///
     /// Errors: `permission` or `io` when they cannot be read.
     pub fn read(host: &Host, inventory: &Inventory) -> Result<Self> {
         let folder = host.path(FOLDER);
-        let mut persistent = Self { found: Vec::new(), damaged: Vec::new() };
+        let mut boot_records = Self { records: Vec::new(), damaged: Vec::new() };
         let entries = match fs::read_dir(&folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(persistent),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(boot_records),
             entries => entries.at("read", &folder)?,
         };
         let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
@@ -153,42 +152,42 @@ impl Persistent {
         files.sort_unstable();
         for file in files {
             let text = fs::read_to_string(&file).at("read", &file)?;
-            match serde_json::from_str::<Persisted>(&text) {
+            match serde_json::from_str::<BootRecord>(&text) {
                 Ok(record) => {
                     let now = record.find(inventory);
-                    persistent.found.push(Found { file, record, now });
+                    boot_records.records.push(LocatedRecord { file, record, now });
                 }
-                Err(error) => persistent.damaged.push(
+                Err(error) => boot_records.damaged.push(
                     Error::invalid_input(format!("the record {} is damaged", file.display()))
                         .because(error)
                         .hint("remove it, and record the device again with tdx-gpu bind --persist"),
                 ),
             }
         }
-        Ok(persistent)
+        Ok(boot_records)
     }
 
     /// The records of the device at an address, usually one at most.
-    pub fn of(&self, bdf: Bdf) -> impl Iterator<Item = &Found> {
-        self.found.iter().filter(move |found| found.bdf() == bdf)
+    pub fn records_of(&self, bdf: Bdf) -> impl Iterator<Item = &LocatedRecord> {
+        self.records.iter().filter(move |found| found.bdf() == bdf)
     }
 
     /// Whether the device at an address is bound at every boot.
     pub fn has(&self, bdf: Bdf) -> bool {
-        self.of(bdf).next().is_some()
+        self.records_of(bdf).next().is_some()
     }
 
-    /// Whether exactly this is recorded.
-    pub fn says(&self, record: &Persisted) -> bool {
-        let mut of = self.of(record.bdf);
+    /// Whether a device has exactly this record.
+    pub fn matches(&self, record: &BootRecord) -> bool {
+        let mut of = self.records_of(record.bdf);
         of.next().is_some_and(|found| found.record == *record) && of.next().is_none()
     }
 }
 
-/// Records devices, in place of what was recorded of them, and makes sure of the unit.
+/// Writes the records of devices, in place of earlier records of the same devices, and enables the unit.
 ///
 /// Errors: `permission`, `io`; then the records are as before.
-pub fn keep(host: &Host, inventory: &Inventory, records: &[Persisted]) -> Result<()> {
+pub fn store(host: &Host, inventory: &Inventory, records: &[BootRecord]) -> Result<()> {
     let _lock = lock(host)?;
     let mut before = Vec::new();
     let kept = write(host, inventory, records, &mut before);
@@ -208,14 +207,15 @@ pub fn keep(host: &Host, inventory: &Inventory, records: &[Persisted]) -> Result
 fn write(
     host: &Host,
     inventory: &Inventory,
-    records: &[Persisted],
+    records: &[BootRecord],
     before: &mut Vec<(PathBuf, Option<String>)>,
 ) -> Result<()> {
-    let persistent = Persistent::read(host, inventory)?;
+    let boot_records = BootRecords::read(host, inventory)?;
     unit::ensure(host)?;
-    for record in records.iter().filter(|record| !persistent.says(record)) {
-        let mut of = persistent.of(record.bdf);
-        let file = of.next().map_or_else(|| free(host, record.bdf), |found| found.file.clone());
+    for record in records.iter().filter(|record| !boot_records.matches(record)) {
+        let mut of = boot_records.records_of(record.bdf);
+        let file =
+            of.next().map_or_else(|| free_path(host, record.bdf), |found| found.file.clone());
         before.push((file.clone(), fs::read_to_string(&file).ok()));
         let text = serde_json::to_string_pretty(record).unwrap_or_default() + "\n";
         sysroot::replace(&file, &text, 0o600)?;
@@ -227,15 +227,15 @@ fn write(
     Ok(())
 }
 
-/// Forgets devices; with the last record the unit goes. Also repairs what a kill left of either.
+/// Removes the records of devices, and the unit with the last record. Also repairs what a kill left of either.
 ///
 /// Errors: `permission`, `io`.
 pub fn forget(host: &Host, inventory: &Inventory, devices: &BTreeSet<Bdf>) -> Result<()> {
-    if !host.has(FOLDER) && !unit::is_there(host) {
+    if !host.has(FOLDER) && !unit::exists(host) {
         return Ok(());
     }
     let _lock = lock(host)?;
-    for found in Persistent::read(host, inventory)?.found {
+    for found in BootRecords::read(host, inventory)?.records {
         if devices.contains(&found.bdf()) {
             fs::remove_file(&found.file).at("remove", &found.file)?;
         }
@@ -251,19 +251,17 @@ pub fn forget(host: &Host, inventory: &Inventory, devices: &BTreeSet<Bdf>) -> Re
     tidy(host)
 }
 
-/// Without a record there is no unit.
+/// Removes the unit when no record is left.
 fn tidy(host: &Host) -> Result<()> {
     let folder = host.path(FOLDER);
     let mut names = fs::read_dir(&folder).at("read", &folder)?.flatten();
     let is_record = |path: &Path| path.extension().is_some_and(|extension| extension == "json");
-    match names.any(|entry| is_record(&entry.path())) {
-        true => Ok(()),
-        false => unit::remove(host),
-    }
+    if names.any(|entry| is_record(&entry.path())) { Ok(()) } else { unit::remove(host) }
 }
 
-/// A name for a record. Another device's, which had this address, can have the best one.
-fn free(host: &Host, bdf: Bdf) -> PathBuf {
+/// A free file name for a record. The record of another device, which had this address before, can have the
+/// plain name.
+fn free_path(host: &Host, bdf: Bdf) -> PathBuf {
     let mut file = host.path(FOLDER).join(format!("{bdf}.json"));
     let mut number = 2;
     while file.exists() {
@@ -273,7 +271,7 @@ fn free(host: &Host, bdf: Bdf) -> PathBuf {
     file
 }
 
-/// Keeps all others out, until it is dropped; makes the folder.
+/// Locks the directory of the records until the file is dropped. Makes the directory where it does not exist.
 fn lock(host: &Host) -> Result<File> {
     let folder = host.path(FOLDER);
     if let Some(above) = folder.parent() {

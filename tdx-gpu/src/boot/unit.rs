@@ -66,7 +66,7 @@ pub fn ensure(host: &Host) -> Result<()> {
 }
 
 /// Whether the unit is there.
-pub fn is_there(host: &Host) -> bool {
+pub fn exists(host: &Host) -> bool {
     host.has(UNIT)
 }
 

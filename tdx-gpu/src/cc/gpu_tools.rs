@@ -31,9 +31,10 @@ impl GpuTools {
     /// Errors: `not_found` for a path that is none; `unsupported` when there is none.
     pub fn find(path: Option<&Path>) -> Result<Self> {
         if let Some(path) = path {
-            return match path.is_file() {
-                true => Ok(Self { program: path.into() }),
-                false => Err(Error::not_found(format!("there is no {}", path.display()))),
+            return if path.is_file() {
+                Ok(Self { program: path.into() })
+            } else {
+                Err(Error::not_found(format!("there is no {}", path.display())))
             };
         }
         let folders = std::env::var_os("PATH").unwrap_or_default();
@@ -64,7 +65,7 @@ impl GpuTools {
     /// Errors: `failed` when it does not answer: without a device that it knows, it ends well all the same.
     pub fn cc(&self, bdf: Bdf) -> Result<CcMode> {
         let answer = self.ask(bdf, &["--query-cc-mode"])?;
-        match answer.of(bdf, "CC mode is ")? {
+        match answer.answer_about(bdf, "CC mode is ")? {
             "off" => Ok(CcMode::Off),
             "on" => Ok(CcMode::On),
             "devtools" => Ok(CcMode::Devtools),
@@ -77,7 +78,7 @@ impl GpuTools {
     /// Errors: `failed` when it does not answer.
     pub fn ppcie(&self, bdf: Bdf) -> Result<PpcieMode> {
         let answer = self.ask(bdf, &["--query-ppcie-mode"])?;
-        match answer.of(bdf, "PPCIe mode is ")? {
+        match answer.answer_about(bdf, "PPCIe mode is ")? {
             "off" => Ok(PpcieMode::Off),
             "on" => Ok(PpcieMode::On),
             other => Err(Error::failed(format!("the mode of {bdf} is {other:?}"))),
@@ -96,7 +97,7 @@ impl GpuTools {
 
 impl Answer {
     /// What follows `words` in the line about a device.
-    fn of(&self, bdf: Bdf, words: &str) -> Result<&str> {
+    fn answer_about(&self, bdf: Bdf, words: &str) -> Result<&str> {
         let name = bdf.to_string();
         let about = self.0.iter().filter(|line| line.split_whitespace().any(|word| word == name));
         let answers = about.filter_map(|line| line.split_once(words));
@@ -117,7 +118,8 @@ mod tests {
             2025-10-20,12:00:00.456 INFO     GPU 0000:b9:00.0 H200 0x2335 BAR0 0x1 CC mode is off\n\
             2025-10-20,12:00:00.456 INFO     GPU 0000:b8:00.0 H200 0x2335 BAR0 0x1 CC mode is on\n";
         let answer = Answer(log.lines().map(str::to_owned).collect());
-        let of = |bdf: &str| answer.of(bdf.parse().unwrap(), "CC mode is ").map(str::to_owned);
+        let of =
+            |bdf: &str| answer.answer_about(bdf.parse().unwrap(), "CC mode is ").map(str::to_owned);
         assert_eq!(of("b8:00.0").unwrap(), "on");
         assert_eq!(of("b9:00.0").unwrap(), "off");
         assert!(of("ba:00.0").unwrap_err().message().contains("said nothing"));

@@ -90,7 +90,7 @@ pub enum Kind {
 
 impl Kind {
     /// The kind of a device, by its ids. Never by its name: there are too many.
-    pub fn of(device: &Device) -> Option<Self> {
+    pub fn from_device(device: &Device) -> Option<Self> {
         if device.vendor != Some(NVIDIA) {
             return None;
         }
@@ -151,7 +151,7 @@ impl Kind {
     }
 
     /// The modes it has, whatever they are set to.
-    pub(crate) fn unknown(self) -> Modes {
+    pub(crate) fn unknown_modes(self) -> Modes {
         let Modes { cc, ppcie } = self.modes(0);
         Modes { cc: cc.map(|_| CcMode::Unknown), ppcie: ppcie.map(|_| PpcieMode::Unknown) }
     }
@@ -159,12 +159,12 @@ impl Kind {
 
 /// The modes of a device, without disturbing it: one that a driver of the host has is not looked at.
 pub fn read(host: &Host, device: &Device) -> Modes {
-    let Some(kind) = Kind::of(device) else {
+    let Some(kind) = Kind::from_device(device) else {
         return Modes { cc: None, ppcie: None };
     };
     let resource = Sysfs::new(host, device.bdf).attribute("resource0");
     let seen = (!device.in_use()).then(|| registers(kind, &resource)).flatten();
-    seen.map_or_else(|| kind.unknown(), |register| kind.modes(register))
+    seen.map_or_else(|| kind.unknown_modes(), |register| kind.modes(register))
 }
 
 /// The mode's register, of a device that is there, awake and has booted.

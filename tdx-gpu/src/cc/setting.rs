@@ -19,7 +19,6 @@ use tdx_iommu::inventory::device::Device;
 
 use crate::cc::gpu_tools::GpuTools;
 use crate::cc::mode::{CcMode, Kind, Modes, PpcieMode};
-use crate::vfio::plan::identity;
 
 /// A mode to set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -40,23 +39,26 @@ impl Setting {
     ///
     /// Protected PCIe is for whole baseboards, whose GPUs talk over switches.
     pub fn to_protect(inventory: &Inventory, devices: &[&Device]) -> Option<Self> {
-        let kinds: Vec<Kind> = devices.iter().filter_map(|device| Kind::of(device)).collect();
-        let on_board = inventory.devices.values().filter(|device| Kind::of(device).is_some());
+        let kinds: Vec<Kind> =
+            devices.iter().filter_map(|device| Kind::from_device(device)).collect();
+        let on_board =
+            inventory.devices.values().filter(|device| Kind::from_device(device).is_some());
         let whole = on_board.count() == kinds.len();
         let linked = kinds.contains(&Kind::Switch);
-        match kinds.iter().any(|kind| kind.is_gpu()) {
-            false => None,
-            true if whole && linked && kinds.iter().all(|kind| kind.unknown().ppcie.is_some()) => {
-                Some(Self::Ppcie)
-            }
-            true => Some(Self::On),
+        let all_have_ppcie = || kinds.iter().all(|kind| kind.unknown_modes().ppcie.is_some());
+        if !kinds.iter().any(|kind| kind.is_gpu()) {
+            None
+        } else if whole && linked && all_have_ppcie() {
+            Some(Self::Ppcie)
+        } else {
+            Some(Self::On)
         }
     }
 }
 
-/// One device and the modes it is to have.
+/// A step that sets the modes of one device.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Step {
+pub struct ModeStep {
     /// Its address.
     pub bdf: Bdf,
     /// What it is.
@@ -68,10 +70,11 @@ pub struct Step {
 /// Plans to set the mode of these devices. Those without modes stay as they are.
 ///
 /// Errors: `conflict` for protected PCIe on a part of a baseboard.
-pub fn plan(inventory: &Inventory, devices: &[&Device], setting: Setting) -> Result<Vec<Step>> {
+pub fn plan(inventory: &Inventory, devices: &[&Device], setting: Setting) -> Result<Vec<ModeStep>> {
     if setting == Setting::Ppcie {
         let named: BTreeSet<Bdf> = devices.iter().map(|device| device.bdf).collect();
-        let on_board = inventory.devices.values().filter(|device| Kind::of(device).is_some());
+        let on_board =
+            inventory.devices.values().filter(|device| Kind::from_device(device).is_some());
         let missing: Vec<String> = on_board
             .filter(|device| !named.contains(&device.bdf))
             .map(|device| device.bdf.to_string())
@@ -89,13 +92,13 @@ pub fn plan(inventory: &Inventory, devices: &[&Device], setting: Setting) -> Res
             Setting::Devtools => CcMode::Devtools,
         };
         let ppcie = if setting == Setting::Ppcie { PpcieMode::On } else { PpcieMode::Off };
-        let has = Kind::of(device)?.unknown();
+        let has = Kind::from_device(device)?.unknown_modes();
         let modes = Modes { cc: has.cc.map(|_| cc), ppcie: has.ppcie.map(|_| ppcie) };
-        Some(Step { bdf: device.bdf, identity: identity(device), modes })
+        Some(ModeStep { bdf: device.bdf, identity: device.identity(), modes })
     };
-    let mut steps: Vec<Step> = devices.iter().filter_map(step).collect();
+    let mut steps: Vec<ModeStep> = devices.iter().filter_map(step).collect();
     match steps.iter().find(|step| step.modes.ppcie.is_none()) {
-        Some(Step { bdf, .. }) if setting == Setting::Ppcie => {
+        Some(ModeStep { bdf, .. }) if setting == Setting::Ppcie => {
             Err(Error::conflict(format!("{bdf} has no protected PCIe"))
                 .hint("the mode on protects it: it encrypts its links by itself"))
         }
@@ -107,9 +110,9 @@ pub fn plan(inventory: &Inventory, devices: &[&Device], setting: Setting) -> Res
     }
 }
 
-/// The modes that a device had.
+/// The modes that a device had before they were changed, as they are recorded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Former {
+pub struct PreviousMode {
     /// Its address.
     pub bdf: Bdf,
     identity: Identity,
@@ -120,15 +123,15 @@ pub struct Former {
     committed: bool,
 }
 
-impl Former {
+impl PreviousMode {
     /// Whether the device at its address is the one that had these modes.
-    pub fn is_there(&self, inventory: &Inventory) -> bool {
-        let there = inventory.devices.get(&self.bdf).map(identity);
+    pub fn is_same_device(&self, inventory: &Inventory) -> bool {
+        let there = inventory.devices.get(&self.bdf).map(Device::identity);
         there.is_some_and(|there| !self.identity.contradicts(&there))
     }
 }
 
-impl Record for Former {
+impl Record for PreviousMode {
     const FOLDER: &'static str = "/var/lib/tdx/modes";
 
     fn bdf(&self) -> Bdf {
@@ -144,9 +147,9 @@ impl Record for Former {
     }
 }
 
-/// What was done to one device.
+/// What was done to the modes of one device.
 #[derive(Debug)]
-pub struct Done {
+pub struct ModeChange {
     /// Its address.
     pub bdf: Bdf,
     /// Its modes now.
@@ -159,16 +162,16 @@ pub struct Done {
     pub warnings: Vec<String>,
     before: Modes,
     /// The lock, and in it what the modes were; none where an older record says that.
-    lock: Option<DeviceLock<Former>>,
+    lock: Option<DeviceLock<PreviousMode>>,
 }
 
-/// Devices whose modes were set.
+/// Devices whose modes were set; undone unless they are kept or committed.
 #[derive(Debug)]
 #[must_use = "the records say that it is unfinished until it is kept or committed"]
-pub struct Modified<'t> {
+pub struct ModifiedModes<'t> {
     tools: &'t GpuTools,
     /// In the order in which they were set.
-    pub devices: Vec<Done>,
+    pub devices: Vec<ModeChange>,
 }
 
 /// Sets the modes, for a domain when its UUID is given, and puts them back when one fails.
@@ -178,10 +181,10 @@ pub struct Modified<'t> {
 pub fn apply<'t>(
     host: &Host,
     tools: &'t GpuTools,
-    steps: Vec<Step>,
+    steps: Vec<ModeStep>,
     domain: Option<&str>,
-) -> Result<Modified<'t>> {
-    let mut modified = Modified { tools, devices: Vec::new() };
+) -> Result<ModifiedModes<'t>> {
+    let mut modified = ModifiedModes { tools, devices: Vec::new() };
     for step in steps {
         let done = interrupt::check().and_then(|()| modified.set(host, step, domain));
         if let Err(error) = done {
@@ -191,29 +194,32 @@ pub fn apply<'t>(
     Ok(modified)
 }
 
-impl Modified<'_> {
-    fn set(&mut self, host: &Host, step: Step, domain: Option<&str>) -> Result<()> {
-        let Step { bdf, identity, modes: wanted } = step;
-        let mut lock = DeviceLock::<Former>::take(host, bdf)?;
-        let now = queried(self.tools, bdf, wanted)?;
-        let (modes, warnings) = readable(bdf, wanted, now);
+impl ModifiedModes<'_> {
+    fn set(&mut self, host: &Host, step: ModeStep, domain: Option<&str>) -> Result<()> {
+        let ModeStep { bdf, identity, modes: wanted } = step;
+        let mut lock = DeviceLock::<PreviousMode>::take(host, bdf)?;
+        let now = query_modes(self.tools, bdf, wanted)?;
+        let (modes, warnings) = settable_modes(bdf, wanted, now);
         warnings.iter().for_each(log::step);
         let (before, lock) = match lock.stored() {
             // An older record says what the modes were.
             Some(stored) if !stored.is_stale() => (now, None),
-            Some(stored) => match domain.is_some() && stored.record.domain.as_deref() == domain {
-                true => (stored.record.modes, Some(lock)),
-                false => return Err(device_lock::taken(&stored)),
-            },
+            Some(stored) => {
+                if domain.is_some() && stored.record.domain.as_deref() == domain {
+                    (stored.record.modes, Some(lock))
+                } else {
+                    return Err(device_lock::reserved_error(&stored));
+                }
+            }
             None if now == modes => (now, None),
             None => {
                 let domain = domain.map(str::to_owned);
-                lock.write(Former { bdf, identity, modes: now, domain, committed: false })?;
+                lock.write(PreviousMode { bdf, identity, modes: now, domain, committed: false })?;
                 (now, Some(lock))
             }
         };
         let (action, output) = (Action::None, Vec::new());
-        self.devices.push(Done { bdf, modes, action, output, warnings, before, lock });
+        self.devices.push(ModeChange { bdf, modes, action, output, warnings, before, lock });
         if let (Some(done), true) = (self.devices.last_mut(), now != modes) {
             done.action = Action::Set;
             done.output = set(self.tools, bdf, now, modes)?;
@@ -222,8 +228,8 @@ impl Modified<'_> {
     }
 
     /// The modes stay for good: what they were is forgotten.
-    pub fn keep(self) -> Result<Vec<Done>> {
-        let forget = |mut done: Done| {
+    pub fn keep(self) -> Result<Vec<ModeChange>> {
+        let forget = |mut done: ModeChange| {
             done.lock.take().map_or(Ok(()), DeviceLock::forget)?;
             Ok(done)
         };
@@ -238,12 +244,10 @@ impl Modified<'_> {
     /// Puts everything back after a failure, which then says what is left.
     pub fn undo_after(self, error: Error) -> Error {
         let tools = self.tools;
-        let back = |done: Done| {
+        let back = |done: ModeChange| {
             let changed = done.action != Action::None || done.lock.is_some();
-            let back = match changed {
-                true => set_unless(tools, done.bdf, done.before),
-                false => Ok(()),
-            };
+            let back =
+                if changed { set_if_different(tools, done.bdf, done.before) } else { Ok(()) };
             let forgotten = back.and_then(|()| done.lock.map_or(Ok(()), DeviceLock::forget));
             forgotten.is_err().then(|| format!("the mode of {}", done.bdf))
         };
@@ -251,21 +255,24 @@ impl Modified<'_> {
     }
 }
 
-/// Puts recorded modes back, each under its lock. Returns the devices that are left as they were, with the
+/// Restores recorded modes, each under its lock. Returns the devices that are left as they were, with the
 /// reason.
 ///
 /// A record of a device that is gone, or is another one now, is dropped. One that a driver of the host has
 /// got since, as after a reboot, is left.
-pub fn put_back(inventory: &Inventory, locks: Vec<DeviceLock<Former>>) -> Vec<(Bdf, Error)> {
-    let back = |lock: DeviceLock<Former>| {
-        let there = lock.record().filter(|former| former.is_there(inventory));
-        if let Some(Former { bdf, modes, .. }) = there {
+pub fn restore_modes(
+    inventory: &Inventory,
+    locks: Vec<DeviceLock<PreviousMode>>,
+) -> Vec<(Bdf, Error)> {
+    let back = |lock: DeviceLock<PreviousMode>| {
+        let there = lock.record().filter(|previous| previous.is_same_device(inventory));
+        if let Some(PreviousMode { bdf, modes, .. }) = there {
             refuse_busy(&[inventory.device(*bdf)?])?;
-            set_unless(&GpuTools::find(None)?, *bdf, *modes)?;
+            set_if_different(&GpuTools::find(None)?, *bdf, *modes)?;
         }
         lock.forget()
     };
-    let failed = |lock: DeviceLock<Former>| {
+    let failed = |lock: DeviceLock<PreviousMode>| {
         let bdf = lock.bdf();
         back(lock).err().map(|error| (bdf, error))
     };
@@ -292,7 +299,7 @@ pub fn refuse_busy(devices: &[&Device]) -> Result<()> {
 ///
 /// Protected PCIe that is not to be on may be unknown: the firmware of some GPUs does not tell.
 /// Errors: whatever the program says about a mode that has to be known.
-fn queried(tools: &GpuTools, bdf: Bdf, wanted: Modes) -> Result<Modes> {
+fn query_modes(tools: &GpuTools, bdf: Bdf, wanted: Modes) -> Result<Modes> {
     let cc = match wanted.cc {
         Some(CcMode::Unknown) => Some(CcMode::Unknown),
         cc => cc.map(|_| tools.cc(bdf)).transpose()?,
@@ -308,7 +315,7 @@ fn queried(tools: &GpuTools, bdf: Bdf, wanted: Modes) -> Result<Modes> {
 }
 
 /// The modes to set, of those that are wanted: what cannot be read is left as it is, and told.
-fn readable(bdf: Bdf, wanted: Modes, now: Modes) -> (Modes, Vec<String>) {
+fn settable_modes(bdf: Bdf, wanted: Modes, now: Modes) -> (Modes, Vec<String>) {
     match now.ppcie {
         Some(PpcieMode::Unknown) => {
             let warning = format!(
@@ -320,13 +327,10 @@ fn readable(bdf: Bdf, wanted: Modes, now: Modes) -> (Modes, Vec<String>) {
     }
 }
 
-fn set_unless(tools: &GpuTools, bdf: Bdf, wanted: Modes) -> Result<()> {
-    let now = queried(tools, bdf, wanted)?;
-    let (wanted, _) = readable(bdf, wanted, now);
-    match now == wanted {
-        true => Ok(()),
-        false => set(tools, bdf, now, wanted).map(drop),
-    }
+fn set_if_different(tools: &GpuTools, bdf: Bdf, wanted: Modes) -> Result<()> {
+    let now = query_modes(tools, bdf, wanted)?;
+    let (wanted, _) = settable_modes(bdf, wanted, now);
+    if now == wanted { Ok(()) } else { set(tools, bdf, now, wanted).map(drop) }
 }
 
 /// Sets those modes that differ from `now`, the one that goes off first: a device has one of them at a time.
@@ -350,10 +354,11 @@ fn set(tools: &GpuTools, bdf: Bdf, now: Modes, wanted: Modes) -> Result<Vec<Stri
         ppcie(&mut output)?;
         cc(&mut output)?;
     }
-    let now = queried(tools, bdf, wanted)?;
-    match now == wanted {
-        true => Ok(output),
-        false => Err(Error::failed(format!("the mode of {bdf} is not what was set"))
-            .because(output.join("; "))),
+    let now = query_modes(tools, bdf, wanted)?;
+    if now == wanted {
+        Ok(output)
+    } else {
+        Err(Error::failed(format!("the mode of {bdf} is not what was set"))
+            .because(output.join("; ")))
     }
 }

@@ -7,14 +7,15 @@ use common::document::output::Outcome;
 use common::document::{Action, Document};
 use common::units::{self, Size};
 use common::{Code, Result};
-use tdx_iommu::commands::request;
-use tdx_iommu::commands::request::Named;
+use tdx_iommu::inventory::named_devices;
+use tdx_iommu::inventory::named_devices::DeviceArg;
 
 use crate::boot;
+use crate::boot::BoundAtBoot;
 use crate::boot::persist;
-use crate::boot::persist::{Persisted, Persistent};
+use crate::boot::persist::{BootRecord, BootRecords};
 use crate::vfio::candidates::{Candidates, Locks};
-use crate::vfio::plan::Terms;
+use crate::vfio::plan::BindOptions;
 use crate::vfio::{binding, candidates};
 
 /// Arguments of `bind`.
@@ -22,7 +23,7 @@ use crate::vfio::{binding, candidates};
 pub struct BindArgs {
     /// Devices; - for items with a bdf on standard input
     #[arg(value_name = "BDF", required_unless_present = "persisted")]
-    devices: Vec<Named>,
+    devices: Vec<DeviceArg>,
     /// Take the other devices of the IOMMU groups too
     #[arg(long)]
     whole_group: bool,
@@ -49,47 +50,49 @@ pub struct BindArgs {
 pub fn run(context: &Context, args: BindArgs) -> Result<Outcome> {
     let host = &context.host;
     if args.persisted {
-        return boot::run(host, args.change);
+        let BoundAtBoot { items, warnings } = boot::bind_recorded(host, args.change.dry_run)?;
+        let document = Document::new("tdx.gpu.bind", items);
+        return Ok(document.dry_run(args.change.dry_run).warnings(warnings).into());
     }
-    let requested = request::resolve(&args.devices)?;
+    let requested = named_devices::read(&args.devices)?;
     if !args.force.is_empty() {
         let codes: Vec<&str> = args.force.iter().map(|code| code.as_str()).collect();
         context.confirm(args.change, &format!("bind in spite of {}?", codes.join(", ")))?;
     }
     interrupt::guard();
-    let terms = Terms { whole_group: args.whole_group, force: &args.force, domain: None };
+    let options = BindOptions { whole_group: args.whole_group, force: &args.force, domain: None };
     // Without root nothing can be changed, and nothing be locked.
-    let (candidates, locks) = match args.change.dry_run || !is_root() {
-        true => (Candidates::find(host, &requested, terms)?, Locks::new()),
-        false => Candidates::lock(host, &requested, terms)?,
+    let (candidates, locks) = if args.change.dry_run || !is_root() {
+        (Candidates::find(host, &requested, options)?, Locks::new())
+    } else {
+        Candidates::lock(host, &requested, options)?
     };
     let mut warnings = requested.warnings;
     warnings.extend(candidates.plan.warnings.iter().cloned());
-    let persistent = Persistent::read(host, &candidates.inventory)?;
-    warnings.extend(persistent.damaged.iter().map(ToString::to_string));
-    let records = match args.persist {
-        true => records(&candidates, &args, &persistent),
-        false => Vec::new(),
-    };
+    let boot_records = BootRecords::read(host, &candidates.inventory)?;
+    warnings.extend(boot_records.damaged.iter().map(ToString::to_string));
+    let records =
+        if args.persist { records(&candidates, &args, &boot_records) } else { Vec::new() };
     let mut items = candidates.items();
     for item in &mut items {
-        item.persistent = args.persist || persistent.has(item.bdf);
+        item.persistent = args.persist || boot_records.has(item.bdf);
         let mut records = records.iter().filter(|record| record.bdf == item.bdf);
-        let is_new = records.any(|record| !persistent.says(record));
+        let is_new = records.any(|record| !boot_records.matches(record));
         if item.action == Action::None && is_new {
             item.action = Action::Persist;
         }
     }
-    let limit = (!args.iommufd).then(|| candidates::mappings(host, args.memory)).transpose()?;
+    let limit =
+        (!args.iommufd).then(|| candidates::needed_mappings(host, args.memory)).transpose()?;
     if !args.change.dry_run {
         if items.iter().any(|item| item.action != Action::None) {
-            binding::as_root()?;
+            binding::expect_root()?;
         }
         let Candidates { inventory, plan, .. } = candidates;
         let bound = plan.apply(host, limit, locks)?;
         let kept = match records.as_slice() {
             [] => Ok(()),
-            records => persist::keep(host, &inventory, records),
+            records => persist::store(host, &inventory, records),
         };
         match kept {
             Ok(()) => bound.commit()?,
@@ -101,24 +104,28 @@ pub fn run(context: &Context, args: BindArgs) -> Result<Outcome> {
 }
 
 /// What is to be recorded of the devices that they may be bound at every boot.
-fn records(candidates: &Candidates, args: &BindArgs, persistent: &Persistent) -> Vec<Persisted> {
+fn records(
+    candidates: &Candidates,
+    args: &BindArgs,
+    boot_records: &BootRecords,
+) -> Vec<BootRecord> {
     let mut records = Vec::new();
     for step in &candidates.plan.steps {
         let Record { bdf, mut identity, driver, .. } = step.record.clone();
         // One that VFIO has already was taken from its driver before.
         let taken = candidates.records.get(&bdf).map(|stored| &stored.record);
         let taken = taken.filter(|taken| !taken.identity.contradicts(&identity));
-        let known = persistent.of(bdf).map(|found| &found.record);
-        let known: Vec<&Persisted> =
+        let known = boot_records.records_of(bdf).map(|found| &found.record);
+        let known: Vec<&BootRecord> =
             known.filter(|known| !known.identity.contradicts(&identity)).collect();
         // A device that sleeps may not show its serial number now.
         let serials = known.iter().map(|known| &known.identity).chain(taken.map(|t| &t.identity));
         identity.serial =
             identity.serial.or_else(|| serials.filter_map(|known| known.serial.clone()).next());
-        let former = driver.filter(|_| !step.done);
+        let former = driver.filter(|_| !step.already_bound);
         let former = former.or_else(|| taken.and_then(|taken| taken.driver.clone()));
         let former = former.or_else(|| known.iter().find_map(|known| known.driver.clone()));
-        records.push(Persisted {
+        records.push(BootRecord {
             bdf,
             path: candidates.inventory.devices[&bdf].path.as_ref().map(ToString::to_string),
             identity,

@@ -14,15 +14,15 @@ use common::system::sysroot::Host;
 use common::{Error, Result};
 use schemars::JsonSchema;
 use serde::Serialize;
-use tdx_iommu::commands::request;
-use tdx_iommu::commands::request::{Named, Requested};
 use tdx_iommu::inventory::Inventory;
 use tdx_iommu::inventory::device::Device;
 use tdx_iommu::inventory::identity::DeviceIdentity;
+use tdx_iommu::inventory::named_devices;
+use tdx_iommu::inventory::named_devices::{DeviceArg, NamedDevices};
 
 use crate::cc::gpu_tools::GpuTools;
 use crate::cc::mode::{CcMode, Kind, Modes, PpcieMode};
-use crate::cc::setting::{Done, Setting, Step};
+use crate::cc::setting::{ModeChange, ModeStep, Setting};
 use crate::cc::{mode, setting};
 use crate::vfio::{candidates, in_use};
 
@@ -36,7 +36,7 @@ const EXAMPLES: &str = "Examples:
 pub struct CcArgs {
     /// GPUs and NVSwitches; - for items with a bdf on standard input [default: all]
     #[arg(value_name = "BDF")]
-    devices: Vec<Named>,
+    devices: Vec<DeviceArg>,
     /// Set this mode, which resets the devices
     #[arg(long, value_enum, requires = "devices", value_name = "MODE")]
     set: Option<Setting>,
@@ -92,7 +92,7 @@ impl Item for CcItem {
 /// Shows the modes, or sets them by NVIDIA's program.
 pub fn run(context: &Context, args: CcArgs) -> Result<Outcome> {
     let host = &context.host;
-    let requested = request::resolve(&args.devices)?;
+    let requested = named_devices::read(&args.devices)?;
     let mut warnings = requested.warnings.clone();
     let inventory = Inventory::read(host)?;
     requested.expect_same(host, &inventory)?;
@@ -100,8 +100,8 @@ pub fn run(context: &Context, args: CcArgs) -> Result<Outcome> {
     let dry_run = args.change.dry_run;
     let items = match args.set {
         None => {
-            let devices = chosen(&inventory, named)?.into_iter();
-            devices.map(|device| shown(host, &inventory, device)).collect()
+            let devices = select_devices(&inventory, named)?.into_iter();
+            devices.map(|device| current_item(host, &inventory, device)).collect()
         }
         Some(setting) => {
             let plan = plan(host, &inventory, named, setting)?;
@@ -109,15 +109,14 @@ pub fn run(context: &Context, args: CcArgs) -> Result<Outcome> {
             let question = format!("set the mode of, and reset, {}?", names.join(", "));
             context.confirm(args.change, &question)?;
             let tools = GpuTools::find(args.gpu_tools.as_deref())?;
-            match dry_run {
-                true => plan.into_iter().map(|step| imagined(host, &inventory, step)).collect(),
-                false => {
-                    interrupt::guard();
-                    let done = set(host, &tools, &requested, setting)?;
-                    warnings.extend(done.iter().flat_map(|done| done.warnings.clone()));
-                    let item = |d: Done| item(&inventory, d.bdf, d.modes, d.action, d.output);
-                    done.into_iter().map(item).collect()
-                }
+            if dry_run {
+                plan.into_iter().map(|step| preview(host, &inventory, step)).collect()
+            } else {
+                interrupt::guard();
+                let done = set(host, &tools, &requested, setting)?;
+                warnings.extend(done.iter().flat_map(|done| done.warnings.clone()));
+                let item = |d: ModeChange| item(&inventory, d.bdf, d.modes, d.action, d.output);
+                done.into_iter().map(item).collect()
             }
         }
     };
@@ -134,8 +133,8 @@ fn plan(
     inventory: &Inventory,
     named: &BTreeSet<Bdf>,
     setting: Setting,
-) -> Result<Vec<Step>> {
-    let devices = chosen(inventory, named)?;
+) -> Result<Vec<ModeStep>> {
+    let devices = select_devices(inventory, named)?;
     setting::refuse_busy(&devices)?;
     let plan = setting::plan(inventory, &devices, setting)?;
     in_use::refuse(host, inventory, plan.iter().map(|step| step.bdf))?;
@@ -146,11 +145,11 @@ fn plan(
 fn set(
     host: &Host,
     tools: &GpuTools,
-    requested: &Requested,
+    requested: &NamedDevices,
     setting: Setting,
-) -> Result<Vec<Done>> {
+) -> Result<Vec<ModeChange>> {
     let named = &requested.devices;
-    let _locks = candidates::lock(host, named)?;
+    let _locks = candidates::lock_devices(host, named)?;
     let mut inventory = Inventory::read(host)?;
     inventory.wake(host, named.iter().copied());
     requested.expect_same(host, &inventory)?;
@@ -159,15 +158,15 @@ fn set(
 }
 
 /// The devices that were named, or all that have modes.
-fn chosen<'i>(inventory: &'i Inventory, named: &BTreeSet<Bdf>) -> Result<Vec<&'i Device>> {
+fn select_devices<'i>(inventory: &'i Inventory, named: &BTreeSet<Bdf>) -> Result<Vec<&'i Device>> {
     if named.is_empty() {
-        let has_modes = |device: &&Device| Kind::of(device).is_some();
+        let has_modes = |device: &&Device| Kind::from_device(device).is_some();
         return Ok(inventory.devices.values().filter(has_modes).collect());
     }
     let mut devices = Vec::new();
     for &bdf in named {
         let device = inventory.device(bdf)?;
-        if Kind::of(device).is_none() {
+        if Kind::from_device(device).is_none() {
             return Err(Error::conflict(format!("{bdf} has no confidential-computing mode"))
                 .hint("NVIDIA's H100 and newer GPUs, and their NVSwitches, have"));
         }
@@ -176,12 +175,12 @@ fn chosen<'i>(inventory: &'i Inventory, named: &BTreeSet<Bdf>) -> Result<Vec<&'i
     Ok(devices)
 }
 
-fn shown(host: &Host, inventory: &Inventory, device: &Device) -> CcItem {
+fn current_item(host: &Host, inventory: &Inventory, device: &Device) -> CcItem {
     item(inventory, device.bdf, mode::read(host, device), Action::None, Vec::new())
 }
 
 /// What would be done, as far as the device itself tells its modes.
-fn imagined(host: &Host, inventory: &Inventory, step: Step) -> CcItem {
+fn preview(host: &Host, inventory: &Inventory, step: ModeStep) -> CcItem {
     let now = inventory.devices.get(&step.bdf).map(|device| mode::read(host, device));
     let action = if now == Some(step.modes) { Action::None } else { Action::Set };
     item(inventory, step.bdf, step.modes, action, Vec::new())

@@ -11,10 +11,11 @@ use common::document::{Document, Item};
 use common::units::{self, Size};
 use schemars::JsonSchema;
 use serde::Serialize;
+use tdx_iommu::commands::check;
 use tdx_iommu::commands::check::CheckItem;
-use tdx_iommu::commands::request::Named;
-use tdx_iommu::commands::{check, request};
 use tdx_iommu::inventory::Inventory;
+use tdx_iommu::inventory::named_devices;
+use tdx_iommu::inventory::named_devices::DeviceArg;
 
 use crate::cc::mode;
 use crate::cc::mode::{CcMode, PpcieMode};
@@ -26,7 +27,7 @@ use crate::vfio::limit;
 pub struct CheckArgs {
     /// Devices; - for items with a bdf on standard input
     #[arg(value_name = "BDF", required = true)]
-    devices: Vec<Named>,
+    devices: Vec<DeviceArg>,
     /// Memory of the guest [default: all of the host's]
     #[arg(long, value_name = "SIZE", value_parser = units::size_in(units::MEMORY))]
     memory: Option<Size>,
@@ -70,7 +71,7 @@ impl Item for GpuCheckItem {
 /// Judges the devices, and what goes along with them, as one request.
 pub fn run(context: &Context, args: CheckArgs) -> Result<Outcome> {
     let host = &context.host;
-    let requested = request::resolve(&args.devices)?;
+    let requested = named_devices::read(&args.devices)?;
     let inventory = Inventory::read(host)?;
     requested.expect_same(host, &inventory)?;
     let (checks, unseen) = check::judge(host, &inventory, &requested.devices)?;

@@ -6,17 +6,17 @@ use std::cmp::Ordering;
 use clap::Args;
 use common::Result;
 use common::cli::Context;
+use common::code::join_codes;
 use common::device_state::bound_devices;
 use common::document::output::Outcome;
 use common::document::{Document, Item};
 use schemars::JsonSchema;
 use serde::Serialize;
-use tdx_iommu::commands::scan;
-use tdx_iommu::commands::scan::DeviceItem;
 use tdx_iommu::inventory::Inventory;
 use tdx_iommu::inventory::role::Role;
+use tdx_iommu::judge::device_item::{DeviceItem, device_items};
 
-use crate::boot::persist::Persistent;
+use crate::boot::persist::BootRecords;
 use crate::cc::mode;
 use crate::cc::mode::{CcMode, PpcieMode};
 
@@ -67,7 +67,7 @@ impl Item for GpuItem {
             number(device.numa_node),
             self.cc_mode.map(CcMode::as_str).unwrap_or_default().to_owned(),
             self.ppcie_mode.map(PpcieMode::as_str).unwrap_or_default().to_owned(),
-            scan::codes(&device.blockers),
+            join_codes(&device.blockers),
             device.device_name.clone().unwrap_or_default(),
         ]
     }
@@ -84,11 +84,11 @@ pub fn run(context: &Context, _: ListArgs) -> Result<Outcome> {
         );
         gpu || device.on_vfio()
     });
-    let mut warnings = scan::warnings_of(&inventory);
-    let persistent = Persistent::read(host, &inventory).ok();
-    let damaged = persistent.iter().flat_map(|persistent| &persistent.damaged);
+    let mut warnings = inventory.warnings();
+    let boot_records = BootRecords::read(host, &inventory).ok();
+    let damaged = boot_records.iter().flat_map(|boot_records| &boot_records.damaged);
     warnings.extend(damaged.map(ToString::to_string));
-    let devices = scan::items(host, &inventory, shown)?;
+    let devices = device_items(host, &inventory, shown)?;
     let mut items = Vec::with_capacity(devices.len());
     for device in devices {
         let record = bound_devices::load(host, device.bdf).unwrap_or_else(|error| {
@@ -100,7 +100,7 @@ pub fn run(context: &Context, _: ListArgs) -> Result<Outcome> {
         items.push(GpuItem {
             previous_driver: record.as_ref().and_then(|record| record.driver.clone()),
             domain: record.and_then(|record| record.domain),
-            persistent: persistent.as_ref().map(|persistent| persistent.has(device.bdf)),
+            persistent: boot_records.as_ref().map(|boot_records| boot_records.has(device.bdf)),
             cc_mode: modes.cc,
             ppcie_mode: modes.ppcie,
             device,

@@ -13,18 +13,19 @@ use common::system::sysroot::Host;
 use common::{Error, Result};
 use schemars::JsonSchema;
 use serde::Serialize;
-use tdx_iommu::commands::request;
-use tdx_iommu::commands::request::Named;
 use tdx_iommu::inventory::Inventory;
 use tdx_iommu::inventory::device::Device;
 use tdx_iommu::inventory::identity::DeviceIdentity;
+use tdx_iommu::inventory::named_devices;
+use tdx_iommu::inventory::named_devices::DeviceArg;
 
 use crate::boot::persist;
-use crate::boot::persist::Persistent;
+use crate::boot::persist::BootRecords;
 use crate::cc::setting;
 use crate::vfio::driver::Sysfs;
-use crate::vfio::release::{ReleasingDevice, Scope, UnbindAction};
-use crate::vfio::{binding, driverctl, in_use, release};
+use crate::vfio::release::Failure;
+use crate::vfio::releasing_device::{ReleasingDevice, Scope, UnbindAction};
+use crate::vfio::{driverctl, in_use, release, releasing_device};
 
 /// Arguments of `unbind`.
 #[derive(Debug, Args)]
@@ -32,7 +33,7 @@ pub struct UnbindArgs {
     /// Devices; - for items with a bdf on standard input
     #[arg(value_name = "BDF", required_unless_present_any = ["all", "stale"])]
     #[arg(conflicts_with_all = ["all", "stale"])]
-    devices: Vec<Named>,
+    devices: Vec<DeviceArg>,
     /// Every device that was bound by these tools, or is at every boot
     #[arg(long)]
     all: bool,
@@ -88,7 +89,7 @@ impl Item for UnbindItem {
 /// Gives devices back, with the other functions of their slots that VFIO has.
 pub fn run(context: &Context, args: UnbindArgs) -> Result<Outcome> {
     let host = &context.host;
-    let requested = request::resolve(&args.devices)?;
+    let requested = named_devices::read(&args.devices)?;
     interrupt::guard();
     let scope = match (args.all, args.stale) {
         (true, _) => Scope::All,
@@ -97,22 +98,29 @@ pub fn run(context: &Context, args: UnbindArgs) -> Result<Outcome> {
     };
     let mut inventory = Inventory::read(host)?;
     requested.expect_same(host, &inventory)?;
-    let persistent = Persistent::read(host, &inventory)?;
+    let boot_records = BootRecords::read(host, &inventory)?;
     let mut warnings = requested.warnings.clone();
-    warnings.extend(persistent.damaged.iter().map(ToString::to_string));
-    let chosen = release::chosen(host, scope, &inventory, &requested.devices, &persistent)?;
+    warnings.extend(boot_records.damaged.iter().map(ToString::to_string));
+    let chosen = releasing_device::select_devices(
+        host,
+        scope,
+        &inventory,
+        &requested.devices,
+        &boot_records,
+    )?;
     // Without root nothing can be changed, and nothing be locked.
     let apply = is_root() && !args.change.dry_run;
-    let (devices, failures) = match apply {
-        true => lock(host, scope, &chosen)?,
-        false => (glimpse(host, scope, &chosen, &mut warnings)?, Vec::new()),
+    let (devices, failures) = if apply {
+        lock(host, scope, &chosen)?
+    } else {
+        (read_unlocked(host, scope, &chosen, &mut warnings)?, Vec::new())
     };
     if apply {
         inventory = Inventory::read(host)?;
         inventory.wake(host, chosen.keys().copied());
         requested.expect_same(host, &inventory)?;
     }
-    for device in devices.iter().filter(|d| !d.is_recorded() && !persistent.has(d.bdf)) {
+    for device in devices.iter().filter(|d| !d.is_recorded() && !boot_records.has(d.bdf)) {
         inventory.device(device.bdf)?;
     }
     warnings.extend(devices.iter().filter_map(|device| driverctl::warning(host, device.bdf)));
@@ -121,25 +129,16 @@ pub fn run(context: &Context, args: UnbindArgs) -> Result<Outcome> {
         refuse_busy(&inventory, &devices)?;
     }
     // What a dead command left half done may well be done at the next boot.
-    let is_forgotten = |bdf: &Bdf| scope != Scope::Stale && persistent.has(*bdf);
+    let is_forgotten = |bdf: &Bdf| scope != Scope::Stale && boot_records.has(*bdf);
     let forgotten: BTreeSet<Bdf> =
         devices.iter().map(|device| device.bdf).filter(is_forgotten).collect();
-    let changes = |device: &ReleasingDevice| {
-        device.former.is_some() || device.action(&inventory) != UnbindAction::None
-    };
-    let mut items: Vec<UnbindItem> = match apply {
-        false if !args.change.dry_run && (devices.iter().any(changes) || !forgotten.is_empty()) => {
-            return Err(
-                Error::permission("giving devices back takes root").hint("run it with sudo")
-            );
+    let mut items = if apply {
+        carry_out(host, &inventory, devices, failures, &forgotten)?
+    } else {
+        if !args.change.dry_run {
+            expect_unchanged(&inventory, &devices, &forgotten)?;
         }
-        false => devices.iter().map(|device| imagined(&inventory, device)).collect(),
-        true => {
-            persist::forget(host, &inventory, &forgotten)?;
-            let forgot = forgotten.iter().map(|bdf| format!("{bdf} is not bound at boot any more"));
-            give_back(host, &inventory, devices, failures)
-                .map_err(|error| error.applied(forgot.collect::<Vec<_>>()))?
-        }
+        devices.iter().map(|device| preview(&inventory, device)).collect()
     };
     for item in &mut items {
         item.was_persistent = forgotten.contains(&item.bdf);
@@ -151,15 +150,43 @@ pub fn run(context: &Context, args: UnbindArgs) -> Result<Outcome> {
     Ok(document.dry_run(args.change.dry_run).warnings(warnings).into())
 }
 
-/// What could not be done, and why.
-type Failures = Vec<(String, Error)>;
+/// Fails when something is to be done, which only root can do.
+///
+/// Errors: `permission`.
+fn expect_unchanged(
+    inventory: &Inventory,
+    devices: &[ReleasingDevice],
+    forgotten: &BTreeSet<Bdf>,
+) -> Result<()> {
+    let changes = |device: &ReleasingDevice| {
+        device.previous_mode.is_some() || device.action(inventory) != UnbindAction::None
+    };
+    if forgotten.is_empty() && !devices.iter().any(changes) {
+        return Ok(());
+    }
+    Err(Error::permission("giving devices back takes root").hint("run it with sudo"))
+}
+
+/// Forgets the records of devices that are bound at boot, then gives the devices back.
+fn carry_out(
+    host: &Host,
+    inventory: &Inventory,
+    devices: Vec<ReleasingDevice>,
+    failures: Vec<Failure>,
+    forgotten: &BTreeSet<Bdf>,
+) -> Result<Vec<UnbindItem>> {
+    persist::forget(host, inventory, forgotten)?;
+    let forgot = forgotten.iter().map(|bdf| format!("{bdf} is not bound at boot any more"));
+    give_back(host, inventory, devices, failures)
+        .map_err(|error| error.applied(forgot.collect::<Vec<_>>()))
+}
 
 /// Locks the devices. One that cannot be locked is a failure, and no matter to the others.
 fn lock(
     host: &Host,
     scope: Scope,
     chosen: &BTreeMap<Bdf, bool>,
-) -> Result<(Vec<ReleasingDevice>, Failures)> {
+) -> Result<(Vec<ReleasingDevice>, Vec<Failure>)> {
     let (mut devices, mut failures) = (Vec::new(), Vec::new());
     for (bdf, unrecorded) in chosen {
         interrupt::check()?;
@@ -167,15 +194,15 @@ fn lock(
             Ok(device) if scope == Scope::Stale && !device.is_recorded() => {}
             Ok(device) => devices.push(device),
             // What a command is at work on is not stale.
-            Err(error) if scope == Scope::Stale && release::is_reserved(&error) => {}
-            Err(error) => failures.push((bdf.to_string(), error)),
+            Err(error) if scope == Scope::Stale && releasing_device::is_reserved(&error) => {}
+            Err(error) => failures.push(Failure { what: bdf.to_string(), error }),
         }
     }
     Ok((devices, failures))
 }
 
 /// Looks at the devices without a lock, for a plan. What cannot be read of a named one is an error.
-fn glimpse(
+fn read_unlocked(
     host: &Host,
     scope: Scope,
     chosen: &BTreeMap<Bdf, bool>,
@@ -183,7 +210,7 @@ fn glimpse(
 ) -> Result<Vec<ReleasingDevice>> {
     let mut devices = Vec::new();
     for (bdf, unrecorded) in chosen {
-        match ReleasingDevice::glimpse(host, *bdf, *unrecorded, scope) {
+        match ReleasingDevice::read_unlocked(host, *bdf, *unrecorded, scope) {
             Ok(device) if scope == Scope::Stale && !device.is_recorded() => {}
             Ok(device) => devices.push(device),
             Err(error) if scope == Scope::Named => return Err(error),
@@ -196,17 +223,17 @@ fn glimpse(
 /// Fails for devices that are to go back and that a guest has open.
 fn refuse_held(host: &Host, inventory: &Inventory, devices: &[ReleasingDevice]) -> Result<()> {
     let goes = |device: &&ReleasingDevice| {
-        device.former.is_some() || device.action(inventory) == UnbindAction::Release
+        device.previous_mode.is_some() || device.action(inventory) == UnbindAction::Release
     };
     in_use::refuse(host, inventory, devices.iter().filter(goes).map(|device| device.bdf))
 }
 
 /// Fails for devices whose mode is to be restored while a driver of the host has them.
 fn refuse_busy(inventory: &Inventory, devices: &[ReleasingDevice]) -> Result<()> {
-    let formers = devices.iter().filter_map(|device| device.former.as_ref());
-    let formers = formers.filter(|former| former.is_there(inventory));
+    let previous_modes = devices.iter().filter_map(|device| device.previous_mode.as_ref());
+    let previous_modes = previous_modes.filter(|previous| previous.is_same_device(inventory));
     let set: Vec<&Device> =
-        formers.filter_map(|former| inventory.devices.get(&former.bdf)).collect();
+        previous_modes.filter_map(|previous| inventory.devices.get(&previous.bdf)).collect();
     setting::refuse_busy(&set)
 }
 
@@ -214,17 +241,17 @@ fn identity_of(inventory: &Inventory, bdf: Bdf) -> DeviceIdentity {
     inventory.devices.get(&bdf).map(DeviceIdentity::from).unwrap_or_default()
 }
 
-fn imagined(inventory: &Inventory, device: &ReleasingDevice) -> UnbindItem {
+fn preview(inventory: &Inventory, device: &ReleasingDevice) -> UnbindItem {
     let bdf = device.bdf;
     let now = inventory.devices.get(&bdf).and_then(|device| device.driver.clone());
-    let former = device.former.as_ref();
-    let mode_restored = former.is_some_and(|former| former.is_there(inventory));
+    let previous = device.previous_mode.as_ref();
+    let mode_restored = previous.is_some_and(|previous| previous.is_same_device(inventory));
     let (driver, action) = match device.action(inventory) {
         UnbindAction::None if mode_restored => (now.clone(), Action::Restore),
-        UnbindAction::None if former.is_some() => (now.clone(), Action::Forget),
+        UnbindAction::None if previous.is_some() => (now.clone(), Action::Forget),
         UnbindAction::None => (now.clone(), Action::None),
         UnbindAction::Forget => (now.clone(), Action::Forget),
-        UnbindAction::Release => (device.former_driver(inventory), Action::Unbind),
+        UnbindAction::Release => (device.previous_driver(inventory), Action::Unbind),
     };
     let previous_driver = now.filter(|_| action == Action::Unbind);
     let identity = identity_of(inventory, bdf);
@@ -243,28 +270,29 @@ fn give_back(
     host: &Host,
     inventory: &Inventory,
     mut devices: Vec<ReleasingDevice>,
-    mut failures: Failures,
+    mut failures: Vec<Failure>,
 ) -> Result<Vec<UnbindItem>> {
     let modes = devices.iter_mut().filter_map(ReleasingDevice::take_modes).collect();
-    for (bdf, error) in setting::put_back(inventory, modes) {
+    for (bdf, error) in setting::restore_modes(inventory, modes) {
         // The host's own driver could do nothing with it as it is.
         devices.retain(|device| device.bdf != bdf);
-        failures.push((format!("the mode of {bdf}"), error));
+        failures.push(Failure { what: format!("the mode of {bdf}"), error });
     }
-    let (mut items, mut going) = (Vec::new(), Vec::new());
+    let (mut items, mut releasing) = (Vec::new(), Vec::new());
     for device in devices {
         interrupt::check()?;
-        items.push(imagined(inventory, &device));
+        items.push(preview(inventory, &device));
         match device.action(inventory) {
             UnbindAction::None => {}
             UnbindAction::Forget => device.into_lock(inventory)?.forget()?,
-            UnbindAction::Release => going.push(device.into_lock(inventory)?),
+            UnbindAction::Release => releasing.push(device.into_lock(inventory)?),
         }
     }
-    let (given, left) = binding::give_back(host, going);
-    failures.extend(left);
+    let released = release::give_back(host, releasing);
+    failures.extend(released.failures);
+    let given = released.devices;
     let done: Vec<String> = given.iter().map(|bdf| format!("unbound {bdf}")).collect();
-    binding::settle_failures(failures, done)?;
+    release::settle_failures(failures, done)?;
     for item in items.iter_mut().filter(|item| given.contains(&item.bdf)) {
         item.driver = Sysfs::new(host, item.bdf).driver();
     }

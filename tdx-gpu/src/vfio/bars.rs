@@ -19,7 +19,7 @@ pub fn window(host: &Host, devices: impl IntoIterator<Item = Bdf>) -> Result<u64
     let mut sum: u64 = 0;
     for bdf in devices {
         let text = host.read(&format!("/sys/bus/pci/devices/{bdf}/resource"))?.unwrap_or_default();
-        sum = sum.saturating_add(rounded(of(&text)));
+        sum = sum.saturating_add(rounded(wide_region_bytes(&text)));
     }
     Ok(rounded(sum))
 }
@@ -29,11 +29,11 @@ fn rounded(bytes: u64) -> u64 {
     if bytes == 0 { 0 } else { bytes.checked_next_power_of_two().unwrap_or(1 << 63) }
 }
 
-/// The 64-bit memory regions among a device's, bytes.
+/// The sum of the 64-bit memory regions of a device, bytes.
 ///
 /// Source: Linux `Documentation/PCI/sysfs-pci.rst`: a line a region of start, end and flags, the first six
 /// being the BARs; `include/linux/ioport.h` for `IORESOURCE_MEM` and `IORESOURCE_MEM_64`.
-fn of(resource: &str) -> u64 {
+fn wide_region_bytes(resource: &str) -> u64 {
     const MEM: u64 = 0x200;
     const MEM_64: u64 = 0x10_0000;
     let number = |text: &str| u64::from_str_radix(text.trim_start_matches("0x"), 16).ok();
@@ -61,9 +61,9 @@ mod tests {
 
     #[test]
     fn regions_of_64_bits_count() {
-        assert_eq!(of(H100), (128 << 30) + (48 << 20));
-        assert_eq!(of("0x91000000 0x91ffffff 0x40200\n0x3000 0x307f 0x40101\n"), 0);
-        assert_eq!(of("junk\n0x0 0xffffffffffffffff 0x14220c\n"), u64::MAX);
+        assert_eq!(wide_region_bytes(H100), (128 << 30) + (48 << 20));
+        assert_eq!(wide_region_bytes("0x91000000 0x91ffffff 0x40200\n0x3000 0x307f 0x40101\n"), 0);
+        assert_eq!(wide_region_bytes("junk\n0x0 0xffffffffffffffff 0x14220c\n"), u64::MAX);
     }
 
     #[test]

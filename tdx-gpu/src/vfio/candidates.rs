@@ -13,15 +13,15 @@ use common::units::Size;
 use common::{Code, Error, Result};
 use schemars::JsonSchema;
 use serde::Serialize;
-use tdx_iommu::commands::check;
-use tdx_iommu::commands::request::Requested;
 use tdx_iommu::inventory::Inventory;
 use tdx_iommu::inventory::identity::DeviceIdentity;
+use tdx_iommu::inventory::named_devices::NamedDevices;
 use tdx_iommu::inventory::role::Role;
+use tdx_iommu::judge::examination::Examination;
 use tdx_iommu::judge::{Finding, Request};
 
 use crate::vfio::driver::{Sysfs, Variants};
-use crate::vfio::plan::{Plan, Terms};
+use crate::vfio::plan::{BindOptions, BindPlan};
 use crate::vfio::{limit, plan};
 
 /// A device that was to be given to VFIO.
@@ -78,7 +78,7 @@ pub type Locks = BTreeMap<Bdf, BoundLock>;
 /// Locks devices, all or none.
 ///
 /// Errors: those of [`BoundLock::take`].
-pub fn lock(host: &Host, devices: &BTreeSet<Bdf>) -> Result<Locks> {
+pub fn lock_devices(host: &Host, devices: &BTreeSet<Bdf>) -> Result<Locks> {
     devices.iter().map(|bdf| Ok((*bdf, BoundLock::take(host, *bdf)?))).collect()
 }
 
@@ -92,7 +92,7 @@ pub struct Candidates {
     /// What is recorded of the devices.
     pub records: BTreeMap<Bdf, BoundRecord>,
     /// What it takes.
-    pub plan: Plan,
+    pub plan: BindPlan,
 }
 
 impl Candidates {
@@ -100,13 +100,14 @@ impl Candidates {
     ///
     /// Errors: `not_found`; `conflict` with the code of what stands in the way, `IDENTITY_CHANGED` for a
     /// device that is not the one that was requested.
-    pub fn find(host: &Host, requested: &Requested, terms: Terms<'_>) -> Result<Self> {
+    pub fn find(host: &Host, requested: &NamedDevices, options: BindOptions<'_>) -> Result<Self> {
         let inventory = Inventory::read(host)?;
         requested.expect_same(host, &inventory)?;
-        let wanted = plan::requested(&inventory, &requested.devices, terms.whole_group)?;
-        let request = Request::new(&inventory, wanted);
-        let records = glimpse(host, request.devices())?;
-        let (findings, plan) = judge(host, &inventory, &request, terms, &records)?;
+        let devices =
+            plan::with_group_members(&inventory, &requested.devices, options.whole_group)?;
+        let request = Request::new(&inventory, devices);
+        let records = read_records(host, request.devices())?;
+        let (findings, plan) = judge_and_plan(host, &inventory, &request, options, &records)?;
         Ok(Self { inventory, findings, records, plan })
     }
 
@@ -115,22 +116,28 @@ impl Candidates {
     ///
     /// Errors: those of [`Candidates::find`]; `conflict` with code `RESERVED` while another command works on
     /// one of the devices.
-    pub fn lock(host: &Host, requested: &Requested, terms: Terms<'_>) -> Result<(Self, Locks)> {
-        let seen = Inventory::read(host)?;
-        requested.expect_same(host, &seen)?;
-        let wanted = plan::requested(&seen, &requested.devices, terms.whole_group)?;
-        let locks = lock(host, Request::new(&seen, wanted).devices())?;
+    pub fn lock(
+        host: &Host,
+        requested: &NamedDevices,
+        options: BindOptions<'_>,
+    ) -> Result<(Self, Locks)> {
+        let first_look = Inventory::read(host)?;
+        requested.expect_same(host, &first_look)?;
+        let devices =
+            plan::with_group_members(&first_look, &requested.devices, options.whole_group)?;
+        let locks = lock_devices(host, Request::new(&first_look, devices).devices())?;
         let mut inventory = Inventory::read(host)?;
         inventory.wake(host, locks.keys().copied());
         requested.expect_same(host, &inventory)?;
-        let wanted = plan::requested(&inventory, &requested.devices, terms.whole_group)?;
-        let request = Request::new(&inventory, wanted);
+        let devices =
+            plan::with_group_members(&inventory, &requested.devices, options.whole_group)?;
+        let request = Request::new(&inventory, devices);
         if let Some(new) = request.devices().iter().find(|bdf| !locks.contains_key(bdf)) {
             let message = format!("{new} appeared while the devices were being locked");
             return Err(Error::conflict(message).hint("run this command again"));
         }
         let records = records(&locks);
-        let (findings, plan) = judge(host, &inventory, &request, terms, &records)?;
+        let (findings, plan) = judge_and_plan(host, &inventory, &request, options, &records)?;
         Ok((Self { inventory, findings, records, plan }, locks))
     }
 
@@ -140,35 +147,35 @@ impl Candidates {
     }
 }
 
-impl Plan {
+impl BindPlan {
     /// Locks the devices of a plan that was made before, and plans again: much can have happened since.
     ///
     /// Errors: those of [`Candidates::lock`]; `conflict` with code `IDENTITY_CHANGED` when another device has
     /// the place of one that was planned for.
-    pub fn lock(self, host: &Host, terms: Terms<'_>) -> Result<(Self, Locks)> {
+    pub fn lock(self, host: &Host, options: BindOptions<'_>) -> Result<(Self, Locks)> {
         let devices: BTreeSet<Bdf> = self.steps.iter().map(|step| step.record.bdf).collect();
-        let locks = lock(host, &devices)?;
+        let locks = lock_devices(host, &devices)?;
         let mut inventory = Inventory::read(host)?;
         inventory.wake(host, devices.iter().copied());
         for step in &self.steps {
             let Record { bdf, identity, .. } = &step.record;
-            if identity.contradicts(&plan::identity(inventory.device(*bdf)?)) {
+            if identity.contradicts(&inventory.device(*bdf)?.identity()) {
                 let message = format!("the device at {bdf} is not the one that was there before");
                 return Err(Error::conflict(message)
                     .code(Code::IdentityChanged)
                     .hint("run this command again"));
             }
         }
-        let request = Request::of_these(&inventory, devices);
-        let (_, plan) = judge(host, &inventory, &request, terms, &records(&locks))?;
+        let request = Request::exactly(&inventory, devices);
+        let (_, plan) = judge_and_plan(host, &inventory, &request, options, &records(&locks))?;
         Ok((plan, locks))
     }
 }
 
 /// What is recorded of devices that are not locked.
 ///
-/// Errors: those of [`bound_devices::of`].
-pub fn glimpse(host: &Host, devices: &BTreeSet<Bdf>) -> Result<BTreeMap<Bdf, BoundRecord>> {
+/// Errors: those of [`bound_devices::load`].
+pub fn read_records(host: &Host, devices: &BTreeSet<Bdf>) -> Result<BTreeMap<Bdf, BoundRecord>> {
     let mut records = BTreeMap::new();
     for &bdf in devices {
         records.extend(bound_devices::load(host, bdf)?.map(|stored| (bdf, stored)));
@@ -184,36 +191,36 @@ pub fn records(locks: &Locks) -> BTreeMap<Bdf, BoundRecord> {
 /// Plans to bind what is asked for, judged as the machine is now.
 ///
 /// Errors: `conflict` with the code of what stands in the way.
-pub fn judge(
+pub fn judge_and_plan(
     host: &Host,
     inventory: &Inventory,
     request: &Request<'_>,
-    terms: Terms<'_>,
+    options: BindOptions<'_>,
     records: &BTreeMap<Bdf, BoundRecord>,
-) -> Result<(Vec<Finding>, Plan)> {
-    let (findings, mut warnings) = check::findings(host, inventory, request)?;
+) -> Result<(Vec<Finding>, BindPlan)> {
+    let Examination { findings, mut warnings } = Examination::new(host, inventory, request)?;
     let variants = Variants::read(host);
     let driver = |bdf| variants.driver(Sysfs::new(host, bdf));
-    let mut plan = Plan::new(inventory, request, &findings, terms, records, driver)?;
+    let mut plan = BindPlan::new(inventory, request, &findings, options, records, driver)?;
     plan.warnings.append(&mut warnings);
     Ok((findings, plan))
 }
 
 /// The devices of a plan in a document, as they will be.
-pub fn items(inventory: &Inventory, plan: &Plan) -> Vec<BindItem> {
-    let item = |step: &plan::Step| {
+pub fn items(inventory: &Inventory, plan: &BindPlan) -> Vec<BindItem> {
+    let item = |step: &plan::BindStep| {
         let record = &step.record;
         let device = &inventory.devices[&record.bdf];
-        let driver = device.driver.clone().filter(|_| step.done);
+        let driver = device.driver.clone().filter(|_| step.already_bound);
         BindItem {
             bdf: record.bdf,
             identity: device.into(),
             iommu_group: device.group,
             role: device.role,
             driver: driver.unwrap_or_else(|| record.bound_to.clone()),
-            previous_driver: record.driver.clone().filter(|_| !step.done),
+            previous_driver: record.driver.clone().filter(|_| !step.already_bound),
             persistent: false,
-            action: if step.done { Action::None } else { Action::Bind },
+            action: if step.already_bound { Action::None } else { Action::Bind },
         }
     };
     plan.steps.iter().map(item).collect()
@@ -222,6 +229,6 @@ pub fn items(inventory: &Inventory, plan: &Plan) -> Vec<BindItem> {
 /// The limit on mappings that a guest needs: of this much memory, or of all that the host has.
 ///
 /// Errors: those of [`limit::host_memory`].
-pub fn mappings(host: &Host, memory: Option<Size>) -> Result<u64> {
+pub fn needed_mappings(host: &Host, memory: Option<Size>) -> Result<u64> {
     Ok(limit::needed(memory.map_or_else(|| limit::host_memory(host), Ok)?))
 }

@@ -127,10 +127,10 @@ impl<'h> Sysfs<'h> {
         let end = Instant::now() + Duration::from_millis(500);
         loop {
             match self.driver() {
-                Some(there) if there == driver => return Ok(()),
-                there if Instant::now() >= end => {
-                    let there = there.unwrap_or_else(|| "no driver".to_owned());
-                    let message = format!("{there} has {} now, not {driver}", self.bdf);
+                Some(current) if current == driver => return Ok(()),
+                current if Instant::now() >= end => {
+                    let current = current.unwrap_or_else(|| "no driver".to_owned());
+                    let message = format!("{current} has {} now, not {driver}", self.bdf);
                     return Err(Error::failed(message).hint("the kernel's log may say why: dmesg"));
                 }
                 _ => std::thread::sleep(Duration::from_millis(10)),
@@ -152,7 +152,7 @@ impl Variants {
     /// Source: Linux `Documentation/driver-api/vfio-pci-device-specific-driver-acceptance.rst`;
     /// libvirt's `virPCIDeviceFindBestVFIOVariant()` looks in the same place.
     pub fn read(host: &Host) -> Self {
-        let list = modalias::list(host);
+        let list = modalias::read_aliases(host);
         let lines = list.lines().filter(|line| line.starts_with("alias vfio_pci:"));
         Self { aliases: lines.map(|line| format!("{line}\n")).collect() }
     }
@@ -169,7 +169,7 @@ fn variant<'a>(aliases: &'a str, modalias: &str) -> Option<&'a str> {
     let id = modalias.strip_prefix("pci:")?;
     let candidates = aliases.lines().filter_map(|line| {
         let (pattern, module) = line.strip_prefix("alias vfio_pci:")?.split_once(' ')?;
-        modalias::matches(pattern, id).then_some((pattern.matches('*').count(), module.trim()))
+        modalias::glob_matches(pattern, id).then_some((pattern.matches('*').count(), module.trim()))
     });
     // The plain driver's own alias is all stars.
     candidates

@@ -16,7 +16,7 @@ pub fn refuse(
 ) -> Result<()> {
     let devices: Vec<Bdf> = devices.into_iter().collect();
     let holders = Holders::of_vfio(host, inventory, devices.iter().copied())?;
-    match devices.iter().find_map(|bdf| Some((bdf, holders.on(*bdf).first()?))) {
+    match devices.iter().find_map(|bdf| Some((bdf, holders.holders_of(*bdf).first()?))) {
         None => Ok(()),
         Some((bdf, holder)) => {
             let (command, pid, node) = (&holder.command, holder.pid, &holder.node);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use common::code::Level;
-use common::device_state::bound_devices::{BoundRecord, Identity, Record};
+use common::device_state::bound_devices::{BoundRecord, Record};
 use common::device_state::device_lock;
 use common::system::pci::Bdf;
 use common::{Code, Error, Result};
@@ -11,34 +11,35 @@ use tdx_iommu::inventory::Inventory;
 use tdx_iommu::inventory::device::Device;
 use tdx_iommu::judge::{Finding, Request};
 
-/// One device on its way to VFIO.
+/// A step that binds one device to a VFIO driver.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Step {
-    /// What is to be remembered of it.
+pub struct BindStep {
+    /// What is recorded of the device before it is changed.
     pub record: Record,
-    /// Whether a VFIO driver has it already, so that nothing is to be done.
-    pub done: bool,
+    /// Whether a VFIO driver has the device already.
+    pub already_bound: bool,
 }
 
-impl Step {
+impl BindStep {
     /// What it takes to give one device, as it is now, to the VFIO driver `bound_to`.
     ///
     /// Errors: `conflict` with code `RESERVED` for a device that another command, or another domain, has.
     fn new(
         device: &Device,
         stored: Option<&BoundRecord>,
-        terms: Terms<'_>,
+        options: BindOptions<'_>,
         bound_to: String,
     ) -> Result<Self> {
         let owner = stored.and_then(|stored| stored.record.domain.as_deref());
         if let Some(stored) = stored.filter(|stored| stored.live || stored.is_stale()) {
             // What a command that died had begun for the same domain is finished.
-            return match stored.is_stale() && owner.is_some() && owner == terms.domain {
-                true => Ok(Self { record: stored.record.clone(), done: false }),
-                false => Err(device_lock::taken(stored)),
+            return if stored.is_stale() && owner.is_some() && owner == options.domain {
+                Ok(Self { record: stored.record.clone(), already_bound: false })
+            } else {
+                Err(device_lock::reserved_error(stored))
             };
         }
-        if let (Some(domain), Some(owner)) = (terms.domain, owner)
+        if let (Some(domain), Some(owner)) = (options.domain, owner)
             && domain != owner
         {
             let message = format!("{} was taken for the domain {owner}", device.bdf);
@@ -48,38 +49,38 @@ impl Step {
         }
         let record = Record {
             bdf: device.bdf,
-            identity: identity(device),
+            identity: device.identity(),
             driver: device.driver.clone(),
             driver_override: device.driver_override.clone(),
             bound_to,
-            domain: terms.domain.map(str::to_owned),
+            domain: options.domain.map(str::to_owned),
             committed: false,
         };
-        Ok(Self { record, done: device.on_vfio() })
+        Ok(Self { record, already_bound: device.on_vfio() })
     }
 
     /// Whether this step goes on with what a command that died had recorded.
-    fn is_begun(&self, stored: Option<&BoundRecord>) -> bool {
+    fn continues(&self, stored: Option<&BoundRecord>) -> bool {
         stored.is_some_and(|stored| stored.is_stale() && stored.record == self.record)
     }
 }
 
-/// On what terms devices are taken.
+/// How devices are bound.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Terms<'a> {
-    /// The other devices of the IOMMU groups come along.
+pub struct BindOptions<'a> {
+    /// Whether the other devices of the IOMMU groups are bound as well.
     pub whole_group: bool,
-    /// What is done in spite of these.
+    /// The codes that devices are bound in spite of.
     pub force: &'a [Code],
-    /// The UUID of the domain they are for.
+    /// The UUID of the domain that the devices are for.
     pub domain: Option<&'a str>,
 }
 
-/// Devices on their way to VFIO, all or none.
+/// The steps that bind devices to VFIO drivers, all or none.
 #[derive(Debug, Default)]
-pub struct Plan {
+pub struct BindPlan {
     /// Sorted by address.
-    pub steps: Vec<Step>,
+    pub steps: Vec<BindStep>,
     /// What the user should know.
     pub warnings: Vec<String>,
 }
@@ -87,7 +88,7 @@ pub struct Plan {
 /// The devices that were named, and with `whole_group` the others of their IOMMU groups.
 ///
 /// Errors: `not_found` for a device that is not there.
-pub fn requested(
+pub fn with_group_members(
     inventory: &Inventory,
     named: &BTreeSet<Bdf>,
     whole_group: bool,
@@ -101,8 +102,8 @@ pub fn requested(
     Ok(all)
 }
 
-impl Plan {
-    /// Plans to give what is asked for to VFIO, where `findings` and the terms allow.
+impl BindPlan {
+    /// Plans to give what is asked for to VFIO, where `findings` and the options allow.
     ///
     /// `driver` names the VFIO driver of a device, `records` are those that are there.
     /// Errors: `conflict` with the code of what stands in the way; all else that does is a cause.
@@ -110,17 +111,17 @@ impl Plan {
         inventory: &Inventory,
         request: &Request<'_>,
         findings: &[Finding],
-        terms: Terms<'_>,
+        options: BindOptions<'_>,
         records: &BTreeMap<Bdf, BoundRecord>,
         driver: impl Fn(Bdf) -> String,
     ) -> Result<Self> {
-        let mut warnings = refuse(findings, terms.force)?;
+        let mut warnings = refuse(findings, options.force)?;
         let mut steps = Vec::new();
         for device in request.devices().iter().filter_map(|bdf| inventory.devices.get(bdf)) {
             let stored = records.get(&device.bdf);
-            let step = Step::new(device, stored, terms, driver(device.bdf))?;
+            let step = BindStep::new(device, stored, options, driver(device.bdf))?;
             if let (Some(other), false) =
-                (&step.record.driver_override, step.done || step.is_begun(stored))
+                (&step.record.driver_override, step.already_bound || step.continues(stored))
             {
                 let bdf = device.bdf;
                 warnings.push(format!(
@@ -130,18 +131,6 @@ impl Plan {
             steps.push(step);
         }
         Ok(Self { steps, warnings })
-    }
-}
-
-/// What tells a device from another one.
-pub fn identity(device: &Device) -> Identity {
-    Identity {
-        vendor: device.vendor,
-        device: device.device,
-        subsystem_vendor: device.subsystem_vendor,
-        subsystem_device: device.subsystem_device,
-        class: device.class.map(|class| class.0),
-        serial: device.serial.clone(),
     }
 }
 

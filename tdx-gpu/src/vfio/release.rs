@@ -1,168 +1,106 @@
-//! Devices that `unbind` gives back: which they are, locked, and what is to be done with each.
+//! Giving devices back from VFIO to the drivers that had them.
 
-use std::collections::{BTreeMap, BTreeSet};
-
+use common::cli::log;
 use common::device_state::bound_devices::{BoundLock, Record};
-use common::device_state::device_lock::{DeviceLock, StoredRecord};
-use common::device_state::{bound_devices, device_lock};
 use common::system::pci::Bdf;
 use common::system::sysroot::Host;
-use common::{Code, Error, Result};
-use tdx_iommu::inventory::Inventory;
+use common::{Error, Result, parallel};
 
-use crate::boot::persist::Persistent;
-use crate::cc::setting::Former;
-use crate::vfio::plan::identity;
+use crate::vfio::driver::Sysfs;
+use crate::vfio::{driver, limit};
 
-/// Which devices are asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scope {
-    /// Those that are named, and the other functions of their slots.
-    Named,
-    /// All that are recorded.
-    All,
-    /// Those of which a command that died has left something half done.
-    Stale,
-}
+/// How many devices are worked on at once: each waits for the kernel, which takes its time over one.
+pub(super) const AT_ONCE: usize = 64;
 
-/// What is to be done with a device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum UnbindAction {
-    /// Nothing: no VFIO driver has it, and nothing is recorded.
-    None,
-    /// What is recorded is dropped: the device is gone, or another one has its place.
-    Forget,
-    /// The device is given back.
-    Release,
-}
-
-/// A device and what is recorded of it.
+/// Something that could not be given back, as it is left behind, and why.
 #[derive(Debug)]
-pub struct ReleasingDevice {
-    /// Its address.
-    pub bdf: Bdf,
-    /// What it was before it was bound.
-    pub record: Option<Record>,
-    /// The modes it had.
-    pub former: Option<Former>,
-    /// Whether it is released without a record, too.
-    unrecorded: bool,
-    lock: Option<BoundLock>,
-    modes: Option<DeviceLock<Former>>,
+pub struct Failure {
+    /// What is left behind: `0000:17:00.0 on vfio-pci`.
+    pub what: String,
+    /// Why.
+    pub error: Error,
 }
 
-/// The addresses that a scope asks for, and whether each is given back without a record, too.
+/// What became of devices that were to be given back.
+#[derive(Debug)]
+pub struct Released {
+    /// The devices that were given back.
+    pub devices: Vec<Bdf>,
+    /// One for each device that was not.
+    pub failures: Vec<Failure>,
+}
+
+/// Gives locked devices back to the drivers that their records name.
 ///
-/// Errors: `permission` or `io` when the records cannot be listed.
-pub fn chosen(
-    host: &Host,
-    scope: Scope,
-    inventory: &Inventory,
-    named: &BTreeSet<Bdf>,
-    persistent: &Persistent,
-) -> Result<BTreeMap<Bdf, bool>> {
-    let mut chosen = BTreeMap::new();
-    if scope == Scope::Named {
-        // Of a slot, what VFIO has, or is to have at every boot.
-        let beside = named.iter().flat_map(|bdf| inventory.slot(*bdf));
-        let beside = beside.filter(|device| device.on_vfio() || persistent.has(device.bdf));
-        chosen.extend(beside.map(|device| (device.bdf, true)));
-        chosen.extend(named.iter().map(|bdf| (*bdf, true)));
-        return Ok(chosen);
-    }
-    chosen.extend(device_lock::devices::<Former>(host)?.into_iter().map(|bdf| (bdf, false)));
-    chosen.extend(device_lock::devices::<Record>(host)?.into_iter().map(|bdf| (bdf, false)));
-    if scope == Scope::All {
-        chosen.extend(persistent.found.iter().map(|found| (found.bdf(), true)));
-    }
-    Ok(chosen)
-}
-
-impl ReleasingDevice {
-    /// Looks at the records of a device without a lock.
-    ///
-    /// Errors: those of [`device_lock::of`].
-    pub fn glimpse(host: &Host, bdf: Bdf, unrecorded: bool, scope: Scope) -> Result<Self> {
-        let (record, former) =
-            (bound_devices::load(host, bdf)?, device_lock::load::<Former>(host, bdf)?);
-        let record = record.filter(|stored| asked_for(stored, scope)).map(|stored| stored.record);
-        let former = former.filter(|stored| asked_for(stored, scope)).map(|stored| stored.record);
-        Ok(Self { bdf, record, former, unrecorded, lock: None, modes: None })
-    }
-
-    /// Locks a device and reads its records. They cannot change until this is dropped.
-    ///
-    /// Errors: those of [`DeviceLock::take`].
-    pub fn lock(host: &Host, bdf: Bdf, unrecorded: bool, scope: Scope) -> Result<Self> {
-        let lock = BoundLock::take(host, bdf)?;
-        let record = lock.stored().filter(|stored| asked_for(stored, scope));
-        // Where there is no record of modes no directory for one is made.
-        let (mut modes, mut former) = (None, None);
-        if device_lock::devices::<Former>(host)?.contains(&bdf) {
-            let lock = DeviceLock::<Former>::take(host, bdf)?;
-            former = lock.stored().filter(|stored| asked_for(stored, scope));
-            modes = former.is_some().then_some(lock);
-        }
-        let (record, former) = (record.map(|r| r.record), former.map(|former| former.record));
-        Ok(Self { bdf, record, former, unrecorded, lock: Some(lock), modes })
-    }
-
-    /// Whether anything is recorded of the device.
-    pub fn is_recorded(&self) -> bool {
-        self.record.is_some() || self.former.is_some()
-    }
-
-    /// What is to be done with the device as it is now.
-    pub fn action(&self, inventory: &Inventory) -> UnbindAction {
-        let device = inventory.devices.get(&self.bdf);
-        match (device, &self.record) {
-            (None, Some(_)) => UnbindAction::Forget,
-            (Some(device), Some(_)) if self.is_of_another(inventory) && !device.on_vfio() => {
-                UnbindAction::Forget
+/// A device that VFIO has without a record goes to whatever driver the kernel finds for it.
+pub fn give_back(host: &Host, locks: Vec<BoundLock>) -> Released {
+    let released = parallel::map(locks, AT_ONCE, |lock| {
+        let device = Sysfs::new(host, lock.bdf());
+        let done = unbind_from_vfio(&device, lock.record());
+        (lock, device, done)
+    });
+    let settled = parallel::map(released, AT_ONCE, |(lock, device, released)| {
+        let settled = released.and_then(|()| bind_to_former_driver(host, &device, lock.record()));
+        (lock.bdf(), settled.and_then(|()| lock.forget()))
+    });
+    let mut result = Released { devices: Vec::new(), failures: Vec::new() };
+    for (bdf, done) in settled {
+        match done {
+            Ok(()) => result.devices.push(bdf),
+            Err(error) => {
+                let driver = Sysfs::new(host, bdf).driver();
+                let driver = driver.unwrap_or_else(|| "no driver".to_owned());
+                let what = format!("{bdf} on {driver}");
+                result.failures.push(Failure { what, error });
             }
-            (Some(_), Some(_)) => UnbindAction::Release,
-            (Some(device), None) if device.on_vfio() && self.unrecorded => UnbindAction::Release,
-            (_, None) => UnbindAction::None,
         }
     }
-
-    /// Whether another device than the recorded one has the address now. What cannot be read proves nothing.
-    pub fn is_of_another(&self, inventory: &Inventory) -> bool {
-        let there = inventory.devices.get(&self.bdf).map(identity);
-        let contradicts = |record: &Record| Some(record.identity.contradicts(there.as_ref()?));
-        self.record.as_ref().and_then(contradicts).unwrap_or(false)
+    if let Err(error) = limit::restore(host) {
+        log::step(format_args!("dma_entry_limit stays: {error}"));
     }
+    result
+}
 
-    /// The driver that the device goes back to; none where whatever driver wants it gets it.
-    pub fn former_driver(&self, inventory: &Inventory) -> Option<String> {
-        let record = self.record.as_ref().filter(|_| !self.is_of_another(inventory))?;
-        record.driver.clone()
-    }
-
-    /// The lock on its modes, when they are recorded.
-    pub fn take_modes(&mut self) -> Option<DeviceLock<Former>> {
-        self.modes.take()
-    }
-
-    /// The lock on it, without the record of another device.
-    ///
-    /// Errors: `failed` for a device that is not locked.
-    pub fn into_lock(self, inventory: &Inventory) -> Result<BoundLock> {
-        let other = self.is_of_another(inventory);
-        let unlocked = || Error::failed(format!("{} was not locked", self.bdf));
-        let mut lock = self.lock.ok_or_else(unlocked)?;
-        if other {
-            lock.discard_record();
-        }
-        Ok(lock)
+/// Fails with the first failure, if any, and adds to it what was done and what is left behind.
+pub fn settle_failures(failures: Vec<Failure>, done: Vec<String>) -> Result<()> {
+    let left: Vec<String> = failures.iter().map(|failure| failure.what.clone()).collect();
+    match failures.into_iter().next() {
+        None => Ok(()),
+        Some(failure) => Err(failure.error.applied(done).left_behind(left)),
     }
 }
 
-/// Whether an error only says that another command works on the device.
-pub fn is_reserved(error: &Error) -> bool {
-    error.to_document().error.code == Some(Code::Reserved)
+/// Restores the driver override of a device, and unbinds the device from its VFIO driver.
+fn unbind_from_vfio(device: &Sysfs<'_>, record: Option<&Record>) -> Result<()> {
+    if !device.exists() {
+        return Ok(());
+    }
+    let driver_override = record.and_then(|record| record.driver_override.as_deref());
+    if device.driver_override().as_deref() != driver_override {
+        device.set_override(driver_override)?;
+    }
+    let former = record.and_then(|record| record.driver.as_ref());
+    match device.driver() {
+        Some(driver) if Some(&driver) != former => device.unbind(),
+        _ => Ok(()),
+    }
 }
 
-fn asked_for<R: device_lock::Record>(stored: &StoredRecord<R>, scope: Scope) -> bool {
-    scope != Scope::Stale || stored.is_stale()
+/// Binds a device to the driver that it had.
+fn bind_to_former_driver(host: &Host, device: &Sysfs<'_>, record: Option<&Record>) -> Result<()> {
+    let Some(record) = record else {
+        if device.exists() && device.driver().is_none() {
+            let _ = device.probe(); // that none wants it is no failure
+        }
+        return Ok(());
+    };
+    let Some(driver) = record.driver.as_ref().filter(|_| device.exists()) else {
+        return Ok(());
+    };
+    if device.driver().as_ref() == Some(driver) {
+        return Ok(());
+    }
+    driver::load(host, driver)?;
+    device.probe()?;
+    device.wait_for(driver)
 }

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use clap::Args;
-use common::code::Level;
+use common::code::{Level, join_codes};
 use common::document::output::Outcome;
 use common::document::{Document, Item};
 use common::system::pci::Bdf;
@@ -14,23 +14,21 @@ use common::{Code, Result};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::commands::request;
-use crate::commands::request::Named;
-use crate::commands::scan::codes;
-use crate::inventory::class::Class;
+use crate::inventory::Inventory;
 use crate::inventory::device::Device;
 use crate::inventory::identity::DeviceIdentity;
+use crate::inventory::named_devices;
+use crate::inventory::named_devices::DeviceArg;
 use crate::inventory::role::Role;
-use crate::inventory::{Inventory, usage};
-use crate::judge::holders::{Holders, is_claimed};
-use crate::judge::{Finding, Request, explanation, framebuffer};
+use crate::judge::examination::Examination;
+use crate::judge::{Finding, Request, explanation};
 
 /// Arguments of `check`.
 #[derive(Debug, Args)]
 pub struct CheckArgs {
     /// Devices for one guest; - for items with a bdf on standard input
     #[arg(value_name = "BDF", required = true)]
-    devices: Vec<Named>,
+    devices: Vec<DeviceArg>,
 }
 
 /// A device that was asked for, or goes along, in a document.
@@ -94,7 +92,7 @@ impl Item for CheckItem {
             self.driver.clone().unwrap_or_default(),
             self.iommu_group.map(|group| group.to_string()).unwrap_or_default(),
             if self.viable { "yes" } else { "no" }.to_owned(),
-            codes(&self.blockers),
+            join_codes(&self.blockers),
             messages.join("; "),
         ]
     }
@@ -102,7 +100,7 @@ impl Item for CheckItem {
 
 /// Says yes or no to the devices, and what goes along with them, as one request.
 pub fn run(host: &Host, args: CheckArgs) -> Result<Outcome> {
-    let requested = request::resolve(&args.devices)?;
+    let requested = named_devices::read(&args.devices)?;
     let inventory = Inventory::read(host)?;
     requested.expect_same(host, &inventory)?;
     let (items, unseen) = judge(host, &inventory, &requested.devices)?;
@@ -114,7 +112,7 @@ pub fn run(host: &Host, args: CheckArgs) -> Result<Outcome> {
 
 /// The judgement of each device, and warnings about what cannot be seen.
 ///
-/// Errors: `not_found` for a device that is not there; those of [`findings`].
+/// Errors: `not_found` for a device that is not there; those of [`Examination::new`].
 pub fn judge(
     host: &Host,
     inventory: &Inventory,
@@ -124,16 +122,16 @@ pub fn judge(
         inventory.device(bdf)?;
     }
     let request = Request::new(inventory, named.iter().copied());
-    let (findings, unseen) = findings(host, inventory, &request)?;
+    let examination = Examination::new(host, inventory, &request)?;
     let mut by_device = BTreeMap::<Bdf, Vec<Finding>>::new();
-    for finding in findings {
+    for finding in examination.findings {
         by_device.entry(finding.bdf).or_default().push(finding);
     }
     let devices = request.devices().iter().filter_map(|bdf| inventory.devices.get(bdf));
     let mut explanations = BTreeMap::new();
     let mut explain = |number: u32| {
         let group = inventory.groups.get(&number);
-        let explanation = || group.map(|group| explanation::of_group(host, inventory, group));
+        let explanation = || group.map(|group| explanation::explain_group(host, inventory, group));
         explanations.entry(number).or_insert_with(|| explanation().unwrap_or_default()).clone()
     };
     let items = devices.map(|device| {
@@ -141,32 +139,7 @@ pub fn judge(
         let explanations = device.group.map(&mut explain).unwrap_or_default();
         item(device, named.contains(&device.bdf), findings, explanations)
     });
-    Ok((items.collect(), unseen))
-}
-
-/// All there is to say of a request, open files looked at, and warnings about what cannot be seen.
-///
-/// Errors: `permission` or `io` when `/proc` cannot be listed.
-pub fn findings(
-    host: &Host,
-    inventory: &Inventory,
-    request: &Request<'_>,
-) -> Result<(Vec<Finding>, Vec<String>)> {
-    let mut findings = request.findings();
-    let holders = Holders::of_any_node(host, inventory, request.devices())?;
-    findings.extend(held(request.devices(), &holders));
-    findings.extend(claimed(host, request.devices(), inventory));
-    findings.extend(consoles(host, request.devices(), inventory));
-    findings.sort();
-    findings.dedup();
-    let unseen = (holders.unseen > 0).then(|| {
-        format!(
-            "{} processes do not show their open files, so who has a device open is not fully known: \
-             run it as root",
-            holders.unseen
-        )
-    });
-    Ok((findings, unseen.into_iter().collect()))
+    Ok((items.collect(), examination.warnings))
 }
 
 fn item(
@@ -195,44 +168,4 @@ fn item(
         findings: findings.into_iter().map(finding).collect(),
         explanations,
     }
-}
-
-/// Findings of what processes hold open.
-fn held(devices: &BTreeSet<Bdf>, holders: &Holders) -> Vec<Finding> {
-    let of_device = |&bdf: &Bdf| {
-        holders.on(bdf).iter().map(move |holder| Finding {
-            bdf,
-            code: if holder.by_vfio { Code::InUseByVm } else { Code::OpenFds },
-            message: format!(
-                "{} (process {}) has {} open",
-                holder.command, holder.pid, holder.node
-            ),
-        })
-    };
-    devices.iter().flat_map(of_device).collect()
-}
-
-/// Findings of GPUs that the host writes its console to.
-fn consoles(host: &Host, devices: &BTreeSet<Bdf>, inventory: &Inventory) -> Vec<Finding> {
-    let devices = devices.iter().filter_map(|bdf| inventory.devices.get(bdf));
-    let gpus = devices.filter(|device| device.class.is_some_and(Class::is_display));
-    let finding = |device: &Device| {
-        let name = framebuffer::on_device(host, device.bdf)?;
-        let message = format!("the host's console is in the memory of {} ({name})", device.bdf);
-        Some(Finding { bdf: device.bdf, code: Code::ConsoleGpu, message })
-    };
-    gpus.filter_map(finding).collect()
-}
-
-/// Findings of disks that the kernel has claimed without sysfs telling by what.
-fn claimed(host: &Host, devices: &BTreeSet<Bdf>, inventory: &Inventory) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    for (bdf, disk) in usage::disks_of(host, devices) {
-        let known = inventory.usage.of(bdf).any(|what| what.is_disk());
-        if !known && is_claimed(host, &disk) == Some(true) {
-            let message = format!("the kernel has /dev/{disk} in use");
-            findings.push(Finding { bdf, code: Code::HostDiskMounted, message });
-        }
-    }
-    findings
 }

@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
 use clap::Args;
+use common::code::join_codes;
 use common::document::output::Outcome;
 use common::document::{Document, Item};
 use common::system::pci::Bdf;
@@ -13,7 +14,6 @@ use common::{Code, Error, Result};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::commands::scan::{codes, warnings_of};
 use crate::inventory::class::Class;
 use crate::inventory::device::Device;
 use crate::inventory::role::Role;
@@ -86,7 +86,7 @@ impl Item for GroupItem {
             self.iommu_group.to_string(),
             self.r#type.clone().unwrap_or_default(),
             if self.viable { "yes" } else { "no" }.to_owned(),
-            codes(&self.blockers),
+            join_codes(&self.blockers),
             self.devices.iter().map(device).collect::<Vec<_>>().join(", "),
         ]
     }
@@ -133,12 +133,12 @@ pub fn run(host: &Host, args: GroupsArgs) -> Result<Outcome> {
             viable: blockers.is_empty(),
             blockers: blockers.into_iter().collect(),
             acs_override: !inventory.acs_override.is_empty(),
-            explanations: explanation::of_group(host, &inventory, group),
+            explanations: explanation::explain_group(host, &inventory, group),
             devices,
         })
     });
     let items = items.collect::<Result<Vec<_>>>()?;
-    let mut warnings = warnings_of(&inventory);
+    let mut warnings = inventory.warnings();
     if !inventory.has_iommu && !inventory.devices.is_empty() {
         warnings.push("this host has no IOMMU groups".to_owned());
     }

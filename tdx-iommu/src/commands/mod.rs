@@ -1,7 +1,7 @@
 //! The verbs: arguments, documents, and what each runs.
 
 pub mod check;
+mod filter;
 pub mod groups;
-pub mod request;
 pub mod resolve;
 pub mod scan;

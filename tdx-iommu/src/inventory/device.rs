@@ -4,13 +4,14 @@ use std::io;
 use std::path::Path;
 use std::str::FromStr;
 
+use common::device_state::bound_devices::Identity;
 use common::system::pci::Bdf;
 
 use crate::inventory::class::Class;
 use crate::inventory::config_space::ConfigSpace;
 use crate::inventory::path::HopPath;
 use crate::inventory::role::Role;
-use crate::inventory::sysfs::Folder;
+use crate::inventory::sysfs::AttributeDirectory;
 
 /// A PCI device, bridges included.
 ///
@@ -69,7 +70,7 @@ pub struct Device {
 /// Reads the attributes of one device and remembers what could not be read.
 struct Reader<'a> {
     bdf: Bdf,
-    folder: Folder,
+    folder: AttributeDirectory,
     problems: &'a mut Vec<String>,
 }
 
@@ -82,7 +83,7 @@ impl Device {
         let link = std::fs::read_link(&entry).ok();
         let mut device = Self::unknown(bdf);
         let before = problems.len();
-        match Folder::open(&entry) {
+        match AttributeDirectory::open(&entry) {
             Ok(folder) => Reader { bdf, folder, problems }.fill(&mut device),
             Err(error) => problems.push(format!("cannot read {bdf}: {error}")),
         }
@@ -136,13 +137,25 @@ impl Device {
     /// Source: Linux `drivers/pci/pci-sysfs.c`, `pci_read_config()`, which calls
     /// `pci_config_pm_runtime_get()`.
     pub(crate) fn wake(&mut self, devices: &Path) {
-        let folder = Folder::open(&devices.join(self.bdf.to_string()));
+        let folder = AttributeDirectory::open(&devices.join(self.bdf.to_string()));
         let Ok(Some(file)) = folder.and_then(|folder| folder.file("config")) else { return };
         let config = ConfigSpace::new(file);
         self.serial = self.serial.take().or_else(|| config.serial());
         if let Some(kind) = config.header_type() {
             self.is_bridge = kind != 0;
             self.asleep = false;
+        }
+    }
+
+    /// What tells the device from another one that is later found at its address.
+    pub fn identity(&self) -> Identity {
+        Identity {
+            vendor: self.vendor,
+            device: self.device,
+            subsystem_vendor: self.subsystem_vendor,
+            subsystem_device: self.subsystem_device,
+            class: self.class.map(|class| class.0),
+            serial: self.serial.clone(),
         }
     }
 
@@ -192,7 +205,7 @@ impl Reader<'_> {
         }
         device.physfn = self.link("physfn").and_then(|name| self.number("physfn", &name));
         self.look_inside(device);
-        device.role = Role::of(device.class, device.vendor, device.is_bridge);
+        device.role = Role::from_class(device.class, device.vendor, device.is_bridge);
     }
 
     /// What the configuration space tells, or what comes closest.

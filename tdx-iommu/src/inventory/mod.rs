@@ -3,12 +3,13 @@
 pub mod class;
 pub mod config_space;
 pub mod device;
-pub(crate) mod filter;
+pub(crate) mod id_syntax;
 pub mod identity;
+pub mod named_devices;
 pub mod path;
 pub mod pci_ids;
 pub mod role;
-pub(crate) mod sysfs;
+mod sysfs;
 pub mod usage;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,12 +22,12 @@ use common::{Error, IoContext, Result};
 
 use crate::inventory::device::Device;
 use crate::inventory::role::Role;
-use crate::inventory::usage::Usage;
+use crate::inventory::usage::host_use::Usage;
 
 const DEVICES: &str = "/sys/bus/pci/devices";
 const GROUPS: &str = "/sys/kernel/iommu_groups";
 
-/// All that is known of the machine.
+/// The PCI devices and IOMMU groups of the machine, and what the host uses of them.
 #[derive(Debug, Default)]
 pub struct Inventory {
     /// Every PCI device.
@@ -79,11 +80,11 @@ impl Inventory {
         }
         let mut inventory = Self::default();
         inventory.read_devices(host)?;
-        inventory.give_roles();
+        inventory.assign_gpu_roles();
         inventory.read_groups(host)?;
         let command_line = host.read("/proc/cmdline")?.unwrap_or_default();
         inventory.acs_override = acs_override(&command_line);
-        inventory.usage = Usage::read(host, &mut inventory.problems)?;
+        inventory.usage = usage::read(host, &mut inventory.problems)?;
         inventory.problems.sort_unstable();
         log::detail(format_args!("{} PCI devices", inventory.devices.len()));
         Ok(inventory)
@@ -123,6 +124,23 @@ impl Inventory {
         self.devices.range(first..=last).map(|(_, device)| device).filter(goes_along)
     }
 
+    /// What a person should know of the machine as a whole, a sentence each.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = self.problems.clone();
+        if !self.acs_override.is_empty() {
+            warnings.push(format!(
+                "the kernel was started with {}: groups may claim an isolation that is not there",
+                self.acs_override.join(" ")
+            ));
+        }
+        if let Some(point) = self.usage.opaque.first() {
+            warnings.push(format!(
+                "{point} is on ZFS: which disks it stands on is seen by check alone"
+            ));
+        }
+        warnings
+    }
+
     /// The group a device is in.
     pub fn group(&self, device: &Device) -> Option<&Group> {
         self.groups.get(&device.group?)
@@ -148,7 +166,7 @@ impl Inventory {
     }
 
     /// Sees GPUs in what is beside them.
-    fn give_roles(&mut self) {
+    fn assign_gpu_roles(&mut self) {
         let slot = |bdf: &Bdf| (bdf.domain, bdf.bus, bdf.device);
         let is_gpu = |device: &&Device| device.role == Role::Gpu;
         let slots: BTreeSet<_> =

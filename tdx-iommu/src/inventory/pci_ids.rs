@@ -1,4 +1,4 @@
-//! Names of vendors, devices and classes, from the system's `pci.ids`.
+//! PciNames of vendors, devices and classes, from the system's `pci.ids`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,63 +11,63 @@ use crate::inventory::device::Device;
 /// Where distributions keep the list.
 const FILES: [&str; 2] = ["/usr/share/misc/pci.ids", "/usr/share/hwdata/pci.ids"];
 
-/// The names that were asked for.
+/// The names of the ids that were queried.
 ///
 /// Source: pci.ids(5): a line a vendor, its devices below with one tab; `C` lines for classes.
 #[derive(Debug, Default)]
-pub struct Names {
+pub struct PciNames {
     vendors: BTreeMap<u16, String>,
     devices: BTreeMap<(u16, u16), String>,
     classes: BTreeMap<u16, String>,
 }
 
-/// What names are wanted for.
+/// The ids whose names are looked up.
 #[derive(Debug, Default)]
-pub struct Wanted {
+pub struct IdQuery {
     /// Vendor and device ids.
     pub devices: BTreeSet<(u16, u16)>,
     /// Base class and subclass.
     pub classes: BTreeSet<u16>,
 }
 
-impl Wanted {
-    /// Everything about these devices.
-    pub fn of<'d>(devices: impl IntoIterator<Item = &'d Device>) -> Self {
-        let mut wanted = Self::default();
+impl IdQuery {
+    /// The vendor, device and class ids of these devices.
+    pub fn for_devices<'d>(devices: impl IntoIterator<Item = &'d Device>) -> Self {
+        let mut query = Self::default();
         for device in devices {
-            wanted.devices.extend(device.vendor.zip(device.device));
-            wanted.classes.extend(device.class.map(Class::pair));
+            query.devices.extend(device.vendor.zip(device.device));
+            query.classes.extend(device.class.map(Class::pair));
         }
-        wanted
+        query
     }
 }
 
-impl Names {
-    /// Looks up what is wanted in the system's list; without a list there are no names.
+impl PciNames {
+    /// Looks up the queried ids in the system's list; without a list there are no names.
     ///
     /// Errors: `permission` or `io` when there is a list that cannot be read.
-    pub fn read(host: &Host, wanted: &Wanted) -> Result<Self> {
+    pub fn read(host: &Host, query: &IdQuery) -> Result<Self> {
         for file in FILES {
             if let Some(bytes) = host.read_bytes(file)? {
-                return Ok(Self::parse(&String::from_utf8_lossy(&bytes), wanted));
+                return Ok(Self::parse(&String::from_utf8_lossy(&bytes), query));
             }
         }
         Ok(Self::default())
     }
 
-    fn parse(text: &str, wanted: &Wanted) -> Self {
-        let vendors: BTreeSet<u16> = wanted.devices.iter().map(|(vendor, _)| *vendor).collect();
-        let bases: BTreeSet<u8> = wanted.classes.iter().map(|class| (class >> 8) as u8).collect();
+    fn parse(text: &str, query: &IdQuery) -> Self {
+        let vendors: BTreeSet<u16> = query.devices.iter().map(|(vendor, _)| *vendor).collect();
+        let bases: BTreeSet<u8> = query.classes.iter().map(|class| (class >> 8) as u8).collect();
         let mut names = Self::default();
         let mut section = Section::None;
         for line in text.lines() {
             match line.as_bytes() {
                 [] | [b'#', ..] | [b'\t', b'\t', ..] => {}
-                [b'\t', ..] => names.add(section, &line[1..], wanted),
+                [b'\t', ..] => names.add(section, &line[1..], query),
                 [b'C', b' ', ..] => {
                     section = match entry(&line[2..]) {
                         Some((base, name)) if bases.contains(&(base as u8)) => {
-                            for class in wanted.classes.iter().filter(|c| *c >> 8 == base) {
+                            for class in query.classes.iter().filter(|c| *c >> 8 == base) {
                                 names.classes.insert(*class, name.to_owned());
                             }
                             Section::Class(base)
@@ -89,13 +89,13 @@ impl Names {
         names
     }
 
-    fn add(&mut self, section: Section, line: &str, wanted: &Wanted) {
+    fn add(&mut self, section: Section, line: &str, query: &IdQuery) {
         let Some((id, name)) = entry(line) else { return };
         match section {
-            Section::Vendor(vendor) if wanted.devices.contains(&(vendor, id)) => {
+            Section::Vendor(vendor) if query.devices.contains(&(vendor, id)) => {
                 self.devices.insert((vendor, id), name.to_owned());
             }
-            Section::Class(base) if wanted.classes.contains(&(base << 8 | id)) => {
+            Section::Class(base) if query.classes.contains(&(base << 8 | id)) => {
                 self.classes.insert(base << 8 | id, name.to_owned());
             }
             _ => {}
@@ -144,11 +144,11 @@ mod tests {
 
     #[test]
     fn what_is_wanted_is_found() {
-        let wanted = Wanted {
+        let query = IdQuery {
             devices: [(0x10de, 0x2330), (0x10de, 0x9999), (0xffff, 0x2330)].into(),
             classes: [0x0302, 0x0377, 0x1200].into(),
         };
-        let names = Names::parse(LIST, &wanted);
+        let names = PciNames::parse(LIST, &query);
         assert_eq!(names.vendor(0x10de), Some("NVIDIA Corporation"));
         assert_eq!(names.device(0x10de, 0x2330), Some("GH100 [H100 SXM5 80GB]"));
         assert_eq!(names.device(0x10de, 0x9999), None);
@@ -160,9 +160,9 @@ mod tests {
 
     #[test]
     fn a_list_of_anything_else_gives_no_names() {
-        let wanted = Wanted { devices: [(0x10de, 0x2330)].into(), classes: [0x0302].into() };
+        let query = IdQuery { devices: [(0x10de, 0x2330)].into(), classes: [0x0302].into() };
         for text in ["", "\t", "10de", "C", "C \n\t\n", "\0\n\u{fffd}\t\n", "\t2330  x\n"] {
-            assert_eq!(Names::parse(text, &wanted).vendor(0x10de), None, "{text:?}");
+            assert_eq!(PciNames::parse(text, &query).vendor(0x10de), None, "{text:?}");
         }
     }
 
@@ -172,9 +172,9 @@ mod tests {
             text in "\\PC*",
             lines in proptest::collection::vec("[C\t]{0,3} ?[0-9a-f\u{e9}]{0,5}  ?[a-z\u{e9}]{0,3}", 0..20),
         ) {
-            let wanted = Wanted { devices: [(0x10de, 0x2330)].into(), classes: [0x0302].into() };
-            let _ = Names::parse(&text, &wanted);
-            let _ = Names::parse(&lines.join("\n"), &wanted);
+            let query = IdQuery { devices: [(0x10de, 0x2330)].into(), classes: [0x0302].into() };
+            let _ = PciNames::parse(&text, &query);
+            let _ = PciNames::parse(&lines.join("\n"), &query);
         }
     }
 }

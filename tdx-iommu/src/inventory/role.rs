@@ -48,7 +48,7 @@ const NVIDIA: u16 = 0x10de;
 
 impl Role {
     /// The role of a device of this class and vendor, alone in its slot.
-    pub fn of(class: Option<Class>, vendor: Option<u16>, is_bridge: bool) -> Self {
+    pub fn from_class(class: Option<Class>, vendor: Option<u16>, is_bridge: bool) -> Self {
         let Some(class) = class else {
             return if is_bridge { Self::Bridge } else { Self::Other };
         };
@@ -123,13 +123,13 @@ mod tests {
             (0x120000, 0x1da3, "accelerator"),
             (0x110100, 0x8086, "other"),
         ] {
-            let role_of = Role::of(Some(Class(class)), Some(vendor), false);
+            let role_of = Role::from_class(Some(Class(class)), Some(vendor), false);
             assert_eq!(role_of.as_str(), role, "{class:06x}");
             let json = serde_json::to_value(role_of).unwrap();
             assert_eq!(json, role, "the two spellings agree");
         }
-        assert_eq!(Role::of(Some(Class(0x060400)), None, true), Role::Bridge);
-        assert_eq!(Role::of(None, None, false), Role::Other);
+        assert_eq!(Role::from_class(Some(Class(0x060400)), None, true), Role::Bridge);
+        assert_eq!(Role::from_class(None, None, false), Role::Other);
         let audio = Role::Multimedia.beside_gpu(Some(Class(0x040300)));
         assert_eq!((audio, audio.as_str()), (Role::GpuAudio, "gpu-audio"));
     }

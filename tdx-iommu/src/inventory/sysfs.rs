@@ -14,9 +14,9 @@ const PAGE: usize = 4096;
 
 /// An open folder of attributes.
 #[derive(Debug)]
-pub(crate) struct Folder(OwnedFd);
+pub(crate) struct AttributeDirectory(OwnedFd);
 
-impl Folder {
+impl AttributeDirectory {
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Ok(Self(openat(CWD, path, flags, Mode::empty())?))

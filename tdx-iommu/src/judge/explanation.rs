@@ -14,7 +14,7 @@ use crate::inventory::{Group, Inventory};
 /// The kernel puts together what can reach each other without passing the IOMMU: functions of one
 /// slot, and what is behind a bridge without ACS. Reads the configuration space of those bridges.
 /// Source: Linux `pci_device_group()` in `drivers/iommu/iommu.c`.
-pub fn of_group(host: &Host, inventory: &Inventory, group: &Group) -> Vec<String> {
+pub fn explain_group(host: &Host, inventory: &Inventory, group: &Group) -> Vec<String> {
     let devices: Vec<&Device> =
         group.members.iter().filter_map(|bdf| inventory.devices.get(bdf)).collect();
     let mut functions = BTreeMap::<_, u32>::new();
@@ -32,29 +32,29 @@ pub fn of_group(host: &Host, inventory: &Inventory, group: &Group) -> Vec<String
         format!("{domain:04x}:{bus:02x}:{slot:02x}")
     };
     let shared: Vec<String> = shared.map(slot).collect();
-    let (mut without, mut unknown) = (Vec::new(), Vec::new());
+    let (mut without_acs, mut unreadable) = (Vec::new(), Vec::new());
     if functions.len() > 1 {
         // What is behind different ports is separated above them, unless a port is a member.
         let suspect = |bridge: &Bdf, count: u32| count > 1 || group.members.contains(bridge);
         for (bridge, _) in passed.into_iter().filter(|(bridge, count)| suspect(bridge, *count)) {
             match has_acs(host, bridge) {
                 Some(true) => {}
-                Some(false) => without.push(bridge.to_string()),
-                None => unknown.push(bridge.to_string()),
+                Some(false) => without_acs.push(bridge.to_string()),
+                None => unreadable.push(bridge.to_string()),
             }
         }
     }
     let sentences = [
         (shared, "no ACS isolates the functions of one slot from each other: "),
-        (without, "no ACS isolates from each other what is behind the bridge: "),
-        (unknown, "whether there is ACS cannot be seen of the bridge: "),
+        (without_acs, "no ACS isolates from each other what is behind the bridge: "),
+        (unreadable, "whether there is ACS cannot be seen of the bridge: "),
     ];
-    let said = sentences.into_iter().filter(|(names, _)| !names.is_empty());
-    said.map(|(names, what)| format!("{what}{}", enumerate(&names))).collect()
+    let known = sentences.into_iter().filter(|(names, _)| !names.is_empty());
+    known.map(|(names, what)| format!("{what}{}", list_first(&names))).collect()
 }
 
-/// The first few of many.
-pub(crate) fn enumerate(names: &[String]) -> String {
+/// The first few names, and how many more there are.
+pub(crate) fn list_first(names: &[String]) -> String {
     const SHOWN: usize = 8;
     let shown = names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
     match names.len().saturating_sub(SHOWN) {

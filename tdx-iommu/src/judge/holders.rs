@@ -2,17 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::time::Duration;
 
+use common::Result;
+use common::system::devt::DevT;
+use common::system::open_files;
+use common::system::open_files::{OpenDevice, OpenFile, Process};
 use common::system::pci::Bdf;
 use common::system::sysroot::Host;
-use common::{IoContext, Result};
 use rustix::fs::{Mode, OFlags};
+use walkdir::{DirEntry, WalkDir};
 
-use crate::inventory::{Inventory, usage};
+use crate::inventory::Inventory;
+use crate::inventory::usage::disks::disks_of;
 
 /// How long a process may have a device open that only looks at it: udev at a disk that is new.
 const GLANCE: Duration = Duration::from_millis(200);
@@ -30,7 +33,7 @@ pub struct Holder {
     pub by_vfio: bool,
 }
 
-/// What is known of the holders.
+/// The processes that have devices open, by device.
 #[derive(Debug, Default)]
 pub struct Holders {
     by_device: BTreeMap<Bdf, Vec<Holder>>,
@@ -38,14 +41,11 @@ pub struct Holders {
     pub unseen: usize,
 }
 
-/// A device node: whether of a block device, and its number.
-type Node = (bool, u64);
-
-/// Whose nodes are looked for.
+/// The nodes of devices that are looked for, and which devices own each node.
 #[derive(Debug, Default)]
-struct Owners {
-    by_node: BTreeMap<Node, Vec<Bdf>>,
-    of_vfio: BTreeSet<Node>,
+struct NodeOwners {
+    by_node: BTreeMap<OpenDevice, Vec<Bdf>>,
+    of_vfio: BTreeSet<OpenDevice>,
 }
 
 impl Holders {
@@ -59,11 +59,11 @@ impl Holders {
         inventory: &Inventory,
         devices: impl IntoIterator<Item = Bdf>,
     ) -> Result<Self> {
-        Self::of(host, &Owners::of_vfio(host, inventory, devices))
+        Self::find(host, &NodeOwners::of_vfio(host, inventory, devices))
     }
 
-    /// The same, and who has a node open that a driver of the host made for one of these devices or a
-    /// disk on it; or has it mapped. Who only glances at it is none.
+    /// Who has the VFIO node, or a node that a driver of the host made for one of these devices or a disk on
+    /// it, open or mapped. A process that closes the node at once, as udev does, is left out.
     ///
     /// Errors: `permission` or `io` when `/proc` cannot be listed.
     pub fn of_any_node(
@@ -71,92 +71,86 @@ impl Holders {
         inventory: &Inventory,
         devices: &BTreeSet<Bdf>,
     ) -> Result<Self> {
-        let mut owners = Owners::of_vfio(host, inventory, devices.iter().copied());
+        let mut owners = NodeOwners::of_vfio(host, inventory, devices.iter().copied());
         owners.add_drivers(host, inventory, devices);
-        let mut holders = Self::of(host, &owners)?;
+        let mut holders = Self::find(host, &owners)?;
         let found = holders.by_device.values().flatten().filter(|holder| !holder.by_vfio);
         let found: BTreeSet<u32> = found.map(|holder| holder.pid).collect();
         if !found.is_empty() {
             std::thread::sleep(GLANCE);
             let mut again = Self::default();
-            found.into_iter().for_each(|pid| again.look_at(host, pid, &owners));
+            for pid in found {
+                again.examine(&Process::with_pid(host, pid), &owners);
+            }
             for (bdf, holders) in &mut holders.by_device {
-                holders.retain(|holder| holder.by_vfio || again.on(*bdf).contains(holder));
+                holders.retain(|holder| holder.by_vfio || again.holders_of(*bdf).contains(holder));
             }
         }
         Ok(holders)
     }
 
-    fn of(host: &Host, owners: &Owners) -> Result<Self> {
+    fn find(host: &Host, owners: &NodeOwners) -> Result<Self> {
         let mut holders = Self::default();
         if owners.by_node.is_empty() {
             return Ok(holders);
         }
-        let proc = host.path("/proc");
-        for entry in fs::read_dir(&proc).at("read", &proc)? {
-            let name = entry.at("read", &proc)?.file_name();
-            let pid = name.to_str().and_then(|name| name.parse().ok());
-            // What this process has open is closed again before anything is done.
-            if let Some(pid) = pid.filter(|pid| *pid != std::process::id()) {
-                holders.look_at(host, pid, owners);
-            }
+        // What this process has open is closed again before anything is done.
+        for process in open_files::other_processes(host)? {
+            holders.examine(&process, owners);
         }
         Ok(holders)
     }
 
     /// The holders of one device.
-    pub fn on(&self, bdf: Bdf) -> &[Holder] {
+    pub fn holders_of(&self, bdf: Bdf) -> &[Holder] {
         self.by_device.get(&bdf).map_or(&[], Vec::as_slice)
     }
 
-    fn look_at(&mut self, host: &Host, pid: u32, owners: &Owners) {
-        let process = host.path(format!("/proc/{pid}"));
-        let files = match fs::read_dir(process.join("fd")) {
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                self.unseen += 1;
-                return;
-            }
-            // A process that ended meanwhile holds nothing.
-            Err(_) => return,
-            Ok(files) => files,
+    fn examine(&mut self, process: &Process, owners: &NodeOwners) {
+        let Ok(files) = process.open_files() else {
+            self.unseen += 1;
+            return;
         };
-        for file in files.flatten() {
-            let link = file.path();
-            // By name first: looking at a file itself can hang, where its server is gone.
-            let Ok(node) = fs::read_link(&link) else { continue };
+        for file in files {
+            // By name first, which is quicker than a look at the file.
+            let Ok(node) = file.path() else { continue };
             let node = node.to_string_lossy();
             if node.contains("/dev/") || node.contains("vfio") {
-                self.meet(&process, pid, &node, &link, owners);
+                self.add_if_owned(process, &node, &file, owners);
             }
         }
-        // What is mapped may be open no more.
-        let maps = fs::read(process.join("maps")).unwrap_or_default();
-        let maps = String::from_utf8_lossy(&maps);
-        let nodes = maps.lines().filter_map(|line| Some(&line[line.find(" /dev/")? + 1..]));
-        for node in nodes.collect::<BTreeSet<_>>() {
-            let file = process.join("root").join(node.trim_start_matches('/'));
-            self.meet(&process, pid, node, &file, owners);
+        let mut mapped = process.mapped_devices();
+        mapped.sort_unstable();
+        mapped.dedup_by(|one, other| one.path == other.path);
+        for mapped in mapped {
+            let file = process.path_in_root(&mapped);
+            self.add_if_owned(process, &mapped.path, &file, owners);
         }
     }
 
-    /// A process has this file open.
-    fn meet(&mut self, process: &Path, pid: u32, name: &str, file: &Path, owners: &Owners) {
-        let Ok(metadata) = fs::metadata(file) else { return };
-        let node = (metadata.file_type().is_block_device(), metadata.rdev());
+    /// Adds a process as a holder of the devices that own the node it has open.
+    fn add_if_owned(
+        &mut self,
+        process: &Process,
+        name: &str,
+        file: &OpenFile,
+        owners: &NodeOwners,
+    ) {
+        let Some(node) = file.device() else { return };
         let by_vfio = owners.of_vfio.contains(&node);
         for bdf in owners.by_node.get(&node).into_iter().flatten() {
             let holders = self.by_device.entry(*bdf).or_default();
-            let known = |holder: &Holder| (holder.pid, holder.by_vfio) == (pid, by_vfio);
-            if !holders.iter().any(known) {
-                let command = fs::read_to_string(process.join("comm")).unwrap_or_default();
-                let command = command.trim_end().to_owned();
-                holders.push(Holder { pid, command, node: name.to_owned(), by_vfio });
+            let is_known = |holder: &Holder| (holder.pid, holder.by_vfio) == (process.pid, by_vfio);
+            if !holders.iter().any(is_known) {
+                let command = process.command().unwrap_or_default();
+                let (pid, node) = (process.pid, name.to_owned());
+                holders.push(Holder { pid, command, node, by_vfio });
             }
         }
     }
 }
 
-impl Owners {
+impl NodeOwners {
     /// The nodes that give a process the groups of these devices.
     fn of_vfio(host: &Host, inventory: &Inventory, devices: impl IntoIterator<Item = Bdf>) -> Self {
         let mut groups = BTreeMap::<u32, Vec<Bdf>>::new();
@@ -181,15 +175,12 @@ impl Owners {
         let is_endpoint = |bdf: &&Bdf| inventory.devices.get(bdf).is_some_and(|d| !d.is_bridge);
         let mut nodes = Vec::new();
         for &bdf in devices.iter().filter(is_endpoint) {
-            let mut found = Vec::new();
-            below(&host.path(format!("/sys/bus/pci/devices/{bdf}")), &mut found);
-            found.extend(nvidia(host, bdf));
-            nodes.extend(found.into_iter().map(|node| (bdf, node)));
+            let below = nodes_below(&host.path(format!("/sys/bus/pci/devices/{bdf}")));
+            nodes.extend(below.chain(nvidia(host, bdf)).map(|node| (bdf, node)));
         }
-        for (bdf, disk) in usage::disks_of(host, devices) {
-            let mut found = Vec::new();
-            below(&host.path(format!("/sys/block/{disk}")), &mut found);
-            nodes.extend(found.into_iter().map(|node| (bdf, node)));
+        for (bdf, disk) in disks_of(host, devices) {
+            let below = nodes_below(&host.path(format!("/sys/block/{disk}")));
+            nodes.extend(below.map(|node| (bdf, node)));
         }
         for (bdf, node) in nodes {
             let owners = self.by_node.entry(node).or_default();
@@ -200,10 +191,9 @@ impl Owners {
     }
 }
 
-/// The nodes of a device in sysfs and of all below it.
-fn below(folder: &Path, nodes: &mut Vec<Node>) {
-    nodes.extend(node(folder));
-    // VFIO's are known, and in the others there never is a node.
+/// The nodes of a device in sysfs and of everything below its directory.
+fn nodes_below(directory: &Path) -> impl Iterator<Item = OpenDevice> + use<> {
+    // VFIO's nodes are known, and the others never have one.
     const WITHOUT: [&str; 13] = [
         "vfio-dev",
         "power",
@@ -219,38 +209,39 @@ fn below(folder: &Path, nodes: &mut Vec<Node>) {
         "integrity",
         "trace",
     ];
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
-        if is_folder && !WITHOUT.iter().any(|name| entry.file_name() == *name) {
-            below(&entry.path(), nodes);
-        }
-    }
+    // The device itself may be a link, what is below it no more.
+    let is_walked = |entry: &DirEntry| {
+        let is_left_out = WITHOUT.iter().any(|name| entry.file_name() == *name);
+        entry.depth() == 0 || entry.file_type().is_dir() && !is_left_out
+    };
+    let directories = WalkDir::new(directory).into_iter().filter_entry(is_walked).flatten();
+    directories.filter_map(|entry| node(entry.path()))
 }
 
-/// The node of what is at one place in sysfs.
+/// The node of the device that has this directory in sysfs.
 ///
 /// Source: Linux `Documentation/ABI/stable/sysfs-devices`, `dev` and `subsystem`.
-fn node(folder: &Path) -> Option<Node> {
-    let text = fs::read_to_string(folder.join("dev")).ok()?;
-    let (major, minor) = text.trim().split_once(':')?;
-    let number = rustix::fs::makedev(major.parse().ok()?, minor.parse().ok()?);
-    let subsystem = fs::read_link(folder.join("subsystem"));
+fn node(directory: &Path) -> Option<OpenDevice> {
+    let text = fs::read_to_string(directory.join("dev")).ok()?;
+    let number = text.trim().parse().ok()?;
+    let subsystem = fs::read_link(directory.join("subsystem"));
     let is_block = subsystem.is_ok_and(|subsystem| subsystem.ends_with("block"));
-    Some((is_block, number))
+    Some(OpenDevice { is_block, number })
 }
 
 /// The node that NVIDIA's driver has for a GPU.
 ///
 /// Source: NVIDIA's driver, README, "procfs interface"; Linux `Documentation/admin-guide/devices.txt`.
-fn nvidia(host: &Host, bdf: Bdf) -> Option<Node> {
+fn nvidia(host: &Host, bdf: Bdf) -> Option<OpenDevice> {
     const MAJOR: u32 = 195;
     let text = host.read(&format!("/proc/driver/nvidia/gpus/{bdf}/information")).ok()??;
     let minor = text.lines().find_map(|line| line.strip_prefix("Device Minor:"))?;
-    Some((false, rustix::fs::makedev(MAJOR, minor.trim().parse().ok()?)))
+    let number = DevT { major: MAJOR, minor: minor.trim().parse().ok()? };
+    Some(OpenDevice { is_block: false, number })
 }
 
 /// The nodes that give a process this group.
-fn vfio_nodes(host: &Host, inventory: &Inventory, number: u32) -> Vec<Node> {
+fn vfio_nodes(host: &Host, inventory: &Inventory, number: u32) -> Vec<OpenDevice> {
     let group = |prefix: &str| host.path(format!("/sys/class/vfio/{prefix}{number}"));
     let mut folders = vec![group(""), group("noiommu-")];
     let members = inventory.groups.get(&number).into_iter().flat_map(|group| &group.members);
@@ -289,7 +280,8 @@ mod tests {
         fs::write(folder.join("information"), text).unwrap();
         let host = Host::new(root.path());
         let node = nvidia(&host, "17:00.0".parse().unwrap());
-        assert_eq!(node, Some((false, rustix::fs::makedev(195, 3))));
+        let number = DevT { major: 195, minor: 3 };
+        assert_eq!(node, Some(OpenDevice { is_block: false, number }));
         assert_eq!(nvidia(&host, "18:00.0".parse().unwrap()), None);
     }
 }

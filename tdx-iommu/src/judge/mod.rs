@@ -5,6 +5,8 @@
 //! Source: Linux `Documentation/driver-api/vfio.rst`; `drivers/vfio/pci/vfio_pci_core.c` refuses what is
 //! no endpoint and what has virtual functions; `iommu_device_use_default_domain()` what blocks a group.
 
+pub mod device_item;
+pub mod examination;
 pub mod explanation;
 pub mod framebuffer;
 pub mod holders;
@@ -17,8 +19,8 @@ use common::system::pci::Bdf;
 
 use crate::inventory::Inventory;
 use crate::inventory::device::Device;
-use crate::inventory::usage::Use;
-use crate::judge::explanation::enumerate;
+use crate::inventory::usage::host_use::HostUse;
+use crate::judge::explanation::list_first;
 
 /// Something that stands in the way, or is worth knowing.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,7 +48,7 @@ impl<'i> Request<'i> {
     }
 
     /// A request for these devices and no others, whatever else is in their slots.
-    pub fn of_these(inventory: &'i Inventory, devices: BTreeSet<Bdf>) -> Self {
+    pub fn exactly(inventory: &'i Inventory, devices: BTreeSet<Bdf>) -> Self {
         Self { inventory, devices }
     }
 
@@ -62,7 +64,7 @@ impl<'i> Request<'i> {
             self.judge_device(device, &mut |code, _| {
                 codes.insert(code);
             });
-            if self.outside(device, Which::Blocking).next().is_some() {
+            if self.other_members(device, MemberFilter::Blocking).next().is_some() {
                 codes.insert(Code::HostDriver);
             }
         }
@@ -80,8 +82,9 @@ impl<'i> Request<'i> {
                 findings.push(Finding { bdf, code, message: message() });
             });
             if let Some(number) = device.group {
-                let of_group =
-                    of_groups.entry(number).or_insert_with(|| self.judge_rest(device, number));
+                let of_group = of_groups
+                    .entry(number)
+                    .or_insert_with(|| self.judge_other_members(device, number));
                 findings.extend(of_group.iter().map(|(code, message)| Finding {
                     bdf,
                     code: *code,
@@ -93,22 +96,22 @@ impl<'i> Request<'i> {
         findings
     }
 
-    /// What the members of a device's group that are not asked for mean for it.
-    fn judge_rest(&self, device: &Device, number: u32) -> Vec<(Code, String)> {
+    /// Findings about the members of a device's group that are not asked for.
+    fn judge_other_members(&self, device: &Device, number: u32) -> Vec<(Code, String)> {
         let drives = |device: &Device| {
             format!("{} drives {}", device.driver.as_deref().unwrap_or_default(), device.bdf)
         };
-        let blocking = self.outside(device, Which::Blocking).map(drives);
-        let others = self.outside(device, Which::All);
+        let blocking = self.other_members(device, MemberFilter::Blocking).map(drives);
+        let others = self.other_members(device, MemberFilter::All);
         let idle = others.filter(|other| !other.is_bridge && !other.blocks_group());
         let idle = idle.map(|other| other.bdf.to_string());
-        let said = |code, names: Vec<String>| {
-            let message = format!("group {number} has more in it: {}", enumerate(&names));
+        let finding = |code, names: Vec<String>| {
+            let message = format!("group {number} has more in it: {}", list_first(&names));
             (!names.is_empty()).then_some((code, message))
         };
         let both = [
-            said(Code::HostDriver, blocking.collect()),
-            said(Code::UnlistedMember, idle.collect()),
+            finding(Code::HostDriver, blocking.collect()),
+            finding(Code::UnlistedMember, idle.collect()),
         ];
         both.into_iter().flatten().collect()
     }
@@ -118,19 +121,23 @@ impl<'i> Request<'i> {
     }
 
     /// The members of a device's group that are not asked for.
-    fn outside(&self, device: &Device, which: Which) -> impl Iterator<Item = &'i Device> {
+    fn other_members(
+        &self,
+        device: &Device,
+        which: MemberFilter,
+    ) -> impl Iterator<Item = &'i Device> {
         let group = self.inventory.group(device);
         // The usual question is about the few that block; a group can have thousands that do not.
         let (blocking, all) = match which {
-            Which::Blocking => (group.map(|group| &group.blocking), None),
-            Which::All => (None, group.map(|group| &group.members)),
+            MemberFilter::Blocking => (group.map(|group| &group.blocking), None),
+            MemberFilter::All => (None, group.map(|group| &group.members)),
         };
         let members = blocking.into_iter().flatten().chain(all.into_iter().flatten());
         let outside = members.filter(|bdf| !self.devices.contains(bdf));
         outside.filter_map(|bdf| self.inventory.devices.get(bdf))
     }
 
-    /// What a device is refused for, whatever else is in its group.
+    /// Calls `found` for everything that a device is refused for, whatever else is in its group.
     fn judge_device(&self, device: &Device, found: &mut dyn FnMut(Code, &dyn Fn() -> String)) {
         let inventory = self.inventory;
         let bdf = device.bdf;
@@ -165,7 +172,7 @@ impl<'i> Request<'i> {
         self.judge_use(device, found);
     }
 
-    /// What the host would lose.
+    /// Calls `found` for everything that the host uses of a device.
     fn judge_use(&self, device: &Device, found: &mut dyn FnMut(Code, &dyn Fn() -> String)) {
         let bdf = device.bdf;
         if let Some(class) = device.class.filter(|class| class.is_vital()) {
@@ -178,20 +185,20 @@ impl<'i> Request<'i> {
             found(Code::ConsoleGpu, &|| format!("the firmware's console is on {bdf}"));
         }
         let serves = device.class.is_some_and(|class| class.serves());
-        for what in self.inventory.usage.of(bdf) {
-            let code = match what {
-                Use::System(_) => Some(Code::HostDiskRoot),
-                Use::Disk(_) => Some(Code::HostDiskMounted),
-                Use::DefaultRoute(_) => Some(Code::HostNetDefaultRoute),
-                Use::Monitor(_) => Some(Code::ConsoleGpu),
-                Use::Mdev(_) => Some(Code::MdevChildren),
-                Use::Interface(_) | Use::Input(_) => None,
+        for host_use in self.inventory.usage.uses_of(bdf) {
+            let code = match host_use {
+                HostUse::System(_) => Some(Code::HostDiskRoot),
+                HostUse::Disk(_) => Some(Code::HostDiskMounted),
+                HostUse::DefaultRoute(_) => Some(Code::HostNetDefaultRoute),
+                HostUse::Monitor(_) => Some(Code::ConsoleGpu),
+                HostUse::Mdev(_) => Some(Code::MdevChildren),
+                HostUse::Interface(_) | HostUse::Input(_) => None,
             };
             if let Some(code) = code {
-                found(code, &|| what.to_string());
+                found(code, &|| host_use.to_string());
             }
-            if serves && !matches!(what, Use::Mdev(_)) {
-                found(Code::SensitiveClass, &|| what.to_string());
+            if serves && !matches!(host_use, HostUse::Mdev(_)) {
+                found(Code::SensitiveClass, &|| host_use.to_string());
             }
         }
     }
@@ -199,7 +206,7 @@ impl<'i> Request<'i> {
 
 /// Which members of a group are asked about.
 #[derive(Debug, Clone, Copy)]
-enum Which {
+enum MemberFilter {
     /// Those whose drivers block it.
     Blocking,
     /// All.

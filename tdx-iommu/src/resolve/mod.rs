@@ -1,4 +1,6 @@
-//! What the file of `resolve` asks for, and how a device that VFIO has is known by its driver.
+//! The passthrough configuration: which devices it asks for, and which devices of the machine these are.
 
 pub mod modalias;
 pub mod passthrough_config;
+pub mod resolution;
+mod selection;

@@ -5,22 +5,22 @@
 use common::system::pci::Bdf;
 use common::system::sysroot::Host;
 
-/// The list of the kernel that runs; empty where there is none.
-pub fn list(host: &Host) -> String {
+/// The text of modules.alias of the kernel that runs; empty where the file does not exist.
+pub fn read_aliases(host: &Host) -> String {
     let release = host.read("/proc/sys/kernel/osrelease").ok().flatten().unwrap_or_default();
     let path = format!("/lib/modules/{}/modules.alias", release.trim());
     std::fs::read_to_string(path).unwrap_or_default()
 }
 
-/// The drivers that want a device when nothing keeps them from it: those of the modules that `list` names,
-/// known by the module's own name while it is not loaded.
-pub fn drivers(host: &Host, list: &str, bdf: Bdf) -> Vec<String> {
+/// The drivers that match the modalias of a device, by `aliases`, the text of modules.alias. The driver of a
+/// module that is not loaded is known by the name of the module.
+pub fn matching_drivers(host: &Host, aliases: &str, bdf: Bdf) -> Vec<String> {
     let path = format!("/sys/bus/pci/devices/{bdf}/modalias");
     let alias = host.read(&path).ok().flatten().unwrap_or_default();
     let mut drivers = Vec::new();
-    for module in modules(list, alias.trim()) {
-        let folder = host.path(format!("/sys/module/{}/drivers", module.replace('-', "_")));
-        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    for module in matching_modules(aliases, alias.trim()) {
+        let directory = host.path(format!("/sys/module/{}/drivers", module.replace('-', "_")));
+        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
         let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
         let before = drivers.len();
         drivers.extend(names.filter_map(|name| Some(name.strip_prefix("pci:")?.to_owned())));
@@ -31,16 +31,16 @@ pub fn drivers(host: &Host, list: &str, bdf: Bdf) -> Vec<String> {
     drivers
 }
 
-fn modules<'a>(list: &'a str, alias: &str) -> Vec<&'a str> {
-    let found = list.lines().filter_map(|line| {
+fn matching_modules<'a>(aliases: &'a str, alias: &str) -> Vec<&'a str> {
+    let found = aliases.lines().filter_map(|line| {
         let (pattern, module) = line.strip_prefix("alias ")?.split_once(' ')?;
-        (pattern.starts_with("pci:") && matches(pattern, alias)).then(|| module.trim())
+        (pattern.starts_with("pci:") && glob_matches(pattern, alias)).then(|| module.trim())
     });
     found.collect()
 }
 
 /// Whether a text matches a pattern in which `*` stands for anything.
-pub fn matches(pattern: &str, text: &str) -> bool {
+pub fn glob_matches(pattern: &str, text: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(mut rest) = text.strip_prefix(parts.next().unwrap_or_default()) else {
         return false;
@@ -74,7 +74,7 @@ mod tests {
             ("*", "", true),
             ("v1*i0", "v1i0i0", true),
         ] {
-            assert_eq!(matches(pattern, text), yes, "{pattern} {text}");
+            assert_eq!(glob_matches(pattern, text), yes, "{pattern} {text}");
         }
     }
 
@@ -83,10 +83,10 @@ mod tests {
         let list = "# Aliases\nalias pci:v00008086d000010D3sv*sd*bc*sc*i* e1000e\n\
             alias pci:v*d*sv*sd*bc0Csc03i30* xhci_pci\nalias vfio_pci:v*d*sv*sd*bc*sc*i* vfio_pci\n";
         assert_eq!(
-            modules(list, "pci:v00008086d000010D3sv00008086sd00000000bc02sc00i00"),
+            matching_modules(list, "pci:v00008086d000010D3sv00008086sd00000000bc02sc00i00"),
             ["e1000e"]
         );
-        assert_eq!(modules(list, "pci:v00001B36d0000000Dsv0sd0bc0Csc03i30"), ["xhci_pci"]);
-        assert_eq!(modules(list, ""), Vec::<&str>::new());
+        assert_eq!(matching_modules(list, "pci:v00001B36d0000000Dsv0sd0bc0Csc03i30"), ["xhci_pci"]);
+        assert_eq!(matching_modules(list, ""), Vec::<&str>::new());
     }
 }

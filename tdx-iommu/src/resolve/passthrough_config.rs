@@ -16,22 +16,24 @@ use std::str::FromStr;
 use common::document::input;
 use common::system::pci::Bdf;
 use common::{Error, Result, nearest, yaml};
-use regex_lite::{Regex, RegexBuilder};
+use regex::{Regex, RegexBuilder};
 use serde::Deserialize;
 
-use crate::inventory::filter;
-use crate::inventory::filter::ClassPrefix;
+use crate::inventory::id_syntax::{ClassPrefix, parse_id, parse_id_pair};
 use crate::inventory::path::HopPath;
 
 /// The most a file can hold, bytes.
 const LIMIT: usize = 1 << 20;
 
-/// The wishes of each guest, by its name.
-pub type Wishes = BTreeMap<String, Vec<Wish>>;
+/// The file where none is named.
+pub const DEFAULT_FILE: &str = "passthrough_config.yaml";
+
+/// The device requests of each guest, by the name of the guest.
+pub type PassthroughConfig = BTreeMap<String, Vec<DeviceRequest>>;
 
 /// Devices that a guest is to have.
 #[derive(Debug, Default)]
-pub struct Wish {
+pub struct DeviceRequest {
     /// What the devices are; all of it holds. Never empty.
     pub criteria: Vec<Criterion>,
     /// Which of those that match.
@@ -40,7 +42,7 @@ pub struct Wish {
     pub optional: bool,
 }
 
-impl Wish {
+impl DeviceRequest {
     /// Whether it asks for a serial number.
     pub fn is_by_serial(&self) -> bool {
         self.criteria.iter().any(|criterion| matches!(criterion, Criterion::Serial(_)))
@@ -85,15 +87,15 @@ pub enum Criterion {
     Path(HopPath),
     /// Its serial number.
     Serial(String),
-    /// Its vendor's and its own name, by pci.ids; the letters of ASCII in either case.
+    /// Its vendor's and its own name, by pci.ids; letters match in either case.
     Name(Regex),
 }
 
-/// Reads the wishes from a file.
+/// Reads the device requests from a file.
 ///
 /// Errors: `not_found`, `permission`; `invalid_input` for what is no such YAML, naming the guest, the
 /// request and the key.
-pub fn read(path: &Path) -> Result<Wishes> {
+pub fn read(path: &Path) -> Result<PassthroughConfig> {
     let shown = path.display();
     let wrong = || Error::invalid_input(format!("{shown} does not say which devices guests get"));
     let bytes = input::file(path, LIMIT)?;
@@ -111,34 +113,34 @@ struct File {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Vm {
-    passthrough_devices: Option<Vec<Request>>,
+    passthrough_devices: Option<Vec<RawRequest>>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Request {
+struct RawRequest {
     r#match: BTreeMap<String, String>,
 }
 
-fn parse(text: &str) -> Result<Wishes> {
+fn parse(text: &str) -> Result<PassthroughConfig> {
     let file: File = yaml::from_str(text)
         .map_err(|error| Error::invalid_input("it is not such YAML").because(error))?;
-    // Nothing at all is a mistake, not the wish to have nothing, which is [] or {}.
+    // A key without a value is a mistake. A guest without devices has [] or {}.
     let missing = |what: &str| Error::invalid_input(format!("{what} says nothing"));
-    let mut wishes = Wishes::new();
+    let mut config = PassthroughConfig::new();
     for (vm, devices) in file.vms.ok_or_else(|| missing("vms"))? {
-        let mut all = Vec::new();
+        let mut parsed = Vec::new();
         let nothing = || missing(&format!("passthrough_devices of {vm}"));
         let requests = devices.passthrough_devices.ok_or_else(nothing)?;
         for (number, request) in requests.iter().enumerate() {
-            let wish = wish(&request.r#match).map_err(|why| {
+            let request = parse_request(&request.r#match).map_err(|why| {
                 Error::invalid_input(format!("request {} of {vm}: {why}", number + 1))
             })?;
-            all.push(wish);
+            parsed.push(request);
         }
-        wishes.insert(vm, all);
+        config.insert(vm, parsed);
     }
-    Ok(wishes)
+    Ok(config)
 }
 
 const KEYS: [&str; 15] = [
@@ -159,69 +161,77 @@ const KEYS: [&str; 15] = [
     "vendor_id",
 ];
 
-fn wish(keys: &BTreeMap<String, String>) -> Result<Wish, String> {
-    let mut wish = Wish::default();
+/// The request of one `match`.
+///
+/// Errors: a sentence that names the key.
+fn parse_request(keys: &BTreeMap<String, String>) -> Result<DeviceRequest, String> {
+    let mut request = DeviceRequest::default();
     let mut selects = 0;
     for (key, value) in keys {
         let value = value.trim();
-        let told = |why: String| format!("{key}: {why}");
-        let criteria = &mut wish.criteria;
+        // An empty name would be that of every device.
+        if value.is_empty() && KEYS.contains(&key.as_str()) {
+            return Err(format!("{key} says nothing"));
+        }
+        let name_key = |why: String| format!("{key}: {why}");
         match key.as_str() {
-            // An empty name would be that of every device.
-            known if value.is_empty() && KEYS.contains(&known) => {
-                return Err(format!("{key} says nothing"));
-            }
-            "vendor_id" => criteria.push(Criterion::Vendor(filter::id(value).map_err(told)?)),
-            "device_id" => criteria.push(Criterion::Device(filter::id(value).map_err(told)?)),
-            "vendor_device_id" => {
-                let (vendor, device) = filter::pair(value).map_err(told)?;
-                criteria.extend([Criterion::Vendor(vendor), Criterion::Device(device)]);
-            }
-            "subsystem_vendor_id" => {
-                criteria.push(Criterion::SubsystemVendor(filter::id(value).map_err(told)?));
-            }
-            "subsystem_device_id" => {
-                criteria.push(Criterion::SubsystemDevice(filter::id(value).map_err(told)?));
-            }
-            "subsystem_id" => {
-                let (vendor, device) = filter::pair(value).map_err(told)?;
-                criteria.extend([
-                    Criterion::SubsystemVendor(vendor),
-                    Criterion::SubsystemDevice(device),
-                ]);
-            }
-            "class" => criteria.push(Criterion::Class(value.parse().map_err(told)?)),
-            "driver" => criteria.push(Criterion::Driver(value.to_owned())),
-            "bdf" => criteria.push(Criterion::Address(value.parse().map_err(told)?)),
-            "path" => criteria.push(Criterion::Path(from_str(value).map_err(told)?)),
-            "serial" => criteria.push(Criterion::Serial(value.to_ascii_lowercase())),
-            "name" => criteria.push(Criterion::Name(regex(value).map_err(told)?)),
             "optional" => {
-                let no_boolean = || told(format!("{value:?} is neither yes nor no"));
-                wish.optional = yaml::boolean(value).ok_or_else(no_boolean)?;
+                let no_boolean = || name_key(format!("{value:?} is neither yes nor no"));
+                request.optional = yaml::boolean(value).ok_or_else(no_boolean)?;
             }
-            "select_index" => {
+            "select_index" | "count" => {
                 selects += 1;
-                let index = value.parse().map_err(|_| told(not_a_number(value, 0)))?;
-                wish.select = Select::Index(index);
+                request.select = parse_select(key, value).map_err(name_key)?;
             }
-            "count" if value.eq_ignore_ascii_case("all") => {
-                selects += 1;
-                wish.select = Select::All;
-            }
-            "count" => {
-                selects += 1;
-                let count = value.parse().ok().filter(|count| *count > 0);
-                wish.select = Select::First(count.ok_or_else(|| told(not_a_number(value, 1)))?);
-            }
-            unknown => return Err(not_a_key(unknown)),
+            _ => match parse_criteria(key, value) {
+                Some(criteria) => request.criteria.extend(criteria.map_err(name_key)?),
+                None => return Err(not_a_key(key)),
+            },
         }
     }
-    match () {
-        () if selects > 1 => Err("select_index and count exclude each other".to_owned()),
-        () if wish.criteria.is_empty() => Err("it says nothing of the device".to_owned()),
-        () => Ok(wish),
+    if selects > 1 {
+        return Err("select_index and count exclude each other".to_owned());
     }
+    if request.criteria.is_empty() {
+        return Err("it says nothing of the device".to_owned());
+    }
+    Ok(request)
+}
+
+/// Which of the matching devices `select_index` or `count` chooses.
+fn parse_select(key: &str, value: &str) -> Result<Select, String> {
+    if key == "select_index" {
+        let index = value.parse().map_err(|_| not_a_number(value, 0))?;
+        return Ok(Select::Index(index));
+    }
+    if value.eq_ignore_ascii_case("all") {
+        return Ok(Select::All);
+    }
+    let count = value.parse().ok().filter(|count| *count > 0);
+    Ok(Select::First(count.ok_or_else(|| not_a_number(value, 1))?))
+}
+
+/// The criteria that a key and its value stand for; none for a key that is no criterion.
+fn parse_criteria(key: &str, value: &str) -> Option<Result<Vec<Criterion>, String>> {
+    let one = |criterion: Result<Criterion, String>| criterion.map(|criterion| vec![criterion]);
+    Some(match key {
+        "vendor_id" => one(parse_id(value).map(Criterion::Vendor)),
+        "device_id" => one(parse_id(value).map(Criterion::Device)),
+        "vendor_device_id" => parse_id_pair(value)
+            .map(|(vendor, device)| vec![Criterion::Vendor(vendor), Criterion::Device(device)]),
+        "subsystem_vendor_id" => one(parse_id(value).map(Criterion::SubsystemVendor)),
+        "subsystem_device_id" => one(parse_id(value).map(Criterion::SubsystemDevice)),
+        "subsystem_id" => parse_id_pair(value).map(|(vendor, device)| {
+            vec![Criterion::SubsystemVendor(vendor), Criterion::SubsystemDevice(device)]
+        }),
+        "class" => one(value.parse().map(Criterion::Class)),
+        "driver" => one(Ok(Criterion::Driver(value.to_owned()))),
+        "bdf" => one(from_str(value).map(Criterion::Address)),
+        "path" => one(from_str(value).map(Criterion::Path)),
+        "serial" => one(Ok(Criterion::Serial(value.to_ascii_lowercase()))),
+        "name" => one(regex(value).map(Criterion::Name)),
+        _ => return None,
+    })
 }
 
 fn from_str<T: FromStr>(text: &str) -> Result<T, String>
@@ -232,7 +242,7 @@ where
 }
 
 fn regex(text: &str) -> Result<Regex, String> {
-    let regex = RegexBuilder::new(text).case_insensitive(true).size_limit(1 << 20).build();
+    let regex = RegexBuilder::new(text).case_insensitive(true).build();
     regex.map_err(|error| format!("{text:?} is no regular expression: {error}"))
 }
 
@@ -253,10 +263,10 @@ mod tests {
 
     use super::*;
 
-    fn one(request: &str) -> Result<Wish> {
+    fn one(request: &str) -> Result<DeviceRequest> {
         let text =
             format!("vms:\n  win10:\n    passthrough_devices:\n      - match: {{{request}}}\n");
-        parse(&text).map(|mut wishes| wishes.remove("win10").unwrap().remove(0))
+        parse(&text).map(|mut config| config.remove("win10").unwrap().remove(0))
     }
 
     #[test]
@@ -270,10 +280,10 @@ mod tests {
             ("0o17", 0),
         ] {
             match one(&format!("device_id: {text}")) {
-                Ok(wish) => {
+                Ok(request) => {
                     let found =
-                        matches!(wish.criteria[..], [Criterion::Device(id)] if id == device);
-                    assert!(found, "{text}: {wish:?}");
+                        matches!(request.criteria[..], [Criterion::Device(id)] if id == device);
+                    assert!(found, "{text}: {request:?}");
                 }
                 Err(error) => assert_eq!(device, 0, "{text}: {error}"),
             }
@@ -292,8 +302,8 @@ mod tests {
             ("FALSE", false),
             ("off", false),
         ] {
-            let wish = one(&format!("driver: nvme, optional: {text}")).unwrap();
-            assert_eq!(wish.optional, optional, "{text}");
+            let request = one(&format!("driver: nvme, optional: {text}")).unwrap();
+            assert_eq!(request.optional, optional, "{text}");
         }
     }
 

@@ -6,8 +6,10 @@ use std::path::Path;
 
 use common::image::{FileKey, keys};
 use common::system::block::unescape;
+use common::system::open_files;
+use common::system::open_files::Process;
 use common::system::sysroot::Host;
-use common::{Error, IoContext, Result};
+use common::{Error, Result};
 
 /// The files that are in use, as far as they can be seen.
 #[derive(Debug, Default)]
@@ -28,12 +30,8 @@ impl HeldFiles {
     /// `major:minor:inode`; proc_swaps(5); Linux `Documentation/ABI/testing/sysfs-block-loop`.
     pub(crate) fn visible(host: &Host) -> Result<Self> {
         let mut held = Self::default();
-        let proc = host.path("/proc");
-        for process in std::fs::read_dir(&proc).at("read", &proc)? {
-            let process = process.at("read", &proc)?;
-            if process.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit)
-                && let Err(error) = add_open_files(&process.path().join("fd"), &mut held.files)
-            {
+        for process in open_files::processes(host)? {
+            if let Err(error) = add_open_files(&process, &mut held.files) {
                 held.hidden_processes += 1;
                 held.denied.get_or_insert(error);
             }
@@ -62,22 +60,16 @@ impl HeldFiles {
     }
 }
 
-fn add_open_files(folder: &Path, held: &mut HashSet<FileKey>) -> Result<()> {
-    let descriptors = match std::fs::read_dir(folder) {
-        Err(error) if is_denied(&error) => return Err(cannot_see(folder, error)),
-        // A process that ended meanwhile holds nothing.
-        Err(_) => return Ok(()),
-        Ok(descriptors) => descriptors,
-    };
-    for descriptor in descriptors.flatten() {
-        let link = descriptor.path();
-        match std::fs::metadata(&link) {
+fn add_open_files(process: &Process, held: &mut HashSet<FileKey>) -> Result<()> {
+    let files = process.open_files().map_err(|error| cannot_see(process, error))?;
+    for file in files {
+        match file.metadata() {
             Ok(metadata) => {
                 held.insert((&metadata).into());
             }
             // A user's own FUSE mount shows itself to nobody else; that is not where pools are.
-            Err(error) if is_denied(&error) && std::fs::read_link(&link).is_err() => {
-                return Err(cannot_see(folder, error));
+            Err(error) if is_denied(&error) && file.path().is_err() => {
+                return Err(cannot_see(process, error));
             }
             Err(_) => {}
         }
@@ -89,8 +81,9 @@ fn is_denied(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::PermissionDenied
 }
 
-fn cannot_see(folder: &Path, error: io::Error) -> Error {
-    Error::permission(format!("cannot see the open files in {}", folder.display()))
+fn cannot_see(process: &Process, error: io::Error) -> Error {
+    let descriptors = process.descriptors_path();
+    Error::permission(format!("cannot see the open files in {}", descriptors.display()))
         .because(error)
         .hint("run it as root of the host itself, not of a container")
 }

@@ -10,9 +10,9 @@ use common::system::pci::Bdf;
 use common::xml::Document;
 use common::{Code, Error, Result, name};
 use serde::Deserialize;
-use tdx_iommu::commands::resolve;
 use tdx_iommu::inventory::Inventory;
 use tdx_iommu::inventory::identity::{DeviceClaim, DeviceIdentity};
+use tdx_iommu::resolve::resolution::judge_devices;
 
 use crate::domain::lookup::{DomainClaim, NamedDomain};
 
@@ -122,7 +122,7 @@ impl PipedResolution {
             };
             let devices: BTreeSet<Bdf> = self.devices(item).map(|device| device.bdf).collect();
             // The items tell what was forced.
-            let judged = resolve::judged(&inventory, &devices, &item.vm, is_forced, |_| ());
+            let judged = judge_devices(&inventory, &devices, &item.vm, is_forced);
             judged.map_err(|error| match error.known_code() {
                 Some(code) if code.level() == Level::Forceable => {
                     error.hint(format!("tdx-iommu resolve --force {} lets it pass", code.as_str()))

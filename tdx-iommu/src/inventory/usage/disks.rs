@@ -9,9 +9,10 @@ use common::system::pci::Bdf;
 use common::system::sysfs::names;
 use common::system::sysroot::Host;
 
-use super::{Usage, Use};
+use crate::inventory::usage::host_use::{HostUse, Usage};
 
-/// What the host itself needs, and block devices that others are made of.
+/// Adds the disks of mounted file systems, swaps and the hibernation image, and the disks that other block
+/// devices are made of.
 ///
 /// Errors: those of [`HostStorage::read`].
 pub(super) fn read(host: &Host, usage: &mut Usage, problems: &mut Vec<String>) -> Result<()> {
@@ -24,30 +25,30 @@ pub(super) fn read(host: &Host, usage: &mut Usage, problems: &mut Vec<String>) -
         let what = match need {
             Need::Mount { point, source, is_system, .. } => {
                 let what = format!("{source} is mounted on {point}");
-                if *is_system { Use::System(what) } else { Use::Disk(what) }
+                if *is_system { HostUse::System(what) } else { HostUse::Disk(what) }
             }
             // Where the file system is mounted says more.
             Need::BtrfsMember { .. } if is_mounted => continue,
             Need::BtrfsMember { uuid } => {
-                Use::Disk(format!("/dev/{block} is part of the mounted btrfs {uuid}"))
+                HostUse::Disk(format!("/dev/{block} is part of the mounted btrfs {uuid}"))
             }
-            Need::Swap { place } => Use::System(format!("{place} is swap")),
-            Need::Resume => Use::System(format!("the host resumes from /dev/{block}")),
+            Need::Swap { place } => HostUse::System(format!("{place} is swap")),
+            Need::Resume => HostUse::System(format!("the host resumes from /dev/{block}")),
         };
         usage.add(below(host, block), what);
     }
     for name in names(host, "/sys/class/block") {
         let holders = names(host, &format!("/sys/class/block/{name}/holders"));
         if !holders.is_empty() {
-            let what = Use::Disk(format!("/dev/{name} is part of {}", holders.join(", ")));
+            let what = HostUse::Disk(format!("/dev/{name} is part of {}", holders.join(", ")));
             usage.add(below(host, &name), what);
         }
     }
     Ok(())
 }
 
-/// The disks, not their partitions, that stand on one of these devices.
-pub(super) fn disks_of(host: &Host, devices: &BTreeSet<Bdf>) -> Vec<(Bdf, String)> {
+/// The whole disks that one of these PCI devices serves, directly or below what they are made of.
+pub fn disks_of(host: &Host, devices: &BTreeSet<Bdf>) -> Vec<(Bdf, String)> {
     let mut disks = Vec::new();
     for disk in names(host, "/sys/block") {
         let on = below(host, &disk);

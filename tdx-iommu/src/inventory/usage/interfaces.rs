@@ -7,12 +7,12 @@ use common::system::sysfs;
 use common::system::sysfs::{names, target};
 use common::system::sysroot::Host;
 
-use super::{Usage, Use};
+use crate::inventory::usage::host_use::{HostUse, Usage};
 
 /// A route that leads nowhere.
 const REJECT: u32 = 0x200;
 
-/// Routes, and interfaces that are part of others.
+/// Adds the interfaces of routes, and interfaces that are part of others.
 ///
 /// Source: proc(5), `/proc/net/route` and `/proc/net/ipv6_route`; Linux `net/ipv4/fib_trie.c`,
 /// `net/ipv6/route.c`, `Documentation/ABI/testing/sysfs-class-net`.
@@ -27,23 +27,23 @@ pub(super) fn read(host: &Host, usage: &mut Usage, problems: &mut Vec<String>) {
         }
     }
     for Route { interface, is_default } in routes {
-        let what = if is_default {
-            Use::DefaultRoute(interface.clone())
+        let host_use = if is_default {
+            HostUse::DefaultRoute(interface.clone())
         } else {
-            Use::Interface(format!("the host has an address on {interface}"))
+            HostUse::Interface(format!("the host has an address on {interface}"))
         };
-        usage.add(below(host, &interface), what);
+        usage.add(below(host, &interface), host_use);
     }
     for name in names(host, "/sys/class/net") {
         if let Some(master) = target(host, &format!("/sys/class/net/{name}/master")) {
             let master = master.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let what = Use::Interface(format!("{name} is part of {master}"));
+            let what = HostUse::Interface(format!("{name} is part of {master}"));
             usage.add(below(host, &name), what);
         }
     }
 }
 
-/// That something is reached by an interface.
+/// A destination that is reached by an interface.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Route {
     interface: String,

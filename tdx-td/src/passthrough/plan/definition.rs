@@ -7,7 +7,7 @@ use common::cli::log;
 use common::libvirt::{Context, Libvirt};
 use common::system::pci::Bdf;
 use common::xml::Document;
-use tdx_gpu::commands::hostdev;
+use tdx_gpu::vfio::hostdev;
 use virt::sys;
 
 use crate::passthrough::change::{hostdev_addresses, pci_hostdevs};

@@ -3,23 +3,23 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// The number of a block device, `8:16`.
+/// The number of a device, `8:16`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Number {
-    /// Which driver.
+pub struct DevT {
+    /// The number of the driver.
     pub major: u32,
-    /// Which of the driver's.
+    /// The number of the device among those of the driver.
     pub minor: u32,
 }
 
-impl Number {
-    /// The number behind what stat(2) tells of a node.
-    pub fn of_node(rdev: u64) -> Self {
+impl DevT {
+    /// The number in the `st_rdev` of a device node, as stat(2) returns it.
+    pub fn from_rdev(rdev: u64) -> Self {
         Self { major: rustix::fs::major(rdev), minor: rustix::fs::minor(rdev) }
     }
 }
 
-impl FromStr for Number {
+impl FromStr for DevT {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
@@ -28,7 +28,7 @@ impl FromStr for Number {
     }
 }
 
-impl fmt::Display for Number {
+impl fmt::Display for DevT {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.major, self.minor)
     }

@@ -13,14 +13,14 @@ use crate::inventory::identity::{DeviceClaim, DeviceIdentity};
 
 /// An address, or standard input.
 #[derive(Debug, Clone, Copy)]
-pub enum Named {
+pub enum DeviceArg {
     /// A device.
     Device(Bdf),
     /// Items from another tool, each with its `bdf`.
     Stdin,
 }
 
-impl std::str::FromStr for Named {
+impl std::str::FromStr for DeviceArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -39,9 +39,9 @@ struct Item {
     claim: DeviceClaim,
 }
 
-/// Devices that a verb is about.
+/// The devices that were named on the command line or on standard input.
 #[derive(Debug, Clone, Default)]
-pub struct Requested {
+pub struct NamedDevices {
     /// Their addresses.
     pub devices: BTreeSet<Bdf>,
     /// A sentence for each device that was named more than once.
@@ -50,13 +50,13 @@ pub struct Requested {
     claims: BTreeMap<Bdf, Vec<DeviceClaim>>,
 }
 
-impl From<BTreeSet<Bdf>> for Requested {
+impl From<BTreeSet<Bdf>> for NamedDevices {
     fn from(devices: BTreeSet<Bdf>) -> Self {
         Self { devices, ..Self::default() }
     }
 }
 
-impl Requested {
+impl NamedDevices {
     /// Compares what items say of the devices with what `host` has. One that is not there is compared by
     /// its host alone.
     ///
@@ -77,20 +77,20 @@ impl Requested {
 ///
 /// Errors: `usage` when `-` does not stand alone; `invalid_input` for what is no document on PCI
 /// devices.
-pub fn resolve(named: &[Named]) -> Result<Requested> {
+pub fn read(named: &[DeviceArg]) -> Result<NamedDevices> {
     let mut all = Vec::new();
     let mut claims = BTreeMap::<_, Vec<_>>::new();
     for one in named {
         match one {
-            Named::Device(bdf) => all.push(*bdf),
-            Named::Stdin if named.len() == 1 => {
+            DeviceArg::Device(bdf) => all.push(*bdf),
+            DeviceArg::Stdin if named.len() == 1 => {
                 let items: Vec<Item> = input::items(&["tdx.iommu.", "tdx.gpu."], "PCI devices")?;
                 for Item { bdf, claim } in items {
                     all.push(bdf);
                     claims.entry(bdf).or_default().push(claim);
                 }
             }
-            Named::Stdin => return Err(Error::usage("- stands alone")),
+            DeviceArg::Stdin => return Err(Error::usage("- stands alone")),
         }
     }
     let mut devices = BTreeSet::new();
@@ -101,5 +101,5 @@ pub fn resolve(named: &[Named]) -> Result<Requested> {
         }
     }
     warnings.dedup();
-    Ok(Requested { devices, warnings, claims })
+    Ok(NamedDevices { devices, warnings, claims })
 }

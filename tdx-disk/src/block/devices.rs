@@ -8,51 +8,53 @@ use common::system::sysfs::{attribute, last, names, target};
 use common::system::sysroot::Host;
 use common::{Error, Result};
 
-use crate::block::devt::Number;
+use common::system::devt::DevT;
+
+use crate::block::partitions::Span;
 
 const CLASS: &str = "/sys/class/block";
 
 /// A block device: a disk, a partition, or what is made of them.
 #[derive(Debug)]
-pub struct Block {
+pub struct BlockDevice {
     /// The kernel's name: `sdb`, `nvme0n1p1`, `dm-0`.
     pub name: String,
     /// Its number.
-    pub number: Number,
+    pub number: DevT,
     /// Where it is in sysfs.
-    pub place: PathBuf,
+    pub sysfs_path: PathBuf,
     /// The disk it is a partition of.
     pub parent: Option<String>,
-    /// Where a partition is on its disk: start and size, bytes.
-    pub span: Option<(u64, u64)>,
+    /// Where a partition is on its disk; none for other devices.
+    pub span: Option<Span>,
     /// The mappings, arrays, … that are made of it.
     pub holders: Vec<String>,
     /// The file below a loop device.
     pub backing: Option<String>,
 }
 
-impl Block {
-    /// Its node, as the kernel names it.
+impl BlockDevice {
+    /// The path of the device node, by the kernel's name.
     pub fn node(&self) -> String {
         format!("/dev/{}", self.name.replace('!', "/"))
     }
 
     /// An attribute in sysfs.
     pub fn attribute(&self, host: &Host, name: &str) -> Option<String> {
-        attribute(host, &format!("{}/{name}", self.place.display()))
+        attribute(host, &format!("{}/{name}", self.sysfs_path.display()))
     }
 }
 
-/// All of them.
+/// All block devices of the machine, by name and by number.
 #[derive(Debug, Default)]
-pub struct Blocks {
-    by_name: BTreeMap<String, Block>,
-    by_number: BTreeMap<Number, String>,
+pub struct BlockDevices {
+    by_name: BTreeMap<String, BlockDevice>,
+    by_number: BTreeMap<DevT, String>,
     /// Partitions, and loop devices over block devices, by what they are of.
     children: BTreeMap<String, Vec<String>>,
 }
 
-impl Blocks {
+impl BlockDevices {
     /// Reads sysfs. What goes away meanwhile is left out, as are disks the kernel hides.
     ///
     /// Errors: `not_found` when there is no sysfs.
@@ -65,16 +67,18 @@ impl Blocks {
         }
         let mut blocks = Self::default();
         for name in names(host, CLASS) {
-            let Some(place) = target(host, &format!("{CLASS}/{name}")) else { continue };
-            let folder = place.display().to_string();
+            let Some(sysfs_path) = target(host, &format!("{CLASS}/{name}")) else { continue };
+            let folder = sysfs_path.display().to_string();
             let number = attribute(host, &format!("{folder}/dev"));
             let Some(number) = number.and_then(|text| text.parse().ok()) else { continue };
             let is_partition = host.has(&format!("{folder}/partition"));
-            let parent = place.parent().and_then(last).filter(|_| is_partition);
+            let parent = sysfs_path.parent().and_then(last).filter(|_| is_partition);
             let sectors =
                 |name: &str| attribute(host, &format!("{folder}/{name}"))?.parse::<u64>().ok();
-            let span =
-                || Some((sectors("start")?.checked_mul(512)?, sectors("size")?.checked_mul(512)?));
+            let span = || {
+                let start = sectors("start")?.checked_mul(512)?;
+                Some(Span { start, size: sectors("size")?.checked_mul(512)? })
+            };
             let span = if is_partition { span() } else { None };
             let holders = names(host, &format!("{folder}/holders"));
             let is_loop = name.starts_with("loop") && !is_partition;
@@ -83,10 +87,10 @@ impl Blocks {
             if let Some(parent) = &parent {
                 blocks.children.entry(parent.clone()).or_default().push(name.clone());
             }
-            let block = Block {
+            let block = BlockDevice {
                 name: name.clone(),
                 number,
-                place,
+                sysfs_path,
                 parent,
                 span,
                 holders,
@@ -101,67 +105,67 @@ impl Blocks {
     }
 
     fn loops_over_blocks(&self, host: &Host) -> Vec<(String, String)> {
-        let over = |block: &Block| {
-            let below = self.of_path(host, block.backing.as_deref()?)?;
+        let over = |block: &BlockDevice| {
+            let below = self.at_path(host, block.backing.as_deref()?)?;
             Some((below.name.clone(), block.name.clone()))
         };
         self.by_name.values().filter_map(over).collect()
     }
 
-    /// All of them, sorted by name.
-    pub fn all(&self) -> impl Iterator<Item = &Block> {
+    /// All block devices, sorted by name.
+    pub fn all(&self) -> impl Iterator<Item = &BlockDevice> {
         self.by_name.values()
     }
 
-    /// The one of this kernel name.
-    pub fn named(&self, name: &str) -> Option<&Block> {
+    /// The block device of this kernel name.
+    pub fn named(&self, name: &str) -> Option<&BlockDevice> {
         self.by_name.get(name)
     }
 
-    /// The one with this number.
-    pub fn numbered(&self, number: Number) -> Option<&Block> {
+    /// The block device with this number.
+    pub fn numbered(&self, number: DevT) -> Option<&BlockDevice> {
         self.named(self.by_number.get(&number)?)
     }
 
-    /// The block device that a path leads to, through whatever links; none for all else.
+    /// The block device that a path leads to, through links; none when it leads to no block device.
     ///
     /// Below a `--sysroot` nodes may be plain files: there the name decides.
-    pub fn of_path(&self, host: &Host, path: &str) -> Option<&Block> {
+    pub fn at_path(&self, host: &Host, path: &str) -> Option<&BlockDevice> {
         if !path.starts_with('/') {
             return None;
         }
         let real = std::fs::canonicalize(host.path(path)).ok()?;
         let metadata = std::fs::metadata(&real).ok()?;
         if metadata.file_type().is_block_device() {
-            return self.numbered(Number::of_node(metadata.rdev()));
+            return self.numbered(DevT::from_rdev(metadata.rdev()));
         }
         let root = std::fs::canonicalize(host.path("/")).ok()?;
         let inside = real.strip_prefix(&root).ok().filter(|_| root.parent().is_some())?;
         self.named(&inside.strip_prefix("dev").ok()?.to_str()?.replace('/', "!"))
     }
 
-    /// A device and all that stands on it: partitions, mappings, arrays, loop devices.
-    pub fn stack(&self, name: &str) -> Vec<&Block> {
-        let above = |block: &Block| {
+    /// A device and all devices that are made of it: partitions, mappings, arrays, loop devices.
+    pub fn stack(&self, name: &str) -> Vec<&BlockDevice> {
+        let above = |block: &BlockDevice| {
             let children = self.children.get(&block.name).into_iter().flatten();
             children.chain(&block.holders).cloned().collect()
         };
         self.walk(name, above)
     }
 
-    /// What a device stands on, itself left out: the disk of a partition, the members of an array.
-    pub fn below(&self, host: &Host, name: &str) -> Vec<&Block> {
-        let below = |block: &Block| {
-            let mut below = names(host, &format!("{}/slaves", block.place.display()));
+    /// The devices that a device is made of, itself left out: the disk of a partition, the members of an array.
+    pub fn below(&self, host: &Host, name: &str) -> Vec<&BlockDevice> {
+        let below = |block: &BlockDevice| {
+            let mut below = names(host, &format!("{}/slaves", block.sysfs_path.display()));
             below.extend(block.parent.clone());
-            let backing = block.backing.as_deref().and_then(|path| self.of_path(host, path));
+            let backing = block.backing.as_deref().and_then(|path| self.at_path(host, path));
             below.extend(backing.map(|block| block.name.clone()));
             below
         };
         self.walk(name, below).into_iter().skip(1).collect()
     }
 
-    fn walk(&self, name: &str, next: impl Fn(&Block) -> Vec<String>) -> Vec<&Block> {
+    fn walk(&self, name: &str, next: impl Fn(&BlockDevice) -> Vec<String>) -> Vec<&BlockDevice> {
         let mut seen = BTreeSet::new();
         let mut left = vec![name.to_owned()];
         let mut found = Vec::new();

@@ -9,7 +9,7 @@ use common::{Code, Error, ErrorKind, IoContext, Result, name};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use crate::block::blocks::{Block, Blocks};
+use crate::block::devices::{BlockDevice, BlockDevices};
 use crate::block::disk::Disk;
 
 /// What an item says of a disk beside its device.
@@ -34,14 +34,14 @@ struct Item {
 
 /// A device that a verb is about.
 #[derive(Debug, Clone)]
-pub struct Named {
+pub struct NamedDevice {
     /// Its name: a path, or what stands below `/dev`.
     pub name: String,
     /// What the items of standard input say of it.
     claims: Vec<DiskClaim>,
 }
 
-impl Named {
+impl NamedDevice {
     /// Compares what items say with the disk that has the name now.
     ///
     /// Errors: `conflict` with code `IDENTITY_CHANGED`.
@@ -62,29 +62,32 @@ impl Named {
 /// The devices, each name once, in the order given.
 ///
 /// Errors: `usage` when `-` does not stand alone; `invalid_input` for what is no document on disks.
-pub fn read(words: &[String]) -> Result<Vec<Named>> {
-    let named: Vec<(String, Option<DiskClaim>)> = match words.iter().any(|w| w == input::STDIN) {
-        false => words.iter().map(|word| (word.clone(), None)).collect(),
-        true if words.len() > 1 => return Err(Error::usage("- stands alone")),
-        true => {
-            let items: Vec<Item> = input::items(&["tdx.disk."], "disks with a device")?;
-            items.into_iter().map(|item| (item.device, Some(item.claim))).collect()
-        }
+pub fn read(words: &[String]) -> Result<Vec<NamedDevice>> {
+    let is_stdin = words.iter().any(|word| word == input::STDIN);
+    if is_stdin && words.len() > 1 {
+        return Err(Error::usage("- stands alone"));
+    }
+    let named: Vec<(String, Option<DiskClaim>)> = if is_stdin {
+        let items: Vec<Item> = input::items(&["tdx.disk."], "disks with a device")?;
+        items.into_iter().map(|item| (item.device, Some(item.claim))).collect()
+    } else {
+        words.iter().map(|word| (word.clone(), None)).collect()
     };
     let named = identity::by_name(named).into_iter();
-    Ok(named.map(|(name, claims)| Named { name, claims }).collect())
+    Ok(named.map(|(name, claims)| NamedDevice { name, claims }).collect())
 }
 
 /// A name as a path from the root: `sdb` is `/dev/sdb`, `./disk` is here.
 ///
 /// Errors: `usage` for what can be no name; `io` when there is no current folder.
-pub fn path(name: &str) -> Result<String> {
+pub fn absolute_path(name: &str) -> Result<String> {
     if name.is_empty() || name.contains('\0') {
         return Err(Error::usage(format!("{name:?} is no name of a device")));
     }
-    match name.contains('/') {
-        true => Ok(std::path::absolute(name).at("resolve", name)?.to_string_lossy().into_owned()),
-        false => Ok(format!("/dev/{name}")),
+    if name.contains('/') {
+        Ok(std::path::absolute(name).at("resolve", name)?.to_string_lossy().into_owned())
+    } else {
+        Ok(format!("/dev/{name}"))
     }
 }
 
@@ -92,9 +95,9 @@ pub fn path(name: &str) -> Result<String> {
 ///
 /// Errors: `not_found` where there is none, links that lead in a circle included; `invalid_input` with
 /// code `NOT_BLOCK` for anything else that is there.
-pub fn find<'b>(host: &Host, blocks: &'b Blocks, name: &str) -> Result<&'b Block> {
-    let path = path(name)?;
-    if let Some(block) = blocks.of_path(host, &path) {
+pub fn find<'b>(host: &Host, blocks: &'b BlockDevices, name: &str) -> Result<&'b BlockDevice> {
+    let path = absolute_path(name)?;
+    if let Some(block) = blocks.at_path(host, &path) {
         return Ok(block);
     }
     let metadata = match std::fs::metadata(host.path(&path)).at("look at", &path) {

@@ -1,0 +1,58 @@
+//! What is read once to judge any number of disks.
+
+use common::Result;
+use common::image::Images;
+use common::libvirt::Libvirt;
+use common::system::sysroot::Host;
+
+use crate::availability;
+use crate::availability::disk_use::DiskUse;
+use crate::availability::mounts::{Mounts, Scope};
+use crate::availability::{Judgement, Observer, Question, guests};
+use crate::block::devices::BlockDevices;
+use crate::block::disk::Disk;
+use crate::block::named_device;
+
+/// The block devices, mounts and domains of the machine, read once for any number of disks.
+#[derive(Debug)]
+pub struct Machine {
+    blocks: BlockDevices,
+    mounts: Mounts,
+    disk_use: Option<DiskUse>,
+}
+
+impl Machine {
+    /// Reads the machine; without libvirt, what domains have is not known.
+    ///
+    /// Errors: whatever libvirt says.
+    pub fn read(host: &Host, libvirt: Option<&Libvirt>) -> Result<Self> {
+        let blocks = BlockDevices::read(host)?;
+        let mounts = Mounts::read(host, Scope::Every)?;
+        let disk_use = match libvirt {
+            None => None,
+            Some(libvirt) => {
+                let guests = guests::all(libvirt)?;
+                let (connect, images) = (Some(libvirt.connect()), Images::new(host));
+                Some(DiskUse::new(host, &blocks, &guests, connect, images)?)
+            }
+        };
+        Ok(Self { blocks, mounts, disk_use })
+    }
+
+    /// The disk of a name, and all there is to say of it.
+    ///
+    /// Errors: those of [`named_device::find`] and [`availability::judge`].
+    pub fn judge(
+        &self,
+        host: &Host,
+        name: &str,
+        question: Question<'_>,
+    ) -> Result<(Disk, Judgement)> {
+        let block = named_device::find(host, &self.blocks, name)?;
+        let disk = Disk::read(host, &self.blocks, block);
+        let (blocks, mounts, disk_use) = (&self.blocks, &self.mounts, self.disk_use.as_ref());
+        let observer = Observer { host, blocks, mounts, disk_use };
+        let judgement = availability::judge(&observer, &disk, question)?;
+        Ok((disk, judgement))
+    }
+}
