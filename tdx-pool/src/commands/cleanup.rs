@@ -16,9 +16,9 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::pool::Pool;
-use crate::pool::wanted::PoolArgs;
+use crate::pool::spec::PoolArgs;
 use crate::references::inflight;
-use crate::references::orphans::{Judged, judge};
+use crate::references::orphans::{UnusedFile, find_unused};
 use crate::volume::secret;
 
 /// Arguments of `cleanup`.
@@ -117,13 +117,13 @@ pub fn run(
     interrupt::guard();
     let change = args.change;
     let pool = Pool::resolve(libvirt, config, &args.pool)?;
-    let mut files = judge(&context.host, libvirt, &pool)?;
+    let mut files = find_unused(&context.host, libvirt, &pool)?;
     let orphans = count_orphans(&files);
     if orphans > 0 && !change.yes && !change.dry_run {
         context.confirm(change, &format!("delete {orphans} orphans from pool '{}'?", pool.name))?;
         // That may have taken a while, and something may need one of them by now.
         let asked: HashSet<String> = files.into_iter().map(|file| file.item.name).collect();
-        files = judge(&context.host, libvirt, &pool)?;
+        files = find_unused(&context.host, libvirt, &pool)?;
         files.retain(|file| asked.contains(&file.item.name));
     }
     let items = match change.dry_run {
@@ -133,12 +133,12 @@ pub fn run(
     Ok(Document::new("tdx.pool.cleanup", items).dry_run(change.dry_run).into())
 }
 
-fn count_orphans(files: &[Judged]) -> usize {
+fn count_orphans(files: &[UnusedFile]) -> usize {
     files.iter().filter(|file| file.item.reason == Reason::Orphan).count()
 }
 
-fn plan(files: Vec<Judged>) -> Vec<CleanupItem> {
-    let planned = files.into_iter().map(|Judged { mut item, .. }| {
+fn plan(files: Vec<UnusedFile>) -> Vec<CleanupItem> {
+    let planned = files.into_iter().map(|UnusedFile { mut item, .. }| {
         if item.reason == Reason::Orphan {
             item.action = Action::Delete;
         }
@@ -152,12 +152,12 @@ fn delete_all(
     context: &Context,
     libvirt: &Libvirt,
     pool: &Pool,
-    files: Vec<Judged>,
+    files: Vec<UnusedFile>,
 ) -> Result<Vec<CleanupItem>> {
     let mut items = Vec::new();
     let mut failed: Option<Error> = None;
     let mut needed: HashSet<PathBuf> = HashSet::new();
-    for Judged { mut item, below, is_unknown, .. } in files {
+    for UnusedFile { mut item, below, is_unknown, .. } in files {
         if item.reason == Reason::Orphan && !needed.contains(&PathBuf::from(&item.path)) {
             match interrupt::check().and_then(|()| delete(libvirt, pool, &item)) {
                 Ok(()) => item.action = Action::Delete,

@@ -14,8 +14,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::pool::Pool;
-use crate::pool::identity::VolumeClaim;
-use crate::pool::wanted::PoolArgs;
+use crate::pool::spec::PoolArgs;
+use crate::volume::claim::VolumeClaim;
 use crate::volume::deletion::Batch;
 
 /// Arguments of `delete`.

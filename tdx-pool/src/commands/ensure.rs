@@ -14,8 +14,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::pool::PoolItem;
-pub use crate::pool::plan::Plan;
-use crate::pool::wanted::PoolArgs;
+pub use crate::pool::plan::PoolPlan;
+use crate::pool::spec::PoolArgs;
 
 /// Arguments of `ensure`.
 #[derive(Debug, Args)]
@@ -69,7 +69,7 @@ impl Item for EnsureItem {
 pub fn run(libvirt: &Libvirt, config: &Config, args: EnsureArgs) -> Result<Outcome> {
     let Kind::Dir = args.r#type;
     interrupt::guard();
-    let plan = Plan::new(libvirt, config, &args.pool, args.path.as_deref())?;
+    let plan = PoolPlan::new(libvirt, config, &args.pool, args.path.as_deref())?;
     let action = plan.action()?;
     let dry_run = args.change.dry_run;
     let mut warnings: Vec<String> = plan.warnings.clone();

@@ -21,11 +21,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::commands::ensure;
 use crate::image::Format;
-pub use crate::import::plan::{Options, Plan};
+pub use crate::import::plan::{ImportOptions, ImportPlan};
 pub use crate::import::source::Source;
 use crate::pool::Pool;
-use crate::pool::identity::VolumeClaim;
-use crate::pool::wanted::PoolArgs;
+use crate::pool::spec::PoolArgs;
+use crate::volume::claim::VolumeClaim;
 
 /// Arguments of `import`.
 #[derive(Debug, Args)]
@@ -118,10 +118,10 @@ pub fn run(
     let libvirt = connect()?;
     interrupt::guard();
     images.iter().try_for_each(|image| image.expect_same(context, &libvirt))?;
-    let pool = ensure::Plan::new(&libvirt, config, &args.pool, None)?;
+    let pool = ensure::PoolPlan::new(&libvirt, config, &args.pool, None)?;
     let mut plans = Vec::new();
     for image in images {
-        let options = Options {
+        let options = ImportOptions {
             name: args.name.clone(),
             format: args.image_format,
             sha256: args.sha256.clone(),
@@ -129,7 +129,7 @@ pub fn run(
             compress: args.compress,
             dry_run: change.dry_run,
         };
-        plans.push(Plan::new(&context.host, &libvirt, &pool, &image.path, options)?);
+        plans.push(ImportPlan::new(&context.host, &libvirt, &pool, &image.path, options)?);
     }
     for plan in plans.iter().filter(|plan| plan.replaces()) {
         context.confirm(change, &format!("replace volume '{}'?", plan.name))?;
@@ -139,12 +139,13 @@ pub fn run(
     let name = pool.pool_name().to_owned();
     let items = match change.dry_run {
         true => {
-            let pool_uuid = pool.found().and_then(|pool| pool.uuid.clone());
-            let item = |plan: Plan| ImportItem { pool_uuid: pool_uuid.clone(), ..plan.item(&name) };
+            let pool_uuid = pool.existing().and_then(|pool| pool.uuid.clone());
+            let item =
+                |plan: ImportPlan| ImportItem { pool_uuid: pool_uuid.clone(), ..plan.item(&name) };
             plans.into_iter().map(item).collect()
         }
         false => {
-            let is_new = pool.found().is_none();
+            let is_new = pool.existing().is_none();
             let pool = pool.apply(&libvirt)?;
             let made = is_new.then(|| format!("created pool '{name}'"));
             apply_all(context, &libvirt, &pool, plans).map_err(|error| error.applied(made))?
@@ -207,7 +208,7 @@ fn apply_all(
     context: &Context,
     libvirt: &Libvirt,
     pool: &Pool,
-    plans: Vec<Plan>,
+    plans: Vec<ImportPlan>,
 ) -> Result<Vec<ImportItem>> {
     let mut items: Vec<ImportItem> = Vec::new();
     for plan in plans {

@@ -8,7 +8,7 @@ use common::document::output::Outcome;
 use common::libvirt::Libvirt;
 
 use crate::pool::Pool;
-use crate::pool::wanted::PoolArgs;
+use crate::pool::spec::PoolArgs;
 use crate::volume::Survey;
 
 /// Arguments of `volumes`.

@@ -12,27 +12,27 @@ use common::system::sysroot::Host;
 use common::{Error, ErrorKind, IoContext, Result};
 use rustix::fs::OFlags;
 
-use super::part::Part;
 use super::write::qemu_img;
-use crate::commands::import::Plan;
+use crate::commands::import::ImportPlan;
 use crate::image::record::{Identity, Record};
 use crate::image::{self, Image, SaidFormat, StatedFormat};
-use crate::import::upload::Compared;
+use crate::import::temporary_file::TemporaryFile;
+use crate::import::upload::Comparison;
 use crate::import::{copy, upload};
 use crate::pool::Pool;
 use crate::volume::base_image::stated_format;
-use crate::volume::head;
+use crate::volume::header;
 
 /// What a pool has under the name of an image.
 pub(crate) enum Existing {
     Nothing,
-    Same(Box<Volume>),
+    Same(Box<ExistingVolume>),
     Different,
 }
 
 /// A volume that is the image.
 #[derive(Debug)]
-pub(crate) struct Volume {
+pub(crate) struct ExistingVolume {
     /// What its header says.
     pub(crate) image: Image,
     /// The digest of the source's bytes, as far as it is known.
@@ -41,7 +41,7 @@ pub(crate) struct Volume {
     pub(crate) stale: Option<(File, Record)>,
 }
 
-impl Plan {
+impl ImportPlan {
     /// Compares the source with the file in the pool's folder.
     ///
     /// Errors: `conflict` for what is no file, and for a source that changes meanwhile; `invalid_input`
@@ -93,7 +93,7 @@ impl Plan {
             known => known,
         };
         let stale = stale.map(|record| (file, record));
-        Ok(Existing::Same(Box::new(Volume { image, sha256, stale })))
+        Ok(Existing::Same(Box::new(ExistingVolume { image, sha256, stale })))
     }
 
     /// Reads the header of the source where it lies in the pool: a guest may have written it.
@@ -128,9 +128,9 @@ impl Plan {
             return Ok(Existing::Nothing);
         };
         let sha256 = match upload::compare(libvirt, &volume, &self.source)? {
-            Compared::Same { sha256 } => Some(sha256),
-            Compared::Headless { .. } | Compared::Begun => return Ok(Existing::Nothing),
-            Compared::Different => return Ok(Existing::Different),
+            Comparison::Same { sha256 } => Some(sha256),
+            Comparison::Headless { .. } | Comparison::Begun => return Ok(Existing::Nothing),
+            Comparison::Different => return Ok(Existing::Different),
         };
         let target = self.target();
         let is_in_place = libvirt.is_local()
@@ -139,9 +139,9 @@ impl Plan {
             });
         let image = match is_in_place {
             true => self.check_in_place(None)?,
-            false => self.check_equal(&head::download(libvirt, &volume, &target)?, None)?,
+            false => self.check_equal(&header::download(libvirt, &volume, &target)?, None)?,
         };
-        Ok(Existing::Same(Box::new(Volume { image, sha256, stale: None })))
+        Ok(Existing::Same(Box::new(ExistingVolume { image, sha256, stale: None })))
     }
 
     /// Whether the guest would see the same disk in the image `file`, whatever its bytes. Returns the
@@ -158,7 +158,7 @@ impl Plan {
         if theirs.virtual_size_bytes != ours.virtual_size_bytes {
             return Ok(None);
         }
-        let copy = Part::create(host, &self.folder)?;
+        let copy = TemporaryFile::create(host, &self.folder)?;
         let sha256 = self.copy_to(&copy.file, true, &|_| {})?;
         let formats = ["-f", ours.format.as_str(), "-F", theirs.format.as_str()];
         let compare = qemu_img(["compare", "-s", "-q"]).args(formats).args(["--"]);

@@ -76,7 +76,7 @@ impl fmt::Debug for Watch<'_> {
 /// Errors: `io` if reading or writing fails, a full disk included; `conflict` if the source changed
 /// meanwhile; whatever the interrupt says. The content of `target` is then undefined.
 pub fn copy(source: &File, target: &File, digest: bool, watch: &mut Watch<'_>) -> Result<Copied> {
-    let before = State::of(source)?;
+    let before = State::read(source)?;
     target.set_len(0).map_err(write_failed)?;
     let mut copied =
         Copied { method: Method::Reflink, size_bytes: before.size, bytes_written: 0, sha256: None };
@@ -105,7 +105,7 @@ pub fn sync(target: &File) -> Result<()> {
 ///
 /// Errors: those of [`copy`].
 pub fn sha256(file: &File, watch: &mut Watch<'_>) -> Result<String> {
-    let before = State::of(file)?;
+    let before = State::read(file)?;
     let mut hasher = Sha256::new();
     read(file, before.size, watch, |piece| {
         feed(&mut hasher, &piece);
@@ -127,8 +127,8 @@ pub fn sha256_of(file: &File) -> Result<String> {
 ///
 /// Errors: `io`; whatever the interrupt says.
 pub fn same_content(a: &File, b: &File, interrupt: &dyn Fn() -> Result<()>) -> Result<bool> {
-    let size = State::of(a)?.size;
-    if State::of(b)?.size != size {
+    let size = State::read(a)?.size;
+    if State::read(b)?.size != size {
         return Ok(false);
     }
     let mut files = [Extents::new(a, size), Extents::new(b, size)];
@@ -164,7 +164,7 @@ struct State {
 }
 
 impl State {
-    fn of(file: &File) -> Result<Self> {
+    fn read(file: &File) -> Result<Self> {
         let metadata = file.metadata().map_err(|error| {
             Error::new(ErrorKind::Io, "cannot examine the image").because(error)
         })?;
@@ -176,7 +176,7 @@ impl State {
     }
 
     fn check(&self, file: &File) -> Result<()> {
-        if *self == Self::of(file)? { Ok(()) } else { Err(changed()) }
+        if *self == Self::read(file)? { Ok(()) } else { Err(changed()) }
     }
 }
 

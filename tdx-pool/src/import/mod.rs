@@ -2,8 +2,8 @@
 
 pub(crate) mod compare;
 pub mod copy;
-pub(crate) mod part;
 pub(crate) mod plan;
 pub(crate) mod source;
+pub(crate) mod temporary_file;
 pub(crate) mod upload;
 pub(crate) mod write;

@@ -11,23 +11,23 @@ use common::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use rustix::fs::{Access, access};
 
-use super::compare::{Existing, Volume};
+use super::compare::{Existing, ExistingVolume};
 use crate::commands::ensure;
 use crate::commands::import::{ImportItem, Source};
 use crate::image::record::Record;
 use crate::image::{Format, StatedFormat};
 use crate::import::upload;
-use crate::pool::owner::Owner;
-use crate::pool::{Pool, owner};
-use crate::references::needs::{Needs, may_need};
+use crate::pool::qemu_user::QemuUser;
+use crate::pool::{Pool, qemu_user};
+use crate::references::dependents::{Dependents, may_need};
+use crate::references::disk_writers;
 use crate::references::open_files::HeldFiles;
-use crate::references::writers;
 use crate::volume::names::check_volume_name;
 use crate::volume::overlay::Base;
 
 /// How to import.
 #[derive(Debug, Default)]
-pub struct Options {
+pub struct ImportOptions {
     /// The volume's name; the file's without it.
     pub name: Option<String>,
     /// The image's format, as `--image-format` states it.
@@ -44,23 +44,23 @@ pub struct Options {
 
 /// What it takes to have the image in the pool.
 #[derive(Debug)]
-pub struct Plan {
+pub struct ImportPlan {
     /// The volume's name.
     pub name: String,
     pub(crate) folder: PathBuf,
     pub(crate) source: Source,
-    pub(crate) options: Options,
-    pub(crate) owner: Option<Owner>,
+    pub(crate) options: ImportOptions,
+    pub(crate) owner: Option<QemuUser>,
     pub(crate) action: Action,
     /// Written by us, not by libvirt.
     direct: bool,
     /// The digest of the source, as far as it is known.
     sha256: Option<String>,
     /// The volume that is the image already.
-    volume: Option<Volume>,
+    volume: Option<ExistingVolume>,
 }
 
-impl Plan {
+impl ImportPlan {
     /// Checks the image and what the pool has under its name.
     ///
     /// Errors: those of [`Source::open`]; `invalid_input` for an image that is not what its format is
@@ -69,9 +69,9 @@ impl Plan {
     pub fn new(
         host: &Host,
         libvirt: &Libvirt,
-        pool: &ensure::Plan,
+        pool: &ensure::PoolPlan,
         image: &Path,
-        options: Options,
+        options: ImportOptions,
     ) -> Result<Self> {
         let source = Source::open(image)?;
         if let Some(format) = options.format {
@@ -83,7 +83,7 @@ impl Plan {
         };
         check_volume_name(&name)?;
         let folder = pool.folder()?.to_owned();
-        let owner = owner::of_qemu(libvirt)?;
+        let owner = qemu_user::qemu_user(libvirt)?;
         let direct = libvirt.is_local() && is_ours_to_write(&folder, owner);
         if !direct && (options.compress || options.replace) {
             return Err(Error::unsupported(
@@ -104,18 +104,18 @@ impl Plan {
         };
         let existing = match direct {
             true => plan.compare_file(host)?,
-            false => plan.compare_volume(libvirt, pool.found())?,
+            false => plan.compare_volume(libvirt, pool.existing())?,
         };
         match existing {
             Existing::Nothing => {}
             Existing::Same(volume) => {
-                writers::check(libvirt, pool.pool_name(), &plan.name, &plan.target())?;
+                disk_writers::check(libvirt, pool.pool_name(), &plan.name, &plan.target())?;
                 plan.action = Action::None;
                 plan.sha256 = volume.sha256.clone();
                 plan.volume = Some(*volume);
             }
             Existing::Different => {
-                plan.check_replace(libvirt, pool.found())?;
+                plan.check_replace(libvirt, pool.existing())?;
                 plan.action = Action::Replace;
             }
         }
@@ -160,8 +160,8 @@ impl Plan {
         let Some(pool) = pool.filter(|pool| pool.is_active()) else {
             return Ok(());
         };
-        let (needs, target) = (Needs::take(libvirt, pool)?, self.target());
-        let users = needs.of(&target);
+        let (needs, target) = (Dependents::take(libvirt, pool)?, self.target());
+        let users = needs.users_of(&target);
         let another = "import it under another name with --name";
         if !users.is_empty() {
             let users = users.join(", ");
@@ -256,7 +256,7 @@ impl Plan {
     }
 }
 
-impl Plan {
+impl ImportPlan {
     /// Notes in the volume's record that it equals this source, too. Only saves the next import work.
     fn renew_record(&mut self) {
         let (source, format) = (self.source.identity.clone(), Some(self.format()));
@@ -276,7 +276,7 @@ fn file_name(image: &Path) -> Result<String> {
 
 /// Whether files can be made in the folder, or in the one it will be made in, such that QEMU can read
 /// them: by root, or by the user that QEMU itself runs as.
-fn is_ours_to_write(folder: &Path, qemu: Option<Owner>) -> bool {
+fn is_ours_to_write(folder: &Path, qemu: Option<QemuUser>) -> bool {
     let user = rustix::process::geteuid();
     let existing = folder.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(folder);
     (user.is_root() || qemu.is_none_or(|qemu| qemu.uid == user.as_raw()))

@@ -22,14 +22,14 @@ use sha2::{Digest, Sha256};
 use virt::storage_vol::StorageVol;
 use virt::stream::Stream;
 
-use crate::commands::import::{Plan, Source};
+use crate::commands::import::{ImportPlan, Source};
 use crate::image::{self, Format, StatedFormat};
 use crate::pool::Pool;
-use crate::pool::owner::{Owner, permissions};
+use crate::pool::qemu_user::{QemuUser, permissions};
+use crate::references::dependents::Dependents;
 use crate::references::inflight::InFlight;
-use crate::references::needs::Needs;
-use crate::volume::head;
-use crate::volume::names::Ours;
+use crate::volume::header;
+use crate::volume::names::ToolFile;
 
 const CHUNK: usize = 256 * 1024;
 
@@ -41,17 +41,17 @@ pub(crate) fn upload(
     context: &Cli,
     libvirt: &Libvirt,
     pool: &Pool,
-    plan: &Plan,
+    plan: &ImportPlan,
     progress: &dyn Fn(u64),
 ) -> Result<String> {
-    let Plan { name, source, owner, .. } = plan;
-    let temporary = Ours::Import.new_name()?;
+    let ImportPlan { name, source, owner, .. } = plan;
+    let temporary = ToolFile::Import.new_name()?;
     // Elsewhere only the open file tells that host's cleanup that this is under way.
     let in_flight = libvirt.is_local().then(|| InFlight::begin(&context.host, &temporary));
     let _in_flight = in_flight.transpose()?;
     if let Some(made) = pool.volume(name)? {
         match compare(libvirt, &made, source)? {
-            Compared::Headless { head, sha256 } => {
+            Comparison::Headless { head, sha256 } => {
                 plan.check_sha256(&sha256)?;
                 put_head(libvirt, &made, source, &head)?;
                 check_uploaded(libvirt, &made, plan)?;
@@ -59,8 +59,8 @@ pub(crate) fn upload(
             }
             // A libvirtd that were still at it would not have let it be read. A blank disk of the same
             // size looks like this too, so what anyone needs is not touched.
-            Compared::Begun => {
-                let users = Needs::take(libvirt, pool)?.of(&plan.target());
+            Comparison::Begun => {
+                let users = Dependents::take(libvirt, pool)?.users_of(&plan.target());
                 if !users.is_empty() {
                     let users = users.join(", ");
                     return Err(Error::conflict(format!("volume '{name}' is needed by {users}"))
@@ -69,7 +69,7 @@ pub(crate) fn upload(
                 log::step(format_args!("delete the half-made volume '{name}'"));
                 made.delete(0).context(format_args!("delete the half-made volume '{name}'"))?;
             }
-            Compared::Same { .. } | Compared::Different => return Err(made_meanwhile(name)),
+            Comparison::Same { .. } | Comparison::Different => return Err(made_meanwhile(name)),
         }
     }
     log::step(format_args!("upload {} to volume '{temporary}'", source.path.display()));
@@ -115,9 +115,9 @@ fn made_meanwhile(name: &str) -> Error {
 /// the source may have been another image when its header was read.
 ///
 /// Errors: `conflict`; those of [`image::check_stated`].
-fn check_uploaded(libvirt: &Libvirt, volume: &StorageVol, plan: &Plan) -> Result<()> {
+fn check_uploaded(libvirt: &Libvirt, volume: &StorageVol, plan: &ImportPlan) -> Result<()> {
     let planned = &plan.source.image;
-    let header = head::download(libvirt, volume, &plan.target())?;
+    let header = header::download(libvirt, volume, &plan.target())?;
     let stated = StatedFormat::by_record(image::probe(&header, &plan.target())?.format);
     match image::check_stated(&header, &plan.source.path, stated)? == *planned {
         true => Ok(()),
@@ -147,8 +147,8 @@ fn put_head(libvirt: &Libvirt, volume: &StorageVol, source: &Source, bytes: &[u8
 }
 
 /// The image's bytes as they are: `raw` here means "do not look inside".
-fn xml(name: &str, source: &Source, owner: Option<Owner>) -> Result<String> {
-    let permissions = permissions("0640", owner.map(|owner| Owner { uid: 0, ..owner }));
+fn xml(name: &str, source: &Source, owner: Option<QemuUser>) -> Result<String> {
+    let permissions = permissions("0640", owner.map(|owner| QemuUser { uid: 0, ..owner }));
     let size = source.image.file_size_bytes.to_string();
     Element::new("volume")
         .child(Element::new("name").text(name))
@@ -221,7 +221,7 @@ fn feed(stream: &Stream, source: &Source, progress: &dyn Fn(u64)) -> Result<Sent
 
 /// How a volume compares with an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Compared {
+pub(crate) enum Comparison {
     /// It holds exactly the image's bytes.
     Same {
         /// Their digest.
@@ -243,20 +243,24 @@ pub(crate) enum Compared {
 /// Compares a volume with the source, byte for byte as they come down libvirt's stream.
 ///
 /// Errors: what libvirt says; `conflict` for a source that changes meanwhile; `io`.
-pub(crate) fn compare(libvirt: &Libvirt, volume: &StorageVol, source: &Source) -> Result<Compared> {
+pub(crate) fn compare(
+    libvirt: &Libvirt,
+    volume: &StorageVol,
+    source: &Source,
+) -> Result<Comparison> {
     let comparing = format_args!("download a volume to compare it with {}", source.path.display());
     let text = volume.xml_desc(0).context(comparing)?;
     let physical = Document::parse(text)?.root().text_at("physical");
     let length = source.image.file_size_bytes;
     match physical.and_then(|size| size.parse::<u64>().ok()) {
-        Some(0) => return Ok(Compared::Begun),
-        Some(size) if size != length => return Ok(Compared::Different),
+        Some(0) => return Ok(Comparison::Begun),
+        Some(size) if size != length => return Ok(Comparison::Different),
         _ => {}
     }
     let stream = Stream::new(libvirt.connect(), 0).context("open a stream")?;
     volume.download(&stream, 0, 0, 0).context(comparing)?;
     match compare_stream(&stream, source) {
-        Ok(same) if same != Compared::Different => {
+        Ok(same) if same != Comparison::Different => {
             stream.finish().context(comparing)?;
             source.check_unchanged().map(|()| same)
         }
@@ -280,7 +284,7 @@ enum Lacks {
     More,
 }
 
-fn compare_stream(stream: &Stream, source: &Source) -> Result<Compared> {
+fn compare_stream(stream: &Stream, source: &Source) -> Result<Comparison> {
     let comparing = format_args!("compare a volume with {}", source.path.display());
     let mut file: File = source.reopen()?;
     let mut hasher = Sha256::new();
@@ -295,19 +299,19 @@ fn compare_stream(stream: &Stream, source: &Source) -> Result<Compared> {
             .map_err(|_| Error::new(ErrorKind::Failed, "the download would block"))?;
         if got == 0 {
             if file.read(&mut ours[..1]).at("read", &source.path)? > 0 {
-                return Ok(Compared::Different);
+                return Ok(Comparison::Different);
             }
             let sha256 = hex(hasher.finalize());
             return Ok(match lacks {
-                Lacks::Nothing => Compared::Same { sha256 },
-                Lacks::Head => Compared::Headless { head, sha256 },
-                Lacks::More => Compared::Begun,
+                Lacks::Nothing => Comparison::Same { sha256 },
+                Lacks::Head => Comparison::Headless { head, sha256 },
+                Lacks::More => Comparison::Begun,
             });
         }
         match file.read_exact(&mut ours[..got]) {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-                return Ok(Compared::Different);
+                return Ok(Comparison::Different);
             }
             Err(error) => return Err(error).at("read", &source.path),
         }
@@ -317,13 +321,13 @@ fn compare_stream(stream: &Stream, source: &Source) -> Result<Compared> {
         head.extend_from_slice(&ours[..length]);
         if ours[..length] != theirs[..length] {
             if theirs[..length].iter().any(|byte| *byte != 0) {
-                return Ok(Compared::Different);
+                return Ok(Comparison::Different);
             }
             lacks = Lacks::Head;
         }
         if ours[length..] != theirs[length..] {
             if lacks == Lacks::Nothing || !is_part(theirs, ours) {
-                return Ok(Compared::Different);
+                return Ok(Comparison::Different);
             }
             lacks = Lacks::More;
         }

@@ -12,16 +12,16 @@ use common::libvirt::Libvirt;
 use common::system::exec::Runner;
 use common::{Error, ErrorKind, IoContext, Result};
 
-use super::part::Part;
-use crate::commands::import::Plan;
+use crate::commands::import::ImportPlan;
 use crate::image::record::{Record, Stamp};
 use crate::image::{self, Format};
 use crate::import::copy;
 use crate::import::copy::Watch;
+use crate::import::temporary_file::TemporaryFile;
 use crate::pool::Pool;
-use crate::references::inflight::Removal;
+use crate::references::inflight::RemovalLock;
 
-impl Plan {
+impl ImportPlan {
     /// Copies the image into the pool's folder. Returns the SHA-256 if it was computed.
     pub(crate) fn write_file(
         &self,
@@ -30,7 +30,7 @@ impl Plan {
         pool: &Pool,
         progress: &dyn Fn(u64),
     ) -> Result<Option<String>> {
-        let copy = Part::create(&context.host, &self.folder)?;
+        let copy = TemporaryFile::create(&context.host, &self.folder)?;
         log::step(format_args!("copy {} to {}", self.source.path.display(), copy.path.display()));
         let digest = self.options.compress || self.options.sha256.is_some();
         let sha256 = self.copy_to(&copy.file, digest, progress)?;
@@ -47,7 +47,7 @@ impl Plan {
         part.file.set_permissions(mode).at("change the mode of", &part.path)?;
         self.record(&part.file, sha256.clone())?;
         // Nothing can begin to use the volume from here on, and what has begun is seen.
-        let removal = self.replaces().then(|| Removal::begin(&context.host, &self.name));
+        let removal = self.replaces().then(|| RemovalLock::begin(&context.host, &self.name));
         let _removal = removal.transpose()?;
         if self.replaces() {
             self.check_replace(libvirt, Some(pool))?;
@@ -81,8 +81,8 @@ impl Plan {
     }
 
     /// Recompresses a private copy into a second one.
-    fn compress(&self, context: &Context, copy: Part) -> Result<Part> {
-        let packed = Part::create(&context.host, &self.folder)?;
+    fn compress(&self, context: &Context, copy: TemporaryFile) -> Result<TemporaryFile> {
+        let packed = TemporaryFile::create(&context.host, &self.folder)?;
         log::step(format_args!("compress it to {}", packed.path.display()));
         let from = self.source.image.format.as_str();
         qemu_img(["convert", "-c", "-f", from, "-O", Format::Qcow2.as_str(), "--"])

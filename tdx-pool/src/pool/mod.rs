@@ -1,11 +1,10 @@
 //! A libvirt storage pool.
 
-pub mod identity;
-pub mod owner;
 pub(crate) mod plan;
-pub mod reach;
-pub(crate) mod truncated;
-pub mod wanted;
+pub mod qemu_access;
+pub mod qemu_user;
+pub mod spec;
+pub(crate) mod truncated_image;
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -25,7 +24,7 @@ use virt::storage_pool::StoragePool;
 use virt::storage_vol::StorageVol;
 use virt::sys;
 
-use crate::pool::wanted::{PoolArgs, Wanted};
+use crate::pool::spec::{PoolArgs, PoolSpec};
 use common::image::canonical;
 
 /// A pool that libvirt knows.
@@ -208,7 +207,7 @@ impl Pool {
     ///
     /// Errors: `not_found` (exit 4).
     pub fn resolve(libvirt: &Libvirt, config: &Config, args: &PoolArgs) -> Result<Self> {
-        let wanted = Wanted::new(config, args);
+        let wanted = PoolSpec::new(config, args);
         let found = match Self::by_name(libvirt, &wanted.name)? {
             None if args.pool.is_none() => Self::by_path(libvirt, &wanted.path)?,
             found => found,
@@ -240,7 +239,11 @@ impl Pool {
                     let hint =
                         format!("tdx-pool ensure --pool '{}' repairs what it can", self.name);
                     return done.context(about).map(drop).map_err(|error| {
-                        truncated::explain(error.hint(hint), &self.handle, self.path.as_deref())
+                        truncated_image::explain(
+                            error.hint(hint),
+                            &self.handle,
+                            self.path.as_deref(),
+                        )
                     });
                 }
             }

@@ -12,23 +12,23 @@ use rustix::fs::{Access, access};
 use virt::error::Error as VirtError;
 use virt::storage_pool::StoragePool;
 
-use crate::pool::wanted::{PoolArgs, Wanted};
-use crate::pool::{Pool, PoolItem, PoolState, owner, reach, truncated};
+use crate::pool::spec::{PoolArgs, PoolSpec};
+use crate::pool::{Pool, PoolItem, PoolState, qemu_access, qemu_user, truncated_image};
 use common::image::canonical;
 
 /// What it takes to have the pool.
 #[derive(Debug)]
-pub struct Plan {
+pub struct PoolPlan {
     name: String,
     path: PathBuf,
-    found: Option<Pool>,
+    existing: Option<Pool>,
     /// The folder of the pool that was found is not there.
-    folder_lost: bool,
+    is_folder_lost: bool,
     /// What the user should know: another pool is used, a link was followed.
     pub warnings: Vec<String>,
 }
 
-impl Plan {
+impl PoolPlan {
     /// Looks at what is there. `path` is the flag's; without it an existing pool's own path is right.
     ///
     /// A pool of another name that owns the folder is used instead: libvirt lets no two pools share one,
@@ -43,19 +43,19 @@ impl Plan {
         args: &PoolArgs,
         path: Option<&Path>,
     ) -> Result<Self> {
-        let wanted = Wanted::new(config, args);
+        let wanted = PoolSpec::new(config, args);
         if let Some(pool) = Pool::by_name(libvirt, &wanted.name)? {
             let own = pool.path.clone().unwrap_or_default();
             if let Some(path) = path {
                 check_same(libvirt, &pool, path)?;
             }
-            let folder_lost = is_folder_lost(libvirt, &pool);
+            let is_folder_lost = has_lost_folder(libvirt, &pool);
             let (name, path, warnings) = (wanted.name, own, Vec::new());
-            return Ok(Self { name, path, found: Some(pool), folder_lost, warnings });
+            return Ok(Self { name, path, existing: Some(pool), is_folder_lost, warnings });
         }
         let (folder, mut warnings) = folder(libvirt, path.unwrap_or(&wanted.path))?;
         let found = Pool::by_path(libvirt, &folder)?;
-        let mut folder_lost = false;
+        let mut is_folder_lost = false;
         if let Some(owner) = &found {
             warnings.push(format!(
                 "pool '{}' owns {}: it is used instead of '{}'",
@@ -63,46 +63,46 @@ impl Plan {
                 folder.display(),
                 wanted.name
             ));
-            folder_lost = is_folder_lost(libvirt, owner);
+            is_folder_lost = has_lost_folder(libvirt, owner);
         } else if libvirt.is_local() {
             check_folder(&folder)?;
         }
-        Ok(Self { name: wanted.name, path: folder, found, folder_lost, warnings })
+        Ok(Self { name: wanted.name, path: folder, existing: found, is_folder_lost, warnings })
     }
 
     /// The pool, if it is there already.
-    pub fn found(&self) -> Option<&Pool> {
-        self.found.as_ref()
+    pub fn existing(&self) -> Option<&Pool> {
+        self.existing.as_ref()
     }
 
     /// The name the pool has, or will have.
     pub fn pool_name(&self) -> &str {
-        self.found.as_ref().map_or(&self.name, |pool| &pool.name)
+        self.existing.as_ref().map_or(&self.name, |pool| &pool.name)
     }
 
     /// The folder the pool has, or will have.
     ///
     /// Errors: `unsupported` for a pool of a kind that has none.
     pub fn folder(&self) -> Result<&Path> {
-        self.found.as_ref().map_or(Ok(&self.path), Pool::folder)
+        self.existing.as_ref().map_or(Ok(&self.path), Pool::folder)
     }
 
     /// Says which directory QEMU's user cannot enter on the way to the pool's, if there is one.
     ///
-    /// Errors: those of [`owner::of_qemu`].
+    /// Errors: those of [`qemu_user::of_qemu`].
     pub fn closed_to_qemu(&self, libvirt: &Libvirt) -> Result<Option<String>> {
         let (Ok(folder), true) = (self.folder(), libvirt.is_local()) else {
             return Ok(None);
         };
-        Ok(owner::of_qemu(libvirt)?.and_then(|qemu| reach::warning(folder, qemu)))
+        Ok(qemu_user::qemu_user(libvirt)?.and_then(|qemu| qemu_access::warning(folder, qemu)))
     }
 
     /// What [`Plan::apply`] would do.
     pub fn action(&self) -> Result<Action> {
-        let Some(pool) = &self.found else {
+        let Some(pool) = &self.existing else {
             return Ok(Action::Create);
         };
-        Ok(match (pool.is_active() && !self.folder_lost, wants_autostart(&pool.handle)?) {
+        Ok(match (pool.is_active() && !self.is_folder_lost, wants_autostart(&pool.handle)?) {
             (false, _) => Action::Start,
             (true, true) => Action::Update,
             (true, false) => Action::None,
@@ -111,7 +111,7 @@ impl Plan {
 
     /// The pool as it is, or as it would be.
     pub(crate) fn item(&self) -> Result<PoolItem> {
-        match &self.found {
+        match &self.existing {
             // Whatever is not so yet is what would be done.
             Some(pool) => Ok(PoolItem {
                 state: PoolState::Active,
@@ -137,7 +137,7 @@ impl Plan {
     /// Carries the plan out: define, build, start, autostart, refresh. Undone when it fails half way;
     /// whatever another process did of it meanwhile is as good as done here.
     pub fn apply(self, libvirt: &Libvirt) -> Result<Pool> {
-        let (handle, made) = match &self.found {
+        let (handle, made) = match &self.existing {
             None => (self.create(libvirt)?, true),
             Some(pool) => match self.prepare(libvirt, pool) {
                 // Whoever was making it undid that.
@@ -158,7 +158,7 @@ impl Plan {
     pub fn apply_unless_ready(self, libvirt: &Libvirt) -> Result<Pool> {
         let ready = self.action()? == Action::None;
         match self {
-            Self { found: Some(pool), .. } if ready => Ok(pool),
+            Self { existing: Some(pool), .. } if ready => Ok(pool),
             plan => plan.apply(libvirt),
         }
     }
@@ -168,7 +168,7 @@ impl Plan {
         let (name, handle) = (&pool.name, &pool.handle);
         // In this order: the folder of one that is being made may come between the two.
         let active = handle.is_active().context(format_args!("ask about pool '{name}'"))?;
-        let lost = is_folder_lost(libvirt, pool);
+        let lost = has_lost_folder(libvirt, pool);
         if active && lost {
             handle.destroy().context(format_args!("stop pool '{name}'"))?;
         }
@@ -198,7 +198,7 @@ impl Plan {
         log::step(starting);
         or_active(pool.create(0))
             .context(starting)
-            .map_err(|error| truncated::explain(error, pool, self.folder().ok()))
+            .map_err(|error| truncated_image::explain(error, pool, self.folder().ok()))
     }
 
     fn create(&self, libvirt: &Libvirt) -> Result<StoragePool> {
@@ -254,7 +254,7 @@ fn wants_autostart(pool: &StoragePool) -> Result<bool> {
 }
 
 /// Whether the folder of a pool is certainly not there. One that cannot be seen is not lost.
-fn is_folder_lost(libvirt: &Libvirt, pool: &Pool) -> bool {
+fn has_lost_folder(libvirt: &Libvirt, pool: &Pool) -> bool {
     let absent = |path: &Path| {
         path.symlink_metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
     };

@@ -19,15 +19,15 @@ use common::{IoContext, Result};
 use crate::commands::cleanup::{CleanupItem, Reason};
 use crate::pool::Pool;
 use crate::references::chains::Chains;
-use crate::references::needs::{UnknownImages, pool_files};
+use crate::references::dependents::{UnknownImages, pool_files};
 use crate::references::open_files::HeldFiles;
 use crate::references::usage::Usage;
-use crate::references::{inflight, needs};
-use crate::volume::names::Ours;
+use crate::references::{dependents, inflight};
+use crate::volume::names::ToolFile;
 use crate::volume::secret;
 
 /// A file that nothing refers to.
-pub(crate) struct Judged {
+pub(crate) struct UnusedFile {
     pub(crate) item: CleanupItem,
     /// The keys of the file.
     keys: Vec<FileKey>,
@@ -44,12 +44,12 @@ pub(crate) struct Judged {
 /// was seen is either referred to already, or never will be.
 ///
 /// Errors: `conflict` when there are orphans and an image is left whose files are not known.
-pub(crate) fn judge(host: &Host, libvirt: &Libvirt, pool: &Pool) -> Result<Vec<Judged>> {
+pub(crate) fn find_unused(host: &Host, libvirt: &Libvirt, pool: &Pool) -> Result<Vec<UnusedFile>> {
     let folder = pool.folder()?.to_owned();
     pool.refresh()?;
     let names = names(pool)?;
     let mut in_flight = HashSet::new();
-    for name in names.iter().filter(|name| Ours::classify(name).is_some()) {
+    for name in names.iter().filter(|name| ToolFile::classify(name).is_some()) {
         if inflight::is_in_flight(host, name)? {
             in_flight.insert(name.clone());
         }
@@ -63,7 +63,7 @@ pub(crate) fn judge(host: &Host, libvirt: &Libvirt, pool: &Pool) -> Result<Vec<J
     for name in names {
         let path = folder.join(&name);
         let keys = chains.keys(&path);
-        if !usage.of_keys(&keys).is_empty() {
+        if !usage.users_of_keys(&keys).is_empty() {
             continue;
         }
         let Some(item) = item(pool, name, &path)? else {
@@ -71,19 +71,19 @@ pub(crate) fn judge(host: &Host, libvirt: &Libvirt, pool: &Pool) -> Result<Vec<J
         };
         let below = chains.below(&path)?.paths;
         let is_unknown = unknown.has(&keys);
-        unused.push(Judged { item, keys, below, is_unknown });
+        unused.push(UnusedFile { item, keys, below, is_unknown });
     }
     for (name, path) in secret::orphans(host, libvirt, &folder, &usage)? {
         let (pool_uuid, pool) = (pool.uuid.clone(), pool.name.clone());
         let path = path.display().to_string();
         let (reason, action, allocation_bytes) = (Reason::Orphan, Action::None, 0);
         let item = CleanupItem { name, pool, pool_uuid, path, allocation_bytes, reason, action };
-        unused.push(Judged { item, keys: Vec::new(), below: Vec::new(), is_unknown: false });
+        unused.push(UnusedFile { item, keys: Vec::new(), below: Vec::new(), is_unknown: false });
     }
     // What a kept file stands on is kept: judged from the top of each chain down.
     unused.sort_by_key(|file| Reverse((file.is_unknown, file.below.len())));
     let mut kept: HashMap<FileKey, Reason> = HashMap::new();
-    unused.retain_mut(|Judged { item, keys: own, below, .. }| {
+    unused.retain_mut(|UnusedFile { item, keys: own, below, .. }| {
         if item.reason == Reason::Other {
             return true;
         }
@@ -107,13 +107,13 @@ pub(crate) fn judge(host: &Host, libvirt: &Libvirt, pool: &Pool) -> Result<Vec<J
 
 /// Refuses to delete anything beside an image that may need it: an image whose files are not known,
 /// unless that is deleted as well.
-fn check_known(pool: &Pool, unused: &[Judged], unknown: &UnknownImages) -> Result<()> {
+fn check_known(pool: &Pool, unused: &[UnusedFile], unknown: &UnknownImages) -> Result<()> {
     let orphans = unused.iter().filter(|file| file.item.reason == Reason::Orphan);
     let orphans: HashSet<&FileKey> = orphans.flat_map(|file| &file.keys).collect();
     match unknown.first(&pool.name, |key| orphans.contains(key)) {
         Some(unknown) if !orphans.is_empty() => {
             let message = format!("the orphans of pool '{}' may be needed", pool.name);
-            Err(needs::may_need(message, unknown))
+            Err(dependents::may_need(message, unknown))
         }
         _ => Ok(()),
     }
@@ -135,11 +135,11 @@ fn needed_by_others(
     usage: &Usage,
 ) -> Result<(HashSet<FileKey>, UnknownImages)> {
     let mut needed = HashSet::new();
-    let mut unknown = UnknownImages::of_domains(usage);
+    let mut unknown = UnknownImages::needed_by_domains(usage);
     for file in pool_files(libvirt)? {
         let below = chains.below(&file.path)?;
         below.unknown.into_iter().for_each(|image| unknown.add(usage, &file.pool, image));
-        let judged = file.pool == pool.name && is_ours(&file.name, &file.path);
+        let judged = file.pool == pool.name && is_tool_file(&file.name, &file.path);
         if !judged {
             needed.extend(below.keys);
         }
@@ -148,8 +148,8 @@ fn needed_by_others(
 }
 
 /// Whether a file is one that we make: by name, and no link or folder.
-fn is_ours(name: &str, path: &Path) -> bool {
-    Ours::classify(name).is_some()
+fn is_tool_file(name: &str, path: &Path) -> bool {
+    ToolFile::classify(name).is_some()
         && path.symlink_metadata().is_ok_and(|metadata| metadata.is_file())
 }
 
@@ -159,7 +159,7 @@ fn item(pool: &Pool, name: String, path: &Path) -> Result<Option<CleanupItem>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         metadata => metadata.at("look at", path)?,
     };
-    let reason = if is_ours(&name, path) { Reason::Orphan } else { Reason::Other };
+    let reason = if is_tool_file(&name, path) { Reason::Orphan } else { Reason::Other };
     Ok(Some(CleanupItem {
         name,
         pool: pool.name.clone(),

@@ -16,10 +16,10 @@ use common::{Error, Result};
 
 use crate::commands::delete::DeleteItem;
 use crate::pool::Pool;
-use crate::references::inflight::Removal;
-use crate::references::needs::Needs;
+use crate::references::dependents::Dependents;
+use crate::references::inflight::RemovalLock;
 use crate::references::open_files::HeldFiles;
-use crate::references::{inflight, needs};
+use crate::references::{dependents, inflight};
 use crate::volume::identity::VolumeIdentity;
 use crate::volume::secret;
 
@@ -38,7 +38,7 @@ pub(crate) struct Batch<'a> {
 
 /// Everything that speaks against deleting a volume, as it was at one moment.
 struct Observation {
-    needs: Needs,
+    needs: Dependents,
     held: HeldFiles,
     taken: Instant,
     took: Duration,
@@ -47,7 +47,7 @@ struct Observation {
 impl Observation {
     fn take(host: &Host, libvirt: &Libvirt, pool: &Pool) -> Result<Self> {
         let start = Instant::now();
-        let needs = Needs::take(libvirt, pool)?;
+        let needs = Dependents::take(libvirt, pool)?;
         let held = match libvirt.is_local() {
             true => HeldFiles::visible(host)?,
             false => HeldFiles::default(),
@@ -75,7 +75,7 @@ impl<'a> Batch<'a> {
         let observation = Observation::take(host, libvirt, &pool)?;
         let identity = |name: &str| {
             let volume = observation.needs.volume(name)?;
-            Some(VolumeIdentity::of(volume, libvirt.is_local()))
+            Some(VolumeIdentity::read(volume, libvirt.is_local()))
         };
         let asked = names.into_iter().map(|name| (identity(&name), name));
         let asked = asked.map(|(identity, name)| (name, identity)).collect();
@@ -90,7 +90,7 @@ impl<'a> Batch<'a> {
     /// What [`Batch::delete`] would do, and warnings about what cannot be seen.
     pub(crate) fn preview(mut self) -> (Vec<Result<DeleteItem>>, Vec<String>) {
         let items = self.ordered().into_iter().map(|name| {
-            if inflight_here(self.host, self.libvirt, &name)? {
+            if is_in_flight(self.host, self.libvirt, &name)? {
                 return Err(being_made(&name));
             }
             let item = self.check(&name)?;
@@ -113,7 +113,7 @@ impl<'a> Batch<'a> {
         for names in self.ordered().chunks(LOCKS) {
             // Whatever these tools put on one of the volumes from here on waits; what they have put on
             // one before is seen by the look that comes after.
-            let locks: Vec<Result<Option<Removal>>> =
+            let locks: Vec<Result<Option<RemovalLock>>> =
                 names.iter().map(|name| self.lock(name)).collect();
             match self.look_again() {
                 Err(error) => items.push(Err(error)),
@@ -140,9 +140,9 @@ impl<'a> Batch<'a> {
     }
 
     /// Locks a volume; none on a remote host, where no lock of this machine tells anyone.
-    fn lock(&self, name: &str) -> Result<Option<Removal>> {
+    fn lock(&self, name: &str) -> Result<Option<RemovalLock>> {
         let is_local = self.libvirt.is_local() && self.asked.get(name).is_some_and(Option::is_some);
-        is_local.then(|| Removal::begin(self.host, name)).transpose()
+        is_local.then(|| RemovalLock::begin(self.host, name)).transpose()
     }
 
     fn look_again(&mut self) -> Result<()> {
@@ -185,7 +185,7 @@ impl<'a> Batch<'a> {
         let path = &volume.path;
         let again = "run the same command again";
         match self.asked.get(name).cloned().flatten() {
-            Some(asked) if asked == VolumeIdentity::of(volume, self.libvirt.is_local()) => {}
+            Some(asked) if asked == VolumeIdentity::read(volume, self.libvirt.is_local()) => {}
             Some(_) => {
                 let message = format!("volume '{name}' was replaced meanwhile");
                 return Err(Error::conflict(message).hint(again));
@@ -195,7 +195,7 @@ impl<'a> Batch<'a> {
                 return Err(Error::conflict(message).hint(again));
             }
         }
-        let users = needs.of(path);
+        let users = needs.users_of(path);
         if !users.is_empty() {
             let message = format!("volume '{name}' is needed by {}", users.join(", "));
             return Err(Error::conflict(message)
@@ -212,7 +212,7 @@ impl<'a> Batch<'a> {
             );
         }
         if let Some(unknown) = needs.unknown(path) {
-            return Err(needs::may_need(format!("volume '{name}' may be needed"), unknown));
+            return Err(dependents::may_need(format!("volume '{name}' may be needed"), unknown));
         }
         Ok(self.item(name, Some(path.display().to_string()), Action::Delete))
     }
@@ -257,7 +257,7 @@ impl<'a> Batch<'a> {
     }
 }
 
-fn inflight_here(host: &Host, libvirt: &Libvirt, name: &str) -> Result<bool> {
+fn is_in_flight(host: &Host, libvirt: &Libvirt, name: &str) -> Result<bool> {
     Ok(libvirt.is_local() && inflight::is_in_flight(host, name)?)
 }
 

@@ -13,21 +13,21 @@ use virt::sys;
 
 use crate::image::Format;
 use crate::pool::Pool;
-use crate::pool::owner::{Owner, permissions};
+use crate::pool::qemu_user::{QemuUser, permissions};
 use crate::references::inflight::InFlight;
-use crate::volume::names::Ours;
+use crate::volume::names::ToolFile;
 use crate::volume::overlay::NewVolume;
 use crate::volume::secret::{NewSecret, Passphrase};
 
 /// What a disk is to be like.
 #[derive(Debug, Clone)]
-pub struct Shape {
+pub struct DiskOptions {
     /// Its format.
     pub format: Format,
     /// Size the guest sees, bytes.
     pub capacity_bytes: u64,
     /// What is allocated beforehand.
-    pub allocated: Allocated,
+    pub allocated: Preallocated,
     /// qcow2: size of a cluster, bytes; QEMU's choice without it.
     pub cluster_bytes: Option<u64>,
     /// qcow2: whether reference counts are written late.
@@ -38,33 +38,33 @@ pub struct Shape {
 
 /// What of a disk is allocated beforehand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Allocated {
+pub enum Preallocated {
     /// Nothing.
-    Nothing,
+    Off,
     /// qcow2: the tables.
-    Tables,
-    /// All, unwritten.
-    All,
+    Metadata,
+    /// Full, unwritten.
+    Full,
 }
 
 /// A disk that is to be made.
 #[derive(Debug)]
-pub struct Plan {
+pub struct DiskPlan {
     name: String,
     /// Where it will be.
     pub path: PathBuf,
     /// What it is to be like.
-    pub shape: Shape,
+    pub shape: DiskOptions,
     /// UUID of the secret with its passphrase, when it is encrypted.
     pub secret: Option<String>,
 }
 
-impl Plan {
+impl DiskPlan {
     /// Plans a disk in `folder`. An encrypted one's passphrase will be the secret of this UUID.
     ///
     /// Errors: `io` when the kernel gives no random bytes for its name.
-    pub fn new(folder: &Path, shape: Shape, secret: &str) -> Result<Self> {
-        let name = Ours::Disk.new_name()?;
+    pub fn new(folder: &Path, shape: DiskOptions, secret: &str) -> Result<Self> {
+        let name = ToolFile::Disk.new_name()?;
         let name = match shape.format {
             Format::Qcow2 => name,
             Format::Raw => name.replace(".qcow2", ".raw"),
@@ -82,7 +82,7 @@ impl Plan {
         host: &Host,
         libvirt: &Libvirt,
         pool: &Pool,
-        owner: Option<Owner>,
+        owner: Option<QemuUser>,
         passphrase: Option<&Passphrase>,
     ) -> Result<NewVolume> {
         let in_flight = InFlight::begin(host, &self.name)?;
@@ -93,8 +93,10 @@ impl Plan {
         log::step(format_args!("create disk {}", self.path.display()));
         let doing = format_args!("create disk '{}'", self.name);
         let flags = match self.shape.allocated {
-            Allocated::Nothing => 0,
-            Allocated::Tables | Allocated::All => sys::VIR_STORAGE_VOL_CREATE_PREALLOC_METADATA,
+            Preallocated::Off => 0,
+            Preallocated::Metadata | Preallocated::Full => {
+                sys::VIR_STORAGE_VOL_CREATE_PREALLOC_METADATA
+            }
         };
         let flags = if self.shape.format == Format::Raw { 0 } else { flags };
         let made = self.xml(owner).and_then(|xml| {
@@ -118,10 +120,10 @@ impl Plan {
         }
     }
 
-    fn xml(&self, owner: Option<Owner>) -> Result<String> {
-        let Shape { format, capacity_bytes, allocated, .. } = self.shape;
+    fn xml(&self, owner: Option<QemuUser>) -> Result<String> {
+        let DiskOptions { format, capacity_bytes, allocated, .. } = self.shape;
         let bytes = |name: &str, bytes: u64| Element::new(name).attr("unit", "bytes").text(bytes);
-        let allocation = if allocated == Allocated::All { capacity_bytes } else { 0 };
+        let allocation = if allocated == Preallocated::Full { capacity_bytes } else { 0 };
         let mut target = Element::new("target")
             .child(Element::new("format").attr("type", format.as_str()))
             .child(permissions("0600", owner));

@@ -2,9 +2,10 @@
 
 pub mod base_image;
 pub mod checked_file;
+pub mod claim;
 pub(crate) mod deletion;
 pub mod disk;
-pub(crate) mod head;
+pub(crate) mod header;
 pub(crate) mod identity;
 pub mod names;
 pub mod overlay;
@@ -30,7 +31,7 @@ use crate::image;
 use crate::image::record;
 use crate::pool::Pool;
 use crate::references::usage::{Chains, Usage};
-use crate::volume::names::Ours;
+use crate::volume::names::ToolFile;
 use common::image::canonical;
 
 /// What a volume is for.
@@ -205,7 +206,7 @@ impl Survey {
         let items = self.volumes.iter().zip(&chains).map(|(volume, chain)| {
             let role = match () {
                 () if !chain.is_empty() || volume.backing.is_some() => Role::Overlay,
-                () if Ours::classify(&volume.name).is_some() => Role::Other,
+                () if ToolFile::classify(&volume.name).is_some() => Role::Other,
                 () if bases.contains(&canonical(&volume.path)) => Role::Base,
                 () if local && is_imported(&volume.path) => Role::Base,
                 () => Role::Other,
@@ -222,7 +223,7 @@ impl Survey {
                 allocation_bytes: volume.allocation_bytes,
                 backing: volume.backing.as_ref().map(text),
                 backing_chain: chain.iter().map(text).collect(),
-                users: self.usage.of_keys(&images.keys(&volume.path)),
+                users: self.usage.users_of_keys(&images.keys(&volume.path)),
             }
         });
         Ok(items.collect())

@@ -11,16 +11,16 @@ use virt::storage_vol::StorageVol;
 
 use crate::image::Format;
 use crate::pool::Pool;
-use crate::pool::owner::{Owner, permissions};
-use crate::references::inflight::{InFlight, Kept};
-use crate::references::needs;
+use crate::pool::qemu_user::{QemuUser, permissions};
+use crate::references::dependents;
+use crate::references::inflight::{InFlight, UseLock};
 pub use crate::volume::base_image::Base;
-use crate::volume::names::Ours;
+use crate::volume::names::ToolFile;
 use crate::volume::secret::NewSecret;
 
 /// An overlay that is to be made.
 #[derive(Debug)]
-pub struct Plan {
+pub struct OverlayPlan {
     /// Its volume name, never used before.
     pub name: String,
     /// Where it will be.
@@ -31,7 +31,7 @@ pub struct Plan {
     pub capacity_bytes: u64,
 }
 
-impl Plan {
+impl OverlayPlan {
     /// Plans an overlay in `folder`, as large as the base or larger.
     ///
     /// Errors: `conflict` when `size` is smaller than the base, which would cut the guest's disk off.
@@ -43,7 +43,7 @@ impl Plan {
                 base.capacity_bytes, base.name
             )));
         }
-        let name = Ours::Overlay.new_name()?;
+        let name = ToolFile::Overlay.new_name()?;
         Ok(Self { path: folder.join(&name), name, base, capacity_bytes })
     }
 
@@ -56,11 +56,11 @@ impl Plan {
         host: &Host,
         libvirt: &Libvirt,
         pool: &Pool,
-        owner: Option<Owner>,
+        owner: Option<QemuUser>,
     ) -> Result<NewVolume> {
         let in_flight = InFlight::begin(host, &self.name)?;
         // Until the overlay is there, and names it in its header.
-        let _kept = Kept::begin(host, &self.base.name)?;
+        let _kept = UseLock::begin(host, &self.base.name)?;
         self.base.check_unchanged(libvirt, pool)?;
         let xml = self.xml(owner)?;
         log::step(format_args!("create overlay {}", self.path.display()));
@@ -69,7 +69,7 @@ impl Plan {
         Ok(NewVolume::new(handle, self.path.clone(), in_flight))
     }
 
-    fn xml(&self, owner: Option<Owner>) -> Result<String> {
+    fn xml(&self, owner: Option<QemuUser>) -> Result<String> {
         let path = text::utf8("image path", &self.base.path, ErrorKind::InvalidInput)?;
         let format = |format: Format| Element::new("format").attr("type", format.as_str());
         let permissions = permissions("0640", owner);
@@ -125,7 +125,7 @@ impl NewVolume {
     /// Deletes the volume after `error`, unless a domain or an image has come to need it since it was
     /// made. The error names a volume that stays.
     pub fn undo_after(self, libvirt: &Libvirt, error: Error) -> Error {
-        let is_free = needs::users(libvirt, &self.path).is_ok_and(|users| users.is_empty());
+        let is_free = dependents::users(libvirt, &self.path).is_ok_and(|users| users.is_empty());
         let is_deleted = is_free
             && match self.handle.delete(0) {
                 Err(error) => is_gone(&error), // with its domain, by another command

@@ -14,7 +14,7 @@ use virt::secret::Secret;
 
 use crate::references::inflight;
 use crate::references::usage::Usage;
-use crate::volume::names::Ours;
+use crate::volume::names::ToolFile;
 
 /// What our secrets say of themselves.
 const DESCRIPTION: &str = "tdx-tools: passphrase of a guest's disk";
@@ -94,7 +94,7 @@ impl NewSecret {
 ///
 /// Errors: what libvirt says.
 pub fn forget(libvirt: &Libvirt, disk: &Path) -> Result<()> {
-    for (secret, path) in ours(libvirt)? {
+    for (secret, path) in tool_secrets(libvirt)? {
         if path == disk {
             undefine(&secret, &path)?;
         }
@@ -104,8 +104,8 @@ pub fn forget(libvirt: &Libvirt, disk: &Path) -> Result<()> {
 
 /// The same for a file by whatever name: only such disks as these tools encrypt have one.
 pub(crate) fn forget_with(libvirt: &Libvirt, name: &str, file: &Path) -> Result<()> {
-    match Ours::classify(name) {
-        Some(Ours::Disk) => forget(libvirt, file),
+    match ToolFile::classify(name) {
+        Some(ToolFile::Disk) => forget(libvirt, file),
         _ => Ok(()),
     }
 }
@@ -120,9 +120,10 @@ pub(crate) fn orphans(
     usage: &Usage,
 ) -> Result<Vec<(String, PathBuf)>> {
     let mut orphans = Vec::new();
-    for (_, path) in ours(libvirt)? {
+    for (_, path) in tool_secrets(libvirt)? {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
-        let ours = Ours::classify(&name) == Some(Ours::Disk) && path.parent() == Some(folder);
+        let ours =
+            ToolFile::classify(&name) == Some(ToolFile::Disk) && path.parent() == Some(folder);
         // The lock first: a disk whose creation has ended is there by now, or never will be.
         if !ours || inflight::is_in_flight(host, &name)? || !usage.users_of(&path).is_empty() {
             continue;
@@ -138,7 +139,7 @@ pub(crate) fn orphans(
 }
 
 /// The secrets that are ours, with the disk each is for.
-fn ours(libvirt: &Libvirt) -> Result<Vec<(Secret, PathBuf)>> {
+fn tool_secrets(libvirt: &Libvirt) -> Result<Vec<(Secret, PathBuf)>> {
     let doing = "list libvirt's secrets";
     let mut ours = Vec::new();
     for secret in libvirt.connect().list_all_secrets(0).context(doing)? {

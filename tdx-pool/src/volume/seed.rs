@@ -11,32 +11,32 @@ use virt::storage_vol::StorageVol;
 use virt::stream::Stream;
 
 use crate::pool::Pool;
-use crate::pool::owner::{Owner, permissions};
+use crate::pool::qemu_user::{QemuUser, permissions};
 use crate::references::inflight::InFlight;
-use crate::volume::names::Ours;
+use crate::volume::names::ToolFile;
 use crate::volume::overlay::NewVolume;
 
 /// A seed that is to be made.
-pub struct Plan {
+pub struct SeedPlan {
     name: String,
     /// Where it will be.
     pub path: PathBuf,
     bytes: Vec<u8>,
 }
 
-impl std::fmt::Debug for Plan {
+impl std::fmt::Debug for SeedPlan {
     /// Without the content, which may hold a password's hash.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Plan").field("path", &self.path).finish_non_exhaustive()
     }
 }
 
-impl Plan {
+impl SeedPlan {
     /// Plans a seed in `folder`.
     ///
     /// Errors: `io` when the kernel gives no random bytes for its name.
     pub fn new(folder: &Path, bytes: Vec<u8>) -> Result<Self> {
-        let name = Ours::Seed.new_name()?;
+        let name = ToolFile::Seed.new_name()?;
         Ok(Self { path: folder.join(&name), name, bytes })
     }
 
@@ -48,7 +48,7 @@ impl Plan {
         host: &Host,
         libvirt: &Libvirt,
         pool: &Pool,
-        owner: Option<Owner>,
+        owner: Option<QemuUser>,
     ) -> Result<NewVolume> {
         let in_flight = InFlight::begin(host, &self.name)?;
         log::step(format_args!("create seed {}", self.path.display()));
@@ -80,7 +80,7 @@ impl Plan {
         stream.finish().context(doing)
     }
 
-    fn xml(&self, owner: Option<Owner>) -> Result<String> {
+    fn xml(&self, owner: Option<QemuUser>) -> Result<String> {
         let permissions = permissions("0600", owner);
         let format = Element::new("format").attr("type", "raw");
         Element::new("volume")

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use common::libvirt::Libvirt;
 use common::{Error, IoContext, Result};
 use tdx_pool::image::{self, Format, StatedFormat};
-use tdx_pool::references::needs;
+use tdx_pool::references::dependents;
 
 use crate::create::disk::Disk;
 use crate::domain::definition::Definition;
@@ -76,7 +76,7 @@ impl OwnImage {
     }
 
     fn check_users(&self, libvirt: &Libvirt) -> Result<()> {
-        let users = needs::users(libvirt, &self.path)?;
+        let users = dependents::users(libvirt, &self.path)?;
         if users.is_empty() {
             return Ok(());
         }

@@ -11,10 +11,10 @@ use common::units::{self, Size};
 use common::{Error, ErrorKind, Result};
 use tdx_pool::commands::ensure;
 use tdx_pool::image::Format;
-use tdx_pool::pool::owner::Owner;
-use tdx_pool::pool::wanted::PoolArgs;
-use tdx_pool::pool::{Pool, owner};
-use tdx_pool::volume::disk::{Allocated, Shape};
+use tdx_pool::pool::qemu_user::QemuUser;
+use tdx_pool::pool::spec::PoolArgs;
+use tdx_pool::pool::{Pool, qemu_user};
+use tdx_pool::volume::disk::{DiskOptions, Preallocated};
 use tdx_pool::volume::overlay::NewVolume;
 use tdx_pool::volume::secret::Passphrase;
 use tdx_pool::volume::{disk, overlay};
@@ -89,13 +89,13 @@ enum Ground {
     /// A base image in its pool.
     Image(Source),
     /// A pool.
-    Pool(ensure::Plan),
+    Pool(ensure::PoolPlan),
 }
 
 #[derive(Debug)]
 enum Volume {
-    Overlay(overlay::Plan),
-    New(disk::Plan),
+    Overlay(overlay::OverlayPlan),
+    New(disk::DiskPlan),
     Given(OwnImage),
 }
 
@@ -111,7 +111,7 @@ impl Drive {
         request: &ImageRequest,
         args: &DriveArgs,
         choice: Option<&Choice>,
-        (qemu, existing): (Option<Owner>, Option<&Definition>),
+        (qemu, existing): (Option<QemuUser>, Option<&Definition>),
     ) -> Result<Self> {
         let kind = args.kind(request.is_named());
         check_flags(request, args, choice, kind)?;
@@ -119,13 +119,13 @@ impl Drive {
             let folder = choice.and_then(|choice| choice.disk_folder.as_deref());
             let folder = folder.filter(|_| request.pool().is_none() && kind == Kind::New);
             let name = request.pool().map(str::to_owned);
-            ensure::Plan::new(libvirt, config, &PoolArgs { pool: name }, folder)
+            ensure::PoolPlan::new(libvirt, config, &PoolArgs { pool: name }, folder)
         };
         let (ground, volume) = match (kind, choice) {
             (Kind::New, Some(choice)) => {
                 let pool = pool()?;
                 let shape = shape(&choice.profile.storage)?;
-                let plan = disk::Plan::new(pool.folder()?, shape, &new_uuid()?)?;
+                let plan = disk::DiskPlan::new(pool.folder()?, shape, &new_uuid()?)?;
                 (Ground::Pool(pool), Volume::New(plan))
             }
             (Kind::Given, _) => {
@@ -141,9 +141,10 @@ impl Drive {
                 if let (Image::There(base), Some(qemu), true) =
                     (&source.image, qemu, libvirt.is_local())
                 {
-                    owner::check_readable(&base.path, qemu)?;
+                    qemu_user::check_readable(&base.path, qemu)?;
                 }
-                let plan = overlay::Plan::new(source.pool.folder()?, base, request.disk_size)?;
+                let plan =
+                    overlay::OverlayPlan::new(source.pool.folder()?, base, request.disk_size)?;
                 (Ground::Image(source), Volume::Overlay(plan))
             }
         };
@@ -181,7 +182,7 @@ impl Drive {
         }
     }
 
-    fn pool(&self) -> &ensure::Plan {
+    fn pool(&self) -> &ensure::PoolPlan {
         match &self.ground {
             Ground::Image(source) => &source.pool,
             Ground::Pool(pool) => pool,
@@ -255,8 +256,10 @@ impl Drive {
                 (None, Vec::new())
             }
             Ground::Pool(pool) => {
-                let made =
-                    pool.found().is_none().then(|| format!("created pool '{}'", pool.pool_name()));
+                let made = pool
+                    .existing()
+                    .is_none()
+                    .then(|| format!("created pool '{}'", pool.pool_name()));
                 (Some(pool.apply_unless_ready(libvirt)?), made.into_iter().collect())
             }
         };
@@ -284,7 +287,7 @@ impl Ready {
         context: &Context,
         libvirt: &Libvirt,
         pool: Option<&Pool>,
-        owner: Option<Owner>,
+        owner: Option<QemuUser>,
     ) -> Result<Option<NewVolume>> {
         let host = &context.host;
         match (&self.volume, pool) {
@@ -342,7 +345,7 @@ const LEAST: u64 = 1 << 20;
 /// What is asked of libvirt, which makes the disk.
 ///
 /// Errors: `unsupported` for what it cannot.
-fn shape(storage: &Storage) -> Result<Shape> {
+fn shape(storage: &Storage) -> Result<DiskOptions> {
     let refuse = |setting: &str, instead: &str| {
         Err(Error::unsupported(format!("libvirt makes no disk with {setting}"))
             .hint(format!("--set {instead}")))
@@ -351,9 +354,9 @@ fn shape(storage: &Storage) -> Result<Shape> {
         return refuse("storage.compression_type zstd", "storage.compression_type=zlib");
     }
     let allocated = match storage.preallocation {
-        Preallocation::Off => Allocated::Nothing,
-        Preallocation::Metadata => Allocated::Tables,
-        Preallocation::Falloc => Allocated::All,
+        Preallocation::Off => Preallocated::Off,
+        Preallocation::Metadata => Preallocated::Metadata,
+        Preallocation::Falloc => Preallocated::Full,
         Preallocation::Full => {
             return refuse("storage.preallocation full", "storage.preallocation=falloc");
         }
@@ -364,7 +367,7 @@ fn shape(storage: &Storage) -> Result<Shape> {
         return Err(Error::usage(format!("a disk of {} holds nothing", Size(capacity_bytes)))
             .hint("--blank 20G, for one, says how large it is"));
     }
-    Ok(Shape {
+    Ok(DiskOptions {
         format: storage.format,
         capacity_bytes,
         allocated,

@@ -23,9 +23,9 @@ use common::xml::Document as XmlDocument;
 use common::{Error, Result};
 use tdx_gpu::device_assignment::Handover;
 use tdx_pool::image::Format;
-use tdx_pool::pool::owner::Owner;
-use tdx_pool::pool::{owner, reach};
-use tdx_pool::references::inflight::Kept;
+use tdx_pool::pool::qemu_user::QemuUser;
+use tdx_pool::pool::{qemu_access, qemu_user};
+use tdx_pool::references::inflight::UseLock;
 use tdx_pool::volume::overlay::NewVolume;
 use tdx_pool::volume::seed as seed_volume;
 use virt::domain::Domain;
@@ -76,11 +76,11 @@ pub struct Plan<'a> {
     /// Ours until the domain has it.
     _port: Option<Port>,
     drive: Drive,
-    seed: Option<seed_volume::Plan>,
+    seed: Option<seed_volume::SeedPlan>,
     handover: Option<Handover>,
     /// How it is to be attested.
     order: Option<Order>,
-    owner: Option<Owner>,
+    owner: Option<QemuUser>,
     metadata: Metadata,
     existing: Option<Domain>,
     /// UUID of the domain that has the name and goes first.
@@ -143,7 +143,7 @@ impl<'a> Plan<'a> {
         let disk_size = request.disk_size;
         let kind = guest.drive.kind(request.is_named());
         let blueprint = Blueprint::new(context, libvirt, config, guest, kind, making)?;
-        let owner = owner::of_qemu(libvirt)?;
+        let owner = qemu_user::qemu_user(libvirt)?;
         let choice = blueprint.choice();
         let owner_and_existing = (owner, existing);
         let drive = Drive::plan(
@@ -160,10 +160,10 @@ impl<'a> Plan<'a> {
         if let (Some(qemu), Some(folder), true) =
             (owner, disk.path().parent(), making && libvirt.is_local())
         {
-            reach::check(folder, qemu)?;
+            qemu_access::check(folder, qemu)?;
         }
         let seed = match Seed::read(&guest.seed, &uuid)? {
-            Some(seed) => Some(seed_volume::Plan::new(drive.folder()?, seed.to_image()?)?),
+            Some(seed) => Some(seed_volume::SeedPlan::new(drive.folder()?, seed.to_image()?)?),
             None => None,
         };
         let security = blueprint.security();
@@ -300,7 +300,7 @@ impl<'a> Plan<'a> {
         let _kept = match self.drive.disk() {
             Disk::Given { path, .. } => {
                 let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                Some(Kept::begin(&context.host, &name)?)
+                Some(UseLock::begin(&context.host, &name)?)
             }
             _ => None,
         };

@@ -24,10 +24,10 @@ use common::system::user;
 use common::{Error, IoContext, Result};
 
 mod directory;
-mod kept;
+mod volume_lock;
 
-use directory::{LockDirectory, Owner, take_over};
-pub use kept::{Kept, Removal};
+pub use crate::references::inflight::volume_lock::{RemovalLock, UseLock};
+use directory::{LockDirectory, LockOwner, take_over};
 
 /// A creation under way. It ends when this is dropped.
 #[derive(Debug)]
@@ -75,7 +75,7 @@ impl Drop for InFlight {
 ///
 /// Errors: `io` or `permission` when that cannot be told.
 pub fn is_in_flight(host: &Host, name: &str) -> Result<bool> {
-    for owner in Owner::ALL {
+    for owner in LockOwner::ALL {
         if is_locked_in(host, owner, name, LockKind::Exclusive)? {
             return Ok(true);
         }
@@ -84,13 +84,13 @@ pub fn is_in_flight(host: &Host, name: &str) -> Result<bool> {
 }
 
 /// Whether a lock in a directory speaks against this kind of lock.
-fn is_locked_in(host: &Host, owner: Owner, name: &str, kind: LockKind) -> Result<bool> {
+fn is_locked_in(host: &Host, owner: LockOwner, name: &str, kind: LockKind) -> Result<bool> {
     let Some(directory) = LockDirectory::open(host, owner)? else { return Ok(false) };
     let path = directory.path_of(name);
     let lock = match directory.lock_file(name) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         // A link, which these tools never make there.
-        Err(error) if error.raw_os_error() == Some(LOOP) && owner == Owner::Users => {
+        Err(error) if error.raw_os_error() == Some(LOOP) && owner == LockOwner::Users => {
             return Ok(false);
         }
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !is_root() => {
@@ -107,7 +107,7 @@ pub fn sweep(host: &Host) {
     if is_root() {
         take_over(host);
     }
-    for owner in Owner::ALL {
+    for owner in LockOwner::ALL {
         let Ok(Some(directory)) = LockDirectory::open(host, owner) else { continue };
         for name in directory.names() {
             let path = directory.path_of(&name);
@@ -135,12 +135,12 @@ fn stale_lock(directory: &LockDirectory, name: &str, path: &Path) -> Option<Opti
 }
 
 /// Whether a lock in this directory keeps anybody from anything.
-fn counts(lock: &File, owner: Owner, path: &Path) -> Result<bool> {
+fn counts(lock: &File, owner: LockOwner, path: &Path) -> Result<bool> {
     let metadata = lock.metadata().at("look at", path)?;
     let by_whom = [0, rustix::process::geteuid().as_raw()].contains(&metadata.uid());
     let by_member = members().contains(&metadata.gid());
     let is_private = metadata.mode() & if by_member { 0o037 } else { 0o077 } == 0;
-    Ok(owner == Owner::Root || metadata.is_file() && is_private && (by_whom || by_member))
+    Ok(owner == LockOwner::Root || metadata.is_file() && is_private && (by_whom || by_member))
 }
 
 /// The groups that may use libvirt's system connection: the one that distributions' polkit rules name, and
@@ -209,7 +209,7 @@ mod tests {
     const NAME: &str = "overlay.abcDEF012345678.qcow2";
 
     fn folder(host: &Host) -> PathBuf {
-        Owner::own().path(host)
+        LockOwner::current().path(host)
     }
 
     #[test]
@@ -245,8 +245,8 @@ mod tests {
     fn a_lock_that_others_can_open_does_not_count() {
         let root = tempfile::tempdir().unwrap();
         let host = Host::new(root.path());
-        let path = Owner::Users.path(&host).join(NAME);
-        fs::create_dir_all(Owner::Users.path(&host)).unwrap();
+        let path = LockOwner::Users.path(&host).join(NAME);
+        fs::create_dir_all(LockOwner::Users.path(&host)).unwrap();
         let lock = File::create(&path).unwrap();
         lock.try_lock().unwrap();
         for (mode, is_lock) in [(0o600, true), (0o640, false), (0o666, false)] {
@@ -267,7 +267,7 @@ mod tests {
         for name in ["passwd", "empty"] {
             fs::write(elsewhere.join(name), if name == "empty" { "" } else { "root" }).unwrap();
         }
-        for owner in Owner::ALL {
+        for owner in LockOwner::ALL {
             let directory = owner.path(&host);
             fs::create_dir_all(directory.parent().unwrap()).unwrap();
             std::os::unix::fs::symlink(&elsewhere, &directory).unwrap();
@@ -289,7 +289,7 @@ mod tests {
     fn what_is_no_directory_of_locks_holds_no_lock() {
         let root = tempfile::tempdir().unwrap();
         let host = Host::new(root.path());
-        let (users, other) = (Owner::Users.path(&host), root.path().join("other"));
+        let (users, other) = (LockOwner::Users.path(&host), root.path().join("other"));
         fs::create_dir_all(users.parent().unwrap()).unwrap();
         fs::create_dir(&other).unwrap();
         let lock = File::create(other.join(NAME)).unwrap();
@@ -320,7 +320,7 @@ mod tests {
         fs::set_permissions(&folder, Permissions::from_mode(0o777)).unwrap();
         assert!(!is_root() || InFlight::begin(&host, NAME).is_err(), "others can write there");
         if is_root() {
-            let users = Owner::Users.path(&host);
+            let users = LockOwner::Users.path(&host);
             fs::create_dir_all(&users).unwrap();
             std::os::unix::fs::chown(&users, Some(65534), Some(65534)).unwrap();
             sweep(&host);

@@ -9,7 +9,7 @@ use common::libvirt::{Context, State};
 use common::system::pci::Bdf;
 use common::units::hex_u64;
 use common::xml::{Document, Node, host_address};
-use tdx_pool::volume::names::Ours;
+use tdx_pool::volume::names::ToolFile;
 use virt::domain::Domain;
 use virt::sys;
 
@@ -309,7 +309,7 @@ fn port_forward(forward: Node<'_>) -> Option<Ssh> {
 /// Whether a file is named as overlays are, by us and by the original script.
 pub fn is_overlay(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    Ours::classify(name) == Some(Ours::Overlay)
+    ToolFile::classify(name) == Some(ToolFile::Overlay)
 }
 
 /// The files of every disk of a domain element with those under them, as far as the XML tells.

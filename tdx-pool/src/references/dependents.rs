@@ -105,7 +105,7 @@ pub(crate) struct UnknownImages(Vec<UnknownImage>);
 
 impl UnknownImages {
     /// Those of domains.
-    pub(crate) fn of_domains(usage: &Usage) -> Self {
+    pub(crate) fn needed_by_domains(usage: &Usage) -> Self {
         let image = |unknown: Unknown| UnknownImage {
             keys: keys(&unknown.path).collect(),
             unknown,
@@ -133,12 +133,12 @@ impl UnknownImages {
 
     /// The first one that may need a file of this pool, those with one of these keys left out.
     pub(crate) fn first(&self, pool: &str, except: impl Fn(&FileKey) -> bool) -> Option<&Unknown> {
-        let mut others = self.of_pool(pool).filter(|image| !image.keys.iter().any(&except));
+        let mut others = self.concerning(pool).filter(|image| !image.keys.iter().any(&except));
         others.next().map(|image| &image.unknown)
     }
 
     /// Those that may need a file of this pool.
-    pub(crate) fn of_pool(&self, pool: &str) -> impl Iterator<Item = &UnknownImage> {
+    pub(crate) fn concerning(&self, pool: &str) -> impl Iterator<Item = &UnknownImage> {
         self.0.iter().filter(move |image| image.concerns(pool))
     }
 
@@ -163,23 +163,23 @@ pub(crate) fn may_need(message: String, unknown: &Unknown) -> Error {
 
 /// Who needs which file of a pool.
 #[derive(Debug)]
-pub(crate) struct Needs {
+pub(crate) struct Dependents {
     /// The volumes of the pool that was asked about.
     pub(crate) survey: Survey,
     pool: String,
-    above: Vec<Above>,
+    above: Vec<DependentImage>,
     unknown: UnknownImages,
 }
 
 /// An image that needs others.
 #[derive(Debug)]
-struct Above {
+struct DependentImage {
     path: PathBuf,
     label: String,
     below: Below,
 }
 
-impl Needs {
+impl Dependents {
     /// Looks at every domain and every pool.
     pub(crate) fn take(libvirt: &Libvirt, pool: &Pool) -> Result<Self> {
         let mut survey = Survey::take(libvirt, pool)?;
@@ -198,7 +198,7 @@ impl Needs {
                 survey.chains.learn(&file.path, backing);
             }
         }
-        let mut unknown = UnknownImages::of_domains(&survey.usage);
+        let mut unknown = UnknownImages::needed_by_domains(&survey.usage);
         for file in files {
             let mut below = survey.chains.below(&file.path)?;
             for image in std::mem::take(&mut below.unknown) {
@@ -211,17 +211,17 @@ impl Needs {
                 true => format!("volume '{}'", file.name),
                 false => format!("volume '{}' of pool '{}'", file.name, file.pool),
             };
-            above.push(Above { path: file.path, label, below });
+            above.push(DependentImage { path: file.path, label, below });
         }
         Ok(Self { survey, pool: pool.name.clone(), above, unknown })
     }
 
     /// The domains that need `path`, and the volumes that do.
-    pub(crate) fn of(&self, path: &Path) -> Vec<String> {
+    pub(crate) fn users_of(&self, path: &Path) -> Vec<String> {
         let file: Vec<FileKey> = keys(path).collect();
-        let domains = self.survey.usage.of_keys(&file).into_iter();
+        let domains = self.survey.usage.users_of_keys(&file).into_iter();
         let domains = domains.map(|name| format!("domain '{name}'"));
-        let needs = |above: &&Above| above.path != path && needs(&above.below, &file);
+        let needs = |above: &&DependentImage| above.path != path && needs(&above.below, &file);
         domains.chain(self.above.iter().filter(needs).map(|above| above.label.clone())).collect()
     }
 

@@ -31,14 +31,14 @@ fn pool_name(name: &str) -> Result<String, &'static str> {
 
 /// The pool that flags and configuration ask for.
 #[derive(Debug)]
-pub struct Wanted {
+pub struct PoolSpec {
     /// Its name.
     pub name: String,
     /// Its folder, if it has to be made.
     pub path: PathBuf,
 }
 
-impl Wanted {
+impl PoolSpec {
     /// Flag over configuration over default.
     pub fn new(config: &Config, args: &PoolArgs) -> Self {
         let name = args.pool.as_ref().or(config.pool.as_ref());

@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 
 use common::{Error, Result};
 
-use crate::pool::owner::Owner;
+use crate::pool::qemu_user::QemuUser;
 
 /// Returns the first directory on the way to `path` that QEMU's user cannot enter. Directories that do not
 /// exist yet, or that we cannot look at, are passed over.
 ///
 /// Source: path_resolution(7); credentials(7) for supplementary groups, which libvirt gives QEMU.
-pub fn closed_directory(path: &Path, qemu: Owner) -> Option<PathBuf> {
+pub fn closed_directory(path: &Path, qemu: QemuUser) -> Option<PathBuf> {
     if qemu.uid == 0 {
         return None;
     }
@@ -27,7 +27,7 @@ pub fn closed_directory(path: &Path, qemu: Owner) -> Option<PathBuf> {
 /// Fails when QEMU could not get at what is in a directory.
 ///
 /// Errors: `conflict`, with the command that opens the way.
-pub fn check(directory: &Path, qemu: Owner) -> Result<()> {
+pub fn check(directory: &Path, qemu: QemuUser) -> Result<()> {
     match closed_directory(directory, qemu) {
         None => Ok(()),
         Some(closed) => {
@@ -37,12 +37,12 @@ pub fn check(directory: &Path, qemu: Owner) -> Result<()> {
 }
 
 /// Says what [`check`] would, with the command that ends it.
-pub fn warning(directory: &Path, qemu: Owner) -> Option<String> {
+pub fn warning(directory: &Path, qemu: QemuUser) -> Option<String> {
     let closed = closed_directory(directory, qemu)?;
     Some(format!("{} ({})", words(&closed, directory, qemu), opening(&closed)))
 }
 
-fn words(closed: &Path, directory: &Path, Owner { uid, gid }: Owner) -> String {
+fn words(closed: &Path, directory: &Path, QemuUser { uid, gid }: QemuUser) -> String {
     let (closed, directory) = (closed.display(), directory.display());
     format!(
         "QEMU, which runs as {uid}:{gid} here, cannot enter {closed}: guests with images in \
@@ -54,7 +54,7 @@ fn opening(closed: &Path) -> String {
     format!("chmod o+x '{}', or choose another directory", closed.display())
 }
 
-fn is_closed(folder: &Path, qemu: Owner, groups: &[u32]) -> bool {
+fn is_closed(folder: &Path, qemu: QemuUser, groups: &[u32]) -> bool {
     let Ok(found) = folder.metadata() else {
         return false;
     };
@@ -75,7 +75,7 @@ fn is_closed(folder: &Path, qemu: Owner, groups: &[u32]) -> bool {
 /// Whether an access control list lets QEMU's user enter; `None` where there is no list.
 ///
 /// Source: acl(5), "Access check algorithm"; Linux `include/uapi/linux/posix_acl_xattr.h`.
-fn by_acl(folder: &Path, owners: (u32, u32), qemu: Owner, groups: &[u32]) -> Option<bool> {
+fn by_acl(folder: &Path, owners: (u32, u32), qemu: QemuUser, groups: &[u32]) -> Option<bool> {
     const ENTRY: usize = 8;
     let mut buffer = [0; 4 + 64 * ENTRY];
     let length = rustix::fs::getxattr(folder, "system.posix_acl_access", &mut buffer[..]).ok()?;
@@ -95,7 +95,7 @@ fn by_acl(folder: &Path, owners: (u32, u32), qemu: Owner, groups: &[u32]) -> Opt
 fn judge_acl(
     entries: &[(u16, bool, u32)],
     (owner, group): (u32, u32),
-    qemu: Owner,
+    qemu: QemuUser,
     groups: &[u32],
 ) -> Option<bool> {
     const OWNER: u16 = 0x01;
@@ -125,12 +125,12 @@ fn judge_acl(
 }
 
 /// All groups of QEMU's user. Source: passwd(5), group(5).
-fn groups_of(qemu: Owner) -> Vec<u32> {
+fn groups_of(qemu: QemuUser) -> Vec<u32> {
     let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
     supplementary(&read("/etc/passwd"), &read("/etc/group"), qemu)
 }
 
-fn supplementary(passwd: &str, group: &str, qemu: Owner) -> Vec<u32> {
+fn supplementary(passwd: &str, group: &str, qemu: QemuUser) -> Vec<u32> {
     let fields = |line: &str| line.split(':').map(str::to_owned).collect::<Vec<_>>();
     let number = |field: Option<&String>| field.and_then(|text| text.parse::<u32>().ok());
     let user = passwd.lines().map(fields).find(|user| number(user.get(2)) == Some(qemu.uid));
@@ -158,7 +158,7 @@ mod tests {
 
     use super::*;
 
-    const QEMU: Owner = Owner { uid: 64055, gid: 106 };
+    const QEMU: QemuUser = QemuUser { uid: 64055, gid: 106 };
 
     #[test]
     fn the_first_closed_directory_is_found() {
@@ -172,9 +172,9 @@ mod tests {
         mode(&folder.path().join("a/b"), 0o700);
         mode(&deep, 0o700);
         assert_eq!(closed_directory(&absent, QEMU), Some(folder.path().join("a/b")));
-        assert_eq!(closed_directory(&absent, Owner { uid: 0, gid: 0 }), None);
+        assert_eq!(closed_directory(&absent, QemuUser { uid: 0, gid: 0 }), None);
         let own = deep.metadata().unwrap();
-        let owner = Owner { uid: own.uid(), gid: own.gid() };
+        let owner = QemuUser { uid: own.uid(), gid: own.gid() };
         assert_eq!(closed_directory(&absent, owner), None);
         // To enter is enough; to list is not needed.
         mode(&folder.path().join("a/b"), 0o711);

@@ -15,7 +15,7 @@ use common::system::file_lock::{FileLock, LockKind, Patience, TryLock};
 use common::system::sysroot::Host;
 use common::{Error, ErrorKind, IoContext, Result};
 
-use super::directory::{LockDirectory, Owner};
+use super::directory::{LockDirectory, LockOwner};
 
 /// Volumes that stay while this is held: something is about to refer to them.
 ///
@@ -23,17 +23,17 @@ use super::directory::{LockDirectory, Owner};
 /// domain is there to be seen. Whoever deletes or replaces the volume takes [`Removal`] first and looks
 /// for users after that, so that neither can miss the other.
 #[derive(Debug)]
-pub struct Kept {
-    _lock: SharedName,
+pub struct UseLock {
+    _lock: NameLock,
 }
 
-impl Kept {
+impl UseLock {
     /// Keeps the volume `name`, after waiting for a process that deletes or replaces it: the volume may
     /// be gone then.
     ///
     /// Errors: `conflict` when that takes too long; `permission`, `io`; `interrupted`.
     pub fn begin(host: &Host, name: &str) -> Result<Self> {
-        let lock = SharedName::lock(host, name, LockKind::Shared, PATIENCE)?;
+        let lock = NameLock::lock(host, name, LockKind::Shared, PATIENCE)?;
         let busy = || Error::conflict(format!("volume '{name}' is being deleted or replaced"));
         Ok(Self { _lock: lock.ok_or_else(busy)? })
     }
@@ -41,16 +41,16 @@ impl Kept {
 
 /// A volume that nothing can begin to use while this is held: it is about to be deleted or replaced.
 #[derive(Debug)]
-pub struct Removal {
-    _lock: SharedName,
+pub struct RemovalLock {
+    _lock: NameLock,
 }
 
-impl Removal {
+impl RemovalLock {
     /// Locks the volume `name`, after waiting for those who keep it: then they can be seen to use it.
     ///
     /// Errors: `conflict` when that takes too long; `permission`, `io`; `interrupted`.
     pub fn begin(host: &Host, name: &str) -> Result<Self> {
-        let lock = SharedName::lock(host, name, LockKind::Exclusive, PATIENCE)?;
+        let lock = NameLock::lock(host, name, LockKind::Exclusive, PATIENCE)?;
         let busy = || Error::conflict(format!("volume '{name}' is being made by another process"));
         Ok(Self { _lock: lock.ok_or_else(busy)? })
     }
@@ -65,13 +65,13 @@ const PATIENCE: Patience = Patience {
 
 /// A lock on a name that several processes, also of different users, may want at once.
 #[derive(Debug)]
-struct SharedName {
+struct NameLock {
     directory: Arc<LockDirectory>,
     name: String,
     lock: FileLock,
 }
 
-impl SharedName {
+impl NameLock {
     /// Takes the lock. Returns none when others held it for all of the time that it was waited for.
     fn lock(host: &Host, name: &str, kind: LockKind, patience: Patience) -> Result<Option<Self>> {
         let directory = Arc::new(LockDirectory::make(host)?);
@@ -88,10 +88,10 @@ impl SharedName {
                     lock => (held, refused) = (lock?, None),
                 }
             }
-            if held.is_some() && !super::is_locked_in(host, Owner::others(), name, kind)? {
+            if held.is_some() && !super::is_locked_in(host, LockOwner::other(), name, kind)? {
                 return Ok(held.take());
             }
-            if Owner::own() == Owner::Users {
+            if LockOwner::current() == LockOwner::Users {
                 held = None;
             }
             Ok(None)
@@ -132,7 +132,7 @@ impl SharedName {
     }
 }
 
-impl Drop for SharedName {
+impl Drop for NameLock {
     fn drop(&mut self) {
         // The last one removes the file.
         if self.lock.try_upgrade().is_ok_and(|is_exclusive| is_exclusive) {
@@ -176,30 +176,30 @@ mod tests {
 
     const ONCE: Patience = Patience { limit: Duration::ZERO, ..PATIENCE };
 
-    fn remove(host: &Host) -> Option<SharedName> {
-        SharedName::lock(host, NAME, LockKind::Exclusive, ONCE).unwrap()
+    fn remove(host: &Host) -> Option<NameLock> {
+        NameLock::lock(host, NAME, LockKind::Exclusive, ONCE).unwrap()
     }
 
     #[test]
     fn a_volume_that_is_kept_is_not_removed_and_the_reverse() {
         let root = tempfile::tempdir().unwrap();
         let host = Host::new(root.path());
-        let first = Kept::begin(&host, NAME).unwrap();
-        let second = Kept::begin(&host, NAME).unwrap();
+        let first = UseLock::begin(&host, NAME).unwrap();
+        let second = UseLock::begin(&host, NAME).unwrap();
         assert!(is_in_flight(&host, NAME).unwrap());
         assert!(InFlight::begin(&host, NAME).is_err());
         drop(first);
         assert!(remove(&host).is_none(), "one of two holders is left");
         drop(second);
-        let removal = Removal::begin(&host, NAME).unwrap();
+        let removal = RemovalLock::begin(&host, NAME).unwrap();
         let kept = std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| Kept::begin(&host, NAME));
+            let waiting = scope.spawn(|| UseLock::begin(&host, NAME));
             drop(removal);
             waiting.join().unwrap().unwrap()
         });
         assert!(remove(&host).is_none());
         drop(kept);
-        assert_eq!(fs::read_dir(Owner::own().path(&host)).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(LockOwner::current().path(&host)).unwrap().count(), 0);
     }
 
     #[test]
@@ -209,18 +209,18 @@ mod tests {
         }
         let root = tempfile::tempdir().unwrap();
         let host = Host::new(root.path());
-        let path = Owner::Users.path(&host).join(NAME);
-        fs::create_dir_all(Owner::Users.path(&host)).unwrap();
+        let path = LockOwner::Users.path(&host).join(NAME);
+        fs::create_dir_all(LockOwner::Users.path(&host)).unwrap();
         let theirs = File::create(&path).unwrap();
         theirs.try_lock_shared().unwrap();
         for (mode, is_removed) in [(0o600, false), (0o644, true)] {
             theirs.set_permissions(Permissions::from_mode(mode)).unwrap();
             assert_eq!(remove(&host).is_some(), is_removed, "{mode:o}");
-            Kept::begin(&host, NAME).unwrap();
+            UseLock::begin(&host, NAME).unwrap();
         }
         theirs.set_permissions(Permissions::from_mode(0o600)).unwrap();
         theirs.try_lock().unwrap();
-        let keep = || SharedName::lock(&host, NAME, LockKind::Shared, ONCE).unwrap();
+        let keep = || NameLock::lock(&host, NAME, LockKind::Shared, ONCE).unwrap();
         assert!(keep().is_none(), "kept while another user removes it");
         drop(theirs);
         assert!(keep().is_some());

@@ -12,20 +12,20 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
 use crate::references::inflight::InFlight;
-use crate::volume::names::Ours;
+use crate::volume::names::ToolFile;
 
 /// A half-made image, deleted unless it is renamed. Nobody but its maker can read or write it.
 #[derive(Debug)]
-pub(crate) struct Part {
+pub(crate) struct TemporaryFile {
     pub(crate) path: PathBuf,
     pub(crate) file: File,
     _in_flight: InFlight,
 }
 
-impl Part {
+impl TemporaryFile {
     /// Makes an empty file in `folder`, locked under its name before it exists.
     pub(crate) fn create(host: &Host, folder: &Path) -> Result<Self> {
-        let name = Ours::Import.new_name()?;
+        let name = ToolFile::Import.new_name()?;
         let in_flight = InFlight::begin(host, &name)?;
         let path = folder.join(name);
         let mut options = OpenOptions::new();
@@ -73,7 +73,7 @@ impl Part {
     }
 }
 
-impl Drop for Part {
+impl Drop for TemporaryFile {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
     }
