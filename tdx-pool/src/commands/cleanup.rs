@@ -1,6 +1,5 @@
 //! `tdx-pool cleanup`: our leftovers, and nothing else.
 
-use std::borrow::Cow;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
@@ -8,16 +7,14 @@ use clap::Args;
 use common::cli::config::Config;
 use common::cli::{Change, Context, interrupt, log};
 use common::document::output::Outcome;
-use common::document::{Action, Document, Item};
+use common::document::{Action, Document};
 use common::libvirt::{Context as _, Libvirt, is_gone};
-use common::units::Size;
 use common::{Error, ErrorKind, Result};
-use schemars::JsonSchema;
-use serde::Serialize;
 
+use crate::commands::pool_args::PoolArgs;
 use crate::pool::Pool;
-use crate::pool::spec::PoolArgs;
 use crate::references::inflight;
+pub use crate::references::orphans::{CleanupItem, Reason};
 use crate::references::orphans::{UnusedFile, find_unused};
 use crate::volume::secret;
 
@@ -28,71 +25,6 @@ pub struct CleanupArgs {
     pool: PoolArgs,
     #[command(flatten)]
     change: Change,
-}
-
-/// Why a file that nothing refers to is deleted or left.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Reason {
-    /// Ours, and nothing needs it: deleted.
-    Orphan,
-    /// Some process is making it right now: left.
-    InFlight,
-    /// Some process holds it open or locked: left.
-    Open,
-    /// Anything else, a base image among them: left.
-    Other,
-}
-
-impl Reason {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Orphan => "orphan",
-            Self::InFlight => "in_flight",
-            Self::Open => "open",
-            Self::Other => "other",
-        }
-    }
-}
-
-/// A file that nothing refers to, and what was done to it.
-#[derive(Debug, Serialize, JsonSchema)]
-pub struct CleanupItem {
-    /// Name within the pool.
-    pub(crate) name: String,
-    /// The pool's name.
-    pub(crate) pool: String,
-    /// UUID of the pool.
-    pub(crate) pool_uuid: Option<String>,
-    /// Where it is, or was.
-    pub(crate) path: String,
-    /// Its size on disk, bytes; 0 for a disk that is gone and left a passphrase with libvirt.
-    pub(crate) allocation_bytes: u64,
-    /// Why it is deleted or left.
-    pub(crate) reason: Reason,
-    /// `delete` or `none`.
-    pub(crate) action: Action,
-}
-
-impl Item for CleanupItem {
-    const COLUMNS: &'static [&'static str] = &["NAME", "ACTION", "REASON", "ALLOCATION"];
-
-    fn key(&self) -> Cow<'_, str> {
-        self.name.as_str().into()
-    }
-
-    fn row(&self) -> Vec<String> {
-        vec![
-            self.name.clone(),
-            self.action.to_string(),
-            self.reason.as_str().to_owned(),
-            Size(self.allocation_bytes).to_string(),
-        ]
-    }
-
-    fn action(&self) -> Option<Action> {
-        Some(self.action)
-    }
 }
 
 /// Finds what nothing needs and deletes what of it is ours. All are tried.
@@ -116,7 +48,7 @@ pub fn run(
     }
     interrupt::guard();
     let change = args.change;
-    let pool = Pool::resolve(libvirt, config, &args.pool)?;
+    let pool = Pool::resolve(libvirt, config, args.pool.name())?;
     let mut files = find_unused(&context.host, libvirt, &pool)?;
     let orphans = count_orphans(&files);
     if orphans > 0 && !change.yes && !change.dry_run {

@@ -1,22 +1,21 @@
 //! `tdx-pool delete`: volumes that nothing needs.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use clap::Args;
 use common::cli::config::Config;
 use common::cli::{Change, Context, interrupt};
 use common::document::output::Outcome;
-use common::document::{Action, Document, Item, input};
+use common::document::{Action, Document, input};
 use common::libvirt::Libvirt;
 use common::{Error, Result, name};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
+use crate::commands::pool_args::PoolArgs;
 use crate::pool::Pool;
-use crate::pool::spec::PoolArgs;
 use crate::volume::claim::VolumeClaim;
 use crate::volume::deletion::Batch;
+pub use crate::volume::deletion::DeleteItem;
 
 /// Arguments of `delete`.
 #[derive(Debug, Args)]
@@ -28,39 +27,6 @@ pub struct DeleteArgs {
     pool: PoolArgs,
     #[command(flatten)]
     change: Change,
-}
-
-/// A volume and what was done to it.
-#[derive(Debug, Serialize, JsonSchema)]
-pub struct DeleteItem {
-    /// Name within the pool.
-    pub(crate) name: String,
-    /// The pool's name.
-    pub(crate) pool: String,
-    /// UUID of the pool.
-    pub(crate) pool_uuid: Option<String>,
-    /// Where it was; null when it was not there.
-    pub(crate) path: Option<String>,
-    /// `delete`, or `none` for a volume that was not there.
-    pub(crate) action: Action,
-}
-
-impl Item for DeleteItem {
-    const COLUMNS: &'static [&'static str] = &["NAME", "ACTION", "PATH"];
-    const DROPPED: &'static [&'static str] = &["PATH"];
-
-    fn key(&self) -> Cow<'_, str> {
-        self.name.as_str().into()
-    }
-
-    fn row(&self) -> Vec<String> {
-        let path = self.path.clone().unwrap_or_default();
-        vec![self.name.clone(), self.action.to_string(), path]
-    }
-
-    fn action(&self) -> Option<Action> {
-        Some(self.action)
-    }
 }
 
 /// Deletes each volume unless a domain or another image needs it, or something has it open; images
@@ -86,7 +52,7 @@ pub fn run(
         if claimed.is_empty() {
             continue;
         }
-        let pool = Pool::resolve(&libvirt, config, &PoolArgs { pool })?;
+        let pool = Pool::resolve(&libvirt, config, pool.as_deref())?;
         let claimed = matching(claimed, Some(&pool), host_name.as_deref(), &mut failed);
         let names = claimed.into_keys().collect();
         batches.push(Batch::plan(&context.host, &libvirt, pool, names)?);

@@ -5,26 +5,24 @@
 //! that the real name only ever holds a whole image that was checked. Who may not write the folder has
 //! libvirt do it, by upload.
 
-use std::borrow::Cow;
 use std::path::PathBuf;
 
 use clap::Args;
 use common::cli::config::Config;
 use common::cli::{Change, Context, interrupt};
 use common::document::output::Outcome;
-use common::document::{Action, Document, Item, input};
+use common::document::{Action, Document, input};
 use common::libvirt::Libvirt;
-use common::units::Size;
 use common::{Error, Result, name};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
-use crate::commands::ensure;
+use crate::commands::pool_args::PoolArgs;
 use crate::image::Format;
-pub use crate::import::plan::{ImportOptions, ImportPlan};
-pub use crate::import::source::Source;
+pub use crate::import::item::ImportItem;
+use crate::import::plan::ImportPlan;
+use crate::import::request::ImportOptions;
 use crate::pool::Pool;
-use crate::pool::spec::PoolArgs;
+use crate::pool::plan::PoolPlan;
 use crate::volume::claim::VolumeClaim;
 
 /// Arguments of `import`.
@@ -60,52 +58,6 @@ fn sha256_hex(text: &str) -> Result<String, String> {
     digits.then(|| text.to_ascii_lowercase()).ok_or_else(|| "not 64 hexadecimal digits".to_owned())
 }
 
-/// A base image and what was done to have it.
-#[derive(Debug, Serialize, JsonSchema)]
-pub struct ImportItem {
-    /// Volume name.
-    pub(crate) name: String,
-    /// The pool's name.
-    pub(crate) pool: String,
-    /// UUID of the pool; null when the pool is to be made.
-    pub(crate) pool_uuid: Option<String>,
-    /// Where it is, on libvirt's host.
-    pub(crate) path: String,
-    /// Its format.
-    pub(crate) format: Format,
-    /// Size the guest sees, bytes.
-    pub(crate) capacity_bytes: u64,
-    /// The file it was read from.
-    pub(crate) source: String,
-    /// SHA-256 of the source's bytes; null where nothing asked for it.
-    pub(crate) sha256: Option<String>,
-    /// `import`, `replace`, or `none` for an equal image that was there.
-    pub(crate) action: Action,
-}
-
-impl Item for ImportItem {
-    const COLUMNS: &'static [&'static str] = &["NAME", "ACTION", "FORMAT", "CAPACITY", "PATH"];
-    const DROPPED: &'static [&'static str] = &["PATH", "FORMAT"];
-
-    fn key(&self) -> Cow<'_, str> {
-        self.name.as_str().into()
-    }
-
-    fn row(&self) -> Vec<String> {
-        vec![
-            self.name.clone(),
-            self.action.to_string(),
-            self.format.to_string(),
-            Size(self.capacity_bytes).to_string(),
-            self.path.clone(),
-        ]
-    }
-
-    fn action(&self) -> Option<Action> {
-        Some(self.action)
-    }
-}
-
 /// Copies images into the pool, which is made if there is none.
 pub fn run(
     context: &Context,
@@ -118,7 +70,7 @@ pub fn run(
     let libvirt = connect()?;
     interrupt::guard();
     images.iter().try_for_each(|image| image.expect_same(context, &libvirt))?;
-    let pool = ensure::PoolPlan::new(&libvirt, config, &args.pool, None)?;
+    let pool = PoolPlan::new(&libvirt, config, args.pool.name(), None)?;
     let mut plans = Vec::new();
     for image in images {
         let options = ImportOptions {
@@ -132,7 +84,7 @@ pub fn run(
         plans.push(ImportPlan::new(&context.host, &libvirt, &pool, &image.path, options)?);
     }
     for plan in plans.iter().filter(|plan| plan.replaces()) {
-        context.confirm(change, &format!("replace volume '{}'?", plan.name))?;
+        context.confirm(change, &format!("replace volume '{}'?", plan.name()))?;
     }
     let mut warnings = pool.warnings.clone();
     warnings.extend(pool.closed_to_qemu(&libvirt)?);

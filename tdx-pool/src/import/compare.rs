@@ -13,12 +13,12 @@ use common::{Error, ErrorKind, IoContext, Result};
 use rustix::fs::OFlags;
 
 use super::write::qemu_img;
-use crate::commands::import::ImportPlan;
 use crate::image::record::{Identity, Record};
 use crate::image::{self, Image, SaidFormat, StatedFormat};
+use crate::import::request::ImportRequest;
 use crate::import::temporary_file::TemporaryFile;
-use crate::import::upload::Comparison;
-use crate::import::{copy, upload};
+use crate::import::volume_comparison::Comparison;
+use crate::import::{copy, volume_comparison};
 use crate::pool::Pool;
 use crate::volume::base_image::stated_format;
 use crate::volume::header;
@@ -41,7 +41,7 @@ pub(crate) struct ExistingVolume {
     pub(crate) stale: Option<(File, Record)>,
 }
 
-impl ImportPlan {
+impl ImportRequest {
     /// Compares the source with the file in the pool's folder.
     ///
     /// Errors: `conflict` for what is no file, and for a source that changes meanwhile; `invalid_input`
@@ -127,7 +127,7 @@ impl ImportPlan {
         let Some(volume) = pool.volume(&self.name)? else {
             return Ok(Existing::Nothing);
         };
-        let sha256 = match upload::compare(libvirt, &volume, &self.source)? {
+        let sha256 = match volume_comparison::compare(libvirt, &volume, &self.source)? {
             Comparison::Same { sha256 } => Some(sha256),
             Comparison::Headless { .. } | Comparison::Begun => return Ok(Existing::Nothing),
             Comparison::Different => return Ok(Existing::Different),
@@ -158,7 +158,7 @@ impl ImportPlan {
         if theirs.virtual_size_bytes != ours.virtual_size_bytes {
             return Ok(None);
         }
-        let copy = TemporaryFile::create(host, &self.folder)?;
+        let copy = TemporaryFile::create(host, &self.directory)?;
         let sha256 = self.copy_to(&copy.file, true, &|_| {})?;
         let formats = ["-f", ours.format.as_str(), "-F", theirs.format.as_str()];
         let compare = qemu_img(["compare", "-s", "-q"]).args(formats).args(["--"]);

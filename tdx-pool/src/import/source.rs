@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use common::{Error, IoContext, Result};
 
 use crate::image::record::Identity;
-use crate::image::{self, Image};
+use crate::image::{self, Format, Image};
 use crate::import::copy;
 
 /// An opened, checked image file. Its owner may write to it at any time: what was read of it holds for
@@ -44,6 +44,15 @@ impl Source {
     /// The SHA-256 of its bytes, hexadecimal.
     pub(crate) fn sha256(&self) -> Result<String> {
         copy::sha256_of(&self.file)
+    }
+
+    /// The number of bytes at the image's start that an upload sends last: the magic number, or the boot
+    /// record.
+    pub(crate) fn head_length(&self) -> usize {
+        match self.image.format {
+            Format::Qcow2 => 4,
+            Format::Raw => 512,
+        }
     }
 
     /// Fails when the file was written to since it was opened.

@@ -10,28 +10,27 @@
 //! bytes are bytes. It also tells an image that is not finished, because its maker or libvirtd itself
 //! died, from every other volume of that name.
 
-use std::fs::File;
 use std::io::Read;
 
 use common::cli::{Context as Cli, interrupt, log};
 use common::libvirt::{Context, Libvirt, is_gone};
 use common::text::hex;
-use common::xml::{Document, Element};
-use common::{Error, ErrorKind, IoContext, Result};
+use common::xml::Element;
+use common::{Error, IoContext, Result};
 use sha2::{Digest, Sha256};
 use virt::storage_vol::StorageVol;
 use virt::stream::Stream;
 
-use crate::commands::import::{ImportPlan, Source};
-use crate::image::{self, Format, StatedFormat};
+use crate::image::{self, StatedFormat};
+use crate::import::request::ImportRequest;
+use crate::import::source::Source;
+use crate::import::volume_comparison::{CHUNK, Comparison, compare};
 use crate::pool::Pool;
 use crate::pool::qemu_user::{QemuUser, permissions};
 use crate::references::dependents::Dependents;
 use crate::references::inflight::InFlight;
 use crate::volume::header;
 use crate::volume::names::ToolFile;
-
-const CHUNK: usize = 256 * 1024;
 
 /// Copies the image into the pool; returns the SHA-256 of its bytes.
 ///
@@ -41,10 +40,11 @@ pub(crate) fn upload(
     context: &Cli,
     libvirt: &Libvirt,
     pool: &Pool,
-    plan: &ImportPlan,
+    request: &ImportRequest,
+    owner: Option<QemuUser>,
     progress: &dyn Fn(u64),
 ) -> Result<String> {
-    let ImportPlan { name, source, owner, .. } = plan;
+    let ImportRequest { name, source, .. } = request;
     let temporary = ToolFile::Import.new_name()?;
     // Elsewhere only the open file tells that host's cleanup that this is under way.
     let in_flight = libvirt.is_local().then(|| InFlight::begin(&context.host, &temporary));
@@ -52,15 +52,15 @@ pub(crate) fn upload(
     if let Some(made) = pool.volume(name)? {
         match compare(libvirt, &made, source)? {
             Comparison::Headless { head, sha256 } => {
-                plan.check_sha256(&sha256)?;
+                request.check_sha256(&sha256)?;
                 put_head(libvirt, &made, source, &head)?;
-                check_uploaded(libvirt, &made, plan)?;
+                check_uploaded(libvirt, &made, request)?;
                 return Ok(sha256);
             }
             // A libvirtd that were still at it would not have let it be read. A blank disk of the same
             // size looks like this too, so what anyone needs is not touched.
             Comparison::Begun => {
-                let users = Dependents::take(libvirt, pool)?.users_of(&plan.target());
+                let users = Dependents::take(libvirt, pool)?.users_of(&request.target());
                 if !users.is_empty() {
                     let users = users.join(", ");
                     return Err(Error::conflict(format!("volume '{name}' is needed by {users}"))
@@ -74,20 +74,20 @@ pub(crate) fn upload(
     }
     log::step(format_args!("upload {} to volume '{temporary}'", source.path.display()));
     let doing = format_args!("create volume '{temporary}'");
-    let part = pool.create_volume(&temporary, &xml(&temporary, source, *owner)?, None, 0, doing)?;
+    let part = pool.create_volume(&temporary, &xml(&temporary, source, owner)?, None, 0, doing)?;
     let done = (|| {
         let Sent { head, sha256: digest } = send(libvirt, &part, source, progress)?;
-        plan.check_sha256(&digest)?;
+        request.check_sha256(&digest)?;
         interrupt::check()?;
         log::step(format_args!("clone volume '{temporary}' to '{name}'"));
-        let clone = xml(name, source, *owner)?;
+        let clone = xml(name, source, owner)?;
         let doing = format_args!("create volume '{name}'");
         let made = match pool.create_volume(name, &clone, Some(&part), 0, doing) {
             Err(_) if matches!(pool.volume(name), Ok(Some(_))) => return Err(made_meanwhile(name)),
             made => made?,
         };
         let whole = put_head(libvirt, &made, source, &head)
-            .and_then(|()| check_uploaded(libvirt, &made, plan));
+            .and_then(|()| check_uploaded(libvirt, &made, request));
         match whole {
             Ok(()) => Ok(digest),
             Err(error) if made.delete(0).is_ok() => Err(error),
@@ -115,21 +115,13 @@ fn made_meanwhile(name: &str) -> Error {
 /// the source may have been another image when its header was read.
 ///
 /// Errors: `conflict`; those of [`image::check_stated`].
-fn check_uploaded(libvirt: &Libvirt, volume: &StorageVol, plan: &ImportPlan) -> Result<()> {
-    let planned = &plan.source.image;
-    let header = header::download(libvirt, volume, &plan.target())?;
-    let stated = StatedFormat::by_record(image::probe(&header, &plan.target())?.format);
-    match image::check_stated(&header, &plan.source.path, stated)? == *planned {
+fn check_uploaded(libvirt: &Libvirt, volume: &StorageVol, request: &ImportRequest) -> Result<()> {
+    let planned = &request.source.image;
+    let header = header::download(libvirt, volume, &request.target())?;
+    let stated = StatedFormat::by_record(image::probe(&header, &request.target())?.format);
+    match image::check_stated(&header, &request.source.path, stated)? == *planned {
         true => Ok(()),
-        false => Err(plan.source.changed()),
-    }
-}
-
-/// How many bytes at an image's start are held back: the magic number, or the boot record.
-fn head_length(source: &Source) -> usize {
-    match source.image.format {
-        Format::Qcow2 => 4,
-        Format::Raw => 512,
+        false => Err(request.source.changed()),
     }
 }
 
@@ -204,7 +196,7 @@ fn feed(stream: &Stream, source: &Source, progress: &dyn Fn(u64)) -> Result<Sent
             break;
         }
         hasher.update(&buffer[..read]);
-        let missing = (head_length(source) - head.len()).min(read);
+        let missing = (source.head_length() - head.len()).min(read);
         head.extend_from_slice(&buffer[..missing]);
         buffer[..missing].fill(0);
         let mut rest = &buffer[..read];
@@ -217,119 +209,4 @@ fn feed(stream: &Stream, source: &Source, progress: &dyn Fn(u64)) -> Result<Sent
     }
     source.check_unchanged()?;
     Ok(Sent { head, sha256: hex(hasher.finalize()) })
-}
-
-/// How a volume compares with an image.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Comparison {
-    /// It holds exactly the image's bytes.
-    Same {
-        /// Their digest.
-        sha256: String,
-    },
-    /// It lacks but the bytes that an upload holds back: that was killed right before its end.
-    Headless {
-        /// Those bytes.
-        head: Vec<u8>,
-        /// The digest of all of the image's bytes.
-        sha256: String,
-    },
-    /// It lacks those and more, and holds nothing else: libvirtd died while it copied the image there.
-    Begun,
-    /// It holds something else.
-    Different,
-}
-
-/// Compares a volume with the source, byte for byte as they come down libvirt's stream.
-///
-/// Errors: what libvirt says; `conflict` for a source that changes meanwhile; `io`.
-pub(crate) fn compare(
-    libvirt: &Libvirt,
-    volume: &StorageVol,
-    source: &Source,
-) -> Result<Comparison> {
-    let comparing = format_args!("download a volume to compare it with {}", source.path.display());
-    let text = volume.xml_desc(0).context(comparing)?;
-    let physical = Document::parse(text)?.root().text_at("physical");
-    let length = source.image.file_size_bytes;
-    match physical.and_then(|size| size.parse::<u64>().ok()) {
-        Some(0) => return Ok(Comparison::Begun),
-        Some(size) if size != length => return Ok(Comparison::Different),
-        _ => {}
-    }
-    let stream = Stream::new(libvirt.connect(), 0).context("open a stream")?;
-    volume.download(&stream, 0, 0, 0).context(comparing)?;
-    match compare_stream(&stream, source) {
-        Ok(same) if same != Comparison::Different => {
-            stream.finish().context(comparing)?;
-            source.check_unchanged().map(|()| same)
-        }
-        other => {
-            let _ = stream.abort();
-            other
-        }
-    }
-}
-
-/// Whether bytes are those of the image as far as they are not zero.
-fn is_part(bytes: &[u8], image: &[u8]) -> bool {
-    bytes.iter().zip(image).all(|(byte, wanted)| *byte == 0 || byte == wanted)
-}
-
-/// What a volume lacks of an image, so far.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Lacks {
-    Nothing,
-    Head,
-    More,
-}
-
-fn compare_stream(stream: &Stream, source: &Source) -> Result<Comparison> {
-    let comparing = format_args!("compare a volume with {}", source.path.display());
-    let mut file: File = source.reopen()?;
-    let mut hasher = Sha256::new();
-    let mut head = Vec::new();
-    let mut theirs = vec![0; CHUNK];
-    let mut ours = vec![0; CHUNK];
-    let mut lacks = Lacks::Nothing;
-    loop {
-        interrupt::check()?;
-        let got = stream.recv(&mut theirs).context(comparing)?;
-        let got = usize::try_from(got)
-            .map_err(|_| Error::new(ErrorKind::Failed, "the download would block"))?;
-        if got == 0 {
-            if file.read(&mut ours[..1]).at("read", &source.path)? > 0 {
-                return Ok(Comparison::Different);
-            }
-            let sha256 = hex(hasher.finalize());
-            return Ok(match lacks {
-                Lacks::Nothing => Comparison::Same { sha256 },
-                Lacks::Head => Comparison::Headless { head, sha256 },
-                Lacks::More => Comparison::Begun,
-            });
-        }
-        match file.read_exact(&mut ours[..got]) {
-            Ok(()) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-                return Ok(Comparison::Different);
-            }
-            Err(error) => return Err(error).at("read", &source.path),
-        }
-        hasher.update(&ours[..got]);
-        let length = (head_length(source) - head.len()).min(got);
-        let (ours, theirs) = (&ours[..got], &theirs[..got]);
-        head.extend_from_slice(&ours[..length]);
-        if ours[..length] != theirs[..length] {
-            if theirs[..length].iter().any(|byte| *byte != 0) {
-                return Ok(Comparison::Different);
-            }
-            lacks = Lacks::Head;
-        }
-        if ours[length..] != theirs[length..] {
-            if lacks == Lacks::Nothing || !is_part(theirs, ours) {
-                return Ok(Comparison::Different);
-            }
-            lacks = Lacks::More;
-        }
-    }
 }

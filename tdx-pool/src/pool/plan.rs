@@ -12,8 +12,9 @@ use rustix::fs::{Access, access};
 use virt::error::Error as VirtError;
 use virt::storage_pool::StoragePool;
 
-use crate::pool::spec::{PoolArgs, PoolSpec};
-use crate::pool::{Pool, PoolItem, PoolState, qemu_access, qemu_user, truncated_image};
+use crate::pool::item::{PoolItem, PoolState};
+use crate::pool::spec::PoolSpec;
+use crate::pool::{Pool, qemu_access, qemu_user, truncated_image};
 use common::image::canonical;
 
 /// What it takes to have the pool.
@@ -40,20 +41,20 @@ impl PoolPlan {
     pub fn new(
         libvirt: &Libvirt,
         config: &Config,
-        args: &PoolArgs,
+        name: Option<&str>,
         path: Option<&Path>,
     ) -> Result<Self> {
-        let wanted = PoolSpec::new(config, args);
-        if let Some(pool) = Pool::by_name(libvirt, &wanted.name)? {
+        let spec = PoolSpec::new(config, name);
+        if let Some(pool) = Pool::by_name(libvirt, &spec.name)? {
             let own = pool.path.clone().unwrap_or_default();
             if let Some(path) = path {
                 check_same(libvirt, &pool, path)?;
             }
             let is_folder_lost = has_lost_folder(libvirt, &pool);
-            let (name, path, warnings) = (wanted.name, own, Vec::new());
+            let (name, path, warnings) = (spec.name, own, Vec::new());
             return Ok(Self { name, path, existing: Some(pool), is_folder_lost, warnings });
         }
-        let (folder, mut warnings) = folder(libvirt, path.unwrap_or(&wanted.path))?;
+        let (folder, mut warnings) = folder(libvirt, path.unwrap_or(&spec.path))?;
         let found = Pool::by_path(libvirt, &folder)?;
         let mut is_folder_lost = false;
         if let Some(owner) = &found {
@@ -61,13 +62,13 @@ impl PoolPlan {
                 "pool '{}' owns {}: it is used instead of '{}'",
                 owner.name,
                 folder.display(),
-                wanted.name
+                spec.name
             ));
             is_folder_lost = has_lost_folder(libvirt, owner);
         } else if libvirt.is_local() {
             check_folder(&folder)?;
         }
-        Ok(Self { name: wanted.name, path: folder, existing: found, is_folder_lost, warnings })
+        Ok(Self { name: spec.name, path: folder, existing: found, is_folder_lost, warnings })
     }
 
     /// The pool, if it is there already.

@@ -10,7 +10,8 @@ use common::{Error, Result};
 
 use crate::pool::Pool;
 use crate::references::usage::{Chains, Usage};
-use crate::volume::{Survey, Volume};
+use crate::volume::Volume;
+use crate::volume::survey::Survey;
 
 /// An image in some pool.
 #[derive(Debug)]

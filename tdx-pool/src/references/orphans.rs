@@ -5,18 +5,21 @@
 //! Whatever else nothing needs is listed and left: the pool may be the host's `default`, with other
 //! people's disks.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use common::document::Action;
+use common::document::{Action, Item};
 use common::image::{FileKey, canonical, keys};
 use common::libvirt::{Context as _, Libvirt};
 use common::system::sysroot::Host;
+use common::units::Size;
 use common::{IoContext, Result};
+use schemars::JsonSchema;
+use serde::Serialize;
 
-use crate::commands::cleanup::{CleanupItem, Reason};
 use crate::pool::Pool;
 use crate::references::chains::Chains;
 use crate::references::dependents::{UnknownImages, pool_files};
@@ -25,6 +28,71 @@ use crate::references::usage::Usage;
 use crate::references::{dependents, inflight};
 use crate::volume::names::ToolFile;
 use crate::volume::secret;
+
+/// Why a file that nothing refers to is deleted or left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// Ours, and nothing needs it: deleted.
+    Orphan,
+    /// Some process is making it right now: left.
+    InFlight,
+    /// Some process holds it open or locked: left.
+    Open,
+    /// Anything else, a base image among them: left.
+    Other,
+}
+
+impl Reason {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Orphan => "orphan",
+            Self::InFlight => "in_flight",
+            Self::Open => "open",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// A file that nothing refers to, and what was done to it.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct CleanupItem {
+    /// Name within the pool.
+    pub(crate) name: String,
+    /// The pool's name.
+    pub(crate) pool: String,
+    /// UUID of the pool.
+    pub(crate) pool_uuid: Option<String>,
+    /// Where it is, or was.
+    pub(crate) path: String,
+    /// Its size on disk, bytes; 0 for a disk that is gone and left a passphrase with libvirt.
+    pub(crate) allocation_bytes: u64,
+    /// Why it is deleted or left.
+    pub(crate) reason: Reason,
+    /// `delete` or `none`.
+    pub(crate) action: Action,
+}
+
+impl Item for CleanupItem {
+    const COLUMNS: &'static [&'static str] = &["NAME", "ACTION", "REASON", "ALLOCATION"];
+
+    fn key(&self) -> Cow<'_, str> {
+        self.name.as_str().into()
+    }
+
+    fn row(&self) -> Vec<String> {
+        vec![
+            self.name.clone(),
+            self.action.to_string(),
+            self.reason.as_str().to_owned(),
+            Size(self.allocation_bytes).to_string(),
+        ]
+    }
+
+    fn action(&self) -> Option<Action> {
+        Some(self.action)
+    }
+}
 
 /// A file that nothing refers to.
 pub(crate) struct UnusedFile {

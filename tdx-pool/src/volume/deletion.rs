@@ -1,20 +1,22 @@
 //! The volumes of one pool that are to be deleted: what was found before the question, and what is
 //! found again before each deletion.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use common::cli::{interrupt, log};
-use common::document::Action;
+use common::document::{Action, Item};
 use common::image::keys;
 use common::libvirt::{Context as _, Libvirt, is_gone};
 use common::shell::quote_path;
 use common::system::sysroot::Host;
 use common::{Error, Result};
+use schemars::JsonSchema;
+use serde::Serialize;
 
-use crate::commands::delete::DeleteItem;
 use crate::pool::Pool;
 use crate::references::dependents::Dependents;
 use crate::references::inflight::RemovalLock;
@@ -25,6 +27,39 @@ use crate::volume::secret;
 
 /// How many volumes are locked at a time: each lock is an open file.
 const LOCKS: usize = 64;
+
+/// A volume and what was done to it.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct DeleteItem {
+    /// Name within the pool.
+    pub(crate) name: String,
+    /// The pool's name.
+    pool: String,
+    /// UUID of the pool.
+    pool_uuid: Option<String>,
+    /// Where it was; null when it was not there.
+    path: Option<String>,
+    /// `delete`, or `none` for a volume that was not there.
+    pub(crate) action: Action,
+}
+
+impl Item for DeleteItem {
+    const COLUMNS: &'static [&'static str] = &["NAME", "ACTION", "PATH"];
+    const DROPPED: &'static [&'static str] = &["PATH"];
+
+    fn key(&self) -> Cow<'_, str> {
+        self.name.as_str().into()
+    }
+
+    fn row(&self) -> Vec<String> {
+        let path = self.path.clone().unwrap_or_default();
+        vec![self.name.clone(), self.action.to_string(), path]
+    }
+
+    fn action(&self) -> Option<Action> {
+        Some(self.action)
+    }
+}
 
 /// The volumes of one pool that are to be deleted.
 pub(crate) struct Batch<'a> {

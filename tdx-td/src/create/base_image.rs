@@ -11,12 +11,12 @@ use common::libvirt::Libvirt;
 use common::units::{self, Size};
 use common::{Error, ErrorKind, Result, name};
 use serde::Deserialize;
-use tdx_pool::commands::import::ImportOptions;
-use tdx_pool::commands::{ensure, import};
 use tdx_pool::image::record::Record;
 use tdx_pool::image::{Format, SaidFormat};
+use tdx_pool::import::plan::ImportPlan;
+use tdx_pool::import::request::ImportOptions;
 use tdx_pool::pool::Pool;
-use tdx_pool::pool::spec::PoolArgs;
+use tdx_pool::pool::plan::PoolPlan;
 use tdx_pool::volume::claim::VolumeClaim;
 use tdx_pool::volume::overlay::Base;
 
@@ -47,7 +47,7 @@ pub enum Image {
     /// In the pool already.
     There(Base),
     /// To be imported.
-    Import(Box<import::ImportPlan>),
+    Import(Box<ImportPlan>),
 }
 
 impl Image {
@@ -146,7 +146,7 @@ impl ImageRequest {
         context: &Context,
         libvirt: &Libvirt,
         config: &Config,
-        pool: &ensure::PoolPlan,
+        pool: &PoolPlan,
         warnings: &mut Vec<String>,
     ) -> Result<Image> {
         if let Some(name) = &self.base {
@@ -158,7 +158,7 @@ impl ImageRequest {
         }
         let import = |path: &Path| {
             let options = ImportOptions { format: self.format.flag, ..ImportOptions::default() };
-            let plan = import::ImportPlan::new(&context.host, libvirt, pool, path, options)?;
+            let plan = ImportPlan::new(&context.host, libvirt, pool, path, options)?;
             Ok(Image::Import(Box::new(plan)))
         };
         let in_pool = |name: &str| in_pool(libvirt, pool, name, self.format);
@@ -190,7 +190,7 @@ fn is_source(image: &Path, base: &Base) -> bool {
 
 /// A file in the pool's folder that libvirt has not seen, since the pool is not started or not
 /// refreshed. Importing it finds it in its place.
-fn unseen(libvirt: &Libvirt, pool: &ensure::PoolPlan, name: &str) -> Option<PathBuf> {
+fn unseen(libvirt: &Libvirt, pool: &PoolPlan, name: &str) -> Option<PathBuf> {
     let file = pool.folder().ok()?.join(name);
     (libvirt.is_local() && file.exists()).then_some(file)
 }
@@ -199,7 +199,7 @@ fn unseen(libvirt: &Libvirt, pool: &ensure::PoolPlan, name: &str) -> Option<Path
 #[derive(Debug)]
 pub struct Source {
     /// The pool.
-    pub pool: ensure::PoolPlan,
+    pub pool: PoolPlan,
     /// The image.
     pub image: Image,
     /// What the user should know.
@@ -219,8 +219,7 @@ impl Source {
         config: &Config,
         request: &ImageRequest,
     ) -> Result<Self> {
-        let pool = PoolArgs { pool: request.pool.clone() };
-        let pool = ensure::PoolPlan::new(libvirt, config, &pool, None)?;
+        let pool = PoolPlan::new(libvirt, config, request.pool.as_deref(), None)?;
         let mut warnings = pool.warnings.clone();
         let image = request.find(context, libvirt, config, &pool, &mut warnings)?;
         Ok(Self { pool, image, warnings })
@@ -300,7 +299,7 @@ fn bare_name(image: &Path) -> Option<&str> {
 
 fn in_pool(
     libvirt: &Libvirt,
-    pool: &ensure::PoolPlan,
+    pool: &PoolPlan,
     name: &str,
     said: SaidFormat,
 ) -> Result<Option<Base>> {
@@ -317,7 +316,7 @@ fn in_pool(
 fn default_image(
     context: &Context,
     libvirt: &Libvirt,
-    pool: &ensure::PoolPlan,
+    pool: &PoolPlan,
     in_pool: impl FnOnce(&str) -> Result<Option<Base>>,
     import: impl FnOnce(&Path) -> Result<Image>,
 ) -> Result<Image> {

@@ -9,10 +9,9 @@ use common::cli::config::Config;
 use common::libvirt::Libvirt;
 use common::units::{self, Size};
 use common::{Error, ErrorKind, Result};
-use tdx_pool::commands::ensure;
 use tdx_pool::image::Format;
+use tdx_pool::pool::plan::PoolPlan;
 use tdx_pool::pool::qemu_user::QemuUser;
-use tdx_pool::pool::spec::PoolArgs;
 use tdx_pool::pool::{Pool, qemu_user};
 use tdx_pool::volume::disk::{DiskOptions, Preallocated};
 use tdx_pool::volume::overlay::NewVolume;
@@ -89,7 +88,7 @@ enum Ground {
     /// A base image in its pool.
     Image(Source),
     /// A pool.
-    Pool(ensure::PoolPlan),
+    Pool(PoolPlan),
 }
 
 #[derive(Debug)]
@@ -119,7 +118,7 @@ impl Drive {
             let folder = choice.and_then(|choice| choice.disk_folder.as_deref());
             let folder = folder.filter(|_| request.pool().is_none() && kind == Kind::New);
             let name = request.pool().map(str::to_owned);
-            ensure::PoolPlan::new(libvirt, config, &PoolArgs { pool: name }, folder)
+            PoolPlan::new(libvirt, config, name.as_deref(), folder)
         };
         let (ground, volume) = match (kind, choice) {
             (Kind::New, Some(choice)) => {
@@ -182,7 +181,7 @@ impl Drive {
         }
     }
 
-    fn pool(&self) -> &ensure::PoolPlan {
+    fn pool(&self) -> &PoolPlan {
         match &self.ground {
             Ground::Image(source) => &source.pool,
             Ground::Pool(pool) => pool,

@@ -12,7 +12,7 @@ use common::system::host_storage::MountTable;
 use common::system::sysfs::{attribute, last, names};
 use common::system::sysroot::Host;
 use tdx_pool::pool::Pool;
-use tdx_pool::pool::spec::{PoolArgs, PoolSpec};
+use tdx_pool::pool::spec::PoolSpec;
 use tdx_pool::references::usage::Chains;
 
 use crate::commands::names::get;
@@ -57,7 +57,7 @@ pub fn places(
     config: &Config,
     domains: &[String],
 ) -> Result<Vec<PathBuf>> {
-    let pool = PoolSpec::new(config, &PoolArgs { pool: None });
+    let pool = PoolSpec::new(config, None);
     let of_libvirt = |libvirt| Pool::by_name(libvirt, &pool.name).ok().flatten()?.path;
     let mut places = vec![libvirt.and_then(of_libvirt).unwrap_or(pool.path)];
     if let Some(libvirt) = libvirt {
