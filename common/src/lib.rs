@@ -18,6 +18,7 @@ pub mod name;
 mod nearest;
 pub mod order;
 pub mod parallel;
+pub mod path;
 pub mod secret;
 pub mod shell;
 pub mod system;

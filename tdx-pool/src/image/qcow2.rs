@@ -4,8 +4,11 @@
 
 use common::error::{Error, Result};
 
-use super::source::Source;
-use super::{Backing, Format, Image, foreign};
+use crate::image::backing::Backing;
+use crate::image::description::Image;
+use crate::image::foreign;
+use crate::image::format::Format;
+use crate::image::source::Source;
 
 pub(super) const MAGIC: &[u8] = b"QFI\xfb";
 /// Enough for the header, its extensions and the backing file's name as QEMU writes them.

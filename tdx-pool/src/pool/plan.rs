@@ -7,7 +7,7 @@ use common::cli::{interrupt, log};
 use common::document::Action;
 use common::libvirt::{Context, Libvirt};
 use common::xml::Element;
-use common::{Error, ErrorKind, Result, text};
+use common::{Error, ErrorKind, Result, path};
 use rustix::fs::{Access, access};
 use virt::error::Error as VirtError;
 use virt::storage_pool::StoragePool;
@@ -263,7 +263,7 @@ fn has_lost_folder(libvirt: &Libvirt, pool: &Pool) -> bool {
 }
 
 fn utf8(path: &Path) -> Result<&str> {
-    text::utf8("pool path", path, ErrorKind::Usage)
+    path::utf8("pool path", path, ErrorKind::Usage)
 }
 
 /// Fails when a pool is elsewhere than where it was asked to be.

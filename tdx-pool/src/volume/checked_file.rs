@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use common::cli::log;
 use common::libvirt::{Context, Libvirt, is_gone};
-use common::{ErrorKind, IoContext, Result, text};
+use common::{ErrorKind, IoContext, Result, path};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, openat, statat, unlinkat};
 use rustix::io::Errno;
 use virt::storage_vol::StorageVol;
@@ -195,7 +195,7 @@ impl Entry {
 /// libvirt's volume at a path.
 fn volume(libvirt: &Libvirt, path: &Path) -> Result<Option<StorageVol>> {
     let shown = path.display();
-    let path = text::utf8("path", path, ErrorKind::InvalidInput)?;
+    let path = path::utf8("path", path, ErrorKind::InvalidInput)?;
     match libvirt.connect().lookup_storage_vol_by_path(path) {
         Err(error) if is_gone(&error) => Ok(None),
         found => found.context(format_args!("look for the volume {shown}")).map(Some),

@@ -6,7 +6,7 @@ use common::cli::log;
 use common::libvirt::{Libvirt, is_gone};
 use common::system::sysroot::Host;
 use common::xml::Element;
-use common::{Error, ErrorKind, Result, text};
+use common::{Error, ErrorKind, Result, path};
 use virt::storage_vol::StorageVol;
 
 use crate::image::Format;
@@ -70,7 +70,7 @@ impl OverlayPlan {
     }
 
     fn xml(&self, owner: Option<QemuUser>) -> Result<String> {
-        let path = text::utf8("image path", &self.base.path, ErrorKind::InvalidInput)?;
+        let path = path::utf8("image path", &self.base.path, ErrorKind::InvalidInput)?;
         let format = |format: Format| Element::new("format").attr("type", format.as_str());
         let permissions = permissions("0640", owner);
         // Without it libvirt makes the qcow2 of 2008, in which a discarded block of the overlay shows

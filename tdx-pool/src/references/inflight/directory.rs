@@ -13,7 +13,7 @@ use common::{Error, IoContext, Result};
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, openat, statat, unlinkat};
 use rustix::io::Errno;
 
-use super::{is_root, members, prove_membership};
+use super::membership::{is_root, members, prove_membership};
 
 /// The directory of root's locks. Everybody can see whether there is a lock of a name.
 const OF_ROOT: &str = "/run/tdx-pool";

@@ -16,6 +16,8 @@ use common::system::sysroot::Host;
 use common::{Error, ErrorKind, IoContext, Result};
 
 use super::directory::{LockDirectory, LockOwner};
+use super::lock_file::{counts, is_another_users, is_locked_in, lock_file};
+use super::membership::prove_membership;
 
 /// Volumes that stay while this is held: something is about to refer to them.
 ///
@@ -88,7 +90,7 @@ impl NameLock {
                     lock => (held, refused) = (lock?, None),
                 }
             }
-            if held.is_some() && !super::is_locked_in(host, LockOwner::other(), name, kind)? {
+            if held.is_some() && !is_locked_in(host, LockOwner::other(), name, kind)? {
                 return Ok(held.take());
             }
             if LockOwner::current() == LockOwner::Users {
@@ -114,10 +116,10 @@ impl NameLock {
             if lock.metadata().at("look at", path)?.uid() == rustix::process::geteuid().as_raw() {
                 open_to_members(&lock, path)?;
             }
-            if !super::counts(&lock, directory.owner, path)? {
-                return Err(super::is_another_users(path));
+            if !counts(&lock, directory.owner, path)? {
+                return Err(is_another_users(path));
             }
-            let TryLock::Locked(lock) = super::lock_file(lock, kind, path)? else {
+            let TryLock::Locked(lock) = lock_file(lock, kind, path)? else {
                 return Ok(None);
             };
             // The last holder, or a cleanup, may have removed the file between open and lock.
@@ -160,7 +162,7 @@ fn open_or_create(directory: &LockDirectory, name: &str) -> Result<File> {
 
 /// Lets members of the group that may use libvirt, and nobody else, take the lock too.
 fn open_to_members(lock: &File, path: &Path) -> Result<()> {
-    let mode = if super::prove_membership(lock) { 0o640 } else { 0o600 };
+    let mode = if prove_membership(lock) { 0o640 } else { 0o600 };
     // Not by the umask.
     lock.set_permissions(Permissions::from_mode(mode)).at("open up", path)
 }
@@ -169,7 +171,8 @@ fn open_to_members(lock: &File, path: &Path) -> Result<()> {
 mod tests {
     use std::fs;
 
-    use super::super::{InFlight, is_in_flight, is_root};
+    use super::super::creation::{InFlight, is_in_flight};
+    use super::super::membership::is_root;
     use super::*;
 
     const NAME: &str = "base.qcow2";

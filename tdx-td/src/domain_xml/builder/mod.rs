@@ -9,7 +9,7 @@ use std::path::Path;
 
 use common::units::Size;
 use common::xml::Element;
-use common::{ErrorKind, Result, text};
+use common::{ErrorKind, Result, path};
 
 use crate::capability::VirtType;
 use crate::create::identity::Identity;
@@ -199,5 +199,5 @@ fn slirp(socket: SocketAddr) -> Element {
 
 /// A path as XML can hold it.
 pub(crate) fn utf8(path: &Path) -> Result<&str> {
-    text::utf8("path", path, ErrorKind::InvalidInput)
+    path::utf8("path", path, ErrorKind::InvalidInput)
 }
