@@ -16,8 +16,9 @@ use common::cli::{Context as Cli, interrupt, log};
 use common::libvirt::{Context, Libvirt, is_gone};
 use common::text::hex;
 use common::xml::Element;
-use common::{Error, IoContext, Result};
+use common::{Error, IoContext, Result, undo};
 use sha2::{Digest, Sha256};
+use virt::error::Error as VirtError;
 use virt::storage_vol::StorageVol;
 use virt::stream::Stream;
 
@@ -49,35 +50,16 @@ pub(crate) fn upload(
     // Elsewhere only the open file tells that host's cleanup that this is under way.
     let in_flight = libvirt.is_local().then(|| InFlight::begin(&context.host, &temporary));
     let _in_flight = in_flight.transpose()?;
-    if let Some(made) = pool.volume(name)? {
-        match compare(libvirt, &made, source)? {
-            Comparison::Headless { head, sha256 } => {
-                request.check_sha256(&sha256)?;
-                put_head(libvirt, &made, source, &head)?;
-                check_uploaded(libvirt, &made, request)?;
-                return Ok(sha256);
-            }
-            // A libvirtd that were still at it would not have let it be read. A blank disk of the same
-            // size looks like this too, so what anyone needs is not touched.
-            Comparison::Begun => {
-                let users = Dependents::take(libvirt, pool)?.users_of(&request.target());
-                if !users.is_empty() {
-                    let users = users.join(", ");
-                    return Err(Error::conflict(format!("volume '{name}' is needed by {users}"))
-                        .hint("import the image under another name with --name"));
-                }
-                log::step(format_args!("delete the half-made volume '{name}'"));
-                made.delete(0).context(format_args!("delete the half-made volume '{name}'"))?;
-            }
-            Comparison::Same { .. } | Comparison::Different => return Err(made_meanwhile(name)),
-        }
+    if let Some(sha256) = resume(libvirt, pool, request)? {
+        return Ok(sha256);
     }
     log::step(format_args!("upload {} to volume '{temporary}'", source.path.display()));
     let doing = format_args!("create volume '{temporary}'");
     let part = pool.create_volume(&temporary, &xml(&temporary, source, owner)?, None, 0, doing)?;
-    let done = (|| {
-        let Sent { head, sha256: digest } = send(libvirt, &part, source, progress)?;
-        request.check_sha256(&digest)?;
+    let sha256 = undo::on_failure(|undo| {
+        undo.push(format!("volume '{temporary}'"), || delete(&part));
+        let Sent { head, sha256 } = send(libvirt, &part, source, progress)?;
+        request.check_sha256(&sha256)?;
         interrupt::check()?;
         log::step(format_args!("clone volume '{temporary}' to '{name}'"));
         let clone = xml(name, source, owner)?;
@@ -86,23 +68,54 @@ pub(crate) fn upload(
             Err(_) if matches!(pool.volume(name), Ok(Some(_))) => return Err(made_meanwhile(name)),
             made => made?,
         };
-        let whole = put_head(libvirt, &made, source, &head)
-            .and_then(|()| check_uploaded(libvirt, &made, request));
-        match whole {
-            Ok(()) => Ok(digest),
-            Err(error) if made.delete(0).is_ok() => Err(error),
-            Err(error) => Err(error.left_behind([format!("volume '{name}', without its start")])),
+        let undone = made.clone();
+        undo.push(format!("volume '{name}', without its start"), move || undone.delete(0));
+        put_head(libvirt, &made, source, &head)?;
+        check_uploaded(libvirt, &made, request)?;
+        Ok(sha256)
+    })?;
+    let deleted = delete(&part).context(format_args!("delete volume '{temporary}'"));
+    deleted.map(|()| sha256).map_err(|error| {
+        error.applied([format!("imported '{name}'")]).left_behind([format!("volume '{temporary}'")])
+    })
+}
+
+/// Deletes a volume, if it is there.
+fn delete(volume: &StorageVol) -> std::result::Result<(), VirtError> {
+    match volume.delete(0) {
+        Err(error) if is_gone(&error) => Ok(()),
+        deleted => deleted,
+    }
+}
+
+/// Finishes an upload of this image that was killed, if the volume is what such an upload left. Returns the
+/// SHA-256 of the image, or none when all of the image is to be uploaded.
+///
+/// Errors: `conflict` for a volume that is anything else, or that anything needs; those of libvirt.
+fn resume(libvirt: &Libvirt, pool: &Pool, request: &ImportRequest) -> Result<Option<String>> {
+    let ImportRequest { name, source, .. } = request;
+    let Some(made) = pool.volume(name)? else { return Ok(None) };
+    match compare(libvirt, &made, source)? {
+        Comparison::Headless { head, sha256 } => {
+            request.check_sha256(&sha256)?;
+            put_head(libvirt, &made, source, &head)?;
+            check_uploaded(libvirt, &made, request)?;
+            Ok(Some(sha256))
         }
-    })();
-    let removed = part.delete(0).or_else(|error| if is_gone(&error) { Ok(()) } else { Err(error) });
-    match (done, removed) {
-        (Ok(digest), Ok(())) => Ok(digest),
-        (Ok(_), Err(error)) => Err(error)
-            .context(format_args!("delete volume '{temporary}'"))
-            .map_err(|error| error.applied([format!("imported '{name}'")]))
-            .map_err(|error| error.left_behind([format!("volume '{temporary}'")])),
-        (Err(error), Ok(())) => Err(error),
-        (Err(error), Err(_)) => Err(error.left_behind([format!("volume '{temporary}'")])),
+        // A libvirtd that were still at it would not have let it be read. A blank disk of the same
+        // size looks like this too, so what anyone needs is not touched.
+        Comparison::Begun => {
+            let users = Dependents::take(libvirt, pool)?.users_of(&request.target());
+            if !users.is_empty() {
+                let users = users.join(", ");
+                return Err(Error::conflict(format!("volume '{name}' is needed by {users}"))
+                    .hint("import the image under another name with --name"));
+            }
+            log::step(format_args!("delete the half-made volume '{name}'"));
+            made.delete(0).context(format_args!("delete the half-made volume '{name}'"))?;
+            Ok(None)
+        }
+        Comparison::Same { .. } | Comparison::Different => Err(made_meanwhile(name)),
     }
 }
 

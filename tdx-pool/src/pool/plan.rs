@@ -7,7 +7,7 @@ use common::cli::{interrupt, log};
 use common::document::Action;
 use common::libvirt::{Context, Libvirt};
 use common::xml::Element;
-use common::{Error, ErrorKind, Result, path};
+use common::{Error, ErrorKind, Result, path, undo};
 use rustix::fs::{Access, access};
 use virt::error::Error as VirtError;
 use virt::storage_pool::StoragePool;
@@ -138,20 +138,22 @@ impl PoolPlan {
     /// Carries the plan out: define, build, start, autostart, refresh. Undone when it fails half way;
     /// whatever another process did of it meanwhile is as good as done here.
     pub fn apply(self, libvirt: &Libvirt) -> Result<Pool> {
-        let (handle, made) = match &self.existing {
-            None => (self.create(libvirt)?, true),
-            Some(pool) => match self.prepare(libvirt, pool) {
-                // Whoever was making it undid that.
-                Err(error) if error.kind() == ErrorKind::NotFound => (self.create(libvirt)?, true),
-                prepared => (prepared.map(|()| pool.handle.clone())?, false),
-            },
-        };
-        let read = Pool::read(handle).and_then(|pool| {
+        undo::on_failure(|undo| {
+            let prepared = self.existing.as_ref().map(|pool| (pool, self.prepare(libvirt, pool)));
+            let handle = match prepared {
+                Some((pool, Ok(()))) => pool.handle.clone(),
+                Some((_, Err(error))) if error.kind() != ErrorKind::NotFound => return Err(error),
+                // There is no pool, or the command that was creating the pool has undone that.
+                _ => {
+                    let handle = self.create(libvirt)?;
+                    undo.applied(format!("created pool '{}'", self.name));
+                    handle
+                }
+            };
+            let pool = Pool::read(handle)?;
             pool.refresh()?;
             Pool::read(pool.handle)
-        });
-        let made = made.then(|| format!("created pool '{}'", self.name));
-        read.map_err(|error| error.applied(made))
+        })
     }
 
     /// The same, but a pool that needs nothing is taken as libvirt last saw it: looking at a thousand
@@ -228,24 +230,27 @@ impl PoolPlan {
             }
             Ok(pool) => pool,
         };
-        let started = interrupt::check().and_then(|()| {
+        undo::on_failure(|undo| {
+            for folder in missing.iter().rev() {
+                undo.push(format!("the folder {}", folder.display()), || remove_directory(folder));
+            }
+            undo.push(format!("the definition of pool '{}'", self.name), || {
+                let _ = pool.destroy(); // stops it, if it was started
+                pool.undefine()
+            });
+            interrupt::check()?;
             self.start(&pool, true)?;
             pool.set_autostart(true).context("set the pool to start on its own")
-        });
-        if let Err(error) = started {
-            let mut left = Vec::new();
-            let _ = pool.destroy(); // stops it, if it was started
-            if pool.undefine().is_err() {
-                left.push(format!("the definition of pool '{}'", self.name));
-            }
-            for folder in missing {
-                if std::fs::remove_dir(folder).is_err() && folder.exists() {
-                    left.push(format!("the folder {}", folder.display()));
-                }
-            }
-            return Err(error.left_behind(left));
-        }
+        })?;
         Ok(pool)
+    }
+}
+
+/// Removes a directory, if it is there.
+fn remove_directory(path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_dir(path) {
+        Err(_) if !path.exists() => Ok(()),
+        removed => removed,
     }
 }
 

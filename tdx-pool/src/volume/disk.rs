@@ -4,19 +4,18 @@
 
 use std::path::{Path, PathBuf};
 
-use common::cli::{interrupt, log};
+use common::cli::interrupt;
 use common::libvirt::Libvirt;
 use common::system::sysroot::Host;
 use common::xml::Element;
-use common::{Error, Result};
+use common::{Error, Result, undo};
 use virt::sys;
 
 use crate::image::Format;
 use crate::pool::Pool;
 use crate::pool::qemu_user::{QemuUser, permissions};
-use crate::references::inflight::InFlight;
 use crate::volume::names::ToolFile;
-use crate::volume::overlay::NewVolume;
+use crate::volume::new_volume::{NewVolume, ReservedName};
 use crate::volume::secret::{NewSecret, Passphrase};
 
 /// What a disk is to be like.
@@ -85,38 +84,35 @@ impl DiskPlan {
         owner: Option<QemuUser>,
         passphrase: Option<&Passphrase>,
     ) -> Result<NewVolume> {
-        let in_flight = InFlight::begin(host, &self.name)?;
+        let reserved = ReservedName::lock(host, "disk", &self.name, &self.path)?;
         let secret = match (&self.secret, passphrase) {
             (Some(uuid), Some(pass)) => Some(NewSecret::create(libvirt, uuid, &self.path, pass)?),
             _ => None,
         };
-        log::step(format_args!("create disk {}", self.path.display()));
-        let doing = format_args!("create disk '{}'", self.name);
-        let flags = match self.shape.allocated {
-            Preallocated::Off => 0,
-            Preallocated::Metadata | Preallocated::Full => {
+        undo::on_failure(|undo| {
+            if let Some(secret) = secret.clone() {
+                undo.push_with(|error| secret.undo_after(error));
+            }
+            let xml = self.xml(owner)?;
+            let mut tries = if secret.is_some() { TRIES } else { 1 };
+            let handle = loop {
+                tries -= 1;
+                match reserved.create_volume(pool, &xml, self.flags()) {
+                    Err(error) if tries > 0 && is_mismeasured(&error) => interrupt::check()?,
+                    created => break created?,
+                }
+            };
+            Ok(reserved.into_volume(handle, secret))
+        })
+    }
+
+    /// The flags for libvirt, `virStorageVolCreateFlags`.
+    fn flags(&self) -> u32 {
+        match (self.shape.format, self.shape.allocated) {
+            (Format::Raw, _) | (_, Preallocated::Off) => 0,
+            (Format::Qcow2, Preallocated::Metadata | Preallocated::Full) => {
                 sys::VIR_STORAGE_VOL_CREATE_PREALLOC_METADATA
             }
-        };
-        let flags = if self.shape.format == Format::Raw { 0 } else { flags };
-        let made = self.xml(owner).and_then(|xml| {
-            let mut tries = if secret.is_some() { TRIES } else { 1 };
-            loop {
-                tries -= 1;
-                match pool.create_volume(&self.name, &xml, None, flags, doing) {
-                    Err(error) if tries > 0 && is_mismeasured(&error) => interrupt::check()?,
-                    made => return made,
-                }
-            }
-        });
-        match made {
-            Ok(handle) => {
-                Ok(NewVolume::new(handle, self.path.clone(), in_flight).with_secret(secret))
-            }
-            Err(error) => Err(match secret {
-                Some(secret) => secret.undo_after(error),
-                None => error,
-            }),
         }
     }
 

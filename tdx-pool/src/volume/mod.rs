@@ -8,6 +8,7 @@ pub mod disk;
 pub(crate) mod header;
 pub(crate) mod identity;
 pub mod names;
+pub mod new_volume;
 pub mod overlay;
 pub mod secret;
 pub mod seed;

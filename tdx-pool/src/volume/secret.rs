@@ -54,8 +54,8 @@ impl Passphrase {
     }
 }
 
-/// A secret that was just made and that no volume needs yet.
-#[derive(Debug)]
+/// A secret that was just created and that no volume needs yet.
+#[derive(Debug, Clone)]
 pub struct NewSecret(Secret);
 
 impl NewSecret {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use common::Result;
-use common::cli::{interrupt, log};
+use common::cli::interrupt;
 use common::libvirt::{Context, Libvirt};
 use common::system::sysroot::Host;
 use common::xml::Element;
@@ -12,9 +12,8 @@ use virt::stream::Stream;
 
 use crate::pool::Pool;
 use crate::pool::qemu_user::{QemuUser, permissions};
-use crate::references::inflight::InFlight;
 use crate::volume::names::ToolFile;
-use crate::volume::overlay::NewVolume;
+use crate::volume::new_volume::{NewVolume, ReservedName};
 
 /// A seed that is to be made.
 pub struct SeedPlan {
@@ -50,11 +49,9 @@ impl SeedPlan {
         pool: &Pool,
         owner: Option<QemuUser>,
     ) -> Result<NewVolume> {
-        let in_flight = InFlight::begin(host, &self.name)?;
-        log::step(format_args!("create seed {}", self.path.display()));
-        let doing = format_args!("create seed '{}'", self.name);
-        let handle = pool.create_volume(&self.name, &self.xml(owner)?, None, 0, doing)?;
-        let volume = NewVolume::new(handle, self.path.clone(), in_flight);
+        let reserved = ReservedName::lock(host, "seed", &self.name, &self.path)?;
+        let handle = reserved.create_volume(pool, &self.xml(owner)?, 0)?;
+        let volume = reserved.into_volume(handle, None);
         match self.send(libvirt, volume.handle()) {
             Ok(()) => Ok(volume),
             Err(error) => Err(volume.undo_after(libvirt, error)),

@@ -14,7 +14,7 @@ use tdx_pool::pool::plan::PoolPlan;
 use tdx_pool::pool::qemu_user::QemuUser;
 use tdx_pool::pool::{Pool, qemu_user};
 use tdx_pool::volume::disk::{DiskOptions, Preallocated};
-use tdx_pool::volume::overlay::NewVolume;
+use tdx_pool::volume::new_volume::NewVolume;
 use tdx_pool::volume::secret::Passphrase;
 use tdx_pool::volume::{disk, overlay};
 

@@ -26,7 +26,7 @@ use tdx_pool::image::Format;
 use tdx_pool::pool::qemu_user::QemuUser;
 use tdx_pool::pool::{qemu_access, qemu_user};
 use tdx_pool::references::inflight::UseLock;
-use tdx_pool::volume::overlay::NewVolume;
+use tdx_pool::volume::new_volume::NewVolume;
 use tdx_pool::volume::seed as seed_volume;
 use virt::domain::Domain;
 use virt::error::Error as VirtError;
