@@ -58,10 +58,8 @@ pub fn run(
         files = find_unused(&context.host, libvirt, &pool)?;
         files.retain(|file| asked.contains(&file.item.name));
     }
-    let items = match change.dry_run {
-        true => plan(files),
-        false => delete_all(context, libvirt, &pool, files)?,
-    };
+    let items =
+        if change.dry_run { plan(files) } else { delete_all(context, libvirt, &pool, files)? };
     Ok(Document::new("tdx.pool.cleanup", items).dry_run(change.dry_run).into())
 }
 

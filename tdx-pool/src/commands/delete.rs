@@ -64,13 +64,10 @@ pub fn run(
     let mut items = Vec::new();
     let mut warnings = BTreeSet::new();
     for batch in batches {
-        let (done, unseen) = match dry_run {
-            true => batch.preview(),
-            false => batch.delete(),
-        };
-        warnings.extend(unseen);
-        for done in done {
-            match done {
+        let outcome = if dry_run { batch.preview() } else { batch.delete() };
+        warnings.extend(outcome.warnings);
+        for item in outcome.items {
+            match item {
                 Ok(item) => items.push(item),
                 Err(error) => failed = Some(failed.unwrap_or(error)),
             }

@@ -45,10 +45,7 @@ pub fn run(libvirt: &Libvirt, config: &Config, args: EnsureArgs) -> Result<Outco
     let dry_run = args.change.dry_run;
     let mut warnings: Vec<String> = plan.warnings.clone();
     warnings.extend(plan.closed_to_qemu(libvirt)?);
-    let item = match dry_run {
-        true => plan.item()?,
-        false => plan.apply(libvirt)?.item()?,
-    };
+    let item = if dry_run { plan.item()? } else { plan.apply(libvirt)?.item()? };
     let document = Document::new("tdx.pool.ensure", vec![EnsureItem { pool: item, action }]);
     Ok(document.dry_run(dry_run).warnings(warnings).into())
 }

@@ -89,19 +89,16 @@ pub fn run(
     let mut warnings = pool.warnings.clone();
     warnings.extend(pool.closed_to_qemu(&libvirt)?);
     let name = pool.pool_name().to_owned();
-    let items = match change.dry_run {
-        true => {
-            let pool_uuid = pool.existing().and_then(|pool| pool.uuid.clone());
-            let item =
-                |plan: ImportPlan| ImportItem { pool_uuid: pool_uuid.clone(), ..plan.item(&name) };
-            plans.into_iter().map(item).collect()
-        }
-        false => {
-            let is_new = pool.existing().is_none();
-            let pool = pool.apply(&libvirt)?;
-            let made = is_new.then(|| format!("created pool '{name}'"));
-            apply_all(context, &libvirt, &pool, plans).map_err(|error| error.applied(made))?
-        }
+    let items = if change.dry_run {
+        let pool_uuid = pool.existing().and_then(|pool| pool.uuid.clone());
+        let item =
+            |plan: ImportPlan| ImportItem { pool_uuid: pool_uuid.clone(), ..plan.item(&name) };
+        plans.into_iter().map(item).collect()
+    } else {
+        let is_new = pool.existing().is_none();
+        let pool = pool.apply(&libvirt)?;
+        let made = is_new.then(|| format!("created pool '{name}'"));
+        apply_all(context, &libvirt, &pool, plans).map_err(|error| error.applied(made))?
     };
     let document = Document::new("tdx.pool.import", items);
     Ok(document.dry_run(change.dry_run).warnings(warnings).into())

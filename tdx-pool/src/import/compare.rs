@@ -67,10 +67,12 @@ impl ImportRequest {
                 is_same.then_some(Some(recorded))
             }
             (_, recorded) => {
-                match copy::same_content(&self.source.file, &file, &interrupt::check)? {
-                    true => Some(recorded),
-                    false if self.options.compress => self.same_disk(host, &file)?.map(Some),
-                    false => None,
+                if copy::same_content(&self.source.file, &file, &interrupt::check)? {
+                    Some(recorded)
+                } else if self.options.compress {
+                    self.same_disk(host, &file)?.map(Some)
+                } else {
+                    None
                 }
             }
         };
@@ -137,9 +139,10 @@ impl ImportRequest {
             && target.metadata().is_ok_and(|metadata| {
                 self.source.identity.is_same_file(&Identity::from(&metadata))
             });
-        let image = match is_in_place {
-            true => self.check_in_place(None)?,
-            false => self.check_equal(&header::download(libvirt, &volume, &target)?, None)?,
+        let image = if is_in_place {
+            self.check_in_place(None)?
+        } else {
+            self.check_equal(&header::download(libvirt, &volume, &target)?, None)?
         };
         Ok(Existing::Same(Box::new(ExistingVolume { image, sha256, stale: None })))
     }

@@ -59,9 +59,10 @@ impl Source {
     ///
     /// Errors: `conflict`.
     pub(crate) fn check_unchanged(&self) -> Result<()> {
-        match self.identity == (&self.file.metadata().at("look at", &self.path)?).into() {
-            true => Ok(()),
-            false => Err(self.changed()),
+        if self.identity == (&self.file.metadata().at("look at", &self.path)?).into() {
+            Ok(())
+        } else {
+            Err(self.changed())
         }
     }
 

@@ -39,10 +39,8 @@ impl TemporaryFile {
     /// Errors: `conflict` when the name was taken meanwhile; `io`.
     pub(crate) fn rename(self, target: &Path, replace: bool) -> Result<()> {
         log::step(format_args!("rename it to {}", target.display()));
-        let renamed = match replace {
-            true => fs::rename(&self.path, target),
-            false => self.rename_to_new(target),
-        };
+        let renamed =
+            if replace { fs::rename(&self.path, target) } else { self.rename_to_new(target) };
         match renamed {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 return Err(Error::conflict(format!("{} was made meanwhile", target.display()))

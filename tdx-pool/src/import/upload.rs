@@ -132,9 +132,10 @@ fn check_uploaded(libvirt: &Libvirt, volume: &StorageVol, request: &ImportReques
     let planned = &request.source.image;
     let header = header::download(libvirt, volume, &request.target())?;
     let stated = StatedFormat::by_record(image::probe(&header, &request.target())?.format);
-    match image::check_stated(&header, &request.source.path, stated)? == *planned {
-        true => Ok(()),
-        false => Err(request.source.changed()),
+    if image::check_stated(&header, &request.source.path, stated)? == *planned {
+        Ok(())
+    } else {
+        Err(request.source.changed())
     }
 }
 

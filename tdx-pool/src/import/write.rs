@@ -77,9 +77,10 @@ impl ImportRequest {
         let copied = copied.map_err(|error| self.cannot_copy(error))?;
         self.source.check_unchanged()?;
         // Writes through a mapping of the source can go unnoticed: the copy decides.
-        match image::check_base(file, &self.source.path)? == self.source.image {
-            true => Ok(copied.sha256),
-            false => Err(self.source.changed()),
+        if image::check_base(file, &self.source.path)? == self.source.image {
+            Ok(copied.sha256)
+        } else {
+            Err(self.source.changed())
         }
     }
 

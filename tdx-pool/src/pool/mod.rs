@@ -209,9 +209,12 @@ impl Pool {
             Some(original) => StorageVol::create_xml_from(&self.handle, xml, original, flags),
         };
         let is_alive = || self.handle.connect().and_then(|connect| connect.is_alive());
-        made.context(doing).map_err(|error| match is_alive().unwrap_or(false) {
-            true => error,
-            false => error.left_behind([format!("volume '{name}'")]),
+        made.context(doing).map_err(|error| {
+            if is_alive().unwrap_or(false) {
+                error
+            } else {
+                error.left_behind([format!("volume '{name}'")])
+            }
         })
     }
 

@@ -275,10 +275,8 @@ fn utf8(path: &Path) -> Result<&str> {
 fn check_same(libvirt: &Libvirt, pool: &Pool, path: &Path) -> Result<()> {
     let (asked, _) = folder(libvirt, path)?;
     let own = pool.path.as_deref();
-    let same = own.is_some_and(|own| match libvirt.is_local() {
-        true => canonical(own) == asked,
-        false => own == asked,
-    });
+    let same = own
+        .is_some_and(|own| if libvirt.is_local() { canonical(own) == asked } else { own == asked });
     if same {
         return Ok(());
     }
@@ -292,12 +290,13 @@ fn check_same(libvirt: &Libvirt, pool: &Pool, path: &Path) -> Result<()> {
 fn folder(libvirt: &Libvirt, path: &Path) -> Result<(PathBuf, Vec<String>)> {
     utf8(path)?;
     if !libvirt.is_local() {
-        return match path.is_absolute() {
-            true => Ok((path.components().collect(), Vec::new())),
-            false => Err(Error::usage(format!(
+        return if path.is_absolute() {
+            Ok((path.components().collect(), Vec::new()))
+        } else {
+            Err(Error::usage(format!(
                 "pool path {} is relative, but the pool is on another host",
                 path.display()
-            ))),
+            )))
         };
     }
     let absolute = std::path::absolute(path).map_err(|error| {

@@ -64,10 +64,12 @@ fn is_closed(folder: &Path, qemu: QemuUser, groups: &[u32]) -> bool {
     if let Some(enters) = by_acl(folder, (found.uid(), found.gid()), qemu, groups) {
         return !enters;
     }
-    let bit = match () {
-        () if found.uid() == qemu.uid => 0o100,
-        () if groups.contains(&found.gid()) => 0o010,
-        () => 0o001,
+    let bit = if found.uid() == qemu.uid {
+        0o100
+    } else if groups.contains(&found.gid()) {
+        0o010
+    } else {
+        0o001
     };
     found.mode() & bit == 0
 }
@@ -79,21 +81,30 @@ fn by_acl(folder: &Path, owners: (u32, u32), qemu: QemuUser, groups: &[u32]) -> 
     const ENTRY: usize = 8;
     let mut buffer = [0; 4 + 64 * ENTRY];
     let length = rustix::fs::getxattr(folder, "system.posix_acl_access", &mut buffer[..]).ok()?;
-    let entries: Vec<(u16, bool, u32)> = buffer
+    let entries: Vec<AclEntry> = buffer
         .get(4..length)?
         .chunks_exact(ENTRY)
         .map(|entry| {
             let number = |at: usize| u16::from_le_bytes([entry[at], entry[at + 1]]);
             let id = u32::from_le_bytes([entry[4], entry[5], entry[6], entry[7]]);
-            (number(0), number(2) & 1 != 0, id)
+            AclEntry { kind: number(0), can_enter: number(2) & 1 != 0, id }
         })
         .collect();
     judge_acl(&entries, owners, qemu, groups)
 }
 
-/// `entries`: kind, whether it allows to enter, and whom it is about.
+/// An entry of an access control list.
+struct AclEntry {
+    kind: u16,
+    /// Whether it allows to enter a directory.
+    can_enter: bool,
+    /// The user or group, for entries of a named one.
+    id: u32,
+}
+
+/// Whether a list lets QEMU's user enter a directory; none when the list says nothing of that.
 fn judge_acl(
-    entries: &[(u16, bool, u32)],
+    entries: &[AclEntry],
     (owner, group): (u32, u32),
     qemu: QemuUser,
     groups: &[u32],
@@ -104,23 +115,24 @@ fn judge_acl(
     const GROUP: u16 = 0x08;
     const MASK: u16 = 0x10;
     const OTHER: u16 = 0x20;
-    let of = |kind: u16| entries.iter().find(|entry| entry.0 == kind).map(|entry| entry.1);
-    let mask = of(MASK).unwrap_or(true);
+    let entry_of =
+        |kind: u16| entries.iter().find(|entry| entry.kind == kind).map(|entry| entry.can_enter);
+    let mask = entry_of(MASK).unwrap_or(true);
     if owner == qemu.uid {
-        return of(OWNER);
+        return entry_of(OWNER);
     }
-    if let Some(user) = entries.iter().find(|entry| entry.0 == USER && entry.2 == qemu.uid) {
-        return Some(user.1 && mask);
+    if let Some(user) = entries.iter().find(|entry| entry.kind == USER && entry.id == qemu.uid) {
+        return Some(user.can_enter && mask);
     }
-    let is_member = |entry: &&(u16, bool, u32)| match entry.0 {
+    let is_member = |entry: &&AclEntry| match entry.kind {
         OWNING_GROUP => groups.contains(&group),
-        GROUP => groups.contains(&entry.2),
+        GROUP => groups.contains(&entry.id),
         _ => false,
     };
     let mut matching = entries.iter().filter(is_member).peekable();
     match matching.peek() {
-        Some(_) => Some(matching.any(|entry| entry.1) && mask),
-        None => of(OTHER),
+        Some(_) => Some(matching.any(|entry| entry.can_enter) && mask),
+        None => entry_of(OTHER),
     }
 }
 
@@ -184,7 +196,10 @@ mod tests {
 
     #[test]
     fn access_control_lists_are_judged_as_the_kernel_does() {
-        let judge = |entries: &[(u16, bool, u32)]| judge_acl(entries, (0, 0), QEMU, &[106]);
+        let judge = |entries: &[(u16, bool, u32)]| {
+            let entry = |&(kind, can_enter, id)| AclEntry { kind, can_enter, id };
+            judge_acl(&entries.iter().map(entry).collect::<Vec<_>>(), (0, 0), QEMU, &[106])
+        };
         let closed = [(1, true, 0), (4, false, 0), (0x20, false, 0)];
         assert_eq!(judge(&closed), Some(false));
         let with = |more: &[(u16, bool, u32)]| judge(&[&closed, more].concat());

@@ -208,9 +208,10 @@ impl Dependents {
             if below.keys.is_empty() && below.directories.is_empty() {
                 continue;
             }
-            let label = match file.pool == pool.name {
-                true => format!("volume '{}'", file.name),
-                false => format!("volume '{}' of pool '{}'", file.name, file.pool),
+            let label = if file.pool == pool.name {
+                format!("volume '{}'", file.name)
+            } else {
+                format!("volume '{}' of pool '{}'", file.name, file.pool)
             };
             above.push(DependentImage { path: file.path, label, below });
         }

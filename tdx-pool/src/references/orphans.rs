@@ -105,28 +105,73 @@ pub(crate) struct UnusedFile {
     pub(crate) is_unknown: bool,
 }
 
-/// Every file of the pool that nothing refers to, images before what they stand on.
+/// Every file of the pool that nothing refers to, images before what they are backed by.
 ///
-/// The order of the looks is what makes this safe beside a creation under way, which takes its lock,
-/// makes the file, makes something refer to it, and drops the lock: what is unlocked once its name
-/// was seen is either referred to already, or never will be.
+/// Files are looked at in an order that makes this safe while a volume is being created. The creation takes
+/// its lock, creates the file, makes something refer to the file, and drops the lock. Locks are looked at
+/// after the names of the files, and references after the locks. So a file that is not locked either is
+/// referred to already, or never will be.
 ///
 /// Errors: `conflict` when there are orphans and an image is left whose files are not known.
 pub(crate) fn find_unused(host: &Host, libvirt: &Libvirt, pool: &Pool) -> Result<Vec<UnusedFile>> {
-    let folder = pool.folder()?.to_owned();
+    pool.folder()?;
     pool.refresh()?;
     let names = names(pool)?;
+    let in_flight = names_in_flight(host, &names)?;
+    let mut chains = Chains::visible(libvirt);
+    let usage = Usage::collect(libvirt, &mut chains)?;
+    let others = NeededByOthers::collect(libvirt, pool, &mut chains, &usage)?;
+    let held = HeldFiles::all(host)?;
+
+    let mut unused = unused_files(pool, names, &mut chains, &usage, &others.unknown)?;
+    unused.extend(unused_secrets(host, libvirt, pool, &usage)?);
+    // The files below a kept file are kept: images are judged before the files below them.
+    unused.sort_by_key(|file| Reverse((file.is_unknown, file.below.len())));
+    let mut kept: HashMap<FileKey, Reason> = HashMap::new();
+    unused.retain_mut(|UnusedFile { item, keys: own, below, .. }| {
+        if item.reason == Reason::Other {
+            return true;
+        }
+        if own.iter().any(|key| others.needed.contains(key)) {
+            return false;
+        }
+        item.reason = if in_flight.contains(&item.name) {
+            Reason::InFlight
+        } else if held.contains(own) {
+            Reason::Open
+        } else {
+            own.iter().find_map(|key| kept.get(key).copied()).unwrap_or(Reason::Orphan)
+        };
+        if item.reason != Reason::Orphan {
+            let below = below.iter().flat_map(|below| keys(below));
+            kept.extend(below.map(|key| (key, item.reason)));
+        }
+        true
+    });
+    check_known(pool, &unused, &others.unknown)?;
+    Ok(unused)
+}
+
+/// The names of files of these tools that some process is creating.
+fn names_in_flight(host: &Host, names: &[String]) -> Result<HashSet<String>> {
     let mut in_flight = HashSet::new();
     for name in names.iter().filter(|name| ToolFile::classify(name).is_some()) {
         if inflight::is_in_flight(host, name)? {
             in_flight.insert(name.clone());
         }
     }
-    let mut chains = Chains::visible(libvirt);
-    let usage = Usage::collect(libvirt, &mut chains)?;
-    let (needed, unknown) = needed_by_others(libvirt, pool, &mut chains, &usage)?;
-    let held = HeldFiles::all(host)?;
+    Ok(in_flight)
+}
 
+/// The files of the pool that no domain needs.
+fn unused_files(
+    pool: &Pool,
+    names: Vec<String>,
+    chains: &mut Chains,
+    usage: &Usage,
+    unknown: &UnknownImages,
+) -> Result<Vec<UnusedFile>> {
+    let folder = pool.folder()?;
     let mut unused = Vec::new();
     for name in names {
         let path = folder.join(&name);
@@ -141,36 +186,30 @@ pub(crate) fn find_unused(host: &Host, libvirt: &Libvirt, pool: &Pool) -> Result
         let is_unknown = unknown.has(&keys);
         unused.push(UnusedFile { item, keys, below, is_unknown });
     }
-    for (name, path) in secret::orphans(host, libvirt, &folder, &usage)? {
-        let (pool_uuid, pool) = (pool.uuid.clone(), pool.name.clone());
-        let path = path.display().to_string();
-        let (reason, action, allocation_bytes) = (Reason::Orphan, Action::None, 0);
-        let item = CleanupItem { name, pool, pool_uuid, path, allocation_bytes, reason, action };
-        unused.push(UnusedFile { item, keys: Vec::new(), below: Vec::new(), is_unknown: false });
-    }
-    // What a kept file stands on is kept: judged from the top of each chain down.
-    unused.sort_by_key(|file| Reverse((file.is_unknown, file.below.len())));
-    let mut kept: HashMap<FileKey, Reason> = HashMap::new();
-    unused.retain_mut(|UnusedFile { item, keys: own, below, .. }| {
-        if item.reason == Reason::Other {
-            return true;
-        }
-        if own.iter().any(|key| needed.contains(key)) {
-            return false;
-        }
-        item.reason = match () {
-            () if in_flight.contains(&item.name) => Reason::InFlight,
-            () if held.contains(own) => Reason::Open,
-            () => own.iter().find_map(|key| kept.get(key).copied()).unwrap_or(Reason::Orphan),
-        };
-        if item.reason != Reason::Orphan {
-            let below = below.iter().flat_map(|below| keys(below));
-            kept.extend(below.map(|key| (key, item.reason)));
-        }
-        true
-    });
-    check_known(pool, &unused, &unknown)?;
     Ok(unused)
+}
+
+/// The disks of the pool that are gone and left a passphrase with libvirt.
+fn unused_secrets(
+    host: &Host,
+    libvirt: &Libvirt,
+    pool: &Pool,
+    usage: &Usage,
+) -> Result<Vec<UnusedFile>> {
+    let orphans = secret::orphans(host, libvirt, pool.folder()?, usage)?;
+    let unused = orphans.into_iter().map(|(name, path)| {
+        let item = CleanupItem {
+            name,
+            pool: pool.name.clone(),
+            pool_uuid: pool.uuid.clone(),
+            path: path.display().to_string(),
+            allocation_bytes: 0,
+            reason: Reason::Orphan,
+            action: Action::None,
+        };
+        UnusedFile { item, keys: Vec::new(), below: Vec::new(), is_unknown: false }
+    });
+    Ok(unused.collect())
 }
 
 /// Refuses to delete anything beside an image that may need it: an image whose files are not known,
@@ -194,28 +233,31 @@ fn names(pool: &Pool) -> Result<Vec<String>> {
     volumes.iter().map(|volume| volume.name().context(doing)).collect()
 }
 
-/// The files that images need which are not for us to judge, in this pool those of others and in other
-/// pools all; and the images whose files are not known.
-fn needed_by_others(
-    libvirt: &Libvirt,
-    pool: &Pool,
-    chains: &mut Chains,
-    usage: &Usage,
-) -> Result<(HashSet<FileKey>, UnknownImages)> {
-    let mut needed = HashSet::new();
-    let mut unknown = UnknownImages::needed_by_domains(usage);
-    for file in pool_files(libvirt)? {
-        let below = chains.below(&file.path)?;
-        below.unknown.into_iter().for_each(|image| unknown.add(usage, &file.pool, image));
-        let judged = file.pool == pool.name && is_tool_file(&file.name, &file.path);
-        if !judged {
-            needed.extend(below.keys);
-        }
-    }
-    Ok((needed, unknown))
+/// What images need that cleanup does not judge: in this pool those of others, in other pools all.
+struct NeededByOthers {
+    /// The files that they need.
+    needed: HashSet<FileKey>,
+    /// The images of all pools and domains whose files are not known.
+    unknown: UnknownImages,
 }
 
-/// Whether a file is one that we make: by name, and no link or folder.
+impl NeededByOthers {
+    fn collect(libvirt: &Libvirt, pool: &Pool, chains: &mut Chains, usage: &Usage) -> Result<Self> {
+        let mut needed = HashSet::new();
+        let mut unknown = UnknownImages::needed_by_domains(usage);
+        for file in pool_files(libvirt)? {
+            let below = chains.below(&file.path)?;
+            below.unknown.into_iter().for_each(|image| unknown.add(usage, &file.pool, image));
+            let judged = file.pool == pool.name && is_tool_file(&file.name, &file.path);
+            if !judged {
+                needed.extend(below.keys);
+            }
+        }
+        Ok(Self { needed, unknown })
+    }
+}
+
+/// Whether a file is one that these tools create, by its name, and neither a link nor a directory.
 fn is_tool_file(name: &str, path: &Path) -> bool {
     ToolFile::classify(name).is_some()
         && path.symlink_metadata().is_ok_and(|metadata| metadata.is_file())

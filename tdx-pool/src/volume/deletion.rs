@@ -61,6 +61,14 @@ impl Item for DeleteItem {
     }
 }
 
+/// What became of the volumes of a batch.
+pub(crate) struct BatchOutcome {
+    /// An item for each volume, or why it stays.
+    pub(crate) items: Vec<Result<DeleteItem>>,
+    /// Warnings about what could not be seen.
+    pub(crate) warnings: Vec<String>,
+}
+
 /// The volumes of one pool that are to be deleted.
 pub(crate) struct Batch<'a> {
     host: &'a Host,
@@ -83,10 +91,8 @@ impl Observation {
     fn take(host: &Host, libvirt: &Libvirt, pool: &Pool) -> Result<Self> {
         let start = Instant::now();
         let needs = Dependents::take(libvirt, pool)?;
-        let held = match libvirt.is_local() {
-            true => HeldFiles::visible(host)?,
-            false => HeldFiles::default(),
-        };
+        let held =
+            if libvirt.is_local() { HeldFiles::visible(host)? } else { HeldFiles::default() };
         Ok(Self { needs, held, taken: Instant::now(), took: start.elapsed() })
     }
 
@@ -122,8 +128,8 @@ impl<'a> Batch<'a> {
         self.asked.iter().filter(|(_, found)| found.is_some()).map(|(name, _)| name.as_str())
     }
 
-    /// What [`Batch::delete`] would do, and warnings about what cannot be seen.
-    pub(crate) fn preview(mut self) -> (Vec<Result<DeleteItem>>, Vec<String>) {
+    /// What [`Batch::delete`] would do.
+    pub(crate) fn preview(mut self) -> BatchOutcome {
         let items = self.ordered().into_iter().map(|name| {
             if is_in_flight(self.host, self.libvirt, &name)? {
                 return Err(being_made(&name));
@@ -134,15 +140,15 @@ impl<'a> Batch<'a> {
         });
         let items = items.collect();
         let warnings = self.unseen();
-        (items, warnings)
+        BatchOutcome { items, warnings }
     }
 
-    /// Deletes each volume that may go, and returns warnings about what could not be seen.
-    pub(crate) fn delete(mut self) -> (Vec<Result<DeleteItem>>, Vec<String>) {
+    /// Deletes each volume that nothing needs.
+    pub(crate) fn delete(mut self) -> BatchOutcome {
         let is_any_found = self.found().next().is_some();
         if !is_any_found {
             let absent = self.asked.keys().map(|name| Ok(self.absent(name)));
-            return (absent.collect(), Vec::new());
+            return BatchOutcome { items: absent.collect(), warnings: Vec::new() };
         }
         let mut items = Vec::new();
         for names in self.ordered().chunks(LOCKS) {
@@ -161,7 +167,7 @@ impl<'a> Batch<'a> {
             }
         }
         let warnings = self.unseen();
-        (items, warnings)
+        BatchOutcome { items, warnings }
     }
 
     /// The names, images before those below them.

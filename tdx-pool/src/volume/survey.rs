@@ -115,12 +115,16 @@ impl Survey {
         let bases: HashSet<&PathBuf> = chains.iter().flatten().collect();
         let images = &mut self.chains;
         let items = self.volumes.iter().zip(&chains).map(|(volume, chain)| {
-            let role = match () {
-                () if !chain.is_empty() || volume.backing.is_some() => Role::Overlay,
-                () if ToolFile::classify(&volume.name).is_some() => Role::Other,
-                () if bases.contains(&canonical(&volume.path)) => Role::Base,
-                () if local && is_imported(&volume.path) => Role::Base,
-                () => Role::Other,
+            let role = if !chain.is_empty() || volume.backing.is_some() {
+                Role::Overlay
+            } else if ToolFile::classify(&volume.name).is_some() {
+                Role::Other
+            } else if bases.contains(&canonical(&volume.path))
+                || (local && is_imported(&volume.path))
+            {
+                Role::Base
+            } else {
+                Role::Other
             };
             let text = |path: &PathBuf| path.display().to_string();
             VolumeItem {

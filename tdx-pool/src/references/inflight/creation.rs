@@ -101,8 +101,9 @@ fn stale_lock(directory: &LockDirectory, name: &str, path: &Path) -> Option<Opti
 }
 
 fn expect_own(metadata: &Metadata, path: &Path) -> Result<()> {
-    match metadata.uid() == rustix::process::geteuid().as_raw() && metadata.is_file() {
-        true => Ok(()),
-        false => Err(is_another_users(path)),
+    if metadata.uid() == rustix::process::geteuid().as_raw() && metadata.is_file() {
+        Ok(())
+    } else {
+        Err(is_another_users(path))
     }
 }

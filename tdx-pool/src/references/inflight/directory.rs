@@ -96,10 +96,7 @@ impl LockDirectory {
                 prove_membership(&directory.file);
             }
         }
-        match directory.is_safe()? {
-            true => Ok(directory),
-            false => Err(not_safe(&directory.path)),
-        }
+        if directory.is_safe()? { Ok(directory) } else { Err(not_safe(&directory.path)) }
     }
 
     /// Whether only those can remove a lock here who could as well remove the volumes.
