@@ -1,4 +1,4 @@
-//! `tdx-pool cleanup`: our leftovers, and nothing else.
+//! `tdx-pool cleanup`: deletes leftovers of these tools, and nothing else.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ pub struct CleanupArgs {
     change: Change,
 }
 
-/// Finds what nothing needs and deletes what of it is ours. All are tried.
+/// Finds the files that nothing needs, and deletes those that these tools created. All are tried.
 ///
 /// Errors: `unsupported` on a remote connection and `permission` for anyone but root: neither can see
 /// who holds a file open, and a deleted disk does not come back.
@@ -77,7 +77,7 @@ fn plan(files: Vec<UnusedFile>) -> Vec<CleanupItem> {
     planned.collect()
 }
 
-/// Deletes the orphans in the order they come in: images before what they stand on.
+/// Deletes the orphans in the given order: images before those that they are backed by.
 fn delete_all(
     context: &Context,
     libvirt: &Libvirt,

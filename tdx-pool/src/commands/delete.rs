@@ -1,4 +1,4 @@
-//! `tdx-pool delete`: volumes that nothing needs.
+//! `tdx-pool delete`: deletes volumes that nothing needs.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-//! `tdx-pool ensure`: the pool is there, started, and comes back after a reboot.
+//! `tdx-pool ensure`: creates and starts the pool, and sets it to start at boot.
 
 use std::path::PathBuf;
 
@@ -36,7 +36,7 @@ enum Kind {
     Dir,
 }
 
-/// Makes and starts the pool.
+/// Creates and starts the pool, as far as that is not done.
 pub fn run(libvirt: &Libvirt, config: &Config, args: EnsureArgs) -> Result<Outcome> {
     let Kind::Dir = args.r#type;
     interrupt::guard();

@@ -1,9 +1,9 @@
-//! `tdx-pool import`: a disk image becomes a base image.
+//! `tdx-pool import`: copies a disk image into the pool as a base image.
 //!
-//! Planned first: the header is checked, the name judged, what is there compared ([`Plan`]). Then
-//! copied under a temporary name into the pool's folder, checked again there, flushed, and renamed, so
-//! that the real name only ever holds a whole image that was checked. Who may not write the folder has
-//! libvirt do it, by upload.
+//! The plan ([`ImportPlan`]) checks the header and the name of the image, and compares the image with a volume
+//! of that name. Then the image is copied under a temporary name into the pool's directory, checked again,
+//! flushed, and renamed. So the real name only ever holds a whole image that was checked. Users who cannot
+//! write to the directory upload the image through libvirt.
 
 use std::path::PathBuf;
 
@@ -58,7 +58,7 @@ fn sha256_hex(text: &str) -> Result<String, String> {
     digits.then(|| text.to_ascii_lowercase()).ok_or_else(|| "not 64 hexadecimal digits".to_owned())
 }
 
-/// Copies images into the pool, which is made if there is none.
+/// Copies images into the pool. Creates the pool if it does not exist.
 pub fn run(
     context: &Context,
     connect: impl FnOnce() -> Result<Libvirt>,

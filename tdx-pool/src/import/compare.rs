@@ -1,6 +1,6 @@
-//! What a pool has under the name of an image that is imported.
+//! Comparing an image that is imported with the volume of that name.
 //!
-//! What is compared is open already: a name could be another file's by the time it is opened.
+//! Open files are compared: another file could have the name by the time it is opened again.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
@@ -42,7 +42,7 @@ pub(crate) struct ExistingVolume {
 }
 
 impl ImportRequest {
-    /// Compares the source with the file in the pool's folder.
+    /// Compares the source with the file in the pool's directory.
     ///
     /// Errors: `conflict` for what is no file, and for a source that changes meanwhile; `invalid_input`
     /// for a source that lies in the pool and whose format nothing states.

@@ -179,7 +179,7 @@ impl ImportPlan {
         Ok((self.item(&pool.name), base))
     }
 
-    /// Notes in the volume's record that it equals this source, too. Only saves the next import work.
+    /// Notes this source in the record of a volume that equals it, which spares the next import the comparison.
     fn renew_record(&mut self) {
         let (source, format) = (self.request.source.identity.clone(), Some(self.format()));
         if let Some((file, record)) = self.volume.as_mut().and_then(|volume| volume.stale.take()) {
@@ -188,8 +188,8 @@ impl ImportPlan {
     }
 }
 
-/// Whether files can be made in the folder, or in the one it will be made in, such that QEMU can read
-/// them: by root, or by the user that QEMU itself runs as.
+/// Whether this process can create files in the directory that QEMU can read: as root, or as the user that QEMU
+/// runs as. For a directory that does not exist yet, the nearest one above it decides.
 fn can_write(folder: &Path, qemu: Option<QemuUser>) -> bool {
     let user = rustix::process::geteuid();
     let existing = folder.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(folder);

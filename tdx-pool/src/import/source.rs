@@ -35,7 +35,7 @@ impl Source {
         Ok(Self { path, image, file, identity })
     }
 
-    /// The same file read from its start.
+    /// Opens the same file again, to read it from its start.
     pub fn reopen(&self) -> Result<File> {
         File::open(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&self.file)))
             .at("open", &self.path)

@@ -1,4 +1,4 @@
-//! A file in the pool's folder that is not an image yet: private, under a name that `cleanup` knows.
+//! A file in the pool's directory that is not an image yet: private, under a name that `cleanup` knows.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use crate::references::inflight::InFlight;
 use crate::volume::names::ToolFile;
 
-/// A half-made image, deleted unless it is renamed. Nobody but its maker can read or write it.
+/// An image that is being written. It is deleted unless it is renamed. Only its owner can read or write it.
 #[derive(Debug)]
 pub(crate) struct TemporaryFile {
     pub(crate) path: PathBuf,
@@ -23,7 +23,7 @@ pub(crate) struct TemporaryFile {
 }
 
 impl TemporaryFile {
-    /// Makes an empty file in `folder`, locked under its name before it exists.
+    /// Locks a new name and creates an empty file of that name in `folder`.
     pub(crate) fn create(host: &Host, folder: &Path) -> Result<Self> {
         let name = ToolFile::Import.new_name()?;
         let in_flight = InFlight::begin(host, &name)?;
@@ -34,7 +34,7 @@ impl TemporaryFile {
         Ok(Self { path, file, _in_flight: in_flight })
     }
 
-    /// Gives it its name, which another image has only where `replace` says that it may.
+    /// Renames the file to `target`. An image of that name is replaced only if `replace` is set.
     ///
     /// Errors: `conflict` when the name was taken meanwhile; `io`.
     pub(crate) fn rename(self, target: &Path, replace: bool) -> Result<()> {

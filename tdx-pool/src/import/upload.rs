@@ -1,4 +1,4 @@
-//! Importing through libvirt: for members of the group libvirt, who cannot write the pool's folder,
+//! Importing through libvirt: for members of the group libvirt, who cannot write to the pool's directory,
 //! and for pools on other hosts.
 //!
 //! libvirt cannot rename a volume. So the bytes go to a volume under one of our temporary names and

@@ -23,7 +23,7 @@ use crate::pool::qemu_user::QemuUser;
 use crate::references::inflight::RemovalLock;
 
 impl ImportRequest {
-    /// Copies the image into the pool's folder. Returns the SHA-256 if it was computed.
+    /// Copies the image into the pool's directory. Returns the SHA-256 if it was computed.
     pub(crate) fn write_file(
         &self,
         context: &Context,

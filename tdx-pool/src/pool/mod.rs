@@ -96,9 +96,9 @@ impl Pool {
         Ok(all)
     }
 
-    /// The pool whose folder is `path`, by whatever name it goes.
+    /// The pool whose directory is `path`.
     ///
-    /// libvirt compares paths as text; this compares the folders themselves when they are ours to see.
+    /// libvirt compares paths as text. This compares the directories themselves when libvirt runs on this host.
     pub fn by_path(libvirt: &Libvirt, path: &Path) -> Result<Option<Self>> {
         let same = |pool: &Self| {
             let Some(other) = &pool.path else {
@@ -125,7 +125,7 @@ impl Pool {
         })
     }
 
-    /// Makes libvirt look at the folder again.
+    /// Makes libvirt read the pool's directory again.
     ///
     /// Errors: `conflict` for a pool that is not started.
     pub fn refresh(&self) -> Result<()> {
@@ -170,7 +170,7 @@ impl Pool {
         }
     }
 
-    /// The folder of a pool whose volumes are files.
+    /// The directory of a pool whose volumes are files.
     ///
     /// Errors: `unsupported` for every other kind of pool.
     pub fn folder(&self) -> Result<&Path> {
@@ -192,7 +192,7 @@ impl Pool {
         }
     }
 
-    /// Has libvirt make the volume `name`, as a copy of another where one is given.
+    /// Creates the volume `name`, as a copy of another where one is given.
     ///
     /// Errors: what libvirt says. When libvirtd died over this, the volume may be there all the same, and
     /// is named as left behind.

@@ -1,4 +1,4 @@
-//! What it takes to have a pool.
+//! The plan that makes a pool exist and run, and carrying it out.
 
 use std::path::{Path, PathBuf};
 
@@ -17,13 +17,13 @@ use crate::pool::spec::PoolSpec;
 use crate::pool::{Pool, qemu_access, qemu_user, truncated_image};
 use common::image::canonical;
 
-/// What it takes to have the pool.
+/// What is to be done so that a pool exists and is started.
 #[derive(Debug)]
 pub struct PoolPlan {
     name: String,
     path: PathBuf,
     existing: Option<Pool>,
-    /// The folder of the pool that was found is not there.
+    /// Whether the directory of the existing pool does not exist.
     is_folder_lost: bool,
     /// What the user should know: another pool is used, a link was followed.
     pub warnings: Vec<String>,
@@ -81,7 +81,7 @@ impl PoolPlan {
         self.existing.as_ref().map_or(&self.name, |pool| &pool.name)
     }
 
-    /// The folder the pool has, or will have.
+    /// The directory that the pool has, or will have.
     ///
     /// Errors: `unsupported` for a pool of a kind that has none.
     pub fn folder(&self) -> Result<&Path> {
@@ -90,7 +90,7 @@ impl PoolPlan {
 
     /// Says which directory QEMU's user cannot enter on the way to the pool's, if there is one.
     ///
-    /// Errors: those of [`qemu_user::of_qemu`].
+    /// Errors: those of [`qemu_user::qemu_user`].
     pub fn closed_to_qemu(&self, libvirt: &Libvirt) -> Result<Option<String>> {
         let (Ok(folder), true) = (self.folder(), libvirt.is_local()) else {
             return Ok(None);
@@ -98,7 +98,7 @@ impl PoolPlan {
         Ok(qemu_user::qemu_user(libvirt)?.and_then(|qemu| qemu_access::warning(folder, qemu)))
     }
 
-    /// What [`Plan::apply`] would do.
+    /// What [`PoolPlan::apply`] would do.
     pub fn action(&self) -> Result<Action> {
         let Some(pool) = &self.existing else {
             return Ok(Action::Create);
@@ -156,8 +156,8 @@ impl PoolPlan {
         })
     }
 
-    /// The same, but a pool that needs nothing is taken as libvirt last saw it: looking at a thousand
-    /// volumes again takes longer than making a domain.
+    /// Carries the plan out, but does not refresh a pool that needs no change: to look at a thousand volumes
+    /// again takes longer than to create a domain.
     pub fn apply_unless_ready(self, libvirt: &Libvirt) -> Result<Pool> {
         let ready = self.action()? == Action::None;
         match self {
@@ -166,7 +166,7 @@ impl PoolPlan {
         }
     }
 
-    /// Starts a pool that is there, with its folder made again if that was lost.
+    /// Starts an existing pool. Creates its directory again if that does not exist.
     fn prepare(&self, libvirt: &Libvirt, pool: &Pool) -> Result<()> {
         let (name, handle) = (&pool.name, &pool.handle);
         // In this order: the folder of one that is being made may come between the two.
@@ -259,7 +259,7 @@ fn wants_autostart(pool: &StoragePool) -> Result<bool> {
     Ok(pool.is_persistent().context(about)? && !pool.autostart().context(about)?)
 }
 
-/// Whether the folder of a pool is certainly not there. One that cannot be seen is not lost.
+/// Whether the directory of a pool certainly does not exist. A directory that cannot be seen may exist.
 fn has_lost_folder(libvirt: &Libvirt, pool: &Pool) -> bool {
     let absent = |path: &Path| {
         path.symlink_metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
@@ -286,7 +286,7 @@ fn check_same(libvirt: &Libvirt, pool: &Pool, path: &Path) -> Result<()> {
         .hint("choose another name with --pool, or leave out --path"))
 }
 
-/// The folder in the one spelling that libvirt can compare, and a warning when a link was followed.
+/// The directory in the spelling that libvirt can compare, and a warning when a link was followed.
 fn folder(libvirt: &Libvirt, path: &Path) -> Result<(PathBuf, Vec<String>)> {
     utf8(path)?;
     if !libvirt.is_local() {
@@ -309,7 +309,7 @@ fn folder(libvirt: &Libvirt, path: &Path) -> Result<(PathBuf, Vec<String>)> {
     Ok((folder, followed.into_iter().collect()))
 }
 
-/// Whether a pool can be made here.
+/// Fails where no pool can be created in a directory.
 fn check_folder(path: &Path) -> Result<()> {
     let there = |path: &&Path| path.symlink_metadata().is_ok();
     let existing = path.ancestors().find(there).unwrap_or(path);

@@ -36,7 +36,7 @@ pub fn check(directory: &Path, qemu: QemuUser) -> Result<()> {
     }
 }
 
-/// Says what [`check`] would, with the command that ends it.
+/// Returns the message of [`check`] as a warning, with the command that opens the way.
 pub fn warning(directory: &Path, qemu: QemuUser) -> Option<String> {
     let closed = closed_directory(directory, qemu)?;
     Some(format!("{} ({})", words(&closed, directory, qemu), opening(&closed)))

@@ -1,4 +1,4 @@
-//! Whether a file may go: what domains and other images, in whatever pool, need of it.
+//! Which domains and images, in any pool, depend on a file, so that it cannot be deleted.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -22,14 +22,14 @@ pub(crate) struct PoolFile {
     pub(crate) name: String,
     /// Where it is.
     pub(crate) path: PathBuf,
-    /// What it stands on, where libvirt had to be asked.
+    /// The image that it is backed by, where libvirt had to be asked.
     pub(crate) backing: Option<PathBuf>,
 }
 
-/// Every file in the folders of all pools, started or not, and every volume of pools that have none.
+/// Every file in the directories of all pools, started or not, and every volume of pools without a directory.
 ///
-/// A folder says more than libvirt, which lists what was there when it last looked. What cannot be
-/// read is taken from libvirt.
+/// libvirt lists the files that were in a directory when it last looked, so the directory is read where it
+/// can be read.
 pub(crate) fn pool_files(libvirt: &Libvirt) -> Result<Vec<PoolFile>> {
     let mut files = Vec::new();
     for pool in Pool::all(libvirt)? {
@@ -55,7 +55,7 @@ pub(crate) fn pool_files(libvirt: &Libvirt) -> Result<Vec<PoolFile>> {
 
 /// The domains that need a file, and the images of pools that need it, in words.
 ///
-/// A signal does not end the reading: it may be why a file that was just made is to go.
+/// A signal does not end the reading: the signal may be the reason to delete a file that was just created.
 ///
 /// Errors: what libvirt says.
 pub fn users(libvirt: &Libvirt, path: &Path) -> Result<Vec<String>> {
@@ -105,7 +105,7 @@ impl UnknownImage {
 pub(crate) struct UnknownImages(Vec<UnknownImage>);
 
 impl UnknownImages {
-    /// Those of domains.
+    /// The images that domains need.
     pub(crate) fn needed_by_domains(usage: &Usage) -> Self {
         let image = |unknown: Unknown| UnknownImage {
             keys: keys(&unknown.path).collect(),
@@ -162,7 +162,7 @@ pub(crate) fn may_need(message: String, unknown: &Unknown) -> Error {
     ))
 }
 
-/// Who needs which file of a pool.
+/// The domains and images that depend on the files of a pool.
 #[derive(Debug)]
 pub(crate) struct Dependents {
     /// The volumes of the pool that was asked about.

@@ -1,9 +1,8 @@
 //! Which files of a pool nothing needs.
 //!
-//! An orphan is a regular file that bears one of our names ([`Ours`]), that no domain, snapshot or
-//! image needs, that no creation under way has locked, and that no process holds open or locked.
-//! Whatever else nothing needs is listed and left: the pool may be the host's `default`, with other
-//! people's disks.
+//! An orphan is a regular file with a name that these tools give ([`ToolFile`]). No domain, snapshot or
+//! image needs an orphan, no process is creating it, and no process has it open or locked. Other files that
+//! nothing needs are listed and left: the pool may be the host's `default`, with other people's disks.
 
 use std::borrow::Cow;
 use std::cmp::Reverse;

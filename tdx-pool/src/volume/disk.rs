@@ -1,4 +1,4 @@
-//! A domain's own disk that stands on nothing, empty at first.
+//! A domain's own disk without a backing file, empty at first.
 //!
 //! Source: <https://libvirt.org/formatstorage.html>.
 
@@ -18,7 +18,7 @@ use crate::volume::names::ToolFile;
 use crate::volume::new_volume::{NewVolume, ReservedName};
 use crate::volume::secret::{NewSecret, Passphrase};
 
-/// What a disk is to be like.
+/// The format, size and other properties of a new disk.
 #[derive(Debug, Clone)]
 pub struct DiskOptions {
     /// Its format.
@@ -35,7 +35,7 @@ pub struct DiskOptions {
     pub encrypted: bool,
 }
 
-/// What of a disk is allocated beforehand.
+/// How much of a disk is allocated when it is created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Preallocated {
     /// Nothing.
@@ -46,20 +46,20 @@ pub enum Preallocated {
     Full,
 }
 
-/// A disk that is to be made.
+/// A disk that is to be created.
 #[derive(Debug)]
 pub struct DiskPlan {
     name: String,
     /// Where it will be.
     pub path: PathBuf,
-    /// What it is to be like.
+    /// Its properties.
     pub shape: DiskOptions,
     /// UUID of the secret with its passphrase, when it is encrypted.
     pub secret: Option<String>,
 }
 
 impl DiskPlan {
-    /// Plans a disk in `folder`. An encrypted one's passphrase will be the secret of this UUID.
+    /// Plans a disk in `folder`. The passphrase of an encrypted disk will be the secret of this UUID.
     ///
     /// Errors: `io` when the kernel gives no random bytes for its name.
     pub fn new(folder: &Path, shape: DiskOptions, secret: &str) -> Result<Self> {
@@ -72,7 +72,7 @@ impl DiskPlan {
         Ok(Self { path: folder.join(&name), name, shape, secret })
     }
 
-    /// Makes the disk, with its secret if it is encrypted. It counts as in flight until the returned
+    /// Creates the disk, with its secret if it is encrypted. It counts as in flight until the returned
     /// value is dropped.
     ///
     /// Errors: what libvirt says.

@@ -87,7 +87,7 @@ impl Volume {
         Self::all_while(pool, interrupt::check)
     }
 
-    /// The same; an error of `go_on` ends it.
+    /// Every volume of a pool, as libvirt last saw it. An error of `go_on` ends the reading.
     pub(crate) fn all_while(pool: &Pool, go_on: impl Fn() -> Result<()>) -> Result<Vec<Self>> {
         let doing = format_args!("list the volumes of pool '{}'", pool.name);
         let handles = pool.handle.list_all_volumes(0).context(doing)?;

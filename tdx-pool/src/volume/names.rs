@@ -1,18 +1,18 @@
-//! The names of files that are ours, and how they are made.
+//! The names that these tools give to files, and new names.
 
 use std::path::Path;
 
 use common::{Error, ErrorKind, Result};
 use rustix::rand::{GetRandomFlags, getrandom};
 
-/// What kind of file of ours a name stands for.
+/// A kind of file that these tools create, known by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ToolFile {
     /// `overlay.<15 alnum>.qcow2`: a domain's disk over a base image.
     Overlay,
     /// `cidata.<15 alnum>.<extension>`: a cloud-init seed.
     Seed,
-    /// `disk.<15 alnum>.qcow2` or `.raw`: a domain's disk that stands on nothing.
+    /// `disk.<15 alnum>.qcow2` or `.raw`: a domain's disk without a backing file.
     Disk,
     /// `import.<15 alnum>.part`: an image on its way into the pool.
     Import,
@@ -89,7 +89,7 @@ pub fn random_bytes<const N: usize>() -> Result<[u8; N]> {
 /// Checks a name for a new volume of the user's.
 ///
 /// Errors: `usage` for a name libvirt or a file system cannot hold, or that `cleanup` would take for
-/// one of ours.
+/// a file of these tools.
 pub fn check_volume_name(name: &str) -> Result<()> {
     let problem = match name {
         "" | "." | ".." => "is no file name",

@@ -70,8 +70,8 @@ impl NewVolume {
         &self.path
     }
 
-    /// Deletes the volume after `error`, unless a domain or an image has come to need it since it was
-    /// made. The error names a volume that stays.
+    /// Deletes the volume after `error`, unless a domain or an image needs it by now. The error names a volume
+    /// that stays.
     pub fn undo_after(self, libvirt: &Libvirt, error: Error) -> Error {
         let is_free = dependents::users(libvirt, &self.path).is_ok_and(|users| users.is_empty());
         let is_deleted = is_free

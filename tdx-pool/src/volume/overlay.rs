@@ -1,4 +1,4 @@
-//! A domain's own disk: a copy-on-write image over a base image that stays as it is.
+//! A domain's own disk that is an overlay: a copy-on-write image, backed by a base image.
 
 use std::path::{Path, PathBuf};
 
@@ -15,14 +15,14 @@ pub use crate::volume::base_image::Base;
 use crate::volume::names::ToolFile;
 use crate::volume::new_volume::{NewVolume, ReservedName};
 
-/// An overlay that is to be made.
+/// An overlay that is to be created.
 #[derive(Debug)]
 pub struct OverlayPlan {
     /// Its volume name, never used before.
     pub name: String,
     /// Where it will be.
     pub path: PathBuf,
-    /// What it stands on.
+    /// The image that it is backed by.
     pub base: Base,
     /// Size the guest will see, bytes.
     pub capacity_bytes: u64,
@@ -44,7 +44,7 @@ impl OverlayPlan {
         Ok(Self { path: folder.join(&name), name, base, capacity_bytes })
     }
 
-    /// Makes the overlay. It counts as in flight until the returned value is dropped.
+    /// Creates the overlay. It counts as in flight until the returned value is dropped.
     ///
     /// Errors: `not_found` and `conflict` when another command deleted or replaced the base since it was found;
     /// what libvirt says.

@@ -16,7 +16,7 @@ use crate::references::inflight;
 use crate::references::usage::Usage;
 use crate::volume::names::ToolFile;
 
-/// What our secrets say of themselves.
+/// The description of the secrets that these tools create.
 const DESCRIPTION: &str = "tdx-tools: passphrase of a guest's disk";
 
 /// The most bytes a passphrase can have. Source: cryptsetup(8), "NOTES ON PASSPHRASE PROCESSING".
@@ -59,7 +59,7 @@ impl Passphrase {
 pub struct NewSecret(Secret);
 
 impl NewSecret {
-    /// Has libvirt keep the passphrase of the disk at `path`, under this UUID.
+    /// Stores the passphrase of the disk at `path` in a libvirt secret with this UUID.
     pub fn create(libvirt: &Libvirt, uuid: &str, path: &Path, pass: &Passphrase) -> Result<Self> {
         log::step(format_args!("have libvirt keep the passphrase of {}", path.display()));
         let usage = Element::new("usage")
@@ -80,7 +80,7 @@ impl NewSecret {
         }
     }
 
-    /// Takes it back because of `error`, which then tells when that failed too.
+    /// Deletes the secret because of `error`. The error names a secret that stays.
     pub fn undo_after(self, error: Error) -> Error {
         let uuid = self.0.uuid_string().unwrap_or_default();
         match self.0.undefine() {
@@ -90,7 +90,7 @@ impl NewSecret {
     }
 }
 
-/// Has libvirt forget the passphrase of a disk that is gone. Nothing to forget is fine.
+/// Deletes the secret with the passphrase of a disk that is gone, if there is one.
 ///
 /// Errors: what libvirt says.
 pub fn forget(libvirt: &Libvirt, disk: &Path) -> Result<()> {
@@ -102,7 +102,7 @@ pub fn forget(libvirt: &Libvirt, disk: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The same for a file by whatever name: only such disks as these tools encrypt have one.
+/// Deletes the secret of a file that is gone, if the file was a disk of these tools: others have no secret.
 pub(crate) fn forget_with(libvirt: &Libvirt, name: &str, file: &Path) -> Result<()> {
     match ToolFile::classify(name) {
         Some(ToolFile::Disk) => forget(libvirt, file),
@@ -110,9 +110,9 @@ pub(crate) fn forget_with(libvirt: &Libvirt, name: &str, file: &Path) -> Result<
     }
 }
 
-/// The disks in a folder that never came to be, or went, and left a passphrase that no domain needs.
+/// The disks that do not exist in a directory and have a secret that no domain needs, by name and path.
 ///
-/// Errors: what libvirt says; `io` for a folder that cannot be looked into.
+/// Errors: those of libvirt; `io` for a directory that cannot be read.
 pub(crate) fn orphans(
     host: &Host,
     libvirt: &Libvirt,
@@ -138,7 +138,7 @@ pub(crate) fn orphans(
     Ok(orphans)
 }
 
-/// The secrets that are ours, with the disk each is for.
+/// The secrets that these tools created, each with the path of its disk.
 fn tool_secrets(libvirt: &Libvirt) -> Result<Vec<(Secret, PathBuf)>> {
     let doing = "list libvirt's secrets";
     let mut ours = Vec::new();

@@ -1,4 +1,4 @@
-//! A small volume with content of ours: a cloud-init seed.
+//! A cloud-init seed: a small volume with content that these tools write.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ use crate::pool::qemu_user::{QemuUser, permissions};
 use crate::volume::names::ToolFile;
 use crate::volume::new_volume::{NewVolume, ReservedName};
 
-/// A seed that is to be made.
+/// A seed that is to be created.
 pub struct SeedPlan {
     name: String,
     /// Where it will be.
@@ -26,7 +26,7 @@ pub struct SeedPlan {
 impl std::fmt::Debug for SeedPlan {
     /// Without the content, which may hold a password's hash.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Plan").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("SeedPlan").field("path", &self.path).finish_non_exhaustive()
     }
 }
 
@@ -39,7 +39,7 @@ impl SeedPlan {
         Ok(Self { path: folder.join(&name), name, bytes })
     }
 
-    /// Makes the volume and fills it. It counts as in flight until the returned value is dropped.
+    /// Creates the volume and fills it. It counts as in flight until the returned value is dropped.
     ///
     /// Nobody but QEMU's user can read it, from the start.
     pub fn create(

@@ -14,7 +14,7 @@ use super::watch::Watch;
 
 /// Computes the digest of all bytes of `file`, in lowercase hexadecimal. Holes cost no reading.
 ///
-/// Errors: those of [`copy`].
+/// Errors: `io`; `conflict` if the file changed meanwhile; those of the interrupt.
 pub fn sha256(file: &File, watch: &mut Watch<'_>) -> Result<String> {
     let before = State::read(file)?;
     let mut hasher = Sha256::new();
@@ -28,7 +28,7 @@ pub fn sha256(file: &File, watch: &mut Watch<'_>) -> Result<String> {
 
 /// The digest of all bytes of `file`, without progress. A signal ends it.
 ///
-/// Errors: those of [`copy`].
+/// Errors: `io`; `conflict` if the file changed meanwhile; those of the interrupt.
 pub fn sha256_of(file: &File) -> Result<String> {
     sha256(file, &mut Watch { progress: &mut |_, _| {}, interrupt: &interrupt::check })
 }

@@ -1,8 +1,8 @@
 //! The fastest safe way to duplicate an image file on a local file system.
 //!
-//! A reflink where the file system can. Otherwise one thread reads the data extents and a second
-//! writes what in them is not zero. It also has the kernel write that to disk, and forget it, while
-//! the copy goes on: that leaves little to the final sync and spares the host's page cache. A third
+//! A reflink is made where the file system can make one. Otherwise one thread reads the data extents, and a
+//! second thread writes the blocks that are not zero. The second thread also tells the kernel to write them to
+//! disk and to drop them from the page cache during the copy, so that little is left to the final sync. A third
 //! thread computes the digest from the same buffers.
 
 mod digest;
@@ -54,8 +54,8 @@ pub struct Copied {
     pub sha256: Option<String>,
 }
 
-/// Copies all of `source` to `target`, which is cut to nothing first; holes stay holes and zeros
-/// become holes. Neither syncs nor names anything: see [`sync`]. Moves the position of `source`.
+/// Copies all of `source` to `target`, which is truncated first. Holes stay holes, and zeros become holes. The
+/// copy is not flushed to disk: see [`sync`]. Moves the position of `source`.
 ///
 /// Errors: `io` if reading or writing fails, a full disk included; `conflict` if the source changed
 /// meanwhile; whatever the interrupt says. The content of `target` is then undefined.
@@ -78,9 +78,9 @@ pub fn copy(source: &File, target: &File, digest: bool, watch: &mut Watch<'_>) -
     Ok(copied)
 }
 
-/// Gets what was written to `target` to disk.
+/// Flushes `target` to disk.
 ///
-/// Errors: `io`, with the same words as [`copy`].
+/// Errors: `io`, with the messages of [`copy`].
 pub fn sync(target: &File) -> Result<()> {
     target.sync_all().map_err(write_failed)
 }

@@ -13,7 +13,7 @@ use super::directory::{LockDirectory, LockOwner, take_over};
 use super::lock_file::{counts, is_another_users, is_locked_in, lock_file};
 use super::membership::{is_root, prove_membership};
 
-/// A creation under way. It ends when this is dropped.
+/// A lock on the name of a volume that is being created, until this is dropped.
 #[derive(Debug)]
 pub struct InFlight {
     pub(super) directory: LockDirectory,
@@ -22,7 +22,7 @@ pub struct InFlight {
 }
 
 impl InFlight {
-    /// Says that the volume `name` is about to be made.
+    /// Locks the name of a volume that is about to be created.
     ///
     /// Errors: `permission` or `io` when the lock cannot be had; `conflict` when another process makes
     /// a volume of that name.
@@ -67,8 +67,8 @@ pub fn is_in_flight(host: &Host, name: &str) -> Result<bool> {
     Ok(false)
 }
 
-/// Removes the lock files of dead processes, and those that do not count. What cannot be judged is left: a
-/// lock file too many does no harm. What is no empty file was not made by these tools.
+/// Removes the lock files of processes that have ended, and those that do not count. A lock file that cannot
+/// be judged is left, which does no harm. These tools create empty files only, so others are left too.
 pub fn sweep(host: &Host) {
     if is_root() {
         take_over(host);

@@ -1,11 +1,11 @@
-//! Creations under way: a held lock says "not an orphan yet".
+//! Locks on the names of volumes that are being created, used or removed.
 //!
-//! A volume is locked under its name before it exists and until something refers to it. The kernel
-//! drops the lock with the process, however it dies, so a leftover is known at once and by nothing as
-//! vague as age.
+//! A process locks a volume's name before it creates the volume, and keeps the lock until something refers to
+//! the volume ([`InFlight`]). The kernel releases the lock when the process ends, however it ends. A volume
+//! that is neither locked nor referred to is an orphan, whatever its age.
 //!
-//! A volume that something is about to refer to is locked as well ([`Kept`]), and one that is about to be
-//! deleted or replaced ([`Removal`]).
+//! A volume that something is about to refer to is locked as well ([`UseLock`]), and so is a volume that is
+//! about to be deleted or replaced ([`RemovalLock`]).
 //!
 //! Root's locks lie where nobody else can create a file, and only members of the group that may use libvirt can
 //! open one, so that nobody else can hold one in root's way. The locks of other users lie in a directory that all

@@ -1,8 +1,8 @@
-//! Volumes that are about to get a user, and volumes that are about to go.
+//! Locks on volumes that are about to be used, and on volumes that are about to be removed.
 //!
-//! A lock of root's and one of another user lie in different directories. Whoever has taken one looks for the
-//! other after that, so that at least one of two sees the other. Then root goes on waiting, and everybody else
-//! lets go and begins again.
+//! Root's locks and those of other users lie in different directories. A process takes its own lock first and
+//! looks for one in the other directory then, so at least one of two processes sees the other. Root's process
+//! keeps its lock and waits. Another user's process releases its lock and begins again.
 
 use std::fs::{File, Permissions};
 use std::io;
@@ -19,19 +19,19 @@ use super::directory::{LockDirectory, LockOwner};
 use super::lock_file::{counts, is_another_users, is_locked_in, lock_file};
 use super::membership::prove_membership;
 
-/// Volumes that stay while this is held: something is about to refer to them.
+/// A lock that keeps a volume from being removed, because something is about to refer to the volume.
 ///
-/// Whoever puts an overlay on a volume, or defines a domain on it, holds this until the overlay or the
-/// domain is there to be seen. Whoever deletes or replaces the volume takes [`Removal`] first and looks
-/// for users after that, so that neither can miss the other.
+/// A process that creates an overlay on a volume, or defines a domain with it, holds this until the overlay
+/// or the domain exists. A process that deletes or replaces the volume takes a [`RemovalLock`] first and looks
+/// for users then, so that neither process misses the other.
 #[derive(Debug)]
 pub struct UseLock {
     _lock: NameLock,
 }
 
 impl UseLock {
-    /// Keeps the volume `name`, after waiting for a process that deletes or replaces it: the volume may
-    /// be gone then.
+    /// Locks the volume `name`, after waiting for a process that deletes or replaces the volume. The volume
+    /// may be gone then.
     ///
     /// Errors: `conflict` when that takes too long; `permission`, `io`; `interrupted`.
     pub fn begin(host: &Host, name: &str) -> Result<Self> {
@@ -41,14 +41,15 @@ impl UseLock {
     }
 }
 
-/// A volume that nothing can begin to use while this is held: it is about to be deleted or replaced.
+/// A lock that keeps processes from beginning to use a volume that is about to be deleted or replaced.
 #[derive(Debug)]
 pub struct RemovalLock {
     _lock: NameLock,
 }
 
 impl RemovalLock {
-    /// Locks the volume `name`, after waiting for those who keep it: then they can be seen to use it.
+    /// Locks the volume `name`, after waiting for the processes that hold a [`UseLock`] on it. What these
+    /// created can be seen then.
     ///
     /// Errors: `conflict` when that takes too long; `permission`, `io`; `interrupted`.
     pub fn begin(host: &Host, name: &str) -> Result<Self> {
