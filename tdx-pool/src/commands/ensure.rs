@@ -46,6 +46,6 @@ pub fn run(libvirt: &Libvirt, config: &Config, args: EnsureArgs) -> Result<Outco
     let mut warnings: Vec<String> = plan.warnings.clone();
     warnings.extend(plan.closed_to_qemu(libvirt)?);
     let item = if dry_run { plan.item()? } else { plan.apply(libvirt)?.item()? };
-    let document = Document::new("tdx.pool.ensure", vec![EnsureItem { pool: item, action }]);
+    let document = Document::new("tdx.pool.ensure", vec![EnsureItem::new(item, action)]);
     Ok(document.dry_run(dry_run).warnings(warnings).into())
 }

@@ -101,9 +101,16 @@ impl Item for PoolItem {
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct EnsureItem {
     #[serde(flatten)]
-    pub(crate) pool: PoolItem,
+    pool: PoolItem,
     /// `create`, `start` (autostart included), `update` (autostart alone) or `none`.
-    pub(crate) action: Action,
+    action: Action,
+}
+
+impl EnsureItem {
+    /// The pool after this action.
+    pub(crate) fn new(pool: PoolItem, action: Action) -> Self {
+        Self { pool, action }
+    }
 }
 
 impl Item for EnsureItem {
