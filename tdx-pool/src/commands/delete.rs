@@ -40,14 +40,14 @@ pub fn run(
     config: &Config,
     args: DeleteArgs,
 ) -> Result<Outcome> {
-    let wanted = wanted(args.volumes, &args.pool)?;
+    let requested = volumes_by_pool(args.volumes, &args.pool)?;
     let libvirt = connect()?;
     interrupt::guard();
     let dry_run = args.change.dry_run;
     let host_name = context.host_name();
     let mut failed: Option<Error> = None;
     let mut batches: Vec<Batch> = Vec::new();
-    for (pool, claimed) in wanted {
+    for (pool, claimed) in requested {
         let claimed = matching(claimed, None, host_name.as_deref(), &mut failed);
         if claimed.is_empty() {
             continue;
@@ -82,7 +82,7 @@ pub fn run(
 
 /// An item says which pool it is in: a name alone could hit another pool's volume.
 #[derive(Deserialize)]
-struct Named {
+struct NamedVolume {
     #[serde(deserialize_with = "name::deserialize")]
     name: String,
     #[serde(default, deserialize_with = "name::deserialize_option")]
@@ -94,20 +94,24 @@ struct Named {
 /// Volumes by name, with what the items of standard input say of each.
 type Claimed = BTreeMap<String, Vec<VolumeClaim>>;
 
-/// The volumes by pool; the pool of the flag or the default one is none.
-fn wanted(words: Vec<String>, args: &PoolArgs) -> Result<BTreeMap<Option<String>, Claimed>> {
-    let mut wanted: BTreeMap<_, Claimed> = BTreeMap::new();
+/// The volumes that are to be deleted, by pool. The pool that the configuration names, or the default one, is
+/// none.
+fn volumes_by_pool(
+    words: Vec<String>,
+    args: &PoolArgs,
+) -> Result<BTreeMap<Option<String>, Claimed>> {
+    let mut requested: BTreeMap<_, Claimed> = BTreeMap::new();
     if !words.iter().any(|word| word == input::STDIN) {
         words.iter().try_for_each(|word| name::check("volume", word))?;
         let named = words.into_iter().map(|name| (name, Vec::new()));
-        wanted.insert(args.pool.clone(), named.collect());
-        return Ok(wanted);
+        requested.insert(args.pool.clone(), named.collect());
+        return Ok(requested);
     }
     if words.len() > 1 {
         return Err(Error::usage("- stands alone: name volumes or read them from standard input"));
     }
     let kinds = ["tdx.pool.volumes", "tdx.pool.import", "tdx.pool.cleanup", "tdx.pool.delete"];
-    for Named { name, pool, claim } in input::items(&kinds, "volumes with a name")? {
+    for NamedVolume { name, pool, claim } in input::items(&kinds, "volumes with a name")? {
         if let (Some(asked), Some(there)) = (&args.pool, &pool)
             && asked != there
         {
@@ -115,13 +119,13 @@ fn wanted(words: Vec<String>, args: &PoolArgs) -> Result<BTreeMap<Option<String>
                 "volume '{name}' is in pool '{there}', but --pool says '{asked}'"
             )));
         }
-        let volumes = wanted.entry(pool.or_else(|| args.pool.clone())).or_default();
+        let volumes = requested.entry(pool.or_else(|| args.pool.clone())).or_default();
         volumes.entry(name).or_default().push(claim);
     }
-    Ok(wanted)
+    Ok(requested)
 }
 
-/// The volumes that are the ones the items say; the first that is not becomes the failure.
+/// The volumes that are what the items of standard input say. The first one that is not becomes the failure.
 fn matching(
     mut claimed: Claimed,
     pool: Option<&Pool>,
