@@ -9,7 +9,8 @@ use common::document::output::Outcome;
 use common::libvirt::{ConnectArgs, Libvirt};
 
 use crate::commands::{cleanup, delete, ensure, import, info, list, volumes};
-use crate::{pool, volume};
+use crate::pool::item::PoolItem;
+use crate::volume::survey::VolumeItem;
 
 /// The storage pool of TDX guests: make it, import base images, show it, clean orphans
 #[derive(Debug, Parser)]
@@ -62,8 +63,8 @@ impl Tool for Cli {
     fn columns(&self) -> &'static [&'static str] {
         match &self.verb {
             Verb::Ensure(_) => ensure::EnsureItem::COLUMNS,
-            Verb::Info(_) | Verb::List(_) => pool::PoolItem::COLUMNS,
-            Verb::Volumes(_) => volume::VolumeItem::COLUMNS,
+            Verb::Info(_) | Verb::List(_) => PoolItem::COLUMNS,
+            Verb::Volumes(_) => VolumeItem::COLUMNS,
             Verb::Import(_) => import::ImportItem::COLUMNS,
             Verb::Delete(_) => delete::DeleteItem::COLUMNS,
             Verb::Cleanup(_) => cleanup::CleanupItem::COLUMNS,

@@ -4,8 +4,9 @@
 //! tdx-pool import guest.qcow2 | tdx-td new --base -
 //! ```
 //!
-//! [`commands`] has one verb a file. [`pool`], [`volume`] and [`image`] are what it works on, [`import`]
-//! brings images in, and [`references`] answers who needs a file: nothing is deleted before it was asked.
+//! [`commands`] has one verb a file. The verbs work on a [`pool`], its [`volume`]s, and the [`image`] files
+//! that these are. [`import`] copies images into a pool. [`references`] finds what needs a file: it is asked
+//! before anything is deleted.
 
 mod cli;
 pub mod commands;

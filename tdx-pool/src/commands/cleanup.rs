@@ -1,6 +1,5 @@
-//! `tdx-pool cleanup`: our leftovers, and nothing else.
+//! `tdx-pool cleanup`: deletes leftovers of these tools, and nothing else.
 
-use std::borrow::Cow;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
@@ -8,17 +7,15 @@ use clap::Args;
 use common::cli::config::Config;
 use common::cli::{Change, Context, interrupt, log};
 use common::document::output::Outcome;
-use common::document::{Action, Document, Item};
+use common::document::{Action, Document};
 use common::libvirt::{Context as _, Libvirt, is_gone};
-use common::units::Size;
 use common::{Error, ErrorKind, Result};
-use schemars::JsonSchema;
-use serde::Serialize;
 
+use crate::commands::pool_args::PoolArgs;
 use crate::pool::Pool;
-use crate::pool::wanted::PoolArgs;
 use crate::references::inflight;
-use crate::references::orphans::{Judged, judge};
+pub use crate::references::orphans::{CleanupItem, Reason};
+use crate::references::orphans::{UnusedFile, find_unused};
 use crate::volume::secret;
 
 /// Arguments of `cleanup`.
@@ -30,72 +27,7 @@ pub struct CleanupArgs {
     change: Change,
 }
 
-/// Why a file that nothing refers to is deleted or left.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Reason {
-    /// Ours, and nothing needs it: deleted.
-    Orphan,
-    /// Some process is making it right now: left.
-    InFlight,
-    /// Some process holds it open or locked: left.
-    Open,
-    /// Anything else, a base image among them: left.
-    Other,
-}
-
-impl Reason {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Orphan => "orphan",
-            Self::InFlight => "in_flight",
-            Self::Open => "open",
-            Self::Other => "other",
-        }
-    }
-}
-
-/// A file that nothing refers to, and what was done to it.
-#[derive(Debug, Serialize, JsonSchema)]
-pub struct CleanupItem {
-    /// Name within the pool.
-    pub(crate) name: String,
-    /// The pool's name.
-    pub(crate) pool: String,
-    /// UUID of the pool.
-    pub(crate) pool_uuid: Option<String>,
-    /// Where it is, or was.
-    pub(crate) path: String,
-    /// Its size on disk, bytes; 0 for a disk that is gone and left a passphrase with libvirt.
-    pub(crate) allocation_bytes: u64,
-    /// Why it is deleted or left.
-    pub(crate) reason: Reason,
-    /// `delete` or `none`.
-    pub(crate) action: Action,
-}
-
-impl Item for CleanupItem {
-    const COLUMNS: &'static [&'static str] = &["NAME", "ACTION", "REASON", "ALLOCATION"];
-
-    fn key(&self) -> Cow<'_, str> {
-        self.name.as_str().into()
-    }
-
-    fn row(&self) -> Vec<String> {
-        vec![
-            self.name.clone(),
-            self.action.to_string(),
-            self.reason.as_str().to_owned(),
-            Size(self.allocation_bytes).to_string(),
-        ]
-    }
-
-    fn action(&self) -> Option<Action> {
-        Some(self.action)
-    }
-}
-
-/// Finds what nothing needs and deletes what of it is ours. All are tried.
+/// Finds the files that nothing needs, and deletes those that these tools created. All are tried.
 ///
 /// Errors: `unsupported` on a remote connection and `permission` for anyone but root: neither can see
 /// who holds a file open, and a deleted disk does not come back.
@@ -116,29 +48,27 @@ pub fn run(
     }
     interrupt::guard();
     let change = args.change;
-    let pool = Pool::resolve(libvirt, config, &args.pool)?;
-    let mut files = judge(&context.host, libvirt, &pool)?;
+    let pool = Pool::resolve(libvirt, config, args.pool.name())?;
+    let mut files = find_unused(&context.host, libvirt, &pool)?;
     let orphans = count_orphans(&files);
     if orphans > 0 && !change.yes && !change.dry_run {
         context.confirm(change, &format!("delete {orphans} orphans from pool '{}'?", pool.name))?;
         // That may have taken a while, and something may need one of them by now.
         let asked: HashSet<String> = files.into_iter().map(|file| file.item.name).collect();
-        files = judge(&context.host, libvirt, &pool)?;
+        files = find_unused(&context.host, libvirt, &pool)?;
         files.retain(|file| asked.contains(&file.item.name));
     }
-    let items = match change.dry_run {
-        true => plan(files),
-        false => delete_all(context, libvirt, &pool, files)?,
-    };
+    let items =
+        if change.dry_run { plan(files) } else { delete_all(context, libvirt, &pool, files)? };
     Ok(Document::new("tdx.pool.cleanup", items).dry_run(change.dry_run).into())
 }
 
-fn count_orphans(files: &[Judged]) -> usize {
+fn count_orphans(files: &[UnusedFile]) -> usize {
     files.iter().filter(|file| file.item.reason == Reason::Orphan).count()
 }
 
-fn plan(files: Vec<Judged>) -> Vec<CleanupItem> {
-    let planned = files.into_iter().map(|Judged { mut item, .. }| {
+fn plan(files: Vec<UnusedFile>) -> Vec<CleanupItem> {
+    let planned = files.into_iter().map(|UnusedFile { mut item, .. }| {
         if item.reason == Reason::Orphan {
             item.action = Action::Delete;
         }
@@ -147,17 +77,17 @@ fn plan(files: Vec<Judged>) -> Vec<CleanupItem> {
     planned.collect()
 }
 
-/// Deletes the orphans in the order they come in: images before what they stand on.
+/// Deletes the orphans in the given order: images before those that they are backed by.
 fn delete_all(
     context: &Context,
     libvirt: &Libvirt,
     pool: &Pool,
-    files: Vec<Judged>,
+    files: Vec<UnusedFile>,
 ) -> Result<Vec<CleanupItem>> {
     let mut items = Vec::new();
     let mut failed: Option<Error> = None;
     let mut needed: HashSet<PathBuf> = HashSet::new();
-    for Judged { mut item, below, is_unknown, .. } in files {
+    for UnusedFile { mut item, below, is_unknown, .. } in files {
         if item.reason == Reason::Orphan && !needed.contains(&PathBuf::from(&item.path)) {
             match interrupt::check().and_then(|()| delete(libvirt, pool, &item)) {
                 Ok(()) => item.action = Action::Delete,

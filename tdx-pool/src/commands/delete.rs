@@ -1,22 +1,21 @@
-//! `tdx-pool delete`: volumes that nothing needs.
+//! `tdx-pool delete`: deletes volumes that nothing needs.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use clap::Args;
 use common::cli::config::Config;
 use common::cli::{Change, Context, interrupt};
 use common::document::output::Outcome;
-use common::document::{Action, Document, Item, input};
+use common::document::{Action, Document, input};
 use common::libvirt::Libvirt;
 use common::{Error, Result, name};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
+use crate::commands::pool_args::PoolArgs;
 use crate::pool::Pool;
-use crate::pool::identity::VolumeClaim;
-use crate::pool::wanted::PoolArgs;
+use crate::volume::claim::VolumeClaim;
 use crate::volume::deletion::Batch;
+pub use crate::volume::deletion::DeleteItem;
 
 /// Arguments of `delete`.
 #[derive(Debug, Args)]
@@ -30,39 +29,6 @@ pub struct DeleteArgs {
     change: Change,
 }
 
-/// A volume and what was done to it.
-#[derive(Debug, Serialize, JsonSchema)]
-pub struct DeleteItem {
-    /// Name within the pool.
-    pub(crate) name: String,
-    /// The pool's name.
-    pub(crate) pool: String,
-    /// UUID of the pool.
-    pub(crate) pool_uuid: Option<String>,
-    /// Where it was; null when it was not there.
-    pub(crate) path: Option<String>,
-    /// `delete`, or `none` for a volume that was not there.
-    pub(crate) action: Action,
-}
-
-impl Item for DeleteItem {
-    const COLUMNS: &'static [&'static str] = &["NAME", "ACTION", "PATH"];
-    const DROPPED: &'static [&'static str] = &["PATH"];
-
-    fn key(&self) -> Cow<'_, str> {
-        self.name.as_str().into()
-    }
-
-    fn row(&self) -> Vec<String> {
-        let path = self.path.clone().unwrap_or_default();
-        vec![self.name.clone(), self.action.to_string(), path]
-    }
-
-    fn action(&self) -> Option<Action> {
-        Some(self.action)
-    }
-}
-
 /// Deletes each volume unless a domain or another image needs it, or something has it open; images
 /// before those below them. All are tried.
 ///
@@ -74,19 +40,19 @@ pub fn run(
     config: &Config,
     args: DeleteArgs,
 ) -> Result<Outcome> {
-    let wanted = wanted(args.volumes, &args.pool)?;
+    let requested = volumes_by_pool(args.volumes, &args.pool)?;
     let libvirt = connect()?;
     interrupt::guard();
     let dry_run = args.change.dry_run;
     let host_name = context.host_name();
     let mut failed: Option<Error> = None;
     let mut batches: Vec<Batch> = Vec::new();
-    for (pool, claimed) in wanted {
+    for (pool, claimed) in requested {
         let claimed = matching(claimed, None, host_name.as_deref(), &mut failed);
         if claimed.is_empty() {
             continue;
         }
-        let pool = Pool::resolve(&libvirt, config, &PoolArgs { pool })?;
+        let pool = Pool::resolve(&libvirt, config, pool.as_deref())?;
         let claimed = matching(claimed, Some(&pool), host_name.as_deref(), &mut failed);
         let names = claimed.into_keys().collect();
         batches.push(Batch::plan(&context.host, &libvirt, pool, names)?);
@@ -98,13 +64,10 @@ pub fn run(
     let mut items = Vec::new();
     let mut warnings = BTreeSet::new();
     for batch in batches {
-        let (done, unseen) = match dry_run {
-            true => batch.preview(),
-            false => batch.delete(),
-        };
-        warnings.extend(unseen);
-        for done in done {
-            match done {
+        let outcome = if dry_run { batch.preview() } else { batch.delete() };
+        warnings.extend(outcome.warnings);
+        for item in outcome.items {
+            match item {
                 Ok(item) => items.push(item),
                 Err(error) => failed = Some(failed.unwrap_or(error)),
             }
@@ -119,7 +82,7 @@ pub fn run(
 
 /// An item says which pool it is in: a name alone could hit another pool's volume.
 #[derive(Deserialize)]
-struct Named {
+struct NamedVolume {
     #[serde(deserialize_with = "name::deserialize")]
     name: String,
     #[serde(default, deserialize_with = "name::deserialize_option")]
@@ -131,20 +94,24 @@ struct Named {
 /// Volumes by name, with what the items of standard input say of each.
 type Claimed = BTreeMap<String, Vec<VolumeClaim>>;
 
-/// The volumes by pool; the pool of the flag or the default one is none.
-fn wanted(words: Vec<String>, args: &PoolArgs) -> Result<BTreeMap<Option<String>, Claimed>> {
-    let mut wanted: BTreeMap<_, Claimed> = BTreeMap::new();
+/// The volumes that are to be deleted, by pool. The pool that the configuration names, or the default one, is
+/// none.
+fn volumes_by_pool(
+    words: Vec<String>,
+    args: &PoolArgs,
+) -> Result<BTreeMap<Option<String>, Claimed>> {
+    let mut requested: BTreeMap<_, Claimed> = BTreeMap::new();
     if !words.iter().any(|word| word == input::STDIN) {
         words.iter().try_for_each(|word| name::check("volume", word))?;
         let named = words.into_iter().map(|name| (name, Vec::new()));
-        wanted.insert(args.pool.clone(), named.collect());
-        return Ok(wanted);
+        requested.insert(args.pool.clone(), named.collect());
+        return Ok(requested);
     }
     if words.len() > 1 {
         return Err(Error::usage("- stands alone: name volumes or read them from standard input"));
     }
     let kinds = ["tdx.pool.volumes", "tdx.pool.import", "tdx.pool.cleanup", "tdx.pool.delete"];
-    for Named { name, pool, claim } in input::items(&kinds, "volumes with a name")? {
+    for NamedVolume { name, pool, claim } in input::items(&kinds, "volumes with a name")? {
         if let (Some(asked), Some(there)) = (&args.pool, &pool)
             && asked != there
         {
@@ -152,13 +119,13 @@ fn wanted(words: Vec<String>, args: &PoolArgs) -> Result<BTreeMap<Option<String>
                 "volume '{name}' is in pool '{there}', but --pool says '{asked}'"
             )));
         }
-        let volumes = wanted.entry(pool.or_else(|| args.pool.clone())).or_default();
+        let volumes = requested.entry(pool.or_else(|| args.pool.clone())).or_default();
         volumes.entry(name).or_default().push(claim);
     }
-    Ok(wanted)
+    Ok(requested)
 }
 
-/// The volumes that are the ones the items say; the first that is not becomes the failure.
+/// The volumes that are what the items of standard input say. The first one that is not becomes the failure.
 fn matching(
     mut claimed: Claimed,
     pool: Option<&Pool>,

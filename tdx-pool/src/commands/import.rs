@@ -1,31 +1,29 @@
-//! `tdx-pool import`: a disk image becomes a base image.
+//! `tdx-pool import`: copies a disk image into the pool as a base image.
 //!
-//! Planned first: the header is checked, the name judged, what is there compared ([`Plan`]). Then
-//! copied under a temporary name into the pool's folder, checked again there, flushed, and renamed, so
-//! that the real name only ever holds a whole image that was checked. Who may not write the folder has
-//! libvirt do it, by upload.
+//! The plan ([`ImportPlan`]) checks the header and the name of the image, and compares the image with a volume
+//! of that name. Then the image is copied under a temporary name into the pool's directory, checked again,
+//! flushed, and renamed. So the real name only ever holds a whole image that was checked. Users who cannot
+//! write to the directory upload the image through libvirt.
 
-use std::borrow::Cow;
 use std::path::PathBuf;
 
 use clap::Args;
 use common::cli::config::Config;
 use common::cli::{Change, Context, interrupt};
 use common::document::output::Outcome;
-use common::document::{Action, Document, Item, input};
+use common::document::{Action, Document, input};
 use common::libvirt::Libvirt;
-use common::units::Size;
 use common::{Error, Result, name};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
-use crate::commands::ensure;
+use crate::commands::pool_args::PoolArgs;
 use crate::image::Format;
-pub use crate::import::plan::{Options, Plan};
-pub use crate::import::source::Source;
+pub use crate::import::item::ImportItem;
+use crate::import::plan::ImportPlan;
+use crate::import::request::ImportOptions;
 use crate::pool::Pool;
-use crate::pool::identity::VolumeClaim;
-use crate::pool::wanted::PoolArgs;
+use crate::pool::plan::PoolPlan;
+use crate::volume::claim::VolumeClaim;
 
 /// Arguments of `import`.
 #[derive(Debug, Args)]
@@ -60,53 +58,7 @@ fn sha256_hex(text: &str) -> Result<String, String> {
     digits.then(|| text.to_ascii_lowercase()).ok_or_else(|| "not 64 hexadecimal digits".to_owned())
 }
 
-/// A base image and what was done to have it.
-#[derive(Debug, Serialize, JsonSchema)]
-pub struct ImportItem {
-    /// Volume name.
-    pub(crate) name: String,
-    /// The pool's name.
-    pub(crate) pool: String,
-    /// UUID of the pool; null when the pool is to be made.
-    pub(crate) pool_uuid: Option<String>,
-    /// Where it is, on libvirt's host.
-    pub(crate) path: String,
-    /// Its format.
-    pub(crate) format: Format,
-    /// Size the guest sees, bytes.
-    pub(crate) capacity_bytes: u64,
-    /// The file it was read from.
-    pub(crate) source: String,
-    /// SHA-256 of the source's bytes; null where nothing asked for it.
-    pub(crate) sha256: Option<String>,
-    /// `import`, `replace`, or `none` for an equal image that was there.
-    pub(crate) action: Action,
-}
-
-impl Item for ImportItem {
-    const COLUMNS: &'static [&'static str] = &["NAME", "ACTION", "FORMAT", "CAPACITY", "PATH"];
-    const DROPPED: &'static [&'static str] = &["PATH", "FORMAT"];
-
-    fn key(&self) -> Cow<'_, str> {
-        self.name.as_str().into()
-    }
-
-    fn row(&self) -> Vec<String> {
-        vec![
-            self.name.clone(),
-            self.action.to_string(),
-            self.format.to_string(),
-            Size(self.capacity_bytes).to_string(),
-            self.path.clone(),
-        ]
-    }
-
-    fn action(&self) -> Option<Action> {
-        Some(self.action)
-    }
-}
-
-/// Copies images into the pool, which is made if there is none.
+/// Copies images into the pool. Creates the pool if it does not exist.
 pub fn run(
     context: &Context,
     connect: impl FnOnce() -> Result<Libvirt>,
@@ -118,10 +70,10 @@ pub fn run(
     let libvirt = connect()?;
     interrupt::guard();
     images.iter().try_for_each(|image| image.expect_same(context, &libvirt))?;
-    let pool = ensure::Plan::new(&libvirt, config, &args.pool, None)?;
+    let pool = PoolPlan::new(&libvirt, config, args.pool.name(), None)?;
     let mut plans = Vec::new();
     for image in images {
-        let options = Options {
+        let options = ImportOptions {
             name: args.name.clone(),
             format: args.image_format,
             sha256: args.sha256.clone(),
@@ -129,26 +81,24 @@ pub fn run(
             compress: args.compress,
             dry_run: change.dry_run,
         };
-        plans.push(Plan::new(&context.host, &libvirt, &pool, &image.path, options)?);
+        plans.push(ImportPlan::new(&context.host, &libvirt, &pool, &image.path, options)?);
     }
     for plan in plans.iter().filter(|plan| plan.replaces()) {
-        context.confirm(change, &format!("replace volume '{}'?", plan.name))?;
+        context.confirm(change, &format!("replace volume '{}'?", plan.name()))?;
     }
     let mut warnings = pool.warnings.clone();
     warnings.extend(pool.closed_to_qemu(&libvirt)?);
     let name = pool.pool_name().to_owned();
-    let items = match change.dry_run {
-        true => {
-            let pool_uuid = pool.found().and_then(|pool| pool.uuid.clone());
-            let item = |plan: Plan| ImportItem { pool_uuid: pool_uuid.clone(), ..plan.item(&name) };
-            plans.into_iter().map(item).collect()
-        }
-        false => {
-            let is_new = pool.found().is_none();
-            let pool = pool.apply(&libvirt)?;
-            let made = is_new.then(|| format!("created pool '{name}'"));
-            apply_all(context, &libvirt, &pool, plans).map_err(|error| error.applied(made))?
-        }
+    let items = if change.dry_run {
+        let pool_uuid = pool.existing().and_then(|pool| pool.uuid.clone());
+        let item =
+            |plan: ImportPlan| ImportItem { pool_uuid: pool_uuid.clone(), ..plan.item(&name) };
+        plans.into_iter().map(item).collect()
+    } else {
+        let is_new = pool.existing().is_none();
+        let pool = pool.apply(&libvirt)?;
+        let made = is_new.then(|| format!("created pool '{name}'"));
+        apply_all(context, &libvirt, &pool, plans).map_err(|error| error.applied(made))?
     };
     let document = Document::new("tdx.pool.import", items);
     Ok(document.dry_run(change.dry_run).warnings(warnings).into())
@@ -207,7 +157,7 @@ fn apply_all(
     context: &Context,
     libvirt: &Libvirt,
     pool: &Pool,
-    plans: Vec<Plan>,
+    plans: Vec<ImportPlan>,
 ) -> Result<Vec<ImportItem>> {
     let mut items: Vec<ImportItem> = Vec::new();
     for plan in plans {

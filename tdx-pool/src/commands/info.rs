@@ -7,8 +7,8 @@ use common::document::Document;
 use common::document::output::Outcome;
 use common::libvirt::Libvirt;
 
+use crate::commands::pool_args::PoolArgs;
 use crate::pool::Pool;
-use crate::pool::wanted::PoolArgs;
 
 const EXAMPLES: &str = "Examples:
   tdx-pool info
@@ -24,7 +24,7 @@ pub struct InfoArgs {
 
 /// Shows the pool as it is now, its folder looked at again.
 pub fn run(libvirt: &Libvirt, config: &Config, args: InfoArgs) -> Result<Outcome> {
-    let mut pool = Pool::resolve(libvirt, config, &args.pool)?;
+    let mut pool = Pool::resolve(libvirt, config, args.pool.name())?;
     if pool.is_active() {
         pool.refresh()?;
         pool = Pool::read(pool.handle)?;

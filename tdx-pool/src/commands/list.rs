@@ -6,7 +6,8 @@ use common::document::Document;
 use common::document::output::Outcome;
 use common::libvirt::Libvirt;
 
-use crate::pool::{Pool, PoolItem};
+use crate::pool::Pool;
+use crate::pool::item::PoolItem;
 
 const EXAMPLES: &str = "Examples:
   tdx-pool list

@@ -6,4 +6,5 @@ pub mod ensure;
 pub mod import;
 pub mod info;
 pub mod list;
+pub mod pool_args;
 pub mod volumes;

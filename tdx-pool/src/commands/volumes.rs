@@ -7,9 +7,9 @@ use common::document::Document;
 use common::document::output::Outcome;
 use common::libvirt::Libvirt;
 
+use crate::commands::pool_args::PoolArgs;
 use crate::pool::Pool;
-use crate::pool::wanted::PoolArgs;
-use crate::volume::Survey;
+use crate::volume::survey::Survey;
 
 /// Arguments of `volumes`.
 #[derive(Debug, Args)]
@@ -20,7 +20,7 @@ pub struct VolumesArgs {
 
 /// Shows every volume with its role, its backing chain and the domains that need it.
 pub fn run(libvirt: &Libvirt, config: &Config, args: VolumesArgs) -> Result<Outcome> {
-    let pool = Pool::resolve(libvirt, config, &args.pool)?;
+    let pool = Pool::resolve(libvirt, config, args.pool.name())?;
     let items = Survey::take(libvirt, &pool)?.items(&pool, libvirt.is_local())?;
     Ok(Document::new("tdx.pool.volumes", items).into())
 }

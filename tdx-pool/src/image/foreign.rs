@@ -7,7 +7,7 @@ use std::path::Path;
 use common::error::{Error, Result};
 use common::shell::quote_path;
 
-use super::source::{NAME_ONE, Source};
+use crate::image::source::{NAME_ONE, Source};
 
 /// A file format that is recognised only to be named.
 #[derive(Debug)]

@@ -4,8 +4,11 @@
 
 use common::error::{Error, Result};
 
-use super::source::Source;
-use super::{Backing, Format, Image, foreign};
+use crate::image::backing::Backing;
+use crate::image::description::Image;
+use crate::image::foreign;
+use crate::image::format::Format;
+use crate::image::source::Source;
 
 pub(super) const MAGIC: &[u8] = b"QFI\xfb";
 /// Enough for the header, its extensions and the backing file's name as QEMU writes them.
@@ -44,6 +47,16 @@ pub(super) struct Header {
     features: u64,
 }
 
+/// The fields that version 2 of the format has not, or has fixed.
+struct VersionedFields {
+    version: u32,
+    features: u64,
+    /// The width of a reference count in bits, as a power of two.
+    refcount_order: u32,
+    /// The length of the header in bytes.
+    length: u32,
+}
+
 impl Header {
     /// Reads the header, or `None` if there is no qcow2 one: one small read, and a second only if
     /// the backing file's name lies further in than QEMU puts it.
@@ -63,9 +76,14 @@ impl Header {
     /// Returns the header without its backing file, and its length.
     fn parse(source: &Source<'_>, start: &[u8]) -> Result<(u64, Self)> {
         let version = be32(start, 4);
-        let (features, refcount_order, length) = match version {
-            2 => (0, 4, 72),
-            3 => (be64(start, 72), be32(start, 96), be32(start, 100)),
+        let versioned = match version {
+            2 => VersionedFields { version, features: 0, refcount_order: 4, length: 72 },
+            3 => VersionedFields {
+                version,
+                features: be64(start, 72),
+                refcount_order: be32(start, 96),
+                length: be32(start, 100),
+            },
             1 => return Err(foreign::QCOW1.refuse(source)),
             _ => {
                 return Err(source
@@ -73,7 +91,7 @@ impl Header {
                     .hint("copy or download it again"));
             }
         };
-        let unknown = features & !KNOWN_FEATURES;
+        let unknown = versioned.features & !KNOWN_FEATURES;
         if unknown != 0 {
             return Err(source
                 .invalid(format!("needs unknown qcow2 features {unknown:#x}"))
@@ -94,52 +112,55 @@ impl Header {
             refcount_entries: u64::from(be32(start, 56)) << (cluster_bits - 3),
             snapshots: be32(start, 60).into(),
             snapshots_offset: be64(start, 64),
-            features,
+            features: versioned.features,
             backing: None,
         };
+        match header.find_flaw(start, &versioned) {
+            Some(flaw) => Err(damaged(source, flaw)),
+            None => Ok((versioned.length.into(), header)),
+        }
+    }
+
+    /// Why QEMU would not open an image with this header, if it would not.
+    fn find_flaw(&self, start: &[u8], versioned: &VersionedFields) -> Option<&'static str> {
+        let &VersionedFields { version, refcount_order, length, .. } = versioned;
         let compression = if length > 104 { start[104] } else { 0 };
-        let aligned = |offset: u64| offset.is_multiple_of(header.cluster_size);
-        let l2_reach = header.cluster_size * header.cluster_size / header.l2_entry_size() as u64;
+        let aligned = |offset: u64| offset.is_multiple_of(self.cluster_size);
+        let l2_reach = self.cluster_size * self.cluster_size / self.l2_entry_size() as u64;
         let flaws = [
             (version == 3 && length < 104, "its header is too short"),
-            (u64::from(length) > header.cluster_size, "its header is longer than a cluster"),
+            (u64::from(length) > self.cluster_size, "its header is longer than a cluster"),
             (refcount_order > 6, "its reference counts are too wide"),
             (be32(start, 32) > 2, "its encryption is of no known kind"),
             (compression > 1, "its compression is of no known kind"),
+            ((compression != 0) != self.has(COMPRESSION_TYPE), "its compression is said two ways"),
             (
-                (compression != 0) != header.has(COMPRESSION_TYPE),
-                "its compression is said two ways",
-            ),
-            (
-                header.has(EXTENDED_L2) && cluster_bits < 14,
+                self.has(EXTENDED_L2) && self.cluster_size < 1 << 14,
                 "its clusters are too small for subclusters",
             ),
-            (header.virtual_size > i64::MAX as u64, "its disk is absurdly large"),
-            (header.l1_entries * 8 > MAX_L1_BYTES, "its L1 table is too large"),
+            (self.virtual_size > i64::MAX as u64, "its disk is absurdly large"),
+            (self.l1_entries * 8 > MAX_L1_BYTES, "its L1 table is too large"),
             (
-                header.virtual_size.div_ceil(l2_reach) > header.l1_entries,
+                self.virtual_size.div_ceil(l2_reach) > self.l1_entries,
                 "its L1 table is too small for the disk",
             ),
             (
-                header.l1_entries > 0 && (header.l1_offset == 0 || !aligned(header.l1_offset)),
+                self.l1_entries > 0 && (self.l1_offset == 0 || !aligned(self.l1_offset)),
                 "its L1 table lies nowhere sensible",
             ),
-            (header.refcount_entries == 0, "it has no reference counts"),
+            (self.refcount_entries == 0, "it has no reference counts"),
             (
-                header.refcount_entries * 8 > MAX_REFCOUNT_TABLE_BYTES,
+                self.refcount_entries * 8 > MAX_REFCOUNT_TABLE_BYTES,
                 "its reference counts are too many",
             ),
             (
-                header.refcount_offset == 0 || !aligned(header.refcount_offset),
+                self.refcount_offset == 0 || !aligned(self.refcount_offset),
                 "its reference counts lie nowhere sensible",
             ),
-            (header.snapshots > MAX_SNAPSHOTS, "it has more than 65536 snapshots"),
-            (!aligned(header.snapshots_offset), "its snapshots lie nowhere sensible"),
+            (self.snapshots > MAX_SNAPSHOTS, "it has more than 65536 snapshots"),
+            (!aligned(self.snapshots_offset), "its snapshots lie nowhere sensible"),
         ];
-        match flaws.iter().find(|(found, _)| *found) {
-            Some((_, flaw)) => Err(damaged(source, flaw)),
-            None => Ok((length.into(), header)),
-        }
+        flaws.iter().find(|(is_flawed, _)| *is_flawed).map(|(_, flaw)| *flaw)
     }
 
     fn read_backing(

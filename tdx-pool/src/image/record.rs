@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use rustix::fs::{XattrFlags, fgetxattr, fsetxattr};
 use serde::{Deserialize, Serialize};
 
-use crate::image::Format;
+use crate::image::format::Format;
 
 const ATTRIBUTE: &str = "user.tdx.import";
 

@@ -9,9 +9,12 @@ use std::path::Path;
 
 use common::error::{Error, Result};
 
-use super::qcow2::{Header, MAGIC};
-use super::source::{Kind, Source, no_image};
-use super::{Format, Image, check_alone, foreign, raw, tables};
+use crate::image::check::check_alone;
+use crate::image::description::Image;
+use crate::image::format::Format;
+use crate::image::qcow2::{Header, MAGIC};
+use crate::image::source::{Kind, Source, no_image};
+use crate::image::{foreign, tables};
 
 /// What a user and a piped item say of an image's format.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -131,7 +134,7 @@ pub fn check_stated(file: &File, name: &Path, stated: StatedFormat) -> Result<Im
     let is_qcow2 = start.starts_with(MAGIC);
     stated.check(if is_qcow2 { Format::Qcow2 } else { Format::Raw }, name)?;
     let Some(header) = is_qcow2.then(|| Header::read(&source)).transpose()?.flatten() else {
-        return Ok(raw(source.size));
+        return Ok(Image::raw(source.size));
     };
     tables::check_places(&source, &header)?;
     let image = header.to_image(source.size);

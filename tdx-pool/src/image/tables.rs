@@ -3,8 +3,8 @@
 use common::cli::interrupt;
 use common::error::Result;
 
-use super::qcow2::{Header, MAX_L1_BYTES, be32, be64, damaged};
-use super::source::Source;
+use crate::image::qcow2::{Header, MAX_L1_BYTES, be32, be64, damaged};
+use crate::image::source::Source;
 
 /// How much of a table is held at once.
 const PIECE: u64 = 64 << 10;

@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use common::error::ErrorKind;
+use common::error::{ErrorKind, Result};
+use common::shell::quote_path;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -100,12 +101,12 @@ fn complete_images_pass() {
         let expected = Image {
             format: Format::Qcow2,
             virtual_size_bytes: 8 << 20,
-            ..raw(fs::metadata(&path).unwrap().len())
+            ..Image::raw(fs::metadata(&path).unwrap().len())
         };
         assert_eq!(image, expected, "{variant}");
         assert_eq!(probe_at(&path).unwrap(), expected, "{variant}");
     }
-    assert_eq!(check_at(&folder.path("disk.raw")).unwrap(), raw(8 << 20));
+    assert_eq!(check_at(&folder.path("disk.raw")).unwrap(), Image::raw(8 << 20));
 }
 
 #[test]

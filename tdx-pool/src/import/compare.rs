@@ -1,6 +1,6 @@
-//! What a pool has under the name of an image that is imported.
+//! Comparing an image that is imported with the volume of that name.
 //!
-//! What is compared is open already: a name could be another file's by the time it is opened.
+//! Open files are compared: another file could have the name by the time it is opened again.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
@@ -12,27 +12,27 @@ use common::system::sysroot::Host;
 use common::{Error, ErrorKind, IoContext, Result};
 use rustix::fs::OFlags;
 
-use super::part::Part;
 use super::write::qemu_img;
-use crate::commands::import::Plan;
 use crate::image::record::{Identity, Record};
 use crate::image::{self, Image, SaidFormat, StatedFormat};
-use crate::import::upload::Compared;
-use crate::import::{copy, upload};
+use crate::import::request::ImportRequest;
+use crate::import::temporary_file::TemporaryFile;
+use crate::import::volume_comparison::Comparison;
+use crate::import::{copy, volume_comparison};
 use crate::pool::Pool;
 use crate::volume::base_image::stated_format;
-use crate::volume::head;
+use crate::volume::header;
 
 /// What a pool has under the name of an image.
 pub(crate) enum Existing {
     Nothing,
-    Same(Box<Volume>),
+    Same(Box<ExistingVolume>),
     Different,
 }
 
 /// A volume that is the image.
 #[derive(Debug)]
-pub(crate) struct Volume {
+pub(crate) struct ExistingVolume {
     /// What its header says.
     pub(crate) image: Image,
     /// The digest of the source's bytes, as far as it is known.
@@ -41,8 +41,8 @@ pub(crate) struct Volume {
     pub(crate) stale: Option<(File, Record)>,
 }
 
-impl Plan {
-    /// Compares the source with the file in the pool's folder.
+impl ImportRequest {
+    /// Compares the source with the file in the pool's directory.
     ///
     /// Errors: `conflict` for what is no file, and for a source that changes meanwhile; `invalid_input`
     /// for a source that lies in the pool and whose format nothing states.
@@ -67,10 +67,12 @@ impl Plan {
                 is_same.then_some(Some(recorded))
             }
             (_, recorded) => {
-                match copy::same_content(&self.source.file, &file, &interrupt::check)? {
-                    true => Some(recorded),
-                    false if self.options.compress => self.same_disk(host, &file)?.map(Some),
-                    false => None,
+                if copy::same_content(&self.source.file, &file, &interrupt::check)? {
+                    Some(recorded)
+                } else if self.options.compress {
+                    self.same_disk(host, &file)?.map(Some)
+                } else {
+                    None
                 }
             }
         };
@@ -93,7 +95,7 @@ impl Plan {
             known => known,
         };
         let stale = stale.map(|record| (file, record));
-        Ok(Existing::Same(Box::new(Volume { image, sha256, stale })))
+        Ok(Existing::Same(Box::new(ExistingVolume { image, sha256, stale })))
     }
 
     /// Reads the header of the source where it lies in the pool: a guest may have written it.
@@ -127,21 +129,22 @@ impl Plan {
         let Some(volume) = pool.volume(&self.name)? else {
             return Ok(Existing::Nothing);
         };
-        let sha256 = match upload::compare(libvirt, &volume, &self.source)? {
-            Compared::Same { sha256 } => Some(sha256),
-            Compared::Headless { .. } | Compared::Begun => return Ok(Existing::Nothing),
-            Compared::Different => return Ok(Existing::Different),
+        let sha256 = match volume_comparison::compare(libvirt, &volume, &self.source)? {
+            Comparison::Same { sha256 } => Some(sha256),
+            Comparison::Headless { .. } | Comparison::Begun => return Ok(Existing::Nothing),
+            Comparison::Different => return Ok(Existing::Different),
         };
         let target = self.target();
         let is_in_place = libvirt.is_local()
             && target.metadata().is_ok_and(|metadata| {
                 self.source.identity.is_same_file(&Identity::from(&metadata))
             });
-        let image = match is_in_place {
-            true => self.check_in_place(None)?,
-            false => self.check_equal(&head::download(libvirt, &volume, &target)?, None)?,
+        let image = if is_in_place {
+            self.check_in_place(None)?
+        } else {
+            self.check_equal(&header::download(libvirt, &volume, &target)?, None)?
         };
-        Ok(Existing::Same(Box::new(Volume { image, sha256, stale: None })))
+        Ok(Existing::Same(Box::new(ExistingVolume { image, sha256, stale: None })))
     }
 
     /// Whether the guest would see the same disk in the image `file`, whatever its bytes. Returns the
@@ -158,7 +161,7 @@ impl Plan {
         if theirs.virtual_size_bytes != ours.virtual_size_bytes {
             return Ok(None);
         }
-        let copy = Part::create(host, &self.folder)?;
+        let copy = TemporaryFile::create(host, &self.directory)?;
         let sha256 = self.copy_to(&copy.file, true, &|_| {})?;
         let formats = ["-f", ours.format.as_str(), "-F", theirs.format.as_str()];
         let compare = qemu_img(["compare", "-s", "-q"]).args(formats).args(["--"]);

@@ -2,8 +2,13 @@
 
 pub(crate) mod compare;
 pub mod copy;
-pub(crate) mod part;
-pub(crate) mod plan;
-pub(crate) mod source;
+pub mod item;
+pub mod plan;
+mod progress;
+pub(crate) mod replace;
+pub mod request;
+pub mod source;
+pub(crate) mod temporary_file;
 pub(crate) mod upload;
+pub(crate) mod volume_comparison;
 pub(crate) mod write;

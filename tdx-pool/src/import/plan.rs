@@ -1,121 +1,82 @@
-//! What it takes to have an image in a pool.
+//! The plan of an import: what is to be done, and doing it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use common::cli::Context;
 use common::document::Action;
-use common::image::keys;
 use common::libvirt::Libvirt;
 use common::system::sysroot::Host;
 use common::{Error, Result};
-use indicatif::{ProgressBar, ProgressStyle};
 use rustix::fs::{Access, access};
 
-use super::compare::{Existing, Volume};
-use crate::commands::ensure;
-use crate::commands::import::{ImportItem, Source};
+use super::compare::{Existing, ExistingVolume};
+use crate::image::Format;
 use crate::image::record::Record;
-use crate::image::{Format, StatedFormat};
+use crate::import::item::ImportItem;
+use crate::import::progress::progress_bar;
+use crate::import::request::{ImportOptions, ImportRequest};
 use crate::import::upload;
-use crate::pool::owner::Owner;
-use crate::pool::{Pool, owner};
-use crate::references::needs::{Needs, may_need};
-use crate::references::open_files::HeldFiles;
-use crate::references::writers;
-use crate::volume::names::check_volume_name;
-use crate::volume::overlay::Base;
+use crate::pool::plan::PoolPlan;
+use crate::pool::qemu_user::QemuUser;
+use crate::pool::{Pool, qemu_user};
+use crate::references::disk_writers;
+use crate::volume::base_image::Base;
 
-/// How to import.
-#[derive(Debug, Default)]
-pub struct Options {
-    /// The volume's name; the file's without it.
-    pub name: Option<String>,
-    /// The image's format, as `--image-format` states it.
-    pub format: Option<Format>,
-    /// What the source's bytes must hash to, lower-case hexadecimal.
-    pub sha256: Option<String>,
-    /// Whether a different image of that name may go.
-    pub replace: bool,
-    /// Whether to recompress.
-    pub compress: bool,
-    /// Whether this plan is only looked at: then the digest is checked while planning.
-    pub dry_run: bool,
-}
-
-/// What it takes to have the image in the pool.
+/// What is to be done so that a pool has an image.
 #[derive(Debug)]
-pub struct Plan {
-    /// The volume's name.
-    pub name: String,
-    pub(crate) folder: PathBuf,
-    pub(crate) source: Source,
-    pub(crate) options: Options,
-    pub(crate) owner: Option<Owner>,
-    pub(crate) action: Action,
-    /// Written by us, not by libvirt.
-    direct: bool,
+pub struct ImportPlan {
+    request: ImportRequest,
+    qemu_user: Option<QemuUser>,
+    action: Action,
+    /// Whether this process writes the volume, and not libvirt.
+    is_direct: bool,
     /// The digest of the source, as far as it is known.
     sha256: Option<String>,
     /// The volume that is the image already.
-    volume: Option<Volume>,
+    volume: Option<ExistingVolume>,
 }
 
-impl Plan {
+impl ImportPlan {
     /// Checks the image and what the pool has under its name.
     ///
-    /// Errors: those of [`Source::open`]; `invalid_input` for an image that is not what its format is
-    /// stated to be; `usage` for a name that cannot be; `conflict` when another image has the name, naming
-    /// its users where it was to be replaced, and when a domain writes to the volume.
+    /// Errors: those of [`Source::open`](crate::import::source::Source::open); `invalid_input` for an image
+    /// that is not what its format is stated to be; `usage` for a name that no volume can have; `conflict`
+    /// when another image has the name, naming its users where it was to be replaced, and when a domain
+    /// writes to the volume.
     pub fn new(
         host: &Host,
         libvirt: &Libvirt,
-        pool: &ensure::Plan,
+        pool: &PoolPlan,
         image: &Path,
-        options: Options,
+        options: ImportOptions,
     ) -> Result<Self> {
-        let source = Source::open(image)?;
-        if let Some(format) = options.format {
-            StatedFormat::by_flag(format).check(source.image.format, &source.path)?;
-        }
-        let name = match &options.name {
-            Some(name) => name.clone(),
-            None => file_name(image)?,
-        };
-        check_volume_name(&name)?;
-        let folder = pool.folder()?.to_owned();
-        let owner = owner::of_qemu(libvirt)?;
-        let direct = libvirt.is_local() && is_ours_to_write(&folder, owner);
-        if !direct && (options.compress || options.replace) {
+        let request = ImportRequest::new(pool.folder()?.to_owned(), image, options)?;
+        let qemu_user = qemu_user::qemu_user(libvirt)?;
+        let is_direct = libvirt.is_local() && can_write(&request.directory, qemu_user);
+        if !is_direct && (request.options.compress || request.options.replace) {
             return Err(Error::unsupported(
                 "--compress and --replace need to write the pool's folder",
             )
             .hint("be root on the host that has the pool"));
         }
-        let mut plan = Self {
-            name,
-            folder,
-            source,
-            options,
-            owner,
-            action: Action::Import,
-            direct,
-            sha256: None,
-            volume: None,
+        let existing = if is_direct {
+            request.compare_file(host)?
+        } else {
+            request.compare_volume(libvirt, pool.existing())?
         };
-        let existing = match direct {
-            true => plan.compare_file(host)?,
-            false => plan.compare_volume(libvirt, pool.found())?,
-        };
+        let (sha256, volume, action) = (None, None, Action::Import);
+        let mut plan = Self { request, qemu_user, action, is_direct, sha256, volume };
         match existing {
             Existing::Nothing => {}
             Existing::Same(volume) => {
-                writers::check(libvirt, pool.pool_name(), &plan.name, &plan.target())?;
+                let (name, target) = (&plan.request.name, plan.request.target());
+                disk_writers::check(libvirt, pool.pool_name(), name, &target)?;
                 plan.action = Action::None;
                 plan.sha256 = volume.sha256.clone();
                 plan.volume = Some(*volume);
             }
             Existing::Different => {
-                plan.check_replace(libvirt, pool.found())?;
+                plan.request.check_replace(libvirt, pool.existing())?;
                 plan.action = Action::Replace;
             }
         }
@@ -125,92 +86,51 @@ impl Plan {
 
     /// Checks the promised digest where nothing will be copied.
     fn check_sha256_early(&mut self) -> Result<()> {
-        if self.options.sha256.is_none() || self.action != Action::None && !self.options.dry_run {
+        if self.request.options.sha256.is_none()
+            || self.action != Action::None && !self.request.options.dry_run
+        {
             return Ok(());
         }
         let sha256 = match self.sha256.take() {
             Some(known) => known,
-            None => self.source.sha256()?,
+            None => self.request.source.sha256()?,
         };
-        self.check_sha256(&sha256)?;
-        self.source.check_unchanged()?;
+        self.request.check_sha256(&sha256)?;
+        self.request.source.check_unchanged()?;
         self.sha256 = Some(sha256);
         Ok(())
     }
 
-    pub(crate) fn target(&self) -> PathBuf {
-        self.folder.join(&self.name)
+    /// The volume's name.
+    pub fn name(&self) -> &str {
+        &self.request.name
     }
 
-    /// Whether another image goes for it.
+    /// Whether another image of that name is replaced.
     pub fn replaces(&self) -> bool {
         self.action == Action::Replace
-    }
-
-    /// Fails unless the image that has the name may go. Asked again right before it does: copying
-    /// takes time, in which an overlay may have been put on it.
-    pub(crate) fn check_replace(&self, libvirt: &Libvirt, pool: Option<&Pool>) -> Result<()> {
-        let (name, source) = (&self.name, self.source.path.display());
-        let differs = format!("volume '{name}' exists and differs from {source}");
-        if !self.options.replace {
-            return Err(
-                Error::conflict(differs).hint("choose another name with --name, or --replace it")
-            );
-        }
-        let Some(pool) = pool.filter(|pool| pool.is_active()) else {
-            return Ok(());
-        };
-        let (needs, target) = (Needs::take(libvirt, pool)?, self.target());
-        let users = needs.of(&target);
-        let another = "import it under another name with --name";
-        if !users.is_empty() {
-            let users = users.join(", ");
-            return Err(
-                Error::conflict(format!("{differs}, and is needed by {users}")).hint(another)
-            );
-        }
-        if HeldFiles::visible(&Host::new("/"))?.contains(&keys(&target).collect::<Vec<_>>()) {
-            let message = format!("{differs}, and is open in a process or locked");
-            return Err(Error::conflict(message).hint(another));
-        }
-        match needs.unknown(&target) {
-            Some(unknown) => Err(may_need(format!("{differs}, and may be needed"), unknown)),
-            None => Ok(()),
-        }
-    }
-
-    /// Fails when the source's digest is not the one that was promised.
-    pub(crate) fn check_sha256(&self, found: &str) -> Result<()> {
-        match &self.options.sha256 {
-            Some(wanted) if wanted != found => Err(Error::invalid_input(format!(
-                "{} has SHA-256 {found}, not {wanted}",
-                self.source.path.display()
-            ))),
-            _ => Ok(()),
-        }
     }
 
     /// The base image as it will be.
     pub fn base(&self) -> Base {
         Base {
-            name: self.name.clone(),
-            path: self.target(),
+            name: self.request.name.clone(),
+            path: self.request.target(),
             format: self.format(),
             capacity_bytes: self.capacity_bytes(),
         }
     }
 
     /// The format of the volume.
-    pub(crate) fn format(&self) -> Format {
+    fn format(&self) -> Format {
         match &self.volume {
             Some(volume) => volume.image.format,
-            None if self.options.compress => Format::Qcow2,
-            None => self.source.image.format,
+            None => self.request.format(),
         }
     }
 
     fn capacity_bytes(&self) -> u64 {
-        let image = self.volume.as_ref().map_or(&self.source.image, |volume| &volume.image);
+        let image = self.volume.as_ref().map_or(&self.request.source.image, |volume| &volume.image);
         image.virtual_size_bytes
     }
 
@@ -219,13 +139,13 @@ impl Plan {
         ImportItem {
             pool: pool.to_owned(),
             pool_uuid: None,
-            path: self.target().display().to_string(),
+            path: self.request.target().display().to_string(),
             format: self.format(),
             capacity_bytes: self.capacity_bytes(),
-            source: self.source.path.display().to_string(),
+            source: self.request.source.path.display().to_string(),
             sha256: self.sha256,
             action: self.action,
-            name: self.name,
+            name: self.request.name,
         }
     }
 
@@ -243,54 +163,36 @@ impl Plan {
             self.renew_record();
             return Ok((self.item(&pool.name), base));
         }
-        let bar = progress_bar(context, self.source.image.file_size_bytes);
+        let bar = progress_bar(context, self.request.source.image.file_size_bytes);
         let progress = |done| bar.set_position(done);
-        let written = match self.direct {
-            true => self.write_file(context, libvirt, pool, &progress),
-            false => upload::upload(context, libvirt, pool, &self, &progress).map(Some),
+        let written = if self.is_direct {
+            let replaces = self.replaces();
+            self.request.write_file(context, libvirt, pool, self.qemu_user, replaces, &progress)
+        } else {
+            let owner = self.qemu_user;
+            upload::upload(context, libvirt, pool, &self.request, owner, &progress).map(Some)
         };
         bar.finish_and_clear();
         self.sha256 = written?;
-        pool.refresh().map_err(|error| error.applied([format!("imported '{}'", self.name)]))?;
+        pool.refresh()
+            .map_err(|error| error.applied([format!("imported '{}'", self.request.name)]))?;
         Ok((self.item(&pool.name), base))
     }
-}
 
-impl Plan {
-    /// Notes in the volume's record that it equals this source, too. Only saves the next import work.
+    /// Notes this source in the record of a volume that equals it, which spares the next import the comparison.
     fn renew_record(&mut self) {
-        let (source, format) = (self.source.identity.clone(), Some(self.format()));
+        let (source, format) = (self.request.source.identity.clone(), Some(self.format()));
         if let Some((file, record)) = self.volume.as_mut().and_then(|volume| volume.stale.take()) {
             Record { source, format, ..record }.write(&file);
         }
     }
 }
 
-fn file_name(image: &Path) -> Result<String> {
-    let name = image.file_name().unwrap_or_default();
-    name.to_str().map(str::to_owned).ok_or_else(|| {
-        Error::usage(format!("the file name of {} is not UTF-8", image.display()))
-            .hint("choose the volume's name with --name")
-    })
-}
-
-/// Whether files can be made in the folder, or in the one it will be made in, such that QEMU can read
-/// them: by root, or by the user that QEMU itself runs as.
-fn is_ours_to_write(folder: &Path, qemu: Option<Owner>) -> bool {
+/// Whether this process can create files in the directory that QEMU can read: as root, or as the user that QEMU
+/// runs as. For a directory that does not exist yet, the nearest one above it decides.
+fn can_write(folder: &Path, qemu: Option<QemuUser>) -> bool {
     let user = rustix::process::geteuid();
     let existing = folder.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(folder);
     (user.is_root() || qemu.is_none_or(|qemu| qemu.uid == user.as_raw()))
         && access(existing, Access::WRITE_OK | Access::EXEC_OK).is_ok()
-}
-
-fn progress_bar(context: &Context, total: u64) -> ProgressBar {
-    if !context.progress {
-        return ProgressBar::hidden();
-    }
-    let style = "{bar:40} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
-    let bar = ProgressBar::new(total);
-    bar.set_style(
-        ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()),
-    );
-    bar
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use common::{Error, IoContext, Result};
 
 use crate::image::record::Identity;
-use crate::image::{self, Image};
+use crate::image::{self, Format, Image};
 use crate::import::copy;
 
 /// An opened, checked image file. Its owner may write to it at any time: what was read of it holds for
@@ -35,7 +35,7 @@ impl Source {
         Ok(Self { path, image, file, identity })
     }
 
-    /// The same file read from its start.
+    /// Opens the same file again, to read it from its start.
     pub fn reopen(&self) -> Result<File> {
         File::open(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&self.file)))
             .at("open", &self.path)
@@ -46,13 +46,23 @@ impl Source {
         copy::sha256_of(&self.file)
     }
 
+    /// The number of bytes at the image's start that an upload sends last: the magic number, or the boot
+    /// record.
+    pub(crate) fn head_length(&self) -> usize {
+        match self.image.format {
+            Format::Qcow2 => 4,
+            Format::Raw => 512,
+        }
+    }
+
     /// Fails when the file was written to since it was opened.
     ///
     /// Errors: `conflict`.
     pub(crate) fn check_unchanged(&self) -> Result<()> {
-        match self.identity == (&self.file.metadata().at("look at", &self.path)?).into() {
-            true => Ok(()),
-            false => Err(self.changed()),
+        if self.identity == (&self.file.metadata().at("look at", &self.path)?).into() {
+            Ok(())
+        } else {
+            Err(self.changed())
         }
     }
 

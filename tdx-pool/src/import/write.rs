@@ -12,25 +12,28 @@ use common::libvirt::Libvirt;
 use common::system::exec::Runner;
 use common::{Error, ErrorKind, IoContext, Result};
 
-use super::part::Part;
-use crate::commands::import::Plan;
 use crate::image::record::{Record, Stamp};
 use crate::image::{self, Format};
 use crate::import::copy;
 use crate::import::copy::Watch;
+use crate::import::request::ImportRequest;
+use crate::import::temporary_file::TemporaryFile;
 use crate::pool::Pool;
-use crate::references::inflight::Removal;
+use crate::pool::qemu_user::QemuUser;
+use crate::references::inflight::RemovalLock;
 
-impl Plan {
-    /// Copies the image into the pool's folder. Returns the SHA-256 if it was computed.
+impl ImportRequest {
+    /// Copies the image into the pool's directory. Returns the SHA-256 if it was computed.
     pub(crate) fn write_file(
         &self,
         context: &Context,
         libvirt: &Libvirt,
         pool: &Pool,
+        qemu_user: Option<QemuUser>,
+        replaces: bool,
         progress: &dyn Fn(u64),
     ) -> Result<Option<String>> {
-        let copy = Part::create(&context.host, &self.folder)?;
+        let copy = TemporaryFile::create(&context.host, &self.directory)?;
         log::step(format_args!("copy {} to {}", self.source.path.display(), copy.path.display()));
         let digest = self.options.compress || self.options.sha256.is_some();
         let sha256 = self.copy_to(&copy.file, digest, progress)?;
@@ -40,20 +43,20 @@ impl Plan {
         let part = if self.options.compress { self.compress(context, copy)? } else { copy };
         copy::sync(&part.file).map_err(|error| self.cannot_copy(error))?;
         if rustix::process::geteuid().is_root() {
-            fchown(&part.file, Some(0), Some(self.owner.map_or(0, |owner| owner.gid)))
+            fchown(&part.file, Some(0), Some(qemu_user.map_or(0, |owner| owner.gid)))
                 .at("change the owner of", &part.path)?;
         }
         let mode = Permissions::from_mode(0o640);
         part.file.set_permissions(mode).at("change the mode of", &part.path)?;
         self.record(&part.file, sha256.clone())?;
         // Nothing can begin to use the volume from here on, and what has begun is seen.
-        let removal = self.replaces().then(|| Removal::begin(&context.host, &self.name));
+        let removal = replaces.then(|| RemovalLock::begin(&context.host, &self.name));
         let _removal = removal.transpose()?;
-        if self.replaces() {
+        if replaces {
             self.check_replace(libvirt, Some(pool))?;
         }
         interrupt::check()?;
-        part.rename(&self.target(), self.replaces())?;
+        part.rename(&self.target(), replaces)?;
         Ok(sha256)
     }
 
@@ -74,15 +77,16 @@ impl Plan {
         let copied = copied.map_err(|error| self.cannot_copy(error))?;
         self.source.check_unchanged()?;
         // Writes through a mapping of the source can go unnoticed: the copy decides.
-        match image::check_base(file, &self.source.path)? == self.source.image {
-            true => Ok(copied.sha256),
-            false => Err(self.source.changed()),
+        if image::check_base(file, &self.source.path)? == self.source.image {
+            Ok(copied.sha256)
+        } else {
+            Err(self.source.changed())
         }
     }
 
     /// Recompresses a private copy into a second one.
-    fn compress(&self, context: &Context, copy: Part) -> Result<Part> {
-        let packed = Part::create(&context.host, &self.folder)?;
+    fn compress(&self, context: &Context, copy: TemporaryFile) -> Result<TemporaryFile> {
+        let packed = TemporaryFile::create(&context.host, &self.directory)?;
         log::step(format_args!("compress it to {}", packed.path.display()));
         let from = self.source.image.format.as_str();
         qemu_img(["convert", "-c", "-f", from, "-O", Format::Qcow2.as_str(), "--"])
@@ -100,7 +104,7 @@ impl Plan {
             ErrorKind::Conflict => return self.source.changed(),
             _ => {}
         }
-        let (from, to) = (self.source.path.display(), self.folder.display());
+        let (from, to) = (self.source.path.display(), self.directory.display());
         Error::new(kind, format!("cannot copy {from} to {to}")).because(cause)
     }
 

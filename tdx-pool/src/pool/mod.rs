@@ -1,32 +1,27 @@
 //! A libvirt storage pool.
 
-pub mod identity;
-pub mod owner;
-pub(crate) mod plan;
-pub mod reach;
-pub(crate) mod truncated;
-pub mod wanted;
+pub mod item;
+pub mod plan;
+pub mod qemu_access;
+pub mod qemu_user;
+pub mod spec;
+pub(crate) mod truncated_image;
 
-use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::cli::config::Config;
 use common::cli::log;
-use common::document::Item;
-use common::document::metrics::Gauge;
+use common::image::canonical;
 use common::libvirt::{Context, Libvirt, is_gone};
-use common::units::Size;
 use common::xml::Document;
 use common::{Error, ErrorKind, Result};
-use schemars::JsonSchema;
-use serde::Serialize;
 use virt::storage_pool::StoragePool;
 use virt::storage_vol::StorageVol;
 use virt::sys;
 
-use crate::pool::wanted::{PoolArgs, Wanted};
-use common::image::canonical;
+use crate::pool::item::{PoolItem, PoolState};
+use crate::pool::spec::PoolSpec;
 
 /// A pool that libvirt knows.
 #[derive(Debug)]
@@ -45,95 +40,6 @@ pub struct Pool {
     capacity_bytes: Option<u64>,
     allocation_bytes: Option<u64>,
     available_bytes: Option<u64>,
-}
-
-/// Whether libvirt has a pool started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum PoolState {
-    /// Started: its volumes can be used.
-    Active,
-    /// Defined, not started.
-    Inactive,
-}
-
-/// A pool in a document.
-#[derive(Debug, Serialize, JsonSchema)]
-pub struct PoolItem {
-    /// Name.
-    pub name: String,
-    /// UUID; null in a dry run that would make the pool.
-    pub uuid: Option<String>,
-    /// Kind of pool, in libvirt's words: `dir`, `fs`, `logical`, …
-    pub r#type: String,
-    /// The folder or device folder of its volumes; null for kinds that have none.
-    pub path: Option<String>,
-    /// Whether it is started.
-    pub state: PoolState,
-    /// Whether it survives being stopped.
-    pub persistent: bool,
-    /// Whether libvirt starts it on its own.
-    pub autostart: bool,
-    /// Size of what holds it, bytes; null while inactive.
-    pub capacity_bytes: Option<u64>,
-    /// Bytes taken, by whatever; null while inactive.
-    pub allocation_bytes: Option<u64>,
-    /// Bytes left; null while inactive.
-    pub available_bytes: Option<u64>,
-    /// How many volumes libvirt sees in it; null while inactive.
-    pub volumes: Option<u32>,
-}
-
-impl Item for PoolItem {
-    const COLUMNS: &'static [&'static str] =
-        &["NAME", "STATE", "AUTOSTART", "CAPACITY", "ALLOCATION", "AVAILABLE", "VOLUMES", "PATH"];
-    const DROPPED: &'static [&'static str] = &["AUTOSTART", "VOLUMES", "ALLOCATION", "PATH"];
-
-    fn key(&self) -> Cow<'_, str> {
-        self.name.as_str().into()
-    }
-
-    fn row(&self) -> Vec<String> {
-        let size = |bytes: Option<u64>| bytes.map(|b| Size(b).to_string()).unwrap_or_default();
-        let state = match self.state {
-            PoolState::Active => "active",
-            PoolState::Inactive => "inactive",
-        };
-        vec![
-            self.name.clone(),
-            state.to_owned(),
-            if self.autostart { "yes" } else { "no" }.to_owned(),
-            size(self.capacity_bytes),
-            size(self.allocation_bytes),
-            size(self.available_bytes),
-            self.volumes.map(|n| n.to_string()).unwrap_or_default(),
-            self.path.clone().unwrap_or_default(),
-        ]
-    }
-
-    fn metrics(pools: &[Self]) -> Vec<Gauge> {
-        let mut active = Gauge::new("tdx_pool_active", "Whether a pool is started: 1 or 0.");
-        let mut capacity = Gauge::new("tdx_pool_capacity_bytes", "Size of what holds a pool.");
-        let mut allocation =
-            Gauge::new("tdx_pool_allocation_bytes", "What is taken there, by whatever.");
-        let mut available = Gauge::new("tdx_pool_available_bytes", "What is left there.");
-        let mut volumes = Gauge::new("tdx_pool_volumes", "Volumes in a pool.");
-        for pool in pools {
-            let name = [("pool", pool.name.as_str())];
-            active.set(name, (pool.state == PoolState::Active).into());
-            for (gauge, value) in [
-                (&mut capacity, pool.capacity_bytes),
-                (&mut allocation, pool.allocation_bytes),
-                (&mut available, pool.available_bytes),
-                (&mut volumes, pool.volumes.map(u64::from)),
-            ] {
-                if let Some(value) = value {
-                    gauge.set(name, value);
-                }
-            }
-        }
-        vec![active, capacity, allocation, available, volumes]
-    }
 }
 
 impl Pool {
@@ -190,9 +96,9 @@ impl Pool {
         Ok(all)
     }
 
-    /// The pool whose folder is `path`, by whatever name it goes.
+    /// The pool whose directory is `path`.
     ///
-    /// libvirt compares paths as text; this compares the folders themselves when they are ours to see.
+    /// libvirt compares paths as text. This compares the directories themselves when libvirt runs on this host.
     pub fn by_path(libvirt: &Libvirt, path: &Path) -> Result<Option<Self>> {
         let same = |pool: &Self| {
             let Some(other) = &pool.path else {
@@ -207,19 +113,19 @@ impl Pool {
     /// folder (virt-manager's `default` does on most hosts).
     ///
     /// Errors: `not_found` (exit 4).
-    pub fn resolve(libvirt: &Libvirt, config: &Config, args: &PoolArgs) -> Result<Self> {
-        let wanted = Wanted::new(config, args);
-        let found = match Self::by_name(libvirt, &wanted.name)? {
-            None if args.pool.is_none() => Self::by_path(libvirt, &wanted.path)?,
+    pub fn resolve(libvirt: &Libvirt, config: &Config, name: Option<&str>) -> Result<Self> {
+        let spec = PoolSpec::new(config, name);
+        let found = match Self::by_name(libvirt, &spec.name)? {
+            None if name.is_none() => Self::by_path(libvirt, &spec.path)?,
             found => found,
         };
         found.ok_or_else(|| {
-            Error::not_found(format!("pool '{}' does not exist", wanted.name))
+            Error::not_found(format!("pool '{}' does not exist", spec.name))
                 .hint("tdx-pool ensure makes it; tdx-pool list shows those there are")
         })
     }
 
-    /// Makes libvirt look at the folder again.
+    /// Makes libvirt read the pool's directory again.
     ///
     /// Errors: `conflict` for a pool that is not started.
     pub fn refresh(&self) -> Result<()> {
@@ -240,7 +146,11 @@ impl Pool {
                     let hint =
                         format!("tdx-pool ensure --pool '{}' repairs what it can", self.name);
                     return done.context(about).map(drop).map_err(|error| {
-                        truncated::explain(error.hint(hint), &self.handle, self.path.as_deref())
+                        truncated_image::explain(
+                            error.hint(hint),
+                            &self.handle,
+                            self.path.as_deref(),
+                        )
                     });
                 }
             }
@@ -260,7 +170,7 @@ impl Pool {
         }
     }
 
-    /// The folder of a pool whose volumes are files.
+    /// The directory of a pool whose volumes are files.
     ///
     /// Errors: `unsupported` for every other kind of pool.
     pub fn folder(&self) -> Result<&Path> {
@@ -282,7 +192,7 @@ impl Pool {
         }
     }
 
-    /// Has libvirt make the volume `name`, as a copy of another where one is given.
+    /// Creates the volume `name`, as a copy of another where one is given.
     ///
     /// Errors: what libvirt says. When libvirtd died over this, the volume may be there all the same, and
     /// is named as left behind.
@@ -299,9 +209,12 @@ impl Pool {
             Some(original) => StorageVol::create_xml_from(&self.handle, xml, original, flags),
         };
         let is_alive = || self.handle.connect().and_then(|connect| connect.is_alive());
-        made.context(doing).map_err(|error| match is_alive().unwrap_or(false) {
-            true => error,
-            false => error.left_behind([format!("volume '{name}'")]),
+        made.context(doing).map_err(|error| {
+            if is_alive().unwrap_or(false) {
+                error
+            } else {
+                error.left_behind([format!("volume '{name}'")])
+            }
         })
     }
 

@@ -1,4 +1,4 @@
-//! What it takes to have a pool.
+//! The plan that makes a pool exist and run, and carrying it out.
 
 use std::path::{Path, PathBuf};
 
@@ -7,28 +7,29 @@ use common::cli::{interrupt, log};
 use common::document::Action;
 use common::libvirt::{Context, Libvirt};
 use common::xml::Element;
-use common::{Error, ErrorKind, Result, path};
+use common::{Error, ErrorKind, Result, path, undo};
 use rustix::fs::{Access, access};
 use virt::error::Error as VirtError;
 use virt::storage_pool::StoragePool;
 
-use crate::pool::wanted::{PoolArgs, Wanted};
-use crate::pool::{Pool, PoolItem, PoolState, owner, reach, truncated};
+use crate::pool::item::{PoolItem, PoolState};
+use crate::pool::spec::PoolSpec;
+use crate::pool::{Pool, qemu_access, qemu_user, truncated_image};
 use common::image::canonical;
 
-/// What it takes to have the pool.
+/// What is to be done so that a pool exists and is started.
 #[derive(Debug)]
-pub struct Plan {
+pub struct PoolPlan {
     name: String,
     path: PathBuf,
-    found: Option<Pool>,
-    /// The folder of the pool that was found is not there.
-    folder_lost: bool,
+    existing: Option<Pool>,
+    /// Whether the directory of the existing pool does not exist.
+    is_folder_lost: bool,
     /// What the user should know: another pool is used, a link was followed.
     pub warnings: Vec<String>,
 }
 
-impl Plan {
+impl PoolPlan {
     /// Looks at what is there. `path` is the flag's; without it an existing pool's own path is right.
     ///
     /// A pool of another name that owns the folder is used instead: libvirt lets no two pools share one,
@@ -40,69 +41,69 @@ impl Plan {
     pub fn new(
         libvirt: &Libvirt,
         config: &Config,
-        args: &PoolArgs,
+        name: Option<&str>,
         path: Option<&Path>,
     ) -> Result<Self> {
-        let wanted = Wanted::new(config, args);
-        if let Some(pool) = Pool::by_name(libvirt, &wanted.name)? {
+        let spec = PoolSpec::new(config, name);
+        if let Some(pool) = Pool::by_name(libvirt, &spec.name)? {
             let own = pool.path.clone().unwrap_or_default();
             if let Some(path) = path {
                 check_same(libvirt, &pool, path)?;
             }
-            let folder_lost = is_folder_lost(libvirt, &pool);
-            let (name, path, warnings) = (wanted.name, own, Vec::new());
-            return Ok(Self { name, path, found: Some(pool), folder_lost, warnings });
+            let is_folder_lost = has_lost_folder(libvirt, &pool);
+            let (name, path, warnings) = (spec.name, own, Vec::new());
+            return Ok(Self { name, path, existing: Some(pool), is_folder_lost, warnings });
         }
-        let (folder, mut warnings) = folder(libvirt, path.unwrap_or(&wanted.path))?;
+        let (folder, mut warnings) = folder(libvirt, path.unwrap_or(&spec.path))?;
         let found = Pool::by_path(libvirt, &folder)?;
-        let mut folder_lost = false;
+        let mut is_folder_lost = false;
         if let Some(owner) = &found {
             warnings.push(format!(
                 "pool '{}' owns {}: it is used instead of '{}'",
                 owner.name,
                 folder.display(),
-                wanted.name
+                spec.name
             ));
-            folder_lost = is_folder_lost(libvirt, owner);
+            is_folder_lost = has_lost_folder(libvirt, owner);
         } else if libvirt.is_local() {
             check_folder(&folder)?;
         }
-        Ok(Self { name: wanted.name, path: folder, found, folder_lost, warnings })
+        Ok(Self { name: spec.name, path: folder, existing: found, is_folder_lost, warnings })
     }
 
     /// The pool, if it is there already.
-    pub fn found(&self) -> Option<&Pool> {
-        self.found.as_ref()
+    pub fn existing(&self) -> Option<&Pool> {
+        self.existing.as_ref()
     }
 
     /// The name the pool has, or will have.
     pub fn pool_name(&self) -> &str {
-        self.found.as_ref().map_or(&self.name, |pool| &pool.name)
+        self.existing.as_ref().map_or(&self.name, |pool| &pool.name)
     }
 
-    /// The folder the pool has, or will have.
+    /// The directory that the pool has, or will have.
     ///
     /// Errors: `unsupported` for a pool of a kind that has none.
     pub fn folder(&self) -> Result<&Path> {
-        self.found.as_ref().map_or(Ok(&self.path), Pool::folder)
+        self.existing.as_ref().map_or(Ok(&self.path), Pool::folder)
     }
 
     /// Says which directory QEMU's user cannot enter on the way to the pool's, if there is one.
     ///
-    /// Errors: those of [`owner::of_qemu`].
+    /// Errors: those of [`qemu_user::qemu_user`].
     pub fn closed_to_qemu(&self, libvirt: &Libvirt) -> Result<Option<String>> {
         let (Ok(folder), true) = (self.folder(), libvirt.is_local()) else {
             return Ok(None);
         };
-        Ok(owner::of_qemu(libvirt)?.and_then(|qemu| reach::warning(folder, qemu)))
+        Ok(qemu_user::qemu_user(libvirt)?.and_then(|qemu| qemu_access::warning(folder, qemu)))
     }
 
-    /// What [`Plan::apply`] would do.
+    /// What [`PoolPlan::apply`] would do.
     pub fn action(&self) -> Result<Action> {
-        let Some(pool) = &self.found else {
+        let Some(pool) = &self.existing else {
             return Ok(Action::Create);
         };
-        Ok(match (pool.is_active() && !self.folder_lost, wants_autostart(&pool.handle)?) {
+        Ok(match (pool.is_active() && !self.is_folder_lost, wants_autostart(&pool.handle)?) {
             (false, _) => Action::Start,
             (true, true) => Action::Update,
             (true, false) => Action::None,
@@ -111,7 +112,7 @@ impl Plan {
 
     /// The pool as it is, or as it would be.
     pub(crate) fn item(&self) -> Result<PoolItem> {
-        match &self.found {
+        match &self.existing {
             // Whatever is not so yet is what would be done.
             Some(pool) => Ok(PoolItem {
                 state: PoolState::Active,
@@ -137,38 +138,40 @@ impl Plan {
     /// Carries the plan out: define, build, start, autostart, refresh. Undone when it fails half way;
     /// whatever another process did of it meanwhile is as good as done here.
     pub fn apply(self, libvirt: &Libvirt) -> Result<Pool> {
-        let (handle, made) = match &self.found {
-            None => (self.create(libvirt)?, true),
-            Some(pool) => match self.prepare(libvirt, pool) {
-                // Whoever was making it undid that.
-                Err(error) if error.kind() == ErrorKind::NotFound => (self.create(libvirt)?, true),
-                prepared => (prepared.map(|()| pool.handle.clone())?, false),
-            },
-        };
-        let read = Pool::read(handle).and_then(|pool| {
+        undo::on_failure(|undo| {
+            let prepared = self.existing.as_ref().map(|pool| (pool, self.prepare(libvirt, pool)));
+            let handle = match prepared {
+                Some((pool, Ok(()))) => pool.handle.clone(),
+                Some((_, Err(error))) if error.kind() != ErrorKind::NotFound => return Err(error),
+                // There is no pool, or the command that was creating the pool has undone that.
+                _ => {
+                    let handle = self.create(libvirt)?;
+                    undo.applied(format!("created pool '{}'", self.name));
+                    handle
+                }
+            };
+            let pool = Pool::read(handle)?;
             pool.refresh()?;
             Pool::read(pool.handle)
-        });
-        let made = made.then(|| format!("created pool '{}'", self.name));
-        read.map_err(|error| error.applied(made))
+        })
     }
 
-    /// The same, but a pool that needs nothing is taken as libvirt last saw it: looking at a thousand
-    /// volumes again takes longer than making a domain.
+    /// Carries the plan out, but does not refresh a pool that needs no change: to look at a thousand volumes
+    /// again takes longer than to create a domain.
     pub fn apply_unless_ready(self, libvirt: &Libvirt) -> Result<Pool> {
         let ready = self.action()? == Action::None;
         match self {
-            Self { found: Some(pool), .. } if ready => Ok(pool),
+            Self { existing: Some(pool), .. } if ready => Ok(pool),
             plan => plan.apply(libvirt),
         }
     }
 
-    /// Starts a pool that is there, with its folder made again if that was lost.
+    /// Starts an existing pool. Creates its directory again if that does not exist.
     fn prepare(&self, libvirt: &Libvirt, pool: &Pool) -> Result<()> {
         let (name, handle) = (&pool.name, &pool.handle);
         // In this order: the folder of one that is being made may come between the two.
         let active = handle.is_active().context(format_args!("ask about pool '{name}'"))?;
-        let lost = is_folder_lost(libvirt, pool);
+        let lost = has_lost_folder(libvirt, pool);
         if active && lost {
             handle.destroy().context(format_args!("stop pool '{name}'"))?;
         }
@@ -198,7 +201,7 @@ impl Plan {
         log::step(starting);
         or_active(pool.create(0))
             .context(starting)
-            .map_err(|error| truncated::explain(error, pool, self.folder().ok()))
+            .map_err(|error| truncated_image::explain(error, pool, self.folder().ok()))
     }
 
     fn create(&self, libvirt: &Libvirt) -> Result<StoragePool> {
@@ -227,24 +230,27 @@ impl Plan {
             }
             Ok(pool) => pool,
         };
-        let started = interrupt::check().and_then(|()| {
+        undo::on_failure(|undo| {
+            for folder in missing.iter().rev() {
+                undo.push(format!("the folder {}", folder.display()), || remove_directory(folder));
+            }
+            undo.push(format!("the definition of pool '{}'", self.name), || {
+                let _ = pool.destroy(); // stops it, if it was started
+                pool.undefine()
+            });
+            interrupt::check()?;
             self.start(&pool, true)?;
             pool.set_autostart(true).context("set the pool to start on its own")
-        });
-        if let Err(error) = started {
-            let mut left = Vec::new();
-            let _ = pool.destroy(); // stops it, if it was started
-            if pool.undefine().is_err() {
-                left.push(format!("the definition of pool '{}'", self.name));
-            }
-            for folder in missing {
-                if std::fs::remove_dir(folder).is_err() && folder.exists() {
-                    left.push(format!("the folder {}", folder.display()));
-                }
-            }
-            return Err(error.left_behind(left));
-        }
+        })?;
         Ok(pool)
+    }
+}
+
+/// Removes a directory, if it is there.
+fn remove_directory(path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_dir(path) {
+        Err(_) if !path.exists() => Ok(()),
+        removed => removed,
     }
 }
 
@@ -253,8 +259,8 @@ fn wants_autostart(pool: &StoragePool) -> Result<bool> {
     Ok(pool.is_persistent().context(about)? && !pool.autostart().context(about)?)
 }
 
-/// Whether the folder of a pool is certainly not there. One that cannot be seen is not lost.
-fn is_folder_lost(libvirt: &Libvirt, pool: &Pool) -> bool {
+/// Whether the directory of a pool certainly does not exist. A directory that cannot be seen may exist.
+fn has_lost_folder(libvirt: &Libvirt, pool: &Pool) -> bool {
     let absent = |path: &Path| {
         path.symlink_metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
     };
@@ -269,10 +275,8 @@ fn utf8(path: &Path) -> Result<&str> {
 fn check_same(libvirt: &Libvirt, pool: &Pool, path: &Path) -> Result<()> {
     let (asked, _) = folder(libvirt, path)?;
     let own = pool.path.as_deref();
-    let same = own.is_some_and(|own| match libvirt.is_local() {
-        true => canonical(own) == asked,
-        false => own == asked,
-    });
+    let same = own
+        .is_some_and(|own| if libvirt.is_local() { canonical(own) == asked } else { own == asked });
     if same {
         return Ok(());
     }
@@ -282,16 +286,17 @@ fn check_same(libvirt: &Libvirt, pool: &Pool, path: &Path) -> Result<()> {
         .hint("choose another name with --pool, or leave out --path"))
 }
 
-/// The folder in the one spelling that libvirt can compare, and a warning when a link was followed.
+/// The directory in the spelling that libvirt can compare, and a warning when a link was followed.
 fn folder(libvirt: &Libvirt, path: &Path) -> Result<(PathBuf, Vec<String>)> {
     utf8(path)?;
     if !libvirt.is_local() {
-        return match path.is_absolute() {
-            true => Ok((path.components().collect(), Vec::new())),
-            false => Err(Error::usage(format!(
+        return if path.is_absolute() {
+            Ok((path.components().collect(), Vec::new()))
+        } else {
+            Err(Error::usage(format!(
                 "pool path {} is relative, but the pool is on another host",
                 path.display()
-            ))),
+            )))
         };
     }
     let absolute = std::path::absolute(path).map_err(|error| {
@@ -304,7 +309,7 @@ fn folder(libvirt: &Libvirt, path: &Path) -> Result<(PathBuf, Vec<String>)> {
     Ok((folder, followed.into_iter().collect()))
 }
 
-/// Whether a pool can be made here.
+/// Fails where no pool can be created in a directory.
 fn check_folder(path: &Path) -> Result<()> {
     let there = |path: &&Path| path.symlink_metadata().is_ok();
     let existing = path.ancestors().find(there).unwrap_or(path);

@@ -27,9 +27,10 @@ pub struct Chains {
 impl Chains {
     /// Chains as far as they can be seen from this machine.
     pub fn visible(libvirt: &Libvirt) -> Self {
-        let (images, connect) = match libvirt.is_local() {
-            true => (Images::new(&Host::new("/")), Some(libvirt.connect().clone())),
-            false => (Images::unread(), None),
+        let (images, connect) = if libvirt.is_local() {
+            (Images::new(&Host::new("/")), Some(libvirt.connect().clone()))
+        } else {
+            (Images::unread(), None)
         };
         Self { images, connect, asked: HashSet::new(), is_interruptible: true }
     }

@@ -1,14 +1,14 @@
 //! Every reference to a file, collected once for many questions: by domains, and by the images of all pools.
 
 pub(crate) mod chains;
+pub mod dependents;
+pub(crate) mod disk_writers;
 pub(crate) mod domain_documents;
 pub(crate) mod domain_files;
 pub mod inflight;
-pub mod needs;
 pub(crate) mod open_files;
 pub(crate) mod orphans;
 pub mod usage;
-pub(crate) mod writers;
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use common::Result;
 use common::image::{FileKey, Unknown, keys};
 use common::libvirt::Libvirt;
 
-use crate::references::needs::{UnknownImage, UnknownImages, pool_files};
+use crate::references::dependents::{UnknownImage, UnknownImages, pool_files};
 use crate::references::usage::{Chains, Usage};
 
 /// Who needs which file, at one moment.
@@ -54,7 +54,7 @@ impl References {
     pub fn collect(libvirt: &Libvirt) -> Result<Self> {
         let mut chains = Chains::visible(libvirt).uninterruptible();
         let usage = Usage::collect(libvirt, &mut chains)?;
-        let unknown = UnknownImages::of_domains(&usage);
+        let unknown = UnknownImages::needed_by_domains(&usage);
         let (images, known, above, directories, pools) = Default::default();
         let mut references =
             Self { usage, chains, images, known, above, directories, unknown, pools };
@@ -128,11 +128,11 @@ impl References {
         let file: Vec<FileKey> = keys(path).collect();
         let Some(pool) = file.iter().find_map(|key| self.pools.get(key)) else { return Vec::new() };
         let is_other = |image: &&UnknownImage| {
-            let users = self.usage.of_keys(&image.keys);
+            let users = self.usage.users_of_keys(&image.keys);
             let is_going = !users.is_empty() && users.iter().all(|user| going.contains(user));
             !is_going && !image.keys.iter().any(|key| file.contains(key))
         };
-        let others = self.unknown.of_pool(pool).filter(is_other);
+        let others = self.unknown.concerning(pool).filter(is_other);
         others
             .map(|image| {
                 let Unknown { path, reason } = &image.unknown;

@@ -1,33 +1,100 @@
 //! Which files of a pool nothing needs.
 //!
-//! An orphan is a regular file that bears one of our names ([`Ours`]), that no domain, snapshot or
-//! image needs, that no creation under way has locked, and that no process holds open or locked.
-//! Whatever else nothing needs is listed and left: the pool may be the host's `default`, with other
-//! people's disks.
+//! An orphan is a regular file with a name that these tools give ([`ToolFile`]). No domain, snapshot or
+//! image needs an orphan, no process is creating it, and no process has it open or locked. Other files that
+//! nothing needs are listed and left: the pool may be the host's `default`, with other people's disks.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use common::document::Action;
+use common::document::{Action, Item};
 use common::image::{FileKey, canonical, keys};
 use common::libvirt::{Context as _, Libvirt};
 use common::system::sysroot::Host;
+use common::units::Size;
 use common::{IoContext, Result};
+use schemars::JsonSchema;
+use serde::Serialize;
 
-use crate::commands::cleanup::{CleanupItem, Reason};
 use crate::pool::Pool;
 use crate::references::chains::Chains;
-use crate::references::needs::{UnknownImages, pool_files};
+use crate::references::dependents::{UnknownImages, pool_files};
 use crate::references::open_files::HeldFiles;
 use crate::references::usage::Usage;
-use crate::references::{inflight, needs};
-use crate::volume::names::Ours;
+use crate::references::{dependents, inflight};
+use crate::volume::names::ToolFile;
 use crate::volume::secret;
 
+/// Why a file that nothing refers to is deleted or left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// Ours, and nothing needs it: deleted.
+    Orphan,
+    /// Some process is making it right now: left.
+    InFlight,
+    /// Some process holds it open or locked: left.
+    Open,
+    /// Anything else, a base image among them: left.
+    Other,
+}
+
+impl Reason {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Orphan => "orphan",
+            Self::InFlight => "in_flight",
+            Self::Open => "open",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// A file that nothing refers to, and what was done to it.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct CleanupItem {
+    /// Name within the pool.
+    pub(crate) name: String,
+    /// The pool's name.
+    pub(crate) pool: String,
+    /// UUID of the pool.
+    pub(crate) pool_uuid: Option<String>,
+    /// Where it is, or was.
+    pub(crate) path: String,
+    /// Its size on disk, bytes; 0 for a disk that is gone and left a passphrase with libvirt.
+    pub(crate) allocation_bytes: u64,
+    /// Why it is deleted or left.
+    pub(crate) reason: Reason,
+    /// `delete` or `none`.
+    pub(crate) action: Action,
+}
+
+impl Item for CleanupItem {
+    const COLUMNS: &'static [&'static str] = &["NAME", "ACTION", "REASON", "ALLOCATION"];
+
+    fn key(&self) -> Cow<'_, str> {
+        self.name.as_str().into()
+    }
+
+    fn row(&self) -> Vec<String> {
+        vec![
+            self.name.clone(),
+            self.action.to_string(),
+            self.reason.as_str().to_owned(),
+            Size(self.allocation_bytes).to_string(),
+        ]
+    }
+
+    fn action(&self) -> Option<Action> {
+        Some(self.action)
+    }
+}
+
 /// A file that nothing refers to.
-pub(crate) struct Judged {
+pub(crate) struct UnusedFile {
     pub(crate) item: CleanupItem,
     /// The keys of the file.
     keys: Vec<FileKey>,
@@ -37,63 +104,42 @@ pub(crate) struct Judged {
     pub(crate) is_unknown: bool,
 }
 
-/// Every file of the pool that nothing refers to, images before what they stand on.
+/// Every file of the pool that nothing refers to, images before what they are backed by.
 ///
-/// The order of the looks is what makes this safe beside a creation under way, which takes its lock,
-/// makes the file, makes something refer to it, and drops the lock: what is unlocked once its name
-/// was seen is either referred to already, or never will be.
+/// Files are looked at in an order that makes this safe while a volume is being created. The creation takes
+/// its lock, creates the file, makes something refer to the file, and drops the lock. Locks are looked at
+/// after the names of the files, and references after the locks. So a file that is not locked either is
+/// referred to already, or never will be.
 ///
 /// Errors: `conflict` when there are orphans and an image is left whose files are not known.
-pub(crate) fn judge(host: &Host, libvirt: &Libvirt, pool: &Pool) -> Result<Vec<Judged>> {
-    let folder = pool.folder()?.to_owned();
+pub(crate) fn find_unused(host: &Host, libvirt: &Libvirt, pool: &Pool) -> Result<Vec<UnusedFile>> {
+    pool.folder()?;
     pool.refresh()?;
     let names = names(pool)?;
-    let mut in_flight = HashSet::new();
-    for name in names.iter().filter(|name| Ours::classify(name).is_some()) {
-        if inflight::is_in_flight(host, name)? {
-            in_flight.insert(name.clone());
-        }
-    }
+    let in_flight = names_in_flight(host, &names)?;
     let mut chains = Chains::visible(libvirt);
     let usage = Usage::collect(libvirt, &mut chains)?;
-    let (needed, unknown) = needed_by_others(libvirt, pool, &mut chains, &usage)?;
+    let others = NeededByOthers::collect(libvirt, pool, &mut chains, &usage)?;
     let held = HeldFiles::all(host)?;
 
-    let mut unused = Vec::new();
-    for name in names {
-        let path = folder.join(&name);
-        let keys = chains.keys(&path);
-        if !usage.of_keys(&keys).is_empty() {
-            continue;
-        }
-        let Some(item) = item(pool, name, &path)? else {
-            continue; // deleted meanwhile
-        };
-        let below = chains.below(&path)?.paths;
-        let is_unknown = unknown.has(&keys);
-        unused.push(Judged { item, keys, below, is_unknown });
-    }
-    for (name, path) in secret::orphans(host, libvirt, &folder, &usage)? {
-        let (pool_uuid, pool) = (pool.uuid.clone(), pool.name.clone());
-        let path = path.display().to_string();
-        let (reason, action, allocation_bytes) = (Reason::Orphan, Action::None, 0);
-        let item = CleanupItem { name, pool, pool_uuid, path, allocation_bytes, reason, action };
-        unused.push(Judged { item, keys: Vec::new(), below: Vec::new(), is_unknown: false });
-    }
-    // What a kept file stands on is kept: judged from the top of each chain down.
+    let mut unused = unused_files(pool, names, &mut chains, &usage, &others.unknown)?;
+    unused.extend(unused_secrets(host, libvirt, pool, &usage)?);
+    // The files below a kept file are kept: images are judged before the files below them.
     unused.sort_by_key(|file| Reverse((file.is_unknown, file.below.len())));
     let mut kept: HashMap<FileKey, Reason> = HashMap::new();
-    unused.retain_mut(|Judged { item, keys: own, below, .. }| {
+    unused.retain_mut(|UnusedFile { item, keys: own, below, .. }| {
         if item.reason == Reason::Other {
             return true;
         }
-        if own.iter().any(|key| needed.contains(key)) {
+        if own.iter().any(|key| others.needed.contains(key)) {
             return false;
         }
-        item.reason = match () {
-            () if in_flight.contains(&item.name) => Reason::InFlight,
-            () if held.contains(own) => Reason::Open,
-            () => own.iter().find_map(|key| kept.get(key).copied()).unwrap_or(Reason::Orphan),
+        item.reason = if in_flight.contains(&item.name) {
+            Reason::InFlight
+        } else if held.contains(own) {
+            Reason::Open
+        } else {
+            own.iter().find_map(|key| kept.get(key).copied()).unwrap_or(Reason::Orphan)
         };
         if item.reason != Reason::Orphan {
             let below = below.iter().flat_map(|below| keys(below));
@@ -101,19 +147,79 @@ pub(crate) fn judge(host: &Host, libvirt: &Libvirt, pool: &Pool) -> Result<Vec<J
         }
         true
     });
-    check_known(pool, &unused, &unknown)?;
+    check_known(pool, &unused, &others.unknown)?;
     Ok(unused)
+}
+
+/// The names of files of these tools that some process is creating.
+fn names_in_flight(host: &Host, names: &[String]) -> Result<HashSet<String>> {
+    let mut in_flight = HashSet::new();
+    for name in names.iter().filter(|name| ToolFile::classify(name).is_some()) {
+        if inflight::is_in_flight(host, name)? {
+            in_flight.insert(name.clone());
+        }
+    }
+    Ok(in_flight)
+}
+
+/// The files of the pool that no domain needs.
+fn unused_files(
+    pool: &Pool,
+    names: Vec<String>,
+    chains: &mut Chains,
+    usage: &Usage,
+    unknown: &UnknownImages,
+) -> Result<Vec<UnusedFile>> {
+    let folder = pool.folder()?;
+    let mut unused = Vec::new();
+    for name in names {
+        let path = folder.join(&name);
+        let keys = chains.keys(&path);
+        if !usage.users_of_keys(&keys).is_empty() {
+            continue;
+        }
+        let Some(item) = item(pool, name, &path)? else {
+            continue; // deleted meanwhile
+        };
+        let below = chains.below(&path)?.paths;
+        let is_unknown = unknown.has(&keys);
+        unused.push(UnusedFile { item, keys, below, is_unknown });
+    }
+    Ok(unused)
+}
+
+/// The disks of the pool that are gone and left a passphrase with libvirt.
+fn unused_secrets(
+    host: &Host,
+    libvirt: &Libvirt,
+    pool: &Pool,
+    usage: &Usage,
+) -> Result<Vec<UnusedFile>> {
+    let orphans = secret::orphans(host, libvirt, pool.folder()?, usage)?;
+    let unused = orphans.into_iter().map(|(name, path)| {
+        let item = CleanupItem {
+            name,
+            pool: pool.name.clone(),
+            pool_uuid: pool.uuid.clone(),
+            path: path.display().to_string(),
+            allocation_bytes: 0,
+            reason: Reason::Orphan,
+            action: Action::None,
+        };
+        UnusedFile { item, keys: Vec::new(), below: Vec::new(), is_unknown: false }
+    });
+    Ok(unused.collect())
 }
 
 /// Refuses to delete anything beside an image that may need it: an image whose files are not known,
 /// unless that is deleted as well.
-fn check_known(pool: &Pool, unused: &[Judged], unknown: &UnknownImages) -> Result<()> {
+fn check_known(pool: &Pool, unused: &[UnusedFile], unknown: &UnknownImages) -> Result<()> {
     let orphans = unused.iter().filter(|file| file.item.reason == Reason::Orphan);
     let orphans: HashSet<&FileKey> = orphans.flat_map(|file| &file.keys).collect();
     match unknown.first(&pool.name, |key| orphans.contains(key)) {
         Some(unknown) if !orphans.is_empty() => {
             let message = format!("the orphans of pool '{}' may be needed", pool.name);
-            Err(needs::may_need(message, unknown))
+            Err(dependents::may_need(message, unknown))
         }
         _ => Ok(()),
     }
@@ -126,30 +232,33 @@ fn names(pool: &Pool) -> Result<Vec<String>> {
     volumes.iter().map(|volume| volume.name().context(doing)).collect()
 }
 
-/// The files that images need which are not for us to judge, in this pool those of others and in other
-/// pools all; and the images whose files are not known.
-fn needed_by_others(
-    libvirt: &Libvirt,
-    pool: &Pool,
-    chains: &mut Chains,
-    usage: &Usage,
-) -> Result<(HashSet<FileKey>, UnknownImages)> {
-    let mut needed = HashSet::new();
-    let mut unknown = UnknownImages::of_domains(usage);
-    for file in pool_files(libvirt)? {
-        let below = chains.below(&file.path)?;
-        below.unknown.into_iter().for_each(|image| unknown.add(usage, &file.pool, image));
-        let judged = file.pool == pool.name && is_ours(&file.name, &file.path);
-        if !judged {
-            needed.extend(below.keys);
-        }
-    }
-    Ok((needed, unknown))
+/// What images need that cleanup does not judge: in this pool those of others, in other pools all.
+struct NeededByOthers {
+    /// The files that they need.
+    needed: HashSet<FileKey>,
+    /// The images of all pools and domains whose files are not known.
+    unknown: UnknownImages,
 }
 
-/// Whether a file is one that we make: by name, and no link or folder.
-fn is_ours(name: &str, path: &Path) -> bool {
-    Ours::classify(name).is_some()
+impl NeededByOthers {
+    fn collect(libvirt: &Libvirt, pool: &Pool, chains: &mut Chains, usage: &Usage) -> Result<Self> {
+        let mut needed = HashSet::new();
+        let mut unknown = UnknownImages::needed_by_domains(usage);
+        for file in pool_files(libvirt)? {
+            let below = chains.below(&file.path)?;
+            below.unknown.into_iter().for_each(|image| unknown.add(usage, &file.pool, image));
+            let judged = file.pool == pool.name && is_tool_file(&file.name, &file.path);
+            if !judged {
+                needed.extend(below.keys);
+            }
+        }
+        Ok(Self { needed, unknown })
+    }
+}
+
+/// Whether a file is one that these tools create, by its name, and neither a link nor a directory.
+fn is_tool_file(name: &str, path: &Path) -> bool {
+    ToolFile::classify(name).is_some()
         && path.symlink_metadata().is_ok_and(|metadata| metadata.is_file())
 }
 
@@ -159,7 +268,7 @@ fn item(pool: &Pool, name: String, path: &Path) -> Result<Option<CleanupItem>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         metadata => metadata.at("look at", path)?,
     };
-    let reason = if is_ours(&name, path) { Reason::Orphan } else { Reason::Other };
+    let reason = if is_tool_file(&name, path) { Reason::Orphan } else { Reason::Other };
     Ok(Some(CleanupItem {
         name,
         pool: pool.name.clone(),

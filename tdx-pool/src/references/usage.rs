@@ -51,11 +51,11 @@ impl Usage {
 
     /// The domains that need this file, sorted.
     pub fn users_of(&self, path: &Path) -> Vec<String> {
-        self.of_keys(&keys(path).collect::<Vec<_>>())
+        self.users_of_keys(&keys(path).collect::<Vec<_>>())
     }
 
     /// The domains that need the file with these keys, sorted.
-    pub(crate) fn of_keys(&self, keys: &[FileKey]) -> Vec<String> {
+    pub(crate) fn users_of_keys(&self, keys: &[FileKey]) -> Vec<String> {
         let mut users: BTreeSet<&String> =
             keys.iter().filter_map(|key| self.users.get(key)).flatten().collect();
         for (directory, user) in &self.directories {

@@ -9,8 +9,8 @@ use common::{Error, ErrorKind, Result};
 use crate::image::record::Record;
 use crate::image::{self, Format, SaidFormat, StatedFormat};
 use crate::pool::Pool;
-use crate::references::writers;
-use crate::volume::{Volume, head};
+use crate::references::disk_writers;
+use crate::volume::{Volume, header};
 
 /// An image that overlays are backed by.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,8 +35,8 @@ impl Base {
     /// format nothing states, whose header says something else, or that needs another file.
     pub fn find(libvirt: &Libvirt, pool: &Pool, name: &str, said: SaidFormat) -> Result<Self> {
         let volume = find_volume(pool, name)?;
-        writers::check(libvirt, &pool.name, name, &volume.path)?;
-        let file = head::open(libvirt, &volume)?;
+        disk_writers::check(libvirt, &pool.name, name, &volume.path)?;
+        let file = header::open(libvirt, &volume)?;
         let stated = stated_format(Some(&file), &volume.path, said)?;
         let image = image::check_stated(&file, &volume.path, stated)?;
         Ok(Self {
@@ -53,7 +53,7 @@ impl Base {
     /// Errors: `not_found`; `conflict` for another image.
     pub(crate) fn check_unchanged(&self, libvirt: &Libvirt, pool: &Pool) -> Result<()> {
         let volume = find_volume(pool, &self.name)?;
-        let file = head::open(libvirt, &volume)?;
+        let file = header::open(libvirt, &volume)?;
         let changed = || {
             Error::conflict(format!("image '{}' changed meanwhile", self.name))
                 .hint("run the same command again")

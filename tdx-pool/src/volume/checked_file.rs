@@ -12,12 +12,12 @@ use rustix::io::Errno;
 use virt::storage_vol::StorageVol;
 use virt::sys;
 
-use crate::volume::names::Ours;
+use crate::volume::names::ToolFile;
 use crate::volume::secret;
 
 /// What is at a path.
 #[derive(Debug)]
-pub enum Found {
+pub enum PathContent {
     /// Nothing.
     Nothing,
     /// A regular file.
@@ -64,23 +64,28 @@ impl CheckedFile {
     /// A file that this process cannot look at is taken from libvirt, which knows the volumes of its pools.
     ///
     /// Errors: `io`; those of libvirt.
-    pub fn find(libvirt: &Libvirt, path: &Path) -> Result<Found> {
+    pub fn find(libvirt: &Libvirt, path: &Path) -> Result<PathContent> {
         if libvirt.is_local() {
             match Entry::find(path) {
                 Err(Errno::ACCESS | Errno::PERM) => {}
-                Err(Errno::NOENT | Errno::NOTDIR) => return Ok(Found::Nothing),
+                Err(Errno::NOENT | Errno::NOTDIR) => return Ok(PathContent::Nothing),
                 Err(error) => return Err(error).at("look at", path),
-                Ok(Err(kind)) => return Ok(Found::Other(kind)),
+                Ok(Err(kind)) => return Ok(PathContent::Other(kind)),
                 Ok(Ok(entry)) => {
-                    return Ok(Found::File(Self { path: path.to_owned(), entry: Some(entry) }));
+                    return Ok(PathContent::File(Self {
+                        path: path.to_owned(),
+                        entry: Some(entry),
+                    }));
                 }
             }
         }
-        let Some(volume) = volume(libvirt, path)? else { return Ok(Found::Unseen) };
+        let Some(volume) = volume(libvirt, path)? else { return Ok(PathContent::Unseen) };
         let kind = volume.info().context(format_args!("look at {}", path.display()))?.kind;
         Ok(match kind {
-            sys::VIR_STORAGE_VOL_FILE => Found::File(Self { path: path.to_owned(), entry: None }),
-            _ => Found::Other("not a regular file"),
+            sys::VIR_STORAGE_VOL_FILE => {
+                PathContent::File(Self { path: path.to_owned(), entry: None })
+            }
+            _ => PathContent::Other("not a regular file"),
         })
     }
 
@@ -99,7 +104,9 @@ impl CheckedFile {
             None => self.delete_volume(libvirt)?,
             Some(entry) => self.delete_entry(libvirt, entry)?,
         };
-        if deletion != Deletion::Replaced && Ours::of_path(&self.path) == Some(Ours::Disk) {
+        if deletion != Deletion::Replaced
+            && ToolFile::classify_path(&self.path) == Some(ToolFile::Disk)
+        {
             secret::forget(libvirt, &self.path)?;
         }
         Ok(deletion)

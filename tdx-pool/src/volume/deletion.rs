@@ -1,30 +1,73 @@
 //! The volumes of one pool that are to be deleted: what was found before the question, and what is
 //! found again before each deletion.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use common::cli::{interrupt, log};
-use common::document::Action;
+use common::document::{Action, Item};
 use common::image::keys;
 use common::libvirt::{Context as _, Libvirt, is_gone};
 use common::shell::quote_path;
 use common::system::sysroot::Host;
 use common::{Error, Result};
+use schemars::JsonSchema;
+use serde::Serialize;
 
-use crate::commands::delete::DeleteItem;
 use crate::pool::Pool;
-use crate::references::inflight::Removal;
-use crate::references::needs::Needs;
+use crate::references::dependents::Dependents;
+use crate::references::inflight::RemovalLock;
 use crate::references::open_files::HeldFiles;
-use crate::references::{inflight, needs};
+use crate::references::{dependents, inflight};
 use crate::volume::identity::VolumeIdentity;
 use crate::volume::secret;
 
 /// How many volumes are locked at a time: each lock is an open file.
 const LOCKS: usize = 64;
+
+/// A volume and what was done to it.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct DeleteItem {
+    /// Name within the pool.
+    pub(crate) name: String,
+    /// The pool's name.
+    pool: String,
+    /// UUID of the pool.
+    pool_uuid: Option<String>,
+    /// Where it was; null when it was not there.
+    path: Option<String>,
+    /// `delete`, or `none` for a volume that was not there.
+    pub(crate) action: Action,
+}
+
+impl Item for DeleteItem {
+    const COLUMNS: &'static [&'static str] = &["NAME", "ACTION", "PATH"];
+    const DROPPED: &'static [&'static str] = &["PATH"];
+
+    fn key(&self) -> Cow<'_, str> {
+        self.name.as_str().into()
+    }
+
+    fn row(&self) -> Vec<String> {
+        let path = self.path.clone().unwrap_or_default();
+        vec![self.name.clone(), self.action.to_string(), path]
+    }
+
+    fn action(&self) -> Option<Action> {
+        Some(self.action)
+    }
+}
+
+/// What became of the volumes of a batch.
+pub(crate) struct BatchOutcome {
+    /// An item for each volume, or why it stays.
+    pub(crate) items: Vec<Result<DeleteItem>>,
+    /// Warnings about what could not be seen.
+    pub(crate) warnings: Vec<String>,
+}
 
 /// The volumes of one pool that are to be deleted.
 pub(crate) struct Batch<'a> {
@@ -38,7 +81,7 @@ pub(crate) struct Batch<'a> {
 
 /// Everything that speaks against deleting a volume, as it was at one moment.
 struct Observation {
-    needs: Needs,
+    needs: Dependents,
     held: HeldFiles,
     taken: Instant,
     took: Duration,
@@ -47,11 +90,9 @@ struct Observation {
 impl Observation {
     fn take(host: &Host, libvirt: &Libvirt, pool: &Pool) -> Result<Self> {
         let start = Instant::now();
-        let needs = Needs::take(libvirt, pool)?;
-        let held = match libvirt.is_local() {
-            true => HeldFiles::visible(host)?,
-            false => HeldFiles::default(),
-        };
+        let needs = Dependents::take(libvirt, pool)?;
+        let held =
+            if libvirt.is_local() { HeldFiles::visible(host)? } else { HeldFiles::default() };
         Ok(Self { needs, held, taken: Instant::now(), took: start.elapsed() })
     }
 
@@ -75,7 +116,7 @@ impl<'a> Batch<'a> {
         let observation = Observation::take(host, libvirt, &pool)?;
         let identity = |name: &str| {
             let volume = observation.needs.volume(name)?;
-            Some(VolumeIdentity::of(volume, libvirt.is_local()))
+            Some(VolumeIdentity::read(volume, libvirt.is_local()))
         };
         let asked = names.into_iter().map(|name| (identity(&name), name));
         let asked = asked.map(|(identity, name)| (name, identity)).collect();
@@ -87,10 +128,10 @@ impl<'a> Batch<'a> {
         self.asked.iter().filter(|(_, found)| found.is_some()).map(|(name, _)| name.as_str())
     }
 
-    /// What [`Batch::delete`] would do, and warnings about what cannot be seen.
-    pub(crate) fn preview(mut self) -> (Vec<Result<DeleteItem>>, Vec<String>) {
+    /// What [`Batch::delete`] would do.
+    pub(crate) fn preview(mut self) -> BatchOutcome {
         let items = self.ordered().into_iter().map(|name| {
-            if inflight_here(self.host, self.libvirt, &name)? {
+            if is_in_flight(self.host, self.libvirt, &name)? {
                 return Err(being_made(&name));
             }
             let item = self.check(&name)?;
@@ -99,21 +140,21 @@ impl<'a> Batch<'a> {
         });
         let items = items.collect();
         let warnings = self.unseen();
-        (items, warnings)
+        BatchOutcome { items, warnings }
     }
 
-    /// Deletes each volume that may go, and returns warnings about what could not be seen.
-    pub(crate) fn delete(mut self) -> (Vec<Result<DeleteItem>>, Vec<String>) {
+    /// Deletes each volume that nothing needs.
+    pub(crate) fn delete(mut self) -> BatchOutcome {
         let is_any_found = self.found().next().is_some();
         if !is_any_found {
             let absent = self.asked.keys().map(|name| Ok(self.absent(name)));
-            return (absent.collect(), Vec::new());
+            return BatchOutcome { items: absent.collect(), warnings: Vec::new() };
         }
         let mut items = Vec::new();
         for names in self.ordered().chunks(LOCKS) {
             // Whatever these tools put on one of the volumes from here on waits; what they have put on
             // one before is seen by the look that comes after.
-            let locks: Vec<Result<Option<Removal>>> =
+            let locks: Vec<Result<Option<RemovalLock>>> =
                 names.iter().map(|name| self.lock(name)).collect();
             match self.look_again() {
                 Err(error) => items.push(Err(error)),
@@ -126,7 +167,7 @@ impl<'a> Batch<'a> {
             }
         }
         let warnings = self.unseen();
-        (items, warnings)
+        BatchOutcome { items, warnings }
     }
 
     /// The names, images before those below them.
@@ -140,9 +181,9 @@ impl<'a> Batch<'a> {
     }
 
     /// Locks a volume; none on a remote host, where no lock of this machine tells anyone.
-    fn lock(&self, name: &str) -> Result<Option<Removal>> {
+    fn lock(&self, name: &str) -> Result<Option<RemovalLock>> {
         let is_local = self.libvirt.is_local() && self.asked.get(name).is_some_and(Option::is_some);
-        is_local.then(|| Removal::begin(self.host, name)).transpose()
+        is_local.then(|| RemovalLock::begin(self.host, name)).transpose()
     }
 
     fn look_again(&mut self) -> Result<()> {
@@ -185,7 +226,7 @@ impl<'a> Batch<'a> {
         let path = &volume.path;
         let again = "run the same command again";
         match self.asked.get(name).cloned().flatten() {
-            Some(asked) if asked == VolumeIdentity::of(volume, self.libvirt.is_local()) => {}
+            Some(asked) if asked == VolumeIdentity::read(volume, self.libvirt.is_local()) => {}
             Some(_) => {
                 let message = format!("volume '{name}' was replaced meanwhile");
                 return Err(Error::conflict(message).hint(again));
@@ -195,7 +236,7 @@ impl<'a> Batch<'a> {
                 return Err(Error::conflict(message).hint(again));
             }
         }
-        let users = needs.of(path);
+        let users = needs.users_of(path);
         if !users.is_empty() {
             let message = format!("volume '{name}' is needed by {}", users.join(", "));
             return Err(Error::conflict(message)
@@ -212,7 +253,7 @@ impl<'a> Batch<'a> {
             );
         }
         if let Some(unknown) = needs.unknown(path) {
-            return Err(needs::may_need(format!("volume '{name}' may be needed"), unknown));
+            return Err(dependents::may_need(format!("volume '{name}' may be needed"), unknown));
         }
         Ok(self.item(name, Some(path.display().to_string()), Action::Delete))
     }
@@ -257,7 +298,7 @@ impl<'a> Batch<'a> {
     }
 }
 
-fn inflight_here(host: &Host, libvirt: &Libvirt, name: &str) -> Result<bool> {
+fn is_in_flight(host: &Host, libvirt: &Libvirt, name: &str) -> Result<bool> {
     Ok(libvirt.is_local() && inflight::is_in_flight(host, name)?)
 }
 

@@ -1,33 +1,32 @@
-//! A domain's own disk that stands on nothing, empty at first.
+//! A domain's own disk without a backing file, empty at first.
 //!
 //! Source: <https://libvirt.org/formatstorage.html>.
 
 use std::path::{Path, PathBuf};
 
-use common::cli::{interrupt, log};
+use common::cli::interrupt;
 use common::libvirt::Libvirt;
 use common::system::sysroot::Host;
 use common::xml::Element;
-use common::{Error, Result};
+use common::{Error, Result, undo};
 use virt::sys;
 
 use crate::image::Format;
 use crate::pool::Pool;
-use crate::pool::owner::{Owner, permissions};
-use crate::references::inflight::InFlight;
-use crate::volume::names::Ours;
-use crate::volume::overlay::NewVolume;
+use crate::pool::qemu_user::{QemuUser, permissions};
+use crate::volume::names::ToolFile;
+use crate::volume::new_volume::{NewVolume, ReservedName};
 use crate::volume::secret::{NewSecret, Passphrase};
 
-/// What a disk is to be like.
+/// The format, size and other properties of a new disk.
 #[derive(Debug, Clone)]
-pub struct Shape {
+pub struct DiskOptions {
     /// Its format.
     pub format: Format,
     /// Size the guest sees, bytes.
     pub capacity_bytes: u64,
     /// What is allocated beforehand.
-    pub allocated: Allocated,
+    pub allocated: Preallocated,
     /// qcow2: size of a cluster, bytes; QEMU's choice without it.
     pub cluster_bytes: Option<u64>,
     /// qcow2: whether reference counts are written late.
@@ -36,35 +35,35 @@ pub struct Shape {
     pub encrypted: bool,
 }
 
-/// What of a disk is allocated beforehand.
+/// How much of a disk is allocated when it is created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Allocated {
+pub enum Preallocated {
     /// Nothing.
-    Nothing,
+    Off,
     /// qcow2: the tables.
-    Tables,
-    /// All, unwritten.
-    All,
+    Metadata,
+    /// Full, unwritten.
+    Full,
 }
 
-/// A disk that is to be made.
+/// A disk that is to be created.
 #[derive(Debug)]
-pub struct Plan {
+pub struct DiskPlan {
     name: String,
     /// Where it will be.
     pub path: PathBuf,
-    /// What it is to be like.
-    pub shape: Shape,
+    /// Its properties.
+    pub shape: DiskOptions,
     /// UUID of the secret with its passphrase, when it is encrypted.
     pub secret: Option<String>,
 }
 
-impl Plan {
-    /// Plans a disk in `folder`. An encrypted one's passphrase will be the secret of this UUID.
+impl DiskPlan {
+    /// Plans a disk in `folder`. The passphrase of an encrypted disk will be the secret of this UUID.
     ///
     /// Errors: `io` when the kernel gives no random bytes for its name.
-    pub fn new(folder: &Path, shape: Shape, secret: &str) -> Result<Self> {
-        let name = Ours::Disk.new_name()?;
+    pub fn new(folder: &Path, shape: DiskOptions, secret: &str) -> Result<Self> {
+        let name = ToolFile::Disk.new_name()?;
         let name = match shape.format {
             Format::Qcow2 => name,
             Format::Raw => name.replace(".qcow2", ".raw"),
@@ -73,7 +72,7 @@ impl Plan {
         Ok(Self { path: folder.join(&name), name, shape, secret })
     }
 
-    /// Makes the disk, with its secret if it is encrypted. It counts as in flight until the returned
+    /// Creates the disk, with its secret if it is encrypted. It counts as in flight until the returned
     /// value is dropped.
     ///
     /// Errors: what libvirt says.
@@ -82,46 +81,45 @@ impl Plan {
         host: &Host,
         libvirt: &Libvirt,
         pool: &Pool,
-        owner: Option<Owner>,
+        owner: Option<QemuUser>,
         passphrase: Option<&Passphrase>,
     ) -> Result<NewVolume> {
-        let in_flight = InFlight::begin(host, &self.name)?;
+        let reserved = ReservedName::lock(host, "disk", &self.name, &self.path)?;
         let secret = match (&self.secret, passphrase) {
             (Some(uuid), Some(pass)) => Some(NewSecret::create(libvirt, uuid, &self.path, pass)?),
             _ => None,
         };
-        log::step(format_args!("create disk {}", self.path.display()));
-        let doing = format_args!("create disk '{}'", self.name);
-        let flags = match self.shape.allocated {
-            Allocated::Nothing => 0,
-            Allocated::Tables | Allocated::All => sys::VIR_STORAGE_VOL_CREATE_PREALLOC_METADATA,
-        };
-        let flags = if self.shape.format == Format::Raw { 0 } else { flags };
-        let made = self.xml(owner).and_then(|xml| {
+        undo::on_failure(|undo| {
+            if let Some(secret) = secret.clone() {
+                undo.push_with(|error| secret.undo_after(error));
+            }
+            let xml = self.xml(owner)?;
             let mut tries = if secret.is_some() { TRIES } else { 1 };
-            loop {
+            let handle = loop {
                 tries -= 1;
-                match pool.create_volume(&self.name, &xml, None, flags, doing) {
+                match reserved.create_volume(pool, &xml, self.flags()) {
                     Err(error) if tries > 0 && is_mismeasured(&error) => interrupt::check()?,
-                    made => return made,
+                    created => break created?,
                 }
+            };
+            Ok(reserved.into_volume(handle, secret))
+        })
+    }
+
+    /// The flags for libvirt, `virStorageVolCreateFlags`.
+    fn flags(&self) -> u32 {
+        match (self.shape.format, self.shape.allocated) {
+            (Format::Raw, _) | (_, Preallocated::Off) => 0,
+            (Format::Qcow2, Preallocated::Metadata | Preallocated::Full) => {
+                sys::VIR_STORAGE_VOL_CREATE_PREALLOC_METADATA
             }
-        });
-        match made {
-            Ok(handle) => {
-                Ok(NewVolume::new(handle, self.path.clone(), in_flight).with_secret(secret))
-            }
-            Err(error) => Err(match secret {
-                Some(secret) => secret.undo_after(error),
-                None => error,
-            }),
         }
     }
 
-    fn xml(&self, owner: Option<Owner>) -> Result<String> {
-        let Shape { format, capacity_bytes, allocated, .. } = self.shape;
+    fn xml(&self, owner: Option<QemuUser>) -> Result<String> {
+        let DiskOptions { format, capacity_bytes, allocated, .. } = self.shape;
         let bytes = |name: &str, bytes: u64| Element::new(name).attr("unit", "bytes").text(bytes);
-        let allocation = if allocated == Allocated::All { capacity_bytes } else { 0 };
+        let allocation = if allocated == Preallocated::Full { capacity_bytes } else { 0 };
         let mut target = Element::new("target")
             .child(Element::new("format").attr("type", format.as_str()))
             .child(permissions("0600", owner));

@@ -26,7 +26,7 @@ struct FileIdentity {
 
 impl VolumeIdentity {
     /// Which file the volume is now. Of a remote host's volumes only the path is known.
-    pub(crate) fn of(volume: &Volume, is_local: bool) -> Self {
+    pub(crate) fn read(volume: &Volume, is_local: bool) -> Self {
         let look = |flags| {
             let found = statx(CWD, &volume.path, flags, StatxFlags::INO | StatxFlags::BTIME);
             found.ok().map(|found| FileIdentity::from(&found))

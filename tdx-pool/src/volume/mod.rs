@@ -1,106 +1,30 @@
-//! A volume of a pool: what it is, what it stands on, who needs it.
+//! A volume of a pool, as libvirt describes it.
 
 pub mod base_image;
 pub mod checked_file;
+pub mod claim;
 pub(crate) mod deletion;
 pub mod disk;
-pub(crate) mod head;
+pub(crate) mod header;
 pub(crate) mod identity;
 pub mod names;
+pub mod new_volume;
 pub mod overlay;
 pub mod secret;
 pub mod seed;
+pub mod survey;
 
 use std::borrow::Cow;
-use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use common::Result;
 use common::cli::interrupt;
-use common::document::Item;
-use common::libvirt::{Context, Libvirt, is_gone};
-use common::units::Size;
+use common::libvirt::{Context, is_gone};
 use common::xml::Document;
-use schemars::JsonSchema;
-use serde::Serialize;
 use virt::storage_vol::StorageVol;
 use virt::sys;
 
-use crate::image;
-use crate::image::record;
 use crate::pool::Pool;
-use crate::references::usage::{Chains, Usage};
-use crate::volume::names::Ours;
-use common::image::canonical;
-
-/// What a volume is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Role {
-    /// Imported here, or other images stand on it.
-    Base,
-    /// Stands on another image.
-    Overlay,
-    /// Anything else.
-    Other,
-}
-
-/// A volume in a document.
-#[derive(Debug, Serialize, JsonSchema)]
-pub struct VolumeItem {
-    /// Name within the pool.
-    pub name: String,
-    /// The pool's name.
-    pub pool: String,
-    /// UUID of the pool.
-    pub pool_uuid: Option<String>,
-    /// Where it is.
-    pub path: String,
-    /// Image format in libvirt's words: `qcow2`, `raw`, `iso`, …
-    pub format: Option<String>,
-    /// What it is for.
-    pub role: Role,
-    /// Size the guest sees, bytes.
-    pub capacity_bytes: Option<u64>,
-    /// Size on disk, bytes.
-    pub allocation_bytes: Option<u64>,
-    /// The image right under it.
-    pub backing: Option<String>,
-    /// Every image under it, nearest first.
-    pub backing_chain: Vec<String>,
-    /// Names of the domains that need it: directly, or as the backing file, data file or extent of
-    /// another image.
-    pub users: Vec<String>,
-}
-
-impl Item for VolumeItem {
-    const COLUMNS: &'static [&'static str] =
-        &["NAME", "ROLE", "FORMAT", "CAPACITY", "ALLOCATION", "BACKING", "USERS"];
-    const WRAPPED: &'static [&'static str] = &["USERS"];
-    const DROPPED: &'static [&'static str] = &["BACKING", "ALLOCATION", "FORMAT"];
-
-    fn key(&self) -> Cow<'_, str> {
-        self.name.as_str().into()
-    }
-
-    fn row(&self) -> Vec<String> {
-        let size = |bytes: Option<u64>| bytes.map(|b| Size(b).to_string()).unwrap_or_default();
-        let role = match self.role {
-            Role::Base => "base",
-            Role::Overlay => "overlay",
-            Role::Other => "other",
-        };
-        vec![
-            self.name.clone(),
-            role.to_owned(),
-            self.format.clone().unwrap_or_default(),
-            size(self.capacity_bytes),
-            size(self.allocation_bytes),
-            self.backing.clone().unwrap_or_default(),
-            self.users.join(","),
-        ]
-    }
-}
 
 /// What libvirt says of a volume.
 #[derive(Debug)]
@@ -117,7 +41,7 @@ pub struct Volume {
     pub format: Option<String>,
     /// Size the guest sees, bytes.
     pub capacity_bytes: Option<u64>,
-    allocation_bytes: Option<u64>,
+    pub(crate) allocation_bytes: Option<u64>,
 }
 
 impl Volume {
@@ -163,7 +87,7 @@ impl Volume {
         Self::all_while(pool, interrupt::check)
     }
 
-    /// The same; an error of `go_on` ends it.
+    /// Every volume of a pool, as libvirt last saw it. An error of `go_on` ends the reading.
     pub(crate) fn all_while(pool: &Pool, go_on: impl Fn() -> Result<()>) -> Result<Vec<Self>> {
         let doing = format_args!("list the volumes of pool '{}'", pool.name);
         let handles = pool.handle.list_all_volumes(0).context(doing)?;
@@ -174,61 +98,4 @@ impl Volume {
         }
         Ok(volumes)
     }
-}
-
-/// The volumes of a pool with the domains that need them.
-#[derive(Debug)]
-pub struct Survey {
-    /// What libvirt says of each.
-    pub volumes: Vec<Volume>,
-    pub(crate) usage: Usage,
-    pub(crate) chains: Chains,
-}
-
-impl Survey {
-    /// Looks at the pool and at every domain.
-    pub fn take(libvirt: &Libvirt, pool: &Pool) -> Result<Self> {
-        pool.refresh()?;
-        let volumes = Volume::all(pool)?;
-        let mut chains = Chains::visible(libvirt);
-        volumes.iter().for_each(|volume| chains.describe(volume));
-        let usage = Usage::collect(libvirt, &mut chains)?;
-        Ok(Self { volumes, usage, chains })
-    }
-
-    /// The volumes as they stand in a document.
-    pub fn items(&mut self, pool: &Pool, local: bool) -> Result<Vec<VolumeItem>> {
-        let chains: Vec<Vec<PathBuf>> =
-            self.volumes.iter().map(|v| self.chains.chain(&v.path)).collect::<Result<_>>()?;
-        let bases: HashSet<&PathBuf> = chains.iter().flatten().collect();
-        let images = &mut self.chains;
-        let items = self.volumes.iter().zip(&chains).map(|(volume, chain)| {
-            let role = match () {
-                () if !chain.is_empty() || volume.backing.is_some() => Role::Overlay,
-                () if Ours::classify(&volume.name).is_some() => Role::Other,
-                () if bases.contains(&canonical(&volume.path)) => Role::Base,
-                () if local && is_imported(&volume.path) => Role::Base,
-                () => Role::Other,
-            };
-            let text = |path: &PathBuf| path.display().to_string();
-            VolumeItem {
-                name: volume.name.clone(),
-                pool: pool.name.clone(),
-                pool_uuid: pool.uuid.clone(),
-                path: text(&volume.path),
-                format: volume.format.clone(),
-                role,
-                capacity_bytes: volume.capacity_bytes,
-                allocation_bytes: volume.allocation_bytes,
-                backing: volume.backing.as_ref().map(text),
-                backing_chain: chain.iter().map(text).collect(),
-                users: self.usage.of_keys(&images.keys(&volume.path)),
-            }
-        });
-        Ok(items.collect())
-    }
-}
-
-fn is_imported(path: &Path) -> bool {
-    image::open(path).is_ok_and(|file| record::has_record(&file))
 }

@@ -1,24 +1,24 @@
-//! The names of files that are ours, and how they are made.
+//! The names that these tools give to files, and new names.
 
 use std::path::Path;
 
 use common::{Error, ErrorKind, Result};
 use rustix::rand::{GetRandomFlags, getrandom};
 
-/// What kind of file of ours a name stands for.
+/// A kind of file that these tools create, known by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ours {
+pub enum ToolFile {
     /// `overlay.<15 alnum>.qcow2`: a domain's disk over a base image.
     Overlay,
     /// `cidata.<15 alnum>.<extension>`: a cloud-init seed.
     Seed,
-    /// `disk.<15 alnum>.qcow2` or `.raw`: a domain's disk that stands on nothing.
+    /// `disk.<15 alnum>.qcow2` or `.raw`: a domain's disk without a backing file.
     Disk,
     /// `import.<15 alnum>.part`: an image on its way into the pool.
     Import,
 }
 
-impl Ours {
+impl ToolFile {
     /// Judges a file name. The first two patterns are the original script's as well.
     pub fn classify(name: &str) -> Option<Self> {
         let (kind, rest) = name.split_once('.')?;
@@ -36,7 +36,7 @@ impl Ours {
     }
 
     /// The kind of the file at a path, by its name.
-    pub fn of_path(path: &Path) -> Option<Self> {
+    pub fn classify_path(path: &Path) -> Option<Self> {
         Self::classify(path.file_name()?.to_str()?)
     }
 
@@ -89,14 +89,14 @@ pub fn random_bytes<const N: usize>() -> Result<[u8; N]> {
 /// Checks a name for a new volume of the user's.
 ///
 /// Errors: `usage` for a name libvirt or a file system cannot hold, or that `cleanup` would take for
-/// one of ours.
+/// a file of these tools.
 pub fn check_volume_name(name: &str) -> Result<()> {
     let problem = match name {
         "" | "." | ".." => "is no file name",
         _ if name.contains('/') => "holds a slash",
         _ if name.chars().any(char::is_control) => "holds a control character",
         _ if name.len() > 255 => "is longer than 255 bytes",
-        _ if Ours::classify(name).is_some() => "looks like a temporary file of these tools",
+        _ if ToolFile::classify(name).is_some() => "looks like a temporary file of these tools",
         _ => return Ok(()),
     };
     Err(Error::usage(format!("volume name {name:?} {problem}")).hint("choose one with --name"))
@@ -109,15 +109,15 @@ mod tests {
     #[test]
     fn only_our_names_are_ours() {
         for (name, ours) in [
-            ("overlay.abcDEF012345678.qcow2", Some(Ours::Overlay)),
-            ("cidata.abcDEF012345678.iso", Some(Ours::Seed)),
-            ("cidata.abcDEF012345678.img", Some(Ours::Seed)),
+            ("overlay.abcDEF012345678.qcow2", Some(ToolFile::Overlay)),
+            ("cidata.abcDEF012345678.iso", Some(ToolFile::Seed)),
+            ("cidata.abcDEF012345678.img", Some(ToolFile::Seed)),
             ("cidata.common.iso", None),
             ("cidata.abcDEF01234567.iso", None),
             ("cidata.abcDEF012345678.", None),
-            ("import.abcDEF012345678.part", Some(Ours::Import)),
-            ("disk.abcDEF012345678.qcow2", Some(Ours::Disk)),
-            ("disk.abcDEF012345678.raw", Some(Ours::Disk)),
+            ("import.abcDEF012345678.part", Some(ToolFile::Import)),
+            ("disk.abcDEF012345678.qcow2", Some(ToolFile::Disk)),
+            ("disk.abcDEF012345678.raw", Some(ToolFile::Disk)),
             ("disk.abcDEF012345678.img", None),
             ("overlay.abcDEF01234567.qcow2", None),
             ("overlay.abcDEF0123456789.qcow2", None),
@@ -130,15 +130,15 @@ mod tests {
             ("overlay", None),
             ("", None),
         ] {
-            assert_eq!(Ours::classify(name), ours, "{name}");
+            assert_eq!(ToolFile::classify(name), ours, "{name}");
         }
     }
 
     #[test]
     fn new_names_are_ours_and_never_the_same() {
-        for kind in [Ours::Overlay, Ours::Disk, Ours::Seed, Ours::Import] {
+        for kind in [ToolFile::Overlay, ToolFile::Disk, ToolFile::Seed, ToolFile::Import] {
             let name = kind.new_name().unwrap();
-            assert_eq!(Ours::classify(&name), Some(kind), "{name}");
+            assert_eq!(ToolFile::classify(&name), Some(kind), "{name}");
             assert_ne!(name, kind.new_name().unwrap());
         }
     }

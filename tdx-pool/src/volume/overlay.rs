@@ -1,37 +1,34 @@
-//! A domain's own disk: a copy-on-write image over a base image that stays as it is.
+//! A domain's own disk that is an overlay: a copy-on-write image, backed by a base image.
 
 use std::path::{Path, PathBuf};
 
-use common::cli::log;
-use common::libvirt::{Libvirt, is_gone};
+use common::libvirt::Libvirt;
 use common::system::sysroot::Host;
 use common::xml::Element;
 use common::{Error, ErrorKind, Result, path};
-use virt::storage_vol::StorageVol;
 
 use crate::image::Format;
 use crate::pool::Pool;
-use crate::pool::owner::{Owner, permissions};
-use crate::references::inflight::{InFlight, Kept};
-use crate::references::needs;
+use crate::pool::qemu_user::{QemuUser, permissions};
+use crate::references::inflight::UseLock;
 pub use crate::volume::base_image::Base;
-use crate::volume::names::Ours;
-use crate::volume::secret::NewSecret;
+use crate::volume::names::ToolFile;
+use crate::volume::new_volume::{NewVolume, ReservedName};
 
-/// An overlay that is to be made.
+/// An overlay that is to be created.
 #[derive(Debug)]
-pub struct Plan {
+pub struct OverlayPlan {
     /// Its volume name, never used before.
     pub name: String,
     /// Where it will be.
     pub path: PathBuf,
-    /// What it stands on.
+    /// The image that it is backed by.
     pub base: Base,
     /// Size the guest will see, bytes.
     pub capacity_bytes: u64,
 }
 
-impl Plan {
+impl OverlayPlan {
     /// Plans an overlay in `folder`, as large as the base or larger.
     ///
     /// Errors: `conflict` when `size` is smaller than the base, which would cut the guest's disk off.
@@ -43,11 +40,11 @@ impl Plan {
                 base.capacity_bytes, base.name
             )));
         }
-        let name = Ours::Overlay.new_name()?;
+        let name = ToolFile::Overlay.new_name()?;
         Ok(Self { path: folder.join(&name), name, base, capacity_bytes })
     }
 
-    /// Makes the overlay. It counts as in flight until the returned value is dropped.
+    /// Creates the overlay. It counts as in flight until the returned value is dropped.
     ///
     /// Errors: `not_found` and `conflict` when another command deleted or replaced the base since it was found;
     /// what libvirt says.
@@ -56,20 +53,17 @@ impl Plan {
         host: &Host,
         libvirt: &Libvirt,
         pool: &Pool,
-        owner: Option<Owner>,
+        owner: Option<QemuUser>,
     ) -> Result<NewVolume> {
-        let in_flight = InFlight::begin(host, &self.name)?;
-        // Until the overlay is there, and names it in its header.
-        let _kept = Kept::begin(host, &self.base.name)?;
+        let reserved = ReservedName::lock(host, "overlay", &self.name, &self.path)?;
+        // The base image stays until the header of the overlay names it.
+        let _kept = UseLock::begin(host, &self.base.name)?;
         self.base.check_unchanged(libvirt, pool)?;
-        let xml = self.xml(owner)?;
-        log::step(format_args!("create overlay {}", self.path.display()));
-        let doing = format_args!("create overlay '{}'", self.name);
-        let handle = pool.create_volume(&self.name, &xml, None, 0, doing)?;
-        Ok(NewVolume::new(handle, self.path.clone(), in_flight))
+        let handle = reserved.create_volume(pool, &self.xml(owner)?, 0)?;
+        Ok(reserved.into_volume(handle, None))
     }
 
-    fn xml(&self, owner: Option<Owner>) -> Result<String> {
+    fn xml(&self, owner: Option<QemuUser>) -> Result<String> {
         let path = path::utf8("image path", &self.base.path, ErrorKind::InvalidInput)?;
         let format = |format: Format| Element::new("format").attr("type", format.as_str());
         let permissions = permissions("0640", owner);
@@ -92,50 +86,5 @@ impl Plan {
             .child(target)
             .child(backing)
             .to_xml()
-    }
-}
-
-/// A volume that was just made and that nothing refers to yet.
-#[derive(Debug)]
-pub struct NewVolume {
-    handle: StorageVol,
-    path: PathBuf,
-    secret: Option<NewSecret>,
-    _in_flight: InFlight,
-}
-
-impl NewVolume {
-    pub(crate) fn new(handle: StorageVol, path: PathBuf, in_flight: InFlight) -> Self {
-        Self { handle, path, secret: None, _in_flight: in_flight }
-    }
-
-    pub(crate) fn with_secret(self, secret: Option<NewSecret>) -> Self {
-        Self { secret, ..self }
-    }
-
-    pub(crate) fn handle(&self) -> &StorageVol {
-        &self.handle
-    }
-
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Deletes the volume after `error`, unless a domain or an image has come to need it since it was
-    /// made. The error names a volume that stays.
-    pub fn undo_after(self, libvirt: &Libvirt, error: Error) -> Error {
-        let is_free = needs::users(libvirt, &self.path).is_ok_and(|users| users.is_empty());
-        let is_deleted = is_free
-            && match self.handle.delete(0) {
-                Err(error) => is_gone(&error), // with its domain, by another command
-                Ok(()) => true,
-            };
-        match (is_deleted, self.secret) {
-            (true, None) => error,
-            (true, Some(secret)) => secret.undo_after(error),
-            // Without its secret nobody could read what is left.
-            (false, _) => error.left_behind([self.path.display().to_string()]),
-        }
     }
 }

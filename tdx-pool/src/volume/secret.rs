@@ -14,9 +14,9 @@ use virt::secret::Secret;
 
 use crate::references::inflight;
 use crate::references::usage::Usage;
-use crate::volume::names::Ours;
+use crate::volume::names::ToolFile;
 
-/// What our secrets say of themselves.
+/// The description of the secrets that these tools create.
 const DESCRIPTION: &str = "tdx-tools: passphrase of a guest's disk";
 
 /// The most bytes a passphrase can have. Source: cryptsetup(8), "NOTES ON PASSPHRASE PROCESSING".
@@ -54,12 +54,12 @@ impl Passphrase {
     }
 }
 
-/// A secret that was just made and that no volume needs yet.
-#[derive(Debug)]
+/// A secret that was just created and that no volume needs yet.
+#[derive(Debug, Clone)]
 pub struct NewSecret(Secret);
 
 impl NewSecret {
-    /// Has libvirt keep the passphrase of the disk at `path`, under this UUID.
+    /// Stores the passphrase of the disk at `path` in a libvirt secret with this UUID.
     pub fn create(libvirt: &Libvirt, uuid: &str, path: &Path, pass: &Passphrase) -> Result<Self> {
         log::step(format_args!("have libvirt keep the passphrase of {}", path.display()));
         let usage = Element::new("usage")
@@ -80,7 +80,7 @@ impl NewSecret {
         }
     }
 
-    /// Takes it back because of `error`, which then tells when that failed too.
+    /// Deletes the secret because of `error`. The error names a secret that stays.
     pub fn undo_after(self, error: Error) -> Error {
         let uuid = self.0.uuid_string().unwrap_or_default();
         match self.0.undefine() {
@@ -90,11 +90,11 @@ impl NewSecret {
     }
 }
 
-/// Has libvirt forget the passphrase of a disk that is gone. Nothing to forget is fine.
+/// Deletes the secret with the passphrase of a disk that is gone, if there is one.
 ///
 /// Errors: what libvirt says.
 pub fn forget(libvirt: &Libvirt, disk: &Path) -> Result<()> {
-    for (secret, path) in ours(libvirt)? {
+    for (secret, path) in tool_secrets(libvirt)? {
         if path == disk {
             undefine(&secret, &path)?;
         }
@@ -102,17 +102,17 @@ pub fn forget(libvirt: &Libvirt, disk: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The same for a file by whatever name: only such disks as these tools encrypt have one.
+/// Deletes the secret of a file that is gone, if the file was a disk of these tools: others have no secret.
 pub(crate) fn forget_with(libvirt: &Libvirt, name: &str, file: &Path) -> Result<()> {
-    match Ours::classify(name) {
-        Some(Ours::Disk) => forget(libvirt, file),
+    match ToolFile::classify(name) {
+        Some(ToolFile::Disk) => forget(libvirt, file),
         _ => Ok(()),
     }
 }
 
-/// The disks in a folder that never came to be, or went, and left a passphrase that no domain needs.
+/// The disks that do not exist in a directory and have a secret that no domain needs, by name and path.
 ///
-/// Errors: what libvirt says; `io` for a folder that cannot be looked into.
+/// Errors: those of libvirt; `io` for a directory that cannot be read.
 pub(crate) fn orphans(
     host: &Host,
     libvirt: &Libvirt,
@@ -120,9 +120,10 @@ pub(crate) fn orphans(
     usage: &Usage,
 ) -> Result<Vec<(String, PathBuf)>> {
     let mut orphans = Vec::new();
-    for (_, path) in ours(libvirt)? {
+    for (_, path) in tool_secrets(libvirt)? {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
-        let ours = Ours::classify(&name) == Some(Ours::Disk) && path.parent() == Some(folder);
+        let ours =
+            ToolFile::classify(&name) == Some(ToolFile::Disk) && path.parent() == Some(folder);
         // The lock first: a disk whose creation has ended is there by now, or never will be.
         if !ours || inflight::is_in_flight(host, &name)? || !usage.users_of(&path).is_empty() {
             continue;
@@ -137,8 +138,8 @@ pub(crate) fn orphans(
     Ok(orphans)
 }
 
-/// The secrets that are ours, with the disk each is for.
-fn ours(libvirt: &Libvirt) -> Result<Vec<(Secret, PathBuf)>> {
+/// The secrets that these tools created, each with the path of its disk.
+fn tool_secrets(libvirt: &Libvirt) -> Result<Vec<(Secret, PathBuf)>> {
     let doing = "list libvirt's secrets";
     let mut ours = Vec::new();
     for secret in libvirt.connect().list_all_secrets(0).context(doing)? {

@@ -1,9 +1,9 @@
-//! A small volume with content of ours: a cloud-init seed.
+//! A cloud-init seed: a small volume with content that these tools write.
 
 use std::path::{Path, PathBuf};
 
 use common::Result;
-use common::cli::{interrupt, log};
+use common::cli::interrupt;
 use common::libvirt::{Context, Libvirt};
 use common::system::sysroot::Host;
 use common::xml::Element;
@@ -11,36 +11,35 @@ use virt::storage_vol::StorageVol;
 use virt::stream::Stream;
 
 use crate::pool::Pool;
-use crate::pool::owner::{Owner, permissions};
-use crate::references::inflight::InFlight;
-use crate::volume::names::Ours;
-use crate::volume::overlay::NewVolume;
+use crate::pool::qemu_user::{QemuUser, permissions};
+use crate::volume::names::ToolFile;
+use crate::volume::new_volume::{NewVolume, ReservedName};
 
-/// A seed that is to be made.
-pub struct Plan {
+/// A seed that is to be created.
+pub struct SeedPlan {
     name: String,
     /// Where it will be.
     pub path: PathBuf,
     bytes: Vec<u8>,
 }
 
-impl std::fmt::Debug for Plan {
+impl std::fmt::Debug for SeedPlan {
     /// Without the content, which may hold a password's hash.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Plan").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("SeedPlan").field("path", &self.path).finish_non_exhaustive()
     }
 }
 
-impl Plan {
+impl SeedPlan {
     /// Plans a seed in `folder`.
     ///
     /// Errors: `io` when the kernel gives no random bytes for its name.
     pub fn new(folder: &Path, bytes: Vec<u8>) -> Result<Self> {
-        let name = Ours::Seed.new_name()?;
+        let name = ToolFile::Seed.new_name()?;
         Ok(Self { path: folder.join(&name), name, bytes })
     }
 
-    /// Makes the volume and fills it. It counts as in flight until the returned value is dropped.
+    /// Creates the volume and fills it. It counts as in flight until the returned value is dropped.
     ///
     /// Nobody but QEMU's user can read it, from the start.
     pub fn create(
@@ -48,13 +47,11 @@ impl Plan {
         host: &Host,
         libvirt: &Libvirt,
         pool: &Pool,
-        owner: Option<Owner>,
+        owner: Option<QemuUser>,
     ) -> Result<NewVolume> {
-        let in_flight = InFlight::begin(host, &self.name)?;
-        log::step(format_args!("create seed {}", self.path.display()));
-        let doing = format_args!("create seed '{}'", self.name);
-        let handle = pool.create_volume(&self.name, &self.xml(owner)?, None, 0, doing)?;
-        let volume = NewVolume::new(handle, self.path.clone(), in_flight);
+        let reserved = ReservedName::lock(host, "seed", &self.name, &self.path)?;
+        let handle = reserved.create_volume(pool, &self.xml(owner)?, 0)?;
+        let volume = reserved.into_volume(handle, None);
         match self.send(libvirt, volume.handle()) {
             Ok(()) => Ok(volume),
             Err(error) => Err(volume.undo_after(libvirt, error)),
@@ -80,7 +77,7 @@ impl Plan {
         stream.finish().context(doing)
     }
 
-    fn xml(&self, owner: Option<Owner>) -> Result<String> {
+    fn xml(&self, owner: Option<QemuUser>) -> Result<String> {
         let permissions = permissions("0600", owner);
         let format = Element::new("format").attr("type", "raw");
         Element::new("volume")

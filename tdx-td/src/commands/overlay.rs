@@ -12,7 +12,7 @@ use common::libvirt::Libvirt;
 use common::units::Size;
 use schemars::JsonSchema;
 use serde::Serialize;
-use tdx_pool::pool::owner;
+use tdx_pool::pool::qemu_user;
 use tdx_pool::volume::overlay;
 
 use crate::create::base_image::{BaseSource, ImageArgs, ImageRequest};
@@ -79,11 +79,12 @@ pub fn run(
     interrupt::guard();
     let source = BaseSource::find(context, &libvirt, config, &request)?;
     let warnings = source.warnings.clone();
-    let plan = overlay::Plan::new(source.pool.folder()?, source.image.base(), request.disk_size)?;
+    let plan =
+        overlay::OverlayPlan::new(source.pool.folder()?, source.image.base(), request.disk_size)?;
     let mut item = OverlayItem {
         name: plan.name.clone(),
         pool: source.pool.pool_name().to_owned(),
-        pool_uuid: source.pool.found().and_then(|pool| pool.uuid.clone()),
+        pool_uuid: source.pool.existing().and_then(|pool| pool.uuid.clone()),
         path: plan.path.display().to_string(),
         base: plan.base.path.display().to_string(),
         capacity_bytes: plan.capacity_bytes,
@@ -93,7 +94,9 @@ pub fn run(
         let (pool, applied) = source.prepare(context, &libvirt, config, &request)?;
         item.pool_uuid = pool.uuid.clone();
         interrupt::check()
-            .and_then(|()| plan.create(&context.host, &libvirt, &pool, owner::of_qemu(&libvirt)?))
+            .and_then(|()| {
+                plan.create(&context.host, &libvirt, &pool, qemu_user::qemu_user(&libvirt)?)
+            })
             .map_err(|error| error.applied(applied))?;
     }
     let document = Document::new("tdx.td.overlay", vec![item]);

@@ -8,7 +8,7 @@ use common::libvirt::Libvirt;
 use common::{Error, Result, parallel};
 use tdx_pool::pool::Pool;
 use tdx_pool::references::References;
-use tdx_pool::volume::checked_file::{CheckedFile, Deletion, Found};
+use tdx_pool::volume::checked_file::{CheckedFile, Deletion, PathContent};
 
 use crate::remove::item::KeptFile;
 use crate::remove::owned_files::{DeletionBasis, OwnedFiles};
@@ -48,18 +48,20 @@ impl DomainFiles {
             let is_misplaced =
                 claim.basis == DeletionBasis::Named && !is_in(libvirt, directories, &claim.path);
             match CheckedFile::find(libvirt, &claim.path)? {
-                Found::Nothing => {}
+                PathContent::Nothing => {}
                 _ if owned.spared.iter().any(|spared| is_same(libvirt, spared, &claim.path)) => {
                     files.keep(&claim.path, "a base image, or given by the user");
                 }
                 _ if is_misplaced => files.keep(&claim.path, "in no directory of these tools"),
-                Found::Other(what) => files.keep(&claim.path, what),
-                Found::Unseen => files.keep(&claim.path, "in no pool, and not visible from here"),
-                Found::File(file) => files.candidates.push(file),
+                PathContent::Other(what) => files.keep(&claim.path, what),
+                PathContent::Unseen => {
+                    files.keep(&claim.path, "in no pool, and not visible from here")
+                }
+                PathContent::File(file) => files.candidates.push(file),
             }
         }
         for (path, reason) in owned.kept {
-            if !matches!(CheckedFile::find(libvirt, &path), Ok(Found::Nothing)) {
+            if !matches!(CheckedFile::find(libvirt, &path), Ok(PathContent::Nothing)) {
                 files.keep(&path, &reason);
             }
         }

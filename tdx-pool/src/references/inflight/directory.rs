@@ -13,7 +13,7 @@ use common::{Error, IoContext, Result};
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, openat, statat, unlinkat};
 use rustix::io::Errno;
 
-use super::{is_root, members, prove_membership};
+use super::membership::{is_root, members, prove_membership};
 
 /// The directory of root's locks. Everybody can see whether there is a lock of a name.
 const OF_ROOT: &str = "/run/tdx-pool";
@@ -23,24 +23,24 @@ const OF_USERS: &str = "/run/lock/tdx";
 
 /// Whose locks a directory has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Owner {
+pub(super) enum LockOwner {
     /// Root's commands.
     Root,
     /// The commands of all other users.
     Users,
 }
 
-impl Owner {
+impl LockOwner {
     /// The owners of both directories of locks.
     pub(super) const ALL: [Self; 2] = [Self::Root, Self::Users];
 
     /// The owner of the directory in which this process takes locks.
-    pub(super) fn own() -> Self {
+    pub(super) fn current() -> Self {
         if is_root() { Self::Root } else { Self::Users }
     }
 
     /// The owner of the directory in which this process only looks for locks.
-    pub(super) fn others() -> Self {
+    pub(super) fn other() -> Self {
         if is_root() { Self::Users } else { Self::Root }
     }
 
@@ -53,7 +53,7 @@ impl Owner {
 /// An open directory of locks.
 #[derive(Debug)]
 pub(super) struct LockDirectory {
-    pub(super) owner: Owner,
+    pub(super) owner: LockOwner,
     path: PathBuf,
     file: File,
 }
@@ -63,11 +63,11 @@ impl LockDirectory {
     /// the users' directory.
     ///
     /// Errors: `permission` or `io` when it cannot be opened.
-    pub(super) fn open(host: &Host, owner: Owner) -> Result<Option<Self>> {
+    pub(super) fn open(host: &Host, owner: LockOwner) -> Result<Option<Self>> {
         let path = owner.path(host);
         match open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) if owner == Owner::Users && is_no_directory(&error) => Ok(None),
+            Err(error) if owner == LockOwner::Users && is_no_directory(&error) => Ok(None),
             file => Ok(Some(Self { owner, file: file.at("open", &path)?, path })),
         }
     }
@@ -79,7 +79,7 @@ impl LockDirectory {
         if is_root() {
             take_over(host);
         }
-        let owner = Owner::own();
+        let owner = LockOwner::current();
         let path = owner.path(host);
         let is_new = create(&path).at("create", &path)?;
         let file = match open(&path) {
@@ -89,25 +89,22 @@ impl LockDirectory {
         let directory = Self { owner, file, path };
         if is_new {
             // Whatever the umask.
-            let mode = if owner == Owner::Root { 0o711 } else { 0o1777 };
+            let mode = if owner == LockOwner::Root { 0o711 } else { 0o1777 };
             let opened_up = directory.file.set_permissions(Permissions::from_mode(mode));
             opened_up.at("open up", &directory.path)?;
-            if owner == Owner::Users {
+            if owner == LockOwner::Users {
                 prove_membership(&directory.file);
             }
         }
-        match directory.is_safe()? {
-            true => Ok(directory),
-            false => Err(not_safe(&directory.path)),
-        }
+        if directory.is_safe()? { Ok(directory) } else { Err(not_safe(&directory.path)) }
     }
 
     /// Whether only those can remove a lock here who could as well remove the volumes.
     fn is_safe(&self) -> Result<bool> {
         let metadata = self.file.metadata().at("look at", &self.path)?;
         Ok(match self.owner {
-            Owner::Root => metadata.uid() == 0 && metadata.mode() & 0o022 == 0,
-            Owner::Users => {
+            LockOwner::Root => metadata.uid() == 0 && metadata.mode() & 0o022 == 0,
+            LockOwner::Users => {
                 let own = [0, rustix::process::geteuid().as_raw()].contains(&metadata.uid());
                 own || members().contains(&metadata.gid())
             }
@@ -163,7 +160,7 @@ impl LockDirectory {
 
 /// Makes root the owner of the users' directory of locks, so that each user can remove only their own locks.
 pub(super) fn take_over(host: &Host) {
-    if let Ok(Some(LockDirectory { file, .. })) = LockDirectory::open(host, Owner::Users)
+    if let Ok(Some(LockDirectory { file, .. })) = LockDirectory::open(host, LockOwner::Users)
         && file.metadata().is_ok_and(|metadata| metadata.uid() != 0)
         && fchown(&file, Some(0), Some(0)).is_ok()
     {

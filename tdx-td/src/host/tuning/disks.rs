@@ -12,7 +12,7 @@ use common::system::host_storage::MountTable;
 use common::system::sysfs::{attribute, last, names};
 use common::system::sysroot::Host;
 use tdx_pool::pool::Pool;
-use tdx_pool::pool::wanted::{PoolArgs, Wanted};
+use tdx_pool::pool::spec::PoolSpec;
 use tdx_pool::references::usage::Chains;
 
 use crate::domain::definition;
@@ -57,7 +57,7 @@ pub fn image_paths(
     config: &Config,
     domains: &[String],
 ) -> Result<Vec<PathBuf>> {
-    let pool = Wanted::new(config, &PoolArgs { pool: None });
+    let pool = PoolSpec::new(config, None);
     let of_libvirt = |libvirt| Pool::by_name(libvirt, &pool.name).ok().flatten()?.path;
     let mut places = vec![libvirt.and_then(of_libvirt).unwrap_or(pool.path)];
     if let Some(libvirt) = libvirt {

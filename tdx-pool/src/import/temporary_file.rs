@@ -1,4 +1,4 @@
-//! A file in the pool's folder that is not an image yet: private, under a name that `cleanup` knows.
+//! A file in the pool's directory that is not an image yet: private, under a name that `cleanup` knows.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -12,20 +12,20 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
 use crate::references::inflight::InFlight;
-use crate::volume::names::Ours;
+use crate::volume::names::ToolFile;
 
-/// A half-made image, deleted unless it is renamed. Nobody but its maker can read or write it.
+/// An image that is being written. It is deleted unless it is renamed. Only its owner can read or write it.
 #[derive(Debug)]
-pub(crate) struct Part {
+pub(crate) struct TemporaryFile {
     pub(crate) path: PathBuf,
     pub(crate) file: File,
     _in_flight: InFlight,
 }
 
-impl Part {
-    /// Makes an empty file in `folder`, locked under its name before it exists.
+impl TemporaryFile {
+    /// Locks a new name and creates an empty file of that name in `folder`.
     pub(crate) fn create(host: &Host, folder: &Path) -> Result<Self> {
-        let name = Ours::Import.new_name()?;
+        let name = ToolFile::Import.new_name()?;
         let in_flight = InFlight::begin(host, &name)?;
         let path = folder.join(name);
         let mut options = OpenOptions::new();
@@ -34,15 +34,13 @@ impl Part {
         Ok(Self { path, file, _in_flight: in_flight })
     }
 
-    /// Gives it its name, which another image has only where `replace` says that it may.
+    /// Renames the file to `target`. An image of that name is replaced only if `replace` is set.
     ///
     /// Errors: `conflict` when the name was taken meanwhile; `io`.
     pub(crate) fn rename(self, target: &Path, replace: bool) -> Result<()> {
         log::step(format_args!("rename it to {}", target.display()));
-        let renamed = match replace {
-            true => fs::rename(&self.path, target),
-            false => self.rename_to_new(target),
-        };
+        let renamed =
+            if replace { fs::rename(&self.path, target) } else { self.rename_to_new(target) };
         match renamed {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 return Err(Error::conflict(format!("{} was made meanwhile", target.display()))
@@ -73,7 +71,7 @@ impl Part {
     }
 }
 
-impl Drop for Part {
+impl Drop for TemporaryFile {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
     }

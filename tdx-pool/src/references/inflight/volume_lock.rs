@@ -1,8 +1,8 @@
-//! Volumes that are about to get a user, and volumes that are about to go.
+//! Locks on volumes that are about to be used, and on volumes that are about to be removed.
 //!
-//! A lock of root's and one of another user lie in different directories. Whoever has taken one looks for the
-//! other after that, so that at least one of two sees the other. Then root goes on waiting, and everybody else
-//! lets go and begins again.
+//! Root's locks and those of other users lie in different directories. A process takes its own lock first and
+//! looks for one in the other directory then, so at least one of two processes sees the other. Root's process
+//! keeps its lock and waits. Another user's process releases its lock and begins again.
 
 use std::fs::{File, Permissions};
 use std::io;
@@ -15,42 +15,45 @@ use common::system::file_lock::{FileLock, LockKind, Patience, TryLock};
 use common::system::sysroot::Host;
 use common::{Error, ErrorKind, IoContext, Result};
 
-use super::directory::{LockDirectory, Owner};
+use super::directory::{LockDirectory, LockOwner};
+use super::lock_file::{counts, is_another_users, is_locked_in, lock_file};
+use super::membership::prove_membership;
 
-/// Volumes that stay while this is held: something is about to refer to them.
+/// A lock that keeps a volume from being removed, because something is about to refer to the volume.
 ///
-/// Whoever puts an overlay on a volume, or defines a domain on it, holds this until the overlay or the
-/// domain is there to be seen. Whoever deletes or replaces the volume takes [`Removal`] first and looks
-/// for users after that, so that neither can miss the other.
+/// A process that creates an overlay on a volume, or defines a domain with it, holds this until the overlay
+/// or the domain exists. A process that deletes or replaces the volume takes a [`RemovalLock`] first and looks
+/// for users then, so that neither process misses the other.
 #[derive(Debug)]
-pub struct Kept {
-    _lock: SharedName,
+pub struct UseLock {
+    _lock: NameLock,
 }
 
-impl Kept {
-    /// Keeps the volume `name`, after waiting for a process that deletes or replaces it: the volume may
-    /// be gone then.
+impl UseLock {
+    /// Locks the volume `name`, after waiting for a process that deletes or replaces the volume. The volume
+    /// may be gone then.
     ///
     /// Errors: `conflict` when that takes too long; `permission`, `io`; `interrupted`.
     pub fn begin(host: &Host, name: &str) -> Result<Self> {
-        let lock = SharedName::lock(host, name, LockKind::Shared, PATIENCE)?;
+        let lock = NameLock::lock(host, name, LockKind::Shared, PATIENCE)?;
         let busy = || Error::conflict(format!("volume '{name}' is being deleted or replaced"));
         Ok(Self { _lock: lock.ok_or_else(busy)? })
     }
 }
 
-/// A volume that nothing can begin to use while this is held: it is about to be deleted or replaced.
+/// A lock that keeps processes from beginning to use a volume that is about to be deleted or replaced.
 #[derive(Debug)]
-pub struct Removal {
-    _lock: SharedName,
+pub struct RemovalLock {
+    _lock: NameLock,
 }
 
-impl Removal {
-    /// Locks the volume `name`, after waiting for those who keep it: then they can be seen to use it.
+impl RemovalLock {
+    /// Locks the volume `name`, after waiting for the processes that hold a [`UseLock`] on it. What these
+    /// created can be seen then.
     ///
     /// Errors: `conflict` when that takes too long; `permission`, `io`; `interrupted`.
     pub fn begin(host: &Host, name: &str) -> Result<Self> {
-        let lock = SharedName::lock(host, name, LockKind::Exclusive, PATIENCE)?;
+        let lock = NameLock::lock(host, name, LockKind::Exclusive, PATIENCE)?;
         let busy = || Error::conflict(format!("volume '{name}' is being made by another process"));
         Ok(Self { _lock: lock.ok_or_else(busy)? })
     }
@@ -65,13 +68,13 @@ const PATIENCE: Patience = Patience {
 
 /// A lock on a name that several processes, also of different users, may want at once.
 #[derive(Debug)]
-struct SharedName {
+struct NameLock {
     directory: Arc<LockDirectory>,
     name: String,
     lock: FileLock,
 }
 
-impl SharedName {
+impl NameLock {
     /// Takes the lock. Returns none when others held it for all of the time that it was waited for.
     fn lock(host: &Host, name: &str, kind: LockKind, patience: Patience) -> Result<Option<Self>> {
         let directory = Arc::new(LockDirectory::make(host)?);
@@ -88,10 +91,10 @@ impl SharedName {
                     lock => (held, refused) = (lock?, None),
                 }
             }
-            if held.is_some() && !super::is_locked_in(host, Owner::others(), name, kind)? {
+            if held.is_some() && !is_locked_in(host, LockOwner::other(), name, kind)? {
                 return Ok(held.take());
             }
-            if Owner::own() == Owner::Users {
+            if LockOwner::current() == LockOwner::Users {
                 held = None;
             }
             Ok(None)
@@ -114,10 +117,10 @@ impl SharedName {
             if lock.metadata().at("look at", path)?.uid() == rustix::process::geteuid().as_raw() {
                 open_to_members(&lock, path)?;
             }
-            if !super::counts(&lock, directory.owner, path)? {
-                return Err(super::is_another_users(path));
+            if !counts(&lock, directory.owner, path)? {
+                return Err(is_another_users(path));
             }
-            let TryLock::Locked(lock) = super::lock_file(lock, kind, path)? else {
+            let TryLock::Locked(lock) = lock_file(lock, kind, path)? else {
                 return Ok(None);
             };
             // The last holder, or a cleanup, may have removed the file between open and lock.
@@ -132,7 +135,7 @@ impl SharedName {
     }
 }
 
-impl Drop for SharedName {
+impl Drop for NameLock {
     fn drop(&mut self) {
         // The last one removes the file.
         if self.lock.try_upgrade().is_ok_and(|is_exclusive| is_exclusive) {
@@ -160,7 +163,7 @@ fn open_or_create(directory: &LockDirectory, name: &str) -> Result<File> {
 
 /// Lets members of the group that may use libvirt, and nobody else, take the lock too.
 fn open_to_members(lock: &File, path: &Path) -> Result<()> {
-    let mode = if super::prove_membership(lock) { 0o640 } else { 0o600 };
+    let mode = if prove_membership(lock) { 0o640 } else { 0o600 };
     // Not by the umask.
     lock.set_permissions(Permissions::from_mode(mode)).at("open up", path)
 }
@@ -169,37 +172,38 @@ fn open_to_members(lock: &File, path: &Path) -> Result<()> {
 mod tests {
     use std::fs;
 
-    use super::super::{InFlight, is_in_flight, is_root};
+    use super::super::creation::{InFlight, is_in_flight};
+    use super::super::membership::is_root;
     use super::*;
 
     const NAME: &str = "base.qcow2";
 
     const ONCE: Patience = Patience { limit: Duration::ZERO, ..PATIENCE };
 
-    fn remove(host: &Host) -> Option<SharedName> {
-        SharedName::lock(host, NAME, LockKind::Exclusive, ONCE).unwrap()
+    fn remove(host: &Host) -> Option<NameLock> {
+        NameLock::lock(host, NAME, LockKind::Exclusive, ONCE).unwrap()
     }
 
     #[test]
     fn a_volume_that_is_kept_is_not_removed_and_the_reverse() {
         let root = tempfile::tempdir().unwrap();
         let host = Host::new(root.path());
-        let first = Kept::begin(&host, NAME).unwrap();
-        let second = Kept::begin(&host, NAME).unwrap();
+        let first = UseLock::begin(&host, NAME).unwrap();
+        let second = UseLock::begin(&host, NAME).unwrap();
         assert!(is_in_flight(&host, NAME).unwrap());
         assert!(InFlight::begin(&host, NAME).is_err());
         drop(first);
         assert!(remove(&host).is_none(), "one of two holders is left");
         drop(second);
-        let removal = Removal::begin(&host, NAME).unwrap();
+        let removal = RemovalLock::begin(&host, NAME).unwrap();
         let kept = std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| Kept::begin(&host, NAME));
+            let waiting = scope.spawn(|| UseLock::begin(&host, NAME));
             drop(removal);
             waiting.join().unwrap().unwrap()
         });
         assert!(remove(&host).is_none());
         drop(kept);
-        assert_eq!(fs::read_dir(Owner::own().path(&host)).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(LockOwner::current().path(&host)).unwrap().count(), 0);
     }
 
     #[test]
@@ -209,18 +213,18 @@ mod tests {
         }
         let root = tempfile::tempdir().unwrap();
         let host = Host::new(root.path());
-        let path = Owner::Users.path(&host).join(NAME);
-        fs::create_dir_all(Owner::Users.path(&host)).unwrap();
+        let path = LockOwner::Users.path(&host).join(NAME);
+        fs::create_dir_all(LockOwner::Users.path(&host)).unwrap();
         let theirs = File::create(&path).unwrap();
         theirs.try_lock_shared().unwrap();
         for (mode, is_removed) in [(0o600, false), (0o644, true)] {
             theirs.set_permissions(Permissions::from_mode(mode)).unwrap();
             assert_eq!(remove(&host).is_some(), is_removed, "{mode:o}");
-            Kept::begin(&host, NAME).unwrap();
+            UseLock::begin(&host, NAME).unwrap();
         }
         theirs.set_permissions(Permissions::from_mode(0o600)).unwrap();
         theirs.try_lock().unwrap();
-        let keep = || SharedName::lock(&host, NAME, LockKind::Shared, ONCE).unwrap();
+        let keep = || NameLock::lock(&host, NAME, LockKind::Shared, ONCE).unwrap();
         assert!(keep().is_none(), "kept while another user removes it");
         drop(theirs);
         assert!(keep().is_some());

@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 
 use common::{Error, Result};
 
-use crate::pool::owner::Owner;
+use crate::pool::qemu_user::QemuUser;
 
 /// Returns the first directory on the way to `path` that QEMU's user cannot enter. Directories that do not
 /// exist yet, or that we cannot look at, are passed over.
 ///
 /// Source: path_resolution(7); credentials(7) for supplementary groups, which libvirt gives QEMU.
-pub fn closed_directory(path: &Path, qemu: Owner) -> Option<PathBuf> {
+pub fn closed_directory(path: &Path, qemu: QemuUser) -> Option<PathBuf> {
     if qemu.uid == 0 {
         return None;
     }
@@ -27,7 +27,7 @@ pub fn closed_directory(path: &Path, qemu: Owner) -> Option<PathBuf> {
 /// Fails when QEMU could not get at what is in a directory.
 ///
 /// Errors: `conflict`, with the command that opens the way.
-pub fn check(directory: &Path, qemu: Owner) -> Result<()> {
+pub fn check(directory: &Path, qemu: QemuUser) -> Result<()> {
     match closed_directory(directory, qemu) {
         None => Ok(()),
         Some(closed) => {
@@ -36,13 +36,13 @@ pub fn check(directory: &Path, qemu: Owner) -> Result<()> {
     }
 }
 
-/// Says what [`check`] would, with the command that ends it.
-pub fn warning(directory: &Path, qemu: Owner) -> Option<String> {
+/// Returns the message of [`check`] as a warning, with the command that opens the way.
+pub fn warning(directory: &Path, qemu: QemuUser) -> Option<String> {
     let closed = closed_directory(directory, qemu)?;
     Some(format!("{} ({})", words(&closed, directory, qemu), opening(&closed)))
 }
 
-fn words(closed: &Path, directory: &Path, Owner { uid, gid }: Owner) -> String {
+fn words(closed: &Path, directory: &Path, QemuUser { uid, gid }: QemuUser) -> String {
     let (closed, directory) = (closed.display(), directory.display());
     format!(
         "QEMU, which runs as {uid}:{gid} here, cannot enter {closed}: guests with images in \
@@ -54,7 +54,7 @@ fn opening(closed: &Path) -> String {
     format!("chmod o+x '{}', or choose another directory", closed.display())
 }
 
-fn is_closed(folder: &Path, qemu: Owner, groups: &[u32]) -> bool {
+fn is_closed(folder: &Path, qemu: QemuUser, groups: &[u32]) -> bool {
     let Ok(found) = folder.metadata() else {
         return false;
     };
@@ -64,10 +64,12 @@ fn is_closed(folder: &Path, qemu: Owner, groups: &[u32]) -> bool {
     if let Some(enters) = by_acl(folder, (found.uid(), found.gid()), qemu, groups) {
         return !enters;
     }
-    let bit = match () {
-        () if found.uid() == qemu.uid => 0o100,
-        () if groups.contains(&found.gid()) => 0o010,
-        () => 0o001,
+    let bit = if found.uid() == qemu.uid {
+        0o100
+    } else if groups.contains(&found.gid()) {
+        0o010
+    } else {
+        0o001
     };
     found.mode() & bit == 0
 }
@@ -75,27 +77,36 @@ fn is_closed(folder: &Path, qemu: Owner, groups: &[u32]) -> bool {
 /// Whether an access control list lets QEMU's user enter; `None` where there is no list.
 ///
 /// Source: acl(5), "Access check algorithm"; Linux `include/uapi/linux/posix_acl_xattr.h`.
-fn by_acl(folder: &Path, owners: (u32, u32), qemu: Owner, groups: &[u32]) -> Option<bool> {
+fn by_acl(folder: &Path, owners: (u32, u32), qemu: QemuUser, groups: &[u32]) -> Option<bool> {
     const ENTRY: usize = 8;
     let mut buffer = [0; 4 + 64 * ENTRY];
     let length = rustix::fs::getxattr(folder, "system.posix_acl_access", &mut buffer[..]).ok()?;
-    let entries: Vec<(u16, bool, u32)> = buffer
+    let entries: Vec<AclEntry> = buffer
         .get(4..length)?
         .chunks_exact(ENTRY)
         .map(|entry| {
             let number = |at: usize| u16::from_le_bytes([entry[at], entry[at + 1]]);
             let id = u32::from_le_bytes([entry[4], entry[5], entry[6], entry[7]]);
-            (number(0), number(2) & 1 != 0, id)
+            AclEntry { kind: number(0), can_enter: number(2) & 1 != 0, id }
         })
         .collect();
     judge_acl(&entries, owners, qemu, groups)
 }
 
-/// `entries`: kind, whether it allows to enter, and whom it is about.
+/// An entry of an access control list.
+struct AclEntry {
+    kind: u16,
+    /// Whether it allows to enter a directory.
+    can_enter: bool,
+    /// The user or group, for entries of a named one.
+    id: u32,
+}
+
+/// Whether a list lets QEMU's user enter a directory; none when the list says nothing of that.
 fn judge_acl(
-    entries: &[(u16, bool, u32)],
+    entries: &[AclEntry],
     (owner, group): (u32, u32),
-    qemu: Owner,
+    qemu: QemuUser,
     groups: &[u32],
 ) -> Option<bool> {
     const OWNER: u16 = 0x01;
@@ -104,33 +115,34 @@ fn judge_acl(
     const GROUP: u16 = 0x08;
     const MASK: u16 = 0x10;
     const OTHER: u16 = 0x20;
-    let of = |kind: u16| entries.iter().find(|entry| entry.0 == kind).map(|entry| entry.1);
-    let mask = of(MASK).unwrap_or(true);
+    let entry_of =
+        |kind: u16| entries.iter().find(|entry| entry.kind == kind).map(|entry| entry.can_enter);
+    let mask = entry_of(MASK).unwrap_or(true);
     if owner == qemu.uid {
-        return of(OWNER);
+        return entry_of(OWNER);
     }
-    if let Some(user) = entries.iter().find(|entry| entry.0 == USER && entry.2 == qemu.uid) {
-        return Some(user.1 && mask);
+    if let Some(user) = entries.iter().find(|entry| entry.kind == USER && entry.id == qemu.uid) {
+        return Some(user.can_enter && mask);
     }
-    let is_member = |entry: &&(u16, bool, u32)| match entry.0 {
+    let is_member = |entry: &&AclEntry| match entry.kind {
         OWNING_GROUP => groups.contains(&group),
-        GROUP => groups.contains(&entry.2),
+        GROUP => groups.contains(&entry.id),
         _ => false,
     };
     let mut matching = entries.iter().filter(is_member).peekable();
     match matching.peek() {
-        Some(_) => Some(matching.any(|entry| entry.1) && mask),
-        None => of(OTHER),
+        Some(_) => Some(matching.any(|entry| entry.can_enter) && mask),
+        None => entry_of(OTHER),
     }
 }
 
 /// All groups of QEMU's user. Source: passwd(5), group(5).
-fn groups_of(qemu: Owner) -> Vec<u32> {
+fn groups_of(qemu: QemuUser) -> Vec<u32> {
     let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
     supplementary(&read("/etc/passwd"), &read("/etc/group"), qemu)
 }
 
-fn supplementary(passwd: &str, group: &str, qemu: Owner) -> Vec<u32> {
+fn supplementary(passwd: &str, group: &str, qemu: QemuUser) -> Vec<u32> {
     let fields = |line: &str| line.split(':').map(str::to_owned).collect::<Vec<_>>();
     let number = |field: Option<&String>| field.and_then(|text| text.parse::<u32>().ok());
     let user = passwd.lines().map(fields).find(|user| number(user.get(2)) == Some(qemu.uid));
@@ -158,7 +170,7 @@ mod tests {
 
     use super::*;
 
-    const QEMU: Owner = Owner { uid: 64055, gid: 106 };
+    const QEMU: QemuUser = QemuUser { uid: 64055, gid: 106 };
 
     #[test]
     fn the_first_closed_directory_is_found() {
@@ -172,9 +184,9 @@ mod tests {
         mode(&folder.path().join("a/b"), 0o700);
         mode(&deep, 0o700);
         assert_eq!(closed_directory(&absent, QEMU), Some(folder.path().join("a/b")));
-        assert_eq!(closed_directory(&absent, Owner { uid: 0, gid: 0 }), None);
+        assert_eq!(closed_directory(&absent, QemuUser { uid: 0, gid: 0 }), None);
         let own = deep.metadata().unwrap();
-        let owner = Owner { uid: own.uid(), gid: own.gid() };
+        let owner = QemuUser { uid: own.uid(), gid: own.gid() };
         assert_eq!(closed_directory(&absent, owner), None);
         // To enter is enough; to list is not needed.
         mode(&folder.path().join("a/b"), 0o711);
@@ -184,7 +196,10 @@ mod tests {
 
     #[test]
     fn access_control_lists_are_judged_as_the_kernel_does() {
-        let judge = |entries: &[(u16, bool, u32)]| judge_acl(entries, (0, 0), QEMU, &[106]);
+        let judge = |entries: &[(u16, bool, u32)]| {
+            let entry = |&(kind, can_enter, id)| AclEntry { kind, can_enter, id };
+            judge_acl(&entries.iter().map(entry).collect::<Vec<_>>(), (0, 0), QEMU, &[106])
+        };
         let closed = [(1, true, 0), (4, false, 0), (0x20, false, 0)];
         assert_eq!(judge(&closed), Some(false));
         let with = |more: &[(u16, bool, u32)]| judge(&[&closed, more].concat());

@@ -1,4 +1,4 @@
-//! Whether a file may go: what domains and other images, in whatever pool, need of it.
+//! Which domains and images, in any pool, depend on a file, so that it cannot be deleted.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,8 @@ use common::{Error, Result};
 
 use crate::pool::Pool;
 use crate::references::usage::{Chains, Usage};
-use crate::volume::{Survey, Volume};
+use crate::volume::Volume;
+use crate::volume::survey::Survey;
 
 /// An image in some pool.
 #[derive(Debug)]
@@ -21,14 +22,14 @@ pub(crate) struct PoolFile {
     pub(crate) name: String,
     /// Where it is.
     pub(crate) path: PathBuf,
-    /// What it stands on, where libvirt had to be asked.
+    /// The image that it is backed by, where libvirt had to be asked.
     pub(crate) backing: Option<PathBuf>,
 }
 
-/// Every file in the folders of all pools, started or not, and every volume of pools that have none.
+/// Every file in the directories of all pools, started or not, and every volume of pools without a directory.
 ///
-/// A folder says more than libvirt, which lists what was there when it last looked. What cannot be
-/// read is taken from libvirt.
+/// libvirt lists the files that were in a directory when it last looked, so the directory is read where it
+/// can be read.
 pub(crate) fn pool_files(libvirt: &Libvirt) -> Result<Vec<PoolFile>> {
     let mut files = Vec::new();
     for pool in Pool::all(libvirt)? {
@@ -54,7 +55,7 @@ pub(crate) fn pool_files(libvirt: &Libvirt) -> Result<Vec<PoolFile>> {
 
 /// The domains that need a file, and the images of pools that need it, in words.
 ///
-/// A signal does not end the reading: it may be why a file that was just made is to go.
+/// A signal does not end the reading: the signal may be the reason to delete a file that was just created.
 ///
 /// Errors: what libvirt says.
 pub fn users(libvirt: &Libvirt, path: &Path) -> Result<Vec<String>> {
@@ -104,8 +105,8 @@ impl UnknownImage {
 pub(crate) struct UnknownImages(Vec<UnknownImage>);
 
 impl UnknownImages {
-    /// Those of domains.
-    pub(crate) fn of_domains(usage: &Usage) -> Self {
+    /// The images that domains need.
+    pub(crate) fn needed_by_domains(usage: &Usage) -> Self {
         let image = |unknown: Unknown| UnknownImage {
             keys: keys(&unknown.path).collect(),
             unknown,
@@ -133,12 +134,12 @@ impl UnknownImages {
 
     /// The first one that may need a file of this pool, those with one of these keys left out.
     pub(crate) fn first(&self, pool: &str, except: impl Fn(&FileKey) -> bool) -> Option<&Unknown> {
-        let mut others = self.of_pool(pool).filter(|image| !image.keys.iter().any(&except));
+        let mut others = self.concerning(pool).filter(|image| !image.keys.iter().any(&except));
         others.next().map(|image| &image.unknown)
     }
 
     /// Those that may need a file of this pool.
-    pub(crate) fn of_pool(&self, pool: &str) -> impl Iterator<Item = &UnknownImage> {
+    pub(crate) fn concerning(&self, pool: &str) -> impl Iterator<Item = &UnknownImage> {
         self.0.iter().filter(move |image| image.concerns(pool))
     }
 
@@ -161,25 +162,25 @@ pub(crate) fn may_need(message: String, unknown: &Unknown) -> Error {
     ))
 }
 
-/// Who needs which file of a pool.
+/// The domains and images that depend on the files of a pool.
 #[derive(Debug)]
-pub(crate) struct Needs {
+pub(crate) struct Dependents {
     /// The volumes of the pool that was asked about.
     pub(crate) survey: Survey,
     pool: String,
-    above: Vec<Above>,
+    above: Vec<DependentImage>,
     unknown: UnknownImages,
 }
 
 /// An image that needs others.
 #[derive(Debug)]
-struct Above {
+struct DependentImage {
     path: PathBuf,
     label: String,
     below: Below,
 }
 
-impl Needs {
+impl Dependents {
     /// Looks at every domain and every pool.
     pub(crate) fn take(libvirt: &Libvirt, pool: &Pool) -> Result<Self> {
         let mut survey = Survey::take(libvirt, pool)?;
@@ -198,7 +199,7 @@ impl Needs {
                 survey.chains.learn(&file.path, backing);
             }
         }
-        let mut unknown = UnknownImages::of_domains(&survey.usage);
+        let mut unknown = UnknownImages::needed_by_domains(&survey.usage);
         for file in files {
             let mut below = survey.chains.below(&file.path)?;
             for image in std::mem::take(&mut below.unknown) {
@@ -207,21 +208,22 @@ impl Needs {
             if below.keys.is_empty() && below.directories.is_empty() {
                 continue;
             }
-            let label = match file.pool == pool.name {
-                true => format!("volume '{}'", file.name),
-                false => format!("volume '{}' of pool '{}'", file.name, file.pool),
+            let label = if file.pool == pool.name {
+                format!("volume '{}'", file.name)
+            } else {
+                format!("volume '{}' of pool '{}'", file.name, file.pool)
             };
-            above.push(Above { path: file.path, label, below });
+            above.push(DependentImage { path: file.path, label, below });
         }
         Ok(Self { survey, pool: pool.name.clone(), above, unknown })
     }
 
     /// The domains that need `path`, and the volumes that do.
-    pub(crate) fn of(&self, path: &Path) -> Vec<String> {
+    pub(crate) fn users_of(&self, path: &Path) -> Vec<String> {
         let file: Vec<FileKey> = keys(path).collect();
-        let domains = self.survey.usage.of_keys(&file).into_iter();
+        let domains = self.survey.usage.users_of_keys(&file).into_iter();
         let domains = domains.map(|name| format!("domain '{name}'"));
-        let needs = |above: &&Above| above.path != path && needs(&above.below, &file);
+        let needs = |above: &&DependentImage| above.path != path && needs(&above.below, &file);
         domains.chain(self.above.iter().filter(needs).map(|above| above.label.clone())).collect()
     }
 

@@ -9,7 +9,7 @@ use common::{Error, IoContext, Result};
 
 /// A numeric owner and group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Owner {
+pub struct QemuUser {
     /// User id.
     pub uid: u32,
     /// Group id.
@@ -21,7 +21,7 @@ pub struct Owner {
 /// Never guessed from the distribution: Debian has libvirt-qemu:kvm, Fedora qemu:qemu, a session
 /// daemon the user himself.
 /// Source: <https://libvirt.org/formatcaps.html>, `host/secmodel[model='dac']/baselabel`, `+UID:+GID`.
-pub fn of_qemu(libvirt: &Libvirt) -> Result<Option<Owner>> {
+pub fn qemu_user(libvirt: &Libvirt) -> Result<Option<QemuUser>> {
     let text = libvirt.connect().capabilities().context("read the host's capabilities")?;
     let capabilities = Document::parse(text)?;
     let mut models = capabilities.root().find_all("host/secmodel");
@@ -30,9 +30,9 @@ pub fn of_qemu(libvirt: &Libvirt) -> Result<Option<Owner>> {
 }
 
 /// The `<permissions>` of a new volume: its mode, in octal digits, and whose it is, if libvirt said.
-pub(crate) fn permissions(mode: &str, owner: Option<Owner>) -> Element {
+pub(crate) fn permissions(mode: &str, owner: Option<QemuUser>) -> Element {
     let element = Element::new("permissions").child(Element::new("mode").text(mode));
-    element.children(owner.into_iter().flat_map(|Owner { uid, gid }| {
+    element.children(owner.into_iter().flat_map(|QemuUser { uid, gid }| {
         [Element::new("owner").text(uid), Element::new("group").text(gid)]
     }))
 }
@@ -40,18 +40,19 @@ pub(crate) fn permissions(mode: &str, owner: Option<Owner>) -> Element {
 /// Fails for a file that QEMU could not read, where libvirt will be told not to change that.
 ///
 /// Errors: `conflict`, with the command that ends it; `not_found`, `io`.
-pub fn check_readable(path: &Path, qemu: Owner) -> Result<()> {
+pub fn check_readable(path: &Path, qemu: QemuUser) -> Result<()> {
     let file = match path.metadata() {
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => return Ok(()),
         file => file.at("look at", path)?,
     };
-    let by_class = match () {
-        () if qemu.uid == 0 => true,
-        () if file.uid() == qemu.uid => file.mode() & 0o400 != 0,
-        () if file.gid() == qemu.gid => file.mode() & 0o040 != 0,
-        () => file.mode() & 0o004 != 0,
+    let read_bit = if file.uid() == qemu.uid {
+        0o400
+    } else if file.gid() == qemu.gid {
+        0o040
+    } else {
+        0o004
     };
-    if by_class {
+    if qemu.uid == 0 || file.mode() & read_bit != 0 {
         return Ok(());
     }
     let (path, gid) = (path.display(), qemu.gid);
@@ -59,10 +60,10 @@ pub fn check_readable(path: &Path, qemu: Owner) -> Result<()> {
         .hint(format!("chgrp {gid} '{path}' && chmod 0640 '{path}'")))
 }
 
-fn parse(label: &str) -> Option<Owner> {
+fn parse(label: &str) -> Option<QemuUser> {
     let (uid, gid) = label.split_once(':')?;
     let number = |text: &str| text.strip_prefix('+')?.parse().ok();
-    Some(Owner { uid: number(uid)?, gid: number(gid)? })
+    Some(QemuUser { uid: number(uid)?, gid: number(gid)? })
 }
 
 #[cfg(test)]
@@ -71,7 +72,7 @@ mod tests {
 
     #[test]
     fn base_labels_are_numeric() {
-        assert_eq!(parse("+64055:+106"), Some(Owner { uid: 64055, gid: 106 }));
+        assert_eq!(parse("+64055:+106"), Some(QemuUser { uid: 64055, gid: 106 }));
         for label in ["", "+1", "1:2", "+a:+b", "qemu:qemu"] {
             assert_eq!(parse(label), None, "{label}");
         }

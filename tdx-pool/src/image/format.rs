@@ -1,0 +1,40 @@
+//! The formats of images that are taken.
+
+use std::fmt;
+
+use clap::ValueEnum;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The format of an image file, by the name QEMU and libvirt give it.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, ValueEnum,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// QEMU's own: grows on demand, can have a backing file.
+    Qcow2,
+    /// The bytes of the disk and nothing else.
+    Raw,
+}
+
+impl Format {
+    /// The name that QEMU and libvirt use.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Qcow2 => "qcow2",
+            Self::Raw => "raw",
+        }
+    }
+
+    /// The format of this name; none for a name of any other.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::from_str(name, false).ok()
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

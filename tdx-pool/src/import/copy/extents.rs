@@ -1,0 +1,57 @@
+//! The data extents of a sparse file.
+
+use std::fs::File;
+use std::ops::Range;
+
+use rustix::fs::{Advice, SeekFrom, fadvise, seek};
+use rustix::io::Errno;
+
+/// How much is read at once.
+pub(super) const PIECE: u64 = 1 << 20;
+/// A hole up to this is read like data.
+const SHORT_HOLE: u64 = 64 << 10;
+
+/// The data extents of a file, looked up in rising order.
+#[derive(Debug)]
+pub(super) struct Extents<'a> {
+    file: &'a File,
+    size: u64,
+    current: Range<u64>,
+}
+
+impl<'a> Extents<'a> {
+    pub(super) fn new(file: &'a File, size: u64) -> Self {
+        // Only reads ahead further; not worth an error.
+        let _ = fadvise(file, 0, None, Advice::Sequential);
+        Self { file, size, current: 0..0 }
+    }
+
+    /// The data that `at` lies in or before; empty and at the end of the file if there is none.
+    /// Reading through a short hole is cheaper than going around it.
+    pub(super) fn find(&mut self, at: u64) -> Range<u64> {
+        if at >= self.current.end {
+            self.current = self.extent(at);
+            while self.current.end - self.current.start < PIECE {
+                let next = self.extent(self.current.end);
+                if next.is_empty() || next.start - self.current.end > SHORT_HOLE {
+                    break;
+                }
+                self.current.end = next.end;
+            }
+        }
+        self.current.clone()
+    }
+
+    fn extent(&self, at: u64) -> Range<u64> {
+        // A file system that knows no holes has nothing but data.
+        let start = match seek(self.file, SeekFrom::Data(at)) {
+            Ok(start) => start.min(self.size),
+            Err(Errno::NXIO) => self.size,
+            Err(_) => at,
+        };
+        match seek(self.file, SeekFrom::Hole(start)) {
+            Ok(end) if end > start => start..end.min(self.size),
+            _ => start..self.size,
+        }
+    }
+}

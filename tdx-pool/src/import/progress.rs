@@ -1,0 +1,17 @@
+//! The progress bar of an import.
+
+use common::cli::Context;
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// A bar for this many bytes, which is hidden where no progress is to be shown.
+pub(crate) fn progress_bar(context: &Context, total: u64) -> ProgressBar {
+    if !context.progress {
+        return ProgressBar::hidden();
+    }
+    let style = "{bar:40} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
+    let bar = ProgressBar::new(total);
+    bar.set_style(
+        ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()),
+    );
+    bar
+}

@@ -1,0 +1,89 @@
+//! Creating a volume under a name of these tools, and deleting it again.
+
+use std::path::{Path, PathBuf};
+
+use common::cli::log;
+use common::libvirt::{Libvirt, is_gone};
+use common::system::sysroot::Host;
+use common::{Error, Result};
+use virt::storage_vol::StorageVol;
+
+use crate::pool::Pool;
+use crate::references::dependents;
+use crate::references::inflight::InFlight;
+use crate::volume::secret::NewSecret;
+
+/// The name of a volume that is about to be created. The name is locked until this is dropped.
+#[derive(Debug)]
+pub(crate) struct ReservedName<'a> {
+    /// What the volume is, for messages: an overlay, a disk or a seed.
+    kind: &'static str,
+    name: &'a str,
+    path: &'a Path,
+    in_flight: InFlight,
+}
+
+impl<'a> ReservedName<'a> {
+    /// Locks the name of a volume.
+    ///
+    /// Errors: those of [`InFlight::begin`].
+    pub(crate) fn lock(
+        host: &Host,
+        kind: &'static str,
+        name: &'a str,
+        path: &'a Path,
+    ) -> Result<Self> {
+        Ok(Self { kind, name, path, in_flight: InFlight::begin(host, name)? })
+    }
+
+    /// Creates the volume. The flags are libvirt's, of `virStorageVolCreateXML`.
+    ///
+    /// Errors: those of libvirt.
+    pub(crate) fn create_volume(&self, pool: &Pool, xml: &str, flags: u32) -> Result<StorageVol> {
+        log::step(format_args!("create {} {}", self.kind, self.path.display()));
+        let doing = format_args!("create {} '{}'", self.kind, self.name);
+        pool.create_volume(self.name, xml, None, flags, doing)
+    }
+
+    /// The volume that was created, with the lock.
+    pub(crate) fn into_volume(self, handle: StorageVol, secret: Option<NewSecret>) -> NewVolume {
+        NewVolume { handle, path: self.path.to_owned(), secret, _in_flight: self.in_flight }
+    }
+}
+
+/// A volume that was just created and that nothing refers to yet. It counts as in flight until this is dropped.
+#[derive(Debug)]
+pub struct NewVolume {
+    handle: StorageVol,
+    path: PathBuf,
+    secret: Option<NewSecret>,
+    _in_flight: InFlight,
+}
+
+impl NewVolume {
+    pub(crate) fn handle(&self) -> &StorageVol {
+        &self.handle
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Deletes the volume after `error`, unless a domain or an image needs it by now. The error names a volume
+    /// that stays.
+    pub fn undo_after(self, libvirt: &Libvirt, error: Error) -> Error {
+        let is_free = dependents::users(libvirt, &self.path).is_ok_and(|users| users.is_empty());
+        let is_deleted = is_free
+            && match self.handle.delete(0) {
+                Err(error) => is_gone(&error), // with its domain, by another command
+                Ok(()) => true,
+            };
+        match (is_deleted, self.secret) {
+            (true, None) => error,
+            (true, Some(secret)) => secret.undo_after(error),
+            // Without its secret nobody could read what is left.
+            (false, _) => error.left_behind([self.path.display().to_string()]),
+        }
+    }
+}
