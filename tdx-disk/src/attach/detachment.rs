@@ -112,7 +112,7 @@ impl Detachment<'_> {
             log::step(&doing);
             let asked = handle.domain().detach_device_flags(xml, sys::VIR_DOMAIN_AFFECT_LIVE);
             if let Err(error) = asked {
-                let answer = UnplugAnswer::of(&error);
+                let answer = UnplugAnswer::from_error(&error);
                 let error = failure(error, &doing);
                 let lost = handle.reconnect().map_err(|error| error.left_behind(asked_for()))?;
                 if !self.is_attached(handle, target)? {

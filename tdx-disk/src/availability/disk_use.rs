@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use common::Result;
-use common::image::name::LocalFiles;
+use common::image::local_files::LocalFiles;
 use common::image::{FileKey, Images, add_paths, keys};
 use common::system::block::controllers_of;
 use common::system::pci::Bdf;

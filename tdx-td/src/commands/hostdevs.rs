@@ -11,8 +11,9 @@ use common::document::output::Outcome;
 use common::libvirt::Libvirt;
 use common::system::pci::Bdf;
 use common::{Code, Error, Result};
-use tdx_gpu::commands::hostdev::Way;
-use tdx_iommu::commands::resolve;
+use tdx_gpu::vfio::hostdev::HostdevOptions;
+use tdx_iommu::resolve::passthrough_config;
+use tdx_iommu::resolve::resolution::Resolution;
 
 use crate::capability;
 use crate::domain::lookup::NamedDomain;
@@ -72,7 +73,7 @@ pub fn run(
         None => in_file(context, &libvirt, args.config, &args.vm, &args.force)?,
     };
     let iommufd = libvirt.is_local() && capability::has_iommufd(&context.host, &libvirt)?;
-    let way = Way { iommufd, managed: true, no_rom: args.no_rom };
+    let way = HostdevOptions { iommufd, managed: true, no_rom: args.no_rom };
     let host_name = context.host_name();
     let plan = HostdevsPlan::new(&libvirt, host_name.as_deref(), &resolved, &keep, way, args.live)?;
     // A resolution of this command has warned of shared devices before.
@@ -113,8 +114,8 @@ fn in_file(
         return Err(Error::unsupported("the devices of another host cannot be seen from here")
             .hint("tdx-iommu resolve there, and pipe what it prints into tdx-td hostdevs -"));
     }
-    let config = config.unwrap_or_else(|| resolve::CONFIG.into());
-    let (items, warnings) = resolve::resolve(&context.host, &config, vms, force)?;
+    let config = config.unwrap_or_else(|| passthrough_config::DEFAULT_FILE.into());
+    let Resolution { items, warnings } = Resolution::new(&context.host, &config, vms, force)?;
     let wanted = items.into_iter().map(|item| DomainDevices {
         devices: item.devices.iter().map(|device| device.device.bdf).collect(),
         domain: NamedDomain::from(item.vm),

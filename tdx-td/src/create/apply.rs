@@ -11,8 +11,8 @@ use common::libvirt::{Context as _, Libvirt};
 use common::undo::Undo;
 use common::{Error, Result, undo};
 use tdx_pool::pool::Pool;
-use tdx_pool::pool::owner::Owner;
-use tdx_pool::references::inflight::Kept;
+use tdx_pool::pool::qemu_user::QemuUser;
+use tdx_pool::references::inflight::UseLock;
 use virt::domain::Domain;
 use virt::error::Error as VirtError;
 use virt::sys;
@@ -103,10 +103,10 @@ impl CreationPlan<'_> {
     }
 
     /// Keeps `tdx-pool` from deleting the user's own image until the domain shows that it uses it.
-    fn keep_user_image(&self, context: &Context) -> Result<Option<Kept>> {
+    fn keep_user_image(&self, context: &Context) -> Result<Option<UseLock>> {
         let Disk::Given { path, .. } = self.disk.disk() else { return Ok(None) };
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Kept::begin(&context.host, &name).map(Some)
+        UseLock::begin(&context.host, &name).map(Some)
     }
 }
 
@@ -115,7 +115,7 @@ fn create_disk<'a>(
     disk: &PreparedDisk,
     context: &Context,
     (libvirt, pool): (&'a Libvirt, Option<&Pool>),
-    owner: Option<Owner>,
+    owner: Option<QemuUser>,
     undo: &mut Undo<'a>,
 ) -> Result<()> {
     if let Some(volume) = disk.create(context, libvirt, pool, owner)? {

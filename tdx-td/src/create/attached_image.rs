@@ -7,7 +7,7 @@ use common::libvirt::Libvirt;
 use common::{Error, IoContext, Result};
 use tdx_pool::image;
 use tdx_pool::image::{Format, StatedFormat};
-use tdx_pool::references::needs;
+use tdx_pool::references::dependents;
 
 use crate::create::disk::Disk;
 use crate::domain::definition::Definition;
@@ -77,7 +77,7 @@ impl UserImage {
     }
 
     fn check_users(&self, libvirt: &Libvirt) -> Result<()> {
-        let users = needs::users(libvirt, &self.path)?;
+        let users = dependents::users(libvirt, &self.path)?;
         if users.is_empty() {
             return Ok(());
         }

@@ -11,13 +11,13 @@ use common::libvirt::Libvirt;
 use common::units::Size;
 use common::{Error, ErrorKind, Result, name, units};
 use serde::Deserialize;
-use tdx_pool::commands::import::Options;
-use tdx_pool::commands::{ensure, import};
 use tdx_pool::image::record::Record;
 use tdx_pool::image::{Format, SaidFormat};
+use tdx_pool::import::plan::ImportPlan;
+use tdx_pool::import::request::ImportOptions;
 use tdx_pool::pool::Pool;
-use tdx_pool::pool::identity::VolumeClaim;
-use tdx_pool::pool::wanted::PoolArgs;
+use tdx_pool::pool::plan::PoolPlan;
+use tdx_pool::volume::claim::VolumeClaim;
 use tdx_pool::volume::overlay::Base;
 
 /// Which image, into which pool.
@@ -47,7 +47,7 @@ pub enum BaseImage {
     /// In the pool already.
     Existing(Base),
     /// To be imported.
-    Import(Box<import::Plan>),
+    Import(Box<ImportPlan>),
 }
 
 impl BaseImage {
@@ -146,19 +146,19 @@ impl ImageRequest {
         context: &Context,
         libvirt: &Libvirt,
         config: &Config,
-        pool: &ensure::Plan,
+        pool: &PoolPlan,
         warnings: &mut Vec<String>,
     ) -> Result<BaseImage> {
         if let Some(name) = &self.base {
-            self.claim.expect(name, pool.found(), context.host_name().as_deref())?;
+            self.claim.expect(name, pool.existing(), context.host_name().as_deref())?;
             let absent = || Error::not_found(format!("pool '{}' does not exist", pool.pool_name()));
-            let pool = pool.found().ok_or_else(absent)?;
+            let pool = pool.existing().ok_or_else(absent)?;
             pool.check_active()?;
             return Base::find(libvirt, pool, name, self.format).map(BaseImage::Existing);
         }
         let import = |path: &Path| {
-            let options = Options { format: self.format.flag, ..Options::default() };
-            let plan = import::Plan::new(&context.host, libvirt, pool, path, options)?;
+            let options = ImportOptions { format: self.format.flag, ..ImportOptions::default() };
+            let plan = ImportPlan::new(&context.host, libvirt, pool, path, options)?;
             Ok(BaseImage::Import(Box::new(plan)))
         };
         let in_pool = |name: &str| in_pool(libvirt, pool, name, self.format);
@@ -190,7 +190,7 @@ fn is_source(image: &Path, base: &Base) -> bool {
 
 /// A file in the pool's folder that libvirt has not seen, since the pool is not started or not
 /// refreshed. Importing it finds it in its place.
-fn unseen(libvirt: &Libvirt, pool: &ensure::Plan, name: &str) -> Option<PathBuf> {
+fn unseen(libvirt: &Libvirt, pool: &PoolPlan, name: &str) -> Option<PathBuf> {
     let file = pool.folder().ok()?.join(name);
     (libvirt.is_local() && file.exists()).then_some(file)
 }
@@ -199,7 +199,7 @@ fn unseen(libvirt: &Libvirt, pool: &ensure::Plan, name: &str) -> Option<PathBuf>
 #[derive(Debug)]
 pub struct BaseSource {
     /// The pool.
-    pub pool: ensure::Plan,
+    pub pool: PoolPlan,
     /// The image.
     pub image: BaseImage,
     /// What the user should know.
@@ -219,8 +219,7 @@ impl BaseSource {
         config: &Config,
         request: &ImageRequest,
     ) -> Result<Self> {
-        let pool = PoolArgs { pool: request.pool.clone() };
-        let pool = ensure::Plan::new(libvirt, config, &pool, None)?;
+        let pool = PoolPlan::new(libvirt, config, request.pool.as_deref(), None)?;
         let mut warnings = pool.warnings.clone();
         let image = request.find(context, libvirt, config, &pool, &mut warnings)?;
         Ok(Self { pool, image, warnings })
@@ -276,7 +275,7 @@ impl BaseSource {
         libvirt: &Libvirt,
         applied: &mut Vec<String>,
     ) -> Result<Pool> {
-        let made = self.pool.found().is_none();
+        let made = self.pool.existing().is_none();
         let pool = match self.image {
             BaseImage::Existing(_) => self.pool.apply_unless_ready(libvirt)?,
             BaseImage::Import(_) => self.pool.apply(libvirt)?,
@@ -300,11 +299,11 @@ fn bare_name(image: &Path) -> Option<&str> {
 
 fn in_pool(
     libvirt: &Libvirt,
-    pool: &ensure::Plan,
+    pool: &PoolPlan,
     name: &str,
     said: SaidFormat,
 ) -> Result<Option<Base>> {
-    let Some(pool) = pool.found().filter(|pool| pool.is_active()) else {
+    let Some(pool) = pool.existing().filter(|pool| pool.is_active()) else {
         return Ok(None);
     };
     match Pool::volume(pool, name)? {
@@ -317,7 +316,7 @@ fn in_pool(
 fn default_image(
     context: &Context,
     libvirt: &Libvirt,
-    pool: &ensure::Plan,
+    pool: &PoolPlan,
     in_pool: impl FnOnce(&str) -> Result<Option<Base>>,
     import: impl FnOnce(&Path) -> Result<BaseImage>,
 ) -> Result<BaseImage> {

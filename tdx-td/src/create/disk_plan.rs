@@ -9,13 +9,12 @@ use common::cli::config::Config;
 use common::libvirt::Libvirt;
 use common::units::Size;
 use common::{Error, ErrorKind, Result, units};
-use tdx_pool::commands::ensure;
 use tdx_pool::image::Format;
-use tdx_pool::pool::owner::Owner;
-use tdx_pool::pool::wanted::PoolArgs;
-use tdx_pool::pool::{Pool, owner};
-use tdx_pool::volume::disk::{Allocated, Shape};
-use tdx_pool::volume::overlay::NewVolume;
+use tdx_pool::pool::plan::PoolPlan;
+use tdx_pool::pool::qemu_user::QemuUser;
+use tdx_pool::pool::{Pool, qemu_user};
+use tdx_pool::volume::disk::{DiskOptions, Preallocated};
+use tdx_pool::volume::new_volume::NewVolume;
 use tdx_pool::volume::secret::Passphrase;
 use tdx_pool::volume::{disk, overlay};
 
@@ -79,13 +78,13 @@ enum BackingSource {
     /// A base image in its pool.
     Image(BaseSource),
     /// A pool.
-    Pool(ensure::Plan),
+    Pool(PoolPlan),
 }
 
 #[derive(Debug)]
 enum Volume {
-    Overlay(overlay::Plan),
-    New(disk::Plan),
+    Overlay(overlay::OverlayPlan),
+    New(disk::DiskPlan),
     Given(UserImage),
 }
 
@@ -101,21 +100,20 @@ impl DiskPlan {
         request: &ImageRequest,
         args: &DiskArgs,
         choice: Option<&ResolvedSettings>,
-        (qemu, existing): (Option<Owner>, Option<&Definition>),
+        (qemu, existing): (Option<QemuUser>, Option<&Definition>),
     ) -> Result<Self> {
         let kind = args.kind(request.is_named());
         check_flags(request, args, choice, kind)?;
         let pool = || {
             let folder = choice.and_then(|choice| choice.disk_folder.as_deref());
             let folder = folder.filter(|_| request.pool().is_none() && kind == DiskKind::New);
-            let name = request.pool().map(str::to_owned);
-            ensure::Plan::new(libvirt, config, &PoolArgs { pool: name }, folder)
+            PoolPlan::new(libvirt, config, request.pool(), folder)
         };
         let (ground, volume) = match (kind, choice) {
             (DiskKind::New, Some(choice)) => {
                 let pool = pool()?;
                 let shape = shape(&choice.profile.storage)?;
-                let plan = disk::Plan::new(pool.folder()?, shape, &new_uuid()?)?;
+                let plan = disk::DiskPlan::new(pool.folder()?, shape, &new_uuid()?)?;
                 (BackingSource::Pool(pool), Volume::New(plan))
             }
             (DiskKind::Given, _) => {
@@ -131,9 +129,10 @@ impl DiskPlan {
                 if let (BaseImage::Existing(base), Some(qemu), true) =
                     (&source.image, qemu, libvirt.is_local())
                 {
-                    owner::check_readable(&base.path, qemu)?;
+                    qemu_user::check_readable(&base.path, qemu)?;
                 }
-                let plan = overlay::Plan::new(source.pool.folder()?, base, request.disk_size)?;
+                let plan =
+                    overlay::OverlayPlan::new(source.pool.folder()?, base, request.disk_size)?;
                 (BackingSource::Image(source), Volume::Overlay(plan))
             }
         };
@@ -171,7 +170,7 @@ impl DiskPlan {
         }
     }
 
-    fn pool(&self) -> &ensure::Plan {
+    fn pool(&self) -> &PoolPlan {
         match &self.backing {
             BackingSource::Image(source) => &source.pool,
             BackingSource::Pool(pool) => pool,
@@ -245,8 +244,10 @@ impl DiskPlan {
                 (None, Vec::new())
             }
             BackingSource::Pool(pool) => {
-                let made =
-                    pool.found().is_none().then(|| format!("created pool '{}'", pool.pool_name()));
+                let made = pool
+                    .existing()
+                    .is_none()
+                    .then(|| format!("created pool '{}'", pool.pool_name()));
                 (Some(pool.apply_unless_ready(libvirt)?), made.into_iter().collect())
             }
         };
@@ -274,7 +275,7 @@ impl PreparedDisk {
         context: &Context,
         libvirt: &Libvirt,
         pool: Option<&Pool>,
-        owner: Option<Owner>,
+        owner: Option<QemuUser>,
     ) -> Result<Option<NewVolume>> {
         let host = &context.host;
         match (&self.volume, pool) {
@@ -332,7 +333,7 @@ const LEAST: u64 = 1 << 20;
 /// What is asked of libvirt, which makes the disk.
 ///
 /// Errors: `unsupported` for what it cannot.
-fn shape(storage: &Storage) -> Result<Shape> {
+fn shape(storage: &Storage) -> Result<DiskOptions> {
     let refuse = |setting: &str, instead: &str| {
         Err(Error::unsupported(format!("libvirt makes no disk with {setting}"))
             .hint(format!("--set {instead}")))
@@ -341,9 +342,9 @@ fn shape(storage: &Storage) -> Result<Shape> {
         return refuse("storage.compression_type zstd", "storage.compression_type=zlib");
     }
     let allocated = match storage.preallocation {
-        Preallocation::Off => Allocated::Nothing,
-        Preallocation::Metadata => Allocated::Tables,
-        Preallocation::Falloc => Allocated::All,
+        Preallocation::Off => Preallocated::Off,
+        Preallocation::Metadata => Preallocated::Metadata,
+        Preallocation::Falloc => Preallocated::Full,
         Preallocation::Full => {
             return refuse("storage.preallocation full", "storage.preallocation=falloc");
         }
@@ -354,7 +355,7 @@ fn shape(storage: &Storage) -> Result<Shape> {
         return Err(Error::usage(format!("a disk of {} holds nothing", Size(capacity_bytes)))
             .hint("--blank 20G, for one, says how large it is"));
     }
-    Ok(Shape {
+    Ok(DiskOptions {
         format: storage.format,
         capacity_bytes,
         allocated,

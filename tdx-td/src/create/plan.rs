@@ -9,9 +9,9 @@ use common::libvirt::{Libvirt, State};
 use common::units::Size;
 use common::xml::Document as XmlDocument;
 use common::{Error, Result};
-use tdx_gpu::device_assignment::Handover;
-use tdx_pool::pool::owner::Owner;
-use tdx_pool::pool::{owner, reach};
+use tdx_gpu::device_assignment::DeviceAssignment;
+use tdx_pool::pool::qemu_user::QemuUser;
+use tdx_pool::pool::{qemu_access, qemu_user};
 use tdx_pool::volume::seed as seed_volume;
 use virt::domain::Domain;
 
@@ -60,12 +60,12 @@ pub struct CreationPlan<'a> {
     /// The SSH port is reserved until the domain's definition has it.
     _port: Option<PortReservation>,
     pub(super) disk: DiskPlan,
-    pub(super) seed: Option<seed_volume::Plan>,
-    pub(super) handover: Option<Handover>,
+    pub(super) seed: Option<seed_volume::SeedPlan>,
+    pub(super) handover: Option<DeviceAssignment>,
     /// How the launch is attested.
     pub(super) attestation: Option<AttestationRequest>,
     /// The user that QEMU runs as.
-    pub(super) owner: Option<Owner>,
+    pub(super) owner: Option<QemuUser>,
     metadata: Metadata,
     /// The domain that is as asked for.
     pub(super) existing: Option<Domain>,
@@ -133,7 +133,7 @@ impl<'a> CreationPlan<'a> {
         let kind = guest.disk.kind(image.is_named());
         let source = DefinitionSource::new(context, libvirt, config, guest, kind, purpose)?;
         let scenario = source.scenario();
-        let owner = owner::of_qemu(libvirt)?;
+        let owner = qemu_user::qemu_user(libvirt)?;
         let disk = DiskPlan::plan(
             context,
             libvirt,
@@ -148,7 +148,7 @@ impl<'a> CreationPlan<'a> {
         }
         let uuid = new_uuid()?;
         let seed = Seed::read(&guest.seed, &uuid)?;
-        let seed = seed.map(|seed| seed_volume::Plan::new(disk.folder()?, seed.to_image()?));
+        let seed = seed.map(|seed| seed_volume::SeedPlan::new(disk.folder()?, seed.to_image()?));
         let seed = seed.transpose()?;
         let security = source.security();
         let devices = Devices::new(&context.host, libvirt, devices, security, &uuid, purpose)?;
@@ -254,10 +254,10 @@ fn memory_shortage(context: &Context, libvirt: &Libvirt, memory: Size) -> Result
 
 /// Fails if QEMU cannot enter the directory of the disk.
 ///
-/// Errors: those of [`reach::check`].
-fn check_reachable(libvirt: &Libvirt, disk: &Disk, qemu: Owner) -> Result<()> {
+/// Errors: those of [`qemu_access::check`].
+fn check_reachable(libvirt: &Libvirt, disk: &Disk, qemu: QemuUser) -> Result<()> {
     match disk.path().parent() {
-        Some(directory) if libvirt.is_local() => reach::check(directory, qemu),
+        Some(directory) if libvirt.is_local() => qemu_access::check(directory, qemu),
         _ => Ok(()),
     }
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use common::Result;
 use common::system::pci::Bdf;
 use common::xml::{Document, Node, unified_diff};
-use tdx_gpu::commands::hostdev;
-use tdx_gpu::commands::hostdev::Way;
+use tdx_gpu::vfio::hostdev;
+use tdx_gpu::vfio::hostdev::HostdevOptions;
 
 use crate::domain::definition;
 
@@ -22,7 +22,7 @@ pub struct HostdevsChange {
     /// Devices it had and has: their elements stay byte for byte, with their addresses in the guest.
     pub kept: BTreeSet<Bdf>,
     /// How it gets devices: a protected guest without their option ROMs.
-    pub way: Way,
+    pub way: HostdevOptions,
 }
 
 impl HostdevsChange {
@@ -35,13 +35,13 @@ impl HostdevsChange {
         before: &Document,
         wanted: &BTreeSet<Bdf>,
         foreign: &BTreeSet<Bdf>,
-        way: Way,
+        way: HostdevOptions,
     ) -> Result<Self> {
         let root = before.root();
         let mut edit = before.edit();
         let (mut kept, mut removed) = (BTreeSet::new(), BTreeSet::new());
         let protected = definition::security(root) != "none";
-        let way = Way { no_rom: way.no_rom || protected, ..way };
+        let way = HostdevOptions { no_rom: way.no_rom || protected, ..way };
         let mut last = None;
         for (bdf, node) in pci_hostdevs(root)? {
             if foreign.contains(&bdf) || (wanted.contains(&bdf) && kept.insert(bdf)) {
@@ -146,7 +146,7 @@ mod tests {
 
     fn change(before: &str, wanted: &BTreeSet<u8>, foreign: &BTreeSet<u8>) -> HostdevsChange {
         let document = Document::parse(before).unwrap();
-        let way = Way { iommufd: false, managed: true, no_rom: false };
+        let way = HostdevOptions { iommufd: false, managed: true, no_rom: false };
         HostdevsChange::new(&document, &bdfs(wanted), &bdfs(foreign), way).unwrap()
     }
 

@@ -11,12 +11,12 @@ use common::{Code, Error, Result};
 use tdx_gpu::cc::gpu_tools::GpuTools;
 use tdx_gpu::cc::setting;
 use tdx_gpu::cc::setting::Setting;
-use tdx_gpu::commands::hostdev;
-use tdx_gpu::commands::hostdev::Way;
-use tdx_gpu::device_assignment::Handover;
+use tdx_gpu::device_assignment::DeviceAssignment;
 use tdx_gpu::vfio::bars::DEFAULT_WINDOW;
 use tdx_gpu::vfio::candidates::Candidates;
-use tdx_gpu::vfio::plan::Terms;
+use tdx_gpu::vfio::hostdev;
+use tdx_gpu::vfio::hostdev::HostdevOptions;
+use tdx_gpu::vfio::plan::BindOptions;
 use tdx_gpu::vfio::{bars, limit};
 use tdx_iommu::inventory::Inventory;
 use tdx_iommu::inventory::device::Device;
@@ -46,7 +46,7 @@ pub struct Devices {
 struct PlannedDevices {
     candidates: Candidates,
     iommufd: bool,
-    modes: Option<(GpuTools, Vec<setting::Step>)>,
+    modes: Option<(GpuTools, Vec<setting::ModeStep>)>,
 }
 
 impl Devices {
@@ -81,7 +81,7 @@ impl Devices {
             let mode = cc_mode(&inventory, &devices, request.cc, security);
             return Ok(Self { named, mode, ..Self::default() });
         }
-        let terms = Terms { domain: Some(uuid), ..Terms::default() };
+        let terms = BindOptions { domain: Some(uuid), ..BindOptions::default() };
         let candidates = Candidates::find(host, requested, terms)?;
         let no_reset = candidates.findings.iter().find(|finding| finding.code == Code::NoReset);
         if let (Some(finding), true) = (no_reset, security != Security::None) {
@@ -98,7 +98,7 @@ impl Devices {
             None => None,
         };
         let iommufd = capability::has_iommufd(host, libvirt)?;
-        let way = Way { iommufd, managed: false, no_rom: security != Security::None };
+        let way = HostdevOptions { iommufd, managed: false, no_rom: security != Security::None };
         let window = bars::window(host, all.iter().copied())?;
         let window = (window > DEFAULT_WINDOW).then_some(window);
         let mut warnings = [requested.warnings.clone(), candidates.plan.warnings.clone()].concat();
@@ -127,9 +127,9 @@ impl Devices {
     }
 
     /// What takes the devices, for a guest with so much memory; none without any.
-    pub fn handover(self, memory: Size, uuid: &str) -> Option<Handover> {
+    pub fn handover(self, memory: Size, uuid: &str) -> Option<DeviceAssignment> {
         let PlannedDevices { candidates, iommufd, modes } = self.plan?;
-        Some(Handover {
+        Some(DeviceAssignment {
             binding: candidates.plan,
             limit: (!iommufd).then(|| limit::needed(memory)),
             modes,

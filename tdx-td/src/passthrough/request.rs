@@ -1,7 +1,7 @@
 //! Which devices of the host a new guest asks for.
 
 use clap::ValueEnum;
-use tdx_iommu::commands::request::Requested;
+use tdx_iommu::inventory::named_devices::NamedDevices;
 
 /// The flag that chooses the mode of confidential computing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -17,13 +17,13 @@ pub enum CcMode {
 /// The devices of the host that a guest is to get.
 #[derive(Debug)]
 pub struct DeviceRequest {
-    pub(super) requested: Requested,
+    pub(super) requested: NamedDevices,
     pub(super) cc: Option<CcMode>,
 }
 
 impl DeviceRequest {
     /// Asks for these devices, and for a mode of the NVIDIA GPUs among them.
-    pub fn new(requested: Requested, cc: Option<CcMode>) -> Self {
+    pub fn new(requested: NamedDevices, cc: Option<CcMode>) -> Self {
         Self { requested, cc }
     }
 }

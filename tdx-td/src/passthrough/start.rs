@@ -9,7 +9,7 @@ use common::libvirt::Libvirt;
 use common::system::pci::Bdf;
 use common::system::sysroot::Host;
 use common::units::Size;
-use tdx_gpu::device_assignment::{Handed, Handover};
+use tdx_gpu::device_assignment::{AssignedDevices, DeviceAssignment};
 use virt::domain::Domain;
 
 use crate::domain::definition::Definition;
@@ -22,7 +22,7 @@ use crate::security::attestation;
 /// Does something with devices taken: they stay when it succeeds, and go back when it fails.
 pub fn with_devices<T>(
     host: &Host,
-    handover: Option<Handover>,
+    handover: Option<DeviceAssignment>,
     work: impl FnOnce() -> Result<T>,
 ) -> Result<T> {
     let Some(mut handover) = handover else {
@@ -43,7 +43,7 @@ pub fn reassignment(
     host: &Host,
     libvirt: &Libvirt,
     definition: &Definition,
-) -> Result<Option<Handover>> {
+) -> Result<Option<DeviceAssignment>> {
     let Some(metadata) = &definition.metadata else {
         return Ok(None);
     };
@@ -74,14 +74,18 @@ pub fn reassignment(
 /// What was taken for a domain of this host; nothing where an ordinary user need not ask.
 ///
 /// Errors: `permission` for all but root, for a domain that has, or was made with, devices.
-pub fn assigned_devices(host: &Host, libvirt: &Libvirt, definition: &Definition) -> Result<Handed> {
+pub fn assigned_devices(
+    host: &Host,
+    libvirt: &Libvirt,
+    definition: &Definition,
+) -> Result<AssignedDevices> {
     let made_with = definition.metadata.as_ref().and_then(|metadata| metadata.requested(DEVICES));
     let has_some = !definition.unmanaged_devices().is_empty()
         || made_with.is_some_and(|devices| devices != NONE);
     if has_some && libvirt.is_local() {
-        Handed::to(host, &definition.uuid())
+        AssignedDevices::load(host, &definition.uuid())
     } else {
-        Ok(Handed::default())
+        Ok(AssignedDevices::default())
     }
 }
 
@@ -113,7 +117,7 @@ pub fn start_or_resume(
     }
     if power::is_active(domain, name)? {
         // A command that died had started it.
-        Handed::to(host, &definition.uuid())?.commit(host)?;
+        AssignedDevices::load(host, &definition.uuid())?.commit(host)?;
         return attestation::start_or_resume(host, libvirt, domain, &definition);
     }
     with_devices(host, reassignment(host, libvirt, &definition)?, || {

@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use common::xml::{Document, Node};
-use tdx_pool::volume::names::Ours;
+use tdx_pool::volume::names::ToolFile;
 
 use crate::domain::definition::{Chain, Definition, chains_of};
 
@@ -72,7 +72,7 @@ impl<'a> Rule<'a> {
     /// Why a file may be deleted, or in words why not.
     fn judge(&self, path: &Path) -> Result<DeletionBasis, String> {
         let is_recorded = |files: &[PathBuf]| files.iter().any(|file| normalized(file) == path);
-        let has_our_name = Ours::of_path(path).is_some_and(Ours::is_of_domain);
+        let has_our_name = ToolFile::classify_path(path).is_some_and(ToolFile::is_of_domain);
         match self {
             Self::Recorded(files) if is_recorded(files) && has_our_name => {
                 Ok(DeletionBasis::Recorded)

@@ -3,7 +3,7 @@
 use common::libvirt::Libvirt;
 use common::system::sysroot::Host;
 use common::{Code, Error, Result};
-use tdx_gpu::device_assignment::Handed;
+use tdx_gpu::device_assignment::AssignedDevices;
 use virt::domain::Domain;
 
 use crate::domain::lookup;
@@ -18,7 +18,7 @@ pub struct RemovalPlan {
     /// Whether a domain of others may lose its definition.
     foreign: bool,
     pub(super) seen: Option<ObservedDomain>,
-    pub(super) devices: Handed,
+    pub(super) devices: AssignedDevices,
     /// The keys it is attested by.
     pub(super) attestation: Option<AttestationStore>,
 }
@@ -42,7 +42,7 @@ impl RemovalPlan {
                 name,
                 foreign,
                 seen: None,
-                devices: Handed::default(),
+                devices: AssignedDevices::default(),
                 attestation: keep,
             });
         };

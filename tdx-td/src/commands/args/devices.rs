@@ -3,8 +3,8 @@
 use clap::Args;
 use common::system::pci::Bdf;
 use common::{Error, Result};
-use tdx_iommu::commands::request;
-use tdx_iommu::commands::request::Named;
+use tdx_iommu::inventory::named_devices;
+use tdx_iommu::inventory::named_devices::DeviceArg;
 
 use crate::passthrough::{CcMode, DeviceRequest};
 
@@ -16,7 +16,7 @@ pub struct DeviceArgs {
     gpus: Vec<Bdf>,
     /// The same; - for items with a bdf on standard input
     #[arg(long, value_name = "BDF,…|-", value_delimiter = ',')]
-    devices: Vec<Named>,
+    devices: Vec<DeviceArg>,
     /// Mode of NVIDIA GPUs among them [default: for a trust domain ppcie for a whole baseboard with
     /// its switches, else on; for others leave]
     #[arg(long, value_enum, value_name = "MODE")]
@@ -26,14 +26,14 @@ pub struct DeviceArgs {
 impl DeviceArgs {
     /// Whether the devices are on standard input.
     pub fn on_stdin(&self) -> bool {
-        self.devices.iter().any(|named| matches!(named, Named::Stdin))
+        self.devices.iter().any(|named| matches!(named, DeviceArg::Stdin))
     }
 
     /// Returns the devices that the flags ask for, reading standard input where the flags say so.
     ///
     /// Errors: `usage` for a mode without devices; those of [`request::resolve`].
     pub fn read(&self) -> Result<DeviceRequest> {
-        let mut requested = request::resolve(&self.devices)?;
+        let mut requested = named_devices::read(&self.devices)?;
         for bdf in &self.gpus {
             if !requested.devices.insert(*bdf) {
                 requested.warnings.push(format!("{bdf} was named more than once"));

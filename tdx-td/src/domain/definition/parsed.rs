@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use common::Result;
 use common::xml::{Document, Node};
-use tdx_pool::volume::names::Ours;
+use tdx_pool::volume::names::ToolFile;
 
 use crate::domain::metadata::Metadata;
 
@@ -100,7 +100,7 @@ impl Definition {
 /// Whether a file is named as overlays are, by us and by the original script.
 pub fn is_overlay_name(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    Ours::classify(name) == Some(Ours::Overlay)
+    ToolFile::classify(name) == Some(ToolFile::Overlay)
 }
 
 /// The bytes that an element with a unit stands for.

@@ -10,7 +10,7 @@ use common::system::pci::Bdf;
 use common::system::sysroot;
 use common::xml::{Document, host_address};
 use common::{Error, Result};
-use tdx_gpu::commands::hostdev::Way;
+use tdx_gpu::vfio::hostdev::HostdevOptions;
 
 use crate::domain::{lookup, power};
 use crate::passthrough::change::HostdevsChange;
@@ -38,7 +38,7 @@ impl HostdevsPlan {
         host_name: Option<&str>,
         wanted: &[DomainDevices],
         keep: &BTreeSet<Bdf>,
-        way: Way,
+        way: HostdevOptions,
         live: bool,
     ) -> Result<Self> {
         let mut plan = Self { domains: Vec::new(), warnings: Vec::new() };

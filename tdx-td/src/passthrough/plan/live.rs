@@ -8,7 +8,7 @@ use common::libvirt::{Context, UnplugAnswer, failure};
 use common::system::pci::Bdf;
 use common::xml::Document;
 use common::{Code, Error, Result};
-use tdx_gpu::commands::hostdev;
+use tdx_gpu::vfio::hostdev;
 use virt::sys;
 
 use crate::passthrough::change::pci_hostdevs;
