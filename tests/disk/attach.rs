@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::support::disk::{Console, blank, blockers, disk, text_at};
 use crate::support::rig::Rig;
-use crate::support::steps::{Fate, moments, spread};
+use crate::support::steps::{Fate, Moment, is_question, moments, spread};
 use crate::support::td::{define, foreign, new, rig_with_base};
 use crate::support::terminal::Process;
 use crate::support::tools;
@@ -713,14 +713,22 @@ fn a_daemon_that_restarts_meanwhile_is_waited_for() {
     define(&rig, &foreign("a", &format!("{PORTS}<controller type='scsi' model='virtio-scsi'/>")));
     rig.virsh(["start", "a"]);
     disk(&rig, &format!("attach a {device}")).document();
-    let mut command = rig.command(tools::bin("tdx-disk"));
-    command.args(["detach", "a", &device, "--timeout", "12"]);
-    let waiting = Process::start(command, "tdx-disk");
-    waiting.wait_until_waiting();
-    rig.libvirtd("kill");
-    rig.libvirtd("start");
+    let restart = || {
+        rig.libvirtd("kill");
+        rig.libvirtd("start");
+    };
+    // At the first question after the guest was asked.
+    let detach = |timeout: u32| format!("tdx-disk detach a {device} --timeout {timeout}");
+    let steps = rig.walk(&detach(1), None).steps;
+    let asked = steps.iter().position(|step| step.contains("virDomainDetachDevice")).unwrap();
+    let is_next = |at: &usize| is_question(&steps[*at]);
+    let next = (asked + 1..steps.len()).find(is_next).unwrap();
+    let nth = steps[..=next].iter().filter(|step| **step == steps[next]).count();
+    let moment = Moment { step: steps[next].clone(), nth, after: false };
+    let walk = rig.walk_beside(&detach(12), moment, &restart);
+    assert!(walk.struck, "{walk:#?}");
     // Whether this guest lets go or not, what is said is so.
-    let (run, _) = waiting.end();
+    let run = walk.run;
     let there = attached(&rig, "a").len();
     match run.status {
         Some(0) => assert_eq!(there, 0, "{run:#?}"),
@@ -735,10 +743,6 @@ fn a_daemon_that_restarts_meanwhile_is_waited_for() {
     for (number, moment) in spread(&asked, 4).into_iter().enumerate() {
         let (device, _) = blank(&rig, &format!("disk{number}"));
         let when = format!("{moment:?}");
-        let restart = || {
-            rig.libvirtd("kill");
-            rig.libvirtd("start");
-        };
         let walk = rig.walk_beside(&attach(&device), moment, &restart);
         let is_there = attached(&rig, "a").iter().any(|row| row.1 == device);
         assert_eq!(
