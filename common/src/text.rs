@@ -1,6 +1,9 @@
-//! Text from elsewhere, made safe for a terminal.
+//! Text: what can be shown on a terminal, paths that are UTF-8, and bytes as hexadecimal digits.
 
 use std::borrow::Cow;
+use std::path::Path;
+
+use crate::error::{Error, ErrorKind, Result};
 
 /// The text in one line: control characters become escapes such as `\n`.
 pub fn one_line(text: &str) -> Cow<'_, str> {
@@ -24,6 +27,19 @@ fn escape(text: &str, unsafe_char: impl Fn(char) -> bool) -> Cow<'_, str> {
         }
     }
     safe.into()
+}
+
+/// The path as text. `what` names the path in the message, such as `pool path`.
+///
+/// Errors: of the given kind, for a path that is not UTF-8.
+pub fn utf8<'a>(what: &str, path: &'a Path, kind: ErrorKind) -> Result<&'a str> {
+    let error = || Error::new(kind, format!("{what} {} is not UTF-8", path.display()));
+    path.to_str().ok_or_else(error)
+}
+
+/// The bytes as lowercase hexadecimal digits, two for each byte.
+pub fn hex(bytes: impl AsRef<[u8]>) -> String {
+    bytes.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

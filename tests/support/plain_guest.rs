@@ -6,8 +6,8 @@ use clap::{Args, FromArgMatches};
 use common::system::sysroot::Host;
 use tdx_td::capability::{Security, VirtType};
 use tdx_td::create::disk::Disk;
-use tdx_td::create::disk_plan::Kind;
-use tdx_td::create::identity::Identity;
+use tdx_td::create::disk_plan::DiskKind;
+use tdx_td::create::identity::DomainIdentity;
 use tdx_td::create::settings::Settings;
 use tdx_td::domain::metadata::Metadata;
 use tdx_td::domain_xml::builder;
@@ -22,7 +22,7 @@ const UUID: &str = "11111111-2222-4333-8444-555555555555";
 pub(crate) fn choice(scenario: &str, security: Security) -> Choice {
     let host = Host::new("/nonexistent");
     let layers = |name: &str| Scenario::find(&host, name).unwrap().layers(security).unwrap();
-    Choice::settle(&layers(scenario), &layers("default"), security, Kind::Overlay).unwrap()
+    Choice::settle(&layers(scenario), &layers("default"), security, DiskKind::Overlay).unwrap()
 }
 
 /// The definition of a guest of a scenario, protected so, with flags of launch security.
@@ -56,7 +56,7 @@ pub(crate) fn xml(
             capacity_bytes: 1 << 30,
         },
     };
-    let identity = Identity {
+    let identity = DomainIdentity {
         name: "plain",
         uuid: UUID,
         disk: &disk,

@@ -12,21 +12,25 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::fcntl::OFlag;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::code::Code;
 use crate::error::{Error, IoContext, Result};
+use crate::system::file_lock::{FileLock, LockKind, Patience, TryLock};
 use crate::system::pci::Bdf;
 use crate::system::sysroot;
 use crate::system::sysroot::Host;
 
 /// How long a file may be locked by a process that only reads it.
-const GLANCE: Duration = Duration::from_millis(200);
+const GLANCE: Patience = Patience {
+    limit: Duration::from_millis(200),
+    pause: Duration::from_millis(5),
+    is_interruptible: false,
+};
 
 /// What is recorded of a device.
 pub trait Record: Clone + PartialEq + Serialize + DeserializeOwned {
@@ -67,7 +71,8 @@ pub struct DeviceLock<R: Record> {
     record: Option<R>,
     /// Whether the file is gone already.
     removed: bool,
-    _file: Flock<File>,
+    /// None once it is released.
+    lock: Option<FileLock>,
 }
 
 impl<R: Record> DeviceLock<R> {
@@ -80,23 +85,17 @@ impl<R: Record> DeviceLock<R> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).mode(0o600);
         options.custom_flags(OFlag::O_NOFOLLOW.bits());
-        let end = Instant::now() + GLANCE;
-        loop {
+        let lock = GLANCE.wait_for(|| {
             let file = options.open(&path).at("open", &path)?;
-            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(file) if is_at(&file, &path) => {
-                    let record = read(&file, &path, bdf)?;
-                    return Ok(Self { bdf, path, record, removed: false, _file: file });
-                }
+            match FileLock::try_lock(file, LockKind::Exclusive).at("lock", &path)? {
+                TryLock::Locked(lock) if is_at(&lock, &path) => Ok(Some(lock)),
                 // It was replaced or removed after it was opened: another file has the name now.
-                Ok(_) => {}
-                Err((_, Errno::EWOULDBLOCK)) => std::thread::sleep(Duration::from_millis(5)),
-                Err((_, error)) => return Err(io::Error::from(error)).at("lock", &path),
+                TryLock::Locked(_) | TryLock::Busy(_) => Ok(None),
             }
-            if Instant::now() >= end {
-                return Err(reserved(bdf));
-            }
-        }
+        });
+        let lock = lock?.ok_or_else(|| reserved(bdf))?;
+        let record = read(&lock, &path, bdf)?;
+        Ok(Self { bdf, path, record, removed: false, lock: Some(lock) })
     }
 
     /// The device's address.
@@ -125,15 +124,20 @@ impl<R: Record> DeviceLock<R> {
         let mut options = OpenOptions::new();
         let file = options.write(true).create(true).truncate(true).mode(0o600).open(&part);
         let file = file.at("create", &part)?;
-        let mut file = Flock::lock(file, FlockArg::LockExclusiveNonblock)
-            .map_err(|(_, error)| io::Error::from(error))
-            .at("lock", &part)?;
+        let TryLock::Locked(lock) =
+            FileLock::try_lock(file, LockKind::Exclusive).at("lock", &part)?
+        else {
+            return Err(reserved(self.bdf));
+        };
         let text = serde_json::to_string_pretty(&record).unwrap_or_default() + "\n";
-        file.write_all(text.as_bytes()).at("write", &part)?;
+        (&*lock).write_all(text.as_bytes()).at("write", &part)?;
         // What a record is about can outlive a loss of power.
-        file.sync_all().at("flush", &part)?;
+        lock.sync_all().at("flush", &part)?;
         fs::rename(&part, &self.path).at("rename to", &self.path)?;
-        (self.record, self._file) = (Some(record), file);
+        self.record = Some(record);
+        if let Some(replaced) = self.lock.replace(lock) {
+            replaced.unlock();
+        }
         sysroot::flush(self.path.parent().unwrap_or(&self.path))
     }
 
@@ -184,6 +188,9 @@ impl<R: Record> Drop for DeviceLock<R> {
         if self.record.is_none() && !self.removed {
             let _ = self.remove();
         }
+        if let Some(lock) = self.lock.take() {
+            lock.unlock();
+        }
     }
 }
 
@@ -216,27 +223,27 @@ pub fn all<R: Record>(host: &Host) -> Result<Vec<Result<StoredRecord<R>>>> {
 /// yet; `invalid_input` for a record that cannot be understood; `permission`, `io`.
 pub fn of<R: Record>(host: &Host, bdf: Bdf) -> Result<Option<StoredRecord<R>>> {
     let path = host.path(R::FOLDER).join(bdf.to_string());
-    let end = Instant::now() + GLANCE;
-    loop {
+    let stored = GLANCE.wait_for(|| {
         let file = match File::open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some(None)),
             file => file.at("open", &path)?,
         };
         // Shared: those who only read do not take each other for a command at work. The lock is held while
         // the file is read, so that no command changes the record meanwhile.
-        match Flock::lock(file, FlockArg::LockSharedNonblock) {
-            Ok(file) if is_at(&file, &path) => {
-                let record = read(&file, &path, bdf)?;
-                return Ok(record.map(|record| StoredRecord { record, live: false }));
+        match FileLock::try_lock(file, LockKind::Shared).at("lock", &path)? {
+            TryLock::Locked(lock) if is_at(&lock, &path) => {
+                let record = read(&lock, &path, bdf);
+                lock.unlock();
+                Ok(Some(record?.map(|record| StoredRecord { record, live: false })))
             }
-            Err((file, _)) => {
+            TryLock::Locked(_) => Ok(None),
+            TryLock::Busy(file) => {
                 let record = read(&file, &path, bdf)?.ok_or_else(|| reserved(bdf))?;
-                return Ok(Some(StoredRecord { record, live: true }));
+                Ok(Some(Some(StoredRecord { record, live: true })))
             }
-            Ok(_) if Instant::now() < end => {}
-            Ok(_) => return Err(reserved(bdf)),
         }
-    }
+    });
+    stored?.ok_or_else(|| reserved(bdf))
 }
 
 /// Why a record that is there, live or stale, is not to be touched: `conflict` with code `RESERVED`.

@@ -2,6 +2,7 @@
 
 pub mod block;
 pub mod exec;
+pub mod file_lock;
 pub mod host_storage;
 pub mod pci;
 #[expect(unsafe_code, reason = "calls that the safe bindings do not have")]

@@ -4,21 +4,24 @@
 
 use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use common::cli::interrupt;
+use common::system::file_lock::{FileLock, LockKind, Patience};
 use common::system::sysroot::Host;
 use common::{Code, Error, IoContext, Result};
-use rustix::fs::{FlockOperation, OFlags, flock};
-use rustix::io::Errno;
+use rustix::fs::OFlags;
 
-/// How long whoever has it is waited for: as long as an attach may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long the lock is waited for: as long as an attach may take.
+const PATIENCE: Patience = Patience {
+    limit: Duration::from_secs(30),
+    pause: Duration::from_millis(50),
+    is_interruptible: true,
+};
 
 /// A lock that lasts until this is dropped, or the process dies.
 #[derive(Debug)]
 pub struct Lock {
-    _node: File,
+    _node: FileLock,
 }
 
 impl Lock {
@@ -27,24 +30,17 @@ impl Lock {
     /// Errors: `conflict` with code `RESERVED` when another has it for too long; `permission`, `io`.
     pub fn take(host: &Host, node: &str) -> Result<Self> {
         let flags = OFlags::NONBLOCK.bits().cast_signed();
-        let began = Instant::now();
-        loop {
+        let node_lock = PATIENCE.wait_for(|| {
+            // Whoever has the lock counts those that have the disk open: a file that is busy is closed.
             let file = File::options().read(true).custom_flags(flags).open(host.path(node));
             let file = file.at("open", node)?;
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(Self { _node: file }),
-                Err(Errno::WOULDBLOCK) if began.elapsed() < PATIENCE => {
-                    // Whoever has the lock counts those that have the disk open.
-                    drop(file);
-                    interrupt::sleep(Duration::from_millis(50))?;
-                }
-                Err(Errno::WOULDBLOCK) => {
-                    return Err(Error::conflict(format!("another command is at work on {node}"))
-                        .code(Code::Reserved)
-                        .hint("wait for it to end"));
-                }
-                Err(error) => return Err(error).at("lock", node),
-            }
-        }
+            Ok(FileLock::try_lock(file, LockKind::Exclusive).at("lock", node)?.locked())
+        })?;
+        let busy = || {
+            Error::conflict(format!("another command is at work on {node}"))
+                .code(Code::Reserved)
+                .hint("wait for it to end")
+        };
+        Ok(Self { _node: node_lock.ok_or_else(busy)? })
     }
 }

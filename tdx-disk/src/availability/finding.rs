@@ -58,15 +58,6 @@ impl From<Finding> for FindingItem {
     }
 }
 
-/// A word as a shell takes it.
-pub fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-:+,@%=".contains(c);
-    match !word.is_empty() && word.chars().all(plain) {
-        true => word.to_owned(),
-        false => format!("'{}'", word.replace('\'', "'\\''")),
-    }
-}
-
 /// Fails for what keeps a disk from a guest and is not forced; what is forced becomes a warning.
 ///
 /// Errors: `conflict` with the code of the best reason; the others are causes, and what ends them the
@@ -136,12 +127,5 @@ mod tests {
         assert_eq!(error.code, Some(Code::Mounted));
         let error = refuse("d", &all, &[Code::SystemDisk]).unwrap_err().to_document().error;
         assert_eq!((error.code, error.causes.len()), (Some(Code::SystemDisk), 1));
-    }
-
-    #[test]
-    fn words_are_quoted_where_a_shell_needs_it() {
-        assert_eq!(quoted("/mnt/a-b"), "/mnt/a-b");
-        assert_eq!(quoted("/mnt/it's"), "'/mnt/it'\\''s'");
-        assert_eq!(quoted(""), "''");
     }
 }

@@ -15,6 +15,7 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::time::{Duration, Instant};
 
 use common::cli::interrupt;
+use common::shell::quote;
 use common::system::sysfs::names;
 use common::system::sysroot::Host;
 use common::{Code, IoContext, Result};
@@ -23,7 +24,7 @@ use rustix::fs::OFlags;
 use crate::block::blocks::{Block, Blocks};
 use crate::block::disk::Disk;
 
-use crate::availability::finding::{Finding, quoted};
+use crate::availability::finding::Finding;
 use crate::availability::guests::Tenancy;
 use crate::availability::mounts::Mounts;
 use crate::availability::processes::Processes;
@@ -90,7 +91,7 @@ impl Observer<'_> {
         let node =
             name.as_ref().map_or(format!("/dev/{holder}"), |name| format!("/dev/mapper/{name}"));
         let part = format!("{} is part of {node}", block.node());
-        let word = quoted(name.as_deref().unwrap_or(holder));
+        let word = quote(name.as_deref().unwrap_or(holder));
         if uuid.starts_with("mpath-") {
             let message = format!("{part}, a multipath map: give that to the guest instead");
             return Finding::new(Code::MultipathPath, message);

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use common::shell::quote;
 use common::system::host_storage::{HostStorage, Need, NeededBlock};
 use common::system::sysroot::Host;
 use common::{Code, Result};
 
 pub use common::system::host_storage::Scope;
 
-use crate::availability::finding::{Finding, quoted};
+use crate::availability::finding::Finding;
 
 /// What is seen of block devices, by their kernel names.
 #[derive(Debug, Default)]
@@ -39,7 +40,7 @@ impl Mounts {
         let node = format!("/dev/{}", block.replace('!', "/"));
         match need {
             Need::Mount { point, is_system, process, .. } => {
-                let target = quoted(&point);
+                let target = quote(&point);
                 let (place, umount) = match process {
                     None => (String::new(), format!("umount {target}")),
                     Some(pid) => (
@@ -66,7 +67,7 @@ impl Mounts {
             }
             Need::Swap { place } => {
                 let finding = Finding::new(Code::Swap, format!("{place} is swap"));
-                self.add(&block, finding.remedy(format!("swapoff {}", quoted(&place))));
+                self.add(&block, finding.remedy(format!("swapoff {}", quote(&place))));
             }
             Need::Resume => {
                 let message = format!("the host resumes from {node}");

@@ -16,7 +16,7 @@ use crate::attach::domain_handle::Subject;
 use crate::attach::target::Bus;
 use crate::attach::{Attachment, element};
 use crate::block::blocks::Blocks;
-use crate::commands::{connection, named};
+use crate::commands::named;
 
 /// Arguments of `attach`.
 #[derive(Debug, Args)]
@@ -132,7 +132,7 @@ pub fn run(
         let codes: Vec<&str> = args.force.iter().map(|code| code.as_str()).collect();
         context.confirm(args.change, &format!("attach in spite of {}?", codes.join(", ")))?;
     }
-    if !connection::is_this_machine(&context.host) {
+    if !context.host.is_this_machine() {
         return Err(Error::usage("disks are attached on this machine: --sysroot is another"));
     }
     let blocks = Blocks::read(&context.host)?;

@@ -1,7 +1,5 @@
 //! Reaching libvirt: where it must be on this machine, and where it may be missing.
 
-use std::path::Path;
-
 use common::libvirt::{Context, Libvirt, Target};
 use common::system::sysroot::Host;
 use common::{Error, Result};
@@ -23,7 +21,7 @@ pub fn open(target: &Target) -> Result<Libvirt> {
 
 /// The same for what can be told without libvirt, too: none, and why.
 pub fn try_open(host: &Host, target: &Target) -> Result<Libvirt, String> {
-    if !is_this_machine(host) {
+    if !host.is_this_machine() {
         return Err("what guests have is not known: --sysroot is another machine".to_owned());
     }
     let mut target = target.clone();
@@ -36,11 +34,6 @@ pub fn try_open(host: &Host, target: &Target) -> Result<Libvirt, String> {
         let causes = error.causes().into_iter().map(|cause| format!(": {cause}"));
         format!("what guests have is not known: {error}{}", causes.collect::<String>())
     })
-}
-
-/// Whether the files that are looked at are this machine's own.
-pub fn is_this_machine(host: &Host) -> bool {
-    host.path("/") == Path::new("/")
 }
 
 /// Whether the daemon runs on this machine. A tunnel may make another one look near, so the daemon's

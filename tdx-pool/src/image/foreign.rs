@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use common::error::{Error, Result};
+use common::shell::quote_path;
 
 use super::source::{NAME_ONE, Source};
 
@@ -79,7 +80,7 @@ impl Foreign {
                 refused.hint(convert(source.name, format, "makes a qcow2 image of it"))
             }
             Unpack(command) => {
-                let file = quote(source.name);
+                let file = quote_path(source.name);
                 refused.hint(format!("decompress it first: {command} {file}"))
             }
             Remedy::None => refused.hint(NAME_ONE),
@@ -137,29 +138,6 @@ pub(super) fn convert(image: &Path, format: &str, effect: &str) -> String {
         None => [name, b".qcow2"].concat(),
     };
     let output = folder.unwrap_or(Path::new("")).join(OsStr::from_bytes(&name));
-    let (image, output) = (quote(image), quote(&output));
+    let (image, output) = (quote_path(image), quote_path(&output));
     format!("qemu-img convert -f {format} -O qcow2 -- {image} {output} {effect}")
-}
-
-/// The name as a shell takes it, and no command for an option.
-pub(crate) fn quote(name: &Path) -> String {
-    let bytes = name.as_os_str().as_bytes();
-    if bytes.starts_with(b"-") {
-        return quote(&Path::new(".").join(name));
-    }
-    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-+,:=@%".contains(byte);
-    match std::str::from_utf8(bytes) {
-        Ok(text) if !text.is_empty() && bytes.iter().all(plain) => text.into(),
-        Ok(text) if !text.contains(char::is_control) => {
-            format!("'{}'", text.replace('\'', r"'\''"))
-        }
-        _ => {
-            let escaped = bytes.iter().map(|byte| match byte {
-                b'\'' | b'\\' => format!("\\{}", char::from(*byte)),
-                b' '..=b'~' => char::from(*byte).to_string(),
-                _ => format!("\\x{byte:02x}"),
-            });
-            format!("$'{}'", escaped.collect::<String>())
-        }
-    }
 }

@@ -18,12 +18,12 @@ use std::path::Path;
 
 use clap::ValueEnum;
 use common::error::{IoContext, Result};
+use common::shell::quote_path;
 use rustix::fs::{Mode, OFlags};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use backing::Backing;
-pub(crate) use foreign::quote;
 use qcow2::Header;
 use source::{Kind, Source, no_image};
 pub(crate) use stated::header_length;
@@ -169,7 +169,7 @@ fn check_alone(source: &Source<'_>, image: &Image) -> Result<()> {
             .invalid("is an encrypted qcow2 image")
             .hint("qemu-img convert, given the key with --object secret, makes a plain copy")
     } else if image.corrupt {
-        let repair = format!("qemu-img check -r all -- {} repairs it", quote(name));
+        let repair = format!("qemu-img check -r all -- {} repairs it", quote_path(name));
         source.invalid("is marked corrupt").hint(repair)
     } else if image.virtual_size_bytes == 0 {
         source.invalid("is a disk of zero bytes")

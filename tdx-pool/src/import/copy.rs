@@ -17,6 +17,7 @@ use std::thread::{self, Builder};
 use std::time::{Duration, Instant};
 
 use common::error::{Error, ErrorKind, Result};
+use common::text::hex;
 use rustix::fs::{Advice, SeekFrom, fadvise, ioctl_ficlone, seek};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
@@ -111,7 +112,7 @@ pub fn sha256(file: &File, watch: &mut Watch<'_>) -> Result<String> {
         true
     })?;
     before.check(file)?;
-    Ok(hex(hasher))
+    Ok(hex(hasher.finalize()))
 }
 
 /// The digest of all bytes of `file`, without progress. A signal ends it.
@@ -387,7 +388,7 @@ impl Window {
 fn hash(pieces: Receiver<Piece>) -> String {
     let mut hasher = Sha256::new();
     pieces.iter().for_each(|piece| feed(&mut hasher, &piece));
-    hex(hasher)
+    hex(hasher.finalize())
 }
 
 fn feed(hasher: &mut Sha256, piece: &Piece) {
@@ -401,10 +402,6 @@ fn feed(hasher: &mut Sha256, piece: &Piece) {
         hasher.update(&ZEROS[..length]);
         left -= length;
     }
-}
-
-fn hex(hasher: Sha256) -> String {
-    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn no_thread(error: io::Error) -> Error {
@@ -495,7 +492,7 @@ mod tests {
             let content = std::fs::read(source.path()).unwrap();
             prop_assert!(std::fs::read(target.path()).unwrap() == content);
             prop_assert_eq!(copied.size_bytes, content.len() as u64);
-            prop_assert_eq!(copied.sha256, Some(hex(Sha256::new_with_prefix(&content))));
+            prop_assert_eq!(copied.sha256, Some(hex(Sha256::digest(&content))));
             if copied.method == Method::Extents {
                 // The file system may need a block of its own more or less for the extents.
                 prop_assert!(blocks(&target) <= blocks(&cp(source.path())) + 8);
@@ -538,7 +535,7 @@ mod tests {
         let file = sparse(&[(HOLE_PIECE + 5, 0), (3, 2), (PIECE, 1)]);
         let digest = quietly(|watch| sha256(file.as_file(), watch)).unwrap();
         let content = std::fs::read(file.path()).unwrap();
-        assert_eq!(digest, hex(Sha256::new_with_prefix(content)));
+        assert_eq!(digest, hex(Sha256::digest(content)));
         let mut abc = NamedTempFile::new().unwrap();
         abc.write_all(b"abc").unwrap();
         assert_eq!(

@@ -15,6 +15,7 @@ use std::io::Read;
 
 use common::cli::{Context as Cli, interrupt, log};
 use common::libvirt::{Context, Libvirt, is_gone};
+use common::text::hex;
 use common::xml::{Document, Element};
 use common::{Error, ErrorKind, IoContext, Result};
 use sha2::{Digest, Sha256};
@@ -215,11 +216,7 @@ fn feed(stream: &Stream, source: &Source, progress: &dyn Fn(u64)) -> Result<Sent
         progress(sent);
     }
     source.check_unchanged()?;
-    Ok(Sent { head, sha256: hex(hasher) })
-}
-
-fn hex(hasher: Sha256) -> String {
-    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    Ok(Sent { head, sha256: hex(hasher.finalize()) })
 }
 
 /// How a volume compares with an image.
@@ -300,7 +297,7 @@ fn compare_stream(stream: &Stream, source: &Source) -> Result<Compared> {
             if file.read(&mut ours[..1]).at("read", &source.path)? > 0 {
                 return Ok(Compared::Different);
             }
-            let sha256 = hex(hasher);
+            let sha256 = hex(hasher.finalize());
             return Ok(match lacks {
                 Lacks::Nothing => Compared::Same { sha256 },
                 Lacks::Head => Compared::Headless { head, sha256 },

@@ -7,7 +7,7 @@ use common::cli::{interrupt, log};
 use common::document::Action;
 use common::libvirt::{Context, Libvirt};
 use common::xml::Element;
-use common::{Error, ErrorKind, Result};
+use common::{Error, ErrorKind, Result, text};
 use rustix::fs::{Access, access};
 use virt::error::Error as VirtError;
 use virt::storage_pool::StoragePool;
@@ -262,7 +262,7 @@ fn is_folder_lost(libvirt: &Libvirt, pool: &Pool) -> bool {
 }
 
 fn utf8(path: &Path) -> Result<&str> {
-    path.to_str().ok_or_else(|| Error::usage(format!("pool path {} is not UTF-8", path.display())))
+    text::utf8("pool path", path, ErrorKind::Usage)
 }
 
 /// Fails when a pool is elsewhere than where it was asked to be.

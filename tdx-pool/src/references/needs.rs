@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use common::image::{Below, FileKey, Unknown, keys};
 use common::libvirt::Libvirt;
+use common::shell::quote_path;
 use common::{Error, Result};
 
-use crate::image::quote;
 use crate::pool::Pool;
 use crate::references::usage::{Chains, Usage};
 use crate::volume::{Survey, Volume};
@@ -155,8 +155,10 @@ impl UnknownImages {
 /// The error about volumes that may be needed by an image whose files are not known.
 pub(crate) fn may_need(message: String, unknown: &Unknown) -> Error {
     let (path, reason) = (unknown.path.display(), &unknown.reason);
-    Error::conflict(format!("{message} by image {path}: {reason}"))
-        .hint(format!("repair or delete that image first: qemu-img info {}", quote(&unknown.path)))
+    Error::conflict(format!("{message} by image {path}: {reason}")).hint(format!(
+        "repair or delete that image first: qemu-img info {}",
+        quote_path(&unknown.path)
+    ))
 }
 
 /// Who needs which file of a pool.

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use common::image::{FileKey, keys};
 use common::libvirt::Libvirt;
+use common::shell::quote_path;
 use common::xml::{Document, Node};
 use common::{Error, Result};
 
-use crate::image::quote;
 use crate::pool::Pool;
 use crate::references::domain_documents;
 
@@ -32,7 +32,7 @@ pub(crate) fn check(libvirt: &Libvirt, pool: &str, volume: &str, path: &Path) ->
     Err(Error::conflict(format!("volume '{volume}' is a disk of {domains} {names}: no base image"))
         .hint(format!(
             "shut the guest off and import a copy: tdx-pool import {} --name NAME",
-            quote(path)
+            quote_path(path)
         )))
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use common::cli::log;
 use common::libvirt::{Context, Libvirt, is_gone};
-use common::{Error, IoContext, Result};
+use common::{ErrorKind, IoContext, Result, text};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, openat, statat, unlinkat};
 use rustix::io::Errno;
 use virt::storage_vol::StorageVol;
@@ -188,9 +188,7 @@ impl Entry {
 /// libvirt's volume at a path.
 fn volume(libvirt: &Libvirt, path: &Path) -> Result<Option<StorageVol>> {
     let shown = path.display();
-    let Some(path) = path.to_str() else {
-        return Err(Error::invalid_input(format!("path {shown} is not UTF-8")));
-    };
+    let path = text::utf8("path", path, ErrorKind::InvalidInput)?;
     match libvirt.connect().lookup_storage_vol_by_path(path) {
         Err(error) if is_gone(&error) => Ok(None),
         found => found.context(format_args!("look for the volume {shown}")).map(Some),

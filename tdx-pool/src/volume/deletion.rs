@@ -10,6 +10,7 @@ use common::cli::{interrupt, log};
 use common::document::Action;
 use common::image::keys;
 use common::libvirt::{Context as _, Libvirt, is_gone};
+use common::shell::quote_path;
 use common::system::sysroot::Host;
 use common::{Error, Result};
 
@@ -205,7 +206,7 @@ impl<'a> Batch<'a> {
                 "volume '{name}' is in use: a process has it open or locked, or a loop device is \
                  backed by it"
             );
-            let path = crate::image::quote(path);
+            let path = quote_path(path);
             return Err(
                 Error::conflict(message).hint(format!("fuser -v {path}; losetup -j {path}"))
             );

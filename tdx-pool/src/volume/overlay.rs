@@ -6,7 +6,7 @@ use common::cli::log;
 use common::libvirt::{Libvirt, is_gone};
 use common::system::sysroot::Host;
 use common::xml::Element;
-use common::{Error, Result};
+use common::{Error, ErrorKind, Result, text};
 use virt::storage_vol::StorageVol;
 
 use crate::image::Format;
@@ -70,9 +70,7 @@ impl Plan {
     }
 
     fn xml(&self, owner: Option<Owner>) -> Result<String> {
-        let path = self.base.path.to_str().ok_or_else(|| {
-            Error::invalid_input(format!("image path {} is not UTF-8", self.base.path.display()))
-        })?;
+        let path = text::utf8("image path", &self.base.path, ErrorKind::InvalidInput)?;
         let format = |format: Format| Element::new("format").attr("type", format.as_str());
         let permissions = permissions("0640", owner);
         // Without it libvirt makes the qcow2 of 2008, in which a discarded block of the overlay shows

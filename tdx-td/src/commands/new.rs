@@ -14,8 +14,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::commands::host::tune;
-use crate::create::Plan;
 use crate::create::base_image::ImageArgs;
+use crate::create::plan::{CreationPlan, CreationRequest};
 use crate::create::settings::GuestArgs;
 use crate::domain::item::DomainItem;
 use crate::domain::wait;
@@ -77,7 +77,8 @@ pub fn run(
     let (request, devices) = args.guest.read_stdin(&args.image)?;
     let libvirt = connect()?;
     interrupt::guard();
-    let mut plan = Plan::new(context, &libvirt, config, &request, &devices, &args.guest)?;
+    let creation = CreationRequest { image: &request, devices: &devices, guest: &args.guest };
+    let mut plan = CreationPlan::new(context, &libvirt, config, creation)?;
     if let Some(shortage) = plan.memory_shortage.take() {
         return Err(shortage);
     }
@@ -93,7 +94,7 @@ pub fn run(
         None => None,
     };
     let (mut domain, action) = match dry_run {
-        true => plan.imagined(context)?,
+        true => plan.preview(context)?,
         false => plan.apply(context, config, &request).map_err(|error| error.applied(tuned))?,
     };
     if let (Some(sign), false) = (args.wait.wait, dry_run) {

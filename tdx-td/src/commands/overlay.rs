@@ -15,7 +15,7 @@ use serde::Serialize;
 use tdx_pool::pool::owner;
 use tdx_pool::volume::overlay;
 
-use crate::create::base_image::{ImageArgs, ImageRequest, Source};
+use crate::create::base_image::{BaseSource, ImageArgs, ImageRequest};
 
 const EXAMPLES: &str = "Examples:
   tdx-pool import guest.qcow2 | tdx-td overlay --base - --disk-size 20G";
@@ -77,7 +77,7 @@ pub fn run(
     let request = ImageRequest::read(&args.image)?;
     let libvirt = connect()?;
     interrupt::guard();
-    let source = Source::find(context, &libvirt, config, &request)?;
+    let source = BaseSource::find(context, &libvirt, config, &request)?;
     let warnings = source.warnings.clone();
     let plan = overlay::Plan::new(source.pool.folder()?, source.image.base(), request.disk_size)?;
     let mut item = OverlayItem {
@@ -90,7 +90,7 @@ pub fn run(
         action: Action::Create,
     };
     if !args.change.dry_run {
-        let (pool, applied) = source.make_ready(context, &libvirt, config, &request)?;
+        let (pool, applied) = source.prepare(context, &libvirt, config, &request)?;
         item.pool_uuid = pool.uuid.clone();
         interrupt::check()
             .and_then(|()| plan.create(&context.host, &libvirt, &pool, owner::of_qemu(&libvirt)?))

@@ -12,8 +12,8 @@ use common::libvirt::Libvirt;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::create::Plan;
 use crate::create::base_image::ImageArgs;
+use crate::create::plan::{CreationPlan, CreationRequest};
 use crate::create::settings::GuestArgs;
 use crate::scenario::layers::Setting;
 
@@ -67,7 +67,8 @@ pub fn run(
     args.guest.seed.take_setup_config()?;
     let (request, devices) = args.guest.read_stdin(&args.image)?;
     let libvirt = connect()?;
-    let plan = Plan::new(context, &libvirt, config, &request, &devices, &args.guest)?;
+    let creation = CreationRequest { image: &request, devices: &devices, guest: &args.guest };
+    let plan = CreationPlan::new(context, &libvirt, config, creation)?;
     let (name, xml, settings) = (plan.name, plan.xml, plan.settings);
     if args.xml {
         return Ok(Outcome::raw_with_warnings(xml + "\n", plan.warnings));

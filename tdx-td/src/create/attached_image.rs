@@ -13,14 +13,14 @@ use crate::domain::definition::Definition;
 
 /// The user's own image, and who states its format.
 #[derive(Debug, Clone)]
-pub struct OwnImage {
+pub struct UserImage {
     path: PathBuf,
     format: Format,
     /// None of a domain that is there: it has the format of its definition.
     stated: Option<StatedFormat>,
 }
 
-impl OwnImage {
+impl UserImage {
     /// The image that `--vmimage` names. For a domain that is there the header counts for nothing: its
     /// guest may have written it.
     ///
@@ -57,7 +57,7 @@ impl OwnImage {
 
     /// Checks again what may have changed since, right before a guest gets the image.
     ///
-    /// Errors: those of [`OwnImage::find`].
+    /// Errors: those of [`UserImage::find`].
     pub fn check_again(&self, libvirt: &Libvirt) -> Result<()> {
         self.check_header(&open(&self.path)?)?;
         self.check_users(libvirt)

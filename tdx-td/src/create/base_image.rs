@@ -43,18 +43,18 @@ pub struct ImageArgs {
 
 /// The base image settled: one that is in the pool, or one that will be.
 #[derive(Debug)]
-pub enum Image {
+pub enum BaseImage {
     /// In the pool already.
-    There(Base),
+    Existing(Base),
     /// To be imported.
     Import(Box<import::Plan>),
 }
 
-impl Image {
+impl BaseImage {
     /// The image as an overlay's base.
     pub fn base(&self) -> Base {
         match self {
-            Self::There(base) => base.clone(),
+            Self::Existing(base) => base.clone(),
             Self::Import(plan) => plan.base(),
         }
     }
@@ -148,18 +148,18 @@ impl ImageRequest {
         config: &Config,
         pool: &ensure::Plan,
         warnings: &mut Vec<String>,
-    ) -> Result<Image> {
+    ) -> Result<BaseImage> {
         if let Some(name) = &self.base {
             self.claim.expect(name, pool.found(), context.host_name().as_deref())?;
             let absent = || Error::not_found(format!("pool '{}' does not exist", pool.pool_name()));
             let pool = pool.found().ok_or_else(absent)?;
             pool.check_active()?;
-            return Base::find(libvirt, pool, name, self.format).map(Image::There);
+            return Base::find(libvirt, pool, name, self.format).map(BaseImage::Existing);
         }
         let import = |path: &Path| {
             let options = Options { format: self.format.flag, ..Options::default() };
             let plan = import::Plan::new(&context.host, libvirt, pool, path, options)?;
-            Ok(Image::Import(Box::new(plan)))
+            Ok(BaseImage::Import(Box::new(plan)))
         };
         let in_pool = |name: &str| in_pool(libvirt, pool, name, self.format);
         let Some(image) = self.image.as_ref().or(config.image.as_ref()) else {
@@ -176,7 +176,7 @@ impl ImageRequest {
             ));
         }
         match base {
-            Some(base) => Ok(Image::There(base)),
+            Some(base) => Ok(BaseImage::Existing(base)),
             None => import(&unseen(libvirt, pool, name).unwrap_or_else(|| image.clone())),
         }
     }
@@ -197,11 +197,11 @@ fn unseen(libvirt: &Libvirt, pool: &ensure::Plan, name: &str) -> Option<PathBuf>
 
 /// A base image with its pool: there already, or to be made.
 #[derive(Debug)]
-pub struct Source {
+pub struct BaseSource {
     /// The pool.
     pub pool: ensure::Plan,
     /// The image.
-    pub image: Image,
+    pub image: BaseImage,
     /// What the user should know.
     pub warnings: Vec<String>,
 }
@@ -209,7 +209,7 @@ pub struct Source {
 /// How often to look again when other commands are making the same pool or image.
 const TRIES: usize = 4;
 
-impl Source {
+impl BaseSource {
     /// Finds pool and image, and checks what would have to be made.
     ///
     /// Errors: `not_found`; whatever making the pool or an import can be refused for.
@@ -229,7 +229,7 @@ impl Source {
     /// Finds pool and image again, after a question that may have waited for long, or work of others. The
     /// definition is made for `base`, and for no other.
     ///
-    /// Errors: those of [`Source::find`]; `conflict` for another image.
+    /// Errors: those of [`BaseSource::find`]; `conflict` for another image.
     pub fn find_again(
         base: &Base,
         context: &Context,
@@ -248,7 +248,7 @@ impl Source {
     /// Has the pool started and the image in it. Returns the pool and what was done, in words.
     ///
     /// Another command may be at the same work: then what it made is looked at and used.
-    pub fn make_ready(
+    pub fn prepare(
         self,
         context: &Context,
         libvirt: &Libvirt,
@@ -278,11 +278,11 @@ impl Source {
     ) -> Result<Pool> {
         let made = self.pool.found().is_none();
         let pool = match self.image {
-            Image::There(_) => self.pool.apply_unless_ready(libvirt)?,
-            Image::Import(_) => self.pool.apply(libvirt)?,
+            BaseImage::Existing(_) => self.pool.apply_unless_ready(libvirt)?,
+            BaseImage::Import(_) => self.pool.apply(libvirt)?,
         };
         applied.extend(made.then(|| format!("created pool '{}'", pool.name)));
-        if let Image::Import(plan) = self.image {
+        if let BaseImage::Import(plan) = self.image {
             let imported = plan.apply(context, libvirt, &pool);
             let (item, base) = imported.map_err(|error| error.applied(applied.clone()))?;
             if item.action().is_some_and(|action| action != Action::None) {
@@ -319,8 +319,8 @@ fn default_image(
     libvirt: &Libvirt,
     pool: &ensure::Plan,
     in_pool: impl FnOnce(&str) -> Result<Option<Base>>,
-    import: impl FnOnce(&Path) -> Result<Image>,
-) -> Result<Image> {
+    import: impl FnOnce(&Path) -> Result<BaseImage>,
+) -> Result<BaseImage> {
     let release = context.host.read("/etc/os-release")?.unwrap_or_default();
     let version = release.lines().find_map(|line| line.strip_prefix("VERSION_ID="));
     let version = version.unwrap_or_default().trim_matches('"');
@@ -330,7 +330,7 @@ fn default_image(
         return import(&file);
     }
     if let Some(base) = in_pool(&name)? {
-        return Ok(Image::There(base));
+        return Ok(BaseImage::Existing(base));
     }
     match unseen(libvirt, pool, &name) {
         Some(file) => import(&file),

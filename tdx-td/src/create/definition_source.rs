@@ -6,9 +6,10 @@ use common::libvirt::Libvirt;
 use common::{Error, Result};
 
 use crate::capability::Security;
-use crate::create::disk_plan::Kind;
-use crate::create::identity::Identity;
+use crate::create::disk_plan::DiskKind;
+use crate::create::identity::DomainIdentity;
 use crate::create::ports::PortRequest;
+use crate::create::purpose::Purpose;
 use crate::create::settings::{GuestArgs, Settings};
 use crate::domain_xml::builder::Guest;
 use crate::domain_xml::template::fill::Fitting;
@@ -16,14 +17,14 @@ use crate::scenario::resolve::Choice;
 
 /// What a definition is made from.
 #[derive(Debug)]
-pub enum Blueprint {
+pub enum DefinitionSource {
     /// The built-in definition.
     BuiltIn(Box<Settings>),
     /// A user's template.
     Template(Box<Fitting>),
 }
 
-impl Blueprint {
+impl DefinitionSource {
     /// Settles what the guest is to have and, when it is to be made, checks it against the host.
     ///
     /// Errors: those of [`Settings::new`] and [`Fitting::new`].
@@ -32,25 +33,25 @@ impl Blueprint {
         libvirt: &Libvirt,
         config: &Config,
         args: &GuestArgs,
-        kind: Kind,
-        making: bool,
+        kind: DiskKind,
+        purpose: Purpose,
     ) -> Result<Self> {
         match &args.xml_template {
             // clap drops this requirement when the template could not be given beside other flags.
             None if args.fix_template => Err(Error::usage("--fix-template needs --xml-template")),
             None => {
-                let settings = Settings::new(context, libvirt, config, args, kind, making)?;
+                let settings = Settings::new(context, libvirt, config, args, kind, purpose)?;
                 Ok(Self::BuiltIn(Box::new(settings)))
             }
             Some(path) => {
-                let fitting = Fitting::new(context, libvirt, path, args, making)?;
+                let fitting = Fitting::new(context, libvirt, path, args, purpose)?;
                 Ok(Self::Template(Box::new(fitting)))
             }
         }
     }
 
     /// What was settled of guest, disk and host; none of a template.
-    pub fn choice(&self) -> Option<&Choice> {
+    pub fn scenario(&self) -> Option<&Choice> {
         match self {
             Self::BuiltIn(settings) => Some(&settings.choice),
             Self::Template(_) => None,
@@ -105,7 +106,7 @@ impl Blueprint {
     /// The definition of one domain, and what of a template was translated.
     ///
     /// Errors: those of [`Guest::to_xml`] and [`Fitting::to_xml`].
-    pub fn to_xml(&self, identity: &Identity<'_>) -> Result<(String, Vec<String>)> {
+    pub fn to_xml(&self, identity: &DomainIdentity<'_>) -> Result<(String, Vec<String>)> {
         match self {
             Self::BuiltIn(settings) => {
                 Guest { settings, identity }.to_xml().map(|xml| (xml, Vec::new()))

@@ -19,8 +19,8 @@ use tdx_pool::volume::overlay::NewVolume;
 use tdx_pool::volume::secret::Passphrase;
 use tdx_pool::volume::{disk, overlay};
 
-use crate::create::attached_image::OwnImage;
-use crate::create::base_image::{Image, ImageRequest, Source};
+use crate::create::attached_image::UserImage;
+use crate::create::base_image::{BaseImage, BaseSource, ImageRequest};
 use crate::create::disk::Disk;
 use crate::create::identity::new_uuid;
 use crate::domain::definition::Definition;
@@ -31,7 +31,7 @@ use crate::scenario::resolve::Choice;
 /// Which disk, when it is no overlay.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Disk")]
-pub struct DriveArgs {
+pub struct DiskArgs {
     /// An empty disk of this size, as the scenario's storage settings say
     #[arg(long, value_name = "SIZE", value_parser = units::size_in(units::DISK))]
     #[arg(conflicts_with_all = ["td_image", "base", "disk_size", "image_format", "vmimage"])]
@@ -51,7 +51,7 @@ pub struct DriveArgs {
 
 /// What kind of disk is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum DiskKind {
     /// A copy-on-write image over a base.
     Overlay,
     /// One of its own, empty at first.
@@ -60,22 +60,22 @@ pub enum Kind {
     Given,
 }
 
-impl DriveArgs {
+impl DiskArgs {
     /// What kind of disk is asked for, beside an image or without.
-    pub fn kind(&self, has_image: bool) -> Kind {
+    pub fn kind(&self, has_image: bool) -> DiskKind {
         match (&self.vmimage, self.blank, &self.cdrom) {
-            (Some(_), ..) => Kind::Given,
-            (None, Some(_), _) => Kind::New,
-            (None, None, Some(_)) if !has_image => Kind::New,
-            _ => Kind::Overlay,
+            (Some(_), ..) => DiskKind::Given,
+            (None, Some(_), _) => DiskKind::New,
+            (None, None, Some(_)) if !has_image => DiskKind::New,
+            _ => DiskKind::Overlay,
         }
     }
 }
 
 /// A disk that is to be had.
 #[derive(Debug)]
-pub struct Drive {
-    ground: Ground,
+pub struct DiskPlan {
+    backing: BackingSource,
     volume: Volume,
     /// The passphrase, as far as it is known without asking.
     passphrase: Option<Passphrase>,
@@ -85,9 +85,9 @@ pub struct Drive {
 
 /// What has to be there before the disk can be made.
 #[derive(Debug)]
-enum Ground {
+enum BackingSource {
     /// A base image in its pool.
-    Image(Source),
+    Image(BaseSource),
     /// A pool.
     Pool(ensure::Plan),
 }
@@ -96,20 +96,20 @@ enum Ground {
 enum Volume {
     Overlay(overlay::Plan),
     New(disk::Plan),
-    Given(OwnImage),
+    Given(UserImage),
 }
 
-impl Drive {
+impl DiskPlan {
     /// Finds what the disk is backed by, and plans it; `existing` is the domain that has it already.
     ///
-    /// Errors: those of [`Source::find`]; `conflict` for settings that such a disk cannot have, and for
+    /// Errors: those of [`BaseSource::find`]; `conflict` for settings that such a disk cannot have, and for
     /// a base image that QEMU could not read; `not_found` and `invalid_input` for images.
     pub fn plan(
         context: &Context,
         libvirt: &Libvirt,
         config: &Config,
         request: &ImageRequest,
-        args: &DriveArgs,
+        args: &DiskArgs,
         choice: Option<&Choice>,
         (qemu, existing): (Option<Owner>, Option<&Definition>),
     ) -> Result<Self> {
@@ -117,39 +117,39 @@ impl Drive {
         check_flags(request, args, choice, kind)?;
         let pool = || {
             let folder = choice.and_then(|choice| choice.disk_folder.as_deref());
-            let folder = folder.filter(|_| request.pool().is_none() && kind == Kind::New);
+            let folder = folder.filter(|_| request.pool().is_none() && kind == DiskKind::New);
             let name = request.pool().map(str::to_owned);
             ensure::Plan::new(libvirt, config, &PoolArgs { pool: name }, folder)
         };
         let (ground, volume) = match (kind, choice) {
-            (Kind::New, Some(choice)) => {
+            (DiskKind::New, Some(choice)) => {
                 let pool = pool()?;
                 let shape = shape(&choice.profile.storage)?;
                 let plan = disk::Plan::new(pool.folder()?, shape, &new_uuid()?)?;
-                (Ground::Pool(pool), Volume::New(plan))
+                (BackingSource::Pool(pool), Volume::New(plan))
             }
-            (Kind::Given, _) => {
+            (DiskKind::Given, _) => {
                 let path = args.vmimage.as_deref().unwrap_or(Path::new(""));
-                let image = OwnImage::find(libvirt, path, request.format.flag, existing)?;
-                (Ground::Pool(pool()?), Volume::Given(image))
+                let image = UserImage::find(libvirt, path, request.format.flag, existing)?;
+                (BackingSource::Pool(pool()?), Volume::Given(image))
             }
             _ => {
                 let mut request = request.clone();
                 request.format.definition = existing.and_then(Definition::base_format);
-                let source = Source::find(context, libvirt, config, &request)?;
+                let source = BaseSource::find(context, libvirt, config, &request)?;
                 let base = source.image.base();
-                if let (Image::There(base), Some(qemu), true) =
+                if let (BaseImage::Existing(base), Some(qemu), true) =
                     (&source.image, qemu, libvirt.is_local())
                 {
                     owner::check_readable(&base.path, qemu)?;
                 }
                 let plan = overlay::Plan::new(source.pool.folder()?, base, request.disk_size)?;
-                (Ground::Image(source), Volume::Overlay(plan))
+                (BackingSource::Image(source), Volume::Overlay(plan))
             }
         };
         let mut warnings = match &ground {
-            Ground::Image(source) => source.warnings.clone(),
-            Ground::Pool(pool) => pool.warnings.clone(),
+            BackingSource::Image(source) => source.warnings.clone(),
+            BackingSource::Pool(pool) => pool.warnings.clone(),
         };
         let file = args.passphrase_file.as_deref();
         if file.is_some() && !is_encrypted(&volume) {
@@ -158,12 +158,12 @@ impl Drive {
         }
         let passphrase = file.map(Passphrase::read).transpose()?;
         let folder = choice.and_then(|choice| choice.disk_folder.as_ref());
-        let folder = folder.filter(|_| kind != Kind::New || request.pool().is_some());
+        let folder = folder.filter(|_| kind != DiskKind::New || request.pool().is_some());
         warnings.extend(folder.map(|folder| {
             let folder = folder.display();
             format!("path {folder} in the user settings is for disks that are made, without --pool")
         }));
-        Ok(Self { ground, volume, passphrase, warnings })
+        Ok(Self { backing: ground, volume, passphrase, warnings })
     }
 
     /// The disk as the definition has it.
@@ -182,9 +182,9 @@ impl Drive {
     }
 
     fn pool(&self) -> &ensure::Plan {
-        match &self.ground {
-            Ground::Image(source) => &source.pool,
-            Ground::Pool(pool) => pool,
+        match &self.backing {
+            BackingSource::Image(source) => &source.pool,
+            BackingSource::Pool(pool) => pool,
         }
     }
 
@@ -225,36 +225,36 @@ impl Drive {
     ///
     /// Errors: `usage` when there is nobody to ask; whatever making the pool or an import can be
     /// refused for.
-    pub fn make_ready(
+    pub fn prepare(
         self,
         context: &Context,
         libvirt: &Libvirt,
         config: &Config,
         request: &ImageRequest,
         (in_pool, asked): (bool, bool),
-    ) -> Result<(Ready, Option<Pool>, Vec<String>)> {
+    ) -> Result<(PreparedDisk, Option<Pool>, Vec<String>)> {
         let ask = is_encrypted(&self.volume) && self.passphrase.is_none();
         let passphrase = match ask {
             true => Some(ask_for_passphrase(context)?),
             false => self.passphrase,
         };
-        let ready = Ready { volume: self.volume, passphrase };
-        let (pool, applied) = match self.ground {
-            Ground::Image(source) => {
+        let ready = PreparedDisk { volume: self.volume, passphrase };
+        let (pool, applied) = match self.backing {
+            BackingSource::Image(source) => {
                 let source = match asked {
                     true => {
                         let base = source.image.base();
-                        Source::find_again(&base, context, libvirt, config, request)?
+                        BaseSource::find_again(&base, context, libvirt, config, request)?
                     }
                     false => source,
                 };
-                let (pool, applied) = source.make_ready(context, libvirt, config, request)?;
+                let (pool, applied) = source.prepare(context, libvirt, config, request)?;
                 (Some(pool), applied)
             }
-            Ground::Pool(_) if !in_pool && matches!(ready.volume, Volume::Given(_)) => {
+            BackingSource::Pool(_) if !in_pool && matches!(ready.volume, Volume::Given(_)) => {
                 (None, Vec::new())
             }
-            Ground::Pool(pool) => {
+            BackingSource::Pool(pool) => {
                 let made =
                     pool.found().is_none().then(|| format!("created pool '{}'", pool.pool_name()));
                 (Some(pool.apply_unless_ready(libvirt)?), made.into_iter().collect())
@@ -270,15 +270,15 @@ fn is_encrypted(volume: &Volume) -> bool {
 
 /// A disk that only has to be made.
 #[derive(Debug)]
-pub struct Ready {
+pub struct PreparedDisk {
     volume: Volume,
     passphrase: Option<Passphrase>,
 }
 
-impl Ready {
+impl PreparedDisk {
     /// Makes the disk, or looks again at the user's own.
     ///
-    /// Errors: what libvirt says; those of [`OwnImage::check_again`].
+    /// Errors: what libvirt says; those of [`UserImage::check_again`].
     pub fn create(
         &self,
         context: &Context,
@@ -305,18 +305,18 @@ impl Ready {
 /// Errors: `usage`; those of [`check_unencrypted`].
 fn check_flags(
     request: &ImageRequest,
-    args: &DriveArgs,
+    args: &DiskArgs,
     choice: Option<&Choice>,
-    kind: Kind,
+    kind: DiskKind,
 ) -> Result<()> {
-    if request.format.flag.is_some() && kind == Kind::New {
+    if request.format.flag.is_some() && kind == DiskKind::New {
         return Err(Error::usage("--image-format is for an image, and none is named")
             .hint("--td-image, --base or --vmimage names one"));
     }
-    if let (Some(choice), true) = (choice, kind != Kind::New) {
+    if let (Some(choice), true) = (choice, kind != DiskKind::New) {
         check_unencrypted(choice, kind)?;
     }
-    if args.passphrase_file.is_some() && kind != Kind::New {
+    if args.passphrase_file.is_some() && kind != DiskKind::New {
         return Err(Error::usage("--passphrase-file is for a disk that is made encrypted")
             .hint("--blank SIZE makes an empty disk"));
     }
@@ -326,10 +326,10 @@ fn check_flags(
 /// Fails when encryption was asked for, of a disk that is not made here.
 ///
 /// Errors: `conflict`.
-fn check_unencrypted(choice: &Choice, kind: Kind) -> Result<()> {
+fn check_unencrypted(choice: &Choice, kind: DiskKind) -> Result<()> {
     if choice.profile.storage.encryption.0 && choice.is_said("storage.encryption") {
         let disk =
-            if kind == Kind::Given { "a user's own" } else { "an overlay over a base image" };
+            if kind == DiskKind::Given { "a user's own" } else { "an overlay over a base image" };
         return Err(Error::conflict(format!("storage.encryption is on, but the disk is {disk}"))
             .hint("--blank SIZE makes an encrypted disk; encrypt inside the guest otherwise"));
     }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use common::Result;
+use common::{Result, text};
 use tdx_pool::volume::names::random_bytes;
 
 use crate::create::disk::Disk;
@@ -12,7 +12,7 @@ use crate::passthrough::Devices;
 
 /// What makes a domain this one and no other of the same blueprint.
 #[derive(Debug, Clone, Copy)]
-pub struct Identity<'a> {
+pub struct DomainIdentity<'a> {
     /// Name.
     pub name: &'a str,
     /// UUID.
@@ -43,7 +43,7 @@ pub fn new_uuid() -> Result<String> {
     let mut bytes: [u8; 16] = random_bytes()?;
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = text::hex(bytes);
     Ok([&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-"))
 }
 

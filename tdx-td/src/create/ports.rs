@@ -68,13 +68,13 @@ impl fmt::Display for PortRequest {
 
 /// A port that no domain and no program has. No other command takes it while this is there.
 #[derive(Debug)]
-pub struct Port {
+pub struct PortReservation {
     /// The host's address and port.
     pub socket: SocketAddr,
     _claim: UnixListener,
 }
 
-impl Port {
+impl PortReservation {
     /// Settles on a port.
     ///
     /// Errors: `conflict` when the named one is taken, or all are; `permission` for one that only root
@@ -99,7 +99,7 @@ impl Port {
         };
         let socket = SocketAddr::new(request.address, port);
         for _ in 0..20 {
-            match claim(port) {
+            match reserve(port) {
                 // Another command looks at it, or makes a domain that has it.
                 Err(error) if error.kind() == IoErrorKind::AddrInUse => {
                     interrupt::sleep(Duration::from_millis(50))?;
@@ -112,7 +112,7 @@ impl Port {
 
     fn take(libvirt: &Libvirt, socket: SocketAddr) -> Result<Self> {
         const HINT: &str = "choose another, or --ssh-port auto";
-        let claim = claim(socket.port()).map_err(|error| {
+        let claim = reserve(socket.port()).map_err(|error| {
             Error::conflict(format!("port {socket} is being taken by another command"))
                 .because(error)
                 .hint(HINT)
@@ -155,7 +155,7 @@ fn first_unprivileged() -> u16 {
 
 /// A claim on a port among these tools, of whatever user: a name that the kernel gives once in each
 /// network, as it does with ports, and takes back with the process. No file is made.
-fn claim(port: u16) -> std::io::Result<UnixListener> {
+fn reserve(port: u16) -> std::io::Result<UnixListener> {
     let name = UnixAddr::from_abstract_name(format!("tdx-tools/ssh-port/{port}"))?;
     UnixListener::bind_addr(&name)
 }

@@ -13,8 +13,9 @@ use common::{Error, Result};
 use crate::capability::{self, Capacity, Security, VirtType, VirtTypeArg};
 use crate::create::base_image::{ImageArgs, ImageRequest};
 use crate::create::cloud_init::SeedArgs;
-use crate::create::disk_plan::{DriveArgs, Kind};
+use crate::create::disk_plan::{DiskArgs, DiskKind};
 use crate::create::ports::PortRequest;
+use crate::create::purpose::Purpose;
 use crate::domain::metadata::TEMPLATE;
 use crate::domain_xml::template::dialect::Dialect;
 use crate::passthrough::{DeviceArgs, DeviceRequest};
@@ -73,7 +74,7 @@ pub struct GuestArgs {
     pub seed: SeedArgs,
     /// Its disk, when it is no overlay.
     #[command(flatten)]
-    pub drive: DriveArgs,
+    pub disk: DiskArgs,
     /// Devices of the host.
     #[command(flatten)]
     pub devices: DeviceArgs,
@@ -159,8 +160,8 @@ impl Settings {
         libvirt: &Libvirt,
         config: &Config,
         args: &GuestArgs,
-        kind: Kind,
-        making: bool,
+        kind: DiskKind,
+        purpose: Purpose,
     ) -> Result<Self> {
         let scenario = args.scenario.scenario(context)?;
         let security = match args.scenario.scenario {
@@ -177,7 +178,7 @@ impl Settings {
             ))
             .hint("leave it out, or add --security none"));
         }
-        if making {
+        if purpose.is_create() {
             capability::check_security(&context.host, libvirt, security)?;
         }
         if security == Security::Tdx && Dialect::of(&context.host, libvirt)? == Dialect::Canonical {
@@ -220,7 +221,7 @@ impl Settings {
             None => 4,
         };
         let network = guest.network.clone().unwrap_or_else(|| "default".to_owned());
-        if making {
+        if purpose.is_create() {
             check_network(libvirt, &network)?;
             warnings.extend(check_vcpus(libvirt, host, virt_type, Some(vcpus))?);
         }

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use common::text;
 use common::xml::{Element, Node};
 use sha2::{Digest, Sha256};
 
@@ -19,7 +20,7 @@ pub const ATTESTATION: &str = "sev_attestation";
 
 /// SHA-256 in hexadecimal digits: how what was asked for is remembered where it is long.
 pub fn digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    text::hex(Sha256::digest(bytes))
 }
 
 /// Our record of a domain.

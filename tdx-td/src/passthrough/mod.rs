@@ -34,6 +34,7 @@ use tdx_iommu::judge::Request;
 use virt::domain::Domain;
 
 use crate::capability::{self, Security};
+use crate::create::purpose::Purpose;
 use crate::domain::definition::Definition;
 use crate::domain::{definition, power};
 use crate::security::attestation;
@@ -124,7 +125,7 @@ struct Planned {
 }
 
 impl Devices {
-    /// Judges what was asked for, for the domain with this UUID; with `making` unset only names it.
+    /// Judges what was asked for, for the domain with this UUID; to compare an existing domain only names it.
     ///
     /// Errors: those of [`Candidates::find`]; `unsupported` for a remote libvirt, and without NVIDIA's
     /// program when a mode is to be set; `conflict` with code `NO_RESET` for a secure guest and a device
@@ -135,7 +136,7 @@ impl Devices {
         request: &DeviceRequest,
         security: Security,
         uuid: &str,
-        making: bool,
+        purpose: Purpose,
     ) -> Result<Self> {
         let requested = &request.requested;
         if requested.devices.is_empty() {
@@ -146,7 +147,7 @@ impl Devices {
                 .hint("run tdx-td there"));
         }
         let named = requested.devices.clone();
-        if !making {
+        if !purpose.is_create() {
             let inventory = Inventory::read(host)?;
             requested.expect_same(host, &inventory)?;
             // With what would come along, as when it was made.
@@ -248,7 +249,8 @@ pub fn again(host: &Host, libvirt: &Libvirt, definition: &Definition) -> Result<
     let named: BTreeSet<Bdf> = definition.unmanaged_devices().into_iter().collect();
     let request = DeviceRequest { requested: named.into(), cc: Some(cc) };
     let uuid = definition.uuid();
-    let devices = Devices::new(host, libvirt, &request, definition.security(), &uuid, true)?;
+    let devices =
+        Devices::new(host, libvirt, &request, definition.security(), &uuid, Purpose::Create)?;
     let memory = Size(definition.memory_bytes().unwrap_or_default());
     Ok(devices.handover(memory, &uuid))
 }

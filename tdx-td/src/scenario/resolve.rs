@@ -18,7 +18,7 @@ use super::library::{DEFAULT, Scenario};
 use super::profile::Profile;
 use super::user_settings::UserSettings;
 use crate::capability::{self, Security, VirtType};
-use crate::create::disk_plan::Kind;
+use crate::create::disk_plan::DiskKind;
 use crate::create::settings::GuestArgs;
 use crate::scenario::enums::Cache;
 
@@ -216,10 +216,10 @@ impl Choice {
         config: &Config,
         args: &GuestArgs,
         scenario: &Scenario,
-        (security, virt_type, kind): (Security, VirtType, Kind),
+        (security, virt_type, kind): (Security, VirtType, DiskKind),
     ) -> Result<Self> {
         let mut layers = scenario.layers(security)?;
-        let boot_cd = args.drive.cdrom.is_some() && args.scenario.boot.is_none();
+        let boot_cd = args.disk.cdrom.is_some() && args.scenario.boot.is_none();
         let [machine, boot] = args.scenario.said();
         let said = [
             machine,
@@ -227,7 +227,7 @@ impl Choice {
             Said("--memory", "guest.memory", args.memory.map(exact)),
             Said("--vcpus", "guest.vcpus", args.vcpus.map(Value::from)),
             Said("--network", "guest.network", args.network.clone().map(Value::from)),
-            Said("--blank", "storage.capacity", args.drive.blank.map(exact)),
+            Said("--blank", "storage.capacity", args.disk.blank.map(exact)),
             Said("--cdrom", "guest.boot", boot_cd.then(|| "cdrom".into())),
         ];
         let disk_folder = args.scenario.assignments.put(&mut layers, config, said)?;
@@ -257,17 +257,17 @@ impl Choice {
         layers: &Layers,
         general: &Layers,
         security: Security,
-        kind: Kind,
+        kind: DiskKind,
     ) -> Result<Self> {
         let profile = layers.profile()?;
         fit::check(&profile, security)?;
         let mut warnings = fit::meaningless(&profile, layers);
         let mut settings = layers.settings();
-        for setting in settings.iter_mut().filter(|_| kind != Kind::New) {
+        for setting in settings.iter_mut().filter(|_| kind != DiskKind::New) {
             setting.applies = !OF_NEW_DISKS.contains(&setting.setting.as_str());
         }
-        if kind != Kind::New && profile.storage.encryption.0 {
-            let disk = if kind == Kind::Given { "the user's own" } else { "an overlay" };
+        if kind != DiskKind::New && profile.storage.encryption.0 {
+            let disk = if kind == DiskKind::Given { "the user's own" } else { "an overlay" };
             warnings.push(format!("the disk is {disk}: storage.encryption does not apply"));
         }
         if profile.storage.cache == Some(Cache::Unsafe) {

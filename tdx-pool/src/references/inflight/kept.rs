@@ -9,12 +9,11 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use common::cli::interrupt;
+use common::system::file_lock::{FileLock, LockKind, Patience, TryLock};
 use common::system::sysroot::Host;
 use common::{Error, ErrorKind, IoContext, Result};
-use rustix::fs::{FlockOperation, flock};
 
 use super::directory::{LockDirectory, Owner};
 
@@ -34,7 +33,7 @@ impl Kept {
     ///
     /// Errors: `conflict` when that takes too long; `permission`, `io`; `interrupted`.
     pub fn begin(host: &Host, name: &str) -> Result<Self> {
-        let lock = SharedName::lock(host, name, FlockOperation::NonBlockingLockShared, PATIENCE)?;
+        let lock = SharedName::lock(host, name, LockKind::Shared, PATIENCE)?;
         let busy = || Error::conflict(format!("volume '{name}' is being deleted or replaced"));
         Ok(Self { _lock: lock.ok_or_else(busy)? })
     }
@@ -51,56 +50,55 @@ impl Removal {
     ///
     /// Errors: `conflict` when that takes too long; `permission`, `io`; `interrupted`.
     pub fn begin(host: &Host, name: &str) -> Result<Self> {
-        let lock =
-            SharedName::lock(host, name, FlockOperation::NonBlockingLockExclusive, PATIENCE)?;
+        let lock = SharedName::lock(host, name, LockKind::Exclusive, PATIENCE)?;
         let busy = || Error::conflict(format!("volume '{name}' is being made by another process"));
         Ok(Self { _lock: lock.ok_or_else(busy)? })
     }
 }
 
 /// How long a lock is waited for.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// How long it is before a lock is tried again.
-const PAUSE: Duration = Duration::from_millis(20);
+const PATIENCE: Patience = Patience {
+    limit: Duration::from_secs(5),
+    pause: Duration::from_millis(20),
+    is_interruptible: true,
+};
 
 /// A lock on a name that several processes, also of different users, may want at once.
 #[derive(Debug)]
 struct SharedName {
     directory: Arc<LockDirectory>,
     name: String,
-    lock: File,
+    lock: FileLock,
 }
 
 impl SharedName {
-    /// Takes the lock; none when others held it for all of `patience`.
-    fn lock(
-        host: &Host,
-        name: &str,
-        wanted: FlockOperation,
-        patience: Duration,
-    ) -> Result<Option<Self>> {
+    /// Takes the lock. Returns none when others held it for all of the time that it was waited for.
+    fn lock(host: &Host, name: &str, kind: LockKind, patience: Patience) -> Result<Option<Self>> {
         let directory = Arc::new(LockDirectory::make(host)?);
-        let end = Instant::now() + patience;
         let mut held = None;
-        loop {
+        let mut refused = None;
+        let lock = patience.wait_for(|| {
             if held.is_none() {
-                held = match Self::try_lock(&directory, name, wanted) {
-                    // Its maker may not have given it to the group yet.
-                    Err(error) if is_refused(&error) && Instant::now() < end => None,
-                    held => held?,
-                };
+                match Self::try_lock(&directory, name, kind) {
+                    // The process that created the file may not have given it to the group yet.
+                    Err(error) if error.kind() == ErrorKind::Permission => {
+                        refused = Some(error);
+                        return Ok(None);
+                    }
+                    lock => (held, refused) = (lock?, None),
+                }
             }
-            if held.is_some() && !super::is_locked_in(host, Owner::others(), name, wanted)? {
-                return Ok(held);
-            }
-            if Instant::now() >= end {
-                return Ok(None);
+            if held.is_some() && !super::is_locked_in(host, Owner::others(), name, kind)? {
+                return Ok(held.take());
             }
             if Owner::own() == Owner::Users {
                 held = None;
             }
-            interrupt::sleep(PAUSE)?;
+            Ok(None)
+        })?;
+        match (lock, refused) {
+            (None, Some(error)) => Err(error),
+            (lock, _) => Ok(lock),
         }
     }
 
@@ -108,7 +106,7 @@ impl SharedName {
     fn try_lock(
         directory: &Arc<LockDirectory>,
         name: &str,
-        wanted: FlockOperation,
+        kind: LockKind,
     ) -> Result<Option<Self>> {
         let path = &directory.path_of(name);
         loop {
@@ -119,9 +117,9 @@ impl SharedName {
             if !super::counts(&lock, directory.owner, path)? {
                 return Err(super::is_another_users(path));
             }
-            if !super::try_lock(&lock, path, wanted)? {
+            let TryLock::Locked(lock) = super::lock_file(lock, kind, path)? else {
                 return Ok(None);
-            }
+            };
             // The last holder, or a cleanup, may have removed the file between open and lock.
             if lock.metadata().at("look at", path)?.nlink() > 0 {
                 return Ok(Some(Self {
@@ -137,14 +135,10 @@ impl SharedName {
 impl Drop for SharedName {
     fn drop(&mut self) {
         // The last one removes the file.
-        if flock(&self.lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
+        if self.lock.try_upgrade().is_ok_and(|is_exclusive| is_exclusive) {
             self.directory.remove(&self.name);
         }
     }
-}
-
-fn is_refused(error: &Error) -> bool {
-    error.kind() == ErrorKind::Permission
 }
 
 /// Opens a lock file that may be another user's, which the kernel lets nobody open with `O_CREAT` here.
@@ -180,9 +174,10 @@ mod tests {
 
     const NAME: &str = "base.qcow2";
 
-    fn remove(host: &Host, patience: Duration) -> Option<SharedName> {
-        let exclusive = FlockOperation::NonBlockingLockExclusive;
-        SharedName::lock(host, NAME, exclusive, patience).unwrap()
+    const ONCE: Patience = Patience { limit: Duration::ZERO, ..PATIENCE };
+
+    fn remove(host: &Host) -> Option<SharedName> {
+        SharedName::lock(host, NAME, LockKind::Exclusive, ONCE).unwrap()
     }
 
     #[test]
@@ -194,7 +189,7 @@ mod tests {
         assert!(is_in_flight(&host, NAME).unwrap());
         assert!(InFlight::begin(&host, NAME).is_err());
         drop(first);
-        assert!(remove(&host, Duration::ZERO).is_none(), "one of two holders is left");
+        assert!(remove(&host).is_none(), "one of two holders is left");
         drop(second);
         let removal = Removal::begin(&host, NAME).unwrap();
         let kept = std::thread::scope(|scope| {
@@ -202,7 +197,7 @@ mod tests {
             drop(removal);
             waiting.join().unwrap().unwrap()
         });
-        assert!(remove(&host, Duration::ZERO).is_none());
+        assert!(remove(&host).is_none());
         drop(kept);
         assert_eq!(fs::read_dir(Owner::own().path(&host)).unwrap().count(), 0);
     }
@@ -217,16 +212,15 @@ mod tests {
         let path = Owner::Users.path(&host).join(NAME);
         fs::create_dir_all(Owner::Users.path(&host)).unwrap();
         let theirs = File::create(&path).unwrap();
-        flock(&theirs, FlockOperation::NonBlockingLockShared).unwrap();
+        theirs.try_lock_shared().unwrap();
         for (mode, is_removed) in [(0o600, false), (0o644, true)] {
             theirs.set_permissions(Permissions::from_mode(mode)).unwrap();
-            assert_eq!(remove(&host, Duration::ZERO).is_some(), is_removed, "{mode:o}");
+            assert_eq!(remove(&host).is_some(), is_removed, "{mode:o}");
             Kept::begin(&host, NAME).unwrap();
         }
         theirs.set_permissions(Permissions::from_mode(0o600)).unwrap();
-        flock(&theirs, FlockOperation::NonBlockingLockExclusive).unwrap();
-        let shared = FlockOperation::NonBlockingLockShared;
-        let keep = || SharedName::lock(&host, NAME, shared, Duration::ZERO).unwrap();
+        theirs.try_lock().unwrap();
+        let keep = || SharedName::lock(&host, NAME, LockKind::Shared, ONCE).unwrap();
         assert!(keep().is_none(), "kept while another user removes it");
         drop(theirs);
         assert!(keep().is_some());

@@ -18,10 +18,10 @@ use std::os::unix::fs::{MetadataExt, fchown};
 use std::path::Path;
 
 use common::cli::log;
+use common::system::file_lock::{FileLock, LockKind, TryLock};
 use common::system::sysroot::Host;
 use common::system::user;
 use common::{Error, IoContext, Result};
-use rustix::fs::{FlockOperation, flock};
 
 mod directory;
 mod kept;
@@ -34,7 +34,7 @@ pub use kept::{Kept, Removal};
 pub struct InFlight {
     directory: LockDirectory,
     name: String,
-    _lock: File,
+    _lock: FileLock,
 }
 
 impl InFlight {
@@ -48,11 +48,11 @@ impl InFlight {
         loop {
             let lock = directory.open_or_create(name).at("create the lock", &path)?;
             expect_own(&lock.metadata().at("look at", &path)?, &path)?;
-            if is_locked(&lock, &path)? {
+            let TryLock::Locked(lock) = lock_file(lock, LockKind::Exclusive, &path)? else {
                 return Err(Error::conflict(format!(
                     "volume '{name}' is being made by another process"
                 )));
-            }
+            };
             if !is_root() {
                 prove_membership(&lock);
             }
@@ -76,7 +76,7 @@ impl Drop for InFlight {
 /// Errors: `io` or `permission` when that cannot be told.
 pub fn is_in_flight(host: &Host, name: &str) -> Result<bool> {
     for owner in Owner::ALL {
-        if is_locked_in(host, owner, name, FlockOperation::NonBlockingLockExclusive)? {
+        if is_locked_in(host, owner, name, LockKind::Exclusive)? {
             return Ok(true);
         }
     }
@@ -84,7 +84,7 @@ pub fn is_in_flight(host: &Host, name: &str) -> Result<bool> {
 }
 
 /// Whether a lock in a directory speaks against this kind of lock.
-fn is_locked_in(host: &Host, owner: Owner, name: &str, wanted: FlockOperation) -> Result<bool> {
+fn is_locked_in(host: &Host, owner: Owner, name: &str, kind: LockKind) -> Result<bool> {
     let Some(directory) = LockDirectory::open(host, owner)? else { return Ok(false) };
     let path = directory.path_of(name);
     let lock = match directory.lock_file(name) {
@@ -98,7 +98,7 @@ fn is_locked_in(host: &Host, owner: Owner, name: &str, wanted: FlockOperation) -
         }
         lock => lock.at("open the lock", &path)?,
     };
-    Ok(counts(&lock, owner, &path)? && !try_lock(&lock, &path, wanted)?)
+    Ok(counts(&lock, owner, &path)? && is_busy(lock, kind, &path)?)
 }
 
 /// Removes the lock files of dead processes, and those that do not count. What cannot be judged is left: a
@@ -111,17 +111,27 @@ pub fn sweep(host: &Host) {
         let Ok(Some(directory)) = LockDirectory::open(host, owner) else { continue };
         for name in directory.names() {
             let path = directory.path_of(&name);
-            // Still held while it is removed: whoever waits for it then finds it unlinked.
-            if let Ok(lock) = directory.lock_file(&name)
-                && lock.metadata().is_ok_and(|found| found.is_file() && found.len() == 0)
-                && let Ok(counts) = counts(&lock, owner, &path)
-                && (!counts || is_locked(&lock, &path).is_ok_and(|locked| !locked))
-            {
+            // The lock is held while its file is removed: whoever waits for the lock finds the file unlinked.
+            if let Some(_held) = stale_lock(&directory, &name, &path) {
                 log::step(format_args!("remove the stale lock {}", path.display()));
                 directory.remove(&name);
             }
         }
     }
+}
+
+/// A lock file that may be removed, and the lock on it, which a file that does not count needs not.
+fn stale_lock(directory: &LockDirectory, name: &str, path: &Path) -> Option<Option<FileLock>> {
+    let file = directory.lock_file(name).ok()?;
+    let is_empty_file =
+        file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() == 0);
+    if !is_empty_file {
+        return None;
+    }
+    if !counts(&file, directory.owner, path).ok()? {
+        return Some(None);
+    }
+    lock_file(file, LockKind::Exclusive, path).ok()?.locked().map(Some)
 }
 
 /// Whether a lock in this directory keeps anybody from anything.
@@ -159,18 +169,14 @@ fn prove_membership(file: &File) -> bool {
     is_member
 }
 
-/// Takes the lock, which lasts until `lock` is closed, unless another has it.
-fn is_locked(lock: &File, path: &Path) -> Result<bool> {
-    Ok(!try_lock(lock, path, FlockOperation::NonBlockingLockExclusive)?)
+/// Takes this kind of lock, unless another open file has one that does not allow it.
+fn lock_file(file: File, kind: LockKind, path: &Path) -> Result<TryLock> {
+    FileLock::try_lock(file, kind).at("lock", path)
 }
 
-/// Takes this kind of lock, unless another has one that speaks against it.
-fn try_lock(lock: &File, path: &Path, wanted: FlockOperation) -> Result<bool> {
-    match flock(lock, wanted) {
-        Ok(()) => Ok(true),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
-        Err(error) => Err(error).at("lock", path),
-    }
+/// Whether another open file has a lock that does not allow this kind of lock.
+fn is_busy(file: File, kind: LockKind, path: &Path) -> Result<bool> {
+    Ok(matches!(lock_file(file, kind, path)?, TryLock::Busy(_)))
 }
 
 /// What opening a link says when links are not followed.
@@ -242,7 +248,7 @@ mod tests {
         let path = Owner::Users.path(&host).join(NAME);
         fs::create_dir_all(Owner::Users.path(&host)).unwrap();
         let lock = File::create(&path).unwrap();
-        flock(&lock, FlockOperation::NonBlockingLockExclusive).unwrap();
+        lock.try_lock().unwrap();
         for (mode, is_lock) in [(0o600, true), (0o640, false), (0o666, false)] {
             lock.set_permissions(Permissions::from_mode(mode)).unwrap();
             assert_eq!(is_in_flight(&host, NAME).unwrap(), is_lock, "{mode:o}");
@@ -267,7 +273,7 @@ mod tests {
             std::os::unix::fs::symlink(&elsewhere, &directory).unwrap();
             sweep(&host);
             assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 2, "{owner:?}");
-            let found = is_locked_in(&host, owner, "empty", FlockOperation::NonBlockingLockShared);
+            let found = is_locked_in(&host, owner, "empty", LockKind::Shared);
             assert!(found.is_err() || !found.unwrap(), "{owner:?}");
             fs::remove_file(&directory).unwrap();
             fs::create_dir(&directory).unwrap();
@@ -288,7 +294,7 @@ mod tests {
         fs::create_dir(&other).unwrap();
         let lock = File::create(other.join(NAME)).unwrap();
         lock.set_permissions(Permissions::from_mode(0o600)).unwrap();
-        flock(&lock, FlockOperation::NonBlockingLockExclusive).unwrap();
+        lock.try_lock().unwrap();
         fs::write(&users, "").unwrap();
         assert!(!is_in_flight(&host, NAME).unwrap(), "a file");
         fs::remove_file(&users).unwrap();

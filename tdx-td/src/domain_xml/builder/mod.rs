@@ -9,10 +9,10 @@ use std::path::Path;
 
 use common::units::Size;
 use common::xml::Element;
-use common::{Error, Result};
+use common::{ErrorKind, Result, text};
 
 use crate::capability::VirtType;
-use crate::create::identity::Identity;
+use crate::create::identity::DomainIdentity;
 use crate::create::settings::Settings;
 use crate::firmware::selection::Wanted;
 use crate::scenario::enums::{Boot, MemoryBacking, Ticks};
@@ -30,7 +30,7 @@ pub struct Guest<'a> {
     /// What it is to have.
     pub settings: &'a Settings,
     /// What makes it this one.
-    pub identity: &'a Identity<'a>,
+    pub identity: &'a DomainIdentity<'a>,
 }
 
 /// The namespace of raw arguments for QEMU.
@@ -199,6 +199,5 @@ fn slirp(socket: SocketAddr) -> Element {
 
 /// A path as XML can hold it.
 pub(crate) fn utf8(path: &Path) -> Result<&str> {
-    path.to_str()
-        .ok_or_else(|| Error::invalid_input(format!("path {} is not UTF-8", path.display())))
+    text::utf8("path", path, ErrorKind::InvalidInput)
 }

@@ -10,12 +10,12 @@ use tdx_pool::image::{self, Format, StatedFormat};
 use tdx_pool::volume::overlay::Base;
 
 use crate::create::disk::Disk;
-use crate::create::identity::Identity;
+use crate::create::identity::DomainIdentity;
 use crate::domain_xml::builder;
 use crate::domain_xml::template::{BASE, OVERLAY, SEED};
 
 /// Errors: `usage` for a disk of another kind, which templates have no placeholder for.
-pub(crate) fn overlay_of<'a>(identity: &Identity<'a>) -> Result<(&'a Path, &'a Base)> {
+pub(crate) fn overlay_of<'a>(identity: &DomainIdentity<'a>) -> Result<(&'a Path, &'a Base)> {
     match identity.disk {
         Disk::Overlay { path, base } => Ok((path, base)),
         Disk::New { .. } | Disk::Given { .. } => {
@@ -79,7 +79,7 @@ pub(crate) fn check_headers(root: Node<'_>) -> Result<()> {
 pub(crate) fn settle<'a>(
     edit: &mut Edit<'a>,
     root: Node<'a>,
-    identity: &Identity<'_>,
+    identity: &DomainIdentity<'_>,
 ) -> Result<()> {
     let (overlay, base) = overlay_of(identity)?;
     let (overlay, base_path) = (builder::utf8(overlay)?, builder::utf8(&base.path)?);

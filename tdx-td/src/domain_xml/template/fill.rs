@@ -9,8 +9,9 @@ use common::xml::{Document, Edit, Element, Node};
 use common::{Error, Result};
 
 use crate::capability::{self, Security, VirtType};
-use crate::create::identity::Identity;
+use crate::create::identity::DomainIdentity;
 use crate::create::ports::PortRequest;
+use crate::create::purpose::Purpose;
 use crate::create::settings;
 use crate::create::settings::GuestArgs;
 use crate::domain::definition;
@@ -52,7 +53,7 @@ impl Fitting {
         libvirt: &Libvirt,
         path: &Path,
         args: &GuestArgs,
-        making: bool,
+        purpose: Purpose,
     ) -> Result<Self> {
         if args.launch.any() {
             return Err(Error::usage("a template says itself how its guest is protected")
@@ -70,14 +71,14 @@ impl Fitting {
         dialect::check_tdx(document)?;
         disks::check_formats(document.root())?;
         check_resizable(document.root(), args)?;
-        if making && libvirt.is_local() {
+        if purpose.is_create() && libvirt.is_local() {
             disks::check_headers(document.root())?;
         }
-        let warnings = match making {
+        let warnings = match purpose.is_create() {
             true => check_host(context, libvirt, document.root(), args)?,
             false => Vec::new(),
         };
-        let volumes = match making {
+        let volumes = match purpose.is_create() {
             true => VolumePath::all(libvirt, document.root())?,
             false => Vec::new(),
         };
@@ -125,7 +126,7 @@ impl Fitting {
     ///
     /// Errors: those of [`Template::fill`] and [`BaseImage::check`]; `invalid_input` for an overlay that is
     /// not used as one.
-    pub fn to_xml(&self, identity: &Identity<'_>) -> Result<(String, Vec<String>)> {
+    pub fn to_xml(&self, identity: &DomainIdentity<'_>) -> Result<(String, Vec<String>)> {
         let (overlay, base) = disks::overlay_of(identity)?;
         let (fixed, changes) = match self.fix {
             true => {
@@ -237,7 +238,7 @@ fn quote_service(root: Node<'_>) -> Option<PathBuf> {
 }
 
 /// Writes in the domain's name, its UUID and our record.
-fn identify<'a>(edit: &mut Edit<'a>, root: Node<'a>, identity: &Identity<'_>) -> Result<()> {
+fn identify<'a>(edit: &mut Edit<'a>, root: Node<'a>, identity: &DomainIdentity<'_>) -> Result<()> {
     for (name, text) in [("name", identity.name), ("uuid", identity.uuid)] {
         match root.child(name) {
             Some(node) => edit.set_text(node, text),

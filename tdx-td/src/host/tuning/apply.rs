@@ -54,7 +54,7 @@ pub fn check_writable(host: &Host, changes: &[Change]) -> Result<()> {
 
 /// Makes the changes one after another. The first failure undoes those that were made.
 ///
-/// Errors: those of [`Knob::write`], with what is left when that cannot be undone; `interrupted`.
+/// Errors: those of [`Tunable::write`], with what is left when that cannot be undone; `interrupted`.
 pub fn carry_out(host: &Host, changes: &[Change]) -> Result<()> {
     for (index, change) in changes.iter().enumerate() {
         let done = interrupt::check().and_then(|()| change.knob.write(host, &change.after));

@@ -3,13 +3,13 @@
 //! Two records: in `/run` of what a reboot undoes, in `/var/lib` of what outlives one. Each is written as a whole
 //! before anything is touched, under a lock that the kernel drops with the process.
 
-use std::fs::{self, DirBuilder, File, TryLockError};
+use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use common::cli::interrupt;
+use common::system::file_lock::{FileLock, LockKind, Patience};
 use common::system::sysroot;
 use common::system::sysroot::Host;
 use common::{Code, Error, IoContext, Result};
@@ -24,7 +24,11 @@ const LASTING: &str = "/var/lib/tdx/tuned/record";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// How long somebody else's work is waited for.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Patience = Patience {
+    limit: Duration::from_secs(10),
+    pause: Duration::from_millis(50),
+    is_interruptible: true,
+};
 
 /// A knob that was set, or found as it was wanted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -148,25 +152,18 @@ pub fn is_there(host: &Host) -> bool {
 /// Keeps all others from the host's settings, until it is dropped.
 ///
 /// Errors: `conflict` with code `RESERVED` while another command is at work on them for long.
-pub fn lock(host: &Host) -> Result<File> {
+pub fn lock(host: &Host) -> Result<FileLock> {
     let folder = host.path(FOLDER);
     make_folder(&folder)?;
-    let file = File::open(&folder).at("open", &folder)?;
-    let end = Instant::now() + PATIENCE;
-    loop {
-        match file.try_lock() {
-            Ok(()) => break,
-            Err(TryLockError::WouldBlock) if Instant::now() < end => {
-                interrupt::sleep(Duration::from_millis(50))?;
-            }
-            Err(TryLockError::WouldBlock) => {
-                return Err(Error::conflict("another command is at work on the host's settings")
-                    .code(Code::Reserved)
-                    .hint("wait for it to end"));
-            }
-            Err(TryLockError::Error(error)) => return Err(error).at("lock", &folder),
-        }
-    }
+    let file = PATIENCE.wait_for(|| {
+        let file = File::open(&folder).at("open", &folder)?;
+        Ok(FileLock::try_lock(file, LockKind::Exclusive).at("lock", &folder)?.locked())
+    });
+    let file = file?.ok_or_else(|| {
+        Error::conflict("another command is at work on the host's settings")
+            .code(Code::Reserved)
+            .hint("wait for it to end")
+    })?;
     // Nobody else is at it: what a kill left is nobody's.
     sysroot::remove(&part(host))?;
     Ok(file)

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ksm, record};
 
-/// What [`Knob::Options`] says of a module that is not loaded.
+/// What [`Tunable::Options`] says of a module that is not loaded.
 pub const UNLOADED: &str = "not loaded";
 
 /// Something that has a value, which is text.
@@ -245,7 +245,7 @@ impl Unit {
         }))
     }
 
-    /// The value of [`Knob::Running`].
+    /// The value of [`Tunable::Running`].
     pub fn running(&self) -> &'static str {
         if self.is_running { "active" } else { "inactive" }
     }

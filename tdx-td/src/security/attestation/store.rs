@@ -1,6 +1,6 @@
 //! What is kept of an attested domain: the keys of its launch session, and what it was made of.
 
-use std::fs::{self, DirBuilder, File, TryLockError};
+use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use common::cli::is_root;
 use common::document::input;
 use common::libvirt::{Context as _, Libvirt, is_gone};
+use common::system::file_lock::{FileLock, LockKind};
 use common::system::sysroot::{Host, flush, remove, replace_bytes};
 use common::{Error, IoContext, Result, yaml};
 use serde::{Deserialize, Serialize};
@@ -66,7 +67,7 @@ pub struct Keep {
     /// Its record.
     pub record: Record,
     /// Held while it is made; the kernel lets go of it with the process.
-    _lock: Option<File>,
+    _lock: Option<FileLock>,
 }
 
 impl Keep {
@@ -230,17 +231,14 @@ impl Keep {
 /// The lock on a folder that is being made.
 ///
 /// Errors: `conflict` while another command has it.
-fn lock(folder: &Path) -> Result<File> {
+fn lock(folder: &Path) -> Result<FileLock> {
     let file = File::open(folder).at("open", folder)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            let shown = folder.display();
-            Err(Error::conflict(format!("another command is at work on {shown}"))
-                .hint("run the same command again when it is done"))
-        }
-        Err(TryLockError::Error(error)) => Err(error).at("lock", folder),
-    }
+    let lock = FileLock::try_lock(file, LockKind::Exclusive).at("lock", folder)?.locked();
+    lock.ok_or_else(|| {
+        let shown = folder.display();
+        Error::conflict(format!("another command is at work on {shown}"))
+            .hint("run the same command again when it is done")
+    })
 }
 
 /// Which host a connection leads to, as a record has it.

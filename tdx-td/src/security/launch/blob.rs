@@ -95,7 +95,7 @@ mod tests {
         };
         let read = |text: &str| Blob::<48>::read("--mr-owner", text);
         let bytes: Vec<u8> = (0..48).collect();
-        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = common::text::hex(&bytes);
         let base64 = BASE64.encode(&bytes);
         let want = Blob::<48>(bytes.clone().try_into().unwrap());
         for text in [hex.as_str(), &format!("0x{hex}"), &base64] {
