@@ -20,6 +20,9 @@ RUST    := 1.89
 # Cases of each property in make fuzz; tests try 256.
 FUZZ_CASES ?= 1000000
 
+# Every script for a shell that git knows, by its first line.
+SCRIPTS  = $(shell git ls-files -z | xargs -0 awk 'FNR == 1 { if (/^\#!.*[\/ ](ba|da)?sh( |$$)/) print FILENAME; nextfile }')
+
 # What make release, install and deb build with: release is small and takes minutes, quick takes one.
 PROFILE ?= release
 TARGET  := $(or $(CARGO_TARGET_DIR),target)
@@ -33,7 +36,7 @@ EPOCH   := $(shell git log -1 --format=%ct 2>/dev/null)
 DAY     := $(if $(EPOCH),$(shell date -u -d @$(EPOCH) +%F))
 ROOT    := $(filter 0,$(shell id -u))
 
-.PHONY: help build release man install uninstall deb check test test-rigs test-full fuzz bench demo clean rust libraries packages
+.PHONY: help build release man install uninstall deb check audit test test-rigs test-full fuzz bench demo clean rust libraries packages
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -74,10 +77,16 @@ deb: rust libraries ## make Debian packages in target/deb
 	$(MAKE) install DESTDIR=$(TARGET)/deb/root PREFIX=/usr ZSH=/usr/share/zsh/vendor-completions
 	SOURCE_DATE_EPOCH=$(EPOCH) packaging/deb/build $(TARGET)/deb/root $(VERSION)$(COMMIT) $(TARGET)/deb
 
-check: rust packages ## formatting, lints, documentation; warnings are errors
+check: rust packages ## formatting, lints, scripts, documentation; warnings are errors
 	cargo fmt --all --check
+	shellcheck --external-sources --source-path=SCRIPTDIR $(SCRIPTS)
 	cargo clippy --workspace --profile test --lib --bins --test '*' --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items --locked
+
+audit: rust ## advisories about the crates that are used; needs the network, and is for people
+	@cargo audit --version >/dev/null 2>&1 || { \
+		echo "cargo-audit is not installed: cargo install --locked cargo-audit" >&2; exit 1; }
+	cargo audit
 
 test: rust packages ## unit, command-line and libvirt tests; installs what they need
 	cargo build --workspace --all-targets --locked
@@ -95,6 +104,7 @@ test-full: rust packages release ## long tests: commands at the same time, crowd
 	TDX_ROUNDS=100 cargo test --locked --workspace --test td -- --include-ignored odd_directories
 	TDX_SECONDS=120 cargo test --locked --workspace --test reliability -- --include-ignored --nocapture crowd::
 	TDX_CRASH=full cargo test --locked --workspace --test reliability -- --include-ignored crash::
+	TDX_CRASH=full TDX_BIN_DIR=$(abspath $(RELEASE)) cargo test --locked --workspace --test gpu_rig --test td_rig -- --include-ignored killed_at_any_step
 	TDX_PROFILE=release cargo test --locked --workspace --test docs_rig -- --include-ignored packaging_rig::
 	TDX_ROUNDS=70 TDX_BIN_DIR=$(abspath $(RELEASE)) cargo test --locked --workspace --test gpu_rig -- --include-ignored --nocapture parallel_rig::
 

@@ -6,18 +6,10 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::support::tools::repository;
+use crate::support::tools::{repository, rust_files};
 
 fn tests() -> PathBuf {
     fs::canonicalize(repository().join("tests")).unwrap()
-}
-
-/// The Rust files below a directory.
-fn rust_files(directory: &Path) -> BTreeSet<PathBuf> {
-    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
-    let (directories, files): (Vec<_>, Vec<_>) = entries.partition(|path| path.is_dir());
-    let here = files.into_iter().filter(|path| path.extension().is_some_and(|name| name == "rs"));
-    here.chain(directories.iter().flat_map(|path| rust_files(path))).collect()
 }
 
 /// The roots of the test binaries that the manifests declare.

@@ -334,11 +334,8 @@ fn every_verb_that_changes_something_is_killed() {
     for (title, rows) in &tables {
         assert!(*rows > 3, "the table of {title} has {rows} lines");
     }
-    let directories = fs::read_dir(repository().join("tests")).unwrap();
-    let directories = directories.filter_map(|entry| fs::read_dir(entry.unwrap().path()).ok());
-    let sources = directories.flatten().map(|file| file.unwrap().path());
-    let sources = sources.filter(|path| path.extension().is_some_and(|kind| kind == "rs"));
-    let sources: String = sources.map(|path| fs::read_to_string(path).unwrap()).collect();
+    let sources = tools::rust_files(&repository().join("tests"));
+    let sources: String = sources.iter().map(|path| fs::read_to_string(path).unwrap()).collect();
     let mut verbs = BTreeSet::new();
     for tool in tools::TOOLS {
         for verb in tools::verbs(tool, &[]) {

@@ -399,10 +399,9 @@ impl Call {
         let creates = |flags: u64| flags as i32 & (libc::O_CREAT | libc::O_TRUNC) != 0;
         let on_file = |verb: &str| Some(format!("{verb} {}", place(&self.file(0)?)));
         let on_path = |verb: &str, at: usize| Some(format!("{verb} {}", place(&self.path(at)?)));
-        let at_folder = |verb: &str| on_path(verb, 1);
-        let renames = |from, to| {
-            Some(format!("rename {} to {}", place(&self.path(from)?), place(&self.path(to)?)))
-        };
+        let at_folder = |verb: &str| Some(format!("{verb} {}", place(&self.path_below(0, 1)?)));
+        let renames =
+            |from: PathBuf, to: PathBuf| Some(format!("rename {} to {}", place(&from), place(&to)));
         match self.number {
             libc::SYS_write
             | libc::SYS_sendto
@@ -419,7 +418,7 @@ impl Call {
                 _ => None,
             },
             libc::SYS_open if creates(self.arguments[1]) => on_path("create", 0),
-            libc::SYS_openat if creates(self.arguments[2]) => match self.path(1)? {
+            libc::SYS_openat if creates(self.arguments[2]) => match self.path_below(0, 1)? {
                 log if log == Path::new("/dev/null") => None,
                 path => Some(format!("create {}", place(&path))),
             },
@@ -429,10 +428,12 @@ impl Call {
             libc::SYS_rmdir => on_path("remove folder", 0),
             libc::SYS_unlink => on_path("delete", 0),
             libc::SYS_unlinkat => at_folder("delete"),
-            libc::SYS_rename | libc::SYS_link => renames(0, 1),
-            libc::SYS_renameat | libc::SYS_renameat2 | libc::SYS_linkat => renames(1, 3),
+            libc::SYS_rename | libc::SYS_link => renames(self.path(0)?, self.path(1)?),
+            libc::SYS_renameat | libc::SYS_renameat2 | libc::SYS_linkat => {
+                renames(self.path_below(0, 1)?, self.path_below(2, 3)?)
+            }
             libc::SYS_symlink => on_path("link", 1),
-            libc::SYS_symlinkat => on_path("link", 2),
+            libc::SYS_symlinkat => Some(format!("link {}", place(&self.path_below(1, 2)?))),
             libc::SYS_truncate => on_path("set the length of", 0),
             libc::SYS_ftruncate => on_file("set the length of"),
             libc::SYS_fallocate => on_file("allocate"),
@@ -466,6 +467,15 @@ impl Call {
         let bytes = self.memory(self.arguments[at], 4096);
         let path = bytes.split(|byte| *byte == 0).next()?;
         Some(OsStr::from_bytes(path).into())
+    }
+
+    /// The path that an argument points at, below the open directory of another argument where it is relative.
+    fn path_below(&self, directory: usize, at: usize) -> Option<PathBuf> {
+        let path = self.path(at)?;
+        Some(match self.file(directory).filter(|_| path.is_relative()) {
+            Some(directory) => directory.join(path),
+            None => path,
+        })
     }
 
     fn memory(&self, address: u64, length: usize) -> Vec<u8> {

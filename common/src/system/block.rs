@@ -242,7 +242,7 @@ mod tests {
         assert_eq!((mount.file_system, mount.source), ("ext4", "/dev/nvme0n1p2"));
         assert!(!mount.is_system());
         for line in ["", "1 2 3:4", "1 2 3:4 / / rw -", " - ", "a b c d e f - "] {
-            Mount::parse(line);
+            assert!(Mount::parse(line).is_none(), "{line:?}");
         }
     }
 
