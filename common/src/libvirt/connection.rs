@@ -6,6 +6,7 @@ use virt::connect::Connect;
 use super::error::{self, Context};
 use super::hosts::Hosts;
 use super::last_error::last_errno;
+use super::target::Target;
 use crate::cli;
 use crate::cli::config::Config;
 use crate::cli::log;
@@ -46,15 +47,6 @@ impl ConnectArgs {
             }
         }
     }
-}
-
-/// Which libvirt to connect to.
-#[derive(Debug, Clone, Default)]
-pub struct Target {
-    /// Its URI; libvirt's default without it.
-    pub uri: Option<String>,
-    /// Its name in hosts.yaml, where it was chosen by that.
-    pub host: Option<String>,
 }
 
 /// An open connection.

@@ -2,7 +2,7 @@
 
 use virt::{error::Error as VirtError, sys};
 
-use super::Target;
+use super::target::Target;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Says what was being done when libvirt failed.

@@ -9,10 +9,12 @@ mod hosts;
 mod last_error;
 #[expect(unsafe_code, reason = "calls of the C library that its binding lacks, or gets wrong")]
 mod raw;
+mod target;
 mod unplug;
 
-pub use connection::{ConnectArgs, Libvirt, Target, is_local};
+pub use connection::{ConnectArgs, Libvirt, is_local};
 pub use error::{Context, failure, is_gone};
 pub use hosts::{Entry, Hosts};
 pub use raw::{DhcpLease, LaunchMeasurement, State};
+pub use target::Target;
 pub use unplug::UnplugAnswer;
