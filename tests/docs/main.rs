@@ -19,3 +19,4 @@ mod no_orphans;
 mod pipelines;
 mod readme;
 mod schema;
+mod source_tree;

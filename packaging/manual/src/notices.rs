@@ -106,7 +106,8 @@ mod tests {
     use super::*;
 
     /// Licences under which a crate may be used here, as crates write them.
-    const LICENCES: [&str; 13] = [
+    const LICENCES: [&str; 15] = [
+        "(Apache-2.0 OR MIT) AND BSD-3-Clause",
         "(MIT OR Apache-2.0) AND Unicode-3.0",
         "Apache-2.0",
         "Apache-2.0 / MIT",
@@ -119,6 +120,7 @@ mod tests {
         "MIT-0",
         "MIT/Apache-2.0",
         "Unlicense OR MIT",
+        "Unlicense/MIT",
         "Zlib",
     ];
 

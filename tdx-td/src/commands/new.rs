@@ -13,10 +13,10 @@ use common::{Code, Result};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::commands::args::guest::GuestArgs;
+use crate::commands::args::image::ImageArgs;
 use crate::commands::args::wait::{OnTimeout, WaitArgs};
-use crate::create::base_image::ImageArgs;
-use crate::create::plan::{CreationPlan, CreationRequest};
-use crate::create::settings::GuestArgs;
+use crate::create::plan::CreationPlan;
 use crate::domain::item::DomainItem;
 use crate::domain::wait;
 use crate::domain::wait::Sign;
@@ -72,14 +72,12 @@ pub fn run(
     context: &Context,
     connect: impl FnOnce() -> Result<Libvirt>,
     config: &Config,
-    mut args: NewArgs,
+    args: NewArgs,
 ) -> Result<Outcome> {
-    args.guest.seed.take_setup_config()?;
-    let (request, devices) = args.guest.read_stdin(&args.image)?;
+    let request = args.guest.read(&args.image)?;
     let libvirt = connect()?;
     interrupt::guard();
-    let creation = CreationRequest { image: &request, devices: &devices, guest: &args.guest };
-    let mut plan = CreationPlan::new(context, &libvirt, config, creation)?;
+    let mut plan = CreationPlan::new(context, &libvirt, config, &request)?;
     if let Some(shortage) = plan.memory_shortage.take() {
         return Err(shortage);
     }
@@ -88,7 +86,8 @@ pub fn run(
     let dry_run = args.change.dry_run;
     let tuned = match plan.host.take() {
         Some(wanted) => {
-            let (tuned, more) = prepare_host(context, &libvirt, config, &wanted, &args)?;
+            let (tuned, more) =
+                prepare_host(context, &libvirt, config, &wanted, (args.tune_host, args.change))?;
             warnings.extend(more);
             tuned
         }
@@ -97,7 +96,7 @@ pub fn run(
     let (mut domain, action) = if dry_run {
         plan.preview(context)?
     } else {
-        plan.apply(context, config, &request).map_err(|error| error.applied(tuned))?
+        plan.apply(context, config, &request.image).map_err(|error| error.applied(tuned))?
     };
     if let (Some(sign), false) = (args.wait.wait, dry_run) {
         domain = wait_for(context, &libvirt, &domain, sign, &args.wait, action)?;
@@ -115,14 +114,14 @@ fn prepare_host(
     libvirt: &Libvirt,
     config: &Config,
     (scenario, wanted): &(String, profile::Host),
-    args: &NewArgs,
+    (tune_host, change): (bool, Change),
 ) -> Result<(Option<String>, Vec<String>)> {
     let options = Options::default();
     let plan =
         tune_plan::TunePlan::new(context, Some(libvirt), config, wanted, scenario, &[], options);
     let plan = match plan {
         // The guest does not depend on it.
-        Err(error) if !args.tune_host => {
+        Err(error) if !tune_host => {
             let warning = format!(
                 "this host's settings were not compared with what {scenario} recommends: {error}"
             );
@@ -134,7 +133,7 @@ fn prepare_host(
     if differences.is_empty() {
         return Ok((None, Vec::new()));
     }
-    if !args.tune_host {
+    if !tune_host {
         let how = format!("tdx-td host tune --scenario {scenario}");
         let warning = format!(
             "this host is not as {scenario} recommends ({how}): {}",
@@ -142,13 +141,12 @@ fn prepare_host(
         );
         return Ok((None, vec![warning]));
     }
-    if args.change.dry_run {
+    if change.dry_run {
         return Ok((None, differences));
     }
     plan.check()?;
-    context
-        .confirm(args.change, &format!("change {} settings of this host?", differences.len()))?;
-    plan.apply(args.change.yes)?;
+    context.confirm(change, &format!("change {} settings of this host?", differences.len()))?;
+    plan.apply(change.yes)?;
     Ok((Some(format!("set this host to what {scenario} recommends")), Vec::new()))
 }
 

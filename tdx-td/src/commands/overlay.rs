@@ -15,7 +15,8 @@ use serde::Serialize;
 use tdx_pool::pool::qemu_user;
 use tdx_pool::volume::overlay;
 
-use crate::create::base_image::{BaseSource, ImageArgs, ImageRequest};
+use crate::commands::args::image::ImageArgs;
+use crate::create::base_image::BaseSource;
 
 const EXAMPLES: &str = "Examples:
   tdx-pool import guest.qcow2 | tdx-td overlay --base - --disk-size 20G";
@@ -74,7 +75,7 @@ pub fn run(
     config: &Config,
     args: OverlayArgs,
 ) -> Result<Outcome> {
-    let request = ImageRequest::read(&args.image)?;
+    let request = args.image.read()?;
     let libvirt = connect()?;
     interrupt::guard();
     let source = BaseSource::find(context, &libvirt, config, &request)?;

@@ -12,9 +12,9 @@ use common::libvirt::Libvirt;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::create::base_image::ImageArgs;
-use crate::create::plan::{CreationPlan, CreationRequest};
-use crate::create::settings::GuestArgs;
+use crate::commands::args::guest::GuestArgs;
+use crate::commands::args::image::ImageArgs;
+use crate::create::plan::CreationPlan;
 use crate::scenario::layers::Setting;
 
 const EXAMPLES: &str = "Examples:
@@ -62,13 +62,11 @@ pub fn run(
     context: &Context,
     connect: impl FnOnce() -> Result<Libvirt>,
     config: &Config,
-    mut args: RenderArgs,
+    args: RenderArgs,
 ) -> Result<Outcome> {
-    args.guest.seed.take_setup_config()?;
-    let (request, devices) = args.guest.read_stdin(&args.image)?;
+    let request = args.guest.read(&args.image)?;
     let libvirt = connect()?;
-    let creation = CreationRequest { image: &request, devices: &devices, guest: &args.guest };
-    let plan = CreationPlan::new(context, &libvirt, config, creation)?;
+    let plan = CreationPlan::new(context, &libvirt, config, &request)?;
     let (name, xml, settings) = (plan.name, plan.xml, plan.settings);
     if args.xml {
         return Ok(Outcome::raw_with_warnings(xml + "\n", plan.warnings));

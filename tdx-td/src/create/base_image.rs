@@ -3,43 +3,19 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use clap::Args;
 use common::cli::config::Config;
 use common::cli::{Context, log};
-use common::document::{Action, Item, input};
+use common::document::{Action, Item};
 use common::libvirt::Libvirt;
-use common::units::Size;
-use common::{Error, ErrorKind, Result, name, units};
-use serde::Deserialize;
+use common::{Error, ErrorKind, Result};
+use tdx_pool::image::SaidFormat;
 use tdx_pool::image::record::Record;
-use tdx_pool::image::{Format, SaidFormat};
 use tdx_pool::import::plan::ImportPlan;
 use tdx_pool::import::request::ImportOptions;
 use tdx_pool::pool::Pool;
 use tdx_pool::pool::plan::PoolPlan;
 use tdx_pool::volume::claim::VolumeClaim;
 use tdx_pool::volume::overlay::Base;
-
-/// Which image, into which pool.
-#[derive(Debug, Args)]
-pub struct ImageArgs {
-    /// The disk image: a volume of the pool, or a file, which is imported
-    #[arg(short = 'i', long, value_name = "IMAGE", conflicts_with = "base")]
-    pub td_image: Option<PathBuf>,
-    /// A volume of the pool, or - for what tdx-pool import or volumes printed
-    #[arg(long, value_name = "VOLUME")]
-    pub base: Option<String>,
-    /// The image's format; without it a base image has that of its import's record, of the item on
-    /// standard input or of its name, and an image that is used as it is that of its name
-    #[arg(long, value_name = "FORMAT", value_enum)]
-    pub image_format: Option<Format>,
-    /// The pool's name [default: tdvirsh-pool, or the pool that owns its folder]
-    #[arg(long, value_name = "NAME")]
-    pub pool: Option<String>,
-    /// Size of the guest's disk [default: that of the image]
-    #[arg(long, value_name = "SIZE", value_parser = units::size_in(units::DISK))]
-    pub disk_size: Option<Size>,
-}
 
 /// The base image settled: one that is in the pool, or one that will be.
 #[derive(Debug)]
@@ -60,36 +36,17 @@ impl BaseImage {
     }
 }
 
-/// What a document for `--base -` must tell, and may tell.
-#[derive(Deserialize)]
-struct BaseItem {
-    #[serde(deserialize_with = "name::deserialize")]
-    name: String,
-    #[serde(deserialize_with = "name::deserialize")]
-    pool: String,
-    #[serde(flatten)]
-    claim: VolumeClaim,
-    format: Option<String>,
-    /// What was imported: only `tdx-pool import` tells, which has checked the image.
-    source: Option<String>,
-}
-
-impl BaseItem {
-    /// The format of an image that was imported. The `format` of a volume is libvirt's guess.
-    fn imported_format(&self) -> Option<Format> {
-        self.source.as_ref()?;
-        Format::parse(self.format.as_deref()?)
-    }
-}
-
 /// The image flags with `--base -` read.
 #[derive(Debug, Clone)]
 pub struct ImageRequest {
-    pool: Option<String>,
-    image: Option<PathBuf>,
-    base: Option<String>,
+    /// The pool that was named.
+    pub pool: Option<String>,
+    /// The image that was named: a volume or a file.
+    pub image: Option<PathBuf>,
+    /// The volume that was named, or that came on standard input.
+    pub base: Option<String>,
     /// What the item on standard input says of the base image.
-    claim: VolumeClaim,
+    pub claim: VolumeClaim,
     /// What is said of the image's format.
     pub format: SaidFormat,
     /// Size of the guest's disk, bytes; that of the image without it.
@@ -97,37 +54,6 @@ pub struct ImageRequest {
 }
 
 impl ImageRequest {
-    /// Reads standard input where the flags say so.
-    ///
-    /// Errors: `invalid_input` for no such document, or not exactly one image in it.
-    pub fn read(args: &ImageArgs) -> Result<Self> {
-        let mut request = Self {
-            pool: args.pool.clone(),
-            image: args.td_image.clone(),
-            base: args.base.clone(),
-            claim: VolumeClaim::default(),
-            format: SaidFormat { flag: args.image_format, ..SaidFormat::default() },
-            disk_size: args.disk_size.map(|size| size.0),
-        };
-        if args.base.as_deref() == Some(input::STDIN) {
-            let kinds = ["tdx.pool.import", "tdx.pool.volumes"];
-            let items: Vec<BaseItem> = input::items(&kinds, "what tdx-pool import printed")?;
-            let count = items.len();
-            let [item] = <[BaseItem; 1]>::try_from(items).map_err(|_| {
-                Error::invalid_input(format!("one base image was expected, {count} came"))
-            })?;
-            request.format.item = item.imported_format();
-            let pool = item.pool;
-            if args.pool.as_ref().is_some_and(|asked| *asked != pool) {
-                return Err(Error::conflict(format!("the image is in pool '{pool}'")));
-            }
-            request.base = Some(item.name);
-            request.pool = Some(pool);
-            request.claim = item.claim;
-        }
-        Ok(request)
-    }
-
     /// Whether an image was named.
     pub fn is_named(&self) -> bool {
         self.image.is_some() || self.base.is_some()

@@ -8,7 +8,8 @@ use common::{Error, Result};
 use crate::capability::Security;
 use crate::create::identity::DomainIdentity;
 use crate::create::ports::PortRequest;
-use crate::create::settings::{GuestArgs, Settings};
+use crate::create::request::GuestRequest;
+use crate::create::settings::Settings;
 use crate::domain::purpose::Purpose;
 use crate::domain_xml::builder::GuestDefinition;
 use crate::domain_xml::template::checked::{CheckedTemplate, TemplateRequest};
@@ -32,30 +33,32 @@ impl DefinitionSource {
         context: &Context,
         libvirt: &Libvirt,
         config: &Config,
-        args: &GuestArgs,
+        request: &GuestRequest,
         kind: DiskKind,
         purpose: Purpose,
     ) -> Result<Self> {
-        match &args.xml_template {
+        match &request.template {
             // clap drops this requirement when the template could not be given beside other flags.
-            None if args.fix_template => Err(Error::usage("--fix-template needs --xml-template")),
+            None if request.fix_template => {
+                Err(Error::usage("--fix-template needs --xml-template"))
+            }
             None => {
-                let settings = Settings::new(context, libvirt, config, args, kind, purpose)?;
+                let settings = Settings::new(context, libvirt, config, request, kind, purpose)?;
                 Ok(Self::BuiltIn(Box::new(settings)))
             }
             Some(path) => {
-                if args.launch.options().any() {
+                if request.launch.any() {
                     return Err(Error::usage("a template says itself how its guest is protected")
                         .hint("write these values into its <launchSecurity>"));
                 }
-                let request = TemplateRequest {
-                    fix: args.fix_template,
-                    memory: args.memory,
-                    vcpus: args.vcpus,
-                    ssh_port: args.ssh_port,
+                let template = TemplateRequest {
+                    fix: request.fix_template,
+                    memory: request.memory,
+                    vcpus: request.vcpus,
+                    ssh_port: request.ssh_port,
                 };
-                let template = CheckedTemplate::new(context, libvirt, path, request, purpose)?;
-                Ok(Self::Template(Box::new(template)))
+                let checked = CheckedTemplate::new(context, libvirt, path, template, purpose)?;
+                Ok(Self::Template(Box::new(checked)))
             }
         }
     }

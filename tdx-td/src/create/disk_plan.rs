@@ -3,12 +3,11 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::Args;
 use common::cli::Context;
 use common::cli::config::Config;
 use common::libvirt::Libvirt;
 use common::units::Size;
-use common::{Error, ErrorKind, Result, units};
+use common::{Error, ErrorKind, Result};
 use tdx_pool::image::Format;
 use tdx_pool::pool::plan::PoolPlan;
 use tdx_pool::pool::qemu_user::QemuUser;
@@ -28,28 +27,20 @@ use crate::scenario::enums::{Compression, Preallocation};
 use crate::scenario::profile::Storage;
 use crate::scenario::resolve::ResolvedSettings;
 
-/// Which disk, when it is no overlay.
-#[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "Disk")]
-pub struct DiskArgs {
-    /// An empty disk of this size, as the scenario's storage settings say
-    #[arg(long, value_name = "SIZE", value_parser = units::size_in(units::DISK))]
-    #[arg(conflicts_with_all = ["td_image", "base", "disk_size", "image_format", "vmimage"])]
-    #[arg(conflicts_with = "xml_template")]
+/// The disk that is asked for, when it is no overlay.
+#[derive(Debug, Clone, Default)]
+pub struct DiskRequest {
+    /// The size of an empty disk.
     pub blank: Option<Size>,
-    /// An image to be used as it is, instead of an overlay over it
-    #[arg(long, value_name = "FILE")]
-    #[arg(conflicts_with_all = ["td_image", "base", "disk_size", "xml_template"])]
+    /// An image that is used as it is.
     pub vmimage: Option<PathBuf>,
-    /// A CD to boot from; without an image for the disk, that is an empty one
-    #[arg(long, value_name = "ISO", conflicts_with = "xml_template")]
+    /// A CD to boot from.
     pub cdrom: Option<PathBuf>,
-    /// The passphrase of a disk that is to be encrypted; asked for on a terminal without it
-    #[arg(long, value_name = "FILE")]
+    /// The file with the passphrase of an encrypted disk.
     pub passphrase_file: Option<PathBuf>,
 }
 
-impl DiskArgs {
+impl DiskRequest {
     /// What kind of disk is asked for, beside an image or without.
     pub fn kind(&self, has_image: bool) -> DiskKind {
         match (&self.vmimage, self.blank, &self.cdrom) {
@@ -98,7 +89,7 @@ impl DiskPlan {
         libvirt: &Libvirt,
         config: &Config,
         request: &ImageRequest,
-        args: &DiskArgs,
+        args: &DiskRequest,
         choice: Option<&ResolvedSettings>,
         (qemu, existing): (Option<QemuUser>, Option<&Definition>),
     ) -> Result<Self> {
@@ -296,7 +287,7 @@ impl PreparedDisk {
 /// Errors: `usage`; those of [`check_unencrypted`].
 fn check_flags(
     request: &ImageRequest,
-    args: &DiskArgs,
+    args: &DiskRequest,
     choice: Option<&ResolvedSettings>,
     kind: DiskKind,
 ) -> Result<()> {

@@ -13,4 +13,5 @@ mod existing;
 pub mod identity;
 pub mod plan;
 pub mod ports;
+pub mod request;
 pub mod settings;

@@ -17,7 +17,6 @@ use virt::domain::Domain;
 
 use crate::capability::Security;
 use crate::create::attached_image;
-use crate::create::base_image::ImageRequest;
 use crate::create::cloud_init::Seed;
 use crate::create::definition_source::DefinitionSource;
 use crate::create::disk::Disk;
@@ -25,14 +24,15 @@ use crate::create::disk_plan::DiskPlan;
 use crate::create::existing::{differences, name_taken, or_deleted_meanwhile, read_item};
 use crate::create::identity::{DomainIdentity, default_name, new_uuid};
 use crate::create::ports::PortReservation;
-use crate::create::settings::{GuestArgs, domain_name};
+use crate::create::request::CreationRequest;
+use crate::create::settings::domain_name;
 use crate::domain::definition::Definition;
 use crate::domain::item::DomainItem;
 use crate::domain::metadata::Metadata;
 use crate::domain::purpose::Purpose;
 use crate::domain::{definition, lookup};
 use crate::domain_xml::validation;
-use crate::passthrough::{DeviceRequest, Devices};
+use crate::passthrough::Devices;
 use crate::scenario::layers::Setting;
 use crate::scenario::profile;
 use crate::security::attestation::session::AttestationRequest;
@@ -73,17 +73,6 @@ pub struct CreationPlan<'a> {
     pub(super) overwrites: Option<String>,
 }
 
-/// What a user asks for: the guest, its image and its devices.
-#[derive(Debug, Clone, Copy)]
-pub struct CreationRequest<'r> {
-    /// The image flags, with standard input read.
-    pub image: &'r ImageRequest,
-    /// The device flags, with standard input read.
-    pub devices: &'r DeviceRequest,
-    /// The other flags.
-    pub guest: &'r GuestArgs,
-}
-
 impl<'a> CreationPlan<'a> {
     /// Looks at everything that can fail: host, network, pool, image, name.
     ///
@@ -93,7 +82,7 @@ impl<'a> CreationPlan<'a> {
         context: &Context,
         libvirt: &'a Libvirt,
         config: &Config,
-        request: CreationRequest<'_>,
+        request: &CreationRequest,
     ) -> Result<Self> {
         let build = |existing| Self::build(context, libvirt, config, request, existing);
         let name = request.guest.name.as_deref();
@@ -125,10 +114,10 @@ impl<'a> CreationPlan<'a> {
         context: &Context,
         libvirt: &'a Libvirt,
         config: &Config,
-        request: CreationRequest<'_>,
+        request: &CreationRequest,
         existing: Option<&Definition>,
     ) -> Result<Self> {
-        let CreationRequest { image, devices, guest } = request;
+        let CreationRequest { guest, image, devices } = request;
         let purpose = if existing.is_some() { Purpose::Compare } else { Purpose::Create };
         let kind = guest.disk.kind(image.is_named());
         let source = DefinitionSource::new(context, libvirt, config, guest, kind, purpose)?;
@@ -147,7 +136,7 @@ impl<'a> CreationPlan<'a> {
             check_reachable(libvirt, &disk.disk(), qemu)?;
         }
         let uuid = new_uuid()?;
-        let seed = Seed::read(&guest.seed, &uuid)?;
+        let seed = Seed::read(&guest.access, &uuid)?;
         let seed = seed.map(|seed| seed_volume::SeedPlan::new(disk.folder()?, seed.to_image()?));
         let seed = seed.transpose()?;
         let security = source.security();
@@ -184,7 +173,7 @@ impl<'a> CreationPlan<'a> {
             if source.is_template() {
                 validation::check(libvirt, &XmlDocument::parse(xml.as_str())?)?;
             }
-            let sev = &guest.launch.options().sev;
+            let sev = &guest.launch.sev;
             attestation = AttestationRequest::new(context, libvirt, config, sev, &definition)?;
             shortage = memory_shortage(context, libvirt, memory)?;
         }
@@ -197,7 +186,7 @@ impl<'a> CreationPlan<'a> {
             name,
             xml,
             settings: scenario.map(|scenario| scenario.settings.clone()).unwrap_or_default(),
-            host: guest.scenario.scenario.clone().zip(host),
+            host: guest.settings.scenario.clone().zip(host),
             memory_shortage: shortage.filter(|_| security != Security::None).map(|message| {
                 Error::unsupported(message).hint("--memory says how much the guest gets")
             }),
@@ -279,13 +268,13 @@ fn recorded_request(
     devices: &Devices,
     disk: &DiskPlan,
     cdrom: Option<&Path>,
-    CreationRequest { image, guest, .. }: CreationRequest<'_>,
+    CreationRequest { guest, image, .. }: &CreationRequest,
 ) -> Vec<(String, String)> {
     let size = image.disk_size.map_or_else(|| "image".to_owned(), |size| size.to_string());
     let flags = [
         ("disk_size_bytes", size),
-        ("user", guest.seed.user.clone().unwrap_or_default()),
-        ("hostname", guest.seed.hostname.clone().unwrap_or_default()),
+        ("user", guest.access.user.clone().unwrap_or_default()),
+        ("hostname", guest.access.hostname.clone().unwrap_or_default()),
     ];
     let mut request = [source.request(), devices.request()].concat();
     request.extend(flags.map(|(key, value)| (key.to_owned(), value)));

@@ -1,134 +1,28 @@
 //! What a guest is to have: flags over configuration over what fits the host.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use clap::Args;
 use common::cli::Context;
 use common::cli::config::Config;
-use common::document::input;
 use common::libvirt::{Context as _, Libvirt, is_gone};
 use common::units::{GIB, MEMORY, Size};
 use common::{Error, Result};
-use serde_json::Value;
 
 use crate::capability;
 use crate::capability::{Capacity, Security, VirtType, VirtTypeArg};
-use crate::commands::args::devices::DeviceArgs;
-use crate::commands::args::launch::LaunchArgs;
-use crate::commands::args::scenario::ScenarioArgs;
-use crate::create::base_image::{ImageArgs, ImageRequest};
-use crate::create::cloud_init::SeedArgs;
-use crate::create::disk_plan::DiskArgs;
 use crate::create::ports::PortRequest;
+use crate::create::request::GuestRequest;
 use crate::domain::metadata::TEMPLATE;
 use crate::domain::purpose::Purpose;
 use crate::domain_xml::template::dialect::Dialect;
-use crate::passthrough::DeviceRequest;
-use crate::scenario::assignments::FlagSetting;
 use crate::scenario::disk_kind::DiskKind;
+use crate::scenario::library::{DEFAULT, Scenario};
 use crate::scenario::protection;
-use crate::scenario::resolve::{RequestedSettings, ResolvedSettings, Target};
-use crate::scenario::value::size_value;
+use crate::scenario::resolve::{ResolvedSettings, Target};
 use crate::security::launch::Launch;
 
-/// What the guest is to have.
-#[derive(Debug, Args)]
-pub struct GuestArgs {
-    /// Domain XML with placeholders, instead of the built-in definition
-    #[arg(short = 't', long, value_name = "FILE")]
-    #[arg(conflicts_with_all = ["security", "network", "virt_type", "hotplug_ports"])]
-    #[arg(conflicts_with_all = ["scenario", "set", "user_settings", "machine", "boot"])]
-    pub xml_template: Option<PathBuf>,
-    /// Translate what this libvirt would drop from the template, and close the ports it opens
-    #[arg(long)]
-    pub fix_template: bool,
-    /// The domain's name [default: tdvirsh-KIND-UUID; KIND is the template's, or trust_domain,
-    /// regular_vm, sev_guest]
-    #[arg(long, value_parser = domain_name)]
-    pub name: Option<String>,
-    /// Have a domain of that name deleted, with its own disks, unless it is as asked for; asks first
-    #[arg(long, requires = "name")]
-    pub overwrite: bool,
-    /// Launch security [default: tdx, or the best of the scenario's]
-    #[arg(long, value_enum)]
-    pub security: Option<Security>,
-    /// Memory [default: the template's, else 8G, or half of a smaller host]
-    #[arg(long, value_name = "SIZE", value_parser = memory)]
-    pub memory: Option<Size>,
-    /// Virtual CPUs [default: the template's, else 4, or what a smaller host has]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
-    pub vcpus: Option<u32>,
-    /// libvirt network [default: default]
-    #[arg(long, value_name = "NETWORK")]
-    pub network: Option<String>,
-    /// Accelerator [default: auto]
-    #[arg(long, value_enum, value_name = "TYPE")]
-    pub virt_type: Option<VirtTypeArg>,
-    /// Free PCI Express ports for devices plugged in later
-    #[arg(long, value_name = "N", default_value_t = 8)]
-    #[arg(value_parser = clap::value_parser!(u32).range(0..=64))]
-    pub hotplug_ports: u32,
-    /// A port of this host that leads to the guest's ssh; auto takes a free one of 127.0.0.1
-    #[arg(long, value_name = "auto|[ADDRESS:]PORT")]
-    pub ssh_port: Option<PortRequest>,
-    /// What it is for.
-    #[command(flatten)]
-    pub scenario: ScenarioArgs,
-    /// How it is protected.
-    #[command(flatten)]
-    pub launch: LaunchArgs,
-    /// Who may log in.
-    #[command(flatten)]
-    pub seed: SeedArgs,
-    /// Its disk, when it is no overlay.
-    #[command(flatten)]
-    pub disk: DiskArgs,
-    /// Devices of the host.
-    #[command(flatten)]
-    pub devices: DeviceArgs,
-}
-
-impl GuestArgs {
-    /// The image and the devices that are asked for, with standard input read where the flags say so.
-    ///
-    /// Errors: `usage` when both are to be on it; those of [`ImageRequest::read`] and
-    /// [`DeviceRequest::read`].
-    pub fn read_stdin(&self, image: &ImageArgs) -> Result<(ImageRequest, DeviceRequest)> {
-        if self.devices.on_stdin() && image.base.as_deref() == Some(input::STDIN) {
-            return Err(Error::usage("--base - and --devices - cannot both read standard input"));
-        }
-        Ok((ImageRequest::read(image)?, self.devices.read()?))
-    }
-
-    /// Returns the settings that the flags ask for over those of the scenario.
-    fn requested_settings(&self) -> RequestedSettings {
-        let boot_cd = self.disk.cdrom.is_some() && self.scenario.boot.is_none();
-        let flag = |flag, setting, value| FlagSetting { flag, setting, value };
-        let mut flags: Vec<FlagSetting> = self.scenario.flag_settings().into();
-        flags.extend([
-            flag("--memory", "guest.memory", self.memory.map(size_value)),
-            flag("--vcpus", "guest.vcpus", self.vcpus.map(Value::from)),
-            flag("--network", "guest.network", self.network.clone().map(Value::from)),
-            flag("--blank", "storage.capacity", self.disk.blank.map(size_value)),
-            flag("--cdrom", "guest.boot", boot_cd.then(|| "cdrom".into())),
-        ]);
-        let assignments = self.scenario.assignments.assignments();
-        RequestedSettings { scenario: self.scenario.scenario.clone(), assignments, flags }
-    }
-}
-
-const MIN_MEMORY: u64 = 16 << 20;
-
-fn memory(text: &str) -> Result<Size, String> {
-    let size: Size = text.parse()?;
-    if size.0 < MIN_MEMORY {
-        return Err(format!("{size} is too little for a guest: at least {}", Size(MIN_MEMORY)));
-    }
-    if size.0 > *MEMORY.end() {
-        return Err(format!("{size} is too much for a guest: at most {}", Size(*MEMORY.end())));
-    }
-    Ok(size)
-}
+/// The least memory of a guest, bytes.
+pub(crate) const MIN_MEMORY: u64 = 16 << 20;
 
 /// A name that a domain can have.
 ///
@@ -183,19 +77,22 @@ impl Settings {
         context: &Context,
         libvirt: &Libvirt,
         config: &Config,
-        args: &GuestArgs,
+        request: &GuestRequest,
         kind: DiskKind,
         purpose: Purpose,
     ) -> Result<Self> {
-        let scenario = args.scenario.scenario(context)?;
-        let security = match args.scenario.scenario {
-            Some(_) => protection::supported_security(context, libvirt, &scenario, args.security)?,
-            None => chosen(args.security, config.security.as_deref(), "security")?
+        let name = request.settings.scenario.as_deref();
+        let scenario = Scenario::find(&context.host, name.unwrap_or(DEFAULT))?;
+        let security = match name {
+            Some(_) => {
+                protection::supported_security(context, libvirt, &scenario, request.security)?
+            }
+            None => chosen(request.security, config.security.as_deref(), "security")?
                 .unwrap_or(Security::Tdx),
         };
-        let asked = chosen(args.virt_type, config.virt_type.as_deref(), "virt_type")?;
+        let asked = chosen(request.virt_type, config.virt_type.as_deref(), "virt_type")?;
         let asked = asked.unwrap_or(VirtTypeArg::Auto);
-        let launch = Launch::new(security, &args.launch.options())?;
+        let launch = Launch::new(security, &request.launch)?;
         if launch.is_secure() && asked == VirtTypeArg::Qemu {
             return Err(Error::usage(format!(
                 "--virt-type qemu cannot run a guest with {security}"
@@ -215,9 +112,8 @@ impl Settings {
         let exists = |path: &Path| !libvirt.is_local() || context.host.path(path).exists();
         let mut warnings = launch.warnings(exists);
         let target = Target { security, virt_type, disk: kind };
-        let requested = args.requested_settings();
         let resolved =
-            ResolvedSettings::new(context, libvirt, config, &requested, &scenario, target)?;
+            ResolvedSettings::new(context, libvirt, config, &request.settings, &scenario, target)?;
         warnings.extend(resolved.warnings.iter().cloned());
         let host = capability::capacity(&context.host, libvirt)?;
         let guest = &resolved.profile.guest;
@@ -253,11 +149,11 @@ impl Settings {
             check_network(libvirt, &network)?;
             warnings.extend(check_vcpus(libvirt, host, virt_type, Some(vcpus))?);
         }
-        let passt = match args.ssh_port {
+        let passt = match request.ssh_port {
             Some(_) => capability::has_passt(&context.host, libvirt, virt_type)?,
             None => false,
         };
-        if args.ssh_port.is_some_and(|port| port.is_ipv6()) && !passt {
+        if request.ssh_port.is_some_and(|port| port.is_ipv6()) && !passt {
             return Err(Error::unsupported("without passt only ports of IPv4 are forwarded")
                 .hint("install passt, if libvirt is 9.2 or newer; or name an IPv4 address"));
         }
@@ -268,8 +164,8 @@ impl Settings {
             vcpus,
             network,
             resolved,
-            hotplug_ports: args.hotplug_ports,
-            ssh_port: args.ssh_port,
+            hotplug_ports: request.hotplug_ports,
+            ssh_port: request.ssh_port,
             passt,
             vsock: libvirt.is_local() && context.host.has("/dev/vhost-vsock"),
             warnings,

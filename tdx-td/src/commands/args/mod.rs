@@ -1,6 +1,10 @@
 //! Arguments that several verbs have.
 
+pub mod access;
 pub mod devices;
+pub mod disk;
+pub mod guest;
+pub mod image;
 pub mod launch;
 pub mod names;
 pub mod scenario;

@@ -9,7 +9,6 @@ mod setup_config;
 use std::io::{self, Cursor, Write};
 use std::path::{Path, PathBuf};
 
-use clap::Args;
 use common::document::input;
 use common::secret::Secret;
 use common::{Error, ErrorKind, Result};
@@ -19,38 +18,26 @@ use setup_config::SetupConfig;
 use sha_crypt::{PasswordHasher, ShaCrypt};
 use tdx_pool::volume::names::random_bytes;
 
-/// Who may log in.
-#[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "Access")]
-pub struct SeedArgs {
-    /// A user to make in the guest, with sudo
-    #[arg(short, long, value_parser = user_name)]
+/// Who may log in to the guest, and its host name.
+#[derive(Debug, Clone, Default)]
+pub struct AccessRequest {
+    /// A user to make in the guest, with sudo.
     pub user: Option<String>,
-    /// Public keys that may log in as the user
-    #[arg(short = 'k', long, value_name = "FILE", requires = "user")]
+    /// Files of public keys that may log in as the user.
     pub ssh_key: Vec<PathBuf>,
-    /// A file with the user's password on its first line; nobody else may read it, and it is not compared
-    /// with that of a domain that is there
-    #[arg(long, value_name = "FILE", requires = "user")]
+    /// A file with the user's password on its first line.
     pub password_file: Option<PathBuf>,
-    /// The guest's host name
-    #[arg(long, value_parser = host_name)]
+    /// The guest's host name.
     pub hostname: Option<String>,
-    /// A folder with user-data and, if wanted, meta-data, network-config and vendor-data
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["user", "hostname"])]
+    /// A directory with the documents of cloud-init.
     pub cloud_init: Option<PathBuf>,
-    /// Canonical's setup-tdx-config; its GUEST_USER, GUEST_PASSWORD and GUEST_HOSTNAME count where
-    /// no flag says otherwise
-    #[arg(long, value_name = "FILE", conflicts_with = "cloud_init")]
-    pub setup_config: Option<PathBuf>,
-    /// The password in that file.
-    #[arg(skip)]
-    password: Option<Password>,
+    /// The password from Canonical's `setup-tdx-config`.
+    pub(crate) password: Option<Password>,
 }
 
 /// A password. It is never shown.
 #[derive(Clone)]
-struct Password(String);
+pub(crate) struct Password(String);
 
 impl std::fmt::Debug for Password {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -58,12 +45,11 @@ impl std::fmt::Debug for Password {
     }
 }
 
-impl SeedArgs {
-    /// Reads `setup_config`, if there is one.
+impl AccessRequest {
+    /// Takes what no flag says from Canonical's `setup-tdx-config`.
     ///
     /// Errors: those of reading it; `invalid_input` for a user or a host name that cannot be.
-    pub fn take_setup_config(&mut self) -> Result<()> {
-        let Some(path) = &self.setup_config else { return Ok(()) };
+    pub fn take_setup_config(&mut self, path: &Path) -> Result<()> {
         let config = SetupConfig::read(path)?;
         let take = |key: &str, check: fn(&str) -> Result<String, String>| {
             let value = config.get(key).map(check).transpose();
@@ -86,7 +72,7 @@ impl SeedArgs {
 }
 
 /// Source: useradd(8), the names that every distribution takes.
-fn user_name(text: &str) -> Result<String, String> {
+pub(crate) fn user_name(text: &str) -> Result<String, String> {
     let mut characters = text.chars();
     let first = characters.next().is_some_and(|c| c.is_ascii_lowercase() || c == '_');
     let rest = characters.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-".contains(c));
@@ -97,7 +83,7 @@ fn user_name(text: &str) -> Result<String, String> {
 }
 
 /// Source: RFC 1123, section 2.1.
-fn host_name(text: &str) -> Result<String, String> {
+pub(crate) fn host_name(text: &str) -> Result<String, String> {
     let label = |label: &str| {
         let inner = label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
         inner
@@ -132,7 +118,7 @@ impl Seed {
     /// Errors: `usage` for a user nobody could log in as; `invalid_input` for a private key, a file
     /// without keys, an empty password; `permission` for a password that others can read;
     /// `not_found`.
-    pub fn read(args: &SeedArgs, instance: &str) -> Result<Option<Self>> {
+    pub fn read(args: &AccessRequest, instance: &str) -> Result<Option<Self>> {
         if let Some(folder) = &args.cloud_init {
             return Self::from_folder(folder, instance).map(Some);
         }
@@ -205,7 +191,7 @@ fn meta_data(instance: &str, hostname: Option<&str>) -> Vec<u8> {
     format!("{meta}\n").into_bytes()
 }
 
-fn account(user: &str, args: &SeedArgs) -> Result<Value> {
+fn account(user: &str, args: &AccessRequest) -> Result<Value> {
     let mut keys = Vec::new();
     for path in &args.ssh_key {
         keys.extend(public_keys(path)?);
@@ -311,35 +297,35 @@ mod tests {
         let folder = TempDir::new().unwrap();
         let text = "GUEST_USER=tdx\nGUEST_PASSWORD=123456\nGUEST_HOSTNAME=tdx-guest\n";
         let path = file(&folder, "setup-tdx-config", text, 0o644);
-        let read = |args: SeedArgs| {
-            let mut args = SeedArgs { setup_config: Some(path.clone()), ..args };
-            args.take_setup_config().unwrap();
+        let read = |args: AccessRequest| {
+            let mut args = args;
+            args.take_setup_config(&path).unwrap();
             let seed = Seed::read(&args, "i").unwrap().unwrap();
             assert!(!format!("{args:?} {seed:?}").contains("123456"));
             String::from_utf8(seed.files[0].1.clone()).unwrap()
         };
-        let text = read(SeedArgs::default());
+        let text = read(AccessRequest::default());
         assert!(
             text.contains("\"tdx\"") && text.contains("$6$") && !text.contains("123456"),
             "{text}"
         );
         let password = file(&folder, "password", "other\n", 0o600);
-        let by_flag = read(SeedArgs { password_file: Some(password), ..with_user() });
+        let by_flag = read(AccessRequest { password_file: Some(password), ..with_user() });
         assert!(by_flag.contains("$6$"), "{by_flag}");
         for (text, says) in [("GUEST_USER=Root\n", "GUEST_USER"), ("GUEST_USER=$(id)\n", "line 1")]
         {
             let path = file(&folder, "wrong", text, 0o600);
-            let mut args = SeedArgs { setup_config: Some(path), ..SeedArgs::default() };
-            let error = args.take_setup_config().unwrap_err();
+            let mut args = AccessRequest::default();
+            let error = args.take_setup_config(&path).unwrap_err();
             assert!(error.message().contains(says), "{error}");
         }
     }
 
-    fn with_user() -> SeedArgs {
-        SeedArgs { user: Some("tdx".to_owned()), ..SeedArgs::default() }
+    fn with_user() -> AccessRequest {
+        AccessRequest { user: Some("tdx".to_owned()), ..AccessRequest::default() }
     }
 
-    fn fails(args: &SeedArgs) -> ErrorKind {
+    fn fails(args: &AccessRequest) -> ErrorKind {
         Seed::read(args, "id").unwrap_err().kind()
     }
 
@@ -356,7 +342,7 @@ mod tests {
     #[test]
     fn a_user_with_a_key_and_a_password() {
         let folder = TempDir::new().unwrap();
-        let args = SeedArgs {
+        let args = AccessRequest {
             ssh_key: vec![file(&folder, "id.pub", &format!("# mine\n{KEY}\n\n"), 0o644)],
             password_file: Some(file(&folder, "password", "S3cret: #x\nnot this\n", 0o600)),
             hostname: Some("web1.example".to_owned()),
@@ -380,13 +366,16 @@ mod tests {
 
     #[test]
     fn nothing_asked_for_is_no_seed() {
-        assert!(Seed::read(&SeedArgs::default(), "id").unwrap().is_none());
+        assert!(Seed::read(&AccessRequest::default(), "id").unwrap().is_none());
     }
 
     #[test]
     fn a_folder_is_taken_as_it_stands() {
         let folder = TempDir::new().unwrap();
-        let args = SeedArgs { cloud_init: Some(folder.path().to_owned()), ..SeedArgs::default() };
+        let args = AccessRequest {
+            cloud_init: Some(folder.path().to_owned()),
+            ..AccessRequest::default()
+        };
         assert_eq!(fails(&args), ErrorKind::NotFound);
         file(&folder, "user-data", "#!/bin/sh\necho hello\n", 0o644);
         let seed = Seed::read(&args, "id").unwrap().unwrap();
@@ -408,7 +397,7 @@ mod tests {
             ("hello world\n", 0o600, ErrorKind::InvalidInput),
         ] {
             let ssh_key = vec![file(&folder, "key", text, mode)];
-            assert_eq!(fails(&SeedArgs { ssh_key, ..with_user() }), kind, "{text}");
+            assert_eq!(fails(&AccessRequest { ssh_key, ..with_user() }), kind, "{text}");
         }
         for (text, mode, kind) in [
             ("secret\n", 0o644, ErrorKind::Permission),
@@ -416,10 +405,10 @@ mod tests {
             ("\nsecret\n", 0o600, ErrorKind::InvalidInput),
         ] {
             let password_file = Some(file(&folder, "password", text, mode));
-            assert_eq!(fails(&SeedArgs { password_file, ..with_user() }), kind, "{text}");
+            assert_eq!(fails(&AccessRequest { password_file, ..with_user() }), kind, "{text}");
         }
         let password_file = Some(folder.path().join("absent"));
-        assert_eq!(fails(&SeedArgs { password_file, ..with_user() }), ErrorKind::NotFound);
+        assert_eq!(fails(&AccessRequest { password_file, ..with_user() }), ErrorKind::NotFound);
     }
 
     #[test]
