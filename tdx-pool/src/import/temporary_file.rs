@@ -19,6 +19,7 @@ use crate::volume::names::ToolFile;
 pub(crate) struct TemporaryFile {
     pub(crate) path: PathBuf,
     pub(crate) file: File,
+    is_deleted: bool,
     _in_flight: InFlight,
 }
 
@@ -31,7 +32,7 @@ impl TemporaryFile {
         let mut options = OpenOptions::new();
         let options = options.read(true).write(true).create_new(true).mode(0o600);
         let file = options.open(&path).at("create", &path)?;
-        Ok(Self { path, file, _in_flight: in_flight })
+        Ok(Self { path, file, is_deleted: false, _in_flight: in_flight })
     }
 
     /// Renames the file to `target`. An image of that name is replaced only if `replace` is set.
@@ -53,10 +54,11 @@ impl TemporaryFile {
         flushed.map_err(|error| error.applied([format!("imported {}", target.display())]))
     }
 
-    /// Deletes it.
+    /// Deletes the file.
     ///
-    /// Errors: `io`, with its path as what is left.
-    pub(crate) fn discard(self) -> Result<()> {
+    /// Errors: `io`, with the file's path as what is left.
+    pub(crate) fn discard(mut self) -> Result<()> {
+        self.is_deleted = true;
         let deleted = fs::remove_file(&self.path).at("delete", &self.path);
         deleted.map_err(|error| error.left_behind([self.path.display().to_string()]))
     }
@@ -73,6 +75,8 @@ impl TemporaryFile {
 
 impl Drop for TemporaryFile {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
+        if !self.is_deleted {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
