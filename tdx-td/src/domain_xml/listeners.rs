@@ -26,7 +26,7 @@ pub struct Listener<'a> {
 enum Remedy {
     /// By this attribute.
     Address(&'static str),
-    /// Forwards in raw arguments are changed by [`hostfwd::changed`].
+    /// Forwards in raw arguments are changed by [`hostfwd::changed_arguments`].
     Forward,
     /// Nobody but its writer can tell.
     None,

@@ -1,7 +1,7 @@
 //! Which build libvirt chooses.
 //!
 //! Source: libvirt `src/qemu/qemu_firmware.c`, `qemuFirmwareMatchDomain` and `qemuFirmwareEnableFeatures`
-//! of 9.0.0 and 11.3.0; for 12.8.0 observed, as `tests/td_firmware.rs` and `tests/tdx_rig.rs` do.
+//! of 9.0.0 and 11.3.0; for 12.8.0 observed, as `tests/td/firmware.rs` and `tests/td/tdx_rig.rs` do.
 
 use common::libvirt::Libvirt;
 use common::xml::Document;

@@ -31,7 +31,7 @@ impl DeviceArgs {
 
     /// Returns the devices that the flags ask for, reading standard input where the flags say so.
     ///
-    /// Errors: `usage` for a mode without devices; those of [`request::resolve`].
+    /// Errors: `usage` for a mode without devices; those of [`named_devices::read`].
     pub fn read(&self) -> Result<DeviceRequest> {
         let mut requested = named_devices::read(&self.devices)?;
         for bdf in &self.gpus {

@@ -62,7 +62,7 @@ pub struct CheckedTemplate {
 impl CheckedTemplate {
     /// Reads a template and judges it by what this host and its libvirt can do.
     ///
-    /// Errors: those of [`Template::read`] and [`check::check`]; `invalid_input` for what a trust
+    /// Errors: those of [`Template::read`] and [`schema_check::check`]; `invalid_input` for what a trust
     /// domain cannot have; `unsupported` for what the host lacks; `not_found` for a network or a volume.
     pub fn new(
         context: &Context,

@@ -59,7 +59,7 @@ impl<'a> Attestation<'a> {
     /// The attestation of a domain that is asked to have one.
     ///
     /// Errors: `conflict` for a guest that is not attested like this, `not_found` for one whose keys are
-    /// not kept here; those of [`Attestation::of`].
+    /// not kept here; those of [`Attestation::find`].
     pub fn require(host: &'a Host, libvirt: &'a Libvirt, definition: &Definition) -> Result<Self> {
         let (name, security) = (definition.name(), definition.launch_security_name());
         let instead = match security {
