@@ -1,4 +1,4 @@
-//! PciNames of vendors, devices and classes, from the system's `pci.ids`.
+//! Names of vendors, devices and classes, from the system's `pci.ids`.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,5 +1,4 @@
-//! What we write into a domain's `<metadata>`, so that later runs know it is record and how it was asked
-//! for.
+//! The record in a domain's `<metadata>`: that these tools made the domain, and what was asked for.
 
 use std::path::{Path, PathBuf};
 
