@@ -6,15 +6,15 @@
 //! being deleted or given away, and never causes a file to be opened by others, changed or deleted.
 
 mod argument;
-mod closure;
 mod file_key;
 pub mod header;
+mod image_files;
 pub mod local_files;
 pub mod name;
 mod name_json;
 mod read;
 mod vmdk;
 
+pub use crate::image::image_files::{Below, Images, Unknown, UnknownReason};
 pub use argument::add_paths;
-pub use closure::{Below, Images, Unknown, UnknownReason};
 pub use file_key::{FileKey, canonical, contains, keys};

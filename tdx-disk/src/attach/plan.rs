@@ -11,8 +11,8 @@ use crate::attach::item::AttachItem;
 use crate::attach::request::{Affected, AttachRequest};
 use crate::attach::target::{Bus, ScsiSlot};
 use crate::attach::{element, guest_disk};
-use crate::availability;
 use crate::availability::guests::Guest;
+use crate::availability::judge;
 use crate::block::devices::BlockDevices;
 use crate::block::disk::Disk;
 
@@ -142,7 +142,7 @@ fn new_elements(spec: DiskSpec<'_>, guest: &Guest, affected: Affected) -> Result
 /// The path that still leads to the disk after a reboot; without one the node, and a warning.
 fn lasting_path(observed: &Observed<'_>, warnings: &mut Vec<String>) -> String {
     let disk = observed.disk;
-    let twins = availability::twins(observed.host, observed.blocks, disk);
+    let twins = judge::twins(observed.host, observed.blocks, disk);
     let by_id = disk.by_id().filter(|_| twins.is_empty());
     if let Some(path) = by_id.or_else(|| disk.by_path()) {
         return path.to_owned();

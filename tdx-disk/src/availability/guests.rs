@@ -20,7 +20,7 @@ pub struct Guest {
     /// What it would be at its next start, where it has a definition that stays.
     pub config: Option<Document>,
     /// What it would go on with where it was suspended to disk, or after going back to a snapshot.
-    pub(super) other: Vec<Document>,
+    pub(crate) other: Vec<Document>,
 }
 
 /// The definitions beside the live and the persistent one that a domain can have.
@@ -88,7 +88,7 @@ impl Guest {
     }
 
     /// The arguments that a definition passes on to QEMU.
-    pub(super) fn arguments(&self) -> impl Iterator<Item = Cow<'_, str>> {
+    pub(crate) fn arguments(&self) -> impl Iterator<Item = Cow<'_, str>> {
         let documents = self.live.iter().chain(&self.config).chain(&self.other);
         let nodes = documents.flat_map(|document| document.root().descendants());
         let is_argument = |node: &Node<'_>| {
@@ -99,7 +99,7 @@ impl Guest {
     }
 
     /// The host devices of all definitions.
-    pub(super) fn hostdevs(&self) -> impl Iterator<Item = Node<'_>> {
+    pub(crate) fn hostdevs(&self) -> impl Iterator<Item = Node<'_>> {
         let documents = self.live.iter().chain(&self.config).chain(&self.other);
         documents.flat_map(|document| devices(document, "hostdev"))
     }

@@ -5,10 +5,11 @@ use common::image::Images;
 use common::libvirt::Libvirt;
 use common::system::sysroot::Host;
 
-use crate::availability;
 use crate::availability::disk_use::DiskUse;
+use crate::availability::guests;
+use crate::availability::judge;
+use crate::availability::judge::{Judgement, Observer, Question};
 use crate::availability::mounts::{Mounts, Scope};
-use crate::availability::{Judgement, Observer, Question, guests};
 use crate::block::devices::BlockDevices;
 use crate::block::disk::Disk;
 use crate::block::named_device;
@@ -41,7 +42,7 @@ impl Machine {
 
     /// The disk of a name, and all there is to say of it.
     ///
-    /// Errors: those of [`named_device::find`] and [`availability::judge`].
+    /// Errors: those of [`named_device::find`] and [`judge::judge`].
     pub fn judge(
         &self,
         host: &Host,
@@ -52,7 +53,7 @@ impl Machine {
         let disk = Disk::read(host, &self.blocks, block);
         let (blocks, mounts, disk_use) = (&self.blocks, &self.mounts, self.disk_use.as_ref());
         let observer = Observer { host, blocks, mounts, disk_use };
-        let judgement = availability::judge(&observer, &disk, question)?;
+        let judgement = judge::judge(&observer, &disk, question)?;
         Ok((disk, judgement))
     }
 }

@@ -13,9 +13,10 @@ use common::{Code, Result};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::availability::finding;
 use crate::availability::finding::FindingItem;
+use crate::availability::judge::Question;
 use crate::availability::machine::Machine;
-use crate::availability::{Question, finding};
 use crate::block::devices::BlockDevices;
 use crate::block::disk::Disk;
 use crate::block::named_device;

@@ -17,9 +17,10 @@ use serde::Serialize;
 
 use crate::availability::disk_use::DiskUse;
 use crate::availability::finding::{Finding, FindingItem};
+use crate::availability::guests;
+use crate::availability::judge::{Observer, Question};
 use crate::availability::mounts::{Mounts, Scope};
 use crate::availability::vm_process::VmProcess;
-use crate::availability::{Observer, Question, guests};
 use crate::block::devices::{BlockDevice, BlockDevices};
 use crate::block::disk::Disk;
 

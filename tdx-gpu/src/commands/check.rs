@@ -19,8 +19,8 @@ use tdx_iommu::inventory::named_devices::DeviceArg;
 
 use crate::cc::mode;
 use crate::cc::mode::{CcMode, PpcieMode};
+use crate::vfio::dma_entry_limit;
 use crate::vfio::driver::{Sysfs, Variants};
-use crate::vfio::limit;
 
 /// Arguments of `check`.
 #[derive(Debug, Args)]
@@ -77,8 +77,8 @@ pub fn run(context: &Context, args: CheckArgs) -> Result<Outcome> {
     let (checks, unseen) = check::judge(host, &inventory, &requested.devices)?;
     let mut warnings = requested.warnings;
     warnings.extend(inventory.problems.iter().cloned().chain(unseen));
-    let memory = args.memory.map_or_else(|| limit::host_memory(host), Ok)?;
-    let dma_entry_limit = limit::current(host)?;
+    let memory = args.memory.map_or_else(|| dma_entry_limit::host_memory(host), Ok)?;
+    let dma_entry_limit = dma_entry_limit::current(host)?;
     let variants = Variants::read(host);
     let viable = checks.iter().all(|item| item.viable);
     let item = |check: CheckItem| {
@@ -88,7 +88,7 @@ pub fn run(context: &Context, args: CheckArgs) -> Result<Outcome> {
             cc_mode: modes.cc,
             ppcie_mode: modes.ppcie,
             dma_entry_limit,
-            dma_entries_needed: limit::needed(memory),
+            dma_entries_needed: dma_entry_limit::needed(memory),
             check,
         }
     };

@@ -11,7 +11,7 @@ use crate::vfio::candidates::Locks;
 use crate::vfio::driver::Sysfs;
 use crate::vfio::plan::BindPlan;
 use crate::vfio::release::AT_ONCE;
-use crate::vfio::{driver, limit, release};
+use crate::vfio::{dma_entry_limit, driver, release};
 
 /// Devices that VFIO has now, and that go back unless [`Bound::commit`] says that they stay.
 #[derive(Debug)]
@@ -64,7 +64,7 @@ impl Bound<'_> {
             self.locks.push(lock);
         }
         if let Some(limit) = limit {
-            limit::raise(host, limit)?;
+            dma_entry_limit::raise(host, limit)?;
         }
         let devices: Vec<Sysfs<'_>> =
             self.locks.iter().map(|lock| Sysfs::new(host, lock.bdf())).collect();

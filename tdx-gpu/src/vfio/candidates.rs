@@ -22,7 +22,7 @@ use tdx_iommu::judge::{Finding, Request};
 
 use crate::vfio::driver::{Sysfs, Variants};
 use crate::vfio::plan::{BindOptions, BindPlan};
-use crate::vfio::{limit, plan};
+use crate::vfio::{dma_entry_limit, plan};
 
 /// A device that was to be given to VFIO.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -228,7 +228,7 @@ pub fn items(inventory: &Inventory, plan: &BindPlan) -> Vec<BindItem> {
 
 /// The limit on mappings that a guest needs: of this much memory, or of all that the host has.
 ///
-/// Errors: those of [`limit::host_memory`].
+/// Errors: those of [`dma_entry_limit::host_memory`].
 pub fn needed_mappings(host: &Host, memory: Option<Size>) -> Result<u64> {
-    Ok(limit::needed(memory.map_or_else(|| limit::host_memory(host), Ok)?))
+    Ok(dma_entry_limit::needed(memory.map_or_else(|| dma_entry_limit::host_memory(host), Ok)?))
 }

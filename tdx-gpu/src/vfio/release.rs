@@ -7,7 +7,7 @@ use common::system::sysroot::Host;
 use common::{Error, Result, parallel};
 
 use crate::vfio::driver::Sysfs;
-use crate::vfio::{driver, limit};
+use crate::vfio::{dma_entry_limit, driver};
 
 /// How many devices are worked on at once: each waits for the kernel, which takes its time over one.
 pub(super) const AT_ONCE: usize = 64;
@@ -55,7 +55,7 @@ pub fn give_back(host: &Host, locks: Vec<BoundLock>) -> Released {
             }
         }
     }
-    if let Err(error) = limit::restore(host) {
+    if let Err(error) = dma_entry_limit::restore(host) {
         log::step(format_args!("dma_entry_limit stays: {error}"));
     }
     result

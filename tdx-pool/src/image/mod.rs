@@ -12,15 +12,15 @@ mod format;
 mod qcow2;
 pub mod record;
 mod source;
-mod stated;
+mod stated_format;
 mod tables;
 
+pub(crate) use crate::image::stated_format::header_length;
+pub use crate::image::stated_format::{SaidFormat, StatedFormat, check_stated};
 pub use backing::Backing;
 pub use check::{check_base, check_kind, open, probe};
 pub use description::Image;
 pub use format::Format;
-pub(crate) use stated::header_length;
-pub use stated::{SaidFormat, StatedFormat, check_stated};
 
 #[cfg(test)]
 mod tests;

@@ -17,7 +17,7 @@ use tdx_gpu::vfio::candidates::Candidates;
 use tdx_gpu::vfio::hostdev;
 use tdx_gpu::vfio::hostdev::HostdevOptions;
 use tdx_gpu::vfio::plan::BindOptions;
-use tdx_gpu::vfio::{bars, limit};
+use tdx_gpu::vfio::{bars, dma_entry_limit};
 use tdx_iommu::inventory::Inventory;
 use tdx_iommu::inventory::device::Device;
 use tdx_iommu::judge::Request;
@@ -131,7 +131,7 @@ impl Devices {
         let PlannedDevices { candidates, iommufd, modes } = self.plan?;
         Some(DeviceAssignment {
             binding: candidates.plan,
-            limit: (!iommufd).then(|| limit::needed(memory)),
+            limit: (!iommufd).then(|| dma_entry_limit::needed(memory)),
             modes,
             domain: uuid.to_owned(),
         })

@@ -104,9 +104,9 @@ fn delete_files(libvirt: &Libvirt, removing: &[Result<Removal>]) -> Result<Vec<D
         Err(_) => OwnedFiles::default(),
     });
     let owned: Vec<OwnedFiles> = owned.collect();
-    let has_claims = owned.iter().any(|files| !files.candidates.is_empty());
+    let has_candidates = owned.iter().any(|files| !files.candidates.is_empty());
     let mut files = DomainFiles::check(libvirt, owned)?;
-    if has_claims {
+    if has_candidates {
         let mut references = References::collect(libvirt)?;
         delete_unneeded(libvirt, &mut references, &mut files, &HashSet::new(), false)?;
     }

@@ -1,4 +1,4 @@
-//! Deleting the files of domains that are gone, or saying what that would delete.
+//! Which of the candidates are deleted after all, and deleting them; or saying what that would delete.
 
 use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
@@ -35,8 +35,8 @@ pub(super) struct DomainFiles {
 impl DomainFiles {
     /// Looks at the files of every domain. What is no regular file, or is not where such files are, stays.
     pub(super) fn check(libvirt: &Libvirt, owned: Vec<OwnedFiles>) -> Result<Vec<Self>> {
-        let mut claims = owned.iter().flat_map(|files| &files.candidates);
-        let needs_pools = claims.any(|claim| claim.basis == DeletionBasis::Named);
+        let mut candidates = owned.iter().flat_map(|files| &files.candidates);
+        let needs_pools = candidates.any(|candidate| candidate.basis == DeletionBasis::Named);
         let directories = if needs_pools { directories(libvirt)? } else { Vec::new() };
         let check = |files: OwnedFiles| Self::check_one(libvirt, &directories, files);
         parallel::map(owned, parallel::DOMAINS, check).into_iter().collect()
@@ -44,18 +44,22 @@ impl DomainFiles {
 
     fn check_one(libvirt: &Libvirt, directories: &[PathBuf], owned: OwnedFiles) -> Result<Self> {
         let mut files = Self::default();
-        for claim in owned.candidates {
-            let is_misplaced =
-                claim.basis == DeletionBasis::Named && !is_in(libvirt, directories, &claim.path);
-            match CheckedFile::find(libvirt, &claim.path)? {
+        for candidate in owned.candidates {
+            let is_misplaced = candidate.basis == DeletionBasis::Named
+                && !is_in(libvirt, directories, &candidate.path);
+            match CheckedFile::find(libvirt, &candidate.path)? {
                 PathContent::Nothing => {}
-                _ if owned.spared.iter().any(|spared| is_same(libvirt, spared, &claim.path)) => {
-                    files.keep(&claim.path, "a base image, or given by the user");
+                _ if owned
+                    .spared
+                    .iter()
+                    .any(|spared| is_same(libvirt, spared, &candidate.path)) =>
+                {
+                    files.keep(&candidate.path, "a base image, or given by the user");
                 }
-                _ if is_misplaced => files.keep(&claim.path, "in no directory of these tools"),
-                PathContent::Other(what) => files.keep(&claim.path, what),
+                _ if is_misplaced => files.keep(&candidate.path, "in no directory of these tools"),
+                PathContent::Other(what) => files.keep(&candidate.path, what),
                 PathContent::Unseen => {
-                    files.keep(&claim.path, "in no pool, and not visible from here")
+                    files.keep(&candidate.path, "in no pool, and not visible from here")
                 }
                 PathContent::File(file) => files.candidates.push(file),
             }

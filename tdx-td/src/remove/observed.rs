@@ -76,8 +76,9 @@ impl ObservedDomain {
         let mut observed = Self { domain, definition, is_persistent, nvram, files };
         if libvirt.is_local() && !is_persistent && observed.definition.is_managed() {
             // A transient domain goes by stopping; libvirt then leaves its firmware variables.
-            let claim = |path| DeletionCandidate { path, basis: DeletionBasis::FirmwareVariables };
-            observed.files.candidates.extend(observed.nvram.clone().into_iter().map(claim));
+            let candidate =
+                |path| DeletionCandidate { path, basis: DeletionBasis::FirmwareVariables };
+            observed.files.candidates.extend(observed.nvram.clone().into_iter().map(candidate));
         }
         Ok(observed)
     }

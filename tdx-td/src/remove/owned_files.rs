@@ -125,7 +125,7 @@ impl OwnedFiles {
             seen.push(path.clone());
             match rule.judge(&path) {
                 _ if given.contains(&path) => files.kept.push((path, GIVEN.to_owned())),
-                Ok(ground) => files.candidates.push(DeletionCandidate { path, basis: ground }),
+                Ok(basis) => files.candidates.push(DeletionCandidate { path, basis }),
                 Err(why) => files.kept.push((path, role.map_or(why, str::to_owned))),
             }
         }
@@ -136,7 +136,7 @@ impl OwnedFiles {
     pub(super) fn keep_unlisted(&mut self, path: Option<PathBuf>) {
         let Some(path) = path.map(|path| normalized(&path)) else { return };
         let is_kept = self.kept.iter().any(|(kept, _)| *kept == path);
-        if !is_kept && !self.candidates.iter().any(|claim| claim.path == path) {
+        if !is_kept && !self.candidates.iter().any(|candidate| candidate.path == path) {
             self.kept.push((path, NOT_OURS.to_owned()));
         }
     }
@@ -232,9 +232,10 @@ mod tests {
     /// The paths to delete, and those that stay with their reasons.
     fn find(definition: &Definition, live: Option<&Definition>) -> (Vec<String>, Vec<String>) {
         let files = OwnedFiles::find(definition, live, &[]);
-        let claims = files.candidates.iter().map(|claim| claim.path.display().to_string());
+        let candidates =
+            files.candidates.iter().map(|candidate| candidate.path.display().to_string());
         let kept = files.kept.iter().map(|(path, why)| format!("{}: {why}", path.display()));
-        (claims.collect(), kept.collect())
+        (candidates.collect(), kept.collect())
     }
 
     #[test]
@@ -247,8 +248,8 @@ mod tests {
         let layer = "/pool/overlay.abcDEF012345678.one";
         let chain = [layer, OVERLAY, "/pool/base.qcow2"];
         let definition = domain(&record, &[&chain, &[SEED], &[other], &["/srv/data.raw"]]);
-        let (claims, kept) = find(&definition, None);
-        assert_eq!(claims, [OVERLAY, SEED]);
+        let (candidates, kept) = find(&definition, None);
+        assert_eq!(candidates, [OVERLAY, SEED]);
         assert_eq!(
             kept,
             [
@@ -263,8 +264,9 @@ mod tests {
     #[test]
     fn a_record_of_another_domain_claims_nothing() {
         let record = format!("<tdx:uuid>other</tdx:uuid><tdx:file>{OVERLAY}</tdx:file>");
-        let (claims, kept) = find(&domain(&record, &[&[OVERLAY], &["/pool/clone.qcow2"]]), None);
-        assert_eq!(claims, Vec::<String>::new());
+        let (candidates, kept) =
+            find(&domain(&record, &[&[OVERLAY], &["/pool/clone.qcow2"]]), None);
+        assert_eq!(candidates, Vec::<String>::new());
         assert_eq!(kept[0], format!("{OVERLAY}: recorded for the domain with UUID other"));
         assert_eq!(kept[1], "/pool/clone.qcow2: not made by these tools");
     }
@@ -274,8 +276,8 @@ mod tests {
         let disk = "/pool/disk.abcDEF012345678.qcow2";
         let below = "/pool/disk.000000000000000.qcow2";
         let live = domain("", &[&[OVERLAY], &[disk, below], &["/srv/data.raw", below]]);
-        let (claims, kept) = find(&domain("", &[&[OVERLAY]]), Some(&live));
-        assert_eq!(claims, [OVERLAY, disk]);
+        let (candidates, kept) = find(&domain("", &[&[OVERLAY]]), Some(&live));
+        assert_eq!(candidates, [OVERLAY, disk]);
         assert_eq!(kept, ["/srv/data.raw: not made by these tools"]);
     }
 

@@ -106,8 +106,9 @@ impl Removal {
             // Another command has removed it, and knows what becomes of its files.
             let gone = before.files(name, usage);
             let why = "another command has removed the domain meanwhile";
-            let claims = gone.candidates.into_iter().map(|claim| (claim.path, why.to_owned()));
-            self.files.kept = gone.kept.into_iter().chain(claims).collect();
+            let candidates =
+                gone.candidates.into_iter().map(|candidate| (candidate.path, why.to_owned()));
+            self.files.kept = gone.kept.into_iter().chain(candidates).collect();
             self.plan.attestation = None;
             return Ok(());
         }
@@ -137,7 +138,8 @@ impl Removal {
 
     /// The error for a failure before the files were deleted.
     pub(super) fn fail(&self, error: Error) -> Error {
-        let files = self.files.candidates.iter().map(|claim| claim.path.display().to_string());
+        let files =
+            self.files.candidates.iter().map(|candidate| candidate.path.display().to_string());
         error.applied(self.applied()).left_behind(files)
     }
 

@@ -1,9 +1,9 @@
 //! Scenarios: defaults for a kind of guest, layer over layer.
 
 pub mod assignments;
+pub mod conflicts;
 pub mod disk_kind;
 pub mod enums;
-pub mod fit;
 pub mod layers;
 pub mod library;
 pub mod profile;

@@ -10,9 +10,9 @@ use common::libvirt::Libvirt;
 
 use crate::capability::{Security, VirtType};
 use crate::scenario::assignments::{Assignments, FlagSetting};
+use crate::scenario::conflicts;
 use crate::scenario::disk_kind::DiskKind;
 use crate::scenario::enums::Cache;
-use crate::scenario::fit;
 use crate::scenario::layers::{Layers, Setting};
 use crate::scenario::library::Scenario;
 use crate::scenario::profile::Profile;
@@ -87,13 +87,18 @@ impl ResolvedSettings {
         let disk_folder = requested.assignments.put(&mut layers, config, &requested.flags)?;
         let general = Scenario::built_in(security)?;
         let usual = general.profile()?;
-        let fitted =
-            fit::adapt_to_host(&mut layers, &context.host, libvirt, (security, virt_type), &usual)?;
+        let fitted = conflicts::adapt_to_host(
+            &mut layers,
+            &context.host,
+            libvirt,
+            (security, virt_type),
+            &usual,
+        )?;
         let mut choice = Self::from_layers(&layers, &general, security, disk)?;
         choice.warnings.splice(0..0, fitted);
         choice.disk_folder = disk_folder;
         choice.stateless =
-            fit::needs_stateless_firmware(&choice.profile, &context.host, libvirt, security)?;
+            conflicts::needs_stateless_firmware(&choice.profile, &context.host, libvirt, security)?;
         if let Some(name) = &requested.scenario {
             let open = security == Security::None && !scenario.security.contains(&security);
             let open = open
@@ -115,8 +120,8 @@ impl ResolvedSettings {
         kind: DiskKind,
     ) -> Result<Self> {
         let profile = layers.profile()?;
-        fit::check(&profile, security)?;
-        let mut warnings = fit::ignored_settings(&profile, layers);
+        conflicts::check(&profile, security)?;
+        let mut warnings = conflicts::ignored_settings(&profile, layers);
         let mut settings = layers.settings();
         for setting in settings.iter_mut().filter(|_| kind != DiskKind::New) {
             setting.applies = !OF_NEW_DISKS.contains(&setting.setting.as_str());

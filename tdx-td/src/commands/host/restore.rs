@@ -102,13 +102,13 @@ pub fn run(context: &Context, uri: Option<&str>, args: RestoreArgs) -> Result<Ou
 }
 
 fn item(step: &RestoreStep) -> RestoreItem {
-    let record::Entry { setting, tunable: knob, before, scenarios: by, .. } = &step.entry;
-    let removed = matches!(knob, Tunable::File(_)) && step.foreign_lines().is_empty();
+    let record::Entry { setting, tunable, before, scenarios: by, .. } = &step.entry;
+    let removed = matches!(tunable, Tunable::File(_)) && step.foreign_lines().is_empty();
     RestoreItem {
         setting: setting.clone(),
-        path: knob.to_string(),
-        current: step.now.as_deref().and_then(|now| display_value(knob, now)),
-        previous: display_value(knob, before)
+        path: tunable.to_string(),
+        current: step.now.as_deref().and_then(|now| display_value(tunable, now)),
+        previous: display_value(tunable, before)
             .filter(|_| step.action() != RestoreAction::KeepBootValue),
         scenarios: by.clone(),
         action: match step.action() {

@@ -11,7 +11,7 @@ use common::document::{Document, Item};
 
 use crate::capability::Security;
 use crate::commands::args::scenario::AssignmentArgs;
-use crate::scenario::fit;
+use crate::scenario::conflicts;
 use crate::scenario::layers::Setting;
 use crate::scenario::library::Scenario;
 use crate::scenario::value::display_value;
@@ -63,7 +63,7 @@ pub fn run(context: &Context, config: &Config, args: ShowArgs) -> Result<Outcome
     let mut layers = scenario.layers(security)?;
     args.assignments.assignments().put(&mut layers, config, &[])?;
     let profile = layers.profile()?;
-    fit::check(&profile, security)?;
-    let warnings = fit::ignored_settings(&profile, &layers);
+    conflicts::check(&profile, security)?;
+    let warnings = conflicts::ignored_settings(&profile, &layers);
     Ok(Document::new("tdx.td.settings", layers.settings()).warnings(warnings).into())
 }

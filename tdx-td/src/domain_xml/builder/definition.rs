@@ -8,7 +8,7 @@ use common::xml::Element;
 
 use crate::capability::VirtType;
 use crate::domain_xml::builder::element::kib;
-use crate::domain_xml::builder::guest::GuestDefinition;
+use crate::domain_xml::builder::guest_definition::GuestDefinition;
 use crate::firmware::query::FirmwareQuery;
 use crate::scenario::enums::{Boot, MemoryBacking, Ticks};
 use crate::scenario::profile::{AutoOr, Guest as Profile, OnOff};

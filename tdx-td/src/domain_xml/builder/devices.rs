@@ -6,7 +6,7 @@ use common::Result;
 use common::xml::Element;
 
 use crate::domain_xml::builder::element::pci_hole;
-use crate::domain_xml::builder::guest::GuestDefinition;
+use crate::domain_xml::builder::guest_definition::GuestDefinition;
 use crate::scenario::enums::{HostFilesystem, InputBus, Tpm, Video, Watchdog};
 
 impl GuestDefinition<'_> {

@@ -10,7 +10,7 @@ use tdx_pool::volume::overlay::Base;
 
 use crate::create::disk::Disk;
 use crate::domain_xml::builder::element::utf8;
-use crate::domain_xml::builder::guest::GuestDefinition;
+use crate::domain_xml::builder::guest_definition::GuestDefinition;
 use crate::scenario::enums::{Cache, DiskBus};
 
 impl GuestDefinition<'_> {

@@ -8,8 +8,8 @@ mod definition;
 mod devices;
 mod disk;
 mod element;
-mod guest;
+mod guest_definition;
 
+pub use crate::domain_xml::builder::guest_definition::GuestDefinition;
 pub(crate) use disk::{backing_store, end_of_chain};
 pub(crate) use element::{pci_hole, utf8};
-pub use guest::GuestDefinition;

@@ -1,6 +1,6 @@
 //! What guests with devices of the host need.
 
-use tdx_gpu::vfio::limit;
+use tdx_gpu::vfio::dma_entry_limit;
 
 use crate::host::check::code::HostCode;
 use crate::host::check::facts::{Facts, Vendor};
@@ -68,7 +68,7 @@ fn limit(facts: &Facts) -> CheckItem {
         Ok(memory) => *memory,
         Err(why) => return code.unknown(why),
     };
-    let needed = limit::needed(memory);
+    let needed = dma_entry_limit::needed(memory);
     match &facts.dma_entry_limit {
         Err(why) => code.unknown(why),
         Ok(None) => code.not_applicable("vfio_iommu_type1 is not loaded"),

@@ -55,8 +55,8 @@ fn undo(host: &Host, changes: &[Change], error: Error) -> Error {
     for change in changes {
         if !inverse.iter().any(|other| other.tunable == change.tunable) {
             let now = change.tunable.read(host).ok().flatten().unwrap_or_default();
-            let (knob, after) = (change.tunable.clone(), change.before.clone());
-            inverse.push(Change { tunable: knob, before: now, after });
+            let (tunable, after) = (change.tunable.clone(), change.before.clone());
+            inverse.push(Change { tunable, before: now, after });
         }
     }
     inverse.reverse();

@@ -56,9 +56,9 @@ pub fn edited_files(
     old: &Records,
 ) -> Vec<String> {
     let describe = |(path, now): (&&'static str, &String)| {
-        let knob = Tunable::File((*path).to_owned());
-        let want = wants.iter().find(|want| want.tunable == knob);
-        let foreign = persist::foreign_lines(now, &old.entry_for(&knob)?.written_values);
+        let tunable = Tunable::File((*path).to_owned());
+        let want = wants.iter().find(|want| want.tunable == tunable);
+        let foreign = persist::foreign_lines(now, &old.entry_for(&tunable)?.written_values);
         let stays = |line: &&str| {
             let stays = want.is_none_or(|want| want.value.lines().any(|other| other == *line));
             stays && !line.trim().is_empty()
@@ -108,12 +108,12 @@ fn add_entry(
 }
 
 fn taken_by_others(want: &DesiredValue, entry: &Entry, scenario: &str) -> Error {
-    let DesiredValue { setting, tunable: knob, value, .. } = want;
+    let DesiredValue { setting, tunable, value, .. } = want;
     let others: Vec<&str> =
         entry.scenarios.iter().map(String::as_str).filter(|by| *by != scenario).collect();
     let (by, foreign) = (others.join(", "), entry.last_written());
     Error::conflict(format!(
-        "{setting} is {foreign} for scenario {by}: {knob} cannot be {value}, too"
+        "{setting} is {foreign} for scenario {by}: {tunable} cannot be {value}, too"
     ))
     .hint("tdx-td host restore ends that, --replace overrules it")
 }

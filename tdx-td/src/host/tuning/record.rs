@@ -136,8 +136,8 @@ impl Records {
     }
 
     /// Returns the entry of a tunable.
-    pub fn entry_for(&self, knob: &Tunable) -> Option<&Entry> {
-        self.all().find(|entry| entry.tunable == *knob)
+    pub fn entry_for(&self, tunable: &Tunable) -> Option<&Entry> {
+        self.all().find(|entry| entry.tunable == *tunable)
     }
 }
 

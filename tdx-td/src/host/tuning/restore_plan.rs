@@ -7,10 +7,10 @@ use common::{Error, ErrorKind, Result};
 
 use crate::host::tuning::change::Change;
 use crate::host::tuning::ksm::Ksm;
-use crate::host::tuning::record::Records;
-use crate::host::tuning::restore_step::{RestoreAction, RestoreStep, entries_to_restore};
+use crate::host::tuning::record::{Entry, Records};
+use crate::host::tuning::restore_step::{RestoreAction, RestoreStep};
 use crate::host::tuning::tunable::Tunable;
-use crate::host::tuning::{apply, directory, record};
+use crate::host::tuning::{apply, directory};
 
 /// What it takes to set this host plan.
 #[derive(Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ impl RestorePlan {
     /// Looks at the host and plans. Nothing is touched.
     pub fn new(host: &Host) -> Result<Self> {
         let records = Records::read(host)?;
-        let step = |entry: record::Entry| Ok(RestoreStep { now: entry.tunable.read(host)?, entry });
+        let step = |entry: Entry| Ok(RestoreStep { now: entry.tunable.read(host)?, entry });
         let steps: Vec<RestoreStep> =
             entries_to_restore(&records).into_iter().map(step).collect::<Result<_>>()?;
         let changes = steps.iter().map(RestoreStep::change).collect();
@@ -113,4 +113,28 @@ impl RestorePlan {
         }
         warnings
     }
+}
+
+/// Returns what is recorded in the order of restoring: the last one that was set comes first.
+///
+/// The former value is unknown where only a file of these tools set the value, at boot.
+fn entries_to_restore(records: &Records) -> Vec<Entry> {
+    let of_this_boot =
+        |tunable: &Tunable| records.running.iter().any(|entry| entry.tunable == *tunable);
+    let lasting = records.lasting.iter().filter_map(|entry| match entry.tunable {
+        _ if entry.tunable.lasts() => Some(entry.clone()),
+        Tunable::Choice(_) | Tunable::Number(_) if !of_this_boot(&entry.tunable) => {
+            let set = entry.last_written().to_owned();
+            Some(Entry {
+                before: set.clone(),
+                written_values: vec![set],
+                at_boot: true,
+                ..entry.clone()
+            })
+        }
+        _ => None,
+    });
+    let mut all: Vec<Entry> = records.running.iter().cloned().chain(lasting).collect();
+    all.reverse();
+    all
 }

@@ -2,7 +2,7 @@
 
 use crate::host::tuning::change::Change;
 use crate::host::tuning::persist;
-use crate::host::tuning::record::{Entry, Records};
+use crate::host::tuning::record::Entry;
 use crate::host::tuning::tunable::Tunable;
 
 /// What is to be done about something that was recorded.
@@ -55,20 +55,21 @@ impl RestoreStep {
 
     /// Returns what is to be said of a tunable that is not put back, or not in full; none for the others.
     pub fn remark(&self) -> Option<String> {
-        let knob = &self.entry.tunable;
+        let tunable = &self.entry.tunable;
         let foreign = self.foreign_lines();
         let lines: Vec<&str> = foreign.lines().filter(|line| !line.trim().is_empty()).collect();
         match self.action() {
             RestoreAction::KeepForeign => {
-                Some(format!("{knob} was set otherwise since, and is left"))
+                Some(format!("{tunable} was set otherwise since, and is left"))
             }
-            RestoreAction::Missing => Some(format!("{knob} is not there any more")),
+            RestoreAction::Missing => Some(format!("{tunable} is not there any more")),
             RestoreAction::KeepBootValue => {
-                Some(format!("{knob} was set at boot and stays until the next one"))
+                Some(format!("{tunable} was set at boot and stays until the next one"))
             }
-            RestoreAction::Restore if !lines.is_empty() => {
-                Some(format!("in {knob} stays what tuning has not written: {}", lines.join("; ")))
-            }
+            RestoreAction::Restore if !lines.is_empty() => Some(format!(
+                "in {tunable} stays what tuning has not written: {}",
+                lines.join("; ")
+            )),
             RestoreAction::Unchanged | RestoreAction::Restore => None,
         }
     }
@@ -85,32 +86,9 @@ impl RestoreStep {
     }
 }
 
-/// What is recorded, the last one that was set first.
-///
-/// Of a value that was set at boot alone, by a file of ours, what it was before is not known.
-pub fn entries_to_restore(records: &Records) -> Vec<Entry> {
-    let of_this_boot = |knob: &Tunable| records.running.iter().any(|entry| entry.tunable == *knob);
-    let lasting = records.lasting.iter().filter_map(|entry| match entry.tunable {
-        _ if entry.tunable.lasts() => Some(entry.clone()),
-        Tunable::Choice(_) | Tunable::Number(_) if !of_this_boot(&entry.tunable) => {
-            let set = entry.last_written().to_owned();
-            Some(Entry {
-                before: set.clone(),
-                written_values: vec![set],
-                at_boot: true,
-                ..entry.clone()
-            })
-        }
-        _ => None,
-    });
-    let mut all: Vec<Entry> = records.running.iter().cloned().chain(lasting).collect();
-    all.reverse();
-    all
-}
-
 /// The text of a value for a person.
-pub fn display_value(knob: &Tunable, value: &str) -> Option<String> {
-    match knob {
+pub fn display_value(tunable: &Tunable, value: &str) -> Option<String> {
+    match tunable {
         // All of a file would be too much.
         Tunable::File(_) if value.is_empty() => None,
         Tunable::File(_) => Some("ours".to_owned()),

@@ -185,7 +185,7 @@ impl ValueList {
 }
 
 /// Writes to a file of the kernel; in a tree, what the kernel's file would then say.
-fn write_attribute(host: &Host, path: &str, knob: &Tunable, value: &str) -> Result<()> {
+fn write_attribute(host: &Host, path: &str, tunable: &Tunable, value: &str) -> Result<()> {
     let file = host.path(path);
     if host.is_this_machine() {
         let written = OpenOptions::new().write(true).open(&file);
@@ -195,7 +195,7 @@ fn write_attribute(host: &Host, path: &str, knob: &Tunable, value: &str) -> Resu
             _ => error,
         });
     }
-    let text = match knob {
+    let text = match tunable {
         Tunable::Choice(_) => {
             ValueList::parse(&host.read(path)?.unwrap_or_default()).with_selected(value)
         }

@@ -18,7 +18,7 @@ use crate::security::attestation::store::{
     AttestationStore, CERT, CHAIN, DOMAIN, MADE, Record, SESSION, TEK, TIK,
 };
 use crate::security::attestation::{measure, store};
-use crate::security::launch::blob::read_file;
+use crate::security::launch::fixed_bytes::read_file;
 use crate::security::launch::sev::SevOptions;
 
 const PACKAGE: &str = "sevctl (crates.io has it: cargo install sevctl)";

@@ -1,6 +1,6 @@
 //! How a guest is protected from its host.
 
-pub mod blob;
+pub mod fixed_bytes;
 mod kind;
 pub mod sev;
 pub mod tdx;

@@ -10,7 +10,7 @@ use common::{Error, Result};
 
 use crate::capability::Security;
 use crate::domain::metadata::{ATTESTATION, digest};
-use crate::security::launch::blob::{Blob, read_file};
+use crate::security::launch::fixed_bytes::{Blob, read_file};
 
 /// Bit 0: the host may not debug the guest.
 const NO_DEBUG: u64 = 1;

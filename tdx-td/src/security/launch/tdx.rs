@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use common::Result;
 use common::xml::Element;
 
-use crate::security::launch::blob::Blob;
+use crate::security::launch::fixed_bytes::Blob;
 
 /// Bit 0 of the attributes: the host may look into the domain.
 pub(crate) const DEBUG: u64 = 1;

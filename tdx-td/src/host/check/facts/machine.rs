@@ -7,7 +7,7 @@ use std::io;
 use common::system::sysroot::Host;
 use common::system::{syscalls, sysfs};
 use common::units::Size;
-use tdx_gpu::vfio::limit;
+use tdx_gpu::vfio::dma_entry_limit;
 use tdx_iommu::inventory::Inventory;
 
 use crate::host::check::facts::firmware::FirmwareFacts;
@@ -143,8 +143,8 @@ impl Facts {
                 |release| has_module(host, release, "vfio-pci"),
             ),
             release,
-            dma_entry_limit: fact(limit::current(host)),
-            memory: fact(limit::host_memory(host)),
+            dma_entry_limit: fact(dma_entry_limit::current(host)),
+            memory: fact(dma_entry_limit::host_memory(host)),
             firmware: FirmwareFacts::for_every_kind(host, libvirt.rules.as_ref()),
             libvirt,
             texts: texts.map(|path| (path.clone(), text(&path))).collect(),

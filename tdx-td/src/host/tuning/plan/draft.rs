@@ -53,19 +53,19 @@ impl SettingsPlan {
     pub(super) fn add_tunable(
         &mut self,
         setting: &str,
-        knob: Tunable,
+        tunable: Tunable,
         now: Option<String>,
         value: &str,
     ) -> &mut TuneItem {
         let holds = now.as_deref() == Some(value);
-        let mut item = TuneItem::new(setting, knob.file(), now.as_deref(), value);
+        let mut item = TuneItem::new(setting, tunable.file(), now.as_deref(), value);
         item.in_force = now.is_some();
         match now {
             None => item.add_note("this kernel has no such thing"),
             Some(now) => {
                 item.action = if holds { Action::None } else { Action::Set };
                 let (setting, value) = (setting.to_owned(), value.to_owned());
-                self.desired.push(DesiredValue { setting, tunable: knob, now, value, holds });
+                self.desired.push(DesiredValue { setting, tunable, now, value, holds });
             }
         }
         self.items.push(item);

@@ -73,10 +73,10 @@ impl SettingsPlan {
             item.add_note("it is masked");
             return self.items.push(item);
         }
-        let mut want = |knob: Tunable, now: &str, value: &str| {
+        let mut want = |tunable: Tunable, now: &str, value: &str| {
             let (setting, holds) = ("host.ksm".to_owned(), now == value);
             let (now, value) = (now.to_owned(), value.to_owned());
-            self.desired.push(DesiredValue { setting, tunable: knob, now, value, holds });
+            self.desired.push(DesiredValue { setting, tunable, now, value, holds });
         };
         want(Tunable::Running(unit.name.clone()), unit.running(), running);
         if unit.running() != running {

@@ -14,9 +14,9 @@ impl SettingsPlan {
     pub(super) fn add_schedulers(&mut self, observed: &ObservedHost, value: &str) {
         let loadable = observed.loadable.get(value);
         if let Some(module) = loadable {
-            let (knob, setting) = (Tunable::Loaded(module.clone()), SCHEDULER.to_owned());
+            let (tunable, setting) = (Tunable::Loaded(module.clone()), SCHEDULER.to_owned());
             let (now, value) = ("no".to_owned(), "yes".to_owned());
-            self.desired.push(DesiredValue { setting, tunable: knob, now, value, holds: false });
+            self.desired.push(DesiredValue { setting, tunable, now, value, holds: false });
         }
         let before = self.desired.len();
         for disk in &observed.disks.found {

@@ -70,8 +70,8 @@ impl SettingsPlan {
     fn add_files(&mut self, observed: &ObservedHost) -> Result<()> {
         for (path, value) in persist::merged_files(&observed.files, &self.lines)? {
             let now = observed.files.get(path).cloned().unwrap_or_default();
-            let (setting, knob) = ("host".to_owned(), Tunable::File(path.to_owned()));
-            self.desired.push(DesiredValue { setting, tunable: knob, now, value, holds: false });
+            let (setting, tunable) = ("host".to_owned(), Tunable::File(path.to_owned()));
+            self.desired.push(DesiredValue { setting, tunable, now, value, holds: false });
         }
         Ok(())
     }

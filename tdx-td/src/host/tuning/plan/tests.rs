@@ -147,9 +147,9 @@ fn who_asks_for_what_is_remembered_with_what_there_was_before() {
     let first = asks(&observed, &none, "computation", Options::default()).unwrap();
     assert!(first.lasting.is_empty());
     let entry = |records: &Records| {
-        let knob = Tunable::Number(SWAPPINESS.to_owned());
+        let tunable = Tunable::Number(SWAPPINESS.to_owned());
         records
-            .entry_for(&knob)
+            .entry_for(&tunable)
             .map(|e| (e.before.clone(), e.written_values.clone(), e.scenarios.clone()))
             .unwrap()
     };

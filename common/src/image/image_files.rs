@@ -351,5 +351,5 @@ fn is_absent(error: &io::Error) -> bool {
 }
 
 #[cfg(test)]
-#[path = "closure_tests.rs"]
+#[path = "image_files_tests.rs"]
 mod tests;
