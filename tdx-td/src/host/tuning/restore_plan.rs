@@ -12,7 +12,7 @@ use crate::host::tuning::restore_step::{RestoreAction, RestoreStep, entries_to_r
 use crate::host::tuning::tunable::Tunable;
 use crate::host::tuning::{apply, directory, record};
 
-/// What it takes to set this host plan.
+/// What it takes to set this host back to what it was before it was tuned.
 #[derive(Debug, PartialEq, Eq)]
 pub struct RestorePlan {
     records: Records,
