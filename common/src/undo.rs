@@ -3,7 +3,7 @@
 //! ```
 //! use common::{Error, undo};
 //!
-//! let done: crate::Result<()> = undo::on_failure(|undo| {
+//! let done: common::Result<()> = undo::on_failure(|undo| {
 //!     // Create the volume, then record how to delete it again.
 //!     undo.push("volume 'disk'", || Ok::<(), Error>(()));
 //!     undo.applied("created pool 'default'");

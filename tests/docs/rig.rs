@@ -1,4 +1,4 @@
-//! The documentation, and what it names: every command, example, schema and manual page: the packages, in bare Debians. `make test-rigs` runs these.
+//! The packages, in bare Debians: `make test-rigs` runs these.
 
 #[allow(dead_code, reason = "a binary uses a part of it")]
 #[path = "../support"]

@@ -5,13 +5,13 @@
 //! edit names stays: comments, metadata of other programs, quoting, layout.
 //!
 //! ```
-//! use crate::xml::{Document, Element};
+//! use common::xml::{Document, Element};
 //!
 //! let document = Document::parse("<devices>\n  <disk/>\n</devices>\n")?;
 //! let mut edit = document.edit();
 //! edit.insert_into(document.root(), &Element::new("tpm").attr("model", "tpm-crb").to_xml()?);
 //! assert_eq!(edit.finish()?, "<devices>\n  <disk/>\n  <tpm model='tpm-crb'/>\n</devices>\n");
-//! # Ok::<(), crate::error::Error>(())
+//! # Ok::<(), common::error::Error>(())
 //! ```
 //!
 //! Source: W3C Extensible Markup Language (XML) 1.0, fifth edition; Namespaces in XML 1.0.

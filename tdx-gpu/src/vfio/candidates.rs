@@ -91,7 +91,7 @@ pub struct Candidates {
     pub findings: Vec<Finding>,
     /// What is recorded of the devices.
     pub records: BTreeMap<Bdf, BoundRecord>,
-    /// What it takes.
+    /// The steps that bind the devices.
     pub plan: BindPlan,
 }
 

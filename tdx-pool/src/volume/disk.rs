@@ -42,7 +42,7 @@ pub enum Preallocated {
     Off,
     /// qcow2: the tables.
     Metadata,
-    /// Full, unwritten.
+    /// The whole disk, unwritten.
     Full,
 }
 

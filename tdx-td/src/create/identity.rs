@@ -10,7 +10,7 @@ use crate::create::disk::Disk;
 use crate::domain::metadata::Metadata;
 use crate::passthrough::Devices;
 
-/// What makes a domain this one and no other of the same blueprint.
+/// What distinguishes a domain from others whose definitions are made from the same source.
 #[derive(Debug, Clone, Copy)]
 pub struct DomainIdentity<'a> {
     /// Name.

@@ -261,8 +261,8 @@ fn generated_name(stem: &str, uuid: &str) -> Result<String> {
     })
 }
 
-/// Returns what was asked for as the domain's metadata record it, without secrets. A later `new` of the same
-/// name compares it.
+/// Returns what was asked for, without secrets, in the form that the domain's metadata keeps. A later `new` of
+/// the same name compares it.
 fn recorded_request(
     source: &DefinitionSource,
     devices: &Devices,

@@ -98,7 +98,7 @@ impl Metadata {
         self.requested(ATTESTATION).is_some_and(|keys| keys != "none")
     }
 
-    /// Whether an element is a record of record.
+    /// Whether an element of `<metadata>` is a record of these tools.
     pub fn is_record(node: Node<'_>) -> bool {
         node.namespace() == Some(NAMESPACE) && node.local_name() == "domain"
     }
@@ -126,14 +126,14 @@ impl Metadata {
             differences.push(format!("{key} is {there}, not {value}"));
         }
         if differences.is_empty() {
-            // What is as ever is not in a record.
+            // A record does not list what has its default.
             let more = self.request.iter().filter(|(key, _)| wanted.requested(key).is_none());
             differences.extend(more.map(|(key, there)| format!("{key} is {there}, not as ever")));
         }
         differences
     }
 
-    /// Our record in a domain definition; none when the domain is not record.
+    /// Our record in a domain definition; none when these tools did not make the domain.
     pub fn read(domain: Node<'_>) -> Option<Self> {
         let record = domain.child("metadata")?.children().find(|node| Self::is_record(*node))?;
         let field = |name: &str| record.children().find(|node| node.local_name() == name);

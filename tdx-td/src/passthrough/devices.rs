@@ -50,7 +50,8 @@ struct PlannedDevices {
 }
 
 impl Devices {
-    /// Judges what was asked for, for the domain with this UUID. To compare, only names it.
+    /// Judges the devices that were asked for, for the domain with this UUID. With [`Purpose::Compare`] the devices
+    /// are named and not judged.
     ///
     /// Errors: those of [`Candidates::find`]; `unsupported` for a remote libvirt, and without NVIDIA's
     /// program when a mode is to be set; `conflict` with code `NO_RESET` for a secure guest and a device

@@ -144,7 +144,7 @@ pub fn adapt_to_host(
     let capacity = capability::capacity(host, libvirt)?;
     let has = Size(capacity.memory_bytes);
     let too_much = guest.memory.is_some_and(|memory| memory.0 > has.0);
-    // What somebody asked for is not replaced: see `Plan::memory_shortage` in `creation`.
+    // What somebody asked for is not replaced: see `CreationPlan::memory_shortage`.
     if too_much && !layers.is_assigned("guest.memory") {
         let usual = Size(capacity.usual_memory());
         layers.put(&Origin::Host, Sections::single("guest.memory", size_value(usual)))?;

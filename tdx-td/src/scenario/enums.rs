@@ -184,7 +184,7 @@ setting_enum! {
     }
 }
 
-/// Defines a setting of two values with a space between.
+/// Defines a setting that is written as two words with a space between them.
 macro_rules! setting_pair {
     ($(#[$about:meta])* $name:ident { $first:ident: [$($a:literal),+], $second:ident: [$($b:literal),+] }) => {
         $(#[$about])*

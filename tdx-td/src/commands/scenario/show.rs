@@ -54,7 +54,8 @@ impl Item for Setting {
 
 /// Shows what a scenario recommends, and what files and flags make of it.
 ///
-/// Errors: those of [`Scenario::find`] and [`Assignments::put`](crate::scenario::assignments::Assignments::put); `usage` for settings that cannot be
+/// Errors: those of [`Scenario::find`] and
+/// [`Assignments::put`](crate::scenario::assignments::Assignments::put); `usage` for settings that cannot be
 /// together.
 pub fn run(context: &Context, config: &Config, args: ShowArgs) -> Result<Outcome> {
     let scenario = Scenario::find(&context.host, &args.name)?;

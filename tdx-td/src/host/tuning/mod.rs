@@ -1,9 +1,10 @@
 //! Tuning a host: observed, planned, applied, and put back.
 //!
-//! [`observed`] reads the host, [`mod@plan`] (with [`ownership`]) is pure, and [`apply`] carries changes out and undoes
-//! them. A change is a value of a [`tunable`]. A [`record`] keeps the former values and is written before the
-//! first value is set; [`mod@restore_plan`] plans the way back, by one [`restore_step`] a tunable. [`persist`] writes what is to hold at every boot into
-//! files that are tunables as well, and [`boot`] knows which other files would overrule them.
+//! [`observed`] reads the host, [`mod@plan`] (with [`ownership`]) is pure, and [`apply`] carries changes out and
+//! undoes them. A [`mod@change`] is a new value for a [`tunable`]. A [`record`] keeps the former values and is
+//! written before the first value is set. [`mod@restore_plan`] plans the way back, with one [`restore_step`] for each
+//! tunable. [`persist`] writes what is to hold at every boot into files that are tunables as well, and [`boot`]
+//! knows which other files would overrule them.
 
 pub mod apply;
 pub mod boot;

@@ -24,7 +24,7 @@ pub fn updated_records(
                 && entry.last_written() != want.value
                 && entry.scenarios.iter().any(|by| by != scenario)
         };
-        // What a file says, other settings tell of.
+        // Files are not compared with those of other scenarios; the tunables that they set are.
         if let Some(entry) = old.all().find(others)
             && !is_file
             && !options.replace
@@ -90,7 +90,7 @@ fn add_entry(
     });
     let entry = &mut entries[at];
     let value = match want.tunable {
-        // What somebody has added since stays foreign.
+        // Lines that somebody else has added to the file since are not recorded as written by tuning.
         Tunable::File(_) if !entry.written_values.is_empty() => {
             let foreign = persist::foreign_lines(&want.now, &entry.written_values);
             persist::without_lines(&want.value, &foreign)

@@ -83,7 +83,7 @@ struct Record {
 pub struct Records {
     /// What a reboot undoes.
     pub running: Vec<Entry>,
-    /// What outlives it: files, and what starts at boot. Values of other tunables say what the files set.
+    /// What outlives a reboot: files, what starts at boot, and the tunables that the files set.
     pub lasting: Vec<Entry>,
     /// Whether a record of another boot was found, which says nothing of this one.
     pub is_outdated: bool,

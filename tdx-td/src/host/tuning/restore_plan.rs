@@ -12,7 +12,7 @@ use crate::host::tuning::restore_step::{RestoreAction, RestoreStep};
 use crate::host::tuning::tunable::Tunable;
 use crate::host::tuning::{apply, directory};
 
-/// What it takes to set this host plan.
+/// What it takes to set this host back to what it was before it was tuned.
 #[derive(Debug, PartialEq, Eq)]
 pub struct RestorePlan {
     records: Records,

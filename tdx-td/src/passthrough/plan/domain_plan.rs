@@ -17,7 +17,7 @@ use crate::passthrough::item::HostdevsItem;
 /// Definitions with their secrets, which would be lost otherwise.
 pub(super) const WHOLE: u32 = sys::VIR_DOMAIN_XML_INACTIVE | sys::VIR_DOMAIN_XML_SECURE;
 
-/// One domain of it.
+/// The device changes of one domain.
 #[derive(Debug)]
 pub(super) struct DomainPlan {
     pub(super) name: String,
