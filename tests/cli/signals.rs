@@ -18,8 +18,6 @@ use crate::support::terminal::{Process, Terminal};
 use crate::support::tools::bin;
 use crate::support::wait::wait_for;
 
-const LIMIT: Duration = Duration::from_secs(60);
-
 /// A tool on this machine, where nobody has told it to ignore a signal.
 fn command(tool: &str) -> Command {
     let mut command = Command::new("env");
@@ -89,7 +87,7 @@ fn a_named_pipe_is_waited_for_until_a_signal_or_its_end() {
 }
 
 fn wait_until_open(id: Pid, path: &Path) {
-    wait_for("an open pipe", LIMIT, || {
+    wait_for("an open pipe", || {
         let files = std::fs::read_dir(format!("/proc/{id}/fd")).ok()?.flatten();
         let mut paths = files.filter_map(|file| std::fs::read_link(file.path()).ok());
         paths.any(|open| open == path).then_some(())
@@ -102,7 +100,7 @@ fn insist(process: &mut Process, signal: Signal) {
     let id = process.id();
     let mut sent = std::time::Instant::now();
     nix::sys::signal::kill(id, signal).unwrap();
-    wait_for("the end by a second signal", LIMIT, || {
+    wait_for("the end by a second signal", || {
         if sent.elapsed() > Duration::from_secs(1) {
             sent = std::time::Instant::now();
             nix::sys::signal::kill(id, signal).ok();
@@ -120,7 +118,7 @@ fn a_verb_that_libvirt_leaves_waiting_is_killed_by_the_second_signal() {
     let mut command = rig.command(bin("tdx-td"));
     command.args(words("-v stop deaf --timeout 600"));
     let mut process = Process::start(command, "tdx-td");
-    wait_for("the question to the guest", LIMIT, || {
+    wait_for("the question to the guest", || {
         let log = rig.virsh(["domstate", "--reason", "deaf"]);
         (!log.is_empty() && is_guarded(process.id())).then_some(())
     });

@@ -4,7 +4,6 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::thread;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -40,12 +39,12 @@ fn kill_libvirtd_during(rig: &Rig, name: &str, line: &str, is_done: impl Fn() ->
     let mut command = rig.command(bin("tdx-disk"));
     command.args(line.split(' '));
     let running = thread::spawn(move || Run::of(command, b""));
-    wait_for("a command to QEMU", Duration::from_secs(60), || {
+    wait_for("a command to QEMU", || {
         rig.shell(&format!("virsh domcontrol {name}")).stdout.starts_with("occupied").then_some(())
     });
     rig.shell("kill -STOP $(cat /run/libvirtd.pid)").text();
     signal(rig, name, "CONT");
-    wait_for("QEMU's part", Duration::from_secs(30), || is_done().then_some(()));
+    wait_for("QEMU's part", || is_done().then_some(()));
     rig.libvirtd("kill");
     rig.libvirtd("start");
     running.join().unwrap()

@@ -2,8 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::time::Duration;
-
 use serde_json::Value;
 
 use crate::support::hosts;
@@ -38,7 +36,7 @@ fn the_pages_are_true() {
         let run = rig.shell(&format!("export {settings}; {line}"));
         run.text();
         // Only a guest that has booted can be asked to power itself off.
-        wait_for("an address for every guest", Duration::from_secs(120), || {
+        wait_for("an address for every guest", || {
             let domains = rig.tool("tdx-td", ["list"]).document();
             let mut items = domains["items"].as_array().unwrap().iter();
             let is_up = |item: &Value| item["ip"].is_string() || item["base"].is_null();

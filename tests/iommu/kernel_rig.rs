@@ -131,7 +131,7 @@ fn check_agrees_with_the_kernel() {
     let hidden = kernel.shell(mount).text().trim().to_owned();
     assert_eq!(blockers(&check(&kernel, &data), &data), ["HOST_DISK_MOUNTED"]);
     kernel.shell(&format!("pkill -P {hidden}")).text();
-    wait::wait_for("the disk to be free", std::time::Duration::from_secs(20), || {
+    wait::wait_for("the disk to be free", || {
         (check(&kernel, &data)["items"][0]["viable"] == true).then_some(())
     });
     // In use, though no file system is mounted: as swap.
@@ -230,7 +230,7 @@ fn a_device_that_a_process_holds_is_seen() {
     let document: Value = serde_json::from_str(&kernel.shell(&other).stdout).unwrap();
     assert!(document["warnings"].to_string().contains("run it as root"), "{document}");
     drop(held);
-    wait::wait_for("the device to be free", std::time::Duration::from_secs(20), || {
+    wait::wait_for("the device to be free", || {
         (check(&kernel, &nic)["items"][0]["viable"] == true).then_some(())
     });
 }

@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -180,7 +179,7 @@ fn what_an_image_stands_on_or_a_process_holds_is_kept() {
         path(&overlay(14))
     ))
     .text();
-    wait_for("the holders", Duration::from_secs(10), || {
+    wait_for("the holders", || {
         let plan = rig.pool("cleanup -n").document();
         let held = values(&plan, "reason").iter().filter(|reason| *reason != "other").count();
         let orphans = values(&plan, "reason").iter().filter(|reason| *reason == "orphan").count();

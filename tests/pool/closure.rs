@@ -2,8 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::time::Duration;
-
 use serde_json::json;
 
 use crate::support::pool::{self, IMAGES, named, overlay, values};
@@ -397,7 +395,7 @@ fn delete_waits_for_an_overlay_that_a_member_of_the_group_libvirt_makes() {
     let mut creation = creation.spawn().unwrap();
     std::io::Read::read_exact(creation.stdout.as_mut().unwrap(), &mut [0]).unwrap();
     let delete = rig.begin(&["delete", "base", "--yes"]);
-    wait_for("the wait", Duration::from_secs(20), || {
+    wait_for("the wait", || {
         let held = rig.shell("test -e /run/tdx-pool/base").status;
         (held == Some(0)).then_some(())
     });

@@ -4,7 +4,6 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::time::Duration;
 
 use serde_json::json;
 
@@ -355,7 +354,7 @@ fn a_failed_or_stopped_import_leaves_nothing() {
         assert_eq!(rig.state(), before, "SIG{name} left something");
     }
     let import = rig.begin(&["import", "medium.img", "--compress"]);
-    wait_for("the compression", Duration::from_secs(20), || {
+    wait_for("the compression", || {
         rig.shell("pgrep -x qemu-img").status.filter(|status| *status == 0)
     });
     signal(&import, "TERM");

@@ -105,7 +105,7 @@ fn a_stopped_upload_leaves_nothing_or_what_cleanup_takes() {
     signal(&import, "KILL");
     end(import);
     // libvirtd may hold it for a moment longer.
-    wait::wait_for("the cleanup", std::time::Duration::from_secs(10), || {
+    wait::wait_for("the cleanup", || {
         rig.pool("cleanup --yes").document();
         rig.names().is_empty().then_some(())
     });

@@ -6,7 +6,6 @@
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
-use std::time::Duration;
 
 use serde_json::Value;
 
@@ -70,7 +69,7 @@ impl Console {
     /// Waits until the guest has said something.
     #[track_caller]
     pub(crate) fn wait_for(&self, what: &str) {
-        wait_for(what, Duration::from_secs(180), || {
+        wait_for(what, || {
             let said = std::fs::read(&self.said).unwrap();
             String::from_utf8_lossy(&said).contains(what).then_some(())
         });

@@ -123,7 +123,7 @@ fn watch(
     let mut child = starter.spawn().unwrap();
     let go = child.stdin.take().unwrap();
     let children = format!("/proc/{0}/task/{0}/children", child.id());
-    let program = wait_for("the start of the program", Duration::from_secs(10), || {
+    let program = wait_for("the start of the program", || {
         fs::read_to_string(&children).unwrap().trim().parse().ok()
     });
     let mut tracer = Tracer::new(others, tool, Pid::from_raw(program), stroke);

@@ -2,8 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::time::Duration;
-
 use serde_json::Value;
 
 use super::rig::{Rig, guest_image};
@@ -55,9 +53,7 @@ pub(crate) fn listed(rig: &Rig, name: &str) -> Value {
 /// Waits until a guest has booted and tells its address.
 #[track_caller]
 pub(crate) fn wait_until_up(rig: &Rig, name: &str) -> String {
-    wait_for("a lease", Duration::from_secs(180), || {
-        listed(rig, name)["ip"].as_str().map(str::to_owned)
-    })
+    wait_for("a lease", || listed(rig, name)["ip"].as_str().map(str::to_owned))
 }
 
 /// The names of the volumes in the pool, as the file system has them.

@@ -40,7 +40,7 @@ impl Process {
 
     /// The process of the program itself.
     pub(crate) fn id(&self) -> Pid {
-        let id = wait_for(&self.name, LIMIT, || find(self.child.id(), &self.name));
+        let id = wait_for(&self.name, || find(self.child.id(), &self.name));
         Pid::from_raw(id.cast_signed())
     }
 
@@ -52,7 +52,7 @@ impl Process {
     /// Waits until it waits: for a lock, or before it looks again.
     pub(crate) fn wait_until_waiting(&self) {
         let id = self.id().as_raw().unsigned_abs();
-        wait_for("a process that waits", LIMIT, || is_waiting(id).then_some(()));
+        wait_for("a process that waits", || is_waiting(id).then_some(()));
     }
 
     /// Whether it has ended.
@@ -63,7 +63,7 @@ impl Process {
     /// Waits for its end, which is to come by itself, and says which signal it died of.
     #[track_caller]
     pub(crate) fn end(mut self) -> (Run, Option<i32>) {
-        wait_for(&format!("the end of {}", self.line), LIMIT, || self.has_ended().then_some(()));
+        wait_for(&format!("the end of {}", self.line), || self.has_ended().then_some(()));
         let read = |stream: Option<&mut dyn Read>| {
             let mut bytes = Vec::new();
             stream.map(|stream| stream.read_to_end(&mut bytes));
@@ -146,7 +146,7 @@ impl Terminal {
     /// Waits until the program has said something.
     #[track_caller]
     pub(crate) fn wait_for(&mut self, what: &str) {
-        wait_for(what, LIMIT, || {
+        wait_for(what, || {
             self.listen();
             self.said.contains(what).then_some(())
         });
@@ -155,7 +155,7 @@ impl Terminal {
     /// Waits until what is typed is not shown, or is.
     #[track_caller]
     pub(crate) fn wait_for_echo(&self, is_shown: bool) {
-        wait_for("the terminal's mode", LIMIT, || (self.has_echo() == is_shown).then_some(()));
+        wait_for("the terminal's mode", || (self.has_echo() == is_shown).then_some(()));
     }
 
     /// Whether what is typed is shown.
@@ -171,7 +171,7 @@ impl Terminal {
     /// Waits for the end of the program. Its standard error is what it has said.
     #[track_caller]
     pub(crate) fn end(mut self) -> (Run, Option<i32>) {
-        wait_for(&format!("the end of {}", self.process.line), LIMIT, || {
+        wait_for(&format!("the end of {}", self.process.line), || {
             self.listen();
             self.process.has_ended().then_some(())
         });

@@ -9,15 +9,18 @@ pub(crate) fn is_waiting(process: u32) -> bool {
     ["72 ", "73 ", "35 ", "230 "].iter().any(|number| call.starts_with(number))
 }
 
-/// Waits until `ready` gives something, or fails after `limit`.
+/// How long a condition may take on a machine that is busy with other things.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// Waits until `ready` gives something, or fails after five minutes: a failure is a fault, not a slow machine.
 #[track_caller]
-pub(crate) fn wait_for<T>(what: &str, limit: Duration, mut ready: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + limit;
+pub(crate) fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + LIMIT;
     loop {
         if let Some(value) = ready() {
             return value;
         }
-        assert!(Instant::now() < end, "{what} did not happen within {limit:?}");
+        assert!(Instant::now() < end, "{what} did not happen within {LIMIT:?}");
         std::thread::sleep(Duration::from_millis(100));
     }
 }

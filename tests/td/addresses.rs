@@ -5,7 +5,6 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -71,7 +70,7 @@ impl Guest {
             dd if=/dev/vdb of=/agent bs=4096 skip=1 count=1; (sh /agent &)";
         guest.console.run(&guest.rig, run);
         guest.console.wait_for("agent: up");
-        wait_for("the agent's connection", Duration::from_secs(60), || {
+        wait_for("the agent's connection", || {
             guest.rig.virsh(["dumpxml", "g"]).contains("state='connected'").then_some(())
         });
         guest
@@ -105,7 +104,7 @@ impl Guest {
     #[track_caller]
     fn expect(&self, ip: Option<&str>, other: &[&str]) {
         let ips: Vec<&str> = ip.into_iter().collect();
-        wait_for(&format!("{ip:?} and {other:?}"), Duration::from_secs(60), || {
+        wait_for(&format!("{ip:?} and {other:?}"), || {
             let items = [listed(&self.rig, "g"), td(&self.rig, "show g").item()];
             let is_there = |item: &Value| {
                 let known = item["other_addresses"].as_array().unwrap().iter();

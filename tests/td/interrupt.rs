@@ -68,7 +68,7 @@ fn what_a_kill_leaves_is_found() {
     for (round, moment) in moments_of_new(&rig, 8).iter().enumerate() {
         let run = new_then(&rig, SIGKILL, moment);
         // libvirtd may still be at the call that was under way.
-        wait::wait_for("libvirtd idle", Duration::from_secs(20), || {
+        wait::wait_for("libvirtd idle", || {
             let list = td(&rig, "list").document();
             let busy = list["items"].as_array()?.iter().any(|item| item["state"] == "no state");
             (!busy).then_some(())

@@ -1,7 +1,5 @@
 //! `tdx-td` against a real libvirtd, with guests that really boot.
 
-use std::time::Duration;
-
 use crate::support::rig::{Rig, guest_image};
 use crate::support::wait::wait_for;
 
@@ -28,13 +26,13 @@ fn a_guest_lives_and_leaves_no_trace() {
     assert_eq!((&made["action"], &made["state"]), (&"create".into(), &"running".into()));
     assert_eq!(owner(&base), (0, 0o640));
 
-    let ip = wait_for("a lease", Duration::from_secs(120), || {
+    let ip = wait_for("a lease", || {
         let item = rig.tool("tdx-td", ["list"]).item();
         item["ip"].as_str().map(str::to_owned)
     });
     assert!(ip.starts_with("192.168.122."), "{ip}");
     // The neighbour table may know the address a moment before the lease is written.
-    wait_for("the same lease in virsh", Duration::from_secs(10), || {
+    wait_for("the same lease in virsh", || {
         rig.virsh(["domifaddr", "web1"]).contains(&ip).then_some(())
     });
     assert_eq!(owner(&base), (0, 0o640));

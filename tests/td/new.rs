@@ -2,8 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 
 use crate::support::rig::{Rig, guest_image};
@@ -348,7 +346,7 @@ fn new_waits_while_its_base_is_deleted_and_leaves_nothing() {
     std::io::Read::read_exact(deletion.stdout.as_mut().unwrap(), &mut [0]).unwrap();
     let run = std::thread::scope(|scope| {
         let new = scope.spawn(|| new(&rig, "--base guest.qcow2 --name g"));
-        wait_for("the wait", Duration::from_secs(60), || {
+        wait_for("the wait", || {
             let held = rig.shell("test -e /run/tdx-pool/guest.qcow2").status;
             (held == Some(0)).then_some(())
         });
@@ -377,7 +375,7 @@ fn a_remote_libvirt_works_as_far_as_libvirt_does() {
     assert_eq!(again.document()["changed"], false);
     assert_eq!(remote("list").item()["name"], "far");
     assert_eq!(remote("show far").item()["base"], made["base"]);
-    wait_for("the guest off", Duration::from_secs(10), || {
+    wait_for("the guest off", || {
         (remote("stop far --force").item()["action"] == "none").then_some(())
     });
     assert_eq!(remote("start far").item()["action"], "start");

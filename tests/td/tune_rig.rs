@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::sys::signal::Signal::SIGKILL;
 use serde_json::{Value, json};
@@ -112,7 +112,7 @@ fn merged_pages_are_taken_apart_first() {
         -object memory-backend-ram,id=m,size=8M,prealloc=on,merge=on </dev/null >/dev/null 2>&1 & echo $!";
     let qemu = kernel.shell(qemu).text().trim().to_owned();
     kernel.shell("cd /sys/kernel/mm/ksm && echo 5000 >pages_to_scan && echo 1 >run").text();
-    wait_for("merged pages", Duration::from_secs(120), || {
+    wait_for("merged pages", || {
         (says(&kernel, "/sys/kernel/mm/ksm/pages_shared") != "0").then_some(())
     });
     let before = state(&kernel);
@@ -126,7 +126,7 @@ fn merged_pages_are_taken_apart_first() {
     assert_eq!(merging, ["0", "0", "0"]);
     // And back, pages having been merged again by somebody's leave.
     kernel.shell("echo 1 >/sys/kernel/mm/ksm/run").text();
-    wait_for("merged pages", Duration::from_secs(120), || {
+    wait_for("merged pages", || {
         (says(&kernel, "/sys/kernel/mm/ksm/pages_shared") != "0").then_some(())
     });
     td(&kernel, "restore --yes").document();

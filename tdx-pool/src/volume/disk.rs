@@ -53,7 +53,7 @@ pub struct DiskPlan {
     /// Where it will be.
     pub path: PathBuf,
     /// Its properties.
-    pub shape: DiskOptions,
+    pub options: DiskOptions,
     /// UUID of the secret with its passphrase, when it is encrypted.
     pub secret: Option<String>,
 }
@@ -69,7 +69,7 @@ impl DiskPlan {
             Format::Raw => name.replace(".qcow2", ".raw"),
         };
         let secret = shape.encrypted.then(|| secret.to_owned());
-        Ok(Self { path: folder.join(&name), name, shape, secret })
+        Ok(Self { path: folder.join(&name), name, options: shape, secret })
     }
 
     /// Creates the disk, with its secret if it is encrypted. It counts as in flight until the returned
@@ -108,7 +108,7 @@ impl DiskPlan {
 
     /// The flags for libvirt, `virStorageVolCreateFlags`.
     fn flags(&self) -> u32 {
-        match (self.shape.format, self.shape.allocated) {
+        match (self.options.format, self.options.allocated) {
             (Format::Raw, _) | (_, Preallocated::Off) => 0,
             (Format::Qcow2, Preallocated::Metadata | Preallocated::Full) => {
                 sys::VIR_STORAGE_VOL_CREATE_PREALLOC_METADATA
@@ -117,7 +117,7 @@ impl DiskPlan {
     }
 
     fn xml(&self, owner: Option<QemuUser>) -> Result<String> {
-        let DiskOptions { format, capacity_bytes, allocated, .. } = self.shape;
+        let DiskOptions { format, capacity_bytes, allocated, .. } = self.options;
         let bytes = |name: &str, bytes: u64| Element::new(name).attr("unit", "bytes").text(bytes);
         let allocation = if allocated == Preallocated::Full { capacity_bytes } else { 0 };
         let mut target = Element::new("target")
@@ -127,8 +127,8 @@ impl DiskPlan {
             let lazy = Element::new("features").child(Element::new("lazy_refcounts"));
             target = target
                 .child(Element::new("compat").text("1.1"))
-                .child_opt(self.shape.cluster_bytes.map(|size| bytes("clusterSize", size)))
-                .child_opt(self.shape.lazy_refcounts.then_some(lazy));
+                .child_opt(self.options.cluster_bytes.map(|size| bytes("clusterSize", size)))
+                .child_opt(self.options.lazy_refcounts.then_some(lazy));
         }
         Element::new("volume")
             .child(Element::new("name").text(&self.name))

@@ -83,7 +83,7 @@ impl CreationPlan<'_> {
                 None => self.xml.clone(),
             };
             interrupt::check()?;
-            passthrough::with_devices(host, self.handover, || {
+            passthrough::with_devices(host, self.assignment, || {
                 undo::on_failure(|undo| {
                     if self.overwrites.is_none() {
                         create_disk(&disk, context, (libvirt, pool), self.owner, undo)?;

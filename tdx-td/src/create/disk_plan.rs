@@ -103,7 +103,7 @@ impl DiskPlan {
         let (ground, volume) = match (kind, choice) {
             (DiskKind::New, Some(choice)) => {
                 let pool = pool()?;
-                let shape = shape(&choice.profile.storage)?;
+                let shape = disk_options(&choice.profile.storage)?;
                 let plan = disk::DiskPlan::new(pool.folder()?, shape, &new_uuid()?)?;
                 (BackingSource::Pool(pool), Volume::New(plan))
             }
@@ -154,7 +154,7 @@ impl DiskPlan {
             }
             Volume::New(plan) => Disk::New {
                 path: plan.path.clone(),
-                format: plan.shape.format,
+                format: plan.options.format,
                 secret: plan.secret.clone(),
             },
             Volume::Given(image) => image.disk(),
@@ -324,7 +324,7 @@ const LEAST: u64 = 1 << 20;
 /// What is asked of libvirt, which makes the disk.
 ///
 /// Errors: `unsupported` for what it cannot.
-fn shape(storage: &Storage) -> Result<DiskOptions> {
+fn disk_options(storage: &Storage) -> Result<DiskOptions> {
     let refuse = |setting: &str, instead: &str| {
         Err(Error::unsupported(format!("libvirt makes no disk with {setting}"))
             .hint(format!("--set {instead}")))

@@ -61,7 +61,7 @@ pub struct CreationPlan<'a> {
     _port: Option<PortReservation>,
     pub(super) disk: DiskPlan,
     pub(super) seed: Option<seed_volume::SeedPlan>,
-    pub(super) handover: Option<DeviceAssignment>,
+    pub(super) assignment: Option<DeviceAssignment>,
     /// How the launch is attested.
     pub(super) attestation: Option<AttestationRequest>,
     /// The user that QEMU runs as.
@@ -196,7 +196,7 @@ impl<'a> CreationPlan<'a> {
             _port: port,
             disk,
             seed,
-            handover: devices.handover(memory, &uuid),
+            assignment: devices.assignment(memory, &uuid),
             attestation,
             owner,
             metadata,

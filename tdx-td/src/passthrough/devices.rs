@@ -128,7 +128,7 @@ impl Devices {
     }
 
     /// What takes the devices, for a guest with so much memory; none without any.
-    pub fn handover(self, memory: Size, uuid: &str) -> Option<DeviceAssignment> {
+    pub fn assignment(self, memory: Size, uuid: &str) -> Option<DeviceAssignment> {
         let PlannedDevices { candidates, iommufd, modes } = self.plan?;
         Some(DeviceAssignment {
             binding: candidates.plan,

@@ -68,7 +68,7 @@ pub fn reassignment(
         Purpose::Create,
     )?;
     let memory = Size(definition.memory_bytes().unwrap_or_default());
-    Ok(devices.handover(memory, &uuid))
+    Ok(devices.assignment(memory, &uuid))
 }
 
 /// What was taken for a domain of this host; nothing where an ordinary user need not ask.

@@ -21,7 +21,7 @@ fn a_killed_attach_is_made_good_by_the_next() {
         let walk = rig.walk(&line, Some((moment.clone(), Fate::Signal(signal))));
         assert!(walk.struck, "{signal} at {moment:?}: {walk:#?}");
         // libvirt may still be at the dead one's request.
-        wait::wait_for("the next attach", Duration::from_secs(10), || {
+        wait::wait_for("the next attach", || {
             (disk(&rig, &format!("attach a {device}")).status == Some(0)).then_some(())
         });
         let there = [("vdb".into(), device.clone(), true, false)];

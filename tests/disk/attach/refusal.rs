@@ -131,11 +131,11 @@ fn what_is_used_is_refused_with_what_to_do_about_it() {
 
     // Held open by a program for longer than a moment.
     let holder = rig.shell(&format!("sleep 1000 <{device} >/dev/null 2>&1 & echo $!"));
-    wait::wait_for("the open file", Duration::from_secs(10), || {
+    wait::wait_for("the open file", || {
         (blockers(&disk(&rig, &format!("check {device}"))) == ["OPEN_FDS"]).then_some(())
     });
     rig.shell(&format!("kill {}", holder.text().trim())).text();
-    wait::wait_for("its end", Duration::from_secs(10), || {
+    wait::wait_for("its end", || {
         blockers(&disk(&rig, &format!("check {device}"))).is_empty().then_some(())
     });
 

@@ -47,7 +47,7 @@ fn a_signal_never_leaves_a_guest_paused() {
         let new = "tdx-td new -i guest.qcow2 --memory 256M --vcpus 1 --name vault --security sev \
             --sev-dh-cert cert --sev-session session --sev-tik tik.bin --sev-tek tek.bin";
         host.rig.shell(&format!("timeout -s KILL 0.{after:03} {new}"));
-        wait_for("libvirtd idle", Duration::from_secs(20), || {
+        wait_for("libvirtd idle", || {
             let list = td(&host.rig, "list").document();
             let busy = list["items"].as_array()?.iter().any(|item| item["state"] == "no state");
             (!busy).then_some(())

@@ -158,7 +158,7 @@ fn delete_leaves_a_domain_that_was_made_anew_while_it_waited() {
     td(&rig, "delete x --yes --timeout 0").item();
     let more = "--security none --memory 256M --vcpus 1 --wait ssh --timeout 8 --on-timeout delete";
     let run = Background::start(&rig, &format!("new -i deaf.qcow2 --name x {more}"));
-    wait::wait_for("the guest", std::time::Duration::from_secs(30), || {
+    wait::wait_for("the guest", || {
         rig.shell("virsh domstate x").stdout.contains("running").then_some(())
     });
     let uuid = anew("--name x");

@@ -12,7 +12,7 @@ use crate::host::tuning::ksm::Ksm;
 pub fn in_order(ksm: Option<&Ksm>, changes: Vec<Change>) -> Vec<Change> {
     let is = |change: &Change, path: &str| change.tunable.file() == Some(path);
     let target = |path: &str| {
-        let found = changes.iter().find(|change| is(change, path) && change.is_any());
+        let found = changes.iter().find(|change| is(change, path) && change.is_change());
         found.map(|change| change.after.clone())
     };
     let (run, merge) = (target(kernel_files::KSM_RUN), target(kernel_files::KSM_MERGE));
@@ -22,7 +22,7 @@ pub fn in_order(ksm: Option<&Ksm>, changes: Vec<Change>) -> Vec<Change> {
     for change in changes {
         if is(&change, kernel_files::KSM_RUN) || is(&change, kernel_files::KSM_MERGE) {
             ordered.append(&mut merging);
-        } else if change.is_any() {
+        } else if change.is_change() {
             ordered.push(change);
         }
     }

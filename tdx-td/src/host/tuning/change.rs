@@ -15,7 +15,7 @@ pub struct Change {
 
 impl Change {
     /// Whether the two values differ.
-    pub fn is_any(&self) -> bool {
+    pub fn is_change(&self) -> bool {
         self.before != self.after
     }
 }
