@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use common::xml::Element;
-use common::{ErrorKind, Result, path as paths};
+use common::{ErrorKind, Result};
 
 pub(super) fn kib(name: &str, bytes: u64) -> Element {
     Element::new(name).attr("unit", "KiB").text(bytes / 1024)
@@ -18,5 +18,5 @@ pub(crate) fn pci_hole(bytes: u64) -> Element {
 
 /// A path as XML can hold it.
 pub(crate) fn utf8(path: &Path) -> Result<&str> {
-    paths::utf8("path", path, ErrorKind::InvalidInput)
+    common::path::utf8("path", path, ErrorKind::InvalidInput)
 }
