@@ -75,8 +75,11 @@ pub(crate) fn disk(tree: &Tree, name: &str, major: u32, parts: u32) {
     }
 }
 
+/// Files by path: the mode of each, and its content.
+pub(crate) type Files = BTreeMap<PathBuf, (u32, Vec<u8>)>;
+
 /// Every file with its mode and bytes, but not the folders: `/run/tdx` stays.
-pub(crate) fn files(root: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
+pub(crate) fn files(root: &Path) -> Files {
     let mut found = BTreeMap::new();
     let mut folders = vec![root.to_owned()];
     while let Some(folder) = folders.pop() {

@@ -1,6 +1,7 @@
 //! Kills, signals and failures in the middle of tuning.
 
 use super::*;
+use crate::support::tuned::Files;
 
 /// Killed right before any of its steps, tuning leaves what restoring puts back; and so does restoring.
 #[test]
@@ -67,21 +68,27 @@ fn a_kill_at_any_step_leaves_what_restore_puts_back() {
     }
 }
 
+/// Tunes the host once, undisturbed, and restores it. Returns its files before, the command, and the command's steps.
+fn undisturbed(tree: &Tree) -> (Files, String, Vec<String>) {
+    // The first run also creates the directories, which stay.
+    tune(tree, "--scenario securevm --persist").document();
+    restore(tree).document();
+    let before = files(&root(tree));
+    let sysroot = root(tree).display().to_string();
+    let line = format!("tdx-td host tune --scenario securevm --persist --yes --sysroot {sysroot}");
+    let steps = walk_here_all(&line, None).steps;
+    restore(tree).document();
+    (before, line, steps)
+}
+
 /// Who asks it to stop finds all as it was, or done when nothing but the end was missing.
 #[test]
 #[ignore = "needs root"]
 fn a_signal_undoes_what_was_done() {
     let tree = plain();
-    // All folders are made once.
-    tune(&tree, "--scenario securevm --persist").document();
-    restore(&tree).document();
-    let before = files(&root(&tree));
-    let sysroot = root(&tree).display().to_string();
-    let line = format!("tdx-td host tune --scenario securevm --persist --yes --sysroot {sysroot}");
-    let walk = walk_here_all(&line, None);
-    restore(&tree).document();
+    let (before, line, steps) = undisturbed(&tree);
     let (mut undone, mut done) = (0, 0);
-    for moment in moments(&walk.steps, true) {
+    for moment in moments(&steps, true) {
         let walk = walk_here_all(&line, Some((moment.clone(), Fate::Signal(SIGTERM))));
         assert_eq!(walk.signal, Some(15), "{moment:?}: {walk:#?}");
         if walk.run.stdout.is_empty() {
@@ -102,16 +109,9 @@ fn a_signal_undoes_what_was_done() {
 fn a_failure_undoes_what_was_done() {
     use nix::errno::Errno;
     let tree = plain();
-    // All folders are made once.
-    tune(&tree, "--scenario securevm --persist").document();
-    restore(&tree).document();
-    let before = files(&root(&tree));
-    let sysroot = root(&tree).display().to_string();
-    let line = format!("tdx-td host tune --scenario securevm --persist --yes --sysroot {sysroot}");
-    let walk = walk_here_all(&line, None);
-    restore(&tree).document();
+    let (before, line, steps) = undisturbed(&tree);
     let writes = |step: &str| step.starts_with("rename ") || step.starts_with("create ");
-    let moments = moments(&walk.steps, true);
+    let moments = moments(&steps, true);
     let mut failed = 0;
     for moment in moments.into_iter().filter(|moment| writes(&moment.step)) {
         let walk = walk_here_all(&line, Some((moment.clone(), Fate::Error(Errno::ENOSPC))));
