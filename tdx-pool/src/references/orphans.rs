@@ -124,7 +124,8 @@ pub(crate) fn find_unused(host: &Host, libvirt: &Libvirt, pool: &Pool) -> Result
 
     let mut unused = unused_files(pool, names, &mut chains, &usage, &others.unknown)?;
     unused.extend(unused_secrets(host, libvirt, pool, &usage)?);
-    // The files below a kept file are kept: images are judged before the files below them.
+    // The files below a kept file are kept: images are judged before the files below them. Equals are judged by name.
+    unused.sort_by(|a, b| a.item.name.cmp(&b.item.name));
     unused.sort_by_key(|file| Reverse((file.is_unknown, file.below.len())));
     let mut kept: HashMap<FileKey, Reason> = HashMap::new();
     unused.retain_mut(|UnusedFile { item, keys: own, below, .. }| {
