@@ -39,7 +39,7 @@ EPOCH   := $(shell git log -1 --format=%ct 2>/dev/null)
 DAY     := $(if $(EPOCH),$(shell date -u -d @$(EPOCH) +%F))
 ROOT    := $(filter 0,$(shell id -u))
 
-.PHONY: help build release man install uninstall deb check audit test test-rigs test-full fuzz bench demo clean rust libraries packages
+.PHONY: help build release man reference docs install uninstall deb check audit test test-rigs test-full fuzz bench demo clean rust libraries packages
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -55,6 +55,16 @@ man: rust libraries ## write the manual pages to target/man, and target/THIRD-PA
 	rm -rf $(TARGET)/man
 	$(RELEASE)/manual $(TARGET)/man $(DAY)
 	$(RELEASE)/manual --notices >$(TARGET)/THIRD-PARTY.md
+
+reference: rust libraries ## write the pages of docs/reference that are made of the sources, and docs/terminal.svg
+	rm -rf docs/reference/verbs
+	cargo run --quiet --locked -p manual -- --reference . docs/reference
+	docs/picture README.md >docs/terminal.svg
+
+docs: ## build a site of the documentation in target/book, with mdBook
+	@mdbook --version >/dev/null 2>&1 || { \
+		echo "mdBook is not installed: cargo install --locked mdbook" >&2; exit 1; }
+	mdbook build docs --dest-dir $(abspath $(TARGET)/book)
 
 install: man ## install tools, manual, completions and examples under PREFIX, below DESTDIR
 	install -D -t $(DESTDIR)$(PREFIX)/bin $(TOOLS:%=$(RELEASE)/%)

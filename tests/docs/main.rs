@@ -4,6 +4,7 @@
 #[path = "../support"]
 mod support {
     pub(crate) mod hosts;
+    pub(crate) mod page;
     pub(crate) mod rig;
     pub(crate) mod td;
     pub(crate) mod template;
@@ -14,9 +15,12 @@ mod support {
 
 mod ansible;
 mod drop_in;
+mod links;
 mod manual;
 mod no_orphans;
+mod pages;
 mod pipelines;
 mod readme;
+mod reference;
 mod schema;
 mod source_tree;

@@ -1,9 +1,14 @@
-//! The packages, in bare Debians: `make test-rigs` runs these.
+//! The packages in bare Debians, and the pages whose commands need devices or TDX: `make test-rigs` runs these.
 
 #[allow(dead_code, reason = "a binary uses a part of it")]
 #[path = "../support"]
 mod support {
+    pub(crate) mod kernel;
+    pub(crate) mod page;
+    pub(crate) mod rig;
+    pub(crate) mod stand_in_gpu;
     pub(crate) mod tools;
 }
 
 mod packaging_rig;
+mod pages_rig;

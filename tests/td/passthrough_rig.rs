@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::support::kernel::Kernel;
 use crate::support::rig::guest_image;
+use crate::support::stand_in_gpu;
 use crate::support::tools::{Run, repository};
 
 const SMALL: &str = "-i guest.qcow2 --security none --virt-type qemu --memory 64M --vcpus 1";
@@ -287,52 +288,13 @@ fn the_pipelines_of_the_examples_run_on_devices() {
     assert_eq!(state(&kernel), before);
 }
 
-/// Answers as NVIDIA's program does, from files. What it was told to set is in the log.
-const GPU_TOOLS: &str = r#"#!/bin/sh
-cd /tmp/modes || exit 1
-for word; do
-    case $word in
-    --gpu-bdf=*) bdf=${word#*=} ;;
-    --query-*-mode) asked=${word#--query-} asked=${asked%-mode} ;;
-    --set-*-mode=*) asked=${word#--set-} asked=${asked%-mode=*} wanted=${word#*=} ;;
-    esac
-done
-case $(cat /sys/bus/pci/devices/$bdf/device) in
-0x22a3) name="NvSwitch $bdf LS10 0x22a3" ;;
-*) name="GPU $bdf H100 0x2330" ;;
-esac
-case $asked in cc) title=CC ;; *) title=PPCIe ;; esac
-echo "NVIDIA GPU Tools version v2025.10.20"
-if [ -n "$wanted" ]; then
-    if [ "$(cat fail 2>/dev/null)" = "$bdf $asked $wanted" ]; then
-        echo "2026-11-21,12:00:00.000 ERROR    $name could not be set" >&2
-        exit 1
-    fi
-    echo "$bdf $asked $wanted" >>log
-    echo $wanted >$bdf.$asked
-fi
-mode=$(cat $bdf.$asked 2>/dev/null || echo off)
-echo "2026-11-21,12:00:00.000 INFO     $name BAR0 0x1000 $title mode is $mode" >&2
-"#;
-
 #[test]
 #[ignore = "needs root"]
 fn the_mode_of_gpus_is_set_for_the_guest_and_put_back() {
     let kernel = kernel_with_image();
     let nics = nics(&kernel);
     let (gpu, switch) = (nics[0].as_str(), nics[1].as_str());
-    // No GPU of NVIDIA's is here: two network cards say that they are one, and its switch.
-    for (bdf, device, class) in [(gpu, "0x2330", "0x030200"), (switch, "0x22a3", "0x068000")] {
-        for (file, text) in [("vendor", "0x10de"), ("device", device), ("class", class)] {
-            let path = format!("/sys/bus/pci/devices/{bdf}/{file}");
-            kernel.shell(&format!("echo {text} >id.$$ && mount --bind id.$$ {path}")).text();
-        }
-    }
-    let install = "mkdir modes && cat >/usr/local/bin/nvidia_gpu_tools.py && \
-        chmod 0755 /usr/local/bin/nvidia_gpu_tools.py";
-    let mut command = kernel.command("bash");
-    command.args(["-c", install]);
-    Run::of(command, GPU_TOOLS.as_bytes()).text();
+    stand_in_gpu::install(&kernel, gpu, switch);
     let log = || kernel.shell("cat modes/log 2>/dev/null; rm -f modes/log").text().to_owned();
     let before = state(&kernel);
 

@@ -1,14 +1,16 @@
-//! Writes the manual pages of all tools, one for each tool and one for each of its verbs, or prints the notices
-//! about the crates that the tools are linked with.
+//! Writes the manual pages of all tools, one for each tool and one for each of its verbs; or the same help as pages of
+//! the documentation, with all messages on one more; or prints the notices about the crates that the tools link.
 //!
 //! ```sh
-//! manual FOLDER [DATE]
+//! manual DIRECTORY [DATE]
+//! manual --reference REPOSITORY DIRECTORY
 //! manual --notices
 //! ```
 //!
 //! What a page says of a command line is made of the command line's own definition; the exit statuses
 //! are the README's. [`subject`] has the rest: what surrounds each tool.
 
+mod messages;
 mod notices;
 mod page;
 mod readme;
@@ -16,17 +18,22 @@ mod subject;
 
 use std::error::Error;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 use page::Page;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = env::args_os().skip(1);
-    let folder =
-        PathBuf::from(arguments.next().ok_or("usage: manual FOLDER [DATE], or manual --notices")?);
+    let folder = PathBuf::from(
+        arguments.next().ok_or("usage: manual DIRECTORY [DATE], or manual --notices")?,
+    );
     if folder.as_os_str() == "--notices" {
         return Ok(io::stdout().write_all(notices::notices()?.as_bytes())?);
+    }
+    if folder.as_os_str() == "--reference" {
+        let mut directory = || arguments.next().map(PathBuf::from).ok_or("no directory");
+        return write_reference(&directory()?, &directory()?);
     }
     let date = arguments.next().unwrap_or_default().into_string().map_err(|_| "no such date")?;
     fs::create_dir_all(&folder)?;
@@ -37,6 +44,24 @@ fn main() -> Result<(), Box<dyn Error>> {
             // A terminal that knows ASCII alone has no such letter.
             let text = String::from_utf8(page.render()?)?.replace('…', "...");
             fs::write(folder.join(page.file()), text)?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes `messages.md`, and `verbs/NAME.md` for each tool and each verb with its help.
+fn write_reference(repository: &Path, directory: &Path) -> Result<(), Box<dyn Error>> {
+    let verbs = directory.join("verbs");
+    fs::create_dir_all(&verbs)?;
+    fs::write(directory.join("messages.md"), messages::messages(repository)?)?;
+    for subject in &subject::all() {
+        for command in subject.commands() {
+            let mut command = command.clone().term_width(100).disable_colored_help(true);
+            let name = command.get_display_name().unwrap_or(command.get_name()).to_owned();
+            let title = command.get_bin_name().unwrap_or(&name).to_owned();
+            let help = command.render_long_help();
+            let text = format!("# {title}\n\n```text\n{}\n```\n", help.to_string().trim_end());
+            fs::write(verbs.join(format!("{name}.md")), text)?;
         }
     }
     Ok(())

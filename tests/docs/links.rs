@@ -1,0 +1,106 @@
+//! The links between pages: each leads somewhere, and each page is found.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::collections::BTreeSet;
+use std::path::{Component, Path, PathBuf};
+
+use regex::Regex;
+
+use crate::support::tools::repository;
+
+/// The Markdown files of the repository, by their paths in it.
+fn pages() -> BTreeSet<PathBuf> {
+    let walk = walkdir::WalkDir::new(repository()).into_iter().filter_entry(|entry| {
+        let name = entry.file_name().to_string_lossy();
+        !name.starts_with('.') && name != "target"
+    });
+    let files = walk.map(|entry| entry.unwrap().into_path());
+    let pages = files.filter(|file| file.extension().is_some_and(|name| name == "md"));
+    pages.map(|page| page.strip_prefix(repository()).unwrap().to_owned()).collect()
+}
+
+fn read(page: &Path) -> String {
+    std::fs::read_to_string(repository().join(page)).unwrap()
+}
+
+/// The text of a page without its blocks of code.
+fn prose(page: &Path) -> String {
+    let text = read(page);
+    text.split("```").step_by(2).collect()
+}
+
+/// The files of the repository that a page links to, with the heading each link names.
+fn links(page: &Path) -> Vec<(PathBuf, Option<String>)> {
+    let link = Regex::new(r#"(?:\]\(|src="|href=")([^)"\s]+)[)"]"#).unwrap();
+    let text = prose(page);
+    let targets = link.captures_iter(&text).map(|found| found[1].to_owned());
+    let own = targets.filter(|target| !target.contains("://") && !target.starts_with("mailto:"));
+    own.map(|target| {
+        let (file, heading) = target.split_once('#').unwrap_or((&target, ""));
+        let file = match file {
+            "" => page.to_owned(),
+            file => normal(&page.parent().unwrap().join(file)),
+        };
+        (file, (!heading.is_empty()).then(|| heading.to_owned()))
+    })
+    .collect()
+}
+
+/// A path without `.` and `..`.
+fn normal(path: &Path) -> PathBuf {
+    path.components().fold(PathBuf::new(), |mut path, part| {
+        match part {
+            Component::ParentDir => drop(path.pop()),
+            Component::Normal(name) => path.push(name),
+            _ => {}
+        }
+        path
+    })
+}
+
+/// The anchors of a page's headings, as GitHub makes them.
+fn anchors(page: &Path) -> BTreeSet<String> {
+    let text = prose(page);
+    let headings = text.lines().filter_map(|line| line.strip_prefix('#'));
+    let kept = |c: &char| c.is_alphanumeric() || matches!(c, '-' | '_' | ' ');
+    headings
+        .map(|line| line.trim_start_matches('#').trim().to_lowercase())
+        .map(|line| line.chars().filter(kept).collect::<String>().replace(' ', "-"))
+        .collect()
+}
+
+#[test]
+fn every_link_leads_to_a_file_and_a_heading() {
+    for page in pages() {
+        for (file, heading) in links(&page) {
+            let shown = page.display();
+            assert!(repository().join(&file).exists(), "{shown}: no {}", file.display());
+            if let Some(heading) = heading {
+                let is_there = anchors(&file).contains(&heading);
+                assert!(is_there, "{shown}: {} has no heading #{heading}", file.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn every_page_is_reached_from_the_readme() {
+    let mut found = BTreeSet::new();
+    let mut next = vec![PathBuf::from("README.md")];
+    while let Some(page) = next.pop() {
+        if !found.insert(page.clone()) {
+            continue;
+        }
+        for (file, _) in links(&page) {
+            if file.extension().is_some_and(|name| name == "md") {
+                next.push(file);
+            } else if repository().join(&file).is_dir() {
+                // A link to a directory leads to all pages in it.
+                next.extend(pages().into_iter().filter(|page| page.parent() == Some(&*file)));
+            }
+        }
+    }
+    let orphans: Vec<PathBuf> = pages().difference(&found).cloned().collect();
+    assert!(orphans.is_empty(), "no page links to {orphans:?}");
+}

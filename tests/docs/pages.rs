@@ -1,0 +1,82 @@
+//! Every command that the README, the guide and the reference show is run, and its output compared.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::collections::BTreeSet;
+
+use crate::support::hosts;
+use crate::support::page::Page;
+use crate::support::rig::{Rig, guest_image};
+use crate::support::tools::{Run, on_path, repository};
+
+/// A test for each page that shows commands.
+macro_rules! pages {
+    ($($test:ident: $page:literal,)+) => {
+        const PAGES: &[&str] = &[$($page),+];
+        $(
+            #[test]
+            #[ignore = "needs root"]
+            fn $test() {
+                run($page);
+            }
+        )+
+    };
+}
+
+pages! {
+    readme: "README.md",
+}
+
+/// Runs the page's commands on a host with a private libvirtd, those marked `server` on an emulated server
+/// with eight GPUs, and fails when the page leaves anything behind.
+fn run(page: &str) {
+    let rig = Rig::start();
+    std::fs::copy(guest_image(false), rig.scratch().join("guest.qcow2")).unwrap();
+    std::os::unix::fs::symlink(repository().join("examples"), rig.scratch().join("examples"))
+        .unwrap();
+    rig.tool("tdx-pool", ["ensure"]).document();
+    rig.shell("truncate -s 64M disk").text();
+    let disk = rig.loop_device("disk");
+    let server = hosts::server();
+    let before = rig.state();
+    let settings = format!("export TDX_VIRT_TYPE=qemu TDX_MEMORY=256M TDX_VCPUS=1 DISK={disk}");
+    let root = server.path("").display().to_string();
+    let on_server: String = ["tdx-iommu", "tdx-gpu", "tdx-disk", "tdx-td"]
+        .map(|tool| format!("{tool}() {{ command {tool} --sysroot '{root}' \"$@\"; }}; "))
+        .concat();
+    let in_rig = |line: &str| -> Run { rig.shell(line) };
+    let here = |line: &str| -> Run {
+        let mut command = on_path("bash");
+        command.current_dir(rig.scratch()).args(["-o", "pipefail", "-c", line]);
+        Run::of(command, b"")
+    };
+    Page::read(page).run(&[("", &settings, &in_rig), ("server", &format!("{on_server}:"), &here)]);
+    assert_eq!(rig.state(), before, "{page} leaves something");
+}
+
+/// The pages whose commands run in this binary or in that of the rigs.
+fn pages() -> BTreeSet<String> {
+    let directories = ["docs/guide", "docs/reference", "docs/internals"];
+    let files = directories.iter().flat_map(|directory| {
+        let entries = std::fs::read_dir(repository().join(directory)).into_iter().flatten();
+        entries.map(move |entry| format!("{directory}/{}", entry.unwrap().file_name().display()))
+    });
+    files.filter(|file| file.ends_with(".md")).chain(["README.md".to_owned()]).collect()
+}
+
+#[test]
+fn every_page_with_commands_has_a_test() {
+    let rigs = std::fs::read_to_string(repository().join("tests/docs/pages_rig.rs")).unwrap();
+    for name in pages() {
+        let page = Page::read(&name);
+        let is_here = page.has_commands_at(&["", "server"]);
+        assert_eq!(PAGES.contains(&&*name), is_here, "{name}");
+        for (place, call) in [("devices", "run_on_devices"), ("tdx", "run_on_tdx")] {
+            let is_there = rigs.contains(&format!("{call}(\"{name}\")"));
+            assert_eq!(is_there, page.has_commands_at(&[place]), "{name}: {place}");
+        }
+        for block in page.languages() {
+            assert_ne!(block, "bash", "{name}: commands are in sh or console blocks");
+        }
+    }
+}
