@@ -97,7 +97,7 @@ codes! {
     Nonendpoint "NONENDPOINT" Refuse
         "The device is a PCI bridge. Bridges cannot be given to a guest.",
     NotAttested "NOT_ATTESTED" Refuse
-        "The guest's launch measurement does not match its firmware, policy and keys, or could not be verified.",
+        "The guest's launch measurement does not match the expected firmware, policy and keys.",
     NotBlock "NOT_BLOCK" Refuse
         "The path names something other than a block device.",
     NoGroup "NO_GROUP" Refuse
