@@ -57,7 +57,7 @@ codes! {
     BadKind "BAD_KIND" Forceable
         "The device is an optical drive, a floppy drive, a firmware area or a RAM disk, not an ordinary disk.",
     Claimed "CLAIMED" Refuse
-        "The disk or one of its partitions is open exclusively: mounted, used as swap, or part of another block device.",
+        "The disk or one of its partitions is open exclusively, for example by a mount, swap or another block device.",
     ConsoleGpu "CONSOLE_GPU" Forceable
         "The GPU shows the host's console, or a monitor is connected to it.",
     DuplicateId "DUPLICATE_ID" Note

@@ -38,7 +38,7 @@ codes! {
     CpuVirtualization "CPU_VIRTUALIZATION" "the processor and the BIOS offer hardware virtualization (flag vmx or svm)",
     DmaEntryLimit "DMA_ENTRY_LIMIT" "VFIO allows as many DMA mappings as a guest with all of the host's memory needs",
     Firmware "FIRMWARE" "libvirt finds a firmware build for the requested kinds of guests",
-    Hugepages "HUGEPAGES" "for trust domains: no huge pages are reserved, which trust domains cannot use",
+    Hugepages "HUGEPAGES" "for trust domains: no huge pages are reserved, because trust domains cannot use them",
     Iommu "IOMMU" "the IOMMU is on",
     Iommufd "IOMMUFD" "the kernel offers iommufd (/dev/iommu), which does not limit DMA mappings",
     KernelArguments "KERNEL_ARGUMENTS" "the kernel command line has every argument that the guests need, and none that prevents them",
