@@ -1,28 +1,28 @@
-//! The one list of codes: what can stand in the way, under names that never change.
+//! The list of stable codes: the reasons why a device, disk or guest is refused or reported.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// What a code means for a verb that would change something.
+/// What a code means for a verb that changes something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
-    /// It is not done, whatever is asked.
+    /// The verb refuses the device, and no option overrides that.
     Refuse,
-    /// It is done only with `--force CODE`.
+    /// The verb refuses the device unless `--force CODE` names the code.
     Forceable,
-    /// It is done and the code is told.
+    /// The verb accepts the device and reports the code.
     Note,
 }
 
-/// The names of codes, separated by commas: a cell of a table.
+/// The names of codes, separated by commas, for a cell of a table.
 pub fn join_codes(codes: &[Code]) -> String {
     codes.iter().map(|code| code.as_str()).collect::<Vec<_>>().join(",")
 }
 
 macro_rules! codes {
     ($($variant:ident $name:literal $level:ident $meaning:literal,)*) => {
-        /// A stable code. Codes are added, never renamed or given another meaning.
+        /// A stable code. New codes are added; the name and meaning of a code never change.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[non_exhaustive]
         pub enum Code {
@@ -33,17 +33,17 @@ macro_rules! codes {
             /// Every code, sorted by name.
             pub const ALL: &[Self] = &[$(Self::$variant,)*];
 
-            /// The code as users see it.
+            /// The name of the code, such as `IN_USE_BY_VM`.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $name,)* }
             }
 
-            /// Whether it stops a change.
+            /// Whether the code stops a verb that changes something.
             pub fn level(self) -> Level {
                 match self { $(Self::$variant => Level::$level,)* }
             }
 
-            /// What it says of a device, in one clause.
+            /// What the code means, in one or two sentences.
             pub fn meaning(self) -> &'static str {
                 match self { $(Self::$variant => $meaning,)* }
             }
@@ -53,96 +53,96 @@ macro_rules! codes {
 
 codes! {
     AcsOverride "ACS_OVERRIDE" Note
-        "the kernel command line changes ACS, so groups may claim an isolation that is not there",
+        "The kernel command line changes ACS, so IOMMU groups may promise an isolation that the hardware does not have.",
     BadKind "BAD_KIND" Forceable
-        "it is no disk but an optical drive, a floppy, a place for firmware, or made of memory",
+        "The device is an optical drive, a floppy drive, a firmware area or a RAM disk, not an ordinary disk.",
     Claimed "CLAIMED" Refuse
-        "the kernel has it, or a partition of it, in exclusive use, whoever for",
+        "The disk or one of its partitions is open exclusively, for example by a mount, swap or another block device.",
     ConsoleGpu "CONSOLE_GPU" Forceable
-        "it shows the host's console, or a monitor is connected to it",
+        "The GPU shows the host's console, or a monitor is connected to it.",
     DuplicateId "DUPLICATE_ID" Note
-        "another disk has the same serial number, so that a name made of it may mean either",
+        "Another disk has the same serial number, so a name made from that number may refer to either disk.",
     Exported "EXPORTED" Refuse
-        "the host exports it, by iSCSI or NVMe, or a loop device stands on it",
+        "The host exports the disk as an iSCSI or NVMe target, or a loop device uses the disk.",
     GuestRefused "GUEST_REFUSED" Refuse
-        "the guest was asked to let go of it and said no",
+        "The guest was asked to release the device and refused.",
     HasData "HAS_DATA" Note
-        "a file system, an encrypted volume, swap space or a partition table is on it, all unused",
+        "The disk contains a file system, an encrypted volume, swap space or a partition table, and nothing uses it.",
     Holders "HOLDERS" Refuse
-        "a mapping, a volume, an array or a cache of the host is made of it",
+        "A logical volume, a mapping, an array or a cache on the host uses the disk.",
     HostDiskMounted "HOST_DISK_MOUNTED" Refuse
-        "the host uses a disk behind it: mounted, or part of a volume, an array or a mapping",
+        "The host uses a disk of this PCI device: the disk is mounted, open exclusively, or part of a volume, a mapping or an array.",
     HostDiskRoot "HOST_DISK_ROOT" Refuse
-        "the host's root, boot or swap stands on a disk behind it",
+        "A disk of this PCI device holds the host's root, boot or other system file system, or its swap space.",
     HostDriver "HOST_DRIVER" Refuse
-        "a driver of the host holds a device of its group that was not asked for",
+        "A driver of the host is bound to another device of the IOMMU group, and the request does not name that device.",
     HostNetDefaultRoute "HOST_NET_DEFAULT_ROUTE" Forceable
-        "the host's default route goes through it",
+        "The host's default route uses this network card.",
     Identity "IDENTITY" Note
-        "it has no name that stays the same",
+        "The disk has no persistent name in `/dev/disk/by-id`.",
     IdentityChanged "IDENTITY_CHANGED" Refuse
-        "it is not the device, disk, domain or pool that was recorded, or that the item on standard input describes",
+        "The device, disk, domain, pool or host is not the one that was recorded, or that the item on standard input describes.",
     InUseByVm "IN_USE_BY_VM" Refuse
-        "a guest has it: a domain's disk or device, or a process holds its VFIO node, or that of its group, open",
+        "A guest uses the device, disk or kernel module: a domain's definition names it, or a process such as QEMU has it open.",
     IsPartition "IS_PARTITION" Forceable
-        "it is a partition and not the whole disk",
+        "The device is a partition, not a whole disk.",
     MdevChildren "MDEV_CHILDREN" Refuse
-        "mediated devices were made of it",
+        "Mediated devices exist on the PCI device.",
     Mounted "MOUNTED" Refuse
-        "a file system on it is mounted, in some mount namespace",
+        "A file system on the disk is mounted, in the host's mount namespace or in another one.",
     MultipathPath "MULTIPATH_PATH" Refuse
-        "it is one of the paths to a disk, which the multipath map stands for",
+        "The disk is one path of a multipath map. Give the multipath map to the guest instead.",
     NoiommuMode "NOIOMMU_MODE" Refuse
-        "its group exists without an IOMMU (vfio-noiommu): nothing isolates it",
+        "The IOMMU group is a vfio-noiommu group: no IOMMU isolates the device.",
     Nonendpoint "NONENDPOINT" Refuse
-        "it is a bridge, which cannot be given to a guest",
+        "The device is a PCI bridge. Bridges cannot be given to a guest.",
     NotAttested "NOT_ATTESTED" Refuse
-        "the guest was not launched with the firmware, policy and keys that it was to be launched with",
+        "The guest's launch measurement does not match the expected firmware, policy and keys.",
     NotBlock "NOT_BLOCK" Refuse
-        "it is no block device",
+        "The path names something other than a block device.",
     NoGroup "NO_GROUP" Refuse
-        "it is in no IOMMU group, though this host has some",
+        "The device is in no IOMMU group, although this host has IOMMU groups.",
     NoIommu "NO_IOMMU" Refuse
-        "this host has no IOMMU groups",
+        "This host has no IOMMU groups.",
     NoMedium "NO_MEDIUM" Refuse
-        "there is no medium in it, or it has no size",
+        "The drive holds no medium, or its size is 0.",
     NoReset "NO_RESET" Note
-        "it cannot be reset, so a guest finds it as the one before left it",
+        "The device cannot be reset, so a guest finds the state that the previous user left in it. `tdx-td new` refuses the device for a protected guest.",
     Offline "OFFLINE" Refuse
-        "its driver does not have it running",
+        "The driver reports that the disk is not running.",
     OpenFds "OPEN_FDS" Forceable
-        "a process holds one of its device nodes open",
+        "A process has a node of the device in `/dev` open.",
     PfHasVfs "PF_HAS_VFS" Refuse
-        "it has virtual functions, which have to go first",
+        "The device has SR-IOV virtual functions. Remove the virtual functions first.",
     QemuLock "QEMU_LOCK" Refuse
-        "a QEMU has locked it",
+        "A QEMU process holds a lock on the disk.",
     ReadOnly "READ_ONLY" Refuse
-        "it can only be read, and --readonly was not asked for",
+        "The disk is read-only, and `--readonly` was not given.",
     Reserved "RESERVED" Refuse
-        "another run is about to use it",
+        "Another command is working on the device, a killed command left its work unfinished, or the device was taken for another domain.",
     SensitiveClass "SENSITIVE_CLASS" Forceable
-        "the machine itself needs devices of its class, or the host uses what is behind it",
+        "The device is a host, ISA or PCI bridge, a memory controller or an SMBus, or the host uses a disk, a network or a USB device behind it.",
     Signature "SIGNATURE" Forceable
-        "it bears the label of a volume group, an array, a pool, a cache or a saved memory, which others may bring to life",
+        "The disk carries the signature of a volume group, an array, a pool, a cache or a hibernation image, which some system may activate.",
     StillAttached "STILL_ATTACHED" Refuse
-        "the guest was asked to let go of it and has not yet",
+        "The guest was asked to release the device and has not released it yet.",
     Swap "SWAP" Refuse
-        "the host swaps to it",
+        "The host uses the disk as swap space.",
     SystemDisk "SYSTEM_DISK" Refuse
-        "the host runs from it: its root, what it boots from, or the memory it resumes from",
+        "The host runs from the disk: a system file system, the boot partition or the hibernation image is on it.",
     UnlistedMember "UNLISTED_MEMBER" Note
-        "its group has a device that was not asked for and that the host cannot use meanwhile",
+        "The IOMMU group contains another device, which the request does not name. The host cannot use that device while a guest has the group.",
 }
 
 impl Code {
-    /// A code that a user forces, for clap.
+    /// Parses the value of `--force`.
     ///
-    /// Errors: for what is no code, and for one that cannot be forced.
+    /// Errors: for an unknown code, and for a code whose level is [`Level::Refuse`].
     pub fn to_force(text: &str) -> Result<Self, String> {
         match Self::ALL.iter().find(|code| code.as_str() == text) {
-            None => Err("no such code: check names them".to_owned()),
+            None => Err("unknown code; the verb 'check' prints the codes of a device".to_owned()),
             Some(code) if code.level() == Level::Refuse => {
-                Err("what this stands for cannot be forced".to_owned())
+                Err("this code cannot be forced".to_owned())
             }
             Some(code) => Ok(*code),
         }
@@ -159,16 +159,16 @@ impl<'de> Deserialize<'de> for Code {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let name = String::deserialize(deserializer)?;
         let known = Self::ALL.iter().find(|code| code.as_str() == name);
-        known.copied().ok_or_else(|| serde::de::Error::custom(format!("there is no code {name:?}")))
+        known.copied().ok_or_else(|| serde::de::Error::custom(format!("unknown code {name:?}")))
     }
 }
 
-/// The schema of a code, whichever list it is of: a string, since which codes there are grows.
+/// The JSON schema of a code of any list: a string and not an enumeration, because codes are added.
 pub fn schema() -> schemars::Schema {
     schemars::json_schema!({
         "type": "string",
         "pattern": "^[A-Z][A-Z0-9_]*$",
-        "description": "A stable code of docs/codes.md. Codes are added, never renamed."
+        "description": "A stable code, see docs/reference/codes.md. Codes are added, never renamed."
     })
 }
 
@@ -181,15 +181,19 @@ impl JsonSchema for Code {
     }
 }
 
-/// The page `docs/codes.md`.
+/// The first part of the page `docs/reference/codes.md`: the codes of devices, disks and guests.
 pub fn page() -> String {
     let mut text = "# Codes\n\n\
-        What can stand in the way of giving a device to a guest. Scripts may rely on the names: codes are\n\
-        added, never renamed. They are `blockers` of devices and groups, `code` of what `check` finds, and\n\
-        `error.code` of a command that was refused.\n\n\
-        **refuse** is never done; **forceable** is done with `--force CODE`; a **note** stops nothing and is\n\
-        no blocker.\n\n\
-        | code | | what it says of a device |\n|---|---|---|\n"
+        A code names the reason why a tool refuses or reports something. Scripts may rely on the codes: new codes are\n\
+        added, and the name and meaning of a code never change.\n\n\
+        ## Devices, disks and guests\n\n\
+        These codes stand in `blockers` of devices and groups, in `code` of the findings of `check`, and in\n\
+        `error.code` of a refused command. The level says what a command that changes something does:\n\n\
+        | level | the command |\n|---|---|\n\
+        | refuse | refuses; no option overrides that |\n\
+        | forceable | refuses unless `--force CODE` is given |\n\
+        | note | goes on; the code is not listed in `blockers` |\n\n\
+        | code | level | meaning |\n|---|---|---|\n"
         .to_owned();
     for code in Code::ALL {
         let level = match code.level() {

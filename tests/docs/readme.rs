@@ -11,7 +11,8 @@ use crate::support::tree::Tree;
 use crate::support::wait::wait_for;
 
 /// The pages with commands.
-const PAGES: [&str; 4] = ["README.md", "docs/scenarios.md", "docs/json.md", "docs/recipes.md"];
+const PAGES: [&str; 4] =
+    ["README.md", "docs/scenarios.md", "docs/reference/json.md", "docs/recipes.md"];
 
 /// The lines of a page's `sh` blocks.
 fn commands(page: &str) -> Vec<String> {
@@ -106,10 +107,13 @@ fn the_screens_of_the_readme_are_true() {
 
 #[test]
 fn every_kind_of_document_is_on_its_page() {
-    let page = std::fs::read_to_string(repository().join("docs/json.md")).unwrap();
+    let page = std::fs::read_to_string(repository().join("docs/reference/json.md")).unwrap();
     for schema in std::fs::read_dir(repository().join("docs/schema")).unwrap() {
         let name = schema.unwrap().file_name().into_string().unwrap();
-        assert!(page.contains(&format!("](schema/{name})")), "docs/json.md lacks {name}");
+        assert!(
+            page.contains(&format!("](../schema/{name})")),
+            "docs/reference/json.md lacks {name}"
+        );
     }
 }
 

@@ -74,7 +74,7 @@ fn the_schemas_are_current() {
 
 #[test]
 fn the_page_of_codes_is_current() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/codes.md");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference/codes.md");
     let wanted = code::page() + &tdx_td::host::check::code::page();
     if std::env::var_os("TDX_UPDATE").is_some() {
         std::fs::write(&path, &wanted).unwrap();

@@ -3,7 +3,7 @@
 //!
 //! The steps are not written down here: each verb is watched once, and then stopped at each step that
 //! was seen (`support/steps.rs`, `support/kills.rs`). By default that is SIGKILL at the steps that change
-//! something. `TDX_UPDATE=1` adds SIGTERM and SIGINT and writes docs/reliability.md; `TDX_CRASH=full` adds
+//! something. `TDX_UPDATE=1` adds SIGTERM and SIGINT and writes docs/internals/reliability.md; `TDX_CRASH=full` adds
 //! the questions to libvirt as well.
 
 use std::collections::BTreeSet;

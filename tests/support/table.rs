@@ -1,4 +1,4 @@
-//! The tables of docs/reliability.md: a verb, the steps it takes, and what a kill there leaves.
+//! The tables of docs/internals/reliability.md: a verb, the steps it takes, and what a kill there leaves.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -42,7 +42,7 @@ pub(crate) fn update() -> bool {
 
 /// Where the tables are.
 pub(crate) fn page() -> PathBuf {
-    repository().join("docs/reliability.md")
+    repository().join("docs/internals/reliability.md")
 }
 
 /// What a row is called.
