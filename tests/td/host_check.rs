@@ -259,6 +259,36 @@ fn the_table_is_one_screen() {
 
 #[test]
 #[ignore = "needs root"]
+fn a_capture_is_judged_as_its_host_is() {
+    let rig = Rig::start();
+    let script = repository().join("examples/capture-sysfs");
+    rig.shell(&format!("{} captured", script.display())).text();
+    let judge = |line: &str| {
+        let run = rig.shell(&format!("tdx-td host check {line} || [ $? = 10 ]"));
+        run.document()["items"].as_array().unwrap().clone()
+    };
+    for kind in ["tdx", "sev-snp", "vfio"] {
+        let host = judge(&format!("--for {kind}"));
+        for item in judge(&format!("--for {kind} --sysroot captured")) {
+            let mut same_code = host.iter().filter(|other| other["code"] == item["code"]);
+            let on_host = same_code.next().unwrap();
+            match item["status"].as_str().unwrap() {
+                "ok" | "warn" | "fail" => assert_eq!(item["found"], on_host["found"], "{item}"),
+                "unknown" if on_host["status"] != "unknown" => {
+                    let code = item["code"].as_str().unwrap();
+                    let of_libvirt = ["LIBVIRT", "NETWORK", "QEMU"];
+                    let only_there = code.starts_with("KVM")
+                        || of_libvirt.iter().any(|start| code.starts_with(start));
+                    assert!(only_there, "{item}");
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
 fn a_real_host_is_judged() {
     let rig = Rig::start();
     let document = rig.tool("tdx-td", ["host", "check", "--for", "none"]).document();
