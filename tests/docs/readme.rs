@@ -11,7 +11,7 @@ use crate::support::tree::Tree;
 use crate::support::wait::wait_for;
 
 /// The pages with commands.
-const PAGES: [&str; 4] = ["README.md", "docs/scenarios.md", "docs/json.md", "docs/recipes.md"];
+const PAGES: [&str; 2] = ["README.md", "docs/json.md"];
 
 /// The lines of a page's `sh` blocks.
 fn commands(page: &str) -> Vec<String> {

@@ -398,9 +398,6 @@ fn the_mode_of_gpus_is_set_for_the_guest_and_put_back() {
     );
     delete(&kernel, "gpu1");
     kernel.shell("tdx-gpu unbind --all").document();
-    let recipes = std::fs::read_to_string(repository().join("docs/recipes.md")).unwrap();
-    let recipe = recipes.split("```bash\n").nth(1).and_then(|rest| rest.split("```").next());
-    kernel.shell(&format!("export {settings}; set -e; {}", recipe.unwrap())).text();
     assert_eq!(driver(&kernel, gpu), "e1000e");
     // And by the command line of the original.
     let tdvirsh = repository().join("examples/tdvirsh");
