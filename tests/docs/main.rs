@@ -20,7 +20,6 @@ mod manual;
 mod no_orphans;
 mod pages;
 mod pipelines;
-mod readme;
 mod reference;
 mod schema;
 mod source_tree;

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::support::rig::{Rig, guest_image};
 use crate::support::td::{define, foreign, volumes};
-use crate::support::tools::{Run, repository};
+use crate::support::tools::{self, Run, repository};
 
 /// Runs a pipeline of `examples/pipelines.sh`, with these variables.
 fn pipeline(rig: &Rig, variables: &str, name: &str) -> Run {
@@ -124,4 +124,11 @@ fn an_overlay_is_made_for_a_domain_of_the_users_own() {
     let orphans = rig.tool("tdx-pool", ["cleanup", "--yes"]).document();
     assert_eq!(orphans["changed"], true);
     assert_eq!(volumes(&rig), ["guest.qcow2"]);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_demo_runs() {
+    let run = Run::of(tools::on_path(repository().join("examples/demo")), b"");
+    assert!(run.text().contains("Nothing is left"), "{run:#?}");
 }

@@ -82,3 +82,14 @@ fn the_page_of_codes_is_current() {
     let there = std::fs::read_to_string(&path).unwrap_or_default();
     assert_eq!(there, wanted, "{} is stale: TDX_UPDATE=1 makes it anew", path.display());
 }
+
+#[test]
+fn every_kind_of_document_is_on_its_page() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    let page = std::fs::read_to_string(docs.join("reference/json.md")).unwrap();
+    for schema in std::fs::read_dir(docs.join("schema")).unwrap() {
+        let name = schema.unwrap().file_name().into_string().unwrap();
+        let is_there = page.contains(&format!("](../schema/{name})"));
+        assert!(is_there, "docs/reference/json.md has no link to {name}");
+    }
+}

@@ -143,6 +143,16 @@ pub(crate) fn server() -> Tree {
          30 22 259:1 / /boot/efi rw,relatime shared:9 - vfat /dev/nvme0n1p1 rw\n",
     );
     tree.file("proc/cmdline", "BOOT_IMAGE=/vmlinuz root=/dev/mapper/vg-root intel_iommu=on\n");
+    // The kernel's default settings of memory.
+    for (path, text) in [
+        ("sys/kernel/mm/transparent_hugepage/enabled", "always [madvise] never\n"),
+        ("sys/kernel/mm/ksm/run", "0\n"),
+        ("sys/kernel/mm/ksm/merge_across_nodes", "1\n"),
+        ("sys/kernel/mm/ksm/pages_shared", "0\n"),
+        ("proc/sys/vm/swappiness", "60\n"),
+    ] {
+        tree.file(path, text);
+    }
     tree
 }
 

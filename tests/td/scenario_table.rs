@@ -1,7 +1,7 @@
 //! Every cell of the tables on virt-scenario's page, against what the tools make of it.
 //!
 //! Source: <https://github.com/aginies/virt-scenario>, README, "Default Settings Comparison". Where a
-//! trust domain differs, and why, is in docs/scenarios.md.
+//! trust domain differs, and why, is in docs/reference/scenarios.md.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
