@@ -64,7 +64,11 @@ reference: rust libraries ## write the pages of docs/reference that are made of 
 docs: ## build a site of the documentation in target/book, with mdBook
 	@mdbook --version >/dev/null 2>&1 || { \
 		echo "mdBook is not installed: cargo install --locked mdbook" >&2; exit 1; }
-	mdbook build docs --dest-dir $(abspath $(TARGET)/book)
+	rm -rf $(TARGET)/book-source && cp -R docs $(TARGET)/book-source
+	for page in docs/reference/verbs/*.md; do \
+		name=$$(basename $$page .md) && echo "- [$$name](reference/verbs/$$name.md)" || exit; \
+	done >>$(TARGET)/book-source/SUMMARY.md
+	mdbook build $(TARGET)/book-source --dest-dir $(abspath $(TARGET)/book)
 
 install: man ## install tools, manual, completions and examples under PREFIX, below DESTDIR
 	install -D -t $(DESTDIR)$(PREFIX)/bin $(TOOLS:%=$(RELEASE)/%)

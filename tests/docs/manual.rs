@@ -78,18 +78,24 @@ fn pages_are_whole_and_refer_to_pages_there_are() {
 }
 
 #[test]
-fn what_the_readme_says_is_in_the_manual() {
+fn manual_has_the_exit_codes_and_the_variables_of_the_reference() {
     let folder = pages();
-    let readme = std::fs::read_to_string(repository().join("README.md")).unwrap();
+    let read = |name: &str| std::fs::read_to_string(repository().join(name)).unwrap();
     let page = shown(&folder.path().join("tdx-td.1"));
+    let codes = read("docs/reference/exit-codes.md");
     for status in ["0", "1", "2", "3", "4", "5", "6", "7"] {
-        let row =
-            readme.lines().find_map(|line| line.strip_prefix(&format!("| {status} | "))).unwrap();
-        let meaning = row.trim_end_matches(" |").replace('`', "");
-        assert!(page.contains(&format!("       {status}      {meaning}\n")), "{status}: {page}");
+        let start = format!("| {status} | ");
+        let row = codes.lines().find(|line| line.starts_with(&start)).unwrap();
+        let meaning = row.split(" | ").nth(2).unwrap().replace('`', "");
+        let page = page.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(page.contains(&format!(" {status} {meaning}")), "{status}: {page}");
     }
-    for line in readme.lines().filter(|line| line.contains(" # TDX_")) {
-        let variable = line.split("# ").nth(1).unwrap().split(':').next().unwrap();
+    let configuration = read("docs/reference/configuration.md");
+    let rows = configuration.lines().filter_map(|line| line.split(" | ").nth(1));
+    let variables: Vec<&str> = rows.filter(|cell| cell.starts_with("`TDX_")).collect();
+    assert!(variables.len() > 5, "{variables:?}");
+    for variable in variables {
+        let variable = variable.trim_matches('`');
         assert!(page.contains(&format!("\n       {variable}\n")), "{variable}: {page}");
     }
     // Only who checks can answer no.

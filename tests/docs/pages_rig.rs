@@ -3,40 +3,49 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use crate::support::kernel::Kernel;
-use crate::support::page::Page;
+use crate::support::page::{self, Page};
 use crate::support::rig::{Rig, guest_image};
 use crate::support::stand_in_gpu;
-use crate::support::tools::{Run, repository};
+use crate::support::tools::repository;
 
-/// What every guest of a page is like.
-const SMALL: &str = "export TDX_VIRT_TYPE=qemu TDX_MEMORY=256M TDX_VCPUS=1";
+/// The pages that show commands for a place.
+fn pages_at(place: &str) -> impl Iterator<Item = (String, Page)> {
+    let pages = page::all().into_iter().map(|name| (name.clone(), Page::read(&name)));
+    pages.filter(move |(_, page)| page.has_commands_at(&[place]))
+}
 
-fn run_on_devices(page: &str) {
+#[test]
+#[ignore = "needs root"]
+fn the_pages_run_on_devices() {
     let kernel = Kernel::start_with_libvirt();
     let nics = kernel.shell("tdx-iommu scan --driver e1000e --format name");
     let [switch, gpu] = nics.text().lines().collect::<Vec<_>>()[..] else { panic!("{nics:?}") };
     stand_in_gpu::install(&kernel, gpu, switch);
     let (image, root) = (guest_image(false), repository());
-    kernel
-        .shell(&format!(
-            "cp '{}' guest.qcow2 && ln -s '{}/examples' .",
-            image.display(),
-            root.display()
-        ))
-        .text();
-    let state = "virsh list --all --name; virsh vol-list default; \
+    let copy =
+        format!("cp '{}' guest.qcow2 && ln -s '{}/examples' .", image.display(), root.display());
+    kernel.shell(&copy).text();
+    kernel.shell("tdx-pool ensure").document();
+    let state = "virsh list --all --name; ls /var/lib/libvirt/images; \
         grep . /sys/bus/pci/devices/*/driver_override; find /run/tdx /etc/tdx -type f; true";
     let before = kernel.shell(state).stdout;
-    let run = |line: &str| -> Run { kernel.shell(line) };
-    Page::read(page).run(&[("devices", &format!("{SMALL} TDX_SECURITY=none GPU={gpu}"), &run)]);
-    assert_eq!(kernel.shell(state).stdout, before, "{page} leaves something");
+    let settings =
+        format!("export TDX_VIRT_TYPE=qemu TDX_MEMORY=64M TDX_VCPUS=1 TDX_SECURITY=none GPU={gpu}");
+    for (name, page) in pages_at("devices") {
+        page.run(&[("devices", &settings, &|line| kernel.shell(line))]);
+        assert_eq!(kernel.shell(state).stdout, before, "{name} leaves something");
+    }
 }
 
-fn run_on_tdx(page: &str) {
+#[test]
+#[ignore = "needs root"]
+fn the_pages_run_on_a_libvirt_that_knows_tdx() {
     let rig = Rig::start_tdx();
     std::fs::copy(guest_image(false), rig.scratch().join("guest.qcow2")).unwrap();
+    rig.tool("tdx-pool", ["ensure"]).document();
     let before = rig.state();
-    let run = |line: &str| -> Run { rig.shell(line) };
-    Page::read(page).run(&[("tdx", "export TDX_MEMORY=512M TDX_VCPUS=1", &run)]);
-    assert_eq!(rig.state(), before, "{page} leaves something");
+    for (name, page) in pages_at("tdx") {
+        page.run(&[("tdx", "export TDX_MEMORY=512M TDX_VCPUS=1", &|line| rig.shell(line))]);
+        assert_eq!(rig.state(), before, "{name} leaves something");
+    }
 }

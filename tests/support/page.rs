@@ -6,6 +6,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::PathBuf;
 
@@ -37,6 +38,16 @@ pub(crate) struct Page {
 /// What runs a shell line at a place and returns what it did.
 pub(crate) type Shell<'a> = &'a dyn Fn(&str) -> Run;
 
+/// The names of the README and of all pages below docs, in order.
+pub(crate) fn all() -> BTreeSet<String> {
+    let directories = ["docs", "docs/guide", "docs/reference", "docs/internals"];
+    let files = directories.iter().flat_map(|directory| {
+        let entries = std::fs::read_dir(repository().join(directory)).unwrap();
+        entries.map(move |entry| format!("{directory}/{}", entry.unwrap().file_name().display()))
+    });
+    files.filter(|file| file.ends_with(".md")).chain(["README.md".to_owned()]).collect()
+}
+
 impl Page {
     /// Reads a page; `name` is its path in the repository.
     pub(crate) fn read(name: &str) -> Self {
@@ -64,13 +75,6 @@ impl Page {
     /// The language of each block.
     pub(crate) fn languages(&self) -> impl Iterator<Item = &str> {
         self.blocks.iter().map(|block| &*block.language)
-    }
-
-    /// The blocks in a language and at a place, for tests that run them in a way of their own.
-    pub(crate) fn blocks_of(&self, language: &str, place: &str) -> Vec<&str> {
-        let blocks = self.blocks.iter();
-        let blocks = blocks.filter(|block| block.language == language && block.place == place);
-        blocks.map(|block| block.text.as_str()).collect()
     }
 
     /// Runs every command that the page shows for these places, in order, after `settings`, and writes its files first.

@@ -223,16 +223,6 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn the_readme_shows_what_is_told() {
-    let document = expect(&kvm_hosts::module_not_loaded(), "", &["TDX_MODULE"]);
-    let failure = item(&document, "TDX_MODULE");
-    let text = |key: &str| failure[key].as_str().unwrap();
-    let line = format!("    {}: {}. {}\n", text("code"), text("found"), text("fix"));
-    let readme = std::fs::read_to_string(repository().join("README.md")).unwrap();
-    assert!(readme.contains(&line), "the README does not have {line:?}");
-}
-
-#[test]
 fn wrong_words_and_absent_files_are_told() {
     let host = kvm_hosts::ubuntu();
     let error = host.run("tdx-td", "host check --for tdy").error(2);

@@ -8,12 +8,12 @@
 //! ```
 //!
 //! What a page says of a command line is made of the command line's own definition; the exit statuses
-//! are the README's. [`subject`] has the rest: what surrounds each tool.
+//! and examples are the documentation's. [`subject`] has the rest: what surrounds each tool.
 
+mod documentation;
 mod messages;
 mod notices;
 mod page;
-mod readme;
 mod subject;
 
 use std::error::Error;

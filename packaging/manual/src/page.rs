@@ -7,12 +7,15 @@ use clap::{Arg, Command};
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 
-use crate::readme;
+use crate::documentation;
 use crate::subject::{Entry, Subject, verbs};
 
 const SECTION: &str = "1";
 /// The exit status of a check whose answer is no.
 const CHECKED: &str = "10";
+
+/// The most examples of a page.
+const EXAMPLES: usize = 10;
 
 /// A page: on a tool, or on one of its verbs.
 pub(crate) struct Page<'a> {
@@ -100,7 +103,7 @@ impl Page<'_> {
         if let "console" | "ssh" | "virsh" = self.command.get_name() {
             roff.text([roman(CHILD)]);
         }
-        for (status, meaning) in readme::exit_statuses() {
+        for (status, meaning) in documentation::exit_statuses() {
             if status != CHECKED || self.has_check() {
                 entry(roff, status, meaning);
             }
@@ -112,19 +115,22 @@ impl Page<'_> {
         self.command.get_name() == "check" || self.command.find_subcommand("check").is_some()
     }
 
-    /// A tool's own examples; for a verb those of all helps, and of the README, that it is in.
+    /// A tool's own examples; for a verb the first ten lines of all helps and pages that it is in.
     fn examples(&self, roff: &mut Roff) {
         let known = match self.is_tool() {
             true => help(self.command),
             false => {
                 let commands = self.subjects.iter().flat_map(Subject::commands);
-                commands.map(help).chain(readme::examples().map(str::to_owned)).collect()
+                commands
+                    .map(help)
+                    .chain(documentation::examples().map(|line| format!("{line}\n")))
+                    .collect()
             }
         };
         let name = self.command.get_bin_name().unwrap_or(self.name());
         let mut shown: Vec<&str> = Vec::new();
         for line in known.lines().map(str::trim) {
-            if mentions(line, name) && !shown.contains(&line) {
+            if shown.len() < EXAMPLES && mentions(line, name) && !shown.contains(&line) {
                 shown.push(line);
             }
         }
