@@ -160,7 +160,7 @@ impl<'a> Attestation<'a> {
     pub fn not_attested(&self) -> Error {
         Error::failed(format!("domain '{}' is not what was to be launched", self.name))
             .code(Code::NotAttested)
-            .hint("firmware, policy, processors, keys or the host itself are not what they should be: docs/reference/attestation.md")
+            .hint("firmware, policy, processors, keys or the host itself are not what they should be: docs/attestation.md")
     }
 
     /// What the user should know.
