@@ -55,6 +55,8 @@ impl Rig {
     }
 
     fn start_with(script: &str) -> Self {
+        // Tests come before guests, which are sessions of their own. See tests/rig/libvirtd.
+        std::fs::write("/proc/self/autogroup", "-10").ok();
         let folder = tempfile::Builder::new().prefix("tdx-rig.").tempdir().unwrap();
         // QEMU runs as an ordinary user and has to get to its files.
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);

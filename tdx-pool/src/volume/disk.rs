@@ -97,7 +97,7 @@ impl DiskPlan {
             let mut tries = if secret.is_some() { TRIES } else { 1 };
             let handle = loop {
                 tries -= 1;
-                match reserved.create_volume(pool, &xml, self.flags()) {
+                match reserved.create_volume(libvirt, pool, &xml, owner, self.flags()) {
                     Err(error) if tries > 0 && is_mismeasured(&error) => interrupt::check()?,
                     created => break created?,
                 }

@@ -1,5 +1,7 @@
 //! Creating a volume under a name of these tools, and deleting it again.
 
+use std::fs::Metadata;
+use std::os::unix::fs::{MetadataExt, lchown};
 use std::path::{Path, PathBuf};
 
 use common::cli::log;
@@ -9,6 +11,7 @@ use common::{Error, Result};
 use virt::storage_vol::StorageVol;
 
 use crate::pool::Pool;
+use crate::pool::qemu_user::QemuUser;
 use crate::references::dependents;
 use crate::references::inflight::InFlight;
 use crate::volume::secret::NewSecret;
@@ -36,13 +39,36 @@ impl<'a> ReservedName<'a> {
         Ok(Self { kind, name, path, in_flight: InFlight::begin(host, name)? })
     }
 
-    /// Creates the volume. The flags are libvirt's, of `virStorageVolCreateXML`.
+    /// Creates the volume for `owner`. The flags are libvirt's, of `virStorageVolCreateXML`.
     ///
     /// Errors: those of libvirt.
-    pub(crate) fn create_volume(&self, pool: &Pool, xml: &str, flags: u32) -> Result<StorageVol> {
+    pub(crate) fn create_volume(
+        &self,
+        libvirt: &Libvirt,
+        pool: &Pool,
+        xml: &str,
+        owner: Option<QemuUser>,
+        flags: u32,
+    ) -> Result<StorageVol> {
         log::step(format_args!("create {} {}", self.kind, self.path.display()));
         let doing = format_args!("create {} '{}'", self.kind, self.name);
-        pool.create_volume(self.name, xml, None, flags, doing)
+        let volume = pool.create_volume(self.name, xml, None, flags, doing)?;
+        if let (Some(owner), true) = (owner, libvirt.is_local()) {
+            self.give_to(owner);
+        }
+        Ok(volume)
+    }
+
+    /// Sets the owner of the file that libvirt created, where libvirt did not.
+    ///
+    /// While libvirt creates a file, a client that reads the volume's XML replaces the wanted owner by the present one.
+    /// Source: libvirt, `storageVolCreateXML()`: `buildvoldef` shares `target.perms` with the volume that clients see.
+    /// Only root can change the owner. For anyone else libvirt does so when it starts a guest with the volume.
+    fn give_to(&self, owner: QemuUser) {
+        let is_another = |file: Metadata| (file.uid(), file.gid()) != (owner.uid, owner.gid);
+        if self.path.symlink_metadata().is_ok_and(is_another) {
+            let _ = lchown(self.path, Some(owner.uid), Some(owner.gid));
+        }
     }
 
     /// The volume that was created, with the lock.

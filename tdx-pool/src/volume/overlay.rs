@@ -59,7 +59,7 @@ impl OverlayPlan {
         // The base image stays until the header of the overlay names it.
         let _kept = UseLock::begin(host, &self.base.name)?;
         self.base.check_unchanged(libvirt, pool)?;
-        let handle = reserved.create_volume(pool, &self.xml(owner)?, 0)?;
+        let handle = reserved.create_volume(libvirt, pool, &self.xml(owner)?, owner, 0)?;
         Ok(reserved.into_volume(handle, None))
     }
 

@@ -50,7 +50,7 @@ impl SeedPlan {
         owner: Option<QemuUser>,
     ) -> Result<NewVolume> {
         let reserved = ReservedName::lock(host, "seed", &self.name, &self.path)?;
-        let handle = reserved.create_volume(pool, &self.xml(owner)?, 0)?;
+        let handle = reserved.create_volume(libvirt, pool, &self.xml(owner)?, owner, 0)?;
         let volume = reserved.into_volume(handle, None);
         match self.send(libvirt, volume.handle()) {
             Ok(()) => Ok(volume),
