@@ -84,10 +84,13 @@ fn every_link_leads_to_a_file_and_a_heading() {
     }
 }
 
-#[test]
-fn every_page_is_reached_from_the_readme() {
+/// The contents of the site that mdBook builds.
+const SUMMARY: &str = "docs/SUMMARY.md";
+
+/// The pages that are reached from a page by links.
+fn reached_from(start: &str) -> BTreeSet<PathBuf> {
     let mut found = BTreeSet::new();
-    let mut next = vec![PathBuf::from("README.md")];
+    let mut next = vec![PathBuf::from(start)];
     while let Some(page) = next.pop() {
         if !found.insert(page.clone()) {
             continue;
@@ -101,6 +104,22 @@ fn every_page_is_reached_from_the_readme() {
             }
         }
     }
+    found
+}
+
+#[test]
+fn every_page_is_reached_from_the_readme() {
+    let found = reached_from("README.md");
     let orphans: Vec<PathBuf> = pages().difference(&found).cloned().collect();
-    assert!(orphans.is_empty(), "no page links to {orphans:?}");
+    assert_eq!(orphans, [Path::new(SUMMARY)], "no page links to these");
+}
+
+#[test]
+fn every_page_below_docs_is_in_the_summary() {
+    let listed: BTreeSet<PathBuf> =
+        links(Path::new(SUMMARY)).into_iter().map(|link| link.0).collect();
+    for page in pages().iter().filter(|page| page.starts_with("docs")) {
+        let is_listed = listed.contains(page) || page.starts_with("docs/reference/verbs");
+        assert!(is_listed || page.ends_with("SUMMARY.md"), "{SUMMARY} lacks {}", page.display());
+    }
 }

@@ -48,7 +48,8 @@ fn run(page: &str) {
     let disk = rig.loop_device("disk");
     let server = hosts::server();
     let before = rig.state();
-    let settings = format!("export TDX_VIRT_TYPE=qemu TDX_MEMORY=256M TDX_VCPUS=1 DISK={disk}");
+    let settings =
+        format!("export HOME=$PWD TDX_VIRT_TYPE=qemu TDX_MEMORY=256M TDX_VCPUS=1 DISK={disk}");
     let root = server.path("").display().to_string();
     let on_server: String = ["tdx-iommu", "tdx-gpu", "tdx-disk", "tdx-td"]
         .map(|tool| format!("{tool}() {{ command {tool} --sysroot '{root}' \"$@\"; }}; "))

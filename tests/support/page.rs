@@ -112,7 +112,8 @@ impl Page {
             } else {
                 let run = on_terminal(line, settings, shell);
                 status = run.status;
-                run.stdout.replace("\r\n", "\n")
+                let colours = Regex::new(r"\x1b\[[0-9;]*m").unwrap();
+                colours.replace_all(&run.stdout.replace("\r\n", "\n"), "").into_owned()
             };
             let is_same = is_shown(output, &printed);
             assert!(is_same || is_update(), "{}:\n$ {line}\n{printed}", self.path.display());
@@ -174,7 +175,7 @@ fn stable(output: &str) -> Vec<String> {
     let differs = Regex::new(
         r"(?x) [0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}
         | \b192\.168\.122\.\d+
-        | \b(overlay|cidata|import|disk)\.[0-9a-z]{15}
+        | \b(overlay|cidata|import|disk)\.[0-9A-Za-z]{15}
         | \d{4}-\d\d-\d\d[T\ ][\d:.]+Z?",
     );
     let differs = differs.unwrap();
