@@ -17,8 +17,12 @@ EXAMPLES := $(filter-out examples/demo,$(shell find examples -type f))
 TOOLS   := tdx-disk tdx-gpu tdx-iommu tdx-pool tdx-td
 RUST    := 1.89
 
-# Tests at the same time: they wait for guests and daemons more than they compute.
-TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))
+# The tests run in two halves at the same time: they wait for guests and daemons more than they compute.
+TESTS     := --lib --bins --test cli --test disk --test docs --test gpu --test iommu --test pool --test td
+LONGTESTS := --test reliability
+RIGS      := --test disk_rig --test docs_rig --test gpu_rig --test iommu_rig
+LONGRIGS  := --test td_rig
+CARGOTEST := cargo test --workspace --locked --no-fail-fast
 
 # Cases of each property in make fuzz; tests try 256.
 FUZZ_CASES ?= 1000000
@@ -39,7 +43,7 @@ EPOCH   := $(shell git log -1 --format=%ct 2>/dev/null)
 DAY     := $(if $(EPOCH),$(shell date -u -d @$(EPOCH) +%F))
 ROOT    := $(filter 0,$(shell id -u))
 
-.PHONY: help build release man reference docs install uninstall deb check audit test test-rigs test-full fuzz bench demo clean rust libraries packages
+.PHONY: help build release man reference docs install uninstall deb check audit test test-short test-long test-rigs test-rigs-short test-rigs-long test-full fuzz bench demo clean rust libraries packages
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -107,12 +111,27 @@ audit: rust ## advisories about the crates that are used; needs the network, and
 
 test: rust packages ## unit, command-line and libvirt tests; installs what they need
 	cargo build --workspace --all-targets --locked
-	cargo test --workspace --locked --no-fail-fast -- --test-threads=$(TEST_THREADS) $(if $(ROOT),--include-ignored)
+	$(MAKE) --jobs=2 --keep-going test-short test-long
+	$(CARGOTEST) --doc
 	@$(if $(ROOT),,echo "the tests counted as ignored need root and were not run")
+
+test-short:
+	$(CARGOTEST) $(TESTS) -- $(if $(ROOT),--include-ignored)
+
+test-long:
+	$(CARGOTEST) $(LONGTESTS) -- $(if $(ROOT),--include-ignored)
 
 test-rigs: rust packages libraries ## tests on a real IOMMU, a TDX-capable libvirt and with a Debian guest; as root
 	cargo build --profile quick --locked $(TOOLS:%=-p %) -p manual
-	TDX_BIN_DIR=$(abspath $(TARGET)/quick) cargo test --workspace --locked --no-fail-fast --test '*_rig' -- --include-ignored
+	$(MAKE) --jobs=2 --keep-going test-rigs-short test-rigs-long
+
+test-rigs-short test-rigs-long: export TDX_BIN_DIR := $(abspath $(TARGET)/quick)
+
+test-rigs-short:
+	$(CARGOTEST) $(RIGS) -- --include-ignored
+
+test-rigs-long:
+	$(CARGOTEST) $(LONGRIGS) -- --include-ignored
 
 test-full: rust packages release ## long tests: commands at the same time, crowds, every step killed; as root, takes hours
 	cargo build --workspace --all-targets --locked

@@ -62,3 +62,13 @@ fn every_test_file_is_a_module_of_a_declared_binary() {
     let orphans: Vec<_> = files.difference(&compiled).collect();
     assert!(orphans.is_empty(), "no test binary has these modules: {orphans:#?}");
 }
+
+#[test]
+fn make_runs_every_test_binary() {
+    let makefile = fs::read_to_string(repository().join("Makefile")).unwrap();
+    for root in declared_roots() {
+        let directory = root.parent().unwrap().file_name().unwrap().display();
+        let suffix = if root.ends_with("rig.rs") { "_rig" } else { "" };
+        assert!(makefile.contains(&format!("--test {directory}{suffix}")), "{}", root.display());
+    }
+}

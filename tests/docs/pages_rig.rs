@@ -44,6 +44,8 @@ fn the_pages_run_on_devices() {
 fn the_pages_run_on_a_libvirt_that_knows_tdx() {
     let rig = Rig::start_tdx();
     std::fs::copy(guest_image(false), rig.scratch().join("guest.qcow2")).unwrap();
+    std::os::unix::fs::symlink(repository().join("examples"), rig.scratch().join("examples"))
+        .unwrap();
     rig.tool("tdx-pool", ["ensure"]).document();
     let before = rig.state();
     for (name, page) in pages_at("tdx") {

@@ -147,8 +147,10 @@ fn run_lines(text: &str, settings: &str, shell: Shell<'_>) {
 
 /// Runs a command with a terminal of 100 columns for its output.
 fn on_terminal(line: &str, settings: &str, shell: Shell<'_>) -> Run {
+    const SPAWN: &str = "import os, pty, sys; \
+        sys.exit(os.waitstatus_to_exitcode(pty.spawn(['bash', '-c', sys.argv[1]])))";
     let command = format!("stty cols 100; {settings}; {line}").replace('\'', r"'\''");
-    shell(&format!("SHELL=/bin/bash TERM=dumb script -qec '{command}' /dev/null </dev/null"))
+    shell(&format!("TERM=dumb python3 -c \"{SPAWN}\" '{command}' </dev/null"))
 }
 
 /// Whether output is what a page shows; random names, sizes, addresses and times may differ.
