@@ -5,6 +5,7 @@
 
 use serde_json::{Value, json};
 
+use crate::KERNEL;
 use crate::support::kernel::Kernel;
 use crate::support::tools::Run;
 
@@ -51,7 +52,7 @@ fn record(kernel: &Kernel, file: &str) -> Value {
 #[test]
 #[ignore = "needs root"]
 fn a_device_asleep_is_given_back_and_bound_at_boot_as_the_one_it_is() {
-    let kernel = Kernel::start();
+    let kernel = KERNEL.lock();
     let bdf = card(&kernel);
     let bdf = bdf.as_str();
     let bound = format!("/run/tdx/bound/{bdf}");

@@ -13,6 +13,7 @@ use std::time::Instant;
 use nix::sys::signal::Signal::SIGKILL;
 use serde_json::{Value, json};
 
+use crate::KERNEL;
 use crate::support::kernel::Kernel;
 use crate::support::steps::{Fate, Moment, is_full, moments, of_each_kind, walk_here};
 use crate::support::table::{self, Row};

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use crate::KERNEL;
 use crate::support::kernel::Kernel;
 
 /// Rounds of each pair of commands; `TDX_ROUNDS` sets another number.
@@ -71,7 +72,7 @@ fn assert_legal(line: &str, bdf: &str, commands: &[&str]) {
 #[test]
 #[ignore = "needs root"]
 fn commands_on_one_device_at_once_leave_it_bound_with_a_record_or_given_back() {
-    let kernel = Kernel::start();
+    let kernel = KERNEL.lock();
     let bdf = kernel.nvme("rig-0");
     let bind = format!("tdx-gpu bind {bdf} --memory 64M");
     let unbind = format!("tdx-gpu unbind {bdf}");

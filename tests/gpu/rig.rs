@@ -11,6 +11,11 @@ mod support {
     pub(crate) mod wait;
 }
 
+use support::kernel::{Kernel, SharedKernel};
+
+/// Of the tests that need nothing but its devices.
+static KERNEL: SharedKernel = SharedKernel::new(Kernel::start);
+
 mod asleep_rig;
 mod bind_rig;
 mod parallel_rig;

@@ -6,7 +6,9 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
+use std::ops::Deref;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard};
 
 use super::tools::{Run, bin, bin_dir, repository};
 
@@ -34,6 +36,8 @@ impl Kernel {
         let mut holder = Command::new(repository().join("tests/rig/kernel"))
             .arg(folder.path())
             .env("TDX_RIG_APPEND", arguments)
+            // A shared kernel is never dropped.
+            .env("TDX_RIG_REMOVE", "yes")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -169,6 +173,45 @@ impl Kernel {
         );
         let holder = self.shell(&line).text().trim().to_owned();
         Held { kernel: self, holder }
+    }
+}
+
+/// A kernel that tests use one after another: to boot one takes longer than most tests. A test that uses it puts back
+/// what it changes.
+#[derive(Debug)]
+pub(crate) struct SharedKernel {
+    start: fn() -> Kernel,
+    kernel: Mutex<Option<Kernel>>,
+}
+
+impl SharedKernel {
+    /// A kernel that is booted when the first test needs it, by `start`.
+    pub(crate) const fn new(start: fn() -> Kernel) -> Self {
+        Self { start, kernel: Mutex::new(None) }
+    }
+
+    /// Waits until no other test uses the kernel. After a test that failed, another kernel is booted.
+    pub(crate) fn lock(&self) -> KernelGuard<'_> {
+        let mut kernel = self.kernel.lock().unwrap_or_else(|failed| {
+            self.kernel.clear_poison();
+            let mut kernel = failed.into_inner();
+            kernel.take();
+            kernel
+        });
+        kernel.get_or_insert_with(self.start);
+        KernelGuard(kernel)
+    }
+}
+
+/// The use of a shared kernel by one test.
+#[derive(Debug)]
+pub(crate) struct KernelGuard<'k>(MutexGuard<'k, Option<Kernel>>);
+
+impl Deref for KernelGuard<'_> {
+    type Target = Kernel;
+
+    fn deref(&self) -> &Kernel {
+        self.0.as_ref().unwrap()
     }
 }
 

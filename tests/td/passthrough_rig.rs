@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::kernel::Kernel;
+use crate::support::kernel::{Kernel, SharedKernel};
 use crate::support::rig::guest_image;
 use crate::support::stand_in_gpu;
 use crate::support::tools::{Run, repository};
@@ -19,6 +19,9 @@ const LOOK: &str = "find /sys/bus/pci/devices/*/ -maxdepth 1 -name driver -print
 fn state(kernel: &Kernel) -> String {
     kernel.sorted(LOOK)
 }
+
+/// Of all tests but the one that changes what the devices say of themselves.
+static KERNEL: SharedKernel = SharedKernel::new(kernel_with_image);
 
 fn kernel_with_image() -> Kernel {
     let kernel = Kernel::start_with_libvirt();
@@ -48,7 +51,7 @@ fn delete(kernel: &Kernel, name: &str) -> Value {
 #[test]
 #[ignore = "needs root"]
 fn a_guest_gets_a_device_and_the_host_gets_it_back() {
-    let kernel = kernel_with_image();
+    let kernel = KERNEL.lock();
     let before = state(&kernel);
     let nics = nics(&kernel);
     let nic = nics[0].as_str();
@@ -132,7 +135,7 @@ fn a_guest_gets_a_device_and_the_host_gets_it_back() {
 #[test]
 #[ignore = "needs root"]
 fn tools_in_a_pipe_pass_devices_on() {
-    let kernel = kernel_with_image();
+    let kernel = KERNEL.lock();
     let before = state(&kernel);
     let nic = nics(&kernel)[0].clone();
     let disks: Vec<String> = (0..2).map(|n| kernel.nvme(&format!("rig-{n}"))).collect();
@@ -197,7 +200,7 @@ fn tools_in_a_pipe_pass_devices_on() {
 #[test]
 #[ignore = "needs root"]
 fn what_fails_or_dies_gives_devices_back() {
-    let kernel = kernel_with_image();
+    let kernel = KERNEL.lock();
     let before = state(&kernel);
     let nic = nics(&kernel)[0].clone();
     let flags = format!("--name x -g {nic}");
@@ -242,7 +245,7 @@ fn what_fails_or_dies_gives_devices_back() {
 #[test]
 #[ignore = "needs root"]
 fn the_pipelines_of_the_examples_run_on_devices() {
-    let kernel = kernel_with_image();
+    let kernel = KERNEL.lock();
     let before = state(&kernel);
     let nic = nics(&kernel)[0].clone();
     let script = repository().join("examples/pipelines.sh");

@@ -12,7 +12,7 @@ use std::time::Instant;
 use nix::sys::signal::Signal::SIGKILL;
 use serde_json::{Value, json};
 
-use crate::support::kernel::Kernel;
+use crate::support::kernel::{Kernel, SharedKernel};
 use crate::support::steps::{Fate, is_full, moments, of_each_kind, walk_here};
 use crate::support::tools::{Run, bin};
 use crate::support::wait::wait_for;
@@ -27,6 +27,9 @@ const STATE: &str = "grep -s . /sys/kernel/mm/transparent_hugepage/enabled /sys/
 fn state(kernel: &Kernel) -> String {
     kernel.sorted(STATE)
 }
+
+/// Of all tests but the one that is run within its kernel.
+static KERNEL: SharedKernel = SharedKernel::new(start);
 
 /// A kernel whose pool is on the NVMe disk of the rig.
 fn start() -> Kernel {
@@ -52,7 +55,7 @@ fn item<'d>(document: &'d Value, setting: &str) -> &'d Value {
 #[test]
 #[ignore = "needs root"]
 fn the_kernel_has_the_values_and_then_its_own_again() {
-    let kernel = start();
+    let kernel = KERNEL.lock();
     let before = state(&kernel);
     let disk = kernel.shell("basename $(findmnt -no SOURCE /mnt/data)").text().trim().to_owned();
     let scheduler = format!("/sys/block/{disk}/queue/scheduler");
@@ -107,7 +110,7 @@ fn the_kernel_has_the_values_and_then_its_own_again() {
 #[test]
 #[ignore = "needs root"]
 fn merged_pages_are_taken_apart_first() {
-    let kernel = start();
+    let kernel = KERNEL.lock();
     let qemu = "qemu-system-x86_64 -machine none -nodefaults -display none -S \
         -object memory-backend-ram,id=m,size=8M,prealloc=on,merge=on </dev/null >/dev/null 2>&1 & echo $!";
     let qemu = kernel.shell(qemu).text().trim().to_owned();
@@ -137,7 +140,7 @@ fn merged_pages_are_taken_apart_first() {
 #[test]
 #[ignore = "needs root"]
 fn what_fails_is_undone_and_what_cannot_be_done_is_refused() {
-    let kernel = start();
+    let kernel = KERNEL.lock();
     let before = state(&kernel);
     let same = || assert_eq!(state(&kernel), before);
     // More huge pages than there is memory.
@@ -200,7 +203,7 @@ esac
 #[test]
 #[ignore = "needs root"]
 fn units_are_stopped_and_started_with_what_they_do() {
-    let kernel = start();
+    let kernel = KERNEL.lock();
     kernel
         .shell(&format!(
             "mkdir -p /run/systemd/system /run/units && cat >/usr/local/sbin/systemctl <<'END' && \
@@ -246,7 +249,7 @@ fn units_are_stopped_and_started_with_what_they_do() {
 #[test]
 #[ignore = "needs root"]
 fn a_module_is_loaded_again_for_its_options() {
-    let kernel = start();
+    let kernel = KERNEL.lock();
     kernel.shell("modprobe kvm_amd nested=1").text();
     let before = state(&kernel);
     let line = "tune --scenario default --set host.modules.kvm_amd.nested=0 --yes";

@@ -20,7 +20,7 @@ fn reboot(kernel: &Kernel, devices: &[(&str, &str)]) {
 #[test]
 #[ignore = "needs root"]
 fn what_is_persistent_is_bound_at_every_boot() {
-    let kernel = Kernel::start();
+    let kernel = KERNEL.lock();
     let before = state(&kernel);
     let nics = kernel.shell("tdx-iommu scan --driver e1000e --format name").text().to_owned();
     let nics: Vec<&str> = nics.lines().collect();

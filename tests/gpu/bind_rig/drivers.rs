@@ -9,7 +9,7 @@ fn eight(kernel: &Kernel) -> Vec<String> {
 #[test]
 #[ignore = "needs root"]
 fn devices_go_to_vfio_and_come_back() {
-    let kernel = Kernel::start();
+    let kernel = KERNEL.lock();
     let before = state(&kernel);
     let nics = kernel.shell("tdx-iommu scan --driver e1000e --format name").text().to_owned();
     let nic = nics.lines().last().unwrap();
@@ -85,7 +85,7 @@ fn devices_go_to_vfio_and_come_back() {
 #[test]
 #[ignore = "needs root"]
 fn what_the_host_needs_is_refused_and_nothing_changes() {
-    let kernel = Kernel::start();
+    let kernel = KERNEL.lock();
     let before = state(&kernel);
     let refused = |words: &[&str], code: &str| {
         let error = gpu(&kernel, words.iter().copied()).error(5);
@@ -165,7 +165,7 @@ fn what_the_host_needs_is_refused_and_nothing_changes() {
 #[test]
 #[ignore = "needs root"]
 fn a_failure_or_a_kill_leaves_what_can_be_undone() {
-    let kernel = Kernel::start();
+    let kernel = KERNEL.lock();
     let before = state(&kernel);
     let all = eight(&kernel);
     let names = all.join(" ");
