@@ -13,18 +13,18 @@ use serde::{Deserialize, Serialize};
 pub enum Security {
     /// Intel TDX: a trust domain
     Tdx,
-    /// AMD SEV: memory is encrypted
+    /// AMD SEV: encrypted memory
     Sev,
-    /// AMD SEV-ES: registers too
+    /// AMD SEV-ES: encrypted memory and registers
     SevEs,
-    /// AMD SEV-SNP: and nothing can be changed
+    /// AMD SEV-SNP: encrypted memory and registers, with memory integrity
     SevSnp,
-    /// An ordinary guest
+    /// No protection: an ordinary guest
     None,
 }
 
 impl Security {
-    /// Whether it is AMD's.
+    /// Whether the protection is AMD SEV of any generation.
     pub fn is_sev(self) -> bool {
         matches!(self, Self::Sev | Self::SevEs | Self::SevSnp)
     }

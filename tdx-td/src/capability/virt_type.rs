@@ -10,7 +10,7 @@ use common::Result;
 pub enum VirtType {
     /// In hardware.
     Kvm,
-    /// Emulated, slowly.
+    /// In software emulation, which is slow.
     Qemu,
 }
 
@@ -27,11 +27,11 @@ impl VirtType {
 /// The flag that chooses a [`VirtType`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum VirtTypeArg {
-    /// kvm where the host has it, else qemu
+    /// kvm if the host supports it, else qemu
     Auto,
     /// Hardware virtualization
     Kvm,
-    /// Software emulation
+    /// Software emulation, which is slow
     Qemu,
 }
 

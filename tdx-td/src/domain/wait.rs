@@ -18,9 +18,9 @@ use crate::domain::{lookup, power};
 /// A sign of life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Sign {
-    /// An address of one of its network cards is known, from whatever source show uses
+    /// An address of one of the guest's network cards is known; tdx-td show lists it
     Ip,
-    /// A server greets at the address, or forwarded port, that ssh would use
+    /// An SSH server answers at the address, or forwarded port, that tdx-td ssh would use
     Ssh,
     /// The guest agent answers
     Agent,

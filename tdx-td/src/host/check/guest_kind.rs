@@ -2,7 +2,7 @@
 
 use clap::ValueEnum;
 
-/// What is to run on the host.
+/// A kind of guest that a host is checked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum GuestKind {
     /// Intel TDX trust domains
@@ -13,7 +13,7 @@ pub enum GuestKind {
     SevEs,
     /// AMD SEV-SNP guests
     SevSnp,
-    /// Guests with devices of the host
+    /// Guests with host devices
     Vfio,
     /// Ordinary guests
     None,
