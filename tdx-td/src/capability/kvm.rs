@@ -24,7 +24,7 @@ pub fn virt_type(
         (VirtTypeArg::Qemu, _) => Ok(VirtType::Qemu),
         (VirtTypeArg::Kvm, Security::None) => check_kvm(host, libvirt).map(|()| VirtType::Kvm),
         (VirtTypeArg::Auto, Security::None) if !has_kvm(host, libvirt)? => Ok(VirtType::Qemu),
-        // Whether the host runs secure guests is looked at by itself, in check_security.
+        // check_security checks whether the host supports protected guests.
         _ => Ok(VirtType::Kvm),
     }
 }
@@ -36,8 +36,10 @@ pub fn check_kvm(host: &Host, libvirt: &Libvirt) -> Result<()> {
     if has_kvm(host, libvirt)? {
         Ok(())
     } else {
-        Err(Error::unsupported("this host has no KVM")
-            .hint("--security none --virt-type qemu emulates a guest in software, slowly"))
+        Err(Error::unsupported("this host does not support KVM").hint(
+            "tdx-td host check --for none; for a guest in slow software emulation: --security none \
+             --virt-type qemu",
+        ))
     }
 }
 

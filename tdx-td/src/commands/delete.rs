@@ -90,7 +90,7 @@ fn managed(libvirt: &Libvirt) -> Result<Vec<NamedDomain>> {
     let name = |domain: Domain| match domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE) {
         Err(error) if is_gone(&error) => Ok(None),
         text => {
-            let definition = Definition::parse(text.context("read a domain")?)?;
+            let definition = Definition::parse(text.context("read a domain's definition")?)?;
             Ok(definition.is_managed().then(|| definition.name()))
         }
     };
