@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 
-/// Whether an address in a definition stands for every address of the host.
+/// Whether an address in a definition means every address of the host.
 ///
-/// Source: inet_aton(3) for the short forms of 0.0.0.0, which getaddrinfo(3) takes.
+/// Source: inet_aton(3) for the short forms of 0.0.0.0, which getaddrinfo(3) accepts.
 pub fn is_every_address(address: &str) -> bool {
     let bare = address.strip_prefix('[').and_then(|a| a.strip_suffix(']')).unwrap_or(address);
     let is_zero = |part: &str| {
