@@ -1,11 +1,11 @@
-//! What `tdx-td host check` looks at, under names that never change.
+//! The checks of `tdx-td host check`, under names that never change.
 
 use schemars::JsonSchema;
 use serde::Serialize;
 
 macro_rules! codes {
     ($($variant:ident $name:literal $wanted:literal,)*) => {
-        /// Something that is looked at. Codes are added, never renamed or given another meaning.
+        /// A check of the host. Codes are added, but never renamed or given another meaning.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
         #[non_exhaustive]
         pub enum HostCode {
@@ -16,12 +16,12 @@ macro_rules! codes {
             /// Every code, sorted by name.
             pub const ALL: &[Self] = &[$(Self::$variant,)*];
 
-            /// The code as users see it.
+            /// Returns the name of the code.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $name,)* }
             }
 
-            /// What has to hold.
+            /// Returns the requirement that the code checks.
             pub fn wanted(self) -> &'static str {
                 match self { $(Self::$variant => $wanted,)* }
             }
@@ -30,41 +30,41 @@ macro_rules! codes {
 }
 
 codes! {
-    Container "CONTAINER" "the tools run on the host itself and not in a container",
-    CpuPdpe1gb "CPU_PDPE1GB" "the processor has pages of 1 GiB (flag pdpe1gb)",
-    CpuPse "CPU_PSE" "the processor has pages of 2 MiB (flag pse)",
-    CpuSev "CPU_SEV" "the processor and the BIOS offer AMD SEV of the kind that is asked for (flags sev, sev_es, sev_snp)",
+    Container "CONTAINER" "the command runs on the host itself and not in a container",
+    CpuPdpe1gb "CPU_PDPE1GB" "the processor supports pages of 1 GiB (flag pdpe1gb)",
+    CpuPse "CPU_PSE" "the processor supports pages of 2 MiB (flag pse)",
+    CpuSev "CPU_SEV" "the processor and the BIOS offer the requested kind of AMD SEV (flags sev, sev_es, sev_snp)",
     CpuTdx "CPU_TDX" "the processor and the BIOS offer TDX (flag tdx_host_platform)",
     CpuVirtualization "CPU_VIRTUALIZATION" "the processor and the BIOS offer hardware virtualization (flag vmx or svm)",
-    DmaEntryLimit "DMA_ENTRY_LIMIT" "VFIO may make as many mappings as a guest with all of the host's memory needs",
-    Firmware "FIRMWARE" "there is firmware for such guests, where libvirt looks for it",
-    Hugepages "HUGEPAGES" "no huge pages are set aside that such guests cannot use",
+    DmaEntryLimit "DMA_ENTRY_LIMIT" "VFIO allows as many DMA mappings as a guest with all of the host's memory needs",
+    Firmware "FIRMWARE" "libvirt finds firmware for such guests",
+    Hugepages "HUGEPAGES" "no huge pages are reserved that such guests cannot use",
     Iommu "IOMMU" "the IOMMU is on",
-    Iommufd "IOMMUFD" "the kernel has iommufd (/dev/iommu), which bounds no mappings",
-    KernelArguments "KERNEL_ARGUMENTS" "no word of the kernel command line, or the lack of one, stands in the way",
-    KernelTdx "KERNEL_TDX" "the kernel's KVM can run trust domains",
-    Ksm "KSM" "the kernel does not merge pages of guests (KSM)",
-    Kvm "KVM" "/dev/kvm is there and works",
-    KvmAccess "KVM_ACCESS" "who runs this may open /dev/kvm",
-    KvmAmdSev "KVM_AMD_SEV" "kvm_amd has SEV of the kind that is asked for turned on",
-    KvmIntelTdx "KVM_INTEL_TDX" "kvm_intel has TDX turned on",
-    KvmTdx "KVM_TDX" "KVM says that it runs trust domains",
+    Iommufd "IOMMUFD" "the kernel offers iommufd (/dev/iommu), which does not limit DMA mappings",
+    KernelArguments "KERNEL_ARGUMENTS" "the kernel command line has no harmful argument and lacks none",
+    KernelTdx "KERNEL_TDX" "the kernel's KVM supports trust domains",
+    Ksm "KSM" "the kernel does not merge identical pages of protected guests (KSM)",
+    Kvm "KVM" "/dev/kvm exists and works",
+    KvmAccess "KVM_ACCESS" "this user may open /dev/kvm",
+    KvmAmdSev "KVM_AMD_SEV" "the requested kind of SEV is turned on in kvm_amd",
+    KvmIntelTdx "KVM_INTEL_TDX" "TDX is turned on in kvm_intel",
+    KvmTdx "KVM_TDX" "KVM reports that it runs trust domains",
     Libvirt "LIBVIRT" "libvirt can be reached",
-    LibvirtAccess "LIBVIRT_ACCESS" "who runs this is root, or in the group libvirt",
-    LibvirtSev "LIBVIRT_SEV" "libvirt and QEMU offer AMD SEV of the kind that is asked for",
+    LibvirtAccess "LIBVIRT_ACCESS" "this user is root, or in the group libvirt",
+    LibvirtSev "LIBVIRT_SEV" "libvirt and QEMU offer the requested kind of AMD SEV",
     LibvirtTdx "LIBVIRT_TDX" "libvirt and QEMU offer trust domains",
     LibvirtVersion "LIBVIRT_VERSION" "libvirt is new enough",
-    Memlock "MEMLOCK" "whoever runs QEMU without libvirt may lock the guest's memory",
+    Memlock "MEMLOCK" "this user may lock a guest's memory, for QEMU without libvirt",
     Network "NETWORK" "libvirt's network default is active",
     QemuVersion "QEMU_VERSION" "QEMU is new enough",
-    Qgs "QGS" "a quote generation service listens where libvirt looks for it",
-    SevFirmware "SEV_FIRMWARE" "AMD's secure processor answers (/dev/sev)",
-    SevGuests "SEV_GUESTS" "there are ids left for such guests",
-    TdxKeys "TDX_KEYS" "there are key ids left for trust domains",
+    Qgs "QGS" "a quote generation service listens on the socket that libvirt uses",
+    SevFirmware "SEV_FIRMWARE" "AMD's secure processor works (/dev/sev)",
+    SevGuests "SEV_GUESTS" "an ASID is free for another SEV guest",
+    TdxKeys "TDX_KEYS" "a private key id is free for another trust domain",
     TdxModule "TDX_MODULE" "the TDX module is loaded and initialised",
-    Thp "THP" "the kernel makes huge pages by itself (transparent huge pages)",
+    Thp "THP" "the kernel uses transparent huge pages",
     VfioPci "VFIO_PCI" "the kernel has the module vfio-pci",
-    VhostVsock "VHOST_VSOCK" "the kernel has /dev/vhost-vsock",
+    VhostVsock "VHOST_VSOCK" "/dev/vhost-vsock exists, for the vsock devices of guests",
 }
 
 impl Serialize for HostCode {
@@ -82,11 +82,11 @@ impl JsonSchema for HostCode {
     }
 }
 
-/// The second part of the page `docs/codes.md`.
+/// Returns the second part of the page of codes in the documentation.
 pub fn page() -> String {
-    let mut text = "\n## What a host is looked at for\n\n\
-        `code` of the items of `tdx-td host check`. These names stay as well.\n\n\
-        | code | what has to hold |\n|---|---|\n"
+    let mut text = "\n## Checks of the host\n\n\
+        `code` of the items of `tdx-td host check`. These names never change.\n\n\
+        | code | requirement |\n|---|---|\n"
         .to_owned();
     for code in HostCode::ALL {
         text.push_str(&format!("| `{}` | {} |\n", code.as_str(), code.wanted()));
