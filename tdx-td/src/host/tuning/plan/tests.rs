@@ -1,4 +1,4 @@
-//! Hosts of all kinds go in, plans come out.
+//! Plans for hosts in different states.
 
 use common::document::Action;
 
