@@ -1,4 +1,4 @@
-//! Getting a guest on and off.
+//! Starting, resuming and shutting down domains.
 
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
@@ -15,19 +15,19 @@ use virt::sys;
 
 use crate::domain::definition::Definition;
 
-/// How often a guest that is shutting down is looked at.
+/// Interval between two checks of a guest that shuts down.
 const POLL: Duration = Duration::from_millis(50);
 
-/// How long to wait before the power button is pressed again: a guest that is still booting does not
-/// hear the first time.
+/// How long to wait before the shutdown request is repeated: a guest that is still booting ignores the
+/// first one.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// A domain that was started or stopped.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct PowerItem {
-    /// Name.
+    /// Name of the domain.
     pub name: String,
-    /// UUID.
+    /// UUID of the domain.
     pub uuid: String,
     /// Whether the guest was forced off, without a clean shutdown.
     pub forced: bool,
