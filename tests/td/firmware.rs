@@ -317,7 +317,7 @@ fn a_stateless_build_with_an_nvram_template_is_the_one_libvirt_takes() {
     let document = firmware("").document();
     assert_eq!(document["items"][0]["chosen"], false, "{document}");
     let warnings = document["warnings"].to_string();
-    let says = ["/etc/qemu/firmware", "50-amdsev.json", "its mode is stateless"];
+    let says = ["/etc/qemu/firmware", "50-amdsev.json", "the build has mode stateless"];
     assert!(says.iter().all(|says| warnings.contains(says)), "{warnings}");
     assert_eq!(compare(&rig, &PLAIN), None);
 }
@@ -388,7 +388,7 @@ fn a_new_guest_gets_the_build_that_its_settings_ask_for() {
             --memory 256M --vcpus 1";
         let warnings = rig.shell(&format!("{new} {more}")).document()["warnings"].to_string();
         let sleepless =
-            warnings.contains("guest.suspend_to_mem is off: no firmware here has acpi-s3");
+            warnings.contains("no firmware on this host has the feature acpi-s3");
         assert_eq!(sleepless, more == "--scenario desktop", "{more}: {warnings}");
         let xml = rig.virsh(["dumpxml", "web1"]);
         assert!(xml.contains(&format!("/{build}</loader>")), "{more}: {xml}");

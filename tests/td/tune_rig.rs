@@ -120,7 +120,7 @@ fn merged_pages_are_taken_apart_first() {
     assert!(naive.stderr.contains("busy"), "{naive:#?}");
     let done = td(&kernel, "tune --scenario td --yes").document();
     let merge = item(&done, "host.ksm_merge_across_nodes");
-    assert!(merge["note"].as_str().unwrap().contains("are taken apart first"), "{merge}");
+    assert!(merge["note"].as_str().unwrap().contains("are separated first"), "{merge}");
     let merging = ["run", "merge_across_nodes", "pages_shared"];
     let merging = merging.map(|name| says(&kernel, &format!("/sys/kernel/mm/ksm/{name}")));
     assert_eq!(merging, ["0", "0", "0"]);

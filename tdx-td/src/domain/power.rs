@@ -162,8 +162,8 @@ fn not_started(error: VirtError, domain: &Domain, name: &str, reason_before: Opt
         return error;
     }
     error.hint(format!(
-        "see /var/log/libvirt/qemu/{name}.log and, for lack of memory, dmesg on the domain's host; then run \
-         the command again"
+        "see /var/log/libvirt/qemu/{name}.log and dmesg on the domain's host: another command may have \
+         stopped the guest, QEMU may have crashed, or memory may have run out"
     ))
 }
 

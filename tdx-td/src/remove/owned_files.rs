@@ -251,10 +251,10 @@ mod tests {
         assert_eq!(
             kept,
             [
-                "/etc/passwd: recorded for this domain under a name that these tools never give",
-                &format!("{layer}: a snapshot layer made by libvirt"),
+                "/etc/passwd: recorded for this domain, but with a name that these tools never use",
+                &format!("{layer}: an overlay created by a libvirt snapshot"),
                 &format!("{other}: not recorded for this domain"),
-                "/srv/data.raw: not made by these tools",
+                "/srv/data.raw: not created by these tools",
             ]
         );
     }
@@ -266,7 +266,7 @@ mod tests {
             find(&domain(&record, &[&[OVERLAY], &["/pool/clone.qcow2"]]), None);
         assert_eq!(candidates, Vec::<String>::new());
         assert_eq!(kept[0], format!("{OVERLAY}: recorded for the domain with UUID other"));
-        assert_eq!(kept[1], "/pool/clone.qcow2: not made by these tools");
+        assert_eq!(kept[1], "/pool/clone.qcow2: not created by these tools");
     }
 
     #[test]
@@ -276,7 +276,7 @@ mod tests {
         let live = domain("", &[&[OVERLAY], &[disk, below], &["/srv/data.raw", below]]);
         let (candidates, kept) = find(&domain("", &[&[OVERLAY]]), Some(&live));
         assert_eq!(candidates, [OVERLAY, disk]);
-        assert_eq!(kept, ["/srv/data.raw: not made by these tools"]);
+        assert_eq!(kept, ["/srv/data.raw: not created by these tools"]);
     }
 
     #[test]

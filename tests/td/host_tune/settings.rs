@@ -126,11 +126,11 @@ fn what_the_kernel_lacks_is_told_and_the_rest_is_set() {
     let done = tune(&tree, "--scenario securevm").document();
     let scheduler = item(&done, "host.io_scheduler");
     assert_eq!((&scheduler["in_force"], &scheduler["action"]), (&json!(false), &json!("none")));
-    assert_eq!(scheduler["note"], "the kernel offers only none, mq-deadline");
+    assert_eq!(scheduler["note"], "this kernel offers only none, mq-deadline");
     let ksm = item(&done, "host.ksm");
     assert_eq!((&ksm["current"], &ksm["in_force"]), (&Value::Null, &json!(false)));
     let warnings = done["warnings"].to_string();
-    assert!(warnings.contains("host.io_scheduler: the kernel offers"), "{warnings}");
+    assert!(warnings.contains("host.io_scheduler: this kernel offers"), "{warnings}");
     assert!(warnings.contains("host.ksm: "), "{warnings}");
     assert_eq!(says(&tree, SWAPPINESS), "0");
     restore(&tree).document();
@@ -139,11 +139,11 @@ fn what_the_kernel_lacks_is_told_and_the_rest_is_set() {
     // A disk without any scheduler, and a pool that is on no disk.
     fs::remove_file(tree.path(SCHEDULER)).unwrap();
     let plan = tune(&tree, "--scenario desktop --dry-run").document();
-    assert_eq!(item(&plan, "host.io_scheduler")["note"], "vda has no scheduler");
+    assert_eq!(item(&plan, "host.io_scheduler")["note"], "disk vda has no scheduler");
     tree.file("/proc/self/mountinfo", "22 1 0:30 / / rw - nfs4 server:/x rw\n");
     let plan = tune(&tree, "--scenario desktop --dry-run").document();
     let scheduler = item(&plan, "host.io_scheduler");
-    let note = "/var/lib/libvirt/images is on nfs4 (server:/x), on no disk that is known";
+    let note = "/var/lib/libvirt/images is on nfs4 (server:/x): its disk is unknown";
     assert_eq!((&scheduler["path"], &scheduler["note"]), (&Value::Null, &json!(note)));
 }
 

@@ -243,14 +243,14 @@ mod tests {
         assert_eq!(unknown(&document), []);
         assert_eq!(open(&document), Vec::<String>::new());
         let expected = [
-            "'user,id=n1,hostfwd=tcp::0-:22' became 'user,id=n1,hostfwd=tcp:127.0.0.1:2201-:22' in \
-             element domain/qemu:commandline/qemu:arg (line 25)",
+            "element domain/qemu:commandline/qemu:arg (line 25): 'user,id=n1,hostfwd=tcp::0-:22' was \
+             changed to 'user,id=n1,hostfwd=tcp:127.0.0.1:2201-:22'",
             "element domain/allowReboot (line 16) was removed: this libvirt does not know it",
             "element domain/launchSecurity/quoteGenerationService/SocketAddress (line 20) was removed: \
-             quotes come from the unix socket /var/run/tdx-qgs/qgs.socket",
-            "attribute enable of domain/pm/suspend-to-mem (line 11) became enabled",
-            "libvirt chooses the firmware, not /usr/share/qemu/OVMF.fd: element domain/os/loader \
-             (line 5) was removed",
+             the quote generation service is at unix socket /var/run/tdx-qgs/qgs.socket",
+            "attribute enable of domain/pm/suspend-to-mem (line 11) was renamed to enabled",
+            "element domain/os/loader (line 5) (/usr/share/qemu/OVMF.fd) was removed: libvirt chooses \
+             the firmware",
         ];
         assert_eq!(changes, expected);
         let root = document.root();

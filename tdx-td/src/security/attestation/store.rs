@@ -316,7 +316,7 @@ mod tests {
         kept.write(TIK, &[1; KEY]).unwrap();
         kept.write(TEK, &[2; KEY - 1]).unwrap();
         let error = kept.check_keys().unwrap_err();
-        assert!(error.message().contains("has 15 bytes, not 16"), "{error}");
+        assert!(error.message().contains("has 15 bytes, expected 16"), "{error}");
         kept.write(TEK, &[2; KEY]).unwrap();
         kept.check_keys().unwrap();
         fs::set_permissions(kept.path(TEK), fs::Permissions::from_mode(0o640)).unwrap();

@@ -105,9 +105,9 @@ mod tests {
             assert_eq!(read(&file(content)).unwrap(), want);
         }
         for (text, says) in [
-            (hex[2..].to_owned(), "must be 48 bytes, it is 47"),
-            (BASE64.encode([0; 32]), "must be 48 bytes, it is 32"),
-            (file(&[0; 47]), "must be 48 bytes, it is 47"),
+            (hex[2..].to_owned(), "has 47 bytes, expected 48"),
+            (BASE64.encode([0; 32]), "has 32 bytes, expected 48"),
+            (file(&[0; 47]), "has 47 bytes, expected 48"),
             (String::new(), "neither 48 bytes"),
             ("xyz".to_owned(), "neither 48 bytes"),
             (format!("{}z!", &hex[2..]), "neither 48 bytes"),
