@@ -28,7 +28,7 @@ fn usage_errors_are_json_and_exit_2() {
         ("new --name a/b", "slash"),
         ("new --name a\nb", "control character"),
         ("new --name -", "standard input"),
-        ("new --name ..", "folders"),
+        ("new --name ..", "cannot create a directory"),
         ("new --memory 0", "too little"),
         ("new --memory lots", "not a size"),
         ("new --memory 99999999P", "more than 64 bits"),
@@ -42,7 +42,7 @@ fn usage_errors_are_json_and_exit_2() {
         ("delete", "<NAME>"),
         ("delete --all web1", "cannot be used with"),
         ("stop", "<NAME>"),
-        ("start a -", "- stands alone"),
+        ("start a -", "cannot be combined"),
         ("stop --timeout -1 a", "'-1'"),
     ] {
         let words = line.split(' ').filter(|word| !word.is_empty());

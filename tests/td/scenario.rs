@@ -232,7 +232,7 @@ fn what_the_host_cannot_do_is_refused_or_replaced() {
     refused(&format!("new -i guest.qcow2 {open} --boot tape"), 2, "guest.boot");
     let encrypted = "--set storage.encryption=on";
     refused(&format!("new -i guest.qcow2 {open} {encrypted}"), 5, "overlay");
-    refused(&format!("new --vmimage {IMAGES}/guest.qcow2 {open} {encrypted}"), 5, "user's own");
+    refused(&format!("new --vmimage {IMAGES}/guest.qcow2 {open} {encrypted}"), 5, "existing image");
     refused(&format!("new --blank 1G {open} {encrypted}"), 2, "--passphrase-file");
     refused(&format!("new --blank 1G {open} --passphrase-file /etc/hostname"), 2, "encryption=on");
     refused(&format!("new --blank 1G {open} --set storage.preallocation=full"), 6, "falloc");

@@ -236,7 +236,7 @@ fn units_are_stopped_and_started_with_what_they_do() {
     let before = state(&kernel);
     let done = td(&kernel, "tune --scenario computation --persist --yes").document();
     assert_eq!(of(&done, "ksm.service")["action"], "start");
-    assert!(of(&done, "ksmtuned.service")["note"].as_str().unwrap().contains("left as it is"));
+    assert!(of(&done, "ksmtuned.service")["note"].as_str().unwrap().contains("is not changed"));
     assert_eq!(units(), "enabled active enabled inactive ");
     td(&kernel, "restore --yes").document();
     assert_eq!(state(&kernel), before);

@@ -94,7 +94,7 @@ fn what_is_missing_or_wrong_is_told_before_anything_starts() {
         refused(&td(rig, &words(&format!("{line} {more}")).concat_words()), status, says);
     }
     let snp = "new -i guest.qcow2 --security sev-snp --name vault --sev-attest";
-    refused(&td(rig, snp), 2, "while it runs");
+    refused(&td(rig, snp), 2, "do not apply to SEV-SNP");
     assert_eq!(rig.state(), before);
     assert!(!rig.path(KEPT).exists());
 

@@ -311,13 +311,13 @@ mod tests {
         let path = folder.path().join("td_x.xml.template");
         assert_eq!(Template::read(&path).unwrap_err().kind(), ErrorKind::NotFound);
         for (text, says) in [
-            ("hello", "is no XML"),
-            ("<domain>", "is no XML"),
+            ("hello", "is not valid XML"),
+            ("<domain>", "is not valid XML"),
             (
                 "<!DOCTYPE domain [<!ENTITY x SYSTEM '/etc/passwd'>]><domain>&x;</domain>",
-                "is no XML",
+                "is not valid XML",
             ),
-            ("<network>OVERLAY_IMG_PATH</network>", "holds <network>"),
+            ("<network>OVERLAY_IMG_PATH</network>", "root element <network>"),
             ("<domain><name>DOMAIN</name></domain>", "lacks the attribute type"),
             ("<domain type='kvm'/>", "lacks the element memory"),
             (&TEMPLATE.replace("<type>hvm</type>", ""), "lacks the element os/type"),
