@@ -8,9 +8,9 @@ use common::units::GIB;
 /// Memory and processors of a host.
 #[derive(Debug, Clone, Copy)]
 pub struct Capacity {
-    /// Memory, bytes.
+    /// Memory in bytes.
     pub memory_bytes: u64,
-    /// Processors.
+    /// Number of processors.
     pub cpus: u32,
 }
 

@@ -8,10 +8,10 @@ use crate::capability::libvirt::domain_capabilities;
 use crate::capability::security::Security;
 use crate::capability::virt_type::{VirtType, VirtTypeArg};
 
-/// Settles the accelerator: what was asked for, or what the host has.
+/// Returns the accelerator of a guest: the requested one, else the one that the host supports.
 ///
-/// On this machine `auto` is kvm only when the processor's flags and `/dev/kvm` both offer it: the
-/// device node alone proves nothing, in a container or a nested guest. Elsewhere libvirt is asked.
+/// On this machine `auto` is kvm only if the processor's flags and `/dev/kvm` both offer it: in a container or a
+/// nested guest the device node alone proves nothing. On a remote host libvirt is asked.
 ///
 /// Errors: `unsupported` when kvm was asked for by name, or is needed, and is not there.
 pub fn virt_type(

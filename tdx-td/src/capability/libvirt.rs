@@ -1,4 +1,4 @@
-//! What libvirt and QEMU of the host can do.
+//! The capabilities of the host's libvirt and QEMU.
 
 use common::libvirt::{Context, Libvirt};
 use common::system::sysroot::Host;

@@ -1,4 +1,4 @@
-//! How a guest is protected from its host.
+//! The kinds of protection of a guest from its host.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use common::Result;
 use serde::{Deserialize, Serialize};
 
-/// How the guest is protected from its host.
+/// A kind of protection of a guest from its host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Security {
@@ -29,7 +29,7 @@ impl Security {
         matches!(self, Self::Sev | Self::SevEs | Self::SevSnp)
     }
 
-    /// Its name, as on the command line.
+    /// Returns the name of the kind, as on the command line.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Tdx => "tdx",

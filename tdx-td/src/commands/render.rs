@@ -39,7 +39,7 @@ pub struct RenderArgs {
 pub struct RenderItem {
     /// Name of the domain.
     name: String,
-    /// Domain XML.
+    /// The domain XML.
     xml: String,
     /// Every setting of the definition, with its recommended and its actual value; empty for a template.
     settings: Vec<Setting>,

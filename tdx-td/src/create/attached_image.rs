@@ -64,7 +64,7 @@ impl UserImage {
         self.check_users(libvirt)
     }
 
-    /// The image as a domain's disk.
+    /// Returns the image as the disk of a domain.
     pub fn disk(&self) -> Disk {
         Disk::Given { path: self.path.clone(), format: self.format }
     }

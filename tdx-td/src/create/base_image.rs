@@ -39,11 +39,11 @@ impl BaseImage {
 /// What the image flags ask for, after `--base -` was read.
 #[derive(Debug, Clone)]
 pub struct ImageRequest {
-    /// The pool that was named.
+    /// The pool of `--pool`, or of the item on standard input.
     pub pool: Option<String>,
-    /// The image that was named: a volume or a file.
+    /// The image of `--td-image`: a volume or a file.
     pub image: Option<PathBuf>,
-    /// The volume that was named, or that came on standard input.
+    /// The volume of `--base`, or of the item on standard input.
     pub base: Option<String>,
     /// The identity of the base image, as the item on standard input states it.
     pub claim: VolumeClaim,
@@ -59,7 +59,7 @@ impl ImageRequest {
         self.image.is_some() || self.base.is_some()
     }
 
-    /// The pool that was named.
+    /// Returns the name of the requested pool.
     pub fn pool(&self) -> Option<&str> {
         self.pool.as_deref()
     }

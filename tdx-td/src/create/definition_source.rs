@@ -97,7 +97,7 @@ impl DefinitionSource {
         }
     }
 
-    /// Whether a user wrote the definition.
+    /// Whether the source is a user's template.
     pub fn is_template(&self) -> bool {
         matches!(self, Self::Template(_))
     }

@@ -34,7 +34,7 @@ pub struct DiskRequest {
     pub blank: Option<Size>,
     /// The image of `--vmimage`, used directly.
     pub vmimage: Option<PathBuf>,
-    /// A CD to boot from.
+    /// The CD image to boot from.
     pub cdrom: Option<PathBuf>,
     /// The file with the passphrase of an encrypted disk.
     pub passphrase_file: Option<PathBuf>,

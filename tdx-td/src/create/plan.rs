@@ -41,7 +41,7 @@ use crate::{capability, passthrough};
 /// The plan of a new domain.
 #[derive(Debug)]
 pub struct CreationPlan<'a> {
-    /// The domain's name.
+    /// Name of the domain.
     pub name: String,
     /// The domain XML to define.
     pub xml: String,
@@ -57,7 +57,7 @@ pub struct CreationPlan<'a> {
     /// Whether the definition is made from a user's template.
     pub(super) is_template: bool,
     pub(super) libvirt: &'a Libvirt,
-    /// The SSH port is reserved until the domain's definition has it.
+    /// The reservation of the SSH port, which ends after the domain's definition has the port.
     _port: Option<PortReservation>,
     pub(super) disk: DiskPlan,
     pub(super) seed: Option<seed_volume::SeedPlan>,

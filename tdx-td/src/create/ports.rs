@@ -40,7 +40,7 @@ impl PortRequest {
 impl FromStr for PortRequest {
     type Err = String;
 
-    /// `auto`, `2222`, `192.0.2.1:2222`, `[::1]:auto`.
+    /// Parses `auto`, `2222`, `192.0.2.1:2222` or `[::1]:auto`.
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || "expected auto, a port, or ADDRESS:PORT such as 127.0.0.1:2222".to_owned();
         let (address, port) = match text.rsplit_once(':') {

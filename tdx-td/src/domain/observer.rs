@@ -123,7 +123,7 @@ pub fn ask_agents<'o>(
     inquiry.collect(|index, answer| asked[index].add_report(answer));
 }
 
-/// Observes one domain, asking its guest agent where nothing else tells how to reach the guest.
+/// Reads one domain. Its guest agent is asked if no other source has an address or port for SSH.
 ///
 /// Errors: `not_found`.
 pub fn observe_by_name(host: &Host, libvirt: &Libvirt, name: &str) -> Result<DomainItem> {
@@ -137,7 +137,7 @@ pub fn observe_by_name(host: &Host, libvirt: &Libvirt, name: &str) -> Result<Dom
     Ok(observed.into_item())
 }
 
-/// The port that QEMU's user network chose for ssh, from its monitor.
+/// Returns the port that QEMU's user network chose for SSH, from QEMU's monitor.
 fn ephemeral_ssh_port(domain: &Domain, name: &str) -> Option<Ssh> {
     let hmp = sys::VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP;
     match domain.qemu_monitor_command("info usernet", hmp) {
@@ -149,7 +149,7 @@ fn ephemeral_ssh_port(domain: &Domain, name: &str) -> Option<Ssh> {
     }
 }
 
-/// The host port forwarded to guest port 22.
+/// Returns the host port that is forwarded to guest port 22.
 ///
 /// Source: QEMU `net/slirp.c` prints libslirp's connection table: `TCP[HOST_FORWARD]`, descriptor,
 /// source address, source port, destination address, destination port.

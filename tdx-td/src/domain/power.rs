@@ -136,10 +136,10 @@ fn shutoff_reason(domain: &Domain) -> Option<u32> {
 
 /// Returns the error for a guest that did not start. `reason_before` is why the domain was shut off before.
 ///
-/// A command that ends a QEMU while libvirt starts it makes the start fail, by whatever error the start meets
-/// first. libvirt then records who was faster: the end (the domain was destroyed, or is gone) or the failed
-/// start. In the second case libvirt does not know that the guest was ended, and neither do we. A reason that
-/// was there before may be the old one: a start that fails before libvirt runs the domain leaves it.
+/// If another command destroys the domain while libvirt starts it, the start fails with any error. libvirt then
+/// records the faster one: the destruction (the domain was destroyed, or is deleted) or the failed start. In the
+/// second case the destruction cannot be detected. A reason equal to `reason_before` may be the old one: a start
+/// that fails before libvirt runs the domain does not change it.
 ///
 /// Source: libvirt `src/qemu/qemu_driver.c`, `qemuDomainDestroyFlags()`; `src/qemu/qemu_process.c`,
 /// `qemuProcessInit()`, `qemuProcessStop()`.
@@ -167,8 +167,8 @@ fn not_started(error: VirtError, domain: &Domain, name: &str, reason_before: Opt
     ))
 }
 
-/// Whether a start failed only after libvirt had begun to run the domain, as far as the error tells. Of all errors
-/// before that, only those about a saved state are of this code and origin.
+/// Whether a start failed after libvirt had begun to run the domain, as far as the error shows. Of the errors
+/// before that point, only those about a saved state have this code and origin.
 fn was_under_way(error: &VirtError, domain: &Domain) -> bool {
     (error.code().to_raw(), error.domain().to_raw())
         == (sys::VIR_ERR_OPERATION_FAILED, sys::VIR_FROM_QEMU)

@@ -1,4 +1,4 @@
-//! The addresses on which a definition listens.
+//! Listen addresses in a definition.
 
 use std::net::IpAddr;
 

@@ -19,13 +19,13 @@ use crate::domain_xml::address::is_every_address;
 /// A port of the host that is forwarded to a port of the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hostfwd {
-    /// `tcp` or `udp`.
+    /// Protocol: `tcp` or `udp`.
     pub protocol: String,
     /// The host's address; `None` for all addresses.
     pub address: Option<IpAddr>,
     /// The host's port; 0 if QEMU chooses one at each start.
     pub port: u16,
-    /// `[ADDRESS]:PORT` of the guest.
+    /// Address and port of the guest, `[ADDRESS]:PORT`.
     guest: String,
 }
 

@@ -47,7 +47,7 @@ impl Feature {
 /// The properties that firmware must have. `None` matches any value.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FirmwareQuery {
-    /// `uefi` or `bios`.
+    /// Interface, such as `uefi` or `bios`.
     pub interface: Option<String>,
     /// Architecture, as QEMU names it, such as `x86_64`.
     pub architecture: Option<String>,
@@ -152,7 +152,7 @@ impl FirmwareQuery {
 }
 
 impl std::fmt::Display for FirmwareQuery {
-    /// `uefi firmware for x86_64 q35 with intel-tdx and without secure-boot`.
+    /// Writes a description, such as `uefi firmware for x86_64 q35 with intel-tdx without secure-boot`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (architecture, machine) = self.platform();
         write!(f, "{} firmware for {architecture}", self.interface())?;

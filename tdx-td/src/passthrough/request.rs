@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 use tdx_iommu::inventory::named_devices::NamedDevices;
 
-/// The flag that chooses the mode of confidential computing.
+/// The value of `--cc`, the confidential-computing mode of NVIDIA GPUs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum CcMode {
     /// Do not change the mode

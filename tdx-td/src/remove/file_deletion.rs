@@ -185,7 +185,7 @@ fn is_in(libvirt: &Libvirt, directories: &[PathBuf], file: &Path) -> bool {
     parent.is_some_and(|parent| directories.contains(&parent))
 }
 
-/// Whether two paths lead to one file of this host.
+/// Whether two paths lead to the same file of this host.
 fn is_same(libvirt: &Libvirt, a: &Path, b: &Path) -> bool {
     let file = |path: &Path| path.metadata().map(|file| (file.dev(), file.ino())).ok();
     libvirt.is_local() && file(a).is_some_and(|a| file(b) == Some(a))

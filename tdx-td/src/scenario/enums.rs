@@ -43,7 +43,7 @@ setting_enum! {
     Boot {
         /// The disk of the guest.
         Disk = "hd",
-        /// A CD.
+        /// A CD drive.
         Cdrom = "cdrom",
         /// A floppy disk.
         Floppy = "fd",

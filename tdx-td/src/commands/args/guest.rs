@@ -114,7 +114,7 @@ impl GuestArgs {
         Ok(CreationRequest { guest, image, devices })
     }
 
-    /// Returns the settings that the flags ask for over those of the scenario.
+    /// Returns the settings of flags that override those of the scenario.
     fn requested_settings(&self) -> RequestedSettings {
         let boot_cd = self.disk.cdrom.is_some() && self.scenario.boot.is_none();
         let flag = |flag, setting, value| FlagSetting { flag, setting, value };

@@ -1,4 +1,4 @@
-//! Which base image, into which pool.
+//! The flags that choose the disk image and the pool.
 
 use std::path::PathBuf;
 

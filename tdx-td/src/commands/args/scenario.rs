@@ -57,7 +57,7 @@ impl ScenarioArgs {
         Scenario::find(&context.host, self.scenario.as_deref().unwrap_or(DEFAULT))
     }
 
-    /// Returns the settings that `--machine` and `--boot` stand for.
+    /// Returns the settings of `--machine` and `--boot`.
     pub fn flag_settings(&self) -> [FlagSetting; 2] {
         let machine = self.machine.clone().map(Value::from);
         let boot = self.boot.clone().map(Value::from);

@@ -18,7 +18,7 @@ use setup_config::SetupConfig;
 use sha_crypt::{PasswordHasher, ShaCrypt};
 use tdx_pool::volume::names::random_bytes;
 
-/// Who may log in to the guest, and its host name.
+/// The requested user, keys, password and host name of a guest.
 #[derive(Debug, Clone, Default)]
 pub struct AccessRequest {
     /// User to create in the guest, with sudo.
@@ -27,9 +27,9 @@ pub struct AccessRequest {
     pub ssh_key: Vec<PathBuf>,
     /// A file with the user's password on its first line.
     pub password_file: Option<PathBuf>,
-    /// The guest's host name.
+    /// Host name of the guest.
     pub hostname: Option<String>,
-    /// A directory with the documents of cloud-init.
+    /// Directory with the documents of cloud-init.
     pub cloud_init: Option<PathBuf>,
     /// The password from Canonical's `setup-tdx-config`.
     pub(crate) password: Option<Password>,

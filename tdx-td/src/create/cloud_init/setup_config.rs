@@ -12,7 +12,7 @@ use crate::scenario::library::read_text;
 pub(super) struct SetupConfig(BTreeMap<String, String>);
 
 impl SetupConfig {
-    /// Reads a file.
+    /// Reads a `setup-tdx-config` file.
     ///
     /// Errors: those of reading the file; `invalid_input` for a line that is not a plain assignment.
     pub(super) fn read(path: &Path) -> Result<Self> {

@@ -20,8 +20,8 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// The number of agents that are asked in parallel.
 const AT_ONCE: usize = 16;
 
-/// Seconds that libvirt waits for an agent's answer once the agent has synchronised, for which
-/// libvirt waits five seconds more. The call that libvirt has for addresses waits without end.
+/// Seconds that libvirt waits for an agent's answer after the agent has synchronised, for which
+/// libvirt waits five more seconds. libvirt's own call for addresses has no time limit.
 const ANSWER_TIMEOUT: i32 = 1;
 
 /// A question to a guest agent.
@@ -54,7 +54,7 @@ pub struct Inquiry {
 }
 
 impl Inquiry {
-    /// Starts to ask. Nobody's agent should be asked again before the inquiry is over: libvirtd
+    /// Starts the inquiry. An agent should not be asked again before the inquiry is over: libvirtd
     /// serves only a few calls of one client at a time.
     pub fn start(domains: Vec<Domain>, question: Question) -> Self {
         let (sender, answers) = channel();
@@ -69,7 +69,7 @@ impl Inquiry {
         Self { answers, open }
     }
 
-    /// Gives `take` the answers as they come, by the domains' places in the list, until all are there
+    /// Passes the answers to `take` as they come, with the index of the domain, until all have come
     /// or none has come for [`PATIENCE`].
     pub fn collect(mut self, mut take: impl FnMut(usize, &str)) {
         let end = Instant::now() + LIMIT;
@@ -135,7 +135,7 @@ impl Interface {
         self.mac.as_deref().and_then(canonical_mac)
     }
 
-    /// Its addresses. One with a zone (`fe80::1%eth0`) means nothing outside of the guest.
+    /// Addresses of the interface. One with a zone (`fe80::1%eth0`) is not valid outside of the guest.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.addresses.iter().flatten().filter_map(|address| address.ip.parse().ok())
     }

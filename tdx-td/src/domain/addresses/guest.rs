@@ -101,7 +101,7 @@ impl<'h> GuestAddresses<'h> {
 /// Whether an address identifies the guest outside of it. Loopback, link-local and multicast addresses do not.
 fn is_of_one_guest(ip: IpAddr) -> bool {
     let is_elsewhere = match ip {
-        // 0.0.0.0/8 is "this network", and connecting to 0.0.0.0 reaches the host itself.
+        // 0.0.0.0/8 is "this network": a connection to 0.0.0.0 reaches the host itself.
         IpAddr::V4(v4) => v4.octets()[0] == 0 || v4.is_link_local() || v4.is_broadcast(),
         IpAddr::V6(v6) => v6.is_unicast_link_local(),
     };

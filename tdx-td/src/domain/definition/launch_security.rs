@@ -29,7 +29,7 @@ pub fn security(domain: Node<'_>) -> String {
         return "none".to_owned();
     };
     let kind = node.attr("type").unwrap_or_default();
-    // libvirt tells SEV-ES from SEV by bit 2 of the policy.
+    // libvirt distinguishes SEV-ES from SEV by bit 2 of the policy.
     // Source: https://libvirt.org/formatdomain.html#launch-security
     let policy = node.text_at("policy").unwrap_or_default();
     let policy = hex_u64(&policy).unwrap_or(0);

@@ -1,4 +1,4 @@
-//! What definitions say.
+//! Tests of parsing definitions.
 
 use common::libvirt::State;
 

@@ -1,4 +1,4 @@
-//! The definition of a guest, without its devices.
+//! The elements of a definition other than devices.
 
 use std::net::SocketAddr;
 
@@ -94,8 +94,8 @@ impl GuestDefinition<'_> {
         let features = Element::new("features").children(features);
         let features = match self.settings.launch {
             Launch::None | Launch::Sev(_) => features,
-            // The interrupt controller must be QEMU's, not the kernel's: the host may not inject
-            // interrupts into a trust domain by itself.
+            // The interrupt controller must be QEMU's, not the kernel's: the kernel may not inject
+            // interrupts into a trust domain.
             Launch::Tdx(_) => features.child(Element::new("ioapic").attr("driver", "qemu")),
         };
         match profile.smm {

@@ -20,7 +20,7 @@ pub enum GuestKind {
 }
 
 impl GuestKind {
-    /// Its name, as on the command line.
+    /// Returns the name of the kind, as on the command line.
     pub fn name(self) -> String {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }

@@ -24,10 +24,10 @@ const MARK: &str = "# Made by tdx-td host tune --persist; tdx-td host restore ta
 /// The texts of the existing files, by path.
 pub type Persisted = BTreeMap<&'static str, String>;
 
-/// A line of one of the files.
+/// A line of a file that applies settings at boot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
-    /// The file.
+    /// Path of the file.
     pub file: &'static str,
     /// The beginning of the line up to the value. No other line of the file has the same beginning.
     pub start: String,

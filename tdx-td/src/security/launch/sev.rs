@@ -18,7 +18,7 @@ const NO_DEBUG: u64 = 1;
 const NO_KEY_SHARING: u64 = 1 << 1;
 /// Bit 2: the registers of the guest are encrypted (SEV-ES).
 const ENCRYPTED_STATE: u64 = 1 << 2;
-/// Bits 6 to 15 must be zero; those from 16 are the lowest firmware version that may run it.
+/// Bits 6 to 15 must be zero. The bits from 16 are the lowest version of firmware that may run the guest.
 const RESERVED: u64 = 0xffc0;
 
 /// SEV-SNP, bit 16: the guest may run with simultaneous multithreading on.
@@ -109,7 +109,7 @@ pub enum Sev {
         /// Origin of the session keys: `given`, `made` or `none`.
         attestation: &'static str,
     },
-    /// SEV-SNP.
+    /// The launch security of an SEV-SNP guest.
     Snp {
         /// Guest policy, 64 bits.
         policy: u64,

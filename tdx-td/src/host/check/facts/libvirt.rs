@@ -23,12 +23,12 @@ pub struct LibvirtFacts {
     pub rules: Option<Rules>,
 }
 
-/// A libvirt that answers.
+/// A libvirt daemon that can be reached.
 #[derive(Debug)]
 pub struct Daemon {
     /// The URI of the connection.
     pub uri: String,
-    /// Whether it runs on this machine.
+    /// Whether the daemon runs on this machine.
     pub local: bool,
     /// The version of the library, as libvirt counts it.
     pub version: u32,

@@ -16,7 +16,7 @@ use crate::scenario::layers::{Layers, Origin, parse_set};
 use crate::scenario::library::Scenario;
 use crate::scenario::profile;
 
-/// The host's part of a scenario, with settings over it.
+/// Returns the host settings of a scenario, overridden by others.
 fn wanted(scenario: &str, set: &[&str]) -> profile::Host {
     let root = tempfile::tempdir().unwrap();
     let scenario =
@@ -28,7 +28,7 @@ fn wanted(scenario: &str, set: &[&str]) -> profile::Host {
     layers.profile().unwrap().host
 }
 
-/// A host with everything.
+/// Returns a host that supports all settings.
 fn host() -> ObservedHost {
     let unit = |name: &str, is_running, file_state: &str| Unit {
         name: name.to_owned(),
@@ -55,7 +55,7 @@ fn host() -> ObservedHost {
     }
 }
 
-/// The changes of a plan in a line, in order.
+/// Returns the changes of a plan in one line, in order.
 fn changes_in_a_line(observed: &ObservedHost, draft: &SettingsPlan) -> String {
     let change = |want: &DesiredValue| Change {
         tunable: want.tunable.clone(),
@@ -128,7 +128,7 @@ fn a_module_is_loaded_again_only_where_it_can_be() {
         observed.modules.get_mut("kvm_intel").unwrap().users = users;
         let planned = plan_settings(&observed, &wanted("td", &[]), reload);
         assert_eq!(planned.err().map(|error| error.kind()), kind, "{users:?}");
-        // What holds needs no reload.
+        // An option that has the wanted value already needs no reload.
         let module = observed.modules.get_mut("kvm_intel").unwrap();
         module.options.insert("tdx".to_owned(), "1".to_owned());
         plan_settings(&observed, &wanted("td", &[]), reload).unwrap();
