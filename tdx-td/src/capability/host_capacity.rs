@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn usual_memory_is_half_of_a_little_host() {
+    fn usual_memory_is_half_of_a_small_hosts_memory() {
         let usual = |memory_bytes| Capacity { memory_bytes, cpus: 1 }.usual_memory();
         assert_eq!(usual(64 * GIB), 8 * GIB);
         assert_eq!(usual(16 * GIB), 8 * GIB);

@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn uuids_are_random_and_of_version_4() {
+    fn new_uuid_returns_random_uuids_of_version_4() {
         let uuid = new_uuid().unwrap();
         assert_eq!((uuid.len(), &uuid[14..15]), (36, "4"));
         assert!("89ab".contains(&uuid[19..20]), "{uuid}");

@@ -208,7 +208,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests_are_read_and_shown() {
+    fn port_request_parses_and_displays_all_forms() {
         for (text, shown) in [
             ("auto", "127.0.0.1:auto"),
             ("2222", "127.0.0.1:2222"),

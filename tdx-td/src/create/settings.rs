@@ -263,7 +263,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_libvirt_cannot_hold_are_refused() {
+    fn domain_name_refuses_names_that_libvirt_does_not_accept() {
         for name in ["", " ", "a/b", "a\nb", "-", ".", "..", &"x".repeat(201)] {
             assert!(domain_name(name).is_err(), "{name:?}");
         }

@@ -171,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read_back() {
+    fn read_returns_the_record_that_was_written() {
         let metadata = Metadata {
             uuid: Some("a-b".to_owned()),
             files: vec!["/images/overlay.qcow2".into(), "/images/cidata & more.img".into()],
@@ -189,7 +189,7 @@ mod tests {
 
     /// As version 0.1.0 wrote it.
     #[test]
-    fn a_record_without_uuid_and_files_is_read() {
+    fn read_accepts_a_record_without_uuid_and_files() {
         let xml = "<domain><metadata>\
             <tdx:domain xmlns:tdx=\"urn:tdx-tools:domain:1\" version=\"0.1.0\">\
             <tdx:pool>p</tdx:pool><tdx:base>/b</tdx:base><tdx:overlay>/o</tdx:overlay>\
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn others_metadata_is_not_ours() {
+    fn read_ignores_metadata_of_other_programs() {
         let xml = "<domain><metadata><tdx:domain xmlns:tdx='urn:other'/></metadata></domain>";
         assert_eq!(Metadata::read(Document::parse(xml).unwrap().root()), None);
     }

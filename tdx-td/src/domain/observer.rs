@@ -168,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_monitors_table_is_read() {
+    fn ssh_port_is_parsed_from_the_monitors_table() {
         let answer = "Hub -1 (net1):\r\n  Protocol[State]    FD  Source Address  Port   \
             Dest. Address  Port RecvQ SendQ\r\n  TCP[HOST_FORWARD]  32               * 43967       \
             10.0.2.15    22     0     0\r\n";

@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ssh_is_told_where_to_go() {
+    fn arguments_name_port_and_address_or_vsock() {
         let tcp = SshTarget::Tcp { host: "127.0.0.1".to_owned(), port: 2201 };
         assert_eq!(tcp.arguments(), ["-p", "2201", "127.0.0.1"]);
         let vsock = SshTarget::Vsock { cid: 3 };
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn address_that_ssh_could_take_for_an_option_is_refused() {
+    fn parse_address_refuses_what_ssh_could_parse_as_an_option() {
         for address in [
             "10.0.0.5",
             "2001:db8::5",
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn ports_of_loopback_addresses_are_of_the_domains_own_host() {
+    fn is_loopback_accepts_loopback_and_unspecified_addresses() {
         for host in ["127.0.0.1", "127.1.2.3", "::1", "localhost", "0.0.0.0", "::ffff:127.0.0.1"] {
             assert!(is_loopback(host), "{host}");
         }

@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_an_ssh_server_greets() {
+    fn greets_is_true_only_for_an_ssh_server() {
         for (greeting, greets_back) in
             [("SSH-2.0-x\r\n", true), ("220 smtp\r\n", false), ("", false)]
         {

@@ -23,7 +23,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn is_every_address_knows_all_spellings() {
+    fn is_every_address_accepts_all_spellings() {
         for all in
             ["0.0.0.0", "::", "[::]", "0", "0.0", "0x0", "00.0.0", "*", "::0", "::ffff:0.0.0.0"]
         {

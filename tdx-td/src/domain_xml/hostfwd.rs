@@ -193,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn forwards_are_read_as_qemu_reads_them() {
+    fn hostfwd_parses_what_qemu_accepts() {
         for (text, shown, open, ssh) in [
             ("tcp::0-:22", "tcp::0-:22", true, true),
             (":0.0.0.0:2350-:22", "tcp:0.0.0.0:2350-:22", true, true),
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn json_arguments_are_read_and_rewritten() {
+    fn changed_arguments_rewrites_json_arguments() {
         let argument =
             r#"{"type":"user","id":"n","hostfwd":[{"str":"tcp::0-:22"},{"str":"udp::5-:5"}]}"#;
         let single = argument.replace('"', "'");

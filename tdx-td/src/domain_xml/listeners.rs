@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn every_element_that_listens_everywhere_is_found_and_closed() {
+    fn close_limits_every_element_that_listens_on_every_address() {
         for (open, closed) in [
             ("<graphics type='vnc' listen='0.0.0.0'/>", "listen='127.0.0.1'"),
             (
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn what_listens_on_one_address_or_not_at_all_is_left() {
+    fn close_keeps_elements_that_listen_on_one_address_or_not_at_all() {
         let document = domain(
             "<graphics type='vnc'/><graphics type='vnc' listen='127.0.0.1'/>\
              <graphics type='vnc'><listen type='network' network='default'/></graphics>\

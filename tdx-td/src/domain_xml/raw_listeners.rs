@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn arguments_that_listen_everywhere_are_found() {
+    fn find_returns_arguments_that_listen_on_every_address() {
         for open in [
             &["-vnc", ":1"][..],
             &["--vnc", "0.0.0.0:1,password=on"],

@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_accepts_what_the_schema_has() {
+    fn unknown_is_empty_for_names_of_the_schema() {
         for text in [
             "<domain type='kvm'/>",
             "<domain type='kvm'><pm><s3 enabled='no' more=''/></pm></domain>",
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_names_element_attribute_and_line() {
+    fn unknown_returns_element_attribute_and_line() {
         for (text, expected) in [
             (
                 "<domain kind='x'\n>\n<pm><s3\n enable='no'/><s4/></pm>\n<pn><s3/></pn></domain>",
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_schema_that_is_not_installed_knows_nothing() {
+    fn read_returns_none_without_an_installed_schema() {
         assert!(Schema::load(|_| Ok(None)).unwrap().is_none());
     }
 }

@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stateless_build_has_to_be_asked_for_before_12_1() {
+    fn stateless_build_is_chosen_before_12_1_only_on_request() {
         let wanted = FirmwareQuery::uefi().feature(Feature::with("amd-sev"));
         for (version, mode, needed) in [
             (9_000_000, "stateless", true),
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trust_domain_is_refused_firmware_in_flash() {
+    fn flash_build_is_refused_for_a_trust_domain() {
         let mut descriptors = flash("split");
         descriptors.found[0].features.push("intel-tdx".to_owned());
         let wanted = FirmwareQuery::uefi().feature(Feature::with("intel-tdx"));

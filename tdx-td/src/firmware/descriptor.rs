@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn every_mapping_is_understood() {
+    fn parse_accepts_every_mapping() {
         let file = r#"{"filename":"/code","format":"qcow2"}"#;
         let vars = r#"{"filename":"/vars","format":"raw"}"#;
         for (mapping, device, mode, format) in [
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_descriptor_is_said_in_words() {
+    fn parse_says_why_a_text_is_not_a_descriptor() {
         for (mapping, says) in [
             (r#"{"device":"floppy","filename":"/code"}"#, "floppy"),
             (r#"{"device":"memory"}"#, "memory mapping has no filename"),
@@ -382,13 +382,13 @@ mod tests {
     proptest! {
         /// Whatever is in a file: read, or said to be wrong, never a panic.
         #[test]
-        fn no_text_panics(text in "\\PC*") {
+        fn parse_does_not_panic_on_any_text(text in "\\PC*") {
             let _ = Descriptor::parse(Path::new("/x/50-a.json"), text);
         }
 
         /// The same for what is nearly one: a good descriptor with a piece of it replaced.
         #[test]
-        fn nothing_near_a_descriptor_panics(at in 0..400_usize, piece in "[\\[\\]{}\":,a-z0-9]{0,4}") {
+        fn parse_does_not_panic_on_a_damaged_descriptor(at in 0..400_usize, piece in "[\\[\\]{}\":,a-z0-9]{0,4}") {
             let good = parse(r#"{"device":"memory","filename":"/code"}"#).unwrap().text;
             let at = at.min(good.len());
             let end = (at + piece.len()).min(good.len());

@@ -234,14 +234,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn patterns_are_matched_fast_as_they_are_slowly(pattern in "[ab*?]{0,8}", text in "[ab]{0,8}") {
+        fn glob_agrees_with_a_slow_reference(pattern in "[ab*?]{0,8}", text in "[ab]{0,8}") {
             let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
             prop_assert_eq!(glob(pattern, text), slowly(pattern, text));
         }
     }
 
     #[test]
-    fn patterns_mean_what_libvirt_takes_them_for() {
+    fn is_machine_agrees_with_libvirt() {
         for (pattern, text, fits) in [
             ("pc-q35-*", "pc-q35-10.1", true),
             ("pc-q35-*", "pc-i440fx-10.1", false),
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_family_stands_for_its_versions() {
+    fn is_machine_matches_all_versions_of_a_family() {
         for (pattern, machine, fits) in [
             ("pc-q35-*", "q35", true),
             ("pc-q35-1?.*", "q35", true),

@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_that_stays_keeps_its_address_in_the_guest() {
+    fn kept_device_keeps_its_address_in_the_guest() {
         let with_two = change(DOMAIN, &[1, 2].into(), &[].into()).xml;
         let addressed = with_two.replacen(
             "</source>\n    </hostdev>",
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_card_that_is_a_device_is_not_added_again() {
+    fn device_of_a_network_card_is_not_added_again() {
         let card = "<interface type='hostdev'><source><address type='pci' domain='0x0000' \
             bus='0x01' slot='0x00' function='0x0'/></source></interface>";
         let domain = DOMAIN.replace("<disk type='file'/>", card);
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_protected_guest_gets_its_devices_without_their_roms() {
+    fn protected_guest_gets_devices_without_option_roms() {
         let xml = |domain: &str| change(domain, &[1].into(), &[].into()).xml;
         assert!(!xml(DOMAIN).contains("<rom"), "{}", xml(DOMAIN));
         let security = "<launchSecurity type='tdx'/>\n  <devices>";
@@ -194,7 +194,7 @@ mod tests {
 
     /// What a device is cannot be told from such an address: it can be the one that is to be given away.
     #[test]
-    fn a_malformed_address_is_an_error_and_not_no_device() {
+    fn malformed_address_is_an_error() {
         let parsed = |device: &str| {
             let xml = format!("<domain><devices>{device}</devices></domain>");
             let document = Document::parse(xml.as_str()).unwrap();
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_kept_and_not_shown() {
+    fn diff_hides_passwords_that_the_xml_keeps() {
         let change = change(DOMAIN, &[1].into(), &[].into());
         assert!(change.xml.contains("passwd='secret'"));
         let diff = change.diff(DOMAIN, "win10");
@@ -235,7 +235,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn there_and_back_is_as_it_was(
+        fn change_and_its_inverse_restore_the_devices(
             a in prop::collection::btree_set(any::<u8>(), 0..6),
             b in prop::collection::btree_set(any::<u8>(), 0..6),
         ) {

@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn recorded_files_are_claimed_and_others_are_kept() {
+    fn find_claims_recorded_files_and_keeps_others() {
         let record = format!(
             "<tdx:uuid>own</tdx:uuid><tdx:file>{OVERLAY}</tdx:file><tdx:file>{SEED}</tdx:file>\
              <tdx:file>/etc/passwd</tdx:file>"
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_of_another_domain_claims_nothing() {
+    fn find_claims_nothing_by_the_record_of_another_domain() {
         let record = format!("<tdx:uuid>other</tdx:uuid><tdx:file>{OVERLAY}</tdx:file>");
         let (candidates, kept) =
             find(&domain(&record, &[&[OVERLAY], &["/pool/clone.qcow2"]]), None);
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn the_running_definition_counts_only_with_sources() {
+    fn find_claims_only_sources_of_the_live_definition() {
         let disk = "/pool/disk.abcDEF012345678.qcow2";
         let below = "/pool/disk.000000000000000.qcow2";
         let live = domain("", &[&[OVERLAY], &[disk, below], &["/srv/data.raw", below]]);
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_base_image_with_a_name_of_the_tools_is_not_claimed() {
+    fn find_spares_a_base_image_with_a_name_of_the_tools() {
         let base = "/pool/disk.abcDEF012345678.qcow2";
         let definition = domain("", &[&[OVERLAY, base]]);
         assert_eq!(find(&definition, None), (vec![OVERLAY.to_owned()], Vec::new()));

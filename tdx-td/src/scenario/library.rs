@@ -214,7 +214,7 @@ mod tests {
     use crate::scenario::profile::OnOff;
 
     #[test]
-    fn what_is_built_in_is_whole_under_every_protection() {
+    fn built_in_scenarios_have_all_settings_under_every_protection() {
         let folder = tempfile::tempdir().unwrap();
         let host = Host::new(folder.path());
         for name in names(&host).unwrap() {
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn an_operators_file_adds_or_changes_a_scenario() {
+    fn scenario_file_adds_or_changes_a_scenario() {
         let folder = tempfile::tempdir().unwrap();
         let host = Host::new(folder.path());
         let place = host.path("/etc/tdx/scenarios");
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_wins_and_is_told_apart() {
+    fn assigned_setting_overrides_the_scenario_and_has_its_origin() {
         let host = Host::new("/nonexistent");
         let mut layers = Scenario::find(&host, "desktop").unwrap().layers(Security::None).unwrap();
         let flag = Origin::Flag("--set".to_owned());
@@ -323,7 +323,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_setting_panics(
+        fn parse_set_does_not_panic_on_any_text(
             text in "\\PC*",
             name in "(guest|storage|host)\\.[a-z_]{0,20}",
             value in "\\PC{0,10}",

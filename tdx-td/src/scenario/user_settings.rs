@@ -174,7 +174,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_text_panics(
+        fn parse_does_not_panic_on_any_text(
             text in "\\PC*",
             section in "input|STORAGE_DATA|host_filesystem|config",
             key in "keyboard|path|unit|capacity|fmode|[a-z_]{0,8}",

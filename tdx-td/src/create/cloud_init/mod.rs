@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_setup_config_says_what_no_flag_does() {
+    fn setup_config_supplies_values_without_flags() {
         let folder = TempDir::new().unwrap();
         let text = "GUEST_USER=tdx\nGUEST_PASSWORD=123456\nGUEST_HOSTNAME=tdx-guest\n";
         let path = file(&folder, "setup-tdx-config", text, 0o644);
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn a_user_with_a_key_and_a_password() {
+    fn seed_has_a_user_with_key_and_password() {
         let folder = TempDir::new().unwrap();
         let args = AccessRequest {
             ssh_key: vec![file(&folder, "id.pub", &format!("# mine\n{KEY}\n\n"), 0o644)],
@@ -377,12 +377,12 @@ mod tests {
     }
 
     #[test]
-    fn nothing_asked_for_is_no_seed() {
+    fn read_returns_none_without_flags() {
         assert!(Seed::read(&AccessRequest::default(), "id").unwrap().is_none());
     }
 
     #[test]
-    fn a_folder_is_taken_as_it_stands() {
+    fn read_takes_the_documents_of_a_directory_unchanged() {
         let folder = TempDir::new().unwrap();
         let args = AccessRequest {
             cloud_init: Some(folder.path().to_owned()),
@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_lock_out_or_give_away_is_refused() {
+    fn read_refuses_users_without_login_private_keys_and_public_passwords() {
         let folder = TempDir::new().unwrap();
         let private = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXk\n";
         assert_eq!(fails(&with_user()), ErrorKind::Usage);
@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_guests_cannot_hold_are_refused() {
+    fn user_name_and_host_name_refuse_invalid_names() {
         for name in ["tdx", "_x", "a-b_9"] {
             assert!(user_name(name).is_ok(), "{name}");
         }

@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn assignments_are_read_and_nothing_is_run() {
+    fn parse_accepts_assignments_and_expands_nothing() {
         let text = "# a comment\n\nTDX_SETUP_ATTESTATION=0\nexport GUEST_USER=tdx # who\n\
                     GUEST_PASSWORD='$a \"b\"'\nGUEST_HOSTNAME=\"tdx guest\"\nEMPTY=\n";
         let config = SetupConfig::parse(text).unwrap();
@@ -106,7 +106,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_text_panics(text in "\\PC*", line in "[A-Z=\"' #$a\u{e9}]{0,20}") {
+        fn parse_does_not_panic_on_any_text(text in "\\PC*", line in "[A-Z=\"' #$a\u{e9}]{0,20}") {
             let _ = SetupConfig::parse(&text);
             let _ = SetupConfig::parse(&line);
         }

@@ -35,7 +35,7 @@ fn other(guest: &GuestAddresses<'_>) -> Vec<String> {
 }
 
 #[test]
-fn arp_lines_are_read() {
+fn arp_table_is_parsed() {
     let line = "192.168.122.5    0x1         0x2         52:54:00:AA:bb:cc     *        virbr0";
     assert_eq!(arp_entry(line), Some(("52:54:00:AA:bb:cc", "192.168.122.5")));
     assert_eq!(arp_entry("192.168.122.5 0x1 0x0 00:00:00:00:00:00 * virbr0"), None);

@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn fix_translates_or_removes_each_unknown_part_and_says_so() {
+    fn fix_translates_or_removes_each_unknown_part_and_reports_it() {
         let ssh = Some("127.0.0.1:2201".parse().unwrap());
         let canonical = parsed(CANONICAL);
         let (upstream, changes) = fix(&canonical, &unknown(&canonical), ssh).unwrap();
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn fix_leaves_everything_but_open_ports_where_all_parts_are_known() {
+    fn fix_changes_only_open_ports_if_all_parts_are_known() {
         let (fixed, changes) = fix(&parsed(CANONICAL), &[], None).unwrap();
         assert_eq!(changes.len(), 1, "{changes:?}");
         assert_eq!(fixed, CANONICAL.replace("tcp::0-", "tcp:127.0.0.1:0-"));
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_trust_domain_cannot_have_is_named_all_at_once() {
+    fn check_tdx_names_all_elements_that_a_trust_domain_cannot_have() {
         assert!(check_tdx(&parsed(CANONICAL)).is_ok());
         let bad = CANONICAL
             .replace("type='rom'", "type='pflash'")
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn other_peoples_firmware_is_kept() {
+    fn fix_keeps_firmware_that_is_not_canonicals() {
         let own = CANONICAL
             .replace("<allowReboot value='no'/>", "")
             .replace("<SocketAddress type='vsock' cid='2' port='4050'/>", "");

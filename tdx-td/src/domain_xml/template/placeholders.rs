@@ -274,7 +274,7 @@ mod tests {
         Values { name: "a", base: "/b", overlay: "/o", hostdevs: &[], seed: None };
 
     #[test]
-    fn placeholders_are_whole_words_outside_comments() {
+    fn fill_replaces_only_whole_words_outside_comments() {
         let filled = valid().fill(&VALUES).unwrap();
         let filled = filled.text();
         assert!(filled.contains("<![CDATA[<!-- DOMAIN]]>"), "{filled}");
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn firmware_variables_are_a_domains_own_by_its_name_alone() {
+    fn has_own_nvram_is_true_only_for_a_path_with_the_domains_name() {
         let with = |nvram: &str| template(&TEMPLATE.replace("<os>", &format!("<os>{nvram}")));
         assert!(!valid().has_own_nvram());
         assert!(!with("<nvram>/v/orig_VARS.fd</nvram>").has_own_nvram());
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn devices_go_where_they_belong() {
+    fn fill_puts_hostdevs_in_place_of_their_placeholder() {
         let hostdevs = [Element::new("hostdev").attr("mode", "subsystem")];
         let filled = valid().fill(&Values { hostdevs: &hostdevs, ..VALUES }).unwrap();
         assert!(filled.root().find("devices/hostdev").is_some());
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_template_is_refused() {
+    fn read_refuses_files_that_are_not_templates() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("td_x.xml.template");
         assert_eq!(Template::read(&path).unwrap_err().kind(), ErrorKind::NotFound);
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_must_be_there_exactly_when_it_is_wanted() {
+    fn fill_refuses_a_seed_without_placeholder_and_a_placeholder_without_seed() {
         let wants = template(&TEMPLATE.replace(HOSTDEVS, "<disk file='CIDATA_ISO_PATH'/>"));
         assert_eq!(wants.fill(&VALUES).unwrap_err().kind(), ErrorKind::Usage);
         let seed = Some("/s.img");
@@ -349,7 +349,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_path_and_name_come_back_as_they_went_in(
+        fn fill_escapes_any_path_and_name(
             name in "[^\\p{Cc}\u{fffe}\u{ffff}]*",
             overlay in "/[^\\p{Cc}\u{fffe}\u{ffff}]*",
         ) {
@@ -361,7 +361,7 @@ mod tests {
         }
 
         #[test]
-        fn pieces_are_the_whole_text(text in "\\PC*") {
+        fn pieces_joined_are_the_text(text in "\\PC*") {
             let joined: String = pieces(&text).map(|piece| match piece {
                 Piece::Text(text) | Piece::Placeholder(text) => text,
             }).collect();

@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codes_are_upper_snake_once_and_sorted() {
+    fn codes_are_unique_sorted_and_in_upper_case() {
         let names: Vec<&str> = HostCode::ALL.iter().map(|code| code.as_str()).collect();
         for name in &names {
             assert!(name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'), "{name}");

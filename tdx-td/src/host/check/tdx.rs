@@ -202,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn releases_compare_as_numbers() {
+    fn is_before_compares_numbers() {
         for (release, older) in [
             ("6.8.0-1028-intel", true),
             ("6.15.11", true),
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_left_out() {
+    fn without_timestamp_removes_only_a_timestamp() {
         assert_eq!(without_timestamp("[   13.100393] virt/tdx: x"), "virt/tdx: x");
         assert_eq!(without_timestamp("[..] virt/tdx: x"), "[..] virt/tdx: x");
         assert_eq!(without_timestamp("virt/tdx: x"), "virt/tdx: x");

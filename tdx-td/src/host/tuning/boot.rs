@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_line_sets_a_parameter() {
+    fn overruling_line_is_the_last_one_of_a_parameter() {
         let line = Line::sysctl("vm.swappiness", "0");
         let ours = ("etc/sysctl.d/90-tdx.conf", "vm.swappiness = 0\n");
         let earlier = ("etc/sysctl.d/10-x.conf", "vm.swappiness = 10\n");
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_option_of_a_module_counts() {
+    fn overruling_line_is_the_last_one_of_a_module_option() {
         let line = Line::option("kvm_amd", "sev", "1");
         let zz = |text| by(&line, &[("etc/modprobe.d/zz.conf", text)]);
         let place = "/etc/modprobe.d/zz.conf:1";
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_line_writes_a_file_and_those_with_a_plus() {
+    fn overruling_line_is_the_first_one_of_a_file_or_one_with_a_plus() {
         let path = "/sys/kernel/mm/ksm/run";
         let line = Line::attribute(path, "0");
         let file = |name, kind| {

@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_at_a_time() {
+    fn lock_excludes_a_second_command() {
         let root = tempfile::tempdir().unwrap();
         let host = Host::new(root.path());
         let held = lock(&host).unwrap();

@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pages_are_taken_apart_before_the_rule_for_merging_changes() {
+    fn changes_separate_merged_pages_before_merge_across_nodes_is_written() {
         for (run, merge, shared, to, told) in [
             ("0", "1", 0, (Some("0"), Some("1")), ""),
             ("0", "1", 0, (Some("1"), Some("0")), "merge=0 run=1"),

@@ -142,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_put_in_once() {
+    fn merged_files_adds_each_line_once() {
         let lines = [
             Line::sysctl("vm.swappiness", "0"),
             Line::attribute("/sys/a", "1"),

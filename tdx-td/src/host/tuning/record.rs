@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_ours_is_known() {
+    fn is_written_value_accepts_values_that_tuning_wrote_or_passed() {
         let swappiness = entry("/proc/sys/vm/swappiness", "60", &["0", "35"]);
         for (value, ours) in [("0", true), ("35", true), ("60", false), ("10", false)] {
             assert_eq!(swappiness.is_written_value(value), ours, "{value}");
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_says_nothing_of_another_boot() {
+    fn read_ignores_the_record_of_another_boot() {
         let root = tempfile::tempdir().unwrap();
         let host = Host::new(root.path());
         let boot = host.path(BOOT_ID);

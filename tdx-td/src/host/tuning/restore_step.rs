@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_tuning_set_goes_back() {
+    fn step_restores_only_values_that_tuning_set() {
         let entry = |before: &str, ours: &[&str]| Entry {
             setting: "host.swappiness".to_owned(),
             tunable: Tunable::Number("/proc/sys/vm/swappiness".to_owned()),
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_added_to_a_file_stays() {
+    fn step_keeps_lines_that_somebody_added_to_a_file() {
         let entry = Entry {
             setting: "host".to_owned(),
             tunable: Tunable::File("/etc/sysctl.d/90-tdx.conf".to_owned()),

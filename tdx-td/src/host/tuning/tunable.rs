@@ -307,7 +307,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_choice_is_what_is_in_brackets() {
+    fn value_list_takes_the_word_in_brackets() {
         for (text, current, offered) in [
             ("always [madvise] never\n", "madvise", &["always", "madvise", "never"][..]),
             ("[none] mq-deadline \n", "none", &["none", "mq-deadline"]),
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tree_says_what_the_kernel_would() {
+    fn write_leaves_the_kernels_content_in_a_captured_tree() {
         let root = tempfile::tempdir().unwrap();
         let host = Host::new(root.path());
         for (name, text) in [("choice", "[always] madvise never\n"), ("number", "60\n")] {

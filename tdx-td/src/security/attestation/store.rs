@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_read_as_it_was_written() {
+    fn record_is_read_as_it_was_written() {
         for firmware in [None, Some(PathBuf::from("/a b/c: #d.fd"))] {
             let wanted = Record { firmware, ..record("it's: a #name", "qemu:///system") };
             let text = yaml::to_string(&wanted).unwrap();
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_refused_when_others_can_read_them_or_they_are_none() {
+    fn check_keys_refuses_missing_short_and_readable_keys() {
         use std::os::unix::fs::PermissionsExt;
         let root = tempfile::tempdir().unwrap();
         let folder = root.path().join("a");

@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_are_the_same_however_they_are_written() {
+    fn read_accepts_hex_base64_and_files() {
         let folder = tempfile::tempdir().unwrap();
         let file = |bytes: &[u8]| {
             let path = folder.path().join("value");
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_base64_is_taken_as_what_it_stands_for() {
+    fn read_file_decodes_a_file_of_base64() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("cert");
         for (content, want) in

@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_let_no_host_debug_the_guest() {
+    fn default_policy_forbids_debugging() {
         let options = SevOptions::default();
         for (security, kind, policy) in [
             (Security::Sev, "sev", "0x0003"),
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn every_flag_has_its_place() {
+    fn to_element_has_every_option() {
         let folder = tempfile::tempdir().unwrap();
         let cert = folder.path().join("cert");
         std::fs::write(&cert, [0, 1, 2]).unwrap();
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn policies_of_another_generation_are_refused() {
+    fn new_refuses_policies_of_another_generation() {
         for (security, policy, says) in [
             (Security::Sev, 0x7, "--security sev-es"),
             (Security::SevEs, 0x3, "bit 2"),

@@ -171,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn defaults_are_those_a_linux_guest_needs() {
+    fn defaults_are_those_that_linux_guests_need() {
         let tdx = Tdx::new(&TdxOptions::default()).unwrap();
         assert_eq!(
             tdx.to_element().to_xml().unwrap(),
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn every_flag_has_its_place() {
+    fn to_element_has_every_option() {
         let options = TdxOptions {
             td_debug: true,
             sept_ve_disable: Some(false),

@@ -296,7 +296,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn flags_are_words_and_the_vendor_is_known() {
+    fn cpu_has_flags_and_vendor() {
         let cpu = cpu(
             "processor\t: 0\nvendor_id\t: GenuineIntel\nvmx flags\t: x\nflags\t\t: fpu pse36 vmx\n",
         );

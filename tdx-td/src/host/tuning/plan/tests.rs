@@ -72,7 +72,7 @@ fn changes_in_a_line(observed: &ObservedHost, draft: &SettingsPlan) -> String {
 }
 
 #[test]
-fn changes_come_in_an_order_that_works() {
+fn in_order_returns_changes_in_an_order_that_the_kernel_accepts() {
     let persist = Options { persist: true, ..Options::default() };
     let reload = Options { reload_modules: true, ..Options::default() };
     for (scenario, set, options, changes) in [
@@ -106,7 +106,7 @@ fn changes_come_in_an_order_that_works() {
 }
 
 #[test]
-fn what_there_is_not_is_said_of_each_setting() {
+fn plan_notes_each_setting_that_the_host_does_not_support() {
     let observed = ObservedHost::default();
     let draft =
         plan_settings(&observed, &wanted("td", &["host.hugepages=1"]), Options::default()).unwrap();
@@ -117,7 +117,7 @@ fn what_there_is_not_is_said_of_each_setting() {
 }
 
 #[test]
-fn a_module_is_loaded_again_only_where_it_can_be() {
+fn plan_refuses_to_reload_a_module_in_use_or_built_in() {
     let reload = Options { reload_modules: true, ..Options::default() };
     for (users, kind) in [
         (Some(0), None),
@@ -136,7 +136,7 @@ fn a_module_is_loaded_again_only_where_it_can_be() {
 }
 
 #[test]
-fn who_asks_for_what_is_remembered_with_what_there_was_before() {
+fn updated_records_keep_scenarios_and_the_first_previous_value() {
     let replace = Options { replace: true, ..Options::default() };
     let mut observed = host();
     let asks = |observed: &ObservedHost, old: &Records, scenario: &str, options: Options| {
