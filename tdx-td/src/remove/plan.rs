@@ -80,5 +80,5 @@ impl RemovalPlan {
 pub(super) fn identity_changed(name: &str, wanted: &str, there: &str) -> Error {
     Error::conflict(format!("domain '{name}' has UUID {there}, expected {wanted}"))
         .code(Code::IdentityChanged)
-        .hint("the domain was created anew: check that it is the one you mean, then run the command again")
+        .hint("another command recreated the domain: check it, then run the command again")
 }

@@ -94,7 +94,7 @@ impl<'a> Attestation<'a> {
             return Err(Error::conflict(format!(
                 "the policy of domain '{name}' is not {wanted:#x}, the policy of its session"
             ))
-            .hint("define the domain with that policy, or delete it and create it anew"));
+            .hint("define the domain with that policy, or delete it and create it again"));
         }
         for (file, what) in [(CERT, "dhCert"), (SESSION, "session")] {
             let defined = definition.launch_text(what).unwrap_or_default();
@@ -105,7 +105,7 @@ impl<'a> Attestation<'a> {
                     "the {what} of domain '{name}' differs from the one in {shown}, to which the stored keys \
                      belong"
                 ))
-                .hint("delete the domain, and create it anew with the keys of its session"));
+                .hint("delete the domain, then create it again with the keys of its session"));
             }
         }
         Expected::new(self.host, self.libvirt, definition, &self.keep)?;
