@@ -387,8 +387,7 @@ fn a_new_guest_gets_the_build_that_its_settings_ask_for() {
         let new = "tdx-td new -i guest.qcow2 --name web1 --security none --virt-type qemu \
             --memory 256M --vcpus 1";
         let warnings = rig.shell(&format!("{new} {more}")).document()["warnings"].to_string();
-        let sleepless =
-            warnings.contains("no firmware on this host has the feature acpi-s3");
+        let sleepless = warnings.contains("no firmware on this host has the feature acpi-s3");
         assert_eq!(sleepless, more == "--scenario desktop", "{more}: {warnings}");
         let xml = rig.virsh(["dumpxml", "web1"]);
         assert!(xml.contains(&format!("/{build}</loader>")), "{more}: {xml}");

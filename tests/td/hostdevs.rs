@@ -355,7 +355,10 @@ fn a_piped_device_of_a_remote_host_is_looked_up_by_libvirt() {
     let plan = run(device.clone(), "-n").document();
     assert_eq!(plan["items"][0]["added"], json!([device["bdf"]]));
     let warnings = plan["warnings"].to_string();
-    assert!(warnings.contains("cannot be checked from here: run tdx-iommu check on it"), "{plan:#}");
+    assert!(
+        warnings.contains("cannot be checked from here: run tdx-iommu check on it"),
+        "{plan:#}"
+    );
     let mut other = device;
     other["vendor_id"] = json!("10de");
     assert_eq!(run(other, "-y").error(5)["code"], "IDENTITY_CHANGED");

@@ -229,7 +229,10 @@ fn the_disks_of_a_template_are_used_as_stated_and_followed_nowhere() {
         (disk(&driver("vmdk"), &format!("{here}/z.raw"), ""), "with format vmdk"),
         (disk(&driver("qed"), &format!("{here}/z.raw"), ""), "with format qed"),
         (cd("qcow2", &format!("{here}/p.qcow2")), "CDs"),
-        (disk("", base, "<readonly/>"), "uses the base image with format raw, but its format is qcow2"),
+        (
+            disk("", base, "<readonly/>"),
+            "uses the base image with format raw, but its format is qcow2",
+        ),
         (disk(&driver("raw"), base, "<readonly/>"), "uses the base image with format raw"),
     ] {
         rig.template("t.xml", &with(&disk));

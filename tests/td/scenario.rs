@@ -43,7 +43,11 @@ fn scenarios_are_listed_and_shown_without_libvirt() {
         ("scenario show desktop --set host.swappiness=201", 2, "host.swappiness"),
         ("scenario show desktop --set storage.encryption=on --set storage.format=raw", 2, "qcow2"),
         ("scenario show desktop --security tdx", 2, "directory of the host"),
-        ("scenario show securevm --set guest.secure_boot=on --set guest.smm=off", 2, "guest.secure_boot"),
+        (
+            "scenario show securevm --set guest.secure_boot=on --set guest.smm=off",
+            2,
+            "guest.secure_boot",
+        ),
         ("scenario show securevm --set storage.target=sda", 2, "storage.target"),
         ("scenario show securevm --user-settings /no/such", 4, "/no/such"),
     ] {
@@ -356,7 +360,10 @@ fn a_users_image_and_a_cd_are_used_as_they_are() {
     td(&rig, "delete web1 --yes --timeout 0").item();
     td::define(&rig, &td::foreign("web1", ""));
     let foreign = td(&rig, &format!("{again} --yes")).error(5);
-    assert!(foreign["message"].as_str().unwrap().contains("not created by these tools"), "{foreign}");
+    assert!(
+        foreign["message"].as_str().unwrap().contains("not created by these tools"),
+        "{foreign}"
+    );
     rig.virsh(["undefine", "web1"]);
 
     // A CD alone stands beside an empty disk.

@@ -76,7 +76,11 @@ fn what_is_no_template_is_refused() {
     for (text, status, says) in [
         ("", 3, "is not valid XML"),
         ("text", 3, "is not valid XML"),
-        ("<network>OVERLAY_IMG_PATH</network>", 3, "has the root element <network>, expected <domain>"),
+        (
+            "<network>OVERLAY_IMG_PATH</network>",
+            3,
+            "has the root element <network>, expected <domain>",
+        ),
         ("<domain><name>DOMAIN</name></domain>", 3, "lacks the attribute type"),
         (&good.replace("OVERLAY_IMG_PATH", "/x"), 3, "has 0 disks with OVERLAY_IMG_PATH"),
         (&format!("{entity}{}", good.replace("DOMAIN", "&x;")), 3, "is not valid XML"),
@@ -171,7 +175,10 @@ fn ports_are_given_once_and_survive_a_restart() {
     // QEMU is not root, though we are.
     new(&rig, "--name c --ssh-port 80").error(7);
     let elsewhere = new(&rig, "--name c --ssh-port 192.0.2.77:2222").error(5);
-    assert!(elsewhere["message"].as_str().unwrap().contains("cannot listen on port"), "{elsewhere}");
+    assert!(
+        elsewhere["message"].as_str().unwrap().contains("cannot listen on port"),
+        "{elsewhere}"
+    );
     new(&rig, "--name c --ssh-port [::1]:2222").error(6);
     for wrong in ["0", "70000", "any", "host:22"] {
         new(&rig, &format!("--name c --ssh-port {wrong}")).error(2);

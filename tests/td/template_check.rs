@@ -65,8 +65,14 @@ fn new_with_fix_template_starts_an_original_and_warns_of_each_change() {
     let line = |what| line_of(&text, what);
     for change in [
         format!("element domain/allowReboot (line {}) was removed", line("<allowReboot")),
-        format!("domain/pm/suspend-to-disk (line {}) was renamed to enabled", line("<suspend-to-disk")),
-        format!("domain/pm/suspend-to-mem (line {}) was renamed to enabled", line("<suspend-to-mem")),
+        format!(
+            "domain/pm/suspend-to-disk (line {}) was renamed to enabled",
+            line("<suspend-to-disk")
+        ),
+        format!(
+            "domain/pm/suspend-to-mem (line {}) was renamed to enabled",
+            line("<suspend-to-mem")
+        ),
         "hostfwd=tcp:127.0.0.1:2201-:22".to_owned(),
     ] {
         assert!(warnings.contains(&change), "{change} is not in {warnings}");

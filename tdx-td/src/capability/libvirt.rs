@@ -43,11 +43,9 @@ pub fn check_vcpus(libvirt: &Libvirt, virt_type: VirtType, vcpus: u32) -> Result
     let capabilities = domain_capabilities(libvirt, virt_type)?;
     let most = capabilities.root().attr_at("vcpu", "max").and_then(|most| most.parse().ok());
     match most {
-        Some(most) if vcpus > most => {
-            Err(Error::unsupported(format!(
-                "{vcpus} vCPUs are too many: a guest on this host can have {most}"
-            )))
-        }
+        Some(most) if vcpus > most => Err(Error::unsupported(format!(
+            "{vcpus} vCPUs are too many: a guest on this host can have {most}"
+        ))),
         _ => Ok(()),
     }
 }

@@ -38,7 +38,9 @@ impl UserImage {
             return Err(Error::unsupported(
                 "--vmimage names a file of this machine, which a remote host cannot use",
             )
-            .hint("import the image into a pool of that host: tdx-pool --connect URI import FILE"));
+            .hint(
+                "import the image into a pool of that host: tdx-pool --connect URI import FILE",
+            ));
         }
         let path = path.canonicalize().at("find", path)?;
         let by_name = StatedFormat::by_name(&path);
@@ -82,8 +84,9 @@ impl UserImage {
             return Ok(());
         }
         let shown = self.path.display();
-        Err(Error::conflict(format!("{shown} is in use by {}", users.join(", ")))
-            .hint("--td-image uses a copy of the image as base image and does not change the image"))
+        Err(Error::conflict(format!("{shown} is in use by {}", users.join(", "))).hint(
+            "--td-image uses a copy of the image as base image and does not change the image",
+        ))
     }
 }
 
@@ -95,8 +98,10 @@ fn open(path: &Path) -> Result<File> {
     let metadata = file.metadata().at("look at", path)?;
     if std::os::unix::fs::FileTypeExt::is_block_device(&metadata.file_type()) {
         let message = format!("{} is a device, not an image", path.display());
-        return Err(Error::unsupported(message)
-            .hint(format!("create the guest first, then: tdx-disk attach NAME {}", path.display())));
+        return Err(Error::unsupported(message).hint(format!(
+            "create the guest first, then: tdx-disk attach NAME {}",
+            path.display()
+        )));
     }
     image::check_kind(&file, path)?;
     Ok(file)

@@ -301,8 +301,10 @@ fn check_flags(
         check_unencrypted(choice, kind)?;
     }
     if args.passphrase_file.is_some() && kind != DiskKind::New {
-        return Err(Error::usage("--passphrase-file needs an encrypted disk, which only --blank creates")
-            .hint("add --blank SIZE --set storage.encryption=on"));
+        return Err(Error::usage(
+            "--passphrase-file needs an encrypted disk, which only --blank creates",
+        )
+        .hint("add --blank SIZE --set storage.encryption=on"));
     }
     Ok(())
 }
@@ -312,8 +314,11 @@ fn check_flags(
 /// Errors: `conflict`.
 fn check_unencrypted(choice: &ResolvedSettings, kind: DiskKind) -> Result<()> {
     if choice.profile.storage.encryption.0 && choice.is_assigned("storage.encryption") {
-        let disk =
-            if kind == DiskKind::Given { "an existing image" } else { "an overlay of a base image" };
+        let disk = if kind == DiskKind::Given {
+            "an existing image"
+        } else {
+            "an overlay of a base image"
+        };
         return Err(Error::conflict(format!(
             "storage.encryption is on, but the disk is {disk}, which cannot be encrypted"
         ))

@@ -148,8 +148,10 @@ impl PortReservation {
 
 fn privileged(socket: SocketAddr) -> Error {
     let first = first_unprivileged();
-    Error::permission(format!("only root may listen on port {socket}, and QEMU does not run as root"))
-        .hint(format!("choose port {first} or above, or --ssh-port auto"))
+    Error::permission(format!(
+        "only root may listen on port {socket}, and QEMU does not run as root"
+    ))
+    .hint(format!("choose port {first} or above, or --ssh-port auto"))
 }
 
 /// Returns the lowest port that an ordinary user may listen on.

@@ -231,12 +231,9 @@ fn chosen<T: std::str::FromStr<Err = String>>(
     match (flag, configured) {
         (Some(value), _) => Ok(Some(value)),
         (None, None) => Ok(None),
-        (None, Some(text)) => text
-            .parse()
-            .map(Some)
-            .map_err(|_| {
-                Error::invalid_input(format!("invalid value {text:?} for {key} in the configuration"))
-            }),
+        (None, Some(text)) => text.parse().map(Some).map_err(|_| {
+            Error::invalid_input(format!("invalid value {text:?} for {key} in the configuration"))
+        }),
     }
 }
 

@@ -111,8 +111,10 @@ impl Item for DomainItem {
     }
 
     fn metrics(domains: &[Self]) -> Vec<Gauge> {
-        let mut state =
-            Gauge::new("tdx_td_domain_state", "State of a domain, in the label state; the value is 1.");
+        let mut state = Gauge::new(
+            "tdx_td_domain_state",
+            "State of a domain, in the label state; the value is 1.",
+        );
         let mut vcpus = Gauge::new("tdx_td_domain_vcpus", "Number of virtual CPUs of a domain.");
         let mut memory = Gauge::new("tdx_td_domain_memory_bytes", "Memory of a domain in bytes.");
         let mut hostdevs =

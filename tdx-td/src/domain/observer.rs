@@ -143,7 +143,9 @@ fn ephemeral_ssh_port(domain: &Domain, name: &str) -> Option<Ssh> {
     match domain.qemu_monitor_command("info usernet", hmp) {
         Ok(answer) => usernet_port(&answer).map(|port| Ssh { host: "127.0.0.1".into(), port }),
         Err(error) => {
-            log::detail(format_args!("cannot read the forwarded port of domain '{name}' from its monitor: {error}"));
+            log::detail(format_args!(
+                "cannot read the forwarded port of domain '{name}' from its monitor: {error}"
+            ));
             None
         }
     }

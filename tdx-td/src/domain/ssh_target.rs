@@ -114,7 +114,9 @@ pub fn parse_address(text: &str) -> Result<String, String> {
         }
         (Err(_), Some(_)) => false,
     };
-    is_valid.then(|| text.to_owned()).ok_or_else(|| "expected an IP address or host name".to_owned())
+    is_valid
+        .then(|| text.to_owned())
+        .ok_or_else(|| "expected an IP address or host name".to_owned())
 }
 
 #[cfg(test)]

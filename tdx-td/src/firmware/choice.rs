@@ -136,17 +136,17 @@ impl Rules {
         }
         if smm && self.machine(wanted).is_some_and(|machine| !machine.contains("q35")) {
             return Some(
-                "the build needs system management mode (smm), which only machine q35 has".to_owned(),
+                "the build needs system management mode (smm), which only machine q35 has"
+                    .to_owned(),
             );
         }
         if wanted.wants("intel-tdx") && build.device == Device::Flash {
             return Some("the build needs flash, which a trust domain cannot have".to_owned());
         }
-        (wanted.wants("intel-tdx") && smm)
-            .then(|| {
-                "the build needs system management mode (smm), which a trust domain cannot have"
-                    .to_owned()
-            })
+        (wanted.wants("intel-tdx") && smm).then(|| {
+            "the build needs system management mode (smm), which a trust domain cannot have"
+                .to_owned()
+        })
     }
 
     fn machine<'a>(&'a self, wanted: &'a FirmwareQuery) -> Option<&'a str> {

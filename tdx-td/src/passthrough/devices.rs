@@ -88,8 +88,10 @@ impl Devices {
         let candidates = Candidates::find(host, requested, terms)?;
         let no_reset = candidates.findings.iter().find(|finding| finding.code == Code::NoReset);
         if let (Some(finding), true) = (no_reset, security != Security::None) {
-            let message =
-                format!("{} cannot be given to a {security} guest: {}", finding.bdf, finding.message);
+            let message = format!(
+                "{} cannot be given to a {security} guest: {}",
+                finding.bdf, finding.message
+            );
             return Err(Error::conflict(message).code(Code::NoReset));
         }
         let inventory = &candidates.inventory;

@@ -128,12 +128,10 @@ impl PipedResolution {
             // The items have the codes that were forced.
             let judged = judge_devices(&inventory, &devices, &item.vm, is_forced);
             judged.map_err(|error| match error.known_code() {
-                Some(code) if code.level() == Level::Forceable => {
-                    error.hint(format!(
-                        "to use the device nevertheless: tdx-iommu resolve --force {}",
-                        code.as_str()
-                    ))
-                }
+                Some(code) if code.level() == Level::Forceable => error.hint(format!(
+                    "to use the device nevertheless: tdx-iommu resolve --force {}",
+                    code.as_str()
+                )),
                 _ => error,
             })?;
         }

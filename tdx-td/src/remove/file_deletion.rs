@@ -117,7 +117,8 @@ pub(super) fn delete_unneeded(
     dry_run: bool,
 ) -> Result<()> {
     for kept in domains.iter().flat_map(|files| &files.kept) {
-        references.add_image(Path::new(&kept.path), format!("'{}', a file that is kept", kept.path))?;
+        references
+            .add_image(Path::new(&kept.path), format!("'{}', a file that is kept", kept.path))?;
     }
     loop {
         // Two domains may have the same candidate.

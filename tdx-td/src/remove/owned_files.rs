@@ -77,7 +77,8 @@ impl<'a> Rule<'a> {
                 Ok(DeletionBasis::Recorded)
             }
             Self::Recorded(files) if is_recorded(files) => {
-                Err("recorded for this domain, but with a name that these tools never use".to_owned())
+                Err("recorded for this domain, but with a name that these tools never use"
+                    .to_owned())
             }
             Self::Recorded(_) if has_our_name => Err("not recorded for this domain".to_owned()),
             Self::Named if has_our_name => Ok(DeletionBasis::Named),

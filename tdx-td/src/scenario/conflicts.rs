@@ -167,8 +167,11 @@ pub fn adapt_to_host(
         let values = offered("tpm")?;
         let has = |word: &str| values.iter().any(|value| value == word);
         if !has(&tpm.model) || !has("emulator") {
-            return Err(Error::unsupported(format!("this host cannot emulate the TPM {}", tpm.model))
-                .hint("install swtpm and swtpm-tools, or add --set guest.tpm=none"));
+            return Err(Error::unsupported(format!(
+                "this host cannot emulate the TPM {}",
+                tpm.model
+            ))
+            .hint("install swtpm and swtpm-tools, or add --set guest.tpm=none"));
         }
     }
     changed.extend(disable_unsupported_sleep(layers, host, libvirt, security)?);

@@ -294,7 +294,9 @@ impl TryFrom<Text> for Mode {
         if octal && (3..=4).contains(&text.len()) {
             Ok(Self(text))
         } else {
-            Err(format!("invalid value {text:?}, expected an access mode in octal digits, such as 644"))
+            Err(format!(
+                "invalid value {text:?}, expected an access mode in octal digits, such as 644"
+            ))
         }
     }
 }

@@ -124,7 +124,8 @@ impl Layers {
     /// Errors: `invalid_input` for unknown settings and invalid values.
     pub fn new(scenario: &str, ground: Sections, sections: Sections) -> Result<Self> {
         let ground = normal(&to_value(ground)).map_err(|cause| {
-            Error::invalid_input("scenario 'default' lacks settings or has invalid ones").because(cause)
+            Error::invalid_input("scenario 'default' lacks settings or has invalid ones")
+                .because(cause)
         })?;
         let mut layers = Self {
             scenario: scenario.to_owned(),

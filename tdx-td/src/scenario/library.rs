@@ -132,8 +132,9 @@ impl Scenario {
     }
 
     fn merge_file(&mut self, file: Option<PathBuf>, text: &str) -> Result<()> {
-        let place =
-            || file.as_ref().map_or("the built-in text".to_owned(), |file| file.display().to_string());
+        let place = || {
+            file.as_ref().map_or("the built-in text".to_owned(), |file| file.display().to_string())
+        };
         let text: Text = yaml::from_str(text).map_err(|error| {
             Error::invalid_input(format!("{} is not a valid scenario", place())).because(error)
         })?;

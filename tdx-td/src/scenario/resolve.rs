@@ -101,8 +101,9 @@ impl ResolvedSettings {
             conflicts::needs_stateless_firmware(&choice.profile, &context.host, libvirt, security)?;
         if let Some(name) = &requested.scenario {
             let open = security == Security::None && !scenario.security.contains(&security);
-            let open = open
-                .then(|| format!("the guest is not protected, but scenario '{name}' is for protected guests"));
+            let open = open.then(|| {
+                format!("the guest is not protected, but scenario '{name}' is for protected guests")
+            });
             choice.warnings.extend(open);
             let differs = choice.settings.iter().any(Setting::differs);
             choice.warnings.extend(differs.then(|| choice.to_string()));

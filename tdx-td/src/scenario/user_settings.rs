@@ -94,8 +94,9 @@ impl UserSettings {
             return Err(format!("invalid value {kind} for disk_type: only file is supported"));
         }
         if let Some(path) = section.remove("path") {
-            let path =
-                path.as_str().ok_or_else(|| format!("invalid value {path} for path: not a text"))?;
+            let path = path
+                .as_str()
+                .ok_or_else(|| format!("invalid value {path} for path: not a text"))?;
             self.disk_folder = Some(path.into());
         }
         // The unit of sizes that have none of their own.

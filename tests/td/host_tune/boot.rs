@@ -95,7 +95,10 @@ fn what_is_persisted_is_ours_and_goes_again() {
     let before = files(&root(&tree));
     let error = tune(&tree, line).error(5);
     assert!(
-        error["message"].as_str().unwrap().contains("90-tdx.conf exists, and host tune did not write it"),
+        error["message"]
+            .as_str()
+            .unwrap()
+            .contains("90-tdx.conf exists, and host tune did not write it"),
         "{error}"
     );
     assert_eq!(files(&root(&tree)), before);

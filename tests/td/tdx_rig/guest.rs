@@ -181,7 +181,10 @@ fn wrong_launch_values_are_refused_before_libvirt_sees_them() {
     // A trust domain's memory cannot be more than the host's; what it would be is still shown.
     let much = ["-i", "guest.qcow2", "--memory", "9999G", "--vcpus", "1"];
     let error = rig.tool("tdx-td", [&["new"][..], &much].concat()).error(6);
-    assert!(error["message"].as_str().unwrap().contains("memory of 9.76 TiB is more than"), "{error}");
+    assert!(
+        error["message"].as_str().unwrap().contains("memory of 9.76 TiB is more than"),
+        "{error}"
+    );
     let shown = rig.tool("tdx-td", [&["render"][..], &much].concat()).document();
     assert!(shown["warnings"].to_string().contains("memory of 9.76 TiB is more than"), "{shown}");
     assert_eq!(rig.state(), before);

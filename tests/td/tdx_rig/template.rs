@@ -96,7 +96,10 @@ fn an_upstream_template_is_taken_as_it_is() {
     let text = fs::read_to_string(template).unwrap();
     let changed = rig.template("changed.xml", &text.replace("utc", "localtime"));
     let changed = rig.tool("tdx-td", from_template(changed.to_str().unwrap(), &named)).error(5);
-    assert!(changed["message"].as_str().unwrap().contains("or the template was changed since"), "{changed}");
+    assert!(
+        changed["message"].as_str().unwrap().contains("or the template was changed since"),
+        "{changed}"
+    );
     rig.tool("tdx-td", ["delete", "td1", "--yes", "--timeout", "0"]).document();
     assert_eq!(rig.state(), before);
 }

@@ -45,7 +45,9 @@ impl DeviceArgs {
                 return Err(Error::invalid_input("standard input has no devices"));
             }
             if self.cc.is_some() {
-                return Err(Error::usage("--cc needs devices").hint("add --gpus BDF or --devices -"));
+                return Err(
+                    Error::usage("--cc needs devices").hint("add --gpus BDF or --devices -")
+                );
             }
         }
         Ok(DeviceRequest::new(requested, self.cc))

@@ -81,7 +81,8 @@ impl ImageArgs {
             request.format.item = item.imported_format();
             let pool = item.pool;
             if self.pool.as_ref().is_some_and(|asked| *asked != pool) {
-                let message = format!("the base image is in pool '{pool}', not in the pool of --pool");
+                let message =
+                    format!("the base image is in pool '{pool}', not in the pool of --pool");
                 return Err(Error::conflict(message));
             }
             request.base = Some(item.name);

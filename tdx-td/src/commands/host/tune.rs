@@ -109,9 +109,10 @@ fn reached(
     match connect() {
         Ok(libvirt) => Ok((Some(libvirt), Vec::new())),
         Err(error) if !domains.is_empty() => Err(error),
-        Err(error) => {
-            Ok((None, vec![format!("libvirt was not asked for the directory of the pool: {error}")]))
-        }
+        Err(error) => Ok((
+            None,
+            vec![format!("libvirt was not asked for the directory of the pool: {error}")],
+        )),
     }
 }
 

@@ -80,9 +80,11 @@ pub(crate) fn user_name(text: &str) -> Result<String, String> {
     let rest = characters.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-".contains(c));
     match first && rest && text.len() <= 32 {
         true => Ok(text.to_owned()),
-        false => Err("a user name has at most 32 characters: lower-case letters, digits, _ and -, and \
+        false => {
+            Err("a user name has at most 32 characters: lower-case letters, digits, _ and -, and \
                       starts with a letter or _"
-            .to_owned()),
+                .to_owned())
+        }
     }
 }
 
@@ -100,7 +102,10 @@ pub(crate) fn host_name(text: &str) -> Result<String, String> {
     };
     match text.split('.').all(label) && text.len() < 254 {
         true => Ok(text.to_owned()),
-        false => Err("a host name has labels of letters, digits and hyphens, separated by dots".to_owned()),
+        false => {
+            Err("a host name has labels of letters, digits and hyphens, separated by dots"
+                .to_owned())
+        }
     }
 }
 
@@ -235,9 +240,9 @@ fn public_keys(path: &Path) -> Result<Vec<String>> {
         text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let keys: Vec<String> = lines.map(str::to_owned).collect();
     match keys.iter().find(|key| !is_public_key(key)) {
-        Some(_) => Err(Error::invalid_input(format!(
-            "{shown} has a line that is not a public SSH key"
-        ))),
+        Some(_) => {
+            Err(Error::invalid_input(format!("{shown} has a line that is not a public SSH key")))
+        }
         None if keys.is_empty() => {
             Err(Error::invalid_input(format!("{shown} has no public SSH key")))
         }
@@ -266,7 +271,9 @@ fn password_hash(path: &Path) -> Result<String> {
     let first = bytes.as_bytes().split(|&byte| byte == b'\n').next().unwrap_or_default();
     let password = first.strip_suffix(b"\r").unwrap_or(first);
     if password.is_empty() {
-        return Err(Error::invalid_input(format!("the first line of {shown} is empty: no password")));
+        return Err(Error::invalid_input(format!(
+            "the first line of {shown} is empty: no password"
+        )));
     }
     hash(password)
 }

@@ -67,14 +67,20 @@ pub fn check_tdx(document: &Document) -> Result<()> {
         (has("os/loader", "type", "pflash"), "a loader of type pflash (TDX firmware has type rom)"),
         (is_on("features/smm"), "system management mode (smm)"),
         (is_on("features/pmu"), "performance counters (pmu)"),
-        (has("features/ioapic", "driver", "kvm"), "an ioapic with driver kvm (TDX needs driver qemu)"),
+        (
+            has("features/ioapic", "driver", "kvm"),
+            "an ioapic with driver kvm (TDX needs driver qemu)",
+        ),
         (
             root.attr_at("cpu", "mode").as_deref() != Some("host-passthrough"),
             "a CPU with a mode other than host-passthrough",
         ),
         (root.attr("type").as_deref() != Some("kvm"), "a domain type other than kvm"),
         (has_odd_policy(root), "a policy with bits other than 0 (debug) and 28 (no #VE)"),
-        (root.find("memoryBacking/hugepages").is_some(), "hugepages (private memory cannot use them)"),
+        (
+            root.find("memoryBacking/hugepages").is_some(),
+            "hugepages (private memory cannot use them)",
+        ),
         (root.find("maxMemory").is_some(), "memory hotplug (maxMemory)"),
         (root.find("devices/iommu").is_some(), "a virtual IOMMU"),
         (
@@ -139,10 +145,8 @@ pub fn fix(
         (is_tdx && of_canonical, root.child("os"), root.find("os/loader"))
     {
         let part = Part::element(loader);
-        changes.push(format!(
-            "{part} ({}) was removed: libvirt chooses the firmware",
-            loader.text()
-        ));
+        changes
+            .push(format!("{part} ({}) was removed: libvirt chooses the firmware", loader.text()));
         edit.remove(loader);
         edit.set_attr(os, "firmware", "efi");
     }

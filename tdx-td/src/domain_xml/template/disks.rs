@@ -35,7 +35,9 @@ pub(crate) fn check_formats(root: Node<'_>) -> Result<()> {
     for disk in disks(root) {
         let (file, format) = (source(disk), format(disk));
         let refused = |why: &str| {
-            Error::invalid_input(format!("the template uses {file} with format {format}, but {why}"))
+            Error::invalid_input(format!(
+                "the template uses {file} with format {format}, but {why}"
+            ))
         };
         match Format::parse(&format) {
             Some(Format::Raw) => {}

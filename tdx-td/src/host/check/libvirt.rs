@@ -109,7 +109,8 @@ pub(super) fn version(asked: &LibvirtFacts, kinds: &[GuestKind]) -> CheckItem {
         );
     }
     if has(GuestKind::Tdx) && version < 11_010_000 {
-        return code.ok(format!("{text}; versions below 11.10.0 offer TDX without checking the host"));
+        return code
+            .ok(format!("{text}; versions below 11.10.0 offer TDX without checking the host"));
     }
     code.ok(text)
 }
@@ -127,17 +128,15 @@ pub(super) fn qemu(asked: &LibvirtFacts, kinds: &[GuestKind]) -> CheckItem {
     let text = version_text(version);
     let tdx = kinds.contains(&GuestKind::Tdx);
     if tdx && version < 10_001_000 && !offers_tdx(asked) {
-        return code.fail(
-            format!("{text} does not support trust domains"),
-            "install QEMU 10.1 or newer",
-        );
+        return code
+            .fail(format!("{text} does not support trust domains"), "install QEMU 10.1 or newer");
     }
     if kinds.contains(&GuestKind::SevSnp) && version < 9_001_000 {
-        return code
-            .fail(format!("{text} does not support SEV-SNP"), "install QEMU 9.1 or newer");
+        return code.fail(format!("{text} does not support SEV-SNP"), "install QEMU 9.1 or newer");
     }
     if tdx && kinds.contains(&GuestKind::Vfio) && version >= 10_002_000 {
-        return code.ok(format!("{text}; this version refuses devices if DMA_ENTRY_LIMIT is too low"));
+        return code
+            .ok(format!("{text}; this version refuses devices if DMA_ENTRY_LIMIT is too low"));
     }
     code.ok(text)
 }

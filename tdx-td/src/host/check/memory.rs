@@ -106,8 +106,7 @@ fn memlock(facts: &Facts) -> CheckItem {
     let line = text.lines().find_map(|line| line.strip_prefix("Max locked memory"));
     match line.and_then(|line| line.split_whitespace().next()) {
         Some("unlimited") => code.ok("unlimited"),
-        Some(bytes) => code
-            .ok(format!("{bytes} bytes; libvirt raises this limit for its guests")),
+        Some(bytes) => code.ok(format!("{bytes} bytes; libvirt raises this limit for its guests")),
         None => code.unknown("/proc/self/limits does not have this limit"),
     }
 }

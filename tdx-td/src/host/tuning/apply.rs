@@ -61,12 +61,9 @@ fn undo(host: &Host, changes: &[Change], error: Error) -> Error {
     }
     inverse.reverse();
     let left = apply_all(host, &in_order(Ksm::read(host).ok().flatten().as_ref(), inverse));
-    error.left_behind(
-        left.into_iter()
-            .map(|(change, why)| {
-                format!("{}, whose previous value is {}: {why}", change.tunable, change.after)
-            }),
-    )
+    error.left_behind(left.into_iter().map(|(change, why)| {
+        format!("{}, whose previous value is {}: {why}", change.tunable, change.after)
+    }))
 }
 
 /// Makes all changes. Returns those that failed.

@@ -105,12 +105,12 @@ impl RestorePlan {
         }
         if self.records.is_outdated {
             warnings.push(
-                "the record of an earlier boot was removed: the reboot has reset its values".to_owned(),
+                "the record of an earlier boot was removed: the reboot has reset its values"
+                    .to_owned(),
             );
         } else if self.steps.is_empty() {
-            warnings.push(
-                "there is no record: this host was not tuned since it was booted".to_owned(),
-            );
+            warnings
+                .push("there is no record: this host was not tuned since it was booted".to_owned());
         }
         warnings
     }

@@ -90,7 +90,8 @@ impl TunePlan {
         warnings.extend(ownership::edited_files(&observed.files, &draft.desired, &old));
         if old.is_outdated {
             warnings.push(
-                "the record of an earlier boot is ignored: the reboot has reset its values".to_owned(),
+                "the record of an earlier boot is ignored: the reboot has reset its values"
+                    .to_owned(),
             );
         }
         Ok(Self { goal, items: draft.items, warnings, changes, old, new })

@@ -47,8 +47,9 @@ impl HostdevsPlan {
             let uuid = lookup::uuid(&domain)?;
             let doing = format_args!("read domain '{name}'");
             if !domain.is_persistent().context(doing)? {
-                return Err(Error::conflict(format!("domain '{name}' is transient"))
-                    .hint("a transient domain has no definition to change; define it first: virsh define"));
+                return Err(Error::conflict(format!("domain '{name}' is transient")).hint(
+                    "a transient domain has no definition to change; define it first: virsh define",
+                ));
             }
             if plan.domains.iter().any(|planned| planned.name == *name) {
                 return Err(Error::conflict(format!("domain '{name}' is listed twice")));

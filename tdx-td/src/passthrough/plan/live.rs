@@ -36,11 +36,8 @@ impl DomainPlan {
                     self.plug_or_unplug(*bdf, !gets, timeout, false).is_err()
                 };
                 let left = undo.into_iter().rev().filter(failed);
-                return Err(
-                    error.left_behind(
-                        left.map(|(bdf, _)| format!("{bdf} in domain '{}'", self.name)),
-                    )
-                );
+                return Err(error
+                    .left_behind(left.map(|(bdf, _)| format!("{bdf} in domain '{}'", self.name))));
             }
             undo.push((bdf, gets));
         }

@@ -185,8 +185,7 @@ impl<'a> Attestation<'a> {
             ));
         }
         if definition.nvram().is_some() {
-            caveats
-                .push(format!("the firmware variables of domain '{name}' are not measured"));
+            caveats.push(format!("the firmware variables of domain '{name}' are not measured"));
         }
         caveats
     }

@@ -63,10 +63,8 @@ impl AttestationRequest {
         let (Security::Sev | Security::SevEs, Some(policy)) =
             (definition.launch_security_name(), policy)
         else {
-            return Err(Error::usage(
-                "--sev-attest and --sev-tik need an AMD SEV or SEV-ES guest",
-            )
-            .hint("add --security sev or --security sev-es"));
+            return Err(Error::usage("--sev-attest and --sev-tik need an AMD SEV or SEV-ES guest")
+                .hint("add --security sev or --security sev-es"));
         };
         let has = |what| definition.launch_text(what).is_some();
         let has_session = has("dhCert") && has("session");
@@ -204,8 +202,10 @@ impl Keys {
             return if libvirt.is_local() {
                 Ok(Self::ForThisHost)
             } else {
-                Err(Error::unsupported("--sev-export-cert cannot export the certificates of a remote host")
-                    .hint("run sevctl export --full FILE on that host, then add --sev-cert FILE"))
+                Err(Error::unsupported(
+                    "--sev-export-cert cannot export the certificates of a remote host",
+                )
+                .hint("run sevctl export --full FILE on that host, then add --sev-cert FILE"))
             };
         }
         let listed = match libvirt.host() {

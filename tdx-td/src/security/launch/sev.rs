@@ -150,10 +150,8 @@ impl Sev {
         };
         refuse(policy, wrong)?;
         if options.sev_firmware.is_some() && options.attestation() == "none" {
-            return Err(Error::usage(
-                "--sev-firmware needs an attested guest",
-            )
-            .hint("add --sev-attest, or --sev-tik and --sev-tek"));
+            return Err(Error::usage("--sev-firmware needs an attested guest")
+                .hint("add --sev-attest, or --sev-tik and --sev-tek"));
         }
         let read = |flag: &str, path: &Option<PathBuf>| {
             path.as_deref().map(|path| read_file(flag, path)).transpose()

@@ -255,9 +255,9 @@ fn kvm(host: &Host) -> Kvm {
     const NODE: &str = "/dev/kvm";
     if !host.is_this_machine() {
         return match (host.has(NODE), host.has("/dev")) {
-            (true, _) => {
-                Kvm::Unknown("/dev/kvm exists; whether it works can be checked only on that host".into())
-            }
+            (true, _) => Kvm::Unknown(
+                "/dev/kvm exists; whether it works can be checked only on that host".into(),
+            ),
             (false, true) => Kvm::Absent,
             (false, false) => Kvm::Unknown("/dev was not captured".into()),
         };

@@ -54,11 +54,9 @@ impl SettingsPlan {
                 Some(_) if self.options.persist => {
                     item.add_note("takes effect when the module is reloaded, or after a reboot");
                 }
-                Some(_) => {
-                    item.add_note(
-                        "takes effect with --reload-modules, or with --persist after a reboot",
-                    )
-                }
+                Some(_) => item.add_note(
+                    "takes effect with --reload-modules, or with --persist after a reboot",
+                ),
                 None if found.is_some() => {
                     item.add_note(&format!("module {module} of this kernel has no such option"))
                 }
