@@ -244,7 +244,10 @@ mod tests {
         fs::write(place.join("ci.yaml"), "description: CI\nsecurity: [none]\n").unwrap();
         assert!(names(&host).unwrap().contains("ci"));
         let desktop = Scenario::find(&host, "desktop").unwrap();
-        assert_eq!((desktop.description.as_str(), desktop.files.len()), ("Desktop", 1));
+        assert_eq!(
+            (desktop.description.as_str(), desktop.files.len()),
+            ("A desktop with a shared directory, unprotected", 1)
+        );
         let profile = desktop.layers(Security::None).unwrap().profile().unwrap();
         assert_eq!((profile.guest.vcpus, profile.host.swappiness.unwrap().0), (Some(8), 35));
 
