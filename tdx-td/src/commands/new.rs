@@ -42,7 +42,8 @@ pub struct NewArgs {
     image: ImageArgs,
     #[command(flatten)]
     guest: GuestArgs,
-    /// First set this host to the values that the scenario recommends, as host tune does; asks before
+    /// First set this host to the values that the scenario recommends, as host tune does; asks for
+    /// confirmation
     #[arg(long, requires = "scenario", help_heading = "Host")]
     tune_host: bool,
     #[command(flatten)]

@@ -23,7 +23,7 @@ use crate::security::attestation::Attestation;
 pub struct ShowArgs {
     #[command(flatten)]
     names: NameArgs,
-    /// Verify the launch measurement of AMD SEV and SEV-ES guests; the result is in attested
+    /// Verify the launch measurement of AMD SEV and SEV-ES guests; the JSON key attested has the result
     #[arg(long)]
     attest: bool,
 }

@@ -20,7 +20,7 @@ use crate::security::attestation::Attestation;
 pub struct StartArgs {
     #[command(flatten)]
     names: NameArgs,
-    /// Refuse guests other than AMD SEV and SEV-ES with session keys, and verify running ones as well
+    /// Require AMD SEV or SEV-ES guests with session keys; also verify those that run already
     #[arg(long)]
     attest: bool,
     #[command(flatten)]

@@ -39,7 +39,8 @@ pub struct GuestArgs {
     /// sev_guest or regular_vm]
     #[arg(long, value_parser = domain_name)]
     pub name: Option<String>,
-    /// If a domain of that name exists and differs, delete it and its own disks first; asks before
+    /// If a domain of that name exists and differs, delete it and its own disks first; asks for
+    /// confirmation
     #[arg(long, requires = "name")]
     pub overwrite: bool,
     /// Protection of the guest from its host [default: tdx; with --scenario, the best that the scenario

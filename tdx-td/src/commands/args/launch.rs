@@ -29,7 +29,7 @@ impl LaunchArgs {
 
 /// The flags of a trust domain.
 #[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "Protection: Intel TDX")]
+#[command(next_help_heading = "Intel TDX")]
 pub struct TdxArgs {
     /// Allow the host to debug the trust domain, and so to read its memory
     #[arg(long)]
@@ -66,7 +66,7 @@ impl From<&TdxArgs> for TdxOptions {
 
 /// The flags of an AMD SEV guest.
 #[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "Protection: AMD SEV")]
+#[command(next_help_heading = "AMD SEV")]
 pub struct SevArgs {
     /// Guest policy [default: 0x3 for SEV, 0x7 for SEV-ES, 0x30000 for SEV-SNP: no debugging]
     #[arg(long, value_name = "HEX", value_parser = policy)]

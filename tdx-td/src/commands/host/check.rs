@@ -27,7 +27,7 @@ pub struct CheckArgs {
     /// of asking libvirt
     #[arg(long, value_name = "FILE")]
     capabilities: Option<PathBuf>,
-    /// Also show the checks that passed or do not apply, in a table
+    /// In a table, also show the checks that passed or do not apply
     #[arg(long)]
     all: bool,
 }
