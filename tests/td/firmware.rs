@@ -352,15 +352,16 @@ fn whoever_finds_no_firmware_is_told_why_each_build_does_not_fit() {
     let warnings = |line: &str| host.run("tdx-td", line).document()["warnings"].to_string();
     let told = warnings("firmware -f intel-tdx -m pc");
     for says in [
-        "/usr/share/qemu/firmware or /etc/qemu/firmware",
+        "/usr/share/qemu/firmware and /etc/qemu/firmware",
         "uefi firmware for x86_64 pc with intel-tdx",
-        "30-bios.json: it is not uefi",
-        "75-tdx.json: it is not for x86_64 pc",
+        "30-bios.json: the build does not offer uefi",
+        "75-tdx.json: the build is not for x86_64 pc",
     ] {
         assert!(told.contains(says), "{says:?} is not in {told}");
     }
     assert!(
-        warnings("firmware -f intel-tdx,secure-boot").contains("75-tdx.json: it lacks secure-boot")
+        warnings("firmware -f intel-tdx,secure-boot")
+            .contains("75-tdx.json: the build lacks secure-boot")
     );
     assert_eq!(warnings("firmware -f intel-tdx"), "[]");
 }

@@ -127,7 +127,7 @@ impl FirmwareQuery {
     pub fn misfit(&self, descriptor: &Descriptor, exact: Option<&str>) -> Option<String> {
         let interface = self.interface();
         if !descriptor.interface_types.iter().any(|has| has == interface) {
-            return Some(format!("its interface is not {interface}"));
+            return Some(format!("the build does not offer {interface}"));
         }
         let (architecture, machine) = self.platform();
         let runs = descriptor.targets.iter().any(|target| {
@@ -139,7 +139,7 @@ impl FirmwareQuery {
         });
         if !runs {
             let machine = exact.or(machine).unwrap_or("guests");
-            return Some(format!("it is not for {architecture} {machine}"));
+            return Some(format!("the build is not for {architecture} {machine}"));
         }
         self.feature_misfit(descriptor)
     }
@@ -147,7 +147,7 @@ impl FirmwareQuery {
     fn feature_misfit(&self, descriptor: &Descriptor) -> Option<String> {
         let wrong = self.features.iter().find(|f| descriptor.has(&f.name) != f.present)?;
         let has = if wrong.present { "lacks" } else { "has" };
-        Some(format!("it {has} {}", wrong.name))
+        Some(format!("the build {has} {}", wrong.name))
     }
 }
 

@@ -103,7 +103,7 @@ fn check_ranges(profile: &Profile) -> Result<()> {
     for (name, value, range, shown) in settings {
         if let Some(value) = value.filter(|value| !range.contains(value)) {
             let (value, most) = (shown(value), shown(*range.end()));
-            return Err(Error::usage(format!("{name} is {value}, but the most is {most}")));
+            return Err(Error::usage(format!("{name} is {value}, but may be at most {most}")));
         }
     }
     Ok(())

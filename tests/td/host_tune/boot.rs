@@ -88,7 +88,7 @@ fn what_is_persisted_is_ours_and_goes_again() {
     tree.file("/etc/sysctl.d/90-tdx.conf", "vm.swappiness = 7\n");
     let back = restore(&tree).document();
     assert!(
-        back["warnings"].to_string().contains("90-tdx.conf was set otherwise since"),
+        back["warnings"].to_string().contains("90-tdx.conf was changed by somebody else since"),
         "{back:#}"
     );
     // One of that name that is not ours keeps everything from being written.

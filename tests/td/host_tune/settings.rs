@@ -107,7 +107,7 @@ fn sev_is_asked_of_the_module_and_of_the_command_line() {
     // An Intel host is asked for something else.
     tree.file("/proc/cpuinfo", "flags\t: vmx tdx_host_platform\n");
     let plan = tune(&tree, "--scenario securevm --dry-run").document();
-    assert_eq!(item(&plan, "host.modules.kvm_intel.tdx")["note"], "kvm_intel is not loaded");
+    assert_eq!(item(&plan, "host.modules.kvm_intel.tdx")["note"], "module kvm_intel is not loaded");
     item(&plan, "host.kernel_arguments.nohibernate");
     // One that has nothing has to be told.
     tree.file("/proc/cpuinfo", "flags\t: vmx\n");
@@ -262,7 +262,7 @@ fn merged_pages_are_taken_apart_where_that_was_planned() {
     let before = files(&root(&tree));
     let done = tune(&tree, "--scenario securevm").document();
     let note = item(&done, "host.ksm_merge_across_nodes")["note"].as_str().unwrap().to_owned();
-    assert!(note.starts_with("512 pages that stand for several are taken apart"), "{note}");
+    assert!(note.starts_with("512 merged pages are separated first"), "{note}");
     assert_eq!((says(&tree, KSM), says(&tree, MERGE)), ("0".to_owned(), "0".to_owned()));
     restore(&tree).document();
     assert_eq!(files(&root(&tree)), before);

@@ -138,7 +138,10 @@ fn memory(text: &str) -> Result<Size, String> {
         return Err(format!("{size} is too little: a guest needs at least {}", Size(MIN_MEMORY)));
     }
     if size.0 > *MEMORY.end() {
-        return Err(format!("{size} is too much: the most is {}", Size(*MEMORY.end())));
+        return Err(format!(
+            "{size} is too much: a guest can have at most {}",
+            Size(*MEMORY.end())
+        ));
     }
     Ok(size)
 }
