@@ -317,7 +317,7 @@ fn a_stateless_build_with_an_nvram_template_is_the_one_libvirt_takes() {
     let document = firmware("").document();
     assert_eq!(document["items"][0]["chosen"], false, "{document}");
     let warnings = document["warnings"].to_string();
-    let says = ["/etc/qemu/firmware", "50-amdsev.json", "the build has mode stateless"];
+    let says = ["/etc/qemu/firmware", "50-amdsev.json", "mode stateless"];
     assert!(says.iter().all(|says| warnings.contains(says)), "{warnings}");
     assert_eq!(compare(&rig, &PLAIN), None);
 }

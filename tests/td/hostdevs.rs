@@ -210,7 +210,7 @@ fn what_cannot_be_changes_nothing() {
     terminal.press("y\n");
     let (run, _) = terminal.end();
     assert_eq!(run.status, Some(5), "{run:#?}");
-    assert!(run.stderr.contains("changed by somebody else"), "{run:#?}");
+    assert!(run.stderr.contains("another program changed domain"), "{run:#?}");
     assert!(!xml(&rig, "a").contains("<hostdev"), "{}", xml(&rig, "a"));
 
     // A guest that runs sees it later, and is told so.

@@ -127,10 +127,10 @@ fn a_second_new_of_a_name_finds_it_or_says_what_differs() {
     rig.shell("cp /var/lib/libvirt/images/guest.qcow2 other.qcow2").text();
     new(&rig, "--name web1").item();
     for (more, says) in [
-        ("--memory 512M", "memory_bytes is 268435456, not 536870912"),
-        ("--vcpus 2", "vcpus is 1, not 2"),
-        ("--disk-size 2G", "disk_size_bytes is image, not 2147483648"),
-        ("--hotplug-ports 9", "hotplug_ports is 8, not 9"),
+        ("--memory 512M", "memory_bytes is 268435456, requested is 536870912"),
+        ("--vcpus 2", "vcpus is 1, requested is 2"),
+        ("--disk-size 2G", "disk_size_bytes is image, requested is 2147483648"),
+        ("--hotplug-ports 9", "hotplug_ports is 8, requested is 9"),
         ("-i other.qcow2", "base is /var/lib/libvirt/images/guest.qcow2, not"),
     ] {
         let line = format!("new -i guest.qcow2 --security none --name web1 {more}");

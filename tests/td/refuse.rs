@@ -119,7 +119,7 @@ fn new_checks_everything_before_it_touches_anything() {
         ("-i FILE --disk-size 1M", 5, "less than", ""),
         ("-i FILE --network absent", 4, "network 'absent' not found", "net-list"),
         ("-i FILE --network idle", 5, "network 'idle' is not active", "net-start idle"),
-        ("-i FILE --virt-type kvm", 6, "no KVM", "--virt-type qemu"),
+        ("-i FILE --virt-type kvm", 6, "does not support KVM", "--virt-type qemu"),
         ("--base guest.qcow2", 4, "pool 'tdvirsh-pool' does not exist", ""),
     ] {
         let more = more.replace("FILE", &file.to_string());
@@ -213,7 +213,7 @@ fn memory_is_judged_by_the_larger_of_the_hosts_figures() {
     host(7, 7);
     let (got, warnings) = memory("--scenario computation");
     assert_eq!(got, 3584);
-    assert!(warnings[0].as_str().unwrap().contains("the host has 7 GiB of memory"), "{warnings:?}");
+    assert!(warnings[0].as_str().unwrap().contains("because the host has 7 GiB"), "{warnings:?}");
     assert_eq!(memory("--scenario computation --memory 8G").0, 8192);
 }
 

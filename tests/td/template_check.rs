@@ -246,7 +246,7 @@ fn new_refuses_a_template_that_can_write_to_the_base_image() {
                 let line = format!("{verb} -i guest.qcow2 -t t.xml --memory 256M --vcpus 1{flag}");
                 let error = td(&rig, &line).error(3);
                 let message = error["message"].as_str().unwrap();
-                assert!(message.contains("lets the guest write to the base image"), "{message}");
+                assert!(message.contains("allows the guest to write to the base image"), "{message}");
             }
         }
     }
