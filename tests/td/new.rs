@@ -131,7 +131,7 @@ fn a_second_new_of_a_name_finds_it_or_says_what_differs() {
         ("--vcpus 2", "vcpus is 1, requested is 2"),
         ("--disk-size 2G", "disk_size_bytes is image, requested is 2147483648"),
         ("--hotplug-ports 9", "hotplug_ports is 8, requested is 9"),
-        ("-i other.qcow2", "base is /var/lib/libvirt/images/guest.qcow2, not"),
+        ("-i other.qcow2", "base is /var/lib/libvirt/images/guest.qcow2, requested is"),
     ] {
         let line = format!("new -i guest.qcow2 --security none --name web1 {more}");
         let line = match more.starts_with("-i") {

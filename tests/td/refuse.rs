@@ -138,11 +138,11 @@ fn new_checks_everything_before_it_touches_anything() {
     let tdx = td(&rig, &format!("new -i {file}"));
     refused(&tdx, 6, "does not support TDX trust domains", "--security none");
     refused(&tdx, 6, "does not support TDX (11.6.0 and newer do)", "");
-    refused(&td(&rig, "new --security none"), 4, "no image was named", "--td-image");
+    refused(&td(&rig, "new --security none"), 4, "no image is named", "--td-image");
     refused(
         &td(&rig, &format!("new -i {file} --security tdx --virt-type qemu")),
         2,
-        "cannot run a guest with tdx",
+        "cannot run a guest with --security tdx",
         "none",
     );
     rig.virsh(["net-undefine", "idle"]);

@@ -385,7 +385,7 @@ fn what_others_need_is_neither_taken_nor_lost() {
     };
     td(&rig, &format!("new -i guest.qcow2 {new} --name web1")).document();
     let base = format!("{IMAGES}/guest.qcow2");
-    refused(&format!("new --vmimage {base} {new} --name x"), 5, "is in use by domain 'web1'");
+    refused(&format!("new --vmimage {base} {new} --name x"), 5, "is needed by domain 'web1'");
     td(&rig, "stop web1 --force").document();
     refused(&format!("new --vmimage {base} {new} --name x"), 5, "volume 'overlay.");
 

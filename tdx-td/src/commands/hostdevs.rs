@@ -83,10 +83,11 @@ pub fn run(
     let way = HostdevOptions { iommufd, managed: true, no_rom: args.no_rom };
     let host_name = context.host_name();
     let plan = HostdevsPlan::new(&libvirt, host_name.as_deref(), &resolved, &keep, way, args.live)?;
+    warnings.extend(plan.warnings.iter().cloned());
     // The resolution of a file warned of shared devices already.
-    let new = plan.warnings.iter().filter(|warning| !warnings.contains(warning));
-    let new: Vec<String> = new.cloned().collect();
-    warnings.extend(new);
+    if piped.is_some() {
+        warnings.extend(plan.shared.iter().cloned());
+    }
     match &args.debug_xml {
         Some(_) if args.change.dry_run => {
             warnings.push("--debug-xml is ignored with --dry-run".to_owned());

@@ -84,7 +84,7 @@ impl UserImage {
             return Ok(());
         }
         let shown = self.path.display();
-        Err(Error::conflict(format!("{shown} is in use by {}", users.join(", "))).hint(
+        Err(Error::conflict(format!("{shown} is needed by {}", users.join(", "))).hint(
             "--td-image uses a copy of the image as base image and does not change the image",
         ))
     }

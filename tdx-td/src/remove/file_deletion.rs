@@ -149,7 +149,7 @@ pub(super) fn delete_unneeded(
     }
     for files in domains {
         for file in std::mem::take(&mut files.candidates) {
-            let reason = format!("in use by {}", users(references, going, file.path()).join(", "));
+            let reason = format!("needed by {}", users(references, going, file.path()).join(", "));
             files.warnings.push(format!("{} is kept: {reason}", file.path().display()));
             files.keep(file.path(), &reason);
         }

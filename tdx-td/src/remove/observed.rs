@@ -106,7 +106,7 @@ impl ObservedDomain {
             let users = usage.users_of(nvram).into_iter().filter(|user| user != name);
             let users: Vec<String> = users.map(|user| format!("domain '{user}'")).collect();
             if !users.is_empty() {
-                files.kept.push((nvram.clone(), format!("in use by {}", users.join(", "))));
+                files.kept.push((nvram.clone(), format!("needed by {}", users.join(", "))));
             }
         }
         files

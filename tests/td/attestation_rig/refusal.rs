@@ -121,7 +121,7 @@ fn what_is_missing_or_wrong_is_told_before_anything_starts() {
     let rest = rest.split_once("</firmware>").unwrap().1;
     let manual = format!("{}{rest}", head.replace(" firmware='efi'", ""));
     for (from, to, says) in [
-        ("<policy>0x0003</policy>", "<policy>0x0001</policy>", "another policy than 0x3"),
+        ("<policy>0x0003</policy>", "<policy>0x0001</policy>", "is not 0x3"),
         ("c2Vzc2lvbg==", "b3RoZXI=", "the session of domain 'vault'"),
         ("Y2VydA==", "b3RoZXI=", "the dhCert of domain 'vault'"),
         ("OVMF_CODE_4M.ms.fd", "OVMF_CODE_gone.fd", "OVMF_CODE_gone.fd"),

@@ -242,7 +242,7 @@ fn delete_of_a_domain_with_snapshots_keeps_layers_and_what_they_need() {
     let shown = layer.display().to_string();
     assert_eq!(item["deleted"], json!([]), "{item}");
     assert_eq!(reason(&item, &shown), Some("an overlay created by a libvirt snapshot"), "{item}");
-    let needed = format!("in use by '{shown}', a file that is kept");
+    let needed = format!("needed by '{shown}', a file that is kept");
     assert_eq!(reason(&item, &own), Some(needed.as_str()), "{item}");
     assert!(layer.exists() && exists(&rig, &own));
 }

@@ -118,7 +118,9 @@ fn a_gpu_comes_by_iommufd_where_the_kernel_has_it() {
     let by_iommufd = xml(&rendered);
     assert!(by_iommufd.contains("<driver iommufd='yes'/>"), "{by_iommufd}");
     assert!(by_iommufd.contains("<pcihole64 unit='KiB'>268435456</pcihole64>"), "{by_iommufd}");
-    assert!(rendered.document()["warnings"].to_string().contains("256 GiB of 64-bit address space"));
+    assert!(
+        rendered.document()["warnings"].to_string().contains("256 GiB of 64-bit address space")
+    );
     for xml in [by_group, by_iommufd] {
         fs::write(rig.scratch().join("gpu.xml"), xml).unwrap();
         rig.shell("virsh define --validate gpu.xml && virsh undefine gpu --nvram").text();

@@ -28,7 +28,7 @@ impl HostdevsPlan {
                     ))
                     .hint("omit --live, to change only their definitions"));
                 }
-                self.warnings.push(format!(
+                self.shared.push(format!(
                     "domains '{other}' and '{name}' both get {bdf}: only one of them can run"
                 ));
             }

@@ -24,6 +24,8 @@ pub struct HostdevsPlan {
     pub(super) domains: Vec<DomainPlan>,
     /// Warnings for the user.
     pub warnings: Vec<String>,
+    /// Warnings about devices that several of the domains get. The resolution of a file has them as well.
+    pub shared: Vec<String>,
 }
 
 impl HostdevsPlan {
@@ -41,7 +43,7 @@ impl HostdevsPlan {
         way: HostdevOptions,
         live: bool,
     ) -> Result<Self> {
-        let mut plan = Self { domains: Vec::new(), warnings: Vec::new() };
+        let mut plan = Self { domains: Vec::new(), warnings: Vec::new(), shared: Vec::new() };
         for DomainDevices { domain, devices } in wanted {
             let (name, domain) = (&domain.name, domain.get(libvirt, host_name)?);
             let uuid = lookup::uuid(&domain)?;
