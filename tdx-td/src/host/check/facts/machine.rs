@@ -152,12 +152,12 @@ impl Facts {
         }
     }
 
-    /// Whether a file or directory of [`PLACES`] exists.
+    /// Whether a file or directory of `PLACES` exists.
     pub fn has(&self, place: &str) -> bool {
         self.places.contains(place)
     }
 
-    /// Returns the trimmed text of a file of [`TEXTS`] or of a module parameter; `None` if it does not exist.
+    /// Returns the trimmed text of a file of `TEXTS` or of a module parameter; `None` if it does not exist.
     pub fn text(&self, path: &str) -> Fact<Option<&str>> {
         let found = self.texts.iter().find(|(name, _)| name == path);
         match found.map(|(_, text)| text) {
