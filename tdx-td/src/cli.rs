@@ -1,4 +1,4 @@
-//! The command line. Types only: each verb's own arguments stand beside the verb.
+//! The command line of `tdx-td`: its verbs and global flags. Each verb's module has that verb's arguments.
 
 use clap::{Parser, Subcommand};
 use common::Result;
@@ -16,7 +16,7 @@ use crate::domain::{item, power};
 use crate::passthrough::item::HostdevsItem;
 use crate::remove;
 
-/// Trust domains and ordinary guests: create, list, inspect, stop, delete
+/// Create, list, inspect, stop and delete guests: trust domains and ordinary ones
 #[derive(Debug, Parser)]
 #[command(name = "tdx-td", version, after_help = EXAMPLES)]
 pub struct Cli {
@@ -42,37 +42,37 @@ const EXAMPLES: &str = "Examples:
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Create a domain over a base image, and start it
+    /// Create a domain from a disk image, and start it
     New(new::NewArgs),
-    /// Show the XML that new would define; touch nothing
+    /// Print the domain XML that new would define, and change nothing
     Render(render::RenderArgs),
-    /// Create an overlay over a base image, without a domain
+    /// Create an overlay backed by a base image, without a domain
     Overlay(overlay::OverlayArgs),
-    /// Show all domains
+    /// List all domains with their states and addresses
     List(list::ListArgs),
-    /// Show domains with everything known of them, asking their guest agents too
+    /// Show all that is known about domains, including what their guest agents report
     Show(show::ShowArgs),
-    /// Start domains
+    /// Start domains that are shut off, and resume paused ones
     Start(start::StartArgs),
-    /// Shut domains down, and wait until they are off
+    /// Shut domains down, and wait until they are shut off
     Stop(stop::StopArgs),
-    /// Shut domains down and remove them with their own disks, never the base image
+    /// Shut domains down, and delete them and their own disks; base images are kept
     Delete(delete::DeleteArgs),
-    /// Have domains defined with the devices of the host that a file, or tdx-iommu resolve, says
+    /// Set the host devices of domains, as a file or the output of tdx-iommu resolve lists them
     Hostdevs(hostdevs::HostdevsArgs),
-    /// Show scenarios, and the settings that they are made of
+    /// Show scenarios and their settings
     #[command(subcommand)]
     Scenario(scenario::ScenarioVerb),
-    /// Show the firmware builds that guests can have, in the order in which they are tried
+    /// List the firmware builds for guests, in the order in which libvirt tries them
     #[command(arg(firmware::connect_flag()))]
     Firmware(firmware::FirmwareArgs),
-    /// Judge the host, tune it to a scenario, restore it
+    /// Check whether this host can run guests, tune it for a scenario, undo the tuning
     Host(host::HostArgs),
     /// Open a domain's serial console (Ctrl-] leaves it)
     Console(console::ConsoleArgs),
-    /// Log in to a domain, or run a command in it
+    /// Log in to a domain with ssh, or run a command in it
     Ssh(ssh::SshArgs),
-    /// Hand the rest of the line over to virsh
+    /// Run virsh with the rest of the line as its arguments
     Virsh(virsh::VirshArgs),
 }
 
@@ -107,7 +107,7 @@ impl Tool for Cli {
         let config = Config::load(&context.host)?;
         let target = self.connect.target(&context.host, &config)?;
         let libvirt = || Libvirt::open_for(context, &target);
-        // A captured tree has no libvirt of its own; whoever names one means it.
+        // With --sysroot, libvirt is asked only if --connect or --host names a connection.
         let may_ask = context.host.is_this_machine() || self.connect.is_given();
         match self.verb {
             Verb::New(args) => new::run(context, libvirt, &config, args),

@@ -1,14 +1,13 @@
-//! Trust domains and ordinary guests on libvirt: create, list, inspect, stop, delete.
+//! Creates, lists, inspects, stops and deletes guests on libvirt: trust domains and ordinary ones.
 //!
 //! ```sh
 //! tdx-td list --json | jq -r '.items[] | select(.state=="running") | .name' | xargs -n1 tdx-td stop
 //! ```
 //!
-//! [`commands`] has one verb a file. [`create`] makes a domain or undoes what it began, [`domain_xml`]
-//! writes and judges definitions, [`domain`] reads domains that exist, and [`remove`] deletes them with the
-//! files that were made for them. [`security`] is how a guest is protected from its host, [`passthrough`]
-//! which host devices it has, [`scenario`] the defaults for a kind of guest. [`host`] checks and tunes
-//! the machine; [`capability`] and [`firmware`] say what it can run.
+//! [`commands`] has one file for each verb. [`create`] creates a domain or undoes its steps. [`domain_xml`] builds
+//! and checks definitions. [`domain`] reads existing domains. [`remove`] deletes domains with their own files.
+//! [`security`] has launch security and attestation, [`passthrough`] host devices, and [`scenario`] the defaults for
+//! kinds of guests. [`host`] checks and tunes the machine. [`capability`] and [`firmware`] find out what it supports.
 
 pub mod capability;
 mod cli;

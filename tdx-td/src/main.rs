@@ -1,4 +1,4 @@
-//! `tdx-td`: see the library for what it does.
+//! The program `tdx-td`. The library has the implementation.
 
 fn main() -> std::process::ExitCode {
     common::cli::main::<tdx_td::Cli>()

@@ -130,5 +130,9 @@ fn each_host_has_its_own_guests_and_what_must_be_local_is_refused() {
     refused(&cleanup, 6, &["cannot see the remote host's processes"]);
     let image = guest_image(false);
     let device = format!("new -i {} --security none -g 00:01.0", image.display());
-    refused(&far("tdx-td", &device), 6, &["devices of another host cannot be taken from here"]);
+    refused(
+        &far("tdx-td", &device),
+        6,
+        &["PCI devices of a remote host cannot be bound from here"],
+    );
 }

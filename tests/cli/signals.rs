@@ -192,7 +192,7 @@ fn a_question_for_a_passphrase_gives_the_terminal_back() {
         --set storage.encryption=on";
     let ask = || {
         let mut terminal = on_terminal(&rig, "tdx-td", line.split_whitespace());
-        terminal.wait_for("passphrase of the guest's disk: ");
+        terminal.wait_for("passphrase for the guest's disk: ");
         terminal.wait_for_echo(false);
         terminal
     };
@@ -209,10 +209,10 @@ fn a_question_for_a_passphrase_gives_the_terminal_back() {
     terminal.wait_for_echo(true);
     let (run, _) = terminal.end();
     assert_eq!(run.status, Some(2), "{run:#?}");
-    assert!(run.stderr.contains("the input ended"), "{run:#?}");
+    assert!(run.stderr.contains("end of input"), "{run:#?}");
     let mut terminal = ask();
     terminal.press(&format!("{}\n", "x".repeat(600)));
-    terminal.wait_for("once more: ");
+    terminal.wait_for("repeat the passphrase: ");
     terminal.press(&format!("{}\n", "x".repeat(600)));
     let (run, _) = terminal.end();
     assert!(run.stderr.contains("longer than 512 bytes"), "{run:#?}");

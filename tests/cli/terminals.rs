@@ -86,7 +86,7 @@ fn host_check_shows_failures_first_then_warnings_each_with_its_fix_below() {
             assert_eq!(lines.peek().unwrap().starts_with("  fix: "), place < 2, "{run:#?}");
         }
         assert!(order.is_sorted() && order.contains(&0), "{run:#?}");
-        assert!(run.stdout.contains(" other checks passed or do not apply (--all shows them)"));
+        assert!(run.stdout.contains(" more checks passed or do not apply (--all shows them)"));
         shown.extend(order);
         let all = on_tree(&host, 80, "tdx-td", &format!("{line} --all"));
         expect_width(&all, 80);

@@ -93,7 +93,7 @@ fn start_while_destroyed(rig: &Rig, name: &str, round: usize) -> Option<Value> {
         _ => {
             let error = run.error(1);
             let hint = error["hint"].as_str().unwrap();
-            assert!(hint.contains("another command ended the guest"), "{error}");
+            assert!(hint.contains("another command may have stopped the guest"), "{error}");
             assert!(hint.contains(&format!("/var/log/libvirt/qemu/{name}.log")), "{error}");
             None
         }
@@ -110,7 +110,10 @@ fn start_of_a_guest_that_is_destroyed_meanwhile_is_a_conflict() {
     for time in ["first", "second"] {
         let error = rounds.find_map(|round| start_while_destroyed(&rig, "a", round));
         let error = error.unwrap_or_else(|| panic!("{time}: libvirt never told of the end"));
-        assert_eq!(error["message"], "domain 'a' was ended while it started");
+        assert_eq!(
+            error["message"],
+            "another command stopped or deleted domain 'a' while it started"
+        );
         assert!(is_japanese(&error), "{error}");
         assert_eq!(rig.virsh(["domstate", "a", "--reason"]), "shut off (destroyed)");
     }
@@ -129,7 +132,13 @@ fn start_fails_with_a_hint_when_qemu_is_killed() {
     });
     let error = run.error(1);
     assert!(is_japanese(&error), "{error}");
-    assert!(error["hint"].as_str().unwrap().contains("QEMU crashed, or memory ran out"), "{error}");
+    assert!(
+        error["hint"]
+            .as_str()
+            .unwrap()
+            .contains("QEMU may have crashed, or memory may have run out"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -145,7 +145,7 @@ pub(crate) fn compare_arguments(rig: &Rig, requests: &[Request<'_>]) -> usize {
         assert!(
             ours.is_some()
                 || warnings.contains("libvirt chooses")
-                || warnings.contains("no descriptor in"),
+                || warnings.contains("have no descriptor of"),
             "{document}"
         );
         given += usize::from(ours.is_some());

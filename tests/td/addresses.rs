@@ -211,7 +211,7 @@ fn ssh_from_another_host_does_not_take_this_hosts_loopback_for_the_guests() {
     for verb in ["ssh g", wait] {
         let error = from("elsewhere", verb).error(6);
         let message = error["message"].as_str().unwrap();
-        assert!(message.contains("of host 'rig', not of this machine"), "{error}");
+        assert!(message.contains("only from its own host 'rig'"), "{error}");
         assert_eq!(error["hint"], "ssh -t rig tdx-td ssh g");
     }
     // By whatever URI, the host itself is the host itself: here nobody answers the port yet.

@@ -129,7 +129,7 @@ fn options_in_modprobe_d_count_as_those_of_the_command_line() {
     host.file("etc/modprobe.d/tdx.conf", "# comment\noptions kvm-intel nested=1 tdx=1\n");
     let document = expect(&host, "", &["KVM_INTEL_TDX"]);
     let found = item(&document, "KVM_INTEL_TDX");
-    assert!(found["found"].as_str().unwrap().contains("asked for"), "{found}");
+    assert!(found["found"].as_str().unwrap().contains("is configured"), "{found}");
     // The command line has the last word.
     host.file("proc/cmdline", "nohibernate kvm_intel.tdx=0\n");
     let document = expect(&host, "", &["KVM_INTEL_TDX"]);
@@ -153,10 +153,10 @@ fn a_real_libvirts_word_is_understood() {
 fn what_nobody_can_tell_is_unknown_and_no_failure() {
     let host = kvm_hosts::ubuntu();
     for (text, says) in [
-        ("<domainCapabilities>", "no XML"),
-        ("", "no XML"),
+        ("<domainCapabilities>", "is not XML"),
+        ("", "is not XML"),
         ("<domain type='kvm'/>", "<domain>"),
-        ("\u{0}\u{1}", "no XML"),
+        ("\u{0}\u{1}", "is not XML"),
     ] {
         host.file("capabilities.xml", text);
         let document = expect(&host, "", &[]);
@@ -220,6 +220,15 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let below = |path: PathBuf| if path.is_dir() { files(&path) } else { vec![path] };
     entries.flat_map(below).collect()
+}
+
+#[test]
+fn a_missing_tdx_module_is_reported_in_the_kernels_words_with_a_fix() {
+    let document = expect(&kvm_hosts::module_not_loaded(), "", &["TDX_MODULE"]);
+    let failure = item(&document, "TDX_MODULE");
+    let text = |key: &str| failure[key].as_str().unwrap();
+    assert!(text("found").contains("module not loaded"), "{failure}");
+    assert!(text("fix").starts_with("turn on the SEAM loader in the BIOS"), "{failure}");
 }
 
 #[test]

@@ -121,7 +121,10 @@ fn a_header_that_a_guest_writes_into_its_disk_opens_nothing_and_is_not_read_agai
     }
     // The format in the definition is compared with a stated one, and with nothing else.
     let other = td(&rig, &small("new --vmimage a.raw --name a --image-format qcow2")).error(5);
-    assert!(other["message"].to_string().contains("image_format is raw, not qcow2"), "{other:#}");
+    assert!(
+        other["message"].to_string().contains("image_format is raw, requested is qcow2"),
+        "{other:#}"
+    );
     let line = "new --vmimage c.img --name c";
     assert_eq!(td(&rig, &small(line)).document()["changed"], false, "the definition says raw");
     // Nor can another domain get them.
@@ -226,11 +229,14 @@ fn the_disks_of_a_template_are_used_as_stated_and_followed_nowhere() {
         (disk(&driver("qcow2"), &format!("{here}/b.qcow2"), ""), "is an overlay of"),
         (disk(&driver("qcow2"), &format!("{here}/d.qcow2"), ""), "external data file"),
         (disk(&driver("qcow2"), &format!("{here}/z.raw"), ""), "has no qcow2 header"),
-        (disk(&driver("vmdk"), &format!("{here}/z.raw"), ""), "as vmdk"),
-        (disk(&driver("qed"), &format!("{here}/z.raw"), ""), "as qed"),
+        (disk(&driver("vmdk"), &format!("{here}/z.raw"), ""), "with format vmdk"),
+        (disk(&driver("qed"), &format!("{here}/z.raw"), ""), "with format qed"),
         (cd("qcow2", &format!("{here}/p.qcow2")), "CDs"),
-        (disk("", base, "<readonly/>"), "uses the base image as raw, but it is qcow2"),
-        (disk(&driver("raw"), base, "<readonly/>"), "uses the base image as raw"),
+        (
+            disk("", base, "<readonly/>"),
+            "uses the base image with format raw, but its format is qcow2",
+        ),
+        (disk(&driver("raw"), base, "<readonly/>"), "uses the base image with format raw"),
     ] {
         rig.template("t.xml", &with(&disk));
         refused(&td(&rig, line), 3, says, "");

@@ -187,7 +187,7 @@ fn the_streams_and_virsh_are_as_promised() {
     let mut command = rig.command(tools::bin("tdx-td"));
     command.args(["show", "absent"]).env("LANG", "ja_JP.UTF-8").env("LC_ALL", "ja_JP.UTF-8");
     let error = Run::of(command, b"").error(4);
-    assert_eq!(error["message"], "no domain 'absent'");
+    assert_eq!(error["message"], "domain 'absent' not found");
     // A reader that goes away is no error.
     let closed = rig.shell(
         "for i in 1 2 3 4 5; do tdx-td list | true; test ${PIPESTATUS[0]} = 0 || exit; done",

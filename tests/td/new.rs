@@ -127,11 +127,11 @@ fn a_second_new_of_a_name_finds_it_or_says_what_differs() {
     rig.shell("cp /var/lib/libvirt/images/guest.qcow2 other.qcow2").text();
     new(&rig, "--name web1").item();
     for (more, says) in [
-        ("--memory 512M", "memory_bytes is 268435456, not 536870912"),
-        ("--vcpus 2", "vcpus is 1, not 2"),
-        ("--disk-size 2G", "disk_size_bytes is image, not 2147483648"),
-        ("--hotplug-ports 9", "hotplug_ports is 8, not 9"),
-        ("-i other.qcow2", "base is /var/lib/libvirt/images/guest.qcow2, not"),
+        ("--memory 512M", "memory_bytes is 268435456, requested is 536870912"),
+        ("--vcpus 2", "vcpus is 1, requested is 2"),
+        ("--disk-size 2G", "disk_size_bytes is image, requested is 2147483648"),
+        ("--hotplug-ports 9", "hotplug_ports is 8, requested is 9"),
+        ("-i other.qcow2", "base is /var/lib/libvirt/images/guest.qcow2, requested is"),
     ] {
         let line = format!("new -i guest.qcow2 --security none --name web1 {more}");
         let line = match more.starts_with("-i") {
@@ -248,7 +248,7 @@ fn the_image_is_found_where_the_user_means_it() {
     std::fs::copy(guest_image(false), rig.scratch().join("guest.qcow2")).unwrap();
     let both = plan("-i guest.qcow2").document();
     let warnings = both["warnings"].to_string();
-    assert!(warnings.contains("./guest.qcow2 to import it"), "{warnings}");
+    assert!(warnings.contains("write ./guest.qcow2 for the file"), "{warnings}");
     assert!(base(plan("-i ./guest.qcow2")).ends_with("/guest.qcow2"));
 
     // Put into the folder behind libvirt's back, and with the pool stopped.
@@ -322,9 +322,9 @@ fn flags_go_before_the_environment_before_the_files() {
     std::fs::remove_file(user.join("tdx.yaml")).unwrap();
     let warned = plan(&[], "").document()["warnings"].to_string();
     let small = rig.shell("nproc").text().trim().parse::<u32>().unwrap() < 4;
-    assert_eq!(warned.contains("vCPUs instead of 4"), small, "{warned}");
+    assert_eq!(warned.contains("as many as the host has, instead of 4"), small, "{warned}");
     let more = plan(&[], "--vcpus 200").document()["warnings"].to_string();
-    assert!(more.contains("200 vCPUs on a host with"), "{more}");
+    assert!(more.contains("200 vCPUs, more than the host's"), "{more}");
 }
 
 #[test]

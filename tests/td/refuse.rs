@@ -28,7 +28,7 @@ fn usage_errors_are_json_and_exit_2() {
         ("new --name a/b", "slash"),
         ("new --name a\nb", "control character"),
         ("new --name -", "standard input"),
-        ("new --name ..", "folders"),
+        ("new --name ..", "cannot create a directory"),
         ("new --memory 0", "too little"),
         ("new --memory lots", "not a size"),
         ("new --memory 99999999P", "more than 64 bits"),
@@ -42,7 +42,7 @@ fn usage_errors_are_json_and_exit_2() {
         ("delete", "<NAME>"),
         ("delete --all web1", "cannot be used with"),
         ("stop", "<NAME>"),
-        ("start a -", "- stands alone"),
+        ("start a -", "cannot be combined"),
         ("stop --timeout -1 a", "'-1'"),
     ] {
         let words = line.split(' ').filter(|word| !word.is_empty());
@@ -70,8 +70,8 @@ fn documents_of_the_wrong_kind_are_exit_3_before_libvirt_is_asked() {
             "tdx.td.domains",
         ),
         ("new --base -", r#"{"schema_version":"2.0","kind":"tdx.pool.import","items":[]}"#, "2.0"),
-        ("new --base -", volumes, "one base image was expected, 0 came"),
-        ("new --base -", two, "one base image was expected, 2 came"),
+        ("new --base -", volumes, "expected one base image, got 0"),
+        ("new --base -", two, "expected one base image, got 2"),
         ("new --base -", r#"[{"name":"a"}]"#, "item 1"),
         ("render --base -", "", "standard input is empty"),
         ("overlay --base -", "", "standard input is empty"),
@@ -117,9 +117,9 @@ fn new_checks_everything_before_it_touches_anything() {
         ("-i cut.qcow2", 3, "cut.qcow2", ""),
         ("-i over.qcow2", 3, "is an overlay of", ""),
         ("-i FILE --disk-size 1M", 5, "less than", ""),
-        ("-i FILE --network absent", 4, "no network 'absent'", "net-list"),
+        ("-i FILE --network absent", 4, "network 'absent' not found", "net-list"),
         ("-i FILE --network idle", 5, "network 'idle' is not active", "net-start idle"),
-        ("-i FILE --virt-type kvm", 6, "no KVM", "--virt-type qemu"),
+        ("-i FILE --virt-type kvm", 6, "does not support KVM", "--virt-type qemu"),
         ("--base guest.qcow2", 4, "pool 'tdvirsh-pool' does not exist", ""),
     ] {
         let more = more.replace("FILE", &file.to_string());
@@ -133,16 +133,16 @@ fn new_checks_everything_before_it_touches_anything() {
     assert!(most >= 288, "{most}");
     if most < 4096 {
         let line = format!("new --security none -i {file} --vcpus {}", most + 1);
-        refused(&td(&rig, &line), 6, &format!("vCPUs here, not {}", most + 1), "");
+        refused(&td(&rig, &line), 6, &format!("{} vCPUs are too many", most + 1), "");
     }
     let tdx = td(&rig, &format!("new -i {file}"));
-    refused(&tdx, 6, "no TDX trust domains", "--security none");
-    refused(&tdx, 6, "knows no TDX (11.6.0 and newer do)", "");
-    refused(&td(&rig, "new --security none"), 4, "no image was named", "--td-image");
+    refused(&tdx, 6, "does not support TDX trust domains", "--security none");
+    refused(&tdx, 6, "does not support TDX (11.6.0 and newer do)", "");
+    refused(&td(&rig, "new --security none"), 4, "no image is named", "--td-image");
     refused(
         &td(&rig, &format!("new -i {file} --security tdx --virt-type qemu")),
         2,
-        "cannot run a guest with tdx",
+        "cannot run a guest with --security tdx",
         "none",
     );
     rig.virsh(["net-undefine", "idle"]);
@@ -154,7 +154,7 @@ fn new_checks_everything_before_it_touches_anything() {
     let overlay = td::volumes(&rig).into_iter().find(|name| name.starts_with("overlay")).unwrap();
     td::define(&rig, &td::foreign("theirs", ""));
     let before = rig.state();
-    refused(&new(&rig, "--name theirs"), 5, "was not made by these tools", "--name");
+    refused(&new(&rig, "--name theirs"), 5, "was not created by these tools", "--name");
     refused(&new(&rig, &format!("-i {overlay}")), 3, "is an overlay of", "qemu-img convert");
     refused(&new(&rig, "--base absent.qcow2"), 4, "no volume 'absent.qcow2'", "");
     let base = rig.path("/var/lib/libvirt/images/guest.qcow2");
@@ -163,11 +163,11 @@ fn new_checks_everything_before_it_touches_anything() {
     std::fs::set_permissions(&base, std::fs::Permissions::from_mode(0o640)).unwrap();
     assert_eq!(rig.state(), before);
 
-    refused(&td(&rig, "delete theirs --yes"), 5, "was not made by these tools", "--foreign");
+    refused(&td(&rig, "delete theirs --yes"), 5, "was not created by these tools", "--foreign");
     refused(&td(&rig, "delete theirs --foreign"), 5, "not confirmed", "--yes");
-    refused(&td(&rig, "show absent theirs"), 4, "no domain 'absent'", "tdx-td list");
-    refused(&td(&rig, "start absent"), 4, "no domain 'absent'", "tdx-td list");
-    refused(&td(&rig, "stop absent"), 4, "no domain 'absent'", "tdx-td list");
+    refused(&td(&rig, "show absent theirs"), 4, "domain 'absent' not found", "tdx-td list");
+    refused(&td(&rig, "start absent"), 4, "domain 'absent' not found", "tdx-td list");
+    refused(&td(&rig, "stop absent"), 4, "domain 'absent' not found", "tdx-td list");
     assert_eq!(rig.state(), before);
 
     rig.libvirtd("stop");
@@ -204,7 +204,7 @@ fn memory_is_judged_by_the_larger_of_the_hosts_figures() {
     host(7, 24);
     assert_eq!(memory("--scenario computation"), (8192, vec![]));
     assert_eq!(memory("--memory 16G"), (16384, vec![]));
-    let much = json!("the host has 24 GiB of memory, 30 GiB were asked for");
+    let much = json!("the guest's memory of 30 GiB is more than the host's, 24 GiB");
     assert_eq!(memory("--memory 30G"), (30720, vec![much.clone()]));
     let new = td(&rig, "new -i guest.qcow2 --security none --memory 30G -n").document();
     assert!(new["warnings"].as_array().unwrap().contains(&much), "{new}");
@@ -213,7 +213,7 @@ fn memory_is_judged_by_the_larger_of_the_hosts_figures() {
     host(7, 7);
     let (got, warnings) = memory("--scenario computation");
     assert_eq!(got, 3584);
-    assert!(warnings[0].as_str().unwrap().contains("the host has 7 GiB of memory"), "{warnings:?}");
+    assert!(warnings[0].as_str().unwrap().contains("because the host has 7 GiB"), "{warnings:?}");
     assert_eq!(memory("--scenario computation --memory 8G").0, 8192);
 }
 

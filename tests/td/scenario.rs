@@ -42,8 +42,12 @@ fn scenarios_are_listed_and_shown_without_libvirt() {
         ("scenario show desktop --set guest.video=4k", 2, "guest.video"),
         ("scenario show desktop --set host.swappiness=201", 2, "host.swappiness"),
         ("scenario show desktop --set storage.encryption=on --set storage.format=raw", 2, "qcow2"),
-        ("scenario show desktop --security tdx", 2, "folder of the host"),
-        ("scenario show securevm --set guest.secure_boot=on --set guest.smm=off", 2, "secure boot"),
+        ("scenario show desktop --security tdx", 2, "directory of the host"),
+        (
+            "scenario show securevm --set guest.secure_boot=on --set guest.smm=off",
+            2,
+            "guest.secure_boot",
+        ),
         ("scenario show securevm --set storage.target=sda", 2, "storage.target"),
         ("scenario show securevm --user-settings /no/such", 4, "/no/such"),
     ] {
@@ -166,7 +170,7 @@ fn guests_of_every_scenario_run() {
         let made = td(&rig, &new).document();
         let warnings = made["warnings"].to_string();
         assert!(warnings.contains("guest.memory is 256MiB (--memory)"), "{warnings}");
-        let open = warnings.contains("the guest is open to its host");
+        let open = warnings.contains("the guest is not protected");
         assert_eq!(open, scenario == "securevm", "{warnings}");
         let xml = rig.virsh(["dumpxml", "web1"]);
         assert!(xml.contains(expected), "{xml}");
@@ -197,11 +201,11 @@ fn what_of_the_host_is_otherwise_is_told_and_tuned_when_asked() {
     let words = new.split_whitespace().collect::<Vec<_>>().join(" ");
     let warnings = || td(&rig, &format!("{words} --dry-run")).document()["warnings"].to_string();
     let told = warnings();
-    assert!(told.contains("were not compared with what desktop recommends: "), "{told}");
+    assert!(told.contains("were not compared with those of scenario desktop: "), "{told}");
     let table = "22 1 259:1 / / rw - ext4 /dev/nvme0n1p1 rw";
     rig.shell(&format!("echo '{table}' >host/proc/self/mountinfo")).text();
     let told = warnings();
-    assert!(told.contains("host.swappiness is 60, not 35"), "{told}");
+    assert!(told.contains("host.swappiness is 60, recommended is 35"), "{told}");
     assert!(told.contains("tdx-td host tune --scenario desktop"), "{told}");
     let error = td(&rig, &format!("{words} --tune-host")).error(5);
     assert!(error["message"].as_str().unwrap().contains("settings of this host"), "{error}");
@@ -223,7 +227,7 @@ fn what_the_host_cannot_do_is_refused_or_replaced() {
         let told = format!("{} {} {}", error["message"], error["causes"], error["hint"]);
         assert!(told.contains(says), "{line}: {error}");
     };
-    refused("new -i guest.qcow2 --scenario securevm", 6, "runs no TDX trust domains");
+    refused("new -i guest.qcow2 --scenario securevm", 6, "does not support TDX trust domains");
     refused("new -i guest.qcow2 --scenario securevm", 6, "--security none");
     refused("new -i guest.qcow2 --scenario td", 6, "TDX");
     refused("new -i guest.qcow2 --scenario securvm", 4, "securevm");
@@ -232,7 +236,7 @@ fn what_the_host_cannot_do_is_refused_or_replaced() {
     refused(&format!("new -i guest.qcow2 {open} --boot tape"), 2, "guest.boot");
     let encrypted = "--set storage.encryption=on";
     refused(&format!("new -i guest.qcow2 {open} {encrypted}"), 5, "overlay");
-    refused(&format!("new --vmimage {IMAGES}/guest.qcow2 {open} {encrypted}"), 5, "user's own");
+    refused(&format!("new --vmimage {IMAGES}/guest.qcow2 {open} {encrypted}"), 5, "existing image");
     refused(&format!("new --blank 1G {open} {encrypted}"), 2, "--passphrase-file");
     refused(&format!("new --blank 1G {open} --passphrase-file /etc/hostname"), 2, "encryption=on");
     refused(&format!("new --blank 1G {open} --set storage.preallocation=full"), 6, "falloc");
@@ -251,7 +255,7 @@ fn what_the_host_cannot_do_is_refused_or_replaced() {
         --memory 256M --vcpus 1";
     let document = rig.shell(line).document();
     let warnings = document["warnings"].to_string();
-    assert!(warnings.contains("guest.machine is q35: QEMU here has no pc-q35-0.1"), "{warnings}");
+    assert!(warnings.contains("guest.machine is q35 instead of the scenario's value: QEMU on this host does not support machine pc-q35-0.1"), "{warnings}");
     let settings = document["items"][0]["settings"].as_array().unwrap();
     let applies = |name: &str| {
         settings.iter().find(|s| s["setting"] == name).unwrap()["applies"].as_bool().unwrap()
@@ -356,7 +360,10 @@ fn a_users_image_and_a_cd_are_used_as_they_are() {
     td(&rig, "delete web1 --yes --timeout 0").item();
     td::define(&rig, &td::foreign("web1", ""));
     let foreign = td(&rig, &format!("{again} --yes")).error(5);
-    assert!(foreign["message"].as_str().unwrap().contains("not made by these tools"), "{foreign}");
+    assert!(
+        foreign["message"].as_str().unwrap().contains("not created by these tools"),
+        "{foreign}"
+    );
     rig.virsh(["undefine", "web1"]);
 
     // A CD alone stands beside an empty disk.
@@ -404,7 +411,7 @@ fn what_others_need_is_neither_taken_nor_lost() {
     refused(&format!("{over} --set storage.cluster_size=3k"), 2, "power of two");
     assert_eq!(listed(&rig, "web1")["uuid"], uuid);
     let told = td(&rig, &format!("{over} --dry-run")).document()["warnings"].to_string();
-    assert!(told.contains("is deleted for it"), "{told}");
+    assert!(told.contains("is deleted first"), "{told}");
 
     // What is no image is not waited for.
     rig.shell("mkfifo pipe").text();

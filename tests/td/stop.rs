@@ -58,7 +58,7 @@ fn guests_are_waited_for_no_longer_than_they_need() {
     td(&rig, "start a").item();
     rig.virsh(["suspend", "a"]);
     let error = td(&rig, "stop a --timeout 1000000").error(5);
-    assert_eq!(error["message"], "domain 'a' is paused and cannot shut itself down");
+    assert_eq!(error["message"], "domain 'a' is paused and cannot react to a shutdown request");
     assert_eq!(
         actions(&td(&rig, "start a b")),
         [did("a", "resume", false), did("b", "start", false)]

@@ -62,7 +62,7 @@ fn a_named_domain_of_a_template_is_made_once() {
     let other = from_template(&rig, "t.xml", " --name web --fix-template").error(5);
     assert!(other["message"].as_str().unwrap().contains("ssh_port is 127.0.0.1:2345"), "{other}");
     let plain = new(&rig, "--name web").error(5);
-    assert!(plain["message"].as_str().unwrap().contains("made from a template"), "{plain}");
+    assert!(plain["message"].as_str().unwrap().contains("created from a template"), "{plain}");
 }
 
 #[test]
@@ -74,15 +74,19 @@ fn what_is_no_template_is_refused() {
     let numa = "<numa><cell id='0' cpus='0' memory='1'/></numa><topology";
     let entity = "<!DOCTYPE domain [<!ENTITY x SYSTEM '/etc/passwd'>]>";
     for (text, status, says) in [
-        ("", 3, "is no XML"),
-        ("text", 3, "is no XML"),
-        ("<network>OVERLAY_IMG_PATH</network>", 3, "holds <network>, not <domain>"),
+        ("", 3, "is not valid XML"),
+        ("text", 3, "is not valid XML"),
+        (
+            "<network>OVERLAY_IMG_PATH</network>",
+            3,
+            "has the root element <network>, expected <domain>",
+        ),
         ("<domain><name>DOMAIN</name></domain>", 3, "lacks the attribute type"),
         (&good.replace("OVERLAY_IMG_PATH", "/x"), 3, "has 0 disks with OVERLAY_IMG_PATH"),
-        (&format!("{entity}{}", good.replace("DOMAIN", "&x;")), 3, "is no XML"),
-        (&good.replace("'default'", "'nowhere'"), 4, "no network 'nowhere'"),
+        (&format!("{entity}{}", good.replace("DOMAIN", "&x;")), 3, "is not valid XML"),
+        (&good.replace("'default'", "'nowhere'"), 4, "network 'nowhere' not found"),
         (&good.replace("\"qemu\" type=\"qcow2\"", "\"qemu\" type=\"raw\""), 3, "raw"),
-        (&good.replace("type='qemu'", "type='kvm'"), 6, "no KVM"),
+        (&good.replace("type='qemu'", "type='kvm'"), 6, "does not support KVM"),
     ] {
         rig.template("bad.xml", text);
         let error = from_template(&rig, "bad.xml", "").error(status);
@@ -114,7 +118,7 @@ fn what_is_no_template_is_refused() {
         from_template(&rig, "good.xml", flags).error(status);
     }
     let much = td(&rig, "new -i guest.qcow2 -t good.xml --memory 9999G -n").document();
-    assert!(much["warnings"].to_string().contains("9.76 TiB were asked for"), "{much}");
+    assert!(much["warnings"].to_string().contains("memory of 9.76 TiB is more than"), "{much}");
     td(&rig, "new -i guest.qcow2 --security none --fix-template").error(2);
     assert_eq!(rig.state(), before);
 }
@@ -164,14 +168,17 @@ fn ports_are_given_once_and_survive_a_restart() {
     // It is a's although nobody listens.
     assert_eq!(new(&rig, "--name b --ssh-port auto").item()["ssh"]["port"], 2202);
     let taken = new(&rig, "--name c --ssh-port 2201").error(5);
-    assert_eq!(taken["message"], "port 2201 is that of domain 'a'");
+    assert_eq!(taken["message"], "port 2201 belongs to domain 'a'");
     // libvirtd's own, in the rig's network.
     let busy = new(&rig, "--name c --ssh-port 127.0.0.1:16509").error(5);
-    assert!(busy["message"].as_str().unwrap().contains("is taken"), "{busy}");
+    assert!(busy["message"].as_str().unwrap().contains("is in use"), "{busy}");
     // QEMU is not root, though we are.
     new(&rig, "--name c --ssh-port 80").error(7);
     let elsewhere = new(&rig, "--name c --ssh-port 192.0.2.77:2222").error(5);
-    assert!(elsewhere["message"].as_str().unwrap().contains("cannot be had"), "{elsewhere}");
+    assert!(
+        elsewhere["message"].as_str().unwrap().contains("cannot listen on port"),
+        "{elsewhere}"
+    );
     new(&rig, "--name c --ssh-port [::1]:2222").error(6);
     for wrong in ["0", "70000", "any", "host:22"] {
         new(&rig, &format!("--name c --ssh-port {wrong}")).error(2);

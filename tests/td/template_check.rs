@@ -65,8 +65,14 @@ fn new_with_fix_template_starts_an_original_and_warns_of_each_change() {
     let line = |what| line_of(&text, what);
     for change in [
         format!("element domain/allowReboot (line {}) was removed", line("<allowReboot")),
-        format!("domain/pm/suspend-to-disk (line {}) became enabled", line("<suspend-to-disk")),
-        format!("domain/pm/suspend-to-mem (line {}) became enabled", line("<suspend-to-mem")),
+        format!(
+            "domain/pm/suspend-to-disk (line {}) was renamed to enabled",
+            line("<suspend-to-disk")
+        ),
+        format!(
+            "domain/pm/suspend-to-mem (line {}) was renamed to enabled",
+            line("<suspend-to-mem")
+        ),
         "hostfwd=tcp:127.0.0.1:2201-:22".to_owned(),
     ] {
         assert!(warnings.contains(&change), "{change} is not in {warnings}");
@@ -240,7 +246,7 @@ fn new_refuses_a_template_that_can_write_to_the_base_image() {
                 let line = format!("{verb} -i guest.qcow2 -t t.xml --memory 256M --vcpus 1{flag}");
                 let error = td(&rig, &line).error(3);
                 let message = error["message"].as_str().unwrap();
-                assert!(message.contains("lets the guest write to the base image"), "{message}");
+                assert!(message.contains("allows the guest to write to the base image"), "{message}");
             }
         }
     }

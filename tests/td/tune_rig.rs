@@ -123,7 +123,7 @@ fn merged_pages_are_taken_apart_first() {
     assert!(naive.stderr.contains("busy"), "{naive:#?}");
     let done = td(&kernel, "tune --scenario td --yes").document();
     let merge = item(&done, "host.ksm_merge_across_nodes");
-    assert!(merge["note"].as_str().unwrap().contains("are taken apart first"), "{merge}");
+    assert!(merge["note"].as_str().unwrap().contains("are separated first"), "{merge}");
     let merging = ["run", "merge_across_nodes", "pages_shared"];
     let merging = merging.map(|name| says(&kernel, &format!("/sys/kernel/mm/ksm/{name}")));
     assert_eq!(merging, ["0", "0", "0"]);
@@ -239,7 +239,7 @@ fn units_are_stopped_and_started_with_what_they_do() {
     let before = state(&kernel);
     let done = td(&kernel, "tune --scenario computation --persist --yes").document();
     assert_eq!(of(&done, "ksm.service")["action"], "start");
-    assert!(of(&done, "ksmtuned.service")["note"].as_str().unwrap().contains("left as it is"));
+    assert!(of(&done, "ksmtuned.service")["note"].as_str().unwrap().contains("is not changed"));
     assert_eq!(units(), "enabled active enabled inactive ");
     td(&kernel, "restore --yes").document();
     assert_eq!(state(&kernel), before);

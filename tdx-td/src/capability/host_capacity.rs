@@ -5,17 +5,17 @@ use common::libvirt::{Context, Libvirt};
 use common::system::sysroot::Host;
 use common::units::GIB;
 
-/// What the host has, whatever is asked of it.
+/// Memory and processors of a host.
 #[derive(Debug, Clone, Copy)]
 pub struct Capacity {
-    /// Memory, bytes.
+    /// Memory in bytes.
     pub memory_bytes: u64,
-    /// Processors.
+    /// Number of processors.
     pub cpus: u32,
 }
 
 impl Capacity {
-    /// Returns the memory that a guest gets when nobody says how much: 8 GiB, or half of a host with less
+    /// Returns the default memory of a guest: 8 GiB, or half of the memory of a host with less
     /// than 16, in whole 64 MiB. Unit: bytes.
     pub fn usual_memory(self) -> u64 {
         const STEP: u64 = 64 << 20;
@@ -23,12 +23,12 @@ impl Capacity {
     }
 }
 
-/// Asks libvirt's host what it has. Its memory is the larger of what libvirt says, which adds up the NUMA
-/// nodes, and of what the kernel says: the nodes lack memory that was plugged in or given back later.
+/// Returns memory and processors of libvirt's host. The memory is the larger one of libvirt's sum of the NUMA
+/// nodes and of the kernel's total: the nodes lack memory that was plugged in or given back later.
 ///
 /// Source: proc_meminfo(5), `MemTotal`, KiB. On a remote connection only libvirt is asked.
 pub fn capacity(host: &Host, libvirt: &Libvirt) -> Result<Capacity> {
-    let info = libvirt.connect().node_info().context("ask about the host's memory")?;
+    let info = libvirt.connect().node_info().context("read the memory size of the host")?;
     let text = if libvirt.is_local() {
         host.read("/proc/meminfo")?.unwrap_or_default()
     } else {
@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn usual_memory_is_half_of_a_little_host() {
+    fn usual_memory_is_half_of_a_small_hosts_memory() {
         let usual = |memory_bytes| Capacity { memory_bytes, cpus: 1 }.usual_memory();
         assert_eq!(usual(64 * GIB), 8 * GIB);
         assert_eq!(usual(16 * GIB), 8 * GIB);

@@ -8,10 +8,10 @@ use crate::capability::libvirt::domain_capabilities;
 use crate::capability::security::Security;
 use crate::capability::virt_type::{VirtType, VirtTypeArg};
 
-/// Settles the accelerator: what was asked for, or what the host has.
+/// Returns the accelerator of a guest: the requested one, else the one that the host supports.
 ///
-/// On this machine `auto` is kvm only when the processor's flags and `/dev/kvm` both offer it: the
-/// device node alone proves nothing, in a container or a nested guest. Elsewhere libvirt is asked.
+/// On this machine `auto` is kvm only if the processor's flags and `/dev/kvm` both offer it: in a container or a
+/// nested guest the device node alone proves nothing. On a remote host libvirt is asked.
 ///
 /// Errors: `unsupported` when kvm was asked for by name, or is needed, and is not there.
 pub fn virt_type(
@@ -24,7 +24,7 @@ pub fn virt_type(
         (VirtTypeArg::Qemu, _) => Ok(VirtType::Qemu),
         (VirtTypeArg::Kvm, Security::None) => check_kvm(host, libvirt).map(|()| VirtType::Kvm),
         (VirtTypeArg::Auto, Security::None) if !has_kvm(host, libvirt)? => Ok(VirtType::Qemu),
-        // Whether the host runs secure guests is looked at by itself, in check_security.
+        // check_security checks whether the host supports protected guests.
         _ => Ok(VirtType::Kvm),
     }
 }
@@ -36,8 +36,10 @@ pub fn check_kvm(host: &Host, libvirt: &Libvirt) -> Result<()> {
     if has_kvm(host, libvirt)? {
         Ok(())
     } else {
-        Err(Error::unsupported("this host has no KVM")
-            .hint("--security none --virt-type qemu emulates a guest in software, slowly"))
+        Err(Error::unsupported("this host does not support KVM").hint(
+            "tdx-td host check --for none; for a guest in slow software emulation: --security none \
+             --virt-type qemu",
+        ))
     }
 }
 

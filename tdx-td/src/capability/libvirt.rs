@@ -1,4 +1,4 @@
-//! What libvirt and QEMU of the host can do.
+//! The capabilities of the host's libvirt and QEMU.
 
 use common::libvirt::{Context, Libvirt};
 use common::system::sysroot::Host;
@@ -11,22 +11,22 @@ pub(crate) fn domain_capabilities(libvirt: &Libvirt, virt_type: VirtType) -> Res
     let text = libvirt
         .connect()
         .domain_capabilities(None, Some("x86_64"), Some("q35"), Some(virt_type.as_str()), 0)
-        .context("ask what domains the host can run")?;
+        .context("read libvirt's domain capabilities")?;
     Document::parse(text)
 }
 
-/// The machine types that QEMU has, by all their names.
+/// Returns the machine types of the host's QEMU, by all their names.
 ///
 /// Source: <https://libvirt.org/formatcaps.html#guest-capabilities>.
 pub fn machines(libvirt: &Libvirt) -> Result<Vec<String>> {
-    let text = libvirt.connect().capabilities().context("ask what the host is capable of")?;
+    let text = libvirt.connect().capabilities().context("read libvirt's capabilities")?;
     let capabilities = Document::parse(text)?;
     let archs = capabilities.root().find_all("guest/arch");
     let x86_64 = archs.into_iter().filter(|arch| arch.attr("name").as_deref() == Some("x86_64"));
     Ok(x86_64.flat_map(|arch| arch.find_all("machine")).map(|machine| machine.text()).collect())
 }
 
-/// What a kind of device, such as `video`, can be.
+/// Returns the values that libvirt lists for a kind of device, such as `video`.
 ///
 /// Source: <https://libvirt.org/formatdomaincaps.html#devices>.
 pub fn device_values(libvirt: &Libvirt, virt_type: VirtType, device: &str) -> Result<Vec<String>> {
@@ -43,41 +43,42 @@ pub fn check_vcpus(libvirt: &Libvirt, virt_type: VirtType, vcpus: u32) -> Result
     let capabilities = domain_capabilities(libvirt, virt_type)?;
     let most = capabilities.root().attr_at("vcpu", "max").and_then(|most| most.parse().ok());
     match most {
-        Some(most) if vcpus > most => {
-            Err(Error::unsupported(format!("a guest can have {most} vCPUs here, not {vcpus}")))
-        }
+        Some(most) if vcpus > most => Err(Error::unsupported(format!(
+            "{vcpus} vCPUs are too many: a guest on this host can have {most}"
+        ))),
         _ => Ok(()),
     }
 }
 
-/// Fails on a host that gives guests no vsock.
+/// Fails on a host without vsock for guests.
 ///
 /// Errors: `unsupported` (exit 6).
 pub fn check_vsock(host: &Host) -> Result<()> {
     if host.has("/dev/vhost-vsock") {
         Ok(())
     } else {
-        Err(Error::unsupported("this host has no /dev/vhost-vsock for the guest's vsock")
+        Err(Error::unsupported("the guest's vsock needs /dev/vhost-vsock, which does not exist")
             .hint("modprobe vhost_vsock"))
     }
 }
 
-/// The kinds of launch security that libvirt lists.
+/// Returns the kinds of launch security that libvirt lists.
 pub(crate) fn sectypes(capabilities: &Document) -> impl Iterator<Item = String> {
     let values = capabilities.root().find_all("features/launchSecurity/enum/value");
     values.map(|value| value.text())
 }
 
-/// Whether libvirt lists trust domains among what it can run, as upstream or Canonical's preview does.
+/// Whether libvirt lists trust domains in its domain capabilities, in the form of upstream or of Canonical's
+/// preview packages.
 pub fn offers_tdx(libvirt: &Libvirt) -> bool {
-    // Without KVM libvirt has no answer at all.
+    // Without KVM the call fails.
     domain_capabilities(libvirt, VirtType::Kvm).is_ok_and(|capabilities| {
         let preview = capabilities.root().attr_at("features/tdx", "supported");
         sectypes(&capabilities).any(|kind| kind == "tdx") || preview.as_deref() == Some("yes")
     })
 }
 
-/// Whether libvirt runs passt for guests, which forwards ports without raw arguments for QEMU.
+/// Whether libvirt can run passt for guests. passt forwards ports without raw arguments for QEMU.
 ///
 /// Source: <https://libvirt.org/formatdomaincaps.html>, `interface`, enum `backendType`.
 pub fn has_passt(host: &Host, libvirt: &Libvirt, virt_type: VirtType) -> Result<bool> {
@@ -87,12 +88,12 @@ pub fn has_passt(host: &Host, libvirt: &Libvirt, virt_type: VirtType) -> Result<
     Ok(offered && (!libvirt.is_local() || host.has("/usr/bin/passt")))
 }
 
-/// Whether guests get devices by iommufd, which bounds no mappings, instead of a VFIO container.
+/// Whether guests get host devices by iommufd, which does not limit mappings, instead of a VFIO container.
 ///
 /// Source: <https://libvirt.org/news.html>, 12.1.0; Linux `Documentation/driver-api/vfio.rst`, "IOMMUFD and
 /// vfio_iommu_type1".
 pub fn has_iommufd(host: &Host, libvirt: &Libvirt) -> Result<bool> {
-    let version = libvirt.connect().lib_version().context("ask libvirt for its version")?;
+    let version = libvirt.connect().lib_version().context("read the version of libvirt")?;
     Ok(version >= 12_001_000 && host.has("/dev/iommu"))
 }
 

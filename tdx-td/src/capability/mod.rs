@@ -1,4 +1,4 @@
-//! What the host can run: accelerator, launch security, memory, processors.
+//! The capabilities of the host: accelerator, launch security, memory, processors.
 
 mod host_capacity;
 mod kvm;

@@ -1,4 +1,4 @@
-//! Whether the host can protect guests by TDX or AMD SEV.
+//! Checks whether the host supports a protection of guests: Intel TDX or AMD SEV.
 
 use common::libvirt::{Context, Libvirt};
 use common::system::sysroot::Host;
@@ -9,7 +9,7 @@ use crate::capability::libvirt::{domain_capabilities, offers_tdx, sectypes, vers
 use crate::capability::security::Security;
 use crate::capability::virt_type::VirtType;
 
-/// Fails unless guests can be protected like this here, saying what is missing.
+/// Fails unless this host supports the protection. The error says what is missing.
 ///
 /// Errors: `unsupported` (exit 6).
 pub fn check_security(host: &Host, libvirt: &Libvirt, security: Security) -> Result<()> {
@@ -21,7 +21,7 @@ pub fn check_security(host: &Host, libvirt: &Libvirt, security: Security) -> Res
 }
 
 const HINT: &str =
-    "tdx-td host check says what to do about it; --security none makes an ordinary guest";
+    "tdx-td host check says how to fix this; --security none creates an ordinary guest";
 
 /// Source: <https://libvirt.org/formatdomaincaps.html#sev-capabilities>; Linux
 /// `Documentation/virt/kvm/x86/amd-memory-encryption.rst` for the module's parameters.
@@ -31,7 +31,7 @@ fn check_sev(host: &Host, libvirt: &Libvirt, security: Security) -> Result<()> {
         Security::SevEs => ("SEV-ES", "sev_es"),
         _ => ("SEV", "sev"),
     };
-    // Without KVM libvirt has no answer at all.
+    // Without KVM the call fails.
     let capabilities = domain_capabilities(libvirt, VirtType::Kvm).ok();
     let offered = capabilities.is_some_and(|capabilities| {
         let features = capabilities.root().child("features");
@@ -48,21 +48,23 @@ fn check_sev(host: &Host, libvirt: &Libvirt, security: Security) -> Result<()> {
         return Ok(());
     }
     let path = format!("/sys/module/kvm_amd/parameters/{parameter}");
-    let version = libvirt.connect().lib_version().context("ask libvirt for its version")?;
+    let version = libvirt.connect().lib_version().context("read the version of libvirt")?;
     let missing = match host.read(&path)? {
-        _ if !libvirt.is_local() => "libvirt there offers none".to_owned(),
-        None => format!("kvm_amd with {parameter} is not loaded"),
+        _ if !libvirt.is_local() => "libvirt on that host does not offer it".to_owned(),
+        None => format!("module kvm_amd with parameter {parameter} is not loaded"),
         Some(value) if !matches!(value.trim(), "Y" | "1") => format!("kvm_amd.{parameter} is off"),
         // Source: https://libvirt.org/news.html, 10.5.0.
         Some(_) if security == Security::SevSnp && version < 10_005_000 => {
-            format!("libvirt {} knows none (10.5.0 and newer do)", version_text(version))
+            let version = version_text(version);
+            format!("libvirt {version} does not support it (10.5.0 and newer do)")
         }
-        Some(_) => "QEMU has none, or the BIOS keeps no ids for it".to_owned(),
+        Some(_) => "QEMU does not support it, or the BIOS reserves no ASIDs for it".to_owned(),
     };
-    Err(Error::unsupported(format!("this host runs no {name} guests: {missing}")).hint(HINT))
+    Err(Error::unsupported(format!("this host does not support {name} guests: {missing}"))
+        .hint(HINT))
 }
 
-/// Fails unless libvirt can run trust domains here, saying what is missing.
+/// Fails unless this host supports trust domains. The error says what is missing.
 ///
 /// Errors: `unsupported` (exit 6).
 fn check_tdx(host: &Host, libvirt: &Libvirt) -> Result<()> {
@@ -70,14 +72,15 @@ fn check_tdx(host: &Host, libvirt: &Libvirt) -> Result<()> {
     if missing.is_empty() {
         return if libvirt.is_local() { check_keys(host) } else { Ok(()) };
     }
-    Err(Error::unsupported(format!("this host runs no TDX trust domains: {}", missing.join("; ")))
+    let missing = missing.join("; ");
+    Err(Error::unsupported(format!("this host does not support TDX trust domains: {missing}"))
         .hint(HINT))
 }
 
-/// Fails when every private key id of the host is taken: each trust domain needs one.
+/// Fails if all private key ids of the host are in use: each trust domain needs one.
 ///
-/// Source: Linux `Documentation/admin-guide/cgroup-v2.rst`, "Misc": lines of name and number. Kernels
-/// without the counter say nothing, and QEMU fails at start.
+/// Source: Linux `Documentation/admin-guide/cgroup-v2.rst`, "Misc": lines of name and number. On kernels
+/// without the counter this does not fail, and QEMU fails at start.
 fn check_keys(host: &Host) -> Result<()> {
     let count = |file: &str| -> Result<Option<u64>> {
         let text = host.read(file)?.unwrap_or_default();
@@ -86,17 +89,17 @@ fn check_keys(host: &Host) -> Result<()> {
     match (count("/sys/fs/cgroup/misc.capacity")?, count("/sys/fs/cgroup/misc.current")?) {
         (Some(all), Some(taken)) if taken >= all => {
             Err(Error::unsupported(format!("all {all} TDX key ids of this host are in use"))
-                .hint("stop a trust domain; tdx-td list shows those that run"))
+                .hint("shut down a trust domain: tdx-td list shows them, tdx-td stop NAME"))
         }
         _ => Ok(()),
     }
 }
 
-/// Each link of the chain from processor to libvirt that is missing, in words. Empty: none is.
+/// Returns what is missing for trust domains, from the processor to libvirt. Empty if nothing is.
 ///
-/// Below 11.10 libvirt lists TDX on any host whose QEMU has it built in, so the kernel is asked too.
+/// libvirt below 11.10 lists TDX on any host whose QEMU is built with TDX, so the kernel is checked as well.
 fn missing_for_tdx(host: &Host, libvirt: &Libvirt) -> Result<Vec<String>> {
-    let version = libvirt.connect().lib_version().context("ask libvirt for its version")?;
+    let version = libvirt.connect().lib_version().context("read the version of libvirt")?;
     let offered = offers_tdx(libvirt);
     if offered && (version >= 11_010_000 || !libvirt.is_local()) {
         return Ok(Vec::new());
@@ -107,10 +110,10 @@ fn missing_for_tdx(host: &Host, libvirt: &Libvirt) -> Result<Vec<String>> {
         let parameter = host.read("/sys/module/kvm_intel/parameters/tdx")?;
         kernel_has_it = parameter.as_deref().map(str::trim) == Some("Y");
         if !offered && !cpu_flags(host)?.contains(&"tdx_host_platform") {
-            missing.push("the BIOS or the processor does not offer it".to_owned());
+            missing.push("the processor or the BIOS does not offer TDX".to_owned());
         }
         missing.extend(match parameter {
-            None => Some("the kernel's KVM has none (6.16 and newer have)".to_owned()),
+            None => Some("the kernel's KVM does not support TDX (6.16 and newer do)".to_owned()),
             Some(_) if !kernel_has_it => Some("kvm_intel.tdx is off".to_owned()),
             Some(_) => None,
         });
@@ -120,9 +123,11 @@ fn missing_for_tdx(host: &Host, libvirt: &Libvirt) -> Result<Vec<String>> {
         // Source: https://libvirt.org/news.html, 11.6.0.
         ..11_006_000 => {
             let version = version_text(version);
-            missing.push(format!("libvirt {version} knows no TDX (11.6.0 and newer do)"));
+            missing.push(format!("libvirt {version} does not support TDX (11.6.0 and newer do)"));
         }
-        _ if kernel_has_it => missing.push("QEMU has none (10.1 and newer have)".to_owned()),
+        _ if kernel_has_it => {
+            missing.push("QEMU does not support TDX (10.1 and newer do)".to_owned());
+        }
         _ => {}
     }
     Ok(missing)

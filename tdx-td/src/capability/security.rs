@@ -1,4 +1,4 @@
-//! How a guest is protected from its host.
+//! The kinds of protection of a guest from its host.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,29 +7,29 @@ use clap::ValueEnum;
 use common::Result;
 use serde::{Deserialize, Serialize};
 
-/// How the guest is protected from its host.
+/// A kind of protection of a guest from its host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Security {
     /// Intel TDX: a trust domain
     Tdx,
-    /// AMD SEV: memory is encrypted
+    /// AMD SEV: encrypted memory
     Sev,
-    /// AMD SEV-ES: registers too
+    /// AMD SEV-ES: encrypted memory and registers
     SevEs,
-    /// AMD SEV-SNP: and nothing can be changed
+    /// AMD SEV-SNP: encrypted memory and registers, with memory integrity
     SevSnp,
-    /// An ordinary guest
+    /// No protection: an ordinary guest
     None,
 }
 
 impl Security {
-    /// Whether it is AMD's.
+    /// Whether the protection is AMD SEV of any generation.
     pub fn is_sev(self) -> bool {
         matches!(self, Self::Sev | Self::SevEs | Self::SevSnp)
     }
 
-    /// Its name, as on the command line.
+    /// Returns the name of the kind, as on the command line.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Tdx => "tdx",

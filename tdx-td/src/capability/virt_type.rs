@@ -1,21 +1,21 @@
-//! The accelerator of a guest: KVM, or emulation.
+//! The accelerator of a guest: KVM or software emulation.
 
 use std::str::FromStr;
 
 use clap::ValueEnum;
 use common::Result;
 
-/// How the guest's processors run.
+/// The accelerator of a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VirtType {
-    /// In hardware.
+    /// Hardware virtualization with KVM.
     Kvm,
-    /// Emulated, slowly.
+    /// Software emulation by QEMU, which is slow.
     Qemu,
 }
 
 impl VirtType {
-    /// The `type` of a domain, as libvirt spells it.
+    /// Returns the `type` of a domain in libvirt's XML.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Kvm => "kvm",
@@ -24,14 +24,14 @@ impl VirtType {
     }
 }
 
-/// The flag that chooses a [`VirtType`].
+/// The value of `--virt-type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum VirtTypeArg {
-    /// kvm where the host has it, else qemu
+    /// kvm if the host supports it, else qemu
     Auto,
     /// Hardware virtualization
     Kvm,
-    /// Software emulation
+    /// Software emulation, which is slow
     Qemu,
 }
 

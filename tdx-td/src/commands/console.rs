@@ -1,4 +1,4 @@
-//! `tdx-td console`: the guest's serial console.
+//! `tdx-td console`: opens the guest's serial console.
 
 use clap::Args;
 use common::Error;
@@ -13,15 +13,15 @@ const EXAMPLES: &str = "Examples:
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct ConsoleArgs {
-    /// The domain
+    /// Name of the domain
     #[arg(value_name = "NAME")]
     name: String,
-    /// Take the console over from whoever has it
+    /// Disconnect other sessions from the console first
     #[arg(long)]
     force: bool,
 }
 
-/// Becomes `virsh console`, which is left with Ctrl-]. Returns only when that fails.
+/// Replaces this process with `virsh console`, which Ctrl-] leaves. Returns only if that fails.
 pub fn run(target: &Target, args: ConsoleArgs) -> Error {
     virsh::on(target)
         .args(["console"])

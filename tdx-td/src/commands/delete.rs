@@ -1,4 +1,4 @@
-//! `tdx-td delete`: domains are gone, with their own disks and nothing else.
+//! `tdx-td delete`: deletes domains with their own disks, and nothing else.
 
 use std::time::Duration;
 
@@ -17,29 +17,37 @@ use crate::domain::lookup::NamedDomain;
 use crate::remove;
 use crate::remove::{RemovalPlan, RemovedDomain};
 
+const EXAMPLES: &str = "Examples:
+  tdx-td delete web1 --dry-run
+  tdx-td delete web1 --yes
+  tdx-td delete --all --timeout 10
+  tdx-td list --json | jq '.items[] | select(.state==\"shut off\")' | tdx-td delete - --yes";
+
 /// Arguments of `delete`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct DeleteArgs {
-    /// Domains by name, or - for items with a name on standard input
+    /// Names of domains, or - for items with a name on standard input
     #[arg(value_name = "NAME", required_unless_present = "all")]
     names: Vec<String>,
-    /// Every domain made by these tools or the original tdvirsh
+    /// Delete all domains that these tools or the original tdvirsh created
     #[arg(long, conflicts_with = "names")]
     all: bool,
-    /// Also domains made by others: their definition goes, their disks stay
+    /// Also delete domains that other programs created: their definitions only, never their disks
     #[arg(long)]
     foreign: bool,
-    /// How long to wait for a guest to shut itself down before it is ended
+    /// How long to wait for a guest to shut down before it is forced off
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = seconds())]
     timeout: u64,
     #[command(flatten)]
     change: Change,
 }
 
-/// Shuts each domain down, removes its definition, then its own files; all at once.
+/// Shuts each domain down, removes its definition, then deletes its own files. All domains are deleted in
+/// parallel.
 ///
-/// Errors: `conflict` (exit 5) for a domain of others without `--foreign`. One refusal does not keep
-/// the others.
+/// Errors: `conflict` (exit 5) for a domain that other programs created, without `--foreign`. The other
+/// domains are deleted nevertheless.
 pub fn run(
     context: &Context,
     connect: impl FnOnce() -> Result<Libvirt>,
@@ -76,13 +84,13 @@ pub fn run(
     Ok(Document::new("tdx.td.delete", items).dry_run(dry_run).warnings(warnings).into())
 }
 
-/// The names of all domains that these tools or the original script made.
+/// Returns the names of all domains that these tools or the original script created.
 fn managed(libvirt: &Libvirt) -> Result<Vec<NamedDomain>> {
     let domains = libvirt.connect().list_all_domains(0).context("list domains")?;
     let name = |domain: Domain| match domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE) {
         Err(error) if is_gone(&error) => Ok(None),
         text => {
-            let definition = Definition::parse(text.context("read a domain")?)?;
+            let definition = Definition::parse(text.context("read a domain's definition")?)?;
             Ok(definition.is_managed().then(|| definition.name()))
         }
     };

@@ -1,4 +1,4 @@
-//! `tdx-td firmware`: the firmware builds of a host, in the order in which libvirt tries them.
+//! `tdx-td firmware`: lists the firmware builds of a host, in the order in which libvirt tries them.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -24,23 +24,23 @@ use crate::firmware::query::{FEATURES, Feature, FirmwareQuery};
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct FirmwareArgs {
-    /// A feature it has, such as intel-tdx, or with no- in front does not have
+    /// Only builds with this feature, such as intel-tdx, or without it, such as no-enrolled-keys
     #[arg(short, long = "feature", value_name = "[no-]FEATURE", value_delimiter = ',')]
     #[arg(value_parser = feature(), hide_possible_values = true)]
     features: Vec<Feature>,
-    /// The architecture of the guest, such as x86_64
+    /// Only builds for this guest architecture, such as x86_64
     #[arg(short, long, value_name = "ARCH")]
     architecture: Option<String>,
-    /// What the guest finds
+    /// Only builds with this interface
     #[arg(short, long, value_parser = PossibleValuesParser::new(INTERFACES))]
     interface: Option<String>,
-    /// The machine type: pc-q35-10.1, or q35 for any version
+    /// Only builds for this machine type: pc-q35-10.1, or q35 for any version
     #[arg(short, long)]
     machine: Option<String>,
-    /// Whether the build keeps no variables, as the attribute stateless of a domain's loader says
+    /// Only builds that store no variables (yes), or that store them (no)
     #[arg(long, value_name = "yes|no", value_parser = stateless(), hide_possible_values = true)]
     stateless: Option<bool>,
-    /// Print the descriptors themselves, one after another, as QEMU has them
+    /// Print the descriptor files themselves, one after another
     #[arg(short, long)]
     content: bool,
 }
@@ -50,7 +50,7 @@ const EXAMPLES: &str = "Examples:
   tdx-td firmware -m q35 -f secure-boot,no-enrolled-keys --format name
   tdx-td firmware --json | jq -r '.items[0].executable.path'";
 
-/// Takes the name of a feature, or `no-` and the name.
+/// Parses the name of a feature, with or without `no-` in front.
 fn feature() -> impl TypedValueParser<Value = Feature> {
     PossibleValuesParser::new(FEATURES).map(|name| Feature::parse(&name))
 }
@@ -59,46 +59,46 @@ fn stateless() -> impl TypedValueParser<Value = bool> {
     PossibleValuesParser::new(["yes", "no"]).map(|word| word == "yes")
 }
 
-/// The flag `--connect` without its short form, which here means something else.
+/// Returns the flag `--connect` without its short form: `-c` means `--content` in this verb.
 pub fn connect_flag() -> Arg {
     Arg::new("connect")
         .long("connect")
         .value_name("URI")
-        .help("The libvirt connection; -c stands for --content here")
+        .help("URI of the libvirt connection; -c means --content in this verb")
         .help_heading("Global options")
 }
 
 /// A firmware build.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct FirmwareItem {
-    /// The file name of its descriptor, by which builds are tried one after another.
+    /// File name of the build's descriptor. libvirt tries builds in the order of these names.
     name: String,
-    /// The descriptor.
+    /// Path of the descriptor.
     descriptor: PathBuf,
-    /// For people.
+    /// Description of the build, as its descriptor has it.
     description: String,
-    /// What the guest finds, the best first: `uefi`, `bios`, …
+    /// Interfaces that the build offers to the guest, the preferred one first: `uefi`, `bios`, …
     interface_types: Vec<String>,
-    /// Architectures and machine types.
+    /// Architectures and machine types that the build supports.
     targets: Vec<Target>,
-    /// What it can do, and what it asks for.
+    /// Features that the build has or requires.
     features: Vec<String>,
-    /// Where it comes into the guest.
+    /// How the build is loaded into the guest: `flash`, `memory`, `kernel` or `igvm`.
     device: Device,
-    /// Where it keeps its variables; null where there is no such thing.
+    /// Where the build stores its variables; null if the device has no mode.
     mode: Option<Mode>,
-    /// The firmware.
+    /// The firmware image.
     executable: File,
-    /// What a guest's variables are made from; null for none.
+    /// The file that a guest's variable store is created from; null if the build has none.
     nvram_template: Option<File>,
-    /// For those who built it.
+    /// Tags of the distributor, as the descriptor has them.
     tags: Vec<String>,
-    /// Whether its files are there.
+    /// Whether the files of the build exist.
     usable: bool,
-    /// Whether libvirt has it among its loaders; null when libvirt cannot be asked.
+    /// Whether libvirt lists the build among its loaders; null when libvirt cannot be asked.
     offered: Option<bool>,
-    /// Whether libvirt gives this build to a guest that asks for the same; null when libvirt cannot be
-    /// asked.
+    /// Whether libvirt chooses this build for a guest that requests the same properties; null when libvirt
+    /// cannot be asked.
     chosen: Option<bool>,
 }
 
@@ -107,7 +107,7 @@ impl Item for FirmwareItem {
         &["NAME", "DEVICE", "MODE", "FEATURES", "EXECUTABLE", "USABLE", "OFFERED", "CHOSEN"];
     const IS_ON_HOST: bool = false;
 
-    /// Its order is that of preference.
+    /// The order of the features is that of the descriptor.
     const WRAPPED: &'static [&'static str] = &["FEATURES"];
     const DROPPED: &'static [&'static str] = &["EXECUTABLE", "MODE"];
 
@@ -130,9 +130,9 @@ impl Item for FirmwareItem {
     }
 }
 
-/// Shows the firmware builds that have all that is asked for.
+/// Lists the firmware builds with all requested properties.
 ///
-/// libvirt is asked which of them it offers, unless `may_ask` says that it is not this machine's.
+/// Unless `may_ask` is false, libvirt is asked which of the builds it offers.
 pub fn run(
     context: &Context,
     connect: impl FnOnce() -> Result<Libvirt>,
@@ -161,15 +161,18 @@ pub fn run(
         match connect() {
             Ok(libvirt) if libvirt.is_local() => loaders = Some(Loaders::new(libvirt)),
             Ok(libvirt) => warnings
-                .push(format!("what {} offers is of another machine's files", libvirt.uri())),
-            Err(error) => warnings.push(format!("what libvirt offers is unknown: {error}")),
+                .push(format!("offered and chosen are unknown: {} is another host", libvirt.uri())),
+            Err(error) => {
+                warnings.push(format!("offered and chosen are unknown: {error}"));
+            }
         }
     }
     let choice = loaders.as_ref().map(|loaders| loaders.choose(host, &all, &wanted)).transpose()?;
     let known =
         choice.clone().unwrap_or_else(|| FirmwareChoice::new(&all, &wanted, &Rules::newest()));
     warnings.extend(known.complaint(&wanted).filter(|_| found.is_empty() || choice.is_some()));
-    // An old libvirt may choose what does not fit in every respect, or what the user's directory hides.
+    // An old libvirt may choose a build that lacks a requested property, or that a descriptor in the user's
+    // directory hides.
     let missing = choice.as_ref().and_then(FirmwareChoice::build);
     if let Some(build) = missing.filter(|build| found.iter().all(|found| found.path != build.path))
     {

@@ -1,4 +1,4 @@
-//! `tdx-td hostdevs`: defines domains with exactly the host devices that a file lists.
+//! `tdx-td hostdevs`: sets the host devices of domains to exactly those that a file lists.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -20,42 +20,49 @@ use crate::domain::lookup::NamedDomain;
 use crate::passthrough::plan::HostdevsPlan;
 use crate::passthrough::resolution::{DomainDevices, PipedResolution};
 
+const EXAMPLES: &str = "Examples:
+  tdx-td hostdevs --config passthrough.yaml --dry-run
+  tdx-td hostdevs --config passthrough.yaml --vm web1 --live --yes
+  tdx-iommu resolve | tdx-td hostdevs - --dry-run";
+
 /// Arguments of `hostdevs`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct HostdevsArgs {
-    /// What tdx-iommu resolve printed, on standard input
+    /// Read the output of tdx-iommu resolve on standard input
     #[arg(value_name = "-", value_parser = ["-"], conflicts_with = "config")]
     stdin: Option<String>,
-    /// A file that says which devices domains are to have [default: passthrough_config.yaml]
+    /// File that lists the host devices of each domain [default: passthrough_config.yaml]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Only this domain (repeatable)
+    /// Change only this domain (repeatable)
     #[arg(long, value_name = "NAME")]
     vm: Vec<String>,
-    /// Leave this device as it is, whatever the file says (repeatable)
+    /// Do not add or remove this device, whatever the file says (repeatable)
     #[arg(long, value_name = "BDF")]
     keep: Vec<Bdf>,
-    /// Take a device in spite of this code, with a file (repeatable)
+    /// Use a device despite this code; not with - (repeatable)
     #[arg(long, value_name = "CODE", value_parser = Code::to_force, conflicts_with = "stdin")]
     force: Vec<Code>,
-    /// Plug devices into, and out of, domains that run as well
+    /// Also attach devices to, and detach them from, running domains
     #[arg(long)]
     live: bool,
-    /// Hide the option ROMs from guests that are not protected, too; protected guests never see one
+    /// Hide option ROMs from unprotected guests as well; protected guests never see them
     #[arg(long)]
     no_rom: bool,
-    /// How long to wait for a guest to let go of a device
+    /// How long to wait for a guest to release a device
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = seconds())]
     #[arg(requires = "live")]
     timeout: u64,
-    /// Write the definitions that are proposed to files of this name, each with its domain's in it
+    /// Write the proposed definition of each domain to a file of this name with the domain's name added
     #[arg(long, value_name = "FILE")]
     debug_xml: Option<PathBuf>,
     #[command(flatten)]
     change: Change,
 }
 
-/// Plans all domains, then changes one after another, and puts them back when one fails.
+/// Plans the changes of all domains, then changes one domain after another. If one fails, the changes are
+/// undone.
 pub fn run(
     context: &Context,
     connect: impl FnOnce() -> Result<Libvirt>,
@@ -76,13 +83,14 @@ pub fn run(
     let way = HostdevOptions { iommufd, managed: true, no_rom: args.no_rom };
     let host_name = context.host_name();
     let plan = HostdevsPlan::new(&libvirt, host_name.as_deref(), &resolved, &keep, way, args.live)?;
-    // A resolution of this command has warned of shared devices before.
-    let new = plan.warnings.iter().filter(|warning| !warnings.contains(warning));
-    let new: Vec<String> = new.cloned().collect();
-    warnings.extend(new);
+    warnings.extend(plan.warnings.iter().cloned());
+    // The resolution of a file warned of shared devices already.
+    if piped.is_some() {
+        warnings.extend(plan.shared.iter().cloned());
+    }
     match &args.debug_xml {
         Some(_) if args.change.dry_run => {
-            warnings.push("--debug-xml writes no file with --dry-run".to_owned());
+            warnings.push("--debug-xml is ignored with --dry-run".to_owned());
         }
         Some(path) => plan.write_proposals(path)?,
         None => {}
@@ -102,7 +110,7 @@ pub fn run(
     Ok(document.dry_run(args.change.dry_run).warnings(warnings).into())
 }
 
-/// The devices that a file wants for domains of this host.
+/// Returns the devices that a file lists for domains of this host.
 fn in_file(
     context: &Context,
     libvirt: &Libvirt,
@@ -111,8 +119,8 @@ fn in_file(
     force: &[Code],
 ) -> Result<(Vec<DomainDevices>, Vec<String>)> {
     if !libvirt.is_local() {
-        return Err(Error::unsupported("the devices of another host cannot be seen from here")
-            .hint("tdx-iommu resolve there, and pipe what it prints into tdx-td hostdevs -"));
+        return Err(Error::unsupported("PCI devices of a remote host cannot be read from here")
+            .hint("ssh HOST tdx-iommu resolve | tdx-td --connect URI hostdevs -"));
     }
     let config = config.unwrap_or_else(|| passthrough_config::DEFAULT_FILE.into());
     let Resolution { items, warnings } = Resolution::new(&context.host, &config, vms, force)?;

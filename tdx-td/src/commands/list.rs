@@ -1,4 +1,4 @@
-//! `tdx-td list`: every domain with where to reach it.
+//! `tdx-td list`: lists all domains with their addresses.
 
 use clap::Args;
 use common::cli::Context;
@@ -11,9 +11,9 @@ use virt::domain::Domain;
 use crate::domain::observer::{ObservedDomain, Observer, ask_agents};
 
 const ADDRESSES: &str = "Addresses:
-  IP comes from DHCP leases and this host's ARP table. When neither has an address of a running
-  domain, list asks the domain's guest agent, if one is connected, and waits at most a second for the
-  next answer and five seconds for all. show asks every agent that is connected.
+  list takes addresses from DHCP leases and this host's ARP table. If neither has an address of a
+  running domain, list asks the domain's guest agent. It waits at most one second for the next answer
+  and five seconds for all answers. tdx-td show asks every connected agent.
   Addresses of interfaces that are not in the domain's definition, and addresses of this host, are
   only in other_addresses of the JSON document.
 
@@ -26,7 +26,7 @@ Examples:
 #[command(after_help = ADDRESSES)]
 pub struct ListArgs {}
 
-/// Shows every domain, running or not.
+/// Lists every domain, running or not.
 pub fn run(context: &Context, libvirt: &Libvirt, _: ListArgs) -> Result<Outcome> {
     let observer = || Observer::new(&context.host, libvirt);
     let (domains, observer) = parallel::both(|| libvirt.domains(), observer);

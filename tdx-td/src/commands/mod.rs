@@ -1,4 +1,4 @@
-//! The verbs: arguments, documents, and what each runs.
+//! The verbs, one module for each: arguments, document and implementation.
 
 pub mod args;
 pub mod console;

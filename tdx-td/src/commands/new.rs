@@ -1,4 +1,4 @@
-//! `tdx-td new`: from a disk image to a running domain.
+//! `tdx-td new`: creates a domain from a disk image and starts it.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -25,28 +25,40 @@ use crate::host::tuning::tune_plan;
 use crate::remove;
 use crate::scenario::profile;
 
+const EXAMPLES: &str = "Examples:
+  tdx-td new -i guest.qcow2
+  tdx-td new -i guest.qcow2 --security none --name web1 --memory 4G --vcpus 2
+  tdx-td new -i guest.qcow2 --name web1 --user admin --ssh-key id_ed25519.pub --wait ssh
+  tdx-td new -i guest.qcow2 --scenario computation --dry-run
+  tdx-td new -i guest.qcow2 --gpus 17:00.0,3b:00.0
+  tdx-td new --blank 20G --cdrom install.iso --security none
+  tdx-pool import guest.qcow2 | tdx-td new --base -";
+
 /// Arguments of `new`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct NewArgs {
     #[command(flatten)]
     image: ImageArgs,
     #[command(flatten)]
     guest: GuestArgs,
-    /// Set this host to what the scenario recommends first, as host tune does; asks first
-    #[arg(long, requires = "scenario")]
+    /// First set this host to the values that the scenario recommends, as host tune does; asks for
+    /// confirmation
+    #[arg(long, requires = "scenario", help_heading = "Host")]
     tune_host: bool,
     #[command(flatten)]
     wait: WaitArgs,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = None::<&str>)]
     change: Change,
 }
 
-/// A domain and what was done to have it running.
+/// A domain, and what `new` did so that it runs.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct NewItem {
     #[serde(flatten)]
     domain: DomainItem,
-    /// `create`; for a name that was there as asked for, `start`, `resume`, `wake` or `none`.
+    /// `create` for a new domain. For an existing domain that is as requested: `start`, `resume`, `wake`, or
+    /// `none` if it was running.
     action: Action,
 }
 
@@ -67,7 +79,7 @@ impl Item for NewItem {
     }
 }
 
-/// Creates and starts a domain, or finds it there as asked for.
+/// Creates and starts a domain, or starts an existing one that is as requested.
 pub fn run(
     context: &Context,
     connect: impl FnOnce() -> Result<Libvirt>,
@@ -105,8 +117,8 @@ pub fn run(
     Ok(document.dry_run(dry_run).warnings(warnings).into())
 }
 
-/// Has the host as the scenario wants it where that was asked for, else says what is otherwise. Returns what
-/// was done, and what the user should know.
+/// Sets the host to the values that the scenario recommends if `tune_host` is given, else compares them.
+/// Returns what was done, and warnings.
 ///
 /// Errors: those of [`tune_plan::TunePlan`]; `conflict` when the answer is no.
 fn prepare_host(
@@ -120,10 +132,10 @@ fn prepare_host(
     let plan =
         tune_plan::TunePlan::new(context, Some(libvirt), config, wanted, scenario, &[], options);
     let plan = match plan {
-        // The guest does not depend on it.
+        // The guest can run without the tuning.
         Err(error) if !tune_host => {
             let warning = format!(
-                "this host's settings were not compared with what {scenario} recommends: {error}"
+                "the settings of this host were not compared with those of scenario {scenario}: {error}"
             );
             return Ok((None, vec![warning]));
         }
@@ -136,7 +148,8 @@ fn prepare_host(
     if !tune_host {
         let how = format!("tdx-td host tune --scenario {scenario}");
         let warning = format!(
-            "this host is not as {scenario} recommends ({how}): {}",
+            "settings of this host differ from those that scenario {scenario} recommends ({how} changes \
+             them): {}",
             differences.join("; ")
         );
         return Ok((None, vec![warning]));
@@ -147,10 +160,11 @@ fn prepare_host(
     plan.check()?;
     context.confirm(change, &format!("change {} settings of this host?", differences.len()))?;
     plan.apply(change.yes)?;
-    Ok((Some(format!("set this host to what {scenario} recommends")), Vec::new()))
+    Ok((Some(format!("tuned this host for scenario {scenario}")), Vec::new()))
 }
 
-/// Waits for the guest. One that was made just now and does not come up goes, if that was asked for.
+/// Waits for the guest. If it was created just now and does not come up in time, `--on-timeout delete` deletes
+/// it.
 fn wait_for(
     context: &Context,
     libvirt: &Libvirt,
@@ -166,11 +180,11 @@ fn wait_for(
         Err(error) => error,
     };
     if action != Action::Create || args.on_timeout == OnTimeout::Keep {
-        return Err(error.applied([format!("domain '{name}' is kept")]));
+        return Err(error.applied([format!("kept domain '{name}'")]));
     }
     match remove::remove(&context.host, libvirt, name, &domain.uuid) {
         Ok(()) => Err(error),
-        // Another domain has the name by now: the one that was made is gone.
+        // Another domain has the name now: the new one is gone already.
         Err(other) if other.to_document().error.code == Some(Code::IdentityChanged) => Err(error),
         Err(_) => Err(error.left_behind([format!("domain '{name}'")])),
     }

@@ -1,4 +1,4 @@
-//! `tdx-td overlay`: a copy-on-write disk over a base image, for a domain made by other means.
+//! `tdx-td overlay`: creates a copy-on-write disk backed by a base image, for domains of other programs.
 
 use std::borrow::Cow;
 
@@ -19,6 +19,7 @@ use crate::commands::args::image::ImageArgs;
 use crate::create::base_image::BaseSource;
 
 const EXAMPLES: &str = "Examples:
+  tdx-td overlay -i guest.qcow2
   tdx-pool import guest.qcow2 | tdx-td overlay --base - --disk-size 20G";
 
 /// Arguments of `overlay`.
@@ -27,26 +28,26 @@ const EXAMPLES: &str = "Examples:
 pub struct OverlayArgs {
     #[command(flatten)]
     image: ImageArgs,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = None::<&str>)]
     change: Change,
 }
 
-/// An overlay that was made.
+/// An overlay that the verb created.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct OverlayItem {
-    /// Volume name.
+    /// Name of the volume.
     name: String,
-    /// The pool's name.
+    /// Name of the pool.
     pool: String,
-    /// UUID of the pool; null when the pool is to be made.
+    /// UUID of the pool; null in a dry run that would create the pool.
     pool_uuid: Option<String>,
-    /// Where it is.
+    /// Path of the overlay.
     path: String,
-    /// The image it stands on.
+    /// Path of the base image that backs the overlay.
     base: String,
-    /// Size the guest will see, bytes.
+    /// Size of the disk as a guest sees it, in bytes.
     capacity_bytes: u64,
-    /// `create`.
+    /// Always `create`.
     action: Action,
 }
 
@@ -68,7 +69,7 @@ impl Item for OverlayItem {
     }
 }
 
-/// Makes an overlay. Until a domain refers to it, `tdx-pool cleanup` takes it for an orphan.
+/// Creates an overlay. Until a domain uses the overlay, `tdx-pool cleanup` treats it as an orphan.
 pub fn run(
     context: &Context,
     connect: impl FnOnce() -> Result<Libvirt>,

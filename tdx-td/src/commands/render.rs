@@ -1,4 +1,4 @@
-//! `tdx-td render`: the XML that `new` would define.
+//! `tdx-td render`: prints the domain XML that `new` would define.
 
 use std::borrow::Cow;
 
@@ -18,6 +18,7 @@ use crate::create::plan::CreationPlan;
 use crate::scenario::layers::Setting;
 
 const EXAMPLES: &str = "Examples:
+  tdx-td render -i guest.qcow2 --xml
   tdx-td render -i guest.qcow2 --xml | virt-xml-validate - domain";
 
 /// Arguments of `render`.
@@ -28,19 +29,19 @@ pub struct RenderArgs {
     image: ImageArgs,
     #[command(flatten)]
     guest: GuestArgs,
-    /// The bare XML instead of a document
-    #[arg(long)]
+    /// Print only the XML, without a JSON document
+    #[arg(long, help_heading = "Output")]
     xml: bool,
 }
 
-/// A definition that was not defined.
+/// A definition that `new` would define.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct RenderItem {
-    /// The domain's name.
+    /// Name of the domain.
     name: String,
-    /// Domain XML.
+    /// The domain XML.
     xml: String,
-    /// Every setting it was made of, as recommended and as it is; empty for a template.
+    /// Every setting of the definition, with its recommended and its actual value; empty for a template.
     settings: Vec<Setting>,
 }
 
@@ -53,11 +54,11 @@ impl Item for RenderItem {
     }
 
     fn row(&self) -> Vec<String> {
-        vec![self.name.clone(), format!("{} bytes: --xml prints it", self.xml.len())]
+        vec![self.name.clone(), format!("{} bytes (--xml prints the XML)", self.xml.len())]
     }
 }
 
-/// Checks everything `new` checks and touches nothing.
+/// Checks everything that `new` checks, and changes nothing.
 pub fn run(
     context: &Context,
     connect: impl FnOnce() -> Result<Libvirt>,

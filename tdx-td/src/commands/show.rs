@@ -1,4 +1,4 @@
-//! `tdx-td show`: domains with everything known of them.
+//! `tdx-td show`: shows all that is known about domains.
 
 use std::collections::HashMap;
 
@@ -23,7 +23,7 @@ use crate::security::attestation::Attestation;
 pub struct ShowArgs {
     #[command(flatten)]
     names: NameArgs,
-    /// Measure AMD SEV and SEV-ES guests again, and say whether they are what was to be launched
+    /// Verify the launch measurement of AMD SEV and SEV-ES guests; the JSON key attested has the result
     #[arg(long)]
     attest: bool,
 }
@@ -32,7 +32,7 @@ const EXAMPLES: &str = "Examples:
   tdx-td show web1
   tdx-td show --attest vault1 | jq '.items[].attested'";
 
-/// Shows the named domains, asking their guest agents for addresses too.
+/// Shows the named domains, with the addresses that their guest agents report.
 pub fn run(
     context: &Context,
     connect: impl FnOnce() -> Result<Libvirt>,
@@ -61,7 +61,7 @@ pub fn run(
     Ok(Document::new("tdx.td.domains", items.collect()).into())
 }
 
-/// Whether a running guest's launch measurement is what it should be; none for one that is off.
+/// Returns whether a running guest's launch measurement is the expected one; `None` if the guest is shut off.
 fn attest(
     context: &Context,
     libvirt: &Libvirt,

@@ -1,4 +1,4 @@
-//! `tdx-td ssh`: a shell in the guest, or one command.
+//! `tdx-td ssh`: opens a shell in the guest, or runs one command there.
 
 use std::ffi::OsString;
 
@@ -16,9 +16,9 @@ use crate::domain::observer::observe_by_name;
 use crate::domain::ssh_target::{SshTarget, parse_address};
 
 const EXAMPLES: &str = "Addresses:
-  ssh uses the port that the host forwards to the guest's SSH server, else an address of a network
-  card in the domain's definition, else vsock. It connects to no other address that the guest agent
-  reports, and to none of this host, unless --address names it. tdx-td show lists them all.
+  tdx-td ssh connects to the port that the host forwards to the guest's SSH server, else to an address
+  of a network card in the domain's definition, else over vsock. It connects to another address, or
+  to an address of this host, only if --address names it. tdx-td show lists all addresses.
 
 Examples:
   tdx-td ssh web1
@@ -29,28 +29,28 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct SshArgs {
-    /// The domain
+    /// Name of the domain
     #[arg(value_name = "NAME")]
     name: String,
-    /// Log in as this user [default: the one that new --user made, else ssh's own]
+    /// User to log in as [default: the user that new --user created, else ssh's own default]
     #[arg(short, long)]
     login: Option<String>,
-    /// The private key to log in with
+    /// Private key to log in with
     #[arg(short, long, value_name = "FILE")]
     identity: Option<OsString>,
-    /// Connect to port 22 of this address or host name, whatever is known of the domain
+    /// Connect to port 22 of this address or host name, whatever addresses the domain has
     #[arg(short, long, value_parser = parse_address)]
     address: Option<String>,
-    /// A command for the guest, after --
+    /// Command to run in the guest, after --
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<OsString>,
 }
 
-/// Becomes ssh, connected by whichever way the domain has: a forwarded port, its address, or vsock.
-/// Returns only when that fails.
+/// Replaces this process with ssh, connected to a forwarded port, to an address of the domain, or over vsock.
+/// Returns only if that fails.
 ///
 /// Errors: `not_found`; `conflict` for a domain that does not run or has no address yet; `unsupported`
-/// for one that can only be reached from its own host.
+/// for a domain that can be reached only from its own host.
 pub fn run(
     context: &Context,
     connect: impl FnOnce() -> Result<Libvirt>,
@@ -62,7 +62,7 @@ pub fn run(
     let target = target(context, &libvirt, &item, args.address)?;
     let user = args.login.or(made_user).map(|user| format!("-l{user}"));
     let identity = args.identity.into_iter().flat_map(|file| [OsString::from("-i"), file]);
-    // The guest's keys are known by its UUID: addresses and ports are used again by other guests.
+    // ssh stores the guest's host key under the domain's UUID: other guests reuse addresses and ports.
     let options =
         [format!("-oHostKeyAlias={}", item.uuid), "-oStrictHostKeyChecking=accept-new".to_owned()];
     let error = Runner::new("ssh", "openssh-client")
@@ -75,7 +75,7 @@ pub fn run(
     Err(error)
 }
 
-/// The user that `new --user` made in the guest.
+/// Returns the user that `new --user` created in the guest.
 fn made_user(libvirt: &Libvirt, name: &str) -> Result<Option<String>> {
     let domain = lookup::get(libvirt, name)?;
     let text = domain.xml_desc(0).context(format_args!("read domain '{name}'"))?;
@@ -84,7 +84,7 @@ fn made_user(libvirt: &Libvirt, name: &str) -> Result<Option<String>> {
     Ok(user.map(|(_, user)| user).filter(|user| !user.is_empty()))
 }
 
-/// Where to connect to: the address that the user names, else what is known of the domain.
+/// Returns where to connect to: the address of `--address`, else the domain's.
 fn target(
     context: &Context,
     libvirt: &Libvirt,

@@ -1,4 +1,4 @@
-//! `tdx-td start`: domains run.
+//! `tdx-td start`: starts or resumes domains.
 
 use clap::Args;
 use common::cli::{Change, Context, interrupt};
@@ -20,7 +20,7 @@ use crate::security::attestation::Attestation;
 pub struct StartArgs {
     #[command(flatten)]
     names: NameArgs,
-    /// Only AMD SEV and SEV-ES guests whose launch measures right, those that run already included
+    /// Require AMD SEV or SEV-ES guests with session keys; also verify those that run already
     #[arg(long)]
     attest: bool,
     #[command(flatten)]
@@ -29,12 +29,13 @@ pub struct StartArgs {
 
 const EXAMPLES: &str = "Examples:
   tdx-td start web1
+  tdx-td list --json | jq '.items[] | select(.autostart)' | tdx-td start -
   tdx-td start --attest vault1";
 
-/// Starts each domain that is off and resumes each that is paused.
+/// Starts each domain that is shut off and resumes each that is paused.
 ///
-/// Devices of the host that a domain was made with and that VFIO has no more, after a reboot, are taken
-/// again. Guests whose session keys are kept run only after their launch measured right.
+/// Host devices of a domain that are not bound to VFIO, as after a reboot, are bound again. A guest whose
+/// session keys are kept runs only if its launch measurement is the expected one.
 pub fn run(
     context: &Context,
     connect: impl FnOnce() -> Result<Libvirt>,
@@ -66,7 +67,7 @@ pub fn run(
         let mut caveats = Vec::new();
         let attested = match &attestation {
             Some(attestation) if !dry_run && (args.attest || action != Action::None) => {
-                // What was running already is only measured now.
+                // The launch of a domain that was running already has not been verified yet.
                 if action == Action::None && !attestation.is_launch_verified(&domain)? {
                     return Err(attestation.not_attested());
                 }

@@ -1,4 +1,4 @@
-//! `tdx-td stop`: domains are off.
+//! `tdx-td stop`: shuts domains down.
 
 use std::time::Duration;
 
@@ -14,22 +14,28 @@ use crate::domain::lookup::NamedDomain;
 use crate::domain::power::PowerItem;
 use crate::domain::{lookup, power};
 
+const EXAMPLES: &str = "Examples:
+  tdx-td stop web1 db1
+  tdx-td stop web1 --timeout 120
+  tdx-td list --json | jq '.items[] | select(.state==\"running\")' | tdx-td stop -";
+
 /// Arguments of `stop`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct StopArgs {
     #[command(flatten)]
     names: NameArgs,
-    /// How long to wait for a guest to shut itself down
+    /// How long to wait for a guest to shut down
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = seconds())]
     timeout: u64,
-    /// Do not ask the guest: end it at once
+    /// Force the guest off at once, without a clean shutdown
     #[arg(long)]
     force: bool,
     #[command(flatten)]
     change: Change,
 }
 
-/// Shuts every domain down, all at once, each waited for only as long as it needs.
+/// Shuts all domains down in parallel, and waits for each.
 ///
 /// Errors: `conflict` (exit 5) for a guest that is still running when its time is up.
 pub fn run(
@@ -70,5 +76,5 @@ pub fn run(
 
 fn still_running(name: &str, waited: u64) -> Error {
     Error::conflict(format!("domain '{name}' is still running after {waited} s"))
-        .hint("--timeout waits longer; --force ends it")
+        .hint(format!("tdx-td stop {name} --force forces it off; --timeout SECONDS waits longer"))
 }

@@ -1,4 +1,4 @@
-//! `tdx-td virsh`: everything libvirt can do that these tools do not wrap.
+//! `tdx-td virsh`: runs virsh on the same connection.
 
 use std::ffi::OsString;
 
@@ -8,23 +8,24 @@ use common::libvirt::Target;
 use common::system::exec::Runner;
 
 const EXAMPLES: &str = "Examples:
-  tdx-td virsh dominfo web1";
+  tdx-td virsh dominfo web1
+  tdx-td --host epyc1 virsh net-list --all";
 
 /// Arguments of `virsh`.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct VirshArgs {
-    /// What virsh is to do
+    /// Arguments for virsh
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT")]
     arguments: Vec<OsString>,
 }
 
-/// Becomes virsh, on the same connection. Returns only when that fails.
+/// Replaces this process with virsh on the same connection. Returns only if that fails.
 pub fn run(target: &Target, args: VirshArgs) -> Error {
     on(target).args(args.arguments).exec()
 }
 
-/// virsh on the same connection as the tools.
+/// Returns a runner of virsh on the connection of the tools.
 pub(crate) fn on(target: &Target) -> Runner {
     let uri = target.uri.iter();
     Runner::new("virsh", "libvirt-clients").args(uri.flat_map(|uri| ["--connect", uri]))

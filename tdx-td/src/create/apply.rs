@@ -1,8 +1,8 @@
-//! Carrying out a plan: the domain is made and started, or everything is undone.
+//! Carrying out a creation plan: creates and starts the domain, or undoes everything.
 //!
-//! The order is: passphrase, pool and image; the domain that is overwritten; keys of an attested launch;
-//! devices; the disk and the seed; the definition; the start. A failure undoes these in reverse. An imported
-//! image stays, since other domains may use it by then, and the error names it.
+//! The steps in order: passphrase, pool and image; deletion of the domain that `--overwrite` replaces; keys of
+//! an attested launch; host devices; disk and seed; definition; start. A failure undoes the steps in reverse
+//! order. An imported image stays, because other domains may use it already. The error names it.
 
 use common::cli::config::Config;
 use common::cli::{Context, interrupt, log};
@@ -28,8 +28,8 @@ use crate::security::attestation;
 use crate::{passthrough, remove};
 
 impl CreationPlan<'_> {
-    /// Makes the domain and starts it; one that exists as asked for is only started. Returns the domain
-    /// and what was done.
+    /// Creates and starts the domain. An existing domain that is as requested is only started. Returns the
+    /// domain and the action.
     pub fn apply(
         self,
         context: &Context,
@@ -63,19 +63,19 @@ impl CreationPlan<'_> {
         let pool = pool.as_ref();
         undo::on_failure(|undo| {
             applied.into_iter().for_each(|change| undo.applied(change));
-            // What was there goes only when the new disk exists.
+            // The old domain is deleted only after the new disk exists.
             if let Some(uuid) = &self.overwrites {
                 create_disk(&disk, context, (libvirt, pool), self.owner, undo)?;
                 interrupt::check()?;
                 remove::remove(host, libvirt, name, uuid)?;
-                undo.applied(format!("deleted the domain '{name}' that was"));
+                undo.applied(format!("deleted the previous domain '{name}'"));
             }
             let xml = match &self.attestation {
                 Some(attestation) => {
                     let (keys, xml) = attestation.prepare(context, libvirt, name, &self.xml)?;
                     undo.push_with(move |error| match lookup::find(libvirt, name) {
                         Ok(None) => keys.undo_after(error),
-                        // The domain that could not be removed may still need its keys.
+                        // A domain that could not be removed may still need the keys.
                         _ => error.left_behind([keys.display_path()]),
                     });
                     xml
@@ -102,7 +102,7 @@ impl CreationPlan<'_> {
         })
     }
 
-    /// Keeps `tdx-pool` from deleting the user's own image until the domain shows that it uses it.
+    /// Keeps `tdx-pool` from deleting the image of `--vmimage` until the domain's definition names it.
     fn keep_user_image(&self, context: &Context) -> Result<Option<UseLock>> {
         let Disk::Given { path, .. } = self.disk.disk() else { return Ok(None) };
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -110,7 +110,7 @@ impl CreationPlan<'_> {
     }
 }
 
-/// Makes the disk. The user's own image is not made, and so not undone.
+/// Creates the disk. An image of `--vmimage` exists already, so nothing is undone for it.
 fn create_disk<'a>(
     disk: &PreparedDisk,
     context: &Context,
@@ -124,7 +124,7 @@ fn create_disk<'a>(
     Ok(())
 }
 
-/// Defines the domain. With `is_template` the definition is a user's, and its faults are theirs.
+/// Defines the domain. With `is_template`, an invalid definition is an error of the user's input.
 fn define(libvirt: &Libvirt, name: &str, xml: &str, is_template: bool) -> Result<Domain> {
     interrupt::check()?;
     let doing = format_args!("define domain '{name}'");
@@ -134,23 +134,22 @@ fn define(libvirt: &Libvirt, name: &str, xml: &str, is_template: bool) -> Result
         Ok(domain) => return Ok(domain),
         Err(error) => error,
     };
-    // Its maker may have deleted it by now.
+    // The command that took the name may have deleted its domain already.
     if is_name_taken(&error) || matches!(lookup::find(libvirt, name), Ok(Some(_))) {
-        let message = format!("domain '{name}' was made by another command meanwhile");
-        return Err(
-            Error::conflict(message).hint("run the same command again: it compares the two")
-        );
+        let message = format!("another command created domain '{name}' at the same time");
+        return Err(Error::conflict(message)
+            .hint("run the command again: it compares that domain with this command line"));
     }
     if is_template && is_invalid(&error) {
-        return Err(Error::invalid_input("libvirt does not take the template's definition")
+        return Err(Error::invalid_input("libvirt refuses the definition made from the template")
             .because(error.message().to_owned()));
     }
-    // A libvirtd that died over this may have defined the domain all the same.
+    // A libvirtd that died meanwhile may have defined the domain nevertheless.
     let left = (!libvirt.is_alive()).then(|| format!("domain '{name}'"));
     Err(error).context(doing).map_err(|error| error.left_behind(left))
 }
 
-/// Starts the domain; an attested one runs only once it was measured.
+/// Starts the domain. An attested one runs only after its launch measurement was verified.
 fn start(context: &Context, libvirt: &Libvirt, domain: &Domain, name: &str) -> Result<()> {
     interrupt::check()
         .and_then(|()| definition::inactive(domain, name))
@@ -159,9 +158,9 @@ fn start(context: &Context, libvirt: &Libvirt, domain: &Domain, name: &str) -> R
         .map_err(|error| or_deleted_meanwhile(domain, name, error))
 }
 
-/// Undefines a domain that was defined and does not run. Its volumes are needed as long as it is defined.
+/// Undefines the new domain, which does not run. Its volumes are deleted after that.
 ///
-/// Errors: `conflict` for a domain that runs: another command may have started it.
+/// Errors: `conflict` if the domain runs: another command may have started it.
 fn undefine(libvirt: &Libvirt, domain: &Domain, name: &str) -> Result<()> {
     if !power::is_off(domain, name) {
         return Err(Error::conflict(format!("domain '{name}' is running")));
@@ -169,7 +168,7 @@ fn undefine(libvirt: &Libvirt, domain: &Domain, name: &str) -> Result<()> {
     remove::undo_definition(libvirt, domain, name)
 }
 
-/// Whether libvirt refused to define a domain, with a UUID that no other has, because another has its name.
+/// Whether libvirt refused to define a domain because another domain, with another UUID, has its name.
 ///
 /// Source: libvirt `src/conf/virdomainobjlist.c`, `virDomainObjListAddLocked()`: while a domain is defined,
 /// no other error is of this code and origin.
@@ -179,7 +178,7 @@ fn is_name_taken(error: &VirtError) -> bool {
         || (code == sys::VIR_ERR_OPERATION_FAILED && origin == sys::VIR_FROM_DOMAIN)
 }
 
-/// Whether libvirt found fault with the XML itself.
+/// Whether libvirt refused the XML itself.
 fn is_invalid(error: &VirtError) -> bool {
     let faults = [sys::VIR_ERR_XML_INVALID_SCHEMA, sys::VIR_ERR_XML_ERROR, sys::VIR_ERR_XML_DETAIL];
     faults.contains(&error.code().to_raw())

@@ -1,4 +1,4 @@
-//! Images that a guest gets as they are: the user's own disk, and a CD.
+//! Images that a guest uses directly: the disk image of `--vmimage`, and a CD image.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -12,22 +12,22 @@ use tdx_pool::references::dependents;
 use crate::create::disk::Disk;
 use crate::domain::definition::Definition;
 
-/// The user's own image, and who states its format.
+/// The disk image of `--vmimage`, and where its format is stated.
 #[derive(Debug, Clone)]
 pub struct UserImage {
     path: PathBuf,
     format: Format,
-    /// None of a domain that is there: it has the format of its definition.
+    /// `None` for the image of an existing domain, whose definition states the format.
     stated: Option<StatedFormat>,
 }
 
 impl UserImage {
-    /// The image that `--vmimage` names. For a domain that is there the header counts for nothing: its
-    /// guest may have written it.
+    /// Finds the image that `--vmimage` names. The header of an existing domain's image is not read: its guest
+    /// may have written it.
     ///
-    /// Errors: `not_found`, `permission`; `invalid_input` for an image whose format nothing states, whose
-    /// header says something else, or that needs another file; `conflict` for one that a domain has, or
-    /// an overlay is backed by; `unsupported` for a device, and on a remote connection.
+    /// Errors: `not_found`, `permission`; `invalid_input` for an image whose format is not stated, whose
+    /// header contradicts the stated format, or that needs another file; `conflict` for an image that a domain
+    /// uses or that backs an overlay; `unsupported` for a device, and on a remote connection.
     pub fn find(
         libvirt: &Libvirt,
         path: &Path,
@@ -36,9 +36,11 @@ impl UserImage {
     ) -> Result<Self> {
         if !libvirt.is_local() {
             return Err(Error::unsupported(
-                "--vmimage is an image of this machine, not the remote host's",
+                "--vmimage names a file of this machine, which a remote host cannot use",
             )
-            .hint("import it into a pool there: tdx-pool import"));
+            .hint(
+                "import the image into a pool of that host: tdx-pool --connect URI import FILE",
+            ));
         }
         let path = path.canonicalize().at("find", path)?;
         let by_name = StatedFormat::by_name(&path);
@@ -56,7 +58,7 @@ impl UserImage {
         Ok(image)
     }
 
-    /// Checks again what may have changed since, right before a guest gets the image.
+    /// Checks the image again, right before a guest gets it.
     ///
     /// Errors: those of [`UserImage::find`].
     pub fn check_again(&self, libvirt: &Libvirt) -> Result<()> {
@@ -64,7 +66,7 @@ impl UserImage {
         self.check_users(libvirt)
     }
 
-    /// The image as a domain's disk.
+    /// Returns the image as the disk of a domain.
     pub fn disk(&self) -> Disk {
         Disk::Given { path: self.path.clone(), format: self.format }
     }
@@ -82,29 +84,33 @@ impl UserImage {
             return Ok(());
         }
         let shown = self.path.display();
-        Err(Error::conflict(format!("{shown} is needed by {}", users.join(", ")))
-            .hint("--td-image makes an overlay over it, which changes nothing of it"))
+        Err(Error::conflict(format!("{shown} is needed by {}", users.join(", "))).hint(
+            "--td-image uses a copy of the image as base image and does not change the image",
+        ))
     }
 }
 
 /// Opens an image file.
 ///
-/// Errors: `unsupported` for a device; `invalid_input` for what can hold no image.
+/// Errors: `unsupported` for a device; `invalid_input` for another kind of file that cannot be an image.
 fn open(path: &Path) -> Result<File> {
     let file = image::open(path)?;
     let metadata = file.metadata().at("look at", path)?;
     if std::os::unix::fs::FileTypeExt::is_block_device(&metadata.file_type()) {
         let message = format!("{} is a device, not an image", path.display());
-        return Err(Error::unsupported(message).hint("tdx-disk attach gives a guest a whole disk"));
+        return Err(Error::unsupported(message).hint(format!(
+            "create the guest first, then: tdx-disk attach NAME {}",
+            path.display()
+        )));
     }
     image::check_kind(&file, path)?;
     Ok(file)
 }
 
-/// A CD's image, as libvirt is to have it. It is attached raw whatever is in it, so that no header
-/// is read, here or by QEMU.
+/// Returns the path of a CD image for libvirt. The image is attached as raw, so that neither these tools nor
+/// QEMU read a header in it.
 ///
-/// Errors: `not_found`, `permission`; `invalid_input` for what is no file; `usage` for a relative path on a
+/// Errors: `not_found`, `permission`; `invalid_input` unless it is a file; `usage` for a relative path on a
 /// remote connection.
 pub fn cdrom(libvirt: &Libvirt, path: &Path) -> Result<PathBuf> {
     if libvirt.is_local() {
@@ -114,7 +120,10 @@ pub fn cdrom(libvirt: &Libvirt, path: &Path) -> Result<PathBuf> {
     }
     match path.is_absolute() {
         true => Ok(path.to_owned()),
-        false => Err(Error::usage(format!("--cdrom {} is of the remote host", path.display()))
-            .hint("write it from / on")),
+        false => Err(Error::usage(format!(
+            "--cdrom {} is a relative path, but names a file of a remote host",
+            path.display()
+        ))
+        .hint("give the absolute path of the file on that host")),
     }
 }

@@ -1,4 +1,4 @@
-//! The base image a verb is about: a volume, a file to import, or what another tool printed.
+//! The base image of a verb: a volume, a file to import, or an item of another tool's document.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -17,17 +17,17 @@ use tdx_pool::pool::plan::PoolPlan;
 use tdx_pool::volume::claim::VolumeClaim;
 use tdx_pool::volume::overlay::Base;
 
-/// The base image settled: one that is in the pool, or one that will be.
+/// The base image: a volume of the pool, or a file that will be imported.
 #[derive(Debug)]
 pub enum BaseImage {
-    /// In the pool already.
+    /// A volume of the pool.
     Existing(Base),
-    /// To be imported.
+    /// A file that will be imported.
     Import(Box<ImportPlan>),
 }
 
 impl BaseImage {
-    /// The image as an overlay's base.
+    /// Returns the image as the base of an overlay.
     pub fn base(&self) -> Base {
         match self {
             Self::Existing(base) => base.clone(),
@@ -36,20 +36,20 @@ impl BaseImage {
     }
 }
 
-/// The image flags with `--base -` read.
+/// What the image flags ask for, after `--base -` was read.
 #[derive(Debug, Clone)]
 pub struct ImageRequest {
-    /// The pool that was named.
+    /// The pool of `--pool`, or of the item on standard input.
     pub pool: Option<String>,
-    /// The image that was named: a volume or a file.
+    /// The image of `--td-image`: a volume or a file.
     pub image: Option<PathBuf>,
-    /// The volume that was named, or that came on standard input.
+    /// The volume of `--base`, or of the item on standard input.
     pub base: Option<String>,
-    /// What the item on standard input says of the base image.
+    /// The identity of the base image, as the item on standard input states it.
     pub claim: VolumeClaim,
-    /// What is said of the image's format.
+    /// The formats that flags, items and records state.
     pub format: SaidFormat,
-    /// Size of the guest's disk, bytes; that of the image without it.
+    /// Size of the guest's disk in bytes; `None` for the size of the image.
     pub disk_size: Option<u64>,
 }
 
@@ -59,14 +59,14 @@ impl ImageRequest {
         self.image.is_some() || self.base.is_some()
     }
 
-    /// The pool that was named.
+    /// Returns the name of the requested pool.
     pub fn pool(&self) -> Option<&str> {
         self.pool.as_deref()
     }
 
-    /// Finds the image: the pool first, then the file system.
+    /// Finds the image: first in the pool, then in the file system.
     ///
-    /// Errors: `not_found`; whatever an import can be refused for.
+    /// Errors: `not_found`; those of [`ImportPlan::new`].
     fn find(
         &self,
         context: &Context,
@@ -98,7 +98,8 @@ impl ImageRequest {
         if base.as_ref().is_some_and(|base| image.exists() && !is_source(image, base)) {
             let (image, pool) = (image.display(), pool.pool_name());
             warnings.push(format!(
-                "'{image}' is taken from pool '{pool}'; name the file ./{image} to import it"
+                "'{image}' is both a file and a volume: the volume of pool '{pool}' is used; write \
+                 ./{image} for the file"
             ));
         }
         match base {
@@ -108,37 +109,37 @@ impl ImageRequest {
     }
 }
 
-/// Whether the base is known to have been imported from this very file, as it is now.
+/// Whether the record of the base image says that it was imported from this file, unchanged since.
 fn is_source(image: &Path, base: &Base) -> bool {
     let record = File::open(&base.path).ok().and_then(|file| Record::read(&file));
     record.is_some_and(|record| image.metadata().is_ok_and(|file| record.source == (&file).into()))
 }
 
-/// A file in the pool's folder that libvirt has not seen, since the pool is not started or not
-/// refreshed. Importing it finds it in its place.
+/// Returns a file in the pool's directory that libvirt does not list, because the pool is not active or not
+/// refreshed. An import of that file leaves it in its place.
 fn unseen(libvirt: &Libvirt, pool: &PoolPlan, name: &str) -> Option<PathBuf> {
     let file = pool.folder().ok()?.join(name);
     (libvirt.is_local() && file.exists()).then_some(file)
 }
 
-/// A base image with its pool: there already, or to be made.
+/// A base image and its pool. Both exist or will be created.
 #[derive(Debug)]
 pub struct BaseSource {
     /// The pool.
     pub pool: PoolPlan,
     /// The image.
     pub image: BaseImage,
-    /// What the user should know.
+    /// Warnings for the user.
     pub warnings: Vec<String>,
 }
 
-/// How often to look again when other commands are making the same pool or image.
+/// How often to try again when other commands create the same pool or image.
 const TRIES: usize = 4;
 
 impl BaseSource {
-    /// Finds pool and image, and checks what would have to be made.
+    /// Finds pool and image, and checks what would have to be created.
     ///
-    /// Errors: `not_found`; whatever making the pool or an import can be refused for.
+    /// Errors: `not_found`; those of [`PoolPlan::new`] and [`ImportPlan::new`].
     pub fn find(
         context: &Context,
         libvirt: &Libvirt,
@@ -151,10 +152,10 @@ impl BaseSource {
         Ok(Self { pool, image, warnings })
     }
 
-    /// Finds pool and image again, after a question that may have waited for long, or work of others. The
-    /// definition is made for `base`, and for no other.
+    /// Finds pool and image again, after a question or after a change by another command. The definition was
+    /// built for `base`.
     ///
-    /// Errors: those of [`BaseSource::find`]; `conflict` for another image.
+    /// Errors: those of [`BaseSource::find`]; `conflict` if the image found is not `base`.
     pub fn find_again(
         base: &Base,
         context: &Context,
@@ -165,14 +166,17 @@ impl BaseSource {
         let now = Self::find(context, libvirt, config, request)?;
         match now.image.base() == *base {
             true => Ok(now),
-            false => Err(Error::conflict(format!("image '{}' changed meanwhile", base.name))
-                .hint("run the same command again")),
+            false => Err(Error::conflict(format!(
+                "base image '{}' was changed while this command ran",
+                base.name
+            ))
+            .hint("run the command again")),
         }
     }
 
-    /// Has the pool started and the image in it. Returns the pool and what was done, in words.
+    /// Starts the pool and imports the image. Returns the pool and a description of what was done.
     ///
-    /// Another command may be at the same work: then what it made is looked at and used.
+    /// If another command creates the same pool or image at the same time, its result is checked and used.
     pub fn prepare(
         self,
         context: &Context,
@@ -186,7 +190,7 @@ impl BaseSource {
         for _ in 1..TRIES {
             match source.apply(context, libvirt, &mut applied) {
                 Err(error) if error.kind() == ErrorKind::Conflict => {
-                    log::step(format_args!("look again: {error}"));
+                    log::step(format_args!("look for pool and image again: {error}"));
                     source = Self::find_again(&base, context, libvirt, config, request)?;
                 }
                 done => return done.map(|pool| (pool, applied)),
@@ -218,7 +222,7 @@ impl BaseSource {
     }
 }
 
-/// A name that could be a volume's: no folder before it.
+/// Returns the name if it could be that of a volume: it has no directory.
 fn bare_name(image: &Path) -> Option<&str> {
     image.to_str().filter(|name| !name.contains('/'))
 }
@@ -238,7 +242,7 @@ fn in_pool(
     }
 }
 
-/// The image that Canonical's instructions build for this release, in `./image` or in the pool.
+/// Finds the image that Canonical's instructions build for this release, in `./image` or in the pool.
 fn default_image(
     context: &Context,
     libvirt: &Libvirt,
@@ -260,8 +264,8 @@ fn default_image(
     match unseen(libvirt, pool, &name) {
         Some(file) => import(&file),
         None => Err(Error::not_found(format!(
-            "no image was named, and {name} is neither in ./image nor in the pool"
+            "no image is named, and the default {name} is neither in ./image nor in the pool"
         ))
-        .hint("name one with --td-image IMAGE, or set image: in /etc/tdx/tdx.yaml")),
+        .hint("add --td-image IMAGE, or set image: in /etc/tdx/tdx.yaml")),
     }
 }

@@ -1,4 +1,4 @@
-//! What a new domain's definition is made from: the built-in one with settings, or a user's template.
+//! The source of a new domain's definition: the built-in definition with settings, or a user's template.
 
 use common::cli::Context;
 use common::cli::config::Config;
@@ -16,7 +16,7 @@ use crate::domain_xml::template::checked::{CheckedTemplate, TemplateRequest};
 use crate::scenario::disk_kind::DiskKind;
 use crate::scenario::resolve::ResolvedSettings;
 
-/// What a definition is made from.
+/// The source of a definition.
 #[derive(Debug)]
 pub enum DefinitionSource {
     /// The built-in definition.
@@ -26,7 +26,7 @@ pub enum DefinitionSource {
 }
 
 impl DefinitionSource {
-    /// Settles what the guest is to have and, when it is to be made, checks it against the host.
+    /// Determines the guest's settings and, if the domain is to be created, checks them against the host.
     ///
     /// Errors: those of [`Settings::new`] and [`CheckedTemplate::new`].
     pub fn new(
@@ -38,7 +38,7 @@ impl DefinitionSource {
         purpose: Purpose,
     ) -> Result<Self> {
         match &request.template {
-            // clap drops this requirement when the template could not be given beside other flags.
+            // clap does not enforce this requirement if another flag conflicts with the template.
             None if request.fix_template => {
                 Err(Error::usage("--fix-template needs --xml-template"))
             }
@@ -48,8 +48,10 @@ impl DefinitionSource {
             }
             Some(path) => {
                 if request.launch.any() {
-                    return Err(Error::usage("a template says itself how its guest is protected")
-                        .hint("write these values into its <launchSecurity>"));
+                    return Err(Error::usage(
+                        "the flags of Intel TDX and AMD SEV cannot be combined with --xml-template",
+                    )
+                    .hint("write these values into <launchSecurity> of the template"));
                 }
                 let template = TemplateRequest {
                     fix: request.fix_template,
@@ -63,7 +65,7 @@ impl DefinitionSource {
         }
     }
 
-    /// What was settled of guest, disk and host; none of a template.
+    /// Returns the settings of guest, disk and host; `None` for a template.
     pub fn scenario(&self) -> Option<&ResolvedSettings> {
         match self {
             Self::BuiltIn(settings) => Some(&settings.resolved),
@@ -71,7 +73,7 @@ impl DefinitionSource {
         }
     }
 
-    /// What the user should know.
+    /// Returns the warnings for the user.
     pub fn warnings(&self) -> &[String] {
         match self {
             Self::BuiltIn(settings) => &settings.warnings,
@@ -79,7 +81,7 @@ impl DefinitionSource {
         }
     }
 
-    /// How such guests are protected.
+    /// Returns the protection of the guest.
     pub fn security(&self) -> Security {
         match self {
             Self::BuiltIn(settings) => settings.launch.security(),
@@ -87,7 +89,7 @@ impl DefinitionSource {
         }
     }
 
-    /// What such guests are called.
+    /// Returns the KIND in the default name of the domain.
     pub fn stem(&self) -> &str {
         match self {
             Self::BuiltIn(settings) => settings.launch.stem(),
@@ -95,12 +97,12 @@ impl DefinitionSource {
         }
     }
 
-    /// Whether a user wrote the definition.
+    /// Whether the source is a user's template.
     pub fn is_template(&self) -> bool {
         matches!(self, Self::Template(_))
     }
 
-    /// The port of the host that it needs.
+    /// Returns the port of the host that the definition forwards to the guest's SSH server.
     pub fn port(&self) -> Option<PortRequest> {
         match self {
             Self::BuiltIn(settings) => settings.ssh_port,
@@ -108,7 +110,7 @@ impl DefinitionSource {
         }
     }
 
-    /// What was asked for, in the form a later `new` of the same name compares.
+    /// Returns the request in the form that a later `new` of the same name compares.
     pub fn request(&self) -> Vec<(String, String)> {
         match self {
             Self::BuiltIn(settings) => settings.request(),
@@ -116,7 +118,7 @@ impl DefinitionSource {
         }
     }
 
-    /// The definition of one domain, and what of a template was translated.
+    /// Returns the definition of one domain, and descriptions of what was translated in a template.
     ///
     /// Errors: those of [`GuestDefinition::to_xml`] and [`CheckedTemplate::to_xml`].
     pub fn to_xml(&self, identity: &DomainIdentity<'_>) -> Result<(String, Vec<String>)> {

@@ -1,47 +1,47 @@
-//! What a domain's own disk is, once it is settled.
+//! The disk of a new domain.
 
 use std::path::{Path, PathBuf};
 
 use tdx_pool::image::Format;
 use tdx_pool::volume::overlay::Base;
 
-/// What a domain's disk is.
+/// The disk of a new domain.
 #[derive(Debug, Clone)]
 pub enum Disk {
-    /// A copy-on-write image over a base that stays as it is.
+    /// A copy-on-write image backed by a base image, which is not changed.
     Overlay {
-        /// Where it is.
+        /// Path of the overlay.
         path: PathBuf,
-        /// What it stands on.
+        /// The base image.
         base: Base,
     },
-    /// An image of its own, empty at first.
+    /// A new, empty image.
     New {
-        /// Where it is.
+        /// Path of the image.
         path: PathBuf,
-        /// Its format.
+        /// Format of the image.
         format: Format,
-        /// UUID of libvirt's secret with its passphrase, when it is encrypted.
+        /// UUID of libvirt's secret with the passphrase of an encrypted image.
         secret: Option<String>,
     },
-    /// A user's image, used as it is and never deleted.
+    /// The image of `--vmimage`, which is used directly and never deleted.
     Given {
-        /// Where it is.
+        /// Path of the image.
         path: PathBuf,
-        /// Its format.
+        /// Format of the image.
         format: Format,
     },
 }
 
 impl Disk {
-    /// Where it is, on libvirt's host.
+    /// Returns the path of the disk on libvirt's host.
     pub fn path(&self) -> &Path {
         match self {
             Self::Overlay { path, .. } | Self::New { path, .. } | Self::Given { path, .. } => path,
         }
     }
 
-    /// Its format.
+    /// Returns the format of the disk.
     pub fn format(&self) -> Format {
         match self {
             Self::Overlay { .. } => Format::Qcow2,

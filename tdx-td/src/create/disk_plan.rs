@@ -1,5 +1,5 @@
-//! The disk a new domain is to have: an overlay over a base image, an empty disk of its own, or an
-//! image of the user's, used as it is.
+//! The plan of a new domain's disk: an overlay backed by a base image, a new empty disk, or the image of
+//! `--vmimage`.
 
 use std::path::{Path, PathBuf};
 
@@ -27,21 +27,21 @@ use crate::scenario::enums::{Compression, Preallocation};
 use crate::scenario::profile::Storage;
 use crate::scenario::resolve::ResolvedSettings;
 
-/// The disk that is asked for, when it is no overlay.
+/// The flags for a disk that is not an overlay.
 #[derive(Debug, Clone, Default)]
 pub struct DiskRequest {
-    /// The size of an empty disk.
+    /// Size of a new empty disk.
     pub blank: Option<Size>,
-    /// An image that is used as it is.
+    /// The image of `--vmimage`, used directly.
     pub vmimage: Option<PathBuf>,
-    /// A CD to boot from.
+    /// The CD image to boot from.
     pub cdrom: Option<PathBuf>,
     /// The file with the passphrase of an encrypted disk.
     pub passphrase_file: Option<PathBuf>,
 }
 
 impl DiskRequest {
-    /// What kind of disk is asked for, beside an image or without.
+    /// Returns the kind of disk that the flags ask for. `has_image` says whether an image was named.
     pub fn kind(&self, has_image: bool) -> DiskKind {
         match (&self.vmimage, self.blank, &self.cdrom) {
             (Some(_), ..) => DiskKind::Given,
@@ -52,18 +52,18 @@ impl DiskRequest {
     }
 }
 
-/// A disk that is to be had.
+/// The plan of a disk.
 #[derive(Debug)]
 pub struct DiskPlan {
     backing: BackingSource,
     volume: Volume,
-    /// The passphrase, as far as it is known without asking.
+    /// The passphrase, if it is known without a question.
     passphrase: Option<Passphrase>,
-    /// What the user should know.
+    /// Warnings for the user.
     pub warnings: Vec<String>,
 }
 
-/// What has to be there before the disk can be made.
+/// What must exist before the disk can be created.
 #[derive(Debug)]
 enum BackingSource {
     /// A base image in its pool.
@@ -80,9 +80,9 @@ enum Volume {
 }
 
 impl DiskPlan {
-    /// Finds what the disk is backed by, and plans it; `existing` is the domain that has it already.
+    /// Finds the base image or pool, and plans the disk. `existing` is an existing domain of the same name.
     ///
-    /// Errors: those of [`BaseSource::find`]; `conflict` for settings that such a disk cannot have, and for
+    /// Errors: those of [`BaseSource::find`]; `conflict` for settings that the disk cannot have, and for
     /// a base image that QEMU could not read; `not_found` and `invalid_input` for images.
     pub fn plan(
         context: &Context,
@@ -133,7 +133,7 @@ impl DiskPlan {
         };
         let file = args.passphrase_file.as_deref();
         if file.is_some() && !is_encrypted(&volume) {
-            return Err(Error::usage("--passphrase-file is for a disk that is made encrypted")
+            return Err(Error::usage("--passphrase-file needs an encrypted disk")
                 .hint("add --set storage.encryption=on"));
         }
         let passphrase = file.map(Passphrase::read).transpose()?;
@@ -141,12 +141,15 @@ impl DiskPlan {
         let folder = folder.filter(|_| kind != DiskKind::New || request.pool().is_some());
         warnings.extend(folder.map(|folder| {
             let folder = folder.display();
-            format!("path {folder} in the user settings is for disks that are made, without --pool")
+            format!(
+                "path {folder} in the user settings is ignored: it applies only to disks created \
+                 without --pool"
+            )
         }));
         Ok(Self { backing: ground, volume, passphrase, warnings })
     }
 
-    /// The disk as the definition has it.
+    /// Returns the disk for the definition.
     pub fn disk(&self) -> Disk {
         match &self.volume {
             Volume::Overlay(plan) => {
@@ -168,20 +171,20 @@ impl DiskPlan {
         }
     }
 
-    /// The pool's name.
+    /// Returns the name of the pool.
     pub fn pool_name(&self) -> &str {
         self.pool().pool_name()
     }
 
-    /// The pool's folder.
+    /// Returns the directory of the pool.
     ///
-    /// Errors: `unsupported` for a pool of a kind that has none.
+    /// Errors: `unsupported` for a pool of a type without a directory.
     pub fn folder(&self) -> Result<&Path> {
         self.pool().folder()
     }
 
-    /// What was asked for, in the form a later `new` of the same name compares. The base of an overlay
-    /// is compared by itself.
+    /// Returns the request in the form that a later `new` of the same name compares. The base image of an
+    /// overlay is compared separately.
     pub fn request(&self) -> Option<(String, String)> {
         let disk = match &self.volume {
             Volume::Overlay(_) => return None,
@@ -191,7 +194,7 @@ impl DiskPlan {
         Some(("disk".to_owned(), disk))
     }
 
-    /// The format in which `existing` uses the user's own image, if another one is stated.
+    /// Returns the format in which `existing` uses the image of `--vmimage`, if `stated` is another format.
     pub fn other_format(&self, stated: Option<Format>, existing: &Definition) -> Option<Format> {
         let Volume::Given(image) = &self.volume else { return None };
         existing
@@ -199,12 +202,11 @@ impl DiskPlan {
             .filter(|format| stated.is_some_and(|s| s != *format))
     }
 
-    /// Asks for what is secret, and has pool and base image ready. Returns what only has to be made,
-    /// the pool if anything will be in it, and what was done, in words. After a question that was `asked`
-    /// the base image is looked at again.
+    /// Asks for the passphrase, starts the pool and imports the base image. Returns the prepared disk, the
+    /// pool if anything will be in it, and descriptions of what was done. If the user was `asked` a question,
+    /// the base image is checked again.
     ///
-    /// Errors: `usage` when there is nobody to ask; whatever making the pool or an import can be
-    /// refused for.
+    /// Errors: `usage` if there is no terminal to ask on; those of [`BaseSource::prepare`].
     pub fn prepare(
         self,
         context: &Context,
@@ -250,7 +252,7 @@ fn is_encrypted(volume: &Volume) -> bool {
     matches!(volume, Volume::New(plan) if plan.secret.is_some())
 }
 
-/// A disk that only has to be made.
+/// A disk whose pool, base image and passphrase are ready.
 #[derive(Debug)]
 pub struct PreparedDisk {
     volume: Volume,
@@ -258,9 +260,9 @@ pub struct PreparedDisk {
 }
 
 impl PreparedDisk {
-    /// Makes the disk, or looks again at the user's own.
+    /// Creates the disk, or checks the image of `--vmimage` again.
     ///
-    /// Errors: what libvirt says; those of [`UserImage::check_again`].
+    /// Errors: those of libvirt; those of [`UserImage::check_again`].
     pub fn create(
         &self,
         context: &Context,
@@ -282,7 +284,7 @@ impl PreparedDisk {
     }
 }
 
-/// Fails for flags that have no meaning for a disk of this kind.
+/// Fails for flags that do not apply to a disk of this kind.
 ///
 /// Errors: `usage`; those of [`check_unencrypted`].
 fn check_flags(
@@ -292,59 +294,70 @@ fn check_flags(
     kind: DiskKind,
 ) -> Result<()> {
     if request.format.flag.is_some() && kind == DiskKind::New {
-        return Err(Error::usage("--image-format is for an image, and none is named")
-            .hint("--td-image, --base or --vmimage names one"));
+        return Err(Error::usage("--image-format needs an image")
+            .hint("add --td-image, --base or --vmimage"));
     }
     if let (Some(choice), true) = (choice, kind != DiskKind::New) {
         check_unencrypted(choice, kind)?;
     }
     if args.passphrase_file.is_some() && kind != DiskKind::New {
-        return Err(Error::usage("--passphrase-file is for a disk that is made encrypted")
-            .hint("--blank SIZE makes an empty disk"));
+        return Err(Error::usage(
+            "--passphrase-file needs an encrypted disk, which only --blank creates",
+        )
+        .hint("add --blank SIZE --set storage.encryption=on"));
     }
     Ok(())
 }
 
-/// Fails when encryption was asked for, of a disk that is not made here.
+/// Fails if encryption was requested for a disk that is not created here.
 ///
 /// Errors: `conflict`.
 fn check_unencrypted(choice: &ResolvedSettings, kind: DiskKind) -> Result<()> {
     if choice.profile.storage.encryption.0 && choice.is_assigned("storage.encryption") {
-        let disk =
-            if kind == DiskKind::Given { "a user's own" } else { "an overlay over a base image" };
-        return Err(Error::conflict(format!("storage.encryption is on, but the disk is {disk}"))
-            .hint("--blank SIZE makes an encrypted disk; encrypt inside the guest otherwise"));
+        let disk = if kind == DiskKind::Given {
+            "an existing image"
+        } else {
+            "an overlay of a base image"
+        };
+        return Err(Error::conflict(format!(
+            "storage.encryption is on, but the disk is {disk}, which cannot be encrypted"
+        ))
+        .hint("create an encrypted disk with --blank SIZE, or encrypt inside the guest"));
     }
     Ok(())
 }
 
-/// The smallest disk that is made, bytes.
+/// The smallest size of a new disk, in bytes.
 const LEAST: u64 = 1 << 20;
 
-/// What is asked of libvirt, which makes the disk.
+/// Returns the options of the disk that libvirt creates.
 ///
-/// Errors: `unsupported` for what it cannot.
+/// Errors: `unsupported` for settings that libvirt does not support.
 fn disk_options(storage: &Storage) -> Result<DiskOptions> {
     let refuse = |setting: &str, instead: &str| {
-        Err(Error::unsupported(format!("libvirt makes no disk with {setting}"))
-            .hint(format!("--set {instead}")))
+        Err(Error::unsupported(format!("libvirt cannot create a disk with {setting}"))
+            .hint(format!("add --set {instead}")))
     };
     if storage.compression_type == Some(Compression::Zstd) {
-        return refuse("storage.compression_type zstd", "storage.compression_type=zlib");
+        return refuse("storage.compression_type=zstd", "storage.compression_type=zlib");
     }
     let allocated = match storage.preallocation {
         Preallocation::Off => Preallocated::Off,
         Preallocation::Metadata => Preallocated::Metadata,
         Preallocation::Falloc => Preallocated::Full,
         Preallocation::Full => {
-            return refuse("storage.preallocation full", "storage.preallocation=falloc");
+            return refuse("storage.preallocation=full", "storage.preallocation=falloc");
         }
     };
     let size = |size: Option<Size>| size.map(|Size(bytes)| bytes);
     let capacity_bytes = size(storage.capacity).unwrap_or_default();
     if capacity_bytes < LEAST {
-        return Err(Error::usage(format!("a disk of {} holds nothing", Size(capacity_bytes)))
-            .hint("--blank 20G, for one, says how large it is"));
+        return Err(Error::usage(format!(
+            "the size of the disk is {}: at least {}",
+            Size(capacity_bytes),
+            Size(LEAST)
+        ))
+        .hint("give a size, such as --blank 20G"));
     }
     Ok(DiskOptions {
         format: storage.format,
@@ -356,22 +369,23 @@ fn disk_options(storage: &Storage) -> Result<DiskOptions> {
     })
 }
 
-/// Asks twice, since nobody sees what they type.
+/// Asks for the passphrase twice, because it is not shown while it is typed.
 ///
-/// Errors: `usage` when there is nobody to ask, or the two differ.
+/// Errors: `usage` if there is no terminal to ask on, or if the two differ.
 fn ask_for_passphrase(context: &Context) -> Result<Passphrase> {
     let ask = |question| {
         let answer = context.ask_secret(question).map_err(|error| match error.kind() {
             ErrorKind::Usage => error.hint(
-                "--passphrase-file FILE names a file with it, --set storage.encryption=off needs none",
+                "give it with --passphrase-file FILE, or create the disk without encryption: --set \
+                 storage.encryption=off",
             ),
             _ => error,
         })?;
-        answer.ok_or_else(|| Error::usage("no passphrase was typed: the input ended"))
+        answer.ok_or_else(|| Error::usage("no passphrase was entered: end of input"))
     };
-    let first = ask("passphrase of the guest's disk: ")?;
-    if ask("once more: ")? != first {
+    let first = ask("passphrase for the guest's disk: ")?;
+    if ask("repeat the passphrase: ")? != first {
         return Err(Error::usage("the two passphrases differ"));
     }
-    Passphrase::new(first).map_err(|why| Error::usage(format!("that is no passphrase: {why}")))
+    Passphrase::new(first).map_err(|why| Error::usage(format!("invalid passphrase: {why}")))
 }

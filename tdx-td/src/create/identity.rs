@@ -1,4 +1,4 @@
-//! What makes a new domain this one: its name, its UUID, its disk, and what it is known again by.
+//! The identity of a new domain: its name, UUID, disk, devices and record.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -10,35 +10,36 @@ use crate::create::disk::Disk;
 use crate::domain::metadata::Metadata;
 use crate::passthrough::Devices;
 
-/// What distinguishes a domain from others whose definitions are made from the same source.
+/// The parts of a definition in which domains from the same source differ.
 #[derive(Debug, Clone, Copy)]
 pub struct DomainIdentity<'a> {
-    /// Name.
+    /// Name of the domain.
     pub name: &'a str,
-    /// UUID.
+    /// UUID of the domain.
     pub uuid: &'a str,
-    /// Its disk.
+    /// Disk of the domain.
     pub disk: &'a Disk,
-    /// Whether libvirt may be told to leave the base image's owner alone.
+    /// Whether the definition tells libvirt not to change the owner of the base image.
     pub keep_base_owner: bool,
-    /// A CD in its drive.
+    /// CD image in the domain's drive.
     pub cdrom: Option<&'a Path>,
-    /// A cloud-init seed.
+    /// Path of the cloud-init seed.
     pub seed: Option<&'a Path>,
-    /// Devices of the host.
+    /// Host devices of the domain.
     pub devices: &'a Devices,
-    /// The host's address and port that lead to the guest's ssh.
+    /// Address and port of the host that are forwarded to the guest's SSH server.
     pub ssh: Option<SocketAddr>,
-    /// Our record.
+    /// The record of these tools in the domain's `<metadata>`.
     pub metadata: &'a Metadata,
 }
 
-/// The name the original script would have chosen: users' scripts match on it.
+/// Returns the default name of a domain. The original script chose the same names, and users' scripts match
+/// them.
 pub fn default_name(stem: &str, uuid: &str) -> String {
     format!("tdvirsh-{stem}-{uuid}")
 }
 
-/// A random UUID. Source: RFC 9562, section 5.4 (version 4).
+/// Returns a random UUID. Source: RFC 9562, section 5.4 (version 4).
 pub fn new_uuid() -> Result<String> {
     let mut bytes: [u8; 16] = random_bytes()?;
     bytes[6] = bytes[6] & 0x0f | 0x40;
@@ -52,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn uuids_are_random_and_of_version_4() {
+    fn new_uuid_returns_random_uuids_of_version_4() {
         let uuid = new_uuid().unwrap();
         assert_eq!((uuid.len(), &uuid[14..15]), (36, "4"));
         assert!("89ab".contains(&uuid[19..20]), "{uuid}");

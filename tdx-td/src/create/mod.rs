@@ -1,6 +1,6 @@
-//! Making a domain: the request, what the host allows, the plan, and carrying it out.
+//! Creating a domain: the request, the checks against the host, the plan, and carrying it out.
 //!
-//! [`plan::CreationPlan`] looks at everything that can fail, and [`apply`] makes the domain or undoes what it began.
+//! [`plan::CreationPlan`] checks everything that can fail. [`apply`] creates the domain, or undoes its steps.
 
 pub mod apply;
 pub mod attached_image;

@@ -1,4 +1,4 @@
-//! What it takes to have a domain: everything that can fail is looked at before anything is changed.
+//! The plan of a new domain. It checks everything that can fail before anything is changed.
 
 use std::path::Path;
 
@@ -38,46 +38,46 @@ use crate::scenario::profile;
 use crate::security::attestation::session::AttestationRequest;
 use crate::{capability, passthrough};
 
-/// What it takes to have the domain.
+/// The plan of a new domain.
 #[derive(Debug)]
 pub struct CreationPlan<'a> {
-    /// The domain's name.
+    /// Name of the domain.
     pub name: String,
-    /// What would be defined.
+    /// The domain XML to define.
     pub xml: String,
-    /// The settings it is made of; none of a template.
+    /// The settings of the definition; none for a template.
     pub settings: Vec<Setting>,
-    /// The scenario, if one was asked for, and what it asks of the host.
+    /// The requested scenario and its host settings.
     pub host: Option<(String, profile::Host)>,
-    /// What the user should know.
+    /// Warnings for the user.
     pub warnings: Vec<String>,
-    /// Why a protected guest does not fit into the host's memory, which its own is pinned in or counted
-    /// against. `new` refuses such a guest; for others this is a warning, here as well.
+    /// The error for a protected guest with more memory than the host, because the memory of protected guests
+    /// is pinned. `new` fails with it; `render` shows only the warning.
     pub memory_shortage: Option<Error>,
-    /// Whether the definition is a user's.
+    /// Whether the definition is made from a user's template.
     pub(super) is_template: bool,
     pub(super) libvirt: &'a Libvirt,
-    /// The SSH port is reserved until the domain's definition has it.
+    /// The reservation of the SSH port, which ends after the domain's definition has the port.
     _port: Option<PortReservation>,
     pub(super) disk: DiskPlan,
     pub(super) seed: Option<seed_volume::SeedPlan>,
     pub(super) assignment: Option<DeviceAssignment>,
-    /// How the launch is attested.
+    /// The keys and files for the attestation of the launch.
     pub(super) attestation: Option<AttestationRequest>,
-    /// The user that QEMU runs as.
+    /// The user and group that QEMU runs as.
     pub(super) owner: Option<QemuUser>,
     metadata: Metadata,
-    /// The domain that is as asked for.
+    /// An existing domain that is as requested.
     pub(super) existing: Option<Domain>,
-    /// UUID of the domain that has the name and is deleted first.
+    /// UUID of the existing domain of the same name that is deleted first.
     pub(super) overwrites: Option<String>,
 }
 
 impl<'a> CreationPlan<'a> {
-    /// Looks at everything that can fail: host, network, pool, image, name.
+    /// Checks everything that can fail: host, network, pool, image, name.
     ///
-    /// Errors: those of [`DefinitionSource::new`] and [`DiskPlan::plan`]; `conflict` when QEMU could not
-    /// read the image, or when the name is taken by a domain that is not what was asked for.
+    /// Errors: those of [`DefinitionSource::new`] and [`DiskPlan::plan`]; `conflict` if QEMU could not
+    /// read the image, or if a domain of the same name differs from the request.
     pub fn new(
         context: &Context,
         libvirt: &'a Libvirt,
@@ -101,15 +101,15 @@ impl<'a> CreationPlan<'a> {
                 let mut plan = build(None)?;
                 let uuid = existing.uuid();
                 plan.warnings.push(format!(
-                    "domain '{name}' ({uuid}) is deleted for it, with its own disks"
+                    "the existing domain '{name}' ({uuid}) is deleted first, with its own disks"
                 ));
                 Ok(Self { overwrites: Some(uuid), ..plan })
             }
-            Some(how) => Err(name_taken(name, &format!("differs: {how}"))),
+            Some(how) => Err(name_taken(name, &format!("differs from the request: {how}"))),
         }
     }
 
-    /// Builds the plan of a new domain, or what `existing` is compared with.
+    /// Builds the plan of a new domain, or a plan to compare `existing` with.
     fn build(
         context: &Context,
         libvirt: &'a Libvirt,
@@ -192,7 +192,7 @@ impl<'a> CreationPlan<'a> {
             settings: scenario.map(|scenario| scenario.settings.clone()).unwrap_or_default(),
             host: guest.settings.scenario.clone().zip(host),
             memory_shortage: shortage.filter(|_| security != Security::None).map(|message| {
-                Error::unsupported(message).hint("--memory says how much the guest gets")
+                Error::unsupported(message).hint("give the guest less with --memory SIZE")
             }),
             is_template: source.is_template(),
             warnings,
@@ -209,20 +209,20 @@ impl<'a> CreationPlan<'a> {
         })
     }
 
-    /// Asks before a domain is deleted for this one.
+    /// Asks the user before an existing domain is deleted.
     ///
-    /// Errors: `conflict` when the answer is no.
+    /// Errors: `conflict` if the answer is no.
     pub fn confirm(&self, context: &Context, change: Change) -> Result<()> {
         match self.overwrites {
             Some(_) => context.confirm(
                 change,
-                &format!("delete domain '{}' and its disks for the new one?", self.name),
+                &format!("delete the existing domain '{}' and its own disks?", self.name),
             ),
             None => Ok(()),
         }
     }
 
-    /// Returns the domain as [`CreationPlan::apply`] would leave it, and what would be done.
+    /// Returns the domain as [`CreationPlan::apply`] would create it, and the action.
     pub fn preview(&self, context: &Context) -> Result<(DomainItem, Action)> {
         let name = &self.name;
         match &self.existing {
@@ -238,10 +238,10 @@ impl<'a> CreationPlan<'a> {
     }
 }
 
-/// Says that a guest's memory is more than the host's, if it is.
+/// Returns a message if the guest's memory is more than the host's.
 fn memory_shortage(context: &Context, libvirt: &Libvirt, memory: Size) -> Result<Option<String>> {
     let has = Size(capability::capacity(&context.host, libvirt)?.memory_bytes);
-    let message = || format!("the host has {has} of memory, {memory} were asked for");
+    let message = || format!("the guest's memory of {memory} is more than the host's, {has}");
     Ok((memory.0 > has.0).then(message))
 }
 
@@ -255,18 +255,18 @@ fn check_reachable(libvirt: &Libvirt, disk: &Disk, qemu: QemuUser) -> Result<()>
     }
 }
 
-/// Returns the name of a domain that the user did not name.
+/// Returns the default name of the domain.
 ///
-/// Errors: `usage` when the template's file name cannot be part of a domain's name.
+/// Errors: `usage` if the template's file name cannot be part of a domain's name.
 fn generated_name(stem: &str, uuid: &str) -> Result<String> {
     domain_name(&default_name(stem, uuid)).map_err(|why| {
-        Error::usage(format!("no domain can be named after {stem:?}: {why}"))
-            .hint("choose a --name")
+        Error::usage(format!("the file name {stem:?} cannot be part of a domain's name: {why}"))
+            .hint("add --name NAME")
     })
 }
 
-/// Returns what was asked for, without secrets, in the form that the domain's metadata keeps. A later `new` of
-/// the same name compares it.
+/// Returns the request without secrets, in the form that the domain's metadata stores. A later `new` of the
+/// same name compares it.
 fn recorded_request(
     source: &DefinitionSource,
     devices: &Devices,

@@ -1,4 +1,5 @@
-//! Ports of this host that lead to a guest's ssh: chosen once, kept in the domain's definition.
+//! Ports of this host that are forwarded to a guest's SSH server. A port is chosen once and stored in the
+//! domain's definition.
 
 use std::fmt;
 use std::io::ErrorKind as IoErrorKind;
@@ -15,22 +16,22 @@ use virt::sys;
 
 use crate::domain::definition::Definition;
 
-/// Where ports are looked for when none is named.
+/// The range that `auto` chooses a port from.
 const AUTO: std::ops::RangeInclusive<u16> = 2201..=9999;
 
-/// The port that the user asked for.
+/// The requested port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PortRequest {
     address: IpAddr,
-    /// None: any that is free.
+    /// The port number; `None` for any free port.
     port: Option<u16>,
 }
 
 impl PortRequest {
-    /// Any free port of 127.0.0.1.
+    /// A request for any free port of 127.0.0.1.
     pub const AUTO: Self = Self { address: IpAddr::V4(Ipv4Addr::LOCALHOST), port: None };
 
-    /// Whether it is a port of an IPv6 address.
+    /// Whether the port is one of an IPv6 address.
     pub fn is_ipv6(self) -> bool {
         self.address.is_ipv6()
     }
@@ -39,9 +40,9 @@ impl PortRequest {
 impl FromStr for PortRequest {
     type Err = String;
 
-    /// `auto`, `2222`, `192.0.2.1:2222`, `[::1]:auto`.
+    /// Parses `auto`, `2222`, `192.0.2.1:2222` or `[::1]:auto`.
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || "auto, a port, or ADDRESS:PORT such as 127.0.0.1:2222".to_owned();
+        let wrong = || "expected auto, a port, or ADDRESS:PORT such as 127.0.0.1:2222".to_owned();
         let (address, port) = match text.rsplit_once(':') {
             None => (Self::AUTO.address, text),
             Some((address, port)) => {
@@ -66,26 +67,26 @@ impl fmt::Display for PortRequest {
     }
 }
 
-/// A port that no domain and no program has. No other command takes it while this is there.
+/// A free port, reserved for one domain. No other command of these tools takes the port while this value
+/// lives.
 #[derive(Debug)]
 pub struct PortReservation {
-    /// The host's address and port.
+    /// Address and port of the host.
     pub socket: SocketAddr,
     _claim: UnixListener,
 }
 
 impl PortReservation {
-    /// Settles on a port.
+    /// Chooses and reserves a port.
     ///
-    /// Errors: `conflict` when the named one is taken, or all are; `permission` for one that only root
-    /// can have, which QEMU is not; `unsupported` for an automatic choice on another host, where nobody
-    /// knows what is free.
+    /// Errors: `conflict` if the named port, or every port, is in use; `permission` for a port that only root
+    /// may listen on; `unsupported` for `auto` on a remote host, whose free ports are unknown.
     pub fn choose(libvirt: &Libvirt, request: PortRequest) -> Result<Self> {
         let local = libvirt.is_local();
         let Some(port) = request.port else {
             if !local {
-                return Err(Error::unsupported("a port can be chosen on this host only")
-                    .hint("name a free one: --ssh-port 127.0.0.1:2201"));
+                return Err(Error::unsupported("--ssh-port auto does not work on a remote host")
+                    .hint("name a free port of that host: --ssh-port 127.0.0.1:2201"));
             }
             let known = taken(libvirt)?;
             let sockets = AUTO.map(|port| SocketAddr::new(request.address, port));
@@ -95,12 +96,16 @@ impl PortReservation {
                     taken => return taken,
                 }
             }
-            return Err(Error::conflict("no port is free for the guest's ssh"));
+            return Err(Error::conflict(format!(
+                "--ssh-port auto: no port from {} to {} is free",
+                AUTO.start(),
+                AUTO.end()
+            )));
         };
         let socket = SocketAddr::new(request.address, port);
         for _ in 0..20 {
             match reserve(port) {
-                // Another command looks at it, or makes a domain that has it.
+                // Another command has reserved the port, to check it or for its domain.
                 Err(error) if error.kind() == IoErrorKind::AddrInUse => {
                     interrupt::sleep(Duration::from_millis(50))?;
                 }
@@ -111,24 +116,24 @@ impl PortReservation {
     }
 
     fn take(libvirt: &Libvirt, socket: SocketAddr) -> Result<Self> {
-        const HINT: &str = "choose another, or --ssh-port auto";
+        const HINT: &str = "choose another port, or --ssh-port auto";
         let claim = reserve(socket.port()).map_err(|error| {
-            Error::conflict(format!("port {socket} is being taken by another command"))
+            Error::conflict(format!("port {socket} is reserved by another command"))
                 .because(error)
                 .hint(HINT)
         })?;
-        // Looked at now that nobody else can take it.
+        // The domains are read after the reservation, so that no other command can take the port meanwhile.
         if let Some(domain) = holder(&taken(libvirt)?, socket) {
-            let message = format!("port {} is that of domain '{domain}'", socket.port());
+            let message = format!("port {} belongs to domain '{domain}'", socket.port());
             return Err(Error::conflict(message).hint(HINT));
         }
         if libvirt.is_local() {
             TcpListener::bind(socket).map_err(|error| match error.kind() {
                 IoErrorKind::AddrInUse => {
-                    Error::conflict(format!("port {socket} is taken")).because(error).hint(HINT)
+                    Error::conflict(format!("port {socket} is in use")).because(error).hint(HINT)
                 }
                 IoErrorKind::PermissionDenied => privileged(socket).because(error),
-                _ => Error::conflict(format!("port {socket} cannot be had"))
+                _ => Error::conflict(format!("cannot listen on port {socket}"))
                     .because(error)
                     .hint(HINT),
             })?;
@@ -143,24 +148,28 @@ impl PortReservation {
 
 fn privileged(socket: SocketAddr) -> Error {
     let first = first_unprivileged();
-    Error::permission(format!("port {socket} is for root only, which QEMU is not"))
-        .hint(format!("choose one from {first} up, or --ssh-port auto"))
+    Error::permission(format!(
+        "only root may listen on port {socket}, and QEMU does not run as root"
+    ))
+    .hint(format!("choose port {first} or above, or --ssh-port auto"))
 }
 
+/// Returns the lowest port that an ordinary user may listen on.
+///
 /// Source: Linux `Documentation/networking/ip-sysctl.rst`.
 fn first_unprivileged() -> u16 {
     let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
     text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(1024)
 }
 
-/// A claim on a port among these tools, of whatever user: a name that the kernel gives once in each
-/// network, as it does with ports, and takes back with the process. No file is made.
+/// Reserves a port among the commands of these tools, of all users. The reservation is an abstract socket name:
+/// unique in its network namespace, as ports are, and released when the process ends. No file is created.
 fn reserve(port: u16) -> std::io::Result<UnixListener> {
     let name = UnixAddr::from_abstract_name(format!("tdx-tools/ssh-port/{port}"))?;
     UnixListener::bind_addr(&name)
 }
 
-/// The domain, of those known, whose definition has a port.
+/// Returns the domain whose definition forwards a port.
 fn holder(known: &[Taken], socket: SocketAddr) -> Option<&str> {
     let same = |address: Option<IpAddr>| match address {
         None => true,
@@ -172,7 +181,7 @@ fn holder(known: &[Taken], socket: SocketAddr) -> Option<&str> {
     found.map(|taken| taken.domain.as_str())
 }
 
-/// A port that a definition forwards, of one address or of all.
+/// A port that a definition forwards, on one address or on all.
 #[derive(Debug, Clone)]
 struct Taken {
     address: Option<IpAddr>,
@@ -180,14 +189,14 @@ struct Taken {
     domain: String,
 }
 
-/// The host ports that definitions forward, running or not.
+/// Returns the host ports that the definitions of all domains forward.
 fn taken(libvirt: &Libvirt) -> Result<Vec<Taken>> {
     let domains = libvirt.connect().list_all_domains(0).context("list domains")?;
     let ports = parallel::map(domains, parallel::DOMAINS, |domain| -> Result<_> {
         match domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE) {
             Err(error) if is_gone(&error) => Ok(Vec::new()),
             text => {
-                let definition = Definition::parse(text.context("read a domain")?)?;
+                let definition = Definition::parse(text.context("read a domain's definition")?)?;
                 let taken = |(address, port)| Taken { address, port, domain: definition.name() };
                 Ok(definition.host_ports().into_iter().map(taken).collect())
             }
@@ -201,7 +210,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests_are_read_and_shown() {
+    fn port_request_parses_and_displays_all_forms() {
         for (text, shown) in [
             ("auto", "127.0.0.1:auto"),
             ("2222", "127.0.0.1:2222"),

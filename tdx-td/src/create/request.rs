@@ -1,4 +1,4 @@
-//! What a user asks of a new guest. Nothing here was held against the host.
+//! The user's request for a new guest, not yet checked against the host.
 
 use std::path::PathBuf;
 
@@ -13,16 +13,16 @@ use crate::passthrough::DeviceRequest;
 use crate::scenario::resolve::RequestedSettings;
 use crate::security::launch::LaunchOptions;
 
-/// The guest that is asked for.
+/// The requested guest.
 #[derive(Debug)]
 pub struct GuestRequest {
-    /// A file of domain XML with placeholders, instead of the built-in definition.
+    /// File of domain XML with placeholders, used instead of the built-in definition.
     pub template: Option<PathBuf>,
-    /// Whether the template may be changed where libvirt would drop or open something.
+    /// Whether parts of the template that libvirt does not know are translated or removed.
     pub fix_template: bool,
-    /// The domain's name; generated without it.
+    /// Name of the domain; `None` for a generated one.
     pub name: Option<String>,
-    /// Whether another domain of that name is deleted first.
+    /// Whether an existing domain of that name that differs is deleted first.
     pub overwrite: bool,
     /// Launch security.
     pub security: Option<Security>,
@@ -32,27 +32,27 @@ pub struct GuestRequest {
     pub vcpus: Option<u32>,
     /// Accelerator.
     pub virt_type: Option<VirtTypeArg>,
-    /// Free PCI Express ports.
+    /// Number of free PCI Express ports.
     pub hotplug_ports: u32,
-    /// The port of this host that leads to the guest's SSH server.
+    /// The port of this host that is forwarded to the guest's SSH server.
     pub ssh_port: Option<PortRequest>,
-    /// The scenario, and settings over it.
+    /// The scenario, and the settings that override it.
     pub settings: RequestedSettings,
-    /// How the guest is launched.
+    /// The options of launch security.
     pub launch: LaunchOptions,
-    /// Who may log in.
+    /// User, keys, password and host name.
     pub access: AccessRequest,
-    /// Its disk, when it is no overlay.
+    /// The disk, if it is not an overlay.
     pub disk: DiskRequest,
 }
 
-/// A guest, its image and its devices.
+/// The requested guest, its image and its host devices.
 #[derive(Debug)]
 pub struct CreationRequest {
     /// The guest.
     pub guest: GuestRequest,
     /// The image.
     pub image: ImageRequest,
-    /// Devices of the host.
+    /// The host devices.
     pub devices: DeviceRequest,
 }

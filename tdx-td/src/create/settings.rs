@@ -1,4 +1,4 @@
-//! What a guest is to have: flags over configuration over what fits the host.
+//! The settings of a new guest: from flags, else from the configuration, else defaults that fit the host.
 
 use std::path::Path;
 
@@ -21,58 +21,60 @@ use crate::scenario::protection;
 use crate::scenario::resolve::{ResolvedSettings, Target};
 use crate::security::launch::Launch;
 
-/// The least memory of a guest, bytes.
+/// The smallest memory of a guest, in bytes.
 pub(crate) const MIN_MEMORY: u64 = 16 << 20;
 
-/// A name that a domain can have.
+/// Parses the name of a domain.
 ///
 /// Source: libvirt's schema, `domaincommon.rng`: a name holds no newline; its driver forbids slashes.
 pub(crate) fn domain_name(text: &str) -> Result<String, String> {
     match text {
-        _ if text.trim().is_empty() => Err("it is empty".to_owned()),
-        _ if text.contains('/') => Err("it holds a slash".to_owned()),
-        _ if text.chars().any(char::is_control) => Err("it holds a control character".to_owned()),
-        _ if text.len() > 200 => Err("it is longer than 200 bytes".to_owned()),
-        "-" => Err("- stands for standard input".to_owned()),
-        "." | ".." => Err("libvirt names folders after it".to_owned()),
+        _ if text.trim().is_empty() => Err("the name is empty".to_owned()),
+        _ if text.contains('/') => Err("the name contains a slash".to_owned()),
+        _ if text.chars().any(char::is_control) => {
+            Err("the name contains a control character".to_owned())
+        }
+        _ if text.len() > 200 => Err("the name is longer than 200 bytes".to_owned()),
+        "-" => Err("- means standard input".to_owned()),
+        "." | ".." => Err("libvirt cannot create a directory of this name".to_owned()),
         _ => Ok(text.to_owned()),
     }
 }
 
-/// Everything about the guest settled.
+/// The settings of a new guest.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Launch security.
     pub launch: Launch,
     /// Accelerator.
     pub virt_type: VirtType,
-    /// Memory, bytes.
+    /// Memory in bytes.
     pub memory_bytes: u64,
-    /// Virtual CPUs.
+    /// Number of virtual CPUs.
     pub vcpus: u32,
-    /// libvirt network.
+    /// Name of the libvirt network.
     pub network: String,
-    /// All else: of the guest, of its disk, of the host.
+    /// The settings of the scenario: of the guest, of its disk, of the host.
     pub resolved: ResolvedSettings,
-    /// Free PCI Express ports.
+    /// Number of free PCI Express ports.
     pub hotplug_ports: u32,
-    /// A port of the host that leads to the guest's ssh.
+    /// A port of the host that is forwarded to the guest's SSH server.
     pub ssh_port: Option<PortRequest>,
-    /// Whether passt forwards that port, which libvirt runs; else QEMU's own user network, which
-    /// libvirt has no words for.
+    /// Whether libvirt runs passt to forward the port. Otherwise QEMU's user network forwards it, set up by
+    /// raw arguments for QEMU.
     pub passt: bool,
-    /// Whether the host can give it a vsock.
+    /// Whether the guest gets a vsock device.
     pub vsock: bool,
-    /// What the user should know.
+    /// Warnings for the user.
     pub warnings: Vec<String>,
 }
 
 impl Settings {
-    /// Settles every choice and, when a guest is to be made, checks it against the host.
+    /// Determines all settings and, if the domain is to be created, checks them against the host.
     ///
-    /// Errors: `unsupported` when the host cannot (no TDX, no KVM); `not_found` or
-    /// `conflict` for a network that is not there or not started; `invalid_input` for a configured
-    /// value that is none.
+    /// Errors: `unsupported` if the host does not support them (no TDX, no KVM); `not_found` or
+    /// `conflict` for a network that does not exist or is not active; `invalid_input` for an invalid
+    /// configured value.
     pub fn new(
         context: &Context,
         libvirt: &Libvirt,
@@ -93,10 +95,14 @@ impl Settings {
         let asked = chosen(request.virt_type, config.virt_type.as_deref(), "virt_type")?;
         let asked = asked.unwrap_or(VirtTypeArg::Auto);
         let launch = Launch::new(security, &request.launch)?;
-        check_compatible(context, libvirt, security, asked)?;
+        if launch.is_secure() && asked == VirtTypeArg::Qemu {
+            let message = format!("--virt-type qemu cannot run a guest with --security {security}");
+            return Err(Error::usage(message).hint("omit --virt-type, or add --security none"));
+        }
         if purpose.is_create() {
             capability::check_security(&context.host, libvirt, security)?;
         }
+        check_built_in_definition(context, libvirt, security)?;
         let virt_type = capability::virt_type(&context.host, libvirt, asked, security)?;
         let exists = |path: &Path| !libvirt.is_local() || context.host.path(path).exists();
         let mut warnings = launch.warnings(exists);
@@ -128,7 +134,7 @@ impl Settings {
         })
     }
 
-    /// What was asked for, in the form a later `new` of the same name compares.
+    /// Returns the request in the form that a later `new` of the same name compares.
     pub fn request(&self) -> Vec<(String, String)> {
         let ssh_port = self.ssh_port.map_or_else(|| "none".to_owned(), |port| port.to_string());
         let own = [
@@ -149,22 +155,19 @@ impl Settings {
     }
 }
 
-/// Fails for an accelerator or a libvirt that cannot run a guest with this launch security.
+/// Fails for a libvirt that cannot run a guest of the built-in definition with this launch security.
 ///
-/// Errors: `usage`, `unsupported`.
-fn check_compatible(
+/// Errors: `unsupported`.
+fn check_built_in_definition(
     context: &Context,
     libvirt: &Libvirt,
     security: Security,
-    virt_type: VirtTypeArg,
 ) -> Result<()> {
-    if security != Security::None && virt_type == VirtTypeArg::Qemu {
-        let message = format!("--virt-type qemu cannot run a guest with {security}");
-        return Err(Error::usage(message).hint("leave it out, or add --security none"));
-    }
     if security == Security::Tdx && Dialect::detect(&context.host, libvirt)? == Dialect::Canonical {
-        return Err(Error::unsupported("this is the libvirt of Canonical's preview packages")
-            .hint("give it one of their templates with --xml-template"));
+        return Err(Error::unsupported(
+            "the libvirt of Canonical's preview packages needs a template for trust domains",
+        )
+        .hint("add --xml-template FILE with a template of those packages"));
     }
     Ok(())
 }
@@ -180,14 +183,19 @@ fn memory_bytes(
     match configured {
         Some(Size(bytes)) if bytes < MIN_MEMORY => {
             let (size, least) = (Size(bytes), Size(MIN_MEMORY));
-            Err(Error::invalid_input(format!("the configured memory is {size}: at least {least}")))
+            Err(Error::invalid_input(format!(
+                "memory in the configuration is {size}: a guest needs at least {least}"
+            )))
         }
-        // libvirt counts in KiB, QEMU in pages: whole MiB come out as asked for.
+        // libvirt counts in KiB and QEMU in pages. Whole MiB are not rounded by either.
         Some(Size(bytes)) => Ok(bytes.min(*MEMORY.end()).next_multiple_of(1 << 20)),
         None => {
             let usual = host.usual_memory();
             warnings.extend((usual < 8 * GIB).then(|| {
-                format!("{} of memory instead of 8 GiB: half of the host's memory", Size(usual))
+                format!(
+                    "the guest gets {} of memory, half of the host's, instead of 8 GiB",
+                    Size(usual)
+                )
             }));
             Ok(usual)
         }
@@ -199,10 +207,13 @@ fn memory_bytes(
 /// Errors: `invalid_input` for 0.
 fn vcpus(configured: Option<u32>, host: Capacity, warnings: &mut Vec<String>) -> Result<u32> {
     match configured {
-        Some(0) => Err(Error::invalid_input("the configured vcpus is 0")),
+        Some(0) => Err(Error::invalid_input("vcpus in the configuration is 0: at least 1")),
         Some(vcpus) => Ok(vcpus),
         None if host.cpus < 4 => {
-            warnings.push(format!("{} vCPUs instead of 4: the host has no more", host.cpus));
+            warnings.push(format!(
+                "the guest gets {} vCPUs, as many as the host has, instead of 4",
+                host.cpus
+            ));
             Ok(host.cpus.max(1))
         }
         None => Ok(4),
@@ -221,13 +232,14 @@ fn forwards_by_passt(
     let Some(port) = port else { return Ok(false) };
     let passt = capability::has_passt(&context.host, libvirt, virt_type)?;
     if port.is_ipv6() && !passt {
-        return Err(Error::unsupported("without passt only ports of IPv4 are forwarded")
-            .hint("install passt, if libvirt is 9.2 or newer; or name an IPv4 address"));
+        return Err(Error::unsupported("--ssh-port with an IPv6 address needs passt")
+            .hint("install passt (libvirt 9.2 or newer uses it), or name an IPv4 address"));
     }
     Ok(passt)
 }
 
-/// Fails for more processors than a guest can have there. More than the host has are a warning.
+/// Fails for more virtual CPUs than a guest can have on the host. Returns a warning for more than the host has
+/// processors.
 ///
 /// Errors: `unsupported` (exit 6).
 pub(crate) fn check_vcpus(
@@ -240,10 +252,10 @@ pub(crate) fn check_vcpus(
         return Ok(None);
     };
     capability::check_vcpus(libvirt, virt_type, vcpus)?;
-    Ok(Some(format!("{vcpus} vCPUs on a host with {} processors", host.cpus)))
+    Ok(Some(format!("the guest has {vcpus} vCPUs, more than the host's {} processors", host.cpus)))
 }
 
-/// A flag's value, else the configured one.
+/// Returns the value of the flag, else the configured one.
 fn chosen<T: std::str::FromStr<Err = String>>(
     flag: Option<T>,
     configured: Option<&str>,
@@ -252,28 +264,27 @@ fn chosen<T: std::str::FromStr<Err = String>>(
     match (flag, configured) {
         (Some(value), _) => Ok(Some(value)),
         (None, None) => Ok(None),
-        (None, Some(text)) => text
-            .parse()
-            .map(Some)
-            .map_err(|_| Error::invalid_input(format!("the configured {key} cannot be {text:?}"))),
+        (None, Some(text)) => text.parse().map(Some).map_err(|_| {
+            Error::invalid_input(format!("invalid value {text:?} for {key} in the configuration"))
+        }),
     }
 }
 
-/// Fails unless the network is there and started.
+/// Fails unless the network exists and is active.
 ///
 /// Errors: `not_found`, `conflict`.
 pub(crate) fn check_network(libvirt: &Libvirt, name: &str) -> Result<()> {
     let found = match libvirt.connect().lookup_network_by_name(name) {
         Err(error) if is_gone(&error) => {
-            return Err(Error::not_found(format!("no network '{name}'"))
-                .hint("tdx-td virsh net-list --all shows those there are"));
+            return Err(Error::not_found(format!("network '{name}' not found"))
+                .hint("tdx-td virsh net-list --all lists the networks"));
         }
         found => found.context(format_args!("look up network '{name}'"))?,
     };
-    match found.is_active().context(format_args!("ask about network '{name}'"))? {
+    match found.is_active().context(format_args!("read the state of network '{name}'"))? {
         true => Ok(()),
         false => Err(Error::conflict(format!("network '{name}' is not active"))
-            .hint(format!("tdx-td virsh net-start {name} starts it"))),
+            .hint(format!("tdx-td virsh net-start {name}"))),
     }
 }
 
@@ -282,7 +293,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_libvirt_cannot_hold_are_refused() {
+    fn domain_name_refuses_names_that_libvirt_does_not_accept() {
         for name in ["", " ", "a/b", "a\nb", "-", ".", "..", &"x".repeat(201)] {
             assert!(domain_name(name).is_err(), "{name:?}");
         }

@@ -1,4 +1,4 @@
-//! A domain as it stands in a document.
+//! The item of a domain in a document.
 
 use std::borrow::Cow;
 
@@ -11,56 +11,56 @@ use serde::Serialize;
 
 use crate::domain::addresses::OtherAddress;
 
-/// A domain in a document.
+/// A domain.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct DomainItem {
-    /// Name.
+    /// Name of the domain.
     pub name: String,
-    /// UUID.
+    /// UUID of the domain.
     pub uuid: String,
-    /// libvirt's number for it while it runs.
+    /// libvirt's id of the running domain; null while it is shut off.
     pub id: Option<u32>,
-    /// State, in virsh's words.
+    /// State of the domain, in the words of virsh.
     pub state: State,
     /// Launch security: `tdx`, `sev`, `sev-es`, `sev-snp` or `none`.
     pub security: String,
-    /// Whether these tools, or the original tdvirsh, made it.
+    /// Whether these tools, or the original tdvirsh, created the domain.
     pub managed: bool,
-    /// Virtual CPUs.
+    /// Number of virtual CPUs.
     pub vcpus: Option<u32>,
-    /// Memory, bytes.
+    /// Memory in bytes.
     pub memory_bytes: Option<u64>,
-    /// The address to reach it at, if one is known.
+    /// The guest's IP address; null when none is known. The first of `ips`.
     pub ip: Option<String>,
-    /// Every known address of the network cards in its definition, at most 256.
+    /// All known addresses of the network cards in the domain's definition, at most 256.
     pub ips: Vec<String>,
-    /// Addresses that `ssh` and `--wait` never use, at most 256: those the guest agent reports for
-    /// interfaces that are not in the definition (bridges in the guest, passed-through network cards),
-    /// those of user networks, and those that belong to this host. `list` asks an agent only when no
-    /// other source has an address.
+    /// Addresses that `ssh` and `--wait` never use, at most 256. These are addresses that the guest agent
+    /// reports for interfaces outside the definition (bridges in the guest, passed-through network cards),
+    /// addresses of user networks, and addresses of this host. `list` asks an agent only when no other
+    /// source has an address.
     pub other_addresses: Vec<OtherAddress>,
-    /// Where its ssh answers: a forwarded port, else port 22 of its address.
+    /// Address and port of the guest's SSH server: a forwarded port, else port 22 of `ip`.
     pub ssh: Option<Ssh>,
-    /// Its vsock context id while it runs.
+    /// vsock context id of the running domain; null while it is shut off or without vsock.
     pub vsock_cid: Option<u32>,
-    /// The base image under its overlay.
+    /// Path of the base image that backs the domain's overlay.
     pub base: Option<String>,
-    /// Its own disk over the base image.
+    /// Path of the domain's overlay.
     pub overlay: Option<String>,
-    /// The pool of its overlay, for domains of these tools.
+    /// Pool of the domain's disk, for domains that these tools created.
     pub pool: Option<String>,
-    /// PCI devices of the host passed through to it.
+    /// Host PCI devices of the domain.
     pub hostdevs: Vec<Bdf>,
-    /// Its disks.
+    /// Disks of the domain.
     pub disks: Vec<Disk>,
-    /// Whether libvirt starts it on its own.
+    /// Whether libvirt starts the domain when the host boots.
     pub autostart: bool,
-    /// Whether its launch measurement was found to be right just now: `show --attest` on a running AMD
-    /// SEV or SEV-ES guest whose keys are kept.
+    /// Whether `show --attest` found the launch measurement to be the expected one. Null for guests that are
+    /// not running, and without `--attest`.
     pub attested: Option<bool>,
 }
 
-/// Where ssh answers.
+/// Address and port of an SSH server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Ssh {
     /// Address or name of the host to connect to.
@@ -72,11 +72,11 @@ pub struct Ssh {
 /// A disk of a domain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Disk {
-    /// Guest target, `vda`.
+    /// Device name in the guest, such as `vda`.
     pub target: String,
     /// `disk`, `cdrom`, `lun` or `floppy`.
     pub device: String,
-    /// Image format.
+    /// Format of the image.
     pub format: Option<String>,
     /// File, block device or `pool/volume`; null for an empty drive.
     pub source: Option<String>,
@@ -111,11 +111,14 @@ impl Item for DomainItem {
     }
 
     fn metrics(domains: &[Self]) -> Vec<Gauge> {
-        let mut state = Gauge::new("tdx_td_domain_state", "The state a domain is in: always 1.");
-        let mut vcpus = Gauge::new("tdx_td_domain_vcpus", "Virtual CPUs of a domain.");
-        let mut memory = Gauge::new("tdx_td_domain_memory_bytes", "Memory of a domain.");
+        let mut state = Gauge::new(
+            "tdx_td_domain_state",
+            "State of a domain, in the label state; the value is 1.",
+        );
+        let mut vcpus = Gauge::new("tdx_td_domain_vcpus", "Number of virtual CPUs of a domain.");
+        let mut memory = Gauge::new("tdx_td_domain_memory_bytes", "Memory of a domain in bytes.");
         let mut hostdevs =
-            Gauge::new("tdx_td_domain_hostdevs", "PCI devices of the host that a domain has.");
+            Gauge::new("tdx_td_domain_hostdevs", "Number of host PCI devices of a domain.");
         for domain in domains {
             let known = [("name", domain.name.as_str()), ("uuid", domain.uuid.as_str())];
             let [name, uuid] = known;

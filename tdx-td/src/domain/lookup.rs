@@ -1,4 +1,4 @@
-//! Looking up domains by name, and comparing them with what items say of them.
+//! Looking up domains by name, and comparing them with items of standard input.
 
 use common::document::identity::Comparison;
 use common::libvirt::{Context, Libvirt, is_gone};
@@ -6,21 +6,21 @@ use common::{Error, Result, name};
 use serde::Deserialize;
 use virt::domain::Domain;
 
-/// What an item says of a domain beside its name.
+/// The identity of a domain, as an item of standard input states it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct DomainClaim {
     /// The domain's UUID.
     pub uuid: Option<String>,
-    /// The host that the domain lives on.
+    /// The host of the domain.
     pub host: Option<String>,
 }
 
-/// A domain that a verb is about.
+/// A domain named by the user, with the identities that items state.
 #[derive(Debug, Clone)]
 pub struct NamedDomain {
-    /// Its name.
+    /// Name of the domain.
     pub name: String,
-    /// What the items of standard input say of it.
+    /// The identities that items of standard input state.
     claims: Vec<DomainClaim>,
 }
 
@@ -31,20 +31,20 @@ impl From<String> for NamedDomain {
 }
 
 impl NamedDomain {
-    /// A domain of which several items of standard input say something.
+    /// Creates a named domain with the identities that several items state.
     pub fn with_claims(name: String, claims: Vec<DomainClaim>) -> Self {
         Self { name, claims }
     }
 
-    /// A domain of which an item says something.
+    /// Creates a named domain with the identity that one item states.
     pub fn with_claim(name: String, claim: DomainClaim) -> Self {
         Self { name, claims: vec![claim] }
     }
 
-    /// The domain, if there is one. What is done to it afterwards is done by its UUID, so that another
-    /// domain that gets the name meanwhile is not touched.
+    /// Returns the domain, if it exists. Later calls use its UUID, so another domain that gets the same name
+    /// meanwhile is not changed.
     ///
-    /// Errors: `conflict` with code `IDENTITY_CHANGED` for a domain other than the one that an item says,
+    /// Errors: `conflict` with code `IDENTITY_CHANGED` for a domain other than the one that an item states,
     /// and for an item of another host; those of [`find`].
     pub fn find(&self, libvirt: &Libvirt, host_name: Option<&str>) -> Result<Option<Domain>> {
         let found = find(libvirt, &self.name)?;
@@ -52,14 +52,14 @@ impl NamedDomain {
         Ok(found)
     }
 
-    /// The domain.
+    /// Returns the domain.
     ///
     /// Errors: those of [`NamedDomain::find`], and `not_found` (exit 4).
     pub fn get(&self, libvirt: &Libvirt, host_name: Option<&str>) -> Result<Domain> {
         self.find(libvirt, host_name)?.ok_or_else(|| not_found(&self.name))
     }
 
-    /// Compares what items say with the domain of this name, if there is one.
+    /// Compares the identities that items state with `domain`, if it exists.
     ///
     /// Errors: `conflict` with code `IDENTITY_CHANGED`.
     pub fn compare(&self, domain: Option<&Domain>, host_name: Option<&str>) -> Result<()> {
@@ -73,14 +73,14 @@ impl NamedDomain {
     }
 }
 
-/// The UUID of a domain, which its handle knows.
+/// Returns the UUID of a domain, without a call to libvirtd.
 pub fn uuid(domain: &Domain) -> Result<String> {
-    domain.uuid_string().context("ask a domain for its UUID")
+    domain.uuid_string().context("read the UUID of a domain")
 }
 
-/// The domain of this name, if there is one.
+/// Returns the domain of this name, if it exists.
 ///
-/// Errors: `usage` for a name that no domain can have; whatever libvirt says.
+/// Errors: `usage` for an invalid name; those of libvirt.
 pub fn find(libvirt: &Libvirt, name: &str) -> Result<Option<Domain>> {
     name::check("domain", name)?;
     match libvirt.connect().lookup_domain_by_name(name) {
@@ -89,14 +89,14 @@ pub fn find(libvirt: &Libvirt, name: &str) -> Result<Option<Domain>> {
     }
 }
 
-/// The domain of this name.
+/// Returns the domain of this name.
 ///
-/// Errors: `not_found` (exit 4) as well.
+/// Errors: those of [`find`], and `not_found` (exit 4).
 pub fn get(libvirt: &Libvirt, name: &str) -> Result<Domain> {
     find(libvirt, name)?.ok_or_else(|| not_found(name))
 }
 
-/// The error for a domain that is not there (exit 4).
+/// Returns the error for a domain that does not exist (exit 4).
 pub fn not_found(name: &str) -> Error {
-    Error::not_found(format!("no domain '{name}'")).hint("tdx-td list shows those there are")
+    Error::not_found(format!("domain '{name}' not found")).hint("tdx-td list lists all domains")
 }

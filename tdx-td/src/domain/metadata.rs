@@ -1,4 +1,4 @@
-//! The record in a domain's `<metadata>`: that these tools made the domain, and what was asked for.
+//! The record of these tools in a domain's `<metadata>`: its files, and the request it was created from.
 
 use std::path::{Path, PathBuf};
 
@@ -8,41 +8,40 @@ use sha2::{Digest, Sha256};
 
 use crate::create::disk::Disk;
 
-/// The namespace of our element. Part of every definition we make: never changed.
+/// The XML namespace of the record. It is in every definition of these tools, and must never change.
 pub const NAMESPACE: &str = "urn:tdx-tools:domain:1";
 
-/// The key of [`Metadata::request`] that says what the definition was made from. It comes first.
+/// The key of [`Metadata::request`] for the template of the definition. It is always the first key.
 pub const TEMPLATE: &str = "template";
 
-/// The key that says where the keys of an AMD SEV guest come from that it is attested by.
+/// The key of [`Metadata::request`] for the origin of an AMD SEV guest's session keys.
 pub const ATTESTATION: &str = "sev_attestation";
 
-/// SHA-256 in hexadecimal digits: how what was asked for is remembered where it is long.
+/// Returns SHA-256 in hexadecimal digits, which the record stores instead of long values.
 pub fn digest(bytes: &[u8]) -> String {
     text::hex(Sha256::digest(bytes))
 }
 
-/// Our record of a domain.
+/// The record of a domain.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Metadata {
-    /// UUID of the domain that the record was written for: a copied definition has another one. Version
-    /// 0.1.0 did not write it.
+    /// UUID of the domain that the record was written for: a copied definition has another UUID. Version
+    /// 0.1.0 did not write this field.
     pub uuid: Option<String>,
-    /// Every file that was made for the domain, its disk before its seed. Recorded only with a UUID.
+    /// All files that were created for the domain, the disk before the seed. Recorded only with a UUID.
     pub files: Vec<PathBuf>,
-    /// The pool of its disk, unless that is a user's image.
+    /// The pool of the domain's disk; `None` for an image of `--vmimage`.
     pub pool: Option<String>,
-    /// The base image's path, if its disk is an overlay.
+    /// The path of the base image, if the disk is an overlay.
     pub base: Option<PathBuf>,
-    /// The overlay's path, if its disk is one.
+    /// The path of the overlay, if the disk is one.
     pub overlay: Option<PathBuf>,
-    /// What was asked for, as (key, value) pairs: a second `new` of the same name compares them.
-    /// Passwords are not among them.
+    /// The request as (key, value) pairs, without passwords. A second `new` of the same name compares them.
     pub request: Vec<(String, String)>,
 }
 
 impl Metadata {
-    /// The record of the domain with this UUID and disk, and the seed that is made for it.
+    /// Creates the record of the domain with this UUID, disk and seed.
     pub fn new(
         uuid: &str,
         pool: &str,
@@ -66,7 +65,7 @@ impl Metadata {
         }
     }
 
-    /// The element that goes under `<metadata>`.
+    /// Returns the element for `<metadata>`.
     pub fn to_element(&self) -> Element {
         let text = |name: &str, text: &str| Element::new(format!("tdx:{name}")).text(text);
         let path = |name: &str, path: &Option<PathBuf>| {
@@ -87,13 +86,13 @@ impl Metadata {
             .child(request)
     }
 
-    /// What was asked for under a key.
+    /// Returns the requested value of a key.
     pub fn requested(&self, key: &str) -> Option<&str> {
         let mut request = self.request.iter();
         request.find(|(known, _)| known == key).map(|(_, value)| value.as_str())
     }
 
-    /// Whether it was made to be attested before it runs.
+    /// Whether the domain was created with session keys, so that its launch is verified before it runs.
     pub fn is_attested(&self) -> bool {
         self.requested(ATTESTATION).is_some_and(|keys| keys != "none")
     }
@@ -103,7 +102,7 @@ impl Metadata {
         node.namespace() == Some(NAMESPACE) && node.local_name() == "domain"
     }
 
-    /// What of this record is not as `wanted`, in words. UUID and files are each domain's own.
+    /// Returns descriptions of the differences from `wanted`. UUID and files are not compared.
     pub fn differences(&self, wanted: &Self) -> Vec<String> {
         let mut differences = Vec::new();
         if self.base != wanted.base {
@@ -111,7 +110,7 @@ impl Metadata {
                 base.as_ref().map_or_else(|| "none".to_owned(), |base| base.display().to_string())
             };
             let (there, wanted) = (name(&self.base), name(&wanted.base));
-            differences.push(format!("base is {there}, not {wanted}"));
+            differences.push(format!("base is {there}, requested is {wanted}"));
         }
         for (key, value) in &wanted.request {
             let there = self.requested(key).unwrap_or("unknown");
@@ -119,21 +118,23 @@ impl Metadata {
                 continue;
             }
             if key == TEMPLATE {
-                // Then nothing else can be compared.
+                // With another template, the other keys cannot be compared.
                 differences.push(other_template(there, value).to_owned());
                 break;
             }
-            differences.push(format!("{key} is {there}, not {value}"));
+            differences.push(format!("{key} is {there}, requested is {value}"));
         }
         if differences.is_empty() {
-            // A record does not list what has its default.
+            // A record does not list keys that have their default.
             let more = self.request.iter().filter(|(key, _)| wanted.requested(key).is_none());
-            differences.extend(more.map(|(key, there)| format!("{key} is {there}, not as ever")));
+            differences.extend(
+                more.map(|(key, there)| format!("{key} is {there}, requested is the default")),
+            );
         }
         differences
     }
 
-    /// Our record in a domain definition; none when these tools did not make the domain.
+    /// Reads the record in a domain's definition; `None` if these tools did not create the domain.
     pub fn read(domain: Node<'_>) -> Option<Self> {
         let record = domain.child("metadata")?.children().find(|node| Self::is_record(*node))?;
         let field = |name: &str| record.children().find(|node| node.local_name() == name);
@@ -157,9 +158,9 @@ impl Metadata {
 
 fn other_template(there: &str, wanted: &str) -> &'static str {
     match (there, wanted) {
-        ("none", _) => "it was made without a template",
-        (_, "none") => "it was made from a template",
-        _ => "the template's text is another now",
+        ("none", _) => "it was created without a template",
+        (_, "none") => "it was created from a template",
+        _ => "it was created from another template, or the template was changed since",
     }
 }
 
@@ -170,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read_back() {
+    fn read_returns_the_record_that_was_written() {
         let metadata = Metadata {
             uuid: Some("a-b".to_owned()),
             files: vec!["/images/overlay.qcow2".into(), "/images/cidata & more.img".into()],
@@ -188,7 +189,7 @@ mod tests {
 
     /// As version 0.1.0 wrote it.
     #[test]
-    fn a_record_without_uuid_and_files_is_read() {
+    fn read_accepts_a_record_without_uuid_and_files() {
         let xml = "<domain><metadata>\
             <tdx:domain xmlns:tdx=\"urn:tdx-tools:domain:1\" version=\"0.1.0\">\
             <tdx:pool>p</tdx:pool><tdx:base>/b</tdx:base><tdx:overlay>/o</tdx:overlay>\
@@ -204,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn others_metadata_is_not_ours() {
+    fn read_ignores_metadata_of_other_programs() {
         let xml = "<domain><metadata><tdx:domain xmlns:tdx='urn:other'/></metadata></domain>";
         assert_eq!(Metadata::read(Document::parse(xml).unwrap().root()), None);
     }

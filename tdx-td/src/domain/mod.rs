@@ -1,4 +1,4 @@
-//! A domain that exists: its definition, its power state, its addresses.
+//! Existing domains: definitions, power states, addresses.
 
 pub mod addresses;
 pub mod definition;

@@ -1,7 +1,7 @@
-//! Observing domains: the definition, the state and the addresses of each.
+//! Reading the definition, the state and the addresses of domains.
 //!
-//! A fixed number of round trips, plus one for each definition and one for each guest agent that is the only
-//! source of its guest's address.
+//! This takes a fixed number of round trips, plus one for each definition and one for each guest agent that is
+//! the only source of its guest's address.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -19,7 +19,7 @@ use crate::domain::definition::{Definition, SshForward};
 use crate::domain::item::{DomainItem, Ssh};
 use crate::domain::{lookup, power};
 
-/// What has to be asked once, whatever the number of domains.
+/// What is read once for all domains: leases, neighbours, autostart.
 #[derive(Debug)]
 pub struct Observer {
     seen: SeenAddresses,
@@ -28,7 +28,7 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// Asks about leases, neighbours and autostart.
+    /// Reads leases, neighbours and autostart.
     pub fn new(host: &Host, libvirt: &Libvirt) -> Result<Self> {
         let flag = sys::VIR_CONNECT_LIST_DOMAINS_AUTOSTART;
         let autostart = libvirt.connect().list_all_domains(flag).context("list domains")?;
@@ -40,9 +40,9 @@ impl Observer {
         })
     }
 
-    /// Reads one domain; none when it went away meanwhile.
+    /// Reads one domain; `None` if it was deleted meanwhile.
     pub fn observe(&self, domain: &Domain, state: State) -> Result<Option<ObservedDomain<'_>>> {
-        let name = domain.name().context("ask a domain for its name")?;
+        let name = domain.name().context("read the name of a domain")?;
         let text = match domain.xml_desc(0) {
             Err(error) if is_gone(&error) => return Ok(None),
             text => text.context(format_args!("read domain '{name}'"))?,
@@ -61,7 +61,7 @@ impl Observer {
     }
 }
 
-/// A domain with the addresses that are known of it so far.
+/// A domain with the addresses known so far.
 #[derive(Debug)]
 pub struct ObservedDomain<'o> {
     domain: Domain,
@@ -71,22 +71,22 @@ pub struct ObservedDomain<'o> {
 }
 
 impl ObservedDomain<'_> {
-    /// Whether its guest agent can be asked.
+    /// Whether the domain has a guest agent that can be asked.
     pub fn has_agent(&self) -> bool {
         self.has_agent
     }
 
-    /// Whether only its guest agent can tell an address.
+    /// Whether the guest agent is the only possible source of an address.
     pub fn needs_agent(&self) -> bool {
         self.has_agent && self.addresses.own.is_empty() && self.addresses.has_cards()
     }
 
-    /// Whether nothing but its guest agent can tell how to reach it.
+    /// Whether the guest agent is the only possible source of an address or port for SSH.
     pub fn lacks_ssh(&self) -> bool {
         self.has_agent && self.item.ssh.is_none() && self.addresses.own.is_empty()
     }
 
-    /// Starts to ask its guest agent.
+    /// Starts asking the guest agent.
     pub fn ask_agent(&self, question: Question) -> Inquiry {
         Inquiry::start(vec![self.domain.clone()], question)
     }
@@ -96,7 +96,7 @@ impl ObservedDomain<'_> {
         self.addresses.add_report(&agent::interfaces(answer));
     }
 
-    /// The domain as it stands in a document. IPv4 addresses come first.
+    /// Returns the item of the domain. IPv4 addresses come first.
     pub fn into_item(self) -> DomainItem {
         let Self { mut item, addresses, .. } = self;
         let mut ips = addresses.own;
@@ -111,8 +111,8 @@ impl ObservedDomain<'_> {
     }
 }
 
-/// Asks the guest agents of those domains that `wants` picks, all at once and for a bounded time. It
-/// comes last: libvirtd makes other calls wait while it waits for agents that hang.
+/// Asks the guest agents of the domains that `wants` selects, in parallel and for a limited time. Callers do
+/// this last: while libvirtd waits for agents that hang, other calls wait as well.
 pub fn ask_agents<'o>(
     observed: &mut [ObservedDomain<'o>],
     wants: impl Fn(&ObservedDomain<'o>) -> bool,
@@ -123,7 +123,7 @@ pub fn ask_agents<'o>(
     inquiry.collect(|index, answer| asked[index].add_report(answer));
 }
 
-/// Observes one domain, asking its guest agent where nothing else tells how to reach the guest.
+/// Reads one domain. Its guest agent is asked if no other source has an address or port for SSH.
 ///
 /// Errors: `not_found`.
 pub fn observe_by_name(host: &Host, libvirt: &Libvirt, name: &str) -> Result<DomainItem> {
@@ -137,19 +137,21 @@ pub fn observe_by_name(host: &Host, libvirt: &Libvirt, name: &str) -> Result<Dom
     Ok(observed.into_item())
 }
 
-/// The port that QEMU's user network chose for ssh, from its monitor.
+/// Returns the port that QEMU's user network chose for SSH, from QEMU's monitor.
 fn ephemeral_ssh_port(domain: &Domain, name: &str) -> Option<Ssh> {
     let hmp = sys::VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP;
     match domain.qemu_monitor_command("info usernet", hmp) {
         Ok(answer) => usernet_port(&answer).map(|port| Ssh { host: "127.0.0.1".into(), port }),
         Err(error) => {
-            log::detail(format_args!("no port of '{name}' from its monitor: {error}"));
+            log::detail(format_args!(
+                "cannot read the forwarded port of domain '{name}' from its monitor: {error}"
+            ));
             None
         }
     }
 }
 
-/// The host port forwarded to guest port 22.
+/// Returns the host port that is forwarded to guest port 22.
 ///
 /// Source: QEMU `net/slirp.c` prints libslirp's connection table: `TCP[HOST_FORWARD]`, descriptor,
 /// source address, source port, destination address, destination port.
@@ -168,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_monitors_table_is_read() {
+    fn ssh_port_is_parsed_from_the_monitors_table() {
         let answer = "Hub -1 (net1):\r\n  Protocol[State]    FD  Source Address  Port   \
             Dest. Address  Port RecvQ SendQ\r\n  TCP[HOST_FORWARD]  32               * 43967       \
             10.0.2.15    22     0     0\r\n";

@@ -1,4 +1,4 @@
-//! Getting a guest on and off.
+//! Starting, resuming and shutting down domains.
 
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
@@ -15,24 +15,24 @@ use virt::sys;
 
 use crate::domain::definition::Definition;
 
-/// How often a guest that is shutting down is looked at.
+/// Interval between two checks of a guest that shuts down.
 const POLL: Duration = Duration::from_millis(50);
 
-/// How long to wait before the power button is pressed again: a guest that is still booting does not
-/// hear the first time.
+/// How long to wait before the shutdown request is repeated: a guest that is still booting ignores the
+/// first one.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// A domain that was started or stopped.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct PowerItem {
-    /// Name.
+    /// Name of the domain.
     pub name: String,
-    /// UUID.
+    /// UUID of the domain.
     pub uuid: String,
-    /// Whether it was cut off without the guest's say.
+    /// Whether the guest was forced off, without a clean shutdown.
     pub forced: bool,
-    /// Whether its launch measurement was found to be right: AMD SEV and SEV-ES guests whose keys are
-    /// kept, when they are started.
+    /// True if `start` verified the launch measurement, for AMD SEV and SEV-ES guests whose session keys are
+    /// kept; null for other guests.
     pub attested: Option<bool>,
     /// `start`, `resume`, `wake`, `stop` or `none`.
     pub action: Action,
@@ -56,34 +56,34 @@ impl Item for PowerItem {
 }
 
 impl PowerItem {
-    /// A sentence for the error of a command that failed for another domain.
+    /// Returns a description of the action, for the error of a command that failed for another domain.
     pub fn applied(&self, dry_run: bool) -> Option<String> {
         let changed = self.action != Action::None && !dry_run;
         changed.then(|| format!("{} domain '{}'", self.action, self.name))
     }
 }
 
-/// Whether libvirt runs the domain. One that is gone does not run.
+/// Whether libvirt runs the domain. A deleted domain does not run.
 pub fn is_active(domain: &Domain, name: &str) -> Result<bool> {
     match domain.is_active() {
         Err(error) if is_gone(&error) => Ok(false),
-        active => active.context(format_args!("ask about domain '{name}'")),
+        active => active.context(format_args!("read the state of domain '{name}'")),
     }
 }
 
-/// Whether it is known to be there no more.
+/// Whether the domain is known to be deleted.
 pub fn is_deleted(domain: &Domain) -> bool {
     domain.is_active().is_err_and(|error| is_gone(&error))
 }
 
-/// Whether it is known not to run, after something that failed.
+/// Whether the domain is known not to run, after a call that failed.
 pub fn is_off(domain: &Domain, name: &str) -> bool {
     is_active(domain, name).is_ok_and(|active| !active)
 }
 
-/// What it takes to have the domain running: `start`, `resume`, `wake` or nothing.
+/// Returns the action that makes the domain run: `start`, `resume`, `wake` or `none`.
 ///
-/// Errors: `conflict` for a crashed guest that libvirt keeps to be looked at.
+/// Errors: `conflict` for a crashed guest that libvirt preserves for inspection.
 pub fn action_to_run(domain: &Domain, name: &str) -> Result<Action> {
     match state(domain, name)? {
         State::Off => Ok(Action::Start),
@@ -91,12 +91,12 @@ pub fn action_to_run(domain: &Domain, name: &str) -> Result<Action> {
         State::PmSuspended => Ok(Action::Wake),
         State::Crashed if !is_active(domain, name)? => Ok(Action::Start),
         State::Crashed => Err(Error::conflict(format!("domain '{name}' has crashed"))
-            .hint("tdx-td stop --force ends it; then it can be started")),
+            .hint(format!("tdx-td stop {name} --force, then start it again"))),
         State::None | State::Running | State::Idle | State::Shutdown => Ok(Action::None),
     }
 }
 
-/// Has the domain running. Returns what it took; nothing when another command was faster.
+/// Starts, resumes or wakes the domain. Returns the action; `none` if another command was faster.
 pub fn start_or_resume(domain: &Domain, name: &str) -> Result<Action> {
     let action = action_to_run(domain, name)?;
     if action == Action::None {
@@ -122,7 +122,7 @@ pub fn start_or_resume(domain: &Domain, name: &str) -> Result<Action> {
     }
 }
 
-/// Returns why a domain is shut off, as libvirt's number; none for a domain that runs or is not there.
+/// Returns why a domain is shut off, as libvirt's number; `None` for a domain that runs or does not exist.
 ///
 /// Source: `virDomainShutoffReason`, <https://libvirt.org/html/libvirt-libvirt-domain.html>.
 fn shutoff_reason(domain: &Domain) -> Option<u32> {
@@ -136,10 +136,10 @@ fn shutoff_reason(domain: &Domain) -> Option<u32> {
 
 /// Returns the error for a guest that did not start. `reason_before` is why the domain was shut off before.
 ///
-/// A command that ends a QEMU while libvirt starts it makes the start fail, by whatever error the start meets
-/// first. libvirt then records who was faster: the end (the domain was destroyed, or is gone) or the failed
-/// start. In the second case libvirt does not know that the guest was ended, and neither do we. A reason that
-/// was there before may be the old one: a start that fails before libvirt runs the domain leaves it.
+/// If another command destroys the domain while libvirt starts it, the start fails with any error. libvirt then
+/// records the faster one: the destruction (the domain was destroyed, or is deleted) or the failed start. In the
+/// second case the destruction cannot be detected. A reason equal to `reason_before` may be the old one: a start
+/// that fails before libvirt runs the domain does not change it.
 ///
 /// Source: libvirt `src/qemu/qemu_driver.c`, `qemuDomainDestroyFlags()`; `src/qemu/qemu_process.c`,
 /// `qemuProcessInit()`, `qemuProcessStop()`.
@@ -147,36 +147,37 @@ fn not_started(error: VirtError, domain: &Domain, name: &str, reason_before: Opt
     let reason = shutoff_reason(domain);
     let was_destroyed = reason == Some(sys::VIR_DOMAIN_SHUTOFF_DESTROYED)
         && (reason != reason_before || was_under_way(&error, domain));
-    // Not whatever is absent: a network may be.
+    // Other things than the domain may be absent, such as a network.
     let is_absent = error.code().to_raw() == sys::VIR_ERR_NO_DOMAIN || is_deleted(domain);
     let was_ended = was_destroyed || is_absent;
     let error = failure(error, format_args!("start domain '{name}'"));
     if was_ended {
-        return Error::conflict(format!("domain '{name}' was ended while it started"))
-            .because(error)
-            .hint("another command ended or deleted it; run the same command again");
+        return Error::conflict(format!(
+            "another command stopped or deleted domain '{name}' while it started"
+        ))
+        .because(error)
+        .hint("run the command again");
     }
     if error.kind() != ErrorKind::Failed {
         return error;
     }
     error.hint(format!(
-        "if the cause does not say why, another command ended the guest, QEMU crashed, or memory ran out: \
-         see /var/log/libvirt/qemu/{name}.log and the kernel's log on its host, then run the same command \
-         again"
+        "see /var/log/libvirt/qemu/{name}.log and dmesg on the domain's host: another command may have \
+         stopped the guest, QEMU may have crashed, or memory may have run out"
     ))
 }
 
-/// Whether a start failed only after libvirt had begun to run the domain, as far as the error tells. Of all errors
-/// before that, only those about a saved state are of this code and origin.
+/// Whether a start failed after libvirt had begun to run the domain, as far as the error shows. Of the errors
+/// before that point, only those about a saved state have this code and origin.
 fn was_under_way(error: &VirtError, domain: &Domain) -> bool {
     (error.code().to_raw(), error.domain().to_raw())
         == (sys::VIR_ERR_OPERATION_FAILED, sys::VIR_FROM_QEMU)
         && matches!(domain.has_managed_save(0), Ok(false))
 }
 
-/// Starts the domain with its processors stopped.
+/// Starts the domain paused: its processors are stopped.
 pub fn start_paused(domain: &Domain, name: &str) -> Result<()> {
-    log::step(format_args!("start domain '{name}', paused"));
+    log::step(format_args!("start domain '{name}' paused"));
     let reason_before = shutoff_reason(domain);
     domain
         .create_with_flags(sys::VIR_DOMAIN_START_PAUSED)
@@ -184,9 +185,9 @@ pub fn start_paused(domain: &Domain, name: &str) -> Result<()> {
         .map_err(|error| not_started(error, domain, name, reason_before))
 }
 
-/// Resumes a paused guest, or wakes one that sleeps. Never starts one.
+/// Resumes a paused guest, or wakes a suspended one. Never starts a guest.
 ///
-/// Errors: `conflict` when the guest was ended meanwhile.
+/// Errors: `conflict` if the guest was stopped meanwhile.
 pub fn resume(domain: &Domain, name: &str, sleeps: bool) -> Result<()> {
     let doing = format_args!("resume domain '{name}'");
     log::step(doing);
@@ -197,23 +198,23 @@ pub fn resume(domain: &Domain, name: &str, sleeps: bool) -> Result<()> {
     }
 }
 
-/// The domain's state right now.
+/// Returns the current state of the domain.
 pub fn state(domain: &Domain, name: &str) -> Result<State> {
-    let doing = format_args!("ask about domain '{name}'");
+    let doing = format_args!("read the state of domain '{name}'");
     let (state, _) = domain.state().context(doing)?;
     match state.to_raw() {
-        // The binding (virt 0.5) forgets to look whether the call failed, and leaves its -1.
+        // The binding (virt 0.5) does not check whether the call failed, and returns its -1.
         u32::MAX => Err(VirtError::last_error()).context(doing),
         state => Ok(State::from_raw(state)),
     }
 }
 
-/// Asks the guest to power off and waits until it has, at most `timeout`. Returns whether it has.
+/// Asks the guest to power off and waits for that, at most `timeout`. Returns whether the guest is off.
 ///
-/// Where the definition says that powering off restarts the guest, that is changed for this run
-/// first, or libvirt would boot it again.
+/// If the definition restarts the guest on power-off, that is first changed for this run. Otherwise libvirt
+/// would boot the guest again.
 ///
-/// Errors: `interrupted`; `conflict` for a paused or crashed guest, which cannot hear.
+/// Errors: `interrupted`; `conflict` for a paused or crashed guest, which cannot react.
 pub fn shut_down(domain: &Domain, name: &str, timeout: Duration) -> Result<bool> {
     let asking = format_args!("shut down domain '{name}'");
     let end = Instant::now() + timeout;
@@ -240,18 +241,18 @@ pub fn shut_down(domain: &Domain, name: &str, timeout: Duration) -> Result<bool>
 }
 
 fn prepare(domain: &Domain, name: &str) -> Result<()> {
-    let about = format_args!("ask about domain '{name}'");
+    let about = format_args!("read the definition of domain '{name}'");
     let state = state(domain, name)?;
     if matches!(state, State::Paused | State::PmSuspended | State::Crashed) {
         let state = state.as_str();
         return Err(Error::conflict(format!(
-            "domain '{name}' is {state} and cannot shut itself down"
+            "domain '{name}' is {state} and cannot react to a shutdown request"
         ))
-        .hint("tdx-td start resumes a paused one; --force ends it"));
+        .hint(format!("tdx-td start {name} resumes a paused domain; tdx-td stop {name} --force")));
     }
     let definition = Definition::parse(domain.xml_desc(0).context(about)?)?;
     if definition.on_poweroff() != "destroy" {
-        let doing = format_args!("have domain '{name}' stay off when it powers off");
+        let doing = format_args!("set domain '{name}' to stay shut off after power-off");
         let (event, action) =
             (sys::VIR_DOMAIN_LIFECYCLE_POWEROFF, sys::VIR_DOMAIN_LIFECYCLE_ACTION_DESTROY);
         domain.set_lifecycle_action(event, action, sys::VIR_DOMAIN_AFFECT_LIVE).context(doing)?;
@@ -259,9 +260,9 @@ fn prepare(domain: &Domain, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Ends the guest at once.
+/// Forces the guest off at once.
 pub fn destroy(domain: &Domain, name: &str) -> Result<()> {
-    let doing = format_args!("end domain '{name}'");
+    let doing = format_args!("force off domain '{name}'");
     log::step(doing);
     match domain.destroy() {
         Err(_) if is_off(domain, name) => Ok(()),

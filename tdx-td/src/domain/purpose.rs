@@ -1,11 +1,11 @@
-//! Why a definition is built.
+//! The purpose of a definition that is built.
 
-/// Why a definition is built: to create the domain, or to compare it with the one that has its name.
+/// The purpose of a definition: to create the domain, or to compare it with an existing domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     /// The domain is to be created: the host is checked, and a port is reserved.
     Create,
-    /// The domain exists and needs nothing more of the host.
+    /// The domain exists: the host is not checked.
     Compare,
 }
 

@@ -8,17 +8,17 @@ use common::{Error, Result};
 
 use crate::domain::item::DomainItem;
 
-/// Where a guest's SSH server is.
+/// The place to connect to for a guest's SSH server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SshTarget {
-    /// At a TCP port: of the host, which forwards it, or of the guest.
+    /// A TCP port: a forwarded port of the host, or a port of the guest.
     Tcp {
         /// Address or host name.
         host: String,
         /// TCP port.
         port: u16,
     },
-    /// At vsock port 22 of the guest.
+    /// vsock port 22 of the guest.
     Vsock {
         /// Context ID of the guest.
         cid: u32,
@@ -26,7 +26,7 @@ pub enum SshTarget {
 }
 
 impl SshTarget {
-    /// The target that is known of a domain: a forwarded port, else its address, else vsock.
+    /// Returns the target of a domain: a forwarded port, else port 22 of its address, else vsock.
     ///
     /// Errors: `conflict` for a domain without any of them.
     pub fn for_domain(item: &DomainItem) -> Result<Self> {
@@ -37,10 +37,10 @@ impl SshTarget {
         }
     }
 
-    /// Makes sure that the target can be reached from this machine. Ports of loopback addresses and
-    /// vsock are those of the host that the domain runs on, and here they are somebody else's.
+    /// Checks that the target can be reached from this machine. A port of a loopback address and vsock can be
+    /// reached only from the host of the domain.
     ///
-    /// Errors: `unsupported` (exit 6) when they are another host's.
+    /// Errors: `unsupported` (exit 6) if the target is such a one of another host.
     pub fn expect_in_reach(&self, context: &Context, libvirt: &Libvirt, name: &str) -> Result<()> {
         let place = match self {
             Self::Tcp { host, port } if is_loopback(host) => format!("{host}:{port}"),
@@ -50,18 +50,18 @@ impl SshTarget {
         if libvirt.is_local() {
             return Ok(());
         }
-        let remote = libvirt.connect().hostname().context("ask libvirt for its host's name")?;
+        let remote = libvirt.connect().hostname().context("read the host name of libvirt")?;
         let local = context.host.read("/proc/sys/kernel/hostname")?.unwrap_or_default();
         if remote.eq_ignore_ascii_case(local.trim()) {
             return Ok(());
         }
         Err(Error::unsupported(format!(
-            "domain '{name}' is reached at {place} of host '{remote}', not of this machine"
+            "domain '{name}' can be reached only from its own host '{remote}', at {place}"
         ))
         .hint(format!("ssh -t {remote} tdx-td ssh {name}")))
     }
 
-    /// The arguments of ssh(1) that lead there.
+    /// Returns the arguments of ssh(1) for this target.
     pub fn arguments(&self) -> Vec<String> {
         match self {
             Self::Tcp { host, port } => vec!["-p".to_owned(), port.to_string(), host.clone()],
@@ -78,10 +78,12 @@ fn no_address(item: &DomainItem) -> Error {
     let name = &item.name;
     let error = Error::conflict(format!("domain '{name}' has no address yet"));
     match item.other_addresses.first() {
-        None => error.hint("a guest that boots gets one; tdx-td console shows what it does"),
+        None => error.hint(format!(
+            "wait until the guest has booted; tdx-td console {name} shows its progress"
+        )),
         Some(other) => error.hint(format!(
-            "tdx-td ssh {name} --address {} connects to an address that is not on a network card of \
-             its definition",
+            "tdx-td ssh {name} --address {}, which is not an address of a network card in its \
+             definition",
             other.address
         )),
     }
@@ -92,7 +94,7 @@ fn is_loopback(host: &str) -> bool {
     host.parse().map_or_else(|_| host == "localhost", is_loopback)
 }
 
-/// An IP address, with a zone where it has one, or a host name.
+/// Parses an IP address, with or without a zone, or a host name.
 pub fn parse_address(text: &str) -> Result<String, String> {
     let (address, zone) = match text.split_once('%') {
         Some((address, zone)) => (address, Some(zone)),
@@ -112,7 +114,9 @@ pub fn parse_address(text: &str) -> Result<String, String> {
         }
         (Err(_), Some(_)) => false,
     };
-    is_valid.then(|| text.to_owned()).ok_or_else(|| "not an IP address or host name".to_owned())
+    is_valid
+        .then(|| text.to_owned())
+        .ok_or_else(|| "expected an IP address or host name".to_owned())
 }
 
 #[cfg(test)]
@@ -120,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ssh_is_told_where_to_go() {
+    fn arguments_name_port_and_address_or_vsock() {
         let tcp = SshTarget::Tcp { host: "127.0.0.1".to_owned(), port: 2201 };
         assert_eq!(tcp.arguments(), ["-p", "2201", "127.0.0.1"]);
         let vsock = SshTarget::Vsock { cid: 3 };
@@ -128,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn address_that_ssh_could_take_for_an_option_is_refused() {
+    fn parse_address_refuses_what_ssh_could_parse_as_an_option() {
         for address in [
             "10.0.0.5",
             "2001:db8::5",
@@ -166,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn ports_of_loopback_addresses_are_of_the_domains_own_host() {
+    fn is_loopback_accepts_loopback_and_unspecified_addresses() {
         for host in ["127.0.0.1", "127.1.2.3", "::1", "localhost", "0.0.0.0", "::ffff:127.0.0.1"] {
             assert!(is_loopback(host), "{host}");
         }

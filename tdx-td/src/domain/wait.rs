@@ -1,4 +1,4 @@
-//! Waiting until a new guest can be used.
+//! Waiting until a guest can be reached.
 
 use std::io::Read;
 use std::net::{TcpStream, ToSocketAddrs};
@@ -15,26 +15,26 @@ use crate::domain::observer::{ObservedDomain, Observer};
 use crate::domain::ssh_target::SshTarget;
 use crate::domain::{lookup, power};
 
-/// A sign of life.
+/// What to wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Sign {
-    /// An address of one of its network cards is known, from whatever source show uses
+    /// An address of one of the guest's network cards is known; tdx-td show lists it
     Ip,
-    /// A server greets at the address, or forwarded port, that ssh would use
+    /// An SSH server answers at the address, or forwarded port, that tdx-td ssh would use
     Ssh,
     /// The guest agent answers
     Agent,
 }
 
-/// How often to look.
+/// Interval between two checks.
 const POLL: Duration = Duration::from_millis(250);
 
-/// Waits for the sign and returns the domain as it then is.
+/// Waits for `sign` and returns the domain.
 ///
-/// Addresses are found as `list` finds them, guest agent included.
+/// Addresses come from the same sources as in `list`, including the guest agent.
 ///
-/// Errors: `failed` when the time is up or the guest goes off; `unsupported` for ssh that can only be
-/// reached from the domain's own host; `interrupted`.
+/// Errors: `failed` if the time is up or the guest stops running; `unsupported` for an SSH server that can be
+/// reached only from the domain's own host; `interrupted`.
 pub fn until(
     context: &Context,
     libvirt: &Libvirt,
@@ -49,7 +49,7 @@ pub fn until(
         let state = power::state(&domain, name)?;
         if state != State::Running {
             return Err(Error::failed(format!(
-                "domain '{name}' is {} while it was waited for",
+                "domain '{name}' became {} during --wait",
                 state.as_str()
             )));
         }
@@ -79,23 +79,23 @@ pub fn until(
 
 fn timed_out(name: &str, sign: Sign, timeout: Duration) -> Error {
     let lacking = match sign {
-        Sign::Ip => "had no address",
-        Sign::Ssh => "did not answer to ssh",
-        Sign::Agent => "had no agent that answers",
+        Sign::Ip => "the guest has no address",
+        Sign::Ssh => "the guest's SSH server does not answer",
+        Sign::Agent => "the guest agent does not answer",
     };
-    Error::failed(format!("domain '{name}' {lacking} within {} s", timeout.as_secs()))
-        .hint(format!("tdx-td console {name} shows what it does"))
+    Error::failed(format!("domain '{name}': {lacking} after {} s", timeout.as_secs()))
+        .hint(format!("tdx-td console {name} shows its boot messages"))
 }
 
-/// A guest agent that is asked again and again, never twice at a time and without waiting for it: an
-/// agent that hangs must not outlast the time limit.
+/// Asks a guest agent repeatedly, one question at a time, without waiting for the answer: an agent that hangs
+/// must not exceed the time limit.
 #[derive(Debug, Default)]
 struct AgentPoll {
     inquiry: Option<Inquiry>,
 }
 
 impl AgentPoll {
-    /// The domain with what its agent said since the last look, and whether the agent said anything.
+    /// Returns the domain with the agent's answer since the last call, and whether the agent answered.
     fn look(&mut self, mut observed: ObservedDomain<'_>, sign: Sign) -> (DomainItem, bool) {
         let answer = self.inquiry.as_mut().and_then(Inquiry::poll);
         if answer.is_some() {
@@ -116,7 +116,8 @@ impl AgentPoll {
     }
 }
 
-/// Whether an ssh server says hello. A forwarded port alone connects before the guest is up.
+/// Whether an SSH server sends its greeting. A forwarded port alone accepts connections before the guest has
+/// booted.
 ///
 /// Source: RFC 4253, section 4.2: the server's first line starts with `SSH-`.
 fn greets(ssh: &Ssh) -> bool {
@@ -139,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_an_ssh_server_greets() {
+    fn greets_is_true_only_for_an_ssh_server() {
         for (greeting, greets_back) in
             [("SSH-2.0-x\r\n", true), ("220 smtp\r\n", false), ("", false)]
         {

@@ -1,10 +1,10 @@
-//! The addresses on which a definition listens.
+//! Listen addresses in a definition.
 
 use std::net::IpAddr;
 
-/// Whether an address in a definition stands for every address of the host.
+/// Whether an address in a definition means every address of the host.
 ///
-/// Source: inet_aton(3) for the short forms of 0.0.0.0, which getaddrinfo(3) takes.
+/// Source: inet_aton(3) for the short forms of 0.0.0.0, which getaddrinfo(3) accepts.
 pub fn is_every_address(address: &str) -> bool {
     let bare = address.strip_prefix('[').and_then(|a| a.strip_suffix(']')).unwrap_or(address);
     let is_zero = |part: &str| {
@@ -23,7 +23,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn is_every_address_knows_all_spellings() {
+    fn is_every_address_accepts_all_spellings() {
         for all in
             ["0.0.0.0", "::", "[::]", "0", "0.0", "0x0", "00.0.0", "*", "::0", "::ffff:0.0.0.0"]
         {

@@ -1,4 +1,4 @@
-//! What a definition made from a template does to the base image, which other guests read as well.
+//! Protects the base image, which other guests read as well, from a definition made from a template.
 
 use std::borrow::Cow;
 use std::os::unix::fs::MetadataExt;
@@ -12,40 +12,41 @@ use tdx_pool::volume::overlay::Base;
 
 use super::part::Part;
 
-/// The base image as a definition may name it.
+/// The base image, with what is needed to find it in a definition.
 #[derive(Debug)]
 pub struct BaseImage<'a> {
     /// The image.
     pub base: &'a Base,
-    /// Whether its path is of this host.
+    /// Whether the path of the image is one of this host.
     pub is_local: bool,
-    /// The volumes that the definition names, each with its pool and its path.
+    /// The volumes that the definition names.
     pub volumes: &'a [VolumePath],
 }
 
-/// Where a volume is.
+/// A volume and its path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VolumePath {
-    /// The pool's name.
+    /// Name of the pool.
     pub pool: String,
-    /// The volume's name.
+    /// Name of the volume.
     pub volume: String,
-    /// Its path.
+    /// Path of the volume.
     pub path: PathBuf,
 }
 
 impl VolumePath {
     /// Returns the paths of all volumes that a definition names.
     ///
-    /// Errors: `not_found` for a pool or a volume that is not there.
+    /// Errors: `not_found` for a pool or a volume that does not exist.
     pub fn all(libvirt: &Libvirt, root: Node<'_>) -> Result<Vec<Self>> {
         let nodes = root.find_all("devices").flat_map(Node::descendants);
         let named = nodes.filter_map(|node| node.attr("pool").zip(node.attr("volume")));
         let path_of = |pool: &str, volume: &str| {
-            let absent = || Error::not_found(format!("pool '{pool}' has no volume '{volume}'"));
+            let absent =
+                || Error::not_found(format!("volume '{volume}' not found in pool '{pool}'"));
             let pool = Pool::by_name(libvirt, pool)?.ok_or_else(absent)?;
             let found = pool.volume(volume)?.ok_or_else(absent)?;
-            found.path().context(format_args!("ask for the path of volume '{volume}'"))
+            found.path().context(format_args!("read the path of volume '{volume}'"))
         };
         let volume = |(pool, volume): (Cow<'_, str>, Cow<'_, str>)| {
             let path = path_of(&pool, &volume)?.into();
@@ -56,7 +57,7 @@ impl VolumePath {
 }
 
 impl BaseImage<'_> {
-    /// Whether a path leads to the base image, whatever its name.
+    /// Whether a path leads to the base image, by its own name or another one.
     fn is_at(&self, path: &str) -> bool {
         let (path, base) = (Path::new(path), self.base.path.as_path());
         if !path.is_absolute() {
@@ -64,7 +65,7 @@ impl BaseImage<'_> {
         }
         let same_file = || match (path.metadata(), base.metadata()) {
             (Ok(one), Ok(other)) => (one.dev(), one.ino()) == (other.dev(), other.ino()),
-            // One that is still to be imported.
+            // The image may not be imported yet.
             _ => normal(path) == normal(base),
         };
         path == base || (self.is_local && same_file())
@@ -88,7 +89,7 @@ impl BaseImage<'_> {
 
     /// Fails for a definition whose guest, or whose QEMU, could write to the base image.
     ///
-    /// Errors: `invalid_input`, naming the element.
+    /// Errors: `invalid_input`, which names the element.
     pub fn check(&self, document: &Document) -> Result<()> {
         let root = document.root();
         let devices = root.find_all("devices").flat_map(Node::descendants);
@@ -104,7 +105,7 @@ impl BaseImage<'_> {
         match by_device.or_else(raw).or_else(nvram) {
             None => Ok(()),
             Some(node) => Err(Error::invalid_input(format!(
-                "{} lets the guest write to the base image {}",
+                "{} allows the guest to write to the base image {}",
                 Part::element(node),
                 self.base.path.display()
             ))
@@ -124,8 +125,8 @@ impl BaseImage<'_> {
         shares_folder || self.is_source(node)
     }
 
-    /// Tells libvirt to leave the base image's owner alone wherever the definition reads it; the disk with
-    /// the overlay is not looked at.
+    /// Tells libvirt not to change the owner of the base image, for every element that names the image. The
+    /// disk of the overlay is skipped.
     ///
     /// Source: <https://libvirt.org/formatdomain.html>, "Security label".
     pub fn keep_owner<'a>(&self, edit: &mut Edit<'a>, root: Node<'a>, overlay: &str) -> Result<()> {
@@ -146,8 +147,8 @@ impl BaseImage<'_> {
     }
 }
 
-/// Whether what an element names is only read: below a `<backingStore>`, or the source of a disk or file
-/// system that is read-only.
+/// Whether the guest can only read what an element names: an element below `<backingStore>`, or the source of a
+/// read-only disk or file system.
 fn is_read_only(node: Node<'_>) -> bool {
     let mut around = std::iter::successors(Some(node), |node| node.parent());
     if around.any(|node| node.name() == "backingStore") {
@@ -161,7 +162,7 @@ fn is_read_only(node: Node<'_>) -> bool {
     kinds && (device.child("readonly").is_some() || (device.name() == "disk" && is_cdrom))
 }
 
-/// A path without links and dots, as far as it is there.
+/// Returns a path without symbolic links and dots, as far as the path exists.
 fn normal(path: &Path) -> PathBuf {
     if let Ok(path) = path.canonicalize() {
         return path;

@@ -1,6 +1,7 @@
-//! `hostfwd=` of QEMU's user network, in raw arguments: the original's way to a guest's ssh.
+//! `hostfwd=` of QEMU's user network in raw arguments, by which the original script forwards a port to a guest's
+//! SSH server.
 //!
-//! QEMU takes the argument of `-netdev` in two forms: `user,id=n,hostfwd=tcp::0-:22`, and a JSON object with
+//! QEMU accepts the argument of `-netdev` in two forms: `user,id=n,hostfwd=tcp::0-:22`, and a JSON object with
 //! `"hostfwd":[{"str":"tcp::0-:22"}]`.
 //!
 //! Source: qemu(1), `-netdev user`: `hostfwd=[tcp|udp]:[hostaddr]:hostport-[guestaddr]:guestport`;
@@ -15,36 +16,36 @@ use serde_json::Value;
 
 use crate::domain_xml::address::is_every_address;
 
-/// A port of the host that leads to one of the guest.
+/// A port of the host that is forwarded to a port of the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hostfwd {
-    /// `tcp` or `udp`.
+    /// Protocol: `tcp` or `udp`.
     pub protocol: String,
-    /// The host's address; none: all of them.
+    /// The host's address; `None` for all addresses.
     pub address: Option<IpAddr>,
-    /// The host's port; 0: QEMU chooses one at each start.
+    /// The host's port; 0 if QEMU chooses one at each start.
     pub port: u16,
-    /// `[ADDRESS]:PORT` of the guest.
+    /// Address and port of the guest, `[ADDRESS]:PORT`.
     guest: String,
 }
 
 impl Hostfwd {
-    /// Whether it leads to the guest's ssh.
+    /// Whether the port is forwarded to port 22 of the guest.
     pub fn is_ssh(&self) -> bool {
         self.protocol == "tcp" && self.guest.rsplit_once(':').is_some_and(|(_, port)| port == "22")
     }
 
-    /// Whether all addresses of the host lead there.
+    /// Whether the port is open on all addresses of the host.
     pub fn is_open(&self) -> bool {
         self.address.is_none_or(|address| address.is_unspecified())
     }
 
-    /// The same from one address of the host.
+    /// Returns this forward from another address and port of the host.
     pub fn from(self, socket: SocketAddr) -> Self {
         Self { address: Some(socket.ip()), port: socket.port(), ..self }
     }
 
-    /// The same from this host alone.
+    /// Returns this forward from 127.0.0.1 only.
     pub fn from_loopback(self) -> Self {
         let here = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), self.port);
         self.from(here)
@@ -81,12 +82,12 @@ impl fmt::Display for Hostfwd {
 
 const KEY: &str = "hostfwd=";
 
-/// Every forward in a domain's raw arguments.
+/// Returns every forward in a domain's raw arguments.
 pub fn find_all(document: &Document) -> Vec<Hostfwd> {
     find_by_argument(document).into_iter().map(|(_, forward)| forward).collect()
 }
 
-/// Every forward in a domain's raw arguments, with the argument it is in.
+/// Returns every forward in a domain's raw arguments, with its argument.
 pub fn find_by_argument(document: &Document) -> Vec<(Node<'_>, Hostfwd)> {
     let mut found = Vec::new();
     for (node, value) in arguments(document) {
@@ -98,7 +99,7 @@ pub fn find_by_argument(document: &Document) -> Vec<(Node<'_>, Hostfwd)> {
     found
 }
 
-/// The raw arguments whose forwards `change` makes others of, each with its old and its new value.
+/// Returns the raw arguments whose forwards `change` changes, each with its old and its new value.
 pub fn changed_arguments(
     document: &Document,
     mut change: impl FnMut(Hostfwd) -> Hostfwd,
@@ -112,7 +113,7 @@ pub fn changed_arguments(
         .collect()
 }
 
-/// An argument with other forwards; `None` when they stay as they are, however they are spelled.
+/// Returns an argument with its forwards changed; `None` if `change` changes none of them.
 fn rewrite(argument: &str, change: &mut impl FnMut(Hostfwd) -> Hostfwd) -> Option<String> {
     let mut changed = false;
     let mut one = |text: &str| -> Option<String> {
@@ -143,7 +144,7 @@ fn rewrite(argument: &str, change: &mut impl FnMut(Hostfwd) -> Hostfwd) -> Optio
     changed.then_some(new)
 }
 
-/// The JSON object that an argument is. QEMU also takes strings in single quotes.
+/// Parses an argument as a JSON object. QEMU also accepts strings in single quotes.
 fn json(argument: &str) -> Option<Value> {
     let text = argument.trim();
     if !text.starts_with('{') {
@@ -153,7 +154,7 @@ fn json(argument: &str) -> Option<Value> {
     object.ok()
 }
 
-/// JSON with every string in double quotes.
+/// Returns JSON with every string in double quotes.
 fn double_quoted(text: &str) -> String {
     let mut quote = None;
     let mut out = String::with_capacity(text.len());
@@ -192,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn forwards_are_read_as_qemu_reads_them() {
+    fn hostfwd_parses_what_qemu_accepts() {
         for (text, shown, open, ssh) in [
             ("tcp::0-:22", "tcp::0-:22", true, true),
             (":0.0.0.0:2350-:22", "tcp:0.0.0.0:2350-:22", true, true),
@@ -211,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn json_arguments_are_read_and_rewritten() {
+    fn changed_arguments_rewrites_json_arguments() {
         let argument =
             r#"{"type":"user","id":"n","hostfwd":[{"str":"tcp::0-:22"},{"str":"udp::5-:5"}]}"#;
         let single = argument.replace('"', "'");

@@ -1,4 +1,4 @@
-//! What of a definition opens a port on every address of the host.
+//! The elements of a definition that open a port on every address of the host.
 //!
 //! Source: <https://libvirt.org/formatdomain.html>: "Graphical framebuffers", "Guest interface", "TCP client/server", "UDP network console".
 
@@ -16,24 +16,24 @@ use crate::domain_xml::{hostfwd, raw_listeners};
 #[derive(Debug)]
 pub struct Listener<'a> {
     node: Node<'a>,
-    /// What it has, in words: `hostfwd=tcp::0-:22`.
+    /// The attribute or argument that opens the port, such as `hostfwd=tcp::0-:22`.
     what: String,
     remedy: Remedy,
 }
 
-/// How it would listen on this host alone.
+/// How to limit a listener to 127.0.0.1.
 #[derive(Debug)]
 enum Remedy {
-    /// By this attribute.
+    /// Set this attribute.
     Address(&'static str),
-    /// Forwards in raw arguments are changed by [`hostfwd::changed_arguments`].
+    /// Change the forward in a raw argument, with [`hostfwd::changed_arguments`].
     Forward,
-    /// Nobody but its writer can tell.
+    /// Unknown: the author of the template has to change it.
     None,
 }
 
 impl Listener<'_> {
-    /// Whether [`close`] can have it listen on 127.0.0.1 alone.
+    /// Whether [`close`] can limit the listener to 127.0.0.1.
     pub fn can_be_closed(&self) -> bool {
         !matches!(self.remedy, Remedy::None)
     }
@@ -45,7 +45,7 @@ impl std::fmt::Display for Listener<'_> {
     }
 }
 
-/// Returns what opens a port on every address of the host.
+/// Returns the elements that open a port on every address of the host.
 pub fn find(document: &Document) -> Vec<Listener<'_>> {
     let root = document.root();
     let mut found = Vec::new();
@@ -83,7 +83,7 @@ pub fn find(document: &Document) -> Vec<Listener<'_>> {
     found
 }
 
-/// The character devices that listen: a `<source>` of any of them, whichever device has it.
+/// Returns the `<source>` elements of character devices that listen on every address.
 fn open_sources(root: Node<'_>) -> Vec<(Node<'_>, Cow<'_, str>)> {
     let devices = root.find_all("devices").flat_map(Node::children);
     let is_character_device = |node: &Node<'_>| {
@@ -97,7 +97,7 @@ fn open_sources(root: Node<'_>) -> Vec<(Node<'_>, Cow<'_, str>)> {
         for source in device.descendants().filter(|node| node.name() == "source") {
             let of_network = source.attr("service").is_some() || source.attr("host").is_some();
             let listens = source.attr("mode").as_deref() == Some("bind");
-            // Without a host libvirt has QEMU listen on every address.
+            // Without a host, QEMU listens on every address.
             let host = source.attr("host").unwrap_or_default();
             if of_network && listens && (host.is_empty() || is_every_address(&host)) {
                 found.push((source, host));
@@ -107,13 +107,13 @@ fn open_sources(root: Node<'_>) -> Vec<(Node<'_>, Cow<'_, str>)> {
     found
 }
 
-/// The addresses that a network card of no network of libvirt's listens on.
+/// Returns the elements of a network card that make QEMU or passt listen on every address.
 fn open_addresses(interface: Node<'_>) -> Vec<(Node<'_>, Cow<'_, str>)> {
     let kind = interface.attr("type").unwrap_or_default();
     let path = match kind.as_ref() {
         "server" => "source",
         "udp" => "source/local",
-        // Whatever the card says it is: passt listens on every address where none is named.
+        // passt listens on every address if none is named.
         _ => "portForward",
     };
     let nodes = interface.find_all(path);
@@ -127,8 +127,9 @@ fn open_addresses(interface: Node<'_>) -> Vec<(Node<'_>, Cow<'_, str>)> {
         .collect()
 }
 
-/// Has everything that can be closed listen on 127.0.0.1 alone, and ssh on `ssh` where QEMU would have
-/// chosen the port; what lies in `removed` ranges of the text is left. Returns what was changed, in words.
+/// Limits all listeners to 127.0.0.1 for which that is possible. A forward to SSH whose port QEMU would choose
+/// gets the address and port `ssh`. Elements in the `removed` ranges of the text are skipped. Returns
+/// descriptions of the changes.
 pub fn close<'a>(
     edit: &mut Edit<'a>,
     document: &'a Document,
@@ -137,7 +138,7 @@ pub fn close<'a>(
 ) -> Vec<String> {
     let stays = |node: Node<'_>| !removed.iter().any(|range| range.contains(&node.span().start));
     let mut changes = Vec::new();
-    // The port of the host goes to one forward: there may be several cards.
+    // Only one forward gets the port of the host: there may be several cards.
     let mut ssh = ssh;
     let changed = hostfwd::changed_arguments(document, |forward| match ssh {
         Some(socket) if forward.is_ssh() && forward.port == 0 => {
@@ -148,13 +149,13 @@ pub fn close<'a>(
         _ => forward,
     });
     for (node, old, new) in changed.into_iter().filter(|(node, ..)| stays(*node)) {
-        changes.push(format!("'{old}' became '{new}' in {}", Part::element(node)));
+        changes.push(format!("{}: '{old}' was changed to '{new}'", Part::element(node)));
         edit.set_attr(node, "value", &new);
     }
     for listener in find(document).into_iter().filter(|listener| stays(listener.node)) {
         if let Remedy::Address(attribute) = listener.remedy {
             let here = Ipv4Addr::LOCALHOST.to_string();
-            changes.push(format!("{listener} became {attribute}={here}"));
+            changes.push(format!("{listener} was changed to {attribute}={here}"));
             edit.set_attr(listener.node, attribute, &here);
         }
     }
@@ -174,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn every_element_that_listens_everywhere_is_found_and_closed() {
+    fn close_limits_every_element_that_listens_on_every_address() {
         for (open, closed) in [
             ("<graphics type='vnc' listen='0.0.0.0'/>", "listen='127.0.0.1'"),
             (
@@ -226,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn what_listens_on_one_address_or_not_at_all_is_left() {
+    fn close_keeps_elements_that_listen_on_one_address_or_not_at_all() {
         let document = domain(
             "<graphics type='vnc'/><graphics type='vnc' listen='127.0.0.1'/>\
              <graphics type='vnc'><listen type='network' network='default'/></graphics>\

@@ -1,5 +1,5 @@
-//! A domain definition judged before it is defined: the names that libvirt's schema knows, libvirt's own
-//! validation, the ports that the definition opens, and what it does to the base image.
+//! Building domain definitions, and checking them before they are defined: the names that libvirt's schema knows,
+//! libvirt's own validation, the ports that a definition opens, and its access to the base image.
 
 pub mod address;
 pub mod base_image;

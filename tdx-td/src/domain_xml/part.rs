@@ -1,31 +1,31 @@
-//! An element or attribute of a definition, named so that a person finds it.
+//! An element or attribute of a definition, with its path and line for messages.
 
 use std::fmt;
 use std::ops::Range;
 
 use common::xml::{Document, Node};
 
-/// An element or attribute of a document. It outlives the document, and holds for any document whose
-/// text is the same up to there.
+/// An element or attribute of a document. It is valid after the document is dropped, and for any document with
+/// the same text up to the element.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Part {
-    /// Names from the root down to the element, joined by `/`.
+    /// The element names from the root down to the element, joined by `/`.
     pub path: String,
-    /// The attribute's name; none: the element itself.
+    /// Name of the attribute; `None` for the element itself.
     pub attribute: Option<String>,
-    /// The line it begins on, counted from one.
+    /// The line on which the element or attribute begins, counted from one.
     pub line: usize,
-    /// Where the element begins in the text, bytes.
+    /// Offset of the element in the text, in bytes.
     start: usize,
 }
 
 impl Part {
-    /// Names an element.
+    /// Returns the part of an element.
     pub fn element(node: Node<'_>) -> Self {
         Self { path: node.path(), attribute: None, line: node.line(), start: node.span().start }
     }
 
-    /// Names an attribute.
+    /// Returns the part of an attribute.
     pub fn attribute(node: Node<'_>, name: &str) -> Self {
         let attribute = Some(name.to_owned());
         Self { attribute, line: node.attr_line(name), ..Self::element(node) }
@@ -38,7 +38,7 @@ impl Part {
         nodes.find(|node| node.span().start == self.start)
     }
 
-    /// Returns where it lies in the document's text, bytes; an empty range if it is not there.
+    /// Returns the range of the part in the document's text, in bytes; an empty range if it is not there.
     pub fn span(&self, document: &Document) -> Range<usize> {
         let node = self.node(document);
         let span = node.and_then(|node| match &self.attribute {
@@ -48,7 +48,7 @@ impl Part {
         span.unwrap_or_default()
     }
 
-    /// Returns the element's own name, without prefix.
+    /// Returns the name of the element, without path and namespace prefix.
     pub fn element_name(&self) -> &str {
         let name = self.path.rsplit('/').next().unwrap_or_default();
         name.rsplit(':').next().unwrap_or_default()

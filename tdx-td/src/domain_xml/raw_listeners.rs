@@ -6,7 +6,7 @@ use common::xml::{Document, Node};
 
 use crate::domain_xml::address::is_every_address;
 
-/// Returns the arguments, each with what opens the port.
+/// Returns the arguments that open a port, each with the option and its operand.
 pub fn find(document: &Document) -> Vec<(Node<'_>, String)> {
     let nodes = document.root().descendants().filter(|node| node.local_name() == "arg");
     let arguments: Vec<(Node<'_>, String)> =
@@ -47,7 +47,7 @@ fn is_open_host(host: &str) -> bool {
     host.is_empty() || is_every_address(host)
 }
 
-/// `[HOST]:DISPLAY[,OPTION...]`
+/// Whether `[HOST]:DISPLAY[,OPTION...]` listens on every address.
 fn is_open_display(operand: &str) -> bool {
     let first = operand.split(',').next().unwrap_or_default();
     match first.rsplit_once(':') {
@@ -56,7 +56,8 @@ fn is_open_display(operand: &str) -> bool {
     }
 }
 
-/// `tcp:[HOST]:PORT[,server=on]`, and the same of telnet and websocket; `listening`: without `server` too.
+/// Whether `tcp:[HOST]:PORT[,server=on]`, or that of telnet or websocket, listens on every address. With
+/// `listening`, `server` is implied.
 fn is_open_stream(operand: &str, listening: bool) -> bool {
     let first = operand.split(',').next().unwrap_or_default();
     let Some((protocol, address)) = first.split_once(':') else {
@@ -67,7 +68,7 @@ fn is_open_stream(operand: &str, listening: bool) -> bool {
     known && serves && address.rsplit_once(':').is_some_and(|(host, _)| is_open_host(host))
 }
 
-/// A socket of a character device, or of a network backend: `socket`, `stream`, `dgram`.
+/// Whether the socket of a character device or of a network backend listens on every address.
 fn is_open_socket(operand: &str) -> bool {
     let kind = operand.split(',').next().unwrap_or_default();
     let host = value(operand, "addr.host").or(value(operand, "host"));
@@ -92,7 +93,7 @@ fn value<'a>(operand: &'a str, key: &str) -> Option<&'a str> {
     operand.split(',').find_map(|part| part.strip_prefix(key)?.strip_prefix('='))
 }
 
-/// Whether a switch is on: by its name alone, as QEMU took it before 6.0, or by a value.
+/// Whether a switch is on: by its name alone, which QEMU before 6.0 accepts, or by its value.
 fn is_on(operand: &str, key: &str) -> bool {
     let bare = operand.split(',').skip(1).any(|part| part == key);
     bare || value(operand, key).is_some_and(|value| !matches!(value, "off" | "no" | "false" | "n"))
@@ -110,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn arguments_that_listen_everywhere_are_found() {
+    fn find_returns_arguments_that_listen_on_every_address() {
         for open in [
             &["-vnc", ":1"][..],
             &["--vnc", "0.0.0.0:1,password=on"],

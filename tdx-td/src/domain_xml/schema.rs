@@ -1,11 +1,10 @@
-//! The names that libvirt's own schema allows in a domain definition, and those of a definition that it
-//! does not know.
+//! Finds the elements and attributes of a domain definition that libvirt's own schema does not know.
 //!
 //! libvirt ignores elements and attributes that it does not know, unless it validates a definition
-//! against its schema; then its error names no more than an element around the fault. The schema is
-//! RELAX NG in XML syntax, installed beside libvirt, so it is that of the libvirt that is used.
+//! against its schema. Then its error names only an element around the fault. The schema is
+//! RELAX NG in XML syntax and installed with libvirt, so it matches the libvirt in use.
 //!
-//! Only names are judged here, each below the elements it may stand in. Values, order and number are left
+//! Only names are checked here, each below the elements that may contain it. Values, order and number are left
 //! to libvirt's validation, see [`super::validation`].
 //!
 //! Source: <https://relaxng.org/spec-20011203.html>, "Full Syntax".
@@ -22,14 +21,14 @@ use super::part::Part;
 const FOLDER: &str = "/usr/share/libvirt/schemas";
 const DOMAIN: &str = "domain.rng";
 
-/// libvirt's schema of a domain: the grammar and all that it includes.
+/// libvirt's schema of a domain: the grammar and all grammars that it includes.
 #[derive(Debug)]
 pub struct Schema {
     grammars: Vec<Document>,
 }
 
 impl Schema {
-    /// Reads the schema of this host's libvirt; `None` where it is not installed.
+    /// Reads the schema of this host's libvirt; `None` if it is not installed.
     ///
     /// Errors: `failed` for a file that cannot be read, `invalid_input` for one that is not XML.
     pub fn read(host: &Host) -> Result<Option<Self>> {
@@ -55,8 +54,8 @@ impl Schema {
         Ok(Some(Self { grammars }))
     }
 
-    /// Returns the elements and attributes of a definition whose names the schema does not know where they
-    /// stand, in document order. What an unknown element contains is not judged.
+    /// Returns the elements and attributes of a definition that the schema does not allow in their place, in
+    /// document order. The content of an unknown element is not checked.
     pub fn unknown(&self, document: &Document) -> Vec<Part> {
         let mut names = Names { defines: HashMap::new() };
         let roots = self.grammars.iter().map(Document::root);
@@ -73,19 +72,19 @@ impl Schema {
     }
 }
 
-/// What may stand directly in an element.
+/// The children and attributes that an element may have.
 #[derive(Debug, Default)]
 struct Content<'a> {
     /// The patterns of child elements.
     elements: Vec<Node<'a>>,
     attributes: HashSet<String>,
-    /// Whether attributes of any name may.
+    /// Whether attributes of any name are allowed.
     any_attribute: bool,
 }
 
 #[derive(Debug)]
 struct Names<'a> {
-    /// All definitions of each name: one of them may be combined with the others.
+    /// All definitions of each name: a definition may be combined with others of the same name.
     defines: HashMap<String, Vec<Node<'a>>>,
 }
 
@@ -110,7 +109,7 @@ impl<'a> Names<'a> {
                         followed.insert(name);
                     }
                 }
-                // Classes of names, such as anyName, hold no patterns.
+                // Classes of names, such as anyName, contain no patterns.
                 "anyName" | "nsName" | "name" => {}
                 _ => left.extend(pattern.children()),
             }
@@ -144,7 +143,7 @@ impl<'a> Names<'a> {
     }
 }
 
-/// The namespace of the elements that a pattern stands for; `None`: in none.
+/// Returns the namespace of the elements that a pattern describes; `None` for no namespace.
 fn namespace(pattern: Node<'_>) -> Option<&str> {
     let mut around = std::iter::successors(Some(pattern), |node| node.parent());
     match around.find_map(|node| node.attr("ns"))? {
@@ -207,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_accepts_what_the_schema_has() {
+    fn unknown_is_empty_for_names_of_the_schema() {
         for text in [
             "<domain type='kvm'/>",
             "<domain type='kvm'><pm><s3 enabled='no' more=''/></pm></domain>",
@@ -220,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_names_element_attribute_and_line() {
+    fn unknown_returns_element_attribute_and_line() {
         for (text, expected) in [
             (
                 "<domain kind='x'\n>\n<pm><s3\n enable='no'/><s4/></pm>\n<pn><s3/></pn></domain>",
@@ -241,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_schema_that_is_not_installed_knows_nothing() {
+    fn read_returns_none_without_an_installed_schema() {
         assert!(Schema::load(|_| Ok(None)).unwrap().is_none());
     }
 }

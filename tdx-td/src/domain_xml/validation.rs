@@ -1,8 +1,8 @@
-//! libvirt's own validation of a definition, asked for without defining anything.
+//! libvirt's own validation of a definition, without defining the domain.
 //!
-//! libvirt validates only what it defines or starts. So it is asked to define the same XML with a
-//! hypervisor that its driver does not have: it validates first, and refuses the hypervisor afterwards.
-//! That works on any host and with any version, and each libvirt judges by its own schema.
+//! libvirt validates a definition only when it defines or starts a domain. So these tools ask it to define the
+//! same XML with a hypervisor that its driver does not have: libvirt validates first, and refuses the
+//! hypervisor afterwards. This works on any host and with any version, with libvirt's own schema.
 
 use std::ops::Range;
 
@@ -14,12 +14,12 @@ use virt::sys;
 
 use super::part::Part;
 
-/// A hypervisor that libvirt's schema knows and that no driver of a daemon has.
+/// A hypervisor that libvirt's schema allows and that no driver of a daemon supports.
 const ELSEWHERE: &str = "vbox";
 
-/// Returns what libvirt's validation says against a definition, `None` when it accepts it.
+/// Returns the error of libvirt's validation; `None` if libvirt accepts the definition.
 ///
-/// Errors: `unsupported` when the connection is lost.
+/// Errors: `unsupported` if the connection is lost.
 pub fn refusal(libvirt: &Libvirt, document: &Document) -> Result<Option<String>> {
     let mut edit = document.edit();
     edit.set_attr(document.root(), "type", ELSEWHERE);
@@ -27,15 +27,15 @@ pub fn refusal(libvirt: &Libvirt, document: &Document) -> Result<Option<String>>
     let validate = sys::VIR_DOMAIN_DEFINE_VALIDATE;
     match libvirt.connect().define_domain_xml_flags(&xml, validate) {
         Ok(domain) => {
-            // A driver that has it after all, such as libvirt's for tests.
-            domain.undefine().context("undefine what was only to be validated")?;
+            // The driver supports the hypervisor after all, as libvirt's test driver does.
+            domain.undefine().context("undefine the domain that was defined for validation")?;
             Ok(None)
         }
         Err(error) if is_code(&error, sys::VIR_ERR_XML_INVALID_SCHEMA) => {
             Ok(Some(error.message().to_owned()))
         }
         Err(_) if libvirt.is_alive() => Ok(None),
-        Err(error) => Err(error).context("validate a definition"),
+        Err(error) => Err(error).context("validate the definition"),
     }
 }
 
@@ -43,13 +43,13 @@ fn is_code(error: &VirtError, code: sys::virErrorNumber) -> bool {
     error.code().to_raw() == code
 }
 
-/// Fails for a definition that libvirt would not define or start, as far as it can say without doing so.
-/// Host devices are left out: they are bound to VFIO only when the domain is made.
+/// Fails for a definition that libvirt would refuse to define or start, as far as libvirt can tell without
+/// doing so. Host devices are left out: they are bound to VFIO only when the domain is created.
 ///
-/// Errors: `invalid_input`, caused by what libvirt says.
+/// Errors: `invalid_input`, with libvirt's message as its cause.
 pub fn check(libvirt: &Libvirt, document: &Document) -> Result<()> {
     let refused = |cause: String| {
-        Error::invalid_input("libvirt does not take the template's definition").because(cause)
+        Error::invalid_input("libvirt refuses the definition made from the template").because(cause)
     };
     if let Some(cause) = refusal(libvirt, document)? {
         return Err(refused(cause));
@@ -67,8 +67,8 @@ pub fn check(libvirt: &Libvirt, document: &Document) -> Result<()> {
     }
 }
 
-/// Finds the smallest parts of a definition that libvirt's validation refuses, by asking it about the
-/// definition without them. The `known` parts are left out. Empty when no single part is to blame.
+/// Finds the smallest parts of a definition that libvirt's validation refuses, by validating the definition
+/// without each of them. The `known` parts are left out. Returns no part if no single part is the cause.
 ///
 /// Errors: those of [`refusal`].
 pub fn refused_parts(libvirt: &Libvirt, document: &Document, known: &[Part]) -> Result<Vec<Part>> {
@@ -102,7 +102,7 @@ pub fn refused_parts(libvirt: &Libvirt, document: &Document, known: &[Part]) -> 
         }
     }
     if parts.is_empty() {
-        // Each is right by itself: there is one too many.
+        // Each is valid by itself, but one is one too many.
         for chunk in chunks.iter().rev() {
             if search.accepts(&[chunk.span()])? {
                 parts.push(Part::element(*chunk));
@@ -116,7 +116,7 @@ pub fn refused_parts(libvirt: &Libvirt, document: &Document, known: &[Part]) -> 
 struct Search<'a> {
     libvirt: &'a Libvirt,
     document: &'a Document,
-    /// What is left out each time.
+    /// Ranges of the text that are left out each time.
     known: Vec<Range<usize>>,
 }
 
@@ -129,7 +129,7 @@ impl Search<'_> {
                 bytes[byte] = b' ';
             }
         }
-        // Whole elements and attributes were taken out.
+        // Only whole elements and attributes were left out.
         let Ok(document) = String::from_utf8(bytes)
             .map_err(drop)
             .and_then(|text| Document::parse(text).map_err(drop))
@@ -139,7 +139,7 @@ impl Search<'_> {
         Ok(refusal(self.libvirt, &document)?.is_none())
     }
 
-    /// The smallest of the attributes and elements without which the rest is accepted.
+    /// Returns the smallest attribute or element without which libvirt accepts the rest.
     fn smallest(
         &self,
         first: Node<'_>,

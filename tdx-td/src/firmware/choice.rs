@@ -1,7 +1,7 @@
-//! Which build libvirt chooses.
+//! Predicts which firmware build libvirt chooses.
 //!
 //! Source: libvirt `src/qemu/qemu_firmware.c`, `qemuFirmwareMatchDomain` and `qemuFirmwareEnableFeatures`
-//! of 9.0.0 and 11.3.0; for 12.8.0 observed, as `tests/td/firmware.rs` and `tests/td/tdx_rig.rs` do.
+//! of 9.0.0 and 11.3.0; for 12.8.0 its behaviour in `tests/td/firmware.rs` and `tests/td/tdx_rig.rs`.
 
 use common::libvirt::Libvirt;
 use common::xml::Document;
@@ -10,31 +10,31 @@ use crate::firmware::descriptor::{Descriptor, Device, Mode};
 use crate::firmware::directory::{Descriptors, SYSTEM};
 use crate::firmware::query::FirmwareQuery;
 
-/// How a libvirt chooses firmware.
+/// The rules by which a libvirt chooses firmware.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules {
     /// libvirt's version.
     version: u32,
-    /// The machine type that libvirt makes of the one that was asked for.
+    /// The full machine type that libvirt resolves the requested one to.
     machine: Option<String>,
-    /// Why libvirt refuses to look at firmware at all, in its words.
+    /// The error by which libvirt refuses to choose any firmware.
     refuses: Option<String>,
 }
 
 impl Rules {
-    /// The rules of a libvirt of this version, which was not asked for more.
+    /// Returns the rules of a libvirt of this version.
     pub fn for_version(version: u32) -> Self {
         Self { version, machine: None, refuses: None }
     }
 
-    /// The rules of the newest libvirt, where none can be asked.
+    /// Returns the rules of the newest libvirt, for hosts whose libvirt cannot be asked.
     pub fn newest() -> Self {
         Self::for_version(u32::MAX)
     }
 
-    /// Asks a libvirt how it chooses firmware for a kind of guest.
+    /// Asks a libvirt for its version and machine type, and returns its rules.
     ///
-    /// What a libvirt cannot answer stands in the way of choosing, and is not an error here.
+    /// If libvirt fails, the rules say so, and no firmware is chosen.
     pub fn ask(libvirt: &Libvirt, wanted: &FirmwareQuery) -> Self {
         let connect = libvirt.connect();
         let (architecture, machine) = wanted.platform();
@@ -44,7 +44,7 @@ impl Rules {
         });
         match answer {
             Err(error) => Self { refuses: Some(error.message().to_owned()), ..Self::newest() },
-            // Old versions read every descriptor for this, and fail as they do for a guest.
+            // Old versions read every descriptor for this call, and fail as they do for a guest.
             Ok((version, Err(error))) => {
                 Self { refuses: Some(error.message().to_owned()), ..Self::for_version(version) }
             }
@@ -56,31 +56,31 @@ impl Rules {
         }
     }
 
-    /// Whether a guest that says nothing of its variables gets builds of every mode, not split ones only.
+    /// Whether a guest that does not state `stateless` gets builds of every mode, not only split ones.
     fn takes_every_mode(&self) -> bool {
         self.version >= 12_001_000
     }
 
-    /// Whether what the guest cannot have is passed over; older versions choose it, and fail.
+    /// Whether libvirt skips builds that the guest cannot use. Older versions choose such a build, and fail.
     fn is_careful(&self) -> bool {
         self.version >= 9_002_000
     }
 
-    /// Why this libvirt passes over a build that fits the query otherwise.
+    /// Returns why this libvirt skips a build that otherwise matches the query.
     fn objection(&self, wanted: &FirmwareQuery, build: &Descriptor) -> Option<String> {
         match build.device {
             Device::Flash => self.flash_objection(wanted, build),
             Device::Memory => self.memory_objection(wanted, build),
             Device::Kernel if self.is_careful() => {
-                Some("libvirt chooses no build that is loaded as a kernel".to_owned())
+                Some("libvirt does not choose builds that are loaded as a kernel".to_owned())
             }
             Device::Kernel => None,
-            Device::Igvm => Some("libvirt does not know builds of device igvm".to_owned()),
+            Device::Igvm => Some("libvirt does not support builds of device igvm".to_owned()),
         }
         .or_else(|| {
             let off = wanted.smm == Some(false) && build.has("requires-smm");
             (off && self.is_careful())
-                .then(|| "it needs system management mode, which is off".to_owned())
+                .then(|| "the build needs system management mode (smm), which is off".to_owned())
         })
     }
 
@@ -95,11 +95,13 @@ impl Rules {
         if !fits {
             return Some(match wanted.stateless {
                 Some(stateless) => mode_is(mode, stateless),
-                None => format!("its mode is {}, which the guest has to ask for", mode.as_str()),
+                None => {
+                    format!("libvirt uses mode {} only if the guest requests it", mode.as_str())
+                }
             });
         }
         let odd = unusable_format(build, &["raw", "qcow2"]).filter(|_| self.is_careful())?;
-        Some(format!("libvirt has no firmware of format {odd}"))
+        Some(format!("libvirt does not support firmware of format {odd}"))
     }
 
     fn memory_objection(&self, wanted: &FirmwareQuery, build: &Descriptor) -> Option<String> {
@@ -108,36 +110,43 @@ impl Rules {
         ((mode == Mode::Stateless) != stateless).then(|| mode_is(mode, stateless))
     }
 
-    /// Why this libvirt refuses a guest with the build that it chose.
+    /// Returns why this libvirt refuses a guest with the build that it chose.
     fn refusal(&self, wanted: &FirmwareQuery, build: &Descriptor) -> Option<String> {
         let smm = build.has("requires-smm");
         if !self.is_careful() {
             if build.device == Device::Flash
                 && let Some(odd) = unusable_format(build, &["raw"])
             {
-                return Some(format!("libvirt before 9.2.0 has no firmware of format {odd}"));
+                return Some(format!(
+                    "libvirt before 9.2.0 does not support firmware of format {odd}"
+                ));
             }
             return (smm && wanted.smm == Some(false))
-                .then(|| "it needs system management mode, which is off".to_owned());
+                .then(|| "the build needs system management mode (smm), which is off".to_owned());
         }
         let combined = build.device == Device::Flash && build.mode == Some(Mode::Combined);
         if build.has("enrolled-keys") && !build.has("secure-boot") && !combined {
-            return Some("it has enrolled-keys without secure-boot".to_owned());
+            return Some("the build has enrolled-keys without secure-boot".to_owned());
         }
         // Older versions ignore the variables of a build that is loaded into memory.
         let variables = build.mode == Some(Mode::Split)
             && (build.device == Device::Flash || self.takes_every_mode());
         if wanted.interface() == "bios" && variables {
-            return Some("a BIOS has no variables, and its mode is split".to_owned());
+            return Some("the build has mode split, but a BIOS has no variables".to_owned());
         }
         if smm && self.machine(wanted).is_some_and(|machine| !machine.contains("q35")) {
-            return Some("it needs system management mode, which only q35 has".to_owned());
+            return Some(
+                "the build needs system management mode (smm), which only machine q35 has"
+                    .to_owned(),
+            );
         }
         if wanted.wants("intel-tdx") && build.device == Device::Flash {
-            return Some("a trust domain has no flash".to_owned());
+            return Some("the build needs flash, which a trust domain cannot have".to_owned());
         }
-        (wanted.wants("intel-tdx") && smm)
-            .then(|| "it needs system management mode, which a trust domain has not".to_owned())
+        (wanted.wants("intel-tdx") && smm).then(|| {
+            "the build needs system management mode (smm), which a trust domain cannot have"
+                .to_owned()
+        })
     }
 
     fn machine<'a>(&'a self, wanted: &'a FirmwareQuery) -> Option<&'a str> {
@@ -146,31 +155,31 @@ impl Rules {
 }
 
 fn mode_is(mode: Mode, stateless: bool) -> String {
-    let asked = if stateless { "none are to be kept" } else { "they are to be kept" };
-    format!("its mode is {}, and of the guest's variables {asked}", mode.as_str())
+    let asked = if stateless { "yes" } else { "no" };
+    format!("the build has mode {}, but stateless={asked} is requested", mode.as_str())
 }
 
-/// The first format of a build's files that is not among those.
+/// Returns the first format of a build's files that is not in `usable`.
 fn unusable_format<'a>(build: &'a Descriptor, usable: &[&str]) -> Option<&'a str> {
     let files = [Some(&build.executable), build.nvram_template.as_ref()];
     files.into_iter().flatten().map(|file| &*file.format).find(|format| !usable.contains(format))
 }
 
-/// What libvirt does for a guest that asks for firmware.
+/// libvirt's choice for a guest that requests firmware.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FirmwareChoice {
-    /// It takes this build.
+    /// libvirt uses this build.
     Build(Box<Descriptor>),
-    /// It settles on this build, and refuses the guest.
+    /// libvirt chooses this build, and then refuses the guest for this reason.
     Refused(Box<Descriptor>, String),
-    /// It refuses every guest that asks for firmware.
+    /// libvirt refuses every guest that requests firmware, for this reason.
     Blocked(String),
-    /// No build fits. For each descriptor, its name and why it does not.
+    /// No build matches. For each descriptor, its name and the reason.
     Nothing(Vec<(String, String)>),
 }
 
 impl FirmwareChoice {
-    /// Chooses as libvirt does.
+    /// Predicts libvirt's choice.
     pub fn new(descriptors: &Descriptors, wanted: &FirmwareQuery, rules: &Rules) -> Self {
         if let Some(fatal) = descriptors.damaged.iter().find(|damaged| damaged.is_fatal) {
             return Self::Blocked(fatal.to_string());
@@ -195,7 +204,7 @@ impl FirmwareChoice {
         Self::Nothing(near)
     }
 
-    /// Whether a guest gets firmware only when it asks for a stateless build.
+    /// Whether a guest gets firmware only if it requests a stateless build.
     pub fn needs_stateless(
         descriptors: &Descriptors,
         wanted: &FirmwareQuery,
@@ -206,7 +215,7 @@ impl FirmwareChoice {
         !gets(wanted) && gets(&stateless)
     }
 
-    /// The build that a guest gets; none where it gets none.
+    /// Returns the build that a guest gets; `None` if it gets none.
     pub fn build(&self) -> Option<&Descriptor> {
         match self {
             Self::Build(build) => Some(build),
@@ -214,19 +223,19 @@ impl FirmwareChoice {
         }
     }
 
-    /// Why a guest that wants this gets no firmware, in words; none where it gets some.
+    /// Returns why a guest with this query gets no firmware; `None` if it gets some.
     pub fn complaint(&self, wanted: &FirmwareQuery) -> Option<String> {
         match self {
             Self::Build(_) => None,
             Self::Refused(build, why) => {
-                Some(format!("libvirt chooses {}, and refuses it: {why}", build.path.display()))
+                Some(format!("libvirt chooses {}, then refuses it: {why}", build.path.display()))
             }
-            Self::Blocked(why) => Some(format!("libvirt chooses no firmware at all: {why}")),
+            Self::Blocked(why) => Some(format!("libvirt refuses to choose firmware: {why}")),
             Self::Nothing(near) => {
-                let directories = SYSTEM.join(" or ");
+                let directories = SYSTEM.join(" and ");
                 let near = near.iter().map(|(name, why)| format!("; {name}: {why}"));
                 let near: String = near.collect();
-                Some(format!("no descriptor in {directories} is of {wanted}{near}"))
+                Some(format!("{directories} have no descriptor of {wanted}{near}"))
             }
         }
     }
@@ -251,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stateless_build_has_to_be_asked_for_before_12_1() {
+    fn stateless_build_is_chosen_before_12_1_only_on_request() {
         let wanted = FirmwareQuery::uefi().feature(Feature::with("amd-sev"));
         for (version, mode, needed) in [
             (9_000_000, "stateless", true),
@@ -270,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trust_domain_is_refused_firmware_in_flash() {
+    fn flash_build_is_refused_for_a_trust_domain() {
         let mut descriptors = flash("split");
         descriptors.found[0].features.push("intel-tdx".to_owned());
         let wanted = FirmwareQuery::uefi().feature(Feature::with("intel-tdx"));

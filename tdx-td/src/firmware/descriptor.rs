@@ -1,6 +1,6 @@
-//! What a firmware build is and needs, as its descriptor says.
+//! Firmware descriptors, which describe the properties of firmware builds.
 //!
-//! A file counts as a descriptor exactly when libvirt's reader accepts it, since libvirt chooses.
+//! A file counts as a descriptor exactly if libvirt's parser accepts it, because libvirt chooses the build.
 //!
 //! Source: QEMU `docs/interop/firmware.json`, `Firmware`; libvirt `src/qemu/qemu_firmware.c`,
 //! `qemuFirmwareParse`.
@@ -11,29 +11,29 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Where firmware comes into the guest.
+/// How firmware is loaded into the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Device {
-    /// Two flash chips, for code and for variables.
+    /// In two flash chips, for code and for variables.
     Flash,
-    /// Loaded as a Linux kernel is.
+    /// In the way a Linux kernel is loaded.
     Kernel,
-    /// Read-only memory.
+    /// In read-only memory.
     Memory,
-    /// A file that says itself where in memory its parts go.
+    /// From an IGVM file, which states the memory addresses of its parts.
     Igvm,
 }
 
 impl Device {
-    /// The device of a name in descriptors.
+    /// Parses the name that descriptors use.
     fn parse(word: &str) -> Option<Self> {
         [Self::Flash, Self::Kernel, Self::Memory, Self::Igvm]
             .into_iter()
             .find(|d| d.as_str() == word)
     }
 
-    /// Its name in descriptors.
+    /// Returns the name that descriptors use.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Flash => "flash",
@@ -44,25 +44,25 @@ impl Device {
     }
 }
 
-/// Where firmware keeps its variables.
+/// Where firmware stores its variables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
-    /// In a file of the guest's own, made from a template.
+    /// In a separate file of each guest, created from a template.
     Split,
-    /// Beside the code, in a copy of the guest's own.
+    /// In one file with the code, of which each guest has a copy.
     Combined,
-    /// Nowhere.
+    /// The firmware stores no variables.
     Stateless,
 }
 
 impl Mode {
-    /// The mode of a name in descriptors.
+    /// Parses the name that descriptors use.
     fn parse(word: &str) -> Option<Self> {
         [Self::Split, Self::Combined, Self::Stateless].into_iter().find(|m| m.as_str() == word)
     }
 
-    /// Its name in descriptors.
+    /// Returns the name that descriptors use.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Split => "split",
@@ -72,61 +72,61 @@ impl Mode {
     }
 }
 
-/// A file on the host.
+/// A file of a firmware build.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct File {
-    /// Where it is.
+    /// Path of the file.
     pub path: PathBuf,
-    /// How it is written: `raw`, `qcow2`, `json`.
+    /// Format of the file: `raw`, `qcow2` or `json`.
     pub format: String,
 }
 
-/// What the firmware runs on.
+/// An architecture and its machine types that a firmware build supports.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Target {
-    /// As QEMU names it: `x86_64`.
+    /// Architecture, as QEMU names it, such as `x86_64`.
     pub architecture: String,
-    /// Patterns of versioned machine types: `pc-q35-*`.
+    /// Patterns of versioned machine types, such as `pc-q35-*`.
     pub machines: Vec<String>,
 }
 
-/// A descriptor.
+/// The descriptor of a firmware build.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Descriptor {
-    /// Its file.
+    /// Path of the descriptor.
     pub path: PathBuf,
-    /// The file's text.
+    /// Text of the file.
     pub text: String,
-    /// For people.
+    /// Description of the build.
     pub description: String,
-    /// What the guest sees, the best first: `uefi`, `bios`, …
+    /// Interfaces that the build offers to the guest, the preferred one first: `uefi`, `bios`, …
     pub interface_types: Vec<String>,
-    /// Where it runs.
+    /// Architectures and machine types that the build supports.
     pub targets: Vec<Target>,
-    /// What it can do, and what it asks for.
+    /// Features that the build has or requires.
     pub features: Vec<String>,
-    /// Where it comes into the guest.
+    /// How the build is loaded into the guest.
     pub device: Device,
-    /// Where it keeps its variables; none where the descriptor has no such thing.
+    /// Where the build stores its variables; `None` if its device has no mode.
     pub mode: Option<Mode>,
-    /// The firmware.
+    /// The firmware image.
     pub executable: File,
-    /// What a guest's variables are made from.
+    /// The file that a guest's variable store is created from.
     pub nvram_template: Option<File>,
-    /// For those who built it.
+    /// Tags of the distributor.
     pub tags: Vec<String>,
 }
 
 impl Descriptor {
-    /// Reads a descriptor.
+    /// Parses a descriptor.
     ///
-    /// Errors: why libvirt does not accept the text, in words.
+    /// Errors: the reason why libvirt does not accept the text.
     pub fn parse(path: &Path, text: String) -> Result<Self, String> {
-        // libvirt hands the text to its parser as a C string.
+        // libvirt passes the text to its parser as a C string.
         let read = text.split('\0').next().unwrap_or_default();
         let written: Value = serde_json::from_str(read).map_err(|error| error.to_string())?;
         if !written.is_object() {
-            return Err("it is not a JSON object".to_owned());
+            return Err("the file is not a JSON object".to_owned());
         }
         let interface_types = interface_types(&written)?;
         let Mapping { device, mode, executable, nvram_template } = mapping(&written)?;
@@ -149,18 +149,18 @@ impl Descriptor {
         })
     }
 
-    /// The name it is sorted and replaced by: the last part of its path.
+    /// Returns the file name. Descriptors are sorted by this name, and one replaces another of the same name.
     pub fn name(&self) -> String {
         self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
-    /// Whether it has a feature.
+    /// Whether the build has a feature.
     pub fn has(&self, feature: &str) -> bool {
         self.features.iter().any(|has| has == feature)
     }
 }
 
-/// Where a build is loaded, and from which files.
+/// How a build is loaded, and its files.
 struct Mapping {
     device: Device,
     mode: Option<Mode>,
@@ -169,8 +169,8 @@ struct Mapping {
 }
 
 fn mapping(written: &Value) -> Result<Mapping, String> {
-    let mapping = written.get("mapping").ok_or("mapping is missing")?;
-    let word = string(mapping, "device").ok_or("mapping.device is missing")?;
+    let mapping = written.get("mapping").ok_or("key mapping is missing")?;
+    let word = string(mapping, "device").ok_or("key mapping.device is missing")?;
     let device = Device::parse(word).ok_or_else(|| format!("unknown device {word}"))?;
     if device == Device::Flash {
         return flash(mapping);
@@ -178,7 +178,7 @@ fn mapping(written: &Value) -> Result<Mapping, String> {
     let filename = string(mapping, "filename");
     let filename = filename.ok_or_else(|| format!("the {word} mapping has no filename"))?;
     let executable = raw(filename);
-    // Variables that QEMU keeps itself, in a JSON file.
+    // QEMU stores these variables itself, in a JSON file.
     let variables = mapping.get("uefi-vars").filter(|_| device == Device::Memory);
     let template = |variables| string(variables, "template").ok_or("uefi-vars has no template");
     let nvram_template = variables
@@ -190,8 +190,8 @@ fn mapping(written: &Value) -> Result<Mapping, String> {
     Ok(Mapping { device, mode, executable, nvram_template })
 }
 
-/// The mapping of a build in flash. A template counts only in the mode `split`, which needs one; in
-/// the other modes libvirt does not look at it.
+/// Parses the mapping of a build in flash. Mode `split` needs a template. In the other modes libvirt ignores
+/// the template.
 fn flash(mapping: &Value) -> Result<Mapping, String> {
     let mode = match mapping.get("mode") {
         None => Mode::Split,
@@ -239,12 +239,12 @@ fn string<'a>(of: &'a Value, key: &str) -> Option<&'a str> {
     of.get(key).and_then(Value::as_str)
 }
 
-/// The strings among some values. libvirt does not look at the others.
+/// Returns the strings in a list of values. libvirt ignores the other values.
 fn strings(values: &[Value]) -> Vec<String> {
     values.iter().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
-/// What firmware can be for its guest.
+/// The interfaces that firmware can offer to its guest.
 pub const INTERFACES: [&str; 4] = ["bios", "openfirmware", "uboot", "uefi"];
 
 /// The architectures that libvirt knows by QEMU's names.
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn every_mapping_is_understood() {
+    fn parse_accepts_every_mapping() {
         let file = r#"{"filename":"/code","format":"qcow2"}"#;
         let vars = r#"{"filename":"/vars","format":"raw"}"#;
         for (mapping, device, mode, format) in [
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_descriptor_is_said_in_words() {
+    fn parse_says_why_a_text_is_not_a_descriptor() {
         for (mapping, says) in [
             (r#"{"device":"floppy","filename":"/code"}"#, "floppy"),
             (r#"{"device":"memory"}"#, "memory mapping has no filename"),
@@ -382,13 +382,13 @@ mod tests {
     proptest! {
         /// Whatever is in a file: read, or said to be wrong, never a panic.
         #[test]
-        fn no_text_panics(text in "\\PC*") {
+        fn parse_does_not_panic_on_any_text(text in "\\PC*") {
             let _ = Descriptor::parse(Path::new("/x/50-a.json"), text);
         }
 
         /// The same for what is nearly one: a good descriptor with a piece of it replaced.
         #[test]
-        fn nothing_near_a_descriptor_panics(at in 0..400_usize, piece in "[\\[\\]{}\":,a-z0-9]{0,4}") {
+        fn parse_does_not_panic_on_a_damaged_descriptor(at in 0..400_usize, piece in "[\\[\\]{}\":,a-z0-9]{0,4}") {
             let good = parse(r#"{"device":"memory","filename":"/code"}"#).unwrap().text;
             let at = at.min(good.len());
             let end = (at + piece.len()).min(good.len());

@@ -1,8 +1,9 @@
-//! The directories that descriptors are in.
+//! The directories of firmware descriptors.
 //!
-//! Source: QEMU `docs/interop/firmware.json`: of several files with one name, the one in the more
-//! specific directory counts, an empty one hides the others, and files are tried in the order of their
-//! names; libvirt `src/qemu/qemu_interop_config.c` for which files those are.
+//! Of several files with the same name, the one in the more specific directory counts. An empty file hides the
+//! others. Files are tried in the order of their names.
+//!
+//! Source: QEMU `docs/interop/firmware.json`; libvirt `src/qemu/qemu_interop_config.c` for the directories.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -16,35 +17,35 @@ use common::{IoContext, Result};
 
 use super::descriptor::Descriptor;
 
-/// The distribution's directory and the administrator's, which is the more specific.
+/// The distribution's directory, and the administrator's, which is more specific.
 pub const SYSTEM: [&str; 2] = ["/usr/share/qemu/firmware", "/etc/qemu/firmware"];
 
-/// Whose descriptors are read.
+/// The directories to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// Those of the machine: what a libvirtd that runs as root reads.
+    /// The directories of the machine, which a libvirtd that runs as root reads.
     System,
-    /// Those of the user as well.
+    /// The directories of the machine and of the user.
     User,
 }
 
 /// The descriptors of a machine.
 #[derive(Debug, Default)]
 pub struct Descriptors {
-    /// Those that count, in the order in which they are tried.
+    /// The descriptors that count, in the order in which libvirt tries them.
     pub found: Vec<Descriptor>,
-    /// Files that libvirt takes for descriptors and cannot use.
+    /// Files that libvirt reads as descriptors and cannot use.
     pub damaged: Vec<Damaged>,
-    /// What is wrong with the user's directory, which libvirtd does not read.
+    /// Warnings about the user's directory, which a libvirtd that runs as root does not read.
     pub warnings: Vec<String>,
 }
 
-/// A file among the descriptors that is not one.
+/// A file in a directory of descriptors that is not a descriptor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Damaged {
-    /// The file.
+    /// Path of the file.
     pub path: PathBuf,
-    /// Why it cannot be used, in words.
+    /// The reason why the file cannot be used.
     pub why: String,
     /// Whether every libvirt refuses to choose firmware because of it.
     pub is_fatal: bool,
@@ -59,8 +60,8 @@ impl std::fmt::Display for Damaged {
 impl Descriptors {
     /// Reads all descriptors.
     ///
-    /// Errors: `permission` or `io` for a directory of the machine that exists and cannot be listed. The
-    /// user's directory is skipped then, with a warning.
+    /// Errors: `permission` or `io` for a directory of the machine that exists and cannot be listed. A
+    /// user's directory that cannot be listed is skipped, with a warning.
     pub fn read(host: &Host, scope: Scope) -> Result<Self> {
         let mut all = Self::default();
         let mut by_name = BTreeMap::new();
@@ -83,10 +84,10 @@ impl Descriptors {
         Ok(all)
     }
 
-    /// Adds the files of a directory by name, in place of those with the same name.
+    /// Adds the files of a directory by name. They replace files of the same name.
     ///
-    /// As libvirt does, this takes every name that does not begin with a dot, whatever it ends with.
-    /// Directories and devices, `/dev/null` among them, neither count nor hide a file.
+    /// As in libvirt, every file counts whose name does not begin with a dot, with any suffix.
+    /// Directories and devices, including `/dev/null`, neither count nor hide a file.
     fn list(
         &mut self,
         host: &Host,
@@ -119,18 +120,18 @@ impl Descriptors {
     }
 }
 
-/// The largest file that libvirt reads, bytes.
+/// Size of the largest file that libvirt reads, in bytes.
 const LIMIT: u64 = 1 << 20;
 
-/// The descriptor in a file; none for an empty file, which hides others of its name.
+/// Reads the descriptor in a file; `None` for an empty file, which hides others of its name.
 fn read(host: &Host, path: &Path) -> Result<Option<Descriptor>, String> {
     let file = host.path(path);
     let metadata = std::fs::metadata(&file).map_err(|error| error.to_string())?;
     if !metadata.is_file() {
-        return Err("it is not a file".to_owned());
+        return Err("not a regular file".to_owned());
     }
     if metadata.len() > LIMIT {
-        return Err(format!("it is larger than {}", Size(LIMIT)));
+        return Err(format!("the file is larger than {}", Size(LIMIT)));
     }
     let bytes = std::fs::read(&file).map_err(|error| error.to_string())?;
     if bytes.is_empty() {

@@ -1,4 +1,4 @@
-//! What a guest of ours asks of firmware.
+//! The firmware query of a guest that these tools define.
 
 use super::query::{Feature, FirmwareQuery};
 use crate::capability::Security;
@@ -7,16 +7,16 @@ use crate::scenario::profile::{AutoOr, Guest, OnOff};
 use common::Result;
 
 impl FirmwareQuery {
-    /// What the definition of a guest with these settings asks for, which `builder` writes.
+    /// Returns the query of the definition that `builder` writes for these settings.
     pub fn for_guest(guest: &Guest, security: Security) -> Self {
         let ordinary = security == Security::None;
         let keys = |on| [("secure-boot", on), ("enrolled-keys", on)];
         let boot = match guest.secure_boot {
             AutoOr::Is(OnOff(on)) => Some(on),
-            // The firmware with enrolled keys boots only signed images, the one without boots all.
+            // Firmware with enrolled keys boots only signed images. Firmware without them boots all images.
             AutoOr::Auto if ordinary => Some(false),
-            // libvirt looks for firmware that can be launched so. Debian's only one for TDX has keys
-            // enrolled: asking for none finds nothing.
+            // libvirt looks for firmware that supports the protection. Debian's only build for TDX has
+            // enrolled keys: a query without them would find nothing.
             AutoOr::Auto => None,
         };
         let boot = boot.map(keys).into_iter().flatten();
@@ -28,7 +28,8 @@ impl FirmwareQuery {
         Self {
             machine: Some(guest.machine.clone()),
             features: features.map(feature).collect(),
-            // Variables of its own keep an ordinary guest from the stateless builds, which are for AMD SEV.
+            // An ordinary guest requests stored variables, so that libvirt does not choose the stateless builds,
+            // which are for AMD SEV.
             stateless: ordinary.then_some(false),
             smm: match guest.smm {
                 AutoOr::Auto => None,
@@ -38,16 +39,16 @@ impl FirmwareQuery {
         }
     }
 
-    /// What a guest without a scenario asks for.
+    /// Returns the query of a guest without a scenario.
     ///
-    /// Errors: none on a machine whose tools are whole.
+    /// Errors: none, unless the built-in scenario is damaged.
     pub fn for_ordinary_guest(security: Security) -> Result<Self> {
         let profile = Scenario::built_in(security)?.profile()?;
         Ok(Self::for_guest(&profile.guest, security))
     }
 }
 
-/// The features that libvirt looks for in firmware that protects a guest so.
+/// Returns the firmware features that libvirt requires for a protection.
 fn protection(security: Security) -> &'static [&'static str] {
     match security {
         Security::None => &[],

@@ -1,4 +1,4 @@
-//! Choosing among the firmware builds that are installed.
+//! Choosing among the installed firmware builds.
 
 use common::Result;
 use common::cli::log;
@@ -9,9 +9,9 @@ use crate::firmware::descriptor::Descriptor;
 use crate::firmware::directory::{Descriptors, Scope};
 use crate::firmware::query::FirmwareQuery;
 
-/// What the system's libvirt does, by its rules, for a guest that asks for this with `firmware='efi'`.
+/// Predicts the choice of the system's libvirt for a guest with this query and `firmware='efi'`.
 ///
-/// Errors: `permission` or `io` when a directory of descriptors cannot be listed.
+/// Errors: `permission` or `io` if a directory of descriptors cannot be listed.
 pub fn choose(host: &Host, wanted: &FirmwareQuery, rules: &Rules) -> Result<FirmwareChoice> {
     let descriptors = Descriptors::read(host, Scope::System)?;
     for damaged in &descriptors.damaged {
@@ -20,7 +20,7 @@ pub fn choose(host: &Host, wanted: &FirmwareQuery, rules: &Rules) -> Result<Firm
     Ok(FirmwareChoice::new(&descriptors, wanted, rules))
 }
 
-/// Whether the files that a descriptor names are there.
+/// Whether the files that a descriptor names exist.
 pub fn has_files(host: &Host, descriptor: &Descriptor) -> bool {
     let template = descriptor.nvram_template.as_ref();
     let mut files = [Some(&descriptor.executable), template].into_iter().flatten();

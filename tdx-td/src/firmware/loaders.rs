@@ -1,4 +1,4 @@
-//! The loaders that libvirt offers.
+//! The firmware loaders that libvirt offers.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use crate::firmware::directory::Descriptors;
 use crate::firmware::installed::choose;
 use crate::firmware::query::FirmwareQuery;
 
-/// The loaders that libvirt offers, asked once for each architecture and kind of machine.
+/// The loaders that libvirt offers, read once for each architecture and machine type.
 #[derive(Debug)]
 pub struct Loaders {
     libvirt: Libvirt,
@@ -21,12 +21,12 @@ pub struct Loaders {
 }
 
 impl Loaders {
-    /// Asks nothing yet.
+    /// Creates an empty cache; libvirt is not asked yet.
     pub fn new(libvirt: Libvirt) -> Self {
         Self { libvirt, asked: BTreeMap::new() }
     }
 
-    /// What this libvirt does for a guest that asks for this; `all` are the descriptors with the user's.
+    /// Predicts the choice of this libvirt. `all` are the descriptors of the machine and of the user.
     pub fn choose(
         &self,
         host: &Host,
@@ -34,14 +34,14 @@ impl Loaders {
         wanted: &FirmwareQuery,
     ) -> Result<FirmwareChoice> {
         let rules = Rules::ask(&self.libvirt, wanted);
-        // Only the libvirtd of a user reads the user's directory.
+        // Only a libvirtd that runs as the user reads the user's directory.
         if self.libvirt.uri().contains(":///session") {
             return Ok(FirmwareChoice::new(all, wanted, &rules));
         }
         choose(host, wanted, &rules)
     }
 
-    /// Whether one of the machines that are wanted can have it as its loader.
+    /// Whether libvirt offers the build as a loader for a machine of the query.
     pub fn is_offered(&mut self, descriptor: &Descriptor, wanted: &FirmwareQuery) -> bool {
         descriptor
             .targets
@@ -55,7 +55,7 @@ impl Loaders {
             })
     }
 
-    /// The loaders for a kind of machine; none where libvirt has no emulator for it.
+    /// Returns the loaders for a machine type; none if libvirt has no emulator for it.
     ///
     /// Source: <https://libvirt.org/formatdomaincaps.html#bios-bootloader>.
     pub fn loaders_for(&mut self, architecture: &str, machine: Option<String>) -> &[PathBuf] {
@@ -73,7 +73,7 @@ impl Loaders {
     }
 }
 
-/// A machine type that a pattern means, as libvirt may be asked for it; none for its default.
+/// Returns a machine type that matches a pattern, to ask libvirt about; `None` for the default machine type.
 fn machine_of(pattern: &str) -> Option<String> {
     let machine = match pattern {
         "pc-q35-*" => "q35",

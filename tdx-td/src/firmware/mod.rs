@@ -1,4 +1,4 @@
-//! Firmware builds: descriptors, and which build libvirt chooses.
+//! Firmware builds: their descriptors, and libvirt's choice among them.
 
 pub mod choice;
 pub mod descriptor;

@@ -1,14 +1,14 @@
-//! Which firmware fits what is wanted.
+//! Queries for firmware, and whether a descriptor matches.
 //!
 //! Source: QEMU `docs/interop/firmware.json`; libvirt's `formatdomain.html`, "Operating system booting", for
-//! what its `firmware='efi'` takes.
+//! `firmware='efi'`.
 
 use super::descriptor::{Descriptor, Mode};
 
 macro_rules! features {
     ($($name:literal)*) => {
-        /// The features that QEMU's specification names, each as what is to be there and, after `no-`,
-        /// what is not.
+        /// The features that QEMU's specification names, each also with `no-` in front, for builds without
+        /// the feature.
         pub const FEATURES: &[&str] = &[$($name, concat!("no-", $name)),*];
     };
 }
@@ -18,51 +18,51 @@ features! {
     "intel-tdx" "requires-smm" "secure-boot" "verbose-dynamic" "verbose-static"
 }
 
-/// A feature that the firmware is to have, or not to have.
+/// A feature that the firmware must have, or must not have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Feature {
-    /// Its name.
+    /// Name of the feature.
     pub name: String,
-    /// Whether it is to be there.
+    /// Whether the firmware must have the feature.
     pub present: bool,
 }
 
 impl Feature {
-    /// One that is to be there.
+    /// Returns a feature that the firmware must have.
     pub fn with(name: &str) -> Self {
         Self { name: name.to_owned(), present: true }
     }
 
-    /// One that is not to be there.
+    /// Returns a feature that the firmware must not have.
     pub fn without(name: &str) -> Self {
         Self { name: name.to_owned(), present: false }
     }
 
-    /// One of [`FEATURES`].
+    /// Parses one of [`FEATURES`].
     pub fn parse(text: &str) -> Self {
         text.strip_prefix("no-").map_or_else(|| Self::with(text), Self::without)
     }
 }
 
-/// What is wanted of firmware. What is not said does not matter.
+/// The properties that firmware must have. `None` matches any value.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FirmwareQuery {
-    /// `uefi` or `bios`.
+    /// Interface, such as `uefi` or `bios`.
     pub interface: Option<String>,
-    /// As QEMU names it: `x86_64`.
+    /// Architecture, as QEMU names it, such as `x86_64`.
     pub architecture: Option<String>,
-    /// A machine type, versioned or not: `pc-q35-10.1`, `q35`.
+    /// Machine type, versioned or not, such as `pc-q35-10.1` or `q35`.
     pub machine: Option<String>,
-    /// Features to have and not to have.
+    /// Features that the firmware must have or must not have.
     pub features: Vec<Feature>,
-    /// Whether the guest asks for a build that keeps no variables; none when it leaves that open.
+    /// Whether the guest requests a build that stores no variables; `None` for any.
     pub stateless: Option<bool>,
-    /// Whether the guest has system management mode; none when libvirt is to decide.
+    /// Whether the guest has system management mode; `None` if libvirt decides.
     pub smm: Option<bool>,
 }
 
 impl FirmwareQuery {
-    /// UEFI for the ordinary machine of this processor.
+    /// Returns the query for UEFI on x86_64 and machine type q35.
     pub fn uefi() -> Self {
         let text = |text: &str| Some(text.to_owned());
         Self {
@@ -80,18 +80,17 @@ impl FirmwareQuery {
         self
     }
 
-    /// Whether a feature has to be there.
+    /// Whether the firmware must have a feature.
     pub fn wants(&self, feature: &str) -> bool {
         self.features.iter().any(|wanted| wanted.present && wanted.name == feature)
     }
 
-    /// The interface; UEFI where none is asked for.
+    /// Returns the interface; `uefi` if the query has none.
     pub fn interface(&self) -> &str {
         self.interface.as_deref().unwrap_or("uefi")
     }
 
-    /// The architecture and machine type of the guest that this is about, which are x86_64 and q35 where
-    /// none are asked for.
+    /// Returns architecture and machine type of the guest; x86_64 and q35 if the query has none.
     pub fn platform(&self) -> (&str, Option<&str>) {
         let architecture = self.architecture.as_deref().unwrap_or("x86_64");
         let usual = match architecture {
@@ -102,7 +101,7 @@ impl FirmwareQuery {
         (architecture, self.machine.as_deref().or(usual))
     }
 
-    /// Whether a descriptor is of such firmware.
+    /// Whether a descriptor matches the query.
     pub fn fits(&self, descriptor: &Descriptor) -> bool {
         let interface = |wanted: &String| descriptor.interface_types.contains(wanted);
         self.interface.as_ref().is_none_or(interface)
@@ -113,7 +112,7 @@ impl FirmwareQuery {
             })
     }
 
-    /// Whether one target has both the architecture and the machine.
+    /// Whether one target of a descriptor has both the architecture and the machine type.
     fn runs(&self, descriptor: &Descriptor) -> bool {
         descriptor.targets.iter().any(|target| {
             self.architecture.as_ref().is_none_or(|wanted| target.architecture == *wanted)
@@ -123,12 +122,12 @@ impl FirmwareQuery {
         })
     }
 
-    /// Why a descriptor is not of firmware for the one guest that this is about, whatever libvirt's
-    /// version; `exact` is the machine type by its full name, where that is known.
+    /// Returns why a descriptor does not match a guest with this query, for any version of libvirt. `exact` is
+    /// the full name of the machine type, if known.
     pub fn misfit(&self, descriptor: &Descriptor, exact: Option<&str>) -> Option<String> {
         let interface = self.interface();
         if !descriptor.interface_types.iter().any(|has| has == interface) {
-            return Some(format!("it is not {interface}"));
+            return Some(format!("the build does not offer {interface}"));
         }
         let (architecture, machine) = self.platform();
         let runs = descriptor.targets.iter().any(|target| {
@@ -140,7 +139,7 @@ impl FirmwareQuery {
         });
         if !runs {
             let machine = exact.or(machine).unwrap_or("guests");
-            return Some(format!("it is not for {architecture} {machine}"));
+            return Some(format!("the build is not for {architecture} {machine}"));
         }
         self.feature_misfit(descriptor)
     }
@@ -148,12 +147,12 @@ impl FirmwareQuery {
     fn feature_misfit(&self, descriptor: &Descriptor) -> Option<String> {
         let wrong = self.features.iter().find(|f| descriptor.has(&f.name) != f.present)?;
         let has = if wrong.present { "lacks" } else { "has" };
-        Some(format!("it {has} {}", wrong.name))
+        Some(format!("the build {has} {}", wrong.name))
     }
 }
 
 impl std::fmt::Display for FirmwareQuery {
-    /// `uefi firmware for x86_64 q35 with intel-tdx and without secure-boot`.
+    /// Writes a description, such as `uefi firmware for x86_64 q35 with intel-tdx without secure-boot`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (architecture, machine) = self.platform();
         write!(f, "{} firmware for {architecture}", self.interface())?;
@@ -168,14 +167,14 @@ impl std::fmt::Display for FirmwareQuery {
             }
         }
         match self.stateless {
-            Some(true) => f.write_str(" that keeps no variables"),
-            Some(false) => f.write_str(" that keeps variables"),
+            Some(true) => f.write_str(" that stores no variables"),
+            Some(false) => f.write_str(" that stores variables"),
             None => Ok(()),
         }
     }
 }
 
-/// Whether a pattern of descriptors means a machine type; `q35`, `pc` and `virt` stand for each version.
+/// Whether a descriptor's pattern matches a machine type. `q35`, `pc` and `virt` match every version.
 fn is_machine(pattern: &str, machine: &str) -> bool {
     let family = match machine {
         "q35" => "pc-q35-",
@@ -183,18 +182,18 @@ fn is_machine(pattern: &str, machine: &str) -> bool {
         "virt" => "virt-",
         _ => return glob(pattern.as_bytes(), machine.as_bytes()),
     };
-    // libvirt holds patterns against versions, never against the short name of a PC. Some
-    // architectures have a machine whose whole name is virt.
+    // libvirt compares patterns with versioned names, never with the short name of a PC. Some
+    // architectures have a machine whose full name is virt.
     let fixed = pattern.split(['*', '?']).next().unwrap_or_default();
     fixed.starts_with(family)
         || (machine == "virt" && pattern == machine)
         || (fixed.len() < pattern.len() && family.starts_with(fixed))
 }
 
-/// Whether a text fits a pattern of `*` (any text) and `?` (one letter), which are all that libvirt knows.
+/// Whether a text matches a pattern of `*` (any text) and `?` (one character), the only ones that libvirt knows.
 fn glob(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
-    // Where to go on when what follows the last star does not fit.
+    // Where to continue if the rest after the last star does not match.
     let mut retry = None;
     while t < text.len() {
         match pattern.get(p) {
@@ -235,14 +234,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn patterns_are_matched_fast_as_they_are_slowly(pattern in "[ab*?]{0,8}", text in "[ab]{0,8}") {
+        fn glob_agrees_with_a_slow_reference(pattern in "[ab*?]{0,8}", text in "[ab]{0,8}") {
             let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
             prop_assert_eq!(glob(pattern, text), slowly(pattern, text));
         }
     }
 
     #[test]
-    fn patterns_mean_what_libvirt_takes_them_for() {
+    fn is_machine_agrees_with_libvirt() {
         for (pattern, text, fits) in [
             ("pc-q35-*", "pc-q35-10.1", true),
             ("pc-q35-*", "pc-i440fx-10.1", false),
@@ -262,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_family_stands_for_its_versions() {
+    fn is_machine_matches_all_versions_of_a_family() {
         for (pattern, machine, fits) in [
             ("pc-q35-*", "q35", true),
             ("pc-q35-1?.*", "q35", true),

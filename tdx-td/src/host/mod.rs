@@ -1,4 +1,4 @@
-//! The host: what it is checked for, and how it is tuned.
+//! The host: checking whether it can run guests, and tuning it.
 
 pub mod check;
 pub mod tuning;

@@ -1,4 +1,4 @@
-//! What a definition becomes when it is to have other devices of the host. Pure.
+//! Changing the host devices in a definition. Pure.
 
 use std::collections::BTreeSet;
 
@@ -10,26 +10,27 @@ use tdx_gpu::vfio::hostdev::HostdevOptions;
 
 use crate::domain::definition;
 
-/// A definition with its devices changed.
+/// A definition with its host devices changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostdevsChange {
-    /// The definition as it is to be.
+    /// The changed definition.
     pub xml: String,
-    /// Devices it gets.
+    /// Devices that were added.
     pub added: BTreeSet<Bdf>,
-    /// Devices it loses.
+    /// Devices that were removed.
     pub removed: BTreeSet<Bdf>,
-    /// Devices it had and has: their elements stay byte for byte, with their addresses in the guest.
+    /// Devices that stay. Their elements, with their addresses in the guest, are not changed.
     pub kept: BTreeSet<Bdf>,
-    /// How it gets devices: a protected guest without their option ROMs.
+    /// The options of added devices. Protected guests get them without option ROMs.
     pub way: HostdevOptions,
 }
 
 impl HostdevsChange {
-    /// What it takes for a definition to have just the devices that are wanted.
+    /// Changes a definition so that it has exactly the `wanted` devices.
     ///
-    /// PCI devices in `foreign` stay if they are there, and are not added; devices of other kinds are
-    /// none of this. Everything else stays byte for byte.
+    /// PCI devices in `foreign` are neither added nor removed. Devices of other kinds, and all other parts of the
+    /// text, are not changed.
+    ///
     /// Errors: those of [`pci_hostdevs`] and [`Edit::finish`](common::xml::Edit::finish).
     pub fn new(
         before: &Document,
@@ -51,7 +52,7 @@ impl HostdevsChange {
                 removed.insert(bdf);
             }
         }
-        // A network card or a disk that is one of them has it already.
+        // A wanted device may be present already as a network card or a disk.
         kept.extend(devices_behind(root)?.intersection(wanted));
         let new = wanted.iter().filter(|bdf| !kept.contains(bdf) && !foreign.contains(bdf));
         let added: BTreeSet<Bdf> = new.copied().collect();
@@ -65,35 +66,35 @@ impl HostdevsChange {
                 }
             }
         }
-        // What is there twice is removed once.
+        // Of a device with two elements, one was removed and one kept.
         removed.retain(|bdf| !kept.contains(bdf));
         Ok(Self { xml: edit.finish()?, added, removed, kept, way })
     }
 
-    /// The change as a unified diff, without passwords.
+    /// Returns the change as a unified diff, without passwords.
     pub fn diff(&self, before: &str, name: &str) -> String {
-        let (old, new) = (format!("{name} as it is"), format!("{name} as it will be"));
+        let (old, new) = (format!("{name} (current)"), format!("{name} (new)"));
         unified_diff(&without_passwords(before), &without_passwords(&self.xml), &old, &new)
     }
 }
 
-/// The PCI devices of the host in a definition.
+/// Returns the host PCI devices in a definition, with their elements.
 ///
-/// Errors: `invalid_input` for a device whose address cannot be understood.
+/// Errors: `invalid_input` for a device whose address cannot be parsed.
 pub fn pci_hostdevs(domain: Node<'_>) -> Result<Vec<(Bdf, Node<'_>)>> {
     let nodes = domain.find_all("devices/hostdev");
     let found = nodes.map(|node| Ok(definition::hostdev_address(node)?.map(|bdf| (bdf, node))));
     found.filter_map(Result::transpose).collect()
 }
 
-/// The addresses of those devices.
+/// Returns the addresses of the host PCI devices in a definition.
 ///
 /// Errors: those of [`pci_hostdevs`].
 pub fn hostdev_addresses(domain: Node<'_>) -> Result<BTreeSet<Bdf>> {
     Ok(pci_hostdevs(domain)?.into_iter().map(|(bdf, _)| bdf).collect())
 }
 
-/// The PCI devices of the host that are a domain's network cards and disks.
+/// Returns the host PCI devices that are a domain's network cards and disks.
 ///
 /// Errors: those of [`pci_hostdevs`].
 pub fn devices_behind(domain: Node<'_>) -> Result<BTreeSet<Bdf>> {
@@ -101,7 +102,8 @@ pub fn devices_behind(domain: Node<'_>) -> Result<BTreeSet<Bdf>> {
     nodes.map(definition::device_behind).filter_map(Result::transpose).collect()
 }
 
-/// Definitions are read with their secrets, which must not be lost and not be shown.
+/// Returns a definition without its passwords. Definitions are read with their secrets, so that these are not
+/// lost, but secrets must not be printed.
 ///
 /// Source: <https://libvirt.org/formatdomain.html#graphical-framebuffers>: `passwd` is the only secret.
 fn without_passwords(xml: &str) -> String {
@@ -111,7 +113,7 @@ fn without_passwords(xml: &str) -> String {
         let (before, after) = rest.split_at(at + " passwd=".len());
         shown.push_str(before);
         rest = after;
-        // In text it is a word like any other.
+        // Outside of a tag there is no quote after it.
         if let Some(quote) = after.chars().next().filter(|c| matches!(c, '\'' | '"')) {
             shown.push_str("'…'");
             rest = after[1..].split_once(quote).map_or("", |(_, rest)| rest);
@@ -155,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_that_stays_keeps_its_address_in_the_guest() {
+    fn kept_device_keeps_its_address_in_the_guest() {
         let with_two = change(DOMAIN, &[1, 2].into(), &[].into()).xml;
         let addressed = with_two.replacen(
             "</source>\n    </hostdev>",
@@ -172,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_card_that_is_a_device_is_not_added_again() {
+    fn device_of_a_network_card_is_not_added_again() {
         let card = "<interface type='hostdev'><source><address type='pci' domain='0x0000' \
             bus='0x01' slot='0x00' function='0x0'/></source></interface>";
         let domain = DOMAIN.replace("<disk type='file'/>", card);
@@ -182,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_protected_guest_gets_its_devices_without_their_roms() {
+    fn protected_guest_gets_devices_without_option_roms() {
         let xml = |domain: &str| change(domain, &[1].into(), &[].into()).xml;
         assert!(!xml(DOMAIN).contains("<rom"), "{}", xml(DOMAIN));
         let security = "<launchSecurity type='tdx'/>\n  <devices>";
@@ -192,7 +194,7 @@ mod tests {
 
     /// What a device is cannot be told from such an address: it can be the one that is to be given away.
     #[test]
-    fn a_malformed_address_is_an_error_and_not_no_device() {
+    fn malformed_address_is_an_error() {
         let parsed = |device: &str| {
             let xml = format!("<domain><devices>{device}</devices></domain>");
             let document = Document::parse(xml.as_str()).unwrap();
@@ -221,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_kept_and_not_shown() {
+    fn diff_hides_passwords_that_the_xml_keeps() {
         let change = change(DOMAIN, &[1].into(), &[].into());
         assert!(change.xml.contains("passwd='secret'"));
         let diff = change.diff(DOMAIN, "win10");
@@ -233,7 +235,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn there_and_back_is_as_it_was(
+        fn change_and_its_inverse_restore_the_devices(
             a in prop::collection::btree_set(any::<u8>(), 0..6),
             b in prop::collection::btree_set(any::<u8>(), 0..6),
         ) {

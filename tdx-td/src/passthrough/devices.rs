@@ -1,4 +1,4 @@
-//! The devices of the host that a planned guest gets.
+//! The host devices of a planned guest.
 
 use std::collections::BTreeSet;
 
@@ -27,15 +27,15 @@ use crate::capability::Security;
 use crate::domain::purpose::Purpose;
 use crate::passthrough::request::{CcMode, DeviceRequest};
 
-/// The devices of a guest that is planned.
+/// The host devices of a planned guest.
 #[derive(Debug, Default)]
 pub struct Devices {
-    /// As libvirt takes them.
+    /// The `<hostdev>` elements for the definition.
     pub hostdevs: Vec<Element>,
-    /// The 64-bit address space that their memory needs, bytes, where that is more than a guest has
-    /// anyway.
+    /// The size of the 64-bit address space that the devices' memory needs, in bytes, if it is more than the
+    /// default.
     pub window: Option<u64>,
-    /// What the user should know.
+    /// Warnings for the user.
     pub warnings: Vec<String>,
     named: BTreeSet<Bdf>,
     mode: Option<Setting>,
@@ -50,12 +50,12 @@ struct PlannedDevices {
 }
 
 impl Devices {
-    /// Judges the devices that were asked for, for the domain with this UUID. With [`Purpose::Compare`] the devices
-    /// are named and not judged.
+    /// Checks the requested devices for the domain with this UUID. With [`Purpose::Compare`] the devices are
+    /// named, but not checked.
     ///
-    /// Errors: those of [`Candidates::find`]; `unsupported` for a remote libvirt, and without NVIDIA's
-    /// program when a mode is to be set; `conflict` with code `NO_RESET` for a secure guest and a device
-    /// that would come to it as the last guest left it.
+    /// Errors: those of [`Candidates::find`]; `unsupported` for a remote libvirt, and if a mode has to be set
+    /// without NVIDIA's program; `conflict` with code `NO_RESET` for a protected guest and a device that cannot be
+    /// reset after its previous guest.
     pub fn new(
         host: &Host,
         libvirt: &Libvirt,
@@ -69,14 +69,16 @@ impl Devices {
             return Ok(Self::default());
         }
         if !libvirt.is_local() {
-            return Err(Error::unsupported("devices of another host cannot be taken from here")
-                .hint("run tdx-td there"));
+            return Err(Error::unsupported(
+                "PCI devices of a remote host cannot be bound from here",
+            )
+            .hint("run tdx-td on that host"));
         }
         let named = requested.devices.clone();
         if !purpose.is_create() {
             let inventory = Inventory::read(host)?;
             requested.expect_same(host, &inventory)?;
-            // With what would come along, as when it was made.
+            // With the other functions of each slot, as when the domain was created.
             let all = Request::new(&inventory, named.iter().copied());
             let devices = existing_devices(&inventory, all.devices());
             let mode = cc_mode(&inventory, &devices, request.cc, security);
@@ -86,8 +88,10 @@ impl Devices {
         let candidates = Candidates::find(host, requested, terms)?;
         let no_reset = candidates.findings.iter().find(|finding| finding.code == Code::NoReset);
         if let (Some(finding), true) = (no_reset, security != Security::None) {
-            let message =
-                format!("{} is not for a {security} guest: {}", finding.bdf, finding.message);
+            let message = format!(
+                "{} cannot be given to a {security} guest: {}",
+                finding.bdf, finding.message
+            );
             return Err(Error::conflict(message).code(Code::NoReset));
         }
         let inventory = &candidates.inventory;
@@ -106,8 +110,8 @@ impl Devices {
         warnings.extend(window.map(|window| {
             let (window, usual) = (Size(window), DEFAULT_WINDOW / GIB);
             format!(
-                "the devices' memory needs {window} of addresses: firmware that keeps {usual} GiB, as \
-                 older OVMF does, leaves them without"
+                "the devices need {window} of 64-bit address space; they do not work with firmware that \
+                 reserves only {usual} GiB, such as older OVMF"
             )
         }));
         let hostdevs = all.into_iter().map(|bdf| hostdev::element(bdf, way)).collect();
@@ -115,7 +119,7 @@ impl Devices {
         Ok(Self { hostdevs, window, warnings, named, mode, plan })
     }
 
-    /// What was asked for, in the form a later `new` of the same name compares.
+    /// Returns the request in the form that a later `new` of the same name compares.
     pub fn request(&self) -> Vec<(String, String)> {
         let named: Vec<String> = self.named.iter().map(Bdf::to_string).collect();
         let named = if named.is_empty() { NONE.to_owned() } else { named.join(",") };
@@ -127,7 +131,7 @@ impl Devices {
         vec![(DEVICES.to_owned(), named), (CC.to_owned(), mode.to_owned())]
     }
 
-    /// What takes the devices, for a guest with so much memory; none without any.
+    /// Returns the assignment of the devices to a guest with this memory; `None` if there are no devices.
     pub fn assignment(self, memory: Size, uuid: &str) -> Option<DeviceAssignment> {
         let PlannedDevices { candidates, iommufd, modes } = self.plan?;
         Some(DeviceAssignment {
@@ -139,7 +143,7 @@ impl Devices {
     }
 }
 
-/// The keys of our record in a domain.
+/// The keys of the devices in a domain's record.
 pub(super) const DEVICES: &str = "devices";
 
 pub(super) const CC: &str = "cc";
@@ -150,7 +154,7 @@ fn existing_devices<'i>(inventory: &'i Inventory, devices: &BTreeSet<Bdf>) -> Ve
     devices.iter().filter_map(|bdf| inventory.devices.get(bdf)).collect()
 }
 
-/// The mode to set; none to leave it.
+/// Returns the confidential-computing mode to set; `None` to leave it as it is.
 fn cc_mode(
     inventory: &Inventory,
     devices: &[&Device],

@@ -1,4 +1,4 @@
-//! What `hostdevs` reports of a domain.
+//! The item of a domain in the document of `hostdevs`.
 
 use std::borrow::Cow;
 
@@ -7,26 +7,26 @@ use common::system::pci::Bdf;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-/// A domain and the devices of the host it is defined with.
+/// A domain and the host devices of its definition.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct HostdevsItem {
-    /// Name.
+    /// Name of the domain.
     pub name: String,
-    /// UUID.
+    /// UUID of the domain.
     pub uuid: String,
-    /// Devices it got.
+    /// Devices that were added.
     pub added: Vec<Bdf>,
-    /// Devices it lost.
+    /// Devices that were removed.
     pub removed: Vec<Bdf>,
-    /// Devices it had and has, with their addresses in the guest.
+    /// Devices that stay, at the same addresses in the guest.
     pub kept: Vec<Bdf>,
-    /// Devices that its running guest got or lost, with `--live`.
+    /// Devices that were attached to, or detached from, the running guest with `--live`.
     pub live: Vec<Bdf>,
-    /// Whether it runs, so that its guest has what was not changed live only once it has been off.
+    /// Whether the domain runs. Other changes than those in `live` take effect at its next start.
     pub running: bool,
-    /// The change of its definition, a unified diff without passwords; empty for none.
+    /// The change of the definition, a unified diff without passwords; empty for no change.
     pub diff: String,
-    /// `update`, or `none`.
+    /// `update` or `none`.
     pub action: Action,
 }
 

@@ -1,5 +1,5 @@
-//! Devices of the host for one guest: judged with the rest of its plan, taken when it is made, given back
-//! when it goes.
+//! Host devices of guests: checked with the plan of a guest, bound when it is created, released when it is
+//! deleted.
 
 pub mod change;
 mod devices;

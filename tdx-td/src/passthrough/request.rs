@@ -1,20 +1,20 @@
-//! Which devices of the host a new guest asks for.
+//! The host devices that a user requests for a new guest.
 
 use clap::ValueEnum;
 use tdx_iommu::inventory::named_devices::NamedDevices;
 
-/// The flag that chooses the mode of confidential computing.
+/// The value of `--cc`, the confidential-computing mode of NVIDIA GPUs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum CcMode {
-    /// As it is
+    /// Do not change the mode
     Leave,
-    /// Each GPU by itself in confidential-computing mode
+    /// Confidential computing, for each GPU on its own
     On,
-    /// Protected PCIe: every GPU and NVSwitch of the baseboard
+    /// Protected PCIe, for all GPUs and NVSwitches of the baseboard together
     Ppcie,
 }
 
-/// The devices of the host that a guest is to get.
+/// The host devices that a guest gets.
 #[derive(Debug)]
 pub struct DeviceRequest {
     pub(super) requested: NamedDevices,
@@ -22,7 +22,7 @@ pub struct DeviceRequest {
 }
 
 impl DeviceRequest {
-    /// Asks for these devices, and for a mode of the NVIDIA GPUs among them.
+    /// Creates a request for these devices, with a mode for the NVIDIA GPUs among them.
     pub fn new(requested: NamedDevices, cc: Option<CcMode>) -> Self {
         Self { requested, cc }
     }

@@ -1,4 +1,4 @@
-//! A resolution on standard input, held against the host that its devices are in.
+//! A resolution on standard input, compared with the host of its devices.
 
 use std::collections::BTreeSet;
 
@@ -16,16 +16,16 @@ use tdx_iommu::resolve::resolution::judge_devices;
 
 use crate::domain::lookup::{DomainClaim, NamedDomain};
 
-/// A domain with the devices that it is to have.
+/// A domain with its wanted devices.
 #[derive(Debug, Clone)]
 pub struct DomainDevices {
     /// The domain.
     pub domain: NamedDomain,
-    /// All its devices of the host.
+    /// All wanted host devices.
     pub devices: BTreeSet<Bdf>,
 }
 
-/// A domain and its devices, as a resolution has them.
+/// An item of a resolution: a domain and its devices.
 #[derive(Debug, Deserialize)]
 struct Item {
     #[serde(deserialize_with = "name::deserialize")]
@@ -38,37 +38,41 @@ struct Item {
 #[derive(Debug, Deserialize)]
 struct Device {
     bdf: Bdf,
-    /// What was forced when the devices were resolved: warnings do not come through a pipe.
+    /// The codes that were forced when the devices were resolved. Warnings of that command are not in its
+    /// document.
     #[serde(default)]
     blockers: Vec<Code>,
     #[serde(flatten)]
     claim: DeviceClaim,
 }
 
-/// What came on standard input.
+/// The resolution on standard input.
 #[derive(Debug)]
 pub struct PipedResolution {
     items: Vec<Item>,
-    /// Devices that stay as they are, whatever the items say.
+    /// The devices of `--keep`.
     keep: BTreeSet<Bdf>,
 }
 
 impl PipedResolution {
-    /// Reads the domains that are named, or all.
+    /// Reads the items of the named domains, or of all domains.
     ///
-    /// Errors: `invalid_input` for what is no resolution; `not_found` for a named domain that is not in it.
+    /// Errors: `invalid_input` unless standard input is a resolution; `not_found` for a named domain that is not
+    /// in it.
     pub fn read(vms: &[String], keep: &BTreeSet<Bdf>) -> Result<Self> {
-        let expected = "what tdx-iommu resolve prints";
+        let expected = "the output of tdx-iommu resolve";
         let mut items: Vec<Item> = input::items(&["tdx.iommu.resolution"], expected)?;
         let is_of = |item: &Item, vm: &str| item.vm == vm;
         if let Some(vm) = vms.iter().find(|vm| !items.iter().any(|item| is_of(item, vm))) {
-            return Err(Error::not_found(format!("'{vm}' is not on standard input")));
+            return Err(Error::not_found(format!(
+                "--vm {vm}: standard input has no devices for this domain"
+            )));
         }
         items.retain(|item| vms.is_empty() || vms.iter().any(|vm| is_of(item, vm)));
         Ok(Self { items, keep: keep.clone() })
     }
 
-    /// Which devices domains are to have.
+    /// Returns the domains with their wanted devices.
     pub fn domains(&self) -> Vec<DomainDevices> {
         let wanted = self.items.iter().map(|item| DomainDevices {
             domain: NamedDomain::with_claim(item.vm.clone(), item.claim.clone()),
@@ -77,7 +81,7 @@ impl PipedResolution {
         wanted.collect()
     }
 
-    /// What the host would lose, by the items' own word.
+    /// Returns a warning for each device with codes that were forced.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         for Item { vm, devices, .. } in &self.items {
@@ -89,11 +93,11 @@ impl PipedResolution {
         warnings
     }
 
-    /// Checks that the devices are there, are the ones that the items describe, and can be assigned.
-    /// Returns what cannot be seen of another host.
+    /// Checks that the devices exist, are those that the items describe, and can be assigned.
+    /// Returns warnings about what cannot be checked on a remote host.
     ///
-    /// Errors: `not_found` for a device that is not there; `conflict` with code `IDENTITY_CHANGED`, or with
-    /// the code of what keeps a device from a guest and was not forced when the devices were resolved.
+    /// Errors: `not_found` for a device that does not exist; `conflict` with code `IDENTITY_CHANGED`, or with
+    /// the code of a blocker that was not forced when the devices were resolved.
     pub fn check(&self, context: &Context, libvirt: &Libvirt) -> Result<Vec<String>> {
         if self.items.iter().all(|item| self.devices(item).next().is_none()) {
             return Ok(Vec::new());
@@ -121,19 +125,20 @@ impl PipedResolution {
                 self.devices(item).any(|d| d.bdf == bdf && d.blockers.contains(&code))
             };
             let devices: BTreeSet<Bdf> = self.devices(item).map(|device| device.bdf).collect();
-            // The items tell what was forced.
+            // The items have the codes that were forced.
             let judged = judge_devices(&inventory, &devices, &item.vm, is_forced);
             judged.map_err(|error| match error.known_code() {
-                Some(code) if code.level() == Level::Forceable => {
-                    error.hint(format!("tdx-iommu resolve --force {} lets it pass", code.as_str()))
-                }
+                Some(code) if code.level() == Level::Forceable => error.hint(format!(
+                    "to use the device nevertheless: tdx-iommu resolve --force {}",
+                    code.as_str()
+                )),
                 _ => error,
             })?;
         }
         Ok(())
     }
 
-    /// What libvirt tells of the devices of its host.
+    /// Checks the devices with the data that libvirt has about its host.
     fn check_remote(&self, context: &Context, libvirt: &Libvirt) -> Result<Vec<String>> {
         let host = context.host_name().unwrap_or_else(|| libvirt.uri().to_owned());
         for item in &self.items {
@@ -142,22 +147,22 @@ impl PipedResolution {
                     Ok(found) => {
                         expect_same(item, device, found.as_ref(), context)?;
                         if found.is_none() {
-                            let absent = format!("no PCI device {} on {host}", device.bdf);
-                            let hint = "tdx-iommu scan on that host shows all";
+                            let absent = format!("PCI device {} not found on {host}", device.bdf);
+                            let hint = "tdx-iommu scan on that host lists all devices";
                             return Err(Error::not_found(absent).hint(hint));
                         }
                     }
                     Err(error) => {
                         expect_same(item, device, None, context)?;
                         return Ok(vec![format!(
-                            "libvirt does not tell which devices {host} has: {error}"
+                            "libvirt does not list the PCI devices of {host}, so they were not checked: {error}"
                         )]);
                     }
                 }
             }
         }
         Ok(vec![format!(
-            "whether {host} can do without these devices cannot be seen from here: run tdx-iommu check there"
+            "whether {host} itself needs these devices cannot be checked from here: run tdx-iommu check on it"
         )])
     }
 }
@@ -173,9 +178,9 @@ fn expect_same(
     claim.expect(device.bdf, found, context.host_name().as_deref())
 }
 
-/// The ids of a device of libvirt's host; none when it has no such device.
+/// Returns the ids of a device of libvirt's host; `None` if the host has no such device.
 ///
-/// Source: libvirt names a device after its place in sysfs, `src/node_device/node_device_udev.c`;
+/// Source: libvirt names a device after its path in sysfs, `src/node_device/node_device_udev.c`;
 /// <https://libvirt.org/formatnode.html>.
 fn identity_by_libvirt(libvirt: &Libvirt, bdf: Bdf) -> Result<Option<DeviceIdentity>> {
     let doing = format_args!("look up PCI device {bdf}");

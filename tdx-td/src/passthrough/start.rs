@@ -1,4 +1,4 @@
-//! Starting a domain with its devices, and finding the devices that it holds.
+//! Starting a domain with its host devices, and finding the devices that are bound for it.
 
 use std::collections::BTreeSet;
 
@@ -19,7 +19,7 @@ use crate::passthrough::devices::{CC, DEVICES, Devices, NONE};
 use crate::passthrough::request::{CcMode, DeviceRequest};
 use crate::security::attestation;
 
-/// Does something with devices taken: they stay when it succeeds, and go back when it fails.
+/// Binds the devices, then runs `work`. If `work` fails, the devices are released.
 pub fn with_devices<T>(
     host: &Host,
     handover: Option<DeviceAssignment>,
@@ -35,8 +35,8 @@ pub fn with_devices<T>(
     }
 }
 
-/// What takes the devices of a domain that these tools made, for it to start: after a reboot of the host
-/// no VFIO driver has them. None for a domain without any.
+/// Returns the assignment of the devices of a domain that these tools created, before it starts: after a reboot
+/// of the host no VFIO driver is bound to them. `None` for a domain without devices.
 ///
 /// Errors: those of [`Devices::new`].
 pub fn reassignment(
@@ -55,7 +55,7 @@ pub fn reassignment(
         Some("on") => CcMode::On,
         _ => CcMode::Leave,
     };
-    // As the definition is now: a user can have changed it.
+    // The devices of the current definition: a user may have changed it.
     let named: BTreeSet<Bdf> = definition.unmanaged_devices().into_iter().collect();
     let request = DeviceRequest { requested: named.into(), cc: Some(cc) };
     let uuid = definition.uuid();
@@ -71,9 +71,9 @@ pub fn reassignment(
     Ok(devices.assignment(memory, &uuid))
 }
 
-/// What was taken for a domain of this host; nothing where an ordinary user need not ask.
+/// Returns the devices that are bound for a domain of this host.
 ///
-/// Errors: `permission` for all but root, for a domain that has, or was made with, devices.
+/// Errors: `permission` for a user other than root, for a domain that has, or was created with, devices.
 pub fn assigned_devices(
     host: &Host,
     libvirt: &Libvirt,
@@ -89,7 +89,7 @@ pub fn assigned_devices(
     }
 }
 
-/// What [`start_or_resume`] would take. Its errors as far as they can be told before.
+/// Returns the action that [`start_or_resume`] would take, or its error as far as it can be predicted.
 pub fn preview_start(
     host: &Host,
     libvirt: &Libvirt,
@@ -103,7 +103,7 @@ pub fn preview_start(
     Ok(action)
 }
 
-/// Has a domain running, with its devices. Returns what it took.
+/// Starts or resumes a domain with its host devices. Returns the action.
 pub fn start_or_resume(
     host: &Host,
     libvirt: &Libvirt,
@@ -111,12 +111,12 @@ pub fn start_or_resume(
     name: &str,
 ) -> Result<Action> {
     let definition = definition::inactive(domain, name)?;
-    // Only root can take devices; others can start what has its devices.
+    // Only root can bind devices. Other users can start domains whose devices are bound.
     if !libvirt.is_local() || !is_root() || definition.unmanaged_devices().is_empty() {
         return attestation::start_or_resume(host, libvirt, domain, &definition);
     }
     if power::is_active(domain, name)? {
-        // A command that died had started it.
+        // The domain was started by a command that was killed afterwards.
         AssignedDevices::load(host, &definition.uuid())?.commit(host)?;
         return attestation::start_or_resume(host, libvirt, domain, &definition);
     }

@@ -1,4 +1,4 @@
-//! Deleting several domains at once, or previewing that.
+//! Deleting several domains in parallel, and the preview of that.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::remove::plan::{RemovalPlan, identity_changed};
 use crate::remove::removal::Removal;
 use crate::security::attestation::store::AttestationStore;
 
-/// What deleting these domains would do, when each guest shuts down by itself.
+/// Returns what deleting these domains would do, if each guest shuts down in time.
 pub fn preview(
     libvirt: &Libvirt,
     plans: Vec<Result<RemovalPlan>>,
@@ -36,7 +36,7 @@ pub fn preview(
     Ok(plans.into_iter().zip(files).map(preview).collect())
 }
 
-/// What would become of the files of these domains.
+/// Returns which files of these domains would be deleted and which kept.
 fn preview_files(libvirt: &Libvirt, plans: &[Result<RemovalPlan>]) -> Result<Vec<DomainFiles>> {
     let seen = |plan: &Result<RemovalPlan>| plan.as_ref().is_ok_and(|plan| plan.seen.is_some());
     if !plans.iter().any(seen) {
@@ -54,10 +54,11 @@ fn preview_files(libvirt: &Libvirt, plans: &[Result<RemovalPlan>]) -> Result<Vec
     Ok(files)
 }
 
-/// Deletes these domains. A guest that is not off after `timeout` is ended. All are waited for before the
-/// first definition is removed, so that who needs which file is asked once for all of them.
+/// Deletes these domains. A guest that is not off after `timeout` is forced off. The first definition is removed
+/// after all guests are off, so that the users of files are collected only once.
 ///
-/// Devices go back before the definition goes, by which they are found again when this is killed.
+/// Host devices are released before the definition is removed: if this command is killed, the definition still
+/// names them.
 pub fn delete(
     host: &Host,
     libvirt: &Libvirt,
@@ -88,7 +89,7 @@ pub fn delete(
     removing.into_iter().map(finish).collect()
 }
 
-/// Who needs which file, where a domain has firmware variables that others may have as well.
+/// Collects the users of files, if a domain has firmware variables that other domains may share.
 fn nvram_usage(libvirt: &Libvirt, removing: &[Result<Removal>]) -> Result<Usage> {
     if removing.iter().flatten().any(Removal::has_nvram) {
         Usage::collect(libvirt, &mut Chains::visible(libvirt))
@@ -97,7 +98,7 @@ fn nvram_usage(libvirt: &Libvirt, removing: &[Result<Removal>]) -> Result<Usage>
     }
 }
 
-/// Deletes the files of the domains that are gone, as far as nothing needs them.
+/// Deletes the files of the deleted domains, unless something else needs them.
 fn delete_files(libvirt: &Libvirt, removing: &[Result<Removal>]) -> Result<Vec<DomainFiles>> {
     let owned = removing.iter().map(|removing| match removing {
         Ok(removing) => removing.files(),
@@ -113,20 +114,21 @@ fn delete_files(libvirt: &Libvirt, removing: &[Result<Removal>]) -> Result<Vec<D
     Ok(files)
 }
 
-/// Fails for every domain that has not failed yet.
+/// Replaces every success by an error.
 fn fail_all(removing: &mut [Result<Removal>], error: Error) {
     let mut first = Some(error);
     for slot in removing {
         if let Ok(domain) = slot {
-            let error = first.take().unwrap_or_else(|| Error::failed("another domain failed"));
+            let error =
+                first.take().unwrap_or_else(|| Error::failed("not deleted: another domain failed"));
             *slot = Err(domain.fail(error));
         }
     }
 }
 
-/// Ends this very domain at once and removes it with its files. That it is gone already is fine.
+/// Forces the domain with this UUID off and deletes it with its files. A domain that does not exist is no error.
 ///
-/// Errors: `conflict` with code `IDENTITY_CHANGED` when another domain has its name.
+/// Errors: `conflict` with code `IDENTITY_CHANGED` if another domain has the name.
 pub fn remove(host: &Host, libvirt: &Libvirt, name: &str, uuid: &str) -> Result<()> {
     let domain = lookup::find(libvirt, name)?;
     let plan = RemovalPlan::new(host, libvirt, name.to_owned(), domain, false)?;

@@ -1,4 +1,4 @@
-//! Which of the candidates are deleted after all, and deleting them; or saying what that would delete.
+//! Deleting the files of domains that nothing else needs, and the preview of that.
 
 use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
@@ -13,27 +13,27 @@ use tdx_pool::volume::checked_file::{CheckedFile, Deletion, PathContent};
 use crate::remove::item::KeptFile;
 use crate::remove::owned_files::{DeletionBasis, OwnedFiles};
 
-/// Where the original tdvirsh puts overlays.
+/// The directory in which the original tdvirsh creates overlays.
 const WORK_DIRECTORY: &str = "/var/tmp/tdvirsh";
 
-/// The files of one domain that goes.
+/// The files of one domain that is deleted.
 #[derive(Debug, Default)]
 pub(super) struct DomainFiles {
-    /// To delete, unless something needs them.
+    /// Files to delete, unless something else needs them.
     candidates: Vec<CheckedFile>,
-    /// Those that were deleted.
+    /// Files that were deleted.
     pub(super) deleted: Vec<String>,
-    /// Those that stay.
+    /// Files that are kept.
     pub(super) kept: Vec<KeptFile>,
-    /// Those of [`DomainFiles::kept`] that stay for others, in words.
+    /// Warnings about files that are kept because something else needs them.
     pub(super) warnings: Vec<String>,
-    /// The first failure, and what could not be deleted.
+    /// The first failure.
     failed: Option<Error>,
     left: Vec<String>,
 }
 
 impl DomainFiles {
-    /// Looks at the files of every domain. What is no regular file, or is not where such files are, stays.
+    /// Checks the files of every domain. A file is kept unless it is a regular file in a directory of these tools.
     pub(super) fn check(libvirt: &Libvirt, owned: Vec<OwnedFiles>) -> Result<Vec<Self>> {
         let mut candidates = owned.iter().flat_map(|files| &files.candidates);
         let needs_pools = candidates.any(|candidate| candidate.basis == DeletionBasis::Named);
@@ -54,12 +54,14 @@ impl DomainFiles {
                     .iter()
                     .any(|spared| is_same(libvirt, spared, &candidate.path)) =>
                 {
-                    files.keep(&candidate.path, "a base image, or given by the user");
+                    files.keep(&candidate.path, "a base image, or a file given by the user");
                 }
-                _ if is_misplaced => files.keep(&candidate.path, "in no directory of these tools"),
+                _ if is_misplaced => {
+                    files.keep(&candidate.path, "not in a pool or in /var/tmp/tdvirsh")
+                }
                 PathContent::Other(what) => files.keep(&candidate.path, what),
                 PathContent::Unseen => {
-                    files.keep(&candidate.path, "in no pool, and not visible from here")
+                    files.keep(&candidate.path, "not in a pool, and not visible from this machine")
                 }
                 PathContent::File(file) => files.candidates.push(file),
             }
@@ -76,14 +78,14 @@ impl DomainFiles {
         self.kept.push(KeptFile { path: path.display().to_string(), reason: reason.to_owned() });
     }
 
-    /// Notes what became of a candidate. Returns whether it is gone.
+    /// Records the result for a candidate. Returns whether the file no longer exists.
     fn note(&mut self, path: &Path, done: Result<Deletion>) -> bool {
         let shown = path.display().to_string();
         match done {
             Ok(Deletion::Done) => self.deleted.push(shown),
             Ok(Deletion::WasGone) => {}
             Ok(Deletion::Replaced) => {
-                self.keep(path, "another file has its name by now");
+                self.keep(path, "replaced by another file while the domain was deleted");
                 return false;
             }
             Err(error) => {
@@ -95,18 +97,18 @@ impl DomainFiles {
         true
     }
 
-    /// The error of a file that could not be deleted, if there was one.
+    /// Returns the error of the first file that could not be deleted, if any.
     pub(super) fn take_error(&mut self) -> Option<Error> {
         let left = std::mem::take(&mut self.left);
         self.failed.take().map(|error| error.left_behind(left))
     }
 }
 
-/// Deletes every candidate that nothing needs, images before what they are backed by. The others stay, and
-/// so does what they are backed by.
+/// Deletes every candidate that nothing else needs, images before their backing images. The others are kept, with
+/// their backing images.
 ///
-/// `references` were collected after the files were checked. Domains in `going` count for nothing. With
-/// `dry_run` nothing is deleted, and the files say what would have been.
+/// `references` were collected after the files were checked. Domains in `going` do not count as users. With
+/// `dry_run` nothing is deleted, and the result is that of a deletion.
 pub(super) fn delete_unneeded(
     libvirt: &Libvirt,
     references: &mut References,
@@ -115,10 +117,11 @@ pub(super) fn delete_unneeded(
     dry_run: bool,
 ) -> Result<()> {
     for kept in domains.iter().flat_map(|files| &files.kept) {
-        references.add_image(Path::new(&kept.path), format!("'{}', which is kept", kept.path))?;
+        references
+            .add_image(Path::new(&kept.path), format!("'{}', a file that is kept", kept.path))?;
     }
     loop {
-        // Two domains may both have named one.
+        // Two domains may have the same candidate.
         let mut seen = HashSet::new();
         let mut round: Vec<(usize, Vec<CheckedFile>)> = Vec::new();
         for (number, files) in domains.iter_mut().enumerate() {
@@ -155,7 +158,7 @@ pub(super) fn delete_unneeded(
     Ok(())
 }
 
-/// The domains, but for those in `going`, and the images that need a file, in words.
+/// Returns descriptions of the domains, except those in `going`, and of the images that need a file.
 fn users(references: &References, going: &HashSet<String>, path: &Path) -> Vec<String> {
     let domains = references.domains(path).into_iter().filter(|name| !going.contains(name));
     let domains = domains.map(|name| format!("domain '{name}'"));
@@ -163,7 +166,7 @@ fn users(references: &References, going: &HashSet<String>, path: &Path) -> Vec<S
     domains.chain(images).chain(references.unknown_images(path, going)).collect()
 }
 
-/// The directories in which the tools, and the original tdvirsh, make files.
+/// Returns the directories in which these tools, and the original tdvirsh, create files.
 fn directories(libvirt: &Libvirt) -> Result<Vec<PathBuf>> {
     let pools = Pool::all(libvirt)?;
     let mut directories: Vec<PathBuf> =
@@ -175,7 +178,7 @@ fn directories(libvirt: &Libvirt) -> Result<Vec<PathBuf>> {
     Ok(directories)
 }
 
-/// Whether a file stands directly in one of these directories, whatever links lead to the directory.
+/// Whether a file is directly in one of these directories, after symbolic links are resolved.
 fn is_in(libvirt: &Libvirt, directories: &[PathBuf], file: &Path) -> bool {
     let Some(parent) = file.parent() else { return false };
     let parent =
@@ -183,7 +186,7 @@ fn is_in(libvirt: &Libvirt, directories: &[PathBuf], file: &Path) -> bool {
     parent.is_some_and(|parent| directories.contains(&parent))
 }
 
-/// Whether two paths lead to one file of this host.
+/// Whether two paths lead to the same file of this host.
 fn is_same(libvirt: &Libvirt, a: &Path, b: &Path) -> bool {
     let file = |path: &Path| path.metadata().map(|file| (file.dev(), file.ino())).ok();
     libvirt.is_local() && file(a).is_some_and(|a| file(b) == Some(a))

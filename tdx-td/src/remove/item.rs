@@ -1,4 +1,4 @@
-//! What `delete` reports of a domain.
+//! The item of a domain in the document of `delete`.
 
 use std::borrow::Cow;
 
@@ -7,29 +7,29 @@ use common::system::pci::Bdf;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-/// A file that belonged to a domain and stays.
+/// A file of a deleted domain that is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct KeptFile {
-    /// Where it is.
+    /// Path of the file.
     pub path: String,
-    /// Why it stays, in words.
+    /// Why the file is kept.
     pub reason: String,
 }
 
-/// A domain and what was done to be rid of it.
+/// A domain that was deleted.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct DeleteItem {
-    /// Name.
+    /// Name of the domain.
     pub name: String,
-    /// Whether it was cut off without the guest's say.
+    /// Whether the guest was forced off, without a clean shutdown.
     pub forced: bool,
-    /// The files that went with it.
+    /// Files that were deleted.
     pub deleted: Vec<String>,
-    /// The files that belonged to it and stay, each with the reason.
+    /// Files of the domain that are kept, each with the reason.
     pub kept: Vec<KeptFile>,
-    /// The devices of the host that went back to what they were taken from.
+    /// Host devices that were released to their previous drivers.
     pub released: Vec<Bdf>,
-    /// `delete`, or `none` for a domain that was not there.
+    /// `delete`, or `none` for a domain that did not exist.
     pub action: Action,
 }
 
@@ -58,11 +58,11 @@ impl Item for DeleteItem {
     }
 }
 
-/// A domain that is gone, or would be.
+/// A domain that was deleted, or would be in a dry run.
 #[derive(Debug)]
 pub struct RemovedDomain {
-    /// What was done.
+    /// The item for the document.
     pub item: DeleteItem,
-    /// What the user should know.
+    /// Warnings for the user.
     pub warnings: Vec<String>,
 }

@@ -1,8 +1,7 @@
-//! Deleting domains: the guest is shut down, the definition removed, and the domain's own files deleted.
+//! Deleting domains: shutting the guest down, removing the definition, and deleting the domain's own files.
 //!
-//! A plan says which domains are meant. What is done to one is decided by what it is right then: it is read
-//! again after the question, and again when its guest is off, and who needs its files is asked when its
-//! definition is gone.
+//! A plan identifies the domains. Each domain is read again after the question, and again when its guest is off.
+//! The users of its files are collected after its definition was removed.
 
 mod delete;
 mod file_deletion;

@@ -1,4 +1,4 @@
-//! A domain as it is at one moment, with all that its deletion depends on.
+//! The state of a domain, with everything that its deletion depends on.
 
 use std::path::PathBuf;
 
@@ -12,24 +12,24 @@ use crate::domain::definition::Definition;
 use crate::domain::{definition, power};
 use crate::remove::owned_files::{DeletionBasis, DeletionCandidate, OwnedFiles};
 
-/// A domain that is there.
+/// An existing domain.
 #[derive(Debug)]
 pub(super) struct ObservedDomain {
-    /// libvirt's handle: it leads to the domain with this UUID, whatever has its name.
+    /// libvirt's handle, which identifies the domain by its UUID.
     pub(super) domain: Domain,
-    /// The definition that it starts with.
+    /// The inactive definition.
     pub(super) definition: Definition,
-    /// Whether it stays when its guest is off.
+    /// Whether the domain is persistent.
     pub(super) is_persistent: bool,
-    /// Where its firmware variables are, or may be.
+    /// The possible paths of the firmware variables.
     nvram: Vec<PathBuf>,
     files: OwnedFiles,
 }
 
 impl ObservedDomain {
-    /// Reads a domain; none when there is none, or it goes away meanwhile.
+    /// Reads a domain; `None` if it does not exist, or is deleted meanwhile.
     ///
-    /// Errors: `conflict` for a domain of others, unless `foreign` says to remove its definition alone.
+    /// Errors: `conflict` for a domain that other programs created, unless `foreign` is true.
     pub(super) fn read(
         libvirt: &Libvirt,
         name: &str,
@@ -46,8 +46,8 @@ impl ObservedDomain {
     fn read_existing(libvirt: &Libvirt, name: &str, domain: Domain, foreign: bool) -> Result<Self> {
         let definition = definition::inactive(&domain, name)?;
         if !definition.is_managed() && !foreign {
-            return Err(Error::conflict(format!("domain '{name}' was not made by these tools"))
-                .hint("--foreign removes its definition and leaves its disks"));
+            return Err(Error::conflict(format!("domain '{name}' was not created by these tools"))
+                .hint("add --foreign to delete its definition and keep its disks"));
         }
         let live = if power::is_active(&domain, name)? {
             Some(definition::active(&domain, name)?)
@@ -61,7 +61,7 @@ impl ObservedDomain {
         }
         let mut files = OwnedFiles::find(&definition, live.as_ref(), &snapshots);
         for (pool, volume) in definition.volumes() {
-            // The tools name files, not volumes.
+            // Definitions of these tools name files, not volumes, so the volume is not one of theirs.
             let folder = Pool::by_name(libvirt, &pool)?.and_then(|pool| pool.path);
             files.keep_unlisted(folder.map(|folder| folder.join(volume)));
         }
@@ -72,10 +72,10 @@ impl ObservedDomain {
             None => Vec::new(),
         };
         let is_persistent =
-            domain.is_persistent().context(format_args!("ask about domain '{name}'"))?;
+            domain.is_persistent().context(format_args!("read the state of domain '{name}'"))?;
         let mut observed = Self { domain, definition, is_persistent, nvram, files };
         if libvirt.is_local() && !is_persistent && observed.definition.is_managed() {
-            // A transient domain goes by stopping; libvirt then leaves its firmware variables.
+            // A transient domain disappears when it stops, and libvirt does not delete its firmware variables.
             let candidate =
                 |path| DeletionCandidate { path, basis: DeletionBasis::FirmwareVariables };
             observed.files.candidates.extend(observed.nvram.clone().into_iter().map(candidate));
@@ -83,23 +83,23 @@ impl ObservedDomain {
         Ok(observed)
     }
 
-    /// Its UUID.
+    /// Returns the UUID of the domain.
     pub(super) fn uuid(&self) -> String {
         self.definition.uuid()
     }
 
-    /// Whether it has firmware variables.
+    /// Whether the domain has firmware variables.
     pub(super) fn has_nvram(&self) -> bool {
         !self.nvram.is_empty()
     }
 
-    /// The other domains that need its firmware variables.
+    /// Returns the other domains that use the firmware variables.
     pub(super) fn nvram_users(&self, name: &str, usage: &Usage) -> Vec<String> {
         let users = self.nvram.iter().flat_map(|nvram| usage.users_of(nvram));
         users.filter(|user| user != name).collect()
     }
 
-    /// Its files. Firmware variables that other domains need are among those that stay.
+    /// Returns the files of the domain. Firmware variables that other domains use are kept.
     pub(super) fn files(&self, name: &str, usage: &Usage) -> OwnedFiles {
         let mut files = self.files.clone();
         for nvram in self.nvram.iter().filter(|_| self.is_persistent) {
@@ -113,8 +113,8 @@ impl ObservedDomain {
     }
 }
 
-/// Where libvirt has the firmware variables of a domain whose definition does not say it, as up to
-/// libvirt 9 those of a domain that is off.
+/// Returns the default paths of a domain's firmware variables, for a definition without a path. Up to libvirt 9
+/// these are definitions of domains that are shut off.
 ///
 /// Source: libvirt, `qemuDomainNVRAMPathFormat`.
 fn usual_nvram(name: &str) -> Vec<PathBuf> {

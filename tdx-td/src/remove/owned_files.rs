@@ -1,8 +1,8 @@
-//! Which files belong to a domain: those that its deletion may delete, and those that it leaves.
+//! The files of a domain: those that its deletion may delete, and those that it keeps.
 //!
-//! Only the definition, the snapshots and our record are asked here. No header of an image is: a guest
-//! could have written it. For the same reason libvirt's running definition counts only with the source of
-//! each disk: libvirt reads what is below it from headers.
+//! The files are found from the definition, the snapshots and the record of these tools. Image headers are not
+//! read: a guest could have written them. For the same reason, only the source of each disk in the live definition
+//! counts: libvirt reads the rest of the image chain from headers.
 
 use std::path::{Path, PathBuf};
 
@@ -14,45 +14,44 @@ use crate::domain::definition::{Chain, Definition, chains_of};
 /// The files of a domain.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct OwnedFiles {
-    /// Those to delete if they are what they are taken for, and nothing else needs them.
+    /// Files to delete, after they are checked and if nothing else needs them.
     pub(super) candidates: Vec<DeletionCandidate>,
-    /// Those that stay in any case, each with the reason.
+    /// Files that are kept in any case, each with the reason.
     pub(super) kept: Vec<(PathBuf, String)>,
-    /// Files that are no domain's own, whatever other name leads to them: the base image, and what the
-    /// user gave.
+    /// Files that are never deleted, by any name: the base image, and files given by the user.
     pub(super) spared: Vec<PathBuf>,
 }
 
-/// A file to delete, and why it may be deleted.
+/// A file to delete, and the rule that allows this.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct DeletionCandidate {
-    /// Where it is.
+    /// Path of the file.
     pub(super) path: PathBuf,
-    /// Why it may be deleted.
+    /// The rule that allows the deletion.
     pub(super) basis: DeletionBasis,
 }
 
-/// Why a file may be deleted with its domain.
+/// The rule that allows a file to be deleted with its domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum DeletionBasis {
-    /// `new` recorded that it made the file for this very domain.
+    /// `new` recorded that it created the file for the domain with this UUID.
     Recorded,
-    /// The definition names the file, and its name and directory are those of the tools' files. The rule
-    /// for domains of version 0.1.0 and of the original tdvirsh.
+    /// The definition names the file, and name and directory of the file are those that these tools use. This rule
+    /// applies to domains of version 0.1.0 and of the original tdvirsh.
     Named,
-    /// libvirt made it for the firmware of this domain.
+    /// libvirt created the file for the firmware variables of the domain.
     FirmwareVariables,
 }
 
-/// By which rule a domain's files are told from others.
+/// The rule by which a domain's own files are recognised.
 enum Rule<'a> {
-    /// The files that are recorded.
+    /// The recorded files are the domain's own.
     Recorded(&'a [PathBuf]),
-    /// Those that look like files of these tools.
+    /// Files with names that these tools use are the domain's own.
     Named,
-    /// None is the domain's: the record is of another domain.
+    /// No file is the domain's own: the record is that of another domain.
     Copied { of: &'a str, files: &'a [PathBuf] },
-    /// None is the domain's: others made it.
+    /// No file is the domain's own: another program created the domain.
     Foreign,
 }
 
@@ -69,7 +68,7 @@ impl<'a> Rule<'a> {
         }
     }
 
-    /// Why a file may be deleted, or in words why not.
+    /// Returns the rule that allows a file to be deleted, or why it may not be deleted.
     fn judge(&self, path: &Path) -> Result<DeletionBasis, String> {
         let is_recorded = |files: &[PathBuf]| files.iter().any(|file| normalized(file) == path);
         let has_our_name = ToolFile::classify_path(path).is_some_and(ToolFile::is_of_domain);
@@ -78,7 +77,8 @@ impl<'a> Rule<'a> {
                 Ok(DeletionBasis::Recorded)
             }
             Self::Recorded(files) if is_recorded(files) => {
-                Err("recorded for this domain under a name that these tools never give".to_owned())
+                Err("recorded for this domain, but with a name that these tools never use"
+                    .to_owned())
             }
             Self::Recorded(_) if has_our_name => Err("not recorded for this domain".to_owned()),
             Self::Named if has_our_name => Ok(DeletionBasis::Named),
@@ -93,18 +93,17 @@ impl<'a> Rule<'a> {
 /// A file that XML or a record names.
 struct Mention {
     path: PathBuf,
-    /// What it is, where that alone keeps it.
+    /// The kind of file, if files of this kind are always kept.
     role: Option<&'static str>,
 }
 
-const NOT_OURS: &str = "not made by these tools";
-const LAYER: &str = "a snapshot layer made by libvirt";
-const MEMORY: &str = "the memory of a snapshot";
+const NOT_OURS: &str = "not created by these tools";
+const LAYER: &str = "an overlay created by a libvirt snapshot";
+const MEMORY: &str = "the memory image of a snapshot";
 const GIVEN: &str = "given by the user";
 
 impl OwnedFiles {
-    /// Finds the files of a domain from the definition that it starts with, from the one that it runs with,
-    /// and from the XML of its snapshots.
+    /// Finds the files of a domain in its inactive definition, its live definition, and the XML of its snapshots.
     pub(super) fn find(
         inactive: &Definition,
         live: Option<&Definition>,
@@ -132,7 +131,7 @@ impl OwnedFiles {
         files
     }
 
-    /// Adds a file that stays, unless it is known.
+    /// Adds a file that is kept, unless it is in a list already.
     pub(super) fn keep_unlisted(&mut self, path: Option<PathBuf>) {
         let Some(path) = path.map(|path| normalized(&path)) else { return };
         let is_kept = self.kept.iter().any(|(kept, _)| *kept == path);
@@ -142,7 +141,7 @@ impl OwnedFiles {
     }
 }
 
-/// Every file that is named as the domain's, without what its disks are backed by.
+/// Returns every file that is named for the domain, without base images.
 fn mentions(
     rule: &Rule<'_>,
     inactive: &Definition,
@@ -181,8 +180,8 @@ fn mentions(
     mentions
 }
 
-/// The files of a disk from its source down to the uppermost that is the domain's own; only its source
-/// when none is. What is below an own file is its base image.
+/// Returns the files of an image chain from its source down to the first that is the domain's own; only the
+/// source if none is. The file below that is the base image.
 fn down_to_own(rule: &Rule<'_>, chain: Chain) -> Vec<Mention> {
     let chain: Vec<PathBuf> = chain.iter().map(|path| normalized(path)).collect();
     let own = chain.iter().position(|path| rule.judge(path).is_ok());
@@ -192,7 +191,7 @@ fn down_to_own(rule: &Rule<'_>, chain: Chain) -> Vec<Mention> {
     files.map(|(at, path)| Mention { path, role: role(at) }).collect()
 }
 
-/// A path with neither `//` nor `.` in it: the original tdvirsh writes `/var/tmp/tdvirsh//overlay…`.
+/// Returns a path without `//` and `.`: the original tdvirsh writes `/var/tmp/tdvirsh//overlay…`.
 pub(super) fn normalized(path: &Path) -> PathBuf {
     path.components().collect()
 }
@@ -239,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn recorded_files_are_claimed_and_others_are_kept() {
+    fn find_claims_recorded_files_and_keeps_others() {
         let record = format!(
             "<tdx:uuid>own</tdx:uuid><tdx:file>{OVERLAY}</tdx:file><tdx:file>{SEED}</tdx:file>\
              <tdx:file>/etc/passwd</tdx:file>"
@@ -253,36 +252,36 @@ mod tests {
         assert_eq!(
             kept,
             [
-                "/etc/passwd: recorded for this domain under a name that these tools never give",
-                &format!("{layer}: a snapshot layer made by libvirt"),
+                "/etc/passwd: recorded for this domain, but with a name that these tools never use",
+                &format!("{layer}: an overlay created by a libvirt snapshot"),
                 &format!("{other}: not recorded for this domain"),
-                "/srv/data.raw: not made by these tools",
+                "/srv/data.raw: not created by these tools",
             ]
         );
     }
 
     #[test]
-    fn a_record_of_another_domain_claims_nothing() {
+    fn find_claims_nothing_by_the_record_of_another_domain() {
         let record = format!("<tdx:uuid>other</tdx:uuid><tdx:file>{OVERLAY}</tdx:file>");
         let (candidates, kept) =
             find(&domain(&record, &[&[OVERLAY], &["/pool/clone.qcow2"]]), None);
         assert_eq!(candidates, Vec::<String>::new());
         assert_eq!(kept[0], format!("{OVERLAY}: recorded for the domain with UUID other"));
-        assert_eq!(kept[1], "/pool/clone.qcow2: not made by these tools");
+        assert_eq!(kept[1], "/pool/clone.qcow2: not created by these tools");
     }
 
     #[test]
-    fn the_running_definition_counts_only_with_sources() {
+    fn find_claims_only_sources_of_the_live_definition() {
         let disk = "/pool/disk.abcDEF012345678.qcow2";
         let below = "/pool/disk.000000000000000.qcow2";
         let live = domain("", &[&[OVERLAY], &[disk, below], &["/srv/data.raw", below]]);
         let (candidates, kept) = find(&domain("", &[&[OVERLAY]]), Some(&live));
         assert_eq!(candidates, [OVERLAY, disk]);
-        assert_eq!(kept, ["/srv/data.raw: not made by these tools"]);
+        assert_eq!(kept, ["/srv/data.raw: not created by these tools"]);
     }
 
     #[test]
-    fn a_base_image_with_a_name_of_the_tools_is_not_claimed() {
+    fn find_spares_a_base_image_with_a_name_of_the_tools() {
         let base = "/pool/disk.abcDEF012345678.qcow2";
         let definition = domain("", &[&[OVERLAY, base]]);
         assert_eq!(find(&definition, None), (vec![OVERLAY.to_owned()], Vec::new()));

@@ -1,4 +1,4 @@
-//! Which domain is to be deleted, as it was when it was named.
+//! The plan of deleting a domain.
 
 use common::libvirt::Libvirt;
 use common::system::sysroot::Host;
@@ -11,23 +11,23 @@ use crate::passthrough;
 use crate::remove::observed::ObservedDomain;
 use crate::security::attestation::store::AttestationStore;
 
-/// A domain that is to be deleted, as it was when it was named.
+/// A domain to delete, in the state in which it was found first.
 #[derive(Debug)]
 pub struct RemovalPlan {
     pub(super) name: String,
-    /// Whether a domain of others may lose its definition.
+    /// Whether the definition of a domain that another program created may be removed.
     foreign: bool,
     pub(super) seen: Option<ObservedDomain>,
     pub(super) devices: AssignedDevices,
-    /// The keys it is attested by.
+    /// The session keys of the domain.
     pub(super) attestation: Option<AttestationStore>,
 }
 
 impl RemovalPlan {
-    /// Reads the domain of this name. Where there is none, keys that a killed command has left are what is
-    /// to be deleted.
+    /// Reads the domain of this name. If it does not exist, session keys that a killed command left behind are
+    /// deleted.
     ///
-    /// Errors: `conflict` for a domain of others, unless `foreign` says to remove its definition alone.
+    /// Errors: `conflict` for a domain that another program created, unless `foreign` is true.
     pub fn new(
         host: &Host,
         libvirt: &Libvirt,
@@ -51,19 +51,19 @@ impl RemovalPlan {
         Ok(Self { name, foreign, seen: Some(seen), devices, attestation: keep })
     }
 
-    /// The name of the domain that would be deleted; none when there is nothing to do.
+    /// Returns the name of the domain to delete; `None` if there is nothing to do.
     pub fn target(&self) -> Option<&str> {
         (self.seen.is_some() || self.attestation.is_some()).then_some(self.name.as_str())
     }
 
-    /// The UUID of the domain; none when there is none.
+    /// Returns the UUID of the domain; `None` if it does not exist.
     pub fn uuid(&self) -> Option<String> {
         self.seen.as_ref().map(ObservedDomain::uuid)
     }
 
-    /// The domain right now: the one that was named, or none.
+    /// Reads the domain again; `None` if it was deleted meanwhile.
     ///
-    /// Errors: `conflict` with code `IDENTITY_CHANGED` when another domain has its name.
+    /// Errors: `conflict` with code `IDENTITY_CHANGED` if another domain has the name.
     pub(super) fn observe_again(&self, libvirt: &Libvirt) -> Result<Option<ObservedDomain>> {
         let Some(wanted) = self.uuid() else { return Ok(None) };
         let domain = lookup::find(libvirt, &self.name)?;
@@ -76,9 +76,9 @@ impl RemovalPlan {
     }
 }
 
-/// The error for a domain that is another one than was named.
+/// Returns the error for a domain whose UUID is not the expected one.
 pub(super) fn identity_changed(name: &str, wanted: &str, there: &str) -> Error {
-    Error::conflict(format!("domain '{name}' has UUID {there} by now, not {wanted}"))
+    Error::conflict(format!("domain '{name}' has UUID {there}, expected {wanted}"))
         .code(Code::IdentityChanged)
-        .hint("another command made it anew: look at it, then run the same command again")
+        .hint("another command recreated the domain: check it, then run the command again")
 }

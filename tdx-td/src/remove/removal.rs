@@ -1,4 +1,4 @@
-//! One domain on its way out.
+//! The deletion of one domain, step by step.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use crate::security::attestation::store::AttestationStore;
 #[derive(Debug)]
 pub(super) struct Removal {
     plan: RemovalPlan,
-    /// The domain as it was when it was last read; none when it is not there.
+    /// The state in which the domain was last read; `None` if it does not exist.
     seen: Option<ObservedDomain>,
     end: Option<End>,
     released: Vec<Bdf>,
@@ -33,19 +33,19 @@ pub(super) struct Removal {
     files: OwnedFiles,
 }
 
-/// How a guest went off.
+/// How a guest was switched off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// It shut itself down.
+    /// The guest shut down.
     ShutDown,
-    /// It was ended.
+    /// The guest was forced off.
     Forced,
 }
 
 impl Removal {
-    /// Shuts the guest down and gives its devices back, if it still is the domain that was named.
+    /// Shuts the guest down and releases its host devices, if the domain still is the planned one.
     ///
-    /// Errors: `conflict` with code `IDENTITY_CHANGED` when it is not; those of shutting down.
+    /// Errors: `conflict` with code `IDENTITY_CHANGED` if it is not; those of shutting down.
     pub(super) fn begin(
         host: &Host,
         libvirt: &Libvirt,
@@ -70,12 +70,12 @@ impl Removal {
         Ok(removing)
     }
 
-    /// The firmware variables of the domain.
+    /// Whether the domain has firmware variables.
     pub(super) fn has_nvram(&self) -> bool {
         self.seen.as_ref().is_some_and(ObservedDomain::has_nvram)
     }
 
-    /// Removes the definition, if it still is that of the domain that was named, and its guest is still off.
+    /// Removes the definition, if the domain still is the planned one, and its guest is still off.
     ///
     /// Errors: `conflict`.
     pub(super) fn undefine(
@@ -103,47 +103,47 @@ impl Removal {
             self.plan.attestation = AttestationStore::find(host, &now.definition)?;
             undefine(&now.domain, name, keep_nvram)?;
         } else if before.is_persistent {
-            // Another command has removed it, and knows what becomes of its files.
+            // Another command removed the domain and handles its files.
             let gone = before.files(name, usage);
-            let why = "another command has removed the domain meanwhile";
+            let why = "another command removed the domain at the same time";
             let candidates =
                 gone.candidates.into_iter().map(|candidate| (candidate.path, why.to_owned()));
             self.files.kept = gone.kept.into_iter().chain(candidates).collect();
             self.plan.attestation = None;
             return Ok(());
         }
-        // A transient domain went with its guest.
+        // A transient domain disappeared when its guest stopped.
         let seen = now.unwrap_or(before);
         self.files = seen.files(name, usage);
         self.is_undefined = true;
         Ok(())
     }
 
-    /// The files of the domain, once its definition is gone.
+    /// Returns the files of the domain, after its definition was removed.
     pub(super) fn files(&self) -> OwnedFiles {
         self.files.clone()
     }
 
-    /// What was done, in words.
+    /// Returns descriptions of what was done.
     fn applied(&self) -> Vec<String> {
         let name = &self.plan.name;
         let end = self.end.map(|end| match end {
             End::ShutDown => format!("shut down domain '{name}'"),
-            End::Forced => format!("ended domain '{name}'"),
+            End::Forced => format!("forced off domain '{name}'"),
         });
-        let released = self.released.iter().map(|bdf| format!("gave back {bdf}"));
+        let released = self.released.iter().map(|bdf| format!("released {bdf}"));
         let undefined = self.is_undefined.then(|| format!("undefined domain '{name}'"));
         end.into_iter().chain(released).chain(undefined).collect()
     }
 
-    /// The error for a failure before the files were deleted.
+    /// Returns `error` with what was done, and with the files that were not deleted.
     pub(super) fn fail(&self, error: Error) -> Error {
         let files =
             self.files.candidates.iter().map(|candidate| candidate.path.display().to_string());
         error.applied(self.applied()).left_behind(files)
     }
 
-    /// Ends with what was done, once the files are deleted.
+    /// Returns the result, after the files were deleted.
     ///
     /// Errors: that of the first file that could not be deleted.
     pub(super) fn finish(self, mut files: DomainFiles) -> Result<RemovedDomain> {
@@ -169,7 +169,7 @@ impl Removal {
     }
 }
 
-/// Gets the guest off, by force when it does not go by itself. None when it was off.
+/// Shuts the guest down, or forces it off after `timeout`. Returns `None` if it was off already.
 fn switch_off(domain: &Domain, name: &str, timeout: Duration) -> Result<Option<End>> {
     if !power::is_active(domain, name)? {
         return Ok(None);
@@ -178,7 +178,7 @@ fn switch_off(domain: &Domain, name: &str, timeout: Duration) -> Result<Option<E
         match power::shut_down(domain, name, timeout) {
             Ok(true) => return Ok(Some(End::ShutDown)),
             Ok(false) => {}
-            // A paused or crashed guest cannot hear: there is nothing to wait for.
+            // A paused or crashed guest cannot react to the request.
             Err(error) if error.kind() == ErrorKind::Conflict => {}
             Err(error) => return Err(error),
         }

@@ -11,24 +11,24 @@ use crate::domain::power;
 use crate::remove::observed::ObservedDomain;
 
 /// Removes the definition of a domain that could not be started. Firmware variables that another domain
-/// needs stay.
+/// uses are kept.
 ///
 /// Errors: `conflict` for a domain that another command has started.
 pub fn undo_definition(libvirt: &Libvirt, domain: &Domain, name: &str) -> Result<()> {
     let Some(made) = ObservedDomain::read(libvirt, name, Some(domain.clone()), true)? else {
         return Ok(());
     };
-    // A signal may be why it is undone.
+    // The undo may be the result of a signal, which must not interrupt it again.
     let mut chains = Chains::visible(libvirt).uninterruptible();
     let usage = Usage::collect(libvirt, &mut chains)?;
     undefine(domain, name, !made.nvram_users(name, &usage).is_empty())
 }
 
-/// Removes the definition with everything libvirt keeps beside it.
+/// Removes the definition with all data that libvirt stores for the domain.
 ///
-/// Its firmware variables stay with `keep_nvram`: another domain's definition names the same file.
+/// With `keep_nvram` the firmware variables are kept: another domain uses the same file.
 ///
-/// Errors: `conflict` for a domain that another command has started: it goes on without a definition.
+/// Errors: `conflict` for a domain that another command has started: it then runs without a definition.
 pub(super) fn undefine(domain: &Domain, name: &str, keep_nvram: bool) -> Result<()> {
     log::step(format_args!("undefine domain '{name}'"));
     let nvram = if keep_nvram {
@@ -44,7 +44,7 @@ pub(super) fn undefine(domain: &Domain, name: &str, keep_nvram: bool) -> Result<
         Err(error) if is_gone(&error) => return Ok(()),
         done => done.context(format_args!("undefine domain '{name}'")).map(drop)?,
     }
-    // libvirt leaves a guest that runs without a definition.
+    // A guest that runs keeps running without a definition.
     if power::is_active(domain, name)? {
         Err(started_again(name).applied([format!("undefined domain '{name}'")]))
     } else {
@@ -52,8 +52,8 @@ pub(super) fn undefine(domain: &Domain, name: &str, keep_nvram: bool) -> Result<
     }
 }
 
-/// The error for a guest that runs although it was shut down.
+/// Returns the error for a guest that was started again after it was shut down.
 pub(super) fn started_again(name: &str) -> Error {
-    Error::conflict(format!("domain '{name}' was started by another command meanwhile"))
-        .hint(format!("tdx-td delete {name} shuts it down again"))
+    Error::conflict(format!("another command started domain '{name}' while it was deleted"))
+        .hint(format!("run the command again: tdx-td delete {name}"))
 }

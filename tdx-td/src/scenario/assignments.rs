@@ -1,4 +1,4 @@
-//! Settings that files and flags put over a scenario.
+//! Settings from files and flags that override those of a scenario.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -11,18 +11,18 @@ use crate::scenario::layers::{Layers, Origin, Sections, parse_set};
 use crate::scenario::user_settings::UserSettings;
 use crate::scenario::value::size_value;
 
-/// What files and flags set over the settings of a scenario.
+/// The settings of files and flags that override those of a scenario.
 #[derive(Debug, Clone, Default)]
 pub struct Assignments {
     /// Single settings, each as `SETTING=VALUE`.
     pub set: Vec<Assignment>,
-    /// A file of settings, in the form of virt-scenario's `virtscenario.yaml`.
+    /// A file of settings, in the format of virt-scenario's `virtscenario.yaml`.
     pub user_settings: Option<PathBuf>,
 }
 
 impl Assignments {
-    /// Puts over `layers` what the configuration, files and flags say; `flags` are flags of the verb's own.
-    /// Returns the directory that files want disks to be in.
+    /// Puts the settings of configuration, files and flags over `layers`. `flags` are flags of the verb itself.
+    /// Returns the directory for new disks, if the file of user settings has one.
     ///
     /// Errors: those of [`Layers::put`] and [`UserSettings::read`].
     pub fn put(
@@ -54,7 +54,7 @@ impl Assignments {
         Ok(disk_folder)
     }
 
-    /// Fails for a flag about something else than the host.
+    /// Fails for a flag with a setting that is not one of the host.
     ///
     /// Errors: `usage`.
     pub fn check_host(&self) -> Result<()> {
@@ -63,21 +63,21 @@ impl Assignments {
         match self.set.iter().find(other) {
             None => Ok(()),
             Some(set) => {
-                Err(Error::usage(format!("--set {}: this is no setting of the host", set.text))
-                    .hint("host.swappiness=10, for one, is"))
+                Err(Error::usage(format!("--set {}: not a setting of the host", set.text))
+                    .hint("settings of the host begin with host., such as host.swappiness=10"))
             }
         }
     }
 }
 
-/// A flag that stands for a setting.
+/// A flag that is equivalent to a setting.
 #[derive(Debug, Clone)]
 pub struct FlagSetting {
-    /// The flag, `--memory`.
+    /// The flag, such as `--memory`.
     pub flag: &'static str,
-    /// The setting that the flag stands for, `guest.memory`.
+    /// The setting, such as `guest.memory`.
     pub setting: &'static str,
-    /// The value of the flag; none for a flag that was not given.
+    /// The value of the flag; `None` if the flag was not given.
     pub value: Option<Value>,
 }
 

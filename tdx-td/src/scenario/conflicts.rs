@@ -1,4 +1,4 @@
-//! What of the settings cannot be together, or not on this host.
+//! Checks for settings that contradict each other, or that this host does not support.
 
 use std::ops::RangeInclusive;
 
@@ -21,9 +21,9 @@ use crate::scenario::layers::{Layers, Origin, Sections};
 use crate::scenario::profile::{AutoOr, OnOff, Profile};
 use crate::scenario::value::{display_value, size_value};
 
-/// Fails for settings that cannot be together.
+/// Fails for settings that contradict each other.
 ///
-/// Errors: `usage`, naming both.
+/// Errors: `usage`, which names both settings.
 pub fn check(profile: &Profile, security: Security) -> Result<()> {
     check_ranges(profile)?;
     let (guest, storage) = (&profile.guest, &profile.storage);
@@ -35,58 +35,57 @@ pub fn check(profile: &Profile, security: Security) -> Result<()> {
     let contradictions = [
         (
             storage.encryption == OnOff(true) && storage.format == Format::Raw,
-            "an encrypted disk is qcow2: storage.encryption is on, storage.format raw",
+            "storage.encryption is on, which needs a qcow2 disk, but storage.format is raw",
             "--set storage.format=qcow2",
         ),
         (
             guest.secure_boot == AutoOr::Is(OnOff(true)) && guest.smm == AutoOr::Is(OnOff(false)),
-            "secure boot guards its variables by system management mode: guest.secure_boot is on, \
-             guest.smm off",
+            "guest.secure_boot is on, which needs system management mode, but guest.smm is off",
             "--set guest.smm=auto",
         ),
         (
             tdx && guest.smm == AutoOr::Is(OnOff(true)),
-            "a trust domain has no system management mode: guest.smm is on",
+            "guest.smm is on, but a trust domain cannot have system management mode",
             "--set guest.smm=auto",
         ),
         (
             tdx && guest.host_filesystem.is_some(),
-            "a trust domain trusts no folder of the host: guest.host_filesystem is set",
+            "guest.host_filesystem is set, but a trust domain cannot share a directory of the host",
             "--set guest.host_filesystem=none",
         ),
         (
             tdx && guest.memory_backing == MemoryBacking::Shared,
-            "a trust domain's memory is its own: guest.memory_backing is shared",
+            "guest.memory_backing is shared, but the memory of a trust domain is private",
             "--set guest.memory_backing=private",
         ),
         (
             tdx && guest.cpu_migratable == Some(OnOff(true)),
-            "a trust domain cannot migrate: guest.cpu_migratable is on",
+            "guest.cpu_migratable is on, but a trust domain cannot be migrated",
             "--set guest.cpu_migratable=off",
         ),
         (
             storage.cluster_size.is_some_and(|Size(bytes)| {
                 !bytes.is_power_of_two() || !(512..=2 << 20).contains(&bytes)
             }),
-            "a cluster is a power of two from 512 bytes to 2 MiB: storage.cluster_size is not",
+            "storage.cluster_size is not a power of two from 512 bytes to 2 MiB",
             "--set storage.cluster_size=64k",
         ),
         (
             !named,
-            "a disk's name goes with its bus: storage.target is not vda to vdz for virtio, or sda to \
-             sdz for the others",
+            "storage.target does not match storage.bus: it must be vda to vdz for virtio, sda to sdz for \
+             other buses",
             "--set storage.target=vda --set storage.bus=virtio",
         ),
     ];
     match contradictions.into_iter().find(|(found, ..)| *found) {
         None => Ok(()),
-        Some((_, message, hint)) => Err(Error::usage(message).hint(hint)),
+        Some((_, message, hint)) => Err(Error::usage(message).hint(format!("add {hint}"))),
     }
 }
 
-/// Fails for numbers that no guest, disk or host can have.
+/// Fails for numbers that are out of range.
 ///
-/// Errors: `usage`, naming the setting and its range.
+/// Errors: `usage`, which names the setting and its range.
 fn check_ranges(profile: &Profile) -> Result<()> {
     let (guest, storage) = (&profile.guest, &profile.storage);
     let bytes = |size: Option<Size>| size.map(|Size(bytes)| bytes);
@@ -104,13 +103,13 @@ fn check_ranges(profile: &Profile) -> Result<()> {
     for (name, value, range, shown) in settings {
         if let Some(value) = value.filter(|value| !range.contains(value)) {
             let (value, most) = (shown(value), shown(*range.end()));
-            return Err(Error::usage(format!("{name} is {value}: at most {most}")));
+            return Err(Error::usage(format!("{name} is {value}, but may be at most {most}")));
         }
     }
     Ok(())
 }
 
-/// What of a disk's settings has no meaning for its format, in words.
+/// Returns warnings about settings that do not apply to the format of the disk.
 pub fn ignored_settings(profile: &Profile, layers: &Layers) -> Vec<String> {
     let storage = &profile.storage;
     if storage.format == Format::Qcow2 {
@@ -124,14 +123,13 @@ pub fn ignored_settings(profile: &Profile, layers: &Layers) -> Vec<String> {
     ]
     .into_iter()
     .filter(|(setting, set)| *set && layers.is_assigned(setting))
-    .map(|(setting, _)| format!("{setting} is of no meaning for a raw disk"))
+    .map(|(setting, _)| format!("{setting} is ignored: it does not apply to a raw disk"))
     .collect()
 }
 
-/// Has what a scenario recommends and this host has not be something that it has. Returns what was
-/// changed, in words.
+/// Replaces settings of the scenario that this host does not support. Returns descriptions of the changes.
 ///
-/// Errors: `unsupported` for what was asked for by name, and for a TPM, which nothing can stand for.
+/// Errors: `unsupported` for a setting that the user assigned, and for a TPM, which cannot be replaced.
 pub fn adapt_to_host(
     layers: &mut Layers,
     host: &Host,
@@ -144,40 +142,46 @@ pub fn adapt_to_host(
     let capacity = capability::capacity(host, libvirt)?;
     let has = Size(capacity.memory_bytes);
     let too_much = guest.memory.is_some_and(|memory| memory.0 > has.0);
-    // What somebody asked for is not replaced: see `CreationPlan::memory_shortage`.
+    // A size that the user assigned is not replaced: see `CreationPlan::memory_shortage`.
     if too_much && !layers.is_assigned("guest.memory") {
         let usual = Size(capacity.usual_memory());
         layers.put(&Origin::Host, Sections::single("guest.memory", size_value(usual)))?;
-        changed.push(format!("guest.memory is {usual}: the host has {has} of memory"));
+        changed.push(format!(
+            "guest.memory is {usual} instead of the scenario's value, because the host has {has}"
+        ));
     }
     if guest.machine != general.guest.machine
         && !capability::machines(libvirt)?.contains(&guest.machine)
     {
-        let none = format!("QEMU here has no {}", guest.machine);
+        let none = format!("QEMU on this host does not support machine {}", guest.machine);
         let instead = general.guest.machine.as_str().into();
         changed.push(replace(layers, "guest.machine", instead, &none)?);
     }
     let offered = |device: &str| capability::device_values(libvirt, virt_type, device);
     let video = guest.video.as_str();
     if guest.video != Video::None && !offered("video")?.iter().any(|offered| offered == video) {
-        let none = format!("QEMU here has no {video}");
+        let none = format!("QEMU on this host does not support video {video}");
         changed.push(replace(layers, "guest.video", "virtio".into(), &none)?);
     }
     if let Some(tpm) = &guest.tpm {
         let values = offered("tpm")?;
         let has = |word: &str| values.iter().any(|value| value == word);
         if !has(&tpm.model) || !has("emulator") {
-            return Err(Error::unsupported(format!("this host emulates no {}", tpm.model))
-                .hint("install swtpm and swtpm-tools, or --set guest.tpm=none"));
+            return Err(Error::unsupported(format!(
+                "this host cannot emulate the TPM {}",
+                tpm.model
+            ))
+            .hint("install swtpm and swtpm-tools, or add --set guest.tpm=none"));
         }
     }
     changed.extend(disable_unsupported_sleep(layers, host, libvirt, security)?);
     Ok(changed)
 }
 
-/// Whether libvirt finds firmware for a guest only when the guest asks for a stateless build.
+/// Whether libvirt finds firmware for a guest only if the guest requests a stateless build.
 ///
-/// Before 12.1.0, libvirt gave stateless builds, as those for AMD SEV often are, to no guest that did not.
+/// libvirt before 12.1.0 uses stateless builds, as those for AMD SEV often are, only for guests that request
+/// one.
 ///
 /// Errors: those of [`Descriptors::read`].
 pub fn needs_stateless_firmware(
@@ -194,9 +198,9 @@ pub fn needs_stateless_firmware(
     Ok(FirmwareChoice::needs_stateless(&descriptors, &wanted, &Rules::ask(libvirt, &wanted)))
 }
 
-/// Turns off the kinds of sleep that no firmware offers to such a guest. Returns what was changed, in words.
+/// Turns off the kinds of sleep that no firmware of this host supports. Returns descriptions of the changes.
 ///
-/// Errors: `unsupported` for a kind of sleep that was asked for by name.
+/// Errors: `unsupported` for a kind of sleep that the user assigned.
 fn disable_unsupported_sleep(
     layers: &mut Layers,
     host: &Host,
@@ -209,7 +213,7 @@ fn disable_unsupported_sleep(
     {
         let mut guest = layers.profile()?.guest;
         let state = match feature {
-            // The other one is looked at next, with this one settled.
+            // The other kind is checked next.
             "acpi-s3" => {
                 guest.suspend_to_disk = None;
                 guest.suspend_to_mem
@@ -223,7 +227,7 @@ fn disable_unsupported_sleep(
         let choice = installed::choose(host, &wanted, &Rules::ask(libvirt, &wanted))?;
         if let Some(why) = choice.complaint(&wanted) {
             log::step(format_args!("{why}"));
-            let none = format!("no firmware here has {feature}");
+            let none = format!("no firmware on this host has the feature {feature}");
             changed.push(replace(layers, setting, "off".into(), &none)?);
         }
     }
@@ -232,9 +236,10 @@ fn disable_unsupported_sleep(
 
 fn replace(layers: &mut Layers, setting: &str, instead: Value, none: &str) -> Result<String> {
     if layers.is_assigned(setting) {
-        return Err(Error::unsupported(format!("{none}, which {setting} needs")));
+        return Err(Error::unsupported(format!("{none}, which is needed for {setting}")));
     }
-    let change = format!("{setting} is {}: {none}", display_value(&instead));
+    let change =
+        format!("{setting} is {} instead of the scenario's value: {none}", display_value(&instead));
     layers.put(&Origin::Host, Sections::single(setting, instead))?;
     Ok(change)
 }

@@ -1,12 +1,12 @@
 //! The kinds of disks that a new guest can have.
 
-/// What kind of disk is asked for.
+/// A kind of disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DiskKind {
-    /// A copy-on-write image over a base.
+    /// A copy-on-write image backed by a base image.
     Overlay,
-    /// One of its own, empty at first.
+    /// A new, empty image.
     New,
-    /// The user's.
+    /// The image of `--vmimage`.
     Given,
 }

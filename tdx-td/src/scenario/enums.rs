@@ -1,4 +1,4 @@
-//! The values that a setting can have, in the words of libvirt and QEMU.
+//! The values of settings, with the names that libvirt and QEMU use.
 //!
 //! Source: <https://libvirt.org/formatdomain.html>, <https://libvirt.org/formatstorage.html>.
 
@@ -22,13 +22,13 @@ macro_rules! setting_enum {
             fn try_from(Text(text): Text) -> Result<Self, String> {
                 match text.as_str() {
                     $($text => Ok(Self::$variant),)+
-                    _ => Err(format!("{text:?} is not one of {}", [$($text),+].join(", "))),
+                    _ => Err(format!("invalid value {text:?}, expected one of {}", [$($text),+].join(", "))),
                 }
             }
         }
 
         impl $name {
-            /// Its name, as libvirt and QEMU write it.
+            /// Returns the name that libvirt and QEMU use.
             pub fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$variant => $text,)+
@@ -39,11 +39,11 @@ macro_rules! setting_enum {
 }
 
 setting_enum! {
-    /// What a guest boots from.
+    /// The device that a guest boots from.
     Boot {
-        /// Its disk.
+        /// The disk of the guest.
         Disk = "hd",
-        /// A CD.
+        /// A CD drive.
         Cdrom = "cdrom",
         /// A floppy disk.
         Floppy = "fd",
@@ -53,138 +53,138 @@ setting_enum! {
 }
 
 setting_enum! {
-    /// A feature of the machine, `<features>`.
+    /// A feature of the machine, an element of `<features>`.
     Feature {
-        /// Tables of power management and devices.
+        /// ACPI tables, for power management and devices.
         Acpi = "acpi",
-        /// Interrupts for several processors.
+        /// Advanced programmable interrupt controllers, for several processors.
         Apic = "apic",
-        /// Addresses of more than 32 bits.
+        /// Physical address extension: addresses of more than 32 bits.
         Pae = "pae",
-        /// Memory of a guest within the guest.
+        /// Hardware-assisted paging: EPT or NPT.
         Hap = "hap",
     }
 }
 
 setting_enum! {
-    /// What a guest's memory is made of.
+    /// The backing of a guest's memory.
     MemoryBacking {
-        /// Memory of QEMU's own.
+        /// Private memory of QEMU.
         Private = "private",
-        /// A nameless file that other processes of the host can map.
+        /// An anonymous file (memfd), which other processes of the host can map.
         Shared = "shared",
     }
 }
 
 setting_enum! {
-    /// What a network card is.
+    /// The model of a network card.
     NetworkModel {
-        /// Made for guests.
+        /// A paravirtual card.
         Virtio = "virtio",
-        /// Intel's of 2000, which everything has a driver for.
+        /// Intel 82540EM, for which almost every guest has a driver.
         E1000 = "e1000",
-        /// Intel's for PCI Express.
+        /// Intel 82574L, for PCI Express.
         E1000e = "e1000e",
-        /// Realtek's.
+        /// Realtek 8139.
         Rtl8139 = "rtl8139",
     }
 }
 
 setting_enum! {
-    /// What a graphics card is.
+    /// The model of a graphics card.
     Video {
-        /// There is none: the guest has a serial console.
+        /// No graphics card: the guest has a serial console.
         None = "none",
-        /// Made for guests.
+        /// A paravirtual card.
         Virtio = "virtio",
-        /// Made for SPICE.
+        /// A paravirtual card for SPICE.
         Qxl = "qxl",
-        /// The plainest.
+        /// A standard VGA card.
         Vga = "vga",
-        /// Without what VGA has of old.
+        /// A standard card without the legacy parts of VGA.
         Bochs = "bochs",
     }
 }
 
 setting_enum! {
-    /// How a keyboard or a mouse is connected.
+    /// The bus of a keyboard or a mouse.
     InputBus {
-        /// There is none.
+        /// No such device.
         None = "none",
-        /// As in old machines.
+        /// PS/2.
         Ps2 = "ps2",
-        /// By USB.
+        /// USB.
         Usb = "usb",
-        /// Made for guests.
+        /// A paravirtual device.
         Virtio = "virtio",
     }
 }
 
 setting_enum! {
-    /// What follows when a guest is at its end.
+    /// What libvirt does when a guest powers off, reboots or crashes.
     Lifecycle {
-        /// It is off.
+        /// The domain is shut off.
         Destroy = "destroy",
-        /// It starts again.
+        /// The guest starts again.
         Restart = "restart",
-        /// It stays as it is, to be looked at.
+        /// The domain is preserved for inspection.
         Preserve = "preserve",
     }
 }
 
 setting_enum! {
-    /// What a disk is connected by.
+    /// The bus of a disk.
     DiskBus {
-        /// Made for guests.
+        /// A paravirtual block device.
         Virtio = "virtio",
-        /// SCSI, made for guests.
+        /// A disk of a paravirtual SCSI controller.
         Scsi = "scsi",
-        /// As in most machines.
+        /// A SATA disk.
         Sata = "sata",
     }
 }
 
 setting_enum! {
-    /// What QEMU does about the host's cache.
+    /// The cache mode of a disk.
     Cache {
-        /// Goes around it.
+        /// The host's page cache is bypassed.
         None = "none",
-        /// Is told when data is on the disk.
+        /// The host's page cache is used; a flush of the guest writes the data to the disk.
         Writeback = "writeback",
-        /// Has each write on the disk at once.
+        /// The host's page cache is used; every write goes to the disk at once.
         Writethrough = "writethrough",
-        /// Goes around it, and has each write on the disk at once.
+        /// The host's page cache is bypassed; every write goes to the disk at once.
         Directsync = "directsync",
-        /// Never waits for the disk: what the guest wrote is lost when the host crashes.
+        /// Flushes of the guest are ignored: data is lost if the host crashes.
         Unsafe = "unsafe",
     }
 }
 
 setting_enum! {
-    /// What of an image is allocated beforehand.
+    /// The parts of an image that are allocated when it is created.
     Preallocation {
         /// Nothing.
         Off = "off",
-        /// qcow2: the tables.
+        /// The tables of a qcow2 image.
         Metadata = "metadata",
-        /// Everything, unwritten.
+        /// The whole image, without writing it.
         Falloc = "falloc",
-        /// Everything, written.
+        /// The whole image, filled with zeros.
         Full = "full",
     }
 }
 
 setting_enum! {
-    /// How clusters are compressed.
+    /// The compression of qcow2 clusters.
     Compression {
         /// zlib.
         Zlib = "zlib",
-        /// Faster.
+        /// zstd, which is faster.
         Zstd = "zstd",
     }
 }
 
-/// Defines a setting that is written as two words with a space between them.
+/// Defines a setting whose value is two words with a space between them.
 macro_rules! setting_pair {
     ($(#[$about:meta])* $name:ident { $first:ident: [$($a:literal),+], $second:ident: [$($b:literal),+] }) => {
         $(#[$about])*
@@ -193,7 +193,7 @@ macro_rules! setting_pair {
         pub struct $name {
             /// The first word.
             pub $first: String,
-            /// The second one.
+            /// The second word.
             pub $second: String,
         }
 
@@ -208,7 +208,7 @@ macro_rules! setting_pair {
                         Ok(Self { $first: $first.to_owned(), $second: $second.to_owned() })
                     }
                     _ => Err(format!(
-                        "{text:?} is not one of {} and one of {}",
+                        "invalid value {text:?}, expected one of {}, a space, and one of {}",
                         firsts.join(", "),
                         seconds.join(", ")
                     )),
@@ -225,33 +225,33 @@ macro_rules! setting_pair {
 }
 
 setting_pair! {
-    /// An emulated TPM: what the guest sees, and the version of its commands.
+    /// An emulated TPM: its model and the version of its specification.
     Tpm { model: ["tpm-crb", "tpm-tis"], version: ["2.0", "1.2"] }
 }
 
 setting_pair! {
-    /// A watchdog, and what it does when the guest does not answer.
+    /// A watchdog: its model and its action when the guest does not answer.
     Watchdog {
         model: ["i6300esb", "itco", "ib700"],
         action: ["poweroff", "reset", "shutdown", "pause", "dump", "none", "inject-nmi"]
     }
 }
 
-/// A folder of the host that the guest can read.
+/// A directory of the host that the guest can read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HostFilesystem {
-    /// Mode of files that come to be in it.
+    /// Mode of new files in the directory.
     pub fmode: Mode,
-    /// Mode of folders that come to be in it.
+    /// Mode of new directories in the directory.
     pub dmode: Mode,
-    /// The folder.
+    /// The directory of the host.
     pub source_dir: String,
-    /// What the guest mounts it by.
+    /// The mount tag in the guest.
     pub target_dir: String,
 }
 
-/// Text that YAML may take for a number, or for a boolean, which `on` and `off` are in YAML 1.1.
+/// Text that YAML may parse as a number, or as a boolean, as `on` and `off` in YAML 1.1.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(from = "Scalar", into = "String")]
 pub struct Text(pub String);
@@ -281,7 +281,7 @@ impl From<Text> for String {
     }
 }
 
-/// An access mode in octal digits, `644`.
+/// An access mode in octal digits, such as `644`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Text", into = "String")]
 pub struct Mode(pub String);
@@ -294,7 +294,9 @@ impl TryFrom<Text> for Mode {
         if octal && (3..=4).contains(&text.len()) {
             Ok(Self(text))
         } else {
-            Err(format!("{text:?} is not an access mode such as 644"))
+            Err(format!(
+                "invalid value {text:?}, expected an access mode in octal digits, such as 644"
+            ))
         }
     }
 }
@@ -312,17 +314,17 @@ impl fmt::Display for Mode {
 }
 
 setting_enum! {
-    /// What is done about ticks of a clock that the guest missed.
+    /// How timer ticks that the guest missed are handled.
     Ticks {
-        /// QEMU's own choice.
+        /// The default of QEMU.
         Default = "default",
-        /// They come late.
+        /// Missed ticks are delivered late, at the normal rate.
         Delay = "delay",
-        /// They come at once, until it has caught up.
+        /// Missed ticks are delivered at a higher rate, until the guest has caught up.
         Catchup = "catchup",
-        /// They become one.
+        /// Missed ticks are merged into one.
         Merge = "merge",
-        /// They are forgotten.
+        /// Missed ticks are discarded.
         Discard = "discard",
     }
 }

@@ -1,4 +1,4 @@
-//! Settings over settings: what the scenario recommends, what was asked for instead, and by whom.
+//! Layers of settings: the scenario's, and those of files and flags that override them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,20 +11,20 @@ use serde_json::{Map, Value};
 
 use crate::scenario::profile::Profile;
 
-/// Settings by section and key, not all of them.
+/// Some settings, by section and key.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Sections {
-    /// Of the guest.
+    /// Settings of the guest.
     pub guest: Map<String, Value>,
-    /// Of its disk.
+    /// Settings of the guest's disk.
     pub storage: Map<String, Value>,
-    /// Of the host.
+    /// Settings of the host.
     pub host: Map<String, Value>,
 }
 
 impl Sections {
-    /// One setting, `guest.video`, of which there may be none.
+    /// Returns the sections with one setting, such as `guest.video`.
     pub fn single(setting: &str, value: Value) -> Self {
         let (section, key) = setting.split_once('.').unwrap_or_default();
         let settings = Map::from_iter([(key.to_owned(), value)]);
@@ -35,12 +35,12 @@ impl Sections {
         }
     }
 
-    /// The sections by name.
+    /// Returns the sections by name.
     fn parts(self) -> [(&'static str, Map<String, Value>); 3] {
         [("guest", self.guest), ("storage", self.storage), ("host", self.host)]
     }
 
-    /// Puts settings over these.
+    /// Overrides these settings with others.
     pub fn put(&mut self, over: Self) {
         merge(&mut self.guest, over.guest);
         merge(&mut self.storage, over.storage);
@@ -48,7 +48,7 @@ impl Sections {
     }
 }
 
-/// Who said how something is to be.
+/// The origin of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
     /// The scenario of this name.
@@ -59,7 +59,7 @@ pub enum Origin {
     Config,
     /// A flag.
     Flag(String),
-    /// What the host has.
+    /// The capabilities of the host.
     Host,
 }
 
@@ -84,32 +84,32 @@ impl fmt::Display for Origin {
     }
 }
 
-/// One setting, as recommended and as it is to be.
+/// A setting, with its recommended and its actual value.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Setting {
-    /// Section and name, `guest.video`.
+    /// Section and name of the setting, such as `guest.video`.
     pub setting: String,
-    /// What the scenario says; null where it leaves it to the host.
+    /// The value that the scenario recommends; null if it depends on the host.
     pub recommended: Value,
-    /// What it is to be; null where it is left to the host.
+    /// The value in effect; null if it depends on the host.
     pub value: Value,
-    /// Who said so: the scenario, a file or a flag.
+    /// Origin of the value: the scenario, a file, a flag or the host.
     pub origin: String,
-    /// Whether it has a meaning here: how a disk is made has none for one that is there.
+    /// Whether the setting applies. Settings for new disks do not apply to overlays and existing images.
     pub applies: bool,
-    /// Whether it was said, rather than left to the scenario or the host.
+    /// Whether a file or flag assigned the value.
     #[serde(skip)]
     pub assigned: bool,
 }
 
 impl Setting {
-    /// Whether it is not as the scenario recommends.
+    /// Whether the value differs from the recommended one.
     pub fn differs(&self) -> bool {
         self.applies && self.recommended != self.value
     }
 }
 
-/// All settings, layer over layer.
+/// All settings, with the layers that override the scenario's.
 #[derive(Debug, Clone)]
 pub struct Layers {
     scenario: String,
@@ -119,12 +119,13 @@ pub struct Layers {
 }
 
 impl Layers {
-    /// What a scenario says, over what holds without any, which is all settings.
+    /// Puts the settings of a scenario over the default settings, which must be complete.
     ///
-    /// Errors: `invalid_input` for settings that there are not, or values that they cannot have.
+    /// Errors: `invalid_input` for unknown settings and invalid values.
     pub fn new(scenario: &str, ground: Sections, sections: Sections) -> Result<Self> {
         let ground = normal(&to_value(ground)).map_err(|cause| {
-            Error::invalid_input("scenario 'default' is not whole").because(cause)
+            Error::invalid_input("scenario 'default' lacks settings or has invalid ones")
+                .because(cause)
         })?;
         let mut layers = Self {
             scenario: scenario.to_owned(),
@@ -138,9 +139,9 @@ impl Layers {
         Ok(layers)
     }
 
-    /// Puts settings over all that there are.
+    /// Overrides settings.
     ///
-    /// Errors: as [`Layers::new`]; for a flag they are `usage`.
+    /// Errors: as [`Layers::new`]; `usage` instead of `invalid_input` for a flag.
     pub fn put(&mut self, origin: &Origin, sections: Sections) -> Result<()> {
         for (section, settings) in sections.parts() {
             for (key, value) in settings {
@@ -152,7 +153,7 @@ impl Layers {
                 let mut current = self.current.clone();
                 merge_value(&mut current[section][&key], value);
                 self.current = normal(&current).map_err(|cause| {
-                    origin.error(format!("{path} in {origin} cannot be so")).because(cause)
+                    origin.error(format!("invalid value for {path} in {origin}")).because(cause)
                 })?;
                 self.origins.insert(path, origin.clone());
             }
@@ -160,20 +161,20 @@ impl Layers {
         Ok(())
     }
 
-    /// The settings as they are to be.
+    /// Returns the values in effect.
     ///
-    /// Errors: none that [`Layers::put`] has not told of.
+    /// Errors: none, because [`Layers::put`] checks all values.
     pub fn profile(&self) -> Result<Profile> {
         Profile::deserialize(&self.current)
-            .map_err(|cause| Error::invalid_input("the settings are wrong").because(cause))
+            .map_err(|cause| Error::invalid_input("the settings are invalid").because(cause))
     }
 
-    /// Whether somebody said something else than the scenario.
+    /// Whether a file, a flag or the host overrides the scenario's value.
     pub fn is_assigned(&self, setting: &str) -> bool {
         self.origins.contains_key(setting)
     }
 
-    /// Every setting, in order.
+    /// Returns all settings, in order.
     pub fn settings(&self) -> Vec<Setting> {
         let recommended = flat(&self.recommended);
         flat(&self.current)
@@ -194,11 +195,9 @@ impl Layers {
     }
 }
 
-/// Settings as `--set` has them: `guest.video=virtio`, the value being YAML.
-///
-/// Errors: `usage`, with the nearest name for a setting that there is not.
+/// Parses the argument of `--set`, such as `guest.video=virtio`. The value is YAML.
 pub fn parse_set(text: &str) -> Result<Sections, String> {
-    let (path, value) = text.split_once('=').ok_or("write SECTION.SETTING=VALUE")?;
+    let (path, value) = text.split_once('=').ok_or("expected SECTION.SETTING=VALUE")?;
     let value: Value = match value {
         "" => Value::Null,
         value => yaml::from_str(value).map_err(|error| format!("{value:?}: {error}"))?,
@@ -217,12 +216,12 @@ fn to_value(sections: Sections) -> Value {
     Value::Object(Map::from_iter(parts))
 }
 
-/// The settings in one way of writing, so that they can be compared.
+/// Returns the settings in their normal form, so that they can be compared.
 fn normal(value: &Value) -> serde_json::Result<Value> {
     serde_json::to_value(Profile::deserialize(value)?)
 }
 
-/// Puts one value over another: maps are put together, all else is replaced.
+/// Overrides one value with another: maps are merged, other values are replaced.
 fn merge_value(under: &mut Value, over: Value) {
     match (under, over) {
         (Value::Object(under), Value::Object(over)) => merge(under, over),
@@ -238,14 +237,14 @@ fn merge(under: &mut Map<String, Value>, over: Map<String, Value>) {
 
 fn unknown(origin: &Origin, section: &str, key: &str, known: &Value) -> Error {
     let names = known.as_object().into_iter().flat_map(Map::keys).map(String::as_str);
-    let error = origin.error(format!("{origin}: there is no setting {section}.{key}"));
+    let error = origin.error(format!("{origin}: unknown setting {section}.{key}"));
     match common::nearest(key, names) {
         Some(nearest) => error.hint(format!("did you mean {section}.{nearest}?")),
-        None => error.hint("tdx-td scenario show securevm shows them all"),
+        None => error.hint("tdx-td scenario show securevm lists all settings"),
     }
 }
 
-/// The settings of all sections by their full names.
+/// Returns the settings of all sections by their full names.
 fn flat(value: &Value) -> BTreeMap<String, Value> {
     let sections = value.as_object().into_iter().flatten();
     sections

@@ -1,4 +1,4 @@
-//! Where scenarios come from: built in, `/etc/tdx/scenarios`, the user's own folder.
+//! The library of scenarios: built-in ones, those in `/etc/tdx/scenarios`, and those in the user's directory.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use crate::capability::Security;
 use crate::scenario::layers::{Layers, Sections};
 
-/// What a guest is without a scenario; every scenario stands on it.
+/// The scenario with the default settings. They apply without a scenario, and every scenario overrides some.
 pub const DEFAULT: &str = "default";
 
 const BUILT_IN: [(&str, &str); 5] = [
@@ -24,30 +24,30 @@ const BUILT_IN: [(&str, &str); 5] = [
     ("td", include_str!("../../scenarios/td.yaml")),
 ];
 
-/// The most a file can hold, bytes.
+/// The largest size of a file, in bytes.
 const LIMIT: usize = 1 << 20;
 
-/// A named set of settings.
+/// A scenario: a named set of settings for a kind of guest.
 #[derive(Debug, Clone)]
 pub struct Scenario {
-    /// Its name.
+    /// Name of the scenario.
     pub name: String,
-    /// What it is for, in a line.
+    /// Description of the scenario, in one line.
     pub description: String,
-    /// How its guests can be protected, the best first.
+    /// Protections that the scenario allows, the best first.
     pub security: Vec<Security>,
-    /// The files that it is made of, besides what is built in.
+    /// Files that define or change the scenario, besides the built-in one.
     pub files: Vec<PathBuf>,
-    /// What holds without any scenario.
+    /// The default settings.
     defaults: Sections,
     defaults_by_security: BTreeMap<Security, Sections>,
-    /// Its settings.
+    /// The settings of the scenario.
     sections: Sections,
-    /// Those that are others under one protection.
+    /// The settings that differ for one protection.
     by_security: BTreeMap<Security, Sections>,
 }
 
-/// One file: all of a scenario, or what differs from the one of that name in a less specific place.
+/// The content of a file: a whole scenario, or the differences from one of that name in a less specific place.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Text {
@@ -64,18 +64,18 @@ struct Text {
 }
 
 impl Scenario {
-    /// The scenario of this name.
+    /// Finds the scenario of this name.
     ///
-    /// Errors: `not_found`, with the nearest name; `invalid_input` for a file that is no scenario.
+    /// Errors: `not_found`, with the nearest name; `invalid_input` for a file that is not a valid scenario.
     pub fn find(host: &Host, name: &str) -> Result<Self> {
         let texts = scenario_texts(host, name)?;
         if texts.is_empty() {
             let names = names(host)?;
             let nearest = common::nearest(name, names.iter().map(String::as_str));
-            let error = Error::not_found(format!("no scenario '{name}'"));
+            let error = Error::not_found(format!("scenario '{name}' not found"));
             return Err(match nearest {
                 Some(nearest) => error.hint(format!("did you mean {nearest}?")),
-                None => error.hint("tdx-td scenario list shows those there are"),
+                None => error.hint("tdx-td scenario list lists all scenarios"),
             });
         }
         let mut scenario = Self::empty(name);
@@ -107,9 +107,10 @@ impl Scenario {
         }
     }
 
-    /// What holds without any scenario, whatever files say: what domains are compared by.
+    /// Returns the built-in default settings, without changes by files. Requests of domains are compared with
+    /// them.
     ///
-    /// Errors: none that the tests have not told of.
+    /// Errors: none, because the tests check the built-in file.
     pub fn built_in(security: Security) -> Result<Layers> {
         let mut scenario = Self::empty(DEFAULT);
         for (_, text) in BUILT_IN.iter().filter(|(name, _)| *name == DEFAULT) {
@@ -119,9 +120,9 @@ impl Scenario {
         scenario.layers(security)
     }
 
-    /// Its settings for a guest that is protected so.
+    /// Returns the settings for a guest with this protection.
     ///
-    /// Errors: `invalid_input` for settings that there are not, or values that they cannot have.
+    /// Errors: `invalid_input` for unknown settings and invalid values.
     pub fn layers(&self, security: Security) -> Result<Layers> {
         let mut ground = self.defaults.clone();
         ground.put(self.defaults_by_security.get(&security).cloned().unwrap_or_default());
@@ -131,10 +132,11 @@ impl Scenario {
     }
 
     fn merge_file(&mut self, file: Option<PathBuf>, text: &str) -> Result<()> {
-        let place =
-            || file.as_ref().map_or("built in".to_owned(), |file| file.display().to_string());
+        let place = || {
+            file.as_ref().map_or("the built-in text".to_owned(), |file| file.display().to_string())
+        };
         let text: Text = yaml::from_str(text).map_err(|error| {
-            Error::invalid_input(format!("{} is no scenario", place())).because(error)
+            Error::invalid_input(format!("{} is not a valid scenario", place())).because(error)
         })?;
         self.description = text.description.unwrap_or(std::mem::take(&mut self.description));
         self.security = text.security.unwrap_or(std::mem::take(&mut self.security));
@@ -148,9 +150,9 @@ impl Scenario {
     }
 }
 
-/// The names of all scenarios, in order.
+/// Returns the names of all scenarios, in order.
 ///
-/// Errors: `permission`, `io` for a folder that cannot be read.
+/// Errors: `permission`, `io` for a directory that cannot be read.
 pub fn names(host: &Host) -> Result<BTreeSet<String>> {
     let mut names: BTreeSet<String> = BUILT_IN.iter().map(|(name, _)| (*name).to_owned()).collect();
     for folder in folders(host) {
@@ -168,7 +170,7 @@ pub fn names(host: &Host) -> Result<BTreeSet<String>> {
     Ok(names)
 }
 
-/// The texts that make up a scenario, the most specific last, with the file each is of.
+/// Reads the texts of a scenario, the most specific last, with the file of each.
 fn scenario_texts(host: &Host, name: &str) -> Result<Vec<(Option<PathBuf>, String)>> {
     let built_in = BUILT_IN.iter().find(|(known, _)| *known == name);
     let mut texts: Vec<_> =
@@ -177,7 +179,7 @@ fn scenario_texts(host: &Host, name: &str) -> Result<Vec<(Option<PathBuf>, Strin
     for folder in folders(host).into_iter().filter(|_| plain) {
         let file = folder.join(format!("{name}.yaml"));
         match read_text(&file) {
-            // Nothing at all; a link that leads nowhere is something.
+            // No file; a dangling symbolic link is an error.
             Err(error)
                 if error.kind() == ErrorKind::NotFound && file.symlink_metadata().is_err() => {}
             text => texts.push((Some(file.clone()), text?)),
@@ -186,9 +188,9 @@ fn scenario_texts(host: &Host, name: &str) -> Result<Vec<(Option<PathBuf>, Strin
     Ok(texts)
 }
 
-/// A small file of text.
+/// Reads a small text file.
 ///
-/// Errors: `not_found`, `permission`; `invalid_input` for one that is large or no text.
+/// Errors: `not_found`, `permission`; `invalid_input` for a large file or one that is not text.
 pub fn read_text(file: &Path) -> Result<String> {
     let text = String::from_utf8(input::file(file, LIMIT)?);
     text.map_err(|error| {
@@ -213,7 +215,7 @@ mod tests {
     use crate::scenario::profile::OnOff;
 
     #[test]
-    fn what_is_built_in_is_whole_under_every_protection() {
+    fn built_in_scenarios_have_all_settings_under_every_protection() {
         let folder = tempfile::tempdir().unwrap();
         let host = Host::new(folder.path());
         for name in names(&host).unwrap() {
@@ -233,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn an_operators_file_adds_or_changes_a_scenario() {
+    fn scenario_file_adds_or_changes_a_scenario() {
         let folder = tempfile::tempdir().unwrap();
         let host = Host::new(folder.path());
         let place = host.path("/etc/tdx/scenarios");
@@ -242,7 +244,10 @@ mod tests {
         fs::write(place.join("ci.yaml"), "description: CI\nsecurity: [none]\n").unwrap();
         assert!(names(&host).unwrap().contains("ci"));
         let desktop = Scenario::find(&host, "desktop").unwrap();
-        assert_eq!((desktop.description.as_str(), desktop.files.len()), ("Desktop", 1));
+        assert_eq!(
+            (desktop.description.as_str(), desktop.files.len()),
+            ("A desktop with a shared directory, unprotected", 1)
+        );
         let profile = desktop.layers(Security::None).unwrap().profile().unwrap();
         assert_eq!((profile.guest.vcpus, profile.host.swappiness.unwrap().0), (Some(8), 35));
 
@@ -266,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_wins_and_is_told_apart() {
+    fn assigned_setting_overrides_the_scenario_and_has_its_origin() {
         let host = Host::new("/nonexistent");
         let mut layers = Scenario::find(&host, "desktop").unwrap().layers(Security::None).unwrap();
         let flag = Origin::Flag("--set".to_owned());
@@ -322,7 +327,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_setting_panics(
+        fn parse_set_does_not_panic_on_any_text(
             text in "\\PC*",
             name in "(guest|storage|host)\\.[a-z_]{0,20}",
             value in "\\PC{0,10}",

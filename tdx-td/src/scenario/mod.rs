@@ -1,4 +1,4 @@
-//! Scenarios: defaults for a kind of guest, layer over layer.
+//! Scenarios, which supply defaults for kinds of guests, and the settings that override them.
 
 pub mod assignments;
 pub mod conflicts;

@@ -1,6 +1,6 @@
-//! What a scenario asks for, setting by setting: of the guest, its disk, and the host.
+//! All settings of a scenario: of the guest, its disk, and the host.
 //!
-//! Every setting has a place in each of the built-in scenarios' files, `tdx-td/scenarios/*.yaml`.
+//! The built-in scenarios are in `tdx-td/scenarios/*.yaml`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,17 +20,18 @@ use crate::scenario::enums::{
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Profile {
-    /// What the guest is made of.
+    /// Settings of the guest.
     pub guest: Guest,
-    /// A disk that is made for the guest.
+    /// Settings of a new disk for the guest.
     pub storage: Storage,
-    /// What the host is tuned to.
+    /// Settings of the host.
     pub host: Host,
 }
 
-/// Something that is on or off.
+/// A setting that is on or off.
 ///
-/// Written as `on` or `off`, which YAML 1.1 calls booleans; `true`, `yes`, `enable` and their opposites are read, too.
+/// It is written as `on` or `off`, which are booleans in YAML 1.1. `true`, `yes`, `enable` and their opposites are
+/// accepted as well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OnOff(pub bool);
 
@@ -43,12 +44,12 @@ impl OnOff {
         }
     }
 
-    /// As libvirt writes it in most places.
+    /// Returns `yes` or `no`, as most elements of libvirt need it.
     pub fn yes_no(self) -> &'static str {
         if self.0 { "yes" } else { "no" }
     }
 
-    /// As libvirt writes it in the others, and the kernel in messages.
+    /// Returns `on` or `off`, as other elements of libvirt need it.
     pub fn on_off(self) -> &'static str {
         if self.0 { "on" } else { "off" }
     }
@@ -82,46 +83,46 @@ impl<'de> Deserialize<'de> for OnOff {
     }
 }
 
-/// What the guest is made of.
+/// The settings of the guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Guest {
-    /// Virtual CPUs; what fits the host without it.
+    /// Number of virtual CPUs; without it, a number that fits the host.
     pub vcpus: Option<u32>,
-    /// Memory; what fits the host without it.
+    /// Memory; without it, a size that fits the host.
     #[serde(serialize_with = "size")]
     pub memory: Option<Size>,
     /// Machine type, as QEMU names it.
     pub machine: String,
-    /// QEMU; libvirt's choice without it.
+    /// Path of QEMU; without it, libvirt's choice.
     pub emulator: Option<String>,
-    /// What is booted from.
+    /// Boot device.
     pub boot: Boot,
-    /// Whether the processor shows only what it has on other hosts, too; libvirt's choice without it.
+    /// Whether the guest sees only processor features that allow migration; without it, libvirt's choice.
     pub cpu_migratable: Option<OnOff>,
-    /// Features of the machine, in whatever order.
+    /// Features of the machine.
     #[serde(deserialize_with = "set_of_features")]
     pub features: Vec<Feature>,
-    /// Whether only signed software boots.
+    /// Whether secure boot is on, so that only signed software boots.
     pub secure_boot: AutoOr<OnOff>,
-    /// System management mode, in which firmware guards its variables.
+    /// System management mode, which firmware uses to protect its variables.
     pub smm: AutoOr<OnOff>,
-    /// What the guest's memory is made of.
+    /// Backing of the guest's memory.
     pub memory_backing: MemoryBacking,
-    /// Memory that QEMU may take beyond the guest's own; unlimited without it.
+    /// Memory that QEMU may use beyond the guest's own; without it, unlimited.
     #[serde(serialize_with = "size")]
     pub memory_headroom: Option<Size>,
-    /// Threads of their own for the disks. The first one serves the guest's disk.
+    /// Number of IO threads for disks. The first one serves the guest's disk.
     pub iothreads: u32,
     /// libvirt network.
     pub network: Option<String>,
-    /// What the network card is.
+    /// Model of the network card.
     pub network_model: NetworkModel,
-    /// What the graphics card is. With one there is a VNC server for it, on this host alone.
+    /// Model of the graphics card. With one, a VNC server listens on 127.0.0.1.
     pub video: Video,
-    /// How the keyboard is connected.
+    /// Bus of the keyboard.
     pub keyboard: InputBus,
-    /// How the mouse is connected.
+    /// Bus of the mouse.
     pub mouse: InputBus,
     /// An emulated TPM.
     #[serde(with = "none")]
@@ -129,50 +130,50 @@ pub struct Guest {
     /// A watchdog.
     #[serde(with = "none")]
     pub watchdog: Option<Watchdog>,
-    /// A folder of the host, for the guest to read.
+    /// A directory of the host that the guest can read.
     #[serde(with = "none")]
     pub host_filesystem: Option<HostFilesystem>,
-    /// What is done about ticks of the real-time clock that the guest missed.
+    /// How missed ticks of the real-time clock are handled.
     pub rtc_ticks: Ticks,
-    /// The same of the interval timer of the first PCs.
+    /// How missed ticks of the programmable interval timer are handled.
     pub pit_ticks: Ticks,
-    /// What follows when the guest powers off.
+    /// What libvirt does when the guest powers off.
     pub on_poweroff: Lifecycle,
-    /// What follows when the guest reboots.
+    /// What libvirt does when the guest reboots.
     pub on_reboot: Lifecycle,
-    /// What follows when the guest crashes.
+    /// What libvirt does when the guest crashes.
     pub on_crash: Lifecycle,
-    /// Whether the guest is told that it can sleep; libvirt's choice without it.
+    /// Whether the guest is offered suspend to memory (S3); without it, libvirt's choice.
     pub suspend_to_mem: Option<OnOff>,
-    /// Whether the guest is told that it can hibernate; libvirt's choice without it.
+    /// Whether the guest is offered suspend to disk (S4); without it, libvirt's choice.
     pub suspend_to_disk: Option<OnOff>,
 }
 
-/// A disk that is made for the guest. Of one that is an overlay, `cache`, `bus` and `target` count.
+/// The settings of a new disk. Only `cache`, `bus` and `target` apply to overlays and existing images.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Storage {
     /// Format of the image.
     pub format: Format,
-    /// Size the guest sees.
+    /// Size of the disk as the guest sees it.
     #[serde(serialize_with = "size")]
     pub capacity: Option<Size>,
-    /// What the disk is connected by.
+    /// Bus of the disk.
     pub bus: DiskBus,
-    /// Its name in the definition, `vda`.
+    /// Name of the disk in the definition, such as `vda`.
     pub target: String,
-    /// What QEMU does about the host's cache; its own choice without it.
+    /// Cache mode; without it, QEMU's default.
     pub cache: Option<Cache>,
-    /// What is allocated beforehand.
+    /// The parts of the image that are allocated when it is created.
     pub preallocation: Preallocation,
-    /// LUKS, by the host.
+    /// Whether the host encrypts the disk with LUKS.
     pub encryption: OnOff,
-    /// qcow2: whether reference counts are written late.
+    /// Whether the reference counts of a qcow2 image are written lazily.
     pub lazy_refcounts: OnOff,
-    /// qcow2: size of a cluster; QEMU's choice without it.
+    /// Cluster size of a qcow2 image; without it, QEMU's default.
     #[serde(serialize_with = "size")]
     pub cluster_size: Option<Size>,
-    /// qcow2: how compressed clusters are; QEMU's choice without it.
+    /// Compression of a qcow2 image; without it, QEMU's default.
     pub compression_type: Option<Compression>,
 }
 
@@ -183,7 +184,7 @@ fn set_of_features<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Fea
     Ok(features)
 }
 
-/// In the largest unit that loses nothing.
+/// Serializes a size in the largest unit that divides it.
 fn size<S: Serializer>(size: &Option<Size>, serializer: S) -> Result<S::Ok, S::Error> {
     let Some(Size(bytes)) = *size else {
         return serializer.serialize_none();
@@ -196,7 +197,7 @@ fn size<S: Serializer>(size: &Option<Size>, serializer: S) -> Result<S::Ok, S::E
     }
 }
 
-/// For something that there can be none of, and then the word for it.
+/// Serializes `None` as the word `none`.
 mod none {
     use serde::de::{DeserializeOwned, Deserializer, Error};
     use serde::{Deserialize, Serialize, Serializer};
@@ -222,12 +223,12 @@ mod none {
     }
 }
 
-/// A setting that follows from other settings, unless it is set.
+/// A setting that may be derived from other settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AutoOr<T> {
-    /// It follows from other settings.
+    /// The value is derived from other settings.
     Auto,
-    /// It is set.
+    /// The value is set.
     Is(T),
 }
 
@@ -259,32 +260,33 @@ impl<'de> Deserialize<'de> for AutoOr<OnOff> {
         })
     }
 }
-/// What the host is tuned to. A setting that is not there is left as it is.
+/// The settings of the host. A setting without a value is not changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Host {
-    /// `/sys/kernel/mm/transparent_hugepage/enabled`.
+    /// Use of transparent huge pages, `/sys/kernel/mm/transparent_hugepage/enabled`.
     pub transparent_hugepages: Option<HugePageUse>,
-    /// Pages of 2 MiB to reserve, `/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages`.
+    /// Number of reserved pages of 2 MiB, `/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages`.
     pub hugepages: Option<u64>,
-    /// Whether the kernel merges pages of the same content, `/sys/kernel/mm/ksm/run`.
+    /// Whether the kernel merges identical pages, `/sys/kernel/mm/ksm/run`.
     pub ksm: Option<OnOff>,
-    /// Whether it merges those of different NUMA nodes, `/sys/kernel/mm/ksm/merge_across_nodes`.
+    /// Whether the kernel merges pages of different NUMA nodes, `/sys/kernel/mm/ksm/merge_across_nodes`.
     pub ksm_merge_across_nodes: Option<OnOff>,
-    /// `/proc/sys/vm/swappiness`, 0 to 200.
+    /// How willing the kernel is to swap, `/proc/sys/vm/swappiness`, 0 to 200.
     pub swappiness: Option<Swappiness>,
-    /// IO scheduler of the disks that the guest's images are on, `/sys/block/*/queue/scheduler`.
+    /// IO scheduler of the disks that hold guests' images, `/sys/block/*/queue/scheduler`.
     #[serde(default, deserialize_with = "one_word")]
     pub io_scheduler: Option<String>,
     /// Options of kernel modules by module and name, such as `kvm_amd: {sev: "1"}`.
     #[serde(default, deserialize_with = "modules")]
     pub modules: BTreeMap<String, BTreeMap<String, Text>>,
-    /// Words that the kernel command line has to have. They are checked, never written.
+    /// Arguments that the kernel command line must have. They are checked, but never written.
     #[serde(default, deserialize_with = "plain_words")]
     pub kernel_arguments: Vec<String>,
 }
 
-/// Options of modules are lines of files that root's programs read, where more than a word is another line.
+/// Deserializes module options. Names and values must be single words: they are written into files that programs
+/// of root read.
 fn modules<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<BTreeMap<String, BTreeMap<String, Text>>, D::Error> {
@@ -295,7 +297,9 @@ fn modules<'de, D: Deserializer<'de>>(
     };
     for (module, options) in &modules {
         if let Some(name) = [module].into_iter().chain(options.keys()).find(|name| !is_name(name)) {
-            return Err(de::Error::custom(format!("{name:?} is no name of a module or an option")));
+            return Err(de::Error::custom(format!(
+                "invalid name {name:?}, expected the name of a module or an option"
+            )));
         }
         for Text(value) in options.values() {
             check_word(value).map_err(de::Error::custom)?;
@@ -321,26 +325,26 @@ fn check_word(word: &String) -> Result<(), String> {
     if !word.is_empty() && word.bytes().all(plain) {
         Ok(())
     } else {
-        Err(format!("{word:?} is not one plain word"))
+        Err(format!("invalid value {word:?}, expected one word without quotes, backslashes and #"))
     }
 }
 
-/// When the kernel uses huge pages without being asked.
+/// When the kernel uses transparent huge pages.
 ///
 /// Source: Linux `Documentation/admin-guide/mm/transhuge.rst`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum HugePageUse {
-    /// Wherever it can.
+    /// For all memory.
     Always,
-    /// Where a program says so.
+    /// For memory for which a program requests it.
     Madvise,
-    /// Nowhere.
+    /// Never.
     Never,
 }
 
 impl HugePageUse {
-    /// The kernel's word for it.
+    /// Returns the word that the kernel uses.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Always => "always",
@@ -363,7 +367,7 @@ impl TryFrom<u64> for Swappiness {
     fn try_from(value: u64) -> Result<Self, String> {
         match u8::try_from(value) {
             Ok(value @ 0..=200) => Ok(Self(value)),
-            _ => Err(format!("{value} is more than 200")),
+            _ => Err(format!("invalid value {value}, expected 0 to 200")),
         }
     }
 }

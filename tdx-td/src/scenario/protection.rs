@@ -1,4 +1,4 @@
-//! How the guests of a scenario are protected on this host.
+//! The protection of a scenario's guests on this host.
 
 use common::cli::Context;
 use common::libvirt::Libvirt;
@@ -8,9 +8,10 @@ use crate::capability;
 use crate::capability::Security;
 use crate::scenario::library::Scenario;
 
-/// How a scenario's guests are protected: as was asked for, else the best that the host has.
+/// Returns the protection of a guest: the requested one, else the best that the scenario allows and the host
+/// supports.
 ///
-/// Errors: `unsupported` when it has none of what the scenario wants, with what each lacks.
+/// Errors: `unsupported` if the host supports none of them, with the reasons.
 pub fn supported_security(
     context: &Context,
     libvirt: &Libvirt,
@@ -28,7 +29,9 @@ pub fn supported_security(
         }
     }
     let name = &scenario.name;
-    Err(Error::unsupported(format!("this host protects no guest as scenario '{name}' wants it"))
-        .because(missing.join("; "))
-        .hint("--security none makes a guest that is open to this host"))
+    Err(Error::unsupported(format!(
+        "this host supports none of the protections that scenario '{name}' allows"
+    ))
+    .because(missing.join("; "))
+    .hint("tdx-td host check says how to fix this; --security none creates an unprotected guest"))
 }

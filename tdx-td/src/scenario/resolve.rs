@@ -18,47 +18,47 @@ use crate::scenario::library::Scenario;
 use crate::scenario::profile::Profile;
 use crate::scenario::value::display_value;
 
-/// What a guest asks for over the settings of its scenario.
+/// The requested scenario, and the settings that override it.
 #[derive(Debug, Clone, Default)]
 pub struct RequestedSettings {
-    /// The name of the scenario; none for a guest without one.
+    /// Name of the scenario; `None` for a guest without one.
     pub scenario: Option<String>,
-    /// What files and `--set` say.
+    /// The settings of files and `--set`.
     pub assignments: Assignments,
-    /// What the other flags say.
+    /// The settings of other flags.
     pub flags: Vec<FlagSetting>,
 }
 
 /// The guest that settings are resolved for.
 #[derive(Debug, Clone, Copy)]
 pub struct Target {
-    /// How it is protected.
+    /// Protection of the guest.
     pub security: Security,
-    /// How its processors run.
+    /// Accelerator of the guest.
     pub virt_type: VirtType,
-    /// What kind of disk it has.
+    /// Kind of the guest's disk.
     pub disk: DiskKind,
 }
 
-/// Everything settled: what the guest, its disk and the host are to be like.
+/// The resolved settings of a guest, its disk and its host.
 #[derive(Debug, Clone)]
 pub struct ResolvedSettings {
-    /// All settings.
+    /// The values in effect.
     pub profile: Profile,
-    /// All settings, as recommended and as they are to be.
+    /// All settings, with recommended and actual values.
     pub settings: Vec<Setting>,
-    /// Where a new disk is to be, if it was said by a file of settings.
+    /// The directory for a new disk, if a file of settings names one.
     pub disk_folder: Option<PathBuf>,
-    /// What the user should know.
+    /// Warnings for the user.
     pub warnings: Vec<String>,
-    /// Whether libvirt finds firmware for the guest only when the guest asks for a stateless build.
+    /// Whether libvirt finds firmware for the guest only if the guest requests a stateless build.
     pub stateless: bool,
-    /// What was asked for of guest and disk, in the form a later `new` of the same name compares. What is
-    /// as without a scenario goes without saying.
+    /// The settings of guest and disk that differ from the defaults, in the form that a later `new` of the same
+    /// name compares.
     pub request: Vec<(String, String)>,
 }
 
-/// Settings of a disk that is made, of no meaning for others.
+/// The settings that apply only to new disks.
 const OF_NEW_DISKS: [&str; 7] = [
     "storage.format",
     "storage.capacity",
@@ -70,10 +70,10 @@ const OF_NEW_DISKS: [&str; 7] = [
 ];
 
 impl ResolvedSettings {
-    /// Settles all that flags and files say over a scenario, for guests that are protected and run so.
+    /// Resolves the settings of scenario, files and flags for a guest.
     ///
-    /// Errors: those of [`Assignments::put`]; `usage` for settings that cannot be together;
-    /// `unsupported` for what this host has not.
+    /// Errors: those of [`Assignments::put`]; `usage` for settings that contradict each other;
+    /// `unsupported` for settings that this host does not support.
     pub fn new(
         context: &Context,
         libvirt: &Libvirt,
@@ -101,8 +101,9 @@ impl ResolvedSettings {
             conflicts::needs_stateless_firmware(&choice.profile, &context.host, libvirt, security)?;
         if let Some(name) = &requested.scenario {
             let open = security == Security::None && !scenario.security.contains(&security);
-            let open = open
-                .then(|| format!("the guest is open to its host, and '{name}' is not for that"));
+            let open = open.then(|| {
+                format!("the guest is not protected, but scenario '{name}' is for protected guests")
+            });
             choice.warnings.extend(open);
             let differs = choice.settings.iter().any(Setting::differs);
             choice.warnings.extend(differs.then(|| choice.to_string()));
@@ -110,9 +111,9 @@ impl ResolvedSettings {
         Ok(choice)
     }
 
-    /// The same of settings that were put together already, `general` being those that are built in.
+    /// Resolves settings from layers. `general` are the built-in default settings.
     ///
-    /// Errors: `usage` for settings that cannot be together.
+    /// Errors: `usage` for settings that contradict each other.
     pub fn from_layers(
         layers: &Layers,
         general: &Layers,
@@ -127,27 +128,30 @@ impl ResolvedSettings {
             setting.applies = !OF_NEW_DISKS.contains(&setting.setting.as_str());
         }
         if kind != DiskKind::New && profile.storage.encryption.0 {
-            let disk = if kind == DiskKind::Given { "the user's own" } else { "an overlay" };
-            warnings.push(format!("the disk is {disk}: storage.encryption does not apply"));
+            let disk = if kind == DiskKind::Given { "an existing image" } else { "an overlay" };
+            warnings.push(format!(
+                "storage.encryption is ignored: the disk is {disk}, which cannot be encrypted"
+            ));
         }
         if profile.storage.cache == Some(Cache::Unsafe) {
-            let what = "what the guest wrote is lost when the host crashes";
-            warnings.push(format!("{what}: storage.cache is unsafe"));
+            warnings.push(
+                "storage.cache is unsafe: data of the guest is lost if the host crashes".to_owned(),
+            );
         }
         let request = request(&settings, &general.settings());
         Ok(Self { profile, settings, stateless: false, request, disk_folder: None, warnings })
     }
 
-    /// Whether somebody said how a setting is to be.
+    /// Whether a file or flag assigned a setting.
     pub fn is_assigned(&self, setting: &str) -> bool {
         let found = self.settings.iter().find(|known| known.setting == setting);
         found.is_some_and(|setting| setting.assigned)
     }
 }
 
-/// What a guest and its disk have that they would not have without a scenario.
+/// Returns the settings of guest and disk that differ from the defaults.
 fn request(settings: &[Setting], general: &[Setting]) -> Vec<(String, String)> {
-    // These are told apart by what they come to.
+    // The values in effect of these settings are compared by other keys.
     let elsewhere = ["guest.memory", "guest.vcpus", "guest.network"];
     let of_guest = |setting: &str| !setting.starts_with("host.") && !elsewhere.contains(&setting);
     settings
@@ -159,7 +163,7 @@ fn request(settings: &[Setting], general: &[Setting]) -> Vec<(String, String)> {
 }
 
 impl fmt::Display for ResolvedSettings {
-    /// In one sentence, what is not as recommended.
+    /// Writes the settings that differ from the recommendation.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let differ = self.settings.iter().filter(|setting| setting.differs());
         for (number, setting) in differ.enumerate() {
@@ -167,7 +171,7 @@ impl fmt::Display for ResolvedSettings {
             let comma = if number > 0 { "; " } else { "" };
             write!(
                 f,
-                "{comma}{setting} is {} ({origin}), not {}",
+                "{comma}{setting} is {} ({origin}), recommended is {}",
                 display_value(value),
                 display_value(recommended)
             )?;

@@ -1,4 +1,4 @@
-//! virt-scenario's file of user settings, as it stands.
+//! Parser of virt-scenario's file of user settings.
 //!
 //! ```yaml
 //! input:
@@ -18,16 +18,16 @@ use serde_json::{Map, Value};
 use crate::scenario::layers::{Layers, Origin, Sections};
 use crate::scenario::library::read_text;
 
-/// Settings over a scenario's.
+/// Settings that override those of a scenario.
 #[derive(Debug)]
 pub struct UserSettings {
     settings: Vec<(&'static str, Value)>,
     host_filesystem: Map<String, Value>,
-    /// Where disks are to be.
+    /// The directory for new disks.
     pub disk_folder: Option<PathBuf>,
 }
 
-/// A section: a list of maps of one key each.
+/// A section: a list of maps with one key each.
 type Section = Option<Vec<Map<String, Value>>>;
 
 #[derive(Debug, Default, Deserialize)]
@@ -43,17 +43,17 @@ struct File {
     hypervisors: Section,
 }
 
-/// Keys that say where virt-scenario's own files are.
+/// Keys with paths of virt-scenario's own files, which are ignored.
 const ELSEWHERE: [&str; 4] = ["path", "vm-config-store", "fw_meta", "hvconf"];
 
 impl UserSettings {
-    /// Reads such a file.
+    /// Reads a file of user settings.
     ///
-    /// Errors: those of reading it; `invalid_input` for another form, for a name that there is not, and
-    /// for an architecture or a kind of disk that there is not here.
+    /// Errors: those of reading the file; `invalid_input` for another format, for an unknown name, and
+    /// for an unsupported architecture or kind of disk.
     pub fn read(path: &Path) -> Result<Self> {
         Self::parse(&read_text(path)?).map_err(|why| {
-            Error::invalid_input(format!("{} is no file of user settings", path.display()))
+            Error::invalid_input(format!("{} is not a valid file of user settings", path.display()))
                 .because(why)
         })
     }
@@ -74,7 +74,7 @@ impl UserSettings {
         for (name, value) in pairs(file.architecture) {
             known(&name, &["arch"])?;
             if value != "x86_64" {
-                return Err(format!("arch {value}: only x86_64 guests are made"));
+                return Err(format!("invalid value {value} for arch: only x86_64 is supported"));
             }
         }
         for (name, value) in pairs(file.input) {
@@ -91,18 +91,20 @@ impl UserSettings {
 
     fn storage(&mut self, mut section: Map<String, Value>) -> Result<(), String> {
         if let Some(kind) = section.remove("disk_type").filter(|kind| kind != "file") {
-            return Err(format!("disk_type {kind}: only disks of type file are made"));
+            return Err(format!("invalid value {kind} for disk_type: only file is supported"));
         }
         if let Some(path) = section.remove("path") {
-            let path = path.as_str().ok_or_else(|| format!("path {path} is no path"))?;
+            let path = path
+                .as_str()
+                .ok_or_else(|| format!("invalid value {path} for path: not a text"))?;
             self.disk_folder = Some(path.into());
         }
-        // Numbers of units; a size that tells its own unit needs none.
+        // The unit of sizes that have none of their own.
         let unit = section.remove("unit").unwrap_or_else(|| "G".into());
-        let unit = unit.as_str().ok_or("unit is no word")?.to_owned();
+        let unit = unit.as_str().ok_or("invalid value for unit: not a text")?.to_owned();
         for (name, value) in section {
             let name = name.strip_prefix("disk_").unwrap_or(&name);
-            // A bare number, in quotes or not.
+            // A number without a unit, in quotes or not.
             let digits = value.as_str().and_then(|text| text.parse().ok());
             let value = match (name, value.as_u64().or(digits)) {
                 ("capacity", Some(number)) => format!("{number}{unit}").into(),
@@ -114,7 +116,7 @@ impl UserSettings {
         Ok(())
     }
 
-    /// Puts them over `layers`.
+    /// Overrides `layers` with these settings.
     ///
     /// Errors: those of [`Layers::put`].
     pub fn put(self, layers: &mut Layers, path: &Path) -> Result<()> {
@@ -122,7 +124,7 @@ impl UserSettings {
         for (setting, value) in self.settings {
             layers.put(&origin, Sections::single(setting, value))?;
         }
-        // The file has a folder for every scenario; only those that share one get it.
+        // The directory applies only to scenarios that share one.
         let folder = self.host_filesystem;
         if !folder.is_empty() && layers.profile()?.guest.host_filesystem.is_some() {
             layers
@@ -145,7 +147,7 @@ const STORAGE: [&str; 10] = [
     "storage.encryption",
 ];
 
-/// The settings of a section. One without a value is as recommended.
+/// Returns the settings of a section that have a value.
 fn pairs(section: Section) -> impl Iterator<Item = (String, Value)> {
     section.into_iter().flatten().flatten().filter(|(_, value)| !value.is_null())
 }
@@ -153,12 +155,12 @@ fn pairs(section: Section) -> impl Iterator<Item = (String, Value)> {
 fn known<'a>(name: &str, names: &[&'a str]) -> Result<&'a str, String> {
     let found = names.iter().find(|known| **known == name);
     found.copied().ok_or_else(|| match common::nearest(name, names.iter().copied()) {
-        Some(nearest) => format!("there is no {name}; did you mean {nearest}?"),
-        None => format!("there is no {name}"),
+        Some(nearest) => format!("unknown name {name}; did you mean {nearest}?"),
+        None => format!("unknown name {name}"),
     })
 }
 
-/// The setting of a section that a name stands for.
+/// Returns the full name of a setting.
 fn setting(name: &str, settings: &[&'static str]) -> Result<&'static str, String> {
     let names: Vec<&str> =
         settings.iter().map(|setting| setting.rsplit('.').next().unwrap_or(setting)).collect();
@@ -173,7 +175,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_text_panics(
+        fn parse_does_not_panic_on_any_text(
             text in "\\PC*",
             section in "input|STORAGE_DATA|host_filesystem|config",
             key in "keyboard|path|unit|capacity|fmode|[a-z_]{0,8}",

@@ -3,12 +3,12 @@
 use common::units::Size;
 use serde_json::Value;
 
-/// A size as settings have it.
+/// Returns a size as the value of a setting.
 pub fn size_value(size: Size) -> Value {
     Value::from(size.0)
 }
 
-/// A value as people write it.
+/// Returns a value for a table or message.
 pub fn display_value(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),

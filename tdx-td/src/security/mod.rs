@@ -1,4 +1,4 @@
-//! How a guest is protected from its host, and how an AMD SEV launch is attested.
+//! The protection of guests from their host, and the attestation of AMD SEV launches.
 
 pub mod attestation;
 pub mod launch;

@@ -20,8 +20,8 @@ fn two_commands_and_a_new_name_lose_no_keys() {
     // Under another name its keys are not found, and those there are nobody else's.
     off(&host);
     rig.virsh(["domrename", "vault", "other"]);
-    refused(&td(rig, "start other"), 4, "no keys of domain 'other'");
-    refused(&rig.shell(&format!("{new} vault")), 5, "a domain that is there");
+    refused(&td(rig, "start other"), 4, "keys of domain 'other' are not stored");
+    refused(&rig.shell(&format!("{new} vault")), 5, "an existing domain");
     assert_eq!(td(rig, "delete vault --yes").item()["action"], "none");
     rig.virsh(["domrename", "other", "vault"]);
     td(rig, "start vault").text();
@@ -43,7 +43,7 @@ fn a_guest_of_a_remote_host_is_judged_from_here() {
     let far = |line: &str| td(rig, &format!("-c qemu+tcp://127.0.0.1/system {line}"));
     let new = "new -i guest.qcow2 --memory 256M --vcpus 1 --name vault --security sev \
         --sev-dh-cert cert --sev-session session --sev-tik tik.bin --sev-tek tek.bin";
-    refused(&far(new), 2, "--sev-firmware names a copy");
+    refused(&far(new), 2, "add --sev-firmware FILE");
     assert_eq!(rig.state(), before);
     let made = far(&format!("{new} --sev-firmware {FIRMWARE}")).item();
     assert_eq!(made["state"], "running");
@@ -63,7 +63,7 @@ fn a_guest_of_a_remote_host_is_judged_from_here() {
              env HOME=$PWD/home ./tdx-td -c qemu:///system {line}"
         ))
     };
-    refused(&user("show --attest vault"), 4, "no keys of domain 'vault'");
+    refused(&user("show --attest vault"), 4, "keys of domain 'vault' are not stored");
     let folder = "home/.local/state/tdx/vms";
     rig.shell(&format!("mkdir -p {folder} && cp -r {KEPT} {folder}/ && chown -R 65534 home"))
         .text();
@@ -104,8 +104,8 @@ fn a_session_is_made_for_the_hosts_certificates() {
              --security sev --sev-attest {more}"
         ))
     };
-    refused(&new(""), 2, "its certificate chain is missing");
-    refused(&new("--host bare"), 2, "its certificate chain is missing");
+    refused(&new(""), 2, "needs the certificate chain of the host");
+    refused(&new("--host bare"), 2, "needs the certificate chain of the host");
     refused(&new("--sev-cert absent"), 4, "absent");
     refused(&new("--sev-cert forged"), 1, "no chain");
     assert_eq!(rig.state(), before);
@@ -115,7 +115,7 @@ fn a_session_is_made_for_the_hosts_certificates() {
         let run = new(more);
         let document: Value = serde_json::from_str(run.text()).unwrap();
         assert_eq!(document["items"][0]["state"], "running", "{more}");
-        let demo = document["warnings"].to_string().contains("for a demonstration only");
+        let demo = document["warnings"].to_string().contains("only for demonstrations");
         assert_eq!(demo, more == "--sev-export-cert", "{document}");
         let xml = rig.virsh(["dumpxml", "--security-info", "vault"]);
         for part in ["<dhCert>bWFkZSBjZXJ0</dhCert>", "<session>bWFkZSBzZXNzaW9u</session>"] {

@@ -94,7 +94,7 @@ fn what_is_missing_or_wrong_is_told_before_anything_starts() {
         refused(&td(rig, &words(&format!("{line} {more}")).concat_words()), status, says);
     }
     let snp = "new -i guest.qcow2 --security sev-snp --name vault --sev-attest";
-    refused(&td(rig, snp), 2, "while it runs");
+    refused(&td(rig, snp), 2, "do not apply to SEV-SNP");
     assert_eq!(rig.state(), before);
     assert!(!rig.path(KEPT).exists());
 
@@ -106,7 +106,7 @@ fn what_is_missing_or_wrong_is_told_before_anything_starts() {
         || assert_eq!((host.state().as_str(), host.emulators().as_str()), ("shut off", "0"));
     let tik = rig.path(KEPT).join("tik.bin");
     fs::set_permissions(&tik, PermissionsExt::from_mode(0o644)).unwrap();
-    refused(&start(), 5, "others can get at the keys");
+    refused(&start(), 5, "other users may access");
     fs::remove_file(&tik).unwrap();
     refused(&start(), 4, "tik.bin");
     refused(&td(rig, "start vault"), 4, "tik.bin");
@@ -121,7 +121,7 @@ fn what_is_missing_or_wrong_is_told_before_anything_starts() {
     let rest = rest.split_once("</firmware>").unwrap().1;
     let manual = format!("{}{rest}", head.replace(" firmware='efi'", ""));
     for (from, to, says) in [
-        ("<policy>0x0003</policy>", "<policy>0x0001</policy>", "another policy than 0x3"),
+        ("<policy>0x0003</policy>", "<policy>0x0001</policy>", "is not 0x3"),
         ("c2Vzc2lvbg==", "b3RoZXI=", "the session of domain 'vault'"),
         ("Y2VydA==", "b3RoZXI=", "the dhCert of domain 'vault'"),
         ("OVMF_CODE_4M.ms.fd", "OVMF_CODE_gone.fd", "OVMF_CODE_gone.fd"),
@@ -151,7 +151,7 @@ fn what_is_missing_or_wrong_is_told_before_anything_starts() {
 
     // A record that went is not a reason to run unmeasured.
     fs::rename(rig.path(KEPT), rig.path("/var/lib/tdx/vms/away")).unwrap();
-    refused(&td(rig, "start vault"), 4, "no keys of domain 'vault'");
+    refused(&td(rig, "start vault"), 4, "keys of domain 'vault' are not stored");
     fs::rename(rig.path("/var/lib/tdx/vms/away"), rig.path(KEPT)).unwrap();
     stays_off();
 
@@ -161,6 +161,6 @@ fn what_is_missing_or_wrong_is_told_before_anything_starts() {
     refused(&td(rig, "show --attest plain"), 5, "no launch security");
     let td1 = "new -i guest.qcow2 --memory 256M --vcpus 1 --name td1";
     td(rig, td1).text();
-    refused(&td(rig, "start --attest td1"), 5, "asks for a quote");
+    refused(&td(rig, "start --attest td1"), 5, "request a quote");
     assert_eq!(rig.virsh(["domstate", "plain"]), "shut off");
 }

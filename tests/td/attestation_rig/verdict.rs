@@ -55,7 +55,7 @@ fn a_guest_runs_when_it_measures_right_and_is_ended_when_not() {
 
     // Nothing is left of one that was never right.
     host.report(&bad);
-    let error = refused(&host.create(""), 1, "is not what was to be launched");
+    let error = refused(&host.create(""), 1, "is not the expected one");
     assert_eq!((&error["code"], &error["left_behind"]), (&json!("NOT_ATTESTED"), &json!([])));
     assert_eq!((host.rig.state(), host.emulators().as_str()), (before.clone(), "0"));
     assert!(!host.rig.path(KEPT).exists());

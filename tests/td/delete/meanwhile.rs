@@ -109,7 +109,7 @@ fn delete_leaves_a_domain_that_is_started_while_it_waits_for_another() {
     run.wait_until_it_says("shut down domain 'deaf'");
     rig.virsh(["start", "off"]);
     let error = run.end().error(5);
-    assert_eq!(error["message"], "domain 'off' was started by another command meanwhile");
+    assert_eq!(error["message"], "another command started domain 'off' while it was deleted");
     assert_eq!(error["applied"], json!(["deleted domain 'deaf'"]), "{error}");
     let there = listed(&rig, "off");
     assert_eq!(there["state"], "running");

@@ -39,7 +39,7 @@ fn delete_spares_the_files_that_the_header_of_a_raw_disk_names() {
         let item = td(&rig, &format!("delete {name} --yes --timeout 0")).item();
         assert_eq!(item["deleted"], json!([own]), "{name}: {item}");
         assert_eq!((&plan["deleted"], &plan["kept"]), (&item["deleted"], &item["kept"]));
-        assert_eq!(item["kept"], json!([{"path": data, "reason": "not made by these tools"}]));
+        assert_eq!(item["kept"], json!([{"path": data, "reason": "not created by these tools"}]));
         for file in [&below, &backup, &data] {
             assert!(exists(&rig, file), "{name}: {file} is gone");
             std::fs::remove_file(rig.path(file)).unwrap();
@@ -60,7 +60,7 @@ fn delete_keeps_an_iso_that_an_administrator_named_like_a_seed() {
     rig.virsh(["attach-disk", "x", &common, "sda", "--type", "cdrom", "--config"]);
     let item = td(&rig, "delete x --yes").item();
     assert_eq!(item["deleted"].as_array().unwrap().len(), 2, "{item}");
-    assert_eq!(reason(&item, &common), Some("not made by these tools"), "{item}");
+    assert_eq!(reason(&item, &common), Some("not created by these tools"), "{item}");
     let left = rig.tool("tdx-pool", ["cleanup", "--yes"]).document();
     assert_eq!(left["changed"], false, "{left}");
     assert_eq!(volumes(&rig), ["cidata.common.iso", "guest.qcow2"]);
@@ -144,7 +144,7 @@ fn delete_of_a_domain_of_version_0_1_0_deletes_what_its_definition_names_in_a_po
     assert_eq!(item["deleted"], json!([own, seed]), "{item}");
     assert_eq!(
         item["kept"],
-        json!([{"path": elsewhere, "reason": "in no directory of these tools"}])
+        json!([{"path": elsewhere, "reason": "not in a pool or in /var/tmp/tdvirsh"}])
     );
     assert!(exists(&rig, &elsewhere));
 
@@ -198,7 +198,7 @@ fn delete_of_a_domain_of_the_original_deletes_its_overlay_in_var_tmp() {
     define(&rig, &foreign(name, &disk));
     let item = td(&rig, &format!("delete {name} --yes")).item();
     assert_eq!(item["deleted"], json!([]), "{item}");
-    assert_eq!(reason(&item, &own), Some("in no directory of these tools"), "{item}");
+    assert_eq!(reason(&item, &own), Some("not in a pool or in /var/tmp/tdvirsh"), "{item}");
     assert!(exists(&rig, &own));
 }
 
@@ -241,8 +241,8 @@ fn delete_of_a_domain_with_snapshots_keeps_layers_and_what_they_need() {
     let item = td(&rig, "delete s --yes --timeout 0").item();
     let shown = layer.display().to_string();
     assert_eq!(item["deleted"], json!([]), "{item}");
-    assert_eq!(reason(&item, &shown), Some("a snapshot layer made by libvirt"), "{item}");
-    let needed = format!("needed by '{shown}', which is kept");
+    assert_eq!(reason(&item, &shown), Some("an overlay created by a libvirt snapshot"), "{item}");
+    let needed = format!("needed by '{shown}', a file that is kept");
     assert_eq!(reason(&item, &own), Some(needed.as_str()), "{item}");
     assert!(layer.exists() && exists(&rig, &own));
 }

@@ -3,7 +3,7 @@
 use super::*;
 
 /// What a restoration says of what it cannot know.
-const AT_BOOT: &str = "what the files have set at boot stays until the next one: host.hugepages, \
+const AT_BOOT: &str = "these settings, set at boot, keep their values until the next boot: host.hugepages, \
     host.io_scheduler, host.ksm, host.ksm_merge_across_nodes, host.swappiness, \
     host.transparent_hugepages";
 
@@ -88,14 +88,17 @@ fn what_is_persisted_is_ours_and_goes_again() {
     tree.file("/etc/sysctl.d/90-tdx.conf", "vm.swappiness = 7\n");
     let back = restore(&tree).document();
     assert!(
-        back["warnings"].to_string().contains("90-tdx.conf was set otherwise since"),
+        back["warnings"].to_string().contains("90-tdx.conf was changed by somebody else since"),
         "{back:#}"
     );
     // One of that name that is not ours keeps everything from being written.
     let before = files(&root(&tree));
     let error = tune(&tree, line).error(5);
     assert!(
-        error["message"].as_str().unwrap().contains("90-tdx.conf is there and not ours"),
+        error["message"]
+            .as_str()
+            .unwrap()
+            .contains("90-tdx.conf exists, and host tune did not write it"),
         "{error}"
     );
     assert_eq!(files(&root(&tree)), before);
@@ -117,7 +120,7 @@ fn what_was_set_at_boot_is_told_of_a_host_that_is_tuned_again() {
         (&swappiness["action"], &swappiness["current"], &swappiness["previous"]),
         (&json!("none"), &json!("0"), &Value::Null)
     );
-    let note = format!("{SWAPPINESS} was set at boot and stays until the next one");
+    let note = format!("{SWAPPINESS} was set at boot and keeps its value until the next boot");
     assert_eq!(swappiness["note"], note.as_str());
 
     // By another scenario, it goes back to what was set at boot, and that is said.
@@ -130,7 +133,7 @@ fn what_was_set_at_boot_is_told_of_a_host_that_is_tuned_again() {
         (&swappiness["action"], &swappiness["current"], &swappiness["previous"]),
         (&json!("restore"), &json!("35"), &json!("0"))
     );
-    assert_eq!(swappiness["note"], "that was set at boot, and stays until the next one");
+    assert_eq!(swappiness["note"], "was set at boot: keeps this value until the next boot");
     assert_eq!(item(&back, "host.transparent_hugepages")["action"], "none");
     assert_eq!(says(&tree, SWAPPINESS), "0");
 
@@ -138,7 +141,7 @@ fn what_was_set_at_boot_is_told_of_a_host_that_is_tuned_again() {
     tree.file(BOOT_ID, "a fourth\n");
     tune(&tree, "--scenario securevm --persist").document();
     let back = restore(&tree).document();
-    assert_eq!(item(&back, "host.swappiness")["note"], "it is as it was before");
+    assert_eq!(item(&back, "host.swappiness")["note"], "already has its previous value");
     assert_eq!(back["warnings"], json!([]));
 }
 
@@ -156,9 +159,9 @@ fn a_file_that_overrules_ours_at_boot_is_named() {
         tree.file(path, text);
     }
     let notes = [
-        ("host.swappiness", "/etc/sysctl.d/99-sysctl.conf:2 sets it to 60 at boot"),
-        ("host.modules.kvm_amd.sev", "/usr/lib/modprobe.d/zz.conf:1 sets it to 0 at boot"),
-        ("host.ksm", "/etc/tmpfiles.d/a.conf:1 sets it to 1 at boot"),
+        ("host.swappiness", "/etc/sysctl.d/99-sysctl.conf:2 sets 60 at boot"),
+        ("host.modules.kvm_amd.sev", "/usr/lib/modprobe.d/zz.conf:1 sets 0 at boot"),
+        ("host.ksm", "/etc/tmpfiles.d/a.conf:1 sets 1 at boot"),
     ];
     // Also when the files are there already.
     for _ in 0..2 {
@@ -189,7 +192,7 @@ fn what_somebody_added_to_a_file_of_ours_stays() {
     let tree = plain();
     let before = files(&root(&tree));
     let add = |line: &str| tree.file(FILE, says(&tree, FILE) + "\n" + line + "\n");
-    let stays = format!("in {FILE} stays what tuning has not written: vm.panic_on_oom = 1");
+    let stays = format!("{FILE} keeps lines that host tune did not write: vm.panic_on_oom = 1");
     tune(&tree, "--scenario securevm --persist").document();
     add("vm.panic_on_oom = 1");
     for replace in ["--scenario securevm", "--scenario desktop --replace"] {
@@ -228,11 +231,11 @@ fn a_record_of_another_boot_is_forgotten() {
     tree.file(BOOT_ID, "another\n");
     let tuned = files(&root(&tree));
     let plan = tree.run("tdx-td", "host restore --dry-run").document();
-    assert!(plan["warnings"][0].as_str().unwrap().contains("before the last boot"), "{plan:#}");
+    assert!(plan["warnings"][0].as_str().unwrap().contains("of an earlier boot"), "{plan:#}");
     assert_eq!(files(&root(&tree)), tuned);
     // Another scenario is free to tune.
     let done = tune(&tree, "--scenario computation").document();
-    assert!(done["warnings"].to_string().contains("before the last boot"), "{done:#}");
+    assert!(done["warnings"].to_string().contains("of an earlier boot"), "{done:#}");
     let back = restore(&tree).document();
     assert_eq!(item(&back, "host.swappiness")["previous"], "35");
     tune(&tree, "--scenario desktop").document();

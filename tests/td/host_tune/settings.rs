@@ -67,7 +67,7 @@ fn every_scenario_writes_its_column_of_the_table() {
         assert_eq!(files(&root(&tree)), before, "{scenario}");
         let nothing = restore(&tree).document();
         assert_eq!((&nothing["changed"], &nothing["items"]), (&json!(false), &json!([])));
-        assert!(nothing["warnings"][0].as_str().unwrap().starts_with("nothing is recorded"));
+        assert!(nothing["warnings"][0].as_str().unwrap().starts_with("there is no record"));
     }
 }
 
@@ -107,7 +107,7 @@ fn sev_is_asked_of_the_module_and_of_the_command_line() {
     // An Intel host is asked for something else.
     tree.file("/proc/cpuinfo", "flags\t: vmx tdx_host_platform\n");
     let plan = tune(&tree, "--scenario securevm --dry-run").document();
-    assert_eq!(item(&plan, "host.modules.kvm_intel.tdx")["note"], "kvm_intel is not loaded");
+    assert_eq!(item(&plan, "host.modules.kvm_intel.tdx")["note"], "module kvm_intel is not loaded");
     item(&plan, "host.kernel_arguments.nohibernate");
     // One that has nothing has to be told.
     tree.file("/proc/cpuinfo", "flags\t: vmx\n");
@@ -126,11 +126,11 @@ fn what_the_kernel_lacks_is_told_and_the_rest_is_set() {
     let done = tune(&tree, "--scenario securevm").document();
     let scheduler = item(&done, "host.io_scheduler");
     assert_eq!((&scheduler["in_force"], &scheduler["action"]), (&json!(false), &json!("none")));
-    assert_eq!(scheduler["note"], "the kernel offers only none, mq-deadline");
+    assert_eq!(scheduler["note"], "this kernel offers only none, mq-deadline");
     let ksm = item(&done, "host.ksm");
     assert_eq!((&ksm["current"], &ksm["in_force"]), (&Value::Null, &json!(false)));
     let warnings = done["warnings"].to_string();
-    assert!(warnings.contains("host.io_scheduler: the kernel offers"), "{warnings}");
+    assert!(warnings.contains("host.io_scheduler: this kernel offers"), "{warnings}");
     assert!(warnings.contains("host.ksm: "), "{warnings}");
     assert_eq!(says(&tree, SWAPPINESS), "0");
     restore(&tree).document();
@@ -139,11 +139,11 @@ fn what_the_kernel_lacks_is_told_and_the_rest_is_set() {
     // A disk without any scheduler, and a pool that is on no disk.
     fs::remove_file(tree.path(SCHEDULER)).unwrap();
     let plan = tune(&tree, "--scenario desktop --dry-run").document();
-    assert_eq!(item(&plan, "host.io_scheduler")["note"], "vda has no scheduler");
+    assert_eq!(item(&plan, "host.io_scheduler")["note"], "disk vda has no scheduler");
     tree.file("/proc/self/mountinfo", "22 1 0:30 / / rw - nfs4 server:/x rw\n");
     let plan = tune(&tree, "--scenario desktop --dry-run").document();
     let scheduler = item(&plan, "host.io_scheduler");
-    let note = "/var/lib/libvirt/images is on nfs4 (server:/x), on no disk that is known";
+    let note = "/var/lib/libvirt/images is on nfs4 (server:/x): its disk is unknown";
     assert_eq!((&scheduler["path"], &scheduler["note"]), (&Value::Null, &json!(note)));
 }
 
@@ -262,7 +262,7 @@ fn merged_pages_are_taken_apart_where_that_was_planned() {
     let before = files(&root(&tree));
     let done = tune(&tree, "--scenario securevm").document();
     let note = item(&done, "host.ksm_merge_across_nodes")["note"].as_str().unwrap().to_owned();
-    assert!(note.starts_with("512 pages that stand for several are taken apart"), "{note}");
+    assert!(note.starts_with("512 merged pages are separated first"), "{note}");
     assert_eq!((says(&tree, KSM), says(&tree, MERGE)), ("0".to_owned(), "0".to_owned()));
     restore(&tree).document();
     assert_eq!(files(&root(&tree)), before);

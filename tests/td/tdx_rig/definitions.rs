@@ -75,7 +75,7 @@ fn sev_definitions_are_valid() {
     assert_eq!(rig.shell(define).text(), "");
     let refused = rig.tool("tdx-td", new(&["--security", "sev-snp"])).error(6);
     let message = refused["message"].to_string();
-    assert!(message.contains("runs no SEV-SNP guests: kvm_amd"), "{message}");
+    assert!(message.contains("does not support SEV-SNP guests: module kvm_amd"), "{message}");
 }
 
 /// Every scenario under every protection, by the newest schema.

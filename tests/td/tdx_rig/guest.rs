@@ -118,7 +118,9 @@ fn a_gpu_comes_by_iommufd_where_the_kernel_has_it() {
     let by_iommufd = xml(&rendered);
     assert!(by_iommufd.contains("<driver iommufd='yes'/>"), "{by_iommufd}");
     assert!(by_iommufd.contains("<pcihole64 unit='KiB'>268435456</pcihole64>"), "{by_iommufd}");
-    assert!(rendered.document()["warnings"].to_string().contains("256 GiB of addresses"));
+    assert!(
+        rendered.document()["warnings"].to_string().contains("256 GiB of 64-bit address space")
+    );
     for xml in [by_group, by_iommufd] {
         fs::write(rig.scratch().join("gpu.xml"), xml).unwrap();
         rig.shell("virsh define --validate gpu.xml && virsh undefine gpu --nvram").text();
@@ -151,14 +153,14 @@ fn every_missing_link_has_its_own_words() {
     };
     fs::write(rig.path("/run/rig/host/no-tdx-guest"), "").unwrap();
     look_again();
-    refused("QEMU has none");
+    refused("QEMU does not support TDX");
     fs::remove_file(rig.path("/run/rig/host/no-tdx-guest")).unwrap();
     fs::write(rig.path("/sys/module/kvm_intel/parameters/tdx"), "N\n").unwrap();
     look_again();
     refused("kvm_intel.tdx is off");
     let cpuinfo = fs::read_to_string(rig.path("/proc/cpuinfo")).unwrap();
     fs::write(rig.path("/proc/cpuinfo"), cpuinfo.replace(" tdx_host_platform", "")).unwrap();
-    refused("the BIOS or the processor does not offer it");
+    refused("the processor or the BIOS does not offer TDX");
     assert_eq!(rig.state(), before);
 }
 
@@ -181,9 +183,12 @@ fn wrong_launch_values_are_refused_before_libvirt_sees_them() {
     // A trust domain's memory cannot be more than the host's; what it would be is still shown.
     let much = ["-i", "guest.qcow2", "--memory", "9999G", "--vcpus", "1"];
     let error = rig.tool("tdx-td", [&["new"][..], &much].concat()).error(6);
-    assert!(error["message"].as_str().unwrap().ends_with("9.76 TiB were asked for"), "{error}");
+    assert!(
+        error["message"].as_str().unwrap().contains("memory of 9.76 TiB is more than"),
+        "{error}"
+    );
     let shown = rig.tool("tdx-td", [&["render"][..], &much].concat()).document();
-    assert!(shown["warnings"].to_string().contains("9.76 TiB were asked for"), "{shown}");
+    assert!(shown["warnings"].to_string().contains("memory of 9.76 TiB is more than"), "{shown}");
     assert_eq!(rig.state(), before);
 }
 

@@ -1,4 +1,4 @@
-//! Who may log in to a new guest.
+//! The flags that set who may log in to a new guest.
 
 use std::path::PathBuf;
 
@@ -7,34 +7,35 @@ use common::Result;
 
 use crate::create::cloud_init::{AccessRequest, host_name, user_name};
 
-/// Who may log in.
+/// The flags that set who may log in to a new guest.
 #[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "Access")]
+#[command(next_help_heading = "Login")]
 pub struct AccessArgs {
-    /// A user to make in the guest, with sudo
+    /// User to create in the guest; may use sudo without a password
     #[arg(short, long, value_parser = user_name)]
     pub user: Option<String>,
-    /// Public keys that may log in as the user
+    /// File of public SSH keys that may log in as the user (repeatable)
     #[arg(short = 'k', long, value_name = "FILE", requires = "user")]
     pub ssh_key: Vec<PathBuf>,
-    /// A file with the user's password on its first line; nobody else may read it, and it is not compared
-    /// with that of a domain that is there
+    /// File whose first line is the user's password. Only its owner may have access to the file. An
+    /// existing domain's password is not compared with it
     #[arg(long, value_name = "FILE", requires = "user")]
     pub password_file: Option<PathBuf>,
-    /// The guest's host name
+    /// Host name of the guest
     #[arg(long, value_parser = host_name)]
     pub hostname: Option<String>,
-    /// A folder with user-data and, if wanted, meta-data, network-config and vendor-data
+    /// Directory with cloud-init's user-data and, optionally, meta-data, network-config and
+    /// vendor-data
     #[arg(long, value_name = "DIR", conflicts_with_all = ["user", "hostname"])]
     pub cloud_init: Option<PathBuf>,
-    /// Canonical's setup-tdx-config; its GUEST_USER, GUEST_PASSWORD and GUEST_HOSTNAME count where
-    /// no flag says otherwise
+    /// Canonical's setup-tdx-config file. Its GUEST_USER, GUEST_PASSWORD and GUEST_HOSTNAME apply
+    /// where no flag is given
     #[arg(long, value_name = "FILE", conflicts_with = "cloud_init")]
     pub setup_config: Option<PathBuf>,
 }
 
 impl AccessArgs {
-    /// Returns what the flags and the file of `--setup-config` ask for.
+    /// Returns the login settings of the flags and of the file of `--setup-config`.
     ///
     /// Errors: those of [`AccessRequest::take_setup_config`].
     pub fn read(self) -> Result<AccessRequest> {

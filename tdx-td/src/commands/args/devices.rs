@@ -1,4 +1,4 @@
-//! Which devices of the host a new guest gets.
+//! The flags that pass host devices through to a new guest.
 
 use clap::Args;
 use common::system::pci::Bdf;
@@ -8,28 +8,29 @@ use tdx_iommu::inventory::named_devices::DeviceArg;
 
 use crate::passthrough::{CcMode, DeviceRequest};
 
-/// Which devices of the host the guest gets.
+/// The flags that pass host devices through to a new guest.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Devices")]
 pub struct DeviceArgs {
-    /// GPUs or other PCI devices of this host, each with all functions of its slot
+    /// GPUs or other PCI devices of this host to pass through, each with all functions of its slot
     #[arg(short, long, value_name = "BDF,…", value_delimiter = ',')]
     gpus: Vec<Bdf>,
-    /// The same; - for items with a bdf on standard input
+    /// Same as --gpus; - reads items with a bdf on standard input
     #[arg(long, value_name = "BDF,…|-", value_delimiter = ',')]
     devices: Vec<DeviceArg>,
-    /// Mode of NVIDIA GPUs among them [default: for a trust domain ppcie for a whole baseboard with
-    /// its switches, else on; for others leave]
+    /// Confidential-computing mode to set on the NVIDIA GPUs among them [default: for a trust domain
+    /// ppcie if it gets a whole baseboard with its switches, else on; for other guests leave]
     #[arg(long, value_enum, value_name = "MODE")]
     cc: Option<CcMode>,
 }
 
 impl DeviceArgs {
-    /// Whether the devices are on standard input.
+    /// Whether the flags read the devices on standard input.
     pub fn on_stdin(&self) -> bool {
         self.devices.iter().any(|named| matches!(named, DeviceArg::Stdin))
     }
 
-    /// Returns the devices that the flags ask for, reading standard input where the flags say so.
+    /// Returns the devices that the flags name, and reads standard input for `-`.
     ///
     /// Errors: `usage` for a mode without devices; those of [`named_devices::read`].
     pub fn read(&self) -> Result<DeviceRequest> {
@@ -41,10 +42,12 @@ impl DeviceArgs {
         }
         if requested.devices.is_empty() {
             if self.on_stdin() {
-                return Err(Error::invalid_input("no devices came on standard input"));
+                return Err(Error::invalid_input("standard input has no devices"));
             }
             if self.cc.is_some() {
-                return Err(Error::usage("--cc is for devices: add --gpus"));
+                return Err(
+                    Error::usage("--cc needs devices").hint("add --gpus BDF or --devices -")
+                );
             }
         }
         Ok(DeviceRequest::new(requested, self.cc))

@@ -1,4 +1,4 @@
-//! A guest's disk, when it is no overlay.
+//! The flags for a guest's disk that is not an overlay.
 
 use std::path::PathBuf;
 
@@ -7,23 +7,23 @@ use common::units::{self, Size};
 
 use crate::create::disk_plan::DiskRequest;
 
-/// Which disk, when it is no overlay.
+/// The flags for a guest's disk that is not an overlay.
 #[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "Disk")]
+#[command(next_help_heading = "Image and disk")]
 pub struct DiskArgs {
-    /// An empty disk of this size, as the scenario's storage settings say
+    /// Create an empty disk of this size instead of an overlay, with the scenario's storage settings
     #[arg(long, value_name = "SIZE", value_parser = units::size_in(units::DISK))]
     #[arg(conflicts_with_all = ["td_image", "base", "disk_size", "image_format", "vmimage"])]
     #[arg(conflicts_with = "xml_template")]
     pub blank: Option<Size>,
-    /// An image to be used as it is, instead of an overlay over it
+    /// Use this image itself as the guest's disk, without an overlay; the guest writes to it
     #[arg(long, value_name = "FILE")]
     #[arg(conflicts_with_all = ["td_image", "base", "disk_size", "xml_template"])]
     pub vmimage: Option<PathBuf>,
-    /// A CD to boot from; without an image for the disk, that is an empty one
+    /// CD image to boot from. Without a disk image, the guest gets an empty disk
     #[arg(long, value_name = "ISO", conflicts_with = "xml_template")]
     pub cdrom: Option<PathBuf>,
-    /// The passphrase of a disk that is to be encrypted; asked for on a terminal without it
+    /// File with the passphrase for an encrypted disk [default: ask on the terminal]
     #[arg(long, value_name = "FILE")]
     pub passphrase_file: Option<PathBuf>,
 }

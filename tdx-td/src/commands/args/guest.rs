@@ -1,4 +1,4 @@
-//! What a new guest is to have.
+//! The flags that describe a new guest.
 
 use std::path::PathBuf;
 
@@ -22,67 +22,72 @@ use crate::scenario::assignments::FlagSetting;
 use crate::scenario::resolve::RequestedSettings;
 use crate::scenario::value::size_value;
 
-/// What the guest is to have.
+/// The flags that describe a new guest.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Definition")]
 pub struct GuestArgs {
-    /// Domain XML with placeholders, instead of the built-in definition
+    /// Domain XML with placeholders, used instead of the built-in definition
     #[arg(short = 't', long, value_name = "FILE")]
     #[arg(conflicts_with_all = ["security", "network", "virt_type", "hotplug_ports"])]
     #[arg(conflicts_with_all = ["scenario", "set", "user_settings", "machine", "boot"])]
     pub xml_template: Option<PathBuf>,
-    /// Translate what this libvirt would drop from the template, and close the ports it opens
+    /// Translate or remove parts of the template that this libvirt does not know, and open ports on
+    /// 127.0.0.1 only
     #[arg(long)]
     pub fix_template: bool,
-    /// The domain's name [default: tdvirsh-KIND-UUID; KIND is the template's, or trust_domain,
-    /// regular_vm, sev_guest]
+    /// Name of the domain [default: tdvirsh-KIND-UUID; KIND is the template's name, or trust_domain,
+    /// sev_guest or regular_vm]
     #[arg(long, value_parser = domain_name)]
     pub name: Option<String>,
-    /// Have a domain of that name deleted, with its own disks, unless it is as asked for; asks first
+    /// If a domain of that name exists and differs, delete it and its own disks first; asks for
+    /// confirmation
     #[arg(long, requires = "name")]
     pub overwrite: bool,
-    /// Launch security [default: tdx, or the best of the scenario's]
-    #[arg(long, value_enum)]
+    /// Protection of the guest from its host [default: tdx; with --scenario, the best that the scenario
+    /// allows and this host supports]
+    #[arg(long, value_enum, help_heading = "Protection")]
     pub security: Option<Security>,
-    /// Memory [default: the template's, else 8G, or half of a smaller host]
-    #[arg(long, value_name = "SIZE", value_parser = memory)]
+    /// Memory size [default: the template's, else 8G, or half of a smaller host's memory]
+    #[arg(long, value_name = "SIZE", value_parser = memory, help_heading = "Resources")]
     pub memory: Option<Size>,
-    /// Virtual CPUs [default: the template's, else 4, or what a smaller host has]
+    /// Number of virtual CPUs [default: the template's, else 4, or all CPUs of a smaller host]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    #[arg(help_heading = "Resources")]
     pub vcpus: Option<u32>,
-    /// libvirt network [default: default]
-    #[arg(long, value_name = "NETWORK")]
+    /// libvirt network of the guest [default: default]
+    #[arg(long, value_name = "NETWORK", help_heading = "Resources")]
     pub network: Option<String>,
-    /// Accelerator [default: auto]
-    #[arg(long, value_enum, value_name = "TYPE")]
+    /// Accelerator: hardware virtualization or software emulation [default: auto]
+    #[arg(long, value_enum, value_name = "TYPE", help_heading = "Resources")]
     pub virt_type: Option<VirtTypeArg>,
-    /// Free PCI Express ports for devices plugged in later
-    #[arg(long, value_name = "N", default_value_t = 8)]
+    /// Number of free PCI Express ports, for devices attached later
+    #[arg(long, value_name = "N", default_value_t = 8, help_heading = "Resources")]
     #[arg(value_parser = clap::value_parser!(u32).range(0..=64))]
     pub hotplug_ports: u32,
-    /// A port of this host that leads to the guest's ssh; auto takes a free one of 127.0.0.1
-    #[arg(long, value_name = "auto|[ADDRESS:]PORT")]
+    /// Forward this port of the host to the guest's SSH server; auto chooses a free port of 127.0.0.1
+    #[arg(long, value_name = "auto|[ADDRESS:]PORT", help_heading = "Login")]
     pub ssh_port: Option<PortRequest>,
-    /// What it is for.
+    /// The flags of the scenario.
     #[command(flatten)]
     pub scenario: ScenarioArgs,
-    /// How it is protected.
+    /// The flags of launch security.
     #[command(flatten)]
     pub launch: LaunchArgs,
-    /// Who may log in.
+    /// The flags of the login.
     #[command(flatten)]
     pub seed: AccessArgs,
-    /// Its disk, when it is no overlay.
+    /// The flags of a disk that is not an overlay.
     #[command(flatten)]
     pub disk: DiskArgs,
-    /// Devices of the host.
+    /// The flags of host devices.
     #[command(flatten)]
     pub devices: DeviceArgs,
 }
 
 impl GuestArgs {
-    /// Returns what the flags ask for, reading files and standard input where they say so.
+    /// Returns what the flags ask for, and reads the files and the standard input that they name.
     ///
-    /// Errors: `usage` when image and devices are both to be on standard input; those of
+    /// Errors: `usage` when both image and devices are read from standard input; those of
     /// [`AccessArgs::read`], [`ImageArgs::read`] and [`DeviceArgs::read`].
     pub fn read(self, image: &ImageArgs) -> Result<CreationRequest> {
         let settings = self.requested_settings();
@@ -110,7 +115,7 @@ impl GuestArgs {
         Ok(CreationRequest { guest, image, devices })
     }
 
-    /// Returns the settings that the flags ask for over those of the scenario.
+    /// Returns the settings of flags that override those of the scenario.
     fn requested_settings(&self) -> RequestedSettings {
         let boot_cd = self.disk.cdrom.is_some() && self.scenario.boot.is_none();
         let flag = |flag, setting, value| FlagSetting { flag, setting, value };
@@ -130,10 +135,13 @@ impl GuestArgs {
 fn memory(text: &str) -> Result<Size, String> {
     let size: Size = text.parse()?;
     if size.0 < MIN_MEMORY {
-        return Err(format!("{size} is too little for a guest: at least {}", Size(MIN_MEMORY)));
+        return Err(format!("{size} is too little: a guest needs at least {}", Size(MIN_MEMORY)));
     }
     if size.0 > *MEMORY.end() {
-        return Err(format!("{size} is too much for a guest: at most {}", Size(*MEMORY.end())));
+        return Err(format!(
+            "{size} is too much: a guest can have at most {}",
+            Size(*MEMORY.end())
+        ));
     }
     Ok(size)
 }

@@ -1,4 +1,4 @@
-//! Which base image, into which pool.
+//! The flags that choose the disk image and the pool.
 
 use std::path::PathBuf;
 
@@ -12,28 +12,30 @@ use tdx_pool::volume::claim::VolumeClaim;
 
 use crate::create::base_image::ImageRequest;
 
-/// Which image, into which pool.
+/// The flags that choose the disk image and the pool.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Image and disk")]
 pub struct ImageArgs {
-    /// The disk image: a volume of the pool, or a file, which is imported
+    /// Disk image: a volume of the pool, or a file, which is imported into the pool first
     #[arg(short = 'i', long, value_name = "IMAGE", conflicts_with = "base")]
     pub td_image: Option<PathBuf>,
-    /// A volume of the pool, or - for what tdx-pool import or volumes printed
+    /// Base image: a volume of the pool, or - for the output of tdx-pool import or volumes on
+    /// standard input
     #[arg(long, value_name = "VOLUME")]
     pub base: Option<String>,
-    /// The image's format; without it a base image has that of its import's record, of the item on
-    /// standard input or of its name, and an image that is used as it is that of its name
+    /// Format of the image [default: as recorded when it was imported, or as the item on standard
+    /// input says, else as its file name says]
     #[arg(long, value_name = "FORMAT", value_enum)]
     pub image_format: Option<Format>,
-    /// The pool's name [default: tdvirsh-pool, or the pool that owns its folder]
+    /// Storage pool [default: tdvirsh-pool, or the pool that owns its directory]
     #[arg(long, value_name = "NAME")]
     pub pool: Option<String>,
-    /// Size of the guest's disk [default: that of the image]
+    /// Size of the guest's disk [default: the size of the image]
     #[arg(long, value_name = "SIZE", value_parser = units::size_in(units::DISK))]
     pub disk_size: Option<Size>,
 }
 
-/// What a document for `--base -` must tell, and may tell.
+/// An item of a document for `--base -`.
 #[derive(Deserialize)]
 struct BaseItem {
     #[serde(deserialize_with = "name::deserialize")]
@@ -43,12 +45,13 @@ struct BaseItem {
     #[serde(flatten)]
     claim: VolumeClaim,
     format: Option<String>,
-    /// What was imported: only `tdx-pool import` tells, which has checked the image.
+    /// The imported file. Only an item of `tdx-pool import`, which checked the image, has it.
     source: Option<String>,
 }
 
 impl BaseItem {
-    /// The format of an image that was imported. The `format` of a volume is libvirt's guess.
+    /// The format, if the item is of `tdx-pool import`. The `format` in an item of `tdx-pool volumes` is
+    /// libvirt's guess.
     fn imported_format(&self) -> Option<Format> {
         self.source.as_ref()?;
         Format::parse(self.format.as_deref()?)
@@ -56,9 +59,9 @@ impl BaseItem {
 }
 
 impl ImageArgs {
-    /// Returns the image that the flags ask for, reading standard input where they say so.
+    /// Returns the image that the flags name, and reads standard input for `-`.
     ///
-    /// Errors: `invalid_input` for no such document, or not exactly one image in it.
+    /// Errors: `invalid_input` unless standard input is a document with exactly one image.
     pub fn read(&self) -> Result<ImageRequest> {
         let mut request = ImageRequest {
             pool: self.pool.clone(),
@@ -70,15 +73,17 @@ impl ImageArgs {
         };
         if self.base.as_deref() == Some(input::STDIN) {
             let kinds = ["tdx.pool.import", "tdx.pool.volumes"];
-            let items: Vec<BaseItem> = input::items(&kinds, "what tdx-pool import printed")?;
+            let items: Vec<BaseItem> = input::items(&kinds, "the output of tdx-pool import")?;
             let count = items.len();
             let [item] = <[BaseItem; 1]>::try_from(items).map_err(|_| {
-                Error::invalid_input(format!("one base image was expected, {count} came"))
+                Error::invalid_input(format!("expected one base image, got {count}"))
             })?;
             request.format.item = item.imported_format();
             let pool = item.pool;
             if self.pool.as_ref().is_some_and(|asked| *asked != pool) {
-                return Err(Error::conflict(format!("the image is in pool '{pool}'")));
+                let message =
+                    format!("the base image is in pool '{pool}', not in the pool of --pool");
+                return Err(Error::conflict(message));
             }
             request.base = Some(item.name);
             request.pool = Some(pool);

@@ -1,4 +1,4 @@
-//! How a new guest is launched: the flags of Intel TDX and of AMD SEV.
+//! The flags of launch security: those of Intel TDX and those of AMD SEV.
 
 use std::path::{Path, PathBuf};
 
@@ -12,16 +12,16 @@ use crate::security::launch::tdx::{Qgs, TdxOptions};
 /// The flags of every kind of launch security.
 #[derive(Debug, Clone, Default, Args)]
 pub struct LaunchArgs {
-    /// Those of Intel TDX.
+    /// The flags of Intel TDX.
     #[command(flatten)]
     tdx: TdxArgs,
-    /// Those of AMD SEV.
+    /// The flags of AMD SEV.
     #[command(flatten)]
     sev: SevArgs,
 }
 
 impl LaunchArgs {
-    /// Returns what the flags ask for.
+    /// Returns the launch options that the flags set.
     pub fn options(&self) -> LaunchOptions {
         LaunchOptions { tdx: (&self.tdx).into(), sev: (&self.sev).into() }
     }
@@ -29,24 +29,24 @@ impl LaunchArgs {
 
 /// The flags of a trust domain.
 #[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "Trust domain")]
+#[command(next_help_heading = "Intel TDX")]
 pub struct TdxArgs {
-    /// Let the host debug the domain: its memory is then no secret
+    /// Allow the host to debug the trust domain, and so to read its memory
     #[arg(long)]
     td_debug: bool,
-    /// Whether the guest is spared #VE on pages that are not there; Linux needs it [default: on]
+    /// Disable #VE exceptions for unmapped guest pages; Linux guests need on [default: on]
     #[arg(long, value_name = "on|off", value_parser = on_off)]
     sept_ve_disable: Option<bool>,
-    /// MRCONFIGID: 48 bytes in hex or base64, or a file of them
+    /// MRCONFIGID: 48 bytes in hex or base64, or a file with them
     #[arg(long, value_name = "VALUE|FILE")]
     mr_config_id: Option<String>,
-    /// MROWNER: 48 bytes in hex or base64, or a file of them
+    /// MROWNER: 48 bytes in hex or base64, or a file with them
     #[arg(long, value_name = "VALUE|FILE")]
     mr_owner: Option<String>,
-    /// MROWNERCONFIG: 48 bytes in hex or base64, or a file of them
+    /// MROWNERCONFIG: 48 bytes in hex or base64, or a file with them
     #[arg(long, value_name = "VALUE|FILE")]
     mr_owner_config: Option<String>,
-    /// The quote generation service's unix socket, or none [default: libvirt's own]
+    /// Unix socket of the quote generation service, or none [default: libvirt's default socket]
     #[arg(long, value_name = "PATH|none", value_parser = qgs)]
     qgs: Option<Qgs>,
 }
@@ -68,46 +68,50 @@ impl From<&TdxArgs> for TdxOptions {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "AMD SEV")]
 pub struct SevArgs {
-    /// The guest policy [default: no debugging; 0x3, 0x7 or 0x30000]
+    /// Guest policy [default: 0x3 for SEV, 0x7 for SEV-ES, 0x30000 for SEV-SNP: no debugging]
     #[arg(long, value_name = "HEX", value_parser = policy)]
     sev_policy: Option<u64>,
-    /// The guest owner's Diffie-Hellman certificate
+    /// Diffie-Hellman certificate of the guest owner
     #[arg(long, value_name = "FILE")]
     sev_dh_cert: Option<PathBuf>,
-    /// The guest owner's session blob
+    /// Session blob of the guest owner
     #[arg(long, value_name = "FILE")]
     sev_session: Option<PathBuf>,
-    /// The session's transport integrity key: the guest runs only after its launch measured right
+    /// Transport integrity key of the session. The guest runs only if its launch measurement is the
+    /// expected one
     #[arg(long, value_name = "FILE", requires_all = ["sev_tek", "sev_session", "sev_dh_cert"])]
     sev_tik: Option<PathBuf>,
-    /// The session's transport encryption key
+    /// Transport encryption key of the session
     #[arg(long, value_name = "FILE", requires = "sev_tik")]
     sev_tek: Option<PathBuf>,
-    /// The same with a session made now, by sevctl, for the host's certificate chain
+    /// Create a session with sevctl, for the host's certificate chain. The guest runs only if its
+    /// launch measurement is the expected one
     #[arg(long, conflicts_with_all = ["sev_session", "sev_dh_cert", "sev_tik"])]
     sev_attest: bool,
-    /// The host's certificate chain [default: sev-cert in hosts.yaml]
+    /// Certificate chain of the host [default: sev-cert in hosts.yaml]
     #[arg(long, value_name = "FILE", requires = "sev_attest")]
     sev_cert: Option<PathBuf>,
-    /// Take the chain that this host tells of itself: for a demonstration only
+    /// Use the certificate chain that this host itself exports. That proves nothing about the host:
+    /// only for demonstrations
     #[arg(long, requires = "sev_attest", conflicts_with = "sev_cert")]
     sev_export_cert: bool,
-    /// The firmware to measure against [default: the file the domain itself names]
+    /// Firmware file to compute the expected measurement of [default: the file in the domain's
+    /// definition]
     #[arg(long, value_name = "FILE")]
     sev_firmware: Option<PathBuf>,
-    /// SEV-SNP: 32 bytes for attestation reports, in hex, base64 or a file
+    /// SEV-SNP: host data for attestation reports, 32 bytes in hex or base64, or a file with them
     #[arg(long, value_name = "VALUE|FILE")]
     snp_host_data: Option<String>,
-    /// SEV-SNP: the ID block, 96 bytes
+    /// SEV-SNP: ID block, 96 bytes in hex or base64, or a file with them
     #[arg(long, value_name = "VALUE|FILE", requires = "snp_id_auth")]
     snp_id_block: Option<String>,
-    /// SEV-SNP: the ID authentication information, 4096 bytes
+    /// SEV-SNP: ID authentication information, 4096 bytes in hex or base64, or a file with them
     #[arg(long, value_name = "VALUE|FILE", requires = "snp_id_block")]
     snp_id_auth: Option<String>,
-    /// SEV-SNP: the ID authentication information holds an author key
+    /// SEV-SNP: the ID authentication information contains an author key
     #[arg(long, requires = "snp_id_auth")]
     snp_author_key: bool,
-    /// SEV-SNP: whether reports may be signed with the chip's own key [default: the firmware's]
+    /// SEV-SNP: whether the key of the chip itself (VCEK) may sign reports [default: QEMU's default]
     #[arg(long, value_name = "on|off", value_parser = on_off)]
     snp_vcek: Option<bool>,
 }
@@ -133,12 +137,12 @@ impl From<&SevArgs> for SevOptions {
     }
 }
 
-/// Reads a flag that is `on` or `off`.
+/// Parses `on` or `off`.
 fn on_off(text: &str) -> Result<bool, String> {
     match text {
         "on" => Ok(true),
         "off" => Ok(false),
-        _ => Err("on or off".to_owned()),
+        _ => Err("expected on or off".to_owned()),
     }
 }
 
@@ -146,10 +150,10 @@ fn qgs(text: &str) -> Result<Qgs, String> {
     match text {
         "none" => Ok(Qgs::None),
         path if Path::new(path).is_absolute() => Ok(Qgs::Socket(path.into())),
-        _ => Err("an absolute path, or none".to_owned()),
+        _ => Err("expected an absolute path, or none".to_owned()),
     }
 }
 
 fn policy(text: &str) -> Result<u64, String> {
-    hex_u64(text).ok_or_else(|| "a hexadecimal number such as 0x3".to_owned())
+    hex_u64(text).ok_or_else(|| "expected a hexadecimal number such as 0x3".to_owned())
 }

@@ -7,10 +7,10 @@ use serde::Deserialize;
 
 use crate::domain::lookup::{DomainClaim, NamedDomain};
 
-/// Which domains.
+/// The argument that names domains.
 #[derive(Debug, Clone, Args)]
 pub struct NameArgs {
-    /// Domains by name, or - for items with a name on standard input
+    /// Names of domains, or - for items with a name on standard input
     #[arg(value_name = "NAME", required = true)]
     pub names: Vec<String>,
 }
@@ -34,15 +34,15 @@ struct Item {
 }
 
 impl NameArgs {
-    /// The domains, each once, in the order given.
+    /// Returns the domains, each once, in the order given.
     ///
-    /// Errors: `usage` for a `-` beside names, `invalid_input` for what is no document of domains.
+    /// Errors: `usage` for `-` beside names, `invalid_input` unless standard input is a document of domains.
     pub fn read(self) -> Result<Vec<NamedDomain>> {
         read(self.names)
     }
 }
 
-/// Reads a list of domains that may be empty.
+/// Returns the domains that `words` name, none if it is empty.
 ///
 /// Errors: those of [`NameArgs::read`].
 pub fn read(words: Vec<String>) -> Result<Vec<NamedDomain>> {
@@ -53,7 +53,7 @@ pub fn read(words: Vec<String>) -> Result<Vec<NamedDomain>> {
         }
         true if words.len() > 1 => {
             return Err(Error::usage(
-                "- stands alone: name domains or read them from standard input",
+                "- and names of domains cannot be combined: - reads the names from standard input",
             ));
         }
         true => {

@@ -1,4 +1,4 @@
-//! `tdx-td host check`: whether guests of a kind can run on this host, and how to make them run.
+//! `tdx-td host check`: checks whether guests of a kind can run on this host, and says how to fix what fails.
 
 use std::path::PathBuf;
 
@@ -19,10 +19,12 @@ use crate::host::check::judge::{best_kind, judge};
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct CheckArgs {
-    /// What is to run here [default: the best protection that processors of this vendor have]
+    /// Kind of guest to check for (repeatable) [default: the best protection that processors of this
+    /// vendor have]
     #[arg(long = "for", value_enum, value_name = "KIND")]
     kinds: Vec<GuestKind>,
-    /// Take libvirt's word from this file, as virsh domcapabilities writes it, instead of asking
+    /// Read libvirt's domain capabilities from this file, the output of virsh domcapabilities, instead
+    /// of asking libvirt
     #[arg(long, value_name = "FILE")]
     capabilities: Option<PathBuf>,
     /// In a table, also show the checks that passed or do not apply
@@ -36,18 +38,18 @@ const EXAMPLES: &str = "Examples:
   tdx-td host check --json | jq -r '.items[] | select(.status==\"fail\") | .fix'
   tdx-td host check --sysroot captured --capabilities domcapabilities.xml";
 
-/// What a table says of the checks that it does not show.
+/// Returns the last line of a table that does not show `count` checks.
 fn closing(count: usize) -> Option<String> {
     match count {
         0 => None,
-        1 => Some("1 other check passed or does not apply (--all shows it)".to_owned()),
-        _ => Some(format!("{count} other checks passed or do not apply (--all shows them)")),
+        1 => Some("1 more check passed or does not apply (--all shows it)".to_owned()),
+        _ => Some(format!("{count} more checks passed or do not apply (--all shows them)")),
     }
 }
 
-/// Looks at the host, and says yes or no to what is to run on it.
+/// Checks the host. The answer is yes if no check failed.
 ///
-/// Errors: `not_found` for a file of capabilities that is not there.
+/// Errors: `not_found` if the file of `--capabilities` does not exist.
 pub fn run(
     context: &Context,
     connect: impl FnOnce() -> Result<Libvirt>,
@@ -61,7 +63,7 @@ pub fn run(
     let mut kinds = args.kinds.clone();
     if kinds.is_empty() {
         let best = best_kind(&facts);
-        warnings.push(format!("judged for --for {}", best.name()));
+        warnings.push(format!("checked for --for {}", best.name()));
         kinds.push(best);
     }
     let items = judge(&facts, &kinds);

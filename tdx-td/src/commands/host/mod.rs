@@ -1,4 +1,4 @@
-//! `tdx-td host`: the machine that guests are to run on.
+//! `tdx-td host`: verbs on the machine that runs guests.
 
 use clap::{Args, Subcommand};
 use common::Result;
@@ -24,16 +24,16 @@ pub struct HostArgs {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Judge whether guests of a kind can run here: exit 0 for yes, 10 for no
+    /// Check whether guests of a kind can run on this host: exit status 0 for yes, 10 for no
     Check(check::CheckArgs),
-    /// Set this host to what a scenario recommends, remembering what it was
+    /// Set this host to the values that a scenario recommends, and record the previous values
     Tune(tune::TuneArgs),
-    /// Set this host back to what it was before it was tuned
+    /// Set this host back to the values recorded before it was tuned
     Restore(restore::RestoreArgs),
 }
 
 impl HostArgs {
-    /// Titles of the columns that a table of the verb's items has.
+    /// Returns the column titles of the verb's table.
     pub fn columns(&self) -> &'static [&'static str] {
         match &self.verb {
             Verb::Check(_) => CheckItem::COLUMNS,
@@ -43,10 +43,10 @@ impl HostArgs {
     }
 }
 
-/// Runs the verb below `host` that was asked for.
+/// Runs a verb of `host`.
 ///
-/// libvirt is asked only where `may_ask` says that it is this machine's, or was named; `uri` is which one that
-/// is, libvirt's default without it.
+/// libvirt is asked only if `may_ask` is true: without `--sysroot`, or with `--connect` or `--host`. `uri` is
+/// the URI of the connection, `None` for libvirt's default.
 pub fn run(
     context: &Context,
     connect: impl FnOnce() -> Result<Libvirt>,

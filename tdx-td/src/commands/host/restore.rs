@@ -1,4 +1,4 @@
-//! `tdx-td host restore`: sets this host back to what it was before it was tuned.
+//! `tdx-td host restore`: sets this host back to the values recorded before it was tuned.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -28,22 +28,22 @@ pub struct RestoreArgs {
     change: ChangeArgs,
 }
 
-/// Something that tuning set.
+/// Something that `host tune` changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct RestoreItem {
-    /// The setting it is for, `host.swappiness`; `host` for a file that sets at boot.
+    /// The scenario setting, such as `host.swappiness`; `host` for a file that applies settings at boot.
     pub setting: String,
-    /// The file, the unit or the module.
+    /// The file, the systemd unit or the kernel module.
     pub path: String,
-    /// What it was when the command began; null where it is not there.
+    /// The value when the command began; null if the file, unit or module does not exist.
     pub current: Option<String>,
-    /// What it was before the host was tuned; null where it was not there.
+    /// The value before the host was tuned; null if the file, unit or module did not exist.
     pub previous: Option<String>,
-    /// The scenarios that it was set for.
+    /// The scenarios that set the value.
     pub scenarios: Vec<String>,
-    /// `restore`, `remove` of a file, or `none`.
+    /// `restore` for a value, `remove` for a file, or `none`.
     pub action: Action,
-    /// What else there is to say of it.
+    /// A remark, such as why the value is not restored.
     pub note: Option<String>,
 }
 
@@ -77,10 +77,11 @@ impl Item for RestoreItem {
     }
 }
 
-/// Puts back what tuning set, and takes away what it wrote for every boot.
+/// Restores the values that tuning changed, and removes the files that it wrote for boot.
 ///
-/// What somebody else has set since stays and is told. Without a record there is nothing to do.
-/// Errors: as `host tune`; `failed` for what does not go back, with all that does put back nevertheless.
+/// A value that somebody else changed since is left and reported. Without a record nothing is changed.
+///
+/// Errors: as `host tune`; `failed` if a value cannot be restored, after all others were.
 pub fn run(context: &Context, uri: Option<&str>, args: RestoreArgs) -> Result<Outcome> {
     let host = &context.host;
     machine::check(host, uri)?;
@@ -93,7 +94,7 @@ pub fn run(context: &Context, uri: Option<&str>, args: RestoreArgs) -> Result<Ou
     if !dry_run {
         plan.check_writable(host)?;
         if plan.has_changes() {
-            context.confirm(args.change, "put this host's settings back to what they were?")?;
+            context.confirm(args.change, "restore the recorded settings of this host?")?;
         }
         plan = plan.apply(host, args.change.yes)?;
     }
@@ -117,9 +118,9 @@ fn item(step: &RestoreStep) -> RestoreItem {
             _ => Action::None,
         },
         note: step.remark().or_else(|| match step.action() {
-            RestoreAction::Unchanged => Some("it is as it was before".to_owned()),
+            RestoreAction::Unchanged => Some("already has its previous value".to_owned()),
             RestoreAction::Restore if step.entry.at_boot => {
-                Some("that was set at boot, and stays until the next one".to_owned())
+                Some("was set at boot: keeps this value until the next boot".to_owned())
             }
             _ => None,
         }),

@@ -1,4 +1,4 @@
-//! `tdx-td host tune`: sets this host to what a scenario recommends.
+//! `tdx-td host tune`: sets this host to the values that a scenario recommends.
 
 use clap::Args;
 use common::cli::config::Config;
@@ -26,22 +26,23 @@ const EXAMPLES: &str = "Examples:
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct TuneArgs {
-    /// The scenario whose settings of the host are wanted
+    /// Scenario whose host settings are applied
     #[arg(long, value_name = "NAME")]
     scenario: String,
-    /// How its guests are protected [default: the best of the scenario's that the processor has]
+    /// Protection of the scenario's guests [default: the best that the scenario allows and the
+    /// processor supports]
     #[arg(long, value_enum, value_name = "KIND")]
     security: Option<Security>,
-    /// Also the disks that this domain's images are on, besides those of the pool
+    /// Also tune the disks that this domain's images are on, besides those of the pool (repeatable)
     #[arg(long = "domain", value_name = "NAME")]
     domains: Vec<String>,
-    /// Have it hold at every boot, too
+    /// Also apply at boot
     #[arg(long)]
     persist: bool,
-    /// Load modules again whose options differ, while no guest runs
+    /// Reload kernel modules whose options differ; possible only while no guest runs
     #[arg(long)]
     reload_modules: bool,
-    /// Overrule what another scenario has set
+    /// Change settings that were tuned for another scenario
     #[arg(long)]
     replace: bool,
     #[command(flatten)]
@@ -50,10 +51,10 @@ pub struct TuneArgs {
     assignments: AssignmentArgs,
 }
 
-/// Sets the host to what the scenario recommends.
+/// Sets the host to the values that the scenario recommends.
 ///
-/// Errors: `unsupported` in a container and for another machine's libvirt, `permission` for who is not root,
-/// all before anything is touched; those of [`TunePlan::new`] and [`TunePlan::apply`].
+/// Errors: `unsupported` in a container and for another machine's libvirt, `permission` without root, all
+/// before anything is changed; those of [`TunePlan::new`] and [`TunePlan::apply`].
 pub fn run(
     context: &Context,
     connect: impl FnOnce() -> Result<Libvirt>,
@@ -100,7 +101,7 @@ pub fn run(
     Ok(Document::new("tdx.td.host_tune", items).dry_run(dry_run).warnings(warnings).into())
 }
 
-/// libvirt, or without a domain a warning that it is out of reach.
+/// Connects to libvirt. If that fails and no domain is named, returns a warning instead of an error.
 fn reached(
     connect: impl FnOnce() -> Result<Libvirt>,
     domains: &[String],
@@ -108,13 +109,14 @@ fn reached(
     match connect() {
         Ok(libvirt) => Ok((Some(libvirt), Vec::new())),
         Err(error) if !domains.is_empty() => Err(error),
-        Err(error) => {
-            Ok((None, vec![format!("where the pool is, libvirt was not asked for: {error}")]))
-        }
+        Err(error) => Ok((
+            None,
+            vec![format!("libvirt was not asked for the directory of the pool: {error}")],
+        )),
     }
 }
 
-/// The scenario's settings of the host with what was said over them.
+/// Returns the scenario's host settings, changed by the flags.
 pub(super) fn wanted(host: &Host, config: &Config, args: &TuneArgs) -> Result<profile::Host> {
     let scenario = Scenario::find(host, &args.scenario)?;
     let security = match args.security {
@@ -128,7 +130,8 @@ pub(super) fn wanted(host: &Host, config: &Config, args: &TuneArgs) -> Result<pr
     Ok(layers.profile()?.host)
 }
 
-/// The first of a scenario's protections that the processor has; the only one, whatever it has.
+/// Returns the first of the scenario's protections that the processor supports. If the scenario has only one,
+/// returns that.
 ///
 /// Source: Linux `arch/x86/include/asm/cpufeatures.h`; flags are shown once the kernel can use them.
 fn best(host: &Host, scenario: &Scenario) -> Result<Security> {
@@ -149,7 +152,10 @@ fn best(host: &Host, scenario: &Scenario) -> Result<Security> {
     };
     let names: Vec<&str> = scenario.security.iter().map(|security| security.as_str()).collect();
     scenario.security.iter().copied().find(offered).ok_or_else(|| {
-        Error::unsupported(format!("this host's processor offers none of {}", names.join(", ")))
-            .hint("--security says which of them to tune for all the same")
+        Error::unsupported(format!(
+            "this host's processor supports none of the scenario's protections: {}",
+            names.join(", ")
+        ))
+        .hint("add --security KIND to tune for one of them nevertheless")
     })
 }

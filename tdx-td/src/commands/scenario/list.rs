@@ -1,4 +1,4 @@
-//! `tdx-td scenario list`.
+//! `tdx-td scenario list`: lists the scenarios.
 
 use std::borrow::Cow;
 
@@ -24,13 +24,13 @@ pub struct ListArgs {}
 /// A scenario.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct ScenarioItem {
-    /// Its name.
+    /// Name of the scenario.
     name: String,
-    /// What it is for, in a line.
+    /// What the scenario is for, in one line.
     description: String,
-    /// How its guests can be protected, the best first.
+    /// Protections that the scenario allows for its guests, the best first.
     security: Vec<&'static str>,
-    /// The files that it is made of, besides what is built in.
+    /// Files that define or change the scenario; empty for an unchanged built-in one.
     files: Vec<String>,
 }
 
@@ -50,9 +50,9 @@ impl Item for ScenarioItem {
     }
 }
 
-/// Shows the scenarios there are.
+/// Lists the scenarios, built-in and in files.
 ///
-/// Errors: those of [`Scenario::find`], for a file that is none.
+/// Errors: those of [`Scenario::find`] for a file that is not a valid scenario.
 pub fn run(context: &Context, _: ListArgs) -> Result<Outcome> {
     let names = library::names(&context.host)?.into_iter().filter(|name| name != DEFAULT);
     let items: Result<Vec<ScenarioItem>> = names.map(|name| item(context, &name)).collect();

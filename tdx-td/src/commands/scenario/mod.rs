@@ -1,5 +1,5 @@
-//! `tdx-td scenario`: what a guest is to be used for, and what its definition, its disk and the host
-//! are to be like for that.
+//! `tdx-td scenario`: shows scenarios. A scenario supplies defaults for a kind of guest: its definition, its
+//! disk and the settings of its host.
 
 pub mod list;
 pub mod show;
@@ -15,14 +15,14 @@ use common::document::output::Outcome;
 /// Verbs on scenarios.
 #[derive(Debug, Subcommand)]
 pub enum ScenarioVerb {
-    /// Show the scenarios there are
+    /// List the scenarios
     List(list::ListArgs),
-    /// Show every setting of a scenario, as recommended and as it would be
+    /// Show every setting of a scenario: the recommended value and the value in effect
     Show(show::ShowArgs),
 }
 
 impl ScenarioVerb {
-    /// Titles of the columns that a table of the verb's items has.
+    /// Returns the column titles of the verb's table.
     pub fn columns(&self) -> &'static [&'static str] {
         match self {
             Self::List(_) => list::ScenarioItem::COLUMNS,

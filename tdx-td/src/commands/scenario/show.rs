@@ -1,4 +1,4 @@
-//! `tdx-td scenario show`.
+//! `tdx-td scenario show`: shows every setting of a scenario.
 
 use std::borrow::Cow;
 
@@ -17,15 +17,16 @@ use crate::scenario::library::Scenario;
 use crate::scenario::value::display_value;
 
 const EXAMPLES: &str = "Examples:
+  tdx-td scenario show td
   tdx-td scenario show securevm --security sev --set guest.video=none";
 
 /// Arguments of `scenario show`.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct ShowArgs {
-    /// The scenario
+    /// Name of the scenario
     name: String,
-    /// For guests that are protected so [default: the first of the scenario's]
+    /// Show the settings for guests with this protection [default: the first that the scenario allows]
     #[arg(long, value_enum)]
     security: Option<Security>,
     #[command(flatten)]
@@ -52,11 +53,11 @@ impl Item for Setting {
     }
 }
 
-/// Shows what a scenario recommends, and what files and flags make of it.
+/// Shows the values that a scenario recommends, and the values in effect after files and flags.
 ///
 /// Errors: those of [`Scenario::find`] and
-/// [`Assignments::put`](crate::scenario::assignments::Assignments::put); `usage` for settings that cannot be
-/// together.
+/// [`Assignments::put`](crate::scenario::assignments::Assignments::put); `usage` for settings that contradict
+/// each other.
 pub fn run(context: &Context, config: &Config, args: ShowArgs) -> Result<Outcome> {
     let scenario = Scenario::find(&context.host, &args.name)?;
     let security = args.security.or(scenario.security.first().copied());

@@ -1,7 +1,7 @@
-//! A cloud-init seed: who may log in to a new guest, and what it is called.
+//! The cloud-init seed of a new guest: its user, keys, password and host name.
 //!
-//! NoCloud, on a small FAT file system labelled `CIDATA`. The documents are JSON, which is YAML
-//! without its traps: no name, key or password can change what the document says.
+//! The seed is of the type NoCloud: a small FAT file system labelled `CIDATA`. Its documents are JSON, which is
+//! valid YAML: no name, key or password can change the meaning of the document.
 //! Source: cloud-init documentation, "NoCloud"; "Cloud config examples".
 
 mod setup_config;
@@ -18,24 +18,24 @@ use setup_config::SetupConfig;
 use sha_crypt::{PasswordHasher, ShaCrypt};
 use tdx_pool::volume::names::random_bytes;
 
-/// Who may log in to the guest, and its host name.
+/// The requested user, keys, password and host name of a guest.
 #[derive(Debug, Clone, Default)]
 pub struct AccessRequest {
-    /// A user to make in the guest, with sudo.
+    /// User to create in the guest, with sudo.
     pub user: Option<String>,
     /// Files of public keys that may log in as the user.
     pub ssh_key: Vec<PathBuf>,
     /// A file with the user's password on its first line.
     pub password_file: Option<PathBuf>,
-    /// The guest's host name.
+    /// Host name of the guest.
     pub hostname: Option<String>,
-    /// A directory with the documents of cloud-init.
+    /// Directory with the documents of cloud-init.
     pub cloud_init: Option<PathBuf>,
     /// The password from Canonical's `setup-tdx-config`.
     pub(crate) password: Option<Password>,
 }
 
-/// A password. It is never shown.
+/// A password, which is never printed.
 #[derive(Clone)]
 pub(crate) struct Password(String);
 
@@ -46,9 +46,9 @@ impl std::fmt::Debug for Password {
 }
 
 impl AccessRequest {
-    /// Takes what no flag says from Canonical's `setup-tdx-config`.
+    /// Adds the values of Canonical's `setup-tdx-config` for which no flag was given.
     ///
-    /// Errors: those of reading it; `invalid_input` for a user or a host name that cannot be.
+    /// Errors: those of reading the file; `invalid_input` for an invalid user or host name.
     pub fn take_setup_config(&mut self, path: &Path) -> Result<()> {
         let config = SetupConfig::read(path)?;
         let take = |key: &str, check: fn(&str) -> Result<String, String>| {
@@ -71,17 +71,25 @@ impl AccessRequest {
     }
 }
 
-/// Source: useradd(8), the names that every distribution takes.
+/// Parses a user name.
+///
+/// Source: useradd(8), the names that every distribution accepts.
 pub(crate) fn user_name(text: &str) -> Result<String, String> {
     let mut characters = text.chars();
     let first = characters.next().is_some_and(|c| c.is_ascii_lowercase() || c == '_');
     let rest = characters.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-".contains(c));
     match first && rest && text.len() <= 32 {
         true => Ok(text.to_owned()),
-        false => Err("a user name is lower-case letters, digits, _ and -, at most 32".to_owned()),
+        false => {
+            Err("a user name has at most 32 characters: lower-case letters, digits, _ and -, and \
+                      starts with a letter or _"
+                .to_owned())
+        }
     }
 }
 
+/// Parses a host name.
+///
 /// Source: RFC 1123, section 2.1.
 pub(crate) fn host_name(text: &str) -> Result<String, String> {
     let label = |label: &str| {
@@ -94,11 +102,14 @@ pub(crate) fn host_name(text: &str) -> Result<String, String> {
     };
     match text.split('.').all(label) && text.len() < 254 {
         true => Ok(text.to_owned()),
-        false => Err("a host name is letters, digits and hyphens between dots".to_owned()),
+        false => {
+            Err("a host name has labels of letters, digits and hyphens, separated by dots"
+                .to_owned())
+        }
     }
 }
 
-/// The files of a seed. Not printable: there may be a password's hash in it.
+/// The files of a seed. `Debug` prints only their names: they may contain a password's hash.
 pub struct Seed {
     files: Vec<(&'static str, Vec<u8>)>,
 }
@@ -109,14 +120,14 @@ impl std::fmt::Debug for Seed {
     }
 }
 
-/// The most a file of a seed may hold; a guest reads it all into memory.
+/// The largest size of a seed's file, in bytes. A guest reads the whole file into memory.
 const MAX_FILE: usize = 16 << 20;
 
 impl Seed {
-    /// Reads what the flags name; none when they ask for nothing.
+    /// Reads the files that the flags name, and returns the seed; `None` if no flag asks for one.
     ///
-    /// Errors: `usage` for a user nobody could log in as; `invalid_input` for a private key, a file
-    /// without keys, an empty password; `permission` for a password that others can read;
+    /// Errors: `usage` for a user without key and password; `invalid_input` for a private key, a file
+    /// without keys, an empty password; `permission` for a password file that others can read;
     /// `not_found`.
     pub fn read(args: &AccessRequest, instance: &str) -> Result<Option<Self>> {
         if let Some(folder) = &args.cloud_init {
@@ -151,16 +162,16 @@ impl Seed {
         Ok(Self { files })
     }
 
-    /// The seed as a disk image.
+    /// Returns the seed as a disk image.
     ///
     /// Errors: `failed` when the file system cannot be made.
     pub fn to_image(&self) -> Result<Vec<u8>> {
         let content: usize = self.files.iter().map(|(_, bytes)| bytes.len()).sum();
-        // Room for the content in clusters, the tables and the root folder.
+        // Room for the content in clusters, the tables and the root directory.
         let size = (content + content / 8 + (512 << 10)).next_multiple_of(1 << 20);
         let mut image = Cursor::new(vec![0; size]);
         self.write(&mut image)
-            .map_err(|error| Error::failed("cannot make the cloud-init seed").because(error))?;
+            .map_err(|error| Error::failed("cannot create the cloud-init seed").because(error))?;
         Ok(image.into_inner())
     }
 
@@ -179,8 +190,8 @@ impl Seed {
     }
 }
 
-/// Bytes of a sector: a template may give the guest its seed as a CD, whose sectors these are, and a
-/// file system cannot have smaller ones than its device.
+/// Size of a sector in bytes. A template may attach the seed as a CD, which has sectors of this size, and a
+/// file system cannot have smaller sectors than its device.
 const SECTOR: u16 = 2048;
 
 fn meta_data(instance: &str, hostname: Option<&str>) -> Vec<u8> {
@@ -197,7 +208,7 @@ fn account(user: &str, args: &AccessRequest) -> Result<Value> {
         keys.extend(public_keys(path)?);
     }
     if keys.is_empty() && !args.has_password() {
-        return Err(Error::usage(format!("nobody could log in as '{user}'"))
+        return Err(Error::usage(format!("user '{user}' has neither an SSH key nor a password"))
             .hint("add --ssh-key FILE or --password-file FILE"));
     }
     let mut account = json!({
@@ -215,28 +226,32 @@ fn account(user: &str, args: &AccessRequest) -> Result<Value> {
     Ok(account)
 }
 
-/// The keys in a file of public keys, one a line.
+/// Returns the keys in a file of public keys, one per line.
 fn public_keys(path: &Path) -> Result<Vec<String>> {
     let bytes = input::file(path, MAX_FILE)?;
     let shown = path.display();
     let text = String::from_utf8(bytes)
-        .map_err(|_| Error::invalid_input(format!("{shown} is no file of public keys")))?;
+        .map_err(|_| Error::invalid_input(format!("{shown} is not a file of public SSH keys")))?;
     if text.contains("PRIVATE KEY-----") {
-        return Err(Error::invalid_input(format!("{shown} is a private key"))
-            .hint("name the public one, which ends in .pub"));
+        return Err(Error::invalid_input(format!("{shown} is a private key, not a public one"))
+            .hint(format!("--ssh-key {shown}.pub")));
     }
     let lines =
         text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let keys: Vec<String> = lines.map(str::to_owned).collect();
     match keys.iter().find(|key| !is_public_key(key)) {
-        Some(_) => Err(Error::invalid_input(format!("{shown} holds a line that is no public key"))),
+        Some(_) => {
+            Err(Error::invalid_input(format!("{shown} has a line that is not a public SSH key")))
+        }
         None if keys.is_empty() => {
-            Err(Error::invalid_input(format!("{shown} holds no public key")))
+            Err(Error::invalid_input(format!("{shown} has no public SSH key")))
         }
         None => Ok(keys),
     }
 }
 
+/// Whether a line is a public SSH key.
+///
 /// Source: sshd(8), "AUTHORIZED_KEYS FILE FORMAT": options, if any, then type and base64.
 fn is_public_key(line: &str) -> bool {
     let words: Vec<&str> = line.split_whitespace().collect();
@@ -249,26 +264,30 @@ fn is_public_key(line: &str) -> bool {
     })
 }
 
-/// The password on the first line of a file, hashed as `/etc/shadow` wants it.
+/// Returns the hash, for `/etc/shadow`, of the password on the first line of a file.
 fn password_hash(path: &Path) -> Result<String> {
     let shown = path.display();
     let bytes = Secret::read(path, MAX_FILE)?;
     let first = bytes.as_bytes().split(|&byte| byte == b'\n').next().unwrap_or_default();
     let password = first.strip_suffix(b"\r").unwrap_or(first);
     if password.is_empty() {
-        return Err(Error::invalid_input(format!("{shown} holds no password on its first line")));
+        return Err(Error::invalid_input(format!(
+            "the first line of {shown} is empty: no password"
+        )));
     }
     hash(password)
 }
 
+/// Returns the hash of a password.
+///
 /// Source: crypt(5), `sha512crypt`.
 fn hash(password: &[u8]) -> Result<String> {
-    // Twelve bytes make the sixteen characters that crypt(5) reads; of more, it would compare a hash
-    // with a shortened salt to one with the whole, and let nobody in.
+    // Twelve bytes make the sixteen characters that crypt(5) reads. It would shorten a longer salt, and no
+    // password would match the hash.
     let salt: [u8; 12] = random_bytes()?;
     let hash = ShaCrypt::SHA512
         .hash_password_with_salt(password, &salt)
-        .map_err(|error| Error::failed("cannot hash a password").because(error.to_string()))?;
+        .map_err(|error| Error::failed("cannot hash the password").because(error.to_string()))?;
     Ok(hash.as_str().to_owned())
 }
 
@@ -293,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_setup_config_says_what_no_flag_does() {
+    fn setup_config_supplies_values_without_flags() {
         let folder = TempDir::new().unwrap();
         let text = "GUEST_USER=tdx\nGUEST_PASSWORD=123456\nGUEST_HOSTNAME=tdx-guest\n";
         let path = file(&folder, "setup-tdx-config", text, 0o644);
@@ -340,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn a_user_with_a_key_and_a_password() {
+    fn seed_has_a_user_with_key_and_password() {
         let folder = TempDir::new().unwrap();
         let args = AccessRequest {
             ssh_key: vec![file(&folder, "id.pub", &format!("# mine\n{KEY}\n\n"), 0o644)],
@@ -365,12 +384,12 @@ mod tests {
     }
 
     #[test]
-    fn nothing_asked_for_is_no_seed() {
+    fn read_returns_none_without_flags() {
         assert!(Seed::read(&AccessRequest::default(), "id").unwrap().is_none());
     }
 
     #[test]
-    fn a_folder_is_taken_as_it_stands() {
+    fn read_takes_the_documents_of_a_directory_unchanged() {
         let folder = TempDir::new().unwrap();
         let args = AccessRequest {
             cloud_init: Some(folder.path().to_owned()),
@@ -387,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_lock_out_or_give_away_is_refused() {
+    fn read_refuses_users_without_login_private_keys_and_public_passwords() {
         let folder = TempDir::new().unwrap();
         let private = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXk\n";
         assert_eq!(fails(&with_user()), ErrorKind::Usage);
@@ -412,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_guests_cannot_hold_are_refused() {
+    fn user_name_and_host_name_refuse_invalid_names() {
         for name in ["tdx", "_x", "a-b_9"] {
             assert!(user_name(name).is_ok(), "{name}");
         }

@@ -1,4 +1,4 @@
-//! The `setup-tdx-config` file of Canonical's instructions: assignments of a shell, read and never run.
+//! Parser of Canonical's `setup-tdx-config`, a file of shell assignments. It is parsed, never executed.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,18 +7,20 @@ use common::{Error, Result};
 
 use crate::scenario::library::read_text;
 
-/// The assignments in such a file.
+/// The assignments of a `setup-tdx-config` file.
 #[derive(Debug, Default)]
 pub(super) struct SetupConfig(BTreeMap<String, String>);
 
 impl SetupConfig {
-    /// Reads a file.
+    /// Reads a `setup-tdx-config` file.
     ///
-    /// Errors: those of reading it; `invalid_input` for a line that is more than an assignment, by number.
+    /// Errors: those of reading the file; `invalid_input` for a line that is not a plain assignment.
     pub(super) fn read(path: &Path) -> Result<Self> {
         Self::parse(&read_text(path)?).map_err(|line| {
-            Error::invalid_input(format!("line {line} of {} is no KEY=VALUE", path.display()))
-                .hint("such a file is read, not run: values are plain words or quoted")
+            Error::invalid_input(format!("{}: line {line} is not KEY=VALUE", path.display())).hint(
+                "the file is parsed, not executed: a value is a plain word or a quoted text without $, \
+                 ` and \\",
+            )
         })
     }
 
@@ -36,13 +38,13 @@ impl SetupConfig {
         Ok(Self(values))
     }
 
-    /// The value of a key, unless it is empty.
+    /// Returns the value of a key; `None` if it is missing or empty.
     pub(super) fn get(&self, key: &str) -> Option<&str> {
         self.0.get(key).map(String::as_str).filter(|value| !value.is_empty())
     }
 }
 
-/// One assignment whose value a shell would not have to work out.
+/// Parses one assignment. Its value must not need expansion by a shell.
 fn assignment(line: &str) -> Option<(&str, String)> {
     let (key, rest) = line.split_once('=')?;
     let named = key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
@@ -70,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn assignments_are_read_and_nothing_is_run() {
+    fn parse_accepts_assignments_and_expands_nothing() {
         let text = "# a comment\n\nTDX_SETUP_ATTESTATION=0\nexport GUEST_USER=tdx # who\n\
                     GUEST_PASSWORD='$a \"b\"'\nGUEST_HOSTNAME=\"tdx guest\"\nEMPTY=\n";
         let config = SetupConfig::parse(text).unwrap();
@@ -104,7 +106,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_text_panics(text in "\\PC*", line in "[A-Z=\"' #$a\u{e9}]{0,20}") {
+        fn parse_does_not_panic_on_any_text(text in "\\PC*", line in "[A-Z=\"' #$a\u{e9}]{0,20}") {
             let _ = SetupConfig::parse(&text);
             let _ = SetupConfig::parse(&line);
         }

@@ -1,4 +1,4 @@
-//! Asking guest agents. Every answer is a guest's word, and none may come at all.
+//! Asking guest agents. A guest controls its answer, and may not answer at all.
 
 use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -11,30 +11,30 @@ use virt::domain::Domain;
 
 use crate::domain::addresses::mac::canonical_mac;
 
-/// How long one agent is waited for before the next one's answer.
+/// The longest wait for the next answer.
 pub const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How long all agents together are waited for.
+/// The longest wait for all agents together.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// How many agents are asked at once.
+/// The number of agents that are asked in parallel.
 const AT_ONCE: usize = 16;
 
-/// Seconds that libvirt waits for an agent's answer once the agent has synchronised, for which
-/// libvirt waits five seconds more. The call that libvirt has for addresses waits without end.
+/// Seconds that libvirt waits for an agent's answer after the agent has synchronised, for which
+/// libvirt waits five more seconds. libvirt's own call for addresses has no time limit.
 const ANSWER_TIMEOUT: i32 = 1;
 
-/// What is asked of an agent.
+/// A question to a guest agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Question {
-    /// Which interfaces the guest has.
+    /// Which network interfaces the guest has.
     Interfaces,
-    /// Whether the agent is there.
+    /// Whether the agent answers.
     Ping,
 }
 
 impl Question {
-    /// Source: QEMU guest agent protocol reference.
+    /// Returns the command of the protocol. Source: QEMU guest agent protocol reference.
     fn command(self) -> &'static str {
         match self {
             Self::Interfaces => r#"{"execute":"guest-network-get-interfaces"}"#,
@@ -45,8 +45,8 @@ impl Question {
 
 /// One question to the agents of some domains.
 ///
-/// libvirt may wait for a guest agent much longer than a caller wants to. So threads ask that nobody
-/// waits for: they end with their call, or with the process.
+/// libvirt may wait for a guest agent much longer than a caller wants to. So the questions are asked in detached
+/// threads, which end with their call or with the process.
 #[derive(Debug)]
 pub struct Inquiry {
     answers: Receiver<(usize, Option<String>)>,
@@ -54,7 +54,7 @@ pub struct Inquiry {
 }
 
 impl Inquiry {
-    /// Starts to ask. Nobody's agent should be asked again before the inquiry is over: libvirtd
+    /// Starts the inquiry. An agent should not be asked again before the inquiry is over: libvirtd
     /// serves only a few calls of one client at a time.
     pub fn start(domains: Vec<Domain>, question: Question) -> Self {
         let (sender, answers) = channel();
@@ -63,13 +63,13 @@ impl Inquiry {
         for _ in 0..open.min(AT_ONCE) {
             let (queue, sender) = (Arc::clone(&queue), sender.clone());
             let next = move || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-            // Without a thread there is no answer.
+            // If the thread cannot be started, the agent counts as one that does not answer.
             let _ = thread::Builder::new().spawn(move || ask_all(next, question, &sender));
         }
         Self { answers, open }
     }
 
-    /// Gives `take` the answers as they come, by the domains' places in the list, until all are there
+    /// Passes the answers to `take` as they come, with the index of the domain, until all have come
     /// or none has come for [`PATIENCE`].
     pub fn collect(mut self, mut take: impl FnMut(usize, &str)) {
         let end = Instant::now() + LIMIT;
@@ -83,7 +83,7 @@ impl Inquiry {
         }
     }
 
-    /// What the next agent said, if it has: `Some(None)` when it could not be asked. Waits for nothing.
+    /// Returns the next answer, if one has come, without waiting; `Some(None)` if an agent could not be asked.
     pub fn poll(&mut self) -> Option<Option<String>> {
         match self.answers.try_recv() {
             Ok((_, answer)) => Some(answer),
@@ -101,7 +101,7 @@ fn ask_all(
     while let Some((index, domain)) = next() {
         let answer = domain.qemu_agent_command(question.command(), ANSWER_TIMEOUT, 0).ok();
         if answers.send((index, answer)).is_err() {
-            return; // nobody waits any more
+            return; // the receiver is gone
         }
     }
 }
@@ -112,10 +112,10 @@ struct Answer {
     interfaces: Vec<Interface>,
 }
 
-/// A network interface of a guest, as the guest tells.
+/// A network interface of a guest, as the guest reports it.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Interface {
-    /// Its name in the guest.
+    /// Name of the interface in the guest.
     pub name: String,
     #[serde(rename = "hardware-address")]
     mac: Option<String>,
@@ -130,18 +130,18 @@ struct Address {
 }
 
 impl Interface {
-    /// Its hardware address, as libvirt writes them.
+    /// Hardware address of the interface, in libvirt's notation.
     pub fn mac(&self) -> Option<String> {
         self.mac.as_deref().and_then(canonical_mac)
     }
 
-    /// Its addresses. One with a zone (`fe80::1%eth0`) means nothing outside of the guest.
+    /// Addresses of the interface. One with a zone (`fe80::1%eth0`) is not valid outside of the guest.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.addresses.iter().flatten().filter_map(|address| address.ip.parse().ok())
     }
 }
 
-/// The interfaces in an agent's answer; none when it is not of the agent's protocol.
+/// Returns the interfaces in an agent's answer; none if the answer violates the protocol.
 ///
 /// Source: QEMU guest agent protocol reference, `guest-network-get-interfaces`.
 pub fn interfaces(answer: &str) -> Vec<Interface> {

@@ -1,4 +1,4 @@
-//! The addresses of one guest, divided into its own and others.
+//! The addresses of one guest: those of its network cards, and others.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -11,37 +11,36 @@ use crate::domain::addresses::mac::canonical_mac;
 use crate::domain::addresses::seen::SeenAddresses;
 use crate::domain::addresses::this_host::ThisHost;
 
-/// The most addresses of each kind that a document lists for one domain. A guest agent may report any
-/// number of them.
+/// The most addresses of each kind that a document lists for one domain: a guest agent may report any number.
 pub(super) const MOST: usize = 256;
 
-/// An address that a guest has, or says it has, and that these tools never connect to by themselves.
+/// An address that a guest has or reports, and that these tools never connect to unless the user names it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct OtherAddress {
     /// IP address.
     pub address: String,
-    /// The interface in the guest, as its agent names it; null when the host saw the address itself.
+    /// Name of the interface in the guest, as its agent reports it; null if the host saw the address itself.
     pub interface: Option<String>,
     /// Hardware address of the interface, lower case; null when unknown.
     pub mac: Option<String>,
 }
 
-/// The addresses of one guest, divided into those of its own network cards and all others.
+/// The addresses of one guest: those of its own network cards, and all others.
 #[derive(Debug)]
 pub struct GuestAddresses<'h> {
     this_host: &'h ThisHost,
     macs: HashSet<String>,
     known: HashSet<IpAddr>,
-    /// Addresses of the cards in the domain XML, best first.
+    /// Addresses of the cards in the domain XML, the preferred ones first.
     pub own: Vec<IpAddr>,
-    /// All others.
+    /// All other addresses.
     pub other: Vec<OtherAddress>,
 }
 
 impl<'h> GuestAddresses<'h> {
-    /// Nothing is known yet of the guest whose cards have these hardware addresses.
+    /// Creates an empty list for a guest whose cards have these hardware addresses.
     pub fn new(this_host: &'h ThisHost, macs: &[String]) -> Self {
-        // Loopback and tunnel interfaces have a MAC of zeros, which tells none of them from another.
+        // Loopback and tunnel interfaces have a MAC address of zeros, which identifies none of them.
         let zeros = "00:00:00:00:00:00";
         let macs = macs.iter().filter_map(|mac| canonical_mac(mac)).filter(|mac| mac != zeros);
         Self {
@@ -53,12 +52,12 @@ impl<'h> GuestAddresses<'h> {
         }
     }
 
-    /// Whether the domain XML has a card whose address could be found.
+    /// Whether the domain XML has a card whose addresses can be found.
     pub fn has_cards(&self) -> bool {
         !self.macs.is_empty()
     }
 
-    /// Adds what this host has seen of the guest's cards.
+    /// Adds the addresses that this host has seen for the guest's cards.
     pub fn add_seen(&mut self, seen: &SeenAddresses) {
         let mut macs: Vec<String> = self.macs.iter().cloned().collect();
         macs.sort();
@@ -69,8 +68,8 @@ impl<'h> GuestAddresses<'h> {
         }
     }
 
-    /// Adds what the guest's agent reports. Addresses of the guest's own cards come first: none is
-    /// taken for another's because some other interface has it too.
+    /// Adds the addresses that the guest's agent reports. The guest's own cards are handled first, so that an
+    /// address of a card counts as such even if another interface has it as well.
     pub fn add_report(&mut self, report: &[Interface]) {
         let reported = report.iter().map(|interface| (interface, interface.mac()));
         let is_own = |mac: &Option<String>| mac.as_ref().is_some_and(|mac| self.macs.contains(mac));
@@ -99,18 +98,17 @@ impl<'h> GuestAddresses<'h> {
     }
 }
 
-/// Whether an address names one guest for whoever is outside of it: loopback, link-local and group
-/// addresses do not.
+/// Whether an address identifies the guest outside of it. Loopback, link-local and multicast addresses do not.
 fn is_of_one_guest(ip: IpAddr) -> bool {
     let is_elsewhere = match ip {
-        // 0.0.0.0/8 is "this network", and connecting to 0.0.0.0 reaches the host itself.
+        // 0.0.0.0/8 is "this network": a connection to 0.0.0.0 reaches the host itself.
         IpAddr::V4(v4) => v4.octets()[0] == 0 || v4.is_link_local() || v4.is_broadcast(),
         IpAddr::V6(v6) => v6.is_unicast_link_local(),
     };
     !is_elsewhere && !ip.is_loopback() && !ip.is_unspecified() && !ip.is_multicast()
 }
 
-/// A name that the guest chose, fit for a terminal and no longer than any real one.
+/// Returns a name from the guest, limited in length and without characters that a terminal would interpret.
 fn printable(name: &str) -> String {
     let shown = |char: char| if char.is_control() { '?' } else { char };
     name.chars().take(64).map(shown).collect()

@@ -1,6 +1,6 @@
-//! Hardware addresses.
+//! Hardware addresses of network cards.
 
-/// A hardware address of an Ethernet card, lower case and with colons; none for other text.
+/// Returns an Ethernet hardware address in lower case with colons; `None` for other text.
 pub(super) fn canonical_mac(text: &str) -> Option<String> {
     let bytes: Vec<&str> = text.split([':', '-']).collect();
     let is_byte = |byte: &&str| byte.len() == 2 && byte.bytes().all(|b| b.is_ascii_hexdigit());

@@ -1,8 +1,8 @@
-//! Which IP addresses guests have: DHCP leases, the ARP table and guest agents.
+//! The IP addresses of guests, from DHCP leases, the ARP table and guest agents.
 //!
-//! An address belongs to a guest's network card when its hardware address (MAC) is that of a card in
-//! the domain XML. `ssh` and `--wait` use only those. All others are listed apart: a guest with
-//! Docker has 172.17.0.1 on a bridge of its own, and on the host that may be the host's bridge.
+//! An address belongs to a guest's network card if its hardware address (MAC) is that of a card in
+//! the domain XML. `ssh` and `--wait` use only those. All other addresses are listed separately: a guest with
+//! Docker has 172.17.0.1 on its own bridge, and on the host the same address may be that of the host's bridge.
 
 pub mod agent;
 mod guest;

@@ -10,21 +10,21 @@ use virt::sys;
 
 use crate::domain::addresses::mac::canonical_mac;
 
-/// Addresses that this host has seen behind hardware addresses, the latest lease first.
+/// Addresses that this host has seen, by hardware address, the latest lease first.
 #[derive(Debug, Default)]
 pub struct SeenAddresses {
     pub(super) by_mac: HashMap<String, Vec<IpAddr>>,
 }
 
 impl SeenAddresses {
-    /// Asks every active network for its leases and, on this machine, reads the ARP table: a fixed
-    /// number of round trips, however many domains there are.
+    /// Asks every active network for its leases and, on this machine, reads the ARP table. The number of round
+    /// trips does not depend on the number of domains.
     pub fn collect(host: &Host, libvirt: &Libvirt) -> Result<Self> {
         let mut addresses = Self::default();
         let active = sys::VIR_CONNECT_LIST_NETWORKS_ACTIVE;
         let networks = libvirt.connect().list_all_networks(active).context("list networks")?;
         for network in networks {
-            // A network stopped meanwhile, or of a driver without leases, has none to tell.
+            // A network that was stopped meanwhile, or whose driver has no leases, has none.
             let mut leases = libvirt.leases(&network).unwrap_or_default();
             leases.sort_by_key(|lease| std::cmp::Reverse(lease.expires));
             for lease in leases {
@@ -47,6 +47,8 @@ impl SeenAddresses {
     }
 }
 
+/// Parses the ARP table.
+///
 /// Source: proc_net(5) on `/proc/net/arp`: address, hardware type, flags, hardware address, mask,
 /// device; flag 2 is a complete entry.
 pub(super) fn arp_entry(line: &str) -> Option<(&str, &str)> {

@@ -16,7 +16,7 @@ fn this_host(addresses: &[&str]) -> ThisHost {
     addresses.iter().map(|ip| ip.parse::<IpAddr>().unwrap()).collect()
 }
 
-/// An agent's answer: interfaces as name, MAC and addresses.
+/// Returns an agent's answer with interfaces of a name, a MAC address and IP addresses.
 fn report(interfaces: &[(&str, &str, &[&str])]) -> Vec<Interface> {
     let interface = |(name, mac, ips): &(&str, &str, &[&str])| {
         let ips: Vec<_> = ips.iter().map(|ip| serde_json::json!({"ip-address": ip})).collect();
@@ -35,7 +35,7 @@ fn other(guest: &GuestAddresses<'_>) -> Vec<String> {
 }
 
 #[test]
-fn arp_lines_are_read() {
+fn arp_table_is_parsed() {
     let line = "192.168.122.5    0x1         0x2         52:54:00:AA:bb:cc     *        virbr0";
     assert_eq!(arp_entry(line), Some(("52:54:00:AA:bb:cc", "192.168.122.5")));
     assert_eq!(arp_entry("192.168.122.5 0x1 0x0 00:00:00:00:00:00 * virbr0"), None);
@@ -169,7 +169,7 @@ fn answers_that_are_not_of_the_protocol_report_nothing() {
     ] {
         assert!(agent::interfaces(answer).is_empty(), "{}", &answer[..answer.len().min(60)]);
     }
-    // What the protocol leaves open may be absent or null.
+    // Optional fields of the protocol may be absent or null.
     let sparse =
         r#"{"return":[{"name":"a"},{"name":"b","ip-addresses":null,"hardware-address":null}]}"#;
     assert_eq!(agent::interfaces(sparse).len(), 2);

@@ -1,4 +1,4 @@
-//! The addresses of this host itself.
+//! The IP addresses of this host.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -6,18 +6,18 @@ use std::net::IpAddr;
 use common::{Error, Result};
 use nix::ifaddrs::getifaddrs;
 
-/// Every address of every interface of the machine that the tool runs on.
+/// All addresses of all interfaces of the machine that the tool runs on.
 ///
-/// Whoever connects to one of them reaches this host and no guest, whatever a guest reports.
+/// A connection to one of them reaches this host and not a guest, even if a guest reports the address.
 #[derive(Debug, Clone, Default)]
 pub struct ThisHost {
     addresses: HashSet<IpAddr>,
 }
 
 impl ThisHost {
-    /// Asks the kernel, whatever `--sysroot` says: connections are made from this machine.
+    /// Asks the kernel, also with `--sysroot`: connections are made from this machine.
     ///
-    /// Errors: `failed` when the kernel does not tell.
+    /// Errors: `failed` if the kernel does not return the addresses.
     pub fn read() -> Result<Self> {
         let interfaces = getifaddrs().map_err(|errno| {
             Error::failed(format!("cannot list the addresses of this host: {}", errno.desc()))

@@ -8,23 +8,23 @@ use common::xml::Node;
 use crate::domain::definition::parsed::Definition;
 use crate::domain::item::Disk;
 
-/// A file under a disk: the disk's own source first, then its backing files.
+/// A file in the image chain of a disk: the disk's own source, or one of its backing files.
 pub type Chain = Vec<PathBuf>;
 
 impl Definition {
-    /// The files of every disk with those under them, as far as the XML tells.
+    /// Returns the files in the image chains of all disks, as far as the XML states them.
     pub fn chains(&self) -> Vec<Chain> {
         chains_of(self.root())
     }
 
-    /// The block devices of the host that its disks are.
+    /// Returns the block devices of the host that are disks of the domain.
     pub fn block_devices(&self) -> Vec<PathBuf> {
         let disks = self.root().find_all("devices/disk");
         let device = |disk: Node<'_>| Some(PathBuf::from(disk.attr_at("source", "dev")?.as_ref()));
         disks.filter_map(device).collect()
     }
 
-    /// The volumes of pools that its disks are, each with the pool's name.
+    /// Returns the volumes that are disks of the domain, each with the name of its pool.
     pub fn volumes(&self) -> Vec<(String, String)> {
         let volume = |source: Node<'_>| {
             Some((source.attr("pool")?.into_owned(), source.attr("volume")?.into_owned()))
@@ -33,7 +33,7 @@ impl Definition {
     }
 }
 
-/// The files of every disk of a domain element with those under them, as far as the XML tells.
+/// Returns the files in the image chains of all disks of a domain element, as far as the XML states them.
 pub fn chains_of(domain: Node<'_>) -> Vec<Chain> {
     let disks = domain.find_all("devices/disk");
     disks.map(chain).filter(|chain| !chain.is_empty()).collect()

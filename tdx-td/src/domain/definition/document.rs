@@ -12,7 +12,7 @@ use crate::domain::definition::parsed::{Definition, memory_bytes};
 use crate::domain::item::DomainItem;
 
 impl Definition {
-    /// The domain as it stands in a document, without what only asking around can tell.
+    /// Returns the item of the domain, without addresses and other values that the definition does not have.
     pub fn item(&self, id: Option<u32>, state: State, autostart: bool) -> DomainItem {
         let root = self.root();
         let text = |path: &PathBuf| path.display().to_string();

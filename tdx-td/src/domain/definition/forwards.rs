@@ -10,19 +10,19 @@ use crate::domain::item::Ssh;
 use crate::domain_xml::hostfwd;
 use crate::domain_xml::hostfwd::Hostfwd;
 
-/// Where ssh is forwarded from.
+/// The port of the host that is forwarded to the guest's SSH server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SshForward {
-    /// Not at all.
+    /// No port is forwarded.
     None,
-    /// From this address.
+    /// This address and port.
     To(Ssh),
-    /// From a port that QEMU chose at start; its monitor tells.
+    /// A port that QEMU chose at start and that its monitor reports.
     Ephemeral,
 }
 
 impl Definition {
-    /// Where the XML says that ssh is forwarded from, and whether the port is only known to QEMU.
+    /// Returns the port of the host that the XML forwards to the guest's SSH server.
     pub fn ssh_forward(&self) -> SshForward {
         let forwards = self.root().find_all("devices/interface/portForward");
         if let Some(ssh) = forwards.into_iter().find_map(port_forward) {
@@ -39,7 +39,7 @@ impl Definition {
         }
     }
 
-    /// The ports of the host that it forwards, whatever to, each of an address or of all.
+    /// Returns all ports of the host that the definition forwards, each on one address or on all.
     pub fn host_ports(&self) -> Vec<(Option<IpAddr>, u16)> {
         let mut ports = Vec::new();
         for forward in self.root().find_all("devices/interface/portForward") {
@@ -56,7 +56,7 @@ impl Definition {
     }
 }
 
-/// Where a `<portForward>` has port 22 of the guest.
+/// Returns the port of the host that a `<portForward>` forwards to port 22 of the guest.
 ///
 /// Source: <https://libvirt.org/formatdomain.html#passt-portforward-configuration>: a range starts at
 /// the same port in the guest unless `to` says otherwise.
@@ -64,7 +64,7 @@ fn port_forward(forward: Node<'_>) -> Option<Ssh> {
     if forward.attr("proto").as_deref() != Some("tcp") {
         return None;
     }
-    // Without an address passt listens on all of them, and this one is nearest.
+    // Without an address passt listens on all addresses, and 127.0.0.1 is the nearest.
     let host = forward.attr("address").map_or_else(|| "127.0.0.1".to_owned(), Cow::into_owned);
     forward.children().filter(|range| range.name() == "range").find_map(|range| {
         let port = |name| range.attr(name).and_then(|port| port.parse::<u16>().ok());

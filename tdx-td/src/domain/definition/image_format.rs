@@ -1,4 +1,4 @@
-//! In which format a definition uses its images.
+//! The formats that a definition states for its images.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use crate::domain::definition::disks::chain;
 use crate::domain::definition::parsed::Definition;
 
 impl Definition {
-    /// The format by which the disk with this file is used.
+    /// Returns the format of the disk with this file.
     pub fn disk_format(&self, file: &Path) -> Option<Format> {
         let mut disks = self.root().find_all("devices/disk");
         let disk = disks.find(|disk| {
@@ -18,7 +18,7 @@ impl Definition {
         Format::parse(&disk.attr_at("driver", "type")?)
     }
 
-    /// The format by which the image under the overlay is used.
+    /// Returns the format of the image that backs the overlay.
     pub fn base_format(&self) -> Option<Format> {
         let (overlay, _) = self.overlay()?;
         let mut disks = self.root().find_all("devices/disk");

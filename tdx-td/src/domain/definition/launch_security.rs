@@ -7,29 +7,29 @@ use crate::capability::Security;
 use crate::domain::definition::parsed::Definition;
 
 impl Definition {
-    /// How it is protected.
+    /// Returns the protection of the domain.
     pub fn launch_security_name(&self) -> Security {
         security(self.root()).parse().unwrap_or(Security::None)
     }
 
-    /// What its launch security says under a name, `session` for one.
+    /// Returns the text of an element of `<launchSecurity>`, such as `session`.
     pub fn launch_text(&self, name: &str) -> Option<String> {
         self.root().text_at(&format!("launchSecurity/{name}")).filter(|text| !text.is_empty())
     }
 
-    /// The policy it is launched with.
+    /// Returns the policy of the launch security.
     pub fn policy(&self) -> Option<u64> {
         hex_u64(&self.launch_text("policy")?)
     }
 }
 
-/// The kind of launch security, as on the command line; `none` without.
+/// Returns the kind of launch security, as on the command line; `none` without one.
 pub fn security(domain: Node<'_>) -> String {
     let Some(node) = domain.child("launchSecurity") else {
         return "none".to_owned();
     };
     let kind = node.attr("type").unwrap_or_default();
-    // libvirt tells SEV-ES from SEV by bit 2 of the policy.
+    // libvirt distinguishes SEV-ES from SEV by bit 2 of the policy.
     // Source: https://libvirt.org/formatdomain.html#launch-security
     let policy = node.text_at("policy").unwrap_or_default();
     let policy = hex_u64(&policy).unwrap_or(0);

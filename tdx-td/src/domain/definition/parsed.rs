@@ -9,11 +9,11 @@ use tdx_pool::volume::names::ToolFile;
 
 use crate::domain::metadata::Metadata;
 
-/// A parsed definition: live or inactive.
+/// A parsed domain definition, live or inactive.
 #[derive(Debug)]
 pub struct Definition {
     pub(super) xml: Document,
-    /// Our record, when these tools made the domain.
+    /// The record of these tools, if they created the domain.
     pub metadata: Option<Metadata>,
 }
 
@@ -25,7 +25,7 @@ impl Definition {
         Ok(Self { xml, metadata })
     }
 
-    /// The domain's UUID.
+    /// Returns the UUID of the domain.
     pub fn uuid(&self) -> String {
         self.root().text_at("uuid").unwrap_or_default()
     }
@@ -34,13 +34,13 @@ impl Definition {
         self.xml.root()
     }
 
-    /// The domain's name.
+    /// Returns the name of the domain.
     pub fn name(&self) -> String {
         self.root().text_at("name").unwrap_or_default()
     }
 
-    /// The overlay and what it stands on, as the definition tells: our record, else the first disk
-    /// whose file is named as overlays are.
+    /// Returns the overlay and its base image: those of the record, else those of the first disk
+    /// whose file has the name of an overlay.
     pub fn overlay(&self) -> Option<(PathBuf, Option<PathBuf>)> {
         if let Some(metadata) = &self.metadata {
             return Some((metadata.overlay.clone()?, metadata.base.clone()));
@@ -51,14 +51,14 @@ impl Definition {
         })
     }
 
-    /// Whether these tools or the original tdvirsh made it. The original left no mark but its names:
-    /// the domain's, and that of the overlay.
+    /// Whether these tools or the original tdvirsh created the domain. Domains of the original are recognised by
+    /// their names and the names of their overlays.
     pub fn is_managed(&self) -> bool {
         self.metadata.is_some() || (self.name().starts_with("tdvirsh-") && self.overlay().is_some())
     }
 
-    /// Hardware addresses of the network cards that others can reach. The addresses on a card of a
-    /// user network exist only inside its process: 10.0.2.15 is another machine, or none, for the host.
+    /// Returns the hardware addresses of the network cards that can be reached from outside. The addresses on a
+    /// card of a user network exist only inside the QEMU process: for the host, 10.0.2.15 is another machine.
     pub fn macs(&self) -> Vec<String> {
         let interfaces = self.root().find_all("devices/interface");
         interfaces
@@ -68,7 +68,7 @@ impl Definition {
             .collect()
     }
 
-    /// Whether a guest agent has opened its channel, which libvirt tells of a domain that runs.
+    /// Whether a guest agent is connected, which libvirt states for a running domain.
     pub fn has_agent(&self) -> bool {
         self.root().find_all("devices/channel/target").any(|target| {
             target.attr("name").as_deref() == Some("org.qemu.guest_agent.0")
@@ -76,34 +76,34 @@ impl Definition {
         })
     }
 
-    /// What its memory is at most, bytes.
+    /// Returns the largest memory of the domain, in bytes.
     pub fn memory_bytes(&self) -> Option<u64> {
         self.root().child("memory").and_then(memory_bytes)
     }
 
-    /// Virtual CPUs.
+    /// Returns the number of virtual CPUs.
     pub fn vcpus(&self) -> Option<u32> {
         self.root().text_at("vcpu").and_then(|text| text.parse().ok())
     }
 
-    /// Whether its processors look as the host's own.
+    /// Whether the guest sees the processor model of the host.
     pub fn has_host_cpu(&self) -> bool {
         self.root().attr_at("cpu", "mode").as_deref() == Some("host-passthrough")
     }
 
-    /// What libvirt does when the guest powers itself off.
+    /// Returns what libvirt does when the guest powers off.
     pub fn on_poweroff(&self) -> String {
         self.root().text_at("on_poweroff").unwrap_or_else(|| "destroy".to_owned())
     }
 }
 
-/// Whether a file is named as overlays are, by us and by the original script.
+/// Whether a file has the name of an overlay, of these tools or of the original script.
 pub fn is_overlay_name(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     ToolFile::classify(name) == Some(ToolFile::Overlay)
 }
 
-/// The bytes that an element with a unit stands for.
+/// Returns the value of an element with a unit, in bytes.
 ///
 /// Source: <https://libvirt.org/formatdomain.html#memory-allocation>; dumps are always in KiB.
 pub fn memory_bytes(node: Node<'_>) -> Option<u64> {

@@ -1,4 +1,4 @@
-//! What definitions say.
+//! Tests of parsing definitions.
 
 use common::libvirt::State;
 
@@ -17,7 +17,7 @@ fn ssh(host: &str, port: u16) -> SshForward {
 }
 
 #[test]
-fn forwarded_ports_are_found() {
+fn ssh_forward_returns_the_forwarded_port() {
     let passt = |ranges: &str| {
         parse(&format!(
             "<devices><interface type='user'><backend type='passt'/>\
@@ -36,7 +36,7 @@ fn forwarded_ports_are_found() {
 }
 
 #[test]
-fn the_originals_raw_arguments_are_read() {
+fn ssh_forward_reads_raw_arguments_of_the_original() {
     let slirp = |forward: &str| {
         parse(&format!(
             "<qemu:commandline><qemu:arg value='-netdev'/>\
@@ -52,7 +52,7 @@ fn the_originals_raw_arguments_are_read() {
 }
 
 #[test]
-fn all_ports_of_the_host_are_found() {
+fn host_ports_returns_all_forwarded_ports() {
     let ports = parse(
         "<devices><interface><portForward proto='tcp'><range start='80' end='82'/>\
          <range start='2201' to='22'/></portForward></interface></devices>\
@@ -66,7 +66,7 @@ fn all_ports_of_the_host_are_found() {
 }
 
 #[test]
-fn hostdevs_are_read_whatever_their_base() {
+fn hostdev_addresses_are_parsed_in_every_base() {
     let hostdev = |attributes: &str| {
         let xml = format!(
             "<devices><hostdev mode='subsystem' type='pci'><source>\
@@ -82,7 +82,7 @@ fn hostdevs_are_read_whatever_their_base() {
 }
 
 #[test]
-fn cards_of_user_networks_have_no_address_that_others_reach() {
+fn macs_skips_cards_of_user_networks() {
     let definition = parse(
         "<devices><interface type='user'><mac address='52:54:00:00:00:01'/></interface>\
          <interface type='network'><mac address='52:54:00:00:00:02'/></interface>\
@@ -93,7 +93,7 @@ fn cards_of_user_networks_have_no_address_that_others_reach() {
 }
 
 #[test]
-fn agent_counts_only_when_it_is_connected() {
+fn has_agent_is_true_only_for_a_connected_agent() {
     let channel = |target: &str| {
         parse(&format!("<devices><channel><target {target}/></channel></devices>")).has_agent()
     };
@@ -104,7 +104,7 @@ fn agent_counts_only_when_it_is_connected() {
 }
 
 #[test]
-fn only_our_names_or_our_record_make_a_domain_ours() {
+fn is_managed_needs_a_record_or_names_of_the_original() {
     let disk = "<devices><disk><source file='/x//overlay.abcDEF012345678.qcow2'/></disk></devices>";
     let managed = |inside: &str| parse(inside).is_managed();
     assert!(managed(&format!("<name>tdvirsh-trust_domain-1</name>{disk}")));
@@ -113,7 +113,7 @@ fn only_our_names_or_our_record_make_a_domain_ours() {
 }
 
 #[test]
-fn security_is_told_apart() {
+fn security_distinguishes_all_kinds() {
     let security = |xml: &str| parse(xml).item(None, State::Off, false).security;
     assert_eq!(security(""), "none");
     assert_eq!(security("<launchSecurity type='tdx'/>"), "tdx");

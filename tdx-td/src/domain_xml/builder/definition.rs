@@ -1,4 +1,4 @@
-//! The definition of a guest, without its devices.
+//! The elements of a definition other than devices.
 
 use std::net::SocketAddr;
 
@@ -18,9 +18,9 @@ use crate::security::launch::Launch;
 const QEMU: &str = "http://libvirt.org/schemas/domain/qemu/1.0";
 
 impl GuestDefinition<'_> {
-    /// The definition, as libvirt takes it.
+    /// Returns the definition as XML.
     ///
-    /// Errors: `invalid_input` for values that XML cannot hold.
+    /// Errors: `invalid_input` for values that XML cannot contain.
     pub fn to_xml(&self) -> Result<String> {
         let raw = self.identity.ssh.filter(|_| !self.settings.passt);
         let profile = self.profile();
@@ -51,7 +51,7 @@ impl GuestDefinition<'_> {
             .to_xml()
     }
 
-    /// What QEMU may take in all: the memory of SEV guests is pinned, and counted against it.
+    /// Returns the memory limit of QEMU. The pinned memory of SEV guests counts against it.
     ///
     /// Source: <https://libvirt.org/kbase/launch_security_sev.html>, "Memory".
     fn memory_limit(&self) -> Option<Element> {
@@ -60,7 +60,7 @@ impl GuestDefinition<'_> {
         Some(Element::new("memtune").child(limit))
     }
 
-    /// UEFI, found by libvirt from QEMU's firmware descriptors.
+    /// Returns the `<os>` element with UEFI, which libvirt finds by QEMU's firmware descriptors.
     fn os(&self) -> Element {
         let profile = self.profile();
         let os = Element::new("os").attr("firmware", "efi").child(
@@ -82,7 +82,7 @@ impl GuestDefinition<'_> {
             .stateless
             .map(|stateless| Element::new("loader").attr("stateless", OnOff(stateless).yes_no()));
         let os = os.child_opt(firmware).child_opt(loader);
-        // What was installed from somewhere else is started from the disk next time.
+        // After an installation from another device, the guest boots from the disk.
         let disk = (profile.boot != Boot::Disk).then_some(Boot::Disk);
         let boot = [profile.boot].into_iter().chain(disk);
         os.children(boot.map(|device| Element::new("boot").attr("dev", device.as_str())))
@@ -94,8 +94,8 @@ impl GuestDefinition<'_> {
         let features = Element::new("features").children(features);
         let features = match self.settings.launch {
             Launch::None | Launch::Sev(_) => features,
-            // The interrupt controller must be QEMU's, not the kernel's: the host may not inject
-            // interrupts into a trust domain by itself.
+            // The interrupt controller must be QEMU's, not the kernel's: the kernel may not inject
+            // interrupts into a trust domain.
             Launch::Tdx(_) => features.child(Element::new("ioapic").attr("driver", "qemu")),
         };
         match profile.smm {
@@ -141,7 +141,7 @@ fn clock(profile: &Profile) -> Element {
         .child(timer("hpet").attr("present", "no"))
 }
 
-/// What the guest is told about sleeping.
+/// Returns the `<pm>` element: whether the guest is offered suspend to memory and to disk.
 fn sleep(profile: &Profile) -> Option<Element> {
     let states =
         [("suspend-to-mem", profile.suspend_to_mem), ("suspend-to-disk", profile.suspend_to_disk)];

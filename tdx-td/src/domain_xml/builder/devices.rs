@@ -1,4 +1,4 @@
-//! The guest's devices.
+//! The `<devices>` element of a definition.
 
 use std::net::SocketAddr;
 
@@ -25,7 +25,7 @@ impl GuestDefinition<'_> {
         devices.push(controller("scsi").attr("model", "virtio-scsi"));
         devices.push(controller("virtio-serial"));
         devices.push(self.balloon());
-        // Each of these takes a port of its own; libvirt adds ports for them, but none to spare.
+        // Each of these devices occupies a port. libvirt adds ports for them, but no free ones.
         let taken = devices.len() as u32 - u32::from(self.settings.launch.is_secure());
         let ports = (0..taken + self.settings.hotplug_ports).map(|_| {
             Element::new("controller").attr("type", "pci").attr("model", "pcie-root-port")
@@ -49,7 +49,7 @@ impl GuestDefinition<'_> {
             .child(agent_channel()))
     }
 
-    /// Nothing is connected by USB unless it was asked for: it is code that a guest can attack.
+    /// Returns the model of the USB controller; `none` without a USB device, because a guest could attack its code.
     fn usb(&self) -> &'static str {
         let profile = self.profile();
         if [profile.keyboard, profile.mouse].contains(&InputBus::Usb) {
@@ -67,7 +67,7 @@ impl GuestDefinition<'_> {
             .child(Element::new("model").attr("type", model))
     }
 
-    /// A balloon takes memory back from a guest; private memory cannot be taken.
+    /// Returns the memory balloon, which reclaims memory of a guest. Private memory cannot be reclaimed.
     fn balloon(&self) -> Element {
         let model = if self.settings.launch.is_secure() { "none" } else { "virtio" };
         Element::new("memballoon").attr("model", model)
@@ -86,7 +86,7 @@ fn passt(socket: SocketAddr) -> Element {
         .child(Element::new("model").attr("type", "virtio"))
 }
 
-/// A folder that the guest reads; what it would write is kept from it. Owners are recorded, not taken.
+/// Returns a directory of the host that the guest can read. It is read-only, and owners are mapped.
 fn host_filesystem(folder: &HostFilesystem) -> Element {
     Element::new("filesystem")
         .attr("type", "mount")
@@ -114,7 +114,7 @@ fn input(kind: &str, bus: InputBus) -> Option<Element> {
     }
 }
 
-/// A graphics card, and a VNC server for it that listens on this host alone.
+/// Returns a graphics card, and a VNC server for it that listens on 127.0.0.1.
 fn screen(video: Video) -> Vec<Element> {
     if video == Video::None {
         return Vec::new();

@@ -1,4 +1,4 @@
-//! The guest's disks: its own, a CD, its cloud-init seed.
+//! The disks of a definition: the guest's disk, a CD, a cloud-init seed.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use crate::domain_xml::builder::guest_definition::GuestDefinition;
 use crate::scenario::enums::{Cache, DiskBus};
 
 impl GuestDefinition<'_> {
-    /// The guest's own disk.
+    /// Returns the guest's disk.
     pub(super) fn disk(&self) -> Result<Element> {
         let storage = &self.settings.resolved.profile.storage;
         let served = matches!(storage.bus, DiskBus::Virtio) && self.profile().iothreads > 0;
@@ -45,12 +45,12 @@ impl GuestDefinition<'_> {
             .child(target))
     }
 
-    /// The seed as a disk of its own, which cloud-init finds by its label.
+    /// Returns the disk of the seed, which cloud-init finds by its label.
     pub(super) fn seed(&self, seed: &Path) -> Result<Element> {
         read_only("disk", seed, self.other_than_disk(["vda", "vdb"]), "virtio")
     }
 
-    /// A CD in its drive.
+    /// Returns a CD in a drive.
     pub(super) fn cdrom(&self, image: &Path) -> Result<Element> {
         read_only("cdrom", image, self.other_than_disk(["sda", "sdb"]), "sata")
     }
@@ -58,16 +58,16 @@ impl GuestDefinition<'_> {
     fn other_than_disk(&self, names: [&'static str; 2]) -> &'static str {
         let disk = self.settings.resolved.profile.storage.target.as_str();
         let free = |name: &&str| *name != disk;
-        // The first name of every bus is left to the guest's own disk.
+        // The first name of every bus is reserved for the guest's disk.
         names.into_iter().rev().find(free).unwrap_or(names[0])
     }
 }
 
-/// What an overlay stands on, as its disk tells it.
+/// Returns the `<backingStore>` of an overlay.
 pub(crate) fn backing_store(base: &Base, keep_owner: bool) -> Result<Element> {
     let mut source = Element::new("source").attr("file", utf8(&base.path)?);
     if keep_owner {
-        // Without it libvirt gives the base image to the QEMU user while a guest runs.
+        // Without this label libvirt changes the owner of the base image while a guest runs.
         let seclabel = Element::new("seclabel").attr("model", "dac").attr("relabel", "no");
         source = source.child(seclabel);
     }
@@ -78,8 +78,8 @@ pub(crate) fn backing_store(base: &Base, keep_owner: bool) -> Result<Element> {
         .child(end_of_chain()))
 }
 
-/// Says that an image is backed by nothing. Without it libvirt and QEMU follow the image's header, which
-/// somebody else may have written.
+/// Returns an empty `<backingStore>`, which ends an image chain. Without it libvirt and QEMU follow the image's
+/// header, which somebody else may have written.
 ///
 /// Source: <https://libvirt.org/formatdomain.html>, `backingStore`.
 pub(crate) fn end_of_chain() -> Element {

@@ -1,15 +1,15 @@
-//! What a built-in definition is made from.
+//! The input of a built-in definition.
 
 use crate::create::identity::DomainIdentity;
 use crate::create::settings::Settings;
 use crate::scenario::profile::Guest as Profile;
 
-/// Everything that goes into a new domain.
+/// The input of a built-in definition: settings and identity of a domain.
 #[derive(Debug, Clone, Copy)]
 pub struct GuestDefinition<'a> {
-    /// What it is to have.
+    /// The settings of the guest.
     pub settings: &'a Settings,
-    /// What makes it this one.
+    /// The identity of the domain.
     pub identity: &'a DomainIdentity<'a>,
 }
 

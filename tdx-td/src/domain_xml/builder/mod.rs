@@ -1,7 +1,7 @@
-//! Domain XML for a new guest.
+//! Builds the domain XML of a new guest.
 //!
-//! A definition is a list of parts, each a function from what is wanted to elements. Launch security
-//! is one more part: it adds its element and overrules the few others it must.
+//! A definition is a list of parts. Each part is a function from the settings to elements. Launch security is one
+//! more part: it adds its element and changes a few others.
 //! Source: <https://libvirt.org/formatdomain.html>.
 
 mod definition;

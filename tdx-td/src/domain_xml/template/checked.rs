@@ -1,4 +1,4 @@
-//! A template that this host and its libvirt accept, made into the definition of one domain.
+//! A template that was checked against this host and its libvirt, and the definition made from it.
 
 use std::path::{Path, PathBuf};
 
@@ -26,43 +26,43 @@ use crate::domain_xml::{builder, hostfwd};
 use crate::security::launch::tdx;
 use crate::security::launch::tdx::QGS_SOCKET;
 
-/// What is asked for over a template.
+/// The flags that change a template.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct TemplateRequest {
-    /// Whether what libvirt does not know, and ports that are open on every address, may be changed.
+    /// Whether `--fix-template` was given.
     pub fix: bool,
-    /// Memory, in place of the template's.
+    /// Memory that replaces the template's.
     pub memory: Option<Size>,
-    /// Virtual CPUs, in place of the template's.
+    /// Number of virtual CPUs that replaces the template's.
     pub vcpus: Option<u32>,
-    /// The host port that is forwarded to the guest's SSH server.
+    /// Port of the host that is forwarded to the guest's SSH server.
     pub ssh_port: Option<PortRequest>,
 }
 
-/// A template that this host and libvirt can run.
+/// A template that this host and its libvirt can run.
 #[derive(Debug)]
 pub struct CheckedTemplate {
     template: Template,
     /// The parts that this libvirt does not know.
     unknown: Vec<Part>,
-    /// The volumes that its disks name.
+    /// The volumes that the template's disks name.
     volumes: Vec<VolumePath>,
-    /// Whether the host of libvirt is this one.
+    /// Whether libvirt runs on this host.
     is_local: bool,
-    /// Whether what does not fit may be changed.
+    /// Whether `--fix-template` was given.
     fix: bool,
     memory: Option<Size>,
     vcpus: Option<u32>,
-    /// The port that takes the place of one that QEMU would choose at each start.
+    /// The port that replaces one that QEMU would choose at each start.
     pub ssh_port: Option<PortRequest>,
-    /// What the user should know.
+    /// Warnings for the user.
     pub warnings: Vec<String>,
 }
 
 impl CheckedTemplate {
-    /// Reads a template and judges it by what this host and its libvirt can do.
+    /// Reads a template and checks it against this host and its libvirt.
     ///
-    /// Errors: those of [`Template::read`] and [`schema_check::check`]; `invalid_input` for what a trust
+    /// Errors: those of [`Template::read`] and [`schema_check::check`]; `invalid_input` for settings that a trust
     /// domain cannot have; `unsupported` for what the host lacks; `not_found` for a network or a volume.
     pub fn new(
         context: &Context,
@@ -74,7 +74,7 @@ impl CheckedTemplate {
         let template = Template::read(path)?;
         let unknown = schema_check::check(context, libvirt, &template, request.fix)?;
         let ssh_port = ssh_port(&template.document, request)?;
-        // What is judged is what would be defined.
+        // The definition is checked in the form in which it would be defined.
         let fixed = if request.fix {
             Some(Document::parse(dialect::fix(&template.document, &unknown, None)?.0)?)
         } else {
@@ -105,17 +105,17 @@ impl CheckedTemplate {
         })
     }
 
-    /// How such guests are protected.
+    /// Returns the protection of the guest.
     pub fn security(&self) -> Security {
         security_of(self.template.document.root())
     }
 
-    /// What such guests are called: the template file's name.
+    /// Returns the template file's name, which is KIND in the default name of the domain.
     pub fn stem(&self) -> &str {
         &self.template.stem
     }
 
-    /// What was asked for, in the form a later `new` of the same name compares.
+    /// Returns the request in the form that a later `new` of the same name compares.
     pub fn request(&self) -> Vec<(String, String)> {
         let memory = self.memory.map(|size| size.0.to_string());
         let vcpus = self.vcpus.map(|vcpus| vcpus.to_string());
@@ -132,10 +132,10 @@ impl CheckedTemplate {
         .collect()
     }
 
-    /// The definition of one domain, and what was translated.
+    /// Returns the definition of one domain, and descriptions of the changes to the template.
     ///
-    /// Errors: those of [`Template::fill`] and [`BaseImage::check`]; `invalid_input` for an overlay that is
-    /// not used as one.
+    /// Errors: those of [`Template::fill`] and [`BaseImage::check`]; `invalid_input` for an overlay that the
+    /// template uses in another format.
     pub fn to_xml(&self, identity: &DomainIdentity<'_>) -> Result<(String, Vec<String>)> {
         let (overlay, base) = disks::expect_overlay(identity)?;
         let (fixed, changes) = if self.fix {
@@ -174,31 +174,35 @@ impl CheckedTemplate {
     }
 }
 
-/// The port that takes the place of one that QEMU would choose.
+/// Returns the port that replaces one that QEMU would choose.
 fn ssh_port(document: &Document, request: TemplateRequest) -> Result<Option<PortRequest>> {
     let by_qemu = hostfwd::find_all(document).iter().any(|raw| raw.is_ssh() && raw.port == 0);
     match (request.fix && by_qemu, request.ssh_port) {
         (true, Some(port)) if port.is_ipv6() => {
-            Err(Error::unsupported("QEMU's user network forwards ports of IPv4 only"))
+            Err(Error::unsupported("QEMU's user network forwards only ports of IPv4 addresses")
+                .hint("name an IPv4 address, such as --ssh-port 127.0.0.1:2201"))
         }
         (true, port) => Ok(Some(port.unwrap_or(PortRequest::AUTO))),
         (false, None) => Ok(None),
-        (false, Some(_)) => Err(Error::usage("--ssh-port has no place in this template")
-            .hint("with --fix-template it takes that of a forward from port 0")),
+        (false, Some(_)) => Err(Error::usage(
+            "--ssh-port with a template needs --fix-template and a forward from port 0 to the guest's \
+             port 22",
+        )
+        .hint("add --fix-template if the template has such a forward (hostfwd=tcp::0-:22)")),
     }
 }
 
-/// Fails for flags that the rest of the definition would contradict.
+/// Fails for flags that contradict the rest of the template.
 fn check_resizable(root: Node<'_>, request: TemplateRequest) -> Result<()> {
     let resized = request.memory.is_some() || request.vcpus.is_some();
     if resized && root.find("cpu/numa").is_some() {
-        return Err(Error::usage("--memory and --vcpus would contradict the template's <numa>")
-            .hint("change its cells in the template"));
+        return Err(Error::usage("--memory and --vcpus contradict <numa> of the template")
+            .hint("change the cells of <numa> in the template instead"));
     }
     Ok(())
 }
 
-/// Fails for a guest that this host cannot run. Returns what the user should know.
+/// Fails for a guest that this host cannot run. Returns warnings for the user.
 fn check_host(
     context: &Context,
     libvirt: &Libvirt,
@@ -220,8 +224,14 @@ fn check_host(
         (security, _) => capability::check_security(host, libvirt, security),
     };
     able.map_err(|error| match security {
-        Security::None => error.hint("a template of type 'qemu' is emulated in software, slowly"),
-        _ => error.hint("a template without <launchSecurity> makes an ordinary guest"),
+        Security::None => error.hint(
+            "tdx-td host check --for none; a template with <domain type='qemu'> runs in slow software \
+             emulation",
+        ),
+        _ => error.hint(
+            "tdx-td host check says how to fix this; without <launchSecurity> the template creates an \
+             ordinary guest",
+        ),
     })?;
     for name in root.find_all("devices/interface/source").filter_map(|s| s.attr("network")) {
         settings::check_network(libvirt, &name)?;
@@ -238,7 +248,7 @@ fn security_of(root: Node<'_>) -> Security {
     definition::security(root).parse().unwrap_or(Security::None)
 }
 
-/// The socket that quotes would come from.
+/// Returns the socket of the quote generation service.
 fn quote_service(root: Node<'_>) -> Option<PathBuf> {
     let service = root.find("launchSecurity/quoteGenerationService")?;
     let in_preview = service.child("SocketAddress").is_some();

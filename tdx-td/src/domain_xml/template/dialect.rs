@@ -1,8 +1,8 @@
-//! What a template says that libvirt, or TDX, would not do.
+//! Parts of a template that upstream libvirt does not know, or that a trust domain cannot have.
 //!
-//! Canonical's preview packages had a libvirt of their own, with elements that upstream never took:
-//! upstream replaces one of them by something else and drops the other, without a word unless the
-//! definition is validated. And upstream accepts much that a trust domain cannot have.
+//! Canonical's preview packages have a libvirt of their own, with elements that upstream never accepted.
+//! Unless the definition is validated, upstream replaces one of them and drops the other without a message.
+//! Upstream also accepts settings that a trust domain cannot have.
 
 use std::net::SocketAddr;
 
@@ -17,7 +17,7 @@ use crate::domain_xml::listeners;
 use crate::domain_xml::part::Part;
 use crate::security::launch::tdx::{DEBUG, QGS_SOCKET, SEPT_VE_DISABLE};
 
-/// Whose libvirt the definition is for.
+/// The libvirt that a definition is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dialect {
     /// Canonical's preview packages, below 11.6.
@@ -26,17 +26,17 @@ pub enum Dialect {
     Upstream,
 }
 
-/// The library version from which TDX is upstream's. Source: <https://libvirt.org/news.html>.
+/// The first version of upstream libvirt with TDX. Source: <https://libvirt.org/news.html>.
 const UPSTREAM_TDX: u32 = 11_006_000;
 
-/// libvirt's schema of what a domain holds.
+/// libvirt's schema of the content of a domain.
 const SCHEMA: &str = "/usr/share/libvirt/schemas/domaincommon.rng";
 
 impl Dialect {
-    /// Whose libvirt this is: Canonical's has the same version numbers as upstream's, and its own
-    /// elements in its schema. On another host, an old libvirt that offers TDX can only be Canonical's.
+    /// Returns the kind of libvirt on the host. Canonical's has the same version numbers as upstream's, but its
+    /// own elements in its schema. On a remote host, an old libvirt that offers TDX must be Canonical's.
     pub fn detect(host: &Host, libvirt: &Libvirt) -> Result<Self> {
-        let version = libvirt.connect().lib_version().context("ask libvirt for its version")?;
+        let version = libvirt.connect().lib_version().context("read the version of libvirt")?;
         let preview = version < UPSTREAM_TDX
             && if libvirt.is_local() {
                 host.read(SCHEMA)?.is_some_and(|schema| schema.contains("SocketAddress"))
@@ -47,10 +47,10 @@ impl Dialect {
     }
 }
 
-/// Fails for a definition of a trust domain that asks for what a trust domain cannot have. libvirt
-/// refuses some of these at start, and accepts the others in silence.
+/// Fails for a definition with settings that a trust domain cannot have. libvirt refuses some of these at
+/// start, and ignores the others without a message.
 ///
-/// Errors: `invalid_input`, naming every such element.
+/// Errors: `invalid_input`, which names every such element.
 pub fn check_tdx(document: &Document) -> Result<()> {
     let root = document.root();
     if root.attr_at("launchSecurity", "type").as_deref() != Some("tdx") {
@@ -59,28 +59,34 @@ pub fn check_tdx(document: &Document) -> Result<()> {
     let has = |path: &str, attribute: &str, value: &str| {
         root.find_all(path).any(|node| node.attr(attribute).as_deref() == Some(value))
     };
-    // Without a state, on is meant.
+    // Without a state, the feature is on.
     let is_on = |path: &str| {
         root.find(path).is_some_and(|node| node.attr("state").as_deref() != Some("off"))
     };
     let checks = [
-        (has("os/loader", "type", "pflash"), "a loader of type pflash (TDX firmware is type rom)"),
+        (has("os/loader", "type", "pflash"), "a loader of type pflash (TDX firmware has type rom)"),
         (is_on("features/smm"), "system management mode (smm)"),
         (is_on("features/pmu"), "performance counters (pmu)"),
-        (has("features/ioapic", "driver", "kvm"), "the kernel's ioapic (TDX needs qemu's)"),
+        (
+            has("features/ioapic", "driver", "kvm"),
+            "an ioapic with driver kvm (TDX needs driver qemu)",
+        ),
         (
             root.attr_at("cpu", "mode").as_deref() != Some("host-passthrough"),
-            "a CPU of another mode than host-passthrough",
+            "a CPU with a mode other than host-passthrough",
         ),
-        (root.attr("type").as_deref() != Some("kvm"), "a type other than kvm"),
+        (root.attr("type").as_deref() != Some("kvm"), "a domain type other than kvm"),
         (has_odd_policy(root), "a policy with bits other than 0 (debug) and 28 (no #VE)"),
-        (root.find("memoryBacking/hugepages").is_some(), "hugepages (private memory takes none)"),
+        (
+            root.find("memoryBacking/hugepages").is_some(),
+            "hugepages (private memory cannot use them)",
+        ),
         (root.find("maxMemory").is_some(), "memory hotplug (maxMemory)"),
         (root.find("devices/iommu").is_some(), "a virtual IOMMU"),
         (
             root.find_all("devices/memballoon")
                 .any(|balloon| balloon.attr("model").as_deref() != Some("none")),
-            "a memory balloon (model none turns it off)",
+            "a memory balloon (<memballoon model='none'/> turns it off)",
         ),
     ];
     let found: Vec<&str> =
@@ -89,12 +95,13 @@ pub fn check_tdx(document: &Document) -> Result<()> {
         Ok(())
     } else {
         Err(Error::invalid_input(format!("a trust domain cannot have {}", found.join(", ")))
-            .hint("change these in the template"))
+            .hint("change these elements in the template"))
     }
 }
 
-/// Source: Intel TDX Module Base Architecture Specification, TD_PARAMS: ATTRIBUTES; libvirt takes no
-/// others.
+/// Whether the policy has bits that libvirt does not accept.
+///
+/// Source: Intel TDX Module Base Architecture Specification, TD_PARAMS: ATTRIBUTES.
 fn has_odd_policy(root: Node<'_>) -> bool {
     let Some(text) = root.text_at("launchSecurity/policy") else {
         return false;
@@ -102,17 +109,17 @@ fn has_odd_policy(root: Node<'_>) -> bool {
     hex_u64(&text).is_some_and(|policy| policy & !(DEBUG | SEPT_VE_DISABLE) != 0)
 }
 
-/// Whether a part of a definition is one of those that only Canonical's libvirt knows.
+/// Whether only Canonical's libvirt knows a part of a definition.
 fn is_of_canonical(part: &Part) -> bool {
     matches!(part.element_name(), "SocketAddress" | "allowReboot") && part.attribute.is_none()
 }
 
-/// Makes a definition fit: `unknown` parts are translated or removed, what listens on every address listens
-/// on 127.0.0.1, ssh is forwarded from `ssh`, and firmware of Canonical's is libvirt's choice where its
-/// elements are not known.
+/// Adapts a definition to this libvirt. `unknown` parts are translated or removed, listeners are limited to
+/// 127.0.0.1, and `ssh` is forwarded to the guest's SSH server. In a template for Canonical's libvirt, the
+/// firmware is replaced by libvirt's choice.
 ///
-/// Returns the definition and what was changed, in words.
-/// Errors: `failed` when the result is no XML, which would be a defect.
+/// Returns the definition and descriptions of the changes.
+/// Errors: `failed` if the result is not XML, which would be a defect.
 pub fn fix(
     document: &Document,
     unknown: &[Part],
@@ -133,15 +140,13 @@ pub fn fix(
     let root = document.root();
     let is_tdx = root.attr_at("launchSecurity", "type").as_deref() == Some("tdx");
     let of_canonical = unknown.iter().any(is_of_canonical);
-    // Anyone else's choice of firmware is theirs: it is part of what the guest is measured by.
+    // In other templates the firmware is the author's choice: it is part of the guest's measurement.
     if let (true, Some(os), Some(loader)) =
         (is_tdx && of_canonical, root.child("os"), root.find("os/loader"))
     {
         let part = Part::element(loader);
-        changes.push(format!(
-            "libvirt chooses the firmware, not {}: {part} was removed",
-            loader.text()
-        ));
+        changes
+            .push(format!("{part} ({}) was removed: libvirt chooses the firmware", loader.text()));
         edit.remove(loader);
         edit.set_attr(os, "firmware", "efi");
     }
@@ -149,11 +154,11 @@ pub fn fix(
 }
 
 fn fix_attribute<'a>(edit: &mut Edit<'a>, node: Node<'a>, name: &str, part: &Part) -> String {
-    // Canonical's templates misspell it.
+    // Canonical's templates misspell this attribute.
     let misspelt = name == "enable" && node.local_name().starts_with("suspend-to-");
     if misspelt && node.attr("enabled").is_none() {
         edit.rename_attr(node, name, "enabled");
-        return format!("{part} became enabled");
+        return format!("{part} was renamed to enabled");
     }
     edit.remove_attr(node, name);
     format!("{part} was removed: this libvirt does not know it")
@@ -169,11 +174,11 @@ fn fix_element<'a>(edit: &mut Edit<'a>, node: Node<'a>, part: &Part) -> String {
     match (of_unix.then(|| node.attr("path")).flatten(), service.attr("path")) {
         (Some(path), None) => {
             edit.set_attr(service, "path", &path);
-            format!("{part} became path={path} of its parent")
+            format!("{part} was changed to attribute path={path} of its parent")
         }
         (_, path) => {
             let path = path.unwrap_or(QGS_SOCKET.into());
-            format!("{part} was removed: quotes come from the unix socket {path}")
+            format!("{part} was removed: the quote generation service is at unix socket {path}")
         }
     }
 }
@@ -234,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn fix_translates_or_removes_each_unknown_part_and_says_so() {
+    fn fix_translates_or_removes_each_unknown_part_and_reports_it() {
         let ssh = Some("127.0.0.1:2201".parse().unwrap());
         let canonical = parsed(CANONICAL);
         let (upstream, changes) = fix(&canonical, &unknown(&canonical), ssh).unwrap();
@@ -242,14 +247,14 @@ mod tests {
         assert_eq!(unknown(&document), []);
         assert_eq!(open(&document), Vec::<String>::new());
         let expected = [
-            "'user,id=n1,hostfwd=tcp::0-:22' became 'user,id=n1,hostfwd=tcp:127.0.0.1:2201-:22' in \
-             element domain/qemu:commandline/qemu:arg (line 25)",
+            "element domain/qemu:commandline/qemu:arg (line 25): 'user,id=n1,hostfwd=tcp::0-:22' was \
+             changed to 'user,id=n1,hostfwd=tcp:127.0.0.1:2201-:22'",
             "element domain/allowReboot (line 16) was removed: this libvirt does not know it",
             "element domain/launchSecurity/quoteGenerationService/SocketAddress (line 20) was removed: \
-             quotes come from the unix socket /var/run/tdx-qgs/qgs.socket",
-            "attribute enable of domain/pm/suspend-to-mem (line 11) became enabled",
-            "libvirt chooses the firmware, not /usr/share/qemu/OVMF.fd: element domain/os/loader \
-             (line 5) was removed",
+             the quote generation service is at unix socket /var/run/tdx-qgs/qgs.socket",
+            "attribute enable of domain/pm/suspend-to-mem (line 11) was renamed to enabled",
+            "element domain/os/loader (line 5) (/usr/share/qemu/OVMF.fd) was removed: libvirt chooses \
+             the firmware",
         ];
         assert_eq!(changes, expected);
         let root = document.root();
@@ -263,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn fix_leaves_everything_but_open_ports_where_all_parts_are_known() {
+    fn fix_changes_only_open_ports_if_all_parts_are_known() {
         let (fixed, changes) = fix(&parsed(CANONICAL), &[], None).unwrap();
         assert_eq!(changes.len(), 1, "{changes:?}");
         assert_eq!(fixed, CANONICAL.replace("tcp::0-", "tcp:127.0.0.1:0-"));
@@ -278,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_trust_domain_cannot_have_is_named_all_at_once() {
+    fn check_tdx_names_all_elements_that_a_trust_domain_cannot_have() {
         assert!(check_tdx(&parsed(CANONICAL)).is_ok());
         let bad = CANONICAL
             .replace("type='rom'", "type='pflash'")
@@ -295,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn other_peoples_firmware_is_kept() {
+    fn fix_keeps_firmware_that_is_not_canonicals() {
         let own = CANONICAL
             .replace("<allowReboot value='no'/>", "")
             .replace("<SocketAddress type='vsock' cid='2' port='4050'/>", "");

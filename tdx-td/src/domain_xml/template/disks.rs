@@ -1,5 +1,4 @@
-//! The disks of a template: how each image is read is stated, and no header says which other files
-//! are.
+//! The disks of a template. The format of each image is stated, and no image header can name other files.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -15,36 +14,41 @@ use crate::create::identity::DomainIdentity;
 use crate::domain_xml::builder;
 use crate::domain_xml::template::{BASE, OVERLAY, SEED};
 
-/// Errors: `usage` for a disk of another kind, which templates have no placeholder for.
+/// Returns the path of the overlay and its base image.
+///
+/// Errors: `usage` for another kind of disk, for which templates have no placeholder.
 pub(crate) fn expect_overlay<'a>(identity: &DomainIdentity<'a>) -> Result<(&'a Path, &'a Base)> {
     match identity.disk {
         Disk::Overlay { path, base } => Ok((path, base)),
         Disk::New { .. } | Disk::Given { .. } => {
-            Err(Error::usage("a template's disk stands on a base image: name it with --td-image"))
+            Err(Error::usage("--xml-template needs a base image for the overlay")
+                .hint("add --td-image IMAGE"))
         }
     }
 }
 
-/// Fails for a disk that is used in a format which may name other files, and for a CD or a cloud-init
-/// seed that is not used raw.
+/// Fails for a disk with a format whose images may name other files, and for a CD or a cloud-init
+/// seed with a format other than raw.
 ///
 /// Errors: `invalid_input`.
 pub(crate) fn check_formats(root: Node<'_>) -> Result<()> {
     for disk in disks(root) {
         let (file, format) = (source(disk), format(disk));
         let refused = |why: &str| {
-            Error::invalid_input(format!("the template uses {file} as {format}, but {why}"))
+            Error::invalid_input(format!(
+                "the template uses {file} with format {format}, but {why}"
+            ))
         };
         match Format::parse(&format) {
             Some(Format::Raw) => {}
             Some(Format::Qcow2) if is_raw_by_kind(disk) => {
-                return Err(refused("CDs, floppies and seeds are raw")
-                    .hint("<driver name='qemu' type='raw'/> belongs to its disk"));
+                return Err(refused("CDs, floppies and seeds must be raw")
+                    .hint("write <driver name='qemu' type='raw'/> into this disk"));
             }
             Some(Format::Qcow2) => {}
             None => {
-                return Err(refused("disks are raw or qcow2").hint(format!(
-                    "qemu-img convert -f {format} -O qcow2 makes a qcow2 image of it"
+                return Err(refused("disks must be raw or qcow2").hint(format!(
+                    "convert the image: qemu-img convert -f {format} -O qcow2 {file} NEW.qcow2"
                 )));
             }
         }
@@ -52,9 +56,9 @@ pub(crate) fn check_formats(root: Node<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Reads the headers of the qcow2 images that a template names itself: their chains end with them.
+/// Checks the headers of the qcow2 images that a template names: they must not be backed by other files.
 ///
-/// Errors: `invalid_input` for an image that is not qcow2, or needs another file.
+/// Errors: `invalid_input` for an image that is not qcow2, or that needs another file.
 pub(crate) fn check_headers(root: Node<'_>) -> Result<()> {
     let placeholders = [OVERLAY, BASE, SEED];
     for disk in disks(root).filter(|disk| disk.child("backingStore").is_none()) {
@@ -64,7 +68,7 @@ pub(crate) fn check_headers(root: Node<'_>) -> Result<()> {
         }
         let path = Path::new(file.as_ref());
         let opened = match image::open(path) {
-            // Then the guest cannot have it either, and libvirt says so.
+            // libvirt reports the missing file when the domain starts.
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
             opened => opened?,
         };
@@ -73,10 +77,10 @@ pub(crate) fn check_headers(root: Node<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Has the overlay used as a qcow2 image over its base, the base left to its owner, and every other
-/// image backed by nothing unless the template names what it is backed by.
+/// States the format and the image chain of every disk: the overlay is qcow2 backed by the base image, whose
+/// owner is not changed. Every other image ends its chain, unless the template states its backing image.
 ///
-/// Errors: `invalid_input` for an overlay or a base image that is used in another format.
+/// Errors: `invalid_input` for an overlay or a base image that the template uses with another format.
 pub(crate) fn state_formats<'a>(
     edit: &mut Edit<'a>,
     root: Node<'a>,
@@ -89,7 +93,7 @@ pub(crate) fn state_formats<'a>(
         let file = source(disk);
         if file == overlay {
             expect_format(disk, "the overlay", Format::Qcow2)?;
-            // Whatever the template says of the base: where it is and what is in it, is known.
+            // A <backingStore> in the template is replaced: path and format of the base image are known.
             let backing = builder::backing_store(base, identity.keep_base_owner)?.to_xml()?;
             match disk.child("backingStore") {
                 Some(there) => edit.replace(there, &backing),
@@ -110,7 +114,7 @@ pub(crate) fn state_formats<'a>(
     Ok(())
 }
 
-/// The disks that are files or block devices of the host.
+/// Returns the disks that are files or block devices of the host.
 fn disks(root: Node<'_>) -> impl Iterator<Item = Node<'_>> {
     root.find_all("devices/disk").filter(|disk| !source(*disk).is_empty())
 }
@@ -119,7 +123,7 @@ fn source(disk: Node<'_>) -> Cow<'_, str> {
     disk.attr_at("source", "file").or_else(|| disk.attr_at("source", "dev")).unwrap_or_default()
 }
 
-/// How a disk is used: libvirt takes one of which nothing is said for raw.
+/// Returns the format of a disk. Without one, libvirt uses raw.
 fn format(disk: Node<'_>) -> Cow<'_, str> {
     disk.attr_at("driver", "type").unwrap_or_else(|| "raw".into())
 }
@@ -135,7 +139,7 @@ fn expect_format(disk: Node<'_>, image: &str, expected: Format) -> Result<()> {
         return Ok(());
     }
     Err(Error::invalid_input(format!(
-        "the template uses {image} as {format}, but it is {expected}"
+        "the template uses {image} with format {format}, but its format is {expected}"
     ))
-    .hint(format!("<driver name='qemu' type='{expected}'/> belongs to its disk")))
+    .hint(format!("write <driver name='qemu' type='{expected}'/> into this disk")))
 }

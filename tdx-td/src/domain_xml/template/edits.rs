@@ -1,4 +1,4 @@
-//! What a domain made from a template gets of its own: name, record, memory, processors.
+//! The changes to a template for one domain: name, UUID, record, memory, processors.
 
 use common::Result;
 use common::units::Size;
@@ -8,7 +8,7 @@ use crate::create::identity::DomainIdentity;
 use crate::domain::metadata::Metadata;
 use crate::domain_xml::builder;
 
-/// Writes in the domain's name, its UUID and our record.
+/// Writes the domain's name, its UUID and the record of these tools.
 pub(super) fn identify<'a>(
     edit: &mut Edit<'a>,
     root: Node<'a>,
@@ -24,7 +24,7 @@ pub(super) fn identify<'a>(
     match root.child("metadata") {
         None => edit.insert_into(root, &Element::new("metadata").child(record).to_xml()?),
         Some(metadata) => {
-            // A template made of a domain of ours has that one's.
+            // A template copied from a domain of these tools has the record of that domain.
             for old in metadata.children().filter(|node| Metadata::is_record(*node)) {
                 edit.remove(old);
             }
@@ -34,7 +34,8 @@ pub(super) fn identify<'a>(
     Ok(())
 }
 
-/// Firmware variables are one guest's alone: libvirt names a file after the domain when none is named.
+/// Removes the file name of the firmware variables, so that domains do not share them: libvirt then names a
+/// file after the domain.
 pub(super) fn unshare_nvram<'a>(edit: &mut Edit<'a>, root: Node<'a>) -> Result<()> {
     if let Some(nvram) = root.find("os/nvram") {
         let template = nvram.attr("template");
@@ -43,7 +44,7 @@ pub(super) fn unshare_nvram<'a>(edit: &mut Edit<'a>, root: Node<'a>) -> Result<(
     Ok(())
 }
 
-/// Replaces what the template says of memory and processors by what was asked for.
+/// Sets memory and number of virtual CPUs to the requested values.
 pub(super) fn resize<'a>(
     edit: &mut Edit<'a>,
     root: Node<'a>,
@@ -77,7 +78,7 @@ pub(super) fn resize<'a>(
     Ok(())
 }
 
-/// Gives the guest's devices so much 64-bit address space, unless the template says how much itself.
+/// Sets the size of the 64-bit address space for the guest's devices, unless the template states one.
 pub(super) fn enlarge_pci_hole<'a>(edit: &mut Edit<'a>, root: Node<'a>, bytes: u64) -> Result<()> {
     let is_root = |node: &Node<'_>| node.attr("model").as_deref() == Some("pcie-root");
     let hole = builder::pci_hole(bytes);
@@ -99,7 +100,7 @@ pub(super) fn enlarge_pci_hole<'a>(edit: &mut Edit<'a>, root: Node<'a>, bytes: u
     Ok(())
 }
 
-/// libvirt gives every guest a balloon unless told otherwise; private memory cannot be taken back.
+/// Turns off the memory balloon, which libvirt adds by default: private memory cannot be reclaimed.
 pub(super) fn disable_balloon<'a>(edit: &mut Edit<'a>, root: Node<'a>) -> Result<()> {
     if let (Some(devices), None) = (root.child("devices"), root.find("devices/memballoon")) {
         edit.insert_into(devices, &Element::new("memballoon").attr("model", "none").to_xml()?);

@@ -1,8 +1,8 @@
-//! A user's own domain XML with placeholders, as the original tdvirsh takes it.
+//! Templates: a user's domain XML with placeholders, as the original tdvirsh uses them.
 //!
 //! The original substitutes text, so a path with an ampersand, or with the word DOMAIN in it, breaks
-//! the XML. Here every value is escaped, a placeholder counts only as a whole word outside of comments,
-//! CDATA and processing instructions, and what one placeholder brings in is never searched for another.
+//! the XML. Here every value is escaped. A placeholder counts only as a whole word outside of comments,
+//! CDATA and processing instructions. The values of placeholders are not searched for placeholders.
 
 pub mod checked;
 pub mod dialect;

@@ -1,4 +1,4 @@
-//! The file of a template, and its placeholders.
+//! The file of a template and its placeholders.
 
 use std::path::Path;
 
@@ -16,46 +16,46 @@ const HOSTDEVS: &str = "HOSTDEV_DEVICES";
 
 pub(crate) const SEED: &str = "CIDATA_ISO_PATH";
 
-/// A template as it stands in its file.
+/// A template as its file has it.
 #[derive(Debug)]
 pub struct Template {
-    /// The file's name up to `.xml`: part of the names of its domains.
+    /// The file's name up to `.xml`, which is part of the default name of a domain.
     pub stem: String,
-    /// The template as XML, its placeholders being so much text.
+    /// The template as XML, with its placeholders as text.
     pub document: Document,
     shown: String,
 }
 
-/// The most a template can hold, bytes.
+/// The largest size of a template, in bytes.
 const LIMIT: usize = 1 << 20;
 
-/// What goes into the placeholders.
+/// The values of the placeholders.
 #[derive(Debug, Clone, Copy)]
 pub struct Values<'a> {
-    /// The domain's name.
+    /// Name of the domain.
     pub name: &'a str,
-    /// The base image's path.
+    /// Path of the base image.
     pub base: &'a str,
-    /// The overlay's path.
+    /// Path of the overlay.
     pub overlay: &'a str,
-    /// `<hostdev>` elements.
+    /// The `<hostdev>` elements.
     pub hostdevs: &'a [Element],
-    /// The cloud-init seed's path, where there is one.
+    /// Path of the cloud-init seed, if the domain has one.
     pub seed: Option<&'a str>,
 }
 
 impl Template {
     /// Reads a template.
     ///
-    /// Errors: `not_found`; `invalid_input` for what is no domain XML, and for a domain that would not run
-    /// on an overlay.
+    /// Errors: `not_found`; `invalid_input` for a file that is not domain XML, and for a domain without a disk
+    /// for the overlay.
     pub fn read(path: &Path) -> Result<Self> {
         let bytes = input::file(path, LIMIT)?;
         let shown = path.display().to_string();
         let text = String::from_utf8(bytes)
             .map_err(|_| Error::invalid_input(format!("template {shown} is not UTF-8")))?;
         let document = Document::parse(text).map_err(|error| {
-            Error::invalid_input(format!("template {shown} is no XML")).because(error)
+            Error::invalid_input(format!("template {shown} is not valid XML")).because(error)
         })?;
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let stem = name.split(".xml").next().unwrap_or_default();
@@ -65,7 +65,7 @@ impl Template {
         Ok(template)
     }
 
-    /// The same template with other XML.
+    /// Returns this template with other XML.
     pub fn with_document(&self, document: Document) -> Self {
         Self { stem: self.stem.clone(), document, shown: self.shown.clone() }
     }
@@ -74,7 +74,7 @@ impl Template {
         let root = self.document.root();
         let name = root.name();
         if name != "domain" {
-            return Err(self.refusal(&format!("holds <{name}>, not <domain>")));
+            return Err(self.refusal(&format!("has the root element <{name}>, expected <domain>")));
         }
         for (path, attribute) in [("type", true), ("memory", false), ("os/type", false)] {
             let exists =
@@ -89,28 +89,28 @@ impl Template {
             disks.filter(|d| d.attr_at("source", "file").as_deref() == Some(OVERLAY)).count();
         if count != 1 {
             return Err(self
-                .refusal(&format!("has {count} disks with {OVERLAY}, not one"))
-                .hint(format!("<source file='{OVERLAY}'/> is where the guest's disk goes")));
+                .refusal(&format!("has {count} disks with {OVERLAY}, expected one"))
+                .hint(format!("write <source file='{OVERLAY}'/> into the guest's disk")));
         }
         Ok(())
     }
 
-    /// The error of a template that cannot be used, and why.
+    /// Returns the error that this template cannot be used; `why` continues the sentence.
     pub fn refusal(&self, why: &str) -> Error {
         Error::invalid_input(format!("template {} {why}", self.shown))
     }
 
-    /// Whether it has a place for passed-through devices.
+    /// Whether the template has a placeholder for host devices.
     pub fn takes_hostdevs(&self) -> bool {
         self.has(HOSTDEVS)
     }
 
-    /// Whether it has a place for a cloud-init seed.
+    /// Whether the template has a placeholder for a cloud-init seed.
     pub fn takes_seed(&self) -> bool {
         self.has(SEED)
     }
 
-    /// Whether it names a file of firmware variables for each domain; else they would share one.
+    /// Whether the template names a separate file of firmware variables for each domain.
     pub fn has_own_nvram(&self) -> bool {
         let nvram = self.document.root().find("os/nvram");
         nvram.is_some_and(|nvram| has(nvram.source(), DOMAIN))
@@ -120,8 +120,8 @@ impl Template {
         has(self.document.text(), placeholder)
     }
 
-    /// The domain XML with something in every placeholder, on the same lines, for judging it before the
-    /// values are known.
+    /// Returns the domain XML with a value in every placeholder, on the same lines, to validate it before the
+    /// real values are known.
     ///
     /// Errors: those of [`Template::fill`].
     pub fn fill_for_validation(&self) -> Result<Document> {
@@ -134,25 +134,25 @@ impl Template {
         })
     }
 
-    /// The domain XML with every placeholder filled.
+    /// Returns the domain XML with the values of all placeholders.
     ///
-    /// Errors: `invalid_input` for devices or a seed that it has no place for, a seed that it wants and
-    /// that is not there, and values that XML cannot hold.
+    /// Errors: `invalid_input` for devices or a seed without a placeholder, for a placeholder without a seed,
+    /// and for values that XML cannot contain.
     pub fn fill(&self, values: &Values<'_>) -> Result<Document> {
         let text = self.document.text();
         if !values.hostdevs.is_empty() && !self.takes_hostdevs() {
             return Err(self
-                .refusal(&format!("lacks {HOSTDEVS}"))
-                .hint("put it among the devices, or pass no devices"));
+                .refusal(&format!("lacks the placeholder {HOSTDEVS}"))
+                .hint(format!("write {HOSTDEVS} into <devices>, or omit --gpus and --devices")));
         }
         if values.seed.is_some() && !self.takes_seed() {
             return Err(self
-                .refusal(&format!("lacks {SEED}"))
-                .hint("give it a disk for the cloud-init seed"));
+                .refusal(&format!("lacks the placeholder {SEED}"))
+                .hint(format!("add a disk with <source file='{SEED}'/> for the cloud-init seed")));
         }
         if values.seed.is_none() && self.takes_seed() {
-            return Err(Error::usage(format!("template {} wants a cloud-init seed", self.shown))
-                .hint("add --user with --ssh-key or --password-file, or --cloud-init"));
+            return Err(Error::usage(format!("template {} needs a cloud-init seed", self.shown))
+                .hint("add --user with --ssh-key or --password-file, or add --cloud-init"));
         }
         let mut filled = String::with_capacity(text.len() + 1024);
         for piece in pieces(text) {
@@ -173,7 +173,7 @@ impl Template {
             }
         }
         Document::parse(filled)
-            .map_err(|error| self.refusal("is no XML once it is filled").because(error))
+            .map_err(|error| self.refusal("with its placeholders filled is not XML").because(error))
     }
 }
 
@@ -187,7 +187,7 @@ enum Piece<'a> {
     Placeholder(&'a str),
 }
 
-/// Cuts a template at its placeholders.
+/// Splits a template at its placeholders.
 fn pieces(text: &str) -> impl Iterator<Item = Piece<'_>> {
     let mut rest = text;
     std::iter::from_fn(move || {
@@ -200,7 +200,7 @@ fn pieces(text: &str) -> impl Iterator<Item = Piece<'_>> {
     })
 }
 
-/// The first piece of a text that is not empty, and its length.
+/// Returns the first piece of a non-empty text, and its length.
 fn next_piece(text: &str) -> (Piece<'_>, usize) {
     for (start, end) in [("<!--", "-->"), ("<![CDATA[", "]]>"), ("<?", "?>")] {
         if let Some(inside) = text.strip_prefix(start) {
@@ -225,7 +225,7 @@ fn next_piece(text: &str) -> (Piece<'_>, usize) {
     (Piece::Text(&text[..length]), length)
 }
 
-/// Escapes for text and for both kinds of attribute value.
+/// Appends a value, escaped for text and for attribute values in either kind of quotes.
 fn escape_into(out: &mut String, value: &str) {
     for c in value.chars() {
         match c {
@@ -274,7 +274,7 @@ mod tests {
         Values { name: "a", base: "/b", overlay: "/o", hostdevs: &[], seed: None };
 
     #[test]
-    fn placeholders_are_whole_words_outside_comments() {
+    fn fill_replaces_only_whole_words_outside_comments() {
         let filled = valid().fill(&VALUES).unwrap();
         let filled = filled.text();
         assert!(filled.contains("<![CDATA[<!-- DOMAIN]]>"), "{filled}");
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn firmware_variables_are_a_domains_own_by_its_name_alone() {
+    fn has_own_nvram_is_true_only_for_a_path_with_the_domains_name() {
         let with = |nvram: &str| template(&TEMPLATE.replace("<os>", &format!("<os>{nvram}")));
         assert!(!valid().has_own_nvram());
         assert!(!with("<nvram>/v/orig_VARS.fd</nvram>").has_own_nvram());
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn devices_go_where_they_belong() {
+    fn fill_puts_hostdevs_in_place_of_their_placeholder() {
         let hostdevs = [Element::new("hostdev").attr("mode", "subsystem")];
         let filled = valid().fill(&Values { hostdevs: &hostdevs, ..VALUES }).unwrap();
         assert!(filled.root().find("devices/hostdev").is_some());
@@ -306,18 +306,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_template_is_refused() {
+    fn read_refuses_files_that_are_not_templates() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("td_x.xml.template");
         assert_eq!(Template::read(&path).unwrap_err().kind(), ErrorKind::NotFound);
         for (text, says) in [
-            ("hello", "is no XML"),
-            ("<domain>", "is no XML"),
+            ("hello", "is not valid XML"),
+            ("<domain>", "is not valid XML"),
             (
                 "<!DOCTYPE domain [<!ENTITY x SYSTEM '/etc/passwd'>]><domain>&x;</domain>",
-                "is no XML",
+                "is not valid XML",
             ),
-            ("<network>OVERLAY_IMG_PATH</network>", "holds <network>"),
+            ("<network>OVERLAY_IMG_PATH</network>", "root element <network>"),
             ("<domain><name>DOMAIN</name></domain>", "lacks the attribute type"),
             ("<domain type='kvm'/>", "lacks the element memory"),
             (&TEMPLATE.replace("<type>hvm</type>", ""), "lacks the element os/type"),
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_must_be_there_exactly_when_it_is_wanted() {
+    fn fill_refuses_a_seed_without_placeholder_and_a_placeholder_without_seed() {
         let wants = template(&TEMPLATE.replace(HOSTDEVS, "<disk file='CIDATA_ISO_PATH'/>"));
         assert_eq!(wants.fill(&VALUES).unwrap_err().kind(), ErrorKind::Usage);
         let seed = Some("/s.img");
@@ -349,7 +349,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_path_and_name_come_back_as_they_went_in(
+        fn fill_escapes_any_path_and_name(
             name in "[^\\p{Cc}\u{fffe}\u{ffff}]*",
             overlay in "/[^\\p{Cc}\u{fffe}\u{ffff}]*",
         ) {
@@ -361,7 +361,7 @@ mod tests {
         }
 
         #[test]
-        fn pieces_are_the_whole_text(text in "\\PC*") {
+        fn pieces_joined_are_the_text(text in "\\PC*") {
             let joined: String = pieces(&text).map(|piece| match piece {
                 Piece::Text(text) | Piece::Placeholder(text) => text,
             }).collect();

@@ -1,4 +1,4 @@
-//! A template judged by the host's libvirt, before anything is made from it.
+//! Checks a template with the host's libvirt, before anything is created.
 
 use common::cli::Context;
 use common::libvirt::Libvirt;
@@ -11,12 +11,12 @@ use crate::domain_xml::schema::Schema;
 use crate::domain_xml::template::{Template, dialect};
 use crate::domain_xml::{listeners, validation};
 
-/// Returns the parts of a template that this libvirt does not know and would drop in silence; `fix` says
-/// that they may be translated or removed.
+/// Returns the parts of a template that this libvirt does not know and would ignore. With `fix`, they may be
+/// translated or removed.
 ///
-/// Errors: `invalid_input`, naming every element and attribute with its line: without `fix` for unknown
-/// parts and for ports open on every address; with it for ports that it cannot close; always for what
-/// libvirt's schema refuses otherwise.
+/// Errors: `invalid_input`, which names every element and attribute with its line. Without `fix` for unknown
+/// parts and for ports open on every address; with `fix` for ports that cannot be closed; always for other
+/// parts that libvirt's schema refuses.
 pub fn check(
     context: &Context,
     libvirt: &Libvirt,
@@ -36,7 +36,7 @@ pub fn check(
         let fixed = Document::parse(dialect::fix(&template.document, &unknown, None)?.0)?;
         template.with_document(fixed).fill_for_validation()?
     } else if schema.is_none() {
-        // It was accepted as it is.
+        // libvirt accepts the template unchanged.
         return Ok(unknown);
     } else {
         filled.clone()
@@ -46,24 +46,25 @@ pub fn check(
     };
     let parts = validation::refused_parts(libvirt, &filled, &unknown_in(&filled))?;
     let why = if parts.is_empty() {
-        "is refused by libvirt's schema".to_owned()
+        "does not match libvirt's schema".to_owned()
     } else {
-        format!("has what libvirt's schema refuses: {}", listed(&parts))
+        format!("does not match libvirt's schema at {}", listed(&parts))
     };
     Err(template
         .refusal(&why)
         .because(cause)
-        .hint("see https://libvirt.org/formatdomain.html for what may stand there"))
+        .hint("see https://libvirt.org/formatdomain.html for the elements that are allowed"))
 }
 
-/// Fails for what `--fix-template` would change when it was not given, and for what it cannot change.
+/// Fails for parts that only `--fix-template` may change, if it is not given, and for parts that it cannot
+/// change.
 fn check_fixable(template: &Template, unknown: &[Part], fix: bool) -> Result<()> {
     let found = listeners::find(&template.document);
     let open: Vec<&Listener<'_>> =
         found.iter().filter(|listener| !fix || !listener.can_be_closed()).collect();
     let mut faults = Vec::new();
     if !unknown.is_empty() && !fix {
-        faults.push(format!("has what this libvirt does not know: {}", listed(unknown)));
+        faults.push(format!("has parts that this libvirt does not know: {}", listed(unknown)));
     }
     if !open.is_empty() {
         faults.push(format!("opens a port on every address of this host: {}", listed(&open)));
@@ -71,14 +72,14 @@ fn check_fixable(template: &Template, unknown: &[Part], fix: bool) -> Result<()>
     if faults.is_empty() {
         return Ok(());
     }
-    let error: Error = template.refusal(&faults.join("; and it "));
+    let error: Error = template.refusal(&faults.join("; it also "));
     Err(if open.iter().all(|listener| listener.can_be_closed()) {
         error.hint(
-            "--fix-template translates or removes what libvirt does not know, and opens ports on \
-             127.0.0.1 only",
+            "add --fix-template: it translates or removes the unknown parts, and opens ports on 127.0.0.1 \
+             only",
         )
     } else {
-        error.hint("write 127.0.0.1 into the raw arguments for QEMU")
+        error.hint("write the address 127.0.0.1 into the raw arguments for QEMU")
     })
 }
 

@@ -1,11 +1,11 @@
-//! KVM, and whether it and libvirt are to be had from where this runs.
+//! Checks of KVM and vsock, and of the access to KVM and libvirt.
 
 use crate::host::check::code::HostCode;
 use crate::host::check::facts::{Fact, Facts, Kvm};
 use crate::host::check::guest_kind::GuestKind;
 use crate::host::check::item::CheckItem;
 
-/// Judges what every guest needs.
+/// Checks what every guest needs.
 pub fn judge(facts: &Facts, kinds: &[GuestKind]) -> Vec<CheckItem> {
     let needed = kinds.iter().any(|kind| *kind != GuestKind::None);
     vec![
@@ -18,12 +18,12 @@ pub fn judge(facts: &Facts, kinds: &[GuestKind]) -> Vec<CheckItem> {
     ]
 }
 
-/// What keeps protected guests from running, and lets ordinary ones run slowly.
+/// Returns a failure if KVM is `needed`. Otherwise a warning: ordinary guests run in slow software emulation.
 fn fail_or_warn(needed: bool, code: HostCode, found: String, fix: &str) -> CheckItem {
     if needed {
         code.fail(found, fix)
     } else {
-        code.warn(format!("{found}: guests are emulated, slowly"), fix)
+        code.warn(format!("{found}; guests run in slow software emulation"), fix)
     }
 }
 
@@ -38,8 +38,8 @@ fn virtualization(facts: &Facts, needed: bool) -> CheckItem {
         None => fail_or_warn(
             needed,
             code,
-            "neither vmx nor svm".to_owned(),
-            "turn on VT-x or SVM in the BIOS; in a virtual machine, let its host nest",
+            "flags vmx and svm are missing".to_owned(),
+            "turn on VT-x or SVM in the BIOS; in a virtual machine, turn on nested virtualization on its host",
         ),
     }
 }
@@ -48,50 +48,53 @@ fn kvm(facts: &Facts, needed: bool) -> CheckItem {
     let code = HostCode::Kvm;
     let cpu = facts.cpu.as_ref().ok();
     let hardware = cpu.is_none_or(|cpu| cpu.flags.contains("vmx") || cpu.flags.contains("svm"));
-    let load = "modprobe kvm_intel, or kvm_amd; in a container: give it the device /dev/kvm";
+    let load = "modprobe kvm_intel or kvm_amd; in a container, pass the device /dev/kvm to it";
     match &facts.kvm {
-        Kvm::Works(_) => code.ok("it opens and answers"),
-        Kvm::Refused => code.unknown("it does not open for who runs this"),
+        Kvm::Works(_) => code.ok("/dev/kvm works"),
+        Kvm::Refused => code.unknown("this user may not open /dev/kvm"),
         Kvm::Unknown(why) => code.unknown(why),
-        _ if !hardware => code.not_applicable("follows from CPU_VIRTUALIZATION"),
-        Kvm::Absent => fail_or_warn(needed, code, "there is no /dev/kvm".to_owned(), load),
+        _ if !hardware => code.not_applicable("depends on CPU_VIRTUALIZATION"),
+        Kvm::Absent => fail_or_warn(needed, code, "/dev/kvm does not exist".to_owned(), load),
         Kvm::Broken(why) => {
             fail_or_warn(needed, code, format!("/dev/kvm does not work: {why}"), load)
         }
     }
 }
 
-/// libvirt opens it as another user, so that this matters only to who runs QEMU by hand.
+/// Checks whether this user may open `/dev/kvm`. libvirt opens it as another user, so this matters only for
+/// QEMU without libvirt.
 fn kvm_access(facts: &Facts) -> CheckItem {
     let code = HostCode::KvmAccess;
     match facts.kvm {
-        Kvm::Works(_) | Kvm::Broken(_) => code.ok("it opens"),
+        Kvm::Works(_) | Kvm::Broken(_) => code.ok("this user may open /dev/kvm"),
         Kvm::Refused => code.warn(
-            "permission denied; guests of libvirt run all the same",
-            "usermod -aG kvm USER, and log in anew",
+            "permission denied; guests of libvirt run nevertheless",
+            "usermod -aG kvm USER, then log in again",
         ),
-        Kvm::Absent => code.not_applicable("there is no /dev/kvm"),
-        Kvm::Unknown(_) => code.not_applicable("nobody runs anything on a captured machine"),
+        Kvm::Absent => code.not_applicable("/dev/kvm does not exist"),
+        Kvm::Unknown(_) => code.not_applicable("not checked on a captured host"),
     }
 }
 
 fn libvirt_access(facts: &Facts) -> CheckItem {
     let code = HostCode::LibvirtAccess;
     if !facts.this_machine {
-        return code.not_applicable("nobody runs anything on a captured machine");
+        return code.not_applicable("not checked on a captured host");
     }
     match groups(facts) {
         Err(why) => code.unknown(why),
         Ok(None) => code.ok("root"),
-        Ok(Some(groups)) if groups.iter().any(|group| group == "libvirt") => code.ok("in libvirt"),
+        Ok(Some(groups)) if groups.iter().any(|group| group == "libvirt") => {
+            code.ok("this user is in the group libvirt")
+        }
         Ok(Some(_)) => code.warn(
-            "not in the group libvirt, so libvirt may ask for a password or refuse",
-            "usermod -aG libvirt USER, and log in anew",
+            "this user is not in the group libvirt: libvirt may ask for a password or refuse",
+            "usermod -aG libvirt USER, then log in again",
         ),
     }
 }
 
-/// The groups of who runs this; none for root.
+/// Returns the groups of this user; `None` for root.
 ///
 /// Source: proc_pid_status(5), `Uid` and `Groups`; group(5).
 fn groups(facts: &Facts) -> Fact<Option<Vec<String>>> {
@@ -110,7 +113,9 @@ fn groups(facts: &Facts) -> Fact<Option<Vec<String>>> {
     Ok(Some(named.map(|group| group[0].to_owned()).collect()))
 }
 
-/// Source: <https://systemd.io/CONTAINER_INTERFACE>; what Docker and Podman put into their containers.
+/// Checks that this is not a container.
+///
+/// Source: <https://systemd.io/CONTAINER_INTERFACE>; the files that Docker and Podman put into containers.
 fn container(facts: &Facts) -> CheckItem {
     let code = HostCode::Container;
     let environment = facts.text("/proc/1/environ").ok().flatten().unwrap_or_default();
@@ -119,10 +124,11 @@ fn container(facts: &Facts) -> CheckItem {
     let by_file = [("/.dockerenv", "docker"), ("/run/.containerenv", "podman")];
     let by_file = by_file.into_iter().find(|(file, _)| facts.has(file)).map(|(_, name)| name);
     match by_systemd.or(said).filter(|name| !name.is_empty()).or(by_file) {
-        None => code.ok("none is seen"),
+        None => code.ok("no container detected"),
         Some(name) => code.warn(
-            format!("in a container ({name}): what is seen of the host may be little of it"),
-            "run it on the host, or give the container /dev/kvm, /dev/vhost-vsock and libvirt's socket",
+            format!("this is a container ({name}), which may not see all of the host"),
+            "run this command on the host, or pass /dev/kvm, /dev/vhost-vsock and libvirt's socket to the \
+             container",
         ),
     }
 }
@@ -130,10 +136,10 @@ fn container(facts: &Facts) -> CheckItem {
 fn vsock(facts: &Facts) -> CheckItem {
     let code = HostCode::VhostVsock;
     if facts.has("/dev/vhost-vsock") {
-        code.ok("it is there")
+        code.ok("/dev/vhost-vsock exists")
     } else if !facts.has("/dev") {
-        code.unknown("no /dev was captured")
+        code.unknown("/dev was not captured")
     } else {
-        code.warn("there is none", "modprobe vhost_vsock")
+        code.warn("/dev/vhost-vsock does not exist", "modprobe vhost_vsock")
     }
 }

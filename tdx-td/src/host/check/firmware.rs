@@ -1,4 +1,4 @@
-//! Whether there is firmware for the kinds of guests.
+//! Check of the firmware for the kinds of guests.
 
 use crate::firmware::choice::FirmwareChoice;
 use crate::host::check::code::HostCode;
@@ -6,12 +6,12 @@ use crate::host::check::facts::Facts;
 use crate::host::check::guest_kind::GuestKind;
 use crate::host::check::item::CheckItem;
 
-/// Judges the firmware for all that is to run: the first that is missing is told.
+/// Checks the firmware for all requested kinds of guests. Reports the first that is missing.
 pub fn judge(facts: &Facts, kinds: &[GuestKind]) -> CheckItem {
     let code = HostCode::Firmware;
     let captured = facts.this_machine || facts.has("/usr/share/qemu") || facts.has("/etc/qemu");
     if !captured {
-        return code.unknown("no descriptors were captured");
+        return code.unknown("firmware descriptors were not captured");
     }
     let mut found = Vec::new();
     let secure = kinds.iter().any(|kind| kind.is_secure());
@@ -21,7 +21,7 @@ pub fn judge(facts: &Facts, kinds: &[GuestKind]) -> CheckItem {
         }
         let package = match firmware.kind {
             GuestKind::Tdx => "install the package ovmf-inteltdx, or a newer ovmf or edk2-ovmf",
-            _ => "install the package ovmf, or edk2-ovmf",
+            _ => "install the package ovmf or edk2-ovmf",
         };
         let result = match &firmware.found {
             Err(why) => return code.unknown(why),
@@ -30,7 +30,7 @@ pub fn judge(facts: &Facts, kinds: &[GuestKind]) -> CheckItem {
         if let Some(why) = result.choice.complaint(&result.wanted) {
             let fix = match &result.choice {
                 FirmwareChoice::Blocked(_) => {
-                    "tdx-td firmware names the files; correct or remove them"
+                    "tdx-td firmware lists the damaged files: correct or remove them"
                 }
                 _ => package,
             };
@@ -39,7 +39,7 @@ pub fn judge(facts: &Facts, kinds: &[GuestKind]) -> CheckItem {
         if let Some(build) = result.choice.build() {
             if !result.usable {
                 let path = build.path.display();
-                return code.fail(format!("{path} names files that are not there"), package);
+                return code.fail(format!("{path} names files that do not exist"), package);
             }
             found.push(build.executable.path.display().to_string());
         }

@@ -2,7 +2,7 @@
 
 use clap::ValueEnum;
 
-/// What is to run on the host.
+/// A kind of guest that a host is checked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum GuestKind {
     /// Intel TDX trust domains
@@ -13,14 +13,14 @@ pub enum GuestKind {
     SevEs,
     /// AMD SEV-SNP guests
     SevSnp,
-    /// Guests with devices of the host
+    /// Guests with host devices
     Vfio,
     /// Ordinary guests
     None,
 }
 
 impl GuestKind {
-    /// Its name, as on the command line.
+    /// Returns the name of the kind, as on the command line.
     pub fn name(self) -> String {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }

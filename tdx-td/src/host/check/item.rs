@@ -1,4 +1,4 @@
-//! One check with its result.
+//! The item of a check in a document.
 
 use std::borrow::Cow;
 
@@ -8,19 +8,19 @@ use serde::Serialize;
 
 use crate::host::check::code::HostCode;
 
-/// How something stands.
+/// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
-    /// As it has to be.
+    /// The requirement is met.
     Ok,
-    /// Guests run, and something is worse than it could be.
+    /// The requirement is not met. Guests run nevertheless, with a disadvantage.
     Warn,
-    /// Guests do not run.
+    /// The requirement is not met, and guests cannot run.
     Fail,
-    /// It does not matter here, or follows from something else.
+    /// The requirement does not apply to this host, or depends on another one that is not met.
     NotApplicable,
-    /// Nobody can tell.
+    /// The state could not be determined.
     Unknown,
 }
 
@@ -36,23 +36,23 @@ impl Status {
     }
 }
 
-/// Something that was looked at.
+/// A check of the host and its result.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct CheckItem {
-    /// What it is.
+    /// Name of the check.
     pub code: HostCode,
-    /// How it stands.
+    /// Result of the check.
     pub status: Status,
-    /// What is there, or why nobody can tell.
+    /// What was found, or why the state could not be determined.
     pub found: String,
-    /// What has to hold.
+    /// The requirement.
     pub wanted: &'static str,
-    /// What to do about it: a command, or a sentence; null where there is nothing to do.
+    /// How to fix a failure or warning: a command or an action; null if there is nothing to fix.
     pub fix: Option<String>,
 }
 
 impl CheckItem {
-    /// Whether guests do not run for it.
+    /// Whether the check failed, so that guests cannot run.
     pub fn is_failure(&self) -> bool {
         self.status == Status::Fail
     }
@@ -88,27 +88,27 @@ impl Item for CheckItem {
 }
 
 impl HostCode {
-    /// It holds.
+    /// Returns the item for a requirement that is met.
     pub fn ok(self, found: impl Into<String>) -> CheckItem {
         self.item(Status::Ok, found.into(), None)
     }
 
-    /// It does not, and guests run all the same.
+    /// Returns the item for a requirement that is not met, if guests run nevertheless.
     pub fn warn(self, found: impl Into<String>, fix: impl Into<String>) -> CheckItem {
         self.item(Status::Warn, found.into(), Some(fix.into()))
     }
 
-    /// It does not, and guests do not run.
+    /// Returns the item for a requirement that is not met, if guests cannot run.
     pub fn fail(self, found: impl Into<String>, fix: impl Into<String>) -> CheckItem {
         self.item(Status::Fail, found.into(), Some(fix.into()))
     }
 
-    /// It does not matter here, or follows from something else.
+    /// Returns the item for a requirement that does not apply, or depends on another one that is not met.
     pub fn not_applicable(self, why: impl Into<String>) -> CheckItem {
         self.item(Status::NotApplicable, why.into(), None)
     }
 
-    /// Nobody can tell.
+    /// Returns the item for a state that could not be determined.
     pub fn unknown(self, why: impl Into<String>) -> CheckItem {
         self.item(Status::Unknown, why.into(), None)
     }

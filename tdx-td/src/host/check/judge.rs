@@ -1,4 +1,4 @@
-//! Judging the facts of a host.
+//! Checking the facts of a host against the requirements of guests.
 //!
 //! A check that depends on a failed check is reported as not applicable, so that failures are causes.
 
@@ -8,7 +8,7 @@ use crate::host::check::guest_kind::GuestKind;
 use crate::host::check::item::CheckItem;
 use crate::host::check::{access, firmware, libvirt, memory, sev, tdx, vfio};
 
-/// All that is to be said of a host on which such guests are to run.
+/// Returns all checks of a host for these kinds of guests.
 pub fn judge(facts: &Facts, kinds: &[GuestKind]) -> Vec<CheckItem> {
     let mut items = access::judge(facts, kinds);
     if kinds.contains(&GuestKind::Tdx) {
@@ -29,7 +29,7 @@ pub fn judge(facts: &Facts, kinds: &[GuestKind]) -> Vec<CheckItem> {
     items
 }
 
-/// The kernel's command line, as far as it is not said of what it turns on.
+/// Checks the arguments of the kernel command line that no other check covers.
 fn arguments(facts: &Facts, kinds: &[GuestKind]) -> CheckItem {
     let code = HostCode::KernelArguments;
     let words = match &facts.command_line {
@@ -40,21 +40,24 @@ fn arguments(facts: &Facts, kinds: &[GuestKind]) -> CheckItem {
     let tdx_runs = matches!(facts.parameter("kvm_intel", "tdx"), Ok(Some("Y")));
     if kinds.contains(&GuestKind::Tdx) && !has("nohibernate") && !tdx_runs {
         return code.warn(
-            "nohibernate is not there",
-            "add nohibernate: TDX and hibernation exclude each other",
+            "nohibernate is missing",
+            "add nohibernate to the kernel command line: TDX and hibernation exclude each other",
         );
     }
     let bad = ["amd_iommu=off", "iommu=off", "iommu=pt", "iommu.passthrough=1"];
     match bad.into_iter().find(|word| has(word)) {
         Some(word) if kinds.contains(&GuestKind::SevSnp) => code.warn(
-            format!("{word} is there"),
-            format!("remove {word}: SEV-SNP needs the IOMMU to translate"),
+            format!("{word} is set"),
+            format!(
+                "remove {word} from the kernel command line: SEV-SNP needs the IOMMU to translate addresses"
+            ),
         ),
-        _ => code.ok("nothing is missing or in the way"),
+        _ => code.ok("no argument is missing or harmful"),
     }
 }
 
-/// The best protection that processors of the host's vendor have: of AMD's what this one offers.
+/// Returns the kind of guests with the best protection: TDX on processors of Intel; on those of AMD the best
+/// that this processor offers, SEV-SNP if it offers none.
 pub fn best_kind(facts: &Facts) -> GuestKind {
     let cpu = facts.cpu.as_ref().ok();
     let has = |flag: &str| cpu.is_some_and(|cpu| cpu.flags.contains(flag));

@@ -1,4 +1,4 @@
-//! Whether libvirt and QEMU run the kinds of guests.
+//! Checks of libvirt and QEMU for the kinds of guests.
 //!
 //! Source: <https://libvirt.org/news.html>; <https://libvirt.org/formatdomaincaps.html>.
 
@@ -11,7 +11,7 @@ use crate::host::check::facts::libvirt::{Daemon, LibvirtFacts};
 use crate::host::check::guest_kind::GuestKind;
 use crate::host::check::item::CheckItem;
 
-/// Judges libvirt. `without` are the codes that failed below it, which explain what it does not offer.
+/// Checks libvirt. `without` are the codes that failed before, which explain what libvirt does not offer.
 pub fn judge(facts: &Facts, kinds: &[GuestKind], without: &[HostCode]) -> Vec<CheckItem> {
     let asked = &facts.libvirt;
     let mut items = vec![reached(asked), network(asked), version(asked, kinds), qemu(asked, kinds)];
@@ -29,25 +29,29 @@ pub fn judge(facts: &Facts, kinds: &[GuestKind], without: &[HostCode]) -> Vec<Ch
 fn reached(asked: &LibvirtFacts) -> CheckItem {
     let code = HostCode::Libvirt;
     match &asked.daemon {
-        None => code.unknown("it was not asked"),
+        None => code.unknown("libvirt was not asked"),
         Some(Ok(daemon)) if !daemon.local => code.warn(
-            format!("{} is another machine, and all but libvirt is judged of this one", daemon.uri),
-            "run it there: ssh HOST tdx-td host check",
+            format!(
+                "{} is another host: only libvirt is checked there, everything else on this host",
+                daemon.uri
+            ),
+            "run the check on that host: ssh HOST tdx-td host check",
         ),
         Some(Ok(daemon)) => code.ok(&daemon.uri),
         Some(Err(why)) => code.fail(
             why,
-            "install and start it: libvirt-daemon-system, systemctl start libvirtd; or name it with --connect",
+            "install libvirt-daemon-system and run systemctl start libvirtd; for another libvirt use \
+             --connect URI",
         ),
     }
 }
 
-/// The daemon, or the item that says why there is none to judge.
+/// Returns the daemon, or the item that says why there is no daemon to check.
 pub(super) fn daemon(asked: &LibvirtFacts, code: HostCode) -> Result<&Daemon, CheckItem> {
     match &asked.daemon {
         None => Err(code.unknown("libvirt was not asked")),
         Some(Ok(daemon)) => Ok(daemon),
-        Some(Err(_)) => Err(code.not_applicable("follows from LIBVIRT")),
+        Some(Err(_)) => Err(code.not_applicable("depends on LIBVIRT")),
     }
 }
 
@@ -59,18 +63,19 @@ pub(super) fn network(asked: &LibvirtFacts) -> CheckItem {
     };
     match &daemon.network {
         Err(why) => code.unknown(why),
-        Ok(Some(true)) => code.ok("it is active"),
-        Ok(Some(false)) => {
-            code.warn("it is not active", "virsh net-start default && virsh net-autostart default")
-        }
+        Ok(Some(true)) => code.ok("network default is active"),
+        Ok(Some(false)) => code.warn(
+            "network default is not active",
+            "virsh net-start default && virsh net-autostart default",
+        ),
         Ok(None) => code.warn(
-            "there is none",
-            "install libvirt-daemon-config-network, or give guests another one with --network",
+            "network default not found",
+            "install libvirt-daemon-config-network, or give guests another network with --network",
         ),
     }
 }
 
-/// Whether libvirt offers trust domains whatever its version, as Canonical's preview does.
+/// Whether libvirt offers trust domains, in the form of upstream or of Canonical's preview packages.
 fn offers_tdx(asked: &LibvirtFacts) -> bool {
     asked.capabilities.as_ref().is_ok_and(|capabilities| {
         sectypes(capabilities).any(|kind| kind == "tdx")
@@ -88,19 +93,24 @@ pub(super) fn version(asked: &LibvirtFacts, kinds: &[GuestKind]) -> CheckItem {
     let text = version_text(version);
     let has = |kind| kinds.contains(&kind);
     if has(GuestKind::Tdx) && version < 11_006_000 && !offers_tdx(asked) {
-        return code.fail(format!("{text} knows no trust domains"), "libvirt 11.6.0 or newer");
+        return code.fail(
+            format!("{text} does not support trust domains"),
+            "install libvirt 11.6.0 or newer",
+        );
     }
     if has(GuestKind::SevSnp) && version < 10_005_000 {
-        return code.fail(format!("{text} knows no SEV-SNP"), "libvirt 10.5.0 or newer");
+        return code
+            .fail(format!("{text} does not support SEV-SNP"), "install libvirt 10.5.0 or newer");
     }
     if has(GuestKind::Vfio) && version < 12_001_000 {
         return code.warn(
-            format!("{text} gives devices by their groups only, within DMA_ENTRY_LIMIT"),
-            "libvirt 12.1.0 or newer uses iommufd",
+            format!("{text} does not use iommufd, so that DMA_ENTRY_LIMIT applies"),
+            "install libvirt 12.1.0 or newer",
         );
     }
     if has(GuestKind::Tdx) && version < 11_010_000 {
-        return code.ok(format!("{text}; below 11.10.0 it offers TDX without looking at the host"));
+        return code
+            .ok(format!("{text}; versions below 11.10.0 offer TDX without checking the host"));
     }
     code.ok(text)
 }
@@ -118,18 +128,20 @@ pub(super) fn qemu(asked: &LibvirtFacts, kinds: &[GuestKind]) -> CheckItem {
     let text = version_text(version);
     let tdx = kinds.contains(&GuestKind::Tdx);
     if tdx && version < 10_001_000 && !offers_tdx(asked) {
-        return code.fail(format!("{text} knows no trust domains"), "QEMU 10.1 or newer");
+        return code
+            .fail(format!("{text} does not support trust domains"), "install QEMU 10.1 or newer");
     }
     if kinds.contains(&GuestKind::SevSnp) && version < 9_001_000 {
-        return code.fail(format!("{text} knows no SEV-SNP"), "QEMU 9.1 or newer");
+        return code.fail(format!("{text} does not support SEV-SNP"), "install QEMU 9.1 or newer");
     }
     if tdx && kinds.contains(&GuestKind::Vfio) && version >= 10_002_000 {
-        return code.ok(format!("{text}; it refuses a device when DMA_ENTRY_LIMIT is too low"));
+        return code
+            .ok(format!("{text}; this version refuses devices if DMA_ENTRY_LIMIT is too low"));
     }
     code.ok(text)
 }
 
-/// What the kernel lacks for trust domains, whoever runs them.
+/// The checks whose failure explains that libvirt does not offer trust domains.
 const TDX_CAUSES: [HostCode; 10] = [
     HostCode::CpuVirtualization,
     HostCode::Kvm,
@@ -143,23 +155,23 @@ const TDX_CAUSES: [HostCode; 10] = [
     HostCode::QemuVersion,
 ];
 
-/// The first failure that explains what libvirt does not offer.
+/// Returns the first failure that explains what libvirt does not offer.
 fn cause(causes: &[HostCode], which: &[HostCode]) -> Option<String> {
     let cause = which.iter().find(|code| causes.contains(code))?;
-    Some(format!("follows from {}", cause.as_str()))
+    Some(format!("depends on {}", cause.as_str()))
 }
 
 fn tdx(asked: &LibvirtFacts, causes: &[HostCode]) -> CheckItem {
     let code = HostCode::LibvirtTdx;
     if offers_tdx(asked) {
-        return code.ok("it lists tdx");
+        return code.ok("libvirt lists tdx");
     }
     match (cause(causes, &TDX_CAUSES), &asked.capabilities) {
         (Some(cause), _) => code.not_applicable(cause),
         (None, Err(why)) => code.unknown(why),
         (None, Ok(_)) => code.fail(
-            "it lists no tdx",
-            "libvirt 11.6.0 and QEMU 10.1 or newer; when they are, rm \
+            "libvirt does not list tdx",
+            "install libvirt 11.6.0 and QEMU 10.1 or newer; if they are installed: rm \
              /var/cache/libvirt/qemu/capabilities/* and systemctl restart libvirtd",
         ),
     }
@@ -195,8 +207,8 @@ fn sev(asked: &LibvirtFacts, kind: GuestKind, causes: &[HostCode]) -> CheckItem 
         (_, Some(cause)) => code.not_applicable(cause),
         (Err(why), None) => code.unknown(why),
         (Ok(None), None) => code.fail(
-            format!("it offers no {}", kind.name()),
-            "newer libvirt and QEMU (SEV-SNP: 10.5.0 and 9.1); when they are, rm \
+            format!("libvirt does not offer {}", kind.name()),
+            "install newer libvirt and QEMU (for SEV-SNP 10.5.0 and 9.1); if they are installed: rm \
              /var/cache/libvirt/qemu/capabilities/* and systemctl restart libvirtd",
         ),
     }

@@ -1,11 +1,11 @@
-//! How the kernel deals with the memory of guests.
+//! Checks of the kernel's memory settings.
 
 use crate::host::check::code::HostCode;
 use crate::host::check::facts::Facts;
 use crate::host::check::guest_kind::GuestKind;
 use crate::host::check::item::CheckItem;
 
-/// Judges what makes guests faster, or tells on them.
+/// Checks the memory settings that affect the speed or the secrets of guests.
 pub fn judge(facts: &Facts, kinds: &[GuestKind]) -> Vec<CheckItem> {
     let secure = kinds.iter().any(|kind| kind.is_secure());
     vec![
@@ -23,12 +23,14 @@ fn pages(facts: &Facts, code: HostCode, flag: &str) -> CheckItem {
         Err(why) => code.unknown(why),
         Ok(cpu) if cpu.flags.contains(flag) => code.ok(flag),
         Ok(_) => code.warn(
-            format!("no {flag}: guests cannot have pages of this size"),
-            "in a virtual machine, let its host pass its processor through",
+            format!("flag {flag} is missing: guests cannot use pages of this size"),
+            "in a virtual machine, pass the processor of its host through",
         ),
     }
 }
 
+/// Checks that no huge pages are reserved that trust domains cannot use.
+///
 /// Source: Linux `Documentation/admin-guide/mm/hugetlbpage.rst`; `Documentation/virt/kvm/x86/intel-tdx.rst`:
 /// private memory is mapped in small pages.
 fn hugepages(facts: &Facts, tdx: bool) -> CheckItem {
@@ -43,15 +45,19 @@ fn hugepages(facts: &Facts, tdx: bool) -> CheckItem {
     };
     match (number("HugePages_Total:"), number("Hugepagesize:")) {
         (Some(count @ 1..), Some(kib)) if tdx => code.warn(
-            format!("{count} of {kib} KiB are set aside, which trust domains cannot use"),
-            "sysctl vm.nr_hugepages=0, and nothing of hugepages on the kernel command line",
+            format!("{count} pages of {kib} KiB are reserved, which trust domains cannot use"),
+            "sysctl vm.nr_hugepages=0, and remove hugepages= from the kernel command line",
         ),
-        (Some(count), Some(kib)) => code.ok(format!("{count} of {kib} KiB are set aside")),
-        _ => code.unknown("/proc/meminfo does not count them"),
+        (Some(count), Some(kib)) => {
+            code.ok(format!("{count} huge pages of {kib} KiB are reserved"))
+        }
+        _ => code.unknown("/proc/meminfo has no number of huge pages"),
     }
 }
 
-/// Source: Linux `Documentation/admin-guide/mm/transhuge.rst`: the word in brackets holds.
+/// Checks that transparent huge pages are on.
+///
+/// Source: Linux `Documentation/admin-guide/mm/transhuge.rst`: the word in brackets is the current value.
 fn transparent(facts: &Facts) -> CheckItem {
     let code = HostCode::Thp;
     let text = match facts.text("/sys/kernel/mm/transparent_hugepage/enabled") {
@@ -63,32 +69,35 @@ fn transparent(facts: &Facts) -> CheckItem {
             code.warn("never", "echo madvise >/sys/kernel/mm/transparent_hugepage/enabled")
         }
         Some(word) => code.ok(word),
-        None => code.not_applicable("this kernel has none"),
+        None => code.not_applicable("this kernel does not support transparent huge pages"),
     }
 }
 
+/// Checks that KSM is off.
+///
 /// Source: Linux `Documentation/admin-guide/mm/ksm.rst`.
 fn merging(facts: &Facts, secure: bool) -> CheckItem {
     let code = HostCode::Ksm;
     match facts.text("/sys/kernel/mm/ksm/run") {
         Err(why) => code.unknown(why),
-        Ok(None) => code.not_applicable("this kernel has none"),
+        Ok(None) => code.not_applicable("this kernel does not support KSM"),
         Ok(Some("1")) if secure => code.warn(
-            "it is on: it costs time, finds nothing in encrypted memory, and tells of the rest by timing",
+            "KSM is on: it costs processor time, finds nothing in encrypted memory, and leaks information by \
+             timing",
             "echo 2 >/sys/kernel/mm/ksm/run; systemctl disable --now ksm ksmtuned",
         ),
-        Ok(Some("1")) => code.ok("it is on, as ordinary guests may have it"),
-        Ok(Some(_)) => code.ok("it is off"),
+        Ok(Some("1")) => code.ok("KSM is on, which is allowed for ordinary guests"),
+        Ok(Some(_)) => code.ok("KSM is off"),
     }
 }
 
-/// libvirt sets its guests' own bound, so that this matters only to who runs QEMU by hand.
+/// Checks the limit of locked memory. libvirt sets its own limit, so this matters only for QEMU without libvirt.
 ///
 /// Source: proc_pid_limits(5), getrlimit(2).
 fn memlock(facts: &Facts) -> CheckItem {
     let code = HostCode::Memlock;
     if !facts.this_machine {
-        return code.not_applicable("nobody runs anything on a captured machine");
+        return code.not_applicable("not checked on a captured host");
     }
     let text = match facts.text("/proc/self/limits") {
         Err(why) => return code.unknown(why),
@@ -97,8 +106,7 @@ fn memlock(facts: &Facts) -> CheckItem {
     let line = text.lines().find_map(|line| line.strip_prefix("Max locked memory"));
     match line.and_then(|line| line.split_whitespace().next()) {
         Some("unlimited") => code.ok("unlimited"),
-        Some(bytes) => code
-            .ok(format!("{bytes} bytes: libvirt raises it for its guests, QEMU by hand has this")),
-        None => code.unknown("/proc/self/limits does not tell"),
+        Some(bytes) => code.ok(format!("{bytes} bytes; libvirt raises this limit for its guests")),
+        None => code.unknown("/proc/self/limits does not have this limit"),
     }
 }

@@ -1,4 +1,4 @@
-//! The checks of `host check`: facts are read once, then judged purely.
+//! The checks of `host check`. Facts are read once; the checks themselves are pure functions.
 
 pub mod access;
 pub mod code;

@@ -1,4 +1,4 @@
-//! What AMD SEV guests of each generation need.
+//! Checks for AMD SEV guests of each generation.
 //!
 //! Source: Linux `Documentation/virt/kvm/x86/amd-memory-encryption.rst`; `drivers/crypto/ccp/sev-dev.c`,
 //! `arch/x86/virt/svm/sev.c` and `drivers/iommu/amd/init.c` for what they log.
@@ -12,15 +12,15 @@ use crate::host::check::tdx::without_timestamp;
 const UPDATE: &str = "update the BIOS, or the SEV firmware in /lib/firmware/amd";
 const RMP: &str = "turn on SEV-SNP support and RMP table coverage in the BIOS";
 
-/// What the kernel logs when the secure processor does not work, and what helps. The first that is
-/// there counts.
+/// Messages that the kernel logs if the secure processor does not work, each with the fix. The first that was
+/// logged counts.
 const FAILURES: [(&str, &str); 3] = [
-    ("SEV: failed to get status", "update the BIOS, and turn the machine off and on"),
+    ("SEV: failed to get status", "update the BIOS, then power the machine off and on"),
     ("SEV: failed to INIT", UPDATE),
     ("no command queues or SEV", "turn on SEV in the BIOS"),
 ];
 
-/// The same of SEV-SNP alone; the IOMMU has its part in it.
+/// Messages that the kernel logs if SEV-SNP does not work, each with the fix. The IOMMU is involved in some.
 const SNP_FAILURES: [(&str, &str); 6] = [
     ("Memory for the RMP table has not been reserved", RMP),
     ("RMP configuration not valid", RMP),
@@ -31,12 +31,12 @@ const SNP_FAILURES: [(&str, &str); 6] = [
     ),
     (
         "SNP cannot be supported",
-        "remove what the kernel command line says of amd_iommu, and update the BIOS",
+        "remove amd_iommu= from the kernel command line, and update the BIOS",
     ),
     ("SEV-SNP: failed to INIT", UPDATE),
 ];
 
-/// The generations up to one, as the processor's flags and the module's parameters name them.
+/// Returns this generation and the earlier ones, by the names of processor flags and module parameters.
 fn generations(kind: GuestKind) -> &'static [&'static str] {
     match kind {
         GuestKind::SevSnp => &["sev", "sev_es", "sev_snp"],
@@ -45,7 +45,7 @@ fn generations(kind: GuestKind) -> &'static [&'static str] {
     }
 }
 
-/// Judges whether KVM runs SEV guests of this kind.
+/// Checks whether KVM can run SEV guests of this kind.
 pub fn judge(facts: &Facts, kind: GuestKind) -> Vec<CheckItem> {
     let cpu = cpu(facts, kind);
     let firmware = firmware(facts, kind, &cpu);
@@ -65,7 +65,7 @@ fn cpu(facts: &Facts, kind: GuestKind) -> CheckItem {
         code.ok(generations(kind).join(" "))
     } else {
         code.fail(
-            format!("no {}", lacks.join(", ")),
+            format!("missing flags: {}", lacks.join(", ")),
             "turn on SME, SEV, SEV-ES and SNP in the BIOS; SEV-SNP needs an EPYC 7003 or newer",
         )
     }
@@ -76,14 +76,14 @@ fn firmware(facts: &Facts, kind: GuestKind, cpu: &CheckItem) -> CheckItem {
     let logged = |(text, fix): (&'static str, _)| Some((facts.logged(&[text])?, fix));
     let snp = SNP_FAILURES.into_iter().filter(|_| kind == GuestKind::SevSnp);
     match FAILURES.into_iter().chain(snp).find_map(logged) {
-        _ if cpu.is_failure() => code.not_applicable("follows from CPU_SEV"),
+        _ if cpu.is_failure() => code.not_applicable("depends on CPU_SEV"),
         Some((line, fix)) => code.fail(without_timestamp(line), fix),
         None => match facts.logged(&["SEV-SNP API:", "SEV API:"]) {
             Some(line) => code.ok(without_timestamp(line)),
-            None if facts.has("/dev/sev") => code.ok("/dev/sev is there"),
-            None if !facts.has("/dev") => code.unknown("no /dev was captured"),
+            None if facts.has("/dev/sev") => code.ok("/dev/sev exists"),
+            None if !facts.has("/dev") => code.unknown("/dev was not captured"),
             None => {
-                code.fail("there is no /dev/sev", "modprobe ccp; dmesg | grep -i sev tells more")
+                code.fail("/dev/sev does not exist", "modprobe ccp, then see dmesg | grep -i sev")
             }
         },
     }
@@ -102,18 +102,18 @@ fn module(facts: &Facts, kind: GuestKind, causes: [&CheckItem; 2]) -> CheckItem 
     let cause = causes.into_iter().find(|item| item.is_failure());
     match cause {
         _ if off.is_empty() => code.ok(format!("{} on", generations(kind).join(", "))),
-        Some(cause) => code.not_applicable(format!("follows from {}", cause.code.as_str())),
-        None if !facts.has("/sys/module") => code.unknown("no /sys/module was captured"),
+        Some(cause) => code.not_applicable(format!("depends on {}", cause.code.as_str())),
+        None if !facts.has("/sys/module") => code.unknown("/sys/module was not captured"),
         None if !facts.has("/sys/module/kvm_amd") => {
-            code.fail("kvm_amd is not loaded", "modprobe kvm_amd")
+            code.fail("module kvm_amd is not loaded", "modprobe kvm_amd")
         }
         None => {
             let options: Vec<String> = off.iter().map(|name| format!("{name}=1")).collect();
             code.fail(
-                format!("off, or unknown to this kernel: {}", off.join(", ")),
+                format!("off, or not supported by this kernel: {}", off.join(", ")),
                 format!(
-                    "add 'options kvm_amd {}' to /etc/modprobe.d/sev.conf and load kvm_amd anew; give \
-                     SEV-ES ids in the BIOS; SEV-SNP needs Linux 6.11",
+                    "add 'options kvm_amd {}' to /etc/modprobe.d/sev.conf and reload kvm_amd; reserve SEV-ES \
+                     ASIDs in the BIOS; SEV-SNP needs Linux 6.11",
                     options.join(" ")
                 ),
             )
@@ -133,14 +133,15 @@ fn guests(facts: &Facts, kind: GuestKind) -> CheckItem {
     let all = facts.misc_count("capacity", resource).or(by_libvirt);
     let taken = facts.misc_count("current", resource).unwrap_or(0);
     match all {
-        None => code.unknown("neither the kernel nor libvirt counts them"),
+        None => code.unknown("neither the kernel nor libvirt reports the number of ASIDs"),
         Some(0) => code.fail(
-            "there are none",
-            "give ids in the BIOS: SEV-ES ASID Space Limit above 1 for SEV-ES and SEV-SNP",
+            "no ASIDs are reserved",
+            "reserve ASIDs in the BIOS: SEV-ES ASID Space Limit above 1 for SEV-ES and SEV-SNP",
         ),
-        Some(all) if taken >= all => {
-            code.fail(format!("all {all} are in use"), "stop a guest: tdx-td list shows them")
-        }
-        Some(all) => code.ok(format!("{taken} of {all} are in use")),
+        Some(all) if taken >= all => code.fail(
+            format!("all {all} ASIDs are in use"),
+            "shut down a guest: tdx-td list shows them, tdx-td stop NAME",
+        ),
+        Some(all) => code.ok(format!("{taken} of {all} ASIDs are in use")),
     }
 }

@@ -1,4 +1,4 @@
-//! The chain from the processor to KVM that a trust domain needs.
+//! Checks for trust domains, from the processor to KVM.
 //!
 //! Source: Linux `Documentation/arch/x86/tdx.rst`, `arch/x86/virt/vmx/tdx/tdx.c` and
 //! `arch/x86/kvm/vmx/tdx.c` for what they log.
@@ -8,14 +8,15 @@ use crate::host::check::facts::{Facts, Kvm};
 use crate::host::check::item::CheckItem;
 use crate::security::launch::tdx::QGS_SOCKET;
 
-/// The bit of a trust domain among the kinds of guests.
+/// The bit of trust domains in `KVM_CAP_VM_TYPES`.
 const TDX_VM: u32 = 1 << 5;
 
 const BIOS: &str =
     "turn on TDX, TME-MT and the SEAM loader in the BIOS, with TME-MT/TDX key split above 0";
-const UPDATE: &str = "update the BIOS, which brings a newer TDX module";
+const UPDATE: &str = "update the BIOS to get a newer TDX module";
 
-/// What the kernel logs when it cannot use the module, and what helps. The first that is there counts.
+/// Messages that the kernel logs if it cannot use the TDX module, each with the fix. The first that was logged
+/// counts.
 const FAILURES: [(&str, &str); 11] = [
     ("Hibernation support is enabled", "add nohibernate to the kernel command line"),
     ("too few private KeyIDs", BIOS),
@@ -24,22 +25,22 @@ const FAILURES: [(&str, &str); 11] = [
     ("enable_virt_at_load", "remove kvm.enable_virt_at_load=0 from the kernel command line"),
     (
         "is required for TDX",
-        "turn on all of TDX in the BIOS; in a virtual machine, let its host pass it on",
+        "turn on all TDX options in the BIOS; in a virtual machine, pass the processor of its host through",
     ),
     (
         "module not loaded",
-        "turn on the SEAM loader in the BIOS, or update it: it has to load the module",
+        "turn on the SEAM loader in the BIOS, or update the BIOS: it loads the TDX module",
     ),
     (
         "MAX_VCPU_PER_TD",
-        "update the BIOS, or turn off hyper-threading: the module knows fewer processors",
+        "update the BIOS, or turn off hyper-threading: the TDX module supports fewer processors",
     ),
     ("nitialization failed", UPDATE),
     ("Failed to initialize TDX module", UPDATE),
     ("SEAMCALL", UPDATE),
 ];
 
-/// Judges whether KVM runs trust domains.
+/// Checks whether KVM can run trust domains.
 pub fn judge(facts: &Facts) -> Vec<CheckItem> {
     let cpu = cpu(facts);
     let kernel = kernel(facts);
@@ -58,15 +59,15 @@ fn cpu(facts: &Facts) -> CheckItem {
     match &facts.cpu {
         Err(why) => code.unknown(why),
         Ok(cpu) if cpu.flags.contains("tdx_host_platform") => code.ok("tdx_host_platform"),
-        Ok(_) if is_on(facts) => code.ok("kvm_intel has it on"),
+        Ok(_) if is_on(facts) => code.ok("kvm_intel.tdx is on"),
         Ok(cpu) if cpu.flags.contains("tdx_guest") => code.fail(
-            "this machine is a trust domain itself",
-            "run it on the host: trust domains have none of their own",
+            "this machine is itself a trust domain, which cannot run trust domains",
+            "run guests on the host of this machine",
         ),
         Ok(_) => code.fail(
-            "no tdx_host_platform",
+            "flag tdx_host_platform is missing",
             format!(
-                "{BIOS}; processors have it from the 5th generation of Xeon on, some of the 4th"
+                "{BIOS}; TDX needs a Xeon of the 5th generation or newer (some of the 4th have it)"
             ),
         ),
     }
@@ -74,15 +75,16 @@ fn cpu(facts: &Facts) -> CheckItem {
 
 fn kernel(facts: &Facts) -> CheckItem {
     let code = HostCode::KernelTdx;
-    let release = facts.release.as_deref().unwrap_or("of unknown release");
+    let release = facts.release.as_deref().unwrap_or("(unknown release)");
     match facts.parameter("kvm_intel", "tdx") {
         Err(why) => code.unknown(why),
         Ok(Some(_)) => code.ok(format!("Linux {release}")),
         Ok(None) if facts.has("/sys/module/kvm_intel") || is_before(release, (6, 16)) => code.fail(
             format!("Linux {release}: kvm_intel has no parameter tdx"),
-            "run Linux 6.16 or newer with CONFIG_INTEL_TDX_HOST and CONFIG_KVM_INTEL_TDX, as Ubuntu 25.10 has",
+            "install Linux 6.16 or newer with CONFIG_INTEL_TDX_HOST and CONFIG_KVM_INTEL_TDX, such as that of \
+             Ubuntu 25.10",
         ),
-        Ok(None) => code.unknown(format!("Linux {release}: kvm_intel is not loaded")),
+        Ok(None) => code.unknown(format!("Linux {release}: module kvm_intel is not loaded")),
     }
 }
 
@@ -98,7 +100,7 @@ fn module(facts: &Facts, cpu: &CheckItem) -> CheckItem {
         return code.ok(format!("version {version}"));
     }
     if is_on(facts) {
-        return code.ok("kvm_intel has it in use; this kernel does not tell its version");
+        return code.ok("kvm_intel uses the module; this kernel does not report its version");
     }
     let failure = || {
         let logged = |(text, fix): (&'static str, _)| Some((facts.logged(&[text])?, fix));
@@ -107,20 +109,20 @@ fn module(facts: &Facts, cpu: &CheckItem) -> CheckItem {
     };
     let initialised = ["TDX-Module initialized", "virt/tdx: module initialized"];
     match failure() {
-        _ if cpu.is_failure() => code.not_applicable("follows from CPU_TDX"),
-        _ if facts.logged(&initialised).is_some() => code.ok("the kernel has initialised it"),
+        _ if cpu.is_failure() => code.not_applicable("depends on CPU_TDX"),
+        _ if facts.logged(&initialised).is_some() => code.ok("the kernel initialised the module"),
         Some((line, fix)) => code.fail(without_timestamp(line), fix),
         None if !facts.is_option_on("kvm_intel.tdx") => {
-            code.not_applicable("nothing has asked for it: see KVM_INTEL_TDX")
+            code.not_applicable("TDX is not turned on: see KVM_INTEL_TDX")
         }
         None => match &facts.log {
             Err(why) => code.unknown(why),
-            Ok(_) => code.unknown("the kernel's log says nothing of it"),
+            Ok(_) => code.unknown("the kernel log has no message about the TDX module"),
         },
     }
 }
 
-/// A message without the seconds that dmesg puts before it.
+/// Returns a message without the timestamp that dmesg puts before it.
 pub(crate) fn without_timestamp(line: &str) -> &str {
     match line.strip_prefix('[').and_then(|rest| rest.split_once("] ")) {
         Some((time, message)) if time.trim().parse::<f64>().is_ok() => message,
@@ -133,22 +135,22 @@ fn parameter(facts: &Facts, causes: [&CheckItem; 3]) -> CheckItem {
     let cause = causes.into_iter().find(|item| item.is_failure());
     match facts.parameter("kvm_intel", "tdx") {
         Err(why) => code.unknown(why),
-        Ok(Some("Y" | "1")) => code.ok("it is on"),
+        Ok(Some("Y" | "1")) => code.ok("kvm_intel.tdx is on"),
         Ok(None) => match cause {
-            Some(cause) => code.not_applicable(format!("follows from {}", cause.code.as_str())),
-            None => code.unknown("kvm_intel is not loaded"),
+            Some(cause) => code.not_applicable(format!("depends on {}", cause.code.as_str())),
+            None => code.unknown("module kvm_intel is not loaded"),
         },
-        // Which of the two a user mends first does not matter: both are told.
+        // Reported even if an earlier check failed: the user can fix both in any order.
         Ok(Some(_)) if !facts.is_option_on("kvm_intel.tdx") => code.fail(
             "kvm_intel.tdx is off",
             "add kvm_intel.tdx=1 to the kernel command line, or 'options kvm_intel tdx=1' to \
              /etc/modprobe.d/tdx.conf, and reboot",
         ),
         Ok(Some(_)) => match cause {
-            Some(cause) => code.not_applicable(format!("follows from {}", cause.code.as_str())),
+            Some(cause) => code.not_applicable(format!("depends on {}", cause.code.as_str())),
             None => code.fail(
-                "kvm_intel.tdx=1 was asked for, and is off",
-                "dmesg | grep -i tdx tells why, as root",
+                "kvm_intel.tdx is off, although kvm_intel.tdx=1 is configured",
+                "see the reason, as root: dmesg | grep -i tdx",
             ),
         },
     }
@@ -157,13 +159,15 @@ fn parameter(facts: &Facts, causes: [&CheckItem; 3]) -> CheckItem {
 fn kvm(facts: &Facts, parameter: &CheckItem) -> CheckItem {
     let code = HostCode::KvmTdx;
     match &facts.kvm {
-        Kvm::Works(types) if types & TDX_VM != 0 => code.ok("KVM_CAP_VM_TYPES has bit 5"),
+        Kvm::Works(types) if types & TDX_VM != 0 => {
+            code.ok("KVM supports trust domains (bit 5 of KVM_CAP_VM_TYPES)")
+        }
         Kvm::Works(_) if is_on(facts) => code.fail(
-            "KVM_CAP_VM_TYPES lacks bit 5 although kvm_intel.tdx is on",
+            "KVM does not support trust domains (bit 5 of KVM_CAP_VM_TYPES), although kvm_intel.tdx is on",
             "modprobe -r kvm_intel && modprobe kvm_intel, or reboot",
         ),
-        Kvm::Works(_) => code.not_applicable(format!("follows from {}", parameter.code.as_str())),
-        _ => code.unknown("KVM cannot be asked"),
+        Kvm::Works(_) => code.not_applicable(format!("depends on {}", parameter.code.as_str())),
+        _ => code.unknown("/dev/kvm cannot be used"),
     }
 }
 
@@ -171,10 +175,12 @@ fn keys(facts: &Facts) -> CheckItem {
     let code = HostCode::TdxKeys;
     let (all, taken) = (facts.misc_count("capacity", "tdx"), facts.misc_count("current", "tdx"));
     match (all, taken.unwrap_or(0)) {
-        (None, _) => code.not_applicable("the kernel does not count them"),
-        (Some(all), taken) if taken >= all => code
-            .fail(format!("all {all} are in use"), "stop a trust domain: tdx-td list shows them"),
-        (Some(all), taken) => code.ok(format!("{taken} of {all} are in use")),
+        (None, _) => code.not_applicable("the kernel does not report the number of key ids"),
+        (Some(all), taken) if taken >= all => code.fail(
+            format!("all {all} key ids are in use"),
+            "shut down a trust domain: tdx-td list shows them, tdx-td stop NAME",
+        ),
+        (Some(all), taken) => code.ok(format!("{taken} of {all} key ids are in use")),
     }
 }
 
@@ -185,8 +191,8 @@ fn qgs(facts: &Facts) -> CheckItem {
         code.ok(QGS_SOCKET)
     } else {
         code.warn(
-            format!("there is no {QGS_SOCKET}: trust domains run, and nobody can attest them"),
-            "install Intel's tdx-qgs, have it listen on that socket, systemctl start qgsd",
+            format!("{QGS_SOCKET} does not exist: trust domains run, but cannot be attested"),
+            "install Intel's tdx-qgs, configure that socket, then systemctl start qgsd",
         )
     }
 }
@@ -196,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn releases_compare_as_numbers() {
+    fn is_before_compares_numbers() {
         for (release, older) in [
             ("6.8.0-1028-intel", true),
             ("6.15.11", true),
@@ -210,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_left_out() {
+    fn without_timestamp_removes_only_a_timestamp() {
         assert_eq!(without_timestamp("[   13.100393] virt/tdx: x"), "virt/tdx: x");
         assert_eq!(without_timestamp("[..] virt/tdx: x"), "[..] virt/tdx: x");
         assert_eq!(without_timestamp("virt/tdx: x"), "virt/tdx: x");

@@ -1,4 +1,4 @@
-//! What guests with devices of the host need.
+//! Checks for guests with host devices.
 
 use tdx_gpu::vfio::dma_entry_limit;
 
@@ -6,7 +6,7 @@ use crate::host::check::code::HostCode;
 use crate::host::check::facts::{Facts, Vendor};
 use crate::host::check::item::CheckItem;
 
-/// Judges whether devices can be given to guests.
+/// Checks whether host devices can be passed through to guests.
 pub fn judge(facts: &Facts) -> Vec<CheckItem> {
     vec![iommu(facts), module(facts), iommufd(facts), limit(facts)]
 }
@@ -15,7 +15,7 @@ fn iommu(facts: &Facts) -> CheckItem {
     let code = HostCode::Iommu;
     match &facts.iommu {
         Err(why) => code.unknown(why),
-        Ok(true) => code.ok("there are IOMMU groups"),
+        Ok(true) => code.ok("the kernel lists IOMMU groups"),
         Ok(false) => {
             let words = facts.command_line.as_deref().unwrap_or_default();
             let off = words.iter().find(|word| {
@@ -30,7 +30,7 @@ fn iommu(facts: &Facts) -> CheckItem {
                 }
                 None => "turn on VT-d, or AMD's IOMMU, in the BIOS".to_owned(),
             };
-            code.fail("there are no IOMMU groups", fix)
+            code.fail("the kernel lists no IOMMU groups", fix)
         }
     }
 }
@@ -39,10 +39,10 @@ fn module(facts: &Facts) -> CheckItem {
     let code = HostCode::VfioPci;
     match &facts.vfio_pci {
         Err(why) => code.unknown(why),
-        Ok(true) => code.ok("it is there"),
+        Ok(true) => code.ok("module vfio-pci is installed"),
         Ok(false) => code.fail(
-            "there is none",
-            "install all modules of the kernel: Ubuntu's linux-modules-extra",
+            "module vfio-pci not found",
+            "install all modules of the kernel, such as Ubuntu's linux-modules-extra",
         ),
     }
 }
@@ -52,16 +52,17 @@ fn iommufd(facts: &Facts) -> CheckItem {
     if facts.has("/dev/iommu") {
         code.ok("/dev/iommu")
     } else if !facts.has("/dev") {
-        code.unknown("no /dev was captured")
+        code.unknown("/dev was not captured")
     } else {
         code.warn(
-            "there is no /dev/iommu: devices go by their groups",
-            "modprobe iommufd, of a kernel with CONFIG_IOMMUFD",
+            "/dev/iommu does not exist: libvirt passes devices through by their VFIO groups",
+            "modprobe iommufd, on a kernel with CONFIG_IOMMUFD",
         )
     }
 }
 
-/// The bound counts only where devices go by their groups, which libvirt below 12.1 knows alone.
+/// Checks the limit of DMA mappings. It applies to devices that are passed through by VFIO groups, the only way
+/// of libvirt below 12.1.
 fn limit(facts: &Facts) -> CheckItem {
     let code = HostCode::DmaEntryLimit;
     let memory = match &facts.memory {
@@ -71,11 +72,11 @@ fn limit(facts: &Facts) -> CheckItem {
     let needed = dma_entry_limit::needed(memory);
     match &facts.dma_entry_limit {
         Err(why) => code.unknown(why),
-        Ok(None) => code.not_applicable("vfio_iommu_type1 is not loaded"),
+        Ok(None) => code.not_applicable("module vfio_iommu_type1 is not loaded"),
         Ok(Some(limit)) if *limit >= needed => code.ok(limit.to_string()),
         Ok(Some(limit)) => code.warn(
             format!("{limit}; a trust domain with all of the host's memory needs {needed}"),
-            "tdx-gpu bind raises it for as long as devices are bound",
+            "tdx-gpu bind raises the limit while devices are bound",
         ),
     }
 }

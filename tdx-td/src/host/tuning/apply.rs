@@ -1,4 +1,4 @@
-//! Carrying changes out, and undoing them when one fails.
+//! Making changes, and undoing them if one fails.
 
 use common::cli::interrupt;
 use common::system::sysroot::Host;
@@ -8,7 +8,7 @@ use crate::host::tuning::change::Change;
 use crate::host::tuning::kernel_files;
 use crate::host::tuning::ksm::Ksm;
 
-/// The changes in an order in which the kernel takes them.
+/// Returns the changes in an order that the kernel accepts.
 pub fn in_order(ksm: Option<&Ksm>, changes: Vec<Change>) -> Vec<Change> {
     let is = |change: &Change, path: &str| change.tunable.file() == Some(path);
     let target = |path: &str| {
@@ -29,16 +29,16 @@ pub fn in_order(ksm: Option<&Ksm>, changes: Vec<Change>) -> Vec<Change> {
     ordered
 }
 
-/// Fails unless all changes can be made, as far as that is known without making them.
+/// Fails unless all changes can be made, as far as that can be checked without making them.
 ///
 /// Errors: `permission`, `io`, with the path.
 pub fn check_writable(host: &Host, changes: &[Change]) -> Result<()> {
     changes.iter().try_for_each(|change| change.tunable.check_writable(host))
 }
 
-/// Makes the changes one after another. The first failure undoes those that were made.
+/// Makes the changes one after another. If one fails, the changes before it are undone.
 ///
-/// Errors: those of `Tunable::write`, with what is left when that cannot be undone; `interrupted`.
+/// Errors: those of `Tunable::write`, with the changes that could not be undone; `interrupted`.
 pub fn apply_or_undo(host: &Host, changes: &[Change]) -> Result<()> {
     for (index, change) in changes.iter().enumerate() {
         let done = interrupt::check().and_then(|()| change.tunable.write(host, &change.after));
@@ -49,7 +49,7 @@ pub fn apply_or_undo(host: &Host, changes: &[Change]) -> Result<()> {
     Ok(())
 }
 
-/// Makes changes undone, the last one first; the error then says what is left.
+/// Undoes changes, the last one first. Adds those that could not be undone to the error.
 fn undo(host: &Host, changes: &[Change], error: Error) -> Error {
     let mut inverse: Vec<Change> = Vec::new();
     for change in changes {
@@ -61,13 +61,12 @@ fn undo(host: &Host, changes: &[Change], error: Error) -> Error {
     }
     inverse.reverse();
     let left = apply_all(host, &in_order(Ksm::read(host).ok().flatten().as_ref(), inverse));
-    error.left_behind(
-        left.into_iter()
-            .map(|(change, why)| format!("{}, which was {}: {why}", change.tunable, change.after)),
-    )
+    error.left_behind(left.into_iter().map(|(change, why)| {
+        format!("{}, whose previous value is {}: {why}", change.tunable, change.after)
+    }))
 }
 
-/// Tries every change; returns those that failed.
+/// Makes all changes. Returns those that failed.
 pub fn apply_all(host: &Host, changes: &[Change]) -> Vec<(Change, Error)> {
     let failed = |change: &Change| {
         let error = change.tunable.write(host, &change.after).err()?;

@@ -1,4 +1,4 @@
-//! What other files say at boot of what ours are to set, and which of them has the last word.
+//! Finds other boot configuration files that override the settings of the files of these tools.
 
 use common::Result;
 use common::system::sysfs::names;
@@ -7,14 +7,14 @@ use common::system::sysroot::Host;
 use crate::host::tuning::persist::{Line, MODPROBE, SYSCTL, TMPFILES};
 use crate::host::tuning::tunable::normalized_option;
 
-/// A file of configuration.
+/// A configuration file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Source {
     path: String,
     text: String,
 }
 
-/// All files that are read at boot beside ours, in the order in which they are read.
+/// All boot configuration files, in the order in which they are read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BootFiles {
     sysctl: Vec<Source>,
@@ -22,21 +22,21 @@ pub struct BootFiles {
     tmpfiles: Vec<Source>,
 }
 
-/// Who has the last word on a line of ours.
+/// A line of another file that overrides a line of these tools.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OverrulingLine {
-    /// `/etc/sysctl.d/99-sysctl.conf:3`.
+    /// File and line number, such as `/etc/sysctl.d/99-sysctl.conf:3`.
     pub place: String,
-    /// What is set there.
+    /// The value in that line.
     pub value: String,
 }
 
 impl BootFiles {
-    /// Reads them.
+    /// Reads all boot configuration files.
     ///
-    /// A file in `/etc` hides one of the same name in `/run`, that one in `/usr/local/lib`, and so on; all are
-    /// read by their names, wherever they are. `sysctl --system`, where systemd is not, reads
-    /// `/etc/sysctl.conf` after all others.
+    /// A file in `/etc` hides one of the same name in `/run`, which hides one in `/usr/local/lib`, and so on. All
+    /// files are read in the order of their names. Without systemd, `sysctl --system` reads `/etc/sysctl.conf`
+    /// after all others.
     /// Source: sysctl.d(5), modprobe.d(5), tmpfiles.d(5), sysctl(8).
     /// Errors: `permission`, `io`.
     pub fn read(host: &Host) -> Result<Self> {
@@ -55,11 +55,11 @@ impl BootFiles {
         Ok(boot)
     }
 
-    /// The line elsewhere because of which a line of ours does not hold after a boot; none when it does.
+    /// Returns the line of another file that overrides a line of these tools at boot; `None` if there is none.
     ///
-    /// Of a kernel parameter and of an option the last line counts. Of a file that systemd-tmpfiles writes
-    /// the first one does, but that those with a `+` are carried out as well. Patterns are not looked at: a
-    /// parameter that has a line of its own is left out of them.
+    /// For a kernel parameter and a module option the last line counts. For a file that systemd-tmpfiles writes
+    /// the first line counts, and in addition every line with a `+`. Patterns are ignored: they do not apply to a
+    /// parameter that has its own line.
     pub fn overruling_line(&self, line: &Line) -> Option<OverrulingLine> {
         let words: Vec<&str> = line.start.split_whitespace().collect();
         let found = match (line.file, &words[..]) {
@@ -90,7 +90,7 @@ fn sources(host: &Host, folder: &str) -> Result<Vec<Source>> {
             let is_hidden = sources.iter().any(|other| file_name(&other.path) == name);
             let path = format!("{folder}/{name}");
             if name.ends_with(".conf") && !is_hidden {
-                // One that leads nowhere, or to /dev/null, hides others all the same.
+                // A dangling symbolic link, or one to /dev/null, hides other files as well.
                 let text = host.read(&path)?.unwrap_or_default();
                 sources.push(Source { path, text });
             }
@@ -104,13 +104,13 @@ fn file_name(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 
-/// The files that are read after ours; `/etc/sysctl.conf` is, whatever its name.
+/// Returns the files that are read after the file of these tools. `/etc/sysctl.conf` is always one of them.
 fn after<'s>(sources: &'s [Source], ours: &str) -> &'s [Source] {
     let at = sources.iter().position(|source| file_name(&source.path) > file_name(ours));
     at.map_or(&[], |at| &sources[at..])
 }
 
-/// The files that are read before ours.
+/// Returns the files that are read before the file of these tools.
 fn before<'s>(sources: &'s [Source], ours: &str) -> &'s [Source] {
     let at = sources.iter().position(|source| file_name(&source.path) >= file_name(ours));
     &sources[..at.unwrap_or(sources.len())]
@@ -138,9 +138,9 @@ fn first(sources: &[Source], value: impl Fn(&str) -> Option<String>) -> Option<O
     all(sources, value).next()
 }
 
-/// What a line of sysctl.d sets this parameter to.
+/// Returns the value that a line of sysctl.d gives to this parameter.
 ///
-/// `vm.swappiness` is `vm/swappiness` as well: the first separator says which of them parts names.
+/// `vm.swappiness` can also be written `vm/swappiness`: the first separator in the name decides.
 fn parameter(text: &str, key: &str) -> Option<String> {
     if text.starts_with(['#', ';']) {
         return None;
@@ -154,7 +154,7 @@ fn parameter(text: &str, key: &str) -> Option<String> {
     (name == key).then(|| value.trim().to_owned())
 }
 
-/// What a line of modprobe.d gives an option of a module.
+/// Returns the value that a line of modprobe.d gives to an option of a module.
 fn module_option(text: &str, module: &str, option: &str) -> Option<String> {
     let mut words = text.split_whitespace();
     let same = |name: &str| name.replace('-', "_") == module.replace('-', "_");
@@ -168,7 +168,7 @@ fn module_option(text: &str, module: &str, option: &str) -> Option<String> {
     values.next_back()
 }
 
-/// What a line of tmpfiles.d writes to this file, and whether it does so whatever others do.
+/// Returns the value that a line of tmpfiles.d writes to this file, and whether the line has a `+`.
 fn written(text: &str, path: &str) -> Option<(bool, String)> {
     let mut words = text.split_whitespace();
     let kind = words.next().filter(|kind| kind.starts_with('w'))?;
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_line_sets_a_parameter() {
+    fn overruling_line_is_the_last_one_of_a_parameter() {
         let line = Line::sysctl("vm.swappiness", "0");
         let ours = ("etc/sysctl.d/90-tdx.conf", "vm.swappiness = 0\n");
         let earlier = ("etc/sysctl.d/10-x.conf", "vm.swappiness = 10\n");
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_option_of_a_module_counts() {
+    fn overruling_line_is_the_last_one_of_a_module_option() {
         let line = Line::option("kvm_amd", "sev", "1");
         let zz = |text| by(&line, &[("etc/modprobe.d/zz.conf", text)]);
         let place = "/etc/modprobe.d/zz.conf:1";
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_line_writes_a_file_and_those_with_a_plus() {
+    fn overruling_line_is_the_first_one_of_a_file_or_one_with_a_plus() {
         let path = "/sys/kernel/mm/ksm/run";
         let line = Line::attribute(path, "0");
         let file = |name, kind| {

@@ -5,11 +5,11 @@ use crate::host::tuning::tunable::Tunable;
 /// A new value for a tunable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    /// What it is.
+    /// The tunable.
     pub tunable: Tunable,
-    /// What it says.
+    /// The value before the change.
     pub before: String,
-    /// What it is to say.
+    /// The value after the change.
     pub after: String,
 }
 

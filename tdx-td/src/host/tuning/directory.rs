@@ -1,4 +1,4 @@
-//! The directory of tuning below `/run`: the lock, and files that are written before they are put in place.
+//! The directory of tuning below `/run`: its lock, and temporary files.
 
 use std::fs::{DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
@@ -13,21 +13,21 @@ use common::{Code, Error, IoContext, Result};
 
 const FOLDER: &str = "/run/tdx/tuned";
 
-/// How long somebody else's work is waited for.
+/// How long to wait for another command.
 const PATIENCE: Patience = Patience {
     limit: Duration::from_secs(10),
     pause: Duration::from_millis(50),
     is_interruptible: true,
 };
 
-/// Whether this host was ever tuned since it was booted.
+/// Whether this host was tuned since it was booted.
 pub fn is_there(host: &Host) -> bool {
     host.has(FOLDER)
 }
 
-/// Keeps all others from the host's settings, until it is dropped.
+/// Locks the host's settings against other commands of these tools, until the lock is dropped.
 ///
-/// Errors: `conflict` with code `RESERVED` while another command is at work on them for long.
+/// Errors: `conflict` with code `RESERVED` if another command keeps the lock for long.
 pub fn lock(host: &Host) -> Result<FileLock> {
     let folder = host.path(FOLDER);
     make_folder(&folder)?;
@@ -36,16 +36,16 @@ pub fn lock(host: &Host) -> Result<FileLock> {
         Ok(FileLock::try_lock(file, LockKind::Exclusive).at("lock", &folder)?.locked())
     });
     let file = file?.ok_or_else(|| {
-        Error::conflict("another command is at work on the host's settings")
+        Error::conflict("another command is changing the settings of this host")
             .code(Code::Reserved)
-            .hint("wait for it to end")
+            .hint("wait until that command has ended, then run this one again")
     })?;
-    // Nobody else is at it: what a kill left is nobody's.
+    // With the lock held, a temporary file is that of a killed command.
     sysroot::remove(&part(host))?;
     Ok(file)
 }
 
-/// Puts `text` into a file of a captured tree, all at once and with nothing beside it.
+/// Replaces the text of a file of a captured tree atomically.
 ///
 /// Errors: `permission`, `io`.
 pub fn exchange(host: &Host, file: &Path, text: &str) -> Result<()> {
@@ -61,7 +61,7 @@ fn part(host: &Host) -> std::path::PathBuf {
     host.path(FOLDER).join("part")
 }
 
-/// A folder that only root can read.
+/// Creates a directory that only root can read.
 pub(super) fn make_folder(folder: &Path) -> Result<()> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
     match made {
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_at_a_time() {
+    fn lock_excludes_a_second_command() {
         let root = tempfile::tempdir().unwrap();
         let host = Host::new(root.path());
         let held = lock(&host).unwrap();

@@ -1,4 +1,4 @@
-//! Which disks guests' images are on: from a file through mounts, mappings and arrays down to them.
+//! Finds the disks that hold guests' images: from a file through mounts, mappings and arrays down to the disks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -18,40 +18,41 @@ use tdx_pool::references::usage::Chains;
 use crate::domain::definition;
 use crate::domain::lookup::get;
 
-/// How many file systems and loop devices may stand on each other.
+/// The largest number of nested file systems and loop devices.
 const DEPTH: usize = 8;
 
 /// A disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disk {
-    /// Its name in `/sys/block`.
+    /// Name of the disk in `/sys/block`.
     pub name: String,
-    /// What its scheduler file says; none for one that has no scheduler.
+    /// Text of the disk's scheduler file; `None` for a disk without a scheduler.
     pub scheduler: Option<String>,
-    /// What a rule of udev knows it by at the next boot.
+    /// The match of a udev rule that identifies the disk at the next boot.
     pub rule: String,
 }
 
-/// Disks, and what is on none.
+/// Disks, and the places that are on no disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Disks {
-    /// Each once, by name.
+    /// The disks, each once, by name.
     pub found: Vec<Disk>,
-    /// A sentence for each place that is on no disk of this host.
+    /// A message for each place that is on no disk of this host.
     pub elsewhere: Vec<String>,
 }
 
 impl Disk {
-    /// Where its scheduler is.
+    /// Returns the path of the disk's scheduler file.
     pub fn path(&self) -> String {
         format!("/sys/block/{}/queue/scheduler", self.name)
     }
 }
 
-/// The folder of the pool, and the images and disks of these domains with every file below them.
+/// Returns the directory of the pool, and the images and disks of these domains with their image chains.
 ///
-/// libvirt is asked for the pool where there is one; else it is where the configuration has it.
-/// Errors: `not_found` for a domain that is not there; whatever libvirt says of a domain.
+/// The directory of the pool is that of libvirt's pool, else that in the configuration.
+///
+/// Errors: `not_found` for a domain that does not exist; those of libvirt for a domain.
 pub fn image_paths(
     libvirt: Option<&Libvirt>,
     config: &Config,
@@ -75,7 +76,7 @@ pub fn image_paths(
     Ok(places)
 }
 
-/// The disks that these files and folders are on.
+/// Returns the disks that hold these files and directories.
 ///
 /// Errors: those of [`MountTable::read`].
 pub fn find_disks(host: &Host, places: &[PathBuf]) -> Result<Disks> {
@@ -104,7 +105,7 @@ impl Search<'_> {
             return self.add_block(&block, depth);
         }
         let Some(mount) = self.table.mount_of(&real) else {
-            return self.add_elsewhere(place, "in no mounted file system");
+            return self.add_elsewhere(place, "not on a mounted file system");
         };
         let blocks = mount.blocks(self.host);
         match upper(&mount) {
@@ -120,7 +121,7 @@ impl Search<'_> {
     }
 
     fn add_elsewhere(&mut self, place: &Path, why: &str) {
-        self.elsewhere.insert(format!("{} is {why}, on no disk that is known", place.display()));
+        self.elsewhere.insert(format!("{} is {why}: its disk is unknown", place.display()));
     }
 
     fn add_block(&mut self, block: &str, depth: usize) {
@@ -139,7 +140,7 @@ impl Search<'_> {
                             rule: rule(self.host, &name),
                             name: name.clone(),
                         };
-                        log::detail(format_args!("disk {name}"));
+                        log::detail(format_args!("found disk {name}"));
                         self.disks.insert(name, disk);
                     }
                 }
@@ -148,7 +149,7 @@ impl Search<'_> {
     }
 }
 
-/// Where an overlay file system writes.
+/// Returns the upper directory of an overlay file system, to which it writes.
 ///
 /// Source: Linux `Documentation/filesystems/overlayfs.rst`; proc_pid_mountinfo(5), the last field.
 fn upper(mount: &Mount<'_>) -> Option<PathBuf> {
@@ -159,7 +160,7 @@ fn upper(mount: &Mount<'_>) -> Option<PathBuf> {
         .map(|p| unescape(p).into())
 }
 
-/// A disk that is reached by several NVMe controllers stands for the paths to it, which have the schedulers.
+/// Returns the paths of an NVMe disk with several controllers: the paths have the schedulers, not the disk.
 ///
 /// Source: Linux `drivers/nvme/host/multipath.c`: `nvme0n1` is the head of `nvme0c0n1`, `nvme0c1n1`.
 fn paths_of(host: &Host, path: &Path, name: String) -> Vec<String> {
@@ -174,7 +175,7 @@ fn paths_of(host: &Host, path: &Path, name: String) -> Vec<String> {
     if paths.is_empty() { vec![name] } else { paths }
 }
 
-/// What udev knows a disk by: what is written into it, or its name where that is nothing.
+/// Returns the match of a udev rule for a disk: its id or serial number, else its name.
 ///
 /// Source: udev(7), `ATTR`; Linux `Documentation/ABI/stable/sysfs-block`, `drivers/nvme/host/sysfs.c`.
 fn rule(host: &Host, name: &str) -> String {

@@ -1,4 +1,4 @@
-//! What `host tune` reports of a setting.
+//! The item of a setting in the document of `host tune`.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -10,26 +10,27 @@ use serde::Serialize;
 /// A setting of the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct TuneItem {
-    /// Its name, `host.swappiness`.
+    /// Name of the setting, such as `host.swappiness`.
     pub setting: String,
-    /// The file of the kernel, or the unit of systemd, that has it; null for disks that are not known.
+    /// The kernel file, or the systemd unit, of the setting; null for an unknown disk.
     pub path: Option<String>,
-    /// What it was when the command began; null where it is not there.
+    /// The value when the command began; null if the file or unit does not exist.
     pub current: Option<String>,
-    /// What it is to be.
+    /// The wanted value.
     pub wanted: String,
-    /// `set`, `start`, `stop`, `reload` of a module, `persist` when it held already, or `none`.
+    /// `set` for a value, `start` or `stop` for a unit, `reload` for a module, `persist` if only the
+    /// setting at boot changed, or `none`.
     pub action: Action,
-    /// Whether it holds, or does once the command is carried out.
+    /// Whether the setting has the wanted value after the command.
     pub in_force: bool,
-    /// Whether it is set so at every boot.
+    /// Whether the setting gets the wanted value at every boot.
     pub persistent: bool,
-    /// What else there is to say of it.
+    /// A remark, such as why the setting cannot get the wanted value.
     pub note: Option<String>,
 }
 
 impl TuneItem {
-    /// A setting that nothing is done about.
+    /// Creates the item of a setting with action `none`.
     pub fn new(setting: &str, path: Option<&str>, current: Option<&str>, wanted: &str) -> Self {
         Self {
             setting: setting.to_owned(),
@@ -43,7 +44,7 @@ impl TuneItem {
         }
     }
 
-    /// Adds something to its note.
+    /// Adds a sentence to the note.
     pub fn add_note(&mut self, note: &str) {
         let before = self.note.take().map(|before| before + "; ");
         self.note = Some(before.unwrap_or_default() + note);

@@ -1,4 +1,4 @@
-//! Merging of pages of the same content, whose switches cannot be thrown in any order.
+//! Merging of identical pages (KSM), whose files must be written in a certain order.
 //!
 //! Source: Linux `Documentation/admin-guide/mm/ksm.rst`.
 
@@ -9,19 +9,19 @@ use crate::host::tuning::change::Change;
 use crate::host::tuning::kernel_files::{KSM_APART, KSM_MERGE, KSM_RUN, KSM_SHARED};
 use crate::host::tuning::tunable::Tunable;
 
-/// As it is.
+/// The state of KSM.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ksm {
-    /// `0`, `1` or `2`.
+    /// Value of [`KSM_RUN`]: `0`, `1` or `2`.
     pub run: String,
-    /// `0` or `1`; none on a kernel without NUMA.
+    /// Value of [`KSM_MERGE`]: `0` or `1`; `None` on a kernel without NUMA.
     pub merge: Option<String>,
-    /// How many pages now stand for several.
+    /// Number of merged pages.
     pub shared: u64,
 }
 
 impl Ksm {
-    /// As it is; none in a kernel without it.
+    /// Reads the state of KSM; `None` on a kernel without KSM.
     ///
     /// Errors: `permission`, `io`.
     pub fn read(host: &Host) -> Result<Option<Self>> {
@@ -31,7 +31,7 @@ impl Ksm {
         Ok(Some(Self { run, merge: text(KSM_MERGE)?, shared }))
     }
 
-    /// How to get to these values; none leaves one as it is.
+    /// Returns the changes that lead to these values. `None` leaves a value as it is.
     pub fn changes(&self, run: Option<&str>, merge: Option<&str>) -> Vec<Change> {
         let change = |path: &str, before: &str, after: &str| Change {
             tunable: Tunable::Number(path.to_owned()),
@@ -44,7 +44,7 @@ impl Ksm {
         if let (Some(before), Some(after)) =
             (&self.merge, merge.filter(|m| self.merge.as_deref() != Some(m)))
         {
-            // Where pages are being merged, some may be by the time of the next write.
+            // While KSM is on, pages may be merged before the next write.
             if (self.shared > 0 || now == "1") && now != KSM_APART {
                 changes.push(change(KSM_RUN, now, KSM_APART));
                 now = KSM_APART;
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pages_are_taken_apart_before_the_rule_for_merging_changes() {
+    fn changes_separate_merged_pages_before_merge_across_nodes_is_written() {
         for (run, merge, shared, to, told) in [
             ("0", "1", 0, (Some("0"), Some("1")), ""),
             ("0", "1", 0, (Some("1"), Some("0")), "merge=0 run=1"),

@@ -1,10 +1,10 @@
-//! Tuning a host: observed, planned, applied, and put back.
+//! Tuning a host, and restoring its previous values.
 //!
-//! [`observed`] reads the host, [`mod@plan`] (with [`ownership`]) is pure, and [`apply`] carries changes out and
-//! undoes them. A [`mod@change`] is a new value for a [`tunable`]. A [`record`] keeps the former values and is
-//! written before the first value is set. [`mod@restore_plan`] plans the way back, with one [`restore_step`] for each
-//! tunable. [`persist`] writes what is to hold at every boot into files that are tunables as well, and [`boot`]
-//! knows which other files would overrule them.
+//! [`observed`] reads the host. [`mod@plan`] (with [`ownership`]) plans the changes and is pure. [`apply`] makes the
+//! changes and undoes them. A [`mod@change`] is a new value for a [`tunable`]. A [`record`] stores the previous
+//! values and is written before the first value is set. [`mod@restore_plan`] plans the restoration, with one
+//! [`restore_step`] for each tunable. [`persist`] composes the files that apply settings at boot, which are tunables
+//! as well. [`boot`] finds other files that would override them.
 
 pub mod apply;
 pub mod boot;

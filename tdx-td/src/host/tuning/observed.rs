@@ -1,4 +1,4 @@
-//! What a host is like, as far as a scenario asks for something of it.
+//! The state of a host, as far as a scenario has settings for it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,48 +14,48 @@ use crate::host::tuning::persist::{FILES, Persisted};
 use crate::host::tuning::tunable::{Unit, has_systemd, is_module_loaded, module_option};
 use crate::scenario::profile;
 
-/// A loaded module.
+/// A loaded kernel module.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Module {
-    /// How many use it, guests for one; none for one that is built in.
+    /// Number of users of the module, such as guests; `None` for a built-in module.
     pub users: Option<u32>,
-    /// The options asked for that it has, a boolean being 1 or 0.
+    /// Values of the requested options that the module has. A boolean is 1 or 0.
     pub options: BTreeMap<String, String>,
 }
 
-/// All of it.
+/// The state of a host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ObservedHost {
-    /// What [`THP`] says.
+    /// Text of [`THP`].
     pub transparent_hugepages: Option<String>,
-    /// Merging of pages.
+    /// State of KSM.
     pub ksm: Option<Ksm>,
-    /// Units that have to do with that.
+    /// Systemd units that control KSM.
     pub units: Vec<Unit>,
-    /// Whether systemd could be asked for them.
+    /// Whether systemd runs, so that units can be read.
     pub has_systemd: bool,
-    /// What [`SWAPPINESS`] says.
+    /// Value of [`SWAPPINESS`].
     pub swappiness: Option<String>,
-    /// Where reserved huge pages are told, and how many they are.
+    /// File and number of reserved huge pages.
     pub hugepages: Option<(&'static str, String)>,
     /// The disks of the guests' images.
     pub disks: Disks,
-    /// Schedulers that the kernel has as a module that is not loaded, with that module.
+    /// Schedulers in modules that are not loaded, with the name of the module.
     pub loadable: BTreeMap<String, String>,
-    /// Loaded modules of those asked for.
+    /// The requested modules that are loaded.
     pub modules: BTreeMap<String, Module>,
-    /// Words of the kernel command line.
+    /// Arguments of the kernel command line.
     pub arguments: BTreeSet<String>,
-    /// Files of [`FILES`] that are there.
+    /// Files of [`FILES`] that exist.
     pub files: Persisted,
-    /// What else is read at boot.
+    /// Other boot configuration files.
     pub boot: BootFiles,
 }
 
 impl ObservedHost {
-    /// Looks at what `wanted` asks for.
+    /// Reads the state of everything that `wanted` has a setting for.
     ///
-    /// Errors: `permission`, `io`; whatever systemctl says.
+    /// Errors: `permission`, `io`; those of systemctl.
     pub fn read(host: &Host, wanted: &profile::Host, disks: Disks) -> Result<Self> {
         let trimmed =
             |path: &str| host.read(path).map(|text| text.map(|text| text.trim().to_owned()));
@@ -78,7 +78,7 @@ impl ObservedHost {
                 observed.hugepages = trimmed(path)?.map(|pages| (path, pages));
             }
         }
-        // Modules are loaded on this machine alone.
+        // Modules can be loaded only on this machine, not below --sysroot.
         if let Some(scheduler) = wanted.io_scheduler.as_ref().filter(|_| host.is_this_machine()) {
             let module = scheduler_module(host, scheduler)?;
             observed.loadable.extend(module.map(|module| (scheduler.clone(), module)));
@@ -105,12 +105,12 @@ impl ObservedHost {
     }
 }
 
-/// The module that a scheduler is in, where it is one and not loaded.
+/// Returns the module of a scheduler, if the scheduler is in a module that is not loaded.
 ///
-/// Source: Linux `block/elevator.c`, whose schedulers are asked for as `NAME-iosched`.
+/// Source: Linux `block/elevator.c`, which requests the module `NAME-iosched`.
 fn scheduler_module(host: &Host, scheduler: &str) -> Result<Option<String>> {
     let Some(release) = host.read("/proc/sys/kernel/osrelease")? else { return Ok(None) };
-    // Where /lib is a link, in a tree, it may lead out of it.
+    // In a captured tree, /lib may be a symbolic link that leads out of the tree.
     let folders = ["/usr/lib/modules", "/lib/modules"];
     let folder = folders.iter().map(|folder| format!("{folder}/{}", release.trim()));
     let Some(folder) = folder.into_iter().find(|folder| !names(host, folder).is_empty()) else {

@@ -1,4 +1,4 @@
-//! Which scenario asks for what, and what there was before all of them. Pure.
+//! Updates the records of which scenario set which value, and of the previous values. Pure.
 
 use common::{Error, Result};
 
@@ -7,9 +7,9 @@ use crate::host::tuning::plan::{DesiredValue, Options};
 use crate::host::tuning::record::{Entry, Records};
 use crate::host::tuning::tunable::Tunable;
 
-/// The records once `scenario` has what it wants.
+/// Returns the records after `scenario` has set its values.
 ///
-/// Errors: `conflict` where another scenario wants something else, unless that may be replaced.
+/// Errors: `conflict` if another scenario set another value, unless that may be replaced.
 pub fn updated_records(
     wants: &[DesiredValue],
     options: Options,
@@ -24,7 +24,7 @@ pub fn updated_records(
                 && entry.last_written() != want.value
                 && entry.scenarios.iter().any(|by| by != scenario)
         };
-        // Files are not compared with those of other scenarios; the tunables that they set are.
+        // Files of other scenarios are not compared, only the tunables that the files set.
         if let Some(entry) = old.all().find(others)
             && !is_file
             && !options.replace
@@ -49,7 +49,7 @@ pub fn updated_records(
     Ok(new)
 }
 
-/// A sentence for each file of ours that has lines of somebody else's, and keeps them.
+/// Returns a message for each file of these tools that has lines of somebody else, which are kept.
 pub fn edited_files(
     files: &persist::Persisted,
     wants: &[DesiredValue],
@@ -65,12 +65,13 @@ pub fn edited_files(
         };
         let lines: Vec<&str> = foreign.lines().filter(stays).collect();
         let lines = (!lines.is_empty()).then(|| lines.join("; "))?;
-        Some(format!("in {path} stays what tuning has not written: {lines}"))
+        Some(format!("{path} keeps lines that host tune did not write: {lines}"))
     };
     files.iter().filter_map(describe).collect()
 }
 
-/// Puts a value into a record, which remembers the first one there ever was, and whether a file had set that.
+/// Adds a value to a record. The record stores the first previous value, and whether a file of these tools set
+/// that value at boot.
 fn add_entry(
     entries: &mut Vec<Entry>,
     want: &DesiredValue,
@@ -90,7 +91,7 @@ fn add_entry(
     });
     let entry = &mut entries[at];
     let value = match want.tunable {
-        // Lines that somebody else has added to the file since are not recorded as written by tuning.
+        // Lines that somebody else added to the file are not recorded as written by tuning.
         Tunable::File(_) if !entry.written_values.is_empty() => {
             let foreign = persist::foreign_lines(&want.now, &entry.written_values);
             persist::without_lines(&want.value, &foreign)
@@ -113,7 +114,7 @@ fn taken_by_others(want: &DesiredValue, entry: &Entry, scenario: &str) -> Error 
         entry.scenarios.iter().map(String::as_str).filter(|by| *by != scenario).collect();
     let (by, foreign) = (others.join(", "), entry.last_written());
     Error::conflict(format!(
-        "{setting} is {foreign} for scenario {by}: {tunable} cannot be {value}, too"
+        "{setting} cannot be {value}: {tunable} was tuned to {foreign} for scenario {by}"
     ))
-    .hint("tdx-td host restore ends that, --replace overrules it")
+    .hint("run tdx-td host restore first, or add --replace to change the value")
 }

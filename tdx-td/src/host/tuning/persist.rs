@@ -1,4 +1,4 @@
-//! What is to hold at every boot, in files that systemd, udev and modprobe read.
+//! The files by which settings apply at boot. systemd, udev and modprobe read them.
 //!
 //! Source: sysctl.d(5), tmpfiles.d(5), modprobe.d(5), udev(7).
 
@@ -6,52 +6,52 @@ use std::collections::BTreeMap;
 
 use common::{Error, Result};
 
-/// Kernel parameters.
+/// The file of kernel parameters.
 pub const SYSCTL: &str = "/etc/sysctl.d/90-tdx.conf";
-/// Other files of the kernel. systemd writes them in this order.
+/// The file of values for other kernel files. systemd writes them in the order of the lines.
 pub const TMPFILES: &str = "/etc/tmpfiles.d/tdx.conf";
-/// Options of modules.
+/// The file of module options.
 pub const MODPROBE: &str = "/etc/modprobe.d/tdx.conf";
-/// Disks, which come when they come.
+/// The file of udev rules, which apply when a disk appears.
 pub const UDEV: &str = "/etc/udev/rules.d/90-tdx.rules";
 
-/// All files.
+/// All files of these tools that apply settings at boot.
 pub const FILES: [&str; 4] = [MODPROBE, SYSCTL, TMPFILES, UDEV];
 
-/// How such a file of ours begins.
+/// The first line of every file of these tools. Existing files are recognised by it.
 const MARK: &str = "# Made by tdx-td host tune --persist; tdx-td host restore takes it away.\n";
 
-/// Files by path, those that are there.
+/// The texts of the existing files, by path.
 pub type Persisted = BTreeMap<&'static str, String>;
 
-/// A line of one of the files.
+/// A line of a file that applies settings at boot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
-    /// The file.
+    /// Path of the file.
     pub file: &'static str,
-    /// Its beginning, up to the value, which no other line of the file has.
+    /// The beginning of the line up to the value. No other line of the file has the same beginning.
     pub start: String,
-    /// The rest.
+    /// The rest of the line.
     pub rest: String,
 }
 
 impl Line {
-    /// A kernel parameter, `vm.swappiness`.
+    /// Returns the line of a kernel parameter, such as `vm.swappiness`.
     pub fn sysctl(key: &str, value: &str) -> Self {
         Self { file: SYSCTL, start: format!("{key} = "), rest: value.to_owned() }
     }
 
-    /// A file of the kernel.
+    /// Returns the line of another kernel file.
     pub fn attribute(path: &str, value: &str) -> Self {
         Self { file: TMPFILES, start: format!("w {path} - - - - "), rest: value.to_owned() }
     }
 
-    /// An option of a module.
+    /// Returns the line of a module option.
     pub fn option(module: &str, name: &str, value: &str) -> Self {
         Self { file: MODPROBE, start: format!("options {module} {name}="), rest: value.to_owned() }
     }
 
-    /// The scheduler of the disk that `rule` matches.
+    /// Returns the line of the scheduler of the disk that `rule` matches.
     pub fn scheduler(rule: &str, value: &str) -> Self {
         let start = format!(
             "ACTION==\"add|change\", SUBSYSTEM==\"block\", ENV{{DEVTYPE}}==\"disk\", {rule}, \
@@ -61,18 +61,18 @@ impl Line {
     }
 }
 
-/// What was found in the files of the lines that are to be in them.
+/// Whether a file has a line.
 #[derive(Debug, PartialEq, Eq)]
 pub enum LineState {
-    /// It says the same.
+    /// The file has the line.
     Same,
-    /// It says something else.
+    /// The file has the line with another value.
     Different,
-    /// It says nothing of it.
+    /// The file does not have the line.
     Missing,
 }
 
-/// What the files say of a line.
+/// Returns whether the files have a line.
 pub fn line_state(files: &Persisted, line: &Line) -> LineState {
     let text = files.get(line.file).map_or("", String::as_str);
     match text.lines().find_map(|found| found.strip_prefix(&line.start)) {
@@ -82,7 +82,7 @@ pub fn line_state(files: &Persisted, line: &Line) -> LineState {
     }
 }
 
-/// The lines of a file of ours that are not among those that were written, which are somebody else's.
+/// Returns the lines of a file that tuning did not write, which are those of somebody else.
 pub fn foreign_lines(now: &str, written: &[String]) -> String {
     let is_written =
         |line: &str| written.iter().any(|text| text.lines().any(|other| other == line));
@@ -94,22 +94,25 @@ pub fn foreign_lines(now: &str, written: &[String]) -> String {
     }
 }
 
-/// A text without these lines.
+/// Returns a text without these lines.
 pub fn without_lines(text: &str, lines: &str) -> String {
     let kept = text.lines().filter(|line| !lines.lines().any(|other| other == *line));
     kept.map(|line| format!("{line}\n")).collect()
 }
 
-/// The files with these lines in them; those that do not change are left out.
+/// Returns the files with these lines added or changed; unchanged files are left out.
 ///
-/// Errors: `conflict` for a file that is not ours.
+/// Errors: `conflict` for a file that these tools did not write.
 pub fn merged_files(files: &Persisted, lines: &[Line]) -> Result<Persisted> {
     let mut merged = Persisted::new();
     for line in lines {
         let old = files.get(line.file).map_or(MARK, String::as_str);
         if !old.starts_with(MARK) {
-            return Err(Error::conflict(format!("{} is there and not ours", line.file))
-                .hint("move it away, or tune without --persist"));
+            return Err(Error::conflict(format!(
+                "{} exists, and host tune did not write it",
+                line.file
+            ))
+            .hint("rename that file, or run host tune without --persist"));
         }
         let text = merged.entry(line.file).or_insert_with(|| old.to_owned());
         let whole = format!("{}{}", line.start, line.rest);
@@ -139,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_put_in_once() {
+    fn merged_files_adds_each_line_once() {
         let lines = [
             Line::sysctl("vm.swappiness", "0"),
             Line::attribute("/sys/a", "1"),

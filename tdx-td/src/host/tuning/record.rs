@@ -1,7 +1,8 @@
-//! What was there before the host was tuned, and who asked for what is there now.
+//! The records of tuning: the previous values, the values that were set, and the scenarios that set them.
 //!
-//! Two records: in `/run` of what a reboot undoes, in `/var/lib` of what outlives one. Each is written as a whole
-//! before anything is touched, under a lock that the kernel drops with the process.
+//! There are two records: one in `/run` for values that a reboot resets, one in `/var/lib` for values that survive
+//! a reboot. Each is written atomically before the first change, under a lock that the kernel releases when the
+//! process ends.
 
 use common::system::sysroot;
 use common::system::sysroot::Host;
@@ -16,34 +17,34 @@ const RUNNING: &str = "/run/tdx/tuned/record";
 const LASTING: &str = "/var/lib/tdx/tuned/record";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// A tunable that was set, or had the value already.
+/// The record of a tunable that was set, or that had the value already.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// The setting it is for, `host.swappiness`.
+    /// The setting of the scenario, such as `host.swappiness`.
     pub setting: String,
     /// The tunable.
     #[serde(rename = "knob")]
     pub tunable: Tunable,
-    /// What it was before all tuning.
+    /// The value before the host was tuned.
     pub before: String,
-    /// The values that tuning wrote, the last one last.
+    /// The values that tuning wrote, in order.
     #[serde(rename = "ours")]
     pub written_values: Vec<String>,
-    /// The scenarios that ask for the last value.
+    /// The scenarios that set the last value.
     #[serde(rename = "by")]
     pub scenarios: Vec<String>,
-    /// Whether what it was before was set at boot, by a file of ours.
+    /// Whether a file of these tools set the previous value at boot.
     #[serde(default)]
     pub at_boot: bool,
 }
 
 impl Entry {
-    /// The value that tuning wrote last; empty without one.
+    /// Returns the value that tuning wrote last; an empty text if there is none.
     pub fn last_written(&self) -> &str {
         self.written_values.last().map_or("", String::as_str)
     }
 
-    /// Whether tuning wrote this value, or passed it on the way to another one.
+    /// Whether tuning wrote this value, or set it on the way to another value.
     pub fn is_written_value(&self, value: &str) -> bool {
         let number = |text: &str| text.parse::<u64>().ok();
         match &self.tunable {
@@ -53,7 +54,7 @@ impl Entry {
             {
                 true
             }
-            // Huge pages are reserved one after another, until a kill.
+            // Huge pages are reserved one after another, so that a kill can leave any number between.
             Tunable::Number(path) if path.ends_with("nr_hugepages") => {
                 let all = self
                     .written_values
@@ -69,30 +70,30 @@ impl Entry {
     }
 }
 
-/// What is recorded.
+/// A record file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Record {
-    /// The boot of which the values are; none for what outlives it.
+    /// The boot in which the values were set; `None` for values that survive a reboot.
     boot_id: Option<String>,
-    /// In the order in which they are set.
+    /// The entries, in the order in which the values are set.
     entries: Vec<Entry>,
 }
 
 /// Both records.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Records {
-    /// What a reboot undoes.
+    /// Entries of values that a reboot resets.
     pub running: Vec<Entry>,
-    /// What outlives a reboot: files, what starts at boot, and the tunables that the files set.
+    /// Entries of values that survive a reboot: files, units started at boot, and the tunables that the files set.
     pub lasting: Vec<Entry>,
-    /// Whether a record of another boot was found, which says nothing of this one.
+    /// Whether a record of an earlier boot was found, which is no longer valid.
     pub is_outdated: bool,
 }
 
 impl Records {
-    /// Reads them.
+    /// Reads both records.
     ///
-    /// Errors: `invalid_input` for a record that cannot be understood; `permission`, `io`.
+    /// Errors: `invalid_input` for a damaged record; `permission`, `io`.
     pub fn read(host: &Host) -> Result<Self> {
         let running = read(host, RUNNING)?.unwrap_or_default();
         let is_outdated = !running.entries.is_empty() && running.boot_id != boot_id(host)?;
@@ -103,7 +104,7 @@ impl Records {
         })
     }
 
-    /// Writes what is not as it is in `old`; a record of nothing goes. Needs the lock.
+    /// Writes the records that differ from `old`, and removes an empty record. The caller must hold the lock.
     ///
     /// Errors: `permission`, `io`.
     pub fn write(&self, host: &Host, old: &Self) -> Result<()> {
@@ -130,7 +131,7 @@ impl Records {
         Ok(())
     }
 
-    /// All entries, those of this boot first.
+    /// Returns all entries, those of this boot first.
     pub fn all(&self) -> impl Iterator<Item = &Entry> {
         self.running.iter().chain(&self.lasting)
     }
@@ -144,9 +145,9 @@ impl Records {
 fn read(host: &Host, path: &str) -> Result<Option<Record>> {
     let Some(text) = host.read(path)? else { return Ok(None) };
     serde_json::from_str(&text).map(Some).map_err(|error| {
-        Error::invalid_input(format!("the record {path} is damaged"))
+        Error::invalid_input(format!("the record of tuning, {path}, is damaged"))
             .because(error)
-            .hint("remove it: what the settings were is then forgotten")
+            .hint(format!("rm {path}; the previous values of the settings are then lost"))
     })
 }
 
@@ -172,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_ours_is_known() {
+    fn is_written_value_accepts_values_that_tuning_wrote_or_passed() {
         let swappiness = entry("/proc/sys/vm/swappiness", "60", &["0", "35"]);
         for (value, ours) in [("0", true), ("35", true), ("60", false), ("10", false)] {
             assert_eq!(swappiness.is_written_value(value), ours, "{value}");
@@ -185,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_says_nothing_of_another_boot() {
+    fn read_ignores_the_record_of_another_boot() {
         let root = tempfile::tempdir().unwrap();
         let host = Host::new(root.path());
         let boot = host.path(BOOT_ID);

@@ -1,4 +1,4 @@
-//! The plan of `host restore`: every recorded tunable with what becomes of it, applied under a lock.
+//! The plan of `host restore`: one step for each recorded tunable, applied under a lock.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use crate::host::tuning::restore_step::{RestoreAction, RestoreStep};
 use crate::host::tuning::tunable::Tunable;
 use crate::host::tuning::{apply, directory};
 
-/// What it takes to set this host back to what it was before it was tuned.
+/// The plan of restoring the recorded values of a host.
 #[derive(Debug, PartialEq, Eq)]
 pub struct RestorePlan {
     records: Records,
@@ -21,7 +21,7 @@ pub struct RestorePlan {
 }
 
 impl RestorePlan {
-    /// Looks at the host and plans. Nothing is touched.
+    /// Reads the host and plans. Nothing is changed.
     pub fn new(host: &Host) -> Result<Self> {
         let records = Records::read(host)?;
         let step = |entry: Entry| Ok(RestoreStep { now: entry.tunable.read(host)?, entry });
@@ -32,7 +32,7 @@ impl RestorePlan {
         Ok(Self { records, steps, changes })
     }
 
-    /// The steps, one for each tunable that is recorded.
+    /// Returns the steps, one for each recorded tunable.
     pub fn steps(&self) -> &[RestoreStep] {
         &self.steps
     }
@@ -42,14 +42,15 @@ impl RestorePlan {
         !self.changes.is_empty()
     }
 
-    /// Fails unless all changes can be made, as far as that is known without making them.
+    /// Fails unless all changes can be made, as far as that can be checked without making them.
     ///
     /// Errors: `permission`, `io`, with the path.
     pub fn check_writable(&self, host: &Host) -> Result<()> {
         apply::check_writable(host, &self.changes)
     }
 
-    /// Plans again once nobody else is at work, makes the changes, then forgets; returns what was done.
+    /// Takes the lock, plans again, makes the changes and removes the records. Returns the plan that was carried
+    /// out. With `whatever`, a changed plan is carried out as well.
     pub fn apply(self, host: &Host, whatever: bool) -> Result<Self> {
         if self.records == Records::default() && !directory::is_there(host) {
             return Ok(self);
@@ -57,13 +58,12 @@ impl RestorePlan {
         let _lock = directory::lock(host)?;
         let plan = Self::new(host)?;
         if !whatever && plan.changes != self.changes {
-            return Err(
-                Error::conflict("the host's settings have changed meanwhile").hint("run it again")
-            );
+            return Err(Error::conflict("the settings of the host changed since the question")
+                .hint("run the command again"));
         }
         let failed = apply::apply_all(host, &plan.changes);
         for step in &plan.steps {
-            // Also what a kill left beside a file that never came to be.
+            // A killed command may have left a temporary file.
             if let (Tunable::File(_), RestoreAction::Unchanged) =
                 (&step.entry.tunable, step.action())
             {
@@ -77,17 +77,18 @@ impl RestorePlan {
         let has_failed = |change: &&Change| failed.iter().any(|(other, _)| other == *change);
         let done = plan.changes.iter().filter(|change| !has_failed(change));
         let kind = failed.first().map_or(ErrorKind::Failed, |(_, error)| error.kind());
-        Err(Error::new(kind, "not all settings of the host are as they were")
-            .applied(done.map(|change| format!("{} is {} again", change.tunable, change.after)))
+        Err(Error::new(kind, "some settings of the host could not be restored")
+            .applied(done.map(|change| format!("restored {} to {}", change.tunable, change.after)))
             .left_behind(failed.into_iter().map(|(change, error)| {
                 let causes: String =
                     error.causes().iter().map(|cause| format!(": {cause}")).collect();
-                format!("{}, which was {}: {error}{causes}", change.tunable, change.after)
+                let (tunable, value) = (change.tunable, change.after);
+                format!("{tunable}, whose previous value is {value}: {error}{causes}")
             }))
-            .hint("the record is kept: tdx-td host restore tries again"))
+            .hint("run tdx-td host restore again: the recorded values are kept"))
     }
 
-    /// What the user should know.
+    /// Returns the warnings for the user.
     pub fn warnings(&self) -> Vec<String> {
         let (stay, others): (Vec<&RestoreStep>, Vec<&RestoreStep>) =
             self.steps.iter().partition(|step| step.action() == RestoreAction::KeepBootValue);
@@ -98,26 +99,26 @@ impl RestorePlan {
                 stay.iter().map(|step| step.entry.setting.as_str()).collect();
             let settings: Vec<&str> = settings.into_iter().collect();
             warnings.push(format!(
-                "what the files have set at boot stays until the next one: {}",
+                "these settings, set at boot, keep their values until the next boot: {}",
                 settings.join(", ")
             ));
         }
         if self.records.is_outdated {
             warnings.push(
-                "what was recorded before the last boot is forgotten: it ended with it".to_owned(),
+                "the record of an earlier boot was removed: the reboot has reset its values"
+                    .to_owned(),
             );
         } else if self.steps.is_empty() {
-            warnings.push(
-                "nothing is recorded: this host is not tuned, or was booted since".to_owned(),
-            );
+            warnings
+                .push("there is no record: this host was not tuned since it was booted".to_owned());
         }
         warnings
     }
 }
 
-/// Returns what is recorded in the order of restoring: the last one that was set comes first.
+/// Returns the recorded entries in the order of restoring: the tunable that was set last comes first.
 ///
-/// The former value is unknown where only a file of these tools set the value, at boot.
+/// For a value that only a file of these tools set, at boot, the previous value is unknown.
 fn entries_to_restore(records: &Records) -> Vec<Entry> {
     let of_this_boot =
         |tunable: &Tunable| records.running.iter().any(|entry| entry.tunable == *tunable);

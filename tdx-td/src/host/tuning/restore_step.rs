@@ -1,36 +1,36 @@
-//! The way back from tuning: every tunable to what it was, unless somebody else has set it since.
+//! A step of restoring: a tunable gets its previous value, unless somebody else has changed it since.
 
 use crate::host::tuning::change::Change;
 use crate::host::tuning::persist;
 use crate::host::tuning::record::Entry;
 use crate::host::tuning::tunable::Tunable;
 
-/// What is to be done about something that was recorded.
+/// What a step does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RestoreAction {
-    /// It is as it was.
+    /// Nothing: the tunable has its previous value.
     Unchanged,
-    /// It is as a file has set it at boot, and stays so until the next one.
+    /// Nothing: a file of these tools set the value at boot, and it is kept until the next boot.
     KeepBootValue,
-    /// It goes back.
+    /// The tunable gets its previous value.
     Restore,
-    /// It is not there any more.
+    /// Nothing: the tunable no longer exists.
     Missing,
-    /// It is neither as it was nor as it was set: it is left.
+    /// Nothing: the value is neither the previous one nor one that tuning set.
     KeepForeign,
 }
 
-/// A record with what is so now.
+/// A step of restoring, with the current value of the tunable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RestoreStep {
-    /// The record.
+    /// The recorded entry.
     pub entry: Entry,
-    /// The value now.
+    /// The current value.
     pub now: Option<String>,
 }
 
 impl RestoreStep {
-    /// What is to be done.
+    /// Returns what the step does.
     pub fn action(&self) -> RestoreAction {
         let Some(now) = &self.now else { return RestoreAction::Missing };
         match &self.entry.tunable {
@@ -43,7 +43,7 @@ impl RestoreStep {
         }
     }
 
-    /// What of a file is somebody else's and is left in it.
+    /// Returns the lines of a file that somebody else wrote, which are kept.
     pub fn foreign_lines(&self) -> String {
         match (&self.entry.tunable, &self.now) {
             (Tunable::File(_), Some(now)) => {
@@ -53,28 +53,28 @@ impl RestoreStep {
         }
     }
 
-    /// Returns what is to be said of a tunable that is not put back, or not in full; none for the others.
+    /// Returns a remark on a tunable that is not restored, or not in full; `None` for others.
     pub fn remark(&self) -> Option<String> {
         let tunable = &self.entry.tunable;
         let foreign = self.foreign_lines();
         let lines: Vec<&str> = foreign.lines().filter(|line| !line.trim().is_empty()).collect();
         match self.action() {
             RestoreAction::KeepForeign => {
-                Some(format!("{tunable} was set otherwise since, and is left"))
+                Some(format!("{tunable} was changed by somebody else since, and is not restored"))
             }
-            RestoreAction::Missing => Some(format!("{tunable} is not there any more")),
+            RestoreAction::Missing => Some(format!("{tunable} no longer exists")),
             RestoreAction::KeepBootValue => {
-                Some(format!("{tunable} was set at boot and stays until the next one"))
+                Some(format!("{tunable} was set at boot and keeps its value until the next boot"))
             }
             RestoreAction::Restore if !lines.is_empty() => Some(format!(
-                "in {tunable} stays what tuning has not written: {}",
+                "{tunable} keeps lines that host tune did not write: {}",
                 lines.join("; ")
             )),
             RestoreAction::Unchanged | RestoreAction::Restore => None,
         }
     }
 
-    /// The change that this is, be it none.
+    /// Returns the change of the step; both values are equal if the step changes nothing.
     pub fn change(&self) -> Change {
         let now = self.now.clone().unwrap_or_default();
         let after = match (self.action(), &self.entry.tunable) {
@@ -86,10 +86,10 @@ impl RestoreStep {
     }
 }
 
-/// The text of a value for a person.
+/// Returns a value for a document; `None` for a file that does not exist.
 pub fn display_value(tunable: &Tunable, value: &str) -> Option<String> {
     match tunable {
-        // All of a file would be too much.
+        // The text of a file would be too long.
         Tunable::File(_) if value.is_empty() => None,
         Tunable::File(_) => Some("ours".to_owned()),
         _ => Some(value.to_owned()),
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_tuning_set_goes_back() {
+    fn step_restores_only_values_that_tuning_set() {
         let entry = |before: &str, ours: &[&str]| Entry {
             setting: "host.swappiness".to_owned(),
             tunable: Tunable::Number("/proc/sys/vm/swappiness".to_owned()),
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_added_to_a_file_stays() {
+    fn step_keeps_lines_that_somebody_added_to_a_file() {
         let entry = Entry {
             setting: "host".to_owned(),
             tunable: Tunable::File("/etc/sysctl.d/90-tdx.conf".to_owned()),

@@ -1,4 +1,4 @@
-//! One thing of the host that tuning changes: where it is, what it says, and how it is told otherwise.
+//! The things of a host that tuning can change, with reading and writing their values.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -15,36 +15,36 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::tuning::{directory, kernel_files};
 
-/// What [`Tunable::Options`] says of a module that is not loaded.
+/// The value of [`Tunable::Options`] for a module that is not loaded.
 pub const UNLOADED: &str = "not loaded";
 
-/// Something that has a value, which is text.
+/// Something that tuning can change. Its value is text.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Tunable {
-    /// A file of the kernel with all the words it takes, the current one in brackets.
+    /// A kernel file that lists all allowed words, the current one in brackets.
     Choice(String),
-    /// A file of the kernel with a number.
+    /// A kernel file with a number.
     Number(String),
-    /// A file of ours, by its text; empty while it is not there.
+    /// A file of these tools. The value is its text, which is empty if the file does not exist.
     File(String),
-    /// Whether systemd has a unit running, `active` or `inactive`.
+    /// Whether a systemd unit runs, `active` or `inactive`.
     Running(String),
-    /// Whether systemd starts a unit at boot, `enabled` or `disabled`.
+    /// Whether a systemd unit starts at boot, `enabled` or `disabled`.
     Enabled(String),
-    /// Whether a module is loaded, `yes` or `no`.
+    /// Whether a kernel module is loaded, `yes` or `no`.
     Loaded(String),
-    /// Options of a loaded module, `sev=1 sev_es=1`.
+    /// Options of a loaded kernel module, such as `sev=1 sev_es=1`.
     Options {
-        /// The module.
+        /// Name of the module.
         module: String,
-        /// Which of its options.
+        /// Names of the options.
         names: Vec<String>,
     },
 }
 
 impl Tunable {
-    /// The file it is; none for what is done by a program.
+    /// Returns the path of a file; `None` for a tunable that a program changes.
     pub fn file(&self) -> Option<&str> {
         match self {
             Self::Choice(path) | Self::Number(path) | Self::File(path) => Some(path),
@@ -52,14 +52,14 @@ impl Tunable {
         }
     }
 
-    /// Whether its value outlives a reboot.
+    /// Whether the value survives a reboot.
     pub fn lasts(&self) -> bool {
         matches!(self, Self::File(_) | Self::Enabled(_))
     }
 
-    /// Its value; none when there is no such thing.
+    /// Reads the value; `None` if the tunable does not exist.
     ///
-    /// Errors: `permission`, `io`; whatever systemctl says.
+    /// Errors: `permission`, `io`; those of systemctl.
     pub fn read(&self, host: &Host) -> Result<Option<String>> {
         Ok(match self {
             Self::Choice(path) => host.read(path)?.map(|text| ValueList::parse(&text).current),
@@ -86,7 +86,7 @@ impl Tunable {
         })
     }
 
-    /// Fails unless it can be written, without writing.
+    /// Fails unless the tunable can be written. Nothing is written.
     ///
     /// Errors: `permission`, `io`, with the path.
     pub fn check_writable(&self, host: &Host) -> Result<()> {
@@ -94,19 +94,19 @@ impl Tunable {
         let file = host.path(path);
         let mode = file.metadata().at("look at", &file)?.permissions().mode();
         if mode & 0o222 == 0 {
-            return Err(Error::permission(format!("{} can only be read", file.display())));
+            return Err(Error::permission(format!("{} is read-only", file.display())));
         }
         OpenOptions::new().write(true).open(&file).at("write", &file).map(drop)
     }
 
-    /// Gives it a value, and looks whether it has it.
+    /// Writes a value, and checks that the tunable has it.
     ///
-    /// Errors: `permission`, `io`; `failed` when the kernel takes the value for another one; whatever
-    /// systemctl or modprobe says.
+    /// Errors: `permission`, `io`; `failed` if the tunable has another value afterwards; those of
+    /// systemctl and modprobe.
     pub fn write(&self, host: &Host, value: &str) -> Result<()> {
-        log::step(format_args!("{self} = {}", value.lines().next().unwrap_or("nothing")));
+        log::step(format_args!("set {self} to {}", value.lines().next().unwrap_or("nothing")));
         if self.file().is_none() && !host.is_this_machine() {
-            return Err(Error::unsupported(format!("{self} cannot be changed below --sysroot")));
+            return Err(Error::unsupported(format!("{self} cannot be changed with --sysroot")));
         }
         match self {
             Self::Choice(path) | Self::Number(path) => write_attribute(host, path, self, value)?,
@@ -133,11 +133,11 @@ impl Tunable {
     }
 
     fn refused(&self, value: &str, now: &str) -> Error {
-        let error = Error::failed(format!("{self} is {now} although {value} was written"));
+        let error = Error::failed(format!("{self} is {now}, although {value} was written"));
         match self.file() {
             Some(path) if path.ends_with("nr_hugepages") => error.hint(
-                "memory is too scattered or taken: reserve huge pages at boot, hugepages=N on the kernel \
-                 command line",
+                "free memory is too small or fragmented: reserve huge pages at boot, with hugepages=N on the \
+                 kernel command line",
             ),
             _ => error,
         }
@@ -156,17 +156,17 @@ impl fmt::Display for Tunable {
     }
 }
 
-/// A file of the kernel that lists what can be chosen: `always [madvise] never`.
+/// The content of a kernel file that lists all allowed words, such as `always [madvise] never`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ValueList {
-    /// What is chosen.
+    /// The current word.
     pub current: String,
-    /// What can be.
+    /// All allowed words.
     pub offered: Vec<String>,
 }
 
 impl ValueList {
-    /// Reads such a file. One word alone is chosen.
+    /// Parses the content. A single word is the current one.
     pub fn parse(text: &str) -> Self {
         let plain = |word: &str| word.trim_matches(['[', ']']).to_owned();
         let mut words = text.split_whitespace();
@@ -177,21 +177,23 @@ impl ValueList {
         }
     }
 
-    /// The file as it is once `value` is chosen.
+    /// Returns the content with `value` as the current word.
     fn with_selected(&self, value: &str) -> String {
         let word = |word: &String| if word == value { format!("[{word}]") } else { word.clone() };
         self.offered.iter().map(word).collect::<Vec<_>>().join(" ") + "\n"
     }
 }
 
-/// Writes to a file of the kernel; in a tree, what the kernel's file would then say.
+/// Writes a value to a kernel file. In a captured tree, writes the content that the kernel would then show.
 fn write_attribute(host: &Host, path: &str, tunable: &Tunable, value: &str) -> Result<()> {
     let file = host.path(path);
     if host.is_this_machine() {
         let written = OpenOptions::new().write(true).open(&file);
         let written = written.and_then(|mut file| file.write_all(value.as_bytes()));
         return written.at("write", &file).map_err(|error| match path {
-            kernel_files::KSM_MERGE => error.hint("pages were merged meanwhile: run it again"),
+            kernel_files::KSM_MERGE => {
+                error.hint("pages were merged at the same time: run the command again")
+            }
             _ => error,
         });
     }
@@ -204,7 +206,7 @@ fn write_attribute(host: &Host, path: &str, tunable: &Tunable, value: &str) -> R
     directory::exchange(host, &file, &text)
 }
 
-/// Writes a file of ours, or removes it.
+/// Writes a file of these tools; removes it if the text is empty.
 fn write_file(file: &Path, text: &str) -> Result<()> {
     if text.is_empty() {
         return sysroot::remove(file).map(drop);
@@ -214,23 +216,23 @@ fn write_file(file: &Path, text: &str) -> Result<()> {
     sysroot::replace(file, text, 0o644)
 }
 
-/// A unit of systemd.
+/// A systemd unit.
 ///
 /// Source: systemctl(1), `show`; org.freedesktop.systemd1(5).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unit {
-    /// Its name.
+    /// Name of the unit.
     pub name: String,
-    /// Whether it runs.
+    /// Whether the unit runs.
     pub is_running: bool,
-    /// `enabled`, `disabled`, `static`, `masked`, ….
+    /// State of the unit file: `enabled`, `disabled`, `static`, `masked`, ….
     pub file_state: String,
 }
 
 impl Unit {
-    /// The unit of this name, where systemd runs and has it.
+    /// Reads the unit of this name; `None` if systemd does not run or does not have the unit.
     ///
-    /// Errors: whatever systemctl says.
+    /// Errors: those of systemctl.
     pub fn find(host: &Host, name: &str) -> Result<Option<Self>> {
         if !has_systemd(host) {
             return Ok(None);
@@ -249,13 +251,13 @@ impl Unit {
         }))
     }
 
-    /// The value of [`Tunable::Running`].
+    /// Returns the value of [`Tunable::Running`].
     pub fn running(&self) -> &'static str {
         if self.is_running { "active" } else { "inactive" }
     }
 }
 
-/// Whether systemd runs on this machine, and this machine is meant.
+/// Whether systemd runs on this machine. False with `--sysroot`.
 ///
 /// Source: sd_booted(3).
 pub fn has_systemd(host: &Host) -> bool {
@@ -269,17 +271,18 @@ fn systemctl<const N: usize>(arguments: [&str; N]) -> Result<Vec<u8>> {
 fn modprobe<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Result<()> {
     let run = Runner::new("modprobe", "kmod").args(arguments).run();
     run.map(drop).map_err(|error| match error.kind() {
-        ErrorKind::CommandFailed => error.hint("the kernel's log, dmesg, says more"),
+        ErrorKind::CommandFailed => error.hint("see the kernel log: dmesg | tail"),
         _ => error,
     })
 }
 
-/// Whether a module is loaded, or built in.
+/// Whether a kernel module is loaded or built in.
 pub fn is_module_loaded(host: &Host, module: &str) -> bool {
     host.has(&format!("/sys/module/{}", module.replace('-', "_")))
 }
 
-/// An option of a loaded module, a boolean being 1 or 0; none when the module has no such option.
+/// Returns the value of an option of a loaded module; `None` if the module has no such option. A boolean is 1 or
+/// 0.
 ///
 /// Errors: `permission`, `io`.
 pub fn module_option(host: &Host, module: &str, name: &str) -> Result<Option<String>> {
@@ -288,7 +291,7 @@ pub fn module_option(host: &Host, module: &str, name: &str) -> Result<Option<Str
     Ok(text.map(|text| normalized_option(text.trim()).to_owned()))
 }
 
-/// A value of an option in one of the ways of writing it.
+/// Returns the value of an option with booleans written as 1 or 0.
 ///
 /// Source: Linux `lib/kstrtox.c`, kstrtobool.
 pub fn normalized_option(value: &str) -> &str {
@@ -304,7 +307,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_choice_is_what_is_in_brackets() {
+    fn value_list_takes_the_word_in_brackets() {
         for (text, current, offered) in [
             ("always [madvise] never\n", "madvise", &["always", "madvise", "never"][..]),
             ("[none] mq-deadline \n", "none", &["none", "mq-deadline"]),
@@ -324,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tree_says_what_the_kernel_would() {
+    fn write_leaves_the_kernels_content_in_a_captured_tree() {
         let root = tempfile::tempdir().unwrap();
         let host = Host::new(root.path());
         for (name, text) in [("choice", "[always] madvise never\n"), ("number", "60\n")] {

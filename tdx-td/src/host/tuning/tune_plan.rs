@@ -1,4 +1,4 @@
-//! The plan of `host tune`: what has to change for a scenario, applied and recorded.
+//! The plan of `host tune`: the changes for a scenario, which are recorded and made.
 
 use std::path::PathBuf;
 
@@ -17,18 +17,18 @@ use crate::host::tuning::record::Records;
 use crate::host::tuning::{apply, directory, disks, machine, ownership};
 use crate::scenario::profile;
 
-/// What a host is to be like, and for whom.
+/// The wanted settings of a host, and their scenario.
 #[derive(Debug, Clone)]
 struct Goal {
     host: Host,
     wanted: profile::Host,
     scenario: String,
-    /// Where disks are looked for.
+    /// Files and directories whose disks are tuned.
     places: Vec<PathBuf>,
     options: Options,
 }
 
-/// What has to be done for this host to be as a scenario wants it.
+/// The plan of setting this host to the values of a scenario.
 #[derive(Debug)]
 pub struct TunePlan {
     goal: Goal,
@@ -40,11 +40,12 @@ pub struct TunePlan {
 }
 
 impl TunePlan {
-    /// Looks at the host and plans. Nothing is touched.
+    /// Reads the host and plans. Nothing is changed.
     ///
-    /// The disks are those of the pool and of `domains`; libvirt tells of both, and without it the pool is
-    /// where the configuration has it.
-    /// Errors: `conflict` with what another scenario has set; `not_found` for a domain; `unsupported` in a
+    /// The disks are those of the pool and of `domains`. Without libvirt, the directory of the pool is that in
+    /// the configuration.
+    ///
+    /// Errors: `conflict` with a value that another scenario set; `not_found` for a domain; `unsupported` in a
     /// container and for another machine's libvirt; `permission`, `io`.
     pub fn new(
         context: &Context,
@@ -74,7 +75,7 @@ impl TunePlan {
         let observed = ObservedHost::read(host, wanted, disks)?;
         let draft = plan_settings(&observed, wanted, *options)?;
         let old = match Records::read(host) {
-            // Who may not read it can only look, and the rest is theirs to see.
+            // A user who may not read the records can only plan, without them.
             Err(error) if error.kind() == ErrorKind::Permission => Records::default(),
             read => read?,
         };
@@ -88,12 +89,15 @@ impl TunePlan {
         let mut warnings = draft.overruled;
         warnings.extend(ownership::edited_files(&observed.files, &draft.desired, &old));
         if old.is_outdated {
-            warnings.push("what was recorded before the last boot is forgotten".to_owned());
+            warnings.push(
+                "the record of an earlier boot is ignored: the reboot has reset its values"
+                    .to_owned(),
+            );
         }
         Ok(Self { goal, items: draft.items, warnings, changes, old, new })
     }
 
-    /// A sentence for each setting that is not as the scenario recommends.
+    /// Returns a description of each setting that differs from the scenario's recommendation.
     pub fn differences(&self) -> Vec<String> {
         let differs = |item: &&TuneItem| {
             !item.in_force || !matches!(item.action, Action::None | Action::Persist)
@@ -101,8 +105,8 @@ impl TunePlan {
         let describe = |item: &TuneItem| {
             let (setting, wanted) = (&item.setting, &item.wanted);
             match &item.current {
-                Some(current) => format!("{setting} is {current}, not {wanted}"),
-                None => format!("{setting} is not {wanted}"),
+                Some(current) => format!("{setting} is {current}, recommended is {wanted}"),
+                None => format!("{setting} is not set, recommended is {wanted}"),
             }
         };
         self.items.iter().filter(differs).map(describe).collect()
@@ -118,20 +122,20 @@ impl TunePlan {
         !self.changes.is_empty()
     }
 
-    /// Fails unless it can be carried out, as far as that is known without doing so.
+    /// Fails unless the plan can be carried out, as far as that can be checked without doing so.
     ///
-    /// Errors: `permission` for who is not root; `permission`, `io`, with the path.
+    /// Errors: `permission` for a user who is not root; `permission`, `io`, with the path.
     pub fn check(&self) -> Result<()> {
         machine::check_root(&self.goal.host)?;
         apply::check_writable(&self.goal.host, &self.changes)
     }
 
-    /// Plans again once nobody else is at work on the host, records what is so, and has the host as it is
-    /// wanted. What fails is undone. Returns the plan that was carried out.
+    /// Takes the lock, plans again, records the current values and makes the changes. If one fails, all are
+    /// undone. Returns the plan that was carried out.
     ///
-    /// Errors: `conflict` with what another scenario has set meanwhile, and unless `whatever` is to be done
-    /// when the changes are not any more those that were planned here; `permission`, `io`; whatever the kernel,
-    /// systemctl or modprobe say.
+    /// Errors: `conflict` with a value that another scenario set meanwhile; `conflict` if the changes are no
+    /// longer those that were planned, unless `whatever` is true; `permission`, `io`; those of the kernel,
+    /// systemctl and modprobe.
     pub fn apply(self, whatever: bool) -> Result<Self> {
         if self.changes.is_empty() && self.old == self.new {
             return Ok(self);
@@ -139,9 +143,8 @@ impl TunePlan {
         let _lock = directory::lock(&self.goal.host)?;
         let plan = Self::for_goal(self.goal)?;
         if !whatever && plan.changes != self.changes {
-            return Err(
-                Error::conflict("the host's settings have changed meanwhile").hint("run it again")
-            );
+            return Err(Error::conflict("the settings of the host changed since the question")
+                .hint("run the command again"));
         }
         plan.check()?;
         plan.carry_out()?;
@@ -159,15 +162,16 @@ impl TunePlan {
             if error.to_document().error.left_behind.is_empty() && forget().is_ok() {
                 error
             } else {
-                error.hint("tdx-td host restore puts back what can be")
+                error.hint("tdx-td host restore restores the other settings")
             }
         })
     }
 
-    /// The settings, and what becomes of each; what the user should know.
+    /// Returns the items of the settings, and the warnings for the user.
     pub fn into_items(self) -> (Vec<TuneItem>, Vec<String>) {
         let missing = self.items.iter().filter(|item| !item.in_force).map(|item| {
-            format!("{}: {}", item.setting, item.note.as_deref().unwrap_or("it does not hold"))
+            let note = item.note.as_deref().unwrap_or("not in force");
+            format!("{}: {note}", item.setting)
         });
         let warnings = self.warnings.iter().cloned().chain(missing).collect();
         (self.items, warnings)

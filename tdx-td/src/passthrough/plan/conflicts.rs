@@ -1,4 +1,4 @@
-//! Devices that two domains would have at the same time.
+//! Finds devices that two domains would use at the same time.
 
 use std::collections::BTreeMap;
 
@@ -12,8 +12,8 @@ use crate::passthrough::plan::domain_plan::all_devices_of;
 use crate::passthrough::plan::hostdevs_plan::HostdevsPlan;
 
 impl HostdevsPlan {
-    /// Fails for devices that two guests would run with at the same time, and warns of those that two domains
-    /// are defined with: only one of them can run.
+    /// Fails for devices that two running guests would use. Warns of devices that are in the definitions of two
+    /// domains: only one of them can run.
     pub(super) fn check_others(&mut self, libvirt: &Libvirt) -> Result<()> {
         let mut receivers = BTreeMap::<Bdf, &str>::new();
         for planned in &self.domains {
@@ -24,12 +24,13 @@ impl HostdevsPlan {
                     && self.domains.iter().any(|p| p.name == other && p.plug.contains(bdf));
                 if both_run {
                     return Err(Error::conflict(format!(
-                        "{other} and {name} would both get {bdf}"
+                        "domains '{other}' and '{name}' would both run with {bdf}"
                     ))
-                    .hint("leave --live out to change their definitions alone"));
+                    .hint("omit --live, to change only their definitions"));
                 }
-                self.warnings
-                    .push(format!("{other} and {name} both get {bdf}: only one of them can run"));
+                self.shared.push(format!(
+                    "domains '{other}' and '{name}' both get {bdf}: only one of them can run"
+                ));
             }
         }
         if receivers.is_empty() {
@@ -46,7 +47,7 @@ impl HostdevsPlan {
         let mut warnings = Vec::new();
         for other in parallel::map(domains, parallel::DOMAINS, look) {
             let (name, active, devices) = match other {
-                // It went away meanwhile.
+                // The domain was deleted meanwhile.
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 other => other?,
             };
@@ -63,9 +64,10 @@ impl HostdevsPlan {
                         .code(Code::InUseByVm)
                         .hint(format!("tdx-td stop {name}")));
                 }
-                let has = if active { "runs" } else { "is defined" };
+                let has = if active { "runs with" } else { "is also defined with" };
+                let receiver = receivers.get(&bdf).copied().unwrap_or_default();
                 warnings.push(format!(
-                    "domain '{name}' {has} with {bdf}, too: only one of them can run"
+                    "domain '{name}' {has} {bdf}: only one of '{name}' and '{receiver}' can run"
                 ));
             }
         }

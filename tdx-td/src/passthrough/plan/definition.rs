@@ -1,4 +1,4 @@
-//! Changing the devices in the definition of one domain.
+//! Changing the host devices in the definition of one domain.
 
 use std::collections::BTreeSet;
 
@@ -14,12 +14,12 @@ use crate::passthrough::change::{hostdev_addresses, pci_hostdevs};
 use crate::passthrough::plan::domain_plan::{DomainPlan, WHOLE, devices_of};
 
 impl DomainPlan {
-    /// The definition as it is now, with its secrets.
+    /// Reads the current definition, with its secrets.
     pub(super) fn read(&self) -> Result<String> {
         self.domain.xml_desc(WHOLE).context(format_args!("read domain '{}'", self.name))
     }
 
-    /// Defines the domain as it was before, with nothing left of the ports that libvirt has added.
+    /// Restores the previous definition, without the ports that libvirt added.
     pub(super) fn restore_definition(&self, libvirt: &Libvirt) -> Result<()> {
         if self.read()? == self.before {
             return Ok(());
@@ -30,29 +30,29 @@ impl DomainPlan {
         libvirt.connect().define_domain_xml_flags(&self.before, validate).context(doing).map(drop)
     }
 
-    /// Changes the devices in the definition one by one, and lists what was done.
+    /// Changes the devices in the definition one by one, and adds descriptions to `applied`.
     ///
-    /// libvirt changes the definition as it is at that moment. To define the domain anew would undo what other
-    /// commands have done to it since it was read, and bring back a domain that was deleted.
+    /// libvirt applies each change to the current definition. Defining the whole domain instead would revert
+    /// changes that other commands made since the definition was read, and recreate a deleted domain.
     pub(super) fn edit(&self, applied: &mut Vec<String>) -> Result<()> {
         let before = Document::parse(self.before.as_str())?;
         for (bdf, node) in pci_hostdevs(before.root())? {
             if self.change.removed.contains(&bdf) {
-                let doing = format!("remove {bdf} from the definition of '{}'", self.name);
+                let doing = format!("remove {bdf} from the definition of domain '{}'", self.name);
                 self.edit_one(bdf, node.source(), false, &doing)?;
                 applied.push(doing);
             }
         }
         for bdf in &self.change.added {
             let element = hostdev::element(*bdf, self.change.way).to_xml()?;
-            let doing = format!("add {bdf} to the definition of '{}'", self.name);
+            let doing = format!("add {bdf} to the definition of domain '{}'", self.name);
             self.edit_one(*bdf, &element, true, &doing)?;
             applied.push(doing);
         }
         Ok(())
     }
 
-    /// Adds one device or removes it, unless another command has just done that.
+    /// Adds or removes one device. If another command did the same meanwhile, that is no error.
     fn edit_one(&self, bdf: Bdf, element: &str, gets: bool, doing: &str) -> Result<()> {
         log::step(doing);
         let config = sys::VIR_DOMAIN_AFFECT_CONFIG;
@@ -67,7 +67,7 @@ impl DomainPlan {
         }
     }
 
-    /// Whether the definition has the devices that it was to have.
+    /// Whether the definition has the planned devices.
     pub(super) fn is_as_planned(&self) -> Result<bool> {
         let wanted = Document::parse(self.change.xml.as_str())?;
         Ok(self.devices_defined()? == hostdev_addresses(wanted.root())?)

@@ -1,4 +1,4 @@
-//! The device changes of one domain: planned, applied, undone.
+//! The device changes of one domain: planning, applying and undoing them.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use virt::sys;
 use crate::passthrough::change::{HostdevsChange, devices_behind, hostdev_addresses};
 use crate::passthrough::item::HostdevsItem;
 
-/// Definitions with their secrets, which would be lost otherwise.
+/// The flags to read an inactive definition with its secrets, so that these are not lost.
 pub(super) const WHOLE: u32 = sys::VIR_DOMAIN_XML_INACTIVE | sys::VIR_DOMAIN_XML_SECURE;
 
 /// The device changes of one domain.
@@ -27,9 +27,9 @@ pub(super) struct DomainPlan {
     pub(super) change: HostdevsChange,
     pub(super) diff: String,
     pub(super) running: bool,
-    /// What its running guest is to get.
+    /// Devices to attach to the running guest.
     pub(super) plug: BTreeSet<Bdf>,
-    /// What its running guest is to lose.
+    /// Devices to detach from the running guest.
     pub(super) unplug: BTreeSet<Bdf>,
 }
 
@@ -60,14 +60,14 @@ impl DomainPlan {
         let mut applied = Vec::new();
         let error = match self.edit(&mut applied) {
             Ok(()) if !self.is_as_planned()? => {
-                // What another command has done since must stay.
+                // The changes of another command are not undone.
                 return Err(self.changed_by_others().applied(applied));
             }
             Ok(()) => match self.replug(&self.unplug, &self.plug, timeout) {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             },
-            // It was deleted.
+            // The domain was deleted.
             Err(error) if error.kind() == ErrorKind::NotFound => return Err(error),
             Err(error) => error,
         };
@@ -78,28 +78,29 @@ impl DomainPlan {
     }
 
     fn changed_by_others(&self) -> Error {
-        Error::conflict(format!("domain '{}' was changed by somebody else meanwhile", self.name))
-            .hint("run the same command again")
+        let message = format!("another program changed domain '{}' at the same time", self.name);
+        Error::conflict(message).hint("run the command again")
     }
 
     pub(super) fn undo(&self, libvirt: &Libvirt, timeout: Duration) -> Result<()> {
         self.restore_definition(libvirt)?;
         let steps = self.plug.iter().map(|bdf| (*bdf, false));
         let steps = steps.chain(self.unplug.iter().map(|bdf| (*bdf, true)));
-        // All of them, and also after a signal.
+        // All steps are undone, also after a signal.
         let turned = steps.map(|(bdf, gets)| self.plug_or_unplug(bdf, gets, timeout, false));
         turned.fold(Ok(()), Result::and)
     }
 }
 
-/// The PCI devices of the host that a domain has.
+/// Reads the host PCI devices of a domain's definition.
 pub(super) fn devices_of(domain: &Domain, name: &str, flags: u32) -> Result<BTreeSet<Bdf>> {
     let text = domain.xml_desc(flags).context(format_args!("read domain '{name}'"))?;
     hostdev_addresses(Document::parse(text)?.root())
         .map_err(|error| host_address::in_domain(name, error))
 }
 
-/// The same of what it runs with, if it does, and those that are its network cards and disks.
+/// Reads the host PCI devices of a domain, live ones if it runs. Returns those that are hostdevs, and those that
+/// are its network cards and disks.
 pub(super) fn all_devices_of(
     domain: &Domain,
     name: &str,

@@ -18,20 +18,22 @@ use crate::passthrough::item::HostdevsItem;
 use crate::passthrough::plan::domain_plan::{DomainPlan, WHOLE, all_devices_of};
 use crate::passthrough::resolution::DomainDevices;
 
-/// What is to be done.
+/// The plan of `hostdevs`.
 #[derive(Debug)]
 pub struct HostdevsPlan {
     pub(super) domains: Vec<DomainPlan>,
-    /// What the user should know.
+    /// Warnings for the user.
     pub warnings: Vec<String>,
+    /// Warnings about devices that several of the domains get. The resolution of a file has them as well.
+    pub shared: Vec<String>,
 }
 
 impl HostdevsPlan {
-    /// Plans what it takes for each domain to have just its devices.
+    /// Plans the changes after which each domain has exactly its wanted devices.
     ///
-    /// Errors: `not_found` for a domain that is not there; `conflict` for a transient one, for two times
-    /// the same, for a domain one of whose devices has an address that cannot be understood, with code
-    /// `IN_USE_BY_VM` for a device that is to be plugged into a guest while another one runs with it, and
+    /// Errors: `not_found` for a domain that does not exist; `conflict` for a transient domain, for a domain that
+    /// is named twice, and for a domain with a device whose address cannot be parsed; `conflict` with code
+    /// `IN_USE_BY_VM` for a device to attach to a guest while another one runs with it, and
     /// with code `IDENTITY_CHANGED` for a domain other than the one that an item describes.
     pub fn new(
         libvirt: &Libvirt,
@@ -41,17 +43,18 @@ impl HostdevsPlan {
         way: HostdevOptions,
         live: bool,
     ) -> Result<Self> {
-        let mut plan = Self { domains: Vec::new(), warnings: Vec::new() };
+        let mut plan = Self { domains: Vec::new(), warnings: Vec::new(), shared: Vec::new() };
         for DomainDevices { domain, devices } in wanted {
             let (name, domain) = (&domain.name, domain.get(libvirt, host_name)?);
             let uuid = lookup::uuid(&domain)?;
             let doing = format_args!("read domain '{name}'");
             if !domain.is_persistent().context(doing)? {
-                return Err(Error::conflict(format!("domain '{name}' is transient"))
-                    .hint("it has no definition that could be changed"));
+                return Err(Error::conflict(format!("domain '{name}' is transient")).hint(
+                    "a transient domain has no definition to change; define it first: virsh define",
+                ));
             }
             if plan.domains.iter().any(|planned| planned.name == *name) {
-                return Err(Error::conflict(format!("domain '{name}' is there twice")));
+                return Err(Error::conflict(format!("domain '{name}' is listed twice")));
             }
             let before = domain.xml_desc(WHOLE).context(doing)?;
             let document = Document::parse(before.as_str())?;
@@ -70,7 +73,7 @@ impl HostdevsPlan {
                     has.into_iter().filter(|d| !devices.contains(d) && !keep.contains(d)).collect();
             } else if running && change.xml != before {
                 plan.warnings.push(format!(
-                    "domain '{name}' runs: its guest sees the change after its next start"
+                    "domain '{name}' is running: the change takes effect at its next start"
                 ));
             }
             let diff = change.diff(&before, name);
@@ -91,19 +94,19 @@ impl HostdevsPlan {
         Ok(plan)
     }
 
-    /// The names of the domains that would be changed.
+    /// Returns the names of the domains that would be changed.
     pub fn changed(&self) -> Vec<String> {
         let changed = self.domains.iter().filter(|planned| planned.changes());
         changed.map(|planned| planned.name.clone()).collect()
     }
 
-    /// What would change in definitions.
+    /// Returns the changes of the definitions, as diffs.
     pub fn diffs(&self) -> impl Iterator<Item = &str> {
         self.domains.iter().map(|planned| planned.diff.as_str())
     }
 
-    /// Writes the definitions as they are to be, with their passwords, each to a new file of its own that only
-    /// its owner can read: `debug.xml` becomes `debug_NAME.xml`.
+    /// Writes the proposed definitions, with their passwords, each to a new file that only its owner can read:
+    /// `debug.xml` becomes `debug_NAME.xml`.
     ///
     /// Errors: `permission`, `io`.
     pub fn write_proposals(&self, path: &Path) -> Result<()> {
@@ -118,15 +121,15 @@ impl HostdevsPlan {
         Ok(())
     }
 
-    /// The domains in a document, as they will be.
+    /// Returns the items of the domains.
     pub fn items(&self) -> Vec<HostdevsItem> {
         self.domains.iter().map(DomainPlan::item).collect()
     }
 
-    /// Changes the domains, one after another.
+    /// Changes the domains, one after another. If one fails, all changes are undone.
     ///
-    /// Errors: `conflict` for a definition that somebody changed since it was planned, and for a guest that
-    /// keeps a device; whatever libvirt says. All domains are then as before, or named as left.
+    /// Errors: `conflict` for a definition that was changed since it was planned, and for a guest that does not
+    /// release a device; those of libvirt. The error names domains whose changes could not be undone.
     pub fn apply(self, libvirt: &Libvirt, timeout: Duration) -> Result<Vec<HostdevsItem>> {
         let mut done: Vec<&DomainPlan> = Vec::new();
         for planned in self.domains.iter().filter(|planned| planned.changes()) {

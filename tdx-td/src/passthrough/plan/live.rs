@@ -1,4 +1,4 @@
-//! Plugging devices into a running guest, and unplugging them.
+//! Attaching devices to a running guest, and detaching them.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -14,11 +14,11 @@ use virt::sys;
 use crate::passthrough::change::pci_hostdevs;
 use crate::passthrough::plan::domain_plan::{DomainPlan, devices_of};
 
-/// How often a guest that is to let go of a device is looked at.
+/// Interval between two checks whether a guest has released a device.
 const POLL: Duration = Duration::from_millis(100);
 
 impl DomainPlan {
-    /// Takes devices from the running guest and gives it others, or leaves it as it was.
+    /// Detaches devices from the running guest and attaches others. If one fails, all changes are undone.
     pub(super) fn replug(
         &self,
         unplug: &BTreeSet<Bdf>,
@@ -36,16 +36,15 @@ impl DomainPlan {
                     self.plug_or_unplug(*bdf, !gets, timeout, false).is_err()
                 };
                 let left = undo.into_iter().rev().filter(failed);
-                return Err(
-                    error.left_behind(left.map(|(bdf, _)| format!("{bdf} in '{}'", self.name)))
-                );
+                return Err(error
+                    .left_behind(left.map(|(bdf, _)| format!("{bdf} in domain '{}'", self.name))));
             }
             undo.push((bdf, gets));
         }
         Ok(())
     }
 
-    /// Plugs one device into the guest, or out of it; a signal ends the wait only where it may.
+    /// Attaches one device to the guest, or detaches it. A signal ends the wait only if `may_stop` is true.
     pub(super) fn plug_or_unplug(
         &self,
         bdf: Bdf,
@@ -56,12 +55,12 @@ impl DomainPlan {
         let live = sys::VIR_DOMAIN_AFFECT_LIVE;
         let name = &self.name;
         if gets {
-            let doing = format_args!("plug {bdf} into domain '{name}'");
+            let doing = format_args!("attach {bdf} to domain '{name}'");
             log::step(doing);
             let xml = hostdev::element(bdf, self.change.way).to_xml()?;
             return self.domain.attach_device_flags(&xml, live).context(doing);
         }
-        let doing = format_args!("unplug {bdf} from domain '{name}'");
+        let doing = format_args!("detach {bdf} from domain '{name}'");
         log::step(doing);
         let text = self.domain.xml_desc(0).context(doing)?;
         let document = Document::parse(text)?;
@@ -70,7 +69,7 @@ impl DomainPlan {
         let mut answer = None;
         if let Err(error) = self.domain.detach_device_flags(node.source(), live) {
             match UnplugAnswer::from_error(&error) {
-                // Asked before, by whomever: the guest may yet let go.
+                // An earlier detach request is pending: the guest may still release the device.
                 UnplugAnswer::NotNow => answer = Some(failure(error, doing)),
                 UnplugAnswer::Refused => {
                     return Err(
@@ -80,7 +79,7 @@ impl DomainPlan {
                 UnplugAnswer::Failed => return Err(failure(error, doing)),
             }
         }
-        // libvirt says that it is done when it has waited for five seconds, done or not.
+        // libvirt reports success after five seconds, even if the guest has not released the device.
         let end = Instant::now() + timeout;
         while devices_of(&self.domain, name, 0)?.contains(&bdf) {
             if Instant::now() >= end {
@@ -96,9 +95,9 @@ impl DomainPlan {
     }
 }
 
-/// The error for a device that a guest was to let go of.
+/// Returns the error for a device that a guest did not release.
 fn still_has(name: &str, bdf: Bdf, code: Code) -> Error {
     Error::conflict(format!("domain '{name}' still has {bdf}"))
         .code(code)
-        .hint("its guest does not let go: stop what uses the device in there")
+        .hint("the guest has not released the device: stop the programs in the guest that use it")
 }

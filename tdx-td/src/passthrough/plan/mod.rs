@@ -1,4 +1,4 @@
-//! Changing the devices of several domains: all are planned before the first is touched, and put back when
+//! Changing the host devices of several domains. All changes are planned before the first is made, and undone if
 //! one fails.
 
 mod conflicts;

@@ -1,7 +1,7 @@
-//! Whether a guest was launched as it was to be: its measurement against firmware, policy and keys.
+//! Verifies the launch measurement of a guest against firmware, policy and keys.
 //!
-//! The judge is libvirt's own `virt-qemu-sev-validate`, with everything it needs in its arguments; the
-//! keys are named to it as files. Its exit status counts, never its words.
+//! libvirt's own `virt-qemu-sev-validate` does this. All its input is in arguments, the keys as paths of files.
+//! Only its exit status counts.
 
 use std::path::PathBuf;
 
@@ -18,40 +18,40 @@ use crate::security::attestation::store::{AttestationStore, TEK, TIK};
 const VALIDATOR: &str = "virt-qemu-sev-validate";
 const PACKAGE: &str = "libvirt-clients-qemu, with python3-lxml and python3-cryptography";
 
-/// The validator's exit status for a guest that is not trustworthy.
+/// The validator's exit status for a measurement that is not the expected one.
 ///
 /// Source: virt-qemu-sev-validate(1), EXIT STATUS.
 const NOT_TRUSTWORTHY: i32 = 1;
 
-/// What a guest is to have been launched with.
+/// The expected launch of a guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expected {
-    /// The file of its firmware; none while libvirt has not chosen one.
+    /// The firmware file; `None` while libvirt has not chosen one.
     pub firmware: Option<PathBuf>,
-    /// The policy.
+    /// The guest policy.
     pub policy: u32,
-    /// Of SEV-ES, whose processors' registers are measured too.
+    /// The processors of an SEV-ES guest, whose registers are measured as well.
     pub processors: Option<Processors>,
 }
 
 /// The processors of a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Processors {
-    /// How many.
+    /// Number of processors.
     pub count: u32,
-    /// The family of the host's, as CPUID counts.
+    /// Family of the processor, as CPUID reports it.
     pub family: u32,
-    /// Its model.
+    /// Model of the processor.
     pub model: u32,
-    /// Its stepping.
+    /// Stepping of the processor.
     pub stepping: u32,
 }
 
 impl Expected {
-    /// What a domain that is defined like this is to have been launched with.
+    /// Returns the expected launch of a domain with this definition.
     ///
-    /// Errors: `unsupported` for a firmware that only a remote host has, and for what the validator does
-    /// not know of; `not_found` and `permission` for firmware that cannot be read.
+    /// Errors: `unsupported` for firmware that only a remote host has, and for definitions that the validator
+    /// does not support; `not_found` and `permission` for firmware that cannot be read.
     pub fn new(
         host: &Host,
         libvirt: &Libvirt,
@@ -61,18 +61,18 @@ impl Expected {
         let name = definition.name();
         if definition.boots_kernel() {
             return Err(Error::unsupported(format!(
-                "domain '{name}' boots a kernel of the host's, which is not measured here"
+                "domain '{name}' boots a kernel file of the host, whose measurement is not supported"
             ))
-            .hint("have it boot from its disk"));
+            .hint("change the definition so that the domain boots from its disk"));
         }
         let firmware = match &keep.record.firmware {
             Some(firmware) => Some(firmware.clone()),
             None if libvirt.is_local() => definition.loader().map(|file| host.path(file)),
             None => {
                 return Err(Error::unsupported(format!(
-                    "the firmware of domain '{name}' is on a remote host and cannot be measured from here"
+                    "the firmware of domain '{name}' is on a remote host and cannot be read from here"
                 ))
-                .hint("make the domain with --sev-firmware, a copy that you trust"));
+                .hint("create the domain with --sev-firmware FILE, a copy that you trust"));
             }
         };
         if let Some(firmware) = &firmware {
@@ -85,16 +85,16 @@ impl Expected {
         Ok(Self { firmware, policy: keep.record.policy, processors })
     }
 
-    /// Judges what the host tells of a launch.
+    /// Whether the measurement that the host reports is the expected one.
     ///
-    /// Errors: `unsupported` without the validator or firmware, `command_failed` when it cannot judge.
+    /// Errors: `unsupported` without the validator or firmware, `command_failed` if the validator fails.
     pub fn is_met_by(&self, measured: &LaunchMeasurement, keep: &AttestationStore) -> Result<bool> {
         let Some(firmware) = &self.firmware else {
             let name = &keep.record.name;
             return Err(Error::unsupported(format!(
-                "the definition of domain '{name}' names no firmware to measure"
+                "the definition of domain '{name}' has no firmware to measure"
             ))
-            .hint("an AMD SEV guest boots by UEFI"));
+            .hint("AMD SEV guests need UEFI: add <loader> or firmware='efi' to the definition"));
         };
         let numbers = [
             ("--api-major", measured.api_major),
@@ -122,17 +122,20 @@ impl Expected {
 }
 
 impl Processors {
-    /// Errors: `unsupported` for a guest whose processor is not the host's own, of which libvirt tells the
-    /// signature, and where it does not.
+    /// Returns the processors of a domain.
+    ///
+    /// Errors: `unsupported` for a guest with another processor model than the host's, and if libvirt does not
+    /// report the signature of the host's processor.
     fn for_domain(libvirt: &Libvirt, definition: &Definition) -> Result<Self> {
         if !definition.has_host_cpu() {
             let name = definition.name();
             return Err(Error::unsupported(format!(
-                "the registers of the processor of domain '{name}' are not known"
+                "domain '{name}' does not use the processor model of the host, so its SEV-ES measurement \
+                 cannot be computed"
             ))
-            .hint("SEV-ES measures them: give it the host's own, <cpu mode='host-passthrough'/>"));
+            .hint("write <cpu mode='host-passthrough'/> into the definition"));
         }
-        let text = libvirt.connect().capabilities().context("read the host's capabilities")?;
+        let text = libvirt.connect().capabilities().context("read libvirt's capabilities")?;
         let capabilities = Document::parse(text)?;
         let signature = |name: &str| {
             capabilities.root().attr_at("host/cpu/signature", name)?.parse::<u32>().ok()
@@ -143,13 +146,14 @@ impl Processors {
                 Ok(Self { count, family, model, stepping })
             }
             _ => Err(Error::unsupported(
-                "libvirt does not tell the host's processor, which SEV-ES measures with the guest's",
+                "libvirt does not report the signature of the host's processor, which the SEV-ES measurement \
+                 needs",
             )),
         }
     }
 }
 
-/// Fails unless the validator is there and works.
+/// Fails unless the validator is installed and works.
 ///
 /// Errors: `unsupported` (exit 6).
 pub fn check_validator() -> Result<()> {

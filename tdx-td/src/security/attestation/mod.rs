@@ -1,9 +1,10 @@
-//! AMD SEV and SEV-ES: a guest runs only after its launch was measured and found to be what it was to be.
+//! Attestation of AMD SEV and SEV-ES launches: a guest runs only if its launch measurement is the expected one.
 //!
-//! The domain is started with its processors stopped, and the firmware of the host's processor signs, by a
-//! key that only the guest's owner shares, what it was started with. When that is right the guest goes on;
-//! otherwise it is ended. Trust domains and SEV-SNP guests have nothing of the kind: they ask for their
-//! evidence themselves, while they run.
+//! The domain is started paused. The firmware of the host's processor measures the launch, and authenticates the
+//! measurement with a key that only the guest's owner shares. If the measurement is the expected one, the guest
+//! is resumed; otherwise it is forced off. Trust domains and SEV-SNP guests work differently: a program in the
+//! guest requests the evidence while it runs.
+//!
 //! Source: <https://libvirt.org/kbase/launch_security_sev.html>; virt-qemu-sev-validate(1).
 
 use common::cli::{interrupt, log};
@@ -24,7 +25,7 @@ pub mod measure;
 pub mod session;
 pub mod store;
 
-/// A domain with what it is attested by.
+/// A domain with its session keys and their record.
 #[derive(Debug)]
 pub struct Attestation<'a> {
     host: &'a Host,
@@ -34,10 +35,10 @@ pub struct Attestation<'a> {
 }
 
 impl<'a> Attestation<'a> {
-    /// The attestation of a domain; none when it was made without, and for other kinds of guests.
+    /// Finds the attestation of a domain; `None` for a domain without session keys and for other kinds of guests.
     ///
-    /// Errors: `invalid_input` for a record that cannot be read; `not_found` for a domain that was made to
-    /// be attested and whose keys are not kept here.
+    /// Errors: `invalid_input` for a damaged record; `not_found` for a domain that was created with session keys
+    /// that are not stored on this machine.
     pub fn find(
         host: &'a Host,
         libvirt: &'a Libvirt,
@@ -56,43 +57,44 @@ impl<'a> Attestation<'a> {
         }
     }
 
-    /// The attestation of a domain that is asked to have one.
+    /// Finds the attestation of a domain that must have one.
     ///
-    /// Errors: `conflict` for a guest that is not attested like this, `not_found` for one whose keys are
-    /// not kept here; those of [`Attestation::find`].
+    /// Errors: `conflict` for other kinds of guests, `not_found` for a guest whose keys are not stored on this
+    /// machine; those of [`Attestation::find`].
     pub fn require(host: &'a Host, libvirt: &'a Libvirt, definition: &Definition) -> Result<Self> {
         let (name, security) = (definition.name(), definition.launch_security_name());
         let instead = match security {
             Security::Sev | Security::SevEs => {
                 return Self::find(host, libvirt, definition)?.ok_or_else(|| keys_missing(&name));
             }
-            Security::None => "it has no launch security",
+            Security::None => "the domain has no launch security",
             Security::Tdx => {
-                "it is a trust domain: a program in it asks for a quote \
-                (/sys/kernel/config/tsm/report), which its owner verifies"
+                "request a quote inside the trust domain (/sys/kernel/config/tsm/report), and verify it \
+                 elsewhere"
             }
             Security::SevSnp => {
-                "it is an SEV-SNP guest: a program in it asks for a report (snpguest report), which its \
-                owner verifies"
+                "request a report inside the SEV-SNP guest (snpguest report), and verify it elsewhere"
             }
         };
-        Err(Error::conflict(format!("domain '{name}' is not measured before it runs"))
-            .hint(instead))
+        Err(Error::conflict(format!(
+            "domain '{name}' has no launch attestation: only AMD SEV and SEV-ES guests can have one"
+        ))
+        .hint(instead))
     }
 
-    /// Fails for everything that can be told before the guest is started.
+    /// Checks everything that can be checked before the guest is started.
     ///
-    /// Errors: `conflict` for a definition with another session or policy than was kept, or keys that
-    /// others can read; `not_found`, `invalid_input` for what is kept; `unsupported` without the validator.
+    /// Errors: `conflict` for a definition with another session or policy than the stored one, or for keys that
+    /// other users can read; `not_found`, `invalid_input` for stored files; `unsupported` without the validator.
     pub fn check(&self, definition: &Definition) -> Result<()> {
         let name = &self.name;
         self.keep.check_keys()?;
         if definition.policy() != Some(u64::from(self.keep.record.policy)) {
             let wanted = self.keep.record.policy;
             return Err(Error::conflict(format!(
-                "domain '{name}' is defined with another policy than {wanted:#x}, which its session is for"
+                "the policy of domain '{name}' is not {wanted:#x}, the policy of its session"
             ))
-            .hint("define it with that policy, or make it anew"));
+            .hint("define the domain with that policy, or delete it and create it again"));
         }
         for (file, what) in [(CERT, "dhCert"), (SESSION, "session")] {
             let defined = definition.launch_text(what).unwrap_or_default();
@@ -100,33 +102,36 @@ impl<'a> Attestation<'a> {
             if squeezed(&defined) != squeezed(&self.keep.read(file)?) {
                 let shown = self.keep.path(file).display().to_string();
                 return Err(Error::conflict(format!(
-                    "the {what} of domain '{name}' is not the one in {shown}, whose keys are kept"
+                    "the {what} of domain '{name}' differs from the one in {shown}, to which the stored keys \
+                     belong"
                 ))
-                .hint("make the domain anew with the keys of its session"));
+                .hint("delete the domain, then create it again with the keys of its session"));
             }
         }
         Expected::new(self.host, self.libvirt, definition, &self.keep)?;
         measure::check_validator()
     }
 
-    /// Judges how the guest that runs, or waits to run, was launched.
+    /// Whether the launch measurement of the running or paused guest is the expected one.
     ///
-    /// Errors: `unsupported` when the host does not tell; those of [`Expected`].
+    /// Errors: `unsupported` if the host does not report a measurement; those of [`Expected`].
     pub fn is_launch_verified(&self, domain: &Domain) -> Result<bool> {
         let name = &self.name;
-        log::step(format_args!("measure domain '{name}'"));
-        // The running definition names the firmware that was chosen.
+        log::step(format_args!("verify the launch measurement of domain '{name}'"));
+        // The live definition names the firmware that libvirt chose.
         let definition = definition::active(domain, name)?;
         let expected = Expected::new(self.host, self.libvirt, &definition, &self.keep)?;
         let measured = self.libvirt.launch_measurement(domain)?.ok_or_else(|| {
-            Error::unsupported(format!("the host does not tell how domain '{name}' was launched"))
-                .hint("libvirt 8.0 and newer tell it of AMD SEV and SEV-ES guests")
+            Error::unsupported(format!(
+                "libvirt does not report the launch measurement of domain '{name}'"
+            ))
+            .hint("install libvirt 8.0 or newer on the host of the domain")
         })?;
         expected.is_met_by(&measured, &self.keep)
     }
 
-    /// Has the guest running if its launch was good. One that was not is ended, and so is one that this has
-    /// started and could not judge. One that was found paused is measured again.
+    /// Starts or resumes the guest if its launch measurement is the expected one. Otherwise the guest is forced off;
+    /// also if this call started it and the measurement could not be verified. A paused guest is measured again.
     ///
     /// Errors: `failed` with code `NOT_ATTESTED`; those of [`Attestation::is_launch_verified`]; `interrupted`.
     pub fn start_or_resume(&self, domain: &Domain) -> Result<Action> {
@@ -140,7 +145,7 @@ impl<'a> Attestation<'a> {
         }
         let good = interrupt::check().and_then(|()| self.is_launch_verified(domain));
         let error = match good.and_then(|good| interrupt::check().map(|()| good)) {
-            // Not started again: that guest would not have been measured.
+            // The guest is only resumed: a guest that is started again would not be measured.
             Ok(true) => match power::resume(domain, name, action == Action::Wake) {
                 Ok(()) => return Ok(action),
                 Err(error) if !started => return Err(error),
@@ -156,37 +161,46 @@ impl<'a> Attestation<'a> {
         }
     }
 
-    /// The error for a guest whose launch was not good.
+    /// Returns the error for a guest whose launch measurement is not the expected one.
     pub fn not_attested(&self) -> Error {
-        Error::failed(format!("domain '{}' is not what was to be launched", self.name))
-            .code(Code::NotAttested)
-            .hint("firmware, policy, processors, keys or the host itself are not what they should be: docs/attestation.md")
+        Error::failed(format!(
+            "the launch measurement of domain '{}' is not the expected one",
+            self.name
+        ))
+        .code(Code::NotAttested)
+        .hint(
+            "do not trust the guest: firmware, policy, number of processors, keys or the host differ from the \
+             expected ones",
+        )
     }
 
-    /// What the user should know.
+    /// Returns warnings about the limits of the attestation.
     pub fn caveats(&self, definition: &Definition) -> Vec<String> {
         let name = &self.name;
         let mut caveats = Vec::new();
         if self.keep.record.firmware.is_none() {
             caveats.push(format!(
-                "domain '{name}' was measured against a file of the host it runs on: \
-                --sev-firmware names a copy that the host cannot change"
+                "domain '{name}' was verified with a firmware file of its own host; create the domain with \
+                 --sev-firmware to use a copy that the host cannot change"
             ));
         }
         if definition.nvram().is_some() {
-            caveats
-                .push(format!("the variables of the firmware of domain '{name}' are not measured"));
+            caveats.push(format!("the firmware variables of domain '{name}' are not measured"));
         }
         caveats
     }
 }
 
 fn keys_missing(name: &str) -> Error {
-    Error::not_found(format!("no keys of domain '{name}' are kept here"))
-        .hint("tdx-td new --sev-attest, or --sev-tik and --sev-tek, keeps them where it runs and under that name")
+    Error::not_found(format!("the session keys of domain '{name}' are not stored on this machine"))
+        .hint(
+            "use the machine and the user that created the domain with --sev-attest, or with --sev-tik and \
+             --sev-tek",
+        )
 }
 
-/// Has a domain running, attested where its keys are kept. Returns what it took.
+/// Starts or resumes a domain; with session keys, only if its launch measurement is the expected one. Returns the
+/// action.
 pub fn start_or_resume(
     host: &Host,
     libvirt: &Libvirt,

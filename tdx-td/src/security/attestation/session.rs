@@ -1,4 +1,4 @@
-//! The launch session of a new domain: given in files, or made by `sevctl`.
+//! The launch session of a new domain: given in files, or created by `sevctl`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,31 +23,31 @@ use crate::security::launch::sev::SevOptions;
 
 const PACKAGE: &str = "sevctl (crates.io has it: cargo install sevctl)";
 
-/// What it takes to have a new domain attested.
+/// The request to attest a new domain.
 #[derive(Debug)]
 pub struct AttestationRequest {
     keys: Keys,
     policy: u32,
     firmware: Option<PathBuf>,
-    /// What the user should know.
+    /// Warnings for the user.
     pub warnings: Vec<String>,
 }
 
-/// Where the keys come from.
+/// The origin of the session keys.
 #[derive(Debug)]
 enum Keys {
-    /// The user has them; the definition has the session.
+    /// The user gives the keys; the definition has the session.
     Given { tik: PathBuf, tek: PathBuf },
-    /// sevctl makes them for the host of this certificate chain.
+    /// sevctl creates the keys, for the host with this certificate chain.
     ForChain(PathBuf),
-    /// The same for the chain that this host tells.
+    /// sevctl creates the keys, for the certificate chain that this host exports.
     ForThisHost,
 }
 
 impl AttestationRequest {
-    /// Looks at everything that can fail; none for a domain that is not to be attested.
+    /// Checks everything that can fail; `None` for a domain without attestation.
     ///
-    /// Errors: `usage` for a guest of another kind, and without a session or a certificate chain;
+    /// Errors: `usage` for another kind of guest, and without a session or a certificate chain;
     /// `unsupported` without the programs; `not_found`, `invalid_input` for the files.
     pub fn new(
         context: &Context,
@@ -63,10 +63,8 @@ impl AttestationRequest {
         let (Security::Sev | Security::SevEs, Some(policy)) =
             (definition.launch_security_name(), policy)
         else {
-            return Err(Error::usage(
-                "only AMD SEV and SEV-ES guests are attested before they run",
-            )
-            .hint("others ask for a quote or a report themselves, while they run"));
+            return Err(Error::usage("--sev-attest and --sev-tik need an AMD SEV or SEV-ES guest")
+                .hint("add --security sev or --security sev-es"));
         };
         let has = |what| definition.launch_text(what).is_some();
         let has_session = has("dhCert") && has("session");
@@ -78,16 +76,18 @@ impl AttestationRequest {
             }
             (None, None) if !has_session => Keys::for_host(context, libvirt, config, options)?,
             (None, None) => {
-                return Err(Error::usage("the definition has a session: its keys are missing")
-                    .hint("--sev-tik FILE --sev-tek FILE instead of --sev-attest"));
+                return Err(Error::usage(
+                    "the definition has a session already, for which --sev-attest cannot create keys",
+                )
+                .hint("give its keys with --sev-tik FILE --sev-tek FILE instead of --sev-attest"));
             }
             _ => {
-                return Err(Error::usage("keys are of a session: it is missing")
-                    .hint("--sev-session FILE --sev-dh-cert FILE"));
+                return Err(Error::usage("--sev-tik and --sev-tek need the session of the keys")
+                    .hint("add --sev-session FILE --sev-dh-cert FILE"));
             }
         };
         let name = definition.name();
-        // One that is to be overwritten takes its keys along.
+        // A domain that --overwrite deletes is deleted with its keys.
         if lookup::find(libvirt, &name)?.is_none() {
             AttestationStore::check_free(&context.host, libvirt, &name)?;
         }
@@ -96,13 +96,14 @@ impl AttestationRequest {
         let firmware = firmware.map(|file| file.canonicalize().at("find", file)).transpose()?;
         if firmware.is_none() && !libvirt.is_local() {
             return Err(Error::usage(
-                "a guest of a remote host is measured against a file from here",
+                "the attestation of a guest on a remote host needs a firmware file on this machine",
             )
-            .hint("--sev-firmware names a copy of its firmware that you trust"));
+            .hint("add --sev-firmware FILE, a copy of the guest's firmware that you trust"));
         }
         let warnings = match keys {
             Keys::ForThisHost => vec![
-                "--sev-export-cert trusts whatever this host says of itself: for a demonstration only"
+                "--sev-export-cert trusts the certificates that this host exports: use it only for \
+                 demonstrations"
                     .to_owned(),
             ],
             _ => Vec::new(),
@@ -110,8 +111,8 @@ impl AttestationRequest {
         Ok(Some(Self { keys, policy, firmware, warnings }))
     }
 
-    /// Makes the session where there is none, and keeps everything. Returns what is kept and the
-    /// definition with the session in it.
+    /// Creates the session if there is none, and stores keys and record. Returns the store and the
+    /// definition with the session.
     pub fn prepare(
         &self,
         context: &Context,
@@ -161,7 +162,7 @@ impl AttestationRequest {
         Ok(xml)
     }
 
-    /// Makes a session for the host with this certificate chain, which has to lead up to AMD's.
+    /// Creates a session for the host with this certificate chain, which must lead to AMD's root certificate.
     fn make(
         &self,
         keep: &AttestationStore,
@@ -201,8 +202,10 @@ impl Keys {
             return if libvirt.is_local() {
                 Ok(Self::ForThisHost)
             } else {
-                Err(Error::unsupported("only this host's own certificates can be exported here")
-                    .hint("run sevctl export --full FILE there, and name the file by --sev-cert"))
+                Err(Error::unsupported(
+                    "--sev-export-cert cannot export the certificates of a remote host",
+                )
+                .hint("run sevctl export --full FILE on that host, then add --sev-cert FILE"))
             };
         }
         let listed = match libvirt.host() {
@@ -210,8 +213,9 @@ impl Keys {
             None => None,
         };
         let chain = options.sev_cert.clone().or(listed).ok_or_else(|| {
-            Error::usage("a session is made for one host: its certificate chain is missing")
-                .hint("--sev-cert FILE, or sev-cert in hosts.yaml; sevctl export --full FILE writes it there")
+            Error::usage("--sev-attest needs the certificate chain of the host").hint(
+                "run sevctl export --full FILE on the host, then add --sev-cert FILE, or sev-cert in hosts.yaml",
+            )
         })?;
         fs::File::open(&chain).at("read", &chain)?;
         Ok(Self::ForChain(chain))

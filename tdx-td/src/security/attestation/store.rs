@@ -1,4 +1,4 @@
-//! What is kept of an attested domain: the keys of its launch session, and what it was made of.
+//! The store of an attested domain: a directory with the keys of its launch session, and its record.
 
 use std::fs::{DirBuilder, File};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -15,15 +15,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::definition::Definition;
 
-/// The bytes of a transport key.
+/// Size of a transport key, in bytes.
 ///
 /// Source: AMD Secure Encrypted Virtualization API (55766), 2.1.
 pub const KEY: usize = 16;
 
-/// The most that a record holds, bytes.
+/// The largest size of a record, in bytes.
 const LIMIT: usize = 1 << 16;
 
-/// The transport integrity key. Who has it can vouch for any guest.
+/// The transport integrity key. Whoever has it can forge measurements.
 pub const TIK: &str = "tik.bin";
 /// The transport encryption key.
 pub const TEK: &str = "tek.bin";
@@ -31,56 +31,56 @@ pub const TEK: &str = "tek.bin";
 pub const CERT: &str = "godh.b64";
 /// The launch session, base64.
 pub const SESSION: &str = "session.b64";
-/// The definition, as it was made.
+/// The definition that was created.
 pub const DOMAIN: &str = "domain.xml";
 const RECORD: &str = "config.yaml";
 
-/// Everything that a folder can have, the record last: what has one is found again.
+/// All files of a store. The record is removed last: a store with a record is found again.
 const FILES: [&str; 6] = [TIK, TEK, CERT, SESSION, DOMAIN, RECORD];
 
 /// A certificate chain that was exported for the session.
 pub const CHAIN: &str = "chain";
-/// How the names begin of what `sevctl` makes in a folder, before it is what the folder is for.
+/// The prefix of the files that `sevctl` creates in the directory, before they get their final names.
 pub const MADE: &str = "made";
 
 /// The record, `config.yaml`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// The domain's name.
+    /// Name of the domain.
     pub name: String,
-    /// The domain's UUID: another domain of the same name is not this one.
+    /// UUID of the domain, which distinguishes it from others of the same name.
     pub uuid: String,
-    /// Where it runs: its name in hosts.yaml, else the connection's URI.
+    /// Host of the domain: its name in hosts.yaml, else the URI of the connection.
     pub host: String,
-    /// Whether it is to be attested; there is no record of one that is not.
+    /// Whether the domain is attested; always true.
     pub attestation: bool,
-    /// The policy it is to be launched with.
+    /// The guest policy.
     pub policy: u32,
-    /// A copy of its firmware to measure against; the file that the domain itself names without it.
+    /// The firmware file of `--sev-firmware`; `None` to use the file that the definition names.
     pub firmware: Option<PathBuf>,
 }
 
-/// A folder of such files.
+/// The directory with the keys and the record of a domain.
 #[derive(Debug)]
 pub struct AttestationStore {
     folder: PathBuf,
-    /// Its record.
+    /// The record of the domain.
     pub record: Record,
-    /// Held while it is made; the kernel lets go of it with the process.
+    /// Held while the store is created. The kernel releases the lock when the process ends.
     _lock: Option<FileLock>,
 }
 
 impl AttestationStore {
-    /// What is kept of this very domain.
+    /// Finds the store of the domain with this name and UUID.
     ///
-    /// Errors: `invalid_input` for a record that cannot be read.
+    /// Errors: `invalid_input` for a damaged record.
     pub fn find(host: &Host, definition: &Definition) -> Result<Option<Self>> {
         let kept = Self::read_named(host, &definition.name())?;
         Ok(kept.filter(|kept| kept.record.uuid == definition.uuid()))
     }
 
-    /// What a command that was killed has left under this name, without a domain; nothing of one that is
-    /// at work.
+    /// Finds a store of this name that a killed command left without a domain. A store that a running command
+    /// creates is not returned.
     pub fn find_abandoned(host: &Host, libvirt: &Libvirt, name: &str) -> Result<Option<Self>> {
         let kept = Self::read_named(host, name)?;
         let is_left = |kept: &Self| {
@@ -89,7 +89,7 @@ impl AttestationStore {
         Ok(kept.filter(is_left))
     }
 
-    /// Fails when the folder of this name is another domain's.
+    /// Fails if the store of this name belongs to another domain.
     ///
     /// Errors: `conflict`.
     pub fn check_free(host: &Host, libvirt: &Libvirt, name: &str) -> Result<()> {
@@ -97,15 +97,15 @@ impl AttestationStore {
         let (there, shown) = (&other.record.host, other.display_path());
         let taken = |whose: &str| {
             Error::conflict(format!("{shown} has the keys of {whose}"))
-                .hint("choose another --name")
+                .hint("choose another --name, or delete that domain first")
         };
         if *there != connection_name(libvirt) {
             return Err(taken(&format!("domain '{name}' on {there}")));
         }
         match libvirt.connect().lookup_domain_by_uuid_string(&other.record.uuid) {
             Err(error) if is_gone(&error) => Ok(()),
-            Err(error) => Err(error).context(format_args!("look for the domain of {shown}")),
-            Ok(_) => Err(taken("a domain that is there, under this name or another")),
+            Err(error) => Err(error).context(format_args!("look up the domain of {shown}")),
+            Ok(_) => Err(taken("an existing domain, which may have been renamed")),
         }
     }
 
@@ -120,21 +120,21 @@ impl AttestationStore {
         let record = record
             .and_then(|text| yaml::from_str::<Record>(text).map_err(|error| error.to_string()));
         let record = record.map_err(|error| {
-            Error::invalid_input(format!("{} is not a record of these tools", path.display()))
+            Error::invalid_input(format!("{} is not a valid record of these tools", path.display()))
                 .because(error)
         })?;
         Ok(Some(Self { folder, record, _lock: None }))
     }
 
-    /// A folder for the files of a domain, which only its user can look into, with the record in it. What
-    /// a command that was killed has left there is removed.
+    /// Creates the store of a domain, with its record. Only the user may read the directory. Files that a killed
+    /// command left there are removed.
     ///
     /// Errors: `conflict` when it is another domain's, or another command is making one of this name;
     /// `permission`, `io`.
     pub fn create(host: &Host, libvirt: &Libvirt, record: Record) -> Result<Self> {
         let name = &record.name;
         let folder = folder(host, name).ok_or_else(|| {
-            Error::usage(format!("domain '{name}' cannot have a folder of its name"))
+            Error::usage(format!("cannot create a directory with the name of domain '{name}'"))
         })?;
         let mut builder = DirBuilder::new();
         builder.recursive(true).mode(0o700).create(&folder).at("create", &folder)?;
@@ -144,36 +144,36 @@ impl AttestationStore {
         kept.check_private(&kept.folder)?;
         kept.clear()?;
         let text = yaml::to_string(&kept.record)
-            .map_err(|error| Error::failed("cannot write a record").because(error))?;
+            .map_err(|error| Error::failed("cannot write the record of the keys").because(error))?;
         kept.write(RECORD, text.as_bytes())?;
         Ok(kept)
     }
 
-    /// Where a file of it is.
+    /// Returns the path of a file of the store.
     pub fn path(&self, file: &str) -> PathBuf {
         self.folder.join(file)
     }
 
-    /// Where `sevctl` makes such a file.
+    /// Returns the path at which `sevctl` creates a file.
     pub fn sevctl_path(&self, file: &str) -> PathBuf {
         self.path(&format!("{MADE}_{file}"))
     }
 
-    /// Puts a file into it.
+    /// Writes a file of the store.
     pub fn write(&self, file: &str, bytes: &[u8]) -> Result<()> {
         replace_bytes(&self.path(file), bytes, 0o600)
     }
 
-    /// The text of a file of it.
+    /// Reads the text of a file of the store.
     pub fn read(&self, file: &str) -> Result<String> {
         let bytes = input::file(&self.path(file), LIMIT)?;
         Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
     }
 
-    /// Fails unless both keys are there, and nobody else can read them.
+    /// Fails unless both keys exist, and no other user can read them.
     ///
-    /// Errors: `not_found`, `permission`; `invalid_input` for a file that is no key; `conflict` for one
-    /// that others can read.
+    /// Errors: `not_found`, `permission`; `invalid_input` for a file that is not a key; `conflict` for a key
+    /// that other users can read.
     pub fn check_keys(&self) -> Result<()> {
         self.check_private(&self.folder)?;
         for file in [TIK, TEK] {
@@ -188,17 +188,20 @@ impl AttestationStore {
         let mode = fs::metadata(path).at("look at", path)?.mode();
         match mode & 0o077 {
             0 => Ok(()),
-            _ => Err(Error::conflict(format!("others can get at the keys in {}", path.display()))
-                .hint(format!("chmod go= '{}'", path.display()))),
+            _ => Err(Error::conflict(format!(
+                "other users may access {}, which has session keys",
+                path.display()
+            ))
+            .hint(format!("chmod go= '{}'", path.display()))),
         }
     }
 
-    /// Where it is, for people.
+    /// Returns the path of the directory, for messages.
     pub fn display_path(&self) -> String {
         self.folder.display().to_string()
     }
 
-    /// Removes it after a failure; what cannot be removed is in the error.
+    /// Removes the store after a failure. If that fails, adds the directory to the error.
     pub fn undo_after(&self, error: Error) -> Error {
         match self.remove() {
             Ok(_) => error,
@@ -206,7 +209,7 @@ impl AttestationStore {
         }
     }
 
-    /// Removes it, and nothing that is not of it.
+    /// Removes the files of the store and its directory, and no other files.
     pub fn remove(&self) -> Result<()> {
         self.clear()?;
         match fs::remove_dir(&self.folder) {
@@ -216,7 +219,7 @@ impl AttestationStore {
         flush(self.folder.parent().unwrap_or(&self.folder))
     }
 
-    /// Removes every file that can be of it.
+    /// Removes all files of the store.
     fn clear(&self) -> Result<()> {
         for file in [TIK, TEK, CERT, SESSION, CHAIN] {
             remove(&self.sevctl_path(file))?;
@@ -228,40 +231,40 @@ impl AttestationStore {
     }
 }
 
-/// The lock on a folder that is being made.
+/// Locks a directory.
 ///
-/// Errors: `conflict` while another command has it.
+/// Errors: `conflict` while another command holds the lock.
 fn lock(folder: &Path) -> Result<FileLock> {
     let file = File::open(folder).at("open", folder)?;
     let lock = FileLock::try_lock(file, LockKind::Exclusive).at("lock", folder)?.locked();
     lock.ok_or_else(|| {
         let shown = folder.display();
-        Error::conflict(format!("another command is at work on {shown}"))
-            .hint("run the same command again when it is done")
+        Error::conflict(format!("another command is using {shown}"))
+            .hint("wait until that command has ended, then run this one again")
     })
 }
 
-/// Which host a connection leads to, as a record has it.
+/// Returns the host of a connection, in the form that records store.
 pub fn connection_name(libvirt: &Libvirt) -> String {
     libvirt.host().unwrap_or(libvirt.uri()).to_owned()
 }
 
-/// Fails for a file that is no transport key.
+/// Reads a transport key.
 ///
-/// Errors: `not_found`, `permission`; `invalid_input` for another length.
+/// Errors: `not_found`, `permission`; `invalid_input` for a file of another size.
 pub fn check_key(path: &Path) -> Result<Vec<u8>> {
     let bytes = input::file(path, LIMIT)?;
     match bytes.len() {
         KEY => Ok(bytes),
         count => Err(Error::invalid_input(format!(
-            "{} is no transport key: it has {count} bytes, not {KEY}",
+            "{} is not a transport key: it has {count} bytes, expected {KEY}",
             path.display()
         ))),
     }
 }
 
-/// The folder of a domain of this name: root's is the machine's, others' is their own. None for a name
-/// that no folder can have.
+/// Returns the directory of a domain's store: below `/var/lib/tdx` for root, in the home directory for other users.
+/// `None` for a name that no directory can have.
 ///
 /// Source: XDG Base Directory Specification, `$XDG_STATE_HOME`.
 fn folder(host: &Host, name: &str) -> Option<PathBuf> {
@@ -294,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_read_as_it_was_written() {
+    fn record_is_read_as_it_was_written() {
         for firmware in [None, Some(PathBuf::from("/a b/c: #d.fd"))] {
             let wanted = Record { firmware, ..record("it's: a #name", "qemu:///system") };
             let text = yaml::to_string(&wanted).unwrap();
@@ -303,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_refused_when_others_can_read_them_or_they_are_none() {
+    fn check_keys_refuses_missing_short_and_readable_keys() {
         use std::os::unix::fs::PermissionsExt;
         let root = tempfile::tempdir().unwrap();
         let folder = root.path().join("a");
@@ -313,7 +316,7 @@ mod tests {
         kept.write(TIK, &[1; KEY]).unwrap();
         kept.write(TEK, &[2; KEY - 1]).unwrap();
         let error = kept.check_keys().unwrap_err();
-        assert!(error.message().contains("has 15 bytes, not 16"), "{error}");
+        assert!(error.message().contains("has 15 bytes, expected 16"), "{error}");
         kept.write(TEK, &[2; KEY]).unwrap();
         kept.check_keys().unwrap();
         fs::set_permissions(kept.path(TEK), fs::Permissions::from_mode(0o640)).unwrap();

@@ -1,4 +1,4 @@
-//! Bytes of a fixed length that a guest is launched with, as people write them.
+//! Values of a fixed number of bytes, such as measurements, in hex, base64 or a file.
 
 use std::fmt;
 use std::path::Path;
@@ -8,17 +8,17 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use common::document::input;
 use common::{Error, Result};
 
-/// The most that a file of such bytes can hold.
+/// The largest size of a file, in bytes.
 const LIMIT: usize = 1 << 20;
 
-/// `N` bytes.
+/// A value of `N` bytes.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Blob<const N: usize>([u8; N]);
 
 impl<const N: usize> Blob<N> {
-    /// Reads hexadecimal digits, base64, or a file of either or of the bytes themselves.
+    /// Parses hexadecimal digits or base64, or reads a file with either or with the bytes themselves.
     ///
-    /// Errors: `invalid_input` for anything else, naming the length that came.
+    /// Errors: `invalid_input` for anything else, and for another number of bytes.
     pub fn read(flag: &str, text: &str) -> Result<Self> {
         let direct = decode(text);
         let path = Path::new(text);
@@ -26,7 +26,7 @@ impl<const N: usize> Blob<N> {
         if direct.as_ref().is_some_and(|bytes| bytes.len() == N) || !path.exists() {
             let bytes = direct.ok_or_else(|| {
                 Error::invalid_input(format!(
-                    "{flag} is neither {N} bytes in hex or base64 nor a file: {text:?}"
+                    "invalid value {text:?} for {flag}: neither {N} bytes in hex or base64 nor a file"
                 ))
             })?;
             return Self::checked(flag, bytes);
@@ -39,12 +39,12 @@ impl<const N: usize> Blob<N> {
 
     fn checked(flag: &str, bytes: Vec<u8>) -> Result<Self> {
         let count = bytes.len();
-        let message = || format!("{flag} must be {N} bytes, it is {count}");
+        let message = || format!("{flag} has {count} bytes, expected {N}");
         bytes.try_into().map(Self).map_err(|_| Error::invalid_input(message()))
     }
 }
 
-/// The bytes that hex or base64 stands for. What could be either is hex.
+/// Decodes hex or base64. A text that could be either is hex.
 fn decode(text: &str) -> Option<Vec<u8>> {
     let hex = text.strip_prefix("0x").unwrap_or(text);
     if !hex.is_empty() && hex.bytes().all(|digit| digit.is_ascii_hexdigit()) {
@@ -54,7 +54,7 @@ fn decode(text: &str) -> Option<Vec<u8>> {
     BASE64.decode(text).ok().filter(|bytes| !bytes.is_empty())
 }
 
-/// Reads a file of bytes that has no fixed length, or of their base64. Returns base64.
+/// Reads a file of any number of bytes, or of their base64. Returns base64.
 ///
 /// Errors: `not_found`; `invalid_input` for an empty file.
 pub(crate) fn read_file(flag: &str, path: &Path) -> Result<String> {
@@ -69,7 +69,7 @@ pub(crate) fn read_file(flag: &str, path: &Path) -> Result<String> {
 }
 
 impl<const N: usize> fmt::Display for Blob<N> {
-    /// Base64, as libvirt wants it.
+    /// Writes base64, as libvirt needs it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&BASE64.encode(self.0))
     }
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_are_the_same_however_they_are_written() {
+    fn read_accepts_hex_base64_and_files() {
         let folder = tempfile::tempdir().unwrap();
         let file = |bytes: &[u8]| {
             let path = folder.path().join("value");
@@ -105,9 +105,9 @@ mod tests {
             assert_eq!(read(&file(content)).unwrap(), want);
         }
         for (text, says) in [
-            (hex[2..].to_owned(), "must be 48 bytes, it is 47"),
-            (BASE64.encode([0; 32]), "must be 48 bytes, it is 32"),
-            (file(&[0; 47]), "must be 48 bytes, it is 47"),
+            (hex[2..].to_owned(), "has 47 bytes, expected 48"),
+            (BASE64.encode([0; 32]), "has 32 bytes, expected 48"),
+            (file(&[0; 47]), "has 47 bytes, expected 48"),
             (String::new(), "neither 48 bytes"),
             ("xyz".to_owned(), "neither 48 bytes"),
             (format!("{}z!", &hex[2..]), "neither 48 bytes"),
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_base64_is_taken_as_what_it_stands_for() {
+    fn read_file_decodes_a_file_of_base64() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("cert");
         for (content, want) in

@@ -1,4 +1,4 @@
-//! The launch security of a new guest, of any kind.
+//! The launch security of a new guest, of all kinds.
 
 use std::path::Path;
 
@@ -9,37 +9,37 @@ use crate::capability::Security;
 use crate::security::launch::sev::{Sev, SevOptions};
 use crate::security::launch::tdx::{Tdx, TdxOptions};
 
-/// What every kind of launch security is asked for.
+/// The options of all kinds of launch security.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LaunchOptions {
-    /// Of Intel TDX.
+    /// The options of Intel TDX.
     pub tdx: TdxOptions,
-    /// Of AMD SEV.
+    /// The options of AMD SEV.
     pub sev: SevOptions,
 }
 
 impl LaunchOptions {
-    /// Whether any of them was asked for.
+    /// Whether any option was given.
     pub fn any(&self) -> bool {
         self.tdx.any() || self.sev.any()
     }
 }
 
-/// How the guest is protected.
+/// The launch security of a guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Launch {
-    /// Not at all: an ordinary guest.
+    /// No launch security: an ordinary guest.
     None,
-    /// As a trust domain.
+    /// Intel TDX: a trust domain.
     Tdx(Tdx),
-    /// By AMD SEV, of any generation.
+    /// AMD SEV, of any generation.
     Sev(Sev),
 }
 
 impl Launch {
-    /// Settles the flags.
+    /// Checks the options and returns the launch security.
     ///
-    /// Errors: `usage` for flags of another kind, `invalid_input` for values that are none.
+    /// Errors: `usage` for options of another kind, `invalid_input` for invalid values.
     pub fn new(security: Security, options: &LaunchOptions) -> Result<Self> {
         if options.tdx.any() && security != Security::Tdx {
             return Err(Error::usage("the flags of a trust domain need --security tdx"));
@@ -58,7 +58,7 @@ impl Launch {
         }
     }
 
-    /// What kind it is.
+    /// Returns the kind of launch security.
     pub fn security(&self) -> Security {
         match self {
             Self::None => Security::None,
@@ -72,7 +72,7 @@ impl Launch {
         *self != Self::None
     }
 
-    /// The `<launchSecurity>` element.
+    /// Returns the `<launchSecurity>` element.
     pub fn to_element(&self) -> Option<Element> {
         match self {
             Self::None => None,
@@ -81,7 +81,7 @@ impl Launch {
         }
     }
 
-    /// What the user should know. `exists` tells whether a path is there, on libvirt's host.
+    /// Returns warnings for the user. `exists` returns whether a path exists on libvirt's host.
     pub fn warnings(&self, exists: impl Fn(&Path) -> bool) -> Vec<String> {
         match self {
             Self::None => Vec::new(),
@@ -90,7 +90,7 @@ impl Launch {
         }
     }
 
-    /// The settings in the form a later `new` of the same name compares.
+    /// Returns the request in the form that a later `new` of the same name compares.
     pub fn request(&self) -> Vec<(String, String)> {
         match self {
             Self::None => Vec::new(),
@@ -99,7 +99,8 @@ impl Launch {
         }
     }
 
-    /// What such guests are called. Users' scripts match on the names of the original script.
+    /// Returns the KIND in the default name of the domain. The original script uses the same, and users' scripts
+    /// match it.
     pub fn stem(&self) -> &'static str {
         match self {
             Self::None => "regular_vm",

@@ -1,4 +1,4 @@
-//! How a guest is protected from its host.
+//! The launch security of guests.
 
 pub mod fixed_bytes;
 mod kind;

@@ -14,11 +14,11 @@ use crate::security::launch::fixed_bytes::{Blob, read_file};
 
 /// Bit 0: the host may not debug the guest.
 const NO_DEBUG: u64 = 1;
-/// Bit 1: its keys are shared with no other guest.
+/// Bit 1: the keys of the guest are not shared with another guest.
 const NO_KEY_SHARING: u64 = 1 << 1;
-/// Bit 2: its registers are encrypted too.
+/// Bit 2: the registers of the guest are encrypted (SEV-ES).
 const ENCRYPTED_STATE: u64 = 1 << 2;
-/// Bits 6 to 15 must be zero; those from 16 are the lowest firmware version that may run it.
+/// Bits 6 to 15 must be zero. The bits from 16 are the lowest version of firmware that may run the guest.
 const RESERVED: u64 = 0xffc0;
 
 /// SEV-SNP, bit 16: the guest may run with simultaneous multithreading on.
@@ -30,36 +30,36 @@ const SNP_DEBUG: u64 = 1 << 19;
 /// SEV-SNP: the bits from 26 must be zero.
 const SNP_RESERVED: u64 = !((1 << 26) - 1);
 
-/// What an AMD SEV guest is to be launched with, as its user asks for it.
+/// The options of an AMD SEV guest, as the user gives them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SevOptions {
-    /// The guest policy [default: no debugging; 0x3, 0x7 or 0x30000]
+    /// Guest policy; `None` for the default, which forbids debugging.
     pub sev_policy: Option<u64>,
-    /// The guest owner's Diffie-Hellman certificate
+    /// File with the Diffie-Hellman certificate of the guest owner.
     pub sev_dh_cert: Option<PathBuf>,
-    /// The guest owner's session blob
+    /// File with the session blob of the guest owner.
     pub sev_session: Option<PathBuf>,
-    /// The session's transport integrity key: the guest runs only after its launch measured right
+    /// File with the transport integrity key of the session.
     pub sev_tik: Option<PathBuf>,
-    /// The session's transport encryption key
+    /// File with the transport encryption key of the session.
     pub sev_tek: Option<PathBuf>,
-    /// The same with a session made now, by sevctl, for the host's certificate chain
+    /// Whether sevctl creates a session.
     pub sev_attest: bool,
-    /// The host's certificate chain [default: sev-cert in hosts.yaml]
+    /// File with the certificate chain of the host; `None` for that in hosts.yaml.
     pub sev_cert: Option<PathBuf>,
-    /// Take the chain that this host tells of itself: for a demonstration only
+    /// Whether the certificate chain that this host exports is used.
     pub sev_export_cert: bool,
-    /// The firmware to measure against [default: the file the domain itself names]
+    /// Firmware file for the expected measurement; `None` for the file in the domain's definition.
     pub sev_firmware: Option<PathBuf>,
-    /// SEV-SNP: 32 bytes for attestation reports, in hex, base64 or a file
+    /// Host data for attestation reports of SEV-SNP, 32 bytes.
     pub snp_host_data: Option<String>,
-    /// SEV-SNP: the ID block, 96 bytes
+    /// ID block of SEV-SNP, 96 bytes.
     pub snp_id_block: Option<String>,
-    /// SEV-SNP: the ID authentication information, 4096 bytes
+    /// ID authentication information of SEV-SNP, 4096 bytes.
     pub snp_id_auth: Option<String>,
-    /// SEV-SNP: the ID authentication information holds an author key
+    /// Whether the ID authentication information contains an author key.
     pub snp_author_key: bool,
-    /// SEV-SNP: whether reports may be signed with the chip's own key [default: the firmware's]
+    /// Whether the key of the chip itself (VCEK) may sign reports of SEV-SNP; `None` for QEMU's default.
     pub snp_vcek: Option<bool>,
 }
 
@@ -80,7 +80,7 @@ impl SevOptions {
         self.sev_attest || files.iter().any(|file| file.is_some())
     }
 
-    /// How the guest is attested, as a later `new` of the same name compares it.
+    /// Returns the origin of the session keys, in the form that a later `new` of the same name compares.
     fn attestation(&self) -> &'static str {
         match (&self.sev_tik, self.sev_attest) {
             (Some(_), _) => "given",
@@ -89,52 +89,52 @@ impl SevOptions {
         }
     }
 
-    /// Whether any of them was given.
+    /// Whether any option was given.
     pub fn any(&self) -> bool {
         self.of_snp() || self.of_sev() || self.sev_policy.is_some()
     }
 }
 
-/// What an AMD SEV guest is launched with.
+/// The launch security of an AMD SEV guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sev {
-    /// SEV and SEV-ES, which the policy tells apart.
+    /// SEV or SEV-ES, depending on a bit of the policy.
     Early {
         /// Guest policy, 32 bits.
         policy: u64,
-        /// Certificate, base64.
+        /// Diffie-Hellman certificate, base64.
         dh_cert: Option<String>,
         /// Session blob, base64.
         session: Option<String>,
-        /// Where the session's keys come from that it is attested by: `given`, `made` or `none`.
+        /// Origin of the session keys: `given`, `made` or `none`.
         attestation: &'static str,
     },
-    /// SEV-SNP.
+    /// The launch security of an SEV-SNP guest.
     Snp {
         /// Guest policy, 64 bits.
         policy: u64,
-        /// Given to attestation reports.
+        /// Host data for attestation reports.
         host_data: Option<Blob<32>>,
-        /// Who the guest is, and the proof.
+        /// ID block and ID authentication information.
         id: Option<Box<(Blob<96>, Blob<4096>)>>,
-        /// Whether the proof holds an author key.
+        /// Whether the ID authentication information contains an author key.
         author_key: bool,
-        /// Whether reports may be signed by the chip's own key.
+        /// Whether the key of the chip itself (VCEK) may sign reports.
         vcek: Option<bool>,
     },
 }
 
 impl Sev {
-    /// Settles the flags.
+    /// Checks the options and returns the launch security.
     ///
-    /// Errors: `usage` for flags of another generation, or a policy that is not of this one;
+    /// Errors: `usage` for options of another generation, or a policy of another generation;
     /// `invalid_input` and `not_found` for the files.
     pub fn new(security: Security, options: &SevOptions) -> Result<Self> {
         if security == Security::SevSnp {
             return Self::snp(options);
         }
         if options.of_snp() {
-            return Err(Error::usage("the --snp flags need --security sev-snp"));
+            return Err(Error::usage("the --snp-... flags need --security sev-snp"));
         }
         let encrypted = security == Security::SevEs;
         let default = NO_DEBUG | NO_KEY_SHARING | if encrypted { ENCRYPTED_STATE } else { 0 };
@@ -142,18 +142,16 @@ impl Sev {
         let wrong = if policy & RESERVED != 0 || policy > u64::from(u32::MAX) {
             Some("has bits that must be zero")
         } else if encrypted && policy & ENCRYPTED_STATE == 0 {
-            Some("is not of SEV-ES, which has bit 2")
+            Some("lacks bit 2, which SEV-ES needs")
         } else if !encrypted && policy & ENCRYPTED_STATE != 0 {
-            Some("is of SEV-ES: ask for --security sev-es")
+            Some("has bit 2, which needs --security sev-es")
         } else {
             None
         };
         refuse(policy, wrong)?;
         if options.sev_firmware.is_some() && options.attestation() == "none" {
-            return Err(Error::usage(
-                "--sev-firmware is what an attested guest is measured against",
-            )
-            .hint("--sev-attest, or --sev-tik and --sev-tek"));
+            return Err(Error::usage("--sev-firmware needs an attested guest")
+                .hint("add --sev-attest, or --sev-tik and --sev-tek"));
         }
         let read = |flag: &str, path: &Option<PathBuf>| {
             path.as_deref().map(|path| read_file(flag, path)).transpose()
@@ -168,8 +166,8 @@ impl Sev {
 
     fn snp(options: &SevOptions) -> Result<Self> {
         if options.of_sev() {
-            return Err(Error::usage("sessions and their keys are of SEV and SEV-ES")
-                .hint("an SEV-SNP guest asks for a report itself, while it runs"));
+            return Err(Error::usage("flags of sessions and keys do not apply to SEV-SNP")
+                .hint("request a report inside the guest instead: snpguest report"));
         }
         let policy = options.sev_policy.unwrap_or(SNP_SMT | SNP_ONE);
         let wrong = if policy & SNP_ONE == 0 {
@@ -197,7 +195,7 @@ impl Sev {
         })
     }
 
-    /// The `<launchSecurity>` element. What depends on the processor, libvirt fills in.
+    /// Returns the `<launchSecurity>` element. libvirt adds the values that depend on the processor.
     pub fn to_element(&self) -> Element {
         let text = |name: &str, value: &dyn std::fmt::Display| Element::new(name).text(value);
         match self {
@@ -217,7 +215,7 @@ impl Sev {
         }
     }
 
-    /// Which generation it is.
+    /// Returns the generation of AMD SEV.
     pub fn security(&self) -> Security {
         match self {
             Self::Early { policy, .. } if policy & ENCRYPTED_STATE != 0 => Security::SevEs,
@@ -233,13 +231,13 @@ impl Sev {
         }
     }
 
-    /// What the user should know.
+    /// Returns warnings for the user.
     pub fn warnings(&self) -> Vec<String> {
-        let open = || "--sev-policy: the host can debug this guest".to_owned();
+        let open = || "--sev-policy allows the host to debug the guest".to_owned();
         self.is_open().then(open).into_iter().collect()
     }
 
-    /// The settings in the form a later `new` of the same name compares.
+    /// Returns the request in the form that a later `new` of the same name compares.
     pub fn request(&self) -> Vec<(String, String)> {
         let of = |value: Option<&dyn std::fmt::Display>| {
             value.map_or_else(|| "none".to_owned(), |value| digest(value.to_string().as_bytes()))
@@ -282,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_let_no_host_debug_the_guest() {
+    fn default_policy_forbids_debugging() {
         let options = SevOptions::default();
         for (security, kind, policy) in [
             (Security::Sev, "sev", "0x0003"),
@@ -302,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn every_flag_has_its_place() {
+    fn to_element_has_every_option() {
         let folder = tempfile::tempdir().unwrap();
         let cert = folder.path().join("cert");
         std::fs::write(&cert, [0, 1, 2]).unwrap();
@@ -329,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn policies_of_another_generation_are_refused() {
+    fn new_refuses_policies_of_another_generation() {
         for (security, policy, says) in [
             (Security::Sev, 0x7, "--security sev-es"),
             (Security::SevEs, 0x3, "bit 2"),

@@ -1,4 +1,4 @@
-//! TDX launch security: what a trust domain is launched with, and measured by.
+//! Intel TDX launch security: the policy, measured values and quote service of a trust domain.
 //!
 //! Source: <https://libvirt.org/formatdomain.html#launch-security>; Intel TDX Module Base Architecture
 //! Specification, TD_PARAMS.
@@ -10,46 +10,46 @@ use common::xml::Element;
 
 use crate::security::launch::fixed_bytes::Blob;
 
-/// Bit 0 of the attributes: the host may look into the domain.
+/// Bit 0 of the attributes: the host may debug the trust domain.
 pub(crate) const DEBUG: u64 = 1;
-/// Bit 28: no #VE for pages that are not there; guest kernels refuse to boot without it.
+/// Bit 28 of the attributes: no #VE exceptions for unmapped pages. Linux guests refuse to boot without it.
 /// Source: Linux `Documentation/arch/x86/tdx.rst`.
 pub(crate) const SEPT_VE_DISABLE: u64 = 1 << 28;
 
-/// What a trust domain is to be launched with, as its user asks for it.
+/// The options of a trust domain, as the user gives them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TdxOptions {
-    /// Let the host debug the domain: its memory is then no secret
+    /// Whether the host may debug the trust domain, and so read its memory.
     pub td_debug: bool,
-    /// Whether the guest is spared #VE on pages that are not there; Linux needs it [default: on]
+    /// Whether #VE exceptions for unmapped pages are disabled; `None` for the default, on.
     pub sept_ve_disable: Option<bool>,
-    /// MRCONFIGID: 48 bytes in hex or base64, or a file of them
+    /// MRCONFIGID, 48 bytes.
     pub mr_config_id: Option<String>,
-    /// MROWNER: 48 bytes in hex or base64, or a file of them
+    /// MROWNER, 48 bytes.
     pub mr_owner: Option<String>,
-    /// MROWNERCONFIG: 48 bytes in hex or base64, or a file of them
+    /// MROWNERCONFIG, 48 bytes.
     pub mr_owner_config: Option<String>,
-    /// The quote generation service's unix socket, or none [default: libvirt's own]
+    /// Quote generation service; `None` for libvirt's default socket.
     pub qgs: Option<Qgs>,
 }
 
-/// Where quotes come from.
+/// The quote generation service of a trust domain.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Qgs {
-    /// libvirt's default socket.
+    /// The service at libvirt's default socket.
     #[default]
     Default,
-    /// This unix socket.
+    /// The service at this unix socket.
     Socket(PathBuf),
-    /// Nowhere: the guest cannot be attested.
+    /// No service: the guest cannot be attested.
     None,
 }
 
-/// libvirt's default socket.
+/// libvirt's default socket of the quote generation service.
 pub const QGS_SOCKET: &str = "/var/run/tdx-qgs/qgs.socket";
 
 impl TdxOptions {
-    /// Whether any of them was given.
+    /// Whether any option was given.
     pub fn any(&self) -> bool {
         let values = [&self.mr_config_id, &self.mr_owner, &self.mr_owner_config];
         self.td_debug
@@ -59,10 +59,10 @@ impl TdxOptions {
     }
 }
 
-/// Bytes that are measured with a trust domain: a SHA-384, usually.
+/// A value that is part of a trust domain's measurement, usually a SHA-384 hash.
 type Measured = Blob<48>;
 
-/// What a trust domain is launched with.
+/// The launch security of a trust domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tdx {
     policy: u64,
@@ -73,7 +73,7 @@ pub struct Tdx {
 }
 
 impl Tdx {
-    /// Settles the flags.
+    /// Checks the options and returns the launch security.
     ///
     /// Errors: those of [`Blob::read`].
     pub fn new(options: &TdxOptions) -> Result<Self> {
@@ -91,7 +91,7 @@ impl Tdx {
         })
     }
 
-    /// The `<launchSecurity>` element.
+    /// Returns the `<launchSecurity>` element.
     pub fn to_element(&self) -> Element {
         let measured = [
             ("mrConfigId", &self.mr_config_id),
@@ -114,16 +114,16 @@ impl Tdx {
             .child_opt(service)
     }
 
-    /// What the user should know: a domain open to its host, a socket that is not there.
+    /// Returns warnings: about a domain that its host can read, and about a missing socket.
     ///
-    /// `exists` tells whether a path is there, on libvirt's host.
+    /// `exists` returns whether a path exists on libvirt's host.
     pub fn warnings(&self, exists: impl Fn(&Path) -> bool) -> Vec<String> {
         let mut warnings = Vec::new();
         if self.policy & DEBUG != 0 {
-            warnings.push("--td-debug: the host can read this domain's memory".to_owned());
+            warnings.push("--td-debug allows the host to read the guest's memory".to_owned());
         }
         if self.policy & SEPT_VE_DISABLE == 0 {
-            warnings.push("--sept-ve-disable off: Linux guests refuse to boot".to_owned());
+            warnings.push("Linux guests refuse to boot with --sept-ve-disable off".to_owned());
         }
         warnings.extend(match &self.qgs {
             Qgs::None => None,
@@ -133,7 +133,7 @@ impl Tdx {
         warnings
     }
 
-    /// The settings in the form a later `new` of the same name compares.
+    /// Returns the request in the form that a later `new` of the same name compares.
     pub fn request(&self) -> Vec<(String, String)> {
         let shown = |value: &Option<Measured>| {
             value.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string)
@@ -155,11 +155,11 @@ impl Tdx {
     }
 }
 
-/// A warning when there is no socket for quotes.
+/// Returns a warning if the socket of the quote generation service does not exist.
 pub fn no_service(socket: &Path, exists: impl Fn(&Path) -> bool) -> Option<String> {
     (!exists(socket)).then(|| {
         let socket = socket.display();
-        format!("no quote generation service at {socket}: the domain cannot be attested")
+        format!("no quote generation service at {socket}: the trust domain cannot be attested")
     })
 }
 
@@ -171,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn defaults_are_those_a_linux_guest_needs() {
+    fn defaults_are_those_that_linux_guests_need() {
         let tdx = Tdx::new(&TdxOptions::default()).unwrap();
         assert_eq!(
             tdx.to_element().to_xml().unwrap(),
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn every_flag_has_its_place() {
+    fn to_element_has_every_option() {
         let options = TdxOptions {
             td_debug: true,
             sept_ve_disable: Some(false),

@@ -1,4 +1,4 @@
-//! Which firmware libvirt gives to each kind of guest.
+//! The firmware that libvirt chooses for each kind of guest.
 
 use common::libvirt::Libvirt;
 use common::system::sysroot::Host;
@@ -10,28 +10,28 @@ use crate::firmware::query::FirmwareQuery;
 use crate::host::check::facts::reading::{Fact, fact};
 use crate::host::check::guest_kind::GuestKind;
 
-/// What libvirt does for guests of a kind that ask for firmware.
+/// The firmware for a kind of guest.
 #[derive(Debug)]
 pub struct FirmwareFacts {
-    /// The kind.
+    /// The kind of guest.
     pub kind: GuestKind,
-    /// What libvirt chooses for it.
+    /// The firmware that libvirt chooses.
     pub found: Fact<ChosenFirmware>,
 }
 
-/// Which firmware libvirt chooses.
+/// The firmware that libvirt chooses for a query.
 #[derive(Debug)]
 pub struct ChosenFirmware {
-    /// What the guest asks for.
+    /// The query of the guest.
     pub wanted: FirmwareQuery,
-    /// What libvirt chooses for that.
+    /// libvirt's choice.
     pub choice: FirmwareChoice,
     /// Whether the files of the chosen build exist.
     pub usable: bool,
 }
 
 impl FirmwareFacts {
-    /// Looks for what each kind of guest needs, by the rules of the libvirt that was asked.
+    /// Looks for the firmware of each kind of guest, by the rules of the libvirt that was asked.
     pub fn for_every_kind(host: &Host, rules: Option<&Rules>) -> Vec<Self> {
         let rules = rules.cloned().unwrap_or_else(Rules::newest);
         let kinds =
@@ -49,7 +49,7 @@ impl FirmwareFacts {
     }
 }
 
-/// The rules by which a libvirt chooses firmware for the guests that are judged.
+/// Returns the rules by which a libvirt chooses firmware; `None` for a remote libvirt.
 pub fn rules(libvirt: &Libvirt) -> Option<Rules> {
     let wanted = FirmwareQuery::for_ordinary_guest(Security::None).ok()?;
     libvirt.is_local().then(|| Rules::ask(libvirt, &wanted))

@@ -1,4 +1,4 @@
-//! What libvirt says of itself and of the domains that it can run.
+//! The facts that libvirt reports about itself and its domain capabilities.
 
 use std::path::Path;
 
@@ -12,39 +12,39 @@ use crate::firmware::choice::Rules;
 use crate::host::check::facts::firmware::rules;
 use crate::host::check::facts::reading::{Fact, fact};
 
-/// What libvirt said.
+/// The facts that libvirt reports.
 #[derive(Debug)]
 pub struct LibvirtFacts {
-    /// Who it is; none when it was not asked, the error when it cannot be reached.
+    /// The daemon; `None` if libvirt was not asked, the error if it cannot be reached.
     pub daemon: Option<Fact<Daemon>>,
-    /// What domains it can run, with KVM.
+    /// The domain capabilities, with KVM.
     pub capabilities: Fact<Document>,
-    /// How it chooses firmware; none when it was not asked, or is another machine's.
+    /// The rules by which it chooses firmware; `None` if it was not asked, or runs on a remote host.
     pub rules: Option<Rules>,
 }
 
-/// A libvirt that answers.
+/// A libvirt daemon that can be reached.
 #[derive(Debug)]
 pub struct Daemon {
     /// The URI of the connection.
     pub uri: String,
-    /// Whether it runs on this machine.
+    /// Whether the daemon runs on this machine.
     pub local: bool,
     /// The version of the library, as libvirt counts it.
     pub version: u32,
     /// The version of QEMU, as libvirt counts it.
     pub qemu: Fact<u32>,
-    /// Whether the network `default` is active; none when there is no such network.
+    /// Whether the network `default` is active; `None` if there is no such network.
     pub network: Fact<Option<bool>>,
 }
 
-/// The most that a file of capabilities may have, bytes.
+/// The largest size of a file of capabilities, in bytes.
 const MOST: usize = 16 << 20;
 
 impl LibvirtFacts {
-    /// Asks libvirt, or reads its word from a file.
+    /// Asks libvirt, or reads the domain capabilities from a file.
     ///
-    /// Errors: `not_found`, `permission` for that file. What is wrong in it is no error.
+    /// Errors: `not_found`, `permission` for that file. Invalid content makes the facts unknown.
     pub fn read(
         connect: impl FnOnce() -> Result<Libvirt>,
         may_ask: bool,
@@ -53,22 +53,25 @@ impl LibvirtFacts {
         if let Some(file) = file {
             let text = String::from_utf8_lossy(&input::file(file, MOST)?).into_owned();
             let capabilities = fact(Document::parse(text))
-                .map_err(|why| format!("{} is no XML: {why}", file.display()))
+                .map_err(|why| format!("{} is not XML: {why}", file.display()))
                 .and_then(|document| match document.root().name() {
                     "domainCapabilities" => Ok(document),
-                    other => Err(format!("{} is of <{other}>", file.display())),
+                    other => Err(format!(
+                        "{} has the root element <{other}>, expected <domainCapabilities>",
+                        file.display()
+                    )),
                 });
             return Ok(Self { daemon: None, capabilities, rules: None });
         }
         if !may_ask {
             let why =
-                "libvirt was not asked: --connect, or --capabilities FILE, speaks for that machine";
+                "libvirt was not asked: add --connect URI or --capabilities FILE for that host";
             return Ok(Self { daemon: None, capabilities: Err(why.to_owned()), rules: None });
         }
         let libvirt = match fact(connect()) {
             Ok(libvirt) => libvirt,
             Err(why) => {
-                let capabilities = Err("follows from LIBVIRT".to_owned());
+                let capabilities = Err("depends on LIBVIRT".to_owned());
                 return Ok(Self { daemon: Some(Err(why)), capabilities, rules: None });
             }
         };

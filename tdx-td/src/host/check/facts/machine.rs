@@ -14,7 +14,7 @@ use crate::host::check::facts::firmware::FirmwareFacts;
 use crate::host::check::facts::libvirt::LibvirtFacts;
 use crate::host::check::facts::reading::{Fact, fact};
 
-/// Who made the processor.
+/// The vendor of the processor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Vendor {
     /// Intel.
@@ -26,32 +26,32 @@ pub enum Vendor {
 /// The processor.
 #[derive(Debug)]
 pub struct Cpu {
-    /// Whose it is; none for others.
+    /// Vendor of the processor; `None` for other vendors.
     pub vendor: Option<Vendor>,
-    /// What the kernel says it can.
+    /// Flags of the processor, as the kernel lists them.
     pub flags: BTreeSet<String>,
 }
 
-/// `/dev/kvm`.
+/// The state of `/dev/kvm`.
 #[derive(Debug)]
 pub enum Kvm {
-    /// It is not there.
+    /// It does not exist.
     Absent,
-    /// It opens and answers with the kinds of guests it runs, as [`syscalls::kvm_vm_types`] does.
+    /// It works. The value has the kinds of guests that it runs, as [`syscalls::kvm_vm_types`] returns them.
     Works(u32),
-    /// It does not open for us.
+    /// This user may not open it.
     Refused,
-    /// It is there and is no KVM, or its hardware does not work.
+    /// It exists, but is not KVM, or the hardware does not work.
     Broken(String),
-    /// Nobody can tell.
+    /// The state could not be determined.
     Unknown(String),
 }
 
-/// Parameters of modules that are looked at.
+/// Module parameters that the checks use.
 const PARAMETERS: [(&str, &str); 4] =
     [("kvm_intel", "tdx"), ("kvm_amd", "sev"), ("kvm_amd", "sev_es"), ("kvm_amd", "sev_snp")];
 
-/// Files and folders whose presence says all.
+/// Files and directories of which only the existence matters.
 const PLACES: [&str; 13] = [
     "/dev",
     "/dev/iommu",
@@ -68,7 +68,7 @@ const PLACES: [&str; 13] = [
     "/usr/share/qemu",
 ];
 
-/// Text files, whatever is made of them.
+/// Text files that the checks use.
 const TEXTS: [&str; 11] = [
     "/etc/group",
     "/proc/1/environ",
@@ -83,10 +83,10 @@ const TEXTS: [&str; 11] = [
     "/sys/kernel/mm/transparent_hugepage/enabled",
 ];
 
-/// Everything that is judged.
+/// All facts of a host that the checks use.
 #[derive(Debug)]
 pub struct Facts {
-    /// Whether it is about the machine that this runs on.
+    /// Whether the facts are those of the machine that the command runs on.
     pub this_machine: bool,
     /// The first processor.
     pub cpu: Fact<Cpu>,
@@ -96,34 +96,34 @@ pub struct Facts {
     pub command_line: Fact<Vec<String>>,
     /// Options of modules, such as kvm_intel.tdx=1, from the command line and from modprobe.d.
     pub options: Vec<String>,
-    /// What the kernel has logged.
+    /// Messages of the kernel log.
     pub log: Fact<Vec<String>>,
-    /// KVM.
+    /// The state of `/dev/kvm`.
     pub kvm: Kvm,
-    /// Whether there are IOMMU groups.
+    /// Whether the kernel lists IOMMU groups.
     pub iommu: Fact<bool>,
-    /// Whether there is a module vfio-pci for this kernel, loaded or not.
+    /// Whether the module vfio-pci is installed for this kernel, loaded or not.
     pub vfio_pci: Fact<bool>,
-    /// How many mappings VFIO may make; none while its module is not loaded.
+    /// The largest number of mappings that VFIO allows; `None` while its module is not loaded.
     pub dma_entry_limit: Fact<Option<u64>>,
-    /// All of the host's memory.
+    /// Size of the host's memory.
     pub memory: Fact<Size>,
-    /// What there is for each kind of guest.
+    /// The firmware for each kind of guest.
     pub firmware: Vec<FirmwareFacts>,
-    /// libvirt's word.
+    /// The facts that libvirt reports.
     pub libvirt: LibvirtFacts,
     texts: Vec<(String, Fact<Option<String>>)>,
     places: BTreeSet<&'static str>,
 }
 
 impl Facts {
-    /// Reads all. What cannot be read is unknown, and no error.
+    /// Reads all facts. A fact that cannot be read is unknown, which is not an error.
     pub fn read(host: &Host, libvirt: LibvirtFacts) -> Self {
         let this_machine = host.is_this_machine();
         let text = |path: &str| fact(host.read(path));
         let parameters = PARAMETERS.map(|(module, name)| parameter_path(module, name));
         let texts = TEXTS.iter().map(|path| (*path).to_owned()).chain(parameters);
-        let known = |text: Option<String>, path: &str| text.ok_or(format!("there is no {path}"));
+        let known = |text: Option<String>, path: &str| text.ok_or(format!("{path} does not exist"));
         let command_line = text("/proc/cmdline").and_then(|t| known(t, "/proc/cmdline"));
         let command_line: Fact<Vec<String>> =
             command_line.map(|text| text.split_whitespace().map(str::to_owned).collect());
@@ -152,12 +152,12 @@ impl Facts {
         }
     }
 
-    /// Whether a file or folder that is looked for is there.
+    /// Whether a file or directory of `PLACES` exists.
     pub fn has(&self, place: &str) -> bool {
         self.places.contains(place)
     }
 
-    /// The text of a file that was read, without space around it; none when it is not there.
+    /// Returns the trimmed text of a file of `TEXTS` or of a module parameter; `None` if it does not exist.
     pub fn text(&self, path: &str) -> Fact<Option<&str>> {
         let found = self.texts.iter().find(|(name, _)| name == path);
         match found.map(|(_, text)| text) {
@@ -167,26 +167,26 @@ impl Facts {
         }
     }
 
-    /// A parameter of a module; none without the module, or where it has none of this name.
+    /// Returns a parameter of a module; `None` if the module is not loaded or has no such parameter.
     pub fn parameter(&self, module: &str, name: &str) -> Fact<Option<&str>> {
         self.text(&parameter_path(module, name))
     }
 
-    /// Whether a module's option is on, by the command line or modprobe.d.
+    /// Whether a module's option is turned on in the command line or in modprobe.d.
     pub fn is_option_on(&self, option: &str) -> bool {
         let last =
             self.options.iter().rev().find_map(|o| o.strip_prefix(option)?.strip_prefix('='));
         last.is_some_and(|value| matches!(value, "1" | "y" | "Y" | "on"))
     }
 
-    /// The last message of the kernel's log in which one of these stands.
+    /// Returns the last message of the kernel log that contains one of these texts.
     pub fn logged(&self, texts: &[&str]) -> Option<&str> {
         let log = self.log.as_deref().unwrap_or_default();
         let is = |line: &&String| texts.iter().any(|text| line.contains(text));
         log.iter().rev().find(is).map(String::as_str)
     }
 
-    /// The count of a resource in a file of the misc controller.
+    /// Returns the number of a resource in a file of the misc cgroup controller.
     ///
     /// Source: Linux `Documentation/admin-guide/cgroup-v2.rst`, "Misc": lines of name and number.
     pub fn misc_count(&self, file: &str, name: &str) -> Option<u64> {
@@ -214,7 +214,7 @@ fn cpu(text: &str) -> Cpu {
     Cpu { vendor, flags: flags.collect() }
 }
 
-/// Options of modules, those that hold last. Source: modprobe.d(5).
+/// Returns the options of modules; later ones override earlier ones. Source: modprobe.d(5).
 fn options(host: &Host, command_line: &[String]) -> Vec<String> {
     let mut options = Vec::new();
     let mut files = std::collections::BTreeMap::new();
@@ -240,14 +240,14 @@ fn options(host: &Host, command_line: &[String]) -> Vec<String> {
     options
 }
 
-/// The kernel's log: of this machine as the kernel has it, else as it was captured.
+/// Reads the kernel log: from the kernel on this machine, else the captured file.
 fn log(host: &Host) -> Fact<Vec<String>> {
     const CAPTURED: &str = "/var/log/dmesg";
     if host.is_this_machine() {
         return syscalls::kernel_log().map_err(|error| format!("cannot read /dev/kmsg: {error}"));
     }
     let bytes = fact(host.read_bytes(CAPTURED))?;
-    let bytes = bytes.ok_or_else(|| format!("no {CAPTURED} was captured"))?;
+    let bytes = bytes.ok_or_else(|| format!("{CAPTURED} was not captured"))?;
     Ok(String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect())
 }
 
@@ -255,11 +255,11 @@ fn kvm(host: &Host) -> Kvm {
     const NODE: &str = "/dev/kvm";
     if !host.is_this_machine() {
         return match (host.has(NODE), host.has("/dev")) {
-            (true, _) => {
-                Kvm::Unknown("it is there; whether it works only that machine can say".into())
-            }
+            (true, _) => Kvm::Unknown(
+                "/dev/kvm exists; whether it works can be checked only on that host".into(),
+            ),
             (false, true) => Kvm::Absent,
-            (false, false) => Kvm::Unknown("no /dev was captured".into()),
+            (false, false) => Kvm::Unknown("/dev was not captured".into()),
         };
     }
     let types = |kvm: File| match syscalls::kvm_vm_types(&kvm) {
@@ -274,7 +274,7 @@ fn kvm(host: &Host) -> Kvm {
     }
 }
 
-/// Whether a kernel has a module, loaded, to load, or built in. Source: depmod(8), `modules.dep`.
+/// Whether a kernel has a module: loaded, installed or built in. Source: depmod(8), `modules.dep`.
 fn has_module(host: &Host, release: &str, module: &str) -> Fact<bool> {
     if host.has(&format!("/sys/module/{}", module.replace('-', "_"))) {
         return Ok(true);
@@ -288,7 +288,7 @@ fn has_module(host: &Host, release: &str, module: &str) -> Fact<bool> {
             return Ok(true);
         }
     }
-    if read { Ok(false) } else { Err(format!("there is no /lib/modules/{release}/modules.dep")) }
+    if read { Ok(false) } else { Err(format!("/lib/modules/{release}/modules.dep does not exist")) }
 }
 
 #[cfg(test)]
@@ -296,7 +296,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn flags_are_words_and_the_vendor_is_known() {
+    fn cpu_has_flags_and_vendor() {
         let cpu = cpu(
             "processor\t: 0\nvendor_id\t: GenuineIntel\nvmx flags\t: x\nflags\t\t: fpu pse36 vmx\n",
         );

@@ -1,4 +1,4 @@
-//! The facts that `host check` judges, read once.
+//! The facts that the checks of `host check` use, read once.
 
 pub mod firmware;
 pub mod libvirt;

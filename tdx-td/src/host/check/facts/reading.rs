@@ -1,11 +1,11 @@
-//! A fact, or why it is unknown.
+//! A fact, or the reason why it is unknown.
 
 use common::Result;
 
-/// What was read; the error is why it could not be, in words.
+/// A fact; the error is the reason why it is unknown.
 pub type Fact<T> = std::result::Result<T, String>;
 
-/// An error as why something is unknown.
+/// Turns an error, with its causes, into the reason why a fact is unknown.
 pub fn fact<T>(result: Result<T>) -> Fact<T> {
     result.map_err(|error| {
         let causes = error.causes();

@@ -1,4 +1,4 @@
-//! The plan as it grows, setting by setting.
+//! The plan of tuning, to which settings are added one after another.
 
 use common::document::Action;
 
@@ -9,47 +9,47 @@ use crate::host::tuning::persist;
 use crate::host::tuning::persist::{Line, LineState};
 use crate::host::tuning::tunable::{Tunable, ValueList};
 
-/// What is asked for besides the settings.
+/// The options of `host tune`.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options {
-    /// They are to hold at every boot.
+    /// Whether the settings also apply at boot.
     pub persist: bool,
-    /// Modules may be loaded again for their options.
+    /// Whether modules may be reloaded to change their options.
     pub reload_modules: bool,
-    /// Another scenario's settings may be replaced.
+    /// Whether settings of another scenario may be changed.
     pub replace: bool,
 }
 
-/// A value that a tunable is to have.
+/// The desired value of a tunable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DesiredValue {
-    /// The setting it is for.
+    /// The setting of the scenario.
     pub setting: String,
-    /// What it is.
+    /// The tunable.
     pub tunable: Tunable,
-    /// What it says.
+    /// The current value.
     pub now: String,
-    /// What it is to say.
+    /// The desired value.
     pub value: String,
-    /// Whether what it says is as good.
+    /// Whether the current value is the desired one or equivalent.
     pub holds: bool,
 }
 
-/// What has to be done.
+/// The plan of tuning.
 #[derive(Debug, Default)]
 pub struct SettingsPlan {
-    /// For each setting what is so and what becomes of it.
+    /// The item of each setting.
     pub items: Vec<TuneItem>,
-    /// The values, in the order in which they are set.
+    /// The desired values, in the order in which they are set.
     pub desired: Vec<DesiredValue>,
-    /// A sentence for each setting that another file overrules at boot.
+    /// A message for each setting that another file overrides at boot.
     pub overruled: Vec<String>,
     pub(super) lines: Vec<Line>,
     pub(super) options: Options,
 }
 
 impl SettingsPlan {
-    /// Adds a setting that is one tunable.
+    /// Adds a setting of one tunable.
     pub(super) fn add_tunable(
         &mut self,
         setting: &str,
@@ -61,7 +61,7 @@ impl SettingsPlan {
         let mut item = TuneItem::new(setting, tunable.file(), now.as_deref(), value);
         item.in_force = now.is_some();
         match now {
-            None => item.add_note("this kernel has no such thing"),
+            None => item.add_note("this kernel does not support the setting"),
             Some(now) => {
                 item.action = if holds { Action::None } else { Action::Set };
                 let (setting, value) = (setting.to_owned(), value.to_owned());
@@ -73,14 +73,14 @@ impl SettingsPlan {
         &mut self.items[last]
     }
 
-    /// Has the last setting hold at every boot, when that is asked for.
+    /// Makes the last setting apply at boot, if that was requested.
     pub(super) fn persist_last(&mut self, observed: &ObservedHost, line: Line) {
         let Some(item) = self.items.last_mut() else { return };
         let state = persist::line_state(&observed.files, &line);
         item.persistent = state == LineState::Same || self.options.persist;
         match state {
             LineState::Different if !self.options.persist => {
-                item.add_note(&format!("{} sets it otherwise at the next boot", line.file));
+                item.add_note(&format!("{} sets another value at the next boot", line.file));
             }
             LineState::Different | LineState::Missing if self.options.persist => {
                 if item.action == Action::None {
@@ -94,7 +94,7 @@ impl SettingsPlan {
             && let Some(OverrulingLine { place, value }) = observed.boot.overruling_line(&line)
         {
             item.persistent = false;
-            let note = format!("{place} sets it to {value} at boot, whatever {} says", line.file);
+            let note = format!("{place} sets {value} at boot and overrides {}", line.file);
             item.add_note(&note);
             self.overruled.push(format!("{}: {note}", item.setting));
         }
@@ -151,7 +151,7 @@ impl SettingsPlan {
         value: &str,
     ) {
         let mut item = TuneItem::new(setting, Some(path), Some(&choice.current), value);
-        item.add_note(&format!("the kernel offers only {}", choice.offered.join(", ")));
+        item.add_note(&format!("this kernel offers only {}", choice.offered.join(", ")));
         self.items.push(item);
     }
 }

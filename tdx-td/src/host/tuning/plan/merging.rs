@@ -1,4 +1,4 @@
-//! Planning the merging of pages, by the kernel and by the units of systemd that see to it.
+//! Planning the merging of pages (KSM), in the kernel and in the systemd units that control it.
 
 use common::document::Action;
 
@@ -11,11 +11,11 @@ use crate::scenario::profile;
 use crate::scenario::profile::OnOff;
 
 impl SettingsPlan {
-    /// Plans for pages to be merged, or not.
+    /// Adds the settings of KSM.
     pub(super) fn add_page_merging(&mut self, observed: &ObservedHost, wanted: &profile::Host) {
         let digit = |OnOff(on): OnOff| if on { "1" } else { "0" };
         let now = observed.ksm.clone();
-        // The kernel's own unit is stopped before and started after: it writes to the same file.
+        // The units are stopped before and started after: they write to the same file.
         if wanted.ksm == Some(OnOff(false)) {
             observed.units.iter().for_each(|unit| self.add_unit(unit, false));
         }
@@ -33,7 +33,7 @@ impl SettingsPlan {
                 self.items.last_mut().filter(|i| i.action == Action::Set && shared > 0)
             {
                 item.add_note(&format!(
-                    "{shared} pages that stand for several are taken apart first, which takes memory"
+                    "{shared} merged pages are separated first, which takes memory"
                 ));
             }
         }
@@ -49,7 +49,7 @@ impl SettingsPlan {
                 item.action = if item.action == Action::Set { Action::None } else { item.action };
             }
             if let Some(item) = self.items.last_mut().filter(|_| !observed.has_systemd) {
-                item.add_note("units of systemd are not looked at: it does not run here");
+                item.add_note("systemd does not run here: its units are not checked");
             }
         }
         if wanted.ksm == Some(OnOff(true)) {
@@ -65,12 +65,12 @@ impl SettingsPlan {
         item.in_force = true;
         if on && unit.name == kernel_files::KSM_TUNER {
             item.wanted = now;
-            item.add_note("it decides when pages are merged, and is left as it is");
+            item.add_note("this unit turns merging on and off by itself, and is not changed");
             return self.items.push(item);
         }
         if on && unit.file_state == "masked" {
             item.in_force = unit.is_running;
-            item.add_note("it is masked");
+            item.add_note("this unit is masked, and is not changed");
             return self.items.push(item);
         }
         let mut want = |tunable: Tunable, now: &str, value: &str| {

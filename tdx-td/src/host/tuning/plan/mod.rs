@@ -1,4 +1,4 @@
-//! What has to be done for a host to be as a scenario wants it. Pure.
+//! Planning the changes that set a host to the values of a scenario. Pure.
 
 mod draft;
 mod merging;

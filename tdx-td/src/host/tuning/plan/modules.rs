@@ -1,4 +1,4 @@
-//! Planning options of kernel modules, most of which are read when a module is loaded and never again.
+//! Planning options of kernel modules. Most options are read only when the module is loaded.
 
 use common::document::Action;
 use common::{Code, Error, Result};
@@ -10,9 +10,9 @@ use crate::host::tuning::plan::{DesiredValue, SettingsPlan};
 use crate::host::tuning::tunable::Tunable;
 
 impl SettingsPlan {
-    /// Plans for a module to have these options.
+    /// Adds the settings of a module's options.
     ///
-    /// Errors: `conflict` for one in use that is to be loaded again, `unsupported` for one that cannot be.
+    /// Errors: `conflict` for a module in use that has to be reloaded, `unsupported` for one that cannot be.
     pub(super) fn add_module(
         &mut self,
         observed: &ObservedHost,
@@ -52,15 +52,15 @@ impl SettingsPlan {
                 _ if same => {}
                 Some(_) if reload => item.action = Action::Reload,
                 Some(_) if self.options.persist => {
-                    item.add_note("holds after a reboot, or when the module is loaded again");
+                    item.add_note("takes effect when the module is reloaded, or after a reboot");
                 }
-                Some(_) => {
-                    item.add_note("holds with --reload-modules, or with --persist after a reboot")
-                }
+                Some(_) => item.add_note(
+                    "takes effect with --reload-modules, or with --persist after a reboot",
+                ),
                 None if found.is_some() => {
-                    item.add_note(&format!("this {module} has no such option"))
+                    item.add_note(&format!("module {module} of this kernel has no such option"))
                 }
-                None => item.add_note(&format!("{module} is not loaded")),
+                None => item.add_note(&format!("module {module} is not loaded")),
             }
             self.items.push(item);
             if now.is_some() || found.is_none() {
@@ -71,17 +71,20 @@ impl SettingsPlan {
     }
 }
 
-/// Fails for a module that cannot be taken out now.
+/// Fails for a module that cannot be reloaded.
 fn check_reload(module: &str, found: Option<&Module>) -> Result<()> {
     match found.map(|found| found.users) {
         Some(Some(0)) => Ok(()),
-        Some(Some(users)) => Err(Error::conflict(format!("{module} is in use {users} times"))
-            .code(Code::InUseByVm)
-            .hint("stop all guests, or tune without --reload-modules")),
-        Some(None) => Err(Error::unsupported(format!("{module} is built into the kernel"))
-            .hint("its options are words of the kernel command line, such as kvm_amd.sev=1")),
-        None => {
-            Err(Error::unsupported(format!("{module} is not loaded")).hint("modprobe loads it"))
-        }
+        Some(Some(users)) => Err(Error::conflict(format!(
+            "module {module} cannot be reloaded: it has {users} users"
+        ))
+        .code(Code::InUseByVm)
+        .hint("shut down all guests, or run host tune without --reload-modules")),
+        Some(None) => Err(Error::unsupported(format!(
+            "module {module} cannot be reloaded: it is built into the kernel"
+        ))
+        .hint("set its options on the kernel command line, such as kvm_amd.sev=1")),
+        None => Err(Error::unsupported(format!("module {module} is not loaded"))
+            .hint(format!("modprobe {module}"))),
     }
 }

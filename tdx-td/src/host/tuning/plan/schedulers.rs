@@ -7,7 +7,7 @@ use crate::host::tuning::persist::Line;
 use crate::host::tuning::plan::draft::{DesiredValue, SettingsPlan};
 use crate::host::tuning::tunable::{Tunable, ValueList};
 
-/// The setting that there is once a disk.
+/// The setting that has one item for each disk.
 const SCHEDULER: &str = "host.io_scheduler";
 
 impl SettingsPlan {
@@ -46,7 +46,7 @@ impl SettingsPlan {
         match choice {
             None => {
                 let mut item = TuneItem::new(SCHEDULER, Some(&path), None, value);
-                item.add_note(&format!("{} has no scheduler", disk.name));
+                item.add_note(&format!("disk {} has no scheduler", disk.name));
                 return self.items.push(item);
             }
             Some(choice) if !offered && module.is_none() => {
@@ -56,7 +56,7 @@ impl SettingsPlan {
                 let item =
                     self.add_tunable(SCHEDULER, Tunable::Choice(path), Some(choice.current), value);
                 if let Some(module) = module {
-                    item.add_note(&format!("the module {module} is loaded for it"));
+                    item.add_note(&format!("needs module {module}, which is loaded first"));
                 }
             }
         }
@@ -65,7 +65,7 @@ impl SettingsPlan {
             && item.persistent
             && disk.rule.starts_with("KERNEL")
         {
-            item.add_note("at the next boot the disk is known by its name alone");
+            item.add_note("at boot the disk is identified by its name, which may change");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Planning every setting of a scenario.
+//! Planning all host settings of a scenario.
 
 use common::Result;
 
@@ -10,9 +10,9 @@ use crate::host::tuning::plan::draft::{DesiredValue, Options, SettingsPlan};
 use crate::host::tuning::tunable::{Tunable, normalized_option};
 use crate::scenario::profile;
 
-/// Plans to have the host as `wanted`.
+/// Plans the changes that set the host to `wanted`.
 ///
-/// Errors: `conflict` for a file that is not ours, and for a module that cannot be loaded again.
+/// Errors: `conflict` for a file that these tools did not write, and for a module that cannot be reloaded.
 pub fn plan_settings(
     observed: &ObservedHost,
     wanted: &profile::Host,
@@ -62,7 +62,9 @@ impl SettingsPlan {
         let mut item = TuneItem::new(&setting, Some("/proc/cmdline"), now, argument);
         (item.in_force, item.persistent) = (is_set, is_set);
         if !is_set {
-            item.add_note("add it to the kernel command line, in GRUB_CMDLINE_LINUX, and reboot");
+            item.add_note(&format!(
+                "add {argument} to the kernel command line, in GRUB_CMDLINE_LINUX, and reboot"
+            ));
         }
         self.items.push(item);
     }

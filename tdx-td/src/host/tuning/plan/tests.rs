@@ -1,4 +1,4 @@
-//! Hosts of all kinds go in, plans come out.
+//! Plans for hosts in different states.
 
 use common::document::Action;
 
@@ -16,7 +16,7 @@ use crate::scenario::layers::{Layers, Origin, parse_set};
 use crate::scenario::library::Scenario;
 use crate::scenario::profile;
 
-/// The host's part of a scenario, with settings over it.
+/// Returns the host settings of a scenario, overridden by others.
 fn wanted(scenario: &str, set: &[&str]) -> profile::Host {
     let root = tempfile::tempdir().unwrap();
     let scenario =
@@ -28,7 +28,7 @@ fn wanted(scenario: &str, set: &[&str]) -> profile::Host {
     layers.profile().unwrap().host
 }
 
-/// A host with everything.
+/// Returns a host that supports all settings.
 fn host() -> ObservedHost {
     let unit = |name: &str, is_running, file_state: &str| Unit {
         name: name.to_owned(),
@@ -55,7 +55,7 @@ fn host() -> ObservedHost {
     }
 }
 
-/// The changes of a plan in a line, in order.
+/// Returns the changes of a plan in one line, in order.
 fn changes_in_a_line(observed: &ObservedHost, draft: &SettingsPlan) -> String {
     let change = |want: &DesiredValue| Change {
         tunable: want.tunable.clone(),
@@ -72,7 +72,7 @@ fn changes_in_a_line(observed: &ObservedHost, draft: &SettingsPlan) -> String {
 }
 
 #[test]
-fn changes_come_in_an_order_that_works() {
+fn in_order_returns_changes_in_an_order_that_the_kernel_accepts() {
     let persist = Options { persist: true, ..Options::default() };
     let reload = Options { reload_modules: true, ..Options::default() };
     for (scenario, set, options, changes) in [
@@ -106,7 +106,7 @@ fn changes_come_in_an_order_that_works() {
 }
 
 #[test]
-fn what_there_is_not_is_said_of_each_setting() {
+fn plan_notes_each_setting_that_the_host_does_not_support() {
     let observed = ObservedHost::default();
     let draft =
         plan_settings(&observed, &wanted("td", &["host.hugepages=1"]), Options::default()).unwrap();
@@ -117,7 +117,7 @@ fn what_there_is_not_is_said_of_each_setting() {
 }
 
 #[test]
-fn a_module_is_loaded_again_only_where_it_can_be() {
+fn plan_refuses_to_reload_a_module_in_use_or_built_in() {
     let reload = Options { reload_modules: true, ..Options::default() };
     for (users, kind) in [
         (Some(0), None),
@@ -128,7 +128,7 @@ fn a_module_is_loaded_again_only_where_it_can_be() {
         observed.modules.get_mut("kvm_intel").unwrap().users = users;
         let planned = plan_settings(&observed, &wanted("td", &[]), reload);
         assert_eq!(planned.err().map(|error| error.kind()), kind, "{users:?}");
-        // What holds needs no reload.
+        // An option that has the wanted value already needs no reload.
         let module = observed.modules.get_mut("kvm_intel").unwrap();
         module.options.insert("tdx".to_owned(), "1".to_owned());
         plan_settings(&observed, &wanted("td", &[]), reload).unwrap();
@@ -136,7 +136,7 @@ fn a_module_is_loaded_again_only_where_it_can_be() {
 }
 
 #[test]
-fn who_asks_for_what_is_remembered_with_what_there_was_before() {
+fn updated_records_keep_scenarios_and_the_first_previous_value() {
     let replace = Options { replace: true, ..Options::default() };
     let mut observed = host();
     let asks = |observed: &ObservedHost, old: &Records, scenario: &str, options: Options| {
@@ -157,7 +157,7 @@ fn who_asks_for_what_is_remembered_with_what_there_was_before() {
     assert_eq!(entry(&first), ("60".to_owned(), words(&["0"]), words(&["computation"])));
     observed.swappiness = Some("0".to_owned());
     let error = asks(&observed, &first, "desktop", Options::default()).unwrap_err();
-    assert!(error.message().contains("host.swappiness is 0 for scenario computation"), "{error}");
+    assert!(error.message().contains("tuned to 0 for scenario computation"), "{error}");
     let second = asks(&observed, &first, "desktop", replace).unwrap();
     assert_eq!(entry(&second), ("60".to_owned(), words(&["0", "35"]), words(&["desktop"])));
     let again = asks(&observed, &second, "desktop", Options::default()).unwrap();
