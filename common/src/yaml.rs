@@ -1,8 +1,8 @@
 //! YAML: settings and passthrough configurations that people write, and records that the tools keep.
 //!
-//! serde-saphyr reads and writes it. This module fixes its options and the form of its errors.
-//! Where a type wants text, it gets the characters that were typed, be they `0800` or `off`. Null is no
-//! list and no text. Keys are unique, aliases and merge keys are followed, and unknown tags are refused.
+//! The crate serde-saphyr reads and writes YAML. This module fixes its options and the form of its errors.
+//! A value that the type declares as text keeps the characters that were typed, such as `0800` or `off`. Null is
+//! neither a list nor text. Keys are unique, aliases and merge keys are followed, and unknown tags are refused.
 //!
 //! Source: YAML 1.2.2; YAML 1.1 for merge keys and for `yes`, `no`, `on` and `off`.
 
@@ -14,10 +14,10 @@ use serde::de::DeserializeOwned;
 use serde_saphyr::options::NonFiniteFloatPolicy;
 use serde_saphyr::{Localizer, Location, MessageFormatter, Options, UserMessageFormatter};
 
-/// How many bytes the text of a document may have once its aliases are replaced.
+/// The longest text of a document after its aliases are replaced. Unit: bytes.
 const MAX_TEXT_BYTES: usize = 1 << 22;
 
-/// Why a text is not the document that was expected: the line, from 1, and the reason.
+/// The reason why a text is not a valid document, with the number of the line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error(String);
 
@@ -29,9 +29,9 @@ impl Display for Error {
 
 impl std::error::Error for Error {}
 
-/// Reads one document. An empty one is null.
+/// Reads one document. Empty text is null.
 ///
-/// Errors: text that is not YAML, and values that `T` does not take, with the line.
+/// Errors: text that is not YAML, and values that do not fit `T`, with the line.
 pub fn from_str<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
     serde_saphyr::from_str_with_options(text, options())
         .map_err(|error| Error(error.render_with_formatter(&LineFirst)))
@@ -39,12 +39,12 @@ pub fn from_str<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
 
 /// Writes one document.
 ///
-/// Errors: values that no document can hold, such as a path that is not UTF-8.
+/// Errors: values that YAML cannot express, such as a path that is not UTF-8.
 pub fn to_string<T: Serialize>(value: &T) -> Result<String, Error> {
     serde_saphyr::to_string(value).map_err(|error| Error(error.to_string()))
 }
 
-/// Returns the boolean that a word of YAML 1.1 stands for, in whatever case: `yes`, `True`, `on`.
+/// The boolean that a word means in YAML 1.1, in any case: `yes`, `True`, `on`. None for any other word.
 pub fn boolean(text: &str) -> Option<bool> {
     from_str(text).ok()
 }

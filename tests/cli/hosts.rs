@@ -46,8 +46,10 @@ fn a_host_is_known_by_its_name_or_refused() {
         let verb = if tool == "tdx-disk" { "attached" } else { "list" };
         let run = |flags: &str| with(&file, tool, &format!("{verb} {flags}"));
         refused(&run("-c test:///default --host sandbox"), 2, &["--connect and --host"]);
-        refused(&run("--host sandbx"), 4, &["no host 'sandbx'", "is it sandbox?"]);
-        refused(&run("--host jupiter"), 4, &["no host 'jupiter'", "epyc1, far, sandbox"]);
+        let missing = ["host 'sandbx' not found", "did you mean 'sandbox'?"];
+        refused(&run("--host sandbx"), 4, &missing);
+        let missing = ["host 'jupiter' not found", "known hosts: epyc1, far, sandbox"];
+        refused(&run("--host jupiter"), 4, &missing);
         refused(&run("--host epyc1"), 6, &["host 'epyc1'", "qemu+unix:///system?socket=/none"]);
         refused(&run("--host far"), 6, &["host 'far'", "qemu+ssh://nobody@192.0.2.1"]);
     }

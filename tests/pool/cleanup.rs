@@ -253,7 +253,8 @@ fn other_peoples_files_are_listed_and_left() {
     // Who cannot see enough, or did not say yes, deletes nothing.
     rig.qcow2(&path(&overlay(10)), None);
     let before = rig.listing(IMAGES);
-    assert_eq!(rig.pool("cleanup").error(5)["hint"], "add --yes, or --dry-run to see the plan");
+    let hint = "add --yes to confirm, or --dry-run to see what would be done";
+    assert_eq!(rig.pool("cleanup").error(5)["hint"], hint);
     rig.pool("-c qemu+tcp://127.0.0.1/system cleanup --yes").error(6);
     let user = "setpriv --reuid 65534 --clear-groups tdx-pool -c qemu:///system cleanup --yes";
     rig.shell(user).error(7);

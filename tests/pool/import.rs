@@ -380,7 +380,8 @@ fn a_failed_or_stopped_import_leaves_nothing() {
     assert!(refused["message"].as_str().unwrap().contains("is being made"), "{refused:#}");
     signal(&import, "KILL");
     end(import);
-    assert_eq!(rig.pool("cleanup").error(5)["hint"], "add --yes, or --dry-run to see the plan");
+    let hint = "add --yes to confirm, or --dry-run to see what would be done";
+    assert_eq!(rig.pool("cleanup").error(5)["hint"], hint);
     let plan = rig.pool("cleanup --dry-run").item();
     assert_eq!((&plan["action"], &plan["reason"]), (&json!("delete"), &json!("orphan")));
     assert_eq!(rig.names(), [part]);

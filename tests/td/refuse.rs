@@ -21,7 +21,7 @@ fn refused(run: &Run, status: i32, says: &str, hints: &str) {
 #[test]
 fn usage_errors_are_json_and_exit_2() {
     for (line, says) in [
-        ("", "a verb is missing"),
+        ("", "no verb given"),
         ("destroy", "destroy"),
         ("list --colour", "--colour"),
         ("new -i", "a value is required for '--td-image"),
@@ -31,7 +31,7 @@ fn usage_errors_are_json_and_exit_2() {
         ("new --name ..", "folders"),
         ("new --memory 0", "too little"),
         ("new --memory lots", "not a size"),
-        ("new --memory 99999999P", "more than 64 bits"),
+        ("new --memory 99999999P", "does not fit in 64 bits"),
         ("new --vcpus 0", "0 is not in 1..=4096"),
         ("new --vcpus 4097", "4097 is not in 1..=4096"),
         ("new --vcpus many", "many"),

@@ -54,20 +54,20 @@ impl<'a> RawAttrs<'a> {
         }
         let name = start..self.seek(start, |byte| byte == b'=' || is_space_byte(byte));
         if !is_qualified_name(&self.text[name.clone()]) {
-            return Err(Fault::new(start, "not an attribute name"));
+            return Err(Fault::new(start, "invalid attribute name"));
         }
         let equals = self.skip_space(name.end);
         if self.byte(equals) != Some(b'=') {
-            return Err(Fault::new(equals, "an attribute without a value"));
+            return Err(Fault::new(equals, "attribute without a value"));
         }
         let open = self.skip_space(equals + 1);
         let quote = match self.byte(open) {
             Some(quote @ (b'\'' | b'"')) => quote,
-            _ => return Err(Fault::new(open, "an attribute value without quotes")),
+            _ => return Err(Fault::new(open, "attribute value without quotes")),
         };
         let value = open + 1..self.seek(open + 1, |byte| byte == quote);
         if value.end == self.part.end {
-            return Err(Fault::new(open, "an attribute value without a closing quote"));
+            return Err(Fault::new(open, "attribute value without a closing quote"));
         }
         let special = self.seek(value.start, |byte| byte == quote || byte == b'<' || byte == b'&');
         if special < value.end {
@@ -79,7 +79,7 @@ impl<'a> RawAttrs<'a> {
 
 fn check_value(raw: &str, start: usize) -> Result<(), Fault> {
     if let Some(at) = raw.find('<') {
-        return Err(Fault::new(start + at, "< in an attribute value"));
+        return Err(Fault::new(start + at, "'<' in an attribute value"));
     }
     match bad_reference(raw) {
         Some(at) => Err(Fault::reference(start + at)),

@@ -40,7 +40,11 @@ pub(super) fn check_chars(text: &str, what: impl FnOnce() -> String) -> Result<(
     match illegal_char(text) {
         None => Ok(()),
         Some((_, char)) => {
-            let message = format!("{} has character U+{:04X}", what(), u32::from(char));
+            let message = format!(
+                "{} contains character U+{:04X}, which XML does not allow",
+                what(),
+                u32::from(char)
+            );
             Err(Error::invalid_input(message))
         }
     }

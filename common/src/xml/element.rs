@@ -92,7 +92,7 @@ impl Element {
         let name = &self.name;
         check_name(name)?;
         if depth == MAX_DEPTH {
-            let message = format!("elements nested deeper than {MAX_DEPTH} at <{name}>");
+            let message = format!("elements are nested deeper than {MAX_DEPTH} at <{name}>");
             return Err(Error::invalid_input(message));
         }
         xml.push_str(&format!("<{name}"));
@@ -139,7 +139,7 @@ fn check_name(name: &str) -> Result<()> {
     if is_qualified_name(name) {
         return Ok(());
     }
-    Err(Error::invalid_input(format!("{name:?} is not an XML name")))
+    Err(Error::invalid_input(format!("{name:?} is not a valid XML name")))
 }
 
 #[cfg(test)]
@@ -177,10 +177,10 @@ mod tests {
     #[test]
     fn what_xml_cannot_hold_is_refused() {
         let cases = [
-            (Element::new("a b"), "\"a b\" is not an XML name"),
-            (Element::new("a").attr("", 1), "\"\" is not an XML name"),
-            (Element::new("a").attr("b", "\0"), "attribute b of <a> has character U+0000"),
-            (Element::new("a").text("\u{1b}[0m"), "the text of <a> has character U+001B"),
+            (Element::new("a b"), "\"a b\" is not a valid XML name"),
+            (Element::new("a").attr("", 1), "\"\" is not a valid XML name"),
+            (Element::new("a").attr("b", "\0"), "attribute b of <a> contains character U+0000"),
+            (Element::new("a").text("\u{1b}[0m"), "the text of <a> contains character U+001B"),
         ];
         for (element, message) in cases {
             assert_eq!(element.to_xml().unwrap_err().message(), message);

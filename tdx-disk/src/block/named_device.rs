@@ -100,7 +100,7 @@ pub fn find<'b>(host: &Host, blocks: &'b BlockDevices, name: &str) -> Result<&'b
     if let Some(block) = blocks.at_path(host, &path) {
         return Ok(block);
     }
-    let metadata = match std::fs::metadata(host.path(&path)).at("look at", &path) {
+    let metadata = match std::fs::metadata(host.path(&path)).at("examine", &path) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let error = Error::not_found(format!("no device {path}")).because(error);
             return Err(error.hint("tdx-disk list shows the disks"));

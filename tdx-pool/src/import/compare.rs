@@ -49,7 +49,7 @@ impl ImportRequest {
     pub(crate) fn compare_file(&self, host: &Host) -> Result<Existing> {
         let Some(file) = open_existing(&self.target())? else { return Ok(Existing::Nothing) };
         let target = self.target();
-        let theirs = Identity::from(&file.metadata().at("look at", &target)?);
+        let theirs = Identity::from(&file.metadata().at("examine", &target)?);
         let record = Record::read(&file);
         if self.source.identity.is_same_file(&theirs) {
             let image = self.check_in_place(Some(&file))?;
@@ -181,7 +181,7 @@ fn open_existing(path: &Path) -> Result<Option<File>> {
     // A link that leads nowhere is something, too.
     match path.symlink_metadata() {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        known => known.at("look at", path)?,
+        known => known.at("examine", path)?,
     };
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
     let opened = OpenOptions::new().read(true).custom_flags(flags).open(path);

@@ -27,10 +27,10 @@ impl Source {
     ///
     /// Errors: `not_found`, `permission`; `invalid_input` for what is no image or not a whole one.
     pub fn open(path: &Path) -> Result<Self> {
-        let path = std::path::absolute(path).at("name", path)?;
+        let path = std::path::absolute(path).at("resolve", path)?;
         let file = image::open(&path)?;
         // Known before it is read: a change while it is read is a change.
-        let identity = (&file.metadata().at("look at", &path)?).into();
+        let identity = (&file.metadata().at("examine", &path)?).into();
         let image = image::check_base(&file, &path)?;
         Ok(Self { path, image, file, identity })
     }
@@ -59,7 +59,7 @@ impl Source {
     ///
     /// Errors: `conflict`.
     pub(crate) fn check_unchanged(&self) -> Result<()> {
-        if self.identity == (&self.file.metadata().at("look at", &self.path)?).into() {
+        if self.identity == (&self.file.metadata().at("examine", &self.path)?).into() {
             Ok(())
         } else {
             Err(self.changed())

@@ -50,7 +50,7 @@ impl TemporaryFile {
             done => done.at("rename the copy to", target)?,
         }
         let folder = target.parent().unwrap_or(target);
-        let flushed = File::open(folder).and_then(|folder| folder.sync_all()).at("flush", folder);
+        let flushed = File::open(folder).and_then(|folder| folder.sync_all()).at("sync", folder);
         flushed.map_err(|error| error.applied([format!("imported {}", target.display())]))
     }
 

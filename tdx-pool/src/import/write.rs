@@ -110,7 +110,7 @@ impl ImportRequest {
 
     /// Remembers where the image came from, so that the next import need not read it.
     fn record(&self, file: &File, sha256: Option<String>) -> Result<()> {
-        let metadata = file.metadata().at("look at", self.target())?;
+        let metadata = file.metadata().at("examine", self.target())?;
         let record = Record {
             source: self.source.identity.clone(),
             volume: Stamp::from(&metadata),

@@ -43,7 +43,7 @@ pub(crate) fn permissions(mode: &str, owner: Option<QemuUser>) -> Element {
 pub fn check_readable(path: &Path, qemu: QemuUser) -> Result<()> {
     let file = match path.metadata() {
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => return Ok(()),
-        file => file.at("look at", path)?,
+        file => file.at("examine", path)?,
     };
     let read_bit = if file.uid() == qemu.uid {
         0o400

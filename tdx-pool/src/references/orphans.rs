@@ -267,7 +267,7 @@ fn is_tool_file(name: &str, path: &Path) -> bool {
 fn item(pool: &Pool, name: String, path: &Path) -> Result<Option<CleanupItem>> {
     let metadata = match path.symlink_metadata() {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        metadata => metadata.at("look at", path)?,
+        metadata => metadata.at("examine", path)?,
     };
     let reason = if is_tool_file(&name, path) { Reason::Orphan } else { Reason::Other };
     Ok(Some(CleanupItem {

@@ -69,7 +69,7 @@ impl CheckedFile {
             match Entry::find(path) {
                 Err(Errno::ACCESS | Errno::PERM) => {}
                 Err(Errno::NOENT | Errno::NOTDIR) => return Ok(PathContent::Nothing),
-                Err(error) => return Err(error).at("look at", path),
+                Err(error) => return Err(error).at("examine", path),
                 Ok(Err(kind)) => return Ok(PathContent::Other(kind)),
                 Ok(Ok(entry)) => {
                     return Ok(PathContent::File(Self {
@@ -123,7 +123,7 @@ impl CheckedFile {
     }
 
     fn delete_entry(&self, libvirt: &Libvirt, entry: &Entry) -> Result<Deletion> {
-        if let Some(gone) = entry.has_gone().at("look at", &self.path)? {
+        if let Some(gone) = entry.has_gone().at("examine", &self.path)? {
             return Ok(gone);
         }
         let volume = volume(libvirt, &self.path)?.filter(|volume| entry.is_volume(volume));
@@ -133,7 +133,7 @@ impl CheckedFile {
             Some(Err(error)) => Some(error),
             None => None,
         };
-        if let Some(gone) = entry.has_gone().at("look at", &self.path)? {
+        if let Some(gone) = entry.has_gone().at("examine", &self.path)? {
             return Ok(gone);
         }
         let unlinked = unlinkat(&entry.directory, entry.name.as_os_str(), AtFlags::empty());

@@ -132,7 +132,7 @@ pub(crate) fn orphans(
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 orphans.push((name, path))
             }
-            there => there.at("look at", &path).map(drop)?,
+            there => there.at("examine", &path).map(drop)?,
         }
     }
     Ok(orphans)

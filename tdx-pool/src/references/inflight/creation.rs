@@ -31,7 +31,7 @@ impl InFlight {
         let path = directory.path_of(name);
         loop {
             let lock = directory.open_or_create(name).at("create the lock", &path)?;
-            expect_own(&lock.metadata().at("look at", &path)?, &path)?;
+            expect_own(&lock.metadata().at("examine", &path)?, &path)?;
             let TryLock::Locked(lock) = lock_file(lock, LockKind::Exclusive, &path)? else {
                 return Err(Error::conflict(format!(
                     "volume '{name}' is being made by another process"
@@ -41,7 +41,7 @@ impl InFlight {
                 prove_membership(&lock);
             }
             // A cleanup may have taken the file away between open and lock.
-            if lock.metadata().at("look at", &path)?.nlink() > 0 {
+            if lock.metadata().at("examine", &path)?.nlink() > 0 {
                 return Ok(Self { directory, name: name.to_owned(), _lock: lock });
             }
         }

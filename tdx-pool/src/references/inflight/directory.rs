@@ -91,7 +91,7 @@ impl LockDirectory {
             // Whatever the umask.
             let mode = if owner == LockOwner::Root { 0o711 } else { 0o1777 };
             let opened_up = directory.file.set_permissions(Permissions::from_mode(mode));
-            opened_up.at("open up", &directory.path)?;
+            opened_up.at("set the permissions of", &directory.path)?;
             if owner == LockOwner::Users {
                 prove_membership(&directory.file);
             }
@@ -101,7 +101,7 @@ impl LockDirectory {
 
     /// Whether only those can remove a lock here who could as well remove the volumes.
     fn is_safe(&self) -> Result<bool> {
-        let metadata = self.file.metadata().at("look at", &self.path)?;
+        let metadata = self.file.metadata().at("examine", &self.path)?;
         Ok(match self.owner {
             LockOwner::Root => metadata.uid() == 0 && metadata.mode() & 0o022 == 0,
             LockOwner::Users => {

@@ -31,7 +31,7 @@ pub(super) fn is_locked_in(
             return Ok(false);
         }
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !is_root() => {
-            return directory.has(name).at("look at the lock", &path);
+            return directory.has(name).at("examine the lock", &path);
         }
         lock => lock.at("open the lock", &path)?,
     };
@@ -40,7 +40,7 @@ pub(super) fn is_locked_in(
 
 /// Whether a lock in this directory keeps anybody from anything.
 pub(super) fn counts(lock: &File, owner: LockOwner, path: &Path) -> Result<bool> {
-    let metadata = lock.metadata().at("look at", path)?;
+    let metadata = lock.metadata().at("examine", path)?;
     let by_whom = [0, rustix::process::geteuid().as_raw()].contains(&metadata.uid());
     let by_member = members().contains(&metadata.gid());
     let is_private = metadata.mode() & if by_member { 0o037 } else { 0o077 } == 0;

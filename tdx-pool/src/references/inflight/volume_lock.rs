@@ -114,7 +114,7 @@ impl NameLock {
         let path = &directory.path_of(name);
         loop {
             let lock = open_or_create(directory, name)?;
-            if lock.metadata().at("look at", path)?.uid() == rustix::process::geteuid().as_raw() {
+            if lock.metadata().at("examine", path)?.uid() == rustix::process::geteuid().as_raw() {
                 open_to_members(&lock, path)?;
             }
             if !counts(&lock, directory.owner, path)? {
@@ -124,7 +124,7 @@ impl NameLock {
                 return Ok(None);
             };
             // The last holder, or a cleanup, may have removed the file between open and lock.
-            if lock.metadata().at("look at", path)?.nlink() > 0 {
+            if lock.metadata().at("examine", path)?.nlink() > 0 {
                 return Ok(Some(Self {
                     directory: directory.clone(),
                     name: name.to_owned(),
@@ -165,7 +165,7 @@ fn open_or_create(directory: &LockDirectory, name: &str) -> Result<File> {
 fn open_to_members(lock: &File, path: &Path) -> Result<()> {
     let mode = if prove_membership(lock) { 0o640 } else { 0o600 };
     // Not by the umask.
-    lock.set_permissions(Permissions::from_mode(mode)).at("open up", path)
+    lock.set_permissions(Permissions::from_mode(mode)).at("set the permissions of", path)
 }
 
 #[cfg(test)]
