@@ -374,7 +374,7 @@ fn a_member_of_the_group_libvirt_waits_for_the_locks_of_root_that_matter() {
     drop(creation.stdin.take());
     creation.wait().unwrap();
     let error = refused.error(5);
-    assert_eq!(error["message"], "volume 'base' is being made by another process", "{error}");
+    assert_eq!(error["message"], "another process is creating volume 'base'", "{error}");
     let document = member("delete base --yes").document();
     assert_eq!(named(&document, "base")["action"], "delete");
     assert_eq!(rig.shell("ls /run/tdx-pool; ls /run/lock/tdx").text(), "base\n");

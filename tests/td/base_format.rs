@@ -45,9 +45,9 @@ fn a_base_has_the_format_that_flag_item_or_name_state_or_is_refused() {
         ("v-data-file.qcow2", Some("external data file")),
         ("v-plain.qcow2", None),
         ("v-zeros.qcow2", Some("has no qcow2 header")),
-        ("v-backing.img", Some("nothing states the format")),
-        ("v-plain.img", Some("nothing states the format")),
-        ("v-zeros.img", Some("nothing states the format")),
+        ("v-backing.img", Some("is not known: its name ends")),
+        ("v-plain.img", Some("is not known: its name ends")),
+        ("v-zeros.img", Some("is not known: its name ends")),
         ("v-backing.img --image-format raw", Some(disagree)),
         ("v-backing.img --image-format qcow2", Some("is an overlay of")),
         ("v-data-file.raw --image-format qcow2", Some("external data file")),
@@ -179,7 +179,7 @@ fn a_record_of_version_0_1_0_is_believed_after_its_content_was_compared_once() {
             let run = rig.pool(&format!("-vv import {name} {flags}"));
             assert_eq!(run.status, Some(0), "{run:#?}");
             assert!(run.stdout.contains(&format!("\"format\":\"{format}\"")), "{run:#?}");
-            run.stderr.contains("was imported from this very file")
+            run.stderr.contains("was imported from the same file")
         };
         assert!(!by_record("-n"), "a record without the inode's time was believed");
         assert!(!by_record(""));
@@ -229,7 +229,7 @@ fn a_volume_that_a_domain_writes_to_is_no_base() {
     };
     let all = ["v-zeros.raw", "link.raw", "soft.raw"];
     rig.define_xml("vm", &disk(&file, ""), "");
-    check(Some("is a disk of domain 'vm': no base image"), &all);
+    check(Some("cannot be a base image: it is a writable disk of domain 'vm'"), &all);
     refused(&td(&rig, &format!("{REMOTE} overlay --base v-zeros.raw -n")), 5, "domain 'vm'", "");
     let line = format!("import {IMAGES}/v-zeros.raw");
     assert!([3, 5].contains(&rig.pool(&line).status.unwrap_or_default()));

@@ -26,7 +26,8 @@ use crate::text;
 /// The options that every verb of every tool accepts.
 #[derive(Debug, Args)]
 pub struct Globals {
-    /// Output format: auto (a table on a terminal, otherwise JSON), json, table, name (only names, one per line), or prometheus (metrics; only tdx-td list and tdx-pool info)
+    /// Output format: auto (a table on a terminal, otherwise JSON), json, table, name (only names, one per line), or
+    /// prometheus (metrics; only tdx-td list and tdx-pool info)
     #[arg(long, global = true, value_enum, default_value = "auto", env = "TDX_FORMAT")]
     #[arg(hide_env_values = true, hide_possible_values = true, hide_default_value = true)]
     #[arg(help_heading = "Global options")]
@@ -34,7 +35,8 @@ pub struct Globals {
     /// Same as --format json; takes precedence over it
     #[arg(long, global = true, help_heading = "Global options")]
     pub json: bool,
-    /// Print only these columns of the table, in this order; implies --format table. Without this option, a terminal that is too narrow shows fewer columns
+    /// Print only these columns of the table, in this order; implies --format table. Without this option, a terminal
+    /// that is too narrow shows fewer columns
     #[arg(long, global = true, value_name = "NAME,…", value_delimiter = ',')]
     #[arg(help_heading = "Global options")]
     pub columns: Option<Vec<String>>,

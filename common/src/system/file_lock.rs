@@ -39,8 +39,8 @@ impl FileLock {
         Ok(if is_locked { TryLock::Locked(Self(file)) } else { TryLock::Busy(file) })
     }
 
-    /// Makes a shared lock exclusive. Returns false when another open file has a lock on the file; then this lock may be
-    /// lost. Source: flock(2).
+    /// Makes a shared lock exclusive. Returns false when another open file has a lock on the file; then this lock may
+    /// be lost. Source: flock(2).
     pub fn try_upgrade(&self) -> io::Result<bool> {
         try_lock(&self.0, LockKind::Exclusive)
     }
