@@ -228,7 +228,7 @@ fn a_device_that_a_process_holds_is_seen() {
     // Who may not look at other processes is told so.
     let other = format!("setpriv --reuid 65534 --clear-groups tdx-iommu check {nic}");
     let document: Value = serde_json::from_str(&kernel.shell(&other).stdout).unwrap();
-    assert!(document["warnings"].to_string().contains("run it as root"), "{document}");
+    assert!(document["warnings"].to_string().contains("run this command as root"), "{document}");
     drop(held);
     wait::wait_for("the device to be free", || {
         (check(&kernel, &nic)["items"][0]["viable"] == true).then_some(())

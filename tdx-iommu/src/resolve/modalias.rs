@@ -1,19 +1,19 @@
-//! Which drivers the system has for a device, by its modalias.
+//! Finds the drivers that the system has for a device, by the modalias of the device.
 //!
 //! Source: modules.alias of depmod(8): lines `alias PATTERN MODULE`, patterns with `*`.
 
 use common::system::pci::Bdf;
 use common::system::sysroot::Host;
 
-/// The text of modules.alias of the kernel that runs; empty where the file does not exist.
+/// The text of modules.alias of the running kernel; empty when the file is absent.
 pub fn read_aliases(host: &Host) -> String {
     let release = host.read("/proc/sys/kernel/osrelease").ok().flatten().unwrap_or_default();
     let path = format!("/lib/modules/{}/modules.alias", release.trim());
     std::fs::read_to_string(path).unwrap_or_default()
 }
 
-/// The drivers that match the modalias of a device, by `aliases`, the text of modules.alias. The driver of a
-/// module that is not loaded is known by the name of the module.
+/// The drivers that match the modalias of a device, according to `aliases`, the text of modules.alias. The driver of a
+/// module that is not loaded has the name of the module.
 pub fn matching_drivers(host: &Host, aliases: &str, bdf: Bdf) -> Vec<String> {
     let path = format!("/sys/bus/pci/devices/{bdf}/modalias");
     let alias = host.read(&path).ok().flatten().unwrap_or_default();
@@ -39,7 +39,7 @@ fn matching_modules<'a>(aliases: &'a str, alias: &str) -> Vec<&'a str> {
     found.collect()
 }
 
-/// Whether a text matches a pattern in which `*` stands for anything.
+/// Whether a text matches a pattern in which `*` matches any text.
 pub fn glob_matches(pattern: &str, text: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(mut rest) = text.strip_prefix(parts.next().unwrap_or_default()) else {
