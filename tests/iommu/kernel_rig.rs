@@ -221,7 +221,7 @@ fn a_device_that_a_process_holds_is_seen() {
     let document = check(&kernel, &nic);
     assert_eq!(blockers(&document, &nic), ["IN_USE_BY_VM"]);
     let message = document["items"][0]["findings"].to_string();
-    assert!(message.contains("hold (process ") && message.contains("/dev/vfio/"), "{message}");
+    assert!(message.contains(" (hold) has ") && message.contains("/dev/vfio/"), "{message}");
     // Open files are for check alone.
     let scan = kernel.tool("tdx-iommu", ["scan", &nic]).item();
     assert_eq!((&scan["blockers"], &scan["driver"]), (&json!([]), &json!("vfio-pci")));
