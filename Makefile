@@ -17,6 +17,9 @@ EXAMPLES := $(filter-out examples/demo,$(shell find examples -type f))
 TOOLS   := tdx-disk tdx-gpu tdx-iommu tdx-pool tdx-td
 RUST    := 1.89
 
+# Tests at the same time: they wait for guests and daemons more than they compute.
+TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))
+
 # Cases of each property in make fuzz; tests try 256.
 FUZZ_CASES ?= 1000000
 
@@ -90,7 +93,7 @@ audit: rust ## advisories about the crates that are used; needs the network, and
 
 test: rust packages ## unit, command-line and libvirt tests; installs what they need
 	cargo build --workspace --all-targets --locked
-	cargo test --workspace --locked --no-fail-fast -- $(if $(ROOT),--include-ignored)
+	cargo test --workspace --locked --no-fail-fast -- --test-threads=$(TEST_THREADS) $(if $(ROOT),--include-ignored)
 	@$(if $(ROOT),,echo "the tests counted as ignored need root and were not run")
 
 test-rigs: rust packages libraries ## tests on a real IOMMU, a TDX-capable libvirt and with a Debian guest; as root
@@ -103,7 +106,7 @@ test-full: rust packages release ## long tests: commands at the same time, crowd
 	TDX_ROUNDS=30 cargo test --locked --workspace --test gpu -- --include-ignored --nocapture same_time
 	TDX_ROUNDS=100 cargo test --locked --workspace --test td -- --include-ignored odd_directories
 	TDX_SECONDS=120 cargo test --locked --workspace --test reliability -- --include-ignored --nocapture crowd::
-	TDX_CRASH=full cargo test --locked --workspace --test reliability -- --include-ignored crash::
+	TDX_CRASH=full cargo test --locked --workspace --test reliability -- --include-ignored crash:: faults::
 	TDX_CRASH=full TDX_BIN_DIR=$(abspath $(RELEASE)) cargo test --locked --workspace --test gpu_rig --test td_rig -- --include-ignored killed_at_any_step
 	TDX_PROFILE=release cargo test --locked --workspace --test docs_rig -- --include-ignored packaging_rig::
 	TDX_ROUNDS=70 TDX_BIN_DIR=$(abspath $(RELEASE)) cargo test --locked --workspace --test gpu_rig -- --include-ignored --nocapture parallel_rig::

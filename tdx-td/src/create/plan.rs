@@ -168,15 +168,19 @@ impl<'a> CreationPlan<'a> {
         })?;
         let definition = Definition::parse(xml.clone())?;
         let memory = Size(definition.memory_bytes().unwrap_or_default());
-        let (mut attestation, mut shortage) = (None, None);
-        if purpose.is_create() {
-            if source.is_template() {
-                validation::check(libvirt, &XmlDocument::parse(xml.as_str())?)?;
+        let (attestation, shortage) = match purpose {
+            Purpose::Create => {
+                if source.is_template() {
+                    validation::check(libvirt, &XmlDocument::parse(xml.as_str())?)?;
+                }
+                let sev = &guest.launch.sev;
+                (
+                    AttestationRequest::new(context, libvirt, config, sev, &definition)?,
+                    memory_shortage(context, libvirt, memory)?,
+                )
             }
-            let sev = &guest.launch.sev;
-            attestation = AttestationRequest::new(context, libvirt, config, sev, &definition)?;
-            shortage = memory_shortage(context, libvirt, memory)?;
-        }
+            Purpose::Compare => (None, None),
+        };
         let mut warnings =
             [source.warnings(), &disk.warnings, &devices.warnings, &changes].concat();
         warnings.extend(attestation.iter().flat_map(|order| order.warnings.clone()));

@@ -93,20 +93,9 @@ impl Settings {
         let asked = chosen(request.virt_type, config.virt_type.as_deref(), "virt_type")?;
         let asked = asked.unwrap_or(VirtTypeArg::Auto);
         let launch = Launch::new(security, &request.launch)?;
-        if launch.is_secure() && asked == VirtTypeArg::Qemu {
-            return Err(Error::usage(format!(
-                "--virt-type qemu cannot run a guest with {security}"
-            ))
-            .hint("leave it out, or add --security none"));
-        }
+        check_compatible(context, libvirt, security, asked)?;
         if purpose.is_create() {
             capability::check_security(&context.host, libvirt, security)?;
-        }
-        if security == Security::Tdx
-            && Dialect::detect(&context.host, libvirt)? == Dialect::Canonical
-        {
-            return Err(Error::unsupported("this is the libvirt of Canonical's preview packages")
-                .hint("give it one of their templates with --xml-template"));
         }
         let virt_type = capability::virt_type(&context.host, libvirt, asked, security)?;
         let exists = |path: &Path| !libvirt.is_local() || context.host.path(path).exists();
@@ -117,45 +106,12 @@ impl Settings {
         warnings.extend(resolved.warnings.iter().cloned());
         let host = capability::capacity(&context.host, libvirt)?;
         let guest = &resolved.profile.guest;
-        let memory_bytes = match guest.memory {
-            Some(Size(bytes)) if bytes < MIN_MEMORY => {
-                return Err(Error::invalid_input(format!(
-                    "the configured memory is {}: at least {}",
-                    Size(bytes),
-                    Size(MIN_MEMORY)
-                )));
-            }
-            // libvirt counts in KiB, QEMU in pages: whole MiB come out as asked for.
-            Some(Size(bytes)) => bytes.min(*MEMORY.end()).next_multiple_of(1 << 20),
-            None => {
-                let usual = host.usual_memory();
-                warnings.extend((usual < 8 * GIB).then(|| {
-                    format!("{} of memory instead of 8 GiB: half of the host's memory", Size(usual))
-                }));
-                usual
-            }
-        };
-        let vcpus = match guest.vcpus {
-            Some(0) => return Err(Error::invalid_input("the configured vcpus is 0")),
-            Some(vcpus) => vcpus,
-            None if host.cpus < 4 => {
-                warnings.push(format!("{} vCPUs instead of 4: the host has no more", host.cpus));
-                host.cpus.max(1)
-            }
-            None => 4,
-        };
+        let memory_bytes = memory_bytes(guest.memory, host, &mut warnings)?;
+        let vcpus = vcpus(guest.vcpus, host, &mut warnings)?;
         let network = guest.network.clone().unwrap_or_else(|| "default".to_owned());
         if purpose.is_create() {
             check_network(libvirt, &network)?;
             warnings.extend(check_vcpus(libvirt, host, virt_type, Some(vcpus))?);
-        }
-        let passt = match request.ssh_port {
-            Some(_) => capability::has_passt(&context.host, libvirt, virt_type)?,
-            None => false,
-        };
-        if request.ssh_port.is_some_and(|port| port.is_ipv6()) && !passt {
-            return Err(Error::unsupported("without passt only ports of IPv4 are forwarded")
-                .hint("install passt, if libvirt is 9.2 or newer; or name an IPv4 address"));
         }
         Ok(Self {
             launch,
@@ -166,7 +122,7 @@ impl Settings {
             resolved,
             hotplug_ports: request.hotplug_ports,
             ssh_port: request.ssh_port,
-            passt,
+            passt: forwards_by_passt(context, libvirt, virt_type, request.ssh_port)?,
             vsock: libvirt.is_local() && context.host.has("/dev/vhost-vsock"),
             warnings,
         })
@@ -191,6 +147,84 @@ impl Settings {
             .chain(self.resolved.request.iter().cloned())
             .collect()
     }
+}
+
+/// Fails for an accelerator or a libvirt that cannot run a guest with this launch security.
+///
+/// Errors: `usage`, `unsupported`.
+fn check_compatible(
+    context: &Context,
+    libvirt: &Libvirt,
+    security: Security,
+    virt_type: VirtTypeArg,
+) -> Result<()> {
+    if security != Security::None && virt_type == VirtTypeArg::Qemu {
+        let message = format!("--virt-type qemu cannot run a guest with {security}");
+        return Err(Error::usage(message).hint("leave it out, or add --security none"));
+    }
+    if security == Security::Tdx && Dialect::detect(&context.host, libvirt)? == Dialect::Canonical {
+        return Err(Error::unsupported("this is the libvirt of Canonical's preview packages")
+            .hint("give it one of their templates with --xml-template"));
+    }
+    Ok(())
+}
+
+/// Returns the guest's memory in bytes: the configured size in whole MiB, or what is usual on this host.
+///
+/// Errors: `invalid_input` for less than [`MIN_MEMORY`].
+fn memory_bytes(
+    configured: Option<Size>,
+    host: Capacity,
+    warnings: &mut Vec<String>,
+) -> Result<u64> {
+    match configured {
+        Some(Size(bytes)) if bytes < MIN_MEMORY => {
+            let (size, least) = (Size(bytes), Size(MIN_MEMORY));
+            Err(Error::invalid_input(format!("the configured memory is {size}: at least {least}")))
+        }
+        // libvirt counts in KiB, QEMU in pages: whole MiB come out as asked for.
+        Some(Size(bytes)) => Ok(bytes.min(*MEMORY.end()).next_multiple_of(1 << 20)),
+        None => {
+            let usual = host.usual_memory();
+            warnings.extend((usual < 8 * GIB).then(|| {
+                format!("{} of memory instead of 8 GiB: half of the host's memory", Size(usual))
+            }));
+            Ok(usual)
+        }
+    }
+}
+
+/// Returns the number of virtual CPUs: the configured one, or 4 as far as the host has them.
+///
+/// Errors: `invalid_input` for 0.
+fn vcpus(configured: Option<u32>, host: Capacity, warnings: &mut Vec<String>) -> Result<u32> {
+    match configured {
+        Some(0) => Err(Error::invalid_input("the configured vcpus is 0")),
+        Some(vcpus) => Ok(vcpus),
+        None if host.cpus < 4 => {
+            warnings.push(format!("{} vCPUs instead of 4: the host has no more", host.cpus));
+            Ok(host.cpus.max(1))
+        }
+        None => Ok(4),
+    }
+}
+
+/// Returns whether passt forwards the SSH port.
+///
+/// Errors: `unsupported` for an IPv6 port without passt.
+fn forwards_by_passt(
+    context: &Context,
+    libvirt: &Libvirt,
+    virt_type: VirtType,
+    port: Option<PortRequest>,
+) -> Result<bool> {
+    let Some(port) = port else { return Ok(false) };
+    let passt = capability::has_passt(&context.host, libvirt, virt_type)?;
+    if port.is_ipv6() && !passt {
+        return Err(Error::unsupported("without passt only ports of IPv4 are forwarded")
+            .hint("install passt, if libvirt is 9.2 or newer; or name an IPv4 address"));
+    }
+    Ok(passt)
 }
 
 /// Fails for more processors than a guest can have there. More than the host has are a warning.

@@ -66,8 +66,7 @@ fn what_a_guest_writes_is_there_when_the_disk_comes_back() {
     assert_eq!(item["items"][0]["target"], "sdb");
     console.run(
         &rig,
-        "until [ -e /sys/block/sda/size ]; do usleep 50000; done; \
-         grep -q 1 /sys/block/sda/ro && grep -q S-2 /sys/block/sda/device/vpd_pg80",
+        "until grep -q 1 /sys/block/sda/ro && grep -q S-2 /sys/block/sda/device/vpd_pg80; do usleep 50000; done",
     );
     // A disk of 4096-byte sectors stays one in the guest.
     let large = rig.scratch().join("large");
@@ -78,8 +77,7 @@ fn what_a_guest_writes_is_there_when_the_disk_comes_back() {
     disk(&rig, &format!("attach g {large} --serial S-3")).document();
     console.run(
         &rig,
-        "until [ -e /sys/block/vdb/size ]; do usleep 50000; done; \
-         grep -qx 4096 /sys/block/vdb/queue/logical_block_size && \
+        "until grep -qx 4096 /sys/block/vdb/queue/logical_block_size; do usleep 50000; done; \
          echo large | dd of=/dev/vdb bs=4096 conv=sync,fsync",
     );
     disk(&rig, "detach g vdb").document();
