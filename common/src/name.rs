@@ -35,9 +35,7 @@ fn shown(name: &str) -> String {
 pub fn check(what: &str, name: &str) -> Result<()> {
     match flaw(name, LONGEST) {
         None => Ok(()),
-        Some(why) => {
-            Err(Error::usage(format!("invalid {what} name {}: {why}", shown(name))))
-        }
+        Some(why) => Err(Error::usage(format!("invalid {what} name {}: {why}", shown(name)))),
     }
 }
 

@@ -104,7 +104,10 @@ fn a_root_that_the_kernel_calls_dev_root_is_refused() {
     // Where nothing tells which file system it is, each that can be is refused; or it is said.
     mount(&tree, &["22 1 0:24 / / rw - btrfs /dev/root rw"]);
     let warnings = tree.iommu("scan").document()["warnings"].to_string();
-    assert!(warnings.contains("cannot find the block device of /dev/root, mounted on /"), "{warnings}");
+    assert!(
+        warnings.contains("cannot find the block device of /dev/root, mounted on /"),
+        "{warnings}"
+    );
     tree.link("sys/fs/btrfs/6f5c/devices/nvme3n1", "sys/class/block/nvme3n1");
     assert_eq!(system(&tree), [[3], [3], [3]]);
 }

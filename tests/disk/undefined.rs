@@ -110,7 +110,10 @@ fn disk_that_libvirtd_forgot_while_it_attached_it_is_not_detached() {
     rig.virsh(["attach-device", "a", "disk.xml", "--config"]);
     let error = disk(&rig, &format!("detach a {device}")).error(5);
     assert_eq!(error["code"], "IN_USE_BY_VM");
-    assert_eq!(error["applied"], json!(["removed vdb from the persistent definition of domain 'a'"]));
+    assert_eq!(
+        error["applied"],
+        json!(["removed vdb from the persistent definition of domain 'a'"])
+    );
 
     td(&rig, "stop a --force").item();
     let none = disk(&rig, &format!("detach a {device}")).document();

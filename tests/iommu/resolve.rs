@@ -120,7 +120,11 @@ fn what_cannot_be_is_refused_and_named() {
         assert!(text.contains(says), "{text} lacks {says}");
         error
     };
-    refused(&one(&["bdf: 53:00.0", "vendor_id: dead"]), 4, "request 2 of guest win10 matches no device");
+    refused(
+        &one(&["bdf: 53:00.0", "vendor_id: dead"]),
+        4,
+        "request 2 of guest win10 matches no device",
+    );
     refused(
         &one(&["device_id: 2330, select_index: 8"]),
         4,

@@ -333,7 +333,10 @@ fn a_failed_or_stopped_import_leaves_nothing() {
     raw_image(&big, 160 << 20, 1);
     raw_image(rig.scratch().join("medium.img"), 24 << 20, 1);
     let full = rig.pool("import medium.img --pool small").error(1);
-    assert_eq!(full["causes"][0], "cannot write the copy: no space left on the file system", "{full:#}");
+    assert_eq!(
+        full["causes"][0], "cannot write the copy: no space left on the file system",
+        "{full:#}"
+    );
     let full = rig.pool("import medium.img --pool small --compress").error(1);
     assert_eq!(full["left_behind"], json!([]));
     assert_eq!(

@@ -77,11 +77,9 @@ impl Config {
                 merged.insert(key.to_owned(), value);
             }
         }
-        serde_json::from_value(Value::Object(merged))
-            .map_err(|error| {
-                Error::invalid_input("a TDX_ environment variable has an invalid value")
-                    .because(error)
-            })
+        serde_json::from_value(Value::Object(merged)).map_err(|error| {
+            Error::invalid_input("a TDX_ environment variable has an invalid value").because(error)
+        })
     }
 }
 

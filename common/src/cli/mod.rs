@@ -109,7 +109,9 @@ impl Context {
         }
         let refused = || Error::conflict(format!("not confirmed: {question}"));
         if !prompt::is_possible() {
-            return Err(refused().hint("add --yes to confirm, or --dry-run to see what would be done"));
+            return Err(
+                refused().hint("add --yes to confirm, or --dry-run to see what would be done")
+            );
         }
         match prompt::is_confirmed(question)? {
             true => Ok(()),
@@ -124,7 +126,9 @@ impl Context {
     /// Errors: `usage` when there is no terminal; `interrupted`; `io`.
     pub fn ask_secret(&self, question: &str) -> Result<Option<Secret>> {
         if !prompt::is_possible() {
-            return Err(Error::usage("cannot ask for a passphrase: standard input is not a terminal"));
+            return Err(Error::usage(
+                "cannot ask for a passphrase: standard input is not a terminal",
+            ));
         }
         prompt::ask_secret(question)
     }
@@ -266,9 +270,9 @@ fn find_columns(names: &[String], titles: &[&'static str]) -> Result<Vec<&'stati
     let find = |name: &String| {
         let title = name.trim().replace('_', " ");
         let mut titles = titles.iter().copied();
-        titles.find(|known| known.eq_ignore_ascii_case(&title)).ok_or_else(|| {
-            Error::usage(format!("unknown column {name:?}")).hint(column_names())
-        })
+        titles
+            .find(|known| known.eq_ignore_ascii_case(&title))
+            .ok_or_else(|| Error::usage(format!("unknown column {name:?}")).hint(column_names()))
     };
     names.iter().map(find).collect()
 }

@@ -116,7 +116,7 @@ fn parse<T: DeserializeOwned>(text: &str, kinds: &[&str], expected: &str) -> Res
                 "item {} on standard input is invalid: expected {expected}",
                 index + 1
             ))
-                .because(error)
+            .because(error)
         })
     });
     typed.collect()
@@ -203,7 +203,10 @@ mod tests {
             ("{", "standard input is not JSON: expected domains"),
             (r#"{"name":"a"} x"#, "standard input is not JSON: expected domains"),
             (r#"["a"]"#, "item 1 on standard input is invalid: expected domains"),
-            (r#"[{"name":"a"},{"nam":"b"}]"#, "item 2 on standard input is invalid: expected domains"),
+            (
+                r#"[{"name":"a"},{"nam":"b"}]"#,
+                "item 2 on standard input is invalid: expected domains",
+            ),
             (r#"[{"name":""}]"#, "item 1 on standard input is invalid: expected domains"),
             (r#"[{"name":"a\u0000b"}]"#, "item 1 on standard input is invalid: expected domains"),
             (r#"[{"name":"a","host":1}]"#, "item 1 on standard input is invalid: expected domains"),

@@ -35,9 +35,7 @@ impl ConnectArgs {
     /// Errors: `usage` for both options at once; those of [`Hosts::load`] and [`Hosts::get`].
     pub fn target(&self, host: &Host, config: &Config) -> Result<Target> {
         match (&self.connect, &self.host) {
-            (Some(_), Some(_)) => {
-                Err(Error::usage("--connect and --host cannot be used together"))
-            }
+            (Some(_), Some(_)) => Err(Error::usage("--connect and --host cannot be used together")),
             (None, Some(name)) => {
                 let entry = Hosts::load(host, config)?.get(name)?.clone();
                 Ok(Target { uri: Some(entry.uri), host: Some(name.clone()) })

@@ -22,7 +22,9 @@ pub fn failure(cause: VirtError, doing: impl std::fmt::Display) -> Error {
     let out_of_reach = cause.code().to_raw() == sys::VIR_ERR_NO_CONNECT || is_lost(&cause);
     let error = Error::new(kind(&cause), format!("cannot {doing}")).because(Cause(cause));
     match out_of_reach {
-        true => error.hint("check on that host whether libvirtd is running: systemctl status libvirtd"),
+        true => {
+            error.hint("check on that host whether libvirtd is running: systemctl status libvirtd")
+        }
         false => error,
     }
 }

@@ -38,7 +38,9 @@ impl MountTable {
         };
         let message = format!("{} lists no mounts", place.display());
         Err(Error::unsupported(message)
-            .because("without the mounts, the disks that the host uses cannot be told from free disks")
+            .because(
+                "without the mounts, the disks that the host uses cannot be told from free disks",
+            )
             .hint(hint))
     }
 

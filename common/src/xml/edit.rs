@@ -113,7 +113,9 @@ impl<'a> Edit<'a> {
     pub fn set_attr(&mut self, node: Node<'a>, name: &str, value: &str) -> &mut Self {
         self.record(node, |edit| {
             if !is_qualified_name(name) {
-                return Err(Error::invalid_input(format!("{name:?} is not a valid attribute name")));
+                return Err(Error::invalid_input(format!(
+                    "{name:?} is not a valid attribute name"
+                )));
             }
             check_chars(value, || format!("the value of attribute {name}"))?;
             let text = edit.document.text();

@@ -29,7 +29,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     if folder.as_os_str() == "--notices" {
         return Ok(io::stdout().write_all(notices::notices()?.as_bytes())?);
     }
-    let date = arguments.next().unwrap_or_default().into_string().map_err(|_| "DATE is not UTF-8")?;
+    let date =
+        arguments.next().unwrap_or_default().into_string().map_err(|_| "DATE is not UTF-8")?;
     fs::create_dir_all(&folder)?;
     let subjects = subject::all();
     for subject in &subjects {

@@ -94,7 +94,10 @@ pub(crate) fn all() -> [Subject; 5] {
 const CONNECTION: [Entry; 3] = [
     ("TDX_CONNECT", "The libvirt URI, if neither --connect nor --host is given."),
     ("TDX_HOSTS", "The file that lists the hosts for --host."),
-    ("LIBVIRT_DEFAULT_URI", "The libvirt URI, if no option, TDX_CONNECT or configuration file has one."),
+    (
+        "LIBVIRT_DEFAULT_URI",
+        "The libvirt URI, if no option, TDX_CONNECT or configuration file has one.",
+    ),
 ];
 
 const POOL: [Entry; 2] =
@@ -126,6 +129,7 @@ const LOCKS: [Entry; 2] = [
 ];
 const BOUND: Entry =
     ("/run/tdx/bound", "Records of devices that are bound to VFIO, with their former drivers.");
-const MODES: Entry = ("/var/lib/tdx/modes", "Records of the former modes of GPUs, which are restored later.");
+const MODES: Entry =
+    ("/var/lib/tdx/modes", "Records of the former modes of GPUs, which are restored later.");
 const TUNED: Entry =
     ("/run/tdx/tuned", "Records of the host's former settings, which host restore sets again.");

@@ -185,8 +185,10 @@ fn refused(name: &str, disk: &GuestDisk) -> Error {
 
 fn still_attached(name: &str, disk: &GuestDisk, waited: Duration) -> Error {
     let target = &disk.target;
-    let message =
-        format!("disk {target} is still attached to domain '{name}': the guest has not answered in {} s", waited.as_secs());
+    let message = format!(
+        "disk {target} is still attached to domain '{name}': the guest has not answered in {} s",
+        waited.as_secs()
+    );
     Error::conflict(message).code(Code::StillAttached).hint(format!(
         "the guest may still release the disk; to wait again, run: tdx-disk detach {name} {target}"
     ))

@@ -185,7 +185,9 @@ impl Attachment<'_> {
         if self.is_there(handle, disk, plan).map_err(|error| error.left_behind([target_text]))? {
             Ok(())
         } else {
-            Err(Error::failed(format!("cannot {doing}: libvirt reported success, but the domain does not have the disk")))
+            Err(Error::failed(format!(
+                "cannot {doing}: libvirt reported success, but the domain does not have the disk"
+            )))
         }
     }
 
@@ -233,12 +235,9 @@ impl Attachment<'_> {
             ));
         }
         match handle.domain().state() {
-            Ok((state, _)) if State::from_raw(state.to_raw()) == State::Paused => {
-                error.hint(format!(
-                    "the guest is paused; to resume it, run: tdx-td start {}",
-                    handle.name()
-                ))
-            }
+            Ok((state, _)) if State::from_raw(state.to_raw()) == State::Paused => error.hint(
+                format!("the guest is paused; to resume it, run: tdx-td start {}", handle.name()),
+            ),
             _ => error,
         }
     }

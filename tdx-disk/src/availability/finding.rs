@@ -127,7 +127,10 @@ mod tests {
         assert_eq!(refuse("d", std::slice::from_ref(&note), &[]).unwrap(), [""; 0]);
         let error = refuse("d", &[note, label.clone()], &[]).unwrap_err().to_document().error;
         assert_eq!((error.code, error.exit_code), (Some(Code::Signature), 5));
-        assert_eq!(error.hint.as_deref(), Some("to attach the disk nevertheless, add --force SIGNATURE --yes"));
+        assert_eq!(
+            error.hint.as_deref(),
+            Some("to attach the disk nevertheless, add --force SIGNATURE --yes")
+        );
         let forced = refuse("d", std::slice::from_ref(&label), &[Code::Signature]).unwrap();
         assert_eq!(forced, ["LVM2_member (SIGNATURE)"]);
         let all = [label, mounted, deeper, system.clone()];

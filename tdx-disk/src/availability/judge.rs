@@ -176,7 +176,10 @@ pub fn judge(observer: &Observer<'_>, disk: &Disk, question: Question<'_>) -> Re
                 findings.extend(content_findings(blocks, disk, &file, &mut unseen));
                 let locked = qemu_lock::is_locked(&file);
                 findings.extend(locked.then(|| {
-                    Finding::new(Code::QemuLock, format!("a QEMU process has locked {}", disk.node()))
+                    Finding::new(
+                        Code::QemuLock,
+                        format!("a QEMU process has locked {}", disk.node()),
+                    )
                 }));
                 findings.extend(claim_finding(host, disk)?);
             }
@@ -381,7 +384,10 @@ fn content_findings(
             return Finding::new(Code::HasData, format!("{place} contains an unused {name}"));
         }
         let message = if name == signature::TOO_MANY_PARTITIONS {
-            format!("{place} has more than {} partitions, of which not all were checked", partitions::MOST)
+            format!(
+                "{place} has more than {} partitions, of which not all were checked",
+                partitions::MOST
+            )
         } else {
             format!("{place} has the label of a member of a group of disks: {name}")
         };

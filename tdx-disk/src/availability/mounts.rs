@@ -65,7 +65,8 @@ impl Mounts {
                 }
             }
             Need::Swap { place } => {
-                let finding = Finding::new(Code::Swap, format!("the host uses {place} as swap space"));
+                let finding =
+                    Finding::new(Code::Swap, format!("the host uses {place} as swap space"));
                 self.add(&block, finding.remedy(format!("swapoff {}", shell_quoted(&place))));
             }
             Need::Resume => {

@@ -22,7 +22,9 @@ pub fn open(target: &Target) -> Result<Libvirt> {
 /// Errors: a warning with the reason why the disks of guests are unknown.
 pub fn try_open(host: &Host, target: &Target) -> Result<Libvirt, String> {
     if !host.is_this_machine() {
-        return Err("the disks of guests are unknown: libvirt is not asked with --sysroot".to_owned());
+        return Err(
+            "the disks of guests are unknown: libvirt is not asked with --sysroot".to_owned()
+        );
     }
     let mut target = target.clone();
     let chosen = target.uri.is_some() || std::env::var_os("LIBVIRT_DEFAULT_URI").is_some();

@@ -165,7 +165,9 @@ impl BootRecords {
                 Err(error) => boot_records.damaged.push(
                     Error::invalid_input(format!("the record {} is damaged", file.display()))
                         .because(error)
-                        .hint("remove the file, then run tdx-gpu bind --persist again for the device"),
+                        .hint(
+                            "remove the file, then run tdx-gpu bind --persist again for the device",
+                        ),
                 ),
             }
         }

@@ -87,6 +87,8 @@ fn reload(host: &Host) {
         && host.has("/run/systemd/system")
         && let Err(error) = Runner::new("systemctl", "systemd").args(["daemon-reload"]).run()
     {
-        log::step(format_args!("cannot reload systemd, which reads the unit at the next boot: {error}"));
+        log::step(format_args!(
+            "cannot reload systemd, which reads the unit at the next boot: {error}"
+        ));
     }
 }

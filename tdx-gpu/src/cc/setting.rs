@@ -289,12 +289,10 @@ pub fn refuse_busy(devices: &[&Device]) -> Result<()> {
         |device: &&Device| Some((device.bdf, device.driver.clone().filter(|_| device.in_use())?));
     match devices.iter().find_map(busy) {
         None => Ok(()),
-        Some((bdf, driver)) => {
-            Err(Error::conflict(format!(
-                "cannot set the mode of {bdf}: the device is bound to the driver {driver}"
-            ))
-            .hint(format!("bind the device to VFIO first: tdx-gpu bind {bdf}")))
-        }
+        Some((bdf, driver)) => Err(Error::conflict(format!(
+            "cannot set the mode of {bdf}: the device is bound to the driver {driver}"
+        ))
+        .hint(format!("bind the device to VFIO first: tdx-gpu bind {bdf}"))),
     }
 }
 

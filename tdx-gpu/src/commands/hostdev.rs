@@ -88,7 +88,7 @@ pub fn run(context: &Context, args: HostdevArgs) -> Result<Outcome> {
             return Err(Error::conflict(format!(
                 "{bdf} is a bridge, which cannot be given to a guest"
             ))
-                .code(Code::Nonendpoint));
+            .code(Code::Nonendpoint));
         }
         items.push(HostdevItem {
             bdf,

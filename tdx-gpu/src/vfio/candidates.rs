@@ -132,7 +132,8 @@ impl Candidates {
             plan::with_group_members(&inventory, &requested.devices, options.whole_group)?;
         let request = Request::new(&inventory, devices);
         if let Some(new) = request.devices().iter().find(|bdf| !locks.contains_key(bdf)) {
-            let message = format!("device {new} appeared while the other devices were being locked");
+            let message =
+                format!("device {new} appeared while the other devices were being locked");
             return Err(Error::conflict(message).hint("run this command again"));
         }
         let records = records(&locks);

@@ -106,8 +106,7 @@ impl<'h> Sysfs<'h> {
             Ok(()) => Ok(()),
             Err(WriteError::Stuck) => {
                 let seconds = LIMIT.as_secs();
-                let message =
-                    format!("{}: the kernel has not finished after {seconds} s", doing());
+                let message = format!("{}: the kernel has not finished after {seconds} s", doing());
                 Err(Error::failed(message).hint(
                     "the kernel waits for a process that has the device open: end that process, or reboot; \
                      until then the kernel keeps trying",
@@ -135,10 +134,10 @@ impl<'h> Sysfs<'h> {
                 Some(current) if current == driver => return Ok(()),
                 current if Instant::now() >= end => {
                     let current = current.unwrap_or_else(|| "no driver".to_owned());
-                    let message =
-                        format!("{} is bound to {current} instead of {driver}", self.bdf);
-                    return Err(Error::failed(message)
-                        .hint("look for the reason in the kernel log: dmesg"));
+                    let message = format!("{} is bound to {current} instead of {driver}", self.bdf);
+                    return Err(
+                        Error::failed(message).hint("look for the reason in the kernel log: dmesg")
+                    );
                 }
                 _ => std::thread::sleep(Duration::from_millis(10)),
             }
@@ -209,11 +208,9 @@ pub fn load_module(host: &Host, module: &str) -> Result<()> {
     log::step(format_args!("load module {module}"));
     Runner::new("modprobe", "kmod").args([module]).run().map(drop).map_err(|error| {
         match error.kind() {
-            ErrorKind::CommandFailed => {
-                Error::unsupported(format!("cannot load module {module}"))
-                    .because(error)
-                    .hint("install a kernel that was built with CONFIG_VFIO_PCI=m")
-            }
+            ErrorKind::CommandFailed => Error::unsupported(format!("cannot load module {module}"))
+                .because(error)
+                .hint("install a kernel that was built with CONFIG_VFIO_PCI=m"),
             _ => error,
         }
     })

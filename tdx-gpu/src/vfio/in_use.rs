@@ -22,7 +22,9 @@ pub fn refuse(
         Some((bdf, holder)) => {
             let (command, pid, node) = (&holder.command, holder.pid, &holder.node);
             let message = format!("{bdf} is in use: process {pid} ({command}) has {node} open");
-            Err(Error::conflict(message).code(Code::InUseByVm).hint("stop the guest, or end the process"))
+            Err(Error::conflict(message)
+                .code(Code::InUseByVm)
+                .hint("stop the guest, or end the process"))
         }
     }
 }

@@ -44,9 +44,9 @@ impl BindStep {
             && domain != owner
         {
             let message = format!("{} is bound for the domain with UUID {owner}", device.bdf);
-            return Err(Error::conflict(message)
-                .code(Code::Reserved)
-                .hint("delete that domain with tdx-td delete, or release the device with tdx-gpu unbind"));
+            return Err(Error::conflict(message).code(Code::Reserved).hint(
+                "delete that domain with tdx-td delete, or release the device with tdx-gpu unbind",
+            ));
         }
         let record = Record {
             bdf: device.bdf,

@@ -106,7 +106,8 @@ impl<'i> Request<'i> {
         let idle = others.filter(|other| !other.is_bridge && !other.blocks_group());
         let idle = idle.map(|other| other.bdf.to_string());
         let finding = |code, what: &str, names: Vec<String>| {
-            let message = format!("IOMMU group {number} has other devices{what}: {}", list_first(&names));
+            let message =
+                format!("IOMMU group {number} has other devices{what}: {}", list_first(&names));
             (!names.is_empty()).then_some((code, message))
         };
         let both = [

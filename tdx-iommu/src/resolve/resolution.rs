@@ -168,8 +168,9 @@ impl<'h> Resolver<'h> {
         let devices = with_groups(&self.inventory, chosen_by.keys().copied());
         for bdf in &devices {
             if let Some(other) = self.owners.insert(*bdf, vm.to_owned()) {
-                self.warnings
-                    .push(format!("guests {other} and {vm} both get {bdf}: only one can run at a time"));
+                self.warnings.push(format!(
+                    "guests {other} and {vm} both get {bdf}: only one can run at a time"
+                ));
             }
         }
         let is_forced = |_, code| force.contains(&code);

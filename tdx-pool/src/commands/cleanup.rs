@@ -49,10 +49,8 @@ pub fn run(
         .hint("run tdx-pool cleanup on that host"));
     }
     if !rustix::process::geteuid().is_root() {
-        return Err(
-            Error::permission("cleanup needs root to see the open files of every process")
-                .hint("run sudo tdx-pool cleanup")
-        );
+        return Err(Error::permission("cleanup needs root to see the open files of every process")
+            .hint("run sudo tdx-pool cleanup"));
     }
     interrupt::guard();
     let change = args.change;

@@ -18,9 +18,7 @@ use crate::image::{foreign, tables};
 pub fn open(path: &Path) -> Result<File> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     match rustix::fs::open(path, flags, Mode::empty()) {
-        Err(rustix::io::Errno::NXIO) => {
-            Err(no_image(path, "a socket or an absent device"))
-        }
+        Err(rustix::io::Errno::NXIO) => Err(no_image(path, "a socket or an absent device")),
         opened => opened.map(File::from).at("open", path),
     }
 }
@@ -97,9 +95,9 @@ pub(super) fn check_alone(source: &Source<'_>, image: &Image) -> Result<()> {
     } else if image.data_file {
         source.invalid("keeps its data in an external data file").hint(flatten())
     } else if image.encrypted {
-        source
-            .invalid("is an encrypted qcow2 image")
-            .hint("make a decrypted copy with qemu-img convert, and pass the key with --object secret")
+        source.invalid("is an encrypted qcow2 image").hint(
+            "make a decrypted copy with qemu-img convert, and pass the key with --object secret",
+        )
     } else if image.corrupt {
         let repair = format!("to repair it, run: qemu-img check -r all -- {}", quote_path(name));
         source.invalid("is marked corrupt").hint(repair)

@@ -104,8 +104,9 @@ impl StatedFormat {
         let image = foreign::convert(name, format, "convert it to qcow2");
         let data = foreign::convert(name, "raw", DATA);
         let (name, by, stated) = (name.display(), self.by, self.format);
-        let refused =
-            Error::invalid_input(format!("{name} has the header of {what}, but {by} says {stated}"));
+        let refused = Error::invalid_input(format!(
+            "{name} has the header of {what}, but {by} says {stated}"
+        ));
         match stated {
             Format::Raw => refused.hint(format!("{image}; {IF_A_GUEST}, {data}")),
             Format::Qcow2 => refused.hint(image),

@@ -19,10 +19,8 @@ impl ImportRequest {
         let (name, source) = (&self.name, self.source.path.display());
         let differs = format!("volume '{name}' exists and differs from {source}");
         if !self.options.replace {
-            return Err(
-                Error::conflict(differs)
-                    .hint("choose another name with --name, or replace it with --replace")
-            );
+            return Err(Error::conflict(differs)
+                .hint("choose another name with --name, or replace it with --replace"));
         }
         let Some(pool) = pool.filter(|pool| pool.is_active()) else {
             return Ok(());

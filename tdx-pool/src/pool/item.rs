@@ -78,10 +78,8 @@ impl Item for PoolItem {
             Gauge::new("tdx_pool_capacity_bytes", "Size of the file system of a pool.");
         let mut allocation =
             Gauge::new("tdx_pool_allocation_bytes", "Used space of the file system of a pool.");
-        let mut available = Gauge::new(
-            "tdx_pool_available_bytes",
-            "Free space of the file system of a pool.",
-        );
+        let mut available =
+            Gauge::new("tdx_pool_available_bytes", "Free space of the file system of a pool.");
         let mut volumes = Gauge::new("tdx_pool_volumes", "Number of volumes in a pool.");
         for pool in pools {
             let name = [("pool", pool.name.as_str())];

@@ -120,8 +120,9 @@ impl Pool {
             found => found,
         };
         found.ok_or_else(|| {
-            Error::not_found(format!("pool '{}' does not exist", spec.name))
-                .hint("to create the pool, run tdx-pool ensure; to see all pools, run tdx-pool list")
+            Error::not_found(format!("pool '{}' does not exist", spec.name)).hint(
+                "to create the pool, run tdx-pool ensure; to see all pools, run tdx-pool list",
+            )
         })
     }
 

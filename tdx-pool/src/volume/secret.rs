@@ -48,9 +48,7 @@ impl Passphrase {
     pub fn new(bytes: SecretBytes) -> Result<Self, String> {
         match bytes.as_bytes().len() {
             0 => Err("the passphrase is empty".to_owned()),
-            length if length > LIMIT => {
-                Err(format!("the passphrase is longer than {LIMIT} bytes"))
-            }
+            length if length > LIMIT => Err(format!("the passphrase is longer than {LIMIT} bytes")),
             _ => Ok(Self(bytes)),
         }
     }

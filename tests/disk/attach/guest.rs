@@ -102,8 +102,14 @@ fn a_guest_that_does_not_answer_keeps_its_disk_and_nothing_else_is_claimed() {
     rig.virsh(["suspend", "g"]);
     let error = disk(&rig, "detach g vdb --timeout 7").error(5);
     assert_eq!(error["code"], "STILL_ATTACHED");
-    assert_eq!(error["message"], "disk vdb is still attached to domain 'g': the guest has not answered in 7 s");
-    assert_eq!(error["applied"], json!(["removed vdb from the persistent definition of domain 'g'"]));
+    assert_eq!(
+        error["message"],
+        "disk vdb is still attached to domain 'g': the guest has not answered in 7 s"
+    );
+    assert_eq!(
+        error["applied"],
+        json!(["removed vdb from the persistent definition of domain 'g'"])
+    );
     assert_eq!(attached(&rig, "g"), [("vdb".into(), device.clone(), true, false)]);
     assert_eq!(blockers(&disk(&rig, &format!("check {device}"))), ["IN_USE_BY_VM"]);
 

@@ -165,7 +165,10 @@ fn bad_input_has_its_own_exit_status() {
     let file = file.display();
     for name in ["/dev/null", "/tmp", &file.to_string()] {
         for verb in ["check", "attach a"] {
-            assert_eq!(fails(&format!("{verb} {name}"), 3, "is not a block device")["code"], "NOT_BLOCK");
+            assert_eq!(
+                fails(&format!("{verb} {name}"), 3, "is not a block device")["code"],
+                "NOT_BLOCK"
+            );
         }
     }
     rig.shell("ln -s two one; ln -s one two; ln -s /dev/nothing dangling").text();

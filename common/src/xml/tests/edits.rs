@@ -225,7 +225,10 @@ fn wrong_arguments_are_refused() {
             "the edited XML would be invalid: malformed XML at 3:3: ",
         ),
         (|edit, x| edit.set_attr(x, "b c", ""), "\"b c\" is not a valid attribute name"),
-        (|edit, x| edit.set_attr(x, "c", "\0"), "the value of attribute c contains character U+0000"),
+        (
+            |edit, x| edit.set_attr(x, "c", "\0"),
+            "the value of attribute c contains character U+0000",
+        ),
         (|edit, x| edit.set_text(x, ""), "cannot set the text of <x>: it has child elements"),
         (
             |edit, x| edit.remove(x.parent().unwrap()),

@@ -36,9 +36,8 @@ impl UseLock {
     /// Errors: `conflict` when the wait takes too long; `permission`, `io`; `interrupted`.
     pub fn begin(host: &Host, name: &str) -> Result<Self> {
         let lock = NameLock::lock(host, name, LockKind::Shared, PATIENCE)?;
-        let busy = || {
-            Error::conflict(format!("another process is deleting or replacing volume '{name}'"))
-        };
+        let busy =
+            || Error::conflict(format!("another process is deleting or replacing volume '{name}'"));
         Ok(Self { _lock: lock.ok_or_else(busy)? })
     }
 }
