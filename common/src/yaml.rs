@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn written_text_is_quoted_where_a_reader_would_take_it_for_something_else() {
+    fn text_that_looks_like_another_type_is_written_in_quotes() {
         let values =
             ["qemu+tcp://127.0.0.1/system", "a: b", "a #b", "off", "0800", "", " a", "a\nb", "- a"];
         let record: Map<String, Value> =
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn small_text_cannot_stand_for_a_large_document() {
+    fn aliases_cannot_expand_a_small_text_to_a_large_document() {
         let bomb = (1..20).fold("a0: &a0 [1, 1]\n".to_owned(), |text, level| {
             let under = level - 1;
             text + &format!("a{level}: &a{level} [*a{under}, *a{under}]\n")
@@ -247,14 +247,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_panics(text in "\\PC*", flow in "[a\\[\\]{}:,&*!<~ \n-]{0,30}") {
+        fn no_text_makes_from_str_panic(text in "\\PC*", flow in "[a\\[\\]{}:,&*!<~ \n-]{0,30}") {
             let _ = from_str::<Value>(&text);
             let _ = from_str::<Value>(&flow);
             let _ = from_str::<Record>(&flow);
         }
 
         #[test]
-        fn what_is_written_is_read_back(name in "\\PC{0,12}|[a:# \n\t'\"\\-\\[{0-9on]{0,6}", pair: (u8, u8)) {
+        fn written_values_are_read_back_unchanged(name in "\\PC{0,12}|[a:# \n\t'\"\\-\\[{0-9on]{0,6}", pair: (u8, u8)) {
             let record = Record { name, word: None, pair };
             let text = to_string(&record).unwrap();
             prop_assert_eq!(from_str::<Record>(&text).unwrap(), record, "{}", text);

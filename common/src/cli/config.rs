@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn yaml_is_read_and_typed() {
+    fn a_configuration_is_read_from_yaml() {
         let values = parse("# comment\nmemory: 4G\nvcpus: 2\npool: guests\n").unwrap();
         let config: Config = serde_json::from_value(Value::Object(values)).unwrap();
         assert_eq!(config.memory, Some(Size(4 << 30)));
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn why_a_file_cannot_be_read_is_told() {
+    fn an_unreadable_file_is_an_error_with_its_cause() {
         use crate::ErrorKind;
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("tdx.yaml");

@@ -331,7 +331,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn changed_lines_have_colours() {
+    fn a_diff_colours_changed_lines() {
         assert_eq!(
             coloured("@@ 1 @@\n a\n-b\n+c\n"),
             "\x1b[36m@@ 1 @@\x1b[0m\n a\n\x1b[31m-b\x1b[0m\n\x1b[32m+c\x1b[0m\n"
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn json_is_noticed_before_parsing() {
+    fn asks_for_json_recognizes_every_spelling() {
         let asks = |line: &str| asks_for_json(&line.split(' ').map(Into::into).collect::<Vec<_>>());
         assert!(asks("tdx-pool list --json"));
         assert!(asks("tdx-pool --format json lisst"));

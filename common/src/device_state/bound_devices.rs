@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_is_an_error_of_that_record_alone() {
+    fn a_damaged_record_is_an_error_of_that_record_only() {
         let root = tempfile::tempdir().unwrap();
         let host = Host::new(root.path());
         for function in [0, 1] {
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn readers_do_not_keep_others_from_work() {
+    fn readers_do_not_block_a_lock() {
         let root = tempfile::tempdir().unwrap();
         let host = Host::new(root.path());
         let mut lock = take(&host, 0);
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_is_not_different() {
+    fn unknown_properties_do_not_contradict() {
         let known = record(0).identity;
         let unknown = Identity { serial: None, subsystem_vendor: Some(1), ..known.clone() };
         assert!(!known.contradicts(&unknown) && !unknown.contradicts(&known));

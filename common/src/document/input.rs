@@ -148,7 +148,7 @@ mod tests {
     use serde::Deserialize;
 
     #[test]
-    fn small_files_are_read_and_others_refused() {
+    fn file_reads_small_files_and_refuses_others() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         assert_eq!(file(&path, 8).unwrap_err().kind(), ErrorKind::NotFound);
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_is_exit_3() {
+    fn other_input_is_invalid_input() {
         for (text, says) in [
             ("", "standard input is empty: expected domains"),
             (" \n", "standard input is empty: expected domains"),
@@ -230,7 +230,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_text_panics(
+        fn no_text_makes_parse_panic(
             text in "\\PC*",
             words in proptest::collection::vec(
                 proptest::sample::select(vec![

@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_would_break_a_line_is_escaped() {
+    fn labels_escape_line_breaks_and_quotes() {
         let mut gauge = Gauge::new("tdx_x_bytes", "Size\\ of\nit.");
         gauge.set([("name", "a\"b\\c\nd"), ("uuid", "")], 7);
         assert_eq!(

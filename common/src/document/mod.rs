@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn changed_follows_from_the_actions() {
+    fn changed_is_computed_from_the_actions() {
         assert!(!Document::new("tdx.x.y", Vec::<Thing>::new()).changed);
         assert!(!Document::new("tdx.x.y", vec![thing("a", None)]).changed);
         assert!(!Document::new("tdx.x.y", vec![thing("a", Some(Action::None))]).changed);

@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn prose_wraps_under_its_own_column_before_a_column_is_left_out() {
+    fn prose_wraps_under_its_own_column_before_a_column_is_omitted() {
         let why = "the disk is mounted on the root of the host and so on";
         let table = table(&["DEVICE", "SERIAL", "WHY"], &[&["/dev/sda", "S-1", why]]);
         let text = "DEVICE    SERIAL  WHY\n\
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_are_left_out_in_the_stated_order() {
+    fn columns_are_omitted_in_the_stated_order() {
         let row = ["/dev/sda", "QEMU HARDDISK", "S-1", "the disk is mounted on the root"];
         let table = table(&["DEVICE", "MODEL", "SERIAL", "WHY"], &[&row]);
         let (text, left_out) = table.render(terminal(49));
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_left_out_wraps() {
+    fn columns_that_cannot_be_omitted_wrap() {
         let path = "/var/lib/libvirt/images/overlay.abcdefghijklmno.qcow2";
         let table = table(&["NAME", "PATH"], &[&["web", path]]);
         let (text, left_out) = table.render(terminal(40));
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fix_stands_below_its_row() {
+    fn the_below_column_is_printed_below_its_row() {
         let mut table = table(&["CODE", "FIX"], &[&["KVM", "modprobe kvm"], &["IOMMU", ""]]);
         table.below = Some("FIX");
         table.closing = Some("3 others".to_owned());
@@ -334,7 +334,7 @@ mod tests {
         }
 
         #[test]
-        fn no_text_and_no_width_panic(text: String, width in 0usize..100) {
+        fn no_text_and_no_width_make_a_table_panic(text: String, width in 0usize..100) {
             wrap(&text, width);
             let table = table(&["NAME", "WHY"], &[&[&text, &text]]);
             table.render(terminal(width));

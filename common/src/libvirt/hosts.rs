@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn virt_scenarios_list_is_read_as_it_stands() {
+    fn the_list_of_virt_scenario_is_accepted() {
         let text = b"localhost:\n  url: qemu:///system\n\
             # Generate with 'sevctl export --full filename.pdh' on the given host\n  \
             sev-cert: /path/to/host-cert-chain.pdh\n";
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_list_of_hosts_is_refused() {
+    fn parse_refuses_a_file_of_another_shape() {
         assert_eq!(parse(b"").unwrap().len(), 0);
         assert_eq!(parse(b"# none yet\n").unwrap().len(), 0);
         for (text, says) in [
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_misspelt_name_is_met_with_the_right_one() {
+    fn get_suggests_the_most_similar_name() {
         let entries = parse(b"epyc1: {uri: x}\nxeon1: {uri: y}").unwrap();
         let hosts = Hosts { entries, files: Vec::new() };
         assert_eq!(hosts.get("xeon1").unwrap().uri, "y");

@@ -273,7 +273,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_line_panics(
+        fn no_line_of_mountinfo_makes_parse_panic(
             text in "\\PC*",
             point in "[/a\\\\0-9\u{e9}]{0,12}",
             rest in "[ -]{0,4}[a-z0:]{0,4}[ -]{0,3}[/a]{0,4}",

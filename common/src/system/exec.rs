@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_keeps_the_pipes_open_is_not_waited_for() {
+    fn run_does_not_wait_for_a_process_that_keeps_the_pipes_open() {
         let output = shell("sleep 300 & echo $!; echo told >&2").run_for_all().unwrap();
         let process = String::from_utf8(output.stdout).unwrap().trim().parse().map(Pid::from_raw);
         // It ran until now, so nobody waited for its end.
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_a_program_prints_is_read() {
+    fn run_returns_all_output_of_a_program() {
         let output = shell("head -c 3000000 /dev/zero; head -c 2000000 /dev/zero >&2");
         let output = output.run_for_all().unwrap();
         assert_eq!((output.stdout.len(), output.stderr.len()), (3_000_000, 2_000_000));

@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_refused() {
+    fn other_text_is_not_a_bdf() {
         for text in [
             "",
             ":",
@@ -118,13 +118,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_printed_is_read_back(domain: u32, bus: u8, device in 0u8..32, function in 0u8..8) {
+        fn a_printed_bdf_is_parsed_to_the_same_bdf(domain: u32, bus: u8, device in 0u8..32, function in 0u8..8) {
             let bdf = Bdf { domain, bus, device, function };
             prop_assert_eq!(bdf.to_string().parse::<Bdf>(), Ok(bdf));
         }
 
         #[test]
-        fn no_text_panics(text in "\\PC*") {
+        fn no_text_makes_a_bdf_panic(text in "\\PC*") {
             let _ = text.parse::<Bdf>();
         }
     }

@@ -297,7 +297,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn the_kernels_answer_comes_through() {
+    fn write_returns_the_error_of_the_kernel() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("attribute");
         let mut writer = Writer::start().unwrap();
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_that_hangs_is_left_behind() {
+    fn write_returns_when_the_kernel_does_not_answer_in_time() {
         // A pipe that nobody reads opens for no writer.
         let folder = tempfile::tempdir().unwrap();
         let pipe = folder.path().join("pipe");
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_writer_ends_with_whom_it_works_for() {
+    fn a_writer_ends_when_it_is_dropped() {
         let writer = Writer::start().unwrap();
         let process = format!("/proc/{}", writer.child);
         assert!(Path::new(&process).exists());
@@ -345,13 +345,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_kvm_says_so() {
+    fn kvm_vm_types_fails_for_another_file() {
         let null = File::open("/dev/null").unwrap();
         assert_eq!(kvm_vm_types(&null).unwrap_err().raw_os_error(), Some(libc::ENOTTY));
     }
 
     #[test]
-    fn the_kernels_log_ends() {
+    fn kernel_log_returns_after_the_last_message() {
         match File::open("/dev/kmsg") {
             Ok(_) => {
                 let messages = kernel_log().unwrap();
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn registers_are_read_where_they_are() {
+    fn read_register_reads_at_the_offset() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("resource0");
         let file = File::create(&path).unwrap();

@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn quotes_and_space_vary() {
+    fn attributes_are_read_with_any_quotes_and_space() {
         assert_eq!(read(""), []);
         assert_eq!(read(" \n "), []);
         assert_eq!(
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_end_the_list() {
+    fn a_fault_ends_the_list_of_attributes() {
         let cases = [
             ("a='1'", 0),
             (" a", 2),

@@ -196,7 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names() {
+    fn is_name_accepts_only_xml_names() {
         for good in ["a", "_", "tdx:base", "x-1.2", "größe", "名"] {
             assert!(is_qualified_name(good), "{good}");
         }
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn references() {
+    fn references_are_resolved() {
         let known = [
             ("lt", '<'),
             ("quot", '"'),
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn illegal_characters() {
+    fn find_illegal_finds_characters_that_xml_does_not_allow() {
         for fine in ["", "\t\r\n", "a\u{7f}\u{85}", "\u{feff}\u{fffd}\u{efff}"] {
             assert_eq!(illegal_char(fine), None, "{fine:?}");
         }
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn escapes() {
+    fn values_and_text_are_escaped() {
         assert_eq!(
             escape_value("<a & 'b' \"c\">\r\n\t"),
             "&lt;a &amp; &apos;b&apos; &quot;c&quot;&gt;&#13;&#10;&#9;"

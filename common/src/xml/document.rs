@@ -54,7 +54,7 @@ mod tests {
     use crate::error::ErrorKind;
 
     #[test]
-    fn well_formed_documents() {
+    fn parse_accepts_well_formed_documents() {
         let cases = [
             "<a/>",
             "\u{feff}<a/>",
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_documents_say_where() {
+    fn parse_names_the_line_and_column_of_a_fault() {
         let cases = [
             ("", "1:1: no root element"),
             ("<!-- -->\n", "2:1: no root element"),
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn depth_is_limited() {
+    fn parse_refuses_elements_that_are_nested_too_deep() {
         let nested = |depth| format!("{}{}", "<a>".repeat(depth), "</a>".repeat(depth));
         assert!(Document::parse(nested(256)).is_ok());
         let error = Document::parse(nested(257)).unwrap_err();
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn fragments_are_balanced_content() {
+    fn parse_fragment_accepts_only_balanced_content() {
         for text in ["", "<a/>\n<b/>", "text <q:a/>", "<!-- c -->"] {
             assert!(Document::fragment(text).is_ok(), "{text}");
         }

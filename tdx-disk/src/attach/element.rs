@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn the_whole_element() {
+    fn disk_element_writes_all_properties() {
         let example = example();
         let mut wanted = DiskSpec {
             disk: &example,
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn serial_numbers_fit_the_bus() {
+    fn visible_serial_fits_the_bus() {
         check_serial("A-Za-z0-9_ .+", Bus::Virtio).unwrap();
         for bad in ["", "a'b", "a\"b", "a,b", "ä", "123456789012345678901"] {
             assert!(check_serial(bad, Bus::Virtio).is_err(), "{bad}");

@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_target_is_no_device_of_the_host() {
+    fn matching_disks_prefers_a_target_to_a_device() {
         let disk = |target: &str, minor: u32, is_live: bool| GuestDisk {
             target: target.to_owned(),
             bus: "virtio".to_owned(),

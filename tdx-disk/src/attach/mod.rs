@@ -274,7 +274,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_disk_that_came_meanwhile_is_another() {
+    fn expect_unchanged_refuses_another_disk() {
         let root = tempfile::tempdir().unwrap();
         let host = Host::new(root.path());
         let sys = root.path().join("sys");

@@ -193,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_go_on_after_z() {
+    fn targets_continue_after_z() {
         let mut used = BTreeSet::from(["vda".to_owned()]);
         for wanted in ["vdb", "vdc"] {
             let name = Bus::Virtio.next_free(&used);
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn targets_fit_their_bus() {
+    fn check_target_refuses_a_target_of_another_bus() {
         for good in ["vdb", "vdaa"] {
             Bus::Virtio.check_target(good).unwrap();
         }

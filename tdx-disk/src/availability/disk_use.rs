@@ -21,7 +21,7 @@ use crate::block::disk::scsi_address;
 pub struct DiskUser {
     /// The name of the domain.
     pub domain: String,
-    /// The way of the use, for messages: `as vdb, running`.
+    /// The way of the use, for messages: `as vdb (running)`.
     pub how: String,
     /// Whether the device is a guest disk; otherwise the domain has the controller of the device.
     pub is_disk: bool,
@@ -235,10 +235,10 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_is_had_under_any_name_and_in_any_way() {
+    fn users_of_finds_a_disk_under_any_name() {
         let disk =
             |source: &str| users(&format!("<disk type='block'>{source}<target dev='vdb'/></disk>"));
-        let as_vdb = ["as vdb, defined"];
+        let as_vdb = ["as vdb (in its definition)"];
         assert_eq!(disk("<source dev='/dev/sda'/>"), as_vdb);
         assert_eq!(disk("<source dev='/dev/by-name'/>"), as_vdb);
         assert_eq!(disk("<source dev='/dev/../dev/sda1'/>"), as_vdb);
@@ -259,11 +259,11 @@ mod tests {
         assert_eq!(disk_use.users_of(&host, blocks.named("sda").unwrap(), &[]).len(), 1);
         let nvme = "<source type='pci' managed='yes' namespace='1'>\
             <address domain='0x0000' bus='0x00' slot='0x17' function='0x0'/></source>";
-        assert_eq!(disk(nvme).first().map(String::as_str), Some("as vdb, defined"));
+        assert_eq!(disk(nvme).first().map(String::as_str), Some("as vdb (in its definition)"));
     }
 
     #[test]
-    fn a_device_with_an_address_that_cannot_be_understood_is_a_conflict() {
+    fn a_host_device_with_an_invalid_address_is_a_conflict() {
         let (_root, host) = machine();
         let blocks = BlockDevices::read(&host).unwrap();
         let read = |device: &str| {
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_in_an_argument_for_qemu_is_the_domains() {
+    fn a_disk_in_an_argument_for_qemu_is_used_by_the_domain() {
         let (_root, host) = machine();
         let blocks = BlockDevices::read(&host).unwrap();
         let xml = "<domain xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>\
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_controller_given_away_takes_its_disks_along() {
+    fn a_domain_with_a_controller_uses_its_disks() {
         let pci = |slot: &str| {
             users(&format!(
                 "<hostdev mode='subsystem' type='pci'><source>\

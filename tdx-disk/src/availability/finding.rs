@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_may_be_forced_is() {
+    fn refuse_ignores_a_forced_code_only_if_it_can_be_forced() {
         let note = Finding::new(Code::HasData, "ext4");
         let label = Finding::new(Code::Signature, "LVM2_member");
         let mounted = Finding::new(Code::Mounted, "on /mnt").remedy("umount /mnt");
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_quoted_where_a_shell_needs_it() {
+    fn shell_quoted_quotes_only_words_that_need_it() {
         assert_eq!(shell_quoted("/mnt/a-b"), "/mnt/a-b");
         assert_eq!(shell_quoted("/mnt/it's"), "'/mnt/it'\\''s'");
         assert_eq!(shell_quoted(""), "''");

@@ -27,7 +27,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lock_of_anothers_is_seen() {
+    fn is_locked_detects_the_lock_of_another_open_file() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let other = File::open(file.path()).unwrap();
         let read = libc::flock {

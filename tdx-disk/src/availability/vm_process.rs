@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn virtual_machines_are_told_from_other_processes() {
+    fn only_virtual_machines_are_found() {
         let root = tempfile::tempdir().unwrap();
         let process = |pid: u32, command: &str, arguments: &str| {
             let folder = root.path().join(format!("proc/{pid}"));

@@ -217,7 +217,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_most_lasting_name_comes_first() {
+    fn the_most_permanent_name_comes_first() {
         let mut links = [
             "/dev/disk/by-path/pci-0000:00:1f.2-ata-1",
             "/dev/disk/by-id/ata-X_1",

@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn gpt_ranges_that_no_disk_has_are_read_without_overflow() {
+    fn impossible_gpt_ranges_do_not_overflow() {
         let found = disk(|file| gpt(file, 4, &[(0, 0, u64::MAX), (1, 8, u64::MAX), (2, 9, 8)]));
         assert_eq!(found.1, [(0, u64::MAX), (8 * 512, u64::MAX)]);
         let far = disk(|file| gpt(file, 4, &[(0, u64::MAX, u64::MAX)]));
@@ -198,14 +198,14 @@ mod tests {
     }
 
     #[test]
-    fn a_table_with_too_many_entries_says_so() {
+    fn a_table_with_too_many_entries_is_reported() {
         assert!(!table(|file| gpt(file, 1024, &[(255, 8, 9)])).is_cut);
         assert!(table(|file| gpt(file, 1024, &[(256, 8, 9)])).is_cut);
         assert!(table(|file| gpt(file, u32::MAX, &[])).is_cut);
     }
 
     #[test]
-    fn a_chain_of_empty_logical_partitions_is_cut() {
+    fn a_chain_of_empty_logical_partitions_ends_at_the_limit() {
         let chain = |length: u32| {
             table(|file| {
                 entry(file, 0, 0, 0x05, 64, 64 << 10);
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn both_kinds_of_table_are_read() {
+    fn gpt_and_dos_tables_are_read() {
         assert_eq!(disk(|_| {}), (None, vec![]));
         for unit in [512, 4096] {
             let gpt = disk(|file| {
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn garbage_is_no_table() {
+    fn other_content_is_not_a_partition_table() {
         let file = |write: fn(&File)| disk(write);
         assert_eq!(file(|f| f.write_all_at(&[0x55, 0xaa], 510).unwrap()).0, None);
         let wild = file(|f| {

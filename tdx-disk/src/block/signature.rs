@@ -244,12 +244,12 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_disk_bears_nothing() {
+    fn an_empty_disk_has_no_signature() {
         assert_eq!(found(|_| {}), []);
     }
 
     #[test]
-    fn members_are_told_from_plain_content() {
+    fn signatures_of_members_differ_from_plain_content() {
         let lvm = |file: &File| {
             at(512, b"LABELONE")(file);
             at(512 + 24, b"LVM2 001")(file);
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_too_small_for_any_label_is_read_to_its_end() {
+    fn a_very_small_disk_is_read_to_its_end() {
         for size in [0, 1, 511, 512, 4096, 65535] {
             let file = tempfile::tempfile().unwrap();
             file.set_len(size).unwrap();

@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hosts_are_found_in_uris() {
+    fn host_of_finds_the_host_in_a_uri() {
         for (uri, host) in [
             ("qemu+tcp://127.0.0.1/system", "127.0.0.1"),
             ("qemu+ssh://root@host:22/system", "host"),

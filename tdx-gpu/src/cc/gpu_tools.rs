@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_are_found_in_the_log() {
+    fn answer_about_finds_the_answer_in_the_log() {
         let log = "2025-10-20,12:00:00.123 INFO     Selected GPU 0000:b8:00.0 H200 0x2335\n\
             2025-10-20,12:00:00.456 INFO     GPU 0000:b9:00.0 H200 0x2335 BAR0 0x1 CC mode is off\n\
             2025-10-20,12:00:00.456 INFO     GPU 0000:b8:00.0 H200 0x2335 BAR0 0x1 CC mode is on\n";
@@ -125,6 +125,6 @@ mod tests {
             |bdf: &str| answer.answer_about(bdf.parse().unwrap(), "CC mode is ").map(str::to_owned);
         assert_eq!(of("b8:00.0").unwrap(), "on");
         assert_eq!(of("b9:00.0").unwrap(), "off");
-        assert!(of("ba:00.0").unwrap_err().message().contains("said nothing"));
+        assert!(of("ba:00.0").unwrap_err().message().contains("did not report the mode"));
     }
 }

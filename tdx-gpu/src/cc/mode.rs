@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn modes_stand_where_they_should() {
+    fn modes_are_read_from_their_registers() {
         for (kind, register, cc, ppcie) in [
             (Kind::Hopper, 0, Some(CcMode::Off), Some(PpcieMode::Off)),
             (Kind::Hopper, 1, Some(CcMode::On), Some(PpcieMode::Off)),
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_certain_is_unknown() {
+    fn an_uncertain_mode_is_unknown() {
         let kind = Kind::Hopper;
         let mode = (kind.mode_register(), 1);
         let boot = (kind.boot_register(), 0xff);

@@ -100,7 +100,7 @@ mod tests {
 
     /// The table of the kernel's and QEMU's arithmetic.
     #[test]
-    fn every_page_is_a_mapping() {
+    fn needed_counts_every_page_as_a_mapping() {
         for (gib, limit) in [(16, 4_227_068), (64, 16_809_980), (256, 67_141_628)] {
             assert_eq!(needed(Size(gib << 30)), limit);
         }

@@ -232,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_most_special_driver_is_taken() {
+    fn driver_prefers_the_most_specific_alias() {
         let aliases = "alias pci:v*d*sv*sd*bc*sc*i* unrelated\n\
             alias vfio_pci:v000010DEd00002342sv*sd*bc*sc*i* nvgrace_gpu_vfio_pci\n\
             alias vfio_pci:v*d*sv*sd*bc*sc*i* vfio_pci\n";

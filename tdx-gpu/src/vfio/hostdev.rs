@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_hexadecimal_whatever_their_size() {
+    fn element_writes_addresses_in_hexadecimal() {
         let xml = |bdf: &str, options| element(bdf.parse().unwrap(), options).to_xml().unwrap();
         assert_eq!(
             xml("17:00.1", HostdevOptions::default()),

@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_may_be_forced_is() {
+    fn refuse_ignores_a_forced_code_only_if_it_can_be_forced() {
         let note = finding(Code::NoReset);
         let forceable = finding(Code::ConsoleGpu);
         let refused = finding(Code::HostDiskRoot);

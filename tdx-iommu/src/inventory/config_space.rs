@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_tell_bridges_from_endpoints() {
+    fn header_type_distinguishes_bridges_from_endpoints() {
         for (byte, kind) in [(0x00, 0), (0x80, 0), (0x01, 1), (0x81, 1), (0x02, 2)] {
             let mut bytes = extended(&[]);
             bytes[0x0e] = byte;
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn capabilities_are_found_wherever_they_are() {
+    fn extended_capabilities_are_found_anywhere_in_the_list() {
         let bytes = extended(&[(1, [0; 2]), (SERIAL, [0x00a7_b9ff, 0x5254_00ff]), (ACS, [0; 2])]);
         assert_eq!(space(&bytes).serial().as_deref(), Some("525400ff00a7b9ff"));
         assert_eq!(space(&bytes).has_acs(), Some(true));
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_list_comes_to_an_end() {
+    fn a_cyclic_list_of_capabilities_ends() {
         let mut bytes = extended(&[(1, [0; 2]), (2, [0; 2])]);
         // The second points at itself.
         bytes[0x140..0x144].copy_from_slice(&0x1401_0002_u32.to_le_bytes());

@@ -231,7 +231,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_that_change_acs_are_seen() {
+    fn kernel_parameters_that_change_acs_are_found() {
         let line = "root=/dev/sda1 pcie_acs_override=downstream,multifunction quiet \
             pci=noaer,config_acs=10x@pci:0:0 pci=realloc pci=disable_acs_redir=0000:00:01.0";
         let words = acs_override(line);

@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn folders_become_paths() {
+    fn a_sysfs_directory_becomes_a_hop_path() {
         for (folder, wanted) in [
             ("../../../devices/pci0000:00/0000:00:1f.2", "0000_00_1f.2"),
             ("pci0000:17/0000:17:01.0/0000:18:00.0", "0000_17_01.0-00_00.0"),
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn virtual_functions_on_further_buses_are_told_apart() {
+    fn virtual_functions_on_further_buses_have_different_paths() {
         let folder = "devices/pci0000:17/0000:17:01.0/0000:19:00.3";
         let path = |offset| HopPath::from_sysfs(folder, offset).unwrap().0.to_string();
         assert_eq!(
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn other_text_is_no_path() {
+    fn other_text_is_not_a_hop_path() {
         for text in [
             "",
             "0000_17",
@@ -186,14 +186,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_printed_is_read_back(domain: u32, root: u8, hops in prop::collection::vec(hop(), 1..6)) {
+        fn a_printed_path_is_parsed_to_the_same_path(domain: u32, root: u8, hops in prop::collection::vec(hop(), 1..6)) {
             let mut path = HopPath { domain, root, hops };
             path.hops[0].offset = 0;
             prop_assert_eq!(path.to_string().parse::<HopPath>(), Ok(path));
         }
 
         #[test]
-        fn renumbered_buses_make_no_difference(
+        fn renumbered_buses_do_not_change_the_path(
             chain in prop::collection::vec((0u8..32, 0u8..8), 1..6),
             before: [u8; 6],
             after: [u8; 6],
@@ -224,7 +224,7 @@ mod tests {
         }
 
         #[test]
-        fn no_text_panics(text in "\\PC*") {
+        fn no_text_makes_a_hop_path_panic(text in "\\PC*") {
             let _ = text.parse::<HopPath>();
             let _ = HopPath::from_sysfs(&text, 0);
         }

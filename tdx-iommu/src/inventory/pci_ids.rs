@@ -143,7 +143,7 @@ mod tests {
         C 03  Display controller\n\t00  VGA compatible controller\n\t\t00  VGA controller\n\t02  3D controller\n";
 
     #[test]
-    fn what_is_wanted_is_found() {
+    fn queried_names_are_found() {
         let query = IdQuery {
             devices: [(0x10de, 0x2330), (0x10de, 0x9999), (0xffff, 0x2330)].into(),
             classes: [0x0302, 0x0377, 0x1200].into(),
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_of_anything_else_gives_no_names() {
+    fn a_file_of_another_shape_has_no_names() {
         let query = IdQuery { devices: [(0x10de, 0x2330)].into(), classes: [0x0302].into() };
         for text in ["", "\t", "10de", "C", "C \n\t\n", "\0\n\u{fffd}\t\n", "\t2330  x\n"] {
             assert_eq!(PciNames::parse(text, &query).vendor(0x10de), None, "{text:?}");
@@ -168,7 +168,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_list_panics(
+        fn no_list_makes_parse_panic(
             text in "\\PC*",
             lines in proptest::collection::vec("[C\t]{0,3} ?[0-9a-f\u{e9}]{0,5}  ?[a-z\u{e9}]{0,3}", 0..20),
         ) {

@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn classes_have_roles() {
+    fn a_class_maps_to_its_role() {
         for (class, vendor, role) in [
             (0x030000, 0x10de, "gpu"),
             (0x030200, 0x10de, "gpu"),

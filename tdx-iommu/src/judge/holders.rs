@@ -272,7 +272,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nvidias_driver_tells_the_minor_of_a_gpu() {
+    fn nvidia_reads_the_minor_number_of_a_gpu() {
         let root = tempfile::tempdir().unwrap();
         let folder = root.path().join("proc/driver/nvidia/gpus/0000:17:00.0");
         fs::create_dir_all(&folder).unwrap();

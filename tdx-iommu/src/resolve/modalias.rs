@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patterns_are_globs() {
+    fn glob_matches_only_treats_asterisks_as_wildcards() {
         for (pattern, text, yes) in [
             ("v000015B3d*", "v000015B3d0000101E", true),
             ("v*d*sv*sd*", "v1d2sv3sd4", true),
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn modules_are_found_by_pattern() {
+    fn matching_drivers_finds_modules_by_their_patterns() {
         let list = "# Aliases\nalias pci:v00008086d000010D3sv*sd*bc*sc*i* e1000e\n\
             alias pci:v*d*sv*sd*bc0Csc03i30* xhci_pci\nalias vfio_pci:v*d*sv*sd*bc*sc*i* vfio_pci\n";
         assert_eq!(

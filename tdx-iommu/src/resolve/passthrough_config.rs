@@ -351,7 +351,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_panics(text in "\\PC*") {
+        fn no_text_makes_parse_panic(text in "\\PC*") {
             let _ = parse(&text);
             let _ = one(&text);
         }

@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_holds_until_the_image_is_written() {
+    fn a_record_is_valid_until_the_image_is_written() {
         let source = tempfile::tempfile().unwrap();
         let image = tempfile::NamedTempFile::new().unwrap();
         let record = Record {

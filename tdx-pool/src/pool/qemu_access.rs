@@ -174,7 +174,7 @@ mod tests {
     const QEMU: QemuUser = QemuUser { uid: 64055, gid: 106 };
 
     #[test]
-    fn the_first_closed_directory_is_found() {
+    fn closed_directory_returns_the_first_closed_directory() {
         let folder = tempfile::tempdir().unwrap();
         let deep = folder.path().join("a/b/c");
         create_dir_all(&deep).unwrap();

@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn base_labels_are_numeric() {
+    fn a_base_label_is_parsed_only_if_it_is_numeric() {
         assert_eq!(parse("+64055:+106"), Some(QemuUser { uid: 64055, gid: 106 }));
         for label in ["", "+1", "1:2", "+a:+b", "qemu:qemu"] {
             assert_eq!(parse(label), None, "{label}");

@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn locks_name_their_files() {
+    fn proc_locks_are_parsed_to_device_and_inode() {
         let device = rustix::fs::makedev;
         for (line, file) in [
             ("1: FLOCK  ADVISORY  WRITE 512 00:19:1013 0 EOF", Some((device(0, 0x19), 1013))),
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_made_of_files_is_read() {
+    fn held_files_are_found_below_sysroot() {
         let root = tempfile::tempdir().unwrap();
         let file = root.path().join("disk");
         std::fs::write(&file, "").unwrap();

@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_our_names_are_ours() {
+    fn classify_recognizes_only_names_of_these_tools() {
         for (name, ours) in [
             ("overlay.abcDEF012345678.qcow2", Some(ToolFile::Overlay)),
             ("cidata.abcDEF012345678.iso", Some(ToolFile::Seed)),
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn new_names_are_ours_and_never_the_same() {
+    fn new_names_are_recognized_and_unique() {
         for kind in [ToolFile::Overlay, ToolFile::Disk, ToolFile::Seed, ToolFile::Import] {
             let name = kind.new_name().unwrap();
             assert_eq!(ToolFile::classify(&name), Some(kind), "{name}");
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn volume_names_that_cannot_work_are_refused() {
+    fn check_volume_name_refuses_invalid_and_reserved_names() {
         for name in ["guest.qcow2", "a & 'b' \"c\".img", "日本語.qcow2", "-x"] {
             assert!(check_volume_name(name).is_ok(), "{name}");
         }

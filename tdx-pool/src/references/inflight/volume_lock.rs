@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_volume_that_is_kept_is_not_removed_and_the_reverse() {
+    fn a_use_lock_and_a_removal_lock_exclude_each_other() {
         let root = tempfile::tempdir().unwrap();
         let host = Host::new(root.path());
         let first = UseLock::begin(&host, NAME).unwrap();
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_in_the_directory_of_others_holds_when_it_counts() {
+    fn a_lock_of_another_user_has_an_effect_only_with_the_right_group() {
         if !is_root() {
             return;
         }
