@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn glob_matches_only_treats_asterisks_as_wildcards() {
+    fn glob_matches_treats_only_asterisks_as_wildcards() {
         for (pattern, text, yes) in [
             ("v000015B3d*", "v000015B3d0000101E", true),
             ("v*d*sv*sd*", "v1d2sv3sd4", true),

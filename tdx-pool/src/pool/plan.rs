@@ -306,7 +306,7 @@ fn folder(libvirt: &Libvirt, path: &Path) -> Result<(PathBuf, Vec<String>)> {
     let folder = canonical(&absolute);
     utf8(&folder)?;
     let followed = (folder != absolute)
-        .then(|| format!("{} is a link to {}", absolute.display(), folder.display()));
+        .then(|| format!("{} resolves to {}", absolute.display(), folder.display()));
     Ok((folder, followed.into_iter().collect()))
 }
 
