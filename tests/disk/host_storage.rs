@@ -163,7 +163,7 @@ fn a_machine_that_does_not_say_what_is_mounted_is_an_error() {
             ("tdx-disk", "list --json".to_owned()),
             ("tdx-disk", "check /dev/nvme0n1 --json".to_owned()),
         ] {
-            refuses_to_answer(&tree.run(tool, &line), "--sysroot names");
+            refuses_to_answer(&tree.run(tool, &line), "to the --sysroot directory");
         }
     }
 }

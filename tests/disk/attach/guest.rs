@@ -43,7 +43,7 @@ fn what_a_guest_writes_is_there_when_the_disk_comes_back() {
     // QEMU has it, whatever libvirt says.
     let check = disk(&rig, &format!("check {device}"));
     assert_eq!(blockers(&check), ["IN_USE_BY_VM"]);
-    assert!(check.stdout.contains("domain 'g' has") && check.stdout.contains("qemu"), "{check:?}");
+    assert!(check.stdout.contains("domain 'g' uses") && check.stdout.contains("qemu"), "{check:?}");
 
     let gone = disk(&rig, "detach g vdb").document();
     assert_eq!((&gone["items"][0]["device"], &gone["changed"]), (&json!(device), &json!(true)));
@@ -154,7 +154,7 @@ fn definitions_and_running_guests_are_told_apart() {
     std::os::unix::fs::symlink(&one, &link).unwrap();
     let refused = disk(&rig, &format!("attach b {}", link.display())).error(5);
     assert_eq!(refused["code"], "IN_USE_BY_VM");
-    assert!(refused["message"].as_str().unwrap().contains("domain 'a' has"), "{refused}");
+    assert!(refused["message"].as_str().unwrap().contains("domain 'a' uses"), "{refused}");
 
     // A running domain that is defined with it gets it where it is defined.
     rig.virsh(["start", "a"]);

@@ -49,7 +49,7 @@ fn a_disk_below_an_image_of_a_defined_guest_is_in_use() {
         let check = disk(&rig, &format!("check {device}"));
         assert!(blockers(&check).contains(&"IN_USE_BY_VM".to_owned()), "{device}");
         let refused = disk(&rig, &format!("attach b {device} --persistent")).error(5);
-        assert!(refused["message"].as_str().unwrap().contains("domain 'a' has"), "{refused}");
+        assert!(refused["message"].as_str().unwrap().contains("domain 'a' uses"), "{refused}");
     }
     assert_eq!(attached(&rig, "b"), []);
 }
