@@ -167,7 +167,7 @@ fn a_device_chosen_twice_counts_once_and_a_shared_one_is_a_warning() {
 
     let both = ["bdf: 53:00.0"];
     let text = format!("vms:\n{}{}", guest("a", &both), guest("b", &both));
-    let said = json!(["guests a and b both get 0000:53:00.0: only one can run at a time"]);
+    let said = json!(["domains 'a' and 'b' both get 0000:53:00.0: only one of them can run"]);
     let document = resolve(&host, &text, "").document();
     assert_eq!((&document["warnings"], document["items"].as_array().unwrap().len()), (&said, 2));
     // Also when only one of them is asked about.

@@ -116,7 +116,7 @@ fn new_checks_everything_before_it_touches_anything() {
         ("-i folder", 3, "folder", ""),
         ("-i cut.qcow2", 3, "cut.qcow2", ""),
         ("-i over.qcow2", 3, "is an overlay of", ""),
-        ("-i FILE --disk-size 1M", 5, "less than", ""),
+        ("-i FILE --disk-size 1M", 5, "is smaller than image", ""),
         ("-i FILE --network absent", 4, "no network 'absent'", "net-list"),
         ("-i FILE --network idle", 5, "network 'idle' is not active", "net-start idle"),
         ("-i FILE --virt-type kvm", 6, "no KVM", "--virt-type qemu"),
@@ -247,7 +247,7 @@ fn a_truncated_download_in_the_pool_is_named_with_what_to_do() {
     let rig = rig_with_base(false);
     let cut = format!("{IMAGES}/cut.qcow2");
     rig.shell(&format!("head -c 60 {IMAGES}/guest.qcow2 >{cut}")).text();
-    let hint = format!("rm '{cut}'");
+    let hint = format!("delete {cut}");
     refused(&rig.tool("tdx-pool", ["volumes"]), 3, &cut, &hint);
     // libvirt has stopped the pool over it.
     refused(&rig.tool("tdx-pool", ["ensure"]), 3, &cut, &hint);

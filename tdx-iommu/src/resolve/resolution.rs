@@ -169,7 +169,7 @@ impl<'h> Resolver<'h> {
         for bdf in &devices {
             if let Some(other) = self.owners.insert(*bdf, vm.to_owned()) {
                 self.warnings.push(format!(
-                    "guests {other} and {vm} both get {bdf}: only one can run at a time"
+                    "domains '{other}' and '{vm}' both get {bdf}: only one of them can run"
                 ));
             }
         }
