@@ -1,4 +1,4 @@
-//! The one error type every tool reports, and its exit codes.
+//! The error type that every tool reports, and its exit codes.
 
 use std::fmt;
 use std::io;
@@ -12,10 +12,10 @@ use crate::code::Code;
 use crate::document::SCHEMA_VERSION;
 use crate::text;
 
-/// The result of anything that can fail with an [`Error`].
+/// A result whose error is an [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What class of failure happened. Decides the exit code.
+/// The class of a failure. It decides the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -25,7 +25,7 @@ pub enum ErrorKind {
     CommandFailed,
     /// Reading or writing failed.
     Io,
-    /// A signal asked the tool to stop; what it had begun was undone.
+    /// A signal stopped the command, which undid its steps.
     Interrupted,
     /// The command line is wrong.
     Usage,
@@ -33,16 +33,16 @@ pub enum ErrorKind {
     InvalidInput,
     /// A named thing does not exist.
     NotFound,
-    /// It exists but differs, is busy or in use, or `--yes` is missing.
+    /// An object exists but differs, is busy or in use, or `--yes` is missing.
     Conflict,
-    /// The host lacks what is needed.
+    /// The host lacks a needed feature, program or version.
     Unsupported,
-    /// The caller may not do this.
+    /// The user lacks a permission.
     Permission,
 }
 
 impl ErrorKind {
-    /// The process exit status for this kind, as documented in the README.
+    /// The exit status of the process for an error of this kind.
     pub fn exit_code(self) -> u8 {
         match self {
             Self::Failed | Self::CommandFailed | Self::Io | Self::Interrupted => 1,
@@ -55,7 +55,7 @@ impl ErrorKind {
         }
     }
 
-    /// The kind as it stands in the JSON error.
+    /// The name of the kind in the JSON error.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Failed => "failed",
@@ -72,10 +72,10 @@ impl ErrorKind {
     }
 }
 
-/// A failure as the user sees it.
+/// A failure as the user sees it: a message, its causes and a hint.
 ///
-/// The message is lowercase, has no final period, names the object and leaves the cause to
-/// [`Error::source`](std::error::Error::source): the chain is printed once, by the command-line frame.
+/// The message is lowercase, has no final period, and names the object. It does not contain the cause, which is in
+/// [`Error::source`](std::error::Error::source): [`cli::main`](crate::cli::main) prints the chain of causes once.
 #[derive(Debug)]
 pub struct Error(Box<Inner>);
 
@@ -104,70 +104,70 @@ impl Error {
         }))
     }
 
-    /// The operation was tried and failed (exit 1).
+    /// An error of kind `failed`: the operation was tried and failed (exit 1).
     pub fn failed(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Failed, message)
     }
 
-    /// The command line is wrong (exit 2).
+    /// An error of kind `usage`: the command line is wrong (exit 2).
     pub fn usage(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Usage, message)
     }
 
-    /// A document or file is not what was expected (exit 3).
+    /// An error of kind `invalid_input`: a document or file is not what was expected (exit 3).
     pub fn invalid_input(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::InvalidInput, message)
     }
 
-    /// A named thing does not exist (exit 4).
+    /// An error of kind `not_found`: a named object does not exist (exit 4).
     pub fn not_found(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::NotFound, message)
     }
 
-    /// It exists but differs, or is in use (exit 5).
+    /// An error of kind `conflict`: an object exists but differs, or is busy or in use (exit 5).
     pub fn conflict(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Conflict, message)
     }
 
-    /// The host lacks what is needed (exit 6).
+    /// An error of kind `unsupported`: the host lacks a needed feature, program or version (exit 6).
     pub fn unsupported(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Unsupported, message)
     }
 
-    /// The caller may not do this (exit 7).
+    /// An error of kind `permission`: the user lacks a permission (exit 7).
     pub fn permission(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Permission, message)
     }
 
-    /// Names what stands in the way.
+    /// Adds the code of the obstacle.
     #[must_use]
     pub fn code(mut self, code: Code) -> Self {
         self.0.code = Some(code);
         self
     }
 
-    /// Says what to do about it.
+    /// Adds a hint: a command or an action that solves the problem.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.0.hint = Some(hint.into());
         self
     }
 
-    /// Records what this error was caused by.
+    /// Adds the cause.
     #[must_use]
     pub fn because(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         self.0.source = Some(source.into());
         self
     }
 
-    /// Records the changes that hold although the command failed.
+    /// Adds the changes that remain although the command failed.
     #[must_use]
     pub fn applied(mut self, done: impl IntoIterator<Item = String>) -> Self {
         self.0.applied.extend(done);
         self
     }
 
-    /// Records what could not be undone.
+    /// Adds the changes that could not be undone.
     #[must_use]
     pub fn left_behind(mut self, left: impl IntoIterator<Item = String>) -> Self {
         self.0.left_behind.extend(left);
@@ -179,7 +179,7 @@ impl Error {
         self.0.kind
     }
 
-    /// The code of what stands in the way, where it has one.
+    /// The code of the obstacle, if it has one.
     pub fn known_code(&self) -> Option<Code> {
         self.0.code
     }
@@ -189,7 +189,7 @@ impl Error {
         &self.0.message
     }
 
-    /// Everything below this error, outermost first.
+    /// The messages of all causes, outermost first.
     pub fn causes(&self) -> Vec<String> {
         let mut causes = Vec::new();
         let mut next = std::error::Error::source(self);
@@ -200,7 +200,7 @@ impl Error {
         causes
     }
 
-    /// The error as one JSON object, the shape that goes to standard error.
+    /// The error as the JSON object that is printed to standard error.
     pub fn to_document(&self) -> ErrorDocument {
         ErrorDocument {
             schema_version: SCHEMA_VERSION,
@@ -217,7 +217,7 @@ impl Error {
         }
     }
 
-    /// The error as lines for a terminal, each ended by a newline.
+    /// The error as lines of text for a terminal, each ended by a newline.
     pub fn to_text(&self, tool: &str) -> String {
         let mut text = format!("{tool}: error: {}\n", text::lines(&self.0.message));
         let lines = [
@@ -247,37 +247,37 @@ impl std::error::Error for Error {
     }
 }
 
-/// What goes to standard error, on its last line, when a tool fails.
+/// The JSON object on the last line of standard error when a tool fails.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct ErrorDocument {
-    /// Version of this shape, `major.minor`.
+    /// The version of the schema, `major.minor`. A minor version only adds keys.
     pub schema_version: &'static str,
-    /// What happened.
+    /// The error.
     pub error: ErrorBody,
 }
 
-/// An error in an [`ErrorDocument`].
+/// The error in an [`ErrorDocument`].
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct ErrorBody {
-    /// The class of failure; decides the exit status.
+    /// The class of the failure. It decides the exit status.
     pub kind: &'static str,
-    /// A stable code for what stands in the way, where one fits.
+    /// The stable code of the obstacle; null when no code fits.
     pub code: Option<Code>,
-    /// What failed, naming the object.
+    /// What failed. The message names the object.
     pub message: String,
-    /// Why, outermost cause first.
+    /// The causes, outermost first.
     pub causes: Vec<String>,
-    /// What to do about it.
+    /// A command or an action that solves the problem; null when none is known.
     pub hint: Option<String>,
-    /// The exit status.
+    /// The exit status of the command.
     pub exit_code: u8,
-    /// Changes that hold although the command failed.
+    /// The changes that remain although the command failed.
     pub applied: Vec<String>,
-    /// What could not be undone.
+    /// The changes that could not be undone.
     pub left_behind: Vec<String>,
 }
 
-/// Attaches the path and what was being done to an [`io::Error`], which knows neither.
+/// Adds the path and the operation to an [`io::Error`], which contains neither.
 pub trait IoContext<T> {
     /// Maps the error to `cannot <doing> <path>`, with the exit code of [`io_error`].
     fn at(self, doing: &str, path: impl AsRef<Path>) -> Result<T>;
@@ -291,25 +291,25 @@ impl<T, E: Into<io::Error>> IoContext<T> for Result<T, E> {
 
 /// The error `cannot <doing> <path>`.
 ///
-/// A path that is absent, or that no file can have (links in a circle, a name that is too long, a file where a
-/// directory is needed), is exit 4. One that is forbidden is exit 7, one with a NUL byte, which only a document
-/// can hold, exit 3, everything else exit 1.
+/// The exit code is 4 for a path that is absent or that no file can have (a cycle of links, a name that is too long,
+/// a file where a directory is needed). It is 7 when access is denied, 3 for a path with a NUL byte, which only a
+/// document can contain, and 1 otherwise.
 pub fn io_error(error: io::Error, doing: &str, path: &Path) -> Error {
     let kind = match (error.kind(), error.raw_os_error()) {
         (io::ErrorKind::NotFound | io::ErrorKind::NotADirectory, _)
         | (_, Some(libc::ELOOP | libc::ENAMETOOLONG)) => ErrorKind::NotFound,
         (io::ErrorKind::PermissionDenied, _) => ErrorKind::Permission,
-        // Of the standard library: the kernel never saw it.
+        // An error of the standard library, which never called the kernel.
         (io::ErrorKind::InvalidInput, None) => ErrorKind::InvalidInput,
         _ => ErrorKind::Io,
     };
     Error::new(kind, format!("cannot {doing} {}", path.display())).because(error)
 }
 
-/// The most bytes of a message: what it names may come from a document.
+/// The longest message. Names in a message may come from a document of any length. Unit: bytes.
 const LONGEST: usize = 16 << 10;
 
-/// The text, or the start of one that is too long.
+/// Shortens a text that is longer than [`LONGEST`].
 fn bounded(mut text: String) -> String {
     if text.len() > LONGEST {
         let end = (0..=LONGEST).rev().find(|at| text.is_char_boundary(*at));
@@ -324,7 +324,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_chain_is_told_once_and_in_order() {
+    fn error_text_lists_each_cause_once_and_in_order() {
         let inner = io::Error::other("disk on fire");
         let error = Error::failed("cannot import a.qcow2")
             .because(Error::new(ErrorKind::Io, "cannot write b").because(inner))
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn io_errors_keep_their_class() {
+    fn io_errors_map_to_the_kind_of_their_errno() {
         let gone: Result<(), io::Error> = Err(io::ErrorKind::NotFound.into());
         let error = gone.at("read", "/x").unwrap_err();
         assert_eq!((error.kind(), error.message()), (ErrorKind::NotFound, "cannot read /x"));

@@ -1,4 +1,4 @@
-//! Shared code of the tdx tools: whatever two or more of them use, and nothing else.
+//! Shared code of the tdx tools: code that two or more tools use.
 //!
 //! Every `main` calls [`cli`], which parses the command line, runs the verb and prints either the
 //! [`document::Document`] or the [`error::Error`] that the verb returns. Verbs read other tools' documents

@@ -1,26 +1,26 @@
-//! Names of domains, pools, volumes and devices, as they come from users and documents.
+//! Checks names of domains, pools, volumes and devices that come from users and documents.
 
 use serde::{Deserialize, Deserializer, de};
 
 use crate::error::{Error, Result};
 
-/// The most bytes of a name. libvirt makes file names of names. Source: path_resolution(7), `NAME_MAX`.
+/// The longest name. libvirt uses names as file names. Unit: bytes. Source: path_resolution(7), `NAME_MAX`.
 const LONGEST: usize = 255;
 
-/// The most bytes of a path. Source: path_resolution(7), `PATH_MAX`.
+/// The longest path. Unit: bytes. Source: path_resolution(7), `PATH_MAX`.
 const LONGEST_PATH: usize = 4096;
 
-/// Why nothing can have this name.
+/// The reason why a name is invalid; none for a valid name.
 fn flaw(name: &str, longest: usize) -> Option<String> {
     match name {
-        "" => Some("it is empty".to_owned()),
-        _ if name.contains('\0') => Some("it holds a NUL byte".to_owned()),
-        _ if name.len() > longest => Some(format!("it is longer than {longest} bytes")),
+        "" => Some("the name is empty".to_owned()),
+        _ if name.contains('\0') => Some("the name contains a NUL byte".to_owned()),
+        _ if name.len() > longest => Some(format!("the name is longer than {longest} bytes")),
         _ => None,
     }
 }
 
-/// The name as a message shows it.
+/// A name as a message shows it: quoted, and shortened if it is long.
 fn shown(name: &str) -> String {
     const LENGTH: usize = 40;
     match name.char_indices().nth(LENGTH) {
@@ -29,15 +29,13 @@ fn shown(name: &str) -> String {
     }
 }
 
-/// Checks a name from the command line. `what` says what it is a name of.
+/// Checks a name from the command line. `what` is the kind of object, such as `domain`.
 ///
-/// Errors: `usage`, with the reason.
+/// Errors: `usage`, with the reason, for an invalid name.
 pub fn check(what: &str, name: &str) -> Result<()> {
     match flaw(name, LONGEST) {
         None => Ok(()),
-        Some(why) => {
-            Err(Error::usage(format!("{} cannot be the name of a {what}: {why}", shown(name))))
-        }
+        Some(why) => Err(Error::usage(format!("invalid {what} name {}: {why}", shown(name)))),
     }
 }
 
@@ -62,7 +60,7 @@ pub fn deserialize_path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<St
 fn bounded<E: de::Error>(name: String, longest: usize) -> Result<String, E> {
     match flaw(&name, longest) {
         None => Ok(name),
-        Some(why) => Err(E::custom(format_args!("{} cannot be a name: {why}", shown(&name)))),
+        Some(why) => Err(E::custom(format_args!("invalid name {}: {why}", shown(&name)))),
     }
 }
 
@@ -71,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_nothing_can_have_are_refused() {
+    fn check_refuses_names_that_are_empty_too_long_or_contain_nul() {
         for name in ["a", "日本", &"x".repeat(255)] {
             assert!(check("domain", name).is_ok(), "{name}");
         }

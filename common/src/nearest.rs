@@ -1,6 +1,6 @@
-//! What somebody may have meant.
+//! Suggests the known word that a misspelt word is most similar to.
 
-/// The one of `words` that `word` is a misspelling of, if there is one.
+/// The one of `words` that is most similar to the misspelt `word`; none when no word is similar enough.
 pub fn nearest<'a>(word: &str, words: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let close = 1 + word.chars().count() / 4;
     words
@@ -16,7 +16,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_close_is_meant() {
+    fn nearest_returns_only_a_similar_word() {
         let words = ["computation", "desktop", "securevm", "td"];
         for (word, meant) in [
             ("desktpo", Some("desktop")),

@@ -1,4 +1,4 @@
-//! The same work on many things at once, such as waiting for guests.
+//! Does the same work on many objects in parallel, such as waiting for guests.
 
 use std::panic::resume_unwind;
 use std::sync::{Mutex, PoisonError};
@@ -6,10 +6,10 @@ use std::thread::{Builder, ScopedJoinHandle};
 
 use crate::error::{Error, Result};
 
-/// Does `work` to everything, `at_once` things at a time, and returns what came out in the order of
-/// `things`. A panic in `work` goes on here.
+/// Calls `work` with each of `things`, `at_once` at a time, and returns the results in the order of `things`. A panic
+/// in `work` becomes a panic of the caller.
 ///
-/// Where the system gives fewer threads, as many things are worked on at once as there are threads.
+/// When the system refuses to start a thread, the threads that were started do the work.
 pub fn map<T: Send, R: Send>(
     things: Vec<T>,
     at_once: usize,
@@ -42,7 +42,7 @@ pub fn map<T: Send, R: Send>(
     done.into_iter().map(|(_, result)| result).collect()
 }
 
-/// Does two things at once, or one after the other where the system gives no thread.
+/// Calls two functions in parallel, or one after the other when the system refuses to start a thread.
 pub fn both<A: Send, B>(first: impl Fn() -> A + Sync, second: impl FnOnce() -> B) -> (A, B) {
     std::thread::scope(|scope| match Builder::new().spawn_scoped(scope, &first) {
         Ok(thread) => {
@@ -57,13 +57,13 @@ fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
     thread.join().unwrap_or_else(|panic| resume_unwind(panic))
 }
 
-/// How many domains are read at once: while libvirtd writes the XML of one, another is parsed.
+/// How many domains are read in parallel: libvirtd writes the XML of one domain while another is parsed.
 pub const DOMAINS: usize = 5;
 
-/// How many guests are waited for at once: waiting costs a poll and nothing else.
+/// How many guests are waited for in parallel. The number can be high, because waiting only costs polling.
 pub const GUESTS: usize = 32;
 
-/// All results, or the first failure's error with what `done` says of those that worked.
+/// All results, or the first error. `done` describes each successful result, for `applied` of that error.
 pub fn settle<T>(
     results: Vec<Result<T>>,
     done: impl Fn(&T) -> Option<String>,
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn results_come_in_the_order_of_the_things() {
+    fn map_returns_results_in_the_order_of_the_input() {
         let wait = |n: u64| {
             std::thread::sleep(std::time::Duration::from_millis(20 - n));
             n
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_failure_tells_what_was_done() {
+    fn settle_returns_the_first_error_with_what_was_done() {
         let results = vec![Ok("a"), Err(Error::failed("b")), Ok("c"), Err(Error::failed("d"))];
         let error = settle(results, |name| (*name != "c").then(|| format!("did {name}")));
         let error = error.unwrap_err();

@@ -1,4 +1,4 @@
-//! Paths as text.
+//! Converts paths to text.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Bytes that nobody may see: never printed, and overwritten when they are dropped.
+//! Secrets, such as passwords: never printed, and overwritten in memory when they are dropped.
 
 use std::fmt;
 use std::io::Read;
@@ -8,31 +8,34 @@ use std::path::Path;
 use crate::document::reader::ReadError;
 use crate::document::{input, reader};
 use crate::error::{Error, IoContext, Result};
+use crate::shell;
 use crate::system::syscalls;
 use crate::units::Size;
 
 /// A passphrase or a password.
 ///
-/// The bytes are written to one allocation that never moves, so that no copy of them is left in memory.
+/// The bytes stay in one allocation that never moves, so that no copy is left in memory.
 pub struct Secret(Vec<u8>);
 
 impl Secret {
-    /// Room for `limit` bytes.
+    /// An empty secret with room for `limit` bytes.
     pub(crate) fn with_capacity(limit: usize) -> Self {
         Self(Vec::with_capacity(limit))
     }
 
-    /// The content of a file, at most `limit` bytes. The mode that is checked is that of the open file.
+    /// Reads a secret of at most `limit` bytes from a file. The permissions are checked on the open file.
     ///
-    /// Errors: `not_found`; `permission`, also for a file that others than its owner can read or write;
+    /// Errors: `not_found`; `permission`, also for a file that users other than its owner can read or write;
     /// `invalid_input` for a directory, and for a larger file.
     pub fn read(path: &Path, limit: usize) -> Result<Self> {
         let shown = path.display();
         let mut file = input::open(path)?;
-        let metadata = file.metadata().at("look at", path)?;
+        let metadata = file.metadata().at("examine", path)?;
         if metadata.mode() & 0o077 != 0 {
-            return Err(Error::permission(format!("{shown} can be read by others"))
-                .hint(format!("chmod 600 '{shown}'")));
+            return Err(Error::permission(format!(
+                "users other than its owner may read or write {shown}"
+            ))
+            .hint(format!("chmod 600 {}", shell::quote_path(path))));
         }
         let mut secret = Self(vec![0; limit + 1]);
         let mut length = 0;
@@ -53,12 +56,12 @@ impl Secret {
         Ok(secret)
     }
 
-    /// The bytes.
+    /// The bytes of the secret.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// Adds a byte where there is room for it; says whether there was.
+    /// Adds a byte if there is room. Returns whether the byte was added.
     pub(crate) fn push(&mut self, byte: u8) -> bool {
         let fits = self.0.len() < self.0.capacity();
         if fits {
@@ -104,7 +107,7 @@ mod tests {
     use crate::error::ErrorKind;
 
     #[test]
-    fn the_file_that_is_read_is_the_one_that_was_checked() {
+    fn read_never_returns_a_file_that_others_can_read() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         for (name, mode) in [("private", 0o600), ("open", 0o644)] {
@@ -133,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_has_a_limit_and_is_overwritten() {
+    fn read_refuses_a_larger_file_and_wipe_overwrites_the_bytes() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("secret");
         fs::write(&path, "12345678").unwrap();

@@ -1,10 +1,10 @@
-//! Words of commands that messages suggest, quoted for a shell.
+//! Quotes words for a shell, in commands that messages suggest.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// The word as bash takes it: as it is where that is safe, else in quotes.
+/// The word as bash reads it: unchanged if that is safe, otherwise in quotes.
 pub fn quote(word: impl AsRef<OsStr>) -> String {
     let bytes = word.as_ref().as_bytes();
     let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-+,:=@%".contains(byte);
@@ -24,8 +24,8 @@ pub fn quote(word: impl AsRef<OsStr>) -> String {
     }
 }
 
-/// The path as bash takes it. A relative path that begins with a dash gets a directory, so that no command
-/// takes it for an option.
+/// The path as bash reads it. A relative path that begins with a dash gets the prefix `./`, so that no command
+/// takes the path for an option.
 pub fn quote_path(path: &Path) -> String {
     if path.as_os_str().as_bytes().starts_with(b"-") {
         return quote(Path::new(".").join(path));
@@ -38,14 +38,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_quoted_where_a_shell_needs_it() {
+    fn quote_quotes_only_words_that_need_it() {
         assert_eq!(quote("/mnt/a-b"), "/mnt/a-b");
         assert_eq!(quote("/mnt/it's"), "'/mnt/it'\\''s'");
         assert_eq!(quote(""), "''");
     }
 
     #[test]
-    fn quoted_names_survive_the_shell() {
+    fn quote_path_escapes_dashes_quotes_and_bytes_that_are_not_text() {
         for (name, quoted) in [
             (&b"/a/b-c_1.qcow2"[..], "/a/b-c_1.qcow2"),
             (b"-n", "./-n"),

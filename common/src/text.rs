@@ -2,12 +2,12 @@
 
 use std::borrow::Cow;
 
-/// The text in one line: control characters become escapes such as `\n`.
+/// The text on one line: control characters become escapes such as `\n`.
 pub fn one_line(text: &str) -> Cow<'_, str> {
     escape(text, char::is_control)
 }
 
-/// The text with its lines and tabs as they are; other control characters become escapes.
+/// The text with line breaks and tabs unchanged. Other control characters become escapes.
 pub(crate) fn lines(text: &str) -> Cow<'_, str> {
     escape(text, |c| c.is_control() && !matches!(c, '\n' | '\t'))
 }

@@ -1,4 +1,4 @@
-//! Undoing the steps of a command that fails half way.
+//! Undoes the steps of a command that fails half way.
 //!
 //! ```
 //! use common::{Error, undo};
@@ -18,10 +18,10 @@ use std::fmt;
 
 use crate::error::{Error, Result};
 
-/// The steps that undo what a command has done so far, and the changes that stay.
+/// The steps that undo the changes of a command so far, and the changes that remain.
 ///
-/// A step owns what it needs: a new volume, with its lock, moves into the step that deletes the volume. All
-/// steps are dropped without being run when the command succeeds.
+/// A step owns the values that it needs: a new volume moves, with its lock, into the step that deletes the volume.
+/// When the command succeeds, all steps are dropped without being run.
 #[derive(Default)]
 pub struct Undo<'a> {
     steps: Vec<Box<dyn FnOnce(Error) -> Error + 'a>>,
@@ -36,7 +36,7 @@ impl fmt::Debug for Undo<'_> {
 }
 
 impl<'a> Undo<'a> {
-    /// Records how to undo what was just done. If `step` fails, `object` is reported as left behind.
+    /// Records a step that undoes the last change. If the step fails, `object` is reported as left behind.
     pub fn push<E>(
         &mut self,
         object: impl Into<String>,
@@ -49,18 +49,18 @@ impl<'a> Undo<'a> {
         });
     }
 
-    /// Records a step that adds to the error by itself what it could not undo.
+    /// Records a step that itself adds to the error what it could not undo.
     pub fn push_with(&mut self, step: impl FnOnce(Error) -> Error + 'a) {
         self.steps.push(Box::new(step));
     }
 
-    /// Records a change that stays when the command fails.
+    /// Records a change that remains when the command fails.
     pub fn applied(&mut self, change: impl Into<String>) {
         self.applied.push(change.into());
     }
 
-    /// Runs all steps because of `error`, the last one first. Returns the error with the changes that stay
-    /// and with what could not be undone.
+    /// Runs all steps, the last one first. Returns `error` with the changes that remain and the changes that could
+    /// not be undone.
     #[must_use]
     pub fn after(self, error: Error) -> Error {
         let error = error.applied(self.applied);
@@ -70,7 +70,7 @@ impl<'a> Undo<'a> {
 
 /// Runs `work`. If it fails, runs the steps that it has recorded, the last one first.
 ///
-/// Errors: that of `work`, with the changes that stay and with what could not be undone.
+/// Errors: that of `work`, with the changes that remain and the changes that could not be undone.
 pub fn on_failure<'a, T>(work: impl FnOnce(&mut Undo<'a>) -> Result<T>) -> Result<T> {
     let mut undo = Undo::default();
     match work(&mut undo) {
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failure_runs_the_steps_in_reverse_and_names_what_is_left() {
+    fn a_failure_runs_the_steps_in_reverse_and_reports_what_is_left_behind() {
         let ran = RefCell::new(Vec::new());
         let failed: Result<()> = on_failure(|undo| {
             for (name, is_undone) in [("first", true), ("second", false), ("third", false)] {

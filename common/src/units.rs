@@ -1,4 +1,4 @@
-//! Sizes and numbers as people write them.
+//! Reads and shows sizes and numbers as people write them.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -8,22 +8,23 @@ use serde::{Deserialize, Deserializer, de};
 
 /// A number of bytes.
 ///
-/// Parsed as libvirt and QEMU do: a bare number is bytes, `K M G T` and `KiB…` are powers of 1024,
-/// `KB…` powers of 1000. A fraction is taken (`1.5G`) when it comes out whole.
+/// Parsed as in libvirt and QEMU: a number without a unit is bytes, `K M G T` and `KiB…` are powers of 1024,
+/// `KB…` are powers of 1000. A fraction such as `1.5G` is accepted if it is a whole number of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub u64);
 
 /// One GiB, in bytes.
 pub const GIB: u64 = 1 << 30;
 
-/// What the memory of a guest can be. Source: Intel SDM volume 3A, 4.1.4: physical addresses have at most 52 bits.
+/// The valid sizes of a guest's memory. Unit: bytes. Source: Intel SDM volume 3A, 4.1.4: physical addresses have at
+/// most 52 bits.
 pub const MEMORY: RangeInclusive<u64> = 1 << 20..=1 << 52;
 
-/// What the size of a guest's disk can be. Source: QEMU `block/qcow2.h`: an L1 table of 32 MiB, with clusters of
-/// 64 KiB, reaches 2 EiB.
+/// The valid sizes of a guest's disk. Unit: bytes. Source: QEMU `block/qcow2.h`: an L1 table of 32 MiB with clusters
+/// of 64 KiB covers 2 EiB.
 pub const DISK: RangeInclusive<u64> = 1 << 20..=1 << 61;
 
-/// Reads a size that has to lie in a range, for command lines.
+/// A parser for command lines, of a size in a given range.
 pub fn size_in(
     range: RangeInclusive<u64>,
 ) -> impl Fn(&str) -> Result<Size, String> + Clone + Send + Sync + 'static {
@@ -57,7 +58,7 @@ impl FromStr for Size {
         let factor = power.map(|power| u128::pow(base, power as u32));
         let bytes = factor.and_then(|factor| scale(number, factor)).ok_or_else(|| not_a_size(text));
         bytes.and_then(|bytes| {
-            u64::try_from(bytes).map(Self).map_err(|_| format!("{text} is more than 64 bits hold"))
+            u64::try_from(bytes).map(Self).map_err(|_| format!("{text} does not fit in 64 bits"))
         })
     }
 }
@@ -66,7 +67,7 @@ fn not_a_size(text: &str) -> String {
     format!("{text:?} is not a size: write 8G, 512MiB or a number of bytes")
 }
 
-/// `number * factor` for a decimal number, when that is a whole number of bytes.
+/// `number * factor` for a decimal number; none when the product is not a whole number.
 fn scale(number: &str, factor: u128) -> Option<u128> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     if whole.is_empty() || whole.len() > 20 || fraction.len() > 9 || number.ends_with('.') {
@@ -79,7 +80,7 @@ fn scale(number: &str, factor: u128) -> Option<u128> {
 }
 
 impl fmt::Display for Size {
-    /// Rounded to three figures in the largest binary unit: `7.91 GiB`.
+    /// The size in the largest binary unit, rounded to three digits: `7.91 GiB`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
         let power = (self.0.max(1).ilog2() / 10) as usize;
@@ -112,7 +113,7 @@ impl<'de> Deserialize<'de> for Size {
     }
 }
 
-/// The number that hexadecimal digits stand for, with or without 0x.
+/// Parses a hexadecimal number, with or without 0x.
 pub fn hex_u64(text: &str) -> Option<u64> {
     let digits = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")).unwrap_or(text);
     let good = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
@@ -124,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_read_as_people_write_them() {
+    fn a_size_is_parsed_with_any_unit() {
         for (text, bytes) in [
             ("0", 0),
             ("512", 512),
@@ -145,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_outside_their_range_are_refused() {
+    fn size_in_refuses_a_size_outside_the_range() {
         let memory = size_in(MEMORY);
         assert_eq!(memory("4P"), Ok(Size(1 << 52)));
         for text in ["0", "1048575", "4503599627370497", "18446744073709551615", "16E"] {
@@ -155,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_shown_short() {
+    fn a_size_is_shown_with_three_digits() {
         for (bytes, text) in [
             (0, "0 B"),
             (1, "1 B"),

@@ -1,8 +1,8 @@
 //! YAML: settings and passthrough configurations that people write, and records that the tools keep.
 //!
-//! serde-saphyr reads and writes it. This module fixes its options and the form of its errors.
-//! Where a type wants text, it gets the characters that were typed, be they `0800` or `off`. Null is no
-//! list and no text. Keys are unique, aliases and merge keys are followed, and unknown tags are refused.
+//! The crate serde-saphyr reads and writes YAML. This module fixes its options and the form of its errors.
+//! A value that the type declares as text keeps the characters that were typed, such as `0800` or `off`. Null is
+//! neither a list nor text. Keys are unique, aliases and merge keys are followed, and unknown tags are refused.
 //!
 //! Source: YAML 1.2.2; YAML 1.1 for merge keys and for `yes`, `no`, `on` and `off`.
 
@@ -14,10 +14,10 @@ use serde::de::DeserializeOwned;
 use serde_saphyr::options::NonFiniteFloatPolicy;
 use serde_saphyr::{Localizer, Location, MessageFormatter, Options, UserMessageFormatter};
 
-/// How many bytes the text of a document may have once its aliases are replaced.
+/// The longest text of a document after its aliases are replaced. Unit: bytes.
 const MAX_TEXT_BYTES: usize = 1 << 22;
 
-/// Why a text is not the document that was expected: the line, from 1, and the reason.
+/// The reason why a text is not a valid document, with the number of the line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error(String);
 
@@ -29,9 +29,9 @@ impl Display for Error {
 
 impl std::error::Error for Error {}
 
-/// Reads one document. An empty one is null.
+/// Reads one document. Empty text is null.
 ///
-/// Errors: text that is not YAML, and values that `T` does not take, with the line.
+/// Errors: text that is not YAML, and values that do not fit `T`, with the line.
 pub fn from_str<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
     serde_saphyr::from_str_with_options(text, options())
         .map_err(|error| Error(error.render_with_formatter(&LineFirst)))
@@ -39,12 +39,12 @@ pub fn from_str<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
 
 /// Writes one document.
 ///
-/// Errors: values that no document can hold, such as a path that is not UTF-8.
+/// Errors: values that YAML cannot express, such as a path that is not UTF-8.
 pub fn to_string<T: Serialize>(value: &T) -> Result<String, Error> {
     serde_saphyr::to_string(value).map_err(|error| Error(error.to_string()))
 }
 
-/// Returns the boolean that a word of YAML 1.1 stands for, in whatever case: `yes`, `True`, `on`.
+/// The boolean that a word means in YAML 1.1, in any case: `yes`, `True`, `on`. None for any other word.
 pub fn boolean(text: &str) -> Option<bool> {
     from_str(text).ok()
 }
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn written_text_is_quoted_where_a_reader_would_take_it_for_something_else() {
+    fn text_that_looks_like_another_type_is_written_in_quotes() {
         let values =
             ["qemu+tcp://127.0.0.1/system", "a: b", "a #b", "off", "0800", "", " a", "a\nb", "- a"];
         let record: Map<String, Value> =
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn small_text_cannot_stand_for_a_large_document() {
+    fn aliases_cannot_expand_a_small_text_to_a_large_document() {
         let bomb = (1..20).fold("a0: &a0 [1, 1]\n".to_owned(), |text, level| {
             let under = level - 1;
             text + &format!("a{level}: &a{level} [*a{under}, *a{under}]\n")
@@ -247,14 +247,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_panics(text in "\\PC*", flow in "[a\\[\\]{}:,&*!<~ \n-]{0,30}") {
+        fn no_text_makes_from_str_panic(text in "\\PC*", flow in "[a\\[\\]{}:,&*!<~ \n-]{0,30}") {
             let _ = from_str::<Value>(&text);
             let _ = from_str::<Value>(&flow);
             let _ = from_str::<Record>(&flow);
         }
 
         #[test]
-        fn what_is_written_is_read_back(name in "\\PC{0,12}|[a:# \n\t'\"\\-\\[{0-9on]{0,6}", pair: (u8, u8)) {
+        fn written_values_are_read_back_unchanged(name in "\\PC{0,12}|[a:# \n\t'\"\\-\\[{0-9on]{0,6}", pair: (u8, u8)) {
             let record = Record { name, word: None, pair };
             let text = to_string(&record).unwrap();
             prop_assert_eq!(from_str::<Record>(&text).unwrap(), record, "{}", text);

@@ -1,4 +1,4 @@
-//! The command line. Types only: each verb's own arguments stand beside the verb.
+//! The types of the command line. The arguments of each verb are in the module of the verb.
 
 use clap::{Parser, Subcommand};
 use common::Result;
@@ -11,7 +11,10 @@ use common::libvirt::ConnectArgs;
 use crate::attach::item::AttachItem;
 use crate::commands::{attach, attached, check, connection, detach, list};
 
-/// Whole disks for guests: judge whether one is free, attach it hot, detach it honestly
+/// Attach whole disks of the host to guests and detach them, after a check that nothing else uses them
+///
+/// A host disk is a block device of the host, such as /dev/sdb. A guest disk is a disk as the guest sees it; its name
+/// in the domain's definition, such as vdb, is called the guest target.
 #[derive(Debug, Parser)]
 #[command(name = "tdx-disk", version, after_help = EXAMPLES)]
 pub struct Cli {
@@ -32,15 +35,15 @@ const EXAMPLES: &str = "Examples:
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Show whole disks, and what uses each
+    /// Show whole disks and what uses them
     List(list::ListArgs),
-    /// Judge whether disks can be given to a guest now: exit 0 for yes, 10 for no
+    /// Check whether disks can be given to a guest now; exit status 0 for yes, 10 for no
     Check(check::CheckArgs),
-    /// Show which of the host's disks domains have
+    /// Show the host disks that domains have
     Attached(attached::AttachedArgs),
-    /// Give a disk to a guest, hot
+    /// Attach a host disk to a running guest, or to its persistent definition
     Attach(attach::AttachArgs),
-    /// Take a disk from a guest, and wait until it has let go
+    /// Detach a disk from a guest, and wait until the guest has released it
     Detach(detach::DetachArgs),
 }
 

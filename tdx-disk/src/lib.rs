@@ -1,11 +1,11 @@
-//! Whole disks of the host for guests: judge whether one is free, attach it, detach it.
+//! Attaches whole disks of the host to guests and detaches them, after a check that nothing else uses them.
 //!
 //! ```sh
 //! tdx-disk list --json | jq '.items[] | select(.available and .model=="X")' | tdx-disk attach vm -
 //! ```
 //!
-//! [`commands`] has one verb a file. [`block`] reads what a disk is, [`availability`] judges whether it is
-//! free, and [`attach`] gives it to a domain.
+//! [`commands`] has one file per verb. [`block`] reads the properties of a disk, [`availability`] checks whether the
+//! disk is free, and [`attach`] attaches the disk to a domain.
 
 pub mod attach;
 pub mod availability;

@@ -1,4 +1,4 @@
-//! `tdx-disk`: see the library.
+//! The program `tdx-disk`. The code is in the library of the same name.
 
 fn main() -> std::process::ExitCode {
     common::cli::main::<tdx_disk::Cli>()

@@ -1,4 +1,4 @@
-//! The command line. Types only: each verb's own arguments stand beside the verb.
+//! The types of the command line. The arguments of each verb are in the module of the verb.
 
 use clap::{Parser, Subcommand};
 use common::Result;
@@ -9,7 +9,11 @@ use common::document::output::Outcome;
 use crate::commands::{bind, cc, check, hostdev, list, unbind};
 use crate::vfio::candidates;
 
-/// GPUs and other PCI devices for guests: bind them to VFIO, give them back, set their mode
+/// Bind GPUs and other PCI devices to VFIO and release them, and set the confidential-computing mode of GPUs
+///
+/// VFIO is the part of the kernel that gives PCI devices to guests. A device is bound to one driver at a time: to a
+/// driver of the host, or to a VFIO driver such as vfio-pci. `bind` records the driver of the host, and `unbind` binds
+/// the device to that driver again.
 #[derive(Debug, Parser)]
 #[command(name = "tdx-gpu", version, after_help = EXAMPLES)]
 pub struct Cli {
@@ -28,17 +32,17 @@ const EXAMPLES: &str = "Examples:
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Show GPUs, switches between them, and whatever VFIO has
+    /// Show GPUs, NVSwitches, and all devices that are bound to VFIO
     List(list::ListArgs),
-    /// Judge whether devices can be given to a guest now: exit 0 for yes, 10 for no
+    /// Check whether devices can be given to a guest now; exit status 0 for yes, 10 for no
     Check(check::CheckArgs),
-    /// Take devices, all functions of their slots, from the host's drivers for VFIO
+    /// Bind devices to VFIO, together with all functions of their slots
     Bind(bind::BindArgs),
-    /// Give devices back to the drivers they were taken from
+    /// Unbind devices from VFIO and bind them to their former drivers
     Unbind(unbind::UnbindArgs),
     /// Show or set the confidential-computing mode of NVIDIA GPUs
     Cc(cc::CcArgs),
-    /// Write the XML by which libvirt gives devices to a guest
+    /// Print the <hostdev> XML that gives devices to a libvirt guest
     Hostdev(hostdev::HostdevArgs),
 }
 

@@ -1,4 +1,4 @@
-//! The devices of one domain: bound to VFIO with their modes set, and given back together.
+//! The devices of one domain: they are bound to VFIO, get their modes, and are released together.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -21,36 +21,36 @@ use crate::vfio::plan::{BindOptions, BindPlan};
 use crate::vfio::release::Failure;
 use crate::vfio::{in_use, release};
 
-/// How long a guest that has just ended may take to let go of its devices.
+/// How long to wait until a guest that has just ended has closed its devices.
 const PATIENCE: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(100);
 
-/// The devices that a domain is to get, and how they are bound.
+/// The plan of the devices for a domain.
 #[derive(Debug)]
 pub struct DeviceAssignment {
     /// The steps that bind the devices.
     pub binding: BindPlan,
-    /// How many mappings the kernel is to allow; none where there is no bound.
+    /// The limit on DMA mappings that the domain needs; none if it needs no limit.
     pub limit: Option<u64>,
-    /// The modes they are to have, and what sets them.
+    /// The modes to set, and NVIDIA's program.
     pub modes: Option<(GpuTools, Vec<ModeStep>)>,
-    /// The domain's UUID.
+    /// The UUID of the domain.
     pub domain: String,
 }
 
-/// Devices that a domain has, until [`TakenDevices::commit`] only as long as its creation lasts.
+/// The devices of a domain that is being created. [`TakenDevices::commit`] makes the assignment permanent.
 #[derive(Debug)]
-#[must_use = "the records say that it is unfinished until it is committed"]
+#[must_use = "the records stay unfinished until the devices are committed"]
 pub struct TakenDevices<'h> {
     bound: Bound<'h>,
     modes: Option<ModifiedModes<'h>>,
 }
 
 impl DeviceAssignment {
-    /// Takes the devices and sets their modes.
+    /// Binds the devices and sets their modes.
     ///
-    /// Errors: those of [`BindPlan::lock`], [`BindPlan::apply`] and [`setting::apply`]; then all is as before, or named
-    /// as left.
+    /// Errors: those of [`BindPlan::lock`], [`BindPlan::apply`] and [`setting::apply`]. On failure, the former state is
+    /// restored; what could not be restored is reported as left behind.
     pub fn apply<'h>(&'h mut self, host: &'h Host) -> Result<TakenDevices<'h>> {
         let options = BindOptions { domain: Some(&self.domain), ..BindOptions::default() };
         let (binding, locks) = std::mem::take(&mut self.binding).lock(host, options)?;
@@ -69,13 +69,13 @@ impl DeviceAssignment {
 }
 
 impl TakenDevices<'_> {
-    /// The domain is there and keeps them.
+    /// Makes the assignment permanent, because the domain was created.
     pub fn commit(self) -> Result<()> {
         self.modes.map_or(Ok(()), ModifiedModes::commit)?;
         self.bound.commit()
     }
 
-    /// Gives everything back after a failure, which then says what is left.
+    /// Releases the devices after a failure. What could not be restored is reported in the error.
     pub fn undo_after(self, error: Error) -> Error {
         let error = match self.modes {
             Some(modes) => modes.undo_after(error),
@@ -85,7 +85,7 @@ impl TakenDevices<'_> {
     }
 }
 
-/// The devices that are recorded as one domain's.
+/// The devices that are recorded for one domain.
 #[derive(Debug, Default)]
 pub struct AssignedDevices {
     domain: String,
@@ -94,11 +94,11 @@ pub struct AssignedDevices {
 }
 
 impl AssignedDevices {
-    /// Loads the records of a domain, by its UUID.
+    /// Reads the records of a domain, by its UUID.
     ///
-    /// Errors: `permission` where only root can see them; `io`.
+    /// Errors: `permission` for users other than root; `io`.
     pub fn load(host: &Host, domain: &str) -> Result<Self> {
-        // What cannot be read is nobody's: tdx-gpu unbind --all names it.
+        // A damaged record belongs to no domain; tdx-gpu unbind --all reports it.
         let bound = device_lock::all::<Record>(host)?.into_iter().flatten();
         let bound = bound.filter(|stored| stored.record.domain.as_deref() == Some(domain));
         let modes = device_lock::all::<PreviousMode>(host)?.into_iter().flatten();
@@ -110,13 +110,13 @@ impl AssignedDevices {
         })
     }
 
-    /// The devices.
+    /// The PCI addresses of the devices.
     pub fn devices(&self) -> BTreeSet<Bdf> {
         self.bound.union(&self.modes).copied().collect()
     }
 
-    /// Locks the devices. Leaves out those that another command has given back, or taken for something
-    /// else, since the records were looked for.
+    /// Locks the devices. Leaves out devices that another command has released, or bound for another domain, after the
+    /// records were read.
     fn lock(&self, host: &Host) -> Result<(Vec<BoundLock>, Vec<DeviceLock<PreviousMode>>)> {
         let domain = Some(self.domain.as_str());
         let (mut bound, mut modes) = (Vec::new(), Vec::new());
@@ -134,7 +134,7 @@ impl AssignedDevices {
         Ok((bound, modes))
     }
 
-    /// Says that what a command that died had begun is finished: the domain runs with it.
+    /// Marks the records of a killed command as finished, because the domain runs with the devices.
     pub fn commit(self, host: &Host) -> Result<()> {
         let (bound, modes) = self.lock(host)?;
         let is_begun = |lock: &BoundLock| lock.record().is_some_and(|r| !r.is_committed());
@@ -144,10 +144,11 @@ impl AssignedDevices {
         modes.into_iter().filter(is_begun).try_for_each(DeviceLock::commit)
     }
 
-    /// Puts modes and drivers back as they were. Returns the devices that went back.
+    /// Restores the modes and the drivers of the devices. Returns the devices that were released.
     ///
-    /// Errors: `conflict` with code `IN_USE_BY_VM` while a process has one open, with `RESERVED` while another
-    /// command works on one; whatever the kernel and NVIDIA's program say, with what is left.
+    /// Errors: `conflict` with code `IN_USE_BY_VM` while a process has a device open, with `RESERVED` while another
+    /// command works on a device; those of the kernel and of NVIDIA's program. Devices that were not released are
+    /// reported as left behind.
     pub fn give_back(self, host: &Host) -> Result<Vec<Bdf>> {
         let devices = self.devices();
         if devices.is_empty() {
@@ -181,7 +182,7 @@ impl AssignedDevices {
         let done: Vec<Bdf> = devices.into_iter().filter(|bdf| !stays.contains(bdf)).collect();
         release::settle_failures(
             failures,
-            done.iter().map(|bdf| format!("gave back {bdf}")).collect(),
+            done.iter().map(|bdf| format!("released {bdf}")).collect(),
         )?;
         Ok(done)
     }

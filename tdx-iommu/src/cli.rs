@@ -1,4 +1,4 @@
-//! The command line. Types only: each verb's own arguments stand beside the verb.
+//! The types of the command line. The arguments of each verb are in the module of the verb.
 
 use clap::{Parser, Subcommand};
 use common::Result;
@@ -10,7 +10,11 @@ use crate::commands::{check, groups, resolve, scan};
 use crate::judge::device_item::DeviceItem;
 use crate::resolve::resolution::ResolvedItem;
 
-/// PCI devices and IOMMU groups: scan them, judge what can be given to a guest
+/// Show PCI devices and IOMMU groups, and check which devices can be given to a guest
+///
+/// The IOMMU isolates the memory accesses of PCI devices. An IOMMU group is the smallest set of devices that it can
+/// isolate, so that the kernel gives a group to a guest only as a whole. A blocker is a reason why a device cannot be
+/// given to a guest, such as a driver of the host or a mounted disk; each blocker has a code.
 #[derive(Debug, Parser)]
 #[command(name = "tdx-iommu", version, after_help = EXAMPLES)]
 pub struct Cli {
@@ -24,18 +28,18 @@ const EXAMPLES: &str = "Examples:
   tdx-iommu scan --vendor 10de --class 03
   tdx-iommu scan | jq '.items[] | select(.iommu_group==12)' | tdx-iommu check -
   tdx-iommu groups --json | jq '.items[] | select(.viable)'
-  tdx-iommu check 17:00.0 && echo it can be given to a guest
+  tdx-iommu check 17:00.0 && echo the device can be given to a guest
   tdx-iommu resolve --config passthrough.yaml | tdx-td hostdevs - --dry-run";
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Show PCI devices, and what keeps each from being given to a guest
+    /// Show PCI devices and their blockers
     Scan(scan::ScanArgs),
-    /// Show IOMMU groups, their devices, and what keeps each from being given to a guest
+    /// Show IOMMU groups, their devices and their blockers
     Groups(groups::GroupsArgs),
-    /// Judge whether devices can be given to a guest together: exit 0 for yes, 10 for no
+    /// Check whether devices can be given to one guest together; exit status 0 for yes, 10 for no
     Check(check::CheckArgs),
-    /// Find the devices that a file says guests are to have, with their IOMMU groups
+    /// Find the devices that a passthrough configuration assigns to guests, with their IOMMU groups
     Resolve(resolve::ResolveArgs),
 }
 

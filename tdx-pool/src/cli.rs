@@ -1,4 +1,4 @@
-//! The command line. Types only: each verb's own arguments stand beside the verb.
+//! The types of the command line. The arguments of each verb are in the module of the verb.
 
 use clap::{Parser, Subcommand};
 use common::Result;
@@ -12,7 +12,10 @@ use crate::commands::{cleanup, delete, ensure, import, info, list, volumes};
 use crate::pool::item::PoolItem;
 use crate::volume::survey::VolumeItem;
 
-/// The storage pool of TDX guests: make it, import base images, show it, clean orphans
+/// Manage the storage pool of guests: create it, import base images, show volumes, delete orphans
+///
+/// A storage pool is a directory in which libvirt manages disk images as volumes. A base image is a volume that guests
+/// share and never write to. Each guest writes to an overlay: a volume with only the differences to its base image.
 #[derive(Debug, Parser)]
 #[command(name = "tdx-pool", version, after_help = EXAMPLES)]
 pub struct Cli {
@@ -33,19 +36,22 @@ const EXAMPLES: &str = "Examples:
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Make the pool and start it, if it is not there yet
+    /// Create and start the storage pool; do nothing if it is already active
     Ensure(ensure::EnsureArgs),
-    /// Show the pool
+    /// Show the storage pool: its state, its path and its free space
     Info(info::InfoArgs),
-    /// Show all pools
+    /// Show all storage pools
     List(list::ListArgs),
-    /// Show the pool's volumes: role, backing chain, which domains use them
+    /// Show the volumes of the pool: their role, the images that back them, and the domains that use them
     Volumes(volumes::VolumesArgs),
     /// Copy disk images into the pool as base images
     Import(import::ImportArgs),
-    /// Delete volumes that nothing needs
+    /// Delete volumes that no domain and no image uses
     Delete(delete::DeleteArgs),
-    /// Delete our leftovers: overlays, seeds and half-imported images that nothing needs
+    /// Delete orphans: files that these tools created and that nothing uses
+    ///
+    /// Orphans are overlays, disks, cloud-init seeds and incomplete imports that no domain, snapshot or image uses, and
+    /// that no process has open. All other unused files are listed and kept.
     Cleanup(cleanup::CleanupArgs),
 }
 

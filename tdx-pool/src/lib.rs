@@ -1,12 +1,12 @@
-//! The storage pool of TDX guests: create it, import base images, show it, clean orphans.
+//! Manages the storage pool of guests: creates it, imports base images, shows volumes, deletes orphans.
 //!
 //! ```sh
 //! tdx-pool import guest.qcow2 | tdx-td new --base -
 //! ```
 //!
-//! [`commands`] has one verb a file. The verbs work on a [`pool`], its [`volume`]s, and the [`image`] files
-//! that these are. [`import`] copies images into a pool. [`references`] finds what needs a file: it is asked
-//! before anything is deleted.
+//! [`commands`] has one file per verb. The verbs work on a [`pool`], its [`volume`]s, and the [`image`] files of the
+//! volumes. [`import`] copies images into a pool. [`references`] finds the domains and images that need a file; every
+//! deletion asks it first.
 
 mod cli;
 pub mod commands;

@@ -46,8 +46,10 @@ fn a_host_is_known_by_its_name_or_refused() {
         let verb = if tool == "tdx-disk" { "attached" } else { "list" };
         let run = |flags: &str| with(&file, tool, &format!("{verb} {flags}"));
         refused(&run("-c test:///default --host sandbox"), 2, &["--connect and --host"]);
-        refused(&run("--host sandbx"), 4, &["no host 'sandbx'", "is it sandbox?"]);
-        refused(&run("--host jupiter"), 4, &["no host 'jupiter'", "epyc1, far, sandbox"]);
+        let missing = ["host 'sandbx' not found", "did you mean 'sandbox'?"];
+        refused(&run("--host sandbx"), 4, &missing);
+        let missing = ["host 'jupiter' not found", "known hosts: epyc1, far, sandbox"];
+        refused(&run("--host jupiter"), 4, &missing);
         refused(&run("--host epyc1"), 6, &["host 'epyc1'", "qemu+unix:///system?socket=/none"]);
         refused(&run("--host far"), 6, &["host 'far'", "qemu+ssh://nobody@192.0.2.1"]);
     }
@@ -127,7 +129,7 @@ fn each_host_has_its_own_guests_and_what_must_be_local_is_refused() {
     };
     assert_eq!(names(&far("tdx-td", "list")), [json!("here")]);
     let cleanup = far("tdx-pool", "cleanup --yes");
-    refused(&cleanup, 6, &["cannot see the remote host's processes"]);
+    refused(&cleanup, 6, &["cannot see the processes and locks of a remote host"]);
     let image = guest_image(false);
     let device = format!("new -i {} --security none -g 00:01.0", image.display());
     refused(

@@ -204,7 +204,7 @@ fn refused(line: &[&str], document: &str) -> Value {
 fn names_that_nothing_can_have_are_exit_3_in_a_document() {
     let huge = "x".repeat(5 << 20);
     for (name, says) in
-        [("", "it is empty"), ("a\0b", "NUL byte"), (huge.as_str(), "longer than 255 bytes")]
+        [("", "name is empty"), ("a\0b", "NUL byte"), (huge.as_str(), "longer than 255 bytes")]
     {
         for line in [
             &["tdx-td", "stop", "-"][..],

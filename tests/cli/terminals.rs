@@ -99,7 +99,7 @@ fn host_check_shows_failures_first_then_warnings_each_with_its_fix_below() {
 #[test]
 fn columns_that_do_not_fit_are_left_out_and_named_unless_they_are_asked_for() {
     let host = hosts::server();
-    let left_out = "tdx-iommu: columns left out for lack of room: ";
+    let left_out = "tdx-iommu: columns that do not fit: ";
     let run = on_tree(&host, 80, "tdx-iommu", "scan");
     assert!(run.stdout.contains(left_out), "{run:#?}");
     assert!(!run.stdout.lines().next().unwrap().contains("NUMA"), "{run:#?}");
@@ -129,18 +129,18 @@ fn columns_and_headings_shape_tables_in_pipes_too() {
 #[test]
 fn columns_that_do_not_exist_and_other_formats_are_usage_errors() {
     for (name, line, says) in [
-        ("tdx-iommu", "scan --columns bdf,bogus", "no column is named \"bogus\""),
-        ("tdx-iommu", "scan --columns=", "no column is named \"\""),
-        ("tdx-td", "virsh --columns name list", "no column is named \"name\""),
+        ("tdx-iommu", "scan --columns bdf,bogus", "unknown column \"bogus\""),
+        ("tdx-iommu", "scan --columns=", "unknown column \"\""),
+        ("tdx-td", "virsh --columns name list", "unknown column \"name\""),
         (
             "tdx-td",
             "scenario list --columns name --json",
-            "--columns and --no-headings are for tables",
+            "--columns and --no-headings apply only to tables, but another format was chosen",
         ),
         (
             "tdx-td",
             "scenario list --no-headings --format name",
-            "--columns and --no-headings are for tables",
+            "--columns and --no-headings apply only to tables, but another format was chosen",
         ),
     ] {
         let error = tool(name, line.split(' ')).error(2);

@@ -72,7 +72,9 @@ fn disk_that_libvirtd_forgot_while_it_attached_it_is_not_detached() {
     let error = attach.error(attach.status.unwrap());
     assert!(error["left_behind"].to_string().contains(&device), "{error}");
 
-    let open = format!("does not name {device}, but its QEMU, qemu-system-x86 (process ");
+    let open = format!(
+        "(qemu-system-x86), has {device} open, but the running definition of the domain does not have {device}"
+    );
     for line in [
         format!("detach a {device}"),
         format!("detach a {device} --dry-run"),
@@ -108,7 +110,10 @@ fn disk_that_libvirtd_forgot_while_it_attached_it_is_not_detached() {
     rig.virsh(["attach-device", "a", "disk.xml", "--config"]);
     let error = disk(&rig, &format!("detach a {device}")).error(5);
     assert_eq!(error["code"], "IN_USE_BY_VM");
-    assert_eq!(error["applied"], json!(["took vdb from the definition of 'a'"]));
+    assert_eq!(
+        error["applied"],
+        json!(["removed vdb from the persistent definition of domain 'a'"])
+    );
 
     td(&rig, "stop a --force").item();
     let none = disk(&rig, &format!("detach a {device}")).document();

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::tools::{Run, TOOLS, bin, repository, verbs};
+use crate::support::tools::{Run, TOOLS, bin, verbs};
 
 /// The pages, as written into a folder.
 fn pages() -> tempfile::TempDir {
@@ -98,7 +98,7 @@ fn manual_has_the_exit_codes_and_the_variables_of_the_reference() {
         let variable = variable.trim_matches('`');
         assert!(page.contains(&format!("\n       {variable}\n")), "{variable}: {page}");
     }
-    // Only who checks can answer no.
+    // Only a check can have the answer no.
     assert!(!page.contains("its answer is no"), "{page}");
     for name in ["tdx-disk", "tdx-gpu-check", "tdx-iommu"] {
         assert!(shown(&folder.path().join(format!("{name}.1"))).contains("10     a check ran"));

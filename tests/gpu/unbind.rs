@@ -50,8 +50,8 @@ fn an_override_that_driverctl_has_saved_is_a_warning() {
     assert_eq!(plan(&host)["warnings"], json!([]));
     host.file(&format!("etc/driverctl.d/{BDF}"), "vfio-pci\n");
     let said = format!(
-        "driverctl sets the driver override \"vfio-pci\" of {BDF} at every boot: \
-         driverctl unset-override {BDF}"
+        "driverctl sets the driver override \"vfio-pci\" of {BDF} at every boot; \
+         to stop that, run driverctl unset-override {BDF}"
     );
     assert_eq!(plan(&host)["warnings"], json!([said]));
 }

@@ -172,7 +172,7 @@ fn who_has_a_node_open_or_mapped_is_named() {
     for (bdf, node) in [("0000:00:03.0", "/dev/null"), ("0000:00:04.0", "/dev/zero")] {
         assert_eq!(blockers(&host, bdf, bdf), ["OPEN_FDS"]);
         let run = host.iommu(&format!("check --json {bdf}")).stdout;
-        assert!(run.contains(&format!("jupyter (process 77) has {node} open")), "{run}");
+        assert!(run.contains(&format!("process 77 (jupyter) has {node} open")), "{run}");
     }
     assert_eq!(blockers(&host, "00:05.0", "0000:00:05.0"), [""; 0]);
     assert_eq!(host.iommu("scan 00:03.0").item()["blockers"], json!([]), "for check alone");

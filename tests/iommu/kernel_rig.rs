@@ -221,14 +221,14 @@ fn a_device_that_a_process_holds_is_seen() {
     let document = check(&kernel, &nic);
     assert_eq!(blockers(&document, &nic), ["IN_USE_BY_VM"]);
     let message = document["items"][0]["findings"].to_string();
-    assert!(message.contains("hold (process ") && message.contains("/dev/vfio/"), "{message}");
+    assert!(message.contains(" (hold) has ") && message.contains("/dev/vfio/"), "{message}");
     // Open files are for check alone.
     let scan = kernel.tool("tdx-iommu", ["scan", &nic]).item();
     assert_eq!((&scan["blockers"], &scan["driver"]), (&json!([]), &json!("vfio-pci")));
     // Who may not look at other processes is told so.
     let other = format!("setpriv --reuid 65534 --clear-groups tdx-iommu check {nic}");
     let document: Value = serde_json::from_str(&kernel.shell(&other).stdout).unwrap();
-    assert!(document["warnings"].to_string().contains("run it as root"), "{document}");
+    assert!(document["warnings"].to_string().contains("run this command as root"), "{document}");
     drop(held);
     wait::wait_for("the device to be free", || {
         (check(&kernel, &nic)["items"][0]["viable"] == true).then_some(())

@@ -120,27 +120,32 @@ fn what_cannot_be_is_refused_and_named() {
         assert!(text.contains(says), "{text} lacks {says}");
         error
     };
-    refused(&one(&["bdf: 53:00.0", "vendor_id: dead"]), 4, "request 2 of win10 matches no device");
+    refused(
+        &one(&["bdf: 53:00.0", "vendor_id: dead"]),
+        4,
+        "request 2 of guest win10 matches no device",
+    );
     refused(
         &one(&["device_id: 2330, select_index: 8"]),
         4,
-        "matches 8 devices: there is no number 8",
+        "matches 8 devices, so select_index 8 is too large",
     );
-    refused(&one(&["device_id: 2330, count: 9"]), 4, "matches 8 devices, not 9");
-    refused(&one(&["vendor_idd: 10de"]), 3, "did you mean vendor_id?");
+    refused(&one(&["device_id: 2330, count: 9"]), 4, "matches 8 devices, but count is 9");
+    refused(&one(&["vendor_idd: 10de"]), 3, "did you mean 'vendor_id'?");
     refused(&one(&["class: '0604'"]), 4, "matches no device");
-    let disk = refused(&one(&["driver: nvme"]), 5, "win10 cannot have 0000:a1:00.0");
+    let refusal = |bdf| format!("device 0000:{bdf} cannot be given to guest win10");
+    let disk = refused(&one(&["driver: nvme"]), 5, &refusal("a1:00.0"));
     assert_eq!(disk["code"], "HOST_DISK_MOUNTED");
     let two = ["bdf: 53:00.0"];
     let text = format!("vms:\n{}{}", guest("a", &["vendor_id: dead"]), guest("b", &two));
     assert_eq!(resolve(&host, &text, "--vm b").item()["vm"], "b");
-    let route = refused(&one(&["bdf: c1:00.1"]), 5, "win10 cannot have 0000:c1:00.1");
+    let route = refused(&one(&["bdf: c1:00.1"]), 5, &refusal("c1:00.1"));
     assert_eq!(route["code"], "HOST_NET_DEFAULT_ROUTE");
     resolve(&host, &one(&["bdf: c1:00.1"]), "--force HOST_DISK_ROOT").error(2);
     let error = resolve(&host, &text, "--vm c").error(4);
-    assert_eq!(error["hint"], "it has a, b");
+    assert_eq!(error["hint"], "known guests: a, b");
     for text in ["", "vms: {a: {passthrough_devices: }}", "vms:\n\tx: 1\n"] {
-        refused(text, 3, "does not say which devices guests get");
+        refused(text, 3, "is not a valid passthrough configuration");
     }
     host.iommu("resolve --config /nowhere.yaml --json").error(4);
     let laptop = hosts::laptop();
@@ -157,12 +162,12 @@ fn a_device_chosen_twice_counts_once_and_a_shared_one_is_a_warning() {
     assert_eq!(chosen(&twice), chosen(&once));
     let warnings = twice.document()["warnings"].clone();
     let bdf = chosen(&once)[0].0.clone();
-    let said = format!("requests 1 and 2 of win10 both choose {bdf}, which counts once");
+    let said = format!("requests 1 and 2 of guest win10 both choose {bdf}, which counts once");
     assert_eq!(warnings, json!([said]));
 
     let both = ["bdf: 53:00.0"];
     let text = format!("vms:\n{}{}", guest("a", &both), guest("b", &both));
-    let said = json!(["a and b both get 0000:53:00.0: only one of them can run"]);
+    let said = json!(["domains 'a' and 'b' both get 0000:53:00.0: only one of them can run"]);
     let document = resolve(&host, &text, "").document();
     assert_eq!((&document["warnings"], document["items"].as_array().unwrap().len()), (&said, 2));
     // Also when only one of them is asked about.

@@ -253,7 +253,8 @@ fn other_peoples_files_are_listed_and_left() {
     // Who cannot see enough, or did not say yes, deletes nothing.
     rig.qcow2(&path(&overlay(10)), None);
     let before = rig.listing(IMAGES);
-    assert_eq!(rig.pool("cleanup").error(5)["hint"], "add --yes, or --dry-run to see the plan");
+    let hint = "add --yes to confirm, or --dry-run to see what would be done";
+    assert_eq!(rig.pool("cleanup").error(5)["hint"], hint);
     rig.pool("-c qemu+tcp://127.0.0.1/system cleanup --yes").error(6);
     let user = "setpriv --reuid 65534 --clear-groups tdx-pool -c qemu:///system cleanup --yes";
     rig.shell(user).error(7);
@@ -373,7 +374,7 @@ fn a_member_of_the_group_libvirt_waits_for_the_locks_of_root_that_matter() {
     drop(creation.stdin.take());
     creation.wait().unwrap();
     let error = refused.error(5);
-    assert_eq!(error["message"], "volume 'base' is being made by another process", "{error}");
+    assert_eq!(error["message"], "another process is creating volume 'base'", "{error}");
     let document = member("delete base --yes").document();
     assert_eq!(named(&document, "base")["action"], "delete");
     assert_eq!(rig.shell("ls /run/tdx-pool; ls /run/lock/tdx").text(), "base\n");

@@ -60,7 +60,7 @@ fn an_equal_image_is_recognised_and_read_only_when_it_may_differ() {
     let by_record = || {
         let run = rig.pool(&format!("-vv import {image}"));
         assert_eq!(run.status, Some(0), "{run:#?}");
-        run.stderr.contains("was imported from this very file")
+        run.stderr.contains("was imported from the same file")
     };
     assert!(by_record());
     // Other bytes under the same device, inode, size and time of change: the inode's own time tells.
@@ -71,7 +71,7 @@ fn an_equal_image_is_recognised_and_read_only_when_it_may_differ() {
     .text();
     let differs = import("").error(5);
     assert_eq!(differs["message"], format!("volume 'a.img' exists and differs from {image}"));
-    assert_eq!(differs["hint"], "choose another name with --name, or --replace it");
+    assert_eq!(differs["hint"], "choose another name with --name, or replace it with --replace");
     // Equal bytes in another file: read once, and then remembered.
     raw_image(&image, 1 << 20, 1);
     rig.shell("cp a.img b.img; mv b.img a.img").text();
@@ -129,14 +129,14 @@ fn what_is_no_base_image_is_refused() {
         (".", 3, "is a directory"),
         ("text", 3, "is not a disk image"),
         ("empty", 3, "is empty"),
-        ("truncated", 3, "is truncated: 100000 bytes are there"),
+        ("truncated", 3, "is truncated: it has 100000 bytes"),
         ("stump", 3, "is truncated"),
-        ("garbage", 3, "is qcow2 of unknown version 0"),
+        ("garbage", 3, "is a qcow2 image of unknown version 0"),
         ("overlay", 3, "is an overlay of"),
         ("data-file", 3, "external data file"),
         ("corrupt", 3, "is marked corrupt"),
-        ("unaligned", 3, "is not a whole raw disk"),
-        ("gz", 3, "is gzip compressed"),
+        ("unaligned", 3, "is not a complete raw disk"),
+        ("gz", 3, "is a gzip-compressed file"),
         ("fifo", 3, "is a named pipe"),
         ("/dev/null", 3, "is a character device"),
         (device.trim(), 3, "is a block device"),
@@ -183,7 +183,7 @@ fn any_name_that_libvirt_can_hold_works() {
         &long,
     ] {
         let error = rig.tool("tdx-pool", ["import", &image, "--name", name]).error(2);
-        assert_eq!(error["hint"], "choose one with --name", "{name:?}");
+        assert_eq!(error["hint"], "choose another name with --name", "{name:?}");
     }
     // Names of files: what the volume cannot be called has to be said.
     let scratch = rig.scratch();
@@ -212,7 +212,7 @@ fn any_name_that_libvirt_can_hold_works() {
     for name in ["dangling", "folder", "fifo"] {
         let error =
             rig.tool("tdx-pool", ["import", &image, "--name", name, "--replace", "--yes"]).error(5);
-        assert_eq!(error["message"], format!("{IMAGES}/{name} exists and is no image file"));
+        assert_eq!(error["message"], format!("{IMAGES}/{name} exists and is not a regular file"));
     }
     // A link to it is a volume, of which nothing states the format.
     let link = ["import", &image, "--name", "link"];
@@ -278,7 +278,8 @@ fn digests_compression_and_holes() {
     let before = rig.state();
     for more in ["", "--dry-run", "--compress"] {
         let error = rig.pool(&format!("import {image} --sha256 {wrong} {more}")).error(3);
-        assert_eq!(error["message"], format!("{image} has SHA-256 {sum}, not {wrong}"), "{more}");
+        let message = format!("{image} has the SHA-256 digest {sum}, expected {wrong}");
+        assert_eq!(error["message"], message, "{more}");
         assert_eq!(rig.state(), before);
     }
     let upper = sum.to_uppercase();
@@ -332,7 +333,10 @@ fn a_failed_or_stopped_import_leaves_nothing() {
     raw_image(&big, 160 << 20, 1);
     raw_image(rig.scratch().join("medium.img"), 24 << 20, 1);
     let full = rig.pool("import medium.img --pool small").error(1);
-    assert_eq!(full["causes"][0], "no space left for the copy", "{full:#}");
+    assert_eq!(
+        full["causes"][0], "cannot write the copy: no space left on the file system",
+        "{full:#}"
+    );
     let full = rig.pool("import medium.img --pool small --compress").error(1);
     assert_eq!(full["left_behind"], json!([]));
     assert_eq!(
@@ -380,7 +384,8 @@ fn a_failed_or_stopped_import_leaves_nothing() {
     assert!(refused["message"].as_str().unwrap().contains("is being made"), "{refused:#}");
     signal(&import, "KILL");
     end(import);
-    assert_eq!(rig.pool("cleanup").error(5)["hint"], "add --yes, or --dry-run to see the plan");
+    let hint = "add --yes to confirm, or --dry-run to see what would be done";
+    assert_eq!(rig.pool("cleanup").error(5)["hint"], hint);
     let plan = rig.pool("cleanup --dry-run").item();
     assert_eq!((&plan["action"], &plan["reason"]), (&json!("delete"), &json!("orphan")));
     assert_eq!(rig.names(), [part]);
@@ -412,7 +417,7 @@ fn two_imports_at_once_make_one_image() {
     for run in &runs {
         if run.status != Some(0) {
             let hint = run.error(5)["hint"].clone();
-            assert_eq!(hint, "run the same command again: it compares the two");
+            assert_eq!(hint, "run this command again to compare the image with the new volume");
         }
     }
     assert_eq!(rig.names(), ["a.img"]);

@@ -47,7 +47,7 @@ fn a_pool_is_made_once() {
     let stopped = rig.pool("info").item();
     assert_eq!((&stopped["state"], &stopped["capacity_bytes"]), (&json!("inactive"), &json!(null)));
     let hint = rig.pool("volumes").error(5)["hint"].clone();
-    assert_eq!(hint, "tdx-pool ensure --pool tdvirsh-pool starts it");
+    assert_eq!(hint, "tdx-pool ensure --pool tdvirsh-pool");
     rig.virsh(["pool-autostart", "--disable", "tdvirsh-pool"]);
     assert_eq!(rig.pool("ensure -n").item()["state"], "active");
     assert_eq!(rig.pool("info").item()["state"], "inactive");
@@ -96,7 +96,7 @@ fn a_pool_is_where_it_was_asked_for_or_nowhere() {
 
     let through = rig.pool("ensure --pool p --path link/sub/").document();
     assert_eq!(through["items"][0]["path"], format!("{scratch}/real/sub"));
-    let warning = format!("{scratch}/link/sub/ leads to {scratch}/real/sub");
+    let warning = format!("{scratch}/link/sub/ resolves to {scratch}/real/sub");
     assert_eq!(through["warnings"], json!([warning]));
     for same in ["link/sub", "real/sub", "./real//sub/", "link/../real/sub"] {
         let again = rig.pool(&format!("ensure --pool p --path {same}")).document();
@@ -108,7 +108,8 @@ fn a_pool_is_where_it_was_asked_for_or_nowhere() {
 
     let before = rig.state();
     let other = rig.pool("ensure --pool p --path elsewhere").error(5);
-    let message = format!("pool 'p' exists with {scratch}/real/sub, not {scratch}/elsewhere");
+    let message =
+        format!("pool 'p' exists with directory {scratch}/real/sub, expected {scratch}/elsewhere");
     assert_eq!(other["message"], message);
     let owned = rig.pool("ensure --pool q --path link/sub").document();
     assert_eq!((&owned["changed"], &owned["items"][0]["name"]), (&false.into(), &"p".into()));
@@ -123,7 +124,7 @@ fn a_pool_is_where_it_was_asked_for_or_nowhere() {
     ] {
         for flag in ["", "--dry-run"] {
             let error = rig.pool(&format!("ensure --pool x --path {path} {flag}")).error(status);
-            assert_eq!(error["hint"], "choose another folder with --path", "{path}");
+            assert_eq!(error["hint"], "choose another directory with --path", "{path}");
         }
     }
     for name in ["", "a/b", "a\nb"] {
@@ -149,7 +150,9 @@ fn the_pool_that_owns_the_folder_is_used() {
     let used = rig.pool("ensure").document();
     assert_eq!(used["items"][0]["name"], "default");
     assert_eq!(used["items"][0]["action"], "start");
-    let warning = format!("pool 'default' owns {IMAGES}: it is used instead of 'tdvirsh-pool'");
+    let warning = format!(
+        "pool 'default' already has the directory {IMAGES} and is used instead of 'tdvirsh-pool'"
+    );
     assert_eq!(used["warnings"], json!([warning]));
     let item = rig.pool("ensure").item();
     assert_eq!((&item["action"], &item["autostart"]), (&json!("none"), &json!(true)));

@@ -177,7 +177,7 @@ fn disk_verbs_keep_their_codes_when_libvirtd_speaks_japanese() {
     let more: Vec<String> = (0..4).map(|n| blank(&rig, &format!("more{n}")).0).collect();
     let runs = more.iter().map(|device| disk(&rig, &format!("attach deaf {device}")));
     let full = runs.into_iter().find(|run| run.status != Some(0)).unwrap().error(1);
-    assert!(full["hint"].as_str().unwrap().contains("--bus scsi needs none"), "{full}");
+    assert!(full["hint"].as_str().unwrap().contains("use --bus scsi"), "{full}");
     assert!(is_japanese(&full), "{full}");
     rig.virsh(["destroy", "deaf"]);
     rig.virsh(["destroy", "fixed"]);

@@ -45,9 +45,9 @@ fn a_base_has_the_format_that_flag_item_or_name_state_or_is_refused() {
         ("v-data-file.qcow2", Some("external data file")),
         ("v-plain.qcow2", None),
         ("v-zeros.qcow2", Some("has no qcow2 header")),
-        ("v-backing.img", Some("nothing states the format")),
-        ("v-plain.img", Some("nothing states the format")),
-        ("v-zeros.img", Some("nothing states the format")),
+        ("v-backing.img", Some("is not known: its name ends")),
+        ("v-plain.img", Some("is not known: its name ends")),
+        ("v-zeros.img", Some("is not known: its name ends")),
         ("v-backing.img --image-format raw", Some(disagree)),
         ("v-backing.img --image-format qcow2", Some("is an overlay of")),
         ("v-data-file.raw --image-format qcow2", Some("external data file")),
@@ -77,10 +77,13 @@ fn a_base_has_the_format_that_flag_item_or_name_state_or_is_refused() {
         (json!({"name": "v-backing.img", "format": "raw", "source": "/a"}), Some(disagree)),
         (
             json!({"name": "v-plain.img", "format": "qcow2", "role": "other"}),
-            Some("nothing states"),
+            Some("is not known: its name"),
         ),
-        (json!({"name": "v-zeros.img", "format": "iso"}), Some("nothing states")),
-        (json!({"name": "v-zeros.img", "format": null, "source": null}), Some("nothing states")),
+        (json!({"name": "v-zeros.img", "format": "iso"}), Some("is not known: its name")),
+        (
+            json!({"name": "v-zeros.img", "format": null, "source": null}),
+            Some("is not known: its name"),
+        ),
         (json!({"name": "v-plain.qcow2", "format": "raw", "role": "other"}), None),
     ] {
         let mut item = item;
@@ -110,7 +113,12 @@ fn a_record_states_the_format_until_the_volume_is_written() {
         // Ubuntu's name for an image says nothing: the private copy is probed.
         assert_eq!(rig.pool(&format!("import {name}")).item()["format"], format);
         assert_eq!(td(&rig, &format!("overlay --base {name} -n")).item()["action"], "create");
-        refused(&td(&rig, &format!("{REMOTE} overlay --base {name} -n")), 3, "nothing states", "");
+        refused(
+            &td(&rig, &format!("{REMOTE} overlay --base {name} -n")),
+            3,
+            "is not known: its name",
+            "",
+        );
         let piped = format!("tdx-pool import {name} | tdx-td {REMOTE} overlay --base - -n");
         rig.shell(&piped).item();
         // The overlay says the same.
@@ -140,7 +148,7 @@ fn a_record_states_the_format_until_the_volume_is_written() {
         .write_all_at(&header[..4096], 0)
         .unwrap();
     for line in ["overlay --base disk.img -n", "overlay -i disk.img -n"] {
-        refused(&td(&rig, line), 3, "nothing states", "--image-format");
+        refused(&td(&rig, line), 3, "is not known: its name", "--image-format");
     }
     let in_place = format!("import {IMAGES}/disk.img");
     assert_eq!(rig.pool(&in_place).status, Some(3), "the import reads no format from it either");
@@ -179,7 +187,7 @@ fn a_record_of_version_0_1_0_is_believed_after_its_content_was_compared_once() {
             let run = rig.pool(&format!("-vv import {name} {flags}"));
             assert_eq!(run.status, Some(0), "{run:#?}");
             assert!(run.stdout.contains(&format!("\"format\":\"{format}\"")), "{run:#?}");
-            run.stderr.contains("was imported from this very file")
+            run.stderr.contains("was imported from the same file")
         };
         assert!(!by_record("-n"), "a record without the inode's time was believed");
         assert!(!by_record(""));
@@ -229,7 +237,7 @@ fn a_volume_that_a_domain_writes_to_is_no_base() {
     };
     let all = ["v-zeros.raw", "link.raw", "soft.raw"];
     rig.define_xml("vm", &disk(&file, ""), "");
-    check(Some("is a disk of domain 'vm': no base image"), &all);
+    check(Some("cannot be a base image: it is a writable disk of domain 'vm'"), &all);
     refused(&td(&rig, &format!("{REMOTE} overlay --base v-zeros.raw -n")), 5, "domain 'vm'", "");
     let line = format!("import {IMAGES}/v-zeros.raw");
     assert!([3, 5].contains(&rig.pool(&line).status.unwrap_or_default()));
@@ -346,7 +354,7 @@ fn headers_of_every_format_are_refused_or_data_on_every_entry_point() {
         td(&rig, &line).item();
     }
     refused(&td(&rig, &small("new --vmimage luks.qcow2")), 3, "has no qcow2 header", "");
-    refused(&td(&rig, &small("new --vmimage luks.img")), 3, "nothing states", "");
+    refused(&td(&rig, &small("new --vmimage luks.img")), 3, "is not known: its name", "");
     refused(&rig.pool("import luks.raw"), 3, "LUKS", "");
     assert_eq!(rig.state(), before);
 }

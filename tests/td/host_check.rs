@@ -243,7 +243,10 @@ fn wrong_words_and_absent_files_are_told() {
     for line in ["host check --for none", "host tune --scenario td -n", "host restore --yes"] {
         let line = format!("{line} --sysroot {}", folder.path().display());
         let error = tools::tool("tdx-td", line.split(' ')).error(4);
-        assert!(error["message"].as_str().unwrap().contains("neither sys nor proc"), "{error}");
+        assert!(
+            error["message"].as_str().unwrap().contains("neither the directory sys nor proc"),
+            "{error}"
+        );
     }
 }
 

@@ -237,9 +237,9 @@ fn a_device_that_two_domains_share_is_a_warning() {
     let guest = |name: &str| format!("  {name}:\n    passthrough_devices:\n{shared}");
     let text = format!("vms:\n{}{}", guest("a"), guest("b"));
     fs::write(rig.scratch().join("shared.yaml"), text).unwrap();
-    let both = "a and b both get 0000:40:01.0: only one of them can run";
+    let both = "domains 'a' and 'b' both get 0000:40:01.0: only one of them can run";
     let one = |name: &str| {
-        format!("requests 1 and 2 of {name} both choose 0000:40:01.0, which counts once")
+        format!("requests 1 and 2 of guest {name} both choose 0000:40:01.0, which counts once")
     };
     let set = td(&rig, &host, "@td hostdevs --config shared.yaml -y").document();
     assert_eq!(set["warnings"], json!([one("a"), one("b"), both]), "{set:#}");

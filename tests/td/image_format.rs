@@ -30,13 +30,13 @@ fn a_vmimage_has_the_format_that_flag_or_name_state_or_is_refused() {
     let disagree = "has a qcow2 header, but";
     let convert = "qemu-img convert -f raw -O qcow2 -- ";
     let flatten = "qemu-img convert -f qcow2 -O qcow2 -- ";
-    let (unstated, flag) = ("nothing states the format of", "--image-format raw or");
+    let (unstated, flag) = ("is not known: its name ends in neither", "--image-format raw or");
     for (image, status, says, hints) in [
         ("d-backing.raw", 3, disagree, convert),
         ("d-data-file.raw", 3, disagree, convert),
         ("d-encrypted.raw", 3, disagree, convert),
         ("d-plain.raw", 3, disagree, "--image-format qcow2"),
-        ("d-plain.RAW", 3, "but its name says raw", "--image-format qcow2"),
+        ("d-plain.RAW", 3, "but its file name says raw", "--image-format qcow2"),
         ("d-backing.raw --image-format raw", 3, "but --image-format says raw", convert),
         ("d-plain.qcow2 --image-format raw", 3, "but --image-format says raw", convert),
         ("d-backing.raw --image-format qcow2", 3, "is an overlay of", flatten),
@@ -44,7 +44,7 @@ fn a_vmimage_has_the_format_that_flag_or_name_state_or_is_refused() {
         ("d-data-file.qcow2", 3, "external data file", flatten),
         ("d-data-file.img --image-format qcow2", 3, "external data file", flatten),
         ("d-encrypted.qcow2", 3, "is an encrypted qcow2 image", "qemu-img convert"),
-        ("d-zeros.qcow2", 3, "has no qcow2 header, but its name", "--image-format raw"),
+        ("d-zeros.qcow2", 3, "has no qcow2 header, but its file name", "--image-format raw"),
         ("d-zeros.raw --image-format qcow2", 3, "has no qcow2 header", "--image-format raw"),
         ("d-backing.img", 3, unstated, flag),
         ("d-plain.img", 3, unstated, flag),

@@ -21,7 +21,7 @@ fn refused(run: &Run, status: i32, says: &str, hints: &str) {
 #[test]
 fn usage_errors_are_json_and_exit_2() {
     for (line, says) in [
-        ("", "a verb is missing"),
+        ("", "no verb given"),
         ("destroy", "destroy"),
         ("list --colour", "--colour"),
         ("new -i", "a value is required for '--td-image"),
@@ -31,7 +31,7 @@ fn usage_errors_are_json_and_exit_2() {
         ("new --name ..", "cannot create a directory"),
         ("new --memory 0", "too little"),
         ("new --memory lots", "not a size"),
-        ("new --memory 99999999P", "more than 64 bits"),
+        ("new --memory 99999999P", "does not fit in 64 bits"),
         ("new --vcpus 0", "0 is not in 1..=4096"),
         ("new --vcpus 4097", "4097 is not in 1..=4096"),
         ("new --vcpus many", "many"),
@@ -116,7 +116,7 @@ fn new_checks_everything_before_it_touches_anything() {
         ("-i folder", 3, "folder", ""),
         ("-i cut.qcow2", 3, "cut.qcow2", ""),
         ("-i over.qcow2", 3, "is an overlay of", ""),
-        ("-i FILE --disk-size 1M", 5, "less than", ""),
+        ("-i FILE --disk-size 1M", 5, "is smaller than image", ""),
         ("-i FILE --network absent", 4, "network 'absent' not found", "net-list"),
         ("-i FILE --network idle", 5, "network 'idle' is not active", "net-start idle"),
         ("-i FILE --virt-type kvm", 6, "does not support KVM", "--virt-type qemu"),
@@ -156,7 +156,7 @@ fn new_checks_everything_before_it_touches_anything() {
     let before = rig.state();
     refused(&new(&rig, "--name theirs"), 5, "was not created by these tools", "--name");
     refused(&new(&rig, &format!("-i {overlay}")), 3, "is an overlay of", "qemu-img convert");
-    refused(&new(&rig, "--base absent.qcow2"), 4, "no volume 'absent.qcow2'", "");
+    refused(&new(&rig, "--base absent.qcow2"), 4, "volume 'absent.qcow2' not found", "");
     let base = rig.path("/var/lib/libvirt/images/guest.qcow2");
     std::fs::set_permissions(&base, std::fs::Permissions::from_mode(0o600)).unwrap();
     refused(&new(&rig, ""), 5, "cannot read", "chgrp");
@@ -230,7 +230,7 @@ fn new_refuses_a_pool_below_a_closed_directory_before_it_copies() {
     let image = guest_image(false);
     let image = image.display();
     let run = new(&rig, &format!("-i {image} --pool vms"));
-    refused(&run, 5, &expected, &format!("chmod o+x '{closed}'"));
+    refused(&run, 5, &expected, &format!("chmod o+x {closed}"));
     assert_eq!(rig.shell("ls closed/vms").text(), "");
     let imported = rig.shell(&format!("tdx-pool import {image} --pool vms")).document();
     assert!(imported["warnings"][0].as_str().unwrap().contains(&expected), "{imported}");
@@ -247,7 +247,7 @@ fn a_truncated_download_in_the_pool_is_named_with_what_to_do() {
     let rig = rig_with_base(false);
     let cut = format!("{IMAGES}/cut.qcow2");
     rig.shell(&format!("head -c 60 {IMAGES}/guest.qcow2 >{cut}")).text();
-    let hint = format!("rm '{cut}'");
+    let hint = format!("delete {cut}");
     refused(&rig.tool("tdx-pool", ["volumes"]), 3, &cut, &hint);
     // libvirt has stopped the pool over it.
     refused(&rig.tool("tdx-pool", ["ensure"]), 3, &cut, &hint);

@@ -424,7 +424,7 @@ fn what_others_need_is_neither_taken_nor_lost() {
     refused(&format!("new --blank 0 {new} --name z"), 2, "is not between 1 MiB and 2 EiB");
     rig.shell("echo secret >pass && chmod 644 pass").text();
     let encrypted = format!("{new} --set storage.encryption=on --passphrase-file pass");
-    refused(&format!("new --blank 8M {encrypted} --name z"), 7, "can be read by others");
+    refused(&format!("new --blank 8M {encrypted} --name z"), 7, "users other than its owner");
 
     // A passphrase goes with its disk, and with nothing else.
     rig.shell("chmod 600 pass").text();

@@ -1,6 +1,6 @@
-//! The verb `completions` of every tool: a shell's completion script, made of the command line.
+//! The verb `completions` of every tool: prints a shell's completion script, generated from the command line.
 //!
-//! It stands in no help, since packages and `make install` put the scripts where shells look for them.
+//! The verb is hidden from the help, because packages and `make install` install the scripts.
 
 use clap::{Arg, ArgMatches, Command, ValueEnum, value_parser};
 use clap_complete::aot::{self, generate};
@@ -8,7 +8,7 @@ use clap_complete::aot::{self, generate};
 const VERB: &str = "completions";
 const SHELL: &str = "shell";
 
-/// The shells there is a script for.
+/// The shells that have a completion script.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum Shell {
     Bash,
@@ -16,7 +16,7 @@ pub(crate) enum Shell {
     Fish,
 }
 
-/// The verb, for a tool's command line.
+/// The definition of the verb, for a tool's command line.
 pub(crate) fn verb() -> Command {
     let shell = Arg::new(SHELL).value_name("SHELL").required(true);
     Command::new(VERB)
@@ -25,12 +25,12 @@ pub(crate) fn verb() -> Command {
         .arg(shell.value_parser(value_parser!(Shell)))
 }
 
-/// The shell whose script is asked for, if one is.
+/// The shell whose completion script the command line asks for, if it asks for one.
 pub(crate) fn asked_for(matches: &ArgMatches) -> Option<Shell> {
     matches.subcommand_matches(VERB)?.get_one(SHELL).copied()
 }
 
-/// The shell's script for the tool with this command line.
+/// The completion script of `shell` for the tool with this command line.
 pub(crate) fn script(shell: Shell, mut command: Command) -> String {
     let name = command.get_name().to_owned();
     let mut script = Vec::new();

@@ -1,4 +1,4 @@
-//! Defaults from files and the environment, below what flags say.
+//! Defaults from configuration files and the environment. Flags take precedence.
 
 use std::path::{Path, PathBuf};
 
@@ -11,23 +11,23 @@ use crate::system::sysroot::Host;
 use crate::units::Size;
 use crate::yaml;
 
-/// More than any configuration has, bytes.
+/// The largest configuration file that is read. Unit: bytes.
 const LIMIT: usize = 1 << 20;
 
-/// What an operator may set once instead of on every command line.
+/// Defaults that an operator sets once instead of on every command line.
 ///
 /// Read from `/etc/tdx/tdx.yaml`, then `$XDG_CONFIG_HOME/tdx/tdx.yaml` (`~/.config` without it), then
-/// `TDX_<KEY>` in the environment; the later one wins, and a flag wins over all.
+/// `TDX_<KEY>` in the environment. A later source overrides an earlier one, and a flag overrides all.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// The libvirt URI; libvirt's own default without it.
+    /// The libvirt URI; libvirt's own default when absent.
     pub connect: Option<String>,
-    /// The list of hosts, instead of `/etc/tdx/hosts.yaml` and the user's own.
+    /// The list of hosts, read instead of `/etc/tdx/hosts.yaml` and `~/.config/tdx/hosts.yaml`.
     pub hosts: Option<PathBuf>,
     /// The pool's name.
     pub pool: Option<String>,
-    /// The pool's folder.
+    /// The pool's directory.
     pub pool_path: Option<PathBuf>,
     /// The base image of `tdx-td new` without `--td-image`.
     pub image: Option<PathBuf>,
@@ -43,7 +43,7 @@ pub struct Config {
     pub virt_type: Option<String>,
 }
 
-/// The keys above, for the environment.
+/// The keys of [`Config`], each of which the environment can set as `TDX_<KEY>`.
 const KEYS: [&str; 10] = [
     "connect",
     "hosts",
@@ -60,8 +60,8 @@ const KEYS: [&str; 10] = [
 impl Config {
     /// Reads the files and the environment.
     ///
-    /// Errors: `invalid_input` for a file that is not such YAML, naming the file and the key; `permission`, `io`
-    /// for one that cannot be read.
+    /// Errors: `invalid_input` for a file that is not a valid configuration, naming the file and the key;
+    /// `permission`, `io` for a file that cannot be read.
     pub fn load(host: &Host) -> Result<Self> {
         let mut merged = Map::new();
         for path in files(host) {
@@ -77,12 +77,13 @@ impl Config {
                 merged.insert(key.to_owned(), value);
             }
         }
-        serde_json::from_value(Value::Object(merged))
-            .map_err(|error| Error::invalid_input("the TDX_ environment is wrong").because(error))
+        serde_json::from_value(Value::Object(merged)).map_err(|error| {
+            Error::invalid_input("a TDX_ environment variable has an invalid value").because(error)
+        })
     }
 }
 
-/// The folder of the user's own configuration; none where the environment names none.
+/// The directory of the user's own configuration; none when neither XDG_CONFIG_HOME nor HOME is set.
 ///
 /// Source: XDG Base Directory Specification.
 pub fn home() -> Option<PathBuf> {
@@ -97,7 +98,7 @@ fn files(host: &Host) -> Vec<PathBuf> {
     [Some(host.path("/etc/tdx/tdx.yaml")), user].into_iter().flatten().collect()
 }
 
-/// The mapping in one file, checked as a whole [`Config`] so that the error names this file.
+/// The mapping in one file. The file is checked as a whole [`Config`], so that an error names this file.
 fn read(path: &Path) -> Result<Map<String, Value>> {
     let Some(text) = input::text_file(path, LIMIT)? else { return Ok(Map::new()) };
     parse(&text).map_err(|error| {
@@ -118,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn yaml_is_read_and_typed() {
+    fn a_configuration_is_read_from_yaml() {
         let values = parse("# comment\nmemory: 4G\nvcpus: 2\npool: guests\n").unwrap();
         let config: Config = serde_json::from_value(Value::Object(values)).unwrap();
         assert_eq!(config.memory, Some(Size(4 << 30)));
@@ -127,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn why_a_file_cannot_be_read_is_told() {
+    fn an_unreadable_file_is_an_error_with_its_cause() {
         use crate::ErrorKind;
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("tdx.yaml");

@@ -1,9 +1,9 @@
-//! Signals that ask a mutating verb to stop: noticed between steps, so that it can undo first.
+//! Signals that ask a mutating verb to stop. The verb checks for them between steps, so that it can undo first.
 //!
-//! A verb that changes something calls [`guard`] once it is connected to libvirt and before it changes
-//! anything. SIGINT, SIGTERM and SIGHUP are then noted and looked for with [`check`]; once the undoing is
-//! done the frame dies of the signal, as a shell expects. A second signal kills at once, for somebody who
-//! does not want to wait for a call that never returns. Verbs that only read take no guard and die at once.
+//! A verb that changes something calls [`guard`] after it has connected to libvirt and before it changes
+//! anything. SIGINT, SIGTERM and SIGHUP are then recorded, and [`check`] reports them. After the verb has undone
+//! its steps, the process ends by the signal, as a shell expects. A second signal kills the process at once, for
+//! users who do not want to wait for a call that never returns. Verbs that only read use no guard and die at once.
 
 use std::time::{Duration, Instant};
 
@@ -12,12 +12,12 @@ use nix::sys::signal::{SigSet, Signal};
 use crate::error::{Error, ErrorKind, Result};
 use crate::system::syscalls;
 
-/// Keeps the signals that end a program from ending this one; [`check`] notices them instead.
+/// Records SIGINT, SIGTERM and SIGHUP instead of dying of them; [`check`] reports them.
 ///
 /// A signal that the caller had ignored, as nohup(1) does with SIGHUP and a shell's `&` with SIGINT,
-/// stays ignored. One that the caller had blocked is heard.
+/// stays ignored. A signal that the caller had blocked is unblocked.
 ///
-/// Where the kernel refuses, the signals keep killing, as they would without a guard.
+/// If the kernel refuses to install the handlers, the signals still kill the process.
 pub fn guard() {
     let ignored = ignored();
     let heard = |signal: &Signal| ignored & (1 << (*signal as u32 - 1)) == 0;
@@ -28,7 +28,7 @@ pub fn guard() {
     }
 }
 
-/// The signals this process ignores, a bit for each, that of signal 1 being the lowest.
+/// The signals that this process ignores, as a bit mask. Signal 1 is the lowest bit.
 ///
 /// Source: proc_pid_status(5), `SigIgn`.
 fn ignored() -> u64 {
@@ -37,17 +37,17 @@ fn ignored() -> u64 {
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
-/// Fails with `interrupted` once a signal has come in.
+/// Fails with `interrupted` if a signal has been received.
 pub fn check() -> Result<()> {
     match syscalls::noted_signal() {
         None => Ok(()),
         Some(signal) => {
-            Err(Error::new(ErrorKind::Interrupted, format!("stopped by {}", signal.as_str())))
+            Err(Error::new(ErrorKind::Interrupted, format!("interrupted by {}", signal.as_str())))
         }
     }
 }
 
-/// Sleeps for `pause`, or less when a signal comes in, which is then the error.
+/// Sleeps for `pause`. A signal ends the sleep early with the error of [`check`].
 pub fn sleep(pause: Duration) -> Result<()> {
     let began = Instant::now();
     loop {
@@ -60,7 +60,7 @@ pub fn sleep(pause: Duration) -> Result<()> {
     }
 }
 
-/// Dies of the signal that was received, if one was.
+/// Ends the process by the signal that was received, if one was received.
 pub(crate) fn die_if_received() {
     if let Some(signal) = syscalls::noted_signal() {
         syscalls::die_of(signal);

@@ -1,4 +1,4 @@
-//! Lines on standard error for `-v`. Quiet otherwise: on success standard error is empty.
+//! The lines that `-v` and `-vv` print on standard error. Without `-v`, this module prints nothing.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -7,17 +7,17 @@ use crate::text;
 
 static LEVEL: AtomicU8 = AtomicU8::new(0);
 
-/// Sets how much is said: 0 nothing, 1 what is done to the machine, 2 what is asked of it as well.
+/// Sets the log level: 0 prints nothing, 1 prints each change, 2 also prints connections and programs run.
 pub(crate) fn set_level(level: u8) {
     LEVEL.store(level, Ordering::Relaxed);
 }
 
-/// Says what is being changed (`-v`).
+/// Logs a change at level 1 (`-v`).
 pub fn step(what: impl fmt::Display) {
     say(1, what);
 }
 
-/// Says what is being looked at (`-vv`).
+/// Logs a read, such as a connection or a program run, at level 2 (`-vv`).
 pub fn detail(what: impl fmt::Display) {
     say(2, what);
 }

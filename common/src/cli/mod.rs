@@ -1,4 +1,5 @@
-//! The command-line frame: parse, run, print one document or one error, exit.
+//! The `main` function that all tools share: parses the command line, runs the verb, prints one document or one
+//! error, and exits.
 
 pub(crate) mod completions;
 pub mod config;
@@ -22,91 +23,95 @@ use crate::system::syscalls;
 use crate::system::sysroot::Host;
 use crate::text;
 
-/// Flags every verb of every tool takes.
+/// The options that every verb of every tool accepts.
 #[derive(Debug, Args)]
 pub struct Globals {
-    /// How to print: auto (a table on a terminal, else JSON), json, table, name (keys, one a line), or prometheus (tdx-td list, tdx-pool info)
+    /// Output format: auto (a table on a terminal, otherwise JSON), json, table, name (only names, one per line), or
+    /// prometheus (metrics; only tdx-td list and tdx-pool info)
     #[arg(long, global = true, value_enum, default_value = "auto", env = "TDX_FORMAT")]
     #[arg(hide_env_values = true, hide_possible_values = true, hide_default_value = true)]
     #[arg(help_heading = "Global options")]
     pub format: Format,
-    /// Short for --format json, and stronger than it
+    /// Same as --format json; takes precedence over it
     #[arg(long, global = true, help_heading = "Global options")]
     pub json: bool,
-    /// Columns of a table, in this order; implies --format table. On a terminal, columns that do not fit are left out unless they are named here
+    /// Print only these columns of the table, in this order; implies --format table. Without this option, a terminal
+    /// that is too narrow shows fewer columns
     #[arg(long, global = true, value_name = "NAME,…", value_delimiter = ',')]
     #[arg(help_heading = "Global options")]
     pub columns: Option<Vec<String>>,
-    /// No column titles above a table; implies --format table
+    /// Print no column titles; implies --format table
     #[arg(long, global = true, help_heading = "Global options")]
     pub no_headings: bool,
-    /// Say on standard error what is done (-vv: and what is asked)
+    /// Print each change to standard error; -vv also prints connections and programs run
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     #[arg(help_heading = "Global options")]
     pub verbose: u8,
-    /// No warnings and no progress on standard error
+    /// Print no warnings and no progress
     #[arg(short, long, global = true, help_heading = "Global options")]
     pub quiet: bool,
-    /// Read and write /sys, /proc, /dev, /run and /etc below this folder
+    /// Use the directories sys, proc, dev, run and etc below DIR instead of the host's own
     #[arg(long, global = true, value_name = "DIR", default_value = "/")]
     #[arg(hide_default_value = true, help_heading = "Global options")]
     pub sysroot: PathBuf,
 }
 
-/// Flags of every verb that changes something.
+/// The options of every verb that changes something.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct Change {
-    /// Print the plan and touch nothing
+    /// Print what would be done and change nothing
     #[arg(short = 'n', long)]
     pub dry_run: bool,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(short = 'y', long)]
     pub yes: bool,
 }
 
-/// Reads a number of seconds to wait: a year at most, which every clock can add to the present.
+/// The parser of a number of seconds to wait: one year at most, so that every clock can add it to the current time.
 pub fn seconds() -> clap::builder::RangedU64ValueParser<u64> {
     clap::value_parser!(u64).range(0..=365 * 24 * 60 * 60)
 }
 
-/// What the frame hands a verb besides its own arguments.
+/// What a verb receives besides its own arguments: the machine, the progress setting and the questions to the user.
 #[derive(Debug)]
 pub struct Context {
-    /// The machine, below `--sysroot`.
+    /// The files of the machine, below `--sysroot`.
     pub host: Host,
     /// Whether a progress bar may be drawn.
     pub progress: bool,
-    /// The other machine that a connection leads to; its name, where that is known.
+    /// Set when the libvirt connection leads to another machine: the name of that machine, if known.
     remote: OnceLock<Option<String>>,
 }
 
 impl Context {
-    /// Name of the machine whose things the verb is about: the one that libvirt runs on once there is a
-    /// connection to another one, else that of [`Context::host`]. None when it is unknown.
+    /// The name of the machine that the verb works on, for the document. This is the remote machine if the
+    /// libvirt connection is remote, otherwise the machine of [`Context::host`]. None when the name is unknown.
     pub fn host_name(&self) -> Option<String> {
         self.remote.get().cloned().unwrap_or_else(|| self.host.name())
     }
 
-    /// Says that the verb is about the things of another machine, which libvirt names so.
+    /// Records that the verb works on another machine, and the name that libvirt gives for that machine.
     #[cfg(feature = "libvirt")]
     pub(crate) fn set_remote(&self, name: Option<String>) {
-        // A verb has one connection; one that is opened again leads to the same machine.
+        // A verb has one connection. A connection that is reopened leads to the same machine.
         let _ = self.remote.set(name);
     }
 }
 
 impl Context {
-    /// Asks before something that destroys.
+    /// Asks the user to confirm a destructive change. `--yes` and `--dry-run` skip the question.
     ///
-    /// Errors: `conflict` (exit 5) when the answer is no, or when nobody can be asked and `--yes` is
-    /// missing; `interrupted` for a signal. End of input is no.
+    /// Errors: `conflict` (exit 5) when the answer is no or the input ends, or when there is no terminal and
+    /// `--yes` is missing; `interrupted` for a signal.
     pub fn confirm(&self, change: Change, question: &str) -> Result<()> {
         if change.yes || change.dry_run {
             return Ok(());
         }
         let refused = || Error::conflict(format!("not confirmed: {question}"));
         if !prompt::is_possible() {
-            return Err(refused().hint("add --yes, or --dry-run to see the plan"));
+            return Err(
+                refused().hint("add --yes to confirm, or --dry-run to see what would be done")
+            );
         }
         match prompt::is_confirmed(question)? {
             true => Ok(()),
@@ -116,20 +121,22 @@ impl Context {
 }
 
 impl Context {
-    /// Asks for something that is not shown while it is typed; none when the input ends instead.
+    /// Asks for a secret with the echo of the terminal off. Returns none when the input ends instead.
     ///
-    /// Errors: `usage` when there is no terminal to ask on; `interrupted`; `io`.
+    /// Errors: `usage` when there is no terminal; `interrupted`; `io`.
     pub fn ask_secret(&self, question: &str) -> Result<Option<Secret>> {
         if !prompt::is_possible() {
-            return Err(Error::usage("there is no terminal to ask for a passphrase on"));
+            return Err(Error::usage(
+                "cannot ask for a passphrase: standard input is not a terminal",
+            ));
         }
         prompt::ask_secret(question)
     }
 }
 
 impl Context {
-    /// Shows a unified diff to the person at the terminal, if there is one, in colours unless `NO_COLOR`
-    /// is set. What a program wants of it stands in the document.
+    /// Prints a unified diff to standard error if that is a terminal, in colour unless `NO_COLOR` is set.
+    /// Programs read the same change from the document.
     pub fn show_diff(&self, diff: &str) {
         if !self.progress {
             return;
@@ -140,7 +147,7 @@ impl Context {
     }
 }
 
-/// A unified diff with ANSI colours: removed red, added green, places cyan.
+/// A unified diff with ANSI colours: removed lines red, added lines green, hunk headers cyan.
 fn coloured(diff: &str) -> String {
     let line = |line: &str| {
         let colour = match line.as_bytes().first() {
@@ -154,32 +161,32 @@ fn coloured(diff: &str) -> String {
     diff.lines().map(line).collect()
 }
 
-/// Whether this process is root's.
+/// Whether the effective user of this process is root.
 pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
-/// A tool: its command line and what it does.
+/// A tool: its command line and the code that runs its verbs.
 pub trait Tool: Parser {
     /// The program's name.
     const NAME: &'static str;
 
-    /// The flags every verb takes.
+    /// The options that every verb accepts.
     fn globals(&self) -> &Globals;
 
-    /// Whether the verb that was asked for shows something that has metrics.
+    /// Whether the given verb supports `--format prometheus`.
     fn has_metrics(&self) -> bool {
         false
     }
 
-    /// Titles of the columns that a table of the verb's items has; none for a verb without items.
+    /// The column titles of the given verb's table; empty for a verb that prints no table.
     fn columns(&self) -> &'static [&'static str];
 
-    /// Runs the verb that was asked for.
+    /// Runs the given verb.
     fn run(self, context: &Context) -> Result<Outcome>;
 }
 
-/// The whole `main` of a tool.
+/// The complete `main` function of a tool.
 pub fn main<T: Tool>() -> ExitCode {
     syscalls::fail_at_file_size_limit();
     let arguments: Vec<OsString> = std::env::args_os().collect();
@@ -195,7 +202,7 @@ pub fn main<T: Tool>() -> ExitCode {
     ExitCode::from(status)
 }
 
-/// What a command line asks for.
+/// What a command line asks for: a verb of the tool, or a completion script.
 enum Asked<T> {
     Verb(T),
     Completions(completions::Shell),
@@ -211,7 +218,7 @@ fn parse<T: Tool>(arguments: &[OsString]) -> Result<Asked<T>, clap::Error> {
     Ok(Asked::Verb(tool))
 }
 
-/// Prints what is no document; the exit status is 0.
+/// Prints text that is not a document, such as help. The exit status is 0.
 fn print(text: &str) -> Result<u8> {
     write_stdout(text).map_err(cannot_print)?;
     Ok(0)
@@ -223,8 +230,8 @@ fn run<T: Tool>(tool: T) -> Result<u8> {
     let columns = globals.columns.as_deref().map(|names| find_columns(names, tool.columns()));
     let layout = Layout::new(format, columns.transpose()?, !globals.no_headings)?;
     if format == Format::Prometheus && !tool.has_metrics() {
-        return Err(Error::usage("there are no metrics of this")
-            .hint("--format prometheus is for tdx-td list and tdx-pool info"));
+        return Err(Error::usage("this verb does not support --format prometheus")
+            .hint("use --format prometheus with tdx-td list or tdx-pool info"));
     }
     let quiet = globals.quiet;
     log::set_level(if quiet { 0 } else { globals.verbose });
@@ -243,26 +250,26 @@ fn run<T: Tool>(tool: T) -> Result<u8> {
         }
         if !printed.left_out.is_empty() && io::stderr().is_terminal() {
             let titles = printed.left_out.join(", ");
-            write_stderr(&format!("{}: columns left out for lack of room: {titles}\n", T::NAME));
+            write_stderr(&format!("{}: columns that do not fit: {titles}\n", T::NAME));
         }
     }
     Ok(outcome.status)
 }
 
-/// The titles of the columns that these names stand for: `in_use` and `"in use"` for `IN USE`.
+/// The titles of the columns that `--columns` names. `in_use` and `"in use"` both name the column `IN USE`.
 ///
 /// Errors: `usage` for a name that no column has.
 fn find_columns(names: &[String], titles: &[&'static str]) -> Result<Vec<&'static str>> {
     let column_names = || match titles {
         [] => "this verb prints no table".to_owned(),
-        _ => format!("the columns are {}", titles.join(",").to_lowercase().replace(' ', "_")),
+        _ => format!("known columns: {}", titles.join(",").to_lowercase().replace(' ', "_")),
     };
     let find = |name: &String| {
         let title = name.trim().replace('_', " ");
         let mut titles = titles.iter().copied();
-        titles.find(|known| known.eq_ignore_ascii_case(&title)).ok_or_else(|| {
-            Error::usage(format!("no column is named {name:?}")).hint(column_names())
-        })
+        titles
+            .find(|known| known.eq_ignore_ascii_case(&title))
+            .ok_or_else(|| Error::usage(format!("unknown column {name:?}")).hint(column_names()))
     };
     names.iter().map(find).collect()
 }
@@ -271,7 +278,7 @@ fn cannot_print(error: io::Error) -> Error {
     Error::new(ErrorKind::Io, "cannot write to standard output").because(error)
 }
 
-/// Prints the error in the form its reader can use and returns the exit status.
+/// Prints the error, as text on a terminal and otherwise as JSON, and returns the exit status.
 fn report<T: Tool>(error: &Error, wants_json: bool) -> u8 {
     if wants_json || !io::stderr().is_terminal() {
         // Serialising our own struct cannot fail.
@@ -283,7 +290,7 @@ fn report<T: Tool>(error: &Error, wants_json: bool) -> u8 {
     error.kind().exit_code()
 }
 
-/// Whether JSON was asked for by name. Looked at before parsing: usage errors are JSON too.
+/// Whether the arguments or TDX_FORMAT ask for JSON. Checked before parsing, because usage errors are JSON as well.
 fn asks_for_json(arguments: &[OsString]) -> bool {
     let flags: Vec<&str> = arguments
         .iter()
@@ -296,11 +303,11 @@ fn asks_for_json(arguments: &[OsString]) -> bool {
     by_flag || (!other && std::env::var_os("TDX_FORMAT").is_some_and(|format| format == "json"))
 }
 
-/// Turns clap's paragraphs into a message and a hint.
+/// Converts an error of clap to a message and a hint.
 fn usage_error<T: Tool>(error: &clap::Error) -> Error {
-    let help = format!("see {} --help", T::NAME);
+    let help = format!("run {} --help", T::NAME);
     if error.kind() == ClapKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return Error::usage("a verb is missing").hint(help);
+        return Error::usage("no verb given").hint(help);
     }
     let text = error.render().to_string();
     let mut paragraphs = text.split("\n\n").map(one_line);
@@ -321,7 +328,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn changed_lines_have_colours() {
+    fn a_diff_colours_changed_lines() {
         assert_eq!(
             coloured("@@ 1 @@\n a\n-b\n+c\n"),
             "\x1b[36m@@ 1 @@\x1b[0m\n a\n\x1b[31m-b\x1b[0m\n\x1b[32m+c\x1b[0m\n"
@@ -329,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn json_is_noticed_before_parsing() {
+    fn asks_for_json_recognizes_every_spelling() {
         let asks = |line: &str| asks_for_json(&line.split(' ').map(Into::into).collect::<Vec<_>>());
         assert!(asks("tdx-pool list --json"));
         assert!(asks("tdx-pool --format json lisst"));

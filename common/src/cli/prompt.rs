@@ -1,4 +1,4 @@
-//! Questions on a terminal. A signal and the end of input both end a question.
+//! Questions to the user on a terminal. A signal or the end of input ends a question.
 
 use std::io::{self, IsTerminal, Read};
 use std::os::fd::AsFd;
@@ -13,15 +13,15 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::secret::Secret;
 use crate::text;
 
-/// The most bytes of an answer. Source: termios(3): a terminal gives no longer line.
+/// The longest answer. A terminal returns no longer line. Unit: bytes. Source: termios(3).
 const LIMIT: usize = 4096;
 
-/// Whether there is somebody to ask.
+/// Whether standard input and standard error are terminals, so that the user can be asked.
 pub(crate) fn is_possible() -> bool {
     io::stdin().is_terminal() && io::stderr().is_terminal()
 }
 
-/// Whether the answer is yes. The end of input is no.
+/// Asks a yes-or-no question. Returns true for yes; the end of input counts as no.
 ///
 /// Errors: `interrupted`; `io` for a terminal that went away.
 pub(crate) fn is_confirmed(question: &str) -> Result<bool> {
@@ -35,11 +35,11 @@ pub(crate) fn is_confirmed(question: &str) -> Result<bool> {
     Ok(matches!(answer.as_str(), "y" | "yes"))
 }
 
-/// An answer that is not shown while it is typed. The end of input before any byte is no answer: none.
+/// Asks for a line with the echo of the terminal off. Returns none if the input ends before the first byte.
 ///
 /// Errors: `interrupted`, with the terminal as it was before; `io`.
 pub(crate) fn ask_secret(question: &str) -> Result<Option<Secret>> {
-    // Nothing may end the process while the terminal shows nothing.
+    // A signal must not end the process while the echo of the terminal is off.
     interrupt::guard();
     let terminal = io::stdin();
     let shown = tcgetattr(&terminal).map_err(cannot_ask)?;
@@ -57,7 +57,7 @@ pub(crate) fn ask_secret(question: &str) -> Result<Option<Secret>> {
     Ok((!ended || !answer.as_bytes().is_empty()).then_some(answer))
 }
 
-/// Reads a line, without its end, and says whether the input ended instead.
+/// Reads a line without its line break. The second value says whether the input ended before a line break.
 fn read_line() -> Result<(Secret, bool)> {
     let stdin = io::stdin();
     let mut terminal = Unbuffered(stdin.as_fd());
@@ -82,7 +82,7 @@ fn read_line() -> Result<(Secret, bool)> {
     }
 }
 
-/// Standard input without the buffer that would keep what was typed ahead, and passwords.
+/// Standard input without a buffer, which would keep a copy of passwords and of input that was typed ahead.
 struct Unbuffered<'f>(std::os::fd::BorrowedFd<'f>);
 
 impl AsFd for Unbuffered<'_> {
@@ -98,5 +98,5 @@ impl Read for Unbuffered<'_> {
 }
 
 fn cannot_ask(error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::new(ErrorKind::Io, "cannot ask on this terminal").because(error)
+    Error::new(ErrorKind::Io, "cannot read an answer from the terminal").because(error)
 }

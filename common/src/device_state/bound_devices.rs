@@ -1,6 +1,6 @@
-//! The record of devices that were taken from the host: what drove them, and who is at it.
+//! Records of devices that were taken from the host: the former driver of each, and the command that works on it.
 //!
-//! They are in /run: a record survives the tool, not a reboot, just as the binding.
+//! The records are in /run, because a binding ends with a reboot, and its record has to end with it.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,16 +9,16 @@ use crate::error::Result;
 use crate::system::pci::Bdf;
 use crate::system::sysroot::Host;
 
-/// What tells a device from another one that is later found at its address.
+/// The properties that tell a device from another device that is later found at the same PCI address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// Vendor id.
     pub vendor: Option<u16>,
     /// Device id.
     pub device: Option<u16>,
-    /// Vendor id of the card.
+    /// Subsystem vendor id, which names the maker of the card.
     pub subsystem_vendor: Option<u16>,
-    /// Device id of the card.
+    /// Subsystem device id, which names the card.
     pub subsystem_device: Option<u16>,
     /// Class code.
     pub class: Option<u32>,
@@ -29,27 +29,27 @@ pub struct Identity {
 /// A device that was taken from the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// Its address.
+    /// The PCI address.
     pub bdf: Bdf,
-    /// What it is.
+    /// The properties that identify the device.
     pub identity: Identity,
-    /// The driver that had it.
+    /// The driver that the device was bound to before.
     pub driver: Option<String>,
-    /// What its `driver_override` was.
+    /// The driver override before the device was taken.
     pub driver_override: Option<String>,
-    /// The VFIO driver it was given to.
+    /// The VFIO driver that the device was bound to.
     pub bound_to: String,
-    /// The UUID of the domain it was taken for; none when it was taken by itself.
+    /// The UUID of the domain that the device was taken for; none when no domain asked for it.
     pub domain: Option<String>,
-    /// Whether taking it was finished.
+    /// Whether the binding was finished.
     pub committed: bool,
 }
 
 impl Identity {
-    /// Whether what is known of both proves that they are two devices.
+    /// Whether the known properties of both prove that they describe two different devices.
     ///
-    /// What is unknown proves nothing: a device that sleeps in D3cold shows no serial number, and the
-    /// subsystem of a device that does not answer cannot be read.
+    /// An unknown property proves nothing: a device in power state D3cold shows no serial number, and the
+    /// subsystem of a device that does not respond cannot be read.
     pub fn contradicts(&self, other: &Self) -> bool {
         fn differ<T: PartialEq>(one: &Option<T>, other: &Option<T>) -> bool {
             one.is_some() && other.is_some() && one != other
@@ -79,18 +79,18 @@ impl device_lock::Record for Record {
     }
 }
 
-/// The record of a device that was taken from the host, as it was read.
+/// The record of a device that was taken from the host, read without a lock.
 pub type BoundRecord = device_lock::StoredRecord<Record>;
 
-/// A device that is bound or given back, locked.
+/// A lock on a device that is being bound or released.
 pub type BoundLock = device_lock::DeviceLock<Record>;
 
-/// Every record, see [`device_lock::all`].
+/// Every record of a device that was taken from the host. See [`device_lock::all`].
 pub fn all(host: &Host) -> Result<Vec<Result<BoundRecord>>> {
     device_lock::all(host)
 }
 
-/// The record of one device, see [`device_lock::load`].
+/// The record of one device that was taken from the host. See [`device_lock::load`].
 pub fn load(host: &Host, bdf: Bdf) -> Result<Option<BoundRecord>> {
     device_lock::load(host, bdf)
 }
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_is_an_error_of_that_record_alone() {
+    fn a_damaged_record_is_an_error_of_that_record_only() {
         let root = tempfile::tempdir().unwrap();
         let host = Host::new(root.path());
         for function in [0, 1] {
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn readers_do_not_keep_others_from_work() {
+    fn readers_do_not_block_a_lock() {
         let root = tempfile::tempdir().unwrap();
         let host = Host::new(root.path());
         let mut lock = take(&host, 0);
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_is_not_different() {
+    fn unknown_properties_do_not_contradict() {
         let known = record(0).identity;
         let unknown = Identity { serial: None, subsystem_vendor: Some(1), ..known.clone() };
         assert!(!known.contradicts(&unknown) && !unknown.contradicts(&known));

@@ -1,12 +1,12 @@
-//! Locks on devices, and the records that go with them.
+//! Locks on devices, and the records in the lock files.
 //!
-//! Each kind of record has a directory with one file a device. The file is the lock: a process that works on
-//! a device holds its file locked, and the kernel releases the lock when the process ends. A file without
-//! content locks a device of which nothing is recorded. A record is written before the device is touched and
-//! removed when the device is as it was.
+//! Each kind of record has a directory with one file per device. The file is the lock: a process that works on
+//! a device keeps the device's file locked, and the kernel releases the lock when the process ends. An empty file
+//! locks a device that has no record. A command writes the record before it changes the device, and removes the
+//! record when the device is back in its former state.
 //!
-//! What is decided about a device is decided under its lock, from the record in the locked file: what was
-//! seen before the lock was taken can be another command's work.
+//! A command decides what to do with a device only under the device's lock, from the record in the locked file.
+//! What the command saw before it took the lock may have been changed by another command.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -25,61 +25,61 @@ use crate::system::pci::Bdf;
 use crate::system::sysroot;
 use crate::system::sysroot::Host;
 
-/// How long a file may be locked by a process that only reads it.
+/// How long a process that only reads a record may keep the file locked.
 const GLANCE: Patience = Patience {
     limit: Duration::from_millis(200),
     pause: Duration::from_millis(5),
     is_interruptible: false,
 };
 
-/// What is recorded of a device.
+/// A record about a device.
 pub trait Record: Clone + PartialEq + Serialize + DeserializeOwned {
-    /// The directory of the records of this kind.
+    /// The directory that holds the records of this kind.
     const FOLDER: &'static str;
 
-    /// The device's address.
+    /// The PCI address of the device.
     fn bdf(&self) -> Bdf;
 
-    /// Whether the work that the record was written for was finished.
+    /// Whether the command that wrote the record finished its work on the device.
     fn is_committed(&self) -> bool;
 
     /// Marks the work as finished.
     fn commit(&mut self);
 }
 
-/// A record as it was read without a lock on its device.
+/// A record that was read without a lock on its device.
 #[derive(Debug)]
 pub struct StoredRecord<R> {
-    /// What it says.
+    /// The content of the record.
     pub record: R,
-    /// Whether another command works on the device.
+    /// Whether another command works on the device now.
     pub live: bool,
 }
 
 impl<R: Record> StoredRecord<R> {
-    /// Whether the command that wrote the record ended before its work did.
+    /// Whether the command that wrote the record ended before it finished its work.
     pub fn is_stale(&self) -> bool {
         !self.live && !self.record.is_committed()
     }
 }
 
-/// A device that no other command works on until this is dropped.
+/// A lock on a device: no other command works on the device until this value is dropped.
 #[derive(Debug)]
 pub struct DeviceLock<R: Record> {
     bdf: Bdf,
     path: PathBuf,
     record: Option<R>,
-    /// Whether the file is gone already.
+    /// Whether the file was already removed.
     removed: bool,
-    /// None once it is released.
+    /// The open lock file; none after the lock was released.
     lock: Option<FileLock>,
 }
 
 impl<R: Record> DeviceLock<R> {
-    /// Locks the device at `bdf`, and reads what is recorded of it.
+    /// Locks the device at `bdf` and reads its record.
     ///
-    /// Errors: `conflict` with code `RESERVED` while another command works on it; `invalid_input` for a
-    /// record that cannot be understood; `permission`, `io`.
+    /// Errors: `conflict` with code `RESERVED` while another command works on the device; `invalid_input` for a
+    /// damaged record; `permission`, `io`.
     pub fn take(host: &Host, bdf: Bdf) -> Result<Self> {
         let path = make_folder(host, R::FOLDER)?.join(bdf.to_string());
         let mut options = OpenOptions::new();
@@ -89,7 +89,7 @@ impl<R: Record> DeviceLock<R> {
             let file = options.open(&path).at("open", &path)?;
             match FileLock::try_lock(file, LockKind::Exclusive).at("lock", &path)? {
                 TryLock::Locked(lock) if is_at(&lock, &path) => Ok(Some(lock)),
-                // It was replaced or removed after it was opened: another file has the name now.
+                // The file was replaced or removed after it was opened: another file has the name now.
                 TryLock::Locked(_) | TryLock::Busy(_) => Ok(None),
             }
         });
@@ -98,22 +98,22 @@ impl<R: Record> DeviceLock<R> {
         Ok(Self { bdf, path, record, removed: false, lock: Some(lock) })
     }
 
-    /// The device's address.
+    /// The PCI address of the device.
     pub fn bdf(&self) -> Bdf {
         self.bdf
     }
 
-    /// What is recorded of the device.
+    /// The record of the device, if it has one.
     pub fn record(&self) -> Option<&R> {
         self.record.as_ref()
     }
 
-    /// The record as one that was stored and is nobody else's.
+    /// The record as a [`StoredRecord`] that no other command works on.
     pub fn stored(&self) -> Option<StoredRecord<R>> {
         self.record.clone().map(|record| StoredRecord { record, live: false })
     }
 
-    /// Records the device, in place of what was recorded. A kill leaves the old record or the new one.
+    /// Writes the record in place of the old one. A kill leaves either the old record or the new one.
     ///
     /// Errors: `permission`, `io`.
     pub fn write(&mut self, record: R) -> Result<()> {
@@ -131,8 +131,8 @@ impl<R: Record> DeviceLock<R> {
         };
         let text = serde_json::to_string_pretty(&record).unwrap_or_default() + "\n";
         (&*lock).write_all(text.as_bytes()).at("write", &part)?;
-        // What a record is about can outlive a loss of power.
-        lock.sync_all().at("flush", &part)?;
+        // The state that a record describes can outlive a loss of power.
+        lock.sync_all().at("sync", &part)?;
         fs::rename(&part, &self.path).at("rename to", &self.path)?;
         self.record = Some(record);
         if let Some(replaced) = self.lock.replace(lock) {
@@ -141,12 +141,12 @@ impl<R: Record> DeviceLock<R> {
         sysroot::flush(self.path.parent().unwrap_or(&self.path))
     }
 
-    /// Ignores what is recorded, since it is of another device, and removes it in the end.
+    /// Ignores the record, which is about another device, and removes it when the lock is dropped.
     pub fn discard_record(&mut self) {
         self.record = None;
     }
 
-    /// Marks the work as finished. Does nothing where nothing is recorded.
+    /// Marks the work as finished. Does nothing for a device without a record.
     ///
     /// Errors: `permission`, `io`.
     pub fn commit(mut self) -> Result<()> {
@@ -159,7 +159,7 @@ impl<R: Record> DeviceLock<R> {
         }
     }
 
-    /// Removes the record: the device is as it was.
+    /// Removes the record, because the device is back in its former state.
     ///
     /// Errors: `permission`, `io`.
     pub fn forget(mut self) -> Result<()> {
@@ -177,7 +177,7 @@ impl<R: Record> DeviceLock<R> {
         Ok(())
     }
 
-    /// What is to replace the record. A kill can leave it.
+    /// The temporary file that replaces the record. A kill can leave it behind.
     fn part(&self) -> PathBuf {
         self.path.with_file_name(format!(".{}.commit", self.bdf))
     }
@@ -194,7 +194,7 @@ impl<R: Record> Drop for DeviceLock<R> {
     }
 }
 
-/// The devices that have a file in the directory of this kind of record, sorted by address.
+/// The PCI addresses of the devices that have a file in the directory of this kind of record, sorted.
 ///
 /// Errors: `permission` or `io` when the directory cannot be listed.
 pub fn devices<R: Record>(host: &Host) -> Result<Vec<Bdf>> {
@@ -209,7 +209,7 @@ pub fn devices<R: Record>(host: &Host) -> Result<Vec<Bdf>> {
     Ok(devices)
 }
 
-/// Every record, sorted by address, and for each that cannot be read an error.
+/// Every record, sorted by PCI address, with an error in the place of each record that cannot be read.
 ///
 /// Errors: `permission` or `io` when the directory cannot be listed.
 pub fn all<R: Record>(host: &Host) -> Result<Vec<Result<StoredRecord<R>>>> {
@@ -217,10 +217,10 @@ pub fn all<R: Record>(host: &Host) -> Result<Vec<Result<StoredRecord<R>>>> {
     Ok(devices.filter_map(|bdf| load(host, bdf).transpose()).collect())
 }
 
-/// The record of one device, read without a lock.
+/// The record of one device, read without a lock on the device.
 ///
-/// Errors: `conflict` with code `RESERVED` while a command has the device locked and has recorded nothing
-/// yet; `invalid_input` for a record that cannot be understood; `permission`, `io`.
+/// Errors: `conflict` with code `RESERVED` while a command has the device locked and has not written a record
+/// yet; `invalid_input` for a damaged record; `permission`, `io`.
 pub fn load<R: Record>(host: &Host, bdf: Bdf) -> Result<Option<StoredRecord<R>>> {
     let path = host.path(R::FOLDER).join(bdf.to_string());
     let stored = GLANCE.wait_for(|| {
@@ -228,8 +228,8 @@ pub fn load<R: Record>(host: &Host, bdf: Bdf) -> Result<Option<StoredRecord<R>>>
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some(None)),
             file => file.at("open", &path)?,
         };
-        // Shared: those who only read do not take each other for a command at work. The lock is held while
-        // the file is read, so that no command changes the record meanwhile.
+        // A shared lock: two readers do not take each other for a command at work. The lock is held while the file
+        // is read, so that no command changes the record during the read.
         match FileLock::try_lock(file, LockKind::Shared).at("lock", &path)? {
             TryLock::Locked(lock) if is_at(&lock, &path) => {
                 let record = read(&lock, &path, bdf);
@@ -246,29 +246,30 @@ pub fn load<R: Record>(host: &Host, bdf: Bdf) -> Result<Option<StoredRecord<R>>>
     stored?.ok_or_else(|| reserved(bdf))
 }
 
-/// Why a record that is there, live or stale, is not to be touched: `conflict` with code `RESERVED`.
+/// The error for a device whose record forbids a change: `conflict` with code `RESERVED`. Either another command
+/// works on the device now, or a command ended before it finished its work.
 pub fn reserved_error<R: Record>(stored: &StoredRecord<R>) -> Error {
     let bdf = stored.record.bdf();
     if stored.live {
         return reserved(bdf);
     }
-    Error::conflict(format!("a command that worked on {bdf} ended before its work did"))
+    Error::conflict(format!("an earlier command ended before it finished its work on {bdf}"))
         .code(Code::Reserved)
         .hint("tdx-gpu unbind --stale")
 }
 
 fn reserved(bdf: Bdf) -> Error {
-    Error::conflict(format!("another command works on {bdf}"))
+    Error::conflict(format!("another command is working on {bdf}"))
         .code(Code::Reserved)
-        .hint("run this command again when the other one has ended")
+        .hint("run this command again after the other command has ended")
 }
 
-/// What an open file says of a device; none for a file without content.
+/// Reads the record in an open file; none for an empty file.
 fn read<R: Record>(mut file: &File, path: &Path, bdf: Bdf) -> Result<Option<R>> {
     let damaged = |why: &str| {
         Error::invalid_input(format!("the record {} is damaged", path.display()))
             .because(why.to_owned())
-            .hint("remove it: unbinding then gives the device to whatever driver wants it")
+            .hint("remove the file; tdx-gpu unbind then lets the kernel choose a driver for the device")
     };
     let mut text = String::new();
     file.read_to_string(&mut text).at("read", path)?;
@@ -278,23 +279,26 @@ fn read<R: Record>(mut file: &File, path: &Path, bdf: Bdf) -> Result<Option<R>> 
     let record: R = serde_json::from_str(&text).map_err(|error| damaged(&error.to_string()))?;
     match record.bdf() == bdf {
         true => Ok(Some(record)),
-        false => Err(damaged(&format!("it is of {}", record.bdf()))),
+        false => Err(damaged(&format!("the record is about {}", record.bdf()))),
     }
 }
 
-/// Whether an open file is still the one that has this name.
+/// Whether the file at `path` is still the open file.
 fn is_at(file: &File, path: &Path) -> bool {
     let inode = |file: io::Result<fs::Metadata>| file.map(|file| (file.dev(), file.ino())).ok();
     inode(file.metadata()).is_some_and(|open| inode(path.symlink_metadata()) == Some(open))
 }
 
-/// The directory of the records, which only root can read or write.
+/// Creates the directory of the records, which only root can read and write, if it is absent, and returns its path.
 fn make_folder(host: &Host, folder: &str) -> Result<PathBuf> {
     let folder = host.path(folder);
     DirBuilder::new().recursive(true).mode(0o700).create(&folder).at("create", &folder)?;
-    let owner = folder.symlink_metadata().at("look at", &folder)?.uid();
+    let owner = folder.symlink_metadata().at("examine", &folder)?.uid();
     match owner == nix::unistd::geteuid().as_raw() {
         true => Ok(folder),
-        false => Err(Error::permission(format!("{} is another user's", folder.display()))),
+        false => Err(Error::permission(format!(
+            "directory {} belongs to another user",
+            folder.display()
+        ))),
     }
 }

@@ -1,4 +1,5 @@
-//! The state that is kept of devices: who changes one now, and which were taken from the host.
+//! State that the tools keep about devices: which command works on a device now, and which devices were taken from
+//! the host.
 
 pub mod bound_devices;
 pub mod device_lock;

@@ -1,7 +1,8 @@
-//! Whether a thing is the one that an item from another tool describes.
+//! Checks whether an object is the one that an item on standard input describes.
 //!
-//! A name, an address or a path can come to mean another thing between two commands, and means another one
-//! on another host. Items therefore also say what a thing is, and a verb compares before it acts.
+//! Between two commands, a name, an address or a path can come to mean another object. On another host, it does
+//! mean another object. Items therefore also carry properties that identify the object, and a verb compares these
+//! properties before it changes the object.
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -9,9 +10,9 @@ use std::fmt::Display;
 use crate::code::Code;
 use crate::error::{Error, Result};
 
-/// Compares what items say of one thing with what is there.
+/// Compares the keys of items with the properties of the object that they name.
 ///
-/// A key that an item lacks is not compared, and neither is one whose value here is unknown.
+/// A key is not compared when the item lacks it or when the value on this host is unknown.
 #[derive(Debug)]
 #[must_use = "finish says whether they differ"]
 pub struct Comparison {
@@ -20,7 +21,7 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// Begins to compare `object`, which the error names.
+    /// Begins a comparison. The error names the object as `object` says.
     pub fn new(object: impl Display) -> Self {
         Self { object: object.to_string(), differences: Vec::new() }
     }
@@ -30,7 +31,7 @@ impl Comparison {
         self.compare("host", said, found, is_same_host)
     }
 
-    /// Compares text that has to be the same byte for byte, such as the serial number of a disk.
+    /// Compares text byte for byte, such as the serial number of a disk.
     pub fn text(self, key: &str, said: Option<&str>, found: Option<&str>) -> Self {
         self.compare(key, said, found, |said, found| said == found)
     }
@@ -51,7 +52,7 @@ impl Comparison {
             && !is_same(said, found)
         {
             let (said, found) = (said.escape_debug(), found.escape_debug());
-            let difference = format!("its {key} is '{found}', the item says '{said}'");
+            let difference = format!("{key} is '{found}', but the item says '{said}'");
             if !self.differences.contains(&difference) {
                 self.differences.push(difference);
             }
@@ -68,14 +69,14 @@ impl Comparison {
         }
         let (object, differences) = (self.object, self.differences.join("; "));
         Err(Error::conflict(format!(
-            "{object} is not the one that the item on standard input describes: {differences}"
+            "{object} differs from the item on standard input: {differences}"
         ))
         .code(Code::IdentityChanged)
-        .hint("run the command that printed the item again, on this host"))
+        .hint("on this host, run the command that printed the item again"))
     }
 }
 
-/// Each name once, in the order given, with all claims that were made about it.
+/// Groups claims by name: each name once, in the order of its first occurrence, with all its claims.
 pub fn by_name<C>(named: impl IntoIterator<Item = (String, Option<C>)>) -> Vec<(String, Vec<C>)> {
     let mut all: Vec<(String, Vec<C>)> = Vec::new();
     let mut places = HashMap::<String, usize>::new();
@@ -89,8 +90,8 @@ pub fn by_name<C>(named: impl IntoIterator<Item = (String, Option<C>)>) -> Vec<(
     all
 }
 
-/// Whether two names are of the same host: case does not count, and a short name equals a full name that
-/// begins with it as its first label.
+/// Whether two names mean the same host. Case is ignored. A short name equals a full name whose first label is the
+/// short name.
 pub fn is_same_host(one: &str, other: &str) -> bool {
     let [one, other] = [one, other].map(|name| name.strip_suffix('.').unwrap_or(name));
     let label = |name: &str| name.split('.').next().unwrap_or_default().to_owned();
@@ -156,8 +157,8 @@ mod tests {
         assert_eq!((error.code, error.exit_code), (Some(Code::IdentityChanged), 5));
         assert_eq!(
             error.message,
-            "domain 'a' is not the one that the item on standard input describes: its uuid is 'CD', \
-             the item says 'AB\\u{1b}'; its serial is 'f', the item says 'F'"
+            "domain 'a' differs from the item on standard input: uuid is 'CD', but the item says \
+             'AB\\u{1b}'; serial is 'f', but the item says 'F'"
         );
     }
 

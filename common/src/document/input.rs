@@ -1,4 +1,4 @@
-//! Reading what another tool printed, `-`, and small files that users name.
+//! Reads items from standard input (`-`), and small files that users name.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -16,10 +16,11 @@ use crate::error::{Error, ErrorKind, Result, io_error};
 /// The argument that stands for standard input.
 pub const STDIN: &str = "-";
 
-/// The most bytes that are read from standard input: a hundred times what ten thousand devices take.
+/// The most that is read from standard input: a hundred times the size of a document of ten thousand devices. Unit:
+/// bytes.
 const STDIN_LIMIT: usize = 256 << 20;
 
-/// Reads a file that is to be small: at most `limit` bytes. A named pipe is waited for until a signal comes in.
+/// Reads a file of at most `limit` bytes. A named pipe is waited for until a signal is received.
 ///
 /// Errors: `not_found`, `permission`; `invalid_input` for a directory, and for a larger file.
 pub fn file(path: &Path, limit: usize) -> Result<Vec<u8>> {
@@ -27,9 +28,9 @@ pub fn file(path: &Path, limit: usize) -> Result<Vec<u8>> {
     read.map_err(|error| cannot_read(path, error))
 }
 
-/// The text of such a file; none when it is not there.
+/// Reads a text file of at most `limit` bytes; none when the file is absent.
 ///
-/// Errors: those of [`file()`]; `invalid_input` for what is not UTF-8.
+/// Errors: those of [`file()`] for other reasons; `invalid_input` for a file that is not UTF-8.
 pub fn text_file(path: &Path, limit: usize) -> Result<Option<String>> {
     let file = match open_at_once(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -42,7 +43,7 @@ pub fn text_file(path: &Path, limit: usize) -> Result<Option<String>> {
     })
 }
 
-/// Opens a file to be read.
+/// Opens a file for reading.
 pub(crate) fn open(path: &Path) -> Result<File> {
     open_at_once(path).map_err(|error| cannot_read(path, ReadError::Io(error)))
 }
@@ -61,7 +62,7 @@ pub(crate) fn cannot_read(path: &Path, error: ReadError) -> Error {
             Error::invalid_input(format!("{shown} is a directory"))
         }
         ReadError::Io(error) if error.raw_os_error() == Some(libc::ENXIO) => {
-            Error::invalid_input(format!("{shown} is a socket, or a device that is not there"))
+            Error::invalid_input(format!("{shown} is a socket or an absent device, not a file"))
         }
         ReadError::Io(error) => io_error(error, "read", path),
     }
@@ -69,11 +70,11 @@ pub(crate) fn cannot_read(path: &Path, error: ReadError) -> Error {
 
 /// Reads items from standard input: a document, a JSON array, or concatenated item objects.
 ///
-/// `kinds` are the kinds, or prefixes of kinds ending in a dot, of documents that are taken; `expected`
-/// says in words what should have come. Bare items carry no kind and are judged by their fields.
+/// `kinds` are the kinds of documents that are accepted, or prefixes of kinds that end in a dot. `expected` names
+/// the expected items in messages. Items without a document have no kind and are checked by their fields only.
 ///
-/// Errors: `invalid_input` when nothing came, it is not JSON, it is another kind or major version, or
-/// an item lacks a field.
+/// Errors: `invalid_input` for empty input, for input that is not JSON, for a document of another kind or major
+/// version, and for an item that lacks a field.
 pub fn items<T: DeserializeOwned>(kinds: &[&str], expected: &str) -> Result<Vec<T>> {
     let cannot_read = |kind| Error::new(kind, "cannot read standard input");
     let bytes = reader::read_to_end(io::stdin().lock(), STDIN_LIMIT, "standard input");
@@ -94,7 +95,7 @@ fn parse<T: DeserializeOwned>(text: &str, kinds: &[&str], expected: &str) -> Res
     let mut values = serde_json::Deserializer::from_str(text).into_iter::<Value>().peekable();
     if values.peek().is_none() {
         return Err(Error::invalid_input(format!("standard input is empty: expected {expected}"))
-            .hint("did the command before the pipe fail? set -o pipefail shows it"));
+            .hint("check whether the command before the pipe failed, with set -o pipefail"));
     }
     for value in values {
         let value = value.map_err(|error| {
@@ -111,8 +112,11 @@ fn parse<T: DeserializeOwned>(text: &str, kinds: &[&str], expected: &str) -> Res
     }
     let typed = items.into_iter().enumerate().map(|(index, item)| {
         T::deserialize(item).map_err(|error| {
-            Error::invalid_input(format!("item {} on standard input is not {expected}", index + 1))
-                .because(error)
+            Error::invalid_input(format!(
+                "item {} on standard input is invalid: expected {expected}",
+                index + 1
+            ))
+            .because(error)
         })
     });
     typed.collect()
@@ -123,18 +127,18 @@ fn document(mut value: Value, kinds: &[&str], expected: &str) -> Result<Vec<Valu
     let taken = |k: &&str| *k == kind || (k.ends_with('.') && kind.starts_with(*k));
     if !kinds.iter().any(taken) {
         return Err(Error::invalid_input(format!(
-            "standard input holds a document of kind {kind:?}: expected {expected}"
+            "standard input is a document of kind {kind:?}: expected {expected}"
         )));
     }
     let version = value["schema_version"].as_str().unwrap_or_default();
     if version.split('.').next() != Some("1") {
         return Err(Error::invalid_input(format!(
-            "standard input has schema version {version:?}: this tool reads version 1"
+            "standard input has schema version {version:?}: this tool reads versions 1.x"
         )));
     }
     match value["items"].take() {
         Value::Array(items) => Ok(items),
-        _ => Err(Error::invalid_input("the document on standard input has no array of items")),
+        _ => Err(Error::invalid_input("the document on standard input has no array 'items'")),
     }
 }
 
@@ -144,7 +148,7 @@ mod tests {
     use serde::Deserialize;
 
     #[test]
-    fn small_files_are_read_and_others_refused() {
+    fn file_reads_small_files_and_refuses_others() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         assert_eq!(file(&path, 8).unwrap_err().kind(), ErrorKind::NotFound);
@@ -192,28 +196,31 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_is_exit_3() {
+    fn other_input_is_invalid_input() {
         for (text, says) in [
             ("", "standard input is empty: expected domains"),
             (" \n", "standard input is empty: expected domains"),
             ("{", "standard input is not JSON: expected domains"),
             (r#"{"name":"a"} x"#, "standard input is not JSON: expected domains"),
-            (r#"["a"]"#, "item 1 on standard input is not domains"),
-            (r#"[{"name":"a"},{"nam":"b"}]"#, "item 2 on standard input is not domains"),
-            (r#"[{"name":""}]"#, "item 1 on standard input is not domains"),
-            (r#"[{"name":"a\u0000b"}]"#, "item 1 on standard input is not domains"),
-            (r#"[{"name":"a","host":1}]"#, "item 1 on standard input is not domains"),
+            (r#"["a"]"#, "item 1 on standard input is invalid: expected domains"),
+            (
+                r#"[{"name":"a"},{"nam":"b"}]"#,
+                "item 2 on standard input is invalid: expected domains",
+            ),
+            (r#"[{"name":""}]"#, "item 1 on standard input is invalid: expected domains"),
+            (r#"[{"name":"a\u0000b"}]"#, "item 1 on standard input is invalid: expected domains"),
+            (r#"[{"name":"a","host":1}]"#, "item 1 on standard input is invalid: expected domains"),
             (
                 r#"{"schema_version":"1.0","kind":"tdx.pool.volumes","items":[]}"#,
-                "standard input holds a document of kind \"tdx.pool.volumes\": expected domains",
+                "standard input is a document of kind \"tdx.pool.volumes\": expected domains",
             ),
             (
                 r#"{"schema_version":"2.0","kind":"tdx.td.domains","items":[]}"#,
-                "standard input has schema version \"2.0\": this tool reads version 1",
+                "standard input has schema version \"2.0\": this tool reads versions 1.x",
             ),
             (
                 r#"{"schema_version":"1.0","kind":"tdx.td.domains","items":{}}"#,
-                "the document on standard input has no array of items",
+                "the document on standard input has no array 'items'",
             ),
         ] {
             let error = names(text).unwrap_err();
@@ -223,7 +230,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_text_panics(
+        fn no_text_makes_parse_panic(
             text in "\\PC*",
             words in proptest::collection::vec(
                 proptest::sample::select(vec![

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-/// A metric that can go up and down, with a value for each of some things.
+/// A metric that can go up and down (a gauge), with one value for each set of labels.
 #[derive(Debug)]
 pub struct Gauge {
     name: &'static str,
@@ -19,12 +19,12 @@ struct Sample {
 }
 
 impl Gauge {
-    /// A metric without values yet: its name with the unit in it, and one sentence of help.
+    /// A metric without values. `name` includes the unit, and `help` is one sentence.
     pub fn new(name: &'static str, help: &'static str) -> Self {
         Self { name, help, samples: Vec::new() }
     }
 
-    /// Adds the value of what these labels tell apart.
+    /// Adds a value with its labels.
     pub fn set<const N: usize>(&mut self, labels: [(&'static str, &str); N], value: u64) {
         let labels = labels.map(|(name, text)| (name, text.to_owned())).into();
         self.samples.push(Sample { labels, value });
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_would_break_a_line_is_escaped() {
+    fn labels_escape_line_breaks_and_quotes() {
         let mut gauge = Gauge::new("tdx_x_bytes", "Size\\ of\nit.");
         gauge.set([("name", "a\"b\\c\nd"), ("uuid", "")], 7);
         assert_eq!(

@@ -1,4 +1,4 @@
-//! The one object every verb prints: a kind, its items, and whether anything changed.
+//! The JSON document that every verb prints: its kind, its items, and whether anything changed.
 
 pub mod identity;
 pub mod input;
@@ -16,54 +16,54 @@ use serde::{Serialize, Serializer};
 
 use crate::document::metrics::Gauge;
 
-/// Version of every document and error. Minor versions only add keys.
+/// The schema version of every document and every error. Minor versions only add keys.
 pub const SCHEMA_VERSION: &str = "1.1";
 
-/// One thing in a document: a pool, a volume, a domain, a device.
+/// An item of a document: a pool, a volume, a domain, a device.
 ///
-/// Its JSON is its serde form: every key always present, null when unknown. Its table row comes from
-/// the same struct, so the two cannot tell different stories.
+/// The JSON of an item is its serde form: every key is always present, and null when unknown. The table row is made
+/// from the same struct, so that JSON and table cannot disagree.
 pub trait Item: Serialize + JsonSchema {
-    /// The table's column titles.
+    /// The column titles of the table.
     const COLUMNS: &'static [&'static str];
 
-    /// Whether such things live on a host, whose name their document then has.
+    /// Whether the items belong to a host, whose name the document then contains.
     const IS_ON_HOST: bool = true;
 
     /// The natural key: name, BDF or device. Documents are sorted by it and `--format name` prints it.
     fn key(&self) -> Cow<'_, str>;
 
-    /// Which of two comes first: by key, unless the key is a number.
+    /// The order of items in a document: by key. Items whose key is a number override it.
     fn compare(&self, other: &Self) -> Ordering {
         self.key().cmp(&other.key())
     }
 
-    /// Titles of the columns of prose and lists: on a terminal they get narrower first, and wrap.
+    /// The titles of the columns of prose and lists. On a terminal, these columns are the first to wrap.
     const WRAPPED: &'static [&'static str] = &[];
 
-    /// Titles of the columns that a narrow terminal does without, in the order in which they are left out.
+    /// The titles of the columns that are omitted on a narrow terminal, in the order in which they are omitted.
     const DROPPED: &'static [&'static str] = &[];
 
-    /// Title of the column whose text stands on lines of its own below each row.
+    /// The title of the column whose text is printed on separate lines below each row.
     const BELOW: Option<&'static str> = None;
 
-    /// One cell for each of [`Item::COLUMNS`].
+    /// The cells of the table row, one for each of [`Item::COLUMNS`].
     fn row(&self) -> Vec<String>;
 
-    /// Which rows of a table come first: those with the lowest number, by key among equals.
+    /// The rank of the row in the table: lower ranks come first, and equal ranks are ordered by key.
     fn table_order(&self) -> u8 {
         0
     }
 
-    /// What a mutating verb did, or would do, to this thing; none for verbs that only show.
+    /// What a mutating verb did, or with `--dry-run` would do, to this item; none for a verb that only reads.
     fn action(&self) -> Option<Action> {
         None
     }
 
-    /// What `--format prometheus` prints of a document's items.
+    /// The metrics that `--format prometheus` prints for the items of a document.
     ///
-    /// Shape: none for what has no metrics; no [`Tool::has_metrics`](crate::cli::Tool::has_metrics)
-    /// is true for a verb that shows such items.
+    /// Empty for items without metrics. [`Tool::has_metrics`](crate::cli::Tool::has_metrics) is false for verbs
+    /// that print such items.
     fn metrics(_: &[Self]) -> Vec<Gauge>
     where
         Self: Sized,
@@ -72,39 +72,39 @@ pub trait Item: Serialize + JsonSchema {
     }
 }
 
-/// What was done to an item, or would be. [`Action::None`] is the only one that changes nothing.
+/// What was done to an item, or with `--dry-run` would be done. Only [`Action::None`] changes nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
-    /// The desired state held already.
+    /// Nothing: the item already had the desired state.
     None,
-    /// A device was given to a domain.
+    /// A device was attached to a domain.
     Attach,
     /// A device was bound to VFIO.
     Bind,
-    /// The object was made.
+    /// The object was created.
     Create,
     /// The object was deleted.
     Delete,
-    /// A device was taken from a domain.
+    /// A device was detached from a domain.
     Detach,
-    /// A record was deleted, and nothing else.
+    /// Only a record was deleted.
     Forget,
-    /// An image was brought into a pool.
+    /// An image was imported into a pool.
     Import,
-    /// A device was recorded, to be bound at every boot.
+    /// A device was recorded, so that it is bound at every boot.
     Persist,
-    /// A device was released.
+    /// A device was released from a domain: its former driver has it again.
     Release,
-    /// A module was loaded again, with other options.
+    /// A kernel module was reloaded with other options.
     Reload,
     /// A file or line of configuration was removed.
     Remove,
-    /// The object was made anew, in place of another.
+    /// The object replaced another object of the same name.
     Replace,
-    /// A former value was set again.
+    /// A former value was restored.
     Restore,
-    /// A paused guest runs again.
+    /// A paused guest was resumed.
     Resume,
     /// A value was set.
     Set,
@@ -112,16 +112,16 @@ pub enum Action {
     Start,
     /// The object was stopped.
     Stop,
-    /// A device was given back to its driver.
+    /// A device was unbound from VFIO and bound to its former driver.
     Unbind,
-    /// The object was changed.
+    /// The object was updated.
     Update,
-    /// A device was woken.
+    /// A device was woken from a power-saving state.
     Wake,
 }
 
 impl Action {
-    /// Returns the verb, as documents and tables show it.
+    /// The name of the action in documents and tables.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::None => "none",
@@ -163,13 +163,13 @@ impl JsonSchema for Action {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
-            "description": "What was done to an item, or would be. \"none\" is the only one that changes nothing.",
+            "description": "What was done to the item, or with --dry-run would be done. Only \"none\" means no change.",
             "type": "string"
         })
     }
 }
 
-/// A verb's whole result.
+/// The result of a verb, before it is printed.
 #[derive(Debug)]
 pub struct Document<T> {
     kind: &'static str,
@@ -181,17 +181,17 @@ pub struct Document<T> {
     pub(crate) folded: Option<Folded<T>>,
 }
 
-/// Items that a table does not show one by one.
+/// The items that a table counts instead of showing.
 #[derive(Debug)]
 pub(crate) struct Folded<T> {
-    /// Whether an item is among them.
+    /// Whether the table omits the row of an item.
     pub(crate) is_folded: fn(&T) -> bool,
-    /// The table's last line, for so many of them.
+    /// The last line of the table, for the given number of omitted items.
     pub(crate) closing: fn(usize) -> Option<String>,
 }
 
 impl<T: Item> Document<T> {
-    /// A document over `items`, which it sorts; `changed` follows from their actions.
+    /// A document of the given items, sorted. `changed` is computed from the items' actions.
     pub fn new(kind: &'static str, mut items: Vec<T>) -> Self {
         items.sort_by(Item::compare);
         let changed = items.iter().any(|item| item.action().is_some_and(|a| a != Action::None));
@@ -206,7 +206,7 @@ impl<T: Item> Document<T> {
         }
     }
 
-    /// Marks the document as a plan.
+    /// Sets whether the document is the plan of a `--dry-run`.
     #[must_use]
     pub fn dry_run(mut self, dry_run: bool) -> Self {
         self.dry_run = dry_run;
@@ -220,35 +220,37 @@ impl<T: Item> Document<T> {
         self
     }
 
-    /// Leaves items out of tables, which then end with a line that says so of that many items.
+    /// Omits the rows of some items from tables. `closing` returns the last line of the table for their number.
     #[must_use]
     pub fn fold(mut self, is_folded: fn(&T) -> bool, closing: fn(usize) -> Option<String>) -> Self {
         self.folded = Some(Folded { is_folded, closing });
         self
     }
 
-    /// Says which machine the items live on; the frame knows.
+    /// Sets the name of the machine that the items belong to.
     pub(crate) fn set_host(&mut self, host: Option<String>) {
         self.host = host.filter(|_| T::IS_ON_HOST);
     }
 }
 
-/// A verb's whole result.
+/// The result of a verb.
 #[derive(Serialize, JsonSchema)]
 struct Printed<'a, T> {
-    /// Version of this shape, `major.minor`.
+    /// The version of the schema, `major.minor`. A minor version only adds keys.
     schema_version: &'static str,
-    /// `tdx.<tool>.<noun>` for what a verb shows, `tdx.<tool>.<verb>` for what it did.
+    /// The kind of document: `tdx.<tool>.<noun>` from a verb that reads, `tdx.<tool>.<verb>` from a verb that
+    /// changes something.
     kind: &'static str,
-    /// Name of the machine that the items live on; null when it is unknown, and for what lives on none.
+    /// The name of the machine that the items belong to. Null when the name is unknown, and in a document that is
+    /// about no machine.
     host: Option<&'a str>,
-    /// Whether any item's action is other than `none`.
+    /// Whether the action of any item is other than `none`.
     changed: bool,
-    /// Whether this is a plan that was not carried out.
+    /// Whether this is the plan of a `--dry-run`, so that nothing was changed.
     dry_run: bool,
-    /// Sorted by natural key.
+    /// The items, sorted by their natural key, such as a name or a PCI address.
     items: Vec<PrintedItem<'a, T>>,
-    /// Sentences for a person; no program should need them.
+    /// Warnings for people. The words may change; programs should not parse them.
     warnings: &'a [String],
 }
 
@@ -277,7 +279,7 @@ impl<T: JsonSchema> JsonSchema for Document<T> {
     }
 }
 
-/// An item with its host, so that it can leave its document: `jq '.items[]'`.
+/// An item together with its host, so that the item stays complete without its document (`jq '.items[]'`).
 #[derive(Serialize)]
 struct PrintedItem<'a, T> {
     #[serde(flatten)]
@@ -292,7 +294,7 @@ impl<T: JsonSchema> JsonSchema for PrintedItem<'_, T> {
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let mut schema = T::json_schema(generator);
         let host = schemars::json_schema!({
-            "description": "Name of the machine that it lives on; null when that is unknown.",
+            "description": "The name of the machine that the item belongs to; null when unknown.",
             "type": ["string", "null"]
         });
         let properties = schema.get_mut("properties").and_then(serde_json::Value::as_object_mut);
@@ -335,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn changed_follows_from_the_actions() {
+    fn changed_is_computed_from_the_actions() {
         assert!(!Document::new("tdx.x.y", Vec::<Thing>::new()).changed);
         assert!(!Document::new("tdx.x.y", vec![thing("a", None)]).changed);
         assert!(!Document::new("tdx.x.y", vec![thing("a", Some(Action::None))]).changed);

@@ -19,28 +19,28 @@ pub enum Format {
     Json,
     /// Aligned columns for people
     Table,
-    /// The natural keys (names, BDFs, devices), one a line
+    /// The natural keys (names, BDFs, devices), one per line
     Name,
-    /// Metrics for Prometheus, of the verbs that have them
+    /// Prometheus metrics; only some verbs have them
     Prometheus,
 }
 
-/// How a document is printed, settled.
+/// How a document is printed, after `auto` was resolved.
 #[derive(Debug, Clone)]
 pub(crate) struct Layout {
     format: Format,
-    /// Titles of a table's columns; none for all that fit.
+    /// The titles of the columns to print; none to print all columns that fit.
     columns: Option<Vec<&'static str>>,
     style: Style,
 }
 
-/// The narrowest terminal that tables are fitted to, columns.
+/// The narrowest terminal that tables are fitted to. Unit: characters.
 const NARROWEST: usize = 80;
 
 impl Layout {
-    /// Settles what `auto` means: a table on a terminal and wherever flags shape a table, else JSON.
+    /// Resolves `auto`: a table on a terminal or with `--columns` or `--no-headings`, otherwise JSON.
     ///
-    /// Errors: `usage` for flags that shape a table beside another format.
+    /// Errors: `usage` for `--columns` or `--no-headings` with a format other than a table.
     pub(crate) fn new(
         format: Format,
         columns: Option<Vec<&'static str>>,
@@ -53,64 +53,66 @@ impl Layout {
             Format::Auto => Format::Json,
             Format::Table => Format::Table,
             _ if shaped => {
-                return Err(Error::usage("--columns and --no-headings are for tables")
-                    .hint("use them without --json, --format and TDX_FORMAT"));
+                return Err(Error::usage(
+                    "--columns and --no-headings apply only to tables, but another format was chosen",
+                )
+                .hint("remove --json, --format and TDX_FORMAT, or use --format table"));
             }
             chosen => chosen,
         };
-        // A terminal that does not know its width says 0.
+        // A terminal that does not know its width returns 0.
         let width = || rustix::termios::tcgetwinsize(io::stdout()).map_or(0, |size| size.ws_col);
         let width = terminal.then(|| usize::from(width()).max(NARROWEST));
         Ok(Self { format, columns, style: Style { headings, width } })
     }
 }
 
-/// A document as it is printed.
+/// A document, rendered for printing.
 #[derive(Debug, Default)]
 pub(crate) struct Printed {
-    /// All of standard output.
+    /// The text for standard output.
     pub(crate) text: String,
-    /// What the text itself does not tell.
+    /// Warnings that the text does not contain; they go to standard error.
     pub(crate) warnings: Vec<String>,
-    /// Titles of the columns that a terminal has no room for.
+    /// The titles of the columns that do not fit the terminal.
     pub(crate) left_out: Vec<&'static str>,
 }
 
-/// What a verb hands back to the frame.
+/// What a verb returns: the document or text to print, and the exit status.
 pub struct Outcome {
-    /// The text for each format; built only when asked for.
+    /// Renders the text for the requested format.
     report: Box<dyn Report>,
     /// The exit status: 0, or 10 for a `check` whose answer is no.
     pub(crate) status: u8,
 }
 
 impl Outcome {
-    /// Bytes that go to standard output as they are: `--xml` and its like.
+    /// Text that is printed as it is, such as the output of `--xml`.
     pub fn raw(text: String) -> Self {
         Self::raw_with_warnings(text, Vec::new())
     }
 
-    /// The same with warnings, which are told whatever the format.
+    /// Text that is printed as it is, with warnings for standard error.
     pub fn raw_with_warnings(text: String, warnings: Vec<String>) -> Self {
         Self { report: Box::new(Raw { text, warnings }), status: 0 }
     }
 
-    /// What a `check` found: exit 0 when the answer is yes, else 10.
+    /// The result of a `check`: exit status 0 when the answer is yes, otherwise 10.
     pub fn answer<T: Item + 'static>(document: Document<T>, yes: bool) -> Self {
         Self { report: Box::new(document), status: if yes { 0 } else { 10 } }
     }
 
-    /// Says which machine the things of the document live on.
+    /// Sets the name of the machine in the document.
     pub(crate) fn set_host(&mut self, host: Option<String>) {
         self.report.set_host(host);
     }
 
-    /// The changes that were made, for an error that comes after them.
+    /// The changes that were made, for an error that occurs after them.
     pub(crate) fn applied(&self) -> Vec<String> {
         self.report.applied()
     }
 
-    /// The whole text of standard output, and what belongs on standard error.
+    /// Renders the text for standard output, and the warnings for standard error.
     pub(crate) fn render(&self, layout: &Layout) -> Printed {
         self.report.render(layout)
     }
@@ -131,7 +133,7 @@ impl fmt::Debug for Outcome {
 trait Report {
     fn set_host(&mut self, host: Option<String>);
     fn render(&self, layout: &Layout) -> Printed;
-    /// What was done to each item.
+    /// A line for each item that was changed.
     fn applied(&self) -> Vec<String> {
         Vec::new()
     }
@@ -167,7 +169,8 @@ impl<T: Item> Report for Document<T> {
             }
             Format::Prometheus => T::metrics(&self.items).iter().map(ToString::to_string).collect(),
             Format::Json | Format::Auto => {
-                // Serialising our own structs cannot fail: no maps with odd keys, no failing impls.
+                // Serialising our own structs cannot fail: they have no maps with non-string keys and no failing
+                // implementations.
                 let text = serde_json::to_string(self).unwrap_or_default() + "\n";
                 return Printed { text, ..Printed::default() };
             }
@@ -207,7 +210,7 @@ fn table<T: Item>(document: &Document<T>, layout: &Layout) -> Table {
     table
 }
 
-/// Writes `text` to standard output whole. A reader that went away is no error.
+/// Writes all of `text` to standard output. A closed pipe is not an error.
 pub(crate) fn write_stdout(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
@@ -216,7 +219,7 @@ pub(crate) fn write_stdout(text: &str) -> io::Result<()> {
     }
 }
 
-/// Writes `text` to standard error. Nobody can be told when that fails.
+/// Writes `text` to standard error. A failure is ignored, because it cannot be reported.
 pub(crate) fn write_stderr(text: &str) {
     let _ = io::stderr().lock().write_all(text.as_bytes());
 }

@@ -1,4 +1,4 @@
-//! Reading a stream to its end: bounded, and ended by a signal.
+//! Reads a stream to its end, up to a size limit. A signal ends the read.
 
 use std::fmt::Display;
 use std::io::{self, Read};
@@ -11,22 +11,22 @@ use crate::cli::interrupt;
 use crate::error::{Error, Result};
 use crate::units::Size;
 
-/// How much is read at once. More than the buffer of [`io::Stdin`], which is passed by then.
+/// How much is read at once. Larger than the buffer of [`io::Stdin`], so that reads bypass the buffer. Unit: bytes.
 const PIECE: usize = 64 << 10;
 
-/// Why a stream was not read.
+/// Why a stream could not be read.
 #[derive(Debug)]
 pub(crate) enum ReadError {
-    /// The kernel said no.
+    /// A system call failed.
     Io(io::Error),
-    /// It is larger than the limit, or a signal came in.
+    /// The stream is larger than the limit, or a signal was received.
     Refused(Error),
 }
 
-/// Reads at most `limit` bytes and expects the end after them. `name` is for the message.
+/// Reads a stream to its end, which must come within `limit` bytes. `name` names the stream in messages.
 ///
-/// A pipe is waited for as long as a writer has it open, and before the first writer opens it. The wait ends
-/// when a signal comes in.
+/// The read waits for a pipe as long as a writer has the pipe open, and before the first writer opens it. A signal
+/// ends the wait.
 pub(crate) fn read_to_end(
     mut stream: impl Read + AsFd,
     limit: usize,
@@ -49,7 +49,7 @@ pub(crate) fn read_to_end(
     }
 }
 
-/// Waits until the stream has bytes, an end or an error, or a signal comes in.
+/// Waits until the stream has bytes, an end or an error, or a signal is received.
 pub(crate) fn wait_until_readable(stream: &impl AsFd) -> Result<(), ReadError> {
     loop {
         interrupt::check().map_err(ReadError::Refused)?;
@@ -62,7 +62,7 @@ pub(crate) fn wait_until_readable(stream: &impl AsFd) -> Result<(), ReadError> {
     }
 }
 
-/// Whether the same call may succeed in a moment.
+/// Whether the call failed only for now and can be repeated (EINTR, EAGAIN).
 pub(crate) fn is_temporary(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }

@@ -1,38 +1,38 @@
-//! A table of text, fitted to the width of the terminal it is printed on.
+//! A table of text, fitted to the width of the terminal.
 //!
 //! Rows that are too wide are made to fit in this order:
 //!
 //! 1. columns of prose and lists get narrower, down to 24 characters each, and their text wraps;
-//! 2. columns are left out, in the order that the item states;
+//! 2. columns are omitted, in the order of [`Item::DROPPED`](crate::document::Item::DROPPED);
 //! 3. the widest of the other columns get narrower, down to 8 characters each, and their text wraps.
 //!
-//! Text that wraps goes on under its own column. Without a width (output to a file or a pipe) nothing is changed.
+//! Wrapped text continues under its own column. Without a width (output to a file or a pipe), rows stay as they are.
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use crate::text;
 
-/// Between two columns.
+/// The space between two columns.
 const GAP: usize = 2;
-/// Narrowest column of prose, characters.
+/// The narrowest that a column of prose gets. Unit: characters.
 const PROSE: usize = 24;
-/// Narrowest column of anything else, characters.
+/// The narrowest that any other column gets. Unit: characters.
 const NARROWEST: usize = 8;
 
-/// What a table holds.
+/// The content of a table.
 #[derive(Debug)]
 pub(crate) struct Table {
     /// The columns' titles.
     pub(crate) titles: Vec<&'static str>,
     /// The rows, one cell for each title.
     pub(crate) rows: Vec<Vec<String>>,
-    /// Titles of the columns that wrap first.
+    /// The titles of the columns that wrap first.
     pub(crate) wrapped: &'static [&'static str],
-    /// Titles of the columns that may be left out, in this order.
+    /// The titles of the columns that may be omitted, in this order.
     pub(crate) dropped: &'static [&'static str],
-    /// Title of the column whose text stands on lines of its own below each row.
+    /// The title of the column whose text is printed on separate lines below each row.
     pub(crate) below: Option<&'static str>,
-    /// The last line.
+    /// A line that is printed below the rows.
     pub(crate) closing: Option<String>,
 }
 
@@ -41,12 +41,12 @@ pub(crate) struct Table {
 pub(crate) struct Style {
     /// Whether the titles are printed.
     pub(crate) headings: bool,
-    /// Columns of the terminal; none where there is no terminal.
+    /// The width of the terminal in characters; none when the output is not a terminal.
     pub(crate) width: Option<usize>,
 }
 
 impl Table {
-    /// Keeps these columns, in this order.
+    /// Keeps only the given columns, in the given order.
     pub(crate) fn select(&mut self, titles: &[&'static str]) {
         let places: Vec<usize> = titles.iter().filter_map(|title| self.place(title)).collect();
         let pick = |row: &Vec<String>| places.iter().map(|&place| row[place].clone()).collect();
@@ -60,7 +60,7 @@ impl Table {
         self.titles.iter().position(|known| *known == title)
     }
 
-    /// The text, and the titles of the columns that were left out.
+    /// Renders the table. Returns the text and the titles of the columns that were omitted.
     pub(crate) fn render(&self, style: Style) -> (String, Vec<&'static str>) {
         let below = self.below.and_then(|title| self.place(title));
         let rows: Vec<Vec<String>> =
@@ -96,7 +96,7 @@ impl Table {
         (text, left_out)
     }
 
-    /// Makes the columns fit, as the module says.
+    /// Makes the columns fit the width, by the steps in the description of this module.
     fn fit(&self, columns: &mut Vec<Column>, width: usize) -> Vec<&'static str> {
         let mut left_out = Vec::new();
         let mut droppable = self.dropped.iter().filter(|title| self.titles.contains(title));
@@ -120,13 +120,13 @@ impl Table {
 /// A column that is printed.
 #[derive(Debug, Clone, Copy)]
 struct Column {
-    /// Its place among the cells of a row.
+    /// The index of the column's cell in each row.
     place: usize,
-    /// Characters.
+    /// The width of the column in characters.
     width: usize,
 }
 
-/// Takes from the widest of the columns that may get narrower until the row fits; says whether it does.
+/// Narrows the widest of the columns that may get narrower until the row fits. Returns whether the row fits.
 fn narrow(
     columns: &mut [Column],
     width: usize,
@@ -174,7 +174,7 @@ fn push_below(text: &mut String, title: &str, cell: &str, width: Option<usize>) 
     }
 }
 
-/// Breaks a line at spaces, and words that are longer than a line after a comma, a slash or a hyphen.
+/// Breaks a line at spaces. A word that is longer than a line is broken after a comma, a slash or a hyphen.
 fn wrap(text: &str, width: usize) -> Vec<String> {
     if text.width() <= width {
         return vec![text.to_owned()];
@@ -209,7 +209,7 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
-/// Where a word that is longer than a line is broken, bytes.
+/// The offset at which a word that is longer than a line is broken. Unit: bytes.
 fn break_point(word: &str, width: usize) -> usize {
     let (mut used, mut hard, mut soft) = (0, 0, 0);
     for (at, c) in word.char_indices() {
@@ -225,7 +225,7 @@ fn break_point(word: &str, width: usize) -> usize {
     if soft > 0 { soft } else { hard }
 }
 
-/// An empty cell shows as `-`; control characters show as escapes.
+/// The text of a cell as it is printed: `-` for an empty cell, and escapes for control characters.
 fn printable(cell: &str) -> String {
     match cell {
         "" => "-".to_owned(),
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn prose_wraps_under_its_own_column_before_a_column_is_left_out() {
+    fn prose_wraps_under_its_own_column_before_a_column_is_omitted() {
         let why = "the disk is mounted on the root of the host and so on";
         let table = table(&["DEVICE", "SERIAL", "WHY"], &[&["/dev/sda", "S-1", why]]);
         let text = "DEVICE    SERIAL  WHY\n\
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_are_left_out_in_the_stated_order() {
+    fn columns_are_omitted_in_the_stated_order() {
         let row = ["/dev/sda", "QEMU HARDDISK", "S-1", "the disk is mounted on the root"];
         let table = table(&["DEVICE", "MODEL", "SERIAL", "WHY"], &[&row]);
         let (text, left_out) = table.render(terminal(49));
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_left_out_wraps() {
+    fn columns_that_cannot_be_omitted_wrap() {
         let path = "/var/lib/libvirt/images/overlay.abcdefghijklmno.qcow2";
         let table = table(&["NAME", "PATH"], &[&["web", path]]);
         let (text, left_out) = table.render(terminal(40));
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fix_stands_below_its_row() {
+    fn the_below_column_is_printed_below_its_row() {
         let mut table = table(&["CODE", "FIX"], &[&["KVM", "modprobe kvm"], &["IOMMU", ""]]);
         table.below = Some("FIX");
         table.closing = Some("3 others".to_owned());
@@ -334,7 +334,7 @@ mod tests {
         }
 
         #[test]
-        fn no_text_and_no_width_panic(text: String, width in 0usize..100) {
+        fn no_text_and_no_width_make_a_table_panic(text: String, width in 0usize..100) {
             wrap(&text, width);
             let table = table(&["NAME", "WHY"], &[&[&text, &text]]);
             table.render(terminal(width));

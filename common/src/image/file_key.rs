@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_file_is_known_by_all_its_names() {
+    fn all_names_of_a_file_have_a_common_key() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("a");
         std::fs::write(&file, "").unwrap();

@@ -102,7 +102,7 @@ fn a_file_that_is_no_image_names_nothing() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
     #[test]
-    fn no_header_panics(
+    fn no_header_makes_read_panic(
         magic in 0usize..6,
         rest in proptest::collection::vec(any::<u8>(), 0..6000),
         small in proptest::collection::vec(0u8..4, 0..128),

@@ -84,10 +84,10 @@ pub enum UnknownReason {
 impl fmt::Display for UnknownReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unreadable(cause) => write!(f, "it cannot be read ({cause})"),
-            Self::UnnamedDataFile => f.write_str("its header does not name its data file"),
-            Self::StrangeName => f.write_str("its header has a name that cannot be parsed"),
-            Self::TooMany => write!(f, "its header leads to more than {MAX_PATHS} files"),
+            Self::Unreadable(cause) => write!(f, "the image cannot be read ({cause})"),
+            Self::UnnamedDataFile => f.write_str("the image's header does not name its data file"),
+            Self::StrangeName => f.write_str("the image's header has a name that cannot be parsed"),
+            Self::TooMany => write!(f, "the image's header leads to more than {MAX_PATHS} files"),
         }
     }
 }

@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_not_understood_says_so_and_names_what_it_can() {
+    fn an_unknown_name_is_reported_with_the_files_that_are_known() {
         let found = LocalFiles::parse(br#"json:{"filename":"/a","#);
         assert!(found.is_incomplete);
         assert_eq!(found.files[0].path, Path::new("/a"));
@@ -161,7 +161,7 @@ mod tests {
     proptest::proptest! {
         #![proptest_config(proptest::prelude::ProptestConfig::with_cases(256))]
         #[test]
-        fn no_name_panics(
+        fn no_name_makes_parse_panic(
             prefix in "(json:|blkdebug:|fat:|file:|)",
             name in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..64),
             text in r#"[{}\[\]"',:a-f/\\]{0,48}"#,

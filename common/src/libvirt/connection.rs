@@ -1,4 +1,4 @@
-//! Connecting to libvirt: the flags, the configuration, the open connection.
+//! Connects to libvirt, as the options or the configuration say.
 
 use clap::Args;
 use virt::connect::Connect;
@@ -13,31 +13,29 @@ use crate::cli::log;
 use crate::error::{Error, Result};
 use crate::system::sysroot::Host;
 
-/// The flags of every tool that talks to libvirt.
+/// The options of every tool that uses libvirt.
 #[derive(Debug, Clone, Args)]
 pub struct ConnectArgs {
-    /// The libvirt connection; LIBVIRT_DEFAULT_URI or libvirt's own default without it
+    /// Connect to the libvirt at this URI [default: `connect` in the configuration, otherwise libvirt's own default]
     #[arg(short, long, global = true, value_name = "URI", help_heading = "Global options")]
     pub connect: Option<String>,
-    /// The same by a name from hosts.yaml
+    /// Connect to the libvirt of this host; hosts.yaml lists the hosts with their URIs
     #[arg(long, global = true, value_name = "NAME", help_heading = "Global options")]
     pub host: Option<String>,
 }
 
 impl ConnectArgs {
-    /// Whether one of them was given.
+    /// Whether `--connect` or `--host` was given.
     pub fn is_given(&self) -> bool {
         self.connect.is_some() || self.host.is_some()
     }
 
-    /// Settles which libvirt is meant: by the flags, else by the configuration, else libvirt's default.
+    /// Decides which libvirt to connect to: by the options, else by the configuration, else libvirt's default.
     ///
-    /// Errors: `usage` for both flags at once; those of [`Hosts::load`] and [`Hosts::get`].
+    /// Errors: `usage` for both options at once; those of [`Hosts::load`] and [`Hosts::get`].
     pub fn target(&self, host: &Host, config: &Config) -> Result<Target> {
         match (&self.connect, &self.host) {
-            (Some(_), Some(_)) => {
-                Err(Error::usage("--connect and --host both say which libvirt: leave one out"))
-            }
+            (Some(_), Some(_)) => Err(Error::usage("--connect and --host cannot be used together")),
             (None, Some(name)) => {
                 let entry = Hosts::load(host, config)?.get(name)?.clone();
                 Ok(Target { uri: Some(entry.uri), host: Some(name.clone()) })
@@ -60,13 +58,13 @@ pub struct Libvirt {
 impl Libvirt {
     /// Connects.
     ///
-    /// Errors: `unsupported` (exit 6) when libvirt is not there or out of reach, `permission` (exit 7)
-    /// when it is but refuses, `usage` for text that is no URI.
+    /// Errors: `unsupported` (exit 6) when libvirt is not installed, not running or unreachable, `permission`
+    /// (exit 7) when libvirt refuses the connection, `usage` for an invalid URI.
     pub fn open(target: &Target) -> Result<Self> {
         virt::error::clear_error_callback();
         let wanted = target.uri.as_deref();
         if wanted.is_some_and(|uri| uri.contains('\0')) {
-            return Err(Error::usage("the connection URI holds a NUL byte"));
+            return Err(Error::usage("the connection URI contains a NUL byte"));
         }
         let connect = Connect::open(wanted)
             .map_err(|cause| error::cannot_connect(target, cause, last_errno()))?;
@@ -75,7 +73,7 @@ impl Libvirt {
         Ok(Self { connect, uri, host: target.host.clone() })
     }
 
-    /// Connects for a verb, whose document then names the machine that libvirt runs on.
+    /// Connects for a verb. If the connection is remote, the document of the verb names the remote machine.
     ///
     /// Errors: those of [`Libvirt::open`].
     pub fn open_for(context: &cli::Context, target: &Target) -> Result<Self> {
@@ -86,46 +84,46 @@ impl Libvirt {
         Ok(libvirt)
     }
 
-    /// The name of the machine that the daemon runs on, by its own word; none when it does not say.
+    /// The name of the machine that the libvirt daemon runs on; none when the daemon does not report it.
     ///
     /// Source: <https://libvirt.org/html/libvirt-libvirt-host.html#virConnectGetHostname>.
     fn host_name(&self) -> Option<String> {
         match self.connect.hostname() {
             Ok(name) => Some(name).filter(|name| !name.is_empty()),
             Err(error) => {
-                log::detail(format_args!("libvirt does not name its host: {error}"));
+                log::detail(format_args!("libvirt does not report the name of its host: {error}"));
                 None
             }
         }
     }
 
-    /// The binding's own connection.
+    /// The connection object of the [`virt`] crate.
     pub fn connect(&self) -> &Connect {
         &self.connect
     }
 
-    /// The URI that was connected to.
+    /// The URI of the connection.
     pub fn uri(&self) -> &str {
         &self.uri
     }
 
-    /// Its name in hosts.yaml, where it was chosen by that.
+    /// The name of the host in hosts.yaml, if `--host` chose the connection.
     pub fn host(&self) -> Option<&str> {
         self.host.as_deref()
     }
 
-    /// Whether the connection still stands; a daemon that died took it along.
+    /// Whether the connection still works. It does not after the daemon ended.
     pub fn is_alive(&self) -> bool {
         self.connect.is_alive().unwrap_or(false)
     }
 
-    /// Whether the daemon runs on this machine, so that its paths are ours.
+    /// Whether the daemon runs on this machine, so that both see the same files.
     pub fn is_local(&self) -> bool {
         is_local(&self.uri)
     }
 }
 
-/// Whether a URI names this machine.
+/// Whether a connection URI leads to this machine.
 ///
 /// Source: <https://libvirt.org/uri.html>: a remote URI names a host; `unix` transports are local.
 pub fn is_local(uri: &str) -> bool {

@@ -1,13 +1,13 @@
-//! libvirt's errors as ours.
+//! Converts errors of libvirt to [`Error`](crate::error::Error) with exit codes.
 
 use virt::{error::Error as VirtError, sys};
 
 use super::target::Target;
 use crate::error::{Error, ErrorKind, Result};
 
-/// Says what was being done when libvirt failed.
+/// Adds to an error of libvirt the operation that failed.
 pub trait Context<T> {
-    /// Maps the error to `cannot <doing>`, with the exit code its libvirt code stands for.
+    /// Maps the error to `cannot <doing>`, with the exit code for libvirt's error code.
     fn context(self, doing: impl std::fmt::Display) -> Result<T>;
 }
 
@@ -17,17 +17,19 @@ impl<T> Context<T> for std::result::Result<T, VirtError> {
     }
 }
 
-/// The same for an error at hand.
+/// The error `cannot <doing>`, with the exit code for libvirt's error code.
 pub fn failure(cause: VirtError, doing: impl std::fmt::Display) -> Error {
     let out_of_reach = cause.code().to_raw() == sys::VIR_ERR_NO_CONNECT || is_lost(&cause);
     let error = Error::new(kind(&cause), format!("cannot {doing}")).because(Cause(cause));
     match out_of_reach {
-        true => error.hint("is libvirtd running there? systemctl status libvirtd tells"),
+        true => {
+            error.hint("check on that host whether libvirtd is running: systemctl status libvirtd")
+        }
         false => error,
     }
 }
 
-/// libvirt's message without the numbers its binding appends.
+/// An error of libvirt, shown without the numbers that the `virt` crate appends.
 #[derive(Debug)]
 struct Cause(VirtError);
 
@@ -65,20 +67,20 @@ fn kind(error: &VirtError) -> ErrorKind {
     }
 }
 
-/// Whether the connection broke. The client library has no code for this; all of its errors about the
-/// connection come from the domain RPC.
+/// Whether the error means that the connection is lost. The client library has no code for this, but reports all
+/// its errors about the connection in the error domain RPC.
 ///
 /// Source: libvirt `src/rpc/virnetclient.c`, `src/rpc/virnetsocket.c`.
 fn is_lost(error: &VirtError) -> bool {
     error.domain().to_raw() == sys::VIR_FROM_RPC
 }
 
-/// Whether the error says that the domain, pool or volume is not there (any more).
+/// Whether the error means that the domain, pool or volume does not exist (any more).
 pub fn is_gone(error: &VirtError) -> bool {
     kind(error) == ErrorKind::NotFound
 }
 
-/// The error of a connection that could not be opened, and the system call's error number if one failed.
+/// The error for a connection that could not be opened. `errno` is the error number of a failed system call.
 pub(super) fn cannot_connect(target: &Target, cause: VirtError, errno: Option<i32>) -> Error {
     let refused = kind(&cause) == ErrorKind::Permission
         || errno == Some(rustix::io::Errno::ACCESS.raw_os_error());
@@ -88,11 +90,14 @@ pub(super) fn cannot_connect(target: &Target, cause: VirtError, errno: Option<i3
         (_, None) => "cannot connect to libvirt".to_owned(),
     };
     let error = match (refused, &target.host) {
-        (true, _) => Error::permission(message).hint("be root or a member of the group libvirt"),
-        (false, Some(_)) => Error::unsupported(message)
-            .hint("is the host up, can you log in to it, is libvirtd running there, and is the uri in hosts.yaml right?"),
-        (false, None) => Error::unsupported(message)
-            .hint("install and start libvirtd (Debian, Ubuntu: libvirt-daemon-system), or name a URI with --connect"),
+        (true, _) => Error::permission(message)
+            .hint("run the command as root or as a member of the group libvirt"),
+        (false, Some(_)) => Error::unsupported(message).hint(
+            "check the uri in hosts.yaml, that you can log in to the host, and that libvirtd is running there",
+        ),
+        (false, None) => Error::unsupported(message).hint(
+            "install and start libvirtd (Debian, Ubuntu: libvirt-daemon-system), or pass another URI with --connect",
+        ),
     };
     error.because(Cause(cause))
 }

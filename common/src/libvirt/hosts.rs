@@ -1,4 +1,4 @@
-//! Hosts by name, as `hosts.yaml` lists them.
+//! The list of hosts in `hosts.yaml`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,26 +12,26 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::system::sysroot::Host;
 use crate::{nearest, yaml};
 
-/// More than any list of hosts has, bytes.
+/// The largest list of hosts that is read. Unit: bytes.
 const LIMIT: usize = 1 << 20;
 
 /// A host that runs libvirt.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Entry {
-    /// Its connection, `url` in virt-scenario's files.
+    /// The connection URI of the host; `url` in virt-scenario's files.
     #[serde(alias = "url")]
     pub uri: String,
-    /// Its AMD SEV certificate chain, which `sevctl export --full` writes there.
+    /// The file of the host's AMD SEV certificate chain, which `sevctl export --full` writes on that host.
     #[serde(default, rename = "sev-cert", alias = "sev_cert")]
     pub sev_cert: Option<PathBuf>,
 }
 
-/// All hosts that have a name.
+/// All hosts that `hosts.yaml` lists.
 #[derive(Debug, Default)]
 pub struct Hosts {
     entries: BTreeMap<String, Entry>,
-    /// Where they were looked for.
+    /// The files that were read.
     files: Vec<PathBuf>,
 }
 
@@ -39,9 +39,8 @@ impl Hosts {
     /// Reads the configured file, or `/etc/tdx/hosts.yaml` and then `$XDG_CONFIG_HOME/tdx/hosts.yaml`,
     /// whose entries replace those of the same name.
     ///
-    /// Shape: `NAME: {uri: URI, sev-cert: FILE}`, which virt-scenario's `virthosts.yaml` has, too.
-    /// Errors: `invalid_input` for a file that is not such YAML; `not_found` for a configured one that
-    /// is not there.
+    /// Shape: `NAME: {uri: URI, sev-cert: FILE}`, like virt-scenario's `virthosts.yaml`.
+    /// Errors: `invalid_input` for a file of another shape; `not_found` for a configured file that is absent.
     pub fn load(host: &Host, config: &Config) -> Result<Self> {
         let mut entries = BTreeMap::new();
         let files = match &config.hosts {
@@ -65,21 +64,21 @@ impl Hosts {
         Ok(Self { entries, files })
     }
 
-    /// The host of this name.
+    /// The host with the given name.
     ///
-    /// Errors: `not_found`, with the name that may have been meant.
+    /// Errors: `not_found`, with the most similar name as the hint.
     pub fn get(&self, name: &str) -> Result<&Entry> {
         self.entries.get(name).ok_or_else(|| {
             let names = self.entries.keys().map(String::as_str);
             let hint = match nearest(name, names.clone()) {
-                Some(near) => format!("is it {near}?"),
+                Some(near) => format!("did you mean '{near}'?"),
                 None if self.entries.is_empty() => {
                     let files = self.files.iter().map(|file| file.display().to_string());
-                    format!("name hosts in {}", files.collect::<Vec<_>>().join(" or "))
+                    format!("list the host in {}", files.collect::<Vec<_>>().join(" or "))
                 }
-                None => format!("there are {}", names.collect::<Vec<_>>().join(", ")),
+                None => format!("known hosts: {}", names.collect::<Vec<_>>().join(", ")),
             };
-            Error::not_found(format!("no host '{name}' in hosts.yaml")).hint(hint)
+            Error::not_found(format!("host '{name}' not found in hosts.yaml")).hint(hint)
         })
     }
 }
@@ -89,7 +88,7 @@ fn read(path: &Path) -> Result<BTreeMap<String, Entry>> {
     parse(&bytes).map_err(|error| {
         Error::invalid_input(format!("{} is not a valid list of hosts", path.display()))
             .because(error)
-            .hint("each host is a name with a uri, and a sev-cert where it has AMD SEV")
+            .hint("write one host per line, such as epyc1: {uri: qemu+ssh://root@epyc1/system}")
     })
 }
 
@@ -110,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn virt_scenarios_list_is_read_as_it_stands() {
+    fn the_list_of_virt_scenario_is_accepted() {
         let text = b"localhost:\n  url: qemu:///system\n\
             # Generate with 'sevctl export --full filename.pdh' on the given host\n  \
             sev-cert: /path/to/host-cert-chain.pdh\n";
@@ -121,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_list_of_hosts_is_refused() {
+    fn parse_refuses_a_file_of_another_shape() {
         assert_eq!(parse(b"").unwrap().len(), 0);
         assert_eq!(parse(b"# none yet\n").unwrap().len(), 0);
         for (text, says) in [
@@ -140,12 +139,12 @@ mod tests {
     }
 
     #[test]
-    fn a_misspelt_name_is_met_with_the_right_one() {
+    fn get_suggests_the_most_similar_name() {
         let entries = parse(b"epyc1: {uri: x}\nxeon1: {uri: y}").unwrap();
         let hosts = Hosts { entries, files: Vec::new() };
         assert_eq!(hosts.get("xeon1").unwrap().uri, "y");
         let hint = |name: &str| hosts.get(name).unwrap_err().to_document().error.hint;
-        assert_eq!(hint("epcy1").as_deref(), Some("is it epyc1?"));
-        assert_eq!(hint("else").as_deref(), Some("there are epyc1, xeon1"));
+        assert_eq!(hint("epcy1").as_deref(), Some("did you mean 'epyc1'?"));
+        assert_eq!(hint("else").as_deref(), Some("known hosts: epyc1, xeon1"));
     }
 }

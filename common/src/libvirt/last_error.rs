@@ -1,8 +1,9 @@
-//! What the last error of libvirt tells beyond its binding.
+//! A field of libvirt's last error that the `virt` crate leaves out.
 
 use virt::sys;
 
-/// The error number of the system call that made this thread's last call of libvirt fail, if one did.
+/// The error number of the system call because of which this thread's last call of libvirt failed; none when no
+/// system call failed.
 ///
 /// Source: libvirt `src/util/virerror.c`, `virReportSystemErrorFull()`: it is in `int1`.
 pub(super) fn last_errno() -> Option<i32> {

@@ -1,6 +1,6 @@
-//! The seam to libvirt: connecting, errors with exit codes, and the calls its Rust binding lacks.
+//! Access to libvirt: connections, errors with exit codes, and calls that the [`virt`] crate lacks.
 //!
-//! Everything else goes through the [`virt`] crate itself, by way of [`Libvirt::connect`].
+//! For all other calls, use the [`virt`] crate by way of [`Libvirt::connect`].
 
 mod connection;
 mod error;

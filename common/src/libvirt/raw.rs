@@ -1,4 +1,4 @@
-//! Calls of the C library that its binding lacks (DHCP leases, launch security) or gets wrong (domain
+//! Calls of libvirt's C library that the `virt` crate lacks (DHCP leases, launch security) or gets wrong (domain
 //! statistics).
 
 use std::ffi::{CStr, c_char, c_uint};
@@ -21,7 +21,7 @@ use crate::error::Result;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// libvirt does not say.
+    /// libvirt does not report the state.
     #[serde(rename = "no state")]
     None,
     /// Running.
@@ -33,7 +33,7 @@ pub enum State {
     /// Being shut down by its guest.
     #[serde(rename = "in shutdown")]
     Shutdown,
-    /// Off.
+    /// Shut off.
     #[serde(rename = "shut off")]
     Off,
     /// Crashed.
@@ -43,7 +43,7 @@ pub enum State {
 }
 
 impl State {
-    /// The state behind one of libvirt's numbers.
+    /// The state for a number of `virDomainState`.
     pub fn from_raw(state: u32) -> Self {
         match state {
             sys::VIR_DOMAIN_RUNNING => Self::Running,
@@ -83,8 +83,8 @@ pub struct DhcpLease {
     pub expires: i64,
 }
 
-/// What the host tells of the launch of an AMD SEV or SEV-ES guest. All but the measurement, which is
-/// keyed, is only the host's word.
+/// What the host reports about the launch of an AMD SEV or SEV-ES guest. Only the measurement is authenticated, by a
+/// key; the host could forge all other fields.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LaunchMeasurement {
     /// The measurement and its nonce, base64.
@@ -100,8 +100,8 @@ pub struct LaunchMeasurement {
 }
 
 impl Libvirt {
-    /// How a running guest was launched; none where libvirt does not tell all of it, as before 8.0 and
-    /// for guests without AMD SEV or with SEV-SNP.
+    /// How a running guest was launched. None when libvirt does not report all of it: before libvirt 8.0, and for
+    /// guests without AMD SEV or with SEV-SNP.
     ///
     /// Source: <https://libvirt.org/html/libvirt-libvirt-domain.html#virDomainGetLaunchSecurityInfo>.
     pub fn launch_measurement(&self, domain: &Domain) -> Result<Option<LaunchMeasurement>> {
@@ -123,7 +123,7 @@ impl Libvirt {
         Ok(measurement)
     }
 
-    /// Every domain, running or not, with its state, in one round trip.
+    /// Every domain, running or shut off, with its state, in one call to the daemon.
     ///
     /// Source: <https://libvirt.org/html/libvirt-libvirt-domain.html#virConnectGetAllDomainStats>.
     pub fn domains(&self) -> Result<Vec<(Domain, State)>> {
@@ -155,8 +155,8 @@ impl Libvirt {
         Ok(domains)
     }
 
-    /// The XML a domain will go on with where it was suspended to disk; none when it was not. It may
-    /// name other disks than the domain's definition.
+    /// The XML with which a domain that was suspended to disk will resume; none for another domain. It may name
+    /// other disks than the domain's definition.
     ///
     /// Source: <https://libvirt.org/html/libvirt-libvirt-domain.html#virDomainManagedSaveGetXMLDesc>.
     pub fn managed_save_xml(&self, domain: &Domain) -> Result<Option<String>> {
@@ -183,7 +183,7 @@ impl Libvirt {
         }
     }
 
-    /// The leases of one network, of every kind of address.
+    /// The DHCP leases of one network, for IPv4 and IPv6.
     ///
     /// Source: <https://libvirt.org/html/libvirt-libvirt-network.html#virNetworkGetDHCPLeases>.
     pub fn leases(&self, network: &Network) -> Result<Vec<DhcpLease>> {
@@ -234,7 +234,7 @@ unsafe fn state(record: sys::virDomainStatsRecordPtr) -> State {
     }
 }
 
-/// The parameters of a launch put together; none when one is missing.
+/// Assembles a [`LaunchMeasurement`] from libvirt's parameters; none when one is missing.
 ///
 /// # Safety
 /// `parameters` must be `count` parameters from libvirt that are not freed yet.
@@ -277,7 +277,7 @@ unsafe fn text(pointer: *const c_char) -> String {
 }
 
 unsafe extern "C" {
-    /// free(3): what libvirt allocated for the caller, the caller frees with the C library's own.
+    /// free(3), with which a caller frees memory that libvirt allocated.
     #[link_name = "free"]
     fn libc_free(pointer: *mut std::ffi::c_void);
 }

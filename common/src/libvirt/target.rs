@@ -1,10 +1,10 @@
-//! Which libvirt a command is about.
+//! The choice of the libvirt that a command connects to.
 
-/// Which libvirt to connect to.
+/// The libvirt to connect to.
 #[derive(Debug, Clone, Default)]
 pub struct Target {
-    /// Its URI; libvirt's default without it.
+    /// The connection URI; none for libvirt's default.
     pub uri: Option<String>,
-    /// Its name in hosts.yaml, where it was chosen by that.
+    /// The name of the host in hosts.yaml, if `--host` chose the connection.
     pub host: Option<String>,
 }

@@ -1,22 +1,22 @@
-//! What a failed request to unplug a device from a running guest means.
+//! The meaning of libvirt's answer when a request to unplug a device from a running guest failed.
 
 use virt::error::Error as VirtError;
 use virt::sys;
 
-/// What a request to unplug a device that failed was answered.
+/// The answer to a failed request to unplug a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnplugAnswer {
-    /// QEMU or libvirt took no request now: one was made before, the guest is busy, another command is at work
-    /// on the domain, or the device is where none can be unplugged.
+    /// QEMU or libvirt does not accept a request now: an earlier request is pending, the guest is busy, another
+    /// command works on the domain, or the device is on a bus without hot unplug.
     NotNow,
-    /// The guest said no, or the definition of the domain does.
+    /// The guest refused, or the definition of the domain forbids the unplug.
     Refused,
-    /// Something else went wrong.
+    /// The request failed for another reason.
     Failed,
 }
 
 impl UnplugAnswer {
-    /// Reads libvirt's code; its message is in the language of libvirtd.
+    /// Classifies an error by libvirt's code. The message is not used, because it is in the language of libvirtd.
     ///
     /// Source: libvirt `src/qemu/qemu_hotplug.c`, `qemuDomainDetachDeviceLive()` and
     /// `qemuDomainWaitForDeviceRemoval()`; `src/qemu/qemu_monitor_json.c`, `qemuMonitorJSONCheckErrorFull()`:

@@ -1,4 +1,4 @@
-//! Which block device stands on which: mounts, mappings, arrays, down to the disks.
+//! Finds the block devices that a mount, a mapping or an array is backed by, down to the disks.
 //!
 //! Source: proc_pid_mountinfo(5); Linux `Documentation/ABI/stable/sysfs-block`,
 //! `Documentation/ABI/testing/sysfs-fs-btrfs`.
@@ -13,21 +13,21 @@ use crate::system::pci::Bdf;
 use crate::system::sysfs::{attribute, controllers, last, names, target};
 use crate::system::sysroot::Host;
 
-/// Where the host has what it cannot do without.
+/// The mount points of file systems that the host itself needs.
 const SYSTEM: [&str; 7] = ["/", "/boot", "/boot/efi", "/efi", "/usr", "/var", "/sysroot"];
 
 /// A line of a mount table.
 #[derive(Debug)]
 pub struct Mount<'t> {
-    /// `major:minor`; major 0 for what is no block device.
+    /// The device number `major:minor`. The major number is 0 for a file system that is not on one block device.
     pub device: &'t str,
-    /// Where it is mounted.
+    /// The mount point.
     pub point: String,
-    /// `ext4`, `btrfs`, ….
+    /// The type of the file system, such as `ext4`.
     pub file_system: &'t str,
-    /// What was mounted, as it was named; escaped.
+    /// The source as mountinfo spells it, with octal escapes.
     pub source: &'t str,
-    /// The options of the file system itself.
+    /// The options of the file system, not those of the mount.
     pub options: &'t str,
 }
 
@@ -44,24 +44,25 @@ impl<'t> Mount<'t> {
         Some(Self { device, point, file_system, source, options })
     }
 
-    /// Whether the host cannot do without it.
+    /// Whether the host itself needs the file system.
     pub fn is_system(&self) -> bool {
         SYSTEM.contains(&self.point.as_str())
     }
 
-    /// Whether it is on block devices, by what the line says: a device number, or a node.
+    /// Whether the line says, by a device number or a device node, that the file system is on block devices.
     pub fn names_blocks(&self) -> bool {
         let is_fuse = self.file_system == "fuse" || self.file_system.starts_with("fuse.");
         !self.device.starts_with("0:") || self.source.starts_with("/dev/") && !is_fuse
     }
 
-    /// The names of the block devices that the file system is on, all members of one on several devices.
+    /// The kernel names of the block devices that the file system is on. For a file system on several devices, these
+    /// are all its members.
     pub fn blocks(&self, host: &Host) -> Vec<String> {
         let numbered = Some(self.device).filter(|device| !device.starts_with("0:"));
         let mut blocks: BTreeSet<String> =
             numbered.and_then(|number| block_of_number(host, number)).into_iter().collect();
         if blocks.is_empty() {
-            // btrfs and others have device numbers of their own: the source is the best that is known.
+            // btrfs and others have device numbers of their own, so the source is used instead.
             let source = unescape(self.source);
             blocks = sources(&source).filter_map(|node| source_block(host, node)).collect();
         }
@@ -71,7 +72,7 @@ impl<'t> Mount<'t> {
             options.filter_map(|o| o.strip_prefix("logdev=").or_else(|| o.strip_prefix("rtdev=")));
         blocks.extend(others.filter_map(|node| block_of_node(host, &unescape(node))));
         for members in self.members(host) {
-            // Where not even one member is known, each such file system may be the one.
+            // If not even one member is known, every file system of this type may be the one.
             let unknown = blocks.is_empty() && self.source == "/dev/root";
             if unknown || members.iter().any(|member| blocks.contains(member)) {
                 blocks.extend(members);
@@ -80,7 +81,7 @@ impl<'t> Mount<'t> {
         blocks.into_iter().collect()
     }
 
-    /// The members of each mounted file system of this kind that can have several.
+    /// The members of each mounted file system of this type, for types that can have several members.
     ///
     /// Source: Linux `Documentation/ABI/testing/sysfs-fs-btrfs`; `fs/bcachefs/sysfs.c`.
     fn members(&self, host: &Host) -> Vec<Vec<String>> {
@@ -100,12 +101,12 @@ impl<'t> Mount<'t> {
     }
 }
 
-/// The options of the file system in a line of mountinfo, which has others for the mount.
+/// The options of the file system in a line of mountinfo. The options of the mount are another field.
 fn file_system_options(line: &str) -> &str {
     line.split_once(" - ").and_then(|(_, rest)| rest.splitn(3, ' ').nth(2)).unwrap_or_default()
 }
 
-/// The nodes that a source names: bcachefs names all its members, `/dev/nvme0n1:/dev/nvme1n1`.
+/// The device nodes that a source names. bcachefs names all its members: `/dev/nvme0n1:/dev/nvme1n1`.
 fn sources(source: &str) -> impl Iterator<Item = &str> {
     let mut rest = Some(source);
     std::iter::from_fn(move || {
@@ -116,7 +117,7 @@ fn sources(source: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The block device of a mount's source, which is `/dev/root` for a root that the kernel itself mounted.
+/// The block device of a mount's source. The source is `/dev/root` for a root that the kernel itself mounted.
 ///
 /// Source: Linux `Documentation/admin-guide/kernel-parameters.txt`, `root=`; `init/do_mounts.c`.
 fn source_block(host: &Host, source: &str) -> Option<String> {
@@ -135,13 +136,13 @@ fn source_block(host: &Host, source: &str) -> Option<String> {
     }
 }
 
-/// The name below `/sys/class/block` of a `major:minor`.
+/// The name below `/sys/class/block` of the block device with the number `major:minor`.
 pub fn block_of_number(host: &Host, number: &str) -> Option<String> {
     last(&target(host, &format!("/sys/dev/block/{number}"))?)
 }
 
-/// The name below `/sys/class/block` of a device node, through whatever links: `/dev/sda1`,
-/// `/dev/mapper/root`, `/dev/disk/by-uuid/…`.
+/// The name below `/sys/class/block` of a device node, such as `/dev/sda1`, `/dev/mapper/root` or
+/// `/dev/disk/by-uuid/…`. Links are followed.
 pub fn block_of_node(host: &Host, node: &str) -> Option<String> {
     let name = node.strip_prefix("/dev/")?;
     if let Some(found) = block_named(host, name) {
@@ -170,7 +171,7 @@ fn block_named(host: &Host, name: &str) -> Option<String> {
     names(host, "/sys/class/block").into_iter().filter(|b| b.starts_with("dm-")).find(is_it)
 }
 
-/// Where in sysfs the disks are that a block device is, is on, or is made of.
+/// The paths in sysfs of the disks that a block device is, is part of, or is backed by.
 pub fn disks_below(host: &Host, block: &str) -> BTreeSet<PathBuf> {
     let mut found = BTreeSet::new();
     let mut looked_at = BTreeSet::new();
@@ -184,7 +185,7 @@ pub fn disks_below(host: &Host, block: &str) -> BTreeSet<PathBuf> {
         if !slaves.is_empty() {
             left.extend(slaves);
         } else if host.has(&format!("{}/partition", path.display())) {
-            // Of an array or a mapping the parts are told one level up.
+            // The members of an array or a mapping are listed one level up.
             left.extend(path.parent().and_then(last));
         } else {
             found.insert(path);
@@ -193,13 +194,13 @@ pub fn disks_below(host: &Host, block: &str) -> BTreeSet<PathBuf> {
     found
 }
 
-/// The PCI devices that serve the disk at this place in sysfs.
+/// The PCI devices that control the disk at the given path in sysfs.
 pub fn controllers_of(host: &Host, disk: &Path) -> Vec<Bdf> {
     let own = controllers(disk);
     if !own.is_empty() || !disk.to_string_lossy().contains("/nvme-subsystem/") {
         return own;
     }
-    // A disk that the kernel reaches by several controllers, and shows below none.
+    // A disk with several controllers, which sysfs shows below none of them.
     let is_subsystem = |path: &&Path| last(path).is_some_and(|n| n.starts_with("nvme-subsys"));
     let Some(subsystem) = disk.ancestors().find(is_subsystem) else { return Vec::new() };
     let found = names(host, &subsystem.to_string_lossy())
@@ -209,7 +210,7 @@ pub fn controllers_of(host: &Host, disk: &Path) -> Vec<Bdf> {
     found.collect()
 }
 
-/// Undoes the octal escapes of the mount table: `\040` is a space.
+/// Decodes the octal escapes of the mount table: `\040` is a space.
 pub fn unescape(text: &str) -> String {
     let mut parts = text.split('\\');
     let mut plain = parts.next().unwrap_or_default().to_owned();
@@ -272,7 +273,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_line_panics(
+        fn no_line_of_mountinfo_makes_parse_panic(
             text in "\\PC*",
             point in "[/a\\\\0-9\u{e9}]{0,12}",
             rest in "[ -]{0,4}[a-z0:]{0,4}[ -]{0,3}[/a]{0,4}",

@@ -1,19 +1,19 @@
-//! Device numbers: what a block device is known by, whatever its names.
+//! Device numbers, which identify a block device independently of its names.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// The number of a device, `8:16`.
+/// A device number, such as `8:16`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DevT {
-    /// The number of the driver.
+    /// The major number, which identifies the driver.
     pub major: u32,
-    /// The number of the device among those of the driver.
+    /// The minor number, which identifies the device among those of the driver.
     pub minor: u32,
 }
 
 impl DevT {
-    /// The number in the `st_rdev` of a device node, as stat(2) returns it.
+    /// The device number from the field `st_rdev` that stat(2) returns for a device node.
     pub fn from_rdev(rdev: u64) -> Self {
         Self { major: rustix::fs::major(rdev), minor: rustix::fs::minor(rdev) }
     }

@@ -1,4 +1,4 @@
-//! Running other programs: no shell, a cleared environment, errors that name the command.
+//! Runs other programs without a shell and with a cleared environment. Errors name the command.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -26,7 +26,8 @@ pub struct Runner {
 }
 
 impl Runner {
-    /// A call of `program`, found on PATH; `package` is where people get it.
+    /// A call of `program`, which is looked up on PATH. `package` is the package that contains the program, for
+    /// messages.
     pub fn new(program: impl Into<OsString>, package: &'static str) -> Self {
         Self { program: program.into(), arguments: Vec::new(), package }
     }
@@ -38,22 +39,23 @@ impl Runner {
         self
     }
 
-    /// Runs it to its end and returns its standard output.
+    /// Runs the program to its end and returns its standard output.
     ///
-    /// The environment is PATH and `LC_ALL=C.UTF-8`; standard input is empty.
-    /// Errors: `unsupported` when it is not installed; `command_failed` with the last lines of its
-    /// standard error; `interrupted` when a signal came in, which ends the program with SIGTERM, and two
-    /// seconds later with SIGKILL.
+    /// The environment is PATH and `LC_ALL=C.UTF-8`. Standard input is empty.
+    /// Errors: `unsupported` when the program is not installed; `command_failed` with the last lines of its standard
+    /// error; `interrupted` when a signal was received. A signal ends the program with SIGTERM, and two seconds later
+    /// with SIGKILL.
     pub fn run(&self) -> Result<Vec<u8>> {
         self.run_for_all().map(|output| output.stdout)
     }
 
-    /// The same, for programs that answer on standard error.
+    /// Runs the program as [`Runner::run`] does, and returns its standard output and standard error.
     pub fn run_for_all(&self) -> Result<Output> {
         self.checked(self.run_to_its_end()?)
     }
 
-    /// The same for programs that judge: whether the answer is yes, status 0, or no, status `no`.
+    /// Runs a program whose exit status is an answer. Returns true for status 0 and false for status `no`; any other
+    /// status is an error as in [`Runner::run`].
     pub fn judge(&self, no: i32) -> Result<bool> {
         let output = self.run_to_its_end()?;
         match output.status.code() == Some(no) {
@@ -77,7 +79,7 @@ impl Runner {
         self.wait(child)
     }
 
-    /// Fails, with the last lines of its standard error, unless the program succeeded.
+    /// Fails with the last lines of the program's standard error, unless the program succeeded.
     fn checked(&self, output: Output) -> Result<Output> {
         if output.status.success() {
             return Ok(output);
@@ -89,9 +91,10 @@ impl Runner {
             .because(tail.join("; ")))
     }
 
-    /// Waits for the program's end, or ends it when a signal comes in.
+    /// Waits for the program's end, or ends the program when a signal is received.
     ///
-    /// What it printed is what is in the pipes when it ends: a process that it left behind may keep them open.
+    /// The output is what the pipes contain when the program ends, because a process that the program left behind may
+    /// keep the pipes open.
     fn wait(&self, mut child: Child) -> Result<Output> {
         let mut stdout =
             Pipe::new(child.stdout.take()).map_err(|error| self.cannot_start(error))?;
@@ -119,15 +122,15 @@ impl Runner {
             pause = (pause * 2).min(Duration::from_millis(50));
         };
         if !status.success() {
-            // A terminal sends its signals to the program as well.
+            // A terminal sends the signal to the program as well.
             interrupt::check()?;
         }
         Ok(Output { status, stdout: stdout.bytes, stderr: stderr.bytes })
     }
 
-    /// Becomes the program, with this process's environment and streams.
+    /// Replaces this process by the program, with the same environment and streams (execve(2)).
     ///
-    /// Errors: only when it cannot be started.
+    /// Returns only if the program cannot be started.
     pub fn exec(&self) -> Error {
         let error = self.command().exec();
         self.cannot_start(error)
@@ -152,15 +155,15 @@ impl Runner {
     }
 }
 
-/// What a program prints, read as it comes.
+/// The output of a program, read while the program runs.
 struct Pipe {
-    /// None once it has ended.
+    /// The pipe; none after its end was read.
     stream: Option<File>,
     bytes: Vec<u8>,
 }
 
 impl Pipe {
-    /// The most bytes that are kept.
+    /// The most output that is accepted. Unit: bytes.
     const LIMIT: usize = 64 << 20;
 
     fn new(stream: Option<impl Into<OwnedFd>>) -> io::Result<Self> {
@@ -171,7 +174,7 @@ impl Pipe {
         Ok(Self { stream, bytes: Vec::new() })
     }
 
-    /// Reads what is there without waiting for more; says whether it was not too much.
+    /// Reads the available output without waiting for more. Returns false when the output exceeds the limit.
     fn drain(&mut self) -> bool {
         let mut piece = [0; 8192];
         while let Some(stream) = &mut self.stream {
@@ -180,7 +183,7 @@ impl Pipe {
                 Ok(length @ 1..) => self.bytes.extend_from_slice(&piece[..length]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // What was read before an error is still worth showing.
+                // The output that was read before an error is kept for the message.
                 Ok(0) | Err(_) => self.stream = None,
             }
         }
@@ -188,19 +191,19 @@ impl Pipe {
     }
 }
 
-/// Waits until there is output, or one of the pipes is closed, for at most `pause`.
+/// Waits, for at most `pause`, until a pipe has output or is closed.
 fn wait_for_output(pipes: [&Pipe; 2], pause: Duration) {
     let streams = pipes.into_iter().filter_map(|pipe| pipe.stream.as_ref());
     let mut wanted: Vec<PollFd<'_>> =
         streams.map(|stream| PollFd::new(stream.as_fd(), PollFlags::POLLIN)).collect();
-    // Interrupted or failed, the caller looks again.
+    // If the wait is interrupted or fails, the caller checks the pipes anyway.
     let _ = poll(&mut wanted, PollTimeout::try_from(pause).unwrap_or(PollTimeout::ZERO));
 }
 
 /// How long a program may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Asks a program to end, and ends it when it has not after [`GRACE`].
+/// Sends a program SIGTERM, and SIGKILL if it has not ended after [`GRACE`].
 fn end(child: &mut Child) {
     let process = i32::try_from(child.id()).map(Pid::from_raw);
     let asked = process.is_ok_and(|process| kill(process, Signal::SIGTERM).is_ok());
@@ -231,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_keeps_the_pipes_open_is_not_waited_for() {
+    fn run_does_not_wait_for_a_process_that_keeps_the_pipes_open() {
         let output = shell("sleep 300 & echo $!; echo told >&2").run_for_all().unwrap();
         let process = String::from_utf8(output.stdout).unwrap().trim().parse().map(Pid::from_raw);
         // It ran until now, so nobody waited for its end.
@@ -240,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_a_program_prints_is_read() {
+    fn run_returns_all_output_of_a_program() {
         let output = shell("head -c 3000000 /dev/zero; head -c 2000000 /dev/zero >&2");
         let output = output.run_for_all().unwrap();
         assert_eq!((output.stdout.len(), output.stderr.len()), (3_000_000, 2_000_000));

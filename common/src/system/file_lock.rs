@@ -1,4 +1,4 @@
-//! Locks on files by flock(2), and waiting for them.
+//! Locks on files by flock(2), with a limit on the time to wait for them.
 //!
 //! A lock belongs to the open file. The kernel releases the lock when the process ends, however it ends.
 
@@ -10,25 +10,25 @@ use std::time::{Duration, Instant};
 use crate::cli::interrupt;
 use crate::error::Result;
 
-/// What other locks a lock allows on the same file.
+/// Whether other locks are allowed on the same file at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LockKind {
-    /// Other shared locks.
+    /// Other shared locks are allowed.
     Shared,
-    /// None.
+    /// No other lock is allowed.
     Exclusive,
 }
 
-/// A file that is locked until this is dropped.
+/// A locked file. The lock lasts until this value is dropped.
 #[derive(Debug)]
 pub struct FileLock(File);
 
-/// What came of trying to lock a file.
+/// The result of an attempt to lock a file.
 #[derive(Debug)]
 pub enum TryLock {
-    /// The file is locked now.
+    /// The file is locked.
     Locked(FileLock),
-    /// Another open file has a lock that does not allow this one.
+    /// Another open file description has a lock that does not allow this one. The file is returned.
     Busy(File),
 }
 
@@ -39,20 +39,20 @@ impl FileLock {
         Ok(if is_locked { TryLock::Locked(Self(file)) } else { TryLock::Busy(file) })
     }
 
-    /// Makes a shared lock exclusive. Returns false where another open file is locked, too; this file may
-    /// then be locked no more. Source: flock(2).
+    /// Makes a shared lock exclusive. Returns false when another open file has a lock on the file; then this lock may
+    /// be lost. Source: flock(2).
     pub fn try_upgrade(&self) -> io::Result<bool> {
         try_lock(&self.0, LockKind::Exclusive)
     }
 
-    /// Releases the lock, also for programs that are being started meanwhile and still share the open file.
+    /// Releases the lock, even while a program that is being started still shares the open file.
     pub fn unlock(self) {
         let _ = self.0.unlock();
     }
 }
 
 impl TryLock {
-    /// The lock, unless the file is locked by another.
+    /// The lock; none when another open file has it.
     pub fn locked(self) -> Option<FileLock> {
         match self {
             Self::Locked(lock) => Some(lock),
@@ -81,21 +81,21 @@ fn try_lock(file: &File, kind: LockKind) -> io::Result<bool> {
     }
 }
 
-/// How long a lock is waited for.
+/// How long to wait for a lock.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
-    /// How long it is tried to take the lock. With a limit of zero it is tried once.
+    /// How long to try to take the lock. A limit of zero means one attempt.
     pub limit: Duration,
-    /// How long to sleep before the lock is tried again.
+    /// How long to sleep between two attempts.
     pub pause: Duration,
-    /// Whether a signal ends the waiting.
+    /// Whether a signal ends the wait.
     pub is_interruptible: bool,
 }
 
 impl Patience {
-    /// Calls `attempt` until it returns a value. Returns none when the limit has passed without one.
+    /// Calls `attempt` until it returns a value. Returns none when the limit has passed without a value.
     ///
-    /// Errors: those of `attempt`; `interrupted`, if a signal ends the waiting.
+    /// Errors: those of `attempt`; `interrupted`, if a signal ends the wait.
     pub fn wait_for<T>(self, mut attempt: impl FnMut() -> Result<Option<T>>) -> Result<Option<T>> {
         let end = Instant::now() + self.limit;
         loop {

@@ -1,7 +1,7 @@
-//! Which block devices the host's file systems, its swap and its hibernation image are on.
+//! Finds the block devices that back the host's file systems, its swap and its hibernation image.
 //!
-//! One reader for all tools. A machine always has something mounted: a mount table without a line is that of
-//! no machine, and an error, since "nothing is mounted" would be the wrong answer.
+//! All tools use this module. A machine always has a mounted file system. An empty mount table is therefore an error,
+//! because "nothing is mounted" would be the wrong answer.
 //!
 //! Source: proc_pid_mountinfo(5), proc_swaps(5), mount_namespaces(7); Linux
 //! `Documentation/ABI/testing/sysfs-fs-btrfs`, `Documentation/power/interface.rst`.
@@ -22,12 +22,11 @@ pub struct MountTable(String);
 impl MountTable {
     /// Reads the mount table of this process.
     ///
-    /// Errors: `unsupported` when there is none, or none of this process: `/proc` is empty, or that of other
-    /// processes; `permission`, `io`.
+    /// Errors: `unsupported` when `/proc` is not mounted or does not show this process; `permission`, `io`.
     pub fn read(host: &Host) -> Result<Self> {
         const PLACE: &str = "/proc/self/mountinfo";
         let bytes = host.read_bytes(PLACE)?.unwrap_or_default();
-        // Whatever bytes the names are of: one that is no UTF-8 hides no other.
+        // Lossy, so that one name that is not UTF-8 does not hide the other mounts.
         let table = Self(String::from_utf8_lossy(&bytes).into_owned());
         if table.mounts().next().is_some() {
             return Ok(table);
@@ -35,26 +34,28 @@ impl MountTable {
         let place = host.path(PLACE);
         let hint = match host.is_this_machine() {
             true => "mount -t proc proc /proc",
-            false => "--sysroot names a directory that has a copy of proc/self/mountinfo in it",
+            false => "add a copy of /proc/self/mountinfo to the --sysroot directory",
         };
-        let message = format!("{} does not say what is mounted", place.display());
+        let message = format!("{} lists no mounts", place.display());
         Err(Error::unsupported(message)
-            .because("without it, no disk can be told from the host's own")
+            .because(
+                "without the mounts, the disks that the host uses cannot be told from free disks",
+            )
             .hint(hint))
     }
 
-    /// The table of the process `pid`; none when it ended.
+    /// Reads the mount table of the process `pid`.
     fn of_process(host: &Host, pid: u32) -> std::io::Result<Self> {
         let bytes = std::fs::read(host.path(format!("/proc/{pid}/mountinfo")))?;
         Ok(Self(String::from_utf8_lossy(&bytes).into_owned()))
     }
 
-    /// Its lines, in their order.
+    /// The mounts, in the order of the table.
     pub fn mounts(&self) -> impl Iterator<Item = Mount<'_>> {
         self.0.lines().filter_map(Mount::parse)
     }
 
-    /// The mount that has a file. Of those at the same place the last one is seen.
+    /// The mount that contains a file. Of several mounts at the same mount point, only the last one is visible.
     pub fn mount_of(&self, file: &Path) -> Option<Mount<'_>> {
         let mounts = self.mounts().filter(|mount| file.starts_with(&mount.point));
         mounts.max_by_key(|mount| Path::new(&mount.point).components().count())
@@ -66,23 +67,23 @@ impl MountTable {
 pub enum Need {
     /// A file system on it is mounted.
     Mount {
-        /// Where.
+        /// The mount point.
         point: String,
-        /// What was mounted, as it was named.
+        /// The source of the mount.
         source: String,
-        /// Whether the host cannot do without it.
+        /// Whether the host itself needs the file system.
         is_system: bool,
-        /// A process in the mount namespace where it is mounted; none for this process's own.
+        /// A process in the mount namespace of the mount; none for the namespace of this process.
         process: Option<u32>,
     },
-    /// It is part of a mounted btrfs, of which a mount table names one part at most.
+    /// The device is a member of a mounted btrfs. A mount table names at most one member.
     BtrfsMember {
         /// The file system's UUID.
         uuid: String,
     },
-    /// It, or a file on it, is swap.
+    /// The device, or a file on it, is swap space.
     Swap {
-        /// The device or the file.
+        /// The path of the device or the file.
         place: String,
     },
     /// The kernel resumes from it.
@@ -92,36 +93,36 @@ pub enum Need {
 /// A block device that the host needs.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NeededBlock {
-    /// Its kernel name.
+    /// The kernel name of the device.
     pub block: String,
-    /// What for.
+    /// Why the host needs the device.
     pub need: Need,
 }
 
-/// How far to look.
+/// Whose mounts to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// This process's own mount namespace.
+    /// The mount namespace of this process.
     Own,
-    /// That of every process.
+    /// The mount namespaces of all processes.
     Every,
 }
 
-/// The block devices that the host needs itself, not what they are made of.
+/// The block devices that the host itself uses. The devices that back them are not included.
 #[derive(Debug, Default)]
 pub struct HostStorage {
-    /// Each with what it is needed for, each once.
+    /// Each device with the reason why the host needs it, without duplicates.
     pub needed: BTreeSet<NeededBlock>,
-    /// Where file systems are mounted whose disks sysfs does not tell: ZFS.
+    /// The mount points of file systems whose disks sysfs does not show (ZFS).
     pub opaque: BTreeSet<String>,
-    /// How many processes did not show what is mounted for them.
+    /// The number of processes whose mount table could not be read.
     pub unseen: usize,
-    /// What could not be understood, a sentence each.
+    /// Messages about mounts and swaps whose block device was not found.
     pub problems: Vec<String>,
 }
 
 impl HostStorage {
-    /// Reads mount tables, swaps, mounted btrfs file systems, and from where the kernel resumes.
+    /// Reads mount tables, swaps, mounted btrfs file systems, and the device that the kernel resumes from.
     ///
     /// Errors: those of [`MountTable::read`]; `permission` or `io` for `/proc/swaps`.
     pub fn read(host: &Host, scope: Scope) -> Result<Self> {
@@ -148,7 +149,7 @@ impl HostStorage {
         self.needed.insert(NeededBlock { block, need });
     }
 
-    /// One table, of the namespace that `process` is in; none for our own.
+    /// Adds the mounts of one table. `process` is in the namespace of the table; none for this process's namespace.
     fn add_table(&mut self, host: &Host, table: &MountTable, process: Option<u32>) {
         let mut seen = BTreeSet::new();
         for mount in table.mounts() {
@@ -163,9 +164,10 @@ impl HostStorage {
             let blocks = mount.blocks(host);
             if blocks.is_empty() && mount.names_blocks() && process.is_none() {
                 let point = &mount.point;
-                self.problems.push(format!("no block device is known for {source} on {point}"));
+                self.problems
+                    .push(format!("cannot find the block device of {source}, mounted on {point}"));
             }
-            // A container's own root is not the host's.
+            // The root of a container is not the root of the host.
             let is_system = mount.is_system() && matches!(process, None | Some(1));
             for block in blocks {
                 let (point, source) = (mount.point.clone(), source.clone());
@@ -174,7 +176,7 @@ impl HostStorage {
         }
     }
 
-    /// The mount tables of all other namespaces, each once.
+    /// Adds the mount tables of all other namespaces, each once.
     fn add_other_namespaces(&mut self, host: &Host) {
         let of = |pid: &str| std::fs::read_link(host.path(format!("/proc/{pid}/ns/mnt")));
         let mut seen = BTreeSet::from_iter(of("self").ok());
@@ -195,13 +197,13 @@ impl HostStorage {
                 Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
                     self.unseen += 1;
                 }
-                // It ended meanwhile; others of its namespace are asked.
+                // The process has ended; other processes of its namespace are read.
                 Err(_) => {}
             }
         }
     }
 
-    /// The devices that are swapped to, and those with a file that is.
+    /// Adds the devices that are swap space, and the devices that hold a swap file.
     fn add_swaps(&mut self, host: &Host, own: &MountTable) -> Result<()> {
         let bytes = host.read_bytes("/proc/swaps")?.unwrap_or_default();
         for line in String::from_utf8_lossy(&bytes).lines().skip(1) {
@@ -211,7 +213,7 @@ impl HostStorage {
                 None => below_file(host, own, Path::new(&place)),
             };
             if blocks.is_empty() {
-                self.problems.push(format!("no block device is known for the swap {place}"));
+                self.problems.push(format!("cannot find the block device of swap {place}"));
             }
             for block in blocks {
                 self.add(block, Need::Swap { place: place.clone() });
@@ -221,7 +223,7 @@ impl HostStorage {
     }
 }
 
-/// The block devices of the file system that has a file.
+/// The block devices of the file system that contains a file.
 fn below_file(host: &Host, own: &MountTable, file: &Path) -> Vec<String> {
     let device = std::fs::metadata(host.path(file)).ok().filter(|_| host.is_this_machine());
     let number = device.map(|file| {

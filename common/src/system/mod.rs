@@ -1,4 +1,4 @@
-//! The machine: files below `--sysroot`, sysfs, block and PCI devices, other programs, system calls.
+//! Access to the machine: files below `--sysroot`, sysfs, block and PCI devices, other programs, system calls.
 
 pub mod block;
 pub mod devt;

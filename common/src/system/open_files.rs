@@ -1,4 +1,4 @@
-//! The files that processes have open or mapped, by `/proc`.
+//! Reads from `/proc` which files processes have open or mapped.
 //!
 //! Source: proc_pid_fd(5), proc_pid_maps(5), proc_pid_map_files(5).
 
@@ -13,15 +13,15 @@ use crate::error::{IoContext, Result};
 use crate::system::devt::DevT;
 use crate::system::sysroot::Host;
 
-/// A process, by its directory in `/proc`.
+/// A process with a directory in `/proc`.
 #[derive(Debug, Clone)]
 pub struct Process {
-    /// Process id.
+    /// The process id.
     pub pid: u32,
     directory: PathBuf,
 }
 
-/// Every process, in no order.
+/// All processes, in no particular order.
 ///
 /// Errors: `permission` or `io` when `/proc` cannot be listed.
 pub fn processes(host: &Host) -> Result<Vec<Process>> {
@@ -36,11 +36,11 @@ pub fn processes(host: &Host) -> Result<Vec<Process>> {
     Ok(processes)
 }
 
-/// Every process but this one, in no order.
+/// All processes except this one, in no particular order.
 ///
 /// Errors: `permission` or `io` when `/proc` cannot be listed.
 pub fn other_processes(host: &Host) -> Result<Vec<Process>> {
-    // The id that this /proc has for this process: that of another process-id namespace has another one.
+    // The id of this process in this /proc, which may be that of another process-id namespace.
     let own = fs::read_link(host.path("/proc/self")).unwrap_or_default();
     let mut processes = processes(host)?;
     processes.retain(|process| process.directory.file_name() != Some(own.as_os_str()));
@@ -48,7 +48,7 @@ pub fn other_processes(host: &Host) -> Result<Vec<Process>> {
 }
 
 impl Process {
-    /// The process of this id, whether or not it runs.
+    /// The process with this id. It is not checked that the process exists.
     pub fn with_pid(host: &Host, pid: u32) -> Self {
         Self { pid, directory: host.path(format!("/proc/{pid}")) }
     }
@@ -64,14 +64,14 @@ impl Process {
         fs::read(self.directory.join("cmdline")).ok()
     }
 
-    /// The directory of the links to open files, for messages.
+    /// The directory of the links to the process's open files, for messages.
     pub fn descriptors_path(&self) -> PathBuf {
         self.directory.join("fd")
     }
 
     /// The files that the process has open; none for a process that ended.
     ///
-    /// Errors: that of the kernel where the process does not show its files: another user's, without root.
+    /// Errors: that of the kernel, for example when the process belongs to another user and this one is not root.
     pub fn open_files(&self) -> io::Result<OpenFiles> {
         match fs::read_dir(self.descriptors_path()) {
             Ok(entries) => Ok(OpenFiles(Some(entries))),
@@ -80,7 +80,7 @@ impl Process {
         }
     }
 
-    /// The files below `/dev` that the process has mapped. A mapped file may be open no more.
+    /// The files below `/dev` that the process has mapped. A mapped file may already be closed.
     pub fn mapped_devices(&self) -> Vec<MappedFile> {
         let maps = fs::read(self.directory.join("maps")).unwrap_or_default();
         let maps = String::from_utf8_lossy(&maps);
@@ -92,7 +92,7 @@ impl Process {
         mapped.collect()
     }
 
-    /// The link to a mapped file itself, which only root can follow.
+    /// The link in `/proc` to a mapped file, which only root can follow.
     pub fn map_link(&self, file: &MappedFile) -> OpenFile {
         OpenFile(self.directory.join("map_files").join(&file.range))
     }
@@ -106,9 +106,9 @@ impl Process {
 /// A file that a process has mapped.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct MappedFile {
-    /// The path, by the name that the process knows it by.
+    /// The path as the process sees it.
     pub path: String,
-    /// Where in memory.
+    /// The range of addresses, as `/proc/PID/maps` writes it.
     range: String,
 }
 
@@ -125,24 +125,24 @@ impl Iterator for OpenFiles {
     }
 }
 
-/// A file that a process has open, by a link in `/proc` that leads to the open file itself.
+/// A file that a process has open, identified by the link in `/proc` to the open file.
 #[derive(Debug, Clone)]
 pub struct OpenFile(PathBuf);
 
 impl OpenFile {
-    /// The path, by the name that the process knows it by. Does not touch the file.
+    /// The path as the process sees it. The file itself is not accessed.
     pub fn path(&self) -> io::Result<PathBuf> {
         fs::read_link(&self.0)
     }
 
-    /// What stat(2) says of the open file. Can hang where the server of the file is gone.
+    /// The metadata of the open file by stat(2). The call can hang when the server of a network file is unreachable.
     pub fn metadata(&self) -> io::Result<Metadata> {
         fs::metadata(&self.0)
     }
 
-    /// The device that the file is a node of; none for other files.
+    /// The device whose node the file is; none for other files.
     ///
-    /// By what the kernel knows already: a file whose server is gone would be waited for otherwise.
+    /// Uses only cached attributes, so that the call does not hang on a network file whose server is unreachable.
     pub fn device(&self) -> Option<OpenDevice> {
         let known = statx(CWD, &self.0, AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE).ok()?;
         let number = DevT { major: known.stx_rdev_major, minor: known.stx_rdev_minor };
@@ -153,18 +153,17 @@ impl OpenFile {
         }
     }
 
-    /// The number of the block device that the file is a node of; none for other files. See
-    /// [`OpenFile::device`].
+    /// The number of the block device whose node the file is; none for other files. See [`OpenFile::device`].
     pub fn block_device(&self) -> Option<DevT> {
         self.device().filter(|device| device.is_block).map(|device| device.number)
     }
 }
 
-/// A device that a file is a node of.
+/// A device that a process has open by its node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct OpenDevice {
-    /// Whether it is a block device; if not, a character device.
+    /// Whether the device is a block device; otherwise it is a character device.
     pub is_block: bool,
-    /// Its number.
+    /// The device number.
     pub number: DevT,
 }

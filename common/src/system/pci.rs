@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 /// A PCI function's address: domain, bus, device and function (BDF).
 ///
-/// Written in full, `0000:17:00.0`; `17:00.0` is read as domain 0. Domains go up to 32 bits: Intel VMD
-/// makes `10000:` and up.
+/// Printed in full, as `0000:17:00.0`. The short form `17:00.0` is read as domain 0. Domains have up to 32 bits: Intel
+/// VMD uses domains from `10000:` on.
 /// Source: Linux `Documentation/ABI/testing/sysfs-bus-pci`; `pci_name()` in `drivers/pci/probe.c`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, JsonSchema)]
 #[schemars(with = "String")]
@@ -29,7 +29,7 @@ impl FromStr for Bdf {
 
     fn from_str(text: &str) -> Result<Self, String> {
         parse(text)
-            .ok_or_else(|| format!("{text:?} is not a PCI address: write 0000:17:00.0 or 17:00.0"))
+            .ok_or_else(|| format!("{text:?} is not a PCI address such as 0000:17:00.0 or 17:00.0"))
     }
 }
 
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_refused() {
+    fn other_text_is_not_a_bdf() {
         for text in [
             "",
             ":",
@@ -118,13 +118,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_printed_is_read_back(domain: u32, bus: u8, device in 0u8..32, function in 0u8..8) {
+        fn a_printed_bdf_is_parsed_to_the_same_bdf(domain: u32, bus: u8, device in 0u8..32, function in 0u8..8) {
             let bdf = Bdf { domain, bus, device, function };
             prop_assert_eq!(bdf.to_string().parse::<Bdf>(), Ok(bdf));
         }
 
         #[test]
-        fn no_text_panics(text in "\\PC*") {
+        fn no_text_makes_a_bdf_panic(text in "\\PC*") {
             let _ = text.parse::<Bdf>();
         }
     }

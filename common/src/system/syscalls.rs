@@ -1,5 +1,5 @@
-//! The few raw system calls: a write that may never return, signals that are noted, a look at a device's
-//! registers, a question to KVM, and the kernel's log.
+//! Raw system calls: a write that may never return, handlers that record signals, reads of a device's registers, a
+//! query to KVM, and the kernel's log.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -23,32 +23,32 @@ use nix::unistd::{ForkResult, Pid, fork, pipe2};
 /// Why a write did not succeed.
 #[derive(Debug)]
 pub enum WriteError {
-    /// The kernel said no.
+    /// The kernel returned an error.
     Refused(io::Error),
-    /// The kernel did not answer in time. The write goes on, in a process that nothing can end.
+    /// The kernel did not answer in time. The write continues in a process that cannot be killed.
     Stuck,
 }
 
-/// Writes to files of sysfs, and waits for the kernel no longer than one can.
+/// Writes to files in sysfs with a time limit, by a separate process.
 ///
-/// Unbinding a driver can wait forever, for a process that has the device open, and a process that waits
-/// in the kernel cannot be killed. So another process writes; it has nothing of this one open, and
-/// whoever waits for this one's output, lock or end does not wait for that one. It ends with this one, or
-/// when this is dropped.
+/// Unbinding a driver can block forever in the kernel, when a process has the device open. A process that blocks in
+/// the kernel cannot be killed, so another process does the write. That process has none of this process's files
+/// open, so that nobody who waits for this process's output, locks or end has to wait for the blocked one. It ends
+/// when this process ends, or when this value is dropped.
 #[derive(Debug)]
 pub struct Writer {
     child: Pid,
     orders: File,
     answers: File,
-    /// Whether it is in the kernel and may stay there.
+    /// Whether a write has timed out, so that the process may be blocked in the kernel.
     stuck: bool,
 }
 
-/// The longest order: path, NUL and text. A pipe takes so much in one piece.
+/// The longest order: path, NUL and text. A pipe transfers this much atomically. Unit: bytes.
 const ORDER: usize = libc::PIPE_BUF;
 
 impl Writer {
-    /// Starts the process.
+    /// Starts the process that writes.
     pub fn start() -> io::Result<Self> {
         let (their_orders, orders) = pipe2(OFlag::O_CLOEXEC)?;
         let (answers, their_answers) = pipe2(OFlag::O_CLOEXEC)?;
@@ -69,7 +69,7 @@ impl Writer {
         }
     }
 
-    /// Writes `text` to a file in one go.
+    /// Writes `text` to a file in one write(2), within the given time.
     ///
     /// Errors: [`WriteError`].
     pub fn write(&mut self, path: &Path, text: &str, limit: Duration) -> Result<(), WriteError> {
@@ -95,7 +95,7 @@ impl Writer {
             }
         }
         let mut answer = [0; 4];
-        // Without an answer it was killed.
+        // No answer means that the process was killed.
         self.answers.read_exact(&mut answer).map_err(refused)?;
         match i32::from_ne_bytes(answer) {
             0 => Ok(()),
@@ -107,9 +107,9 @@ impl Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         if self.stuck {
-            return; // nobody can wait for it
+            return; // the blocked process cannot be waited for
         }
-        // The end of its orders. /dev/null takes their place so that the pipe is closed now.
+        // Closing the pipe of orders ends the process. /dev/null replaces the pipe so that it is closed now.
         if let Ok(null) = File::open("/dev/null") {
             self.orders = null;
             let _ = waitpid(self.child, None);
@@ -117,7 +117,7 @@ impl Drop for Writer {
     }
 }
 
-/// The process that writes: orders come in, error numbers go out. Nothing here allocates.
+/// The main loop of the process that writes: it reads orders and returns error numbers. It never allocates memory.
 fn carry_out(orders: RawFd, answers: RawFd) -> ! {
     let (low, high) = (orders.min(answers).unsigned_abs(), orders.max(answers).unsigned_abs());
     let mut order = [0u8; ORDER];
@@ -152,21 +152,22 @@ fn carry_out(orders: RawFd, answers: RawFd) -> ! {
     }
 }
 
-/// The first signal that was noted, 0 for none.
+/// The first signal that was recorded, 0 for none.
 static NOTED: AtomicI32 = AtomicI32::new(0);
 
-/// When it came in, milliseconds of the monotonic clock.
+/// When the first signal was received. Unit: milliseconds of the monotonic clock.
 static NOTED_AT: AtomicI64 = AtomicI64::new(0);
 
-/// How soon after the first signal another one is the same request: timeout(1) signals its child and then the
-/// child's process group, systemd(1) can send SIGHUP right after SIGTERM.
+/// How long after the first signal another signal counts as the same request: timeout(1) signals its child and then
+/// the child's process group, and systemd(1) can send SIGHUP right after SIGTERM.
 const SAME_REQUEST_MS: i64 = 500;
 
-/// Notes these signals instead of dying of them. Another one, half a second after the first or later, kills.
+/// Records the given signals instead of dying of them. A second signal kills the process if it comes at least half a
+/// second after the first.
 ///
-/// System calls that a noted signal interrupts are resumed. Programs that are started get the default action.
+/// System calls that a recorded signal interrupts are resumed. Started programs get the default action.
 ///
-/// Errors: whatever the kernel says.
+/// Errors: that of the kernel.
 pub(crate) fn note_signals(signals: &SigSet) -> nix::Result<()> {
     let action = SigAction::new(SigHandler::Handler(note), SaFlags::SA_RESTART, SigSet::empty());
     for signal in signals {
@@ -176,20 +177,20 @@ pub(crate) fn note_signals(signals: &SigSet) -> nix::Result<()> {
     Ok(())
 }
 
-/// Has a write beyond the largest file that this process may make (RLIMIT_FSIZE) fail with EFBIG: by default SIGXFSZ
-/// kills, and nothing is undone.
+/// Ignores SIGXFSZ, so that a write beyond RLIMIT_FSIZE fails with EFBIG and the verb can undo its steps. By default,
+/// the signal kills the process.
 pub(crate) fn fail_at_file_size_limit() {
     let action = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
     // SAFETY: no handler is installed.
     let _ = unsafe { sigaction(Signal::SIGXFSZ, &action) };
 }
 
-/// The first signal that was noted.
+/// The first signal that was recorded.
 pub(crate) fn noted_signal() -> Option<Signal> {
     Signal::try_from(NOTED.load(Ordering::Acquire)).ok()
 }
 
-/// Ends the process by this signal, as if it had never been noted.
+/// Ends the process by this signal, with the default action.
 pub(crate) fn die_of(signal: Signal) {
     default_action_and_raise(signal as libc::c_int);
     let _ = SigSet::from(signal).thread_unblock();
@@ -199,7 +200,7 @@ extern "C" fn note(signal: libc::c_int) {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: writes to a struct that lives; async-signal-safe.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
-    // Never 0, which stands for none.
+    // Never 0, which means that no signal was received.
     let now = (now.tv_sec * 1000 + now.tv_nsec / 1_000_000).max(1);
     match NOTED_AT.compare_exchange(0, now, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => NOTED.store(signal, Ordering::Release),
@@ -208,7 +209,8 @@ extern "C" fn note(signal: libc::c_int) {
     }
 }
 
-/// In a handler, the signal is delivered when the handler returns.
+/// Sends this process the signal with its default action. In a handler, the signal is delivered when the handler
+/// returns.
 fn default_action_and_raise(signal: libc::c_int) {
     // SAFETY: both calls take numbers only and are async-signal-safe.
     unsafe {
@@ -217,7 +219,7 @@ fn default_action_and_raise(signal: libc::c_int) {
     }
 }
 
-/// Overwrites bytes that are not needed any more, which the compiler would leave out as useless.
+/// Overwrites bytes with zeros, in a way that the compiler does not optimize away.
 pub(crate) fn wipe(bytes: &mut [u8]) {
     for byte in bytes {
         // SAFETY: a write through a reference, of a type that any value fits.
@@ -227,13 +229,13 @@ pub(crate) fn wipe(bytes: &mut [u8]) {
 
 /// Reads 32 bits of a device's memory at `offset` bytes into a BAR, which sysfs shows as `resourceN`.
 ///
-/// Errors: whatever the kernel says (lockdown, a driver that has it for itself); `InvalidInput` for an
-/// offset outside of it.
-/// Source: Linux `Documentation/PCI/sysfs-pci.rst`: such a file can be mapped, not read.
+/// Errors: that of the kernel, such as under lockdown or when a driver uses the BAR exclusively; `InvalidInput` for an
+/// offset outside the BAR.
+/// Source: Linux `Documentation/PCI/sysfs-pci.rst`: the file `resourceN` can be mapped, but not read.
 pub fn read_register(resource: &Path, offset: u64) -> io::Result<u32> {
     const PAGE: u64 = 4096;
     let file = File::open(resource)?;
-    let outside = || io::Error::new(io::ErrorKind::InvalidInput, "the register is outside of it");
+    let outside = || io::Error::new(io::ErrorKind::InvalidInput, "the register is outside the BAR");
     if !offset.is_multiple_of(4) || offset.saturating_add(4) > file.metadata()?.len() {
         return Err(outside());
     }
@@ -251,9 +253,9 @@ pub fn read_register(resource: &Path, offset: u64) -> io::Result<u32> {
     }
 }
 
-/// The kinds of guests that KVM runs: a bit for each `KVM_X86_*_VM`, of which 5 is a trust domain.
+/// The types of guests that KVM supports, as a bit mask of `KVM_X86_*_VM`. Bit 5 is a trust domain.
 ///
-/// Errors: whatever the kernel says to one who asks through this open `/dev/kvm`.
+/// Errors: that of the kernel for the query on the open `/dev/kvm`.
 /// Source: Linux `Documentation/virt/kvm/api.rst`, `KVM_CAP_VM_TYPES`; `include/uapi/linux/kvm.h`.
 pub fn kvm_vm_types(kvm: &File) -> io::Result<u32> {
     const KVM_CHECK_EXTENSION: libc::c_ulong = 0xae03;
@@ -263,10 +265,10 @@ pub fn kvm_vm_types(kvm: &File) -> io::Result<u32> {
     u32::try_from(types).map_err(|_| io::Error::last_os_error())
 }
 
-/// What the kernel has logged and still has, the oldest first, a message a line.
+/// The messages in the kernel's log buffer, the oldest first.
 ///
-/// Errors: whatever the kernel says; without root it may refuse.
-/// Source: Linux `Documentation/ABI/testing/dev-kmsg`: a record a read, of fields, `;` and the message.
+/// Errors: that of the kernel, which may refuse users other than root.
+/// Source: Linux `Documentation/ABI/testing/dev-kmsg`: each read returns one record: fields, `;` and the message.
 pub fn kernel_log() -> io::Result<Vec<String>> {
     let mut options = OpenOptions::new();
     let mut log = options.read(true).custom_flags(libc::O_NONBLOCK).open("/dev/kmsg")?;
@@ -280,7 +282,7 @@ pub fn kernel_log() -> io::Result<Vec<String>> {
                 let message = record.split_once(';').map_or("", |(_, message)| message);
                 messages.push(message.lines().next().unwrap_or_default().to_owned());
             }
-            // Overwritten while it was read; or a signal.
+            // The record was overwritten during the read, or a signal was received.
             Err(error) if matches!(error.raw_os_error(), Some(libc::EPIPE | libc::EINTR)) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(messages),
             Err(error) => return Err(error),
@@ -295,7 +297,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn the_kernels_answer_comes_through() {
+    fn write_returns_the_error_of_the_kernel() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("attribute");
         let mut writer = Writer::start().unwrap();
@@ -316,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_that_hangs_is_left_behind() {
+    fn write_returns_when_the_kernel_does_not_answer_in_time() {
         // A pipe that nobody reads opens for no writer.
         let folder = tempfile::tempdir().unwrap();
         let pipe = folder.path().join("pipe");
@@ -334,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_writer_ends_with_whom_it_works_for() {
+    fn a_writer_ends_when_it_is_dropped() {
         let writer = Writer::start().unwrap();
         let process = format!("/proc/{}", writer.child);
         assert!(Path::new(&process).exists());
@@ -343,13 +345,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_kvm_says_so() {
+    fn kvm_vm_types_fails_for_another_file() {
         let null = File::open("/dev/null").unwrap();
         assert_eq!(kvm_vm_types(&null).unwrap_err().raw_os_error(), Some(libc::ENOTTY));
     }
 
     #[test]
-    fn the_kernels_log_ends() {
+    fn kernel_log_returns_after_the_last_message() {
         match File::open("/dev/kmsg") {
             Ok(_) => {
                 let messages = kernel_log().unwrap();
@@ -361,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn registers_are_read_where_they_are() {
+    fn read_register_reads_at_the_offset() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("resource0");
         let file = File::create(&path).unwrap();

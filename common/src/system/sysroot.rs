@@ -1,4 +1,4 @@
-//! The machine as files: /sys, /proc, /dev, /run and /etc below one root.
+//! The machine as a tree of files: /sys, /proc, /dev, /run and /etc below one root directory.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
@@ -12,49 +12,50 @@ use nix::sys::utsname::uname;
 use crate::error::{Error, IoContext, Result};
 use crate::units::Size;
 
-/// More than any file of the kernel, or about devices, has, bytes.
+/// The largest file that is read below the root. Unit: bytes.
 const LIMIT: u64 = 64 << 20;
 
-/// Where the machine's files are. `/`, or a captured tree given by `--sysroot`.
+/// The root directory of the machine's files: `/`, or the copy of a machine that `--sysroot` names.
 #[derive(Debug, Clone)]
 pub struct Host {
     root: PathBuf,
 }
 
 impl Host {
-    /// A machine whose files lie below `root`.
+    /// The machine whose files are below `root`.
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
     }
 
-    /// Where the absolute `path` of the machine lies.
+    /// The real path of the machine's absolute `path`.
     pub fn path(&self, path: impl AsRef<Path>) -> PathBuf {
         let path = path.as_ref();
         self.root.join(path.strip_prefix("/").unwrap_or(path))
     }
 
-    /// Whether `path` is there.
+    /// Whether `path` exists.
     pub fn has(&self, path: &str) -> bool {
         self.path(path).exists()
     }
 
-    /// Makes sure that this is a machine, or a tree of one: of an empty folder nothing can be said.
+    /// Checks that the root directory contains `sys` or `proc`, so that results about an empty directory are refused.
     ///
     /// Errors: `not_found`.
     pub fn expect_machine(&self) -> Result<()> {
         match self.has("/sys") || self.has("/proc") {
             true => Ok(()),
             false => {
-                let message = format!("there is neither sys nor proc in {}", self.root.display());
+                let message =
+                    format!("{} has neither the directory sys nor proc", self.root.display());
                 Err(Error::not_found(message)
-                    .hint("--sysroot names a folder that has sys and proc in it"))
+                    .hint("pass --sysroot a directory that contains sys and proc"))
             }
         }
     }
 
-    /// The bytes of `path`; none when it is not there.
+    /// The content of the file `path`; none when the file is absent.
     ///
-    /// Errors: `permission`, or `io` when it cannot be read; `invalid_input` for one of more than 64 MiB.
+    /// Errors: `permission`, or `io` when the file cannot be read; `invalid_input` for a file larger than 64 MiB.
     pub fn read_bytes(&self, path: &str) -> Result<Option<Vec<u8>>> {
         let file = match File::open(self.path(path)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -68,16 +69,17 @@ impl Host {
         }
     }
 
-    /// The text of `path`; none when it is not there.
+    /// The text of the file `path`; none when the file is absent.
     ///
-    /// Errors: those of [`Host::read_bytes`]; `io` for what is not UTF-8.
+    /// Errors: those of [`Host::read_bytes`]; `io` for a file that is not UTF-8.
     pub fn read(&self, path: &str) -> Result<Option<String>> {
         let Some(bytes) = self.read_bytes(path)? else { return Ok(None) };
         let text = String::from_utf8(bytes);
         text.map(Some).map_err(io::Error::other).at("read", path)
     }
 
-    /// Its name: the kernel's node name, or what `/etc/hostname` says in a tree; none when it has none.
+    /// The name of the machine: the kernel's node name, or the text of `/etc/hostname` below `--sysroot`. None when
+    /// the machine has no name.
     ///
     /// Source: uname(2), where a kernel that was given no name says `(none)`; hostname(5).
     pub fn name(&self) -> Option<String> {
@@ -91,39 +93,39 @@ impl Host {
         Some(name).filter(|name| !name.is_empty() && name != "(none)")
     }
 
-    /// A path with all its links followed, as far as it is there, as a path of the machine.
+    /// The path of the machine with all links resolved, as far as the path exists.
     pub fn real_path(&self, path: &Path) -> PathBuf {
         let root = self.path("/").canonicalize().unwrap_or_default();
         let resolved = |above: &Path| {
             let there = self.path(above).canonicalize().ok()?;
             let (there, rest) = (there.strip_prefix(&root).ok()?, path.strip_prefix(above).ok()?);
-            // To join nothing would add a slash.
+            // Joining an empty path would add a slash.
             Some(if rest.as_os_str().is_empty() { there.to_owned() } else { there.join(rest) })
         };
         Path::new("/").join(path.ancestors().find_map(resolved).unwrap_or_default())
     }
 
-    /// Whether this is the machine itself, not a tree below some folder.
+    /// Whether this is the running machine, not a copy below `--sysroot`.
     pub fn is_this_machine(&self) -> bool {
         self.root == Path::new("/")
     }
 }
 
-/// Puts `text` into a file, which has its old content or all of the new one, whatever happens meanwhile.
+/// Replaces a file atomically: the file has either its old content or all of the new text, even after a crash.
 ///
-/// The file is a new one: a link of that name is replaced, not followed, and nobody who has the old file open
-/// sees the new text. Whoever may write the same file at the same time has to be kept out by a lock.
-/// Errors: `not_found` without its folder; `permission`, `io`.
+/// The new file is another inode: a link of that name is replaced, not followed, and a process that has the old file
+/// open does not see the new text. Callers need a lock if several processes may write the same file.
+/// Errors: `not_found` when the directory is absent; `permission`, `io`.
 pub fn replace(path: &Path, text: &str, mode: u32) -> Result<()> {
     replace_bytes(path, text.as_bytes(), mode)
 }
 
-/// The same for what is no text.
+/// Replaces a file atomically with bytes, as [`replace`] does with text.
 pub fn replace_bytes(path: &Path, content: &[u8], mode: u32) -> Result<()> {
     let part = part(path);
     let mut file = create_new(&part, mode)?;
     let written = file.write_all(content).at("write", &part);
-    let written = written.and_then(|()| file.sync_all().at("flush", &part));
+    let written = written.and_then(|()| file.sync_all().at("sync", &part));
     let renamed = written.and_then(|()| fs::rename(&part, path).at("rename to", path));
     if renamed.is_err() {
         let _ = fs::remove_file(&part);
@@ -132,7 +134,8 @@ pub fn replace_bytes(path: &Path, content: &[u8], mode: u32) -> Result<()> {
     flush(path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new(".")))
 }
 
-/// Makes a file that nobody else has open or has put there. What a killed run left under its name goes.
+/// Creates a file that no other process has open. A file that a killed command left under the same name is removed
+/// first.
 fn create_new(path: &Path, mode: u32) -> Result<File> {
     let create = || {
         let mut options = OpenOptions::new();
@@ -147,7 +150,7 @@ fn create_new(path: &Path, mode: u32) -> Result<File> {
     }
 }
 
-/// Removes a file, and what a [`replace`] that was killed has left beside it. Says whether it was there.
+/// Removes a file, and the temporary file of a [`replace`] that was killed. Returns whether the file existed.
 ///
 /// Errors: `permission`, `io`.
 pub fn remove(path: &Path) -> Result<bool> {
@@ -168,9 +171,9 @@ fn part(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// Has the names in a folder on the disk, as they are.
+/// Writes the directory's entries to the disk (fsync(2)).
 pub fn flush(folder: &Path) -> Result<()> {
-    File::open(folder).and_then(|folder| folder.sync_all()).at("flush", folder)
+    File::open(folder).and_then(|folder| folder.sync_all()).at("sync", folder)
 }
 
 #[cfg(test)]

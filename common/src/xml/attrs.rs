@@ -54,20 +54,20 @@ impl<'a> RawAttrs<'a> {
         }
         let name = start..self.seek(start, |byte| byte == b'=' || is_space_byte(byte));
         if !is_qualified_name(&self.text[name.clone()]) {
-            return Err(Fault::new(start, "not an attribute name"));
+            return Err(Fault::new(start, "invalid attribute name"));
         }
         let equals = self.skip_space(name.end);
         if self.byte(equals) != Some(b'=') {
-            return Err(Fault::new(equals, "an attribute without a value"));
+            return Err(Fault::new(equals, "attribute without a value"));
         }
         let open = self.skip_space(equals + 1);
         let quote = match self.byte(open) {
             Some(quote @ (b'\'' | b'"')) => quote,
-            _ => return Err(Fault::new(open, "an attribute value without quotes")),
+            _ => return Err(Fault::new(open, "attribute value without quotes")),
         };
         let value = open + 1..self.seek(open + 1, |byte| byte == quote);
         if value.end == self.part.end {
-            return Err(Fault::new(open, "an attribute value without a closing quote"));
+            return Err(Fault::new(open, "attribute value without a closing quote"));
         }
         let special = self.seek(value.start, |byte| byte == quote || byte == b'<' || byte == b'&');
         if special < value.end {
@@ -79,7 +79,7 @@ impl<'a> RawAttrs<'a> {
 
 fn check_value(raw: &str, start: usize) -> Result<(), Fault> {
     if let Some(at) = raw.find('<') {
-        return Err(Fault::new(start + at, "< in an attribute value"));
+        return Err(Fault::new(start + at, "'<' in an attribute value"));
     }
     match bad_reference(raw) {
         Some(at) => Err(Fault::reference(start + at)),
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn quotes_and_space_vary() {
+    fn attributes_are_read_with_any_quotes_and_space() {
         assert_eq!(read(""), []);
         assert_eq!(read(" \n "), []);
         assert_eq!(
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_end_the_list() {
+    fn a_fault_ends_the_list_of_attributes() {
         let cases = [
             ("a='1'", 0),
             (" a", 2),

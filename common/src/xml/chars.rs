@@ -40,7 +40,11 @@ pub(super) fn check_chars(text: &str, what: impl FnOnce() -> String) -> Result<(
     match illegal_char(text) {
         None => Ok(()),
         Some((_, char)) => {
-            let message = format!("{} has character U+{:04X}", what(), u32::from(char));
+            let message = format!(
+                "{} contains character U+{:04X}, which XML does not allow",
+                what(),
+                u32::from(char)
+            );
             Err(Error::invalid_input(message))
         }
     }
@@ -192,7 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names() {
+    fn is_name_accepts_only_xml_names() {
         for good in ["a", "_", "tdx:base", "x-1.2", "größe", "名"] {
             assert!(is_qualified_name(good), "{good}");
         }
@@ -202,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn references() {
+    fn references_are_resolved() {
         let known = [
             ("lt", '<'),
             ("quot", '"'),
@@ -222,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn illegal_characters() {
+    fn find_illegal_finds_characters_that_xml_does_not_allow() {
         for fine in ["", "\t\r\n", "a\u{7f}\u{85}", "\u{feff}\u{fffd}\u{efff}"] {
             assert_eq!(illegal_char(fine), None, "{fine:?}");
         }
@@ -238,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn escapes() {
+    fn values_and_text_are_escaped() {
         assert_eq!(
             escape_value("<a & 'b' \"c\">\r\n\t"),
             "&lt;a &amp; &apos;b&apos; &quot;c&quot;&gt;&#13;&#10;&#9;"

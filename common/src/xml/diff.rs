@@ -15,25 +15,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn three_lines_of_context() {
+    fn diff_has_three_lines_of_context() {
         let old = "1\n2\n3\n4\n5\n6\n7\n8\n9\n";
         let diff = unified_diff(old, &old.replace("5\n", "five\n"), "a", "b");
         assert_eq!(diff, "--- a\n+++ b\n@@ -2,7 +2,7 @@\n 2\n 3\n 4\n-5\n+five\n 6\n 7\n 8\n");
     }
 
     #[test]
-    fn nothing_if_equal() {
+    fn diff_of_equal_texts_is_empty() {
         assert_eq!(unified_diff("<a/>", "<a/>", "a", "b"), "");
     }
 
     #[test]
-    fn a_missing_last_line_break_is_said() {
+    fn diff_reports_a_missing_last_line_break() {
         let diff = unified_diff("a\n", "a", "x", "y");
         assert_eq!(diff, "--- x\n+++ y\n@@ -1 +1 @@\n-a\n+a\n\\ No newline at end of file\n");
     }
 
     #[test]
-    fn what_is_put_in_or_taken_out_has_a_place() {
+    fn diff_gives_the_place_of_added_and_removed_lines() {
         assert_eq!(unified_diff("", "a\nb\n", "x", "y"), "--- x\n+++ y\n@@ -0,0 +1,2 @@\n+a\n+b\n");
         assert_eq!(unified_diff("a\n", "", "x", "y"), "--- x\n+++ y\n@@ -1 +0,0 @@\n-a\n");
         let old: String = (1..=20).map(|line| format!("{line}\n")).collect();

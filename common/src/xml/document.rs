@@ -54,7 +54,7 @@ mod tests {
     use crate::error::ErrorKind;
 
     #[test]
-    fn well_formed_documents() {
+    fn parse_accepts_well_formed_documents() {
         let cases = [
             "<a/>",
             "\u{feff}<a/>",
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_documents_say_where() {
+    fn parse_names_the_line_and_column_of_a_fault() {
         let cases = [
             ("", "1:1: no root element"),
             ("<!-- -->\n", "2:1: no root element"),
@@ -80,20 +80,20 @@ mod tests {
             ("<a/>\nx", "1:5: text outside"),
             ("<a/>&lt;", "1:5: text outside"),
             ("<a/><![CDATA[]]>", "1:5: text outside"),
-            ("<a/><b/>", "1:5: a second root"),
+            ("<a/><b/>", "1:5: second root"),
             ("<a>\n  <b>\n</a>", "3:1: expected `</b>`"),
-            ("<a>\n  <b></b>", "1:1: <a> is never closed"),
+            ("<a>\n  <b></b>", "1:1: <a> is not closed"),
             ("</a>", "1:1: close tag"),
             ("<a", "1:1: tag not closed"),
-            ("<>", "1:1: not an element name"),
-            ("< a/>", "1:1: not an element name"),
-            ("<a/b/>", "1:1: not an element name"),
+            ("<>", "1:1: invalid element name"),
+            ("< a/>", "1:1: invalid element name"),
+            ("<a/b/>", "1:1: invalid element name"),
             ("<a></a b='1'>", "1:4: expected `</a>`"),
-            ("<a b='1' b='2'/>", "1:10: attribute b twice"),
+            ("<a b='1' b='2'/>", "1:10: duplicate attribute b"),
             ("<a b='1'c='2'/>", "1:9: no space"),
-            ("<ä b='&x;'/>", "1:7: an unknown reference"),
-            ("<a>&nbsp;</a>", "1:4: an unknown reference"),
-            ("<a>&#1;</a>", "1:4: an unknown reference"),
+            ("<ä b='&x;'/>", "1:7: unknown reference"),
+            ("<a>&nbsp;</a>", "1:4: unknown reference"),
+            ("<a>&#1;</a>", "1:4: unknown reference"),
             ("<a>a & b</a>", "1:6: entity or character reference not closed"),
             ("<a>]]></a>", "1:4: ]]> outside"),
             ("<a>\0</a>", "1:4: character U+0000"),
@@ -101,16 +101,16 @@ mod tests {
             ("<a><!-- -- --></a>", "1:9: forbidden string `--`"),
             ("<a><!-- </a>", "1:4: comment not closed"),
             ("<a><![cdata[]]></a>", "1:4: CDATA not closed"),
-            ("<a>\n<?xml version='1.0'?></a>", "2:1: an XML declaration"),
-            (" <?xml version='1.0'?><a/>", "1:2: an XML declaration"),
-            ("<?xml encoding='UTF-8'?><a/>", "1:1: an XML declaration"),
-            ("<?XML version='1.0'?><a/>", "1:1: a processing instruction"),
+            ("<a>\n<?xml version='1.0'?></a>", "2:1: XML declaration"),
+            (" <?xml version='1.0'?><a/>", "1:2: XML declaration"),
+            ("<?xml encoding='UTF-8'?><a/>", "1:1: XML declaration"),
+            ("<?XML version='1.0'?><a/>", "1:1: processing instruction"),
             ("\u{feff}\u{feff}<a/>", "1:2: text outside"),
             ("<x:a/>", "1:1: the namespace prefix of x:a"),
             ("<a x:b='1'><b xmlns:x='u'/></a>", "1:4: the namespace prefix of x:b"),
-            ("<!DOCTYPE a><a/>", "1:1: a DOCTYPE"),
-            ("<!DOCTYPE a [<!ENTITY b SYSTEM 'file:///etc/passwd'>]><a>&b;</a>", "1:1: a DOCTYPE"),
-            ("<!doctype a><a/>", "1:1: a DOCTYPE"),
+            ("<!DOCTYPE a><a/>", "1:1: DOCTYPE"),
+            ("<!DOCTYPE a [<!ENTITY b SYSTEM 'file:///etc/passwd'>]><a>&b;</a>", "1:1: DOCTYPE"),
+            ("<!doctype a><a/>", "1:1: DOCTYPE"),
         ];
         for (text, expected) in cases {
             let error = Document::parse(text).unwrap_err();
@@ -121,16 +121,16 @@ mod tests {
     }
 
     #[test]
-    fn depth_is_limited() {
+    fn parse_refuses_elements_that_are_nested_too_deep() {
         let nested = |depth| format!("{}{}", "<a>".repeat(depth), "</a>".repeat(depth));
         assert!(Document::parse(nested(256)).is_ok());
         let error = Document::parse(nested(257)).unwrap_err();
-        assert!(error.message().contains("1:769: elements nested deeper than 256"), "{error}");
+        assert!(error.message().contains("1:769: elements are nested deeper than 256"), "{error}");
         assert!(Document::parse("<a>".repeat(1_000_000)).is_err());
     }
 
     #[test]
-    fn fragments_are_balanced_content() {
+    fn parse_fragment_accepts_only_balanced_content() {
         for text in ["", "<a/>\n<b/>", "text <q:a/>", "<!-- c -->"] {
             assert!(Document::fragment(text).is_ok(), "{text}");
         }

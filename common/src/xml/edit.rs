@@ -113,7 +113,9 @@ impl<'a> Edit<'a> {
     pub fn set_attr(&mut self, node: Node<'a>, name: &str, value: &str) -> &mut Self {
         self.record(node, |edit| {
             if !is_qualified_name(name) {
-                return Err(Error::invalid_input(format!("{name:?} is not an attribute name")));
+                return Err(Error::invalid_input(format!(
+                    "{name:?} is not a valid attribute name"
+                )));
             }
             check_chars(value, || format!("the value of attribute {name}"))?;
             let text = edit.document.text();
@@ -135,7 +137,7 @@ impl<'a> Edit<'a> {
     pub fn rename_attr(&mut self, node: Node<'a>, name: &str, new: &str) -> &mut Self {
         self.record(node, |edit| {
             if !is_qualified_name(new) {
-                return Err(Error::invalid_input(format!("{new:?} is not an attribute name")));
+                return Err(Error::invalid_input(format!("{new:?} is not a valid attribute name")));
             }
             if let Some(span) = node.attr_span(name) {
                 let range = span.start..span.start + name.len();
@@ -209,7 +211,9 @@ impl<'a> Edit<'a> {
         new.push_str(&old[done..]);
         match Document::parse(new) {
             Ok(document) => Ok(document.into_text()),
-            Err(error) => Err(Error::invalid_input("the edited XML would be wrong").because(error)),
+            Err(error) => {
+                Err(Error::invalid_input("the edited XML would be invalid").because(error))
+            }
         }
     }
 
@@ -274,10 +278,10 @@ impl<'a> Edit<'a> {
 fn fragment(xml: &str) -> Result<Document> {
     let xml = xml.trim_matches(SPACE);
     if xml.is_empty() {
-        return Err(Error::invalid_input("there is no XML to insert"));
+        return Err(Error::invalid_input("the XML to insert is empty"));
     }
     Document::fragment(xml)
-        .map_err(|error| Error::invalid_input("the XML to insert is wrong").because(error))
+        .map_err(|error| Error::invalid_input("the XML to insert is invalid").because(error))
 }
 
 fn closes_itself(node: Node<'_>) -> bool {

@@ -92,7 +92,7 @@ impl Element {
         let name = &self.name;
         check_name(name)?;
         if depth == MAX_DEPTH {
-            let message = format!("elements nested deeper than {MAX_DEPTH} at <{name}>");
+            let message = format!("elements are nested deeper than {MAX_DEPTH} at <{name}>");
             return Err(Error::invalid_input(message));
         }
         xml.push_str(&format!("<{name}"));
@@ -139,7 +139,7 @@ fn check_name(name: &str) -> Result<()> {
     if is_qualified_name(name) {
         return Ok(());
     }
-    Err(Error::invalid_input(format!("{name:?} is not an XML name")))
+    Err(Error::invalid_input(format!("{name:?} is not a valid XML name")))
 }
 
 #[cfg(test)]
@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn written_like_libvirt() {
+    fn to_xml_writes_elements_as_libvirt_does() {
         let disk = Element::new("disk")
             .attr("type", "file")
             .attr("device", "cdrom")
@@ -169,18 +169,24 @@ mod tests {
     }
 
     #[test]
-    fn text_beside_children_gets_no_space() {
+    fn to_xml_adds_no_space_to_text_beside_children() {
         let mixed = Element::new("p").text("a").child(Element::new("b").text("c")).text("d");
         assert_eq!(mixed.to_xml().unwrap(), "<p>a<b>c</b>d</p>");
     }
 
     #[test]
-    fn what_xml_cannot_hold_is_refused() {
+    fn to_xml_refuses_names_and_characters_that_xml_does_not_allow() {
         let cases = [
-            (Element::new("a b"), "\"a b\" is not an XML name"),
-            (Element::new("a").attr("", 1), "\"\" is not an XML name"),
-            (Element::new("a").attr("b", "\0"), "attribute b of <a> has character U+0000"),
-            (Element::new("a").text("\u{1b}[0m"), "the text of <a> has character U+001B"),
+            (Element::new("a b"), "\"a b\" is not a valid XML name"),
+            (Element::new("a").attr("", 1), "\"\" is not a valid XML name"),
+            (
+                Element::new("a").attr("b", "\0"),
+                "attribute b of <a> contains character U+0000, which XML does not allow",
+            ),
+            (
+                Element::new("a").text("\u{1b}[0m"),
+                "the text of <a> contains character U+001B, which XML does not allow",
+            ),
         ];
         for (element, message) in cases {
             assert_eq!(element.to_xml().unwrap_err().message(), message);

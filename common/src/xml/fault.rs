@@ -1,4 +1,4 @@
-//! What makes a text no XML, told with line and column.
+//! The reason why a text is not well-formed XML, with line and column.
 
 use std::borrow::Cow;
 
@@ -18,7 +18,7 @@ impl Fault {
 
     /// An `&` that begins no known reference.
     pub(super) fn reference(at: usize) -> Self {
-        Self::new(at, "an unknown reference; a plain & is written &amp;")
+        Self::new(at, "unknown reference; write & as &amp;")
     }
 
     pub(super) fn into_error(self, text: &str) -> Error {

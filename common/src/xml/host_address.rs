@@ -1,6 +1,6 @@
 //! Addresses of the host's devices in libvirt's domain XML.
 //!
-//! An address that cannot be understood can be that of any device, so it is an error and never "none".
+//! An invalid address could be that of any device. It is therefore an error and never treated as no address.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::system::pci::Bdf;
@@ -8,7 +8,7 @@ use crate::xml::Node;
 
 /// Returns the PCI address in the `<source>` of a device element.
 ///
-/// Errors: `invalid_input` for an address that is absent or cannot be understood.
+/// Errors: `invalid_input` for an address that is absent or invalid.
 /// Source: <https://libvirt.org/formatdomain.html#host-device-assignment>.
 pub fn source_pci(device: Node<'_>) -> Result<Bdf> {
     device.find("source/address").and_then(pci).ok_or_else(|| unclear("PCI", device))
@@ -16,7 +16,7 @@ pub fn source_pci(device: Node<'_>) -> Result<Bdf> {
 
 /// Returns `host:channel:target:lun` of the `<source>` of a SCSI host device; none for one by iSCSI.
 ///
-/// Errors: `invalid_input` for an address that is absent or cannot be understood.
+/// Errors: `invalid_input` for an address that is absent or invalid.
 /// Source: <https://libvirt.org/formatdomain.html#host-device-assignment>.
 pub fn source_scsi(device: Node<'_>) -> Result<Option<String>> {
     if device.attr_at("source", "protocol").is_some() {
@@ -32,7 +32,7 @@ pub fn source_scsi(device: Node<'_>) -> Result<Option<String>> {
     parsed().map(Some).ok_or_else(|| unclear("SCSI", device))
 }
 
-/// Reads an `<address>` of a PCI device; none when it cannot be understood.
+/// Reads an `<address>` of a PCI device; none when the address is invalid.
 pub fn pci(address: Node<'_>) -> Option<Bdf> {
     let part = |name: &str| number(&address.attr(name)?);
     let bdf = Bdf {
@@ -44,19 +44,18 @@ pub fn pci(address: Node<'_>) -> Option<Bdf> {
     (bdf.device < 32 && bdf.function < 8).then_some(bdf)
 }
 
-/// The error about a device whose address cannot be understood.
+/// The error about a device whose address is absent or invalid.
 pub fn unclear(kind: &str, device: Node<'_>) -> Error {
     let line: Vec<&str> = device.source().split_whitespace().collect();
-    Error::invalid_input(format!("the {kind} address of a device of the host cannot be understood"))
+    Error::invalid_input(format!("a host device has an invalid {kind} address"))
         .because(line.join(" "))
 }
 
-/// Returns the error about a domain that has a device whose address cannot be understood. Other errors stay as
-/// they are.
+/// Returns the error about a domain that has a device whose address is invalid. Other errors are returned unchanged.
 pub fn in_domain(name: &str, error: Error) -> Error {
     match error.kind() {
         ErrorKind::InvalidInput => {
-            Error::conflict(format!("the devices of domain '{name}' cannot be told"))
+            Error::conflict(format!("cannot tell which host devices domain '{name}' uses"))
                 .because(error)
                 .hint(format!("virsh edit {name}"))
         }
@@ -64,7 +63,7 @@ pub fn in_domain(name: &str, error: Error) -> Error {
     }
 }
 
-/// A number as libvirt reads it, by C's rules: hexadecimal with 0x, octal with a leading zero.
+/// Parses a number as libvirt does, by the rules of C: hexadecimal with 0x, octal with a leading zero.
 ///
 /// Source: strtoul(3) with base 0; libvirt's `virPCIDeviceAddressParseXML()`.
 fn number(text: &str) -> Option<u32> {

@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn content_in_order() {
+    fn items_come_in_the_order_of_the_document() {
         let document =
             Document::parse("<a>1<!--<b>--><b><c/></b> <?p <d>?><![CDATA[<e>]]>&lt;</a>").unwrap();
         let sources: Vec<_> = document.root().items().map(|item| item.source).collect();
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_told_from_layout() {
+    fn text_differs_from_layout() {
         let cases = [
             ("<a/>", false),
             ("<a> <b>x</b>\n<!-- x --></a>", false),

@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reindenting_keeps_what_is_not_layout() {
+    fn reindenting_changes_only_the_layout() {
         let cases = [
             ("<a/>", "<a/>"),
             ("<a>\n  <b/>\n</a>", "<a>\n    <b/>\n  </a>"),
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn the_step_is_the_documents() {
+    fn the_indentation_step_is_that_of_the_document() {
         let cases = [("<a><b/></a>", "  "), ("<a>\n\t<b/>\n</a>", "\t"), ("<a>\n<b/>\n</a>", "  ")];
         for (xml, expected) in cases {
             assert_eq!(step(&Document::parse(xml).unwrap()), expected, "{xml:?}");

@@ -234,7 +234,7 @@ mod tests {
 </d>";
 
     #[test]
-    fn paths_search_all_branches() {
+    fn find_searches_all_branches() {
         let document = Document::parse(DEVICES).unwrap();
         let root = document.root();
         let files = |path| -> Vec<_> {
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn neighbours() {
+    fn parent_and_children_return_the_neighbours() {
         let document = Document::parse(DEVICES).unwrap();
         let root = document.root();
         let names =
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_the_elements_own() {
+    fn text_returns_only_the_text_of_the_element_itself() {
         let cases = [
             ("<a/>", ""),
             ("<a> x\r\n </a>", "x"),

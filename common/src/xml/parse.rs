@@ -27,7 +27,7 @@ pub(super) enum Scope {
 /// Checks `text` and lists its elements.
 pub(super) fn parse(text: &str, scope: Scope) -> Result<Vec<Entry>, Fault> {
     if let Some((at, char)) = illegal_char(text) {
-        return Err(Fault::new(at, format!("character U+{:04X}", u32::from(char))));
+        return Err(Fault::new(at, format!("character U+{:04X} is not allowed", u32::from(char))));
     }
     // About one element per 50 bytes of libvirt's XML.
     let entries = Vec::with_capacity(text.len() / 48 + 1);
@@ -75,11 +75,11 @@ impl Parser<'_> {
                 Event::PI(instruction) => {
                     let target = instruction.target();
                     if !is_plain_name(target) || target.eq_ignore_ascii_case("xml") {
-                        return Err(Fault::new(start, "a processing instruction without a name"));
+                        return Err(Fault::new(start, "processing instruction without a name"));
                     }
                 }
                 Event::Decl(_) => self.declaration(span, mark)?,
-                Event::DocType(_) => return Err(Fault::new(start, "a DOCTYPE is not accepted")),
+                Event::DocType(_) => return Err(Fault::new(start, "DOCTYPE is not accepted")),
                 Event::Eof => break,
             }
         }
@@ -89,10 +89,10 @@ impl Parser<'_> {
     /// Takes in a start tag that ends with `closer` bytes of `>` or `/>`.
     fn start_tag(&mut self, span: Range<usize>, name: usize, closer: usize) -> Result<(), Fault> {
         if self.scope == Scope::Document && self.open.is_empty() && !self.entries.is_empty() {
-            return Err(Fault::new(span.start, "a second root element"));
+            return Err(Fault::new(span.start, "second root element"));
         }
         if self.open.len() == MAX_DEPTH {
-            let what = format!("elements nested deeper than {MAX_DEPTH}");
+            let what = format!("elements are nested deeper than {MAX_DEPTH}");
             return Err(Fault::new(span.start, what));
         }
         let entry = Entry {
@@ -114,7 +114,7 @@ impl Parser<'_> {
         let entry = &self.entries[id];
         let name = &self.text[entry.start + 1..entry.name_end];
         if !is_qualified_name(name) {
-            return Err(Fault::new(entry.start, "not an element name"));
+            return Err(Fault::new(entry.start, "invalid element name"));
         }
         self.check_prefix(id, entry.start, name)?;
         let mut names = Vec::new();
@@ -126,7 +126,7 @@ impl Parser<'_> {
         }
         names.sort_unstable();
         match names.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-            Some(pair) => Err(Fault::new(pair[1].1, format!("attribute {} twice", pair[1].0))),
+            Some(pair) => Err(Fault::new(pair[1].1, format!("duplicate attribute {}", pair[1].0))),
             None => Ok(()),
         }
     }
@@ -173,7 +173,7 @@ impl Parser<'_> {
 
     fn declaration(&self, span: Range<usize>, document_start: usize) -> Result<(), Fault> {
         if self.scope == Scope::Fragment || span.start != document_start {
-            return Err(Fault::new(span.start, "an XML declaration that does not come first"));
+            return Err(Fault::new(span.start, "XML declaration not at the start"));
         }
         let names: Vec<_> = RawAttrs::new(self.text, span.start + "<?xml".len()..span.end - 2)
             .map(|attr| attr.map(|attr| &self.text[attr.name]))
@@ -181,7 +181,7 @@ impl Parser<'_> {
         match names.as_slice() {
             ["version"] | ["version", "encoding"] => Ok(()),
             ["version", "standalone"] | ["version", "encoding", "standalone"] => Ok(()),
-            _ => Err(Fault::new(span.start, "an XML declaration with wrong attributes")),
+            _ => Err(Fault::new(span.start, "XML declaration with invalid attributes")),
         }
     }
 
@@ -189,7 +189,7 @@ impl Parser<'_> {
         if let Some(&id) = self.open.last() {
             let entry = &self.entries[id];
             let name = &self.text[entry.start + 1..entry.name_end];
-            return Err(Fault::new(entry.start, format!("<{name}> is never closed")));
+            return Err(Fault::new(entry.start, format!("<{name}> is not closed")));
         }
         if self.scope == Scope::Document && self.entries.is_empty() {
             return Err(Fault::new(self.text.len(), "no root element"));

@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn layout_changes_and_nothing_else() {
+    fn pretty_changes_only_the_layout() {
         let cases = [
             ("<a/>", "<a/>\n"),
             (
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_input_is_refused() {
+    fn pretty_refuses_malformed_input() {
         assert!(pretty("<a><b></a>").is_err());
     }
 }

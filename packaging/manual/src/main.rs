@@ -1,5 +1,5 @@
-//! Writes the manual pages of all tools, one for each tool and one for each of its verbs; or the same help as pages of
-//! the documentation, with all messages on one more; or prints the notices about the crates that the tools link.
+//! Writes the manual pages of all tools and of all their verbs; or the reference pages of the documentation; or prints
+//! the licence notices of the crates that the tools are linked with.
 //!
 //! ```sh
 //! manual DIRECTORY [DATE]
@@ -7,8 +7,9 @@
 //! manual --notices
 //! ```
 //!
-//! What a page says of a command line is made of the command line's own definition; the exit statuses
-//! and examples are the documentation's. [`subject`] has the rest: what surrounds each tool.
+//! The description, the options and the examples of a page come from the definition of the command line.
+//! [`documentation`] has the exit statuses and more examples, and [`subject`] the environment variables and files of each
+//! tool.
 
 mod documentation;
 mod messages;
@@ -25,9 +26,8 @@ use page::Page;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = env::args_os().skip(1);
-    let folder = PathBuf::from(
-        arguments.next().ok_or("usage: manual DIRECTORY [DATE], or manual --notices")?,
-    );
+    let folder =
+        PathBuf::from(arguments.next().ok_or("usage: manual DIRECTORY [DATE] | manual --notices")?);
     if folder.as_os_str() == "--notices" {
         return Ok(io::stdout().write_all(notices::notices()?.as_bytes())?);
     }
@@ -35,13 +35,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         let mut directory = || arguments.next().map(PathBuf::from).ok_or("no directory");
         return write_reference(&directory()?, &directory()?);
     }
-    let date = arguments.next().unwrap_or_default().into_string().map_err(|_| "no such date")?;
+    let date =
+        arguments.next().unwrap_or_default().into_string().map_err(|_| "DATE is not UTF-8")?;
     fs::create_dir_all(&folder)?;
     let subjects = subject::all();
     for subject in &subjects {
         for command in subject.commands() {
             let page = Page { subject, command, subjects: &subjects, date: &date };
-            // A terminal that knows ASCII alone has no such letter.
+            // A terminal that supports only ASCII cannot show an ellipsis.
             let text = String::from_utf8(page.render()?)?.replace('…', "...");
             fs::write(folder.join(page.file()), text)?;
         }

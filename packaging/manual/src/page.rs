@@ -17,25 +17,25 @@ const CHECKED: &str = "10";
 /// The most examples of a page.
 const EXAMPLES: usize = 10;
 
-/// A page: on a tool, or on one of its verbs.
+/// A page about a tool or one of its verbs.
 pub(crate) struct Page<'a> {
     /// The tool.
     pub(crate) subject: &'a Subject,
-    /// Its command line, or that of the verb.
+    /// The command line of the tool or verb.
     pub(crate) command: &'a Command,
-    /// All tools, which the page refers to.
+    /// All tools, for references and examples.
     pub(crate) subjects: &'a [Subject],
-    /// The day of the last change, `2026-11-21`; empty when unknown.
+    /// The date of the last change, such as `2026-11-21`; empty when unknown.
     pub(crate) date: &'a str,
 }
 
 impl Page<'_> {
-    /// Name of its file.
+    /// The name of the page's file.
     pub(crate) fn file(&self) -> String {
         format!("{}.{SECTION}", self.name())
     }
 
-    /// Its text.
+    /// The text of the page in roff.
     pub(crate) fn render(&self) -> io::Result<Vec<u8>> {
         let mut command = self.command.clone();
         let usage = command.render_usage().to_string();
@@ -45,7 +45,7 @@ impl Page<'_> {
             .section(SECTION)
             .date(self.date)
             .source(format!("tdx-tools {}", env!("CARGO_PKG_VERSION")))
-            .manual("Trust domains and guests");
+            .manual("TDX tools");
         man.render_title(&mut text)?;
         man.render_name_section(&mut text)?;
         man.render_synopsis_section(&mut text)?;
@@ -78,7 +78,7 @@ impl Page<'_> {
         self.command.get_arguments().any(|known| known.get_id() == argument)
     }
 
-    /// What all tools do alike, as far as this one's arguments say that it does.
+    /// Paragraphs about the behaviour that all tools share, if the arguments of the page's command have it.
     fn conduct(&self) -> Roff {
         let mut roff = Roff::new();
         let mut paragraph = |text: &str| {
@@ -91,7 +91,7 @@ impl Page<'_> {
         if self.has("dry_run") {
             paragraph(CHANGE);
         }
-        let reads = |help: &StyledStr| help.to_string().contains("on standard input");
+        let reads = |help: &StyledStr| help.to_string().contains("standard input");
         if self.command.get_arguments().filter_map(Arg::get_help).any(reads) {
             paragraph(INPUT);
         }
@@ -110,12 +110,12 @@ impl Page<'_> {
         }
     }
 
-    /// Whether this is the verb that answers a question, or a tool that has it.
+    /// Whether the command is a verb `check`, or a tool with such a verb.
     fn has_check(&self) -> bool {
         self.command.get_name() == "check" || self.command.find_subcommand("check").is_some()
     }
 
-    /// A tool's own examples; for a verb the first ten lines of all helps and pages that it is in.
+    /// The examples of a tool; for a verb, the first ten lines of all helps and pages that use the verb.
     fn examples(&self, roff: &mut Roff) {
         let known = match self.is_tool() {
             true => help(self.command),
@@ -158,7 +158,7 @@ impl Page<'_> {
     }
 }
 
-/// Whether the words of `name` stand in the line one after another, and nothing is joined to them.
+/// Whether the line contains `name` as complete words.
 fn mentions(line: &str, name: &str) -> bool {
     let joined = |c: char| c.is_alphanumeric() || c == '-' || c == '/';
     line.match_indices(name).any(|(at, _)| {
@@ -166,7 +166,7 @@ fn mentions(line: &str, name: &str) -> bool {
     })
 }
 
-/// The lines that end a command's help.
+/// The examples in the help of a command.
 fn help(command: &Command) -> String {
     command.get_after_help().map(|help| format!("{help}\n")).unwrap_or_default()
 }
@@ -185,20 +185,21 @@ fn entries(roff: &mut Roff, title: &str, entries: &[Entry]) {
 }
 
 const FORMAT: [Entry; 2] = [
-    ("TDX_FORMAT", "How to print, where neither --format nor --json says it."),
-    ("NO_COLOR", "When set and not empty, differences are shown without colours."),
+    ("TDX_FORMAT", "The output format, if neither --format nor --json is given."),
+    ("NO_COLOR", "If set and not empty, diffs are printed without colours."),
 ];
 
-const DOCUMENT: &str = "Standard output carries one JSON document, whole, or nothing when the command fails; \
-    a table instead on a terminal. Errors, warnings and progress go to standard error.";
+const DOCUMENT: &str = "On success, the command prints one complete JSON document to standard output, or a table \
+    if standard output is a terminal. On failure, it prints nothing there. Errors, warnings and progress go to \
+    standard error.";
 
-const ERRORS: &str = "An error is text on a terminal and one JSON line elsewhere, the last of standard error, \
-    with a message, its causes, a hint, and what was done in spite of it.";
+const ERRORS: &str = "Errors are text on a terminal. Otherwise the last line of standard error is one JSON object \
+    with the message, its causes, a hint, and the changes that remain.";
 
-const CHANGE: &str = "The change is planned before it is made, and undone when it fails half way. It is safe \
-    to repeat: a second run finds nothing to do, and its document says \"changed\":false.";
+const CHANGE: &str = "The command makes a plan before it changes anything, and undoes its steps if it fails half \
+    way. A second run changes nothing and prints \"changed\":false.";
 
-const INPUT: &str = "On standard input can be the document of another of these tools, a JSON array, or items \
-    one after another, as jq(1) lets them through.";
+const INPUT: &str = "Standard input can be the document of another of these tools, a JSON array of items, or a \
+    sequence of items such as jq(1) prints.";
 
-const CHILD: &str = "That of the program it hands over to, once that has started. Before:";
+const CHILD: &str = "After the other program has started, its exit status. Before:";

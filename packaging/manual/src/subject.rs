@@ -1,19 +1,19 @@
-//! The tools, and what surrounds each: variables and files that its command line does not tell of.
+//! The tools, with the environment variables and files that their command lines do not describe.
 
 use clap::{Command, CommandFactory};
 
-/// A name and what is to be said of it.
+/// A name and its description.
 pub(crate) type Entry = (&'static str, &'static str);
 
 /// One tool.
 pub(crate) struct Subject {
-    /// Its command line, built: what is global is in every verb.
+    /// The command line. It was built, so that every verb contains the global options.
     command: Command,
-    /// Whether it talks to libvirt.
+    /// Whether the tool uses libvirt.
     pub(crate) libvirt: bool,
-    /// Variables it reads besides those of all tools.
+    /// The environment variables that the tool reads, besides those of all tools.
     pub(crate) environment: Vec<Entry>,
-    /// Files it reads or writes besides those it is told.
+    /// The files that the tool reads or writes, besides those in its arguments.
     pub(crate) files: Vec<Entry>,
 }
 
@@ -34,18 +34,18 @@ impl Subject {
         self
     }
 
-    /// For a tool that talks to libvirt and has defaults in files.
+    /// Marks a tool that uses libvirt and reads defaults from configuration files.
     fn on_libvirt(mut self) -> Self {
         self.libvirt = true;
         self.environment(&CONNECTION).files(&CONFIGURATION)
     }
 
-    /// Its name.
+    /// The name of the tool.
     pub(crate) fn name(&self) -> &str {
         self.command.get_name()
     }
 
-    /// The tool itself, then each of its verbs with those below it.
+    /// The tool itself, its verbs, and their subordinate verbs.
     pub(crate) fn commands(&self) -> Vec<&Command> {
         let mut commands = vec![&self.command];
         let mut next = 0;
@@ -57,7 +57,7 @@ impl Subject {
     }
 }
 
-/// The verbs of a tool, or of a verb that has some.
+/// The verbs of a tool, or the subordinate verbs of a verb.
 pub(crate) fn verbs(command: &Command) -> impl Iterator<Item = &Command> {
     command.get_subcommands().filter(|verb| !verb.is_hide_set())
 }
@@ -67,17 +67,20 @@ pub(crate) fn all() -> [Subject; 5] {
     [
         Subject::new::<tdx_disk::Cli>().on_libvirt(),
         Subject::new::<tdx_gpu::Cli>().files(&[
-            ("/etc/tdx/bind.d", "what bind --persist recorded, to be bound at every boot"),
+            ("/etc/tdx/bind.d", "Records of the devices that bind --persist binds at every boot."),
             (
                 "/etc/systemd/system/tdx-gpu-bind.service",
-                "the unit that does so; there while needed",
+                "The systemd unit that binds these devices. It exists while there are records.",
             ),
             BOUND,
-            ("/run/tdx/dma_entry_limit", "the limit on mappings that the last unbind restores"),
+            (
+                "/run/tdx/dma_entry_limit",
+                "The limit on DMA mappings that is restored when the last device is unbound.",
+            ),
             MODES,
         ]),
         Subject::new::<tdx_iommu::Cli>()
-            .files(&[("/usr/share/misc/pci.ids", "names of vendors and devices")]),
+            .files(&[("/usr/share/misc/pci.ids", "The names of vendors and devices.")]),
         Subject::new::<tdx_pool::Cli>().on_libvirt().environment(&POOL).files(&LOCKS),
         Subject::new::<tdx_td::Cli>()
             .on_libvirt()
@@ -89,35 +92,44 @@ pub(crate) fn all() -> [Subject; 5] {
 }
 
 const CONNECTION: [Entry; 3] = [
-    ("TDX_CONNECT", "The libvirt URI, where neither --connect nor a file says one."),
-    ("TDX_HOSTS", "The file that names hosts for --host."),
-    ("LIBVIRT_DEFAULT_URI", "The libvirt URI, where TDX_CONNECT does not say one either."),
+    ("TDX_CONNECT", "The libvirt URI, if neither --connect nor --host is given."),
+    ("TDX_HOSTS", "The file that lists the hosts for --host."),
+    (
+        "LIBVIRT_DEFAULT_URI",
+        "The libvirt URI, if no option, TDX_CONNECT or configuration file has one.",
+    ),
 ];
 
 const POOL: [Entry; 2] =
-    [("TDX_POOL", "The pool's name."), ("TDX_POOL_PATH", "The folder of the pool.")];
+    [("TDX_POOL", "The name of the pool."), ("TDX_POOL_PATH", "The directory of the pool.")];
 
 const DOMAIN: [Entry; 6] = [
-    ("TDX_IMAGE", "The base image of new without --td-image."),
-    ("TDX_MEMORY", "Memory of a new domain."),
-    ("TDX_VCPUS", "Virtual CPUs of a new domain."),
+    ("TDX_IMAGE", "The base image of a new domain, if --td-image is not given."),
+    ("TDX_MEMORY", "The memory of a new domain."),
+    ("TDX_VCPUS", "The number of virtual CPUs of a new domain."),
     ("TDX_NETWORK", "The libvirt network of a new domain."),
-    ("TDX_SECURITY", "Launch security of a new domain."),
-    ("TDX_VIRT_TYPE", "auto, kvm or qemu."),
+    ("TDX_SECURITY", "The launch security of a new domain."),
+    ("TDX_VIRT_TYPE", "The virtualization type of a new domain: auto, kvm or qemu."),
 ];
 
 const CONFIGURATION: [Entry; 2] = [
     (
         "/etc/tdx/tdx.yaml",
-        "defaults of the host, each the name of a variable above without TDX_, in lower case",
+        "Defaults of the host. The keys are the variables above without TDX_, in lower case.",
     ),
-    ("~/.config/tdx/tdx.yaml", "defaults of the user; the environment and flags are stronger"),
+    (
+        "~/.config/tdx/tdx.yaml",
+        "Defaults of the user, which override those of the host. The environment and options override both.",
+    ),
 ];
 
 const LOCKS: [Entry; 2] = [
-    ("/run/tdx-pool", "locks that root's commands hold while they make a volume"),
-    ("/run/lock/tdx", "locks that the commands of other users hold while they make a volume"),
+    ("/run/tdx-pool", "Locks of root's commands on volumes."),
+    ("/run/lock/tdx", "Locks of other users' commands on volumes."),
 ];
-const BOUND: Entry = ("/run/tdx/bound", "what each device was before it was given to VFIO");
-const MODES: Entry = ("/var/lib/tdx/modes", "the modes that GPUs go back to");
-const TUNED: Entry = ("/run/tdx/tuned", "what each setting of the host was before host tune");
+const BOUND: Entry =
+    ("/run/tdx/bound", "Records of devices that are bound to VFIO, with their former drivers.");
+const MODES: Entry =
+    ("/var/lib/tdx/modes", "Records of the former modes of GPUs, which are restored later.");
+const TUNED: Entry =
+    ("/run/tdx/tuned", "Records of the host's former settings, which host restore sets again.");

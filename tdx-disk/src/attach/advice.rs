@@ -1,11 +1,11 @@
-//! Advice on how to keep the host from using a disk while a guest has it. Nothing is installed.
+//! Advice on how to keep the host from using a disk while a guest has the disk. These tools install nothing themselves.
 
 use crate::block::disk::Disk;
 
 /// Warnings that contain a udev rule and a line for lvm.conf.
 ///
-/// Without them what the guest makes on the disk, a volume group, an array or a file system, may come
-/// to life on the host. Source: systemd `udev.conf`, udisks(8), lvm.conf(5), LVM2 `udev/10-dm.rules`.
+/// Without these rules, the host may activate a volume group, an array or a file system that the guest creates on the
+/// disk. Source: systemd `udev.conf`, udisks(8), lvm.conf(5), LVM2 `udev/10-dm.rules`.
 pub fn warnings(disk: &Disk, source: &str) -> Vec<String> {
     let key = match (&disk.udev_serial, &disk.serial) {
         (Some(serial), _) => format!("ENV{{ID_SERIAL}}==\"{}\"", escaped(serial)),
@@ -14,7 +14,7 @@ pub fn warnings(disk: &Disk, source: &str) -> Vec<String> {
     };
     let node = disk.node();
     let rule = format!(
-        "so that the host leaves {node} alone, put this into /etc/udev/rules.d/99-tdx-disk.rules: \
+        "to keep the host from using {node}, add this line to /etc/udev/rules.d/99-tdx-disk.rules: \
          SUBSYSTEM==\"block\", {key}, ENV{{UDISKS_IGNORE}}=\"1\", ENV{{SYSTEMD_READY}}=\"0\", \
          ENV{{DM_UDEV_DISABLE_DISK_RULES_FLAG}}=\"1\", ENV{{DM_UDEV_DISABLE_OTHER_RULES_FLAG}}=\"1\""
     );
@@ -22,14 +22,14 @@ pub fn warnings(disk: &Disk, source: &str) -> Vec<String> {
     rejected.extend((source != node).then_some(node.as_str()));
     let rejected: Vec<String> = rejected.iter().map(|path| format!("\"r|^{path}|\"")).collect();
     let filter = format!(
-        "so that LVM on the host does not activate what the guest makes on {node}, add to \
+        "to keep LVM on the host from activating volume groups of the guest on {node}, add to \
          global_filter in /etc/lvm/lvm.conf: [ {} ]",
         rejected.join(", ")
     );
     vec![rule, filter]
 }
 
-/// A value in a rule: what udev takes for a pattern stands for itself.
+/// The text as a value in a rule. Pattern characters of udev become `?`, which matches any one character.
 fn escaped(text: &str) -> String {
     text.chars().map(|c| if "*?[]|\"\\".contains(c) { '?' } else { c }).collect()
 }

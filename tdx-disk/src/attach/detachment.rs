@@ -1,4 +1,5 @@
-//! Taking a disk from a guest: the guest is asked, again where it does not answer, until it has let go.
+//! Detaches a disk from a guest: asks the guest, repeatedly if it does not answer, until the guest has released the
+//! disk.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -15,26 +16,26 @@ use crate::attach::{guest_disk, undefined_disk};
 use crate::block::devices::BlockDevices;
 use common::system::devt::DevT;
 
-/// How often the definition of the running guest is looked at.
+/// The time between two reads of the running definition.
 const POLL: Duration = Duration::from_millis(100);
 
-/// How long until a guest is asked again: one that boots does not hear the first time.
+/// The time until a guest is asked again, because a guest that is booting ignores the first request.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
 
-/// A disk on its way from a guest back to the host.
+/// A request to detach a disk from a guest.
 #[derive(Debug)]
 pub struct Detachment<'a> {
     /// The machine.
     pub host: &'a Host,
-    /// What the user calls the disk: a device or a guest target.
+    /// The name of the disk in the command: a device or a guest target.
     pub word: &'a str,
     /// `word` as a path.
     pub path: String,
 }
 
 impl Detachment<'_> {
-    /// The disk, where the domain has it, and what it is called on the host. What runs and what stays
-    /// may have it under two targets.
+    /// The guest disks that the request means, and the name of the device on the host. The running and the persistent
+    /// definition may have the disk under two targets.
     pub fn find(&self, handle: &DomainHandle<'_>) -> Result<(Vec<GuestDisk>, String)> {
         let guest = handle.guest()?;
         let blocks = BlockDevices::read(self.host)?;
@@ -52,31 +53,33 @@ impl Detachment<'_> {
         Ok((disks, device))
     }
 
-    /// Takes the disk out of the definition that stays. Returns what was done.
+    /// Removes the disk from the persistent definition. Returns a description of the change.
     fn undefine(&self, handle: &DomainHandle<'_>, disk: &GuestDisk) -> Result<Option<String>> {
         let Some(xml) = &disk.config else { return Ok(None) };
         let (name, target) = (handle.name(), &disk.target);
-        let doing = format!("take {target} from the definition of '{name}'");
+        let doing = format!("remove {target} from the persistent definition of domain '{name}'");
         log::step(&doing);
         let done = handle.domain().detach_device_flags(xml, sys::VIR_DOMAIN_AFFECT_CONFIG);
         match done {
-            // Another command took it out since it was found.
+            // Another command has removed the disk.
             Err(error) if error.code().to_raw() == sys::VIR_ERR_DEVICE_MISSING => return Ok(None),
             done => done.context(doing)?,
         };
-        Ok(Some(format!("took {target} from the definition of '{name}'")))
+        Ok(Some(format!("removed {target} from the persistent definition of domain '{name}'")))
     }
 
-    /// Fails when the word is a target of the domain behind which there is no device of the host.
+    /// Fails if the name is a guest target of the domain that is not a block device of the host.
     pub fn expect_none(&self, handle: &DomainHandle<'_>) -> Result<()> {
         if !guest_disk::targets(&handle.guest()?).contains(self.word) {
             return Ok(());
         }
         let (word, name) = (self.word, handle.name());
-        Err(Error::conflict(format!("{word} of domain '{name}' is no block device of the host")))
+        Err(Error::conflict(format!(
+            "disk {word} of domain '{name}' is not a block device of the host"
+        )))
     }
 
-    /// Whether the running guest still has the disk. A guest that does not run has none.
+    /// Whether the running guest still has the disk; false for a guest that does not run.
     fn is_attached(&self, handle: &DomainHandle<'_>, target: &str) -> Result<bool> {
         let xml = match handle.domain().is_active() {
             Ok(false) => return Ok(false),
@@ -94,7 +97,7 @@ impl Detachment<'_> {
         }
     }
 
-    /// Asks the guest, again where it does not answer, and waits until the disk is gone from it.
+    /// Asks the guest to release the disk, repeatedly if it does not answer, and waits until the disk is detached.
     fn detach_live(
         &self,
         handle: &mut DomainHandle<'_>,
@@ -104,7 +107,8 @@ impl Detachment<'_> {
         let Some(xml) = &disk.live else { return Ok(()) };
         let (name, target) = (handle.name().to_owned(), &disk.target);
         let doing = format!("detach {target} from domain '{name}'");
-        let asked_for = || [format!("{target} in '{name}', asked to let go of it")];
+        let asked_for =
+            || [format!("disk {target} of domain '{name}', which was asked to release it")];
         let end = Instant::now() + timeout;
         let mut last = None;
         loop {
@@ -143,8 +147,8 @@ impl Detachment<'_> {
         }
     }
 
-    /// Takes disks out of the definition that stays and from the running guest, and checks that QEMU has closed
-    /// them. Returns warnings.
+    /// Removes disks from the persistent definition and from the running guest, and checks that QEMU has closed them.
+    /// Returns warnings.
     pub fn carry_out(
         &self,
         handle: &mut DomainHandle<'_>,
@@ -164,8 +168,8 @@ impl Detachment<'_> {
         closed.map_err(|error| error.applied(applied))
     }
 
-    /// The numbers of the device that was asked for and of all that is made of it; none when the host has no
-    /// such device.
+    /// The numbers of the requested device and of all devices that it backs; none when the host does not have the
+    /// device.
     pub fn requested_numbers(&self, device: &str) -> Result<Option<BTreeSet<DevT>>> {
         let blocks = BlockDevices::read(self.host)?;
         let Some(block) = blocks.at_path(self.host, device) else { return Ok(None) };
@@ -174,16 +178,18 @@ impl Detachment<'_> {
 }
 
 fn refused(name: &str, disk: &GuestDisk) -> Error {
-    Error::conflict(format!("the guest '{name}' does not let go of {}", disk.target))
+    Error::conflict(format!("the guest of domain '{name}' refused to release disk {}", disk.target))
         .code(Code::GuestRefused)
-        .hint("the disk is still attached: unmount it in the guest first, or shut the guest off")
+        .hint("unmount the disk in the guest, then run this command again; or shut the guest off")
 }
 
 fn still_attached(name: &str, disk: &GuestDisk, waited: Duration) -> Error {
     let target = &disk.target;
-    let message =
-        format!("{target} is still attached to '{name}': no answer in {} s", waited.as_secs());
+    let message = format!(
+        "disk {target} is still attached to domain '{name}': the guest has not answered in {} s",
+        waited.as_secs()
+    );
     Error::conflict(message).code(Code::StillAttached).hint(format!(
-        "the guest was asked and may yet let go: tdx-disk detach {name} {target} waits again"
+        "the guest may still release the disk; to wait again, run: tdx-disk detach {name} {target}"
     ))
 }

@@ -1,4 +1,4 @@
-//! One at a time: the lock on a disk's own node, which udev and partitioning tools heed as well.
+//! The lock on a disk: a lock on its device node, which udev and partitioning tools respect as well.
 //!
 //! Source: <https://systemd.io/BLOCK_DEVICE_LOCKING/>.
 
@@ -12,19 +12,19 @@ use common::{Code, Error, IoContext, Result};
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 
-/// How long whoever has it is waited for: as long as an attach may take.
+/// How long to wait for another holder of the lock: as long as an attach may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A lock that lasts until this is dropped, or the process dies.
+/// A lock on a disk. It lasts until this value is dropped or the process ends.
 #[derive(Debug)]
 pub struct DiskLock {
     _node: File,
 }
 
 impl DiskLock {
-    /// Takes the lock of a whole disk.
+    /// Locks a whole disk.
     ///
-    /// Errors: `conflict` with code `RESERVED` when another has it for too long; `permission`, `io`.
+    /// Errors: `conflict` with code `RESERVED` when another process holds the lock for too long; `permission`, `io`.
     pub fn take(host: &Host, node: &str) -> Result<Self> {
         let flags = OFlags::NONBLOCK.bits().cast_signed();
         let began = Instant::now();
@@ -34,14 +34,14 @@ impl DiskLock {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => return Ok(Self { _node: file }),
                 Err(Errno::WOULDBLOCK) if began.elapsed() < PATIENCE => {
-                    // Whoever has the lock counts those that have the disk open.
+                    // The file is closed during the wait, because the holder of the lock looks for open files.
                     drop(file);
                     interrupt::sleep(Duration::from_millis(50))?;
                 }
                 Err(Errno::WOULDBLOCK) => {
-                    return Err(Error::conflict(format!("another command is at work on {node}"))
+                    return Err(Error::conflict(format!("another command is working on {node}"))
                         .code(Code::Reserved)
-                        .hint("wait for it to end"));
+                        .hint("run this command again after the other command has ended"));
                 }
                 Err(error) => return Err(error).at("lock", node),
             }

@@ -1,4 +1,4 @@
-//! The domain that a verb changes, across a restart of the daemon.
+//! The domain that a verb changes, with a connection that survives a restart of the daemon.
 
 use std::time::{Duration, Instant};
 
@@ -9,10 +9,10 @@ use virt::domain::Domain;
 
 use crate::availability::guests::Guest;
 
-/// How long a daemon that went away is waited for.
+/// How long to wait for a daemon that has ended to come back.
 const RESTART: Duration = Duration::from_secs(15);
 
-/// A domain, and how to connect again to the libvirt that has it.
+/// A domain, with the means to reconnect to its libvirt.
 pub struct DomainHandle<'c> {
     open: &'c dyn Fn() -> Result<Libvirt>,
     libvirt: Libvirt,
@@ -29,7 +29,7 @@ impl std::fmt::Debug for DomainHandle<'_> {
 impl<'c> DomainHandle<'c> {
     /// Looks up a domain by name.
     ///
-    /// Errors: `not_found` when there is none; those of connecting; `usage` for an impossible name.
+    /// Errors: `not_found` when the domain does not exist; those of connecting; `usage` for an invalid name.
     pub fn find(open: &'c dyn Fn() -> Result<Libvirt>, name: &str) -> Result<Self> {
         name::check("domain", name)?;
         let libvirt = open()?;
@@ -52,22 +52,21 @@ impl<'c> DomainHandle<'c> {
         &self.domain
     }
 
-    /// Reads the definitions of the domain as they are now.
+    /// Reads the current definitions of the domain.
     ///
-    /// Errors: `not_found` when it is gone.
+    /// Errors: `not_found` when the domain no longer exists.
     pub fn guest(&self) -> Result<Guest> {
         Guest::read(&self.libvirt, &self.domain)?.ok_or_else(|| absent(&self.name))
     }
 
-    /// Comes back to a daemon that was restarted; nothing when the connection stands. Returns whether
-    /// it was lost.
+    /// Connects again if the connection is lost. Returns whether it was lost.
     ///
-    /// Errors: those of connecting, once the daemon was waited for in vain.
+    /// Errors: those of connecting, when the daemon has not come back in time.
     pub fn reconnect(&mut self) -> Result<bool> {
         if self.libvirt.is_alive() {
             return Ok(false);
         }
-        log::step("the connection to libvirt is lost; connect again");
+        log::step("reconnect to libvirt: the connection is lost");
         let end = Instant::now() + RESTART;
         let libvirt = loop {
             match (self.open)() {
@@ -90,5 +89,6 @@ fn lookup(libvirt: &Libvirt, name: &str) -> Result<Domain> {
 }
 
 fn absent(name: &str) -> Error {
-    Error::not_found(format!("no domain '{name}'")).hint("tdx-td list shows those there are")
+    Error::not_found(format!("domain '{name}' not found"))
+        .hint("to see all domains, run tdx-td list")
 }

@@ -1,4 +1,4 @@
-//! The XML by which libvirt gives a disk to a guest.
+//! The `<disk>` element with which libvirt gives a disk to a guest.
 
 use common::xml::Element;
 use common::{Error, Result};
@@ -6,29 +6,29 @@ use common::{Error, Result};
 use crate::attach::target::{Bus, ScsiSlot};
 use crate::block::disk::Disk;
 
-/// What the `<disk>` element of a disk says.
+/// The content of the `<disk>` element of a disk.
 #[derive(Debug)]
 pub struct DiskSpec<'a> {
-    /// The disk of the host.
+    /// The host disk.
     pub disk: &'a Disk,
-    /// The path that libvirt is to open.
+    /// The path that libvirt opens.
     pub source: &'a str,
-    /// Guest target.
+    /// The guest target.
     pub target: &'a str,
-    /// How the guest reaches it.
+    /// The bus of the guest disk.
     pub bus: Bus,
     /// The serial number that the guest sees.
     pub serial: Option<&'a str>,
-    /// Whether the guest may only read.
+    /// Whether the guest disk is read-only.
     pub readonly: bool,
-    /// The address, on SCSI.
+    /// The address of a SCSI disk.
     pub scsi_slot: Option<&'a ScsiSlot>,
 }
 
 /// The `<disk>` element.
 ///
-/// The sector sizes are always said: QEMU would tell the guest 512 bytes of any disk, and one with
-/// 4096 would lose its partition table.
+/// The sector sizes are always stated. Otherwise QEMU reports 512 bytes to the guest, which then cannot read the
+/// partition table of a disk with 4096 bytes.
 /// Source: <https://libvirt.org/formatdomain.html#hard-drives-floppy-disks-cdroms>; QEMU
 /// `block/file-posix.c`, `hdev_probe_blocksizes()`.
 pub fn disk_element(wanted: &DiskSpec<'_>) -> Element {
@@ -42,7 +42,7 @@ pub fn disk_element(wanted: &DiskSpec<'_>) -> Element {
     let sectors = Element::new("blockio")
         .attr("logical_block_size", disk.logical_sector)
         .attr("physical_block_size", disk.physical_sector.max(disk.logical_sector));
-    // 1 is what ATA says of a disk that does not turn; virtio-blk has no such word.
+    // In ATA, a rotation rate of 1 means a non-rotating disk. virtio-blk has no such attribute.
     let still = wanted.bus == Bus::Scsi && disk.rotational == Some(false);
     let target = Element::new("target")
         .attr("dev", wanted.target)
@@ -60,34 +60,34 @@ pub fn disk_element(wanted: &DiskSpec<'_>) -> Element {
         .child_opt(wanted.scsi_slot.map(ScsiSlot::address))
 }
 
-/// Whether libvirt takes a character in a serial number.
+/// Whether libvirt accepts a character in a serial number.
 ///
 /// Source: libvirt `src/qemu/qemu_validate.c`.
 fn is_safe(c: char) -> bool {
     c.is_ascii_alphanumeric() || "-_ .+".contains(c)
 }
 
-/// Refuses a serial number that a guest could not see whole.
+/// Refuses a serial number that libvirt does not accept or that a guest would see shortened.
 ///
 /// Errors: `usage`.
 pub fn check_serial(serial: &str, bus: Bus) -> Result<()> {
     let longest = bus.serial_length();
     if serial.is_empty() || !serial.chars().all(is_safe) {
-        return Err(Error::usage(format!("{serial:?} is no serial number for a guest"))
-            .hint("letters, digits, spaces and any of -_.+ are"));
+        return Err(Error::usage(format!("invalid serial number {serial:?}"))
+            .hint("use only letters, digits, spaces and the characters -_.+"));
     }
     if serial.len() <= longest {
         Ok(())
     } else {
         Err(Error::usage(format!(
-            "the serial number {serial:?} is too long: {} takes {longest} characters",
+            "serial number {serial:?} is too long: the bus {} allows {longest} characters",
             bus.as_str()
         )))
     }
 }
 
-/// The disk's own serial number as a guest can see it: what cannot be shown left out, and of one that
-/// is too long the end, where numbers differ.
+/// The disk's own serial number as a guest can see it: without invalid characters, and shortened to its end if it is
+/// too long, because numbers differ at the end.
 pub fn visible_serial(disk: &Disk, bus: Bus) -> Option<String> {
     let safe = |c: char| if is_safe(c) { c } else { '_' };
     let serial: Vec<char> = disk.serial.as_deref()?.trim().chars().map(safe).collect();
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn the_whole_element() {
+    fn disk_element_writes_all_properties() {
         let example = example();
         let mut wanted = DiskSpec {
             disk: &example,
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn serial_numbers_fit_the_bus() {
+    fn visible_serial_fits_the_bus() {
         check_serial("A-Za-z0-9_ .+", Bus::Virtio).unwrap();
         for bad in ["", "a'b", "a\"b", "a,b", "ä", "123456789012345678901"] {
             assert!(check_serial(bad, Bus::Virtio).is_err(), "{bad}");

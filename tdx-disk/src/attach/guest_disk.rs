@@ -1,4 +1,4 @@
-//! The disks of a domain that are block devices of the host.
+//! The guest disks of a domain that are block devices of the host.
 
 use common::system::sysroot::Host;
 use common::xml::Node;
@@ -10,22 +10,22 @@ use crate::availability::guests::Guest;
 use crate::block::devices::BlockDevices;
 use common::system::devt::DevT;
 
-/// A disk of a domain that is a block device of the host.
+/// A guest disk that is a block device of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GuestDisk {
-    /// Guest target, `vdb`.
+    /// The guest target, such as `vdb`.
     pub target: String,
-    /// `virtio`, `scsi`, ….
+    /// The bus: `virtio`, `scsi`, ….
     pub bus: String,
     /// The serial number that the guest sees.
     pub serial: Option<String>,
-    /// Whether the guest may only read.
+    /// Whether the guest disk is read-only.
     pub readonly: bool,
     /// The path in the definition.
     pub source: String,
-    /// The host's device, by the kernel's name; none when it is not there now.
+    /// The kernel name of the device on the host; none when the device is absent.
     pub block: Option<String>,
-    /// The number of the host's device.
+    /// The number of the device on the host.
     pub number: Option<DevT>,
     /// The element in the running definition.
     pub live: Option<String>,
@@ -34,15 +34,15 @@ pub struct GuestDisk {
 }
 
 impl GuestDisk {
-    /// The name by which udev in the guest finds it.
+    /// The path that udev in the guest creates for the disk; none without a serial number.
     pub fn guest_path(&self) -> Option<String> {
         let bus = Bus::named(&self.bus)?;
         self.serial.as_deref().map(|serial| bus.guest_path(serial))
     }
 }
 
-/// The disks that a user means by a word: the one with this target, what runs before what stays; else
-/// those of this path or device, which may have one target in what runs and another in what stays.
+/// The guest disks that a user means: the disk with the target `word`, in the running definition before the persistent
+/// one; otherwise the disks with this path or device, which may have different targets in the two definitions.
 pub fn matching_disks(
     mut disks: Vec<GuestDisk>,
     word: &str,
@@ -58,7 +58,7 @@ pub fn matching_disks(
     disks
 }
 
-/// The disks of a domain that are block devices of the host, each once, sorted by target.
+/// The guest disks of a domain that are block devices of the host, without duplicates, sorted by target.
 pub fn disks_of(
     host: &Host,
     blocks: &BlockDevices,
@@ -89,7 +89,7 @@ pub fn target_order(target: &str) -> (usize, String) {
     (target.len(), target.to_owned())
 }
 
-/// A disk element, if it is of a block device of the host.
+/// The guest disk of a `<disk>` element; none if it is not a block device of the host.
 fn read(
     host: &Host,
     blocks: &BlockDevices,
@@ -99,7 +99,7 @@ fn read(
 ) -> Option<GuestDisk> {
     let source = guests::source_path(connect, disk.child("source")?)?;
     let block = blocks.at_path(host, &source);
-    // One that is gone is known by its type alone.
+    // An absent device is recognized only by the type of the element.
     if block.is_none() && disk.attr("type").as_deref() != Some("block") {
         return None;
     }
@@ -118,7 +118,7 @@ fn read(
     })
 }
 
-/// Every target that a domain uses, now or at its next start, whatever is behind it.
+/// All guest targets of a domain, in the running and the persistent definition, of disks of any kind.
 pub fn targets(guest: &Guest) -> std::collections::BTreeSet<String> {
     let target = |disk: Node<'_>| Some(disk.attr_at("target", "dev")?.into_owned());
     guest.disks().filter_map(|(disk, _)| target(disk)).collect()
@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_target_is_no_device_of_the_host() {
+    fn matching_disks_prefers_a_target_to_a_device() {
         let disk = |target: &str, minor: u32, is_live: bool| GuestDisk {
             target: target.to_owned(),
             bus: "virtio".to_owned(),

@@ -1,4 +1,4 @@
-//! A disk that was to go to a guest, in a document.
+//! The item of an attached disk in documents.
 
 use std::borrow::Cow;
 
@@ -7,36 +7,36 @@ use common::units::Size;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-/// A disk that was to go to a guest.
+/// A disk in a document of `tdx-disk attach`.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct AttachItem {
-    /// The domain.
+    /// The name of the domain.
     pub domain: String,
-    /// The host's device, as the kernel names it.
+    /// The device node of the host, as the kernel names it.
     pub device: String,
-    /// Its number, `major:minor`.
+    /// The device number, `major:minor`.
     pub number: String,
-    /// Its world-wide name.
+    /// The world-wide name.
     pub wwn: Option<String>,
-    /// The path in the definition.
+    /// The path in the domain's definition.
     pub source: String,
-    /// Guest target.
+    /// The guest target, such as `vdb`.
     pub target: String,
-    /// `virtio` or `scsi`.
+    /// The bus of the guest disk: `virtio` or `scsi`.
     pub bus: String,
     /// The serial number that the guest sees.
     pub serial: Option<String>,
-    /// The name by which udev in the guest finds it; null without a serial number.
+    /// The path that udev in the guest creates for the disk; null without a serial number.
     pub guest_device: Option<String>,
-    /// Size, bytes.
+    /// The size of the disk, in bytes.
     pub size_bytes: u64,
-    /// Whether the guest may only read.
+    /// Whether the guest disk is read-only.
     pub readonly: bool,
-    /// Whether the running guest has it.
+    /// Whether the running guest has the disk.
     pub live: bool,
-    /// Whether it is in the definition that stays.
+    /// Whether the persistent definition of the domain has the disk.
     pub config: bool,
-    /// `attach`, or `none` when the guest has it already.
+    /// `attach`, or `none` when the domain already had the disk.
     pub action: Action,
 }
 

@@ -1,5 +1,5 @@
-//! Attaching a disk to a guest: the disk is judged, the change planned, the disk judged again and handed to
-//! libvirt, and then the guest is checked to have it.
+//! Attaches a disk to a guest: checks the disk, plans the change, checks the disk again, passes the disk to libvirt,
+//! and checks that the guest has it.
 
 pub mod advice;
 pub mod detachment;
@@ -35,22 +35,21 @@ use crate::block::disk::Disk;
 use crate::block::named_device;
 use crate::block::named_device::NamedDevice;
 
-/// A disk that is attached to a guest.
+/// A request to attach one disk to a guest.
 #[derive(Debug)]
 pub struct Attachment<'a> {
     /// The machine.
     pub host: &'a Host,
-    /// What the user asks for.
+    /// The options of the user.
     pub request: &'a AttachRequest,
-    /// The disk as it was named.
+    /// The disk that the user named.
     pub named: &'a NamedDevice,
 }
 
 impl Attachment<'_> {
-    /// Attaches the disk, unless the domain has it already or this is a dry run. Returns what was done, and
-    /// warnings.
+    /// Attaches the disk, unless the domain already has it or this is a dry run. Returns the item and warnings.
     ///
-    /// Errors: `conflict` with the code of what stands in the way; what libvirt says.
+    /// Errors: `conflict` with the code of the blocker; those of libvirt.
     pub fn run(&self, handle: &mut DomainHandle<'_>) -> Result<(AttachItem, Vec<String>)> {
         interrupt::check()?;
         let _lock = if self.request.dry_run { None } else { Some(self.lock()?) };
@@ -72,7 +71,7 @@ impl Attachment<'_> {
             }
         }
         let runs = existing.as_ref().is_some_and(|existing| existing.live.is_some());
-        // What the guest has already is in nobody's way but its own.
+        // A disk that the guest already has needs no check.
         let mut warnings = if runs { Vec::new() } else { self.judge(handle, &disk)? };
         let observed = Observed {
             host: self.host,
@@ -95,7 +94,7 @@ impl Attachment<'_> {
         Ok((plan.item, warnings))
     }
 
-    /// Locks the disk, or the whole disk of a partition.
+    /// Locks the disk; for a partition, its whole disk.
     fn lock(&self) -> Result<DiskLock> {
         let blocks = BlockDevices::read(self.host)?;
         let block = named_device::find(self.host, &blocks, &self.named.name)?;
@@ -103,15 +102,15 @@ impl Attachment<'_> {
         DiskLock::take(self.host, &whole.unwrap_or(block).node())
     }
 
-    /// Refuses a disk that the domain has already with other settings than those that were asked for.
+    /// Refuses a disk that the domain already has with other settings than the requested ones.
     fn expect_same(&self, existing: &GuestDisk) -> Result<()> {
         let differs = |what: &str, is: &str| {
             let (name, target) = (&self.named.name, &existing.target);
             let domain = &self.request.domain;
             Err(Error::conflict(format!(
-                "domain '{domain}' has {name} as {target} with {what} {is}"
+                "domain '{domain}' already has {name} as {target} with {what} {is}"
             ))
-            .hint(format!("tdx-disk detach {domain} {target} comes first")))
+            .hint(format!("detach the disk first: tdx-disk detach {domain} {target}")))
         };
         if self.request.target.as_ref().is_some_and(|target| *target != existing.target) {
             return differs("the target", &existing.target);
@@ -145,7 +144,7 @@ impl Attachment<'_> {
         }
     }
 
-    /// Looks again for everything that keeps the disk from the guest. Returns what is forced as warnings.
+    /// Checks the disk again. Returns the forced findings as warnings.
     fn judge(&self, handle: &DomainHandle<'_>, planned: &Disk) -> Result<Vec<String>> {
         let machine = Machine::read(self.host, Some(handle.libvirt()))?;
         let question =
@@ -157,11 +156,11 @@ impl Attachment<'_> {
         Ok(warnings)
     }
 
-    /// Hands the disk to libvirt, and checks that the guest has it.
+    /// Passes the disk to libvirt, and checks that the guest has it.
     fn apply(&self, handle: &mut DomainHandle<'_>, plan: &AttachPlan, disk: &Disk) -> Result<()> {
         let (name, item) = (&self.request.domain, &plan.item);
         let doing = format!("attach {} to domain '{name}'", item.device);
-        let target_text = format!("{} as {} in '{name}'", item.device, item.target);
+        let target_text = format!("{} as {} in domain '{name}'", item.device, item.target);
         let mut added: Vec<&String> = Vec::new();
         for xml in &plan.elements {
             interrupt::check().inspect_err(|_| undo(handle, &added, plan.flags))?;
@@ -169,7 +168,7 @@ impl Attachment<'_> {
             let done = handle.domain().attach_device_flags(xml, plan.flags);
             if let Err(error) = done {
                 let error = Err::<(), _>(error).context(&doing);
-                // The daemon may have done it before it went.
+                // The daemon may have attached the disk before it ended.
                 let Ok(lost) = handle.reconnect() else {
                     return error.map_err(|error| error.left_behind([target_text]));
                 };
@@ -186,11 +185,13 @@ impl Attachment<'_> {
         if self.is_there(handle, disk, plan).map_err(|error| error.left_behind([target_text]))? {
             Ok(())
         } else {
-            Err(Error::failed(format!("libvirt says it could {doing}, but it is not there")))
+            Err(Error::failed(format!(
+                "cannot {doing}: libvirt reported success, but the domain does not have the disk"
+            )))
         }
     }
 
-    /// Whether the guest has the disk, by a daemon that may have been restarted meanwhile.
+    /// Whether the guest has the disk. Connects again if the daemon was restarted.
     fn is_there(
         &self,
         handle: &mut DomainHandle<'_>,
@@ -211,47 +212,47 @@ impl Attachment<'_> {
         }))
     }
 
-    /// The guests that have the disk open although no daemon knows of the disk.
+    /// Descriptions of the processes of guests that have the disk open although libvirt does not know of the disk.
     fn open_in_guests(&self, disk: &Disk) -> Result<Vec<String>> {
         let processes = Processes::with_open(self.host, &[disk.number].into())?;
         let guests = processes.all().filter(|process| process.is_guest());
         let told = guests.map(|process| {
-            format!("{} (process {}) has {} open", process.command, process.pid, disk.node())
+            format!("process {} ({}) has {} open", process.pid, process.command, disk.node())
         });
         Ok(told.collect())
     }
 
-    /// Says what to do about an attach that failed, as far as the guest tells why.
+    /// Adds a hint to the error of a failed attach, if the state of the guest shows the reason.
     fn with_hint(&self, error: Error, handle: &DomainHandle<'_>, plan: &AttachPlan) -> Error {
         let needs_port = plan.item.bus == Bus::Virtio.as_str() || plan.elements.len() > 1;
         let guest = handle.guest().ok();
         let live = guest.as_ref().and_then(|guest| guest.live.as_ref());
         if needs_port && live.is_some_and(|live| !target::has_free_port(live)) {
             return error.hint(format!(
-                "the guest has no free PCI port: --bus scsi needs none, or give '{}' more \
-                 pcie-root-port controllers while it is off",
+                "the guest has no free PCI port: use --bus scsi, which needs none, or add \
+                 pcie-root-port controllers to domain '{}' while it is shut off",
                 handle.name()
             ));
         }
         match handle.domain().state() {
-            Ok((state, _)) if State::from_raw(state.to_raw()) == State::Paused => {
-                error.hint("the guest is paused: tdx-td start resumes it")
-            }
+            Ok((state, _)) if State::from_raw(state.to_raw()) == State::Paused => error.hint(
+                format!("the guest is paused; to resume it, run: tdx-td start {}", handle.name()),
+            ),
             _ => error,
         }
     }
 }
 
-/// Takes back what was added before the disk itself could be.
+/// Removes the elements that were added before the failure.
 fn undo(handle: &DomainHandle<'_>, added: &[&String], flags: u32) {
     for xml in added.iter().rev() {
         if let Err(error) = handle.domain().detach_device_flags(xml, flags) {
-            log::step(format_args!("cannot take back {xml}: {error}"));
+            log::step(format_args!("cannot remove {xml}: {error}"));
         }
     }
 }
 
-/// Refuses a disk that came under the name of the one that was judged.
+/// Fails if another disk has taken the name of the checked disk.
 ///
 /// Errors: `conflict` with code `IDENTITY_CHANGED`.
 fn expect_unchanged(planned: &Disk, now: &Disk) -> Result<()> {
@@ -260,11 +261,11 @@ fn expect_unchanged(planned: &Disk, now: &Disk) -> Result<()> {
         Ok(())
     } else {
         Err(Error::conflict(format!(
-            "{} is another disk than the one that was judged",
+            "{} is another disk than when this command started",
             planned.node()
         ))
         .code(Code::IdentityChanged)
-        .hint("run it again"))
+        .hint("run this command again"))
     }
 }
 
@@ -273,7 +274,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_disk_that_came_meanwhile_is_another() {
+    fn expect_unchanged_refuses_another_disk() {
         let root = tempfile::tempdir().unwrap();
         let host = Host::new(root.path());
         let sys = root.path().join("sys");

@@ -1,4 +1,4 @@
-//! What is handed to libvirt to attach a disk.
+//! The plan of an attach: the elements that are passed to libvirt.
 
 use common::document::Action;
 use common::system::sysroot::Host;
@@ -16,7 +16,7 @@ use crate::availability::judge;
 use crate::block::devices::BlockDevices;
 use crate::block::disk::Disk;
 
-/// What was seen before a disk is attached.
+/// The state before a disk is attached.
 #[derive(Debug)]
 pub(super) struct Observed<'a> {
     /// The machine.
@@ -27,27 +27,27 @@ pub(super) struct Observed<'a> {
     pub(super) blocks: &'a BlockDevices,
     /// The disk.
     pub(super) disk: &'a Disk,
-    /// The disk as the domain has it already, in one of its definitions.
+    /// The guest disk, if one of the domain's definitions already has the disk.
     pub(super) existing: Option<&'a GuestDisk>,
 }
 
-/// What is handed to libvirt, and the item that tells of it.
+/// The elements that are passed to libvirt, and the item for the document.
 #[derive(Debug)]
 pub(super) struct AttachPlan {
-    /// The disk in a document, as it will be.
+    /// The item, with the state after the attach.
     pub(super) item: AttachItem,
-    /// The elements, in the order in which they go to libvirt.
+    /// The elements, in the order in which they are passed to libvirt.
     pub(super) elements: Vec<String>,
     /// `VIR_DOMAIN_AFFECT_LIVE`, `VIR_DOMAIN_AFFECT_CONFIG` or both.
     pub(super) flags: u32,
-    /// What the user should know, a sentence each.
+    /// Warnings for the user.
     pub(super) warnings: Vec<String>,
 }
 
 impl AttachPlan {
-    /// Plans to put the disk into the definitions of the domain that do not have it yet.
+    /// Plans to add the disk to the definitions of the domain that do not have it yet.
     ///
-    /// Errors: `conflict` for a target that the domain has already.
+    /// Errors: `conflict` for a guest target that the domain already has.
     pub(super) fn new(
         request: &AttachRequest,
         observed: &Observed<'_>,
@@ -64,7 +64,7 @@ impl AttachPlan {
             Some(existing) => existing.serial.clone(),
             None => request.serial.clone().or_else(|| element::visible_serial(disk, request.bus)),
         };
-        // A disk that one definition has already is on the bus that this definition says.
+        // A disk that one definition already has is on the bus of that definition.
         let bus = existing.map_or(Some(request.bus), |existing| Bus::named(&existing.bus));
         let spec = DiskSpec {
             disk,
@@ -103,7 +103,7 @@ impl AttachPlan {
     }
 }
 
-/// The guest target: that which the disk has already, that which was asked for, or the next free one.
+/// The guest target: the target that the disk already has, else the requested one, else the next free one.
 fn target(request: &AttachRequest, observed: &Observed<'_>) -> Result<String> {
     if let Some(existing) = observed.existing {
         return Ok(existing.target.clone());
@@ -111,8 +111,8 @@ fn target(request: &AttachRequest, observed: &Observed<'_>) -> Result<String> {
     let used = guest_disk::targets(observed.guest);
     match &request.target {
         Some(target) if used.contains(target) => {
-            let message = format!("domain '{}' has a disk {target} already", request.domain);
-            let hint = format!("{} is free", request.bus.next_free(&used));
+            let message = format!("domain '{}' already has a disk {target}", request.domain);
+            let hint = format!("use the free target {}", request.bus.next_free(&used));
             Err(Error::conflict(message).hint(hint))
         }
         Some(target) => Ok(target.clone()),
@@ -120,15 +120,15 @@ fn target(request: &AttachRequest, observed: &Observed<'_>) -> Result<String> {
     }
 }
 
-/// The element of one definition that another definition takes as it is.
+/// The element of one definition that can be added to the other definition unchanged.
 ///
-/// What the persistent definition says holds for the running guest. The reverse does not: the addresses of the
-/// running guest may be another device's at the next start.
+/// The element of the persistent definition is valid for the running guest. The reverse is not true: at the next start,
+/// another device may have the addresses of the running guest.
 fn reusable_element(existing: &GuestDisk, bus: Option<Bus>) -> Option<String> {
     existing.config.clone().or_else(|| existing.live.clone().filter(|_| bus.is_none()))
 }
 
-/// The elements of a disk that no definition has yet: on SCSI a controller where one is missing, then the disk.
+/// The elements of a disk that no definition has yet: for SCSI a controller if it is missing, then the disk.
 fn new_elements(spec: DiskSpec<'_>, guest: &Guest, affected: Affected) -> Result<Vec<String>> {
     let live = guest.live.as_ref().filter(|_| affected.live);
     let config = guest.config.as_ref().filter(|_| affected.config);
@@ -139,7 +139,7 @@ fn new_elements(spec: DiskSpec<'_>, guest: &Guest, affected: Affected) -> Result
     controller.into_iter().chain([disk]).map(|element| element.to_xml()).collect()
 }
 
-/// The path that still leads to the disk after a reboot; without one the node, and a warning.
+/// The permanent path of the disk; without one the device node, with a warning.
 fn lasting_path(observed: &Observed<'_>, warnings: &mut Vec<String>) -> String {
     let disk = observed.disk;
     let twins = judge::twins(observed.host, observed.blocks, disk);
@@ -148,7 +148,7 @@ fn lasting_path(observed: &Observed<'_>, warnings: &mut Vec<String>) -> String {
         return path.to_owned();
     }
     warnings.push(format!(
-        "{} has no name that stays the same: after a reboot another disk may be called so",
+        "{} has no permanent name: after a reboot, another disk may have this name",
         disk.node()
     ));
     disk.node()

@@ -1,4 +1,4 @@
-//! What the user asks `attach` for.
+//! The options of `attach`.
 
 use common::{Code, Error, Result};
 
@@ -8,25 +8,25 @@ use crate::availability::guests::Guest;
 /// A request to attach disks to a domain.
 #[derive(Debug)]
 pub struct AttachRequest {
-    /// The domain.
+    /// The name of the domain.
     pub domain: String,
-    /// The serial number that the guest sees; none for the disk's own.
+    /// The serial number that the guest sees; none for the disk's own number.
     pub serial: Option<String>,
     /// The guest target; none for the next free one.
     pub target: Option<String>,
-    /// How the guest reaches the disk.
+    /// The bus of the guest disk.
     pub bus: Bus,
-    /// Whether the guest may only read.
+    /// Whether the guest disk is read-only.
     pub readonly: bool,
-    /// Whether the disk also goes into the persistent definition.
+    /// Whether to add the disk to the persistent definition as well.
     pub persistent: bool,
-    /// The codes that the disk is attached in spite of.
+    /// The codes of the blockers to ignore.
     pub force: Vec<Code>,
-    /// Whether nothing is changed.
+    /// Whether this is a dry run.
     pub dry_run: bool,
 }
 
-/// The definitions of a domain that a disk goes into.
+/// The definitions of a domain that get a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Affected {
     /// Whether the running guest gets the disk.
@@ -36,21 +36,23 @@ pub struct Affected {
 }
 
 impl AttachRequest {
-    /// The definitions of a domain that the disk is to go into.
+    /// The definitions of a domain to add the disk to.
     ///
-    /// Errors: `conflict` for a domain that does not run, or has no persistent definition.
+    /// Errors: `conflict` for a domain that is not running, or that has no persistent definition.
     pub fn affected(&self, guest: &Guest) -> Result<Affected> {
         let name = &guest.name;
         let affected = Affected { live: guest.live.is_some(), config: self.persistent };
         if affected.config && guest.config.is_none() {
-            let message = format!("domain '{name}' has no definition that stays");
+            let message = format!("domain '{name}' is transient: it has no persistent definition");
             return Err(Error::conflict(message)
-                .hint("without --persistent it gets the disk for as long as it runs"));
+                .hint("to attach the disk only while the domain runs, remove --persistent"));
         }
         if !affected.live && !affected.config {
             let message = format!("domain '{name}' is not running");
             return Err(Error::conflict(message)
-                .hint(format!("tdx-td start {name}; or --persistent, for its next start")));
+                .hint(format!(
+                    "start the domain with tdx-td start {name}, or add --persistent to attach the disk at its next start"
+                )));
         }
         Ok(affected)
     }

@@ -1,4 +1,4 @@
-//! Where in the guest a disk goes: bus, name, and on SCSI the address.
+//! The place of a disk in the guest: its bus, its guest target, and for SCSI its address.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use common::xml::{Document, Element, Node};
 use common::{Error, Result};
 
-/// How the guest reaches the disk.
+/// The bus of a guest disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Bus {
     /// virtio-blk: a PCI device of its own
@@ -16,7 +16,7 @@ pub enum Bus {
 }
 
 impl Bus {
-    /// The bus in libvirt's words.
+    /// libvirt's name of the bus.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Virtio => "virtio",
@@ -24,12 +24,12 @@ impl Bus {
         }
     }
 
-    /// The bus of this name in libvirt's words; none for others.
+    /// The bus with this name of libvirt; none for other names.
     pub fn named(name: &str) -> Option<Self> {
         Self::value_variants().iter().copied().find(|bus| bus.as_str() == name)
     }
 
-    /// The most characters of a serial number that the guest gets to see.
+    /// The longest serial number that the guest sees completely. Unit: characters.
     ///
     /// Source: virtio 1.2, 5.2.6.1; QEMU `hw/scsi/scsi-disk.c`.
     pub fn serial_length(self) -> usize {
@@ -39,7 +39,7 @@ impl Bus {
         }
     }
 
-    /// The name by which udev in the guest finds a disk of this serial number.
+    /// The path that udev in the guest creates for a disk with this serial number.
     pub fn guest_path(self, serial: &str) -> String {
         match self {
             Self::Virtio => format!("/dev/disk/by-id/virtio-{serial}"),
@@ -54,7 +54,7 @@ impl Bus {
         }
     }
 
-    /// Refuses a target that is no name of this bus.
+    /// Refuses a guest target that is not valid for this bus.
     ///
     /// Errors: `usage`.
     pub fn check_target(self, target: &str) -> Result<()> {
@@ -65,21 +65,21 @@ impl Bus {
             Ok(())
         } else {
             Err(Error::usage(format!(
-                "{target:?} is no target on {}: write {}b",
+                "{target:?} is not a valid guest target on {}, such as {}b",
                 self.as_str(),
                 self.prefix()
             )))
         }
     }
 
-    /// The first name that nothing has, from `vdb` on: `vda` is what a guest boots from.
+    /// The first free target from `vdb` on. `vda` is left for the disk that the guest boots from.
     pub fn next_free(self, used: &BTreeSet<String>) -> String {
         let names = (1..).map(|index| format!("{}{}", self.prefix(), letters(index)));
         names.into_iter().find(|name| !used.contains(name)).unwrap_or_default()
     }
 }
 
-/// `a` for 0, `z` for 25, `aa` for 26.
+/// The letters for a number: `a` for 0, `z` for 25, `aa` for 26.
 fn letters(mut index: u32) -> String {
     let mut letters = Vec::new();
     loop {
@@ -97,13 +97,13 @@ fn letters(mut index: u32) -> String {
 pub struct ScsiSlot {
     controller: u32,
     unit: u32,
-    /// Whether the controller has to come first.
+    /// Whether the controller has to be added first.
     is_new: bool,
 }
 
 impl ScsiSlot {
-    /// The first free address on a virtio-scsi controller that all of these definitions have; on a new
-    /// controller where they have none in common.
+    /// The first free address on a virtio-scsi controller that all these definitions have; on a new controller if they
+    /// have none in common.
     pub fn find(definitions: &[&Document]) -> Self {
         let controllers = |document: &Document, model: Option<&str>| -> BTreeSet<u32> {
             let all = document.root().find_all("devices/controller");
@@ -144,7 +144,7 @@ impl ScsiSlot {
             .attr("unit", self.unit)
     }
 
-    /// The controller that has to come first.
+    /// The controller to add before the disk, if any.
     pub fn new_controller(&self) -> Option<Element> {
         let element = Element::new("controller")
             .attr("type", "scsi")
@@ -154,10 +154,10 @@ impl ScsiSlot {
     }
 }
 
-/// Whether a running guest has a port that takes another PCI device. A conventional bus counts as one that does.
+/// Whether a running guest has a free port for another PCI device. A conventional bus always counts as free.
 ///
-/// Source: libvirt `src/conf/domain_addr.h`: hot-plugged devices go to ports that allow it; a PCI Express
-/// port takes one device.
+/// Source: libvirt `src/conf/domain_addr.h`: hot-plugged devices need a port that allows hot plug; a PCI Express port
+/// has room for one device.
 pub fn has_free_port(live: &Document) -> bool {
     let root = live.root();
     let buses = root.find_all("devices").flat_map(Node::children).filter_map(|device| {
@@ -179,7 +179,7 @@ pub fn has_free_port(live: &Document) -> bool {
     })
 }
 
-/// A number as libvirt writes it: hexadecimal with 0x, else decimal.
+/// Parses a number of libvirt: hexadecimal with 0x, otherwise decimal.
 fn attr_number(node: Node<'_>, name: &str) -> Option<u32> {
     let text = node.attr(name)?;
     match text.strip_prefix("0x") {
@@ -193,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_go_on_after_z() {
+    fn targets_continue_after_z() {
         let mut used = BTreeSet::from(["vda".to_owned()]);
         for wanted in ["vdb", "vdc"] {
             let name = Bus::Virtio.next_free(&used);
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn targets_fit_their_bus() {
+    fn check_target_refuses_a_target_of_another_bus() {
         for good in ["vdb", "vdaa"] {
             Bus::Virtio.check_target(good).unwrap();
         }

@@ -1,4 +1,4 @@
-//! Block devices that the QEMU of a domain has open although the domain's running definition does not name them.
+//! Finds block devices that the QEMU of a domain has open although the domain's running definition does not name them.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -20,39 +20,39 @@ use crate::availability::vm_process::VmProcess;
 use crate::block::devices::BlockDevices;
 use common::system::devt::DevT;
 
-/// How long an attach or detach under way is waited for: QEMU opens a disk before the definition has it, and
-/// closes it after.
+/// How long to wait for an attach or detach that another command is doing: QEMU opens a disk before the definition has
+/// it, and closes it after the definition has lost it.
 const MOMENT: Duration = Duration::from_secs(1);
 
 /// A block device that a virtual machine has open and that the running definition of its domain does not name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UndefinedDisk {
-    /// The domain.
+    /// The name of the domain.
     pub domain: String,
-    /// Its number.
+    /// The device number.
     pub number: DevT,
-    /// Its node, as the kernel names it.
+    /// The device node, as the kernel names it.
     pub node: String,
     /// The process that has the disk open.
     pub process: VmProcess,
 }
 
 impl UndefinedDisk {
-    /// Says that QEMU has the disk open.
+    /// The warning that QEMU has the disk open.
     pub fn message(&self) -> String {
         let Self { domain, node, process, .. } = self;
         format!(
-            "the running definition of domain '{domain}' does not name {node}, but its QEMU, {process}, has \
-             {node} open"
+            "the QEMU of domain '{domain}', {process}, has {node} open, but the running definition of the domain \
+             does not have {node}"
         )
     }
 
-    /// The error for a disk that was to come back from the domain.
+    /// The error for a disk that QEMU still has open after a detach.
     pub fn still_open(&self) -> Error {
         let domain = &self.domain;
         Error::conflict(self.message()).code(Code::InUseByVm).hint(format!(
-            "libvirt has lost track of the disk, as after a crash of libvirtd; QEMU closes the disk when the \
-             guest is shut off: tdx-td stop {domain}"
+            "libvirt no longer knows of the disk, for example after a crash of libvirtd; to make QEMU close the \
+             disk, shut the guest off: tdx-td stop {domain}"
         ))
     }
 }
@@ -89,7 +89,7 @@ pub fn find(
     Ok(found)
 }
 
-/// The undefined disks that `look` still finds once an attach or detach under way has had time to end.
+/// The undefined disks that `look` still finds after attaches and detaches of other commands have had time to end.
 ///
 /// Errors: those of `look`; `interrupted`.
 pub fn find_lasting(
@@ -108,7 +108,7 @@ pub fn find_lasting(
     Ok(found)
 }
 
-/// The block devices that a running definition names anywhere, and those below the images that it names.
+/// The block devices that a running definition names anywhere, and those that back the images that it names.
 fn named_devices(
     host: &Host,
     blocks: &BlockDevices,
@@ -130,11 +130,12 @@ fn named_devices(
     Ok(named)
 }
 
-/// Fails while the QEMU of the domain has one of these devices open and the running definition does not name it.
-/// With `None` any device will do. Returns what could not be seen, and which other domains have the devices.
+/// Fails if the QEMU of the domain has one of these devices open although the running definition does not name it. With
+/// `None`, any device counts. Returns warnings about facts that could not be read and about other domains that have the
+/// devices.
 ///
-/// Errors: `conflict` with code `IN_USE_BY_VM`, also for virtual machines that are no domain's; those of reading
-/// the domain.
+/// Errors: `conflict` with code `IN_USE_BY_VM`, also for virtual machines that are not domains; those of reading the
+/// domain.
 pub fn expect_closed(
     host: &Host,
     handle: &mut DomainHandle<'_>,
@@ -174,12 +175,12 @@ pub fn expect_closed(
     Ok(warnings)
 }
 
-/// Says that the open files of the domain's own QEMU are not visible, if they are not.
+/// A warning if the open files of the domain's own QEMU cannot be read.
 fn unseen(handle: &DomainHandle<'_>, own: &[VmProcess]) -> Option<String> {
     let name = handle.name();
     if let Some(process) = own.iter().find(|process| process.is_hidden) {
         return Some(format!(
-            "{process}, the QEMU of domain '{name}', does not show its open files: run tdx-disk as root to \
+            "the open files of the QEMU of domain '{name}', {process}, cannot be read: run tdx-disk as root to \
              check that the disk is closed"
         ));
     }
@@ -187,14 +188,14 @@ fn unseen(handle: &DomainHandle<'_>, own: &[VmProcess]) -> Option<String> {
     let runs = is_qemu && own.is_empty() && handle.domain().is_active().unwrap_or(false);
     runs.then(|| {
         format!(
-            "the QEMU of domain '{name}' is not visible from here: run tdx-disk on the host itself, not in a \
+            "the QEMU of domain '{name}' is not visible to this process: run tdx-disk on the host, not in a \
              container, to check that the disk is closed"
         )
     })
 }
 
-/// Fails for a process that has one of the devices open and that no running definition accounts for. Returns
-/// the domains that have the devices by their definitions.
+/// Fails for a process that has one of the devices open without a running definition that has the device. Returns
+/// warnings about the domains that have the devices by their definitions.
 fn expect_defined(
     host: &Host,
     libvirt: &Libvirt,
@@ -209,9 +210,11 @@ fn expect_defined(
         let nodes = nodes.collect::<Vec<_>>().join(" and ");
         let runs = |guest: &&Guest| guest.uuid().is_some_and(|uuid| process.runs(&uuid));
         let Some(guest) = guests.iter().find(runs) else {
-            return Err(Error::conflict(format!("{process} has {nodes} open and runs no domain"))
-                .code(Code::InUseByVm)
-                .hint("wait for the process, or end it"));
+            return Err(Error::conflict(format!(
+                "{process} has {nodes} open and does not belong to a domain"
+            ))
+            .code(Code::InUseByVm)
+            .hint("wait until the process has ended, or end it"));
         };
         let connect = Some(libvirt.connect());
         let undefined = find(host, &blocks, guest, std::slice::from_ref(process), connect)?;

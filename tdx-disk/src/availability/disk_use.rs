@@ -1,4 +1,4 @@
-//! Which domains use which block devices of the host.
+//! Finds the domains that use block devices of the host.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -16,33 +16,33 @@ use crate::availability::guests::{Guest, source_path};
 use crate::block::devices::{BlockDevice, BlockDevices};
 use crate::block::disk::scsi_address;
 
-/// How a domain has a device.
+/// A domain that uses a device.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DiskUser {
-    /// The domain.
+    /// The name of the domain.
     pub domain: String,
-    /// In words: `as vdb, running`.
+    /// The way of the use, for messages: `as vdb (running)`.
     pub how: String,
-    /// Whether it is a disk of the domain, and not a controller given away whole.
+    /// Whether the device is a guest disk; otherwise the domain has the controller of the device.
     pub is_disk: bool,
 }
 
-/// What of the host's disks all domains have, found once for any number of disks.
+/// The host's disks that all domains use, read once for any number of disks.
 #[derive(Debug, Default)]
 pub struct DiskUse {
     by_block: BTreeMap<String, BTreeSet<DiskUser>>,
     by_controller: BTreeMap<Bdf, BTreeSet<DiskUser>>,
     by_scsi: BTreeMap<String, BTreeSet<DiskUser>>,
-    /// By a key of the file, for what a loop device may be backed by.
+    /// The users by a key of the file, for files that may back a loop device.
     by_file: BTreeMap<FileKey, BTreeSet<DiskUser>>,
-    /// By the path in the definition, for what leads nowhere now.
+    /// The users by the path in the definition, for paths of absent devices.
     by_name: BTreeMap<String, BTreeSet<DiskUser>>,
 }
 
 impl DiskUse {
-    /// Finds the host's disks in the definitions of domains, and below the images that those name.
+    /// Finds the host's disks in the definitions of domains, and the disks that back the images in the definitions.
     ///
-    /// Errors: `conflict` for a domain with a device of the host whose address cannot be understood.
+    /// Errors: `conflict` for a domain that has a host device with an invalid address.
     pub fn new(
         host: &Host,
         blocks: &BlockDevices,
@@ -54,10 +54,10 @@ impl DiskUse {
         for guest in guests {
             for (disk, live) in guest.disks() {
                 let target = disk.attr_at("target", "dev").unwrap_or_default();
-                let state = if live { "running" } else { "defined" };
+                let state = if live { "running" } else { "in its definition" };
                 let user = DiskUser {
                     domain: guest.name.clone(),
-                    how: format!("as {target}, {state}"),
+                    how: format!("as {target} ({state})"),
                     is_disk: true,
                 };
                 for bdf in controllers(disk)
@@ -71,7 +71,7 @@ impl DiskUse {
             }
             let user = DiskUser {
                 domain: guest.name.clone(),
-                how: "by an argument for QEMU".to_owned(),
+                how: "in an argument for QEMU".to_owned(),
                 is_disk: false,
             };
             let mut paths = BTreeSet::new();
@@ -99,12 +99,12 @@ impl DiskUse {
         match hostdev.attr("type").as_deref() {
             Some("pci") => {
                 let bdf = host_address::source_pci(hostdev)?;
-                let user = user("with all of its controller");
+                let user = user("through its PCI controller");
                 self.by_controller.entry(bdf).or_default().insert(user);
             }
             Some("scsi") => {
                 if let Some(address) = host_address::source_scsi(hostdev)? {
-                    let user = user("as a SCSI device");
+                    let user = user("as a SCSI host device");
                     self.by_scsi.entry(address).or_default().insert(user);
                 }
             }
@@ -125,7 +125,7 @@ impl DiskUse {
         self.by_name.entry(path).or_default().insert(user.clone());
     }
 
-    /// Who has this very device, the file that it is backed by, or the controller it is behind.
+    /// The domains that use this device, the file that backs it, or its controller.
     pub fn users_of(
         &self,
         host: &Host,
@@ -167,13 +167,13 @@ fn controllers(disk: Node<'_>) -> Result<Vec<Bdf>> {
         .collect()
 }
 
-/// The paths a disk is read from: all that its element names, and every file below those.
+/// The paths that a disk is read from: the paths in its element, and every file that these need.
 fn disk_paths(images: &mut Images, connect: Option<&Connect>, disk: Node<'_>) -> BTreeSet<PathBuf> {
     let sources = disk.descendants().filter(|node| node.name() == "source");
     let mut paths = BTreeSet::new();
     for name in sources.filter_map(|source| source_path(connect, source)) {
         let local = LocalFiles::parse(name.as_bytes());
-        // A name with a colon in it, too, is one that libvirt takes for a path.
+        // libvirt also treats a name with a colon as a path.
         let named = local.files.iter().flat_map(|file| file.paths_from(Path::new("/")));
         paths.extend(named.chain([PathBuf::from(name)]));
     }
@@ -235,10 +235,10 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_is_had_under_any_name_and_in_any_way() {
+    fn users_of_finds_a_disk_under_any_name() {
         let disk =
             |source: &str| users(&format!("<disk type='block'>{source}<target dev='vdb'/></disk>"));
-        let as_vdb = ["as vdb, defined"];
+        let as_vdb = ["as vdb (in its definition)"];
         assert_eq!(disk("<source dev='/dev/sda'/>"), as_vdb);
         assert_eq!(disk("<source dev='/dev/by-name'/>"), as_vdb);
         assert_eq!(disk("<source dev='/dev/../dev/sda1'/>"), as_vdb);
@@ -259,11 +259,11 @@ mod tests {
         assert_eq!(disk_use.users_of(&host, blocks.named("sda").unwrap(), &[]).len(), 1);
         let nvme = "<source type='pci' managed='yes' namespace='1'>\
             <address domain='0x0000' bus='0x00' slot='0x17' function='0x0'/></source>";
-        assert_eq!(disk(nvme).first().map(String::as_str), Some("as vdb, defined"));
+        assert_eq!(disk(nvme).first().map(String::as_str), Some("as vdb (in its definition)"));
     }
 
     #[test]
-    fn a_device_with_an_address_that_cannot_be_understood_is_a_conflict() {
+    fn a_host_device_with_an_invalid_address_is_a_conflict() {
         let (_root, host) = machine();
         let blocks = BlockDevices::read(&host).unwrap();
         let read = |device: &str| {
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_in_an_argument_for_qemu_is_the_domains() {
+    fn a_disk_in_an_argument_for_qemu_is_used_by_the_domain() {
         let (_root, host) = machine();
         let blocks = BlockDevices::read(&host).unwrap();
         let xml = "<domain xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>\
@@ -307,18 +307,18 @@ mod tests {
         let guest = Guest { name: "g".to_owned(), live: None, config, other: Vec::new() };
         let disk_use = DiskUse::new(&host, &blocks, &[guest], None, Images::new(&host)).unwrap();
         let users = disk_use.users_of(&host, blocks.named("sda1").unwrap(), &[]);
-        assert_eq!(users.first().unwrap().how, "by an argument for QEMU");
+        assert_eq!(users.first().unwrap().how, "in an argument for QEMU");
     }
 
     #[test]
-    fn a_controller_given_away_takes_its_disks_along() {
+    fn a_domain_with_a_controller_uses_its_disks() {
         let pci = |slot: &str| {
             users(&format!(
                 "<hostdev mode='subsystem' type='pci'><source>\
                  <address domain='0x0000' bus='0x00' slot='{slot}' function='0x0'/></source></hostdev>"
             ))
         };
-        assert_eq!(pci("0x17")[0], "with all of its controller");
+        assert_eq!(pci("0x17")[0], "through its PCI controller");
         assert_eq!(pci("0x18"), [""; 0]);
         let scsi = |unit: u32| {
             users(&format!(
@@ -326,7 +326,7 @@ mod tests {
                  <address bus='0' target='0' unit='{unit}'/></source></hostdev>"
             ))
         };
-        assert_eq!(scsi(1), ["as a SCSI device"]);
+        assert_eq!(scsi(1), ["as a SCSI host device"]);
         assert_eq!(scsi(0), [""; 0]);
     }
 }

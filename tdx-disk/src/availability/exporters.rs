@@ -1,4 +1,4 @@
-//! What the host gives away already: iSCSI and NVMe targets, loop devices.
+//! Finds the devices that the host exports: as iSCSI and NVMe targets, and through loop devices.
 
 use common::Code;
 use common::system::sysfs::{attribute, names};
@@ -10,7 +10,7 @@ use crate::block::devices::{BlockDevice, BlockDevices};
 const TARGETS: &str = "/sys/kernel/config/target/core";
 const NVME: &str = "/sys/kernel/config/nvmet/subsystems";
 
-/// Findings of each device of the stack that is exported.
+/// Findings about each device of the stack that is exported.
 ///
 /// Source: Linux `drivers/target/target_core_configfs.c` (`udev_path`, and the iblock back end's own
 /// path), `drivers/nvme/target/configfs.c` (`device_path`), `Documentation/ABI/testing/sysfs-block-loop`.

@@ -1,4 +1,4 @@
-//! Findings: what was seen of a disk, and the command that ends it.
+//! Findings about a disk, with the command that ends the use.
 
 use std::collections::BTreeSet;
 
@@ -7,24 +7,24 @@ use common::{Code, Error, Result};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-/// Something that was seen of a disk.
+/// A finding about a disk: a blocker or a note.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {
-    /// What it is.
+    /// The code of the finding.
     pub code: Code,
-    /// What it is about, in a clause.
+    /// The finding in one clause.
     pub message: String,
-    /// The command that ends it, where one does.
+    /// The command that ends the use, if there is one.
     pub remedy: Option<String>,
 }
 
 impl Finding {
-    /// A finding that no single command ends.
+    /// A finding without a command that ends the use.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), remedy: None }
     }
 
-    /// Adds the command that ends what was found.
+    /// Adds the command that ends the use.
     #[must_use]
     pub fn remedy(mut self, command: impl Into<String>) -> Self {
         self.remedy = Some(command.into());
@@ -32,22 +32,22 @@ impl Finding {
     }
 }
 
-/// The codes of the findings that keep a disk from a guest.
+/// The codes of the blockers among the findings.
 pub fn blockers(findings: &[Finding]) -> Vec<Code> {
     let stops = findings.iter().map(|finding| finding.code).filter(|c| c.level() != Level::Note);
     stops.collect::<BTreeSet<Code>>().into_iter().collect()
 }
 
-/// A finding in a document.
+/// A finding about a disk in a document.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct FindingItem {
-    /// What it is.
+    /// The code of the finding.
     pub code: Code,
-    /// Whether it keeps the disk from a guest.
+    /// Whether the finding is a blocker, a blocker that can be forced, or a note.
     pub level: Level,
-    /// What it is about.
+    /// The finding in words.
     pub message: String,
-    /// The command that ends it, where one does.
+    /// The command that ends the use; null when there is no single command.
     pub remedy: Option<String>,
 }
 
@@ -58,7 +58,7 @@ impl From<Finding> for FindingItem {
     }
 }
 
-/// A word, quoted for a shell where it needs quotes.
+/// The word, in quotes if a shell needs them.
 pub fn shell_quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-:+,@%=".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
@@ -68,10 +68,10 @@ pub fn shell_quoted(word: &str) -> String {
     }
 }
 
-/// Fails for what keeps a disk from a guest and is not forced; what is forced becomes a warning.
+/// Fails for blockers that are not forced. Forced blockers become warnings.
 ///
-/// Errors: `conflict` with the code of the best reason; the others are causes, and what ends them the
-/// hint.
+/// Errors: `conflict` with the code of the most important blocker. The other blockers are causes, and the commands that
+/// end the uses are the hint.
 pub fn refuse(device: &str, findings: &[Finding], forced: &[Code]) -> Result<Vec<String>> {
     let display = |finding: &Finding| format!("{} ({})", finding.message, finding.code.as_str());
     let (mut stops, mut warnings) = (Vec::new(), Vec::new());
@@ -82,8 +82,8 @@ pub fn refuse(device: &str, findings: &[Finding], forced: &[Code]) -> Result<Vec
             _ => stops.push(finding),
         }
     }
-    // What cannot be forced is the better reason; of these the host itself the best, and the kernel's
-    // claim, which does not say what for, the last.
+    // A blocker that cannot be forced is more important. Of these, the system disk is reported first, and the kernel's
+    // claim, which does not name a user, last.
     let rank = |code| match code {
         Code::SystemDisk => 0,
         Code::Claimed => 2,
@@ -94,17 +94,17 @@ pub fn refuse(device: &str, findings: &[Finding], forced: &[Code]) -> Result<Vec
         return Ok(warnings);
     };
     let mut remedies: Vec<&str> = stops.iter().filter_map(|f| f.remedy.as_deref()).collect();
-    // What is mounted deeper goes first.
+    // Deeper mount points have to be unmounted first.
     remedies.sort_by_key(|remedy| std::cmp::Reverse(remedy.matches('/').count()));
     remedies.dedup();
     let hint = match first.code {
-        Code::ReadOnly => "--readonly gives it to the guest to read".to_owned(),
+        Code::ReadOnly => "to attach the disk read-only, add --readonly".to_owned(),
         code if code.level() == Level::Forceable => {
-            format!("--force {} --yes does it all the same", code.as_str())
+            format!("to attach the disk nevertheless, add --force {} --yes", code.as_str())
         }
-        Code::SystemDisk => "the disk the host runs from is never given away".to_owned(),
+        Code::SystemDisk => "choose another disk: the host runs from this one".to_owned(),
         _ if !remedies.is_empty() => remedies.join(" && "),
-        _ => "tdx-disk check shows all there is to say".to_owned(),
+        _ => format!("to see all findings, run tdx-disk check {}", shell_quoted(device)),
     };
     let message = format!("{device} cannot be given to a guest: {}", first.message);
     let error = Error::conflict(message).code(first.code).hint(hint);
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_may_be_forced_is() {
+    fn refuse_ignores_a_forced_code_only_if_it_can_be_forced() {
         let note = Finding::new(Code::HasData, "ext4");
         let label = Finding::new(Code::Signature, "LVM2_member");
         let mounted = Finding::new(Code::Mounted, "on /mnt").remedy("umount /mnt");
@@ -127,7 +127,10 @@ mod tests {
         assert_eq!(refuse("d", std::slice::from_ref(&note), &[]).unwrap(), [""; 0]);
         let error = refuse("d", &[note, label.clone()], &[]).unwrap_err().to_document().error;
         assert_eq!((error.code, error.exit_code), (Some(Code::Signature), 5));
-        assert_eq!(error.hint.as_deref(), Some("--force SIGNATURE --yes does it all the same"));
+        assert_eq!(
+            error.hint.as_deref(),
+            Some("to attach the disk nevertheless, add --force SIGNATURE --yes")
+        );
         let forced = refuse("d", std::slice::from_ref(&label), &[Code::Signature]).unwrap();
         assert_eq!(forced, ["LVM2_member (SIGNATURE)"]);
         let all = [label, mounted, deeper, system.clone()];
@@ -140,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_quoted_where_a_shell_needs_it() {
+    fn shell_quoted_quotes_only_words_that_need_it() {
         assert_eq!(shell_quoted("/mnt/a-b"), "/mnt/a-b");
         assert_eq!(shell_quoted("/mnt/it's"), "'/mnt/it'\\''s'");
         assert_eq!(shell_quoted(""), "''");

@@ -1,4 +1,4 @@
-//! The domains of libvirt, by their definitions.
+//! The domains of libvirt with their definitions.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -10,20 +10,20 @@ use virt::connect::Connect;
 use virt::domain::Domain;
 use virt::sys;
 
-/// A domain: as it runs, and as it would start next.
+/// A domain with its definitions.
 #[derive(Debug)]
 pub struct Guest {
-    /// Name.
+    /// The name of the domain.
     pub name: String,
-    /// What it is now, while it runs.
+    /// The running definition, while the domain runs.
     pub live: Option<Document>,
-    /// What it would be at its next start, where it has a definition that stays.
+    /// The persistent definition; none for a transient domain.
     pub config: Option<Document>,
-    /// What it would go on with where it was suspended to disk, or after going back to a snapshot.
+    /// The definitions of its saved state and of its snapshots.
     pub(crate) other: Vec<Document>,
 }
 
-/// The definitions beside the live and the persistent one that a domain can have.
+/// The definitions that a domain can have besides the running and the persistent one.
 #[derive(Debug, Clone, Copy)]
 struct Extras {
     saved_state: bool,
@@ -31,12 +31,12 @@ struct Extras {
 }
 
 impl Guest {
-    /// Reads a domain; none when it went away meanwhile.
+    /// Reads a domain; none when the domain no longer exists.
     pub fn read(libvirt: &Libvirt, domain: &Domain) -> Result<Option<Self>> {
         Self::read_with(libvirt, domain, Extras { saved_state: true, snapshots: true })
     }
 
-    /// Reads a domain with those extras that it can have; none when it went away meanwhile.
+    /// Reads a domain with the given other definitions; none when the domain no longer exists.
     fn read_with(libvirt: &Libvirt, domain: &Domain, extras: Extras) -> Result<Option<Self>> {
         match Self::try_read(libvirt, domain, extras) {
             Err(error) if error.kind() == common::ErrorKind::NotFound => Ok(None),
@@ -70,24 +70,24 @@ impl Guest {
         Ok(Self { name, live, config, other })
     }
 
-    /// Its UUID, by its definitions.
+    /// The UUID of the domain, from its definitions.
     pub fn uuid(&self) -> Option<String> {
         self.live.iter().chain(&self.config).find_map(|document| document.root().text_at("uuid"))
     }
 
-    /// A copy of the domain that has only its running definition.
+    /// A copy of the domain with only its running definition.
     pub fn running(&self) -> Self {
         Self { name: self.name.clone(), live: self.live.clone(), config: None, other: Vec::new() }
     }
 
-    /// The disk elements, each with whether it is in the running definition.
+    /// The `<disk>` elements, each with whether it is in the running definition.
     pub fn disks(&self) -> impl Iterator<Item = (Node<'_>, bool)> {
         let live = self.live.iter().flat_map(|live| devices(live, "disk"));
         let rest = self.config.iter().chain(&self.other).flat_map(|rest| devices(rest, "disk"));
         live.map(|disk| (disk, true)).chain(rest.map(|disk| (disk, false)))
     }
 
-    /// The arguments that a definition passes on to QEMU.
+    /// The arguments for QEMU in the definitions.
     pub(crate) fn arguments(&self) -> impl Iterator<Item = Cow<'_, str>> {
         let documents = self.live.iter().chain(&self.config).chain(&self.other);
         let nodes = documents.flat_map(|document| document.root().descendants());
@@ -105,7 +105,7 @@ impl Guest {
     }
 }
 
-/// The devices of this kind in a domain, or in the two that a snapshot holds.
+/// The devices of this kind in the definition of a domain, or in the two definitions of a snapshot.
 fn devices<'d>(document: &'d Document, kind: &str) -> Vec<Node<'d>> {
     let root = document.root();
     let paths = ["devices/", "domain/devices/", "inactiveDomain/devices/"];
@@ -132,13 +132,13 @@ pub fn all(libvirt: &Libvirt) -> Result<Vec<Guest>> {
     Ok(guests?.into_iter().flatten().collect())
 }
 
-/// The path that a `<source>` names; none when it names none, or a volume that libvirt does not know.
+/// The path that a `<source>` names; none when it has no path, or names a volume that libvirt does not know.
 pub fn source_path(connect: Option<&Connect>, source: Node<'_>) -> Option<String> {
     let plain = source.attr("dev").or_else(|| source.attr("file"));
     plain.map(Cow::into_owned).or_else(|| volume_path(connect?, source))
 }
 
-/// Where a volume of a storage pool is; none when libvirt does not know it now.
+/// The path of a volume of a storage pool; none when libvirt does not know the volume.
 fn volume_path(connect: &Connect, source: Node<'_>) -> Option<String> {
     let (pool, volume) = (source.attr("pool")?, source.attr("volume")?);
     let pool = connect.lookup_storage_pool_by_name(&pool).ok()?;

@@ -1,4 +1,4 @@
-//! Whether a disk is free: everything that can be using it, every reason told.
+//! Checks whether a disk is free. Finds every use of the disk and reports every reason.
 
 use crate::availability::exporters;
 use crate::availability::finding;
@@ -28,33 +28,33 @@ use common::system::devt::DevT;
 use crate::block::partitions::Span;
 use crate::block::{partitions, signature};
 
-/// How long what opens a disk for a moment, as udev does, is waited for.
+/// How long to wait for programs that open a disk only briefly, such as udev.
 const MOMENT: Duration = Duration::from_secs(1);
 
-/// What a disk is wanted for.
+/// The purpose that a disk is checked for.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Question<'a> {
-    /// The domain that the disk is for. That the domain has the disk already is no finding.
+    /// The domain that the disk is for. A use by this domain is not a finding.
     pub domain: Option<&'a str>,
     /// Whether the domain only reads the disk.
     pub readonly: bool,
 }
 
-/// What is read once, without opening a disk, to judge any number of disks.
+/// The facts for checks of any number of disks, which are read once and without opening a disk.
 #[derive(Debug)]
 pub struct Observer<'a> {
     /// The machine.
     pub host: &'a Host,
     /// The block devices of the machine.
     pub blocks: &'a BlockDevices,
-    /// What is mounted.
+    /// The mounts and swaps.
     pub mounts: &'a Mounts,
-    /// What domains have; none when libvirt is out of reach.
+    /// The disks of domains; none when libvirt is unreachable.
     pub disk_use: Option<&'a DiskUse>,
 }
 
 impl Observer<'_> {
-    /// Findings from sysfs, mount tables and libvirt, about a disk and all devices that are made of it.
+    /// Findings from sysfs, mount tables and libvirt, about a disk and all devices that it backs.
     pub fn findings(&self, disk: &Disk, question: Question<'_>) -> Vec<Finding> {
         let stack = self.blocks.stack(&disk.name);
         let mut findings = state_findings(disk, question);
@@ -68,10 +68,10 @@ impl Observer<'_> {
             let names = if is_it { &disk.links[..] } else { &[] };
             let users = self.disk_use.map(|disk_use| disk_use.users_of(self.host, block, names));
             for user in users.into_iter().flatten() {
-                // What the domain has of this very disk is not in its own way.
+                // A use of this disk by the domain itself is not a finding.
                 if !(is_it && user.is_disk && question.domain == Some(user.domain.as_str())) {
                     let (domain, node, how) = (user.domain, block.node(), user.how);
-                    let message = format!("domain '{domain}' has {node} {how}");
+                    let message = format!("domain '{domain}' uses {node} {how}");
                     findings.push(Finding::new(Code::InUseByVm, message));
                 }
             }
@@ -79,7 +79,7 @@ impl Observer<'_> {
         findings
     }
 
-    /// A finding that names the mapping or array that a device is part of, and the command that ends it.
+    /// A finding that names the mapping or array that a device is part of, and the command that stops it.
     fn holder_finding(&self, block: &BlockDevice, holder: &str) -> Finding {
         let above = self.blocks.named(holder);
         let read = |name: &str| above.and_then(|above| above.attribute(self.host, name));
@@ -89,7 +89,7 @@ impl Observer<'_> {
         let part = format!("{} is part of {node}", block.node());
         let word = shell_quoted(name.as_deref().unwrap_or(holder));
         if uuid.starts_with("mpath-") {
-            let message = format!("{part}, a multipath map: give that to the guest instead");
+            let message = format!("{part}, a multipath map; attach the map instead");
             return Finding::new(Code::MultipathPath, message);
         }
         let finding = |what: &str, remedy: Option<String>| {
@@ -107,7 +107,7 @@ impl Observer<'_> {
             _ if holder.starts_with("md") => {
                 finding("an array", Some(format!("mdadm --stop /dev/{holder}")))
             }
-            _ => finding("which the kernel holds it for", None),
+            _ => finding("a device of the kernel", None),
         }
     }
 }
@@ -120,39 +120,39 @@ fn state_findings(disk: &Disk, question: Question<'_>) -> Vec<Finding> {
     match disk.kind {
         "partition" => add(Code::IsPartition, format!("{node} is a partition")),
         "rom" | "floppy" | "firmware" | "zram" | "ram" => {
-            add(Code::BadKind, format!("{node} is of the kind {}", disk.kind));
+            add(Code::BadKind, format!("{node} is a device of type {}", disk.kind));
         }
         _ => {}
     }
     if disk.size == 0 {
-        add(Code::NoMedium, format!("{node} has no medium, or no size"));
+        add(Code::NoMedium, format!("{node} has no medium or a size of zero"));
     }
-    // SCSI says `running`, NVMe `live`; others say nothing.
+    // SCSI reports `running`, NVMe `live`. Other drivers report no state.
     if let Some(state) = disk.state.as_deref().filter(|s| !matches!(*s, "running" | "live")) {
-        add(Code::Offline, format!("the driver of {node} says {state}"));
+        add(Code::Offline, format!("the driver of {node} reports the state {state}"));
     }
     if disk.is_path {
         add(Code::MultipathPath, format!("{node} is a path of a multipath map"));
     }
     if disk.read_only && !question.readonly {
-        add(Code::ReadOnly, format!("{node} can only be read"));
+        add(Code::ReadOnly, format!("{node} is read-only"));
     }
     findings
 }
 
-/// The findings about a disk, and what could not be seen.
+/// The findings about a disk, and warnings about facts that could not be read.
 #[derive(Debug)]
 pub struct Judgement {
-    /// Everything that was seen.
+    /// All findings.
     pub findings: Vec<Finding>,
-    /// What could not be seen, a sentence each.
+    /// Warnings about facts that could not be read.
     pub unseen: Vec<String>,
 }
 
-/// Looks at everything: what [`Observer`] sees, names, contents, claims, processes, exporters.
+/// Makes the complete check: the findings of [`Observer`], names, content, claims, processes and exporters.
 ///
-/// Errors: `permission` or `io` when `/proc` cannot be listed, or when the disk cannot be opened and
-/// nothing else speaks against it; `interrupted`.
+/// Errors: `permission` or `io` when `/proc` cannot be listed, or when the disk cannot be opened and has no blocker;
+/// `interrupted`.
 pub fn judge(observer: &Observer<'_>, disk: &Disk, question: Question<'_>) -> Result<Judgement> {
     let (host, blocks) = (observer.host, observer.blocks);
     let stack = blocks.stack(&disk.name);
@@ -165,7 +165,8 @@ pub fn judge(observer: &Observer<'_>, disk: &Disk, question: Question<'_>) -> Re
     unseen.extend(observer.mounts.problems.iter().cloned());
     if observer.mounts.unseen > 0 {
         unseen.push(format!(
-            "{} processes do not show what is mounted for them: run it as root of the host itself",
+            "the mounts of {} processes were not checked: they cannot be read; run this command as root on the \
+             host",
             observer.mounts.unseen
         ));
     }
@@ -175,20 +176,23 @@ pub fn judge(observer: &Observer<'_>, disk: &Disk, question: Question<'_>) -> Re
                 findings.extend(content_findings(blocks, disk, &file, &mut unseen));
                 let locked = qemu_lock::is_locked(&file);
                 findings.extend(locked.then(|| {
-                    Finding::new(Code::QemuLock, format!("a QEMU has locked {}", disk.node()))
+                    Finding::new(
+                        Code::QemuLock,
+                        format!("a QEMU process has locked {}", disk.node()),
+                    )
                 }));
                 findings.extend(claim_finding(host, disk)?);
             }
             Err(error) => {
-                // Where the answer is no already, or these are files of another machine.
+                // Only a warning if the disk has a blocker anyway, or below --sysroot.
                 let is_node = std::fs::metadata(host.path(disk.node()))
                     .is_ok_and(|metadata| metadata.file_type().is_block_device());
                 if is_node && finding::blockers(&findings).is_empty() {
                     return Err(error).at("open", disk.node());
                 }
                 unseen.push(format!(
-                    "{} cannot be opened ({error}): what is on it, and who has claimed it, is not \
-                     known",
+                    "the content and the claims of {} were not checked: the disk cannot be opened \
+                     ({error})",
                     disk.node()
                 ));
             }
@@ -207,12 +211,12 @@ fn open_node(host: &Host, disk: &Disk, flags: OFlags) -> io::Result<File> {
     if DevT::from_rdev(rdev) == disk.number {
         Ok(file)
     } else {
-        Err(io::Error::other("it is the node of another device"))
+        Err(io::Error::other("the node belongs to another device"))
     }
 }
 
-/// A finding when the kernel has the disk or one of its partitions in exclusive use: mounted, swapped to, or part
-/// of another device. Waits for programs that open the disk exclusively for a moment.
+/// A finding if the kernel uses the disk or one of its partitions exclusively: mounted, as swap, or as part of another
+/// device. Waits for programs that open the disk exclusively only briefly.
 ///
 /// Source: Linux `block/bdev.c`, `bd_may_claim()`.
 fn claim_finding(host: &Host, disk: &Disk) -> Result<Option<Finding>> {
@@ -221,7 +225,7 @@ fn claim_finding(host: &Host, disk: &Disk) -> Result<Option<Finding>> {
         match open_node(host, disk, OFlags::EXCL) {
             Err(error) if error.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error()) => {
                 if Instant::now() >= end {
-                    let message = format!("the kernel has {} in exclusive use", disk.node());
+                    let message = format!("the kernel uses {} exclusively", disk.node());
                     return Ok(Some(Finding::new(Code::Claimed, message)));
                 }
                 interrupt::sleep(Duration::from_millis(50))?;
@@ -231,7 +235,7 @@ fn claim_finding(host: &Host, disk: &Disk) -> Result<Option<Finding>> {
     }
 }
 
-/// Processes that have the disk, or anything on it, open for longer than a moment.
+/// Findings about processes that have the disk, or a device on it, open for longer than [`MOMENT`].
 fn open_file_findings(
     observer: &Observer<'_>,
     disk: &Disk,
@@ -251,21 +255,22 @@ fn open_file_findings(
     }
     if found.unseen > 0 {
         unseen.push(format!(
-            "{} processes do not show their open files: run it as root of the host itself",
+            "the open files of {} processes were not checked: they cannot be read; run this command as root on \
+             the host",
             found.unseen
         ));
     }
     let below_only = if below.is_empty() {
         BTreeSet::new()
     } else {
-        // What stands on the same disk beside a partition is not in its way, but a guest is.
+        // A process that uses only another part of the same disk does not block a partition, but a guest does.
         let own = Processes::with_open(host, &own)?;
         let own: BTreeSet<u32> = own.all().map(|process| process.pid).collect();
         found.all().map(|process| process.pid).filter(|pid| !own.contains(pid)).collect()
     };
     let finding = |process: &processes::Process| {
         let (command, pid, node) = (&process.command, process.pid, &process.node);
-        let message = format!("{command} (process {pid}) has {node} open");
+        let message = format!("process {pid} ({command}) has {node} open");
         if process.is_guest() {
             return Some(Finding::new(Code::InUseByVm, message));
         }
@@ -274,10 +279,10 @@ fn open_file_findings(
     Ok(found.all().filter_map(finding).collect())
 }
 
-/// The EFI partition that the machine booted from, which need not be mounted.
+/// A finding about the EFI partition that the machine booted from, which may not be mounted.
 ///
-/// Source: <https://systemd.io/BOOT_LOADER_INTERFACE/>, `LoaderDevicePartUUID`, in UTF-16 behind four
-/// bytes of attributes.
+/// Source: <https://systemd.io/BOOT_LOADER_INTERFACE/>, `LoaderDevicePartUUID`, in UTF-16 after four bytes of
+/// attributes.
 fn boot_partition_findings(
     host: &Host,
     blocks: &BlockDevices,
@@ -306,15 +311,17 @@ fn identity_findings(observer: &Observer<'_>, disk: &Disk) -> Vec<Finding> {
     let mut findings = Vec::new();
     if disk.by_id().is_none() {
         let message = match disk.by_path() {
-            Some(path) => format!("{node} has no name of its own, only one for its place: {path}"),
-            None => format!("{node} has no name that stays the same"),
+            Some(path) => {
+                format!("{node} has no permanent name of its own, only one for its slot: {path}")
+            }
+            None => format!("{node} has no permanent name"),
         };
         findings.push(Finding::new(Code::Identity, message));
     }
     for twin in twins(observer.host, observer.blocks, disk) {
         let message = format!("{} has the same serial number as {node}", twin.node());
         findings.push(Finding::new(Code::DuplicateId, message));
-        // Of one world-wide name they may be two ways to one disk: who uses one uses the other.
+        // Two disks with one world-wide name may be two paths to one disk, so uses of the other count as well.
         if twin.wwn.is_some() && twin.wwn == disk.wwn && twin.size == disk.size {
             let of_use = |finding: &Finding| {
                 matches!(
@@ -356,7 +363,7 @@ fn content_findings(
     let found = match signature::probe(file, disk.size, disk.logical_sector, &known) {
         Ok(found) => found,
         Err(error) => {
-            unseen.push(format!("{} cannot be read: {error}", disk.node()));
+            unseen.push(format!("the content of {} was not checked: {error}", disk.node()));
             return Vec::new();
         }
     };
@@ -374,12 +381,15 @@ fn content_findings(
         };
         let name = signature.name;
         if !signature.is_member {
-            return Finding::new(Code::HasData, format!("{place} bears {name}, unused"));
+            return Finding::new(Code::HasData, format!("{place} contains an unused {name}"));
         }
         let message = if name == signature::TOO_MANY_PARTITIONS {
-            format!("{place} has more than {} partitions to be examined", partitions::MOST)
+            format!(
+                "{place} has more than {} partitions, of which not all were checked",
+                partitions::MOST
+            )
         } else {
-            format!("{place} is a part of something: {name}")
+            format!("{place} has the label of a member of a group of disks: {name}")
         };
         Finding::new(Code::Signature, message)
     };

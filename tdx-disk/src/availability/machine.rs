@@ -1,4 +1,4 @@
-//! What is read once to judge any number of disks.
+//! The facts of the machine that are read once for checks of any number of disks.
 
 use common::Result;
 use common::image::Images;
@@ -23,9 +23,9 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Reads the machine; without libvirt, what domains have is not known.
+    /// Reads the machine. Without libvirt, the disks of domains are unknown.
     ///
-    /// Errors: whatever libvirt says.
+    /// Errors: those of libvirt.
     pub fn read(host: &Host, libvirt: Option<&Libvirt>) -> Result<Self> {
         let blocks = BlockDevices::read(host)?;
         let mounts = Mounts::read(host, Scope::Every)?;
@@ -40,7 +40,7 @@ impl Machine {
         Ok(Self { blocks, mounts, disk_use })
     }
 
-    /// The disk of a name, and all there is to say of it.
+    /// The disk with this name, and its complete check.
     ///
     /// Errors: those of [`named_device::find`] and [`judge::judge`].
     pub fn judge(

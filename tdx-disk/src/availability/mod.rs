@@ -1,4 +1,4 @@
-//! Whether a disk is free: what can be using it, and every reason that it is not free.
+//! Checks whether a disk is free, and finds every use of it.
 
 pub mod disk_use;
 pub mod exporters;

@@ -1,4 +1,4 @@
-//! What is mounted, in every mount namespace, and what is swapped to.
+//! Finds the mounts in every mount namespace, and the swaps.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,19 +10,19 @@ pub use common::system::host_storage::Scope;
 
 use crate::availability::finding::{Finding, shell_quoted};
 
-/// Mounts, swaps and the hibernation image, by the kernel name of the block device.
+/// The mounts, swaps and the hibernation image, by the kernel name of the block device.
 #[derive(Debug, Default)]
 pub struct Mounts {
     by_block: BTreeMap<String, BTreeSet<Finding>>,
     mount_points: BTreeMap<String, BTreeSet<String>>,
-    /// How many processes did not show what is mounted for them.
+    /// The number of processes whose mounts could not be read.
     pub unseen: usize,
-    /// What could not be read, a sentence each.
+    /// Messages about facts that could not be read.
     pub problems: Vec<String>,
 }
 
 impl Mounts {
-    /// Reads mount tables, swaps, and from where the kernel resumes.
+    /// Reads mount tables, swaps, and the device that the kernel resumes from.
     ///
     /// Errors: those of [`HostStorage::read`].
     pub fn read(host: &Host, scope: Scope) -> Result<Self> {
@@ -34,7 +34,7 @@ impl Mounts {
         Ok(mounts)
     }
 
-    /// A mount comes before the btrfs that it is part of: so are they sorted.
+    /// Adds the devices. The list is sorted so that a mount comes before its btrfs.
     fn add_need(&mut self, NeededBlock { block, need }: NeededBlock) {
         let node = format!("/dev/{}", block.replace('!', "/"));
         match need {
@@ -50,7 +50,7 @@ impl Mounts {
                 let message = format!("{node} is mounted on {point}{place}");
                 let mut finding = Finding::new(Code::Mounted, message);
                 if is_system {
-                    let message = format!("the host has {point} on {node}");
+                    let message = format!("the host needs {point}, which is on {node}");
                     self.add(&block, Finding::new(Code::SystemDisk, message));
                 } else {
                     finding = finding.remedy(umount);
@@ -65,7 +65,8 @@ impl Mounts {
                 }
             }
             Need::Swap { place } => {
-                let finding = Finding::new(Code::Swap, format!("{place} is swap"));
+                let finding =
+                    Finding::new(Code::Swap, format!("the host uses {place} as swap space"));
                 self.add(&block, finding.remedy(format!("swapoff {}", shell_quoted(&place))));
             }
             Need::Resume => {
@@ -75,12 +76,12 @@ impl Mounts {
         }
     }
 
-    /// The findings of a device itself, without those of the devices that are made of it.
+    /// The findings about a device itself, without those about the devices that it backs.
     pub fn findings_of(&self, block: &str) -> impl Iterator<Item = &Finding> {
         self.by_block.get(block).into_iter().flatten()
     }
 
-    /// Where a device itself is mounted.
+    /// The mount points of a device itself.
     pub fn points(&self, block: &str) -> impl Iterator<Item = &String> {
         self.mount_points.get(block).into_iter().flatten()
     }

@@ -1,4 +1,4 @@
-//! Which processes have a device open or mapped. Looks at every process, which takes its time.
+//! Finds the processes that have a device open or mapped. Reads every process, which takes time.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,37 +11,37 @@ use common::system::sysroot::Host;
 /// A process that has a device open.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Process {
-    /// Process id.
+    /// The process id.
     pub pid: u32,
-    /// The command's name, 15 bytes at most.
+    /// The name of the command, at most 15 bytes.
     pub command: String,
-    /// The node, by the name the process knows it by.
+    /// The path of the device node, as the process sees it.
     pub node: String,
 }
 
 impl Process {
-    /// Whether it is a virtual machine.
+    /// Whether the process is a virtual machine.
     pub fn is_guest(&self) -> bool {
         runs_guests(&self.command)
     }
 }
 
-/// Whether a command of this name is a virtual machine.
+/// Whether a command with this name is a virtual machine.
 pub(crate) fn runs_guests(command: &str) -> bool {
     let names = ["qemu", "kvm", "cloud-hyperviso", "crosvm", "firecracker"];
     names.iter().any(|name| command.starts_with(name))
 }
 
-/// The processes that have one of some devices open.
+/// The processes that have at least one of the given devices open.
 #[derive(Debug, Default)]
 pub struct Processes {
     by_pid: BTreeMap<u32, Process>,
-    /// How many processes did not show their files: those of others, without root.
+    /// The number of processes whose open files could not be read.
     pub unseen: usize,
 }
 
 impl Processes {
-    /// The processes that have one of these devices open or mapped, this process left out.
+    /// The processes that have one of these devices open or mapped, except for this process.
     ///
     /// Errors: `permission` or `io` when `/proc` cannot be listed.
     pub fn with_open(host: &Host, devices: &BTreeSet<DevT>) -> Result<Self> {
@@ -52,12 +52,12 @@ impl Processes {
         Ok(found)
     }
 
-    /// The processes, by id.
+    /// The processes, sorted by id.
     pub fn all(&self) -> impl Iterator<Item = &Process> {
         self.by_pid.values()
     }
 
-    /// Leaves out the processes that are not among `others`.
+    /// Keeps only the processes that are also in `others`.
     #[must_use]
     pub fn retain_in(mut self, others: &Self) -> Self {
         self.by_pid.retain(|pid, _| others.by_pid.contains_key(pid));

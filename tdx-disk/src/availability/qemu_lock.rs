@@ -1,15 +1,15 @@
-//! The locks by which QEMU keeps another QEMU from an image.
+//! Detects the locks with which QEMU protects an image from other QEMU processes.
 
 use std::fs::File;
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
-/// Whether a QEMU has this node locked. One that libvirt gave a node of its own, in a mount namespace,
-/// shows no lock here; its open file tells of it.
+/// Whether a QEMU process has locked this node. A QEMU that has a node of its own in a mount namespace of libvirt shows
+/// no lock here and is found by its open file.
 ///
-/// Source: QEMU `block/file-posix.c`: shared locks of the open file on the bytes from 100 for what it
-/// does, and from 200 for what it lets nobody else do.
+/// Source: QEMU `block/file-posix.c`: QEMU takes shared locks of the open file, on the bytes from 100 for its own uses,
+/// and on the bytes from 200 for the uses that it forbids to others.
 pub fn is_locked(file: &File) -> bool {
     let mut asked = libc::flock {
         l_type: libc::F_WRLCK as libc::c_short,
@@ -27,7 +27,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lock_of_anothers_is_seen() {
+    fn is_locked_detects_the_lock_of_another_open_file() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let other = File::open(file.path()).unwrap();
         let read = libc::flock {

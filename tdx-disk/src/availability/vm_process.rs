@@ -1,7 +1,7 @@
-//! The processes of virtual machines, and which block devices of the host each has open.
+//! Finds the processes of virtual machines, and the block devices of the host that each has open.
 //!
-//! libvirt's definitions do not tell: a libvirtd that is killed while it attaches a disk forgets the disk, and
-//! QEMU has it.
+//! libvirt's definitions are not enough: a libvirtd that is killed while it attaches a disk loses the disk, but QEMU
+//! still has it.
 
 use std::collections::BTreeSet;
 
@@ -16,20 +16,20 @@ use crate::availability::processes::runs_guests;
 /// The process of a virtual machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmProcess {
-    /// Process id.
+    /// The process id.
     pub pid: u32,
-    /// The command's name, 15 bytes at most.
+    /// The name of the command, at most 15 bytes.
     pub command: String,
-    /// The UUID of the domain that it runs, as libvirt's QEMUs have it among their arguments.
+    /// The UUID of the domain that the process runs, from the arguments of libvirt's QEMU.
     pub uuid: Option<String>,
-    /// The block devices that it has open.
+    /// The block devices that the process has open.
     pub devices: BTreeSet<DevT>,
-    /// Whether it does not show its open files: that of another user, without root.
+    /// Whether the open files of the process could not be read.
     pub is_hidden: bool,
 }
 
 impl VmProcess {
-    /// Reads every process of a virtual machine. One that ends meanwhile is left out.
+    /// Reads every process of a virtual machine. A process that ends during the read is left out.
     ///
     /// Errors: `permission` or `io` when `/proc` cannot be listed.
     /// Source: proc_pid_cmdline(5), proc_pid_fd(5); libvirt `src/qemu/qemu_command.c`: `-uuid`.
@@ -53,7 +53,7 @@ impl VmProcess {
         Some(Self { pid: process.pid, command, uuid, devices, is_hidden })
     }
 
-    /// Whether it runs the domain of this UUID.
+    /// Whether the process runs the domain with this UUID.
     pub fn runs(&self, uuid: &str) -> bool {
         self.uuid.as_deref().is_some_and(|own| own.eq_ignore_ascii_case(uuid))
     }
@@ -61,7 +61,7 @@ impl VmProcess {
 
 impl std::fmt::Display for VmProcess {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} (process {})", self.command, self.pid)
+        write!(f, "process {} ({})", self.pid, self.command)
     }
 }
 
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn virtual_machines_are_told_from_other_processes() {
+    fn only_virtual_machines_are_found() {
         let root = tempfile::tempdir().unwrap();
         let process = |pid: u32, command: &str, arguments: &str| {
             let folder = root.path().join(format!("proc/{pid}"));

@@ -1,4 +1,4 @@
-//! Every block device of the machine, and which are made of which.
+//! Reads every block device of the machine, and which devices back which.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -14,32 +14,32 @@ use crate::block::partitions::Span;
 
 const CLASS: &str = "/sys/class/block";
 
-/// A block device: a disk, a partition, or what is made of them.
+/// A block device: a disk, a partition, or a device that these back.
 #[derive(Debug)]
 pub struct BlockDevice {
-    /// The kernel's name: `sdb`, `nvme0n1p1`, `dm-0`.
+    /// The kernel name: `sdb`, `nvme0n1p1`, `dm-0`.
     pub name: String,
-    /// Its number.
+    /// The device number.
     pub number: DevT,
-    /// Where it is in sysfs.
+    /// The path in sysfs.
     pub sysfs_path: PathBuf,
-    /// The disk it is a partition of.
+    /// For a partition, the name of its disk.
     pub parent: Option<String>,
-    /// Where a partition is on its disk; none for other devices.
+    /// For a partition, its place on the disk.
     pub span: Option<Span>,
-    /// The mappings, arrays, … that are made of it.
+    /// The mappings, arrays and other devices that this device backs.
     pub holders: Vec<String>,
-    /// The file below a loop device.
+    /// For a loop device, the file that backs it.
     pub backing: Option<String>,
 }
 
 impl BlockDevice {
-    /// The path of the device node, by the kernel's name.
+    /// The path of the device node, as the kernel names it.
     pub fn node(&self) -> String {
         format!("/dev/{}", self.name.replace('!', "/"))
     }
 
-    /// An attribute in sysfs.
+    /// The value of an attribute in sysfs.
     pub fn attribute(&self, host: &Host, name: &str) -> Option<String> {
         attribute(host, &format!("{}/{name}", self.sysfs_path.display()))
     }
@@ -50,20 +50,20 @@ impl BlockDevice {
 pub struct BlockDevices {
     by_name: BTreeMap<String, BlockDevice>,
     by_number: BTreeMap<DevT, String>,
-    /// Partitions, and loop devices over block devices, by what they are of.
+    /// For each device, its partitions and the loop devices that it backs.
     children: BTreeMap<String, Vec<String>>,
 }
 
 impl BlockDevices {
-    /// Reads sysfs. What goes away meanwhile is left out, as are disks the kernel hides.
+    /// Reads sysfs. Devices that are removed during the read, and disks that the kernel hides, are left out.
     ///
-    /// Errors: `not_found` when there is no sysfs.
+    /// Errors: `not_found` when sysfs is absent.
     /// Source: Linux `Documentation/ABI/stable/sysfs-block`, `testing/sysfs-block-loop`.
     pub fn read(host: &Host) -> Result<Self> {
         if !host.has("/sys") {
             let sys = host.path("/sys");
-            return Err(Error::not_found(format!("there is no {}", sys.display()))
-                .hint("--sysroot names a folder that has sys, proc and dev in it"));
+            return Err(Error::not_found(format!("directory {} not found", sys.display()))
+                .hint("pass --sysroot a directory that contains sys, proc and dev"));
         }
         let mut blocks = Self::default();
         for name in names(host, CLASS) {
@@ -117,7 +117,7 @@ impl BlockDevices {
         self.by_name.values()
     }
 
-    /// The block device of this kernel name.
+    /// The block device with this kernel name.
     pub fn named(&self, name: &str) -> Option<&BlockDevice> {
         self.by_name.get(name)
     }
@@ -127,9 +127,9 @@ impl BlockDevices {
         self.named(self.by_number.get(&number)?)
     }
 
-    /// The block device that a path leads to, through links; none when it leads to no block device.
+    /// The block device at a path, after links are followed; none for a path that is not a block device.
     ///
-    /// Below a `--sysroot` nodes may be plain files: there the name decides.
+    /// Below `--sysroot`, nodes may be regular files, and the name decides.
     pub fn at_path(&self, host: &Host, path: &str) -> Option<&BlockDevice> {
         if !path.starts_with('/') {
             return None;
@@ -144,7 +144,7 @@ impl BlockDevices {
         self.named(&inside.strip_prefix("dev").ok()?.to_str()?.replace('/', "!"))
     }
 
-    /// A device and all devices that are made of it: partitions, mappings, arrays, loop devices.
+    /// A device and all devices that it backs: partitions, mappings, arrays, loop devices.
     pub fn stack(&self, name: &str) -> Vec<&BlockDevice> {
         let above = |block: &BlockDevice| {
             let children = self.children.get(&block.name).into_iter().flatten();
@@ -153,7 +153,7 @@ impl BlockDevices {
         self.walk(name, above)
     }
 
-    /// The devices that a device is made of, itself left out: the disk of a partition, the members of an array.
+    /// The devices that back a device, without the device itself: the disk of a partition, the members of an array.
     pub fn below(&self, host: &Host, name: &str) -> Vec<&BlockDevice> {
         let below = |block: &BlockDevice| {
             let mut below = names(host, &format!("{}/slaves", block.sysfs_path.display()));

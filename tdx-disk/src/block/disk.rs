@@ -1,4 +1,4 @@
-//! What a disk is: size, make, names, geometry. From sysfs and udev's database alone.
+//! Reads the properties of a disk (size, model, names, geometry) from sysfs and udev's database.
 
 use common::system::sysfs::attribute;
 use common::system::sysroot::Host;
@@ -7,59 +7,59 @@ use crate::block::devices::{BlockDevice, BlockDevices};
 use crate::block::udev::UdevRecord;
 use common::system::devt::DevT;
 
-/// A disk, or another block device that was named.
+/// The properties of a disk or of another block device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disk {
-    /// The kernel's name.
+    /// The kernel name.
     pub name: String,
-    /// Its number.
+    /// The device number.
     pub number: DevT,
-    /// `disk`, `partition`, `loop`, `nbd`, `md`, `mpath`, `lvm`, `crypt`, `dm`, `rom`, `floppy`,
-    /// `firmware` (of an eMMC), `zram`, `ram`, or `virtual` for what else the kernel makes up.
+    /// The type: `disk`, `partition`, `loop`, `nbd`, `md`, `mpath`, `lvm`, `crypt`, `dm`, `rom`, `floppy`,
+    /// `firmware` (of an eMMC), `zram`, `ram`, or `virtual` for another virtual device.
     pub kind: &'static str,
-    /// Bytes.
+    /// The size in bytes.
     pub size: u64,
-    /// Make and model.
+    /// Vendor and model.
     pub model: Option<String>,
-    /// Serial number.
+    /// The serial number.
     pub serial: Option<String>,
-    /// World-wide name.
+    /// The world-wide name.
     pub wwn: Option<String>,
-    /// How it is connected: `sata`, `nvme`, `usb`, `mmc`, `virtio`, `sas`, `iscsi`, `fc`, `scsi`.
+    /// The transport: `sata`, `nvme`, `usb`, `mmc`, `virtio`, `sas`, `iscsi`, `fc`, `scsi`.
     pub transport: Option<&'static str>,
-    /// Whether it turns.
+    /// Whether the disk is rotational.
     pub rotational: Option<bool>,
-    /// What it is read and written in, bytes.
+    /// The logical sector size in bytes.
     pub logical_sector: u32,
-    /// What it has inside, bytes.
+    /// The physical sector size in bytes.
     pub physical_sector: u32,
-    /// Whether it can only be read.
+    /// Whether the disk is read-only.
     pub read_only: bool,
-    /// Whether it, or its medium, can be taken out.
+    /// Whether the disk or its medium is removable.
     pub removable: bool,
-    /// Counts up whenever another disk, or medium, comes under a name.
+    /// The disk sequence number, which increases whenever another disk or medium gets the name.
     pub sequence: Option<u64>,
-    /// What its driver says of it.
+    /// The state that the driver reports.
     pub state: Option<String>,
-    /// Links to it below `/dev/disk` that lead to it, the one to be preferred first.
+    /// The links to the disk below `/dev/disk`, the preferred one first.
     pub links: Vec<String>,
-    /// udev's own serial number, which its rules can match.
+    /// udev's serial number (`ID_SERIAL`), which udev rules can match.
     pub udev_serial: Option<String>,
-    /// Whether multipathd has claimed it as a path, be there a map or not.
+    /// Whether multipathd has claimed the disk as a path, even without a multipath map.
     pub is_path: bool,
     /// The unique id of a partition.
     pub part_uuid: Option<String>,
 }
 
 impl Disk {
-    /// Reads one.
+    /// Reads the properties of a block device.
     ///
     /// Source: Linux `Documentation/ABI/stable/sysfs-block`; the attributes of its drivers nvme, sd,
     /// virtio_blk and mmc_block.
     pub fn read(host: &Host, blocks: &BlockDevices, block: &BlockDevice) -> Self {
         let udev = UdevRecord::read(host, block.number);
         let text = |name: &str| block.attribute(host, name).filter(|text| !text.is_empty());
-        // Of a partition, the queue is that of its disk.
+        // The queue of a partition is that of its disk.
         let whole = block.parent.as_deref().and_then(|name| blocks.named(name)).unwrap_or(block);
         let queue = |name: &str| whole.attribute(host, &format!("queue/{name}"));
         let sector = |name: &str| queue(name).and_then(|text| text.parse().ok()).unwrap_or(512);
@@ -102,22 +102,22 @@ impl Disk {
         disk
     }
 
-    /// Its node, as the kernel names it.
+    /// The path of the device node, as the kernel names it.
     pub fn node(&self) -> String {
         format!("/dev/{}", self.name.replace('!', "/"))
     }
 
-    /// The name below `/dev/disk/by-id` that is most its own.
+    /// The most permanent name below `/dev/disk/by-id`.
     pub fn by_id(&self) -> Option<&str> {
         self.links.iter().map(String::as_str).find(|link| link.starts_with("/dev/disk/by-id/"))
     }
 
-    /// The name for where it is connected.
+    /// The name below `/dev/disk/by-path`, which is the name of the disk's slot.
     pub fn by_path(&self) -> Option<&str> {
         self.links.iter().map(String::as_str).find(|link| link.starts_with("/dev/disk/by-path/"))
     }
 
-    /// Whether another is told from it by neither of the numbers that their makers gave them.
+    /// Whether another disk has the same serial number or world-wide name.
     pub fn is_twin_of(&self, other: &Self) -> bool {
         let same = |a: &Option<String>, b: &Option<String>| a.is_some() && a == b;
         self.number != other.number
@@ -128,7 +128,7 @@ impl Disk {
     }
 }
 
-/// How good a name is, best first; none for names that are no disk's own.
+/// The rank of a name, best first; none for names that do not identify a disk.
 fn preference(link: &str) -> Option<(u8, String)> {
     const ORDER: [&str; 9] =
         ["wwn-", "nvme-eui.", "nvme-uuid.", "nvme-", "dm-uuid-", "ata-", "scsi-3", "scsi-", ""];
@@ -140,7 +140,7 @@ fn preference(link: &str) -> Option<(u8, String)> {
     Some((rank as u8, link.to_owned()))
 }
 
-/// Inner space once, none around it: as udev and lsblk show them.
+/// The text with single spaces and without spaces at its ends, as udev and lsblk show it.
 fn one_line(text: String) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
@@ -197,7 +197,7 @@ fn transport(block: &BlockDevice, udev: &UdevRecord) -> Option<&'static str> {
     ];
     let found = parts.into_iter().find(|(part, _)| sysfs_path.contains(part)).map(|(_, name)| name);
     let found = found.or_else(|| (udev.property("ID_BUS") == Some("ata")).then_some("sata"));
-    // A SCSI disk of a virtio controller is behind a /host, one of virtio_blk is not.
+    // A SCSI disk of a virtio controller is below a directory `host`, a virtio_blk disk is not.
     let scsi =
         || (sysfs_path.contains("/host") && sysfs_path.contains("/target")).then_some("scsi");
     let virtio = || sysfs_path.contains("/virtio").then_some("virtio");
@@ -217,7 +217,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_most_lasting_name_comes_first() {
+    fn the_most_permanent_name_comes_first() {
         let mut links = [
             "/dev/disk/by-path/pci-0000:00:1f.2-ata-1",
             "/dev/disk/by-id/ata-X_1",

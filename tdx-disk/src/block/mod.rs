@@ -1,4 +1,4 @@
-//! Block devices: what each is, and what its bytes say.
+//! Block devices: their properties, and the signatures in their content.
 
 pub mod devices;
 pub mod disk;

@@ -1,4 +1,4 @@
-//! The devices a verb is about: named on the command line or in a document on standard input.
+//! The devices that the command line, or a document on standard input, names.
 
 use std::os::unix::fs::FileTypeExt;
 
@@ -12,15 +12,15 @@ use serde::de::IgnoredAny;
 use crate::block::devices::{BlockDevice, BlockDevices};
 use crate::block::disk::Disk;
 
-/// What an item says of a disk beside its device.
+/// The claims of an item about a disk, besides its device.
 #[derive(Debug, Clone, Default, Deserialize)]
 struct DiskClaim {
-    /// Serial number; the one that the guest sees where there is a target.
+    /// The serial number; in an item with a target, the number that the guest sees.
     serial: Option<String>,
     wwn: Option<String>,
-    /// The host that the disk is in.
+    /// The name of the host that has the disk.
     host: Option<String>,
-    /// The guest's name for it, in items about disks that guests have.
+    /// The guest target, in items about guest disks.
     target: Option<IgnoredAny>,
 }
 
@@ -32,17 +32,17 @@ struct Item {
     claim: DiskClaim,
 }
 
-/// A device that a verb is about.
+/// A device that the user named.
 #[derive(Debug, Clone)]
 pub struct NamedDevice {
-    /// Its name: a path, or what stands below `/dev`.
+    /// The name: a path, or a name below `/dev`.
     pub name: String,
-    /// What the items of standard input say of it.
+    /// The claims of the items on standard input about the device.
     claims: Vec<DiskClaim>,
 }
 
 impl NamedDevice {
-    /// Compares what items say with the disk that has the name now.
+    /// Compares the claims of items with the disk that has the name now.
     ///
     /// Errors: `conflict` with code `IDENTITY_CHANGED`.
     pub fn expect_same(&self, host: &Host, disk: &Disk) -> Result<()> {
@@ -59,16 +59,18 @@ impl NamedDevice {
     }
 }
 
-/// The devices, each name once, in the order given.
+/// The named devices, in the given order and without duplicates.
 ///
-/// Errors: `usage` when `-` does not stand alone; `invalid_input` for what is no document on disks.
+/// Errors: `usage` when `-` is combined with names; `invalid_input` for input that is not about disks.
 pub fn read(words: &[String]) -> Result<Vec<NamedDevice>> {
     let is_stdin = words.iter().any(|word| word == input::STDIN);
     if is_stdin && words.len() > 1 {
-        return Err(Error::usage("- stands alone"));
+        return Err(Error::usage(
+            "'-' cannot be combined with names: name disks or read them from standard input",
+        ));
     }
     let named: Vec<(String, Option<DiskClaim>)> = if is_stdin {
-        let items: Vec<Item> = input::items(&["tdx.disk."], "disks with a device")?;
+        let items: Vec<Item> = input::items(&["tdx.disk."], "disks, each with a 'device'")?;
         items.into_iter().map(|item| (item.device, Some(item.claim))).collect()
     } else {
         words.iter().map(|word| (word.clone(), None)).collect()
@@ -77,12 +79,12 @@ pub fn read(words: &[String]) -> Result<Vec<NamedDevice>> {
     Ok(named.map(|(name, claims)| NamedDevice { name, claims }).collect())
 }
 
-/// A name as a path from the root: `sdb` is `/dev/sdb`, `./disk` is here.
+/// The absolute path of a name: `/dev/sdb` for `sdb`, and a path below the current directory for `./disk`.
 ///
-/// Errors: `usage` for what can be no name; `io` when there is no current folder.
+/// Errors: `usage` for an invalid name; `io` when the current directory does not exist.
 pub fn absolute_path(name: &str) -> Result<String> {
     if name.is_empty() || name.contains('\0') {
-        return Err(Error::usage(format!("{name:?} is no name of a device")));
+        return Err(Error::usage(format!("invalid device name {name:?}")));
     }
     if name.contains('/') {
         Ok(std::path::absolute(name).at("resolve", name)?.to_string_lossy().into_owned())
@@ -91,26 +93,26 @@ pub fn absolute_path(name: &str) -> Result<String> {
     }
 }
 
-/// The block device of a name, through whatever links.
+/// The block device with this name, after links are followed.
 ///
-/// Errors: `not_found` where there is none, links that lead in a circle included; `invalid_input` with
-/// code `NOT_BLOCK` for anything else that is there.
+/// Errors: `not_found` for an absent device or a cycle of links; `invalid_input` with code `NOT_BLOCK` for anything
+/// other than a block device.
 pub fn find<'b>(host: &Host, blocks: &'b BlockDevices, name: &str) -> Result<&'b BlockDevice> {
     let path = absolute_path(name)?;
     if let Some(block) = blocks.at_path(host, &path) {
         return Ok(block);
     }
-    let metadata = match std::fs::metadata(host.path(&path)).at("look at", &path) {
+    let metadata = match std::fs::metadata(host.path(&path)).at("examine", &path) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            let error = Error::not_found(format!("no device {path}")).because(error);
-            return Err(error.hint("tdx-disk list shows the disks"));
+            let error = Error::not_found(format!("device {path} not found")).because(error);
+            return Err(error.hint("to see all disks, run tdx-disk list"));
         }
         metadata => metadata?,
     };
     if metadata.file_type().is_block_device() {
-        return Err(Error::not_found(format!("the kernel has no device behind {path}")));
+        return Err(Error::not_found(format!("the kernel has no device for the node {path}")));
     }
-    Err(Error::invalid_input(format!("{path} is no block device"))
+    Err(Error::invalid_input(format!("{path} is not a block device"))
         .code(Code::NotBlock)
-        .hint("tdx-disk list shows the disks"))
+        .hint("to see all disks, run tdx-disk list"))
 }

@@ -1,30 +1,30 @@
-//! Partition tables as they are on the disk, whether or not the kernel has read them.
+//! Reads partition tables from the disk itself, even if the kernel has not read them.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// The most entries of a table, and the most tables of a chain, that are followed: as many partitions as
-/// Linux knows of one disk. Source: Linux `include/linux/blkdev.h`, `DISK_MAX_PARTS`.
+/// The most entries of a table, and the most tables of a chain, that are read: Linux's limit of partitions on one disk.
+/// Source: Linux `include/linux/blkdev.h`, `DISK_MAX_PARTS`.
 pub const MOST: u64 = 256;
 
-/// Where a partition is on its disk.
+/// The place of a partition on its disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span {
-    /// Where it begins, bytes from the start of the disk.
+    /// The offset of the partition from the start of the disk. Unit: bytes.
     pub start: u64,
-    /// Its size, bytes.
+    /// The size of the partition. Unit: bytes.
     pub size: u64,
 }
 
 /// The partition table of a disk.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Table {
-    /// The kind of table, `gpt` or `dos`.
+    /// The type of table: `gpt` or `dos`.
     pub kind: Option<&'static str>,
-    /// The partitions, including those that lie beyond the end of the disk.
+    /// The partitions, including partitions beyond the end of the disk.
     pub spans: Vec<Span>,
-    /// Whether there are more than [`MOST`], of which the others were not looked at.
+    /// Whether the table has more than [`MOST`] partitions, so that the others were not read.
     pub is_cut: bool,
 }
 
@@ -33,7 +33,7 @@ pub struct Table {
 /// Errors: those of reading the disk.
 /// Source: UEFI specification 2.10, chapter 5.
 pub fn read(file: &File, size: u64, sector: u32) -> io::Result<Table> {
-    // A table outlives a disk's move to another sector size, as behind a USB bridge.
+    // The table may have been written with another sector size, such as behind a USB bridge.
     let sectors = [u64::from(sector), 512, 4096];
     for unit in sectors {
         for header in [unit, size.saturating_sub(unit)] {
@@ -72,7 +72,7 @@ fn gpt(file: &File, header: u64, unit: u64) -> io::Result<Option<Table>> {
     }
     let (first, count, length) = (u64_at(&header, 72), u32_at(&header, 80), u32_at(&header, 84));
     let mut table = Table { kind: Some("gpt"), ..Table::default() };
-    // Entries of any other size are of no table that the kernel would read.
+    // The kernel does not read a table with entries of another size.
     if !(length.is_power_of_two() && (128..=4096).contains(&length)) {
         return Ok(Some(table));
     }
@@ -93,9 +93,9 @@ fn gpt(file: &File, header: u64, unit: u64) -> io::Result<Option<Table>> {
     Ok(Some(table))
 }
 
-/// Whether there is anything but zeros in the entries beyond those that are followed.
+/// Whether the entries beyond [`MOST`] contain anything other than zeros.
 fn has_more(file: &File, start: Option<u64>, length: u64) -> io::Result<bool> {
-    /// A table that is longer than this is taken for one that has more.
+    /// A longer table counts as a table with more partitions. Unit: bytes.
     const LIMIT: u64 = 1 << 20;
     match start {
         Some(start) if length <= LIMIT => {
@@ -105,10 +105,10 @@ fn has_more(file: &File, start: Option<u64>, length: u64) -> io::Result<bool> {
     }
 }
 
-/// Type, start and size, in sectors, of the entries in the table of one sector.
+/// Type, start and size of the entries in the table of one sector. Unit: sectors.
 type Entries = Vec<(u8, u64, u64)>;
 
-/// The entries of a sector that is a table; a boot sector of a file system looks much alike.
+/// The entries of a sector that is a partition table; none for the boot sector of a file system, which looks similar.
 fn mbr(file: &File, offset: u64) -> io::Result<Option<Entries>> {
     let sector = bytes(file, offset, 512)?;
     let is_fat = |at: usize| sector.get(at..at + 3).is_some_and(|text| text == b"FAT");
@@ -123,11 +123,11 @@ fn mbr(file: &File, offset: u64) -> io::Result<Option<Entries>> {
     Ok((is_table && !entries.is_empty()).then_some(entries))
 }
 
-/// The primary partitions, and the logical ones that an extended one is the chain of.
+/// The primary partitions, and the logical partitions in the chain of an extended partition.
 fn dos(file: &File, entries: Entries, unit: u64) -> io::Result<Table> {
     const EXTENDED: [u8; 3] = [0x05, 0x0f, 0x85];
     let mut found = Table { kind: Some("dos"), ..Table::default() };
-    // Of all chains together: an empty table leads on as well as a used one.
+    // The limit counts the tables of all chains, because empty tables can continue a chain as well.
     let mut tables = 0;
     for (kind, first, size) in entries {
         if !EXTENDED.contains(&kind) {
@@ -147,7 +147,7 @@ fn dos(file: &File, entries: Entries, unit: u64) -> io::Result<Table> {
             found.spans.extend(logical);
             let next = inner.iter().find(|(kind, ..)| EXTENDED.contains(kind));
             match next {
-                // Of a chain that runs in a circle the first turn is enough.
+                // A cyclic chain ends after the first round.
                 Some((_, start, _)) if first + start > table => table = first + start,
                 _ => break,
             }
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn gpt_ranges_that_no_disk_has_are_read_without_overflow() {
+    fn impossible_gpt_ranges_do_not_overflow() {
         let found = disk(|file| gpt(file, 4, &[(0, 0, u64::MAX), (1, 8, u64::MAX), (2, 9, 8)]));
         assert_eq!(found.1, [(0, u64::MAX), (8 * 512, u64::MAX)]);
         let far = disk(|file| gpt(file, 4, &[(0, u64::MAX, u64::MAX)]));
@@ -198,14 +198,14 @@ mod tests {
     }
 
     #[test]
-    fn a_table_with_too_many_entries_says_so() {
+    fn a_table_with_too_many_entries_is_reported() {
         assert!(!table(|file| gpt(file, 1024, &[(255, 8, 9)])).is_cut);
         assert!(table(|file| gpt(file, 1024, &[(256, 8, 9)])).is_cut);
         assert!(table(|file| gpt(file, u32::MAX, &[])).is_cut);
     }
 
     #[test]
-    fn a_chain_of_empty_logical_partitions_is_cut() {
+    fn a_chain_of_empty_logical_partitions_ends_at_the_limit() {
         let chain = |length: u32| {
             table(|file| {
                 entry(file, 0, 0, 0x05, 64, 64 << 10);
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn both_kinds_of_table_are_read() {
+    fn gpt_and_dos_tables_are_read() {
         assert_eq!(disk(|_| {}), (None, vec![]));
         for unit in [512, 4096] {
             let gpt = disk(|file| {
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn garbage_is_no_table() {
+    fn other_content_is_not_a_partition_table() {
         let file = |write: fn(&File)| disk(write);
         assert_eq!(file(|f| f.write_all_at(&[0x55, 0xaa], 510).unwrap()).0, None);
         let wild = file(|f| {

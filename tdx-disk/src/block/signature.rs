@@ -1,7 +1,7 @@
-//! What the bytes of a disk say of it: labels of volumes, arrays and pools, file systems, partitions.
+//! Finds signatures in the content of a disk: labels of volumes, arrays and pools, file systems, partition tables.
 //!
-//! A small reader of our own: no program is started, and nothing is asked of a library that may know
-//! less. Sources: the on-disk formats as their own projects document them, named at each.
+//! The reader is our own, so that no program is started on content that a guest wrote. Sources: the on-disk formats as
+//! their projects document them, named at each format.
 
 use std::fs::File;
 use std::io;
@@ -13,16 +13,16 @@ use crate::block::partitions::Span;
 /// The signature of a file system, volume, array or partition table, found on a disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signature {
-    /// Where the area begins, bytes from the start of the disk.
+    /// The offset of the area with the signature from the start of the disk. Unit: bytes.
     pub start: u64,
-    /// In the words of libblkid, where it has one.
+    /// libblkid's name of the signature, if it has one.
     pub name: &'static str,
-    /// Whether the host may assemble or resume what the signature belongs to. Such a disk is given away only when
-    /// that is asked for.
+    /// Whether the host may assemble or resume the object that the signature belongs to. Such a disk is attached only
+    /// when the user forces it.
     pub is_member: bool,
 }
 
-/// A part of a disk: all of it, or a partition. Offsets from its end are negative.
+/// A part of a disk: the whole disk, or a partition. Offsets from its end are negative.
 #[derive(Debug, Clone, Copy)]
 struct Area<'f> {
     file: &'f File,
@@ -31,7 +31,7 @@ struct Area<'f> {
 }
 
 impl Area<'_> {
-    /// `length` bytes at `offset`; empty where the area does not have them.
+    /// Reads `length` bytes at `offset`; empty if the area is too short.
     fn bytes(&self, offset: i64, length: usize) -> io::Result<Vec<u8>> {
         let offset = match u64::try_from(offset) {
             Ok(offset) => offset,
@@ -46,7 +46,7 @@ impl Area<'_> {
         let mut bytes = vec![0; length];
         match self.file.read_exact_at(&mut bytes, self.start + offset) {
             Ok(()) => Ok(bytes),
-            // The file is shorter than it said.
+            // The file is shorter than its stated size.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(Vec::new()),
             Err(error) => Err(error),
         }
@@ -65,13 +65,14 @@ impl Area<'_> {
     }
 }
 
-/// The name of a partition table of which only a part was followed, so that the rest of the disk is not known.
+/// The name of the signature for a partition table that was read only in part, so that the disk is not completely
+/// known.
 pub const TOO_MANY_PARTITIONS: &str = "too many partitions";
 
 /// Finds all known signatures on a disk of `size` bytes: on the disk itself and on each of its partitions,
 /// including those that only the partition table names.
 ///
-/// `known` are the partitions that the kernel has.
+/// `known` are the partitions that the kernel knows.
 /// Errors: those of reading the disk.
 pub fn probe(file: &File, size: u64, sector: u32, known: &[Span]) -> io::Result<Vec<Signature>> {
     let mut found = Vec::new();
@@ -87,7 +88,7 @@ pub fn probe(file: &File, size: u64, sector: u32, known: &[Span]) -> io::Result<
     let mut parts = table.spans;
     parts.extend(known);
     parts.sort_unstable();
-    // Two that begin at one place and end at others are both looked at: one of them may be made up.
+    // Two areas with the same start and different ends are both read, because one of them may be forged.
     parts.dedup();
     for part in parts.into_iter().filter(|part| (1..size).contains(&part.start)) {
         let area = Area { file, start: part.start, size: part.size.min(size - part.start) };
@@ -144,7 +145,7 @@ fn recognise(area: Area<'_>, found: &mut Vec<Signature>) -> io::Result<()> {
     Ok(())
 }
 
-/// Parts of something that lives on several disks, or is brought to life by whoever sees it.
+/// Signatures of members of objects on several disks, or of objects that a host may activate.
 ///
 /// Sources: Ceph src/os/bluestore/BlueStore.cc; Linux drivers/md/bcache/bcache_ondisk.h;
 /// mdadm super-intel.c and super-ddf.c; VMFS as libblkid's vmfs.c has it.
@@ -157,7 +158,7 @@ const MEMBERS: &[(i64, &[u8], &str)] = &[
     (2 << 20, b"\x5e\xf1\xab\x2f", "VMFS"),
 ];
 
-/// What stands on one disk and does nothing by itself.
+/// Signatures of objects on one disk that no host activates by itself.
 ///
 /// Sources: cryptsetup's LUKS format; Linux fs/ext4/ext4.h, fs/xfs, fs/fat, fs/exfat, fs/f2fs,
 /// fs/isofs, fs/squashfs, fs/bcachefs; NTFS boot sector.
@@ -178,8 +179,8 @@ const CONTENT: &[(i64, &[u8], &str)] = &[
 ];
 
 /// Source: <https://raid.wiki.kernel.org/index.php/RAID_superblock_formats>: version 1.1 at the start,
-/// 1.2 at 4 KiB, 1.0 at least 8 KiB from the end, 0.90 in the last whole 64 KiB, its bytes in the
-/// order of the machine that wrote it.
+/// 1.2 at 4 KiB, 1.0 at least 8 KiB from the end, 0.90 in the last complete 64 KiB, with the byte order of the machine
+/// that wrote it.
 fn is_md(area: Area<'_>) -> io::Result<bool> {
     const MAGIC: u32 = 0xa92b_4efc;
     let from_end = |size: u64, unit: u64| (size & !(unit - 1)).checked_sub(unit);
@@ -194,7 +195,7 @@ fn is_md(area: Area<'_>) -> io::Result<bool> {
     Ok(false)
 }
 
-/// Four labels, two at either end; in each uberblocks of 1 KiB or more from 128 KiB on.
+/// ZFS: four labels, two at each end of the disk; each has uberblocks of at least 1 KiB from 128 KiB on.
 ///
 /// Source: OpenZFS include/sys/vdev_impl.h, include/sys/uberblock_impl.h.
 fn is_zfs(area: Area<'_>) -> io::Result<bool> {
@@ -216,7 +217,7 @@ fn is_zfs(area: Area<'_>) -> io::Result<bool> {
     Ok(false)
 }
 
-/// Internal meta data in the last 4 KiB: a magic number that says its version and state.
+/// DRBD: internal metadata in the last 4 KiB, with a magic number for version and state.
 ///
 /// Source: drbd-utils user/shared/drbdmeta.c.
 fn is_drbd(area: Area<'_>) -> io::Result<bool> {
@@ -243,12 +244,12 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_disk_bears_nothing() {
+    fn an_empty_disk_has_no_signature() {
         assert_eq!(found(|_| {}), []);
     }
 
     #[test]
-    fn members_are_told_from_plain_content() {
+    fn signatures_of_members_differ_from_plain_content() {
         let lvm = |file: &File| {
             at(512, b"LABELONE")(file);
             at(512 + 24, b"LVM2 001")(file);
@@ -283,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_too_small_for_any_label_is_read_to_its_end() {
+    fn a_very_small_disk_is_read_to_its_end() {
         for size in [0, 1, 511, 512, 4096, 65535] {
             let file = tempfile::tempfile().unwrap();
             file.set_len(size).unwrap();

@@ -1,4 +1,4 @@
-//! What udev has found out about a device: its database, read as files.
+//! Reads udev's database about a device, from its files.
 
 use std::collections::BTreeMap;
 
@@ -6,16 +6,16 @@ use common::system::sysroot::Host;
 
 use common::system::devt::DevT;
 
-/// The record of one device.
+/// udev's record of one device.
 #[derive(Debug, Default)]
 pub struct UdevRecord {
-    /// The links to its node, below `/dev`.
+    /// The links to the device node, below `/dev`.
     pub links: Vec<String>,
     properties: BTreeMap<String, String>,
 }
 
 impl UdevRecord {
-    /// Reads the record of a block device; an empty one where there is none, or no udev.
+    /// Reads the record of a block device; an empty record if udev has none or is not installed.
     ///
     /// Source: systemd `src/libsystemd/sd-device/sd-device.c`: `S:` a link, `E:` a property.
     pub fn read(host: &Host, number: DevT) -> Self {
@@ -39,7 +39,7 @@ impl UdevRecord {
         record
     }
 
-    /// A property that is not empty.
+    /// The value of a property; none for an empty value.
     pub fn property(&self, name: &str) -> Option<&str> {
         self.properties.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }

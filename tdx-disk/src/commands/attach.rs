@@ -1,4 +1,4 @@
-//! `tdx-disk attach`: a disk goes to a guest, hot.
+//! `tdx-disk attach`: attaches a host disk to a guest.
 
 use clap::Args;
 use common::cli::{Change, Context, interrupt};
@@ -15,42 +15,48 @@ use crate::attach::{Attachment, element};
 use crate::block::devices::BlockDevices;
 use crate::block::named_device;
 
+const EXAMPLES: &str = "Examples:
+  tdx-disk attach vm /dev/sdb --dry-run
+  tdx-disk attach vm /dev/disk/by-id/wwn-0x5000c500a0b1c2d3 --persistent
+  tdx-disk list --json | jq '.items[] | select(.available and .model==\"X\")' | tdx-disk attach vm -";
+
 /// Arguments of `attach`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct AttachArgs {
-    /// The domain
+    /// Name of the domain
     #[arg(value_name = "VM")]
     domain: String,
-    /// A disk by whatever name; - for items with a device on standard input
+    /// Disk, by any path or name below /dev; - reads items with a device from standard input
     #[arg(value_name = "DEV")]
     device: String,
-    /// The serial number the guest sees [default: the disk's own]
+    /// Serial number that the guest sees [default: the disk's own]
     #[arg(long)]
     serial: Option<String>,
-    /// The guest target [default: the next free one from vdb, or sdb, on]
+    /// Guest target, such as vdb [default: the next free target from vdb, or sdb, on]
     #[arg(long, value_name = "NAME")]
     target: Option<String>,
-    /// How the guest reaches it
+    /// Bus of the guest disk
     #[arg(long, value_enum, default_value = "virtio")]
     bus: Bus,
-    /// The guest may only read
+    /// Attach the disk read-only
     #[arg(long)]
     readonly: bool,
-    /// At the guest's next start, too
+    /// Also add the disk to the persistent definition; works for a guest that is shut off
     #[arg(long)]
     persistent: bool,
-    /// Do it in spite of this code (repeatable)
+    /// Attach the disk although this blocker was found (repeatable); needs confirmation
     #[arg(long, value_name = "CODE", value_parser = Code::to_force)]
     force: Vec<Code>,
-    /// Whether to ask, and whether to do anything
+    // The options of every verb that changes something.
     #[command(flatten)]
     change: Change,
 }
 
-/// Attaches each disk; all are tried.
+/// Attaches each disk. A failure does not stop the others.
 ///
-/// Errors: `conflict` with the code of what stands in the way; `not_found` for a domain or a device
-/// that is not there; `unsupported` for a libvirt elsewhere; `permission` without root.
+/// Errors: `conflict` with the code of the blocker; `not_found` for a domain or a device that does not exist;
+/// `unsupported` for a libvirt on another machine; `permission` without root.
 pub fn run(
     context: &Context,
     open: impl Fn() -> Result<Libvirt>,
@@ -58,7 +64,10 @@ pub fn run(
 ) -> Result<Outcome> {
     let names = named_device::read(std::slice::from_ref(&args.device))?;
     if names.len() > 1 && (args.serial.is_some() || args.target.is_some()) {
-        return Err(Error::usage("--serial and --target are for one disk"));
+        return Err(Error::usage(format!(
+            "--serial and --target need exactly one disk, but standard input has {}",
+            names.len()
+        )));
     }
     if let Some(serial) = &args.serial {
         element::check_serial(serial, args.bus)?;
@@ -68,18 +77,19 @@ pub fn run(
     }
     if !args.force.is_empty() {
         let codes: Vec<&str> = args.force.iter().map(|code| code.as_str()).collect();
-        context.confirm(args.change, &format!("attach in spite of {}?", codes.join(", ")))?;
+        let question = format!("attach the disk despite {}?", codes.join(", "));
+        context.confirm(args.change, &question)?;
     }
     if !context.host.is_this_machine() {
-        return Err(Error::usage("disks are attached on this machine: --sysroot is another"));
+        return Err(Error::usage("attach cannot be used with --sysroot"));
     }
     let blocks = BlockDevices::read(&context.host)?;
     for named in &names {
         named_device::find(&context.host, &blocks, &named.name)?;
     }
     if !common::cli::is_root() && !args.change.dry_run {
-        return Err(Error::permission("judging and attaching disks takes root")
-            .hint("run it with sudo, or with --dry-run to see the plan"));
+        return Err(Error::permission("attaching disks needs root")
+            .hint("run this command with sudo, or with --dry-run to see what would be done"));
     }
     let mut handle = DomainHandle::find(&open, &args.domain)?;
     interrupt::guard();

@@ -1,4 +1,4 @@
-//! `tdx-disk attached`: which disks of the host the domains have.
+//! `tdx-disk attached`: shows the host disks that domains have.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -25,38 +25,43 @@ use crate::availability::vm_process::VmProcess;
 use crate::block::devices::BlockDevices;
 use crate::block::disk::Disk;
 
+const EXAMPLES: &str = "Examples:
+  tdx-disk attached
+  tdx-disk attached vm --json | jq -r '.items[].target'";
+
 /// Arguments of `attached`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct AttachedArgs {
-    /// Only of this domain
+    /// Show only the disks of this domain
     #[arg(value_name = "VM")]
     domain: Option<String>,
 }
 
-/// A disk that a domain has.
+/// A disk of a domain in a document of `tdx-disk attached`.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct AttachedItem {
-    /// The domain.
+    /// The name of the domain.
     pub domain: String,
-    /// The host's device as the kernel names it; the path in the definition where there is none now.
+    /// The device node of the host, as the kernel names it. For an absent device, the path in the domain's definition.
     pub device: String,
-    /// The path in the definition.
+    /// The path in the domain's definition.
     pub source: String,
-    /// Guest target.
+    /// The guest target, such as `vdb`.
     pub target: String,
-    /// `virtio`, `scsi`, ….
+    /// The bus of the guest disk: `virtio`, `scsi`, ….
     pub bus: String,
     /// The serial number that the guest sees.
     pub serial: Option<String>,
-    /// Size, bytes; null when the device is gone.
+    /// The size of the disk, in bytes; null when the device is absent.
     pub size_bytes: Option<u64>,
-    /// Whether the guest may only read.
+    /// Whether the guest disk is read-only.
     pub readonly: bool,
-    /// Whether the running guest has it.
+    /// Whether the running guest has the disk.
     pub live: bool,
-    /// Whether it is in the definition that stays.
+    /// Whether the persistent definition of the domain has the disk.
     pub config: bool,
-    /// Whether the host has no such device now.
+    /// Whether the device is absent from the host.
     pub gone: bool,
 }
 
@@ -89,10 +94,10 @@ impl Item for AttachedItem {
     }
 }
 
-/// Shows the block devices of the host that domains have, or those of one domain. Warns of those that QEMU has
-/// open and the running definition does not name.
+/// Shows the block devices of the host that all domains, or one domain, have. Warns about devices that QEMU has open
+/// although the running definition does not name them.
 ///
-/// Errors: `not_found` for a domain that is not there.
+/// Errors: `not_found` for a domain that does not exist.
 pub fn run(
     context: &Context,
     open: impl Fn() -> Result<Libvirt>,

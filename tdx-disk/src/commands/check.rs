@@ -1,4 +1,4 @@
-//! `tdx-disk check`: whether disks can be given to a guest now.
+//! `tdx-disk check`: checks whether disks can be given to a guest now.
 
 use std::borrow::Cow;
 
@@ -21,42 +21,48 @@ use crate::block::devices::BlockDevices;
 use crate::block::disk::Disk;
 use crate::block::named_device;
 
+const EXAMPLES: &str = "Examples:
+  tdx-disk check /dev/sdb
+  tdx-disk check /dev/sdb && tdx-disk attach vm /dev/sdb
+  tdx-disk list --json | jq '.items[] | select(.available)' | tdx-disk check -";
+
 /// Arguments of `check`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct CheckArgs {
-    /// Disks by whatever name; - for items with a device on standard input
+    /// Disks, by any path or name below /dev; - reads items with a device from standard input
     #[arg(value_name = "DEV", required = true)]
     devices: Vec<String>,
-    /// The guest would only read
+    /// Check for a guest that only reads the disk
     #[arg(long)]
     readonly: bool,
 }
 
-/// A disk and the answer about it.
+/// A disk in a document of `tdx-disk check`.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct CheckItem {
-    /// Its node, as the kernel names it.
+    /// The device node, as the kernel names it.
     pub device: String,
-    /// Its number, `major:minor`.
+    /// The device number, `major:minor`.
     pub number: String,
-    /// What it is: `disk`, `partition`, `loop`, ….
+    /// The type of device: `disk`, `partition`, `loop`, ….
     #[serde(rename = "type")]
     pub kind: &'static str,
-    /// Size, bytes.
+    /// The size of the disk, in bytes.
     pub size_bytes: u64,
-    /// Make and model.
+    /// Vendor and model.
     pub model: Option<String>,
-    /// Serial number.
+    /// The serial number.
     pub serial: Option<String>,
-    /// World-wide name.
+    /// The world-wide name.
     pub wwn: Option<String>,
-    /// The name below `/dev/disk/by-id` that lasts longest.
+    /// The most permanent name below `/dev/disk/by-id`.
     pub by_id: Option<String>,
-    /// Whether it can be given to a guest.
+    /// Whether the disk can be given to a guest.
     pub available: bool,
-    /// Codes of what keeps it from that.
+    /// The codes of the blockers.
     pub blockers: Vec<Code>,
-    /// What was seen, notes included.
+    /// All findings about the disk, including notes.
     pub findings: Vec<FindingItem>,
 }
 
@@ -84,7 +90,7 @@ impl Item for CheckItem {
     }
 }
 
-/// Says yes or no to each disk.
+/// Checks each disk.
 pub fn run(
     context: &Context,
     libvirt: impl FnOnce() -> Result<Libvirt, String>,
@@ -93,7 +99,7 @@ pub fn run(
     let host = &context.host;
     let names = named_device::read(&args.devices)?;
     let blocks = BlockDevices::read(host)?;
-    // Before anything slow.
+    // Absent devices are reported before the slow checks.
     for named in &names {
         let disk = Disk::read(host, &blocks, named_device::find(host, &blocks, &named.name)?);
         named.expect_same(host, &disk)?;

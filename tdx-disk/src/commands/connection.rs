@@ -1,42 +1,45 @@
-//! Reaching libvirt: where it must be on this machine, and where it may be missing.
+//! Connects to libvirt: for verbs that need a libvirt on this machine, and for verbs that can work without libvirt.
 
 use common::libvirt::{Context, Libvirt, Target};
 use common::system::sysroot::Host;
 use common::{Error, Result};
 
-/// Connects to the libvirt that has this machine's devices.
+/// Connects to the libvirt of this machine.
 ///
-/// Errors: `unsupported` (exit 6) for one elsewhere, besides those of connecting.
+/// Errors: `unsupported` (exit 6) for a libvirt on another machine; those of connecting.
 pub fn open(target: &Target) -> Result<Libvirt> {
     let libvirt = Libvirt::open(target)?;
     if is_on_this_machine(&libvirt)? {
         return Ok(libvirt);
     }
-    let message = format!("{} is not on this machine, whose disks these are", libvirt.uri());
-    Err(Error::unsupported(message).hint("run tdx-disk there"))
+    let message =
+        format!("{} is on another machine, but tdx-disk works on this one", libvirt.uri());
+    Err(Error::unsupported(message).hint("run tdx-disk on that machine"))
 }
 
-/// Connects to libvirt for a verb that can do without.
+/// Connects to libvirt for a verb that can work without it.
 ///
-/// Errors: a sentence that says why what guests have is not known.
+/// Errors: a warning with the reason why the disks of guests are unknown.
 pub fn try_open(host: &Host, target: &Target) -> Result<Libvirt, String> {
     if !host.is_this_machine() {
-        return Err("what guests have is not known: --sysroot is another machine".to_owned());
+        return Err(
+            "the disks of guests are unknown: libvirt is not asked with --sysroot".to_owned()
+        );
     }
     let mut target = target.clone();
     let chosen = target.uri.is_some() || std::env::var_os("LIBVIRT_DEFAULT_URI").is_some();
     if !chosen && !common::cli::is_root() {
-        // libvirt's own default for a user would start a daemon of the user's own.
+        // libvirt's default for an ordinary user would start a daemon of that user.
         target.uri = Some("qemu:///system".to_owned());
     }
     open(&target).map_err(|error| {
         let causes = error.causes().into_iter().map(|cause| format!(": {cause}"));
-        format!("what guests have is not known: {error}{}", causes.collect::<String>())
+        format!("the disks of guests are unknown: {error}{}", causes.collect::<String>())
     })
 }
 
-/// Whether the daemon runs on this machine. A tunnel may make another one look near, so the daemon's
-/// own name has to be ours as well.
+/// Whether the daemon runs on this machine. A tunnel may make a remote daemon look local, so the daemon has to report
+/// the name of this machine as well.
 fn is_on_this_machine(libvirt: &Libvirt) -> Result<bool> {
     if libvirt.is_local() {
         return Ok(true);
@@ -50,7 +53,7 @@ fn is_on_this_machine(libvirt: &Libvirt) -> Result<bool> {
     Ok(named && libvirt.connect().hostname().context("ask libvirt for its host")? == own)
 }
 
-/// The host that a URI names.
+/// The host in a connection URI.
 fn host_of(uri: &str) -> Option<&str> {
     let authority = uri.split_once("://")?.1.split('/').next()?;
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
@@ -65,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hosts_are_found_in_uris() {
+    fn host_of_finds_the_host_in_a_uri() {
         for (uri, host) in [
             ("qemu+tcp://127.0.0.1/system", "127.0.0.1"),
             ("qemu+ssh://root@host:22/system", "host"),

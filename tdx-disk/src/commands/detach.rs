@@ -1,4 +1,4 @@
-//! `tdx-disk detach`: a disk comes back from a guest, once the guest has let go of it.
+//! `tdx-disk detach`: detaches a disk from a guest, and waits until the guest has released it.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -18,38 +18,43 @@ use crate::attach::guest_disk::GuestDisk;
 use crate::attach::undefined_disk;
 use crate::block::named_device;
 
+const EXAMPLES: &str = "Examples:
+  tdx-disk detach vm vdb
+  tdx-disk detach vm /dev/sdb --timeout 120";
+
 /// Arguments of `detach`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct DetachArgs {
-    /// The domain
+    /// Name of the domain
     #[arg(value_name = "VM")]
     domain: String,
-    /// A disk by whatever name, or the guest target
+    /// Disk, by any path or name below /dev, or by its guest target such as vdb
     #[arg(value_name = "DEV|TARGET")]
     device: String,
-    /// How long to wait for the guest to let go
+    /// How long to wait until the guest has released the disk
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = seconds())]
     timeout: u64,
     #[command(flatten)]
     change: Change,
 }
 
-/// A disk that was to come back.
+/// A disk in a document of `tdx-disk detach`.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct DetachItem {
-    /// The domain.
+    /// The name of the domain.
     pub domain: String,
-    /// The host's device as the kernel names it; what was asked for where there is none.
+    /// The device node of the host, as the kernel names it. For an absent device, the name in the command.
     pub device: String,
-    /// The path in the definition; null when the domain has no such disk.
+    /// The path in the domain's definition; null when the domain does not have the disk.
     pub source: Option<String>,
-    /// Guest target; null when the domain has no such disk.
+    /// The guest target; null when the domain does not have the disk.
     pub target: Option<String>,
-    /// Whether the running guest had it.
+    /// Whether the running guest had the disk.
     pub live: bool,
-    /// Whether it was in the definition that stays.
+    /// Whether the persistent definition of the domain had the disk.
     pub config: bool,
-    /// `detach`, or `none` when the domain has no such disk.
+    /// `detach`, or `none` when the domain did not have the disk.
     pub action: Action,
 }
 
@@ -74,10 +79,10 @@ impl Item for DetachItem {
     }
 }
 
-/// Takes the disk from the definition that stays, and from the running guest.
+/// Removes the disk from the persistent definition and from the running guest.
 ///
-/// Errors: `conflict` with code `STILL_ATTACHED` when the guest has not let go in time, or
-/// `GUEST_REFUSED`; `not_found` for a domain that is not there.
+/// Errors: `conflict` with code `STILL_ATTACHED` when the guest has not released the disk in time, or with
+/// `GUEST_REFUSED`; `not_found` for a domain that does not exist.
 pub fn run(
     context: &Context,
     open: impl Fn() -> Result<Libvirt>,

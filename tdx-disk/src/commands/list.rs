@@ -1,4 +1,4 @@
-//! `tdx-disk list`: every whole disk, and whether it is free.
+//! `tdx-disk list`: shows every whole disk, and whether it is free.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -24,53 +24,58 @@ use crate::availability::vm_process::VmProcess;
 use crate::block::devices::{BlockDevice, BlockDevices};
 use crate::block::disk::Disk;
 
+const EXAMPLES: &str = "Examples:
+  tdx-disk list
+  tdx-disk list --json | jq '.items[] | select(.available)'";
+
 /// Arguments of `list`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct ListArgs {
-    /// Loop devices, network block devices, arrays and the like, too
+    /// Also show loop devices, network block devices, arrays and other virtual devices
     #[arg(long)]
     all: bool,
 }
 
-/// A disk in a document.
+/// A disk in a document of `tdx-disk list`.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct DiskItem {
-    /// Its node, as the kernel names it.
+    /// The device node, as the kernel names it.
     pub device: String,
-    /// Its number, `major:minor`.
+    /// The device number, `major:minor`.
     pub number: String,
-    /// `disk`, `mpath`, `loop`, `nbd`, `md`, or `virtual` for what else the kernel makes up.
+    /// The type of device: `disk`, `mpath`, `loop`, `nbd`, `md`, or `virtual` for another virtual device.
     #[serde(rename = "type")]
     pub kind: &'static str,
-    /// Size, bytes.
+    /// The size of the disk, in bytes.
     pub size_bytes: u64,
-    /// Make and model.
+    /// Vendor and model.
     pub model: Option<String>,
-    /// Serial number.
+    /// The serial number.
     pub serial: Option<String>,
-    /// World-wide name.
+    /// The world-wide name.
     pub wwn: Option<String>,
-    /// How it is connected: `sata`, `nvme`, `usb`, `mmc`, `virtio`, `sas`, `iscsi`, `fc`, `scsi`.
+    /// The transport: `sata`, `nvme`, `usb`, `mmc`, `virtio`, `sas`, `iscsi`, `fc`, `scsi`.
     pub transport: Option<&'static str>,
-    /// The name below `/dev/disk/by-id` that lasts longest.
+    /// The most permanent name below `/dev/disk/by-id`.
     pub by_id: Option<String>,
-    /// Whether it turns.
+    /// Whether the disk is rotational.
     pub rotational: Option<bool>,
-    /// What it is read and written in, bytes.
+    /// The logical sector size, in bytes.
     pub logical_sector_bytes: u32,
-    /// What it has inside, bytes.
+    /// The physical sector size, in bytes.
     pub physical_sector_bytes: u32,
-    /// Whether it can only be read.
+    /// Whether the disk is read-only.
     pub read_only: bool,
-    /// Whether it, or its medium, can be taken out.
+    /// Whether the disk or its medium is removable.
     pub removable: bool,
-    /// Where file systems on it are mounted.
+    /// The mount points of the file systems on the disk.
     pub mountpoints: Vec<String>,
-    /// Whether nothing is known to use it; `check` looks further.
+    /// Whether no use of the disk was found. `tdx-disk check` checks more.
     pub available: bool,
-    /// What uses it.
+    /// The findings about uses of the disk.
     pub in_use: Vec<FindingItem>,
-    /// The domains that have it; null when libvirt is out of reach.
+    /// The domains that have the disk; null when libvirt is unreachable.
     pub attached_to: Option<Vec<String>>,
 }
 
@@ -100,7 +105,7 @@ impl Item for DiskItem {
     }
 }
 
-/// Shows every disk. No process is started, and no disk is opened.
+/// Shows every disk. The verb starts no program and opens no disk.
 pub fn run(
     context: &Context,
     libvirt: impl FnOnce() -> Result<Libvirt, String>,
@@ -131,7 +136,7 @@ pub fn run(
 fn is_shown(disk: &Disk, all: bool) -> bool {
     match disk.kind {
         "disk" | "mpath" => true,
-        // One that nothing is bound to has no size.
+        // A loop or network block device without a backing file has no size.
         "loop" | "nbd" => all && disk.size > 0,
         "md" | "virtual" => all,
         _ => false,
@@ -142,7 +147,7 @@ fn item(observer: &Observer<'_>, processes: &[VmProcess], disk: Disk) -> DiskIte
     let mut findings = observer.findings(&disk, Question::default());
     let stack = observer.blocks.stack(&disk.name);
     if findings.iter().all(|finding| finding.code != Code::InUseByVm) {
-        // What libvirt does not know, or is not there to tell.
+        // Uses that libvirt does not know, or cannot report because it is unreachable.
         findings.extend(open_by_vms(&stack, processes));
     }
     let mountpoints: BTreeSet<String> =
@@ -177,7 +182,7 @@ fn item(observer: &Observer<'_>, processes: &[VmProcess], disk: Disk) -> DiskIte
     }
 }
 
-/// The processes of virtual machines that have a disk, or what is made of it, open.
+/// The findings about processes of virtual machines that have a disk open, or a device that the disk backs.
 fn open_by_vms(stack: &[&BlockDevice], processes: &[VmProcess]) -> Vec<Finding> {
     let of_block = |block: &&BlockDevice| {
         let node = block.node();

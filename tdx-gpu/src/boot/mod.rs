@@ -1,7 +1,7 @@
-//! What `tdx-gpu bind --persisted` does at boot: recorded devices are bound as they were before.
+//! `tdx-gpu bind --persisted`, which binds the recorded devices at boot.
 //!
-//! Each is found by what it is and judged as in an ordinary bind. Those that go together, by slot or by
-//! group, do so or not at all; what became of one is no matter to the others.
+//! Each device is found by the properties in its record and checked as by `tdx-gpu bind`. The devices of one slot or
+//! IOMMU group are bound together or not at all. A failure of one group does not stop the others.
 
 pub mod persist;
 pub mod unit;
@@ -23,7 +23,7 @@ use crate::vfio::candidates::{BindItem, Locks};
 use crate::vfio::plan::{BindOptions, BindPlan};
 use crate::vfio::{binding, candidates};
 
-/// How many groups of devices are bound at once.
+/// How many groups of devices are bound in parallel.
 const AT_ONCE: usize = 64;
 
 /// Devices that are bound together or not at all, and their records.
@@ -41,18 +41,18 @@ struct Member<'f> {
     record: &'f BootRecord,
 }
 
-/// The devices that were bound, and what the user should know.
+/// The devices that were bound, and warnings for the user.
 #[derive(Debug)]
 pub struct BoundAtBoot {
-    /// The devices in a document.
+    /// The devices as items of a document.
     pub items: Vec<BindItem>,
-    /// A sentence each.
+    /// Warnings for the user.
     pub warnings: Vec<String>,
 }
 
-/// Binds the recorded devices, or plans it when `dry_run` is set.
+/// Binds the recorded devices, or only makes the plan if `dry_run` is set.
 ///
-/// Errors: that of the first device that could not be bound, with all others that could not be as causes.
+/// Errors: that of the first device that could not be bound, with the errors of the others as causes.
 pub fn bind_recorded(host: &Host, dry_run: bool) -> Result<BoundAtBoot> {
     interrupt::guard();
     let mut seen = Inventory::read(host)?;
@@ -118,10 +118,10 @@ fn applied_text(item: &BindItem) -> Option<String> {
     (item.action != Action::None).then(|| format!("bound {}", item.bdf))
 }
 
-/// The first failure, to which the others are causes.
+/// The first failure, with the others as its causes.
 fn combine_errors(failures: Vec<Error>) -> Error {
     let mut failures = failures.into_iter();
-    let first = failures.next().unwrap_or_else(|| Error::failed("nothing was bound"));
+    let first = failures.next().unwrap_or_else(|| Error::failed("no device was bound"));
     let body = first.to_document().error;
     let others = failures.map(|other| {
         let code = other.to_document().error.code;
@@ -139,7 +139,7 @@ fn combine_errors(failures: Vec<Error>) -> Error {
     if causes.is_empty() { error } else { error.because(causes.join("; ")) }
 }
 
-/// Sorts devices into groups that are bound together: by slot and IOMMU group, bridges left out.
+/// Sorts devices into groups that are bound together: by slot and IOMMU group, without bridges.
 fn bind_groups<'f>(inventory: &Inventory, members: &[Member<'f>]) -> Vec<BindGroup<'f>> {
     let mut groups: Vec<BindGroup<'f>> = Vec::new();
     for &member in members {
@@ -177,10 +177,10 @@ impl BindGroup<'_> {
         }
     }
 
-    /// Plans to bind all devices of the group, as they are under their locks.
+    /// Makes the plan to bind all devices of the group, which are locked.
     ///
-    /// Errors: `conflict` with the code of what stands in the way, `IDENTITY_CHANGED` for a device that is
-    /// another one by now, and for a function that was not in the slot when the rest of it was recorded.
+    /// Errors: `conflict` with the code of the blocker, or with `IDENTITY_CHANGED` for a device that differs from its
+    /// record, and for a new function in the slot of a recorded device.
     fn plan(
         &self,
         host: &Host,
@@ -191,17 +191,18 @@ impl BindGroup<'_> {
         let recorded = self.devices();
         for Member { bdf, record } in &self.members {
             if record.find(inventory)? != *bdf {
-                let message = format!("{bdf} is not where it was when it was locked");
+                let message = format!("the device at {bdf} moved while it was being locked");
                 return Err(Error::conflict(message).code(Code::IdentityChanged));
             }
         }
         let request = Request::new(inventory, recorded.iter().copied());
         if let Some(new) = request.devices().iter().find(|bdf| !recorded.contains(bdf)) {
-            let message =
-                format!("{new} goes along with what is bound at every boot, and is new there");
+            let message = format!(
+                "device {new} is in the slot of a device that is bound at every boot, but is not recorded"
+            );
             return Err(Error::conflict(message)
                 .code(Code::IdentityChanged)
-                .hint(format!("tdx-gpu bind {new} --persist records it, too")));
+                .hint(format!("to record the device, run: tdx-gpu bind {new} --persist")));
         }
         let force: Vec<Code> =
             self.members.iter().flat_map(|member| member.record.force.clone()).collect();
@@ -216,14 +217,14 @@ impl BindGroup<'_> {
         for step in plan.steps.iter_mut().filter(|step| !step.already_bound) {
             let Record { bdf, driver, .. } = &mut step.record;
             let member = self.members.iter().find(|member| member.bdf == *bdf);
-            // Before its driver has come, nobody has it.
+            // At boot, the device may not have been bound to its driver yet.
             *driver = driver.take().or_else(|| member?.record.driver.clone());
         }
         Ok(plan)
     }
 }
 
-/// The limit on mappings that the guests of these devices need.
+/// The limit on DMA mappings that the guests of these devices need.
 fn highest_limit(host: &Host, members: &[Member<'_>]) -> Result<Option<u64>> {
     let mut highest = None;
     for member in members.iter().filter(|member| !member.record.iommufd) {

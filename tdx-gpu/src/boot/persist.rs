@@ -1,8 +1,8 @@
-//! Devices that are bound at every boot: which they are, told by what they are, not by where.
+//! Records of devices that are bound at every boot.
 //!
-//! One record a device below `/etc/tdx/bind.d`, for root alone. A device is found again by its serial
-//! number, else by its hop path, else by its address, and it has to be of the same kind as ever. Every
-//! change is made under a lock on that folder; a [`mod@unit`] does the rest at boot.
+//! Each device has one record below `/etc/tdx/bind.d`, which only root can read. A device is found by its serial
+//! number, else by its hop path, else by its PCI address. Its ids have to match the record. Every change is made
+//! under a lock on the directory. At boot, the systemd [`mod@unit`] binds the recorded devices.
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File};
@@ -23,39 +23,39 @@ use crate::boot::unit;
 
 const FOLDER: &str = "/etc/tdx/bind.d";
 
-/// What is recorded of a device that is to be bound at every boot.
+/// The record of a device that is bound at every boot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BootRecord {
-    /// The address it had.
+    /// The PCI address of the device when it was recorded.
     pub bdf: Bdf,
-    /// The hop path it had.
+    /// The hop path of the device when it was recorded.
     pub path: Option<String>,
-    /// What it is.
+    /// The properties that identify the device.
     pub identity: Identity,
-    /// The driver of the host that had it. At boot there is none yet, and unbind is to know.
+    /// The former driver of the host, which `unbind` binds the device to. At boot, the device may have no driver yet.
     pub driver: Option<String>,
-    /// The codes that its binding was forced against.
+    /// The codes of the blockers that were forced.
     pub force: Vec<Code>,
-    /// Memory of the guest; none for all of the host's.
+    /// The memory of the guest; none for all memory of the host.
     pub memory_bytes: Option<u64>,
-    /// Whether the guest gets it by iommufd.
+    /// Whether the guest uses the device through iommufd.
     pub iommufd: bool,
 }
 
 impl BootRecord {
-    /// Where the device is now.
+    /// The current PCI address of the device.
     ///
-    /// Errors: `not_found` when there is none at its place; `conflict` with code `IDENTITY_CHANGED` when
-    /// another one is.
+    /// Errors: `not_found` when its place is empty; `conflict` with code `IDENTITY_CHANGED` when another device is in
+    /// its place.
     pub fn find(&self, inventory: &Inventory) -> Result<Bdf> {
         let same = |device: &&Device| !self.identity.contradicts(&device.identity());
         let same: Vec<&Device> = inventory.devices.values().filter(same).collect();
-        // By the serial number, which says more than a place does. The functions of a card can share it.
+        // The serial number is more reliable than the place. The functions of a card can share it.
         let serial = self.identity.serial.as_ref();
         let has_serial = |device: &&&Device| serial.is_some() && device.serial.as_ref() == serial;
         let mut numbered = same.iter().filter(has_serial);
         let at_place = same.iter().filter(|device| self.is_at_same_place(device));
-        // One in its place that shows no serial number, as it sleeps, is not another device.
+        // A device in its place that shows no serial number, such as in D3cold, is not another device.
         let at_place = at_place.max_by_key(|device| has_serial(device));
         let mut elsewhere = || {
             let mut same = numbered.by_ref().filter(|d| d.bdf.function == self.bdf.function);
@@ -68,7 +68,7 @@ impl BootRecord {
         found.map(|device| device.bdf).ok_or_else(|| self.changed_error(inventory))
     }
 
-    /// Whether a device sits where this one did.
+    /// Whether a device is in the place of the recorded device.
     fn is_at_same_place(&self, device: &Device) -> bool {
         match (&self.path, &device.path) {
             (Some(recorded), Some(path)) => *recorded == path.to_string(),
@@ -78,16 +78,21 @@ impl BootRecord {
 
     fn changed_error(&self, inventory: &Inventory) -> Error {
         let bdf = self.bdf;
-        let hint = format!("tdx-gpu unbind {bdf} forgets it, bind --persist records what is there");
+        let hint = format!(
+            "to delete the record, run tdx-gpu unbind {bdf}; to record the present device, run tdx-gpu bind \
+             {bdf} --persist"
+        );
         match inventory.devices.values().find(|device| self.is_at_same_place(device)) {
-            None => Error::not_found(format!("{bdf}, to be bound at every boot, is not there")),
+            None => Error::not_found(format!(
+                "device {bdf} is recorded to be bound at every boot, but does not exist"
+            )),
             Some(device) => Error::conflict(format!(
-                "the device at {} is not the one that is to be bound at every boot",
+                "the device at {} differs from the device that is recorded to be bound at every boot",
                 device.bdf
             ))
             .code(Code::IdentityChanged)
             .because(format!(
-                "recorded: {}; there: {}",
+                "recorded: {}; found: {}",
                 display_identity(&self.identity),
                 display_identity(&device.identity())
             )),
@@ -110,18 +115,18 @@ fn display_identity(identity: &Identity) -> String {
     )
 }
 
-/// A record, with its file and the current address of its device.
+/// A record, with its file and the current PCI address of its device.
 #[derive(Debug)]
 pub struct LocatedRecord {
     file: PathBuf,
     /// The record.
     pub record: BootRecord,
-    /// Where the device is now; the error is that of [`BootRecord::find`].
+    /// The current PCI address of the device, or the error of [`BootRecord::find`].
     pub now: Result<Bdf>,
 }
 
 impl LocatedRecord {
-    /// The address that users know the device by: where it is, or was.
+    /// The current PCI address of the device, or the recorded address if the device was not found.
     pub fn bdf(&self) -> Bdf {
         *self.now.as_ref().unwrap_or(&self.record.bdf)
     }
@@ -132,14 +137,14 @@ impl LocatedRecord {
 pub struct BootRecords {
     /// The records, sorted by file.
     pub records: Vec<LocatedRecord>,
-    /// An error for each that cannot be understood.
+    /// An error for each damaged record.
     pub damaged: Vec<Error>,
 }
 
 impl BootRecords {
     /// Reads the records and finds their devices.
     ///
-    /// Errors: `permission` or `io` when they cannot be read.
+    /// Errors: `permission` or `io` when the records cannot be read.
     pub fn read(host: &Host, inventory: &Inventory) -> Result<Self> {
         let folder = host.path(FOLDER);
         let mut boot_records = Self { records: Vec::new(), damaged: Vec::new() };
@@ -160,24 +165,26 @@ impl BootRecords {
                 Err(error) => boot_records.damaged.push(
                     Error::invalid_input(format!("the record {} is damaged", file.display()))
                         .because(error)
-                        .hint("remove it, and record the device again with tdx-gpu bind --persist"),
+                        .hint(
+                            "remove the file, then run tdx-gpu bind --persist again for the device",
+                        ),
                 ),
             }
         }
         Ok(boot_records)
     }
 
-    /// The records of the device at an address, usually one at most.
+    /// The records of the device at a PCI address, usually at most one.
     pub fn records_of(&self, bdf: Bdf) -> impl Iterator<Item = &LocatedRecord> {
         self.records.iter().filter(move |found| found.bdf() == bdf)
     }
 
-    /// Whether the device at an address is bound at every boot.
+    /// Whether the device at a PCI address is bound at every boot.
     pub fn has(&self, bdf: Bdf) -> bool {
         self.records_of(bdf).next().is_some()
     }
 
-    /// Whether a device has exactly this record.
+    /// Whether exactly this record exists.
     pub fn matches(&self, record: &BootRecord) -> bool {
         let mut of = self.records_of(record.bdf);
         of.next().is_some_and(|found| found.record == *record) && of.next().is_none()
@@ -186,7 +193,7 @@ impl BootRecords {
 
 /// Writes the records of devices, in place of earlier records of the same devices, and enables the unit.
 ///
-/// Errors: `permission`, `io`; then the records are as before.
+/// Errors: `permission`, `io`. On failure, the former records are restored.
 pub fn store(host: &Host, inventory: &Inventory, records: &[BootRecord]) -> Result<()> {
     let _lock = lock(host)?;
     let mut before = Vec::new();
@@ -203,7 +210,7 @@ pub fn store(host: &Host, inventory: &Inventory, records: &[BootRecord]) -> Resu
     kept
 }
 
-/// Writes records, the unit first: it does nothing without any. Remembers in `before` what was there.
+/// Writes the unit and then the records. The unit does nothing without records. The former content goes to `before`.
 fn write(
     host: &Host,
     inventory: &Inventory,
@@ -227,7 +234,7 @@ fn write(
     Ok(())
 }
 
-/// Removes the records of devices, and the unit with the last record. Also repairs what a kill left of either.
+/// Removes the records of devices, and the unit with the last record. Also repairs what a killed command left.
 ///
 /// Errors: `permission`, `io`.
 pub fn forget(host: &Host, inventory: &Inventory, devices: &BTreeSet<Bdf>) -> Result<()> {
@@ -240,7 +247,7 @@ pub fn forget(host: &Host, inventory: &Inventory, devices: &BTreeSet<Bdf>) -> Re
             fs::remove_file(&found.file).at("remove", &found.file)?;
         }
     }
-    // Nobody else is at it: what begins with a dot is what a kill left.
+    // Under the lock, a file whose name begins with a dot was left by a killed command.
     let folder = host.path(FOLDER);
     for entry in fs::read_dir(&folder).at("read", &folder)?.flatten() {
         if entry.file_name().as_encoded_bytes().starts_with(b".") {
@@ -251,7 +258,7 @@ pub fn forget(host: &Host, inventory: &Inventory, devices: &BTreeSet<Bdf>) -> Re
     tidy(host)
 }
 
-/// Removes the unit when no record is left.
+/// Removes the unit if no record is left.
 fn tidy(host: &Host) -> Result<()> {
     let folder = host.path(FOLDER);
     let mut names = fs::read_dir(&folder).at("read", &folder)?.flatten();
@@ -259,8 +266,7 @@ fn tidy(host: &Host) -> Result<()> {
     if names.any(|entry| is_record(&entry.path())) { Ok(()) } else { unit::remove(host) }
 }
 
-/// A free file name for a record. The record of another device, which had this address before, can have the
-/// plain name.
+/// A free file name for a record. The plain name may belong to the record of another device that had this address.
 fn free_path(host: &Host, bdf: Bdf) -> PathBuf {
     let mut file = host.path(FOLDER).join(format!("{bdf}.json"));
     let mut number = 2;
@@ -271,7 +277,7 @@ fn free_path(host: &Host, bdf: Bdf) -> PathBuf {
     file
 }
 
-/// Locks the directory of the records until the file is dropped. Makes the directory where it does not exist.
+/// Locks the directory of the records until the file is dropped. Creates the directory if it is absent.
 fn lock(host: &Host) -> Result<File> {
     let folder = host.path(FOLDER);
     if let Some(above) = folder.parent() {

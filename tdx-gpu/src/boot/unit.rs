@@ -1,4 +1,4 @@
-//! The systemd unit that binds at every boot what `tdx-gpu bind --persist` recorded.
+//! The systemd unit that binds the devices that `tdx-gpu bind --persist` recorded, at every boot.
 //!
 //! Source: systemd.unit(5), systemd.service(5), systemd.syntax(7).
 
@@ -12,23 +12,23 @@ use common::system::sysroot::Host;
 use common::{Error, IoContext, Result};
 
 const UNIT: &str = "/etc/systemd/system/tdx-gpu-bind.service";
-/// What `systemctl enable` would make.
+/// The link that `systemctl enable` would create.
 const WANTS: &str = "/etc/systemd/system/multi-user.target.wants";
 const LINK: &str = "/etc/systemd/system/multi-user.target.wants/tdx-gpu-bind.service";
 const TARGET: &str = "../tdx-gpu-bind.service";
 
-/// The unit that runs this program before anything starts a guest or takes a GPU for the host.
+/// The text of the unit, which runs this program before other units start guests or use GPUs.
 ///
-/// Errors: `unsupported` when nobody can say where this program is.
+/// Errors: `unsupported` when the path of this program is unknown.
 fn text() -> Result<String> {
-    let unknown = || Error::unsupported("cannot tell where this program is");
+    let unknown = || Error::unsupported("cannot determine the path of the running tdx-gpu");
     let program = std::env::current_exe().map_err(|error| unknown().because(error))?;
     let program = program.to_str().ok_or_else(unknown)?;
     let program = program.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%");
     Ok(format!(
-        "# Made by tdx-gpu bind --persist, and removed with the last device that is recorded.\n\
+        "# Created by tdx-gpu bind --persist, and removed with the record of the last device.\n\
          [Unit]\n\
-         Description=Give the PCI devices that tdx-gpu bind --persist recorded to VFIO\n\
+         Description=Bind the PCI devices that tdx-gpu bind --persist recorded to VFIO\n\
          ConditionDirectoryNotEmpty=/etc/tdx/bind.d\n\
          After=systemd-modules-load.service\n\
          Before=libvirtd.service virtqemud.service libvirt-guests.service\n\
@@ -44,7 +44,7 @@ fn text() -> Result<String> {
     ))
 }
 
-/// Makes sure of the unit, and that it is enabled.
+/// Creates and enables the unit, unless that was done before.
 pub fn ensure(host: &Host) -> Result<()> {
     let (unit, link) = (host.path(UNIT), host.path(LINK));
     let wanted = text()?;
@@ -53,7 +53,7 @@ pub fn ensure(host: &Host) -> Result<()> {
     if there && enabled {
         return Ok(());
     }
-    log::step(format_args!("the unit {UNIT}"));
+    log::step(format_args!("create and enable the unit {UNIT}"));
     let wants = host.path(WANTS);
     fs::create_dir_all(&wants).at("create", &wants)?;
     sysroot::replace(&unit, &wanted, 0o644)?;
@@ -65,28 +65,30 @@ pub fn ensure(host: &Host) -> Result<()> {
     Ok(())
 }
 
-/// Whether the unit is there.
+/// Whether the unit exists.
 pub fn exists(host: &Host) -> bool {
     host.has(UNIT)
 }
 
-/// Takes the unit away; nothing to do when there is none.
+/// Removes the unit, if it exists.
 pub fn remove(host: &Host) -> Result<()> {
     let link = sysroot::remove(&host.path(LINK))?;
     let unit = sysroot::remove(&host.path(UNIT))?;
     if link || unit {
-        log::step(format_args!("no unit {UNIT}"));
+        log::step(format_args!("remove the unit {UNIT}"));
         reload(host);
     }
     Ok(())
 }
 
-/// Tells systemd, where it runs. The next boot reads the unit anyway.
+/// Reloads systemd, if it runs. A failure is only logged, because the next boot reads the unit anyway.
 fn reload(host: &Host) {
     if host.is_this_machine()
         && host.has("/run/systemd/system")
         && let Err(error) = Runner::new("systemctl", "systemd").args(["daemon-reload"]).run()
     {
-        log::step(format_args!("systemd has not seen it yet: {error}"));
+        log::step(format_args!(
+            "cannot reload systemd, which reads the unit at the next boot: {error}"
+        ));
     }
 }

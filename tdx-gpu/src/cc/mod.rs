@@ -1,4 +1,4 @@
-//! The confidential-computing mode of NVIDIA GPUs: read, planned, set, restored.
+//! Reads, sets and restores the confidential-computing mode of NVIDIA GPUs.
 
 pub mod gpu_tools;
 pub mod mode;

@@ -1,6 +1,6 @@
-//! A GPU's confidential-computing mode, read from its registers.
+//! Reads the confidential-computing mode of a GPU from its registers.
 //!
-//! Source: NVIDIA's gpu-admin-tools (MIT), which names the registers; ids by its tables.
+//! Source: NVIDIA's gpu-admin-tools (MIT), for the registers and the tables of ids.
 
 use std::path::Path;
 
@@ -14,24 +14,24 @@ use crate::vfio::driver::Sysfs;
 
 const NVIDIA: u16 = 0x10de;
 
-/// Confidential computing on a GPU.
+/// The confidential-computing mode of a GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CcMode {
     /// Off.
     Off,
-    /// On: what the guest gives it is protected from the host.
+    /// On: the guest's data on the GPU is protected from the host.
     On,
-    /// On, but open to debugging: nothing is protected.
+    /// On for development: debugging is possible, and nothing is protected.
     Devtools,
-    /// What no setting should leave it in.
+    /// A value of the register that no setting produces.
     Invalid,
-    /// It cannot be seen now: in use, asleep, or behind a locked-down kernel.
+    /// The mode cannot be read now: the device is in use or in a power-saving state, or the kernel is locked down.
     Unknown,
 }
 
 impl CcMode {
-    /// The mode as it stands in a document.
+    /// The name of the mode in documents.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Off => "off",
@@ -43,7 +43,7 @@ impl CcMode {
     }
 }
 
-/// Protected PCIe: all GPUs and switches of a baseboard in one guest.
+/// The protected PCIe mode, in which one guest has all GPUs and NVSwitches of a baseboard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PpcieMode {
@@ -51,7 +51,7 @@ pub enum PpcieMode {
     Off,
     /// On.
     On,
-    /// It cannot be seen now.
+    /// The mode cannot be read now.
     Unknown,
 }
 
@@ -66,12 +66,12 @@ impl PpcieMode {
     }
 }
 
-/// The modes of a device; none where it has no such thing.
+/// The modes of a device; none for a mode that the device does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Modes {
-    /// Confidential computing.
+    /// The confidential-computing mode.
     pub cc: Option<CcMode>,
-    /// Protected PCIe.
+    /// The protected PCIe mode.
     pub ppcie: Option<PpcieMode>,
 }
 
@@ -82,14 +82,14 @@ pub enum Kind {
     Hopper,
     /// Blackwell with HBM: B200, GB200, …
     Blackwell,
-    /// Blackwell of the gb20x family, whose boot register lies elsewhere.
+    /// Blackwell of the gb20x family, whose boot register has another offset.
     BlackwellGb20x,
     /// The third generation of NVSwitch.
     Switch,
 }
 
 impl Kind {
-    /// The kind of a device, by its ids. Never by its name: there are too many.
+    /// The kind of a device, by its ids.
     pub fn from_device(device: &Device) -> Option<Self> {
         if device.vendor != Some(NVIDIA) {
             return None;
@@ -109,12 +109,12 @@ impl Kind {
         }
     }
 
-    /// Whether it is a GPU.
+    /// Whether devices of this kind are GPUs.
     pub fn is_gpu(self) -> bool {
         self != Self::Switch
     }
 
-    /// Where its mode stands, in bytes into BAR 0.
+    /// The offset of the mode register in BAR 0. Unit: bytes.
     fn mode_register(self) -> u64 {
         match self {
             Self::Hopper => 0x118_2cc,
@@ -123,7 +123,7 @@ impl Kind {
         }
     }
 
-    /// Where it says that it has booted, by 0xff.
+    /// The offset of the boot register, which is 0xff after the device has booted.
     fn boot_register(self) -> u64 {
         match self {
             Self::Hopper | Self::Blackwell => 0x200bc,
@@ -150,14 +150,14 @@ impl Kind {
         }
     }
 
-    /// The modes it has, whatever they are set to.
+    /// The modes that devices of this kind have, all with the value `unknown`.
     pub(crate) fn unknown_modes(self) -> Modes {
         let Modes { cc, ppcie } = self.modes(0);
         Modes { cc: cc.map(|_| CcMode::Unknown), ppcie: ppcie.map(|_| PpcieMode::Unknown) }
     }
 }
 
-/// The modes of a device, without disturbing it: one that a driver of the host has is not looked at.
+/// The modes of a device. A device that is bound to a driver of the host is not accessed.
 pub fn read(host: &Host, device: &Device) -> Modes {
     let Some(kind) = Kind::from_device(device) else {
         return Modes { cc: None, ppcie: None };
@@ -167,11 +167,11 @@ pub fn read(host: &Host, device: &Device) -> Modes {
     seen.map_or_else(|| kind.unknown_modes(), |register| kind.modes(register))
 }
 
-/// The mode's register, of a device that is there, awake and has booted.
+/// The mode register of a device that is present, awake and has booted.
 fn registers(kind: Kind, resource: &Path) -> Option<u32> {
     let good = |value: &u32| *value != u32::MAX && value >> 16 & 0xfff0 != 0xbad0;
     let read = |offset| syscalls::read_register(resource, offset).ok().filter(good);
-    // The first register tells of a security fault.
+    // The first register reports a security fault.
     read(0)?;
     (read(kind.boot_register())? & 0xff == 0xff).then(|| read(kind.mode_register()))?
 }
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn modes_stand_where_they_should() {
+    fn modes_are_read_from_their_registers() {
         for (kind, register, cc, ppcie) in [
             (Kind::Hopper, 0, Some(CcMode::Off), Some(PpcieMode::Off)),
             (Kind::Hopper, 1, Some(CcMode::On), Some(PpcieMode::Off)),
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_certain_is_unknown() {
+    fn an_uncertain_mode_is_unknown() {
         let kind = Kind::Hopper;
         let mode = (kind.mode_register(), 1);
         let boot = (kind.boot_register(), 0xff);

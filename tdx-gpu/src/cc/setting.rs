@@ -1,6 +1,6 @@
-//! Setting the modes of confidential computing: planned for all devices, and put back when one fails.
+//! Sets the modes of several devices, and restores the former modes if one device fails.
 //!
-//! A mode outlives a reboot, so what it was is recorded where that lasts as long.
+//! A mode persists across reboots. The former modes are therefore recorded in a directory that persists as well.
 
 use std::collections::BTreeSet;
 
@@ -23,21 +23,20 @@ use crate::cc::mode::{CcMode, Kind, Modes, PpcieMode};
 /// A mode to set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Setting {
-    /// No protection
+    /// No confidential computing
     Off,
-    /// Each GPU by itself in confidential-computing mode
+    /// Confidential computing for each GPU by itself
     On,
-    /// Confidential-computing mode, open to debugging
+    /// Confidential computing for development: debugging is possible, nothing is protected
     Devtools,
-    /// Protected PCIe: every GPU and NVSwitch of the baseboard, all for one guest
+    /// Protected PCIe: one guest has all GPUs and NVSwitches of the baseboard
     Ppcie,
 }
 
 impl Setting {
-    /// The mode in which these devices protect a guest that has them all; none where none of them has
-    /// modes.
+    /// The mode in which these devices protect a guest that has all of them; none if no device has modes.
     ///
-    /// Protected PCIe is for whole baseboards, whose GPUs talk over switches.
+    /// Protected PCIe is for complete baseboards, whose GPUs communicate over NVSwitches.
     pub fn to_protect(inventory: &Inventory, devices: &[&Device]) -> Option<Self> {
         let kinds: Vec<Kind> =
             devices.iter().filter_map(|device| Kind::from_device(device)).collect();
@@ -56,18 +55,18 @@ impl Setting {
     }
 }
 
-/// A step that sets the modes of one device.
+/// A step of a plan: sets the modes of one device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModeStep {
-    /// Its address.
+    /// The PCI address.
     pub bdf: Bdf,
-    /// What it is.
+    /// The properties that identify the device.
     pub identity: Identity,
-    /// The modes, of those it has.
+    /// The modes to set; none for a mode that the device does not have.
     pub modes: Modes,
 }
 
-/// Plans to set the mode of these devices. Those without modes stay as they are.
+/// Plans to set the mode of these devices. Devices without modes are left out.
 ///
 /// Errors: `conflict` for protected PCIe on a part of a baseboard.
 pub fn plan(inventory: &Inventory, devices: &[&Device], setting: Setting) -> Result<Vec<ModeStep>> {
@@ -80,9 +79,11 @@ pub fn plan(inventory: &Inventory, devices: &[&Device], setting: Setting) -> Res
             .map(|device| device.bdf.to_string())
             .collect();
         if !missing.is_empty() {
-            return Err(Error::conflict("protected PCIe takes every GPU and NVSwitch of the host")
-                .because(format!("missing: {}", missing.join(", ")))
-                .hint("the mode on protects single GPUs"));
+            return Err(Error::conflict(
+                "the mode ppcie needs all GPUs and NVSwitches of the host, but some are not named",
+            )
+            .because(format!("missing: {}", missing.join(", ")))
+            .hint("name all of them, or set the mode on, which protects single GPUs"));
         }
     }
     let step = |device: &&Device| {
@@ -99,32 +100,32 @@ pub fn plan(inventory: &Inventory, devices: &[&Device], setting: Setting) -> Res
     let mut steps: Vec<ModeStep> = devices.iter().filter_map(step).collect();
     match steps.iter().find(|step| step.modes.ppcie.is_none()) {
         Some(ModeStep { bdf, .. }) if setting == Setting::Ppcie => {
-            Err(Error::conflict(format!("{bdf} has no protected PCIe"))
-                .hint("the mode on protects it: it encrypts its links by itself"))
+            Err(Error::conflict(format!("{bdf} does not support the mode ppcie"))
+                .hint("set the mode on, in which this GPU encrypts its links itself"))
         }
         _ => {
-            // Switches first: they have no mode of confidential computing.
+            // NVSwitches first: they have no confidential-computing mode.
             steps.sort_by_key(|step| (step.modes.cc.is_some(), step.bdf));
             Ok(steps)
         }
     }
 }
 
-/// The modes that a device had before they were changed, as they are recorded.
+/// The record of the modes that a device had before they were changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PreviousMode {
-    /// Its address.
+    /// The PCI address.
     pub bdf: Bdf,
     identity: Identity,
     #[serde(flatten)]
     modes: Modes,
-    /// The UUID of the domain they were changed for.
+    /// The UUID of the domain that the modes were changed for.
     pub domain: Option<String>,
     committed: bool,
 }
 
 impl PreviousMode {
-    /// Whether the device at its address is the one that had these modes.
+    /// Whether the device at the recorded address is still the recorded device.
     pub fn is_same_device(&self, inventory: &Inventory) -> bool {
         let there = inventory.devices.get(&self.bdf).map(Device::identity);
         there.is_some_and(|there| !self.identity.contradicts(&there))
@@ -147,37 +148,38 @@ impl Record for PreviousMode {
     }
 }
 
-/// What was done to the modes of one device.
+/// The result of setting the modes of one device.
 #[derive(Debug)]
 pub struct ModeChange {
-    /// Its address.
+    /// The PCI address.
     pub bdf: Bdf,
-    /// Its modes now.
+    /// The current modes of the device.
     pub modes: Modes,
-    /// `set`, or `none`.
+    /// `set` or `none`.
     pub action: Action,
-    /// What NVIDIA's program said.
+    /// The output of NVIDIA's program.
     pub output: Vec<String>,
-    /// What could not be read, and what was done about it: a sentence each.
+    /// Warnings about modes that could not be read.
     pub warnings: Vec<String>,
     before: Modes,
-    /// The lock, and in it what the modes were; none where an older record says that.
+    /// The lock, whose record has the former modes; none if an older record has them.
     lock: Option<DeviceLock<PreviousMode>>,
 }
 
-/// Devices whose modes were set; undone unless they are kept or committed.
+/// Devices whose modes were set. The former modes are restored by [`ModifiedModes::undo_after`], unless the modes are
+/// kept or committed.
 #[derive(Debug)]
-#[must_use = "the records say that it is unfinished until it is kept or committed"]
+#[must_use = "the records stay unfinished until the modes are kept or committed"]
 pub struct ModifiedModes<'t> {
     tools: &'t GpuTools,
-    /// In the order in which they were set.
+    /// The devices, in the order in which their modes were set.
     pub devices: Vec<ModeChange>,
 }
 
-/// Sets the modes, for a domain when its UUID is given, and puts them back when one fails.
+/// Sets the modes, for a domain if its UUID is given. If one device fails, the former modes of all are restored.
 ///
-/// Errors: `conflict` with code `RESERVED` while another command is at it, or one died over it;
-/// whatever NVIDIA's program says.
+/// Errors: `conflict` with code `RESERVED` while another command works on a device, or after such a command was killed;
+/// those of NVIDIA's program.
 pub fn apply<'t>(
     host: &Host,
     tools: &'t GpuTools,
@@ -202,7 +204,7 @@ impl ModifiedModes<'_> {
         let (modes, warnings) = settable_modes(bdf, wanted, now);
         warnings.iter().for_each(log::step);
         let (before, lock) = match lock.stored() {
-            // An older record says what the modes were.
+            // An older record has the former modes.
             Some(stored) if !stored.is_stale() => (now, None),
             Some(stored) => {
                 if domain.is_some() && stored.record.domain.as_deref() == domain {
@@ -227,7 +229,7 @@ impl ModifiedModes<'_> {
         Ok(())
     }
 
-    /// The modes stay for good: what they were is forgotten.
+    /// Keeps the modes for good and deletes the records of the former modes.
     pub fn keep(self) -> Result<Vec<ModeChange>> {
         let forget = |mut done: ModeChange| {
             done.lock.take().map_or(Ok(()), DeviceLock::forget)?;
@@ -236,12 +238,12 @@ impl ModifiedModes<'_> {
         self.devices.into_iter().map(forget).collect()
     }
 
-    /// The modes stay as long as what they were set for.
+    /// Keeps the modes until the domain is deleted or the devices are unbound. The records of the former modes remain.
     pub fn commit(self) -> Result<()> {
         self.devices.into_iter().filter_map(|done| done.lock).try_for_each(DeviceLock::commit)
     }
 
-    /// Puts everything back after a failure, which then says what is left.
+    /// Restores the former modes after a failure. Modes that could not be restored are reported in the error.
     pub fn undo_after(self, error: Error) -> Error {
         let tools = self.tools;
         let back = |done: ModeChange| {
@@ -255,11 +257,10 @@ impl ModifiedModes<'_> {
     }
 }
 
-/// Restores recorded modes, each under its lock. Returns the devices that are left as they were, with the
-/// reason.
+/// Restores recorded modes, each under its lock. Returns the devices whose modes could not be restored, with the error.
 ///
-/// A record of a device that is gone, or is another one now, is dropped. One that a driver of the host has
-/// got since, as after a reboot, is left.
+/// The record of a device that is absent, or that was replaced by another device, is deleted. The mode of a device that
+/// is bound to a driver of the host, such as after a reboot, is not restored.
 pub fn restore_modes(
     inventory: &Inventory,
     locks: Vec<DeviceLock<PreviousMode>>,
@@ -276,11 +277,11 @@ pub fn restore_modes(
         let bdf = lock.bdf();
         back(lock).err().map(|error| (bdf, error))
     };
-    // GPUs first: the other way round than they were set.
+    // GPUs first, in the reverse order of setting.
     locks.into_iter().rev().filter_map(failed).collect()
 }
 
-/// Fails for devices that a driver of the host has: NVIDIA's program would pull them from under it.
+/// Fails for devices that are bound to a driver of the host, because NVIDIA's program would reset them while in use.
 ///
 /// Errors: `conflict`.
 pub fn refuse_busy(devices: &[&Device]) -> Result<()> {
@@ -288,17 +289,17 @@ pub fn refuse_busy(devices: &[&Device]) -> Result<()> {
         |device: &&Device| Some((device.bdf, device.driver.clone().filter(|_| device.in_use())?));
     match devices.iter().find_map(busy) {
         None => Ok(()),
-        Some((bdf, driver)) => {
-            Err(Error::conflict(format!("{driver} has {bdf}: its mode cannot be set"))
-                .hint(format!("tdx-gpu bind {bdf} takes it from that driver")))
-        }
+        Some((bdf, driver)) => Err(Error::conflict(format!(
+            "cannot set the mode of {bdf}: the device is bound to the driver {driver}"
+        ))
+        .hint(format!("bind the device to VFIO first: tdx-gpu bind {bdf}"))),
     }
 }
 
-/// The modes that the program sees, of those that are wanted.
+/// Reads the wanted modes with NVIDIA's program.
 ///
-/// Protected PCIe that is not to be on may be unknown: the firmware of some GPUs does not tell.
-/// Errors: whatever the program says about a mode that has to be known.
+/// The protected PCIe mode may be unknown if it is not to be set, because the firmware of some GPUs does not report it.
+/// Errors: those of the program about a mode that has to be known.
 fn query_modes(tools: &GpuTools, bdf: Bdf, wanted: Modes) -> Result<Modes> {
     let cc = match wanted.cc {
         Some(CcMode::Unknown) => Some(CcMode::Unknown),
@@ -314,12 +315,12 @@ fn query_modes(tools: &GpuTools, bdf: Bdf, wanted: Modes) -> Result<Modes> {
     Ok(Modes { cc, ppcie })
 }
 
-/// The modes to set, of those that are wanted: what cannot be read is left as it is, and told.
+/// The wanted modes that can be set. A mode that cannot be read is not changed, with a warning.
 fn settable_modes(bdf: Bdf, wanted: Modes, now: Modes) -> (Modes, Vec<String>) {
     match now.ppcie {
         Some(PpcieMode::Unknown) => {
             let warning = format!(
-                "the protected PCIe mode of {bdf} cannot be read: it is left as it is, not turned off"
+                "cannot read the protected PCIe mode of {bdf}, so the mode was not changed"
             );
             (Modes { ppcie: now.ppcie, ..wanted }, vec![warning])
         }
@@ -333,9 +334,10 @@ fn set_if_different(tools: &GpuTools, bdf: Bdf, wanted: Modes) -> Result<()> {
     if now == wanted { Ok(()) } else { set(tools, bdf, now, wanted).map(drop) }
 }
 
-/// Sets those modes that differ from `now`, the one that goes off first: a device has one of them at a time.
+/// Sets the modes that differ from `now`. The mode to turn off is set first, because a device has one mode at a time.
 ///
-/// A mode that is as wanted is not set again: the firmware of some GPUs refuses to set protected PCIe at all.
+/// A mode that already has the wanted value is not set again, because the firmware of some GPUs refuses to set
+/// protected PCIe at all.
 fn set(tools: &GpuTools, bdf: Bdf, now: Modes, wanted: Modes) -> Result<Vec<String>> {
     let mut output = Vec::new();
     let cc = |output: &mut Vec<String>| match wanted.cc.filter(|_| wanted.cc != now.cc) {
@@ -358,7 +360,7 @@ fn set(tools: &GpuTools, bdf: Bdf, now: Modes, wanted: Modes) -> Result<Vec<Stri
     if now == wanted {
         Ok(output)
     } else {
-        Err(Error::failed(format!("the mode of {bdf} is not what was set"))
+        Err(Error::failed(format!("{bdf} does not have the new mode after it was set"))
             .because(output.join("; ")))
     }
 }

@@ -1,4 +1,4 @@
-//! `tdx-gpu bind`: devices leave their drivers for VFIO, from where guests take them.
+//! `tdx-gpu bind`: binds devices to VFIO, so that they can be given to guests.
 
 use clap::Args;
 use common::cli::{Change, Context, interrupt, is_root};
@@ -18,28 +18,35 @@ use crate::vfio::candidates::{Candidates, Locks};
 use crate::vfio::plan::BindOptions;
 use crate::vfio::{binding, candidates};
 
+const EXAMPLES: &str = "Examples:
+  tdx-gpu bind 17:00.0 --dry-run
+  tdx-gpu bind 17:00.0 --memory 64G
+  tdx-gpu bind 17:00.0 --persist
+  tdx-iommu scan --vendor 10de --class 03 | tdx-gpu bind -";
+
 /// Arguments of `bind`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct BindArgs {
-    /// Devices; - for items with a bdf on standard input
+    /// PCI addresses of the devices; - reads items with a bdf from standard input
     #[arg(value_name = "BDF", required_unless_present = "persisted")]
     devices: Vec<DeviceArg>,
-    /// Take the other devices of the IOMMU groups too
+    /// Also bind the other devices of the IOMMU groups
     #[arg(long)]
     whole_group: bool,
-    /// Do it in spite of this code (repeatable)
+    /// Bind the devices although this blocker was found, such as OPEN_FDS (repeatable); needs confirmation
     #[arg(long, value_name = "CODE", value_parser = Code::to_force)]
     force: Vec<Code>,
-    /// Memory of the guest, which bounds what VFIO may map [default: all of the host's]
+    /// Memory of the guest; sets how much memory VFIO may map [default: all memory of the host]
     #[arg(long, value_name = "SIZE", value_parser = units::size_in(units::MEMORY))]
     memory: Option<Size>,
-    /// The guest gets the devices by iommufd, which has no such bound
+    /// The guest uses iommufd, which has no limit on mapped memory
     #[arg(long, conflicts_with = "memory")]
     iommufd: bool,
-    /// At every boot from now on, too, as long as the devices are the same
+    /// Also bind these devices at every boot, unless another device has taken their place
     #[arg(long)]
     persist: bool,
-    /// The devices that --persist recorded, as its systemd unit does at boot
+    /// Bind the devices that --persist recorded, as the systemd unit does at boot
     #[arg(long, conflicts_with_all = ["devices", "whole_group", "force", "memory", "iommufd", "persist"])]
     persisted: bool,
     #[command(flatten)]
@@ -57,11 +64,12 @@ pub fn run(context: &Context, args: BindArgs) -> Result<Outcome> {
     let requested = named_devices::read(&args.devices)?;
     if !args.force.is_empty() {
         let codes: Vec<&str> = args.force.iter().map(|code| code.as_str()).collect();
-        context.confirm(args.change, &format!("bind in spite of {}?", codes.join(", ")))?;
+        let question = format!("bind the devices despite {}?", codes.join(", "));
+        context.confirm(args.change, &question)?;
     }
     interrupt::guard();
     let options = BindOptions { whole_group: args.whole_group, force: &args.force, domain: None };
-    // Without root nothing can be changed, and nothing be locked.
+    // Only root can change or lock devices.
     let (candidates, locks) = if args.change.dry_run || !is_root() {
         (Candidates::find(host, &requested, options)?, Locks::new())
     } else {
@@ -103,7 +111,7 @@ pub fn run(context: &Context, args: BindArgs) -> Result<Outcome> {
     Ok(document.dry_run(args.change.dry_run).warnings(warnings).into())
 }
 
-/// What is to be recorded of the devices that they may be bound at every boot.
+/// The records with which the devices are bound at every boot.
 fn records(
     candidates: &Candidates,
     args: &BindArgs,
@@ -112,13 +120,13 @@ fn records(
     let mut records = Vec::new();
     for step in &candidates.plan.steps {
         let Record { bdf, mut identity, driver, .. } = step.record.clone();
-        // One that VFIO has already was taken from its driver before.
+        // The former driver of a device that is already bound to VFIO is in its record.
         let taken = candidates.records.get(&bdf).map(|stored| &stored.record);
         let taken = taken.filter(|taken| !taken.identity.contradicts(&identity));
         let known = boot_records.records_of(bdf).map(|found| &found.record);
         let known: Vec<&BootRecord> =
             known.filter(|known| !known.identity.contradicts(&identity)).collect();
-        // A device that sleeps may not show its serial number now.
+        // A device in a power-saving state may not show its serial number now.
         let serials = known.iter().map(|known| &known.identity).chain(taken.map(|t| &t.identity));
         identity.serial =
             identity.serial.or_else(|| serials.filter_map(|known| known.serial.clone()).next());

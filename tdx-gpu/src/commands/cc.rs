@@ -1,4 +1,4 @@
-//! `tdx-gpu cc`: the confidential-computing mode of NVIDIA GPUs.
+//! `tdx-gpu cc`: shows or sets the confidential-computing mode of NVIDIA GPUs.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -28,40 +28,41 @@ use crate::vfio::{candidates, in_use};
 
 const EXAMPLES: &str = "Examples:
   tdx-gpu cc
+  tdx-gpu cc 17:00.0 --set on --dry-run
   tdx-gpu cc 17:00.0 --set on --yes";
 
 /// Arguments of `cc`.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct CcArgs {
-    /// GPUs and NVSwitches; - for items with a bdf on standard input [default: all]
+    /// PCI addresses of GPUs and NVSwitches; - reads items with a bdf from standard input [default: all]
     #[arg(value_name = "BDF")]
     devices: Vec<DeviceArg>,
-    /// Set this mode, which resets the devices
+    /// Set this mode and reset the devices
     #[arg(long, value_enum, requires = "devices", value_name = "MODE")]
     set: Option<Setting>,
-    /// NVIDIA's nvidia_gpu_tools.py [default: the one on PATH]
+    /// Path of NVIDIA's program nvidia_gpu_tools.py [default: looked up in PATH]
     #[arg(long, value_name = "FILE")]
     gpu_tools: Option<PathBuf>,
     #[command(flatten)]
     change: Change,
 }
 
-/// A device and its mode.
+/// A device in a document of `tdx-gpu cc`, with its modes.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct CcItem {
-    /// Address.
+    /// The PCI address.
     pub bdf: Bdf,
-    /// What it is.
+    /// The properties that identify the device.
     #[serde(flatten)]
     pub identity: DeviceIdentity,
-    /// Confidential computing; null where there is no such thing.
+    /// The confidential-computing mode; null for a device without this mode.
     pub cc_mode: Option<CcMode>,
-    /// Protected PCIe; null where there is no such thing.
+    /// The protected PCIe mode; null for a device without this mode.
     pub ppcie_mode: Option<PpcieMode>,
-    /// `set`, or `none`.
+    /// `set` or `none`.
     pub action: Action,
-    /// What NVIDIA's program said while it set the mode.
+    /// The output of NVIDIA's program when it set the mode.
     pub output: Vec<String>,
 }
 
@@ -89,7 +90,7 @@ impl Item for CcItem {
     }
 }
 
-/// Shows the modes, or sets them by NVIDIA's program.
+/// Shows the modes, or sets them with NVIDIA's program.
 pub fn run(context: &Context, args: CcArgs) -> Result<Outcome> {
     let host = &context.host;
     let requested = named_devices::read(&args.devices)?;
@@ -106,7 +107,7 @@ pub fn run(context: &Context, args: CcArgs) -> Result<Outcome> {
         Some(setting) => {
             let plan = plan(host, &inventory, named, setting)?;
             let names: Vec<String> = plan.iter().map(|step| step.bdf.to_string()).collect();
-            let question = format!("set the mode of, and reset, {}?", names.join(", "));
+            let question = format!("set the mode of {} and reset these devices?", names.join(", "));
             context.confirm(args.change, &question)?;
             let tools = GpuTools::find(args.gpu_tools.as_deref())?;
             if dry_run {
@@ -124,10 +125,10 @@ pub fn run(context: &Context, args: CcArgs) -> Result<Outcome> {
     Ok(Document::new(kind, items).dry_run(dry_run).warnings(warnings).into())
 }
 
-/// What it takes to set the mode of these devices, none of which is in use.
+/// The steps that set the mode of these devices.
 ///
-/// Errors: `not_found`; `conflict` for a device that has no mode, that a driver of the host has, or that a
-/// process has open, and for what [`setting::plan`] refuses.
+/// Errors: `not_found`; `conflict` for a device that has no mode, that is bound to a driver of the host, or that a
+/// process has open; those of [`setting::plan`].
 fn plan(
     host: &Host,
     inventory: &Inventory,
@@ -141,7 +142,7 @@ fn plan(
     Ok(plan)
 }
 
-/// Locks the devices, so that no other command binds or unbinds one meanwhile, plans again and sets the mode.
+/// Locks the devices, so that no other command binds or unbinds them, plans again, and sets the mode.
 fn set(
     host: &Host,
     tools: &GpuTools,
@@ -157,7 +158,7 @@ fn set(
     setting::apply(host, tools, plan, None)?.keep()
 }
 
-/// The devices that were named, or all that have modes.
+/// The named devices, or all devices that have modes.
 fn select_devices<'i>(inventory: &'i Inventory, named: &BTreeSet<Bdf>) -> Result<Vec<&'i Device>> {
     if named.is_empty() {
         let has_modes = |device: &&Device| Kind::from_device(device).is_some();
@@ -168,7 +169,7 @@ fn select_devices<'i>(inventory: &'i Inventory, named: &BTreeSet<Bdf>) -> Result
         let device = inventory.device(bdf)?;
         if Kind::from_device(device).is_none() {
             return Err(Error::conflict(format!("{bdf} has no confidential-computing mode"))
-                .hint("NVIDIA's H100 and newer GPUs, and their NVSwitches, have"));
+                .hint("name an NVIDIA H100 or a newer GPU, or an NVSwitch of such GPUs"));
         }
         devices.push(device);
     }
@@ -179,7 +180,7 @@ fn current_item(host: &Host, inventory: &Inventory, device: &Device) -> CcItem {
     item(inventory, device.bdf, mode::read(host, device), Action::None, Vec::new())
 }
 
-/// What would be done, as far as the device itself tells its modes.
+/// The item of a dry run. The modes are those that the device itself shows.
 fn preview(host: &Host, inventory: &Inventory, step: ModeStep) -> CcItem {
     let now = inventory.devices.get(&step.bdf).map(|device| mode::read(host, device));
     let action = if now == Some(step.modes) { Action::None } else { Action::Set };

@@ -1,4 +1,4 @@
-//! `tdx-gpu check`: whether devices can be given to a guest now, and how they are set.
+//! `tdx-gpu check`: checks whether devices can be given to a guest now, and shows their modes.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -22,31 +22,36 @@ use crate::cc::mode::{CcMode, PpcieMode};
 use crate::vfio::dma_entry_limit;
 use crate::vfio::driver::{Sysfs, Variants};
 
+const EXAMPLES: &str = "Examples:
+  tdx-gpu check 17:00.0
+  tdx-gpu check 17:00.0 --memory 64G && tdx-gpu bind 17:00.0 --memory 64G";
+
 /// Arguments of `check`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct CheckArgs {
-    /// Devices; - for items with a bdf on standard input
+    /// PCI addresses of the devices; - reads items with a bdf from standard input
     #[arg(value_name = "BDF", required = true)]
     devices: Vec<DeviceArg>,
-    /// Memory of the guest [default: all of the host's]
+    /// Memory of the guest [default: all memory of the host]
     #[arg(long, value_name = "SIZE", value_parser = units::size_in(units::MEMORY))]
     memory: Option<Size>,
 }
 
-/// A device and the answer about it.
+/// A device in a document of `tdx-gpu check`.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct GpuCheckItem {
     #[serde(flatten)]
     check: CheckItem,
-    /// The VFIO driver that bind would give it to.
+    /// The VFIO driver that `tdx-gpu bind` would bind the device to.
     pub vfio_driver: String,
-    /// Confidential computing; null where there is no such thing.
+    /// The confidential-computing mode; null for a device without this mode.
     pub cc_mode: Option<CcMode>,
-    /// Protected PCIe; null where there is no such thing.
+    /// The protected PCIe mode; null for a device without this mode.
     pub ppcie_mode: Option<PpcieMode>,
-    /// How many mappings VFIO may make now; null while its module is not loaded.
+    /// The current limit on the number of DMA mappings of VFIO; null while the kernel module is not loaded.
     pub dma_entry_limit: Option<u64>,
-    /// How many the guest needs; bind sees to that.
+    /// The number of DMA mappings that the guest needs. `tdx-gpu bind` raises the limit to this number.
     pub dma_entries_needed: u64,
 }
 
@@ -68,7 +73,7 @@ impl Item for GpuCheckItem {
     }
 }
 
-/// Judges the devices, and what goes along with them, as one request.
+/// Checks the devices, and the other functions of their slots, as one request.
 pub fn run(context: &Context, args: CheckArgs) -> Result<Outcome> {
     let host = &context.host;
     let requested = named_devices::read(&args.devices)?;

@@ -1,4 +1,4 @@
-//! `tdx-gpu hostdev`: the XML by which libvirt gives devices to a guest.
+//! `tdx-gpu hostdev`: prints the XML that gives devices to a libvirt guest.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -19,35 +19,40 @@ use crate::vfio::hostdev::HostdevOptions;
 use tdx_iommu::inventory::named_devices;
 use tdx_iommu::inventory::named_devices::DeviceArg;
 
+const EXAMPLES: &str = "Examples:
+  tdx-gpu hostdev 17:00.0
+  tdx-gpu hostdev 17:00.0 --xml | virsh attach-device vm /dev/stdin";
+
 /// Arguments of `hostdev`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct HostdevArgs {
-    /// Devices; - for items with a bdf on standard input
+    /// PCI addresses of the devices; - reads items with a bdf from standard input
     #[arg(value_name = "BDF", required = true)]
     devices: Vec<DeviceArg>,
-    /// The bare XML, one element after another, instead of a document
+    /// Print only the XML elements instead of a document
     #[arg(long)]
     xml: bool,
-    /// By iommufd, which libvirt 12.1 and newer know
+    /// Use iommufd; needs libvirt 12.1 or newer
     #[arg(long)]
     iommufd: bool,
-    /// libvirt binds the device itself when the guest starts
+    /// Let libvirt bind the device to VFIO when the guest starts, and release it when the guest stops
     #[arg(long)]
     managed: bool,
-    /// Hide the option ROM from the guest, as for guests that are protected
+    /// Hide the option ROM from the guest; recommended for trust domains and AMD SEV guests
     #[arg(long)]
     no_rom: bool,
 }
 
-/// A device as libvirt takes it.
+/// A device in a document of `tdx-gpu hostdev`.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct HostdevItem {
-    /// Address.
+    /// The PCI address.
     pub bdf: Bdf,
-    /// What it is.
+    /// The properties that identify the device.
     #[serde(flatten)]
     pub identity: DeviceIdentity,
-    /// A `<hostdev>` element.
+    /// The `<hostdev>` element.
     pub xml: String,
 }
 
@@ -69,7 +74,7 @@ impl Item for HostdevItem {
     }
 }
 
-/// Writes the XML of the devices that were named.
+/// Prints the XML of the named devices.
 pub fn run(context: &Context, args: HostdevArgs) -> Result<Outcome> {
     let requested = named_devices::read(&args.devices)?;
     let inventory = Inventory::read(&context.host)?;
@@ -80,8 +85,10 @@ pub fn run(context: &Context, args: HostdevArgs) -> Result<Outcome> {
     for bdf in requested.devices {
         let device = inventory.device(bdf)?;
         if device.is_bridge {
-            return Err(Error::conflict(format!("{bdf} is a bridge: no guest can have it"))
-                .code(Code::Nonendpoint));
+            return Err(Error::conflict(format!(
+                "{bdf} is a bridge, which cannot be given to a guest"
+            ))
+            .code(Code::Nonendpoint));
         }
         items.push(HostdevItem {
             bdf,

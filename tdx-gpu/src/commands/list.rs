@@ -1,4 +1,4 @@
-//! `tdx-gpu list`: GPUs, the switches between them, and whatever VFIO has.
+//! `tdx-gpu list`: shows GPUs, NVSwitches, and all devices that are bound to VFIO.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -20,24 +20,29 @@ use crate::boot::persist::BootRecords;
 use crate::cc::mode;
 use crate::cc::mode::{CcMode, PpcieMode};
 
+const EXAMPLES: &str = "Examples:
+  tdx-gpu list
+  tdx-gpu list --json | jq '.items[] | select(.driver == \"nvidia\")' | tdx-gpu check -";
+
 /// Arguments of `list`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct ListArgs {}
 
-/// A device that a guest has, or could have.
+/// A device in a document of `tdx-gpu list`.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct GpuItem {
     #[serde(flatten)]
     device: DeviceItem,
-    /// The driver that unbind gives it back to.
+    /// The driver that `tdx-gpu unbind` binds the device to; null when no driver is recorded.
     pub previous_driver: Option<String>,
-    /// UUID of the domain that it was taken for.
+    /// The UUID of the domain that the device was bound for; null when it was bound without a domain.
     pub domain: Option<String>,
-    /// Whether it is bound at every boot; null where only root can see.
+    /// Whether the device is bound to VFIO at every boot; null when only root can read that.
     pub persistent: Option<bool>,
-    /// Confidential computing; null where there is no such thing.
+    /// The confidential-computing mode; null for a device without this mode.
     pub cc_mode: Option<CcMode>,
-    /// Protected PCIe; null where there is no such thing.
+    /// The protected PCIe mode; null for a device without this mode.
     pub ppcie_mode: Option<PpcieMode>,
 }
 
@@ -73,7 +78,7 @@ impl Item for GpuItem {
     }
 }
 
-/// Lists GPUs with the functions beside them, NVSwitches, and every device that VFIO has.
+/// Lists GPUs with the other functions of their slots, NVSwitches, and every device that is bound to VFIO.
 pub fn run(context: &Context, _: ListArgs) -> Result<Outcome> {
     let host = &context.host;
     let inventory = Inventory::read(host)?;

@@ -1,4 +1,4 @@
-//! The verbs: arguments, documents, and what each runs.
+//! The verbs, one module each: the arguments, the items and the code that runs the verb.
 
 pub mod bind;
 pub mod cc;

@@ -1,4 +1,4 @@
-//! `tdx-gpu unbind`: devices go back to the drivers they were taken from.
+//! `tdx-gpu unbind`: unbinds devices from VFIO and binds them to their former drivers.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -27,41 +27,46 @@ use crate::vfio::release::Failure;
 use crate::vfio::releasing_device::{ReleasingDevice, Scope, UnbindAction};
 use crate::vfio::{driverctl, in_use, release, releasing_device};
 
+const EXAMPLES: &str = "Examples:
+  tdx-gpu unbind 17:00.0
+  tdx-gpu unbind --all --dry-run
+  tdx-gpu unbind --stale";
+
 /// Arguments of `unbind`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct UnbindArgs {
-    /// Devices; - for items with a bdf on standard input
+    /// PCI addresses of the devices; - reads items with a bdf from standard input
     #[arg(value_name = "BDF", required_unless_present_any = ["all", "stale"])]
     #[arg(conflicts_with_all = ["all", "stale"])]
     devices: Vec<DeviceArg>,
-    /// Every device that was bound by these tools, or is at every boot
+    /// Unbind every device that these tools bound, or that they bind at every boot
     #[arg(long)]
     all: bool,
-    /// Only what commands that died have left half done
+    /// Repair only what killed commands left unfinished
     #[arg(long, conflicts_with = "all")]
     stale: bool,
     #[command(flatten)]
     change: Change,
 }
 
-/// A device that was to go back.
+/// A device in a document of `tdx-gpu unbind`.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct UnbindItem {
-    /// Address.
+    /// The PCI address.
     pub bdf: Bdf,
-    /// What it is; null where no device is.
+    /// The properties that identify the device; null when the device is absent.
     #[serde(flatten)]
     pub identity: DeviceIdentity,
-    /// The driver that has it now.
+    /// The driver that the device is bound to now.
     pub driver: Option<String>,
-    /// The VFIO driver that had it.
+    /// The VFIO driver that the device was bound to.
     pub previous_driver: Option<String>,
-    /// Whether it was to be bound at every boot, which it is no more.
+    /// Whether the device was bound at every boot until now.
     pub was_persistent: bool,
-    /// Whether its confidential-computing mode is what it was before it was changed for a domain.
+    /// Whether the confidential-computing mode was restored that the device had before a domain used it.
     pub mode_restored: bool,
-    /// `unbind`; `restore` for one whose mode alone was changed; `forget` for one of which there was only
-    /// a record; or `none`.
+    /// `unbind`; `restore` when only the mode was restored; `forget` when only a record was deleted; or `none`.
     pub action: Action,
 }
 
@@ -86,7 +91,7 @@ impl Item for UnbindItem {
     }
 }
 
-/// Gives devices back, with the other functions of their slots that VFIO has.
+/// Releases the devices, and the other functions of their slots that are bound to VFIO.
 pub fn run(context: &Context, args: UnbindArgs) -> Result<Outcome> {
     let host = &context.host;
     let requested = named_devices::read(&args.devices)?;
@@ -108,7 +113,7 @@ pub fn run(context: &Context, args: UnbindArgs) -> Result<Outcome> {
         &requested.devices,
         &boot_records,
     )?;
-    // Without root nothing can be changed, and nothing be locked.
+    // Only root can change or lock devices.
     let apply = is_root() && !args.change.dry_run;
     let (devices, failures) = if apply {
         lock(host, scope, &chosen)?
@@ -128,7 +133,7 @@ pub fn run(context: &Context, args: UnbindArgs) -> Result<Outcome> {
     if !apply {
         refuse_busy(&inventory, &devices)?;
     }
-    // What a dead command left half done may well be done at the next boot.
+    // The devices of a killed command may still be bound at the next boot.
     let is_forgotten = |bdf: &Bdf| scope != Scope::Stale && boot_records.has(*bdf);
     let forgotten: BTreeSet<Bdf> =
         devices.iter().map(|device| device.bdf).filter(is_forgotten).collect();
@@ -150,7 +155,7 @@ pub fn run(context: &Context, args: UnbindArgs) -> Result<Outcome> {
     Ok(document.dry_run(args.change.dry_run).warnings(warnings).into())
 }
 
-/// Fails when something is to be done, which only root can do.
+/// Fails if the command would change something, which needs root.
 ///
 /// Errors: `permission`.
 fn expect_unchanged(
@@ -164,10 +169,10 @@ fn expect_unchanged(
     if forgotten.is_empty() && !devices.iter().any(changes) {
         return Ok(());
     }
-    Err(Error::permission("giving devices back takes root").hint("run it with sudo"))
+    Err(Error::permission("unbinding devices needs root").hint("run this command with sudo"))
 }
 
-/// Forgets the records of devices that are bound at boot, then gives the devices back.
+/// Deletes the records of devices that are bound at boot, then releases the devices.
 fn carry_out(
     host: &Host,
     inventory: &Inventory,
@@ -176,12 +181,12 @@ fn carry_out(
     forgotten: &BTreeSet<Bdf>,
 ) -> Result<Vec<UnbindItem>> {
     persist::forget(host, inventory, forgotten)?;
-    let forgot = forgotten.iter().map(|bdf| format!("{bdf} is not bound at boot any more"));
+    let forgot = forgotten.iter().map(|bdf| format!("{bdf} is no longer bound at boot"));
     give_back(host, inventory, devices, failures)
         .map_err(|error| error.applied(forgot.collect::<Vec<_>>()))
 }
 
-/// Locks the devices. One that cannot be locked is a failure, and no matter to the others.
+/// Locks the devices. A device that cannot be locked is a failure, which does not stop the others.
 fn lock(
     host: &Host,
     scope: Scope,
@@ -193,7 +198,7 @@ fn lock(
         match ReleasingDevice::lock(host, *bdf, *unrecorded, scope) {
             Ok(device) if scope == Scope::Stale && !device.is_recorded() => {}
             Ok(device) => devices.push(device),
-            // What a command is at work on is not stale.
+            // A device that another command works on is not stale.
             Err(error) if scope == Scope::Stale && releasing_device::is_reserved(&error) => {}
             Err(error) => failures.push(Failure { what: bdf.to_string(), error }),
         }
@@ -201,7 +206,8 @@ fn lock(
     Ok((devices, failures))
 }
 
-/// Looks at the devices without a lock, for a plan. What cannot be read of a named one is an error.
+/// Reads the records of the devices without a lock, for a dry run. A record of a named device that cannot be read is an
+/// error.
 fn read_unlocked(
     host: &Host,
     scope: Scope,
@@ -220,7 +226,7 @@ fn read_unlocked(
     Ok(devices)
 }
 
-/// Fails for devices that are to go back and that a guest has open.
+/// Fails for devices to release that a process has open.
 fn refuse_held(host: &Host, inventory: &Inventory, devices: &[ReleasingDevice]) -> Result<()> {
     let goes = |device: &&ReleasingDevice| {
         device.previous_mode.is_some() || device.action(inventory) == UnbindAction::Release
@@ -228,7 +234,7 @@ fn refuse_held(host: &Host, inventory: &Inventory, devices: &[ReleasingDevice]) 
     in_use::refuse(host, inventory, devices.iter().filter(goes).map(|device| device.bdf))
 }
 
-/// Fails for devices whose mode is to be restored while a driver of the host has them.
+/// Fails for devices whose mode would be restored while they are bound to a driver of the host.
 fn refuse_busy(inventory: &Inventory, devices: &[ReleasingDevice]) -> Result<()> {
     let previous_modes = devices.iter().filter_map(|device| device.previous_mode.as_ref());
     let previous_modes = previous_modes.filter(|previous| previous.is_same_device(inventory));
@@ -274,7 +280,7 @@ fn give_back(
 ) -> Result<Vec<UnbindItem>> {
     let modes = devices.iter_mut().filter_map(ReleasingDevice::take_modes).collect();
     for (bdf, error) in setting::restore_modes(inventory, modes) {
-        // The host's own driver could do nothing with it as it is.
+        // The driver of the host could not use the device in this mode.
         devices.retain(|device| device.bdf != bdf);
         failures.push(Failure { what: format!("the mode of {bdf}"), error });
     }

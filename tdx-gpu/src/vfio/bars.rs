@@ -1,19 +1,19 @@
-//! The address space that devices' memory takes in a guest.
+//! Computes the address space that the memory of devices needs in a guest.
 
 use common::system::pci::Bdf;
 use common::system::sysroot::Host;
 use common::{Result, units::GIB};
 
-/// What QEMU's q35 machine, and firmware that does not size its window itself, keep for 64-bit memory of
-/// devices, bytes.
+/// The size of the window that QEMU's q35 machine reserves for 64-bit memory of devices. Firmware that does not compute
+/// the size itself reserves as much. Unit: bytes.
 ///
 /// Source: QEMU `include/hw/pci-host/q35.h`, `Q35_PCI_HOST_HOLE64_SIZE_DEFAULT`; edk2
 /// `OvmfPkg`, `PcdPciMmio64Size`.
 pub const DEFAULT_WINDOW: u64 = 32 * GIB;
 
-/// The 64-bit window that a guest with these devices needs, bytes: a power of two.
+/// The size of the 64-bit window that a guest with these devices needs. Unit: bytes; a power of two.
 ///
-/// Each device sits behind a port of its own, whose window is aligned to the largest of its regions.
+/// Each device is behind a port of its own, whose window is aligned to the largest region of the device.
 /// Errors: `io`, `permission`.
 pub fn window(host: &Host, devices: impl IntoIterator<Item = Bdf>) -> Result<u64> {
     let mut sum: u64 = 0;
@@ -24,15 +24,15 @@ pub fn window(host: &Host, devices: impl IntoIterator<Item = Bdf>) -> Result<u64
     Ok(rounded(sum))
 }
 
-/// The power of two that holds so much; nothing stays nothing.
+/// The next power of two; zero for zero.
 fn rounded(bytes: u64) -> u64 {
     if bytes == 0 { 0 } else { bytes.checked_next_power_of_two().unwrap_or(1 << 63) }
 }
 
-/// The sum of the 64-bit memory regions of a device, bytes.
+/// The total size of the 64-bit memory regions of a device. Unit: bytes.
 ///
-/// Source: Linux `Documentation/PCI/sysfs-pci.rst`: a line a region of start, end and flags, the first six
-/// being the BARs; `include/linux/ioport.h` for `IORESOURCE_MEM` and `IORESOURCE_MEM_64`.
+/// Source: Linux `Documentation/PCI/sysfs-pci.rst`: one line per region with start, end and flags; the first six
+/// regions are the BARs; `include/linux/ioport.h` for `IORESOURCE_MEM` and `IORESOURCE_MEM_64`.
 fn wide_region_bytes(resource: &str) -> u64 {
     const MEM: u64 = 0x200;
     const MEM_64: u64 = 0x10_0000;
@@ -60,14 +60,14 @@ mod tests {
         0x0000000090000000 0x00000000900fffff 0x000000000004e200\n";
 
     #[test]
-    fn regions_of_64_bits_count() {
+    fn only_regions_of_64_bits_are_counted() {
         assert_eq!(wide_region_bytes(H100), (128 << 30) + (48 << 20));
         assert_eq!(wide_region_bytes("0x91000000 0x91ffffff 0x40200\n0x3000 0x307f 0x40101\n"), 0);
         assert_eq!(wide_region_bytes("junk\n0x0 0xffffffffffffffff 0x14220c\n"), u64::MAX);
     }
 
     #[test]
-    fn windows_are_powers_of_two() {
+    fn a_window_is_a_power_of_two() {
         let root = tempfile::tempdir().unwrap();
         let bdfs: Vec<Bdf> = (0..8).map(|n| format!("{n}7:00.0").parse().unwrap()).collect();
         for bdf in &bdfs {

@@ -1,4 +1,4 @@
-//! Giving devices to VFIO: all at once, all or none, and undone when it fails.
+//! Binds devices to VFIO, all or none. A failure restores the former drivers.
 
 use std::collections::BTreeSet;
 
@@ -13,24 +13,24 @@ use crate::vfio::plan::BindPlan;
 use crate::vfio::release::AT_ONCE;
 use crate::vfio::{dma_entry_limit, driver, release};
 
-/// Devices that VFIO has now, and that go back unless [`Bound::commit`] says that they stay.
+/// Devices that were bound to VFIO. [`Bound::commit`] keeps them bound; [`Bound::undo_after`] releases them.
 #[derive(Debug)]
-#[must_use = "the records say that it is unfinished until it is committed"]
+#[must_use = "the records stay unfinished until the devices are committed"]
 pub struct Bound<'h> {
     host: &'h Host,
     locks: Vec<BoundLock>,
-    /// Those that VFIO had before: nobody changes them until all is done.
+    /// Locks on the devices that were already bound to VFIO, so that no other command changes them.
     done: Locks,
 }
 
 impl BindPlan {
-    /// Gives the devices to VFIO, and has the kernel map as much memory as `limit` mappings reach. The
-    /// plan was made under `locks`, which are held until the devices are committed.
+    /// Binds the devices to VFIO, and raises the limit on DMA mappings to `limit`. The plan was made under `locks`,
+    /// which are held until the devices are committed.
     ///
-    /// All drivers release their devices before any is given: the functions of a card can depend on each
-    /// other.
-    /// Errors: `permission` for all but root; whatever the kernel says; then all devices are as before, or
-    /// named as left behind.
+    /// All devices are unbound from their drivers before the first one is bound to VFIO, because the functions of a
+    /// card can depend on each other.
+    /// Errors: `permission` for users other than root; those of the kernel. On failure, the former drivers are
+    /// restored; devices that were not restored are reported as left behind.
     pub fn apply(self, host: &Host, limit: Option<u64>, mut locks: Locks) -> Result<Bound<'_>> {
         if self.steps.iter().any(|step| !step.already_bound) {
             expect_root()?;
@@ -80,7 +80,7 @@ impl Bound<'_> {
         interrupt::check()
     }
 
-    /// Does the same to every device at once. The first failure is the error.
+    /// Calls `work` for all devices in parallel. The first failure is the error.
     fn each(
         &self,
         devices: &[Sysfs<'_>],
@@ -91,26 +91,26 @@ impl Bound<'_> {
         parallel::map(devices.iter().zip(records).collect(), AT_ONCE, work).into_iter().collect()
     }
 
-    /// The devices stay with VFIO.
+    /// Keeps the devices bound to VFIO.
     pub fn commit(self) -> Result<()> {
         self.locks.into_iter().try_for_each(BoundLock::commit)
     }
 
-    /// Gives everything back after a failure, which then says what is left.
+    /// Releases the devices after a failure. Devices that were not released are reported in the error.
     pub fn undo_after(self, error: Error) -> Error {
-        // Without them, the last device that goes back restores the limit on mappings.
+        // Without these locks, the last device to be released restores the limit on DMA mappings.
         drop(self.done);
         let failures = release::give_back(self.host, self.locks).failures;
         error.left_behind(failures.into_iter().map(|failure| failure.what))
     }
 }
 
-/// Fails for all but root.
+/// Fails for users other than root.
 ///
 /// Errors: `permission`.
 pub fn expect_root() -> Result<()> {
     if is_root() {
         return Ok(());
     }
-    Err(Error::permission("binding devices takes root").hint("run it with sudo"))
+    Err(Error::permission("binding devices needs root").hint("run this command with sudo"))
 }

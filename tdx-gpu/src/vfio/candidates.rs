@@ -1,4 +1,4 @@
-//! Devices that may go to VFIO: judged, planned and as a document tells of them.
+//! Devices to bind to VFIO: they are checked, and a plan and the items of a document are made.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -24,25 +24,25 @@ use crate::vfio::driver::{Sysfs, Variants};
 use crate::vfio::plan::{BindOptions, BindPlan};
 use crate::vfio::{dma_entry_limit, plan};
 
-/// A device that was to be given to VFIO.
+/// A device in a document of `tdx-gpu bind`.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct BindItem {
-    /// Address.
+    /// The PCI address.
     pub bdf: Bdf,
-    /// What it is.
+    /// The properties that identify the device.
     #[serde(flatten)]
     pub identity: DeviceIdentity,
-    /// Number of its IOMMU group.
+    /// The number of the IOMMU group.
     pub iommu_group: Option<u32>,
-    /// What it is for.
+    /// The role of the device, from its class.
     pub role: Role,
-    /// The VFIO driver that has it now.
+    /// The VFIO driver that the device is bound to now.
     pub driver: String,
-    /// The driver that had it; unbind gives it back.
+    /// The former driver, which `tdx-gpu unbind` binds the device to.
     pub previous_driver: Option<String>,
-    /// Whether it is bound at every boot.
+    /// Whether the device is bound to VFIO at every boot.
     pub persistent: bool,
-    /// `bind`; for one that VFIO had already `persist` when it was recorded, else `none`.
+    /// `bind`; for a device that was already bound, `persist` when it was recorded, otherwise `none`.
     pub action: Action,
 }
 
@@ -72,7 +72,7 @@ impl Item for BindItem {
     }
 }
 
-/// Locks on devices, by their addresses.
+/// Locks on devices, by PCI address.
 pub type Locks = BTreeMap<Bdf, BoundLock>;
 
 /// Locks devices, all or none.
@@ -82,24 +82,24 @@ pub fn lock_devices(host: &Host, devices: &BTreeSet<Bdf>) -> Result<Locks> {
     devices.iter().map(|bdf| Ok((*bdf, BoundLock::take(host, *bdf)?))).collect()
 }
 
-/// Devices with all that has to be known before they are bound.
+/// Devices to bind, with their findings, their records and the plan.
 #[derive(Debug)]
 pub struct Candidates {
     /// The machine.
     pub inventory: Inventory,
-    /// All there is to say of the devices.
+    /// The findings about the devices.
     pub findings: Vec<Finding>,
-    /// What is recorded of the devices.
+    /// The records of the devices.
     pub records: BTreeMap<Bdf, BoundRecord>,
     /// The steps that bind the devices.
     pub plan: BindPlan,
 }
 
 impl Candidates {
-    /// Looks at the machine and judges. Another command can change the devices at any time.
+    /// Reads the machine and checks the devices without locks, so that other commands can change them at any time.
     ///
-    /// Errors: `not_found`; `conflict` with the code of what stands in the way, `IDENTITY_CHANGED` for a
-    /// device that is not the one that was requested.
+    /// Errors: `not_found`; `conflict` with the code of the blocker, or with `IDENTITY_CHANGED` for a device that
+    /// differs from the requested one.
     pub fn find(host: &Host, requested: &NamedDevices, options: BindOptions<'_>) -> Result<Self> {
         let inventory = Inventory::read(host)?;
         requested.expect_same(host, &inventory)?;
@@ -111,11 +111,10 @@ impl Candidates {
         Ok(Self { inventory, findings, records, plan })
     }
 
-    /// Locks the devices, then looks at the machine and judges: as long as the locks are held, no other
-    /// command changes the devices.
+    /// Locks the devices, then reads the machine and checks the devices. While the locks are held, no other command
+    /// changes the devices.
     ///
-    /// Errors: those of [`Candidates::find`]; `conflict` with code `RESERVED` while another command works on
-    /// one of the devices.
+    /// Errors: those of [`Candidates::find`]; `conflict` with code `RESERVED` while another command works on a device.
     pub fn lock(
         host: &Host,
         requested: &NamedDevices,
@@ -133,7 +132,8 @@ impl Candidates {
             plan::with_group_members(&inventory, &requested.devices, options.whole_group)?;
         let request = Request::new(&inventory, devices);
         if let Some(new) = request.devices().iter().find(|bdf| !locks.contains_key(bdf)) {
-            let message = format!("{new} appeared while the devices were being locked");
+            let message =
+                format!("device {new} appeared while the other devices were being locked");
             return Err(Error::conflict(message).hint("run this command again"));
         }
         let records = records(&locks);
@@ -141,17 +141,17 @@ impl Candidates {
         Ok((Self { inventory, findings, records, plan }, locks))
     }
 
-    /// The devices in a document, as they will be.
+    /// The items of the devices, with the state after the plan.
     pub fn items(&self) -> Vec<BindItem> {
         items(&self.inventory, &self.plan)
     }
 }
 
 impl BindPlan {
-    /// Locks the devices of a plan that was made before, and plans again: much can have happened since.
+    /// Locks the devices of an earlier plan and makes the plan again, because the devices may have changed.
     ///
-    /// Errors: those of [`Candidates::lock`]; `conflict` with code `IDENTITY_CHANGED` when another device has
-    /// the place of one that was planned for.
+    /// Errors: those of [`Candidates::lock`]; `conflict` with code `IDENTITY_CHANGED` when another device has taken the
+    /// place of a planned one.
     pub fn lock(self, host: &Host, options: BindOptions<'_>) -> Result<(Self, Locks)> {
         let devices: BTreeSet<Bdf> = self.steps.iter().map(|step| step.record.bdf).collect();
         let locks = lock_devices(host, &devices)?;
@@ -160,7 +160,7 @@ impl BindPlan {
         for step in &self.steps {
             let Record { bdf, identity, .. } = &step.record;
             if identity.contradicts(&inventory.device(*bdf)?.identity()) {
-                let message = format!("the device at {bdf} is not the one that was there before");
+                let message = format!("another device is at {bdf} since this command started");
                 return Err(Error::conflict(message)
                     .code(Code::IdentityChanged)
                     .hint("run this command again"));
@@ -172,7 +172,7 @@ impl BindPlan {
     }
 }
 
-/// What is recorded of devices that are not locked.
+/// The records of devices, read without locks.
 ///
 /// Errors: those of [`bound_devices::load`].
 pub fn read_records(host: &Host, devices: &BTreeSet<Bdf>) -> Result<BTreeMap<Bdf, BoundRecord>> {
@@ -183,14 +183,14 @@ pub fn read_records(host: &Host, devices: &BTreeSet<Bdf>) -> Result<BTreeMap<Bdf
     Ok(records)
 }
 
-/// What is recorded of locked devices.
+/// The records of locked devices.
 pub fn records(locks: &Locks) -> BTreeMap<Bdf, BoundRecord> {
     locks.values().filter_map(|lock| Some((lock.bdf(), lock.stored()?))).collect()
 }
 
-/// Plans to bind what is asked for, judged as the machine is now.
+/// Checks the requested devices and makes the plan to bind them.
 ///
-/// Errors: `conflict` with the code of what stands in the way.
+/// Errors: `conflict` with the code of the blocker.
 pub fn judge_and_plan(
     host: &Host,
     inventory: &Inventory,
@@ -206,7 +206,7 @@ pub fn judge_and_plan(
     Ok((findings, plan))
 }
 
-/// The devices of a plan in a document, as they will be.
+/// The items of the devices of a plan, with the state after the plan.
 pub fn items(inventory: &Inventory, plan: &BindPlan) -> Vec<BindItem> {
     let item = |step: &plan::BindStep| {
         let record = &step.record;
@@ -226,7 +226,7 @@ pub fn items(inventory: &Inventory, plan: &BindPlan) -> Vec<BindItem> {
     plan.steps.iter().map(item).collect()
 }
 
-/// The limit on mappings that a guest needs: of this much memory, or of all that the host has.
+/// The limit on DMA mappings that a guest with this memory needs; without a size, a guest with all memory of the host.
 ///
 /// Errors: those of [`dma_entry_limit::host_memory`].
 pub fn needed_mappings(host: &Host, memory: Option<Size>) -> Result<u64> {

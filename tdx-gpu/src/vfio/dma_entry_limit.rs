@@ -1,8 +1,8 @@
-//! How much memory a guest with VFIO devices may have.
+//! The kernel's limit on DMA mappings, which limits the memory of a guest with VFIO devices.
 //!
-//! The kernel counts DMA mappings per container, and a trust domain's memory is mapped 4 KiB at a time:
-//! the default limit is reached at 256 MiB. It is raised for a binding and restored when the last one
-//! ends, and never lowered meanwhile. iommufd has no such limit.
+//! The kernel counts DMA mappings per container. The memory of a trust domain is mapped in pages of 4 KiB, so that
+//! the default limit is reached at 256 MiB. `bind` raises the limit and never lowers it. The limit is restored when
+//! the last device is released. iommufd has no such limit.
 //! Source: Linux `drivers/vfio/vfio_iommu_type1.c`, `dma_entry_limit`; QEMU's check of it.
 
 use std::fs::File;
@@ -18,18 +18,18 @@ use crate::vfio::driver;
 
 const PARAMETER: &str = "/sys/module/vfio_iommu_type1/parameters/dma_entry_limit";
 const FOLDER: &str = "/run/tdx";
-/// The value before the first binding.
+/// The file with the limit before the first device was bound.
 const BEFORE: &str = "/run/tdx/dma_entry_limit";
 
-/// What QEMU keeps for its own mappings beside the guest's memory.
+/// The number of mappings that QEMU needs in addition to the guest's memory.
 const SPARE: u64 = 32764;
 
-/// The limit that a guest with this much memory needs, in mappings.
+/// The number of mappings that a guest with this memory needs.
 pub fn needed(memory: Size) -> u64 {
     memory.0.div_ceil(4096).saturating_add(SPARE)
 }
 
-/// The memory of the whole host.
+/// The total memory of the host.
 pub fn host_memory(host: &Host) -> Result<Size> {
     let text = host.read("/proc/meminfo")?.unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
@@ -38,19 +38,19 @@ pub fn host_memory(host: &Host) -> Result<Size> {
         .ok_or_else(|| Error::failed("/proc/meminfo has no MemTotal"))
 }
 
-/// The limit as it is; none while the module is not loaded.
+/// The current limit; none while the kernel module is not loaded.
 pub fn current(host: &Host) -> Result<Option<u64>> {
     Ok(host.read(PARAMETER)?.and_then(|text| text.trim().parse().ok()))
 }
 
-/// Raises the limit to `wanted`, and remembers what it was. Never lowers it.
+/// Raises the limit to `wanted`, and records the former limit. A higher limit is not changed.
 ///
 /// Errors: `permission`, `io`.
 pub fn raise(host: &Host, wanted: u64) -> Result<()> {
     driver::load_module(host, "vfio_iommu_type1")?;
     let _lock = lock(host)?;
     let Some(now) = current(host)? else {
-        return Ok(()); // built without it: there is nothing to limit
+        return Ok(()); // a kernel without this module parameter has no limit
     };
     if now >= wanted {
         return Ok(());
@@ -59,34 +59,33 @@ pub fn raise(host: &Host, wanted: u64) -> Result<()> {
     if !before.exists() {
         sysroot::replace(&before, &format!("{now}\n"), 0o600)?;
     }
-    log::step(format_args!("dma_entry_limit = {wanted}, was {now}"));
+    log::step(format_args!("set dma_entry_limit to {wanted}; it was {now}"));
     let parameter = host.path(PARAMETER);
     std::fs::write(&parameter, wanted.to_string()).at("write", &parameter)
 }
 
-/// Puts the limit back as it was before the first binding, when that was remembered and no device is
-/// recorded any more.
+/// Restores the limit from before the first binding, if it was recorded and no device is recorded any more.
 ///
 /// Errors: `permission`, `io`.
 pub fn restore(host: &Host) -> Result<()> {
     if !host.has(FOLDER) {
         return Ok(());
     }
-    // A device is recorded before the limit is raised for it.
+    // The record of a device is written before the limit is raised for the device.
     let _lock = lock(host)?;
     if !bound_devices::all(host)?.is_empty() {
         return Ok(());
     }
     let before = host.read(BEFORE)?.and_then(|text| text.trim().parse::<u64>().ok());
     if let (Some(before), Some(_)) = (before, current(host)?) {
-        log::step(format_args!("dma_entry_limit = {before}, as before"));
+        log::step(format_args!("restore dma_entry_limit to {before}"));
         let parameter = host.path(PARAMETER);
         std::fs::write(&parameter, before.to_string()).at("write", &parameter)?;
     }
     sysroot::remove(&host.path(BEFORE)).map(drop)
 }
 
-/// Keeps all others from the limit, until it is dropped.
+/// Locks the limit against other commands until the returned value is dropped.
 fn lock(host: &Host) -> Result<File> {
     let folder = host.path(FOLDER);
     std::fs::create_dir_all(&folder).at("create", &folder)?;
@@ -101,7 +100,7 @@ mod tests {
 
     /// The table of the kernel's and QEMU's arithmetic.
     #[test]
-    fn every_page_is_a_mapping() {
+    fn needed_counts_every_page_as_a_mapping() {
         for (gib, limit) in [(16, 4_227_068), (64, 16_809_980), (256, 67_141_628)] {
             assert_eq!(needed(Size(gib << 30)), limit);
         }

@@ -1,4 +1,4 @@
-//! Drivers and their devices: who drives what, and the writes to sysfs that change it.
+//! Reads which driver a device is bound to, and changes it with writes to sysfs.
 //!
 //! Source: Linux `Documentation/ABI/testing/sysfs-bus-pci`, `driver_override`, `bind`, `unbind`,
 //! `drivers_probe`.
@@ -16,83 +16,86 @@ use common::system::sysroot::Host;
 use common::{Error, ErrorKind, Result};
 use tdx_iommu::resolve::modalias;
 
-/// How long the kernel may take over one device.
+/// How long to wait for the kernel to bind or unbind one device.
 pub const LIMIT: Duration = Duration::from_secs(10);
 
-/// The VFIO driver for devices that want none of their own.
+/// The VFIO driver for devices without a VFIO driver of their own.
 pub const VFIO_PCI: &str = "vfio-pci";
 
-/// The sysfs of one device.
+/// The sysfs directory of one device.
 #[derive(Debug)]
 pub struct Sysfs<'h> {
     host: &'h Host,
-    /// Its address.
+    /// The PCI address.
     pub bdf: Bdf,
-    /// What writes, once something was written.
+    /// The process that writes, after the first write.
     writer: Mutex<Option<Writer>>,
 }
 
 impl<'h> Sysfs<'h> {
-    /// The device at an address.
+    /// The device at a PCI address.
     pub fn new(host: &'h Host, bdf: Bdf) -> Self {
         Self { host, bdf, writer: Mutex::new(None) }
     }
 
-    /// Where an attribute is.
+    /// The path of an attribute.
     pub fn attribute(&self, name: &str) -> PathBuf {
         self.host.path(format!("/sys/bus/pci/devices/{}/{name}", self.bdf))
     }
 
-    /// Whether the device is there.
+    /// Whether the device exists.
     pub fn exists(&self) -> bool {
         self.attribute("vendor").exists()
     }
 
-    /// The driver that has it.
+    /// The driver that the device is bound to.
     pub fn driver(&self) -> Option<String> {
         let link = std::fs::read_link(self.attribute("driver")).ok()?;
         Some(link.file_name()?.to_string_lossy().into_owned())
     }
 
-    /// The only driver that may have it.
+    /// The driver override: the only driver that may bind the device.
     pub fn driver_override(&self) -> Option<String> {
         let text = std::fs::read_to_string(self.attribute("driver_override")).ok()?;
         Some(text.trim().to_owned()).filter(|name| !name.is_empty() && name != "(null)")
     }
 
-    /// Says which driver alone may have it; none lifts that.
+    /// Sets the driver override; none removes it.
     pub fn set_override(&self, driver: Option<&str>) -> Result<()> {
-        log::step(format_args!("{}: driver_override = {}", self.bdf, driver.unwrap_or("none")));
-        let doing = || format!("cannot set the driver_override of {}", self.bdf);
+        log::step(match driver {
+            Some(driver) => format!("set the driver override of {} to {driver}", self.bdf),
+            None => format!("remove the driver override of {}", self.bdf),
+        });
+        let doing = || format!("cannot set the driver override of {}", self.bdf);
         let text = format!("{}\n", driver.unwrap_or_default());
         self.write(&self.attribute("driver_override"), &text, doing)
     }
 
-    /// Takes it from the driver that has it; nothing to do when none has.
+    /// Unbinds the device from its driver, if it has one.
     ///
-    /// Errors: `failed` when the kernel does not finish in time, naming the driver.
+    /// Errors: `failed`, which names the driver, when the kernel does not finish in time.
     pub fn unbind(&self) -> Result<()> {
         let Some(driver) = self.driver() else {
             return Ok(());
         };
-        log::step(format_args!("{}: unbind from {driver}", self.bdf));
+        log::step(format_args!("unbind {} from {driver}", self.bdf));
         let doing = || format!("cannot unbind {} from {driver}", self.bdf);
         match self.write(&self.attribute("driver/unbind"), &self.bdf.to_string(), doing) {
-            // Somebody else was quicker.
+            // Another process has unbound the device.
             Err(_) if self.driver().is_none() => Ok(()),
             done => done,
         }
     }
 
-    /// Has the kernel look for a driver for it.
+    /// Tells the kernel to bind the device to a driver.
     pub fn probe(&self) -> Result<()> {
-        log::step(format_args!("{}: probe", self.bdf));
-        let doing = || format!("no driver takes {}", self.bdf);
+        log::step(format_args!("probe a driver for {}", self.bdf));
+        let doing = || format!("the kernel cannot bind {} to a driver", self.bdf);
         let path = self.host.path("/sys/bus/pci/drivers_probe");
         self.write(&path, &self.bdf.to_string(), doing)
     }
 
-    /// Has the process that writes for this device do so.
+    /// Writes text to a file in sysfs, by a separate process.
     fn write(&self, path: &Path, text: &str, doing: impl Fn() -> String) -> Result<()> {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let written = match writer.take().map_or_else(Writer::start, Ok) {
@@ -102,10 +105,11 @@ impl<'h> Sysfs<'h> {
         match written {
             Ok(()) => Ok(()),
             Err(WriteError::Stuck) => {
-                let message = format!("{}: the kernel does not finish", doing());
+                let seconds = LIMIT.as_secs();
+                let message = format!("{}: the kernel has not finished after {seconds} s", doing());
                 Err(Error::failed(message).hint(
-                    "it waits for whoever has the device open; the write goes on by itself, and a \
-                     reboot ends it for certain",
+                    "the kernel waits for a process that has the device open: end that process, or reboot; \
+                     until then the kernel keeps trying",
                 ))
             }
             Err(WriteError::Refused(error)) => {
@@ -120,9 +124,9 @@ impl<'h> Sysfs<'h> {
         }
     }
 
-    /// Waits until this driver has it.
+    /// Waits until the device is bound to the given driver.
     ///
-    /// Errors: `failed` when another one has, or none.
+    /// Errors: `failed` when the device is bound to another driver, or to none.
     pub fn wait_for(&self, driver: &str) -> Result<()> {
         let end = Instant::now() + Duration::from_millis(500);
         loop {
@@ -130,8 +134,10 @@ impl<'h> Sysfs<'h> {
                 Some(current) if current == driver => return Ok(()),
                 current if Instant::now() >= end => {
                     let current = current.unwrap_or_else(|| "no driver".to_owned());
-                    let message = format!("{current} has {} now, not {driver}", self.bdf);
-                    return Err(Error::failed(message).hint("the kernel's log may say why: dmesg"));
+                    let message = format!("{} is bound to {current} instead of {driver}", self.bdf);
+                    return Err(
+                        Error::failed(message).hint("look for the reason in the kernel log: dmesg")
+                    );
                 }
                 _ => std::thread::sleep(Duration::from_millis(10)),
             }
@@ -139,15 +145,15 @@ impl<'h> Sysfs<'h> {
     }
 }
 
-/// The drivers of VFIO that are made for kinds of devices, of this kernel.
+/// The VFIO variant drivers of this kernel, which are made for certain devices.
 #[derive(Debug, Default)]
 pub struct Variants {
-    /// Lines `alias vfio_pci:PATTERN MODULE` of modules.alias, which has thousands of others.
+    /// The lines `alias vfio_pci:PATTERN MODULE` of modules.alias.
     aliases: String,
 }
 
 impl Variants {
-    /// Reads which there are; none where the modules cannot be found.
+    /// Reads the variant drivers from modules.alias; empty when the file is absent.
     ///
     /// Source: Linux `Documentation/driver-api/vfio-pci-device-specific-driver-acceptance.rst`;
     /// libvirt's `virPCIDeviceFindBestVFIOVariant()` looks in the same place.
@@ -157,7 +163,7 @@ impl Variants {
         Self { aliases: lines.map(|line| format!("{line}\n")).collect() }
     }
 
-    /// The driver for a device: the one whose pattern has the fewest `*`, else `vfio-pci`.
+    /// The VFIO driver for a device: the driver whose pattern matches with the fewest `*`, else `vfio-pci`.
     pub fn driver(&self, device: Sysfs<'_>) -> String {
         let alias = std::fs::read_to_string(device.attribute("modalias")).unwrap_or_default();
         variant(&self.aliases, alias.trim()).unwrap_or(VFIO_PCI).to_owned()
@@ -171,16 +177,16 @@ fn variant<'a>(aliases: &'a str, modalias: &str) -> Option<&'a str> {
         let (pattern, module) = line.strip_prefix("alias vfio_pci:")?.split_once(' ')?;
         modalias::glob_matches(pattern, id).then_some((pattern.matches('*').count(), module.trim()))
     });
-    // The plain driver's own alias is all stars.
+    // The alias of vfio-pci itself matches every device.
     candidates
         .min_by_key(|(stars, _)| *stars)
         .map(|(_, module)| module)
         .filter(|m| *m != "vfio_pci")
 }
 
-/// Has the driver in the kernel, loading its module when it is not.
+/// Loads the module of a driver, unless the driver is loaded.
 ///
-/// Errors: `unsupported` when there is no such module.
+/// Errors: `unsupported` when the kernel has no such module.
 pub fn load(host: &Host, driver: &str) -> Result<()> {
     if loaded(host, driver).is_some() {
         return Ok(());
@@ -188,37 +194,34 @@ pub fn load(host: &Host, driver: &str) -> Result<()> {
     load_module(host, driver)
 }
 
-/// Loads a module that is not loaded.
+/// Loads a module, unless it is loaded.
 ///
-/// Errors: `unsupported` when there is no such module, and on a machine made of files.
+/// Errors: `unsupported` when the kernel has no such module, and below `--sysroot`.
 pub fn load_module(host: &Host, module: &str) -> Result<()> {
     if host.has(&format!("/sys/module/{}", module.replace('-', "_"))) {
         return Ok(());
     }
     if !host.is_this_machine() {
-        return Err(Error::unsupported(format!("{module} is not loaded on that machine"))
-            .hint("modules are loaded only without --sysroot"));
+        return Err(Error::unsupported(format!("module {module} is not loaded below --sysroot"))
+            .hint("run this command without --sysroot, which prevents the loading of modules"));
     }
-    log::step(format_args!("load the module {module}"));
+    log::step(format_args!("load module {module}"));
     Runner::new("modprobe", "kmod").args([module]).run().map(drop).map_err(|error| {
         match error.kind() {
-            ErrorKind::CommandFailed => {
-                Error::unsupported(format!("this kernel has no module {module}"))
-                    .because(error)
-                    .hint("kernels with CONFIG_VFIO_PCI have it as a module")
-            }
+            ErrorKind::CommandFailed => Error::unsupported(format!("cannot load module {module}"))
+                .because(error)
+                .hint("install a kernel that was built with CONFIG_VFIO_PCI=m"),
             _ => error,
         }
     })
 }
 
-/// The name by which a driver is known in sysfs; its own while it is not loaded.
+/// The name of a driver in sysfs; the given name while the driver is not loaded.
 pub fn loaded_name(host: &Host, driver: &str) -> String {
     loaded(host, driver).unwrap_or_else(|| driver.to_owned())
 }
 
-/// The driver's folder in sysfs, which may be named with `_` where its module is with `-`, and the other
-/// way round.
+/// The name of a loaded driver in sysfs. Driver and module names may differ in `_` and `-`.
 fn loaded(host: &Host, driver: &str) -> Option<String> {
     let names = [driver.to_owned(), driver.replace('_', "-"), driver.replace('-', "_")];
     names.into_iter().find(|name| host.has(&format!("/sys/bus/pci/drivers/{name}")))
@@ -229,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_most_special_driver_is_taken() {
+    fn driver_prefers_the_most_specific_alias() {
         let aliases = "alias pci:v*d*sv*sd*bc*sc*i* unrelated\n\
             alias vfio_pci:v000010DEd00002342sv*sd*bc*sc*i* nvgrace_gpu_vfio_pci\n\
             alias vfio_pci:v*d*sv*sd*bc*sc*i* vfio_pci\n";

@@ -1,24 +1,24 @@
-//! The `<hostdev>` element by which libvirt gives a PCI device to a guest.
+//! The `<hostdev>` element with which libvirt gives a PCI device to a guest.
 
 use common::system::pci::Bdf;
 use common::xml::Element;
 
-/// How libvirt passes a device through.
+/// The options of a `<hostdev>` element.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct HostdevOptions {
-    /// By iommufd instead of the VFIO container.
+    /// Whether the guest uses iommufd instead of a VFIO container.
     pub iommufd: bool,
-    /// libvirt binds it itself.
+    /// Whether libvirt binds the device itself.
     pub managed: bool,
-    /// The guest does not see its option ROM.
+    /// Whether the option ROM is hidden from the guest.
     pub no_rom: bool,
 }
 
 /// The `<hostdev>` of a device.
 ///
-/// Numbers are written with 0x: libvirt reads others by C's rules, where a leading zero is octal. A
-/// protected guest is to be without the option ROM: its firmware would measure and run what the host gives.
-/// Other guests can need it: the firmware shows its screen on a GPU by it, and boots from a network card.
+/// Numbers are written with 0x, because libvirt parses a leading zero as octal. The option ROM should be hidden from a
+/// protected guest, whose firmware would measure and run code that the host supplies. Other guests can need the option
+/// ROM: the firmware uses it to show its screen on a GPU, and to boot from a network card.
 /// Source: <https://libvirt.org/formatdomain.html#usb-pci-scsi-devices>.
 pub fn element(bdf: Bdf, options: HostdevOptions) -> Element {
     let address = Element::new("address")
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_hexadecimal_whatever_their_size() {
+    fn element_writes_addresses_in_hexadecimal() {
         let xml = |bdf: &str, options| element(bdf.parse().unwrap(), options).to_xml().unwrap();
         assert_eq!(
             xml("17:00.1", HostdevOptions::default()),

@@ -1,4 +1,5 @@
-//! Devices that a process has open by VFIO: the kernel would wait for it, and a reset would hit its guest.
+//! Refuses to change devices that a process has open through VFIO. The kernel would wait for the process, and a reset
+//! would disturb its guest.
 
 use common::system::pci::Bdf;
 use common::system::sysroot::Host;
@@ -8,7 +9,7 @@ use tdx_iommu::judge::holders::Holders;
 
 /// Fails while a process has one of the devices open.
 ///
-/// Errors: `conflict` with code `IN_USE_BY_VM`, naming the process.
+/// Errors: `conflict` with code `IN_USE_BY_VM`, which names the process.
 pub fn refuse(
     host: &Host,
     inventory: &Inventory,
@@ -20,8 +21,10 @@ pub fn refuse(
         None => Ok(()),
         Some((bdf, holder)) => {
             let (command, pid, node) = (&holder.command, holder.pid, &holder.node);
-            let message = format!("{bdf} is in use: {command} (process {pid}) has {node} open");
-            Err(Error::conflict(message).code(Code::InUseByVm).hint("stop that guest first"))
+            let message = format!("{bdf} is in use: process {pid} ({command}) has {node} open");
+            Err(Error::conflict(message)
+                .code(Code::InUseByVm)
+                .hint("stop the guest, or end the process"))
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Binding devices to VFIO and giving them back: judged, planned, applied, undone.
+//! Binds devices to VFIO and releases them: checks, plans, applies and undoes.
 
 pub mod bars;
 pub mod binding;

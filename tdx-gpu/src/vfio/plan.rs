@@ -1,4 +1,4 @@
-//! What it takes to give devices to VFIO. Pure: the machine was read before.
+//! The plan to bind devices to VFIO. The plan is computed from the inventory and changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,19 +11,20 @@ use tdx_iommu::inventory::Inventory;
 use tdx_iommu::inventory::device::Device;
 use tdx_iommu::judge::{Finding, Request};
 
-/// A step that binds one device to a VFIO driver.
+/// A step of a plan: binds one device to a VFIO driver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BindStep {
-    /// What is recorded of the device before it is changed.
+    /// The record that is written before the device is changed.
     pub record: Record,
-    /// Whether a VFIO driver has the device already.
+    /// Whether the device is already bound to a VFIO driver.
     pub already_bound: bool,
 }
 
 impl BindStep {
-    /// What it takes to give one device, as it is now, to the VFIO driver `bound_to`.
+    /// The step that binds a device to the VFIO driver `bound_to`.
     ///
-    /// Errors: `conflict` with code `RESERVED` for a device that another command, or another domain, has.
+    /// Errors: `conflict` with code `RESERVED` for a device that another command works on, or that is bound for another
+    /// domain.
     fn new(
         device: &Device,
         stored: Option<&BoundRecord>,
@@ -32,7 +33,7 @@ impl BindStep {
     ) -> Result<Self> {
         let owner = stored.and_then(|stored| stored.record.domain.as_deref());
         if let Some(stored) = stored.filter(|stored| stored.live || stored.is_stale()) {
-            // What a command that died had begun for the same domain is finished.
+            // The work of a killed command for the same domain is continued.
             return if stored.is_stale() && owner.is_some() && owner == options.domain {
                 Ok(Self { record: stored.record.clone(), already_bound: false })
             } else {
@@ -42,10 +43,10 @@ impl BindStep {
         if let (Some(domain), Some(owner)) = (options.domain, owner)
             && domain != owner
         {
-            let message = format!("{} was taken for the domain {owner}", device.bdf);
-            return Err(Error::conflict(message)
-                .code(Code::Reserved)
-                .hint("tdx-td delete gives it back with that domain, tdx-gpu unbind by itself"));
+            let message = format!("{} is bound for the domain with UUID {owner}", device.bdf);
+            return Err(Error::conflict(message).code(Code::Reserved).hint(
+                "delete that domain with tdx-td delete, or release the device with tdx-gpu unbind",
+            ));
         }
         let record = Record {
             bdf: device.bdf,
@@ -59,35 +60,35 @@ impl BindStep {
         Ok(Self { record, already_bound: device.on_vfio() })
     }
 
-    /// Whether this step goes on with what a command that died had recorded.
+    /// Whether this step continues the recorded work of a killed command.
     fn continues(&self, stored: Option<&BoundRecord>) -> bool {
         stored.is_some_and(|stored| stored.is_stale() && stored.record == self.record)
     }
 }
 
-/// How devices are bound.
+/// The options of binding.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct BindOptions<'a> {
-    /// Whether the other devices of the IOMMU groups are bound as well.
+    /// Whether to bind the other devices of the IOMMU groups as well.
     pub whole_group: bool,
-    /// The codes that devices are bound in spite of.
+    /// The codes of the blockers to ignore.
     pub force: &'a [Code],
     /// The UUID of the domain that the devices are for.
     pub domain: Option<&'a str>,
 }
 
-/// The steps that bind devices to VFIO drivers, all or none.
+/// The steps that bind devices to VFIO drivers, of which all or none are applied.
 #[derive(Debug, Default)]
 pub struct BindPlan {
-    /// Sorted by address.
+    /// The steps, sorted by PCI address.
     pub steps: Vec<BindStep>,
-    /// What the user should know.
+    /// Warnings for the user.
     pub warnings: Vec<String>,
 }
 
-/// The devices that were named, and with `whole_group` the others of their IOMMU groups.
+/// The named devices, and with `whole_group` also the other devices of their IOMMU groups.
 ///
-/// Errors: `not_found` for a device that is not there.
+/// Errors: `not_found` for a device that does not exist.
 pub fn with_group_members(
     inventory: &Inventory,
     named: &BTreeSet<Bdf>,
@@ -103,10 +104,10 @@ pub fn with_group_members(
 }
 
 impl BindPlan {
-    /// Plans to give what is asked for to VFIO, where `findings` and the options allow.
+    /// Plans to bind the requested devices, if `findings` and the options allow that.
     ///
-    /// `driver` names the VFIO driver of a device, `records` are those that are there.
-    /// Errors: `conflict` with the code of what stands in the way; all else that does is a cause.
+    /// `driver` returns the VFIO driver for a device. `records` are the existing records.
+    /// Errors: `conflict` with the code of the first blocker; the other blockers are causes.
     pub fn new(
         inventory: &Inventory,
         request: &Request<'_>,
@@ -125,7 +126,7 @@ impl BindPlan {
             {
                 let bdf = device.bdf;
                 warnings.push(format!(
-                    "{bdf} was reserved for {other} by its driver_override, which unbind restores"
+                    "{bdf} had the driver override {other}, which tdx-gpu unbind will restore"
                 ));
             }
             steps.push(step);
@@ -134,7 +135,7 @@ impl BindPlan {
     }
 }
 
-/// Fails for what stands in the way and is not forced; what is forced becomes a warning.
+/// Fails for findings that block and are not forced. Forced findings become warnings.
 pub fn refuse(findings: &[Finding], forced: &[Code]) -> Result<Vec<String>> {
     let (mut stops, mut warnings) = (Vec::new(), Vec::new());
     for finding in findings {
@@ -151,7 +152,7 @@ pub fn refuse(findings: &[Finding], forced: &[Code]) -> Result<Vec<String>> {
             _ => stops.push(finding),
         }
     }
-    // What cannot be forced is the better reason.
+    // A finding that cannot be forced is reported first.
     stops.sort_by_key(|finding| finding.code.level());
     let Some(first) = stops.first() else {
         return Ok(warnings);
@@ -159,12 +160,12 @@ pub fn refuse(findings: &[Finding], forced: &[Code]) -> Result<Vec<String>> {
     let all = stops.iter().map(|f| format!("{}: {} ({})", f.bdf, f.message, f.code.as_str()));
     let message = format!("{} cannot be given to a guest: {}", first.bdf, first.message);
     let hint = match first.code {
-        Code::HostDriver => "name the other device too, or add --whole-group".to_owned(),
-        Code::OpenFds => "end that process first, or add --force OPEN_FDS --yes".to_owned(),
+        Code::HostDriver => "name the other device as well, or add --whole-group".to_owned(),
+        Code::OpenFds => "end the process first, or add --force OPEN_FDS --yes".to_owned(),
         code if code.level() == Level::Forceable => {
-            format!("--force {} --yes does it all the same", code.as_str())
+            format!("to bind the device nevertheless, add --force {} --yes", code.as_str())
         }
-        _ => "tdx-gpu check shows all there is to say".to_owned(),
+        _ => format!("to see all findings, run tdx-gpu check {}", first.bdf),
     };
     let error = Error::conflict(message).code(first.code).hint(hint);
     let rest: Vec<String> = all.skip(1).collect();
@@ -181,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_may_be_forced_is() {
+    fn refuse_ignores_a_forced_code_only_if_it_can_be_forced() {
         let note = finding(Code::NoReset);
         let forceable = finding(Code::ConsoleGpu);
         let refused = finding(Code::HostDiskRoot);

@@ -1,4 +1,4 @@
-//! Giving devices back from VFIO to the drivers that had them.
+//! Unbinds devices from VFIO and binds them to their former drivers.
 
 use common::cli::log;
 use common::device_state::bound_devices::{BoundLock, Record};
@@ -9,30 +9,30 @@ use common::{Error, Result, parallel};
 use crate::vfio::driver::Sysfs;
 use crate::vfio::{dma_entry_limit, driver};
 
-/// How many devices are worked on at once: each waits for the kernel, which takes its time over one.
+/// How many devices are released in parallel. Each release waits for the kernel.
 pub(super) const AT_ONCE: usize = 64;
 
-/// Something that could not be given back, as it is left behind, and why.
+/// A device or mode that could not be restored, with the error.
 #[derive(Debug)]
 pub struct Failure {
-    /// What is left behind: `0000:17:00.0 on vfio-pci`.
+    /// The description of what is left behind: `0000:17:00.0 on vfio-pci`.
     pub what: String,
-    /// Why.
+    /// The reason.
     pub error: Error,
 }
 
-/// What became of devices that were to be given back.
+/// The result of releasing devices.
 #[derive(Debug)]
 pub struct Released {
-    /// The devices that were given back.
+    /// The devices that were released.
     pub devices: Vec<Bdf>,
-    /// One for each device that was not.
+    /// A failure for each device that was not released.
     pub failures: Vec<Failure>,
 }
 
-/// Gives locked devices back to the drivers that their records name.
+/// Releases locked devices: binds each to the driver that its record names.
 ///
-/// A device that VFIO has without a record goes to whatever driver the kernel finds for it.
+/// For a device without a record, the kernel chooses the driver.
 pub fn give_back(host: &Host, locks: Vec<BoundLock>) -> Released {
     let released = parallel::map(locks, AT_ONCE, |lock| {
         let device = Sysfs::new(host, lock.bdf());
@@ -56,12 +56,12 @@ pub fn give_back(host: &Host, locks: Vec<BoundLock>) -> Released {
         }
     }
     if let Err(error) = dma_entry_limit::restore(host) {
-        log::step(format_args!("dma_entry_limit stays: {error}"));
+        log::step(format_args!("cannot restore dma_entry_limit: {error}"));
     }
     result
 }
 
-/// Fails with the first failure, if any, and adds to it what was done and what is left behind.
+/// Returns the first failure as the error, if any, with the changes that were done and what is left behind.
 pub fn settle_failures(failures: Vec<Failure>, done: Vec<String>) -> Result<()> {
     let left: Vec<String> = failures.iter().map(|failure| failure.what.clone()).collect();
     match failures.into_iter().next() {
@@ -86,11 +86,11 @@ fn unbind_from_vfio(device: &Sysfs<'_>, record: Option<&Record>) -> Result<()> {
     }
 }
 
-/// Binds a device to the driver that it had.
+/// Binds a device to its former driver.
 fn bind_to_former_driver(host: &Host, device: &Sysfs<'_>, record: Option<&Record>) -> Result<()> {
     let Some(record) = record else {
         if device.exists() && device.driver().is_none() {
-            let _ = device.probe(); // that none wants it is no failure
+            let _ = device.probe(); // a device without a driver is not a failure
         }
         return Ok(());
     };

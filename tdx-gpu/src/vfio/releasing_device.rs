@@ -1,4 +1,4 @@
-//! Devices that `unbind` gives back: which they are, locked, and what is to be done with each.
+//! The devices that `unbind` works on, with their locks, and the action for each.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,36 +14,36 @@ use tdx_iommu::inventory::device::Device;
 use crate::boot::persist::BootRecords;
 use crate::cc::setting::PreviousMode;
 
-/// Which devices are asked for.
+/// The devices that the user asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// Those that are named, and the other functions of their slots.
+    /// The named devices, and the other functions of their slots.
     Named,
-    /// All that are recorded.
+    /// All recorded devices.
     All,
-    /// Those of which a command that died has left something half done.
+    /// The devices that a killed command left unfinished.
     Stale,
 }
 
-/// What is to be done with a device.
+/// The action for a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnbindAction {
-    /// Nothing: no VFIO driver has it, and nothing is recorded.
+    /// Nothing: the device is not bound to VFIO and has no record.
     None,
-    /// What is recorded is dropped: the device is gone, or another one has its place.
+    /// Delete the record: the device is absent, or another device has its place.
     Forget,
-    /// The device is given back.
+    /// Release the device.
     Release,
 }
 
-/// A device and what is recorded of it.
+/// A device with its records.
 #[derive(Debug)]
 pub struct ReleasingDevice {
-    /// Its address.
+    /// The PCI address.
     pub bdf: Bdf,
-    /// What the device was before it was bound.
+    /// The record of the device's state before it was bound.
     pub record: Option<Record>,
-    /// The modes that the device had, when they are recorded.
+    /// The record of the device's former modes, if any.
     pub previous_mode: Option<PreviousMode>,
     /// Whether the device is released even without a record.
     unrecorded: bool,
@@ -51,7 +51,7 @@ pub struct ReleasingDevice {
     modes: Option<DeviceLock<PreviousMode>>,
 }
 
-/// The addresses in a scope, and whether the device at each is given back even without a record.
+/// The PCI addresses in a scope, and for each whether the device is released even without a record.
 ///
 /// Errors: `permission` or `io` when the records cannot be listed.
 pub fn select_devices(
@@ -63,7 +63,7 @@ pub fn select_devices(
 ) -> Result<BTreeMap<Bdf, bool>> {
     let mut chosen = BTreeMap::new();
     if scope == Scope::Named {
-        // Of a slot, what VFIO has, or is to have at every boot.
+        // The other functions of the slots that are bound to VFIO now or at every boot.
         let beside = named.iter().flat_map(|bdf| inventory.slot(*bdf));
         let beside = beside.filter(|device| device.on_vfio() || boot_records.has(device.bdf));
         chosen.extend(beside.map(|device| (device.bdf, true)));
@@ -91,13 +91,13 @@ impl ReleasingDevice {
         Ok(Self { bdf, record, previous_mode: previous, unrecorded, lock: None, modes: None })
     }
 
-    /// Locks a device and reads its records. They cannot change until this is dropped.
+    /// Locks a device and reads its records, which cannot change until this value is dropped.
     ///
     /// Errors: those of [`DeviceLock::take`].
     pub fn lock(host: &Host, bdf: Bdf, unrecorded: bool, scope: Scope) -> Result<Self> {
         let lock = BoundLock::take(host, bdf)?;
         let record = lock.stored().filter(|stored| is_in_scope(stored, scope));
-        // Where there is no record of modes no directory for one is made.
+        // For a device without a record of modes, the directory of these records is not created.
         let (mut modes, mut previous) = (None, None);
         if device_lock::devices::<PreviousMode>(host)?.contains(&bdf) {
             let lock = DeviceLock::<PreviousMode>::take(host, bdf)?;
@@ -109,12 +109,12 @@ impl ReleasingDevice {
         Ok(Self { bdf, record, previous_mode: previous, unrecorded, lock: Some(lock), modes })
     }
 
-    /// Whether anything is recorded of the device.
+    /// Whether the device has any record.
     pub fn is_recorded(&self) -> bool {
         self.record.is_some() || self.previous_mode.is_some()
     }
 
-    /// What is to be done with the device as it is now.
+    /// The action for the device in its current state.
     pub fn action(&self, inventory: &Inventory) -> UnbindAction {
         let device = inventory.devices.get(&self.bdf);
         match (device, &self.record) {
@@ -128,25 +128,25 @@ impl ReleasingDevice {
         }
     }
 
-    /// Whether another device than the recorded one has the address now. What cannot be read proves nothing.
+    /// Whether the address now belongs to another device than the recorded one. An unknown property proves nothing.
     pub fn is_another_device(&self, inventory: &Inventory) -> bool {
         let current = inventory.devices.get(&self.bdf).map(Device::identity);
         let contradicts = |record: &Record| Some(record.identity.contradicts(current.as_ref()?));
         self.record.as_ref().and_then(contradicts).unwrap_or(false)
     }
 
-    /// The driver that the device goes back to; none where whatever driver wants it gets it.
+    /// The driver that the device is bound to on release; none to let the kernel choose.
     pub fn previous_driver(&self, inventory: &Inventory) -> Option<String> {
         let record = self.record.as_ref().filter(|_| !self.is_another_device(inventory))?;
         record.driver.clone()
     }
 
-    /// The lock on its modes, when they are recorded.
+    /// The lock on the record of the device's modes, if any.
     pub fn take_modes(&mut self) -> Option<DeviceLock<PreviousMode>> {
         self.modes.take()
     }
 
-    /// The lock on it, without the record of another device.
+    /// The lock on the device. The record of another device is discarded.
     ///
     /// Errors: `failed` for a device that is not locked.
     pub fn into_lock(self, inventory: &Inventory) -> Result<BoundLock> {
@@ -160,7 +160,7 @@ impl ReleasingDevice {
     }
 }
 
-/// Whether an error only says that another command works on the device.
+/// Whether an error means that another command works on the device.
 pub fn is_reserved(error: &Error) -> bool {
     error.to_document().error.code == Some(Code::Reserved)
 }

@@ -1,4 +1,4 @@
-//! `tdx-iommu check`: whether devices can be given to a guest together.
+//! `tdx-iommu check`: checks whether devices can be given to one guest together.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -23,50 +23,55 @@ use crate::inventory::role::Role;
 use crate::judge::examination::Examination;
 use crate::judge::{Finding, Request, explanation};
 
+const EXAMPLES: &str = "Examples:
+  tdx-iommu check 17:00.0
+  tdx-iommu scan | jq '.items[] | select(.iommu_group==12)' | tdx-iommu check -";
+
 /// Arguments of `check`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct CheckArgs {
-    /// Devices for one guest; - for items with a bdf on standard input
+    /// PCI addresses of devices for one guest; - reads items with a bdf from standard input
     #[arg(value_name = "BDF", required = true)]
     devices: Vec<DeviceArg>,
 }
 
-/// A device that was asked for, or goes along, in a document.
+/// A device in a document of `tdx-iommu check`.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct CheckItem {
-    /// Address.
+    /// The PCI address.
     pub bdf: Bdf,
-    /// What it is.
+    /// The properties that identify the device.
     #[serde(flatten)]
     pub identity: DeviceIdentity,
-    /// Where it sits.
+    /// The hop path: the slots from the root bus to the device. It does not change when buses are renumbered.
     pub path: Option<String>,
-    /// Number of its IOMMU group.
+    /// The number of the IOMMU group.
     pub iommu_group: Option<u32>,
-    /// The driver that is bound.
+    /// The driver that the device is bound to.
     pub driver: Option<String>,
-    /// What it is for.
+    /// The role of the device, from its class.
     pub role: Role,
-    /// Whether it was named; if not, it goes along with one of its slot that was.
+    /// Whether the device was named. An unnamed device is another function of the slot of a named device.
     pub named: bool,
-    /// Whether it can be given to a guest with the others.
+    /// Whether the device can be given to a guest together with the others.
     pub viable: bool,
-    /// Codes of what keeps it from that.
+    /// The codes of the blockers.
     pub blockers: Vec<Code>,
-    /// What was seen, notes included.
+    /// All findings about the device, including notes.
     pub findings: Vec<FindingItem>,
-    /// Why other devices are in its group.
+    /// The reasons why other devices are in the same IOMMU group.
     pub explanations: Vec<String>,
 }
 
-/// Something that was seen.
+/// A finding about a device.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct FindingItem {
-    /// What it is.
+    /// The code of the finding.
     pub code: Code,
-    /// Whether it stops the device from being given away.
+    /// Whether the finding is a blocker, a blocker that can be forced, or a note.
     pub level: Level,
-    /// What it is about.
+    /// The finding in words.
     pub message: String,
 }
 
@@ -98,7 +103,7 @@ impl Item for CheckItem {
     }
 }
 
-/// Says yes or no to the devices, and what goes along with them, as one request.
+/// Checks the devices, and the other functions of their slots, as one request.
 pub fn run(host: &Host, args: CheckArgs) -> Result<Outcome> {
     let requested = named_devices::read(&args.devices)?;
     let inventory = Inventory::read(host)?;
@@ -110,9 +115,9 @@ pub fn run(host: &Host, args: CheckArgs) -> Result<Outcome> {
     Ok(Outcome::answer(Document::new("tdx.iommu.check", items).warnings(warnings), viable))
 }
 
-/// The judgement of each device, and warnings about what cannot be seen.
+/// The item of each device, and warnings about facts that could not be read.
 ///
-/// Errors: `not_found` for a device that is not there; those of [`Examination::new`].
+/// Errors: `not_found` for a device that does not exist; those of [`Examination::new`].
 pub fn judge(
     host: &Host,
     inventory: &Inventory,

@@ -1,35 +1,36 @@
-//! The filters of `scan`.
+//! The filter options of `scan`.
 
 use clap::Args;
 
 use crate::inventory::device::Device;
 use crate::inventory::id_syntax::{ClassPrefix, parse_id, parse_id_pair};
 
-/// Which devices. Different filters must all hold; of one that is given several times, any.
+/// The filter options. A device passes if it passes every given option. An option that is given several times passes if
+/// one of its values matches.
 #[derive(Debug, Args)]
 pub(crate) struct Filter {
-    /// Class, from its first two digits on: 03, 0302 or 030200
+    /// Only devices of this class: its first two, four or six digits, such as 03, 0302 or 030200 (repeatable)
     #[arg(long, value_name = "CLASS")]
     class: Vec<ClassPrefix>,
-    /// Vendor id: 10de
+    /// Only devices with this vendor id, such as 10de (repeatable)
     #[arg(long, value_name = "ID", value_parser = parse_id)]
     vendor: Vec<u16>,
-    /// Device id: 2330
+    /// Only devices with this device id, such as 2330 (repeatable)
     #[arg(long, value_name = "ID", value_parser = parse_id)]
     device: Vec<u16>,
-    /// Vendor and device id: 10de:2330
+    /// Only devices with this vendor and device id, such as 10de:2330 (repeatable)
     #[arg(long, value_name = "V:D", value_parser = parse_id_pair)]
     id: Vec<(u16, u16)>,
-    /// The driver that is bound; none for devices without one
+    /// Only devices that are bound to this driver; "none" for devices without a driver (repeatable)
     #[arg(long, value_name = "NAME")]
     driver: Vec<String>,
-    /// Number of the IOMMU group
+    /// Only devices of the IOMMU group with this number (repeatable)
     #[arg(long, value_name = "N")]
     group: Vec<u32>,
-    /// Only devices that a driver of the host has
+    /// Only devices that are bound to a driver of the host
     #[arg(long, conflicts_with = "free")]
     in_use: bool,
-    /// Only devices that no driver has, or one of VFIO's
+    /// Only devices without a driver, or bound to a VFIO driver
     #[arg(long)]
     free: bool,
 }

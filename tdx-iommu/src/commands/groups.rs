@@ -1,4 +1,4 @@
-//! `tdx-iommu groups`: IOMMU groups, and what keeps each from being given to a guest.
+//! `tdx-iommu groups`: shows IOMMU groups, their devices and their blockers.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -20,10 +20,15 @@ use crate::inventory::role::Role;
 use crate::inventory::{Inventory, group_type};
 use crate::judge::{Request, explanation};
 
+const EXAMPLES: &str = "Examples:
+  tdx-iommu groups 12
+  tdx-iommu groups --json | jq '.items[] | select(.viable)'";
+
 /// Arguments of `groups`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct GroupsArgs {
-    /// Only these groups
+    /// Only the groups with these numbers
     #[arg(value_name = "GROUP")]
     groups: Vec<u32>,
 }
@@ -31,39 +36,40 @@ pub struct GroupsArgs {
 /// An IOMMU group in a document.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct GroupItem {
-    /// Number of the group; another one after a reboot.
+    /// The number of the group, which can change with a reboot.
     pub iommu_group: u32,
-    /// How the IOMMU translates for it now, in the kernel's words: `DMA`, `DMA-FQ`, `identity`, …
+    /// The translation mode of the IOMMU for the group, as the kernel names it: `DMA`, `DMA-FQ`, `identity`, …
     pub r#type: Option<String>,
-    /// Whether its devices can be given to a guest, each slot by itself.
+    /// Whether the devices of the group can be given to a guest, each slot by itself.
     pub viable: bool,
-    /// Codes of what keeps them from it.
+    /// The codes of the blockers.
     pub blockers: Vec<Code>,
-    /// Whether the kernel was told to claim an isolation that may not be there.
+    /// Whether the kernel command line changes ACS, so that the group may claim isolation that the hardware does not
+    /// provide.
     pub acs_override: bool,
-    /// Why its devices are in one group, a sentence each; empty for a group of one.
+    /// The reasons why the devices are in one group; empty for a group with one device.
     pub explanations: Vec<String>,
-    /// Its PCI devices.
+    /// The PCI devices of the group.
     pub devices: Vec<MemberItem>,
 }
 
 /// A device of a group.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct MemberItem {
-    /// Address.
+    /// The PCI address.
     pub bdf: Bdf,
-    /// Where it sits.
+    /// The hop path: the slots from the root bus to the device. It does not change when buses are renumbered.
     pub path: Option<String>,
-    /// Class code, six hexadecimal digits.
+    /// The class code: six hexadecimal digits.
     #[schemars(with = "Option<String>")]
     pub class: Option<Class>,
-    /// The driver that is bound.
+    /// The driver that the device is bound to.
     pub driver: Option<String>,
-    /// What it is for.
+    /// The role of the device, from its class.
     pub role: Role,
-    /// Whether it is a bridge, which stays as it is.
+    /// Whether the device is a bridge, which cannot be given to a guest.
     pub is_bridge: bool,
-    /// Codes of what keeps it, with the other functions of its slot, from a guest.
+    /// The codes of the blockers of the device and the other functions of its slot.
     pub blockers: Vec<Code>,
 }
 
@@ -104,7 +110,7 @@ fn member(inventory: &Inventory, device: &Device) -> MemberItem {
     }
 }
 
-/// Shows the groups that were named, or all.
+/// Shows the named groups, or all groups.
 pub fn run(host: &Host, args: GroupsArgs) -> Result<Outcome> {
     let inventory = Inventory::read(host)?;
     let chosen: BTreeSet<u32> = if args.groups.is_empty() {
@@ -114,12 +120,12 @@ pub fn run(host: &Host, args: GroupsArgs) -> Result<Outcome> {
     };
     let items = chosen.into_iter().map(|number| {
         let group = inventory.groups.get(&number).ok_or_else(|| {
-            Error::not_found(format!("no IOMMU group {number} with PCI devices"))
-                .hint("tdx-iommu groups shows all; numbers change when the machine starts")
+            Error::not_found(format!("IOMMU group {number} not found, or it has no PCI devices"))
+                .hint("run tdx-iommu groups; the numbers can change with a reboot")
         })?;
         let devices = group.members.iter().filter_map(|bdf| inventory.devices.get(bdf));
         let devices: Vec<MemberItem> = devices.map(|device| member(&inventory, device)).collect();
-        // Bridges stay as they are; of nothing but bridges there is nothing to give.
+        // Bridges cannot be given to a guest. A group of only bridges is not viable.
         let endpoints = devices.iter().filter(|device| !device.is_bridge);
         let judged: Vec<&MemberItem> = match endpoints.collect::<Vec<_>>() {
             none if none.is_empty() => devices.iter().collect(),

@@ -1,4 +1,4 @@
-//! `tdx-iommu scan`: PCI devices, and what keeps each from being given to a guest.
+//! `tdx-iommu scan`: shows PCI devices and their blockers.
 
 use clap::Args;
 use common::Result;
@@ -13,17 +13,23 @@ use crate::inventory::named_devices;
 use crate::inventory::named_devices::DeviceArg;
 use crate::judge::device_item::device_items;
 
+const EXAMPLES: &str = "Examples:
+  tdx-iommu scan --vendor 10de --class 03
+  tdx-iommu scan 17:00.0 --json
+  tdx-iommu scan --free --format name";
+
 /// Arguments of `scan`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct ScanArgs {
-    /// Only these devices; - for items with a bdf on standard input
+    /// PCI addresses of the devices to show; - reads items with a bdf from standard input [default: all]
     #[arg(value_name = "BDF")]
     devices: Vec<DeviceArg>,
     #[command(flatten)]
     filter: Filter,
 }
 
-/// Shows the devices that were named, or all, that the filters let through.
+/// Shows the named devices, or all devices, that pass the filters.
 pub fn run(host: &Host, args: ScanArgs) -> Result<Outcome> {
     let requested = named_devices::read(&args.devices)?;
     let inventory = Inventory::read(host)?;

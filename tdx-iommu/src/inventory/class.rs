@@ -1,4 +1,4 @@
-//! PCI class codes, as far as the judgement depends on them.
+//! PCI class codes, and the properties of classes that checks depend on.
 
 use std::fmt;
 
@@ -12,32 +12,32 @@ use serde::{Serialize, Serializer};
 pub struct Class(pub u32);
 
 impl Class {
-    /// Base class, 0 to 0xff.
+    /// The base class, 0 to 0xff.
     pub fn base(self) -> u8 {
         (self.0 >> 16) as u8
     }
 
-    /// Base class and subclass, 0 to 0xffff.
+    /// The base class and subclass, 0 to 0xffff.
     pub fn pair(self) -> u16 {
         (self.0 >> 8) as u16
     }
 
-    /// Display controllers of any kind.
+    /// Whether the class is a display controller of any kind.
     pub fn is_display(self) -> bool {
         self.base() == 0x03
     }
 
-    /// PCI-to-PCI and CardBus bridges, which have another kind of header.
+    /// Whether the class is a PCI-to-PCI or CardBus bridge, which has another type of header.
     pub fn is_bridge(self) -> bool {
         matches!(self.pair(), 0x0604 | 0x0607 | 0x0609)
     }
 
-    /// Classes the machine itself cannot do without: host, ISA and PCI bridges, memory, SMBus.
+    /// Whether the machine itself needs devices of the class: host, ISA and PCI bridges, memory, SMBus.
     pub fn is_vital(self) -> bool {
         matches!(self.pair(), 0x0600 | 0x0601 | 0x0604 | 0x0500 | 0x0c05)
     }
 
-    /// Classes that matter to the host only when it uses what is behind them: storage, network, USB.
+    /// Whether the host needs a device of the class only if it uses something behind the device: storage, network, USB.
     pub fn serves(self) -> bool {
         matches!(self.base(), 0x01 | 0x02) || self.pair() == 0x0c03
     }

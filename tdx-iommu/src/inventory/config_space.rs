@@ -1,20 +1,20 @@
-//! What only a device's configuration space tells: kind of header, serial number, ACS.
+//! Reads the configuration space of a device: the type of header, the serial number, and ACS.
 
 use std::os::fd::OwnedFd;
 
 use rustix::io::pread;
 
-/// An open `config` attribute.
+/// The configuration space of a device: an open `config` attribute.
 ///
-/// Without root the kernel shows the first 64 bytes only; reading wakes a device that sleeps in D3cold.
+/// For users other than root, the kernel shows only the first 64 bytes. A read wakes a device in power state D3cold.
 /// Source: Linux `Documentation/ABI/testing/sysfs-bus-pci`, `drivers/pci/pci-sysfs.c`; PCI Express
 /// Base Specification, 7.5 and 7.9.
 #[derive(Debug)]
 pub struct ConfigSpace(OwnedFd);
 
-/// Extended capability: access control services.
+/// The id of the extended capability access control services (ACS).
 const ACS: u16 = 0x000d;
-/// Extended capability: device serial number.
+/// The id of the extended capability device serial number.
 const SERIAL: u16 = 0x0003;
 
 impl ConfigSpace {
@@ -22,34 +22,34 @@ impl ConfigSpace {
         Self(file)
     }
 
-    /// Kind of header: 0 an endpoint, 1 a PCI-to-PCI bridge, 2 a CardBus bridge. None where the
-    /// space does not answer, as that of a device that is gone or of a virtual function.
+    /// The type of header: 0 for an endpoint, 1 for a PCI-to-PCI bridge, 2 for a CardBus bridge. None if the device
+    /// does not respond, such as a removed device or a virtual function.
     pub fn header_type(&self) -> Option<u8> {
         let [vendor, .., kind] = self.dwords::<4>(0)?;
-        // Virtual functions leave vendor and device to the physical one.
+        // Virtual functions do not implement vendor and device id.
         (vendor != u32::MAX).then_some((kind >> 16) as u8 & 0x7f)
     }
 
-    /// The device serial number, sixteen hexadecimal digits in the order vendors print them.
+    /// The device serial number: sixteen hexadecimal digits, in the order in which vendors print them.
     pub fn serial(&self) -> Option<String> {
         let at = self.capability(SERIAL)??;
         let [low, high] = self.dwords::<2>(at + 4)?;
-        // Some leave it empty.
+        // Some devices leave the number empty.
         ((low, high) != (0, 0)).then(|| format!("{high:08x}{low:08x}"))
     }
 
-    /// Whether there is an ACS capability; none when it cannot be known, without root for one.
+    /// Whether the device has the ACS capability; none when the capabilities cannot be read, such as without root.
     pub fn has_acs(&self) -> Option<bool> {
         Some(self.capability(ACS)?.is_some())
     }
 
-    /// Where an extended capability is; the outer none says that they cannot be read.
+    /// The offset of an extended capability. The outer option is none when the capabilities cannot be read.
     fn capability(&self, wanted: u16) -> Option<Option<u64>> {
         let mut at = 0x100;
-        // The list ends by itself, unless the device is broken.
+        // The limit ends the list of a broken device.
         for _ in 0..64 {
             let Some([header]) = self.dwords::<1>(at) else {
-                // A conventional device has 256 bytes and no such capabilities.
+                // A conventional device has 256 bytes and no extended capabilities.
                 return (at == 0x100 && self.dwords::<1>(0xfc).is_some()).then_some(None);
             };
             let next = u64::from(header >> 20) & !3;
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_tell_bridges_from_endpoints() {
+    fn header_type_distinguishes_bridges_from_endpoints() {
         for (byte, kind) in [(0x00, 0), (0x80, 0), (0x01, 1), (0x81, 1), (0x02, 2)] {
             let mut bytes = extended(&[]);
             bytes[0x0e] = byte;
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn capabilities_are_found_wherever_they_are() {
+    fn extended_capabilities_are_found_anywhere_in_the_list() {
         let bytes = extended(&[(1, [0; 2]), (SERIAL, [0x00a7_b9ff, 0x5254_00ff]), (ACS, [0; 2])]);
         assert_eq!(space(&bytes).serial().as_deref(), Some("525400ff00a7b9ff"));
         assert_eq!(space(&bytes).has_acs(), Some(true));
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_list_comes_to_an_end() {
+    fn a_cyclic_list_of_capabilities_ends() {
         let mut bytes = extended(&[(1, [0; 2]), (2, [0; 2])]);
         // The second points at itself.
         bytes[0x140..0x144].copy_from_slice(&0x1401_0002_u32.to_le_bytes());

@@ -18,56 +18,55 @@ use crate::inventory::sysfs::AttributeDirectory;
 /// Source: Linux `Documentation/ABI/testing/sysfs-bus-pci`, `Documentation/PCI/sysfs-pci.rst`.
 #[derive(Debug, Clone)]
 pub struct Device {
-    /// Its address.
+    /// The PCI address.
     pub bdf: Bdf,
-    /// Where it sits.
+    /// The hop path.
     pub path: Option<HopPath>,
-    /// The bridges above it, the one nearest to the root first.
+    /// The bridges above the device, the one nearest to the root first.
     pub upstream: Vec<Bdf>,
     /// Vendor id.
     pub vendor: Option<u16>,
     /// Device id.
     pub device: Option<u16>,
-    /// Vendor id of the card.
+    /// Subsystem vendor id, which names the maker of the card.
     pub subsystem_vendor: Option<u16>,
-    /// Device id of the card.
+    /// Subsystem device id, which names the card.
     pub subsystem_device: Option<u16>,
     /// Class code.
     pub class: Option<Class>,
     /// Revision.
     pub revision: Option<u8>,
-    /// Device serial number, sixteen hexadecimal digits. Only root can see it, and a device in D3cold
-    /// does not show it.
+    /// Device serial number: sixteen hexadecimal digits. Only root can read it, and not from a device in D3cold.
     pub serial: Option<String>,
-    /// Whether it sleeps in D3cold, so that its configuration space was not read.
+    /// Whether the device is in power state D3cold, so that its configuration space was not read.
     pub asleep: bool,
-    /// The driver that is bound.
+    /// The driver that the device is bound to.
     pub driver: Option<String>,
-    /// The only driver that may be bound.
+    /// The driver override: the only driver that may bind the device.
     pub driver_override: Option<String>,
-    /// Number of its IOMMU group; another one after a reboot.
+    /// The number of the IOMMU group, which can change with a reboot.
     pub group: Option<u32>,
-    /// The NUMA node it is near to.
+    /// The nearest NUMA node.
     pub numa_node: Option<u32>,
-    /// Whether the firmware's console is on it.
+    /// Whether the firmware shows its console on the device.
     pub boot_vga: bool,
-    /// Whether its header is not that of an endpoint.
+    /// Whether the device is a bridge, by its header.
     pub is_bridge: bool,
-    /// How it can be reset, in the kernel's words and order.
+    /// The reset methods, as the kernel names and orders them.
     pub reset_methods: Vec<String>,
-    /// Whether it can be reset; kernels before 5.15 do not say how.
+    /// Whether the device can be reset. Kernels before 5.15 do not list the methods.
     pub can_reset: bool,
-    /// How many virtual functions it can have.
+    /// How many virtual functions the device supports.
     pub total_vfs: u32,
-    /// How many virtual functions it has.
+    /// How many virtual functions the device has.
     pub num_vfs: u32,
-    /// The physical function, of a virtual one.
+    /// For a virtual function, its physical function.
     pub physfn: Option<Bdf>,
-    /// What it is for.
+    /// The role of the device.
     pub role: Role,
 }
 
-/// Reads the attributes of one device and remembers what could not be read.
+/// Reads the attributes of one device, and collects messages about attributes that cannot be read.
 struct Reader<'a> {
     bdf: Bdf,
     folder: AttributeDirectory,
@@ -77,7 +76,8 @@ struct Reader<'a> {
 impl Device {
     /// Reads the device at `bdf` below `devices`, which is `/sys/bus/pci/devices`.
     ///
-    /// None when it went away. What cannot be read or understood is unknown, and said in `problems`.
+    /// Returns none when the device was removed. An attribute that cannot be read or parsed is unknown, and a message
+    /// is added to `problems`.
     pub fn read(devices: &Path, bdf: Bdf, problems: &mut Vec<String>) -> Option<Self> {
         let entry = devices.join(bdf.to_string());
         let link = std::fs::read_link(&entry).ok();
@@ -88,7 +88,7 @@ impl Device {
             Err(error) => problems.push(format!("cannot read {bdf}: {error}")),
         }
         if device.vendor.is_none() && entry.symlink_metadata().is_err() {
-            // Gone meanwhile, and with it what there was to complain of.
+            // The device was removed during the read, so the messages about it are dropped.
             problems.truncate(before);
             return None;
         }
@@ -130,9 +130,8 @@ impl Device {
         }
     }
 
-    /// Reads what a device in D3cold does not show: its serial number and kind of header. To read the
-    /// configuration space makes the kernel wake the device, and let it sleep again. What a device that
-    /// does not wake would show stays unknown.
+    /// Reads the serial number and the type of header of a device in D3cold. A read of the configuration space makes
+    /// the kernel wake the device and suspend it again. For a device that does not wake, both stay unknown.
     ///
     /// Source: Linux `drivers/pci/pci-sysfs.c`, `pci_read_config()`, which calls
     /// `pci_config_pm_runtime_get()`.
@@ -147,7 +146,7 @@ impl Device {
         }
     }
 
-    /// What tells the device from another one that is later found at its address.
+    /// The properties that tell the device from another one that is later found at its address.
     pub fn identity(&self) -> Identity {
         Identity {
             vendor: self.vendor,
@@ -159,18 +158,18 @@ impl Device {
         }
     }
 
-    /// Whether a VFIO driver has it: vfio-pci, or one of its variants for a kind of device.
+    /// Whether the device is bound to a VFIO driver: vfio-pci or a variant driver.
     pub fn on_vfio(&self) -> bool {
-        // All of them have it in their names: mlx5_vfio_pci, nvgrace_gpu_vfio_pci, …
+        // All these drivers have "vfio" in their names: mlx5_vfio_pci, nvgrace_gpu_vfio_pci, …
         self.driver.as_deref().is_some_and(|driver| driver.contains("vfio"))
     }
 
-    /// Whether a driver of the host has it: any but VFIO's, and `pci-stub`, which does nothing.
+    /// Whether the device is bound to a driver of the host: any driver except VFIO drivers and `pci-stub`.
     pub fn in_use(&self) -> bool {
         self.driver.as_deref().is_some_and(|driver| driver != "pci-stub") && !self.on_vfio()
     }
 
-    /// Whether its driver keeps a guest from having another device of the group.
+    /// Whether the driver of the device prevents that another device of the IOMMU group is given to a guest.
     ///
     /// Source: Linux `driver_managed_dma` in `struct device_driver`: VFIO, pci-stub and pcieport set it.
     pub fn blocks_group(&self) -> bool {
@@ -190,7 +189,7 @@ impl Reader<'_> {
         device.driver_override =
             self.text("driver_override").filter(|name| !name.is_empty() && name != "(null)");
         device.group = self.link("iommu_group").and_then(|name| self.number("iommu_group", &name));
-        // -1 stands for none.
+        // -1 means no NUMA node.
         device.numa_node = self.parsed::<i32>("numa_node").and_then(|node| node.try_into().ok());
         if device.class.is_none_or(Class::is_display) {
             device.boot_vga = self.parsed::<u8>("boot_vga") == Some(1);
@@ -208,13 +207,13 @@ impl Reader<'_> {
         device.role = Role::from_class(device.class, device.vendor, device.is_bridge);
     }
 
-    /// What the configuration space tells, or what comes closest.
+    /// Reads the configuration space, or the nearest substitute in sysfs.
     fn look_inside(&mut self, device: &mut Device) {
         device.serial = match self.folder.text("serial_number", serial) {
             Ok(serial) => serial.flatten(),
-            Err(_) => None, // not for ordinary users
+            Err(_) => None, // only root may read the file
         };
-        // Not worth waking a device for that saves power.
+        // A device that saves power is not woken for this.
         device.asleep = self.text("power_state").is_some_and(|state| state == "D3cold");
         let mut header = None;
         if !device.asleep
@@ -248,7 +247,7 @@ impl Reader<'_> {
     fn number<T: FromStr>(&mut self, name: &str, text: &str) -> Option<T> {
         let number = text.parse().ok();
         if number.is_none() {
-            self.problems.push(format!("cannot understand {name} of {}: {text:?}", self.bdf));
+            self.problems.push(format!("invalid value of {name} of {}: {text:?}", self.bdf));
         }
         number
     }
@@ -258,7 +257,7 @@ impl Reader<'_> {
         self.number(name, &text)
     }
 
-    /// A number written as `0x10de`.
+    /// A number with the notation `0x10de`.
     fn hex<T: TryFrom<u32>>(&mut self, name: &str) -> Option<T> {
         let number = |text: &str| {
             let digits = text.strip_prefix("0x").filter(|digits| !digits.starts_with('+'));
@@ -269,14 +268,14 @@ impl Reader<'_> {
         match self.known(name, result)? {
             Ok(number) => Some(number),
             Err(text) => {
-                self.problems.push(format!("cannot understand {name} of {}: {text:?}", self.bdf));
+                self.problems.push(format!("invalid value of {name} of {}: {text:?}", self.bdf));
                 None
             }
         }
     }
 }
 
-/// A serial number as the kernel writes it, `52-54-00-ff-ff-a7-b9-ff`, in the form of the rest.
+/// Converts a serial number from the kernel's notation, `52-54-00-ff-ff-a7-b9-ff`, to sixteen digits.
 fn serial(text: &str) -> Option<String> {
     let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
     (digits.len() == 16).then(|| digits.to_ascii_lowercase())

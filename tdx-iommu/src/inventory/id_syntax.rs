@@ -1,14 +1,14 @@
-//! PCI ids and class codes as users write them.
+//! Parses PCI ids and class codes that users write.
 
 use std::str::FromStr;
 
 use crate::inventory::class::Class;
 
-/// The first digits of a class code: of its base, of its class, or all six.
+/// The first two, four or six digits of a class code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClassPrefix {
     value: u32,
-    /// How many of the 24 bits are left open.
+    /// How many of the 24 bits are not compared.
     open: u32,
 }
 
@@ -26,23 +26,23 @@ impl FromStr for ClassPrefix {
         let digits = text.strip_prefix("0x").unwrap_or(text);
         match (digits.len(), hex(digits)) {
             (2 | 4 | 6, Some(value)) => Ok(Self { value, open: 24 - 4 * digits.len() as u32 }),
-            _ => Err("a class is two, four or six hexadecimal digits, such as 03 or 0302".into()),
+            _ => Err("a class has two, four or six hexadecimal digits, such as 03 or 0302".into()),
         }
     }
 }
 
-/// A vendor or device id: `10de`, `0x10de`.
+/// Parses a vendor or device id: `10de`, `0x10de`.
 ///
-/// Errors: a sentence on what an id looks like.
+/// Errors: a description of a valid id.
 pub(crate) fn parse_id(text: &str) -> Result<u16, String> {
     let digits = text.strip_prefix("0x").unwrap_or(text);
     let number = hex(digits).filter(|_| digits.len() <= 4).map(|number| number as u16);
-    number.ok_or_else(|| "an id is up to four hexadecimal digits, such as 10de".to_owned())
+    number.ok_or_else(|| "an id has one to four hexadecimal digits, such as 10de".to_owned())
 }
 
-/// A vendor id and a device id: `10de:2330`.
+/// Parses a vendor id and a device id: `10de:2330`.
 ///
-/// Errors: a sentence on what such a pair looks like.
+/// Errors: a description of a valid pair.
 pub(crate) fn parse_id_pair(text: &str) -> Result<(u16, u16), String> {
     let (vendor, device) = text.split_once(':').ok_or("write vendor:device, such as 10de:2330")?;
     Ok((parse_id(vendor)?, parse_id(device)?))

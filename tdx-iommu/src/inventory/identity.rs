@@ -1,4 +1,4 @@
-//! What tells a PCI device from another one at the same address.
+//! The properties that tell a PCI device from another one at the same address.
 
 use common::document::identity::Comparison;
 use common::system::pci::Bdf;
@@ -7,14 +7,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::inventory::device::Device;
 
-/// The identity of a device, as it stands in an item.
+/// The properties that identify a device in an item.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DeviceIdentity {
-    /// Vendor id, four hexadecimal digits.
+    /// The vendor id: four hexadecimal digits.
     pub vendor_id: Option<String>,
-    /// Device id, four hexadecimal digits.
+    /// The device id: four hexadecimal digits.
     pub device_id: Option<String>,
-    /// Device serial number, sixteen hexadecimal digits. Only root can see it.
+    /// The device serial number: sixteen hexadecimal digits. Null for users other than root, who cannot read it.
     pub serial: Option<String>,
 }
 
@@ -29,18 +29,18 @@ impl From<&Device> for DeviceIdentity {
     }
 }
 
-/// What an item says of a device: its identity and its host.
+/// The claims of an item about a device: its identity and its host.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct DeviceClaim {
-    /// What the device is.
+    /// The properties that identify the device.
     #[serde(flatten)]
     pub identity: DeviceIdentity,
-    /// The host that it is in.
+    /// The name of the host that has the device.
     pub host: Option<String>,
 }
 
 impl DeviceClaim {
-    /// Compares the claim with the device that is at `bdf` on the host of this name, if one is.
+    /// Compares the claim with the device at `bdf`, if any, on the host with this name.
     ///
     /// Errors: `conflict` with code `IDENTITY_CHANGED`.
     pub fn expect(

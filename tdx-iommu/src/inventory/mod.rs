@@ -1,4 +1,4 @@
-//! The machine's PCI devices and IOMMU groups, read in one go.
+//! Reads the machine's PCI devices and IOMMU groups, and what the host uses of them.
 
 pub mod class;
 pub mod config_space;
@@ -36,11 +36,11 @@ pub struct Inventory {
     pub groups: BTreeMap<u32, Group>,
     /// Whether the kernel has any IOMMU group at all.
     pub has_iommu: bool,
-    /// The words of the kernel command line that change ACS.
+    /// The parameters of the kernel command line that change ACS.
     pub acs_override: Vec<String>,
     /// What the host uses.
     pub usage: Usage,
-    /// What could not be read or understood, a sentence each.
+    /// Messages about facts that could not be read or parsed.
     pub problems: Vec<String>,
 }
 
@@ -49,16 +49,16 @@ pub struct Inventory {
 /// Source: Linux `Documentation/ABI/testing/sysfs-kernel-iommu_groups`.
 #[derive(Debug, Default)]
 pub struct Group {
-    /// Its PCI devices.
+    /// The PCI devices of the group.
     pub members: BTreeSet<Bdf>,
-    /// Those whose drivers keep it from a guest, unless they are asked for as well.
+    /// The devices whose drivers prevent that other devices of the group are given to a guest.
     pub blocking: Vec<Bdf>,
-    /// A name, of those that have one.
+    /// The name of the group, if it has one.
     pub name: Option<String>,
 }
 
 impl Group {
-    /// Whether it was made without an IOMMU.
+    /// Whether the kernel created the group without an IOMMU.
     ///
     /// Source: Linux `drivers/vfio/group.c`, which names such groups.
     pub fn is_noiommu(&self) -> bool {
@@ -67,16 +67,16 @@ impl Group {
 }
 
 impl Inventory {
-    /// Reads sysfs, mount table, swaps, routes and kernel command line; open files are not looked at.
+    /// Reads sysfs, the mount table, swaps, routes and the kernel command line. Open files are not read.
     ///
-    /// A device that goes away meanwhile is left out; what cannot be read of one is unknown.
-    /// Errors: `not_found` when there is no sysfs; `unsupported` when `/proc` does not say what is mounted;
-    /// `permission` or `io` when they cannot be read.
+    /// A device that is removed during the read is left out. Attributes that cannot be read are unknown.
+    /// Errors: `not_found` when sysfs is absent; `unsupported` when `/proc` lists no mounts; `permission` or `io` when
+    /// they cannot be read.
     pub fn read(host: &Host) -> Result<Self> {
         if !host.has("/sys") {
             let sys = host.path("/sys");
-            return Err(Error::not_found(format!("there is no {}", sys.display()))
-                .hint("--sysroot names a folder that has sys and proc in it"));
+            return Err(Error::not_found(format!("directory {} not found", sys.display()))
+                .hint("pass --sysroot a directory that contains sys and proc"));
         }
         let mut inventory = Self::default();
         inventory.read_devices(host)?;
@@ -86,34 +86,35 @@ impl Inventory {
         inventory.acs_override = acs_override(&command_line);
         inventory.usage = usage::read(host, &mut inventory.problems)?;
         inventory.problems.sort_unstable();
-        log::detail(format_args!("{} PCI devices", inventory.devices.len()));
+        log::detail(format_args!("found {} PCI devices", inventory.devices.len()));
         Ok(inventory)
     }
 
-    /// The device at an address.
+    /// The device at a PCI address.
     ///
-    /// Errors: `not_found` when there is none.
+    /// Errors: `not_found` when no device has the address.
     pub fn device(&self, bdf: Bdf) -> Result<&Device> {
         self.devices.get(&bdf).ok_or_else(|| {
-            Error::not_found(format!("no PCI device {bdf}")).hint("tdx-iommu scan shows all")
+            Error::not_found(format!("PCI device {bdf} not found"))
+                .hint("to see all devices, run tdx-iommu scan")
         })
     }
 
-    /// Reads what those of these devices that sleep in D3cold did not show, which wakes them.
+    /// Wakes the given devices that are in power state D3cold, and reads the attributes that they did not show.
     ///
-    /// For what compares a device with a record, and for nothing that only lists devices.
+    /// Only for verbs that compare a device with a record, not for verbs that list devices.
     pub fn wake(&mut self, host: &Host, devices: impl IntoIterator<Item = Bdf>) {
         let folder = host.path(DEVICES);
         for bdf in devices {
             if let Some(device) = self.devices.get_mut(&bdf).filter(|device| device.asleep) {
-                log::step(format_args!("wake {bdf}, which is in D3cold"));
+                log::step(format_args!("wake {bdf} from power state D3cold"));
                 device.wake(&folder);
             }
         }
     }
 
-    /// The device at `bdf` and what is given away along with it: the other functions of its slot that
-    /// are no bridges. A virtual function goes alone, and is none of its slot.
+    /// The device at `bdf`, and the devices that are given to a guest together with it: the other functions of its
+    /// slot, except bridges. A virtual function is given to a guest alone.
     pub fn slot(&self, bdf: Bdf) -> impl Iterator<Item = &Device> {
         let first = Bdf { function: 0, ..bdf };
         let last = Bdf { function: 7, ..bdf };
@@ -124,24 +125,25 @@ impl Inventory {
         self.devices.range(first..=last).map(|(_, device)| device).filter(goes_along)
     }
 
-    /// What a person should know of the machine as a whole, a sentence each.
+    /// Warnings about the whole machine.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = self.problems.clone();
         if !self.acs_override.is_empty() {
             warnings.push(format!(
-                "the kernel was started with {}: groups may claim an isolation that is not there",
+                "the kernel command line has {}: IOMMU groups may claim isolation that the hardware \
+                 does not provide",
                 self.acs_override.join(" ")
             ));
         }
         if let Some(point) = self.usage.opaque.first() {
             warnings.push(format!(
-                "{point} is on ZFS: which disks it stands on is seen by check alone"
+                "{point} is on ZFS: only tdx-iommu check finds the disks that back it"
             ));
         }
         warnings
     }
 
-    /// The group a device is in.
+    /// The IOMMU group of a device.
     pub fn group(&self, device: &Device) -> Option<&Group> {
         self.groups.get(&device.group?)
     }
@@ -155,7 +157,7 @@ impl Inventory {
         for entry in entries {
             let name = entry.at("read", &folder)?.file_name();
             let Some(bdf) = name.to_str().and_then(|name| name.parse().ok()) else {
-                self.problems.push(format!("{DEVICES}/{} is no PCI device", name.display()));
+                self.problems.push(format!("{DEVICES}/{} is not a PCI device", name.display()));
                 continue;
             };
             if let Some(device) = Device::read(&folder, bdf, &mut self.problems) {
@@ -165,7 +167,7 @@ impl Inventory {
         Ok(())
     }
 
-    /// Sees GPUs in what is beside them.
+    /// Sets the roles of functions that share their slot with a GPU.
     fn assign_gpu_roles(&mut self) {
         let slot = |bdf: &Bdf| (bdf.domain, bdf.bus, bdf.device);
         let is_gpu = |device: &&Device| device.role == Role::Gpu;
@@ -199,7 +201,7 @@ impl Inventory {
     }
 }
 
-/// How the IOMMU translates for a group: `DMA`, `DMA-FQ`, `identity`, …
+/// The translation mode of the IOMMU for a group: `DMA`, `DMA-FQ`, `identity`, …
 pub(crate) fn group_type(host: &Host, number: u32) -> Option<String> {
     attribute(&host.path(format!("{GROUPS}/{number}/type")))
 }
@@ -208,7 +210,7 @@ fn attribute(path: &std::path::Path) -> Option<String> {
     Some(std::fs::read_to_string(path).ok()?.trim_end().to_owned())
 }
 
-/// The words that turn ACS on where the hardware does not have it, or redirect off.
+/// The kernel parameters that claim ACS for hardware without it, or that disable its redirection.
 ///
 /// Source: Linux `Documentation/admin-guide/kernel-parameters.txt`, `pci=`; the out-of-tree patch that
 /// knows `pcie_acs_override=`.
@@ -229,7 +231,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_that_change_acs_are_seen() {
+    fn kernel_parameters_that_change_acs_are_found() {
         let line = "root=/dev/sda1 pcie_acs_override=downstream,multifunction quiet \
             pci=noaer,config_acs=10x@pci:0:0 pci=realloc pci=disable_acs_redir=0000:00:01.0";
         let words = acs_override(line);

@@ -1,4 +1,4 @@
-//! Devices on the command line: addresses, or `-` for what another tool printed.
+//! Devices that the command line names: by PCI address, or `-` for items on standard input.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,12 +11,12 @@ use serde::Deserialize;
 use crate::inventory::Inventory;
 use crate::inventory::identity::{DeviceClaim, DeviceIdentity};
 
-/// An address, or standard input.
+/// An argument that names a device, or standard input.
 #[derive(Debug, Clone, Copy)]
 pub enum DeviceArg {
-    /// A device.
+    /// The PCI address of a device.
     Device(Bdf),
-    /// Items from another tool, each with its `bdf`.
+    /// Items on standard input, each with a `bdf`.
     Stdin,
 }
 
@@ -31,7 +31,7 @@ impl std::str::FromStr for DeviceArg {
     }
 }
 
-/// An item of any document on PCI devices.
+/// An item of any document about PCI devices.
 #[derive(Debug, Deserialize)]
 struct Item {
     bdf: Bdf,
@@ -42,11 +42,11 @@ struct Item {
 /// The devices that were named on the command line or on standard input.
 #[derive(Debug, Clone, Default)]
 pub struct NamedDevices {
-    /// Their addresses.
+    /// The PCI addresses.
     pub devices: BTreeSet<Bdf>,
-    /// A sentence for each device that was named more than once.
+    /// A warning for each device that was named more than once.
     pub warnings: Vec<String>,
-    /// What the items of standard input say of devices.
+    /// The claims of the items on standard input about the devices.
     claims: BTreeMap<Bdf, Vec<DeviceClaim>>,
 }
 
@@ -57,8 +57,7 @@ impl From<BTreeSet<Bdf>> for NamedDevices {
 }
 
 impl NamedDevices {
-    /// Compares what items say of the devices with what `host` has. One that is not there is compared by
-    /// its host alone.
+    /// Compares the claims of items with the devices of `host`. For an absent device, only the host is compared.
     ///
     /// Errors: `conflict` with code `IDENTITY_CHANGED`.
     pub fn expect_same(&self, host: &Host, inventory: &Inventory) -> Result<()> {
@@ -73,10 +72,9 @@ impl NamedDevices {
     }
 }
 
-/// The devices that were named, each once.
+/// The named devices, without duplicates.
 ///
-/// Errors: `usage` when `-` does not stand alone; `invalid_input` for what is no document on PCI
-/// devices.
+/// Errors: `usage` when `-` is combined with addresses; `invalid_input` for input that is not about PCI devices.
 pub fn read(named: &[DeviceArg]) -> Result<NamedDevices> {
     let mut all = Vec::new();
     let mut claims = BTreeMap::<_, Vec<_>>::new();
@@ -84,13 +82,18 @@ pub fn read(named: &[DeviceArg]) -> Result<NamedDevices> {
         match one {
             DeviceArg::Device(bdf) => all.push(*bdf),
             DeviceArg::Stdin if named.len() == 1 => {
-                let items: Vec<Item> = input::items(&["tdx.iommu.", "tdx.gpu."], "PCI devices")?;
+                let expected = "PCI devices, each with a 'bdf'";
+                let items: Vec<Item> = input::items(&["tdx.iommu.", "tdx.gpu."], expected)?;
                 for Item { bdf, claim } in items {
                     all.push(bdf);
                     claims.entry(bdf).or_default().push(claim);
                 }
             }
-            DeviceArg::Stdin => return Err(Error::usage("- stands alone")),
+            DeviceArg::Stdin => {
+                return Err(Error::usage(
+                    "'-' cannot be combined with addresses: name devices or read them from standard input",
+                ));
+            }
         }
     }
     let mut devices = BTreeSet::new();

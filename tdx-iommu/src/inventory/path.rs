@@ -1,25 +1,24 @@
-//! Hop paths: where a device sits, in a way that survives the renumbering of buses.
+//! Hop paths: the place of a device, in a notation that does not change when buses are renumbered.
 
 use std::fmt;
 use std::str::FromStr;
 
 use common::system::pci::Bdf;
 
-/// The way from a root bus to a device, hop by hop.
+/// The path from a root bus to a device, with one hop per bridge.
 ///
-/// Written `0000_17_01.0-00_00.0`: domain and number of the root bus, then device and function of
-/// every bridge on the way and of the device itself. Bus numbers below the root bus, which the
-/// firmware and the kernel hand out anew when a card is added, are not in it; the `00` before the
-/// later hops is how many buses beyond the bridge's own the device is, other than 0 only for virtual
-/// functions. What lies behind a controller that makes a domain of its own (Intel VMD) is reached
-/// through that controller.
+/// Written as `0000_17_01.0-00_00.0`: domain and number of the root bus, then device and function number of every
+/// bridge on the path and of the device itself. The path does not contain the bus numbers below the root bus, because
+/// firmware and kernel may assign new ones when a card is added. The `00` before the later hops is the number of
+/// buses between the bridge's own bus and the device, which is not 0 only for virtual functions. The path of a device
+/// behind an Intel VMD controller, which creates a PCI domain of its own, leads through that controller.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HopPath {
     /// PCI domain of the root bus.
     pub domain: u32,
     /// Number of the root bus.
     pub root: u8,
-    /// The hops, never empty; the last one is the device.
+    /// The hops. They are never empty, and the last one is the device.
     pub hops: Vec<Hop>,
 }
 
@@ -35,14 +34,14 @@ pub struct Hop {
 }
 
 impl HopPath {
-    /// Reads the path off the folder a device has below `/sys/devices`, such as
-    /// `pci0000:17/0000:17:01.0/0000:18:00.0`. None when it is no such folder.
+    /// Computes the hop path from the directory of a device below `/sys/devices`, such as
+    /// `pci0000:17/0000:17:01.0/0000:18:00.0`. None for any other directory.
     ///
-    /// `offset` is that of the device itself, see [`Hop::offset`].
+    /// `offset` is the offset of the device itself. See [`Hop::offset`].
     pub fn from_sysfs<'a>(folder: &'a str, offset: u8) -> Option<(Self, Vec<Bdf>)> {
         let mut parts = folder.split('/').skip_while(|part| root_bus(part).is_none());
         let (domain, root) = root_bus(parts.next()?)?;
-        // A bus within the chain is the root of a domain behind a controller: no hop of its own.
+        // A bus within the chain is the root of a domain behind a controller, which is not a hop of its own.
         let is_hop = |part: &&'a str| root_bus(part).is_none();
         let chain: Vec<Bdf> = parts.filter(is_hop).map_while(|part| part.parse().ok()).collect();
         let mut hops: Vec<Hop> = chain
@@ -50,14 +49,14 @@ impl HopPath {
             .map(|bdf| Hop { offset: 0, device: bdf.device, function: bdf.function })
             .collect();
         let last = hops.len().checked_sub(1)?;
-        // On the root bus there is no bridge to count from: its own number says it all.
+        // A device on the root bus has no bridge to count from.
         let root = if last == 0 { root.wrapping_add(offset) } else { root };
         hops[last].offset = if last == 0 { 0 } else { offset };
         Some((Self { domain, root, hops }, chain))
     }
 }
 
-/// Domain and number of a root bus: `pci0000:17`.
+/// Parses domain and number of a root bus: `pci0000:17`.
 fn root_bus(part: &str) -> Option<(u32, u8)> {
     let (domain, bus) = part.strip_prefix("pci")?.split_once(':')?;
     Some((u32::from_str_radix(domain, 16).ok()?, u8::from_str_radix(bus, 16).ok()?))
@@ -112,7 +111,7 @@ fn parse(text: &str) -> Option<HopPath> {
     Some(HopPath { domain, root, hops })
 }
 
-/// A number of lowercase hexadecimal digits: paths are compared as text, too.
+/// Parses a number of lowercase hexadecimal digits. Uppercase is refused, because paths are also compared as text.
 fn hex(digits: &str) -> Option<u32> {
     let plain = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
     digits.bytes().all(plain).then(|| u32::from_str_radix(digits, 16).ok())?
@@ -129,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn folders_become_paths() {
+    fn a_sysfs_directory_becomes_a_hop_path() {
         for (folder, wanted) in [
             ("../../../devices/pci0000:00/0000:00:1f.2", "0000_00_1f.2"),
             ("pci0000:17/0000:17:01.0/0000:18:00.0", "0000_17_01.0-00_00.0"),
@@ -146,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn virtual_functions_on_further_buses_are_told_apart() {
+    fn virtual_functions_on_further_buses_have_different_paths() {
         let folder = "devices/pci0000:17/0000:17:01.0/0000:19:00.3";
         let path = |offset| HopPath::from_sysfs(folder, offset).unwrap().0.to_string();
         assert_eq!(
@@ -158,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn other_text_is_no_path() {
+    fn other_text_is_not_a_hop_path() {
         for text in [
             "",
             "0000_17",
@@ -187,14 +186,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_printed_is_read_back(domain: u32, root: u8, hops in prop::collection::vec(hop(), 1..6)) {
+        fn a_printed_path_is_parsed_to_the_same_path(domain: u32, root: u8, hops in prop::collection::vec(hop(), 1..6)) {
             let mut path = HopPath { domain, root, hops };
             path.hops[0].offset = 0;
             prop_assert_eq!(path.to_string().parse::<HopPath>(), Ok(path));
         }
 
         #[test]
-        fn renumbered_buses_make_no_difference(
+        fn renumbered_buses_do_not_change_the_path(
             chain in prop::collection::vec((0u8..32, 0u8..8), 1..6),
             before: [u8; 6],
             after: [u8; 6],
@@ -225,7 +224,7 @@ mod tests {
         }
 
         #[test]
-        fn no_text_panics(text in "\\PC*") {
+        fn no_text_makes_a_hop_path_panic(text in "\\PC*") {
             let _ = text.parse::<HopPath>();
             let _ = HopPath::from_sysfs(&text, 0);
         }

@@ -1,4 +1,4 @@
-//! Names of vendors, devices and classes, from the system's `pci.ids`.
+//! Reads the names of vendors, devices and classes from the system's `pci.ids`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,12 +8,12 @@ use common::system::sysroot::Host;
 use crate::inventory::class::Class;
 use crate::inventory::device::Device;
 
-/// Where distributions keep the list.
+/// The paths of the list in distributions.
 const FILES: [&str; 2] = ["/usr/share/misc/pci.ids", "/usr/share/hwdata/pci.ids"];
 
-/// The names of the ids that were queried.
+/// The names of the queried ids.
 ///
-/// Source: pci.ids(5): a line a vendor, its devices below with one tab; `C` lines for classes.
+/// Source: pci.ids(5): one line per vendor, followed by its devices with one tab; `C` lines for classes.
 #[derive(Debug, Default)]
 pub struct PciNames {
     vendors: BTreeMap<u16, String>,
@@ -21,7 +21,7 @@ pub struct PciNames {
     classes: BTreeMap<u16, String>,
 }
 
-/// The ids whose names are looked up.
+/// The ids to look up.
 #[derive(Debug, Default)]
 pub struct IdQuery {
     /// Vendor and device ids.
@@ -43,9 +43,9 @@ impl IdQuery {
 }
 
 impl PciNames {
-    /// Looks up the queried ids in the system's list; without a list there are no names.
+    /// Looks up the queried ids in the system's list. Without a list, all names are unknown.
     ///
-    /// Errors: `permission` or `io` when there is a list that cannot be read.
+    /// Errors: `permission` or `io` when an existing list cannot be read.
     pub fn read(host: &Host, query: &IdQuery) -> Result<Self> {
         for file in FILES {
             if let Some(bytes) = host.read_bytes(file)? {
@@ -102,23 +102,23 @@ impl PciNames {
         }
     }
 
-    /// The vendor's name.
+    /// The name of a vendor.
     pub fn vendor(&self, vendor: u16) -> Option<&str> {
         self.vendors.get(&vendor).map(String::as_str)
     }
 
-    /// The device's name.
+    /// The name of a device.
     pub fn device(&self, vendor: u16, device: u16) -> Option<&str> {
         self.devices.get(&(vendor, device)).map(String::as_str)
     }
 
-    /// The subclass's name, or that of the base class.
+    /// The name of a subclass, or of its base class if the subclass has no name.
     pub fn class(&self, class: Class) -> Option<&str> {
         self.classes.get(&class.pair()).map(String::as_str)
     }
 }
 
-/// Whose entries the lines with one tab are.
+/// The entry that the following lines with one tab belong to.
 #[derive(Debug, Clone, Copy)]
 enum Section {
     None,
@@ -126,7 +126,7 @@ enum Section {
     Class(u16),
 }
 
-/// Number and name of a line: `10de  NVIDIA Corporation`.
+/// Parses number and name from a line: `10de  NVIDIA Corporation`.
 fn entry(line: &str) -> Option<(u16, &str)> {
     let (id, name) = line.split_once(' ')?;
     Some((u16::from_str_radix(id, 16).ok()?, name.trim()))
@@ -143,7 +143,7 @@ mod tests {
         C 03  Display controller\n\t00  VGA compatible controller\n\t\t00  VGA controller\n\t02  3D controller\n";
 
     #[test]
-    fn what_is_wanted_is_found() {
+    fn queried_names_are_found() {
         let query = IdQuery {
             devices: [(0x10de, 0x2330), (0x10de, 0x9999), (0xffff, 0x2330)].into(),
             classes: [0x0302, 0x0377, 0x1200].into(),
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_of_anything_else_gives_no_names() {
+    fn a_file_of_another_shape_has_no_names() {
         let query = IdQuery { devices: [(0x10de, 0x2330)].into(), classes: [0x0302].into() };
         for text in ["", "\t", "10de", "C", "C \n\t\n", "\0\n\u{fffd}\t\n", "\t2330  x\n"] {
             assert_eq!(PciNames::parse(text, &query).vendor(0x10de), None, "{text:?}");
@@ -168,7 +168,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_list_panics(
+        fn no_list_makes_parse_panic(
             text in "\\PC*",
             lines in proptest::collection::vec("[C\t]{0,3} ?[0-9a-f\u{e9}]{0,5}  ?[a-z\u{e9}]{0,3}", 0..20),
         ) {

@@ -1,11 +1,11 @@
-//! What a device is for.
+//! The role of a device.
 
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::inventory::class::Class;
 
-/// What a device is for, by its class and its slot.
+/// The role of a device, from its class and the other functions of its slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -18,7 +18,7 @@ pub enum Role {
     GpuUsb,
     /// The serial bus controller of a GPU's slot.
     GpuSerial,
-    /// An NVIDIA switch between GPUs.
+    /// An NVIDIA NVSwitch, which connects GPUs.
     Nvswitch,
     /// A processing accelerator.
     Accelerator,
@@ -40,7 +40,7 @@ pub enum Role {
     HostBridge,
     /// A bridge to anything else.
     OtherBridge,
-    /// Anything else.
+    /// Any other device.
     Other,
 }
 
@@ -79,7 +79,7 @@ impl Role {
         }
     }
 
-    /// The role as it stands in a document.
+    /// The name of the role in documents.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Gpu => "gpu",
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn classes_have_roles() {
+    fn a_class_maps_to_its_role() {
         for (class, vendor, role) in [
             (0x030000, 0x10de, "gpu"),
             (0x030200, 0x10de, "gpu"),

@@ -1,4 +1,4 @@
-//! Reading a folder of sysfs attributes with as few system calls as it takes.
+//! Reads the attributes in a directory of sysfs with few system calls.
 
 use std::ffi::OsString;
 use std::io;
@@ -9,10 +9,10 @@ use std::path::Path;
 use rustix::fs::{CWD, Mode, OFlags, openat, readlinkat};
 use rustix::io::{Errno, pread};
 
-/// The most a sysfs attribute holds.
+/// The largest sysfs attribute. Unit: bytes.
 const PAGE: usize = 4096;
 
-/// An open folder of attributes.
+/// An open directory of attributes.
 #[derive(Debug)]
 pub(crate) struct AttributeDirectory(OwnedFd);
 
@@ -22,13 +22,13 @@ impl AttributeDirectory {
         Ok(Self(openat(CWD, path, flags, Mode::empty())?))
     }
 
-    /// An attribute's file; none when the device has no such attribute, or is gone.
+    /// The file of an attribute; none when the device has no such attribute, or was removed.
     pub(crate) fn file(&self, name: &str) -> io::Result<Option<OwnedFd>> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         absent(openat(&self.0, name, flags, Mode::empty()))
     }
 
-    /// An attribute's text without the newline at its end, made into something by `read`.
+    /// The result of `read` for the text of an attribute without the newline at its end.
     pub(crate) fn text<T>(
         &self,
         name: &str,
@@ -38,11 +38,11 @@ impl AttributeDirectory {
         let mut page = [0; PAGE];
         let Some(length) = absent(pread(&file, &mut page, 0))? else { return Ok(None) };
         let text = std::str::from_utf8(&page[..length])
-            .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))?;
+            .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "the value is not UTF-8"))?;
         Ok(Some(read(text.trim_end_matches('\n'))))
     }
 
-    /// The last part of what a symbolic link says: the name of a driver, of a group.
+    /// The last component of the target of a symbolic link, such as the name of a driver or the number of a group.
     pub(crate) fn link(&self, name: &str) -> io::Result<Option<String>> {
         let target = absent(readlinkat(&self.0, name, Vec::with_capacity(128)))?;
         Ok(target.map(|target| {
@@ -51,7 +51,7 @@ impl AttributeDirectory {
         }))
     }
 
-    /// Whether there is an entry of this name.
+    /// Whether the directory has an entry with this name.
     pub(crate) fn has(&self, name: &str) -> bool {
         rustix::fs::accessat(
             &self.0,
@@ -63,7 +63,7 @@ impl AttributeDirectory {
     }
 }
 
-/// What is not there, or went away between two looks, is none.
+/// Converts the error of an absent file to none.
 fn absent<T>(result: Result<T, Errno>) -> io::Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),

@@ -1,4 +1,4 @@
-//! A PCI device in a document: what it is, its names, and what keeps it from a guest.
+//! The item of a PCI device in documents: its ids, its names and its blockers.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -21,61 +21,61 @@ use crate::judge::Request;
 /// A PCI device in a document.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct DeviceItem {
-    /// Address.
+    /// The PCI address.
     pub bdf: Bdf,
-    /// Where it sits, hop by hop from the root bus; survives the renumbering of buses.
+    /// The hop path: the slots from the root bus to the device. It does not change when buses are renumbered.
     pub path: Option<String>,
-    /// Vendor id, four hexadecimal digits.
+    /// The vendor id: four hexadecimal digits.
     pub vendor_id: Option<String>,
-    /// Device id, four hexadecimal digits.
+    /// The device id: four hexadecimal digits.
     pub device_id: Option<String>,
-    /// Vendor id of the card.
+    /// The subsystem vendor id, which names the maker of the card.
     pub subsystem_vendor_id: Option<String>,
-    /// Device id of the card.
+    /// The subsystem device id, which names the card.
     pub subsystem_device_id: Option<String>,
-    /// Class code, six hexadecimal digits.
+    /// The class code: six hexadecimal digits.
     #[schemars(with = "Option<String>")]
     pub class: Option<Class>,
-    /// Name of the class, from pci.ids.
+    /// The name of the class, from pci.ids.
     pub class_name: Option<String>,
-    /// Name of the vendor, from pci.ids.
+    /// The name of the vendor, from pci.ids.
     pub vendor_name: Option<String>,
-    /// Name of the device, from pci.ids.
+    /// The name of the device, from pci.ids.
     pub device_name: Option<String>,
-    /// Revision, two hexadecimal digits.
+    /// The revision: two hexadecimal digits.
     pub revision: Option<String>,
-    /// Device serial number, sixteen hexadecimal digits. Only root can see it.
+    /// The device serial number: sixteen hexadecimal digits. Null for users other than root, who cannot read it.
     pub serial: Option<String>,
-    /// The driver that is bound.
+    /// The driver that the device is bound to.
     pub driver: Option<String>,
-    /// The only driver that may be bound.
+    /// The driver override: the only driver that may bind the device.
     pub driver_override: Option<String>,
-    /// Number of its IOMMU group; another one after a reboot.
+    /// The number of the IOMMU group, which can change with a reboot.
     pub iommu_group: Option<u32>,
-    /// The NUMA node it is near to.
+    /// The nearest NUMA node.
     pub numa_node: Option<u32>,
-    /// Whether the firmware's console is on it.
+    /// Whether the firmware shows its console on the device.
     pub boot_vga: bool,
-    /// Whether it is a bridge, which no guest can be given.
+    /// Whether the device is a bridge, which cannot be given to a guest.
     pub is_bridge: bool,
-    /// How it can be reset, in the kernel's words and order.
+    /// The reset methods, as the kernel names and orders them.
     pub reset_methods: Vec<String>,
-    /// Virtual functions.
+    /// The virtual functions (SR-IOV).
     pub sriov: Sriov,
-    /// What it is for.
+    /// The role of the device, from its class and the other functions of its slot.
     pub role: Role,
-    /// Codes of what keeps it, with the other functions of its slot, from a guest.
+    /// The codes of the blockers of the device and the other functions of its slot.
     pub blockers: Vec<Code>,
 }
 
-/// Virtual functions of a device, or what it is one of.
+/// The virtual functions of a device, or the physical function of a virtual function.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Sriov {
-    /// How many it can have.
+    /// How many virtual functions the device supports.
     pub total_vfs: u32,
-    /// How many it has.
+    /// How many virtual functions the device has.
     pub num_vfs: u32,
-    /// The physical function, of a virtual one.
+    /// For a virtual function, the PCI address of its physical function; otherwise null.
     pub physfn: Option<Bdf>,
 }
 
@@ -146,7 +146,7 @@ impl DeviceItem {
     }
 }
 
-/// The items of devices, each judged as if it alone were asked for, with names from pci.ids.
+/// The items of devices with names from pci.ids. The blockers of each are those of a request for this device alone.
 ///
 /// Errors: those of [`PciNames::read`].
 pub fn device_items<'d>(

@@ -1,4 +1,4 @@
-//! All there is to say of a request now: what [`Request`] finds, open files, consoles and claims of the kernel.
+//! The complete check of a request: the findings of [`Request`], open files, consoles and claims of the kernel.
 
 use std::collections::BTreeSet;
 
@@ -14,17 +14,17 @@ use crate::inventory::usage::host_use::HostUse;
 use crate::judge::holders::{Holders, is_claimed};
 use crate::judge::{Finding, Request, framebuffer};
 
-/// The findings of a request with a look at open files.
+/// All findings about a request, including open files.
 #[derive(Debug)]
 pub struct Examination {
-    /// What was seen, sorted by device and code.
+    /// The findings, sorted by device and code.
     pub findings: Vec<Finding>,
-    /// What cannot be seen, a sentence each.
+    /// Warnings about facts that could not be read.
     pub warnings: Vec<String>,
 }
 
 impl Examination {
-    /// Examines the devices of a request as they are now.
+    /// Examines the current state of the devices of a request.
     ///
     /// Errors: `permission` or `io` when `/proc` cannot be listed.
     pub fn new(host: &Host, inventory: &Inventory, request: &Request<'_>) -> Result<Self> {
@@ -37,8 +37,8 @@ impl Examination {
         findings.dedup();
         let warning = (holders.unseen > 0).then(|| {
             format!(
-                "{} processes do not show their open files, so who has a device open is not fully known: \
-                 run it as root",
+                "the open files of {} processes were not checked: this user cannot read them; run this \
+                 command as root to check them",
                 holders.unseen
             )
         });
@@ -53,8 +53,8 @@ fn open_devices(devices: &BTreeSet<Bdf>, holders: &Holders) -> Vec<Finding> {
             bdf,
             code: if holder.by_vfio { Code::InUseByVm } else { Code::OpenFds },
             message: format!(
-                "{} (process {}) has {} open",
-                holder.command, holder.pid, holder.node
+                "process {} ({}) has {} open",
+                holder.pid, holder.command, holder.node
             ),
         })
     };
@@ -67,19 +67,19 @@ fn console_gpus(host: &Host, devices: &BTreeSet<Bdf>, inventory: &Inventory) -> 
     let gpus = devices.filter(|device| device.class.is_some_and(Class::is_display));
     let finding = |device: &Device| {
         let name = framebuffer::on_device(host, device.bdf)?;
-        let message = format!("the host's console is in the memory of {} ({name})", device.bdf);
+        let message = format!("the host's console uses the memory of {} ({name})", device.bdf);
         Some(Finding { bdf: device.bdf, code: Code::ConsoleGpu, message })
     };
     gpus.filter_map(finding).collect()
 }
 
-/// Findings of disks that the kernel has claimed without sysfs telling by what.
+/// Findings of disks that the kernel has claimed for a user that sysfs does not show.
 fn claimed_disks(host: &Host, devices: &BTreeSet<Bdf>, inventory: &Inventory) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (bdf, disk) in disks_of(host, devices) {
         let known = inventory.usage.uses_of(bdf).any(HostUse::is_disk);
         if !known && is_claimed(host, &disk) == Some(true) {
-            let message = format!("the kernel has /dev/{disk} in use");
+            let message = format!("the kernel uses /dev/{disk} exclusively");
             findings.push(Finding { bdf, code: Code::HostDiskMounted, message });
         }
     }

@@ -1,4 +1,4 @@
-//! Why devices share an IOMMU group, in words.
+//! Explains why devices share an IOMMU group.
 
 use std::collections::BTreeMap;
 
@@ -9,16 +9,16 @@ use crate::inventory::config_space::ConfigSpace;
 use crate::inventory::device::Device;
 use crate::inventory::{Group, Inventory};
 
-/// Sentences on why the members of a group are not isolated from each other; none for a group of one.
+/// The reasons why the members of a group are not isolated from each other; empty for a group with one device.
 ///
-/// The kernel puts together what can reach each other without passing the IOMMU: functions of one
-/// slot, and what is behind a bridge without ACS. Reads the configuration space of those bridges.
+/// The kernel groups devices that can reach each other without the IOMMU: the functions of one slot, and the devices
+/// behind a bridge without ACS. The function reads the configuration space of these bridges.
 /// Source: Linux `pci_device_group()` in `drivers/iommu/iommu.c`.
 pub fn explain_group(host: &Host, inventory: &Inventory, group: &Group) -> Vec<String> {
     let devices: Vec<&Device> =
         group.members.iter().filter_map(|bdf| inventory.devices.get(bdf)).collect();
     let mut functions = BTreeMap::<_, u32>::new();
-    // By how many members a bridge is passed.
+    // For each bridge, the number of members below it.
     let mut passed = BTreeMap::<Bdf, u32>::new();
     for device in &devices {
         let Bdf { domain, bus, device: slot, .. } = device.bdf;
@@ -34,7 +34,7 @@ pub fn explain_group(host: &Host, inventory: &Inventory, group: &Group) -> Vec<S
     let shared: Vec<String> = shared.map(slot).collect();
     let (mut without_acs, mut unreadable) = (Vec::new(), Vec::new());
     if functions.len() > 1 {
-        // What is behind different ports is separated above them, unless a port is a member.
+        // Devices behind different ports are separated above the ports, unless a port is a member of the group.
         let suspect = |bridge: &Bdf, count: u32| count > 1 || group.members.contains(bridge);
         for (bridge, _) in passed.into_iter().filter(|(bridge, count)| suspect(bridge, *count)) {
             match has_acs(host, bridge) {
@@ -45,9 +45,9 @@ pub fn explain_group(host: &Host, inventory: &Inventory, group: &Group) -> Vec<S
         }
     }
     let sentences = [
-        (shared, "no ACS isolates the functions of one slot from each other: "),
-        (without_acs, "no ACS isolates from each other what is behind the bridge: "),
-        (unreadable, "whether there is ACS cannot be seen of the bridge: "),
+        (shared, "functions of the same slot are not isolated by ACS: "),
+        (without_acs, "devices behind a bridge without ACS are not isolated: "),
+        (unreadable, "the ACS capability of these bridges cannot be read: "),
     ];
     let known = sentences.into_iter().filter(|(names, _)| !names.is_empty());
     known.map(|(names, what)| format!("{what}{}", list_first(&names))).collect()

@@ -1,14 +1,14 @@
-//! Which device shows the host's console by a framebuffer that the firmware set up.
+//! Finds the device that shows the host's console in a framebuffer of the firmware.
 
 use common::system::pci::Bdf;
 use common::system::sysroot::Host;
 
-/// What the kernel calls such memory, by the driver that has it.
+/// The names of such memory in `/proc/iomem`, which are those of the drivers that use it.
 const NAMES: [&str; 5] = ["BOOTFB", "simpledrm", "simple-framebuffer", "efifb", "vesafb"];
 
-/// The name of the framebuffer within one of the device's BARs.
+/// The name of the framebuffer that is in one of the device's BARs, if any.
 ///
-/// None as well without root, to whom alone the kernel shows addresses.
+/// Also none for users other than root, because the kernel shows addresses only to root.
 /// Source: Linux `Documentation/filesystems/proc.rst`, `/proc/iomem`; `Documentation/PCI/sysfs-pci.rst`,
 /// attribute `resource`: first and last address and flags of each BAR.
 pub fn on_device(host: &Host, bdf: Bdf) -> Option<String> {
@@ -21,7 +21,7 @@ pub fn on_device(host: &Host, bdf: Bdf) -> Option<String> {
     framebuffers.find(|(range, _)| inside(*range)).map(|(_, name)| name.to_owned())
 }
 
-/// A line of `resource`: `0x00000000e0000000 0x00000000e0ffffff 0x0000000000040200`.
+/// Parses a line of `resource`: `0x00000000e0000000 0x00000000e0ffffff 0x0000000000040200`.
 fn bar(line: &str) -> Option<(u64, u64)> {
     let mut numbers = line.split_whitespace().map(|n| n.strip_prefix("0x"));
     let mut number = || u64::from_str_radix(numbers.next()??, 16).ok();
@@ -29,7 +29,7 @@ fn bar(line: &str) -> Option<(u64, u64)> {
     (first != 0).then_some((first, last))
 }
 
-/// A line of `/proc/iomem`: `  e0000000-e02fffff : BOOTFB`.
+/// Parses a line of `/proc/iomem`: `  e0000000-e02fffff : BOOTFB`.
 fn framebuffer(line: &str) -> Option<((u64, u64), &str)> {
     let (range, name) = line.trim().split_once(" : ")?;
     let (first, last) = range.split_once('-')?;

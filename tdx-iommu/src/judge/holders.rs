@@ -1,4 +1,4 @@
-//! Who has devices open. Looks at the open files of every process, which takes its time.
+//! Finds the processes that have devices open. Reads the open files of every process, which takes time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -17,19 +17,19 @@ use walkdir::{DirEntry, WalkDir};
 use crate::inventory::Inventory;
 use crate::inventory::usage::disks::disks_of;
 
-/// How long a process may have a device open that only looks at it: udev at a disk that is new.
+/// How long a process may have a device open without counting as a user, such as udev with a new disk.
 const GLANCE: Duration = Duration::from_millis(200);
 
 /// A process that has a device open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
-    /// Process id.
+    /// The process id.
     pub pid: u32,
-    /// The command's name, 15 bytes at most.
+    /// The name of the command, at most 15 bytes.
     pub command: String,
-    /// The node, by the name the process knows it by.
+    /// The path of the device node, as the process sees it.
     pub node: String,
-    /// Whether it is VFIO's node; if not, that of a driver of the host.
+    /// Whether the node belongs to VFIO; otherwise it belongs to a driver of the host.
     pub by_vfio: bool,
 }
 
@@ -37,11 +37,11 @@ pub struct Holder {
 #[derive(Debug, Default)]
 pub struct Holders {
     by_device: BTreeMap<Bdf, Vec<Holder>>,
-    /// How many processes did not show their files: those of others, without root.
+    /// The number of processes whose open files could not be read.
     pub unseen: usize,
 }
 
-/// The nodes of devices that are looked for, and which devices own each node.
+/// The device nodes to look for, and the devices that each node belongs to.
 #[derive(Debug, Default)]
 struct NodeOwners {
     by_node: BTreeMap<OpenDevice, Vec<Bdf>>,
@@ -49,8 +49,8 @@ struct NodeOwners {
 }
 
 impl Holders {
-    /// Who has the VFIO node of one of these devices open, or that of its group, or of another device
-    /// in its group: any of them has the whole group.
+    /// The processes that have the VFIO node of one of these devices open, of its IOMMU group, or of another device
+    /// in its group. Each of these nodes gives access to the whole group.
     ///
     /// Errors: `permission` or `io` when `/proc` cannot be listed.
     /// Source: Linux `Documentation/ABI/testing/sysfs-devices-vfio-dev`; proc_pid_fd(5).
@@ -62,8 +62,9 @@ impl Holders {
         Self::find(host, &NodeOwners::of_vfio(host, inventory, devices))
     }
 
-    /// Who has the VFIO node, or a node that a driver of the host made for one of these devices or a disk on
-    /// it, open or mapped. A process that closes the node at once, as udev does, is left out.
+    /// The processes that have a node of one of these devices open or mapped: the VFIO node, or a node that a driver
+    /// of the host created for the device or for a disk on it. A process that closes the node at once, as udev does,
+    /// is left out.
     ///
     /// Errors: `permission` or `io` when `/proc` cannot be listed.
     pub fn of_any_node(
@@ -94,7 +95,7 @@ impl Holders {
         if owners.by_node.is_empty() {
             return Ok(holders);
         }
-        // What this process has open is closed again before anything is done.
+        // This process closes its own files before it changes anything.
         for process in open_files::other_processes(host)? {
             holders.examine(&process, owners);
         }
@@ -112,7 +113,7 @@ impl Holders {
             return;
         };
         for file in files {
-            // By name first, which is quicker than a look at the file.
+            // The name is tested first, because that is faster than reading the file's metadata.
             let Ok(node) = file.path() else { continue };
             let node = node.to_string_lossy();
             if node.contains("/dev/") || node.contains("vfio") {
@@ -128,7 +129,7 @@ impl Holders {
         }
     }
 
-    /// Adds a process as a holder of the devices that own the node it has open.
+    /// Adds a process as a holder of the devices whose node it has open.
     fn add_if_owned(
         &mut self,
         process: &Process,
@@ -151,7 +152,7 @@ impl Holders {
 }
 
 impl NodeOwners {
-    /// The nodes that give a process the groups of these devices.
+    /// The nodes that give access to the IOMMU groups of these devices.
     fn of_vfio(host: &Host, inventory: &Inventory, devices: impl IntoIterator<Item = Bdf>) -> Self {
         let mut groups = BTreeMap::<u32, Vec<Bdf>>::new();
         for bdf in devices {
@@ -169,8 +170,8 @@ impl NodeOwners {
         owners
     }
 
-    /// The nodes that drivers of the host made: all that have a number below the device, its disks, and
-    /// what NVIDIA's driver, which has no such numbers, tells in its own place.
+    /// Adds the nodes that drivers of the host created: those with a device number below the device in sysfs, those of
+    /// its disks, and the nodes of NVIDIA's driver, which are listed only in procfs.
     fn add_drivers(&mut self, host: &Host, inventory: &Inventory, devices: &BTreeSet<Bdf>) {
         let is_endpoint = |bdf: &&Bdf| inventory.devices.get(bdf).is_some_and(|d| !d.is_bridge);
         let mut nodes = Vec::new();
@@ -191,9 +192,9 @@ impl NodeOwners {
     }
 }
 
-/// The nodes of a device in sysfs and of everything below its directory.
+/// The nodes of a device in sysfs and of all devices below its directory.
 fn nodes_below(directory: &Path) -> impl Iterator<Item = OpenDevice> + use<> {
-    // VFIO's nodes are known, and the others never have one.
+    // The VFIO nodes are already known, and the other directories never contain a device number.
     const WITHOUT: [&str; 13] = [
         "vfio-dev",
         "power",
@@ -209,7 +210,7 @@ fn nodes_below(directory: &Path) -> impl Iterator<Item = OpenDevice> + use<> {
         "integrity",
         "trace",
     ];
-    // The device itself may be a link, what is below it no more.
+    // The device itself may be a link. Links below it are not followed.
     let is_walked = |entry: &DirEntry| {
         let is_left_out = WITHOUT.iter().any(|name| entry.file_name() == *name);
         entry.depth() == 0 || entry.file_type().is_dir() && !is_left_out
@@ -218,7 +219,7 @@ fn nodes_below(directory: &Path) -> impl Iterator<Item = OpenDevice> + use<> {
     directories.filter_map(|entry| node(entry.path()))
 }
 
-/// The node of the device that has this directory in sysfs.
+/// The node of the device with this directory in sysfs.
 ///
 /// Source: Linux `Documentation/ABI/stable/sysfs-devices`, `dev` and `subsystem`.
 fn node(directory: &Path) -> Option<OpenDevice> {
@@ -229,7 +230,7 @@ fn node(directory: &Path) -> Option<OpenDevice> {
     Some(OpenDevice { is_block, number })
 }
 
-/// The node that NVIDIA's driver has for a GPU.
+/// The node that NVIDIA's driver created for a GPU.
 ///
 /// Source: NVIDIA's driver, README, "procfs interface"; Linux `Documentation/admin-guide/devices.txt`.
 fn nvidia(host: &Host, bdf: Bdf) -> Option<OpenDevice> {
@@ -240,7 +241,7 @@ fn nvidia(host: &Host, bdf: Bdf) -> Option<OpenDevice> {
     Some(OpenDevice { is_block: false, number })
 }
 
-/// The nodes that give a process this group.
+/// The nodes that give access to an IOMMU group.
 fn vfio_nodes(host: &Host, inventory: &Inventory, number: u32) -> Vec<OpenDevice> {
     let group = |prefix: &str| host.path(format!("/sys/class/vfio/{prefix}{number}"));
     let mut folders = vec![group(""), group("noiommu-")];
@@ -252,8 +253,8 @@ fn vfio_nodes(host: &Host, inventory: &Inventory, number: u32) -> Vec<OpenDevice
     folders.iter().filter_map(|folder| node(folder)).collect()
 }
 
-/// Whether the kernel itself has this disk claimed: mounted by anyone, or part of something, even
-/// where sysfs does not tell, as with ZFS. None when it cannot be seen.
+/// Whether the kernel has claimed this disk: it is mounted or part of another device, even if sysfs does not show that,
+/// as for ZFS. None when the disk cannot be opened.
 ///
 /// Source: Linux `block/bdev.c`: an exclusive open fails with EBUSY then.
 pub fn is_claimed(host: &Host, disk: &str) -> Option<bool> {
@@ -271,7 +272,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nvidias_driver_tells_the_minor_of_a_gpu() {
+    fn nvidia_reads_the_minor_number_of_a_gpu() {
         let root = tempfile::tempdir().unwrap();
         let folder = root.path().join("proc/driver/nvidia/gpus/0000:17:00.0");
         fs::create_dir_all(&folder).unwrap();

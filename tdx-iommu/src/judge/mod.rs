@@ -1,9 +1,9 @@
-//! What keeps devices from being given to a guest. Pure: all reading is done before.
+//! Finds the blockers of devices, from the inventory and without reading the machine again.
 //!
-//! An IOMMU group is what the kernel gives away as a whole; whoever asks for a device asks for its
-//! slot, and the rest of the group has to be out of the way.
-//! Source: Linux `Documentation/driver-api/vfio.rst`; `drivers/vfio/pci/vfio_pci_core.c` refuses what is
-//! no endpoint and what has virtual functions; `iommu_device_use_default_domain()` what blocks a group.
+//! The kernel gives an IOMMU group to a guest only as a whole. A request for a device includes the other functions of
+//! its slot. The other devices of the group must not be bound to drivers of the host.
+//! Source: Linux `Documentation/driver-api/vfio.rst`; `drivers/vfio/pci/vfio_pci_core.c`, which refuses devices that
+//! are not endpoints or have virtual functions; `iommu_device_use_default_domain()`, for devices that block a group.
 
 pub mod device_item;
 pub mod examination;
@@ -22,18 +22,18 @@ use crate::inventory::device::Device;
 use crate::inventory::usage::host_use::HostUse;
 use crate::judge::explanation::list_first;
 
-/// Something that stands in the way, or is worth knowing.
+/// A finding about a device: a blocker or a note.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {
-    /// Which device was asked for.
+    /// The requested device.
     pub bdf: Bdf,
-    /// What it is.
+    /// The code of the finding.
     pub code: Code,
-    /// What was seen, in one clause that names what is at fault.
+    /// The finding in one clause that names the object.
     pub message: String,
 }
 
-/// What is asked for: devices that are to go to one guest, together.
+/// A request to give devices to one guest together.
 #[derive(Debug)]
 pub struct Request<'i> {
     inventory: &'i Inventory,
@@ -41,23 +41,23 @@ pub struct Request<'i> {
 }
 
 impl<'i> Request<'i> {
-    /// A request for these devices and what goes along with each, see [`Inventory::slot`].
+    /// A request for these devices and the other functions of their slots. See [`Inventory::slot`].
     pub fn new(inventory: &'i Inventory, named: impl IntoIterator<Item = Bdf>) -> Self {
         let slots = named.into_iter().flat_map(|bdf| inventory.slot(bdf).map(|d| d.bdf));
         Self { inventory, devices: slots.collect() }
     }
 
-    /// A request for these devices and no others, whatever else is in their slots.
+    /// A request for exactly these devices, without the other functions of their slots.
     pub fn exactly(inventory: &'i Inventory, devices: BTreeSet<Bdf>) -> Self {
         Self { inventory, devices }
     }
 
-    /// The addresses of all devices that are asked for.
+    /// The PCI addresses of all requested devices.
     pub fn devices(&self) -> &BTreeSet<Bdf> {
         &self.devices
     }
 
-    /// The blockers of the request, each once: what is refused, or done only when forced.
+    /// The codes of the blockers of the request, without duplicates. Notes are left out.
     pub fn blockers(&self) -> Vec<Code> {
         let mut codes = BTreeSet::new();
         for device in self.members() {
@@ -71,10 +71,10 @@ impl<'i> Request<'i> {
         codes.into_iter().filter(|code| code.level() != Level::Note).collect()
     }
 
-    /// All there is to say of the request, notes included, sorted by device and code.
+    /// All findings about the request, including notes, sorted by device and code.
     pub fn findings(&self) -> Vec<Finding> {
         let mut findings = Vec::new();
-        // What is said of a group, once for all that are asked for of it.
+        // The findings about a group are computed once for all its requested members.
         let mut of_groups = BTreeMap::<u32, Vec<(Code, String)>>::new();
         for device in self.members() {
             let bdf = device.bdf;
@@ -96,22 +96,23 @@ impl<'i> Request<'i> {
         findings
     }
 
-    /// Findings about the members of a device's group that are not asked for.
+    /// The findings about the members of a device's group that are not requested.
     fn judge_other_members(&self, device: &Device, number: u32) -> Vec<(Code, String)> {
         let drives = |device: &Device| {
-            format!("{} drives {}", device.driver.as_deref().unwrap_or_default(), device.bdf)
+            format!("{} ({})", device.bdf, device.driver.as_deref().unwrap_or_default())
         };
         let blocking = self.other_members(device, MemberFilter::Blocking).map(drives);
         let others = self.other_members(device, MemberFilter::All);
         let idle = others.filter(|other| !other.is_bridge && !other.blocks_group());
         let idle = idle.map(|other| other.bdf.to_string());
-        let finding = |code, names: Vec<String>| {
-            let message = format!("group {number} has more in it: {}", list_first(&names));
+        let finding = |code, what: &str, names: Vec<String>| {
+            let message =
+                format!("IOMMU group {number} has other devices{what}: {}", list_first(&names));
             (!names.is_empty()).then_some((code, message))
         };
         let both = [
-            finding(Code::HostDriver, blocking.collect()),
-            finding(Code::UnlistedMember, idle.collect()),
+            finding(Code::HostDriver, " bound to drivers of the host", blocking.collect()),
+            finding(Code::UnlistedMember, "", idle.collect()),
         ];
         both.into_iter().flatten().collect()
     }
@@ -120,14 +121,14 @@ impl<'i> Request<'i> {
         self.devices.iter().filter_map(|bdf| self.inventory.devices.get(bdf))
     }
 
-    /// The members of a device's group that are not asked for.
+    /// The members of a device's group that are not requested.
     fn other_members(
         &self,
         device: &Device,
         which: MemberFilter,
     ) -> impl Iterator<Item = &'i Device> {
         let group = self.inventory.group(device);
-        // The usual question is about the few that block; a group can have thousands that do not.
+        // Most calls ask only for the few blocking members. A group can have thousands of others.
         let (blocking, all) = match which {
             MemberFilter::Blocking => (group.map(|group| &group.blocking), None),
             MemberFilter::All => (None, group.map(|group| &group.members)),
@@ -137,20 +138,22 @@ impl<'i> Request<'i> {
         outside.filter_map(|bdf| self.inventory.devices.get(bdf))
     }
 
-    /// Calls `found` for everything that a device is refused for, whatever else is in its group.
+    /// Calls `found` for every finding about the device itself, without the other members of its group.
     fn judge_device(&self, device: &Device, found: &mut dyn FnMut(Code, &dyn Fn() -> String)) {
         let inventory = self.inventory;
         let bdf = device.bdf;
         match device.group {
             _ if !inventory.has_iommu => found(Code::NoIommu, &|| {
-                "this host has no IOMMU groups: turn VT-d or AMD-Vi on in the firmware, and \
-                 intel_iommu=on on the kernel command line"
+                "this host has no IOMMU groups: enable VT-d or AMD-Vi in the firmware, and add \
+                 intel_iommu=on to the kernel command line"
                     .to_owned()
             }),
             None => found(Code::NoGroup, &|| format!("{bdf} is in no IOMMU group")),
             Some(number) => {
                 if inventory.group(device).is_some_and(|group| group.is_noiommu()) {
-                    found(Code::NoiommuMode, &|| format!("group {number} has no IOMMU behind it"));
+                    found(Code::NoiommuMode, &|| {
+                        format!("IOMMU group {number} exists without an IOMMU (vfio-noiommu)")
+                    });
                 }
             }
         }
@@ -162,27 +165,27 @@ impl<'i> Request<'i> {
             found(Code::PfHasVfs, &|| format!("{bdf} has {count} virtual functions"));
         }
         if !device.can_reset && !device.is_bridge {
-            found(Code::NoReset, &|| format!("{bdf} has no way to be reset"));
+            found(Code::NoReset, &|| format!("{bdf} cannot be reset"));
         }
         if !inventory.acs_override.is_empty() {
             found(Code::AcsOverride, &|| {
-                format!("the kernel was started with {}", inventory.acs_override.join(" "))
+                format!("the kernel command line has {}", inventory.acs_override.join(" "))
             });
         }
         self.judge_use(device, found);
     }
 
-    /// Calls `found` for everything that the host uses of a device.
+    /// Calls `found` for every use that the host makes of a device.
     fn judge_use(&self, device: &Device, found: &mut dyn FnMut(Code, &dyn Fn() -> String)) {
         let bdf = device.bdf;
         if let Some(class) = device.class.filter(|class| class.is_vital()) {
             found(Code::SensitiveClass, &|| {
-                format!("{bdf} is of class {:04x} ({})", class.pair(), device.role.as_str())
+                format!("{bdf} has class {:04x} ({})", class.pair(), device.role.as_str())
             });
         }
-        // The host's console was on it; what a guest shows there is the guest's.
+        // A device that is bound to VFIO no longer shows the host's console.
         if device.boot_vga && !device.on_vfio() {
-            found(Code::ConsoleGpu, &|| format!("the firmware's console is on {bdf}"));
+            found(Code::ConsoleGpu, &|| format!("the firmware shows its console on {bdf}"));
         }
         let serves = device.class.is_some_and(|class| class.serves());
         for host_use in self.inventory.usage.uses_of(bdf) {
@@ -204,11 +207,11 @@ impl<'i> Request<'i> {
     }
 }
 
-/// Which members of a group are asked about.
+/// The members of a group that a call asks for.
 #[derive(Debug, Clone, Copy)]
 enum MemberFilter {
-    /// Those whose drivers block it.
+    /// The members whose drivers block the group.
     Blocking,
-    /// All.
+    /// All members.
     All,
 }

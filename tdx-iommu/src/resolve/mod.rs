@@ -1,4 +1,4 @@
-//! The passthrough configuration: which devices it asks for, and which devices of the machine these are.
+//! The passthrough configuration: the requests for devices, and the devices of the machine that match them.
 
 pub mod modalias;
 pub mod passthrough_config;

@@ -1,19 +1,19 @@
-//! Which drivers the system has for a device, by its modalias.
+//! Finds the drivers that the system has for a device, by the modalias of the device.
 //!
 //! Source: modules.alias of depmod(8): lines `alias PATTERN MODULE`, patterns with `*`.
 
 use common::system::pci::Bdf;
 use common::system::sysroot::Host;
 
-/// The text of modules.alias of the kernel that runs; empty where the file does not exist.
+/// The text of modules.alias of the running kernel; empty when the file is absent.
 pub fn read_aliases(host: &Host) -> String {
     let release = host.read("/proc/sys/kernel/osrelease").ok().flatten().unwrap_or_default();
     let path = format!("/lib/modules/{}/modules.alias", release.trim());
     std::fs::read_to_string(path).unwrap_or_default()
 }
 
-/// The drivers that match the modalias of a device, by `aliases`, the text of modules.alias. The driver of a
-/// module that is not loaded is known by the name of the module.
+/// The drivers that match the modalias of a device, according to `aliases`, the text of modules.alias. The driver of a
+/// module that is not loaded has the name of the module.
 pub fn matching_drivers(host: &Host, aliases: &str, bdf: Bdf) -> Vec<String> {
     let path = format!("/sys/bus/pci/devices/{bdf}/modalias");
     let alias = host.read(&path).ok().flatten().unwrap_or_default();
@@ -39,7 +39,7 @@ fn matching_modules<'a>(aliases: &'a str, alias: &str) -> Vec<&'a str> {
     found.collect()
 }
 
-/// Whether a text matches a pattern in which `*` stands for anything.
+/// Whether a text matches a pattern in which `*` matches any text.
 pub fn glob_matches(pattern: &str, text: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(mut rest) = text.strip_prefix(parts.next().unwrap_or_default()) else {
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patterns_are_globs() {
+    fn glob_matches_treats_only_asterisks_as_wildcards() {
         for (pattern, text, yes) in [
             ("v000015B3d*", "v000015B3d0000101E", true),
             ("v*d*sv*sd*", "v1d2sv3sd4", true),
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn modules_are_found_by_pattern() {
+    fn matching_drivers_finds_modules_by_their_patterns() {
         let list = "# Aliases\nalias pci:v00008086d000010D3sv*sd*bc*sc*i* e1000e\n\
             alias pci:v*d*sv*sd*bc0Csc03i30* xhci_pci\nalias vfio_pci:v*d*sv*sd*bc*sc*i* vfio_pci\n";
         assert_eq!(

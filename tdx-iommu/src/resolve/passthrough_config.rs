@@ -1,4 +1,4 @@
-//! Which devices guests are to have, as a user wrote it: the file of `resolve`.
+//! The passthrough configuration: a file that assigns devices to guests, which `resolve` reads.
 //!
 //! ```yaml
 //! vms:
@@ -22,41 +22,41 @@ use serde::Deserialize;
 use crate::inventory::id_syntax::{ClassPrefix, parse_id, parse_id_pair};
 use crate::inventory::path::HopPath;
 
-/// The most a file can hold, bytes.
+/// The largest file that is read. Unit: bytes.
 const LIMIT: usize = 1 << 20;
 
-/// The file where none is named.
+/// The path of the file without `--config`.
 pub const DEFAULT_FILE: &str = "passthrough_config.yaml";
 
 /// The device requests of each guest, by the name of the guest.
 pub type PassthroughConfig = BTreeMap<String, Vec<DeviceRequest>>;
 
-/// Devices that a guest is to have.
+/// A request of a guest for devices.
 #[derive(Debug, Default)]
 pub struct DeviceRequest {
-    /// What the devices are; all of it holds. Never empty.
+    /// The criteria, all of which a device has to match. Never empty.
     pub criteria: Vec<Criterion>,
-    /// Which of those that match.
+    /// Which of the matching devices to choose.
     pub select: Select,
-    /// Whether it may match none.
+    /// Whether the request may match too few devices.
     pub optional: bool,
 }
 
 impl DeviceRequest {
-    /// Whether it asks for a serial number.
+    /// Whether the request has a serial number as a criterion.
     pub fn is_by_serial(&self) -> bool {
         self.criteria.iter().any(|criterion| matches!(criterion, Criterion::Serial(_)))
     }
 }
 
-/// Which of the devices that match, in the order of their addresses.
+/// Which of the matching devices to choose, in the order of their PCI addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Select {
-    /// The one with this number, from 0.
+    /// The device with this index, from 0.
     Index(usize),
-    /// As many as this from the first on.
+    /// This number of devices, from the first on.
     First(usize),
-    /// All.
+    /// All devices.
     All,
 }
 
@@ -66,44 +66,45 @@ impl Default for Select {
     }
 }
 
-/// Something that holds of a device.
+/// A criterion that a device has to match.
 #[derive(Debug)]
 pub enum Criterion {
-    /// Vendor id.
+    /// The vendor id.
     Vendor(u16),
-    /// Device id.
+    /// The device id.
     Device(u16),
-    /// Vendor id of the card.
+    /// The subsystem vendor id.
     SubsystemVendor(u16),
-    /// Device id of the card.
+    /// The subsystem device id.
     SubsystemDevice(u16),
-    /// Class, from its first digits on.
+    /// The first digits of the class.
     Class(ClassPrefix),
-    /// The driver it has, or had before VFIO.
+    /// The driver, or for a device that is bound to VFIO its former driver.
     Driver(String),
-    /// Its address.
+    /// The PCI address.
     Address(Bdf),
-    /// Where it sits.
+    /// The hop path.
     Path(HopPath),
-    /// Its serial number.
+    /// The serial number.
     Serial(String),
-    /// Its vendor's and its own name, by pci.ids; letters match in either case.
+    /// The names of vendor and device in pci.ids. Case is ignored.
     Name(Regex),
 }
 
 /// Reads the device requests from a file.
 ///
-/// Errors: `not_found`, `permission`; `invalid_input` for what is no such YAML, naming the guest, the
-/// request and the key.
+/// Errors: `not_found`, `permission`; `invalid_input`, which names the guest, the request and the key, for an invalid
+/// file.
 pub fn read(path: &Path) -> Result<PassthroughConfig> {
     let shown = path.display();
-    let wrong = || Error::invalid_input(format!("{shown} does not say which devices guests get"));
+    let wrong =
+        || Error::invalid_input(format!("{shown} is not a valid passthrough configuration"));
     let bytes = input::file(path, LIMIT)?;
     let text = String::from_utf8(bytes).map_err(|error| wrong().because(error))?;
     parse(&text).map_err(|error| wrong().because(error))
 }
 
-/// The file as it stands. Scalars are text: `device_id: 1533` means the digits that were typed.
+/// The content of the file. Scalars are text: `device_id: 1533` means the digits that were typed.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
@@ -124,9 +125,9 @@ struct RawRequest {
 
 fn parse(text: &str) -> Result<PassthroughConfig> {
     let file: File = yaml::from_str(text)
-        .map_err(|error| Error::invalid_input("it is not such YAML").because(error))?;
+        .map_err(|error| Error::invalid_input("cannot parse the YAML").because(error))?;
     // A key without a value is a mistake. A guest without devices has [] or {}.
-    let missing = |what: &str| Error::invalid_input(format!("{what} says nothing"));
+    let missing = |what: &str| Error::invalid_input(format!("{what} has no value"));
     let mut config = PassthroughConfig::new();
     for (vm, devices) in file.vms.ok_or_else(|| missing("vms"))? {
         let mut parsed = Vec::new();
@@ -161,17 +162,17 @@ const KEYS: [&str; 15] = [
     "vendor_id",
 ];
 
-/// The request of one `match`.
+/// Parses the request of one `match`.
 ///
-/// Errors: a sentence that names the key.
+/// Errors: the reason, which names the key.
 fn parse_request(keys: &BTreeMap<String, String>) -> Result<DeviceRequest, String> {
     let mut request = DeviceRequest::default();
     let mut selects = 0;
     for (key, value) in keys {
         let value = value.trim();
-        // An empty name would be that of every device.
+        // An empty name would match every device.
         if value.is_empty() && KEYS.contains(&key.as_str()) {
-            return Err(format!("{key} says nothing"));
+            return Err(format!("{key} has no value"));
         }
         let name_key = |why: String| format!("{key}: {why}");
         match key.as_str() {
@@ -190,15 +191,15 @@ fn parse_request(keys: &BTreeMap<String, String>) -> Result<DeviceRequest, Strin
         }
     }
     if selects > 1 {
-        return Err("select_index and count exclude each other".to_owned());
+        return Err("select_index and count cannot be used together".to_owned());
     }
     if request.criteria.is_empty() {
-        return Err("it says nothing of the device".to_owned());
+        return Err("match has no criterion for a device".to_owned());
     }
     Ok(request)
 }
 
-/// Which of the matching devices `select_index` or `count` chooses.
+/// Parses the value of `select_index` or `count`.
 fn parse_select(key: &str, value: &str) -> Result<Select, String> {
     if key == "select_index" {
         let index = value.parse().map_err(|_| not_a_number(value, 0))?;
@@ -211,7 +212,7 @@ fn parse_select(key: &str, value: &str) -> Result<Select, String> {
     Ok(Select::First(count.ok_or_else(|| not_a_number(value, 1))?))
 }
 
-/// The criteria that a key and its value stand for; none for a key that is no criterion.
+/// Parses the criteria of a key and its value; none for a key that is not a criterion.
 fn parse_criteria(key: &str, value: &str) -> Option<Result<Vec<Criterion>, String>> {
     let one = |criterion: Result<Criterion, String>| criterion.map(|criterion| vec![criterion]);
     Some(match key {
@@ -243,17 +244,17 @@ where
 
 fn regex(text: &str) -> Result<Regex, String> {
     let regex = RegexBuilder::new(text).case_insensitive(true).build();
-    regex.map_err(|error| format!("{text:?} is no regular expression: {error}"))
+    regex.map_err(|error| format!("{text:?} is not a valid regular expression: {error}"))
 }
 
 fn not_a_number(text: &str, least: u8) -> String {
-    format!("{text:?} is not a whole number from {least} on")
+    format!("{text:?} is not a whole number of at least {least}")
 }
 
 fn not_a_key(key: &str) -> String {
     match nearest(key, KEYS) {
-        Some(known) => format!("there is no key {key}; did you mean {known}?"),
-        None => format!("there is no key {key}: known are {}", KEYS.join(", ")),
+        Some(known) => format!("unknown key '{key}'; did you mean '{known}'?"),
+        None => format!("unknown key '{key}'; known keys: {}", KEYS.join(", ")),
     }
 }
 
@@ -270,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_the_digits_that_were_typed() {
+    fn a_device_id_keeps_the_digits_that_were_typed() {
         for (text, device) in [
             ("1533", 0x1533),
             ("0800", 0x0800),
@@ -308,17 +309,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn parse_names_the_request_and_the_key_that_is_invalid() {
         for (request, says) in [
-            ("vendr_id: 10de", "did you mean vendor_id?"),
-            ("select_index: 1", "it says nothing of the device"),
-            ("vendor_id: nvidia", "vendor_id: an id is up to four hexadecimal digits"),
+            ("vendr_id: 10de", "did you mean 'vendor_id'?"),
+            ("select_index: 1", "match has no criterion for a device"),
+            ("vendor_id: nvidia", "vendor_id: an id has one to four hexadecimal digits"),
             ("driver: nvme, select_index: -1", "select_index: \"-1\" is not a whole number"),
-            ("driver: nvme, count: 0", "count: \"0\" is not a whole number from 1 on"),
-            ("driver: nvme, count: 2, select_index: 1", "exclude each other"),
-            ("name: '('", "name: \"(\" is no regular expression: "),
-            ("name: ''", "name says nothing"),
-            ("driver: ' '", "driver says nothing"),
+            ("driver: nvme, count: 0", "count: \"0\" is not a whole number of at least 1"),
+            ("driver: nvme, count: 2, select_index: 1", "cannot be used together"),
+            ("name: '('", "name: \"(\" is not a valid regular expression: "),
+            ("name: ''", "name has no value"),
+            ("driver: ' '", "driver has no value"),
             ("bdf: 17:00", "bdf: "),
             ("path: 17:00.0", "path: "),
             ("driver: nvme, optional: perhaps", "optional: \"perhaps\" is neither yes nor no"),
@@ -329,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_whole_shape_is_taken() {
+    fn parse_refuses_a_file_of_another_shape() {
         for text in [
             "",
             "vms:",
@@ -350,7 +351,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_panics(text in "\\PC*") {
+        fn no_text_makes_parse_panic(text in "\\PC*") {
             let _ = parse(&text);
             let _ = one(&text);
         }

@@ -1,4 +1,4 @@
-//! The devices that guests get by a passthrough configuration, judged on this machine.
+//! The devices that a passthrough configuration assigns to guests, found and checked on this machine.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,22 +20,23 @@ use crate::resolve::passthrough_config;
 use crate::resolve::passthrough_config::{DeviceRequest, PassthroughConfig};
 use crate::resolve::selection::{KnownDrivers, select_devices};
 
-/// A guest and the devices it is to have.
+/// A guest with its devices, in a document of `tdx-iommu resolve`.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct ResolvedItem {
-    /// The guest's name.
+    /// The name of the guest.
     pub vm: String,
-    /// Its devices, sorted by address.
+    /// The devices of the guest, sorted by PCI address.
     pub devices: Vec<ResolvedDevice>,
 }
 
-/// A device that a guest is to have.
+/// A device of a guest.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct ResolvedDevice {
-    /// The device; its blockers are those that a warning tells of, what stops it for certain is an error.
+    /// The device. Its blockers are those that were forced; any other blocker is an error.
     #[serde(flatten)]
     pub device: DeviceItem,
-    /// The number of the request that chose it, from 1; null for one that is in the group of another.
+    /// The number of the request that chose the device, from 1; null for a device that is only in the IOMMU group of a
+    /// chosen device.
     pub request: Option<usize>,
 }
 
@@ -56,19 +57,19 @@ impl Item for ResolvedItem {
 /// The guests of a passthrough configuration with their devices.
 #[derive(Debug)]
 pub struct Resolution {
-    /// The guests that were asked for, sorted by name.
+    /// The requested guests, sorted by name.
     pub items: Vec<ResolvedItem>,
-    /// What the user should know, a sentence each.
+    /// Warnings for the user.
     pub warnings: Vec<String>,
 }
 
 impl Resolution {
     /// Resolves the devices of each guest in the file, or of the guests that `vms` names.
     ///
-    /// A request that matches nothing stops everything, unless it is optional. A device that two requests choose
-    /// counts once, and one that two guests get is a warning.
-    /// Errors: those of [`passthrough_config::read`]; `not_found` for a guest that the file does not name, and
-    /// for a request that matches too few devices; `conflict` with its code for what stands in the way.
+    /// A request that matches too few devices is an error, unless the request is optional. A device that two requests
+    /// of a guest choose counts once, with a warning. A device that two guests get is a warning.
+    /// Errors: those of [`passthrough_config::read`]; `not_found` for a guest that the file does not have, and for a
+    /// request that matches too few devices; `conflict` with the code of a blocker.
     pub fn new(host: &Host, config: &Path, vms: &[String], force: &[Code]) -> Result<Self> {
         let Chosen { named, others } = Chosen::new(passthrough_config::read(config)?, vms, config)?;
         let mut resolver = Resolver::new(host, named.values().chain(others.values()).flatten())?;
@@ -83,14 +84,14 @@ impl Resolution {
     }
 }
 
-/// The guests of a configuration, divided by whether they were asked for.
+/// The guests of a configuration, divided into requested guests and others.
 struct Chosen {
     named: PassthroughConfig,
     others: PassthroughConfig,
 }
 
 impl Chosen {
-    /// Takes the guests that `vms` names, or all when it names none.
+    /// Divides the guests. An empty `vms` requests all.
     ///
     /// Errors: `not_found` for a guest that the file does not have.
     fn new(mut others: PassthroughConfig, vms: &[String], config: &Path) -> Result<Self> {
@@ -105,8 +106,9 @@ impl Chosen {
                 None => {
                     let known: Vec<&str> =
                         named.keys().chain(others.keys()).map(String::as_str).collect();
-                    let error = Error::not_found(format!("{} has no vm '{vm}'", config.display()));
-                    return Err(error.hint(format!("it has {}", known.join(", "))));
+                    let error =
+                        Error::not_found(format!("guest '{vm}' not found in {}", config.display()));
+                    return Err(error.hint(format!("known guests: {}", known.join(", "))));
                 }
             }
         }
@@ -114,7 +116,7 @@ impl Chosen {
     }
 }
 
-/// The machine, and which guest gets which device so far.
+/// The machine, and the guest that each device was assigned to so far.
 struct Resolver<'h> {
     inventory: Inventory,
     names: PciNames,
@@ -124,7 +126,7 @@ struct Resolver<'h> {
 }
 
 impl<'h> Resolver<'h> {
-    /// Reads the machine, as far as `requests` need it.
+    /// Reads the machine. Devices in D3cold are woken if a request needs serial numbers.
     fn new<'r>(
         host: &'h Host,
         mut requests: impl Iterator<Item = &'r DeviceRequest>,
@@ -132,7 +134,7 @@ impl<'h> Resolver<'h> {
         let mut inventory = Inventory::read(host)?;
         let names = PciNames::read(host, &IdQuery::for_devices(inventory.devices.values()))?;
         if requests.any(DeviceRequest::is_by_serial) {
-            // One that sleeps does not show its serial number, and is not another device for that.
+            // A device in D3cold does not show its serial number and has to be woken.
             let asleep: Vec<Bdf> =
                 inventory.devices.values().filter(|d| d.asleep).map(|d| d.bdf).collect();
             inventory.wake(host, asleep);
@@ -142,7 +144,7 @@ impl<'h> Resolver<'h> {
         Ok(Self { inventory, names, drivers, owners: BTreeMap::new(), warnings })
     }
 
-    /// Remembers the devices of a guest that is not asked about. Mistakes in its requests are ignored.
+    /// Records the devices of a guest that was not requested. Mistakes in its requests are ignored.
     fn add_owner(&mut self, vm: &str, requests: &[DeviceRequest]) {
         let devices = requests.iter().filter_map(|request| self.select(request).ok()).flatten();
         let devices = with_groups(&self.inventory, devices);
@@ -153,7 +155,7 @@ impl<'h> Resolver<'h> {
         select_devices(&self.inventory, request, &self.drivers, &self.names)
     }
 
-    /// Finds the devices of a guest and judges whether it can have them.
+    /// Finds the devices of a guest and checks whether they can be given to it.
     ///
     /// Errors: `not_found` for a request that matches too few devices; those of [`judge_devices`].
     fn resolve_guest(
@@ -166,8 +168,9 @@ impl<'h> Resolver<'h> {
         let devices = with_groups(&self.inventory, chosen_by.keys().copied());
         for bdf in &devices {
             if let Some(other) = self.owners.insert(*bdf, vm.to_owned()) {
-                self.warnings
-                    .push(format!("{other} and {vm} both get {bdf}: only one of them can run"));
+                self.warnings.push(format!(
+                    "domains '{other}' and '{vm}' both get {bdf}: only one of them can run"
+                ));
             }
         }
         let is_forced = |_, code| force.contains(&code);
@@ -184,7 +187,8 @@ impl<'h> Resolver<'h> {
         Ok(ResolvedItem { vm: vm.to_owned(), devices })
     }
 
-    /// The devices that the requests of a guest choose, each with the number of the first such request, from 1.
+    /// The devices that the requests of a guest choose, each with the number of the first request that chooses it,
+    /// from 1.
     fn devices_by_request(
         &mut self,
         vm: &str,
@@ -195,12 +199,12 @@ impl<'h> Resolver<'h> {
             let number = index + 1;
             let devices = self
                 .select(request)
-                .map_err(|why| Error::not_found(format!("request {number} of {vm} {why}")))?;
+                .map_err(|why| Error::not_found(format!("request {number} of guest {vm} {why}")))?;
             for bdf in devices {
                 let first = *chosen_by.entry(bdf).or_insert(number);
                 if first != number {
                     self.warnings.push(format!(
-                        "requests {first} and {number} of {vm} both choose {bdf}, which counts once"
+                        "requests {first} and {number} of guest {vm} both choose {bdf}, which counts once"
                     ));
                 }
             }
@@ -209,7 +213,7 @@ impl<'h> Resolver<'h> {
     }
 }
 
-/// The devices with all others of their IOMMU groups that can be given away.
+/// The devices, with all other devices of their IOMMU groups that are not bridges.
 fn with_groups(inventory: &Inventory, devices: impl Iterator<Item = Bdf>) -> BTreeSet<Bdf> {
     let mut all = BTreeSet::new();
     for bdf in devices {
@@ -222,19 +226,19 @@ fn with_groups(inventory: &Inventory, devices: impl Iterator<Item = Bdf>) -> BTr
     all
 }
 
-/// Devices that a guest can have together.
+/// The result of a check of devices for one guest.
 #[derive(Debug)]
 pub struct Judged {
     /// The codes that were forced, by device.
     pub forced: BTreeMap<Bdf, Vec<Code>>,
-    /// A sentence for each forced code.
+    /// A warning for each forced code.
     pub warnings: Vec<String>,
 }
 
-/// Judges whether a guest can have these devices together. Open files are not looked at: the guest itself may be
-/// running with the devices.
+/// Checks whether these devices can be given to one guest together. Open files are not checked, because the guest
+/// itself may be running with the devices.
 ///
-/// Errors: `conflict` with the code of what keeps a device from the guest and is not forced.
+/// Errors: `conflict` with the code of the first blocker that is not forced.
 pub fn judge_devices(
     inventory: &Inventory,
     devices: &BTreeSet<Bdf>,
@@ -255,10 +259,13 @@ pub fn judge_devices(
                 judged.forced.entry(bdf).or_default().push(code);
             }
             level => {
-                let message = format!("{vm} cannot have {bdf}: {}", finding.message);
+                let message =
+                    format!("device {bdf} cannot be given to guest {vm}: {}", finding.message);
                 let hint = match level {
-                    Level::Forceable => format!("--force {} takes it all the same", code.as_str()),
-                    _ => "tdx-iommu check says more".to_owned(),
+                    Level::Forceable => {
+                        format!("to accept the device nevertheless, add --force {}", code.as_str())
+                    }
+                    _ => format!("to see all findings, run tdx-iommu check {bdf}"),
                 };
                 return Err(Error::conflict(message).code(code).hint(hint));
             }

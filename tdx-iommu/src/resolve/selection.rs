@@ -1,4 +1,4 @@
-//! Which devices of the machine a request chooses.
+//! Chooses the devices of the machine that match a request.
 
 use std::cell::OnceCell;
 
@@ -14,7 +14,7 @@ use crate::resolve::passthrough_config::{Criterion, DeviceRequest, Select};
 
 /// The devices that a request chooses.
 ///
-/// Errors: why it chooses none, as a clause about the request.
+/// Errors: the reason why the request chooses none, as a clause whose subject is the request.
 pub(super) fn select_devices(
     inventory: &Inventory,
     request: &DeviceRequest,
@@ -22,7 +22,7 @@ pub(super) fn select_devices(
     names: &PciNames,
 ) -> Result<Vec<Bdf>, String> {
     let matches = |device: &&Device| {
-        // A bridge cannot be given away, whatever is asked for.
+        // A bridge cannot be given to a guest, even if it matches.
         !device.is_bridge
             && request.criteria.iter().all(|c| criterion_holds(c, device, drivers, names))
     };
@@ -35,12 +35,14 @@ pub(super) fn select_devices(
         Select::First(number) if number <= count => Ok(found.into_iter().take(number).collect()),
         Select::Index(index) if index < count => Ok(vec![found[index]]),
         _ if request.optional => Ok(Vec::new()),
-        Select::First(number) => Err(format!("matches {count} devices, not {number}")),
-        Select::Index(index) => Err(format!("matches {count} devices: there is no number {index}")),
+        Select::First(number) => Err(format!("matches {count} devices, but count is {number}")),
+        Select::Index(index) => {
+            Err(format!("matches {count} devices, so select_index {index} is too large"))
+        }
     }
 }
 
-/// Whether a device meets a criterion.
+/// Whether a device matches a criterion.
 fn criterion_holds(
     criterion: &Criterion,
     device: &Device,
@@ -67,8 +69,9 @@ fn criterion_holds(
     }
 }
 
-/// The drivers by which a request knows a device: its driver and, for a device that VFIO has, the drivers that it
-/// had or would have without VFIO. Otherwise the same file would choose other devices once it was applied.
+/// The drivers that a criterion compares: the device's driver and, for a device that is bound to VFIO, the former
+/// driver or the drivers that match its modalias. Without the latter, the same file would choose other devices after
+/// it was applied.
 #[derive(Debug)]
 pub(super) struct KnownDrivers<'h> {
     host: &'h Host,
@@ -76,7 +79,7 @@ pub(super) struct KnownDrivers<'h> {
 }
 
 impl<'h> KnownDrivers<'h> {
-    /// Reads nothing until the first device that VFIO has is asked about.
+    /// Creates the list. It is only read when the first device is bound to VFIO.
     pub(super) fn new(host: &'h Host) -> Self {
         Self { host, aliases: OnceCell::new() }
     }
@@ -86,7 +89,7 @@ impl<'h> KnownDrivers<'h> {
         if !device.on_vfio() {
             return drivers;
         }
-        // What only root can see, others do without.
+        // Users other than root cannot read the record and use the modalias.
         let record =
             bound_devices::load(self.host, device.bdf).ok().flatten().map(|found| found.record);
         match record {

@@ -1,4 +1,4 @@
-//! `tdx-pool cleanup`: deletes leftovers of these tools, and nothing else.
+//! `tdx-pool cleanup`: deletes files that these tools created and that nothing uses.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -18,8 +18,13 @@ pub use crate::references::orphans::{CleanupItem, Reason};
 use crate::references::orphans::{UnusedFile, find_unused};
 use crate::volume::secret;
 
+const EXAMPLES: &str = "Examples:
+  tdx-pool cleanup --dry-run
+  tdx-pool cleanup --yes";
+
 /// Arguments of `cleanup`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct CleanupArgs {
     #[command(flatten)]
     pool: PoolArgs,
@@ -27,10 +32,10 @@ pub struct CleanupArgs {
     change: Change,
 }
 
-/// Finds the files that nothing needs, and deletes those that these tools created. All are tried.
+/// Finds the files that nothing uses, and deletes those that these tools created. A failure does not stop the others.
 ///
-/// Errors: `unsupported` on a remote connection and `permission` for anyone but root: neither can see
-/// who holds a file open, and a deleted disk does not come back.
+/// Errors: `unsupported` on a remote connection and `permission` for users other than root, because neither can see
+/// which processes have a file open.
 pub fn run(
     context: &Context,
     libvirt: &Libvirt,
@@ -38,13 +43,14 @@ pub fn run(
     args: CleanupArgs,
 ) -> Result<Outcome> {
     if !libvirt.is_local() {
-        return Err(Error::unsupported("cleanup cannot see the remote host's processes and locks")
-            .hint("run it on that host"));
+        return Err(Error::unsupported(
+            "cleanup cannot see the processes and locks of a remote host",
+        )
+        .hint("run tdx-pool cleanup on that host"));
     }
     if !rustix::process::geteuid().is_root() {
-        return Err(
-            Error::permission("cleanup must see every process's open files").hint("run it as root")
-        );
+        return Err(Error::permission("cleanup needs root to see the open files of every process")
+            .hint("run sudo tdx-pool cleanup"));
     }
     interrupt::guard();
     let change = args.change;
@@ -53,7 +59,7 @@ pub fn run(
     let orphans = count_orphans(&files);
     if orphans > 0 && !change.yes && !change.dry_run {
         context.confirm(change, &format!("delete {orphans} orphans from pool '{}'?", pool.name))?;
-        // That may have taken a while, and something may need one of them by now.
+        // Something may have begun to use one of the files while the question was open.
         let asked: HashSet<String> = files.into_iter().map(|file| file.item.name).collect();
         files = find_unused(&context.host, libvirt, &pool)?;
         files.retain(|file| asked.contains(&file.item.name));
@@ -77,7 +83,7 @@ fn plan(files: Vec<UnusedFile>) -> Vec<CleanupItem> {
     planned.collect()
 }
 
-/// Deletes the orphans in the given order: images before those that they are backed by.
+/// Deletes the orphans in the given order: each image before the images that back it.
 fn delete_all(
     context: &Context,
     libvirt: &Libvirt,
@@ -94,7 +100,7 @@ fn delete_all(
                 Err(error) => {
                     failed = Some(failed.unwrap_or(error));
                     needed.extend(below);
-                    // It is still there, and nobody knows which files it needs.
+                    // The image still exists, and the files that it needs are not known.
                     if is_unknown {
                         items.push(item);
                         break;

@@ -1,4 +1,4 @@
-//! `tdx-pool delete`: deletes volumes that nothing needs.
+//! `tdx-pool delete`: deletes volumes that nothing uses.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,10 +17,15 @@ use crate::volume::claim::VolumeClaim;
 use crate::volume::deletion::Batch;
 pub use crate::volume::deletion::DeleteItem;
 
+const EXAMPLES: &str = "Examples:
+  tdx-pool delete old.qcow2 --yes
+  tdx-pool volumes --json | jq '.items[] | select(.users == [])' | tdx-pool delete - --dry-run";
+
 /// Arguments of `delete`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct DeleteArgs {
-    /// Volumes to delete, or - for a document of volumes on standard input
+    /// Names of the volumes to delete; - reads items of tdx-pool from standard input
     #[arg(required = true, value_name = "VOLUME")]
     volumes: Vec<String>,
     #[command(flatten)]
@@ -29,11 +34,10 @@ pub struct DeleteArgs {
     change: Change,
 }
 
-/// Deletes each volume unless a domain or another image needs it, or something has it open; images
-/// before those below them. All are tried.
+/// Deletes each volume that no domain and no image needs and that no process has open. Images are deleted before the
+/// images that back them. A failure does not stop the others.
 ///
-/// What was found before the question is found again after it, under a lock that keeps these tools from
-/// putting anything on the volume meanwhile.
+/// After the question, everything is checked again, under a lock that keeps these tools from beginning to use a volume.
 pub fn run(
     context: &Context,
     connect: impl FnOnce() -> Result<Libvirt>,
@@ -80,7 +84,7 @@ pub fn run(
     Ok(Document::new("tdx.pool.delete", items).dry_run(dry_run).warnings(warnings).into())
 }
 
-/// An item says which pool it is in: a name alone could hit another pool's volume.
+/// An item on standard input. It names its pool, because another pool may have a volume of the same name.
 #[derive(Deserialize)]
 struct NamedVolume {
     #[serde(deserialize_with = "name::deserialize")]
@@ -91,11 +95,10 @@ struct NamedVolume {
     claim: VolumeClaim,
 }
 
-/// Volumes by name, with what the items of standard input say of each.
+/// Volumes by name, with the claims of the items on standard input about each.
 type Claimed = BTreeMap<String, Vec<VolumeClaim>>;
 
-/// The volumes that are to be deleted, by pool. The pool that the configuration names, or the default one, is
-/// none.
+/// The volumes to delete, by the name of their pool; none stands for the configured or default pool.
 fn volumes_by_pool(
     words: Vec<String>,
     args: &PoolArgs,
@@ -108,15 +111,17 @@ fn volumes_by_pool(
         return Ok(requested);
     }
     if words.len() > 1 {
-        return Err(Error::usage("- stands alone: name volumes or read them from standard input"));
+        return Err(Error::usage(
+            "'-' cannot be combined with names: name volumes or read them from standard input",
+        ));
     }
     let kinds = ["tdx.pool.volumes", "tdx.pool.import", "tdx.pool.cleanup", "tdx.pool.delete"];
-    for NamedVolume { name, pool, claim } in input::items(&kinds, "volumes with a name")? {
+    for NamedVolume { name, pool, claim } in input::items(&kinds, "volumes, each with a 'name'")? {
         if let (Some(asked), Some(there)) = (&args.pool, &pool)
             && asked != there
         {
             return Err(Error::usage(format!(
-                "volume '{name}' is in pool '{there}', but --pool says '{asked}'"
+                "the item of volume '{name}' is in pool '{there}', but --pool names '{asked}'"
             )));
         }
         let volumes = requested.entry(pool.or_else(|| args.pool.clone())).or_default();
@@ -125,7 +130,7 @@ fn volumes_by_pool(
     Ok(requested)
 }
 
-/// The volumes that are what the items of standard input say. The first one that is not becomes the failure.
+/// Keeps the volumes that match the items on standard input. The first mismatch is stored in `failed`.
 fn matching(
     mut claimed: Claimed,
     pool: Option<&Pool>,

@@ -14,29 +14,34 @@ use crate::commands::pool_args::PoolArgs;
 pub use crate::pool::item::EnsureItem;
 use crate::pool::plan::PoolPlan;
 
+const EXAMPLES: &str = "Examples:
+  tdx-pool ensure
+  tdx-pool ensure --pool guests --path /srv/guests";
+
 /// Arguments of `ensure`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct EnsureArgs {
     #[command(flatten)]
     pool: PoolArgs,
-    /// The pool's folder [default: /var/lib/libvirt/images]
+    /// Directory of the pool [default: /var/lib/libvirt/images]
     #[arg(long, value_name = "DIR")]
     path: Option<PathBuf>,
-    /// The kind of pool
+    /// Type of the pool
     #[arg(long, value_enum, default_value = "dir")]
     r#type: Kind,
     #[command(flatten)]
     change: Change,
 }
 
-/// The kinds of pool that can be made here; any other can be used once it exists.
+/// The types of pool that `ensure` can create. The other verbs also work on existing pools of other types.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Kind {
-    /// A folder
+    /// A directory
     Dir,
 }
 
-/// Creates and starts the pool, as far as that is not done.
+/// Creates and starts the pool, unless that was done before.
 pub fn run(libvirt: &Libvirt, config: &Config, args: EnsureArgs) -> Result<Outcome> {
     let Kind::Dir = args.r#type;
     interrupt::guard();

@@ -1,9 +1,9 @@
 //! `tdx-pool import`: copies a disk image into the pool as a base image.
 //!
-//! The plan ([`ImportPlan`]) checks the header and the name of the image, and compares the image with a volume
-//! of that name. Then the image is copied under a temporary name into the pool's directory, checked again,
-//! flushed, and renamed. So the real name only ever holds a whole image that was checked. Users who cannot
-//! write to the directory upload the image through libvirt.
+//! The plan ([`ImportPlan`]) checks the header and the name of the image, and compares the image with a volume of that
+//! name. Then the image is copied into the pool's directory under a temporary name, checked again, written to disk, and
+//! renamed. The final name therefore only ever holds a complete, checked image. Users who cannot write to the directory
+//! upload the image through libvirt.
 
 use std::path::PathBuf;
 
@@ -25,26 +25,32 @@ use crate::pool::Pool;
 use crate::pool::plan::PoolPlan;
 use crate::volume::claim::VolumeClaim;
 
+const EXAMPLES: &str = "Examples:
+  tdx-pool import guest.qcow2
+  tdx-pool import guest.qcow2 --name ubuntu.qcow2 --sha256 \"$(sha256sum guest.qcow2 | cut -c1-64)\"
+  tdx-pool import guest.qcow2 | tdx-td new --base -";
+
 /// Arguments of `import`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct ImportArgs {
-    /// The disk image, or - for items with a path on standard input
+    /// Path of the disk image; - reads items with a path from standard input
     #[arg(value_name = "IMAGE")]
     image: PathBuf,
-    /// The volume's name [default: the image's file name]
+    /// Name of the new volume [default: the file name of the image]
     #[arg(long, value_name = "VOLUME")]
     name: Option<String>,
-    /// The image's format; without it the header of the copy decides, and for an image that lies in the
-    /// pool already the record of its import or its name
+    /// Format of the image [default: read from its header; for an image in the pool, from the record of its import or
+    /// from its file name]
     #[arg(long, value_name = "FORMAT", value_enum)]
     image_format: Option<Format>,
-    /// Fail unless the image has this SHA-256
+    /// Fail unless the image has this SHA-256 digest
     #[arg(long, value_name = "HEX", value_parser = sha256_hex)]
     sha256: Option<String>,
-    /// Replace a different image of that name, unless something needs it
+    /// Replace a different image of the same name, unless something uses it
     #[arg(long)]
     replace: bool,
-    /// Recompress the image with qemu-img; the pool holds two copies meanwhile
+    /// Recompress the image with qemu-img; the pool needs room for two copies during the import
     #[arg(long)]
     compress: bool,
     #[command(flatten)]
@@ -55,7 +61,9 @@ pub struct ImportArgs {
 
 fn sha256_hex(text: &str) -> Result<String, String> {
     let digits = text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
-    digits.then(|| text.to_ascii_lowercase()).ok_or_else(|| "not 64 hexadecimal digits".to_owned())
+    digits
+        .then(|| text.to_ascii_lowercase())
+        .ok_or_else(|| "a SHA-256 digest has 64 hexadecimal digits".to_owned())
 }
 
 /// Copies images into the pool. Creates the pool if it does not exist.
@@ -114,17 +122,17 @@ struct ImageItem {
     claim: VolumeClaim,
 }
 
-/// An image that is to be imported.
+/// An image to import.
 struct Image {
     path: PathBuf,
-    /// The name of the pool that an item says it is in.
+    /// The name of the pool that the item says contains the image.
     pool: Option<String>,
     claim: VolumeClaim,
 }
 
 impl Image {
-    /// Compares what an item says with this machine, whose file is read wherever libvirt runs, and with
-    /// the pool that the file is in where that can be seen.
+    /// Compares the claims of an item with this machine, which always reads the file, and with the pool of the file if
+    /// libvirt runs on this machine.
     ///
     /// Errors: `conflict` with code `IDENTITY_CHANGED`.
     fn expect_same(&self, context: &Context, libvirt: &Libvirt) -> Result<()> {
@@ -143,9 +151,12 @@ fn images(args: &ImportArgs) -> Result<Vec<Image>> {
         return Ok(vec![Image { path, pool: None, claim: VolumeClaim::default() }]);
     }
     let items: Vec<ImageItem> =
-        input::items(&["tdx.pool.import", "tdx.pool.volumes"], "images with a path")?;
+        input::items(&["tdx.pool.import", "tdx.pool.volumes"], "images, each with a 'path'")?;
     if items.len() != 1 && (args.name.is_some() || args.sha256.is_some()) {
-        let message = format!("--name and --sha256 are for one image, {} came", items.len());
+        let message = format!(
+            "--name and --sha256 need exactly one image, but standard input has {}",
+            items.len()
+        );
         return Err(Error::usage(message));
     }
     let image =

@@ -1,4 +1,4 @@
-//! `tdx-pool info`: one pool.
+//! `tdx-pool info`: shows one storage pool.
 
 use clap::Args;
 use common::Result;
@@ -22,7 +22,7 @@ pub struct InfoArgs {
     pool: PoolArgs,
 }
 
-/// Shows the pool as it is now, its folder looked at again.
+/// Shows the pool after libvirt has read its directory again.
 pub fn run(libvirt: &Libvirt, config: &Config, args: InfoArgs) -> Result<Outcome> {
     let mut pool = Pool::resolve(libvirt, config, args.pool.name())?;
     if pool.is_active() {

@@ -1,4 +1,4 @@
-//! `tdx-pool list`: all pools.
+//! `tdx-pool list`: shows all storage pools.
 
 use clap::Args;
 use common::Result;
@@ -18,7 +18,7 @@ const EXAMPLES: &str = "Examples:
 #[command(after_help = EXAMPLES)]
 pub struct ListArgs {}
 
-/// Shows every pool, started or not.
+/// Shows every pool, active or inactive.
 pub fn run(libvirt: &Libvirt, _: ListArgs) -> Result<Outcome> {
     let items: Vec<PoolItem> = Pool::all(libvirt)?.iter().map(Pool::item).collect::<Result<_>>()?;
     Ok(Document::new("tdx.pool.pools", items).into())

@@ -1,4 +1,4 @@
-//! The verbs: arguments, documents, and what each runs.
+//! The verbs, one module each: the arguments and the code that runs the verb.
 
 pub mod cleanup;
 pub mod delete;

@@ -1,17 +1,17 @@
-//! The flag that names a pool.
+//! The option that names a pool.
 
 use clap::Args;
 
-/// Which pool.
+/// The option `--pool`.
 #[derive(Debug, Clone, Args)]
 pub struct PoolArgs {
-    /// The pool's name [default: tdvirsh-pool, or the pool that owns its folder]
+    /// Name of the pool [default: tdvirsh-pool, or the pool that has its directory]
     #[arg(long, value_name = "NAME", value_parser = pool_name)]
     pub pool: Option<String>,
 }
 
 impl PoolArgs {
-    /// The name that was given, if one was.
+    /// The name that the user gave, if any.
     pub fn name(&self) -> Option<&str> {
         self.pool.as_deref()
     }
@@ -19,10 +19,12 @@ impl PoolArgs {
 
 fn pool_name(name: &str) -> Result<String, &'static str> {
     match name {
-        "" => Err("a pool has a name"),
-        _ if name.len() > 255 => Err("a pool's name has at most 255 bytes"),
-        _ if name.contains('/') => Err("a pool's name holds no slash"),
-        _ if name.contains(char::is_control) => Err("a pool's name holds no control character"),
+        "" => Err("the name of a pool cannot be empty"),
+        _ if name.len() > 255 => Err("the name of a pool cannot be longer than 255 bytes"),
+        _ if name.contains('/') => Err("the name of a pool cannot contain a slash"),
+        _ if name.contains(char::is_control) => {
+            Err("the name of a pool cannot contain a control character")
+        }
         _ => Ok(name.to_owned()),
     }
 }

@@ -1,14 +1,14 @@
-//! The reference from an overlay to the image below it.
+//! The reference from an overlay to its backing image.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
-/// The image that another one is an overlay of.
+/// The backing image of an overlay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backing {
-    /// The name exactly as recorded; any bytes.
+    /// The name exactly as in the header: any bytes.
     pub name: OsString,
-    /// The format as recorded. `None` leaves QEMU to guess, which is unsafe with raw images.
+    /// The format as in the header. Without it, QEMU guesses the format, which is unsafe for raw images.
     pub format: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! Whether a file is an image that can be taken.
+//! Checks whether a file is an image that these tools accept.
 
 use std::fs::File;
 use std::path::Path;
@@ -12,20 +12,18 @@ use crate::image::qcow2::Header;
 use crate::image::source::{Kind, Source, no_image};
 use crate::image::{foreign, tables};
 
-/// Opens an image for reading, without ever waiting for the other end of a named pipe.
+/// Opens an image for reading, without waiting for the other end of a named pipe.
 ///
 /// Errors: `not_found`, `permission`, `io`; `invalid_input` for a socket, which cannot be opened.
 pub fn open(path: &Path) -> Result<File> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     match rustix::fs::open(path, flags, Mode::empty()) {
-        Err(rustix::io::Errno::NXIO) => {
-            Err(no_image(path, "a socket or a device that is not there"))
-        }
+        Err(rustix::io::Errno::NXIO) => Err(no_image(path, "a socket or an absent device")),
         opened => opened.map(File::from).at("open", path),
     }
 }
 
-/// Fails for what can hold no image in any format: a folder, a pipe, a socket, a character device.
+/// Fails for a file that cannot be an image of any format: a directory, a pipe, a socket, a character device.
 ///
 /// Errors: `invalid_input`; `io`.
 pub fn check_kind(file: &File, name: &Path) -> Result<()> {
@@ -35,10 +33,10 @@ pub fn check_kind(file: &File, name: &Path) -> Result<()> {
     }
 }
 
-/// Reads what `file` is. `name` is for messages only.
+/// Reads the description of an image from its header. `name` is only for messages.
 ///
-/// Errors: `invalid_input` if it is neither a regular file nor a block device, or a qcow2 header
-/// that QEMU would not open either; `io` if unreadable.
+/// Errors: `invalid_input` if the file is neither a regular file nor a block device, or has a qcow2 header that QEMU
+/// would refuse; `io` if the file cannot be read.
 /// Source: QEMU `docs/interop/qcow2.rst`.
 pub fn probe(file: &File, name: &Path) -> Result<Image> {
     let source = Source::new(file, name)?;
@@ -52,14 +50,14 @@ pub fn probe(file: &File, name: &Path) -> Result<Image> {
     Ok(header.to_image(source.size))
 }
 
-/// Reads what `file` is and refuses what cannot become a base image.
+/// Reads the description of an image and refuses an image that cannot be a base image.
 ///
-/// Accepted is a regular file that is complete by itself: a bootable raw disk, or a qcow2 image
-/// without backing or data file, neither encrypted nor marked corrupt, with every table and cluster
-/// that it refers to inside the file. The cost is one pass over the qcow2 tables, at most the bytes
-/// of the file that are not holes. Moves the position of `file`.
+/// A base image is a regular file that needs no other file: a bootable raw disk, or a qcow2 image that has no backing
+/// file and no data file, is neither encrypted nor marked corrupt, and contains every table and cluster that it refers
+/// to. The check reads the qcow2 tables once, at most the bytes of the file that are not holes. It moves the position
+/// of `file`.
 ///
-/// Errors: `invalid_input`, with a hint that says how to make a base image of it; `io`.
+/// Errors: `invalid_input`, with a hint how to make a base image of the file; `io`.
 pub fn check_base(file: &File, name: &Path) -> Result<Image> {
     let source = Source::new(file, name)?;
     match source.kind {
@@ -67,7 +65,7 @@ pub fn check_base(file: &File, name: &Path) -> Result<Image> {
         Kind::Block => {
             return Err(source
                 .invalid("is a block device, not an image file")
-                .hint(foreign::convert(name, "raw", "makes an image of it")));
+                .hint(foreign::convert(name, "raw", "make an image of it")));
         }
         Kind::Other(what) => return Err(no_image(name, what)),
     }
@@ -87,21 +85,24 @@ pub fn check_base(file: &File, name: &Path) -> Result<Image> {
 /// Refuses a qcow2 image that needs another file, a key or a repair.
 pub(super) fn check_alone(source: &Source<'_>, image: &Image) -> Result<()> {
     let name = source.name;
-    let flatten = || foreign::convert(name, "qcow2", "flattens it, if you trust what it names");
+    let flatten = || {
+        let purpose = "merge it with the files that it names, if you trust them";
+        foreign::convert(name, "qcow2", purpose)
+    };
     let refused = if let Some(backing) = &image.backing {
         let message = format!("is an overlay of {}", backing.name.display());
         source.invalid(message).hint(flatten())
     } else if image.data_file {
         source.invalid("keeps its data in an external data file").hint(flatten())
     } else if image.encrypted {
-        source
-            .invalid("is an encrypted qcow2 image")
-            .hint("qemu-img convert, given the key with --object secret, makes a plain copy")
+        source.invalid("is an encrypted qcow2 image").hint(
+            "make a decrypted copy with qemu-img convert, and pass the key with --object secret",
+        )
     } else if image.corrupt {
-        let repair = format!("qemu-img check -r all -- {} repairs it", quote_path(name));
+        let repair = format!("to repair it, run: qemu-img check -r all -- {}", quote_path(name));
         source.invalid("is marked corrupt").hint(repair)
     } else if image.virtual_size_bytes == 0 {
-        source.invalid("is a disk of zero bytes")
+        source.invalid("is an image of a disk of zero bytes")
     } else {
         return Ok(());
     };

@@ -1,26 +1,26 @@
-//! What is known of an image from its header.
+//! The description of an image, from its header.
 
 use crate::image::backing::Backing;
 use crate::image::format::Format;
 
-/// What the header of an image says.
+/// The description of an image, from its header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
-    /// How the file stores the disk.
+    /// The format of the image.
     pub format: Format,
     /// The size of the disk as the guest sees it.
     pub virtual_size_bytes: u64,
     /// The length of the file, holes included.
     pub file_size_bytes: u64,
-    /// The image that this one is an overlay of.
+    /// The backing image, if this image is an overlay.
     pub backing: Option<Backing>,
-    /// The guest's data lies in another file.
+    /// Whether the guest's data is in an external data file.
     pub data_file: bool,
-    /// The guest's data is encrypted.
+    /// Whether the guest's data is encrypted.
     pub encrypted: bool,
-    /// QEMU found the image damaged and marked it so.
+    /// Whether QEMU has marked the image as corrupt.
     pub corrupt: bool,
-    /// The image was not closed cleanly; only its reference counts may be stale.
+    /// Whether the image was not closed cleanly. Then only its reference counts may be outdated.
     pub dirty: bool,
 }
 

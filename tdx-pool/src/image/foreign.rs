@@ -1,4 +1,4 @@
-//! Files that are not images we take: what they are, and what to do about it.
+//! Recognizes files that are not accepted as images, so that messages can name their format and a remedy.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -9,11 +9,11 @@ use common::shell::quote_path;
 
 use crate::image::source::{NAME_ONE, Source};
 
-/// A file format that is recognised only to be named.
+/// A file format that is recognized only for messages.
 #[derive(Debug)]
 pub(super) struct Foreign {
     name: &'static str,
-    /// Where `magic` stands.
+    /// The offset of `magic`.
     offset: u64,
     magic: &'static [u8],
     remedy: Remedy,
@@ -21,9 +21,9 @@ pub(super) struct Foreign {
 
 #[derive(Debug)]
 enum Remedy {
-    /// qemu-img reads it, by this name.
+    /// qemu-img can convert the format, which it knows by this name.
     Convert(&'static str),
-    /// This command unpacks it.
+    /// This command unpacks the file.
     Unpack(&'static str),
     None,
 }
@@ -34,10 +34,10 @@ pub(super) const QCOW1: Foreign =
     Foreign::new("an image in QEMU's old qcow format", 0, b"QFI\xfb\0\0\0\x01", Convert("qcow"));
 
 const VHD: Foreign = Foreign::new("a VHD image", 0, b"conectix", Convert("vpc"));
-/// Looked for last, since many a CD image is a bootable disk too.
+/// Tested last, because many CD images are bootable disks as well.
 const ISO: Foreign = Foreign::new("a CD image", 0x8001, b"CD001", Remedy::None);
 
-/// Formats that no bootable raw disk begins like.
+/// The formats whose start no bootable raw disk has.
 const FORMATS: &[Foreign] = &[
     Foreign::new("a VMDK image", 0, b"KDMV", Convert("vmdk")),
     Foreign::new("a VMDK image", 0, b"COWD", Convert("vmdk")),
@@ -50,11 +50,11 @@ const FORMATS: &[Foreign] = &[
     Foreign::new("a Parallels image", 0, b"WithouFreSpacExt", Convert("parallels")),
     Foreign::new("a Bochs image", 0, b"Bochs Virtual HD Image", Convert("bochs")),
     Foreign::new("a cloop image", 0, b"#!/bin/sh\n#V2.0 Format\n", Convert("cloop")),
-    Foreign::new("LUKS encrypted", 0, b"LUKS\xba\xbe", Remedy::None),
-    Foreign::new("gzip compressed", 0, b"\x1f\x8b\x08", Unpack("gzip -dk")),
-    Foreign::new("xz compressed", 0, b"\xfd7zXZ\0", Unpack("xz -dk")),
-    Foreign::new("zstd compressed", 0, b"\x28\xb5\x2f\xfd", Unpack("zstd -d")),
-    Foreign::new("bzip2 compressed", 0, b"BZh", Unpack("bzip2 -dk")),
+    Foreign::new("a LUKS-encrypted volume", 0, b"LUKS\xba\xbe", Remedy::None),
+    Foreign::new("a gzip-compressed file", 0, b"\x1f\x8b\x08", Unpack("gzip -dk")),
+    Foreign::new("an xz-compressed file", 0, b"\xfd7zXZ\0", Unpack("xz -dk")),
+    Foreign::new("a zstd-compressed file", 0, b"\x28\xb5\x2f\xfd", Unpack("zstd -d")),
+    Foreign::new("a bzip2-compressed file", 0, b"BZh", Unpack("bzip2 -dk")),
     Foreign::new("a zip archive", 0, b"PK\x03\x04", Unpack("unzip")),
     Foreign::new("a 7-Zip archive", 0, b"7z\xbc\xaf\x27\x1c", Unpack("7z x")),
     Foreign::new("a tar archive", 257, b"ustar", Unpack("tar -xf")),
@@ -72,13 +72,11 @@ impl Foreign {
         start.get(self.offset as usize..).is_some_and(|rest| rest.starts_with(self.magic))
     }
 
-    /// The error that names the format and says what to do.
+    /// The error that names the format and the remedy.
     pub(super) fn refuse(&self, source: &Source<'_>) -> Error {
-        let refused = source.invalid(format!("is {}, not qcow2 or raw", self.name));
+        let refused = source.invalid(format!("is {}, not a qcow2 or raw image", self.name));
         match self.remedy {
-            Convert(format) => {
-                refused.hint(convert(source.name, format, "makes a qcow2 image of it"))
-            }
+            Convert(format) => refused.hint(convert(source.name, format, "convert it to qcow2")),
             Unpack(command) => {
                 let file = quote_path(source.name);
                 refused.hint(format!("decompress it first: {command} {file}"))
@@ -88,8 +86,8 @@ impl Foreign {
     }
 }
 
-/// The format of QEMU's, other than qcow2 and LUKS, that a file beginning with `start` would be taken
-/// for by a program that guesses: what it is, in words, and its name.
+/// The image format, other than qcow2 and LUKS, that QEMU would guess for a file that begins with `start`: its
+/// description for messages, and QEMU's name for it.
 pub(super) fn guessed_by_qemu(start: &[u8]) -> Option<(&'static str, &'static str)> {
     let known = [&QCOW1].into_iter().chain(FORMATS);
     known.filter(|format| format.is_in(start)).find_map(|format| match format.remedy {
@@ -98,9 +96,9 @@ pub(super) fn guessed_by_qemu(start: &[u8]) -> Option<(&'static str, &'static st
     })
 }
 
-/// Refuses raw content that no machine boots from.
+/// Refuses a raw file that is not a bootable disk.
 ///
-/// A boot signature is what an MBR, the protective MBR of a GPT and a FAT file system have in common.
+/// The test is the boot signature, which an MBR, the protective MBR of a GPT and a FAT file system have in common.
 pub(super) fn check_raw(source: &Source<'_>) -> Result<()> {
     let start = source.read(0, 1024)?;
     if let Some(format) = FORMATS.iter().find(|format| format.is_in(&start)) {
@@ -115,22 +113,22 @@ pub(super) fn check_raw(source: &Source<'_>) -> Result<()> {
             return Err(ISO.refuse(source));
         }
         return Err(source
-            .invalid("is not a disk image: neither qcow2 nor a raw disk with a boot record")
+            .invalid("is not a disk image: it is neither qcow2 nor a raw disk with a boot record")
             .hint(NAME_ONE));
     }
     if !source.size.is_multiple_of(512) {
         let size = source.size;
         return Err(source
-            .invalid(format!("is not a whole raw disk: {size} bytes are no whole sectors"))
+            .invalid(format!("is not a complete raw disk: {size} bytes is not a multiple of 512"))
             .hint("copy or download it again"));
     }
     Ok(())
 }
 
-/// The command that turns `image` into a qcow2 image by itself, and what that does. The format is
-/// always stated: qemu-img would guess it from a header that a guest may have written.
-pub(super) fn convert(image: &Path, format: &str, effect: &str) -> String {
-    // A name that is not likely to be taken, in a folder that holds files.
+/// The hint with the command that converts `image` to a qcow2 image without a backing file. The command states the
+/// format, because qemu-img would guess the format from a header that a guest may have written.
+pub(super) fn convert(image: &Path, format: &str, purpose: &str) -> String {
+    // A name that is probably free, in a directory other than /dev.
     let folder = image.parent().filter(|folder| !folder.starts_with("/dev"));
     let name = image.file_name().unwrap_or_default().as_bytes();
     let name = match name.strip_suffix(b".qcow2") {
@@ -139,5 +137,5 @@ pub(super) fn convert(image: &Path, format: &str, effect: &str) -> String {
     };
     let output = folder.unwrap_or(Path::new("")).join(OsStr::from_bytes(&name));
     let (image, output) = (quote_path(image), quote_path(&output));
-    format!("qemu-img convert -f {format} -O qcow2 -- {image} {output} {effect}")
+    format!("to {purpose}, run: qemu-img convert -f {format} -O qcow2 -- {image} {output}")
 }

@@ -1,4 +1,4 @@
-//! The formats of images that are taken.
+//! The image formats that these tools accept.
 
 use std::fmt;
 
@@ -6,15 +6,15 @@ use clap::ValueEnum;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The format of an image file, by the name QEMU and libvirt give it.
+/// The format of an image file, as QEMU and libvirt name it.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, ValueEnum,
 )]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
-    /// QEMU's own: grows on demand, can have a backing file.
+    /// QEMU's format: grows on demand, can have a backing file
     Qcow2,
-    /// The bytes of the disk and nothing else.
+    /// The bytes of the disk without a header
     Raw,
 }
 
@@ -27,7 +27,7 @@ impl Format {
         }
     }
 
-    /// The format of this name; none for a name of any other.
+    /// The format with this name; none for other names.
     pub fn parse(name: &str) -> Option<Self> {
         Self::from_str(name, false).ok()
     }

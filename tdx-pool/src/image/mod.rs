@@ -1,8 +1,8 @@
-//! What a disk image file is, read from its header; no external program is run.
+//! Reads disk image files, from their headers, without running another program.
 //!
-//! Everything here treats the file as hostile: reads and allocations are bounded. A guest can write a
-//! qcow2 header into its own raw disk, so a chain walked by headers alone may lead to files that QEMU
-//! would not open: good for sparing them, never for trusting them.
+//! This code treats every file as hostile: reads and allocations are bounded. A guest can write a qcow2 header into its
+//! own raw disk, so a chain of headers may lead to files that QEMU would never open. Such a chain may protect files
+//! from deletion, but is never a reason to trust them.
 
 mod backing;
 mod check;

@@ -1,4 +1,4 @@
-//! The header of a qcow2 image, held to the limits that QEMU sets.
+//! Reads the header of a qcow2 image and checks it against QEMU's limits.
 //!
 //! Source: QEMU `docs/interop/qcow2.rst`; the limits are those of its `block/qcow2.c`.
 
@@ -11,9 +11,9 @@ use crate::image::format::Format;
 use crate::image::source::Source;
 
 pub(super) const MAGIC: &[u8] = b"QFI\xfb";
-/// Enough for the header, its extensions and the backing file's name as QEMU writes them.
+/// Large enough for the header, its extensions and the backing file's name as QEMU writes them. Unit: bytes.
 const USUAL_LENGTH: usize = 4096;
-/// The fixed fields that are looked at, up to and including the compression type.
+/// The length of the fixed fields that are read, including the compression type. Unit: bytes.
 const FIELDS_LENGTH: usize = 105;
 
 pub(super) const MAX_L1_BYTES: u64 = 32 << 20;
@@ -31,7 +31,7 @@ const KNOWN_FEATURES: u64 = DIRTY | CORRUPT | DATA_FILE | COMPRESSION_TYPE | EXT
 const EXTENSION_END: u32 = 0;
 const EXTENSION_BACKING_FORMAT: u32 = 0xE279_2ACA;
 
-/// A header whose fields make sense by themselves.
+/// A header whose fields passed the checks.
 #[derive(Debug)]
 pub(super) struct Header {
     pub(super) cluster_size: u64,
@@ -47,7 +47,7 @@ pub(super) struct Header {
     features: u64,
 }
 
-/// The fields that version 2 of the format has not, or has fixed.
+/// The fields that version 2 of the format lacks or fixes to one value.
 struct VersionedFields {
     version: u32,
     features: u64,
@@ -58,8 +58,8 @@ struct VersionedFields {
 }
 
 impl Header {
-    /// Reads the header, or `None` if there is no qcow2 one: one small read, and a second only if
-    /// the backing file's name lies further in than QEMU puts it.
+    /// Reads the header; none for a file that is not qcow2. Needs one small read, and a second read only if the backing
+    /// file's name is further in the file than QEMU puts it.
     pub(super) fn read(source: &Source<'_>) -> Result<Option<Self>> {
         let start = source.read(0, USUAL_LENGTH)?;
         if !start.starts_with(MAGIC) {
@@ -87,7 +87,7 @@ impl Header {
             1 => return Err(foreign::QCOW1.refuse(source)),
             _ => {
                 return Err(source
-                    .invalid(format!("is qcow2 of unknown version {version}"))
+                    .invalid(format!("is a qcow2 image of unknown version {version}"))
                     .hint("copy or download it again"));
             }
         };
@@ -95,12 +95,12 @@ impl Header {
         if unknown != 0 {
             return Err(source
                 .invalid(format!("needs unknown qcow2 features {unknown:#x}"))
-                .hint(foreign::convert(source.name, "qcow2", "makes one without them")));
+                .hint(foreign::convert(source.name, "qcow2", "make a copy without them")));
         }
 
         let cluster_bits = be32(start, 20);
         if !(9..=21).contains(&cluster_bits) {
-            return Err(damaged(source, &format!("clusters of 2^{cluster_bits} bytes")));
+            return Err(damaged(source, &format!("its clusters have 2^{cluster_bits} bytes")));
         }
         let header = Self {
             cluster_size: 1 << cluster_bits,
@@ -121,7 +121,7 @@ impl Header {
         }
     }
 
-    /// Why QEMU would not open an image with this header, if it would not.
+    /// The reason why QEMU would refuse an image with this header, if it would.
     fn find_flaw(&self, start: &[u8], versioned: &VersionedFields) -> Option<&'static str> {
         let &VersionedFields { version, refcount_order, length, .. } = versioned;
         let compression = if length > 104 { start[104] } else { 0 };
@@ -131,14 +131,17 @@ impl Header {
             (version == 3 && length < 104, "its header is too short"),
             (u64::from(length) > self.cluster_size, "its header is longer than a cluster"),
             (refcount_order > 6, "its reference counts are too wide"),
-            (be32(start, 32) > 2, "its encryption is of no known kind"),
-            (compression > 1, "its compression is of no known kind"),
-            ((compression != 0) != self.has(COMPRESSION_TYPE), "its compression is said two ways"),
+            (be32(start, 32) > 2, "its encryption method is unknown"),
+            (compression > 1, "its compression type is unknown"),
+            (
+                (compression != 0) != self.has(COMPRESSION_TYPE),
+                "its compression type contradicts its feature bits",
+            ),
             (
                 self.has(EXTENDED_L2) && self.cluster_size < 1 << 14,
                 "its clusters are too small for subclusters",
             ),
-            (self.virtual_size > i64::MAX as u64, "its disk is absurdly large"),
+            (self.virtual_size > i64::MAX as u64, "its virtual size is too large"),
             (self.l1_entries * 8 > MAX_L1_BYTES, "its L1 table is too large"),
             (
                 self.virtual_size.div_ceil(l2_reach) > self.l1_entries,
@@ -146,19 +149,19 @@ impl Header {
             ),
             (
                 self.l1_entries > 0 && (self.l1_offset == 0 || !aligned(self.l1_offset)),
-                "its L1 table lies nowhere sensible",
+                "the offset of its L1 table is invalid",
             ),
             (self.refcount_entries == 0, "it has no reference counts"),
             (
                 self.refcount_entries * 8 > MAX_REFCOUNT_TABLE_BYTES,
-                "its reference counts are too many",
+                "its reference count table is too large",
             ),
             (
                 self.refcount_offset == 0 || !aligned(self.refcount_offset),
-                "its reference counts lie nowhere sensible",
+                "the offset of its reference count table is invalid",
             ),
             (self.snapshots > MAX_SNAPSHOTS, "it has more than 65536 snapshots"),
-            (!aligned(self.snapshots_offset), "its snapshots lie nowhere sensible"),
+            (!aligned(self.snapshots_offset), "the offset of its snapshot table is invalid"),
         ];
         flaws.iter().find(|(is_flawed, _)| *is_flawed).map(|(_, flaw)| *flaw)
     }
@@ -177,9 +180,9 @@ impl Header {
             || offset < header_length
             || offset > self.cluster_size - length.min(self.cluster_size)
         {
-            return Err(damaged(source, "its backing file's name lies nowhere sensible"));
+            return Err(damaged(source, "the offset of its backing file's name is invalid"));
         }
-        // In the first cluster, so no more than 2 MiB.
+        // The name is in the first cluster, so at most 2 MiB are read.
         let (offset, end) = (offset as usize, (offset + length) as usize);
         if end > start.len() {
             start = source.read(0, end)?;
@@ -198,12 +201,12 @@ impl Header {
         self.features & feature != 0
     }
 
-    /// The bytes of one entry in an L2 table.
+    /// The size of one entry of an L2 table. Unit: bytes.
     pub(super) fn l2_entry_size(&self) -> usize {
         if self.has(EXTENDED_L2) { 16 } else { 8 }
     }
 
-    /// What the header says, for a file of `file_size_bytes`.
+    /// The description of the image, whose file has `file_size_bytes`.
     pub(super) fn to_image(&self, file_size_bytes: u64) -> Image {
         Image {
             format: Format::Qcow2,
@@ -218,7 +221,7 @@ impl Header {
     }
 }
 
-/// Finds the backing file's format among the header extensions.
+/// Finds the format of the backing file in the header extensions.
 fn backing_format(mut extensions: &[u8]) -> Result<Option<&[u8]>, &'static str> {
     while extensions.len() >= 8 {
         let (kind, length) = (be32(extensions, 0), be32(extensions, 4) as usize);
@@ -237,7 +240,7 @@ fn backing_format(mut extensions: &[u8]) -> Result<Option<&[u8]>, &'static str> 
     Ok(None)
 }
 
-/// The error for a qcow2 image that QEMU could not make sense of.
+/// The error for a qcow2 image that QEMU would refuse.
 pub(super) fn damaged(source: &Source<'_>, flaw: &str) -> Error {
     source.invalid(format!("is a damaged qcow2 image: {flaw}")).hint("copy or download it again")
 }

@@ -1,7 +1,7 @@
-//! What an imported image was made from, kept with the image.
+//! The record of an import: the source of an image, kept with the image.
 //!
-//! An extended attribute of the file itself: it is there exactly when the whole image is, goes when
-//! the image goes, and needs no database. Where a file system has none, images are compared instead.
+//! The record is an extended attribute of the image file. It exists exactly as long as the complete image, and needs no
+//! database. On a file system without extended attributes, images are compared instead.
 
 use std::fs::{File, Metadata};
 use std::os::unix::fs::MetadataExt;
@@ -13,24 +13,24 @@ use crate::image::format::Format;
 
 const ATTRIBUTE: &str = "user.tdx.import";
 
-/// How a base image came to be.
+/// The record of how a base image was imported.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
-    /// The file it was read from.
+    /// The file that the image was read from.
     pub source: Identity,
-    /// The image itself, as it was written.
+    /// The state of the image file after it was written.
     pub volume: Stamp,
-    /// SHA-256 of the source's bytes, hexadecimal, where it was computed.
+    /// The SHA-256 digest of the source in hexadecimal digits, if it was computed.
     pub sha256: Option<String>,
-    /// Whether the image was recompressed, so that its bytes are not the source's.
+    /// Whether the image was recompressed, so that its bytes differ from those of the source.
     pub compressed: bool,
-    /// The format of the image; version 0.1.0 recorded none.
+    /// The format of the image. Version 0.1.0 did not record it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<Format>,
 }
 
-/// Which file, in which state. Two are equal when both tell the time of the last change of the inode,
-/// which no user can set: an identity that version 0.1.0 recorded equals none.
+/// Identifies a file and its state. Two identities can be equal only if both contain the time of the last change of the
+/// inode, which no user can set. An identity that version 0.1.0 recorded therefore equals no other.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Identity {
     device: u64,
@@ -51,14 +51,14 @@ impl PartialEq for Identity {
 }
 
 impl Identity {
-    /// Whether both are of one file, changed between or not.
+    /// Whether both are the same file, perhaps changed in between.
     pub fn is_same_file(&self, other: &Self) -> bool {
         (self.device, self.inode) == (other.device, other.inode)
     }
 }
 
-/// Whether a volume may have changed. The time of the last change of its inode is not part of this:
-/// writing the record changes it, and so does libvirt, which gives a volume to QEMU's user.
+/// Detects whether a volume may have changed. The time of the last change of the inode is not included, because writing
+/// the record changes that time, and so does libvirt when it changes the owner of a volume to QEMU's user.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stamp {
     size_bytes: u64,
@@ -88,7 +88,7 @@ fn nanoseconds(seconds: i64, more: i64) -> i64 {
 }
 
 impl Record {
-    /// The record of an image, unless it has none or the image was written since.
+    /// The record of an image; none when the image has no record or was written after its import.
     pub fn read(image: &File) -> Option<Self> {
         let mut buffer = [0; 1024];
         let length = fgetxattr(image, ATTRIBUTE, &mut buffer).ok()?;
@@ -97,7 +97,7 @@ impl Record {
         (record.volume == Stamp::from(&metadata)).then_some(record)
     }
 
-    /// Keeps the record with the image; says whether the file system could.
+    /// Writes the record to the image file. Returns false when the file system does not support that.
     pub fn write(&self, image: &File) -> bool {
         let Ok(json) = serde_json::to_vec(self) else {
             return false;
@@ -106,7 +106,7 @@ impl Record {
     }
 }
 
-/// Whether the file carries any record: it is a base image of ours, changed since or not.
+/// Whether the file has a record, which means that these tools imported it, perhaps before it was changed.
 pub fn has_record(image: &File) -> bool {
     fgetxattr(image, ATTRIBUTE, &mut [0; 1024]).is_ok()
 }
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_holds_until_the_image_is_written() {
+    fn a_record_is_valid_until_the_image_is_written() {
         let source = tempfile::tempfile().unwrap();
         let image = tempfile::NamedTempFile::new().unwrap();
         let record = Record {

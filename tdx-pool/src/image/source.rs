@@ -1,4 +1,4 @@
-//! An open file of which nothing is believed.
+//! An open file that may be an image and is treated as hostile.
 
 use std::fs::File;
 use std::io;
@@ -9,15 +9,15 @@ use common::error::{Error, IoContext, Result};
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
-/// The hint where there is nothing to be made of what was named.
-pub(super) const NAME_ONE: &str = "name a disk image, qcow2 or raw";
+/// The hint for a file that cannot be converted to an image.
+pub(super) const NAME_ONE: &str = "pass a disk image in qcow2 or raw format";
 
-/// What lies behind a path, as far as it can hold an image.
+/// The kind of a file: whether it can contain an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     File,
     Block,
-    /// Neither, in words.
+    /// Another kind of file, described for messages.
     Other(&'static str),
 }
 
@@ -50,7 +50,7 @@ impl<'a> Source<'a> {
         Ok(Self { file, name, kind, size })
     }
 
-    /// Reads what there is at `at`, at most `len` bytes; fewer only where the file ends.
+    /// Reads at most `len` bytes from offset `at`; fewer only at the end of the file.
     pub(super) fn read(&self, at: u64, len: usize) -> Result<Vec<u8>> {
         let mut bytes = vec![0; len];
         let mut filled = 0;
@@ -66,30 +66,30 @@ impl<'a> Source<'a> {
         Ok(bytes)
     }
 
-    /// Where at or after `at` the file has anything but a hole; its end if nowhere.
+    /// The offset of the first data at or after `at`; the end of the file if only a hole follows.
     pub(super) fn next_data(&self, at: u64) -> u64 {
         match rustix::fs::seek(self.file, SeekFrom::Data(at)) {
             Ok(data) => data,
             Err(Errno::NXIO) => self.size,
-            // A file system that knows no holes has nothing but data.
+            // On a file system without holes, everything is data.
             Err(_) => at,
         }
     }
 
-    /// An `invalid_input` error that begins with the name.
+    /// An `invalid_input` error whose message begins with the name of the file.
     pub(super) fn invalid(&self, what: impl AsRef<str>) -> Error {
         Error::invalid_input(format!("{} {}", self.name.display(), what.as_ref()))
     }
 
-    /// The error for a file that ends before `end`, up to where it refers to itself.
+    /// The error for a file that ends before `end`, the end of what the file refers to.
     pub(super) fn truncated(&self, end: u64) -> Error {
         let size = self.size;
-        self.invalid(format!("is truncated: {size} bytes are there, at least {end} are referenced"))
+        self.invalid(format!("is truncated: it has {size} bytes and needs at least {end}"))
             .hint("copy or download it again")
     }
 }
 
-/// The error that says what was found where an image was expected.
+/// The error for a file of a kind that cannot contain an image.
 pub(super) fn no_image(name: &Path, what: &str) -> Error {
     Error::invalid_input(format!("{} is {what}", name.display())).hint(NAME_ONE)
 }

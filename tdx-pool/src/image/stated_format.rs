@@ -1,8 +1,8 @@
-//! The format that an image is stated to have, and whether its header agrees.
+//! The stated format of an image, and the check that its header agrees.
 //!
-//! A guest that writes a header into its raw disk must not thereby choose how the host reads the
-//! disk. So the format of an image that a guest could have written is stated by somebody else: the
-//! user, our own record, the file's name. The header can only contradict that.
+//! A guest can write any header into its raw disk, but must not thereby choose how the host reads the disk. The format
+//! of an image that a guest could have written is therefore stated by another source: the user, the record of the
+//! import, or the file name. The header can only contradict the stated format.
 
 use std::fs::File;
 use std::path::Path;
@@ -16,18 +16,18 @@ use crate::image::qcow2::{Header, MAGIC};
 use crate::image::source::{Kind, Source, no_image};
 use crate::image::{foreign, tables};
 
-/// What a user and a piped item say of an image's format.
+/// The formats that the user, a piped item and a domain state for an image.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SaidFormat {
-    /// `--image-format`.
+    /// The format that `--image-format` states.
     pub flag: Option<Format>,
-    /// The `format` of an item that `tdx-pool import` printed.
+    /// The format in the item that `tdx-pool import` printed.
     pub item: Option<Format>,
-    /// The format by which a domain that is there already uses the image.
+    /// The format with which an existing domain uses the image.
     pub definition: Option<Format>,
 }
 
-/// A format, and who states it.
+/// A format, and the source that states it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StatedFormat {
     /// The format.
@@ -56,7 +56,7 @@ impl StatedFormat {
         Self { format, by: "the definition" }
     }
 
-    /// The format that a file's name states: `.raw` and `.qcow2` do, in any case of the letters.
+    /// The format that a file name states with the ending `.raw` or `.qcow2`, in upper or lower case.
     pub fn by_name(path: &Path) -> Option<Self> {
         let extension = path.extension()?.to_str()?.to_ascii_lowercase();
         let format = match extension.as_str() {
@@ -64,10 +64,10 @@ impl StatedFormat {
             "qcow2" => Format::Qcow2,
             _ => return None,
         };
-        Some(Self { format, by: "its name" })
+        Some(Self { format, by: "its file name" })
     }
 
-    /// Fails unless an image that was found to be `found` is what is stated.
+    /// Fails if the format of the header, `found`, differs from the stated format.
     ///
     /// Errors: `invalid_input`.
     pub(crate) fn check(self, found: Format, name: &Path) -> Result<()> {
@@ -78,10 +78,10 @@ impl StatedFormat {
         }
     }
 
-    /// The error for an image whose format nobody states.
+    /// The error for an image without a stated format.
     pub fn missing(name: &Path) -> Error {
         Error::invalid_input(format!(
-            "nothing states the format of {}: its name ends in neither .raw nor .qcow2",
+            "the format of {} is not known: its name ends in neither .raw nor .qcow2",
             name.display()
         ))
         .hint("add --image-format raw or --image-format qcow2")
@@ -91,21 +91,22 @@ impl StatedFormat {
         let data = foreign::convert(name, "raw", DATA);
         let (name, by) = (name.display(), self.by);
         Error::invalid_input(format!("{name} has a qcow2 header, but {by} says raw"))
-            .hint(format!("--image-format qcow2 uses it as qcow2; {IF_A_GUEST}, {data}"))
+            .hint(format!("to use it as qcow2, add --image-format qcow2; {IF_A_GUEST}, {data}"))
     }
 
     fn has_no_qcow2_header(self, name: &Path) -> Error {
         let (name, by) = (name.display(), self.by);
         Error::invalid_input(format!("{name} has no qcow2 header, but {by} says qcow2"))
-            .hint("--image-format raw uses it as a raw disk")
+            .hint("to use it as a raw disk, add --image-format raw")
     }
 
     fn looks_foreign(self, name: &Path, (what, format): (&str, &str)) -> Error {
-        let image = foreign::convert(name, format, "makes a qcow2 image of it");
+        let image = foreign::convert(name, format, "convert it to qcow2");
         let data = foreign::convert(name, "raw", DATA);
         let (name, by, stated) = (name.display(), self.by, self.format);
-        let refused =
-            Error::invalid_input(format!("{name} begins like {what}, but {by} says {stated}"));
+        let refused = Error::invalid_input(format!(
+            "{name} has the header of {what}, but {by} says {stated}"
+        ));
         match stated {
             Format::Raw => refused.hint(format!("{image}; {IF_A_GUEST}, {data}")),
             Format::Qcow2 => refused.hint(image),
@@ -114,14 +115,14 @@ impl StatedFormat {
 }
 
 const IF_A_GUEST: &str = "if a guest wrote that header into its raw disk";
-const DATA: &str = "makes an image in which the header is data";
+const DATA: &str = "keep the header as data";
 
-/// Reads an image whose format is stated, and refuses one that needs any other file.
+/// Reads an image whose format is stated, and refuses an image that needs another file.
 ///
-/// Refused is a header that contradicts the statement, or that names a backing file, a data file or
-/// encryption. In a raw disk a LUKS header is data.
+/// A header is refused if it contradicts the stated format, or if it names a backing file, a data file or encryption.
+/// In a raw disk, a LUKS header is data.
 ///
-/// Errors: `invalid_input`, with a hint; `io` if unreadable.
+/// Errors: `invalid_input`, with a hint; `io` if the file cannot be read.
 pub fn check_stated(file: &File, name: &Path, stated: StatedFormat) -> Result<Image> {
     let source = Source::new(file, name)?;
     if let Kind::Other(what) = source.kind {
@@ -142,7 +143,7 @@ pub fn check_stated(file: &File, name: &Path, stated: StatedFormat) -> Result<Im
     Ok(image)
 }
 
-/// How many bytes of a file its header can take up, by its first ones: what [`check_stated`] reads.
+/// The length of the header of a file that begins with `start`, which [`check_stated`] reads. Unit: bytes.
 pub(crate) fn header_length(start: &[u8]) -> usize {
     let cluster_bits = start.get(20..24).filter(|_| start.starts_with(MAGIC));
     match cluster_bits {

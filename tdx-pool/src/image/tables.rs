@@ -1,4 +1,4 @@
-//! Where the tables of a qcow2 image point to, to find out whether its end is missing.
+//! Checks where the tables of a qcow2 image point to, to detect a truncated file.
 
 use common::cli::interrupt;
 use common::error::Result;
@@ -6,19 +6,19 @@ use common::error::Result;
 use crate::image::qcow2::{Header, MAX_L1_BYTES, be32, be64, damaged};
 use crate::image::source::Source;
 
-/// How much of a table is held at once.
+/// How much of a table is read at once.
 const PIECE: u64 = 64 << 10;
 const SECTOR: u64 = 512;
 const OFFSET_BITS: u64 = 0x00ff_ffff_ffff_fe00;
 const COMPRESSED: u64 = 1 << 62;
 const READS_AS_ZERO: u64 = 1;
 
-/// The fixed fields of an entry in the snapshot table.
+/// The size of the fixed fields of an entry in the snapshot table. Unit: bytes.
 const SNAPSHOT: u64 = 40;
 /// Source: QEMU `block/qcow2.h`, `QCOW_MAX_SNAPSHOT_EXTRA_DATA`.
 const MAX_SNAPSHOT_EXTRA: u64 = 1024;
 
-/// Refuses an image whose L1, refcount or snapshot table does not lie inside the file.
+/// Refuses an image whose L1, refcount or snapshot table is outside the file.
 pub(super) fn check_places(source: &Source<'_>, header: &Header) -> Result<()> {
     let l1 = header.l1_offset.saturating_add(header.l1_entries * 8);
     let refcounts = header.refcount_offset.saturating_add(header.refcount_entries * 8);
@@ -29,7 +29,7 @@ pub(super) fn check_places(source: &Source<'_>, header: &Header) -> Result<()> {
     check_end(source, l1.max(refcounts).max(snapshots))
 }
 
-/// Refuses an image of which a snapshot, or the L1 table of one, lies outside the file.
+/// Refuses an image with a snapshot, or the L1 table of a snapshot, outside the file.
 fn check_snapshots(source: &Source<'_>, header: &Header) -> Result<()> {
     let mut at = header.snapshots_offset;
     for _ in 0..header.snapshots {
@@ -42,10 +42,10 @@ fn check_snapshots(source: &Source<'_>, header: &Header) -> Result<()> {
         let texts = u64::from(be32(&entry, 12) >> 16) + u64::from(be32(&entry, 12) & 0xffff);
         let extra = u64::from(be32(&entry, 36));
         if l1_bytes > MAX_L1_BYTES || extra > MAX_SNAPSHOT_EXTRA {
-            return Err(damaged(source, "a snapshot is larger than QEMU takes"));
+            return Err(damaged(source, "a snapshot entry is larger than QEMU accepts"));
         }
         if !l1_offset.is_multiple_of(header.cluster_size) {
-            return Err(damaged(source, "the L1 table of a snapshot lies nowhere sensible"));
+            return Err(damaged(source, "the offset of the L1 table of a snapshot is invalid"));
         }
         let end = at + SNAPSHOT + extra + texts;
         check_end(source, end.max(l1_offset.saturating_add(l1_bytes)))?;
@@ -54,14 +54,13 @@ fn check_snapshots(source: &Source<'_>, header: &Header) -> Result<()> {
     Ok(())
 }
 
-/// Refuses an image of which a table, a refcount block or guest data lies beyond the file's end.
+/// Refuses an image with a table, a refcount block or guest data beyond the end of the file.
 ///
-/// Costs one read of each table, holes skipped. Memory: 8 bytes per L2 table, 32 MiB at the very
-/// most, a few KiB usually.
+/// Reads each table once, without its holes. Memory: 8 bytes per L2 table, usually a few KiB, at most 32 MiB.
 pub(super) fn check(source: &Source<'_>, header: &Header) -> Result<()> {
     check_places(source, header)?;
     check_snapshots(source, header)?;
-    let misplaced = |what| Err(damaged(source, &format!("{what} lies nowhere sensible")));
+    let misplaced = |what| Err(damaged(source, &format!("the offset of {what} is invalid")));
     let aligned = |offset: u64| offset.is_multiple_of(header.cluster_size);
     let mut end = 0;
 
@@ -83,7 +82,7 @@ pub(super) fn check(source: &Source<'_>, header: &Header) -> Result<()> {
         Ok(())
     })?;
 
-    // Each table is used once, so no more is read than the file holds.
+    // Each table is used only once, so that no more is read than the file contains.
     l2_tables.sort_unstable();
     if l2_tables.windows(2).any(|pair| pair[0] == pair[1]) {
         return Err(damaged(source, "an L2 table is used twice"));
@@ -109,7 +108,7 @@ fn check_end(source: &Source<'_>, end: u64) -> Result<()> {
     if end > source.size { Err(source.truncated(end)) } else { Ok(()) }
 }
 
-/// Calls `visit` with every entry of a table, but for those in long holes, which are zero.
+/// Calls `visit` with every entry of a table, except for entries in long holes, which are zero.
 fn for_each(
     source: &Source<'_>,
     table: u64,
@@ -133,8 +132,8 @@ fn for_each(
     Ok(())
 }
 
-/// How long the file must at least be for the guest data of one L2 entry: up to the first byte of
-/// the last thing that is there, since QEMU need not fill the last cluster. `None` if misplaced.
+/// The least length of the file for the guest data of one L2 entry: up to the first byte of the last object, because
+/// QEMU may leave the last cluster incomplete. `None` for an invalid offset.
 fn data_end(header: &Header, entry: &[u8]) -> Option<u64> {
     let descriptor = be64(entry, 0);
     if descriptor & COMPRESSED != 0 {

@@ -1,6 +1,6 @@
-//! Comparing an image that is imported with the volume of that name.
+//! Compares an image to import with the volume that already has its name.
 //!
-//! Open files are compared: another file could have the name by the time it is opened again.
+//! The open files are compared, because another file could have the name by the time the name is opened again.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
@@ -23,33 +23,33 @@ use crate::pool::Pool;
 use crate::volume::base_image::stated_format;
 use crate::volume::header;
 
-/// What a pool has under the name of an image.
+/// What the pool has under the name of the image.
 pub(crate) enum Existing {
     Nothing,
     Same(Box<ExistingVolume>),
     Different,
 }
 
-/// A volume that is the image.
+/// A volume with the same content as the image.
 #[derive(Debug)]
 pub(crate) struct ExistingVolume {
-    /// What its header says.
+    /// The description from its header.
     pub(crate) image: Image,
-    /// The digest of the source's bytes, as far as it is known.
+    /// The digest of the source's bytes, if it is known.
     pub(crate) sha256: Option<String>,
-    /// Its record, which names another file or another state of this one.
+    /// The record of the volume, which is about another file or another state of this file.
     pub(crate) stale: Option<(File, Record)>,
 }
 
 impl ImportRequest {
     /// Compares the source with the file in the pool's directory.
     ///
-    /// Errors: `conflict` for what is no file, and for a source that changes meanwhile; `invalid_input`
-    /// for a source that lies in the pool and whose format nothing states.
+    /// Errors: `conflict` for a volume that is not a file, and for a source that changes during the comparison;
+    /// `invalid_input` for a source in the pool without a stated format.
     pub(crate) fn compare_file(&self, host: &Host) -> Result<Existing> {
         let Some(file) = open_existing(&self.target())? else { return Ok(Existing::Nothing) };
         let target = self.target();
-        let theirs = Identity::from(&file.metadata().at("look at", &target)?);
+        let theirs = Identity::from(&file.metadata().at("examine", &target)?);
         let record = Record::read(&file);
         if self.source.identity.is_same_file(&theirs) {
             let image = self.check_in_place(Some(&file))?;
@@ -57,7 +57,7 @@ impl ImportRequest {
         }
         let sha256 = record.as_ref().and_then(|record| record.sha256.clone());
         if record.as_ref().is_some_and(|record| record.source == self.source.identity) {
-            log::detail(format_args!("'{}' was imported from this very file", self.name));
+            log::detail(format_args!("'{}' was imported from the same file", self.name));
             let image = self.check_equal(&file, record.as_ref())?;
             return self.same(file, image, sha256, None);
         }
@@ -77,7 +77,7 @@ impl ImportRequest {
             }
         };
         let Some(sha256) = sha256 else { return Ok(Existing::Different) };
-        // What was compared is what the record will name.
+        // The record will describe the state that was compared.
         self.source.check_unchanged()?;
         let image = self.check_equal(&file, record.as_ref())?;
         self.same(file, image, sha256, record)
@@ -98,7 +98,7 @@ impl ImportRequest {
         Ok(Existing::Same(Box::new(ExistingVolume { image, sha256, stale })))
     }
 
-    /// Reads the header of the source where it lies in the pool: a guest may have written it.
+    /// Reads the header of a source in the pool, which a guest may have written.
     fn check_in_place(&self, file: Option<&File>) -> Result<Image> {
         let said = SaidFormat { flag: self.options.format, ..SaidFormat::default() };
         let target = self.target();
@@ -106,7 +106,7 @@ impl ImportRequest {
         image::check_stated(file.unwrap_or(&self.source.file), &target, stated)
     }
 
-    /// Reads the header of a volume that has the bytes of the source.
+    /// Reads the header of a volume that has the same bytes as the source.
     fn check_equal(&self, file: &File, record: Option<&Record>) -> Result<Image> {
         let target = self.target();
         let format = match record.and_then(|record| record.format) {
@@ -116,7 +116,7 @@ impl ImportRequest {
         image::check_stated(file, &target, StatedFormat::by_record(format))
     }
 
-    /// Compares the source with a volume whose file only libvirt can read.
+    /// Compares the source with a volume whose file only libvirtd can read.
     pub(crate) fn compare_volume(
         &self,
         libvirt: &Libvirt,
@@ -147,10 +147,10 @@ impl ImportRequest {
         Ok(Existing::Same(Box::new(ExistingVolume { image, sha256, stale: None })))
     }
 
-    /// Whether the guest would see the same disk in the image `file`, whatever its bytes. Returns the
-    /// digest of the bytes of the source that were compared.
+    /// Whether a guest would see the same disk in the image `file` as in the source, even if the bytes of the files
+    /// differ. Returns the digest of the bytes of the source that were compared.
     ///
-    /// qemu-img opens files by their names and follows headers, so it gets a private copy.
+    /// qemu-img opens files by name and follows headers, so it gets a private copy of the source.
     fn same_disk(&self, host: &Host, file: &File) -> Result<Option<String>> {
         let target = self.target();
         let ours = &self.source.image;
@@ -174,21 +174,21 @@ impl ImportRequest {
     }
 }
 
-/// Opens what is at `path`, without waiting for anybody.
+/// Opens the file at `path`, without waiting for the other end of a named pipe.
 ///
-/// Errors: `conflict` for what is no file.
+/// Errors: `conflict` for anything other than a file.
 fn open_existing(path: &Path) -> Result<Option<File>> {
-    // A link that leads nowhere is something, too.
+    // A link to an absent file also occupies the name.
     match path.symlink_metadata() {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        known => known.at("look at", path)?,
+        known => known.at("examine", path)?,
     };
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
     let opened = OpenOptions::new().read(true).custom_flags(flags).open(path);
     match opened.ok().filter(|file| file.metadata().is_ok_and(|metadata| metadata.is_file())) {
         Some(file) => Ok(Some(file)),
         None => {
-            let what = format!("{} exists and is no image file", path.display());
+            let what = format!("{} exists and is not a regular file", path.display());
             Err(Error::conflict(what).hint("choose another name with --name"))
         }
     }

@@ -1,4 +1,4 @@
-//! An imported image in documents.
+//! The item of an imported image in documents.
 
 use std::borrow::Cow;
 
@@ -9,26 +9,26 @@ use serde::Serialize;
 
 use crate::image::Format;
 
-/// A base image and what was done to have it.
+/// A base image in a document of `tdx-pool import`.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct ImportItem {
-    /// Volume name.
+    /// The name of the volume.
     pub(crate) name: String,
-    /// The pool's name.
+    /// The name of the pool.
     pub(crate) pool: String,
-    /// UUID of the pool; null when the pool is to be made.
+    /// The UUID of the pool; null in a dry run that would create the pool.
     pub(crate) pool_uuid: Option<String>,
-    /// Where it is, on libvirt's host.
+    /// The path of the image on libvirt's host.
     pub(crate) path: String,
-    /// Its format.
+    /// The format of the image.
     pub(crate) format: Format,
-    /// Size the guest sees, bytes.
+    /// The size of the disk that the guest sees, in bytes.
     pub(crate) capacity_bytes: u64,
-    /// The file it was read from.
+    /// The path of the file that the image was imported from.
     pub(crate) source: String,
-    /// SHA-256 of the source's bytes; null where nothing asked for it.
+    /// The SHA-256 digest of the source file; null when it was not computed.
     pub(crate) sha256: Option<String>,
-    /// `import`, `replace`, or `none` for an equal image that was there.
+    /// `import`, `replace`, or `none` when the pool already had the image.
     pub(crate) action: Action,
 }
 

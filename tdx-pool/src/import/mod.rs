@@ -1,4 +1,4 @@
-//! Importing an image: the source, what the pool has already, the plan, and writing.
+//! Imports an image: the source, the comparison with the pool's volume, the plan, and the copy.
 
 pub(crate) mod compare;
 pub mod copy;

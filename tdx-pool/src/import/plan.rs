@@ -1,4 +1,4 @@
-//! The plan of an import: what is to be done, and doing it.
+//! The plan of an import, and its execution.
 
 use std::path::Path;
 
@@ -22,27 +22,26 @@ use crate::pool::{Pool, qemu_user};
 use crate::references::disk_writers;
 use crate::volume::base_image::Base;
 
-/// What is to be done so that a pool has an image.
+/// The steps that bring an image into a pool.
 #[derive(Debug)]
 pub struct ImportPlan {
     request: ImportRequest,
     qemu_user: Option<QemuUser>,
     action: Action,
-    /// Whether this process writes the volume, and not libvirt.
+    /// Whether this process writes the volume itself instead of uploading it through libvirt.
     is_direct: bool,
-    /// The digest of the source, as far as it is known.
+    /// The digest of the source, if it is known.
     sha256: Option<String>,
-    /// The volume that is the image already.
+    /// The volume that already has the content of the image.
     volume: Option<ExistingVolume>,
 }
 
 impl ImportPlan {
-    /// Checks the image and what the pool has under its name.
+    /// Checks the image and the volume that already has its name, if any.
     ///
-    /// Errors: those of [`Source::open`](crate::import::source::Source::open); `invalid_input` for an image
-    /// that is not what its format is stated to be; `usage` for a name that no volume can have; `conflict`
-    /// when another image has the name, naming its users where it was to be replaced, and when a domain
-    /// writes to the volume.
+    /// Errors: those of [`Source::open`](crate::import::source::Source::open); `invalid_input` for an image whose
+    /// header contradicts its stated format; `usage` for an invalid name; `conflict` when another image has the name
+    /// or when a domain writes to the volume. For an image to replace, the error names the users of the old one.
     pub fn new(
         host: &Host,
         libvirt: &Libvirt,
@@ -55,9 +54,9 @@ impl ImportPlan {
         let is_direct = libvirt.is_local() && can_write(&request.directory, qemu_user);
         if !is_direct && (request.options.compress || request.options.replace) {
             return Err(Error::unsupported(
-                "--compress and --replace need to write the pool's folder",
+                "--compress and --replace need write access to the pool's directory",
             )
-            .hint("be root on the host that has the pool"));
+            .hint("run the command as root on the host of the pool"));
         }
         let existing = if is_direct {
             request.compare_file(host)?
@@ -84,7 +83,7 @@ impl ImportPlan {
         Ok(plan)
     }
 
-    /// Checks the promised digest where nothing will be copied.
+    /// Checks the expected digest now, if nothing will be copied.
     fn check_sha256_early(&mut self) -> Result<()> {
         if self.request.options.sha256.is_none()
             || self.action != Action::None && !self.request.options.dry_run
@@ -101,17 +100,17 @@ impl ImportPlan {
         Ok(())
     }
 
-    /// The volume's name.
+    /// The name of the volume.
     pub fn name(&self) -> &str {
         &self.request.name
     }
 
-    /// Whether another image of that name is replaced.
+    /// Whether the plan replaces another image of the same name.
     pub fn replaces(&self) -> bool {
         self.action == Action::Replace
     }
 
-    /// The base image as it will be.
+    /// The base image after the import.
     pub fn base(&self) -> Base {
         Base {
             name: self.request.name.clone(),
@@ -134,7 +133,7 @@ impl ImportPlan {
         image.virtual_size_bytes
     }
 
-    /// The item of a document about this plan.
+    /// The item of the plan for a document.
     pub fn item(self, pool: &str) -> ImportItem {
         ImportItem {
             pool: pool.to_owned(),
@@ -149,9 +148,9 @@ impl ImportPlan {
         }
     }
 
-    /// Carries the plan out.
+    /// Executes the plan.
     ///
-    /// Errors: whatever reading, writing and libvirt can fail with; nothing is left of the attempt.
+    /// Errors: those of reading, writing and libvirt. A failed import leaves nothing behind.
     pub fn apply(
         mut self,
         context: &Context,
@@ -179,7 +178,7 @@ impl ImportPlan {
         Ok((self.item(&pool.name), base))
     }
 
-    /// Notes this source in the record of a volume that equals it, which spares the next import the comparison.
+    /// Writes this source to the record of a volume with the same content, so that the next import needs no comparison.
     fn renew_record(&mut self) {
         let (source, format) = (self.request.source.identity.clone(), Some(self.format()));
         if let Some((file, record)) = self.volume.as_mut().and_then(|volume| volume.stale.take()) {
@@ -188,8 +187,8 @@ impl ImportPlan {
     }
 }
 
-/// Whether this process can create files in the directory that QEMU can read: as root, or as the user that QEMU
-/// runs as. For a directory that does not exist yet, the nearest one above it decides.
+/// Whether this process can create files in the directory that QEMU can read. It can as root, or as the user that QEMU
+/// runs as. For a directory that does not exist yet, its nearest existing parent decides.
 fn can_write(folder: &Path, qemu: Option<QemuUser>) -> bool {
     let user = rustix::process::geteuid();
     let existing = folder.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(folder);

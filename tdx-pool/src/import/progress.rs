@@ -3,7 +3,7 @@
 use common::cli::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// A bar for this many bytes, which is hidden where no progress is to be shown.
+/// A progress bar for the given number of bytes, hidden if no progress may be shown.
 pub(crate) fn progress_bar(context: &Context, total: u64) -> ProgressBar {
     if !context.progress {
         return ProgressBar::hidden();

@@ -1,4 +1,4 @@
-//! Whether the volume that has an image's name may be replaced by the image.
+//! Checks whether an image may replace the volume that has its name.
 
 use common::image::keys;
 use common::libvirt::Libvirt;
@@ -11,24 +11,23 @@ use crate::references::dependents::{Dependents, may_need};
 use crate::references::open_files::HeldFiles;
 
 impl ImportRequest {
-    /// Fails unless the volume that has the name may be replaced. Called again right before the volume is
-    /// replaced: an overlay may have been created on it while the image was copied.
+    /// Fails unless the volume that has the name may be replaced. Called again right before the volume is replaced,
+    /// because an overlay of the volume may have been created during the copy.
     ///
-    /// Errors: `conflict`, naming what needs the volume or has it open; those of libvirt.
+    /// Errors: `conflict` when something needs the volume or has it open; those of libvirt.
     pub(crate) fn check_replace(&self, libvirt: &Libvirt, pool: Option<&Pool>) -> Result<()> {
         let (name, source) = (&self.name, self.source.path.display());
         let differs = format!("volume '{name}' exists and differs from {source}");
         if !self.options.replace {
-            return Err(
-                Error::conflict(differs).hint("choose another name with --name, or --replace it")
-            );
+            return Err(Error::conflict(differs)
+                .hint("choose another name with --name, or replace it with --replace"));
         }
         let Some(pool) = pool.filter(|pool| pool.is_active()) else {
             return Ok(());
         };
         let (needs, target) = (Dependents::take(libvirt, pool)?, self.target());
         let users = needs.users_of(&target);
-        let another = "import it under another name with --name";
+        let another = "import the image under another name with --name";
         if !users.is_empty() {
             let users = users.join(", ");
             return Err(
@@ -36,7 +35,7 @@ impl ImportRequest {
             );
         }
         if HeldFiles::visible(&Host::new("/"))?.contains(&keys(&target).collect::<Vec<_>>()) {
-            let message = format!("{differs}, and is open in a process or locked");
+            let message = format!("{differs}, and a process has it open or locked");
             return Err(Error::conflict(message).hint(another));
         }
         match needs.unknown(&target) {

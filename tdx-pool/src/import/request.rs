@@ -1,4 +1,4 @@
-//! An image that is to be imported: where it is, and the name that it gets in the pool.
+//! The request to import an image: its path, and the name that it gets in the pool.
 
 use std::path::{Path, PathBuf};
 
@@ -8,27 +8,27 @@ use crate::image::{Format, StatedFormat};
 use crate::import::source::Source;
 use crate::volume::names::check_volume_name;
 
-/// How to import.
+/// The options of an import.
 #[derive(Debug, Default)]
 pub struct ImportOptions {
-    /// The volume's name; the file's without it.
+    /// The name of the volume; none for the file name of the image.
     pub name: Option<String>,
-    /// The image's format, as `--image-format` states it.
+    /// The format that `--image-format` states.
     pub format: Option<Format>,
-    /// What the source's bytes must hash to, lower-case hexadecimal.
+    /// The expected SHA-256 digest of the source, in lowercase hexadecimal digits.
     pub sha256: Option<String>,
-    /// Whether a different image of that name may go.
+    /// Whether a different image of the same name may be replaced.
     pub replace: bool,
-    /// Whether to recompress.
+    /// Whether to recompress the image.
     pub compress: bool,
-    /// Whether this plan is only looked at: then the digest is checked while planning.
+    /// Whether this is a dry run, in which the digest is checked during planning.
     pub dry_run: bool,
 }
 
-/// An opened image, and the volume that it is to become.
+/// An opened image, and the name and directory of its new volume.
 #[derive(Debug)]
 pub(crate) struct ImportRequest {
-    /// The volume's name.
+    /// The name of the volume.
     pub(crate) name: String,
     /// The pool's directory.
     pub(crate) directory: PathBuf,
@@ -39,8 +39,8 @@ pub(crate) struct ImportRequest {
 impl ImportRequest {
     /// Opens the image, and checks it and the name.
     ///
-    /// Errors: those of [`Source::open`]; `invalid_input` for an image that is not what its format is
-    /// stated to be; `usage` for a name that no volume can have.
+    /// Errors: those of [`Source::open`]; `invalid_input` for an image whose header contradicts its stated format;
+    /// `usage` for an invalid name.
     pub(crate) fn new(directory: PathBuf, image: &Path, options: ImportOptions) -> Result<Self> {
         let source = Source::open(image)?;
         if let Some(format) = options.format {
@@ -54,21 +54,21 @@ impl ImportRequest {
         Ok(Self { name, directory, source, options })
     }
 
-    /// The path that the volume has, or will have.
+    /// The path of the volume, which may not exist yet.
     pub(crate) fn target(&self) -> PathBuf {
         self.directory.join(&self.name)
     }
 
-    /// The format of the volume that is written.
+    /// The format of the new volume.
     pub(crate) fn format(&self) -> Format {
         if self.options.compress { Format::Qcow2 } else { self.source.image.format }
     }
 
-    /// Fails when the source's digest is not the one that was promised.
+    /// Fails if the digest of the source differs from the expected digest.
     pub(crate) fn check_sha256(&self, found: &str) -> Result<()> {
         match &self.options.sha256 {
             Some(wanted) if wanted != found => Err(Error::invalid_input(format!(
-                "{} has SHA-256 {found}, not {wanted}",
+                "{} has the SHA-256 digest {found}, expected {wanted}",
                 self.source.path.display()
             ))),
             _ => Ok(()),

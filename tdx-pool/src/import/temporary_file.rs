@@ -1,4 +1,4 @@
-//! A file in the pool's directory that is not an image yet: private, under a name that `cleanup` knows.
+//! An incomplete image in the pool's directory. It is private and has a name that `cleanup` recognizes.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use crate::references::inflight::InFlight;
 use crate::volume::names::ToolFile;
 
-/// An image that is being written. It is deleted unless it is renamed. Only its owner can read or write it.
+/// An image that is being written. The file is deleted unless it is renamed. Only its owner can read or write it.
 #[derive(Debug)]
 pub(crate) struct TemporaryFile {
     pub(crate) path: PathBuf,
@@ -24,7 +24,7 @@ pub(crate) struct TemporaryFile {
 }
 
 impl TemporaryFile {
-    /// Locks a new name and creates an empty file of that name in `folder`.
+    /// Locks a new name and creates an empty file with that name in `folder`.
     pub(crate) fn create(host: &Host, folder: &Path) -> Result<Self> {
         let name = ToolFile::Import.new_name()?;
         let in_flight = InFlight::begin(host, &name)?;
@@ -35,28 +35,31 @@ impl TemporaryFile {
         Ok(Self { path, file, is_deleted: false, _in_flight: in_flight })
     }
 
-    /// Renames the file to `target`. An image of that name is replaced only if `replace` is set.
+    /// Renames the file to `target`. A file of that name is replaced only if `replace` is set.
     ///
-    /// Errors: `conflict` when the name was taken meanwhile; `io`.
+    /// Errors: `conflict` when another process has created a file of that name; `io`.
     pub(crate) fn rename(self, target: &Path, replace: bool) -> Result<()> {
-        log::step(format_args!("rename it to {}", target.display()));
+        log::step(format_args!("rename the copy to {}", target.display()));
         let renamed =
             if replace { fs::rename(&self.path, target) } else { self.rename_to_new(target) };
         match renamed {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(Error::conflict(format!("{} was made meanwhile", target.display()))
-                    .hint("run the same command again: it compares the two"));
+                return Err(Error::conflict(format!(
+                    "another process created {} during this command",
+                    target.display()
+                ))
+                .hint("run this command again to compare the image with the new volume"));
             }
             done => done.at("rename the copy to", target)?,
         }
         let folder = target.parent().unwrap_or(target);
-        let flushed = File::open(folder).and_then(|folder| folder.sync_all()).at("flush", folder);
+        let flushed = File::open(folder).and_then(|folder| folder.sync_all()).at("sync", folder);
         flushed.map_err(|error| error.applied([format!("imported {}", target.display())]))
     }
 
     /// Deletes the file.
     ///
-    /// Errors: `io`, with the file's path as what is left.
+    /// Errors: `io`, with the path of the file as left behind.
     pub(crate) fn discard(mut self) -> Result<()> {
         self.is_deleted = true;
         let deleted = fs::remove_file(&self.path).at("delete", &self.path);
@@ -65,8 +68,8 @@ impl TemporaryFile {
 
     fn rename_to_new(&self, target: &Path) -> io::Result<()> {
         match renameat_with(CWD, &self.path, CWD, target, RenameFlags::NOREPLACE) {
-            // A network file system may not know the flag; a second name is as safe. The first one
-            // goes when this is dropped.
+            // Some network file systems lack the flag. A hard link is as safe, and the temporary name is removed when
+            // this value is dropped.
             Err(Errno::INVAL | Errno::NOSYS) => fs::hard_link(&self.path, target),
             done => Ok(done?),
         }

@@ -1,14 +1,12 @@
-//! Importing through libvirt: for members of the group libvirt, who cannot write to the pool's directory,
-//! and for pools on other hosts.
+//! Imports an image through libvirt: for members of the group libvirt, who cannot write to the pool's directory, and
+//! for pools on other hosts.
 //!
-//! libvirt cannot rename a volume. So the bytes go to a volume under one of our temporary names and
-//! are then cloned on libvirt's side to the real one, which is half-made only while libvirtd itself
-//! copies it there.
+//! libvirt cannot rename a volume. The bytes are therefore uploaded to a volume with a temporary name, which libvirtd
+//! then clones to the final name. The volume with the final name is incomplete only while libvirtd copies it.
 //!
-//! libvirt looks into what was uploaded, and would convert a qcow2 image to raw while it clones it. So
-//! the start of the image, by which it is known, is held back until the clone is there: without it
-//! bytes are bytes. It also tells an image that is not finished, because its maker or libvirtd itself
-//! died, from every other volume of that name.
+//! libvirt detects the format of the uploaded volume, and would convert a qcow2 image to raw while it clones it. The
+//! start of the image, which identifies the format, is therefore sent only after the clone is complete. A volume
+//! without its start is also recognized as an import that was killed, or during which libvirtd ended.
 
 use std::io::Read;
 
@@ -33,10 +31,10 @@ use crate::references::inflight::InFlight;
 use crate::volume::header;
 use crate::volume::names::ToolFile;
 
-/// Copies the image into the pool; returns the SHA-256 of its bytes.
+/// Copies the image into the pool. Returns the SHA-256 digest of its bytes.
 ///
-/// Errors: what libvirt says; `invalid_input` when the bytes are not those that were promised;
-/// `conflict` when the image changed, or its name was taken, meanwhile.
+/// Errors: those of libvirt; `invalid_input` when the digest differs from the expected one; `conflict` when the image
+/// changed, or its name was taken, during the upload.
 pub(crate) fn upload(
     context: &Cli,
     libvirt: &Libvirt,
@@ -47,7 +45,7 @@ pub(crate) fn upload(
 ) -> Result<String> {
     let ImportRequest { name, source, .. } = request;
     let temporary = ToolFile::Import.new_name()?;
-    // Elsewhere only the open file tells that host's cleanup that this is under way.
+    // On a remote host, cleanup recognizes the upload only by the open file.
     let in_flight = libvirt.is_local().then(|| InFlight::begin(&context.host, &temporary));
     let _in_flight = in_flight.transpose()?;
     if let Some(sha256) = resume(libvirt, pool, request)? {
@@ -69,7 +67,7 @@ pub(crate) fn upload(
             made => made?,
         };
         let undone = made.clone();
-        undo.push(format!("volume '{name}', without its start"), move || undone.delete(0));
+        undo.push(format!("incomplete volume '{name}'"), move || undone.delete(0));
         put_head(libvirt, &made, source, &head)?;
         check_uploaded(libvirt, &made, request)?;
         Ok(sha256)
@@ -80,7 +78,7 @@ pub(crate) fn upload(
     })
 }
 
-/// Deletes a volume, if it is there.
+/// Deletes a volume, if it exists.
 fn delete(volume: &StorageVol) -> std::result::Result<(), VirtError> {
     match volume.delete(0) {
         Err(error) if is_gone(&error) => Ok(()),
@@ -88,10 +86,10 @@ fn delete(volume: &StorageVol) -> std::result::Result<(), VirtError> {
     }
 }
 
-/// Finishes an upload of this image that was killed, if the volume is what such an upload left. Returns the
-/// SHA-256 of the image, or none when all of the image is to be uploaded.
+/// Completes an upload of this image that was killed, if the volume was left by such an upload. Returns the SHA-256
+/// digest of the image, or none when the whole image has to be uploaded.
 ///
-/// Errors: `conflict` for a volume that is anything else, or that anything needs; those of libvirt.
+/// Errors: `conflict` for any other volume, and for a volume that something needs; those of libvirt.
 fn resume(libvirt: &Libvirt, pool: &Pool, request: &ImportRequest) -> Result<Option<String>> {
     let ImportRequest { name, source, .. } = request;
     let Some(made) = pool.volume(name)? else { return Ok(None) };
@@ -102,8 +100,8 @@ fn resume(libvirt: &Libvirt, pool: &Pool, request: &ImportRequest) -> Result<Opt
             check_uploaded(libvirt, &made, request)?;
             Ok(Some(sha256))
         }
-        // A libvirtd that were still at it would not have let it be read. A blank disk of the same
-        // size looks like this too, so what anyone needs is not touched.
+        // libvirtd does not allow the read while it still copies. A blank disk of the same size looks like an
+        // incomplete upload, so a volume that something needs is not changed.
         Comparison::Begun => {
             let users = Dependents::take(libvirt, pool)?.users_of(&request.target());
             if !users.is_empty() {
@@ -111,8 +109,8 @@ fn resume(libvirt: &Libvirt, pool: &Pool, request: &ImportRequest) -> Result<Opt
                 return Err(Error::conflict(format!("volume '{name}' is needed by {users}"))
                     .hint("import the image under another name with --name"));
             }
-            log::step(format_args!("delete the half-made volume '{name}'"));
-            made.delete(0).context(format_args!("delete the half-made volume '{name}'"))?;
+            log::step(format_args!("delete the incomplete volume '{name}'"));
+            made.delete(0).context(format_args!("delete the incomplete volume '{name}'"))?;
             Ok(None)
         }
         Comparison::Same { .. } | Comparison::Different => Err(made_meanwhile(name)),
@@ -120,12 +118,12 @@ fn resume(libvirt: &Libvirt, pool: &Pool, request: &ImportRequest) -> Result<Opt
 }
 
 fn made_meanwhile(name: &str) -> Error {
-    Error::conflict(format!("volume '{name}' was made meanwhile"))
-        .hint("run the same command again: it compares the two")
+    Error::conflict(format!("another process created volume '{name}' during this command"))
+        .hint("run this command again to compare the image with the new volume")
 }
 
-/// Fails unless the volume's header is the one that was planned with: what was sent is what counts, and
-/// the source may have been another image when its header was read.
+/// Fails unless the header that was sent is the header that was planned with. The source may have changed after its
+/// header was read.
 ///
 /// Errors: `conflict`; those of [`image::check_stated`].
 fn check_uploaded(libvirt: &Libvirt, volume: &StorageVol, request: &ImportRequest) -> Result<()> {
@@ -139,7 +137,7 @@ fn check_uploaded(libvirt: &Libvirt, volume: &StorageVol, request: &ImportReques
     }
 }
 
-/// Writes what was held back, as it was read when the rest was sent.
+/// Sends the start of the image, which was read with the rest and held back.
 fn put_head(libvirt: &Libvirt, volume: &StorageVol, source: &Source, bytes: &[u8]) -> Result<()> {
     let uploading = format_args!("upload {}", source.path.display());
     let stream = Stream::new(libvirt.connect(), 0).context("open a stream")?;
@@ -152,7 +150,7 @@ fn put_head(libvirt: &Libvirt, volume: &StorageVol, source: &Source, bytes: &[u8
     stream.finish().context(uploading)
 }
 
-/// The image's bytes as they are: `raw` here means "do not look inside".
+/// The XML of the volume. Its format is `raw`, so that libvirt does not interpret the bytes.
 fn xml(name: &str, source: &Source, owner: Option<QemuUser>) -> Result<String> {
     let permissions = permissions("0640", owner.map(|owner| QemuUser { uid: 0, ..owner }));
     let size = source.image.file_size_bytes.to_string();
@@ -168,11 +166,11 @@ fn xml(name: &str, source: &Source, owner: Option<QemuUser>) -> Result<String> {
         .to_xml()
 }
 
-/// What was read of an image while it was sent.
+/// What was read from an image while it was sent.
 struct Sent {
-    /// Its start, which was held back.
+    /// The start of the image, which was held back.
     head: Vec<u8>,
-    /// The digest of all its bytes.
+    /// The digest of all bytes of the image.
     sha256: String,
 }
 
@@ -189,7 +187,7 @@ fn send(
     match feed(&stream, source, progress) {
         Ok(sent) => stream.finish().context(uploading).map(|()| sent),
         Err(error) => {
-            // Else the volume stays in use and cannot be deleted.
+            // Without the abort, the volume stays in use and cannot be deleted.
             let _ = stream.abort();
             Err(error)
         }

@@ -1,4 +1,4 @@
-//! Comparing an image with a volume whose file only libvirt can read, down libvirt's stream.
+//! Compares an image with a volume whose file only libvirtd can read, through a stream of libvirt.
 
 use std::fs::File;
 use std::io::Read;
@@ -14,33 +14,33 @@ use virt::stream::Stream;
 
 use crate::import::source::Source;
 
-/// How much is sent or received at once.
+/// How much is sent or received at once. Unit: bytes.
 pub(crate) const CHUNK: usize = 256 * 1024;
 
-/// How a volume compares with an image.
+/// The result of a comparison of a volume with an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Comparison {
-    /// It holds exactly the image's bytes.
+    /// The volume has exactly the bytes of the image.
     Same {
-        /// Their digest.
+        /// The digest of the bytes.
         sha256: String,
     },
-    /// It lacks but the bytes that an upload holds back: that was killed right before its end.
+    /// The volume lacks only the bytes that an upload holds back: the upload was killed right before its end.
     Headless {
-        /// Those bytes.
+        /// The bytes that the volume lacks.
         head: Vec<u8>,
-        /// The digest of all of the image's bytes.
+        /// The digest of all bytes of the image.
         sha256: String,
     },
-    /// It lacks those and more, and holds nothing else: libvirtd died while it copied the image there.
+    /// The volume lacks these bytes and more, and has no other bytes: libvirtd ended during the copy.
     Begun,
-    /// It holds something else.
+    /// The volume has other bytes.
     Different,
 }
 
-/// Compares a volume with the source, byte for byte as they come down libvirt's stream.
+/// Compares a volume with the source byte for byte, while the volume is downloaded.
 ///
-/// Errors: what libvirt says; `conflict` for a source that changes meanwhile; `io`.
+/// Errors: those of libvirt; `conflict` for a source that changes during the comparison; `io`.
 pub(crate) fn compare(
     libvirt: &Libvirt,
     volume: &StorageVol,
@@ -69,12 +69,12 @@ pub(crate) fn compare(
     }
 }
 
-/// Whether bytes are those of the image as far as they are not zero.
+/// Whether all bytes that are not zero equal those of the image.
 fn is_part(bytes: &[u8], image: &[u8]) -> bool {
     bytes.iter().zip(image).all(|(byte, wanted)| *byte == 0 || byte == wanted)
 }
 
-/// What a volume lacks of an image, so far.
+/// The parts of an image that a volume lacks, so far.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Lacks {
     Nothing,

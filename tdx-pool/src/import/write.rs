@@ -1,8 +1,8 @@
-//! Writing an image beside its place, and putting it there whole.
+//! Writes an image under a temporary name, and renames it when it is complete.
 //!
-//! The bytes are copied from the open source into a private file first. Everything that is judged of
-//! them afterwards, and everything that is made of them, is read from that copy: whoever can write to
-//! the source, or give its name to another file, cannot change what was judged.
+//! The bytes are first copied from the open source into a private file. All later checks and conversions read that
+//! copy. A user who can write to the source, or give its name to another file, therefore cannot change what was
+//! checked.
 
 use std::fs::{File, Permissions};
 use std::os::unix::fs::{PermissionsExt, fchown};
@@ -49,7 +49,7 @@ impl ImportRequest {
         let mode = Permissions::from_mode(0o640);
         part.file.set_permissions(mode).at("change the mode of", &part.path)?;
         self.record(&part.file, sha256.clone())?;
-        // Nothing can begin to use the volume from here on, and what has begun is seen.
+        // From here on, nothing can begin to use the volume, and existing users are found.
         let removal = replaces.then(|| RemovalLock::begin(&context.host, &self.name));
         let _removal = removal.transpose()?;
         if replaces {
@@ -60,11 +60,11 @@ impl ImportRequest {
         Ok(sha256)
     }
 
-    /// Copies the source into a private file, and checks that the copy is the image that was planned
-    /// with. Returns the digest of the copy where `digest` asks for it.
+    /// Copies the source into a private file, and checks that the copy is the image that was planned with. Returns the
+    /// digest of the copy if `digest` is set.
     ///
-    /// Errors: those of [`copy::copy`] and [`image::check_base`]; `conflict` when the source changed since
-    /// it was opened.
+    /// Errors: those of [`copy::copy`] and [`image::check_base`]; `conflict` when the source changed after it was
+    /// opened.
     pub(crate) fn copy_to(
         &self,
         file: &File,
@@ -76,7 +76,7 @@ impl ImportRequest {
         let copied = copy::copy(&self.source.file, file, digest, &mut watch);
         let copied = copied.map_err(|error| self.cannot_copy(error))?;
         self.source.check_unchanged()?;
-        // Writes through a mapping of the source can go unnoticed: the copy decides.
+        // Writes through a memory mapping of the source are not detected, so the copy is checked.
         if image::check_base(file, &self.source.path)? == self.source.image {
             Ok(copied.sha256)
         } else {
@@ -87,7 +87,7 @@ impl ImportRequest {
     /// Recompresses a private copy into a second one.
     fn compress(&self, context: &Context, copy: TemporaryFile) -> Result<TemporaryFile> {
         let packed = TemporaryFile::create(&context.host, &self.directory)?;
-        log::step(format_args!("compress it to {}", packed.path.display()));
+        log::step(format_args!("compress the copy to {}", packed.path.display()));
         let from = self.source.image.format.as_str();
         qemu_img(["convert", "-c", "-f", from, "-O", Format::Qcow2.as_str(), "--"])
             .args([&copy.path, &packed.path])
@@ -108,9 +108,9 @@ impl ImportRequest {
         Error::new(kind, format!("cannot copy {from} to {to}")).because(cause)
     }
 
-    /// Remembers where the image came from, so that the next import need not read it.
+    /// Writes the record of the import, so that the next import need not read the image.
     fn record(&self, file: &File, sha256: Option<String>) -> Result<()> {
-        let metadata = file.metadata().at("look at", self.target())?;
+        let metadata = file.metadata().at("examine", self.target())?;
         let record = Record {
             source: self.source.identity.clone(),
             volume: Stamp::from(&metadata),
@@ -119,7 +119,9 @@ impl ImportRequest {
             format: Some(self.format()),
         };
         if !record.write(file) {
-            log::step("the file system keeps no attributes: the next import will compare contents");
+            log::step(
+                "the file system has no extended attributes: the next import will compare contents",
+            );
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! A pool in documents.
+//! The item of a pool in documents.
 
 use std::borrow::Cow;
 
@@ -8,40 +8,40 @@ use common::units::Size;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-/// Whether libvirt has a pool started.
+/// The state of a pool in libvirt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PoolState {
-    /// Started: its volumes can be used.
+    /// The pool is started, so that its volumes can be used.
     Active,
-    /// Defined, not started.
+    /// The pool is defined, but not started.
     Inactive,
 }
 
 /// A pool in a document.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct PoolItem {
-    /// Name.
+    /// The name of the pool.
     pub name: String,
-    /// UUID; null in a dry run that would make the pool.
+    /// The UUID of the pool; null in a dry run that would create the pool.
     pub uuid: Option<String>,
-    /// Kind of pool, in libvirt's words: `dir`, `fs`, `logical`, …
+    /// The type of the pool, as libvirt names it: `dir`, `fs`, `logical`, …
     pub r#type: String,
-    /// The folder or device folder of its volumes; null for kinds that have none.
+    /// The directory of the volumes or of their device nodes; null for a type of pool without a directory.
     pub path: Option<String>,
-    /// Whether it is started.
+    /// Whether the pool is active (started) or inactive.
     pub state: PoolState,
-    /// Whether it survives being stopped.
+    /// Whether the pool is persistent: libvirt keeps its definition when the pool is stopped.
     pub persistent: bool,
-    /// Whether libvirt starts it on its own.
+    /// Whether libvirt starts the pool when libvirtd starts.
     pub autostart: bool,
-    /// Size of what holds it, bytes; null while inactive.
+    /// The size of the file system or volume group of the pool, in bytes; null while the pool is inactive.
     pub capacity_bytes: Option<u64>,
-    /// Bytes taken, by whatever; null while inactive.
+    /// The used bytes of the file system or volume group, by any files; null while the pool is inactive.
     pub allocation_bytes: Option<u64>,
-    /// Bytes left; null while inactive.
+    /// The free bytes; null while the pool is inactive.
     pub available_bytes: Option<u64>,
-    /// How many volumes libvirt sees in it; null while inactive.
+    /// The number of volumes in the pool; null while the pool is inactive.
     pub volumes: Option<u32>,
 }
 
@@ -74,11 +74,13 @@ impl Item for PoolItem {
 
     fn metrics(pools: &[Self]) -> Vec<Gauge> {
         let mut active = Gauge::new("tdx_pool_active", "Whether a pool is started: 1 or 0.");
-        let mut capacity = Gauge::new("tdx_pool_capacity_bytes", "Size of what holds a pool.");
+        let mut capacity =
+            Gauge::new("tdx_pool_capacity_bytes", "Size of the file system of a pool.");
         let mut allocation =
-            Gauge::new("tdx_pool_allocation_bytes", "What is taken there, by whatever.");
-        let mut available = Gauge::new("tdx_pool_available_bytes", "What is left there.");
-        let mut volumes = Gauge::new("tdx_pool_volumes", "Volumes in a pool.");
+            Gauge::new("tdx_pool_allocation_bytes", "Used space of the file system of a pool.");
+        let mut available =
+            Gauge::new("tdx_pool_available_bytes", "Free space of the file system of a pool.");
+        let mut volumes = Gauge::new("tdx_pool_volumes", "Number of volumes in a pool.");
         for pool in pools {
             let name = [("pool", pool.name.as_str())];
             active.set(name, (pool.state == PoolState::Active).into());
@@ -97,12 +99,12 @@ impl Item for PoolItem {
     }
 }
 
-/// A pool and what was done to it.
+/// A pool in a document of `tdx-pool ensure`.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct EnsureItem {
     #[serde(flatten)]
     pool: PoolItem,
-    /// `create`, `start` (autostart included), `update` (autostart alone) or `none`.
+    /// `create`, `start` (which includes autostart), `update` (only autostart) or `none`.
     action: Action,
 }
 

@@ -15,7 +15,7 @@ use common::cli::log;
 use common::image::canonical;
 use common::libvirt::{Context, Libvirt, is_gone};
 use common::xml::Document;
-use common::{Error, ErrorKind, Result};
+use common::{Error, ErrorKind, Result, shell};
 use virt::storage_pool::StoragePool;
 use virt::storage_vol::StorageVol;
 use virt::sys;
@@ -23,19 +23,19 @@ use virt::sys;
 use crate::pool::item::{PoolItem, PoolState};
 use crate::pool::spec::PoolSpec;
 
-/// A pool that libvirt knows.
+/// A storage pool of libvirt.
 #[derive(Debug)]
 pub struct Pool {
-    /// libvirt's own object.
+    /// The object of the `virt` crate.
     pub handle: StoragePool,
-    /// Its name.
+    /// The name of the pool.
     pub name: String,
-    /// Its kind: `dir`, `logical`, …
+    /// The type of the pool: `dir`, `logical`, …
     pub kind: String,
-    /// Where its volumes are; some kinds of pool have no such place.
+    /// The directory of the volumes; none for a type of pool without a directory.
     pub path: Option<PathBuf>,
     state: PoolState,
-    /// Its UUID.
+    /// The UUID of the pool.
     pub uuid: Option<String>,
     capacity_bytes: Option<u64>,
     allocation_bytes: Option<u64>,
@@ -70,7 +70,7 @@ impl Pool {
         })
     }
 
-    /// The pool of this name, if there is one.
+    /// The pool with this name, if it exists.
     pub fn by_name(libvirt: &Libvirt, name: &str) -> Result<Option<Self>> {
         match libvirt.connect().lookup_storage_pool_by_name(name) {
             Err(error) if is_gone(&error) => Ok(None),
@@ -78,18 +78,18 @@ impl Pool {
         }
     }
 
-    /// Whether this is the same pool as `other`, with its volumes in the same place.
+    /// Whether this is the same pool as `other`, with the same directory.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.uuid == other.uuid && self.path == other.path
     }
 
-    /// Every pool, started or not.
+    /// Every pool, active or inactive.
     pub fn all(libvirt: &Libvirt) -> Result<Vec<Self>> {
         let pools = libvirt.connect().list_all_storage_pools(0).context("list pools")?;
         let mut all = Vec::with_capacity(pools.len());
         for pool in pools {
             match Self::read(pool) {
-                Err(error) if error.kind() == ErrorKind::NotFound => {} // undefined meanwhile
+                Err(error) if error.kind() == ErrorKind::NotFound => {} // undefined after the listing
                 read => all.push(read?),
             }
         }
@@ -98,7 +98,7 @@ impl Pool {
 
     /// The pool whose directory is `path`.
     ///
-    /// libvirt compares paths as text. This compares the directories themselves when libvirt runs on this host.
+    /// libvirt compares paths as text. This function compares the directories themselves if libvirt runs on this host.
     pub fn by_path(libvirt: &Libvirt, path: &Path) -> Result<Option<Self>> {
         let same = |pool: &Self| {
             let Some(other) = &pool.path else {
@@ -109,8 +109,8 @@ impl Pool {
         Ok(Self::all(libvirt)?.into_iter().find(same))
     }
 
-    /// The pool a verb is about: the named one, else the default one, else whichever owns the default
-    /// folder (virt-manager's `default` does on most hosts).
+    /// The pool that a verb works on: the named pool, else the default pool, else the pool that has the default
+    /// directory (on most hosts, virt-manager's `default`).
     ///
     /// Errors: `not_found` (exit 4).
     pub fn resolve(libvirt: &Libvirt, config: &Config, name: Option<&str>) -> Result<Self> {
@@ -120,22 +120,23 @@ impl Pool {
             found => found,
         };
         found.ok_or_else(|| {
-            Error::not_found(format!("pool '{}' does not exist", spec.name))
-                .hint("tdx-pool ensure makes it; tdx-pool list shows those there are")
+            Error::not_found(format!("pool '{}' does not exist", spec.name)).hint(
+                "to create the pool, run tdx-pool ensure; to see all pools, run tdx-pool list",
+            )
         })
     }
 
-    /// Makes libvirt read the pool's directory again.
+    /// Tells libvirt to read the pool's directory again.
     ///
-    /// Errors: `conflict` for a pool that is not started.
+    /// Errors: `conflict` for an inactive pool.
     pub fn refresh(&self) -> Result<()> {
         self.check_active()?;
         log::detail(format_args!("refresh pool '{}'", self.name));
         let about = format_args!("refresh pool '{}'", self.name);
         for _ in 0..20 {
             match self.handle.refresh(0) {
-                // A pool with an upload or a build under way cannot be refreshed, and goes on; any
-                // other failure stops it. (The message may be in any language.)
+                // A pool with a running upload or build cannot be refreshed and stays active. Any other failure makes
+                // the pool inactive. (The message may be in any language.)
                 Err(error)
                     if error.code().to_raw() == sys::VIR_ERR_INTERNAL_ERROR
                         && self.handle.is_active().unwrap_or(false) =>
@@ -144,7 +145,7 @@ impl Pool {
                 }
                 done => {
                     let hint =
-                        format!("tdx-pool ensure --pool '{}' repairs what it can", self.name);
+                        format!("to repair the pool, run: tdx-pool ensure --pool '{}'", self.name);
                     return done.context(about).map(drop).map_err(|error| {
                         truncated_image::explain(
                             error.hint(hint),
@@ -155,17 +156,17 @@ impl Pool {
                 }
             }
         }
-        // libvirt's own view is then as new as it gets.
+        // After the retries, libvirt's view of the pool is used as it is.
         Ok(())
     }
 
-    /// Fails unless the pool is started.
+    /// Fails unless the pool is active.
     pub fn check_active(&self) -> Result<()> {
         match self.state {
             PoolState::Active => Ok(()),
             PoolState::Inactive => {
                 Err(Error::conflict(format!("pool '{}' is not active", self.name))
-                    .hint(format!("tdx-pool ensure --pool {} starts it", self.name)))
+                    .hint(format!("tdx-pool ensure --pool {}", shell::quote(&self.name))))
             }
         }
     }
@@ -177,14 +178,14 @@ impl Pool {
         match (&self.path, self.kind.as_str()) {
             (Some(path), "dir" | "fs" | "netfs") => Ok(path),
             _ => Err(Error::unsupported(format!(
-                "pool '{}' is of type {}: images and overlays need a folder",
+                "pool '{}' has type {}, but images and overlays need a pool with a directory",
                 self.name, self.kind
             ))
-            .hint("make one with tdx-pool ensure --pool NAME --path DIR")),
+            .hint("to create such a pool, run: tdx-pool ensure --pool NAME --path DIR")),
         }
     }
 
-    /// libvirt's volume of this name, if there is one.
+    /// libvirt's volume with this name, if it exists.
     pub fn volume(&self, name: &str) -> Result<Option<StorageVol>> {
         match self.handle.lookup_storage_vol_by_name(name) {
             Err(error) if is_gone(&error) => Ok(None),
@@ -192,10 +193,10 @@ impl Pool {
         }
     }
 
-    /// Creates the volume `name`, as a copy of another where one is given.
+    /// Creates the volume `name`, as a copy of another volume if one is given.
     ///
-    /// Errors: what libvirt says. When libvirtd died over this, the volume may be there all the same, and
-    /// is named as left behind.
+    /// Errors: those of libvirt. If the connection was lost, the volume may exist nevertheless, and is reported as left
+    /// behind.
     pub(crate) fn create_volume(
         &self,
         name: &str,
@@ -218,7 +219,7 @@ impl Pool {
         })
     }
 
-    /// The pool as it stands in a document.
+    /// The pool as an item of a document.
     pub fn item(&self) -> Result<PoolItem> {
         let about = format_args!("ask about pool '{}'", self.name);
         let volumes = match self.state {
@@ -240,7 +241,7 @@ impl Pool {
         })
     }
 
-    /// Whether it is started.
+    /// Whether the pool is active.
     pub fn is_active(&self) -> bool {
         self.state == PoolState::Active
     }

@@ -1,4 +1,4 @@
-//! The plan that makes a pool exist and run, and carrying it out.
+//! The plan that creates and starts a pool, and its execution.
 
 use std::path::{Path, PathBuf};
 
@@ -17,27 +17,28 @@ use crate::pool::spec::PoolSpec;
 use crate::pool::{Pool, qemu_access, qemu_user, truncated_image};
 use common::image::canonical;
 
-/// What is to be done so that a pool exists and is started.
+/// The steps that make a pool exist and be active.
 #[derive(Debug)]
 pub struct PoolPlan {
     name: String,
     path: PathBuf,
     existing: Option<Pool>,
-    /// Whether the directory of the existing pool does not exist.
+    /// Whether the directory of the existing pool is absent.
     is_folder_lost: bool,
-    /// What the user should know: another pool is used, a link was followed.
+    /// Warnings for the user: another pool is used, or a link was followed.
     pub warnings: Vec<String>,
 }
 
 impl PoolPlan {
-    /// Looks at what is there. `path` is the flag's; without it an existing pool's own path is right.
+    /// Reads the current state and makes the plan. `path` is the value of `--path`; without it, an existing pool keeps
+    /// its path.
     ///
-    /// A pool of another name that owns the folder is used instead: libvirt lets no two pools share one,
-    /// and virt-manager's `default` has the usual one on most hosts.
+    /// If a pool with another name has the directory, the plan uses that pool, because libvirt does not allow two pools
+    /// with the same directory. On most hosts, virt-manager's `default` has the usual directory.
     ///
-    /// Errors: `conflict` when the pool exists elsewhere, or when the path is no folder; `permission`
-    /// when the folder cannot be written; `usage` for a path that is not UTF-8, or relative on a remote
-    /// host.
+    /// Errors: `conflict` when the pool exists with another directory, or when the path is not a directory;
+    /// `permission` when the directory cannot be written; `usage` for a path that is not UTF-8, or that is relative
+    /// on a remote host.
     pub fn new(
         libvirt: &Libvirt,
         config: &Config,
@@ -59,7 +60,7 @@ impl PoolPlan {
         let mut is_folder_lost = false;
         if let Some(owner) = &found {
             warnings.push(format!(
-                "pool '{}' owns {}: it is used instead of '{}'",
+                "pool '{}' already has the directory {} and is used instead of '{}'",
                 owner.name,
                 folder.display(),
                 spec.name
@@ -71,24 +72,24 @@ impl PoolPlan {
         Ok(Self { name: spec.name, path: folder, existing: found, is_folder_lost, warnings })
     }
 
-    /// The pool, if it is there already.
+    /// The existing pool, if any.
     pub fn existing(&self) -> Option<&Pool> {
         self.existing.as_ref()
     }
 
-    /// The name the pool has, or will have.
+    /// The name of the pool, which may not exist yet.
     pub fn pool_name(&self) -> &str {
         self.existing.as_ref().map_or(&self.name, |pool| &pool.name)
     }
 
-    /// The directory that the pool has, or will have.
+    /// The directory of the pool, which may not exist yet.
     ///
-    /// Errors: `unsupported` for a pool of a kind that has none.
+    /// Errors: `unsupported` for a type of pool without a directory.
     pub fn folder(&self) -> Result<&Path> {
         self.existing.as_ref().map_or(Ok(&self.path), Pool::folder)
     }
 
-    /// Says which directory QEMU's user cannot enter on the way to the pool's, if there is one.
+    /// A warning if the user that QEMU runs as cannot enter the pool's directory or one of its parents.
     ///
     /// Errors: those of [`qemu_user::qemu_user`].
     pub fn closed_to_qemu(&self, libvirt: &Libvirt) -> Result<Option<String>> {
@@ -98,7 +99,7 @@ impl PoolPlan {
         Ok(qemu_user::qemu_user(libvirt)?.and_then(|qemu| qemu_access::warning(folder, qemu)))
     }
 
-    /// What [`PoolPlan::apply`] would do.
+    /// The action that [`PoolPlan::apply`] would take.
     pub fn action(&self) -> Result<Action> {
         let Some(pool) = &self.existing else {
             return Ok(Action::Create);
@@ -110,10 +111,10 @@ impl PoolPlan {
         })
     }
 
-    /// The pool as it is, or as it would be.
+    /// The pool as an item: as it is, or as it would be.
     pub(crate) fn item(&self) -> Result<PoolItem> {
         match &self.existing {
-            // Whatever is not so yet is what would be done.
+            // The state after the plan.
             Some(pool) => Ok(PoolItem {
                 state: PoolState::Active,
                 autostart: pool.handle.is_persistent().context("ask about a pool")?,
@@ -135,15 +136,15 @@ impl PoolPlan {
         }
     }
 
-    /// Carries the plan out: define, build, start, autostart, refresh. Undone when it fails half way;
-    /// whatever another process did of it meanwhile is as good as done here.
+    /// Executes the plan: define, build, start, autostart, refresh. A failure undoes the steps. Steps that another
+    /// process did at the same time count as done.
     pub fn apply(self, libvirt: &Libvirt) -> Result<Pool> {
         undo::on_failure(|undo| {
             let prepared = self.existing.as_ref().map(|pool| (pool, self.prepare(libvirt, pool)));
             let handle = match prepared {
                 Some((pool, Ok(()))) => pool.handle.clone(),
                 Some((_, Err(error))) if error.kind() != ErrorKind::NotFound => return Err(error),
-                // There is no pool, or the command that was creating the pool has undone that.
+                // The pool does not exist, or the command that was creating the pool has removed it again.
                 _ => {
                     let handle = self.create(libvirt)?;
                     undo.applied(format!("created pool '{}'", self.name));
@@ -156,8 +157,8 @@ impl PoolPlan {
         })
     }
 
-    /// Carries the plan out, but does not refresh a pool that needs no change: to look at a thousand volumes
-    /// again takes longer than to create a domain.
+    /// Executes the plan, but does not refresh a pool that needs no change. Reading a thousand volumes again takes
+    /// longer than creating a domain.
     pub fn apply_unless_ready(self, libvirt: &Libvirt) -> Result<Pool> {
         let ready = self.action()? == Action::None;
         match self {
@@ -166,10 +167,10 @@ impl PoolPlan {
         }
     }
 
-    /// Starts an existing pool. Creates its directory again if that does not exist.
+    /// Starts an existing pool. Creates its directory again if the directory is absent.
     fn prepare(&self, libvirt: &Libvirt, pool: &Pool) -> Result<()> {
         let (name, handle) = (&pool.name, &pool.handle);
-        // In this order: the folder of one that is being made may come between the two.
+        // The order matters: another process may create the directory between the two checks.
         let active = handle.is_active().context(format_args!("ask about pool '{name}'"))?;
         let lost = has_lost_folder(libvirt, pool);
         if active && lost {
@@ -179,21 +180,21 @@ impl PoolPlan {
             self.start(handle, lost)?;
         }
         if wants_autostart(handle)? {
-            let doing = format_args!("set pool '{name}' to start on its own");
+            let doing = format_args!("set the autostart of pool '{name}'");
             log::step(doing);
             handle.set_autostart(true).context(doing)?;
         }
         Ok(())
     }
 
-    /// Starts a pool, unless somebody else is quicker.
+    /// Starts a pool, unless another process has started it.
     fn start(&self, pool: &StoragePool, build: bool) -> Result<()> {
         let or_active = |done: std::result::Result<(), VirtError>| match done {
             Err(_) if pool.is_active().unwrap_or(false) => Ok(()),
             done => done,
         };
         if build {
-            let building = format_args!("make the folder {}", self.path.display());
+            let building = format_args!("create the directory {}", self.path.display());
             log::step(building);
             or_active(pool.build(0)).context(building)?;
         }
@@ -211,13 +212,13 @@ impl PoolPlan {
             .child(Element::new("name").text(&self.name))
             .child(Element::new("target").child(Element::new("path").text(path)))
             .to_xml()?;
-        // libvirt makes all of them.
+        // libvirt creates all absent parents.
         let missing = self.path.ancestors().take_while(|path| !path.exists());
         let missing: Vec<&Path> = if libvirt.is_local() { missing.collect() } else { Vec::new() };
         let doing = format_args!("define pool '{}' at {path}", self.name);
         log::step(doing);
         let pool = match libvirt.connect().define_storage_pool_xml(&xml, 0) {
-            // Another command has made a pool since this one was planned.
+            // Another command has created a pool after this plan was made.
             Err(error) => {
                 let made = match Pool::by_path(libvirt, &self.path)? {
                     None => Pool::by_name(libvirt, &self.name)?,
@@ -232,21 +233,21 @@ impl PoolPlan {
         };
         undo::on_failure(|undo| {
             for folder in missing.iter().rev() {
-                undo.push(format!("the folder {}", folder.display()), || remove_directory(folder));
+                undo.push(format!("directory {}", folder.display()), || remove_directory(folder));
             }
             undo.push(format!("the definition of pool '{}'", self.name), || {
-                let _ = pool.destroy(); // stops it, if it was started
+                let _ = pool.destroy(); // stops the pool, if it was started
                 pool.undefine()
             });
             interrupt::check()?;
             self.start(&pool, true)?;
-            pool.set_autostart(true).context("set the pool to start on its own")
+            pool.set_autostart(true).context("set the autostart of the pool")
         })?;
         Ok(pool)
     }
 }
 
-/// Removes a directory, if it is there.
+/// Removes a directory, if it exists.
 fn remove_directory(path: &Path) -> std::io::Result<()> {
     match std::fs::remove_dir(path) {
         Err(_) if !path.exists() => Ok(()),
@@ -259,7 +260,7 @@ fn wants_autostart(pool: &StoragePool) -> Result<bool> {
     Ok(pool.is_persistent().context(about)? && !pool.autostart().context(about)?)
 }
 
-/// Whether the directory of a pool certainly does not exist. A directory that cannot be seen may exist.
+/// Whether the directory of a pool is certainly absent. A directory that cannot be examined counts as existing.
 fn has_lost_folder(libvirt: &Libvirt, pool: &Pool) -> bool {
     let absent = |path: &Path| {
         path.symlink_metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
@@ -271,7 +272,7 @@ fn utf8(path: &Path) -> Result<&str> {
     path::utf8("pool path", path, ErrorKind::Usage)
 }
 
-/// Fails when a pool is elsewhere than where it was asked to be.
+/// Fails if a pool has another directory than the given one.
 fn check_same(libvirt: &Libvirt, pool: &Pool, path: &Path) -> Result<()> {
     let (asked, _) = folder(libvirt, path)?;
     let own = pool.path.as_deref();
@@ -280,13 +281,13 @@ fn check_same(libvirt: &Libvirt, pool: &Pool, path: &Path) -> Result<()> {
     if same {
         return Ok(());
     }
-    let at = own.map_or("no folder".into(), Path::to_string_lossy);
+    let at = own.map_or("no directory".into(), |own| format!("directory {}", own.display()));
     let asked = asked.display();
-    Err(Error::conflict(format!("pool '{}' exists with {at}, not {asked}", pool.name))
-        .hint("choose another name with --pool, or leave out --path"))
+    Err(Error::conflict(format!("pool '{}' exists with {at}, expected {asked}", pool.name))
+        .hint("choose another name with --pool, or remove --path"))
 }
 
-/// The directory in the spelling that libvirt can compare, and a warning when a link was followed.
+/// The path of the directory without links, which libvirt can compare, and a warning if a link was followed.
 fn folder(libvirt: &Libvirt, path: &Path) -> Result<(PathBuf, Vec<String>)> {
     utf8(path)?;
     if !libvirt.is_local() {
@@ -294,7 +295,7 @@ fn folder(libvirt: &Libvirt, path: &Path) -> Result<(PathBuf, Vec<String>)> {
             Ok((path.components().collect(), Vec::new()))
         } else {
             Err(Error::usage(format!(
-                "pool path {} is relative, but the pool is on another host",
+                "pool path {} is relative, but a pool on another host needs an absolute path",
                 path.display()
             )))
         };
@@ -305,25 +306,25 @@ fn folder(libvirt: &Libvirt, path: &Path) -> Result<(PathBuf, Vec<String>)> {
     let folder = canonical(&absolute);
     utf8(&folder)?;
     let followed = (folder != absolute)
-        .then(|| format!("{} leads to {}", absolute.display(), folder.display()));
+        .then(|| format!("{} resolves to {}", absolute.display(), folder.display()));
     Ok((folder, followed.into_iter().collect()))
 }
 
-/// Fails where no pool can be created in a directory.
+/// Fails if no pool can be created in a directory.
 fn check_folder(path: &Path) -> Result<()> {
     let there = |path: &&Path| path.symlink_metadata().is_ok();
     let existing = path.ancestors().find(there).unwrap_or(path);
     if !existing.is_dir() {
-        return Err(Error::conflict(format!("{} is not a folder", existing.display()))
-            .hint("choose another folder with --path"));
+        return Err(Error::conflict(format!("{} is not a directory", existing.display()))
+            .hint("choose another directory with --path"));
     }
-    // An ordinary user asks libvirtd, which is root: only root's own view says anything.
+    // libvirtd creates the directory as root. The check is therefore only meaningful for root.
     if rustix::process::geteuid().is_root()
         && let Err(error) = access(existing, Access::WRITE_OK | Access::EXEC_OK)
     {
         return Err(Error::permission(format!("cannot write to {}", existing.display()))
             .because(std::io::Error::from(error))
-            .hint("choose another folder with --path"));
+            .hint("choose another directory with --path"));
     }
     Ok(())
 }

@@ -1,17 +1,18 @@
-//! Whether the user that QEMU runs as can enter the directories above an image.
+//! Checks whether the user that QEMU runs as can enter the directories above an image.
 //!
-//! libvirt changes the owner of images, never the mode of directories, so a guest with an image below a
-//! directory that is closed to that user does not start.
+//! libvirt changes the owner of images, but never the mode of directories. A guest does not start if its image is below
+//! a directory that QEMU's user cannot enter.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use common::shell::quote_path;
 use common::{Error, Result};
 
 use crate::pool::qemu_user::QemuUser;
 
-/// Returns the first directory on the way to `path` that QEMU's user cannot enter. Directories that do not
-/// exist yet, or that we cannot look at, are passed over.
+/// Returns the first directory on the path `path` that QEMU's user cannot enter. Directories that do not exist or
+/// cannot be examined are skipped.
 ///
 /// Source: path_resolution(7); credentials(7) for supplementary groups, which libvirt gives QEMU.
 pub fn closed_directory(path: &Path, qemu: QemuUser) -> Option<PathBuf> {
@@ -24,9 +25,9 @@ pub fn closed_directory(path: &Path, qemu: QemuUser) -> Option<PathBuf> {
     above.into_iter().find(|folder| is_closed(folder, qemu, &groups)).map(Path::to_owned)
 }
 
-/// Fails when QEMU could not get at what is in a directory.
+/// Fails if QEMU's user cannot enter a directory or one of its parents.
 ///
-/// Errors: `conflict`, with the command that opens the way.
+/// Errors: `conflict`, with the command that grants access as the hint.
 pub fn check(directory: &Path, qemu: QemuUser) -> Result<()> {
     match closed_directory(directory, qemu) {
         None => Ok(()),
@@ -36,7 +37,7 @@ pub fn check(directory: &Path, qemu: QemuUser) -> Result<()> {
     }
 }
 
-/// Returns the message of [`check`] as a warning, with the command that opens the way.
+/// Returns the message of [`check`] as a warning, with the command that grants access.
 pub fn warning(directory: &Path, qemu: QemuUser) -> Option<String> {
     let closed = closed_directory(directory, qemu)?;
     Some(format!("{} ({})", words(&closed, directory, qemu), opening(&closed)))
@@ -45,13 +46,13 @@ pub fn warning(directory: &Path, qemu: QemuUser) -> Option<String> {
 fn words(closed: &Path, directory: &Path, QemuUser { uid, gid }: QemuUser) -> String {
     let (closed, directory) = (closed.display(), directory.display());
     format!(
-        "QEMU, which runs as {uid}:{gid} here, cannot enter {closed}: guests with images in \
-         {directory} do not start"
+        "QEMU runs as user {uid} and group {gid} and cannot enter {closed}: guests with images in \
+         {directory} cannot start"
     )
 }
 
 fn opening(closed: &Path) -> String {
-    format!("chmod o+x '{}', or choose another directory", closed.display())
+    format!("run chmod o+x {}, or choose another directory", quote_path(closed))
 }
 
 fn is_closed(folder: &Path, qemu: QemuUser, groups: &[u32]) -> bool {
@@ -74,7 +75,7 @@ fn is_closed(folder: &Path, qemu: QemuUser, groups: &[u32]) -> bool {
     found.mode() & bit == 0
 }
 
-/// Whether an access control list lets QEMU's user enter; `None` where there is no list.
+/// Whether the access control list of a directory allows QEMU's user to enter; `None` if it has no list.
 ///
 /// Source: acl(5), "Access check algorithm"; Linux `include/uapi/linux/posix_acl_xattr.h`.
 fn by_acl(folder: &Path, owners: (u32, u32), qemu: QemuUser, groups: &[u32]) -> Option<bool> {
@@ -96,13 +97,13 @@ fn by_acl(folder: &Path, owners: (u32, u32), qemu: QemuUser, groups: &[u32]) -> 
 /// An entry of an access control list.
 struct AclEntry {
     kind: u16,
-    /// Whether it allows to enter a directory.
+    /// Whether the entry allows to enter a directory.
     can_enter: bool,
-    /// The user or group, for entries of a named one.
+    /// The id of the user or group, for entries about a named user or group.
     id: u32,
 }
 
-/// Whether a list lets QEMU's user enter a directory; none when the list says nothing of that.
+/// Whether an access control list allows QEMU's user to enter a directory; none if the list does not decide that.
 fn judge_acl(
     entries: &[AclEntry],
     (owner, group): (u32, u32),
@@ -173,7 +174,7 @@ mod tests {
     const QEMU: QemuUser = QemuUser { uid: 64055, gid: 106 };
 
     #[test]
-    fn the_first_closed_directory_is_found() {
+    fn closed_directory_returns_the_first_closed_directory() {
         let folder = tempfile::tempdir().unwrap();
         let deep = folder.path().join("a/b/c");
         create_dir_all(&deep).unwrap();

@@ -1,4 +1,4 @@
-//! Whose files QEMU can read and write on this host.
+//! The user and group that QEMU runs as on this host.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -7,7 +7,7 @@ use common::libvirt::{Context, Libvirt};
 use common::xml::{Document, Element};
 use common::{Error, IoContext, Result};
 
-/// A numeric owner and group.
+/// A user id and group id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QemuUser {
     /// User id.
@@ -16,10 +16,10 @@ pub struct QemuUser {
     pub gid: u32,
 }
 
-/// The user and group that this libvirt runs QEMU as; none when it does not say.
+/// The user and group that this libvirt runs QEMU as; none if libvirt does not report them.
 ///
-/// Never guessed from the distribution: Debian has libvirt-qemu:kvm, Fedora qemu:qemu, a session
-/// daemon the user himself.
+/// They are never guessed from the distribution: Debian has libvirt-qemu:kvm, Fedora has qemu:qemu, and a session
+/// daemon uses the user's own.
 /// Source: <https://libvirt.org/formatcaps.html>, `host/secmodel[model='dac']/baselabel`, `+UID:+GID`.
 pub fn qemu_user(libvirt: &Libvirt) -> Result<Option<QemuUser>> {
     let text = libvirt.connect().capabilities().context("read the host's capabilities")?;
@@ -29,7 +29,7 @@ pub fn qemu_user(libvirt: &Libvirt) -> Result<Option<QemuUser>> {
     Ok(dac.and_then(|dac| dac.text_at("baselabel")).and_then(|label| parse(&label)))
 }
 
-/// The `<permissions>` of a new volume: its mode, in octal digits, and whose it is, if libvirt said.
+/// The `<permissions>` of a new volume: its mode in octal digits, and its owner if libvirt reports one.
 pub(crate) fn permissions(mode: &str, owner: Option<QemuUser>) -> Element {
     let element = Element::new("permissions").child(Element::new("mode").text(mode));
     element.children(owner.into_iter().flat_map(|QemuUser { uid, gid }| {
@@ -37,13 +37,13 @@ pub(crate) fn permissions(mode: &str, owner: Option<QemuUser>) -> Element {
     }))
 }
 
-/// Fails for a file that QEMU could not read, where libvirt will be told not to change that.
+/// Fails for a file that QEMU's user cannot read, if libvirt will not change the owner of the file.
 ///
-/// Errors: `conflict`, with the command that ends it; `not_found`, `io`.
+/// Errors: `conflict`, with the command that grants access as the hint; `not_found`, `io`.
 pub fn check_readable(path: &Path, qemu: QemuUser) -> Result<()> {
     let file = match path.metadata() {
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => return Ok(()),
-        file => file.at("look at", path)?,
+        file => file.at("examine", path)?,
     };
     let read_bit = if file.uid() == qemu.uid {
         0o400
@@ -56,8 +56,11 @@ pub fn check_readable(path: &Path, qemu: QemuUser) -> Result<()> {
         return Ok(());
     }
     let (path, gid) = (path.display(), qemu.gid);
-    Err(Error::conflict(format!("QEMU, which runs as {}:{gid} here, cannot read {path}", qemu.uid))
-        .hint(format!("chgrp {gid} '{path}' && chmod 0640 '{path}'")))
+    Err(Error::conflict(format!(
+        "QEMU runs as user {} and group {gid} and cannot read {path}",
+        qemu.uid
+    ))
+    .hint(format!("chgrp {gid} '{path}' && chmod 0640 '{path}'")))
 }
 
 fn parse(label: &str) -> Option<QemuUser> {
@@ -71,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn base_labels_are_numeric() {
+    fn a_base_label_is_parsed_only_if_it_is_numeric() {
         assert_eq!(parse("+64055:+106"), Some(QemuUser { uid: 64055, gid: 106 }));
         for label in ["", "+1", "1:2", "+a:+b", "qemu:qemu"] {
             assert_eq!(parse(label), None, "{label}");

@@ -1,26 +1,26 @@
-//! Which pool a command works on: its name and its directory.
+//! The choice of the pool that a command works on: its name and its directory.
 
 use std::path::PathBuf;
 
 use common::cli::config::Config;
 
-/// The pool's name where neither a flag nor the configuration names one.
+/// The name of the pool, if neither an option nor the configuration names one.
 pub const DEFAULT_NAME: &str = "tdvirsh-pool";
 
-/// The pool's directory where neither a flag nor the configuration names one.
+/// The directory of the pool, if neither an option nor the configuration names one.
 pub const DEFAULT_PATH: &str = "/var/lib/libvirt/images";
 
-/// The pool that flags and configuration ask for.
+/// The pool that options and configuration choose.
 #[derive(Debug)]
 pub struct PoolSpec {
-    /// The pool's name.
+    /// The name of the pool.
     pub name: String,
-    /// The directory of the pool, if the pool has to be made.
+    /// The directory of the pool, if the pool has to be created.
     pub path: PathBuf,
 }
 
 impl PoolSpec {
-    /// The pool of this name, else the one that the configuration names, else the default one.
+    /// The pool with the given name, else the configured pool, else the default pool.
     pub fn new(config: &Config, name: Option<&str>) -> Self {
         let name = name.or(config.pool.as_deref());
         Self {

@@ -1,5 +1,5 @@
-//! Images in a pool's directory that keep libvirt from reading the pool: it then says that an error
-//! occurred whose cause is unknown.
+//! Finds truncated images in a pool's directory. Such an image keeps libvirt from reading the pool, with an error
+//! message that does not name the image.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -17,8 +17,8 @@ struct Truncated {
     header: u64,
 }
 
-/// Returns the error of libvirt failing to read a pool, or a better one that names a truncated image in the
-/// pool's directory, if that is on this host.
+/// Returns libvirt's error about a pool that it cannot read. If a truncated image in the pool's directory on this
+/// host is the cause, returns an error that names the image.
 pub(crate) fn explain(error: Error, pool: &StoragePool, directory: Option<&Path>) -> Error {
     let uri = pool.connect().and_then(|connect| connect.uri());
     let directory = directory.filter(|_| uri.is_ok_and(|uri| is_local(&uri)));
@@ -27,11 +27,11 @@ pub(crate) fn explain(error: Error, pool: &StoragePool, directory: Option<&Path>
     };
     let path = path.display();
     Error::invalid_input(format!(
-        "{path} ends within its qcow2 header ({bytes} of {header} bytes), and libvirt cannot read a pool \
-         with such a file"
+        "{path} is truncated within its qcow2 header ({bytes} of {header} bytes), and libvirt cannot read a \
+         pool with such a file"
     ))
     .because(error)
-    .hint(format!("rm '{path}', then copy or download the image again"))
+    .hint(format!("delete {path}, then copy or download the image again"))
 }
 
 fn find(directory: &Path) -> Option<Truncated> {
@@ -49,7 +49,7 @@ fn find(directory: &Path) -> Option<Truncated> {
     })
 }
 
-/// How long the header is of a qcow2 file that begins so; `None` for other files.
+/// The length of the header of a qcow2 file with this start; `None` for other files. Unit: bytes.
 ///
 /// Source: QEMU's `docs/interop/qcow2.rst`, "Header".
 fn header_length(start: &[u8]) -> Option<u64> {

@@ -1,4 +1,4 @@
-//! The files below an image, from its header, and from what libvirt says of it.
+//! Finds the files that an image needs, from its header and from libvirt's description of it.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -12,20 +12,20 @@ use virt::connect::Connect;
 
 use crate::volume::Volume;
 
-/// The files below images: read from their headers; from libvirt for images that cannot be read, and
-/// for those of a remote host.
+/// The files that images need. They are read from the headers of the images. For images that cannot be read, and for
+/// images of a remote host, libvirt is asked.
 #[derive(Debug)]
 pub struct Chains {
     images: Images,
-    /// Where libvirt is asked about images that cannot be read.
+    /// The connection that is used for images that cannot be read.
     connect: Option<Connect>,
     asked: HashSet<PathBuf>,
-    /// Whether a signal ends the reading.
+    /// Whether a signal ends the search.
     is_interruptible: bool,
 }
 
 impl Chains {
-    /// Chains as far as they can be seen from this machine.
+    /// The image chains that can be seen from this machine.
     pub fn visible(libvirt: &Libvirt) -> Self {
         let (images, connect) = if libvirt.is_local() {
             (Images::new(&Host::new("/")), Some(libvirt.connect().clone()))
@@ -35,7 +35,7 @@ impl Chains {
         Self { images, connect, asked: HashSet::new(), is_interruptible: true }
     }
 
-    /// Reads on when a signal comes in: for work that would be left half done without the answer.
+    /// Continues the search when a signal is received, for work that cannot be finished without the answer.
     pub fn uninterruptible(self) -> Self {
         Self { is_interruptible: false, ..self }
     }
@@ -44,20 +44,20 @@ impl Chains {
         if self.is_interruptible { interrupt::check() } else { Ok(()) }
     }
 
-    /// Records what libvirt says of a volume, unless libvirt does not know its format either.
+    /// Records libvirt's description of a volume, unless libvirt does not know the format of the volume.
     pub(crate) fn describe(&mut self, volume: &Volume) {
         if volume.format.is_some() || volume.backing.is_some() {
             self.images.describe(&volume.path, volume.backing.as_deref());
         }
     }
 
-    /// Records which image libvirt sees below another one.
+    /// Records the backing image that libvirt reports for an image.
     pub(crate) fn learn(&mut self, path: &Path, backing: &Path) {
         self.images.describe(path, Some(backing));
     }
 
-    /// The backing files under `path`, the nearest first, as canonical paths. Data files and extents are
-    /// not among them: [`Chains::below`] has those.
+    /// The image chain of `path`: the canonical paths of its backing files, the nearest first. [`Chains::below`] also
+    /// returns data files and extents.
     ///
     /// Errors: `interrupted`.
     pub fn chain(&mut self, path: &Path) -> Result<Vec<PathBuf>> {
@@ -65,7 +65,7 @@ impl Chains {
         Ok(self.images.backing_chain(path))
     }
 
-    /// Every file below `path`: backing files, data files, extents, and what these need.
+    /// Every file that the image at `path` needs: backing files, data files, extents, and the files that these need.
     ///
     /// Errors: `interrupted`.
     pub fn below(&mut self, path: &Path) -> Result<Below> {
@@ -85,7 +85,7 @@ impl Chains {
             }
             self.asked.insert(path);
         }
-        // What libvirt said may lead to others.
+        // The images that libvirt reported may need further files.
         self.below(path)
     }
 
@@ -94,7 +94,7 @@ impl Chains {
         self.images.keys(path)
     }
 
-    /// libvirt's volume at a path, if it lies in a pool that is started.
+    /// libvirt's volume at a path, if an active pool contains the path.
     fn volume(&self, path: &Path) -> Option<Volume> {
         let handle = self.connect.as_ref()?.lookup_storage_vol_by_path(path.to_str()?).ok()?;
         Volume::read(handle).ok().flatten()

@@ -1,4 +1,4 @@
-//! Which domains and images, in any pool, depend on a file, so that it cannot be deleted.
+//! Finds the domains and images, in any pool, that need a file, so that the file cannot be deleted.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -16,20 +16,20 @@ use crate::volume::survey::Survey;
 /// An image in some pool.
 #[derive(Debug)]
 pub(crate) struct PoolFile {
-    /// The pool's name.
+    /// The name of the pool.
     pub(crate) pool: String,
-    /// Its name there.
+    /// The name of the image in the pool.
     pub(crate) name: String,
-    /// Where it is.
+    /// The path of the image.
     pub(crate) path: PathBuf,
-    /// The image that it is backed by, where libvirt had to be asked.
+    /// The backing image that libvirt reports, for an image that cannot be read.
     pub(crate) backing: Option<PathBuf>,
 }
 
-/// Every file in the directories of all pools, started or not, and every volume of pools without a directory.
+/// Every file in the directories of all pools, active or inactive, and every volume of pools without a directory.
 ///
-/// libvirt lists the files that were in a directory when it last looked, so the directory is read where it
-/// can be read.
+/// libvirt's list of a pool's files is only as new as the last refresh. The directory itself is therefore read if
+/// possible.
 pub(crate) fn pool_files(libvirt: &Libvirt) -> Result<Vec<PoolFile>> {
     let mut files = Vec::new();
     for pool in Pool::all(libvirt)? {
@@ -53,11 +53,11 @@ pub(crate) fn pool_files(libvirt: &Libvirt) -> Result<Vec<PoolFile>> {
     Ok(files)
 }
 
-/// The domains that need a file, and the images of pools that need it, in words.
+/// Descriptions of the domains and the images of pools that need a file, for messages.
 ///
-/// A signal does not end the reading: the signal may be the reason to delete a file that was just created.
+/// A signal does not end the search, because the signal may be the reason to delete a file that was just created.
 ///
-/// Errors: what libvirt says.
+/// Errors: those of libvirt.
 pub fn users(libvirt: &Libvirt, path: &Path) -> Result<Vec<String>> {
     let mut chains = Chains::visible(libvirt).uninterruptible();
     let usage = Usage::collect(libvirt, &mut chains)?;
@@ -72,7 +72,7 @@ pub fn users(libvirt: &Libvirt, path: &Path) -> Result<Vec<String>> {
     Ok(users)
 }
 
-/// Whether the file with these keys is among those below an image.
+/// Whether an image needs the file with these keys.
 fn needs(below: &Below, file: &[FileKey]) -> bool {
     let is_inside = |key: &FileKey| match key {
         FileKey::Path(path) => {
@@ -83,29 +83,30 @@ fn needs(below: &Below, file: &[FileKey]) -> bool {
     file.iter().any(|key| below.keys.contains(key) || is_inside(key))
 }
 
-/// An image that may need files which are not known, so that others cannot be deleted.
+/// An image that may need unknown files, so that other files cannot be deleted.
 #[derive(Debug)]
 pub(crate) struct UnknownImage {
-    /// The image, and why its files are not known.
+    /// The image, and the reason why its files are not known.
     pub(crate) unknown: Unknown,
     pub(crate) keys: Vec<FileKey>,
-    /// The pools that have it, or an image above it; none when a domain needs it, wherever it is.
+    /// The pools that contain the image, or an image that needs it. None when a domain needs the image; then it may
+    /// need files in any pool.
     pools: Option<BTreeSet<String>>,
 }
 
 impl UnknownImage {
-    /// Whether it may need a file in this pool.
+    /// Whether the image may need a file in this pool.
     fn concerns(&self, pool: &str) -> bool {
         self.pools.as_ref().is_none_or(|pools| pools.contains(pool))
     }
 }
 
-/// Every image that may need files which are not known.
+/// All images that may need unknown files.
 #[derive(Debug, Default)]
 pub(crate) struct UnknownImages(Vec<UnknownImage>);
 
 impl UnknownImages {
-    /// The images that domains need.
+    /// The images that domains need and that may need unknown files.
     pub(crate) fn needed_by_domains(usage: &Usage) -> Self {
         let image = |unknown: Unknown| UnknownImage {
             keys: keys(&unknown.path).collect(),
@@ -115,8 +116,8 @@ impl UnknownImages {
         Self(usage.unknown().map(image).collect())
     }
 
-    /// Adds one that lies in a pool, or below an image of it, unless the XML of a domain states what it
-    /// needs.
+    /// Adds an image that is in a pool, or that an image of the pool needs, unless the XML of a domain states which
+    /// files the image needs.
     pub(crate) fn add(&mut self, usage: &Usage, pool: &str, unknown: Unknown) {
         if usage.is_stated(&unknown) {
             return;
@@ -132,18 +133,18 @@ impl UnknownImages {
         }
     }
 
-    /// The first one that may need a file of this pool, those with one of these keys left out.
+    /// The first image that may need a file of this pool, except for images with one of the given keys.
     pub(crate) fn first(&self, pool: &str, except: impl Fn(&FileKey) -> bool) -> Option<&Unknown> {
         let mut others = self.concerning(pool).filter(|image| !image.keys.iter().any(&except));
         others.next().map(|image| &image.unknown)
     }
 
-    /// Those that may need a file of this pool.
+    /// The images that may need a file of this pool.
     pub(crate) fn concerning(&self, pool: &str) -> impl Iterator<Item = &UnknownImage> {
         self.0.iter().filter(move |image| image.concerns(pool))
     }
 
-    /// Whether the file with these keys is one of them.
+    /// Whether the file with these keys is an image that may need unknown files.
     pub(crate) fn has(&self, file: &[FileKey]) -> bool {
         self.0.iter().any(|image| image.keys.iter().any(|key| file.contains(key)))
     }
@@ -153,11 +154,11 @@ impl UnknownImages {
     }
 }
 
-/// The error about volumes that may be needed by an image whose files are not known.
+/// The error about volumes that may be needed by an image whose files are unknown.
 pub(crate) fn may_need(message: String, unknown: &Unknown) -> Error {
     let (path, reason) = (unknown.path.display(), &unknown.reason);
     Error::conflict(format!("{message} by image {path}: {reason}")).hint(format!(
-        "repair or delete that image first: qemu-img info {}",
+        "examine that image, then repair or delete it: qemu-img info {}",
         quote_path(&unknown.path)
     ))
 }
@@ -165,14 +166,14 @@ pub(crate) fn may_need(message: String, unknown: &Unknown) -> Error {
 /// The domains and images that depend on the files of a pool.
 #[derive(Debug)]
 pub(crate) struct Dependents {
-    /// The volumes of the pool that was asked about.
+    /// The volumes of the pool.
     pub(crate) survey: Survey,
     pool: String,
     above: Vec<DependentImage>,
     unknown: UnknownImages,
 }
 
-/// An image that needs others.
+/// An image that needs other files.
 #[derive(Debug)]
 struct DependentImage {
     path: PathBuf,
@@ -181,7 +182,7 @@ struct DependentImage {
 }
 
 impl Dependents {
-    /// Looks at every domain and every pool.
+    /// Reads every domain and every pool.
     pub(crate) fn take(libvirt: &Libvirt, pool: &Pool) -> Result<Self> {
         let mut survey = Survey::take(libvirt, pool)?;
         let mut files = pool_files(libvirt)?;
@@ -218,7 +219,7 @@ impl Dependents {
         Ok(Self { survey, pool: pool.name.clone(), above, unknown })
     }
 
-    /// The domains that need `path`, and the volumes that do.
+    /// Descriptions of the domains and the volumes that need `path`, for messages.
     pub(crate) fn users_of(&self, path: &Path) -> Vec<String> {
         let file: Vec<FileKey> = keys(path).collect();
         let domains = self.survey.usage.users_of_keys(&file).into_iter();
@@ -227,18 +228,18 @@ impl Dependents {
         domains.chain(self.above.iter().filter(needs).map(|above| above.label.clone())).collect()
     }
 
-    /// Another image that may need `path`: which files it needs is not known.
+    /// Another image that may need `path`, because the files that it needs are unknown.
     pub(crate) fn unknown(&self, path: &Path) -> Option<&Unknown> {
         let file: Vec<FileKey> = keys(path).collect();
         self.unknown.first(&self.pool, |key| file.contains(key))
     }
 
-    /// The volume of this name.
+    /// The volume with this name.
     pub(crate) fn volume(&self, name: &str) -> Option<&Volume> {
         self.survey.volumes.iter().find(|volume| volume.name == name)
     }
 
-    /// How many files are below `path`; more than below any other when they are not all known.
+    /// The number of files that the image at `path` needs; `usize::MAX` when some are unknown.
     pub(crate) fn height(&self, path: &Path) -> usize {
         if self.unknown.has(&keys(path).collect::<Vec<_>>()) {
             return usize::MAX;
@@ -249,7 +250,7 @@ impl Dependents {
             .map_or(0, |above| above.below.paths.len())
     }
 
-    /// Counts a file as gone: it needs others no more.
+    /// Counts a file as deleted, so that it needs no other file.
     pub(crate) fn forget(&mut self, path: &Path, keys: &[FileKey]) {
         self.above.retain(|above| above.path != path);
         self.unknown.forget(keys);

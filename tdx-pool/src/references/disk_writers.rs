@@ -1,4 +1,4 @@
-//! Which domains write to a volume: it is their disk, and no base image.
+//! Finds the domains that write to a volume, which therefore cannot be a base image.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -12,10 +12,10 @@ use common::{Error, Result};
 use crate::pool::Pool;
 use crate::references::domain_documents;
 
-/// Fails for a volume that a domain has as a disk it may write to: as it runs, as it would start, as
-/// it was saved, or in one of its snapshots.
+/// Fails for a volume that is a writable disk of a domain: in its running or its persistent definition, in its saved
+/// state, or in one of its snapshots.
 ///
-/// Errors: `conflict`, naming the domains; what libvirt says.
+/// Errors: `conflict`, which names the domains; those of libvirt.
 pub(crate) fn check(libvirt: &Libvirt, pool: &str, volume: &str, path: &Path) -> Result<()> {
     let asked = AskedVolume::new(libvirt, pool, volume, path);
     let mut writers = BTreeSet::new();
@@ -29,14 +29,16 @@ pub(crate) fn check(libvirt: &Libvirt, pool: &str, volume: &str, path: &Path) ->
     let names: Vec<String> = writers.iter().map(|name| format!("'{name}'")).collect();
     let domains = if names.len() == 1 { "domain" } else { "domains" };
     let names = names.join(", ");
-    Err(Error::conflict(format!("volume '{volume}' is a disk of {domains} {names}: no base image"))
-        .hint(format!(
-            "shut the guest off and import a copy: tdx-pool import {} --name NAME",
-            quote_path(path)
-        )))
+    Err(Error::conflict(format!(
+        "volume '{volume}' cannot be a base image: it is a writable disk of {domains} {names}"
+    ))
+    .hint(format!(
+        "shut the guest off, then import a copy: tdx-pool import {} --name NAME",
+        quote_path(path)
+    )))
 }
 
-/// A volume, by all that a domain's XML may call it.
+/// A volume, with all names by which the XML of a domain may refer to it.
 struct AskedVolume<'a> {
     libvirt: &'a Libvirt,
     pool: &'a str,
@@ -47,12 +49,12 @@ struct AskedVolume<'a> {
 
 impl<'a> AskedVolume<'a> {
     fn new(libvirt: &'a Libvirt, pool: &'a str, volume: &'a str, path: &'a Path) -> Self {
-        // The paths of another host say nothing here.
+        // Paths of another host mean other files on this host.
         let keys = if libvirt.is_local() { keys(path).collect() } else { Vec::new() };
         Self { libvirt, pool, volume, path, keys }
     }
 
-    /// Whether a domain with this XML, which may be that of a snapshot, writes to the volume.
+    /// Whether this XML of a domain or a snapshot contains the volume as a writable disk.
     fn is_written_in(&self, document: &Document) -> bool {
         let disks = document.root().descendants().filter(|node| node.name() == "disk");
         disks.filter(is_writable).flat_map(sources).any(|source| {
@@ -62,7 +64,7 @@ impl<'a> AskedVolume<'a> {
         })
     }
 
-    /// Whether a source names the volume by a pool: by its own name, or by that of a link to it.
+    /// Whether a source names the volume by pool and name. The name may also be that of a link to the volume.
     fn is_volume(&self, source: &Node<'_>) -> bool {
         let (Some(pool), Some(volume)) = (source.attr("pool"), source.attr("volume")) else {
             return false;
@@ -70,7 +72,7 @@ impl<'a> AskedVolume<'a> {
         if pool == self.pool && volume == self.volume {
             return true;
         }
-        // A pool that libvirt does not know has no volume.
+        // An unknown pool has no volumes.
         let pool = Pool::by_name(self.libvirt, &pool).ok().flatten();
         let folder = pool.and_then(|pool| pool.path);
         folder.is_some_and(|folder| self.is_path(&folder.join(volume.as_ref())))
@@ -82,13 +84,12 @@ impl<'a> AskedVolume<'a> {
     }
 }
 
-/// Source: <https://libvirt.org/formatdomain.html#hard-drives-floppy-disks-cdroms>: a CD is read-only
-/// whatever its element says.
+/// Source: <https://libvirt.org/formatdomain.html#hard-drives-floppy-disks-cdroms>: a CD is always read-only.
 fn is_writable(disk: &Node<'_>) -> bool {
     disk.child("readonly").is_none() && disk.attr("device").as_deref() != Some("cdrom")
 }
 
-/// The source of a disk, and what it is being copied to.
+/// The source of a disk, and the targets of its running block jobs.
 fn sources(disk: Node<'_>) -> impl Iterator<Item = Node<'_>> {
     [disk.child("source"), disk.find("mirror/source")].into_iter().flatten()
 }

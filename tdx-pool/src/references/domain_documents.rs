@@ -1,4 +1,4 @@
-//! Every definition that libvirt keeps of every domain.
+//! Reads every definition that libvirt has of every domain.
 
 use common::libvirt::{Context, Libvirt, is_gone};
 use common::xml::Document;
@@ -6,8 +6,9 @@ use common::{ErrorKind, Result, parallel};
 use virt::domain::Domain;
 use virt::sys;
 
-/// Calls `visit` with a domain's name and a definition, for all domains: as each runs, as it would start
-/// next, its snapshots, and its saved state. A domain that is deleted meanwhile is left out.
+/// Calls `visit` with a domain's name and a definition, for all definitions of all domains: the running one, the
+/// persistent one, those of snapshots, and that of the saved state. A domain that is deleted during the call is
+/// skipped.
 ///
 /// Errors: those of libvirt and of `visit`.
 pub(crate) fn visit_all(
@@ -42,7 +43,7 @@ fn name_of(domain: &Domain) -> Result<String> {
     domain.name().context("ask a domain for its name")
 }
 
-/// As it runs, and as it would start next where that may differ.
+/// The running definition of a domain, and the persistent definition if it may differ.
 fn definitions(domain: Domain) -> Result<(String, Vec<Document>)> {
     let name = name_of(&domain)?;
     let doing = format_args!("read domain '{name}'");

@@ -1,4 +1,4 @@
-//! The files that the XML of a domain, a snapshot or a saved state names.
+//! Finds the files that the XML of a domain, a snapshot or a saved state names.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
@@ -10,22 +10,22 @@ use common::xml::{Document, Node};
 
 use crate::pool::Pool;
 
-/// An image of a disk, and how far the XML states what it consists of.
+/// An image of a disk, and which of its properties the XML states.
 #[derive(Debug)]
 pub(crate) struct StatedImage {
-    /// Where it is.
+    /// The path of the image.
     pub(crate) path: PathBuf,
-    /// Whether it is raw, so that QEMU reads no header in it.
+    /// Whether the image is raw, so that QEMU reads no header from it.
     pub(crate) is_raw: bool,
-    /// Whether the image below it, or that none is, is stated.
+    /// Whether the XML states the backing image, or states that the image has none.
     pub(crate) has_backing: bool,
-    /// Whether its data file is stated.
+    /// Whether the XML states the data file.
     pub(crate) has_data_file: bool,
 }
 
-/// Every file that a piece of libvirt XML names: any absolute path in an attribute or text, also
-/// inside an argument for QEMU (`file=/a,if=virtio`) or a `json:` name, and volumes named by pool. A
-/// path too many does no harm; a path too few would let a file be deleted.
+/// Every file that libvirt XML names: each absolute path in an attribute or text, also within an argument for QEMU
+/// (`file=/a,if=virtio`) or a `json:` name, and each volume that is named by its pool. An extra path is harmless; a
+/// missing path could let a needed file be deleted.
 pub(crate) fn files(document: &Document, pools: &mut PoolPaths<'_>) -> Result<BTreeSet<PathBuf>> {
     let mut files = BTreeSet::new();
     for node in document.root().descendants() {
@@ -50,7 +50,7 @@ pub(crate) fn stated_images(
     let root = document.root();
     let mut images = Vec::new();
     for disk in DISKS.iter().flat_map(|path| root.find_all(path)) {
-        // Without a type libvirt takes a disk for raw.
+        // A disk without a type is raw for libvirt.
         let format = disk.attr_at("driver", "type");
         add_layer(disk, format.is_none_or(|format| format == "raw"), pools, &mut images)?;
     }
@@ -92,7 +92,7 @@ fn volume_source(node: Node<'_>, pools: &mut PoolPaths<'_>) -> Result<Option<Pat
     }
 }
 
-/// Where pools are. libvirt is asked once for each.
+/// The directories of pools. libvirt is asked once for each pool.
 pub(crate) struct PoolPaths<'a> {
     libvirt: &'a Libvirt,
     known: HashMap<String, Option<PathBuf>>,

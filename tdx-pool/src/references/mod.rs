@@ -1,4 +1,4 @@
-//! Every reference to a file, collected once for many questions: by domains, and by the images of all pools.
+//! Collects all references to files, by domains and by the images of all pools, once for many queries.
 
 pub(crate) mod chains;
 pub mod dependents;
@@ -20,25 +20,25 @@ use common::libvirt::Libvirt;
 use crate::references::dependents::{UnknownImage, UnknownImages, pool_files};
 use crate::references::usage::{Chains, Usage};
 
-/// Who needs which file, at one moment.
+/// The references to files at one moment.
 #[derive(Debug)]
 pub struct References {
     usage: Usage,
     chains: Chains,
     images: Vec<Image>,
-    /// Those that were counted already.
+    /// The images that were already counted.
     known: HashSet<FileKey>,
-    /// The images that need a file, by their number.
+    /// For each file, the numbers of the images that need it.
     above: HashMap<FileKey, Vec<usize>>,
-    /// Directories of which an image needs every file, with its number.
+    /// Directories of which an image needs every file, with the number of the image.
     directories: Vec<(PathBuf, usize)>,
-    /// The images that may need files which are not known.
+    /// The images that may need unknown files.
     unknown: UnknownImages,
-    /// The pool that a file is in.
+    /// The pool that contains a file.
     pools: HashMap<FileKey, String>,
 }
 
-/// An image and whether it still counts.
+/// An image, and whether it was deleted.
 #[derive(Debug)]
 struct Image {
     keys: Vec<FileKey>,
@@ -47,8 +47,8 @@ struct Image {
 }
 
 impl References {
-    /// Reads every domain's XML and the headers of all images in all pools. A signal does not end that: without
-    /// the answer, the files of a domain that is gone already would be left.
+    /// Reads every domain's XML and the headers of all images in all pools. A signal does not end the collection,
+    /// because the files of a domain that is already undefined would be left behind.
     ///
     /// Errors: those of libvirt.
     pub fn collect(libvirt: &Libvirt) -> Result<Self> {
@@ -77,7 +77,7 @@ impl References {
         Ok(references)
     }
 
-    /// Counts an image that may be in no pool.
+    /// Adds an image that may be outside all pools.
     pub fn add_image(&mut self, path: &Path, label: String) -> Result<()> {
         let below = self.chains.below(path)?;
         let keys_of_image: Vec<FileKey> = keys(path).collect();
@@ -95,7 +95,7 @@ impl References {
         Ok(())
     }
 
-    /// What domains need.
+    /// The files that domains need.
     pub fn usage(&self) -> &Usage {
         &self.usage
     }
@@ -105,7 +105,7 @@ impl References {
         self.usage.users_of(path)
     }
 
-    /// The images that a file is under, in words.
+    /// Descriptions of the images that need a file, for messages.
     pub fn images(&self, path: &Path) -> Vec<String> {
         let keys: Vec<FileKey> = keys(path).collect();
         let is_inside = |directory: &PathBuf| {
@@ -122,8 +122,8 @@ impl References {
         labels
     }
 
-    /// The other images that may need a file, since it is not known which files they need. One that only
-    /// these domains have does not count.
+    /// Descriptions of the other images that may need a file, because the files that they need are unknown. Images that
+    /// only the domains in `going` use are left out.
     pub fn unknown_images(&self, path: &Path, going: &HashSet<String>) -> Vec<String> {
         let file: Vec<FileKey> = keys(path).collect();
         let Some(pool) = file.iter().find_map(|key| self.pools.get(key)) else { return Vec::new() };
@@ -141,7 +141,7 @@ impl References {
             .collect()
     }
 
-    /// Counts an image as deleted: it needs no other file any more.
+    /// Counts an image as deleted, so that it needs no other file.
     pub fn forget(&mut self, path: &Path) {
         let deleted: Vec<FileKey> = keys(path).collect();
         for image in &mut self.images {

@@ -1,4 +1,4 @@
-//! Which files are in use right now, by whomever: open, locked, or behind a loop device.
+//! Finds the files that are in use now by any process: open, locked, or backing a loop device.
 
 use std::collections::HashSet;
 use std::io;
@@ -11,22 +11,21 @@ use common::system::open_files::Process;
 use common::system::sysroot::Host;
 use common::{Error, Result};
 
-/// The files that are in use, as far as they can be seen.
+/// The files that are in use, as far as this process can see them.
 #[derive(Debug, Default)]
 pub(crate) struct HeldFiles {
     files: HashSet<FileKey>,
-    /// How many processes do not show their open files.
+    /// The number of processes whose open files cannot be read.
     pub(crate) hidden_processes: usize,
-    /// Why the first of them does not.
+    /// The error for the first of these processes.
     denied: Option<Error>,
 }
 
 impl HeldFiles {
-    /// Looks at what every process has open, in whatever mount namespace, at locks, loop devices and
-    /// swap files.
+    /// Reads the open files of every process in all mount namespaces, and locks, loop devices and swap files.
     ///
     /// Errors: `permission` or `io` when `/proc` cannot be listed.
-    /// Source: proc_pid_fd(5): the links lead to the open file itself; proc_locks(5): hexadecimal
+    /// Source: proc_pid_fd(5): the links lead to the open file; proc_locks(5): hexadecimal
     /// `major:minor:inode`; proc_swaps(5); Linux `Documentation/ABI/testing/sysfs-block-loop`.
     pub(crate) fn visible(host: &Host) -> Result<Self> {
         let mut held = Self::default();
@@ -46,9 +45,10 @@ impl HeldFiles {
         Ok(held)
     }
 
-    /// The same, and an error unless every process shows its open files.
+    /// Reads the files that are in use, and fails unless the open files of every process can be read.
     ///
-    /// Errors: `permission` when a process does not show its files: then nothing is known to be free.
+    /// Errors: `permission` when the open files of a process cannot be read, because then no file is known to be
+    /// unused.
     pub(crate) fn all(host: &Host) -> Result<Self> {
         let mut held = Self::visible(host)?;
         held.denied.take().map_or(Ok(held), Err)
@@ -67,7 +67,7 @@ fn add_open_files(process: &Process, held: &mut HashSet<FileKey>) -> Result<()> 
             Ok(metadata) => {
                 held.insert((&metadata).into());
             }
-            // A user's own FUSE mount shows itself to nobody else; that is not where pools are.
+            // A FUSE mount of another user cannot be read. Pools are not on such mounts.
             Err(error) if is_denied(&error) && file.path().is_err() => {
                 return Err(cannot_see(process, error));
             }
@@ -85,7 +85,7 @@ fn cannot_see(process: &Process, error: io::Error) -> Error {
     let descriptors = process.descriptors_path();
     Error::permission(format!("cannot see the open files in {}", descriptors.display()))
         .because(error)
-        .hint("run it as root of the host itself, not of a container")
+        .hint("run the command as root on the host, not in a container")
 }
 
 fn locked_file(line: &str) -> Option<FileKey> {
@@ -95,7 +95,7 @@ fn locked_file(line: &str) -> Option<FileKey> {
     Some(FileKey::Inode(rustix::fs::makedev(major, minor), parts.next()?.parse().ok()?))
 }
 
-/// The kernel itself holds a loop device's file open; no process need.
+/// Adds the files of loop devices. The kernel keeps them open without any process.
 fn add_loop_devices(folder: &Path, held: &mut HashSet<FileKey>) {
     for device in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         if let Ok(file) = std::fs::read_to_string(device.path().join("loop/backing_file")) {
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn locks_name_their_files() {
+    fn proc_locks_are_parsed_to_device_and_inode() {
         let device = rustix::fs::makedev;
         for (line, file) in [
             ("1: FLOCK  ADVISORY  WRITE 512 00:19:1013 0 EOF", Some((device(0, 0x19), 1013))),
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_made_of_files_is_read() {
+    fn held_files_are_found_below_sysroot() {
         let root = tempfile::tempdir().unwrap();
         let file = root.path().join("disk");
         std::fs::write(&file, "").unwrap();

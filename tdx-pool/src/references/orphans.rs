@@ -1,8 +1,8 @@
-//! Which files of a pool nothing needs.
+//! Finds the files of a pool that nothing uses.
 //!
-//! An orphan is a regular file with a name that these tools give ([`ToolFile`]). No domain, snapshot or
-//! image needs an orphan, no process is creating it, and no process has it open or locked. Other files that
-//! nothing needs are listed and left: the pool may be the host's `default`, with other people's disks.
+//! An orphan is a regular file with a name that these tools choose ([`ToolFile`]). No domain, snapshot or image needs
+//! an orphan, no process is creating it, and no process has it open or locked. Other unused files are listed and
+//! kept, because the pool may be the host's `default` pool with disks of other people.
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
@@ -28,17 +28,17 @@ use crate::references::{dependents, inflight};
 use crate::volume::names::ToolFile;
 use crate::volume::secret;
 
-/// Why a file that nothing refers to is deleted or left.
+/// Why a file that nothing refers to is deleted or kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
-    /// Ours, and nothing needs it: deleted.
+    /// These tools created the file and nothing uses it. It is deleted.
     Orphan,
-    /// Some process is making it right now: left.
+    /// A process is creating the file now. It is kept.
     InFlight,
-    /// Some process holds it open or locked: left.
+    /// A process has the file open or locked. It is kept.
     Open,
-    /// Anything else, a base image among them: left.
+    /// Any other file, such as a base image. It is kept.
     Other,
 }
 
@@ -53,20 +53,20 @@ impl Reason {
     }
 }
 
-/// A file that nothing refers to, and what was done to it.
+/// A file that nothing refers to, in a document of `tdx-pool cleanup`.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct CleanupItem {
-    /// Name within the pool.
+    /// The name of the file in the pool.
     pub(crate) name: String,
-    /// The pool's name.
+    /// The name of the pool.
     pub(crate) pool: String,
-    /// UUID of the pool.
+    /// The UUID of the pool.
     pub(crate) pool_uuid: Option<String>,
-    /// Where it is, or was.
+    /// The path of the file, which may be deleted now.
     pub(crate) path: String,
-    /// Its size on disk, bytes; 0 for a disk that is gone and left a passphrase with libvirt.
+    /// The size on disk, in bytes; 0 for a deleted disk whose passphrase libvirt still has.
     pub(crate) allocation_bytes: u64,
-    /// Why it is deleted or left.
+    /// Why the file is deleted or kept.
     pub(crate) reason: Reason,
     /// `delete` or `none`.
     pub(crate) action: Action,
@@ -100,18 +100,17 @@ pub(crate) struct UnusedFile {
     keys: Vec<FileKey>,
     /// The files that it needs, as canonical paths.
     pub(crate) below: Vec<PathBuf>,
-    /// Whether it may need others, which are not known.
+    /// Whether it may need unknown files.
     pub(crate) is_unknown: bool,
 }
 
-/// Every file of the pool that nothing refers to, images before what they are backed by.
+/// Every file of the pool that nothing refers to, each image before the files that back it.
 ///
-/// Files are looked at in an order that makes this safe while a volume is being created. The creation takes
-/// its lock, creates the file, makes something refer to the file, and drops the lock. Locks are looked at
-/// after the names of the files, and references after the locks. So a file that is not locked either is
-/// referred to already, or never will be.
+/// The order of the checks makes this safe while another process creates a volume. That process takes its lock, creates
+/// the file, creates a reference to the file, and releases the lock. This function reads the names of the files first,
+/// then the locks, then the references. A file without a lock is therefore already referred to, or never will be.
 ///
-/// Errors: `conflict` when there are orphans and an image is left whose files are not known.
+/// Errors: `conflict` when the pool has orphans and the files that a kept image needs are unknown.
 pub(crate) fn find_unused(host: &Host, libvirt: &Libvirt, pool: &Pool) -> Result<Vec<UnusedFile>> {
     pool.folder()?;
     pool.refresh()?;
@@ -180,7 +179,7 @@ fn unused_files(
             continue;
         }
         let Some(item) = item(pool, name, &path)? else {
-            continue; // deleted meanwhile
+            continue; // deleted after the listing
         };
         let below = chains.below(&path)?.paths;
         let is_unknown = unknown.has(&keys);
@@ -189,7 +188,7 @@ fn unused_files(
     Ok(unused)
 }
 
-/// The disks of the pool that are gone and left a passphrase with libvirt.
+/// The deleted disks of the pool whose passphrase libvirt still has.
 fn unused_secrets(
     host: &Host,
     libvirt: &Libvirt,
@@ -212,14 +211,13 @@ fn unused_secrets(
     Ok(unused.collect())
 }
 
-/// Refuses to delete anything beside an image that may need it: an image whose files are not known,
-/// unless that is deleted as well.
+/// Refuses to delete orphans that an image may need: an image whose files are unknown, unless it is an orphan itself.
 fn check_known(pool: &Pool, unused: &[UnusedFile], unknown: &UnknownImages) -> Result<()> {
     let orphans = unused.iter().filter(|file| file.item.reason == Reason::Orphan);
     let orphans: HashSet<&FileKey> = orphans.flat_map(|file| &file.keys).collect();
     match unknown.first(&pool.name, |key| orphans.contains(key)) {
         Some(unknown) if !orphans.is_empty() => {
-            let message = format!("the orphans of pool '{}' may be needed", pool.name);
+            let message = format!("orphans of pool '{}' may be needed", pool.name);
             Err(dependents::may_need(message, unknown))
         }
         _ => Ok(()),
@@ -233,11 +231,11 @@ fn names(pool: &Pool) -> Result<Vec<String>> {
     volumes.iter().map(|volume| volume.name().context(doing)).collect()
 }
 
-/// What images need that cleanup does not judge: in this pool those of others, in other pools all.
+/// The files that images need which cleanup never deletes: other files of this pool, and all files of other pools.
 struct NeededByOthers {
     /// The files that they need.
     needed: HashSet<FileKey>,
-    /// The images of all pools and domains whose files are not known.
+    /// The images of all pools and domains that may need unknown files.
     unknown: UnknownImages,
 }
 
@@ -257,17 +255,17 @@ impl NeededByOthers {
     }
 }
 
-/// Whether a file is one that these tools create, by its name, and neither a link nor a directory.
+/// Whether a file has a name that these tools choose and is a regular file.
 fn is_tool_file(name: &str, path: &Path) -> bool {
     ToolFile::classify(name).is_some()
         && path.symlink_metadata().is_ok_and(|metadata| metadata.is_file())
 }
 
-/// The document's entry for a file, an orphan for now if it can be one; none when it went away.
+/// The item for a file, with the reason `orphan` for now if it can be an orphan; none when the file was deleted.
 fn item(pool: &Pool, name: String, path: &Path) -> Result<Option<CleanupItem>> {
     let metadata = match path.symlink_metadata() {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        metadata => metadata.at("look at", path)?,
+        metadata => metadata.at("examine", path)?,
     };
     let reason = if is_tool_file(&name, path) { Reason::Orphan } else { Reason::Other };
     Ok(Some(CleanupItem {

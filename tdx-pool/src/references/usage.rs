@@ -1,8 +1,8 @@
-//! Who needs a file: domains, their snapshots, and the images above it.
+//! Finds the domains that need a file: directly, in a snapshot, or through an image that needs the file.
 //!
-//! libvirt keeps no such account and would delete a base image under its overlays. Here every file that
-//! a domain's XML names is found by parsing, brought to its canonical path and inode, and followed to
-//! everything below it. The cost grows as volumes plus domains.
+//! libvirt does not record this and would delete a base image under its overlays. This module parses every file name
+//! in the XML of domains, resolves it to a canonical path and inode, and adds all files that the image needs. The time
+//! grows with the number of volumes plus the number of domains.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -16,18 +16,18 @@ pub use crate::references::chains::Chains;
 use crate::references::domain_documents;
 use crate::references::domain_files::{PoolPaths, files, stated_images};
 
-/// The files that domains need, each with the domains' names.
+/// The files that domains need, each with the names of the domains.
 #[derive(Debug, Default)]
 pub struct Usage {
     users: HashMap<FileKey, BTreeSet<String>>,
-    /// Directories that QEMU shows to a guest with every file, each with the domain's name.
+    /// Directories whose files QEMU shows to a guest, each with the name of the domain.
     directories: BTreeSet<(PathBuf, String)>,
-    /// The images of disks, or below those, that may need files which are not known.
+    /// The images, of disks or needed by disks, that may need unknown files.
     unknown: BTreeMap<PathBuf, UnknownReason>,
     stated: Stated,
 }
 
-/// What domains' XML states of images.
+/// The properties of images that the XML of domains states.
 #[derive(Debug, Default)]
 struct Stated {
     raw: HashSet<FileKey>,
@@ -36,10 +36,10 @@ struct Stated {
 }
 
 impl Usage {
-    /// Asks libvirt for every domain: as it runs, as it would start next, as it was saved, with its
-    /// snapshots; and follows every image to everything below it.
+    /// Reads the definitions of every domain (running, persistent, saved, and of snapshots), and finds all files that
+    /// their images need.
     ///
-    /// Errors: what libvirt says; `interrupted`.
+    /// Errors: those of libvirt; `interrupted`.
     pub fn collect(libvirt: &Libvirt, chains: &mut Chains) -> Result<Self> {
         let (usage, pools) = (Self::default(), PoolPaths::new(libvirt));
         let mut collector = Collector { usage, pools, chains };
@@ -69,8 +69,7 @@ impl Usage {
         users.into_iter().cloned().collect()
     }
 
-    /// The images that domains need and that may need files which are not known: those of which the XML
-    /// does not tell either.
+    /// The images that domains need and that may need unknown files, which the XML does not state either.
     pub(crate) fn unknown(&self) -> impl Iterator<Item = Unknown> {
         let unknown = self.unknown.iter();
         let unknown =
@@ -78,7 +77,7 @@ impl Usage {
         unknown.filter(|unknown| !self.is_stated(unknown))
     }
 
-    /// Whether domains' XML states what the header of an image leaves unknown.
+    /// Whether the XML of domains states the files that the header of an image leaves unknown.
     pub(crate) fn is_stated(&self, unknown: &Unknown) -> bool {
         let stated = match unknown.reason {
             UnknownReason::UnnamedDataFile => &self.stated.data_file,
@@ -115,7 +114,7 @@ impl Collector<'_> {
         Ok(())
     }
 
-    /// Adds a file with everything below it.
+    /// Adds a file with all files that it needs.
     fn add_file(&mut self, domain: &str, path: &Path, is_image: bool) -> Result<()> {
         let below = self.chains.below(path)?;
         for key in self.chains.keys(path).into_iter().chain(below.keys) {
@@ -123,7 +122,7 @@ impl Collector<'_> {
         }
         let directories = below.directories.into_iter();
         self.usage.directories.extend(directories.map(|directory| (directory, domain.to_owned())));
-        // Other paths are sockets, firmware, logs: not everyone may read those.
+        // Other paths are sockets, firmware and logs, which this user may be unable to read.
         for unknown in below.unknown.into_iter().filter(|_| is_image) {
             self.usage.unknown.insert(unknown.path, unknown.reason);
         }

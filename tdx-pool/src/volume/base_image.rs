@@ -1,10 +1,10 @@
-//! A volume that overlays are backed by.
+//! A base image: a volume that backs overlays.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use common::libvirt::Libvirt;
-use common::{Error, ErrorKind, Result};
+use common::{Error, ErrorKind, Result, shell};
 
 use crate::image::record::Record;
 use crate::image::{self, Format, SaidFormat, StatedFormat};
@@ -12,27 +12,27 @@ use crate::pool::Pool;
 use crate::references::disk_writers;
 use crate::volume::{Volume, header};
 
-/// An image that overlays are backed by.
+/// A base image: an image that backs overlays.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Base {
-    /// Volume name.
+    /// The name of the volume.
     pub name: String,
-    /// Where it is, on libvirt's host.
+    /// The path of the image on libvirt's host.
     pub path: PathBuf,
-    /// Its format; always written into the overlay, since guessing it is a known way to be attacked.
+    /// The format of the image. It is always written into the overlay, because a guessed format allows a known attack.
     pub format: Format,
-    /// Size the guest sees, bytes.
+    /// The size of the disk that the guest sees, in bytes.
     pub capacity_bytes: u64,
 }
 
 impl Base {
-    /// The base image of this name in a pool.
+    /// The base image with this name in a pool.
     ///
-    /// libvirt's own word for the format counts for nothing: libvirt reads it from the header, which a
-    /// guest whose disk the volume was may have written.
+    /// The format that libvirt reports is ignored, because libvirt reads it from the header, which a guest may have
+    /// written.
     ///
-    /// Errors: `not_found`; `conflict` for a volume that a domain writes to; `invalid_input` for one whose
-    /// format nothing states, whose header says something else, or that needs another file.
+    /// Errors: `not_found`; `conflict` for a volume that a domain writes to; `invalid_input` for a volume without a
+    /// stated format, with a header that contradicts the stated format, or that needs another file.
     pub fn find(libvirt: &Libvirt, pool: &Pool, name: &str, said: SaidFormat) -> Result<Self> {
         let volume = find_volume(pool, name)?;
         disk_writers::check(libvirt, &pool.name, name, &volume.path)?;
@@ -47,16 +47,16 @@ impl Base {
         })
     }
 
-    /// Fails unless the volume is there and has the format and size that were planned with. Called while a lock
-    /// keeps the volume: until then other commands may delete or replace it.
+    /// Fails unless the volume still has the format and size that were planned with. Called under a lock on the volume,
+    /// because other commands may have deleted or replaced the volume before.
     ///
     /// Errors: `not_found`; `conflict` for another image.
     pub(crate) fn check_unchanged(&self, libvirt: &Libvirt, pool: &Pool) -> Result<()> {
         let volume = find_volume(pool, &self.name)?;
         let file = header::open(libvirt, &volume)?;
         let changed = || {
-            Error::conflict(format!("image '{}' changed meanwhile", self.name))
-                .hint("run the same command again")
+            Error::conflict(format!("image '{}' changed during this command", self.name))
+                .hint("run this command again")
         };
         let recorded = Record::read(&file).and_then(|record| record.format);
         let stated = StatedFormat::by_record(recorded.unwrap_or(self.format));
@@ -78,18 +78,18 @@ impl Base {
 /// Errors: `not_found`.
 fn find_volume(pool: &Pool, name: &str) -> Result<Volume> {
     let absent = || {
-        Error::not_found(format!("no volume '{name}' in pool '{}'", pool.name))
-            .hint(format!("tdx-pool volumes --pool '{}' lists its volumes", pool.name))
+        Error::not_found(format!("volume '{name}' not found in pool '{}'", pool.name))
+            .hint(format!("tdx-pool volumes --pool {}", shell::quote(&pool.name)))
     };
     let handle = pool.volume(name)?.ok_or_else(absent)?;
     Volume::read(handle)?.ok_or_else(absent)
 }
 
-/// The format of an image that lies in a pool: as the flag says, else our record, as long as the image
-/// was not written since, else the piped item, else the file's name, else the domain that has it.
+/// The stated format of an image in a pool: from `--image-format`, else from the record of its import if the image was
+/// not written after it, else from the piped item, else from the file name, else from the domain that has the image.
 ///
-/// Errors: `invalid_input` where none of them says anything; that of reading the header where a record
-/// of version 0.1.0 leaves the format to it.
+/// Errors: `invalid_input` when none of these states a format; those of reading the header for a record of version
+/// 0.1.0, which has no format.
 pub(crate) fn stated_format(
     file: Option<&File>,
     path: &Path,

@@ -1,4 +1,4 @@
-//! A file that is deleted only as the file that was checked: not a link, and not what has taken its name since.
+//! A file that was checked before its deletion. A link, or another file that has taken its name, is never deleted.
 
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
@@ -15,27 +15,27 @@ use virt::sys;
 use crate::volume::names::ToolFile;
 use crate::volume::secret;
 
-/// What is at a path.
+/// The kind of entry at a path.
 #[derive(Debug)]
 pub enum PathContent {
-    /// Nothing.
+    /// No entry.
     Nothing,
     /// A regular file.
     File(CheckedFile),
-    /// Anything else, in words.
+    /// Another kind of entry, described for messages.
     Other(&'static str),
-    /// Nobody knows: this process cannot look there, and the path is in no pool that is started.
+    /// Unknown, because this process cannot examine the path and no active pool contains it.
     Unseen,
 }
 
-/// What became of a file that was to be deleted.
+/// The result of deleting a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Deletion {
-    /// It is deleted.
+    /// The file was deleted.
     Done,
-    /// It was deleted by another command.
+    /// Another command had deleted the file.
     WasGone,
-    /// Another file has its name, and stays.
+    /// Another file has the name and was kept.
     Replaced,
 }
 
@@ -43,25 +43,25 @@ pub enum Deletion {
 #[derive(Debug)]
 pub struct CheckedFile {
     path: PathBuf,
-    /// None for a file that only libvirtd can look at.
+    /// None for a file that only libvirtd can examine.
     entry: Option<Entry>,
 }
 
-/// A file as an entry of its directory.
+/// A file, identified by an entry of its directory.
 #[derive(Debug)]
 struct Entry {
     directory: OwnedFd,
     name: OsString,
-    /// Keeps the file system from giving the number of the file to another one.
+    /// The open file, which keeps the file system from reusing its inode number.
     _file: OwnedFd,
     device: u64,
     inode: u64,
 }
 
 impl CheckedFile {
-    /// Looks at a path and follows no link at its end.
+    /// Examines a path without following a link at its end.
     ///
-    /// A file that this process cannot look at is taken from libvirt, which knows the volumes of its pools.
+    /// If this process cannot examine the file, libvirt is asked, which knows the volumes of its pools.
     ///
     /// Errors: `io`; those of libvirt.
     pub fn find(libvirt: &Libvirt, path: &Path) -> Result<PathContent> {
@@ -69,7 +69,7 @@ impl CheckedFile {
             match Entry::find(path) {
                 Err(Errno::ACCESS | Errno::PERM) => {}
                 Err(Errno::NOENT | Errno::NOTDIR) => return Ok(PathContent::Nothing),
-                Err(error) => return Err(error).at("look at", path),
+                Err(error) => return Err(error).at("examine", path),
                 Ok(Err(kind)) => return Ok(PathContent::Other(kind)),
                 Ok(Ok(entry)) => {
                     return Ok(PathContent::File(Self {
@@ -80,7 +80,7 @@ impl CheckedFile {
             }
         }
         let Some(volume) = volume(libvirt, path)? else { return Ok(PathContent::Unseen) };
-        let kind = volume.info().context(format_args!("look at {}", path.display()))?.kind;
+        let kind = volume.info().context(format_args!("examine {}", path.display()))?.kind;
         Ok(match kind {
             sys::VIR_STORAGE_VOL_FILE => {
                 PathContent::File(Self { path: path.to_owned(), entry: None })
@@ -89,12 +89,12 @@ impl CheckedFile {
         })
     }
 
-    /// Where it is.
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Deletes the file, through its pool where libvirt has it as a volume, and then the secret with the
+    /// Deletes the file, through its pool if libvirt has the file as a volume. Then deletes the secret with the
     /// passphrase of an encrypted disk.
     ///
     /// Errors: `io`, `permission`; those of libvirt.
@@ -123,17 +123,17 @@ impl CheckedFile {
     }
 
     fn delete_entry(&self, libvirt: &Libvirt, entry: &Entry) -> Result<Deletion> {
-        if let Some(gone) = entry.has_gone().at("look at", &self.path)? {
+        if let Some(gone) = entry.has_gone().at("examine", &self.path)? {
             return Ok(gone);
         }
         let volume = volume(libvirt, &self.path)?.filter(|volume| entry.is_volume(volume));
         let refused = match volume.map(|volume| volume.delete(sys::VIR_STORAGE_VOL_DELETE_NORMAL)) {
             Some(Ok(())) => return Ok(Deletion::Done),
-            // The pool may be behind the times: the directory decides.
+            // The pool's list may be outdated, so the directory decides.
             Some(Err(error)) => Some(error),
             None => None,
         };
-        if let Some(gone) = entry.has_gone().at("look at", &self.path)? {
+        if let Some(gone) = entry.has_gone().at("examine", &self.path)? {
             return Ok(gone);
         }
         let unlinked = unlinkat(&entry.directory, entry.name.as_os_str(), AtFlags::empty());
@@ -149,7 +149,7 @@ impl CheckedFile {
 }
 
 impl Entry {
-    /// The regular file at a path, else what is there instead.
+    /// The regular file at a path, or a description of another kind of entry.
     fn find(path: &Path) -> rustix::io::Result<Result<Self, &'static str>> {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return Ok(Err("not a regular file"));
@@ -172,7 +172,7 @@ impl Entry {
         })
     }
 
-    /// Why there is nothing to delete; none while the directory has this very file under its name.
+    /// The reason why the file can no longer be deleted; none while the directory still has this file under its name.
     fn has_gone(&self) -> rustix::io::Result<Option<Deletion>> {
         match statat(&self.directory, self.name.as_os_str(), AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => Ok(Some(Deletion::WasGone)),
@@ -181,7 +181,7 @@ impl Entry {
         }
     }
 
-    /// Whether libvirt would delete this very file.
+    /// Whether libvirt would delete the same file.
     fn is_volume(&self, volume: &StorageVol) -> bool {
         let path = volume.path().unwrap_or_default();
         statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| self.is(&stat))
@@ -198,7 +198,7 @@ fn volume(libvirt: &Libvirt, path: &Path) -> Result<Option<StorageVol>> {
     let path = path::utf8("path", path, ErrorKind::InvalidInput)?;
     match libvirt.connect().lookup_storage_vol_by_path(path) {
         Err(error) if is_gone(&error) => Ok(None),
-        found => found.context(format_args!("look for the volume {shown}")).map(Some),
+        found => found.context(format_args!("look up the volume {shown}")).map(Some),
     }
 }
 
@@ -210,7 +210,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_regular_file_is_found() {
+    fn find_accepts_only_a_regular_file() {
         let root = tempfile::tempdir().unwrap();
         let path = |name: &str| root.path().join(name);
         fs::write(path("file"), "").unwrap();

@@ -1,4 +1,4 @@
-//! What tells a volume from another one with the same name: the pool's UUID and the host.
+//! The claims of an item about its volume: the UUID of the pool, and the host.
 
 use common::Result;
 use common::document::identity::Comparison;
@@ -6,17 +6,18 @@ use serde::Deserialize;
 
 use crate::pool::Pool;
 
-/// What an item says of a volume beside its name and the name of its pool.
+/// The claims of an item about a volume, besides the names of the volume and of its pool. They tell the volume from
+/// another one with the same names.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct VolumeClaim {
-    /// UUID of the volume's pool.
+    /// The UUID of the volume's pool.
     pub pool_uuid: Option<String>,
-    /// The host that the volume is on.
+    /// The name of the host that the volume is on.
     pub host: Option<String>,
 }
 
 impl VolumeClaim {
-    /// Compares the claim with the pool, if there is one, on the host of this name.
+    /// Compares the claim with a pool, if given, on the host with this name.
     ///
     /// Errors: `conflict` with code `IDENTITY_CHANGED`.
     pub fn expect(&self, name: &str, pool: Option<&Pool>, host_name: Option<&str>) -> Result<()> {

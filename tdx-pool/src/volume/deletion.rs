@@ -1,5 +1,4 @@
-//! The volumes of one pool that are to be deleted: what was found before the question, and what is
-//! found again before each deletion.
+//! Deletes volumes of one pool. The volumes are checked before the question, and again before each deletion.
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
@@ -25,21 +24,21 @@ use crate::references::{dependents, inflight};
 use crate::volume::identity::VolumeIdentity;
 use crate::volume::secret;
 
-/// How many volumes are locked at a time: each lock is an open file.
+/// How many volumes are locked at the same time, because each lock is an open file.
 const LOCKS: usize = 64;
 
-/// A volume and what was done to it.
+/// A volume in a document of `tdx-pool delete`.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct DeleteItem {
-    /// Name within the pool.
+    /// The name of the volume in the pool.
     pub(crate) name: String,
-    /// The pool's name.
+    /// The name of the pool.
     pool: String,
-    /// UUID of the pool.
+    /// The UUID of the pool.
     pool_uuid: Option<String>,
-    /// Where it was; null when it was not there.
+    /// The path of the volume; null when the volume did not exist.
     path: Option<String>,
-    /// `delete`, or `none` for a volume that was not there.
+    /// `delete`, or `none` for a volume that did not exist.
     pub(crate) action: Action,
 }
 
@@ -61,25 +60,25 @@ impl Item for DeleteItem {
     }
 }
 
-/// What became of the volumes of a batch.
+/// The result for the volumes of a batch.
 pub(crate) struct BatchOutcome {
-    /// An item for each volume, or why it stays.
+    /// For each volume an item, or the error because of which it was kept.
     pub(crate) items: Vec<Result<DeleteItem>>,
-    /// Warnings about what could not be seen.
+    /// Warnings about checks that were not possible.
     pub(crate) warnings: Vec<String>,
 }
 
-/// The volumes of one pool that are to be deleted.
+/// The volumes of one pool to delete.
 pub(crate) struct Batch<'a> {
     host: &'a Host,
     libvirt: &'a Libvirt,
     pool: Pool,
-    /// By name: what was there when the user was asked.
+    /// The identity of each volume before the question, by name.
     asked: BTreeMap<String, Option<VolumeIdentity>>,
     observation: Observation,
 }
 
-/// Everything that speaks against deleting a volume, as it was at one moment.
+/// All uses of volumes, read at one moment.
 struct Observation {
     needs: Dependents,
     held: HeldFiles,
@@ -96,17 +95,17 @@ impl Observation {
         Ok(Self { needs, held, taken: Instant::now(), took: start.elapsed() })
     }
 
-    /// Whether it is older than it was when it was complete. Taking it anew costs what all volumes and
-    /// domains cost, so it serves for as many deletions as fit into the time that it took.
+    /// Whether the observation is older than the time that it took. Reading everything again costs time for all volumes
+    /// and domains, so one observation serves for all deletions within the time that it took.
     fn is_old(&self) -> bool {
         self.taken.elapsed() > self.took
     }
 }
 
 impl<'a> Batch<'a> {
-    /// Looks at what there is.
+    /// Makes the plan: reads which of the volumes exist, and what uses them.
     ///
-    /// Errors: what libvirt says.
+    /// Errors: those of libvirt.
     pub(crate) fn plan(
         host: &'a Host,
         libvirt: &'a Libvirt,
@@ -123,12 +122,12 @@ impl<'a> Batch<'a> {
         Ok(Self { host, libvirt, pool, asked, observation })
     }
 
-    /// The names of those that are there.
+    /// The names of the volumes that exist.
     pub(crate) fn found(&self) -> impl Iterator<Item = &str> {
         self.asked.iter().filter(|(_, found)| found.is_some()).map(|(name, _)| name.as_str())
     }
 
-    /// What [`Batch::delete`] would do.
+    /// The result that [`Batch::delete`] would have.
     pub(crate) fn preview(mut self) -> BatchOutcome {
         let items = self.ordered().into_iter().map(|name| {
             if is_in_flight(self.host, self.libvirt, &name)? {
@@ -152,8 +151,8 @@ impl<'a> Batch<'a> {
         }
         let mut items = Vec::new();
         for names in self.ordered().chunks(LOCKS) {
-            // Whatever these tools put on one of the volumes from here on waits; what they have put on
-            // one before is seen by the look that comes after.
+            // From here on, other commands of these tools wait before they use one of the volumes. Uses that they have
+            // already created are found by the observation that follows.
             let locks: Vec<Result<Option<RemovalLock>>> =
                 names.iter().map(|name| self.lock(name)).collect();
             match self.look_again() {
@@ -170,7 +169,7 @@ impl<'a> Batch<'a> {
         BatchOutcome { items, warnings }
     }
 
-    /// The names, images before those below them.
+    /// The names of the volumes, each image before the images that back it.
     fn ordered(&self) -> Vec<String> {
         let mut names: Vec<String> = self.asked.keys().cloned().collect();
         let needs = &self.observation.needs;
@@ -180,7 +179,7 @@ impl<'a> Batch<'a> {
         names
     }
 
-    /// Locks a volume; none on a remote host, where no lock of this machine tells anyone.
+    /// Locks a volume. None for a volume on a remote host, where locks of this machine have no effect.
     fn lock(&self, name: &str) -> Result<Option<RemovalLock>> {
         let is_local = self.libvirt.is_local() && self.asked.get(name).is_some_and(Option::is_some);
         is_local.then(|| RemovalLock::begin(self.host, name)).transpose()
@@ -190,8 +189,8 @@ impl<'a> Batch<'a> {
         let pool = Pool::by_name(self.libvirt, &self.pool.name)?;
         let same = pool.filter(|pool| pool.is_same(&self.pool));
         self.pool = same.ok_or_else(|| {
-            Error::conflict(format!("pool '{}' was replaced meanwhile", self.pool.name))
-                .hint("run the same command again")
+            Error::conflict(format!("pool '{}' was replaced during this command", self.pool.name))
+                .hint("run this command again")
         })?;
         self.observation = Observation::take(self.host, self.libvirt, &self.pool)?;
         Ok(())
@@ -215,24 +214,24 @@ impl<'a> Batch<'a> {
         Ok(item)
     }
 
-    /// The item of a volume that may be deleted, or is not there.
+    /// The item of a volume that may be deleted or does not exist.
     ///
-    /// Errors: `conflict` for one that is in use, or not the one that was asked about.
+    /// Errors: `conflict` for a volume that is in use, or that differs from the volume in the question.
     fn check(&self, name: &str) -> Result<DeleteItem> {
         let Observation { needs, held, .. } = &self.observation;
         let Some(volume) = needs.volume(name) else {
             return Ok(self.absent(name));
         };
         let path = &volume.path;
-        let again = "run the same command again";
+        let again = "run this command again";
         match self.asked.get(name).cloned().flatten() {
             Some(asked) if asked == VolumeIdentity::read(volume, self.libvirt.is_local()) => {}
             Some(_) => {
-                let message = format!("volume '{name}' was replaced meanwhile");
+                let message = format!("volume '{name}' was replaced during this command");
                 return Err(Error::conflict(message).hint(again));
             }
             None => {
-                let message = format!("volume '{name}' was made meanwhile");
+                let message = format!("volume '{name}' was created during this command");
                 return Err(Error::conflict(message).hint(again));
             }
         }
@@ -240,7 +239,7 @@ impl<'a> Batch<'a> {
         if !users.is_empty() {
             let message = format!("volume '{name}' is needed by {}", users.join(", "));
             return Err(Error::conflict(message)
-                .hint("delete those first; tdx-pool volumes shows what needs what"));
+                .hint("delete these first; to see all users, run tdx-pool volumes"));
         }
         if held.contains(&keys(path).collect::<Vec<_>>()) {
             let message = format!(
@@ -267,7 +266,7 @@ impl<'a> Batch<'a> {
         DeleteItem { name: name.to_owned(), pool, pool_uuid, path, action }
     }
 
-    /// Counts a volume as gone: it needs others no more.
+    /// Counts a volume as deleted, so that it needs no other volume.
     fn forget(&mut self, item: &DeleteItem) {
         let path = item.path.as_ref().map(PathBuf::from);
         let found = self.asked.get(&item.name).cloned().flatten();
@@ -277,22 +276,22 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// A warning for what cannot be seen from here, or by this user.
+    /// A warning about checks that are not possible from this machine or for this user.
     fn unseen(&self) -> Vec<String> {
         if self.found().next().is_none() {
             return Vec::new();
         }
         if !self.libvirt.is_local() {
             return vec![
-                "the processes, the locks and the headers of images on the remote host cannot be \
-                 seen from here: only what libvirt knows was checked"
+                "only the uses that libvirt knows were checked: the processes, locks and image headers \
+                 of a remote host cannot be read"
                     .to_owned(),
             ];
         }
         let hidden = self.observation.held.hidden_processes;
         let warning = format!(
-            "{hidden} processes do not show their open files to this user: run tdx-pool as root \
-             to check them too"
+            "the open files of {hidden} processes were not checked: this user cannot read them; \
+             run tdx-pool as root to check them"
         );
         (hidden > 0).then_some(warning).into_iter().collect()
     }
@@ -303,5 +302,5 @@ fn is_in_flight(host: &Host, libvirt: &Libvirt, name: &str) -> Result<bool> {
 }
 
 fn being_made(name: &str) -> Error {
-    Error::conflict(format!("volume '{name}' is being made by another process"))
+    Error::conflict(format!("another process is creating volume '{name}'"))
 }

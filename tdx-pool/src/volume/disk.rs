@@ -1,4 +1,4 @@
-//! A domain's own disk without a backing file, empty at first.
+//! A domain's own disk without a backing file, which is empty at first.
 //!
 //! Source: <https://libvirt.org/formatstorage.html>.
 
@@ -21,47 +21,47 @@ use crate::volume::secret::{NewSecret, Passphrase};
 /// The format, size and other properties of a new disk.
 #[derive(Debug, Clone)]
 pub struct DiskOptions {
-    /// Its format.
+    /// The format of the image.
     pub format: Format,
-    /// Size the guest sees, bytes.
+    /// The size of the disk that the guest sees, in bytes.
     pub capacity_bytes: u64,
-    /// What is allocated beforehand.
+    /// How much of the disk is allocated when it is created.
     pub allocated: Preallocated,
-    /// qcow2: size of a cluster, bytes; QEMU's choice without it.
+    /// For qcow2: the size of a cluster in bytes; none for QEMU's default.
     pub cluster_bytes: Option<u64>,
-    /// qcow2: whether reference counts are written late.
+    /// For qcow2: whether updates of reference counts are delayed (lazy refcounts).
     pub lazy_refcounts: bool,
-    /// Whether it is encrypted; only qcow2 can be.
+    /// Whether the disk is encrypted, which only qcow2 supports.
     pub encrypted: bool,
 }
 
 /// How much of a disk is allocated when it is created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Preallocated {
-    /// Nothing.
+    /// Nothing is allocated.
     Off,
-    /// qcow2: the tables.
+    /// The tables of a qcow2 image are allocated.
     Metadata,
-    /// The whole disk, unwritten.
+    /// The whole disk is allocated, but not written.
     Full,
 }
 
-/// A disk that is to be created.
+/// The plan of a disk to create.
 #[derive(Debug)]
 pub struct DiskPlan {
     name: String,
-    /// Where it will be.
+    /// The path of the new disk.
     pub path: PathBuf,
-    /// Its properties.
+    /// The properties of the disk.
     pub options: DiskOptions,
-    /// UUID of the secret with its passphrase, when it is encrypted.
+    /// The UUID of the secret with the passphrase, if the disk is encrypted.
     pub secret: Option<String>,
 }
 
 impl DiskPlan {
-    /// Plans a disk in `folder`. The passphrase of an encrypted disk will be the secret of this UUID.
+    /// Plans a disk in `folder`. The passphrase of an encrypted disk will be in the secret with this UUID.
     ///
-    /// Errors: `io` when the kernel gives no random bytes for its name.
+    /// Errors: `io` when the kernel returns no random bytes for the name.
     pub fn new(folder: &Path, shape: DiskOptions, secret: &str) -> Result<Self> {
         let name = ToolFile::Disk.new_name()?;
         let name = match shape.format {
@@ -72,10 +72,10 @@ impl DiskPlan {
         Ok(Self { path: folder.join(&name), name, options: shape, secret })
     }
 
-    /// Creates the disk, with its secret if it is encrypted. It counts as in flight until the returned
-    /// value is dropped.
+    /// Creates the disk, and its secret if the disk is encrypted. The disk counts as in flight until the returned value
+    /// is dropped.
     ///
-    /// Errors: what libvirt says.
+    /// Errors: those of libvirt.
     pub fn create(
         &self,
         host: &Host,
@@ -139,17 +139,18 @@ impl DiskPlan {
     }
 }
 
-/// How often an encrypted disk is tried.
+/// How often the creation of an encrypted disk is attempted.
 const TRIES: usize = 12;
 
-/// Whether qemu-img gave up because it could not tell how fast this processor makes keys: where a
-/// thread's time is counted in ticks, the first measurement is often nothing.
+/// Whether qemu-img failed because it could not measure how fast this processor derives keys. On kernels that count the
+/// time of a thread in ticks, the first measurement is often zero.
 fn is_mismeasured(error: &Error) -> bool {
     let cause = std::error::Error::source(error).map(ToString::to_string);
     cause.is_some_and(|cause| cause.contains("Unable to get accurate CPU usage"))
 }
 
-/// LUKS, with the passphrase in the secret of this UUID: in a volume, and in a domain's disk.
+/// The `<encryption>` element for LUKS, with the passphrase in the secret with this UUID. Volumes and disks of domains
+/// have the same element.
 ///
 /// Source: <https://libvirt.org/formatstorageencryption.html>.
 pub fn encryption(secret: &str) -> Element {

@@ -1,4 +1,4 @@
-//! The header of a volume, wherever the volume is.
+//! Reads the header of a volume, also of a volume that only libvirtd can read.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -15,13 +15,13 @@ use virt::stream::Stream;
 use crate::image;
 use crate::volume::Volume;
 
-/// What is downloaded first: the header as QEMU usually writes it.
+/// How much is downloaded first: enough for the header that QEMU usually writes. Unit: bytes.
 const USUAL_LENGTH: usize = 4096;
 
-/// Opens a volume to read its header: the file itself where it can be read from here, else a sparse
-/// copy of it in memory that begins as it does.
+/// Opens a volume to read its header: the file itself if this process can read it, otherwise a sparse copy in memory
+/// with the same start.
 ///
-/// Errors: `not_found`, `io`; what libvirt says.
+/// Errors: `not_found`, `io`; those of libvirt.
 pub(crate) fn open(libvirt: &Libvirt, volume: &Volume) -> Result<File> {
     if libvirt.is_local() {
         match image::open(&volume.path) {
@@ -32,10 +32,9 @@ pub(crate) fn open(libvirt: &Libvirt, volume: &Volume) -> Result<File> {
     download(libvirt, &volume.handle, &volume.path)
 }
 
-/// Downloads the header of a volume into a file in memory that is as long as the volume. `path` is for
-/// messages.
+/// Downloads the header of a volume into a file in memory that is as long as the volume. `path` is only for messages.
 ///
-/// Errors: what libvirt says; `io`.
+/// Errors: those of libvirt; `io`.
 pub(crate) fn download(libvirt: &Libvirt, volume: &StorageVol, path: &Path) -> Result<File> {
     let doing = format_args!("read the header of {}", path.display());
     log::step(doing);
@@ -47,14 +46,15 @@ pub(crate) fn download(libvirt: &Libvirt, volume: &StorageVol, path: &Path) -> R
     if length > start.len() {
         start = fetch(libvirt, volume, length, path)?;
     }
-    let memory = memfd_create("volume-header", MemfdFlags::CLOEXEC).at("keep in memory", path)?;
+    let memory =
+        memfd_create("volume-header", MemfdFlags::CLOEXEC).at("buffer the header of", path)?;
     let memory = File::from(memory);
-    memory.set_len(size).at("keep in memory", path)?;
-    memory.write_all_at(&start, 0).at("keep in memory", path)?;
+    memory.set_len(size).at("buffer the header of", path)?;
+    memory.write_all_at(&start, 0).at("buffer the header of", path)?;
     Ok(memory)
 }
 
-/// The first bytes of a volume, as far as there are any.
+/// The first bytes of a volume; fewer if the volume is shorter.
 fn fetch(libvirt: &Libvirt, volume: &StorageVol, length: usize, path: &Path) -> Result<Vec<u8>> {
     let doing = format_args!("read the header of {}", path.display());
     let stream = Stream::new(libvirt.connect(), 0).context("open a stream")?;
@@ -73,7 +73,7 @@ fn fetch(libvirt: &Libvirt, volume: &StorageVol, length: usize, path: &Path) -> 
     };
     bytes.truncate(filled);
     match received {
-        // Some streams are not over before their end was received.
+        // Some streams do not end before their end was received.
         Ok(()) => {
             let rest = stream.recv(&mut [0; 1]);
             match rest {

@@ -1,4 +1,4 @@
-//! Whether a volume is still the one that was looked at.
+//! Identifies a volume, to detect that another volume has taken its name.
 
 use std::path::PathBuf;
 
@@ -6,13 +6,13 @@ use rustix::fs::{AtFlags, CWD, Statx, StatxFlags, statx};
 
 use crate::volume::Volume;
 
-/// Which file a volume is: another file under the same name differs.
+/// The identity of a volume's file. Another file with the same name has another identity.
 ///
-/// An inode number alone would not do: a file system gives it to the next file that is made.
+/// The inode number alone is not enough, because a file system may reuse it for the next new file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct VolumeIdentity {
     path: PathBuf,
-    /// What the name is, and what it leads to where it is a link; none on a remote host.
+    /// The file and, for a link, the target of the link; none on a remote host.
     files: Option<[Option<FileIdentity>; 2]>,
 }
 
@@ -20,12 +20,12 @@ pub(crate) struct VolumeIdentity {
 struct FileIdentity {
     device: (u32, u32),
     inode: u64,
-    /// When the file was made, where the file system keeps that: seconds and nanoseconds.
+    /// The birth time of the file in seconds and nanoseconds, if the file system records it.
     created: Option<(i64, u32)>,
 }
 
 impl VolumeIdentity {
-    /// Which file the volume is now. Of a remote host's volumes only the path is known.
+    /// Reads the current identity of a volume. For a volume of a remote host, only the path is known.
     pub(crate) fn read(volume: &Volume, is_local: bool) -> Self {
         let look = |flags| {
             let found = statx(CWD, &volume.path, flags, StatxFlags::INO | StatxFlags::BTIME);

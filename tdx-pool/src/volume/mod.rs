@@ -1,4 +1,4 @@
-//! A volume of a pool, as libvirt describes it.
+//! A volume of a storage pool, as libvirt describes it.
 
 pub mod base_image;
 pub mod checked_file;
@@ -26,29 +26,29 @@ use virt::sys;
 
 use crate::pool::Pool;
 
-/// What libvirt says of a volume.
+/// A volume of a storage pool, as libvirt describes it.
 #[derive(Debug)]
 pub struct Volume {
-    /// libvirt's own object.
+    /// The object of the `virt` crate.
     pub handle: StorageVol,
-    /// Name within the pool.
+    /// The name of the volume in the pool.
     pub name: String,
-    /// Where it is.
+    /// The path of the volume.
     pub path: PathBuf,
-    /// The image right under it.
+    /// The backing image.
     pub backing: Option<PathBuf>,
-    /// Image format.
+    /// The format of the image.
     pub format: Option<String>,
-    /// Size the guest sees, bytes.
+    /// The size of the disk that the guest sees, in bytes.
     pub capacity_bytes: Option<u64>,
     pub(crate) allocation_bytes: Option<u64>,
 }
 
 impl Volume {
-    /// Reads a volume; none when it went away meanwhile.
+    /// Reads a volume; none when the volume was deleted in the meantime.
     ///
-    /// Of a volume that libvirt cannot describe only name and path are known: libvirt fails where the
-    /// header names a backing file with a path that the kernel does not take.
+    /// For a volume that libvirt cannot describe, only name and path are known. libvirt fails when the header names a
+    /// backing file with a path that the kernel refuses.
     pub fn read(handle: StorageVol) -> Result<Option<Self>> {
         let name = handle.name().context("ask a volume for its name")?;
         let text = match handle.xml_desc(0) {
@@ -82,12 +82,12 @@ impl Volume {
         }))
     }
 
-    /// Every volume of a pool, as libvirt last saw it.
+    /// Every volume of a pool, as of the last refresh of the pool.
     pub fn all(pool: &Pool) -> Result<Vec<Self>> {
         Self::all_while(pool, interrupt::check)
     }
 
-    /// Every volume of a pool, as libvirt last saw it. An error of `go_on` ends the reading.
+    /// Every volume of a pool, as of the last refresh of the pool. An error of `go_on` ends the function.
     pub(crate) fn all_while(pool: &Pool, go_on: impl Fn() -> Result<()>) -> Result<Vec<Self>> {
         let doing = format_args!("list the volumes of pool '{}'", pool.name);
         let handles = pool.handle.list_all_volumes(0).context(doing)?;

@@ -1,11 +1,11 @@
-//! The names that these tools give to files, and new names.
+//! The names that these tools choose for files.
 
 use std::path::Path;
 
 use common::{Error, ErrorKind, Result};
 use rustix::rand::{GetRandomFlags, getrandom};
 
-/// A kind of file that these tools create, known by its name.
+/// A kind of file that these tools create, recognized by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ToolFile {
     /// `overlay.<15 alnum>.qcow2`: a domain's disk over a base image.
@@ -14,12 +14,13 @@ pub enum ToolFile {
     Seed,
     /// `disk.<15 alnum>.qcow2` or `.raw`: a domain's disk without a backing file.
     Disk,
-    /// `import.<15 alnum>.part`: an image on its way into the pool.
+    /// `import.<15 alnum>.part`: an incomplete import.
     Import,
 }
 
 impl ToolFile {
-    /// Judges a file name. The first two patterns are the original script's as well.
+    /// The kind of file with this name; none for other names. The first two patterns are also those of the original
+    /// script tdvirsh.
     pub fn classify(name: &str) -> Option<Self> {
         let (kind, rest) = name.split_once('.')?;
         let (random, extension) = rest.split_once('.')?;
@@ -35,19 +36,19 @@ impl ToolFile {
         }
     }
 
-    /// The kind of the file at a path, by its name.
+    /// The kind of the file at a path, by its file name.
     pub fn classify_path(path: &Path) -> Option<Self> {
         Self::classify(path.file_name()?.to_str()?)
     }
 
-    /// Whether a domain can own such a file: its disk or its cloud-init seed.
+    /// Whether the file belongs to a domain: its disk or its cloud-init seed.
     pub fn is_of_domain(self) -> bool {
         matches!(self, Self::Overlay | Self::Disk | Self::Seed)
     }
 
-    /// A name that was never used.
+    /// A new random name for this kind of file.
     ///
-    /// Errors: `io` when the kernel gives no random bytes.
+    /// Errors: `io` when the kernel returns no random bytes.
     pub fn new_name(self) -> Result<String> {
         let random = random_alnum()?;
         Ok(match self {
@@ -61,12 +62,12 @@ impl ToolFile {
 
 const RANDOM_LENGTH: usize = 15;
 
-/// Fifteen letters and digits, about 89 bits: collisions do not happen.
+/// Fifteen random letters and digits, about 89 bits, so that collisions do not happen.
 fn random_alnum() -> Result<String> {
     const ALPHABET: &[u8; 62] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
     let mut text = String::new();
     while text.len() < RANDOM_LENGTH {
-        // Bytes of 248 and up are dropped: 248 is a multiple of 62, so no letter is favoured.
+        // Bytes from 248 on are dropped: 248 is a multiple of 62, so all characters are equally likely.
         let fair = random_bytes::<32>()?.into_iter().filter(|&byte| byte < 248);
         text.extend(fair.map(|byte| char::from(ALPHABET[usize::from(byte % 62)])));
     }
@@ -76,30 +77,33 @@ fn random_alnum() -> Result<String> {
 
 /// Random bytes from the kernel.
 ///
-/// Errors: `io` when it gives none.
+/// Errors: `io` when the kernel returns none.
 pub fn random_bytes<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0; N];
     match getrandom(&mut bytes, GetRandomFlags::empty()) {
         Ok(n) if n == N => Ok(bytes),
-        Ok(_) => Err(Error::new(ErrorKind::Io, "the kernel gave too few random bytes")),
+        Ok(_) => Err(Error::new(ErrorKind::Io, "the kernel returned too few random bytes")),
         Err(error) => Err(Error::new(ErrorKind::Io, "cannot get random bytes").because(error)),
     }
 }
 
-/// Checks a name for a new volume of the user's.
+/// Checks the name that a user chose for a new volume.
 ///
-/// Errors: `usage` for a name libvirt or a file system cannot hold, or that `cleanup` would take for
-/// a file of these tools.
+/// Errors: `usage` for a name that libvirt or a file system does not allow, or that `cleanup` would take for a file of
+/// these tools.
 pub fn check_volume_name(name: &str) -> Result<()> {
     let problem = match name {
-        "" | "." | ".." => "is no file name",
-        _ if name.contains('/') => "holds a slash",
-        _ if name.chars().any(char::is_control) => "holds a control character",
+        "" | "." | ".." => "is not a file name",
+        _ if name.contains('/') => "contains a slash",
+        _ if name.chars().any(char::is_control) => "contains a control character",
         _ if name.len() > 255 => "is longer than 255 bytes",
-        _ if ToolFile::classify(name).is_some() => "looks like a temporary file of these tools",
+        _ if ToolFile::classify(name).is_some() => {
+            "is reserved: tdx-pool cleanup deletes unused files with such a name"
+        }
         _ => return Ok(()),
     };
-    Err(Error::usage(format!("volume name {name:?} {problem}")).hint("choose one with --name"))
+    Err(Error::usage(format!("volume name {name:?} {problem}"))
+        .hint("choose another name with --name"))
 }
 
 #[cfg(test)]
@@ -107,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_our_names_are_ours() {
+    fn classify_recognizes_only_names_of_these_tools() {
         for (name, ours) in [
             ("overlay.abcDEF012345678.qcow2", Some(ToolFile::Overlay)),
             ("cidata.abcDEF012345678.iso", Some(ToolFile::Seed)),
@@ -135,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn new_names_are_ours_and_never_the_same() {
+    fn new_names_are_recognized_and_unique() {
         for kind in [ToolFile::Overlay, ToolFile::Disk, ToolFile::Seed, ToolFile::Import] {
             let name = kind.new_name().unwrap();
             assert_eq!(ToolFile::classify(&name), Some(kind), "{name}");
@@ -144,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn volume_names_that_cannot_work_are_refused() {
+    fn check_volume_name_refuses_invalid_and_reserved_names() {
         for name in ["guest.qcow2", "a & 'b' \"c\".img", "日本語.qcow2", "-x"] {
             assert!(check_volume_name(name).is_ok(), "{name}");
         }

@@ -1,4 +1,4 @@
-//! Creating a volume under a name of these tools, and deleting it again.
+//! Creates a volume under a name that these tools choose, and deletes the volume again on failure.
 
 use std::fs::Metadata;
 use std::os::unix::fs::{MetadataExt, lchown};
@@ -16,10 +16,10 @@ use crate::references::dependents;
 use crate::references::inflight::InFlight;
 use crate::volume::secret::NewSecret;
 
-/// The name of a volume that is about to be created. The name is locked until this is dropped.
+/// The name of a volume that is about to be created. The name is locked until this value is dropped.
 #[derive(Debug)]
 pub(crate) struct ReservedName<'a> {
-    /// What the volume is, for messages: an overlay, a disk or a seed.
+    /// The kind of volume, for messages: an overlay, a disk or a seed.
     kind: &'static str,
     name: &'a str,
     path: &'a Path,
@@ -77,7 +77,7 @@ impl<'a> ReservedName<'a> {
     }
 }
 
-/// A volume that was just created and that nothing refers to yet. It counts as in flight until this is dropped.
+/// A new volume that nothing refers to yet. The volume counts as in flight until this value is dropped.
 #[derive(Debug)]
 pub struct NewVolume {
     handle: StorageVol,
@@ -91,24 +91,24 @@ impl NewVolume {
         &self.handle
     }
 
-    /// Where it is.
+    /// The path of the volume.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Deletes the volume after `error`, unless a domain or an image needs it by now. The error names a volume
-    /// that stays.
+    /// Deletes the volume because of `error`, unless a domain or an image needs the volume now. A volume that is kept
+    /// is reported in the error.
     pub fn undo_after(self, libvirt: &Libvirt, error: Error) -> Error {
         let is_free = dependents::users(libvirt, &self.path).is_ok_and(|users| users.is_empty());
         let is_deleted = is_free
             && match self.handle.delete(0) {
-                Err(error) => is_gone(&error), // with its domain, by another command
+                Err(error) => is_gone(&error), // deleted by another command
                 Ok(()) => true,
             };
         match (is_deleted, self.secret) {
             (true, None) => error,
             (true, Some(secret)) => secret.undo_after(error),
-            // Without its secret nobody could read what is left.
+            // The secret of a volume that is kept must be kept as well, or the volume could not be read.
             (false, _) => error.left_behind([self.path.display().to_string()]),
         }
     }

@@ -1,4 +1,4 @@
-//! A domain's own disk that is an overlay: a copy-on-write image, backed by a base image.
+//! An overlay: a domain's own copy-on-write disk, backed by a base image.
 
 use std::path::{Path, PathBuf};
 
@@ -15,39 +15,39 @@ pub use crate::volume::base_image::Base;
 use crate::volume::names::ToolFile;
 use crate::volume::new_volume::{NewVolume, ReservedName};
 
-/// An overlay that is to be created.
+/// The plan of an overlay to create.
 #[derive(Debug)]
 pub struct OverlayPlan {
-    /// Its volume name, never used before.
+    /// The new name of the volume.
     pub name: String,
-    /// Where it will be.
+    /// The path of the new overlay.
     pub path: PathBuf,
-    /// The image that it is backed by.
+    /// The base image.
     pub base: Base,
-    /// Size the guest will see, bytes.
+    /// The size of the disk that the guest sees, in bytes.
     pub capacity_bytes: u64,
 }
 
 impl OverlayPlan {
     /// Plans an overlay in `folder`, as large as the base or larger.
     ///
-    /// Errors: `conflict` when `size` is smaller than the base, which would cut the guest's disk off.
+    /// Errors: `conflict` when `size` is smaller than the base image, which would truncate the guest's disk.
     pub fn new(folder: &Path, base: Base, size: Option<u64>) -> Result<Self> {
         let capacity_bytes = size.unwrap_or(base.capacity_bytes);
         if capacity_bytes < base.capacity_bytes {
             return Err(Error::conflict(format!(
-                "disk size {capacity_bytes} is less than the {} bytes of image '{}'",
-                base.capacity_bytes, base.name
+                "disk size {capacity_bytes} bytes is smaller than image '{}', which has {} bytes",
+                base.name, base.capacity_bytes
             )));
         }
         let name = ToolFile::Overlay.new_name()?;
         Ok(Self { path: folder.join(&name), name, base, capacity_bytes })
     }
 
-    /// Creates the overlay. It counts as in flight until the returned value is dropped.
+    /// Creates the overlay. The overlay counts as in flight until the returned value is dropped.
     ///
-    /// Errors: `not_found` and `conflict` when another command deleted or replaced the base since it was found;
-    /// what libvirt says.
+    /// Errors: `not_found` and `conflict` when another command has deleted or replaced the base image; those of
+    /// libvirt.
     pub fn create(
         &self,
         host: &Host,
@@ -56,7 +56,7 @@ impl OverlayPlan {
         owner: Option<QemuUser>,
     ) -> Result<NewVolume> {
         let reserved = ReservedName::lock(host, "overlay", &self.name, &self.path)?;
-        // The base image stays until the header of the overlay names it.
+        // The lock keeps the base image until the header of the overlay names it.
         let _kept = UseLock::begin(host, &self.base.name)?;
         self.base.check_unchanged(libvirt, pool)?;
         let handle = reserved.create_volume(libvirt, pool, &self.xml(owner)?, owner, 0)?;
@@ -67,8 +67,8 @@ impl OverlayPlan {
         let path = path::utf8("image path", &self.base.path, ErrorKind::InvalidInput)?;
         let format = |format: Format| Element::new("format").attr("type", format.as_str());
         let permissions = permissions("0640", owner);
-        // Without it libvirt makes the qcow2 of 2008, in which a discarded block of the overlay shows
-        // the base again.
+        // Without this, libvirt creates qcow2 version 2, in which a discarded block of the overlay shows the content of
+        // the base image again.
         let compat = Element::new("compat").text("1.1");
         let target =
             Element::new("target").child(format(Format::Qcow2)).child(permissions).child(compat);

@@ -1,4 +1,4 @@
-//! The passphrase of an encrypted disk, which libvirt keeps and gives to nobody but QEMU.
+//! The passphrase of an encrypted disk, in a libvirt secret that only QEMU can read.
 //!
 //! Source: <https://libvirt.org/formatsecret.html#usage-type-volume>.
 
@@ -19,49 +19,49 @@ use crate::volume::names::ToolFile;
 /// The description of the secrets that these tools create.
 const DESCRIPTION: &str = "tdx-tools: passphrase of a guest's disk";
 
-/// The most bytes a passphrase can have. Source: cryptsetup(8), "NOTES ON PASSPHRASE PROCESSING".
+/// The longest passphrase. Unit: bytes. Source: cryptsetup(8), "NOTES ON PASSPHRASE PROCESSING".
 const LIMIT: usize = 512;
 
-/// A passphrase. It is never shown, and overwritten when it is dropped.
+/// A passphrase. It is never printed, and is overwritten in memory when it is dropped.
 #[derive(Debug)]
 pub struct Passphrase(SecretBytes);
 
 impl Passphrase {
-    /// What a file holds, without the line break at its end.
+    /// Reads a passphrase from a file, without the line break at its end.
     ///
-    /// Errors: those of reading it; `permission` for one that others can read; `invalid_input` for one that
-    /// is empty or too long.
+    /// Errors: those of [`Secret::read`](common::secret::Secret::read); `invalid_input` for a passphrase that is
+    /// empty or too long.
     pub fn read(path: &Path) -> Result<Self> {
-        // Room for the line break.
+        // One byte more, for the line break.
         let mut bytes = SecretBytes::read(path, LIMIT + 1)?;
         if bytes.as_bytes().ends_with(b"\n") {
             bytes.truncate(bytes.as_bytes().len() - 1);
         }
         Self::new(bytes).map_err(|why| {
-            Error::invalid_input(format!("{} holds no passphrase: {why}", path.display()))
+            Error::invalid_input(format!("invalid passphrase in {}: {why}", path.display()))
         })
     }
 
-    /// Judges what somebody typed.
+    /// Checks a passphrase that was typed or read.
     ///
-    /// Errors: in words, for none at all and for one that is too long.
+    /// Errors: the reason, for a passphrase that is empty or too long.
     pub fn new(bytes: SecretBytes) -> Result<Self, String> {
         match bytes.as_bytes().len() {
-            0 => Err("it is empty".to_owned()),
-            length if length > LIMIT => Err(format!("it is longer than {LIMIT} bytes")),
+            0 => Err("the passphrase is empty".to_owned()),
+            length if length > LIMIT => Err(format!("the passphrase is longer than {LIMIT} bytes")),
             _ => Ok(Self(bytes)),
         }
     }
 }
 
-/// A secret that was just created and that no volume needs yet.
+/// A new secret that no volume needs yet.
 #[derive(Debug, Clone)]
 pub struct NewSecret(Secret);
 
 impl NewSecret {
     /// Stores the passphrase of the disk at `path` in a libvirt secret with this UUID.
     pub fn create(libvirt: &Libvirt, uuid: &str, path: &Path, pass: &Passphrase) -> Result<Self> {
-        log::step(format_args!("have libvirt keep the passphrase of {}", path.display()));
+        log::step(format_args!("store the passphrase of {} in a libvirt secret", path.display()));
         let usage = Element::new("usage")
             .attr("type", "volume")
             .child(Element::new("volume").text(path.display()));
@@ -72,7 +72,7 @@ impl NewSecret {
             .child(Element::new("description").text(DESCRIPTION))
             .child(usage)
             .to_xml()?;
-        let doing = "have libvirt keep a passphrase";
+        let doing = "store a passphrase in a libvirt secret";
         let secret = Self(libvirt.connect().define_secret_xml(&xml, 0).context(doing)?);
         match secret.0.set_value(pass.0.as_bytes(), 0).context(doing) {
             Ok(()) => Ok(secret),
@@ -80,7 +80,7 @@ impl NewSecret {
         }
     }
 
-    /// Deletes the secret because of `error`. The error names a secret that stays.
+    /// Deletes the secret because of `error`. A secret that cannot be deleted is reported in the error.
     pub fn undo_after(self, error: Error) -> Error {
         let uuid = self.0.uuid_string().unwrap_or_default();
         match self.0.undefine() {
@@ -90,9 +90,9 @@ impl NewSecret {
     }
 }
 
-/// Deletes the secret with the passphrase of a disk that is gone, if there is one.
+/// Deletes the secret with the passphrase of a deleted disk, if it exists.
 ///
-/// Errors: what libvirt says.
+/// Errors: those of libvirt.
 pub fn forget(libvirt: &Libvirt, disk: &Path) -> Result<()> {
     for (secret, path) in tool_secrets(libvirt)? {
         if path == disk {
@@ -102,7 +102,7 @@ pub fn forget(libvirt: &Libvirt, disk: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Deletes the secret of a file that is gone, if the file was a disk of these tools: others have no secret.
+/// Deletes the secret of a deleted file, if the file was a disk of these tools. Other files have no secret.
 pub(crate) fn forget_with(libvirt: &Libvirt, name: &str, file: &Path) -> Result<()> {
     match ToolFile::classify(name) {
         Some(ToolFile::Disk) => forget(libvirt, file),
@@ -110,7 +110,7 @@ pub(crate) fn forget_with(libvirt: &Libvirt, name: &str, file: &Path) -> Result<
     }
 }
 
-/// The disks that do not exist in a directory and have a secret that no domain needs, by name and path.
+/// The deleted disks of a directory that still have a secret which no domain needs, by name and path.
 ///
 /// Errors: those of libvirt; `io` for a directory that cannot be read.
 pub(crate) fn orphans(
@@ -124,7 +124,7 @@ pub(crate) fn orphans(
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
         let ours =
             ToolFile::classify(&name) == Some(ToolFile::Disk) && path.parent() == Some(folder);
-        // The lock first: a disk whose creation has ended is there by now, or never will be.
+        // The lock is checked first: a disk whose creation has ended either exists now or never will.
         if !ours || inflight::is_in_flight(host, &name)? || !usage.users_of(&path).is_empty() {
             continue;
         }
@@ -132,7 +132,7 @@ pub(crate) fn orphans(
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 orphans.push((name, path))
             }
-            there => there.at("look at", &path).map(drop)?,
+            there => there.at("examine", &path).map(drop)?,
         }
     }
     Ok(orphans)
@@ -157,9 +157,9 @@ fn tool_secrets(libvirt: &Libvirt) -> Result<Vec<(Secret, PathBuf)>> {
 }
 
 fn undefine(secret: &Secret, disk: &Path) -> Result<()> {
-    log::step(format_args!("have libvirt forget the passphrase of {}", disk.display()));
+    log::step(format_args!("delete the libvirt secret of {}", disk.display()));
     match secret.undefine() {
         Err(error) if is_gone(&error) => Ok(()),
-        done => done.context(format_args!("forget the passphrase of {}", disk.display())),
+        done => done.context(format_args!("delete the libvirt secret of {}", disk.display())),
     }
 }

@@ -1,4 +1,4 @@
-//! A cloud-init seed: a small volume with content that these tools write.
+//! A cloud-init seed: a small volume whose content these tools write.
 
 use std::path::{Path, PathBuf};
 
@@ -15,16 +15,16 @@ use crate::pool::qemu_user::{QemuUser, permissions};
 use crate::volume::names::ToolFile;
 use crate::volume::new_volume::{NewVolume, ReservedName};
 
-/// A seed that is to be created.
+/// The plan of a seed to create.
 pub struct SeedPlan {
     name: String,
-    /// Where it will be.
+    /// The path of the new seed.
     pub path: PathBuf,
     bytes: Vec<u8>,
 }
 
 impl std::fmt::Debug for SeedPlan {
-    /// Without the content, which may hold a password's hash.
+    /// Leaves out the content, which may contain the hash of a password.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SeedPlan").field("path", &self.path).finish_non_exhaustive()
     }
@@ -33,15 +33,15 @@ impl std::fmt::Debug for SeedPlan {
 impl SeedPlan {
     /// Plans a seed in `folder`.
     ///
-    /// Errors: `io` when the kernel gives no random bytes for its name.
+    /// Errors: `io` when the kernel returns no random bytes for the name.
     pub fn new(folder: &Path, bytes: Vec<u8>) -> Result<Self> {
         let name = ToolFile::Seed.new_name()?;
         Ok(Self { path: folder.join(&name), name, bytes })
     }
 
-    /// Creates the volume and fills it. It counts as in flight until the returned value is dropped.
+    /// Creates the volume and writes its content. The volume counts as in flight until the returned value is dropped.
     ///
-    /// Nobody but QEMU's user can read it, from the start.
+    /// From its creation on, only QEMU's user can read the volume.
     pub fn create(
         &self,
         host: &Host,

@@ -1,4 +1,4 @@
-//! The volumes of a pool: what each is for, its image chain, and the domains that need it.
+//! The volumes of a pool, with their roles, their image chains and the domains that need them.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -19,43 +19,43 @@ use crate::references::usage::{Chains, Usage};
 use crate::volume::Volume;
 use crate::volume::names::ToolFile;
 
-/// What a volume is for.
+/// The role of a volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// Imported here, or other images stand on it.
+    /// A base image: these tools imported it, or it backs another image.
     Base,
-    /// Stands on another image.
+    /// An overlay: another image backs it.
     Overlay,
-    /// Anything else.
+    /// Any other volume.
     Other,
 }
 
 /// A volume in a document.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct VolumeItem {
-    /// Name within the pool.
+    /// The name of the volume in the pool.
     pub name: String,
-    /// The pool's name.
+    /// The name of the pool.
     pub pool: String,
-    /// UUID of the pool.
+    /// The UUID of the pool.
     pub pool_uuid: Option<String>,
-    /// Where it is.
+    /// The path of the volume.
     pub path: String,
-    /// Image format in libvirt's words: `qcow2`, `raw`, `iso`, …
+    /// The format of the image, as libvirt names it: `qcow2`, `raw`, `iso`, …
     pub format: Option<String>,
-    /// What it is for.
+    /// The role of the volume.
     pub role: Role,
-    /// Size the guest sees, bytes.
+    /// The size of the disk that the guest sees, in bytes.
     pub capacity_bytes: Option<u64>,
-    /// Size on disk, bytes.
+    /// The size on disk, in bytes.
     pub allocation_bytes: Option<u64>,
-    /// The image right under it.
+    /// The path of the backing image; null when the volume has none.
     pub backing: Option<String>,
-    /// Every image under it, nearest first.
+    /// The paths of all images in the image chain below the volume, the nearest first.
     pub backing_chain: Vec<String>,
-    /// Names of the domains that need it: directly, or as the backing file, data file or extent of
-    /// another image.
+    /// The names of the domains that need the volume: directly, or as the backing file, data file or extent of another
+    /// image.
     pub users: Vec<String>,
 }
 
@@ -91,14 +91,14 @@ impl Item for VolumeItem {
 /// The volumes of a pool with the domains that need them.
 #[derive(Debug)]
 pub struct Survey {
-    /// What libvirt says of each.
+    /// The volumes, as libvirt describes them.
     pub volumes: Vec<Volume>,
     pub(crate) usage: Usage,
     pub(crate) chains: Chains,
 }
 
 impl Survey {
-    /// Looks at the pool and at every domain.
+    /// Reads the pool and every domain.
     pub fn take(libvirt: &Libvirt, pool: &Pool) -> Result<Self> {
         pool.refresh()?;
         let volumes = Volume::all(pool)?;
@@ -108,7 +108,7 @@ impl Survey {
         Ok(Self { volumes, usage, chains })
     }
 
-    /// The volumes as they stand in a document.
+    /// The volumes as items of a document.
     pub fn items(&mut self, pool: &Pool, local: bool) -> Result<Vec<VolumeItem>> {
         let chains: Vec<Vec<PathBuf>> =
             self.volumes.iter().map(|v| self.chains.chain(&v.path)).collect::<Result<_>>()?;

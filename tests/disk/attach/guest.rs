@@ -20,7 +20,7 @@ fn what_a_guest_writes_is_there_when_the_disk_comes_back() {
     assert_eq!((&item["target"], &item["serial"]), (&json!("vdb"), &json!("S-1")));
     assert_eq!(item["guest_device"], "/dev/disk/by-id/virtio-S-1");
     let warnings = given["warnings"].to_string();
-    for part in ["has no name that stays the same", "99-tdx-disk.rules", "global_filter"] {
+    for part in ["has no permanent name", "99-tdx-disk.rules", "global_filter"] {
         assert!(warnings.contains(part), "{part}: {warnings}");
     }
     assert_eq!(attached(&rig, "g"), [("vdb".into(), device.clone(), true, false)]);
@@ -43,7 +43,7 @@ fn what_a_guest_writes_is_there_when_the_disk_comes_back() {
     // QEMU has it, whatever libvirt says.
     let check = disk(&rig, &format!("check {device}"));
     assert_eq!(blockers(&check), ["IN_USE_BY_VM"]);
-    assert!(check.stdout.contains("domain 'g' has") && check.stdout.contains("qemu"), "{check:?}");
+    assert!(check.stdout.contains("domain 'g' uses") && check.stdout.contains("qemu"), "{check:?}");
 
     let gone = disk(&rig, "detach g vdb").document();
     assert_eq!((&gone["items"][0]["device"], &gone["changed"]), (&json!(device), &json!(true)));
@@ -102,8 +102,14 @@ fn a_guest_that_does_not_answer_keeps_its_disk_and_nothing_else_is_claimed() {
     rig.virsh(["suspend", "g"]);
     let error = disk(&rig, "detach g vdb --timeout 7").error(5);
     assert_eq!(error["code"], "STILL_ATTACHED");
-    assert_eq!(error["message"], "vdb is still attached to 'g': no answer in 7 s");
-    assert_eq!(error["applied"], json!(["took vdb from the definition of 'g'"]));
+    assert_eq!(
+        error["message"],
+        "disk vdb is still attached to domain 'g': the guest has not answered in 7 s"
+    );
+    assert_eq!(
+        error["applied"],
+        json!(["removed vdb from the persistent definition of domain 'g'"])
+    );
     assert_eq!(attached(&rig, "g"), [("vdb".into(), device.clone(), true, false)]);
     assert_eq!(blockers(&disk(&rig, &format!("check {device}"))), ["IN_USE_BY_VM"]);
 
@@ -148,13 +154,13 @@ fn definitions_and_running_guests_are_told_apart() {
     std::os::unix::fs::symlink(&one, &link).unwrap();
     let refused = disk(&rig, &format!("attach b {}", link.display())).error(5);
     assert_eq!(refused["code"], "IN_USE_BY_VM");
-    assert!(refused["message"].as_str().unwrap().contains("domain 'a' has"), "{refused}");
+    assert!(refused["message"].as_str().unwrap().contains("domain 'a' uses"), "{refused}");
 
     // A running domain that is defined with it gets it where it is defined.
     rig.virsh(["start", "a"]);
     rig.virsh(["suspend", "a"]);
     let taken = disk(&rig, &format!("attach a {two} --target vdb")).error(5);
-    assert_eq!(taken["message"], "domain 'a' has a disk vdb already");
+    assert_eq!(taken["message"], "domain 'a' already has a disk vdb");
     assert_eq!(disk(&rig, &format!("attach a {one} --persistent")).document()["changed"], false);
     let next = disk(&rig, &format!("attach a {two} --target vdaa")).document();
     assert_eq!(
@@ -173,7 +179,7 @@ fn definitions_and_running_guests_are_told_apart() {
     std::fs::write(&file_of_xml, foreign("t", PORTS)).unwrap();
     rig.virsh(["create".as_ref(), file_of_xml.as_os_str()]);
     let transient = disk(&rig, &format!("attach t {two} --persistent")).error(5);
-    assert_eq!(transient["message"], "domain 't' has no definition that stays");
+    assert_eq!(transient["message"], "domain 't' is transient: it has no persistent definition");
     disk(&rig, &format!("attach t {two}")).document();
     rig.virsh(["destroy", "t"]);
 
@@ -249,7 +255,7 @@ fn the_name_that_lasts_is_the_one_in_the_definition() {
     let item = &given["items"][0];
     assert_eq!((&item["device"], &item["source"]), (&json!(device), &check["by_id"]));
     assert_eq!(item["serial"], "X 1_2", "what libvirt does not take is not in it");
-    assert!(!given["warnings"].to_string().contains("no name that stays"), "{given}");
+    assert!(!given["warnings"].to_string().contains("no permanent name"), "{given}");
     assert!(given["warnings"].to_string().contains("ENV{ID_SERIAL}==\\\"X_1\\\""), "{given}");
     assert!(rig.virsh(["dumpxml", "a"]).contains("<source dev='/dev/disk/by-id/wwn-0x5000'"));
     for other in [device.as_str(), "/dev/disk/by-path/pci-1", name] {
@@ -282,7 +288,7 @@ fn more_disks_than_letters() {
     assert!(runs.len() < 5, "a port for each disk");
     let left = &devices[runs.len()..];
     let full = disk(&rig, &format!("attach a {}", left[0])).error(1);
-    assert!(full["hint"].as_str().unwrap().contains("--bus scsi needs none"), "{full}");
+    assert!(full["hint"].as_str().unwrap().contains("use --bus scsi"), "{full}");
     let items: Vec<Value> = left.iter().map(|device| json!({ "device": device })).collect();
     let given =
         rig.pipe("tdx-disk", ["attach", "a", "-", "--bus", "scsi"], json!(items).to_string());

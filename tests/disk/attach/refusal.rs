@@ -49,7 +49,7 @@ fn a_disk_below_an_image_of_a_defined_guest_is_in_use() {
         let check = disk(&rig, &format!("check {device}"));
         assert!(blockers(&check).contains(&"IN_USE_BY_VM".to_owned()), "{device}");
         let refused = disk(&rig, &format!("attach b {device} --persistent")).error(5);
-        assert!(refused["message"].as_str().unwrap().contains("domain 'a' has"), "{refused}");
+        assert!(refused["message"].as_str().unwrap().contains("domain 'a' uses"), "{refused}");
     }
     assert_eq!(attached(&rig, "b"), []);
 }
@@ -165,24 +165,27 @@ fn bad_input_has_its_own_exit_status() {
     let file = file.display();
     for name in ["/dev/null", "/tmp", &file.to_string()] {
         for verb in ["check", "attach a"] {
-            assert_eq!(fails(&format!("{verb} {name}"), 3, "no block device")["code"], "NOT_BLOCK");
+            assert_eq!(
+                fails(&format!("{verb} {name}"), 3, "is not a block device")["code"],
+                "NOT_BLOCK"
+            );
         }
     }
     rig.shell("ln -s two one; ln -s one two; ln -s /dev/nothing dangling").text();
-    fails("check one", 4, "no device /dev/one");
-    let circle = fails("check ./one", 4, "no device");
+    fails("check one", 4, "device /dev/one not found");
+    let circle = fails("check ./one", 4, "not found");
     assert!(circle["causes"].to_string().contains("symbolic links"), "{circle}");
-    fails("check ./dangling", 4, "no device");
-    fails("check /dev/sd*", 4, "no device");
-    fails(&format!("attach a {device} --serial a'b"), 2, "is no serial number");
+    fails("check ./dangling", 4, "not found");
+    fails("check /dev/sd*", 4, "not found");
+    fails(&format!("attach a {device} --serial a'b"), 2, "invalid serial number");
     fails(&format!("attach a {device} --serial 123456789012345678901"), 2, "is too long");
-    fails(&format!("attach a {device} --target sdb"), 2, "is no target on virtio");
+    fails(&format!("attach a {device} --target sdb"), 2, "is not a valid guest target on virtio");
     fails(&format!("attach a {device} --force NONSENSE"), 2, "NONSENSE");
-    fails(&format!("check - {device}"), 2, "- stands alone");
+    fails(&format!("check - {device}"), 2, "'-' cannot be combined");
     rig.pipe("tdx-disk", ["check", "-"], "").error(3);
     rig.pipe("tdx-disk", ["attach", "a", "-"], r#"{"name":"a"}"#).error(3);
     assert_eq!(rig.pipe("tdx-disk", ["attach", "a", "-"], "[]").document()["items"], json!([]));
-    let remote = fails(&format!("attach a {device} -c test:///default"), 4, "no domain 'a'");
+    let remote = fails(&format!("attach a {device} -c test:///default"), 4, "domain 'a' not found");
     assert_eq!(remote["kind"], "not_found");
     fails("attached -c qemu+tcp://192.0.2.1/system", 6, "cannot connect");
     // By TCP, and here all the same.
@@ -192,7 +195,7 @@ fn bad_input_has_its_own_exit_status() {
     // A tunnel to another host looks as near: its daemon has another name than this machine.
     let line = "hostname elsewhere; exec tdx-disk attached a -c qemu+tcp://127.0.0.1/system";
     let tunnel = rig.shell(&format!("unshare --uts sh -c '{line}'")).error(6);
-    assert!(tunnel["message"].as_str().unwrap().contains("is not on this machine"), "{tunnel}");
+    assert!(tunnel["message"].as_str().unwrap().contains("is on another machine"), "{tunnel}");
 
     // Someone who may do less is told so, by whom nothing is changed.
     let nobody = |line: &str| {
@@ -213,7 +216,7 @@ fn bad_input_has_its_own_exit_status() {
     // Its daemon gone, what can be told is told.
     rig.libvirtd("stop");
     let list = disk(&rig, "list --all").document();
-    assert!(list["warnings"].to_string().contains("what guests have is not known"), "{list}");
+    assert!(list["warnings"].to_string().contains("the disks of guests are unknown"), "{list}");
     fails(&format!("attach a {device}"), 6, "cannot connect");
     assert_eq!(blockers(&disk(&rig, &format!("check {device}"))), ["IN_USE_BY_VM"], "by its QEMU");
 }

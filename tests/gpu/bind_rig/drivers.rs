@@ -140,7 +140,7 @@ fn what_the_host_needs_is_refused_and_nothing_changes() {
         let sleeper = kernel.shell(&hold).text().trim().to_owned();
         let error = gpu(&kernel, ["bind", &nvme]).error(5);
         assert_eq!(error["code"], "OPEN_FDS", "{error}");
-        let who = format!("sleep (process {sleeper}) has /dev/{node} open");
+        let who = format!("process {sleeper} (sleep) has /dev/{node} open");
         assert!(error["message"].as_str().unwrap().contains(&who), "{error}");
         assert_eq!(state(&kernel), before);
         let check = gpu(&kernel, ["check", &nvme]);

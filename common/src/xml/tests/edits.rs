@@ -211,25 +211,28 @@ fn overlapping_edits_are_refused() {
 #[test]
 fn wrong_arguments_are_refused() {
     let calls: [(Call, &str); 9] = [
-        (|edit, x| edit.insert_into(x, " \n"), "there is no XML to insert"),
+        (|edit, x| edit.insert_into(x, " \n"), "the XML to insert is empty"),
         (
             |edit, x| edit.insert_into(x, "</x><x>"),
-            "the XML to insert is wrong: malformed XML at 1:1: ",
+            "the XML to insert is invalid: malformed XML at 1:1: ",
         ),
         (
             |edit, x| edit.replace(x, "<n>\n<m>"),
-            "the XML to insert is wrong: malformed XML at 2:1: ",
+            "the XML to insert is invalid: malformed XML at 2:1: ",
         ),
         (
             |edit, x| edit.insert_after(x, "<q:n/>"),
-            "the edited XML would be wrong: malformed XML at 3:3: ",
+            "the edited XML would be invalid: malformed XML at 3:3: ",
         ),
-        (|edit, x| edit.set_attr(x, "b c", ""), "\"b c\" is not an attribute name"),
-        (|edit, x| edit.set_attr(x, "c", "\0"), "the value of attribute c has character U+0000"),
+        (|edit, x| edit.set_attr(x, "b c", ""), "\"b c\" is not a valid attribute name"),
+        (
+            |edit, x| edit.set_attr(x, "c", "\0"),
+            "the value of attribute c contains character U+0000",
+        ),
         (|edit, x| edit.set_text(x, ""), "cannot set the text of <x>: it has child elements"),
         (
             |edit, x| edit.remove(x.parent().unwrap()),
-            "the edited XML would be wrong: malformed XML at 1:1: no root",
+            "the edited XML would be invalid: malformed XML at 1:1: no root",
         ),
         // The first error is the one reported.
         (|edit, x| edit.set_text(x, "").insert_into(x, "<"), "cannot set the text"),

@@ -1,4 +1,4 @@
-//! Which PCI devices the host's file systems and swaps stand on.
+//! Finds the PCI devices that back the host's file systems and swaps.
 
 use std::collections::BTreeSet;
 
@@ -11,8 +11,8 @@ use common::system::sysroot::Host;
 
 use crate::inventory::usage::host_use::{HostUse, Usage};
 
-/// Adds the disks of mounted file systems, swaps and the hibernation image, and the disks that other block
-/// devices are made of.
+/// Adds the disks of mounted file systems, of swaps and of the hibernation image, and the disks that back other block
+/// devices.
 ///
 /// Errors: those of [`HostStorage::read`].
 pub(super) fn read(host: &Host, usage: &mut Usage, problems: &mut Vec<String>) -> Result<()> {
@@ -27,7 +27,7 @@ pub(super) fn read(host: &Host, usage: &mut Usage, problems: &mut Vec<String>) -
                 let what = format!("{source} is mounted on {point}");
                 if *is_system { HostUse::System(what) } else { HostUse::Disk(what) }
             }
-            // Where the file system is mounted says more.
+            // The mount point of the file system is more helpful.
             Need::BtrfsMember { .. } if is_mounted => continue,
             Need::BtrfsMember { uuid } => {
                 HostUse::Disk(format!("/dev/{block} is part of the mounted btrfs {uuid}"))
@@ -47,7 +47,7 @@ pub(super) fn read(host: &Host, usage: &mut Usage, problems: &mut Vec<String>) -
     Ok(())
 }
 
-/// The whole disks that one of these PCI devices serves, directly or below what they are made of.
+/// The whole disks that one of these PCI devices controls, directly or through the devices that back them.
 pub fn disks_of(host: &Host, devices: &BTreeSet<Bdf>) -> Vec<(Bdf, String)> {
     let mut disks = Vec::new();
     for disk in names(host, "/sys/block") {
@@ -57,7 +57,7 @@ pub fn disks_of(host: &Host, devices: &BTreeSet<Bdf>) -> Vec<(Bdf, String)> {
     disks
 }
 
-/// The PCI devices below a block device: its own, or those of all that it is made of.
+/// The PCI devices of a block device: its own controllers, or those of all block devices that back it.
 fn below(host: &Host, block: &str) -> BTreeSet<Bdf> {
     disks_below(host, block).iter().flat_map(|disk| controllers_of(host, disk)).collect()
 }

@@ -1,4 +1,4 @@
-//! A use that the host makes of a device, and all uses by device.
+//! The uses that the host makes of devices.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -9,19 +9,19 @@ use common::system::pci::Bdf;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum HostUse {
-    /// The root, boot or another file system the host cannot do without, or its swap, is on it.
+    /// The device has a file system that the host itself needs, such as root or boot, or swap space.
     System(String),
-    /// A file system on it is mounted, or a mapping or an array made of it.
+    /// The device has a mounted file system, or backs a mapping or an array.
     Disk(String),
-    /// The default route goes out by this interface.
+    /// The default route uses this network interface of the device.
     DefaultRoute(String),
-    /// The host has an address on this interface, or made it part of another.
+    /// The host has an address on a network interface of the device, or the interface is part of another one.
     Interface(String),
-    /// A keyboard, a mouse or the like.
+    /// An input device, such as a keyboard or a mouse, is connected.
     Input(String),
-    /// A connected monitor.
+    /// A monitor is connected.
     Monitor(String),
-    /// A mediated device that was made of it.
+    /// A mediated device was created on the device.
     Mdev(String),
 }
 
@@ -36,19 +36,19 @@ impl fmt::Display for HostUse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::System(what) | Self::Disk(what) | Self::Interface(what) => f.write_str(what),
-            Self::DefaultRoute(interface) => write!(f, "the default route goes by {interface}"),
+            Self::DefaultRoute(interface) => write!(f, "the default route uses {interface}"),
             Self::Input(name) => write!(f, "the input device {name:?} is connected"),
             Self::Monitor(connector) => write!(f, "a monitor is connected to {connector}"),
-            Self::Mdev(uuid) => write!(f, "the mediated device {uuid} was made of it"),
+            Self::Mdev(uuid) => write!(f, "the device has the mediated device {uuid}"),
         }
     }
 }
 
-/// What the host uses, by the PCI device that serves it.
+/// The uses that the host makes of PCI devices, by device.
 #[derive(Debug, Default)]
 pub struct Usage {
     by_device: BTreeMap<Bdf, BTreeSet<HostUse>>,
-    /// Mounted file systems whose disks sysfs does not tell: ZFS.
+    /// The mount points of file systems whose disks sysfs does not show (ZFS).
     pub opaque: BTreeSet<String>,
 }
 
@@ -58,7 +58,7 @@ impl Usage {
         self.by_device.get(&bdf).into_iter().flatten()
     }
 
-    /// Adds one use, which is served by all of these devices.
+    /// Adds one use of all these devices.
     pub(super) fn add(&mut self, devices: impl IntoIterator<Item = Bdf>, host_use: HostUse) {
         for bdf in devices {
             self.by_device.entry(bdf).or_default().insert(host_use.clone());

@@ -1,4 +1,4 @@
-//! Which PCI devices the host's network goes by.
+//! Finds the PCI devices that the host's network uses.
 
 use std::collections::BTreeSet;
 
@@ -9,10 +9,10 @@ use common::system::sysroot::Host;
 
 use crate::inventory::usage::host_use::{HostUse, Usage};
 
-/// A route that leads nowhere.
+/// The flag of a route that rejects packets.
 const REJECT: u32 = 0x200;
 
-/// Adds the interfaces of routes, and interfaces that are part of others.
+/// Adds the interfaces of routes, and interfaces that are part of other interfaces.
 ///
 /// Source: proc(5), `/proc/net/route` and `/proc/net/ipv6_route`; Linux `net/ipv4/fib_trie.c`,
 /// `net/ipv6/route.c`, `Documentation/ABI/testing/sysfs-class-net`.
@@ -43,14 +43,14 @@ pub(super) fn read(host: &Host, usage: &mut Usage, problems: &mut Vec<String>) {
     }
 }
 
-/// A destination that is reached by an interface.
+/// A route: a destination and its interface.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Route {
     interface: String,
     is_default: bool,
 }
 
-/// A line of `/proc/net/route`: interface, destination, gateway, flags, …, mask.
+/// Parses a line of `/proc/net/route`: interface, destination, gateway, flags, …, mask.
 fn route(line: &str) -> Option<Route> {
     let fields: Vec<&str> = line.split_whitespace().collect();
     let number = |index: usize| u32::from_str_radix(fields.get(index)?, 16).ok();
@@ -60,20 +60,20 @@ fn route(line: &str) -> Option<Route> {
         .then_some(Route { interface, is_default: (destination, mask) == (0, 0) })
 }
 
-/// A line of `/proc/net/ipv6_route`: destination, its prefix, …, flags, interface.
+/// Parses a line of `/proc/net/ipv6_route`: destination, its prefix, …, flags, interface.
 fn route6(line: &str) -> Option<Route> {
     let fields: Vec<&str> = line.split_whitespace().collect();
     let destination = u128::from_str_radix(fields.first()?, 16).ok()?;
     let flags = u32::from_str_radix(fields.get(8)?, 16).ok()?;
     let interface = (*fields.get(9)?).to_owned();
     let is_default = destination == 0 && fields[1] == "00";
-    // Every interface that is up has the link-local and multicast ones.
+    // Link-local and multicast routes are skipped, because every active interface has them.
     let is_everywhere = matches!(destination >> 112, 0xfe80 | 0xff00);
     (flags & REJECT == 0 && interface != "lo" && !is_everywhere)
         .then_some(Route { interface, is_default })
 }
 
-/// The PCI devices an interface stands on: its own, or those of what it is made of.
+/// The PCI devices of a network interface: its own, or those of the interfaces that it consists of.
 fn below(host: &Host, interface: &str) -> BTreeSet<Bdf> {
     let mut found = BTreeSet::new();
     let mut looked_at = BTreeSet::new();

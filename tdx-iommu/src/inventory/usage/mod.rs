@@ -1,4 +1,4 @@
-//! What the host uses of its devices, as sysfs and procfs tell without a look at open files.
+//! Finds what the host uses of its devices, from sysfs and procfs without open files.
 
 pub mod disks;
 pub mod host_use;
@@ -16,8 +16,8 @@ use crate::inventory::usage::host_use::{HostUse, Usage};
 /// Reads what the host uses: the mount table, the swaps, the routes, and the classes block, net, drm and
 /// input.
 ///
-/// Adds to `problems` a sentence for everything that cannot be read.
-/// Errors: those of [`HostStorage::read`](common::system::host_storage::HostStorage::read): the host's own
+/// Adds a message to `problems` for everything that cannot be read.
+/// Errors: those of [`HostStorage::read`](common::system::host_storage::HostStorage::read), because the host's own
 /// disks have to be known.
 pub fn read(host: &Host, problems: &mut Vec<String>) -> Result<Usage> {
     let mut usage = Usage::default();
@@ -55,7 +55,7 @@ fn read_inputs(host: &Host, usage: &mut Usage) {
     }
 }
 
-/// The PCI devices that serve what a link in sysfs leads to.
+/// The PCI devices that control the target of a link in sysfs.
 fn controllers_behind(host: &Host, link: &str) -> Vec<Bdf> {
     target(host, link).map(|path| controllers(&path)).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! The SHA-256 of a file.
+//! Computes the SHA-256 digest of a file.
 
 use std::fs::File;
 use std::sync::mpsc::Receiver;
@@ -12,9 +12,9 @@ use super::reader::{Piece, read};
 use super::state::State;
 use super::watch::Watch;
 
-/// Computes the digest of all bytes of `file`, in lowercase hexadecimal. Holes cost no reading.
+/// Computes the digest of all bytes of `file`, in lowercase hexadecimal digits. Holes are not read.
 ///
-/// Errors: `io`; `conflict` if the file changed meanwhile; those of the interrupt.
+/// Errors: `io`; `conflict` if the file changed during the read; those of the interrupt.
 pub fn sha256(file: &File, watch: &mut Watch<'_>) -> Result<String> {
     let before = State::read(file)?;
     let mut hasher = Sha256::new();
@@ -26,14 +26,14 @@ pub fn sha256(file: &File, watch: &mut Watch<'_>) -> Result<String> {
     Ok(hex(hasher.finalize()))
 }
 
-/// The digest of all bytes of `file`, without progress. A signal ends it.
+/// Computes the digest of all bytes of `file`, without reporting progress. A signal ends the computation.
 ///
-/// Errors: `io`; `conflict` if the file changed meanwhile; those of the interrupt.
+/// Errors: `io`; `conflict` if the file changed during the read; those of the interrupt.
 pub fn sha256_of(file: &File) -> Result<String> {
     sha256(file, &mut Watch { progress: &mut |_, _| {}, interrupt: &interrupt::check })
 }
 
-/// Computes the digest of the pieces of a file, which come in order.
+/// Computes the digest of the pieces of a file, which are received in order.
 pub(super) fn hash(pieces: Receiver<Piece>) -> String {
     let mut hasher = Sha256::new();
     pieces.iter().for_each(|piece| feed(&mut hasher, &piece));

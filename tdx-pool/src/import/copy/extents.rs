@@ -6,12 +6,12 @@ use std::ops::Range;
 use rustix::fs::{Advice, SeekFrom, fadvise, seek};
 use rustix::io::Errno;
 
-/// How much is read at once.
+/// How much is read at once. Unit: bytes.
 pub(super) const PIECE: u64 = 1 << 20;
-/// A hole up to this is read like data.
+/// A hole of at most this length is read like data. Unit: bytes.
 const SHORT_HOLE: u64 = 64 << 10;
 
-/// The data extents of a file, looked up in rising order.
+/// The data extents of a file, which are looked up in ascending order.
 #[derive(Debug)]
 pub(super) struct Extents<'a> {
     file: &'a File,
@@ -21,13 +21,13 @@ pub(super) struct Extents<'a> {
 
 impl<'a> Extents<'a> {
     pub(super) fn new(file: &'a File, size: u64) -> Self {
-        // Only reads ahead further; not worth an error.
+        // The advice only speeds up the read, so that a failure is ignored.
         let _ = fadvise(file, 0, None, Advice::Sequential);
         Self { file, size, current: 0..0 }
     }
 
-    /// The data that `at` lies in or before; empty and at the end of the file if there is none.
-    /// Reading through a short hole is cheaper than going around it.
+    /// The next data extent that ends after `at`; an empty range at the end of the file if no data follows. Short holes
+    /// are included, because reading them is cheaper than seeking.
     pub(super) fn find(&mut self, at: u64) -> Range<u64> {
         if at >= self.current.end {
             self.current = self.extent(at);
@@ -43,7 +43,7 @@ impl<'a> Extents<'a> {
     }
 
     fn extent(&self, at: u64) -> Range<u64> {
-        // A file system that knows no holes has nothing but data.
+        // On a file system without holes, everything is data.
         let start = match seek(self.file, SeekFrom::Data(at)) {
             Ok(start) => start.min(self.size),
             Err(Errno::NXIO) => self.size,

@@ -1,9 +1,9 @@
-//! The fastest safe way to duplicate an image file on a local file system.
+//! Copies an image file on a local file system.
 //!
-//! A reflink is made where the file system can make one. Otherwise one thread reads the data extents, and a
-//! second thread writes the blocks that are not zero. The second thread also tells the kernel to write them to
-//! disk and to drop them from the page cache during the copy, so that little is left to the final sync. A third
-//! thread computes the digest from the same buffers.
+//! If the file system supports reflinks, the copy is a reflink. Otherwise one thread reads the data extents, and a
+//! second thread writes the blocks that are not zero. The second thread also tells the kernel to write the blocks to
+//! disk and to drop them from the page cache during the copy, so that the final sync is short. A third thread computes
+//! the digest from the same buffers.
 
 mod digest;
 mod extents;

@@ -1,4 +1,4 @@
-//! Reading a sparse file piece by piece, holes as holes.
+//! Reads a sparse file piece by piece and keeps its holes.
 
 use std::fs::File;
 use std::io;
@@ -12,14 +12,14 @@ use super::extents::{Extents, PIECE};
 use super::state::changed;
 use super::watch::Watch;
 
-/// Pieces in use at once: one being read, one that waits for the other threads, one that they work on.
+/// The number of buffers: one is being read, one waits for the other threads, and they work on one.
 const PIECES: usize = 3;
-/// How much of a hole is hashed between two looks at the interrupt.
+/// How much of a hole is hashed between two checks for an interrupt. Unit: bytes.
 pub(super) const HOLE_PIECE: u64 = 32 << 20;
-/// How often progress is reported at most.
+/// The least time between two reports of progress.
 pub(super) const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Part of a file, from `at` on: bytes, or a hole without any.
+/// A part of a file that starts at `at`: bytes, or a hole.
 #[derive(Debug, Clone)]
 pub(super) struct Piece {
     pub(super) at: u64,
@@ -27,7 +27,7 @@ pub(super) struct Piece {
     pub(super) bytes: Option<Arc<Vec<u8>>>,
 }
 
-/// Gives `each` all of the file, in order, until it says false.
+/// Calls `each` with all pieces of the file, in order, until `each` returns false.
 pub(super) fn read(
     source: &File,
     size: u64,
@@ -64,7 +64,7 @@ pub(super) fn read(
     Ok(())
 }
 
-/// Reads until `bytes` are full or the file ends.
+/// Reads until `bytes` is full or the file ends.
 pub(super) fn read_at(file: &File, bytes: &mut [u8], at: u64) -> Result<usize> {
     let mut filled = 0;
     while filled < bytes.len() {

@@ -1,4 +1,4 @@
-//! Whether two files are equal.
+//! Compares the content of two files.
 
 use std::fs::File;
 
@@ -8,10 +8,10 @@ use super::extents::{Extents, PIECE};
 use super::reader::read_at;
 use super::state::State;
 
-/// Whether both files hold the same bytes. Ends at the first difference; holes common to both are
-/// not read. Moves the position of both.
+/// Whether two files have the same content. Stops at the first difference. Holes that both files share are not read.
+/// Moves the positions of both files.
 ///
-/// Errors: `io`; whatever the interrupt says.
+/// Errors: `io`; those of the interrupt.
 pub fn same_content(a: &File, b: &File, interrupt: &dyn Fn() -> Result<()>) -> Result<bool> {
     let size = State::read(a)?.size;
     if State::read(b)?.size != size {

@@ -1,12 +1,12 @@
-//! Whether a file was written to while it was read.
+//! Detects whether a file was written to while it was read.
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 
 use common::error::{Error, ErrorKind, Result};
 
-/// What tells that a file was written to. A user can set the time of the last change of its content,
-/// but not that of its inode.
+/// The state of a file that changes when the file is written to. It includes the time of the last change of the inode,
+/// because users can set the time of the last change of the content.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct State {
     pub(super) size: u64,
@@ -34,5 +34,5 @@ impl State {
 /// The error for a file that was written to while it was read.
 pub(super) fn changed() -> Error {
     Error::conflict("the image changed while it was read")
-        .hint("stop what writes to it, then try again")
+        .hint("stop the program that writes to the image, then run this command again")
 }

@@ -187,6 +187,6 @@ fn what_cannot_be_written_is_said() {
     let failed = quietly(|watch| copy(source.as_file(), &read_only, false, watch)).unwrap_err();
     assert_eq!((failed.kind(), failed.message()), (ErrorKind::Io, "cannot write the copy"));
     let full = write_failed(io::Error::from_raw_os_error(28));
-    assert_eq!(full.message(), "no space left for the copy");
+    assert_eq!(full.message(), "cannot write the copy: no space left on the file system");
     assert_eq!(full.causes(), ["No space left on device (os error 28)"]);
 }

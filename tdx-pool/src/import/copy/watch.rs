@@ -4,11 +4,11 @@ use std::fmt;
 
 use common::error::Result;
 
-/// Who watches a long operation.
+/// The callbacks of a long operation: for its progress and for interruption.
 pub struct Watch<'a> {
-    /// Called with the bytes done and the bytes in all, at most every 100 ms and once at the end.
+    /// Called with the bytes done and the total, at most every 100 ms and once at the end.
     pub progress: &'a mut dyn FnMut(u64, u64),
-    /// Asked before every piece; its error ends the operation.
+    /// Called before every piece. An error ends the operation.
     pub interrupt: &'a dyn Fn() -> Result<()>,
 }
 

@@ -1,4 +1,4 @@
-//! Writing a sparse file, and having the kernel write it to disk meanwhile.
+//! Writes a sparse file, and tells the kernel to write it to disk during the copy.
 
 use std::fs::File;
 use std::io;
@@ -12,12 +12,12 @@ use rustix::fs::{Advice, fadvise};
 
 use super::reader::Piece;
 
-/// How much is written before the kernel is told to get it to disk.
+/// How much is written before the kernel is told to write it to disk. Unit: bytes.
 const WINDOW: u64 = 16 << 20;
 
-/// Writes the data of all pieces but for blocks of zeros. Returns the number of bytes written.
+/// Writes the data of all pieces except for blocks of zeros. Returns the number of bytes written.
 pub(super) fn write(target: &File, pieces: Receiver<Piece>) -> Result<u64> {
-    // What cp tests for zeros as a whole; smaller blocks than a page are rare and not worth more.
+    // The block size in which cp looks for zeros.
     let block = target.metadata().map_err(write_failed)?.blksize().clamp(512, 4096);
     let mut written = 0;
     let mut window = Window::default();
@@ -33,7 +33,7 @@ pub(super) fn write(target: &File, pieces: Receiver<Piece>) -> Result<u64> {
     Ok(written)
 }
 
-/// What of `bytes`, which stand at `at`, is not blocks of zeros.
+/// The parts of `bytes`, which start at offset `at`, that are not blocks of zeros.
 pub(super) fn data_runs(bytes: &[u8], at: u64, block: u64) -> Vec<Range<usize>> {
     let mut runs: Vec<Range<usize>> = Vec::new();
     let mut start = 0;
@@ -55,20 +55,20 @@ fn is_zero(bytes: &[u8]) -> bool {
     bytes.chunks(64).all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
 }
 
-/// The part of the target that is on its way to disk.
+/// The part of the target that the kernel is writing to disk.
 #[derive(Debug, Default)]
 struct Window {
-    /// Where the part begins that was told the kernel before, and where the new one does.
+    /// The start of the part that the kernel was told about before, and the start of the new part.
     previous: u64,
     start: u64,
     written: u64,
 }
 
 impl Window {
-    /// Has the kernel start to write out what is new, and forget what has reached the disk.
+    /// Tells the kernel to write the new part to disk, and to drop from the page cache what has reached the disk.
     fn advance(&mut self, target: &File, end: u64, written: u64) {
         if written - self.written >= WINDOW {
-            // Only makes the final sync shorter; an error would show there.
+            // The calls only shorten the final sync, which reports errors.
             let _ = fadvise(
                 target,
                 self.previous,
@@ -83,9 +83,11 @@ impl Window {
 /// The error for a copy that cannot be written.
 pub(super) fn write_failed(error: io::Error) -> Error {
     let message = match error.kind() {
-        io::ErrorKind::StorageFull => "no space left for the copy",
-        io::ErrorKind::QuotaExceeded => "the disk quota has no room for the copy",
-        io::ErrorKind::FileTooLarge => "the file system takes no file this large",
+        io::ErrorKind::StorageFull => "cannot write the copy: no space left on the file system",
+        io::ErrorKind::QuotaExceeded => "cannot write the copy: the disk quota is exceeded",
+        io::ErrorKind::FileTooLarge => {
+            "cannot write the copy: the file is larger than the file system or RLIMIT_FSIZE allows"
+        }
         _ => "cannot write the copy",
     };
     Error::new(ErrorKind::Io, message).because(error)

@@ -13,7 +13,7 @@ use super::directory::{LockDirectory, LockOwner, take_over};
 use super::lock_file::{counts, is_another_users, is_locked_in, lock_file};
 use super::membership::{is_root, prove_membership};
 
-/// A lock on the name of a volume that is being created, until this is dropped.
+/// A lock on the name of a volume that is being created. The lock lasts until this value is dropped.
 #[derive(Debug)]
 pub struct InFlight {
     pub(super) directory: LockDirectory,
@@ -24,24 +24,24 @@ pub struct InFlight {
 impl InFlight {
     /// Locks the name of a volume that is about to be created.
     ///
-    /// Errors: `permission` or `io` when the lock cannot be had; `conflict` when another process makes
-    /// a volume of that name.
+    /// Errors: `permission` or `io` when the lock cannot be taken; `conflict` when another process is creating a volume
+    /// with that name.
     pub fn begin(host: &Host, name: &str) -> Result<Self> {
         let directory = LockDirectory::make(host)?;
         let path = directory.path_of(name);
         loop {
             let lock = directory.open_or_create(name).at("create the lock", &path)?;
-            expect_own(&lock.metadata().at("look at", &path)?, &path)?;
+            expect_own(&lock.metadata().at("examine", &path)?, &path)?;
             let TryLock::Locked(lock) = lock_file(lock, LockKind::Exclusive, &path)? else {
                 return Err(Error::conflict(format!(
-                    "volume '{name}' is being made by another process"
+                    "another process is creating volume '{name}'"
                 )));
             };
             if !is_root() {
                 prove_membership(&lock);
             }
-            // A cleanup may have taken the file away between open and lock.
-            if lock.metadata().at("look at", &path)?.nlink() > 0 {
+            // A cleanup may have removed the file between open and lock.
+            if lock.metadata().at("examine", &path)?.nlink() > 0 {
                 return Ok(Self { directory, name: name.to_owned(), _lock: lock });
             }
         }
@@ -54,10 +54,10 @@ impl Drop for InFlight {
     }
 }
 
-/// Whether some process is making the volume `name`, or keeps it for something that it makes. Who is not root
-/// cannot tell a lock that only its holder can open from one that a dead process left, and takes it for a lock.
+/// Whether a process is creating the volume `name`, or keeps it from deletion. A process other than root cannot tell a
+/// live lock of another user from a lock that an ended process left, and treats both as live.
 ///
-/// Errors: `io` or `permission` when that cannot be told.
+/// Errors: `io` or `permission` when the lock cannot be examined.
 pub fn is_in_flight(host: &Host, name: &str) -> Result<bool> {
     for owner in LockOwner::ALL {
         if is_locked_in(host, owner, name, LockKind::Exclusive)? {
@@ -67,8 +67,8 @@ pub fn is_in_flight(host: &Host, name: &str) -> Result<bool> {
     Ok(false)
 }
 
-/// Removes the lock files of processes that have ended, and those that do not count. A lock file that cannot
-/// be judged is left, which does no harm. These tools create empty files only, so others are left too.
+/// Removes the lock files of processes that have ended, and lock files that have no effect. A lock file that cannot be
+/// examined is kept, which is harmless. Files with content are kept, because these tools create only empty lock files.
 pub fn sweep(host: &Host) {
     if is_root() {
         take_over(host);
@@ -77,7 +77,7 @@ pub fn sweep(host: &Host) {
         let Ok(Some(directory)) = LockDirectory::open(host, owner) else { continue };
         for name in directory.names() {
             let path = directory.path_of(&name);
-            // The lock is held while its file is removed: whoever waits for the lock finds the file unlinked.
+            // The lock is held while its file is removed, so that a process that waits for the lock sees the removal.
             if let Some(_held) = stale_lock(&directory, &name, &path) {
                 log::step(format_args!("remove the stale lock {}", path.display()));
                 directory.remove(&name);
@@ -86,7 +86,7 @@ pub fn sweep(host: &Host) {
     }
 }
 
-/// A lock file that may be removed, and the lock on it, which a file that does not count needs not.
+/// A lock file that may be removed, with the lock on it. A lock file that has no effect is not locked.
 fn stale_lock(directory: &LockDirectory, name: &str, path: &Path) -> Option<Option<FileLock>> {
     let file = directory.lock_file(name).ok()?;
     let is_empty_file =

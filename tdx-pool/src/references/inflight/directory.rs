@@ -1,7 +1,7 @@
-//! The directories of locks.
+//! The directories of lock files.
 //!
-//! `/run/lock` is everybody's, so that what stands there under our name may be a link to any directory. Each
-//! directory is opened once, without following a link, and its files are named relative to the open directory.
+//! All users can write to `/run/lock`, so our name in it may be a link to any directory. Each directory is opened once,
+//! without following a link, and its files are opened relative to the open directory.
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
@@ -15,18 +15,18 @@ use rustix::io::Errno;
 
 use super::membership::{is_root, members, prove_membership};
 
-/// The directory of root's locks. Everybody can see whether there is a lock of a name.
+/// The directory of root's locks. All users can see which names are locked.
 const OF_ROOT: &str = "/run/tdx-pool";
 
-/// The directory of all others' locks: members of the group libvirt make overlays too.
+/// The directory of other users' locks. Members of the group libvirt create overlays as well.
 const OF_USERS: &str = "/run/lock/tdx";
 
-/// Whose locks a directory has.
+/// The users whose locks a directory contains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LockOwner {
-    /// Root's commands.
+    /// Root.
     Root,
-    /// The commands of all other users.
+    /// All other users.
     Users,
 }
 
@@ -59,10 +59,10 @@ pub(super) struct LockDirectory {
 }
 
 impl LockDirectory {
-    /// Opens a directory; none where there is none, or where another user has put something else in the place of
-    /// the users' directory.
+    /// Opens the directory. None when the directory is absent, or when another user has put something else in its
+    /// place.
     ///
-    /// Errors: `permission` or `io` when it cannot be opened.
+    /// Errors: `permission` or `io` when the directory cannot be opened.
     pub(super) fn open(host: &Host, owner: LockOwner) -> Result<Option<Self>> {
         let path = owner.path(host);
         match open(&path) {
@@ -72,9 +72,9 @@ impl LockDirectory {
         }
     }
 
-    /// Makes the directory of this user's locks, or opens it.
+    /// Opens the directory of this user's locks, and creates it if it is absent.
     ///
-    /// Errors: `permission` for a directory in which others could remove this user's locks.
+    /// Errors: `permission` for a directory in which other users could remove this user's locks.
     pub(super) fn make(host: &Host) -> Result<Self> {
         if is_root() {
             take_over(host);
@@ -88,10 +88,10 @@ impl LockDirectory {
         };
         let directory = Self { owner, file, path };
         if is_new {
-            // Whatever the umask.
+            // Set explicitly, because the umask may have removed bits.
             let mode = if owner == LockOwner::Root { 0o711 } else { 0o1777 };
             let opened_up = directory.file.set_permissions(Permissions::from_mode(mode));
-            opened_up.at("open up", &directory.path)?;
+            opened_up.at("set the permissions of", &directory.path)?;
             if owner == LockOwner::Users {
                 prove_membership(&directory.file);
             }
@@ -99,9 +99,9 @@ impl LockDirectory {
         if directory.is_safe()? { Ok(directory) } else { Err(not_safe(&directory.path)) }
     }
 
-    /// Whether only those can remove a lock here who could as well remove the volumes.
+    /// Whether only users who could also delete the volumes can remove a lock in this directory.
     fn is_safe(&self) -> Result<bool> {
-        let metadata = self.file.metadata().at("look at", &self.path)?;
+        let metadata = self.file.metadata().at("examine", &self.path)?;
         Ok(match self.owner {
             LockOwner::Root => metadata.uid() == 0 && metadata.mode() & 0o022 == 0,
             LockOwner::Users => {
@@ -111,33 +111,33 @@ impl LockDirectory {
         })
     }
 
-    /// The path of the lock file of this name, for messages.
+    /// The path of the lock file with this name, for messages.
     pub(super) fn path_of(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
-    /// Opens the lock file of this name for reading.
+    /// Opens the lock file with this name for reading.
     pub(super) fn lock_file(&self, name: &str) -> io::Result<File> {
         self.open_at(name, OFlags::RDONLY)
     }
 
-    /// Opens the lock file of this name for writing, or makes it.
+    /// Opens the lock file with this name for writing, and creates it if it is absent.
     pub(super) fn open_or_create(&self, name: &str) -> io::Result<File> {
         self.open_at(name, OFlags::WRONLY | OFlags::CREATE)
     }
 
-    /// Makes the lock file of this name.
+    /// Creates the lock file with this name.
     pub(super) fn create_new(&self, name: &str) -> io::Result<File> {
         self.open_at(name, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL)
     }
 
-    /// Anyone may have put anything here: follow no links, wait for nobody.
+    /// Opens a file without following a link and without blocking, because any user may have created the file.
     fn open_at(&self, name: &str, flags: OFlags) -> io::Result<File> {
         let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         Ok(openat(&self.file, name, flags, Mode::RUSR | Mode::WUSR)?.into())
     }
 
-    /// Whether there is anything of this name.
+    /// Whether the directory has an entry with this name.
     pub(super) fn has(&self, name: &str) -> io::Result<bool> {
         match statat(&self.file, name, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => Ok(false),
@@ -145,12 +145,12 @@ impl LockDirectory {
         }
     }
 
-    /// Removes the lock file of this name, if it is there.
+    /// Removes the lock file with this name, if it exists.
     pub(super) fn remove(&self, name: &str) {
         let _ = unlinkat(&self.file, name, AtFlags::empty());
     }
 
-    /// The names of all entries of the directory; none when the directory cannot be listed.
+    /// The names of all entries of the directory; empty when the directory cannot be listed.
     pub(super) fn names(&self) -> Vec<String> {
         let entries = Dir::read_from(&self.file).into_iter().flatten().flatten();
         let names = entries.filter_map(|entry| entry.file_name().to_str().ok().map(str::to_owned));
@@ -168,7 +168,7 @@ pub(super) fn take_over(host: &Host) {
     }
 }
 
-/// Makes a directory that nobody else can enter yet. Returns whether there was none.
+/// Creates a directory that no other user can enter yet. Returns whether it was absent.
 fn create(path: &Path) -> io::Result<bool> {
     match DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
@@ -190,7 +190,7 @@ fn open(path: &Path) -> io::Result<File> {
     Ok(file.into())
 }
 
-/// Whether a directory could not be opened because something else, such as a link, has its name.
+/// Whether a directory could not be opened because another kind of file, such as a link, has its name.
 fn is_no_directory(error: &io::Error) -> bool {
     let code = error.raw_os_error();
     [Errno::LOOP, Errno::NOTDIR].iter().any(|errno| code == Some(errno.raw_os_error()))
@@ -198,6 +198,6 @@ fn is_no_directory(error: &io::Error) -> bool {
 
 fn not_safe(path: &Path) -> Error {
     let shown = path.display();
-    Error::permission(format!("the directory of locks {shown} belongs to another user"))
+    Error::permission(format!("the lock directory {shown} belongs to another user"))
         .hint(format!("as root, rm -r '{shown}'"))
 }

@@ -1,4 +1,4 @@
-//! Who may use libvirt: the members of a group, whose locks count for everybody.
+//! The group whose members may use libvirt. The locks of its members have an effect on all users.
 
 use std::fs::File;
 use std::os::unix::fs::{MetadataExt, fchown};
@@ -7,8 +7,8 @@ use std::path::Path;
 use common::cli::log;
 use common::system::user;
 
-/// The groups that may use libvirt's system connection: the one that distributions' polkit rules name, and
-/// those that the sockets are open to.
+/// The groups that may use libvirt's system connection: the group in the polkit rules of distributions, and the groups
+/// that may open libvirt's sockets.
 ///
 /// Source: <https://libvirt.org/auth.html#unix-socket-permissions-group>.
 pub(super) fn members() -> Vec<u32> {
@@ -20,14 +20,14 @@ pub(super) fn members() -> Vec<u32> {
     user::group_id("libvirt").into_iter().chain(groups).collect()
 }
 
-/// Gives a file a group that only its members can give, and says whether it could. The lock of anybody else
-/// counts for nobody.
+/// Changes the group of a file to the group that may use libvirt, which only its members can do. Returns false on
+/// failure: the locks of other users have no effect.
 pub(super) fn prove_membership(file: &File) -> bool {
     let is_given = |group: &u32| fchown(file, None, Some(*group)).is_ok();
     let is_member = members().iter().any(is_given);
     if !is_member && !is_root() {
         log::step(
-            "this user is in no group that may use libvirt: root's commands ignore its locks",
+            "this user is not in a group that may use libvirt, so commands of root ignore this user's locks",
         );
     }
     is_member

@@ -1,16 +1,16 @@
 //! Locks on the names of volumes that are being created, used or removed.
 //!
-//! A process locks a volume's name before it creates the volume, and keeps the lock until something refers to
-//! the volume ([`InFlight`]). The kernel releases the lock when the process ends, however it ends. A volume
-//! that is neither locked nor referred to is an orphan, whatever its age.
+//! A process locks a volume's name before it creates the volume, and keeps the lock until a domain or image refers to
+//! the volume ([`InFlight`]). The kernel releases the lock when the process ends. A volume that is neither locked nor
+//! referred to is an orphan, even if it is new.
 //!
-//! A volume that something is about to refer to is locked as well ([`UseLock`]), and so is a volume that is
-//! about to be deleted or replaced ([`RemovalLock`]).
+//! A process also locks a volume to which it is about to create a reference ([`UseLock`]), and a volume that it is
+//! about to delete or replace ([`RemovalLock`]).
 //!
-//! Root's locks lie where nobody else can create a file, and only members of the group that may use libvirt can
-//! open one, so that nobody else can hold one in root's way. The locks of other users lie in a directory that all
-//! can write. There a lock counts only when its file has that group, which only its members can give to a file,
-//! and when nobody but they can open it.
+//! Root's locks are in a directory in which only root can create files. Only members of the group that may use libvirt
+//! can open them, so that other users cannot block root with a lock. The locks of other users are in a directory that
+//! all users can write. In that directory, a lock has an effect only if its file has the group that may use libvirt,
+//! which only members can set, and if only members can open the file.
 
 mod creation;
 mod directory;

@@ -1,8 +1,8 @@
 //! Locks on volumes that are about to be used, and on volumes that are about to be removed.
 //!
-//! Root's locks and those of other users lie in different directories. A process takes its own lock first and
-//! looks for one in the other directory then, so at least one of two processes sees the other. Root's process
-//! keeps its lock and waits. Another user's process releases its lock and begins again.
+//! Root's locks and those of other users are in different directories. A process first takes its own lock and then
+//! checks the other directory, so that at least one of two processes sees the other. A process of root keeps its lock
+//! and waits. A process of another user releases its lock and starts again.
 
 use std::fs::{File, Permissions};
 use std::io;
@@ -19,24 +19,25 @@ use super::directory::{LockDirectory, LockOwner};
 use super::lock_file::{counts, is_another_users, is_locked_in, lock_file};
 use super::membership::prove_membership;
 
-/// A lock that keeps a volume from being removed, because something is about to refer to the volume.
+/// A lock that keeps a volume from being removed, because this process is about to create a reference to the volume.
 ///
-/// A process that creates an overlay on a volume, or defines a domain with it, holds this until the overlay
-/// or the domain exists. A process that deletes or replaces the volume takes a [`RemovalLock`] first and looks
-/// for users then, so that neither process misses the other.
+/// A process that creates an overlay backed by a volume, or defines a domain with the volume, holds this lock until the
+/// overlay or the domain exists. A process that deletes or replaces the volume first takes a [`RemovalLock`] and then
+/// looks for users, so that neither process misses the other.
 #[derive(Debug)]
 pub struct UseLock {
     _lock: NameLock,
 }
 
 impl UseLock {
-    /// Locks the volume `name`, after waiting for a process that deletes or replaces the volume. The volume
-    /// may be gone then.
+    /// Locks the volume `name`, after waiting for a process that deletes or replaces the volume. After the wait, the
+    /// volume may no longer exist.
     ///
-    /// Errors: `conflict` when that takes too long; `permission`, `io`; `interrupted`.
+    /// Errors: `conflict` when the wait takes too long; `permission`, `io`; `interrupted`.
     pub fn begin(host: &Host, name: &str) -> Result<Self> {
         let lock = NameLock::lock(host, name, LockKind::Shared, PATIENCE)?;
-        let busy = || Error::conflict(format!("volume '{name}' is being deleted or replaced"));
+        let busy =
+            || Error::conflict(format!("another process is deleting or replacing volume '{name}'"));
         Ok(Self { _lock: lock.ok_or_else(busy)? })
     }
 }
@@ -48,25 +49,25 @@ pub struct RemovalLock {
 }
 
 impl RemovalLock {
-    /// Locks the volume `name`, after waiting for the processes that hold a [`UseLock`] on it. What these
-    /// created can be seen then.
+    /// Locks the volume `name`, after waiting for the processes that hold a [`UseLock`] on it. After the wait, the
+    /// references that they created are visible.
     ///
-    /// Errors: `conflict` when that takes too long; `permission`, `io`; `interrupted`.
+    /// Errors: `conflict` when the wait takes too long; `permission`, `io`; `interrupted`.
     pub fn begin(host: &Host, name: &str) -> Result<Self> {
         let lock = NameLock::lock(host, name, LockKind::Exclusive, PATIENCE)?;
-        let busy = || Error::conflict(format!("volume '{name}' is being made by another process"));
+        let busy = || Error::conflict(format!("another process is creating volume '{name}'"));
         Ok(Self { _lock: lock.ok_or_else(busy)? })
     }
 }
 
-/// How long a lock is waited for.
+/// How long to wait for a lock.
 const PATIENCE: Patience = Patience {
     limit: Duration::from_secs(5),
     pause: Duration::from_millis(20),
     is_interruptible: true,
 };
 
-/// A lock on a name that several processes, also of different users, may want at once.
+/// A lock on a name that processes of several users may want at the same time.
 #[derive(Debug)]
 struct NameLock {
     directory: Arc<LockDirectory>,
@@ -75,7 +76,7 @@ struct NameLock {
 }
 
 impl NameLock {
-    /// Takes the lock. Returns none when others held it for all of the time that it was waited for.
+    /// Takes the lock. Returns none when other processes held the lock for the whole wait.
     fn lock(host: &Host, name: &str, kind: LockKind, patience: Patience) -> Result<Option<Self>> {
         let directory = Arc::new(LockDirectory::make(host)?);
         let mut held = None;
@@ -105,7 +106,7 @@ impl NameLock {
         }
     }
 
-    /// Takes the lock among those of this directory; none when another has it.
+    /// Takes the lock in this directory; none when another process has it.
     fn try_lock(
         directory: &Arc<LockDirectory>,
         name: &str,
@@ -114,7 +115,7 @@ impl NameLock {
         let path = &directory.path_of(name);
         loop {
             let lock = open_or_create(directory, name)?;
-            if lock.metadata().at("look at", path)?.uid() == rustix::process::geteuid().as_raw() {
+            if lock.metadata().at("examine", path)?.uid() == rustix::process::geteuid().as_raw() {
                 open_to_members(&lock, path)?;
             }
             if !counts(&lock, directory.owner, path)? {
@@ -124,7 +125,7 @@ impl NameLock {
                 return Ok(None);
             };
             // The last holder, or a cleanup, may have removed the file between open and lock.
-            if lock.metadata().at("look at", path)?.nlink() > 0 {
+            if lock.metadata().at("examine", path)?.nlink() > 0 {
                 return Ok(Some(Self {
                     directory: directory.clone(),
                     name: name.to_owned(),
@@ -137,14 +138,15 @@ impl NameLock {
 
 impl Drop for NameLock {
     fn drop(&mut self) {
-        // The last one removes the file.
+        // The last holder removes the file.
         if self.lock.try_upgrade().is_ok_and(|is_exclusive| is_exclusive) {
             self.directory.remove(&self.name);
         }
     }
 }
 
-/// Opens a lock file that may be another user's, which the kernel lets nobody open with `O_CREAT` here.
+/// Opens a lock file that may belong to another user. The kernel does not allow `O_CREAT` for such a file in this
+/// directory.
 ///
 /// Source: Linux `Documentation/admin-guide/sysctl/fs.rst`, `protected_regular`.
 fn open_or_create(directory: &LockDirectory, name: &str) -> Result<File> {
@@ -161,11 +163,11 @@ fn open_or_create(directory: &LockDirectory, name: &str) -> Result<File> {
     }
 }
 
-/// Lets members of the group that may use libvirt, and nobody else, take the lock too.
+/// Sets the mode of a lock file so that only members of the group that may use libvirt can take the lock.
 fn open_to_members(lock: &File, path: &Path) -> Result<()> {
     let mode = if prove_membership(lock) { 0o640 } else { 0o600 };
-    // Not by the umask.
-    lock.set_permissions(Permissions::from_mode(mode)).at("open up", path)
+    // Set explicitly, because the umask may have removed bits.
+    lock.set_permissions(Permissions::from_mode(mode)).at("set the permissions of", path)
 }
 
 #[cfg(test)]
@@ -185,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_volume_that_is_kept_is_not_removed_and_the_reverse() {
+    fn a_use_lock_and_a_removal_lock_exclude_each_other() {
         let root = tempfile::tempdir().unwrap();
         let host = Host::new(root.path());
         let first = UseLock::begin(&host, NAME).unwrap();
@@ -207,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_in_the_directory_of_others_holds_when_it_counts() {
+    fn a_lock_of_another_user_has_an_effect_only_with_the_right_group() {
         if !is_root() {
             return;
         }
