@@ -42,7 +42,7 @@ enum Verb {
     Unbind(unbind::UnbindArgs),
     /// Show or set the confidential-computing mode of NVIDIA GPUs
     Cc(cc::CcArgs),
-    /// Print the <hostdev> XML that gives devices to a libvirt guest
+    /// Print the `hostdev` XML that gives devices to a libvirt guest
     Hostdev(hostdev::HostdevArgs),
 }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::tools::{Run, TOOLS, bin, verbs};
+use crate::support::tools::{Run, TOOLS, bin, repository, verbs};
 
 /// The pages, as written into a folder.
 fn pages() -> tempfile::TempDir {

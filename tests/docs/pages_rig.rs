@@ -1,7 +1,5 @@
 //! The commands of the documentation that need devices of the host, or a libvirt that knows trust domains.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 use crate::support::kernel::Kernel;
 use crate::support::page::{self, Page};
 use crate::support::rig::{Rig, guest_image};

@@ -104,6 +104,7 @@ impl Page {
     fn compare(&self, shown: &str, settings: &str, shell: Shell<'_>) {
         let mut seen = String::new();
         let mut status = None;
+        let colours = Regex::new(r"\x1b\[[0-9;]*m").unwrap();
         let commands = shown.strip_prefix("$ ").expect("a console block begins with a command");
         for command in commands.split("\n$ ") {
             let (line, output) = command.split_once('\n').unwrap_or((command, ""));
@@ -112,7 +113,6 @@ impl Page {
             } else {
                 let run = on_terminal(line, settings, shell);
                 status = run.status;
-                let colours = Regex::new(r"\x1b\[[0-9;]*m").unwrap();
                 colours.replace_all(&run.stdout.replace("\r\n", "\n"), "").into_owned()
             };
             let is_same = is_shown(output, &printed);

@@ -1,4 +1,4 @@
-//! Converts errors of libvirt to [`Error`](crate::error::Error) with exit codes.
+//! Converts errors of libvirt to [`Error`] with exit codes.
 
 use virt::{error::Error as VirtError, sys};
 
