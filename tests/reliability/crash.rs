@@ -340,7 +340,7 @@ fn every_verb_that_changes_something_is_killed() {
     for tool in tools::TOOLS {
         for verb in tools::verbs(tool, &[]) {
             let words = verb.iter().map(String::as_str).chain(["--help"]);
-            if tools::tool(tool, words).text().contains("--dry-run") {
+            if tools::tool(tool, words).text().contains("-n, --dry-run") {
                 verbs.insert(format!("{tool} {}", verb.join(" ")));
             }
         }
