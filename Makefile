@@ -30,6 +30,9 @@ FUZZ_CASES ?= 1000000
 # Every script for a shell that git knows, by its first line.
 SCRIPTS  = $(shell git ls-files -z | xargs -0 awk 'FNR == 1 { if (/^\#!.*[\/ ](ba|da)?sh( |$$)/) print FILENAME; nextfile }')
 
+# What nobody writes here any more.
+PHRASES := tests/docs/retired-phrases.txt
+
 # What make release, install and deb build with: release is small and takes minutes, quick takes one.
 PROFILE ?= release
 TARGET  := $(or $(CARGO_TARGET_DIR),target)
@@ -101,6 +104,7 @@ deb: rust libraries ## make Debian packages in target/deb
 check: rust packages ## formatting, lints, scripts, documentation; warnings are errors
 	cargo fmt --all --check
 	shellcheck --external-sources --source-path=SCRIPTDIR $(SCRIPTS)
+	! git grep -n --fixed-strings --file=$(PHRASES) -- ':!$(PHRASES)'
 	cargo clippy --workspace --profile test --lib --bins --test '*' --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items --locked
 

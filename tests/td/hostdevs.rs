@@ -123,7 +123,7 @@ fn the_file_says_what_domains_have() {
     }
     assert_eq!(xml(&rig, "win10"), now);
 
-    // One is taken out of the file; another is not the file's to take.
+    // One is taken out of the file. --keep leaves another one, whatever the file says.
     let fewer = CONFIG
         .replace("      - match:\n          driver: \"xhci_hcd\"\n          select_index: 1\n", "");
     fs::write(path("fewer.yaml"), fewer).unwrap();

@@ -34,8 +34,10 @@ pub fn host_memory(host: &Host) -> Result<Size> {
     let text = host.read("/proc/meminfo")?.unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
     let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
-    kib.map(|kib| Size(kib.saturating_mul(1024)))
-        .ok_or_else(|| Error::failed("/proc/meminfo has no MemTotal"))
+    kib.map(|kib| Size(kib.saturating_mul(1024))).ok_or_else(|| {
+        Error::failed("/proc/meminfo has no MemTotal")
+            .hint("add --memory SIZE with the memory of the guest")
+    })
 }
 
 /// The current limit; none while the kernel module is not loaded.

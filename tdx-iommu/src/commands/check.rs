@@ -90,7 +90,13 @@ impl Item for CheckItem {
     }
 
     fn row(&self) -> Vec<String> {
-        let messages: Vec<&str> = self.findings.iter().map(|f| f.message.as_str()).collect();
+        // One fact can be the reason for two codes.
+        let mut messages: Vec<&str> = Vec::new();
+        for finding in &self.findings {
+            if !messages.contains(&&*finding.message) {
+                messages.push(&finding.message);
+            }
+        }
         vec![
             self.bdf.to_string(),
             self.role.as_str().to_owned(),
