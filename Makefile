@@ -104,7 +104,7 @@ deb: rust libraries ## make Debian packages in target/deb
 check: rust packages ## formatting, lints, scripts, documentation; warnings are errors
 	cargo fmt --all --check
 	shellcheck --external-sources --source-path=SCRIPTDIR $(SCRIPTS)
-	! git grep -n --fixed-strings --file=$(PHRASES) -- ':!$(PHRASES)'
+	git grep -n -F -f $(PHRASES) -- ':!$(PHRASES)'; [ $$? = 1 ] # 1: nothing found
 	cargo clippy --workspace --profile test --lib --bins --test '*' --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items --locked
 
