@@ -381,7 +381,7 @@ fn a_failed_or_stopped_import_leaves_nothing() {
     let kept = rig.pool("cleanup --yes").item();
     assert_eq!((&kept["name"], &kept["reason"]), (&json!(part), &json!("in_flight")));
     let refused = rig.pool(&format!("delete {part} --yes")).error(5);
-    assert!(refused["message"].as_str().unwrap().contains("is being made"), "{refused:#}");
+    assert!(refused["message"].as_str().unwrap().contains("is creating volume"), "{refused:#}");
     signal(&import, "KILL");
     end(import);
     let hint = "add --yes to confirm, or --dry-run to see what would be done";

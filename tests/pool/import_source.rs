@@ -260,6 +260,9 @@ fn a_domain_gets_the_image_that_it_was_planned_with_or_none() {
     };
     let walk = rig.walk_beside(line, moment, &act);
     let error = walk.run.error(5);
-    assert!(error["message"].as_str().unwrap().contains("changed meanwhile"), "{error:#}");
+    assert!(
+        error["message"].as_str().unwrap().contains("was changed while this command ran"),
+        "{error:#}"
+    );
     assert_eq!(rig.state(), before);
 }

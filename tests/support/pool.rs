@@ -8,7 +8,7 @@ use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -136,14 +136,14 @@ impl Rig {
     }
 
     /// Starts `tdx-pool` inside the rig, without waiting for it.
-    pub(crate) fn begin(&self, arguments: &[&str]) -> Child {
+    pub(crate) fn begin(&self, arguments: &[&str]) -> Begun {
         let mut command = self.command(bin("tdx-pool"));
         command.args(arguments).stdin(Stdio::null());
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        Begun::new(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
     }
 
     /// Waits until the import has begun to write, stops it there, and gives its file's name.
-    pub(crate) fn halt(&self, import: &Child) -> String {
+    pub(crate) fn halt(&self, import: &Begun) -> String {
         let end = Instant::now() + Duration::from_secs(20);
         loop {
             let part = self.names().into_iter().find(|name| name.ends_with(".part"));
@@ -159,17 +159,45 @@ impl Rig {
     }
 }
 
-/// Sends a signal to a program that [`Rig::begin`] started.
-pub(crate) fn signal(child: &Child, signal: &str) {
-    // The child is nsenter, whose only child is the program.
-    let id = child.id();
-    let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
-    send(signal, children.trim());
+/// A program that [`Rig::begin`] started, below nsenter. It is killed when this is dropped: a rig with a program that
+/// is stopped does not end.
+#[derive(Debug)]
+pub(crate) struct Begun(Option<Child>);
+
+impl Begun {
+    pub(crate) fn new(nsenter: Child) -> Self {
+        Self(Some(nsenter))
+    }
+
+    /// Waits for the end. A stopped program goes on: nsenter stops and continues with it.
+    pub(crate) fn output(mut self) -> Output {
+        while self.0.as_mut().unwrap().try_wait().unwrap().is_none() {
+            send("CONT", &self.id().to_string());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        self.0.take().unwrap().wait_with_output().unwrap()
+    }
+
+    /// The process of nsenter, whose only child is the program.
+    fn id(&self) -> u32 {
+        self.0.as_ref().unwrap().id()
+    }
 }
 
-/// Has a program go on that [`signal`] has stopped: nsenter stops and continues with it.
-pub(crate) fn go_on(child: &Child) {
-    send("CONT", &child.id().to_string());
+impl Drop for Begun {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            child.kill().ok();
+            child.wait().ok();
+        }
+    }
+}
+
+/// Sends a signal to a program that [`Rig::begin`] started.
+pub(crate) fn signal(begun: &Begun, signal: &str) {
+    let id = begun.id();
+    let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
+    send(signal, children.trim());
 }
 
 fn send(signal: &str, process: &str) {
@@ -179,13 +207,8 @@ fn send(signal: &str, process: &str) {
 }
 
 /// What a program that [`Rig::begin`] started did; none for the status when a signal ended it.
-/// A stopped one goes on: nsenter stops and continues with it.
-pub(crate) fn end(mut child: Child) -> (Run, Option<i32>) {
-    while child.try_wait().unwrap().is_none() {
-        go_on(&child);
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    let output = child.wait_with_output().unwrap();
+pub(crate) fn end(begun: Begun) -> (Run, Option<i32>) {
+    let output = begun.output();
     let run = Run {
         line: "tdx-pool".to_owned(),
         status: output.status.code(),

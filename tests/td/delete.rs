@@ -8,7 +8,7 @@ use std::process::Stdio;
 
 use serde_json::{Value, json};
 
-use crate::support::pool::{go_on, signal};
+use crate::support::pool::{Begun, signal};
 use crate::support::rig::Rig;
 use crate::support::td::{IMAGES, define, foreign, listed, new, rig_with_base, td, volumes};
 use crate::support::terminal::Terminal;

@@ -9,7 +9,7 @@ fn define_user(rig: &Rig, name: &str, file: &str) {
 
 /// `tdx-td` in the background, with what it says.
 struct Background {
-    child: std::process::Child,
+    delete: Begun,
     said: BufReader<std::process::ChildStderr>,
 }
 
@@ -19,7 +19,7 @@ impl Background {
         command.args(line.split(' ')).stdin(Stdio::null());
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let said = BufReader::new(child.stderr.take().unwrap());
-        Self { child, said }
+        Self { delete: Begun::new(child), said }
     }
 
     /// Waits until it says a line with these words.
@@ -34,13 +34,9 @@ impl Background {
 
     /// Waits for its end. What it says by the way is no part of the run.
     fn end(mut self) -> Run {
-        while self.child.try_wait().unwrap().is_none() {
-            go_on(&self.child);
-            std::thread::sleep(std::time::Duration::from_millis(50));
-        }
+        let output = self.delete.output();
         let mut stderr = String::new();
         self.said.read_to_string(&mut stderr).unwrap();
-        let output = self.child.wait_with_output().unwrap();
         let is_error = |line: &&str| line.starts_with('{');
         Run {
             line: "tdx-td".to_owned(),
@@ -137,7 +133,7 @@ fn delete_leaves_a_domain_that_was_made_anew_while_it_waited() {
     anew("-i deaf.qcow2 --name x");
     let mut run = Background::start(&rig, "delete x --yes --timeout 30 -v");
     run.wait_until_it_says("shut down domain 'x'");
-    signal(&run.child, "STOP");
+    signal(&run.delete, "STOP");
     let uuid = anew("--name x");
     let error = run.end().error(5);
     assert_eq!(error["code"], "IDENTITY_CHANGED", "{error}");
