@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use serde_json::{Value, json};
 
-use crate::support::pool::{IMAGES, end, named, overlay, raw_image, values};
+use crate::support::pool::{Begun, IMAGES, end, named, overlay, raw_image, values};
 use crate::support::rig::Rig;
 use crate::support::tools::{Run, bin};
 use crate::support::wait::wait_for;
@@ -391,11 +391,10 @@ fn what_a_member_of_the_group_libvirt_makes_is_left_to_them() {
     command.args(["--reuid", "nobody", "--regid", "nogroup", "--groups", "libvirt"]);
     command.arg(bin("tdx-pool")).args(["-c", "qemu:///system", "import", "big.img"]);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let import = command.spawn().unwrap();
+    let import = Begun::new(command.spawn().unwrap());
     let part = rig.halt(&import);
     let lock = rig.shell(&format!("stat -c '%U %G %a' /run/lock/tdx/{part}"));
     let cleanup = rig.pool("cleanup --yes");
-    // Nothing that is stopped is left by a failure.
     let (run, _) = end(import);
     assert_eq!(lock.text(), "nobody libvirt 600\n");
     let document = cleanup.document();
