@@ -145,6 +145,7 @@ pub(crate) fn compare_arguments(rig: &Rig, requests: &[Request<'_>]) -> usize {
         assert!(
             ours.is_some()
                 || warnings.contains("libvirt chooses")
+                || warnings.contains("libvirt refuses to choose firmware")
                 || warnings.contains("have no descriptor of"),
             "{document}"
         );

@@ -407,7 +407,7 @@ fn what_others_need_is_neither_taken_nor_lost() {
     rig.shell(&format!("ls {ours} cidata.AAAAAAAAAAAAAAA.iso")).text();
     let uuid = listed(&rig, "web1")["uuid"].clone();
     let over = format!("new --blank 8M {new} --name web1 --overwrite --yes");
-    refused(&format!("{over} --set storage.encryption=on"), 2, "no terminal");
+    refused(&format!("{over} --set storage.encryption=on"), 2, "not a terminal");
     refused(&format!("{over} --set storage.cluster_size=3k"), 2, "power of two");
     assert_eq!(listed(&rig, "web1")["uuid"], uuid);
     let told = td(&rig, &format!("{over} --dry-run")).document()["warnings"].to_string();
