@@ -18,8 +18,8 @@ TOOLS   := tdx-disk tdx-gpu tdx-iommu tdx-pool tdx-td
 RUST    := 1.89
 
 # The tests run in two halves at the same time: they wait for guests and daemons more than they compute.
-TESTS     := --lib --bins --test cli --test disk --test docs --test gpu --test iommu --test pool --test td
-LONGTESTS := --test reliability
+TESTS     := --lib --bins --test cli --test disk --test gpu --test iommu --test pool --test td
+LONGTESTS := --test reliability --test docs
 RIGS      := --test disk_rig --test docs_rig --test gpu_rig --test iommu_rig
 LONGRIGS  := --test td_rig
 CARGOTEST := cargo test --workspace --locked --no-fail-fast
