@@ -46,7 +46,7 @@ impl Host {
             true => Ok(()),
             false => {
                 let message =
-                    format!("{} has neither the directory sys nor proc", self.root.display());
+                    format!("{} contains neither a directory sys nor a directory proc", self.root.display());
                 Err(Error::not_found(message)
                     .hint("pass --sysroot a directory that contains sys and proc"))
             }

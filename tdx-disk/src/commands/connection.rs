@@ -23,7 +23,7 @@ pub fn open(target: &Target) -> Result<Libvirt> {
 pub fn try_open(host: &Host, target: &Target) -> Result<Libvirt, String> {
     if !host.is_this_machine() {
         return Err(
-            "the disks of guests are unknown: libvirt is not asked with --sysroot".to_owned()
+            "the disks of guests are unknown: with --sysroot, tdx-disk does not query libvirt".to_owned()
         );
     }
     let mut target = target.clone();
@@ -50,7 +50,7 @@ fn is_on_this_machine(libvirt: &Libvirt) -> Result<bool> {
         let address = host.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback());
         host == "localhost" || host == own || address
     });
-    Ok(named && libvirt.connect().hostname().context("ask libvirt for its host")? == own)
+    Ok(named && libvirt.connect().hostname().context("read the host name of libvirt")? == own)
 }
 
 /// The host in a connection URI.

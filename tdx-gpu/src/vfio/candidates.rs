@@ -160,7 +160,7 @@ impl BindPlan {
         for step in &self.steps {
             let Record { bdf, identity, .. } = &step.record;
             if identity.contradicts(&inventory.device(*bdf)?.identity()) {
-                let message = format!("another device is at {bdf} since this command started");
+                let message = format!("the device at {bdf} was replaced after this command started");
                 return Err(Error::conflict(message)
                     .code(Code::IdentityChanged)
                     .hint("run this command again"));
