@@ -30,7 +30,7 @@ pub struct AttachArgs {
     /// Disk, by any path or name below /dev; - reads the JSON output of tdx-disk list from standard input
     #[arg(value_name = "DEV")]
     device: String,
-    /// Serial number that the guest sees [default: the disk's own]
+    /// Serial number that the guest sees [default: the serial number of the host disk]
     #[arg(long)]
     serial: Option<String>,
     /// Guest target, such as vdb [default: the first free target, starting with vdb (virtio) or sdb

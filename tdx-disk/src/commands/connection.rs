@@ -13,7 +13,7 @@ pub fn open(target: &Target) -> Result<Libvirt> {
         return Ok(libvirt);
     }
     let message =
-        format!("{} is on another machine, but tdx-disk works on this one", libvirt.uri());
+        format!("{} is on another machine, but tdx-disk works only on this machine", libvirt.uri());
     Err(Error::unsupported(message).hint("run tdx-disk on that machine"))
 }
 

@@ -133,7 +133,7 @@ impl Candidates {
         let request = Request::new(&inventory, devices);
         if let Some(new) = request.devices().iter().find(|bdf| !locks.contains_key(bdf)) {
             let message =
-                format!("device {new} appeared while the other devices were being locked");
+                format!("device {new} appeared while tdx-gpu locked the other devices");
             return Err(Error::conflict(message).hint("run this command again"));
         }
         let records = records(&locks);

@@ -48,7 +48,7 @@ impl StatedFormat {
 
     /// The format in a piped item.
     pub(crate) fn by_item(format: Format) -> Self {
-        Self { format, by: "the item on standard input" }
+        Self { format, by: "standard input" }
     }
 
     /// The format in the definition of a domain or in a template.
