@@ -125,7 +125,10 @@ fn a_failure_puts_back_what_was_set() {
         assert!(calls.contains(&format!("{} set CC devtools", devices[0])), "{fault}: {calls:#?}");
         let told = format!("{} {}", error["message"], error["causes"]);
         match fault {
-            "silent" => assert!(told.contains("did not report the confidential-computing mode of"), "{told}"),
+            "silent" => assert!(
+                told.contains("did not report the confidential-computing mode of"),
+                "{told}"
+            ),
             _ => assert!(told.contains(words), "{told}"),
         }
         assert!(told.contains(&devices[2]), "{told}");

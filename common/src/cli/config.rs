@@ -77,8 +77,10 @@ impl Config {
                 };
                 let alone = Map::from_iter([(key.to_owned(), value.clone())]);
                 serde_json::from_value::<Self>(Value::Object(alone)).map_err(|error| {
-                    Error::invalid_input(format!("environment variable {name} has an invalid value"))
-                        .because(error)
+                    Error::invalid_input(format!(
+                        "environment variable {name} has an invalid value"
+                    ))
+                    .because(error)
                 })?;
                 merged.insert(key.to_owned(), value);
             }

@@ -61,9 +61,9 @@ pub(crate) fn cannot_read(path: &Path, error: ReadError) -> Error {
         ReadError::Io(error) if error.kind() == io::ErrorKind::IsADirectory => {
             Error::invalid_input(format!("{shown} is a directory"))
         }
-        ReadError::Io(error) if error.raw_os_error() == Some(libc::ENXIO) => {
-            Error::invalid_input(format!("{shown} is a socket or the node of a device that does not exist, not a file"))
-        }
+        ReadError::Io(error) if error.raw_os_error() == Some(libc::ENXIO) => Error::invalid_input(
+            format!("{shown} is a socket or the node of a device that does not exist, not a file"),
+        ),
         ReadError::Io(error) => io_error(error, "read", path),
     }
 }

@@ -381,7 +381,10 @@ fn content_findings(
         };
         let name = signature.name;
         if !signature.is_member {
-            return Finding::new(Code::HasData, format!("{place} contains {name}, which is not in use"));
+            return Finding::new(
+                Code::HasData,
+                format!("{place} contains {name}, which is not in use"),
+            );
         }
         let message = if name == signature::TOO_MANY_PARTITIONS {
             format!(

@@ -23,7 +23,8 @@ pub fn open(target: &Target) -> Result<Libvirt> {
 pub fn try_open(host: &Host, target: &Target) -> Result<Libvirt, String> {
     if !host.is_this_machine() {
         return Err(
-            "the disks of guests are unknown: with --sysroot, tdx-disk does not query libvirt".to_owned()
+            "the disks of guests are unknown: with --sysroot, tdx-disk does not query libvirt"
+                .to_owned(),
         );
     }
     let mut target = target.clone();

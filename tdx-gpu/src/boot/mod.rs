@@ -193,7 +193,9 @@ impl BindGroup<'_> {
         let recorded = self.devices();
         for Member { bdf, record } in &self.members {
             if record.find(inventory)? != *bdf {
-                let message = format!("the device at {bdf} changed its PCI address while tdx-gpu locked the device");
+                let message = format!(
+                    "the device at {bdf} changed its PCI address while tdx-gpu locked the device"
+                );
                 return Err(Error::conflict(message).code(Code::IdentityChanged));
             }
         }

@@ -202,8 +202,10 @@ pub fn load_module(host: &Host, module: &str) -> Result<()> {
         return Ok(());
     }
     if !host.is_this_machine() {
-        return Err(Error::unsupported(format!("module {module} is not loaded in the --sysroot directory"))
-            .hint("run this command without --sysroot, which prevents the loading of modules"));
+        return Err(Error::unsupported(format!(
+            "module {module} is not loaded in the --sysroot directory"
+        ))
+        .hint("run this command without --sysroot, which prevents the loading of modules"));
     }
     log::step(format_args!("load module {module}"));
     Runner::new("modprobe", "kmod").args([module]).run().map(drop).map_err(|error| {

@@ -43,7 +43,8 @@ impl BindStep {
         if let (Some(domain), Some(owner)) = (options.domain, owner)
             && domain != owner
         {
-            let message = format!("{} was bound to VFIO for use by the domain with UUID {owner}", device.bdf);
+            let message =
+                format!("{} was bound to VFIO for use by the domain with UUID {owner}", device.bdf);
             return Err(Error::conflict(message).code(Code::Reserved).hint(
                 "delete that domain with tdx-td delete, or release the device with tdx-gpu unbind",
             ));

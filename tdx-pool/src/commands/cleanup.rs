@@ -49,8 +49,10 @@ pub fn run(
         .hint("run tdx-pool cleanup on that host"));
     }
     if !rustix::process::geteuid().is_root() {
-        return Err(Error::permission("tdx-pool cleanup needs root to read the open files of every process")
-            .hint("run sudo tdx-pool cleanup"));
+        return Err(Error::permission(
+            "tdx-pool cleanup needs root to read the open files of every process",
+        )
+        .hint("run sudo tdx-pool cleanup"));
     }
     interrupt::guard();
     let change = args.change;

@@ -116,7 +116,9 @@ fn volumes_by_pool(
         ));
     }
     let kinds = ["tdx.pool.volumes", "tdx.pool.import", "tdx.pool.cleanup", "tdx.pool.delete"];
-    for NamedVolume { name, pool, claim } in input::items(&kinds, "JSON items of volumes, each with the key 'name'")? {
+    for NamedVolume { name, pool, claim } in
+        input::items(&kinds, "JSON items of volumes, each with the key 'name'")?
+    {
         if let (Some(asked), Some(there)) = (&args.pool, &pool)
             && asked != there
         {

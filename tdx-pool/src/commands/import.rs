@@ -150,8 +150,10 @@ fn images(args: &ImportArgs) -> Result<Vec<Image>> {
         let path = args.image.clone();
         return Ok(vec![Image { path, pool: None, claim: VolumeClaim::default() }]);
     }
-    let items: Vec<ImageItem> =
-        input::items(&["tdx.pool.import", "tdx.pool.volumes"], "JSON items, each with the key 'path'")?;
+    let items: Vec<ImageItem> = input::items(
+        &["tdx.pool.import", "tdx.pool.volumes"],
+        "JSON items, each with the key 'path'",
+    )?;
     if items.len() != 1 && (args.name.is_some() || args.sha256.is_some()) {
         let message = format!(
             "--name and --sha256 need exactly one image, but standard input has {}",

@@ -18,7 +18,9 @@ use crate::image::{foreign, tables};
 pub fn open(path: &Path) -> Result<File> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     match rustix::fs::open(path, flags, Mode::empty()) {
-        Err(rustix::io::Errno::NXIO) => Err(no_image(path, "a socket or the node of a device that does not exist")),
+        Err(rustix::io::Errno::NXIO) => {
+            Err(no_image(path, "a socket or the node of a device that does not exist"))
+        }
         opened => opened.map(File::from).at("open", path),
     }
 }
@@ -86,7 +88,8 @@ pub fn check_base(file: &File, name: &Path) -> Result<Image> {
 pub(super) fn check_alone(source: &Source<'_>, image: &Image) -> Result<()> {
     let name = source.name;
     let flatten = || {
-        let purpose = "merge the image with the files that it names (only if you trust these files)";
+        let purpose =
+            "merge the image with the files that it names (only if you trust these files)";
         foreign::convert(name, "qcow2", purpose)
     };
     let refused = if let Some(backing) = &image.backing {

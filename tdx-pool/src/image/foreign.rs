@@ -76,7 +76,9 @@ impl Foreign {
     pub(super) fn refuse(&self, source: &Source<'_>) -> Error {
         let refused = source.invalid(format!("is {}, not a qcow2 or raw image", self.name));
         match self.remedy {
-            Convert(format) => refused.hint(convert(source.name, format, "convert the image to qcow2")),
+            Convert(format) => {
+                refused.hint(convert(source.name, format, "convert the image to qcow2"))
+            }
             Unpack(command) => {
                 let file = quote_path(source.name);
                 refused.hint(format!("decompress the file first: {command} {file}"))

@@ -90,8 +90,9 @@ impl StatedFormat {
     fn has_qcow2_header(self, name: &Path) -> Error {
         let data = foreign::convert(name, "raw", DATA);
         let (name, by) = (name.display(), self.by);
-        Error::invalid_input(format!("{name} has a qcow2 header, but {by} says raw"))
-            .hint(format!("to use the image as qcow2, add --image-format qcow2; {IF_A_GUEST}: {data}"))
+        Error::invalid_input(format!("{name} has a qcow2 header, but {by} says raw")).hint(format!(
+            "to use the image as qcow2, add --image-format qcow2; {IF_A_GUEST}: {data}"
+        ))
     }
 
     fn has_no_qcow2_header(self, name: &Path) -> Error {

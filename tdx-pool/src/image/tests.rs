@@ -171,7 +171,8 @@ fn check_base_refuses_images_that_need_a_file_a_key_or_a_repair() {
         let path = folder.path(name);
         let output = folder.path(&name.replace(".qcow2", "-flat.qcow2"));
         let (path, output) = (quote_path(&path), quote_path(&output));
-        let purpose = "merge the image with the files that it names (only if you trust these files)";
+        let purpose =
+            "merge the image with the files that it names (only if you trust these files)";
         format!("to {purpose}, run: qemu-img convert -f qcow2 -O qcow2 -- {path} {output}")
     };
     let corrupt = folder.path("corrupt.qcow2");

@@ -57,7 +57,8 @@ pub(crate) fn compare(
         Some(size) if size != length => return Ok(Comparison::Different),
         _ => {}
     }
-    let stream = Stream::new(libvirt.connect(), 0).context("open a libvirt stream for the data of the volume")?;
+    let stream = Stream::new(libvirt.connect(), 0)
+        .context("open a libvirt stream for the data of the volume")?;
     volume.download(&stream, 0, 0, 0).context(comparing)?;
     match compare_stream(&stream, source, &name) {
         Ok(same) if same != Comparison::Different => {
@@ -95,8 +96,9 @@ fn compare_stream(stream: &Stream, source: &Source, name: &str) -> Result<Compar
     loop {
         interrupt::check()?;
         let got = stream.recv(&mut theirs).context(comparing)?;
-        let got = usize::try_from(got)
-            .map_err(|_| Error::new(ErrorKind::Failed, "libvirt sent no data for the download of the volume"))?;
+        let got = usize::try_from(got).map_err(|_| {
+            Error::new(ErrorKind::Failed, "libvirt sent no data for the download of the volume")
+        })?;
         if got == 0 {
             if file.read(&mut ours[..1]).at("read", &source.path)? > 0 {
                 return Ok(Comparison::Different);

@@ -46,10 +46,11 @@ impl Pool {
     /// Reads a pool from libvirt's object.
     pub fn read(handle: StoragePool) -> Result<Self> {
         let name = handle.name().context("read the name of a pool")?;
-        let state = match handle.is_active().context(format_args!("read the state of pool '{name}'"))? {
-            true => PoolState::Active,
-            false => PoolState::Inactive,
-        };
+        let state =
+            match handle.is_active().context(format_args!("read the state of pool '{name}'"))? {
+                true => PoolState::Active,
+                false => PoolState::Inactive,
+            };
         let text = handle.xml_desc(0).context(format_args!("read pool '{name}'"))?;
         let xml = Document::parse(text)?;
         let root = xml.root();

@@ -241,7 +241,8 @@ impl PoolPlan {
             });
             interrupt::check()?;
             self.start(&pool, true)?;
-            pool.set_autostart(true).context(format_args!("set the autostart of pool '{}'", self.name))
+            pool.set_autostart(true)
+                .context(format_args!("set the autostart of pool '{}'", self.name))
         })?;
         Ok(pool)
     }
@@ -281,7 +282,8 @@ fn check_same(libvirt: &Libvirt, pool: &Pool, path: &Path) -> Result<()> {
     if same {
         return Ok(());
     }
-    let at = own.map_or("it has no directory".into(), |own| format!("its directory is {}", own.display()));
+    let at = own
+        .map_or("it has no directory".into(), |own| format!("its directory is {}", own.display()));
     let asked = asked.display();
     Err(Error::conflict(format!("pool '{}' exists, but {at}, expected {asked}", pool.name))
         .hint("choose another name with --pool, or remove --path"))

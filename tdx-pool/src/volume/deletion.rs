@@ -238,8 +238,9 @@ impl<'a> Batch<'a> {
         let users = needs.users_of(path);
         if !users.is_empty() {
             let message = format!("volume '{name}' is needed by {}", users.join(", "));
-            return Err(Error::conflict(message)
-                .hint("delete the users of the volume first; to see all users, run tdx-pool volumes"));
+            return Err(Error::conflict(message).hint(
+                "delete the users of the volume first; to see all users, run tdx-pool volumes",
+            ));
         }
         if held.contains(&keys(path).collect::<Vec<_>>()) {
             let message = format!(
