@@ -140,7 +140,7 @@ impl Code {
     /// Errors: for an unknown code, and for a code whose level is [`Level::Refuse`].
     pub fn to_force(text: &str) -> Result<Self, String> {
         match Self::ALL.iter().find(|code| code.as_str() == text) {
-            None => Err("unknown code; the verb 'check' prints the codes of a device".to_owned()),
+            None => Err("unknown code; the command check prints the codes of a device".to_owned()),
             Some(code) if code.level() == Level::Refuse => {
                 Err("this code cannot be forced".to_owned())
             }

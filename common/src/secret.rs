@@ -33,7 +33,7 @@ impl Secret {
         let metadata = file.metadata().at("examine", path)?;
         if metadata.mode() & 0o077 != 0 {
             return Err(Error::permission(format!(
-                "users other than its owner may read or write {shown}"
+                "{shown} can be read or written by users other than its owner"
             ))
             .hint(format!("chmod 600 {}", shell::quote_path(path))));
         }

@@ -11,7 +11,7 @@ use common::libvirt::ConnectArgs;
 use crate::attach::item::AttachItem;
 use crate::commands::{attach, attached, check, connection, detach, list};
 
-/// Attach whole disks of the host to guests and detach them, after a check that nothing else uses them
+/// Attach whole host disks to guests, after a check that nothing else uses the disks, and detach host disks from guests
 ///
 /// A host disk is a block device of the host, such as /dev/sdb. A guest disk is a disk as the guest sees it; its name
 /// in the domain's definition, such as vdb, is called the guest target.
@@ -35,13 +35,13 @@ const EXAMPLES: &str = "Examples:
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Show whole disks and what uses them
+    /// Show whole disks and their users
     List(list::ListArgs),
     /// Check whether disks can be given to a guest now; exit status 0 for yes, 10 for no
     Check(check::CheckArgs),
-    /// Show the host disks that domains have
+    /// Show the host disks that are attached to domains
     Attached(attached::AttachedArgs),
-    /// Attach a host disk to a running guest, or to its persistent definition
+    /// Attach a host disk to a running guest, or add the disk to the persistent definition of a domain
     Attach(attach::AttachArgs),
     /// Detach a disk from a guest, and wait until the guest has released it
     Detach(detach::DetachArgs),

@@ -1,4 +1,5 @@
-//! Attaches whole disks of the host to guests and detaches them, after a check that nothing else uses them.
+//! Attaches whole host disks to guests, after a check that nothing else uses the disks, and detaches host disks from
+//! guests.
 //!
 //! ```sh
 //! tdx-disk list --json | jq '.items[] | select(.available and .model=="X")' | tdx-disk attach vm -

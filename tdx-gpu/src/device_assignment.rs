@@ -168,7 +168,10 @@ impl AssignedDevices {
         }
         let unset = setting::restore_modes(&inventory, modes);
         let stays: BTreeSet<Bdf> = unset.iter().map(|(bdf, _)| *bdf).collect();
-        let failure = |(bdf, error)| Failure { what: format!("the mode of {bdf}"), error };
+        let failure = |(bdf, error)| Failure {
+            what: format!("the confidential-computing mode of {bdf}"),
+            error,
+        };
         let mut failures: Vec<Failure> = unset.into_iter().map(failure).collect();
         let mut releasing = Vec::new();
         for lock in bound.into_iter().filter(|lock| !stays.contains(&lock.bdf())) {

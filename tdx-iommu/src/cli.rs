@@ -12,8 +12,8 @@ use crate::resolve::resolution::ResolvedItem;
 
 /// Show PCI devices and IOMMU groups, and check which devices can be given to a guest
 ///
-/// The IOMMU isolates the memory accesses of PCI devices. An IOMMU group is the smallest set of devices that it can
-/// isolate, so that the kernel gives a group to a guest only as a whole. A blocker is a reason why a device cannot be
+/// The IOMMU isolates the memory accesses of PCI devices. An IOMMU group is the smallest set of devices that the
+/// IOMMU can isolate; the kernel gives a group to a guest only as a whole. A blocker is a reason why a device cannot be
 /// given to a guest, such as a driver of the host or a mounted disk; each blocker has a code.
 #[derive(Debug, Parser)]
 #[command(name = "tdx-iommu", version, after_help = EXAMPLES)]

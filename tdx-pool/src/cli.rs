@@ -15,7 +15,8 @@ use crate::volume::survey::VolumeItem;
 /// Manage the storage pool of guests: create it, import base images, show volumes, delete orphans
 ///
 /// A storage pool is a directory in which libvirt manages disk images as volumes. A base image is a volume that guests
-/// share and never write to. Each guest writes to an overlay: a volume with only the differences to its base image.
+/// share and never write to. Each guest writes to an overlay: a volume that contains only the differences from its base
+/// image.
 #[derive(Debug, Parser)]
 #[command(name = "tdx-pool", version, after_help = EXAMPLES)]
 pub struct Cli {

@@ -129,7 +129,7 @@ fn each_host_has_its_own_guests_and_what_must_be_local_is_refused() {
     };
     assert_eq!(names(&far("tdx-td", "list")), [json!("here")]);
     let cleanup = far("tdx-pool", "cleanup --yes");
-    refused(&cleanup, 6, &["cannot see the processes and locks of a remote host"]);
+    refused(&cleanup, 6, &["cannot read the processes and locks of a remote host"]);
     let image = guest_image(false);
     let device = format!("new -i {} --security none -g 00:01.0", image.display());
     refused(

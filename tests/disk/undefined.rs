@@ -73,7 +73,7 @@ fn disk_that_libvirtd_forgot_while_it_attached_it_is_not_detached() {
     assert!(error["left_behind"].to_string().contains(&device), "{error}");
 
     let open = format!(
-        "(qemu-system-x86), has {device} open, but the running definition of the domain does not have {device}"
+        "(qemu-system-x86), has {device} open, but {device} is not in the live definition of the domain"
     );
     for line in [
         format!("detach a {device}"),

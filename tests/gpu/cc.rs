@@ -125,7 +125,10 @@ fn a_failure_puts_back_what_was_set() {
         assert!(calls.contains(&format!("{} set CC devtools", devices[0])), "{fault}: {calls:#?}");
         let told = format!("{} {}", error["message"], error["causes"]);
         match fault {
-            "silent" => assert!(told.contains("did not report the mode of"), "{told}"),
+            "silent" => assert!(
+                told.contains("did not report the confidential-computing mode of"),
+                "{told}"
+            ),
             _ => assert!(told.contains(words), "{told}"),
         }
         assert!(told.contains(&devices[2]), "{told}");
@@ -137,7 +140,8 @@ fn a_failure_puts_back_what_was_set() {
     server.mode("ppcie", &devices[1], "on");
     server.mode("fault", &devices[1], "refuse");
     let error = server.set("on", devices).error(1);
-    assert_eq!(error["left_behind"], json!([format!("the mode of {}", devices[1])]), "{error}");
+    let unset = format!("the confidential-computing mode of {}", devices[1]);
+    assert_eq!(error["left_behind"], json!([unset]), "{error}");
 }
 
 /// The firmware of some H100 has no protected PCIe: to set it off, as it is, fails.

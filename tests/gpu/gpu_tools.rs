@@ -166,7 +166,7 @@ fn its_failures_are_told() {
     let tree = host();
     let error = cc(&tree, &format!("{GPU} --set off --yes")).error(1);
     assert_eq!(error["kind"], "command_failed", "{error}");
-    assert_eq!(error["left_behind"], json!([format!("the mode of {GPU}")]));
+    assert_eq!(error["left_behind"], json!([format!("the confidential-computing mode of {GPU}")]));
     assert_ne!(error["causes"], json!([]));
     // A GPU that is gone, for all that can be read of it.
     let config = tree.path(&format!("{}/config", tree.folder(GPU)));

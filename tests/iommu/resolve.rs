@@ -162,7 +162,9 @@ fn a_device_chosen_twice_counts_once_and_a_shared_one_is_a_warning() {
     assert_eq!(chosen(&twice), chosen(&once));
     let warnings = twice.document()["warnings"].clone();
     let bdf = chosen(&once)[0].0.clone();
-    let said = format!("requests 1 and 2 of guest win10 both choose {bdf}, which counts once");
+    let said = format!(
+        "requests 1 and 2 of guest win10 both select {bdf}; the guest gets the device once"
+    );
     assert_eq!(warnings, json!([said]));
 
     let both = ["bdf: 53:00.0"];

@@ -269,7 +269,7 @@ fn delete_says_what_it_cannot_see() {
     user("delete b --dry-run").document();
     let remote = rig.pool("-c qemu+tcp://127.0.0.1/system delete b --yes").document();
     let warnings = remote["warnings"].to_string();
-    assert!(warnings.contains("only the uses that libvirt knows were checked"), "{warnings}");
+    assert!(warnings.contains("only the users that libvirt knows of were checked"), "{warnings}");
 }
 
 #[test]

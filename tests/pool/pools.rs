@@ -108,8 +108,9 @@ fn a_pool_is_where_it_was_asked_for_or_nowhere() {
 
     let before = rig.state();
     let other = rig.pool("ensure --pool p --path elsewhere").error(5);
-    let message =
-        format!("pool 'p' exists with directory {scratch}/real/sub, expected {scratch}/elsewhere");
+    let message = format!(
+        "pool 'p' exists, but its directory is {scratch}/real/sub, expected {scratch}/elsewhere"
+    );
     assert_eq!(other["message"], message);
     let owned = rig.pool("ensure --pool q --path link/sub").document();
     assert_eq!((&owned["changed"], &owned["items"][0]["name"]), (&false.into(), &"p".into()));

@@ -244,7 +244,10 @@ fn wrong_words_and_absent_files_are_told() {
         let line = format!("{line} --sysroot {}", folder.path().display());
         let error = tools::tool("tdx-td", line.split(' ')).error(4);
         assert!(
-            error["message"].as_str().unwrap().contains("neither the directory sys nor proc"),
+            error["message"]
+                .as_str()
+                .unwrap()
+                .contains("neither a directory sys nor a directory proc"),
             "{error}"
         );
     }

@@ -239,7 +239,9 @@ fn a_device_that_two_domains_share_is_a_warning() {
     fs::write(rig.scratch().join("shared.yaml"), text).unwrap();
     let both = "domains 'a' and 'b' both get 0000:40:01.0: only one of them can run";
     let one = |name: &str| {
-        format!("requests 1 and 2 of guest {name} both choose 0000:40:01.0, which counts once")
+        format!(
+            "requests 1 and 2 of guest {name} both select 0000:40:01.0; the guest gets the device once"
+        )
     };
     let set = td(&rig, &host, "@td hostdevs --config shared.yaml -y").document();
     assert_eq!(set["warnings"], json!([one("a"), one("b"), both]), "{set:#}");

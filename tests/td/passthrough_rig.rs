@@ -340,7 +340,8 @@ fn the_mode_of_gpus_is_set_for_the_guest_and_put_back() {
     new(&kernel, &both).item();
     kernel.shell(&format!("echo '{gpu} ppcie off' >modes/fail")).text();
     let error = kernel.shell("tdx-td delete x --yes --timeout 0").error(1);
-    assert_eq!(error["left_behind"], json!([format!("the mode of {gpu}")]), "{error}");
+    let unset = format!("the confidential-computing mode of {gpu}");
+    assert_eq!(error["left_behind"], json!([unset]), "{error}");
     assert_eq!(
         (driver(&kernel, gpu).as_str(), driver(&kernel, switch).as_str()),
         ("vfio-pci", "e1000e")

@@ -21,7 +21,7 @@ fn refused(run: &Run, status: i32, says: &str, hints: &str) {
 #[test]
 fn usage_errors_are_json_and_exit_2() {
     for (line, says) in [
-        ("", "no verb given"),
+        ("", "no command given"),
         ("destroy", "destroy"),
         ("list --colour", "--colour"),
         ("new -i", "a value is required for '--td-image"),

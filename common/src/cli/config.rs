@@ -68,17 +68,26 @@ impl Config {
             merged.append(&mut read(&path)?);
         }
         for key in KEYS {
-            if let Ok(value) = std::env::var(format!("TDX_{}", key.to_uppercase())) {
+            let name = format!("TDX_{}", key.to_uppercase());
+            if let Ok(value) = std::env::var(&name) {
                 // The only plain number; everything else is read from text.
-                let value = match value.parse::<u32>() {
+                let value: Value = match value.parse::<u32>() {
                     Ok(number) if key == "vcpus" => number.into(),
                     _ => value.into(),
                 };
+                let alone = Map::from_iter([(key.to_owned(), value.clone())]);
+                serde_json::from_value::<Self>(Value::Object(alone)).map_err(|error| {
+                    Error::invalid_input(format!(
+                        "environment variable {name} has an invalid value"
+                    ))
+                    .because(error)
+                })?;
                 merged.insert(key.to_owned(), value);
             }
         }
+        // Cannot fail, because each file and each variable was checked.
         serde_json::from_value(Value::Object(merged)).map_err(|error| {
-            Error::invalid_input("a TDX_ environment variable has an invalid value").because(error)
+            Error::invalid_input("the configuration has an invalid value").because(error)
         })
     }
 }

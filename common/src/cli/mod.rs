@@ -50,7 +50,7 @@ pub struct Globals {
     /// Print no warnings and no progress
     #[arg(short, long, global = true, help_heading = "Global options")]
     pub quiet: bool,
-    /// Use the directories sys, proc, dev, run and etc below DIR instead of the host's own
+    /// Use DIR/sys, DIR/proc, DIR/dev, DIR/run and DIR/etc instead of /sys, /proc, /dev, /run and /etc
     #[arg(long, global = true, value_name = "DIR", default_value = "/")]
     #[arg(hide_default_value = true, help_heading = "Global options")]
     pub sysroot: PathBuf,
@@ -230,7 +230,7 @@ fn run<T: Tool>(tool: T) -> Result<u8> {
     let columns = globals.columns.as_deref().map(|names| find_columns(names, tool.columns()));
     let layout = Layout::new(format, columns.transpose()?, !globals.no_headings)?;
     if format == Format::Prometheus && !tool.has_metrics() {
-        return Err(Error::usage("this verb does not support --format prometheus")
+        return Err(Error::usage("this command does not support --format prometheus")
             .hint("use --format prometheus with tdx-td list or tdx-pool info"));
     }
     let quiet = globals.quiet;
@@ -250,7 +250,10 @@ fn run<T: Tool>(tool: T) -> Result<u8> {
         }
         if !printed.left_out.is_empty() && io::stderr().is_terminal() {
             let titles = printed.left_out.join(", ");
-            write_stderr(&format!("{}: columns that do not fit: {titles}\n", T::NAME));
+            write_stderr(&format!(
+                "{}: these columns do not fit on the terminal: {titles}\n",
+                T::NAME
+            ));
         }
     }
     Ok(outcome.status)
@@ -261,7 +264,7 @@ fn run<T: Tool>(tool: T) -> Result<u8> {
 /// Errors: `usage` for a name that no column has.
 fn find_columns(names: &[String], titles: &[&'static str]) -> Result<Vec<&'static str>> {
     let column_names = || match titles {
-        [] => "this verb prints no table".to_owned(),
+        [] => "this command prints no table".to_owned(),
         _ => format!("known columns: {}", titles.join(",").to_lowercase().replace(' ', "_")),
     };
     let find = |name: &String| {
@@ -307,7 +310,7 @@ fn asks_for_json(arguments: &[OsString]) -> bool {
 fn usage_error<T: Tool>(error: &clap::Error) -> Error {
     let help = format!("run {} --help", T::NAME);
     if error.kind() == ClapKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return Error::usage("no verb given").hint(help);
+        return Error::usage("no command given").hint(help);
     }
     let text = error.render().to_string();
     let mut paragraphs = text.split("\n\n").map(one_line);

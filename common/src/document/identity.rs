@@ -52,7 +52,7 @@ impl Comparison {
             && !is_same(said, found)
         {
             let (said, found) = (said.escape_debug(), found.escape_debug());
-            let difference = format!("{key} is '{found}', but the item says '{said}'");
+            let difference = format!("{key} is '{found}', but '{said}' on standard input");
             if !self.differences.contains(&difference) {
                 self.differences.push(difference);
             }
@@ -69,10 +69,10 @@ impl Comparison {
         }
         let (object, differences) = (self.object, self.differences.join("; "));
         Err(Error::conflict(format!(
-            "{object} differs from the item on standard input: {differences}"
+            "{object} differs from its description on standard input: {differences}"
         ))
         .code(Code::IdentityChanged)
-        .hint("on this host, run the command that printed the item again"))
+        .hint("rerun, on this host, the command whose output is on standard input"))
     }
 }
 
@@ -157,8 +157,8 @@ mod tests {
         assert_eq!((error.code, error.exit_code), (Some(Code::IdentityChanged), 5));
         assert_eq!(
             error.message,
-            "domain 'a' differs from the item on standard input: uuid is 'CD', but the item says \
-             'AB\\u{1b}'; serial is 'f', but the item says 'F'"
+            "domain 'a' differs from its description on standard input: uuid is 'CD', but 'AB\\u{1b}' on \
+             standard input; serial is 'f', but 'F' on standard input"
         );
     }
 

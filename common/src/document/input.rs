@@ -61,9 +61,9 @@ pub(crate) fn cannot_read(path: &Path, error: ReadError) -> Error {
         ReadError::Io(error) if error.kind() == io::ErrorKind::IsADirectory => {
             Error::invalid_input(format!("{shown} is a directory"))
         }
-        ReadError::Io(error) if error.raw_os_error() == Some(libc::ENXIO) => {
-            Error::invalid_input(format!("{shown} is a socket or an absent device, not a file"))
-        }
+        ReadError::Io(error) if error.raw_os_error() == Some(libc::ENXIO) => Error::invalid_input(
+            format!("{shown} is a socket or the node of a device that does not exist, not a file"),
+        ),
         ReadError::Io(error) => io_error(error, "read", path),
     }
 }
@@ -95,7 +95,10 @@ fn parse<T: DeserializeOwned>(text: &str, kinds: &[&str], expected: &str) -> Res
     let mut values = serde_json::Deserializer::from_str(text).into_iter::<Value>().peekable();
     if values.peek().is_none() {
         return Err(Error::invalid_input(format!("standard input is empty: expected {expected}"))
-            .hint("check whether the command before the pipe failed, with set -o pipefail"));
+            .hint(
+                "run set -o pipefail, then this pipeline again: the exit status shows whether the command before \
+                 the pipe failed",
+            ));
     }
     for value in values {
         let value = value.map_err(|error| {

@@ -72,7 +72,7 @@ pub trait Item: Serialize + JsonSchema {
     }
 }
 
-/// What was done to an item, or with `--dry-run` would be done. Only [`Action::None`] changes nothing.
+/// The action on an item; with `--dry-run`, the planned action. Only [`Action::None`] changes nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
@@ -163,7 +163,7 @@ impl JsonSchema for Action {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
-            "description": "What was done to the item, or with --dry-run would be done. Only \"none\" means no change.",
+            "description": "The action on the item; with --dry-run, the planned action. \"none\" means no change; every other value means a change.",
             "type": "string"
         })
     }

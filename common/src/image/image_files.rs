@@ -86,8 +86,10 @@ impl fmt::Display for UnknownReason {
         match self {
             Self::Unreadable(cause) => write!(f, "the image cannot be read ({cause})"),
             Self::UnnamedDataFile => f.write_str("the image's header does not name its data file"),
-            Self::StrangeName => f.write_str("the image's header has a name that cannot be parsed"),
-            Self::TooMany => write!(f, "the image's header leads to more than {MAX_PATHS} files"),
+            Self::StrangeName => {
+                f.write_str("the image's header contains a file name that cannot be parsed")
+            }
+            Self::TooMany => write!(f, "the image's header refers to more than {MAX_PATHS} files"),
         }
     }
 }

@@ -16,10 +16,10 @@ use crate::system::sysroot::Host;
 /// The options of every tool that uses libvirt.
 #[derive(Debug, Clone, Args)]
 pub struct ConnectArgs {
-    /// Connect to the libvirt at this URI [default: `connect` in the configuration, otherwise libvirt's own default]
+    /// Connect to libvirt at this URI [default: `connect` in the configuration, otherwise libvirt's own default]
     #[arg(short, long, global = true, value_name = "URI", help_heading = "Global options")]
     pub connect: Option<String>,
-    /// Connect to the libvirt of this host; hosts.yaml lists the hosts with their URIs
+    /// Connect to libvirt on the host NAME; hosts.yaml lists the hosts with their URIs
     #[arg(long, global = true, value_name = "NAME", help_heading = "Global options")]
     pub host: Option<String>,
 }
@@ -68,7 +68,7 @@ impl Libvirt {
         }
         let connect = Connect::open(wanted)
             .map_err(|cause| error::cannot_connect(target, cause, last_errno()))?;
-        let uri = connect.uri().context("ask libvirt for its URI")?;
+        let uri = connect.uri().context("read the URI of the libvirt connection")?;
         log::detail(format_args!("connected to {uri}"));
         Ok(Self { connect, uri, host: target.host.clone() })
     }

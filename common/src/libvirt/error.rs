@@ -93,7 +93,8 @@ pub(super) fn cannot_connect(target: &Target, cause: VirtError, errno: Option<i3
         (true, _) => Error::permission(message)
             .hint("run the command as root or as a member of the group libvirt"),
         (false, Some(_)) => Error::unsupported(message).hint(
-            "check the uri in hosts.yaml, that you can log in to the host, and that libvirtd is running there",
+            "check three things: the uri in hosts.yaml is correct, ssh can log in to the host, and libvirtd is \
+             running on the host",
         ),
         (false, None) => Error::unsupported(message).hint(
             "install and start libvirtd (Debian, Ubuntu: libvirt-daemon-system), or pass another URI with --connect",

@@ -112,7 +112,8 @@ impl Libvirt {
             sys::virDomainGetLaunchSecurityInfo(domain.as_ptr(), &mut parameters, &mut count, 0)
         };
         if done < 0 {
-            return Err(VirtError::last_error()).context("ask how a domain was launched");
+            return Err(VirtError::last_error())
+                .context("read the launch security state of a domain");
         }
         // SAFETY: libvirt returned count parameters, which nothing uses after they are freed.
         let measurement = unsafe {

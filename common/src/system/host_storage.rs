@@ -39,7 +39,7 @@ impl MountTable {
         let message = format!("{} lists no mounts", place.display());
         Err(Error::unsupported(message)
             .because(
-                "without the mounts, the disks that the host uses cannot be told from free disks",
+                "without the list of mounts, disks in use cannot be distinguished from free disks",
             )
             .hint(hint))
     }

@@ -45,8 +45,10 @@ impl Host {
         match self.has("/sys") || self.has("/proc") {
             true => Ok(()),
             false => {
-                let message =
-                    format!("{} has neither the directory sys nor proc", self.root.display());
+                let message = format!(
+                    "{} contains neither a directory sys nor a directory proc",
+                    self.root.display()
+                );
                 Err(Error::not_found(message)
                     .hint("pass --sysroot a directory that contains sys and proc"))
             }

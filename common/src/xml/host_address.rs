@@ -55,7 +55,7 @@ pub fn unclear(kind: &str, device: Node<'_>) -> Error {
 pub fn in_domain(name: &str, error: Error) -> Error {
     match error.kind() {
         ErrorKind::InvalidInput => {
-            Error::conflict(format!("cannot tell which host devices domain '{name}' uses"))
+            Error::conflict(format!("cannot determine which host devices domain '{name}' uses"))
                 .because(error)
                 .hint(format!("virsh edit {name}"))
         }

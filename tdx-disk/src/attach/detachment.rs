@@ -107,8 +107,11 @@ impl Detachment<'_> {
         let Some(xml) = &disk.live else { return Ok(()) };
         let (name, target) = (handle.name().to_owned(), &disk.target);
         let doing = format!("detach {target} from domain '{name}'");
-        let asked_for =
-            || [format!("disk {target} of domain '{name}', which was asked to release it")];
+        let asked_for = || {
+            [format!(
+                "disk {target} of domain '{name}': the guest was asked to release the disk, and may still do so"
+            )]
+        };
         let end = Instant::now() + timeout;
         let mut last = None;
         loop {

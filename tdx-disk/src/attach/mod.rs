@@ -108,7 +108,7 @@ impl Attachment<'_> {
             let (name, target) = (&self.named.name, &existing.target);
             let domain = &self.request.domain;
             Err(Error::conflict(format!(
-                "domain '{domain}' already has {name} as {target} with {what} {is}"
+                "{name} is already attached to domain '{domain}' as {target}, with {what} {is}"
             ))
             .hint(format!("detach the disk first: tdx-disk detach {domain} {target}")))
         };
@@ -186,7 +186,7 @@ impl Attachment<'_> {
             Ok(())
         } else {
             Err(Error::failed(format!(
-                "cannot {doing}: libvirt reported success, but the domain does not have the disk"
+                "cannot {doing}: libvirt reported success, but the disk is not in the definition of the domain"
             )))
         }
     }
@@ -261,7 +261,7 @@ fn expect_unchanged(planned: &Disk, now: &Disk) -> Result<()> {
         Ok(())
     } else {
         Err(Error::conflict(format!(
-            "{} is another disk than when this command started",
+            "{} is not the same disk as at the start of this command",
             planned.node()
         ))
         .code(Code::IdentityChanged)

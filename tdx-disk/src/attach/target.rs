@@ -65,7 +65,7 @@ impl Bus {
             Ok(())
         } else {
             Err(Error::usage(format!(
-                "{target:?} is not a valid guest target on {}, such as {}b",
+                "{target:?} is not a valid guest target for bus {}: expected a name such as {}b",
                 self.as_str(),
                 self.prefix()
             )))

@@ -42,8 +42,8 @@ impl UndefinedDisk {
     pub fn message(&self) -> String {
         let Self { domain, node, process, .. } = self;
         format!(
-            "the QEMU of domain '{domain}', {process}, has {node} open, but the running definition of the domain \
-             does not have {node}"
+            "QEMU of domain '{domain}', {process}, has {node} open, but {node} is not in the live definition of the \
+             domain"
         )
     }
 
@@ -180,16 +180,16 @@ fn unseen(handle: &DomainHandle<'_>, own: &[VmProcess]) -> Option<String> {
     let name = handle.name();
     if let Some(process) = own.iter().find(|process| process.is_hidden) {
         return Some(format!(
-            "the open files of the QEMU of domain '{name}', {process}, cannot be read: run tdx-disk as root to \
-             check that the disk is closed"
+            "cannot read the open files of {process}, the QEMU process of domain '{name}': run tdx-disk as root to \
+             check that QEMU has closed the disk"
         ));
     }
     let is_qemu = handle.libvirt().uri().starts_with("qemu");
     let runs = is_qemu && own.is_empty() && handle.domain().is_active().unwrap_or(false);
     runs.then(|| {
         format!(
-            "the QEMU of domain '{name}' is not visible to this process: run tdx-disk on the host, not in a \
-             container, to check that the disk is closed"
+            "cannot find the QEMU process of domain '{name}': run tdx-disk on the host, not in a container, to check \
+             that QEMU has closed the disk"
         )
     })
 }
@@ -221,7 +221,7 @@ fn expect_defined(
         if let Some(disk) = undefined.iter().find(|disk| devices.contains(&disk.number)) {
             return Err(disk.still_open());
         }
-        warnings.push(format!("domain '{}' has {nodes}", guest.name));
+        warnings.push(format!("domain '{}' still uses {nodes}", guest.name));
     }
     Ok(warnings)
 }

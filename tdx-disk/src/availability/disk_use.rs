@@ -99,7 +99,7 @@ impl DiskUse {
         match hostdev.attr("type").as_deref() {
             Some("pci") => {
                 let bdf = host_address::source_pci(hostdev)?;
-                let user = user("through its PCI controller");
+                let user = user("through the PCI controller of the disk");
                 self.by_controller.entry(bdf).or_default().insert(user);
             }
             Some("scsi") => {
@@ -318,7 +318,7 @@ mod tests {
                  <address domain='0x0000' bus='0x00' slot='{slot}' function='0x0'/></source></hostdev>"
             ))
         };
-        assert_eq!(pci("0x17")[0], "through its PCI controller");
+        assert_eq!(pci("0x17")[0], "through the PCI controller of the disk");
         assert_eq!(pci("0x18"), [""; 0]);
         let scsi = |unit: u32| {
             users(&format!(

@@ -104,7 +104,9 @@ pub fn refuse(device: &str, findings: &[Finding], forced: &[Code]) -> Result<Vec
         }
         Code::SystemDisk => "choose another disk: the host runs from this one".to_owned(),
         _ if !remedies.is_empty() => remedies.join(" && "),
-        _ => format!("to see all findings, run tdx-disk check {}", shell_quoted(device)),
+        _ => {
+            format!("to see all blockers and warnings, run tdx-disk check {}", shell_quoted(device))
+        }
     };
     let message = format!("{device} cannot be given to a guest: {}", first.message);
     let error = Error::conflict(message).code(first.code).hint(hint);

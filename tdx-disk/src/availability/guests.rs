@@ -45,7 +45,7 @@ impl Guest {
     }
 
     fn try_read(libvirt: &Libvirt, domain: &Domain, extras: Extras) -> Result<Self> {
-        let name = domain.name().context("ask a domain for its name")?;
+        let name = domain.name().context("read the name of a domain")?;
         let doing = format_args!("read domain '{name}'");
         let is_active = domain.is_active().context(doing)?;
         let is_persistent = domain.is_persistent().context(doing)?;

@@ -107,7 +107,7 @@ impl Observer<'_> {
             _ if holder.starts_with("md") => {
                 finding("an array", Some(format!("mdadm --stop /dev/{holder}")))
             }
-            _ => finding("a device of the kernel", None),
+            _ => finding("another virtual block device", None),
         }
     }
 }
@@ -165,8 +165,8 @@ pub fn judge(observer: &Observer<'_>, disk: &Disk, question: Question<'_>) -> Re
     unseen.extend(observer.mounts.problems.iter().cloned());
     if observer.mounts.unseen > 0 {
         unseen.push(format!(
-            "the mounts of {} processes were not checked: they cannot be read; run this command as root on the \
-             host",
+            "the mounts of {} processes were not checked: this user cannot read the mounts; run this command as root \
+             on the host",
             observer.mounts.unseen
         ));
     }
@@ -191,8 +191,8 @@ pub fn judge(observer: &Observer<'_>, disk: &Disk, question: Question<'_>) -> Re
                     return Err(error).at("open", disk.node());
                 }
                 unseen.push(format!(
-                    "the content and the claims of {} were not checked: the disk cannot be opened \
-                     ({error})",
+                    "the content and the exclusive users of {} were not checked: the disk cannot be \
+                     opened ({error})",
                     disk.node()
                 ));
             }
@@ -211,7 +211,7 @@ fn open_node(host: &Host, disk: &Disk, flags: OFlags) -> io::Result<File> {
     if DevT::from_rdev(rdev) == disk.number {
         Ok(file)
     } else {
-        Err(io::Error::other("the node belongs to another device"))
+        Err(io::Error::other("the device node belongs to a different device than /sys reports"))
     }
 }
 
@@ -255,8 +255,8 @@ fn open_file_findings(
     }
     if found.unseen > 0 {
         unseen.push(format!(
-            "the open files of {} processes were not checked: they cannot be read; run this command as root on \
-             the host",
+            "the open files of {} processes were not checked: this user cannot read them; run this command as root \
+             on the host",
             found.unseen
         ));
     }
@@ -381,15 +381,18 @@ fn content_findings(
         };
         let name = signature.name;
         if !signature.is_member {
-            return Finding::new(Code::HasData, format!("{place} contains an unused {name}"));
+            return Finding::new(
+                Code::HasData,
+                format!("{place} contains {name}, which is not in use"),
+            );
         }
         let message = if name == signature::TOO_MANY_PARTITIONS {
             format!(
-                "{place} has more than {} partitions, of which not all were checked",
+                "{place} has more than {} partitions; not all of them were checked",
                 partitions::MOST
             )
         } else {
-            format!("{place} has the label of a member of a group of disks: {name}")
+            format!("{place} has the label of one member of a multi-disk volume: {name}")
         };
         Finding::new(Code::Signature, message)
     };

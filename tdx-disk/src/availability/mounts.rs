@@ -70,7 +70,7 @@ impl Mounts {
                 self.add(&block, finding.remedy(format!("swapoff {}", shell_quoted(&place))));
             }
             Need::Resume => {
-                let message = format!("the host resumes from {node}");
+                let message = format!("{node} is the resume device of the host, for hibernation");
                 self.add(&block, Finding::new(Code::SystemDisk, message));
             }
         }

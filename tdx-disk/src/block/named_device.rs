@@ -70,7 +70,8 @@ pub fn read(words: &[String]) -> Result<Vec<NamedDevice>> {
         ));
     }
     let named: Vec<(String, Option<DiskClaim>)> = if is_stdin {
-        let items: Vec<Item> = input::items(&["tdx.disk."], "disks, each with a 'device'")?;
+        let items: Vec<Item> =
+            input::items(&["tdx.disk."], "JSON items, each with the key 'device'")?;
         items.into_iter().map(|item| (item.device, Some(item.claim))).collect()
     } else {
         words.iter().map(|word| (word.clone(), None)).collect()

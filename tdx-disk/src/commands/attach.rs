@@ -27,13 +27,14 @@ pub struct AttachArgs {
     /// Name of the domain
     #[arg(value_name = "VM")]
     domain: String,
-    /// Disk, by any path or name below /dev; - reads items with a device from standard input
+    /// Disk, by any path or name below /dev; - reads the JSON output of tdx-disk list from standard input
     #[arg(value_name = "DEV")]
     device: String,
-    /// Serial number that the guest sees [default: the disk's own]
+    /// Serial number that the guest sees [default: the serial number of the host disk]
     #[arg(long)]
     serial: Option<String>,
-    /// Guest target, such as vdb [default: the next free target from vdb, or sdb, on]
+    /// Guest target, such as vdb [default: the first free target, starting with vdb (virtio) or sdb
+    /// (scsi)]
     #[arg(long, value_name = "NAME")]
     target: Option<String>,
     /// Bus of the guest disk
@@ -42,10 +43,11 @@ pub struct AttachArgs {
     /// Attach the disk read-only
     #[arg(long)]
     readonly: bool,
-    /// Also add the disk to the persistent definition; works for a guest that is shut off
+    /// Also add the disk to the persistent definition. For a domain that is shut off, change only the persistent
+    /// definition
     #[arg(long)]
     persistent: bool,
-    /// Attach the disk although this blocker was found (repeatable); needs confirmation
+    /// Attach the disk despite the blocker with this code, as tdx-disk check prints it (repeatable); needs confirmation
     #[arg(long, value_name = "CODE", value_parser = Code::to_force)]
     force: Vec<Code>,
     // The options of every verb that changes something.
@@ -81,7 +83,7 @@ pub fn run(
         context.confirm(args.change, &question)?;
     }
     if !context.host.is_this_machine() {
-        return Err(Error::usage("attach cannot be used with --sysroot"));
+        return Err(Error::usage("tdx-disk attach cannot be used with --sysroot"));
     }
     let blocks = BlockDevices::read(&context.host)?;
     for named in &names {

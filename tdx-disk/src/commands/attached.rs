@@ -1,4 +1,4 @@
-//! `tdx-disk attached`: shows the host disks that domains have.
+//! `tdx-disk attached`: shows the host disks that are attached to domains.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;

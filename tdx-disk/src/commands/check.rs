@@ -30,10 +30,10 @@ const EXAMPLES: &str = "Examples:
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct CheckArgs {
-    /// Disks, by any path or name below /dev; - reads items with a device from standard input
+    /// Disks, by any path or name below /dev; - reads the JSON output of tdx-disk list from standard input
     #[arg(value_name = "DEV", required = true)]
     devices: Vec<String>,
-    /// Check for a guest that only reads the disk
+    /// Check whether the disks can be attached read-only
     #[arg(long)]
     readonly: bool,
 }

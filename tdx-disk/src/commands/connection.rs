@@ -13,7 +13,7 @@ pub fn open(target: &Target) -> Result<Libvirt> {
         return Ok(libvirt);
     }
     let message =
-        format!("{} is on another machine, but tdx-disk works on this one", libvirt.uri());
+        format!("{} is on another machine, but tdx-disk works only on this machine", libvirt.uri());
     Err(Error::unsupported(message).hint("run tdx-disk on that machine"))
 }
 
@@ -23,7 +23,8 @@ pub fn open(target: &Target) -> Result<Libvirt> {
 pub fn try_open(host: &Host, target: &Target) -> Result<Libvirt, String> {
     if !host.is_this_machine() {
         return Err(
-            "the disks of guests are unknown: libvirt is not asked with --sysroot".to_owned()
+            "the disks of guests are unknown: with --sysroot, tdx-disk does not query libvirt"
+                .to_owned(),
         );
     }
     let mut target = target.clone();
@@ -50,7 +51,7 @@ fn is_on_this_machine(libvirt: &Libvirt) -> Result<bool> {
         let address = host.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback());
         host == "localhost" || host == own || address
     });
-    Ok(named && libvirt.connect().hostname().context("ask libvirt for its host")? == own)
+    Ok(named && libvirt.connect().hostname().context("read the host name of libvirt")? == own)
 }
 
 /// The host in a connection URI.

@@ -32,7 +32,7 @@ pub struct DetachArgs {
     /// Disk, by any path or name below /dev, or by its guest target such as vdb
     #[arg(value_name = "DEV|TARGET")]
     device: String,
-    /// How long to wait until the guest has released the disk
+    /// Maximum time to wait for the guest to release the disk, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = seconds())]
     timeout: u64,
     #[command(flatten)]

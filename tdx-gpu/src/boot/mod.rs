@@ -121,7 +121,9 @@ fn applied_text(item: &BindItem) -> Option<String> {
 /// The first failure, with the others as its causes.
 fn combine_errors(failures: Vec<Error>) -> Error {
     let mut failures = failures.into_iter();
-    let first = failures.next().unwrap_or_else(|| Error::failed("no device was bound"));
+    let first = failures.next().unwrap_or_else(|| {
+        Error::failed("none of the devices that are recorded to be bound at every boot was bound")
+    });
     let body = first.to_document().error;
     let others = failures.map(|other| {
         let code = other.to_document().error.code;
@@ -191,14 +193,16 @@ impl BindGroup<'_> {
         let recorded = self.devices();
         for Member { bdf, record } in &self.members {
             if record.find(inventory)? != *bdf {
-                let message = format!("the device at {bdf} moved while it was being locked");
+                let message = format!(
+                    "the device at {bdf} changed its PCI address while tdx-gpu locked the device"
+                );
                 return Err(Error::conflict(message).code(Code::IdentityChanged));
             }
         }
         let request = Request::new(inventory, recorded.iter().copied());
         if let Some(new) = request.devices().iter().find(|bdf| !recorded.contains(bdf)) {
             let message = format!(
-                "device {new} is in the slot of a device that is bound at every boot, but is not recorded"
+                "device {new} is not recorded to be bound at every boot, although a recorded device is in the same slot"
             );
             return Err(Error::conflict(message)
                 .code(Code::IdentityChanged)

@@ -88,7 +88,7 @@ fn reload(host: &Host) {
         && let Err(error) = Runner::new("systemctl", "systemd").args(["daemon-reload"]).run()
     {
         log::step(format_args!(
-            "cannot reload systemd, which reads the unit at the next boot: {error}"
+            "cannot reload systemd: {error}; systemd reads the unit at the next boot"
         ));
     }
 }

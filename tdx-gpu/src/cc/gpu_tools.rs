@@ -106,7 +106,11 @@ impl Answer {
         let answers = about.filter_map(|line| line.split_once(words));
         answers.map(|(_, answer)| answer.trim()).next_back().ok_or_else(|| {
             let last = self.0.last().cloned().unwrap_or_default();
-            Error::failed(format!("{} did not report the mode of {bdf}", NAMES[0])).because(last)
+            Error::failed(format!(
+                "{} did not report the confidential-computing mode of {bdf}",
+                NAMES[0]
+            ))
+            .because(last)
         })
     }
 }

@@ -83,7 +83,7 @@ pub fn plan(inventory: &Inventory, devices: &[&Device], setting: Setting) -> Res
                 "the mode ppcie needs all GPUs and NVSwitches of the host, but some are not named",
             )
             .because(format!("missing: {}", missing.join(", ")))
-            .hint("name all of them, or set the mode on, which protects single GPUs"));
+            .hint("name all GPUs and NVSwitches, or set the mode on, which protects each GPU separately"));
         }
     }
     let step = |device: &&Device| {
@@ -101,7 +101,7 @@ pub fn plan(inventory: &Inventory, devices: &[&Device], setting: Setting) -> Res
     match steps.iter().find(|step| step.modes.ppcie.is_none()) {
         Some(ModeStep { bdf, .. }) if setting == Setting::Ppcie => {
             Err(Error::conflict(format!("{bdf} does not support the mode ppcie"))
-                .hint("set the mode on, in which this GPU encrypts its links itself"))
+                .hint("set the mode on: in this mode, the GPU encrypts its links itself"))
         }
         _ => {
             // NVSwitches first: they have no confidential-computing mode.
@@ -251,7 +251,7 @@ impl ModifiedModes<'_> {
             let back =
                 if changed { set_if_different(tools, done.bdf, done.before) } else { Ok(()) };
             let forgotten = back.and_then(|()| done.lock.map_or(Ok(()), DeviceLock::forget));
-            forgotten.is_err().then(|| format!("the mode of {}", done.bdf))
+            forgotten.is_err().then(|| format!("the confidential-computing mode of {}", done.bdf))
         };
         error.left_behind(self.devices.into_iter().rev().filter_map(back))
     }
@@ -290,7 +290,7 @@ pub fn refuse_busy(devices: &[&Device]) -> Result<()> {
     match devices.iter().find_map(busy) {
         None => Ok(()),
         Some((bdf, driver)) => Err(Error::conflict(format!(
-            "cannot set the mode of {bdf}: the device is bound to the driver {driver}"
+            "cannot set the confidential-computing mode of {bdf}: the device is bound to the driver {driver}"
         ))
         .hint(format!("bind the device to VFIO first: tdx-gpu bind {bdf}"))),
     }
@@ -320,7 +320,7 @@ fn settable_modes(bdf: Bdf, wanted: Modes, now: Modes) -> (Modes, Vec<String>) {
     match now.ppcie {
         Some(PpcieMode::Unknown) => {
             let warning = format!(
-                "cannot read the protected PCIe mode of {bdf}, so the mode was not changed"
+                "cannot read the protected PCIe mode of {bdf}: the protected PCIe mode was not changed"
             );
             (Modes { ppcie: now.ppcie, ..wanted }, vec![warning])
         }
@@ -360,7 +360,9 @@ fn set(tools: &GpuTools, bdf: Bdf, now: Modes, wanted: Modes) -> Result<Vec<Stri
     if now == wanted {
         Ok(output)
     } else {
-        Err(Error::failed(format!("{bdf} does not have the new mode after it was set"))
-            .because(output.join("; ")))
+        Err(Error::failed(format!(
+            "cannot set the confidential-computing mode of {bdf}: the device still reports another mode"
+        ))
+        .because(output.join("; ")))
     }
 }

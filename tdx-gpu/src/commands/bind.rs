@@ -28,19 +28,21 @@ const EXAMPLES: &str = "Examples:
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct BindArgs {
-    /// PCI addresses of the devices; - reads items with a bdf from standard input
+    /// PCI addresses of the devices; - reads the JSON output of tdx-gpu list or tdx-iommu scan from
+    /// standard input
     #[arg(value_name = "BDF", required_unless_present = "persisted")]
     devices: Vec<DeviceArg>,
     /// Also bind the other devices of the IOMMU groups
     #[arg(long)]
     whole_group: bool,
-    /// Bind the devices although this blocker was found, such as OPEN_FDS (repeatable); needs confirmation
+    /// Bind the devices despite the blocker with this code, such as OPEN_FDS (repeatable); needs confirmation
     #[arg(long, value_name = "CODE", value_parser = Code::to_force)]
     force: Vec<Code>,
-    /// Memory of the guest; sets how much memory VFIO may map [default: all memory of the host]
+    /// Memory size of the guest, from which tdx-gpu computes the limit on memory that VFIO maps [default: the memory
+    /// size of the host]
     #[arg(long, value_name = "SIZE", value_parser = units::size_in(units::MEMORY))]
     memory: Option<Size>,
-    /// The guest uses iommufd, which has no limit on mapped memory
+    /// Do not change the limit on memory that VFIO maps: guests with iommufd have no such limit
     #[arg(long, conflicts_with = "memory")]
     iommufd: bool,
     /// Also bind these devices at every boot, unless another device has taken their place

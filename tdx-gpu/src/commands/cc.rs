@@ -35,7 +35,8 @@ const EXAMPLES: &str = "Examples:
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct CcArgs {
-    /// PCI addresses of GPUs and NVSwitches; - reads items with a bdf from standard input [default: all]
+    /// PCI addresses of GPUs and NVSwitches; - reads the JSON output of tdx-gpu list or tdx-iommu scan from
+    /// standard input [default: all]
     #[arg(value_name = "BDF")]
     devices: Vec<DeviceArg>,
     /// Set this mode and reset the devices
@@ -107,7 +108,10 @@ pub fn run(context: &Context, args: CcArgs) -> Result<Outcome> {
         Some(setting) => {
             let plan = plan(host, &inventory, named, setting)?;
             let names: Vec<String> = plan.iter().map(|step| step.bdf.to_string()).collect();
-            let question = format!("set the mode of {} and reset these devices?", names.join(", "));
+            let question = format!(
+                "set the confidential-computing mode of {} and reset these devices?",
+                names.join(", ")
+            );
             context.confirm(args.change, &question)?;
             let tools = GpuTools::find(args.gpu_tools.as_deref())?;
             if dry_run {

@@ -30,10 +30,11 @@ const EXAMPLES: &str = "Examples:
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct CheckArgs {
-    /// PCI addresses of the devices; - reads items with a bdf from standard input
+    /// PCI addresses of the devices; - reads the JSON output of tdx-gpu list or tdx-iommu scan from
+    /// standard input
     #[arg(value_name = "BDF", required = true)]
     devices: Vec<DeviceArg>,
-    /// Memory of the guest [default: all memory of the host]
+    /// Memory size of the guest [default: the memory size of the host]
     #[arg(long, value_name = "SIZE", value_parser = units::size_in(units::MEMORY))]
     memory: Option<Size>,
 }

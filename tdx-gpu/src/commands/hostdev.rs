@@ -27,10 +27,11 @@ const EXAMPLES: &str = "Examples:
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct HostdevArgs {
-    /// PCI addresses of the devices; - reads items with a bdf from standard input
+    /// PCI addresses of the devices; - reads the JSON output of tdx-gpu list or tdx-iommu scan from
+    /// standard input
     #[arg(value_name = "BDF", required = true)]
     devices: Vec<DeviceArg>,
-    /// Print only the XML elements instead of a document
+    /// Print only the XML elements, without a JSON document
     #[arg(long)]
     xml: bool,
     /// Use iommufd; needs libvirt 12.1 or newer

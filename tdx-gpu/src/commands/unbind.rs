@@ -36,14 +36,15 @@ const EXAMPLES: &str = "Examples:
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct UnbindArgs {
-    /// PCI addresses of the devices; - reads items with a bdf from standard input
+    /// PCI addresses of the devices; - reads the JSON output of tdx-gpu list or tdx-iommu scan from
+    /// standard input
     #[arg(value_name = "BDF", required_unless_present_any = ["all", "stale"])]
     #[arg(conflicts_with_all = ["all", "stale"])]
     devices: Vec<DeviceArg>,
     /// Unbind every device that these tools bound, or that they bind at every boot
     #[arg(long)]
     all: bool,
-    /// Repair only what killed commands left unfinished
+    /// Restore only devices whose last command was killed before it finished
     #[arg(long, conflicts_with = "all")]
     stale: bool,
     #[command(flatten)]
@@ -282,7 +283,7 @@ fn give_back(
     for (bdf, error) in setting::restore_modes(inventory, modes) {
         // The driver of the host could not use the device in this mode.
         devices.retain(|device| device.bdf != bdf);
-        failures.push(Failure { what: format!("the mode of {bdf}"), error });
+        failures.push(Failure { what: format!("the confidential-computing mode of {bdf}"), error });
     }
     let (mut items, mut releasing) = (Vec::new(), Vec::new());
     for device in devices {

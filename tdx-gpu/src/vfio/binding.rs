@@ -43,7 +43,9 @@ impl BindPlan {
         let mut work = Vec::new();
         for step in self.steps.into_iter().filter(|step| !step.already_bound) {
             let lock = locks.remove(&step.record.bdf);
-            let unlocked = || Error::failed(format!("{} was not locked", step.record.bdf));
+            let unlocked = || {
+                Error::failed(format!("internal error: device {} is not locked", step.record.bdf))
+            };
             work.push((lock.ok_or_else(unlocked)?, step.record));
         }
         let mut bound = Bound { host, locks: Vec::new(), done: locks };

@@ -132,8 +132,7 @@ impl Candidates {
             plan::with_group_members(&inventory, &requested.devices, options.whole_group)?;
         let request = Request::new(&inventory, devices);
         if let Some(new) = request.devices().iter().find(|bdf| !locks.contains_key(bdf)) {
-            let message =
-                format!("device {new} appeared while the other devices were being locked");
+            let message = format!("device {new} appeared while tdx-gpu locked the other devices");
             return Err(Error::conflict(message).hint("run this command again"));
         }
         let records = records(&locks);
@@ -160,7 +159,8 @@ impl BindPlan {
         for step in &self.steps {
             let Record { bdf, identity, .. } = &step.record;
             if identity.contradicts(&inventory.device(*bdf)?.identity()) {
-                let message = format!("another device is at {bdf} since this command started");
+                let message =
+                    format!("the device at {bdf} was replaced after this command started");
                 return Err(Error::conflict(message)
                     .code(Code::IdentityChanged)
                     .hint("run this command again"));

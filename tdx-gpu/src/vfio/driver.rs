@@ -89,7 +89,7 @@ impl<'h> Sysfs<'h> {
 
     /// Tells the kernel to bind the device to a driver.
     pub fn probe(&self) -> Result<()> {
-        log::step(format_args!("probe a driver for {}", self.bdf));
+        log::step(format_args!("ask the kernel to probe the drivers for {}", self.bdf));
         let doing = || format!("the kernel cannot bind {} to a driver", self.bdf);
         let path = self.host.path("/sys/bus/pci/drivers_probe");
         self.write(&path, &self.bdf.to_string(), doing)
@@ -202,8 +202,10 @@ pub fn load_module(host: &Host, module: &str) -> Result<()> {
         return Ok(());
     }
     if !host.is_this_machine() {
-        return Err(Error::unsupported(format!("module {module} is not loaded below --sysroot"))
-            .hint("run this command without --sysroot, which prevents the loading of modules"));
+        return Err(Error::unsupported(format!(
+            "module {module} is not loaded in the --sysroot directory"
+        ))
+        .hint("run this command without --sysroot, which prevents the loading of modules"));
     }
     log::step(format_args!("load module {module}"));
     Runner::new("modprobe", "kmod").args([module]).run().map(drop).map_err(|error| {

@@ -43,7 +43,8 @@ impl BindStep {
         if let (Some(domain), Some(owner)) = (options.domain, owner)
             && domain != owner
         {
-            let message = format!("{} is bound for the domain with UUID {owner}", device.bdf);
+            let message =
+                format!("{} was bound to VFIO for use by the domain with UUID {owner}", device.bdf);
             return Err(Error::conflict(message).code(Code::Reserved).hint(
                 "delete that domain with tdx-td delete, or release the device with tdx-gpu unbind",
             ));
@@ -165,7 +166,7 @@ pub fn refuse(findings: &[Finding], forced: &[Code]) -> Result<Vec<String>> {
         code if code.level() == Level::Forceable => {
             format!("to bind the device nevertheless, add --force {} --yes", code.as_str())
         }
-        _ => format!("to see all findings, run tdx-gpu check {}", first.bdf),
+        _ => format!("to see all blockers and warnings, run tdx-gpu check {}", first.bdf),
     };
     let error = Error::conflict(message).code(first.code).hint(hint);
     let rest: Vec<String> = all.skip(1).collect();

@@ -151,7 +151,8 @@ impl ReleasingDevice {
     /// Errors: `failed` for a device that is not locked.
     pub fn into_lock(self, inventory: &Inventory) -> Result<BoundLock> {
         let other = self.is_another_device(inventory);
-        let unlocked = || Error::failed(format!("{} was not locked", self.bdf));
+        let unlocked =
+            || Error::failed(format!("internal error: device {} is not locked", self.bdf));
         let mut lock = self.lock.ok_or_else(unlocked)?;
         if other {
             lock.discard_record();

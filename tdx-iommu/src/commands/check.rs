@@ -31,7 +31,8 @@ const EXAMPLES: &str = "Examples:
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct CheckArgs {
-    /// PCI addresses of devices for one guest; - reads items with a bdf from standard input
+    /// PCI addresses of devices for one guest; - reads the JSON output of tdx-gpu list or tdx-iommu scan from
+    /// standard input
     #[arg(value_name = "BDF", required = true)]
     devices: Vec<DeviceArg>,
 }

@@ -121,7 +121,9 @@ pub fn run(host: &Host, args: GroupsArgs) -> Result<Outcome> {
     let items = chosen.into_iter().map(|number| {
         let group = inventory.groups.get(&number).ok_or_else(|| {
             Error::not_found(format!("IOMMU group {number} not found, or it has no PCI devices"))
-                .hint("run tdx-iommu groups; the numbers can change with a reboot")
+                .hint(
+                    "to see all groups, run tdx-iommu groups; the numbers can change with a reboot",
+                )
         })?;
         let devices = group.members.iter().filter_map(|bdf| inventory.devices.get(bdf));
         let devices: Vec<MemberItem> = devices.map(|device| member(&inventory, device)).collect();

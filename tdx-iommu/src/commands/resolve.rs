@@ -25,7 +25,7 @@ pub struct ResolveArgs {
     /// Only this guest (repeatable)
     #[arg(long, value_name = "NAME")]
     vm: Vec<String>,
-    /// Accept devices although this blocker was found (repeatable)
+    /// Accept devices despite the blocker with this code, as tdx-iommu check prints it (repeatable)
     #[arg(long, value_name = "CODE", value_parser = Code::to_force)]
     force: Vec<Code>,
 }

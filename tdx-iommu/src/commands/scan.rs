@@ -22,7 +22,8 @@ const EXAMPLES: &str = "Examples:
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct ScanArgs {
-    /// PCI addresses of the devices to show; - reads items with a bdf from standard input [default: all]
+    /// PCI addresses of the devices to show; - reads the JSON output of tdx-gpu list or tdx-iommu scan from
+    /// standard input [default: all]
     #[arg(value_name = "BDF")]
     devices: Vec<DeviceArg>,
     #[command(flatten)]

@@ -82,7 +82,7 @@ pub fn read(named: &[DeviceArg]) -> Result<NamedDevices> {
         match one {
             DeviceArg::Device(bdf) => all.push(*bdf),
             DeviceArg::Stdin if named.len() == 1 => {
-                let expected = "PCI devices, each with a 'bdf'";
+                let expected = "JSON items, each with the key 'bdf'";
                 let items: Vec<Item> = input::items(&["tdx.iommu.", "tdx.gpu."], expected)?;
                 for Item { bdf, claim } in items {
                     all.push(bdf);

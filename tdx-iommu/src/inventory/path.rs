@@ -79,8 +79,12 @@ impl FromStr for HopPath {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        parse(text)
-            .ok_or_else(|| format!("{text:?} is not a hop path such as 0000_17_01.0-00_00.0"))
+        parse(text).ok_or_else(|| {
+            format!(
+                "{text:?} is not a PCI path (the addresses from the root port to the device) such as \
+                 0000_17_01.0-00_00.0"
+            )
+        })
     }
 }
 

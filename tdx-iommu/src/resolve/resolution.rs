@@ -204,7 +204,7 @@ impl<'h> Resolver<'h> {
                 let first = *chosen_by.entry(bdf).or_insert(number);
                 if first != number {
                     self.warnings.push(format!(
-                        "requests {first} and {number} of guest {vm} both choose {bdf}, which counts once"
+                        "requests {first} and {number} of guest {vm} both select {bdf}; the guest gets the device once"
                     ));
                 }
             }
@@ -265,7 +265,7 @@ pub fn judge_devices(
                     Level::Forceable => {
                         format!("to accept the device nevertheless, add --force {}", code.as_str())
                     }
-                    _ => format!("to see all findings, run tdx-iommu check {bdf}"),
+                    _ => format!("to see all blockers and warnings, run tdx-iommu check {bdf}"),
                 };
                 return Err(Error::conflict(message).code(code).hint(hint));
             }

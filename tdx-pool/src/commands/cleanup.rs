@@ -44,13 +44,15 @@ pub fn run(
 ) -> Result<Outcome> {
     if !libvirt.is_local() {
         return Err(Error::unsupported(
-            "cleanup cannot see the processes and locks of a remote host",
+            "tdx-pool cleanup cannot read the processes and locks of a remote host",
         )
         .hint("run tdx-pool cleanup on that host"));
     }
     if !rustix::process::geteuid().is_root() {
-        return Err(Error::permission("cleanup needs root to see the open files of every process")
-            .hint("run sudo tdx-pool cleanup"));
+        return Err(Error::permission(
+            "tdx-pool cleanup needs root to read the open files of every process",
+        )
+        .hint("run sudo tdx-pool cleanup"));
     }
     interrupt::guard();
     let change = args.change;

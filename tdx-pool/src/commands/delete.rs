@@ -25,7 +25,7 @@ const EXAMPLES: &str = "Examples:
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct DeleteArgs {
-    /// Names of the volumes to delete; - reads items of tdx-pool from standard input
+    /// Names of the volumes to delete; - reads the JSON output of tdx-pool volumes from standard input
     #[arg(required = true, value_name = "VOLUME")]
     volumes: Vec<String>,
     #[command(flatten)]
@@ -116,12 +116,14 @@ fn volumes_by_pool(
         ));
     }
     let kinds = ["tdx.pool.volumes", "tdx.pool.import", "tdx.pool.cleanup", "tdx.pool.delete"];
-    for NamedVolume { name, pool, claim } in input::items(&kinds, "volumes, each with a 'name'")? {
+    for NamedVolume { name, pool, claim } in
+        input::items(&kinds, "JSON items of volumes, each with the key 'name'")?
+    {
         if let (Some(asked), Some(there)) = (&args.pool, &pool)
             && asked != there
         {
             return Err(Error::usage(format!(
-                "the item of volume '{name}' is in pool '{there}', but --pool names '{asked}'"
+                "volume '{name}' on standard input is in pool '{there}', but --pool names '{asked}'"
             )));
         }
         let volumes = requested.entry(pool.or_else(|| args.pool.clone())).or_default();

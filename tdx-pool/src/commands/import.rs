@@ -34,20 +34,20 @@ const EXAMPLES: &str = "Examples:
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct ImportArgs {
-    /// Path of the disk image; - reads items with a path from standard input
+    /// Path of the disk image; - reads JSON items, each with the key "path", from standard input
     #[arg(value_name = "IMAGE")]
     image: PathBuf,
     /// Name of the new volume [default: the file name of the image]
     #[arg(long, value_name = "VOLUME")]
     name: Option<String>,
-    /// Format of the image [default: read from its header; for an image in the pool, from the record of its import or
-    /// from its file name]
+    /// Format of the image [default: the format in the header of the image; for an image in the pool, the format
+    /// recorded at its import, otherwise the extension of its file name]
     #[arg(long, value_name = "FORMAT", value_enum)]
     image_format: Option<Format>,
     /// Fail unless the image has this SHA-256 digest
     #[arg(long, value_name = "HEX", value_parser = sha256_hex)]
     sha256: Option<String>,
-    /// Replace a different image of the same name, unless something uses it
+    /// Replace an existing volume that has the same name but different contents, unless something uses that volume
     #[arg(long)]
     replace: bool,
     /// Recompress the image with qemu-img; the pool needs room for two copies during the import
@@ -150,8 +150,10 @@ fn images(args: &ImportArgs) -> Result<Vec<Image>> {
         let path = args.image.clone();
         return Ok(vec![Image { path, pool: None, claim: VolumeClaim::default() }]);
     }
-    let items: Vec<ImageItem> =
-        input::items(&["tdx.pool.import", "tdx.pool.volumes"], "images, each with a 'path'")?;
+    let items: Vec<ImageItem> = input::items(
+        &["tdx.pool.import", "tdx.pool.volumes"],
+        "JSON items, each with the key 'path'",
+    )?;
     if items.len() != 1 && (args.name.is_some() || args.sha256.is_some()) {
         let message = format!(
             "--name and --sha256 need exactly one image, but standard input has {}",

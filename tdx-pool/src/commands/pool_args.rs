@@ -5,7 +5,7 @@ use clap::Args;
 /// The option `--pool`.
 #[derive(Debug, Clone, Args)]
 pub struct PoolArgs {
-    /// Name of the pool [default: tdvirsh-pool, or the pool that has its directory]
+    /// Name of the pool [default: tdvirsh-pool, or the existing pool that uses the directory of tdvirsh-pool]
     #[arg(long, value_name = "NAME", value_parser = pool_name)]
     pub pool: Option<String>,
 }

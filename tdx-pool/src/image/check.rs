@@ -18,7 +18,9 @@ use crate::image::{foreign, tables};
 pub fn open(path: &Path) -> Result<File> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     match rustix::fs::open(path, flags, Mode::empty()) {
-        Err(rustix::io::Errno::NXIO) => Err(no_image(path, "a socket or an absent device")),
+        Err(rustix::io::Errno::NXIO) => {
+            Err(no_image(path, "a socket or the node of a device that does not exist"))
+        }
         opened => opened.map(File::from).at("open", path),
     }
 }
@@ -65,12 +67,12 @@ pub fn check_base(file: &File, name: &Path) -> Result<Image> {
         Kind::Block => {
             return Err(source
                 .invalid("is a block device, not an image file")
-                .hint(foreign::convert(name, "raw", "make an image of it")));
+                .hint(foreign::convert(name, "raw", "make an image of the block device")));
         }
         Kind::Other(what) => return Err(no_image(name, what)),
     }
     if source.size == 0 {
-        return Err(source.invalid("is empty").hint("copy or download it again"));
+        return Err(source.invalid("is empty").hint("copy or download the image again"));
     }
     let Some(header) = Header::read(&source)? else {
         foreign::check_raw(&source)?;
@@ -86,7 +88,8 @@ pub fn check_base(file: &File, name: &Path) -> Result<Image> {
 pub(super) fn check_alone(source: &Source<'_>, image: &Image) -> Result<()> {
     let name = source.name;
     let flatten = || {
-        let purpose = "merge it with the files that it names, if you trust them";
+        let purpose =
+            "merge the image with the files that it names (only if you trust these files)";
         foreign::convert(name, "qcow2", purpose)
     };
     let refused = if let Some(backing) = &image.backing {

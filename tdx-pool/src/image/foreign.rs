@@ -76,10 +76,12 @@ impl Foreign {
     pub(super) fn refuse(&self, source: &Source<'_>) -> Error {
         let refused = source.invalid(format!("is {}, not a qcow2 or raw image", self.name));
         match self.remedy {
-            Convert(format) => refused.hint(convert(source.name, format, "convert it to qcow2")),
+            Convert(format) => {
+                refused.hint(convert(source.name, format, "convert the image to qcow2"))
+            }
             Unpack(command) => {
                 let file = quote_path(source.name);
-                refused.hint(format!("decompress it first: {command} {file}"))
+                refused.hint(format!("decompress the file first: {command} {file}"))
             }
             Remedy::None => refused.hint(NAME_ONE),
         }
@@ -120,7 +122,7 @@ pub(super) fn check_raw(source: &Source<'_>) -> Result<()> {
         let size = source.size;
         return Err(source
             .invalid(format!("is not a complete raw disk: {size} bytes is not a multiple of 512"))
-            .hint("copy or download it again"));
+            .hint("copy or download the image again"));
     }
     Ok(())
 }

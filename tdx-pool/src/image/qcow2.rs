@@ -88,19 +88,22 @@ impl Header {
             _ => {
                 return Err(source
                     .invalid(format!("is a qcow2 image of unknown version {version}"))
-                    .hint("copy or download it again"));
+                    .hint("copy or download the image again"));
             }
         };
         let unknown = versioned.features & !KNOWN_FEATURES;
         if unknown != 0 {
-            return Err(source
-                .invalid(format!("needs unknown qcow2 features {unknown:#x}"))
-                .hint(foreign::convert(source.name, "qcow2", "make a copy without them")));
+            return Err(source.invalid(format!("needs unknown qcow2 features {unknown:#x}")).hint(
+                foreign::convert(source.name, "qcow2", "make a copy without these features"),
+            ));
         }
 
         let cluster_bits = be32(start, 20);
         if !(9..=21).contains(&cluster_bits) {
-            return Err(damaged(source, &format!("its clusters have 2^{cluster_bits} bytes")));
+            return Err(damaged(
+                source,
+                &format!("its cluster size of 2^{cluster_bits} bytes is not allowed"),
+            ));
         }
         let header = Self {
             cluster_size: 1 << cluster_bits,
@@ -242,7 +245,9 @@ fn backing_format(mut extensions: &[u8]) -> Result<Option<&[u8]>, &'static str> 
 
 /// The error for a qcow2 image that QEMU would refuse.
 pub(super) fn damaged(source: &Source<'_>, flaw: &str) -> Error {
-    source.invalid(format!("is a damaged qcow2 image: {flaw}")).hint("copy or download it again")
+    source
+        .invalid(format!("is a damaged qcow2 image: {flaw}"))
+        .hint("copy or download the image again")
 }
 
 pub(super) fn be32(bytes: &[u8], at: usize) -> u32 {

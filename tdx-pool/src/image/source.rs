@@ -85,7 +85,7 @@ impl<'a> Source<'a> {
     pub(super) fn truncated(&self, end: u64) -> Error {
         let size = self.size;
         self.invalid(format!("is truncated: it has {size} bytes and needs at least {end}"))
-            .hint("copy or download it again")
+            .hint("copy or download the image again")
     }
 }
 

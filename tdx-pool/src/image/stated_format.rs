@@ -48,7 +48,7 @@ impl StatedFormat {
 
     /// The format in a piped item.
     pub(crate) fn by_item(format: Format) -> Self {
-        Self { format, by: "the item on standard input" }
+        Self { format, by: "standard input" }
     }
 
     /// The format in the definition of a domain or in a template.
@@ -90,31 +90,32 @@ impl StatedFormat {
     fn has_qcow2_header(self, name: &Path) -> Error {
         let data = foreign::convert(name, "raw", DATA);
         let (name, by) = (name.display(), self.by);
-        Error::invalid_input(format!("{name} has a qcow2 header, but {by} says raw"))
-            .hint(format!("to use it as qcow2, add --image-format qcow2; {IF_A_GUEST}, {data}"))
+        Error::invalid_input(format!("{name} has a qcow2 header, but {by} says raw")).hint(format!(
+            "to use the image as qcow2, add --image-format qcow2; {IF_A_GUEST}: {data}"
+        ))
     }
 
     fn has_no_qcow2_header(self, name: &Path) -> Error {
         let (name, by) = (name.display(), self.by);
         Error::invalid_input(format!("{name} has no qcow2 header, but {by} says qcow2"))
-            .hint("to use it as a raw disk, add --image-format raw")
+            .hint("to use the image as a raw disk, add --image-format raw")
     }
 
     fn looks_foreign(self, name: &Path, (what, format): (&str, &str)) -> Error {
-        let image = foreign::convert(name, format, "convert it to qcow2");
+        let image = foreign::convert(name, format, "convert the image to qcow2");
         let data = foreign::convert(name, "raw", DATA);
         let (name, by, stated) = (name.display(), self.by, self.format);
         let refused = Error::invalid_input(format!(
             "{name} has the header of {what}, but {by} says {stated}"
         ));
         match stated {
-            Format::Raw => refused.hint(format!("{image}; {IF_A_GUEST}, {data}")),
+            Format::Raw => refused.hint(format!("{image}; {IF_A_GUEST}: {data}")),
             Format::Qcow2 => refused.hint(image),
         }
     }
 }
 
-const IF_A_GUEST: &str = "if a guest wrote that header into its raw disk";
+const IF_A_GUEST: &str = "if the header is data that a guest wrote to its raw disk";
 const DATA: &str = "keep the header as data";
 
 /// Reads an image whose format is stated, and refuses an image that needs another file.

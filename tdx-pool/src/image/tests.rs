@@ -126,7 +126,7 @@ fn check_base_refuses_an_image_that_lacks_its_end() {
             let (message, hint) = refusal(&folder.write("cut.qcow2", &whole[..cut]));
             let expected = format!("is truncated: it has {cut} bytes and needs at least ");
             assert!(message.starts_with(&expected), "{variant} cut at {cut}: {message}");
-            assert_eq!(hint, "copy or download it again");
+            assert_eq!(hint, "copy or download the image again");
         }
     }
 }
@@ -171,7 +171,8 @@ fn check_base_refuses_images_that_need_a_file_a_key_or_a_repair() {
         let path = folder.path(name);
         let output = folder.path(&name.replace(".qcow2", "-flat.qcow2"));
         let (path, output) = (quote_path(&path), quote_path(&output));
-        let purpose = "merge it with the files that it names, if you trust them";
+        let purpose =
+            "merge the image with the files that it names (only if you trust these files)";
         format!("to {purpose}, run: qemu-img convert -f qcow2 -O qcow2 -- {path} {output}")
     };
     let corrupt = folder.path("corrupt.qcow2");
@@ -229,9 +230,9 @@ fn check_base_names_the_format_of_other_files() {
         ("fixed.vpc", "is a VHD image,", "qemu-img convert -f vpc -O qcow2 -- "),
         ("disk.qed", "is a QED image,", "qemu-img convert -f qed -O qcow2 -- "),
         ("disk.qcow", "is an image in QEMU's old qcow", "qemu-img convert -f qcow -O qcow2 -- "),
-        ("disk.raw.gz", "is a gzip-compressed file,", "decompress it first: gzip -dk "),
-        ("disk.raw.xz", "is an xz-compressed file,", "decompress it first: xz -dk "),
-        ("disk.tar", "is a tar archive,", "decompress it first: tar -xf "),
+        ("disk.raw.gz", "is a gzip-compressed file,", "decompress the file first: gzip -dk "),
+        ("disk.raw.xz", "is an xz-compressed file,", "decompress the file first: xz -dk "),
+        ("disk.tar", "is a tar archive,", "decompress the file first: tar -xf "),
         ("disk.iso", "is a CD image,", "pass a disk image"),
         ("disk.elf", "is an ELF program,", "pass a disk image"),
         ("noise", "is not a disk image:", "pass a disk image"),
@@ -254,7 +255,7 @@ fn check_base_names_the_kind_of_special_files() {
         ("empty", "is empty"),
         ("pipe", "is a named pipe"),
         ("folder", "is a directory"),
-        ("socket", "is a socket or an absent device"),
+        ("socket", "is a socket or the node of a device that does not exist"),
         ("/dev/null", "is a character device"),
     ] {
         assert_eq!(refusal(&folder.path(name)).0, message);
@@ -280,8 +281,8 @@ fn check_base_refuses_damaged_headers() {
     for (at, bytes, message) in [
         (4, &[0, 0, 0, 4][..], "is a qcow2 image of unknown version 4"),
         (8, &max, "the offset of its backing file's name is invalid"),
-        (20, &[0, 0, 0, 8], "its clusters have 2^8 bytes"),
-        (20, &[255; 4], "its clusters have 2^4294967295 bytes"),
+        (20, &[0, 0, 0, 8], "its cluster size of 2^8 bytes is not allowed"),
+        (20, &[255; 4], "its cluster size of 2^4294967295 bytes is not allowed"),
         (24, &max, "its virtual size is too large"),
         (24, &[0, 0, 1], "its L1 table is too small for the disk"),
         (32, &[0, 0, 0, 3], "its encryption method is unknown"),

@@ -140,7 +140,8 @@ fn check_uploaded(libvirt: &Libvirt, volume: &StorageVol, request: &ImportReques
 /// Sends the start of the image, which was read with the rest and held back.
 fn put_head(libvirt: &Libvirt, volume: &StorageVol, source: &Source, bytes: &[u8]) -> Result<()> {
     let uploading = format_args!("upload {}", source.path.display());
-    let stream = Stream::new(libvirt.connect(), 0).context("open a stream")?;
+    let stream = Stream::new(libvirt.connect(), 0)
+        .context("open a libvirt stream for the data of the volume")?;
     volume.upload(&stream, 0, bytes.len() as u64, 0).context(uploading)?;
     let sent = stream.send(bytes).context(uploading)?;
     if usize::try_from(sent).ok() != Some(bytes.len()) {
@@ -182,7 +183,8 @@ fn send(
 ) -> Result<Sent> {
     let uploading = format_args!("upload {}", source.path.display());
     let length = source.image.file_size_bytes;
-    let stream = Stream::new(libvirt.connect(), 0).context("open a stream")?;
+    let stream = Stream::new(libvirt.connect(), 0)
+        .context("open a libvirt stream for the data of the volume")?;
     volume.upload(&stream, 0, length, 0).context(uploading)?;
     match feed(&stream, source, progress) {
         Ok(sent) => stream.finish().context(uploading).map(|()| sent),

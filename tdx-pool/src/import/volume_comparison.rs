@@ -46,7 +46,9 @@ pub(crate) fn compare(
     volume: &StorageVol,
     source: &Source,
 ) -> Result<Comparison> {
-    let comparing = format_args!("download a volume to compare it with {}", source.path.display());
+    let name = volume.name().context("read the name of a volume")?;
+    let path = source.path.display();
+    let comparing = format_args!("download volume '{name}' to compare the volume with {path}");
     let text = volume.xml_desc(0).context(comparing)?;
     let physical = Document::parse(text)?.root().text_at("physical");
     let length = source.image.file_size_bytes;
@@ -55,9 +57,10 @@ pub(crate) fn compare(
         Some(size) if size != length => return Ok(Comparison::Different),
         _ => {}
     }
-    let stream = Stream::new(libvirt.connect(), 0).context("open a stream")?;
+    let stream = Stream::new(libvirt.connect(), 0)
+        .context("open a libvirt stream for the data of the volume")?;
     volume.download(&stream, 0, 0, 0).context(comparing)?;
-    match compare_stream(&stream, source) {
+    match compare_stream(&stream, source, &name) {
         Ok(same) if same != Comparison::Different => {
             stream.finish().context(comparing)?;
             source.check_unchanged().map(|()| same)
@@ -82,8 +85,8 @@ enum Lacks {
     More,
 }
 
-fn compare_stream(stream: &Stream, source: &Source) -> Result<Comparison> {
-    let comparing = format_args!("compare a volume with {}", source.path.display());
+fn compare_stream(stream: &Stream, source: &Source, name: &str) -> Result<Comparison> {
+    let comparing = format_args!("compare volume '{name}' with {}", source.path.display());
     let mut file: File = source.reopen()?;
     let mut hasher = Sha256::new();
     let mut head = Vec::new();
@@ -93,8 +96,9 @@ fn compare_stream(stream: &Stream, source: &Source) -> Result<Comparison> {
     loop {
         interrupt::check()?;
         let got = stream.recv(&mut theirs).context(comparing)?;
-        let got = usize::try_from(got)
-            .map_err(|_| Error::new(ErrorKind::Failed, "the download would block"))?;
+        let got = usize::try_from(got).map_err(|_| {
+            Error::new(ErrorKind::Failed, "libvirt sent no data for the download of the volume")
+        })?;
         if got == 0 {
             if file.read(&mut ours[..1]).at("read", &source.path)? > 0 {
                 return Ok(Comparison::Different);

@@ -45,11 +45,12 @@ pub struct Pool {
 impl Pool {
     /// Reads a pool from libvirt's object.
     pub fn read(handle: StoragePool) -> Result<Self> {
-        let name = handle.name().context("ask a pool for its name")?;
-        let state = match handle.is_active().context(format_args!("ask about pool '{name}'"))? {
-            true => PoolState::Active,
-            false => PoolState::Inactive,
-        };
+        let name = handle.name().context("read the name of a pool")?;
+        let state =
+            match handle.is_active().context(format_args!("read the state of pool '{name}'"))? {
+                true => PoolState::Active,
+                false => PoolState::Inactive,
+            };
         let text = handle.xml_desc(0).context(format_args!("read pool '{name}'"))?;
         let xml = Document::parse(text)?;
         let root = xml.root();
@@ -221,7 +222,7 @@ impl Pool {
 
     /// The pool as an item of a document.
     pub fn item(&self) -> Result<PoolItem> {
-        let about = format_args!("ask about pool '{}'", self.name);
+        let about = format_args!("read the state of pool '{}'", self.name);
         let volumes = match self.state {
             PoolState::Active => Some(self.handle.num_of_volumes().context(about)?),
             PoolState::Inactive => None,

@@ -117,7 +117,7 @@ impl PoolPlan {
             // The state after the plan.
             Some(pool) => Ok(PoolItem {
                 state: PoolState::Active,
-                autostart: pool.handle.is_persistent().context("ask about a pool")?,
+                autostart: pool.handle.is_persistent().context("read the state of a pool")?,
                 ..pool.item()?
             }),
             None => Ok(PoolItem {
@@ -171,7 +171,7 @@ impl PoolPlan {
     fn prepare(&self, libvirt: &Libvirt, pool: &Pool) -> Result<()> {
         let (name, handle) = (&pool.name, &pool.handle);
         // The order matters: another process may create the directory between the two checks.
-        let active = handle.is_active().context(format_args!("ask about pool '{name}'"))?;
+        let active = handle.is_active().context(format_args!("read the state of pool '{name}'"))?;
         let lost = has_lost_folder(libvirt, pool);
         if active && lost {
             handle.destroy().context(format_args!("stop pool '{name}'"))?;
@@ -241,7 +241,8 @@ impl PoolPlan {
             });
             interrupt::check()?;
             self.start(&pool, true)?;
-            pool.set_autostart(true).context("set the autostart of the pool")
+            pool.set_autostart(true)
+                .context(format_args!("set the autostart of pool '{}'", self.name))
         })?;
         Ok(pool)
     }
@@ -256,7 +257,7 @@ fn remove_directory(path: &Path) -> std::io::Result<()> {
 }
 
 fn wants_autostart(pool: &StoragePool) -> Result<bool> {
-    let about = "ask about a pool";
+    let about = "read the state of a pool";
     Ok(pool.is_persistent().context(about)? && !pool.autostart().context(about)?)
 }
 
@@ -281,9 +282,10 @@ fn check_same(libvirt: &Libvirt, pool: &Pool, path: &Path) -> Result<()> {
     if same {
         return Ok(());
     }
-    let at = own.map_or("no directory".into(), |own| format!("directory {}", own.display()));
+    let at = own
+        .map_or("it has no directory".into(), |own| format!("its directory is {}", own.display()));
     let asked = asked.display();
-    Err(Error::conflict(format!("pool '{}' exists with {at}, expected {asked}", pool.name))
+    Err(Error::conflict(format!("pool '{}' exists, but {at}, expected {asked}", pool.name))
         .hint("choose another name with --pool, or remove --path"))
 }
 

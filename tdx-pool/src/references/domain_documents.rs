@@ -40,7 +40,7 @@ fn list(libvirt: &Libvirt, flags: u32) -> Result<Vec<Domain>> {
 }
 
 fn name_of(domain: &Domain) -> Result<String> {
-    domain.name().context("ask a domain for its name")
+    domain.name().context("read the name of a domain")
 }
 
 /// The running definition of a domain, and the persistent definition if it may differ.

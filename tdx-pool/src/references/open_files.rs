@@ -83,7 +83,7 @@ fn is_denied(error: &io::Error) -> bool {
 
 fn cannot_see(process: &Process, error: io::Error) -> Error {
     let descriptors = process.descriptors_path();
-    Error::permission(format!("cannot see the open files in {}", descriptors.display()))
+    Error::permission(format!("cannot read the open files in {}", descriptors.display()))
         .because(error)
         .hint("run the command as root on the host, not in a container")
 }

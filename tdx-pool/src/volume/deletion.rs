@@ -238,8 +238,9 @@ impl<'a> Batch<'a> {
         let users = needs.users_of(path);
         if !users.is_empty() {
             let message = format!("volume '{name}' is needed by {}", users.join(", "));
-            return Err(Error::conflict(message)
-                .hint("delete these first; to see all users, run tdx-pool volumes"));
+            return Err(Error::conflict(message).hint(
+                "delete the users of the volume first; to see all users, run tdx-pool volumes",
+            ));
         }
         if held.contains(&keys(path).collect::<Vec<_>>()) {
             let message = format!(
@@ -283,7 +284,7 @@ impl<'a> Batch<'a> {
         }
         if !self.libvirt.is_local() {
             return vec![
-                "only the uses that libvirt knows were checked: the processes, locks and image headers \
+                "only the users that libvirt knows of were checked: the processes, locks and image headers \
                  of a remote host cannot be read"
                     .to_owned(),
             ];

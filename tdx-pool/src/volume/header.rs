@@ -46,18 +46,19 @@ pub(crate) fn download(libvirt: &Libvirt, volume: &StorageVol, path: &Path) -> R
     if length > start.len() {
         start = fetch(libvirt, volume, length, path)?;
     }
-    let memory =
-        memfd_create("volume-header", MemfdFlags::CLOEXEC).at("buffer the header of", path)?;
+    let memory = memfd_create("volume-header", MemfdFlags::CLOEXEC)
+        .at("copy to memory the header of", path)?;
     let memory = File::from(memory);
-    memory.set_len(size).at("buffer the header of", path)?;
-    memory.write_all_at(&start, 0).at("buffer the header of", path)?;
+    memory.set_len(size).at("copy to memory the header of", path)?;
+    memory.write_all_at(&start, 0).at("copy to memory the header of", path)?;
     Ok(memory)
 }
 
 /// The first bytes of a volume; fewer if the volume is shorter.
 fn fetch(libvirt: &Libvirt, volume: &StorageVol, length: usize, path: &Path) -> Result<Vec<u8>> {
     let doing = format_args!("read the header of {}", path.display());
-    let stream = Stream::new(libvirt.connect(), 0).context("open a stream")?;
+    let stream = Stream::new(libvirt.connect(), 0)
+        .context("open a libvirt stream for the data of the volume")?;
     volume.download(&stream, 0, length as u64, 0).context(doing)?;
     let mut bytes = vec![0; length];
     let mut filled = 0;

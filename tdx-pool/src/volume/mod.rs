@@ -50,7 +50,7 @@ impl Volume {
     /// For a volume that libvirt cannot describe, only name and path are known. libvirt fails when the header names a
     /// backing file with a path that the kernel refuses.
     pub fn read(handle: StorageVol) -> Result<Option<Self>> {
-        let name = handle.name().context("ask a volume for its name")?;
+        let name = handle.name().context("read the name of a volume")?;
         let text = match handle.xml_desc(0) {
             Err(error) if is_gone(&error) => return Ok(None),
             Err(error) if error.code().to_raw() == sys::VIR_ERR_SYSTEM_ERROR => {

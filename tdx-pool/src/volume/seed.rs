@@ -60,7 +60,8 @@ impl SeedPlan {
 
     fn send(&self, libvirt: &Libvirt, volume: &StorageVol) -> Result<()> {
         let doing = format_args!("upload seed '{}'", self.name);
-        let stream = Stream::new(libvirt.connect(), 0).context("open a stream")?;
+        let stream = Stream::new(libvirt.connect(), 0)
+            .context("open a libvirt stream for the data of the volume")?;
         volume.upload(&stream, 0, self.bytes.len() as u64, 0).context(doing)?;
         let mut rest = self.bytes.as_slice();
         while !rest.is_empty() {

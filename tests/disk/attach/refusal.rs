@@ -179,7 +179,11 @@ fn bad_input_has_its_own_exit_status() {
     fails("check /dev/sd*", 4, "not found");
     fails(&format!("attach a {device} --serial a'b"), 2, "invalid serial number");
     fails(&format!("attach a {device} --serial 123456789012345678901"), 2, "is too long");
-    fails(&format!("attach a {device} --target sdb"), 2, "is not a valid guest target on virtio");
+    fails(
+        &format!("attach a {device} --target sdb"),
+        2,
+        "is not a valid guest target for bus virtio",
+    );
     fails(&format!("attach a {device} --force NONSENSE"), 2, "NONSENSE");
     fails(&format!("check - {device}"), 2, "'-' cannot be combined");
     rig.pipe("tdx-disk", ["check", "-"], "").error(3);

@@ -32,8 +32,10 @@ pub(super) fn read(host: &Host, usage: &mut Usage, problems: &mut Vec<String>) -
             Need::BtrfsMember { uuid } => {
                 HostUse::Disk(format!("/dev/{block} is part of the mounted btrfs {uuid}"))
             }
-            Need::Swap { place } => HostUse::System(format!("{place} is swap")),
-            Need::Resume => HostUse::System(format!("the host resumes from /dev/{block}")),
+            Need::Swap { place } => HostUse::System(format!("the host uses {place} as swap space")),
+            Need::Resume => HostUse::System(format!(
+                "/dev/{block} is the resume device of the host, for hibernation"
+            )),
         };
         usage.add(below(host, block), what);
     }

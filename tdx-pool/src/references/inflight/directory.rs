@@ -199,5 +199,5 @@ fn is_no_directory(error: &io::Error) -> bool {
 fn not_safe(path: &Path) -> Error {
     let shown = path.display();
     Error::permission(format!("the lock directory {shown} belongs to another user"))
-        .hint(format!("as root, rm -r '{shown}'"))
+        .hint(format!("sudo rm -r '{shown}'"))
 }
