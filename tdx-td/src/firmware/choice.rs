@@ -156,7 +156,7 @@ impl Rules {
 
 fn mode_is(mode: Mode, stateless: bool) -> String {
     let asked = if stateless { "yes" } else { "no" };
-    format!("the build has mode {}, but stateless={asked} is requested", mode.as_str())
+    format!("the build has mode {}, but stateless={asked} was requested", mode.as_str())
 }
 
 /// Returns the first format of a build's files that is not in `usable`.

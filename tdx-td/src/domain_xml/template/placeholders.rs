@@ -173,7 +173,7 @@ impl Template {
             }
         }
         Document::parse(filled)
-            .map_err(|error| self.refusal("with its placeholders filled is not XML").because(error))
+            .map_err(|error| self.refusal("is not valid XML after its placeholders were replaced").because(error))
     }
 }
 

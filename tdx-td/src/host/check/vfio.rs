@@ -52,7 +52,7 @@ fn iommufd(facts: &Facts) -> CheckItem {
     if facts.has("/dev/iommu") {
         code.ok("/dev/iommu")
     } else if !facts.has("/dev") {
-        code.unknown("/dev was not captured")
+        code.unknown("the --sysroot directory does not contain /dev")
     } else {
         code.warn(
             "/dev/iommu does not exist: libvirt passes devices through by their VFIO groups",

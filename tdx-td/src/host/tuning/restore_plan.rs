@@ -58,7 +58,7 @@ impl RestorePlan {
         let _lock = directory::lock(host)?;
         let plan = Self::new(host)?;
         if !whatever && plan.changes != self.changes {
-            return Err(Error::conflict("the settings of the host changed since the question")
+            return Err(Error::conflict("the settings of the host changed after the confirmation question")
                 .hint("run the command again"));
         }
         let failed = apply::apply_all(host, &plan.changes);
@@ -105,12 +105,12 @@ impl RestorePlan {
         }
         if self.records.is_outdated {
             warnings.push(
-                "the record of an earlier boot was removed: the reboot has reset its values"
+                "the tuning record from before the reboot was removed: the reboot reset the tuned settings"
                     .to_owned(),
             );
         } else if self.steps.is_empty() {
             warnings
-                .push("there is no record: this host was not tuned since it was booted".to_owned());
+                .push("no tuning record found: this host has not been tuned since its last boot".to_owned());
         }
         warnings
     }
