@@ -257,7 +257,7 @@ fn a_device_that_two_domains_share_is_a_warning() {
     let warnings = set["warnings"].to_string();
     for name in ["a", "b"] {
         let said =
-            format!("domain '{name}' is also defined with 0000:40:01.0: only one of '{name}' and ");
+            format!("domain '{name}' has a definition with 0000:40:01.0: only one of '{name}' and ");
         assert!(warnings.contains(&said), "{warnings}");
     }
     assert!(xml(&rig, "c").contains("<rom bar='off'/>"), "{}", xml(&rig, "c"));

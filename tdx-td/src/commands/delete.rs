@@ -1,4 +1,4 @@
-//! `tdx-td delete`: deletes domains with their own disks, and nothing else.
+//! `tdx-td delete`: deletes domains and the disks created for them, and nothing else.
 
 use std::time::Duration;
 

@@ -238,7 +238,7 @@ impl<'a> CreationPlan<'a> {
     }
 }
 
-/// Returns a message if the guest's memory is more than the host's.
+/// Returns a message if the guest has more memory than the host.
 fn memory_shortage(context: &Context, libvirt: &Libvirt, memory: Size) -> Result<Option<String>> {
     let has = Size(capability::capacity(&context.host, libvirt)?.memory_bytes);
     let message = || format!("the guest's memory is {memory}, but the host has only {has}");

@@ -228,7 +228,7 @@ impl FirmwareChoice {
         match self {
             Self::Build(_) => None,
             Self::Refused(build, why) => {
-                Some(format!("libvirt chooses {}, then refuses it: {why}", build.path.display()))
+                Some(format!("libvirt chooses {}, then refuses this build: {why}", build.path.display()))
             }
             Self::Blocked(why) => Some(format!("libvirt refuses to choose firmware: {why}")),
             Self::Nothing(near) => {

@@ -30,7 +30,7 @@ pub fn judge(facts: &Facts, kinds: &[GuestKind]) -> CheckItem {
         if let Some(why) = result.choice.complaint(&result.wanted) {
             let fix = match &result.choice {
                 FirmwareChoice::Blocked(_) => {
-                    "tdx-td firmware lists the damaged files: correct or remove them"
+                    "to see the damaged files, run tdx-td firmware; then correct or remove them"
                 }
                 _ => package,
             };

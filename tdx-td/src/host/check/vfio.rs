@@ -76,7 +76,7 @@ fn limit(facts: &Facts) -> CheckItem {
         Ok(Some(limit)) if *limit >= needed => code.ok(limit.to_string()),
         Ok(Some(limit)) => code.warn(
             format!("{limit}; a trust domain with all of the host's memory needs {needed}"),
-            "tdx-gpu bind raises the limit while devices are bound",
+            "bind the devices with tdx-gpu bind, which raises the limit while devices are bound",
         ),
     }
 }

@@ -256,7 +256,7 @@ fn kvm(host: &Host) -> Kvm {
     if !host.is_this_machine() {
         return match (host.has(NODE), host.has("/dev")) {
             (true, _) => Kvm::Unknown(
-                "/dev/kvm exists; whether it works can be checked only on that host".into(),
+                "/dev/kvm exists; to check that it works, run tdx-td host check on that host".into(),
             ),
             (false, true) => Kvm::Absent,
             (false, false) => Kvm::Unknown("the --sysroot directory does not contain /dev".into()),
