@@ -356,7 +356,7 @@ fn a_piped_device_of_a_remote_host_is_looked_up_by_libvirt() {
     assert_eq!(plan["items"][0]["added"], json!([device["bdf"]]));
     let warnings = plan["warnings"].to_string();
     assert!(
-        warnings.contains("cannot be checked from here: run tdx-iommu check on it"),
+        warnings.contains("uses these devices: run tdx-iommu check on that host"),
         "{plan:#}"
     );
     let mut other = device;
