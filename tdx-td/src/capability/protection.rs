@@ -59,7 +59,8 @@ fn check_sev(host: &Host, libvirt: &Libvirt, security: Security) -> Result<()> {
             format!("libvirt {version} does not support SEV-SNP (10.5.0 and newer versions do)")
         }
         Some(_) => {
-            "QEMU does not support this kind of guest, or the BIOS reserves no ASIDs for such guests"
+            "QEMU does not support this kind of guest, or the BIOS reserves no ASIDs for such \
+             guests"
                 .to_owned()
         }
     };

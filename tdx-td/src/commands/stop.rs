@@ -77,6 +77,7 @@ pub fn run(
 fn still_running(name: &str, waited: u64) -> Error {
     Error::conflict(format!("domain '{name}' is still running after {waited} s"))
         .hint(format!(
-            "to force the domain off, run tdx-td stop {name} --force; to wait longer, add --timeout SECONDS"
+            "to force the domain off, run tdx-td stop {name} --force; to wait longer, add --timeout \
+             SECONDS"
         ))
 }

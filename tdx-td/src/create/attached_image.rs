@@ -85,7 +85,8 @@ impl UserImage {
         }
         let shown = self.path.display();
         Err(Error::conflict(format!("{shown} is needed by {}", users.join(", "))).hint(
-            "use --td-image instead of --vmimage: the guest then writes to an overlay, not to the image",
+            "use --td-image instead of --vmimage: the guest then writes to an overlay, not to the \
+             image",
         ))
     }
 }

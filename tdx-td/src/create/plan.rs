@@ -101,7 +101,8 @@ impl<'a> CreationPlan<'a> {
                 let mut plan = build(None)?;
                 let uuid = existing.uuid();
                 plan.warnings.push(format!(
-                    "the existing domain '{name}' ({uuid}) is deleted first, with the disks created for it"
+                    "the existing domain '{name}' ({uuid}) is deleted first, with the disks created \
+                     for it"
                 ));
                 Ok(Self { overwrites: Some(uuid), ..plan })
             }

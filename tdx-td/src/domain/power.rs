@@ -162,7 +162,8 @@ fn not_started(error: VirtError, domain: &Domain, name: &str, reason_before: Opt
         return error;
     }
     error.hint(format!(
-        "look for the reason in /var/log/libvirt/qemu/{name}.log and in dmesg on the host of the domain"
+        "look for the reason in /var/log/libvirt/qemu/{name}.log and in dmesg on the host of the \
+         domain"
     ))
 }
 

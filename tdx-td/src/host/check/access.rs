@@ -53,7 +53,7 @@ fn kvm(facts: &Facts, needed: bool) -> CheckItem {
         Kvm::Works(_) => code.ok("/dev/kvm works"),
         Kvm::Refused => code.unknown("this user may not open /dev/kvm"),
         Kvm::Unknown(why) => code.unknown(why),
-        _ if !hardware => code.not_applicable("not checked, because check CPU_VIRTUALIZATION did not pass"),
+        _ if !hardware => code.not_checked(HostCode::CpuVirtualization),
         Kvm::Absent => fail_or_warn(needed, code, "/dev/kvm does not exist".to_owned(), load),
         Kvm::Broken(why) => {
             fail_or_warn(needed, code, format!("/dev/kvm does not work: {why}"), load)

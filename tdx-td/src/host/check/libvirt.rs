@@ -51,7 +51,7 @@ pub(super) fn daemon(asked: &LibvirtFacts, code: HostCode) -> Result<&Daemon, Ch
     match &asked.daemon {
         None => Err(code.unknown("not checked: tdx-td did not query libvirt")),
         Some(Ok(daemon)) => Ok(daemon),
-        Some(Err(_)) => Err(code.not_applicable("not checked, because check LIBVIRT did not pass")),
+        Some(Err(_)) => Err(code.not_checked(HostCode::Libvirt)),
     }
 }
 
@@ -156,9 +156,8 @@ const TDX_CAUSES: [HostCode; 10] = [
 ];
 
 /// Returns the first failure that explains what libvirt does not offer.
-fn cause(causes: &[HostCode], which: &[HostCode]) -> Option<String> {
-    let cause = which.iter().find(|code| causes.contains(code))?;
-    Some(format!("not checked, because check {} did not pass", cause.as_str()))
+fn cause(causes: &[HostCode], which: &[HostCode]) -> Option<HostCode> {
+    which.iter().copied().find(|code| causes.contains(code))
 }
 
 fn tdx(asked: &LibvirtFacts, causes: &[HostCode]) -> CheckItem {
@@ -167,7 +166,7 @@ fn tdx(asked: &LibvirtFacts, causes: &[HostCode]) -> CheckItem {
         return code.ok("libvirt lists tdx");
     }
     match (cause(causes, &TDX_CAUSES), &asked.capabilities) {
-        (Some(cause), _) => code.not_applicable(cause),
+        (Some(cause), _) => code.not_checked(cause),
         (None, Err(why)) => code.unknown(why),
         (None, Ok(_)) => code.fail(
             "libvirt does not list tdx",
@@ -204,7 +203,7 @@ fn sev(asked: &LibvirtFacts, kind: GuestKind, causes: &[HostCode]) -> CheckItem 
     });
     match (found, cause(causes, &SEV_CAUSES)) {
         (Ok(Some(found)), _) => code.ok(found),
-        (_, Some(cause)) => code.not_applicable(cause),
+        (_, Some(cause)) => code.not_checked(cause),
         (Err(why), None) => code.unknown(why),
         (Ok(None), None) => code.fail(
             format!("libvirt does not offer {}", kind.name()),

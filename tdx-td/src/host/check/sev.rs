@@ -76,7 +76,7 @@ fn firmware(facts: &Facts, kind: GuestKind, cpu: &CheckItem) -> CheckItem {
     let logged = |(text, fix): (&'static str, _)| Some((facts.logged(&[text])?, fix));
     let snp = SNP_FAILURES.into_iter().filter(|_| kind == GuestKind::SevSnp);
     match FAILURES.into_iter().chain(snp).find_map(logged) {
-        _ if cpu.is_failure() => code.not_applicable("not checked, because check CPU_SEV did not pass"),
+        _ if cpu.is_failure() => code.not_checked(cpu.code),
         Some((line, fix)) => code.fail(without_timestamp(line), fix),
         None => match facts.logged(&["SEV-SNP API:", "SEV API:"]) {
             Some(line) => code.ok(without_timestamp(line)),
@@ -102,7 +102,7 @@ fn module(facts: &Facts, kind: GuestKind, causes: [&CheckItem; 2]) -> CheckItem 
     let cause = causes.into_iter().find(|item| item.is_failure());
     match cause {
         _ if off.is_empty() => code.ok(format!("{} on", generations(kind).join(", "))),
-        Some(cause) => code.not_applicable(format!("not checked, because check {} did not pass", cause.code.as_str())),
+        Some(cause) => code.not_checked(cause.code),
         None if !facts.has("/sys/module") => code.unknown("the --sysroot directory does not contain /sys/module"),
         None if !facts.has("/sys/module/kvm_amd") => {
             code.fail("module kvm_amd is not loaded", "modprobe kvm_amd")

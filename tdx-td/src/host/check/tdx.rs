@@ -102,7 +102,8 @@ fn module(facts: &Facts, cpu: &CheckItem) -> CheckItem {
     }
     if is_on(facts) {
         return code.ok(
-            "kvm_intel uses the TDX module; this kernel does not report the version of the TDX module",
+            "kvm_intel uses the TDX module; this kernel does not report the version of the TDX \
+             module",
         );
     }
     let failure = || {
@@ -112,7 +113,7 @@ fn module(facts: &Facts, cpu: &CheckItem) -> CheckItem {
     };
     let initialised = ["TDX-Module initialized", "virt/tdx: module initialized"];
     match failure() {
-        _ if cpu.is_failure() => code.not_applicable("not checked, because check CPU_TDX did not pass"),
+        _ if cpu.is_failure() => code.not_checked(cpu.code),
         _ if facts.logged(&initialised).is_some() => code.ok("the kernel initialized the TDX module"),
         Some((line, fix)) => code.fail(without_timestamp(line), fix),
         None if !facts.is_option_on("kvm_intel.tdx") => {
@@ -140,7 +141,7 @@ fn parameter(facts: &Facts, causes: [&CheckItem; 3]) -> CheckItem {
         Err(why) => code.unknown(why),
         Ok(Some("Y" | "1")) => code.ok("kvm_intel.tdx is on"),
         Ok(None) => match cause {
-            Some(cause) => code.not_applicable(format!("not checked, because check {} did not pass", cause.code.as_str())),
+            Some(cause) => code.not_checked(cause.code),
             None => code.unknown("module kvm_intel is not loaded"),
         },
         // Reported even if an earlier check failed: the user can fix both in any order.
@@ -150,7 +151,7 @@ fn parameter(facts: &Facts, causes: [&CheckItem; 3]) -> CheckItem {
              /etc/modprobe.d/tdx.conf, and reboot",
         ),
         Ok(Some(_)) => match cause {
-            Some(cause) => code.not_applicable(format!("not checked, because check {} did not pass", cause.code.as_str())),
+            Some(cause) => code.not_checked(cause.code),
             None => code.fail(
                 "kvm_intel.tdx is off, although kvm_intel.tdx=1 is configured",
                 "to see the reason, run as root: dmesg | grep -i tdx",
@@ -169,7 +170,7 @@ fn kvm(facts: &Facts, parameter: &CheckItem) -> CheckItem {
             "KVM does not support trust domains (bit 5 of KVM_CAP_VM_TYPES), although kvm_intel.tdx is on",
             "modprobe -r kvm_intel && modprobe kvm_intel, or reboot",
         ),
-        Kvm::Works(_) => code.not_applicable(format!("not checked, because check {} did not pass", parameter.code.as_str())),
+        Kvm::Works(_) => code.not_checked(parameter.code),
         _ => code.unknown("/dev/kvm cannot be used"),
     }
 }

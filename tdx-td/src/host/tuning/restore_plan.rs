@@ -58,7 +58,9 @@ impl RestorePlan {
         let _lock = directory::lock(host)?;
         let plan = Self::new(host)?;
         if !whatever && plan.changes != self.changes {
-            return Err(Error::conflict("the settings of the host changed after the confirmation question")
+            return Err(Error::conflict(
+                "the settings of the host changed after the confirmation question",
+            )
                 .hint("run the command again"));
         }
         let failed = apply::apply_all(host, &plan.changes);
@@ -109,8 +111,10 @@ impl RestorePlan {
                     .to_owned(),
             );
         } else if self.steps.is_empty() {
-            warnings
-                .push("no tuning record found: this host has not been tuned since its last boot".to_owned());
+            warnings.push(
+                "no tuning record found: this host has not been tuned since its last boot"
+                    .to_owned(),
+            );
         }
         warnings
     }

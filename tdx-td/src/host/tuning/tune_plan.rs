@@ -143,7 +143,9 @@ impl TunePlan {
         let _lock = directory::lock(&self.goal.host)?;
         let plan = Self::for_goal(self.goal)?;
         if !whatever && plan.changes != self.changes {
-            return Err(Error::conflict("the settings of the host changed after the confirmation question")
+            return Err(Error::conflict(
+                "the settings of the host changed after the confirmation question",
+            )
                 .hint("run the command again"));
         }
         plan.check()?;
