@@ -165,8 +165,7 @@ pub fn run(
                 libvirt.uri()
             )),
             Err(error) => {
-                warnings
-                    .push(format!("the values of 'offered' and 'chosen' are unknown: {error}"));
+                warnings.push(format!("the values of 'offered' and 'chosen' are unknown: {error}"));
             }
         }
     }

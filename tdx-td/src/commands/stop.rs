@@ -75,9 +75,8 @@ pub fn run(
 }
 
 fn still_running(name: &str, waited: u64) -> Error {
-    Error::conflict(format!("domain '{name}' is still running after {waited} s"))
-        .hint(format!(
-            "to force the domain off, run tdx-td stop {name} --force; to wait longer, add --timeout \
+    Error::conflict(format!("domain '{name}' is still running after {waited} s")).hint(format!(
+        "to force the domain off, run tdx-td stop {name} --force; to wait longer, add --timeout \
              SECONDS"
-        ))
+    ))
 }

@@ -217,7 +217,10 @@ impl<'a> CreationPlan<'a> {
         match self.overwrites {
             Some(_) => context.confirm(
                 change,
-                &format!("delete the existing domain '{}' and the disks created for it?", self.name),
+                &format!(
+                    "delete the existing domain '{}' and the disks created for it?",
+                    self.name
+                ),
             ),
             None => Ok(()),
         }

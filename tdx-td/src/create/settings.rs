@@ -207,7 +207,9 @@ fn memory_bytes(
 /// Errors: `invalid_input` for 0.
 fn vcpus(configured: Option<u32>, host: Capacity, warnings: &mut Vec<String>) -> Result<u32> {
     match configured {
-        Some(0) => Err(Error::invalid_input("vcpus in the configuration is 0, but must be at least 1")),
+        Some(0) => {
+            Err(Error::invalid_input("vcpus in the configuration is 0, but must be at least 1"))
+        }
         Some(vcpus) => Ok(vcpus),
         None if host.cpus < 4 => {
             warnings.push(format!(

@@ -227,9 +227,10 @@ impl FirmwareChoice {
     pub fn complaint(&self, wanted: &FirmwareQuery) -> Option<String> {
         match self {
             Self::Build(_) => None,
-            Self::Refused(build, why) => {
-                Some(format!("libvirt chooses {}, then refuses this build: {why}", build.path.display()))
-            }
+            Self::Refused(build, why) => Some(format!(
+                "libvirt chooses {}, then refuses this build: {why}",
+                build.path.display()
+            )),
             Self::Blocked(why) => Some(format!("libvirt refuses to choose firmware: {why}")),
             Self::Nothing(near) => {
                 let directories = SYSTEM.join(" and ");

@@ -88,7 +88,9 @@ fn what_is_persisted_is_ours_and_goes_again() {
     tree.file("/etc/sysctl.d/90-tdx.conf", "vm.swappiness = 7\n");
     let back = restore(&tree).document();
     assert!(
-        back["warnings"].to_string().contains("90-tdx.conf is not restored: another user or program"),
+        back["warnings"]
+            .to_string()
+            .contains("90-tdx.conf is not restored: another user or program"),
         "{back:#}"
     );
     // One of that name that is not ours keeps everything from being written.
@@ -192,7 +194,8 @@ fn what_somebody_added_to_a_file_of_ours_stays() {
     let tree = plain();
     let before = files(&root(&tree));
     let add = |line: &str| tree.file(FILE, says(&tree, FILE) + "\n" + line + "\n");
-    let stays = format!("{FILE} keeps lines that tdx-td host tune did not write: vm.panic_on_oom = 1");
+    let stays =
+        format!("{FILE} keeps lines that tdx-td host tune did not write: vm.panic_on_oom = 1");
     tune(&tree, "--scenario securevm --persist").document();
     add("vm.panic_on_oom = 1");
     for replace in ["--scenario securevm", "--scenario desktop --replace"] {

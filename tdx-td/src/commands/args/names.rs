@@ -57,7 +57,8 @@ pub fn read(words: Vec<String>) -> Result<Vec<NamedDomain>> {
             ));
         }
         true => {
-            let items: Vec<Item> = input::items(&KINDS, "JSON items of domains, each with the key 'name'")?;
+            let items: Vec<Item> =
+                input::items(&KINDS, "JSON items of domains, each with the key 'name'")?;
             items.into_iter().map(|item| (item.name, Some(item.claim))).collect()
         }
     };

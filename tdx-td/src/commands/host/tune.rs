@@ -110,10 +110,9 @@ fn reached(
     match connect() {
         Ok(libvirt) => Ok((Some(libvirt), Vec::new())),
         Err(error) if !domains.is_empty() => Err(error),
-        Err(error) => Ok((
-            None,
-            vec![format!("cannot read the directory of the pool from libvirt: {error}")],
-        )),
+        Err(error) => {
+            Ok((None, vec![format!("cannot read the directory of the pool from libvirt: {error}")]))
+        }
     }
 }
 

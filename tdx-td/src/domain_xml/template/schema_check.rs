@@ -64,7 +64,10 @@ fn check_fixable(template: &Template, unknown: &[Part], fix: bool) -> Result<()>
         found.iter().filter(|listener| !fix || !listener.can_be_closed()).collect();
     let mut faults = Vec::new();
     if !unknown.is_empty() && !fix {
-        faults.push(format!("has parts that this version of libvirt does not support: {}", listed(unknown)));
+        faults.push(format!(
+            "has parts that this version of libvirt does not support: {}",
+            listed(unknown)
+        ));
     }
     if !open.is_empty() {
         faults.push(format!("opens a port on every address of this host: {}", listed(&open)));

@@ -81,7 +81,9 @@ fn firmware(facts: &Facts, kind: GuestKind, cpu: &CheckItem) -> CheckItem {
         None => match facts.logged(&["SEV-SNP API:", "SEV API:"]) {
             Some(line) => code.ok(without_timestamp(line)),
             None if facts.has("/dev/sev") => code.ok("/dev/sev exists"),
-            None if !facts.has("/dev") => code.unknown("the --sysroot directory does not contain /dev"),
+            None if !facts.has("/dev") => {
+                code.unknown("the --sysroot directory does not contain /dev")
+            }
             None => {
                 code.fail("/dev/sev does not exist", "modprobe ccp, then see dmesg | grep -i sev")
             }
@@ -103,7 +105,9 @@ fn module(facts: &Facts, kind: GuestKind, causes: [&CheckItem; 2]) -> CheckItem 
     match cause {
         _ if off.is_empty() => code.ok(format!("{} on", generations(kind).join(", "))),
         Some(cause) => code.not_checked(cause.code),
-        None if !facts.has("/sys/module") => code.unknown("the --sysroot directory does not contain /sys/module"),
+        None if !facts.has("/sys/module") => {
+            code.unknown("the --sysroot directory does not contain /sys/module")
+        }
         None if !facts.has("/sys/module/kvm_amd") => {
             code.fail("module kvm_amd is not loaded", "modprobe kvm_amd")
         }

@@ -114,7 +114,9 @@ fn module(facts: &Facts, cpu: &CheckItem) -> CheckItem {
     let initialised = ["TDX-Module initialized", "virt/tdx: module initialized"];
     match failure() {
         _ if cpu.is_failure() => code.not_checked(cpu.code),
-        _ if facts.logged(&initialised).is_some() => code.ok("the kernel initialized the TDX module"),
+        _ if facts.logged(&initialised).is_some() => {
+            code.ok("the kernel initialized the TDX module")
+        }
         Some((line, fix)) => code.fail(without_timestamp(line), fix),
         None if !facts.is_option_on("kvm_intel.tdx") => {
             code.not_applicable("TDX is not turned on: see check KVM_INTEL_TDX")

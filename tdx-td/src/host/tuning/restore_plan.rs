@@ -61,7 +61,7 @@ impl RestorePlan {
             return Err(Error::conflict(
                 "the settings of the host changed after the confirmation question",
             )
-                .hint("run the command again"));
+            .hint("run the command again"));
         }
         let failed = apply::apply_all(host, &plan.changes);
         for step in &plan.steps {

@@ -59,11 +59,9 @@ impl RestoreStep {
         let foreign = self.foreign_lines();
         let lines: Vec<&str> = foreign.lines().filter(|line| !line.trim().is_empty()).collect();
         match self.action() {
-            RestoreAction::KeepForeign => {
-                Some(format!(
-                    "{tunable} is not restored: another user or program changed it after the tuning"
-                ))
-            }
+            RestoreAction::KeepForeign => Some(format!(
+                "{tunable} is not restored: another user or program changed it after the tuning"
+            )),
             RestoreAction::Missing => Some(format!("{tunable} no longer exists")),
             RestoreAction::KeepBootValue => {
                 Some(format!("{tunable} was set at boot and keeps its value until the next boot"))

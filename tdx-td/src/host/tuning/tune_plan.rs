@@ -146,7 +146,7 @@ impl TunePlan {
             return Err(Error::conflict(
                 "the settings of the host changed after the confirmation question",
             )
-                .hint("run the command again"));
+            .hint("run the command again"));
         }
         plan.check()?;
         plan.carry_out()?;

@@ -159,11 +159,9 @@ impl Processors {
 /// Errors: `unsupported` (exit 6).
 pub fn check_validator() -> Result<()> {
     validator().args(["--help"]).run().map(drop).map_err(|error| match error.kind() {
-        common::ErrorKind::CommandFailed => {
-            Error::unsupported(format!("cannot run {VALIDATOR}"))
-                .because(error)
-                .hint(format!("install the packages {PACKAGE}"))
-        }
+        common::ErrorKind::CommandFailed => Error::unsupported(format!("cannot run {VALIDATOR}"))
+            .because(error)
+            .hint(format!("install the packages {PACKAGE}")),
         _ => error,
     })
 }

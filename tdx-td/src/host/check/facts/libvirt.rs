@@ -71,7 +71,8 @@ impl LibvirtFacts {
         let libvirt = match fact(connect()) {
             Ok(libvirt) => libvirt,
             Err(why) => {
-                let capabilities = Err("not checked, because check LIBVIRT did not pass".to_owned());
+                let capabilities =
+                    Err("not checked, because check LIBVIRT did not pass".to_owned());
                 return Ok(Self { daemon: Some(Err(why)), capabilities, rules: None });
             }
         };
