@@ -16,7 +16,10 @@ use crate::domain::{item, power};
 use crate::passthrough::item::HostdevsItem;
 use crate::remove;
 
-/// Create, list, inspect, stop and delete guests: trust domains and ordinary ones
+/// Create, list, inspect, stop and delete guests: Intel TDX trust domains, AMD SEV guests and ordinary guests
+///
+/// A domain is a guest as libvirt knows it. A trust domain is a guest whose memory Intel TDX protects from the host.
+/// A scenario is a set of default settings for a kind of guest.
 #[derive(Debug, Parser)]
 #[command(name = "tdx-td", version, after_help = EXAMPLES)]
 pub struct Cli {
@@ -44,21 +47,22 @@ const EXAMPLES: &str = "Examples:
 enum Verb {
     /// Create a domain from a disk image, and start it
     New(new::NewArgs),
-    /// Print the domain XML that new would define, and change nothing
+    /// Print the domain XML that tdx-td new would define; change nothing
     Render(render::RenderArgs),
     /// Create an overlay backed by a base image, without a domain
     Overlay(overlay::OverlayArgs),
     /// List all domains with their states and addresses
     List(list::ListArgs),
-    /// Show all that is known about domains, including what their guest agents report
+    /// Show all details of domains, including the reports of their guest agents
     Show(show::ShowArgs),
     /// Start domains that are shut off, and resume paused ones
     Start(start::StartArgs),
     /// Shut domains down, and wait until they are shut off
     Stop(stop::StopArgs),
-    /// Shut domains down, and delete them and their own disks; base images are kept
+    /// Shut domains down, then delete the domains and the disks created for them; base images are kept
     Delete(delete::DeleteArgs),
-    /// Set the host devices of domains, as a file or the output of tdx-iommu resolve lists them
+    /// Set the host devices of domains from a passthrough configuration or from the output of tdx-iommu
+    /// resolve
     Hostdevs(hostdevs::HostdevsArgs),
     /// Show scenarios and their settings
     #[command(subcommand)]
@@ -66,7 +70,7 @@ enum Verb {
     /// List the firmware builds for guests, in the order in which libvirt tries them
     #[command(arg(firmware::connect_flag()))]
     Firmware(firmware::FirmwareArgs),
-    /// Check whether this host can run guests, tune it for a scenario, undo the tuning
+    /// Check whether this host can run guests; tune this host for a scenario, or undo the tuning
     Host(host::HostArgs),
     /// Open a domain's serial console (Ctrl-] leaves it)
     Console(console::ConsoleArgs),
@@ -107,7 +111,7 @@ impl Tool for Cli {
         let config = Config::load(&context.host)?;
         let target = self.connect.target(&context.host, &config)?;
         let libvirt = || Libvirt::open_for(context, &target);
-        // With --sysroot, libvirt is asked only if --connect or --host names a connection.
+        // With --sysroot, libvirt is queried only if --connect or --host names a connection.
         let may_ask = context.host.is_this_machine() || self.connect.is_given();
         match self.verb {
             Verb::New(args) => new::run(context, libvirt, &config, args),

@@ -1,4 +1,4 @@
-//! Creates, lists, inspects, stops and deletes guests on libvirt: trust domains and ordinary ones.
+//! Creates, lists, inspects, stops and deletes guests on libvirt: trust domains and ordinary guests.
 //!
 //! ```sh
 //! tdx-td list --json | jq -r '.items[] | select(.state=="running") | .name' | xargs -n1 tdx-td stop

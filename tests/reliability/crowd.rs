@@ -101,7 +101,7 @@ fn a_hundred_do_what_they_like() {
                 Some(1) => {
                     let hint = run.error(1)["hint"].as_str().unwrap_or_default().to_owned();
                     assert!(
-                        hint.contains("another command may have stopped the guest"),
+                        hint.contains("look for the reason in /var/log/libvirt/qemu/"),
                         "{run:#?}"
                     );
                     "ended".to_owned()

@@ -122,7 +122,7 @@ fn a_header_that_a_guest_writes_into_its_disk_opens_nothing_and_is_not_read_agai
     // The format in the definition is compared with a stated one, and with nothing else.
     let other = td(&rig, &small("new --vmimage a.raw --name a --image-format qcow2")).error(5);
     assert!(
-        other["message"].to_string().contains("image_format is raw, requested is qcow2"),
+        other["message"].to_string().contains("image_format is raw, but qcow2 was requested"),
         "{other:#}"
     );
     let line = "new --vmimage c.img --name c";

@@ -127,11 +127,11 @@ fn a_second_new_of_a_name_finds_it_or_says_what_differs() {
     rig.shell("cp /var/lib/libvirt/images/guest.qcow2 other.qcow2").text();
     new(&rig, "--name web1").item();
     for (more, says) in [
-        ("--memory 512M", "memory_bytes is 268435456, requested is 536870912"),
-        ("--vcpus 2", "vcpus is 1, requested is 2"),
-        ("--disk-size 2G", "disk_size_bytes is image, requested is 2147483648"),
-        ("--hotplug-ports 9", "hotplug_ports is 8, requested is 9"),
-        ("-i other.qcow2", "base is /var/lib/libvirt/images/guest.qcow2, requested is"),
+        ("--memory 512M", "memory_bytes is 268435456, but 536870912 was requested"),
+        ("--vcpus 2", "vcpus is 1, but 2 was requested"),
+        ("--disk-size 2G", "disk_size_bytes is image, but 2147483648 was requested"),
+        ("--hotplug-ports 9", "hotplug_ports is 8, but 9 was requested"),
+        ("-i other.qcow2", "base is /var/lib/libvirt/images/guest.qcow2, but "),
     ] {
         let line = format!("new -i guest.qcow2 --security none --name web1 {more}");
         let line = match more.starts_with("-i") {

@@ -171,7 +171,7 @@ fn tools_in_a_pipe_pass_devices_on() {
     kernel.shell("sed s/y:/z:/ y.yaml >z.yaml").text();
     let shared = kernel.shell("tdx-td hostdevs --config z.yaml --yes").document();
     let warnings = shared["warnings"].to_string();
-    let warning = format!("domain 'y' runs with {nic}: only one of 'y' and 'z' can run");
+    let warning = format!("domain 'y' is running and uses {nic}: only one of 'y' and 'z' can run");
     assert!(warnings.contains(&warning), "{warnings}");
     // A guest that has not booted lets go of nothing: then all is as it was.
     let error = wishes(&[&nic]).error(5);

@@ -137,8 +137,8 @@ fn new_checks_everything_before_it_touches_anything() {
     }
     let tdx = td(&rig, &format!("new -i {file}"));
     refused(&tdx, 6, "does not support TDX trust domains", "--security none");
-    refused(&tdx, 6, "does not support TDX (11.6.0 and newer do)", "");
-    refused(&td(&rig, "new --security none"), 4, "no image is named", "--td-image");
+    refused(&tdx, 6, "does not support TDX (11.6.0 and newer versions do)", "");
+    refused(&td(&rig, "new --security none"), 4, "no image was given", "--td-image");
     refused(
         &td(&rig, &format!("new -i {file} --security tdx --virt-type qemu")),
         2,
@@ -204,7 +204,7 @@ fn memory_is_judged_by_the_larger_of_the_hosts_figures() {
     host(7, 24);
     assert_eq!(memory("--scenario computation"), (8192, vec![]));
     assert_eq!(memory("--memory 16G"), (16384, vec![]));
-    let much = json!("the guest's memory of 30 GiB is more than the host's, 24 GiB");
+    let much = json!("the guest's memory is 30 GiB, but the host has only 24 GiB");
     assert_eq!(memory("--memory 30G"), (30720, vec![much.clone()]));
     let new = td(&rig, "new -i guest.qcow2 --security none --memory 30G -n").document();
     assert!(new["warnings"].as_array().unwrap().contains(&much), "{new}");

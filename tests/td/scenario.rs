@@ -205,7 +205,7 @@ fn what_of_the_host_is_otherwise_is_told_and_tuned_when_asked() {
     let table = "22 1 259:1 / / rw - ext4 /dev/nvme0n1p1 rw";
     rig.shell(&format!("echo '{table}' >host/proc/self/mountinfo")).text();
     let told = warnings();
-    assert!(told.contains("host.swappiness is 60, recommended is 35"), "{told}");
+    assert!(told.contains("host.swappiness is 60, but 35 is recommended"), "{told}");
     assert!(told.contains("tdx-td host tune --scenario desktop"), "{told}");
     let error = td(&rig, &format!("{words} --tune-host")).error(5);
     assert!(error["message"].as_str().unwrap().contains("settings of this host"), "{error}");

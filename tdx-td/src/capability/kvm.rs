@@ -11,7 +11,7 @@ use crate::capability::virt_type::{VirtType, VirtTypeArg};
 /// Returns the accelerator of a guest: the requested one, else the one that the host supports.
 ///
 /// On this machine `auto` is kvm only if the processor's flags and `/dev/kvm` both offer it: in a container or a
-/// nested guest the device node alone proves nothing. On a remote host libvirt is asked.
+/// nested guest the device node alone proves nothing. On a remote host, libvirt is queried.
 ///
 /// Errors: `unsupported` when kvm was asked for by name, or is needed, and is not there.
 pub fn virt_type(
@@ -37,8 +37,8 @@ pub fn check_kvm(host: &Host, libvirt: &Libvirt) -> Result<()> {
         Ok(())
     } else {
         Err(Error::unsupported("this host does not support KVM").hint(
-            "tdx-td host check --for none; for a guest in slow software emulation: --security none \
-             --virt-type qemu",
+            "to see the reason, run tdx-td host check --for none; to run the guest in slow software \
+             emulation, use --security none --virt-type qemu",
         ))
     }
 }

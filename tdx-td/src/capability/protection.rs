@@ -21,7 +21,7 @@ pub fn check_security(host: &Host, libvirt: &Libvirt, security: Security) -> Res
 }
 
 const HINT: &str =
-    "tdx-td host check says how to fix this; --security none creates an ordinary guest";
+    "to see the fixes, run tdx-td host check; to create an ordinary guest, add --security none";
 
 /// Source: <https://libvirt.org/formatdomaincaps.html#sev-capabilities>; Linux
 /// `Documentation/virt/kvm/x86/amd-memory-encryption.rst` for the module's parameters.
@@ -50,15 +50,21 @@ fn check_sev(host: &Host, libvirt: &Libvirt, security: Security) -> Result<()> {
     let path = format!("/sys/module/kvm_amd/parameters/{parameter}");
     let version = libvirt.connect().lib_version().context("read the version of libvirt")?;
     let missing = match host.read(&path)? {
-        _ if !libvirt.is_local() => "libvirt on that host does not offer it".to_owned(),
+        _ if !libvirt.is_local() => {
+            "libvirt on the remote host does not offer this kind of guest".to_owned()
+        }
         None => format!("module kvm_amd with parameter {parameter} is not loaded"),
         Some(value) if !matches!(value.trim(), "Y" | "1") => format!("kvm_amd.{parameter} is off"),
         // Source: https://libvirt.org/news.html, 10.5.0.
         Some(_) if security == Security::SevSnp && version < 10_005_000 => {
             let version = version_text(version);
-            format!("libvirt {version} does not support it (10.5.0 and newer do)")
+            format!("libvirt {version} does not support SEV-SNP (10.5.0 and newer versions do)")
         }
-        Some(_) => "QEMU does not support it, or the BIOS reserves no ASIDs for it".to_owned(),
+        Some(_) => {
+            "QEMU does not support this kind of guest, or the BIOS reserves no ASIDs for such \
+             guests"
+                .to_owned()
+        }
     };
     Err(Error::unsupported(format!("this host does not support {name} guests: {missing}"))
         .hint(HINT))
@@ -87,10 +93,10 @@ fn check_keys(host: &Host) -> Result<()> {
         Ok(text.lines().find_map(|line| line.strip_prefix("tdx ")?.trim().parse().ok()))
     };
     match (count("/sys/fs/cgroup/misc.capacity")?, count("/sys/fs/cgroup/misc.current")?) {
-        (Some(all), Some(taken)) if taken >= all => {
-            Err(Error::unsupported(format!("all {all} TDX key ids of this host are in use"))
-                .hint("shut down a trust domain: tdx-td list shows them, tdx-td stop NAME"))
-        }
+        (Some(all), Some(taken)) if taken >= all => Err(Error::unsupported(format!(
+            "all {all} TDX key ids of this host are in use"
+        ))
+        .hint("to see the trust domains, run tdx-td list; to shut one down, run tdx-td stop NAME")),
         _ => Ok(()),
     }
 }
@@ -113,7 +119,9 @@ fn missing_for_tdx(host: &Host, libvirt: &Libvirt) -> Result<Vec<String>> {
             missing.push("the processor or the BIOS does not offer TDX".to_owned());
         }
         missing.extend(match parameter {
-            None => Some("the kernel's KVM does not support TDX (6.16 and newer do)".to_owned()),
+            None => Some(
+                "the kernel's KVM does not support TDX (6.16 and newer versions do)".to_owned(),
+            ),
             Some(_) if !kernel_has_it => Some("kvm_intel.tdx is off".to_owned()),
             Some(_) => None,
         });
@@ -123,10 +131,12 @@ fn missing_for_tdx(host: &Host, libvirt: &Libvirt) -> Result<Vec<String>> {
         // Source: https://libvirt.org/news.html, 11.6.0.
         ..11_006_000 => {
             let version = version_text(version);
-            missing.push(format!("libvirt {version} does not support TDX (11.6.0 and newer do)"));
+            missing.push(format!(
+                "libvirt {version} does not support TDX (11.6.0 and newer versions do)"
+            ));
         }
         _ if kernel_has_it => {
-            missing.push("QEMU does not support TDX (10.1 and newer do)".to_owned());
+            missing.push("QEMU does not support TDX (10.1 and newer versions do)".to_owned());
         }
         _ => {}
     }

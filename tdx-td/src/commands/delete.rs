@@ -1,4 +1,4 @@
-//! `tdx-td delete`: deletes domains with their own disks, and nothing else.
+//! `tdx-td delete`: deletes domains and the disks created for them, and nothing else.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ const EXAMPLES: &str = "Examples:
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct DeleteArgs {
-    /// Names of domains, or - for items with a name on standard input
+    /// Names of domains; - reads JSON output of tdx-td, such as that of tdx-td list, from standard input
     #[arg(value_name = "NAME", required_unless_present = "all")]
     names: Vec<String>,
     /// Delete all domains that these tools or the original tdvirsh created
@@ -36,7 +36,7 @@ pub struct DeleteArgs {
     /// Also delete domains that other programs created: their definitions only, never their disks
     #[arg(long)]
     foreign: bool,
-    /// How long to wait for a guest to shut down before it is forced off
+    /// Maximum time to wait for a guest to shut down, in seconds; then the guest is forced off
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = seconds())]
     timeout: u64,
     #[command(flatten)]
@@ -90,7 +90,9 @@ fn managed(libvirt: &Libvirt) -> Result<Vec<NamedDomain>> {
     let name = |domain: Domain| match domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE) {
         Err(error) if is_gone(&error) => Ok(None),
         text => {
-            let definition = Definition::parse(text.context("read a domain's definition")?)?;
+            let name = domain.name().unwrap_or_default();
+            let doing = format_args!("read the definition of domain '{name}'");
+            let definition = Definition::parse(text.context(doing)?)?;
             Ok(definition.is_managed().then(|| definition.name()))
         }
     };

@@ -34,7 +34,7 @@ pub struct FirmwareArgs {
     /// Only builds with this interface
     #[arg(short, long, value_parser = PossibleValuesParser::new(INTERFACES))]
     interface: Option<String>,
-    /// Only builds for this machine type: pc-q35-10.1, or q35 for any version
+    /// Only builds for this machine type, such as pc-q35-10.1, or q35 for any version
     #[arg(short, long)]
     machine: Option<String>,
     /// Only builds that store no variables (yes), or that store them (no)
@@ -59,12 +59,12 @@ fn stateless() -> impl TypedValueParser<Value = bool> {
     PossibleValuesParser::new(["yes", "no"]).map(|word| word == "yes")
 }
 
-/// Returns the flag `--connect` without its short form: `-c` means `--content` in this verb.
+/// Returns the flag `--connect` without its short form: `-c` means `--content` in this command.
 pub fn connect_flag() -> Arg {
     Arg::new("connect")
         .long("connect")
         .value_name("URI")
-        .help("URI of the libvirt connection; -c means --content in this verb")
+        .help("Connect to libvirt at this URI; -c means --content in this command")
         .help_heading("Global options")
 }
 
@@ -160,10 +160,12 @@ pub fn run(
     if may_ask {
         match connect() {
             Ok(libvirt) if libvirt.is_local() => loaders = Some(Loaders::new(libvirt)),
-            Ok(libvirt) => warnings
-                .push(format!("offered and chosen are unknown: {} is another host", libvirt.uri())),
+            Ok(libvirt) => warnings.push(format!(
+                "the values of 'offered' and 'chosen' are unknown: {} is another host",
+                libvirt.uri()
+            )),
             Err(error) => {
-                warnings.push(format!("offered and chosen are unknown: {error}"));
+                warnings.push(format!("the values of 'offered' and 'chosen' are unknown: {error}"));
             }
         }
     }

@@ -29,10 +29,11 @@ const EXAMPLES: &str = "Examples:
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct HostdevsArgs {
-    /// Read the output of tdx-iommu resolve on standard input
+    /// Read the output of tdx-iommu resolve from standard input
     #[arg(value_name = "-", value_parser = ["-"], conflicts_with = "config")]
     stdin: Option<String>,
-    /// File that lists the host devices of each domain [default: passthrough_config.yaml]
+    /// Path of the passthrough configuration, which lists the host devices of each domain [default:
+    /// passthrough_config.yaml]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Change only this domain (repeatable)
@@ -41,7 +42,8 @@ pub struct HostdevsArgs {
     /// Do not add or remove this device, whatever the file says (repeatable)
     #[arg(long, value_name = "BDF")]
     keep: Vec<Bdf>,
-    /// Use a device despite this code; not with - (repeatable)
+    /// Use a device despite the blocker with this code (repeatable); cannot be combined with the
+    /// argument -
     #[arg(long, value_name = "CODE", value_parser = Code::to_force, conflicts_with = "stdin")]
     force: Vec<Code>,
     /// Also attach devices to, and detach them from, running domains
@@ -50,11 +52,12 @@ pub struct HostdevsArgs {
     /// Hide option ROMs from unprotected guests as well; protected guests never see them
     #[arg(long)]
     no_rom: bool,
-    /// How long to wait for a guest to release a device
+    /// Maximum time to wait for a guest to release a device, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = seconds())]
     #[arg(requires = "live")]
     timeout: u64,
-    /// Write the proposed definition of each domain to a file of this name with the domain's name added
+    /// Write the planned definition of each domain to a file; if FILE is plan.xml, the file of domain
+    /// web1 is plan_web1.xml
     #[arg(long, value_name = "FILE")]
     debug_xml: Option<PathBuf>,
     #[command(flatten)]

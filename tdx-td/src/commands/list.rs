@@ -11,9 +11,10 @@ use virt::domain::Domain;
 use crate::domain::observer::{ObservedDomain, Observer, ask_agents};
 
 const ADDRESSES: &str = "Addresses:
-  list takes addresses from DHCP leases and this host's ARP table. If neither has an address of a
-  running domain, list asks the domain's guest agent. It waits at most one second for the next answer
-  and five seconds for all answers. tdx-td show asks every connected agent.
+  tdx-td list takes addresses from DHCP leases and this host's ARP table. If neither the leases nor
+  the table has an address of a running domain, tdx-td list asks the guest agent of that domain.
+  tdx-td list stops waiting for guest agents when no answer has arrived for one second, and after
+  five seconds in any case. tdx-td show asks every connected guest agent.
   Addresses of interfaces that are not in the domain's definition, and addresses of this host, are
   only in other_addresses of the JSON document.
 

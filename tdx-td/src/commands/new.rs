@@ -42,8 +42,8 @@ pub struct NewArgs {
     image: ImageArgs,
     #[command(flatten)]
     guest: GuestArgs,
-    /// First set this host to the values that the scenario recommends, as host tune does; asks for
-    /// confirmation
+    /// First change the settings of this host to the values that the scenario recommends, as tdx-td
+    /// host tune does; asks for confirmation
     #[arg(long, requires = "scenario", help_heading = "Host")]
     tune_host: bool,
     #[command(flatten)]
@@ -148,8 +148,8 @@ fn prepare_host(
     if !tune_host {
         let how = format!("tdx-td host tune --scenario {scenario}");
         let warning = format!(
-            "settings of this host differ from those that scenario {scenario} recommends ({how} changes \
-             them): {}",
+            "settings of this host differ from the recommendations of scenario {scenario} (to change the \
+             settings, run {how}): {}",
             differences.join("; ")
         );
         return Ok((None, vec![warning]));

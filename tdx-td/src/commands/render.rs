@@ -21,9 +21,16 @@ const EXAMPLES: &str = "Examples:
   tdx-td render -i guest.qcow2 --xml
   tdx-td render -i guest.qcow2 --xml | virt-xml-validate - domain";
 
+// `render` has the flags of `new`, but imports and deletes nothing.
+const IMAGE: &str =
+    "Disk image: a volume of the pool, or a file, which tdx-td new would import into the pool";
+const OVERWRITE: &str = "Print the XML although a different domain of this name exists; tdx-td new \
+                         --overwrite would delete that domain and the disks created for it";
+
 /// Arguments of `render`.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
+#[command(mut_arg("td_image", |arg| arg.help(IMAGE)), mut_arg("overwrite", |arg| arg.help(OVERWRITE)))]
 pub struct RenderArgs {
     #[command(flatten)]
     image: ImageArgs,

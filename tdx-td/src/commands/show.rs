@@ -1,4 +1,4 @@
-//! `tdx-td show`: shows all that is known about domains.
+//! `tdx-td show`: shows all details of domains.
 
 use std::collections::HashMap;
 
@@ -23,7 +23,8 @@ use crate::security::attestation::Attestation;
 pub struct ShowArgs {
     #[command(flatten)]
     names: NameArgs,
-    /// Verify the launch measurement of AMD SEV and SEV-ES guests; the JSON key attested has the result
+    /// Verify the launch measurement of AMD SEV and SEV-ES guests; the result is in the key "attested"
+    /// of the JSON output
     #[arg(long)]
     attest: bool,
 }

@@ -16,9 +16,10 @@ use crate::domain::observer::observe_by_name;
 use crate::domain::ssh_target::{SshTarget, parse_address};
 
 const EXAMPLES: &str = "Addresses:
-  tdx-td ssh connects to the port that the host forwards to the guest's SSH server, else to an address
-  of a network card in the domain's definition, else over vsock. It connects to another address, or
-  to an address of this host, only if --address names it. tdx-td show lists all addresses.
+  tdx-td ssh connects to the port that the host forwards to the guest's SSH server, otherwise to an
+  address of a network card in the domain's definition, otherwise over vsock. To connect to any
+  other address, or to an address of this host, pass the address with --address. tdx-td show lists
+  all addresses.
 
 Examples:
   tdx-td ssh web1
@@ -32,7 +33,7 @@ pub struct SshArgs {
     /// Name of the domain
     #[arg(value_name = "NAME")]
     name: String,
-    /// User to log in as [default: the user that new --user created, else ssh's own default]
+    /// User to log in as [default: the user that tdx-td new --user created, otherwise the default of ssh]
     #[arg(short, long)]
     login: Option<String>,
     /// Private key to log in with

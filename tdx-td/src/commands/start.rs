@@ -20,7 +20,8 @@ use crate::security::attestation::Attestation;
 pub struct StartArgs {
     #[command(flatten)]
     names: NameArgs,
-    /// Require AMD SEV or SEV-ES guests with session keys; also verify those that run already
+    /// Verify the launch measurement of each domain, also of running domains; fail for a domain that is
+    /// not an AMD SEV or SEV-ES guest with stored session keys
     #[arg(long)]
     attest: bool,
     #[command(flatten)]

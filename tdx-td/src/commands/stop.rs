@@ -25,7 +25,7 @@ const EXAMPLES: &str = "Examples:
 pub struct StopArgs {
     #[command(flatten)]
     names: NameArgs,
-    /// How long to wait for a guest to shut down
+    /// Maximum time to wait for a guest to shut down, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = seconds())]
     timeout: u64,
     /// Force the guest off at once, without a clean shutdown
@@ -75,6 +75,8 @@ pub fn run(
 }
 
 fn still_running(name: &str, waited: u64) -> Error {
-    Error::conflict(format!("domain '{name}' is still running after {waited} s"))
-        .hint(format!("tdx-td stop {name} --force forces it off; --timeout SECONDS waits longer"))
+    Error::conflict(format!("domain '{name}' is still running after {waited} s")).hint(format!(
+        "to force the domain off, run tdx-td stop {name} --force; to wait longer, add --timeout \
+             SECONDS"
+    ))
 }

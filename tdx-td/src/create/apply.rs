@@ -137,8 +137,10 @@ fn define(libvirt: &Libvirt, name: &str, xml: &str, is_template: bool) -> Result
     // The command that took the name may have deleted its domain already.
     if is_name_taken(&error) || matches!(lookup::find(libvirt, name), Ok(Some(_))) {
         let message = format!("another command created domain '{name}' at the same time");
-        return Err(Error::conflict(message)
-            .hint("run the command again: it compares that domain with this command line"));
+        return Err(Error::conflict(message).hint(
+            "run the command again: tdx-td new then compares the existing domain with the \
+                 requested one",
+        ));
     }
     if is_template && is_invalid(&error) {
         return Err(Error::invalid_input("libvirt refuses the definition made from the template")

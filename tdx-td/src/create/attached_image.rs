@@ -85,7 +85,8 @@ impl UserImage {
         }
         let shown = self.path.display();
         Err(Error::conflict(format!("{shown} is needed by {}", users.join(", "))).hint(
-            "--td-image uses a copy of the image as base image and does not change the image",
+            "use --td-image instead of --vmimage: the guest then writes to an overlay, not to the \
+             image",
         ))
     }
 }
@@ -95,7 +96,7 @@ impl UserImage {
 /// Errors: `unsupported` for a device; `invalid_input` for another kind of file that cannot be an image.
 fn open(path: &Path) -> Result<File> {
     let file = image::open(path)?;
-    let metadata = file.metadata().at("look at", path)?;
+    let metadata = file.metadata().at("examine", path)?;
     if std::os::unix::fs::FileTypeExt::is_block_device(&metadata.file_type()) {
         let message = format!("{} is a device, not an image", path.display());
         return Err(Error::unsupported(message).hint(format!(

@@ -190,7 +190,7 @@ impl BaseSource {
         for _ in 1..TRIES {
             match source.apply(context, libvirt, &mut applied) {
                 Err(error) if error.kind() == ErrorKind::Conflict => {
-                    log::step(format_args!("look for pool and image again: {error}"));
+                    log::step(format_args!("look up the pool and the image again: {error}"));
                     source = Self::find_again(&base, context, libvirt, config, request)?;
                 }
                 done => return done.map(|pool| (pool, applied)),
@@ -264,7 +264,7 @@ fn default_image(
     match unseen(libvirt, pool, &name) {
         Some(file) => import(&file),
         None => Err(Error::not_found(format!(
-            "no image is named, and the default {name} is neither in ./image nor in the pool"
+            "no image was given, and the default image {name} is neither in ./image nor in the pool"
         ))
         .hint("add --td-image IMAGE, or set image: in /etc/tdx/tdx.yaml")),
     }

@@ -353,7 +353,7 @@ fn disk_options(storage: &Storage) -> Result<DiskOptions> {
     let capacity_bytes = size(storage.capacity).unwrap_or_default();
     if capacity_bytes < LEAST {
         return Err(Error::usage(format!(
-            "the size of the disk is {}: at least {}",
+            "the size of the disk is {}, but must be at least {}",
             Size(capacity_bytes),
             Size(LEAST)
         ))
@@ -376,8 +376,8 @@ fn ask_for_passphrase(context: &Context) -> Result<Passphrase> {
     let ask = |question| {
         let answer = context.ask_secret(question).map_err(|error| match error.kind() {
             ErrorKind::Usage => error.hint(
-                "give it with --passphrase-file FILE, or create the disk without encryption: --set \
-                 storage.encryption=off",
+                "pass the passphrase with --passphrase-file FILE, or create the disk without encryption: \
+                 --set storage.encryption=off",
             ),
             _ => error,
         })?;

@@ -25,7 +25,8 @@ pub(super) fn differences(
     let record = record.ok_or_else(|| name_taken(name, "was not created by these tools"))?;
     let mut differences = record.differences(requested);
     differences.extend(
-        other_format.map(|(is, wanted)| format!("image_format is {is}, requested is {wanted}")),
+        other_format
+            .map(|(is, wanted)| format!("image_format is {is}, but {wanted} was requested")),
     );
     Ok((!differences.is_empty()).then(|| differences.join("; ")))
 }

@@ -101,7 +101,8 @@ impl<'a> CreationPlan<'a> {
                 let mut plan = build(None)?;
                 let uuid = existing.uuid();
                 plan.warnings.push(format!(
-                    "the existing domain '{name}' ({uuid}) is deleted first, with its own disks"
+                    "the existing domain '{name}' ({uuid}) is deleted first, with the disks created \
+                     for it"
                 ));
                 Ok(Self { overwrites: Some(uuid), ..plan })
             }
@@ -192,7 +193,7 @@ impl<'a> CreationPlan<'a> {
             settings: scenario.map(|scenario| scenario.settings.clone()).unwrap_or_default(),
             host: guest.settings.scenario.clone().zip(host),
             memory_shortage: shortage.filter(|_| security != Security::None).map(|message| {
-                Error::unsupported(message).hint("give the guest less with --memory SIZE")
+                Error::unsupported(message).hint("give the guest less memory: --memory SIZE")
             }),
             is_template: source.is_template(),
             warnings,
@@ -216,7 +217,10 @@ impl<'a> CreationPlan<'a> {
         match self.overwrites {
             Some(_) => context.confirm(
                 change,
-                &format!("delete the existing domain '{}' and its own disks?", self.name),
+                &format!(
+                    "delete the existing domain '{}' and the disks created for it?",
+                    self.name
+                ),
             ),
             None => Ok(()),
         }
@@ -238,10 +242,10 @@ impl<'a> CreationPlan<'a> {
     }
 }
 
-/// Returns a message if the guest's memory is more than the host's.
+/// Returns a message if the guest has more memory than the host.
 fn memory_shortage(context: &Context, libvirt: &Libvirt, memory: Size) -> Result<Option<String>> {
     let has = Size(capability::capacity(&context.host, libvirt)?.memory_bytes);
-    let message = || format!("the guest's memory of {memory} is more than the host's, {has}");
+    let message = || format!("the guest's memory is {memory}, but the host has only {has}");
     Ok((memory.0 > has.0).then(message))
 }
 

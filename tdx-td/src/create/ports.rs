@@ -196,7 +196,9 @@ fn taken(libvirt: &Libvirt) -> Result<Vec<Taken>> {
         match domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE) {
             Err(error) if is_gone(&error) => Ok(Vec::new()),
             text => {
-                let definition = Definition::parse(text.context("read a domain's definition")?)?;
+                let name = domain.name().unwrap_or_default();
+                let doing = format_args!("read the definition of domain '{name}'");
+                let definition = Definition::parse(text.context(doing)?)?;
                 let taken = |(address, port)| Taken { address, port, domain: definition.name() };
                 Ok(definition.host_ports().into_iter().map(taken).collect())
             }

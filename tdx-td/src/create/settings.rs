@@ -165,7 +165,7 @@ fn check_built_in_definition(
 ) -> Result<()> {
     if security == Security::Tdx && Dialect::detect(&context.host, libvirt)? == Dialect::Canonical {
         return Err(Error::unsupported(
-            "the libvirt of Canonical's preview packages needs a template for trust domains",
+            "libvirt from Canonical's preview packages can create trust domains only from a template",
         )
         .hint("add --xml-template FILE with a template of those packages"));
     }
@@ -184,7 +184,7 @@ fn memory_bytes(
         Some(Size(bytes)) if bytes < MIN_MEMORY => {
             let (size, least) = (Size(bytes), Size(MIN_MEMORY));
             Err(Error::invalid_input(format!(
-                "memory in the configuration is {size}: a guest needs at least {least}"
+                "memory in the configuration is {size}, but must be at least {least}"
             )))
         }
         // libvirt counts in KiB and QEMU in pages. Whole MiB are not rounded by either.
@@ -207,7 +207,9 @@ fn memory_bytes(
 /// Errors: `invalid_input` for 0.
 fn vcpus(configured: Option<u32>, host: Capacity, warnings: &mut Vec<String>) -> Result<u32> {
     match configured {
-        Some(0) => Err(Error::invalid_input("vcpus in the configuration is 0: at least 1")),
+        Some(0) => {
+            Err(Error::invalid_input("vcpus in the configuration is 0, but must be at least 1"))
+        }
         Some(vcpus) => Ok(vcpus),
         None if host.cpus < 4 => {
             warnings.push(format!(
@@ -277,7 +279,7 @@ pub(crate) fn check_network(libvirt: &Libvirt, name: &str) -> Result<()> {
     let found = match libvirt.connect().lookup_network_by_name(name) {
         Err(error) if is_gone(&error) => {
             return Err(Error::not_found(format!("network '{name}' not found"))
-                .hint("tdx-td virsh net-list --all lists the networks"));
+                .hint("to see all networks, run tdx-td virsh net-list --all"));
         }
         found => found.context(format_args!("look up network '{name}'"))?,
     };

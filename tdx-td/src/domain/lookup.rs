@@ -98,5 +98,6 @@ pub fn get(libvirt: &Libvirt, name: &str) -> Result<Domain> {
 
 /// Returns the error for a domain that does not exist (exit 4).
 pub fn not_found(name: &str) -> Error {
-    Error::not_found(format!("domain '{name}' not found")).hint("tdx-td list lists all domains")
+    Error::not_found(format!("domain '{name}' not found"))
+        .hint("to see all domains, run tdx-td list")
 }

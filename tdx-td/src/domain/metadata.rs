@@ -110,7 +110,7 @@ impl Metadata {
                 base.as_ref().map_or_else(|| "none".to_owned(), |base| base.display().to_string())
             };
             let (there, wanted) = (name(&self.base), name(&wanted.base));
-            differences.push(format!("base is {there}, requested is {wanted}"));
+            differences.push(format!("base is {there}, but {wanted} was requested"));
         }
         for (key, value) in &wanted.request {
             let there = self.requested(key).unwrap_or("unknown");
@@ -122,13 +122,13 @@ impl Metadata {
                 differences.push(other_template(there, value).to_owned());
                 break;
             }
-            differences.push(format!("{key} is {there}, requested is {value}"));
+            differences.push(format!("{key} is {there}, but {value} was requested"));
         }
         if differences.is_empty() {
             // A record does not list keys that have their default.
             let more = self.request.iter().filter(|(key, _)| wanted.requested(key).is_none());
             differences.extend(
-                more.map(|(key, there)| format!("{key} is {there}, requested is the default")),
+                more.map(|(key, there)| format!("{key} is {there}, but the default was requested")),
             );
         }
         differences

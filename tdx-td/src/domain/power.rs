@@ -91,7 +91,7 @@ pub fn action_to_run(domain: &Domain, name: &str) -> Result<Action> {
         State::PmSuspended => Ok(Action::Wake),
         State::Crashed if !is_active(domain, name)? => Ok(Action::Start),
         State::Crashed => Err(Error::conflict(format!("domain '{name}' has crashed"))
-            .hint(format!("tdx-td stop {name} --force, then start it again"))),
+            .hint(format!("run tdx-td stop {name} --force, then tdx-td start {name}"))),
         State::None | State::Running | State::Idle | State::Shutdown => Ok(Action::None),
     }
 }
@@ -162,8 +162,8 @@ fn not_started(error: VirtError, domain: &Domain, name: &str, reason_before: Opt
         return error;
     }
     error.hint(format!(
-        "see /var/log/libvirt/qemu/{name}.log and dmesg on the domain's host: another command may have \
-         stopped the guest, QEMU may have crashed, or memory may have run out"
+        "look for the reason in /var/log/libvirt/qemu/{name}.log and in dmesg on the host of the \
+         domain"
     ))
 }
 
@@ -248,7 +248,10 @@ fn prepare(domain: &Domain, name: &str) -> Result<()> {
         return Err(Error::conflict(format!(
             "domain '{name}' is {state} and cannot react to a shutdown request"
         ))
-        .hint(format!("tdx-td start {name} resumes a paused domain; tdx-td stop {name} --force")));
+        .hint(format!(
+            "to resume a paused domain, run tdx-td start {name}; to force the domain off, run tdx-td stop \
+             {name} --force"
+        )));
     }
     let definition = Definition::parse(domain.xml_desc(0).context(about)?)?;
     if definition.on_poweroff() != "destroy" {

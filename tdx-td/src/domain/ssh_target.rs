@@ -79,11 +79,11 @@ fn no_address(item: &DomainItem) -> Error {
     let error = Error::conflict(format!("domain '{name}' has no address yet"));
     match item.other_addresses.first() {
         None => error.hint(format!(
-            "wait until the guest has booted; tdx-td console {name} shows its progress"
+            "wait until the guest has booted; to see the boot messages, run tdx-td console {name}"
         )),
         Some(other) => error.hint(format!(
-            "tdx-td ssh {name} --address {}, which is not an address of a network card in its \
-             definition",
+            "all known addresses are of other network cards than those in the definition, or of this \
+             host; to use one nevertheless, run tdx-td ssh {name} --address {}",
             other.address
         )),
     }

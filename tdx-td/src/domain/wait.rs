@@ -84,7 +84,7 @@ fn timed_out(name: &str, sign: Sign, timeout: Duration) -> Error {
         Sign::Agent => "the guest agent does not answer",
     };
     Error::failed(format!("domain '{name}': {lacking} after {} s", timeout.as_secs()))
-        .hint(format!("tdx-td console {name} shows its boot messages"))
+        .hint(format!("to see the boot messages, run tdx-td console {name}"))
 }
 
 /// Asks a guest agent repeatedly, one question at a time, without waiting for the answer: an agent that hangs

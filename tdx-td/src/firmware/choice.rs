@@ -156,7 +156,7 @@ impl Rules {
 
 fn mode_is(mode: Mode, stateless: bool) -> String {
     let asked = if stateless { "yes" } else { "no" };
-    format!("the build has mode {}, but stateless={asked} is requested", mode.as_str())
+    format!("the build has mode {}, but stateless={asked} was requested", mode.as_str())
 }
 
 /// Returns the first format of a build's files that is not in `usable`.
@@ -227,9 +227,10 @@ impl FirmwareChoice {
     pub fn complaint(&self, wanted: &FirmwareQuery) -> Option<String> {
         match self {
             Self::Build(_) => None,
-            Self::Refused(build, why) => {
-                Some(format!("libvirt chooses {}, then refuses it: {why}", build.path.display()))
-            }
+            Self::Refused(build, why) => Some(format!(
+                "libvirt chooses {}, then refuses this build: {why}",
+                build.path.display()
+            )),
             Self::Blocked(why) => Some(format!("libvirt refuses to choose firmware: {why}")),
             Self::Nothing(near) => {
                 let directories = SYSTEM.join(" and ");

@@ -148,7 +148,7 @@ impl PipedResolution {
                         expect_same(item, device, found.as_ref(), context)?;
                         if found.is_none() {
                             let absent = format!("PCI device {} not found on {host}", device.bdf);
-                            let hint = "tdx-iommu scan on that host lists all devices";
+                            let hint = "to see all devices, run tdx-iommu scan on that host";
                             return Err(Error::not_found(absent).hint(hint));
                         }
                     }
@@ -162,7 +162,8 @@ impl PipedResolution {
             }
         }
         Ok(vec![format!(
-            "whether {host} itself needs these devices cannot be checked from here: run tdx-iommu check on it"
+            "tdx-td cannot check on a remote host whether {host} itself uses these devices: run tdx-iommu \
+             check on that host"
         )])
     }
 }

@@ -119,8 +119,9 @@ fn fail_all(removing: &mut [Result<Removal>], error: Error) {
     let mut first = Some(error);
     for slot in removing {
         if let Ok(domain) = slot {
-            let error =
-                first.take().unwrap_or_else(|| Error::failed("not deleted: another domain failed"));
+            let error = first.take().unwrap_or_else(|| {
+                Error::failed("not deleted, because the deletion of another domain failed")
+            });
             *slot = Err(domain.fail(error));
         }
     }

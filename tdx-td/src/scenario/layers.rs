@@ -240,7 +240,7 @@ fn unknown(origin: &Origin, section: &str, key: &str, known: &Value) -> Error {
     let error = origin.error(format!("{origin}: unknown setting {section}.{key}"));
     match common::nearest(key, names) {
         Some(nearest) => error.hint(format!("did you mean {section}.{nearest}?")),
-        None => error.hint("tdx-td scenario show securevm lists all settings"),
+        None => error.hint("to see all settings, run tdx-td scenario show securevm"),
     }
 }
 

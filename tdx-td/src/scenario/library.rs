@@ -75,7 +75,7 @@ impl Scenario {
             let error = Error::not_found(format!("scenario '{name}' not found"));
             return Err(match nearest {
                 Some(nearest) => error.hint(format!("did you mean {nearest}?")),
-                None => error.hint("tdx-td scenario list lists all scenarios"),
+                None => error.hint("to see all scenarios, run tdx-td scenario list"),
             });
         }
         let mut scenario = Self::empty(name);

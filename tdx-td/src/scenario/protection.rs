@@ -33,5 +33,7 @@ pub fn supported_security(
         "this host supports none of the protections that scenario '{name}' allows"
     ))
     .because(missing.join("; "))
-    .hint("tdx-td host check says how to fix this; --security none creates an unprotected guest"))
+    .hint(
+        "to see the fixes, run tdx-td host check; to create an unprotected guest, add --security none",
+    ))
 }

@@ -171,7 +171,7 @@ impl fmt::Display for ResolvedSettings {
             let comma = if number > 0 { "; " } else { "" };
             write!(
                 f,
-                "{comma}{setting} is {} ({origin}), recommended is {}",
+                "{comma}{setting} is {} ({origin}), but {} is recommended",
                 display_value(value),
                 display_value(recommended)
             )?;

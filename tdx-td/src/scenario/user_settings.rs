@@ -96,12 +96,12 @@ impl UserSettings {
         if let Some(path) = section.remove("path") {
             let path = path
                 .as_str()
-                .ok_or_else(|| format!("invalid value {path} for path: not a text"))?;
+                .ok_or_else(|| format!("invalid value {path} for path: expected a string"))?;
             self.disk_folder = Some(path.into());
         }
         // The unit of sizes that have none of their own.
         let unit = section.remove("unit").unwrap_or_else(|| "G".into());
-        let unit = unit.as_str().ok_or("invalid value for unit: not a text")?.to_owned();
+        let unit = unit.as_str().ok_or("invalid value for unit: expected a string")?.to_owned();
         for (name, value) in section {
             let name = name.strip_prefix("disk_").unwrap_or(&name);
             // A number without a unit, in quotes or not.

@@ -146,7 +146,7 @@ fn what_is_missing_or_wrong_is_told_before_anything_starts() {
          PATH=$PWD/bare '{}' start --attest vault",
         tool.display()
     );
-    refused(&rig.shell(&broken), 6, "virt-qemu-sev-validate does not work");
+    refused(&rig.shell(&broken), 6, "cannot run virt-qemu-sev-validate");
     stays_off();
 
     // A record that went is not a reason to run unmeasured.

@@ -88,7 +88,9 @@ fn what_is_persisted_is_ours_and_goes_again() {
     tree.file("/etc/sysctl.d/90-tdx.conf", "vm.swappiness = 7\n");
     let back = restore(&tree).document();
     assert!(
-        back["warnings"].to_string().contains("90-tdx.conf was changed by somebody else since"),
+        back["warnings"]
+            .to_string()
+            .contains("90-tdx.conf is not restored: another user or program"),
         "{back:#}"
     );
     // One of that name that is not ours keeps everything from being written.
@@ -98,7 +100,7 @@ fn what_is_persisted_is_ours_and_goes_again() {
         error["message"]
             .as_str()
             .unwrap()
-            .contains("90-tdx.conf exists, and host tune did not write it"),
+            .contains("90-tdx.conf exists and was not written by tdx-td host tune"),
         "{error}"
     );
     assert_eq!(files(&root(&tree)), before);
@@ -192,7 +194,8 @@ fn what_somebody_added_to_a_file_of_ours_stays() {
     let tree = plain();
     let before = files(&root(&tree));
     let add = |line: &str| tree.file(FILE, says(&tree, FILE) + "\n" + line + "\n");
-    let stays = format!("{FILE} keeps lines that host tune did not write: vm.panic_on_oom = 1");
+    let stays =
+        format!("{FILE} keeps lines that tdx-td host tune did not write: vm.panic_on_oom = 1");
     tune(&tree, "--scenario securevm --persist").document();
     add("vm.panic_on_oom = 1");
     for replace in ["--scenario securevm", "--scenario desktop --replace"] {
@@ -231,11 +234,11 @@ fn a_record_of_another_boot_is_forgotten() {
     tree.file(BOOT_ID, "another\n");
     let tuned = files(&root(&tree));
     let plan = tree.run("tdx-td", "host restore --dry-run").document();
-    assert!(plan["warnings"][0].as_str().unwrap().contains("of an earlier boot"), "{plan:#}");
+    assert!(plan["warnings"][0].as_str().unwrap().contains("from before the reboot"), "{plan:#}");
     assert_eq!(files(&root(&tree)), tuned);
     // Another scenario is free to tune.
     let done = tune(&tree, "--scenario computation").document();
-    assert!(done["warnings"].to_string().contains("of an earlier boot"), "{done:#}");
+    assert!(done["warnings"].to_string().contains("from before the reboot"), "{done:#}");
     let back = restore(&tree).document();
     assert_eq!(item(&back, "host.swappiness")["previous"], "35");
     tune(&tree, "--scenario desktop").document();

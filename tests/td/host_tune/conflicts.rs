@@ -42,7 +42,7 @@ fn what_somebody_else_set_since_is_left() {
     assert_eq!((&swappiness["action"], &swappiness["current"]), (&json!("none"), &json!("10")));
     let warnings = back["warnings"].to_string();
     assert!(
-        warnings.contains(&format!("{SWAPPINESS} was changed by somebody else since")),
+        warnings.contains(&format!("{SWAPPINESS} is not restored: another user or program")),
         "{warnings}"
     );
     assert!(warnings.contains(&format!("{THP} no longer exists")), "{warnings}");

@@ -67,7 +67,7 @@ fn every_scenario_writes_its_column_of_the_table() {
         assert_eq!(files(&root(&tree)), before, "{scenario}");
         let nothing = restore(&tree).document();
         assert_eq!((&nothing["changed"], &nothing["items"]), (&json!(false), &json!([])));
-        assert!(nothing["warnings"][0].as_str().unwrap().starts_with("there is no record"));
+        assert!(nothing["warnings"][0].as_str().unwrap().starts_with("no tuning record found"));
     }
 }
 

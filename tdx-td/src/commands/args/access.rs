@@ -14,11 +14,11 @@ pub struct AccessArgs {
     /// User to create in the guest; may use sudo without a password
     #[arg(short, long, value_parser = user_name)]
     pub user: Option<String>,
-    /// File of public SSH keys that may log in as the user (repeatable)
+    /// File of public SSH keys to authorize for the user (repeatable)
     #[arg(short = 'k', long, value_name = "FILE", requires = "user")]
     pub ssh_key: Vec<PathBuf>,
-    /// File whose first line is the user's password. Only its owner may have access to the file. An
-    /// existing domain's password is not compared with it
+    /// File whose first line is the user's password. Only its owner may have access to the file. If the
+    /// domain already exists, tdx-td does not compare the password of the domain with the file
     #[arg(long, value_name = "FILE", requires = "user")]
     pub password_file: Option<PathBuf>,
     /// Host name of the guest
@@ -28,8 +28,8 @@ pub struct AccessArgs {
     /// vendor-data
     #[arg(long, value_name = "DIR", conflicts_with_all = ["user", "hostname"])]
     pub cloud_init: Option<PathBuf>,
-    /// Canonical's setup-tdx-config file. Its GUEST_USER, GUEST_PASSWORD and GUEST_HOSTNAME apply
-    /// where no flag is given
+    /// Canonical's setup-tdx-config file. GUEST_USER, GUEST_PASSWORD and GUEST_HOSTNAME of the file
+    /// apply unless --user, --password-file or --hostname, respectively, is given
     #[arg(long, value_name = "FILE", conflicts_with = "cloud_init")]
     pub setup_config: Option<PathBuf>,
 }

@@ -15,11 +15,11 @@ pub struct DeviceArgs {
     /// GPUs or other PCI devices of this host to pass through, each with all functions of its slot
     #[arg(short, long, value_name = "BDF,…", value_delimiter = ',')]
     gpus: Vec<Bdf>,
-    /// Same as --gpus; - reads items with a bdf on standard input
+    /// Same as --gpus; - reads the JSON output of tdx-gpu list or tdx-iommu scan from standard input
     #[arg(long, value_name = "BDF,…|-", value_delimiter = ',')]
     devices: Vec<DeviceArg>,
-    /// Confidential-computing mode to set on the NVIDIA GPUs among them [default: for a trust domain
-    /// ppcie if it gets a whole baseboard with its switches, else on; for other guests leave]
+    /// Confidential-computing mode to set on the NVIDIA GPUs of the guest [default: leave; for a trust
+    /// domain with all GPUs and NVSwitches of a baseboard: ppcie; for other trust domains: on]
     #[arg(long, value_enum, value_name = "MODE")]
     cc: Option<CcMode>,
 }

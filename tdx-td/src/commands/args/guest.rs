@@ -31,26 +31,28 @@ pub struct GuestArgs {
     #[arg(conflicts_with_all = ["security", "network", "virt_type", "hotplug_ports"])]
     #[arg(conflicts_with_all = ["scenario", "set", "user_settings", "machine", "boot"])]
     pub xml_template: Option<PathBuf>,
-    /// Translate or remove parts of the template that this libvirt does not know, and open ports on
-    /// 127.0.0.1 only
+    /// Translate or remove parts of the template that this version of libvirt does not support, and
+    /// change listening addresses to 127.0.0.1
     #[arg(long)]
     pub fix_template: bool,
     /// Name of the domain [default: tdvirsh-KIND-UUID; KIND is the template's name, or trust_domain,
     /// sev_guest or regular_vm]
     #[arg(long, value_parser = domain_name)]
     pub name: Option<String>,
-    /// If a domain of that name exists and differs, delete it and its own disks first; asks for
-    /// confirmation
+    /// If a domain of this name exists and differs from the request, first delete the domain and the
+    /// disks created for it; asks for confirmation
     #[arg(long, requires = "name")]
     pub overwrite: bool,
     /// Protection of the guest from its host [default: tdx; with --scenario, the best that the scenario
     /// allows and this host supports]
     #[arg(long, value_enum, help_heading = "Protection")]
     pub security: Option<Security>,
-    /// Memory size [default: the template's, else 8G, or half of a smaller host's memory]
+    /// Memory size [default: the value in the template, otherwise 8G or half of the host's memory,
+    /// whichever is less]
     #[arg(long, value_name = "SIZE", value_parser = memory, help_heading = "Resources")]
     pub memory: Option<Size>,
-    /// Number of virtual CPUs [default: the template's, else 4, or all CPUs of a smaller host]
+    /// Number of virtual CPUs [default: the value in the template, otherwise 4 or the number of host
+    /// CPUs, whichever is less]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     #[arg(help_heading = "Resources")]
     pub vcpus: Option<u32>,

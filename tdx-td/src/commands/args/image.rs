@@ -19,15 +19,16 @@ pub struct ImageArgs {
     /// Disk image: a volume of the pool, or a file, which is imported into the pool first
     #[arg(short = 'i', long, value_name = "IMAGE", conflicts_with = "base")]
     pub td_image: Option<PathBuf>,
-    /// Base image: a volume of the pool, or - for the output of tdx-pool import or volumes on
+    /// Base image: a volume of the pool; - reads the output of tdx-pool import or tdx-pool volumes from
     /// standard input
     #[arg(long, value_name = "VOLUME")]
     pub base: Option<String>,
-    /// Format of the image [default: as recorded when it was imported, or as the item on standard
-    /// input says, else as its file name says]
+    /// Format of the image [default: the format recorded at the import of the image or, with --base -,
+    /// the format on standard input; otherwise the extension of the file name]
     #[arg(long, value_name = "FORMAT", value_enum)]
     pub image_format: Option<Format>,
-    /// Storage pool [default: tdvirsh-pool, or the pool that owns its directory]
+    /// Storage pool [default: tdvirsh-pool, or the existing pool that uses the directory of
+    /// tdvirsh-pool]
     #[arg(long, value_name = "NAME")]
     pub pool: Option<String>,
     /// Size of the guest's disk [default: the size of the image]
@@ -82,7 +83,7 @@ impl ImageArgs {
             let pool = item.pool;
             if self.pool.as_ref().is_some_and(|asked| *asked != pool) {
                 let message =
-                    format!("the base image is in pool '{pool}', not in the pool of --pool");
+                    format!("the base image is in pool '{pool}', but --pool names another pool");
                 return Err(Error::conflict(message));
             }
             request.base = Some(item.name);

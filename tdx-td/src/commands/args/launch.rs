@@ -34,7 +34,7 @@ pub struct TdxArgs {
     /// Allow the host to debug the trust domain, and so to read its memory
     #[arg(long)]
     td_debug: bool,
-    /// Disable #VE exceptions for unmapped guest pages; Linux guests need on [default: on]
+    /// Disable #VE exceptions for unmapped guest pages; Linux guests need the value on [default: on]
     #[arg(long, value_name = "on|off", value_parser = on_off)]
     sept_ve_disable: Option<bool>,
     /// MRCONFIGID: 48 bytes in hex or base64, or a file with them
@@ -91,11 +91,11 @@ pub struct SevArgs {
     /// Certificate chain of the host [default: sev-cert in hosts.yaml]
     #[arg(long, value_name = "FILE", requires = "sev_attest")]
     sev_cert: Option<PathBuf>,
-    /// Use the certificate chain that this host itself exports. That proves nothing about the host:
-    /// only for demonstrations
+    /// Use the certificate chain that this host itself exports. Such a chain proves nothing about the
+    /// host; use this option only for demonstrations
     #[arg(long, requires = "sev_attest", conflicts_with = "sev_cert")]
     sev_export_cert: bool,
-    /// Firmware file to compute the expected measurement of [default: the file in the domain's
+    /// Firmware file from which the expected measurement is computed [default: the file in the domain's
     /// definition]
     #[arg(long, value_name = "FILE")]
     sev_firmware: Option<PathBuf>,
@@ -111,7 +111,8 @@ pub struct SevArgs {
     /// SEV-SNP: the ID authentication information contains an author key
     #[arg(long, requires = "snp_id_auth")]
     snp_author_key: bool,
-    /// SEV-SNP: whether the key of the chip itself (VCEK) may sign reports [default: QEMU's default]
+    /// SEV-SNP: allow (on) or forbid (off) reports signed with the VCEK, the key of the chip [default:
+    /// QEMU's default]
     #[arg(long, value_name = "on|off", value_parser = on_off)]
     snp_vcek: Option<bool>,
 }

@@ -10,7 +10,7 @@ use crate::domain::lookup::{DomainClaim, NamedDomain};
 /// The argument that names domains.
 #[derive(Debug, Clone, Args)]
 pub struct NameArgs {
-    /// Names of domains, or - for items with a name on standard input
+    /// Names of domains; - reads JSON output of tdx-td, such as that of tdx-td list, from standard input
     #[arg(value_name = "NAME", required = true)]
     pub names: Vec<String>,
 }
@@ -57,7 +57,8 @@ pub fn read(words: Vec<String>) -> Result<Vec<NamedDomain>> {
             ));
         }
         true => {
-            let items: Vec<Item> = input::items(&KINDS, "domains with a name")?;
+            let items: Vec<Item> =
+                input::items(&KINDS, "JSON items of domains, each with the key 'name'")?;
             items.into_iter().map(|item| (item.name, Some(item.claim))).collect()
         }
     };

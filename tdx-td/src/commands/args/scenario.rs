@@ -15,6 +15,7 @@ use crate::scenario::library::{DEFAULT, Scenario};
 #[command(next_help_heading = "Scenario")]
 pub struct AssignmentArgs {
     /// Change one setting, such as guest.video=none (repeatable); tdx-td scenario show NAME lists all
+    /// settings
     #[arg(long, value_name = "SETTING=VALUE")]
     set: Vec<Assignment>,
     /// File of settings that override the scenario's, in the format of virt-scenario's

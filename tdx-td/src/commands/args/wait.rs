@@ -9,19 +9,19 @@ use crate::domain::wait::Sign;
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Waiting")]
 pub struct WaitArgs {
-    /// Wait until the guest has an address, its SSH server answers, or its guest agent answers
+    /// Wait until the guest has reached this state
     #[arg(long, value_enum, value_name = "ip|ssh|agent")]
     pub wait: Option<Sign>,
-    /// Longest time to wait
+    /// Maximum time to wait, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = seconds())]
     #[arg(requires = "wait")]
     pub timeout: u64,
-    /// What to do with the new guest when the time is up
+    /// Action on the new guest when --timeout has expired
     #[arg(long, value_enum, value_name = "keep|delete", default_value = "keep", requires = "wait")]
     pub on_timeout: OnTimeout,
 }
 
-/// What to do with a guest that does not come up in time.
+/// The action on a guest that has not reached the state of `--wait` within `--timeout`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum OnTimeout {
     /// Keep the guest

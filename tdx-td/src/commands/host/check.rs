@@ -23,8 +23,8 @@ pub struct CheckArgs {
     /// vendor have]
     #[arg(long = "for", value_enum, value_name = "KIND")]
     kinds: Vec<GuestKind>,
-    /// Read libvirt's domain capabilities from this file, the output of virsh domcapabilities, instead
-    /// of asking libvirt
+    /// Read the domain capabilities from this file, the output of virsh domcapabilities, instead of
+    /// from libvirt
     #[arg(long, value_name = "FILE")]
     capabilities: Option<PathBuf>,
     /// In a table, also show the checks that passed or do not apply
@@ -63,7 +63,10 @@ pub fn run(
     let mut kinds = args.kinds.clone();
     if kinds.is_empty() {
         let best = best_kind(&facts);
-        warnings.push(format!("checked for --for {}", best.name()));
+        warnings.push(format!(
+            "--for was not given: this host was checked for guests of kind {}",
+            best.name()
+        ));
         kinds.push(best);
     }
     let items = judge(&facts, &kinds);

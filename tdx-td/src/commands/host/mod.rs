@@ -26,9 +26,10 @@ pub struct HostArgs {
 enum Verb {
     /// Check whether guests of a kind can run on this host: exit status 0 for yes, 10 for no
     Check(check::CheckArgs),
-    /// Set this host to the values that a scenario recommends, and record the previous values
+    /// Change settings of this host to the values that a scenario recommends, and record the previous
+    /// values
     Tune(tune::TuneArgs),
-    /// Set this host back to the values recorded before it was tuned
+    /// Restore the settings of this host that tdx-td host tune recorded
     Restore(restore::RestoreArgs),
 }
 
@@ -45,7 +46,7 @@ impl HostArgs {
 
 /// Runs a verb of `host`.
 ///
-/// libvirt is asked only if `may_ask` is true: without `--sysroot`, or with `--connect` or `--host`. `uri` is
+/// libvirt is queried only if `may_ask` is true: without `--sysroot`, or with `--connect` or `--host`. `uri` is
 /// the URI of the connection, `None` for libvirt's default.
 pub fn run(
     context: &Context,

@@ -1,4 +1,4 @@
-//! `tdx-td host restore`: sets this host back to the values recorded before it was tuned.
+//! `tdx-td host restore`: restores the settings of this host that `tdx-td host tune` recorded.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;

@@ -33,7 +33,8 @@ pub struct TuneArgs {
     /// processor supports]
     #[arg(long, value_enum, value_name = "KIND")]
     security: Option<Security>,
-    /// Also tune the disks that this domain's images are on, besides those of the pool (repeatable)
+    /// Also tune the disks that hold the images of this domain (repeatable) [default: only the disks of
+    /// the pool]
     #[arg(long = "domain", value_name = "NAME")]
     domains: Vec<String>,
     /// Also apply at boot
@@ -109,10 +110,9 @@ fn reached(
     match connect() {
         Ok(libvirt) => Ok((Some(libvirt), Vec::new())),
         Err(error) if !domains.is_empty() => Err(error),
-        Err(error) => Ok((
-            None,
-            vec![format!("libvirt was not asked for the directory of the pool: {error}")],
-        )),
+        Err(error) => {
+            Ok((None, vec![format!("cannot read the directory of the pool from libvirt: {error}")]))
+        }
     }
 }
 
@@ -156,6 +156,6 @@ fn best(host: &Host, scenario: &Scenario) -> Result<Security> {
             "this host's processor supports none of the scenario's protections: {}",
             names.join(", ")
         ))
-        .hint("add --security KIND to tune for one of them nevertheless")
+        .hint("to tune for one of these protections nevertheless, add --security KIND")
     })
 }

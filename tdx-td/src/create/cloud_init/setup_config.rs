@@ -18,8 +18,8 @@ impl SetupConfig {
     pub(super) fn read(path: &Path) -> Result<Self> {
         Self::parse(&read_text(path)?).map_err(|line| {
             Error::invalid_input(format!("{}: line {line} is not KEY=VALUE", path.display())).hint(
-                "the file is parsed, not executed: a value is a plain word or a quoted text without $, \
-                 ` and \\",
+                "the file is parsed, not executed: a value is a plain word or a quoted string without \
+                 $, ` and \\",
             )
         })
     }

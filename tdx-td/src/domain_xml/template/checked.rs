@@ -225,12 +225,12 @@ fn check_host(
     };
     able.map_err(|error| match security {
         Security::None => error.hint(
-            "tdx-td host check --for none; a template with <domain type='qemu'> runs in slow software \
-             emulation",
+            "to see the reason, run tdx-td host check --for none; to run the guest in slow software \
+             emulation, write <domain type='qemu'> into the template",
         ),
         _ => error.hint(
-            "tdx-td host check says how to fix this; without <launchSecurity> the template creates an \
-             ordinary guest",
+            "to see the fixes, run tdx-td host check; to create an ordinary guest, remove <launchSecurity> \
+             from the template",
         ),
     })?;
     for name in root.find_all("devices/interface/source").filter_map(|s| s.attr("network")) {

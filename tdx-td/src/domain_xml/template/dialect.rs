@@ -161,14 +161,14 @@ fn fix_attribute<'a>(edit: &mut Edit<'a>, node: Node<'a>, name: &str, part: &Par
         return format!("{part} was renamed to enabled");
     }
     edit.remove_attr(node, name);
-    format!("{part} was removed: this libvirt does not know it")
+    format!("{part} was removed: this version of libvirt does not support it")
 }
 
 fn fix_element<'a>(edit: &mut Edit<'a>, node: Node<'a>, part: &Part) -> String {
     edit.remove(node);
     let service = node.parent().filter(|parent| parent.name() == "quoteGenerationService");
     let (Some(service), "SocketAddress") = (service, node.name()) else {
-        return format!("{part} was removed: this libvirt does not know it");
+        return format!("{part} was removed: this version of libvirt does not support it");
     };
     let of_unix = node.attr("type").as_deref() == Some("unix");
     match (of_unix.then(|| node.attr("path")).flatten(), service.attr("path")) {
@@ -249,7 +249,7 @@ mod tests {
         let expected = [
             "element domain/qemu:commandline/qemu:arg (line 25): 'user,id=n1,hostfwd=tcp::0-:22' was \
              changed to 'user,id=n1,hostfwd=tcp:127.0.0.1:2201-:22'",
-            "element domain/allowReboot (line 16) was removed: this libvirt does not know it",
+            "element domain/allowReboot (line 16) was removed: this version of libvirt does not support it",
             "element domain/launchSecurity/quoteGenerationService/SocketAddress (line 20) was removed: \
              the quote generation service is at unix socket /var/run/tdx-qgs/qgs.socket",
             "attribute enable of domain/pm/suspend-to-mem (line 11) was renamed to enabled",

@@ -172,8 +172,9 @@ impl Template {
                 Piece::Placeholder(_) => escape_into(&mut filled, values.overlay),
             }
         }
-        Document::parse(filled)
-            .map_err(|error| self.refusal("with its placeholders filled is not XML").because(error))
+        Document::parse(filled).map_err(|error| {
+            self.refusal("is not valid XML after its placeholders were replaced").because(error)
+        })
     }
 }
 

@@ -64,7 +64,10 @@ fn check_fixable(template: &Template, unknown: &[Part], fix: bool) -> Result<()>
         found.iter().filter(|listener| !fix || !listener.can_be_closed()).collect();
     let mut faults = Vec::new();
     if !unknown.is_empty() && !fix {
-        faults.push(format!("has parts that this libvirt does not know: {}", listed(unknown)));
+        faults.push(format!(
+            "has parts that this version of libvirt does not support: {}",
+            listed(unknown)
+        ));
     }
     if !open.is_empty() {
         faults.push(format!("opens a port on every address of this host: {}", listed(&open)));
@@ -75,8 +78,8 @@ fn check_fixable(template: &Template, unknown: &[Part], fix: bool) -> Result<()>
     let error: Error = template.refusal(&faults.join("; it also "));
     Err(if open.iter().all(|listener| listener.can_be_closed()) {
         error.hint(
-            "add --fix-template: it translates or removes the unknown parts, and opens ports on 127.0.0.1 \
-             only",
+            "add --fix-template, which translates or removes the unsupported parts and changes listening \
+             addresses to 127.0.0.1",
         )
     } else {
         error.hint("write the address 127.0.0.1 into the raw arguments for QEMU")

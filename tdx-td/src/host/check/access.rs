@@ -38,7 +38,7 @@ fn virtualization(facts: &Facts, needed: bool) -> CheckItem {
         None => fail_or_warn(
             needed,
             code,
-            "flags vmx and svm are missing".to_owned(),
+            "CPU flags vmx and svm are missing".to_owned(),
             "turn on VT-x or SVM in the BIOS; in a virtual machine, turn on nested virtualization on its host",
         ),
     }
@@ -53,7 +53,7 @@ fn kvm(facts: &Facts, needed: bool) -> CheckItem {
         Kvm::Works(_) => code.ok("/dev/kvm works"),
         Kvm::Refused => code.unknown("this user may not open /dev/kvm"),
         Kvm::Unknown(why) => code.unknown(why),
-        _ if !hardware => code.not_applicable("depends on CPU_VIRTUALIZATION"),
+        _ if !hardware => code.not_checked(HostCode::CpuVirtualization),
         Kvm::Absent => fail_or_warn(needed, code, "/dev/kvm does not exist".to_owned(), load),
         Kvm::Broken(why) => {
             fail_or_warn(needed, code, format!("/dev/kvm does not work: {why}"), load)
@@ -72,14 +72,14 @@ fn kvm_access(facts: &Facts) -> CheckItem {
             "usermod -aG kvm USER, then log in again",
         ),
         Kvm::Absent => code.not_applicable("/dev/kvm does not exist"),
-        Kvm::Unknown(_) => code.not_applicable("not checked on a captured host"),
+        Kvm::Unknown(_) => code.not_applicable("not checked with --sysroot"),
     }
 }
 
 fn libvirt_access(facts: &Facts) -> CheckItem {
     let code = HostCode::LibvirtAccess;
     if !facts.this_machine {
-        return code.not_applicable("not checked on a captured host");
+        return code.not_applicable("not checked with --sysroot");
     }
     match groups(facts) {
         Err(why) => code.unknown(why),
@@ -126,7 +126,7 @@ fn container(facts: &Facts) -> CheckItem {
     match by_systemd.or(said).filter(|name| !name.is_empty()).or(by_file) {
         None => code.ok("no container detected"),
         Some(name) => code.warn(
-            format!("this is a container ({name}), which may not see all of the host"),
+            format!("this is a container ({name}), in which parts of the host may be invisible"),
             "run this command on the host, or pass /dev/kvm, /dev/vhost-vsock and libvirt's socket to the \
              container",
         ),
@@ -138,7 +138,7 @@ fn vsock(facts: &Facts) -> CheckItem {
     if facts.has("/dev/vhost-vsock") {
         code.ok("/dev/vhost-vsock exists")
     } else if !facts.has("/dev") {
-        code.unknown("/dev was not captured")
+        code.unknown("the --sysroot directory does not contain /dev")
     } else {
         code.warn("/dev/vhost-vsock does not exist", "modprobe vhost_vsock")
     }

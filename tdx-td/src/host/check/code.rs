@@ -90,7 +90,7 @@ pub fn page() -> String {
         | `ok` | the requirement is met |\n\
         | `warn` | the requirement is not met; guests run, with the disadvantage that `found` names |\n\
         | `fail` | the requirement is not met, and the requested kinds of guests do not run; the command exits 10 |\n\
-        | `not_applicable` | the requirement does not matter on this host, or depends on a failed one |\n\
+        | `not_applicable` | the requirement does not matter on this host, or was not checked because of a failed check |\n\
         | `unknown` | the requirement could not be checked |\n\n\
         | code | requirement |\n|---|---|\n"
         .to_owned();

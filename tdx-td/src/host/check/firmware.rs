@@ -11,7 +11,7 @@ pub fn judge(facts: &Facts, kinds: &[GuestKind]) -> CheckItem {
     let code = HostCode::Firmware;
     let captured = facts.this_machine || facts.has("/usr/share/qemu") || facts.has("/etc/qemu");
     if !captured {
-        return code.unknown("firmware descriptors were not captured");
+        return code.unknown("the --sysroot directory does not contain firmware descriptors");
     }
     let mut found = Vec::new();
     let secure = kinds.iter().any(|kind| kind.is_secure());
@@ -30,7 +30,7 @@ pub fn judge(facts: &Facts, kinds: &[GuestKind]) -> CheckItem {
         if let Some(why) = result.choice.complaint(&result.wanted) {
             let fix = match &result.choice {
                 FirmwareChoice::Blocked(_) => {
-                    "tdx-td firmware lists the damaged files: correct or remove them"
+                    "to see the damaged files, run tdx-td firmware; then correct or remove them"
                 }
                 _ => package,
             };

@@ -108,6 +108,11 @@ impl HostCode {
         self.item(Status::NotApplicable, why.into(), None)
     }
 
+    /// Returns the item for a requirement that was not checked, because `cause` is not met.
+    pub fn not_checked(self, cause: Self) -> CheckItem {
+        self.not_applicable(format!("not checked, because check {} did not pass", cause.as_str()))
+    }
+
     /// Returns the item for a state that could not be determined.
     pub fn unknown(self, why: impl Into<String>) -> CheckItem {
         self.item(Status::Unknown, why.into(), None)

@@ -52,7 +52,7 @@ fn arguments(facts: &Facts, kinds: &[GuestKind]) -> CheckItem {
                 "remove {word} from the kernel command line: SEV-SNP needs the IOMMU to translate addresses"
             ),
         ),
-        _ => code.ok("no argument is missing or harmful"),
+        _ => code.ok("the kernel command line has all required arguments and no harmful one"),
     }
 }
 

@@ -29,7 +29,7 @@ pub fn judge(facts: &Facts, kinds: &[GuestKind], without: &[HostCode]) -> Vec<Ch
 fn reached(asked: &LibvirtFacts) -> CheckItem {
     let code = HostCode::Libvirt;
     match &asked.daemon {
-        None => code.unknown("libvirt was not asked"),
+        None => code.unknown("not checked: tdx-td did not query libvirt"),
         Some(Ok(daemon)) if !daemon.local => code.warn(
             format!(
                 "{} is another host: only libvirt is checked there, everything else on this host",
@@ -49,9 +49,9 @@ fn reached(asked: &LibvirtFacts) -> CheckItem {
 /// Returns the daemon, or the item that says why there is no daemon to check.
 pub(super) fn daemon(asked: &LibvirtFacts, code: HostCode) -> Result<&Daemon, CheckItem> {
     match &asked.daemon {
-        None => Err(code.unknown("libvirt was not asked")),
+        None => Err(code.unknown("not checked: tdx-td did not query libvirt")),
         Some(Ok(daemon)) => Ok(daemon),
-        Some(Err(_)) => Err(code.not_applicable("depends on LIBVIRT")),
+        Some(Err(_)) => Err(code.not_checked(HostCode::Libvirt)),
     }
 }
 
@@ -104,7 +104,7 @@ pub(super) fn version(asked: &LibvirtFacts, kinds: &[GuestKind]) -> CheckItem {
     }
     if has(GuestKind::Vfio) && version < 12_001_000 {
         return code.warn(
-            format!("{text} does not use iommufd, so that DMA_ENTRY_LIMIT applies"),
+            format!("{text} does not use iommufd, so check DMA_ENTRY_LIMIT applies"),
             "install libvirt 12.1.0 or newer",
         );
     }
@@ -156,9 +156,8 @@ const TDX_CAUSES: [HostCode; 10] = [
 ];
 
 /// Returns the first failure that explains what libvirt does not offer.
-fn cause(causes: &[HostCode], which: &[HostCode]) -> Option<String> {
-    let cause = which.iter().find(|code| causes.contains(code))?;
-    Some(format!("depends on {}", cause.as_str()))
+fn cause(causes: &[HostCode], which: &[HostCode]) -> Option<HostCode> {
+    which.iter().copied().find(|code| causes.contains(code))
 }
 
 fn tdx(asked: &LibvirtFacts, causes: &[HostCode]) -> CheckItem {
@@ -167,7 +166,7 @@ fn tdx(asked: &LibvirtFacts, causes: &[HostCode]) -> CheckItem {
         return code.ok("libvirt lists tdx");
     }
     match (cause(causes, &TDX_CAUSES), &asked.capabilities) {
-        (Some(cause), _) => code.not_applicable(cause),
+        (Some(cause), _) => code.not_checked(cause),
         (None, Err(why)) => code.unknown(why),
         (None, Ok(_)) => code.fail(
             "libvirt does not list tdx",
@@ -204,12 +203,12 @@ fn sev(asked: &LibvirtFacts, kind: GuestKind, causes: &[HostCode]) -> CheckItem 
     });
     match (found, cause(causes, &SEV_CAUSES)) {
         (Ok(Some(found)), _) => code.ok(found),
-        (_, Some(cause)) => code.not_applicable(cause),
+        (_, Some(cause)) => code.not_checked(cause),
         (Err(why), None) => code.unknown(why),
         (Ok(None), None) => code.fail(
             format!("libvirt does not offer {}", kind.name()),
-            "install newer libvirt and QEMU (for SEV-SNP 10.5.0 and 9.1); if they are installed: rm \
-             /var/cache/libvirt/qemu/capabilities/* and systemctl restart libvirtd",
+            "install newer versions of libvirt and QEMU (SEV-SNP needs libvirt 10.5.0 and QEMU 9.1); if \
+             they are installed: rm /var/cache/libvirt/qemu/capabilities/* and systemctl restart libvirtd",
         ),
     }
 }

@@ -23,8 +23,8 @@ fn pages(facts: &Facts, code: HostCode, flag: &str) -> CheckItem {
         Err(why) => code.unknown(why),
         Ok(cpu) if cpu.flags.contains(flag) => code.ok(flag),
         Ok(_) => code.warn(
-            format!("flag {flag} is missing: guests cannot use pages of this size"),
-            "in a virtual machine, pass the processor of its host through",
+            format!("CPU flag {flag} is missing: guests cannot use pages of this size"),
+            "in a virtual machine, set the CPU mode of this machine to host-passthrough",
         ),
     }
 }
@@ -97,7 +97,7 @@ fn merging(facts: &Facts, secure: bool) -> CheckItem {
 fn memlock(facts: &Facts) -> CheckItem {
     let code = HostCode::Memlock;
     if !facts.this_machine {
-        return code.not_applicable("not checked on a captured host");
+        return code.not_applicable("not checked with --sysroot");
     }
     let text = match facts.text("/proc/self/limits") {
         Err(why) => return code.unknown(why),

@@ -65,7 +65,7 @@ fn cpu(facts: &Facts, kind: GuestKind) -> CheckItem {
         code.ok(generations(kind).join(" "))
     } else {
         code.fail(
-            format!("missing flags: {}", lacks.join(", ")),
+            format!("missing CPU flags: {}", lacks.join(", ")),
             "turn on SME, SEV, SEV-ES and SNP in the BIOS; SEV-SNP needs an EPYC 7003 or newer",
         )
     }
@@ -76,12 +76,14 @@ fn firmware(facts: &Facts, kind: GuestKind, cpu: &CheckItem) -> CheckItem {
     let logged = |(text, fix): (&'static str, _)| Some((facts.logged(&[text])?, fix));
     let snp = SNP_FAILURES.into_iter().filter(|_| kind == GuestKind::SevSnp);
     match FAILURES.into_iter().chain(snp).find_map(logged) {
-        _ if cpu.is_failure() => code.not_applicable("depends on CPU_SEV"),
+        _ if cpu.is_failure() => code.not_checked(cpu.code),
         Some((line, fix)) => code.fail(without_timestamp(line), fix),
         None => match facts.logged(&["SEV-SNP API:", "SEV API:"]) {
             Some(line) => code.ok(without_timestamp(line)),
             None if facts.has("/dev/sev") => code.ok("/dev/sev exists"),
-            None if !facts.has("/dev") => code.unknown("/dev was not captured"),
+            None if !facts.has("/dev") => {
+                code.unknown("the --sysroot directory does not contain /dev")
+            }
             None => {
                 code.fail("/dev/sev does not exist", "modprobe ccp, then see dmesg | grep -i sev")
             }
@@ -102,8 +104,10 @@ fn module(facts: &Facts, kind: GuestKind, causes: [&CheckItem; 2]) -> CheckItem 
     let cause = causes.into_iter().find(|item| item.is_failure());
     match cause {
         _ if off.is_empty() => code.ok(format!("{} on", generations(kind).join(", "))),
-        Some(cause) => code.not_applicable(format!("depends on {}", cause.code.as_str())),
-        None if !facts.has("/sys/module") => code.unknown("/sys/module was not captured"),
+        Some(cause) => code.not_checked(cause.code),
+        None if !facts.has("/sys/module") => {
+            code.unknown("the --sysroot directory does not contain /sys/module")
+        }
         None if !facts.has("/sys/module/kvm_amd") => {
             code.fail("module kvm_amd is not loaded", "modprobe kvm_amd")
         }
@@ -136,11 +140,12 @@ fn guests(facts: &Facts, kind: GuestKind) -> CheckItem {
         None => code.unknown("neither the kernel nor libvirt reports the number of ASIDs"),
         Some(0) => code.fail(
             "no ASIDs are reserved",
-            "reserve ASIDs in the BIOS: SEV-ES ASID Space Limit above 1 for SEV-ES and SEV-SNP",
+            "reserve ASIDs in the BIOS: for SEV-ES and SEV-SNP, set 'SEV-ES ASID Space Limit' to a value \
+             above 1",
         ),
         Some(all) if taken >= all => code.fail(
             format!("all {all} ASIDs are in use"),
-            "shut down a guest: tdx-td list shows them, tdx-td stop NAME",
+            "to see the guests, run tdx-td list; to shut one down, run tdx-td stop NAME",
         ),
         Some(all) => code.ok(format!("{taken} of {all} ASIDs are in use")),
     }

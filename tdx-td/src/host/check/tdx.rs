@@ -25,11 +25,12 @@ const FAILURES: [(&str, &str); 11] = [
     ("enable_virt_at_load", "remove kvm.enable_virt_at_load=0 from the kernel command line"),
     (
         "is required for TDX",
-        "turn on all TDX options in the BIOS; in a virtual machine, pass the processor of its host through",
+        "turn on all TDX options in the BIOS; in a virtual machine, set the CPU mode of this machine to \
+         host-passthrough",
     ),
     (
         "module not loaded",
-        "turn on the SEAM loader in the BIOS, or update the BIOS: it loads the TDX module",
+        "turn on the SEAM loader in the BIOS, or update the BIOS: the BIOS loads the TDX module",
     ),
     (
         "MAX_VCPU_PER_TD",
@@ -65,7 +66,7 @@ fn cpu(facts: &Facts) -> CheckItem {
             "run guests on the host of this machine",
         ),
         Ok(_) => code.fail(
-            "flag tdx_host_platform is missing",
+            "CPU flag tdx_host_platform is missing",
             format!(
                 "{BIOS}; TDX needs a Xeon of the 5th generation or newer (some of the 4th have it)"
             ),
@@ -100,7 +101,10 @@ fn module(facts: &Facts, cpu: &CheckItem) -> CheckItem {
         return code.ok(format!("version {version}"));
     }
     if is_on(facts) {
-        return code.ok("kvm_intel uses the module; this kernel does not report its version");
+        return code.ok(
+            "kvm_intel uses the TDX module; this kernel does not report the version of the TDX \
+             module",
+        );
     }
     let failure = || {
         let logged = |(text, fix): (&'static str, _)| Some((facts.logged(&[text])?, fix));
@@ -109,11 +113,13 @@ fn module(facts: &Facts, cpu: &CheckItem) -> CheckItem {
     };
     let initialised = ["TDX-Module initialized", "virt/tdx: module initialized"];
     match failure() {
-        _ if cpu.is_failure() => code.not_applicable("depends on CPU_TDX"),
-        _ if facts.logged(&initialised).is_some() => code.ok("the kernel initialised the module"),
+        _ if cpu.is_failure() => code.not_checked(cpu.code),
+        _ if facts.logged(&initialised).is_some() => {
+            code.ok("the kernel initialized the TDX module")
+        }
         Some((line, fix)) => code.fail(without_timestamp(line), fix),
         None if !facts.is_option_on("kvm_intel.tdx") => {
-            code.not_applicable("TDX is not turned on: see KVM_INTEL_TDX")
+            code.not_applicable("TDX is not turned on: see check KVM_INTEL_TDX")
         }
         None => match &facts.log {
             Err(why) => code.unknown(why),
@@ -137,7 +143,7 @@ fn parameter(facts: &Facts, causes: [&CheckItem; 3]) -> CheckItem {
         Err(why) => code.unknown(why),
         Ok(Some("Y" | "1")) => code.ok("kvm_intel.tdx is on"),
         Ok(None) => match cause {
-            Some(cause) => code.not_applicable(format!("depends on {}", cause.code.as_str())),
+            Some(cause) => code.not_checked(cause.code),
             None => code.unknown("module kvm_intel is not loaded"),
         },
         // Reported even if an earlier check failed: the user can fix both in any order.
@@ -147,10 +153,10 @@ fn parameter(facts: &Facts, causes: [&CheckItem; 3]) -> CheckItem {
              /etc/modprobe.d/tdx.conf, and reboot",
         ),
         Ok(Some(_)) => match cause {
-            Some(cause) => code.not_applicable(format!("depends on {}", cause.code.as_str())),
+            Some(cause) => code.not_checked(cause.code),
             None => code.fail(
                 "kvm_intel.tdx is off, although kvm_intel.tdx=1 is configured",
-                "see the reason, as root: dmesg | grep -i tdx",
+                "to see the reason, run as root: dmesg | grep -i tdx",
             ),
         },
     }
@@ -166,7 +172,7 @@ fn kvm(facts: &Facts, parameter: &CheckItem) -> CheckItem {
             "KVM does not support trust domains (bit 5 of KVM_CAP_VM_TYPES), although kvm_intel.tdx is on",
             "modprobe -r kvm_intel && modprobe kvm_intel, or reboot",
         ),
-        Kvm::Works(_) => code.not_applicable(format!("depends on {}", parameter.code.as_str())),
+        Kvm::Works(_) => code.not_checked(parameter.code),
         _ => code.unknown("/dev/kvm cannot be used"),
     }
 }
@@ -178,7 +184,7 @@ fn keys(facts: &Facts) -> CheckItem {
         (None, _) => code.not_applicable("the kernel does not report the number of key ids"),
         (Some(all), taken) if taken >= all => code.fail(
             format!("all {all} key ids are in use"),
-            "shut down a trust domain: tdx-td list shows them, tdx-td stop NAME",
+            "to see the trust domains, run tdx-td list; to shut one down, run tdx-td stop NAME",
         ),
         (Some(all), taken) => code.ok(format!("{taken} of {all} key ids are in use")),
     }

@@ -52,7 +52,7 @@ fn iommufd(facts: &Facts) -> CheckItem {
     if facts.has("/dev/iommu") {
         code.ok("/dev/iommu")
     } else if !facts.has("/dev") {
-        code.unknown("/dev was not captured")
+        code.unknown("the --sysroot directory does not contain /dev")
     } else {
         code.warn(
             "/dev/iommu does not exist: libvirt passes devices through by their VFIO groups",
@@ -76,7 +76,7 @@ fn limit(facts: &Facts) -> CheckItem {
         Ok(Some(limit)) if *limit >= needed => code.ok(limit.to_string()),
         Ok(Some(limit)) => code.warn(
             format!("{limit}; a trust domain with all of the host's memory needs {needed}"),
-            "tdx-gpu bind raises the limit while devices are bound",
+            "bind the devices with tdx-gpu bind, which raises the limit while devices are bound",
         ),
     }
 }

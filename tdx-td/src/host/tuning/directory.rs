@@ -52,7 +52,7 @@ pub fn exchange(host: &Host, file: &Path, text: &str) -> Result<()> {
     let part = part(host);
     make_folder(part.parent().unwrap_or(&part))?;
     fs::write(&part, text).at("write", &part)?;
-    let permissions = file.metadata().at("look at", file)?.permissions();
+    let permissions = file.metadata().at("examine", file)?.permissions();
     fs::set_permissions(&part, permissions).at("set the mode of", &part)?;
     fs::rename(&part, file).at("rename to", file)
 }

@@ -65,7 +65,7 @@ pub fn edited_files(
         };
         let lines: Vec<&str> = foreign.lines().filter(stays).collect();
         let lines = (!lines.is_empty()).then(|| lines.join("; "))?;
-        Some(format!("{path} keeps lines that host tune did not write: {lines}"))
+        Some(format!("{path} keeps lines that tdx-td host tune did not write: {lines}"))
     };
     files.iter().filter_map(describe).collect()
 }
@@ -114,7 +114,7 @@ fn taken_by_others(want: &DesiredValue, entry: &Entry, scenario: &str) -> Error 
         entry.scenarios.iter().map(String::as_str).filter(|by| *by != scenario).collect();
     let (by, foreign) = (others.join(", "), entry.last_written());
     Error::conflict(format!(
-        "{setting} cannot be {value}: {tunable} was tuned to {foreign} for scenario {by}"
+        "cannot set {setting} to {value}: scenario {by} set {tunable} to {foreign}"
     ))
     .hint("run tdx-td host restore first, or add --replace to change the value")
 }

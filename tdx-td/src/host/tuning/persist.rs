@@ -109,10 +109,10 @@ pub fn merged_files(files: &Persisted, lines: &[Line]) -> Result<Persisted> {
         let old = files.get(line.file).map_or(MARK, String::as_str);
         if !old.starts_with(MARK) {
             return Err(Error::conflict(format!(
-                "{} exists, and host tune did not write it",
+                "file {} exists and was not written by tdx-td host tune",
                 line.file
             ))
-            .hint("rename that file, or run host tune without --persist"));
+            .hint("rename the file, or run tdx-td host tune without --persist"));
         }
         let text = merged.entry(line.file).or_insert_with(|| old.to_owned());
         let whole = format!("{}{}", line.start, line.rest);

@@ -145,7 +145,7 @@ impl Records {
 fn read(host: &Host, path: &str) -> Result<Option<Record>> {
     let Some(text) = host.read(path)? else { return Ok(None) };
     serde_json::from_str(&text).map(Some).map_err(|error| {
-        Error::invalid_input(format!("the record of tuning, {path}, is damaged"))
+        Error::invalid_input(format!("the tuning record {path} is damaged"))
             .because(error)
             .hint(format!("rm {path}; the previous values of the settings are then lost"))
     })

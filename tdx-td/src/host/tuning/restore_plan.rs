@@ -58,8 +58,10 @@ impl RestorePlan {
         let _lock = directory::lock(host)?;
         let plan = Self::new(host)?;
         if !whatever && plan.changes != self.changes {
-            return Err(Error::conflict("the settings of the host changed since the question")
-                .hint("run the command again"));
+            return Err(Error::conflict(
+                "the settings of the host changed after the confirmation question",
+            )
+            .hint("run the command again"));
         }
         let failed = apply::apply_all(host, &plan.changes);
         for step in &plan.steps {
@@ -105,12 +107,14 @@ impl RestorePlan {
         }
         if self.records.is_outdated {
             warnings.push(
-                "the record of an earlier boot was removed: the reboot has reset its values"
+                "the tuning record from before the reboot was removed: the reboot reset the tuned settings"
                     .to_owned(),
             );
         } else if self.steps.is_empty() {
-            warnings
-                .push("there is no record: this host was not tuned since it was booted".to_owned());
+            warnings.push(
+                "no tuning record found: this host has not been tuned since its last boot"
+                    .to_owned(),
+            );
         }
         warnings
     }

@@ -59,15 +59,15 @@ impl RestoreStep {
         let foreign = self.foreign_lines();
         let lines: Vec<&str> = foreign.lines().filter(|line| !line.trim().is_empty()).collect();
         match self.action() {
-            RestoreAction::KeepForeign => {
-                Some(format!("{tunable} was changed by somebody else since, and is not restored"))
-            }
+            RestoreAction::KeepForeign => Some(format!(
+                "{tunable} is not restored: another user or program changed it after the tuning"
+            )),
             RestoreAction::Missing => Some(format!("{tunable} no longer exists")),
             RestoreAction::KeepBootValue => {
                 Some(format!("{tunable} was set at boot and keeps its value until the next boot"))
             }
             RestoreAction::Restore if !lines.is_empty() => Some(format!(
-                "{tunable} keeps lines that host tune did not write: {}",
+                "{tunable} keeps lines that tdx-td host tune did not write: {}",
                 lines.join("; ")
             )),
             RestoreAction::Unchanged | RestoreAction::Restore => None,

@@ -92,7 +92,7 @@ impl Tunable {
     pub fn check_writable(&self, host: &Host) -> Result<()> {
         let (Self::Choice(path) | Self::Number(path)) = self else { return Ok(()) };
         let file = host.path(path);
-        let mode = file.metadata().at("look at", &file)?.permissions().mode();
+        let mode = file.metadata().at("examine", &file)?.permissions().mode();
         if mode & 0o222 == 0 {
             return Err(Error::permission(format!("{} is read-only", file.display())));
         }

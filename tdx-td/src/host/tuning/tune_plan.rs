@@ -90,7 +90,7 @@ impl TunePlan {
         warnings.extend(ownership::edited_files(&observed.files, &draft.desired, &old));
         if old.is_outdated {
             warnings.push(
-                "the record of an earlier boot is ignored: the reboot has reset its values"
+                "the tuning record from before the reboot is ignored: the reboot reset the tuned settings"
                     .to_owned(),
             );
         }
@@ -105,8 +105,8 @@ impl TunePlan {
         let describe = |item: &TuneItem| {
             let (setting, wanted) = (&item.setting, &item.wanted);
             match &item.current {
-                Some(current) => format!("{setting} is {current}, recommended is {wanted}"),
-                None => format!("{setting} is not set, recommended is {wanted}"),
+                Some(current) => format!("{setting} is {current}, but {wanted} is recommended"),
+                None => format!("{setting} is not set, but {wanted} is recommended"),
             }
         };
         self.items.iter().filter(differs).map(describe).collect()
@@ -143,8 +143,10 @@ impl TunePlan {
         let _lock = directory::lock(&self.goal.host)?;
         let plan = Self::for_goal(self.goal)?;
         if !whatever && plan.changes != self.changes {
-            return Err(Error::conflict("the settings of the host changed since the question")
-                .hint("run the command again"));
+            return Err(Error::conflict(
+                "the settings of the host changed after the confirmation question",
+            )
+            .hint("run the command again"));
         }
         plan.check()?;
         plan.carry_out()?;
@@ -162,7 +164,7 @@ impl TunePlan {
             if error.to_document().error.left_behind.is_empty() && forget().is_ok() {
                 error
             } else {
-                error.hint("tdx-td host restore restores the other settings")
+                error.hint("to restore the other settings, run tdx-td host restore")
             }
         })
     }
@@ -170,7 +172,7 @@ impl TunePlan {
     /// Returns the items of the settings, and the warnings for the user.
     pub fn into_items(self) -> (Vec<TuneItem>, Vec<String>) {
         let missing = self.items.iter().filter(|item| !item.in_force).map(|item| {
-            let note = item.note.as_deref().unwrap_or("not in force");
+            let note = item.note.as_deref().unwrap_or("not in effect");
             format!("{}: {note}", item.setting)
         });
         let warnings = self.warnings.iter().cloned().chain(missing).collect();

@@ -24,9 +24,9 @@ impl HostdevsPlan {
                     && self.domains.iter().any(|p| p.name == other && p.plug.contains(bdf));
                 if both_run {
                     return Err(Error::conflict(format!(
-                        "domains '{other}' and '{name}' would both run with {bdf}"
+                        "domains '{other}' and '{name}' would both use {bdf} while running"
                     ))
-                    .hint("omit --live, to change only their definitions"));
+                    .hint("to change only the definitions of the domains, omit --live"));
                 }
                 self.shared.push(format!(
                     "domains '{other}' and '{name}' both get {bdf}: only one of them can run"
@@ -60,11 +60,11 @@ impl HostdevsPlan {
             let is_plugged = |bdf: &Bdf| self.domains.iter().any(|p| p.plug.contains(bdf));
             for bdf in devices.into_iter().filter(stays) {
                 if active && is_plugged(&bdf) {
-                    return Err(Error::conflict(format!("domain '{name}' runs with {bdf}"))
+                    return Err(Error::conflict(format!("running domain '{name}' uses {bdf}"))
                         .code(Code::InUseByVm)
                         .hint(format!("tdx-td stop {name}")));
                 }
-                let has = if active { "runs with" } else { "is also defined with" };
+                let has = if active { "is running and uses" } else { "has a definition with" };
                 let receiver = receivers.get(&bdf).copied().unwrap_or_default();
                 warnings.push(format!(
                     "domain '{name}' {has} {bdf}: only one of '{name}' and '{receiver}' can run"

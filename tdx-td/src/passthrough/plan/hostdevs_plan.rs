@@ -50,7 +50,7 @@ impl HostdevsPlan {
             let doing = format_args!("read domain '{name}'");
             if !domain.is_persistent().context(doing)? {
                 return Err(Error::conflict(format!("domain '{name}' is transient")).hint(
-                    "a transient domain has no definition to change; define it first: virsh define",
+                    "make the domain persistent first: virsh define FILE, with its XML in FILE",
                 ));
             }
             if plan.domains.iter().any(|planned| planned.name == *name) {

@@ -61,7 +61,8 @@ impl Expected {
         let name = definition.name();
         if definition.boots_kernel() {
             return Err(Error::unsupported(format!(
-                "domain '{name}' boots a kernel file of the host, whose measurement is not supported"
+                "cannot measure domain '{name}': it boots a kernel file of the host, and the measurement of \
+                 kernel files is not supported"
             ))
             .hint("change the definition so that the domain boots from its disk"));
         }
@@ -158,11 +159,9 @@ impl Processors {
 /// Errors: `unsupported` (exit 6).
 pub fn check_validator() -> Result<()> {
     validator().args(["--help"]).run().map(drop).map_err(|error| match error.kind() {
-        common::ErrorKind::CommandFailed => {
-            Error::unsupported(format!("{VALIDATOR} does not work"))
-                .because(error)
-                .hint(format!("install the packages {PACKAGE}"))
-        }
+        common::ErrorKind::CommandFailed => Error::unsupported(format!("cannot run {VALIDATOR}"))
+            .because(error)
+            .hint(format!("install the packages {PACKAGE}")),
         _ => error,
     })
 }

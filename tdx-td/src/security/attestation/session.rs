@@ -79,7 +79,10 @@ impl AttestationRequest {
                 return Err(Error::usage(
                     "the definition has a session already, for which --sev-attest cannot create keys",
                 )
-                .hint("give its keys with --sev-tik FILE --sev-tek FILE instead of --sev-attest"));
+                .hint(
+                    "pass the keys of the session with --sev-tik FILE --sev-tek FILE instead of \
+                     --sev-attest",
+                ));
             }
             _ => {
                 return Err(Error::usage("--sev-tik and --sev-tek need the session of the keys")

@@ -185,7 +185,7 @@ impl AttestationStore {
     }
 
     fn check_private(&self, path: &Path) -> Result<()> {
-        let mode = fs::metadata(path).at("look at", path)?.mode();
+        let mode = fs::metadata(path).at("examine", path)?.mode();
         match mode & 0o077 {
             0 => Ok(()),
             _ => Err(Error::conflict(format!(

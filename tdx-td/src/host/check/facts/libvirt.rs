@@ -15,11 +15,11 @@ use crate::host::check::facts::reading::{Fact, fact};
 /// The facts that libvirt reports.
 #[derive(Debug)]
 pub struct LibvirtFacts {
-    /// The daemon; `None` if libvirt was not asked, the error if it cannot be reached.
+    /// The daemon; `None` if libvirt was not queried, the error if it cannot be reached.
     pub daemon: Option<Fact<Daemon>>,
     /// The domain capabilities, with KVM.
     pub capabilities: Fact<Document>,
-    /// The rules by which it chooses firmware; `None` if it was not asked, or runs on a remote host.
+    /// The rules by which it chooses firmware; `None` if libvirt was not queried, or runs on a remote host.
     pub rules: Option<Rules>,
 }
 
@@ -64,14 +64,15 @@ impl LibvirtFacts {
             return Ok(Self { daemon: None, capabilities, rules: None });
         }
         if !may_ask {
-            let why =
-                "libvirt was not asked: add --connect URI or --capabilities FILE for that host";
+            let why = "with --sysroot, tdx-td does not query the local libvirt: add --connect URI or \
+                       --capabilities FILE of the captured machine";
             return Ok(Self { daemon: None, capabilities: Err(why.to_owned()), rules: None });
         }
         let libvirt = match fact(connect()) {
             Ok(libvirt) => libvirt,
             Err(why) => {
-                let capabilities = Err("depends on LIBVIRT".to_owned());
+                let capabilities =
+                    Err("not checked, because check LIBVIRT did not pass".to_owned());
                 return Ok(Self { daemon: Some(Err(why)), capabilities, rules: None });
             }
         };

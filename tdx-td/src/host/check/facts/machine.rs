@@ -247,7 +247,8 @@ fn log(host: &Host) -> Fact<Vec<String>> {
         return syscalls::kernel_log().map_err(|error| format!("cannot read /dev/kmsg: {error}"));
     }
     let bytes = fact(host.read_bytes(CAPTURED))?;
-    let bytes = bytes.ok_or_else(|| format!("{CAPTURED} was not captured"))?;
+    let bytes =
+        bytes.ok_or_else(|| format!("the --sysroot directory does not contain {CAPTURED}"))?;
     Ok(String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect())
 }
 
@@ -256,10 +257,11 @@ fn kvm(host: &Host) -> Kvm {
     if !host.is_this_machine() {
         return match (host.has(NODE), host.has("/dev")) {
             (true, _) => Kvm::Unknown(
-                "/dev/kvm exists; whether it works can be checked only on that host".into(),
+                "/dev/kvm exists; to check that it works, run tdx-td host check on that host"
+                    .into(),
             ),
             (false, true) => Kvm::Absent,
-            (false, false) => Kvm::Unknown("/dev was not captured".into()),
+            (false, false) => Kvm::Unknown("the --sysroot directory does not contain /dev".into()),
         };
     }
     let types = |kvm: File| match syscalls::kvm_vm_types(&kvm) {

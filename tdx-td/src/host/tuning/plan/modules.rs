@@ -79,7 +79,7 @@ fn check_reload(module: &str, found: Option<&Module>) -> Result<()> {
             "module {module} cannot be reloaded: it has {users} users"
         ))
         .code(Code::InUseByVm)
-        .hint("shut down all guests, or run host tune without --reload-modules")),
+        .hint("shut down all guests, or run tdx-td host tune without --reload-modules")),
         Some(None) => Err(Error::unsupported(format!(
             "module {module} cannot be reloaded: it is built into the kernel"
         ))
