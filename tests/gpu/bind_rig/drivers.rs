@@ -221,7 +221,10 @@ fn a_failure_or_a_kill_leaves_what_can_be_undone() {
     kernel.shell(&own).text();
     let kept = state(&kernel);
     let bound = gpu(&kernel, ["bind", &all[2]]).document();
-    assert!(bound["warnings"][0].as_str().unwrap().contains("had the driver override nvme"), "{bound:#}");
+    assert!(
+        bound["warnings"][0].as_str().unwrap().contains("had the driver override nvme"),
+        "{bound:#}"
+    );
     gpu(&kernel, ["unbind", &all[2]]).document();
     assert_eq!(state(&kernel), kept);
 }
