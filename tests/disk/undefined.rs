@@ -151,6 +151,6 @@ fn detach_from_a_domain_tells_which_other_domain_has_the_disk() {
     disk(&rig, &format!("attach a {device}")).document();
     let none = disk(&rig, &format!("detach b {device}")).document();
     assert_eq!((&none["changed"], &none["items"][0]["action"]), (&json!(false), &json!("none")));
-    let has = format!("domain 'a' has {device}");
+    let has = format!("domain 'a' still uses {device}");
     assert!(none["warnings"].as_array().unwrap().contains(&json!(has)), "{none}");
 }

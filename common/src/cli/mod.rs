@@ -251,7 +251,7 @@ fn run<T: Tool>(tool: T) -> Result<u8> {
         if !printed.left_out.is_empty() && io::stderr().is_terminal() {
             let titles = printed.left_out.join(", ");
             write_stderr(&format!(
-                "{}: these columns do not fit on the terminal: {titles}\n",
+                "{}: columns that do not fit: {titles}\n",
                 T::NAME
             ));
         }
