@@ -59,7 +59,7 @@ fn what_is_persisted_is_ours_and_goes_again() {
     fs::remove_dir_all(tree.path("/run/tdx")).unwrap();
     tree.file(BOOT_ID, "another\n");
     let error = tune(&tree, "--scenario desktop").error(5);
-    assert!(error["message"].as_str().unwrap().contains("for scenario securevm"), "{error}");
+    assert!(error["message"].as_str().unwrap().contains("scenario securevm set"), "{error}");
     assert_eq!(tune(&tree, line).document()["changed"], false);
     fs::remove_dir_all(tree.path("/run/tdx")).unwrap();
     let back = restore(&tree).document();

@@ -11,7 +11,7 @@ fn scenarios_that_want_other_things_are_told_of_each_other() {
     for more in ["", " --dry-run"] {
         let error = tune(&tree, &format!("--scenario computation{more}")).error(5);
         let message = error["message"].as_str().unwrap();
-        assert!(message.contains("for scenario securevm"), "{error}");
+        assert!(message.contains("scenario securevm set"), "{error}");
         assert!(error["hint"].as_str().unwrap().contains("--replace"), "{error}");
         assert_eq!(files(&root(&tree)), tuned);
     }
@@ -22,7 +22,7 @@ fn scenarios_that_want_other_things_are_told_of_each_other() {
     assert_eq!(item(&done, "host.ksm")["action"], "set");
     let error =
         tune(&tree, "--scenario securevm --set host.ksm=off --set host.swappiness=1").error(5);
-    assert!(error["message"].as_str().unwrap().contains("for scenario computation"), "{error}");
+    assert!(error["message"].as_str().unwrap().contains("scenario computation set"), "{error}");
     tune(&tree, "--scenario desktop --replace").document();
     assert_eq!(says(&tree, SWAPPINESS), "35");
     // The values before all of it are what comes back.
@@ -79,7 +79,7 @@ fn two_at_once_do_it_once() {
     runs.sort_by_key(|run| run.status);
     runs[0].document();
     let error = runs[1].error(5);
-    assert!(error["message"].as_str().unwrap().contains("for scenario"), "{error}");
+    assert!(error["message"].as_str().unwrap().contains("scenario "), "{error}");
     tree.run("tdx-td", restore).document();
     assert_eq!(files(&root(&tree)), before);
 }
