@@ -138,7 +138,9 @@ fn a_dying_libvirtd_is_told_and_repaired() {
         let done = look();
         rig.shell(verb.undo).text();
         let mut sent = moments(&steps, false);
-        sent.retain(|moment| moment.after);
+        // Into how many messages libvirt cuts a stream differs from run to run: the last of them may not come.
+        let comes = |moment: &Moment| moment.nth < 3 || !moment.step.contains("virStreamSend");
+        sent.retain(|moment| moment.after && comes(moment));
         let sent = chosen(sent);
         let times = sent.len() * delays.len();
         for (moment, delay) in sent.iter().flat_map(|m| delays.iter().map(move |d| (m, *d))) {

@@ -253,7 +253,7 @@ fn a_truncated_download_in_the_pool_is_named_with_what_to_do() {
     refused(&rig.tool("tdx-pool", ["ensure"]), 3, &cut, &hint);
     let image = guest_image(true);
     refused(&new(&rig, &format!("-i {}", image.display())), 3, &cut, &hint);
-    refused(&new(&rig, "-i cut.qcow2"), 3, &cut, "download it again");
+    refused(&new(&rig, "-i cut.qcow2"), 3, &cut, "download the image again");
     rig.shell(&format!("rm {cut}")).text();
     new(&rig, "-i guest.qcow2 --name whole").item();
 }

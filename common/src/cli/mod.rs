@@ -250,10 +250,7 @@ fn run<T: Tool>(tool: T) -> Result<u8> {
         }
         if !printed.left_out.is_empty() && io::stderr().is_terminal() {
             let titles = printed.left_out.join(", ");
-            write_stderr(&format!(
-                "{}: columns that do not fit: {titles}\n",
-                T::NAME
-            ));
+            write_stderr(&format!("{}: columns that do not fit: {titles}\n", T::NAME));
         }
     }
     Ok(outcome.status)

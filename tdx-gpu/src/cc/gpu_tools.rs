@@ -129,6 +129,11 @@ mod tests {
             |bdf: &str| answer.answer_about(bdf.parse().unwrap(), "CC mode is ").map(str::to_owned);
         assert_eq!(of("b8:00.0").unwrap(), "on");
         assert_eq!(of("b9:00.0").unwrap(), "off");
-        assert!(of("ba:00.0").unwrap_err().message().contains("did not report the confidential-computing mode"));
+        assert!(
+            of("ba:00.0")
+                .unwrap_err()
+                .message()
+                .contains("did not report the confidential-computing mode")
+        );
     }
 }

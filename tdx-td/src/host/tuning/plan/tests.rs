@@ -157,7 +157,10 @@ fn updated_records_keep_scenarios_and_the_first_previous_value() {
     assert_eq!(entry(&first), ("60".to_owned(), words(&["0"]), words(&["computation"])));
     observed.swappiness = Some("0".to_owned());
     let error = asks(&observed, &first, "desktop", Options::default()).unwrap_err();
-    assert!(error.message().contains("scenario computation set /proc/sys/vm/swappiness to 0"), "{error}");
+    assert!(
+        error.message().contains("scenario computation set /proc/sys/vm/swappiness to 0"),
+        "{error}"
+    );
     let second = asks(&observed, &first, "desktop", replace).unwrap();
     assert_eq!(entry(&second), ("60".to_owned(), words(&["0", "35"]), words(&["desktop"])));
     let again = asks(&observed, &second, "desktop", Options::default()).unwrap();
