@@ -184,11 +184,11 @@ fn wrong_launch_values_are_refused_before_libvirt_sees_them() {
     let much = ["-i", "guest.qcow2", "--memory", "9999G", "--vcpus", "1"];
     let error = rig.tool("tdx-td", [&["new"][..], &much].concat()).error(6);
     assert!(
-        error["message"].as_str().unwrap().contains("memory of 9.76 TiB is more than"),
+        error["message"].as_str().unwrap().contains("memory is 9.76 TiB, but the host has only"),
         "{error}"
     );
     let shown = rig.tool("tdx-td", [&["render"][..], &much].concat()).document();
-    assert!(shown["warnings"].to_string().contains("memory of 9.76 TiB is more than"), "{shown}");
+    assert!(shown["warnings"].to_string().contains("memory is 9.76 TiB, but the host has only"), "{shown}");
     assert_eq!(rig.state(), before);
 }
 
