@@ -118,7 +118,10 @@ fn what_is_no_template_is_refused() {
         from_template(&rig, "good.xml", flags).error(status);
     }
     let much = td(&rig, "new -i guest.qcow2 -t good.xml --memory 9999G -n").document();
-    assert!(much["warnings"].to_string().contains("memory is 9.76 TiB, but the host has only"), "{much}");
+    assert!(
+        much["warnings"].to_string().contains("memory is 9.76 TiB, but the host has only"),
+        "{much}"
+    );
     td(&rig, "new -i guest.qcow2 --security none --fix-template").error(2);
     assert_eq!(rig.state(), before);
 }

@@ -188,7 +188,10 @@ fn wrong_launch_values_are_refused_before_libvirt_sees_them() {
         "{error}"
     );
     let shown = rig.tool("tdx-td", [&["render"][..], &much].concat()).document();
-    assert!(shown["warnings"].to_string().contains("memory is 9.76 TiB, but the host has only"), "{shown}");
+    assert!(
+        shown["warnings"].to_string().contains("memory is 9.76 TiB, but the host has only"),
+        "{shown}"
+    );
     assert_eq!(rig.state(), before);
 }
 
