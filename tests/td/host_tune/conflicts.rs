@@ -79,7 +79,7 @@ fn two_at_once_do_it_once() {
     runs.sort_by_key(|run| run.status);
     runs[0].document();
     let error = runs[1].error(5);
-    assert!(error["message"].as_str().unwrap().contains("scenario "), "{error}");
+    assert!(error["message"].as_str().unwrap().contains(": scenario "), "{error}");
     tree.run("tdx-td", restore).document();
     assert_eq!(files(&root(&tree)), before);
 }
