@@ -74,11 +74,12 @@ fn domain_verbs_keep_their_exit_statuses_when_libvirtd_speaks_japanese() {
     assert_eq!(rig.state(), before);
 }
 
-/// Starts a domain while another command keeps destroying it. Returns the error, if it is a conflict.
+/// Starts a domain while other commands keep destroying it. Returns the error, if it is a conflict.
 fn start_while_destroyed(rig: &Rig, name: &str, round: usize) -> Option<Value> {
-    // One connection that asks all the time meets every moment of the start.
+    // Mostly libvirt records the failed start. With several connections it more often records the destruction.
     let destroy = format!(
-        "(until [ -e ended.{round} ]; do echo 'destroy {name}'; done) | virsh -q >/dev/null 2>&1"
+        "destroy() {{ (until [ -e ended.{round} ]; do echo 'destroy {name}'; done) | virsh -q; }}
+        for _ in 1 2 3 4; do destroy >/dev/null 2>&1 & done; wait"
     );
     let run = thread::scope(|scope| {
         let destroying = scope.spawn(|| rig.shell(&destroy));
@@ -106,7 +107,7 @@ fn start_of_a_guest_that_is_destroyed_meanwhile_is_a_conflict() {
     let rig = japanese_rig();
     define(&rig, &foreign("a", ""));
     // The first time the domain was never destroyed before, the second time it was.
-    let mut rounds = 0..40;
+    let mut rounds = 0..120;
     for time in ["first", "second"] {
         let error = rounds.find_map(|round| start_while_destroyed(&rig, "a", round));
         let error = error.unwrap_or_else(|| panic!("{time}: libvirt never told of the end"));
