@@ -14,11 +14,11 @@ MAN     := $(SHARE)/man/man1
 DOC     := $(SHARE)/doc/tdx-tools
 # All but the demonstration, which runs on the tests' own libvirtd.
 EXAMPLES := $(filter-out examples/demo,$(shell find examples -type f))
-TOOLS   := tdx-disk tdx-gpu tdx-iommu tdx-pool tdx-td
+TOOLS   := tdx-attest tdx-disk tdx-gpu tdx-iommu tdx-pool tdx-td
 RUST    := 1.89
 
 # The tests run in two halves at the same time: they wait for guests and daemons more than they compute.
-TESTS     := --lib --bins --test cli --test disk --test gpu --test iommu --test pool --test td
+TESTS     := --lib --bins --test attest --test cli --test disk --test gpu --test iommu --test pool --test td
 LONGTESTS := --test reliability --test docs
 RIGS      := --test disk_rig --test docs_rig --test gpu_rig --test iommu_rig
 LONGRIGS  := --test td_rig

@@ -31,9 +31,26 @@ pub fn hex(bytes: impl AsRef<[u8]>) -> String {
     bytes.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// The bytes that hexadecimal digits of either case stand for; none for other text.
+pub fn from_hex(digits: &str) -> Option<Vec<u8>> {
+    let value = |digit: u8| char::from(digit).to_digit(16);
+    let (pairs, rest) = digits.as_bytes().as_chunks::<2>();
+    let byte = |&[high, low]: &[u8; 2]| u8::try_from(value(high)? << 4 | value(low)?).ok();
+    rest.is_empty().then(|| pairs.iter().map(byte).collect())?
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hexadecimal_digits_are_read_and_other_text_is_not() {
+        assert_eq!(from_hex("00fFa1"), Some(vec![0, 255, 161]));
+        assert_eq!(from_hex(""), Some(Vec::new()));
+        for other in ["0", "0g", " 00", "+1", "é"] {
+            assert_eq!(from_hex(other), None, "{other}");
+        }
+    }
 
     #[test]
     fn text_with_control_characters_is_escaped() {

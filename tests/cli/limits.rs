@@ -48,6 +48,7 @@ fn all_verbs() -> Vec<(&'static str, Verb)> {
         verbs(&[], &command).into_iter().map(|verb| (tool, verb)).collect()
     }
     [
+        of::<tdx_attest::Cli>("tdx-attest"),
         of::<tdx_disk::Cli>("tdx-disk"),
         of::<tdx_gpu::Cli>("tdx-gpu"),
         of::<tdx_iommu::Cli>("tdx-iommu"),
@@ -193,7 +194,7 @@ fn sizes_of_scenarios_and_configurations_are_bounded() {
 /// The error of a command that reads this document.
 fn refused(line: &[&str], document: &str) -> Value {
     let connect = ["-c", "qemu+unix:///system?socket=/none"];
-    let libvirt = !matches!(line[0], "tdx-iommu" | "tdx-gpu");
+    let libvirt = !matches!(line[0], "tdx-attest" | "tdx-iommu" | "tdx-gpu");
     let arguments = line[1..].iter().chain(connect.iter().filter(|_| libvirt));
     let error = tool_with_input(line[0], arguments, document).error(3);
     assert!(error.to_string().len() < 40 << 10, "the message repeats all of the input");

@@ -204,7 +204,7 @@ apt install /mnt/tdx-iommu_*.deb /mnt/tdx-gpu_*.deb
 tdx-iommu scan --json | grep -q '"kind":"tdx.iommu.devices"'
 tdx-gpu list --json | grep -q '"kind":"tdx.gpu.devices"'
 apt install /mnt/*.deb
-for tool in tdx-disk tdx-gpu tdx-iommu tdx-pool tdx-td; do
+for tool in tdx-attest tdx-disk tdx-gpu tdx-iommu tdx-pool tdx-td; do
     $tool --version | grep -q "^$tool "
     $tool --help | grep -q Examples
     [ "$(man -w $tool)" = /usr/share/man/man1/$tool.1.gz ]

@@ -12,7 +12,8 @@ use walkdir::WalkDir;
 
 use crate::support::tools::repository;
 
-const CRATES: &[&str] = &["common", "tdx-disk", "tdx-gpu", "tdx-iommu", "tdx-pool", "tdx-td"];
+const CRATES: &[&str] =
+    &["common", "tdx-attest", "tdx-disk", "tdx-gpu", "tdx-iommu", "tdx-pool", "tdx-td"];
 
 /// A module's path, the crate's name first: `tdx_td::create::plan`.
 type Module = Vec<String>;

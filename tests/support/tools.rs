@@ -23,12 +23,14 @@ pub(crate) fn bin_dir() -> PathBuf {
         .or(option_env!("CARGO_BIN_EXE_tdx-pool"))
         .or(option_env!("CARGO_BIN_EXE_tdx-gpu"))
         .or(option_env!("CARGO_BIN_EXE_tdx-disk"))
-        .or(option_env!("CARGO_BIN_EXE_tdx-iommu"));
+        .or(option_env!("CARGO_BIN_EXE_tdx-iommu"))
+        .or(option_env!("CARGO_BIN_EXE_tdx-attest"));
     Path::new(tool.expect("cargo builds the tool")).parent().unwrap().to_owned()
 }
 
 /// The tools.
-pub(crate) const TOOLS: [&str; 5] = ["tdx-disk", "tdx-gpu", "tdx-iommu", "tdx-pool", "tdx-td"];
+pub(crate) const TOOLS: [&str; 6] =
+    ["tdx-attest", "tdx-disk", "tdx-gpu", "tdx-iommu", "tdx-pool", "tdx-td"];
 
 /// A tool as built.
 pub(crate) fn bin(tool: &str) -> PathBuf {

@@ -20,6 +20,9 @@ pub const STDIN: &str = "-";
 /// bytes.
 const STDIN_LIMIT: usize = 256 << 20;
 
+/// What messages call standard input.
+const STDIN_NAME: &str = "standard input";
+
 /// Reads a file of at most `limit` bytes. A named pipe is waited for until a signal is received.
 ///
 /// Errors: `not_found`, `permission`; `invalid_input` for a directory, and for a larger file.
@@ -76,8 +79,40 @@ pub(crate) fn cannot_read(path: &Path, error: ReadError) -> Error {
 /// Errors: `invalid_input` for empty input, for input that is not JSON, for a document of another kind or major
 /// version, and for an item that lacks a field.
 pub fn items<T: DeserializeOwned>(kinds: &[&str], expected: &str) -> Result<Vec<T>> {
+    let text = stdin(expected)?;
+    parse(&text, STDIN_NAME, kinds, expected).map_err(|error| match text.trim_ascii() {
+        "" => error.hint(
+            "run set -o pipefail, then this pipeline again: the exit status shows whether the command before \
+             the pipe failed",
+        ),
+        _ => error,
+    })
+}
+
+/// Reads items from a file of at most `limit` bytes, or from standard input if the path is `-`, as [`items`] does.
+///
+/// Errors: those of [`file()`] and [`items`].
+pub fn items_from<T: DeserializeOwned>(
+    path: &Path,
+    limit: usize,
+    kinds: &[&str],
+    expected: &str,
+) -> Result<Vec<T>> {
+    if path == Path::new(STDIN) {
+        return items(kinds, expected);
+    }
+    let shown = path.display().to_string();
+    let text = String::from_utf8(file(path, limit)?)
+        .map_err(|error| Error::invalid_input(format!("{shown} is not UTF-8")).because(error))?;
+    parse(&text, &shown, kinds, expected)
+}
+
+/// Reads the text on standard input. `expected` names the expected content in messages.
+///
+/// Errors: `invalid_input` for a directory, for text that is not UTF-8 and for more than 256 MiB.
+pub fn stdin(expected: &str) -> Result<String> {
     let cannot_read = |kind| Error::new(kind, "cannot read standard input");
-    let bytes = reader::read_to_end(io::stdin().lock(), STDIN_LIMIT, "standard input");
+    let bytes = reader::read_to_end(io::stdin().lock(), STDIN_LIMIT, STDIN_NAME);
     let bytes = bytes.map_err(|error| match error {
         ReadError::Refused(error) => error,
         ReadError::Io(error) if error.kind() == io::ErrorKind::IsADirectory => {
@@ -85,39 +120,40 @@ pub fn items<T: DeserializeOwned>(kinds: &[&str], expected: &str) -> Result<Vec<
         }
         ReadError::Io(error) => cannot_read(ErrorKind::Io).because(error),
     })?;
-    let text = String::from_utf8(bytes)
-        .map_err(|error| cannot_read(ErrorKind::InvalidInput).because(error))?;
-    parse(&text, kinds, expected)
+    String::from_utf8(bytes).map_err(|error| cannot_read(ErrorKind::InvalidInput).because(error))
 }
 
-fn parse<T: DeserializeOwned>(text: &str, kinds: &[&str], expected: &str) -> Result<Vec<T>> {
+/// `source` names the file, or standard input, in messages.
+fn parse<T: DeserializeOwned>(
+    text: &str,
+    source: &str,
+    kinds: &[&str],
+    expected: &str,
+) -> Result<Vec<T>> {
     let mut items = Vec::new();
     let mut values = serde_json::Deserializer::from_str(text).into_iter::<Value>().peekable();
     if values.peek().is_none() {
-        return Err(Error::invalid_input(format!("standard input is empty: expected {expected}"))
-            .hint(
-                "run set -o pipefail, then this pipeline again: the exit status shows whether the command before \
-                 the pipe failed",
-            ));
+        return Err(Error::invalid_input(format!("{source} is empty: expected {expected}")));
     }
     for value in values {
         let value = value.map_err(|error| {
-            Error::invalid_input(format!("standard input is not JSON: expected {expected}"))
+            Error::invalid_input(format!("{source} is not JSON: expected {expected}"))
                 .because(error)
         })?;
         match value {
             Value::Array(array) => items.extend(array),
             Value::Object(_) if value.get("kind").is_some() && value.get("items").is_some() => {
-                items.extend(document(value, kinds, expected)?);
+                items.extend(document(value, source, kinds, expected)?);
             }
             item => items.push(item),
         }
     }
     let typed = items.into_iter().enumerate().map(|(index, item)| {
         T::deserialize(item).map_err(|error| {
+            let index = index + 1;
+            let place = if source == STDIN_NAME { "on" } else { "in" };
             Error::invalid_input(format!(
-                "item {} on standard input is invalid: expected {expected}",
-                index + 1
+                "item {index} {place} {source} is invalid: expected {expected}"
             ))
             .because(error)
         })
@@ -125,23 +161,23 @@ fn parse<T: DeserializeOwned>(text: &str, kinds: &[&str], expected: &str) -> Res
     typed.collect()
 }
 
-fn document(mut value: Value, kinds: &[&str], expected: &str) -> Result<Vec<Value>> {
+fn document(mut value: Value, source: &str, kinds: &[&str], expected: &str) -> Result<Vec<Value>> {
     let kind = value["kind"].as_str().unwrap_or_default();
     let taken = |k: &&str| *k == kind || (k.ends_with('.') && kind.starts_with(*k));
     if !kinds.iter().any(taken) {
         return Err(Error::invalid_input(format!(
-            "standard input is a document of kind {kind:?}: expected {expected}"
+            "{source} is a document of kind {kind:?}: expected {expected}"
         )));
     }
     let version = value["schema_version"].as_str().unwrap_or_default();
     if version.split('.').next() != Some("1") {
         return Err(Error::invalid_input(format!(
-            "standard input has schema version {version:?}: this tool reads versions 1.x"
+            "{source} has schema version {version:?}: this tool reads versions 1.x"
         )));
     }
     match value["items"].take() {
         Value::Array(items) => Ok(items),
-        _ => Err(Error::invalid_input("the document on standard input has no array 'items'")),
+        _ => Err(Error::invalid_input(format!("the document of {source} has no array 'items'"))),
     }
 }
 
@@ -178,7 +214,7 @@ mod tests {
     }
 
     fn names(text: &str) -> Result<Vec<String>> {
-        let items: Vec<Named> = parse(text, &["tdx.td."], "domains")?;
+        let items: Vec<Named> = parse(text, STDIN_NAME, &["tdx.td."], "domains")?;
         Ok(items.into_iter().map(|item| item.name).collect())
     }
 
@@ -223,7 +259,7 @@ mod tests {
             ),
             (
                 r#"{"schema_version":"1.0","kind":"tdx.td.domains","items":{}}"#,
-                "the document on standard input has no array 'items'",
+                "the document of standard input has no array 'items'",
             ),
         ] {
             let error = names(text).unwrap_err();

@@ -15,7 +15,7 @@ const HEAD: &str = "# Messages\n\n\
 /// Errors: a source file that cannot be read.
 pub(crate) fn messages(repository: &Path) -> Result<String, Box<dyn Error>> {
     let mut page = HEAD.to_owned();
-    for name in ["common", "tdx-disk", "tdx-gpu", "tdx-iommu", "tdx-pool", "tdx-td"] {
+    for name in ["common", "tdx-attest", "tdx-disk", "tdx-gpu", "tdx-iommu", "tdx-pool", "tdx-td"] {
         write!(page, "\n## {name}\n")?;
         for file in rust_files(&repository.join(name).join("src"))? {
             let source = fs::read_to_string(&file)?;

@@ -63,8 +63,9 @@ pub(crate) fn verbs(command: &Command) -> impl Iterator<Item = &Command> {
 }
 
 /// All tools.
-pub(crate) fn all() -> [Subject; 5] {
+pub(crate) fn all() -> [Subject; 6] {
     [
+        Subject::new::<tdx_attest::Cli>(),
         Subject::new::<tdx_disk::Cli>().on_libvirt(),
         Subject::new::<tdx_gpu::Cli>().files(&[
             ("/etc/tdx/bind.d", "Records of the devices that bind --persist binds at every boot."),

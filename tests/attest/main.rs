@@ -1,0 +1,7 @@
+//! `tdx-attest`: what files are enough for.
+
+#[allow(dead_code, reason = "a binary uses a part of it")]
+#[path = "../support"]
+mod support {
+    pub(crate) mod tools;
+}
