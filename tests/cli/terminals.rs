@@ -99,7 +99,7 @@ fn host_check_shows_failures_first_then_warnings_each_with_its_fix_below() {
 #[test]
 fn columns_that_do_not_fit_are_left_out_and_named_unless_they_are_asked_for() {
     let host = hosts::server();
-    let left_out = "tdx-iommu: columns that do not fit: ";
+    let left_out = "tdx-iommu: columns that do not fit the terminal: ";
     let run = on_tree(&host, 80, "tdx-iommu", "scan");
     assert!(run.stdout.contains(left_out), "{run:#?}");
     assert!(!run.stdout.lines().next().unwrap().contains("NUMA"), "{run:#?}");

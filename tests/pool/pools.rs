@@ -96,7 +96,9 @@ fn a_pool_is_where_it_was_asked_for_or_nowhere() {
 
     let through = rig.pool("ensure --pool p --path link/sub/").document();
     assert_eq!(through["items"][0]["path"], format!("{scratch}/real/sub"));
-    let warning = format!("{scratch}/link/sub/ resolves to {scratch}/real/sub");
+    let warning = format!(
+        "pool path {scratch}/link/sub/ resolves to {scratch}/real/sub, which libvirt shows instead"
+    );
     assert_eq!(through["warnings"], json!([warning]));
     for same in ["link/sub", "real/sub", "./real//sub/", "link/../real/sub"] {
         let again = rig.pool(&format!("ensure --pool p --path {same}")).document();

@@ -74,7 +74,7 @@ impl Hosts {
                 Some(near) => format!("did you mean '{near}'?"),
                 None if self.entries.is_empty() => {
                     let files = self.files.iter().map(|file| file.display().to_string());
-                    format!("list the host in {}", files.collect::<Vec<_>>().join(" or "))
+                    format!("add the host to {}", files.collect::<Vec<_>>().join(" or "))
                 }
                 None => format!("known hosts: {}", names.collect::<Vec<_>>().join(", ")),
             };

@@ -20,7 +20,7 @@ fn what_a_guest_writes_is_there_when_the_disk_comes_back() {
     assert_eq!((&item["target"], &item["serial"]), (&json!("vdb"), &json!("S-1")));
     assert_eq!(item["guest_device"], "/dev/disk/by-id/virtio-S-1");
     let warnings = given["warnings"].to_string();
-    for part in ["has no permanent name", "99-tdx-disk.rules", "global_filter"] {
+    for part in ["has no persistent name", "99-tdx-disk.rules", "global_filter"] {
         assert!(warnings.contains(part), "{part}: {warnings}");
     }
     assert_eq!(attached(&rig, "g"), [("vdb".into(), device.clone(), true, false)]);
@@ -255,7 +255,7 @@ fn the_name_that_lasts_is_the_one_in_the_definition() {
     let item = &given["items"][0];
     assert_eq!((&item["device"], &item["source"]), (&json!(device), &check["by_id"]));
     assert_eq!(item["serial"], "X 1_2", "what libvirt does not take is not in it");
-    assert!(!given["warnings"].to_string().contains("no permanent name"), "{given}");
+    assert!(!given["warnings"].to_string().contains("no persistent name"), "{given}");
     assert!(given["warnings"].to_string().contains("ENV{ID_SERIAL}==\\\"X_1\\\""), "{given}");
     assert!(rig.virsh(["dumpxml", "a"]).contains("<source dev='/dev/disk/by-id/wwn-0x5000'"));
     for other in [device.as_str(), "/dev/disk/by-path/pci-1", name] {
