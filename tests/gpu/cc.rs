@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::support::file_race::FileRace;
 use crate::support::server::Server;
-use crate::support::steps::{Fate, moments, walk_here_all};
+use crate::support::steps::{Fate, moments, walk_here};
 use crate::support::table::{self, Row};
 use crate::support::terminal;
 use crate::support::tools;
@@ -266,7 +266,7 @@ fn a_kill_at_any_step_leaves_modes_that_can_be_put_back_and_set() {
         tools.display(),
         root.display()
     );
-    let undisturbed = walk_here_all(&line, None);
+    let undisturbed = walk_here(&line, None);
     undisturbed.run.document();
     let done = server.state();
     server.set("off", gpus).document();
@@ -278,7 +278,7 @@ fn a_kill_at_any_step_leaves_modes_that_can_be_put_back_and_set() {
     assert!(moments.len() > 15, "{:#?}", undisturbed.steps);
     let (mut rows, mut finished) = (Vec::new(), BTreeSet::new());
     for mut moment in moments {
-        let walk = walk_here_all(&line, Some((moment.clone(), Fate::Signal(SIGKILL))));
+        let walk = walk_here(&line, Some((moment.clone(), Fate::Signal(SIGKILL))));
         let when = format!("{moment:?}: {walk:#?}");
         assert!(walk.struck && walk.signal == Some(9), "{when}");
         let after = server.state();

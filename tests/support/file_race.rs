@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 
 use serde_json::Value;
 
-use super::steps::{Moment, moments, walk_here_all, walk_here_beside};
+use super::steps::{Moment, moments, walk_here, walk_here_beside};
 use super::tools::{Run, bin};
 use super::wait::is_waiting;
 
@@ -84,7 +84,7 @@ impl FileRace<'_> {
     /// The moments at which a command can be stopped.
     fn moments(&self, command: usize, origin: &Files) -> Vec<Moment> {
         self.prepare();
-        let walk = walk_here_all(self.commands[command], None);
+        let walk = walk_here(self.commands[command], None);
         check_end(&walk.run);
         self.take_back(origin);
         moments(&walk.steps, false)

@@ -1,8 +1,8 @@
 //! A program's steps: what it does to the world outside of itself, one system call at a time; and a
 //! stroke of fate at one of them.
 //!
-//! A tracer (ptrace(2)) stops the program at every system call. One that makes, writes, flushes,
-//! renames, deletes, locks or marks a file, starts a program or sends libvirt a message is a step.
+//! A tracer (ptrace(2)) stops the program at the system calls that a filter (seccomp(2)) names. One that makes,
+//! writes, flushes, renames, deletes, locks or marks a file, starts a program or sends libvirt a message is a step.
 //! What a message asks for, libvirt itself tells in its debug log, which the tracer reads over the
 //! program's shoulder.
 
@@ -17,6 +17,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -28,7 +29,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::rig::Rig;
-use super::tools::{Run, bin};
+use super::tools::{Run, bin, repository};
 use super::wait::wait_for;
 
 /// What befalls a program.
@@ -68,51 +69,69 @@ pub(crate) struct Walk {
 impl Rig {
     /// Runs a tool, watching its steps; returns when it and all it started have ended.
     pub(crate) fn walk(&self, line: &str, stroke: Option<(Moment, Fate)>) -> Walk {
-        let mut command = self.command("sh");
-        command.env("LIBVIRT_LOG_FILTERS", "1:libvirt");
-        command.env("LIBVIRT_LOG_OUTPUTS", "1:file:/dev/null");
-        watch(waiting(command), false, line, stroke, &|| self.libvirtd("kill"))
+        self.watch(line, stroke, &|| self.libvirtd("kill"))
     }
 
     /// Runs a tool, stops it at the moment, and calls `act` before it goes on.
     pub(crate) fn walk_beside(&self, line: &str, moment: Moment, act: &(dyn Fn() + Sync)) -> Walk {
-        let mut command = self.command("sh");
+        self.watch(line, Some((moment, Fate::Act)), act)
+    }
+
+    fn watch(
+        &self,
+        line: &str,
+        stroke: Option<(Moment, Fate)>,
+        others: &(dyn Fn() + Sync),
+    ) -> Walk {
+        let mut command = self.command(steps_program());
         command.env("LIBVIRT_LOG_FILTERS", "1:libvirt");
         command.env("LIBVIRT_LOG_OUTPUTS", "1:file:/dev/null");
-        watch(waiting(command), false, line, Some((moment, Fate::Act)), act)
+        // nsenter starts the program `steps`, which starts the tool.
+        watch(command, 2, line, stroke, others)
     }
 }
 
-/// The same on this machine, for a test that itself runs inside of rig 2.
+/// Runs a tool on this machine, watching its steps.
 pub(crate) fn walk_here(line: &str, stroke: Option<(Moment, Fate)>) -> Walk {
-    watch(Command::new("/run/rig/steps"), true, line, stroke, &|| panic!("there is no libvirtd"))
-}
-
-/// The same where there is no filter and none is needed: this machine is fast.
-pub(crate) fn walk_here_all(line: &str, stroke: Option<(Moment, Fate)>) -> Walk {
-    let mut command = Command::new("unshare");
-    command.args(["--fork", "sh"]);
-    watch(waiting(command), false, line, stroke, &|| panic!("there is no libvirtd"))
+    let others = || panic!("there is no libvirtd");
+    watch(Command::new(steps_program()), 1, line, stroke, &others)
 }
 
 /// Runs a tool on this machine, stops it at the moment, and calls `act` before it goes on.
 pub(crate) fn walk_here_beside(line: &str, moment: Moment, act: &(dyn Fn() + Sync)) -> Walk {
-    let mut command = Command::new("unshare");
-    command.args(["--fork", "sh"]);
-    watch(waiting(command), false, line, Some((moment, Fate::Act)), act)
+    watch(Command::new(steps_program()), 1, line, Some((moment, Fate::Act)), act)
 }
 
-/// A shell that becomes its arguments once a line comes.
-fn waiting(mut shell: Command) -> Command {
-    shell.args(["-c", "read -r _; exec \"$@\"", "sh"]);
-    shell
+/// The program of tests/rig/steps.c: the one of the kernel rig, or one that is compiled when its source is newer.
+fn steps_program() -> &'static Path {
+    static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
+        let in_kernel_rig = PathBuf::from("/run/rig/steps");
+        if in_kernel_rig.exists() {
+            return in_kernel_rig;
+        }
+        let source = repository().join("tests/rig/steps.c");
+        let program = repository().join("target/rig/steps");
+        fs::create_dir_all(program.parent().unwrap()).unwrap();
+        let lock = File::create(program.with_extension("lock")).unwrap();
+        lock.lock().unwrap();
+        let time = |path: &Path| fs::metadata(path).and_then(|file| file.modified()).ok();
+        if time(&program) < time(&source) {
+            let new = program.with_extension("new");
+            let mut compiler = Command::new("gcc");
+            compiler.args(["-static", "-O2", "-Wall", "-Wextra", "-o"]).arg(&new).arg(source);
+            assert!(compiler.status().unwrap().success(), "{compiler:?}");
+            fs::rename(new, &program).unwrap();
+        }
+        program
+    });
+    &PROGRAM
 }
 
-/// Watches a tool that `starter` starts: its only child waits for a line and becomes the tool. With
-/// `filtered` the tracer is not stopped at what is no step.
+/// Watches a tool that `starter` starts. The tool is the only child of so many generations below the starter. It
+/// waits for a line on standard input before it begins.
 fn watch(
     mut starter: Command,
-    filtered: bool,
+    generations: usize,
     line: &str,
     stroke: Option<(Moment, Fate)>,
     others: &(dyn Fn() + Sync),
@@ -122,12 +141,14 @@ fn watch(
     starter.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = starter.spawn().unwrap();
     let go = child.stdin.take().unwrap();
-    let children = format!("/proc/{0}/task/{0}/children", child.id());
+    let only_child = |parent: u32, _| {
+        let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
+        children.unwrap().trim().parse().ok()
+    };
     let program = wait_for("the start of the program", || {
-        fs::read_to_string(&children).unwrap().trim().parse().ok()
+        (0..generations).try_fold(child.id(), only_child)
     });
-    let mut tracer = Tracer::new(others, tool, Pid::from_raw(program), stroke);
-    tracer.filtered = filtered;
+    let tracer = Tracer::new(others, tool, Pid::from_raw(program as i32), stroke);
     let (output, Tracer { steps, struck, signal, .. }) = std::thread::scope(|scope| {
         let tracer = scope.spawn(move || tracer.trace(go));
         (child.wait_with_output().unwrap(), tracer.join().unwrap())
@@ -232,8 +253,6 @@ struct Tracer<'a> {
     struck: bool,
     /// What the program died of.
     signal: Option<Signal>,
-    /// Whether the program stops by itself at its steps, and need not at every call.
-    filtered: bool,
     /// The function of libvirt that each thread is in.
     calls: HashMap<Pid, String>,
     /// Strikes, or lies, when this thread's system call returns.
@@ -255,7 +274,6 @@ impl<'a> Tracer<'a> {
             steps: Vec::new(),
             struck: false,
             signal: None,
-            filtered: false,
             calls: HashMap::new(),
             pending: None,
         }
@@ -290,9 +308,9 @@ impl<'a> Tracer<'a> {
                 _ => None,
             };
             // One that was killed cannot go on.
-            status.pid().map(|task| match self.filtered && self.pending.is_none() {
-                true => ptrace::cont(task, signal),
-                false => ptrace::syscall(task, signal),
+            status.pid().map(|task| match self.pending {
+                None => ptrace::cont(task, signal),
+                Some(_) => ptrace::syscall(task, signal),
             });
         }
         self
@@ -307,7 +325,6 @@ impl<'a> Tracer<'a> {
             self.calls.insert(task, function);
             return;
         }
-        // Most are no steps and are done with here: an emulated machine is slow.
         let step = call.step(self.calls.get(&task));
         let pending = self.pending.is_some_and(|(pending, _)| pending == task);
         if step.is_none() && !pending {

@@ -29,7 +29,7 @@ fn a_kill_at_any_step_leaves_what_restore_puts_back() {
         };
         ready();
         let first = files(&root(&tree));
-        let walk = walk_here_all(line, None);
+        let walk = walk_here(line, None);
         walk.run.document();
         let done = files(&root(&tree));
         restore(&tree).document();
@@ -39,7 +39,7 @@ fn a_kill_at_any_step_leaves_what_restore_puts_back() {
         let mut rows = Vec::new();
         for mut moment in moments {
             ready();
-            let killed = walk_here_all(line, Some((moment.clone(), Fate::Signal(SIGKILL))));
+            let killed = walk_here(line, Some((moment.clone(), Fate::Signal(SIGKILL))));
             assert!(killed.struck && killed.signal == Some(9), "{line}, {moment:?}: {killed:#?}");
             let left = table::changes([&first, &files(&root(&tree)), &done]);
             restore(&tree).document();
@@ -58,11 +58,11 @@ fn a_kill_at_any_step_leaves_what_restore_puts_back() {
     tune(&tree, "--scenario securevm").document();
     let replace =
         format!("tdx-td host tune --scenario desktop --replace --yes --sysroot {sysroot}");
-    let steps = walk_here_all(&replace, None).steps;
+    let steps = walk_here(&replace, None).steps;
     restore(&tree).document();
     for moment in moments(&steps, true) {
         tune(&tree, "--scenario securevm").document();
-        walk_here_all(&replace, Some((moment.clone(), Fate::Signal(SIGKILL))));
+        walk_here(&replace, Some((moment.clone(), Fate::Signal(SIGKILL))));
         restore(&tree).document();
         assert_eq!(files(&root(&tree)), before, "{replace}, killed at {moment:?}");
     }
@@ -76,7 +76,7 @@ fn undisturbed(tree: &Tree) -> (Files, String, Vec<String>) {
     let before = files(&root(tree));
     let sysroot = root(tree).display().to_string();
     let line = format!("tdx-td host tune --scenario securevm --persist --yes --sysroot {sysroot}");
-    let steps = walk_here_all(&line, None).steps;
+    let steps = walk_here(&line, None).steps;
     restore(tree).document();
     (before, line, steps)
 }
@@ -89,7 +89,7 @@ fn a_signal_undoes_what_was_done() {
     let (before, line, steps) = undisturbed(&tree);
     let (mut undone, mut done) = (0, 0);
     for moment in moments(&steps, true) {
-        let walk = walk_here_all(&line, Some((moment.clone(), Fate::Signal(SIGTERM))));
+        let walk = walk_here(&line, Some((moment.clone(), Fate::Signal(SIGTERM))));
         assert_eq!(walk.signal, Some(15), "{moment:?}: {walk:#?}");
         if walk.run.stdout.is_empty() {
             assert!(walk.run.stderr.contains("interrupted"), "{moment:?}: {walk:#?}");
@@ -114,7 +114,7 @@ fn a_failure_undoes_what_was_done() {
     let moments = moments(&steps, true);
     let mut failed = 0;
     for moment in moments.into_iter().filter(|moment| writes(&moment.step)) {
-        let walk = walk_here_all(&line, Some((moment.clone(), Fate::Error(Errno::ENOSPC))));
+        let walk = walk_here(&line, Some((moment.clone(), Fate::Error(Errno::ENOSPC))));
         assert!(walk.struck, "{moment:?}");
         let error = walk.run.error(1);
         assert_eq!(error["left_behind"], json!([]), "{moment:?}: {error}");
