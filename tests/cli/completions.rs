@@ -76,7 +76,7 @@ fn fish_completes_verbs_flags_and_values() {
 }
 
 #[test]
-fn zsh_takes_the_scripts() {
+fn zsh_loads_the_completion_scripts() {
     for name in TOOLS {
         let line = format!(
             "autoload -U compinit && compinit -D && source /dev/stdin && \
@@ -87,7 +87,7 @@ fn zsh_takes_the_scripts() {
 }
 
 #[test]
-fn what_is_no_shell_is_refused() {
+fn completions_refuses_an_unknown_shell() {
     let error = tool("tdx-td", ["completions", "csh"]).error(2);
     assert!(error["message"].as_str().is_some_and(|text| text.contains("csh")), "{error}");
     tool("tdx-td", ["completions"]).error(2);

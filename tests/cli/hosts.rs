@@ -30,7 +30,7 @@ fn refused(run: &Run, status: i32, says: &[&str]) {
 }
 
 #[test]
-fn a_host_is_known_by_its_name_or_refused() {
+fn host_flag_finds_a_known_host_and_refuses_others() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("hosts.yaml");
     // libvirt's own test driver is a libvirt that anybody can reach; nothing answers the others.
@@ -65,7 +65,7 @@ fn a_host_is_known_by_its_name_or_refused() {
 
 /// The machine's list, and a user's own over it.
 #[test]
-fn a_users_list_goes_over_the_machines() {
+fn a_users_list_of_hosts_overrides_the_list_of_the_machine() {
     let root = tempfile::tempdir().unwrap();
     let own = root.path().join("home/tdx");
     fs::create_dir_all(root.path().join("etc/tdx")).unwrap();
@@ -88,7 +88,7 @@ fn a_users_list_goes_over_the_machines() {
 
 #[test]
 #[ignore = "needs root"]
-fn each_host_has_its_own_guests_and_what_must_be_local_is_refused() {
+fn host_flag_selects_the_guests_and_verbs_that_must_be_local_refuse_it() {
     let (near, other) = (Rig::start(), Rig::start());
     let uri = |rig: &Rig| {
         let socket = rig.path("/run/libvirt/libvirt-sock");

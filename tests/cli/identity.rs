@@ -35,7 +35,7 @@ fn domains(rig: &Rig) -> String {
 
 #[test]
 #[ignore = "needs root"]
-fn an_item_of_a_domain_that_was_made_anew_changes_nothing() {
+fn an_item_of_a_domain_that_was_defined_again_changes_nothing() {
     let rig = Rig::start();
     define(&rig, &foreign("web1", ""));
     let old = td(&rig, "list").document();
@@ -207,7 +207,7 @@ fn a_document_of_a_remote_connection_has_the_host_name_of_libvirt() {
 
 #[test]
 #[ignore = "needs root"]
-fn an_item_of_a_pool_that_was_made_anew_changes_nothing() {
+fn an_item_of_a_pool_that_was_defined_again_changes_nothing() {
     let rig = Rig::start();
     let pool = |line: &str| rig.tool("tdx-pool", line.split(' '));
     let path = rig.scratch().join("p").display().to_string();
@@ -378,7 +378,7 @@ fn an_item_of_another_disk_is_refused() {
 }
 
 #[test]
-fn names_that_nothing_can_have_are_bad_documents() {
+fn items_with_impossible_names_or_keys_are_refused_before_the_connection() {
     let unreachable = ["-c", "qemu+unix:///system?socket=/none"];
     for (tool, verb, items) in [
         ("tdx-td", "stop -", json!([{"name": ""}])),

@@ -122,7 +122,7 @@ fn is_no_crash(run: &Run) {
 }
 
 #[test]
-fn numbers_of_any_size_are_taken_or_refused_by_every_verb() {
+fn every_verb_accepts_or_refuses_numbers_of_any_size() {
     let root = tempfile::tempdir().unwrap();
     std::fs::create_dir_all(root.path().join("proc/self")).unwrap();
     std::fs::create_dir_all(root.path().join("sys")).unwrap();
@@ -159,7 +159,7 @@ fn numbers_of_any_size_are_taken_or_refused_by_every_verb() {
 
 #[test]
 #[ignore = "needs root"]
-fn the_longest_times_end_with_what_is_waited_for() {
+fn a_timeout_of_a_year_ends_when_the_guest_answers() {
     let rig = rig_with_base(false);
     let year = "31536000";
     let new = td::new(&rig, &format!("--name x --wait ip --timeout {year}"));
@@ -201,7 +201,7 @@ fn refused(line: &[&str], document: &str) -> Value {
 }
 
 #[test]
-fn names_that_nothing_can_have_are_exit_3_in_a_document() {
+fn items_with_empty_or_too_long_names_exit_3() {
     let huge = "x".repeat(5 << 20);
     for (name, says) in
         [("", "name is empty"), ("a\0b", "NUL byte"), (huge.as_str(), "longer than 255 bytes")]
@@ -254,7 +254,7 @@ fn input_that_is_too_large_is_refused_with_its_limit() {
 }
 
 #[test]
-fn a_file_that_no_path_can_lead_to_is_absent() {
+fn a_path_that_cannot_be_resolved_exits_4() {
     let folder = tempfile::tempdir().unwrap();
     symlink("loop", folder.path().join("loop")).unwrap();
     std::fs::write(folder.path().join("file"), "").unwrap();
@@ -281,7 +281,7 @@ fn a_file_that_no_path_can_lead_to_is_absent() {
 }
 
 #[test]
-fn a_cell_longer_than_any_screen_is_shown() {
+fn a_table_shows_a_cell_that_is_longer_than_any_screen() {
     let home = tempfile::tempdir().unwrap();
     let scenarios = home.path().join("tdx/scenarios");
     std::fs::create_dir_all(&scenarios).unwrap();
@@ -296,7 +296,7 @@ fn a_cell_longer_than_any_screen_is_shown() {
 
 #[test]
 #[ignore = "needs root"]
-fn an_output_that_is_full_is_told_with_what_was_done() {
+fn a_full_output_is_an_error_that_lists_what_was_done() {
     let rig = rig_with_base(false);
     let run = rig.shell(
         "head -c 1M /dev/urandom >a.img; tdx-pool ensure >/dev/null; \
@@ -313,7 +313,7 @@ fn an_output_that_is_full_is_told_with_what_was_done() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_file_size_limit_is_an_error_and_leaves_nothing() {
+fn import_over_the_file_size_limit_fails_and_leaves_nothing() {
     let rig = rig_with_base(false);
     rig.shell(
         "head -c 1M /dev/urandom >a.img; \
@@ -345,7 +345,7 @@ fn names_with_control_characters_are_escaped_outside_of_json() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_system_without_threads_for_this_user_is_no_crash() {
+fn a_user_who_can_start_no_thread_gets_a_result_or_an_error() {
     let rig = Rig::start();
     for name in ["a", "b", "c"] {
         define(&rig, &foreign(name, ""));

@@ -75,7 +75,7 @@ fn of<'a>(families: &'a BTreeMap<String, Samples>, family: &str) -> Vec<(Vec<&'a
 
 #[test]
 #[ignore = "needs root"]
-fn domains_and_pools_are_metrics() {
+fn list_and_info_print_domains_and_pools_as_metrics() {
     let rig = Rig::start();
     let none = metrics(&rig.tool("tdx-td", ["list", "--format", "prometheus"]));
     assert!(none.len() == 4 && none.values().all(BTreeMap::is_empty), "{none:?}");
@@ -118,7 +118,7 @@ fn domains_and_pools_are_metrics() {
 }
 
 #[test]
-fn other_verbs_refuse_before_they_do_anything() {
+fn other_verbs_refuse_the_prometheus_format() {
     for (name, verb) in [
         ("tdx-td", vec!["show", "x"]),
         ("tdx-td", vec!["delete", "x", "--yes"]),

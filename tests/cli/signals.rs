@@ -26,7 +26,7 @@ fn command(tool: &str) -> Command {
 }
 
 #[test]
-fn a_libvirt_that_never_answers_is_ended_by_one_signal() {
+fn one_signal_ends_a_command_if_libvirt_never_answers() {
     let folder = tempfile::tempdir().unwrap();
     let image = folder.path().join("image.raw");
     std::fs::write(&image, [0; 512]).unwrap();
@@ -64,7 +64,7 @@ fn a_libvirt_that_never_answers_is_ended_by_one_signal() {
 }
 
 #[test]
-fn a_named_pipe_is_waited_for_until_a_signal_or_its_end() {
+fn reading_a_named_pipe_ends_at_a_signal_or_at_the_end_of_the_pipe() {
     let folder = tempfile::tempdir().unwrap();
     let pipe = folder.path().join("pipe");
     nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -111,7 +111,7 @@ fn insist(process: &mut Process, signal: Signal) {
 
 #[test]
 #[ignore = "needs root"]
-fn a_verb_that_libvirt_leaves_waiting_is_killed_by_the_second_signal() {
+fn a_second_signal_kills_a_command_that_waits_for_libvirt() {
     let rig = Rig::start();
     define(&rig, &foreign("deaf", ""));
     rig.virsh(["start", "deaf"]);
@@ -150,7 +150,7 @@ fn on_terminal<A: AsRef<OsStr>>(
 
 #[test]
 #[ignore = "needs root"]
-fn a_question_is_ended_by_a_signal_and_by_the_end_of_input() {
+fn a_prompt_ends_at_a_signal_or_the_end_of_input_and_only_yes_confirms() {
     let rig = Rig::start();
     define(&rig, &foreign("x", ""));
     let ask = || {
@@ -185,7 +185,7 @@ fn a_question_is_ended_by_a_signal_and_by_the_end_of_input() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_question_for_a_passphrase_gives_the_terminal_back() {
+fn a_prompt_for_a_passphrase_restores_the_echo_of_the_terminal() {
     let rig = rig_with_base(false);
     let before = rig.state();
     let line = "new --blank 1M --name x --security none --memory 64M --vcpus 1 \

@@ -54,7 +54,7 @@ fn tables_of_every_host_fit_terminals_of_80_columns_and_more() {
 }
 
 #[test]
-fn a_terminal_narrower_than_80_columns_gets_80() {
+fn a_table_on_a_terminal_below_80_columns_has_80_columns() {
     let host = hosts::server();
     let narrow = on_tree(&host, 40, "tdx-iommu", "scan");
     assert_eq!(narrow.stdout, on_tree(&host, 80, "tdx-iommu", "scan").stdout);
@@ -97,7 +97,7 @@ fn host_check_shows_failures_first_then_warnings_each_with_its_fix_below() {
 }
 
 #[test]
-fn columns_that_do_not_fit_are_left_out_and_named_unless_they_are_asked_for() {
+fn columns_that_do_not_fit_are_omitted_and_named_unless_requested() {
     let host = hosts::server();
     let left_out = "tdx-iommu: columns that do not fit: ";
     let run = on_tree(&host, 80, "tdx-iommu", "scan");
@@ -113,7 +113,7 @@ fn columns_that_do_not_fit_are_left_out_and_named_unless_they_are_asked_for() {
 }
 
 #[test]
-fn columns_and_headings_shape_tables_in_pipes_too() {
+fn columns_and_no_headings_also_apply_to_tables_in_pipes() {
     let host = hosts::server();
     let run = host.run("tdx-iommu", "scan --columns bdf --no-headings");
     let names = host.run("tdx-iommu", "scan --format name");
@@ -127,7 +127,7 @@ fn columns_and_headings_shape_tables_in_pipes_too() {
 }
 
 #[test]
-fn columns_that_do_not_exist_and_other_formats_are_usage_errors() {
+fn unknown_columns_and_columns_of_other_formats_are_usage_errors() {
     for (name, line, says) in [
         ("tdx-iommu", "scan --columns bdf,bogus", "unknown column \"bogus\""),
         ("tdx-iommu", "scan --columns=", "unknown column \"\""),

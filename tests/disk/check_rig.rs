@@ -171,7 +171,7 @@ fn codes(value: &Value, level: Option<&str>) -> Vec<String> {
 
 #[test]
 #[ignore = "needs root"]
-fn every_use_of_a_disk_is_seen_and_a_free_one_is_free() {
+fn check_finds_every_use_of_a_disk_and_none_of_a_free_disk() {
     let kernel = Kernel::start();
     kernel.shell(
         "modprobe -a loop dm_mod dm_snapshot dm_crypt raid1 btrfs ext4 nvmet target_core_mod \

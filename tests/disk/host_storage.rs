@@ -113,7 +113,7 @@ fn a_root_that_the_kernel_calls_dev_root_is_refused() {
 }
 
 #[test]
-fn mounts_by_other_names_and_swap_files_are_seen() {
+fn disks_mounted_by_other_names_or_with_swap_files_are_refused() {
     let tree = machine();
     tree.file("dev/nvme1n1p1", "");
     tree.link("dev/disk/by-label/data", "dev/nvme1n1p1");
@@ -147,7 +147,7 @@ fn refuses_to_answer(run: &Run, says: &str) {
 }
 
 #[test]
-fn a_machine_that_does_not_say_what_is_mounted_is_an_error() {
+fn a_machine_without_a_mount_table_is_an_error() {
     for text in [None, Some(""), Some("no mount table\n")] {
         let tree = machine();
         std::fs::remove_file(tree.path("proc/self/mountinfo")).unwrap();

@@ -69,7 +69,7 @@ fn check(tree: &Tree, device: &str) -> (Run, Value) {
 }
 
 #[test]
-fn disks_of_all_kinds_are_told_apart() {
+fn list_shows_the_type_and_names_of_every_kind_of_disk() {
     let tree = machine();
     let sata = "ata1/host0/target0:0:0/0:0:0:0/block";
     disk(
@@ -176,7 +176,7 @@ fn disks_of_all_kinds_are_told_apart() {
 }
 
 #[test]
-fn what_stands_on_a_disk_is_found_through_whatever_is_between() {
+fn list_finds_uses_of_a_disk_through_arrays_volumes_and_multipath() {
     let tree = machine();
     let below = |n: u32| format!("ata{n}/host{n}/target{n}:0:0/{n}:0:0:0/block");
     let names = ["sda", "sdb", "sdc", "sdd", "sde", "sdf", "sdba"];
@@ -233,7 +233,7 @@ fn what_stands_on_a_disk_is_found_through_whatever_is_between() {
 
 /// What is mounted elsewhere only is seen by its own table.
 #[test]
-fn every_mount_namespace_is_read_once() {
+fn check_finds_a_mount_in_another_mount_namespace() {
     let tree = machine();
     disk(&tree, "ata1/host0/target0:0:0/0:0:0:0/block", "sda", (8, 0), 1, &[]);
     for (pid, namespace) in [("self", 1), ("1", 1), ("70", 2), ("71", 2)] {
@@ -250,7 +250,7 @@ fn every_mount_namespace_is_read_once() {
 }
 
 #[test]
-fn the_disk_the_machine_booted_or_resumes_from_is_known_without_a_mount() {
+fn check_finds_the_boot_disk_and_the_resume_disk_without_a_mount() {
     let tree = machine();
     disk(&tree, "ata1/host0/target0:0:0/0:0:0:0/block", "sda", (8, 0), 1, &[]);
     disk(&tree, "ata2/host1/target1:0:0/1:0:0:0/block", "sdb", (8, 16), 1, &[]);
@@ -265,7 +265,7 @@ fn the_disk_the_machine_booted_or_resumes_from_is_known_without_a_mount() {
 }
 
 #[test]
-fn a_name_that_another_disk_may_have_is_none() {
+fn an_id_that_two_disks_share_is_not_the_name_of_a_disk() {
     let tree = machine();
     for (index, name) in (0..).zip(["sda", "sdb"]) {
         let below = format!("usb1/1-{index}/host{index}/target{index}:0:0/{index}:0:0:0/block");
@@ -286,7 +286,7 @@ fn a_name_that_another_disk_may_have_is_none() {
 
 /// Two ways to one disk, and no multipathd that would say so.
 #[test]
-fn who_uses_a_disk_by_its_other_path_uses_it() {
+fn check_finds_a_mount_of_another_path_to_the_same_disk() {
     let tree = machine();
     for (index, name) in (0..).zip(["sda", "sdb", "sdc"]) {
         let below = format!("host{index}/rport-{index}/target{index}:0:0/{index}:0:0:0/block");
@@ -318,7 +318,7 @@ fn five_hundred_disks_are_listed() {
 }
 
 #[test]
-fn a_machine_without_disks_has_none() {
+fn list_is_empty_on_a_machine_without_disks() {
     assert_eq!(list(&Tree::new(), "--all")["items"], json!([]));
     let run = tools::tool("tdx-disk", ["list", "--sysroot", "/no/such/folder"]);
     assert_eq!(run.error(4)["kind"], "not_found");

@@ -60,7 +60,7 @@ fn listed(rig: &Rig, device: &str) -> Value {
 
 #[test]
 #[ignore = "needs root"]
-fn disk_that_libvirtd_forgot_while_it_attached_it_is_not_detached() {
+fn detach_refuses_a_disk_that_libvirtd_forgot_during_attach() {
     let rig = Rig::start();
     let (device, _) = blank(&rig, "disk");
     for name in ["a", "b"] {
@@ -124,7 +124,7 @@ fn disk_that_libvirtd_forgot_while_it_attached_it_is_not_detached() {
 
 #[test]
 #[ignore = "needs root"]
-fn detach_says_what_is_so_after_libvirtd_is_killed_during_it() {
+fn detach_reports_the_true_state_if_libvirtd_is_killed_during_it() {
     let rig = Rig::start();
     define(&rig, &foreign("a", &format!("{PORTS}<controller type='scsi' model='virtio-scsi'/>")));
     rig.virsh(["start", "a"]);
@@ -141,7 +141,7 @@ fn detach_says_what_is_so_after_libvirtd_is_killed_during_it() {
 
 #[test]
 #[ignore = "needs root"]
-fn detach_from_a_domain_tells_which_other_domain_has_the_disk() {
+fn detach_from_the_wrong_domain_names_the_domain_that_has_the_disk() {
     let rig = Rig::start();
     let (device, _) = blank(&rig, "disk");
     for name in ["a", "b"] {

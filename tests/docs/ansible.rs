@@ -47,7 +47,7 @@ fn changed(run: &Run) -> Vec<String> {
 
 #[test]
 #[ignore = "needs root"]
-fn a_host_becomes_what_is_wanted_and_check_mode_predicts_it() {
+fn playbook_changes_the_host_as_wanted_and_check_mode_predicts_it() {
     let rig = Rig::start();
     std::fs::copy(guest_image(false), rig.scratch().join("guest.qcow2")).unwrap();
     let inventory = "tdx_hosts: {hosts: {localhost: {ansible_connection: local}}}\n";
@@ -105,7 +105,7 @@ fn a_host_becomes_what_is_wanted_and_check_mode_predicts_it() {
 
 #[test]
 #[ignore = "needs root"]
-fn the_files_as_they_are_hold_together() {
+fn example_playbook_and_inventory_pass_ansibles_syntax_check() {
     let folder = repository().join("examples/ansible");
     let rig = Rig::start();
     let line = format!(

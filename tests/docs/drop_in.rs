@@ -7,7 +7,7 @@ use crate::support::tools::{self, Run, repository};
 
 #[test]
 #[ignore = "needs root"]
-fn the_original_command_line_works() {
+fn tdvirsh_accepts_the_command_lines_of_the_original() {
     let rig = Rig::start();
     let tdvirsh = |arguments: &str| -> Run {
         let script = repository().join("examples/tdvirsh");

@@ -46,7 +46,7 @@ fn every_tool_and_every_verb_has_a_page() {
 }
 
 #[test]
-fn pages_are_whole_and_refer_to_pages_there_are() {
+fn pages_are_complete_and_refer_only_to_existing_pages() {
     let folder = pages();
     let names = names(folder.path());
     for name in &names {

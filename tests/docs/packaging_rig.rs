@@ -102,7 +102,7 @@ fn a_build_without_its_libraries_names_the_packages_before_cargo_starts() {
 
 #[test]
 #[ignore = "needs root"]
-fn what_is_installed_is_known_and_goes_again() {
+fn install_writes_the_expected_files_and_uninstall_removes_them() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let variables = [format!("DESTDIR={}", folder.path().display()), "PREFIX=/opt/tdx".to_owned()];
@@ -116,7 +116,7 @@ fn what_is_installed_is_known_and_goes_again() {
 
 #[test]
 #[ignore = "needs root"]
-fn the_tools_link_what_they_need() {
+fn only_the_tools_that_use_libvirt_link_it() {
     let _alone = alone();
     make("release", &[]);
     for tool in TOOLS {
@@ -143,7 +143,7 @@ static PACKAGES: LazyLock<BTreeMap<String, PathBuf>> = LazyLock::new(|| {
 
 #[test]
 #[ignore = "needs root"]
-fn packages_divide_what_is_installed_and_are_the_same_bytes_again() {
+fn packages_hold_each_installed_file_once_and_are_reproducible() {
     let packages = &*PACKAGES;
     let _alone = alone();
     let names: Vec<&str> = packages.keys().map(String::as_str).collect();

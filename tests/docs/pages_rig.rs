@@ -14,7 +14,7 @@ fn pages_at(place: &str) -> impl Iterator<Item = (String, Page)> {
 
 #[test]
 #[ignore = "needs root"]
-fn the_pages_run_on_devices() {
+fn pages_show_what_their_commands_for_devices_print() {
     let kernel = Kernel::start_with_libvirt();
     let nics = kernel.shell("tdx-iommu scan --driver e1000e --format name");
     let [switch, gpu] = nics.text().lines().collect::<Vec<_>>()[..] else { panic!("{nics:?}") };
@@ -39,7 +39,7 @@ fn the_pages_run_on_devices() {
 
 #[test]
 #[ignore = "needs root"]
-fn the_pages_run_on_a_libvirt_that_knows_tdx() {
+fn pages_show_what_their_commands_for_tdx_print() {
     let rig = Rig::start_tdx();
     std::fs::copy(guest_image(false), rig.scratch().join("guest.qcow2")).unwrap();
     std::os::unix::fs::symlink(repository().join("examples"), rig.scratch().join("examples"))

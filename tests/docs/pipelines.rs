@@ -15,7 +15,7 @@ fn pipeline(rig: &Rig, variables: &str, name: &str) -> Run {
 
 #[test]
 #[ignore = "needs root"]
-fn an_image_becomes_domains_and_they_go_again() {
+fn example_pipelines_create_start_stop_and_delete_domains() {
     let rig = Rig::start();
     let image = format!("IMAGE={}", guest_image(false).display());
     let made = pipeline(&rig, &image, "image_to_guest").item();
@@ -57,7 +57,7 @@ fn an_image_becomes_domains_and_they_go_again() {
 
 #[test]
 #[ignore = "needs root"]
-fn the_script_names_its_pipelines_and_all_stand_in_a_test() {
+fn every_pipeline_that_the_script_lists_has_a_test() {
     let rig = Rig::start();
     let names = pipeline(&rig, "", "");
     let tests = ["docs/pipelines.rs", "td/passthrough_rig.rs"]
@@ -75,7 +75,7 @@ fn the_script_names_its_pipelines_and_all_stand_in_a_test() {
 
 #[test]
 #[ignore = "needs root"]
-fn guests_are_make_targets() {
+fn example_makefile_starts_and_deletes_guests() {
     let rig = Rig::start();
     std::fs::copy(guest_image(false), rig.scratch().join("guest.qcow2")).unwrap();
     rig.tool("tdx-pool", ["import", "guest.qcow2"]).document();
@@ -105,7 +105,7 @@ fn guests_are_make_targets() {
 
 #[test]
 #[ignore = "needs root"]
-fn an_overlay_is_made_for_a_domain_of_the_users_own() {
+fn overlay_creates_a_disk_for_a_domain_that_the_user_defines() {
     let rig = Rig::start();
     let image = guest_image(false);
     let line =
@@ -128,7 +128,7 @@ fn an_overlay_is_made_for_a_domain_of_the_users_own() {
 
 #[test]
 #[ignore = "needs root"]
-fn the_demo_runs() {
+fn demo_runs_to_its_end_and_leaves_nothing() {
     let run = Run::of(tools::on_path(repository().join("examples/demo")), b"");
     assert!(run.text().contains("Nothing is left"), "{run:#?}");
 }

@@ -32,7 +32,7 @@ fn reference_pages_are_what_make_reference_writes() {
 }
 
 #[test]
-fn the_picture_shows_what_its_page_shows() {
+fn picture_of_the_readme_is_current() {
     let mut picture = Command::new(repository().join("docs/picture"));
     picture.arg(repository().join("README.md"));
     let picture = Run::of(picture, b"").text().to_owned();

@@ -51,7 +51,7 @@ fn record(kernel: &Kernel, file: &str) -> Value {
 
 #[test]
 #[ignore = "needs root"]
-fn a_device_asleep_is_given_back_and_bound_at_boot_as_the_one_it_is() {
+fn unbind_and_bind_at_boot_recognise_a_sleeping_device() {
     let kernel = KERNEL.lock();
     let bdf = card(&kernel);
     let bdf = bdf.as_str();

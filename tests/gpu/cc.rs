@@ -53,7 +53,7 @@ fn modes_are_read_from_registers_without_any_program() {
 }
 
 #[test]
-fn a_mode_is_set_once() {
+fn set_changes_each_mode_once() {
     let server = Server::new();
     let gpus = &server.gpus[..2];
     let before = server.modes();
@@ -82,7 +82,7 @@ fn a_mode_is_set_once() {
 }
 
 #[test]
-fn protected_pcie_takes_the_whole_baseboard() {
+fn protected_pcie_is_set_only_on_the_whole_baseboard() {
     let server = Server::new();
     let board = [server.gpus.clone(), server.switches.clone()].concat();
     server.set("on", &server.gpus[..1]).document();
@@ -106,7 +106,7 @@ fn protected_pcie_takes_the_whole_baseboard() {
 }
 
 #[test]
-fn a_failure_puts_back_what_was_set() {
+fn a_failed_set_restores_the_former_modes() {
     for (fault, words) in [
         ("refuse", "A FW update is required"),
         ("traceback", "is in a bad state"),
@@ -181,7 +181,7 @@ fn only_modes_that_differ_are_set() {
 }
 
 #[test]
-fn what_cannot_be_asked_for_is_refused_before_any_call() {
+fn invalid_requests_are_refused_before_nvidias_program_is_called() {
     let server = Server::new();
     let gpu = server.gpus[0].clone();
     let one = std::slice::from_ref(&gpu);
@@ -206,7 +206,7 @@ fn what_cannot_be_asked_for_is_refused_before_any_call() {
 
 /// After a reboot a driver of the host has the GPU whose mode was set for a domain.
 #[test]
-fn a_mode_is_not_put_back_under_a_driver_nor_on_another_device() {
+fn unbind_restores_no_mode_under_a_driver_or_on_another_device() {
     let server = Server::new();
     let gpu = server.gpus[0].as_str();
     let driver = format!("{}/driver", server.tree.folder(gpu));
@@ -252,7 +252,7 @@ fn a_mode_is_not_put_back_under_a_driver_nor_on_another_device() {
 /// What a kill leaves half set is put back by `unbind --stale`, and can be set then.
 #[test]
 #[ignore = "needs root"]
-fn a_kill_at_any_step_leaves_modes_that_can_be_put_back_and_set() {
+fn set_killed_at_any_step_leaves_modes_that_unbind_restores() {
     let server = Server::new();
     let gpus = &server.gpus[..2];
     // All folders are made once.
@@ -309,7 +309,7 @@ fn a_kill_at_any_step_leaves_modes_that_can_be_put_back_and_set() {
 }
 
 #[test]
-fn a_program_hears_signals_and_is_asked_to_end_before_it_is_killed() {
+fn an_interrupted_set_asks_nvidias_program_to_end_before_it_kills_it() {
     const PROGRAM: &str = r#"#!/bin/sh
 state=${0%/*}
 grep ^SigBlk /proc/self/status >"$state/mask"

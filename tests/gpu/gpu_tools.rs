@@ -117,7 +117,7 @@ fn cc(tree: &Tree, line: &str) -> Run {
 
 #[test]
 #[ignore = "needs NVIDIA's program in TDX_GPU_TOOLS"]
-fn it_knows_every_flag_we_call_it_with() {
+fn nvidias_program_knows_every_flag_that_cc_passes() {
     let mut command = Command::new(program());
     command.arg("--help");
     let help = Run::of(command, b"");
@@ -136,7 +136,7 @@ fn it_knows_every_flag_we_call_it_with() {
 
 #[test]
 #[ignore = "needs NVIDIA's program in TDX_GPU_TOOLS"]
-fn its_answers_are_understood() {
+fn cc_understands_the_answers_of_nvidias_program() {
     let tree = host();
     // As we read them ourselves.
     let item = |bdf: &str| on(&tree, bin("tdx-gpu"), &format!("cc {bdf}")).item();
@@ -161,7 +161,7 @@ fn its_answers_are_understood() {
 
 #[test]
 #[ignore = "needs NVIDIA's program in TDX_GPU_TOOLS"]
-fn its_failures_are_told() {
+fn cc_reports_the_failures_of_nvidias_program() {
     // No firmware answers here: it cannot set a mode, nor put one back.
     let tree = host();
     let error = cc(&tree, &format!("{GPU} --set off --yes")).error(1);

@@ -25,7 +25,7 @@ fn plan(host: &Tree) -> Value {
 }
 
 #[test]
-fn a_device_that_shows_no_serial_number_is_the_recorded_one() {
+fn unbind_accepts_a_device_without_a_serial_number_as_the_recorded_one() {
     let host = hosts::server();
     let folder = host.folder(BDF);
     record(&host, json!("48b02d1234567890"));
@@ -44,7 +44,7 @@ fn a_device_that_shows_no_serial_number_is_the_recorded_one() {
 }
 
 #[test]
-fn an_override_that_driverctl_has_saved_is_a_warning() {
+fn unbind_warns_of_a_driver_override_that_driverctl_has_saved() {
     let host = hosts::server();
     record(&host, Value::Null);
     assert_eq!(plan(&host)["warnings"], json!([]));

@@ -21,7 +21,7 @@ fn golden(name: &str, document: &Value) {
 }
 
 #[test]
-fn hosts_as_they_are_met_have_golden_documents() {
+fn scan_and_groups_of_typical_hosts_match_their_snapshots() {
     for (name, host) in [
         ("server", hosts::server()),
         ("desktop", hosts::desktop()),
@@ -36,7 +36,7 @@ fn hosts_as_they_are_met_have_golden_documents() {
 }
 
 #[test]
-fn tables_and_names_come_from_the_same_items() {
+fn table_and_name_formats_match_their_snapshots() {
     let host = hosts::laptop();
     golden("iommu_scan_laptop_table", &json!(host.iommu("scan --format table").stdout));
     let host = hosts::desktop();
@@ -51,7 +51,7 @@ fn bdfs(document: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn filters_narrow_the_scan() {
+fn scan_returns_only_devices_that_match_the_filters() {
     let host = hosts::server();
     let count = |line: &str| bdfs(&host.iommu(line).document()).len();
     for (line, wanted) in [
@@ -91,7 +91,7 @@ fn blockers(host: &Tree, line: &str, bdf: &str) -> Vec<String> {
 }
 
 #[test]
-fn check_judges_what_is_asked_for_together() {
+fn check_judges_the_requested_devices_together() {
     let host = hosts::desktop();
     // The functions of a slot go together, whichever is named.
     let document: Value = serde_json::from_str(&host.iommu("check 01:00.1").stdout).unwrap();
@@ -133,7 +133,7 @@ fn check_judges_what_is_asked_for_together() {
 }
 
 #[test]
-fn groups_without_isolation_and_devices_without_group_are_refused() {
+fn check_refuses_groups_without_isolation_and_devices_without_group() {
     let mut host = Tree::new();
     let nic = Spec { ids: "8086:1521", class: "020000", driver: "igb", group: Some(1), more: &[] };
     host.device("0000:00", "0000:00:03.0", nic);
@@ -152,7 +152,7 @@ fn groups_without_isolation_and_devices_without_group_are_refused() {
 }
 
 #[test]
-fn who_has_a_node_open_or_mapped_is_named() {
+fn check_names_processes_that_have_a_device_node_open_or_mapped() {
     let mut host = Tree::new();
     let gpu =
         Spec { ids: "10de:2330", class: "030200", driver: "nvidia", group: Some(1), more: &[] };
@@ -179,7 +179,7 @@ fn who_has_a_node_open_or_mapped_is_named() {
 }
 
 #[test]
-fn wrong_addresses_are_exit_2_and_absent_devices_exit_4() {
+fn wrong_addresses_exit_2_and_absent_devices_exit_4() {
     let host = hosts::laptop();
     for text in [
         "17:00",
@@ -233,7 +233,7 @@ fn wrong_addresses_are_exit_2_and_absent_devices_exit_4() {
 }
 
 #[test]
-fn documents_of_other_kinds_are_exit_3() {
+fn documents_of_other_kinds_exit_3() {
     let host = hosts::laptop();
     let document = |kind: &str, version: &str, items: Value| {
         json!({"schema_version": version, "kind": kind, "items": items}).to_string()
@@ -268,7 +268,7 @@ fn documents_of_other_kinds_are_exit_3() {
 }
 
 #[test]
-fn a_scan_goes_into_a_check() {
+fn check_reads_the_document_of_scan() {
     let host = hosts::server();
     let scan = host.iommu("scan --vendor 10de --class 03 --free").stdout;
     assert_eq!(bdfs(&host.iommu_with("check -", &scan).document()), ["0000:83:00.0"]);
@@ -278,7 +278,7 @@ fn a_scan_goes_into_a_check() {
 }
 
 #[test]
-fn what_cannot_be_read_is_unknown_and_said() {
+fn scan_shows_unreadable_attributes_as_unknown_with_a_warning() {
     let mut host = Tree::new();
     let nic = Spec { ids: "8086:1521", class: "020000", driver: "", group: Some(1), more: &[] };
     for device in 1..9 {
@@ -360,7 +360,7 @@ fn ten_thousand_devices_in_one_group_are_scanned() {
 }
 
 #[test]
-fn a_disk_behind_several_controllers_keeps_all_of_them() {
+fn check_refuses_every_controller_of_a_mounted_disk() {
     let mut host = Tree::new();
     let nvme = Spec { ids: "144d:a824", class: "010802", driver: "nvme", group: None, more: &[] };
     let subsystem = "/sys/devices/virtual/nvme-subsystem/nvme-subsys0";
@@ -385,7 +385,7 @@ fn a_disk_behind_several_controllers_keeps_all_of_them() {
 }
 
 #[test]
-fn libvirt_is_not_linked() {
+fn tdx_iommu_does_not_link_libvirt() {
     let mut readelf = std::process::Command::new("readelf");
     readelf.arg("-d").arg(tools::bin("tdx-iommu"));
     let run = tools::Run::of(readelf, b"");

@@ -37,7 +37,7 @@ const NOTHING: [&str; 0] = [];
 
 #[test]
 #[ignore = "needs root"]
-fn scan_says_what_the_kernel_shows() {
+fn scan_shows_every_device_as_the_kernel_does() {
     let kernel = Kernel::start();
     let scan = kernel.tool("tdx-iommu", ["scan"]).document();
     let items = scan["items"].as_array().unwrap();
@@ -212,7 +212,7 @@ fn check_agrees_with_the_kernel() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_device_that_a_process_holds_is_seen() {
+fn check_finds_the_process_that_holds_a_device() {
     let kernel = Kernel::start();
     let nic = behind(&kernel, "03.0").remove(0);
     kernel.bind(&nic);
@@ -237,7 +237,7 @@ fn a_device_that_a_process_holds_is_seen() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_kernel_without_iommu_is_told() {
+fn check_on_a_kernel_without_iommu_refuses_every_device() {
     let kernel = Kernel::start_with("intel_iommu=off pcie_acs_override=downstream");
     let nic = behind(&kernel, "03.0").remove(0);
     let document = check(&kernel, &nic);

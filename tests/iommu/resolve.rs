@@ -40,7 +40,7 @@ fn pairs(wanted: &[(&str, Option<u32>)]) -> Vec<(String, Value)> {
 }
 
 #[test]
-fn a_device_brings_its_group_along_without_the_bridges() {
+fn resolve_adds_the_iommu_group_of_a_device_without_bridges() {
     let host = hosts::desktop();
     let console = resolve(&host, &one(&["vendor_id: 10de, class: '03'"]), "").error(5);
     assert_eq!(console["code"], "CONSOLE_GPU", "{console}");
@@ -66,7 +66,7 @@ fn a_device_brings_its_group_along_without_the_bridges() {
 }
 
 #[test]
-fn every_identity_finds_its_device() {
+fn resolve_finds_a_device_by_every_kind_of_criterion() {
     let host = hosts::server();
     let gpu = pairs(&[("0000:53:00.0", Some(1))]);
     for inside in [
@@ -92,7 +92,7 @@ fn every_identity_finds_its_device() {
 
 /// The eighth GPU is on VFIO: it is still the nvidia driver's eighth, by the record or by its modalias.
 #[test]
-fn a_device_is_known_by_the_driver_it_had() {
+fn resolve_finds_a_device_by_the_driver_it_had_before_vfio() {
     let host = hosts::server();
     let last = &one(&["driver: nvidia, select_index: 7"]);
     resolve(&host, last, "").error(4);
@@ -112,7 +112,7 @@ fn a_device_is_known_by_the_driver_it_had() {
 }
 
 #[test]
-fn what_cannot_be_is_refused_and_named() {
+fn resolve_refuses_and_names_impossible_requests() {
     let host = hosts::server();
     let refused = |text: &str, status: i32, says: &str| {
         let error = resolve(&host, text, "").error(status);
@@ -155,7 +155,7 @@ fn what_cannot_be_is_refused_and_named() {
 
 /// A file that the original took as it stood.
 #[test]
-fn a_device_chosen_twice_counts_once_and_a_shared_one_is_a_warning() {
+fn resolve_lists_a_device_once_and_warns_of_one_that_two_guests_share() {
     let host = hosts::server();
     let twice = resolve(&host, &one(&["device_id: 2330", "device_id: 2330"]), "");
     let once = resolve(&host, &one(&["device_id: 2330"]), "");
@@ -178,7 +178,7 @@ fn a_device_chosen_twice_counts_once_and_a_shared_one_is_a_warning() {
 
 /// One that sleeps does not show its serial number, and is woken for a file that asks for one.
 #[test]
-fn a_serial_number_is_found_on_a_device_that_sleeps() {
+fn resolve_finds_a_sleeping_device_by_its_serial_number() {
     let host = hosts::server();
     let asleep = format!("{}/power_state", host.folder("0000:53:00.0"));
     let serial = format!("{}/serial_number", host.folder("0000:53:00.0"));
@@ -195,7 +195,7 @@ fn a_serial_number_is_found_on_a_device_that_sleeps() {
 }
 
 #[test]
-fn optional_is_any_boolean_of_yaml() {
+fn optional_accepts_every_boolean_of_yaml() {
     let host = hosts::server();
     for yes in ["yes", "True", "on", "true"] {
         let run = resolve(&host, &one(&[&format!("vendor_id: dead, optional: {yes}")]), "");

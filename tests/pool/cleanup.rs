@@ -46,7 +46,7 @@ fn deletes(rig: &Rig, orphans: &[String]) -> Value {
 
 #[test]
 #[ignore = "needs root"]
-fn what_a_domain_needs_is_kept() {
+fn cleanup_keeps_volumes_that_a_domain_needs() {
     let rig = Rig::start();
     rig.pool("ensure").document();
     let scratch = rig.scratch().to_str().unwrap().to_owned();
@@ -117,7 +117,7 @@ fn what_a_domain_needs_is_kept() {
 
 #[test]
 #[ignore = "needs root"]
-fn what_an_image_stands_on_or_a_process_holds_is_kept() {
+fn cleanup_keeps_volumes_that_back_an_image_or_are_held_by_a_process() {
     let rig = Rig::start();
     rig.pool("ensure").document();
     rig.shell("mkdir others off").text();
@@ -209,7 +209,7 @@ fn what_an_image_stands_on_or_a_process_holds_is_kept() {
 
 #[test]
 #[ignore = "needs root"]
-fn other_peoples_files_are_listed_and_left() {
+fn cleanup_keeps_files_that_these_tools_did_not_create() {
     let rig = Rig::start();
     rig.virsh(["pool-define-as", "default", "dir", "--target", IMAGES]);
     rig.pool("ensure").document();
@@ -276,7 +276,7 @@ fn other_peoples_files_are_listed_and_left() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_thousand_overlays_and_many_domains() {
+fn cleanup_of_a_thousand_overlays_asks_about_each_volume_once() {
     let rig = Rig::start();
     rig.pool("ensure").document();
     rig.qcow2(&path("base"), None);
@@ -305,7 +305,7 @@ fn a_thousand_overlays_and_many_domains() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_lock_of_a_user_who_may_not_use_libvirt_does_not_count() {
+fn cleanup_ignores_a_lock_of_a_user_who_may_not_use_libvirt() {
     let rig = Rig::start();
     rig.pool("ensure").document();
     for number in [1, 2] {
@@ -349,7 +349,7 @@ fn a_lock_of_a_user_who_may_not_use_libvirt_does_not_count() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_member_of_the_group_libvirt_waits_for_the_locks_of_root_that_matter() {
+fn delete_by_a_member_of_group_libvirt_refuses_only_if_root_holds_the_lock() {
     let rig = Rig::start();
     rig.pool("ensure").document();
     rig.qcow2(&path("base"), None);
@@ -382,7 +382,7 @@ fn a_member_of_the_group_libvirt_waits_for_the_locks_of_root_that_matter() {
 
 #[test]
 #[ignore = "needs root"]
-fn what_a_member_of_the_group_libvirt_makes_is_left_to_them() {
+fn cleanup_keeps_the_running_import_of_a_member_of_group_libvirt() {
     let rig = Rig::start();
     rig.pool("ensure").document();
     raw_image(rig.scratch().join("big.img"), 160 << 20, 1);

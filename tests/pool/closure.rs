@@ -45,7 +45,7 @@ fn is_needed(rig: &Rig, volume: &str, domain: &str) {
 
 #[test]
 #[ignore = "needs root"]
-fn delete_refuses_the_data_file_of_a_domains_image_running_or_off() {
+fn delete_refuses_the_data_file_of_a_domains_image_running_or_shut_off() {
     let rig = rig();
     with_data_file(&rig, "run.qcow2", &path("run.data"));
     rig.define("dom", &[source("run.qcow2")]);
@@ -70,7 +70,7 @@ fn delete_refuses_the_data_file_of_a_domains_image_running_or_off() {
 
 #[test]
 #[ignore = "needs root"]
-fn delete_refuses_what_a_base_below_an_overlay_needs() {
+fn delete_refuses_the_files_of_a_base_that_backs_an_overlay() {
     let rig = rig();
     with_data_file(&rig, "base", &path("base.data"));
     rig.qcow2(&path("middle"), Some(("base", "qcow2")));
@@ -145,7 +145,7 @@ fn delete_refuses_the_files_of_json_names() {
 
 #[test]
 #[ignore = "needs root"]
-fn delete_counts_relative_names_from_the_link_and_from_the_file() {
+fn delete_resolves_relative_names_from_the_link_and_from_its_target() {
     let rig = rig();
     rig.qcow2(&path("base"), None);
     rig.shell(&format!("cd {IMAGES} && mkdir real && cp base real/base")).text();
@@ -161,7 +161,7 @@ fn delete_counts_relative_names_from_the_link_and_from_the_file() {
 
 #[test]
 #[ignore = "needs root"]
-fn delete_ends_on_hostile_chains() {
+fn delete_terminates_on_hostile_image_chains() {
     let rig = rig();
     let rebase = |name: &str, below: &str| {
         rig.shell(&format!("qemu-img rebase -u -b '{below}' -F qcow2 {}", path(name))).text();
@@ -227,7 +227,7 @@ fn delete_refuses_a_volume_that_is_open_or_behind_a_loop_device() {
 
 #[test]
 #[ignore = "needs root"]
-fn delete_says_what_it_cannot_see() {
+fn delete_warns_of_images_and_processes_that_it_cannot_read() {
     let rig = rig();
     for name in ["a", "b", "base", "top"] {
         rig.qcow2(&path(name), None);
@@ -274,7 +274,7 @@ fn delete_says_what_it_cannot_see() {
 
 #[test]
 #[ignore = "needs root"]
-fn deletion_is_refused_beside_an_image_whose_data_file_is_not_named() {
+fn delete_refuses_volumes_beside_an_image_that_does_not_name_its_data_file() {
     let rig = rig();
     with_data_file(&rig, "broken", &path("some.raw"));
     rig.qcow2(&path("free"), None);
@@ -308,7 +308,7 @@ fn deletion_is_refused_beside_an_image_whose_data_file_is_not_named() {
 
 #[test]
 #[ignore = "needs root"]
-fn cleanup_keeps_what_images_need() {
+fn cleanup_keeps_the_files_that_images_need() {
     let rig = rig();
     let data = "disk.000000000000001.raw";
     with_data_file(&rig, "top", &path(data));
@@ -320,7 +320,7 @@ fn cleanup_keeps_what_images_need() {
 
 #[test]
 #[ignore = "needs root"]
-fn delete_looks_again_after_its_question() {
+fn delete_checks_the_users_again_after_the_prompt() {
     let rig = rig();
     for name in ["base", "replaced", "gone"] {
         rig.qcow2(&path(name), None);
@@ -363,7 +363,7 @@ fn delete_looks_again_after_its_question() {
 
 #[test]
 #[ignore = "needs root"]
-fn import_replace_looks_again_after_its_question() {
+fn import_replace_checks_the_users_again_after_the_prompt() {
     let rig = rig();
     rig.image("a.img", 1);
     rig.image("b.img", 2);
@@ -379,7 +379,7 @@ fn import_replace_looks_again_after_its_question() {
 
 #[test]
 #[ignore = "needs root"]
-fn delete_waits_for_an_overlay_that_a_member_of_the_group_libvirt_makes() {
+fn delete_waits_for_an_overlay_that_a_member_of_group_libvirt_creates() {
     let rig = rig();
     rig.qcow2(&path("base"), None);
     // As a creation holds it.

@@ -11,7 +11,7 @@ fn source(name: &str) -> Vec<String> {
 
 #[test]
 #[ignore = "needs root"]
-fn what_is_needed_stays_and_the_rest_goes() {
+fn delete_keeps_needed_volumes_and_deletes_the_others() {
     let rig = Rig::start();
     rig.pool("ensure").document();
     let path = |name: &str| format!("{IMAGES}/{name}");
@@ -80,7 +80,7 @@ fn what_is_needed_stays_and_the_rest_goes() {
 
 #[test]
 #[ignore = "needs root"]
-fn images_in_other_pools_count() {
+fn delete_refuses_a_volume_that_backs_an_image_in_another_pool() {
     let rig = Rig::start();
     rig.pool("ensure").document();
     rig.shell("mkdir mine others").text();

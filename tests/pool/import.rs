@@ -13,7 +13,7 @@ use crate::support::wait::wait_for;
 
 #[test]
 #[ignore = "needs root"]
-fn an_image_is_imported_once() {
+fn import_copies_an_image_once() {
     let rig = Rig::start();
     let image = guest_image(false);
     let image = image.to_str().unwrap();
@@ -49,7 +49,7 @@ fn an_image_is_imported_once() {
 
 #[test]
 #[ignore = "needs root"]
-fn an_equal_image_is_recognised_and_read_only_when_it_may_differ() {
+fn import_recognises_an_equal_image_and_reads_it_only_if_it_may_differ() {
     let rig = Rig::start();
     let image = rig.image("a.img", 1);
     let import = |more: &str| rig.pool(&format!("import {image} {more}"));
@@ -107,7 +107,7 @@ fn an_equal_image_is_recognised_and_read_only_when_it_may_differ() {
 
 #[test]
 #[ignore = "needs root"]
-fn what_is_no_base_image_is_refused() {
+fn import_refuses_files_that_are_not_base_images() {
     let rig = Rig::start();
     let guest = guest_image(false);
     rig.shell(&format!(
@@ -152,7 +152,7 @@ fn what_is_no_base_image_is_refused() {
 
 #[test]
 #[ignore = "needs root"]
-fn any_name_that_libvirt_can_hold_works() {
+fn import_accepts_any_name_that_libvirt_accepts() {
     let rig = Rig::start();
     let image = rig.image("a.img", 1);
     rig.pool("ensure").document();
@@ -225,7 +225,7 @@ fn any_name_that_libvirt_can_hold_works() {
 
 #[test]
 #[ignore = "needs root"]
-fn an_image_in_use_is_not_replaced() {
+fn import_replace_refuses_an_image_in_use() {
     let rig = Rig::start();
     let scratch = rig.scratch().to_str().unwrap().to_owned();
     rig.image("new.img", 99);
@@ -269,7 +269,7 @@ fn an_image_in_use_is_not_replaced() {
 
 #[test]
 #[ignore = "needs root"]
-fn digests_compression_and_holes() {
+fn import_checks_the_digest_compresses_and_keeps_holes() {
     let rig = Rig::start();
     let image = rig.image("a.img", 1);
     let sum = rig.shell("sha256sum a.img").text()[..64].to_owned();
@@ -407,7 +407,7 @@ fn a_failed_or_stopped_import_leaves_nothing() {
 
 #[test]
 #[ignore = "needs root"]
-fn two_imports_at_once_make_one_image() {
+fn two_simultaneous_imports_create_one_image() {
     let rig = Rig::start();
     rig.pool("ensure").document();
     let image = rig.scratch().join("a.img");
@@ -438,7 +438,7 @@ fn two_imports_at_once_make_one_image() {
 
 #[test]
 #[ignore = "needs root"]
-fn documents_are_imported() {
+fn import_reads_the_document_of_volumes() {
     let rig = Rig::start();
     for (index, name) in ["a.img", "b.img"].iter().enumerate() {
         let image = rig.image(name, index as u64);

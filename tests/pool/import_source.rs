@@ -113,21 +113,21 @@ fn walk(line: &str, changes: &[Change], compressed: bool) {
 
 #[test]
 #[ignore = "needs root"]
-fn an_import_has_the_bytes_that_were_there_whenever_its_source_changes() {
+fn import_of_a_source_that_changes_has_the_promised_bytes_or_fails() {
     let changes = [Change::Rename, Change::Header, Change::Data];
     walk("tdx-pool import image.raw", &changes, false);
 }
 
 #[test]
 #[ignore = "needs root"]
-fn a_compressed_import_has_the_promised_disk_whenever_its_source_changes() {
+fn compressed_import_of_a_source_that_changes_has_the_promised_disk_or_fails() {
     let changes = [Change::Rename, Change::Header];
     walk("tdx-pool import image.raw --compress --sha256 DIGEST", &changes, true);
 }
 
 #[test]
 #[ignore = "needs root"]
-fn an_upload_has_the_promised_bytes_whenever_its_source_changes() {
+fn upload_of_a_source_that_changes_has_the_promised_bytes_or_fails() {
     let changes = [Change::Rename, Change::Header];
     walk(
         "tdx-pool -c qemu+tcp://127.0.0.1/system import image.raw --sha256 DIGEST",
@@ -140,7 +140,7 @@ fn an_upload_has_the_promised_bytes_whenever_its_source_changes() {
 /// tells what was copied.
 #[test]
 #[ignore = "needs root"]
-fn a_header_that_is_written_through_a_mapping_is_judged_as_it_was_copied() {
+fn import_judges_the_copied_header_if_a_mapping_changes_the_source() {
     let (rig, _) = rig_with_source();
     restore(&rig);
     let line = "tdx-pool import image.raw";
@@ -211,7 +211,7 @@ impl Drop for Mapping {
 
 #[test]
 #[ignore = "needs root"]
-fn a_compressed_volume_is_compared_with_the_open_source() {
+fn import_compares_a_compressed_volume_with_the_source_that_it_opened() {
     let (rig, _) = rig_with_source();
     let digest = rig.shell("sha256sum evil.raw").text()[..64].to_owned();
     // Without attributes only qemu-img can tell that a volume is the image.
@@ -238,7 +238,7 @@ fn a_compressed_volume_is_compared_with_the_open_source() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_domain_gets_the_image_that_it_was_planned_with_or_none() {
+fn new_uses_the_planned_image_or_fails_if_the_image_changes() {
     let (rig, _) = rig_with_source();
     let line = "tdx-td new -i image.raw --security none --memory 64M --vcpus 1 --name x";
     restore(&rig);

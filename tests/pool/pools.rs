@@ -13,7 +13,7 @@ const REMOTE: &str = "-c qemu+tcp://127.0.0.1/system";
 
 #[test]
 #[ignore = "needs root"]
-fn a_pool_is_made_once() {
+fn ensure_creates_and_repairs_a_pool_once() {
     let rig = Rig::start();
     let before = rig.state();
     let missing = rig.pool("info").error(4);
@@ -66,7 +66,7 @@ fn a_pool_is_made_once() {
 
 #[test]
 #[ignore = "needs root"]
-fn many_at_once_make_one_pool() {
+fn simultaneous_ensure_commands_create_one_pool() {
     let rig = Rig::start();
     for round in 0..10 {
         std::thread::scope(|scope| {
@@ -88,7 +88,7 @@ fn many_at_once_make_one_pool() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_pool_is_where_it_was_asked_for_or_nowhere() {
+fn ensure_creates_the_pool_in_the_requested_directory_or_not_at_all() {
     let rig = Rig::start();
     let scratch = rig.scratch().to_str().unwrap().to_owned();
     rig.shell("mkdir -m 0751 real; ln -s real link; ln -s nowhere dangling; touch file").text();
@@ -143,7 +143,7 @@ fn a_pool_is_where_it_was_asked_for_or_nowhere() {
 
 #[test]
 #[ignore = "needs root"]
-fn the_pool_that_owns_the_folder_is_used() {
+fn ensure_uses_the_pool_that_already_has_the_directory() {
     let rig = Rig::start();
     rig.virsh(["pool-define-as", "default", "dir", "--target", IMAGES]);
     let plan = rig.pool("ensure -n").document();
@@ -177,7 +177,7 @@ fn the_pool_that_owns_the_folder_is_used() {
 
 #[test]
 #[ignore = "needs root"]
-fn volumes_show_what_stands_on_what_and_who_needs_it() {
+fn volumes_lists_backing_files_and_users_of_each_volume() {
     let rig = Rig::start();
     let base = rig.image("base.img", 1);
     rig.tool("tdx-pool", ["import", &base]).document();
@@ -225,7 +225,7 @@ fn volumes_show_what_stands_on_what_and_who_needs_it() {
 
 #[test]
 #[ignore = "needs root"]
-fn every_verb_keeps_the_contract() {
+fn list_and_info_keep_the_contract_for_formats_pipes_and_languages() {
     let rig = Rig::start();
     rig.pool("ensure").document();
     let names = rig.pool("list --format name");
@@ -296,7 +296,7 @@ fn a_wrong_command_line_is_a_usage_error() {
 }
 
 #[test]
-fn a_document_that_is_none_is_refused_before_anything_is_asked() {
+fn invalid_documents_are_refused_before_the_connection() {
     let pools = r#"{"schema_version":"1.0","kind":"tdx.pool.pools","items":[{"name":"a"}]}"#;
     let newer = r#"{"schema_version":"2.0","kind":"tdx.pool.volumes","items":[]}"#;
     for input in ["", " ", "{", "[1]", "[{}]", pools, newer] {

@@ -20,7 +20,7 @@ fn as_user(rig: &Rig, line: &str) -> Run {
 
 #[test]
 #[ignore = "needs root"]
-fn users_and_other_hosts_import_as_root_does() {
+fn import_by_upload_creates_the_same_volume_as_import_by_root() {
     let rig = Rig::start();
     let image = rig.image("a.img", 1);
     fs::set_permissions(&image, fs::Permissions::from_mode(0o644)).unwrap();
@@ -85,7 +85,7 @@ fn users_and_other_hosts_import_as_root_does() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_stopped_upload_leaves_nothing_or_what_cleanup_takes() {
+fn a_stopped_upload_leaves_nothing_or_a_volume_that_cleanup_deletes() {
     let rig = Rig::start();
     rig.pool("ensure").document();
     raw_image(rig.scratch().join("big.img"), 160 << 20, 1);
@@ -136,7 +136,7 @@ fn a_stopped_upload_leaves_nothing_or_what_cleanup_takes() {
 /// A blank disk looks like an image that libvirtd died over while it copied it.
 #[test]
 #[ignore = "needs root"]
-fn a_blank_disk_that_a_domain_needs_is_not_taken_for_a_half_made_image() {
+fn import_keeps_a_blank_disk_that_a_domain_needs() {
     let rig = Rig::start();
     rig.pool("ensure").document();
     let image = rig.image("a.img", 1);

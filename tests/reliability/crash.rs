@@ -33,7 +33,7 @@ fn walk_alone(verb: &Verb<'_>) {
 
 #[test]
 #[ignore = "needs root"]
-fn new() {
+fn new_killed_at_any_step_can_be_finished_and_undone() {
     let rig = rig_with_images();
     walk(&rig, &Verb { title: "tdx-td new", line: NEW, undo: DELETE, ..Verb::default() });
     // From a template the steps are the same, after libvirt has validated it: once before the image is
@@ -56,7 +56,7 @@ fn new() {
 
 #[test]
 #[ignore = "needs root"]
-fn new_with_a_seed() {
+fn new_with_a_seed_killed_at_any_step_can_be_finished_and_undone() {
     walk_alone(&Verb {
         title: "tdx-td new --user",
         line: WITH_SEED,
@@ -68,7 +68,7 @@ fn new_with_a_seed() {
 
 #[test]
 #[ignore = "needs root"]
-fn new_with_an_encrypted_disk() {
+fn new_with_an_encrypted_disk_killed_at_any_step_can_be_finished_and_undone() {
     walk_alone(&Verb {
         title: "tdx-td new --blank, encrypted",
         line: "tdx-td new --blank 8M --name x --security none --memory 64M --vcpus 1 \
@@ -88,7 +88,7 @@ fn new_with_an_encrypted_disk() {
 
 #[test]
 #[ignore = "needs root"]
-fn new_in_place_of_another() {
+fn new_with_overwrite_killed_at_any_step_can_be_finished_and_undone() {
     let rig = rig_with_images();
     let line = "tdx-td new -i base.qcow2 --name x --security none --memory 80M --vcpus 1 \
                 --overwrite --yes";
@@ -115,7 +115,7 @@ fn new_in_place_of_another() {
 
 #[test]
 #[ignore = "needs root"]
-fn delete() {
+fn delete_killed_at_any_step_can_be_finished() {
     walk_alone(&Verb {
         title: "tdx-td delete",
         line: DELETE,
@@ -127,7 +127,7 @@ fn delete() {
 
 #[test]
 #[ignore = "needs root"]
-fn start_and_stop() {
+fn start_and_stop_killed_at_any_step_can_be_finished_and_undone() {
     let rig = rig_with_images();
     rig.shell(&format!("{NEW} && {CUT_OFF}")).text();
     walk(
@@ -148,7 +148,7 @@ fn start_and_stop() {
 
 #[test]
 #[ignore = "needs root"]
-fn overlay() {
+fn overlay_killed_at_any_step_can_be_finished_and_undone() {
     walk_alone(&Verb {
         title: "tdx-td overlay",
         line: "tdx-td overlay -i base.qcow2",
@@ -160,7 +160,7 @@ fn overlay() {
 /// Network cards of a machine made of files go to two domains, and come back.
 #[test]
 #[ignore = "needs root"]
-fn hostdevs() {
+fn hostdevs_killed_at_any_step_can_be_finished_and_undone() {
     let rig = rig_with_images();
     let host = Tree::with_two_cards(rig.scratch());
     let entry = |domain: &str, index: u8| {
@@ -194,7 +194,7 @@ fn hostdevs() {
 
 #[test]
 #[ignore = "needs root"]
-fn attach_and_detach() {
+fn attach_and_detach_killed_at_any_step_can_be_finished_and_undone() {
     let rig = rig_with_disk();
     let new = NEW.replace("64M", "256M");
     rig.shell(&format!("{new} --hotplug-ports 2 --wait ip")).text();
@@ -216,7 +216,7 @@ fn attach_and_detach() {
 
 #[test]
 #[ignore = "needs root"]
-fn attach_and_detach_in_a_guest_that_is_off() {
+fn attach_and_detach_of_a_shut_off_guest_killed_at_any_step_can_be_finished() {
     let rig = rig_with_disk();
     rig.shell(&format!("{NEW} && {CUT_OFF}")).text();
     let give = "tdx-disk attach x ./disk --persistent --bus scsi";
@@ -241,7 +241,7 @@ fn attach_and_detach_in_a_guest_that_is_off() {
 
 #[test]
 #[ignore = "needs root"]
-fn import() {
+fn import_killed_at_any_step_can_be_finished_and_undone() {
     // Into a pool that has to be made.
     walk_alone(&Verb {
         title: "tdx-pool import",
@@ -254,7 +254,7 @@ fn import() {
 
 #[test]
 #[ignore = "needs root"]
-fn import_that_replaces() {
+fn import_with_replace_killed_at_any_step_can_be_finished_and_undone() {
     walk_alone(&Verb {
         title: "tdx-pool import --replace",
         line: "tdx-pool import other.raw --name image.raw --replace --yes",
@@ -266,7 +266,7 @@ fn import_that_replaces() {
 
 #[test]
 #[ignore = "needs root"]
-fn import_that_compresses() {
+fn import_with_compress_killed_at_any_step_can_be_finished_and_undone() {
     walk_alone(&Verb {
         title: "tdx-pool import --compress",
         line: "tdx-pool import image.raw --compress",
@@ -277,7 +277,7 @@ fn import_that_compresses() {
 
 #[test]
 #[ignore = "needs root"]
-fn import_by_upload() {
+fn import_by_upload_killed_at_any_step_can_be_finished_and_undone() {
     walk_alone(&Verb {
         title: "tdx-pool import, by upload",
         line: "tdx-pool -c qemu+tcp://127.0.0.1/system import image.qcow2",
@@ -288,7 +288,7 @@ fn import_by_upload() {
 
 #[test]
 #[ignore = "needs root"]
-fn what_else_the_pool_does() {
+fn ensure_delete_and_cleanup_of_a_pool_killed_at_any_step_can_be_finished() {
     let rig = rig_with_images();
     walk(
         &rig,
@@ -326,7 +326,7 @@ fn what_else_the_pool_does() {
 
 /// Each verb that can be planned changes something: a test kills it, and its table tells what that leaves.
 #[test]
-fn every_verb_that_changes_something_is_killed() {
+fn every_verb_that_changes_something_has_a_table_and_a_test_of_kills() {
     let page = fs::read_to_string(table::page()).unwrap();
     let tables = page.split("\n### ").skip(1).map(|part| part.split_once('\n').unwrap());
     let tables: Vec<(&str, usize)> =

@@ -24,7 +24,7 @@ fn all_at_once(rig: &Rig, line: impl Fn(usize) -> String + Sync) -> Vec<Run> {
 /// `TDX_TIMES` repeats it.
 #[test]
 #[ignore = "needs root"]
-fn twenty_come_and_go_together() {
+fn twenty_simultaneous_new_and_delete_commands_succeed() {
     let rig = rig_with_images();
     let before = World::of(&rig);
     let times = std::env::var("TDX_TIMES").map_or(1, |times| times.parse().unwrap());
@@ -76,7 +76,7 @@ const DEEDS: [&str; 12] = [
 /// way, and in the end everything is where it was. `TDX_SECONDS` says for how long, by default ten.
 #[test]
 #[ignore = "needs root"]
-fn a_hundred_do_what_they_like() {
+fn a_hundred_simultaneous_commands_succeed_or_name_the_obstacle() {
     let rig = rig_with_images();
     let before = World::of(&rig);
     let seconds = std::env::var("TDX_SECONDS").map_or(10, |seconds| seconds.parse().unwrap());

@@ -69,7 +69,7 @@ fn chosen(moments: Vec<Moment>) -> Vec<Moment> {
 /// Every call that changes something fails once, and nothing is left of the verb, or it says what.
 #[test]
 #[ignore = "needs root"]
-fn a_failing_call_is_told_and_undone() {
+fn a_failing_system_call_is_reported_and_undone() {
     let rig = rig_with_disk();
     let origin = World::of(&rig);
     for verb in &VERBS {
@@ -123,7 +123,7 @@ fn a_failing_call_is_told_and_undone() {
 /// libvirtd is killed while it works at a message that changes something: at once, and a little later.
 #[test]
 #[ignore = "needs root"]
-fn a_dying_libvirtd_is_told_and_repaired() {
+fn death_of_libvirtd_is_reported_and_the_next_command_repairs_the_rest() {
     let rig = rig_with_disk();
     // A libvirtd that is killed while it starts a QEMU forgets a socket of its own; while it ends one, whose
     // its files were.
@@ -192,7 +192,7 @@ fn fill(rig: &Rig, room: u32) {
 
 #[test]
 #[ignore = "needs root"]
-fn a_full_pool_takes_nothing_and_loses_nothing() {
+fn a_full_pool_is_reported_and_keeps_its_files() {
     let rig = Rig::start();
     rig.shell(&format!("mount -t tmpfs -o size=48M,mode=0711 tmpfs {IMAGES}")).text();
     world::fill_with_images(&rig);

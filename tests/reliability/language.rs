@@ -187,7 +187,7 @@ fn disk_verbs_keep_their_codes_when_libvirtd_speaks_japanese() {
 
 #[test]
 #[ignore = "needs root"]
-fn pool_verbs_and_connections_keep_their_exit_statuses_when_libvirtd_speaks_japanese() {
+fn pool_verbs_and_connections_keep_exit_statuses_when_libvirtd_speaks_japanese() {
     let rig = japanese_rig();
     let pool = |line: &str| rig.tool("tdx-pool", line.split(' '));
     let folder = rig.scratch().join("pool");

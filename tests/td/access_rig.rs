@@ -10,7 +10,7 @@ use crate::support::rig::{self, Rig, debian_image};
 /// One guest, since it takes half a minute to boot.
 #[test]
 #[ignore = "needs root"]
-fn a_seed_lets_its_user_in_and_nobody_else() {
+fn a_seed_lets_only_its_user_log_in() {
     let rig = Rig::start();
     rig.tool("tdx-pool", ["import".as_ref(), debian_image().as_os_str()]).document();
     let before = rig.state();
@@ -60,7 +60,7 @@ fn a_seed_lets_its_user_in_and_nobody_else() {
 /// A guest that does not come up in time is kept, or goes, as was asked for.
 #[test]
 #[ignore = "needs root"]
-fn waiting_ends() {
+fn new_keeps_or_deletes_a_guest_that_is_not_ready_in_time() {
     let rig = Rig::start();
     let image = rig::guest_image(false);
     rig.tool("tdx-pool", ["import".as_ref(), image.as_os_str()]).document();

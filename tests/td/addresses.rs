@@ -122,7 +122,7 @@ impl Guest {
 
 #[test]
 #[ignore = "needs root"]
-fn only_addresses_of_the_definitions_cards_are_the_guests_own() {
+fn only_addresses_of_the_defined_network_cards_belong_to_the_guest() {
     let guest = Guest::start();
     let mac = guest.mac.as_str();
     let upper = mac.to_uppercase();
@@ -159,7 +159,7 @@ fn only_addresses_of_the_definitions_cards_are_the_guests_own() {
 
 #[test]
 #[ignore = "needs root"]
-fn answers_that_no_agent_gives_are_no_addresses_and_stall_nobody() {
+fn invalid_agent_answers_yield_no_address_and_delay_no_command() {
     let guest = Guest::start();
     for answer in [
         r#"{"return":"all"}"#,
@@ -185,7 +185,7 @@ fn answers_that_no_agent_gives_are_no_addresses_and_stall_nobody() {
 
 #[test]
 #[ignore = "needs root"]
-fn ssh_address_is_taken_as_it_is_and_never_as_an_option() {
+fn ssh_refuses_an_address_that_ssh_would_parse_as_an_option() {
     let rig = Rig::start();
     define(&rig, &foreign("off", ""));
     for address in ["-oProxyCommand=touch${IFS}x", "user@host", "10.0.0.5:22", "a b", ""] {
@@ -198,7 +198,7 @@ fn ssh_address_is_taken_as_it_is_and_never_as_an_option() {
 
 #[test]
 #[ignore = "needs root"]
-fn ssh_from_another_host_does_not_take_this_hosts_loopback_for_the_guests() {
+fn ssh_from_another_host_refuses_a_port_on_the_loopback_of_the_guests_host() {
     let rig = rig_with_base(false);
     let forwarded = new(&rig, "--name g --ssh-port auto").item();
     assert_eq!(forwarded["ssh"]["host"], "127.0.0.1");

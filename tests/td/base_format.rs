@@ -30,7 +30,7 @@ fn fill_pool(rig: &Rig) {
 
 #[test]
 #[ignore = "needs root"]
-fn a_base_has_the_format_that_flag_item_or_name_state_or_is_refused() {
+fn base_format_comes_from_flag_item_or_name_or_the_base_is_refused() {
     let rig = Rig::start();
     fill_pool(&rig);
     let before = rig.state();
@@ -174,7 +174,7 @@ fn old_record(rig: &Rig, source: &str, volume: &str) {
 
 #[test]
 #[ignore = "needs root"]
-fn a_record_of_version_0_1_0_is_believed_after_its_content_was_compared_once() {
+fn a_record_of_version_0_1_0_counts_after_one_comparison_of_the_content() {
     let rig = Rig::start();
     rig.image("disk.img", 1);
     rig.shell("qemu-img convert -f raw -O qcow2 disk.img packed.img").text();
@@ -204,7 +204,7 @@ fn a_record_of_version_0_1_0_is_believed_after_its_content_was_compared_once() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_volume_that_a_domain_writes_to_is_no_base() {
+fn new_refuses_a_base_that_a_domain_writes_to() {
     let rig = Rig::start();
     fill_pool(&rig);
     rig.shell(&format!(
@@ -269,7 +269,7 @@ fn a_volume_that_a_domain_writes_to_is_no_base() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_volume_that_gains_a_writer_while_a_question_waits_is_no_base() {
+fn new_refuses_a_base_that_gains_a_writer_during_the_prompt() {
     let rig = rig_with_base(false);
     rig.shell(&format!("cp {} other.qcow2; chmod 666 other.qcow2", guest_image(false).display()))
         .text();
@@ -303,7 +303,7 @@ fn a_volume_that_gains_a_writer_while_a_question_waits_is_no_base() {
 
 #[test]
 #[ignore = "needs root"]
-fn headers_of_every_format_are_refused_or_data_on_every_entry_point() {
+fn every_verb_refuses_headers_of_other_formats_or_treats_them_as_data() {
     let rig = Rig::start();
     rig.image("disk.raw", 1);
     rig.pool("ensure").document();

@@ -77,7 +77,7 @@ fn builds(run: &Run) -> String {
 }
 
 #[test]
-fn whatever_is_asked_for_is_asked_of_every_build() {
+fn firmware_lists_only_builds_that_match_every_flag() {
     let host = host();
     for (line, wanted) in [
         ("", "30 40 45 50 55 60 70 75 80"),
@@ -106,7 +106,7 @@ fn whatever_is_asked_for_is_asked_of_every_build() {
 }
 
 #[test]
-fn an_item_tells_all_that_the_descriptor_tells() {
+fn an_item_has_every_property_of_its_descriptor() {
     let host = host();
     let item = host.run("tdx-td", "firmware -f enrolled-keys").item();
     assert_eq!(
@@ -135,7 +135,7 @@ fn an_item_tells_all_that_the_descriptor_tells() {
 }
 
 #[test]
-fn the_more_specific_folder_holds_and_an_empty_file_hides() {
+fn a_more_specific_directory_overrides_and_an_empty_file_hides_a_descriptor() {
     let host = host();
     let put = |folder: &str, name: &str, text: &str| host.file(&format!("{folder}/{name}"), text);
     let ours = descriptor("ours", "memory", Q35, "intel-tdx");
@@ -166,7 +166,7 @@ fn the_more_specific_folder_holds_and_an_empty_file_hides() {
 }
 
 #[test]
-fn a_damaged_descriptor_is_named_and_the_others_are_shown() {
+fn a_damaged_descriptor_is_a_warning_and_the_others_are_listed() {
     let host = host();
     for (name, text, says) in [
         ("01-cut.json", "{\"description\":", "EOF"),
@@ -198,7 +198,7 @@ fn a_damaged_descriptor_is_named_and_the_others_are_shown() {
 /// As with `sudo -u`, which leaves another's home in the environment.
 #[test]
 #[ignore = "needs root"]
-fn a_folder_of_another_user_is_passed_over() {
+fn a_directory_that_the_user_cannot_read_is_a_warning() {
     let host = host();
     let user = host.path("home/me/.config/qemu/firmware");
     std::fs::create_dir_all(&user).unwrap();
@@ -217,7 +217,7 @@ fn a_folder_of_another_user_is_passed_over() {
 }
 
 #[test]
-fn a_host_without_descriptors_has_none() {
+fn firmware_is_empty_on_a_host_without_descriptors() {
     let host = Tree::new();
     assert_eq!(host.run("tdx-td", "firmware").document()["items"], json!([]));
     assert_eq!(host.run("tdx-td", "firmware -c").text(), "");
@@ -226,7 +226,7 @@ fn a_host_without_descriptors_has_none() {
 }
 
 #[test]
-fn an_unknown_feature_is_told_with_the_nearest_one() {
+fn an_unknown_feature_is_refused_with_the_nearest_name() {
     let host = host();
     for (given, nearest) in [("intel-tdz", "intel-tdx"), ("no-secureboot", "no-secure-boot")] {
         let error = host.run("tdx-td", &format!("firmware -f {given}")).error(2);
@@ -240,7 +240,7 @@ fn an_unknown_feature_is_told_with_the_nearest_one() {
 /// An ordinary libvirt takes for an ordinary guest what we say.
 #[test]
 #[ignore = "needs root"]
-fn libvirt_chooses_the_same() {
+fn libvirt_chooses_the_build_that_firmware_predicts() {
     let rig = Rig::start();
     let choose = |features, stateless, machine| {
         compare(&rig, &Request { features, stateless, machine, ..PLAIN })
@@ -294,14 +294,14 @@ const REQUESTS: [Request<'_>; 14] = [
 /// Over odd directories we list the loaders that libvirt lists, and choose the build that it gives.
 #[test]
 #[ignore = "needs root"]
-fn the_choice_over_odd_directories_is_libvirts() {
+fn the_choice_over_odd_directories_agrees_with_libvirt() {
     compare_choices(&Rig::start(), &REQUESTS, Loaders::BuiltIn);
 }
 
 /// RHEL 9.0 with the workaround that was published for its descriptor of SEV firmware.
 #[test]
 #[ignore = "needs root"]
-fn a_stateless_build_with_an_nvram_template_is_the_one_libvirt_takes() {
+fn the_choice_of_a_stateless_build_with_a_template_agrees_with_libvirt() {
     let rig = Rig::start();
     let directories = OddDirectories::mount(&rig);
     let put =
@@ -325,7 +325,7 @@ fn a_stateless_build_with_an_nvram_template_is_the_one_libvirt_takes() {
 /// One bad file keeps an old libvirt from all firmware: `host check` and `new` must not promise any.
 #[test]
 #[ignore = "needs root"]
-fn a_file_that_stops_libvirt_is_named() {
+fn host_check_names_a_descriptor_that_stops_libvirt() {
     let rig = Rig::start();
     let directories = OddDirectories::mount(&rig);
     let put =
@@ -347,7 +347,7 @@ fn a_file_that_stops_libvirt_is_named() {
 }
 
 #[test]
-fn whoever_finds_no_firmware_is_told_why_each_build_does_not_fit() {
+fn new_without_firmware_says_why_each_build_does_not_fit() {
     let host = host();
     let warnings = |line: &str| host.run("tdx-td", line).document()["warnings"].to_string();
     let told = warnings("firmware -f intel-tdx -m pc");
@@ -369,7 +369,7 @@ fn whoever_finds_no_firmware_is_told_why_each_build_does_not_fit() {
 /// A guest sleeps only where the one build that it can have lets it, whatever other builds offer.
 #[test]
 #[ignore = "needs root"]
-fn a_new_guest_gets_the_build_that_its_settings_ask_for() {
+fn new_gives_a_guest_the_build_that_its_settings_request() {
     let rig = Rig::start();
     rig.tool("tdx-pool", ["import".as_ref(), guest_image(false).as_os_str()]).document();
     let directories = OddDirectories::mount(&rig);

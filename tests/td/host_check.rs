@@ -48,7 +48,7 @@ fn expect(host: &Tree, kinds: &str, failures: &[&str]) -> Value {
 }
 
 #[test]
-fn the_failures_of_a_host_are_those_to_mend_and_no_more() {
+fn check_reports_exactly_the_failures_of_each_host() {
     for (host, kinds, failures, fix) in [
         (kvm_hosts::ubuntu(), "", &[][..], ""),
         (kvm_hosts::ubuntu(), "--for tdx --for none", &[], ""),
@@ -89,7 +89,7 @@ fn the_failures_of_a_host_are_those_to_mend_and_no_more() {
 }
 
 #[test]
-fn what_is_worse_than_it_could_be_is_a_warning() {
+fn settings_that_could_be_better_are_warnings() {
     let host = kvm_hosts::ubuntu();
     assert_eq!(codes(&expect(&host, "", &[]), "warn"), [""; 0]);
     host.file("sys/kernel/mm/ksm/run", "1\n");
@@ -124,7 +124,7 @@ fn what_is_worse_than_it_could_be_is_a_warning() {
 }
 
 #[test]
-fn options_in_modprobe_d_count_as_those_of_the_command_line() {
+fn options_in_modprobe_d_count_like_those_of_the_kernel_command_line() {
     let host = kvm_hosts::parameter_off();
     host.file("etc/modprobe.d/tdx.conf", "# comment\noptions kvm-intel nested=1 tdx=1\n");
     let document = expect(&host, "", &["KVM_INTEL_TDX"]);
@@ -137,7 +137,7 @@ fn options_in_modprobe_d_count_as_those_of_the_command_line() {
 }
 
 #[test]
-fn a_real_libvirts_word_is_understood() {
+fn capabilities_of_a_real_libvirt_are_understood() {
     let host = kvm_hosts::ubuntu();
     let real = repository().join("tests/fixtures/domcapabilities/libvirt-12.8-tdx.xml");
     std::fs::copy(&real, host.path("capabilities.xml")).unwrap();
@@ -150,7 +150,7 @@ fn a_real_libvirts_word_is_understood() {
 }
 
 #[test]
-fn what_nobody_can_tell_is_unknown_and_no_failure() {
+fn facts_that_cannot_be_read_are_unknown_and_not_failures() {
     let host = kvm_hosts::ubuntu();
     for (text, says) in [
         ("<domainCapabilities>", "is not XML"),
@@ -195,7 +195,7 @@ fn what_nobody_can_tell_is_unknown_and_no_failure() {
 
 /// Every file of a host in turn, with everything in it that it should not have.
 #[test]
-fn whatever_is_in_a_file_there_is_an_answer() {
+fn check_answers_whatever_the_content_of_a_file() {
     for host in [kvm_hosts::ubuntu(), kvm_hosts::snp()] {
         let root = host.path("").canonicalize().unwrap();
         for file in files(&root) {
@@ -232,7 +232,7 @@ fn a_missing_tdx_module_is_reported_in_the_kernels_words_with_a_fix() {
 }
 
 #[test]
-fn wrong_words_and_absent_files_are_told() {
+fn wrong_arguments_and_absent_files_are_errors() {
     let host = kvm_hosts::ubuntu();
     let error = host.run("tdx-td", "host check --for tdy").error(2);
     assert!(error["hint"].as_str().unwrap().contains("tdx"), "{error}");
@@ -254,7 +254,7 @@ fn wrong_words_and_absent_files_are_told() {
 }
 
 #[test]
-fn the_table_is_one_screen() {
+fn the_table_fits_one_screen() {
     let table = kvm_hosts::off_in_bios().run("tdx-td", "host check --for tdx --format table");
     assert_eq!(table.status, Some(10), "{table:#?}");
     assert!(table.stdout.lines().count() < 45, "{}", table.stdout);
@@ -264,7 +264,7 @@ fn the_table_is_one_screen() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_capture_is_judged_as_its_host_is() {
+fn check_of_a_capture_agrees_with_check_of_its_host() {
     let rig = Rig::start();
     let script = repository().join("examples/capture-sysfs");
     rig.shell(&format!("{} captured", script.display())).text();
@@ -294,7 +294,7 @@ fn a_capture_is_judged_as_its_host_is() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_real_host_is_judged() {
+fn check_of_a_real_host_reports_its_state() {
     let rig = Rig::start();
     let document = rig.tool("tdx-td", ["host", "check", "--for", "none"]).document();
     for code in

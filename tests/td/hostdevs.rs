@@ -69,7 +69,7 @@ fn xml(rig: &Rig, name: &str) -> String {
 
 #[test]
 #[ignore = "needs root"]
-fn the_file_says_what_domains_have() {
+fn hostdevs_gives_domains_the_devices_that_the_file_lists() {
     let rig = Rig::start();
     let host = machine(&rig);
     let path = |name: &str| rig.scratch().join(name);
@@ -143,7 +143,7 @@ fn the_file_says_what_domains_have() {
 
 #[test]
 #[ignore = "needs root"]
-fn what_cannot_be_changes_nothing() {
+fn an_impossible_request_changes_no_domain() {
     let rig = Rig::start();
     let host = machine(&rig);
     define(&rig, &foreign("a", ""));
@@ -407,7 +407,7 @@ fn shapes() -> Vec<String> {
 
 #[test]
 #[ignore = "needs root"]
-fn definitions_of_every_shape_come_back() {
+fn adding_and_removing_devices_restores_definitions_of_every_shape() {
     let rig = Rig::start();
     let host = machine(&rig);
     let set = |bdfs: &[String]| {

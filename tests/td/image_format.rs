@@ -18,7 +18,7 @@ fn write_header(rig: &Rig, header: &str, file: &str) {
 
 #[test]
 #[ignore = "needs root"]
-fn a_vmimage_has_the_format_that_flag_or_name_state_or_is_refused() {
+fn vmimage_format_comes_from_flag_or_name_or_the_image_is_refused() {
     let rig = Rig::start();
     make_headers(&rig);
     rig.shell(
@@ -88,7 +88,7 @@ fn a_vmimage_has_the_format_that_flag_or_name_state_or_is_refused() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_header_that_a_guest_writes_into_its_disk_opens_nothing_and_is_not_read_again() {
+fn a_header_that_a_guest_writes_opens_no_file_and_is_not_read_again() {
     let rig = Rig::start();
     make_headers(&rig);
     rig.shell("cp zeros a.raw; cp plain b.qcow2; cp zeros c.img; chmod 666 a.raw b.qcow2 c.img")
@@ -146,7 +146,7 @@ fn told_to_qemu(rig: &Rig, file: &str) -> Vec<Value> {
 
 #[test]
 #[ignore = "needs root"]
-fn every_chain_in_a_definition_has_an_end() {
+fn every_image_chain_in_a_definition_is_terminated() {
     let rig = rig_with_base(false);
     make_headers(&rig);
     rig.shell("cp plain own.qcow2; chmod 666 own.qcow2; echo 'ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA me' >key.pub").text();
@@ -183,7 +183,7 @@ fn every_chain_in_a_definition_has_an_end() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_cd_is_raw_and_read_only_whatever_is_in_it_and_may_be_shared() {
+fn a_cdrom_is_raw_read_only_and_shareable_whatever_its_content() {
     let rig = rig_with_base(false);
     make_headers(&rig);
     rig.shell("(printf 'QFI\\373'; head -c 1M /dev/zero) >garbage").text();
@@ -205,7 +205,7 @@ fn a_cd_is_raw_and_read_only_whatever_is_in_it_and_may_be_shared() {
 
 #[test]
 #[ignore = "needs root"]
-fn the_disks_of_a_template_are_used_as_stated_and_followed_nowhere() {
+fn disks_of_a_template_have_the_stated_format_and_no_header_is_followed() {
     let rig = rig_with_base(false);
     make_headers(&rig);
     rig.shell("cp backing b.qcow2; cp data-file d.qcow2; cp plain p.qcow2; cp zeros z.raw; chmod 666 *.qcow2 *.raw").text();

@@ -39,7 +39,7 @@ fn orphans(rig: &Rig) -> usize {
 
 #[test]
 #[ignore = "needs root"]
-fn a_signal_undoes_or_comes_too_late() {
+fn a_signal_undoes_new_or_arrives_after_its_last_step() {
     let rig = rig_with_base(false);
     let before = rig.state();
     let mut undone = 0;
@@ -62,7 +62,7 @@ fn a_signal_undoes_or_comes_too_late() {
 
 #[test]
 #[ignore = "needs root"]
-fn what_a_kill_leaves_is_found() {
+fn delete_and_cleanup_remove_what_a_killed_new_leaves() {
     let rig = rig_with_base(false);
     let before = rig.state();
     for (round, moment) in moments_of_new(&rig, 8).iter().enumerate() {
@@ -81,7 +81,7 @@ fn what_a_kill_leaves_is_found() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_guest_that_cannot_start_leaves_nothing() {
+fn new_leaves_nothing_if_the_guest_cannot_start() {
     let rig = rig_with_base(false);
     let nvram = "/var/lib/libvirt/qemu/nvram";
     rig.shell(&format!("mkdir -p {nvram} && mount -t tmpfs -o size=64k,mode=0777 tmpfs {nvram}"))
@@ -101,7 +101,7 @@ fn a_guest_that_cannot_start_leaves_nothing() {
 
 #[test]
 #[ignore = "needs root"]
-fn libvirtd_dying_under_a_new_is_said_and_can_be_repaired() {
+fn death_of_libvirtd_during_new_is_reported_and_can_be_repaired() {
     let rig = rig_with_base(false);
     // A libvirtd that is killed while it starts a QEMU forgets a socket of its own; one that is killed while
     // it writes a definition forgets the new file beside the old one.

@@ -9,7 +9,7 @@ const SMALL: [&str; 8] =
 /// The main job, from a disk image to nothing left.
 #[test]
 #[ignore = "needs root"]
-fn a_guest_lives_and_leaves_no_trace() {
+fn a_guest_is_created_used_and_deleted_without_a_trace() {
     let rig = Rig::start();
     let image = guest_image(false);
     rig.tool("tdx-pool", ["import".as_ref(), image.as_os_str()]).document();

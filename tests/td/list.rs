@@ -37,7 +37,7 @@ fn of_the_script(name: &str, overlay: &str) -> String {
 
 #[test]
 #[ignore = "needs root"]
-fn domains_of_the_original_script_are_ours() {
+fn domains_of_the_original_script_count_as_managed() {
     let rig = Rig::start();
     let before = rig.state();
     let uuid = "8e2a6c1e-5e0c-4c60-8b37-1b4ff8b7a001";
@@ -86,7 +86,7 @@ fn domains_of_the_original_script_are_ours() {
 
 #[test]
 #[ignore = "needs root"]
-fn every_kind_of_domain_is_shown_as_it_is() {
+fn list_and_show_describe_every_kind_of_domain() {
     let rig = rig_with_base(false);
     let disks = "<disk type='file' device='cdrom'><target dev='sda' bus='sata'/></disk>\
         <disk type='volume' device='disk'><source pool='tdvirsh-pool' volume='v &amp; w'/>\
@@ -151,7 +151,7 @@ fn every_kind_of_domain_is_shown_as_it_is() {
 
 #[test]
 #[ignore = "needs root"]
-fn domains_may_come_and_go_meanwhile() {
+fn list_succeeds_while_domains_appear_and_disappear() {
     let rig = Rig::start();
     let script = rig.scratch().join("define.virsh");
     let mut lines = String::new();
@@ -180,7 +180,7 @@ fn domains_may_come_and_go_meanwhile() {
 
 #[test]
 #[ignore = "needs root"]
-fn the_streams_and_virsh_are_as_promised() {
+fn output_streams_and_virsh_keep_the_contract() {
     let rig = Rig::start();
     define(&rig, &foreign("one", ""));
     // Nothing of the language is in what programs read.
@@ -210,7 +210,7 @@ fn the_streams_and_virsh_are_as_promised() {
 
 /// libvirt's own test driver has the states that no guest gets into when asked to.
 #[test]
-fn every_state_is_told_and_acted_on() {
+fn list_start_and_stop_handle_every_state_of_a_domain() {
     let states = [("on", 1), ("paused", 3), ("off", 5), ("crashed", 6)];
     let domain = |(name, state): (&str, u32)| {
         format!(

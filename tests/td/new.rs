@@ -16,7 +16,7 @@ fn keys(item: &Value) -> Vec<&String> {
 
 #[test]
 #[ignore = "needs root"]
-fn a_plan_touches_nothing_and_shows_what_would_be_there() {
+fn dry_run_changes_nothing_and_shows_what_new_creates() {
     let rig = Rig::start();
     let before = rig.state();
     let image = guest_image(false);
@@ -89,7 +89,7 @@ fn free_ports(xml: &str) -> usize {
 
 #[test]
 #[ignore = "needs root"]
-fn spare_ports_are_there_and_take_a_disk() {
+fn new_adds_free_hotplug_ports_that_take_a_disk() {
     let rig = rig_with_base(false);
     for ports in [0, 1, 8, 20, 64] {
         let line = format!("render -i guest.qcow2 {} --name p --xml", SMALL.join(" "));
@@ -122,7 +122,7 @@ fn spare_ports_are_there_and_take_a_disk() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_second_new_of_a_name_finds_it_or_says_what_differs() {
+fn new_of_an_existing_name_finds_the_domain_or_names_the_difference() {
     let rig = rig_with_base(false);
     rig.shell("cp /var/lib/libvirt/images/guest.qcow2 other.qcow2").text();
     new(&rig, "--name web1").item();
@@ -170,7 +170,7 @@ fn at_once(rig: &Rig, times: usize, line: &str) -> Vec<Run> {
 
 #[test]
 #[ignore = "needs root"]
-fn many_at_once_all_work_and_one_name_is_given_once() {
+fn simultaneous_new_commands_succeed_and_create_each_name_once() {
     let rig = Rig::start();
     let image = guest_image(false);
     let small = format!("-i {} --security none --vcpus 1", image.display());
@@ -204,7 +204,7 @@ fn many_at_once_all_work_and_one_name_is_given_once() {
 
 #[test]
 #[ignore = "needs root"]
-fn names_may_be_anything_libvirt_can_hold() {
+fn new_accepts_any_name_that_libvirt_accepts() {
     let rig = rig_with_base(false);
     let before = rig.state();
     let names =
@@ -239,7 +239,7 @@ fn names_may_be_anything_libvirt_can_hold() {
 
 #[test]
 #[ignore = "needs root"]
-fn the_image_is_found_where_the_user_means_it() {
+fn new_finds_an_image_in_the_pool_in_a_file_or_by_default() {
     let rig = rig_with_base(false);
     let plan = |line: &str| td(&rig, &format!("new -n {} {line}", SMALL.join(" ")));
     let base = |run: Run| run.item()["base"].as_str().unwrap().to_owned();
@@ -279,7 +279,7 @@ fn the_image_is_found_where_the_user_means_it() {
 
 #[test]
 #[ignore = "needs root"]
-fn flags_go_before_the_environment_before_the_files() {
+fn flags_override_variables_and_variables_override_files() {
     let rig = rig_with_base(false);
     let host = rig.scratch().join("host");
     let user = rig.scratch().join("user/tdx");
@@ -362,7 +362,7 @@ fn new_waits_while_its_base_is_deleted_and_leaves_nothing() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_remote_libvirt_works_as_far_as_libvirt_does() {
+fn verbs_work_on_a_remote_libvirt_after_an_upload() {
     let rig = Rig::start();
     let before = rig.state();
     let remote = |line: &str| td(&rig, &format!("-c qemu+tcp://127.0.0.1/system {line}"));

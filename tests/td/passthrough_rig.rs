@@ -50,7 +50,7 @@ fn delete(kernel: &Kernel, name: &str) -> Value {
 
 #[test]
 #[ignore = "needs root"]
-fn a_guest_gets_a_device_and_the_host_gets_it_back() {
+fn new_gives_a_device_to_the_guest_and_delete_returns_it() {
     let kernel = KERNEL.lock();
     let before = state(&kernel);
     let nics = nics(&kernel);
@@ -134,7 +134,7 @@ fn a_guest_gets_a_device_and_the_host_gets_it_back() {
 
 #[test]
 #[ignore = "needs root"]
-fn tools_in_a_pipe_pass_devices_on() {
+fn piped_tools_give_bound_devices_to_guests() {
     let kernel = KERNEL.lock();
     let before = state(&kernel);
     let nic = nics(&kernel)[0].clone();
@@ -199,7 +199,7 @@ fn tools_in_a_pipe_pass_devices_on() {
 
 #[test]
 #[ignore = "needs root"]
-fn what_fails_or_dies_gives_devices_back() {
+fn a_failed_or_killed_command_returns_its_devices() {
     let kernel = KERNEL.lock();
     let before = state(&kernel);
     let nic = nics(&kernel)[0].clone();
@@ -244,7 +244,7 @@ fn what_fails_or_dies_gives_devices_back() {
 
 #[test]
 #[ignore = "needs root"]
-fn the_pipelines_of_the_examples_run_on_devices() {
+fn example_pipelines_run_on_real_devices() {
     let kernel = KERNEL.lock();
     let before = state(&kernel);
     let nic = nics(&kernel)[0].clone();
@@ -293,7 +293,7 @@ fn the_pipelines_of_the_examples_run_on_devices() {
 
 #[test]
 #[ignore = "needs root"]
-fn the_mode_of_gpus_is_set_for_the_guest_and_put_back() {
+fn new_sets_the_mode_of_gpus_and_delete_restores_it() {
     let kernel = kernel_with_image();
     let nics = nics(&kernel);
     let (gpu, switch) = (nics[0].as_str(), nics[1].as_str());

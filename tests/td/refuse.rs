@@ -53,7 +53,7 @@ fn usage_errors_are_json_and_exit_2() {
 }
 
 #[test]
-fn documents_of_the_wrong_kind_are_exit_3_before_libvirt_is_asked() {
+fn documents_of_the_wrong_kind_exit_3_before_the_connection() {
     // No libvirtd runs here: only a document that is refused first gives these answers.
     let unreachable = |verb: &str, input: &str| {
         let connect = ["-c", "qemu+unix:///system?socket=/none"];
@@ -94,7 +94,7 @@ fn documents_of_the_wrong_kind_are_exit_3_before_libvirt_is_asked() {
 
 #[test]
 #[ignore = "needs root"]
-fn new_checks_everything_before_it_touches_anything() {
+fn new_refuses_bad_input_before_it_changes_anything() {
     let rig = Rig::start();
     let before = rig.state();
     let scratch = |name: &str| rig.scratch().join(name);
@@ -179,7 +179,7 @@ fn new_checks_everything_before_it_touches_anything() {
 /// A host with memory that was plugged in later: its NUMA node says less than the machine has.
 #[test]
 #[ignore = "needs root"]
-fn memory_is_judged_by_the_larger_of_the_hosts_figures() {
+fn memory_is_compared_with_the_larger_of_the_hosts_figures() {
     let rig = rig_with_base(false);
     let host = |node: u64, machine: u64| {
         let files = [("/sys/devices/system/node/node0/meminfo", node), ("/proc/meminfo", machine)];
@@ -243,7 +243,7 @@ fn new_refuses_a_pool_below_a_closed_directory_before_it_copies() {
 /// libvirt cannot read a pool with such a file, and says that the cause is unknown.
 #[test]
 #[ignore = "needs root"]
-fn a_truncated_download_in_the_pool_is_named_with_what_to_do() {
+fn a_truncated_download_in_the_pool_is_named_with_its_remedy() {
     let rig = rig_with_base(false);
     let cut = format!("{IMAGES}/cut.qcow2");
     rig.shell(&format!("head -c 60 {IMAGES}/guest.qcow2 >{cut}")).text();

@@ -93,7 +93,7 @@ host_filesystem:
 ";
 
 #[test]
-fn a_file_of_user_settings_is_read_as_it_stands() {
+fn user_settings_of_virt_scenario_are_read_unchanged() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("virtscenario.yaml");
     let path = file.to_str().unwrap();
@@ -159,7 +159,7 @@ fn a_file_of_user_settings_is_read_as_it_stands() {
 
 #[test]
 #[ignore = "needs root"]
-fn guests_of_every_scenario_run() {
+fn new_starts_a_guest_of_every_scenario() {
     let rig = rig_with_base(false);
     let before = rig.state();
     let small = "--security none --memory 256M --vcpus 1";
@@ -187,7 +187,7 @@ fn guests_of_every_scenario_run() {
 
 #[test]
 #[ignore = "needs root"]
-fn what_of_the_host_is_otherwise_is_told_and_tuned_when_asked() {
+fn new_warns_of_host_settings_and_changes_them_only_with_tune_host() {
     let rig = rig_with_base(false);
     rig.shell(
         "mkdir -p host/proc/sys/vm host/proc/self host/sys/kernel/mm/transparent_hugepage && \
@@ -219,7 +219,7 @@ fn what_of_the_host_is_otherwise_is_told_and_tuned_when_asked() {
 
 #[test]
 #[ignore = "needs root"]
-fn what_the_host_cannot_do_is_refused_or_replaced() {
+fn new_refuses_or_replaces_settings_that_the_host_cannot_provide() {
     let rig = rig_with_base(false);
     let before = rig.state();
     let refused = |line: &str, status: i32, says: &str| {
@@ -265,7 +265,7 @@ fn what_the_host_cannot_do_is_refused_or_replaced() {
 
 #[test]
 #[ignore = "needs root"]
-fn an_empty_disk_is_as_the_scenario_says_and_goes_with_its_domain() {
+fn a_blank_disk_follows_the_scenario_and_is_deleted_with_its_domain() {
     let rig = rig_with_base(false);
     let before = rig.state();
     let new = "--security none --memory 256M --vcpus 1 --name web1";
@@ -323,7 +323,7 @@ fn an_empty_disk_is_as_the_scenario_says_and_goes_with_its_domain() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_users_image_and_a_cd_are_used_as_they_are() {
+fn vmimage_and_cdrom_are_used_in_place_and_never_deleted() {
     let rig = rig_with_base(false);
     let image = rig.scratch().join("mine.qcow2");
     std::fs::copy(guest_image(false), &image).unwrap();
@@ -376,7 +376,7 @@ fn a_users_image_and_a_cd_are_used_as_they_are() {
 
 #[test]
 #[ignore = "needs root"]
-fn what_others_need_is_neither_taken_nor_lost() {
+fn new_and_delete_keep_disks_that_others_need() {
     let rig = rig_with_base(false);
     let new = "--security none --memory 256M --vcpus 1";
     let refused = |line: &str, status: i32, says: &str| {

@@ -121,7 +121,7 @@ fn definition(scenario: &str, security: Security) -> Document {
 }
 
 #[test]
-fn every_cell_of_guest_and_disk_is_in_the_definition() {
+fn a_definition_has_every_value_of_the_guest_and_storage_tables() {
     for security in [Security::None, Security::Sev, Security::SevEs] {
         for (column, scenario) in SCENARIOS.iter().enumerate() {
             let document = definition(scenario, security);
@@ -137,7 +137,7 @@ fn every_cell_of_guest_and_disk_is_in_the_definition() {
 }
 
 #[test]
-fn cells_that_a_trust_domain_cannot_have_are_others_and_no_more() {
+fn a_trust_domain_differs_from_the_tables_only_in_the_listed_cells() {
     let document = definition("securevm", Security::Tdx);
     for (row, cells, read) in GUEST.iter().chain(&DISK) {
         let other = TDX.iter().find(|(other, _)| other == row).map(|(_, cell)| *cell);
@@ -151,7 +151,7 @@ fn cells_that_a_trust_domain_cannot_have_are_others_and_no_more() {
 }
 
 #[test]
-fn every_cell_of_storage_and_host_is_a_setting() {
+fn settings_have_every_value_of_the_storage_and_host_tables() {
     for security in [Security::None, Security::Sev] {
         for (column, scenario) in SCENARIOS.iter().enumerate() {
             let settings = choice(scenario, security).settings;

@@ -26,7 +26,7 @@ fn did(name: &str, action: &str, forced: bool) -> (String, String, bool) {
 
 #[test]
 #[ignore = "needs root"]
-fn guests_are_waited_for_no_longer_than_they_need() {
+fn stop_waits_only_until_each_guest_is_shut_off_or_the_time_is_over() {
     let rig = rig_with_base(true);
     let before = rig.state();
     new(&rig, "--name a").item();
@@ -79,7 +79,7 @@ fn guests_are_waited_for_no_longer_than_they_need() {
 /// Whatever libvirt and QEMU can put beside a domain.
 #[test]
 #[ignore = "needs root"]
-fn nothing_of_a_domain_is_left() {
+fn delete_removes_everything_that_libvirt_keeps_of_a_domain() {
     let rig = rig_with_base(false);
     let base = rig.path("/var/lib/libvirt/images/guest.qcow2");
     let bytes = std::fs::read(&base).unwrap();
@@ -189,7 +189,7 @@ fn delete_keeps_a_disk_that_another_domain_needs() {
 
 #[test]
 #[ignore = "needs root"]
-fn several_commands_at_once_get_along() {
+fn simultaneous_delete_commands_of_the_same_domains_succeed() {
     let rig: Rig = rig_with_base(false);
     let before = rig.state();
     for name in ["a", "b", "c"] {

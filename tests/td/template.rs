@@ -30,7 +30,7 @@ fn pretend_preview(rig: &Rig) {
 
 #[test]
 #[ignore = "needs root"]
-fn a_template_becomes_a_domain() {
+fn new_creates_a_domain_from_a_template() {
     let rig = rig_with_base(false);
     let before = rig.state();
     rig.template("my & <own>.xml.template", &emulated());
@@ -52,7 +52,7 @@ fn a_template_becomes_a_domain() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_named_domain_of_a_template_is_made_once() {
+fn new_creates_a_named_domain_of_a_template_once() {
     let rig = rig_with_base(false);
     rig.template("t.xml", &emulated());
     let first = from_template(&rig, "t.xml", " --name web --fix-template --ssh-port 2345").item();
@@ -67,7 +67,7 @@ fn a_named_domain_of_a_template_is_made_once() {
 
 #[test]
 #[ignore = "needs root"]
-fn what_is_no_template_is_refused() {
+fn new_refuses_files_that_are_not_templates() {
     let rig = rig_with_base(false);
     let before = rig.state();
     let good = emulated();
@@ -128,7 +128,7 @@ fn what_is_no_template_is_refused() {
 
 #[test]
 #[ignore = "needs root"]
-fn in_canonicals_libvirt_its_templates_are_left_as_they_are() {
+fn canonicals_templates_stay_unchanged_if_libvirt_knows_their_dialect() {
     let rig = rig_with_base(false);
     pretend_preview(&rig);
     // The host runs no trust domains, and has no vsock: what remains is the dialect.
@@ -161,7 +161,7 @@ fn in_canonicals_libvirt_its_templates_are_left_as_they_are() {
 
 #[test]
 #[ignore = "needs root"]
-fn ports_are_given_once_and_survive_a_restart() {
+fn ssh_ports_are_assigned_once_and_survive_a_restart() {
     let rig = rig_with_base(false);
     let before = rig.state();
     let first = new(&rig, "--name a --ssh-port auto").item();
@@ -204,7 +204,7 @@ fn ports_are_given_once_and_survive_a_restart() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_dry_run_and_an_ordinary_user_need_no_file() {
+fn render_by_any_user_assigns_a_port_without_a_file() {
     let rig = rig_with_base(false);
     let before = rig.state();
     let plan = "tdx-td render -i guest.qcow2 --security none --ssh-port auto --xml";
@@ -223,7 +223,7 @@ fn a_dry_run_and_an_ordinary_user_need_no_file() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_copy_of_a_domain_is_a_domain_of_its_own() {
+fn a_copy_of_a_domain_has_its_own_port_and_firmware_variables() {
     let rig = rig_with_base(false);
     let before = rig.state();
     let original = new(&rig, "--name orig --ssh-port auto").item();
@@ -262,7 +262,7 @@ fn a_copy_of_a_domain_is_a_domain_of_its_own() {
 
 #[test]
 #[ignore = "needs root"]
-fn many_at_once_get_a_port_each() {
+fn simultaneous_new_commands_get_different_ssh_ports() {
     let rig = rig_with_base(false);
     let mut ports: Vec<u64> = std::thread::scope(|scope| {
         let run = || new(&rig, "--ssh-port auto").item()["ssh"]["port"].as_u64();

@@ -31,7 +31,7 @@ fn line_of(text: &str, what: &str) -> usize {
 
 #[test]
 #[ignore = "needs root"]
-fn new_and_render_name_what_libvirt_would_drop_and_import_nothing() {
+fn new_and_render_name_parts_that_libvirt_would_drop_and_import_nothing() {
     let rig = Rig::start();
     let before = rig.state();
     for name in CANONICAL {
@@ -84,7 +84,7 @@ fn new_with_fix_template_starts_an_original_and_warns_of_each_change() {
 /// Whatever is unknown, wherever it stands.
 #[test]
 #[ignore = "needs root"]
-fn new_finds_unknown_and_wrong_parts_wherever_they_stand() {
+fn new_names_unknown_and_wrong_parts_anywhere_in_a_template() {
     let rig = Rig::start();
     let before = rig.state();
     let good = emulated();
@@ -189,7 +189,7 @@ fn new_refuses_ports_open_on_every_address_and_closes_them_with_fix_template() {
 /// QEMU's JSON arguments are read as the others are: a port is shown, and given out once.
 #[test]
 #[ignore = "needs root"]
-fn a_port_in_a_json_argument_is_shown_and_given_out_once() {
+fn a_port_in_a_json_argument_is_listed_and_assigned_once() {
     let rig = rig_with_base(false);
     let netdev = r#"{"type":"user","id":"nic0","hostfwd":[{"str":"tcp:127.0.0.1:2201-:22"}]}"#;
     let forward = "user,id=nic0,hostfwd=tcp:127.0.0.1:0-:22";
@@ -258,7 +258,7 @@ fn new_refuses_a_template_that_can_write_to_the_base_image() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_read_only_disk_with_the_base_image_leaves_its_owner_alone() {
+fn a_read_only_disk_with_the_base_image_keeps_the_owner_of_the_image() {
     let rig = rig_with_base(false);
     let owner = format!("stat -c '%a %U %G' {IMAGES}/guest.qcow2");
     let before = rig.shell(&owner).text().to_owned();
@@ -280,7 +280,7 @@ fn a_read_only_disk_with_the_base_image_leaves_its_owner_alone() {
 
 #[test]
 #[ignore = "needs root"]
-fn without_the_schema_libvirt_still_refuses_by_part_and_line() {
+fn new_without_the_schema_still_names_the_refused_part_and_its_line() {
     let rig = Rig::start();
     let before = rig.state();
     // As on a remote connection: libvirt has its schema, and we cannot read it.

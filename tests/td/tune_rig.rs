@@ -54,7 +54,7 @@ fn item<'d>(document: &'d Value, setting: &str) -> &'d Value {
 
 #[test]
 #[ignore = "needs root"]
-fn the_kernel_has_the_values_and_then_its_own_again() {
+fn tune_sets_the_values_in_the_kernel_and_restore_sets_the_former_ones() {
     let kernel = KERNEL.lock();
     let before = state(&kernel);
     let disk = kernel.shell("basename $(findmnt -no SOURCE /mnt/data)").text().trim().to_owned();
@@ -109,7 +109,7 @@ fn the_kernel_has_the_values_and_then_its_own_again() {
 /// The kernel refuses another rule for merging while pages are merged.
 #[test]
 #[ignore = "needs root"]
-fn merged_pages_are_taken_apart_first() {
+fn tune_separates_merged_pages_before_it_changes_the_merging_rule() {
     let kernel = KERNEL.lock();
     let qemu = "qemu-system-x86_64 -machine none -nodefaults -display none -S \
         -object memory-backend-ram,id=m,size=8M,prealloc=on,merge=on </dev/null >/dev/null 2>&1 & echo $!";
@@ -139,7 +139,7 @@ fn merged_pages_are_taken_apart_first() {
 
 #[test]
 #[ignore = "needs root"]
-fn what_fails_is_undone_and_what_cannot_be_done_is_refused() {
+fn tune_undoes_failed_changes_and_refuses_impossible_ones() {
     let kernel = KERNEL.lock();
     let before = state(&kernel);
     let same = || assert_eq!(state(&kernel), before);
@@ -202,7 +202,7 @@ esac
 /// The units of Fedora and SUSE write to the same file as we do.
 #[test]
 #[ignore = "needs root"]
-fn units_are_stopped_and_started_with_what_they_do() {
+fn tune_stops_and_restore_starts_the_units_that_write_the_same_settings() {
     let kernel = KERNEL.lock();
     kernel
         .shell(&format!(
@@ -248,7 +248,7 @@ fn units_are_stopped_and_started_with_what_they_do() {
 /// KVM for AMD runs in the rig as well; which option is changed does not matter to it.
 #[test]
 #[ignore = "needs root"]
-fn a_module_is_loaded_again_for_its_options() {
+fn tune_reloads_a_module_for_its_options() {
     let kernel = KERNEL.lock();
     kernel.shell("modprobe kvm_amd nested=1").text();
     let before = state(&kernel);
@@ -309,8 +309,8 @@ fn here(line: &str) -> Run {
 /// A tracer has to be on the machine of what it traces.
 #[test]
 #[ignore = "needs root"]
-fn killed_at_any_step_it_leaves_what_restore_puts_back() {
-    const TEST: &str = "killed_at_any_step_it_leaves_what_restore_puts_back";
+fn tune_and_restore_killed_at_any_step_are_repaired_by_restore() {
+    const TEST: &str = "tune_and_restore_killed_at_any_step_are_repaired_by_restore";
     if std::env::var_os("TUNE_INSIDE").is_none() {
         print!("{}", start().this_test("TUNE_INSIDE=1", module_path!(), TEST).text());
         return;

@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_are_found_inside_values() {
+    fn add_paths_finds_paths_inside_values() {
         for (value, wanted) in [
             ("/a/b", vec!["/a/b"]),
             ("/a b/c", vec!["/a", "/a b/c"]),

@@ -91,7 +91,7 @@ fn a_vmdk_description_names_its_extents_and_its_parent() {
 }
 
 #[test]
-fn a_file_that_is_no_image_names_nothing() {
+fn a_header_of_a_file_that_is_not_an_image_names_no_files() {
     for bytes in
         [&b""[..], b"QFI", b"QFI\xfb", b"KDMV", b"QED\0", &[0; 8192], &[0xff; 8192], b"text\n"]
     {

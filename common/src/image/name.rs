@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn names_stand_for_the_files_that_qemu_opens() {
+    fn parse_returns_the_files_that_qemu_opens() {
         check("/a/b", &["/a/b"]);
         check("b", &["/dir/b"]);
         check("../b:c", &["/dir/../b:c"]);
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_remote_protocol_stands_for_no_local_file() {
+    fn parse_returns_no_local_file_for_a_remote_protocol() {
         for name in [
             "nbd:localhost:10809:exportname=/a",
             "nbd+unix:///name?socket=/s",
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn json_names_stand_for_every_file_in_them() {
+    fn parse_returns_every_file_in_a_json_name() {
         for name in [
             r#"json:{"driver":"qcow2","file":{"driver":"file","filename":"/a"}}"#,
             r#"json:{"file.filename":"/a"}"#,
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_name_is_reported_with_the_files_that_are_known() {
+    fn parse_marks_an_unknown_name_incomplete_and_keeps_its_known_files() {
         let found = LocalFiles::parse(br#"json:{"filename":"/a","#);
         assert!(found.is_incomplete);
         assert_eq!(found.files[0].path, Path::new("/a"));

@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn text_differs_from_layout() {
+    fn has_text_ignores_space_and_comments_between_elements() {
         let cases = [
             ("<a/>", false),
             ("<a> <b>x</b>\n<!-- x --></a>", false),

@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn the_indentation_step_is_that_of_the_document() {
+    fn step_returns_the_indentation_step_of_the_document() {
         let cases = [("<a><b/></a>", "  "), ("<a>\n\t<b/>\n</a>", "\t"), ("<a>\n<b/>\n</a>", "  ")];
         for (xml, expected) in cases {
             assert_eq!(step(&Document::parse(xml).unwrap()), expected, "{xml:?}");
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_comment_belongs_to_its_line() {
+    fn line_end_includes_the_comments_that_follow_on_the_line() {
         let text = "<a/> <!-- x --><!-- y --> \n<b/><c/>";
         assert_eq!(line_end(text, 4), Some(26));
         assert_eq!(line_end(text, 31), None);

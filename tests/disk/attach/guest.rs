@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 #[ignore = "needs root"]
-fn what_a_guest_writes_is_there_when_the_disk_comes_back() {
+fn data_that_a_guest_writes_is_on_the_disk_after_detach() {
     let rig = rig_with_base(false);
     let (device, file) = blank(&rig, "disk");
     new(&rig, "--name g --hotplug-ports 3").item();
@@ -91,7 +91,7 @@ fn what_a_guest_writes_is_there_when_the_disk_comes_back() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_guest_that_does_not_answer_keeps_its_disk_and_nothing_else_is_claimed() {
+fn detach_from_a_guest_that_does_not_answer_fails_and_keeps_the_disk() {
     let rig = rig_with_base(false);
     let (device, _) = blank(&rig, "disk");
     new(&rig, "--name g --hotplug-ports 3").item();
@@ -131,7 +131,7 @@ fn a_guest_that_does_not_answer_keeps_its_disk_and_nothing_else_is_claimed() {
 
 #[test]
 #[ignore = "needs root"]
-fn definitions_and_running_guests_are_told_apart() {
+fn attach_and_detach_distinguish_the_definition_from_the_running_guest() {
     let rig = Rig::start();
     let (one, file) = blank(&rig, "one");
     let (two, _) = blank(&rig, "two");
@@ -205,7 +205,7 @@ impl Drop for Names {
 /// A disk with a name of its own goes by that name, and is itself under every other.
 #[test]
 #[ignore = "needs root"]
-fn the_name_that_lasts_is_the_one_in_the_definition() {
+fn attach_writes_the_most_permanent_name_into_the_definition() {
     let rig = Rig::start();
     let _names = Names;
     define(&rig, &foreign("a", PORTS));
@@ -270,7 +270,7 @@ fn the_name_that_lasts_is_the_one_in_the_definition() {
 /// 32 disks: targets go on after vdz, and a guest without a free port says so.
 #[test]
 #[ignore = "needs root"]
-fn more_disks_than_letters() {
+fn attach_of_32_disks_continues_after_vdz_and_reports_a_lack_of_ports() {
     let rig = Rig::start();
     let more = "<controller type='scsi' model='virtio-scsi'/>";
     define(&rig, &foreign("a", more));

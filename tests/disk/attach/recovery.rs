@@ -5,7 +5,7 @@ use super::*;
 /// Whatever a killed attach leaves, the next one goes on from there.
 #[test]
 #[ignore = "needs root"]
-fn a_killed_attach_is_made_good_by_the_next() {
+fn attach_completes_what_a_killed_attach_has_begun() {
     let rig = Rig::start();
     define(&rig, &foreign("a", PORTS));
     let (device, _) = blank(&rig, "disk");
@@ -33,7 +33,7 @@ fn a_killed_attach_is_made_good_by_the_next() {
 
 #[test]
 #[ignore = "needs root"]
-fn of_two_that_want_a_disk_at_once_one_gets_it() {
+fn two_simultaneous_attach_commands_give_the_disk_to_one_guest() {
     let rig = Rig::start();
     for name in ["a", "b"] {
         define(&rig, &foreign(name, PORTS));
@@ -63,7 +63,7 @@ fn of_two_that_want_a_disk_at_once_one_gets_it() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_daemon_that_restarts_meanwhile_is_waited_for() {
+fn attach_and_detach_report_the_true_state_after_libvirtd_restarts() {
     let rig = Rig::start();
     let (device, _) = blank(&rig, "disk");
     define(&rig, &foreign("a", &format!("{PORTS}<controller type='scsi' model='virtio-scsi'/>")));

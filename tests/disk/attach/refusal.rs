@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 #[ignore = "needs root"]
-fn a_disk_below_an_image_of_a_defined_guest_is_in_use() {
+fn attach_refuses_a_disk_that_an_image_of_a_defined_guest_needs() {
     let rig = Rig::start();
     let (data, _) = blank(&rig, "data");
     let (image, _) = blank(&rig, "image");
@@ -57,7 +57,7 @@ fn a_disk_below_an_image_of_a_defined_guest_is_in_use() {
 /// Labels that others may bring to life, written where their formats have them.
 #[test]
 #[ignore = "needs root"]
-fn written_labels_are_refused_unless_forced() {
+fn attach_refuses_a_disk_with_a_signature_unless_forced() {
     let rig = Rig::start();
     define(&rig, &foreign("a", PORTS));
     rig.virsh(["start", "a"]);
@@ -101,7 +101,7 @@ fn written_labels_are_refused_unless_forced() {
 
 #[test]
 #[ignore = "needs root"]
-fn what_is_used_is_refused_with_what_to_do_about_it() {
+fn attach_refuses_a_disk_in_use_and_states_the_remedy() {
     let rig = Rig::start();
     define(&rig, &foreign("a", PORTS));
     rig.virsh(["start", "a"]);
@@ -152,7 +152,7 @@ fn what_is_used_is_refused_with_what_to_do_about_it() {
 
 #[test]
 #[ignore = "needs root"]
-fn bad_input_has_its_own_exit_status() {
+fn bad_devices_flags_and_connections_have_their_own_exit_statuses() {
     let rig = Rig::start();
     define(&rig, &foreign("a", PORTS));
     rig.virsh(["start", "a"]);
@@ -227,7 +227,7 @@ fn bad_input_has_its_own_exit_status() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_process_is_not_left_out_for_its_name() {
+fn check_finds_a_holder_of_the_disk_that_is_named_tdx_disk() {
     let rig = Rig::start();
     let (device, _) = blank(&rig, "one");
     rig.shell("cp \"$(command -v sleep)\" tdx-disk").text();
@@ -243,7 +243,7 @@ fn a_process_is_not_left_out_for_its_name() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_disk_with_more_partitions_than_are_examined_is_not_given_away() {
+fn check_refuses_a_disk_with_more_partitions_than_are_examined() {
     let rig = Rig::start();
     let (device, file) = blank(&rig, "one");
     let file = std::fs::File::options().write(true).open(file).unwrap();

@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 #[ignore = "needs root"]
-fn a_list_goes_into_an_attach_and_what_is_attached_into_a_check() {
+fn attach_reads_items_of_list_and_check_reads_items_of_attached() {
     let rig = Rig::start();
     define(&rig, &foreign("a", PORTS));
     rig.virsh(["start", "a"]);
@@ -25,7 +25,7 @@ fn a_list_goes_into_an_attach_and_what_is_attached_into_a_check() {
 /// The words of the script that people have.
 #[test]
 #[ignore = "needs root"]
-fn the_seeds_words_work() {
+fn vm_disk_script_accepts_the_original_commands() {
     let rig = Rig::start();
     define(&rig, &foreign("a", PORTS));
     let (device, _) = blank(&rig, "disk");

@@ -19,7 +19,7 @@ fn reboot(kernel: &Kernel, devices: &[(&str, &str)]) {
 
 #[test]
 #[ignore = "needs root"]
-fn what_is_persistent_is_bound_at_every_boot() {
+fn persistent_devices_are_bound_at_every_boot() {
     let kernel = KERNEL.lock();
     let before = state(&kernel);
     let nics = kernel.shell("tdx-iommu scan --driver e1000e --format name").text().to_owned();

@@ -8,7 +8,7 @@ fn eight(kernel: &Kernel) -> Vec<String> {
 
 #[test]
 #[ignore = "needs root"]
-fn devices_go_to_vfio_and_come_back() {
+fn bind_moves_devices_to_vfio_and_unbind_returns_them() {
     let kernel = KERNEL.lock();
     let before = state(&kernel);
     let nics = kernel.shell("tdx-iommu scan --driver e1000e --format name").text().to_owned();
@@ -84,7 +84,7 @@ fn devices_go_to_vfio_and_come_back() {
 
 #[test]
 #[ignore = "needs root"]
-fn what_the_host_needs_is_refused_and_nothing_changes() {
+fn bind_refuses_devices_that_the_host_needs_and_changes_nothing() {
     let kernel = KERNEL.lock();
     let before = state(&kernel);
     let refused = |words: &[&str], code: &str| {
@@ -164,7 +164,7 @@ fn what_the_host_needs_is_refused_and_nothing_changes() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_failure_or_a_kill_leaves_what_can_be_undone() {
+fn unbind_repairs_what_a_failed_or_killed_bind_leaves() {
     let kernel = KERNEL.lock();
     let before = state(&kernel);
     let all = eight(&kernel);
@@ -231,7 +231,7 @@ fn a_failure_or_a_kill_leaves_what_can_be_undone() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_host_without_an_iommu_says_so() {
+fn bind_on_a_host_without_an_iommu_is_refused() {
     let kernel = Kernel::start_with("intel_iommu=off");
     let nvme = kernel.nvme("rig-0");
     let error = gpu(&kernel, ["bind", &nvme]).error(5);

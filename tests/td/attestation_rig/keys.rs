@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 #[ignore = "needs root"]
-fn two_commands_and_a_new_name_lose_no_keys() {
+fn keys_survive_two_simultaneous_commands_and_a_rename_of_the_domain() {
     let host = Host::start();
     let rig = &host.rig;
     let new = "tdx-td new -i guest.qcow2 --memory 256M --vcpus 1 --security sev --sev-dh-cert cert \
@@ -36,7 +36,7 @@ fn two_commands_and_a_new_name_lose_no_keys() {
 /// Whoever judges from elsewhere, or as an ordinary user, has the keys and the firmware himself.
 #[test]
 #[ignore = "needs root"]
-fn a_guest_of_a_remote_host_is_judged_from_here() {
+fn a_guest_of_a_remote_host_is_measured_with_local_keys_and_firmware() {
     let host = Host::start();
     let rig = &host.rig;
     let before = rig.state();
@@ -77,7 +77,7 @@ fn a_guest_of_a_remote_host_is_judged_from_here() {
 /// certificates.
 #[test]
 #[ignore = "needs root"]
-fn a_session_is_made_for_the_hosts_certificates() {
+fn new_creates_a_session_for_the_certificates_of_the_host() {
     let host = Host::start();
     let rig = &host.rig;
     let sevctl = r#"#!/bin/sh

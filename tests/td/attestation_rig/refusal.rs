@@ -61,7 +61,7 @@ fn a_signal_never_leaves_a_guest_paused() {
 
 #[test]
 #[ignore = "needs root"]
-fn what_is_missing_or_wrong_is_told_before_anything_starts() {
+fn missing_or_wrong_keys_are_refused_before_a_guest_starts() {
     let host = Host::start();
     let rig = &host.rig;
     let before = rig.state();

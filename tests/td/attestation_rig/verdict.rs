@@ -6,7 +6,7 @@ use super::*;
 ///
 /// Source: sevctl, tests/measurementbuild.rs: key, digest and nonce with the measurement they make.
 #[test]
-fn measurements_are_made_as_published() {
+fn the_stand_ins_measurement_equals_the_published_example() {
     let hex = "3569cf61a32a602b87185ac6e0f55913";
     let byte = |at: usize| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap();
     let tik: [u8; 16] = std::array::from_fn(byte);
@@ -25,7 +25,7 @@ fn measurements_are_made_as_published() {
 /// The firmware of a guest that AMD SEV protects is the one that we say it gets.
 #[test]
 #[ignore = "needs root"]
-fn the_firmware_of_a_sev_guest_is_the_one_that_libvirt_gives() {
+fn firmware_predicts_the_build_that_libvirt_gives_to_a_sev_guest() {
     let rig = sev_rig();
     let directories = OddDirectories::mount(&rig);
     let put = |name: &str, text: &str| fs::write(directories.admin().join(name), text).unwrap();
@@ -48,7 +48,7 @@ fn the_firmware_of_a_sev_guest_is_the_one_that_libvirt_gives() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_guest_runs_when_it_measures_right_and_is_ended_when_not() {
+fn a_guest_with_the_right_measurement_runs_and_another_is_destroyed() {
     let host = Host::start();
     let before = host.rig.state();
     let bad = Launch { digest: [1; 32], ..host.good() };
@@ -130,7 +130,7 @@ fn a_guest_runs_when_it_measures_right_and_is_ended_when_not() {
 
 #[test]
 #[ignore = "needs root"]
-fn the_verdict_is_the_references() {
+fn the_verdict_agrees_with_virt_qemu_sev_validate() {
     let host = Host::start();
     host.create("").item();
     let good = host.good();
@@ -168,7 +168,7 @@ fn the_verdict_is_the_references() {
 /// what libvirt tells it, is signed and shown to the tools.
 #[test]
 #[ignore = "needs root"]
-fn registers_are_measured_too_where_they_are_encrypted() {
+fn sev_es_measurement_includes_the_registers_of_the_processors() {
     let host = Host::start();
     let good = Launch { policy: 7, ..host.good() };
     host.report(&good);

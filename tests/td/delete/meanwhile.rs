@@ -49,7 +49,7 @@ impl Background {
 
 #[test]
 #[ignore = "needs root"]
-fn delete_keeps_a_file_that_gains_a_user_while_the_question_waits() {
+fn delete_keeps_a_file_that_gains_a_user_during_the_prompt() {
     let rig = rig_with_base(false);
     new(&rig, "--name x").item();
     rig.virsh(["destroy", "x"]);
@@ -96,7 +96,7 @@ fn delete_keeps_a_file_that_gains_a_user_while_the_guest_shuts_down() {
 
 #[test]
 #[ignore = "needs root"]
-fn delete_leaves_a_domain_that_is_started_while_it_waits_for_another() {
+fn delete_keeps_a_domain_that_is_started_while_it_waits_for_another() {
     let rig = rig_with_base(true);
     new(&rig, "--name off").item();
     rig.virsh(["destroy", "off"]);
@@ -114,7 +114,7 @@ fn delete_leaves_a_domain_that_is_started_while_it_waits_for_another() {
 
 #[test]
 #[ignore = "needs root"]
-fn delete_leaves_a_domain_that_was_made_anew_while_it_waited() {
+fn delete_keeps_a_domain_that_is_defined_again_while_it_waits() {
     let rig = rig_with_base(true);
     let anew = |line: &str| {
         td(&rig, "delete x --yes --timeout 0").item();

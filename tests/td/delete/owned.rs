@@ -14,7 +14,7 @@ fn copy(rig: &Rig, name: &str, of: &str) -> String {
 
 #[test]
 #[ignore = "needs root"]
-fn delete_spares_the_files_that_the_header_of_a_raw_disk_names() {
+fn delete_keeps_the_files_that_the_header_of_a_raw_disk_names() {
     let rig = rig_with_base(false);
     let scratch = rig.scratch().display().to_string();
     for (name, is_off) in [("off", true), ("running", false)] {
@@ -204,7 +204,7 @@ fn delete_of_a_domain_of_the_original_deletes_its_overlay_in_var_tmp() {
 
 #[test]
 #[ignore = "needs root"]
-fn delete_leaves_a_link_and_what_it_leads_to() {
+fn delete_keeps_a_link_and_its_target() {
     let rig = rig_with_base(false);
     for link in ["symbolic", "none"] {
         new(&rig, "--name x").item();
@@ -227,7 +227,7 @@ fn delete_leaves_a_link_and_what_it_leads_to() {
 
 #[test]
 #[ignore = "needs root"]
-fn delete_of_a_domain_with_snapshots_keeps_layers_and_what_they_need() {
+fn delete_of_a_domain_with_snapshots_keeps_layers_and_their_backing_files() {
     let rig = rig_with_base(false);
     let outside = rig.scratch().join("layers");
     std::fs::create_dir(&outside).unwrap();
@@ -249,7 +249,7 @@ fn delete_of_a_domain_with_snapshots_keeps_layers_and_what_they_need() {
 
 #[test]
 #[ignore = "needs root"]
-fn delete_keeps_files_beside_an_image_whose_data_file_is_not_named() {
+fn delete_keeps_files_beside_an_image_that_does_not_name_its_data_file() {
     let rig = rig_with_base(false);
     new(&rig, "--name web").item();
     let own = overlay(&rig, "web");

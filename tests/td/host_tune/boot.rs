@@ -8,7 +8,7 @@ const AT_BOOT: &str = "these settings, set at boot, keep their values until the 
     host.transparent_hugepages";
 
 #[test]
-fn what_is_persisted_is_ours_and_goes_again() {
+fn tune_persist_writes_files_that_restore_removes() {
     let tree = plain();
     let before = files(&root(&tree));
     let line = "--scenario securevm --persist --set host.hugepages=4";
@@ -108,7 +108,7 @@ fn what_is_persisted_is_ours_and_goes_again() {
 
 /// Tuned again after a reboot, the values are as they were when that tuning began: the files set them.
 #[test]
-fn what_was_set_at_boot_is_told_of_a_host_that_is_tuned_again() {
+fn restore_names_the_values_set_at_boot_on_a_host_tuned_again() {
     let tree = plain();
     let line = "--scenario securevm --persist --set host.hugepages=4";
     tune(&tree, line).document();
@@ -149,7 +149,7 @@ fn what_was_set_at_boot_is_told_of_a_host_that_is_tuned_again() {
 
 /// What is to hold at boot does not where a file that is read later says otherwise.
 #[test]
-fn a_file_that_overrules_ours_at_boot_is_named() {
+fn tune_persist_names_a_file_that_overrides_its_values_at_boot() {
     let tree = plain();
     let before = files(&root(&tree));
     let others = [
@@ -189,7 +189,7 @@ fn a_file_that_overrules_ours_at_boot_is_named() {
 }
 
 #[test]
-fn what_somebody_added_to_a_file_of_ours_stays() {
+fn restore_keeps_lines_that_somebody_added_to_a_file_of_tune() {
     const FILE: &str = "/etc/sysctl.d/90-tdx.conf";
     let tree = plain();
     let before = files(&root(&tree));
@@ -228,7 +228,7 @@ fn what_somebody_added_to_a_file_of_ours_stays() {
 }
 
 #[test]
-fn a_record_of_another_boot_is_forgotten() {
+fn a_record_of_another_boot_is_ignored() {
     let tree = plain();
     tune(&tree, "--scenario desktop").document();
     tree.file(BOOT_ID, "another\n");

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn scenarios_that_want_other_things_are_told_of_each_other() {
+fn tune_refuses_a_scenario_that_conflicts_with_another_and_names_both() {
     let tree = plain();
     let before = files(&root(&tree));
     tune(&tree, "--scenario securevm").document();
@@ -31,7 +31,7 @@ fn scenarios_that_want_other_things_are_told_of_each_other() {
 }
 
 #[test]
-fn what_somebody_else_set_since_is_left() {
+fn restore_keeps_a_value_that_somebody_else_has_set() {
     let tree = plain();
     tune(&tree, "--scenario desktop --set host.hugepages=8").document();
     assert_eq!(says(&tree, PAGES), "8");
@@ -52,7 +52,7 @@ fn what_somebody_else_set_since_is_left() {
 
 /// Who comes second waits, and does what is still to be done.
 #[test]
-fn two_at_once_do_it_once() {
+fn two_simultaneous_tune_commands_change_each_value_once() {
     let tree = plain();
     let before = files(&root(&tree));
     restore(&tree).document();
@@ -85,7 +85,7 @@ fn two_at_once_do_it_once() {
 }
 
 #[test]
-fn what_cannot_be_done_is_refused_before_anything_is_touched() {
+fn tune_refuses_impossible_settings_before_it_changes_anything() {
     let tree = plain();
     let before = files(&root(&tree));
     let same = |what: &str| assert_eq!(files(&root(&tree)), before, "{what}");
@@ -138,7 +138,7 @@ fn what_cannot_be_done_is_refused_before_anything_is_touched() {
 /// A configuration that somebody may not read is no bad configuration.
 #[test]
 #[ignore = "needs root"]
-fn a_configuration_that_may_not_be_read_is_a_matter_of_permission() {
+fn a_configuration_that_the_user_may_not_read_is_a_permission_error() {
     let tree = plain();
     let mode = |path: &str, mode| {
         fs::set_permissions(tree.path(path), fs::Permissions::from_mode(mode)).unwrap();

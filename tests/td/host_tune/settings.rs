@@ -4,7 +4,7 @@ use super::*;
 
 /// Every cell of the table of host settings that this project was asked for with.
 #[test]
-fn every_scenario_writes_its_column_of_the_table() {
+fn tune_writes_the_host_settings_of_every_scenario() {
     let choice = |words: &str, chosen: &str| words.replace(chosen, &format!("[{chosen}]"));
     let always = choice("always madvise never", "always");
     let schedulers = "none mq-deadline kyber bfq";
@@ -72,7 +72,7 @@ fn every_scenario_writes_its_column_of_the_table() {
 }
 
 #[test]
-fn sev_is_asked_of_the_module_and_of_the_command_line() {
+fn tune_reports_sev_options_of_the_module_and_the_kernel_command_line() {
     let tree = plain();
     let before = files(&root(&tree));
     let plan = tune(&tree, "--scenario securevm --dry-run").document();
@@ -116,7 +116,7 @@ fn sev_is_asked_of_the_module_and_of_the_command_line() {
 }
 
 #[test]
-fn what_the_kernel_lacks_is_told_and_the_rest_is_set() {
+fn tune_warns_of_settings_that_the_kernel_lacks_and_sets_the_others() {
     let tree = plain();
     tree.file(SCHEDULER, "[none] mq-deadline\n");
     for file in [KSM, MERGE, SHARED] {
@@ -149,7 +149,7 @@ fn what_the_kernel_lacks_is_told_and_the_rest_is_set() {
 
 /// From the pool's folder through what it stands on down to the disks.
 #[test]
-fn the_disks_below_the_pool_are_found() {
+fn tune_finds_the_disks_below_the_pool() {
     let schedulers = |tree: &Tree| -> Vec<String> {
         let plan = tune(tree, "--scenario desktop --dry-run").document();
         let items = plan["items"].as_array().unwrap().iter();
@@ -218,7 +218,7 @@ fn the_disks_below_the_pool_are_found() {
 /// libvirt tells where the pool is and what a domain's disks are.
 #[test]
 #[ignore = "needs root"]
-fn the_disks_below_a_domain_are_found() {
+fn tune_finds_the_disks_below_a_domain() {
     let rig = Rig::start();
     rig.virsh("pool-define-as tdvirsh-pool dir --target /srv/pool".split(' '));
     let tree = filled(Tree::below(rig.scratch()));
@@ -254,7 +254,7 @@ fn the_disks_below_a_domain_are_found() {
 }
 
 #[test]
-fn merged_pages_are_taken_apart_where_that_was_planned() {
+fn tune_separates_merged_pages_before_it_changes_the_merging_rule() {
     let tree = plain();
     for (path, text) in [(KSM, "1\n"), (SHARED, "512\n")] {
         tree.file(path, text);

@@ -6,7 +6,7 @@ use crate::support::tuned::Files;
 /// Killed right before any of its steps, tuning leaves what restoring puts back; and so does restoring.
 #[test]
 #[ignore = "needs root"]
-fn a_kill_at_any_step_leaves_what_restore_puts_back() {
+fn tune_and_restore_killed_at_any_step_are_repaired_by_restore() {
     let tree = plain();
     for (path, text) in [(KSM, "1\n"), (SHARED, "9\n")] {
         tree.file(path, text);
@@ -84,7 +84,7 @@ fn undisturbed(tree: &Tree) -> (Files, String, Vec<String>) {
 /// Who asks it to stop finds all as it was, or done when nothing but the end was missing.
 #[test]
 #[ignore = "needs root"]
-fn a_signal_undoes_what_was_done() {
+fn a_signal_undoes_the_changes_of_tune() {
     let tree = plain();
     let (before, line, steps) = undisturbed(&tree);
     let (mut undone, mut done) = (0, 0);
@@ -106,7 +106,7 @@ fn a_signal_undoes_what_was_done() {
 /// The write of any step fails: what was done before it is undone.
 #[test]
 #[ignore = "needs root"]
-fn a_failure_undoes_what_was_done() {
+fn a_failed_write_undoes_the_changes_of_tune() {
     use nix::errno::Errno;
     let tree = plain();
     let (before, line, steps) = undisturbed(&tree);

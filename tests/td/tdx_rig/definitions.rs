@@ -12,7 +12,7 @@ fn subsets<T: Copy>(values: &[T]) -> impl Iterator<Item = Vec<T>> {
 
 #[test]
 #[ignore = "needs root"]
-fn every_combination_of_launch_values_is_valid() {
+fn libvirt_accepts_every_combination_of_launch_values() {
     let rig = rig_with_image();
     let before = rig.state();
     let mut count = 0;
@@ -44,7 +44,7 @@ fn every_combination_of_launch_values_is_valid() {
 /// The definitions of AMD SEV guests, which this host cannot even plan, by the schema alone.
 #[test]
 #[ignore = "needs root"]
-fn sev_definitions_are_valid() {
+fn the_schema_accepts_sev_definitions() {
     let rig = rig_with_image();
     let host_data = "00".repeat(32);
     let (block, auth) = ("00".repeat(96), "00".repeat(4096));
@@ -81,7 +81,7 @@ fn sev_definitions_are_valid() {
 /// Every scenario under every protection, by the newest schema.
 #[test]
 #[ignore = "needs root"]
-fn definitions_of_every_scenario_are_valid() {
+fn the_schema_accepts_the_definitions_of_every_scenario() {
     use clap::ValueEnum;
 
     let rig = Rig::start_tdx();
@@ -106,7 +106,7 @@ fn definitions_of_every_scenario_are_valid() {
 
 #[test]
 #[ignore = "needs root"]
-fn scenarios_make_trust_domains() {
+fn new_with_a_tdx_scenario_starts_a_trust_domain() {
     let rig = rig_with_image();
     let before = rig.state();
     for scenario in ["td", "securevm"] {

@@ -5,7 +5,7 @@ use super::*;
 /// A libvirt that knows trust domains takes the firmware that we say it takes.
 #[test]
 #[ignore = "needs root"]
-fn libvirt_chooses_the_firmware_that_we_choose() {
+fn libvirt_chooses_the_build_that_firmware_predicts() {
     let rig = Rig::start_tdx();
     let choose =
         |features, stateless, more| compare(&rig, &Request { features, stateless, more, ..PLAIN });
@@ -54,13 +54,13 @@ const REQUESTS: [Request<'_>; 14] = [
 /// Over odd directories we list the loaders that a new libvirt lists, and choose the build that it gives.
 #[test]
 #[ignore = "needs root"]
-fn the_choice_over_odd_directories_is_libvirts() {
+fn the_choice_over_odd_directories_agrees_with_libvirt() {
     compare_choices(&Rig::start_tdx(), &REQUESTS, Loaders::Described);
 }
 
 #[test]
 #[ignore = "needs root"]
-fn a_stateless_build_with_an_nvram_template_is_the_one_libvirt_takes() {
+fn the_choice_of_a_stateless_build_with_a_template_agrees_with_libvirt() {
     let rig = Rig::start_tdx();
     let directories = OddDirectories::mount(&rig);
     let text = directories.flash("amdsev.fd", "stateless", &["amd-sev"]);

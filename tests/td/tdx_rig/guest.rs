@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 #[ignore = "needs root"]
-fn a_trust_domain_lives_and_leaves_no_trace() {
+fn a_trust_domain_is_created_used_and_deleted_without_a_trace() {
     let rig = rig_with_image();
     let before = rig.state();
     let flags =
@@ -43,7 +43,7 @@ fn a_trust_domain_lives_and_leaves_no_trace() {
 
 #[test]
 #[ignore = "needs root"]
-fn an_ordinary_guest_gets_ordinary_firmware() {
+fn an_ordinary_guest_on_a_tdx_host_gets_ordinary_firmware() {
     let rig = rig_with_image();
     let flags = ["--security", "none", "--virt-type", "qemu", "--wait", "ip"];
     assert_eq!(rig.tool("tdx-td", new(&flags)).item()["security"], "none");
@@ -56,7 +56,7 @@ fn an_ordinary_guest_gets_ordinary_firmware() {
 /// The host that looks as if it had TDX has it to the end of the chain, and loses it link by link.
 #[test]
 #[ignore = "needs root"]
-fn the_host_is_judged_as_it_is() {
+fn host_check_reports_each_part_of_tdx_support_that_is_lost() {
     let rig = Rig::start_tdx();
     let failures = |status| {
         let document = rig.tool("tdx-td", ["host", "check", "--for", "tdx"]).answer(status);
@@ -81,7 +81,7 @@ fn the_host_is_judged_as_it_is() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_gpu_comes_by_iommufd_where_the_kernel_has_it() {
+fn a_gpu_is_assigned_by_iommufd_if_the_kernel_has_it() {
     let rig = rig_with_image();
     let mut host = Tree::below(rig.scratch());
     let resource = "0x0000204000000000 0x0000204000ffffff 0x000000000014220c\n\
@@ -129,7 +129,7 @@ fn a_gpu_comes_by_iommufd_where_the_kernel_has_it() {
 
 #[test]
 #[ignore = "needs root"]
-fn every_missing_link_has_its_own_words() {
+fn new_names_each_missing_part_of_tdx_support() {
     let rig = rig_with_image();
     let before = rig.state();
     let refused = |says: &str| {
@@ -197,7 +197,7 @@ fn wrong_launch_values_are_refused_before_libvirt_sees_them() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_port_of_the_host_leads_to_ssh() {
+fn ssh_port_forwards_a_port_of_the_host_to_the_guests_ssh_server() {
     let rig = rig_with_image();
     let before = rig.state();
     let made = rig.tool("tdx-td", new(&["--ssh-port", "auto"])).item();

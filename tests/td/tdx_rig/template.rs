@@ -10,7 +10,7 @@ fn from_template<'a>(template: &'a str, more: &[&'a str]) -> Vec<&'a str> {
 
 #[test]
 #[ignore = "needs root"]
-fn original_starts_with_fix_template_and_is_refused_without() {
+fn an_original_template_starts_with_fix_template_and_is_refused_without() {
     let rig = rig_with_image();
     let before = rig.state();
     for name in CANONICAL {
@@ -76,7 +76,7 @@ fn original_starts_with_fix_template_and_is_refused_without() {
 
 #[test]
 #[ignore = "needs root"]
-fn an_upstream_template_is_taken_as_it_is() {
+fn new_accepts_an_upstream_template_unchanged() {
     let rig = rig_with_image();
     let before = rig.state();
     let template = repository().join("examples/templates/trust_domain.xml");
@@ -106,7 +106,7 @@ fn an_upstream_template_is_taken_as_it_is() {
 
 #[test]
 #[ignore = "needs root"]
-fn what_a_trust_domain_cannot_have_is_refused() {
+fn new_refuses_a_template_with_parts_that_a_trust_domain_cannot_have() {
     let rig = rig_with_image();
     let before = rig.state();
     let text =
