@@ -399,7 +399,7 @@ impl Call {
         let creates = |flags: u64| flags as i32 & (libc::O_CREAT | libc::O_TRUNC) != 0;
         let on_file = |verb: &str| Some(format!("{verb} {}", place(&self.file(0)?)));
         let on_path = |verb: &str, at: usize| Some(format!("{verb} {}", place(&self.path(at)?)));
-        let at_folder = |verb: &str| Some(format!("{verb} {}", place(&self.path_below(0, 1)?)));
+        let at_directory = |verb: &str| Some(format!("{verb} {}", place(&self.path_below(0, 1)?)));
         let renames =
             |from: PathBuf, to: PathBuf| Some(format!("rename {} to {}", place(&from), place(&to)));
         match self.number {
@@ -423,11 +423,11 @@ impl Call {
                 path => Some(format!("create {}", place(&path))),
             },
             libc::SYS_creat => on_path("create", 0),
-            libc::SYS_mkdir => on_path("make folder", 0),
-            libc::SYS_mkdirat => at_folder("make folder"),
-            libc::SYS_rmdir => on_path("remove folder", 0),
+            libc::SYS_mkdir => on_path("make directory", 0),
+            libc::SYS_mkdirat => at_directory("make directory"),
+            libc::SYS_rmdir => on_path("remove directory", 0),
             libc::SYS_unlink => on_path("delete", 0),
-            libc::SYS_unlinkat => at_folder("delete"),
+            libc::SYS_unlinkat => at_directory("delete"),
             libc::SYS_rename | libc::SYS_link => renames(self.path(0)?, self.path(1)?),
             libc::SYS_renameat | libc::SYS_renameat2 | libc::SYS_linkat => {
                 renames(self.path_below(0, 1)?, self.path_below(2, 3)?)
@@ -443,10 +443,10 @@ impl Call {
             libc::SYS_setxattr => on_path("set an attribute of", 0),
             libc::SYS_fsetxattr => on_file("set an attribute of"),
             libc::SYS_chmod => on_path("set the mode of", 0),
-            libc::SYS_fchmodat => at_folder("set the mode of"),
+            libc::SYS_fchmodat => at_directory("set the mode of"),
             libc::SYS_fchmod => on_file("set the mode of"),
             libc::SYS_chown | libc::SYS_lchown => on_path("set the owner of", 0),
-            libc::SYS_fchownat => at_folder("set the owner of"),
+            libc::SYS_fchownat => at_directory("set the owner of"),
             libc::SYS_fchown => on_file("set the owner of"),
             libc::SYS_flock => on_file("lock"),
             libc::SYS_execve => {

@@ -335,7 +335,7 @@ fn tune_and_restore_killed_at_any_step_are_repaired_by_restore() {
         assert_eq!(state_here(), before, "{line}, undisturbed");
         // Where the step before changed nothing, it is as it was there.
         let idle = |step: &str| {
-            ["lock ", "flush ", "make folder "].iter().any(|verb| step.starts_with(verb))
+            ["lock ", "flush ", "make directory "].iter().any(|verb| step.starts_with(verb))
         };
         let mut moments = moments(&steps.steps, true);
         moments.retain(|moment| {
