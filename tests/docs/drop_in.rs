@@ -92,7 +92,7 @@ fn tdvirsh_accepts_the_command_lines_of_the_original() {
 /// As in a checkout of the original: the image and the template lie beside the script.
 #[test]
 #[ignore = "needs root"]
-fn tdvirsh_finds_image_and_template_beside_itself_and_waits_as_long_as_told() {
+fn tdvirsh_finds_image_and_template_beside_itself_and_waits_as_requested() {
     let rig = Rig::start();
     let text = template::emulated_original("trust_domain");
     let text = template::without(&text, "launchSecurity").replace('>', ">\n");

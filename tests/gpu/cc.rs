@@ -337,7 +337,7 @@ while :; do sleep 0.1; done
 
 #[test]
 #[ignore = "needs root"]
-fn commands_that_set_modes_at_the_same_time_leave_what_one_order_leaves() {
+fn commands_that_set_modes_at_the_same_time_leave_the_result_of_one_order() {
     let server = Server::new();
     let program = server.tools.path().join("nvidia_gpu_tools.py");
     let (root, gpus) = (server.tree.path("").display().to_string(), server.gpus[..2].join(" "));

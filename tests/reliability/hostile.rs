@@ -44,7 +44,7 @@ fn run_all(rig: &Rig, before: &str, undo: &str, pairs: &[[&str; 2]]) {
 
 #[test]
 #[ignore = "needs root"]
-fn commands_on_one_base_image_leave_what_one_order_leaves() {
+fn commands_on_one_base_image_leave_the_result_of_one_order() {
     let rig = rig_with_idle_base();
     let import = "tdx-pool import image.raw --name v.raw";
     let replace = "tdx-pool import other.raw --name v.raw --replace --yes";
@@ -68,7 +68,7 @@ fn commands_on_one_base_image_leave_what_one_order_leaves() {
 
 #[test]
 #[ignore = "needs root"]
-fn commands_that_make_one_volume_or_pool_leave_what_one_order_leaves() {
+fn commands_that_make_one_volume_or_pool_leave_the_result_of_one_order() {
     let rig = rig_with_idle_base();
     let import = "tdx-pool import image.raw --name v.raw";
     let other = "tdx-pool import other.raw --name v.raw";
@@ -93,7 +93,7 @@ fn commands_that_make_one_volume_or_pool_leave_what_one_order_leaves() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_cleanup_beside_another_command_leaves_what_one_order_leaves() {
+fn a_cleanup_beside_another_command_leaves_the_result_of_one_order() {
     let rig = rig_with_idle_base();
     let cleanup = "tdx-pool cleanup --yes";
     let orphans =
@@ -112,7 +112,7 @@ fn a_cleanup_beside_another_command_leaves_what_one_order_leaves() {
 
 #[test]
 #[ignore = "needs root"]
-fn commands_that_create_one_domain_leave_what_one_order_leaves() {
+fn commands_that_create_one_domain_leave_the_result_of_one_order() {
     let rig = rig_with_idle_base();
     let overwrite = format!("{OTHER} --overwrite --yes");
     let stop = "tdx-td stop x --force";
@@ -129,7 +129,7 @@ fn commands_that_create_one_domain_leave_what_one_order_leaves() {
 
 #[test]
 #[ignore = "needs root"]
-fn commands_on_one_domain_leave_what_one_order_leaves() {
+fn commands_on_one_domain_leave_the_result_of_one_order() {
     let rig = rig_with_idle_base();
     let (start, stop) = ("tdx-td start x", "tdx-td stop x --force");
     run_all(&rig, NEW, DELETE, &[[stop, DELETE], [stop, stop], [stop, start], [DELETE, DELETE]]);
@@ -139,7 +139,7 @@ fn commands_on_one_domain_leave_what_one_order_leaves() {
 
 #[test]
 #[ignore = "needs root"]
-fn commands_on_the_devices_of_one_domain_leave_what_one_order_leaves() {
+fn commands_on_the_devices_of_one_domain_leave_the_result_of_one_order() {
     let rig = rig_with_images();
     let host = Tree::with_two_cards(rig.scratch());
     let config = |name: &str, cards: &[u8]| {
@@ -166,7 +166,7 @@ fn commands_on_the_devices_of_one_domain_leave_what_one_order_leaves() {
 
 #[test]
 #[ignore = "needs root"]
-fn commands_on_one_disk_leave_what_one_order_leaves() {
+fn commands_on_one_disk_leave_the_result_of_one_order() {
     let rig = rig_with_idle_base();
     rig.disk("disk");
     rig.disk("other");
@@ -209,7 +209,7 @@ fn commands_on_one_disk_leave_what_one_order_leaves() {
 
 #[test]
 #[ignore = "needs root"]
-fn commands_on_the_settings_of_one_host_leave_what_one_order_leaves() {
+fn commands_on_the_settings_of_one_host_leave_the_result_of_one_order() {
     let tree = tuned::plain();
     let root = tree.path("");
     let state = || tuned::files(&root);

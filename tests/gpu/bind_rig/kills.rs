@@ -107,9 +107,9 @@ fn inside(title: &str, test: &str) {
 
 #[test]
 #[ignore = "needs root"]
-fn bind_killed_at_any_step_leaves_what_unbind_repairs() {
+fn bind_killed_at_any_step_is_repaired_by_unbind() {
     match std::env::var("DEVICES") {
-        Err(_) => inside("tdx-gpu bind", "bind_killed_at_any_step_leaves_what_unbind_repairs"),
+        Err(_) => inside("tdx-gpu bind", "bind_killed_at_any_step_is_repaired_by_unbind"),
         Ok(devices) => {
             kill_at_every_step(&format!("tdx-gpu bind {devices} --memory 1G --persist"), || ());
         }
@@ -118,9 +118,9 @@ fn bind_killed_at_any_step_leaves_what_unbind_repairs() {
 
 #[test]
 #[ignore = "needs root"]
-fn unbind_killed_at_any_step_leaves_what_unbind_repairs() {
+fn unbind_killed_at_any_step_is_repaired_by_unbind() {
     match std::env::var("DEVICES") {
-        Err(_) => inside("tdx-gpu unbind", "unbind_killed_at_any_step_leaves_what_unbind_repairs"),
+        Err(_) => inside("tdx-gpu unbind", "unbind_killed_at_any_step_is_repaired_by_unbind"),
         Ok(devices) => kill_at_every_step(&format!("tdx-gpu unbind {devices}"), || {
             here(&format!("tdx-gpu bind {devices} --memory 1G --persist")).document();
         }),
