@@ -15,20 +15,20 @@ use crate::support::rig::Rig;
 use crate::support::td::{self, define, foreign, rig_with_base, td};
 use crate::support::tools::{Run, bin, tool, tool_with_input};
 
-/// What no number can be: of 64 bits and more, below zero, none at all.
+/// Values that no number accepts: above 64 bits, negative, or not a number.
 const NO_NUMBERS: [&str; 6] =
     ["-1", "18446744073709551616", "99999999999999999999999999", "1ex", "", "0x"];
 
-/// What some numbers can be and others cannot.
+/// Values that some numbers accept and others refuse.
 const EXTREMES: [&str; 5] = ["0", "1", "4294967295", "9223372036854775807", "18446744073709551615"];
 
-/// The largest number of 64 bits is more than any time, count or size may be.
+/// The largest number of 64 bits, which exceeds the limit of every time, count and size.
 const TOO_LARGE: &str = "18446744073709551615";
 
 /// A verb's words, and the definition of its command line.
 type Verb = (Vec<String>, clap::Command);
 
-/// The verbs of a tool, also those below others.
+/// The verbs of a tool, with the verbs below other verbs.
 fn verbs(above: &[String], command: &clap::Command) -> Vec<Verb> {
     let mut found = Vec::new();
     for verb in command.get_subcommands().filter(|verb| verb.get_name() != "help") {
@@ -76,8 +76,8 @@ fn is_a_number(arg: &Arg) -> bool {
     types.iter().any(|number| of == *number)
 }
 
-/// A command line in which this argument has this value, and every other that is needed has one that is not
-/// refused before it. Nothing is there that it could change.
+/// A command line in which this argument has this value. Every other required argument has a value that is
+/// not refused before it. No object exists that the command could change.
 fn line(
     words: &[String],
     verb: &clap::Command,
@@ -128,7 +128,7 @@ fn every_verb_accepts_or_refuses_numbers_of_any_size() {
     std::fs::create_dir_all(root.path().join("sys")).unwrap();
     let mut numbers = 0;
     for (tool_name, (words, verb)) in all_verbs() {
-        // These hand their words over to another program, or need nothing else.
+        // virsh passes its words to another program; completions has no number.
         if ["virsh", "completions"].contains(&verb.get_name()) {
             continue;
         }
@@ -153,7 +153,7 @@ fn every_verb_accepts_or_refuses_numbers_of_any_size() {
             }
         }
     }
-    // stop, delete, detach, hostdevs and new have times; new, render, overlay and gpu have sizes and counts.
+    // stop, delete, detach, hostdevs and new take times; new, render, overlay and gpu take sizes and counts.
     assert!(numbers >= 15, "only {numbers} options are known to be numbers");
 }
 
@@ -353,7 +353,7 @@ fn a_user_who_can_start_no_thread_gets_a_result_or_an_error() {
     let user = "setpriv --reuid nobody --regid nogroup --groups libvirt prlimit --nproc=1";
     let run = rig.shell(&format!("{user} tdx-td list -c qemu:///system"));
     assert_eq!(run.document()["items"].as_array().unwrap().len(), 3);
-    // Whom QEMU runs as copies images by itself, with a thread that writes.
+    // The user that QEMU runs as can copy images without libvirt's upload; the copy starts a thread.
     let qemu = rig.shell("getent passwd libvirt-qemu | cut -d: -f1").text().trim().to_owned();
     let user = format!("setpriv --reuid {qemu} --regid {qemu} --groups libvirt prlimit --nproc=1");
     rig.shell(&format!("mkdir -m 755 pool mine; chown {qemu} pool mine; chmod 711 .")).text();

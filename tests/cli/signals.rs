@@ -1,4 +1,4 @@
-//! Signals: whatever a tool waits for, Ctrl-C ends it, and a second one kills it.
+//! Signals: Ctrl-C ends a tool while it waits, and a second signal kills it.
 
 #![expect(clippy::disallowed_methods, reason = "tests start programs as users do")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
@@ -18,7 +18,7 @@ use crate::support::terminal::{Process, Terminal};
 use crate::support::tools::bin;
 use crate::support::wait::wait_for;
 
-/// A tool on this machine, where nobody has told it to ignore a signal.
+/// A tool on this machine, with the default action for every signal.
 fn command(tool: &str) -> Command {
     let mut command = Command::new("env");
     command.env_clear().arg("--default-signal").arg(bin(tool)).stdin(Stdio::null());
@@ -94,7 +94,7 @@ fn wait_until_open(id: Pid, path: &Path) {
     });
 }
 
-/// Sends a signal again and again, as somebody who has lost patience, until the process has ended.
+/// Sends a signal repeatedly, as an impatient user does, until the process has ended.
 #[track_caller]
 fn insist(process: &mut Process, signal: Signal) {
     let id = process.id();
@@ -137,7 +137,7 @@ fn is_guarded(id: Pid) -> bool {
     u64::from_str_radix(mask.trim(), 16).unwrap() & (1 << (SIGINT as u32 - 1)) != 0
 }
 
-/// A tool in the rig, on a terminal of its own.
+/// Starts a tool in the rig, on a terminal of its own.
 fn on_terminal<A: AsRef<OsStr>>(
     rig: &Rig,
     tool: &str,
@@ -164,7 +164,7 @@ fn a_prompt_ends_at_a_signal_or_the_end_of_input_and_only_yes_confirms() {
             terminal.press(typed);
             terminal.process.signal(signal);
             let (run, by) = terminal.end();
-            // nsenter dies of the signal that its child died of.
+            // nsenter dies of the signal that killed its child.
             assert_eq!(by, Some(signal as i32), "{run:#?}");
         }
     }

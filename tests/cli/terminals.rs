@@ -1,4 +1,4 @@
-//! Tables on terminals: what fits, what wraps, what is left out.
+//! Tables on terminals: which columns fit, wrap, or are omitted.
 
 #![expect(clippy::disallowed_methods, reason = "tests start programs as users do")]
 
@@ -13,9 +13,9 @@ use crate::support::td::{define, foreign};
 use crate::support::tools::{Run, bin, tool};
 use crate::support::tree::Tree;
 
-/// Runs a shell command on a terminal of so many columns.
+/// Runs a shell command on a terminal with this number of columns.
 ///
-/// script(1) makes the terminal; what the command wrote to both of its streams is in `stdout`.
+/// script(1) provides the terminal. `stdout` contains what the command wrote to both of its streams.
 fn on_terminal(mut command: Command, columns: usize, line: &str) -> Run {
     command.args(["-qec", &format!("stty cols {columns}; {line}"), "/dev/null"]);
     let mut run = Run::of(command, b"");
@@ -81,7 +81,7 @@ fn host_check_shows_failures_first_then_warnings_each_with_its_fix_below() {
             let place = ["FAIL", "warn", "unknown"].iter().position(|known| *known == status);
             let Some(place) = place.filter(|_| !line.starts_with(' ')) else { continue };
             order.push(place);
-            // What was found may wrap; the fix comes right below it.
+            // The finding may wrap; the fix is on the line below it.
             while lines.next_if(|line| line.starts_with("      ")).is_some() {}
             assert_eq!(lines.peek().unwrap().starts_with("  fix: "), place < 2, "{run:#?}");
         }

@@ -1,4 +1,4 @@
-//! `tdx-disk` on machines made of files: what disks are, under which names, and what uses them.
+//! `tdx-disk` on machines made of files: the properties, names and uses of disks.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -17,7 +17,7 @@ fn machine() -> Tree {
     tree
 }
 
-/// A disk below the controller with its attributes, and its node.
+/// Adds a disk below the controller, with attributes and its device node.
 fn disk(
     tree: &Tree,
     below: &str,
@@ -40,7 +40,7 @@ fn disk(
     tree.file(&format!("dev/{name}"), "");
 }
 
-/// What udev knows of a device; its links are made, too.
+/// Adds the record of a device in udev's database, and its links.
 fn udev(tree: &Tree, name: &str, number: &str, lines: &[&str]) {
     tree.file(&format!("run/udev/data/b{number}"), lines.join("\n"));
     for link in lines.iter().filter_map(|line| line.strip_prefix("S:")) {
@@ -130,7 +130,7 @@ fn list_shows_the_type_and_names_of_every_kind_of_disk() {
     disk(&tree, "virtio2/block", "vda", (254, 0), 0, &[("serial", "overlay")]);
     disk(&tree, "virtio3/host4/target4:0:0/4:0:0:1/block", "sdc", (8, 32), 0, &[]);
     disk(&tree, "mmc_host/mmc0/mmc0:0001/block", "mmcblk0boot0", (179, 8), 0, &[]);
-    // None of these is a whole disk to give away.
+    // None of these devices is a whole disk that a guest could get.
     for (name, number) in [
         ("sr0", "11:0"),
         ("zram0", "253:0"),
@@ -183,7 +183,7 @@ fn list_finds_uses_of_a_disk_through_arrays_volumes_and_multipath() {
     for (index, name) in (0..).zip(names) {
         disk(&tree, &below(index), name, (8, 16 * index), 2, &[]);
     }
-    // The root in a volume on an array of two partitions; another array not mounted.
+    // The root is on a volume on an array of two partitions; another array is not mounted.
     tree.stacked("md0", "9:0", &["sda1", "sdb1"]);
     tree.stacked("dm-0", "252:0", &["md0"]);
     tree.file("sys/devices/virtual/block/dm-0/dm/name", "vg-root\n");
@@ -218,7 +218,7 @@ fn list_finds_uses_of_a_disk_through_arrays_volumes_and_multipath() {
     assert_eq!(uses("/dev/sdd"), ["MOUNTED", "SWAP"]);
     assert_eq!(uses("/dev/sde"), ["MOUNTED"]);
     assert_eq!(uses("/dev/sdf"), [""; 0]);
-    // One that multipathd has claimed and made nothing of yet.
+    // multipathd has claimed this disk, but has not created a map of it.
     udev(&tree, "sdf", "8:80", &["E:DM_MULTIPATH_DEVICE_PATH=1"]);
     assert_eq!(codes(&item(&list(&tree, ""), "/dev/sdf")), ["MULTIPATH_PATH"]);
     assert_eq!(uses("/dev/sdba"), ["MOUNTED"]);
@@ -231,7 +231,7 @@ fn list_finds_uses_of_a_disk_through_arrays_volumes_and_multipath() {
     assert_eq!((run.status, codes(&part)), (Some(10), vec!["IDENTITY", "IS_PARTITION"]));
 }
 
-/// What is mounted elsewhere only is seen by its own table.
+/// A mount in another mount namespace is found only in that namespace's table.
 #[test]
 fn check_finds_a_mount_in_another_mount_namespace() {
     let tree = machine();
@@ -277,14 +277,14 @@ fn an_id_that_two_disks_share_is_not_the_name_of_a_disk() {
             S:disk/by-id/usb-Bridge_000000000001-0:0\n",
         );
     }
-    // udev gives the name to one of them.
+    // udev points the link at one of the two disks.
     tree.link("dev/disk/by-id/usb-Bridge_000000000001-0:0", "dev/sdb");
     assert_eq!(item(&list(&tree, ""), "/dev/sda")["by_id"], Value::Null);
     let (_, item) = check(&tree, "/dev/disk/by-id/usb-Bridge_000000000001-0:0");
     assert_eq!((&item["device"], codes(&item)), (&json!("/dev/sdb"), vec!["DUPLICATE_ID"]));
 }
 
-/// Two ways to one disk, and no multipathd that would say so.
+/// Two paths to one disk, without multipathd.
 #[test]
 fn check_finds_a_mount_of_another_path_to_the_same_disk() {
     let tree = machine();

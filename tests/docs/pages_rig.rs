@@ -1,4 +1,4 @@
-//! The commands of the documentation that need devices of the host, or a libvirt that knows trust domains.
+//! The commands of the documentation that need devices of the host, or a libvirt that supports trust domains.
 
 use crate::support::kernel::Kernel;
 use crate::support::page::{self, Page};
@@ -23,7 +23,7 @@ fn pages_show_what_their_commands_for_devices_print() {
     let copy =
         format!("cp '{}' guest.qcow2 && ln -s '{}/examples' .", image.display(), root.display());
     kernel.shell(&copy).text();
-    // The rig has the root of this machine, which can be a container.
+    // The rig uses the root file system of this machine, which can be a container.
     kernel.shell("rm -f /.dockerenv /run/.containerenv").text();
     kernel.shell("tdx-pool ensure").document();
     let state = "virsh list --all --name; ls /var/lib/libvirt/images; \

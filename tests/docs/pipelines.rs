@@ -1,4 +1,4 @@
-//! The tools composed, as the README shows them.
+//! The pipelines and examples that the pages show.
 
 use serde_json::json;
 
@@ -20,7 +20,7 @@ fn example_pipelines_create_start_stop_and_delete_domains() {
     let image = format!("IMAGE={}", guest_image(false).display());
     let made = pipeline(&rig, &image, "image_to_guest").item();
     assert_eq!((&made["action"], &made["name"]), (&json!("create"), &json!("web1")));
-    // The volumes, of which one is chosen; again the import, which changes nothing.
+    // The pipeline selects one of the volumes. A second import changes nothing.
     let made = pipeline(&rig, "GUEST=web2", "volume_to_guest").item();
     assert_eq!(made["base"], "/var/lib/libvirt/images/guest.qcow2");
     let again = pipeline(&rig, &format!("{image} GUEST=web2"), "image_to_guest");
@@ -41,7 +41,7 @@ fn example_pipelines_create_start_stop_and_delete_domains() {
     assert_eq!(rig.shell("tdx-td list | tdx-td start - --format name").status, Some(0));
     rig.shell("tdx-td show web1 | tdx-td stop - --force").document();
 
-    // What started above is not ours as a whole: the foreign one keeps its definition.
+    // The foreign domain was started above, but delete keeps its definition without --foreign.
     rig.shell("tdx-td list | tdx-td delete - --yes --timeout 0").error(5);
     assert_eq!(rig.shell("tdx-td list --format name").text(), "a b;c\n");
     let rest =
@@ -50,7 +50,7 @@ fn example_pipelines_create_start_stop_and_delete_domains() {
     assert_eq!(volumes(&rig), ["guest.qcow2"]);
     let empty = rig.shell("tdx-td list | tdx-td delete - --yes").document();
     assert_eq!((&empty["changed"], &empty["items"]), (&json!(false), &json!([])));
-    // A producer that fails gives nothing, and that is said.
+    // A producer that fails prints nothing, and the consumer reports that.
     let error = pipeline(&rig, "IMAGE=/absent.qcow2", "image_to_guest").error(3);
     assert!(error["hint"].as_str().unwrap().contains("pipefail"), "{error}");
 }
@@ -93,7 +93,7 @@ fn example_makefile_starts_and_deletes_guests() {
     assert_eq!(rig.shell(names).text(), "web1\nweb2\n");
     let ip = make("web1.ip").text().lines().last().unwrap().to_owned();
     assert!(ip.starts_with("192.168.122."), "{ip}");
-    // What is off is started; what is unlike what is asked for is left, and said.
+    // A shut-off guest is started. A guest that differs from the request is kept and reported.
     rig.shell("tdx-td stop web2 --force").document();
     make("web2.up").text();
     assert_eq!(rig.shell(names).text(), "web1\nweb2\n");
@@ -120,7 +120,7 @@ fn overlay_creates_a_disk_for_a_domain_that_the_user_defines() {
     let info: serde_json::Value = serde_json::from_str(info.text()).unwrap();
     assert_eq!(info["backing-filename-format"], "qcow2");
     assert_eq!(info["format-specific"]["data"]["compat"], "1.1");
-    // Until something refers to it, it is an orphan.
+    // The overlay is an orphan until a domain or an image refers to it.
     let orphans = rig.tool("tdx-pool", ["cleanup", "--yes"]).document();
     assert_eq!(orphans["changed"], true);
     assert_eq!(volumes(&rig), ["guest.qcow2"]);

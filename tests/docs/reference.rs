@@ -1,4 +1,4 @@
-//! The pages that are written by the build: the help of every verb, all messages, and the picture of the README.
+//! The generated pages: the help of every verb, all messages, and the picture of the README.
 
 #![expect(clippy::disallowed_methods, reason = "tests start programs as users do")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]

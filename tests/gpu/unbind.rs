@@ -1,14 +1,14 @@
-//! What `tdx-gpu unbind` plans, on machines made of files.
+//! The plans of `tdx-gpu unbind`, on machines made of files.
 
 use serde_json::{Value, json};
 
 use crate::support::hosts;
 use crate::support::tree::Tree;
 
-/// The GPU of the server that VFIO has.
+/// The GPU of the server that is bound to VFIO.
 const BDF: &str = "0000:83:00.0";
 
-/// Records that it was taken from nvidia.
+/// Records that the device was bound to nvidia before.
 fn record(host: &Tree, serial: Value) {
     let text = json!({
         "bdf": BDF,
@@ -37,7 +37,7 @@ fn unbind_accepts_a_device_without_a_serial_number_as_the_recorded_one() {
         let planned = (&item["action"], &item["driver"]);
         assert_eq!(planned, (&json!("unbind"), &json!("nvidia")), "{state}");
     }
-    // One that shows another is another device, which goes to whatever driver wants it.
+    // A device with another serial number is another device: unbind gives it to the driver that matches.
     host.file(&format!("{folder}/serial_number"), "00-00-00-00-00-00-00-01\n");
     let item = plan(&host)["items"][0].clone();
     assert_eq!((&item["action"], &item["driver"]), (&json!("unbind"), &Value::Null));

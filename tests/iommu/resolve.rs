@@ -8,14 +8,14 @@ use crate::support::hosts;
 use crate::support::tools::Run;
 use crate::support::tree::Tree;
 
-/// Resolves a file with this text on a machine.
+/// Resolves a configuration with this text on a machine.
 fn resolve(host: &Tree, text: &str, more: &str) -> Run {
     host.file("passthrough.yaml", text);
     let config = host.path("passthrough.yaml");
     host.iommu(&format!("resolve --config {} {more} --json", config.display()))
 }
 
-/// One guest with these requests, each the inside of a match.
+/// One guest with these requests; each is the content of a match.
 fn guest(name: &str, requests: &[&str]) -> String {
     let request = |inside: &&str| format!("      - match: {{{inside}}}\n");
     let requests: String = requests.iter().map(request).collect();
@@ -55,7 +55,7 @@ fn resolve_adds_the_iommu_group_of_a_device_without_bridges() {
     for device in run.item()["devices"].as_array().unwrap() {
         assert_eq!((&device["iommu_group"], &device["is_bridge"]), (group, &json!(false)));
     }
-    // Its audio function asked for as well is of the same group: nothing is there twice.
+    // The audio function belongs to the same group, so no device is listed twice.
     let both = resolve(
         &host,
         &one(&["vendor_id: 10de, class: '03'", "vendor_id: 10de, class: '0403'"]),
@@ -90,7 +90,8 @@ fn resolve_finds_a_device_by_every_kind_of_criterion() {
     assert_eq!(chosen(&resolve(&host, &one(&[]), "")), []);
 }
 
-/// The eighth GPU is on VFIO: it is still the nvidia driver's eighth, by the record or by its modalias.
+/// The eighth GPU is bound to VFIO. The record or its modalias shows that it is the eighth GPU of the driver
+/// nvidia.
 #[test]
 fn resolve_finds_a_device_by_the_driver_it_had_before_vfio() {
     let host = hosts::server();
@@ -106,7 +107,7 @@ fn resolve_finds_a_device_by_the_driver_it_had_before_vfio() {
     });
     host.file(&format!("run/tdx/bound/{bdf}"), record.to_string());
     assert_eq!(chosen(&resolve(&host, last, "")), pairs(&[(bdf, Some(1))]));
-    // By the driver that has it now, too.
+    // The device is found by its present driver.
     let now = &one(&["driver: vfio-pci"]);
     assert_eq!(chosen(&resolve(&host, now, "")), pairs(&[(bdf, Some(1))]));
 }
@@ -153,7 +154,7 @@ fn resolve_refuses_and_names_impossible_requests() {
     assert_eq!(error["code"], "NO_IOMMU", "{error}");
 }
 
-/// A file that the original took as it stood.
+/// A configuration that the original tool accepts.
 #[test]
 fn resolve_lists_a_device_once_and_warns_of_one_that_two_guests_share() {
     let host = hosts::server();
@@ -172,11 +173,11 @@ fn resolve_lists_a_device_once_and_warns_of_one_that_two_guests_share() {
     let said = json!(["domains 'a' and 'b' both get 0000:53:00.0: only one of them can run"]);
     let document = resolve(&host, &text, "").document();
     assert_eq!((&document["warnings"], document["items"].as_array().unwrap().len()), (&said, 2));
-    // Also when only one of them is asked about.
+    // The warning is also given if the command asks for one guest only.
     assert_eq!(resolve(&host, &text, "--vm b").document()["warnings"], said);
 }
 
-/// One that sleeps does not show its serial number, and is woken for a file that asks for one.
+/// A sleeping device does not show its serial number. A request for a serial number wakes the device.
 #[test]
 fn resolve_finds_a_sleeping_device_by_its_serial_number() {
     let host = hosts::server();

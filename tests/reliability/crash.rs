@@ -1,10 +1,10 @@
-//! Crash-only: the tools are killed at every step that changes something outside of them, and the
-//! next run, or `tdx-pool cleanup`, leaves what an undisturbed run would have left.
+//! Kills of the tools at every step that changes something outside of the tool. The next run, or `tdx-pool
+//! cleanup`, must leave what an undisturbed run would have left.
 //!
-//! The steps are not written down here: each verb is watched once, and then stopped at each step that
-//! was seen (`support/steps.rs`, `support/kills.rs`). By default that is SIGKILL at the steps that change
-//! something. `TDX_UPDATE=1` adds SIGTERM and SIGINT and writes docs/internals/reliability.md; `TDX_CRASH=full` adds
-//! the questions to libvirt as well.
+//! This file does not list the steps: each verb is traced once, and then stopped at each recorded step
+//! (`support/steps.rs`, `support/kills.rs`). By default the test sends SIGKILL at the steps that change
+//! something. `TDX_UPDATE=1` adds SIGTERM and SIGINT and writes docs/internals/reliability.md.
+//! `TDX_CRASH=full` adds the questions to libvirt.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -36,8 +36,8 @@ fn walk_alone(verb: &Verb<'_>) {
 fn new_killed_at_any_step_can_be_finished_and_undone() {
     let rig = rig_with_images();
     walk(&rig, &Verb { title: "tdx-td new", line: NEW, undo: DELETE, ..Verb::default() });
-    // From a template the steps are the same, after libvirt has validated it: once before the image is
-    // looked at, once as it will be.
+    // With a template the steps are the same, after two validations by libvirt: one before the image is
+    // examined, and one of the final definition.
     rig.template("t.xml", &emulated());
     let steps = |line: &str| {
         let walk = rig.walk(line, None);
@@ -73,8 +73,8 @@ fn new_with_an_encrypted_disk_killed_at_any_step_can_be_finished_and_undone() {
         title: "tdx-td new --blank, encrypted",
         line: "tdx-td new --blank 8M --name x --security none --memory 64M --vcpus 1 \
                --set storage.encryption=on --passphrase-file passphrase",
-        // A key that is made in no time. And qemu-img often gives up on a machine that counts time in
-        // ticks; libvirt would be asked again, each time another number of times.
+        // This qemu-img derives the key of LUKS in no time, and repeats a failed call: on a machine that
+        // counts time in ticks it often fails, and the steps would differ from run to run.
         before: "echo secret >passphrase; chmod 600 passphrase; mountpoint -q /usr/bin/qemu-img || { \
                  cp /usr/bin/qemu-img real && printf '#!/bin/bash\n\
                  for try in {1..20}; do \
@@ -103,7 +103,7 @@ fn new_with_overwrite_killed_at_any_step_can_be_finished_and_undone() {
             ..Verb::default()
         },
     );
-    // Told to stop in time, it keeps the domain that was.
+    // A command that is stopped in time keeps the former domain.
     rig.shell(NEW).document();
     let before = World::of(&rig);
     let step = "libvirt: virStorageVolCreateXML".to_owned();
@@ -157,7 +157,7 @@ fn overlay_killed_at_any_step_can_be_finished_and_undone() {
     });
 }
 
-/// Network cards of a machine made of files go to two domains, and come back.
+/// Network cards of a machine made of files are given to two domains and taken back.
 #[test]
 #[ignore = "needs root"]
 fn hostdevs_killed_at_any_step_can_be_finished_and_undone() {
@@ -177,7 +177,7 @@ fn hostdevs_killed_at_any_step_can_be_finished_and_undone() {
     let root = host.path("").display().to_string();
     let line = |file: &str| format!("tdx-td hostdevs --config {file} --yes --sysroot {root}");
     let (give, take) = (line("both.yaml"), line("none.yaml"));
-    // Ports for them are in the definitions from then on.
+    // The definitions keep the ports of the cards from now on.
     rig.shell(&format!("{give} && {take}")).text();
     walk(&rig, &Verb { title: "tdx-td hostdevs", line: &give, undo: &take, ..Verb::default() });
     walk(
@@ -207,7 +207,7 @@ fn attach_and_detach_killed_at_any_step_can_be_finished_and_undone() {
             line: take,
             before: give,
             undo: take,
-            // A guest that was asked to let go of it does so by itself.
+            // The guest releases the disk by itself after the request.
             settle: "for try in {1..30}; do virsh domblklist x | grep -q vdb || break; sleep 0.1; done",
             ..Verb::default()
         },
@@ -221,7 +221,7 @@ fn attach_and_detach_of_a_shut_off_guest_killed_at_any_step_can_be_finished() {
     rig.shell(&format!("{NEW} && {CUT_OFF}")).text();
     let give = "tdx-disk attach x ./disk --persistent --bus scsi";
     let take = "tdx-disk detach x ./disk";
-    // A controller for it is in the definition from then on.
+    // The definition keeps the controller of the disk from now on.
     rig.shell(&format!("{give} && {take}")).text();
     walk(
         &rig,
@@ -242,7 +242,7 @@ fn attach_and_detach_of_a_shut_off_guest_killed_at_any_step_can_be_finished() {
 #[test]
 #[ignore = "needs root"]
 fn import_killed_at_any_step_can_be_finished_and_undone() {
-    // Into a pool that has to be made.
+    // The import creates the pool.
     walk_alone(&Verb {
         title: "tdx-pool import",
         line: "tdx-pool import image.raw",
@@ -324,7 +324,7 @@ fn ensure_delete_and_cleanup_of_a_pool_killed_at_any_step_can_be_finished() {
     );
 }
 
-/// Each verb that can be planned changes something: a test kills it, and its table tells what that leaves.
+/// Every verb with --dry-run changes something: a test must kill it, and a table must say what that leaves.
 #[test]
 fn every_verb_that_changes_something_has_a_table_and_a_test_of_kills() {
     let page = fs::read_to_string(table::page()).unwrap();

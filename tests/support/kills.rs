@@ -74,7 +74,7 @@ pub(crate) fn walk(rig: &Rig, verb: &Verb<'_>) {
             });
             prepared = signal != SIGKILL && after == before;
             if prepared {
-                continue; // as if it had never been
+                continue; // the kill left nothing
             }
             // What was finished from here before is only taken back now.
             let is_new = finished.insert(after);

@@ -1,8 +1,8 @@
-//! Kills, restarts of libvirtd, and commands at the same time.
+//! Kills, restarts of libvirtd, and simultaneous commands.
 
 use super::*;
 
-/// Whatever a killed attach leaves, the next one goes on from there.
+/// The next attach completes whatever a killed attach leaves.
 #[test]
 #[ignore = "needs root"]
 fn attach_completes_what_a_killed_attach_has_begun() {
@@ -20,7 +20,7 @@ fn attach_completes_what_a_killed_attach_has_begun() {
         rig.virsh(["start", "a"]);
         let walk = rig.walk(&line, Some((moment.clone(), Fate::Signal(signal))));
         assert!(walk.struck, "{signal} at {moment:?}: {walk:#?}");
-        // libvirt may still be at the dead one's request.
+        // libvirt may still process the request of the killed command.
         wait::wait_for("the next attach", || {
             (disk(&rig, &format!("attach a {device}")).status == Some(0)).then_some(())
         });
@@ -77,11 +77,11 @@ fn attach_and_detach_report_the_true_state_after_libvirtd_restarts() {
     let step = "libvirt: virDomainDetachDeviceFlags".to_owned();
     let walk = rig.walk_beside(&detach, Moment { step, nth: 1, after: false }, &restart);
     assert!(walk.struck, "{walk:#?}");
-    // The guest sits in its firmware and does not let go.
+    // The guest stays in its firmware and does not release the disk.
     assert_eq!(walk.run.error(5)["code"], "STILL_ATTACHED", "{walk:#?}");
     assert_eq!(attached(&rig, "a").len(), 1);
 
-    // Killed while a disk is on its way: at libvirt's first and last answer and between them.
+    // libvirtd is killed during an attach: at its first and last answer, and at two between them.
     let attach = |device: &str| format!("tdx-disk attach a {device} --bus scsi");
     let steps = rig.walk(&attach(&blank(&rig, "watched").0), None).steps;
     let mut asked = moments(&steps, true);

@@ -1,4 +1,4 @@
-//! Documents in pipes, and `examples/vm-disk`.
+//! Documents in pipes, and the script `examples/vm-disk`.
 
 use super::*;
 
@@ -22,7 +22,7 @@ fn attach_reads_items_of_list_and_check_reads_items_of_attached() {
     assert!(table.text().lines().next().unwrap().starts_with("DEVICE"), "{table:#?}");
 }
 
-/// The words of the script that people have.
+/// The commands of the script that existing users know.
 #[test]
 #[ignore = "needs root"]
 fn vm_disk_script_accepts_the_original_commands() {
