@@ -12,7 +12,7 @@ use crate::support::rig::Rig;
 use crate::support::tools::{self, Run, repository};
 use crate::support::tree::Tree;
 
-/// The codes of the items that stand like this.
+/// The codes of the items with this status.
 fn codes<'a>(document: &'a Value, status: &str) -> Vec<&'a str> {
     let items = document["items"].as_array().unwrap().iter();
     items.filter(|item| item["status"] == status).map(|i| i["code"].as_str().unwrap()).collect()
@@ -23,7 +23,7 @@ fn item<'a>(document: &'a Value, code: &str) -> &'a Value {
     items.find(|item| item["code"] == code).unwrap_or_else(|| panic!("no {code}: {document:#}"))
 }
 
-/// Runs the check on a host, with what its libvirt said where that is known.
+/// Runs the check on a host, with the capabilities of its libvirt if the host has them.
 fn check(host: &Tree, kinds: &str) -> Run {
     let capabilities = host.path("capabilities.xml");
     let mut line = format!("host check {kinds}");
@@ -33,7 +33,7 @@ fn check(host: &Tree, kinds: &str) -> Run {
     host.run("tdx-td", &line)
 }
 
-/// Expects these failures and no other, each with what to do about it.
+/// Expects exactly these failures, each with a fix.
 #[track_caller]
 fn expect(host: &Tree, kinds: &str, failures: &[&str]) -> Value {
     let run = check(host, kinds);
@@ -102,7 +102,7 @@ fn settings_that_could_be_better_are_warnings() {
     std::fs::remove_file(host.path("dev/vhost-vsock")).unwrap();
     let document = expect(&host, "", &[]);
     assert_eq!(codes(&document, "warn"), ["HUGEPAGES", "KSM", "QGS", "THP", "VHOST_VSOCK"]);
-    // Ordinary guests may have what protected ones have no use for.
+    // Huge pages and merged pages, which protected guests cannot use, are fine for ordinary guests.
     let document = expect(&host, "--for vfio", &["IOMMU"]);
     assert_eq!(codes(&document, "warn"), ["THP", "VHOST_VSOCK"]);
 
@@ -113,7 +113,7 @@ fn settings_that_could_be_better_are_warnings() {
     let document = expect(&host, "--for vfio", &[]);
     let warnings = ["DMA_ENTRY_LIMIT", "IOMMUFD", "THP", "VHOST_VSOCK"];
     assert_eq!(codes(&document, "warn"), warnings);
-    // 1 GiB in pages of 4 KiB, and QEMU's own mappings.
+    // The pages of 1 GiB with 4 KiB each, and QEMU's own mappings.
     let found = item(&document, "DMA_ENTRY_LIMIT")["found"].to_string();
     assert!(found.contains(&((1 << 18) + 32764).to_string()), "{found}");
     host.file(limit, "294908\n");
@@ -130,7 +130,7 @@ fn options_in_modprobe_d_count_like_those_of_the_kernel_command_line() {
     let document = expect(&host, "", &["KVM_INTEL_TDX"]);
     let found = item(&document, "KVM_INTEL_TDX");
     assert!(found["found"].as_str().unwrap().contains("is configured"), "{found}");
-    // The command line has the last word.
+    // The kernel command line takes precedence.
     host.file("proc/cmdline", "nohibernate kvm_intel.tdx=0\n");
     let document = expect(&host, "", &["KVM_INTEL_TDX"]);
     assert!(item(&document, "KVM_INTEL_TDX")["fix"].to_string().contains("kvm_intel.tdx=1"));
@@ -170,7 +170,7 @@ fn facts_that_cannot_be_read_are_unknown_and_not_failures() {
     let unknown = codes(&document, "unknown");
     assert!(libvirt.iter().all(|code| unknown.contains(code)), "{unknown:?}");
 
-    // Files that cannot be read: here folders, elsewhere those of root.
+    // Files that cannot be read: directories stand in for files that only root can read.
     for path in ["proc/cpuinfo", "proc/cmdline", "sys/module/kvm_intel/parameters/tdx"] {
         std::fs::remove_file(host.path(path)).unwrap();
         std::fs::create_dir(host.path(path)).unwrap();
@@ -193,7 +193,7 @@ fn facts_that_cannot_be_read_are_unknown_and_not_failures() {
     assert_eq!(codes(&document, "ok").len(), 1, "{document:#}");
 }
 
-/// Every file of a host in turn, with everything in it that it should not have.
+/// Replaces the content of each file of a host in turn with unexpected content.
 #[test]
 fn check_answers_whatever_the_content_of_a_file() {
     for host in [kvm_hosts::ubuntu(), kvm_hosts::snp()] {
@@ -238,7 +238,7 @@ fn wrong_arguments_and_absent_files_are_errors() {
     assert!(error["hint"].as_str().unwrap().contains("tdx"), "{error}");
     host.run("tdx-td", "host").error(2);
     host.run("tdx-td", "host check --capabilities /nowhere.xml").error(4);
-    // A folder that is no host at all is not judged to be a good one.
+    // A directory that is not the root of a machine is refused.
     let folder = tempfile::tempdir().unwrap();
     for line in ["host check --for none", "host tune --scenario td -n", "host restore --yes"] {
         let line = format!("{line} --sysroot {}", folder.path().display());
@@ -302,7 +302,7 @@ fn check_of_a_real_host_reports_its_state() {
     {
         assert_eq!(item(&document, code)["status"], "ok", "{document:#}");
     }
-    // What cannot run here is a failure of what is asked for, and of nothing else.
+    // Missing support for TDX is a failure only of the check for TDX.
     let document = rig.tool("tdx-td", ["host", "check", "--for", "tdx"]).answer(10);
     let failures = codes(&document, "fail");
     assert!(
@@ -317,7 +317,7 @@ fn check_of_a_real_host_reports_its_state() {
     rig.libvirtd("stop");
     let document = rig.tool("tdx-td", ["host", "check", "--for", "none"]).answer(10);
     assert_eq!(codes(&document, "fail"), ["LIBVIRT"]);
-    // An ordinary user is told what he cannot see, and nothing breaks.
+    // An ordinary user is told which facts he cannot see.
     let user = "setpriv --reuid 65534 --regid 65534 --clear-groups tdx-td host check --for none";
     let document = rig.shell(user).answer(10);
     assert_eq!(item(&document, "LIBVIRT_ACCESS")["status"], "warn", "{document:#}");

@@ -113,8 +113,8 @@ fn persistent_devices_are_bound_at_every_boot() {
     edit(old[1], r#""path": ".*""#, r#""path": "0000_00_01.1""#);
     persisted().error(4);
 
-    // A device that is released is removed from the records, with the other functions of its slot. The last
-    // record takes the unit with it.
+    // A released device is removed from the records, with the other functions of its slot. The unit is
+    // removed with the last record.
     let plan = gpu(&kernel, ["unbind", &nvme, "--dry-run"]).item();
     assert_eq!(plan["was_persistent"], true);
     let item = gpu(&kernel, ["unbind", &nvme]).item();

@@ -1,4 +1,4 @@
-//! Scenarios, people and commands that want other values; what is refused.
+//! Scenarios, users and commands that want different values, and refused settings.
 
 use super::*;
 
@@ -15,7 +15,7 @@ fn tune_refuses_a_scenario_that_conflicts_with_another_and_names_both() {
         assert!(error["hint"].as_str().unwrap().contains("--replace"), "{error}");
         assert_eq!(files(&root(&tree)), tuned);
     }
-    // What both want alike is no conflict, nor is what the scenario itself is now said to want.
+    // Two scenarios that want the same value do not conflict. A scenario may also change its own value.
     let same = "--set host.ksm= --set host.ksm_merge_across_nodes= --set host.io_scheduler=";
     tune(&tree, &format!("--scenario computation {same}")).document();
     let done = tune(&tree, "--scenario securevm --set host.ksm=on").document();
@@ -25,7 +25,7 @@ fn tune_refuses_a_scenario_that_conflicts_with_another_and_names_both() {
     assert!(error["message"].as_str().unwrap().contains("scenario computation set"), "{error}");
     tune(&tree, "--scenario desktop --replace").document();
     assert_eq!(says(&tree, SWAPPINESS), "35");
-    // The values before all of it are what comes back.
+    // restore sets the values from before all tuning.
     restore(&tree).document();
     assert_eq!(files(&root(&tree)), before);
 }
@@ -50,7 +50,7 @@ fn restore_keeps_a_value_that_somebody_else_has_set() {
     assert!(!tree.path(RECORD).exists());
 }
 
-/// Who comes second waits, and does what is still to be done.
+/// The second command waits, and does what remains to be done.
 #[test]
 fn two_simultaneous_tune_commands_change_each_value_once() {
     let tree = plain();
@@ -74,7 +74,7 @@ fn two_simultaneous_tune_commands_change_each_value_once() {
     let restore = "host restore --yes";
     assert_eq!(changed(&at_once([restore, restore])), 1);
     assert_eq!(files(&root(&tree)), before);
-    // One of two that want other things is told of the other.
+    // One of two conflicting commands names the other scenario.
     let mut runs = at_once([tune, "host tune --scenario computation --yes"]);
     runs.sort_by_key(|run| run.status);
     runs[0].document();
@@ -103,7 +103,7 @@ fn tune_refuses_impossible_settings_before_it_changes_anything() {
         }
     }
     same("refusals");
-    // The kernel says which files can be written.
+    // The mode of a file says whether the kernel accepts writes.
     let mode = |path: &str, mode| {
         fs::set_permissions(tree.path(path), fs::Permissions::from_mode(mode)).unwrap();
     };
@@ -135,7 +135,7 @@ fn tune_refuses_impossible_settings_before_it_changes_anything() {
     same("containers");
 }
 
-/// A configuration that somebody may not read is no bad configuration.
+/// A configuration that the user may not read is not reported as invalid.
 #[test]
 #[ignore = "needs root"]
 fn a_configuration_that_the_user_may_not_read_is_a_permission_error() {

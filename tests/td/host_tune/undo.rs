@@ -1,9 +1,9 @@
-//! Kills, signals and failures in the middle of tuning.
+//! Kills, signals and failures during tuning.
 
 use super::*;
 use crate::support::tuned::Files;
 
-/// Killed right before any of its steps, tuning leaves what restoring puts back; and so does restoring.
+/// tune and restore are killed right before each of their steps; restore then restores every byte.
 #[test]
 #[ignore = "needs root"]
 fn tune_and_restore_killed_at_any_step_are_repaired_by_restore() {
@@ -11,7 +11,7 @@ fn tune_and_restore_killed_at_any_step_are_repaired_by_restore() {
     for (path, text) in [(KSM, "1\n"), (SHARED, "9\n")] {
         tree.file(path, text);
     }
-    // All folders are made once.
+    // The first run creates the directories.
     tune(&tree, "--scenario securevm --persist").document();
     restore(&tree).document();
     let before = files(&root(&tree));
@@ -54,7 +54,7 @@ fn tune_and_restore_killed_at_any_step_are_repaired_by_restore() {
             table::check(title, &steps, &rows);
         }
     }
-    // Nor does replacing one scenario by another lose what was before both.
+    // Replacing one scenario by another keeps the values from before both.
     tune(&tree, "--scenario securevm").document();
     let replace =
         format!("tdx-td host tune --scenario desktop --replace --yes --sysroot {sysroot}");
@@ -68,7 +68,8 @@ fn tune_and_restore_killed_at_any_step_are_repaired_by_restore() {
     }
 }
 
-/// Tunes the host once, undisturbed, and restores it. Returns its files before, the command, and the command's steps.
+/// Tunes the host once, undisturbed, and restores it. Returns its files before, the command, and the
+/// command's steps.
 fn undisturbed(tree: &Tree) -> (Files, String, Vec<String>) {
     // The first run also creates the directories, which stay.
     tune(tree, "--scenario securevm --persist").document();
@@ -81,7 +82,7 @@ fn undisturbed(tree: &Tree) -> (Files, String, Vec<String>) {
     (before, line, steps)
 }
 
-/// Who asks it to stop finds all as it was, or done when nothing but the end was missing.
+/// After a signal every file is as before, or the command has done everything but its last steps.
 #[test]
 #[ignore = "needs root"]
 fn a_signal_undoes_the_changes_of_tune() {
@@ -103,7 +104,7 @@ fn a_signal_undoes_the_changes_of_tune() {
     assert!(undone > 30 && done < 10, "{undone} undone, {done} done");
 }
 
-/// The write of any step fails: what was done before it is undone.
+/// The write of each step fails in turn; the changes before it are undone.
 #[test]
 #[ignore = "needs root"]
 fn a_failed_write_undoes_the_changes_of_tune() {
@@ -119,7 +120,7 @@ fn a_failed_write_undoes_the_changes_of_tune() {
         let error = walk.run.error(1);
         assert_eq!(error["left_behind"], json!([]), "{moment:?}: {error}");
         assert!(!tree.path(RECORD).exists() && !tree.path(LASTING).exists(), "{moment:?}");
-        restore(&tree).document(); // what is beside the files
+        restore(&tree).document(); // removes other leftovers
         assert_eq!(files(&root(&tree)), before, "{moment:?}");
         failed += 1;
     }

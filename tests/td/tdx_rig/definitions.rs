@@ -1,4 +1,4 @@
-//! Definitions that libvirt finds valid.
+//! Definitions that libvirt accepts.
 
 use super::*;
 
@@ -31,7 +31,7 @@ fn libvirt_accepts_every_combination_of_launch_values() {
         count += 1;
     }
     assert_eq!(count, 32);
-    // libvirt's own answer, for each: defined, and what it made of it holds what was asked for.
+    // libvirt defines each of them, and the stored definition has every requested value.
     let define = "for x in tdx*.xml; do virsh -q define --validate $x >/dev/null || echo bad $x; \
         name=$(sed -n 's|.*<name>\\(.*\\)</name>.*|\\1|p' $x); \
         for value in policy mrConfigId mrOwner mrOwnerConfig quoteGenerationService; do \
@@ -41,7 +41,7 @@ fn libvirt_accepts_every_combination_of_launch_values() {
     assert_eq!(rig.state(), before);
 }
 
-/// The definitions of AMD SEV guests, which this host cannot even plan, by the schema alone.
+/// The definitions of AMD SEV guests, which this host cannot run, are validated by the schema alone.
 #[test]
 #[ignore = "needs root"]
 fn the_schema_accepts_sev_definitions() {
@@ -78,7 +78,7 @@ fn the_schema_accepts_sev_definitions() {
     assert!(message.contains("does not support SEV-SNP guests: module kvm_amd"), "{message}");
 }
 
-/// Every scenario under every protection, by the newest schema.
+/// The definitions of every scenario with every protection, validated by the newest schema.
 #[test]
 #[ignore = "needs root"]
 fn the_schema_accepts_the_definitions_of_every_scenario() {
@@ -88,7 +88,7 @@ fn the_schema_accepts_the_definitions_of_every_scenario() {
     let mut count = 0;
     for scenario in ["default", "td", "securevm", "computation", "desktop"] {
         for &security in Security::value_variants() {
-            // What a desktop shares and a computation's memory is no trust domain's.
+            // A trust domain cannot have the shared directory of desktop or the memory of computation.
             if security == Security::Tdx && matches!(scenario, "computation" | "desktop") {
                 continue;
             }
@@ -123,7 +123,7 @@ fn new_with_a_tdx_scenario_starts_a_trust_domain() {
     assert!(refused["message"].as_str().unwrap().contains("host_filesystem"), "{refused}");
 }
 
-/// What the builder makes of the flags, without a host that could run it.
+/// The definition that the flags produce, without a host that could run the guest.
 fn sev_xml(security: &str, flags: &[&str]) -> String {
     let security = security.parse().unwrap();
     plain_guest::xml(plain_guest::choice("default", security), security, VirtType::Kvm, flags)
