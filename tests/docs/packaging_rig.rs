@@ -42,7 +42,7 @@ fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or(repository().join("target"), PathBuf::from)
 }
 
-/// The files below a folder, without their sizes.
+/// The files below a directory, without their sizes.
 fn files(folder: &Path) -> BTreeSet<String> {
     let list = shell(&format!("cd {} && find . ! -type d -printf '%m %P\\n'", folder.display()));
     list.lines().map(str::to_owned).collect()

@@ -1,4 +1,4 @@
-//! Images, domains and folders for the tests of `tdx-pool`.
+//! Images, domains and directories for the tests of `tdx-pool`.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![expect(clippy::disallowed_methods, reason = "tests start programs as users do")]
@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::rig::Rig;
 use super::tools::{Run, bin};
 
-/// The pool's folder inside a rig.
+/// The pool's directory inside a rig.
 pub(crate) const IMAGES: &str = "/var/lib/libvirt/images";
 
 /// Writes a raw disk that the tools accept: a boot signature and bytes that depend on `seed`.
@@ -112,7 +112,7 @@ impl Rig {
         self.shell(&script).text().to_owned()
     }
 
-    /// The names in the pool's folder.
+    /// The names in the pool's directory.
     pub(crate) fn names(&self) -> Vec<String> {
         let mut names: Vec<String> = fs::read_dir(self.path(IMAGES))
             .unwrap()
@@ -122,7 +122,7 @@ impl Rig {
         names
     }
 
-    /// Owner, group and mode of a file in the pool's folder.
+    /// Owner, group and mode of a file in the pool's directory.
     pub(crate) fn owner(&self, name: &str) -> (u32, u32, u32) {
         let metadata = fs::metadata(self.path(IMAGES).join(name)).unwrap();
         (metadata.uid(), metadata.gid(), metadata.mode() & 0o7777)

@@ -84,7 +84,7 @@ impl Rig {
         Path::new("/proc").join(&self.pid).join("root").join(inside.trim_start_matches('/'))
     }
 
-    /// A command inside the rig, in the scratch folder, with a cleared environment.
+    /// A command inside the rig, in the scratch directory, with a cleared environment.
     pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
         // SIGINT has its default action, also if the tests run in the background of a shell, which ignores
         // SIGINT for them.

@@ -45,7 +45,7 @@ pub(crate) fn emulated() -> String {
 }
 
 impl Rig {
-    /// Writes a template into the rig's scratch folder.
+    /// Writes a template into the rig's scratch directory.
     pub(crate) fn template(&self, name: &str, text: &str) -> PathBuf {
         let path = self.scratch().join(name);
         fs::write(&path, text).unwrap();

@@ -10,7 +10,7 @@ use std::process::Command;
 
 use super::tools::{Run, tool, tool_command, tool_with_input};
 
-/// A machine below a temporary folder.
+/// A machine below a temporary directory.
 #[derive(Debug)]
 pub(crate) struct Tree {
     root: tempfile::TempDir,
@@ -37,7 +37,7 @@ impl Tree {
         Self::below(&folder)
     }
 
-    /// A machine without any device, in this folder.
+    /// A machine without any device, in this directory.
     pub(crate) fn below(folder: &Path) -> Self {
         let root = tempfile::Builder::new().prefix("tdx-tree.").tempdir_in(folder).unwrap();
         let tree = Self { root, devices: BTreeMap::new() };
@@ -49,7 +49,7 @@ impl Tree {
         tree
     }
 
-    /// A machine with two network cards, each alone in its IOMMU group, in this folder.
+    /// A machine with two network cards, each alone in its IOMMU group, in this directory.
     pub(crate) fn with_two_cards(folder: &Path) -> Self {
         let mut tree = Self::below(folder);
         let more = &[("reset_method", "flr bus"), ("modalias", "pci:x")][..];
@@ -80,7 +80,7 @@ impl Tree {
         symlink(format!("{up}{}", target.trim_start_matches('/')), path).unwrap();
     }
 
-    /// The sysfs folder of a device.
+    /// The sysfs directory of a device.
     pub(crate) fn folder(&self, bdf: &str) -> String {
         format!("/{}", self.devices[bdf].display())
     }

@@ -139,7 +139,7 @@ pub(crate) fn wait_until_idle(rig: &Rig) {
     }
 }
 
-/// A rig with base.qcow2 in its pool, and images in its scratch folder.
+/// A rig with base.qcow2 in its pool, and images in its scratch directory.
 pub(crate) fn rig_with_images() -> Rig {
     let rig = Rig::start();
     fill_with_images(&rig);

@@ -16,7 +16,7 @@ use crate::support::td::{self, listed, rig_with_base, td, words};
 
 const REMOTE: &str = "-c qemu+tcp://127.0.0.1/system";
 
-/// Puts files of each kind into the pool's folder under each name.
+/// Puts files of each kind into the pool's directory under each name.
 fn fill_pool(rig: &Rig) {
     make_headers(rig);
     rig.pool("ensure").document();

@@ -3,7 +3,7 @@ use std::os::unix::fs::symlink;
 
 use super::*;
 
-/// A qcow2 header that names `backing`, and `data` as its data file.
+/// A qcow2 header that names `backing` as its backing file and `data` as its data file.
 fn image(backing: &str, data: &str) -> Vec<u8> {
     let mut bytes = b"QFI\xfb\0\0\0\x03".to_vec();
     bytes.resize(104, 0);

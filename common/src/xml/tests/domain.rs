@@ -1,4 +1,4 @@
-//! What the tools do to a domain, on a definition as long as real ones.
+//! Typical reads and edits of the tools, on a long domain definition.
 
 use super::{DOMAIN, Document, Element, pretty, unified_diff};
 

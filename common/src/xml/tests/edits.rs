@@ -1,4 +1,4 @@
-//! Single edits: what the result looks like, byte for byte.
+//! Single edits: the exact bytes of each result.
 
 use super::{Document, Edit, Node};
 use crate::error::ErrorKind;
@@ -6,7 +6,7 @@ use crate::error::ErrorKind;
 /// An edit at one node.
 type Call = for<'a, 'e> fn(&'e mut Edit<'a>, Node<'a>) -> &'e mut Edit<'a>;
 
-/// Makes one edit of `text`, which gets the document and the first element called `x`.
+/// Makes one edit of `text`; `call` gets the edit and the first element named `x`.
 fn edited(
     text: &str,
     call: impl for<'a, 'e> Fn(&'e mut Edit<'a>, Node<'a>) -> &'e mut Edit<'a>,
@@ -40,7 +40,7 @@ fn remove_also_removes_the_line_of_an_element_alone_on_it() {
 #[test]
 fn insert_into_adds_a_line_where_children_have_lines_of_their_own() {
     let cases = [
-        // Where there are lines, a line.
+        // If the children have lines of their own, the new one gets a line.
         (
             "<a>\n  <x>\n    <b/>\n  </x>\n</a>",
             "<a>\n  <x>\n    <b/>\n    <n>\n      <m/>\n    </n>\n  </x>\n</a>",
@@ -50,7 +50,7 @@ fn insert_into_adds_a_line_where_children_have_lines_of_their_own() {
             "<x>\n\t<b>\n\t</b>\n\t<!-- c -->\n\t<n>\n\t  <m/>\n\t</n>\n</x>",
         ),
         ("<x>\r\n <b/></x>", "<x>\r\n <b/>\r\n <n>\r\n   <m/>\r\n </n></x>"),
-        // Without children: indented by the step of the document.
+        // Without children the new child is indented by the step of the document.
         ("<x/>", "<x>\n  <n>\n    <m/>\n  </n>\n</x>"),
         (
             "<a>\n    <x />\n</a>",
@@ -63,7 +63,7 @@ fn insert_into_adds_a_line_where_children_have_lines_of_their_own() {
         ("<a>\n  <x>\n  </x>\n</a>", "<a>\n  <x>\n    <n>\n      <m/>\n    </n>\n  </x>\n</a>"),
         ("<x>  </x>", "<x>\n  <n>\n    <m/>\n  </n>\n</x>"),
         ("<x><!-- c --></x>", "<x><!-- c -->\n  <n>\n    <m/>\n  </n>\n</x>"),
-        // Where there are none, none.
+        // If the children have no lines of their own, the new one gets none.
         ("<x><b/></x>", "<x><b/><n>\n  <m/>\n</n></x>"),
         ("<a><x/></a>", "<a><x><n>\n  <m/>\n</n></x></a>"),
         ("<x>text\n</x>", "<x>text<n>\n  <m/>\n</n>\n</x>"),
@@ -181,7 +181,7 @@ fn insertions_at_one_place_keep_the_order_of_the_calls() {
     assert_eq!(edit.finish().unwrap(), expected);
 }
 
-/// Makes edits that go wrong and returns the error.
+/// Makes edits that fail and returns the error.
 fn refused(
     call: impl for<'a, 'e> Fn(&'e mut Edit<'a>, Node<'a>) -> &'e mut Edit<'a>,
 ) -> (ErrorKind, String) {
@@ -234,7 +234,7 @@ fn wrong_arguments_are_refused() {
             |edit, x| edit.remove(x.parent().unwrap()),
             "the edited XML would be invalid: malformed XML at 1:1: no root",
         ),
-        // The first error is the one reported.
+        // The first error is reported.
         (|edit, x| edit.set_text(x, "").insert_into(x, "<"), "cannot set the text"),
     ];
     for (call, expected) in calls {

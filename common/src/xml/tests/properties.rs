@@ -1,4 +1,4 @@
-//! What holds for every document.
+//! Properties of every document.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -7,11 +7,11 @@ use proptest::sample::{Index, select};
 use super::{DOMAIN, Document, Element, Node, pretty};
 use crate::xml::chars::SPACE;
 
-/// A random piece of content, to be written in one layout or another.
+/// A random piece of content, which is written in one of several layouts.
 #[derive(Debug, Clone)]
 enum Piece {
     Element(&'static str, Vec<(&'static str, String)>, Vec<Piece>),
-    /// Comments, CDATA, text: written as it is.
+    /// Comments, CDATA, text: written without changes.
     Raw(&'static str),
 }
 
@@ -59,7 +59,7 @@ fn write(piece: &Piece, out: &mut String, depth: usize, line_break: &str, step: 
     out.push_str(&format!("{line_break}{}</{name}>", step.repeat(depth)));
 }
 
-/// A random document: on lines or on one, with Unix or DOS line breaks.
+/// A random document: on several lines or on one, with Unix or DOS line breaks.
 fn document() -> impl Strategy<Value = String> {
     let layouts = vec![("\n", "  "), ("\r\n", "\t"), ("\n", ""), ("", ""), (" ", "")];
     (vec(piece(), 0..4), select(layouts)).prop_map(|(content, (line_break, step))| {
@@ -70,12 +70,12 @@ fn document() -> impl Strategy<Value = String> {
     })
 }
 
-/// Any text XML can hold.
+/// Any text that XML can contain.
 fn legal_text() -> impl Strategy<Value = String> {
     "([&<>'\"\r\n\t ]|]]>|[^\\p{Cc}\u{fffe}\u{ffff}]){0,12}"
 }
 
-/// Text that is nearly XML, to get far into the parser.
+/// Text that is almost XML, so that it gets far into the parser.
 fn nearly_xml() -> impl Strategy<Value = String> {
     let tokens = [
         "<",
@@ -124,7 +124,7 @@ fn pick<'a>(document: &'a Document, index: &Index) -> Node<'a> {
 
 const INSERTED: &str = "<inserted>\n  <b c='1'/>\n</inserted>";
 
-/// Removes what was inserted into a document.
+/// Removes the inserted element from a document.
 fn without_inserted(text: String) -> String {
     let document = Document::parse(text).unwrap();
     let inserted = document.nodes().find(|node| node.name() == "inserted").unwrap();
