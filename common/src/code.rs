@@ -212,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codes_are_upper_snake_once_and_sorted() {
+    fn codes_are_upper_snake_case_unique_and_sorted() {
         let names: Vec<&str> = Code::ALL.iter().map(|code| code.as_str()).collect();
         for name in &names {
             assert!(name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_'), "{name}");

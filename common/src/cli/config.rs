@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_keys_and_wrong_values_are_named() {
+    fn errors_name_unknown_keys_and_wrong_values() {
         for (text, says) in [("memmory: 4G", "memmory"), ("memory: lots", "lots"), ("- a", "")] {
             let error = parse(text).unwrap_err().to_string();
             assert!(error.contains(says), "{text}: {error}");

@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_list_of_virt_scenario_is_accepted() {
+    fn parse_accepts_the_list_of_virt_scenario() {
         let text = b"localhost:\n  url: qemu:///system\n\
             # Generate with 'sevctl export --full filename.pdh' on the given host\n  \
             sev-cert: /path/to/host-cert-chain.pdh\n";

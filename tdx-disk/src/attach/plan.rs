@@ -148,8 +148,7 @@ fn lasting_path(observed: &Observed<'_>, warnings: &mut Vec<String>) -> String {
         return path.to_owned();
     }
     let node = disk.node();
-    warnings.push(format!(
-        "{node} has no persistent name: after a reboot, {node} may be another disk"
-    ));
+    warnings
+        .push(format!("{node} has no persistent name: after a reboot, {node} may be another disk"));
     node
 }

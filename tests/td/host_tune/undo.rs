@@ -1,17 +1,17 @@
-//! Kills, signals and failures in the middle of tuning.
+//! Kills, signals and failures during tuning.
 
 use super::*;
 use crate::support::tuned::Files;
 
-/// Killed right before any of its steps, tuning leaves what restoring puts back; and so does restoring.
+/// tune and restore are killed right before each of their steps; restore then restores every byte.
 #[test]
 #[ignore = "needs root"]
-fn a_kill_at_any_step_leaves_what_restore_puts_back() {
+fn tune_and_restore_killed_at_any_step_are_repaired_by_restore() {
     let tree = plain();
     for (path, text) in [(KSM, "1\n"), (SHARED, "9\n")] {
         tree.file(path, text);
     }
-    // All folders are made once.
+    // The first run creates the directories.
     tune(&tree, "--scenario securevm --persist").document();
     restore(&tree).document();
     let before = files(&root(&tree));
@@ -54,7 +54,7 @@ fn a_kill_at_any_step_leaves_what_restore_puts_back() {
             table::check(title, &steps, &rows);
         }
     }
-    // Nor does replacing one scenario by another lose what was before both.
+    // Replacing one scenario by another keeps the values from before both.
     tune(&tree, "--scenario securevm").document();
     let replace =
         format!("tdx-td host tune --scenario desktop --replace --yes --sysroot {sysroot}");
@@ -68,7 +68,8 @@ fn a_kill_at_any_step_leaves_what_restore_puts_back() {
     }
 }
 
-/// Tunes the host once, undisturbed, and restores it. Returns its files before, the command, and the command's steps.
+/// Tunes the host once, undisturbed, and restores it. Returns its files before, the command, and the
+/// command's steps.
 fn undisturbed(tree: &Tree) -> (Files, String, Vec<String>) {
     // The first run also creates the directories, which stay.
     tune(tree, "--scenario securevm --persist").document();
@@ -81,10 +82,10 @@ fn undisturbed(tree: &Tree) -> (Files, String, Vec<String>) {
     (before, line, steps)
 }
 
-/// Who asks it to stop finds all as it was, or done when nothing but the end was missing.
+/// After a signal every file is as before, or the command has done everything but its last steps.
 #[test]
 #[ignore = "needs root"]
-fn a_signal_undoes_what_was_done() {
+fn a_signal_undoes_the_changes_of_tune() {
     let tree = plain();
     let (before, line, steps) = undisturbed(&tree);
     let (mut undone, mut done) = (0, 0);
@@ -103,10 +104,10 @@ fn a_signal_undoes_what_was_done() {
     assert!(undone > 30 && done < 10, "{undone} undone, {done} done");
 }
 
-/// The write of any step fails: what was done before it is undone.
+/// The write of each step fails in turn; the changes before it are undone.
 #[test]
 #[ignore = "needs root"]
-fn a_failure_undoes_what_was_done() {
+fn a_failed_write_undoes_the_changes_of_tune() {
     use nix::errno::Errno;
     let tree = plain();
     let (before, line, steps) = undisturbed(&tree);
@@ -119,7 +120,7 @@ fn a_failure_undoes_what_was_done() {
         let error = walk.run.error(1);
         assert_eq!(error["left_behind"], json!([]), "{moment:?}: {error}");
         assert!(!tree.path(RECORD).exists() && !tree.path(LASTING).exists(), "{moment:?}");
-        restore(&tree).document(); // what is beside the files
+        restore(&tree).document(); // removes other leftovers
         assert_eq!(files(&root(&tree)), before, "{moment:?}");
         failed += 1;
     }
