@@ -128,7 +128,7 @@ fn new_of_an_existing_name_finds_the_domain_or_names_the_difference() {
     rig.shell("cp /var/lib/libvirt/images/guest.qcow2 other.qcow2").text();
     new(&rig, "--name web1").item();
     for (more, says) in [
-        ("--memory 512M", "memory_bytes is 268435456, but 536870912 was requested"),
+        ("--memory 512M", "memory is 256 MiB, but 512 MiB was requested"),
         ("--vcpus 2", "vcpus is 1, but 2 was requested"),
         ("--disk-size 2G", "disk_size_bytes is image, but 2147483648 was requested"),
         ("--hotplug-ports 9", "hotplug_ports is 8, but 9 was requested"),

@@ -252,6 +252,9 @@ fn run<T: Tool>(tool: T) -> Result<u8> {
             let titles = printed.left_out.join(", ");
             write_stderr(&format!("{}: columns that do not fit the terminal: {titles}\n", T::NAME));
         }
+        if printed.dry_run && io::stderr().is_terminal() {
+            write_stderr(&format!("{}: dry run: nothing was changed\n", T::NAME));
+        }
     }
     Ok(outcome.status)
 }

@@ -97,7 +97,12 @@ impl<'a> CreationPlan<'a> {
                 ));
                 Ok(Self { overwrites: Some(uuid), ..plan })
             }
-            Some(how) => Err(name_taken(name, &format!("differs from the request: {how}"))),
+            Some(how) => {
+                let error = name_taken(name, &format!("differs from the request: {how}"));
+                Err(error.hint(
+                    "choose another --name, or delete the domain with its disks first: --overwrite",
+                ))
+            }
         }
     }
 
