@@ -122,8 +122,8 @@ fn missing_or_wrong_keys_are_refused_before_a_guest_starts() {
     let manual = format!("{}{rest}", head.replace(" firmware='efi'", ""));
     for (from, to, says) in [
         ("<policy>0x0003</policy>", "<policy>0x0001</policy>", "is not 0x3"),
-        ("c2Vzc2lvbg==", "b3RoZXI=", "the session of domain 'vault'"),
-        ("Y2VydA==", "b3RoZXI=", "the dhCert of domain 'vault'"),
+        ("c2Vzc2lvbg==", "b3RoZXI=", "the session in the definition of domain 'vault'"),
+        ("Y2VydA==", "b3RoZXI=", "the dhCert in the definition of domain 'vault'"),
         ("OVMF_CODE_4M.ms.fd", "OVMF_CODE_gone.fd", "OVMF_CODE_gone.fd"),
     ] {
         assert!(manual.contains(from), "{from} is not in {manual}");
