@@ -107,7 +107,7 @@ codes! {
     NoMedium "NO_MEDIUM" Refuse
         "The drive holds no medium, or its size is 0.",
     NoReset "NO_RESET" Note
-        "The device cannot be reset, so a guest finds the state that the previous user left in it. `tdx-td new` refuses the device for a protected guest.",
+        "The device cannot be reset, so a guest finds the state that the previous user left in the device. `tdx-td new` refuses the device for a protected guest.",
     Offline "OFFLINE" Refuse
         "The driver reports that the disk is not running.",
     OpenFds "OPEN_FDS" Forceable
@@ -119,9 +119,9 @@ codes! {
     ReadOnly "READ_ONLY" Refuse
         "The disk is read-only, and `--readonly` was not given.",
     Reserved "RESERVED" Refuse
-        "Another command is working on the device, a killed command left its work unfinished, or the device was taken for another domain.",
+        "Another command is working on the device, a killed command left its work unfinished, or the device was bound to VFIO for another domain.",
     SensitiveClass "SENSITIVE_CLASS" Forceable
-        "The device is a host, ISA or PCI bridge, a memory controller or an SMBus, or the host uses a disk, a network or a USB device behind it.",
+        "The device is a host, ISA or PCI bridge, a memory controller or an SMBus, or the host uses a disk, a network interface or a USB device behind this device.",
     Signature "SIGNATURE" Forceable
         "The disk carries the signature of a volume group, an array, a pool, a cache or a hibernation image, which some system may activate.",
     StillAttached "STILL_ATTACHED" Refuse
@@ -140,7 +140,7 @@ impl Code {
     /// Errors: for an unknown code, and for a code whose level is [`Level::Refuse`].
     pub fn to_force(text: &str) -> Result<Self, String> {
         match Self::ALL.iter().find(|code| code.as_str() == text) {
-            None => Err("unknown code; the command check prints the codes of a device".to_owned()),
+            None => Err("unknown code; tdx-iommu check and tdx-disk check print codes".to_owned()),
             Some(code) if code.level() == Level::Refuse => {
                 Err("this code cannot be forced".to_owned())
             }
@@ -188,7 +188,8 @@ pub fn page() -> String {
         added, and the name and meaning of a code never change.\n\n\
         ## Devices, disks and guests\n\n\
         These codes stand in `blockers` of devices and groups, in `code` of the findings of `check`, and in\n\
-        `error.code` of a refused command. The level says what a command that changes something does:\n\n\
+        `error.code` of a refused command. The level decides whether a command that changes something\n\
+        refuses:\n\n\
         | level | the command |\n|---|---|\n\
         | refuse | refuses; no option overrides that |\n\
         | forceable | refuses unless `--force CODE` is given |\n\
@@ -211,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codes_are_upper_snake_once_and_sorted() {
+    fn codes_are_upper_snake_case_unique_and_sorted() {
         let names: Vec<&str> = Code::ALL.iter().map(|code| code.as_str()).collect();
         for name in &names {
             assert!(name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_'), "{name}");

@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn success_runs_no_step() {
+    fn on_failure_runs_no_step_after_success() {
         let done = on_failure(|undo| {
             undo.push("a file", || -> Result<()> { unreachable!("undone after success") });
             Ok(7)

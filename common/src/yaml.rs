@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_the_characters_that_were_typed() {
+    fn a_string_field_keeps_the_characters_that_were_typed() {
         let texts: BTreeMap<String, String> =
             from_str("{a: 0800, b: off, c: 10e0, 1: ''}").unwrap();
         assert_eq!(texts.values().collect::<Vec<_>>(), ["", "0800", "off", "10e0"]);

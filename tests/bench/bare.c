@@ -1,5 +1,5 @@
-/* What any program costs that links the libraries of a tool: load, print a line,
- * end. ./run links it with exactly those the tool's ELF header names.
+/* The cost of any program that links the libraries of a tool: it loads, prints a line
+ * and ends. ./run links it with exactly the libraries in the tool's ELF header.
  *
  * SPDX-License-Identifier: Apache-2.0
  */

@@ -1,13 +1,13 @@
-/* A bare client of the libvirt library: what the tools are measured against.
+/* A bare client of the libvirt library, for comparison with the tools.
  *
- *   client list                 the calls of tdx-td list, nothing made of them
+ *   client list                 the calls of tdx-td list, without use of the results
  *   client pools                all pools with their XML
  *   client volumes POOL         refresh; XML of all volumes and all domains
  *   client cleanup POOL         refresh; XML of all domains
  *   client define FILE...       define domains
  *   client run FILE             define and start a domain
  *   client remove NAME VOLUME   undefine a domain, delete its volume
- *   client off NAME...          ask guests to shut down; until all are off
+ *   client off NAME...          ask guests to shut down; wait until all are shut off
  *   client watch N CMD ARG...   run CMD; print its ms in all, and at which ms of
  *                               it the last of N domains was off
  *

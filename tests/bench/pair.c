@@ -1,16 +1,16 @@
-/* Times two commands side by side: ours, other, other, ours, ours, ... so that
- * whatever else the machine does hits both.
+/* Times two commands in turn: ours, other, other, ours, ours, ... so that other load
+ * of the machine affects both.
  *
  *   pair [-n COUNT] [-1] [-a CMD] [-b CMD] -- OURS... -- OTHER...
  *
  *   -n COUNT  pairs (10)
- *   -1        no first pair that does not count
+ *   -1        omit the first pair, whose times do not count
  *   -a CMD    shell command before each OURS, not timed
  *   -b CMD    shell command before each OTHER, not timed
  *
  * Prints a line for each pair: ms of ours, ms of other, peak KiB of ours, peak
- * KiB of other. Standard output of the commands goes to /dev/null. A command that
- * fails ends it with status 1.
+ * KiB of other. Standard output of the commands goes to /dev/null. If a command fails,
+ * pair ends with status 1.
  *
  * SPDX-License-Identifier: Apache-2.0
  */

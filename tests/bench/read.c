@@ -1,6 +1,6 @@
-/* A bare loop that reads files and links, the least that any scan of them costs.
+/* A bare loop that reads files and links: the least cost of any scan of them.
  *
- *   read LIST          LIST has a path a line
+ *   read LIST          LIST has one path per line
  *
  * SPDX-License-Identifier: Apache-2.0
  */

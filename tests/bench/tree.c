@@ -1,4 +1,4 @@
-/* Makes a machine of many PCI devices as files, for tdx-iommu --sysroot.
+/* Creates a machine with many PCI devices, made of files, for tdx-iommu --sysroot.
  *
  *   tree DIR COUNT     prints the path of each file and link that a scan reads
  *

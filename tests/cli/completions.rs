@@ -1,4 +1,4 @@
-//! Completion scripts: printed by the tools, taken by the shells, and true.
+//! Completion scripts: the tools print them, shells load them, and their completions are correct.
 
 #![expect(clippy::disallowed_methods, reason = "tests start programs as users do")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
@@ -13,10 +13,10 @@ fn script(name: &str, shell: &str) -> String {
     run.text().to_owned()
 }
 
-/// Has a shell read the script and then run this line.
+/// Runs this line in a shell that has read the script.
 fn shell(shell: &str, script: &str, line: &str) -> String {
     let mut command = Command::new(shell);
-    // fish makes folders of its own at home.
+    // fish creates directories in the home directory.
     let home = tempfile::tempdir().unwrap();
     match shell {
         "bash" => command.args(["--norc", "--noprofile"]),
@@ -34,7 +34,7 @@ fn shell(shell: &str, script: &str, line: &str) -> String {
     run.text().to_owned()
 }
 
-/// What bash offers for the last of these words.
+/// The completions that bash offers for the last of these words.
 fn bash(name: &str, words: &[&str]) -> Vec<String> {
     let line = format!(
         "source /dev/stdin && set -- {} && COMP_WORDS=(\"$@\") && COMP_CWORD=$(($# - 1)) && \
@@ -46,7 +46,7 @@ fn bash(name: &str, words: &[&str]) -> Vec<String> {
     shell("bash", &script(name, "bash"), &line).lines().map(str::to_owned).collect()
 }
 
-/// What fish offers for the end of a line, without descriptions.
+/// The completions that fish offers for the end of a line, without descriptions.
 fn fish(name: &str, line: &str) -> Vec<String> {
     let complete = format!("source - && complete -C '{line}'");
     let offered = shell("fish", &script(name, "fish"), &complete);
@@ -63,7 +63,7 @@ fn bash_completes_verbs_flags_and_values() {
     );
     assert_eq!(bash("tdx-pool", &["tdx-pool", "vol"]), ["volumes"]);
     assert_eq!(bash("tdx-gpu", &["tdx-gpu", "cc", "--set", "d"]), ["devtools"]);
-    // It is there for scripts that install it, and in nobody's way.
+    // The verb completions is hidden: it is for scripts that install the completions.
     assert_eq!(bash("tdx-td", &["tdx-td", "compl"]), [""]);
 }
 
@@ -76,7 +76,7 @@ fn fish_completes_verbs_flags_and_values() {
 }
 
 #[test]
-fn zsh_takes_the_scripts() {
+fn zsh_loads_the_completion_scripts() {
     for name in TOOLS {
         let line = format!(
             "autoload -U compinit && compinit -D && source /dev/stdin && \
@@ -87,7 +87,7 @@ fn zsh_takes_the_scripts() {
 }
 
 #[test]
-fn what_is_no_shell_is_refused() {
+fn completions_refuses_an_unknown_shell() {
     let error = tool("tdx-td", ["completions", "csh"]).error(2);
     assert!(error["message"].as_str().is_some_and(|text| text.contains("csh")), "{error}");
     tool("tdx-td", ["completions"]).error(2);

@@ -1,4 +1,4 @@
-//! Hosts by name: `hosts.yaml` and `--host`, with two libvirtds that are not the same.
+//! Hosts by name: `hosts.yaml` and `--host`, with two different libvirtds.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::support::rig::{Rig, guest_image};
 use crate::support::tools::{self, Run, bin};
 
-/// A tool of a user whose only list of hosts is `file`.
+/// Runs a tool as a user whose only list of hosts is `file`.
 fn with(file: &Path, tool: &str, line: &str) -> Run {
     let mut command = tools::on_path(bin(tool));
     let words = line.split(' ').filter(|word| !word.is_empty());
@@ -30,10 +30,10 @@ fn refused(run: &Run, status: i32, says: &[&str]) {
 }
 
 #[test]
-fn a_host_is_known_by_its_name_or_refused() {
+fn host_flag_finds_a_known_host_and_refuses_others() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("hosts.yaml");
-    // libvirt's own test driver is a libvirt that anybody can reach; nothing answers the others.
+    // libvirt's own test driver answers every user; nothing answers at the other addresses.
     let list = "sandbox: {uri: 'test:///default'}\n\
         epyc1: {url: 'qemu+unix:///system?socket=/none', sev-cert: /etc/tdx/epyc1.pdh}\n\
         far: {uri: 'qemu+ssh://nobody@192.0.2.1/system?command=/bin/false'}\n";
@@ -63,9 +63,9 @@ fn a_host_is_known_by_its_name_or_refused() {
     refused(&run(), 4, &[&file.display().to_string()]);
 }
 
-/// The machine's list, and a user's own over it.
+/// The list of the machine, and a user's list that overrides it.
 #[test]
-fn a_users_list_goes_over_the_machines() {
+fn a_users_list_of_hosts_overrides_the_list_of_the_machine() {
     let root = tempfile::tempdir().unwrap();
     let own = root.path().join("home/tdx");
     fs::create_dir_all(root.path().join("etc/tdx")).unwrap();
@@ -88,7 +88,7 @@ fn a_users_list_goes_over_the_machines() {
 
 #[test]
 #[ignore = "needs root"]
-fn each_host_has_its_own_guests_and_what_must_be_local_is_refused() {
+fn host_flag_selects_the_guests_and_verbs_that_must_be_local_refuse_it() {
     let (near, other) = (Rig::start(), Rig::start());
     let uri = |rig: &Rig| {
         let socket = rig.path("/run/libvirt/libvirt-sock");
@@ -121,7 +121,7 @@ fn each_host_has_its_own_guests_and_what_must_be_local_is_refused() {
     with(&file, "tdx-disk", "attached there --host near").error(4);
     with(&file, "tdx-pool", "list --host near").document();
 
-    // A host that only the network leads to, as far as the tools can tell.
+    // The tools take this host for a remote one, because its URI names a TCP address.
     let remote = near.scratch().join("remote.yaml");
     fs::write(&remote, "far: {uri: 'qemu+tcp://127.0.0.1/system'}\n").unwrap();
     let far = |tool: &str, line: &str| {

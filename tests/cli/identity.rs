@@ -1,5 +1,5 @@
-//! Items that describe another thing than the one that has their name now: nothing is done to it. And the
-//! host, which every document and item names.
+//! Items that describe an object whose name now belongs to another object: the verbs change nothing. Also the
+//! host name, which every document and item contains.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -10,7 +10,7 @@ use crate::support::td::{define, foreign, td, volumes};
 use crate::support::tools::{Run, tool_with_input};
 use crate::support::tree::{Spec, Tree};
 
-/// Expects that the run did nothing since the item is of another thing, and returns the message.
+/// Expects that the run changed nothing because the item describes another object. Returns the message.
 #[track_caller]
 fn refused(run: &Run) -> String {
     let error = run.error(5);
@@ -19,7 +19,7 @@ fn refused(run: &Run) -> String {
     error["message"].as_str().unwrap().to_owned()
 }
 
-/// The only item of a document, with other values under some keys.
+/// The only item of a document, with other values for some keys.
 fn item_with(document: &Value, keys: Value) -> String {
     let mut item = document["items"][0].clone();
     for (key, value) in keys.as_object().unwrap() {
@@ -35,7 +35,7 @@ fn domains(rig: &Rig) -> String {
 
 #[test]
 #[ignore = "needs root"]
-fn an_item_of_a_domain_that_was_made_anew_changes_nothing() {
+fn an_item_of_a_domain_that_was_defined_again_changes_nothing() {
     let rig = Rig::start();
     define(&rig, &foreign("web1", ""));
     let old = td(&rig, "list").document();
@@ -46,7 +46,7 @@ fn an_item_of_a_domain_that_was_made_anew_changes_nothing() {
     let before = domains(&rig);
     let list = old.to_string();
     let item = old["items"][0].to_string();
-    // The settings of this host are not the test's to change.
+    // The plan reads a tree of files, so that the test cannot change the settings of this host.
     rig.shell("mkdir -p tree/sys tree/proc").text();
     let tune = "host tune --scenario computation --domain - --sysroot tree -c qemu:///system -n";
     for verb in ["start -", "stop - --force", "delete - --foreign --yes", "show -", tune] {
@@ -61,10 +61,10 @@ fn an_item_of_a_domain_that_was_made_anew_changes_nothing() {
     let resolution = json!([{"vm": "web1", "uuid": old_uuid, "devices": []}]).to_string();
     refused(&rig.pipe("tdx-td", ["hostdevs", "-", "--yes"], &resolution));
     assert_eq!(domains(&rig), before);
-    // A plan is refused as well.
+    // A dry run is refused like the command.
     refused(&rig.pipe("tdx-td", ["delete", "-", "--foreign", "-n"], &list));
 
-    // What an item does not say is not compared; case does not count in a UUID.
+    // A key that the item lacks is not compared. The case of a UUID does not matter.
     let upper = new_uuid.to_uppercase();
     for keys in
         [json!({"uuid": null}), json!({"uuid": upper}), json!({"uuid": upper, "host": null})]
@@ -73,12 +73,12 @@ fn an_item_of_a_domain_that_was_made_anew_changes_nothing() {
         assert_eq!(rig.pipe("tdx-td", ["stop", "-"], &item).item()["action"], "none", "{keys}");
     }
     rig.pipe("tdx-td", ["start", "-", "-n"], r#"{"name":"web1"}"#).document();
-    // Two items of one name, of which one is not this domain.
+    // Two items have one name, but only one of them describes this domain.
     let both = item + &item_with(&old, json!({"uuid": new_uuid}));
     refused(&rig.pipe("tdx-td", ["start", "-"], &both));
     assert_eq!(domains(&rig), before);
 
-    // The others are done; the exit status is that of the one that was refused.
+    // The other items are processed. The exit status is that of the refused item.
     define(&rig, &foreign("web2", ""));
     let web2 = td(&rig, "show web2").document();
     let both = item_with(&old, json!({})) + &web2["items"][0].to_string();
@@ -86,12 +86,12 @@ fn an_item_of_a_domain_that_was_made_anew_changes_nothing() {
     assert_eq!(error["applied"], json!(["deleted domain 'web2'"]), "{error}");
     assert_eq!(domains(&rig), before);
 
-    // There is none of the name: the rules of the verb hold, whatever the UUID.
+    // No domain has this name: the rules of the verb for absent domains apply, whatever the UUID.
     let gone = r#"{"name":"gone","uuid":"9d1f4bd8-8a4c-4f25-9f4a-3a5f0e6b2a11"}"#;
     let none = rig.pipe("tdx-td", ["delete", "-", "--yes"], gone).item();
     assert_eq!(none["action"], "none");
     rig.pipe("tdx-td", ["start", "-"], gone).error(4);
-    // What the verbs print can be read by the next.
+    // The next verb reads the document that a verb prints.
     let started = rig.shell("tdx-td start web1 | jq '.items[]' | tdx-td stop - --force").item();
     assert_eq!((&started["uuid"], &started["action"]), (&json!(new_uuid), &json!("stop")));
 }
@@ -103,7 +103,7 @@ fn a_list_of_one_host_changes_nothing_on_another() {
     one.shell("hostname node1.example.org").text();
     other.shell("hostname node2").text();
     let uuid = "<uuid>9d1f4bd8-8a4c-4f25-9f4a-3a5f0e6b2a11</uuid><memory";
-    // Even the UUID is the same, as after a copy of the definition.
+    // The UUID is equal on both hosts, as after a copy of the definition.
     for rig in [&one, &other] {
         define(rig, &foreign("web1", "").replacen("<memory", uuid, 1));
     }
@@ -120,7 +120,7 @@ fn a_list_of_one_host_changes_nothing_on_another() {
             assert_eq!(domains(&other), before, "{verb}");
         }
     }
-    // A domain that is not there is no reason to take the list for one of this host.
+    // An item of an absent domain does not make the list one of this host.
     let absent = item_with(&list, json!({"name": "absent"}));
     refused(&other.pipe("tdx-td", ["delete", "-", "--yes"], &absent));
 
@@ -142,14 +142,14 @@ fn a_list_of_one_host_changes_nothing_on_another() {
             refused(&run);
         }
     }
-    // And from a full name's side.
+    // A short and a full host name are compared by the first label; two full names as a whole.
     for (host, same) in [("node1", true), ("node1.example.com", false), ("node1.example.org", true)]
     {
         let run = one.pipe("tdx-td", ["stop", "-"], item_with(&list, json!({"host": host})));
         assert_eq!(run.status, Some(if same { 0 } else { 5 }), "{host}: {run:#?}");
     }
 
-    // Volumes, too.
+    // Documents of volumes are checked like those of domains.
     for rig in [&one, &other] {
         rig.tool("tdx-pool", ["import".as_ref(), guest_image(false).as_os_str()]).document();
     }
@@ -172,7 +172,7 @@ fn a_document_of_a_remote_connection_has_the_host_name_of_libvirt() {
     rig.tool("tdx-pool", ["ensure"]).document();
     std::fs::write(rig.scratch().join("hosts.yaml"), "alias: {uri: qemu+tcp://127.0.0.1/system}\n")
         .unwrap();
-    // The tool's own machine has another name than the one that libvirt runs on.
+    // The machine of the tool has another host name than the machine of libvirt.
     let away = |line: &str| {
         let line =
             format!("unshare --uts sh -c 'hostname desk; export TDX_HOSTS=hosts.yaml; {line}'");
@@ -198,7 +198,7 @@ fn a_document_of_a_remote_connection_has_the_host_name_of_libvirt() {
             assert_eq!(item["host"], host, "{line}");
         }
     }
-    // By whichever way the list came, it is of that host.
+    // A list names the host of libvirt, whichever connection produced the list.
     let remote = "tdx-td --host alias";
     away(&format!("{remote} list | {remote} stop -")).document();
     away(&format!("tdx-td -c qemu+unix:///system list | {remote} stop -")).error(5);
@@ -207,7 +207,7 @@ fn a_document_of_a_remote_connection_has_the_host_name_of_libvirt() {
 
 #[test]
 #[ignore = "needs root"]
-fn an_item_of_a_pool_that_was_made_anew_changes_nothing() {
+fn an_item_of_a_pool_that_was_defined_again_changes_nothing() {
     let rig = Rig::start();
     let pool = |line: &str| rig.tool("tdx-pool", line.split(' '));
     let path = rig.scratch().join("p").display().to_string();
@@ -233,7 +233,7 @@ fn an_item_of_a_pool_that_was_made_anew_changes_nothing() {
         refused(&rig.pipe("tdx-td", "new --base - --security none".split(' '), &input));
     }
     assert_eq!(pool("volumes --pool p").document()["items"], before);
-    // Others of the same document go.
+    // The other volumes of the document are deleted.
     pool(&format!("import {} --pool p --name c.qcow2", image.display())).document();
     let new = pool("volumes --pool p").document();
     let item = |name: &str, document: &Value| {
@@ -243,13 +243,13 @@ fn an_item_of_a_pool_that_was_made_anew_changes_nothing() {
     let both = item("a.qcow2", &old) + &item("c.qcow2", &new);
     let error = rig.pipe("tdx-pool", ["delete", "-", "--yes"], &both).error(5);
     assert_eq!(error["applied"], json!(["deleted volume 'c.qcow2'"]), "{error}");
-    // What an item does not say is not compared.
+    // A key that the item lacks is not compared.
     let item = item_with(&old, json!({"pool_uuid": null}));
     let gone = rig.pipe("tdx-pool", ["delete", "-", "--yes"], &item).item();
     assert_eq!((&gone["action"], &gone["pool"]), (&json!("delete"), &json!("p")));
 }
 
-/// A machine that is called node1, with a network card and a disk.
+/// A machine named node1, with a network card and a disk.
 fn machine() -> Tree {
     let mut host = Tree::new();
     let more = &[("reset_method", "flr bus"), ("modalias", "pci:x")][..];
@@ -274,7 +274,7 @@ fn on(host: &Tree, name: &str, line: &str, input: &str) -> Run {
     tool_with_input(name, line.split(' ').chain(["--sysroot", &root]), input)
 }
 
-/// What the verbs that take PCI devices say of an item: whether it is refused.
+/// The verbs that take PCI devices.
 const PCI_VERBS: [(&str, &str); 7] = [
     ("tdx-iommu", "scan -"),
     ("tdx-iommu", "check -"),
@@ -298,7 +298,7 @@ fn an_item_of_another_pci_device_is_refused_by_every_verb() {
             (json!({"host": "node2"}), false),
             (json!({"host": "NODE1.example.org"}), true),
             (json!({"vendor_id": null, "device_id": null, "serial": null, "host": null}), true),
-            // Only root can read it, and not of a device that is asleep.
+            // The serial number is readable only for root, and only while the device is awake.
             (json!({"serial": "0123456789abcdef"}), true),
         ] {
             let run = on(&host, tool, verb, &item_with(&scan, keys.clone()));
@@ -317,7 +317,7 @@ fn an_item_of_another_pci_device_is_refused_by_every_verb() {
         &item_with(&scan, json!({"vendor_id": "10de"})),
     ));
     assert!(message.contains("'8086'") && message.contains("'10de'"), "{message}");
-    // With a serial number that can be read.
+    // The serial number is readable here.
     host.file(
         &format!("{}/serial_number", host.folder("0000:00:01.0")),
         "01-23-45-67-89-ab-cd-ef\n",
@@ -326,10 +326,10 @@ fn an_item_of_another_pci_device_is_refused_by_every_verb() {
     refused(&on(&host, "tdx-gpu", "bind - -n", &other));
     let right = item_with(&scan, json!({"serial": "0123456789ABCDEF"}));
     on(&host, "tdx-gpu", "bind - -n", &right).document();
-    // All or nothing.
+    // If one item is refused, no device is changed.
     let both = item_with(&host.iommu("scan 00:17.0").document(), json!({})) + &other;
     refused(&on(&host, "tdx-gpu", "bind - -n", &both));
-    // What one verb prints, the next compares, too.
+    // A verb compares the document that another verb prints.
     for (tool, line) in [
         ("tdx-iommu", "check 00:01.0"),
         ("tdx-gpu", "check 00:01.0"),
@@ -360,7 +360,7 @@ fn an_item_of_another_disk_is_refused() {
         (json!({"host": "node2"}), false),
         (json!({"host": "Node1.example.org"}), true),
         (json!({"serial": null, "wwn": null, "host": null}), true),
-        // What a guest sees is no number of the disk's.
+        // A serial number that a guest sees is not the number of the disk.
         (json!({"serial": "S-2", "target": "vdb"}), true),
         (json!({"wwn": "naa.5001", "target": "vdb"}), false),
     ] {
@@ -378,7 +378,7 @@ fn an_item_of_another_disk_is_refused() {
 }
 
 #[test]
-fn names_that_nothing_can_have_are_bad_documents() {
+fn items_with_impossible_names_or_keys_are_refused_before_the_connection() {
     let unreachable = ["-c", "qemu+unix:///system?socket=/none"];
     for (tool, verb, items) in [
         ("tdx-td", "stop -", json!([{"name": ""}])),
@@ -410,7 +410,7 @@ fn names_that_nothing_can_have_are_bad_documents() {
         let error = run.error(3);
         assert!(error["message"].as_str().unwrap().contains("item 1"), "{tool} {verb}: {error}");
     }
-    // Names of other things than domains.
+    // Documents of other kinds, whose items also have names.
     for kind in ["tdx.td.scenarios", "tdx.td.overlay", "tdx.td.firmware", "tdx.td.host_check"] {
         let document = json!({"schema_version": "1.1", "kind": kind, "items": [{"name": "a"}]});
         let words = unreachable.into_iter().chain(["delete", "-", "--yes"]);

@@ -15,20 +15,20 @@ use crate::support::rig::Rig;
 use crate::support::td::{self, define, foreign, rig_with_base, td};
 use crate::support::tools::{Run, bin, tool, tool_with_input};
 
-/// What no number can be: of 64 bits and more, below zero, none at all.
+/// Values that no number accepts: above 64 bits, negative, or not a number.
 const NO_NUMBERS: [&str; 6] =
     ["-1", "18446744073709551616", "99999999999999999999999999", "1ex", "", "0x"];
 
-/// What some numbers can be and others cannot.
+/// Values that some numbers accept and others refuse.
 const EXTREMES: [&str; 5] = ["0", "1", "4294967295", "9223372036854775807", "18446744073709551615"];
 
-/// The largest number of 64 bits is more than any time, count or size may be.
+/// The largest number of 64 bits, which exceeds the limit of every time, count and size.
 const TOO_LARGE: &str = "18446744073709551615";
 
 /// A verb's words, and the definition of its command line.
 type Verb = (Vec<String>, clap::Command);
 
-/// The verbs of a tool, also those below others.
+/// The verbs of a tool, with the verbs below other verbs.
 fn verbs(above: &[String], command: &clap::Command) -> Vec<Verb> {
     let mut found = Vec::new();
     for verb in command.get_subcommands().filter(|verb| verb.get_name() != "help") {
@@ -77,8 +77,8 @@ fn is_a_number(arg: &Arg) -> bool {
     types.iter().any(|number| of == *number)
 }
 
-/// A command line in which this argument has this value, and every other that is needed has one that is not
-/// refused before it. Nothing is there that it could change.
+/// A command line in which this argument has this value. Every other required argument has a value that is
+/// not refused before it. No object exists that the command could change.
 fn line(
     words: &[String],
     verb: &clap::Command,
@@ -123,13 +123,13 @@ fn is_no_crash(run: &Run) {
 }
 
 #[test]
-fn numbers_of_any_size_are_taken_or_refused_by_every_verb() {
+fn every_verb_accepts_or_refuses_numbers_of_any_size() {
     let root = tempfile::tempdir().unwrap();
     std::fs::create_dir_all(root.path().join("proc/self")).unwrap();
     std::fs::create_dir_all(root.path().join("sys")).unwrap();
     let mut numbers = 0;
     for (tool_name, (words, verb)) in all_verbs() {
-        // These hand their words over to another program, or need nothing else.
+        // virsh passes its words to another program; completions has no number.
         if ["virsh", "completions"].contains(&verb.get_name()) {
             continue;
         }
@@ -154,13 +154,13 @@ fn numbers_of_any_size_are_taken_or_refused_by_every_verb() {
             }
         }
     }
-    // stop, delete, detach, hostdevs and new have times; new, render, overlay and gpu have sizes and counts.
+    // stop, delete, detach, hostdevs and new take times; new, render, overlay and gpu take sizes and counts.
     assert!(numbers >= 15, "only {numbers} options are known to be numbers");
 }
 
 #[test]
 #[ignore = "needs root"]
-fn the_longest_times_end_with_what_is_waited_for() {
+fn a_timeout_of_a_year_ends_when_the_guest_answers() {
     let rig = rig_with_base(false);
     let year = "31536000";
     let new = td::new(&rig, &format!("--name x --wait ip --timeout {year}"));
@@ -202,7 +202,7 @@ fn refused(line: &[&str], document: &str) -> Value {
 }
 
 #[test]
-fn names_that_nothing_can_have_are_exit_3_in_a_document() {
+fn items_with_empty_or_too_long_names_exit_3() {
     let huge = "x".repeat(5 << 20);
     for (name, says) in
         [("", "name is empty"), ("a\0b", "NUL byte"), (huge.as_str(), "longer than 255 bytes")]
@@ -255,7 +255,7 @@ fn input_that_is_too_large_is_refused_with_its_limit() {
 }
 
 #[test]
-fn a_file_that_no_path_can_lead_to_is_absent() {
+fn a_path_that_cannot_be_resolved_exits_4() {
     let folder = tempfile::tempdir().unwrap();
     symlink("loop", folder.path().join("loop")).unwrap();
     std::fs::write(folder.path().join("file"), "").unwrap();
@@ -282,7 +282,7 @@ fn a_file_that_no_path_can_lead_to_is_absent() {
 }
 
 #[test]
-fn a_cell_longer_than_any_screen_is_shown() {
+fn a_table_shows_a_cell_that_is_longer_than_any_screen() {
     let home = tempfile::tempdir().unwrap();
     let scenarios = home.path().join("tdx/scenarios");
     std::fs::create_dir_all(&scenarios).unwrap();
@@ -297,7 +297,7 @@ fn a_cell_longer_than_any_screen_is_shown() {
 
 #[test]
 #[ignore = "needs root"]
-fn an_output_that_is_full_is_told_with_what_was_done() {
+fn a_full_output_is_an_error_that_lists_what_was_done() {
     let rig = rig_with_base(false);
     let run = rig.shell(
         "head -c 1M /dev/urandom >a.img; tdx-pool ensure >/dev/null; \
@@ -314,7 +314,7 @@ fn an_output_that_is_full_is_told_with_what_was_done() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_file_size_limit_is_an_error_and_leaves_nothing() {
+fn import_over_the_file_size_limit_fails_and_leaves_nothing() {
     let rig = rig_with_base(false);
     rig.shell(
         "head -c 1M /dev/urandom >a.img; \
@@ -346,7 +346,7 @@ fn names_with_control_characters_are_escaped_outside_of_json() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_system_without_threads_for_this_user_is_no_crash() {
+fn a_user_who_can_start_no_thread_gets_a_result_or_an_error() {
     let rig = Rig::start();
     for name in ["a", "b", "c"] {
         define(&rig, &foreign(name, ""));
@@ -354,7 +354,7 @@ fn a_system_without_threads_for_this_user_is_no_crash() {
     let user = "setpriv --reuid nobody --regid nogroup --groups libvirt prlimit --nproc=1";
     let run = rig.shell(&format!("{user} tdx-td list -c qemu:///system"));
     assert_eq!(run.document()["items"].as_array().unwrap().len(), 3);
-    // Whom QEMU runs as copies images by itself, with a thread that writes.
+    // The user that QEMU runs as can copy images without libvirt's upload; the copy starts a thread.
     let qemu = rig.shell("getent passwd libvirt-qemu | cut -d: -f1").text().trim().to_owned();
     let user = format!("setpriv --reuid {qemu} --regid {qemu} --groups libvirt prlimit --nproc=1");
     rig.shell(&format!("mkdir -m 755 pool mine; chown {qemu} pool mine; chmod 711 .")).text();

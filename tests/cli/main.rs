@@ -1,4 +1,4 @@
-//! What all tools have in common on the command line.
+//! Command-line behaviour that all tools have in common.
 
 #[allow(dead_code, reason = "a binary uses a part of it")]
 #[path = "../support"]

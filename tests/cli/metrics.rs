@@ -1,4 +1,4 @@
-//! `--format prometheus`, read as strictly as its specification allows.
+//! `--format prometheus`, parsed as strictly as its specification allows.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -16,7 +16,7 @@ fn is_name(text: &str) -> bool {
         && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
-/// The labels between braces, and what follows them.
+/// The labels between braces, and the text after them.
 fn labels(mut text: &str) -> (BTreeMap<String, String>, &str) {
     let mut labels = BTreeMap::new();
     while !text.starts_with('}') {
@@ -75,7 +75,7 @@ fn of<'a>(families: &'a BTreeMap<String, Samples>, family: &str) -> Vec<(Vec<&'a
 
 #[test]
 #[ignore = "needs root"]
-fn domains_and_pools_are_metrics() {
+fn list_and_info_print_domains_and_pools_as_metrics() {
     let rig = Rig::start();
     let none = metrics(&rig.tool("tdx-td", ["list", "--format", "prometheus"]));
     assert!(none.len() == 4 && none.values().all(BTreeMap::is_empty), "{none:?}");
@@ -87,7 +87,7 @@ fn domains_and_pools_are_metrics() {
     let uuid = |index: usize| document["items"][index]["uuid"].as_str().unwrap();
     let domains = metrics(&rig.shell("TDX_FORMAT=prometheus tdx-td list"));
     let weird = "we\"ird\\name";
-    // Labels by name: name, security, state, uuid.
+    // The labels are in the order of their names: name, security, state, uuid.
     assert_eq!(
         of(&domains, "tdx_td_domain_state"),
         [
@@ -118,7 +118,7 @@ fn domains_and_pools_are_metrics() {
 }
 
 #[test]
-fn other_verbs_refuse_before_they_do_anything() {
+fn other_verbs_refuse_the_prometheus_format() {
     for (name, verb) in [
         ("tdx-td", vec!["show", "x"]),
         ("tdx-td", vec!["delete", "x", "--yes"]),

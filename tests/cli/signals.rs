@@ -1,4 +1,4 @@
-//! Signals: whatever a tool waits for, Ctrl-C ends it, and a second one kills it.
+//! Signals: Ctrl-C ends a tool while it waits, and a second signal kills it.
 
 #![expect(clippy::disallowed_methods, reason = "tests start programs as users do")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
@@ -18,7 +18,7 @@ use crate::support::terminal::{Process, Terminal};
 use crate::support::tools::bin;
 use crate::support::wait::wait_for;
 
-/// A tool on this machine, where nobody has told it to ignore a signal.
+/// A tool on this machine, with the default action for every signal.
 fn command(tool: &str) -> Command {
     let mut command = Command::new("env");
     command.env_clear().arg("--default-signal").arg(bin(tool)).stdin(Stdio::null());
@@ -26,7 +26,7 @@ fn command(tool: &str) -> Command {
 }
 
 #[test]
-fn a_libvirt_that_never_answers_is_ended_by_one_signal() {
+fn one_signal_ends_a_command_if_libvirt_never_answers() {
     let folder = tempfile::tempdir().unwrap();
     let image = folder.path().join("image.raw");
     std::fs::write(&image, [0; 512]).unwrap();
@@ -64,7 +64,7 @@ fn a_libvirt_that_never_answers_is_ended_by_one_signal() {
 }
 
 #[test]
-fn a_named_pipe_is_waited_for_until_a_signal_or_its_end() {
+fn reading_a_named_pipe_ends_at_a_signal_or_at_the_end_of_the_pipe() {
     let folder = tempfile::tempdir().unwrap();
     let pipe = folder.path().join("pipe");
     nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -94,7 +94,7 @@ fn wait_until_open(id: Pid, path: &Path) {
     });
 }
 
-/// Sends a signal again and again, as somebody who has lost patience, until the process has ended.
+/// Sends a signal repeatedly, as an impatient user does, until the process has ended.
 #[track_caller]
 fn insist(process: &mut Process, signal: Signal) {
     let id = process.id();
@@ -111,7 +111,7 @@ fn insist(process: &mut Process, signal: Signal) {
 
 #[test]
 #[ignore = "needs root"]
-fn a_verb_that_libvirt_leaves_waiting_is_killed_by_the_second_signal() {
+fn a_second_signal_kills_a_command_that_waits_for_libvirt() {
     let rig = Rig::start();
     define(&rig, &foreign("deaf", ""));
     rig.virsh(["start", "deaf"]);
@@ -137,7 +137,7 @@ fn is_guarded(id: Pid) -> bool {
     u64::from_str_radix(mask.trim(), 16).unwrap() & (1 << (SIGINT as u32 - 1)) != 0
 }
 
-/// A tool in the rig, on a terminal of its own.
+/// Starts a tool in the rig, on a terminal of its own.
 fn on_terminal<A: AsRef<OsStr>>(
     rig: &Rig,
     tool: &str,
@@ -150,7 +150,7 @@ fn on_terminal<A: AsRef<OsStr>>(
 
 #[test]
 #[ignore = "needs root"]
-fn a_question_is_ended_by_a_signal_and_by_the_end_of_input() {
+fn a_prompt_ends_at_a_signal_or_the_end_of_input_and_only_yes_confirms() {
     let rig = Rig::start();
     define(&rig, &foreign("x", ""));
     let ask = || {
@@ -164,7 +164,7 @@ fn a_question_is_ended_by_a_signal_and_by_the_end_of_input() {
             terminal.press(typed);
             terminal.process.signal(signal);
             let (run, by) = terminal.end();
-            // nsenter dies of the signal that its child died of.
+            // nsenter dies of the signal that killed its child.
             assert_eq!(by, Some(signal as i32), "{run:#?}");
         }
     }
@@ -185,7 +185,7 @@ fn a_question_is_ended_by_a_signal_and_by_the_end_of_input() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_question_for_a_passphrase_gives_the_terminal_back() {
+fn a_prompt_for_a_passphrase_restores_the_echo_of_the_terminal() {
     let rig = rig_with_base(false);
     let before = rig.state();
     let line = "new --blank 1M --name x --security none --memory 64M --vcpus 1 \

@@ -1,4 +1,4 @@
-//! Tables on terminals: what fits, what wraps, what is left out.
+//! Tables on terminals: which columns fit, wrap, or are omitted.
 
 #![expect(clippy::disallowed_methods, reason = "tests start programs as users do")]
 
@@ -13,9 +13,9 @@ use crate::support::td::{define, foreign};
 use crate::support::tools::{Run, bin, tool};
 use crate::support::tree::Tree;
 
-/// Runs a shell command on a terminal of so many columns.
+/// Runs a shell command on a terminal with this number of columns.
 ///
-/// script(1) makes the terminal; what the command wrote to both of its streams is in `stdout`.
+/// script(1) provides the terminal. `stdout` contains what the command wrote to both of its streams.
 fn on_terminal(mut command: Command, columns: usize, line: &str) -> Run {
     command.args(["-qec", &format!("stty cols {columns}; {line}"), "/dev/null"]);
     let mut run = Run::of(command, b"");
@@ -54,7 +54,7 @@ fn tables_of_every_host_fit_terminals_of_80_columns_and_more() {
 }
 
 #[test]
-fn a_terminal_narrower_than_80_columns_gets_80() {
+fn a_table_on_a_terminal_below_80_columns_has_80_columns() {
     let host = hosts::server();
     let narrow = on_tree(&host, 40, "tdx-iommu", "scan");
     assert_eq!(narrow.stdout, on_tree(&host, 80, "tdx-iommu", "scan").stdout);
@@ -81,7 +81,7 @@ fn host_check_shows_failures_first_then_warnings_each_with_its_fix_below() {
             let place = ["FAIL", "warn", "unknown"].iter().position(|known| *known == status);
             let Some(place) = place.filter(|_| !line.starts_with(' ')) else { continue };
             order.push(place);
-            // What was found may wrap; the fix comes right below it.
+            // The finding may wrap; the fix is on the line below it.
             while lines.next_if(|line| line.starts_with("      ")).is_some() {}
             assert_eq!(lines.peek().unwrap().starts_with("  fix: "), place < 2, "{run:#?}");
         }
@@ -97,9 +97,9 @@ fn host_check_shows_failures_first_then_warnings_each_with_its_fix_below() {
 }
 
 #[test]
-fn columns_that_do_not_fit_are_left_out_and_named_unless_they_are_asked_for() {
+fn columns_that_do_not_fit_are_omitted_and_named_unless_requested() {
     let host = hosts::server();
-    let left_out = "tdx-iommu: columns that do not fit: ";
+    let left_out = "tdx-iommu: columns that do not fit the terminal: ";
     let run = on_tree(&host, 80, "tdx-iommu", "scan");
     assert!(run.stdout.contains(left_out), "{run:#?}");
     assert!(!run.stdout.lines().next().unwrap().contains("NUMA"), "{run:#?}");
@@ -113,7 +113,7 @@ fn columns_that_do_not_fit_are_left_out_and_named_unless_they_are_asked_for() {
 }
 
 #[test]
-fn columns_and_headings_shape_tables_in_pipes_too() {
+fn columns_and_no_headings_also_apply_to_tables_in_pipes() {
     let host = hosts::server();
     let run = host.run("tdx-iommu", "scan --columns bdf --no-headings");
     let names = host.run("tdx-iommu", "scan --format name");
@@ -127,7 +127,7 @@ fn columns_and_headings_shape_tables_in_pipes_too() {
 }
 
 #[test]
-fn columns_that_do_not_exist_and_other_formats_are_usage_errors() {
+fn unknown_columns_and_columns_of_other_formats_are_usage_errors() {
     for (name, line, says) in [
         ("tdx-iommu", "scan --columns bdf,bogus", "unknown column \"bogus\""),
         ("tdx-iommu", "scan --columns=", "unknown column \"\""),

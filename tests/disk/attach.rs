@@ -18,12 +18,12 @@ mod recovery;
 mod refusal;
 mod scripts;
 
-/// Room for disks in a domain that has none to boot from: it sits in its firmware and answers nobody.
+/// Devices of a domain without a boot disk: the guest stays in its firmware and answers no request.
 const PORTS: &str = "<controller type='pci' model='pcie-root'/>\
     <controller type='pci' model='pcie-root-port'/><controller type='pci' model='pcie-root-port'/>\
     <controller type='pci' model='pcie-root-port'/><controller type='pci' model='pcie-root-port'/>";
 
-/// The targets, devices and halves of a domain's disks.
+/// The disks of a domain: target, device, and whether the live and the persistent definition have the disk.
 #[track_caller]
 fn attached(rig: &Rig, name: &str) -> Vec<(String, String, bool, bool)> {
     let document = disk(rig, &format!("attached {name}")).document();

@@ -1,11 +1,11 @@
-//! `tdx-disk check` on a real kernel (rig 2): everything that can be using a disk is made by the kernel
-//! itself and gets its code; what nothing uses is free.
+//! `tdx-disk check` on a real kernel (rig 2). The kernel creates every way to use a disk; each must yield its
+//! code, and a disk that nothing uses must be free.
 
 use serde_json::Value;
 
 use crate::support::kernel::Kernel;
 
-/// Functions that the situations are made with. There is no udev here, and none is waited for.
+/// Shell functions that create the situations. udev does not run here, and no command waits for it.
 const PRELUDE: &str = r#"
 set -eu
 export DM_DISABLE_UDEV=1 MDADM_NO_UDEV=1
@@ -21,7 +21,8 @@ there() { mkdir -p "/mnt/$1"; echo "/mnt/$1"; }
 raid() { mdadm --create /dev/md$1 --run --level=1 --raid-devices=2 --metadata=$2 --assume-clean --force $3 missing >/dev/null 2>&1; }
 "#;
 
-/// What is done to a disk, which is printed, and the codes that it is to get; none for a free one.
+/// A shell script that puts a disk to use and prints its name, and the codes that the disk must get; no codes
+/// for a free disk.
 type Situation = (&'static str, &'static [&'static str]);
 
 const IN_USE: &[Situation] = &[
@@ -171,14 +172,15 @@ fn codes(value: &Value, level: Option<&str>) -> Vec<String> {
 
 #[test]
 #[ignore = "needs root"]
-fn every_use_of_a_disk_is_seen_and_a_free_one_is_free() {
+fn check_finds_every_use_of_a_disk_and_none_of_a_free_disk() {
     let kernel = Kernel::start();
     kernel.shell(
         "modprobe -a loop dm_mod dm_snapshot dm_crypt raid1 btrfs ext4 nvmet target_core_mod \
          target_core_iblock zram brd xts; mkdir -p /sys/kernel/config; \
          mount -t configfs none /sys/kernel/config 2>/dev/null; true",
     );
-    // What cannot be made is told with the rest: booting anew for each would take its time.
+    // Situations that cannot be created are collected and reported at the end, because each restart of the
+    // rig takes long.
     let make = |script: &str, wrong: &mut Vec<String>| {
         let run = kernel.shell(&format!("{PRELUDE}\n{script}"));
         let devices: Vec<&str> =
@@ -207,7 +209,7 @@ fn every_use_of_a_disk_is_seen_and_a_free_one_is_free() {
         let found = items(&kernel, &device);
         let blockers: Vec<String> =
             serde_json::from_value(found[0]["blockers"].clone()).unwrap_or_default();
-        // What the kernel has claimed may be told by that as well; it is never the only reason then.
+        // CLAIMED may accompany another code, but must not be the only code then.
         let named: Vec<&String> =
             blockers.iter().filter(|c| *c != "CLAIMED" || expected.contains(&"CLAIMED")).collect();
         if named != *expected {

@@ -1,5 +1,5 @@
-//! What the host's file systems and swap are on, as `tdx-iommu`, `tdx-gpu` and `tdx-disk` all see it, on machines
-//! made of files.
+//! The disks below the host's file systems and swap, as `tdx-iommu`, `tdx-gpu` and `tdx-disk` find them, on
+//! machines made of files.
 
 #![expect(clippy::disallowed_methods, reason = "tests start programs as users do")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
@@ -38,7 +38,8 @@ fn mount(tree: &Tree, lines: &[&str]) {
     tree.file("proc/self/mountinfo", lines.join("\n") + "\n");
 }
 
-/// The disks that `tdx-iommu check` and `tdx-gpu check` refuse with one code, and `tdx-disk list` with another.
+/// The disks that `tdx-iommu check` and `tdx-gpu check` refuse with one code, and `tdx-disk list` with
+/// another code.
 fn refused(tree: &Tree, pci: &str, disk: &str) -> [Vec<u32>; 3] {
     let by_pci = |tool: &str| {
         let refused = |n: &u32| {
@@ -69,13 +70,13 @@ fn every_member_of_a_root_on_several_devices_is_refused() {
     let tree = machine();
     mount(&tree, &["22 1 0:24 / / rw - bcachefs /dev/nvme0n1:/dev/nvme1n1p2 rw"]);
     assert_eq!(system(&tree), [[0, 1], [0, 1], [0, 1]]);
-    // The kernel knows of one more.
+    // sysfs names one more device of the file system.
     for (dev, block) in [("dev-0", "nvme0n1"), ("dev-1", "nvme1n1p2"), ("dev-2", "nvme3n1")] {
         let link = format!("sys/fs/bcachefs/6f5c/{dev}/block");
         tree.link(&link, &format!("sys/class/block/{block}"));
     }
     assert_eq!(system(&tree), [[0, 1, 3], [0, 1, 3], [0, 1, 3]]);
-    // An external log of XFS.
+    // XFS with an external log.
     mount(&tree, &["22 1 259:1 / / rw - xfs /dev/nvme0n1p1 rw,attr2,logdev=/dev/nvme2n1p2"]);
     assert_eq!(system(&tree), [[0, 2], [0, 2], [0, 2]]);
 }
@@ -90,18 +91,18 @@ fn a_root_that_the_kernel_calls_dev_root_is_refused() {
         tree.link("dev/disk/by-partuuid/0a1b-02", "dev/nvme1n1p2");
         tree.link("dev/disk/by-uuid/6f5c", "dev/nvme1n1p2");
         assert_eq!(system(&tree), [[1], [1], [1]], "{root}");
-        // And the other members of it.
+        // The other devices of the file system.
         for block in ["nvme1n1p2", "nvme3n1"] {
             let link = format!("sys/fs/btrfs/6f5c/devices/{block}");
             tree.link(&link, &format!("sys/class/block/{block}"));
         }
         assert_eq!(system(&tree), [[1, 3], [1, 3], [1, 3]], "{root}");
     }
-    // By its number, whatever the kernel calls it.
+    // The kernel calls the device `/dev/root`; its number identifies the partition.
     let tree = machine();
     mount(&tree, &["22 1 259:21 / / rw - ext4 /dev/root rw"]);
     assert_eq!(system(&tree), [[2], [2], [2]]);
-    // Where nothing tells which file system it is, each that can be is refused; or it is said.
+    // scan warns if sysfs lists no device of the root file system; else each listed device is refused.
     mount(&tree, &["22 1 0:24 / / rw - btrfs /dev/root rw"]);
     let warnings = tree.iommu("scan").document()["warnings"].to_string();
     assert!(
@@ -113,14 +114,14 @@ fn a_root_that_the_kernel_calls_dev_root_is_refused() {
 }
 
 #[test]
-fn mounts_by_other_names_and_swap_files_are_seen() {
+fn disks_mounted_by_other_names_or_with_swap_files_are_refused() {
     let tree = machine();
     tree.file("dev/nvme1n1p1", "");
     tree.link("dev/disk/by-label/data", "dev/nvme1n1p1");
     let name = "22 1 259:1 / / rw - ext4 /dev/nvme0n1p1 rw\n\
         23 22 0:40 / /srv rw - btrfs /dev/disk/by-label/data rw\n\
         24 22 259:31 / /mnt/";
-    // One name that is no UTF-8 hides no other line.
+    // A mount point that is not valid UTF-8 hides no other line.
     tree.file(
         "proc/self/mountinfo",
         [name.as_bytes(), b"\xff rw - ext4 /dev/nvme3n1p1 rw\n"].concat(),
@@ -147,7 +148,7 @@ fn refuses_to_answer(run: &Run, says: &str) {
 }
 
 #[test]
-fn a_machine_that_does_not_say_what_is_mounted_is_an_error() {
+fn a_machine_without_a_mount_table_is_an_error() {
     for text in [None, Some(""), Some("no mount table\n")] {
         let tree = machine();
         std::fs::remove_file(tree.path("proc/self/mountinfo")).unwrap();
@@ -168,7 +169,7 @@ fn a_machine_that_does_not_say_what_is_mounted_is_an_error() {
     }
 }
 
-/// An empty /proc, as in a chroot that has none.
+/// An empty /proc, as in a chroot without one.
 #[test]
 #[ignore = "needs root"]
 fn an_empty_proc_of_this_machine_is_an_error() {

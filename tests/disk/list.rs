@@ -1,4 +1,4 @@
-//! `tdx-disk` on machines made of files: what disks are, under which names, and what uses them.
+//! `tdx-disk` on machines made of files: the properties, names and uses of disks.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -17,7 +17,7 @@ fn machine() -> Tree {
     tree
 }
 
-/// A disk below the controller with its attributes, and its node.
+/// Adds a disk below the controller, with attributes and its device node.
 fn disk(
     tree: &Tree,
     below: &str,
@@ -40,7 +40,7 @@ fn disk(
     tree.file(&format!("dev/{name}"), "");
 }
 
-/// What udev knows of a device; its links are made, too.
+/// Adds the record of a device in udev's database, and its links.
 fn udev(tree: &Tree, name: &str, number: &str, lines: &[&str]) {
     tree.file(&format!("run/udev/data/b{number}"), lines.join("\n"));
     for link in lines.iter().filter_map(|line| line.strip_prefix("S:")) {
@@ -69,7 +69,7 @@ fn check(tree: &Tree, device: &str) -> (Run, Value) {
 }
 
 #[test]
-fn disks_of_all_kinds_are_told_apart() {
+fn list_shows_the_type_and_names_of_every_kind_of_disk() {
     let tree = machine();
     let sata = "ata1/host0/target0:0:0/0:0:0:0/block";
     disk(
@@ -130,7 +130,7 @@ fn disks_of_all_kinds_are_told_apart() {
     disk(&tree, "virtio2/block", "vda", (254, 0), 0, &[("serial", "overlay")]);
     disk(&tree, "virtio3/host4/target4:0:0/4:0:0:1/block", "sdc", (8, 32), 0, &[]);
     disk(&tree, "mmc_host/mmc0/mmc0:0001/block", "mmcblk0boot0", (179, 8), 0, &[]);
-    // None of these is a whole disk to give away.
+    // None of these devices is a whole disk that a guest could get.
     for (name, number) in [
         ("sr0", "11:0"),
         ("zram0", "253:0"),
@@ -176,14 +176,14 @@ fn disks_of_all_kinds_are_told_apart() {
 }
 
 #[test]
-fn what_stands_on_a_disk_is_found_through_whatever_is_between() {
+fn list_finds_uses_of_a_disk_through_arrays_volumes_and_multipath() {
     let tree = machine();
     let below = |n: u32| format!("ata{n}/host{n}/target{n}:0:0/{n}:0:0:0/block");
     let names = ["sda", "sdb", "sdc", "sdd", "sde", "sdf", "sdba"];
     for (index, name) in (0..).zip(names) {
         disk(&tree, &below(index), name, (8, 16 * index), 2, &[]);
     }
-    // The root in a volume on an array of two partitions; another array not mounted.
+    // The root is on a volume on an array of two partitions; another array is not mounted.
     tree.stacked("md0", "9:0", &["sda1", "sdb1"]);
     tree.stacked("dm-0", "252:0", &["md0"]);
     tree.file("sys/devices/virtual/block/dm-0/dm/name", "vg-root\n");
@@ -218,7 +218,7 @@ fn what_stands_on_a_disk_is_found_through_whatever_is_between() {
     assert_eq!(uses("/dev/sdd"), ["MOUNTED", "SWAP"]);
     assert_eq!(uses("/dev/sde"), ["MOUNTED"]);
     assert_eq!(uses("/dev/sdf"), [""; 0]);
-    // One that multipathd has claimed and made nothing of yet.
+    // multipathd has claimed this disk, but has not created a map of it.
     udev(&tree, "sdf", "8:80", &["E:DM_MULTIPATH_DEVICE_PATH=1"]);
     assert_eq!(codes(&item(&list(&tree, ""), "/dev/sdf")), ["MULTIPATH_PATH"]);
     assert_eq!(uses("/dev/sdba"), ["MOUNTED"]);
@@ -231,9 +231,9 @@ fn what_stands_on_a_disk_is_found_through_whatever_is_between() {
     assert_eq!((run.status, codes(&part)), (Some(10), vec!["IDENTITY", "IS_PARTITION"]));
 }
 
-/// What is mounted elsewhere only is seen by its own table.
+/// A mount in another mount namespace is found only in that namespace's table.
 #[test]
-fn every_mount_namespace_is_read_once() {
+fn check_finds_a_mount_in_another_mount_namespace() {
     let tree = machine();
     disk(&tree, "ata1/host0/target0:0:0/0:0:0:0/block", "sda", (8, 0), 1, &[]);
     for (pid, namespace) in [("self", 1), ("1", 1), ("70", 2), ("71", 2)] {
@@ -250,7 +250,7 @@ fn every_mount_namespace_is_read_once() {
 }
 
 #[test]
-fn the_disk_the_machine_booted_or_resumes_from_is_known_without_a_mount() {
+fn check_finds_the_boot_disk_and_the_resume_disk_without_a_mount() {
     let tree = machine();
     disk(&tree, "ata1/host0/target0:0:0/0:0:0:0/block", "sda", (8, 0), 1, &[]);
     disk(&tree, "ata2/host1/target1:0:0/1:0:0:0/block", "sdb", (8, 16), 1, &[]);
@@ -265,7 +265,7 @@ fn the_disk_the_machine_booted_or_resumes_from_is_known_without_a_mount() {
 }
 
 #[test]
-fn a_name_that_another_disk_may_have_is_none() {
+fn an_id_that_two_disks_share_is_not_the_name_of_a_disk() {
     let tree = machine();
     for (index, name) in (0..).zip(["sda", "sdb"]) {
         let below = format!("usb1/1-{index}/host{index}/target{index}:0:0/{index}:0:0:0/block");
@@ -277,16 +277,16 @@ fn a_name_that_another_disk_may_have_is_none() {
             S:disk/by-id/usb-Bridge_000000000001-0:0\n",
         );
     }
-    // udev gives the name to one of them.
+    // udev points the link at one of the two disks.
     tree.link("dev/disk/by-id/usb-Bridge_000000000001-0:0", "dev/sdb");
     assert_eq!(item(&list(&tree, ""), "/dev/sda")["by_id"], Value::Null);
     let (_, item) = check(&tree, "/dev/disk/by-id/usb-Bridge_000000000001-0:0");
     assert_eq!((&item["device"], codes(&item)), (&json!("/dev/sdb"), vec!["DUPLICATE_ID"]));
 }
 
-/// Two ways to one disk, and no multipathd that would say so.
+/// Two paths to one disk, without multipathd.
 #[test]
-fn who_uses_a_disk_by_its_other_path_uses_it() {
+fn check_finds_a_mount_of_another_path_to_the_same_disk() {
     let tree = machine();
     for (index, name) in (0..).zip(["sda", "sdb", "sdc"]) {
         let below = format!("host{index}/rport-{index}/target{index}:0:0/{index}:0:0:0/block");
@@ -318,7 +318,7 @@ fn five_hundred_disks_are_listed() {
 }
 
 #[test]
-fn a_machine_without_disks_has_none() {
+fn list_is_empty_on_a_machine_without_disks() {
     assert_eq!(list(&Tree::new(), "--all")["items"], json!([]));
     let run = tools::tool("tdx-disk", ["list", "--sysroot", "/no/such/folder"]);
     assert_eq!(run.error(4)["kind"], "not_found");

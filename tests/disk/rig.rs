@@ -1,4 +1,4 @@
-//! `tdx-disk` on machines of their own: `make test-rigs` runs these.
+//! `tdx-disk`: tests that need a machine of their own (rig 2). `make test-rigs` runs them.
 
 #[allow(dead_code, reason = "a binary uses a part of it")]
 #[path = "../support"]

@@ -1,5 +1,5 @@
-//! Disks that a QEMU has open and that libvirt has forgotten: its daemon was killed while it attached or detached
-//! them (rig 1).
+//! Disks that a QEMU has open and that libvirtd has forgotten, because libvirtd was killed while it attached
+//! or detached them (rig 1).
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -13,7 +13,7 @@ use crate::support::td::{define, foreign, td};
 use crate::support::tools::{Run, bin};
 use crate::support::wait::wait_for;
 
-/// Room for disks in a domain that has none to boot from.
+/// Devices of a domain without a boot disk.
 const PORTS: &str = "<controller type='pci' model='pcie-root'/>\
     <controller type='pci' model='pcie-root-port'/><controller type='pci' model='pcie-root-port'/>\
     <controller type='pci' model='pcie-root-port'/><controller type='pci' model='pcie-root-port'/>";
@@ -32,8 +32,8 @@ fn is_open(rig: &Rig, name: &str, device: &str) -> bool {
     rig.shell(&line).status == Some(0)
 }
 
-/// Runs a command of `tdx-disk` and kills libvirtd when QEMU has done what libvirtd first asked of it, which is
-/// when `is_done`.
+/// Runs a command of `tdx-disk` and kills libvirtd when `is_done` says that QEMU has completed libvirtd's
+/// first request.
 fn kill_libvirtd_during(rig: &Rig, name: &str, line: &str, is_done: impl Fn() -> bool) -> Run {
     signal(rig, name, "STOP");
     let mut command = rig.command(bin("tdx-disk"));
@@ -60,7 +60,7 @@ fn listed(rig: &Rig, device: &str) -> Value {
 
 #[test]
 #[ignore = "needs root"]
-fn disk_that_libvirtd_forgot_while_it_attached_it_is_not_detached() {
+fn detach_refuses_a_disk_that_libvirtd_forgot_during_attach() {
     let rig = Rig::start();
     let (device, _) = blank(&rig, "disk");
     for name in ["a", "b"] {
@@ -102,7 +102,7 @@ fn disk_that_libvirtd_forgot_while_it_attached_it_is_not_detached() {
         assert_eq!(error["code"], "IN_USE_BY_VM", "{name}");
     }
 
-    // The definition that stays has it, the one that runs has not.
+    // The persistent definition has the disk, the live definition lacks it.
     let xml = format!(
         "<disk type='block'><source dev='{device}'/><target dev='vdb' bus='virtio'/></disk>"
     );
@@ -124,7 +124,7 @@ fn disk_that_libvirtd_forgot_while_it_attached_it_is_not_detached() {
 
 #[test]
 #[ignore = "needs root"]
-fn detach_says_what_is_so_after_libvirtd_is_killed_during_it() {
+fn detach_reports_the_true_state_if_libvirtd_is_killed_during_it() {
     let rig = Rig::start();
     define(&rig, &foreign("a", &format!("{PORTS}<controller type='scsi' model='virtio-scsi'/>")));
     rig.virsh(["start", "a"]);
@@ -141,7 +141,7 @@ fn detach_says_what_is_so_after_libvirtd_is_killed_during_it() {
 
 #[test]
 #[ignore = "needs root"]
-fn detach_from_a_domain_tells_which_other_domain_has_the_disk() {
+fn detach_from_the_wrong_domain_names_the_domain_that_has_the_disk() {
     let rig = Rig::start();
     let (device, _) = blank(&rig, "disk");
     for name in ["a", "b"] {

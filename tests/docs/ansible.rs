@@ -1,4 +1,4 @@
-//! `examples/ansible`, by Ansible itself, on rig 1.
+//! `examples/ansible`, run by Ansible itself, on rig 1.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -6,7 +6,7 @@ use crate::support::rig::{Rig, guest_image};
 use crate::support::td::{define, foreign, volumes};
 use crate::support::tools::{Run, repository};
 
-/// What a host is to be like, as a user's group_vars say it.
+/// The wanted state of a host, as a user's group_vars describe it.
 const WANTED: &str = "
 tdx_images: [/DIR/guest.qcow2]
 tdx_scenario: desktop
@@ -26,7 +26,7 @@ fn play(rig: &Rig, arguments: &str) -> Run {
     ))
 }
 
-/// What a run changed, or would: task and item.
+/// The changes that a run made or predicted: task and item.
 fn changed(run: &Run) -> Vec<String> {
     let mut task = "";
     let mut changed = Vec::new();
@@ -47,7 +47,7 @@ fn changed(run: &Run) -> Vec<String> {
 
 #[test]
 #[ignore = "needs root"]
-fn a_host_becomes_what_is_wanted_and_check_mode_predicts_it() {
+fn playbook_changes_the_host_as_wanted_and_check_mode_predicts_it() {
     let rig = Rig::start();
     std::fs::copy(guest_image(false), rig.scratch().join("guest.qcow2")).unwrap();
     let inventory = "tdx_hosts: {hosts: {localhost: {ansible_connection: local}}}\n";
@@ -77,12 +77,13 @@ fn a_host_becomes_what_is_wanted_and_check_mode_predicts_it() {
     assert_eq!(changed(&play(&rig, "--check")), Vec::<String>::new());
     assert_eq!(rig.state(), made);
 
-    // One goes, one is to be another: the first is done, the second refused and told.
+    // One domain is to be deleted, another one to be changed: the first succeeds, the second is refused and
+    // reported.
     let gone = wanted.replace("state: present", "state: absent");
     want(&gone);
     let predicted = changed(&play(&rig, "--check"));
     assert_eq!(rig.state(), made, "check mode changed something");
-    // A guest that has not booted yet is asked to power off in vain.
+    // A guest that has not booted yet does not react to the power button.
     rig.shell("tdx-td stop web2 --force").document();
     assert_eq!(changed(&play(&rig, "")), predicted);
     assert_eq!(rig.tool("tdx-td", ["list", "--format", "name"]).text(), "web1\n");
@@ -94,7 +95,7 @@ fn a_host_becomes_what_is_wanted_and_check_mode_predicts_it() {
         assert!(run.stdout.contains("\\\"exit_code\\\":5"), "{run:#?}");
     }
 
-    // A domain of somebody else's is nobody's to delete.
+    // A domain that another program created is not deleted.
     define(&rig, &foreign("never", ""));
     want(&gone);
     let refused = play(&rig, "--tags domains");
@@ -105,7 +106,7 @@ fn a_host_becomes_what_is_wanted_and_check_mode_predicts_it() {
 
 #[test]
 #[ignore = "needs root"]
-fn the_files_as_they_are_hold_together() {
+fn example_playbook_and_inventory_pass_ansibles_syntax_check() {
     let folder = repository().join("examples/ansible");
     let rig = Rig::start();
     let line = format!(

@@ -1,4 +1,4 @@
-//! `examples/tdvirsh`, with the command lines of the script it stands in for.
+//! `examples/tdvirsh`, with the command lines of the original script.
 
 use crate::support::rig::{Rig, guest_image};
 use crate::support::td;
@@ -7,7 +7,7 @@ use crate::support::tools::{self, Run, repository};
 
 #[test]
 #[ignore = "needs root"]
-fn the_original_command_line_works() {
+fn tdvirsh_accepts_the_command_lines_of_the_original() {
     let rig = Rig::start();
     let tdvirsh = |arguments: &str| -> Run {
         let script = repository().join("examples/tdvirsh");
@@ -35,7 +35,7 @@ fn the_original_command_line_works() {
     assert!(made.text().contains("State:          running"), "{made:#?}");
     let name = rig.shell("tdx-td list --format name").text().trim().to_owned();
     assert!(name.starts_with("tdvirsh-regular_vm-"), "{name}");
-    // The lines of virsh, each without the blank before it and with one behind it.
+    // The lines of virsh, each without its leading space and with a trailing space.
     td::define(&rig, &td::foreign("somebody-elses", ""));
     let list = tdvirsh("list");
     let lines: Vec<&str> = list.text().lines().collect();
@@ -64,7 +64,7 @@ fn the_original_command_line_works() {
     assert!(gone.text().contains("Removing overlay volume: "), "{gone:#?}");
     assert!(gone.stdout.contains(&format!("Domain {name} destroyed successfully.")), "{gone:#?}");
 
-    // A template of Canonical's, but for what this machine cannot run.
+    // A template of Canonical's, without the parts that this machine cannot run.
     let text = template::emulated_original("regular_vm");
     rig.template(
         "my.xml.template",
@@ -89,10 +89,10 @@ fn the_original_command_line_works() {
     assert_eq!(rig.shell("tdx-td list --format name").text(), "");
 }
 
-/// As in a checkout of the original: the image and the template lie beside the script.
+/// The image and the template lie beside the script, as in a checkout of the original.
 #[test]
 #[ignore = "needs root"]
-fn tdvirsh_finds_image_and_template_beside_itself_and_waits_as_long_as_told() {
+fn tdvirsh_finds_image_and_template_beside_itself_and_waits_as_requested() {
     let rig = Rig::start();
     let text = template::emulated_original("trust_domain");
     let text = template::without(&text, "launchSecurity").replace('>', ">\n");
@@ -114,7 +114,7 @@ fn tdvirsh_finds_image_and_template_beside_itself_and_waits_as_long_as_told() {
     assert!(made.stdout.contains(&format!("{tools}/image/tdx-guest-ubuntu-")), "{made:#?}");
     assert!(made.stdout.contains(&format!("and {tools}/trust_domain.xml.template ")), "{made:#?}");
 
-    // The guest ignores the power button; 5 seconds are the original's patience.
+    // The guest ignores the power button; the original waits 5 seconds.
     let tdx_td = tools::bin("tdx-td");
     let logged =
         format!("#!/bin/sh\necho \"$*\" >>{tools}/calls\nexec {} \"$@\"\n", tdx_td.display());

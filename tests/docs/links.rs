@@ -1,4 +1,4 @@
-//! The links between pages: each leads somewhere, and each page is found.
+//! The links between pages: each link has a target, and each page is linked.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -30,7 +30,7 @@ fn prose(page: &Path) -> String {
     text.split("```").step_by(2).collect()
 }
 
-/// The files of the repository that a page links to, with the heading each link names.
+/// The repository's files that a page links to, each with the heading that the link names.
 fn links(page: &Path) -> Vec<(PathBuf, Option<String>)> {
     let link = Regex::new(r#"(?:\]\(|src="|href=")([^)"\s]+)[)"]"#).unwrap();
     let text = prose(page);
@@ -59,7 +59,7 @@ fn normal(path: &Path) -> PathBuf {
     })
 }
 
-/// The anchors of a page's headings, as GitHub makes them.
+/// The anchors of a page's headings, as GitHub derives them.
 fn anchors(page: &Path) -> BTreeSet<String> {
     let text = prose(page);
     let headings = text.lines().filter_map(|line| line.strip_prefix('#'));

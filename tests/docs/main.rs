@@ -1,4 +1,4 @@
-//! The documentation, and what it names: every command, example, schema and manual page.
+//! The documentation: every command, example, schema and manual page that it names.
 
 #[allow(dead_code, reason = "a binary uses a part of it")]
 #[path = "../support"]

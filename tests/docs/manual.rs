@@ -1,4 +1,4 @@
-//! The manual: a page for each tool and each verb, whole, and fit for groff.
+//! The manual: a complete page for each tool and each verb, without warnings of groff.
 
 #![expect(clippy::disallowed_methods, reason = "tests start programs as users do")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
@@ -9,7 +9,7 @@ use std::process::Command;
 
 use crate::support::tools::{Run, TOOLS, bin, repository, verbs};
 
-/// The pages, as written into a folder.
+/// The manual pages, written into a directory.
 fn pages() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let mut manual = Command::new(bin("manual"));
@@ -23,7 +23,7 @@ fn names(folder: &Path) -> BTreeSet<String> {
     entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
-/// What a reader sees of a page.
+/// The text that a reader sees of a page.
 fn shown(page: &Path) -> String {
     let mut man = Command::new("man");
     man.args(["--warnings", "--no-hyphenation", "--local-file"]).arg(page).env("MANWIDTH", "100");
@@ -46,7 +46,7 @@ fn every_tool_and_every_verb_has_a_page() {
 }
 
 #[test]
-fn pages_are_whole_and_refer_to_pages_there_are() {
+fn pages_are_complete_and_refer_only_to_existing_pages() {
     let folder = pages();
     let names = names(folder.path());
     for name in &names {
@@ -98,7 +98,7 @@ fn manual_has_the_exit_codes_and_the_variables_of_the_reference() {
         let variable = variable.trim_matches('`');
         assert!(page.contains(&format!("\n       {variable}\n")), "{variable}: {page}");
     }
-    // Only a check can have the answer no.
+    // Only the page of a check mentions exit status 10.
     assert!(!page.contains("its answer is no"), "{page}");
     for name in ["tdx-disk", "tdx-gpu-check", "tdx-iommu"] {
         assert!(shown(&folder.path().join(format!("{name}.1"))).contains("10     a check ran"));

@@ -1,7 +1,8 @@
-//! What `make install` and `make deb` make, and the packages in bare Debians.
+//! The files that `make install` and `make deb` produce, and the packages in minimal Debian systems.
 //!
-//! The tools are built with the profile `quick`, or with the one that `TDX_PROFILE` names: `make test-full` tests what
-//! is released. A profile decides how a tool is compiled, never what is installed or linked.
+//! The tools are built with the profile `quick`, or with the profile in `TDX_PROFILE`: `make test-full` tests
+//! the released one. A profile changes how a tool is compiled, never which files are installed or which
+//! libraries are linked.
 
 #![expect(clippy::disallowed_methods, reason = "tests start programs as users do")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
@@ -13,7 +14,7 @@ use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use crate::support::tools::{Run, TOOLS, repository};
 
-/// What makes or reads the same files does it one at a time.
+/// Serialises tests that write or read the same files.
 fn alone() -> MutexGuard<'static, ()> {
     static BUILD: Mutex<()> = Mutex::new(());
     BUILD.lock().unwrap_or_else(PoisonError::into_inner)
@@ -41,7 +42,7 @@ fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or(repository().join("target"), PathBuf::from)
 }
 
-/// The files below a folder, without their sizes.
+/// The files below a directory, without their sizes.
 fn files(folder: &Path) -> BTreeSet<String> {
     let list = shell(&format!("cd {} && find . ! -type d -printf '%m %P\\n'", folder.display()));
     list.lines().map(str::to_owned).collect()
@@ -70,7 +71,7 @@ fn expected(zsh: &str) -> BTreeSet<String> {
     expected
 }
 
-/// PATH has make's own needs and cargo, and neither a compiler nor pkg-config.
+/// PATH contains cargo and the programs that make needs, but neither a compiler nor pkg-config.
 #[test]
 fn a_build_without_its_libraries_names_the_packages_before_cargo_starts() {
     let programs = tempfile::tempdir().unwrap();
@@ -102,7 +103,7 @@ fn a_build_without_its_libraries_names_the_packages_before_cargo_starts() {
 
 #[test]
 #[ignore = "needs root"]
-fn what_is_installed_is_known_and_goes_again() {
+fn install_writes_the_expected_files_and_uninstall_removes_them() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let variables = [format!("DESTDIR={}", folder.path().display()), "PREFIX=/opt/tdx".to_owned()];
@@ -116,7 +117,7 @@ fn what_is_installed_is_known_and_goes_again() {
 
 #[test]
 #[ignore = "needs root"]
-fn the_tools_link_what_they_need() {
+fn only_the_tools_that_use_libvirt_link_it() {
     let _alone = alone();
     make("release", &[]);
     for tool in TOOLS {
@@ -127,7 +128,7 @@ fn the_tools_link_what_they_need() {
     }
 }
 
-/// The packages, made once.
+/// The packages, which are built once.
 static PACKAGES: LazyLock<BTreeMap<String, PathBuf>> = LazyLock::new(|| {
     let _alone = alone();
     make("deb", &[]);
@@ -143,7 +144,7 @@ static PACKAGES: LazyLock<BTreeMap<String, PathBuf>> = LazyLock::new(|| {
 
 #[test]
 #[ignore = "needs root"]
-fn packages_divide_what_is_installed_and_are_the_same_bytes_again() {
+fn packages_hold_each_installed_file_once_and_are_reproducible() {
     let packages = &*PACKAGES;
     let _alone = alone();
     let names: Vec<&str> = packages.keys().map(String::as_str).collect();
@@ -168,7 +169,7 @@ fn packages_divide_what_is_installed_and_are_the_same_bytes_again() {
         assert_eq!(depends.contains("libvirt0 (>= "), libvirt, "{name}: {depends}");
         assert_eq!(depends.contains("libc6 (>= "), name != "tdx-tools", "{name}: {depends}");
     }
-    // Of each package.
+    // Every package contains this file.
     all.insert("644 share/doc/tdx-tools/THIRD-PARTY.md".to_owned());
     assert_eq!(all, expected("zsh/vendor-completions"));
     let version = field("tdx-td", "Version");
@@ -188,7 +189,7 @@ fn packages_divide_what_is_installed_and_are_the_same_bytes_again() {
     assert_eq!(shell(&format!("cd {}; {line}", repository().display())), "6\n");
 }
 
-/// In a bare Debian: the tools that need no libvirt, then all of them, then none.
+/// Installs, in a minimal Debian, the tools that need no libvirt, then all tools, and then removes them.
 const SCRIPT: &str = r#"
 set -euo pipefail
 look() {

@@ -22,18 +22,18 @@ macro_rules! pages {
 }
 
 pages! {
-    readme: "README.md",
-    automation: "docs/guide/automation.md",
-    configuration: "docs/reference/configuration.md",
-    disks: "docs/guide/disks.md",
-    exit_codes: "docs/reference/exit-codes.md",
-    first_guest: "docs/guide/first-guest.md",
-    gpu: "docs/guide/gpu.md",
-    json: "docs/reference/json.md",
-    migrating: "docs/guide/migrating.md",
-    passthrough: "docs/guide/passthrough.md",
-    scenarios: "docs/guide/scenarios.md",
-    trust_domain: "docs/guide/trust-domain.md",
+    readme_shows_what_its_commands_print: "README.md",
+    automation_page_shows_what_its_commands_print: "docs/guide/automation.md",
+    configuration_page_shows_what_its_commands_print: "docs/reference/configuration.md",
+    disks_page_shows_what_its_commands_print: "docs/guide/disks.md",
+    exit_codes_page_shows_what_its_commands_print: "docs/reference/exit-codes.md",
+    first_guest_page_shows_what_its_commands_print: "docs/guide/first-guest.md",
+    gpu_page_shows_what_its_commands_print: "docs/guide/gpu.md",
+    json_page_shows_what_its_commands_print: "docs/reference/json.md",
+    migrating_page_shows_what_its_commands_print: "docs/guide/migrating.md",
+    passthrough_page_shows_what_its_commands_print: "docs/guide/passthrough.md",
+    scenarios_page_shows_what_its_commands_print: "docs/guide/scenarios.md",
+    trust_domain_page_shows_what_its_commands_print: "docs/guide/trust-domain.md",
 }
 
 /// Runs the page's commands on a host with a private libvirtd, those marked `server` on an emulated server

@@ -1,4 +1,4 @@
-//! The commands of the documentation that need devices of the host, or a libvirt that knows trust domains.
+//! The commands of the documentation that need devices of the host, or a libvirt that supports trust domains.
 
 use crate::support::kernel::Kernel;
 use crate::support::page::{self, Page};
@@ -14,7 +14,7 @@ fn pages_at(place: &str) -> impl Iterator<Item = (String, Page)> {
 
 #[test]
 #[ignore = "needs root"]
-fn the_pages_run_on_devices() {
+fn pages_show_what_their_commands_for_devices_print() {
     let kernel = Kernel::start_with_libvirt();
     let nics = kernel.shell("tdx-iommu scan --driver e1000e --format name");
     let [switch, gpu] = nics.text().lines().collect::<Vec<_>>()[..] else { panic!("{nics:?}") };
@@ -23,7 +23,7 @@ fn the_pages_run_on_devices() {
     let copy =
         format!("cp '{}' guest.qcow2 && ln -s '{}/examples' .", image.display(), root.display());
     kernel.shell(&copy).text();
-    // The rig has the root of this machine, which can be a container.
+    // The rig uses the root file system of this machine, which can be a container.
     kernel.shell("rm -f /.dockerenv /run/.containerenv").text();
     kernel.shell("tdx-pool ensure").document();
     let state = "virsh list --all --name; ls /var/lib/libvirt/images; \
@@ -39,7 +39,7 @@ fn the_pages_run_on_devices() {
 
 #[test]
 #[ignore = "needs root"]
-fn the_pages_run_on_a_libvirt_that_knows_tdx() {
+fn pages_show_what_their_commands_for_tdx_print() {
     let rig = Rig::start_tdx();
     std::fs::copy(guest_image(false), rig.scratch().join("guest.qcow2")).unwrap();
     std::os::unix::fs::symlink(repository().join("examples"), rig.scratch().join("examples"))

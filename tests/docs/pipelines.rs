@@ -1,4 +1,4 @@
-//! The tools composed, as the README shows them.
+//! The pipelines and examples that the pages show.
 
 use serde_json::json;
 
@@ -15,12 +15,12 @@ fn pipeline(rig: &Rig, variables: &str, name: &str) -> Run {
 
 #[test]
 #[ignore = "needs root"]
-fn an_image_becomes_domains_and_they_go_again() {
+fn example_pipelines_create_start_stop_and_delete_domains() {
     let rig = Rig::start();
     let image = format!("IMAGE={}", guest_image(false).display());
     let made = pipeline(&rig, &image, "image_to_guest").item();
     assert_eq!((&made["action"], &made["name"]), (&json!("create"), &json!("web1")));
-    // The volumes, of which one is chosen; again the import, which changes nothing.
+    // The pipeline selects one of the volumes. A second import changes nothing.
     let made = pipeline(&rig, "GUEST=web2", "volume_to_guest").item();
     assert_eq!(made["base"], "/var/lib/libvirt/images/guest.qcow2");
     let again = pipeline(&rig, &format!("{image} GUEST=web2"), "image_to_guest");
@@ -41,7 +41,7 @@ fn an_image_becomes_domains_and_they_go_again() {
     assert_eq!(rig.shell("tdx-td list | tdx-td start - --format name").status, Some(0));
     rig.shell("tdx-td show web1 | tdx-td stop - --force").document();
 
-    // What started above is not ours as a whole: the foreign one keeps its definition.
+    // The foreign domain was started above, but delete keeps its definition without --foreign.
     rig.shell("tdx-td list | tdx-td delete - --yes --timeout 0").error(5);
     assert_eq!(rig.shell("tdx-td list --format name").text(), "a b;c\n");
     let rest =
@@ -50,14 +50,14 @@ fn an_image_becomes_domains_and_they_go_again() {
     assert_eq!(volumes(&rig), ["guest.qcow2"]);
     let empty = rig.shell("tdx-td list | tdx-td delete - --yes").document();
     assert_eq!((&empty["changed"], &empty["items"]), (&json!(false), &json!([])));
-    // A producer that fails gives nothing, and that is said.
+    // A producer that fails prints nothing, and the consumer reports that.
     let error = pipeline(&rig, "IMAGE=/absent.qcow2", "image_to_guest").error(3);
     assert!(error["hint"].as_str().unwrap().contains("pipefail"), "{error}");
 }
 
 #[test]
 #[ignore = "needs root"]
-fn the_script_names_its_pipelines_and_all_stand_in_a_test() {
+fn every_pipeline_that_the_script_lists_has_a_test() {
     let rig = Rig::start();
     let names = pipeline(&rig, "", "");
     let tests = ["docs/pipelines.rs", "td/passthrough_rig.rs"]
@@ -75,7 +75,7 @@ fn the_script_names_its_pipelines_and_all_stand_in_a_test() {
 
 #[test]
 #[ignore = "needs root"]
-fn guests_are_make_targets() {
+fn example_makefile_starts_and_deletes_guests() {
     let rig = Rig::start();
     std::fs::copy(guest_image(false), rig.scratch().join("guest.qcow2")).unwrap();
     rig.tool("tdx-pool", ["import", "guest.qcow2"]).document();
@@ -93,7 +93,7 @@ fn guests_are_make_targets() {
     assert_eq!(rig.shell(names).text(), "web1\nweb2\n");
     let ip = make("web1.ip").text().lines().last().unwrap().to_owned();
     assert!(ip.starts_with("192.168.122."), "{ip}");
-    // What is off is started; what is unlike what is asked for is left, and said.
+    // A shut-off guest is started. A guest that differs from the request is kept and reported.
     rig.shell("tdx-td stop web2 --force").document();
     make("web2.up").text();
     assert_eq!(rig.shell(names).text(), "web1\nweb2\n");
@@ -105,7 +105,7 @@ fn guests_are_make_targets() {
 
 #[test]
 #[ignore = "needs root"]
-fn an_overlay_is_made_for_a_domain_of_the_users_own() {
+fn overlay_creates_a_disk_for_a_domain_that_the_user_defines() {
     let rig = Rig::start();
     let image = guest_image(false);
     let line =
@@ -120,7 +120,7 @@ fn an_overlay_is_made_for_a_domain_of_the_users_own() {
     let info: serde_json::Value = serde_json::from_str(info.text()).unwrap();
     assert_eq!(info["backing-filename-format"], "qcow2");
     assert_eq!(info["format-specific"]["data"]["compat"], "1.1");
-    // Until something refers to it, it is an orphan.
+    // The overlay is an orphan until a domain or an image refers to it.
     let orphans = rig.tool("tdx-pool", ["cleanup", "--yes"]).document();
     assert_eq!(orphans["changed"], true);
     assert_eq!(volumes(&rig), ["guest.qcow2"]);
@@ -128,7 +128,7 @@ fn an_overlay_is_made_for_a_domain_of_the_users_own() {
 
 #[test]
 #[ignore = "needs root"]
-fn the_demo_runs() {
+fn demo_runs_to_its_end_and_leaves_nothing() {
     let run = Run::of(tools::on_path(repository().join("examples/demo")), b"");
     assert!(run.text().contains("Nothing is left"), "{run:#?}");
 }

@@ -1,4 +1,4 @@
-//! The pages that are written by the build: the help of every verb, all messages, and the picture of the README.
+//! The generated pages: the help of every verb, all messages, and the picture of the README.
 
 #![expect(clippy::disallowed_methods, reason = "tests start programs as users do")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
@@ -32,7 +32,7 @@ fn reference_pages_are_what_make_reference_writes() {
 }
 
 #[test]
-fn the_picture_shows_what_its_page_shows() {
+fn picture_of_the_readme_is_current() {
     let mut picture = Command::new(repository().join("docs/picture"));
     picture.arg(repository().join("README.md"));
     let picture = Run::of(picture, b"").text().to_owned();

@@ -1,4 +1,5 @@
-//! The packages in bare Debians, and the pages whose commands need devices or TDX: `make test-rigs` runs these.
+//! The packages in minimal Debian systems, and the pages whose commands need devices or TDX. `make test-rigs`
+//! runs these tests.
 
 #[allow(dead_code, reason = "a binary uses a part of it")]
 #[path = "../support"]

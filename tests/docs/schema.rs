@@ -1,4 +1,4 @@
-//! The JSON schemas in `docs/schema` are those of the code. `TDX_UPDATE=1` writes them anew.
+//! The JSON schemas in `docs/schema` equal those of the code. `TDX_UPDATE=1` writes them again.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! The rules of the source tree: which file may import which, and names that were given up.
+//! The rules of the source tree: which file may import which, and names that were retired.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -15,16 +15,16 @@ use crate::support::tools::repository;
 const CRATES: &[&str] =
     &["common", "tdx-attest", "tdx-disk", "tdx-gpu", "tdx-iommu", "tdx-pool", "tdx-td"];
 
-/// A module's path, the crate's name first: `tdx_td::create::plan`.
+/// A module's path, beginning with the name of the crate: `tdx_td::create::plan`.
 type Module = Vec<String>;
 
-/// A source file as the rules see it.
+/// A source file, as the rules see it.
 struct Source {
-    /// Below the repository, for messages.
+    /// The path below the repository, for messages.
     path: String,
     /// The code without comments and without its tests.
     code: String,
-    /// The modules that it imports, or names in full.
+    /// The modules that the file imports, or names in full.
     imports: BTreeSet<Module>,
 }
 
@@ -71,7 +71,7 @@ fn code_of(path: &Path) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// Every path that the code names: those of `use` declarations, one a leaf, and all others with `::`.
+/// Every path in the code: each leaf of a `use` declaration, and every other path with `::`.
 fn paths(code: &str) -> Vec<Vec<String>> {
     static DECLARATION: LazyLock<Regex> =
         LazyLock::new(|| Regex::new(r"(?m)^\s*(?:pub(?:\([^)]*\))? )?use ([^;]+);").unwrap());
@@ -112,7 +112,7 @@ fn leaves(tree: &str, before: &[String], paths: &mut Vec<Vec<String>>) {
     }
 }
 
-/// The module that a path in `module` leads to.
+/// The module that contains the target of a path in `module`.
 fn resolve(path: &[String], module: &Module, modules: &BTreeSet<Module>) -> Option<Module> {
     let mut full: Module = match path[0].as_str() {
         "crate" => [&module[..1], &path[1..]].concat(),
@@ -133,7 +133,7 @@ fn resolve(path: &[String], module: &Module, modules: &BTreeSet<Module>) -> Opti
     Some(full)
 }
 
-/// Whether a module is of the command line: a verb, or the types of the flags.
+/// Whether a module belongs to the command line: a verb, or the types of the flags.
 fn is_command_line(module: &Module) -> bool {
     module.get(1).is_none_or(|first| first == "commands" || first == "cli")
 }
@@ -162,7 +162,7 @@ fn no_files_import_each_other_in_a_circle() {
     let sources = sources();
     let mut faults = Vec::new();
     for (module, source) in &sources {
-        // From each import of a file, is there a way back to it?
+        // Follows the imports of the file until a path leads back to it.
         let mut ways: Vec<Vec<&Module>> = source.imports.iter().map(|next| vec![next]).collect();
         let mut seen = BTreeSet::new();
         while let Some(way) = ways.pop() {
@@ -170,7 +170,7 @@ fn no_files_import_each_other_in_a_circle() {
             if last == module {
                 let files: Vec<_> =
                     way.iter().map(|module| sources[*module].path.as_str()).collect();
-                // Told once, by the first of its files.
+                // Reports each circle once, with the first of its files.
                 if way.iter().all(|other| module <= *other) {
                     faults.push(files.join(" -> "));
                 }
@@ -185,7 +185,7 @@ fn no_files_import_each_other_in_a_circle() {
     assert!(faults.is_empty(), "{faults:#?}");
 }
 
-/// Names of the first version that existed nowhere else in the field.
+/// Type names of the first version that no other program of the field uses.
 const RETIRED_TYPES: &[&str] = &[
     "Auto",
     "Blueprint",
@@ -214,7 +214,7 @@ const RETIRED_TYPES: &[&str] = &[
     "Wishes",
 ];
 
-/// Modules of the first version, and its macro.
+/// Module names of the first version, and its macro.
 const RETIRED_MODULES: &[&str] = &[
     "back",
     "blueprint",

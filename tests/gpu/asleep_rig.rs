@@ -1,5 +1,5 @@
-//! Devices that sleep in D3cold, whose configuration space reads all ones: on a real kernel with a real IOMMU
-//! (rig 2), where files stand in for what such a device shows.
+//! Devices in D3cold, whose configuration space reads as all ones: on a real kernel with a real IOMMU (rig
+//! 2), where files stand in for the attributes of such a device.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -21,7 +21,8 @@ fn card(kernel: &Kernel) -> String {
     bdf.to_owned()
 }
 
-/// Makes a device look as in D3cold until [`wake`]. It wakes for who reads its configuration space, or not.
+/// Makes a device look as in D3cold until [`wake`]. `wakes` says whether reading its configuration space
+/// wakes the device.
 fn sleep(kernel: &Kernel, bdf: &str, wakes: bool) {
     let device = format!("/sys/bus/pci/devices/{bdf}");
     let silent = "head -c 4096 /dev/zero | tr '\\0' '\\377' >/tmp/config && \
@@ -44,14 +45,14 @@ fn driver(kernel: &Kernel, bdf: &str) -> String {
     link.text().trim().to_owned()
 }
 
-/// What is recorded of a device, in one of the two directories.
+/// The record of a device, in one of the two directories.
 fn record(kernel: &Kernel, file: &str) -> Value {
     serde_json::from_str(kernel.shell(&format!("cat {file}")).text()).unwrap()
 }
 
 #[test]
 #[ignore = "needs root"]
-fn a_device_asleep_is_given_back_and_bound_at_boot_as_the_one_it_is() {
+fn unbind_and_bind_at_boot_recognise_a_sleeping_device() {
     let kernel = KERNEL.lock();
     let bdf = card(&kernel);
     let bdf = bdf.as_str();
@@ -74,14 +75,14 @@ fn a_device_asleep_is_given_back_and_bound_at_boot_as_the_one_it_is() {
         kernel.shell(&format!("! test -e {bound}")).text();
     }
 
-    // What a command that died left, of a device that sleeps by now.
+    // The record of a killed command, whose device sleeps by then.
     gpu(&kernel, ["bind", bdf, "--memory", "64M"]).document();
     kernel.shell(&format!("sed -i 's/\"committed\": true/\"committed\": false/' {bound}")).text();
     sleep(&kernel, bdf, false);
     assert_eq!(gpu(&kernel, ["unbind", "--stale"]).item()["driver"], "e1000e");
     wake(&kernel, bdf);
 
-    // Recorded for every boot while it sleeps, its serial number is not forgotten.
+    // A second `bind --persist` while the device sleeps keeps the serial number in the record.
     gpu(&kernel, ["bind", bdf, "--persist", "--memory", "64M"]).document();
     sleep(&kernel, bdf, false);
     let again = gpu(&kernel, ["bind", bdf, "--persist", "--memory", "64M"]).document();
@@ -90,7 +91,7 @@ fn a_device_asleep_is_given_back_and_bound_at_boot_as_the_one_it_is() {
         (&json!(false), &json!(true))
     );
     assert_eq!(record(&kernel, &saved)["identity"]["serial"], serial);
-    // The machine boots, and it sleeps.
+    // The machine boots while the device sleeps.
     let reboot = format!(
         "rm -r /run/tdx && cd /sys/bus/pci/devices/{bdf} && echo {bdf} >driver/unbind && \
          echo >driver_override && echo {bdf} >/sys/bus/pci/drivers/e1000e/bind"
@@ -99,13 +100,13 @@ fn a_device_asleep_is_given_back_and_bound_at_boot_as_the_one_it_is() {
     let item = gpu(&kernel, ["bind", "--persisted"]).item();
     assert_eq!((&item["action"], &item["driver"]), (&json!("bind"), &json!("vfio-pci")));
     wake(&kernel, bdf);
-    // Bound while it slept; it shows its serial number again when it is given back.
+    // The device was bound while it slept; it shows its serial number again before unbind.
     let item = gpu(&kernel, ["unbind", bdf]).item();
     assert_eq!((&item["action"], &item["was_persistent"]), (&json!("unbind"), &json!(true)));
     assert_eq!(driver(&kernel, bdf), "e1000e");
 
-    // Another device, proved by another serial number, is not what is recorded. VFIO has it: it goes back to
-    // whatever driver wants it, and that is not called a mere record.
+    // Another device, with another serial number, is not the recorded one. VFIO has the device, so that
+    // unbind gives the device to the driver that matches, and does not only remove a record.
     gpu(&kernel, ["bind", bdf, "--memory", "64M"]).document();
     let other = format!(
         "sed -i 's/{}/0000000000000001/; s/\"e1000e\"/\"none\"/' {bound}",

@@ -1,4 +1,5 @@
-//! `tdx-gpu` on a real kernel with a real IOMMU (rig 2): drivers, overrides and refusals are its own.
+//! `tdx-gpu` on a real kernel with a real IOMMU (rig 2): drivers, driver overrides and refusals are those of
+//! the kernel.
 
 #![expect(clippy::disallowed_methods, reason = "tests start programs as users do")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
@@ -23,8 +24,8 @@ mod boot;
 mod drivers;
 mod kills;
 
-/// Tells who drives what, every override, the limit on mappings, our records and the unit. Few programs:
-/// each start is slow in an emulated machine.
+/// Prints the driver of each device, every driver override, the limit on mappings, the records and the unit.
+/// It starts few programs, because each start is slow in an emulated machine.
 const STATE: &str = "find /sys/bus/pci/devices/*/ -maxdepth 1 -name driver -printf '%p %l\\n'; \
         grep . /sys/bus/pci/devices/*/driver_override; \
         echo $(</sys/module/vfio_iommu_type1/parameters/dma_entry_limit); \

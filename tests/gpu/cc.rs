@@ -1,5 +1,5 @@
-//! `tdx-gpu cc` on a server made of files, with a stand-in for NVIDIA's program. What the stand-in says, and
-//! when it fails, is what NVIDIA's gpu-admin-tools v2025.10.20 does; `tests/gpu/gpu_tools.rs` is about that one.
+//! `tdx-gpu cc` on a server made of files, with a stand-in for NVIDIA's program. The stand-in prints and
+//! fails as NVIDIA's gpu-admin-tools v2025.10.20 does; `tests/gpu/gpu_tools.rs` tests the real program.
 
 #![expect(clippy::disallowed_methods, reason = "tests start programs as users do")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::support::file_race::FileRace;
 use crate::support::server::Server;
-use crate::support::steps::{Fate, moments, walk_here_all};
+use crate::support::steps::{Fate, moments, walk_here};
 use crate::support::table::{self, Row};
 use crate::support::terminal;
 use crate::support::tools;
@@ -31,7 +31,8 @@ fn modes_are_read_from_registers_without_any_program() {
     let unknown = server.cc("").document();
     assert_eq!(unknown["items"].as_array().unwrap().len(), 12);
     assert_eq!(unknown["items"][0]["cc_mode"], "unknown");
-    // H100: on; a switch: protected PCIe. Each register where NVIDIA's program has it.
+    // An H100 with CC on, and a switch with protected PCIe on. The registers are those that NVIDIA's program
+    // reads.
     for (bdf, length, registers) in [
         (&server.gpus[0], 16 << 20, [(0x200bc, 0xff), (0x11_82cc, 1)]),
         (&server.switches[0], 32 << 20, [(0x660bc, 0xff), (0x28c50, 1)]),
@@ -53,7 +54,7 @@ fn modes_are_read_from_registers_without_any_program() {
 }
 
 #[test]
-fn a_mode_is_set_once() {
+fn set_changes_each_mode_once() {
     let server = Server::new();
     let gpus = &server.gpus[..2];
     let before = server.modes();
@@ -75,14 +76,14 @@ fn a_mode_is_set_once() {
         assert!(server.calls().iter().all(|call| call.contains(" query ")));
     }
     assert_eq!(server.modes(), before);
-    // What no setting should leave is mended by one.
+    // Setting a mode repairs an invalid state.
     server.mode("cc", &gpus[0], "invalid-devtools-only-fix-by-setting-cc-mode");
     server.set("off", &gpus[..1]).document();
     assert_eq!(server.modes(), before);
 }
 
 #[test]
-fn protected_pcie_takes_the_whole_baseboard() {
+fn protected_pcie_is_set_only_on_the_whole_baseboard() {
     let server = Server::new();
     let board = [server.gpus.clone(), server.switches.clone()].concat();
     server.set("on", &server.gpus[..1]).document();
@@ -97,7 +98,7 @@ fn protected_pcie_takes_the_whole_baseboard() {
     let at = |call: String| calls.iter().position(|made| *made == call).unwrap();
     let last_switch = at(format!("{} set PPCIe on", server.switches[3]));
     let first = &server.gpus[0];
-    // A device has one of the two modes at a time.
+    // A device can have only one of the two modes.
     assert!(last_switch < at(format!("{first} set CC off")), "{calls:#?}");
     assert!(at(format!("{first} set CC off")) < at(format!("{first} set PPCIe on")));
     assert_eq!(server.set("ppcie", &board).document()["changed"], false);
@@ -106,7 +107,7 @@ fn protected_pcie_takes_the_whole_baseboard() {
 }
 
 #[test]
-fn a_failure_puts_back_what_was_set() {
+fn a_failed_set_restores_the_former_modes() {
     for (fault, words) in [
         ("refuse", "A FW update is required"),
         ("traceback", "is in a bad state"),
@@ -133,10 +134,10 @@ fn a_failure_puts_back_what_was_set() {
         }
         assert!(told.contains(&devices[2]), "{told}");
     }
-    // What cannot be put back is named.
+    // A mode that cannot be restored is named in the error.
     let server = Server::new();
     let devices = &server.gpus[..2];
-    // It goes off before the other mode is refused, and is refused again on the way back.
+    // The other mode is set off before this mode is refused, and cannot be restored either.
     server.mode("ppcie", &devices[1], "on");
     server.mode("fault", &devices[1], "refuse");
     let error = server.set("on", devices).error(1);
@@ -144,7 +145,7 @@ fn a_failure_puts_back_what_was_set() {
     assert_eq!(error["left_behind"], json!([unset]), "{error}");
 }
 
-/// The firmware of some H100 has no protected PCIe: to set it off, as it is, fails.
+/// The firmware of some H100s lacks protected PCIe: setting it off fails, although it is off.
 #[test]
 fn only_modes_that_differ_are_set() {
     let server = Server::new();
@@ -175,13 +176,13 @@ fn only_modes_that_differ_are_set() {
         server.calls();
     }
     assert_eq!(server.modes(), before);
-    // A mode that has to be known, and cannot be, is an error.
+    // A mode that the plan needs and that cannot be read is an error.
     server.mode("fault", &server.switches[0], "mute-ppcie");
     server.set("off", &server.switches[..1]).error(1);
 }
 
 #[test]
-fn what_cannot_be_asked_for_is_refused_before_any_call() {
+fn invalid_requests_are_refused_before_nvidias_program_is_called() {
     let server = Server::new();
     let gpu = server.gpus[0].clone();
     let one = std::slice::from_ref(&gpu);
@@ -198,7 +199,7 @@ fn what_cannot_be_asked_for_is_refused_before_any_call() {
     let error = server.set("on", one).error(5);
     assert!(error["hint"].as_str().unwrap().contains("tdx-gpu bind"), "{error}");
     assert_eq!(server.calls(), [""; 0]);
-    // A program that is none.
+    // The program cannot be executed.
     let program = server.tools.path().join("nvidia_gpu_tools.py");
     fs::set_permissions(&program, fs::Permissions::from_mode(0o644)).unwrap();
     server.set("on", &server.gpus[1..2]).error(1);
@@ -206,7 +207,7 @@ fn what_cannot_be_asked_for_is_refused_before_any_call() {
 
 /// After a reboot a driver of the host has the GPU whose mode was set for a domain.
 #[test]
-fn a_mode_is_not_put_back_under_a_driver_nor_on_another_device() {
+fn unbind_restores_no_mode_under_a_driver_or_on_another_device() {
     let server = Server::new();
     let gpu = server.gpus[0].as_str();
     let driver = format!("{}/driver", server.tree.folder(gpu));
@@ -249,13 +250,13 @@ fn a_mode_is_not_put_back_under_a_driver_nor_on_another_device() {
     assert_eq!(unbind("").document()["changed"], false);
 }
 
-/// What a kill leaves half set is put back by `unbind --stale`, and can be set then.
+/// `unbind --stale` restores a mode that a killed command has set partly, and the mode can be set again.
 #[test]
 #[ignore = "needs root"]
-fn a_kill_at_any_step_leaves_modes_that_can_be_put_back_and_set() {
+fn set_killed_at_any_step_leaves_modes_that_unbind_restores() {
     let server = Server::new();
     let gpus = &server.gpus[..2];
-    // All folders are made once.
+    // The first run creates the directories.
     server.set("on", gpus).document();
     server.set("off", gpus).document();
     let before = server.state();
@@ -266,26 +267,26 @@ fn a_kill_at_any_step_leaves_modes_that_can_be_put_back_and_set() {
         tools.display(),
         root.display()
     );
-    let undisturbed = walk_here_all(&line, None);
+    let undisturbed = walk_here(&line, None);
     undisturbed.run.document();
     let done = server.state();
     server.set("off", gpus).document();
     assert_eq!(server.state(), before, "undisturbed");
     let mut moments = moments(&undisturbed.steps, true);
-    // The stand-in's own bookkeeping.
+    // Steps of the stand-in itself.
     let own = ["/calls", "cat: ", "start cat", ": print"];
     moments.retain(|moment| !own.iter().any(|word| moment.step.contains(word)));
     assert!(moments.len() > 15, "{:#?}", undisturbed.steps);
     let (mut rows, mut finished) = (Vec::new(), BTreeSet::new());
     for mut moment in moments {
-        let walk = walk_here_all(&line, Some((moment.clone(), Fate::Signal(SIGKILL))));
+        let walk = walk_here(&line, Some((moment.clone(), Fate::Signal(SIGKILL))));
         let when = format!("{moment:?}: {walk:#?}");
         assert!(walk.struck && walk.signal == Some(9), "{when}");
         let after = server.state();
         let left = table::changes([&before, &after, &done]);
         server.unbind("--stale").document();
         let put_back = table::changes([&before, &server.state(), &done]);
-        // One that is set for good already stays so.
+        // A mode that is set completely is kept.
         assert!(["nothing", "1 change", "all"].contains(&put_back.as_str()), "{when}");
         if finished.insert(after) || put_back != "nothing" {
             server.set("on", gpus).document();
@@ -309,7 +310,7 @@ fn a_kill_at_any_step_leaves_modes_that_can_be_put_back_and_set() {
 }
 
 #[test]
-fn a_program_hears_signals_and_is_asked_to_end_before_it_is_killed() {
+fn an_interrupted_set_asks_nvidias_program_to_end_before_it_kills_it() {
     const PROGRAM: &str = r#"#!/bin/sh
 state=${0%/*}
 grep ^SigBlk /proc/self/status >"$state/mask"
@@ -337,7 +338,7 @@ while :; do sleep 0.1; done
 
 #[test]
 #[ignore = "needs root"]
-fn commands_that_set_modes_at_the_same_time_leave_what_one_order_leaves() {
+fn commands_that_set_modes_at_the_same_time_leave_the_result_of_one_order() {
     let server = Server::new();
     let program = server.tools.path().join("nvidia_gpu_tools.py");
     let (root, gpus) = (server.tree.path("").display().to_string(), server.gpus[..2].join(" "));

@@ -1,8 +1,8 @@
-//! `tdx-gpu cc` with NVIDIA's own program, on GPUs made of files: it reads their configuration space and
-//! registers as it would those of real ones, through sysfs. What only firmware does is beyond that.
+//! `tdx-gpu cc` with NVIDIA's own program, on GPUs made of files: the program reads their configuration space
+//! and registers through sysfs, as those of real GPUs. It cannot do here what needs GPU firmware.
 //!
-//! Nothing of NVIDIA's is in this repository; v2025.10.20 of <https://github.com/NVIDIA/gpu-admin-tools> is what
-//! it was run with. As root:
+//! This repository contains nothing of NVIDIA's. The test was run with v2025.10.20 of
+//! <https://github.com/NVIDIA/gpu-admin-tools>. Run it as root:
 //!
 //!     TDX_GPU_TOOLS=…/nvidia_gpu_tools.py cargo test -p tdx-gpu --test gpu_tools -- --ignored
 
@@ -103,7 +103,7 @@ fn host() -> Tree {
     tree
 }
 
-/// Runs a program where the machine made of files is /sys.
+/// Runs a program with the machine made of files as /sys.
 fn on(tree: &Tree, program: impl AsRef<std::ffi::OsStr>, line: &str) -> Run {
     let mut command = Command::new("unshare");
     command.args(["--mount", "sh", "-c", "mount --bind \"$0\" /sys && exec \"$@\""]);
@@ -117,7 +117,7 @@ fn cc(tree: &Tree, line: &str) -> Run {
 
 #[test]
 #[ignore = "needs NVIDIA's program in TDX_GPU_TOOLS"]
-fn it_knows_every_flag_we_call_it_with() {
+fn nvidias_program_knows_every_flag_that_cc_passes() {
     let mut command = Command::new(program());
     command.arg("--help");
     let help = Run::of(command, b"");
@@ -136,13 +136,13 @@ fn it_knows_every_flag_we_call_it_with() {
 
 #[test]
 #[ignore = "needs NVIDIA's program in TDX_GPU_TOOLS"]
-fn its_answers_are_understood() {
+fn cc_understands_the_answers_of_nvidias_program() {
     let tree = host();
-    // As we read them ourselves.
+    // `tdx-gpu` reads the modes itself.
     let item = |bdf: &str| on(&tree, bin("tdx-gpu"), &format!("cc {bdf}")).item();
     assert_eq!((&item(GPU)["cc_mode"], &item(GPU)["ppcie_mode"]), (&json!("on"), &json!("off")));
     assert_eq!(item(SWITCH)["ppcie_mode"], "on");
-    // As NVIDIA's program does: the mode is there, nothing is to be set.
+    // NVIDIA's program agrees: the mode is set already.
     let same = cc(&tree, &format!("{GPU} --set on --yes")).document();
     assert_eq!(same["changed"], false, "{same:#}");
     for (mode, register) in [("off", 0), ("devtools", 3)] {
@@ -161,19 +161,19 @@ fn its_answers_are_understood() {
 
 #[test]
 #[ignore = "needs NVIDIA's program in TDX_GPU_TOOLS"]
-fn its_failures_are_told() {
-    // No firmware answers here: it cannot set a mode, nor put one back.
+fn cc_reports_the_failures_of_nvidias_program() {
+    // Without GPU firmware the program can neither set nor restore a mode.
     let tree = host();
     let error = cc(&tree, &format!("{GPU} --set off --yes")).error(1);
     assert_eq!(error["kind"], "command_failed", "{error}");
     assert_eq!(error["left_behind"], json!([format!("the confidential-computing mode of {GPU}")]));
     assert_ne!(error["causes"], json!([]));
-    // A GPU that is gone, for all that can be read of it.
+    // The configuration space reads as all ones, as if the GPU were gone.
     let config = tree.path(&format!("{}/config", tree.folder(GPU)));
     fs::write(config, vec![0xff; 4096]).unwrap();
     let error = cc(&tree, &format!("{GPU} --set on --yes")).error(1);
     assert_ne!(error["message"], Value::Null, "{error}");
-    // It sees none: it says so in its way.
+    // The program finds no GPU, and reports that in its own words.
     let empty = Tree::new();
     let mut command = Command::new("unshare");
     command.args(["--mount", "sh", "-c", "mount --bind \"$0\" /sys && exec \"$@\""]);

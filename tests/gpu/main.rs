@@ -1,4 +1,4 @@
-//! `tdx-gpu`: what files, namespaces and a private libvirtd (rig 1) are enough for.
+//! `tdx-gpu`: tests that need only files, namespaces and a private libvirtd (rig 1).
 
 #[allow(dead_code, reason = "a binary uses a part of it")]
 #[path = "../support"]

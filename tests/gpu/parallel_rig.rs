@@ -1,4 +1,4 @@
-//! Commands of `tdx-gpu` that work on one device at the same time, on a real kernel with a real IOMMU (rig 2).
+//! Simultaneous commands of `tdx-gpu` on one device, on a real kernel with a real IOMMU (rig 2).
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -9,17 +9,17 @@ use serde_json::Value;
 use crate::KERNEL;
 use crate::support::kernel::Kernel;
 
-/// Rounds of each pair of commands; `TDX_ROUNDS` sets another number.
+/// The rounds of each pair of commands, unless `TDX_ROUNDS` sets another number.
 const ROUNDS: usize = 10;
 
 fn rounds() -> usize {
     std::env::var("TDX_ROUNDS").map_or(ROUNDS, |rounds| rounds.parse().unwrap())
 }
 
-/// Runs commands at the same time, `rounds` times in the rig. Returns a line a round: the exit
-/// statuses in the order of the commands, the driver, the override, and the record in one line.
+/// Runs commands simultaneously, `rounds` times in the rig. Returns one line for each round: the exit
+/// statuses in the order of the commands, the driver, the driver override, and the record.
 ///
-/// One script for all rounds: to start a program in the rig takes longer than the race.
+/// One script runs all rounds, because starting a program in the rig takes longer than the race.
 fn race(kernel: &Kernel, bdf: &str, commands: &[&str], rounds: usize) -> Vec<String> {
     let started: String = commands
         .iter()

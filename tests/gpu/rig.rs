@@ -1,4 +1,4 @@
-//! `tdx-gpu` on machines of their own: `make test-rigs` runs these.
+//! `tdx-gpu`: tests that need a machine of their own (rig 2). `make test-rigs` runs them.
 
 #[allow(dead_code, reason = "a binary uses a part of it")]
 #[path = "../support"]
@@ -13,7 +13,7 @@ mod support {
 
 use support::kernel::{Kernel, SharedKernel};
 
-/// Of the tests that need nothing but its devices.
+/// The kernel for all tests that need only its devices.
 static KERNEL: SharedKernel = SharedKernel::new(Kernel::start);
 
 mod asleep_rig;

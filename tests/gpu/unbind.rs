@@ -1,14 +1,14 @@
-//! What `tdx-gpu unbind` plans, on machines made of files.
+//! The plans of `tdx-gpu unbind`, on machines made of files.
 
 use serde_json::{Value, json};
 
 use crate::support::hosts;
 use crate::support::tree::Tree;
 
-/// The GPU of the server that VFIO has.
+/// The GPU of the server that is bound to VFIO.
 const BDF: &str = "0000:83:00.0";
 
-/// Records that it was taken from nvidia.
+/// Records that the device was bound to nvidia before.
 fn record(host: &Tree, serial: Value) {
     let text = json!({
         "bdf": BDF,
@@ -25,7 +25,7 @@ fn plan(host: &Tree) -> Value {
 }
 
 #[test]
-fn a_device_that_shows_no_serial_number_is_the_recorded_one() {
+fn unbind_accepts_a_device_without_a_serial_number_as_the_recorded_one() {
     let host = hosts::server();
     let folder = host.folder(BDF);
     record(&host, json!("48b02d1234567890"));
@@ -37,14 +37,14 @@ fn a_device_that_shows_no_serial_number_is_the_recorded_one() {
         let planned = (&item["action"], &item["driver"]);
         assert_eq!(planned, (&json!("unbind"), &json!("nvidia")), "{state}");
     }
-    // One that shows another is another device, which goes to whatever driver wants it.
+    // A device with another serial number is another device: unbind gives it to the driver that matches.
     host.file(&format!("{folder}/serial_number"), "00-00-00-00-00-00-00-01\n");
     let item = plan(&host)["items"][0].clone();
     assert_eq!((&item["action"], &item["driver"]), (&json!("unbind"), &Value::Null));
 }
 
 #[test]
-fn an_override_that_driverctl_has_saved_is_a_warning() {
+fn unbind_warns_of_a_driver_override_that_driverctl_has_saved() {
     let host = hosts::server();
     record(&host, Value::Null);
     assert_eq!(plan(&host)["warnings"], json!([]));

@@ -1,4 +1,4 @@
-//! `tdx-iommu` on machines made of files: documents, filters, judgement, bad input.
+//! `tdx-iommu` on machines made of files: documents, filters, checks, bad input.
 
 #![expect(clippy::disallowed_methods, reason = "tests start programs as users do")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
@@ -9,7 +9,7 @@ use crate::support::hosts;
 use crate::support::tools;
 use crate::support::tree::{Spec, Tree};
 
-/// Compares with the golden document of this name; `INSTA_UPDATE=always` writes it anew.
+/// Compares a document with the snapshot of this name. `INSTA_UPDATE=always` writes the snapshot again.
 #[track_caller]
 fn golden(name: &str, document: &Value) {
     let mut settings = insta::Settings::clone_current();
@@ -21,7 +21,7 @@ fn golden(name: &str, document: &Value) {
 }
 
 #[test]
-fn hosts_as_they_are_met_have_golden_documents() {
+fn scan_and_groups_of_typical_hosts_match_their_snapshots() {
     for (name, host) in [
         ("server", hosts::server()),
         ("desktop", hosts::desktop()),
@@ -36,7 +36,7 @@ fn hosts_as_they_are_met_have_golden_documents() {
 }
 
 #[test]
-fn tables_and_names_come_from_the_same_items() {
+fn table_and_name_formats_match_their_snapshots() {
     let host = hosts::laptop();
     golden("iommu_scan_laptop_table", &json!(host.iommu("scan --format table").stdout));
     let host = hosts::desktop();
@@ -51,7 +51,7 @@ fn bdfs(document: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn filters_narrow_the_scan() {
+fn scan_returns_only_devices_that_match_the_filters() {
     let host = hosts::server();
     let count = |line: &str| bdfs(&host.iommu(line).document()).len();
     for (line, wanted) in [
@@ -78,7 +78,7 @@ fn filters_narrow_the_scan() {
     assert_eq!(twice["warnings"], json!(["0000:13:00.0 was named more than once"]));
 }
 
-/// Codes of the blockers of one device, as check has them.
+/// The codes of the blockers of one device, from check.
 #[track_caller]
 fn blockers(host: &Tree, line: &str, bdf: &str) -> Vec<String> {
     let run = host.iommu(&format!("check --json {line}"));
@@ -91,9 +91,9 @@ fn blockers(host: &Tree, line: &str, bdf: &str) -> Vec<String> {
 }
 
 #[test]
-fn check_judges_what_is_asked_for_together() {
+fn check_judges_the_requested_devices_together() {
     let host = hosts::desktop();
-    // The functions of a slot go together, whichever is named.
+    // All functions of a slot belong together, whichever of them is named.
     let document: Value = serde_json::from_str(&host.iommu("check 01:00.1").stdout).unwrap();
     let wanted = ["0000:01:00.0", "0000:01:00.1", "0000:01:00.2", "0000:01:00.3"];
     assert_eq!(bdfs(&document), wanted);
@@ -102,7 +102,8 @@ fn check_judges_what_is_asked_for_together() {
     assert_eq!(named, [false, true, false, false]);
     golden("iommu_check_desktop_gpu", &document);
 
-    // Alone the others of the group are in the way, all together only what the host uses is.
+    // If one device is requested, the other devices of its group block it. If all are requested, only devices
+    // that the host uses block.
     let alone = "07:00.0";
     assert_eq!(blockers(&host, alone, "0000:07:00.0"), ["HOST_DRIVER"]);
     let all = "07:00.0 06:00.0 05:00.0 04:00.0";
@@ -124,16 +125,16 @@ fn check_judges_what_is_asked_for_together() {
         blockers(&server, "a1:00.0", "0000:a1:00.0"),
         ["HOST_DISK_MOUNTED", "HOST_DISK_ROOT", "SENSITIVE_CLASS"]
     );
-    // Only one half of the mirror has the EFI partition; the root is on both.
+    // Only one half of the mirror has the EFI partition; both halves have the root.
     assert!(blockers(&server, "b1:00.0", "0000:b1:00.0").contains(&"HOST_DISK_ROOT".to_owned()));
     assert_eq!(blockers(&server, "c1:00.0 c1:00.1", "0000:c1:00.0"), ["PF_HAS_VFS"]);
-    // A virtual function goes alone.
+    // A virtual function can be requested alone.
     assert_eq!(bdfs(&server.iommu("check c1:00.3").document()), ["0000:c1:00.3"]);
     assert_eq!(blockers(&hosts::laptop(), "01:00.0", "0000:01:00.0"), ["NO_IOMMU"]);
 }
 
 #[test]
-fn groups_without_isolation_and_devices_without_group_are_refused() {
+fn check_refuses_groups_without_isolation_and_devices_without_group() {
     let mut host = Tree::new();
     let nic = Spec { ids: "8086:1521", class: "020000", driver: "igb", group: Some(1), more: &[] };
     host.device("0000:00", "0000:00:03.0", nic);
@@ -146,20 +147,20 @@ fn groups_without_isolation_and_devices_without_group_are_refused() {
     host.link("sys/bus/mdev/devices/83b8f4f2-509f-382f-3c1e-e6bfe0fa1001", &mdev);
     assert_eq!(blockers(&host, "00:03.0", "0000:00:03.0"), ["NOIOMMU_MODE"]);
     assert_eq!(blockers(&host, "00:04.0", "0000:00:04.0"), ["NO_GROUP"]);
-    // Identity is fine: VFIO maps what it needs.
+    // An identity domain blocks nothing: VFIO maps what it needs.
     assert_eq!(blockers(&host, "00:05.0", "0000:00:05.0"), ["MDEV_CHILDREN"]);
     assert_eq!(host.iommu("groups 2").item()["type"], "identity");
 }
 
 #[test]
-fn who_has_a_node_open_or_mapped_is_named() {
+fn check_names_processes_that_have_a_device_node_open_or_mapped() {
     let mut host = Tree::new();
     let gpu =
         Spec { ids: "10de:2330", class: "030200", driver: "nvidia", group: Some(1), more: &[] };
     host.device("0000:00", "0000:00:03.0", gpu);
     host.device("0000:00", "0000:00:04.0", Spec { group: Some(2), ..gpu });
     host.device("0000:00", "0000:00:05.0", Spec { group: Some(3), ..gpu });
-    // Their nodes are /dev/null, /dev/zero and /dev/full, which everybody has.
+    // These device nodes are /dev/null, /dev/zero and /dev/full, which every process has open.
     for (bdf, number) in [("0000:00:03.0", "1:3"), ("0000:00:04.0", "1:5"), ("0000:00:05.0", "1:7")]
     {
         host.file(&format!("{}/drm/card0/dev", host.folder(bdf)), format!("{number}\n"));
@@ -179,7 +180,7 @@ fn who_has_a_node_open_or_mapped_is_named() {
 }
 
 #[test]
-fn wrong_addresses_are_exit_2_and_absent_devices_exit_4() {
+fn wrong_addresses_exit_2_and_absent_devices_exit_4() {
     let host = hosts::laptop();
     for text in [
         "17:00",
@@ -233,7 +234,7 @@ fn wrong_addresses_are_exit_2_and_absent_devices_exit_4() {
 }
 
 #[test]
-fn documents_of_other_kinds_are_exit_3() {
+fn documents_of_other_kinds_exit_3() {
     let host = hosts::laptop();
     let document = |kind: &str, version: &str, items: Value| {
         json!({"schema_version": version, "kind": kind, "items": items}).to_string()
@@ -250,7 +251,7 @@ fn documents_of_other_kinds_are_exit_3() {
         (json!([{"bdf": null}]).to_string(), "item 1"),
         (json!({"iommu_group": 3}).to_string(), "item 1"),
         ("\"01:00.0\"".to_owned(), "item 1"),
-        // What groups prints has devices in it, but is none.
+        // The document of groups contains devices, but is not a list of devices.
         (document("tdx.iommu.groups", "1.0", json!([{"iommu_group": 3}])), "item 1"),
     ] {
         for verb in ["check -", "scan -"] {
@@ -260,7 +261,7 @@ fn documents_of_other_kinds_are_exit_3() {
     }
     let nothing = host.iommu_with("check -", "[]").document();
     assert_eq!(nothing["items"], json!([]));
-    // The same device by two tools, in a stream.
+    // The document names one device twice, in two forms.
     let twice = "{\"bdf\":\"01:00.0\"} {\"bdf\":\"0000:01:00.0\"}";
     let document = host.iommu_with("scan -", twice).document();
     assert_eq!(bdfs(&document), ["0000:01:00.0"]);
@@ -268,7 +269,7 @@ fn documents_of_other_kinds_are_exit_3() {
 }
 
 #[test]
-fn a_scan_goes_into_a_check() {
+fn check_reads_the_document_of_scan() {
     let host = hosts::server();
     let scan = host.iommu("scan --vendor 10de --class 03 --free").stdout;
     assert_eq!(bdfs(&host.iommu_with("check -", &scan).document()), ["0000:83:00.0"]);
@@ -278,7 +279,7 @@ fn a_scan_goes_into_a_check() {
 }
 
 #[test]
-fn what_cannot_be_read_is_unknown_and_said() {
+fn scan_shows_unreadable_attributes_as_unknown_with_a_warning() {
     let mut host = Tree::new();
     let nic = Spec { ids: "8086:1521", class: "020000", driver: "", group: Some(1), more: &[] };
     for device in 1..9 {
@@ -291,12 +292,12 @@ fn what_cannot_be_read_is_unknown_and_said() {
     host.file(&format!("{}/device", folder(4)), "0x123456789\n");
     let remove = |path: String| std::fs::remove_file(host.path(&path)).unwrap();
     remove(format!("{}/vendor", folder(5)));
-    // A folder where a file should be, and a loop of links.
+    // A directory in place of a file, and a loop of links.
     remove(format!("{}/revision", folder(6)));
     std::fs::create_dir(host.path(&format!("{}/revision", folder(6)))).unwrap();
     remove(format!("{}/iommu_group", folder(7)));
     host.link(&format!("{}/iommu_group", folder(7)), "sys/kernel/iommu_groups/none");
-    // Gone but for its entry in the bus.
+    // Only the entry of the device in the bus exists.
     std::fs::remove_dir_all(host.path(&folder(8))).unwrap();
     host.file("sys/bus/pci/devices/README", "");
     let document = host.iommu("scan").document();
@@ -319,7 +320,7 @@ fn devices_that_vanish_during_the_scan_are_no_failure() {
     std::thread::scope(|scope| {
         let remover = scope.spawn(|| {
             for (link, folder) in links.iter().zip(&folders).rev() {
-                // As the kernel does: first the bus forgets it, then it is gone.
+                // As in the kernel, the device disappears from the bus first.
                 std::fs::remove_file(link).unwrap();
                 std::fs::remove_dir_all(folder).unwrap();
             }
@@ -347,7 +348,7 @@ fn ten_thousand_devices_in_one_group_are_scanned() {
         let nic = Spec { ids: "8086:1521", class: "020000", driver, group: Some(1), more: &[] };
         host.device(&format!("{domain:04x}:{bus:02x}"), &bdf, nic);
     }
-    // Without a look at the schema, which takes a minute at this size.
+    // The schema is not checked: that takes a minute at this size.
     let parsed = |line: &str| -> Value { serde_json::from_str(host.iommu(line).text()).unwrap() };
     let document = parsed("scan");
     let items = document["items"].as_array().unwrap();
@@ -360,7 +361,7 @@ fn ten_thousand_devices_in_one_group_are_scanned() {
 }
 
 #[test]
-fn a_disk_behind_several_controllers_keeps_all_of_them() {
+fn check_refuses_every_controller_of_a_mounted_disk() {
     let mut host = Tree::new();
     let nvme = Spec { ids: "144d:a824", class: "010802", driver: "nvme", group: None, more: &[] };
     let subsystem = "/sys/devices/virtual/nvme-subsystem/nvme-subsys0";
@@ -385,7 +386,7 @@ fn a_disk_behind_several_controllers_keeps_all_of_them() {
 }
 
 #[test]
-fn libvirt_is_not_linked() {
+fn tdx_iommu_does_not_link_libvirt() {
     let mut readelf = std::process::Command::new("readelf");
     readelf.arg("-d").arg(tools::bin("tdx-iommu"));
     let run = tools::Run::of(readelf, b"");

@@ -1,4 +1,4 @@
-//! `tdx-iommu` on a real kernel with a real IOMMU (rig 2): what it says is what the kernel does.
+//! `tdx-iommu` on a real kernel with a real IOMMU (rig 2): the output of the tool agrees with the kernel.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -37,12 +37,12 @@ const NOTHING: [&str; 0] = [];
 
 #[test]
 #[ignore = "needs root"]
-fn scan_says_what_the_kernel_shows() {
+fn scan_shows_every_device_as_the_kernel_does() {
     let kernel = Kernel::start();
     let scan = kernel.tool("tdx-iommu", ["scan"]).document();
     let items = scan["items"].as_array().unwrap();
     assert_eq!(scan["warnings"], json!([]));
-    // Every device, and of each what lspci makes of the same kernel.
+    // Every device, and its properties as lspci reads them from the same kernel.
     let listing = kernel.shell("lspci -Dnmm -A linux-sysfs").text().to_owned();
     assert_eq!(listing.lines().count(), items.len());
     for (line, item) in listing.lines().zip(items) {
@@ -74,19 +74,19 @@ fn scan_says_what_the_kernel_shows() {
     assert_eq!(role("06.0"), ["bridge"]);
     assert_eq!(role("10.0"), ["storage"]);
     assert_eq!(role("11.0"), ["usb"]);
-    // e1000e has a serial number, made of its hardware address.
+    // e1000e has a serial number, derived from its hardware address.
     let nic = &behind(&kernel, "02.0")[0];
     let item = items.iter().find(|item| item["bdf"] == *nic).unwrap();
     assert_eq!(text(item, "serial"), "525400ffff123456");
     assert_eq!(item["path"], "0000_00_02.0-00_00.0");
     assert!(item["reset_methods"].to_string().contains("bus"), "{item}");
-    // By its own group, as in the pipeline of the README.
+    // check reads an item of scan that jq selects, as in the README.
     let pipe = "tdx-iommu scan | jq '.items[] | select(.path==\"0000_00_02.0-00_00.0\")' | \
         tdx-iommu check -";
     assert_eq!(kernel.shell(pipe).document()["items"][0]["viable"], true);
     assert_eq!(kernel.shell("tdx-iommu scan | head -c 1 >/dev/null").status, Some(0));
 
-    // Captured without secrets (serial numbers, the host's name), the machine is the same elsewhere.
+    // A capture without secrets (serial numbers, the host's name) yields the same document elsewhere.
     let repository = tools::repository().display().to_string();
     kernel.shell(&format!("{repository}/examples/capture-sysfs /tmp/captured")).text();
     let captured = kernel.tool("tdx-iommu", ["scan", "--sysroot", "/tmp/captured"]).document();
@@ -119,13 +119,13 @@ fn check_agrees_with_the_kernel() {
     let kernel = Kernel::start();
     let nics = [behind(&kernel, "02.0"), behind(&kernel, "03.0")].concat();
 
-    // A disk with a mounted file system, until it is not.
+    // A disk with a mounted file system, and then without it.
     let data = kernel.nvme("rig-data");
     let found = blockers(&check(&kernel, &data), &data);
     assert_eq!(found, ["HOST_DISK_MOUNTED", "SENSITIVE_CLASS"]);
     kernel.shell("umount /mnt/data").text();
     assert_eq!(blockers(&check(&kernel, &data), &data), NOTHING);
-    // Mounted where this process cannot see it: the kernel still has the disk claimed.
+    // The disk is mounted in another mount namespace: the kernel still claims the disk.
     let mount = "unshare -m sh -c 'mount /dev/nvme0n1 /mnt/data && sleep 1000' >/dev/null 2>&1 & \
         for _ in $(seq 100); do grep -qs nvme0n1 /proc/$!/mountinfo && break; sleep 0.1; done; echo $!";
     let hidden = kernel.shell(mount).text().trim().to_owned();
@@ -134,14 +134,14 @@ fn check_agrees_with_the_kernel() {
     wait::wait_for("the disk to be free", || {
         (check(&kernel, &data)["items"][0]["viable"] == true).then_some(())
     });
-    // In use, though no file system is mounted: as swap.
+    // Swap uses the disk, without a mounted file system.
     kernel.shell("mkswap -q /dev/nvme0n1 && swapon /dev/nvme0n1").text();
     let disk = kernel.shell("basename $(ls -d /sys/bus/pci/devices/*/nvme/*/nvme0n1)");
     assert_eq!(disk.text().trim(), "nvme0n1", "the one with a backing file is the first");
     assert!(blockers(&check(&kernel, &data), &data).contains(&"HOST_DISK_ROOT".to_owned()));
     kernel.shell("swapoff /dev/nvme0n1").text();
 
-    // The default route, by a bridge that the interface is part of.
+    // The default route uses a bridge that the interface belongs to.
     assert_eq!(blockers(&check(&kernel, &nics[0]), &nics[0]), NOTHING);
     let name = kernel.shell(&format!("ls /sys/bus/pci/devices/{}/net", nics[0]));
     let name = name.text().trim();
@@ -155,7 +155,7 @@ fn check_agrees_with_the_kernel() {
     kernel.shell("ip link delete br0").text();
     assert_eq!(blockers(&check(&kernel, &nics[0]), &nics[0]), NOTHING);
 
-    // A GPU and its audio function; the emulated card claims a connected monitor.
+    // A GPU and its audio function; the emulated card reports a connected monitor.
     let gpu = behind(&kernel, "04.0");
     let found = check(&kernel, &gpu[0]);
     assert_eq!(found["items"].as_array().unwrap().len(), 2);
@@ -163,7 +163,7 @@ fn check_agrees_with_the_kernel() {
     kernel.shell("echo off >/sys/class/drm/card0-Virtual-1/status").text();
     assert_eq!(blockers(&check(&kernel, &gpu[0]), &gpu[0]), NOTHING);
 
-    // Two NICs behind a bridge without ACS: one alone is refused, by us as by the kernel.
+    // Two network cards are behind a bridge without ACS: the tool refuses one alone, and so does the kernel.
     let old = kernel.shell("ls -d /sys/bus/pci/devices/0000:00:06.0/0000:*/0000:*");
     let old: Vec<String> =
         old.text().lines().map(|path| path.rsplit('/').next().unwrap().to_owned()).collect();
@@ -174,7 +174,7 @@ fn check_agrees_with_the_kernel() {
     assert!(why.contains("without ACS"), "{why}");
     kernel.bind(&old[0]);
     let group = document["items"][0]["iommu_group"].as_u64().unwrap();
-    // The kernel lets nobody have the group as long as e1000 drives the other one.
+    // The kernel refuses to open the group as long as e1000 drives the other card.
     let open = format!("f=/dev/vfio/{group}; /run/rig/hold {group} {} </dev/null", old[0]);
     let refused = kernel.shell(&open);
     assert_ne!(refused.status, Some(0), "{refused:#?}");
@@ -187,7 +187,7 @@ fn check_agrees_with_the_kernel() {
     assert!(document["items"][0]["findings"].to_string().contains("UNLISTED_MEMBER"));
     assert_eq!(kernel.shell(&open).text(), "held\n");
 
-    // Virtual functions: refused, by us as by the kernel.
+    // Virtual functions: the tool refuses the physical function, and so does the kernel.
     let pf = kernel.nvme("rig-pf");
     assert_eq!(blockers(&check(&kernel, &pf), &pf), NOTHING);
     kernel.shell(&format!("echo 2 >/sys/bus/pci/devices/{pf}/sriov_numvfs")).text();
@@ -202,7 +202,7 @@ fn check_agrees_with_the_kernel() {
     );
     kernel.shell(&bind).text();
 
-    // The USB controller with a keyboard behind it, and the chipset.
+    // The USB controller with a keyboard, and the chipset.
     let usb = &behind(&kernel, "11.0")[0];
     assert_eq!(blockers(&check(&kernel, usb), usb), ["SENSITIVE_CLASS"]);
     let chipset = check(&kernel, "00:1f.2");
@@ -212,7 +212,7 @@ fn check_agrees_with_the_kernel() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_device_that_a_process_holds_is_seen() {
+fn check_finds_the_process_that_holds_a_device() {
     let kernel = Kernel::start();
     let nic = behind(&kernel, "03.0").remove(0);
     kernel.bind(&nic);
@@ -222,10 +222,10 @@ fn a_device_that_a_process_holds_is_seen() {
     assert_eq!(blockers(&document, &nic), ["IN_USE_BY_VM"]);
     let message = document["items"][0]["findings"].to_string();
     assert!(message.contains(" (hold) has ") && message.contains("/dev/vfio/"), "{message}");
-    // Open files are for check alone.
+    // Only check looks for open files.
     let scan = kernel.tool("tdx-iommu", ["scan", &nic]).item();
     assert_eq!((&scan["blockers"], &scan["driver"]), (&json!([]), &json!("vfio-pci")));
-    // Who may not look at other processes is told so.
+    // A user who may not examine other processes gets a warning.
     let other = format!("setpriv --reuid 65534 --clear-groups tdx-iommu check {nic}");
     let document: Value = serde_json::from_str(&kernel.shell(&other).stdout).unwrap();
     assert!(document["warnings"].to_string().contains("run this command as root"), "{document}");
@@ -237,7 +237,7 @@ fn a_device_that_a_process_holds_is_seen() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_kernel_without_iommu_is_told() {
+fn check_on_a_kernel_without_iommu_refuses_every_device() {
     let kernel = Kernel::start_with("intel_iommu=off pcie_acs_override=downstream");
     let nic = behind(&kernel, "03.0").remove(0);
     let document = check(&kernel, &nic);

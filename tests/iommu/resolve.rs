@@ -8,14 +8,14 @@ use crate::support::hosts;
 use crate::support::tools::Run;
 use crate::support::tree::Tree;
 
-/// Resolves a file with this text on a machine.
+/// Resolves a configuration with this text on a machine.
 fn resolve(host: &Tree, text: &str, more: &str) -> Run {
     host.file("passthrough.yaml", text);
     let config = host.path("passthrough.yaml");
     host.iommu(&format!("resolve --config {} {more} --json", config.display()))
 }
 
-/// One guest with these requests, each the inside of a match.
+/// One guest with these requests; each is the content of a match.
 fn guest(name: &str, requests: &[&str]) -> String {
     let request = |inside: &&str| format!("      - match: {{{inside}}}\n");
     let requests: String = requests.iter().map(request).collect();
@@ -40,7 +40,7 @@ fn pairs(wanted: &[(&str, Option<u32>)]) -> Vec<(String, Value)> {
 }
 
 #[test]
-fn a_device_brings_its_group_along_without_the_bridges() {
+fn resolve_adds_the_iommu_group_of_a_device_without_bridges() {
     let host = hosts::desktop();
     let console = resolve(&host, &one(&["vendor_id: 10de, class: '03'"]), "").error(5);
     assert_eq!(console["code"], "CONSOLE_GPU", "{console}");
@@ -55,7 +55,7 @@ fn a_device_brings_its_group_along_without_the_bridges() {
     for device in run.item()["devices"].as_array().unwrap() {
         assert_eq!((&device["iommu_group"], &device["is_bridge"]), (group, &json!(false)));
     }
-    // Its audio function asked for as well is of the same group: nothing is there twice.
+    // The audio function belongs to the same group, so no device is listed twice.
     let both = resolve(
         &host,
         &one(&["vendor_id: 10de, class: '03'", "vendor_id: 10de, class: '0403'"]),
@@ -66,7 +66,7 @@ fn a_device_brings_its_group_along_without_the_bridges() {
 }
 
 #[test]
-fn every_identity_finds_its_device() {
+fn resolve_finds_a_device_by_every_kind_of_criterion() {
     let host = hosts::server();
     let gpu = pairs(&[("0000:53:00.0", Some(1))]);
     for inside in [
@@ -90,9 +90,10 @@ fn every_identity_finds_its_device() {
     assert_eq!(chosen(&resolve(&host, &one(&[]), "")), []);
 }
 
-/// The eighth GPU is on VFIO: it is still the nvidia driver's eighth, by the record or by its modalias.
+/// The eighth GPU is bound to VFIO. The record or its modalias shows that it is the eighth GPU of the driver
+/// nvidia.
 #[test]
-fn a_device_is_known_by_the_driver_it_had() {
+fn resolve_finds_a_device_by_the_driver_it_had_before_vfio() {
     let host = hosts::server();
     let last = &one(&["driver: nvidia, select_index: 7"]);
     resolve(&host, last, "").error(4);
@@ -106,13 +107,13 @@ fn a_device_is_known_by_the_driver_it_had() {
     });
     host.file(&format!("run/tdx/bound/{bdf}"), record.to_string());
     assert_eq!(chosen(&resolve(&host, last, "")), pairs(&[(bdf, Some(1))]));
-    // By the driver that has it now, too.
+    // The device is found by its present driver.
     let now = &one(&["driver: vfio-pci"]);
     assert_eq!(chosen(&resolve(&host, now, "")), pairs(&[(bdf, Some(1))]));
 }
 
 #[test]
-fn what_cannot_be_is_refused_and_named() {
+fn resolve_refuses_and_names_impossible_requests() {
     let host = hosts::server();
     let refused = |text: &str, status: i32, says: &str| {
         let error = resolve(&host, text, "").error(status);
@@ -153,9 +154,9 @@ fn what_cannot_be_is_refused_and_named() {
     assert_eq!(error["code"], "NO_IOMMU", "{error}");
 }
 
-/// A file that the original took as it stood.
+/// A configuration that the original tool accepts.
 #[test]
-fn a_device_chosen_twice_counts_once_and_a_shared_one_is_a_warning() {
+fn resolve_lists_a_device_once_and_warns_of_one_that_two_guests_share() {
     let host = hosts::server();
     let twice = resolve(&host, &one(&["device_id: 2330", "device_id: 2330"]), "");
     let once = resolve(&host, &one(&["device_id: 2330"]), "");
@@ -172,13 +173,13 @@ fn a_device_chosen_twice_counts_once_and_a_shared_one_is_a_warning() {
     let said = json!(["domains 'a' and 'b' both get 0000:53:00.0: only one of them can run"]);
     let document = resolve(&host, &text, "").document();
     assert_eq!((&document["warnings"], document["items"].as_array().unwrap().len()), (&said, 2));
-    // Also when only one of them is asked about.
+    // The warning is also given if the command asks for one guest only.
     assert_eq!(resolve(&host, &text, "--vm b").document()["warnings"], said);
 }
 
-/// One that sleeps does not show its serial number, and is woken for a file that asks for one.
+/// A sleeping device does not show its serial number. A request for a serial number wakes the device.
 #[test]
-fn a_serial_number_is_found_on_a_device_that_sleeps() {
+fn resolve_finds_a_sleeping_device_by_its_serial_number() {
     let host = hosts::server();
     let asleep = format!("{}/power_state", host.folder("0000:53:00.0"));
     let serial = format!("{}/serial_number", host.folder("0000:53:00.0"));
@@ -195,7 +196,7 @@ fn a_serial_number_is_found_on_a_device_that_sleeps() {
 }
 
 #[test]
-fn optional_is_any_boolean_of_yaml() {
+fn optional_accepts_every_boolean_of_yaml() {
     let host = hosts::server();
     for yes in ["yes", "True", "on", "true"] {
         let run = resolve(&host, &one(&[&format!("vendor_id: dead, optional: {yes}")]), "");

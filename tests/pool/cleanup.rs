@@ -1,4 +1,4 @@
-//! `tdx-pool cleanup`: what is ours and needed by nothing goes, everything else stays.
+//! `tdx-pool cleanup` deletes files of these tools that nothing needs, and keeps all others.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -19,8 +19,8 @@ fn source(path: &str) -> String {
     format!("<source file='{path}'/>")
 }
 
-/// Runs cleanup as a plan and for real, expects both to delete just these, and the rest of the folder
-/// to stay as it was, byte for byte.
+/// Runs cleanup as a dry run and for real. Expects that both name exactly these files, and that the rest of
+/// the directory stays unchanged, byte for byte.
 #[track_caller]
 fn deletes(rig: &Rig, orphans: &[String]) -> Value {
     let before = rig.listing(IMAGES);
@@ -46,7 +46,7 @@ fn deletes(rig: &Rig, orphans: &[String]) -> Value {
 
 #[test]
 #[ignore = "needs root"]
-fn what_a_domain_needs_is_kept() {
+fn cleanup_keeps_volumes_that_a_domain_needs() {
     let rig = Rig::start();
     rig.pool("ensure").document();
     let scratch = rig.scratch().to_str().unwrap().to_owned();
@@ -58,23 +58,23 @@ fn what_a_domain_needs_is_kept() {
     rig.define("running", &[file(1)]);
     rig.virsh(["start", "running"]);
     rig.define("off", &[file(2)]);
-    // Only as it runs; only as it will start next.
+    // Only the live definition has the overlay; only the persistent definition has it.
     rig.define("both", &[file(3)]);
     rig.virsh(["start", "both"]);
     rig.define("both", &[file(4)]);
-    // Only in a snapshot: of its disk, and of what was put above its disk.
+    // Only a snapshot needs the overlay: a snapshot of its disk, or a layer above the disk.
     rig.define("internal", &[file(5)]);
     rig.virsh(["snapshot-create-as", "internal", "s"]);
     rig.define("internal", &[]);
     rig.define("external", &[file(6)]);
     let above = format!("vda,file={}", path(&overlay(106)));
     rig.virsh(["snapshot-create-as", "external", "s", "--disk-only", "--diskspec", &above]);
-    // Only in the state it was saved with.
+    // Only the saved state of the domain needs the overlay.
     rig.define("saved", &[file(7)]);
     rig.virsh(["start", "saved"]);
     rig.virsh(["managedsave", "saved"]);
     rig.define("saved", &[]);
-    // However it is spelt.
+    // The definition spells the path in another way.
     rig.shell(&format!("ln -s {IMAGES} link; mkdir bind; mount --bind {IMAGES} bind")).text();
     rig.define("linked", &[source(&format!("{scratch}/link/{}", overlay(8)))]);
     rig.define("slashes", &[source(&format!("/var//lib/./libvirt/images//{}", overlay(9)))]);
@@ -96,7 +96,7 @@ fn what_a_domain_needs_is_kept() {
     );
     rig.define_xml("seeded", &cdrom, "");
     fs::write(rig.path(&path("cidata.defABC012345678.iso")), "seed").unwrap();
-    // A relative backing file counts from where the link lies.
+    // A relative backing file counts from the directory of the link.
     rig.qcow2(&path("relative"), Some((&path(&overlay(14)), "qcow2")));
     rig.shell(&format!("cd {IMAGES} && qemu-img rebase -u -b {} -F qcow2 relative", overlay(14)))
         .text();
@@ -117,7 +117,7 @@ fn what_a_domain_needs_is_kept() {
 
 #[test]
 #[ignore = "needs root"]
-fn what_an_image_stands_on_or_a_process_holds_is_kept() {
+fn cleanup_keeps_volumes_that_back_an_image_or_are_held_by_a_process() {
     let rig = Rig::start();
     rig.pool("ensure").document();
     rig.shell("mkdir others off").text();
@@ -131,19 +131,21 @@ fn what_an_image_stands_on_or_a_process_holds_is_kept() {
     let over = |top: &str, number: usize| {
         rig.qcow2(top, Some((&path(&overlay(number)), "qcow2")));
     };
-    // Images of others: in this pool, in another one, in one that is off; made behind libvirt's back.
+    // Foreign images need the overlays: images in this pool, in another pool, in an inactive pool, and images
+    // that libvirt does not know.
     over(&path("foreign"), 1);
     over(&format!("{scratch}/others/foreign"), 2);
     over(&format!("{scratch}/off/foreign"), 3);
     rig.virsh(["pool-destroy", "off"]);
-    // Broken, but naming what it needs.
+    // A damaged image that still names the file it needs.
     over(&path("broken"), 4);
     rig.shell(&format!(
         "printf '\\377' | dd of={} bs=1 seek=72 conv=notrunc status=none",
         path("broken")
     ))
     .text();
-    // Held: open, flocked, locked as QEMU does, in another mount namespace, behind a loop device.
+    // Processes hold overlays: by an open file, by flock, by QEMU's lock, in another mount namespace, and by
+    // a loop device.
     let hold = |number: usize, how: &str| {
         let mut command = rig.command("bash");
         let file = path(&overlay(number));
@@ -161,7 +163,7 @@ fn what_an_image_stands_on_or_a_process_holds_is_kept() {
         ),
     ];
     let device = rig.loop_device(&path(&overlay(9)));
-    // Being made, by one that lives and by one that died; and what a kept one stands on.
+    // Overlays under creation, by a live process and by a dead one; and the file that backs a kept overlay.
     rig.shell("mkdir -p -m 711 /run/tdx-pool").text();
     let lock = format!("exec 3>/run/tdx-pool/{}; flock 3; read", overlay(10));
     holders.push(hold(10, &lock));
@@ -172,7 +174,7 @@ fn what_an_image_stands_on_or_a_process_holds_is_kept() {
         path(&overlay(5))
     ))
     .text();
-    // An orphan on an orphan.
+    // An orphan backs another orphan.
     rig.shell(&format!(
         "qemu-img rebase -u -b {} -F qcow2 {}",
         path(&overlay(13)),
@@ -197,7 +199,7 @@ fn what_an_image_stands_on_or_a_process_holds_is_kept() {
     let locks = rig.shell("ls /run/tdx-pool").text().to_owned();
     assert_eq!(locks, format!("{}\n", overlay(10)), "a stale lock stayed, or a live one went");
 
-    // All let go: what nothing needs goes now.
+    // All holders end: cleanup deletes what nothing needs now.
     for holder in &mut holders {
         drop(holder.stdin.take());
         holder.wait().unwrap();
@@ -209,7 +211,7 @@ fn what_an_image_stands_on_or_a_process_holds_is_kept() {
 
 #[test]
 #[ignore = "needs root"]
-fn other_peoples_files_are_listed_and_left() {
+fn cleanup_keeps_files_that_these_tools_did_not_create() {
     let rig = Rig::start();
     rig.virsh(["pool-define-as", "default", "dir", "--target", IMAGES]);
     rig.pool("ensure").document();
@@ -233,7 +235,7 @@ fn other_peoples_files_are_listed_and_left() {
     }
     let base = rig.image("base.img", 1);
     rig.tool("tdx-pool", ["import", &base]).document();
-    // Our names, but nothing that we make.
+    // Files with names of these tools that these tools would not create.
     rig.shell(&format!(
         "cd {IMAGES} && mkdir {0} folder && touch {0}/keep && ln -s disk.img {1} && mkfifo {2} && \
          ln -s nowhere {3} && ln -s nowhere dangling && touch $'latin-\\xe9' $'new\\nline' && \
@@ -250,7 +252,7 @@ fn other_peoples_files_are_listed_and_left() {
         assert_eq!(named(&document, name)["reason"], "other", "{name}");
     }
 
-    // Who cannot see enough, or did not say yes, deletes nothing.
+    // A user who cannot see enough, or who does not confirm, deletes nothing.
     rig.qcow2(&path(&overlay(10)), None);
     let before = rig.listing(IMAGES);
     let hint = "add --yes to confirm, or --dry-run to see what would be done";
@@ -263,7 +265,7 @@ fn other_peoples_files_are_listed_and_left() {
     rig.pool("cleanup --pool absent --yes").error(4);
     assert_eq!(rig.listing(IMAGES), before);
 
-    // One that cannot be deleted does not keep the others.
+    // A file that cannot be deleted does not stop the deletion of the others.
     rig.qcow2(&path(&overlay(11)), None);
     let immutable = rig.shell(&format!("chattr +i {}", path(&overlay(10))));
     if immutable.status == Some(0) {
@@ -276,7 +278,7 @@ fn other_peoples_files_are_listed_and_left() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_thousand_overlays_and_many_domains() {
+fn cleanup_of_a_thousand_overlays_asks_about_each_volume_once() {
     let rig = Rig::start();
     rig.pool("ensure").document();
     rig.qcow2(&path("base"), None);
@@ -285,7 +287,7 @@ fn a_thousand_overlays_and_many_domains() {
     for number in 1..=1100 {
         fs::copy(&template, rig.path(&path(&overlay(number)))).unwrap();
     }
-    // Past the 1,024th name: an image that needs one of ours. libvirt gives them in no order.
+    // Images after the 1,024th name, which need overlays of these tools. libvirt returns names in no order.
     for number in 0..10 {
         rig.qcow2(&path(&format!("z{number}")), Some((&path(&overlay(number)), "qcow2")));
     }
@@ -298,14 +300,14 @@ fn a_thousand_overlays_and_many_domains() {
     assert_eq!(orphans, 1101 - 10 - 20);
     rig.pool("cleanup --yes").document();
     assert_eq!(rig.names().len(), 1 + 10 + 10 + 20);
-    // libvirt is asked about each volume and each domain, and not about each volume for each domain.
+    // The tool asks libvirt about each volume and each domain once, not about each volume for each domain.
     let (volumes, domains) = (1112, 20);
     assert!(walk.steps.len() < 4 * (volumes + domains), "{} steps", walk.steps.len());
 }
 
 #[test]
 #[ignore = "needs root"]
-fn a_lock_of_a_user_who_may_not_use_libvirt_does_not_count() {
+fn cleanup_ignores_a_lock_of_a_user_who_may_not_use_libvirt() {
     let rig = Rig::start();
     rig.pool("ensure").document();
     for number in [1, 2] {
@@ -336,7 +338,7 @@ fn a_lock_of_a_user_who_may_not_use_libvirt_does_not_count() {
         drop(holder.stdin.take());
         holder.wait().unwrap();
     }
-    // Nor can such a user get at root's locks.
+    // Such a user cannot take root's locks either.
     rig.image("a.img", 1);
     rig.pool("import a.img").document();
     rig.shell("umask 077; exec 3>/run/tdx-pool/lock").text();
@@ -349,7 +351,7 @@ fn a_lock_of_a_user_who_may_not_use_libvirt_does_not_count() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_member_of_the_group_libvirt_waits_for_the_locks_of_root_that_matter() {
+fn delete_by_a_member_of_group_libvirt_refuses_only_if_root_holds_the_lock() {
     let rig = Rig::start();
     rig.pool("ensure").document();
     rig.qcow2(&path("base"), None);
@@ -364,7 +366,7 @@ fn a_member_of_the_group_libvirt_waits_for_the_locks_of_root_that_matter() {
          chown root:libvirt base",
     )
     .text();
-    // As a creation of root's holds it, and one that was killed.
+    // Root's creation of a volume holds the lock; the file stays after a killed creation.
     let mut creation = rig.command("flock");
     creation.args(["-s", "/run/tdx-pool/base", "sh", "-c", "echo; read line"]);
     let mut creation = creation.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
@@ -382,7 +384,7 @@ fn a_member_of_the_group_libvirt_waits_for_the_locks_of_root_that_matter() {
 
 #[test]
 #[ignore = "needs root"]
-fn what_a_member_of_the_group_libvirt_makes_is_left_to_them() {
+fn cleanup_keeps_the_running_import_of_a_member_of_group_libvirt() {
     let rig = Rig::start();
     rig.pool("ensure").document();
     raw_image(rig.scratch().join("big.img"), 160 << 20, 1);

@@ -1,4 +1,4 @@
-//! What an image consists of: `tdx-pool` protects every file that QEMU opens with it.
+//! The files that an image consists of: `tdx-pool` protects every file that QEMU opens with it.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -25,14 +25,14 @@ fn rig() -> Rig {
     rig
 }
 
-/// A qcow2 image whose data is in another file.
+/// Creates a qcow2 image whose data is in another file.
 #[track_caller]
 fn with_data_file(rig: &Rig, name: &str, data: &str) {
     let options = format!("data_file={data},data_file_raw=on");
     rig.shell(&format!("qemu-img create -q -f qcow2 -o {options} {} 16M", path(name))).text();
 }
 
-/// Expects `volumes` and `delete` to know that a domain needs a volume.
+/// Expects that `volumes` and `delete` find that a domain needs a volume.
 #[track_caller]
 fn is_needed(rig: &Rig, volume: &str, domain: &str) {
     let volumes = rig.pool("volumes").document();
@@ -45,7 +45,7 @@ fn is_needed(rig: &Rig, volume: &str, domain: &str) {
 
 #[test]
 #[ignore = "needs root"]
-fn delete_refuses_the_data_file_of_a_domains_image_running_or_off() {
+fn delete_refuses_the_data_file_of_a_domains_image_running_or_shut_off() {
     let rig = rig();
     with_data_file(&rig, "run.qcow2", &path("run.data"));
     rig.define("dom", &[source("run.qcow2")]);
@@ -54,7 +54,7 @@ fn delete_refuses_the_data_file_of_a_domains_image_running_or_off() {
     rig.virsh(["start", "dom"]);
     is_needed(&rig, "run.data", "dom");
     rig.virsh(["destroy", "dom"]);
-    // The image keeps it when the domain is gone.
+    // The image still needs its data file after the domain is undefined.
     rig.virsh(["undefine", "dom"]);
     let error = rig.pool("delete run.data --yes").error(5);
     assert_eq!(error["message"], "volume 'run.data' is needed by volume 'run.qcow2'");
@@ -70,7 +70,7 @@ fn delete_refuses_the_data_file_of_a_domains_image_running_or_off() {
 
 #[test]
 #[ignore = "needs root"]
-fn delete_refuses_what_a_base_below_an_overlay_needs() {
+fn delete_refuses_the_files_of_a_base_that_backs_an_overlay() {
     let rig = rig();
     with_data_file(&rig, "base", &path("base.data"));
     rig.qcow2(&path("middle"), Some(("base", "qcow2")));
@@ -81,7 +81,7 @@ fn delete_refuses_what_a_base_below_an_overlay_needs() {
     let chain = json!([path("middle"), path("base")]);
     assert_eq!(named(&volumes, &overlay(1))["backing_chain"], chain);
     assert_eq!(named(&volumes, "base")["role"], "base");
-    // And through a snapshot of the domain, whose images are named nowhere else.
+    // The domain also needs the files through a snapshot, whose images no definition names.
     rig.virsh(["snapshot-create-as", "dom", "one", "--disk-only", "--no-metadata"]);
     is_needed(&rig, "base.data", "dom");
 }
@@ -135,7 +135,7 @@ fn delete_refuses_the_files_of_json_names() {
     rig.define_xml("args", "", &more);
     let error = rig.tool("tdx-pool", ["delete", "in xml, twice.raw", "--yes"]).error(5);
     assert_eq!(error["message"], "volume 'in xml, twice.raw' is needed by domain 'args'");
-    // A remote protocol protects nothing here.
+    // A remote protocol protects no local file.
     let remote = format!("nbd://localhost{}", path("free.raw"));
     let create = format!("qemu-img create -q -f qcow2 -u -b '{remote}' -F raw {} 1M", path("nbd"));
     rig.shell(&create).text();
@@ -145,7 +145,7 @@ fn delete_refuses_the_files_of_json_names() {
 
 #[test]
 #[ignore = "needs root"]
-fn delete_counts_relative_names_from_the_link_and_from_the_file() {
+fn delete_resolves_relative_names_from_the_link_and_from_its_target() {
     let rig = rig();
     rig.qcow2(&path("base"), None);
     rig.shell(&format!("cd {IMAGES} && mkdir real && cp base real/base")).text();
@@ -161,7 +161,7 @@ fn delete_counts_relative_names_from_the_link_and_from_the_file() {
 
 #[test]
 #[ignore = "needs root"]
-fn delete_ends_on_hostile_chains() {
+fn delete_terminates_on_hostile_image_chains() {
     let rig = rig();
     let rebase = |name: &str, below: &str| {
         rig.shell(&format!("qemu-img rebase -u -b '{below}' -F qcow2 {}", path(name))).text();
@@ -227,12 +227,12 @@ fn delete_refuses_a_volume_that_is_open_or_behind_a_loop_device() {
 
 #[test]
 #[ignore = "needs root"]
-fn delete_says_what_it_cannot_see() {
+fn delete_warns_of_images_and_processes_that_it_cannot_read() {
     let rig = rig();
     for name in ["a", "b", "base", "top"] {
         rig.qcow2(&path(name), None);
     }
-    // As a member of the group libvirt, who can read neither images nor others' processes.
+    // A member of the group libvirt can read neither the images nor the processes of others.
     rig.qcow2(&path("top"), Some((&path("base"), "qcow2")));
     rig.shell(&format!("chmod 600 {IMAGES}/*")).text();
     let user = |line: &str| {
@@ -241,13 +241,13 @@ fn delete_says_what_it_cannot_see() {
         let tool = format!("{} -c qemu:///system {line}", tool.display());
         rig.shell(&format!("setpriv --reuid 65534 --regid {group} --clear-groups {tool}"))
     };
-    // What libvirt says of an image that cannot be read counts.
+    // libvirt's description of an unreadable image counts.
     let error = user("delete base --yes").error(5);
     assert_eq!(error["message"], "volume 'base' is needed by volume 'top'");
     let deleted = user("delete a --yes").document();
     let warnings = deleted["warnings"].to_string();
     assert!(warnings.contains("the open files of "), "{warnings}");
-    // Of an image outside of any pool libvirt says nothing.
+    // libvirt does not describe an image outside of all pools.
     rig.shell(
         "mkdir -p private && qemu-img create -q -f qcow2 private/disk 1M && chmod 600 private/*",
     )
@@ -257,7 +257,7 @@ fn delete_says_what_it_cannot_see() {
     let error = user("delete b --yes").error(5);
     let message = error["message"].as_str().unwrap();
     assert!(message.contains(&image) && message.contains("cannot be read"), "{error}");
-    // Nothing is below a raw disk, and nothing below one whose XML ends the chain.
+    // A raw disk has no image below it, nor has a disk whose XML ends the image chain.
     let disk = format!(
         "<disk type='file'><driver name='qemu' type='raw'/><source file='{image}'/>\
          <target dev='vda'/></disk>"
@@ -274,26 +274,26 @@ fn delete_says_what_it_cannot_see() {
 
 #[test]
 #[ignore = "needs root"]
-fn deletion_is_refused_beside_an_image_whose_data_file_is_not_named() {
+fn delete_refuses_volumes_beside_an_image_that_does_not_name_its_data_file() {
     let rig = rig();
     with_data_file(&rig, "broken", &path("some.raw"));
     rig.qcow2(&path("free"), None);
     rig.qcow2(&path(&overlay(1)), None);
-    // The magic number of the extension that has the name.
+    // The magic number of the header extension that holds the name.
     rig.shell(&format!("LC_ALL=C sed -i s/DATA/XXXX/ {}", path("broken"))).text();
     let error = rig.pool("delete free --yes").error(5);
     let message = error["message"].as_str().unwrap();
     assert!(message.contains(&path("broken")) && message.contains("data file"), "{error}");
     let error = rig.pool("cleanup --yes").error(5);
     assert!(error["message"].as_str().unwrap().contains(&path("broken")), "{error}");
-    // In another pool nothing is kept by it, unless a domain has it.
+    // In another pool the image protects nothing, unless a domain uses it.
     rig.shell("mkdir other").text();
     rig.pool("ensure --pool other --path other").document();
     rig.qcow2(&rig.scratch().join("other/free").display().to_string(), None);
     rig.pool("delete free --pool other --dry-run").document();
     rig.define("dom", &[source("broken")]);
     rig.pool("delete free --pool other --yes").error(5);
-    // To a guest that has it as a raw disk its header is data.
+    // For a guest that uses the image as a raw disk, its header is data.
     let disk = format!(
         "<disk type='file'><driver name='qemu' type='raw'/>{}<target dev='vda'/></disk>",
         source("broken")
@@ -308,7 +308,7 @@ fn deletion_is_refused_beside_an_image_whose_data_file_is_not_named() {
 
 #[test]
 #[ignore = "needs root"]
-fn cleanup_keeps_what_images_need() {
+fn cleanup_keeps_the_files_that_images_need() {
     let rig = rig();
     let data = "disk.000000000000001.raw";
     with_data_file(&rig, "top", &path(data));
@@ -320,7 +320,7 @@ fn cleanup_keeps_what_images_need() {
 
 #[test]
 #[ignore = "needs root"]
-fn delete_looks_again_after_its_question() {
+fn delete_checks_the_users_again_after_the_prompt() {
     let rig = rig();
     for name in ["base", "replaced", "gone"] {
         rig.qcow2(&path(name), None);
@@ -335,14 +335,14 @@ fn delete_looks_again_after_its_question() {
     assert!(run.stderr.contains("needed by domain 'dom', volume 'top'"), "{run:?}");
     assert!(rig.names().contains(&"base".to_owned()));
 
-    // Another file by the same name is not the one that was asked about.
+    // A file that replaces the volume during the prompt is not deleted.
     let question = ask("delete replaced");
     rig.shell(&format!("cd {IMAGES} && rm replaced && cp base replaced")).text();
     let run = question.answer("y");
     assert_eq!(run.status, Some(5), "{run:?}");
     assert!(run.stderr.contains("volume 'replaced' was replaced during this command"), "{run:?}");
 
-    // One that appears was not asked about; one that disappears is as it should be.
+    // A volume that appears during the prompt is not deleted; a volume that disappears is no error.
     let question = ask("delete gone new");
     rig.shell(&format!("cd {IMAGES} && rm gone && cp base new")).text();
     let run = question.answer("y");
@@ -363,7 +363,7 @@ fn delete_looks_again_after_its_question() {
 
 #[test]
 #[ignore = "needs root"]
-fn import_replace_looks_again_after_its_question() {
+fn import_replace_checks_the_users_again_after_the_prompt() {
     let rig = rig();
     rig.image("a.img", 1);
     rig.image("b.img", 2);
@@ -379,10 +379,10 @@ fn import_replace_looks_again_after_its_question() {
 
 #[test]
 #[ignore = "needs root"]
-fn delete_waits_for_an_overlay_that_a_member_of_the_group_libvirt_makes() {
+fn delete_waits_for_an_overlay_that_a_member_of_group_libvirt_creates() {
     let rig = rig();
     rig.qcow2(&path("base"), None);
-    // As a creation holds it.
+    // A creation by that user holds the lock.
     rig.shell(
         "mkdir -p -m 1777 /run/lock/tdx && cd /run/lock/tdx && touch base && chmod 640 base && \
          chown nobody:libvirt base",

@@ -11,7 +11,7 @@ fn source(name: &str) -> Vec<String> {
 
 #[test]
 #[ignore = "needs root"]
-fn what_is_needed_stays_and_the_rest_goes() {
+fn delete_keeps_needed_volumes_and_deletes_the_others() {
     let rig = Rig::start();
     rig.pool("ensure").document();
     let path = |name: &str| format!("{IMAGES}/{name}");
@@ -46,7 +46,7 @@ fn what_is_needed_stays_and_the_rest_goes() {
     let plan = rig.pool("delete free -n").item();
     assert_eq!(rig.listing(IMAGES), before);
     assert_eq!(rig.pool("delete free --yes").item(), plan);
-    // What is not there is deleted already, and needs no yes.
+    // An absent volume counts as deleted, and needs no confirmation.
     for name in ["free", "never", "-", ".."] {
         let mut run = rig.tool("tdx-pool", ["delete", name]);
         if name == "-" {
@@ -59,13 +59,13 @@ fn what_is_needed_stays_and_the_rest_goes() {
             (&json!("none"), &json!(null))
         );
     }
-    // All are tried; what was done is told.
+    // All volumes are tried, and the error lists the deleted ones.
     let error = rig.pool("delete a on b never --yes").error(5);
     assert_eq!(error["message"], "volume 'on' is needed by domain 'on'");
     assert_eq!(error["applied"], json!(["deleted volume 'a'", "deleted volume 'b'"]));
     assert_eq!(rig.names(), ["base", "middle", "off", "on", "saved", "top"]);
 
-    // A chain at once, in whatever order it is named, and by document.
+    // A whole image chain in one command, in any order of names, and by document.
     let plan = rig.pool("delete base top middle -n").document();
     assert_eq!(values(&plan, "action"), ["delete"; 3]);
     let line = "tdx-pool volumes | jq '.items[] | select(.users == [])' | tdx-pool delete - --yes";
@@ -80,14 +80,14 @@ fn what_is_needed_stays_and_the_rest_goes() {
 
 #[test]
 #[ignore = "needs root"]
-fn images_in_other_pools_count() {
+fn delete_refuses_a_volume_that_backs_an_image_in_another_pool() {
     let rig = Rig::start();
     rig.pool("ensure").document();
     rig.shell("mkdir mine others").text();
     rig.pool("ensure --pool others --path others").document();
     let folder = rig.scratch().join("others").to_str().unwrap().to_owned();
     rig.qcow2(&format!("{IMAGES}/base"), None);
-    // Made behind libvirt's back, in a pool that is off.
+    // An image that libvirt does not know, in an inactive pool.
     rig.qcow2(&format!("{folder}/top"), Some((&format!("{IMAGES}/base"), "qcow2")));
     rig.virsh(["pool-destroy", "others"]);
     let error = rig.pool("delete base --yes").error(5);
@@ -96,7 +96,7 @@ fn images_in_other_pools_count() {
     let remote = rig.pool("-c qemu+tcp://127.0.0.1/system delete base --yes").error(5);
     assert_eq!(remote["message"], error["message"]);
 
-    // The same names in two pools are two volumes.
+    // Equal names in two pools are different volumes.
     rig.qcow2(&format!("{IMAGES}/top"), None);
     let document = rig.pool("volumes --pool others").document();
     assert_eq!(named(&document, "top")["role"], "overlay");

@@ -13,7 +13,7 @@ use crate::support::wait::wait_for;
 
 #[test]
 #[ignore = "needs root"]
-fn an_image_is_imported_once() {
+fn import_copies_an_image_once() {
     let rig = Rig::start();
     let image = guest_image(false);
     let image = image.to_str().unwrap();
@@ -22,7 +22,7 @@ fn an_image_is_imported_once() {
     assert_eq!(rig.state(), before, "a dry run changed something");
     let first = rig.tool("tdx-pool", ["import", image]).document();
     let item = &first["items"][0];
-    // A pool that is to be made has no UUID yet.
+    // The planned pool has no UUID yet.
     let mut planned = plan["items"][0].clone();
     assert_eq!(planned["pool_uuid"], json!(null));
     planned["pool_uuid"] = item["pool_uuid"].clone();
@@ -49,7 +49,7 @@ fn an_image_is_imported_once() {
 
 #[test]
 #[ignore = "needs root"]
-fn an_equal_image_is_recognised_and_read_only_when_it_may_differ() {
+fn import_recognises_an_equal_image_and_reads_it_only_if_it_may_differ() {
     let rig = Rig::start();
     let image = rig.image("a.img", 1);
     let import = |more: &str| rig.pool(&format!("import {image} {more}"));
@@ -63,7 +63,7 @@ fn an_equal_image_is_recognised_and_read_only_when_it_may_differ() {
         run.stderr.contains("was imported from the same file")
     };
     assert!(by_record());
-    // Other bytes under the same device, inode, size and time of change: the inode's own time tells.
+    // Other bytes with an equal device, inode, size and modification time: the inode's change time differs.
     rig.shell(
         "touch -r a.img stamp; printf x | dd of=a.img bs=1 seek=4096 conv=notrunc status=none; \
                touch -r stamp a.img",
@@ -72,17 +72,17 @@ fn an_equal_image_is_recognised_and_read_only_when_it_may_differ() {
     let differs = import("").error(5);
     assert_eq!(differs["message"], format!("volume 'a.img' exists and differs from {image}"));
     assert_eq!(differs["hint"], "choose another name with --name, or replace it with --replace");
-    // Equal bytes in another file: read once, and then remembered.
+    // Equal bytes in another file: the file is read once, and then recorded.
     raw_image(&image, 1 << 20, 1);
     rig.shell("cp a.img b.img; mv b.img a.img").text();
     assert_eq!(import("-n").item()["action"], "none");
     assert!(!by_record());
     assert!(by_record(), "the record was not renewed");
-    // The volume written behind our back: its record says nothing any more.
+    // Another program writes to the volume: the record is no longer valid.
     rig.shell(&format!("printf y | dd of={IMAGES}/a.img bs=1 seek=9000 conv=notrunc status=none"))
         .text();
     import("").error(5);
-    // Replaced: asked first, a new file, the old record gone.
+    // --replace asks first, creates a new file, and removes the old record.
     let asked = import("--replace").error(5);
     assert_eq!(asked["message"], "not confirmed: replace volume 'a.img'?");
     assert_eq!(import("--replace -n").item()["action"], "replace");
@@ -92,7 +92,7 @@ fn an_equal_image_is_recognised_and_read_only_when_it_may_differ() {
     assert_eq!(import("--replace").document()["changed"], false);
     assert_eq!(rig.owner("a.img"), (0, rig.qemu_group(), 0o640));
 
-    // Where a file system keeps no attributes, contents are compared.
+    // If the file system stores no attributes, the contents are compared.
     rig.shell("mkdir plain; mount -t ramfs ramfs plain").text();
     rig.pool("ensure --pool plain --path plain").document();
     for action in ["import", "none"] {
@@ -107,7 +107,7 @@ fn an_equal_image_is_recognised_and_read_only_when_it_may_differ() {
 
 #[test]
 #[ignore = "needs root"]
-fn what_is_no_base_image_is_refused() {
+fn import_refuses_files_that_are_not_base_images() {
     let rig = Rig::start();
     let guest = guest_image(false);
     rig.shell(&format!(
@@ -152,7 +152,7 @@ fn what_is_no_base_image_is_refused() {
 
 #[test]
 #[ignore = "needs root"]
-fn any_name_that_libvirt_can_hold_works() {
+fn import_accepts_any_name_that_libvirt_accepts() {
     let rig = Rig::start();
     let image = rig.image("a.img", 1);
     rig.pool("ensure").document();
@@ -185,7 +185,7 @@ fn any_name_that_libvirt_can_hold_works() {
         let error = rig.tool("tdx-pool", ["import", &image, "--name", name]).error(2);
         assert_eq!(error["hint"], "choose another name with --name", "{name:?}");
     }
-    // Names of files: what the volume cannot be called has to be said.
+    // Names of source files: if the volume cannot have such a name, the command asks for --name.
     let scratch = rig.scratch();
     let odd: [&[u8]; 3] = [b"new\nline.img", b"latin-\xe9.img", ours.as_bytes()];
     for name in odd {
@@ -203,7 +203,7 @@ fn any_name_that_libvirt_can_hold_works() {
     let kind = fs::symlink_metadata(rig.path(IMAGES).join("sym & link.img")).unwrap();
     assert!(kind.is_file(), "a link was copied as a link");
 
-    // Whatever else has the name already is left.
+    // Any other file with that name is kept.
     rig.shell(&format!(
         "cd {IMAGES} && ln -s no dangling; mkdir folder; mkfifo fifo; ln -s {image} link"
     ))
@@ -214,7 +214,7 @@ fn any_name_that_libvirt_can_hold_works() {
             rig.tool("tdx-pool", ["import", &image, "--name", name, "--replace", "--yes"]).error(5);
         assert_eq!(error["message"], format!("{IMAGES}/{name} exists and is not a regular file"));
     }
-    // A link to it is a volume, of which nothing states the format.
+    // A link to a file is a volume without a stated format.
     let link = ["import", &image, "--name", "link"];
     let error = rig.tool("tdx-pool", link).error(3);
     assert_eq!(error["hint"], "add --image-format raw or --image-format qcow2");
@@ -225,7 +225,7 @@ fn any_name_that_libvirt_can_hold_works() {
 
 #[test]
 #[ignore = "needs root"]
-fn an_image_in_use_is_not_replaced() {
+fn import_replace_refuses_an_image_in_use() {
     let rig = Rig::start();
     let scratch = rig.scratch().to_str().unwrap().to_owned();
     rig.image("new.img", 99);
@@ -233,7 +233,7 @@ fn an_image_in_use_is_not_replaced() {
     {
         let image = rig.image(user, index as u64);
         rig.tool("tdx-pool", ["import", &image]).document();
-        // As an overlay, so that every domain can use it.
+        // The image backs an overlay, so that every domain can use it.
         rig.qcow2(&format!("{IMAGES}/{user}.top"), Some((&format!("{IMAGES}/{user}"), "raw")));
     }
     rig.shell(&format!("rm {IMAGES}/free.top; mv {IMAGES}/elsewhere.top {scratch}/other.top"))
@@ -269,7 +269,7 @@ fn an_image_in_use_is_not_replaced() {
 
 #[test]
 #[ignore = "needs root"]
-fn digests_compression_and_holes() {
+fn import_checks_the_digest_compresses_and_keeps_holes() {
     let rig = Rig::start();
     let image = rig.image("a.img", 1);
     let sum = rig.shell("sha256sum a.img").text()[..64].to_owned();
@@ -287,7 +287,7 @@ fn digests_compression_and_holes() {
     assert_eq!(rig.pool(&format!("import a.img --sha256 {sum}")).item()["sha256"], sum);
     assert_eq!(rig.pool(&format!("import a.img --sha256 {sum}")).item()["action"], "none");
     rig.pool(&format!("import a.img --sha256 {wrong}")).error(3);
-    // The digest of the old image is not the new one's.
+    // The digest of the old image does not match the new image.
     raw_image(&image, 1 << 20, 2);
     rig.pool(&format!("import a.img --sha256 {sum} --replace --yes --dry-run")).error(3);
     rig.pool(&format!("import a.img --sha256 {sum} --replace --yes")).error(3);
@@ -296,9 +296,9 @@ fn digests_compression_and_holes() {
     assert_eq!(rig.pool(&format!("{line} -n")).item()["sha256"], new);
     assert_eq!(rig.pool(&line).item()["sha256"], new);
 
-    // Compressed: smaller, the same disk, recognised.
+    // A compressed volume is smaller, has the same content, and is recognised.
     let guest = guest_image(false);
-    // Its kernel is compressed already; this is not.
+    // The kernel in the image is compressed already; these bytes are not.
     let more = "head -c 16M /dev/zero | tr '\\0' y >>big.img";
     rig.shell(&format!("qemu-img convert -O raw {} big.img && {more}", guest.display())).text();
     let item = rig.pool("import big.img --compress --name c.qcow2").item();
@@ -312,7 +312,7 @@ fn digests_compression_and_holes() {
     rig.shell("touch big.img").text();
     assert_eq!(rig.pool("import big.img --compress --name c.qcow2").item()["action"], "none");
 
-    // Holes stay holes.
+    // Holes are kept.
     rig.shell(
         "cp a.img sparse.img; truncate -s 256M sparse.img; printf x >>sparse.img; \
                truncate -s 256M sparse.img",
@@ -366,7 +366,7 @@ fn a_failed_or_stopped_import_leaves_nothing() {
     assert_eq!(rig.state(), before);
     assert_eq!(rig.shell("pgrep -x qemu-img || true").text(), "");
 
-    // As under nohup: what the caller ignored does not stop it.
+    // As under nohup: a signal that the caller ignores does not stop the import.
     let ignoring = rig.shell(&format!(
         "trap '' HUP; tdx-pool import big.img & \
          until ls {IMAGES}/import.*.part >&2; do :; done 2>/dev/null; kill -HUP $!; wait $!"
@@ -375,7 +375,7 @@ fn a_failed_or_stopped_import_leaves_nothing() {
     rig.pool("delete big.img --yes").document();
     assert_eq!(rig.state(), before);
 
-    // While it goes on it is no orphan; once its maker was killed it is.
+    // A running import is no orphan; a killed one is.
     let import = rig.begin(&["import", "big.img"]);
     let part = rig.halt(&import);
     let kept = rig.pool("cleanup --yes").item();
@@ -393,7 +393,7 @@ fn a_failed_or_stopped_import_leaves_nothing() {
     assert_eq!(rig.state(), before);
     assert_eq!(rig.pool("cleanup --yes").document()["changed"], false);
 
-    // libvirtd killed in the middle: the image is there and whole, or it is not.
+    // libvirtd is killed during the import: the image is complete or absent.
     let import = rig.begin(&["import", "big.img"]);
     rig.halt(&import);
     rig.libvirtd("kill");
@@ -407,7 +407,7 @@ fn a_failed_or_stopped_import_leaves_nothing() {
 
 #[test]
 #[ignore = "needs root"]
-fn two_imports_at_once_make_one_image() {
+fn two_simultaneous_imports_create_one_image() {
     let rig = Rig::start();
     rig.pool("ensure").document();
     let image = rig.scratch().join("a.img");
@@ -424,7 +424,7 @@ fn two_imports_at_once_make_one_image() {
     assert_eq!(rig.pool("import a.img").item()["action"], "none");
     assert!(rig.shell(&format!("cmp a.img {IMAGES}/a.img")).text().is_empty());
 
-    // Different ones under one name: one wins whole, the other is told.
+    // Two different images with one name: one import completes, the other reports the conflict.
     raw_image(rig.scratch().join("b.img"), 64 << 20, 2);
     let runs = ["a.img", "b.img"].map(|file| rig.begin(&["import", file, "--name", "c.img"]));
     let runs = runs.map(|child| end(child).0);
@@ -438,7 +438,7 @@ fn two_imports_at_once_make_one_image() {
 
 #[test]
 #[ignore = "needs root"]
-fn documents_are_imported() {
+fn import_reads_the_document_of_volumes() {
     let rig = Rig::start();
     for (index, name) in ["a.img", "b.img"].iter().enumerate() {
         let image = rig.image(name, index as u64);
@@ -449,7 +449,7 @@ fn documents_are_imported() {
     let imported = rig.shell(line).document();
     assert_eq!(values(&imported, "action"), ["import"; 2]);
     assert_eq!(rig.shell(line).document()["changed"], false);
-    // A name alone is the volume of the default pool; an item says which pool it is of.
+    // A name alone means a volume of the default pool; an item names its pool.
     let gone = rig.shell("tdx-pool volumes --pool other | tdx-pool delete - --yes").document();
     assert_eq!(values(&gone, "pool"), ["other"; 2]);
     assert_eq!(rig.names(), ["a.img", "b.img"]);
@@ -458,7 +458,7 @@ fn documents_are_imported() {
     assert_eq!(rig.pipe("tdx-pool", ["import", "-"], "[]").document()["items"], json!([]));
     let two = r#"{"path":"/a"}{"path":"/b"}"#;
     rig.pipe("tdx-pool", ["import", "-", "--name", "x"], two).error(2);
-    // The first of two is done when the second fails: both were planned first.
+    // Both items are planned first; the first import stays when the second fails.
     let rest =
         format!(r#"{{"path":"{0}/new.img"}}{{"path":"{0}/absent"}}"#, rig.scratch().display());
     rig.image("new.img", 9);

@@ -1,5 +1,5 @@
-//! An image whose owner changes it while `tdx-pool import` reads it: the pool never gets other bytes than
-//! those whose digest is promised.
+//! An image whose owner changes it while `tdx-pool import` reads it: the pool only ever gets the bytes whose
+//! digest is promised.
 
 #![expect(clippy::disallowed_methods, reason = "tests start programs as users do")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
@@ -16,14 +16,14 @@ use crate::support::pool::{IMAGES, raw_image};
 use crate::support::rig::Rig;
 use crate::support::steps::{Moment, Walk, moments};
 
-/// What the owner of an image does to it while it is imported.
+/// A change that the owner of an image makes during an import.
 #[derive(Debug, Clone, Copy)]
 enum Change {
-    /// Gives its name to another image.
+    /// Gives the name of the image to another image.
     Rename,
-    /// Writes a qcow2 header into it that names another file, and sets the time of the last change back.
+    /// Writes a qcow2 header into the image that names another file, and restores the modification time.
     Header,
-    /// Writes other data into it, and sets the time of the last change back.
+    /// Writes other data into the image, and restores the modification time.
     Data,
 }
 
@@ -42,7 +42,7 @@ fn rig_with_source() -> (Rig, String) {
     (rig, digest)
 }
 
-/// Puts `image.raw` back as it was.
+/// Restores `image.raw`.
 fn restore(rig: &Rig) {
     rig.shell(&format!("cp good.raw new && mv new image.raw; cp evil.raw evil; rm -f {IMAGES}/*"))
         .text();
@@ -84,11 +84,11 @@ fn check(rig: &Rig, walk: &Walk, digest: &str, compressed: bool, when: &str) {
     assert_eq!(rig.shell(&same).status, Some(0), "{when}: another image, with the good digest");
 }
 
-/// Makes each change at each step of an import; `DIGEST` in its line is that of the source.
+/// Makes each change at each step of an import. `DIGEST` in the command line is the digest of the source.
 fn walk(line: &str, changes: &[Change], compressed: bool) {
     let (rig, digest) = rig_with_source();
     let line = line.replace("DIGEST", &digest);
-    // The folder of locks is made once.
+    // The first run creates the directory of locks.
     restore(&rig);
     rig.shell(&line).document();
     restore(&rig);
@@ -113,21 +113,21 @@ fn walk(line: &str, changes: &[Change], compressed: bool) {
 
 #[test]
 #[ignore = "needs root"]
-fn an_import_has_the_bytes_that_were_there_whenever_its_source_changes() {
+fn import_of_a_source_that_changes_has_the_promised_bytes_or_fails() {
     let changes = [Change::Rename, Change::Header, Change::Data];
     walk("tdx-pool import image.raw", &changes, false);
 }
 
 #[test]
 #[ignore = "needs root"]
-fn a_compressed_import_has_the_promised_disk_whenever_its_source_changes() {
+fn compressed_import_of_a_source_that_changes_has_the_promised_disk_or_fails() {
     let changes = [Change::Rename, Change::Header];
     walk("tdx-pool import image.raw --compress --sha256 DIGEST", &changes, true);
 }
 
 #[test]
 #[ignore = "needs root"]
-fn an_upload_has_the_promised_bytes_whenever_its_source_changes() {
+fn upload_of_a_source_that_changes_has_the_promised_bytes_or_fails() {
     let changes = [Change::Rename, Change::Header];
     walk(
         "tdx-pool -c qemu+tcp://127.0.0.1/system import image.raw --sha256 DIGEST",
@@ -136,11 +136,11 @@ fn an_upload_has_the_promised_bytes_whenever_its_source_changes() {
     );
 }
 
-/// A page that is written through a mapping while it is dirty moves no time: only the header of the copy
-/// tells what was copied.
+/// A page that is written through a mapping while it is dirty changes no time: only the header of the copy
+/// shows what was copied.
 #[test]
 #[ignore = "needs root"]
-fn a_header_that_is_written_through_a_mapping_is_judged_as_it_was_copied() {
+fn import_judges_the_copied_header_if_a_mapping_changes_the_source() {
     let (rig, _) = rig_with_source();
     restore(&rig);
     let line = "tdx-pool import image.raw";
@@ -162,7 +162,7 @@ fn a_header_that_is_written_through_a_mapping_is_judged_as_it_was_copied() {
     assert_eq!(rig.names(), Vec::<String>::new());
 }
 
-/// A process that has the first page of `image.raw` mapped and dirty, and writes `header` into it when
+/// A process that has the first page of `image.raw` mapped and dirty. It writes `header` into the page when
 /// it gets a line.
 struct Mapping {
     process: Child,
@@ -170,7 +170,7 @@ struct Mapping {
 }
 
 impl Mapping {
-    /// mmap(2) is 9 and read(2) is 0 on amd64; reading into a mapping writes through it.
+    /// On amd64 mmap(2) is 9 and read(2) is 0. Reading into a mapping writes through it.
     const SCRIPT: &str = "$| = 1; open I, '+<', 'image.raw'; open H, '<', 'header'; \
         my $at = syscall(9, 0, 4096, 3, 1, fileno(I), 0); \
         syscall(0, fileno(I), $at, 4096) == 4096 or die; print qq(dirty\\n); <STDIN>; \
@@ -211,10 +211,10 @@ impl Drop for Mapping {
 
 #[test]
 #[ignore = "needs root"]
-fn a_compressed_volume_is_compared_with_the_open_source() {
+fn import_compares_a_compressed_volume_with_the_source_that_it_opened() {
     let (rig, _) = rig_with_source();
     let digest = rig.shell("sha256sum evil.raw").text()[..64].to_owned();
-    // Without attributes only qemu-img can tell that a volume is the image.
+    // Without attributes only qemu-img can find that a volume equals the image.
     rig.shell("mkdir plain; mount -t ramfs ramfs plain").text();
     rig.pool("ensure --pool plain --path plain").document();
     restore(&rig);
@@ -222,7 +222,7 @@ fn a_compressed_volume_is_compared_with_the_open_source() {
     let line = "tdx-pool import image.raw --compress --pool plain";
     let steps = rig.walk(line, None).steps;
     let start = steps.iter().find(|step| step.ends_with("start qemu-img")).unwrap().clone();
-    // Another image, whose name becomes that of the volume's source when they are compared.
+    // Another image gets the name of the source at the moment of the comparison.
     for moment in [false, true].map(|after| Moment { step: start.clone(), nth: 1, after }) {
         rig.shell("cp evil.raw image.raw; cp good.raw evil").text();
         let line = format!("{line} --sha256 {digest}");
@@ -238,7 +238,7 @@ fn a_compressed_volume_is_compared_with_the_open_source() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_domain_gets_the_image_that_it_was_planned_with_or_none() {
+fn new_uses_the_planned_image_or_fails_if_the_image_changes() {
     let (rig, _) = rig_with_source();
     let line = "tdx-td new -i image.raw --security none --memory 64M --vcpus 1 --name x";
     restore(&rig);
@@ -250,7 +250,7 @@ fn a_domain_gets_the_image_that_it_was_planned_with_or_none() {
     restore(&rig);
     rig.virsh(["pool-refresh", "tdvirsh-pool"]);
     let before = rig.state();
-    // A raw disk becomes a qcow2 image, whole and in its place, while it is copied.
+    // A raw disk becomes a qcow2 image while it is copied: it is rewritten in place, or replaced.
     let folder = rig.scratch();
     let act = || {
         let file = fs::OpenOptions::new().write(true).open(folder.join("image.raw")).unwrap();

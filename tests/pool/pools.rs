@@ -1,4 +1,4 @@
-//! `tdx-pool` against a real libvirtd: the pool itself, what is in it, and the contract of every verb.
+//! `tdx-pool` on a real libvirtd: the pool itself, its volumes, and the contract of every verb.
 
 use std::fs;
 use std::process::Stdio;
@@ -13,7 +13,7 @@ const REMOTE: &str = "-c qemu+tcp://127.0.0.1/system";
 
 #[test]
 #[ignore = "needs root"]
-fn a_pool_is_made_once() {
+fn ensure_creates_and_repairs_a_pool_once() {
     let rig = Rig::start();
     let before = rig.state();
     let missing = rig.pool("info").error(4);
@@ -42,7 +42,7 @@ fn a_pool_is_made_once() {
     }
     assert_eq!(rig.pool(&format!("{REMOTE} ensure")).document()["changed"], false);
 
-    // Stopped, or not started by itself: put right.
+    // A pool that is stopped or lacks autostart is repaired.
     rig.virsh(["pool-destroy", "tdvirsh-pool"]);
     let stopped = rig.pool("info").item();
     assert_eq!((&stopped["state"], &stopped["capacity_bytes"]), (&json!("inactive"), &json!(null)));
@@ -56,7 +56,7 @@ fn a_pool_is_made_once() {
     let updated = rig.pool("ensure").item();
     assert_eq!((&updated["action"], &updated["autostart"]), (&json!("update"), &json!(true)));
 
-    // Its folder lost, behind libvirt's back.
+    // The directory of the pool was removed without libvirt.
     fs::remove_dir(rig.path(IMAGES)).unwrap();
     assert_eq!(rig.pool("ensure --dry-run").item()["action"], "start");
     assert_eq!(rig.pool("ensure").item()["action"], "start");
@@ -66,7 +66,7 @@ fn a_pool_is_made_once() {
 
 #[test]
 #[ignore = "needs root"]
-fn many_at_once_make_one_pool() {
+fn simultaneous_ensure_commands_create_one_pool() {
     let rig = Rig::start();
     for round in 0..10 {
         std::thread::scope(|scope| {
@@ -79,7 +79,7 @@ fn many_at_once_make_one_pool() {
         });
         assert_eq!(rig.pool("list").document()["items"].as_array().unwrap().len(), 1);
         rig.virsh(["pool-destroy", "tdvirsh-pool"]);
-        // Every other round finds it stopped.
+        // In every other round the pool is stopped.
         if round % 2 == 0 {
             rig.virsh(["pool-undefine", "tdvirsh-pool"]);
         }
@@ -88,7 +88,7 @@ fn many_at_once_make_one_pool() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_pool_is_where_it_was_asked_for_or_nowhere() {
+fn ensure_creates_the_pool_in_the_requested_directory_or_not_at_all() {
     let rig = Rig::start();
     let scratch = rig.scratch().to_str().unwrap().to_owned();
     rig.shell("mkdir -m 0751 real; ln -s real link; ln -s nowhere dangling; touch file").text();
@@ -96,13 +96,15 @@ fn a_pool_is_where_it_was_asked_for_or_nowhere() {
 
     let through = rig.pool("ensure --pool p --path link/sub/").document();
     assert_eq!(through["items"][0]["path"], format!("{scratch}/real/sub"));
-    let warning = format!("{scratch}/link/sub/ resolves to {scratch}/real/sub");
+    let warning = format!(
+        "pool path {scratch}/link/sub/ resolves to {scratch}/real/sub, which libvirt shows instead"
+    );
     assert_eq!(through["warnings"], json!([warning]));
     for same in ["link/sub", "real/sub", "./real//sub/", "link/../real/sub"] {
         let again = rig.pool(&format!("ensure --pool p --path {same}")).document();
         assert_eq!(again["changed"], false, "{same}: {again:#}");
     }
-    // A folder that is there keeps its mode.
+    // An existing directory keeps its mode.
     rig.pool("ensure --pool real --path real").document();
     assert_eq!(rig.shell("stat -c %a real").text(), "751\n");
 
@@ -134,7 +136,7 @@ fn a_pool_is_where_it_was_asked_for_or_nowhere() {
     rig.pool(&format!("{REMOTE} ensure --pool x --path relative")).error(2);
     assert_eq!(rig.state(), before);
 
-    // Fails when it is half made: the definition goes, and the folders that were made.
+    // The creation fails half way: the definition and the new directories are removed.
     let failed = rig.pool(&format!("{REMOTE} ensure --pool x --path {scratch}/readonly/new/deep"));
     assert_eq!(failed.error(1)["left_behind"], json!([]));
     assert_eq!(rig.state(), before);
@@ -143,7 +145,7 @@ fn a_pool_is_where_it_was_asked_for_or_nowhere() {
 
 #[test]
 #[ignore = "needs root"]
-fn the_pool_that_owns_the_folder_is_used() {
+fn ensure_uses_the_pool_that_already_has_the_directory() {
     let rig = Rig::start();
     rig.virsh(["pool-define-as", "default", "dir", "--target", IMAGES]);
     let plan = rig.pool("ensure -n").document();
@@ -167,7 +169,7 @@ fn the_pool_that_owns_the_folder_is_used() {
     let named = rig.pool("ensure --pool mine").document();
     assert_eq!(named["items"][0]["name"], "default");
     assert!(named["warnings"].to_string().contains("used instead of 'mine'"), "{named:#}");
-    // To a script that set names once, the same.
+    // A script that sets the names of the pool gets the same pool.
     let line =
         "TDX_POOL=mine tdx-pool ensure --format name; TDX_POOL_PATH=/x tdx-pool info || echo $?";
     let run = rig.shell(line);
@@ -177,7 +179,7 @@ fn the_pool_that_owns_the_folder_is_used() {
 
 #[test]
 #[ignore = "needs root"]
-fn volumes_show_what_stands_on_what_and_who_needs_it() {
+fn volumes_lists_backing_files_and_users_of_each_volume() {
     let rig = Rig::start();
     let base = rig.image("base.img", 1);
     rig.tool("tdx-pool", ["import", &base]).document();
@@ -190,7 +192,7 @@ fn volumes_show_what_stands_on_what_and_who_needs_it() {
     rig.define("off", &[source("top.qcow2")]);
     rig.define("on", &[source("snap.qcow2")]);
     rig.virsh(["start", "on"]);
-    // Only a snapshot still refers to it.
+    // Only a snapshot refers to the volume.
     rig.define("was", &[source("free.qcow2")]);
     rig.virsh(["snapshot-create-as", "was", "s"]);
     rig.define("was", &[]);
@@ -218,14 +220,14 @@ fn volumes_show_what_stands_on_what_and_who_needs_it() {
         assert_eq!(ours["users"], theirs["users"], "{ours:#}");
         assert_eq!(ours["backing_chain"], theirs["backing_chain"], "{ours:#}");
     }
-    // What vanished behind libvirt's back is not shown.
+    // A volume that was removed without libvirt is not listed.
     fs::remove_file(rig.path(&path("snap.qcow2"))).unwrap();
     assert_eq!(values(&rig.pool("volumes").document(), "name").len(), 5);
 }
 
 #[test]
 #[ignore = "needs root"]
-fn every_verb_keeps_the_contract() {
+fn list_and_info_keep_the_contract_for_formats_pipes_and_languages() {
     let rig = Rig::start();
     rig.pool("ensure").document();
     let names = rig.pool("list --format name");
@@ -236,20 +238,20 @@ fn every_verb_keeps_the_contract() {
     assert!(!table.stdout.contains('\x1b'), "{table:#?}");
     assert_eq!(rig.shell("TDX_FORMAT=name tdx-pool info").text(), "tdvirsh-pool\n");
 
-    // Nobody reads, or nothing can be written.
+    // The reader ends early, or the output cannot be written.
     for line in ["tdx-pool list | head -c 0", "tdx-pool list >&-", "tdx-pool list | true"] {
         let run = rig.shell(line);
         assert_eq!((run.status, run.stderr.as_str()), (Some(0), ""), "{line}: {run:#?}");
     }
     rig.shell("tdx-pool list >/dev/full").error(1);
 
-    // The user's language is not the documents'.
+    // Documents do not depend on the user's language.
     let japanese = "env LC_ALL=ja_JP.UTF-8 LANGUAGE=ja tdx-pool";
     assert_eq!(rig.shell(&format!("{japanese} info")).item()["name"], "tdvirsh-pool");
     let error = rig.shell(&format!("{japanese} info --pool none")).error(4);
     assert_eq!(error["message"], "pool 'none' does not exist");
 
-    // libvirt gone, and killed while something goes on.
+    // libvirtd is stopped, or killed during a command.
     rig.libvirtd("stop");
     for verb in ["ensure", "info", "list", "volumes", "delete x --yes", "cleanup"] {
         let error = rig.pool(verb).error(6);
@@ -296,12 +298,12 @@ fn a_wrong_command_line_is_a_usage_error() {
 }
 
 #[test]
-fn a_document_that_is_none_is_refused_before_anything_is_asked() {
+fn invalid_documents_are_refused_before_the_connection() {
     let pools = r#"{"schema_version":"1.0","kind":"tdx.pool.pools","items":[{"name":"a"}]}"#;
     let newer = r#"{"schema_version":"2.0","kind":"tdx.pool.volumes","items":[]}"#;
     for input in ["", " ", "{", "[1]", "[{}]", pools, newer] {
         for verb in ["import", "delete"] {
-            // No libvirt is there to be asked.
+            // No libvirt answers at this address.
             let mut command = bare_command();
             command.args([verb, "-", "--yes", "-c", "qemu+tcp://127.0.0.1:1/system"]);
             let error = Run::of(command, input.as_bytes()).error(3);

@@ -1,4 +1,4 @@
-//! `tdx-pool import` by libvirt's upload: of members of the group libvirt, and to other hosts.
+//! `tdx-pool import` by libvirt's upload: for members of the group libvirt, and to other hosts.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -12,7 +12,7 @@ use crate::support::wait;
 
 const REMOTE: &str = "-c qemu+tcp://127.0.0.1/system";
 
-/// An ordinary user in group libvirt. The system connection has to be named to him.
+/// Runs a tool as an ordinary user in the group libvirt, who must name the system connection.
 fn as_user(rig: &Rig, line: &str) -> Run {
     let drop = "setpriv --reuid 65534 --regid 65534 --groups $(getent group libvirt | cut -d: -f3)";
     rig.shell(&format!("{drop} env HOME=/tmp LIBVIRT_DEFAULT_URI=qemu:///system tdx-pool {line}"))
@@ -20,7 +20,7 @@ fn as_user(rig: &Rig, line: &str) -> Run {
 
 #[test]
 #[ignore = "needs root"]
-fn users_and_other_hosts_import_as_root_does() {
+fn import_by_upload_creates_the_same_volume_as_import_by_root() {
     let rig = Rig::start();
     let image = rig.image("a.img", 1);
     fs::set_permissions(&image, fs::Permissions::from_mode(0o644)).unwrap();
@@ -53,7 +53,7 @@ fn users_and_other_hosts_import_as_root_does() {
         assert_eq!(run(how, "import a.img").document()["changed"], false, "{how}");
         run(how, &format!("import a.img --sha256 {wrong}")).error(3);
         assert_eq!(run(how, &format!("import a.img --sha256 {sum}")).item()["action"], "none");
-        // Root sees the same image.
+        // Root finds the same image.
         assert_eq!(rig.pool("import a.img").document()["changed"], false);
         for other in [rig.image("other", 2), rig.image("other", 3)] {
             raw_image(&other, if how == "user" { 1 << 20 } else { 2 << 20 }, 5);
@@ -69,13 +69,13 @@ fn users_and_other_hosts_import_as_root_does() {
     as_user(&rig, "import secret.img").error(7);
     as_user(&rig, "cleanup").error(7);
     rig.pool(&format!("{REMOTE} cleanup")).error(6);
-    // A pool that is made by a user belongs to root all the same.
+    // A pool that a user creates belongs to root.
     assert_eq!(
         as_user(&rig, "ensure --pool u --path /var/lib/libvirt/u").item()["action"],
         "create"
     );
     assert_eq!(as_user(&rig, "import mine.img --pool u").item()["action"], "import");
-    // Made behind libvirt's back, and gone behind it.
+    // A volume that was created, and then removed, without libvirt.
     rig.shell(&format!("cp a.img {IMAGES}/b.img")).text();
     assert_eq!(as_user(&rig, "import a.img --name b.img").item()["action"], "none");
     rig.shell(&format!("rm {IMAGES}/b.img")).text();
@@ -85,7 +85,7 @@ fn users_and_other_hosts_import_as_root_does() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_stopped_upload_leaves_nothing_or_what_cleanup_takes() {
+fn a_stopped_upload_leaves_nothing_or_a_volume_that_cleanup_deletes() {
     let rig = Rig::start();
     rig.pool("ensure").document();
     raw_image(rig.scratch().join("big.img"), 160 << 20, 1);
@@ -104,7 +104,7 @@ fn a_stopped_upload_leaves_nothing_or_what_cleanup_takes() {
     rig.halt(&import);
     signal(&import, "KILL");
     end(import);
-    // libvirtd may hold it for a moment longer.
+    // libvirtd may hold the volume open a moment longer.
     wait::wait_for("the cleanup", || {
         rig.pool("cleanup --yes").document();
         rig.names().is_empty().then_some(())
@@ -120,7 +120,7 @@ fn a_stopped_upload_leaves_nothing_or_what_cleanup_takes() {
     rig.pool("cleanup --yes").document();
     assert_eq!(rig.state(), before);
 
-    // Two at once: one image, whole.
+    // Two simultaneous uploads create one complete image.
     raw_image(rig.scratch().join("a.img"), 16 << 20, 2);
     let remote = ["-c", "qemu+tcp://127.0.0.1/system", "import", "a.img"];
     let runs = [rig.begin(&remote), rig.begin(&remote), rig.begin(&["import", "a.img"])];
@@ -133,10 +133,10 @@ fn a_stopped_upload_leaves_nothing_or_what_cleanup_takes() {
     assert!(rig.shell(&format!("cmp a.img {IMAGES}/a.img")).text().is_empty());
 }
 
-/// A blank disk looks like an image that libvirtd died over while it copied it.
+/// A blank disk looks like an image whose upload ended with the death of libvirtd.
 #[test]
 #[ignore = "needs root"]
-fn a_blank_disk_that_a_domain_needs_is_not_taken_for_a_half_made_image() {
+fn import_keeps_a_blank_disk_that_a_domain_needs() {
     let rig = Rig::start();
     rig.pool("ensure").document();
     let image = rig.image("a.img", 1);

@@ -1,10 +1,10 @@
-//! Crash-only: the tools are killed at every step that changes something outside of them, and the
-//! next run, or `tdx-pool cleanup`, leaves what an undisturbed run would have left.
+//! Kills of the tools at every step that changes something outside of the tool. The next run, or `tdx-pool
+//! cleanup`, must leave what an undisturbed run would have left.
 //!
-//! The steps are not written down here: each verb is watched once, and then stopped at each step that
-//! was seen (`support/steps.rs`, `support/kills.rs`). By default that is SIGKILL at the steps that change
-//! something. `TDX_UPDATE=1` adds SIGTERM and SIGINT and writes docs/internals/reliability.md; `TDX_CRASH=full` adds
-//! the questions to libvirt as well.
+//! This file does not list the steps: each verb is traced once, and then stopped at each recorded step
+//! (`support/steps.rs`, `support/kills.rs`). By default the test sends SIGKILL at the steps that change
+//! something. `TDX_UPDATE=1` adds SIGTERM and SIGINT and writes docs/internals/reliability.md.
+//! `TDX_CRASH=full` adds the questions to libvirt.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -33,11 +33,11 @@ fn walk_alone(verb: &Verb<'_>) {
 
 #[test]
 #[ignore = "needs root"]
-fn new() {
+fn new_killed_at_any_step_can_be_finished_and_undone() {
     let rig = rig_with_images();
     walk(&rig, &Verb { title: "tdx-td new", line: NEW, undo: DELETE, ..Verb::default() });
-    // From a template the steps are the same, after libvirt has validated it: once before the image is
-    // looked at, once as it will be.
+    // With a template the steps are the same, after two validations by libvirt: one before the image is
+    // examined, and one of the final definition.
     rig.template("t.xml", &emulated());
     let steps = |line: &str| {
         let walk = rig.walk(line, None);
@@ -56,7 +56,7 @@ fn new() {
 
 #[test]
 #[ignore = "needs root"]
-fn new_with_a_seed() {
+fn new_with_a_seed_killed_at_any_step_can_be_finished_and_undone() {
     walk_alone(&Verb {
         title: "tdx-td new --user",
         line: WITH_SEED,
@@ -68,13 +68,13 @@ fn new_with_a_seed() {
 
 #[test]
 #[ignore = "needs root"]
-fn new_with_an_encrypted_disk() {
+fn new_with_an_encrypted_disk_killed_at_any_step_can_be_finished_and_undone() {
     walk_alone(&Verb {
         title: "tdx-td new --blank, encrypted",
         line: "tdx-td new --blank 8M --name x --security none --memory 64M --vcpus 1 \
                --set storage.encryption=on --passphrase-file passphrase",
-        // A key that is made in no time. And qemu-img often gives up on a machine that counts time in
-        // ticks; libvirt would be asked again, each time another number of times.
+        // This qemu-img derives the key of LUKS in no time, and repeats a failed call: on a machine that
+        // counts time in ticks it often fails, and the steps would differ from run to run.
         before: "echo secret >passphrase; chmod 600 passphrase; mountpoint -q /usr/bin/qemu-img || { \
                  cp /usr/bin/qemu-img real && printf '#!/bin/bash\n\
                  for try in {1..20}; do \
@@ -88,7 +88,7 @@ fn new_with_an_encrypted_disk() {
 
 #[test]
 #[ignore = "needs root"]
-fn new_in_place_of_another() {
+fn new_with_overwrite_killed_at_any_step_can_be_finished_and_undone() {
     let rig = rig_with_images();
     let line = "tdx-td new -i base.qcow2 --name x --security none --memory 80M --vcpus 1 \
                 --overwrite --yes";
@@ -103,7 +103,7 @@ fn new_in_place_of_another() {
             ..Verb::default()
         },
     );
-    // Told to stop in time, it keeps the domain that was.
+    // A command that is stopped in time keeps the former domain.
     rig.shell(NEW).document();
     let before = World::of(&rig);
     let step = "libvirt: virStorageVolCreateXML".to_owned();
@@ -115,7 +115,7 @@ fn new_in_place_of_another() {
 
 #[test]
 #[ignore = "needs root"]
-fn delete() {
+fn delete_killed_at_any_step_can_be_finished() {
     walk_alone(&Verb {
         title: "tdx-td delete",
         line: DELETE,
@@ -127,7 +127,7 @@ fn delete() {
 
 #[test]
 #[ignore = "needs root"]
-fn start_and_stop() {
+fn start_and_stop_killed_at_any_step_can_be_finished_and_undone() {
     let rig = rig_with_images();
     rig.shell(&format!("{NEW} && {CUT_OFF}")).text();
     walk(
@@ -148,7 +148,7 @@ fn start_and_stop() {
 
 #[test]
 #[ignore = "needs root"]
-fn overlay() {
+fn overlay_killed_at_any_step_can_be_finished_and_undone() {
     walk_alone(&Verb {
         title: "tdx-td overlay",
         line: "tdx-td overlay -i base.qcow2",
@@ -157,10 +157,10 @@ fn overlay() {
     });
 }
 
-/// Network cards of a machine made of files go to two domains, and come back.
+/// Network cards of a machine made of files are given to two domains and taken back.
 #[test]
 #[ignore = "needs root"]
-fn hostdevs() {
+fn hostdevs_killed_at_any_step_can_be_finished_and_undone() {
     let rig = rig_with_images();
     let host = Tree::with_two_cards(rig.scratch());
     let entry = |domain: &str, index: u8| {
@@ -177,7 +177,7 @@ fn hostdevs() {
     let root = host.path("").display().to_string();
     let line = |file: &str| format!("tdx-td hostdevs --config {file} --yes --sysroot {root}");
     let (give, take) = (line("both.yaml"), line("none.yaml"));
-    // Ports for them are in the definitions from then on.
+    // The definitions keep the ports of the cards from now on.
     rig.shell(&format!("{give} && {take}")).text();
     walk(&rig, &Verb { title: "tdx-td hostdevs", line: &give, undo: &take, ..Verb::default() });
     walk(
@@ -194,7 +194,7 @@ fn hostdevs() {
 
 #[test]
 #[ignore = "needs root"]
-fn attach_and_detach() {
+fn attach_and_detach_killed_at_any_step_can_be_finished_and_undone() {
     let rig = rig_with_disk();
     let new = NEW.replace("64M", "256M");
     rig.shell(&format!("{new} --hotplug-ports 2 --wait ip")).text();
@@ -207,7 +207,7 @@ fn attach_and_detach() {
             line: take,
             before: give,
             undo: take,
-            // A guest that was asked to let go of it does so by itself.
+            // The guest releases the disk by itself after the request.
             settle: "for try in {1..30}; do virsh domblklist x | grep -q vdb || break; sleep 0.1; done",
             ..Verb::default()
         },
@@ -216,12 +216,12 @@ fn attach_and_detach() {
 
 #[test]
 #[ignore = "needs root"]
-fn attach_and_detach_in_a_guest_that_is_off() {
+fn attach_and_detach_of_a_shut_off_guest_killed_at_any_step_can_be_finished() {
     let rig = rig_with_disk();
     rig.shell(&format!("{NEW} && {CUT_OFF}")).text();
     let give = "tdx-disk attach x ./disk --persistent --bus scsi";
     let take = "tdx-disk detach x ./disk";
-    // A controller for it is in the definition from then on.
+    // The definition keeps the controller of the disk from now on.
     rig.shell(&format!("{give} && {take}")).text();
     walk(
         &rig,
@@ -241,8 +241,8 @@ fn attach_and_detach_in_a_guest_that_is_off() {
 
 #[test]
 #[ignore = "needs root"]
-fn import() {
-    // Into a pool that has to be made.
+fn import_killed_at_any_step_can_be_finished_and_undone() {
+    // The import creates the pool.
     walk_alone(&Verb {
         title: "tdx-pool import",
         line: "tdx-pool import image.raw",
@@ -254,7 +254,7 @@ fn import() {
 
 #[test]
 #[ignore = "needs root"]
-fn import_that_replaces() {
+fn import_with_replace_killed_at_any_step_can_be_finished_and_undone() {
     walk_alone(&Verb {
         title: "tdx-pool import --replace",
         line: "tdx-pool import other.raw --name image.raw --replace --yes",
@@ -266,7 +266,7 @@ fn import_that_replaces() {
 
 #[test]
 #[ignore = "needs root"]
-fn import_that_compresses() {
+fn import_with_compress_killed_at_any_step_can_be_finished_and_undone() {
     walk_alone(&Verb {
         title: "tdx-pool import --compress",
         line: "tdx-pool import image.raw --compress",
@@ -277,7 +277,7 @@ fn import_that_compresses() {
 
 #[test]
 #[ignore = "needs root"]
-fn import_by_upload() {
+fn import_by_upload_killed_at_any_step_can_be_finished_and_undone() {
     walk_alone(&Verb {
         title: "tdx-pool import, by upload",
         line: "tdx-pool -c qemu+tcp://127.0.0.1/system import image.qcow2",
@@ -288,7 +288,7 @@ fn import_by_upload() {
 
 #[test]
 #[ignore = "needs root"]
-fn what_else_the_pool_does() {
+fn ensure_delete_and_cleanup_of_a_pool_killed_at_any_step_can_be_finished() {
     let rig = rig_with_images();
     walk(
         &rig,
@@ -324,9 +324,9 @@ fn what_else_the_pool_does() {
     );
 }
 
-/// Each verb that can be planned changes something: a test kills it, and its table tells what that leaves.
+/// Every verb with --dry-run changes something: a test must kill it, and a table must say what that leaves.
 #[test]
-fn every_verb_that_changes_something_is_killed() {
+fn every_verb_that_changes_something_has_a_table_and_a_test_of_kills() {
     let page = fs::read_to_string(table::page()).unwrap();
     let tables = page.split("\n### ").skip(1).map(|part| part.split_once('\n').unwrap());
     let tables: Vec<(&str, usize)> =

@@ -1,4 +1,4 @@
-//! Many commands at once: none is in another's way.
+//! Many simultaneous commands: none prevents the work of another.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -11,7 +11,7 @@ use crate::support::world::{self, World, rig_with_images};
 
 const CROWD: usize = 20;
 
-/// As many commands as there are lines, all at once.
+/// Runs a number of commands simultaneously.
 fn all_at_once(rig: &Rig, line: impl Fn(usize) -> String + Sync) -> Vec<Run> {
     std::thread::scope(|scope| {
         let line = &line;
@@ -21,10 +21,10 @@ fn all_at_once(rig: &Rig, line: impl Fn(usize) -> String + Sync) -> Vec<Run> {
     })
 }
 
-/// `TDX_TIMES` repeats it.
+/// `TDX_TIMES` sets the number of repetitions.
 #[test]
 #[ignore = "needs root"]
-fn twenty_come_and_go_together() {
+fn twenty_simultaneous_new_and_delete_commands_succeed() {
     let rig = rig_with_images();
     let before = World::of(&rig);
     let times = std::env::var("TDX_TIMES").map_or(1, |times| times.parse().unwrap());
@@ -56,7 +56,7 @@ fn twenty_come_and_go_together() {
     }
 }
 
-/// What each of a hundred people may do, to the same few things.
+/// The commands that each of a hundred users can run, on a few shared objects.
 const DEEDS: [&str; 12] = [
     "tdx-td new -i base.qcow2 --name xN --security none --memory 64M --vcpus 1",
     "tdx-td new -i base.qcow2 --name xN --security none --memory 64M --vcpus 1 --overwrite --yes",
@@ -72,11 +72,11 @@ const DEEDS: [&str; 12] = [
     "tdx-td overlay -i base.qcow2",
 ];
 
-/// A hundred at once, each doing one thing after another: every command succeeds or says what is in its
-/// way, and in the end everything is where it was. `TDX_SECONDS` says for how long, by default ten.
+/// A hundred users run one command after another. Every command succeeds or names the obstacle, and at the
+/// end everything is as before. `TDX_SECONDS` sets the duration; the default is ten.
 #[test]
 #[ignore = "needs root"]
-fn a_hundred_do_what_they_like() {
+fn a_hundred_simultaneous_commands_succeed_or_name_the_obstacle() {
     let rig = rig_with_images();
     let before = World::of(&rig);
     let seconds = std::env::var("TDX_SECONDS").map_or(10, |seconds| seconds.parse().unwrap());
@@ -85,12 +85,12 @@ fn a_hundred_do_what_they_like() {
         let mut random = person;
         let mut ends = BTreeMap::new();
         while Instant::now() < end {
-            // Knuth's, of which the upper bits are good.
+            // The multiplier and increment are Knuth's; the upper bits are random enough.
             random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             let deed = DEEDS[(random >> 33) as usize % DEEDS.len()];
             let run = rig.shell(&deed.replace('N', &((random >> 50) % 4).to_string()));
-            // Done, not there (any more), in another's way, or its guest was ended while it started and libvirt
-            // does not know by whom.
+            // Success; or the object is absent, or in use by another command; or another command ended the
+            // guest during its start, which libvirt does not attribute.
             let told = match run.status {
                 Some(0) => {
                     run.document();

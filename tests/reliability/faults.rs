@@ -1,4 +1,4 @@
-//! What the tools stand on fails under them: the disk is full or broken, libvirtd dies.
+//! Failures of the tools' environment: the disk is full or broken, libvirtd dies.
 
 use std::time::Duration;
 
@@ -14,14 +14,14 @@ const NEW: &str = "tdx-td new -i base.qcow2 --name x --security none --memory 64
 const DELETE: &str = "tdx-td delete x --yes --timeout 0";
 const UPLOAD: &str = "tdx-pool -c qemu+tcp://127.0.0.1/system import image.qcow2";
 
-/// What is run, what is there before it, and what takes it back.
+/// A command, the command that prepares it, and the command that undoes it.
 struct Verb {
     line: &'static str,
     before: &'static str,
     undo: &'static str,
 }
 
-/// A domain that is off.
+/// Creates a domain that is shut off.
 const OFF: &str = "tdx-td new -i base.qcow2 --name x --security none --memory 64M --vcpus 1 && \
                    tdx-td stop x --force";
 const START: &str = "tdx-td start x";
@@ -61,15 +61,15 @@ const VERBS: [Verb; 11] = [
     },
 ];
 
-/// All moments where every one is asked for, else those at steps of each kind.
+/// All moments if every moment is requested, else those at steps of each kind.
 fn chosen(moments: Vec<Moment>) -> Vec<Moment> {
     if is_full() { moments } else { of_each_kind(moments) }
 }
 
-/// Every call that changes something fails once, and nothing is left of the verb, or it says what.
+/// Each call that changes something fails once. The verb then leaves nothing, or names what it leaves.
 #[test]
 #[ignore = "needs root"]
-fn a_failing_call_is_told_and_undone() {
+fn a_failing_system_call_is_reported_and_undone() {
     let rig = rig_with_disk();
     let origin = World::of(&rig);
     for verb in &VERBS {
@@ -94,7 +94,7 @@ fn a_failing_call_is_told_and_undone() {
             let when = format!("{} with {error} at {moment:?}", verb.line);
             assert!(walk.struck, "{when}: {walk:#?}");
             let after = World::of(&rig);
-            // A lock file too many does no harm: cleanup takes it.
+            // A leftover lock file is harmless: cleanup removes it.
             let same = |world: &World| {
                 after == *world || after.since(world).split(", ").all(|d| d.starts_with("+lock "))
             };
@@ -109,7 +109,7 @@ fn a_failing_call_is_told_and_undone() {
             assert!(fine, "{when} left {}: {walk:#?}", after.since(&before));
             prepared = after == before;
             if prepared {
-                continue; // as if it had never been
+                continue; // the failed run left nothing
             }
             rig.shell(verb.line).document();
             rig.shell("tdx-pool cleanup --yes").document();
@@ -120,13 +120,13 @@ fn a_failing_call_is_told_and_undone() {
     }
 }
 
-/// libvirtd is killed while it works at a message that changes something: at once, and a little later.
+/// libvirtd is killed while it processes a message that changes something: at once, and a little later.
 #[test]
 #[ignore = "needs root"]
-fn a_dying_libvirtd_is_told_and_repaired() {
+fn death_of_libvirtd_is_reported_and_the_next_command_repairs_the_rest() {
     let rig = rig_with_disk();
-    // A libvirtd that is killed while it starts a QEMU forgets a socket of its own; while it ends one, whose
-    // its files were.
+    // A libvirtd that is killed while it starts a QEMU forgets one of its sockets. A libvirtd that is killed
+    // while it ends a QEMU forgets the former owners of files.
     let look = || World::of(&rig).of_a_host_whose_libvirtd_died();
     let full = is_full();
     let delays = if full { &[0, 10, 60, 200][..] } else { &[30] };
@@ -138,7 +138,7 @@ fn a_dying_libvirtd_is_told_and_repaired() {
         let done = look();
         rig.shell(verb.undo).text();
         let mut sent = moments(&steps, false);
-        // Into how many messages libvirt cuts a stream differs from run to run: the last of them may not come.
+        // The number of messages of a stream differs from run to run: the last of them may not come.
         let in_stream = |moment: &Moment| moment.step.contains("virStreamSend");
         let comes = |moment: &Moment| full || moment.nth < 3 || !in_stream(moment);
         sent.retain(|moment| moment.after && comes(moment));
@@ -181,7 +181,7 @@ fn a_dying_libvirtd_is_told_and_repaired() {
     }
 }
 
-/// A pool on a file system that is nearly full: room for so many more KiB.
+/// Fills the file system of the pool until this many KiB are left.
 fn fill(rig: &Rig, room: u32) {
     rig.shell(&format!(
         "free=$(df --output=avail -k {IMAGES} | tail -n 1); \
@@ -192,7 +192,7 @@ fn fill(rig: &Rig, room: u32) {
 
 #[test]
 #[ignore = "needs root"]
-fn a_full_pool_takes_nothing_and_loses_nothing() {
+fn a_full_pool_is_reported_and_keeps_its_files() {
     let rig = Rig::start();
     rig.shell(&format!("mount -t tmpfs -o size=48M,mode=0711 tmpfs {IMAGES}")).text();
     world::fill_with_images(&rig);
@@ -201,16 +201,16 @@ fn a_full_pool_takes_nothing_and_loses_nothing() {
         ("tdx-pool import other.raw", "", 3000),
         ("tdx-pool import other.raw --name image.raw --replace --yes", "", 3000),
         ("tdx-pool import other.raw --compress", "", 3000),
-        (UPLOAD, "", 3000),   // no room for the volume it is sent to
-        (UPLOAD, "", 10_000), // none for its clone
-        (NEW, "", 100),       // none for the overlay
-        (NEW, "", 250),       // none for the seed
+        (UPLOAD, "", 3000),   // no space for the uploaded volume
+        (UPLOAD, "", 10_000), // no space for its clone
+        (NEW, "", 100),       // no space for the overlay
+        (NEW, "", 250),       // no space for the seed
     ] {
         rig.shell(before).text();
         fill(&rig, room);
         let before = World::of(&rig);
         let run = rig.shell(line);
-        // libvirt 11 does not answer any more then (virsh vol-upload ends likewise): nobody is left to ask.
+        // libvirt 11 stops answering then (virsh vol-upload ends likewise), so no command can report more.
         let is_mute = line == UPLOAD && run.status == Some(6);
         let error = run.error(if is_mute { 6 } else { 1 });
         println!("{line} {room}: {error}");

@@ -1,5 +1,5 @@
-//! Two commands that change one object at the same time: what they leave is what one of the two orders leaves,
-//! or what one of them leaves when the other is refused.
+//! Two simultaneous commands that change one object: they must leave what one of the two orders leaves, or
+//! what one command leaves if the other is refused.
 //!
 //! `TDX_ROUNDS` sets the rounds of each pair; `make test-full` runs 30.
 
@@ -14,14 +14,14 @@ use crate::support::tree::Tree;
 use crate::support::tuned;
 use crate::support::world::rig_with_images;
 
-/// A guest over a disk of random bytes, from which nothing boots.
+/// Creates a guest from a disk of random bytes, which cannot boot.
 const NEW: &str =
     "tdx-td new -i idle.raw --name x --security none --memory 64M --vcpus 1 --hotplug-ports 2";
 const OTHER: &str =
     "tdx-td new -i idle.raw --name x --security none --memory 80M --vcpus 1 --hotplug-ports 2";
 const DELETE: &str = "tdx-td delete x --yes --timeout 0";
 
-/// Room for disks in a domain that has none to boot from: it sits in its firmware and answers nobody.
+/// Devices of a domain without a boot disk: the guest stays in its firmware and answers no request.
 const PORTS: &str = "<controller type='pci' model='pcie-root'/>\
     <controller type='pci' model='pcie-root-port'/><controller type='pci' model='pcie-root-port'/>";
 
@@ -44,7 +44,7 @@ fn run_all(rig: &Rig, before: &str, undo: &str, pairs: &[[&str; 2]]) {
 
 #[test]
 #[ignore = "needs root"]
-fn commands_on_one_base_image_leave_what_one_order_leaves() {
+fn commands_on_one_base_image_leave_the_result_of_one_order() {
     let rig = rig_with_idle_base();
     let import = "tdx-pool import image.raw --name v.raw";
     let replace = "tdx-pool import other.raw --name v.raw --replace --yes";
@@ -68,7 +68,7 @@ fn commands_on_one_base_image_leave_what_one_order_leaves() {
 
 #[test]
 #[ignore = "needs root"]
-fn commands_that_make_one_volume_or_pool_leave_what_one_order_leaves() {
+fn commands_that_make_one_volume_or_pool_leave_the_result_of_one_order() {
     let rig = rig_with_idle_base();
     let import = "tdx-pool import image.raw --name v.raw";
     let other = "tdx-pool import other.raw --name v.raw";
@@ -93,7 +93,7 @@ fn commands_that_make_one_volume_or_pool_leave_what_one_order_leaves() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_cleanup_beside_another_command_leaves_what_one_order_leaves() {
+fn a_cleanup_beside_another_command_leaves_the_result_of_one_order() {
     let rig = rig_with_idle_base();
     let cleanup = "tdx-pool cleanup --yes";
     let orphans =
@@ -112,7 +112,7 @@ fn a_cleanup_beside_another_command_leaves_what_one_order_leaves() {
 
 #[test]
 #[ignore = "needs root"]
-fn commands_that_create_one_domain_leave_what_one_order_leaves() {
+fn commands_that_create_one_domain_leave_the_result_of_one_order() {
     let rig = rig_with_idle_base();
     let overwrite = format!("{OTHER} --overwrite --yes");
     let stop = "tdx-td stop x --force";
@@ -129,7 +129,7 @@ fn commands_that_create_one_domain_leave_what_one_order_leaves() {
 
 #[test]
 #[ignore = "needs root"]
-fn commands_on_one_domain_leave_what_one_order_leaves() {
+fn commands_on_one_domain_leave_the_result_of_one_order() {
     let rig = rig_with_idle_base();
     let (start, stop) = ("tdx-td start x", "tdx-td stop x --force");
     run_all(&rig, NEW, DELETE, &[[stop, DELETE], [stop, stop], [stop, start], [DELETE, DELETE]]);
@@ -139,7 +139,7 @@ fn commands_on_one_domain_leave_what_one_order_leaves() {
 
 #[test]
 #[ignore = "needs root"]
-fn commands_on_the_devices_of_one_domain_leave_what_one_order_leaves() {
+fn commands_on_the_devices_of_one_domain_leave_the_result_of_one_order() {
     let rig = rig_with_images();
     let host = Tree::with_two_cards(rig.scratch());
     let config = |name: &str, cards: &[u8]| {
@@ -156,7 +156,7 @@ fn commands_on_the_devices_of_one_domain_leave_what_one_order_leaves() {
     let undo = "! virsh dominfo a || virsh undefine a";
     let delete = "tdx-td delete a --foreign --yes";
     run_all(&rig, "virsh define a.xml", undo, &[[&one, &one], [&one, &both], [&one, delete]]);
-    // The definition gets a disk from another tool meanwhile.
+    // Another tool adds a disk to the definition meanwhile.
     rig.disk("disk");
     let attach = "tdx-disk attach a ./disk --persistent";
     run_all(&rig, "virsh define a.xml", undo, &[[&one, attach]]);
@@ -166,7 +166,7 @@ fn commands_on_the_devices_of_one_domain_leave_what_one_order_leaves() {
 
 #[test]
 #[ignore = "needs root"]
-fn commands_on_one_disk_leave_what_one_order_leaves() {
+fn commands_on_one_disk_leave_the_result_of_one_order() {
     let rig = rig_with_idle_base();
     rig.disk("disk");
     rig.disk("other");
@@ -196,7 +196,7 @@ fn commands_on_one_disk_leave_what_one_order_leaves() {
     let given = format!("{define} && {attach}");
     run_all(&rig, &given, undo, &[[detach, detach], [detach, delete], [detach, second]]);
 
-    // Guests that run, and sit in their firmware.
+    // Guests that run, and stay in their firmware.
     let running = format!("{define} && virsh start x && virsh start y");
     let (attach, second) = ("tdx-disk attach x ./disk", "tdx-disk attach y ./disk");
     run_all(
@@ -209,7 +209,7 @@ fn commands_on_one_disk_leave_what_one_order_leaves() {
 
 #[test]
 #[ignore = "needs root"]
-fn commands_on_the_settings_of_one_host_leave_what_one_order_leaves() {
+fn commands_on_the_settings_of_one_host_leave_the_result_of_one_order() {
     let tree = tuned::plain();
     let root = tree.path("");
     let state = || tuned::files(&root);

@@ -1,4 +1,4 @@
-//! A libvirtd that speaks another language: exit statuses and codes are the same as with one that speaks English.
+//! A libvirtd with another language: exit statuses and codes are the same as with an English one.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -11,7 +11,7 @@ use crate::support::rig::Rig;
 use crate::support::td::{define, foreign, new, rig_with_base, td};
 use crate::support::tools::{Run, bin};
 
-/// A rig whose libvirtd speaks Japanese, of which libvirt has a translation.
+/// A rig whose libvirtd prints Japanese messages, for which libvirt has a translation.
 fn japanese_rig() -> Rig {
     let rig = rig_with_base(false);
     rig.shell("echo ja >/run/rig/language").text();
@@ -26,7 +26,7 @@ fn is_japanese(error: &Value) -> bool {
     error["causes"].to_string().chars().any(is_kana)
 }
 
-/// Runs `tdx-td` with the words of each line, all at once.
+/// Runs `tdx-td` with the words of each line, simultaneously.
 fn at_once(rig: &Rig, lines: &[&str]) -> Vec<Run> {
     thread::scope(|scope| {
         let runs: Vec<_> = lines.iter().map(|line| scope.spawn(|| td(rig, line))).collect();
@@ -53,7 +53,7 @@ fn domain_verbs_keep_their_exit_statuses_when_libvirtd_speaks_japanese() {
     assert_eq!(td(&rig, "stop a").document()["changed"], false);
     td(&rig, "start absent").error(4);
 
-    // Several that make one domain: one does, and the others find it made or on its way.
+    // Several commands create one domain: one succeeds, and the others find the domain or its creation.
     let (small, large) = ("--memory 256M", "--memory 300M");
     let line =
         |memory: &str| format!("new -i guest.qcow2 --name x --security none --vcpus 1 {memory}");
@@ -76,7 +76,8 @@ fn domain_verbs_keep_their_exit_statuses_when_libvirtd_speaks_japanese() {
 
 /// Starts a domain while other commands keep destroying it. Returns the error, if it is a conflict.
 fn start_while_destroyed(rig: &Rig, name: &str, round: usize) -> Option<Value> {
-    // Mostly libvirt records the failed start. With several connections it more often records the destruction.
+    // libvirt mostly records the failed start. With several connections it more often records the
+    // destruction.
     let destroy = format!(
         "destroy() {{ (until [ -e ended.{round} ]; do echo 'destroy {name}'; done) | virsh -q; }}
         for _ in 1 2 3 4; do destroy >/dev/null 2>&1 & done; wait"
@@ -106,7 +107,7 @@ fn start_while_destroyed(rig: &Rig, name: &str, round: usize) -> Option<Value> {
 fn start_of_a_guest_that_is_destroyed_meanwhile_is_a_conflict() {
     let rig = japanese_rig();
     define(&rig, &foreign("a", ""));
-    // The first time the domain was never destroyed before, the second time it was.
+    // In the first round the domain was never destroyed before, in the second it was.
     let mut rounds = 0..120;
     for time in ["first", "second"] {
         let error = rounds.find_map(|round| start_while_destroyed(&rig, "a", round));
@@ -162,7 +163,7 @@ fn disk_verbs_keep_their_codes_when_libvirtd_speaks_japanese() {
     assert!(is_japanese(&error), "{error}");
     assert_eq!(blockers(&disk(&rig, &format!("check {device}"))), ["IN_USE_BY_VM"]);
 
-    // A guest that sits in its firmware does not answer; QEMU refuses to ask again.
+    // The guest stays in its firmware and does not answer; QEMU refuses a second request.
     let (other, _) = blank(&rig, "other");
     define(&rig, &foreign("deaf", &ports.replace("<target hotplug='off'/>", "")));
     rig.virsh(["start", "deaf"]);
@@ -174,7 +175,7 @@ fn disk_verbs_keep_their_codes_when_libvirtd_speaks_japanese() {
         let error = disk(&rig, "detach deaf vdb --timeout 1").error(5);
         assert_eq!(error["code"], "STILL_ATTACHED");
     }
-    // Without a port that is free.
+    // No port is free.
     let more: Vec<String> = (0..4).map(|n| blank(&rig, &format!("more{n}")).0).collect();
     let runs = more.iter().map(|device| disk(&rig, &format!("attach deaf {device}")));
     let full = runs.into_iter().find(|run| run.status != Some(0)).unwrap().error(1);
@@ -187,7 +188,7 @@ fn disk_verbs_keep_their_codes_when_libvirtd_speaks_japanese() {
 
 #[test]
 #[ignore = "needs root"]
-fn pool_verbs_and_connections_keep_their_exit_statuses_when_libvirtd_speaks_japanese() {
+fn pool_verbs_and_connections_keep_exit_statuses_when_libvirtd_speaks_japanese() {
     let rig = japanese_rig();
     let pool = |line: &str| rig.tool("tdx-pool", line.split(' '));
     let folder = rig.scratch().join("pool");
@@ -206,7 +207,7 @@ fn pool_verbs_and_connections_keep_their_exit_statuses_when_libvirtd_speaks_japa
     td(&rig, &render).error(3);
     td(&rig, "delete a --yes --timeout 0").item();
 
-    // A user who may not connect, by the error number of connect(2).
+    // A user who may not connect, recognised by the error number of connect(2).
     let tool = bin("tdx-td");
     let line = format!(
         "cp {} tool && setpriv --reuid 65534 --regid 65534 --clear-groups \

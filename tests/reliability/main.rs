@@ -1,4 +1,4 @@
-//! Kills, failures and commands at the same time.
+//! Kills, failures and simultaneous commands.
 
 #[allow(dead_code, reason = "a binary uses a part of it")]
 #[path = "../support"]

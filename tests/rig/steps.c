@@ -1,17 +1,17 @@
-/* Runs a program of which a tracer sees the system calls alone that may change something: those
- * that ../support/steps.rs takes for steps. All others pass without a stop, and stops are what
- * takes the time where the machine is emulated.
+/* Runs a program that stops for its tracer only at system calls that may change something: those that
+ * ../support/steps.rs takes for steps. A stop takes much longer than the call.
  *
  *   steps CMD [ARG...]
  *
  * CMD is the only child, which first waits for a line on stdin: time to begin to trace it. Without a
- * tracer these calls fail with ENOSYS. Needs root.
+ * tracer these calls fail with ENOSYS. Exits as CMD does, or ends by the same signal.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <sys/prctl.h>
@@ -56,12 +56,16 @@ int main(int argc, char **argv)
 	if (child == 0) {
 		while (byte != '\n' && read(0, &byte, 1) == 1)
 			;
-		if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0)
-			execv(argv[1], argv + 1);
+		/* seccomp(2): who is not root may set a filter only together with this. */
+		if (geteuid() == 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0)
+			if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0)
+				execvp(argv[1], argv + 1);
 	}
 	if (child <= 0 || waitpid(child, &status, 0) < 0) {
 		perror("steps");
 		return 1;
 	}
-	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+	if (WIFSIGNALED(status))
+		raise(WTERMSIG(status));
+	return WEXITSTATUS(status);
 }

@@ -1,4 +1,4 @@
-//! What the tests of `tdx-disk` share: loop devices as disks, and guests that are typed at.
+//! Helpers for the tests of `tdx-disk`: loop devices as disks, and guests with a console.
 
 #![expect(clippy::print_stderr, reason = "a failing test shows the guest's console")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
@@ -18,7 +18,7 @@ pub(crate) fn disk(rig: &Rig, line: &str) -> Run {
     rig.tool("tdx-disk", line.split(' '))
 }
 
-/// A loop device of 64 MiB of nothing, and the file behind it.
+/// Creates a loop device of 64 MiB of zeros. Returns the device and the file that backs it.
 #[track_caller]
 pub(crate) fn blank(rig: &Rig, name: &str) -> (String, PathBuf) {
     let path = rig.scratch().join(name);
@@ -26,7 +26,7 @@ pub(crate) fn blank(rig: &Rig, name: &str) -> (String, PathBuf) {
     (rig.loop_device(path.to_str().unwrap()), path)
 }
 
-/// What a file begins with, up to the first zero.
+/// The text in a file at an offset, up to the first zero byte.
 pub(crate) fn text_at(path: &Path, offset: u64) -> String {
     let mut bytes = vec![0; 512];
     let length = std::fs::File::open(path).unwrap().read_at(&mut bytes, offset).unwrap();
@@ -34,7 +34,7 @@ pub(crate) fn text_at(path: &Path, offset: u64) -> String {
     String::from_utf8_lossy(text).into_owned()
 }
 
-/// The codes that keep the only item of a check from a guest.
+/// The codes that block the only item of a check.
 #[track_caller]
 pub(crate) fn blockers(run: &Run) -> Vec<String> {
     let document: Value = serde_json::from_str(&run.stdout).unwrap_or_else(|_| panic!("{run:#?}"));
@@ -45,7 +45,7 @@ pub(crate) fn blockers(run: &Run) -> Vec<String> {
     codes
 }
 
-/// The console of a guest, which needs a reader all the time.
+/// The console of a guest, which is read all the time.
 #[derive(Debug)]
 pub(crate) struct Console {
     tty: String,
@@ -54,7 +54,7 @@ pub(crate) struct Console {
 }
 
 impl Console {
-    /// Opens the console of a guest that has just been started.
+    /// Opens the console of a guest that was just started.
     #[track_caller]
     pub(crate) fn open(rig: &Rig, name: &str) -> Self {
         let tty = rig.virsh(["ttyconsole", name]);
@@ -66,7 +66,7 @@ impl Console {
         Self { tty, reader, said }
     }
 
-    /// Waits until the guest has said something.
+    /// Waits until the guest has printed something.
     #[track_caller]
     pub(crate) fn wait_for(&self, what: &str) {
         wait_for(what, || {
@@ -75,10 +75,10 @@ impl Console {
         });
     }
 
-    /// Types a command, and waits until it has succeeded.
+    /// Types a command, and waits until the command has succeeded.
     #[track_caller]
     pub(crate) fn run(&self, rig: &Rig, command: &str) {
-        // The echo of what is typed does not hold the word.
+        // The echo of the typed command must not contain the word.
         let word = format!("did {}", std::fs::metadata(&self.said).unwrap().len());
         let (first, rest) = word.split_at(2);
         rig.shell(&format!("echo \"{command} && echo {first}''{rest}\" >'{}'", self.tty)).text();

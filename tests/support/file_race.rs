@@ -1,4 +1,4 @@
-//! Two commands that change one host at the same time, where the host is made of files (`--sysroot`).
+//! Two simultaneous commands that change one host, where the host is made of files (`--sysroot`).
 
 #![expect(clippy::print_stdout, reason = "the figures, for --nocapture")]
 #![expect(clippy::disallowed_methods, reason = "tests start programs as users do")]
@@ -12,29 +12,29 @@ use std::thread::JoinHandle;
 
 use serde_json::Value;
 
-use super::steps::{Moment, moments, walk_here_all, walk_here_beside};
+use super::steps::{Moment, moments, walk_here, walk_here_beside};
 use super::tools::{Run, bin};
 use super::wait::is_waiting;
 
 /// Rounds of each race, unless `TDX_ROUNDS` sets another number.
 const ROUNDS: usize = 2;
 
-/// The files of a host, with modes.
+/// The files of a host, with their modes.
 pub(crate) type Files = BTreeMap<PathBuf, (u32, Vec<u8>)>;
 
 /// Two commands that change one host.
 pub(crate) struct FileRace<'a> {
     /// The two command lines, split at spaces.
     pub(crate) commands: [&'a str; 2],
-    /// Command lines that come first.
+    /// Command lines that prepare the host.
     pub(crate) before: &'a [&'a str],
-    /// A command line that puts the host back.
+    /// A command line that restores the host.
     pub(crate) undo: &'a str,
-    /// Reads the host.
+    /// Reads the state of the host.
     pub(crate) state: &'a dyn Fn() -> Files,
 }
 
-/// What the commands do one after the other.
+/// What the commands leave if they run one after the other.
 struct Order {
     after_one: Files,
     statuses: [i32; 2],
@@ -42,8 +42,9 @@ struct Order {
 }
 
 impl FileRace<'_> {
-    /// Stops one command at a step that changes something, starts the other one there, and lets the first go on
-    /// when the other one has ended or waits. Each leads in every other round. Prints how often they ended how.
+    /// Stops one command at a step that changes something, starts the other command there, and continues the
+    /// first when the other one has ended or waits. The commands lead in turn. Prints how often each pair of
+    /// exit statuses occurred.
     pub(crate) fn run(&self) {
         let origin = (self.state)();
         let orders = [self.one_by_one(0, &origin), self.one_by_one(1, &origin)];
@@ -84,7 +85,7 @@ impl FileRace<'_> {
     /// The moments at which a command can be stopped.
     fn moments(&self, command: usize, origin: &Files) -> Vec<Moment> {
         self.prepare();
-        let walk = walk_here_all(self.commands[command], None);
+        let walk = walk_here(self.commands[command], None);
         check_end(&walk.run);
         self.take_back(origin);
         moments(&walk.steps, false)
@@ -115,15 +116,16 @@ impl FileRace<'_> {
 }
 
 impl Order {
-    /// Whether the commands, which ended so, left what this order leaves. A command that failed did nothing.
+    /// Whether the commands, which ended with these exit statuses, left what this order leaves. A failed
+    /// command changes nothing.
     fn explains(&self, first: usize, statuses: [i32; 2], now: &Files) -> bool {
         let alone = statuses[first] == 0 && statuses[1 - first] != 0;
         self.statuses == statuses && self.after_both == *now || alone && self.after_one == *now
     }
 }
 
-/// Starts a command, and returns when it has ended or waits: for a lock, or before it looks again. The thread
-/// gives its end: a tracer would take its own thread's child for one that it traces.
+/// Starts a command, and returns when it has ended or waits: for a lock, or before its next look. A thread
+/// returns its end, because a tracer would trace a child of its own thread.
 fn start_beside(line: String) -> JoinHandle<Run> {
     let (sender, is_going) = mpsc::channel();
     let thread = std::thread::spawn(move || {
@@ -153,7 +155,7 @@ fn run(line: &str) -> Run {
     Run::of(command(line), b"")
 }
 
-/// The exit status, after a look at what was printed: a document, or an error that says what to do or why.
+/// Returns the exit status. Fails unless the command printed a document, or an error with a hint or a cause.
 #[track_caller]
 fn check_end(run: &Run) -> i32 {
     if run.status == Some(0) {

@@ -1,4 +1,4 @@
-//! Which firmware a real libvirt gives to a guest, and which one `tdx-td firmware` says it gives.
+//! The firmware that a real libvirt gives to a guest, and the firmware that `tdx-td firmware` predicts.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -9,16 +9,16 @@ use serde_json::Value;
 
 use super::rig::Rig;
 
-/// What a guest asks of firmware.
+/// A guest's request for firmware.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Request<'a> {
     /// Features as `-f` takes them.
     pub(crate) features: &'a [&'a str],
-    /// Whether the guest says that it keeps no variables.
+    /// Whether the guest requests firmware without variables.
     pub(crate) stateless: Option<bool>,
     pub(crate) interface: &'a str,
     pub(crate) machine: &'a str,
-    /// Launch security, where features ask for it.
+    /// The element of launch security, if the features need it.
     pub(crate) more: &'a str,
 }
 
@@ -42,14 +42,14 @@ impl Request<'_> {
         arguments
     }
 
-    /// The definition of a domain that asks libvirt for the same.
+    /// The definition of a domain that requests such firmware from libvirt.
     fn xml(&self) -> String {
         let split = |feature: &&str| match feature.strip_prefix("no-") {
             Some(name) => (name.to_owned(), "no"),
             None => ((*feature).to_owned(), "yes"),
         };
         let features: Vec<_> = self.features.iter().map(split).collect();
-        // What libvirt's <firmware> knows; <pm> and launch security stand for the others.
+        // The features that libvirt's <firmware> knows; <pm> and launch security express the others.
         let known =
             features.iter().filter(|(name, _)| matches!(&**name, "secure-boot" | "enrolled-keys"));
         let known: String =
@@ -76,8 +76,8 @@ impl Request<'_> {
     }
 }
 
-/// Compares with our choice what libvirt gives to a domain that is defined and, where that is when libvirt
-/// chooses, started.
+/// Fails unless libvirt gives a domain the firmware that the tool predicts. The domain is defined, and
+/// started if libvirt chooses only then. Returns the firmware.
 #[track_caller]
 pub(crate) fn compare(rig: &Rig, request: &Request<'_>) -> Option<String> {
     let ours = chosen(&rig.tool("tdx-td", request.arguments()).document());
@@ -85,7 +85,7 @@ pub(crate) fn compare(rig: &Rig, request: &Request<'_>) -> Option<String> {
     ours
 }
 
-/// The same, unless the file of the build is missing, which libvirt does not look for.
+/// Like [`compare`], unless the file of the build is missing, which libvirt does not notice.
 #[track_caller]
 pub(crate) fn compare_started(rig: &Rig, request: &Request<'_>) {
     let ours = chosen(&rig.tool("tdx-td", request.arguments()).document());
@@ -94,17 +94,17 @@ pub(crate) fn compare_started(rig: &Rig, request: &Request<'_>) {
     }
 }
 
-/// The build that the document says libvirt gives.
+/// The path of the build that the document predicts.
 fn chosen(document: &Value) -> Option<String> {
     let mut items = document["items"].as_array().unwrap().iter();
     let item = items.find(|item| item["chosen"] == true)?;
     Some(item["executable"]["path"].as_str().unwrap().to_owned())
 }
 
-/// The firmware that libvirt puts into the definition of a domain; none when it refuses the domain.
+/// The firmware in the definition that libvirt completes; none if libvirt refuses the domain.
 fn given(rig: &Rig, request: &Request<'_>) -> Option<String> {
     fs::write(rig.scratch().join("choice.xml"), request.xml()).unwrap();
-    // Newer versions choose when the domain is defined, older ones when it starts.
+    // Newer versions of libvirt choose when the domain is defined, older ones when it starts.
     let choose = "virsh -q define choice.xml && \
         { virsh dumpxml --inactive choice | grep '</loader>' >/dev/null || \
         virsh -q start --paused choice; } && virsh dumpxml choice";
@@ -118,9 +118,10 @@ fn given(rig: &Rig, request: &Request<'_>) -> Option<String> {
     Some(given.unwrap_or_else(|| panic!("no firmware: {}", document.text())))
 }
 
-/// Compares with our choices what libvirt would give QEMU for each of these requests, without starting any.
+/// Compares the predictions with the firmware in the QEMU arguments that libvirt would use for each of these
+/// requests, without starting a guest.
 ///
-/// Returns how often firmware was given.
+/// Returns how often libvirt gave firmware.
 #[track_caller]
 pub(crate) fn compare_arguments(rig: &Rig, requests: &[Request<'_>]) -> usize {
     let folder = rig.scratch().join("requests");
@@ -140,7 +141,7 @@ pub(crate) fn compare_arguments(rig: &Rig, requests: &[Request<'_>]) -> usize {
         let (ours, theirs) = (chosen(&document), in_arguments(&read("argv")));
         let error = read("error");
         assert_eq!(ours, theirs, "{request:?}\n{error}{:#}", document["warnings"]);
-        // Whoever gets none is told why.
+        // If no build fits, the document says why.
         let warnings = document["warnings"].to_string();
         assert!(
             ours.is_some()
@@ -168,7 +169,7 @@ fn in_arguments(argv: &str) -> Option<String> {
         .or_else(|| after(" -kernel ").and_then(word))
 }
 
-/// The loaders that libvirt lists for a machine type; none when it refuses to list any.
+/// The loaders that libvirt lists for a machine type; none if libvirt refuses to list them.
 pub(crate) fn listed(rig: &Rig, machine: &str) -> Option<Vec<String>> {
     let asked = rig.shell(&format!("virsh domcapabilities --machine {machine} --virttype qemu"));
     let document = (asked.status == Some(0)).then(|| Document::parse(asked.stdout).unwrap())?;
@@ -178,7 +179,7 @@ pub(crate) fn listed(rig: &Rig, machine: &str) -> Option<Vec<String>> {
     Some(values)
 }
 
-/// The loaders that libvirt should list, by the descriptors that we read.
+/// The loaders that libvirt should list, according to the descriptors that the tool reads.
 pub(crate) fn expected(rig: &Rig, machine: &str) -> Vec<String> {
     let document = rig.tool("tdx-td", ["firmware", "-a", "x86_64", "-m", machine]).document();
     let items = document["items"].as_array().unwrap().iter();

@@ -1,4 +1,4 @@
-//! Headers that a guest may write into its disk, and what no header may do.
+//! Headers that a guest may write into its disk, and checks that no header has an effect.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -8,8 +8,8 @@ use std::os::unix::fs::MetadataExt;
 use super::rig::Rig;
 use super::tools::Run;
 
-/// Makes the attack's files in a folder of the rig: `secret`, which only root can read, and headers that name it
-/// as a backing file and as an external data file, and one of an encrypted disk.
+/// Creates the files of the attack in a directory of the rig: `secret`, which only root can read; headers
+/// that name it as a backing file and as an external data file; and the header of an encrypted disk.
 pub(crate) fn make_headers(rig: &Rig) {
     rig.shell(
         "head -c 1M /dev/zero | tr '\\0' s >secret && chmod 600 secret && chmod 755 . && \
@@ -22,7 +22,7 @@ pub(crate) fn make_headers(rig: &Rig) {
     .text();
 }
 
-/// Expects the status, and these words in the message and the hint.
+/// Expects this status, and these words in the message and the hint.
 #[track_caller]
 pub(crate) fn refused(run: &Run, status: i32, says: &str, hints: &str) {
     let error = run.error(status);
@@ -35,7 +35,7 @@ pub(crate) fn small(line: &str) -> String {
     format!("{line} --security none --memory 64M --vcpus 1")
 }
 
-/// Fails when anybody touched what only root may read.
+/// Fails if a command has opened the file that only root may read.
 #[track_caller]
 pub(crate) fn check_secret(rig: &Rig) {
     for name in ["secret", "data"] {

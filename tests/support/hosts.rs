@@ -1,4 +1,4 @@
-//! Machines as they are met in the field, with the ids and the layout of real ones.
+//! Typical machines, with the ids and the layout of real ones.
 
 use super::tree::{Spec, Tree};
 
@@ -52,7 +52,7 @@ pub(crate) fn server() -> Tree {
         group += 1;
         group
     };
-    // Root buses 0x10 to 0x80, and behind the port of each: a switch, GPU and NIC or NVMe.
+    // Root buses 0x10 to 0x80; behind the port of each: a switch, a GPU, and a network card or an NVMe disk.
     for index in 0..8_u32 {
         let bus = 0x10 * (index + 1);
         let root = format!("0000:{bus:02x}");
@@ -96,7 +96,7 @@ pub(crate) fn server() -> Tree {
     tree.stacked("md0", "9:0", &["nvme0n1p2", "nvme1n1p2"]);
     tree.stacked("dm-0", "253:0", &["md0"]);
     tree.file("sys/class/block/dm-0/dm/name", "vg-root\n");
-    // The network: one physical function of two with virtual ones, and the route.
+    // The network: one of two physical functions has virtual functions, and the default route.
     tree.device("0000:c0", "0000:c0:01.0", port(next()));
     let nic = [("reset_method", "flr bus"), ("sriov_totalvfs", "16"), ("sriov_numvfs", "2")];
     let mut pf = endpoint("15b3:1021:15b3:0041", "020000", "mlx5_core", next());
@@ -156,8 +156,8 @@ pub(crate) fn server() -> Tree {
     tree
 }
 
-/// A desktop whose slots share groups: a GPU with its three companions, two NICs and a USB controller
-/// behind a chipset without ACS, which the kernel was told to overlook.
+/// A desktop whose slots share IOMMU groups: a GPU with three companion functions; two network cards and a
+/// USB controller behind a chipset without ACS, which the kernel command line overrides.
 pub(crate) fn desktop() -> Tree {
     let mut tree = Tree::new();
     let amd = |class, driver, group| Spec {
@@ -217,7 +217,7 @@ pub(crate) fn desktop() -> Tree {
     );
     tree.file(&format!("{keyboard}/name"), "Logitech USB Keyboard\n");
     tree.link("sys/class/input/input3", &keyboard);
-    // btrfs, whose device number leads nowhere, and swap.
+    // btrfs with a device number that belongs to no device, and swap.
     tree.link(
         "sys/fs/btrfs/6f5c/devices/nvme0n1p2",
         &format!("{}/nvme/nvme0/nvme0n1/nvme0n1p2", tree.folder("0000:05:00.0")),
@@ -242,7 +242,7 @@ pub(crate) fn laptop() -> Tree {
     tree.device("0000:00", "0000:00:00.0", device("8086:9a14:1028:0a36", "060000", "", &[]));
     let vga: &[_] = &[("boot_vga", "1"), ("reset_method", "flr")];
     tree.device("0000:00", "0000:00:02.0", device("8086:9a49:1028:0a36", "030000", "i915", vga));
-    // A disk behind the controller that makes a domain of its own.
+    // A disk behind a controller that creates a PCI domain of its own.
     tree.device("0000:00", "0000:00:0e.0", device("8086:9a0b", "010400", "vmd", &[]));
     let vmd = format!("{}/pci10000:e0", tree.folder("0000:00:0e.0"));
     let root = vmd.strip_prefix("/sys/devices/pci").map(str::to_owned);
@@ -253,7 +253,7 @@ pub(crate) fn laptop() -> Tree {
     );
     tree.device("10000:e0:06.0", "10000:e1:00.0", device("15b7:5006", "010802", "nvme", FLR));
     tree.disk("10000:e1:00.0", "nvme/nvme0", "nvme0n1", (259, 0), 1);
-    // A GPU that sleeps, and is not to be woken for its serial number.
+    // A sleeping GPU, which a scan must not wake to read its serial number.
     tree.device("0000:00", "0000:00:06.0", device("8086:9a09", "060400", "pcieport", &[]));
     let asleep: &[_] = &[("power_state", "D3cold"), ("reset_method", "bus"), ("boot_vga", "0")];
     tree.device(

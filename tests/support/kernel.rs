@@ -1,4 +1,4 @@
-//! Rig 2: a real kernel with a real IOMMU and devices to give away; `tests/rig/kernel` says which.
+//! Rig 2: a real kernel with a real IOMMU and devices for guests; see `tests/rig/kernel`.
 
 #![expect(clippy::disallowed_methods, reason = "tests start programs as users do")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
@@ -12,31 +12,31 @@ use std::sync::{Mutex, MutexGuard};
 
 use super::tools::{Run, bin, bin_dir, repository};
 
-/// Where programs are, in the rig as on this machine.
+/// The directories of programs, in the rig as on this machine.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// A kernel that runs until this is dropped, or until the test dies.
+/// A kernel that runs until this value is dropped or the test dies.
 #[derive(Debug)]
 pub(crate) struct Kernel {
     holder: Child,
     folder: tempfile::TempDir,
-    /// What the rig's process 1 of a libvirt within is there.
+    /// The PID of process 1 of the libvirt in the rig, in the rig's PID namespace.
     libvirt: Option<String>,
 }
 
 impl Kernel {
-    /// Boots it.
+    /// Boots the kernel.
     pub(crate) fn start() -> Self {
         Self::start_with("")
     }
 
-    /// Boots it with more words on the kernel's command line.
+    /// Boots the kernel with additional arguments on its command line.
     pub(crate) fn start_with(arguments: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("tdx-kernel.").tempdir().unwrap();
         let mut holder = Command::new(repository().join("tests/rig/kernel"))
             .arg(folder.path())
             .env("TDX_RIG_APPEND", arguments)
-            // A shared kernel is never dropped.
+            // The rig removes its files itself, because a shared kernel is never dropped.
             .env("TDX_RIG_REMOVE", "yes")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -48,23 +48,23 @@ impl Kernel {
         Self { holder, folder, libvirt: None }
     }
 
-    /// Boots it and starts a libvirtd in it, as in rig 1: all commands run beside that one.
+    /// Boots the kernel and starts a libvirtd in it, as in rig 1. All commands run beside that libvirtd.
     pub(crate) fn start_with_libvirt() -> Self {
         Self::start().with_libvirt("")
     }
 
-    /// Boots it with AppArmor, starts a libvirtd in it that Debian's profiles confine, and logs every
-    /// denial in the kernel's log.
+    /// Boots the kernel with AppArmor, starts a libvirtd in it that Debian's profiles confine, and writes
+    /// every denial into the kernel's log.
     pub(crate) fn start_with_apparmor() -> Self {
         let kernel = Self::start_with("lsm=capability,apparmor audit=1 log_buf_len=8M");
         kernel.shell("echo 0 >/proc/sys/kernel/printk_ratelimit").text();
         kernel.with_libvirt("TDX_RIG_APPARMOR=1")
     }
 
-    /// Starts a libvirtd in it, with variables for `tests/rig/libvirt`.
+    /// Starts a libvirtd in the kernel, with variables for `tests/rig/libvirt`.
     fn with_libvirt(mut self, variables: &str) -> Self {
         let rig = repository().join("tests/rig/libvirt");
-        // No udev is there to load what guests need.
+        // No udev runs here that could load the modules that guests need.
         let line = format!(
             "modprobe -a tun vhost_net vhost_vsock && mkfifo libvirt.in && \
              {{ sleep 1000000 >libvirt.in & }} && \
@@ -117,7 +117,7 @@ impl Kernel {
         Run::of(command, b"")
     }
 
-    /// What a shell line prints, its lines sorted here: a process less to start in the rig.
+    /// Runs a shell line and returns its lines, sorted here: that saves a process in the rig.
     #[track_caller]
     pub(crate) fn sorted(&self, line: &str) -> String {
         let run = self.shell(line);
@@ -126,7 +126,7 @@ impl Kernel {
         lines.join("\n")
     }
 
-    /// Runs one test of the file that is running in the rig, with a variable by which it knows.
+    /// Runs one test of the current test file in the rig. The variable tells the test that it runs there.
     pub(crate) fn this_test(&self, variable: &str, module: &str, test: &str) -> Run {
         let mut command = self.command(variable);
         command.arg(format!("TDX_BIN_DIR={}", bin_dir().display()));
@@ -147,7 +147,7 @@ impl Kernel {
         self.shell(&find).text().split('/').nth(5).unwrap().to_owned()
     }
 
-    /// Gives a device to vfio-pci by the kernel's own means.
+    /// Binds a device to vfio-pci by the kernel's own interface.
     #[track_caller]
     pub(crate) fn bind(&self, bdf: &str) {
         let line = format!(
@@ -159,7 +159,7 @@ impl Kernel {
         self.shell(&line).text();
     }
 
-    /// Holds a device that vfio-pci drives open, as a virtual machine does, until the answer is
+    /// Holds a device open that is bound to vfio-pci, as a virtual machine does, until the returned value is
     /// dropped.
     #[track_caller]
     pub(crate) fn hold(&self, bdf: &str) -> Held<'_> {
@@ -176,8 +176,8 @@ impl Kernel {
     }
 }
 
-/// A kernel that tests use one after another: to boot one takes longer than most tests. A test that uses it puts back
-/// what it changes.
+/// A kernel that several tests use one after another, because a boot takes longer than most tests. A test
+/// that uses the kernel restores what it changes.
 #[derive(Debug)]
 pub(crate) struct SharedKernel {
     start: fn() -> Kernel,
@@ -185,12 +185,12 @@ pub(crate) struct SharedKernel {
 }
 
 impl SharedKernel {
-    /// A kernel that is booted when the first test needs it, by `start`.
+    /// A kernel that `start` boots when the first test needs it.
     pub(crate) const fn new(start: fn() -> Kernel) -> Self {
         Self { start, kernel: Mutex::new(None) }
     }
 
-    /// Waits until no other test uses the kernel. After a test that failed, another kernel is booted.
+    /// Waits until no other test uses the kernel. After a failed test another kernel is booted.
     pub(crate) fn lock(&self) -> KernelGuard<'_> {
         let mut kernel = self.kernel.lock().unwrap_or_else(|failed| {
             self.kernel.clear_poison();
@@ -219,7 +219,7 @@ impl Deref for KernelGuard<'_> {
 #[derive(Debug)]
 pub(crate) struct Held<'k> {
     kernel: &'k Kernel,
-    /// The process, whose end lets the holder read its end of file.
+    /// The process that holds the device. Its standard input ends with this process.
     holder: String,
 }
 

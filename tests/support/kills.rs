@@ -1,4 +1,4 @@
-//! A verb is stopped at its steps in rig 1, and each time it can be finished and undone.
+//! Stops a verb at its steps in rig 1, and checks after each kill that the verb can be finished and undone.
 
 #![expect(clippy::print_stderr, reason = "the figures, for --nocapture")]
 
@@ -12,21 +12,21 @@ use super::steps::{Fate, Moment, Walk, is_full, moments, of_each_kind};
 use super::table::{self, Row};
 use super::world::{self, World};
 
-/// A verb, what is there before it, and what takes back what it did.
+/// A verb, the command that prepares it, and the command that undoes it.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Verb<'a> {
     pub(crate) title: &'a str,
     pub(crate) line: &'a str,
-    /// A shell line, as are the next two.
+    /// A shell line, like the next two fields.
     pub(crate) before: &'a str,
     pub(crate) undo: &'a str,
-    /// What waits until others have done what the verb asked of them.
+    /// A command that waits until other programs have completed the request of the verb.
     pub(crate) settle: &'a str,
-    /// The step from which on its way is that of another verb, which is walked as well.
+    /// The step from which on the verb takes the steps of another verb, which a test walks as well.
     pub(crate) joins: Option<&'a str>,
 }
 
-/// Stops a verb at its steps, and checks that each time it can be finished and undone.
+/// Stops a verb at its steps, and checks after each kill that the verb can be finished and undone.
 pub(crate) fn walk(rig: &Rig, verb: &Verb<'_>) {
     let (full, update, began) = (is_full(), table::update(), Instant::now());
     let origin = World::of(rig);
@@ -74,9 +74,9 @@ pub(crate) fn walk(rig: &Rig, verb: &Verb<'_>) {
             });
             prepared = signal != SIGKILL && after == before;
             if prepared {
-                continue; // as if it had never been
+                continue; // the kill left nothing
             }
-            // What was finished from here before is only taken back now.
+            // A state that was finished before is only undone.
             let is_new = finished.insert(after);
             if full && is_new && signal == SIGKILL && verb.undo != verb.line {
                 take_back(rig, verb, &origin, &when);
@@ -112,7 +112,7 @@ fn prepare(rig: &Rig, verb: &Verb<'_>) {
     world::wait_until_idle(rig);
 }
 
-/// Undoes what a verb did, or half did, and checks that nothing is left of it.
+/// Undoes what a verb did completely or partly, and checks that nothing is left of it.
 #[track_caller]
 fn take_back(rig: &Rig, verb: &Verb<'_>, origin: &World, when: &str) {
     rig.shell(verb.undo).text();
@@ -122,8 +122,8 @@ fn take_back(rig: &Rig, verb: &Verb<'_>, origin: &World, when: &str) {
     assert_eq!(again["changed"], false, "{when}: cleanup finds more the second time");
 }
 
-/// It died of the signal, or the signal came too late to be heard. Into how many messages libvirt cuts
-/// a stream differs from run to run: the last of them may not come.
+/// Fails unless the verb died of the signal, or the signal came too late. The number of messages of a stream
+/// differs from run to run: the last of them may not come.
 #[track_caller]
 fn check_end(walk: &Walk, moment: &Moment, signal: Signal, when: &str) {
     let in_stream = moment.step.contains("virStreamSend");

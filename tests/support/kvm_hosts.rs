@@ -1,4 +1,4 @@
-//! Hosts of guests as they are met in the field, as far as `tdx-td host check` looks at them.
+//! Typical hosts of guests, as far as `tdx-td host check` examines them.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -6,14 +6,14 @@ use serde_json::json;
 
 use super::tree::Tree;
 
-/// Flags of a Xeon of the 5th generation, those that matter, with TDX turned on in the BIOS.
+/// The relevant processor flags of a Xeon of the 5th generation with TDX turned on in the BIOS.
 const XEON: &str =
     "fpu vme de pse tsc msr pae mce cx8 pse36 nx pdpe1gb rdtscp lm vmx tme tdx_host_platform";
-/// Flags of an EPYC 7003, as in <https://github.com/AMDESE/AMDSEV/issues/137>, those that matter.
+/// The relevant processor flags of an EPYC 7003, as in <https://github.com/AMDESE/AMDSEV/issues/137>.
 const EPYC: &str =
     "fpu vme de pse tsc msr pae mce cx8 pse36 nx pdpe1gb rdtscp lm svm sme sev sev_es";
 
-/// A host: its processor's vendor and flags, its kernel, and what the kernel was told.
+/// A host: its processor's vendor and flags, its kernel, and the kernel command line.
 fn host(vendor: &str, flags: &str, release: &str, command_line: &str) -> Tree {
     let tree = Tree::new();
     let cpu = format!(
@@ -35,7 +35,7 @@ fn host(vendor: &str, flags: &str, release: &str, command_line: &str) -> Tree {
     tree
 }
 
-/// Firmware as a package brings it.
+/// Firmware as a package installs it.
 fn firmware(tree: &Tree, name: &str, file: &str, features: &[&str]) {
     let vars = "/usr/share/OVMF/OVMF_VARS_4M.fd";
     let mapping = match file.contains("CODE") {
@@ -55,7 +55,7 @@ fn firmware(tree: &Tree, name: &str, file: &str, features: &[&str]) {
     tree.file(file, "code");
 }
 
-/// What libvirt says it can run: kinds of launch security, and what it says of SEV.
+/// libvirt's domain capabilities: kinds of launch security, and its words about SEV.
 ///
 /// Shape: <https://libvirt.org/formatdomaincaps.html#launch-security>.
 fn capabilities(tree: &Tree, kinds: &[&str], sev: &str) {
@@ -77,7 +77,7 @@ fn log(tree: &Tree, lines: &[&str]) {
     tree.file("var/log/dmesg", lines.join("\n") + "\n");
 }
 
-/// An Intel host whose administrator did everything, with this much of it taking effect.
+/// An Intel host that is configured completely; the kernel shows this value of KVM's parameter.
 fn intel(release: &str, parameter: &str) -> Tree {
     let words =
         "BOOT_IMAGE=/boot/vmlinuz root=UUID=5ff9422f ro kvm_intel.tdx=1 nohibernate intel_iommu=on";
@@ -117,7 +117,7 @@ pub(crate) fn ubuntu() -> Tree {
     tree
 }
 
-/// A kernel that initialises the module at boot, whether or not KVM is to use it.
+/// A kernel that initialises the TDX module at boot, whether or not KVM is to use it.
 ///
 /// Source: <https://docs.kernel.org/arch/x86/tdx.html>, "TDX boot-time detection and initialization"; the
 /// version: Linux `Documentation/ABI/testing/sysfs-devices-faux-tdx-host`.
@@ -136,7 +136,7 @@ pub(crate) fn initialised_and_not_used() -> Tree {
     tree
 }
 
-/// The same, with a trust domain for each key id.
+/// Such a host with one trust domain for each key id.
 ///
 /// Source: <https://docs.kernel.org/admin-guide/cgroup-v2.html#misc>; QEMU then says what
 /// <https://github.com/torvalds/linux/blob/v6.17/arch/x86/kvm/vmx/tdx.c> makes of it, ENOSPC.
@@ -163,7 +163,7 @@ pub(crate) fn off_in_bios() -> Tree {
     tree
 }
 
-/// A host on which nobody has turned on the parameter, whose default is off.
+/// A host on which nobody has turned on KVM's parameter, whose default is off.
 ///
 /// Source: <https://docs.kernel.org/admin-guide/kernel-parameters.html>, `kvm-intel.tdx=`; log as in
 /// <https://docs.kernel.org/arch/x86/tdx.html>, "TDX boot-time detection".
@@ -208,7 +208,7 @@ pub(crate) fn old_module() -> Tree {
     tree
 }
 
-/// A kernel that could hibernate, and so does without TDX.
+/// A kernel with hibernation, which therefore disables TDX.
 ///
 /// Source: <https://github.com/torvalds/linux/blob/v6.17/arch/x86/virt/vmx/tdx/tdx.c>, `tdx_init`.
 pub(crate) fn can_hibernate() -> Tree {
@@ -231,7 +231,7 @@ pub(crate) fn old_libvirt() -> Tree {
     tree
 }
 
-/// Debian 13's kernel, 6.12, which knows no trust domains, below a libvirt that does.
+/// Debian 13's kernel, 6.12, which does not support trust domains, with a libvirt that does.
 ///
 /// Source: <https://packages.debian.org/trixie/linux-image-amd64>; merged in 6.16,
 /// <https://kernelnewbies.org/Linux_6.16>.
@@ -241,7 +241,7 @@ pub(crate) fn old_kernel() -> Tree {
     tree
 }
 
-/// An Intel machine with VT-d in the BIOS, whose kernel was not told to use it.
+/// An Intel machine with VT-d in the BIOS, whose kernel command line does not turn on the IOMMU.
 ///
 /// Source: the log of <https://github.com/strongtz/i915-sriov-dkms/issues/339>.
 pub(crate) fn no_iommu() -> Tree {
@@ -293,7 +293,7 @@ pub(crate) fn snp() -> Tree {
     tree
 }
 
-/// An EPYC host whose firmware has SEV-SNP and whose KVM has not.
+/// An EPYC host whose firmware has SEV-SNP and whose KVM lacks it.
 ///
 /// Source: <https://github.com/AMDESE/AMDSEV/issues/137>, log and parameter.
 pub(crate) fn snp_off_in_kvm() -> Tree {
@@ -316,7 +316,7 @@ pub(crate) fn snp_off_in_kvm() -> Tree {
     tree
 }
 
-/// An EPYC host that was told to spare its own devices the IOMMU, which SEV-SNP needs.
+/// An EPYC host whose IOMMU passes the DMA of the host's devices through, which excludes SEV-SNP.
 ///
 /// Source: <https://github.com/torvalds/linux/blob/v6.14/drivers/iommu/amd/init.c>, `iommu_snp_enable`, which
 /// turns SEV-SNP off with these words.
@@ -333,7 +333,7 @@ pub(crate) fn snp_without_iommu() -> Tree {
     tree
 }
 
-/// An EPYC 8024P whose secure processor does not answer, though KVM has all turned on.
+/// An EPYC 8024P whose secure processor does not answer, although every KVM parameter is on.
 ///
 /// Source: <https://github.com/AMDESE/AMDSEV/issues/246>.
 pub(crate) fn secure_processor_silent() -> Tree {
@@ -353,7 +353,7 @@ pub(crate) fn secure_processor_silent() -> Tree {
     tree
 }
 
-/// A container on a good host that was given none of its devices.
+/// A container on a good host that gives it no devices.
 ///
 /// Source: <https://systemd.io/CONTAINER_INTERFACE>; Docker makes `/.dockerenv` and a `/dev` of its own,
 /// <https://docs.docker.com/engine/containers/run/#runtime-privilege-and-linux-capabilities>.
@@ -366,7 +366,7 @@ pub(crate) fn container() -> Tree {
     tree
 }
 
-/// A trust domain, in which somebody looks for trust domains.
+/// A trust domain in which the check runs.
 ///
 /// Source: <https://github.com/canonical/tdx/issues/172>, log of the guest; flag `tdx_guest`.
 pub(crate) fn inside_a_trust_domain() -> Tree {

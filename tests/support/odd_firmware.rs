@@ -1,5 +1,5 @@
-//! Directories of firmware descriptors as no distribution ships them: builds of every kind, masks, leftovers
-//! of editors and packages, files that are no descriptors.
+//! Unusual directories of firmware descriptors: builds of every kind, masks, leftovers of editors and
+//! packages, files that are not descriptors.
 
 #![expect(clippy::print_stdout, reason = "a failed test shows the directory")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::firmware::{Request, compare_arguments, compare_started, expected, listed};
 use super::rig::Rig;
 
-/// Numbers that are the same in every run (SplitMix64).
+/// Pseudorandom numbers that are the same in every run (SplitMix64).
 struct Dice(u64);
 
 impl Dice {
@@ -25,7 +25,7 @@ impl Dice {
         usize::try_from((z ^ (z >> 31)) >> 33).unwrap() % sides
     }
 
-    /// Whether one of so many comes up.
+    /// Whether a throw of a die with this number of sides is zero.
     fn one_in(&mut self, sides: usize) -> bool {
         self.roll(sides) == 0
     }
@@ -35,7 +35,7 @@ impl Dice {
     }
 }
 
-/// Names of files: proper ones, and those that packages and editors leave behind.
+/// File names: valid ones, and those that packages and editors leave behind.
 const NAMES: [&str; 12] = [
     "10-first.json",
     "20-second.json",
@@ -64,7 +64,7 @@ const FEATURES: [&str; 10] = [
     "of-tomorrow",
 ];
 
-/// Texts that are no descriptors, or are so for some versions of libvirt only.
+/// Texts that are not descriptors, or only for some versions of libvirt.
 const DAMAGE: [&str; 8] = [
     "{",
     "\n",
@@ -76,16 +76,16 @@ const DAMAGE: [&str; 8] = [
     r#"{"interface-types":["uefi"],"targets":[],"features":[],"mapping":{"device":"igvm","filename":"/x"}}"#,
 ];
 
-/// The two directories that a rig's libvirtd reads, ours for this rig alone.
+/// The two directories that a rig's libvirtd reads, replaced for this rig alone.
 pub(crate) struct OddDirectories {
     scratch: PathBuf,
 }
 
 impl OddDirectories {
-    /// Puts directories of ours over those of the rig.
+    /// Mounts new directories over those of the rig.
     pub(crate) fn mount(rig: &Rig) -> Self {
-        // Rig 3 has an /etc of its own. Rig 1 has the machine's, which is not written to: there, one that
-        // has the directory is laid over it, and what the rig has mounted in it is mounted again.
+        // Rig 3 has its own /etc. Rig 1 has the /etc of the machine, which must not change: an overlay with
+        // the directory is mounted on it, and the rig's own mounts in it are repeated.
         let place = "if [ -e /run/rig/host ]; then mkdir -p /etc/qemu/firmware; \
             elif [ ! -d /etc/qemu/firmware ]; then \
                 mkdir -p fw/etc/qemu/firmware fw/libvirt && mount --bind /etc/libvirt fw/libvirt && \
@@ -105,7 +105,7 @@ impl OddDirectories {
         self.scratch.join("admin")
     }
 
-    /// The path of a build's file, which exists from then on.
+    /// The path of the file of a build; creates the file.
     pub(crate) fn build(&self, name: &str) -> String {
         let path = self.scratch.join("builds").join(name);
         fs::File::create(&path).unwrap().set_len(2 << 20).unwrap();
@@ -125,7 +125,7 @@ impl OddDirectories {
         }
     }
 
-    /// Fills both directories, for each seed in another way. Returns what is in them, for messages.
+    /// Fills both directories, differently for each seed. Returns a listing, for messages.
     pub(crate) fn fill(&self, seed: u64) -> String {
         self.clear();
         let mut dice = Dice(seed);
@@ -138,7 +138,7 @@ impl OddDirectories {
                 }
             }
         }
-        // One bad file stops an old libvirt, so that few directories may have one.
+        // One bad file stops an old libvirt, so only few directories may have one.
         if dice.one_in(8) {
             let path = self.admin().join(dice.pick(&NAMES));
             if path.symlink_metadata().is_err() {
@@ -151,7 +151,7 @@ impl OddDirectories {
         self.listing()
     }
 
-    /// Puts something under a name that no libvirt objects to.
+    /// Creates a file that every libvirt accepts.
     fn put(&self, dice: &mut Dice, path: &Path, number: &mut usize) {
         match dice.roll(20) {
             0 => fs::write(path, "").unwrap(),
@@ -260,7 +260,7 @@ impl OddDirectories {
         }
     }
 
-    /// The descriptor of a build in flash, which names a template for its variables in every mode.
+    /// The descriptor of a build in flash that names a template for its variables in every mode.
     pub(crate) fn flash(&self, name: &str, mode: &str, features: &[&str]) -> String {
         let template = json!({"filename": self.scratch.join("builds/vars"), "format": "raw"});
         json!({
@@ -274,7 +274,7 @@ impl OddDirectories {
         .to_string()
     }
 
-    /// The files and what they say.
+    /// The files and their content.
     fn listing(&self) -> String {
         let mut lines = Vec::new();
         for directory in [self.system(), self.admin()] {
@@ -295,15 +295,16 @@ impl OddDirectories {
     }
 }
 
-/// How many directories a test tries: `TDX_ROUNDS`, or this many.
+/// The number of directories that a test tries: `TDX_ROUNDS`, or this number.
 fn rounds(usual: u64) -> u64 {
     let said = std::env::var("TDX_ROUNDS").ok();
     said.map_or(usual, |rounds| rounds.parse().expect("TDX_ROUNDS is a number"))
 }
 
-/// Over odd directories, we list the loaders that libvirt lists, and choose the build that it gives.
+/// Fails unless the tool lists the loaders that libvirt lists, and predicts the build that libvirt gives,
+/// over odd directories.
 ///
-/// `loaders` says what libvirt lists where no descriptor counts.
+/// `loaders` says what libvirt lists without a valid descriptor.
 pub(crate) fn compare_choices(rig: &Rig, requests: &[Request<'_>], loaders: Loaders) {
     let directories = OddDirectories::mount(rig);
     let (mut asked, mut given) = (0, 0);
@@ -322,15 +323,15 @@ pub(crate) fn compare_choices(rig: &Rig, requests: &[Request<'_>], loaders: Load
         asked += requests.len();
         compare_started(rig, &requests[usize::try_from(seed).unwrap() % requests.len()]);
     }
-    // The directories are odd, not useless.
+    // The directories are odd, but not all useless.
     assert!(asked / 5 < given && given < asked, "{given} of {asked}");
 }
 
-/// Which loaders a libvirt lists where no descriptor counts.
+/// The loaders that a libvirt lists without a valid descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Loaders {
-    /// None.
+    /// No loader.
     Described,
-    /// Those that it was built with.
+    /// The loaders that libvirt was built with.
     BuiltIn,
 }

@@ -1,4 +1,4 @@
-//! The commands that a page of the documentation shows, run where the page says, and their output compared.
+//! Runs the commands that a page of the documentation shows, at their place, and compares their output.
 //!
 //! The info string of a block is `LANGUAGE [PLACE or FILE]`. Each line of a `sh` block is a command that must succeed.
 //! A `console` block has commands after `$ `, each with its output; an output line `...` stands for any lines, and
@@ -14,7 +14,7 @@ use regex::Regex;
 
 use super::tools::{Run, repository};
 
-/// Whether the output in the pages is to be written anew.
+/// Whether the output in the pages is to be written again.
 fn is_update() -> bool {
     std::env::var_os("TDX_UPDATE").is_some()
 }
@@ -23,7 +23,7 @@ fn is_update() -> bool {
 #[derive(Debug, Clone)]
 struct Block {
     language: String,
-    /// Where its commands run, or the file that holds it.
+    /// The place where its commands run, or the name of the file that it contains.
     place: String,
     text: String,
 }
@@ -35,7 +35,7 @@ pub(crate) struct Page {
     blocks: Vec<Block>,
 }
 
-/// What runs a shell line at a place and returns what it did.
+/// A function that runs a shell line at a place and returns the run.
 pub(crate) type Shell<'a> = &'a dyn Fn(&str) -> Run;
 
 /// The names of the README and of all pages below docs, in order.
@@ -134,7 +134,7 @@ impl Block {
     }
 }
 
-/// Runs each line as a command of its own; a line that ends in a backslash goes on.
+/// Runs each line as a command of its own. A line that ends in a backslash continues on the next line.
 #[track_caller]
 fn run_lines(text: &str, settings: &str, shell: Shell<'_>) {
     let text = text.replace("\\\n", " ");
@@ -162,7 +162,7 @@ fn is_shown(shown: &str, printed: &str) -> bool {
     let mut parts = parts.peekable();
     while let Some(part) = parts.next() {
         let at = match parts.peek() {
-            // The last part is the end of the output.
+            // The last part must be at the end of the output.
             None => rest.len().checked_sub(part.len()).filter(|at| rest[*at..] == *part),
             Some(_) => (0..=rest.len()).find(|at| rest[*at..].starts_with(part)),
         };
@@ -172,7 +172,8 @@ fn is_shown(shown: &str, printed: &str) -> bool {
     rest.is_empty()
 }
 
-/// The lines of an output without what differs from run to run, nor how wide it makes a column.
+/// The lines of an output without values that differ from run to run, and without their effect on column
+/// widths.
 fn stable(output: &str) -> Vec<String> {
     let differs = Regex::new(
         r"(?x) [0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}

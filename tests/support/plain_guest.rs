@@ -1,4 +1,4 @@
-//! Definitions as the tools make them, without a host that could run their guests.
+//! Definitions that the tools write, without a host that could run the guests.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -19,7 +19,7 @@ use tdx_td::security::launch::Launch;
 
 const UUID: &str = "11111111-2222-4333-8444-555555555555";
 
-/// The scenario's settings for an overlay, protected so.
+/// The settings of a scenario for an overlay, with this protection.
 pub(crate) fn choice(scenario: &str, security: Security) -> ResolvedSettings {
     let host = Host::new("/nonexistent");
     let layers = |name: &str| Scenario::find(&host, name).unwrap().layers(security).unwrap();
@@ -32,7 +32,7 @@ pub(crate) fn choice(scenario: &str, security: Security) -> ResolvedSettings {
     .unwrap()
 }
 
-/// The definition of a guest of a scenario, protected so, with flags of launch security.
+/// The definition of a guest of a scenario, with this protection and flags of launch security.
 pub(crate) fn xml(
     choice: ResolvedSettings,
     security: Security,

@@ -1,4 +1,4 @@
-//! Images, domains and folders for the tests of `tdx-pool`.
+//! Images, domains and directories for the tests of `tdx-pool`.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![expect(clippy::disallowed_methods, reason = "tests start programs as users do")]
@@ -16,10 +16,10 @@ use serde_json::Value;
 use super::rig::Rig;
 use super::tools::{Run, bin};
 
-/// The pool's folder inside a rig.
+/// The pool's directory inside a rig.
 pub(crate) const IMAGES: &str = "/var/lib/libvirt/images";
 
-/// A raw disk that takes the tools in: a boot signature and bytes that differ by `seed`.
+/// Writes a raw disk that the tools accept: a boot signature and bytes that depend on `seed`.
 pub(crate) fn raw_image(path: impl AsRef<Path>, bytes: usize, seed: u64) {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut block = Vec::with_capacity(BLOCK);
@@ -37,7 +37,7 @@ pub(crate) fn raw_image(path: impl AsRef<Path>, bytes: usize, seed: u64) {
     }
 }
 
-/// How much of an image is made of random bytes; the rest repeats it.
+/// The number of random bytes of an image; the rest repeats them.
 const BLOCK: usize = 1 << 20;
 
 /// The name of an overlay, as the tools make them.
@@ -51,7 +51,7 @@ impl Rig {
         self.tool("tdx-pool", line.split_whitespace())
     }
 
-    /// A 1 MiB image of this content in the scratch folder; returns its path.
+    /// Creates a 1 MiB image that depends on `seed` in the scratch directory. Returns its path.
     pub(crate) fn image(&self, name: &str, seed: u64) -> String {
         let path = self.scratch().join(name);
         raw_image(&path, 1 << 20, seed);
@@ -85,8 +85,8 @@ impl Rig {
         self.define_xml(name, &disks, "");
     }
 
-    /// Defines a domain with these devices, and elements of the domain itself. The same name keeps
-    /// its UUID.
+    /// Defines a domain with these devices and elements of the domain. A domain of the same name keeps its
+    /// UUID.
     #[track_caller]
     pub(crate) fn define_xml(&self, name: &str, devices: &str, more: &str) {
         let uuid = self.shell(&format!("virsh domuuid {name} 2>/dev/null || true"));
@@ -103,7 +103,7 @@ impl Rig {
         self.virsh(["define", path.to_str().unwrap()]);
     }
 
-    /// Every entry of a folder inside the rig: kind, mode, owner, size, change of content.
+    /// Every entry of a directory inside the rig: kind, mode, owner, size, time of change.
     pub(crate) fn listing(&self, folder: &str) -> String {
         let script = format!(
             "cd {folder} && find . -mindepth 1 -printf '%P %y %m %U:%G %s %T@\\n' | sort && \
@@ -112,7 +112,7 @@ impl Rig {
         self.shell(&script).text().to_owned()
     }
 
-    /// The names in the pool's folder.
+    /// The names in the pool's directory.
     pub(crate) fn names(&self) -> Vec<String> {
         let mut names: Vec<String> = fs::read_dir(self.path(IMAGES))
             .unwrap()
@@ -122,13 +122,13 @@ impl Rig {
         names
     }
 
-    /// Owner, group and mode of a file in the pool's folder.
+    /// Owner, group and mode of a file in the pool's directory.
     pub(crate) fn owner(&self, name: &str) -> (u32, u32, u32) {
         let metadata = fs::metadata(self.path(IMAGES).join(name)).unwrap();
         (metadata.uid(), metadata.gid(), metadata.mode() & 0o7777)
     }
 
-    /// The group that QEMU runs as here.
+    /// The group that QEMU runs as in the rig.
     pub(crate) fn qemu_group(&self) -> u32 {
         let capabilities = self.virsh(["capabilities"]);
         let label = capabilities.split("<baselabel type='kvm'>+").nth(1).unwrap();
@@ -142,7 +142,7 @@ impl Rig {
         Begun::new(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
     }
 
-    /// Waits until the import has begun to write, stops it there, and gives its file's name.
+    /// Waits until the import has begun to write, stops it there, and returns the name of its file.
     pub(crate) fn halt(&self, import: &Begun) -> String {
         let end = Instant::now() + Duration::from_secs(20);
         loop {
@@ -159,8 +159,8 @@ impl Rig {
     }
 }
 
-/// A program that [`Rig::begin`] started, below nsenter. It is killed when this is dropped: a rig with a program that
-/// is stopped does not end.
+/// A program that [`Rig::begin`] started, below nsenter. The program is killed when this value is dropped,
+/// because a rig with a stopped program does not end.
 #[derive(Debug)]
 pub(crate) struct Begun(Option<Child>);
 
@@ -169,7 +169,7 @@ impl Begun {
         Self(Some(nsenter))
     }
 
-    /// Waits for the end. A stopped program goes on: nsenter stops and continues with it.
+    /// Waits for the end of the program. A stopped program continues: nsenter stops and continues with it.
     pub(crate) fn output(mut self) -> Output {
         while self.0.as_mut().unwrap().try_wait().unwrap().is_none() {
             send("CONT", &self.id().to_string());
@@ -201,12 +201,12 @@ pub(crate) fn signal(begun: &Begun, signal: &str) {
 }
 
 fn send(signal: &str, process: &str) {
-    // The shell's own: kill(1) is a package that a small machine lacks.
+    // The shell's own kill, because kill(1) is a package that a small machine lacks.
     let killed = Command::new("sh").args(["-c", "kill -$0 $1", signal, process]).status();
     assert!(killed.unwrap().success());
 }
 
-/// What a program that [`Rig::begin`] started did; none for the status when a signal ended it.
+/// The run of a program that [`Rig::begin`] started, and its status; none if a signal ended it.
 pub(crate) fn end(begun: Begun) -> (Run, Option<i32>) {
     let output = begun.output();
     let run = Run {

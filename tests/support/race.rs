@@ -1,5 +1,5 @@
-//! Two commands that change one object, run at the same time in rig 1, and held against what they do one after
-//! the other.
+//! Two simultaneous commands that change one object, in rig 1, compared with the two commands one after the
+//! other.
 
 #![expect(clippy::print_stdout, reason = "the figures, for --nocapture")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
@@ -14,12 +14,12 @@ use super::rig::Rig;
 use super::tools::Run;
 use super::world::World;
 
-/// Rounds of each race, where `TDX_ROUNDS` says how many.
+/// The rounds of each race, if `TDX_ROUNDS` sets them.
 fn rounds() -> Option<usize> {
     Some(std::env::var("TDX_ROUNDS").ok()?.parse().unwrap())
 }
 
-/// Runs races in one rig. Without `TDX_ROUNDS` each is run once, and each begins otherwise.
+/// Runs races in one rig. Without `TDX_ROUNDS` each race runs once, and each begins at another call.
 pub(crate) fn run_all(rig: &Rig, races: &[Race<'_>]) {
     let origin = World::of(rig);
     for (number, race) in races.iter().enumerate() {
@@ -30,20 +30,20 @@ pub(crate) fn run_all(rig: &Rig, races: &[Race<'_>]) {
     assert!(host == origin, "{:#?}", host.differences(&origin));
 }
 
-/// Two commands that share an object.
+/// Two commands that change one object.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Race<'a> {
     /// The two command lines.
     pub(crate) commands: [&'a str; 2],
-    /// A shell line that makes the object.
+    /// A shell line that creates the object.
     pub(crate) before: &'a str,
-    /// A shell line that removes whatever the commands and `before` made.
+    /// A shell line that removes everything that the commands and `before` created.
     pub(crate) undo: &'a str,
-    /// Whether the commands make volumes that `tdx-pool cleanup` deletes: overlays without a domain.
+    /// Whether the commands create volumes that `tdx-pool cleanup` deletes: overlays without a domain.
     pub(crate) makes_orphans: bool,
 }
 
-/// What two commands do one after the other.
+/// What two commands leave if they run one after the other.
 #[derive(Debug)]
 struct Order {
     /// The host after the first of them.
@@ -54,8 +54,8 @@ struct Order {
     after_both: World,
 }
 
-/// Starts the leader, and the follower when the leader has told libvirt's log that it has made so many calls: a
-/// FIFO of the shell is that log. Prints the number of the leader's calls.
+/// Starts the leader, and the follower when the leader has made a number of calls to libvirt. The leader's
+/// libvirt log is a FIFO, which the shell reads. Prints the number of the leader's calls.
 const RACE: &str = r#"
 rm -f said; mkfifo said; exec 3<>said
 follow() { [ -n "$begun" ] || { begun=1; { follower; echo $? >status.1; } >out.1 2>err.1 3>&- & }; }
@@ -72,8 +72,8 @@ echo $calls
 "#;
 
 impl Race<'_> {
-    /// Runs the two commands at the same time, round after round. Each leads in every other round, and the
-    /// other one starts at another call of the leader each time. Prints how often they ended how.
+    /// Runs the two commands simultaneously, round after round. The commands lead in turn, and the follower
+    /// starts at another call of the leader each time. Prints how often each pair of exit statuses occurred.
     fn run(&self, rig: &Rig, origin: &World, rounds: Range<usize>) {
         let mut orders = [None, None];
         let mut calls = [40, 40];
@@ -88,7 +88,7 @@ impl Race<'_> {
             let host = World::of(rig);
             self.take_back(rig, origin);
             let mut differs = Vec::new();
-            // The order in which they began is the likelier one.
+            // The order in which the commands began is more likely.
             let is_legal = [leader, 1 - leader].into_iter().any(|first| {
                 let order =
                     orders[first].get_or_insert_with(|| self.one_by_one(rig, first, origin));
@@ -106,8 +106,8 @@ impl Race<'_> {
                     differs.push(host.differences(&untouched));
                     host == untouched
                 };
-            // A domain that was to be replaced is gone when the new one was ended while it started, and the
-            // error says so.
+            // If the new domain was destroyed during its start, the domain that it replaces is gone already,
+            // and the error says so.
             let is_legal = is_legal || host == *origin && runs.iter().any(says_what_it_did);
             assert!(
                 is_legal,
@@ -119,7 +119,7 @@ impl Race<'_> {
         println!("{} x {}: {ends:?}", self.commands[0], self.commands[1]);
     }
 
-    /// Runs the commands one after the other, `first` being the first.
+    /// Runs the commands one after the other, beginning with `first`.
     fn one_by_one(&self, rig: &Rig, first: usize, origin: &World) -> Order {
         rig.shell(self.before).text();
         let run = |command: usize| self.check_end(&rig.shell(self.commands[command]));
@@ -132,7 +132,7 @@ impl Race<'_> {
         Order { after_one, statuses, after_both }
     }
 
-    /// Both commands at once, in their order, and how many calls the leader made.
+    /// Runs both commands simultaneously. Returns them in their order, and the number of the leader's calls.
     fn together(&self, rig: &Rig, leader: usize, at: usize) -> ([Run; 2], usize) {
         let [first, second] = [self.commands[leader], self.commands[1 - leader]];
         let script =
@@ -149,7 +149,8 @@ impl Race<'_> {
         (runs, calls)
     }
 
-    /// The exit status, after a look at what was printed: a document, or an error that says what to do or why.
+    /// Returns the exit status. Fails unless the command printed a document, or an error with a hint or a
+    /// cause.
     #[track_caller]
     fn check_end(&self, run: &Run) -> i32 {
         let status = run.status.unwrap_or_else(|| panic!("no exit status: {run:#?}"));
@@ -163,11 +164,11 @@ impl Race<'_> {
         let explains = !error["hint"].is_null() || error["causes"] != Value::Array(Vec::new());
         let is_expected = match status {
             5 => true,
-            // Gone by then.
+            // The object was gone by then.
             4 => [" delete ", "--replace", "--overwrite"]
                 .iter()
                 .any(|word| self.commands.concat().contains(word)),
-            // Its guest was ended by the other command.
+            // The other command ended the guest.
             1 => explains && !error["hint"].is_null(),
             _ => false,
         };
@@ -175,14 +176,14 @@ impl Race<'_> {
         status
     }
 
-    /// Removes what was made: all must be as it was, with nothing for a cleanup.
+    /// Removes what was created. Everything must be as before, with nothing for a cleanup.
     #[track_caller]
     fn take_back(&self, rig: &Rig, origin: &World) {
         rig.shell(self.undo).text();
         let cleanup = rig.shell("tdx-pool cleanup --yes").document();
         assert!(self.makes_orphans || cleanup["changed"] == false, "{self:?} left {cleanup:#}");
         if rounds().is_none() {
-            return; // looked at in the end
+            return; // the caller compares once at the end
         }
         let host = World::of(rig);
         assert!(host == *origin, "{self:?} left {:#?}", host.differences(origin));
@@ -190,8 +191,9 @@ impl Race<'_> {
 }
 
 impl Order {
-    /// How a host that the commands left with these exit statuses differs from what this order leaves, whose
-    /// first command is `first`; nothing where the order explains it. A command that failed did nothing.
+    /// The differences between the host that the commands left, with these exit statuses, and what this order
+    /// leaves, beginning with `first`. Empty if the order explains the host. A failed command changes
+    /// nothing.
     fn differences(&self, first: usize, statuses: [i32; 2], host: &World) -> Vec<String> {
         let alone = statuses[first] == 0 && statuses[1 - first] != 0;
         if self.statuses == statuses && self.after_both == *host || alone && self.after_one == *host
@@ -210,7 +212,7 @@ fn says_what_it_did(run: &Run) -> bool {
     error["error"]["applied"].as_array().is_some_and(|applied| !applied.is_empty())
 }
 
-/// Places between 0 and 1000 that fill the range evenly, however many there are: multiples of the golden ratio.
+/// Numbers between 0 and 1000 that fill the range evenly, for any count: multiples of the golden ratio.
 fn spread(number: usize) -> usize {
     number * 618 % 1000
 }

@@ -1,4 +1,4 @@
-//! Rig 1, a private libvirtd with real guests; and the guests' images.
+//! Rig 1, a private libvirtd with real guests; and the images of the guests.
 
 #![expect(clippy::print_stderr, reason = "a failing test shows the daemon's log")]
 #![expect(clippy::disallowed_methods, reason = "tests start programs as users do")]
@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 
 use super::tools::{Run, bin, bin_dir, clear, repository};
 
-/// The guest image, built at the first use. `--deaf` gives one that ignores the power button.
+/// The guest image, built at its first use. `deaf` selects one that ignores the power button.
 pub(crate) fn guest_image(deaf: bool) -> PathBuf {
     let name = if deaf { "deaf.qcow2" } else { "guest.qcow2" };
     let image = repository().join("target/rig").join(name);
@@ -24,7 +24,7 @@ pub(crate) fn guest_image(deaf: bool) -> PathBuf {
     image
 }
 
-/// The Debian guest with cloud-init, sshd and the guest agent, built at the first use.
+/// The Debian guest with cloud-init, sshd and the guest agent, built at its first use.
 pub(crate) fn debian_image() -> PathBuf {
     let image = repository().join("target/rig/debian.qcow2");
     let mut script = Command::new(repository().join("tests/rig/debian-image"));
@@ -33,8 +33,8 @@ pub(crate) fn debian_image() -> PathBuf {
     image
 }
 
-/// A private libvirtd with its own namespaces and folders. It ends, with all that runs in it, when
-/// this is dropped, or when the test dies.
+/// A private libvirtd with its own namespaces and directories. The rig ends, with all its processes, when
+/// this value is dropped or the test dies.
 #[derive(Debug)]
 pub(crate) struct Rig {
     holder: Child,
@@ -49,16 +49,16 @@ impl Rig {
         Self::start_with("tests/rig/libvirt")
     }
 
-    /// Starts rig 3, whose libvirt believes that the host has TDX.
+    /// Starts rig 3, whose libvirt detects TDX on the host.
     pub(crate) fn start_tdx() -> Self {
         Self::start_with("tests/rig/tdx")
     }
 
     fn start_with(script: &str) -> Self {
-        // Tests come before guests, which are sessions of their own. See tests/rig/libvirtd.
+        // Tests have priority over guests, which are sessions of their own. See tests/rig/libvirtd.
         std::fs::write("/proc/self/autogroup", "-10").ok();
         let folder = tempfile::Builder::new().prefix("tdx-rig.").tempdir().unwrap();
-        // QEMU runs as an ordinary user and has to get to its files.
+        // QEMU runs as an ordinary user and must reach its files.
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(folder.path(), mode).unwrap();
         let mut holder = Command::new(repository().join(script))
@@ -74,19 +74,20 @@ impl Rig {
         Self { pid: pid.to_owned(), holder, folder, loops: Default::default() }
     }
 
-    /// A scratch folder that is the same inside and outside.
+    /// The scratch directory, which has the same path inside and outside of the rig.
     pub(crate) fn scratch(&self) -> &Path {
         self.folder.path()
     }
 
-    /// Where a path inside the rig lies outside of it.
+    /// The path outside of the rig of a path inside of it.
     pub(crate) fn path(&self, inside: &str) -> PathBuf {
         Path::new("/proc").join(&self.pid).join("root").join(inside.trim_start_matches('/'))
     }
 
-    /// A command inside the rig, in the scratch folder, with a cleared environment.
+    /// A command inside the rig, in the scratch directory, with a cleared environment.
     pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        // Also where the tests run in the background of a shell, which ignores SIGINT for them.
+        // SIGINT has its default action, also if the tests run in the background of a shell, which ignores
+        // SIGINT for them.
         let mut command = Command::new("env");
         clear(&mut command)
             .args(["--default-signal", "nsenter"])
@@ -135,7 +136,8 @@ impl Rig {
         Run::of(command, b"").text().trim().to_owned()
     }
 
-    /// A loop device over a file of the rig, which goes with the rig however the test ends.
+    /// Creates a loop device over a file of the rig. The device is detached with the rig, however the test
+    /// ends.
     #[track_caller]
     pub(crate) fn loop_device(&self, file: &str) -> String {
         let device = self.shell(&format!("losetup -f --show '{file}'")).text().trim().to_owned();
@@ -143,7 +145,7 @@ impl Rig {
         device
     }
 
-    /// A small disk of this name in the scratch folder, and what is on it beside it in `NAME.disk`.
+    /// Creates a small disk: a link of this name in the scratch directory to a loop device over `NAME.disk`.
     #[track_caller]
     pub(crate) fn disk(&self, name: &str) {
         self.shell(&format!("head -c 1M /dev/urandom >{name}.disk")).text();
@@ -151,13 +153,13 @@ impl Rig {
         std::os::unix::fs::symlink(device, self.scratch().join(name)).unwrap();
     }
 
-    /// Detaches this loop device with the rig, unless it is backed by another file by then: the number of a
-    /// device that a test detaches itself may be another test's.
+    /// Detaches this loop device with the rig, unless another file backs it by then: another test may have
+    /// the number of a device that a test has detached itself.
     pub(crate) fn release(&self, device: &str) {
         self.loops.lock().unwrap().push((device.to_owned(), backing_file(device)));
     }
 
-    /// Stops, kills or restarts the daemon; guests run on.
+    /// Stops, kills or restarts libvirtd; guests continue to run.
     #[track_caller]
     pub(crate) fn libvirtd(&self, verb: &str) {
         let mut command = self.command(repository().join("tests/rig/libvirtd"));
@@ -165,8 +167,8 @@ impl Rig {
         Run::of(command, b"").text();
     }
 
-    /// Everything a domain can leave behind: definitions, volumes, files, firmware variables, leases
-    /// aside. For comparing before with after.
+    /// Everything that a domain can leave behind, except leases: definitions, volumes, files, firmware
+    /// variables. For comparing the state before and after.
     pub(crate) fn state(&self) -> String {
         let listing = "virsh list --all --name | sort; virsh pool-list --all --name | sort; \
             cd /var/lib/libvirt && find images qemu/nvram qemu/save qemu/snapshot qemu/channel \
@@ -195,7 +197,7 @@ impl Drop for Rig {
     }
 }
 
-/// The file that a loop device is backed by, as the kernel names it.
+/// The file that backs a loop device, as the kernel names it.
 fn backing_file(device: &str) -> Option<String> {
     let name = device.trim_start_matches("/dev/");
     std::fs::read_to_string(format!("/sys/block/{name}/loop/backing_file")).ok()

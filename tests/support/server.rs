@@ -1,4 +1,4 @@
-//! A server of files whose GPUs have modes that a stand-in for NVIDIA's program sets.
+//! A server made of files whose GPUs have modes that a stand-in for NVIDIA's program sets.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -11,9 +11,9 @@ use super::tools::{self, Run};
 use super::tree::Tree;
 use super::{hosts, tuned};
 
-/// A file of each name keeps a mode: `cc.BDF`, `ppcie.BDF`. `fault.BDF` says what goes wrong when a mode is set
-/// that is not off: `refuse`, `traceback`, `stay` after the reset, `silent` always, or `lie`. Firmware without
-/// protected PCIe refuses to set it at all (`no-ppcie`), or to tell it as well (`mute-ppcie`).
+/// Each mode is in a file: `cc.BDF`, `ppcie.BDF`. `fault.BDF` names the fault of setting a mode other than
+/// off: `refuse`, `traceback`, `stay` after the reset, always `silent`, or `lie`. Firmware without protected
+/// PCIe refuses to set it (`no-ppcie`), or also to query it (`mute-ppcie`).
 const STAND_IN: &str = r#"#!/bin/sh
 state=${0%/*}
 say() { echo "2025-10-20,12:00:00.123 $*" >&2; }
@@ -58,7 +58,7 @@ fi
 say "INFO     $name was reset to apply the new $mode mode."
 "#;
 
-/// A server whose GPUs and switches no driver has, and a program that sets their modes.
+/// A server whose GPUs and switches are bound to no driver, and a program that sets their modes.
 #[derive(Debug)]
 pub(crate) struct Server {
     pub(crate) tree: Tree,
@@ -98,7 +98,7 @@ impl Server {
         fs::write(self.file(kind, bdf), format!("{mode}\n")).unwrap();
     }
 
-    /// Every mode, one a line.
+    /// Every mode, one on each line.
     pub(crate) fn modes(&self) -> String {
         let mut lines = Vec::new();
         for file in fs::read_dir(self.tools.path()).unwrap().map(|entry| entry.unwrap().path()) {
@@ -111,7 +111,7 @@ impl Server {
         lines.join("\n")
     }
 
-    /// What the program was called for since the last look.
+    /// The calls of the program since the last call of this method.
     pub(crate) fn calls(&self) -> Vec<String> {
         let file = self.tools.path().join("calls");
         let calls = fs::read_to_string(&file).unwrap_or_default();
@@ -127,7 +127,7 @@ impl Server {
         state
     }
 
-    /// `tdx-gpu unbind`, with the program on PATH.
+    /// Runs `tdx-gpu unbind` with the program on PATH.
     pub(crate) fn unbind(&self, line: &str) -> Run {
         let mut command = tools::on_path(tools::bin("tdx-gpu"));
         command.arg("unbind").args(line.split_whitespace()).arg("--sysroot");

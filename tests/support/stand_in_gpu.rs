@@ -1,10 +1,11 @@
-//! Two network cards of the kernel rig that claim to be an NVIDIA GPU and an NVSwitch, and a program that answers
-//! for them as NVIDIA's does.
+//! Two network cards of the kernel rig that claim to be an NVIDIA GPU and an NVSwitch, and a program that
+//! answers for them as NVIDIA's program does.
 
 use super::kernel::Kernel;
 use super::tools::Run;
 
-/// Answers as `nvidia_gpu_tools.py` does, from files in /tmp/modes. The modes that it was told to set are in the file log.
+/// Answers as `nvidia_gpu_tools.py` does, from files in /tmp/modes. The file log records the modes that were
+/// set.
 const PROGRAM: &str = r#"#!/bin/sh
 cd /tmp/modes || exit 1
 for word; do
@@ -32,7 +33,7 @@ mode=$(cat $bdf.$asked 2>/dev/null || echo off)
 echo "2026-11-21,12:00:00.000 INFO     $name BAR0 0x1000 $title mode is $mode" >&2
 "#;
 
-/// Makes the cards claim to be a GPU and an NVSwitch, and installs the program.
+/// Gives the cards the identities of a GPU and an NVSwitch, and installs the program.
 pub(crate) fn install(kernel: &Kernel, gpu: &str, switch: &str) {
     for (bdf, device, class) in [(gpu, "0x2330", "0x030200"), (switch, "0x22a3", "0x068000")] {
         for (file, text) in [("vendor", "0x10de"), ("device", device), ("class", class)] {

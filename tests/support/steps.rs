@@ -1,10 +1,9 @@
-//! A program's steps: what it does to the world outside of itself, one system call at a time; and a
-//! stroke of fate at one of them.
+//! The steps of a program: its effects on the world outside of itself, one system call at a time; and an
+//! event at one of them.
 //!
-//! A tracer (ptrace(2)) stops the program at every system call. One that makes, writes, flushes,
-//! renames, deletes, locks or marks a file, starts a program or sends libvirt a message is a step.
-//! What a message asks for, libvirt itself tells in its debug log, which the tracer reads over the
-//! program's shoulder.
+//! A tracer (ptrace(2)) stops the program at the system calls that a filter (seccomp(2)) names. A step is a call that
+//! creates, writes, flushes, renames, deletes, locks or marks a file, starts a program, or sends libvirt a message. The
+//! tracer learns the function of a message from libvirt's debug log, which the program writes.
 
 #![expect(clippy::disallowed_methods, reason = "tests start programs as users do")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
@@ -17,6 +16,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -28,23 +28,23 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::rig::Rig;
-use super::tools::{Run, bin};
+use super::tools::{Run, bin, repository};
 use super::wait::wait_for;
 
-/// What befalls a program.
+/// An event at a step of a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fate {
-    /// It gets a signal.
+    /// The program gets a signal.
     Signal(Signal),
     /// The system call is not made and returns this error.
     Error(Errno),
-    /// libvirtd is killed, so long after.
+    /// libvirtd is killed, after this delay.
     NoLibvirtd(Duration),
-    /// Somebody else acts while it is stopped there.
+    /// Another program acts while this one is stopped.
     Act,
 }
 
-/// When it befalls: at the nth time of a step, right before it or right after.
+/// The moment of an event: the nth occurrence of a step, right before or right after the step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Moment {
     pub(crate) step: String,
@@ -53,66 +53,84 @@ pub(crate) struct Moment {
     pub(crate) after: bool,
 }
 
-/// What became of a program whose steps were watched.
+/// The result of a traced program.
 #[derive(Debug)]
 pub(crate) struct Walk {
     pub(crate) run: Run,
-    /// The signal it died of.
+    /// The signal that ended the program.
     pub(crate) signal: Option<i32>,
-    /// Its steps and those of the programs it started, in order.
+    /// The steps of the program and of the programs it started, in order.
     pub(crate) steps: Vec<String>,
     /// Whether the moment came.
     pub(crate) struck: bool,
 }
 
 impl Rig {
-    /// Runs a tool, watching its steps; returns when it and all it started have ended.
+    /// Runs a tool and records its steps. Returns when the tool and all programs it started have ended.
     pub(crate) fn walk(&self, line: &str, stroke: Option<(Moment, Fate)>) -> Walk {
-        let mut command = self.command("sh");
-        command.env("LIBVIRT_LOG_FILTERS", "1:libvirt");
-        command.env("LIBVIRT_LOG_OUTPUTS", "1:file:/dev/null");
-        watch(waiting(command), false, line, stroke, &|| self.libvirtd("kill"))
+        self.watch(line, stroke, &|| self.libvirtd("kill"))
     }
 
-    /// Runs a tool, stops it at the moment, and calls `act` before it goes on.
+    /// Runs a tool, stops it at the moment, and calls `act` before the tool continues.
     pub(crate) fn walk_beside(&self, line: &str, moment: Moment, act: &(dyn Fn() + Sync)) -> Walk {
-        let mut command = self.command("sh");
+        self.watch(line, Some((moment, Fate::Act)), act)
+    }
+
+    fn watch(
+        &self,
+        line: &str,
+        stroke: Option<(Moment, Fate)>,
+        others: &(dyn Fn() + Sync),
+    ) -> Walk {
+        let mut command = self.command(steps_program());
         command.env("LIBVIRT_LOG_FILTERS", "1:libvirt");
         command.env("LIBVIRT_LOG_OUTPUTS", "1:file:/dev/null");
-        watch(waiting(command), false, line, Some((moment, Fate::Act)), act)
+        // nsenter starts the program `steps`, which starts the tool.
+        watch(command, 2, line, stroke, others)
     }
 }
 
-/// The same on this machine, for a test that itself runs inside of rig 2.
+/// Like [`Rig::walk`], on this machine.
 pub(crate) fn walk_here(line: &str, stroke: Option<(Moment, Fate)>) -> Walk {
-    watch(Command::new("/run/rig/steps"), true, line, stroke, &|| panic!("there is no libvirtd"))
+    let others = || panic!("there is no libvirtd");
+    watch(Command::new(steps_program()), 1, line, stroke, &others)
 }
 
-/// The same where there is no filter and none is needed: this machine is fast.
-pub(crate) fn walk_here_all(line: &str, stroke: Option<(Moment, Fate)>) -> Walk {
-    let mut command = Command::new("unshare");
-    command.args(["--fork", "sh"]);
-    watch(waiting(command), false, line, stroke, &|| panic!("there is no libvirtd"))
-}
-
-/// Runs a tool on this machine, stops it at the moment, and calls `act` before it goes on.
+/// Runs a tool on this machine, stops it at the moment, and calls `act` before the tool continues.
 pub(crate) fn walk_here_beside(line: &str, moment: Moment, act: &(dyn Fn() + Sync)) -> Walk {
-    let mut command = Command::new("unshare");
-    command.args(["--fork", "sh"]);
-    watch(waiting(command), false, line, Some((moment, Fate::Act)), act)
+    watch(Command::new(steps_program()), 1, line, Some((moment, Fate::Act)), act)
 }
 
-/// A shell that becomes its arguments once a line comes.
-fn waiting(mut shell: Command) -> Command {
-    shell.args(["-c", "read -r _; exec \"$@\"", "sh"]);
-    shell
+/// The program of tests/rig/steps.c: the one of the kernel rig, or one that is compiled when its source is newer.
+fn steps_program() -> &'static Path {
+    static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
+        let in_kernel_rig = PathBuf::from("/run/rig/steps");
+        if in_kernel_rig.exists() {
+            return in_kernel_rig;
+        }
+        let source = repository().join("tests/rig/steps.c");
+        let program = repository().join("target/rig/steps");
+        fs::create_dir_all(program.parent().unwrap()).unwrap();
+        let lock = File::create(program.with_extension("lock")).unwrap();
+        lock.lock().unwrap();
+        let time = |path: &Path| fs::metadata(path).and_then(|file| file.modified()).ok();
+        if time(&program) < time(&source) {
+            let new = program.with_extension("new");
+            let mut compiler = Command::new("gcc");
+            compiler.args(["-static", "-O2", "-Wall", "-Wextra", "-o"]).arg(&new).arg(source);
+            assert!(compiler.status().unwrap().success(), "{compiler:?}");
+            fs::rename(new, &program).unwrap();
+        }
+        program
+    });
+    &PROGRAM
 }
 
-/// Watches a tool that `starter` starts: its only child waits for a line and becomes the tool. With
-/// `filtered` the tracer is not stopped at what is no step.
+/// Watches a tool that `starter` starts. The tool is the only child of so many generations below the starter. It
+/// waits for a line on standard input before it begins.
 fn watch(
     mut starter: Command,
-    filtered: bool,
+    generations: usize,
     line: &str,
     stroke: Option<(Moment, Fate)>,
     others: &(dyn Fn() + Sync),
@@ -122,12 +140,13 @@ fn watch(
     starter.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = starter.spawn().unwrap();
     let go = child.stdin.take().unwrap();
-    let children = format!("/proc/{0}/task/{0}/children", child.id());
-    let program = wait_for("the start of the program", || {
-        fs::read_to_string(&children).unwrap().trim().parse().ok()
-    });
-    let mut tracer = Tracer::new(others, tool, Pid::from_raw(program), stroke);
-    tracer.filtered = filtered;
+    let only_child = |parent: u32, _| {
+        let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
+        children.unwrap().trim().parse().ok()
+    };
+    let program =
+        wait_for("the start of the program", || (0..generations).try_fold(child.id(), only_child));
+    let tracer = Tracer::new(others, tool, Pid::from_raw(program as i32), stroke);
     let (output, Tracer { steps, struck, signal, .. }) = std::thread::scope(|scope| {
         let tracer = scope.spawn(move || tracer.trace(go));
         (child.wait_with_output().unwrap(), tracer.join().unwrap())
@@ -143,7 +162,7 @@ fn watch(
 }
 
 impl Walk {
-    /// Whether it failed, and its error tells what was done or what is left.
+    /// Whether the tool failed, and its error names what was done or what is left.
     pub(crate) fn says_so(&self) -> bool {
         let error: Value = serde_json::from_str(&self.run.stderr).unwrap_or_default();
         let lists = ["applied", "left_behind"].map(|list| error["error"][list].as_array());
@@ -151,8 +170,8 @@ impl Walk {
     }
 }
 
-/// The moments before each step and, where libvirt is asked to change something, right after: it
-/// works on while its caller is dead. Of a long row of one step the first, a middle and the last.
+/// The moments before each step and, at a message that changes something, right after: libvirt continues to
+/// work for a dead caller. Of many equal steps in a row the first, a middle one and the last.
 pub(crate) fn moments(steps: &[String], full: bool) -> Vec<Moment> {
     let mut moments = Vec::new();
     let mut at = 0;
@@ -176,19 +195,19 @@ pub(crate) fn moments(steps: &[String], full: bool) -> Vec<Moment> {
     moments
 }
 
-/// So many of the moments, from the first to the last, evenly.
+/// A number of the moments, from the first to the last, at even distances.
 pub(crate) fn spread(moments: &[Moment], count: usize) -> Vec<Moment> {
     assert!(moments.len() >= count && count > 1, "{moments:#?}");
     (0..count).map(|n| moments[n * (moments.len() - 1) / (count - 1)].clone()).collect()
 }
 
-/// Whether every moment is asked for, and not a choice.
+/// Whether every moment is requested, instead of a selection.
 pub(crate) fn is_full() -> bool {
     std::env::var_os("TDX_CRASH").is_some_and(|how| how == "full")
 }
 
-/// The moments at the last step of each kind, and where there are more than two, at the first and a
-/// middle one: what is done to one device or file is done to the others in the same way.
+/// The moments at the last step of each kind. If there are more than two, also at the first and at a middle
+/// one: the steps for one device or file are like those for the others.
 pub(crate) fn of_each_kind(moments: Vec<Moment>) -> Vec<Moment> {
     let kinds: Vec<_> = moments.iter().map(|moment| (kind(&moment.step), moment.after)).collect();
     let is_chosen = |at: usize| {
@@ -200,7 +219,7 @@ pub(crate) fn of_each_kind(moments: Vec<Moment>) -> Vec<Moment> {
     moments.into_iter().filter(|_| at.next().is_some_and(is_chosen)).collect()
 }
 
-/// What a step does, and to a file of which name; any number counts as another.
+/// The kind of a step: its verb and the name of its file, with every number replaced.
 fn kind(step: &str) -> String {
     let (verb, path) = step.split_at(step.find('/').unwrap_or(step.len()));
     let name = path.rsplit('/').next().unwrap_or_default();
@@ -214,7 +233,7 @@ pub(crate) fn is_question(step: &str) -> bool {
     step.starts_with("libvirt: ") && words.iter().any(|word| step.contains(word))
 }
 
-/// A text with `*` for the random part of our names.
+/// A text with `*` for the random part of the tools' names.
 pub(crate) fn anonymous(text: &str) -> String {
     let random = |part: &&str| part.len() == 15 && part.bytes().all(|b| b.is_ascii_alphanumeric());
     let parts: Vec<&str> =
@@ -222,7 +241,7 @@ pub(crate) fn anonymous(text: &str) -> String {
     parts.join(".")
 }
 
-/// Follows a program, its threads and its children. (ptrace(2) binds all of it to one thread.)
+/// Traces a program, its threads and its children. (ptrace(2) binds all of it to one thread.)
 struct Tracer<'a> {
     others: &'a (dyn Fn() + Sync),
     tool: &'a str,
@@ -230,13 +249,11 @@ struct Tracer<'a> {
     stroke: Option<(Moment, Fate)>,
     steps: Vec<String>,
     struck: bool,
-    /// What the program died of.
+    /// The signal that ended the program.
     signal: Option<Signal>,
-    /// Whether the program stops by itself at its steps, and need not at every call.
-    filtered: bool,
     /// The function of libvirt that each thread is in.
     calls: HashMap<Pid, String>,
-    /// Strikes, or lies, when this thread's system call returns.
+    /// The event to cause when this thread's system call returns.
     pending: Option<(Pid, Fate)>,
 }
 
@@ -255,13 +272,12 @@ impl<'a> Tracer<'a> {
             steps: Vec::new(),
             struck: false,
             signal: None,
-            filtered: false,
             calls: HashMap::new(),
             pending: None,
         }
     }
 
-    /// Lets the program go and follows it to its end.
+    /// Continues the program and traces it to its end.
     fn trace(mut self, mut go: ChildStdin) -> Self {
         use ptrace::Options;
         let follow = Options::PTRACE_O_TRACECLONE
@@ -273,7 +289,7 @@ impl<'a> Tracer<'a> {
         ptrace::interrupt(self.program).unwrap();
         go.write_all(b"\n").unwrap();
         drop(go);
-        // Of this thread alone: other tests have children, too.
+        // Waits only for children of this thread, because other tests have children.
         let ours = WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD;
         while let Ok(status) = waitpid(None, Some(ours)) {
             let signal = match status {
@@ -289,10 +305,10 @@ impl<'a> Tracer<'a> {
                 }
                 _ => None,
             };
-            // One that was killed cannot go on.
-            status.pid().map(|task| match self.filtered && self.pending.is_none() {
-                true => ptrace::cont(task, signal),
-                false => ptrace::syscall(task, signal),
+            // A killed task cannot continue.
+            status.pid().map(|task| match self.pending {
+                None => ptrace::cont(task, signal),
+                Some(_) => ptrace::syscall(task, signal),
             });
         }
         self
@@ -307,7 +323,6 @@ impl<'a> Tracer<'a> {
             self.calls.insert(task, function);
             return;
         }
-        // Most are no steps and are done with here: an emulated machine is slow.
         let step = call.step(self.calls.get(&task));
         let pending = self.pending.is_some_and(|(pending, _)| pending == task);
         if step.is_none() && !pending {
@@ -332,7 +347,7 @@ impl<'a> Tracer<'a> {
         self.meet(task);
     }
 
-    /// At the entry of the system call that is the last step so far.
+    /// Causes the event at the entry of the last recorded step, if its moment has come.
     fn meet(&mut self, task: Pid) {
         let Some((moment, fate)) = &self.stroke else { return };
         let times = |step: &str| self.steps.iter().filter(|other| *other == step).count();
@@ -383,7 +398,7 @@ impl Call {
         Self { task, number: registers.orig_rax as libc::c_long, arguments }
     }
 
-    /// The function of libvirt that says in libvirt's log that it was called.
+    /// The function of libvirt that the line for libvirt's log names.
     fn logged(&self) -> Option<String> {
         if self.number != libc::SYS_write || self.file(0)? != Path::new("/dev/null") {
             return None;
@@ -394,12 +409,12 @@ impl Call {
         Some(function.trim_end_matches("Internal").to_owned())
     }
 
-    /// The step that this is; none for a call that changes nothing outside.
+    /// The step of this call; none if the call changes nothing outside.
     fn step(&self, libvirt: Option<&String>) -> Option<String> {
         let creates = |flags: u64| flags as i32 & (libc::O_CREAT | libc::O_TRUNC) != 0;
         let on_file = |verb: &str| Some(format!("{verb} {}", place(&self.file(0)?)));
         let on_path = |verb: &str, at: usize| Some(format!("{verb} {}", place(&self.path(at)?)));
-        let at_folder = |verb: &str| Some(format!("{verb} {}", place(&self.path_below(0, 1)?)));
+        let at_directory = |verb: &str| Some(format!("{verb} {}", place(&self.path_below(0, 1)?)));
         let renames =
             |from: PathBuf, to: PathBuf| Some(format!("rename {} to {}", place(&from), place(&to)));
         match self.number {
@@ -423,11 +438,11 @@ impl Call {
                 path => Some(format!("create {}", place(&path))),
             },
             libc::SYS_creat => on_path("create", 0),
-            libc::SYS_mkdir => on_path("make folder", 0),
-            libc::SYS_mkdirat => at_folder("make folder"),
-            libc::SYS_rmdir => on_path("remove folder", 0),
+            libc::SYS_mkdir => on_path("make directory", 0),
+            libc::SYS_mkdirat => at_directory("make directory"),
+            libc::SYS_rmdir => on_path("remove directory", 0),
             libc::SYS_unlink => on_path("delete", 0),
-            libc::SYS_unlinkat => at_folder("delete"),
+            libc::SYS_unlinkat => at_directory("delete"),
             libc::SYS_rename | libc::SYS_link => renames(self.path(0)?, self.path(1)?),
             libc::SYS_renameat | libc::SYS_renameat2 | libc::SYS_linkat => {
                 renames(self.path_below(0, 1)?, self.path_below(2, 3)?)
@@ -443,10 +458,10 @@ impl Call {
             libc::SYS_setxattr => on_path("set an attribute of", 0),
             libc::SYS_fsetxattr => on_file("set an attribute of"),
             libc::SYS_chmod => on_path("set the mode of", 0),
-            libc::SYS_fchmodat => at_folder("set the mode of"),
+            libc::SYS_fchmodat => at_directory("set the mode of"),
             libc::SYS_fchmod => on_file("set the mode of"),
             libc::SYS_chown | libc::SYS_lchown => on_path("set the owner of", 0),
-            libc::SYS_fchownat => at_folder("set the owner of"),
+            libc::SYS_fchownat => at_directory("set the owner of"),
             libc::SYS_fchown => on_file("set the owner of"),
             libc::SYS_flock => on_file("lock"),
             libc::SYS_execve => {
@@ -457,19 +472,19 @@ impl Call {
         }
     }
 
-    /// The open file that an argument stands for.
+    /// The open file of a file-descriptor argument.
     fn file(&self, at: usize) -> Option<PathBuf> {
         fs::read_link(format!("/proc/{}/fd/{}", self.task, self.arguments[at] as i32)).ok()
     }
 
-    /// The path that an argument points at.
+    /// The path in an argument.
     fn path(&self, at: usize) -> Option<PathBuf> {
         let bytes = self.memory(self.arguments[at], 4096);
         let path = bytes.split(|byte| *byte == 0).next()?;
         Some(OsStr::from_bytes(path).into())
     }
 
-    /// The path that an argument points at, below the open directory of another argument where it is relative.
+    /// The path in an argument; a relative path is below the open directory of another argument.
     fn path_below(&self, directory: usize, at: usize) -> Option<PathBuf> {
         let path = self.path(at)?;
         Some(match self.file(directory).filter(|_| path.is_relative()) {
@@ -490,7 +505,7 @@ impl Call {
 /// Source: linux/fs.h.
 const FICLONE: u64 = 0x4004_9409;
 
-/// A path as short as it can be told.
+/// A short form of a path.
 fn place(path: &Path) -> String {
     let path = path.to_string_lossy();
     let path = path.trim_end_matches(" (deleted)");

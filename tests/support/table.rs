@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use super::steps::{Moment, is_question};
 use super::tools::repository;
 
-/// A step at which a verb was stopped, and what that left, by column.
+/// A step at which a verb was stopped, and what the stop left, by column.
 #[derive(Debug)]
 pub(crate) struct Row {
     pub(crate) step: String,
@@ -23,7 +23,7 @@ impl Row {
     }
 }
 
-/// What a kill left, where that is told by how many things are otherwise than before, records included.
+/// What a kill left, as the number of changed things, records included.
 pub(crate) fn changes<K: Ord, V: PartialEq>([before, left, done]: [&BTreeMap<K, V>; 3]) -> String {
     let new = left.iter().filter(|(key, value)| before.get(key) != Some(value)).count();
     let gone = before.keys().filter(|key| !left.contains_key(key)).count();
@@ -35,23 +35,23 @@ pub(crate) fn changes<K: Ord, V: PartialEq>([before, left, done]: [&BTreeMap<K, 
     }
 }
 
-/// Whether the tables are to be written anew.
+/// Whether the tables are to be written again.
 pub(crate) fn update() -> bool {
     std::env::var_os("TDX_UPDATE").is_some()
 }
 
-/// Where the tables are.
+/// The page with the tables.
 pub(crate) fn page() -> PathBuf {
     repository().join("docs/internals/reliability.md")
 }
 
-/// What a row is called.
+/// The name of a row.
 pub(crate) fn label(moment: &Moment) -> String {
     let sent = if moment.after { ", sent" } else { "" };
     format!("{}{sent}", moment.step)
 }
 
-/// A table of the page, without its head: what each row is called, and its other cells.
+/// The rows of a table of the page: the name of each row, and its other cells.
 fn read(title: &str) -> Vec<(String, Vec<String>)> {
     let text = std::fs::read_to_string(page()).unwrap();
     let (_, rest) =
@@ -65,10 +65,10 @@ fn read(title: &str) -> Vec<(String, Vec<String>)> {
     .collect()
 }
 
-/// Fails unless the page has a row for each of these steps, in their order, and no other; and says of those at which
-/// the verb was stopped what that left, in the first columns.
+/// Fails unless the page has a row for each of these steps, in their order, and no other row. The rows of the
+/// steps at which the verb was stopped must say in their first columns what the stop left.
 ///
-/// Into how many messages libvirt cuts a stream differs from run to run: their rows are not compared.
+/// The number of messages of a stream differs from run to run, so their rows are not compared.
 #[track_caller]
 pub(crate) fn check<S: AsRef<str>>(title: &str, steps: &[S], stopped: &[Row]) {
     let is_whole = |step: &str| !step.contains("virStreamSend");
@@ -88,8 +88,8 @@ pub(crate) fn check<S: AsRef<str>>(title: &str, steps: &[S], stopped: &[Row]) {
 
 /// Fails unless the page has rows for these steps and for no other.
 ///
-/// For a verb that works on several devices at once: the order of its steps, and so what is left at one of them, differs
-/// from run to run.
+/// For a verb that works on several devices in parallel: the order of its steps, and what is left at a step,
+/// differ from run to run.
 #[track_caller]
 pub(crate) fn check_names(title: &str, steps: &[&str]) {
     let page = read(title);
@@ -98,7 +98,7 @@ pub(crate) fn check_names(title: &str, steps: &[&str]) {
     assert_eq!(seen, told, "the steps in the table of {title} are stale");
 }
 
-/// Puts a verb's table into the page, in place of the one there.
+/// Writes a verb's table into the page, in place of the former table.
 pub(crate) fn write_down(title: &str, columns: &[&str], rows: &[Row]) {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _one = ONE_AT_A_TIME.lock().unwrap();

@@ -1,4 +1,4 @@
-//! What the tests of `tdx-td` share: a rig with a base image, small guests, their files.
+//! Helpers for the tests of `tdx-td`: a rig with a base image, small guests, their files.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -8,13 +8,13 @@ use super::rig::{Rig, guest_image};
 use super::tools::Run;
 use super::wait::wait_for;
 
-/// A guest as small as it boots.
+/// The flags of the smallest guest that boots.
 pub(crate) const SMALL: [&str; 6] = ["--security", "none", "--memory", "256M", "--vcpus", "1"];
 
-/// Where the pool is.
+/// The directory of the pool.
 pub(crate) const IMAGES: &str = "/var/lib/libvirt/images";
 
-/// A rig whose pool has `guest.qcow2`, and `deaf.qcow2` where asked for.
+/// A rig whose pool has `guest.qcow2`, and `deaf.qcow2` if requested.
 pub(crate) fn rig_with_base(deaf: bool) -> Rig {
     let rig = Rig::start();
     rig.tool("tdx-pool", ["import".as_ref(), guest_image(false).as_os_str()]).document();
@@ -34,7 +34,7 @@ pub(crate) fn td(rig: &Rig, line: &str) -> Run {
     rig.tool("tdx-td", words(line))
 }
 
-/// `tdx-td new -i guest.qcow2` for a small guest, with more words.
+/// Runs `tdx-td new -i guest.qcow2` for a small guest, with more words.
 pub(crate) fn new(rig: &Rig, more: &str) -> Run {
     let more = words(more).into_iter().filter(|word| !word.is_empty());
     let named = more.clone().any(|word| word == "-i" || word == "--base");
@@ -50,13 +50,13 @@ pub(crate) fn listed(rig: &Rig, name: &str) -> Value {
     items.find(|item| item["name"] == name).unwrap_or_else(|| panic!("no {name}")).clone()
 }
 
-/// Waits until a guest has booted and tells its address.
+/// Waits until a guest has booted and has an address. Returns the address.
 #[track_caller]
 pub(crate) fn wait_until_up(rig: &Rig, name: &str) -> String {
     wait_for("a lease", || listed(rig, name)["ip"].as_str().map(str::to_owned))
 }
 
-/// The names of the volumes in the pool, as the file system has them.
+/// The names of the volumes in the pool, from the file system.
 pub(crate) fn volumes(rig: &Rig) -> Vec<String> {
     let folder = std::fs::read_dir(rig.path(IMAGES)).unwrap();
     let mut names: Vec<String> =
@@ -73,7 +73,7 @@ pub(crate) fn define(rig: &Rig, xml: &str) {
     rig.virsh(["define".as_ref(), file.as_os_str()]);
 }
 
-/// A plain domain without any disk, as other people make them.
+/// The definition of a plain domain without a disk, not created by these tools.
 pub(crate) fn foreign(name: &str, more: &str) -> String {
     format!(
         "<domain type='qemu'><name>{name}</name><memory unit='MiB'>64</memory><vcpu>1</vcpu>\

@@ -1,4 +1,4 @@
-//! Templates for the tests: those with Canonical's values, and changes to them.
+//! Templates for the tests: those with Canonical's values, and changed ones.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -8,10 +8,10 @@ use std::path::PathBuf;
 use super::rig::Rig;
 use super::tools::repository;
 
-/// The names of the templates with the values of Canonical's.
+/// The names of the templates with Canonical's values.
 pub(crate) const CANONICAL: [&str; 3] = ["trust_domain", "trust_domain-sb", "regular_vm"];
 
-/// The text of one of them.
+/// The text of one of these templates.
 pub(crate) fn canonical(name: &str) -> String {
     let path = format!("tests/fixtures/templates/{name}.xml.template");
     fs::read_to_string(repository().join(path)).unwrap()
@@ -31,8 +31,8 @@ pub(crate) fn without(text: &str, element: &str) -> String {
     format!("{}{}", &text[..start], &text[end..])
 }
 
-/// One of Canonical's templates, emulated and without a vsock, so that this machine can run it; all else
-/// as in the original.
+/// One of Canonical's templates, emulated and without a vsock, so that this machine can run it; otherwise as
+/// in the original.
 pub(crate) fn emulated_original(name: &str) -> String {
     let text = without(&canonical(name), "vsock");
     text.replace(" type='kvm'", " type='qemu'").replace("host-passthrough", "maximum")
@@ -45,7 +45,7 @@ pub(crate) fn emulated() -> String {
 }
 
 impl Rig {
-    /// Writes a template into the rig's scratch folder.
+    /// Writes a template into the rig's scratch directory.
     pub(crate) fn template(&self, name: &str, text: &str) -> PathBuf {
         let path = self.scratch().join(name);
         fs::write(&path, text).unwrap();

@@ -1,4 +1,4 @@
-//! A tool on a terminal of its own, which may ask, and tools that are sent signals.
+//! Tools on a terminal of their own, which may ask, and tools that get signals.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -19,10 +19,10 @@ use super::rig::Rig;
 use super::tools::{Run, bin};
 use super::wait::{is_waiting, wait_for};
 
-/// How long something may take that takes a moment.
+/// The longest time for something that usually takes a moment.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A running program. It is killed when this is dropped before its end.
+/// A running program. It is killed if this value is dropped before the end of the program.
 #[derive(Debug)]
 pub(crate) struct Process {
     child: Child,
@@ -31,36 +31,36 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts a command in which the program `name` runs at last, behind env(1) or nsenter(1) for one.
+    /// Starts a command that finally runs the program `name`, for example through env(1) or nsenter(1).
     pub(crate) fn start(mut command: Command, name: &str) -> Self {
         let line = format!("{command:?}");
         let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
         Self { child: command.spawn().unwrap(), line, name: name.to_owned() }
     }
 
-    /// The process of the program itself.
+    /// The PID of the program itself.
     pub(crate) fn id(&self) -> Pid {
         let id = wait_for(&self.name, || find(self.child.id(), &self.name));
         Pid::from_raw(id.cast_signed())
     }
 
-    /// Sends it a signal.
+    /// Sends a signal to the program.
     pub(crate) fn signal(&self, signal: Signal) {
         kill(self.id(), signal).unwrap();
     }
 
-    /// Waits until it waits: for a lock, or before it looks again.
+    /// Waits until the program waits: for a lock, or before its next look.
     pub(crate) fn wait_until_waiting(&self) {
         let id = self.id().as_raw().unsigned_abs();
         wait_for("a process that waits", || is_waiting(id).then_some(()));
     }
 
-    /// Whether it has ended.
+    /// Whether the program has ended.
     pub(crate) fn has_ended(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
     }
 
-    /// Waits for its end, which is to come by itself, and says which signal it died of.
+    /// Waits until the program ends by itself. Returns the run and the signal that ended the program.
     #[track_caller]
     pub(crate) fn end(mut self) -> (Run, Option<i32>) {
         wait_for(&format!("the end of {}", self.line), || self.has_ended().then_some(()));
@@ -87,7 +87,7 @@ impl Drop for Process {
     }
 }
 
-/// The process of this name among a process and those below it.
+/// The PID of the process with this name among a process and its descendants.
 fn find(id: u32, name: &str) -> Option<u32> {
     let command = std::fs::read_to_string(format!("/proc/{id}/comm")).ok()?;
     if command.trim_end() == name {
@@ -124,7 +124,7 @@ impl Terminal {
         }
     }
 
-    /// Starts a tool with the words of `line` inside of the rig and waits for its question.
+    /// Starts a tool with the words of `line` inside of the rig and waits for its prompt.
     #[track_caller]
     pub(crate) fn ask(rig: &Rig, tool: &str, line: &str) -> Self {
         let mut command = rig.command(bin(tool));
@@ -134,7 +134,7 @@ impl Terminal {
         terminal
     }
 
-    /// Answers and waits for the end. Of what the tool has said on the terminal, a JSON error is the run's.
+    /// Answers and waits for the end. Keeps only a JSON error of the output on the terminal.
     #[track_caller]
     pub(crate) fn answer(mut self, answer: &str) -> Run {
         self.press(&format!("{answer}\n"));
@@ -143,7 +143,7 @@ impl Terminal {
         Run { stderr: error, ..run }
     }
 
-    /// Waits until the program has said something.
+    /// Waits until the program has printed something.
     #[track_caller]
     pub(crate) fn wait_for(&mut self, what: &str) {
         wait_for(what, || {
@@ -152,23 +152,23 @@ impl Terminal {
         });
     }
 
-    /// Waits until what is typed is not shown, or is.
+    /// Waits until the terminal shows typed characters, or does not.
     #[track_caller]
     pub(crate) fn wait_for_echo(&self, is_shown: bool) {
         wait_for("the terminal's mode", || (self.has_echo() == is_shown).then_some(()));
     }
 
-    /// Whether what is typed is shown.
+    /// Whether the terminal shows typed characters.
     pub(crate) fn has_echo(&self) -> bool {
         tcgetattr(&self.end).unwrap().local_flags.contains(LocalFlags::ECHO)
     }
 
-    /// Types.
+    /// Types these keys.
     pub(crate) fn press(&mut self, keys: &str) {
         self.keyboard.write_all(keys.as_bytes()).unwrap();
     }
 
-    /// Waits for the end of the program. Its standard error is what it has said.
+    /// Waits for the end of the program. Standard error of the run is the output on the terminal.
     #[track_caller]
     pub(crate) fn end(mut self) -> (Run, Option<i32>) {
         wait_for(&format!("the end of {}", self.process.line), || {

@@ -1,7 +1,7 @@
-//! The tools as built, and documents held against their schemas.
+//! The built tools, and checks of documents against their schemas.
 //!
-//! Tests that need root carry `#[ignore = "needs root"]`: `make test` runs them as root, and as an
-//! ordinary user cargo names and counts them.
+//! Tests that need root have `#[ignore = "needs root"]`: `make test` runs them as root. As an ordinary user,
+//! cargo names and counts them.
 
 #![expect(clippy::disallowed_methods, reason = "tests start programs as users do")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-/// The folder of the tools under test: that of the one cargo built for this test, or `TDX_BIN_DIR`.
+/// The directory of the tools under test: `TDX_BIN_DIR`, or the directory in which cargo built them.
 pub(crate) fn bin_dir() -> PathBuf {
     if let Some(folder) = std::env::var_os("TDX_BIN_DIR") {
         return folder.into();
@@ -28,11 +28,11 @@ pub(crate) fn bin_dir() -> PathBuf {
     Path::new(tool.expect("cargo builds the tool")).parent().unwrap().to_owned()
 }
 
-/// The tools.
+/// The names of the tools.
 pub(crate) const TOOLS: [&str; 6] =
     ["tdx-attest", "tdx-disk", "tdx-gpu", "tdx-iommu", "tdx-pool", "tdx-td"];
 
-/// A tool as built.
+/// The path of a built tool.
 pub(crate) fn bin(tool: &str) -> PathBuf {
     let path = bin_dir().join(tool);
     assert!(
@@ -43,7 +43,7 @@ pub(crate) fn bin(tool: &str) -> PathBuf {
     path
 }
 
-/// The repository.
+/// The directory of the repository.
 pub(crate) fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
@@ -56,12 +56,12 @@ pub(crate) fn rust_files(directory: &Path) -> BTreeSet<PathBuf> {
     here.chain(directories.iter().flat_map(|path| rust_files(path))).collect()
 }
 
-/// What a program did.
+/// The result of a program.
 #[derive(Debug, Clone)]
 pub(crate) struct Run {
-    /// What was run, for messages.
+    /// The command line, for messages.
     pub(crate) line: String,
-    /// Exit status; none when a signal ended it.
+    /// Exit status; none if a signal ended the program.
     pub(crate) status: Option<i32>,
     /// Standard output.
     pub(crate) stdout: String,
@@ -92,13 +92,14 @@ impl Run {
         }
     }
 
-    /// Expects success: status 0, nothing on standard error, one document that fits its schema.
+    /// Expects success: status 0, nothing on standard error, and one document that fits its schema. Returns
+    /// it.
     #[track_caller]
     pub(crate) fn document(&self) -> Value {
         self.answer(0)
     }
 
-    /// The same of a check, which exits as its answer says.
+    /// Expects the document of a check, which exits with the status of its answer. Returns it.
     #[track_caller]
     pub(crate) fn answer(&self, status: i32) -> Value {
         assert_eq!(self.status, Some(status), "{self:#?}");
@@ -119,8 +120,8 @@ impl Run {
         items[0].clone()
     }
 
-    /// Expects failure with this status: nothing on standard output, a JSON error that fits its
-    /// schema on the last line of standard error.
+    /// Expects failure with this status: nothing on standard output, and a JSON error that fits its schema on
+    /// the last line of standard error. Returns the error.
     #[track_caller]
     pub(crate) fn error(&self, status: i32) -> Value {
         assert_eq!(self.status, Some(status), "{self:#?}");
@@ -135,7 +136,7 @@ impl Run {
         error["error"].clone()
     }
 
-    /// Expects success of a program that prints no document.
+    /// Expects success of a program that prints no document. Returns standard output.
     #[track_caller]
     pub(crate) fn text(&self) -> &str {
         assert_eq!(self.status, Some(0), "{self:#?}");
@@ -154,12 +155,12 @@ fn check_schema(kind: &str, value: &Value) {
     assert!(problems.is_empty(), "not a {kind}: {problems:#?}\n{value:#}");
 }
 
-/// A tool run on this machine, outside any rig, with a cleared environment.
+/// Runs a tool on this machine, outside any rig, with a cleared environment.
 pub(crate) fn tool<A: AsRef<OsStr>>(tool: &str, arguments: impl IntoIterator<Item = A>) -> Run {
     tool_with_input(tool, arguments, "")
 }
 
-/// The same with `input` on standard input.
+/// Like [`tool`], with `input` on standard input.
 pub(crate) fn tool_with_input<A: AsRef<OsStr>>(
     tool: &str,
     arguments: impl IntoIterator<Item = A>,
@@ -178,7 +179,7 @@ pub(crate) fn tool_command<A: AsRef<OsStr>>(
     command
 }
 
-/// The verbs that a tool's help lists, and those below them: `host`, `host check`.
+/// The verbs that a tool's help lists, with the verbs below others: `host`, `host check`.
 pub(crate) fn verbs(name: &str, above: &[String]) -> Vec<Vec<String>> {
     let help = tool(name, above.iter().map(String::as_str).chain(["--help"]));
     let Some(block) = help.text().split("\nCommands:\n").nth(1) else {
@@ -205,6 +206,6 @@ pub(crate) fn on_path(program: impl AsRef<OsStr>) -> Command {
 }
 
 pub(super) fn clear(command: &mut Command) -> &mut Command {
-    // No user's configuration, no user's language; the PATH is how programs are found.
+    // No configuration and no language of a user; PATH is needed to find programs.
     command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default())
 }

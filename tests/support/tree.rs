@@ -1,4 +1,4 @@
-//! Machines made of files, for `--sysroot`: sysfs and procfs as the kernel shows them.
+//! Machines made of files, for `--sysroot`: sysfs and procfs in the kernel's layout.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -10,15 +10,15 @@ use std::process::Command;
 
 use super::tools::{Run, tool, tool_command, tool_with_input};
 
-/// A machine below a temporary folder.
+/// A machine below a temporary directory.
 #[derive(Debug)]
 pub(crate) struct Tree {
     root: tempfile::TempDir,
-    /// Where each device's folder is.
+    /// The directory of each device.
     devices: BTreeMap<String, PathBuf>,
 }
 
-/// A PCI device that is to be. `ids` are `vendor:device`, or with `:vendor:device` of the card.
+/// A PCI device to create. `ids` are `vendor:device`, optionally followed by `:vendor:device` of the card.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Spec<'a> {
     pub(crate) ids: &'a str,
@@ -31,25 +31,25 @@ pub(crate) struct Spec<'a> {
 impl Tree {
     /// A machine without any device.
     pub(crate) fn new() -> Self {
-        // In memory, as sysfs is.
+        // In memory, like sysfs.
         let memory = Path::new("/dev/shm");
         let folder = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
         Self::below(&folder)
     }
 
-    /// A machine without any device, in this folder.
+    /// A machine without any device, in this directory.
     pub(crate) fn below(folder: &Path) -> Self {
         let root = tempfile::Builder::new().prefix("tdx-tree.").tempdir_in(folder).unwrap();
         let tree = Self { root, devices: BTreeMap::new() };
         for folder in ["sys/bus/pci/devices", "sys/kernel", "proc/self"] {
             fs::create_dir_all(tree.path(folder)).unwrap();
         }
-        // A machine has something mounted.
+        // Every machine has a mounted file system.
         tree.file("/proc/self/mountinfo", "1 1 0:2 / / rw - rootfs rootfs rw\n");
         tree
     }
 
-    /// A machine with two network cards, each alone in its IOMMU group, in this folder.
+    /// A machine with two network cards, each alone in its IOMMU group, in this directory.
     pub(crate) fn with_two_cards(folder: &Path) -> Self {
         let mut tree = Self::below(folder);
         let more = &[("reset_method", "flr bus"), ("modalias", "pci:x")][..];
@@ -60,19 +60,19 @@ impl Tree {
         tree
     }
 
-    /// Where something of the machine is.
+    /// The path of a file of the machine.
     pub(crate) fn path(&self, path: &str) -> PathBuf {
         self.root.path().join(path.trim_start_matches('/'))
     }
 
-    /// Writes a file, and its folders.
+    /// Writes a file and creates its directories.
     pub(crate) fn file(&self, path: &str, text: impl AsRef<[u8]>) {
         let path = self.path(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     }
 
-    /// Makes a link as sysfs does: relative, from `link` to `target`, both of the machine.
+    /// Creates a link as sysfs does: relative, from `link` to `target`; both are paths of the machine.
     pub(crate) fn link(&self, link: &str, target: &str) {
         let up = "../".repeat(link.trim_matches('/').matches('/').count());
         let path = self.path(link);
@@ -80,7 +80,7 @@ impl Tree {
         symlink(format!("{up}{}", target.trim_start_matches('/')), path).unwrap();
     }
 
-    /// The sysfs folder of a device.
+    /// The sysfs directory of a device.
     pub(crate) fn folder(&self, bdf: &str) -> String {
         format!("/{}", self.devices[bdf].display())
     }
@@ -129,7 +129,7 @@ impl Tree {
         }
     }
 
-    /// Adds a disk below a device, and partitions of it; `number` is its `major:minor`, those of the
+    /// Adds a disk below a device, with partitions. `number` is the `major:minor` of the disk; those of the
     /// partitions follow.
     pub(crate) fn disk(&self, bdf: &str, below: &str, name: &str, number: (u32, u32), parts: u32) {
         let folder = format!("{}/{below}/{name}", self.folder(bdf));
@@ -145,7 +145,7 @@ impl Tree {
         }
     }
 
-    /// Adds a block device made of others: a mapping or an array.
+    /// Adds a block device made of others: a device-mapper device or an array.
     pub(crate) fn stacked(&self, name: &str, number: &str, slaves: &[&str]) {
         let folder = format!("/sys/devices/virtual/block/{name}");
         self.block(&folder, name, number);
@@ -177,7 +177,7 @@ impl Tree {
         tool("tdx-iommu", self.words(line))
     }
 
-    /// The same with `input` on standard input.
+    /// Like [`Tree::iommu`], with `input` on standard input.
     pub(crate) fn iommu_with(&self, line: &str, input: &str) -> Run {
         tool_with_input("tdx-iommu", self.words(line), input)
     }
@@ -199,7 +199,7 @@ impl Tree {
     }
 }
 
-/// The first 64 bytes of the configuration space, as far as anyone asks.
+/// The first 64 bytes of the configuration space, with the fields that the tools read.
 fn header(class: &str) -> [u8; 64] {
     let mut bytes = [0; 64];
     bytes[0x0e] = u8::from(class.starts_with("0604"));

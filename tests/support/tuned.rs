@@ -1,4 +1,4 @@
-//! A host of files whose settings can be tuned.
+//! A host made of files with settings that can be tuned.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -22,15 +22,15 @@ pub(crate) const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 pub(crate) const RECORD: &str = "/run/tdx/tuned/record";
 pub(crate) const LASTING: &str = "/var/lib/tdx/tuned/record";
 
-/// What the processor can, as the kernel's flags have it.
+/// The processor flags, as the kernel prints them.
 const FLAGS: &str = "flags\t\t: fpu sev sev_es svm\n";
 
-/// A host as it comes: the pool is on `vda1`.
+/// A host before tuning: its pool is on `vda1`.
 pub(crate) fn plain() -> Tree {
     filled(Tree::new())
 }
 
-/// The same host in a tree that is there.
+/// Adds the files of such a host to an existing tree.
 pub(crate) fn filled(tree: Tree) -> Tree {
     for (path, text) in [
         (THP, "always [madvise] never\n"),
@@ -78,7 +78,7 @@ pub(crate) fn disk(tree: &Tree, name: &str, major: u32, parts: u32) {
 /// Files by path: the mode of each, and its content.
 pub(crate) type Files = BTreeMap<PathBuf, (u32, Vec<u8>)>;
 
-/// Every file with its mode and bytes, but not the folders: `/run/tdx` stays.
+/// Every file with its mode and content, but not the directories, because `/run/tdx` stays.
 pub(crate) fn files(root: &Path) -> Files {
     let mut found = BTreeMap::new();
     let mut folders = vec![root.to_owned()];
@@ -108,7 +108,7 @@ pub(crate) fn item<'d>(document: &'d Value, setting: &str) -> &'d Value {
         .unwrap_or_else(|| panic!("no {setting}: {document:#}"))
 }
 
-/// What a file says, without its newline.
+/// The content of a file, without its newline.
 pub(crate) fn says(tree: &Tree, path: &str) -> String {
     fs::read_to_string(tree.path(path)).unwrap().trim_end().to_owned()
 }

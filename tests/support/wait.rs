@@ -2,17 +2,18 @@
 
 use std::time::{Duration, Instant};
 
-/// Whether a process waits for a lock, or before it looks again: it is in fcntl(2), flock(2), nanosleep(2) or
+/// Whether a process waits for a lock, or before its next look: it is in fcntl(2), flock(2), nanosleep(2) or
 /// clock_nanosleep(2), as amd64 numbers them.
 pub(crate) fn is_waiting(process: u32) -> bool {
     let call = std::fs::read_to_string(format!("/proc/{process}/syscall")).unwrap_or_default();
     ["72 ", "73 ", "35 ", "230 "].iter().any(|number| call.starts_with(number))
 }
 
-/// How long a condition may take on a machine that is busy with other things.
+/// The longest time for a condition, on a machine that is busy with other things.
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// Waits until `ready` gives something, or fails after five minutes: a failure is a fault, not a slow machine.
+/// Waits until `ready` returns something. Fails after five minutes, which is too long even for a slow
+/// machine.
 #[track_caller]
 pub(crate) fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + LIMIT;

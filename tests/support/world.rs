@@ -1,16 +1,17 @@
-//! All that the tools can change on a host, as lines of text that can be compared.
+//! Everything that the tools can change on a host, as lines of text for comparison.
 
 use super::pool::raw_image;
 use super::rig::{Rig, guest_image};
 use super::steps::anonymous;
 
-/// Domains with their state, definition, disks and devices, pools, secrets, files, what images and disks hold,
-/// locks, QEMUs. Without what is random: names of our files, UUIDs, hardware addresses, libvirt's running numbers.
+/// Domains with their state, definition, disks and devices, pools, secrets, files, the content of images and
+/// disks, locks, QEMU processes. Random names, UUIDs, hardware addresses and libvirt's running numbers are
+/// masked.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct World(Vec<String>);
 
-/// Prints each thing as a line: its kind, its name, the rest. What has not changed since it was last
-/// read is not read again.
+/// Prints each thing as a line: its kind, its name, the rest. A file that has not changed since its last
+/// reading is not read again.
 const LOOK: &str = r#"
 all=$(virsh -q "list --all; echo '@secret
 '; secret-list; echo '@pool
@@ -49,7 +50,7 @@ pgrep -l 'qemu-(sys|img)' | awk '{ print "process", $2 }'
 "#;
 
 impl World {
-    /// What there is once nothing is under way any more.
+    /// Reads the host when no command and no libvirt call is under way any more.
     pub(crate) fn of(rig: &Rig) -> Self {
         wait_until_idle(rig);
         let mut lines: Vec<String> = rig.shell(LOOK).stdout.lines().map(anonymous).collect();
@@ -57,8 +58,8 @@ impl World {
         Self(lines)
     }
 
-    /// What is there and was not before, and what was and is not: domains, pools, volumes, locks. What
-    /// libvirt keeps beside a domain goes without saying.
+    /// The things that exist now and did not before, and the reverse: domains, pools, volumes, locks. The
+    /// files that libvirt keeps beside a domain are omitted.
     pub(crate) fn since(&self, before: &Self) -> String {
         let new = self.without(before).map(|line| ('+', line));
         let gone = before.without(self).map(|line| ('−', line));
@@ -76,7 +77,7 @@ impl World {
             }
         });
         let told: Vec<String> = told.collect();
-        // What is there as before, but of another size or owner, is no news.
+        // A thing that exists in both, with another size or owner, is omitted.
         let is_there = |thing: &String| {
             let other = if thing.starts_with('+') { "−" } else { "+" };
             let name = thing.trim_start_matches(['+', '−']);
@@ -88,13 +89,13 @@ impl World {
         told.join(", ")
     }
 
-    /// Every line that one of the two has and the other has not, with a sign.
+    /// Every line that only one of the two has, with a sign.
     pub(crate) fn differences(&self, before: &Self) -> Vec<String> {
         let new = self.without(before).map(|line| format!("+{line}"));
         new.chain(before.without(self).map(|line| format!("−{line}"))).collect()
     }
 
-    /// The lines that the other has not, or not as often.
+    /// The lines that the other lacks, or has less often.
     fn without<'a>(&'a self, other: &Self) -> impl Iterator<Item = &'a String> {
         let mut others: Vec<String> = other.0.clone();
         self.0.iter().filter(move |line| {
@@ -103,7 +104,7 @@ impl World {
         })
     }
 
-    /// The same without libvirt's ends of channels to guests, and without who owns the files.
+    /// Omits libvirt's ends of channels to guests, and the owners of files.
     pub(crate) fn of_a_host_whose_libvirtd_died(mut self) -> Self {
         self.0.retain(|line| !line.starts_with("file qemu/channel/"));
         for line in self.0.iter_mut().filter(|line| line.starts_with("file ")) {
@@ -114,11 +115,11 @@ impl World {
     }
 }
 
-/// Waits until libvirtd works for nobody and has let go of the pool's files: a call goes on when its
-/// caller has died.
+/// Waits until libvirtd processes no call and has closed the files of the pool: libvirtd continues a call
+/// after its caller has died.
 ///
-/// A libvirtd (9.0) that opens a stream for a caller who has just died keeps the volume open for good.
-/// Then it is restarted, as its administrator would have to.
+/// libvirtd 9.0 keeps a volume open forever if it opens a stream for a caller that has just died. Then the
+/// test restarts libvirtd, as an administrator would have to.
 pub(crate) fn wait_until_idle(rig: &Rig) {
     const IDLE: &str = r#"
         for try in $(seq 300); do
@@ -138,21 +139,21 @@ pub(crate) fn wait_until_idle(rig: &Rig) {
     }
 }
 
-/// A rig with base.qcow2 in its pool, and images in its scratch folder.
+/// A rig with base.qcow2 in its pool, and images in its scratch directory.
 pub(crate) fn rig_with_images() -> Rig {
     let rig = Rig::start();
     fill_with_images(&rig);
     rig
 }
 
-/// The same with a disk that is called `./disk`; what is on it must stay.
+/// Such a rig with a disk named `./disk`, whose content must not change.
 pub(crate) fn rig_with_disk() -> Rig {
     let rig = rig_with_images();
     rig.disk("disk");
     rig
 }
 
-/// Puts base.qcow2 into the pool; image.raw, image.qcow2, other.raw and key.pub beside it.
+/// Imports base.qcow2 into the pool, and creates image.raw, image.qcow2, other.raw and key.pub beside it.
 pub(crate) fn fill_with_images(rig: &Rig) {
     for (name, seed) in [("image.raw", 1), ("other.raw", 2)] {
         raw_image(rig.scratch().join(name), 6 << 20, seed);

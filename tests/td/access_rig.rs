@@ -1,4 +1,4 @@
-//! Logging in to a real Debian guest, with what its cloud-init seed gave it.
+//! Logging in to a real Debian guest, with the user that its cloud-init seed creates.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -7,10 +7,10 @@ use serde_json::json;
 
 use crate::support::rig::{self, Rig, debian_image};
 
-/// One guest, since it takes half a minute to boot.
+/// One guest for all checks, because it takes half a minute to boot.
 #[test]
 #[ignore = "needs root"]
-fn a_seed_lets_its_user_in_and_nobody_else() {
+fn a_seed_lets_only_its_user_log_in() {
     let rig = Rig::start();
     rig.tool("tdx-pool", ["import".as_ref(), debian_image().as_os_str()]).document();
     let before = rig.state();
@@ -33,7 +33,7 @@ fn a_seed_lets_its_user_in_and_nobody_else() {
     assert_eq!(ssh("id -un"), "tdx");
     assert_eq!(ssh("hostname"), "web1");
     assert_eq!(ssh("sudo id -u"), "0");
-    // The guest's own crypt(3) agrees that this is the password, and no other is.
+    // The guest's own crypt(3) accepts this password and no other.
     let check = "import crypt, sys, subprocess; \
         h = subprocess.getoutput('sudo getent shadow tdx').split(':')[1]; \
         print(*[crypt.crypt(p, h) == h for p in sys.stdin.read().splitlines()])";
@@ -41,7 +41,7 @@ fn a_seed_lets_its_user_in_and_nobody_else() {
     fs::write(rig.scratch().join("tries"), "S3cret: #x 'and \"more\nS3cret\n").unwrap();
     assert_eq!(ssh("tee check.py <check.py >/dev/null"), "");
     assert_eq!(ssh("python3 check.py <tries"), "True False");
-    // ssh's own exit status comes through.
+    // The command returns ssh's own exit status.
     let failed = rig.shell("export HOME=$PWD; tdx-td ssh -i id web1 -- exit 7");
     assert_eq!(failed.status, Some(7), "{failed:#?}");
 
@@ -49,7 +49,7 @@ fn a_seed_lets_its_user_in_and_nobody_else() {
     assert_eq!(again["changed"], false);
     assert!(rig.tool("tdx-td", ["show", "web1"]).item()["ip"].is_string());
 
-    // The seed can be read by nobody but QEMU, and goes with the domain.
+    // Only QEMU can read the seed, and the seed is deleted with the domain.
     let seeds = "stat -c '%a %U' /var/lib/libvirt/images/cidata.*";
     assert_eq!(rig.shell(seeds).text(), "600 libvirt-qemu\n");
     let gone = rig.tool("tdx-td", ["delete", "web1", "--yes"]).item();
@@ -57,10 +57,10 @@ fn a_seed_lets_its_user_in_and_nobody_else() {
     assert_eq!(rig.state(), before);
 }
 
-/// A guest that does not come up in time is kept, or goes, as was asked for.
+/// A guest that is not ready in time is kept or deleted, as the user requests.
 #[test]
 #[ignore = "needs root"]
-fn waiting_ends() {
+fn new_keeps_or_deletes_a_guest_that_is_not_ready_in_time() {
     let rig = Rig::start();
     let image = rig::guest_image(false);
     rig.tool("tdx-pool", ["import".as_ref(), image.as_os_str()]).document();
@@ -76,8 +76,8 @@ fn waiting_ends() {
     assert_eq!(rig.state(), before);
 }
 
-/// On a network without DHCP, in a guest that has Docker's bridge before its own card, on a host that
-/// has Docker's address as well. Only the guest's agent knows where the guest is.
+/// The network has no DHCP, the guest has Docker's bridge before its own network card, and the host has
+/// Docker's address as well. Only the guest's agent knows the address of the guest.
 #[test]
 #[ignore = "needs root"]
 fn ssh_reaches_the_guests_own_card_and_not_the_hosts_docker_bridge() {
@@ -127,7 +127,7 @@ fn ssh_reaches_the_guests_own_card_and_not_the_hosts_docker_bridge() {
     };
     assert_eq!(ssh("").text(), "tdx\n");
     assert_eq!(ssh("--address 10.9.9.5").text(), "tdx\n");
-    // The address that it is told is the host's, where no server is.
+    // This address belongs to the host, where no SSH server runs.
     let refused = ssh("--address 172.17.0.1");
     assert_eq!(refused.status, Some(255), "{refused:#?}");
     assert!(refused.stderr.contains("172.17.0.1 port 22"), "{refused:#?}");

@@ -1,4 +1,4 @@
-//! Which addresses of a guest `tdx-td` believes, when the guest's agent reports whatever it likes.
+//! The addresses of a guest that `tdx-td` accepts, if the guest's agent reports arbitrary addresses.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -17,8 +17,8 @@ use crate::support::wait::wait_for;
 const LAN: &str = "<network><name>lan</name><bridge name='virbr7'/><dns enable='no'/>\
     <ip address='10.9.9.1' netmask='255.255.255.0'/></network>";
 
-/// An agent in the guest, in shell. The disk begins with a mode and the length of the answer, in
-/// blocks; the answer itself begins at the third block. In mode `mute` it answers nothing at all.
+/// A guest agent as a shell script. The disk begins with a mode and the length of the answer in blocks; the
+/// answer begins at the third block. In mode `mute` the agent answers nothing.
 const AGENT: &str = r#"
 exec 3<>$(echo /dev/vport*)
 echo agent: up >/dev/console
@@ -39,7 +39,7 @@ while :; do
 done
 "#;
 
-/// A guest whose agent is ours.
+/// A guest with this agent.
 struct Guest {
     console: Console,
     disk: PathBuf,
@@ -80,7 +80,7 @@ impl Guest {
         File::options().write(true).open(&self.disk).unwrap().write_all_at(bytes, offset).unwrap();
     }
 
-    /// Sets what the agent says from now on.
+    /// Sets what the agent answers from now on.
     fn say(&self, mode: &str, answer: &str) {
         let length = answer.len().div_ceil(4096);
         let mut blocks = answer.as_bytes().to_vec();
@@ -89,7 +89,7 @@ impl Guest {
         self.write(0, format!("{mode} {length}\n").as_bytes());
     }
 
-    /// The same of interfaces: name, MAC and address of each.
+    /// Makes the agent report these interfaces: name, MAC address and IP address of each.
     fn report<'a>(&self, interfaces: impl IntoIterator<Item = (&'a str, &'a str, &'a str)>) {
         let interfaces = interfaces.into_iter().map(|(name, mac, ip)| {
             let ip = json!({"ip-address-type": "ipv4", "ip-address": ip, "prefix": 24});
@@ -99,8 +99,8 @@ impl Guest {
         self.say("answer", &answer.to_string());
     }
 
-    /// Waits until `list` and `show` agree on this address, or none, and on these other addresses.
-    /// An agent on a busy machine may answer later than they wait.
+    /// Waits until `list` and `show` agree on this address, or none, and on these other addresses. On a busy
+    /// machine the agent may answer after the commands have stopped waiting.
     #[track_caller]
     fn expect(&self, ip: Option<&str>, other: &[&str]) {
         let ips: Vec<&str> = ip.into_iter().collect();
@@ -109,7 +109,7 @@ impl Guest {
             let is_there = |item: &Value| {
                 let known = item["other_addresses"].as_array().unwrap().iter();
                 let known: Vec<&str> = known.map(|o| o["address"].as_str().unwrap()).collect();
-                // Never more than is expected, not even meanwhile.
+                // The commands never show an unexpected address, not even while the test waits.
                 let is_expected = |ip: &Value| ips.iter().any(|expected| ip == expected);
                 assert!(item["ips"].as_array().unwrap().iter().all(is_expected), "{item:#}");
                 assert!(item["ssh"].is_null() || item["ssh"]["host"] == json!(ip), "{item:#}");
@@ -122,13 +122,14 @@ impl Guest {
 
 #[test]
 #[ignore = "needs root"]
-fn only_addresses_of_the_definitions_cards_are_the_guests_own() {
+fn only_addresses_of_the_defined_network_cards_belong_to_the_guest() {
     let guest = Guest::start();
     let mac = guest.mac.as_str();
     let upper = mac.to_uppercase();
     let (docker, bridge) = (("docker0", "02:42:ac:11:00:01", "172.17.0.1"), ["172.17.0.1"]);
 
-    // A bridge before the card: only the card counts, also for whoever waits.
+    // A bridge comes before the network card: only the address of the card counts, also
+    // for new --wait ip.
     guest.report([("lo", "00:00:00:00:00:00", "127.0.0.1"), docker, ("eth0", &upper, "10.9.9.5")]);
     guest.expect(Some("10.9.9.5"), &bridge);
     let again = "--name g --network lan --hotplug-ports 1 --wait ip --timeout";
@@ -137,7 +138,7 @@ fn only_addresses_of_the_definitions_cards_are_the_guests_own() {
     let named = json!({"address": docker.2, "interface": docker.0, "mac": docker.1});
     assert_eq!(waited["other_addresses"], json!([named]));
 
-    // With the card's MAC, but addresses of this host, or none that leads to a guest.
+    // Addresses with the MAC address of the card that belong to this host or reach no guest.
     let nobody =
         ["127.0.0.1", "::ffff:127.0.0.1", "::1", "0.0.0.0", "224.0.0.1", "255.255.255.255"];
     let nobody = nobody.iter().chain(&["fe80::1%lo", "169.254.0.1", "-oProxyCommand=x"]);
@@ -148,7 +149,7 @@ fn only_addresses_of_the_definitions_cards_are_the_guests_own() {
     guest.expect(None, &bridge);
     new(&guest.rig, &format!("{again} 3")).error(1);
 
-    // Ten thousand interfaces before the card.
+    // Ten thousand interfaces come before the network card.
     let name = |n: u32| (format!("veth{n}"), std::net::Ipv4Addr::from(0x0a00_0001 + n).to_string());
     let many: Vec<_> = (0..10_000).map(name).collect();
     let veths = many.iter().map(|(name, ip)| (name.as_str(), docker.1, ip.as_str()));
@@ -159,7 +160,7 @@ fn only_addresses_of_the_definitions_cards_are_the_guests_own() {
 
 #[test]
 #[ignore = "needs root"]
-fn answers_that_no_agent_gives_are_no_addresses_and_stall_nobody() {
+fn invalid_agent_answers_yield_no_address_and_delay_no_command() {
     let guest = Guest::start();
     for answer in [
         r#"{"return":"all"}"#,
@@ -170,22 +171,22 @@ fn answers_that_no_agent_gives_are_no_addresses_and_stall_nobody() {
         guest.say("answer", answer);
         guest.expect(None, &[]);
     }
-    // An agent that is there and says nothing, and one that somebody else waits for, which makes
-    // libvirt wait thirty seconds.
+    // The agent does not answer. Then another command waits for the agent, so that libvirt waits thirty
+    // seconds.
     guest.say("mute", "");
     guest.expect(None, &[]);
     let hanging = "virsh qemu-agent-command g --block '{\"execute\":\"guest-ping\"}' >&2 & \
         timeout 25 tdx-td list && timeout 25 tdx-td show g";
     let both = guest.rig.shell(hanging);
     assert_eq!(both.text().lines().count(), 2, "{both:#?}");
-    // Twelve megabytes, of which libvirt takes ten.
+    // The answer has twelve megabytes; libvirt accepts ten.
     guest.say("answer", &format!("{{\"return\":[]{}}}", " ".repeat(12 << 20)));
     guest.expect(None, &[]);
 }
 
 #[test]
 #[ignore = "needs root"]
-fn ssh_address_is_taken_as_it_is_and_never_as_an_option() {
+fn ssh_refuses_an_address_that_ssh_would_parse_as_an_option() {
     let rig = Rig::start();
     define(&rig, &foreign("off", ""));
     for address in ["-oProxyCommand=touch${IFS}x", "user@host", "10.0.0.5:22", "a b", ""] {
@@ -198,7 +199,7 @@ fn ssh_address_is_taken_as_it_is_and_never_as_an_option() {
 
 #[test]
 #[ignore = "needs root"]
-fn ssh_from_another_host_does_not_take_this_hosts_loopback_for_the_guests() {
+fn ssh_from_another_host_refuses_a_port_on_the_loopback_of_the_guests_host() {
     let rig = rig_with_base(false);
     let forwarded = new(&rig, "--name g --ssh-port auto").item();
     assert_eq!(forwarded["ssh"]["host"], "127.0.0.1");
@@ -214,6 +215,6 @@ fn ssh_from_another_host_does_not_take_this_hosts_loopback_for_the_guests() {
         assert!(message.contains("only from its own host 'rig'"), "{error}");
         assert_eq!(error["hint"], "ssh -t rig tdx-td ssh g");
     }
-    // By whatever URI, the host itself is the host itself: here nobody answers the port yet.
+    // A remote URI of the guest's own host is local: the port is accepted, but nothing answers there yet.
     from("RIG", wait).error(1);
 }

@@ -1,6 +1,6 @@
-//! AMD SEV guests run only when their launch measured right: a libvirt that starts such guests (rig 3,
-//! `tests/rig/sev-host`), the distribution's validator, and measurements made as a processor's firmware
-//! makes them, since there is none.
+//! AMD SEV guests run only if their launch measurement is right: on a libvirt that starts such guests (rig 3,
+//! `tests/rig/sev-host`), with the distribution's validator. The measurements are computed as a processor's
+//! firmware computes them, because the host has no such processor.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -26,11 +26,11 @@ mod verdict;
 
 const KEPT: &str = "/var/lib/tdx/vms/vault";
 const QMP: &str = "/run/rig/host/sev";
-/// What libvirt chooses for such guests here.
+/// The firmware that libvirt chooses for such guests here.
 const FIRMWARE: &str = "/usr/share/OVMF/OVMF_CODE_4M.ms.fd";
 const TIK: [u8; 16] = *b"integrity key 16";
 
-/// What a processor's firmware launches a guest with, and signs.
+/// The values with which a processor's firmware launches a guest, and which it signs.
 ///
 /// Source: AMD Secure Encrypted Virtualization API (55766), 6.5.1.
 #[derive(Debug, Clone)]
@@ -50,7 +50,7 @@ impl Launch {
         self.sign_message(&[&versions[..], &policy, &self.digest, &nonce].concat())
     }
 
-    /// The signature of a message, with the nonce it ends with.
+    /// The signature of a message, followed by the nonce that ends the message.
     fn sign_message(&self, message: &[u8]) -> String {
         let signed = [&hmac(&self.tik, message)[..], &message[message.len() - 16..]].concat();
         BASE64.encode(signed)
@@ -80,7 +80,7 @@ fn sev_rig() -> Rig {
     rig
 }
 
-/// A host with AMD SEV, an image in its pool, and a session whose keys are here.
+/// A host with AMD SEV, an image in its pool, and a session whose keys the test has.
 struct Host {
     rig: Rig,
 }
@@ -118,7 +118,7 @@ impl Host {
         Launch { tik: TIK, api: (1, 51), build: 3, policy: 3, digest }
     }
 
-    /// Has the processor answer for a guest that was launched like this.
+    /// Sets the processor's answer for a guest that was launched with these values.
     fn report(&self, launch: &Launch) {
         self.report_as(launch, &launch.sign());
     }
@@ -158,7 +158,7 @@ impl Host {
         self.rig.shell("cat /proc/[0-9]*/comm | grep -c ^qemu || true").text().trim().to_owned()
     }
 
-    /// The verdict of the reference, which asks libvirt itself.
+    /// The verdict of virt-qemu-sev-validate, which asks libvirt itself.
     fn reference(&self) -> Run {
         self.rig.shell(&format!(
             "PATH=/usr/bin:/bin virt-qemu-sev-validate --debug --insecure --domain vault --policy 3 \
@@ -171,7 +171,7 @@ impl Host {
     }
 }
 
-/// The tools as on a system: programs are the rig's own.
+/// Shuts off the guest.
 fn off(host: &Host) {
     td(&host.rig, "stop vault --force").document();
 }
@@ -183,7 +183,7 @@ fn refused(run: &Run, status: i32, says: &str) -> Value {
     error
 }
 
-/// Words put together again with single spaces, for lines that are wrapped here.
+/// Joins words with single spaces, for command lines that are wrapped here.
 trait Line {
     fn concat_words(&self) -> String;
 }

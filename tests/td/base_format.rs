@@ -1,5 +1,5 @@
-//! The format of a base image is stated by somebody other than the guest that may have written its header, and a
-//! disk that a guest writes to is no base image.
+//! The format of a base image is stated by somebody other than the guest that may have written its header. A
+//! disk that a guest writes to cannot be a base image.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -16,7 +16,7 @@ use crate::support::td::{self, listed, rig_with_base, td, words};
 
 const REMOTE: &str = "-c qemu+tcp://127.0.0.1/system";
 
-/// Puts files of each kind into the pool's folder under each name.
+/// Puts files of each kind into the pool's directory under each name.
 fn fill_pool(rig: &Rig) {
     make_headers(rig);
     rig.pool("ensure").document();
@@ -30,7 +30,7 @@ fn fill_pool(rig: &Rig) {
 
 #[test]
 #[ignore = "needs root"]
-fn a_base_has_the_format_that_flag_item_or_name_state_or_is_refused() {
+fn base_format_comes_from_flag_item_or_name_or_the_base_is_refused() {
     let rig = Rig::start();
     fill_pool(&rig);
     let before = rig.state();
@@ -68,7 +68,7 @@ fn a_base_has_the_format_that_flag_item_or_name_state_or_is_refused() {
             }
         }
     }
-    // An item of tdx-pool import states a format; one of tdx-pool volumes tells libvirt's guess.
+    // An item of tdx-pool import states a format; an item of tdx-pool volumes only contains libvirt's guess.
     for (item, says) in [
         (json!({"name": "v-zeros.img", "format": "raw", "source": "/a"}), None),
         (json!({"name": "v-plain.img", "format": "qcow2", "source": "/a"}), None),
@@ -110,7 +110,7 @@ fn a_record_states_the_format_until_the_volume_is_written() {
     let image = rig.image("disk.img", 1);
     rig.shell("qemu-img convert -f raw -O qcow2 disk.img packed.img").text();
     for (name, format) in [("disk.img", "raw"), ("packed.img", "qcow2")] {
-        // Ubuntu's name for an image says nothing: the private copy is probed.
+        // The name that Ubuntu gives its images states no format: the tool probes its private copy.
         assert_eq!(rig.pool(&format!("import {name}")).item()["format"], format);
         assert_eq!(td(&rig, &format!("overlay --base {name} -n")).item()["action"], "create");
         refused(
@@ -121,14 +121,14 @@ fn a_record_states_the_format_until_the_volume_is_written() {
         );
         let piped = format!("tdx-pool import {name} | tdx-td {REMOTE} overlay --base - -n");
         rig.shell(&piped).item();
-        // The overlay says the same.
+        // The overlay names the format of its base.
         let made = td(&rig, &format!("overlay --base {name}")).item();
         let info = rig.shell(&format!("qemu-img info -U --output json {}", made["path"]));
         let info: Value = serde_json::from_str(info.text()).unwrap();
         assert_eq!(info["backing-filename-format"], format);
         rig.pool("cleanup --yes").document();
     }
-    // Flag and record against each other: the header decides between them.
+    // If flag and record disagree, the header decides.
     refused(&td(&rig, "overlay --base packed.img -n --image-format raw"), 3, "has a qcow2", "");
     refused(&td(&rig, "overlay --base disk.img -n --image-format qcow2"), 3, "has no qcow2", "");
     refused(
@@ -138,7 +138,7 @@ fn a_record_states_the_format_until_the_volume_is_written() {
         "convert",
     );
     refused(&rig.pool("import disk.img --image-format qcow2 --name x"), 3, "has no qcow2", "");
-    // A guest wrote to it.
+    // A guest has written to the volume.
     let volume = rig.path(IMAGES).join("disk.img");
     let header = fs::read(rig.scratch().join("plain")).unwrap();
     fs::OpenOptions::new()
@@ -174,7 +174,7 @@ fn old_record(rig: &Rig, source: &str, volume: &str) {
 
 #[test]
 #[ignore = "needs root"]
-fn a_record_of_version_0_1_0_is_believed_after_its_content_was_compared_once() {
+fn a_record_of_version_0_1_0_counts_after_one_comparison_of_the_content() {
     let rig = Rig::start();
     rig.image("disk.img", 1);
     rig.shell("qemu-img convert -f raw -O qcow2 disk.img packed.img").text();
@@ -182,7 +182,7 @@ fn a_record_of_version_0_1_0_is_believed_after_its_content_was_compared_once() {
         rig.pool(&format!("import {name}")).document();
         old_record(&rig, name, name);
         td(&rig, &format!("overlay --base {name} -n")).item();
-        // Whose source was changed under the same time is found out, once.
+        // A source that was changed without a new modification time is detected, once.
         let by_record = |flags: &str| {
             let run = rig.pool(&format!("-vv import {name} {flags}"));
             assert_eq!(run.status, Some(0), "{run:#?}");
@@ -204,7 +204,7 @@ fn a_record_of_version_0_1_0_is_believed_after_its_content_was_compared_once() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_volume_that_a_domain_writes_to_is_no_base() {
+fn new_refuses_a_base_that_a_domain_writes_to() {
     let rig = Rig::start();
     fill_pool(&rig);
     rig.shell(&format!(
@@ -243,7 +243,7 @@ fn a_volume_that_a_domain_writes_to_is_no_base() {
     assert!([3, 5].contains(&rig.pool(&line).status.unwrap_or_default()));
     rig.define_xml("vm", &disk(volume, ""), "");
     check(Some("domain 'vm'"), &all);
-    // Saved, the definition changed since; then in a snapshot alone.
+    // The domain is saved and its definition changed afterwards; then only a snapshot names the volume.
     rig.define_xml("vm", &disk(&file, ""), "");
     rig.virsh(["start", "vm"]);
     check(Some("domain 'vm'"), &all);
@@ -262,20 +262,20 @@ fn a_volume_that_a_domain_writes_to_is_no_base() {
     check(Some("domain 'vm'"), &all);
     rig.virsh(["snapshot-delete", "vm", "s", "--metadata"]);
     check(None, &all);
-    // One that only reads is no writer, and neither is one with an overlay over it.
+    // A domain that only reads the volume is no writer, nor is one with an overlay of the volume.
     rig.define_xml("vm", &disk(&file, "<readonly/>"), "");
     check(None, &all);
 }
 
 #[test]
 #[ignore = "needs root"]
-fn a_volume_that_gains_a_writer_while_a_question_waits_is_no_base() {
+fn new_refuses_a_base_that_gains_a_writer_during_the_prompt() {
     let rig = rig_with_base(false);
     rig.shell(&format!("cp {} other.qcow2; chmod 666 other.qcow2", guest_image(false).display()))
         .text();
     td(&rig, &small("new --vmimage other.qcow2 --name x")).item();
     let uuid = listed(&rig, "x")["uuid"].clone();
-    // The question is asked on a terminal of script(1); the answer comes once the other domain is there.
+    // script(1) provides the terminal of the prompt; the answer is typed when the other domain exists.
     let disk = format!(
         "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/>\
          <source file='{IMAGES}/guest.qcow2'/><target dev='vda' bus='virtio'/></disk>"
@@ -303,7 +303,7 @@ fn a_volume_that_gains_a_writer_while_a_question_waits_is_no_base() {
 
 #[test]
 #[ignore = "needs root"]
-fn headers_of_every_format_are_refused_or_data_on_every_entry_point() {
+fn every_verb_refuses_headers_of_other_formats_or_treats_them_as_data() {
     let rig = Rig::start();
     rig.image("disk.raw", 1);
     rig.pool("ensure").document();
@@ -345,7 +345,7 @@ fn headers_of_every_format_are_refused_or_data_on_every_entry_point() {
         let xml = td(&rig, &small(&format!("render --blank 8M --cdrom {format}.raw --xml")));
         assert_eq!(xml.text().matches("type='qcow2'").count(), 1, "{xml:#?}");
     }
-    // A LUKS header in a raw disk is data; no machine boots from it.
+    // A LUKS header in a raw disk is data, because no machine boots from it.
     for line in [
         small("render --vmimage luks.raw"),
         small("render --vmimage luks.img --image-format raw"),

@@ -1,4 +1,5 @@
-//! `tdx-td delete`: which files go with a domain, which stay, and that both are decided when they are deleted.
+//! `tdx-td delete`: which files are deleted with a domain and which are kept, as decided at the time of the
+//! deletion.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -28,7 +29,7 @@ fn overlay(rig: &Rig, name: &str) -> String {
     listed(rig, name)["overlay"].as_str().unwrap().to_owned()
 }
 
-/// Why a file was kept; none when the item does not list it.
+/// The reason why a file was kept; none if the item does not list the file.
 fn reason<'a>(item: &'a Value, path: &str) -> Option<&'a str> {
     let kept = item["kept"].as_array().unwrap();
     kept.iter().find(|file| file["path"] == path)?["reason"].as_str()

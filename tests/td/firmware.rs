@@ -1,4 +1,4 @@
-//! `tdx-td firmware` on machines made of files, and held against a real libvirt's choice.
+//! `tdx-td firmware` on machines made of files, and compared with the choice of a real libvirt.
 
 #![expect(clippy::disallowed_methods, reason = "tests start programs as users do")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
@@ -23,7 +23,7 @@ type Targets<'a> = &'a [(&'a str, &'a [&'a str])];
 
 const Q35: Targets<'_> = &[("x86_64", &["pc-q35-*"])];
 
-/// A descriptor of a build at `/fw/NAME`, with features in one line.
+/// A descriptor of a build at `/fw/NAME`, with its features in one line.
 fn descriptor(name: &str, mapping: &str, targets: Targets<'_>, features: &str) -> String {
     let executable = json!({"filename": format!("/fw/{name}"), "format": "raw"});
     let vars = json!({"filename": "/fw/vars", "format": "raw"});
@@ -68,7 +68,7 @@ fn host() -> Tree {
     tree
 }
 
-/// The first two letters of every build, in the order of the document.
+/// The first two characters of the name of each build, in the order of the document.
 fn builds(run: &Run) -> String {
     let document = run.document();
     let items = document["items"].as_array().unwrap().iter();
@@ -77,7 +77,7 @@ fn builds(run: &Run) -> String {
 }
 
 #[test]
-fn whatever_is_asked_for_is_asked_of_every_build() {
+fn firmware_lists_only_builds_that_match_every_flag() {
     let host = host();
     for (line, wanted) in [
         ("", "30 40 45 50 55 60 70 75 80"),
@@ -106,7 +106,7 @@ fn whatever_is_asked_for_is_asked_of_every_build() {
 }
 
 #[test]
-fn an_item_tells_all_that_the_descriptor_tells() {
+fn an_item_has_every_property_of_its_descriptor() {
     let host = host();
     let item = host.run("tdx-td", "firmware -f enrolled-keys").item();
     assert_eq!(
@@ -135,14 +135,14 @@ fn an_item_tells_all_that_the_descriptor_tells() {
 }
 
 #[test]
-fn the_more_specific_folder_holds_and_an_empty_file_hides() {
+fn a_more_specific_directory_overrides_and_an_empty_file_hides_a_descriptor() {
     let host = host();
     let put = |folder: &str, name: &str, text: &str| host.file(&format!("{folder}/{name}"), text);
     let ours = descriptor("ours", "memory", Q35, "intel-tdx");
     put(ADMIN, "20-ours.json", &ours);
     put(ADMIN, "40-enrolled.json", "");
     put(ADMIN, "75-tdx.json", &descriptor("another", "memory", Q35, ""));
-    // What libvirt skips: hidden files, directories and devices, which do not hide a file either.
+    // Files that libvirt skips: hidden files, directories and devices. They hide no file either.
     put(ADMIN, ".50-hidden.json", "{");
     std::fs::create_dir(host.path(&format!("{ADMIN}/45-keyless.json"))).unwrap();
     std::os::unix::fs::symlink("/dev/null", host.path(&format!("{ADMIN}/60-plain.json"))).unwrap();
@@ -150,7 +150,7 @@ fn the_more_specific_folder_holds_and_an_empty_file_hides() {
     assert_eq!(builds(&all()), "20 30 45 50 55 60 70 75 80");
     assert_eq!(builds(&host.run("tdx-td", "firmware -f intel-tdx")), "20");
 
-    // The user's own: by $XDG_CONFIG_HOME, else in ~/.config.
+    // The user's own directory: below $XDG_CONFIG_HOME, else below ~/.config.
     let user = |variable: &str, value: &str| {
         let mut command = Command::new(bin("tdx-td"));
         command.env_clear().env(variable, value).args(["firmware", "--sysroot"]);
@@ -166,7 +166,7 @@ fn the_more_specific_folder_holds_and_an_empty_file_hides() {
 }
 
 #[test]
-fn a_damaged_descriptor_is_named_and_the_others_are_shown() {
+fn a_damaged_descriptor_is_a_warning_and_the_others_are_listed() {
     let host = host();
     for (name, text, says) in [
         ("01-cut.json", "{\"description\":", "EOF"),
@@ -190,15 +190,15 @@ fn a_damaged_descriptor_is_named_and_the_others_are_shown() {
     std::os::unix::fs::symlink("nowhere", host.path(&format!("{ADMIN}/07-link.json"))).unwrap();
     let document = host.run("tdx-td", "firmware").document();
     assert_eq!(document["warnings"].as_array().unwrap().len(), 7, "{document}");
-    // Where no document tells, standard error does.
+    // Without a document the warnings go to standard error.
     let raw = host.run("tdx-td", "firmware -c --json");
     assert!(raw.stderr.contains("01-cut.json") && raw.text().contains("75-tdx"), "{raw:#?}");
 }
 
-/// As with `sudo -u`, which leaves another's home in the environment.
+/// A user in whose environment HOME names another user's directory, as with `sudo -u`.
 #[test]
 #[ignore = "needs root"]
-fn a_folder_of_another_user_is_passed_over() {
+fn a_directory_that_the_user_cannot_read_is_a_warning() {
     let host = host();
     let user = host.path("home/me/.config/qemu/firmware");
     std::fs::create_dir_all(&user).unwrap();
@@ -217,7 +217,7 @@ fn a_folder_of_another_user_is_passed_over() {
 }
 
 #[test]
-fn a_host_without_descriptors_has_none() {
+fn firmware_is_empty_on_a_host_without_descriptors() {
     let host = Tree::new();
     assert_eq!(host.run("tdx-td", "firmware").document()["items"], json!([]));
     assert_eq!(host.run("tdx-td", "firmware -c").text(), "");
@@ -226,21 +226,21 @@ fn a_host_without_descriptors_has_none() {
 }
 
 #[test]
-fn an_unknown_feature_is_told_with_the_nearest_one() {
+fn an_unknown_feature_is_refused_with_the_nearest_name() {
     let host = host();
     for (given, nearest) in [("intel-tdz", "intel-tdx"), ("no-secureboot", "no-secure-boot")] {
         let error = host.run("tdx-td", &format!("firmware -f {given}")).error(2);
         assert!(error["hint"].as_str().unwrap().contains(nearest), "{error}");
     }
     host.run("tdx-td", "firmware -i efi").error(2);
-    // -c takes no value here: whoever means the connection is told.
+    // -c takes no value here: the error hints at --connect.
     host.run("tdx-td", "firmware -c qemu:///system").error(2);
 }
 
-/// An ordinary libvirt takes for an ordinary guest what we say.
+/// A libvirt without TDX gives an ordinary guest the build that the tool predicts.
 #[test]
 #[ignore = "needs root"]
-fn libvirt_chooses_the_same() {
+fn libvirt_chooses_the_build_that_firmware_predicts() {
     let rig = Rig::start();
     let choose = |features, stateless, machine| {
         compare(&rig, &Request { features, stateless, machine, ..PLAIN })
@@ -262,7 +262,7 @@ fn libvirt_chooses_the_same() {
         items.iter().all(|item| item["usable"] == true && item["offered"] == true),
         "{document}"
     );
-    // One is hidden, for this rig alone, and libvirt and we go on to the next.
+    // One build is hidden, for this rig alone: both libvirt and the tool choose the next one.
     let hide = "cp -r /usr/share/qemu/firmware fw && : >fw/$1 && \
         mount --bind fw /usr/share/qemu/firmware";
     rig.shell(&hide.replace("$1", items[0]["name"].as_str().unwrap())).text();
@@ -273,7 +273,7 @@ fn libvirt_chooses_the_same() {
     assert!(document["items"].as_array().unwrap().iter().all(|item| item["offered"].is_null()));
 }
 
-/// What guests ask of firmware, in all ways that libvirt has words for without launch security.
+/// Requests for firmware, in every way that libvirt can express without launch security.
 const REQUESTS: [Request<'_>; 14] = [
     PLAIN,
     Request { stateless: Some(true), ..PLAIN },
@@ -291,17 +291,17 @@ const REQUESTS: [Request<'_>; 14] = [
     Request { interface: "bios", ..PLAIN },
 ];
 
-/// Over odd directories we list the loaders that libvirt lists, and choose the build that it gives.
+/// The tool lists the loaders that libvirt lists, and chooses the build that libvirt gives.
 #[test]
 #[ignore = "needs root"]
-fn the_choice_over_odd_directories_is_libvirts() {
+fn the_choice_over_odd_directories_agrees_with_libvirt() {
     compare_choices(&Rig::start(), &REQUESTS, Loaders::BuiltIn);
 }
 
-/// RHEL 9.0 with the workaround that was published for its descriptor of SEV firmware.
+/// RHEL 9.0 with the published workaround for its descriptor of SEV firmware.
 #[test]
 #[ignore = "needs root"]
-fn a_stateless_build_with_an_nvram_template_is_the_one_libvirt_takes() {
+fn the_choice_of_a_stateless_build_with_a_template_agrees_with_libvirt() {
     let rig = Rig::start();
     let directories = OddDirectories::mount(&rig);
     let put =
@@ -313,7 +313,7 @@ fn a_stateless_build_with_an_nvram_template_is_the_one_libvirt_takes() {
     assert_eq!((&item["offered"], &item["chosen"]), (&json!(true), &json!(true)), "{item}");
     let stateless = Request { stateless: Some(true), ..PLAIN };
     assert_eq!(compare(&rig, &stateless).as_deref(), item["executable"]["path"].as_str());
-    // This libvirt gives it to no guest that does not ask for it, and we say so.
+    // This libvirt gives the build only to guests that request it, and the document says so.
     let document = firmware("").document();
     assert_eq!(document["items"][0]["chosen"], false, "{document}");
     let warnings = document["warnings"].to_string();
@@ -322,10 +322,10 @@ fn a_stateless_build_with_an_nvram_template_is_the_one_libvirt_takes() {
     assert_eq!(compare(&rig, &PLAIN), None);
 }
 
-/// One bad file keeps an old libvirt from all firmware: `host check` and `new` must not promise any.
+/// One bad file makes an old libvirt ignore all firmware: `host check` and `new` must report that.
 #[test]
 #[ignore = "needs root"]
-fn a_file_that_stops_libvirt_is_named() {
+fn host_check_names_a_descriptor_that_stops_libvirt() {
     let rig = Rig::start();
     let directories = OddDirectories::mount(&rig);
     let put =
@@ -347,7 +347,7 @@ fn a_file_that_stops_libvirt_is_named() {
 }
 
 #[test]
-fn whoever_finds_no_firmware_is_told_why_each_build_does_not_fit() {
+fn new_without_firmware_says_why_each_build_does_not_fit() {
     let host = host();
     let warnings = |line: &str| host.run("tdx-td", line).document()["warnings"].to_string();
     let told = warnings("firmware -f intel-tdx -m pc");
@@ -366,10 +366,10 @@ fn whoever_finds_no_firmware_is_told_why_each_build_does_not_fit() {
     assert_eq!(warnings("firmware -f intel-tdx"), "[]");
 }
 
-/// A guest sleeps only where the one build that it can have lets it, whatever other builds offer.
+/// A guest gets sleep states only if the one build that fits it supports them, whatever other builds offer.
 #[test]
 #[ignore = "needs root"]
-fn a_new_guest_gets_the_build_that_its_settings_ask_for() {
+fn new_gives_a_guest_the_build_that_its_settings_request() {
     let rig = Rig::start();
     rig.tool("tdx-pool", ["import".as_ref(), guest_image(false).as_os_str()]).document();
     let directories = OddDirectories::mount(&rig);

@@ -12,7 +12,7 @@ use crate::support::rig::Rig;
 use crate::support::tools::{self, Run, repository};
 use crate::support::tree::Tree;
 
-/// The codes of the items that stand like this.
+/// The codes of the items with this status.
 fn codes<'a>(document: &'a Value, status: &str) -> Vec<&'a str> {
     let items = document["items"].as_array().unwrap().iter();
     items.filter(|item| item["status"] == status).map(|i| i["code"].as_str().unwrap()).collect()
@@ -23,7 +23,7 @@ fn item<'a>(document: &'a Value, code: &str) -> &'a Value {
     items.find(|item| item["code"] == code).unwrap_or_else(|| panic!("no {code}: {document:#}"))
 }
 
-/// Runs the check on a host, with what its libvirt said where that is known.
+/// Runs the check on a host, with the capabilities of its libvirt if the host has them.
 fn check(host: &Tree, kinds: &str) -> Run {
     let capabilities = host.path("capabilities.xml");
     let mut line = format!("host check {kinds}");
@@ -33,7 +33,7 @@ fn check(host: &Tree, kinds: &str) -> Run {
     host.run("tdx-td", &line)
 }
 
-/// Expects these failures and no other, each with what to do about it.
+/// Expects exactly these failures, each with a fix.
 #[track_caller]
 fn expect(host: &Tree, kinds: &str, failures: &[&str]) -> Value {
     let run = check(host, kinds);
@@ -48,7 +48,7 @@ fn expect(host: &Tree, kinds: &str, failures: &[&str]) -> Value {
 }
 
 #[test]
-fn the_failures_of_a_host_are_those_to_mend_and_no_more() {
+fn check_reports_exactly_the_failures_of_each_host() {
     for (host, kinds, failures, fix) in [
         (kvm_hosts::ubuntu(), "", &[][..], ""),
         (kvm_hosts::ubuntu(), "--for tdx --for none", &[], ""),
@@ -89,7 +89,7 @@ fn the_failures_of_a_host_are_those_to_mend_and_no_more() {
 }
 
 #[test]
-fn what_is_worse_than_it_could_be_is_a_warning() {
+fn settings_that_could_be_better_are_warnings() {
     let host = kvm_hosts::ubuntu();
     assert_eq!(codes(&expect(&host, "", &[]), "warn"), [""; 0]);
     host.file("sys/kernel/mm/ksm/run", "1\n");
@@ -102,7 +102,7 @@ fn what_is_worse_than_it_could_be_is_a_warning() {
     std::fs::remove_file(host.path("dev/vhost-vsock")).unwrap();
     let document = expect(&host, "", &[]);
     assert_eq!(codes(&document, "warn"), ["HUGEPAGES", "KSM", "QGS", "THP", "VHOST_VSOCK"]);
-    // Ordinary guests may have what protected ones have no use for.
+    // Huge pages and merged pages, which protected guests cannot use, are fine for ordinary guests.
     let document = expect(&host, "--for vfio", &["IOMMU"]);
     assert_eq!(codes(&document, "warn"), ["THP", "VHOST_VSOCK"]);
 
@@ -113,7 +113,7 @@ fn what_is_worse_than_it_could_be_is_a_warning() {
     let document = expect(&host, "--for vfio", &[]);
     let warnings = ["DMA_ENTRY_LIMIT", "IOMMUFD", "THP", "VHOST_VSOCK"];
     assert_eq!(codes(&document, "warn"), warnings);
-    // 1 GiB in pages of 4 KiB, and QEMU's own mappings.
+    // The pages of 1 GiB with 4 KiB each, and QEMU's own mappings.
     let found = item(&document, "DMA_ENTRY_LIMIT")["found"].to_string();
     assert!(found.contains(&((1 << 18) + 32764).to_string()), "{found}");
     host.file(limit, "294908\n");
@@ -124,20 +124,20 @@ fn what_is_worse_than_it_could_be_is_a_warning() {
 }
 
 #[test]
-fn options_in_modprobe_d_count_as_those_of_the_command_line() {
+fn options_in_modprobe_d_count_like_those_of_the_kernel_command_line() {
     let host = kvm_hosts::parameter_off();
     host.file("etc/modprobe.d/tdx.conf", "# comment\noptions kvm-intel nested=1 tdx=1\n");
     let document = expect(&host, "", &["KVM_INTEL_TDX"]);
     let found = item(&document, "KVM_INTEL_TDX");
     assert!(found["found"].as_str().unwrap().contains("is configured"), "{found}");
-    // The command line has the last word.
+    // The kernel command line takes precedence.
     host.file("proc/cmdline", "nohibernate kvm_intel.tdx=0\n");
     let document = expect(&host, "", &["KVM_INTEL_TDX"]);
     assert!(item(&document, "KVM_INTEL_TDX")["fix"].to_string().contains("kvm_intel.tdx=1"));
 }
 
 #[test]
-fn a_real_libvirts_word_is_understood() {
+fn capabilities_of_a_real_libvirt_are_understood() {
     let host = kvm_hosts::ubuntu();
     let real = repository().join("tests/fixtures/domcapabilities/libvirt-12.8-tdx.xml");
     std::fs::copy(&real, host.path("capabilities.xml")).unwrap();
@@ -150,7 +150,7 @@ fn a_real_libvirts_word_is_understood() {
 }
 
 #[test]
-fn what_nobody_can_tell_is_unknown_and_no_failure() {
+fn facts_that_cannot_be_read_are_unknown_and_not_failures() {
     let host = kvm_hosts::ubuntu();
     for (text, says) in [
         ("<domainCapabilities>", "is not XML"),
@@ -170,7 +170,7 @@ fn what_nobody_can_tell_is_unknown_and_no_failure() {
     let unknown = codes(&document, "unknown");
     assert!(libvirt.iter().all(|code| unknown.contains(code)), "{unknown:?}");
 
-    // Files that cannot be read: here folders, elsewhere those of root.
+    // Files that cannot be read: directories stand in for files that only root can read.
     for path in ["proc/cpuinfo", "proc/cmdline", "sys/module/kvm_intel/parameters/tdx"] {
         std::fs::remove_file(host.path(path)).unwrap();
         std::fs::create_dir(host.path(path)).unwrap();
@@ -193,9 +193,9 @@ fn what_nobody_can_tell_is_unknown_and_no_failure() {
     assert_eq!(codes(&document, "ok").len(), 1, "{document:#}");
 }
 
-/// Every file of a host in turn, with everything in it that it should not have.
+/// Replaces the content of each file of a host in turn with unexpected content.
 #[test]
-fn whatever_is_in_a_file_there_is_an_answer() {
+fn check_answers_whatever_the_content_of_a_file() {
     for host in [kvm_hosts::ubuntu(), kvm_hosts::snp()] {
         let root = host.path("").canonicalize().unwrap();
         for file in files(&root) {
@@ -215,7 +215,7 @@ fn whatever_is_in_a_file_there_is_an_answer() {
     }
 }
 
-/// All files below a folder.
+/// All files below a directory.
 fn files(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let below = |path: PathBuf| if path.is_dir() { files(&path) } else { vec![path] };
@@ -232,13 +232,13 @@ fn a_missing_tdx_module_is_reported_in_the_kernels_words_with_a_fix() {
 }
 
 #[test]
-fn wrong_words_and_absent_files_are_told() {
+fn wrong_arguments_and_absent_files_are_errors() {
     let host = kvm_hosts::ubuntu();
     let error = host.run("tdx-td", "host check --for tdy").error(2);
     assert!(error["hint"].as_str().unwrap().contains("tdx"), "{error}");
     host.run("tdx-td", "host").error(2);
     host.run("tdx-td", "host check --capabilities /nowhere.xml").error(4);
-    // A folder that is no host at all is not judged to be a good one.
+    // A directory that is not the root of a machine is refused.
     let folder = tempfile::tempdir().unwrap();
     for line in ["host check --for none", "host tune --scenario td -n", "host restore --yes"] {
         let line = format!("{line} --sysroot {}", folder.path().display());
@@ -254,7 +254,7 @@ fn wrong_words_and_absent_files_are_told() {
 }
 
 #[test]
-fn the_table_is_one_screen() {
+fn the_table_fits_one_screen() {
     let table = kvm_hosts::off_in_bios().run("tdx-td", "host check --for tdx --format table");
     assert_eq!(table.status, Some(10), "{table:#?}");
     assert!(table.stdout.lines().count() < 45, "{}", table.stdout);
@@ -264,7 +264,7 @@ fn the_table_is_one_screen() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_capture_is_judged_as_its_host_is() {
+fn check_of_a_capture_agrees_with_check_of_its_host() {
     let rig = Rig::start();
     let script = repository().join("examples/capture-sysfs");
     rig.shell(&format!("{} captured", script.display())).text();
@@ -294,7 +294,7 @@ fn a_capture_is_judged_as_its_host_is() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_real_host_is_judged() {
+fn check_of_a_real_host_reports_its_state() {
     let rig = Rig::start();
     let document = rig.tool("tdx-td", ["host", "check", "--for", "none"]).document();
     for code in
@@ -302,7 +302,7 @@ fn a_real_host_is_judged() {
     {
         assert_eq!(item(&document, code)["status"], "ok", "{document:#}");
     }
-    // What cannot run here is a failure of what is asked for, and of nothing else.
+    // Missing support for TDX is a failure only of the check for TDX.
     let document = rig.tool("tdx-td", ["host", "check", "--for", "tdx"]).answer(10);
     let failures = codes(&document, "fail");
     assert!(
@@ -317,7 +317,7 @@ fn a_real_host_is_judged() {
     rig.libvirtd("stop");
     let document = rig.tool("tdx-td", ["host", "check", "--for", "none"]).answer(10);
     assert_eq!(codes(&document, "fail"), ["LIBVIRT"]);
-    // An ordinary user is told what he cannot see, and nothing breaks.
+    // An ordinary user is told which facts he cannot see.
     let user = "setpriv --reuid 65534 --regid 65534 --clear-groups tdx-td host check --for none";
     let document = rig.shell(user).answer(10);
     assert_eq!(item(&document, "LIBVIRT_ACCESS")["status"], "warn", "{document:#}");

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal::{SIGKILL, SIGTERM};
 use serde_json::{Value, json};
 
 use crate::support::rig::Rig;
-use crate::support::steps::{Fate, moments, walk_here_all};
+use crate::support::steps::{Fate, moments, walk_here};
 use crate::support::table::{self, Row};
 use crate::support::terminal::Process;
 use crate::support::tools::{self, Run};

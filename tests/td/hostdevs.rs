@@ -11,7 +11,7 @@ use crate::support::terminal::Terminal;
 use crate::support::tools::{self, Run};
 use crate::support::tree::{Spec, Tree};
 
-/// A machine with the devices of the seed's example, and twenty network cards.
+/// A machine with the devices of the original's example, and twenty network cards.
 fn machine(rig: &Rig) -> Tree {
     let mut host = Tree::below(rig.scratch());
     let more = &[("reset_method", "flr bus"), ("modalias", "pci:x")][..];
@@ -36,13 +36,13 @@ fn td(rig: &Rig, host: &Tree, line: &str) -> Run {
     rig.shell(&line.replace("@td", &tool("td")).replace("@iommu", &tool("iommu")))
 }
 
-/// The lines of a diff that differ.
+/// The lines that a diff adds or removes.
 fn changed(diff: &str) -> Vec<&str> {
     let header = |line: &&str| line.starts_with("+++") || line.starts_with("---");
     diff.lines().filter(|line| line.starts_with(['+', '-']) && !header(line)).collect()
 }
 
-/// The file of the device manager's own documentation.
+/// The example of the original device manager's documentation.
 const CONFIG: &str = r#"
 vms:
   win10:
@@ -69,7 +69,7 @@ fn xml(rig: &Rig, name: &str) -> String {
 
 #[test]
 #[ignore = "needs root"]
-fn the_file_says_what_domains_have() {
+fn hostdevs_gives_domains_the_devices_that_the_file_lists() {
     let rig = Rig::start();
     let host = machine(&rig);
     let path = |name: &str| rig.scratch().join(name);
@@ -81,7 +81,7 @@ fn the_file_says_what_domains_have() {
     define(&rig, &foreign("linux", ""));
     let before = (xml(&rig, "win10"), xml(&rig, "linux"));
 
-    // Shown, and nothing done; the file is found under its usual name.
+    // A dry run shows the changes. The file is found under its default name.
     let plan = td(&rig, &host, "@td hostdevs --dry-run").document();
     assert_eq!((&plan["changed"], &plan["dry_run"]), (&json!(true), &json!(true)));
     let names: Vec<&Value> = plan["items"].as_array().unwrap().iter().map(|i| &i["name"]).collect();
@@ -93,11 +93,11 @@ fn the_file_says_what_domains_have() {
     let lines = changed(diff);
     assert!(lines.iter().all(|line| line.starts_with('+')), "{diff}");
     assert_eq!(lines.iter().filter(|line| line.contains("<hostdev ")).count(), 3, "{diff}");
-    // Without somebody to ask nothing is done either.
+    // Without a terminal and without --yes nothing is changed.
     td(&rig, &host, "@td hostdevs").error(5);
     assert_eq!((xml(&rig, "win10"), xml(&rig, "linux")), before);
 
-    // One of them; then all; then there is nothing left to do.
+    // The command changes one domain, then all; then nothing remains to be done.
     fs::write(path("anybody"), "anybody's").unwrap();
     symlink("anybody", path("debug_linux.xml")).unwrap();
     let plan = td(&rig, &host, "@td hostdevs --vm linux -n --debug-xml debug.xml").document();
@@ -123,7 +123,7 @@ fn the_file_says_what_domains_have() {
     }
     assert_eq!(xml(&rig, "win10"), now);
 
-    // One is taken out of the file. --keep leaves another one, whatever the file says.
+    // The file has one device less. --keep keeps the device of a domain, whatever the file says.
     let fewer = CONFIG
         .replace("      - match:\n          driver: \"xhci_hcd\"\n          select_index: 1\n", "");
     fs::write(path("fewer.yaml"), fewer).unwrap();
@@ -134,7 +134,7 @@ fn the_file_says_what_domains_have() {
         (&less["removed"], &less["kept"]),
         (&json!(["0000:00:15.0"]), &json!(["0000:01:00.0", "0000:01:00.1"]))
     );
-    // Those that stay keep their place in the guest.
+    // The devices that stay keep their addresses in the guest.
     let then = xml(&rig, "win10");
     let kept =
         now.split("</hostdev>").find(|part| part.contains("function='0x1'/>\n      </source>"));
@@ -143,7 +143,7 @@ fn the_file_says_what_domains_have() {
 
 #[test]
 #[ignore = "needs root"]
-fn what_cannot_be_changes_nothing() {
+fn an_impossible_request_changes_no_domain() {
     let rig = Rig::start();
     let host = machine(&rig);
     define(&rig, &foreign("a", ""));
@@ -186,12 +186,12 @@ fn what_cannot_be_changes_nothing() {
         td(&rig, &host, line).error(status);
         assert_eq!((xml(&rig, "a"), xml(&rig, "b")), before, "{line}");
     }
-    // What the host would lose is told behind a pipe, too.
+    // The blockers of a device in a piped document are reported.
     let lost = "echo '[{\"vm\":\"a\",\"devices\":[{\"bdf\":\"40:01.0\",\"blockers\":\
         [\"HOST_NET_DEFAULT_ROUTE\"]}]}]' | @td hostdevs - -n";
     let lost = td(&rig, &host, lost).document();
     assert_eq!(lost["warnings"], json!(["a: 0000:40:01.0: HOST_NET_DEFAULT_ROUTE"]));
-    // The second one cannot be written: the first is put back.
+    // The definition of the second domain cannot be written: the first one is restored.
     let config = "/etc/libvirt/qemu/b.xml";
     rig.shell(&format!("mount --bind {config} {config}")).text();
     let error = td(&rig, &host, "@td hostdevs --config two.yaml -y").error(1);
@@ -199,7 +199,7 @@ fn what_cannot_be_changes_nothing() {
     rig.shell(&format!("umount {config}")).text();
     assert_eq!((xml(&rig, "a"), xml(&rig, "b")), before);
 
-    // Somebody else is quicker, while the question waits for its answer.
+    // Another program changes the domain while the prompt waits.
     let mut command = rig.command(tools::bin("tdx-td"));
     command.args(["hostdevs", "--config", "two.yaml", "--vm", "a", "--debug-xml", "debug.xml"]);
     command.arg("--sysroot").arg(host.path(""));
@@ -213,7 +213,7 @@ fn what_cannot_be_changes_nothing() {
     assert!(run.stderr.contains("another program changed domain"), "{run:#?}");
     assert!(!xml(&rig, "a").contains("<hostdev"), "{}", xml(&rig, "a"));
 
-    // A guest that runs sees it later, and is told so.
+    // A running guest gets the device at its next start, and a warning says so.
     rig.virsh(["start", "b"]);
     let later = td(&rig, &host, "@td hostdevs --config two.yaml --vm b -y").document();
     assert_eq!(later["items"][0]["running"], true);
@@ -224,7 +224,7 @@ fn what_cannot_be_changes_nothing() {
     rig.virsh(["destroy", "b"]);
 }
 
-/// A file that the original took as it stood: both are defined with the device, one of them can run.
+/// A configuration that the original tool accepts: both domains have the device, and one of them can run.
 #[test]
 #[ignore = "needs root"]
 fn a_device_that_two_domains_share_is_a_warning() {
@@ -248,10 +248,10 @@ fn a_device_that_two_domains_share_is_a_warning() {
     for name in ["a", "b"] {
         let xml = xml(&rig, name);
         assert_eq!(xml.matches("<hostdev").count(), 1, "{xml}");
-        // It is no protected guest: it sees the option ROM.
+        // An ordinary guest sees the option ROM.
         assert!(!xml.contains("<rom"), "{xml}");
     }
-    // Behind a pipe, where the warnings of the resolution are lost; c gets it as well.
+    // The pipe lacks the warnings of resolve: hostdevs finds the shared device itself.
     rig.virsh(["start", "c"]);
     let line =
         "echo '[{\"vm\":\"c\",\"devices\":[{\"bdf\":\"40:01.0\"}]}]' | @td hostdevs - -y --no-rom";
@@ -302,7 +302,7 @@ fn a_piped_device_that_is_absent_changed_or_needed_changes_no_domain() {
         (json!({"bdf": "0000:60:00.0"}), 5, Some("HOST_NET_DEFAULT_ROUTE")),
     ] {
         host.file("etc/hostname", "node1\n");
-        // The first of them could have its device.
+        // The first domain's device is acceptable.
         let first = resolved("a", json!({"bdf": "0000:40:01.0", "vendor_id": "8086"}));
         let items = json!([first, resolved("b", device.clone())]);
         for more in ["-y", "-n"] {
@@ -315,7 +315,7 @@ fn a_piped_device_that_is_absent_changed_or_needed_changes_no_domain() {
     }
     let other = json!([{"vm": "a", "host": "node2", "devices": [{"bdf": "0000:40:01.0"}]}]);
     assert_eq!(run(&other, "-y").error(5)["code"], "IDENTITY_CHANGED");
-    // What was forced when the devices were resolved is forced for that device alone.
+    // A code that was forced for one device in resolve is not forced for another device.
     let codes = json!(["HOST_NET_DEFAULT_ROUTE", "SENSITIVE_CLASS"]);
     let route = json!({"bdf": "0000:60:00.0", "blockers": codes});
     let refused = run(&json!([resolved("a", json!({"bdf": "0000:60:00.0"}))]), "-y").error(5);
@@ -326,7 +326,7 @@ fn a_piped_device_that_is_absent_changed_or_needed_changes_no_domain() {
     let elsewhere = json!({"vm": "a", "devices": [
         {"bdf": "0000:60:00.0"}, {"bdf": "0000:40:01.0", "blockers": codes}]});
     assert_eq!(run(&json!([elsewhere]), "-n").error(5)["code"], "HOST_NET_DEFAULT_ROUTE");
-    // A device that stays as it is need not be there.
+    // A device that is kept may be absent from the host.
     let absent = json!([resolved("a", json!({"bdf": "0000:50:00.0"}))]);
     assert_eq!(run(&absent, "--keep 50:00.0 -y").document()["changed"], false);
     assert_eq!((xml(&rig, "a"), xml(&rig, "b")), before);
@@ -345,7 +345,7 @@ fn a_piped_device_of_a_remote_host_is_looked_up_by_libvirt() {
         let line = "@td -c qemu+tcp://127.0.0.1/system hostdevs -";
         td(&rig, &host, &format!("{line} {more} <items.json"))
     };
-    // The machine of files has it, the one that libvirt runs on has not.
+    // The machine made of files has the device; the machine of libvirt lacks it.
     let error = run(json!({"bdf": "0000:40:01.0"}), "-y").error(4);
     assert_eq!(error["message"], "PCI device 0000:40:01.0 not found on rig", "{error}");
     let error = run(json!({"bdf": "0000:40:01.0", "host": "node2"}), "-y").error(5);
@@ -353,7 +353,7 @@ fn a_piped_device_of_a_remote_host_is_looked_up_by_libvirt() {
     assert_eq!(xml(&rig, "a"), before);
     let scan = rig.shell("tdx-iommu scan | jq -c '[.items[] | select(.is_bridge | not)] | last'");
     let Ok(device @ Value::Object(_)) = serde_json::from_str(scan.text()) else {
-        return; // a machine without PCI devices
+        return; // no PCI device here
     };
     let plan = run(device.clone(), "-n").document();
     assert_eq!(plan["items"][0]["added"], json!([device["bdf"]]));
@@ -365,9 +365,9 @@ fn a_piped_device_of_a_remote_host_is_looked_up_by_libvirt() {
     assert_eq!(xml(&rig, "a"), before);
 }
 
-/// Definitions as they are met: each inside of `<domain>`, and attributes of it.
+/// Typical definitions: each is the content of `<domain>`, with its attributes.
 fn shapes() -> Vec<String> {
-    // libvirt adds ports for devices, and leaves them: here they are there before.
+    // libvirt adds ports for devices and keeps them, so each definition has enough ports from the start.
     let ports = "<controller type='pci' model='pcie-root-port'/>".repeat(24);
     let ports = format!("<controller type='pci' index='0' model='pcie-root'/>{ports}");
     let domain = |attributes: &str, machine: &str, more: &str, devices: &str| {
@@ -407,14 +407,14 @@ fn shapes() -> Vec<String> {
 
 #[test]
 #[ignore = "needs root"]
-fn definitions_of_every_shape_come_back() {
+fn adding_and_removing_devices_restores_definitions_of_every_shape() {
     let rig = Rig::start();
     let host = machine(&rig);
     let set = |bdfs: &[String]| {
         let devices: Vec<Value> = bdfs.iter().map(|bdf| json!({ "bdf": bdf })).collect();
         let text = json!([{ "vm": "shape", "devices": devices }]).to_string();
         fs::write(rig.scratch().join("set.json"), text).unwrap();
-        // What the shape came with stays.
+        // The devices that the definition had before are kept.
         let keep: String = (0..16).map(|n| format!(" --keep 41:{n:02x}.0")).collect();
         td(&rig, &host, &format!("@td hostdevs - -y{keep} <set.json")).item()
     };
@@ -426,7 +426,7 @@ fn definitions_of_every_shape_come_back() {
         let before = xml(&rig, "shape");
         assert_eq!(set(&[])["action"], "none", "{shape}");
         let at_a = set(&bdfs(0..4));
-        // The diff is of devices alone.
+        // The diff contains only devices.
         let diff = at_a["diff"].as_str().unwrap();
         let inside = changed(diff);
         assert!(inside.iter().all(|line| line.starts_with('+')), "{diff}");

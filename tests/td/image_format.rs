@@ -1,5 +1,5 @@
-//! The format of a guest's disks is stated by somebody other than the guest that may have written their headers, and
-//! no header opens another file.
+//! The format of a guest's disks is stated by somebody other than the guest that may have written their
+//! headers. No header makes a tool open another file.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -18,7 +18,7 @@ fn write_header(rig: &Rig, header: &str, file: &str) {
 
 #[test]
 #[ignore = "needs root"]
-fn a_vmimage_has_the_format_that_flag_or_name_state_or_is_refused() {
+fn vmimage_format_comes_from_flag_or_name_or_the_image_is_refused() {
     let rig = Rig::start();
     make_headers(&rig);
     rig.shell(
@@ -88,7 +88,7 @@ fn a_vmimage_has_the_format_that_flag_or_name_state_or_is_refused() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_header_that_a_guest_writes_into_its_disk_opens_nothing_and_is_not_read_again() {
+fn a_header_that_a_guest_writes_opens_no_file_and_is_not_read_again() {
     let rig = Rig::start();
     make_headers(&rig);
     rig.shell("cp zeros a.raw; cp plain b.qcow2; cp zeros c.img; chmod 666 a.raw b.qcow2 c.img")
@@ -103,13 +103,13 @@ fn a_header_that_a_guest_writes_into_its_disk_opens_nothing_and_is_not_read_agai
     }
     for header in ["backing", "data-file", "zeros"] {
         for (guest, file) in guests.into_iter().zip(["a.raw", "b.qcow2", "c.img"]) {
-            // What became of a qcow2 image is not for its guest to choose: only raw ones are its own.
+            // A guest can write the header of a raw image, but not that of a qcow2 image.
             if guest.0 == "b" && header == "data-file" {
                 continue;
             }
             td(&rig, &format!("stop {} --force", guest.0)).document();
             write_header(&rig, header, file);
-            // A run of the same command reads no header.
+            // The same command, run again, reads no header.
             assert_eq!(new(guest, " --dry-run").item()["action"], "start", "{guest:?} {header}");
             if guest.0 == "b" && header == "zeros" {
                 write_header(&rig, "plain", file);
@@ -119,7 +119,7 @@ fn a_header_that_a_guest_writes_into_its_disk_opens_nothing_and_is_not_read_agai
             check_secret(&rig);
         }
     }
-    // The format in the definition is compared with a stated one, and with nothing else.
+    // The format in the definition is compared only with a stated format.
     let other = td(&rig, &small("new --vmimage a.raw --name a --image-format qcow2")).error(5);
     assert!(
         other["message"].to_string().contains("image_format is raw, but qcow2 was requested"),
@@ -127,13 +127,13 @@ fn a_header_that_a_guest_writes_into_its_disk_opens_nothing_and_is_not_read_agai
     );
     let line = "new --vmimage c.img --name c";
     assert_eq!(td(&rig, &small(line)).document()["changed"], false, "the definition says raw");
-    // Nor can another domain get them.
+    // No other domain can get the images.
     refused(&td(&rig, &small("new --vmimage c.img --image-format raw")), 5, "domain 'c'", "");
     td(&rig, "delete a b c --yes --timeout 0").document();
     rig.shell("ls a.raw b.qcow2 c.img").text();
 }
 
-/// What QEMU was told of each image, by the file's name.
+/// The definitions of the images that QEMU got, by the name of the file.
 fn told_to_qemu(rig: &Rig, file: &str) -> Vec<Value> {
     let line = "tr '\\0' '\\n' </proc/$(pgrep -n qemu-system)/cmdline | grep -A1 -x -e -blockdev | grep ^{";
     let nodes: Vec<Value> =
@@ -146,7 +146,7 @@ fn told_to_qemu(rig: &Rig, file: &str) -> Vec<Value> {
 
 #[test]
 #[ignore = "needs root"]
-fn every_chain_in_a_definition_has_an_end() {
+fn every_image_chain_in_a_definition_is_terminated() {
     let rig = rig_with_base(false);
     make_headers(&rig);
     rig.shell("cp plain own.qcow2; chmod 666 own.qcow2; echo 'ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA me' >key.pub").text();
@@ -167,7 +167,7 @@ fn every_chain_in_a_definition_has_an_end() {
             }
             assert_eq!(xml.matches("<disk ").count(), 3, "{name}");
         }
-        // QEMU does not follow the last image's header either.
+        // QEMU does not follow the header of the last image.
         let last = match name {
             "over" => "/guest.qcow2".to_owned(),
             _ => listed(&rig, name)["disks"][0]["source"].as_str().unwrap().to_owned(),
@@ -183,7 +183,7 @@ fn every_chain_in_a_definition_has_an_end() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_cd_is_raw_and_read_only_whatever_is_in_it_and_may_be_shared() {
+fn a_cdrom_is_raw_read_only_and_shareable_whatever_its_content() {
     let rig = rig_with_base(false);
     make_headers(&rig);
     rig.shell("(printf 'QFI\\373'; head -c 1M /dev/zero) >garbage").text();
@@ -205,7 +205,7 @@ fn a_cd_is_raw_and_read_only_whatever_is_in_it_and_may_be_shared() {
 
 #[test]
 #[ignore = "needs root"]
-fn the_disks_of_a_template_are_used_as_stated_and_followed_nowhere() {
+fn disks_of_a_template_have_the_stated_format_and_no_header_is_followed() {
     let rig = rig_with_base(false);
     make_headers(&rig);
     rig.shell("cp backing b.qcow2; cp data-file d.qcow2; cp plain p.qcow2; cp zeros z.raw; chmod 666 *.qcow2 *.raw").text();
@@ -252,7 +252,7 @@ fn the_disks_of_a_template_are_used_as_stated_and_followed_nowhere() {
         let xml = td(&rig, &format!("{line} --xml"));
         assert_eq!(xml.text().matches("<backingStore/>").count(), ends, "{}", xml.text());
     }
-    // libvirt takes a disk without a format for raw, and follows nothing.
+    // libvirt treats a disk without a format as raw, and follows no header.
     rig.template("t.xml", &with(&disk("", &format!("{here}/b.qcow2"), "")));
     td(&rig, "new -i guest.qcow2 -t t.xml --memory 256M --vcpus 1 --name t").item();
     assert_eq!(told_to_qemu(&rig, "/b.qcow2")[0]["driver"], "raw");

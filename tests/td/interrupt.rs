@@ -1,4 +1,4 @@
-//! What is left when `tdx-td new` is stopped, killed, or fails half way: everything or nothing.
+//! The remains of a `tdx-td new` that is stopped, killed, or fails half way: everything or nothing.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -15,7 +15,7 @@ fn new_line() -> String {
     format!("tdx-td new -i guest.qcow2 --name x {}", SMALL.join(" "))
 }
 
-/// So many moments of `tdx-td new --name x`, from its first step to its last.
+/// A number of moments of `tdx-td new --name x`, from its first step to its last.
 fn moments_of_new(rig: &Rig, count: usize) -> Vec<Moment> {
     let walk = rig.walk(&new_line(), None);
     walk.run.document();
@@ -23,7 +23,7 @@ fn moments_of_new(rig: &Rig, count: usize) -> Vec<Moment> {
     spread(&moments(&walk.steps, false), count)
 }
 
-/// `tdx-td new --name x`, sent a signal at a moment.
+/// Runs `tdx-td new --name x` and sends it a signal at a moment.
 #[track_caller]
 fn new_then(rig: &Rig, signal: Signal, moment: &Moment) -> Walk {
     let walk = rig.walk(&new_line(), Some((moment.clone(), Fate::Signal(signal))));
@@ -39,7 +39,7 @@ fn orphans(rig: &Rig) -> usize {
 
 #[test]
 #[ignore = "needs root"]
-fn a_signal_undoes_or_comes_too_late() {
+fn a_signal_undoes_new_or_arrives_after_its_last_step() {
     let rig = rig_with_base(false);
     let before = rig.state();
     let mut undone = 0;
@@ -62,12 +62,12 @@ fn a_signal_undoes_or_comes_too_late() {
 
 #[test]
 #[ignore = "needs root"]
-fn what_a_kill_leaves_is_found() {
+fn delete_and_cleanup_remove_what_a_killed_new_leaves() {
     let rig = rig_with_base(false);
     let before = rig.state();
     for (round, moment) in moments_of_new(&rig, 8).iter().enumerate() {
         let run = new_then(&rig, SIGKILL, moment);
-        // libvirtd may still be at the call that was under way.
+        // libvirtd may still process the last call.
         wait::wait_for("libvirtd idle", || {
             let list = td(&rig, "list").document();
             let busy = list["items"].as_array()?.iter().any(|item| item["state"] == "no state");
@@ -81,7 +81,7 @@ fn what_a_kill_leaves_is_found() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_guest_that_cannot_start_leaves_nothing() {
+fn new_leaves_nothing_if_the_guest_cannot_start() {
     let rig = rig_with_base(false);
     let nvram = "/var/lib/libvirt/qemu/nvram";
     rig.shell(&format!("mkdir -p {nvram} && mount -t tmpfs -o size=64k,mode=0777 tmpfs {nvram}"))
@@ -101,10 +101,10 @@ fn a_guest_that_cannot_start_leaves_nothing() {
 
 #[test]
 #[ignore = "needs root"]
-fn libvirtd_dying_under_a_new_is_said_and_can_be_repaired() {
+fn death_of_libvirtd_during_new_is_reported_and_can_be_repaired() {
     let rig = rig_with_base(false);
-    // A libvirtd that is killed while it starts a QEMU forgets a socket of its own; one that is killed while
-    // it writes a definition forgets the new file beside the old one.
+    // A libvirtd that is killed while it starts a QEMU forgets one of its sockets. A libvirtd that is killed
+    // while it writes a definition leaves the new file beside the old one.
     let state = || {
         let state = rig.state();
         let libvirts = |line: &str| line.starts_with("qemu/channel/") || line.ends_with(".xml.new");

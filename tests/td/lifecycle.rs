@@ -1,4 +1,4 @@
-//! `tdx-td` against a real libvirtd, with guests that really boot.
+//! `tdx-td` on a real libvirtd, with guests that boot.
 
 use crate::support::rig::{Rig, guest_image};
 use crate::support::wait::wait_for;
@@ -6,10 +6,10 @@ use crate::support::wait::wait_for;
 const SMALL: [&str; 8] =
     ["--security", "none", "--virt-type", "qemu", "--memory", "256M", "--vcpus", "1"];
 
-/// The main job, from a disk image to nothing left.
+/// The main use: from a disk image to a running guest, and to its deletion.
 #[test]
 #[ignore = "needs root"]
-fn a_guest_lives_and_leaves_no_trace() {
+fn a_guest_is_created_used_and_deleted_without_a_trace() {
     let rig = Rig::start();
     let image = guest_image(false);
     rig.tool("tdx-pool", ["import".as_ref(), image.as_os_str()]).document();
@@ -31,13 +31,13 @@ fn a_guest_lives_and_leaves_no_trace() {
         item["ip"].as_str().map(str::to_owned)
     });
     assert!(ip.starts_with("192.168.122."), "{ip}");
-    // The neighbour table may know the address a moment before the lease is written.
+    // The neighbour table may have the address a moment before libvirt writes the lease.
     wait_for("the same lease in virsh", || {
         rig.virsh(["domifaddr", "web1"]).contains(&ip).then_some(())
     });
     assert_eq!(owner(&base), (0, 0o640));
 
-    // It goes when it is asked to, and is not made to.
+    // The guest shuts down at the request, without force.
     let gone = rig.tool("tdx-td", ["delete", "web1", "--yes"]).item();
     assert_eq!((&gone["action"], &gone["forced"]), (&"delete".into(), &false.into()));
     assert_eq!(owner(&base), (0, 0o640));

@@ -1,4 +1,4 @@
-//! `tdx-td list` and `show`: every kind of domain, however it was made; `virsh`; the streams.
+//! `tdx-td list` and `show` of every kind of domain; `virsh`; the output streams.
 
 use serde_json::json;
 
@@ -6,8 +6,8 @@ use crate::support::rig::{Rig, guest_image};
 use crate::support::td::{define, foreign, listed, new, rig_with_base, td};
 use crate::support::tools::{self, Run, tool};
 
-/// The XML that the original script makes of its `regular_vm` template: firmware as ROM, console, agent, a
-/// second card on a user network with a forwarded port that QEMU chooses.
+/// The XML that the original script creates from its `regular_vm` template: firmware as ROM, a console, an
+/// agent, and a second network card on a user network with a forwarded port that QEMU chooses.
 fn of_the_script(name: &str, overlay: &str) -> String {
     format!(
         "<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
@@ -37,12 +37,12 @@ fn of_the_script(name: &str, overlay: &str) -> String {
 
 #[test]
 #[ignore = "needs root"]
-fn domains_of_the_original_script_are_ours() {
+fn domains_of_the_original_script_count_as_managed() {
     let rig = Rig::start();
     let before = rig.state();
     let uuid = "8e2a6c1e-5e0c-4c60-8b37-1b4ff8b7a001";
     let name = format!("tdvirsh-trust_domain-{uuid}");
-    // Its work folder is named with a slash at its end, which shows in the path.
+    // The original's directory name ends in a slash, which shows in the path.
     let work = rig.scratch().join("tdvirsh");
     std::fs::create_dir(&work).unwrap();
     let base = work.join("base.qcow2");
@@ -68,7 +68,8 @@ fn domains_of_the_original_script_are_ours() {
     rig.shell(&format!("exec 3<>/dev/tcp/127.0.0.1/{port}")).text();
     assert_eq!(listed(&rig, "my-tdvirsh-lab")["managed"], false);
 
-    // An internal snapshot goes with the overlay. A layer that libvirt made stays, and what it is backed by.
+    // An internal snapshot is deleted with the overlay. A layer that libvirt made is kept, with the file that
+    // backs it.
     let snapshot = |flags: &str| {
         rig.virsh(["snapshot-create-as", &name].into_iter().chain(flags.split(' ')));
     };
@@ -86,7 +87,7 @@ fn domains_of_the_original_script_are_ours() {
 
 #[test]
 #[ignore = "needs root"]
-fn every_kind_of_domain_is_shown_as_it_is() {
+fn list_and_show_describe_every_kind_of_domain() {
     let rig = rig_with_base(false);
     let disks = "<disk type='file' device='cdrom'><target dev='sda' bus='sata'/></disk>\
         <disk type='volume' device='disk'><source pool='tdvirsh-pool' volume='v &amp; w'/>\
@@ -125,17 +126,17 @@ fn every_kind_of_domain_is_shown_as_it_is() {
     assert_eq!((&ours["security"], &ours["vcpus"]), (&json!("none"), &json!(1)));
     assert_eq!((&ours["memory_bytes"], &ours["autostart"]), (&json!(256 << 20), &json!(false)));
 
-    // The same in show, which does not wait for agents: none answers.
+    // show prints the same and does not wait for agents, of which none answers.
     let shown = rig.shell("timeout 120 tdx-td show ours passing disks --json").document();
     assert_eq!(shown["items"][1]["overlay"], ours["overlay"]);
     assert_eq!(shown["items"].as_array().unwrap().len(), 3);
 
-    // A transient domain is gone once it is off; the ARP table may be missing.
+    // A transient domain is gone after its shutdown; the ARP table may be missing.
     assert_eq!(td(&rig, "delete passing --foreign --yes --timeout 0").item()["action"], "delete");
     assert_eq!(td(&rig, "delete passing --foreign --yes").item()["action"], "none");
     td(&rig, "list --sysroot /nonexistent").document();
 
-    // Tables: ids differ from run to run.
+    // Ids in tables differ from run to run.
     let table = td(&rig, "list --format table");
     let id = ours["id"].to_string();
     let table = table.text().replace(&format!("\n{id:<2}"), "\n1 ");
@@ -151,7 +152,7 @@ fn every_kind_of_domain_is_shown_as_it_is() {
 
 #[test]
 #[ignore = "needs root"]
-fn domains_may_come_and_go_meanwhile() {
+fn list_succeeds_while_domains_appear_and_disappear() {
     let rig = Rig::start();
     let script = rig.scratch().join("define.virsh");
     let mut lines = String::new();
@@ -180,20 +181,20 @@ fn domains_may_come_and_go_meanwhile() {
 
 #[test]
 #[ignore = "needs root"]
-fn the_streams_and_virsh_are_as_promised() {
+fn output_streams_and_virsh_keep_the_contract() {
     let rig = Rig::start();
     define(&rig, &foreign("one", ""));
-    // Nothing of the language is in what programs read.
+    // Output for programs does not depend on the language.
     let mut command = rig.command(tools::bin("tdx-td"));
     command.args(["show", "absent"]).env("LANG", "ja_JP.UTF-8").env("LC_ALL", "ja_JP.UTF-8");
     let error = Run::of(command, b"").error(4);
     assert_eq!(error["message"], "domain 'absent' not found");
-    // A reader that goes away is no error.
+    // A reader that ends early is no error.
     let closed = rig.shell(
         "for i in 1 2 3 4 5; do tdx-td list | true; test ${PIPESTATUS[0]} = 0 || exit; done",
     );
     assert_eq!((closed.text(), closed.stderr.as_str()), ("", ""));
-    // A full disk is.
+    // A full disk is an error.
     let full = rig.shell("tdx-td list >/dev/full");
     assert_eq!(full.status, Some(1), "{full:#?}");
     assert!(full.stderr.contains("cannot write to standard output"), "{full:#?}");
@@ -208,9 +209,9 @@ fn the_streams_and_virsh_are_as_promised() {
     assert_eq!(td(&rig, "virsh uri").text().trim(), "qemu:///system");
 }
 
-/// libvirt's own test driver has the states that no guest gets into when asked to.
+/// libvirt's test driver offers the states that no real guest enters on request.
 #[test]
-fn every_state_is_told_and_acted_on() {
+fn list_start_and_stop_handle_every_state_of_a_domain() {
     let states = [("on", 1), ("paused", 3), ("off", 5), ("crashed", 6)];
     let domain = |(name, state): (&str, u32)| {
         format!(

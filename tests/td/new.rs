@@ -1,4 +1,4 @@
-//! `tdx-td new`, `render` and `overlay`: what they make, and what a plan of it shows.
+//! `tdx-td new`, `render` and `overlay`: what they create, and what a dry run shows.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -16,13 +16,13 @@ fn keys(item: &Value) -> Vec<&String> {
 
 #[test]
 #[ignore = "needs root"]
-fn a_plan_touches_nothing_and_shows_what_would_be_there() {
+fn dry_run_changes_nothing_and_shows_what_new_creates() {
     let rig = Rig::start();
     let before = rig.state();
     let image = guest_image(false);
     let flags = format!("{} -i {} --name web1", SMALL.join(" "), image.display());
 
-    // Nothing is there yet, not even the pool.
+    // Nothing exists yet, not even the pool.
     let planned = td(&rig, &format!("new --dry-run {flags}"));
     let document = planned.document();
     assert_eq!((&document["dry_run"], &document["changed"]), (&json!(true), &json!(true)));
@@ -35,7 +35,8 @@ fn a_plan_touches_nothing_and_shows_what_would_be_there() {
     td(&rig, &format!("overlay -n -i {}", image.display())).document();
     assert_eq!(rig.state(), before);
 
-    // The whole definition, on a host without vsock; what differs from run to run is named instead.
+    // The whole definition, on a host without vsock. Words replace values that differ from run
+    // to run.
     let xml = td(&rig, &format!("render {flags} --xml --sysroot none"));
     let (mut stable, version) = (xml.text().to_owned(), env!("CARGO_PKG_VERSION"));
     for (start, end, word) in [
@@ -53,7 +54,7 @@ fn a_plan_touches_nothing_and_shows_what_would_be_there() {
     settings.set_prepend_module_to_snapshot(false);
     settings.bind(|| insta::assert_snapshot!("td_render", stable));
 
-    // The same shape as what is made then.
+    // The plan has the keys of the item that new prints.
     let made = td(&rig, &format!("new {flags}")).item();
     assert_eq!(keys(&made), keys(&imagined));
     for key in ["name", "security", "managed", "vcpus", "memory_bytes", "base", "pool", "action"] {
@@ -69,7 +70,7 @@ fn a_plan_touches_nothing_and_shows_what_would_be_there() {
     assert_eq!(volumes(&rig), ["guest.qcow2"]);
 }
 
-/// The pcie-root-ports of a definition that no device sits in.
+/// The number of pcie-root-ports of a definition without a device.
 fn free_ports(xml: &str) -> usize {
     let attribute = |line: &str, name: &str| {
         let start = line.find(&format!(" {name}='"))? + name.len() + 3;
@@ -89,7 +90,7 @@ fn free_ports(xml: &str) -> usize {
 
 #[test]
 #[ignore = "needs root"]
-fn spare_ports_are_there_and_take_a_disk() {
+fn new_adds_free_hotplug_ports_that_take_a_disk() {
     let rig = rig_with_base(false);
     for ports in [0, 1, 8, 20, 64] {
         let line = format!("render -i guest.qcow2 {} --name p --xml", SMALL.join(" "));
@@ -108,7 +109,7 @@ fn spare_ports_are_there_and_take_a_disk() {
     let item = listed(&rig, "p");
     let disks: Vec<_> = item["disks"].as_array().unwrap().iter().map(|d| &d["target"]).collect();
     assert_eq!(disks, ["vda", "vdb"]);
-    // The overlay is as large as asked for, and the base as it was.
+    // The overlay has the requested size, and the base image is unchanged.
     let size = |path: &str| {
         let info = rig.shell(&format!("qemu-img info -U --output json {path}"));
         let info: Value = serde_json::from_str(info.text()).unwrap();
@@ -122,12 +123,12 @@ fn spare_ports_are_there_and_take_a_disk() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_second_new_of_a_name_finds_it_or_says_what_differs() {
+fn new_of_an_existing_name_finds_the_domain_or_names_the_difference() {
     let rig = rig_with_base(false);
     rig.shell("cp /var/lib/libvirt/images/guest.qcow2 other.qcow2").text();
     new(&rig, "--name web1").item();
     for (more, says) in [
-        ("--memory 512M", "memory_bytes is 268435456, but 536870912 was requested"),
+        ("--memory 512M", "memory is 256 MiB, but 512 MiB was requested"),
         ("--vcpus 2", "vcpus is 1, but 2 was requested"),
         ("--disk-size 2G", "disk_size_bytes is image, but 2147483648 was requested"),
         ("--hotplug-ports 9", "hotplug_ports is 8, but 9 was requested"),
@@ -148,7 +149,7 @@ fn a_second_new_of_a_name_finds_it_or_says_what_differs() {
     }
     assert_eq!(volumes(&rig).len(), 2, "nothing was imported or made");
 
-    // Off, paused: the same command has it running again.
+    // The domain is shut off, or paused: the same command runs it again.
     rig.virsh(["suspend", "web1"]);
     assert_eq!(new(&rig, "--name web1").item()["action"], "resume");
     rig.virsh(["destroy", "web1"]);
@@ -170,11 +171,11 @@ fn at_once(rig: &Rig, times: usize, line: &str) -> Vec<Run> {
 
 #[test]
 #[ignore = "needs root"]
-fn many_at_once_all_work_and_one_name_is_given_once() {
+fn simultaneous_new_commands_succeed_and_create_each_name_once() {
     let rig = Rig::start();
     let image = guest_image(false);
     let small = format!("-i {} --security none --vcpus 1", image.display());
-    // From nothing: the pool and the image are made by one of them.
+    // One of the commands creates the pool and imports the image.
     let mut names: Vec<String> = Vec::new();
     for made in at_once(&rig, 8, &format!("new {small} --memory 64M")) {
         names.push(made.item()["name"].as_str().unwrap().to_owned());
@@ -204,7 +205,7 @@ fn many_at_once_all_work_and_one_name_is_given_once() {
 
 #[test]
 #[ignore = "needs root"]
-fn names_may_be_anything_libvirt_can_hold() {
+fn new_accepts_any_name_that_libvirt_accepts() {
     let rig = rig_with_base(false);
     let before = rig.state();
     let names =
@@ -228,7 +229,7 @@ fn names_may_be_anything_libvirt_can_hold() {
     assert_eq!(gone["items"].as_array().unwrap().len(), names.len());
     assert_eq!(rig.state(), before);
 
-    // And images.
+    // Images have arbitrary names.
     let odd = "my image & 'base' \"x\" 日本.qcow2";
     std::fs::copy(guest_image(false), rig.scratch().join(odd)).unwrap();
     let made = rig.tool("tdx-td", ["new", "-i", odd, "--name", "odd"].iter().chain(&SMALL)).item();
@@ -239,19 +240,19 @@ fn names_may_be_anything_libvirt_can_hold() {
 
 #[test]
 #[ignore = "needs root"]
-fn the_image_is_found_where_the_user_means_it() {
+fn new_finds_an_image_in_the_pool_in_a_file_or_by_default() {
     let rig = rig_with_base(false);
     let plan = |line: &str| td(&rig, &format!("new -n {} {line}", SMALL.join(" ")));
     let base = |run: Run| run.item()["base"].as_str().unwrap().to_owned();
 
-    // A volume goes before a file of the same name, and says so.
+    // A volume takes precedence over a file of the same name, with a warning.
     std::fs::copy(guest_image(false), rig.scratch().join("guest.qcow2")).unwrap();
     let both = plan("-i guest.qcow2").document();
     let warnings = both["warnings"].to_string();
     assert!(warnings.contains("write ./guest.qcow2 for the file"), "{warnings}");
     assert!(base(plan("-i ./guest.qcow2")).ends_with("/guest.qcow2"));
 
-    // Put into the folder behind libvirt's back, and with the pool stopped.
+    // The file was copied into the directory without libvirt, and the pool is stopped.
     rig.shell("cp -p /var/lib/libvirt/images/guest.qcow2 /var/lib/libvirt/images/copied.qcow2")
         .text();
     assert_eq!(base(plan("-i copied.qcow2")), "/var/lib/libvirt/images/copied.qcow2");
@@ -260,7 +261,7 @@ fn the_image_is_found_where_the_user_means_it() {
     assert_eq!(new(&rig, "-i copied.qcow2 --name late").item()["action"], "create");
     td(&rig, "delete late --yes --timeout 0").item();
 
-    // Named by nothing: the configuration, else the image of Canonical's instructions.
+    // Without --image: the image in the configuration, else the image of Canonical's instructions.
     std::fs::create_dir_all(rig.scratch().join("host/etc/tdx")).unwrap();
     let release = "NAME=\"Ubuntu\"\nVERSION_ID=\"24.04\"\n";
     std::fs::write(rig.scratch().join("host/etc/os-release"), release).unwrap();
@@ -279,7 +280,7 @@ fn the_image_is_found_where_the_user_means_it() {
 
 #[test]
 #[ignore = "needs root"]
-fn flags_go_before_the_environment_before_the_files() {
+fn flags_override_variables_and_variables_override_files() {
     let rig = rig_with_base(false);
     let host = rig.scratch().join("host");
     let user = rig.scratch().join("user/tdx");
@@ -332,7 +333,7 @@ fn flags_go_before_the_environment_before_the_files() {
 fn new_waits_while_its_base_is_deleted_and_leaves_nothing() {
     let rig = rig_with_base(false);
     let before = rig.shell("virsh list --all --name; ls /var/lib/libvirt/images").text().to_owned();
-    // As tdx-pool delete holds it, run by a member of the group libvirt.
+    // The lock that tdx-pool delete takes when a member of the group libvirt runs it.
     rig.shell(
         "mkdir -p -m 1777 /run/lock/tdx && cd /run/lock/tdx && touch guest.qcow2 && \
          chmod 640 guest.qcow2 && chown nobody:libvirt guest.qcow2",
@@ -362,7 +363,7 @@ fn new_waits_while_its_base_is_deleted_and_leaves_nothing() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_remote_libvirt_works_as_far_as_libvirt_does() {
+fn verbs_work_on_a_remote_libvirt_after_an_upload() {
     let rig = Rig::start();
     let before = rig.state();
     let remote = |line: &str| td(&rig, &format!("-c qemu+tcp://127.0.0.1/system {line}"));
@@ -382,7 +383,7 @@ fn a_remote_libvirt_works_as_far_as_libvirt_does() {
     let gone = remote("delete far --yes --timeout 0").item();
     assert_eq!(gone["deleted"], json!([made["overlay"]]));
     assert_eq!(volumes(&rig), ["guest.qcow2"]);
-    // An upload that was killed right before its last bytes is taken up again.
+    // An import completes an upload that was killed right before its last bytes.
     let volume = rig.path("/var/lib/libvirt/images/guest.qcow2");
     std::fs::write(&volume, [&[0; 4][..], &there[4..]].concat()).unwrap();
     let import = format!("-c qemu+tcp://127.0.0.1/system import {}", image.display());

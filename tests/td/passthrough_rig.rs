@@ -1,4 +1,4 @@
-//! Devices of the host in guests, on a real kernel with a real IOMMU (rig 2) and a real libvirtd in it.
+//! Host devices in guests, on a real kernel with a real IOMMU (rig 2) and a real libvirtd in it.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ use crate::support::tools::{Run, repository};
 
 const SMALL: &str = "-i guest.qcow2 --security none --virt-type qemu --memory 64M --vcpus 1";
 
-/// Drivers, overrides, the limit on mappings, our records, domains, and the pool.
+/// Prints drivers, driver overrides, the limit on mappings, the records, domains, and the pool.
 const LOOK: &str = "find /sys/bus/pci/devices/*/ -maxdepth 1 -name driver -printf '%p %l\\n'; \
     grep . /sys/bus/pci/devices/*/driver_override; \
     echo $(</sys/module/vfio_iommu_type1/parameters/dma_entry_limit); \
@@ -20,7 +20,7 @@ fn state(kernel: &Kernel) -> String {
     kernel.sorted(LOOK)
 }
 
-/// Of all tests but the one that changes what the devices say of themselves.
+/// The kernel for all tests but the one that changes the identity of devices.
 static KERNEL: SharedKernel = SharedKernel::new(kernel_with_image);
 
 fn kernel_with_image() -> Kernel {
@@ -29,7 +29,7 @@ fn kernel_with_image() -> Kernel {
     kernel
 }
 
-/// The network cards with drivers of their own, the one that the rig itself uses last.
+/// The network cards with drivers of their own; the last one is the rig's own.
 fn nics(kernel: &Kernel) -> Vec<String> {
     let names = kernel.shell("tdx-iommu scan --driver e1000e --format name");
     names.text().lines().rev().map(str::to_owned).collect()
@@ -50,13 +50,13 @@ fn delete(kernel: &Kernel, name: &str) -> Value {
 
 #[test]
 #[ignore = "needs root"]
-fn a_guest_gets_a_device_and_the_host_gets_it_back() {
+fn new_gives_a_device_to_the_guest_and_delete_returns_it() {
     let kernel = KERNEL.lock();
     let before = state(&kernel);
     let nics = nics(&kernel);
     let nic = nics[0].as_str();
 
-    // A plan touches nothing.
+    // A dry run changes nothing.
     let flags = format!("--name x -g {nic}");
     let plan = new(&kernel, &format!("{flags} --dry-run")).item();
     assert_eq!(plan["hostdevs"], json!([nic]));
@@ -68,13 +68,13 @@ fn a_guest_gets_a_device_and_the_host_gets_it_back() {
     assert_eq!((&made["action"], &made["hostdevs"]), (&json!("create"), &json!([nic])));
     assert_eq!(driver(&kernel, nic), "vfio-pci");
     let running = state(&kernel);
-    // As many mappings as 64 MiB take and QEMU keeps for itself are fewer than there are anyway.
+    // The guest's 64 MiB and QEMU's own mappings fit the default limit, which is not changed.
     assert!(running.lines().any(|line| line == "65535"), "{running}");
     let seen = kernel.shell(&format!("tdx-gpu list | jq '.items[] | select(.bdf == \"{nic}\")'"));
     let seen: Value = serde_json::from_str(seen.text()).unwrap();
     assert_eq!((&seen["domain"], &seen["previous_driver"]), (&made["uuid"], &json!("e1000e")));
 
-    // It is there as asked for, and the device is nobody else's.
+    // The domain is found as requested, and no other domain gets the device.
     let again = new(&kernel, &flags).document();
     assert_eq!(again["changed"], false, "{again:#}");
     new(&kernel, "--name x").error(5);
@@ -90,7 +90,7 @@ fn a_guest_gets_a_device_and_the_host_gets_it_back() {
     assert_eq!(error["code"], "RESERVED", "{error}");
     assert_eq!(driver(&kernel, nic), "vfio-pci");
 
-    // The host reboots: what was bound is bound no more, and no record says that it ever was.
+    // The host reboots: no device is bound any more, and no record of it exists.
     let reboot = format!(
         "rm -r /run/tdx && cd /sys/bus/pci/devices/{nic} && echo >driver_override && \
          echo {nic} >driver/unbind && echo {nic} >/sys/bus/pci/drivers_probe"
@@ -109,9 +109,9 @@ fn a_guest_gets_a_device_and_the_host_gets_it_back() {
     assert_eq!(deleted["released"], json!([nic]));
     assert_eq!(state(&kernel), before);
 
-    // A template has a place for them, or is refused.
+    // A template needs a placeholder for the devices, or new refuses the template.
     let template = repository().join("examples/templates/trust_domain.xml");
-    // As an ordinary guest: no TDX is here.
+    // An ordinary guest, because TDX is absent here.
     let plain = format!(
         "sed '/<launchSecurity/,/<.launchSecurity>/d; s/kvm/qemu/; s/host-passthrough/maximum/' {} \
          >plain.xml && sed '/HOSTDEV_DEVICES/d' plain.xml >without.xml",
@@ -134,13 +134,13 @@ fn a_guest_gets_a_device_and_the_host_gets_it_back() {
 
 #[test]
 #[ignore = "needs root"]
-fn tools_in_a_pipe_pass_devices_on() {
+fn piped_tools_give_bound_devices_to_guests() {
     let kernel = KERNEL.lock();
     let before = state(&kernel);
     let nic = nics(&kernel)[0].clone();
     let disks: Vec<String> = (0..2).map(|n| kernel.nvme(&format!("rig-{n}"))).collect();
 
-    // What was bound before the domain was made stays bound after it.
+    // A device that was bound before the domain was created stays bound after its deletion.
     let all = format!("{nic} {}", disks.join(" "));
     let line = format!("tdx-iommu scan {all} | tdx-gpu bind - --memory 1G | tdx-td new {SMALL}");
     let made = kernel.shell(&format!("{line} --name x --devices -")).item();
@@ -148,12 +148,13 @@ fn tools_in_a_pipe_pass_devices_on() {
     assert_eq!(delete(&kernel, "x")["released"], json!([]));
     assert_eq!(driver(&kernel, &disks[1]), "vfio-pci");
 
-    // To a guest that runs, one element after another.
+    // A running guest gets the device as an XML element.
     new(&kernel, "--name y").item();
     let attach = format!("tdx-gpu hostdev {nic} --xml | virsh attach-device y /dev/stdin");
     assert!(kernel.shell(&attach).text().contains("attached"));
     assert_eq!(kernel.shell("tdx-td show y").item()["hostdevs"], json!([nic]));
-    // What a file says: the running guest gets another one, which libvirt binds; the first it keeps.
+    // hostdevs --live gives the running guest another device, which libvirt binds; the guest keeps the first
+    // one.
     let wishes = |devices: &[&str]| {
         let devices: Vec<String> =
             devices.iter().map(|bdf| format!("{{match: {{bdf: '{bdf}'}}}}")).collect();
@@ -173,7 +174,7 @@ fn tools_in_a_pipe_pass_devices_on() {
     let warnings = shared["warnings"].to_string();
     let warning = format!("domain 'y' is running and uses {nic}: only one of 'y' and 'z' can run");
     assert!(warnings.contains(&warning), "{warnings}");
-    // A guest that has not booted lets go of nothing: then all is as it was.
+    // A guest that has not booted releases no device: the definition is restored.
     let error = wishes(&[&nic]).error(5);
     assert!(error["message"].as_str().unwrap().contains(&format!("still has {third}")), "{error}");
     let defined = kernel.shell("virsh dumpxml --inactive y | grep -c '<hostdev '");
@@ -199,20 +200,20 @@ fn tools_in_a_pipe_pass_devices_on() {
 
 #[test]
 #[ignore = "needs root"]
-fn what_fails_or_dies_gives_devices_back() {
+fn a_failed_or_killed_command_returns_its_devices() {
     let kernel = KERNEL.lock();
     let before = state(&kernel);
     let nic = nics(&kernel)[0].clone();
     let flags = format!("--name x -g {nic}");
 
-    // The domain is defined and its devices are bound, but it cannot start.
+    // The domain is defined and its devices are bound, but the domain cannot start.
     kernel.shell("mv /dev/net/tun /dev/net/away").text();
     let error = new(&kernel, &flags).error(1);
     assert_eq!(error["left_behind"], json!([]), "{error}");
     kernel.shell("mv /dev/net/away /dev/net/tun").text();
     assert_eq!(state(&kernel), before);
 
-    // Killed at any moment: what the next runs find, they finish or clear away.
+    // new is killed after different delays: the next commands complete or remove what it leaves.
     let repair = "tdx-gpu unbind --stale && tdx-pool cleanup --yes";
     for after in [400, 700, 1100, 1600, 2200] {
         let killed = format!(
@@ -231,7 +232,7 @@ fn what_fails_or_dies_gives_devices_back() {
         }
         assert_eq!(state(&kernel), before, "killed after {after} ms");
     }
-    // And while it is deleted.
+    // delete is killed.
     for after in [350, 700] {
         new(&kernel, &flags).item();
         let killed = format!("timeout -s KILL 0.{after} tdx-td delete x --yes --timeout 0; true");
@@ -244,7 +245,7 @@ fn what_fails_or_dies_gives_devices_back() {
 
 #[test]
 #[ignore = "needs root"]
-fn the_pipelines_of_the_examples_run_on_devices() {
+fn example_pipelines_run_on_real_devices() {
     let kernel = KERNEL.lock();
     let before = state(&kernel);
     let nic = nics(&kernel)[0].clone();
@@ -257,7 +258,7 @@ fn the_pipelines_of_the_examples_run_on_devices() {
     assert_eq!((&made["name"], &made["hostdevs"]), (&json!("web1"), &json!([nic])));
     assert_eq!(driver(&kernel, &nic), "vfio-pci");
 
-    // One group is free, another has the disk that the rig stands on.
+    // One group is free; another group has the disk with the rig's root.
     let free = kernel.nvme("rig-1");
     for (bdf, status) in [(free.clone(), 0), (kernel.nvme("rig-data"), 10)] {
         let group =
@@ -266,7 +267,7 @@ fn the_pipelines_of_the_examples_run_on_devices() {
         assert_eq!(answer.status, Some(status), "{answer:#?}");
     }
 
-    // What a file says is planned and not done; what a pipe says is done.
+    // The file is only planned; the piped device is attached.
     let wishes = format!(
         "vms: {{web1: {{passthrough_devices: [{{match: {{bdf: '{nic}'}}}}, {{match: {{bdf: '{free}'}}}}]}}}}"
     );
@@ -293,7 +294,7 @@ fn the_pipelines_of_the_examples_run_on_devices() {
 
 #[test]
 #[ignore = "needs root"]
-fn the_mode_of_gpus_is_set_for_the_guest_and_put_back() {
+fn new_sets_the_mode_of_gpus_and_delete_restores_it() {
     let kernel = kernel_with_image();
     let nics = nics(&kernel);
     let (gpu, switch) = (nics[0].as_str(), nics[1].as_str());
@@ -301,7 +302,7 @@ fn the_mode_of_gpus_is_set_for_the_guest_and_put_back() {
     let log = || kernel.shell("cat modes/log 2>/dev/null; rm -f modes/log").text().to_owned();
     let before = state(&kernel);
 
-    // An ordinary guest gets the GPU as it is; asked for, in confidential-computing mode.
+    // An ordinary guest gets the GPU in its present mode, or with --cc on in confidential-computing mode.
     new(&kernel, &format!("--name x -g {gpu}")).item();
     delete(&kernel, "x");
     assert_eq!(log(), "");
@@ -312,14 +313,14 @@ fn the_mode_of_gpus_is_set_for_the_guest_and_put_back() {
     assert_eq!(log(), format!("{gpu} cc off\n"));
     assert_eq!(state(&kernel), before);
 
-    // The whole baseboard, or nothing of it.
+    // ppcie needs the whole baseboard.
     let error = new(&kernel, &format!("--name x -g {gpu} --cc ppcie")).error(5);
     assert_eq!(error["causes"], json!([format!("missing: {switch}")]));
     let both = format!("--name x -g {gpu},{switch} --cc ppcie");
     new(&kernel, &both).item();
     let set = format!("{switch} ppcie on\n{gpu} ppcie on\n");
     assert_eq!(log(), set);
-    // Mode and drivers were there before a reboot; the record of the mode outlives it.
+    // The devices were bound before a reboot; only the record of the modes survives it.
     kernel.shell("tdx-td stop x --force && rm -r /run/tdx").text();
     delete(&kernel, "x");
     let back = format!("{gpu} ppcie off\n{switch} ppcie off\n");
@@ -327,7 +328,7 @@ fn the_mode_of_gpus_is_set_for_the_guest_and_put_back() {
     kernel.shell(&format!("tdx-gpu unbind {gpu} {switch}")).document();
     assert_eq!(state(&kernel), before);
 
-    // The GPU fails after the switch was set: all goes back.
+    // The GPU fails after the switch was set: the switch is restored.
     kernel.shell(&format!("echo '{gpu} ppcie on' >modes/fail")).text();
     let error = new(&kernel, &both).error(1);
     assert!(error["message"].as_str().unwrap().contains("nvidia_gpu_tools"), "{error}");
@@ -336,7 +337,7 @@ fn the_mode_of_gpus_is_set_for_the_guest_and_put_back() {
     assert_eq!(state(&kernel), before);
     log();
 
-    // What cannot be put back is told, and kept for the next try.
+    // A mode that cannot be restored is reported, and its record is kept for the next attempt.
     new(&kernel, &both).item();
     kernel.shell(&format!("echo '{gpu} ppcie off' >modes/fail")).text();
     let error = kernel.shell("tdx-td delete x --yes --timeout 0").error(1);
@@ -350,7 +351,7 @@ fn the_mode_of_gpus_is_set_for_the_guest_and_put_back() {
     assert_eq!(delete(&kernel, "x")["released"], json!([gpu]));
     assert_eq!(state(&kernel), before);
 
-    // By the command line of the original.
+    // The command line of the original.
     let settings = "TDX_SECURITY=none TDX_VIRT_TYPE=qemu TDX_MEMORY=64M TDX_VCPUS=1";
     let tdvirsh = repository().join("examples/tdvirsh");
     let made =
@@ -359,7 +360,7 @@ fn the_mode_of_gpus_is_set_for_the_guest_and_put_back() {
     kernel.shell("tdx-td delete --all --yes --timeout 0").document();
     assert_eq!(state(&kernel), before);
 
-    // Without the program nothing is begun.
+    // Without NVIDIA's program nothing is changed.
     kernel.shell("mv /usr/local/bin/nvidia_gpu_tools.py away").text();
     new(&kernel, &both).error(6);
     new(&kernel, &format!("--name x -g {gpu} --cc leave")).item();

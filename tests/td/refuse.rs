@@ -1,4 +1,4 @@
-//! What `tdx-td` refuses: the exit status, a message that names the cause, and nothing changed.
+//! The refusals of `tdx-td`: the exit status, a message with the cause, and no change.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -8,7 +8,7 @@ use crate::support::rig::{Rig, guest_image};
 use crate::support::td::{self, IMAGES, SMALL, new, rig_with_base, td};
 use crate::support::tools::{Run, tool, tool_with_input};
 
-/// Expects the status, `says` in the message or the causes, and `hints` in the hint.
+/// Expects this status, `says` in the message or the causes, and `hints` in the hint.
 #[track_caller]
 fn refused(run: &Run, status: i32, says: &str, hints: &str) {
     let error = run.error(status);
@@ -53,8 +53,8 @@ fn usage_errors_are_json_and_exit_2() {
 }
 
 #[test]
-fn documents_of_the_wrong_kind_are_exit_3_before_libvirt_is_asked() {
-    // No libvirtd runs here: only a document that is refused first gives these answers.
+fn documents_of_the_wrong_kind_exit_3_before_the_connection() {
+    // No libvirtd runs here: only a document that is refused before the connection gives these errors.
     let unreachable = |verb: &str, input: &str| {
         let connect = ["-c", "qemu+unix:///system?socket=/none"];
         tool_with_input("tdx-td", connect.into_iter().chain(verb.split(' ')), input)
@@ -70,8 +70,8 @@ fn documents_of_the_wrong_kind_are_exit_3_before_libvirt_is_asked() {
             "tdx.td.domains",
         ),
         ("new --base -", r#"{"schema_version":"2.0","kind":"tdx.pool.import","items":[]}"#, "2.0"),
-        ("new --base -", volumes, "expected one base image, got 0"),
-        ("new --base -", two, "expected one base image, got 2"),
+        ("new --base -", volumes, "expected one base image on standard input, got 0"),
+        ("new --base -", two, "expected one base image on standard input, got 2"),
         ("new --base -", r#"[{"name":"a"}]"#, "item 1"),
         ("render --base -", "", "standard input is empty"),
         ("overlay --base -", "", "standard input is empty"),
@@ -85,7 +85,7 @@ fn documents_of_the_wrong_kind_are_exit_3_before_libvirt_is_asked() {
         let text = error.to_string();
         assert!(text.contains(says), "{verb}: {says:?} is not in {text}");
     }
-    // And with a good one, or none wanted, libvirt is what is missing.
+    // With a valid document, or without one, the connection fails.
     unreachable("stop -", r#"[{"name":"a"}]"#).error(6);
     unreachable("list", "").error(6);
     unreachable("show a", "").error(6);
@@ -94,7 +94,7 @@ fn documents_of_the_wrong_kind_are_exit_3_before_libvirt_is_asked() {
 
 #[test]
 #[ignore = "needs root"]
-fn new_checks_everything_before_it_touches_anything() {
+fn new_refuses_bad_input_before_it_changes_anything() {
     let rig = Rig::start();
     let before = rig.state();
     let scratch = |name: &str| rig.scratch().join(name);
@@ -125,7 +125,7 @@ fn new_checks_everything_before_it_touches_anything() {
         let more = more.replace("FILE", &file.to_string());
         refused(&td(&rig, &format!("new {} {more}", SMALL[..2].join(" "))), status, says, hints);
     }
-    // QEMU 10 has as many as can be asked for.
+    // QEMU 10 accepts as many processors as can be requested.
     let capabilities =
         "virsh domcapabilities --virttype qemu --machine q35 | grep -o \"vcpu max='[0-9]*\"";
     let most: u32 =
@@ -148,7 +148,7 @@ fn new_checks_everything_before_it_touches_anything() {
     rig.virsh(["net-undefine", "idle"]);
     assert_eq!(rig.state(), before);
 
-    // With an image in the pool.
+    // The pool has an image.
     rig.tool("tdx-pool", ["import".as_ref(), image.as_os_str()]).document();
     td(&rig, "overlay -i guest.qcow2").document();
     let overlay = td::volumes(&rig).into_iter().find(|name| name.starts_with("overlay")).unwrap();
@@ -176,10 +176,10 @@ fn new_checks_everything_before_it_touches_anything() {
     }
 }
 
-/// A host with memory that was plugged in later: its NUMA node says less than the machine has.
+/// A host whose memory was extended later: its NUMA node reports less memory than the machine has.
 #[test]
 #[ignore = "needs root"]
-fn memory_is_judged_by_the_larger_of_the_hosts_figures() {
+fn memory_is_compared_with_the_larger_of_the_hosts_figures() {
     let rig = rig_with_base(false);
     let host = |node: u64, machine: u64| {
         let files = [("/sys/devices/system/node/node0/meminfo", node), ("/proc/meminfo", machine)];
@@ -234,22 +234,22 @@ fn new_refuses_a_pool_below_a_closed_directory_before_it_copies() {
     assert_eq!(rig.shell("ls closed/vms").text(), "");
     let imported = rig.shell(&format!("tdx-pool import {image} --pool vms")).document();
     assert!(imported["warnings"][0].as_str().unwrap().contains(&expected), "{imported}");
-    // An access control list opens the way as well as the mode does.
+    // An access control list opens the directory as well as its mode does.
     rig.shell("chmod o+x closed").text();
     assert_eq!(warnings(), json!([]));
     new(&rig, "-i guest.qcow2 --pool vms --name open").item();
 }
 
-/// libvirt cannot read a pool with such a file, and says that the cause is unknown.
+/// libvirt cannot read a pool with such a file, and reports an unknown cause.
 #[test]
 #[ignore = "needs root"]
-fn a_truncated_download_in_the_pool_is_named_with_what_to_do() {
+fn a_truncated_download_in_the_pool_is_named_with_its_remedy() {
     let rig = rig_with_base(false);
     let cut = format!("{IMAGES}/cut.qcow2");
     rig.shell(&format!("head -c 60 {IMAGES}/guest.qcow2 >{cut}")).text();
     let hint = format!("delete {cut}");
     refused(&rig.tool("tdx-pool", ["volumes"]), 3, &cut, &hint);
-    // libvirt has stopped the pool over it.
+    // libvirt has stopped the pool because of the file.
     refused(&rig.tool("tdx-pool", ["ensure"]), 3, &cut, &hint);
     let image = guest_image(true);
     refused(&new(&rig, &format!("-i {}", image.display())), 3, &cut, &hint);

@@ -1,4 +1,4 @@
-//! `tdx-td` on machines of their own: `make test-rigs` runs these.
+//! `tdx-td`: tests that need a machine of their own (rigs 2 and 3). `make test-rigs` runs them.
 
 #[allow(dead_code, reason = "a binary uses a part of it")]
 #[path = "../support"]

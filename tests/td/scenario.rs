@@ -8,7 +8,7 @@ use crate::support::rig::{Rig, guest_image};
 use crate::support::td::{self, IMAGES, listed, rig_with_base, td, volumes};
 use crate::support::tools::tool;
 
-/// What qemu-img says of an image, without waiting for who has it open.
+/// The properties of an image according to qemu-img, even if a QEMU has the image open.
 fn info(rig: &Rig, path: &str) -> Value {
     let info = rig.shell(&format!("qemu-img info -U --output json '{path}'"));
     serde_json::from_str(info.text()).unwrap()
@@ -19,7 +19,7 @@ fn setting<'a>(document: &'a Value, name: &str) -> &'a Value {
     items.iter().find(|item| item["setting"] == name).unwrap()
 }
 
-/// The volumes that are no base image.
+/// The volumes that are not the base image.
 fn own(rig: &Rig) -> Vec<String> {
     volumes(rig).into_iter().filter(|name| name != "guest.qcow2").collect()
 }
@@ -58,7 +58,7 @@ fn scenarios_are_listed_and_shown_without_libvirt() {
     assert_eq!(nearest["hint"], "did you mean securevm?");
 }
 
-/// virt-scenario's own file, as its page has it.
+/// An example of virt-scenario's own file, from its page.
 const USER_SETTINGS: &str = "\
 # WARNING: INCORRET PARAMATERS WILL LEAD TO BAD VM CONFIGURATION
 config:
@@ -93,7 +93,7 @@ host_filesystem:
 ";
 
 #[test]
-fn a_file_of_user_settings_is_read_as_it_stands() {
+fn user_settings_of_virt_scenario_are_read_unchanged() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("virtscenario.yaml");
     let path = file.to_str().unwrap();
@@ -151,7 +151,7 @@ fn a_file_of_user_settings_is_read_as_it_stands() {
         assert!(error["message"].as_str().unwrap().contains("virtscenario.yaml"), "{error}");
         assert!(error["causes"].to_string().contains(says), "{text}: {error}");
     }
-    // A value that the setting cannot have names the setting as well as the file.
+    // An error about an invalid value names the setting and the file.
     std::fs::write(&file, "input:\n  - keyboard: morse\n").unwrap();
     let error = show("desktop").error(3);
     assert!(error["message"].as_str().unwrap().contains("guest.keyboard"), "{error}");
@@ -159,7 +159,7 @@ fn a_file_of_user_settings_is_read_as_it_stands() {
 
 #[test]
 #[ignore = "needs root"]
-fn guests_of_every_scenario_run() {
+fn new_starts_a_guest_of_every_scenario() {
     let rig = rig_with_base(false);
     let before = rig.state();
     let small = "--security none --memory 256M --vcpus 1";
@@ -187,7 +187,7 @@ fn guests_of_every_scenario_run() {
 
 #[test]
 #[ignore = "needs root"]
-fn what_of_the_host_is_otherwise_is_told_and_tuned_when_asked() {
+fn new_warns_of_host_settings_and_changes_them_only_with_tune_host() {
     let rig = rig_with_base(false);
     rig.shell(
         "mkdir -p host/proc/sys/vm host/proc/self host/sys/kernel/mm/transparent_hugepage && \
@@ -219,7 +219,7 @@ fn what_of_the_host_is_otherwise_is_told_and_tuned_when_asked() {
 
 #[test]
 #[ignore = "needs root"]
-fn what_the_host_cannot_do_is_refused_or_replaced() {
+fn new_refuses_or_replaces_settings_that_the_host_cannot_provide() {
     let rig = rig_with_base(false);
     let before = rig.state();
     let refused = |line: &str, status: i32, says: &str| {
@@ -245,7 +245,7 @@ fn what_the_host_cannot_do_is_refused_or_replaced() {
     refused(&format!("new --vmimage {IMAGES} {open}"), 3, IMAGES);
     refused(&format!("new --cdrom /no/such.iso {open}"), 4, "/no/such.iso");
     assert_eq!(rig.state(), before);
-    // What a scenario only recommends gives way to what there is.
+    // A setting that a scenario only recommends is replaced by one that the host supports.
     rig.shell(
         "mkdir -p conf/tdx/scenarios && echo 'guest: {machine: pc-q35-0.1}' \
         >conf/tdx/scenarios/desktop.yaml",
@@ -265,7 +265,7 @@ fn what_the_host_cannot_do_is_refused_or_replaced() {
 
 #[test]
 #[ignore = "needs root"]
-fn an_empty_disk_is_as_the_scenario_says_and_goes_with_its_domain() {
+fn a_blank_disk_follows_the_scenario_and_is_deleted_with_its_domain() {
     let rig = rig_with_base(false);
     let before = rig.state();
     let new = "--security none --memory 256M --vcpus 1 --name web1";
@@ -283,7 +283,7 @@ fn an_empty_disk_is_as_the_scenario_says_and_goes_with_its_domain() {
         (&(1 << 20).into(), &false.into())
     );
     assert_eq!(data["compression-type"], "zlib");
-    // The tables are there: every cluster is mapped.
+    // The tables are preallocated: every cluster is mapped.
     let map = rig.shell(&format!("qemu-img map -U --output json '{}'", path(&rig)));
     let map: Value = serde_json::from_str(map.text()).unwrap();
     assert!(map.as_array().unwrap().iter().all(|part| part["offset"].is_u64()), "{map}");
@@ -296,7 +296,7 @@ fn an_empty_disk_is_as_the_scenario_says_and_goes_with_its_domain() {
     assert!(disk["actual-size"].as_u64().unwrap() < 1 << 20, "nothing is allocated: {disk}");
     td(&rig, "delete web1 --yes --timeout 0").item();
 
-    // An encrypted one; the passphrase is neither in the arguments nor to be read back.
+    // An encrypted disk. The passphrase is neither in the arguments nor in a readable secret.
     rig.shell("umask 077 && printf 'correct horse' >pass && printf wrong >wrong").text();
     let secure = format!("new --blank 64M --scenario securevm {new} --passphrase-file pass");
     td(&rig, &secure).document();
@@ -323,7 +323,7 @@ fn an_empty_disk_is_as_the_scenario_says_and_goes_with_its_domain() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_users_image_and_a_cd_are_used_as_they_are() {
+fn vmimage_and_cdrom_are_used_in_place_and_never_deleted() {
     let rig = rig_with_base(false);
     let image = rig.scratch().join("mine.qcow2");
     std::fs::copy(guest_image(false), &image).unwrap();
@@ -345,7 +345,7 @@ fn a_users_image_and_a_cd_are_used_as_they_are() {
     td(&rig, "delete web1 --yes --timeout 0").item();
     assert!(std::path::Path::new(image).exists(), "a user's image is never deleted");
 
-    // Overwritten only when that is said, and never what is others'.
+    // A domain is replaced only with confirmation, and a foreign domain never.
     td(&rig, &format!("new -i guest.qcow2 {new}")).document();
     let uuid = listed(&rig, "web1")["uuid"].clone();
     let again = format!("new -i guest.qcow2 {new} --overwrite");
@@ -366,7 +366,7 @@ fn a_users_image_and_a_cd_are_used_as_they_are() {
     );
     rig.virsh(["undefine", "web1"]);
 
-    // A CD alone stands beside an empty disk.
+    // A CD-ROM alone gets an empty disk beside it.
     td(&rig, &format!("new --cdrom install.iso {new}")).document();
     assert_eq!(listed(&rig, "web1")["disks"].as_array().unwrap().len(), 2);
     assert_eq!(own(&rig).len(), 1);
@@ -376,7 +376,7 @@ fn a_users_image_and_a_cd_are_used_as_they_are() {
 
 #[test]
 #[ignore = "needs root"]
-fn what_others_need_is_neither_taken_nor_lost() {
+fn new_and_delete_keep_disks_that_others_need() {
     let rig = rig_with_base(false);
     let new = "--security none --memory 256M --vcpus 1";
     let refused = |line: &str, status: i32, says: &str| {
@@ -389,7 +389,7 @@ fn what_others_need_is_neither_taken_nor_lost() {
     td(&rig, "stop web1 --force").document();
     refused(&format!("new --vmimage {base} {new} --name x"), 5, "volume 'overlay.");
 
-    // A user's file stays, however it is named, and so does a domain whose place cannot be taken.
+    // A user's file is kept, whatever its name. A domain is kept if its successor cannot be created.
     let ours = "disk.AAAAAAAAAAAAAAA.qcow2";
     rig.shell(&format!(
         "cp {base} {ours} && chmod 666 {ours}; truncate -s 1M cidata.AAAAAAAAAAAAAAA.iso"
@@ -413,7 +413,7 @@ fn what_others_need_is_neither_taken_nor_lost() {
     let told = td(&rig, &format!("{over} --dry-run")).document()["warnings"].to_string();
     assert!(told.contains("is deleted first"), "{told}");
 
-    // What is no image is not waited for.
+    // A file that is not an image is refused at once.
     rig.shell("mkfifo pipe").text();
     for flag in ["--cdrom", "--vmimage"] {
         refused(&format!("new {flag} pipe {new} --name z"), 3, "pipe");
@@ -426,7 +426,7 @@ fn what_others_need_is_neither_taken_nor_lost() {
     let encrypted = format!("{new} --set storage.encryption=on --passphrase-file pass");
     refused(&format!("new --blank 8M {encrypted} --name z"), 7, "users other than its owner");
 
-    // A passphrase goes with its disk, and with nothing else.
+    // The secret with the passphrase is deleted with its disk, and only then.
     rig.shell("chmod 600 pass").text();
     td(&rig, &format!("new --blank 8M {encrypted} --name enc")).document();
     td(&rig, "stop enc --force").document();

@@ -1,4 +1,4 @@
-//! Every cell of the tables on virt-scenario's page, against what the tools make of it.
+//! Every cell of the tables on virt-scenario's page, compared with the definitions of the tools.
 //!
 //! Source: <https://github.com/aginies/virt-scenario>, README, "Default Settings Comparison". Where a
 //! trust domain differs, and why, is in docs/reference/scenarios.md.
@@ -13,17 +13,17 @@ use crate::support::plain_guest::{choice, xml};
 
 const SCENARIOS: [&str; 3] = ["securevm", "computation", "desktop"];
 
-/// A row of the guest's table: its cells, and what of a definition says that.
+/// A row of the guest table: its name, its cells, and the function that reads the value from a definition.
 type Row = (&'static str, [&'static str; 3], fn(Node<'_>) -> String);
 
-/// The guest's table.
+/// The guest table.
 const GUEST: [Row; 17] = [
     ("CPU migratable", ["off", "off", "on"], |xml| attr(xml, "cpu", "migratable")),
     ("machine", ["pc-q35-6.2", "pc-q35-6.2", "pc-q35-6.2"], |xml| attr(xml, "os/type", "machine")),
     ("watchdog", ["none", "i6300esb poweroff", "none"], |xml| {
         pair(xml, "devices/watchdog", "model", "action")
     }),
-    // auto: libvirt finds the build that such a guest can have.
+    // auto: libvirt finds a build that fits the guest.
     ("boot UEFI", ["efi", "efi", "efi"], |xml| attr(xml, "os", "firmware")),
     ("vTPM", ["tpm-crb 2.0", "none", "none"], |xml| {
         let tpm = xml.find("devices/tpm");
@@ -58,7 +58,7 @@ const GUEST: [Row; 17] = [
     }),
 ];
 
-/// Where a definition of the storage table's cells that a definition holds has them.
+/// The rows of the storage table that a definition contains.
 const DISK: [Row; 2] = [
     ("disk_cache", ["writethrough", "unsafe", "none"], |xml| {
         attr(xml, "devices/disk/driver", "cache")
@@ -66,7 +66,7 @@ const DISK: [Row; 2] = [
     ("disk bus", ["virtio", "virtio", "virtio"], |xml| attr(xml, "devices/disk/target", "bus")),
 ];
 
-/// The rest of the storage table and the host's, by setting.
+/// The other rows of the storage table and of the host table, by setting.
 const SETTINGS: [(&str, [&str; 3]); 13] = [
     ("storage.preallocation", ["metadata", "off", "metadata"]),
     ("storage.encryption", ["on", "off", "off"]),
@@ -83,7 +83,7 @@ const SETTINGS: [(&str, [&str; 3]); 13] = [
     ("host.io_scheduler", ["bfq", "mq-deadline", "mq-deadline"]),
 ];
 
-/// Cells that are others for a trust domain.
+/// The cells that have other values for a trust domain.
 const TDX: [(&str, &str); 6] = [
     ("machine", "q35"),
     ("features", "acpi apic ioapic"),
@@ -121,14 +121,14 @@ fn definition(scenario: &str, security: Security) -> Document {
 }
 
 #[test]
-fn every_cell_of_guest_and_disk_is_in_the_definition() {
+fn a_definition_has_every_value_of_the_guest_and_storage_tables() {
     for security in [Security::None, Security::Sev, Security::SevEs] {
         for (column, scenario) in SCENARIOS.iter().enumerate() {
             let document = definition(scenario, security);
             for (row, cells, read) in GUEST.iter().chain(&DISK) {
                 assert_eq!(read(document.root()), cells[column], "{scenario}, {security}: {row}");
             }
-            // All of an SEV guest's memory is pinned.
+            // All memory of an SEV guest is pinned.
             let limit = document.root().text_at("memtune/hard_limit");
             let secure = *scenario == "securevm" && security != Security::None;
             assert_eq!(limit.as_deref(), secure.then_some("4456448"), "{scenario}, {security}");
@@ -137,7 +137,7 @@ fn every_cell_of_guest_and_disk_is_in_the_definition() {
 }
 
 #[test]
-fn cells_that_a_trust_domain_cannot_have_are_others_and_no_more() {
+fn a_trust_domain_differs_from_the_tables_only_in_the_listed_cells() {
     let document = definition("securevm", Security::Tdx);
     for (row, cells, read) in GUEST.iter().chain(&DISK) {
         let other = TDX.iter().find(|(other, _)| other == row).map(|(_, cell)| *cell);
@@ -151,7 +151,7 @@ fn cells_that_a_trust_domain_cannot_have_are_others_and_no_more() {
 }
 
 #[test]
-fn every_cell_of_storage_and_host_is_a_setting() {
+fn settings_have_every_value_of_the_storage_and_host_tables() {
     for security in [Security::None, Security::Sev] {
         for (column, scenario) in SCENARIOS.iter().enumerate() {
             let settings = choice(scenario, security).settings;
@@ -164,7 +164,7 @@ fn every_cell_of_storage_and_host_is_a_setting() {
                 );
                 assert!(!setting.differs(), "{scenario}, {security}: {name}");
             }
-            // The page's row "kvm SEV": an argument of the kernel, and options of its module.
+            // The page's row "kvm SEV": a kernel argument and options of the module.
             let of = |name: &str| {
                 display_value(&settings.iter().find(|s| s.setting == name).unwrap().value)
             };

@@ -1,5 +1,5 @@
-//! `tdx-td stop`, `start` and `delete`: guests that listen, guests that do not, and all that a domain
-//! can leave behind.
+//! `tdx-td stop`, `start` and `delete`: guests that react to the power button and guests that do not, and
+//! everything that a domain can leave behind.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -11,7 +11,7 @@ use crate::support::rig::Rig;
 use crate::support::td::{define, foreign, listed, new, rig_with_base, td, volumes, wait_until_up};
 use crate::support::tools::Run;
 
-/// What a run did to each domain: name, action, forced.
+/// The result of a run for each domain: name, action, forced.
 fn actions(run: &Run) -> Vec<(String, String, bool)> {
     let items = run.document()["items"].as_array().unwrap().clone();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
@@ -26,7 +26,7 @@ fn did(name: &str, action: &str, forced: bool) -> (String, String, bool) {
 
 #[test]
 #[ignore = "needs root"]
-fn guests_are_waited_for_no_longer_than_they_need() {
+fn stop_waits_only_until_each_guest_is_shut_off_or_the_time_is_over() {
     let rig = rig_with_base(true);
     let before = rig.state();
     new(&rig, "--name a").item();
@@ -35,7 +35,7 @@ fn guests_are_waited_for_no_longer_than_they_need() {
     for name in ["a", "b", "deaf"] {
         wait_until_up(&rig, name);
     }
-    // Where powering off means restarting, libvirt would boot it again.
+    // libvirt boots a guest again whose action at power-off is a restart.
     rig.virsh(["set-lifecycle-action", "b", "poweroff", "restart", "--live"]);
     assert_eq!(
         actions(&td(&rig, "stop a b deaf --dry-run")),
@@ -53,8 +53,8 @@ fn guests_are_waited_for_no_longer_than_they_need() {
     assert_eq!(again.document()["changed"], false);
     assert_eq!(actions(&again), [did("a", "none", false), did("b", "none", false)]);
 
-    // One that was asked to go, and one that cannot hear: the rest of the time is waited for only
-    // where it helps.
+    // A paused guest cannot react, so stop does not wait for it. delete waits for the guest that may still
+    // react.
     td(&rig, "start a").item();
     rig.virsh(["suspend", "a"]);
     let error = td(&rig, "stop a --timeout 1000000").error(5);
@@ -76,16 +76,16 @@ fn guests_are_waited_for_no_longer_than_they_need() {
     assert_eq!(rig.state(), before);
 }
 
-/// Whatever libvirt and QEMU can put beside a domain.
+/// All files and objects that libvirt and QEMU can keep for a domain.
 #[test]
 #[ignore = "needs root"]
-fn nothing_of_a_domain_is_left() {
+fn delete_removes_everything_that_libvirt_keeps_of_a_domain() {
     let rig = rig_with_base(false);
     let base = rig.path("/var/lib/libvirt/images/guest.qcow2");
     let bytes = std::fs::read(&base).unwrap();
     let before = rig.state();
 
-    // External snapshots, one upon the other, one with memory; a checkpoint.
+    // External snapshots on top of each other, one of them with memory; a checkpoint.
     new(&rig, "--name s").item();
     let snapshot = |line: &str| {
         rig.virsh(["snapshot-create-as", "s"].into_iter().chain(line.split(' ')));
@@ -102,7 +102,7 @@ fn nothing_of_a_domain_is_left() {
     let planned = td(&rig, "delete s --dry-run").item();
     let gone = td(&rig, "delete s --yes --timeout 0").item();
     assert_eq!((&gone["deleted"], &gone["kept"]), (&planned["deleted"], &planned["kept"]));
-    // Layers that libvirt named stay, and so does the overlay that they need.
+    // Layers that libvirt named are kept, and so is the overlay that backs them.
     let kept = gone["kept"].as_array().unwrap();
     let is_kept = |path: &str| kept.iter().any(|file| file["path"] == path);
     assert_eq!((&gone["deleted"], kept.len()), (&json!([]), 5), "{gone}");
@@ -113,7 +113,7 @@ fn nothing_of_a_domain_is_left() {
     rig.tool("tdx-pool", ["cleanup", "--yes"]).document();
     assert_eq!(rig.state(), before);
 
-    // Saved memory, autostart; a definition that is no longer kept while the guest runs.
+    // Saved memory and autostart; and a running guest whose definition was removed.
     new(&rig, "--name saved").item();
     rig.virsh(["autostart", "saved"]);
     rig.virsh(["managedsave", "saved"]);
@@ -124,7 +124,7 @@ fn nothing_of_a_domain_is_left() {
     td(&rig, "delete saved passing --yes --timeout 0").document();
     assert_eq!(rig.state(), before);
 
-    // Absent ones are no error, nor is an empty list; without --yes nothing happens.
+    // Absent domains and an empty list are no errors.
     assert_eq!(td(&rig, "delete absent other").document()["changed"], false);
     assert_eq!(rig.pipe("tdx-td", ["delete", "-"], "[]").document()["items"], json!([]));
     assert_eq!(td(&rig, "delete --all").document()["items"], json!([]));
@@ -152,20 +152,20 @@ fn delete_keeps_a_disk_that_another_domain_needs() {
     let warning = kept["warnings"][0].as_str().unwrap();
     assert!(warning.ends_with("is kept: needed by domain 'two'"), "{kept}");
     assert_eq!(volumes(&rig).len(), 2);
-    // The record of the second is a copy of the first one's.
+    // The record of the second domain is a copy of the first domain's record.
     let gone = td(&rig, "delete two --yes").document();
     assert_eq!((&gone["warnings"], &gone["items"][0]["deleted"]), (&json!([]), &json!([])));
     rig.tool("tdx-pool", ["cleanup", "--yes"]).document();
     assert_eq!(volumes(&rig).len(), 1);
 
-    // Both at once.
+    // Both domains are deleted in one command.
     twin("one", "two");
     let plan = td(&rig, "delete one two -n").document();
     let gone = td(&rig, "delete one two --yes").document();
     assert_eq!(gone["items"], plan["items"]);
     assert_eq!((&gone["warnings"], volumes(&rig).len()), (&json!([]), 1));
 
-    // A record that someone copied does not make a stranger's file ours.
+    // A copied record does not claim a file of somebody else.
     let stranger = "/var/lib/libvirt/images/stranger.qcow2";
     rig.shell(&format!("cp /var/lib/libvirt/images/guest.qcow2 {stranger}")).text();
     let record = format!(
@@ -177,7 +177,7 @@ fn delete_keeps_a_disk_that_another_domain_needs() {
     assert_eq!(td(&rig, "delete copied --yes").item()["deleted"], json!([]));
     std::fs::remove_file(rig.path(stranger)).unwrap();
 
-    // One refusal does not keep the others.
+    // The refusal of one domain does not stop the deletion of the other.
     define(&rig, &foreign("theirs", ""));
     new(&rig, "--name ours").item();
     let error = td(&rig, "delete theirs ours --yes --timeout 0").error(5);
@@ -189,7 +189,7 @@ fn delete_keeps_a_disk_that_another_domain_needs() {
 
 #[test]
 #[ignore = "needs root"]
-fn several_commands_at_once_get_along() {
+fn simultaneous_delete_commands_of_the_same_domains_succeed() {
     let rig: Rig = rig_with_base(false);
     let before = rig.state();
     for name in ["a", "b", "c"] {

@@ -1,4 +1,4 @@
-//! Trust domains on a libvirt that knows them (rig 3): everything real but the encryption.
+//! Trust domains on a libvirt that supports them (rig 3): everything is real except the encryption.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -35,7 +35,7 @@ fn new<'a>(more: &[&'a str]) -> Vec<&'a str> {
     [&basic, more].concat()
 }
 
-/// The arguments that libvirt gave QEMU.
+/// The arguments that libvirt gave to QEMU.
 fn argv(rig: &Rig) -> Vec<String> {
     argv_of(rig, "td1")
 }

@@ -1,4 +1,4 @@
-//! `tdx-td new` and `render` from a user's template, and with a port of the host for ssh.
+//! `tdx-td new` and `render` with a user's template, and with a port of the host for ssh.
 
 use std::fs;
 
@@ -13,7 +13,7 @@ fn from_template(rig: &Rig, template: &str, more: &str) -> tools::Run {
     td(rig, &format!("new -i guest.qcow2 -t {template} --memory 256M --vcpus 1{more}"))
 }
 
-/// Has libvirt's schema know what Canonical's preview does, in this rig alone.
+/// Extends libvirt's schema by the elements of Canonical's preview, in this rig alone.
 fn pretend_preview(rig: &Rig) {
     let schemas = "/usr/share/libvirt/schemas";
     let known = "<optional><element name=\"allowReboot\"><attribute name=\"value\"/><empty/></element></optional>";
@@ -30,7 +30,7 @@ fn pretend_preview(rig: &Rig) {
 
 #[test]
 #[ignore = "needs root"]
-fn a_template_becomes_a_domain() {
+fn new_creates_a_domain_from_a_template() {
     let rig = rig_with_base(false);
     let before = rig.state();
     rig.template("my & <own>.xml.template", &emulated());
@@ -40,7 +40,7 @@ fn a_template_becomes_a_domain() {
     let (name, uuid) = (item["name"].as_str().unwrap(), item["uuid"].as_str().unwrap());
     assert_eq!(name, format!("tdvirsh-my & <own>-{uuid}"));
     assert_eq!((&item["managed"], &item["pool"]), (&json!(true), &json!("tdvirsh-pool")));
-    // QEMU chooses the port, as the template says; list asks it.
+    // QEMU chooses the port, as the template says; list asks QEMU for it.
     assert_eq!(item["ssh"], json!(null));
     let port = listed(&rig, name)["ssh"]["port"].as_u64().unwrap();
     assert!(port > 1024, "{port}");
@@ -52,7 +52,7 @@ fn a_template_becomes_a_domain() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_named_domain_of_a_template_is_made_once() {
+fn new_creates_a_named_domain_of_a_template_once() {
     let rig = rig_with_base(false);
     rig.template("t.xml", &emulated());
     let first = from_template(&rig, "t.xml", " --name web --fix-template --ssh-port 2345").item();
@@ -67,7 +67,7 @@ fn a_named_domain_of_a_template_is_made_once() {
 
 #[test]
 #[ignore = "needs root"]
-fn what_is_no_template_is_refused() {
+fn new_refuses_files_that_are_not_templates() {
     let rig = rig_with_base(false);
     let before = rig.state();
     let good = emulated();
@@ -96,7 +96,7 @@ fn what_is_no_template_is_refused() {
     from_template(&rig, "absent.xml", "").error(4);
     fs::write(rig.scratch().join("latin1.xml"), b"<domain>\xe4</domain>").unwrap();
     from_template(&rig, "latin1.xml", "").error(3);
-    // A pipe is read to its end, and no file is read without end.
+    // A pipe is read to its end; an endless file is refused.
     rig.shell("mkfifo pipe.xml; mkdir folder.xml; ln -s /dev/zero endless.xml").text();
     rig.shell("(: >pipe.xml) >/dev/null 2>&1 &").text();
     for bad in ["pipe.xml", "folder.xml", "endless.xml"] {
@@ -128,15 +128,16 @@ fn what_is_no_template_is_refused() {
 
 #[test]
 #[ignore = "needs root"]
-fn in_canonicals_libvirt_its_templates_are_left_as_they_are() {
+fn canonicals_templates_stay_unchanged_if_libvirt_knows_their_dialect() {
     let rig = rig_with_base(false);
     pretend_preview(&rig);
-    // The host runs no trust domains, and has no vsock: what remains is the dialect.
+    // The host supports neither trust domains nor vsock: only the dialect of the template remains.
     for name in CANONICAL {
         let text = emulated_original(name);
         let text = if name == "regular_vm" { text } else { without(&text, "launchSecurity") };
         rig.template("t.xml", &text);
-        // What not even they know stays refused, and a port that is open to the world.
+        // Parts that this libvirt does not know either are refused, and so is a port that is open on every
+        // address.
         let refused = td(&rig, "render -i guest.qcow2 -t t.xml --memory 1G").error(3);
         let message = refused["message"].as_str().unwrap();
         assert!(message.contains("attribute enable of domain/pm/suspend-to-mem"), "{message}");
@@ -161,21 +162,21 @@ fn in_canonicals_libvirt_its_templates_are_left_as_they_are() {
 
 #[test]
 #[ignore = "needs root"]
-fn ports_are_given_once_and_survive_a_restart() {
+fn ssh_ports_are_assigned_once_and_survive_a_restart() {
     let rig = rig_with_base(false);
     let before = rig.state();
     let first = new(&rig, "--name a --ssh-port auto").item();
     assert_eq!(first["ssh"], json!({"host": "127.0.0.1", "port": 2201}));
     rig.shell("ss -Htln 'sport = 2201' | grep -q '127.0.0.1:2201'").text();
     td(&rig, "stop a --force --yes").item();
-    // It is a's although nobody listens.
+    // The port belongs to the domain, even if nothing listens on it.
     assert_eq!(new(&rig, "--name b --ssh-port auto").item()["ssh"]["port"], 2202);
     let taken = new(&rig, "--name c --ssh-port 2201").error(5);
     assert_eq!(taken["message"], "port 2201 belongs to domain 'a'");
-    // libvirtd's own, in the rig's network.
+    // The port of libvirtd itself, in the network of the rig.
     let busy = new(&rig, "--name c --ssh-port 127.0.0.1:16509").error(5);
     assert!(busy["message"].as_str().unwrap().contains("is in use"), "{busy}");
-    // QEMU is not root, though we are.
+    // QEMU does not run as root, although the tool does.
     new(&rig, "--name c --ssh-port 80").error(7);
     let elsewhere = new(&rig, "--name c --ssh-port 192.0.2.77:2222").error(5);
     assert!(
@@ -188,13 +189,13 @@ fn ports_are_given_once_and_survive_a_restart() {
     }
     td(&rig, "start a").item();
     assert_eq!(listed(&rig, "a")["ssh"]["port"], 2201);
-    // The same port of another address is another one.
+    // An equal port on another address is another port.
     assert_eq!(new(&rig, "--name e --ssh-port 127.0.0.2:2201").item()["ssh"]["host"], "127.0.0.2");
-    // What is there is there, though nothing more could be made.
+    // An existing domain is found, even if no further domain could be created.
     rig.virsh(["net-destroy", "default"]);
     assert_eq!(new(&rig, "--name a --ssh-port auto").document()["changed"], false);
     rig.virsh(["net-start", "default"]);
-    // All addresses, because the user says so; and only then.
+    // The port is open on all addresses only because the user says so.
     let open = new(&rig, "--name d --ssh-port 0.0.0.0:2300").item();
     assert_eq!(open["ssh"]["port"], 2300);
     rig.shell("ss -Htln 'sport = 2300' | grep -q '0.0.0.0:2300'").text();
@@ -204,14 +205,14 @@ fn ports_are_given_once_and_survive_a_restart() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_dry_run_and_an_ordinary_user_need_no_file() {
+fn render_by_any_user_assigns_a_port_without_a_file() {
     let rig = rig_with_base(false);
     let before = rig.state();
     let plan = "tdx-td render -i guest.qcow2 --security none --ssh-port auto --xml";
     rig.shell("rm -rf /run/lock/tdx /run/tdx-pool").text();
     assert!(rig.shell(plan).text().contains("tcp:127.0.0.1:2201-:22"));
     rig.shell("test ! -e /run/lock/tdx -a ! -e /run/tdx-pool").text();
-    // Another user's command has a claim on the port: auto takes the next one.
+    // A command of another user has reserved the port: auto takes the next one.
     let user = "setpriv --reuid nobody --regid nogroup --groups libvirt";
     let claim = "python3 -c 'import socket, time; s = socket.socket(socket.AF_UNIX); \
         s.bind(chr(0) + \"tdx-tools/ssh-port/2201\"); time.sleep(100000)' & \
@@ -223,7 +224,7 @@ fn a_dry_run_and_an_ordinary_user_need_no_file() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_copy_of_a_domain_is_a_domain_of_its_own() {
+fn a_copy_of_a_domain_has_its_own_port_and_firmware_variables() {
     let rig = rig_with_base(false);
     let before = rig.state();
     let original = new(&rig, "--name orig --ssh-port auto").item();
@@ -231,21 +232,22 @@ fn a_copy_of_a_domain_is_a_domain_of_its_own() {
     let overlay = original["overlay"].as_str().unwrap();
     rig.template("copy.xml", &xml.replace(overlay, "OVERLAY_IMG_PATH"));
     let copy = td(&rig, "new -i guest.qcow2 -t copy.xml --name copy");
-    // Its port is taken, which QEMU finds out: what was made is undone, and nothing else.
+    // The copied port is in use, which QEMU reports: everything that was created is removed, and nothing
+    // else.
     copy.error(1);
     rig.shell("test -s /var/lib/libvirt/qemu/nvram/orig_VARS.fd").text();
     td(&rig, "stop orig --force --yes").document();
     td(&rig, "new -i guest.qcow2 -t copy.xml --name copy").item();
     assert!(rig.virsh(["dumpxml", "copy"]).contains("/copy_VARS.fd"));
     td(&rig, "delete copy --yes --timeout 0").document();
-    // Also when the new name is a part of the old file's.
+    // The name of the copy is a part of the original's file name.
     let part = td(&rig, "render -i guest.qcow2 -t copy.xml --name o --xml");
     assert!(!part.text().contains("orig_VARS.fd"), "{part:#?}");
     rig.shell("test -s /var/lib/libvirt/qemu/nvram/orig_VARS.fd").text();
     td(&rig, "delete orig --yes").document();
     assert_eq!(rig.state(), before);
 
-    // Two that share their firmware variables all the same: the last one takes them along.
+    // Two domains share their firmware variables: delete removes the file with the last domain.
     for name in ["one", "two"] {
         let nvram = "<nvram>/var/lib/libvirt/qemu/nvram/both.fd</nvram>";
         let loader = "<loader readonly='yes' type='pflash'>/usr/share/OVMF/OVMF_CODE.fd</loader>";
@@ -262,7 +264,7 @@ fn a_copy_of_a_domain_is_a_domain_of_its_own() {
 
 #[test]
 #[ignore = "needs root"]
-fn many_at_once_get_a_port_each() {
+fn simultaneous_new_commands_get_different_ssh_ports() {
     let rig = rig_with_base(false);
     let mut ports: Vec<u64> = std::thread::scope(|scope| {
         let run = || new(&rig, "--ssh-port auto").item()["ssh"]["port"].as_u64();

@@ -1,4 +1,4 @@
-//! What `tdx-td new` and `render` refuse in a user's template, and what `--fix-template` makes of it.
+//! The faults that `tdx-td new` and `render` refuse in a user's template, and the fixes of `--fix-template`.
 
 use serde_json::{Value, json};
 
@@ -7,14 +7,14 @@ use crate::support::td::{IMAGES, listed, new, rig_with_base, td};
 use crate::support::template::{CANONICAL, emulated, emulated_original, without};
 use crate::support::tools::Run;
 
-/// `tdx-td VERB` of an image that is in no pool yet, with a template.
+/// Runs `tdx-td VERB` with an image that is in no pool yet, and with a template.
 fn with_template(rig: &Rig, verb: &str, template: &str, more: &str) -> Run {
     let image = guest_image(false);
     let image = image.display();
     td(rig, &format!("{verb} -i {image} -t {template} --memory 256M --vcpus 1{more}"))
 }
 
-/// What `new` and `render` say of a template, which is the same.
+/// The error of `new` and `render` for a template; both print the same.
 #[track_caller]
 fn refused(rig: &Rig, text: &str, more: &str, status: i32) -> Value {
     rig.template("t.xml", text);
@@ -23,7 +23,7 @@ fn refused(rig: &Rig, text: &str, more: &str, status: i32) -> Value {
     error
 }
 
-/// The line of a template on which something stands first.
+/// The line of a template on which a text occurs first.
 fn line_of(text: &str, what: &str) -> usize {
     let start = text.find(what).unwrap_or_else(|| panic!("no {what}"));
     text[..start].matches('\n').count() + 1
@@ -31,7 +31,7 @@ fn line_of(text: &str, what: &str) -> usize {
 
 #[test]
 #[ignore = "needs root"]
-fn new_and_render_name_what_libvirt_would_drop_and_import_nothing() {
+fn new_and_render_name_parts_that_libvirt_would_drop_and_import_nothing() {
     let rig = Rig::start();
     let before = rig.state();
     for name in CANONICAL {
@@ -81,10 +81,10 @@ fn new_with_fix_template_starts_an_original_and_warns_of_each_change() {
     assert!(xml.contains("<suspend-to-mem enabled='no'/>"), "{xml}");
 }
 
-/// Whatever is unknown, wherever it stands.
+/// Each unknown part is named, wherever it occurs.
 #[test]
 #[ignore = "needs root"]
-fn new_finds_unknown_and_wrong_parts_wherever_they_stand() {
+fn new_names_unknown_and_wrong_parts_anywhere_in_a_template() {
     let rig = Rig::start();
     let before = rig.state();
     let good = emulated();
@@ -104,7 +104,7 @@ fn new_finds_unknown_and_wrong_parts_wherever_they_stand() {
         let fixed = with_template(&rig, "render", "fixed.xml", " --fix-template").document();
         assert!(fixed["warnings"].to_string().contains(&part), "{fixed}");
     }
-    // What libvirt knows by name and refuses all the same is the user's to change.
+    // Parts that libvirt knows by name but refuses must be changed by the user.
     for (from, to, part) in [
         ("enabled='no'", "enabled='maybe'", "attribute enabled of domain/pm/suspend-to-disk"),
         ("dev='hd'", "dev='hdd'", "element domain/os/boot"),
@@ -119,7 +119,7 @@ fn new_finds_unknown_and_wrong_parts_wherever_they_stand() {
             assert!(message.contains(&part), "{part} is not in {message}");
         }
     }
-    // What only libvirt's drivers know.
+    // Faults that only libvirt's drivers find.
     for (from, to, says) in [
         ("bus=\"virtio\"", "bus=\"ide\"", "IDE"),
         ("port=\"1\"", "port=\"one\"", "Invalid port number: one"),
@@ -176,7 +176,7 @@ fn new_refuses_ports_open_on_every_address_and_closes_them_with_fix_template() {
         assert_eq!(listening.text(), format!("127.0.0.1:{port}\n"), "{text}");
         td(&rig, "delete open --yes --timeout 0").item();
     }
-    // What cannot be rewritten is refused in any case.
+    // Arguments that cannot be rewritten are refused even with --fix-template.
     let raw =
         good.replace("'-netdev'/>", "'-vnc'/><qemu:arg value=':7'/><qemu:arg value='-netdev'/>");
     for flag in ["", " --fix-template"] {
@@ -186,10 +186,10 @@ fn new_refuses_ports_open_on_every_address_and_closes_them_with_fix_template() {
     assert_eq!(rig.state(), before);
 }
 
-/// QEMU's JSON arguments are read as the others are: a port is shown, and given out once.
+/// A port in a JSON argument of QEMU is treated like one in other arguments.
 #[test]
 #[ignore = "needs root"]
-fn a_port_in_a_json_argument_is_shown_and_given_out_once() {
+fn a_port_in_a_json_argument_is_listed_and_assigned_once() {
     let rig = rig_with_base(false);
     let netdev = r#"{"type":"user","id":"nic0","hostfwd":[{"str":"tcp:127.0.0.1:2201-:22"}]}"#;
     let forward = "user,id=nic0,hostfwd=tcp:127.0.0.1:0-:22";
@@ -258,7 +258,7 @@ fn new_refuses_a_template_that_can_write_to_the_base_image() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_read_only_disk_with_the_base_image_leaves_its_owner_alone() {
+fn a_read_only_disk_with_the_base_image_keeps_the_owner_of_the_image() {
     let rig = rig_with_base(false);
     let owner = format!("stat -c '%a %U %G' {IMAGES}/guest.qcow2");
     let before = rig.shell(&owner).text().to_owned();
@@ -280,10 +280,10 @@ fn a_read_only_disk_with_the_base_image_leaves_its_owner_alone() {
 
 #[test]
 #[ignore = "needs root"]
-fn without_the_schema_libvirt_still_refuses_by_part_and_line() {
+fn new_without_the_schema_still_names_the_refused_part_and_its_line() {
     let rig = Rig::start();
     let before = rig.state();
-    // As on a remote connection: libvirt has its schema, and we cannot read it.
+    // As on a remote connection: libvirt has its schema, but the tool cannot read it.
     let text = without(&emulated_original("regular_vm"), "allowReboot")
         .replace("tcp::0", "tcp:127.0.0.1:0");
     let text = text.replacen(" enable=", " enabled=", 1);

@@ -1,4 +1,4 @@
-//! `tdx-td host tune` and `host restore` on a real kernel (rig 2): it takes the values, or says no.
+//! `tdx-td host tune` and `host restore` on a real kernel (rig 2), which accepts or refuses the values.
 
 #![expect(clippy::disallowed_methods, reason = "tests start programs as users do")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
@@ -17,7 +17,7 @@ use crate::support::steps::{Fate, is_full, moments, of_each_kind, walk_here};
 use crate::support::tools::{Run, bin};
 use crate::support::wait::wait_for;
 
-/// Everything that is tuned, and what we keep.
+/// Prints every tuned value, and the records.
 const STATE: &str = "grep -s . /sys/kernel/mm/transparent_hugepage/enabled /sys/kernel/mm/ksm/run \
     /sys/kernel/mm/ksm/merge_across_nodes /proc/sys/vm/swappiness /sys/block/*/queue/scheduler \
     /sys/kernel/mm/hugepages/*/nr_hugepages /sys/module/kvm_amd/parameters/* /run/units/*; \
@@ -28,13 +28,13 @@ fn state(kernel: &Kernel) -> String {
     kernel.sorted(STATE)
 }
 
-/// Of all tests but the one that is run within its kernel.
+/// The kernel for all tests but the one that runs inside of its kernel.
 static KERNEL: SharedKernel = SharedKernel::new(start);
 
-/// A kernel whose pool is on the NVMe disk of the rig.
+/// Starts a kernel whose pool is on the NVMe disk of the rig.
 fn start() -> Kernel {
     let kernel = Kernel::start();
-    // The rig has the root of this machine, which can be a container.
+    // The rig uses the root file system of this machine, which can be a container.
     kernel.shell("rm -f /.dockerenv /run/.containerenv && mkdir /etc/tdx && echo 'pool_path: /mnt/data' >/etc/tdx/tdx.yaml").text();
     kernel
 }
@@ -54,7 +54,7 @@ fn item<'d>(document: &'d Value, setting: &str) -> &'d Value {
 
 #[test]
 #[ignore = "needs root"]
-fn the_kernel_has_the_values_and_then_its_own_again() {
+fn tune_sets_the_values_in_the_kernel_and_restore_sets_the_former_ones() {
     let kernel = KERNEL.lock();
     let before = state(&kernel);
     let disk = kernel.shell("basename $(findmnt -no SOURCE /mnt/data)").text().trim().to_owned();
@@ -88,7 +88,7 @@ fn the_kernel_has_the_values_and_then_its_own_again() {
         assert_eq!(back["changed"], true);
         assert_eq!(state(&kernel), before, "{scenario}");
     }
-    // What is persistent is written in the words of those who read it.
+    // The persistent files are valid for the programs that read them.
     td(&kernel, "tune --scenario securevm --security sev --persist --yes").document();
     let read = "! command -v udevadm >/dev/null || ! udevadm verify --help >/dev/null 2>&1 || \
         udevadm verify --resolve-names=never /etc/udev/rules.d/90-tdx.rules >&2; \
@@ -106,10 +106,10 @@ fn the_kernel_has_the_values_and_then_its_own_again() {
     assert_eq!(state(&kernel), before);
 }
 
-/// The kernel refuses another rule for merging while pages are merged.
+/// The kernel refuses to change merge_across_nodes while pages are merged.
 #[test]
 #[ignore = "needs root"]
-fn merged_pages_are_taken_apart_first() {
+fn tune_separates_merged_pages_before_it_changes_the_merging_rule() {
     let kernel = KERNEL.lock();
     let qemu = "qemu-system-x86_64 -machine none -nodefaults -display none -S \
         -object memory-backend-ram,id=m,size=8M,prealloc=on,merge=on </dev/null >/dev/null 2>&1 & echo $!";
@@ -127,7 +127,7 @@ fn merged_pages_are_taken_apart_first() {
     let merging = ["run", "merge_across_nodes", "pages_shared"];
     let merging = merging.map(|name| says(&kernel, &format!("/sys/kernel/mm/ksm/{name}")));
     assert_eq!(merging, ["0", "0", "0"]);
-    // And back, pages having been merged again by somebody's leave.
+    // restore also separates pages that were merged meanwhile.
     kernel.shell("echo 1 >/sys/kernel/mm/ksm/run").text();
     wait_for("merged pages", || {
         (says(&kernel, "/sys/kernel/mm/ksm/pages_shared") != "0").then_some(())
@@ -139,11 +139,11 @@ fn merged_pages_are_taken_apart_first() {
 
 #[test]
 #[ignore = "needs root"]
-fn what_fails_is_undone_and_what_cannot_be_done_is_refused() {
+fn tune_undoes_failed_changes_and_refuses_impossible_ones() {
     let kernel = KERNEL.lock();
     let before = state(&kernel);
     let same = || assert_eq!(state(&kernel), before);
-    // More huge pages than there is memory.
+    // More huge pages than the memory can hold.
     let error = td(
         &kernel,
         "tune --scenario securevm --security sev --persist --set host.hugepages=100000 --yes",
@@ -153,12 +153,12 @@ fn what_fails_is_undone_and_what_cannot_be_done_is_refused() {
     assert_eq!(error["left_behind"], json!([]));
     assert!(error["hint"].as_str().unwrap().contains("hugepages=N"), "{error}");
     same();
-    // Huge pages that a kill left half way.
+    // Huge pages of a killed command: only a part is allocated.
     td(&kernel, "tune --scenario td --set host.hugepages=16 --yes").document();
     kernel.shell("echo 5 >/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages").text();
     td(&kernel, "restore --yes").document();
     same();
-    // Files that nobody can write.
+    // Files that cannot be written.
     for (what, path) in [("/sys", "/sys/kernel/mm/"), ("/proc/sys", "/proc/sys/vm/")] {
         let line = format!(
             "unshare -m sh -c 'mount --bind {what} {what} && mount -o remount,bind,ro {what} && \
@@ -176,7 +176,7 @@ fn what_fails_is_undone_and_what_cannot_be_done_is_refused() {
     let error = td(&kernel, "tune --scenario desktop").error(5);
     assert!(error["hint"].as_str().unwrap().contains("--yes"), "{error}");
     same();
-    // Two at once: one waits for the other.
+    // Two simultaneous commands: one waits for the other.
     let both = kernel.shell(
         "tdx-td host tune --scenario td --yes >/tmp/one & tdx-td host tune --scenario td --yes >/tmp/two; \
          wait $! && cat /tmp/one /tmp/two",
@@ -186,7 +186,8 @@ fn what_fails_is_undone_and_what_cannot_be_done_is_refused() {
     same();
 }
 
-/// A unit of systemd as `systemctl` knows it, in two files: whether it runs, and whether it does at boot.
+/// A stand-in for `systemctl`. Two files are a unit: one says whether it runs, the other whether it starts at
+/// boot.
 const STAND_IN: &str = r#"#!/bin/sh
 unit=/run/units/$(eval echo \$$#)
 [ "$1" != show ] || { [ -e $unit.running ] && echo LoadState=loaded || echo LoadState=not-found; }
@@ -199,10 +200,10 @@ disable) echo disabled >$unit.enabled ;;
 esac
 "#;
 
-/// The units of Fedora and SUSE write to the same file as we do.
+/// The units of Fedora and SUSE write to the same file as tune does.
 #[test]
 #[ignore = "needs root"]
-fn units_are_stopped_and_started_with_what_they_do() {
+fn tune_stops_and_restore_starts_the_units_that_write_the_same_settings() {
     let kernel = KERNEL.lock();
     kernel
         .shell(&format!(
@@ -224,7 +225,7 @@ fn units_are_stopped_and_started_with_what_they_do() {
     assert_eq!(units(), "enabled inactive enabled inactive ");
     assert_eq!(says(&kernel, "/sys/kernel/mm/ksm/run"), "0");
     assert_eq!(td(&kernel, "tune --scenario td --yes").document()["changed"], false);
-    // Boots as well, and what is recorded of that outlives a reboot.
+    // --persist also disables the units; the record of that survives a reboot.
     let done = td(&kernel, "tune --scenario td --persist --yes").document();
     assert_eq!(of(&done, "ksmtuned.service")["action"], "persist");
     assert_eq!(units(), "disabled inactive disabled inactive ");
@@ -234,7 +235,7 @@ fn units_are_stopped_and_started_with_what_they_do() {
     kernel.shell("rm -r /run/tdx").text();
     td(&kernel, "restore --yes").document();
     assert_eq!(units(), "enabled inactive enabled inactive ");
-    // The other way round.
+    // A scenario that wants merging starts the unit.
     kernel.shell("cd /run/units && echo inactive | tee ksm.service.running ksmtuned.service.running && echo disabled >ksm.service.enabled; echo 0 >/sys/kernel/mm/ksm/run; echo 1 >/sys/kernel/mm/ksm/merge_across_nodes").text();
     let before = state(&kernel);
     let done = td(&kernel, "tune --scenario computation --persist --yes").document();
@@ -245,10 +246,10 @@ fn units_are_stopped_and_started_with_what_they_do() {
     assert_eq!(state(&kernel), before);
 }
 
-/// KVM for AMD runs in the rig as well; which option is changed does not matter to it.
+/// The module kvm_amd can be loaded in the rig; the option itself does not matter.
 #[test]
 #[ignore = "needs root"]
-fn a_module_is_loaded_again_for_its_options() {
+fn tune_reloads_a_module_for_its_options() {
     let kernel = KERNEL.lock();
     kernel.shell("modprobe kvm_amd nested=1").text();
     let before = state(&kernel);
@@ -260,13 +261,13 @@ fn a_module_is_loaded_again_for_its_options() {
     let nested = item(&done, "host.modules.kvm_amd.nested");
     assert_eq!((&nested["action"], &nested["in_force"]), (&json!("reload"), &json!(true)));
     assert_eq!(says(&kernel, "/sys/module/kvm_amd/parameters/nested"), "0");
-    // A kill while it is out.
+    // A kill while the module is not loaded.
     kernel.shell("modprobe -r kvm_amd").text();
     td(&kernel, "restore --yes").document();
     assert_eq!(state(&kernel), before);
 }
 
-/// What [`STATE`] tells, for a test that runs on the machine.
+/// The state that [`STATE`] prints, for a test that runs in the rig.
 fn state_here() -> BTreeMap<PathBuf, String> {
     let mut files: Vec<PathBuf> = [
         "/sys/kernel/mm/transparent_hugepage/enabled",
@@ -298,7 +299,7 @@ fn state_here() -> BTreeMap<PathBuf, String> {
         .collect()
 }
 
-/// Runs one of the tools on the machine that the test runs on.
+/// Runs one of the tools on the machine on which the test runs.
 fn here(line: &str) -> Run {
     let (tool, arguments) = line.split_once(' ').unwrap();
     let mut command = Command::new(bin(tool));
@@ -306,18 +307,18 @@ fn here(line: &str) -> Run {
     Run::of(command, b"")
 }
 
-/// A tracer has to be on the machine of what it traces.
+/// The test runs in the rig, because a tracer must run on the machine of its tracee.
 #[test]
 #[ignore = "needs root"]
-fn killed_at_any_step_it_leaves_what_restore_puts_back() {
-    const TEST: &str = "killed_at_any_step_it_leaves_what_restore_puts_back";
+fn tune_and_restore_killed_at_any_step_are_repaired_by_restore() {
+    const TEST: &str = "tune_and_restore_killed_at_any_step_are_repaired_by_restore";
     if std::env::var_os("TUNE_INSIDE").is_none() {
         print!("{}", start().this_test("TUNE_INSIDE=1", module_path!(), TEST).text());
         return;
     }
     const TUNE: &str = "tdx-td host tune --scenario securevm --security sev --set host.hugepages=4 --persist --yes";
     const RESTORE: &str = "tdx-td host restore --yes";
-    // All folders are made once.
+    // The first run creates the directories.
     here(TUNE).document();
     here(RESTORE).document();
     let before = state_here();
@@ -333,9 +334,9 @@ fn killed_at_any_step_it_leaves_what_restore_puts_back() {
         steps.run.document();
         here(RESTORE).document();
         assert_eq!(state_here(), before, "{line}, undisturbed");
-        // Where the step before changed nothing, it is as it was there.
+        // A step after one that changed nothing is not tested separately.
         let idle = |step: &str| {
-            ["lock ", "flush ", "make folder "].iter().any(|verb| step.starts_with(verb))
+            ["lock ", "flush ", "make directory "].iter().any(|verb| step.starts_with(verb))
         };
         let mut moments = moments(&steps.steps, true);
         moments.retain(|moment| {

@@ -68,7 +68,7 @@ impl Config {
             merged.append(&mut read(&path)?);
         }
         for key in KEYS {
-            let name = format!("TDX_{}", key.to_uppercase());
+            let name = variable(key);
             if let Ok(value) = std::env::var(&name) {
                 // The only plain number; everything else is read from text.
                 let value: Value = match value.parse::<u32>() {
@@ -90,6 +90,17 @@ impl Config {
             Error::invalid_input("the configuration has an invalid value").because(error)
         })
     }
+}
+
+/// Where the value of a key of [`Config`] comes from: the environment variable, or else `tdx.yaml`.
+pub fn source(key: &str) -> String {
+    let name = variable(key);
+    if std::env::var_os(&name).is_some() { name } else { "tdx.yaml".to_owned() }
+}
+
+/// The environment variable that sets a key.
+fn variable(key: &str) -> String {
+    format!("TDX_{}", key.to_uppercase())
 }
 
 /// The directory of the user's own configuration; none when neither XDG_CONFIG_HOME nor HOME is set.
@@ -150,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_keys_and_wrong_values_are_named() {
+    fn errors_name_unknown_keys_and_wrong_values() {
         for (text, says) in [("memmory: 4G", "memmory"), ("memory: lots", "lots"), ("- a", "")] {
             let error = parse(text).unwrap_err().to_string();
             assert!(error.contains(says), "{text}: {error}");

@@ -32,7 +32,7 @@ pub struct Globals {
     #[arg(hide_env_values = true, hide_possible_values = true, hide_default_value = true)]
     #[arg(help_heading = "Global options")]
     pub format: Format,
-    /// Same as --format json; takes precedence over it
+    /// Same as --format json; takes precedence over --format
     #[arg(long, global = true, help_heading = "Global options")]
     pub json: bool,
     /// Print only these columns of the table, in this order; implies --format table. Without this option, a terminal
@@ -43,7 +43,7 @@ pub struct Globals {
     /// Print no column titles; implies --format table
     #[arg(long, global = true, help_heading = "Global options")]
     pub no_headings: bool,
-    /// Print each change to standard error; -vv also prints connections and programs run
+    /// Print each change to standard error; -vv also prints each connection and each program that is run
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     #[arg(help_heading = "Global options")]
     pub verbose: u8,
@@ -250,7 +250,10 @@ fn run<T: Tool>(tool: T) -> Result<u8> {
         }
         if !printed.left_out.is_empty() && io::stderr().is_terminal() {
             let titles = printed.left_out.join(", ");
-            write_stderr(&format!("{}: columns that do not fit: {titles}\n", T::NAME));
+            write_stderr(&format!("{}: columns that do not fit the terminal: {titles}\n", T::NAME));
+        }
+        if printed.dry_run && io::stderr().is_terminal() {
+            write_stderr(&format!("{}: dry run: nothing was changed\n", T::NAME));
         }
     }
     Ok(outcome.status)

@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_live_then_stale_or_committed() {
+    fn a_record_is_live_while_locked_and_then_stale_or_committed() {
         let root = tempfile::tempdir().unwrap();
         let host = Host::new(root.path());
         assert!(all(&host).unwrap().is_empty());
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_without_a_record_is_seen_and_leaves_nothing() {
+    fn a_lock_without_a_record_excludes_others_and_leaves_no_file() {
         let root = tempfile::tempdir().unwrap();
         let host = Host::new(root.path());
         let lock = take(&host, 0);
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_properties_do_not_contradict() {
+    fn identities_with_unknown_properties_do_not_contradict() {
         let known = record(0).identity;
         let unknown = Identity { serial: None, subsystem_vendor: Some(1), ..known.clone() };
         assert!(!known.contradicts(&unknown) && !unknown.contradicts(&known));

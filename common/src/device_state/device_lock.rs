@@ -267,7 +267,7 @@ fn reserved(bdf: Bdf) -> Error {
 /// Reads the record in an open file; none for an empty file.
 fn read<R: Record>(mut file: &File, path: &Path, bdf: Bdf) -> Result<Option<R>> {
     let damaged = |why: &str| {
-        Error::invalid_input(format!("the record {} is damaged", path.display()))
+        Error::invalid_input(format!("the record {} of device {bdf} is damaged", path.display()))
             .because(why.to_owned())
             .hint("remove the file; tdx-gpu unbind then lets the kernel choose a driver for the device")
     };
@@ -279,7 +279,7 @@ fn read<R: Record>(mut file: &File, path: &Path, bdf: Bdf) -> Result<Option<R>> 
     let record: R = serde_json::from_str(&text).map_err(|error| damaged(&error.to_string()))?;
     match record.bdf() == bdf {
         true => Ok(Some(record)),
-        false => Err(damaged(&format!("the record is about {}", record.bdf()))),
+        false => Err(damaged(&format!("the record names device {}", record.bdf()))),
     }
 }
 

@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn names_come_once_in_order_with_all_claims() {
+    fn by_name_returns_each_name_once_in_order_with_all_its_claims() {
         let named = [("b", Some(1)), ("a", None), ("b", None), ("b", Some(2)), ("a", Some(3))];
         let all = by_name(named.map(|(name, claim)| (name.to_owned(), claim)));
         assert_eq!(all, [("b".to_owned(), vec![1, 2]), ("a".to_owned(), vec![3])]);

@@ -76,6 +76,8 @@ pub(crate) struct Printed {
     pub(crate) warnings: Vec<String>,
     /// The titles of the columns that do not fit the terminal.
     pub(crate) left_out: Vec<&'static str>,
+    /// Whether the text is a table of a dry run, which looks like that of a change.
+    pub(crate) dry_run: bool,
 }
 
 /// What a verb returns: the document or text to print, and the exit status.
@@ -162,7 +164,7 @@ impl<T: Item> Report for Document<T> {
         let text = match layout.format {
             Format::Table => {
                 let (text, left_out) = table(self, layout).render(layout.style);
-                return Printed { text, warnings, left_out };
+                return Printed { text, warnings, left_out, dry_run: self.dry_run };
             }
             Format::Name => {
                 self.items.iter().map(|item| format!("{}\n", text::one_line(&item.key()))).collect()

@@ -1,4 +1,4 @@
-//! The files that a value in libvirt's XML names, which may be an argument of QEMU's command line.
+//! The files that a value in libvirt's XML names. The value may be an argument of QEMU's command line.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::local_files::LocalFiles;
 
-/// Adds the absolute paths in a value: all of it, whatever follows a separator, and what QEMU reads
-/// from it where it is an option of a command line.
+/// Adds the absolute paths in a value: the whole value, the text after each separator, and the options that
+/// QEMU would read from it.
 pub fn add_paths(value: &str, files: &mut BTreeSet<PathBuf>) {
     if !value.contains(['/', '{']) {
         return;
@@ -20,7 +20,7 @@ pub fn add_paths(value: &str, files: &mut BTreeSet<PathBuf>) {
     let separators = |c: char| c.is_whitespace() || matches!(c, '=' | ',' | ':' | '"' | '\'' | ';');
     add(value);
     value.split(separators).filter(|part| part.len() < value.len()).for_each(&mut add);
-    // A comma in a value is written twice.
+    // QEMU writes a comma in a value as two commas.
     let options = value.replace(",,", "\0");
     for option in options.split(',') {
         let value = option.split_once('=').map_or(option, |(_, value)| value);
@@ -31,7 +31,7 @@ pub fn add_paths(value: &str, files: &mut BTreeSet<PathBuf>) {
     }
 }
 
-/// Adds the files of a JSON name, or of JSON for `-blockdev`, which may stand among other options.
+/// Adds the files of a JSON name, or of JSON for `-blockdev`, which can stand among other options.
 fn add_json(value: &str, files: &mut BTreeSet<PathBuf>) {
     let (Some(start), Some(end)) = (value.find('{'), value.rfind('}')) else { return };
     let json = value.get(start..=end).unwrap_or_default();
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_are_found_inside_values() {
+    fn add_paths_finds_paths_inside_values() {
         for (value, wanted) in [
             ("/a/b", vec!["/a/b"]),
             ("/a b/c", vec!["/a", "/a b/c"]),

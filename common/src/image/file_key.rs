@@ -1,4 +1,4 @@
-//! Identifies files independently of the path that names them.
+//! Identifies files independently of the paths that name them.
 
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, fstat, open, readlink};
 
-/// A file by its canonical path or by its inode. A bind mount and a hard link are the same inode under
-/// another path; a file that is replaced keeps its path.
+/// A file, by its canonical path or by its inode. A bind mount and a hard link have the same inode under
+/// another path. A file that is replaced keeps its path.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FileKey {
-    /// Every link resolved.
+    /// The path with every link resolved.
     Path(PathBuf),
     /// Device and inode.
     Inode(u64, u64),
@@ -44,7 +44,7 @@ pub fn contains(files: &HashSet<FileKey>, path: &Path) -> bool {
     keys(path).any(|key| files.contains(&key))
 }
 
-/// The path with every link resolved, as far as it exists.
+/// The path with every link resolved, as far as the path exists.
 pub fn canonical(path: &Path) -> PathBuf {
     if let Some((path, _)) = resolve(path) {
         return path;
@@ -58,11 +58,11 @@ pub fn canonical(path: &Path) -> PathBuf {
     }
 }
 
-/// The canonical path and inode of a file that is there, in four system calls whatever the path's
-/// length; realpath(3) needs one for each component, and a pool has thousands of files.
+/// The canonical path and inode of an existing file, by four system calls whatever the length of the path.
+/// realpath(3) needs one call for each component, and a pool has thousands of files.
 ///
-/// None where that is not possible: the file is absent or being deleted, or /proc is not mounted.
-/// Source: open(2), `O_PATH`; proc_pid_fd(5).
+/// None if the file is absent or being deleted, or if /proc is not mounted. Source: open(2), `O_PATH`;
+/// proc_pid_fd(5).
 fn resolve(path: &Path) -> Option<(PathBuf, FileKey)> {
     let file = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
     let stat = fstat(&file).ok().filter(|stat| stat.st_nlink > 0)?;
@@ -71,7 +71,7 @@ fn resolve(path: &Path) -> Option<(PathBuf, FileKey)> {
 
 /// The canonical path of an open file.
 ///
-/// None where /proc is not mounted.
+/// None if /proc is not mounted.
 pub(super) fn path_of(file: &impl AsRawFd) -> Option<PathBuf> {
     let link = format!("/proc/self/fd/{}", file.as_raw_fd());
     let path = PathBuf::from(OsString::from_vec(readlink(link, Vec::new()).ok()?.into_bytes()));

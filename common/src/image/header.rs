@@ -1,7 +1,7 @@
-//! Which other files the header of an image names.
+//! The other files that the header of an image names.
 //!
-//! Read leniently: a damaged header still names what its repair needs, and a name too many does no
-//! harm. Reads and allocations are bounded, whatever the bytes say.
+//! Headers are read leniently: a damaged header still names the files that its repair needs, and an
+//! additional name does no harm. Reads and allocations are bounded, whatever the header says.
 //!
 //! Of the formats that QEMU reads, qcow, qcow2, QED and VMDK can name other files. QEMU opens no
 //! parent of a VHD, VHDX, VDI or Parallels image.
@@ -12,13 +12,13 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// Enough for the header, the extensions and the names of almost every image.
+/// The bytes that hold the header, the extensions and the names of almost every image.
 pub(super) const USUAL_BYTES: usize = 4096;
-/// The longest name that is read. QEMU takes 1,023 bytes; the kernel takes no longer path than this.
+/// The longest name that is read, in bytes. QEMU accepts 1,023; the kernel accepts no longer path than this.
 const MAX_NAME: u64 = 4096;
 /// The largest cluster of a qcow2 image, which holds all header extensions.
 const MAX_CLUSTER_BITS: u32 = 21;
-/// How many data files are read from the extensions of one header. QEMU writes one.
+/// The number of data files that are read from the extensions of one header. QEMU writes one.
 const MAX_DATA_FILES: usize = 16;
 
 pub(super) const QCOW_MAGIC: &[u8] = b"QFI\xfb";
@@ -28,10 +28,10 @@ const EXTENSION_DATA_FILE: u32 = 0x4441_5441;
 const INCOMPATIBLE_DATA_FILE: u64 = 1 << 2;
 const QED_BACKING_FILE: u64 = 1;
 
-/// What an image needs another file for.
+/// The purpose of the other file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
-    /// The image below an overlay.
+    /// The image that backs an overlay.
     Backing,
     /// The guest's data: an external data file of qcow2, an extent of VMDK.
     Data,
@@ -40,18 +40,18 @@ pub enum Role {
 /// A file that a header names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reference {
-    /// What it is for.
+    /// The purpose of the file.
     pub role: Role,
-    /// The name as it stands in the header: any bytes, in QEMU's syntax.
+    /// The name in the header: any bytes, in QEMU's syntax.
     pub name: Vec<u8>,
 }
 
-/// What the header of an image says about other files.
+/// The names in the header of an image.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Header {
-    /// The files that it names.
+    /// The files that the header names.
     pub references: Vec<Reference>,
-    /// Whether it says that the guest's data lies in another file, and does not name that file.
+    /// Whether the header says that the guest's data is in another file, without a name of that file.
     pub is_data_file_unnamed: bool,
 }
 
@@ -67,7 +67,7 @@ impl Header {
         if version >= 2 {
             let from = if version == 2 { 72 } else { be32(start, 100) as usize };
             let cluster = 1 << be32(start, 20).clamp(9, MAX_CLUSTER_BITS);
-            // The name of the backing file ends the extensions.
+            // The extensions end at the name of the backing file.
             let end = usize::try_from(offset).ok().filter(|end| (1..cluster).contains(end));
             header.add_data_files(file, start, from, end.unwrap_or(cluster))?;
         }
@@ -120,7 +120,7 @@ impl Header {
         Ok(())
     }
 
-    /// Whether the extensions end within these bytes.
+    /// Reads extensions. Returns whether they end within these bytes.
     fn walk_extensions(&mut self, mut rest: &[u8]) -> bool {
         let mut found = 0;
         while rest.len() >= 8 {
@@ -149,12 +149,12 @@ impl Header {
     }
 }
 
-/// Reads what there is at `at`, at most `len` bytes; fewer only where the file ends.
+/// Reads at most `len` bytes at `at`; fewer only at the end of the file.
 pub(super) fn read_at(file: &File, at: u64, len: usize) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; len];
     let mut filled = 0;
     while filled < len {
-        // Beyond the largest offset there is nothing.
+        // A file has no bytes beyond the largest offset.
         let Some(at) = at.checked_add(filled as u64).filter(|at| *at <= i64::MAX as u64) else {
             break;
         };
@@ -169,7 +169,7 @@ pub(super) fn read_at(file: &File, at: u64, len: usize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The bytes at `at`, zeros where there are none.
+/// The bytes at `at`, padded with zeros.
 fn bytes<const N: usize>(from: &[u8], at: usize) -> [u8; N] {
     std::array::from_fn(|byte| from.get(at + byte).copied().unwrap_or(0))
 }

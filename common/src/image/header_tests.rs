@@ -44,7 +44,7 @@ fn a_qcow2_header_names_its_backing_and_data_files() {
     let header = read(&qcow2(4, &[(0xE279_2ACA, b"raw"), (EXTENSION_DATA_FILE, b"data")], b"base"));
     assert_eq!(names(&header), [(Role::Backing, "base"), (Role::Data, "data")]);
     assert!(!header.is_data_file_unnamed);
-    // An extension that fills the first read moves the name of the data file behind it.
+    // A long extension moves the name of the data file beyond the first read.
     let long = vec![b'x'; 9000];
     let header = read(&qcow2(4, &[(7, &long), (EXTENSION_DATA_FILE, b"data")], b""));
     assert_eq!(names(&header), [(Role::Data, "data")]);
@@ -85,13 +85,13 @@ fn a_vmdk_description_names_its_extents_and_its_parent() {
     inside[28] = 1;
     inside.extend(text.as_bytes());
     assert_eq!(names(&read(&inside)), expected);
-    // An image with sectors of its own opens none of the extents that its description lists.
+    // An image with its own sectors opens none of the extents in its description.
     inside[12] = 1;
     assert_eq!(names(&read(&inside)), expected[..1]);
 }
 
 #[test]
-fn a_file_that_is_no_image_names_nothing() {
+fn a_header_of_a_file_that_is_not_an_image_names_no_files() {
     for bytes in
         [&b""[..], b"QFI", b"QFI\xfb", b"KDMV", b"QED\0", &[0; 8192], &[0xff; 8192], b"text\n"]
     {
@@ -110,7 +110,7 @@ proptest! {
         let magics: [&[u8]; 6] =
             [b"QFI\xfb\0\0\0\x03", b"QFI\xfb\0\0\0\x01", b"QED\0", b"KDMV", b"createType=\nRW ", b""];
         read(&[magics[magic], &rest].concat());
-        // Small numbers, whose offsets and lengths lie inside the file.
+        // Small numbers, so that offsets and lengths lie within the file.
         read(&[magics[magic], &small, &rest].concat());
     }
 }

@@ -1,4 +1,4 @@
-//! Follows the names in images' headers to every file that an image consists of.
+//! Follows the names in the headers of images to every file that an image consists of.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
@@ -16,27 +16,27 @@ use super::header::{Header, Role};
 use super::local_files::LocalFiles;
 use crate::system::sysroot::Host;
 
-/// How many paths are followed from one image. A longer list is reported as unknown.
+/// The number of paths that are followed from one image. A longer list is reported as unknown.
 const MAX_PATHS: usize = 1 << 16;
 
-/// The files below images, each image read once.
+/// The files below images. Each image is read once.
 ///
-/// Named pipes, sockets and character devices are never opened. Cycles end; a chain may be as deep as
-/// it likes.
+/// Named pipes, sockets and character devices are never opened. A cycle ends; the depth of an image chain is
+/// not limited.
 #[derive(Debug)]
 pub struct Images {
     host: Host,
-    /// The host's root with every link resolved.
+    /// The root directory of the host, with every link resolved.
     root: PathBuf,
     reads_files: bool,
     reads_devices: bool,
     images: HashMap<PathBuf, Arc<Image>>,
     directories: HashMap<PathBuf, PathBuf>,
-    /// What libvirt said of an image, by canonical path: the image below it, if any.
+    /// libvirt's description of an image, by canonical path: the image that backs it, if any.
     described: HashMap<PathBuf, Option<PathBuf>>,
 }
 
-/// A file as far as its header was read.
+/// A file and the names in its header.
 #[derive(Debug)]
 struct Image {
     /// The canonical path.
@@ -46,16 +46,16 @@ struct Image {
     unknown: Option<UnknownReason>,
 }
 
-/// Everything below an image, itself left out.
+/// Everything below an image, without the image itself.
 #[derive(Debug, Default)]
 pub struct Below {
-    /// Canonical paths, the nearest first.
+    /// Canonical paths, nearest first.
     pub paths: Vec<PathBuf>,
-    /// Every key of these files.
+    /// All keys of these files.
     pub keys: HashSet<FileKey>,
     /// Canonical paths of directories of which QEMU uses every file.
     pub directories: Vec<PathBuf>,
-    /// Images, this one included, that may need files which are not known.
+    /// Images, including the given one, that may need files which are not known.
     pub unknown: Vec<Unknown>,
 }
 
@@ -64,18 +64,18 @@ pub struct Below {
 pub struct Unknown {
     /// Its canonical path.
     pub path: PathBuf,
-    /// Why they are not known.
+    /// The reason why they are not known.
     pub reason: UnknownReason,
 }
 
-/// Why the files that an image needs are not known.
+/// The reason why the files that an image needs are not known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UnknownReason {
     /// The image cannot be read.
     Unreadable(String),
-    /// The header says that the data lies in another file, and does not name it.
+    /// The header says that the data is in another file, and does not name that file.
     UnnamedDataFile,
-    /// The header has a name that was not understood.
+    /// The header has a name that could not be parsed.
     StrangeName,
     /// The names lead to too many files.
     TooMany,
@@ -95,7 +95,7 @@ impl fmt::Display for UnknownReason {
 }
 
 impl Images {
-    /// The images of a machine. Block devices are read as well.
+    /// The images of a machine. Block devices are read like files.
     pub fn new(host: &Host) -> Self {
         let root =
             if host.is_this_machine() { PathBuf::from("/") } else { canonical(&host.path("/")) };
@@ -110,25 +110,25 @@ impl Images {
         }
     }
 
-    /// The images of another machine, of which only [`Images::describe`] tells.
+    /// The images of another machine, known only through [`Images::describe`].
     pub fn unread() -> Self {
         Self { reads_files: false, ..Self::new(&Host::new("/")) }
     }
 
-    /// Leaves block devices unopened: reading them would start a disk that sleeps.
+    /// Excludes block devices: reading one would start a sleeping disk.
     #[must_use]
     pub fn without_devices(self) -> Self {
         Self { reads_devices: false, ..self }
     }
 
-    /// Records what libvirt says of an image: which image is below it, or that none is. It counts where
-    /// the header cannot be read or names no image.
+    /// Records libvirt's description of an image: the image that backs it, or none. The description counts
+    /// only if the header cannot be read or names no image.
     pub fn describe(&mut self, path: &Path, backing: Option<&Path>) {
         let path = self.image(path).path.clone();
         self.described.insert(path, backing.map(Path::to_owned));
     }
 
-    /// The images below `path` in the line of backing files, as canonical paths, the nearest first.
+    /// The image chain below `path`, as canonical paths, nearest first.
     pub fn backing_chain(&mut self, path: &Path) -> Vec<PathBuf> {
         let mut chain: Vec<PathBuf> = Vec::new();
         let mut next = self.backing(path);
@@ -143,7 +143,7 @@ impl Images {
         chain
     }
 
-    /// The image right below `path`, as it is spelt there.
+    /// The path of the image that backs `path`, as the header spells it.
     fn backing(&mut self, path: &Path) -> Option<PathBuf> {
         let (image, children) = self.children(path);
         let named = children.into_iter().filter(|child| child.role == Role::Backing);
@@ -166,7 +166,7 @@ impl Images {
             let (image, children) = self.children(&spelling);
             let is_new = listed.insert(image.path.clone());
             let mut unknown = self.unknown(&image).filter(|_| is_new).cloned();
-            // The first one is the image itself.
+            // The first path is the image itself.
             if is_new && listed.len() > 1 {
                 below.paths.push(image.path.clone());
                 below.keys.extend(image.keys.iter().cloned());
@@ -187,7 +187,7 @@ impl Images {
         below
     }
 
-    /// Why the files that an image needs are not known, after what libvirt said.
+    /// The reason why the files that an image needs are not known, unless libvirt has described them.
     fn unknown<'i>(&self, image: &'i Image) -> Option<&'i UnknownReason> {
         let is_described = self.described.contains_key(&image.path);
         let is_settled =
@@ -200,8 +200,8 @@ impl Images {
         self.image(path).keys.clone()
     }
 
-    /// The files that the image at `path` names. A relative name counts from the directory of `path` as
-    /// it is spelt, as in QEMU, and from that of the file which a link leads to.
+    /// The files that the image at `path` names. A relative name is resolved from the directory of `path` as
+    /// spelt, like in QEMU, and from the directory of the file that a link leads to.
     fn children(&mut self, path: &Path) -> (Arc<Image>, Vec<Child>) {
         let spelling = self.normalise(path);
         let image = self.image(&spelling);
@@ -227,8 +227,8 @@ impl Images {
         (image, children)
     }
 
-    /// The path with the links in its directory resolved: one spelling for each meaning of the relative
-    /// names in an image.
+    /// The path with the links in its directory resolved, so that each meaning of the relative names in an
+    /// image has one spelling.
     fn normalise(&mut self, path: &Path) -> PathBuf {
         let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
             return path.to_owned();
@@ -272,9 +272,9 @@ impl Images {
         Image { path, keys, names: Vec::new(), unknown }
     }
 
-    /// Reads what an image names; none for what cannot be one.
+    /// Reads the names in the header of an image; none for a file that cannot be an image.
     fn read_names(&self, path: &Path) -> io::Result<Option<Image>> {
-        // Opening a device that is no disk may do something.
+        // Opening a device that is not a disk can have an effect.
         if !self.is_readable(&path.metadata()?) {
             return Ok(None);
         }
@@ -317,7 +317,7 @@ impl Images {
         self.machine_path(open.unwrap_or_else(|| canonical(path)))
     }
 
-    /// A real path as a path of the machine.
+    /// Converts a real path to a path of the machine.
     fn machine_path(&self, real: PathBuf) -> PathBuf {
         match real.strip_prefix(&self.root) {
             Ok(inside) if self.root != Path::new("/") => Path::new("/").join(inside),
@@ -326,10 +326,10 @@ impl Images {
     }
 }
 
-/// What the kernel adds to the path of an open file that was deleted.
+/// The suffix that the kernel adds to the path of an open file that was deleted.
 const DELETED: &str = " (deleted)";
 
-/// A file that an image names, as it is spelt there.
+/// A file that an image names, with the path as spelt there.
 #[derive(Debug)]
 struct Child {
     role: Role,
@@ -337,13 +337,13 @@ struct Child {
     is_directory: bool,
 }
 
-/// The kernel's words for an error, without its number.
+/// The text of an error without its number.
 fn cause(error: &io::Error) -> String {
     let text = error.to_string();
     text.split(" (os error").next().unwrap_or_default().to_lowercase()
 }
 
-/// Whether there is no such file, so that it names no others.
+/// Whether the file does not exist and therefore names no other files.
 fn is_absent(error: &io::Error) -> bool {
     let absent =
         [Errno::NOENT, Errno::NOTDIR, Errno::NAMETOOLONG, Errno::NXIO, Errno::NODEV, Errno::LOOP];

@@ -3,7 +3,7 @@ use std::os::unix::fs::symlink;
 
 use super::*;
 
-/// A qcow2 header that names `backing`, and `data` as its data file.
+/// A qcow2 header that names `backing` as its backing file and `data` as its data file.
 fn image(backing: &str, data: &str) -> Vec<u8> {
     let mut bytes = b"QFI\xfb\0\0\0\x03".to_vec();
     bytes.resize(104, 0);
@@ -43,7 +43,7 @@ fn below(directory: &Path, name: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_tree_is_followed_to_every_leaf() {
+fn below_returns_every_file_of_a_tree_of_images() {
     let images = [("top", "base", "top.data"), ("base", "", "base.data"), ("base.data", "", "")];
     let (_guard, directory) = directory(&images);
     let expected = ["base", "top.data", "/top.data", "base.data", "/base.data"];
@@ -53,7 +53,7 @@ fn a_tree_is_followed_to_every_leaf() {
 }
 
 #[test]
-fn a_cycle_ends_and_a_deep_chain_does_not() {
+fn below_ends_at_a_cycle_and_follows_a_deep_chain_to_its_end() {
     let (_guard, path) = directory(&[("a", "b", ""), ("b", "x/../a", ""), ("self", "self", "")]);
     fs::create_dir(path.join("x")).unwrap();
     assert_eq!(below(&path, "a"), ["b"]);
@@ -69,7 +69,7 @@ fn a_cycle_ends_and_a_deep_chain_does_not() {
 }
 
 #[test]
-fn a_relative_name_counts_from_the_link_and_from_the_file() {
+fn below_resolves_a_relative_name_from_the_link_and_from_its_target() {
     let (_guard, path) = directory(&[("base", "", "")]);
     fs::create_dir(path.join("real")).unwrap();
     fs::write(path.join("real/top"), image("base", "")).unwrap();
@@ -80,7 +80,7 @@ fn a_relative_name_counts_from_the_link_and_from_the_file() {
 }
 
 #[test]
-fn what_cannot_be_an_image_is_neither_opened_nor_unknown() {
+fn below_neither_opens_nor_reports_files_that_cannot_be_images() {
     let (_guard, path) = directory(&[("top", "pipe", "folder"), ("long", &"x".repeat(4096), "")]);
     fs::create_dir(path.join("folder")).unwrap();
     nix::unistd::mkfifo(&path.join("pipe"), nix::sys::stat::Mode::S_IRUSR).unwrap();
@@ -91,7 +91,7 @@ fn what_cannot_be_an_image_is_neither_opened_nor_unknown() {
 }
 
 #[test]
-fn an_image_whose_files_are_not_known_is_reported() {
+fn below_reports_an_image_whose_files_are_not_known() {
     let (_guard, path) = directory(&[("top", "base", ""), ("json", "json:{", "")]);
     let mut base = image("", "x");
     base[104] = 0;
@@ -104,7 +104,7 @@ fn an_image_whose_files_are_not_known_is_reported() {
 }
 
 #[test]
-fn libvirts_word_counts_where_the_header_names_nothing() {
+fn the_image_that_libvirt_describes_counts_if_the_header_names_none() {
     let (_guard, path) = directory(&[("top", "base", ""), ("raw", "", ""), ("base", "", "")]);
     let mut images = Images::new(&Host::new("/"));
     images.describe(&path.join("raw"), Some(&path.join("base")));
@@ -117,7 +117,7 @@ fn libvirts_word_counts_where_the_header_names_nothing() {
 }
 
 #[test]
-fn a_tree_below_a_sysroot_has_paths_of_its_machine() {
+fn below_returns_paths_of_the_machine_under_a_sysroot() {
     let (_guard, path) = directory(&[("top", "/dev/sdb", "base")]);
     let below = Images::new(&Host::new(&path)).below(Path::new("/top"));
     assert_eq!(below.paths, [PathBuf::from("/dev/sdb"), PathBuf::from("/base")]);

@@ -1,24 +1,24 @@
-//! The local files that the name of an image stands for.
+//! The local files that the name of an image can mean.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// How many files one name may stand for.
+/// The number of files that one name can mean.
 const MAX_FILES: usize = 256;
 
-/// A local file or directory that a name stands for.
+/// A local file or directory that a name means.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalFile {
     pub(super) path: PathBuf,
-    /// Whether QEMU counts a relative path from its own working directory, which is `/` below libvirt.
+    /// Whether QEMU resolves a relative path from its own working directory, which is `/` under libvirt.
     pub(super) from_working_directory: bool,
-    /// Whether it is a directory of which every file is used.
+    /// Whether this is a directory of which QEMU uses every file.
     pub is_directory: bool,
 }
 
 impl LocalFile {
-    /// The paths it may have, for an image in `directory`.
+    /// The possible paths of the file, for an image in `directory`.
     pub fn paths_from(&self, directory: &Path) -> impl Iterator<Item = PathBuf> {
         let beside = directory.join(&self.path);
         let other = self.from_working_directory && self.path.is_relative();
@@ -26,12 +26,12 @@ impl LocalFile {
     }
 }
 
-/// The local files that a name stands for.
+/// The local files that a name means.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LocalFiles {
-    /// Each of them; none for a name that a remote server serves.
+    /// The files; none for a name that a remote server serves.
     pub files: Vec<LocalFile>,
-    /// Whether the name may stand for others, since it was not understood.
+    /// Whether the name could not be parsed completely, and may mean other files.
     pub is_incomplete: bool,
 }
 
@@ -60,7 +60,7 @@ impl LocalFiles {
     }
 }
 
-/// Whether a protocol or driver of QEMU's uses no local file: a remote server, or nothing at all.
+/// Whether a protocol or driver of QEMU uses no local file: it uses a remote server, or nothing.
 pub(super) fn is_remote(protocol: &[u8]) -> bool {
     let scheme = protocol.split(|byte| *byte == b'+').next().unwrap_or_default();
     matches!(

@@ -1,9 +1,9 @@
-//! What an image consists of: every file that QEMU opens with it.
+//! The files that an image consists of: every file that QEMU opens with it.
 //!
-//! [`header`] reads which files an image names, [`name`] what QEMU makes of such a name, and
-//! [`Images`] follows the names to their end. All of it is for protecting files and for nothing else:
-//! a guest can write any header into its disk, so a name that was found here may keep a file from
-//! being deleted or given away, and never causes a file to be opened by others, changed or deleted.
+//! [`header`] reads the names in an image, [`name`] parses such a name as QEMU does, and [`Images`] follows
+//! the names to their end. The results serve only to protect files. A guest can write any header into its
+//! disk. A name that was found here can therefore keep a file from being deleted or given away, but never
+//! causes a file to be opened by others, changed or deleted.
 
 mod argument;
 mod file_key;

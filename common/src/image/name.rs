@@ -1,4 +1,4 @@
-//! What QEMU makes of the name of an image: a path, or a path behind a protocol's prefix.
+//! Parses the name of an image as QEMU does: a path, or a path behind the prefix of a protocol.
 //!
 //! Source: QEMU `block.c` (`path_has_protocol()`, `bdrv_get_full_backing_filename()`),
 //! `block/file-posix.c`, `block/blkdebug.c`, `block/blkverify.c`, `block/vvfat.c`;
@@ -7,7 +7,7 @@
 use super::local_files::{LocalFiles, is_remote};
 use super::name_json;
 
-/// How many names may wrap each other.
+/// The number of names that can wrap each other.
 const MAX_WRAPPERS: usize = 8;
 impl LocalFiles {
     /// Reads a name in QEMU's syntax.
@@ -17,14 +17,14 @@ impl LocalFiles {
         found
     }
 
-    /// Reads the name of a data file, which QEMU counts from its working directory.
+    /// Parses the name of a data file, which QEMU resolves from its working directory.
     pub fn parse_data_file(name: &[u8]) -> Self {
         let mut found = Self::parse(name);
         found.files.iter_mut().for_each(|file| file.from_working_directory = true);
         found
     }
 
-    /// Adds what a name stands for that is wrapped by `depth` others.
+    /// Adds the files that a name means; `depth` is the number of names that wrap it.
     pub(super) fn add_name(&mut self, name: &[u8], depth: usize) {
         if name.is_empty() {
             return;
@@ -47,7 +47,8 @@ impl LocalFiles {
             }
             b"fat" => self.add_directory(rest.rsplit(|byte| *byte == b':').next().unwrap_or(rest)),
             _ if is_remote(protocol) => {}
-            // No protocol of QEMU's: a file with a colon in its name, or a wrapper of a newer QEMU.
+            // This is not a protocol that is known here: a file with a colon in its name, or a wrapper of a
+            // newer QEMU.
             _ => {
                 self.add_path(name, true);
                 if rest.starts_with(b"/") && !rest.starts_with(b"//") {
@@ -58,7 +59,7 @@ impl LocalFiles {
     }
 }
 
-/// The protocol before the first colon, and what follows it; none for a plain path.
+/// The protocol before the first colon, and the text after it; none for a plain path.
 fn split_protocol(name: &[u8]) -> Option<(&[u8], &[u8])> {
     let at = name.iter().position(|byte| matches!(byte, b':' | b'/'))?;
     (name[at] == b':').then(|| (&name[..at], &name[at + 1..]))
@@ -85,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn names_stand_for_the_files_that_qemu_opens() {
+    fn parse_returns_the_files_that_qemu_opens() {
         check("/a/b", &["/a/b"]);
         check("b", &["/dir/b"]);
         check("../b:c", &["/dir/../b:c"]);
@@ -99,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_remote_protocol_stands_for_no_local_file() {
+    fn parse_returns_no_local_file_for_a_remote_protocol() {
         for name in [
             "nbd:localhost:10809:exportname=/a",
             "nbd+unix:///name?socket=/s",
@@ -116,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn json_names_stand_for_every_file_in_them() {
+    fn parse_returns_every_file_in_a_json_name() {
         for name in [
             r#"json:{"driver":"qcow2","file":{"driver":"file","filename":"/a"}}"#,
             r#"json:{"file.filename":"/a"}"#,
@@ -150,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_name_is_reported_with_the_files_that_are_known() {
+    fn parse_marks_an_unknown_name_incomplete_and_keeps_its_known_files() {
         let found = LocalFiles::parse(br#"json:{"filename":"/a","#);
         assert!(found.is_incomplete);
         assert_eq!(found.files[0].path, Path::new("/a"));

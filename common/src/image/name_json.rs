@@ -1,6 +1,6 @@
 //! Names of images that are JSON: `json:{"driver":"qcow2","file":{"driver":"file","filename":"/a"}}`.
 //!
-//! QEMU takes the same nested, flattened (`file.filename`), or mixed, and strings in single quotes too.
+//! QEMU accepts nested and flattened keys (`file.filename`), mixtures of both, and strings in single quotes.
 //! Source: QEMU `docs/system/qemu-block-drivers.rst`, `qapi/block-core.json`, `qobject/json-lexer.c`.
 
 use std::collections::BTreeMap;
@@ -43,7 +43,7 @@ pub(super) fn add(found: &mut LocalFiles, text: &[u8], depth: usize) {
     }
 }
 
-/// Adds a name with a prefix, or a path that may count from the working directory.
+/// Adds a name with a prefix, or a path that QEMU may resolve from its working directory.
 fn add_either(found: &mut LocalFiles, name: &str, depth: usize) {
     match name.split(['/']).next().is_some_and(|first| first.contains(':')) {
         true => found.add_name(name.as_bytes(), depth + 1),
@@ -56,7 +56,7 @@ fn driver<'a>(prefix: &str, options: &'a BTreeMap<String, String>) -> Option<&'a
     options.get(&key).map(String::as_str)
 }
 
-/// Whether the node that an option belongs to, or one around it, is served remotely.
+/// Whether the node of an option, or a node around it, is served remotely.
 fn is_below_remote(prefix: &str, options: &BTreeMap<String, String>) -> bool {
     let mut prefix = prefix;
     loop {
@@ -71,7 +71,7 @@ fn is_below_remote(prefix: &str, options: &BTreeMap<String, String>) -> bool {
     }
 }
 
-/// Writes every string under its flattened key: `file.filename`, `children.0.filename`.
+/// Adds every string under its flattened key: `file.filename`, `children.0.filename`.
 fn flatten(key: &str, value: &Value, options: &mut BTreeMap<String, String>) {
     let below = |name: &str| match key {
         "" => name.to_owned(),
@@ -94,7 +94,7 @@ fn parse(text: &str) -> Option<Value> {
     serde_json::from_str(text).ok().or_else(|| serde_json::from_str(&requote(text)).ok())
 }
 
-/// The text with strings in single quotes written in double ones.
+/// Replaces strings in single quotes by strings in double quotes.
 fn requote(text: &str) -> String {
     let mut result = String::with_capacity(text.len());
     let mut quote = None;

@@ -1,23 +1,23 @@
 //! VMDK: a text description, in a file of its own or inside an image, that names extents and a parent.
 //!
-//! Source: QEMU `block/vmdk.c`: a description in a file of its own names extents; one inside an image
-//! does so only when the image says that it holds no sectors itself. The parent's name is looked for in
-//! the first 20 sectors of the description.
+//! Source: QEMU `block/vmdk.c`. A description in a file of its own names extents. A description inside an
+//! image does so only if the image says that it holds no sectors itself. QEMU looks for the name of the
+//! parent in the first 20 sectors of the description.
 
 use std::fs::File;
 use std::io;
 
 use super::header::{Header, Role, le64, read_at};
 
-/// How much of a description QEMU reads.
+/// The number of bytes of a description that QEMU reads.
 const MAX_DESCRIPTION: usize = (1 << 20) - 1;
 const SECTOR: u64 = 512;
-/// Where an image with sectors of its own has the description, and how much of it is looked at.
+/// The offset of the description in an image with sectors of its own, and the number of bytes that are read.
 const INSIDE: (u64, usize) = (0x200, 20 * SECTOR as usize);
-/// The most extents that are read from one description.
+/// The largest number of extents that are read from one description.
 const MAX_EXTENTS: usize = 4096;
 
-/// Reads which files a VMDK image names. `start` is how the file begins.
+/// Reads the files that a VMDK image names. `start` is the beginning of the file.
 pub(super) fn read(file: &File, start: &[u8]) -> io::Result<Header> {
     let mut header = Header::default();
     if start.starts_with(b"KDMV") || start.starts_with(b"COWD") {
@@ -38,7 +38,7 @@ pub(super) fn read(file: &File, start: &[u8]) -> io::Result<Header> {
     Ok(header)
 }
 
-/// Whether a file may be a description: text, or bytes that hold the word every description has.
+/// Whether a file may be a description: text, or bytes that contain the word of every description.
 fn is_description(start: &[u8]) -> bool {
     let first = &start[..start.len().min(512)];
     let is_text = |byte: &u8| *byte >= b' ' || byte.is_ascii_whitespace();
@@ -48,7 +48,7 @@ fn is_description(start: &[u8]) -> bool {
 fn add_parent(header: &mut Header, text: &[u8]) {
     const KEY: &[u8] = b"parentFileNameHint";
     let text = text.split(|byte| *byte == 0).next().unwrap_or_default();
-    // Behind the key stand an equals sign and a quotation mark, which QEMU skips unseen.
+    // The key is followed by an equals sign and a quotation mark, which QEMU skips without a check.
     let Some(at) = find(text, KEY) else { return };
     let name = text.get(at + KEY.len() + 2..).unwrap_or_default();
     if let Some(end) = name.iter().position(|byte| *byte == b'"') {

@@ -74,7 +74,7 @@ impl Hosts {
                 Some(near) => format!("did you mean '{near}'?"),
                 None if self.entries.is_empty() => {
                     let files = self.files.iter().map(|file| file.display().to_string());
-                    format!("list the host in {}", files.collect::<Vec<_>>().join(" or "))
+                    format!("add the host to {}", files.collect::<Vec<_>>().join(" or "))
                 }
                 None => format!("known hosts: {}", names.collect::<Vec<_>>().join(", ")),
             };
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_list_of_virt_scenario_is_accepted() {
+    fn parse_accepts_the_list_of_virt_scenario() {
         let text = b"localhost:\n  url: qemu:///system\n\
             # Generate with 'sevctl export --full filename.pdh' on the given host\n  \
             sev-cert: /path/to/host-cert-chain.pdh\n";

@@ -235,7 +235,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mounts_are_read() {
+    fn parse_reads_a_mount_and_refuses_incomplete_lines() {
         let line =
             "36 35 259:2 / /mnt/a\\040b rw,noatime shared:1 master:2 - ext4 /dev/nvme0n1p2 rw";
         let mount = Mount::parse(line).unwrap();
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_of_several_devices_names_each() {
+    fn sources_splits_a_source_of_several_devices() {
         for (source, nodes) in [
             ("/dev/nvme0n1:/dev/nvme1n1", &["/dev/nvme0n1", "/dev/nvme1n1"][..]),
             (
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn escapes_are_undone() {
+    fn unescape_decodes_octal_escapes_and_keeps_other_text() {
         for (text, plain) in
             [("a\\134b", "a\\b"), ("\\0", "\\0"), ("a\\", "a\\"), ("\\999", "\\999")]
         {

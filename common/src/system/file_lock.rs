@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn waiting_ends_with_a_value_or_at_the_limit() {
+    fn wait_for_ends_with_a_value_or_at_the_limit() {
         let pause = Duration::from_millis(1);
         let wait = |limit| Patience { limit, pause, is_interruptible: false };
         let mut tries = 0;

@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn short_and_long_forms_are_read() {
+    fn a_bdf_is_parsed_from_its_short_and_long_forms() {
         for (text, full) in [
             ("17:00.0", "0000:17:00.0"),
             ("0000:17:1f.7", "0000:17:1f.7"),

@@ -183,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tree_is_named_by_its_hostname_file_and_this_machine_by_its_kernel() {
+    fn name_comes_from_the_hostname_file_of_a_sysroot_or_the_kernel_of_this_machine() {
         let folder = tempfile::tempdir().unwrap();
         let host = Host::new(folder.path());
         assert_eq!(host.name(), None);
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_replaced_as_a_whole_and_removed_with_what_a_kill_left() {
+    fn replace_and_remove_also_remove_the_part_file_of_a_killed_command() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         replace(&path, "old", 0o600).unwrap();

@@ -5,11 +5,11 @@ use std::ops::Range;
 use super::chars::{bad_reference, is_qualified_name, is_space_byte};
 use super::fault::Fault;
 
-/// Where one attribute stands.
+/// The position of one attribute.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct RawAttr {
     pub(super) name: Range<usize>,
-    /// Between the quotes; the closing quote is at `value.end`.
+    /// The text between the quotes; the closing quote is at `value.end`.
     pub(super) value: Range<usize>,
 }
 
@@ -20,7 +20,7 @@ impl RawAttr {
     }
 }
 
-/// Reads attributes from a part of `text`, checking each. Ends after the first fault.
+/// Reads attributes from a part of `text`, and checks each. Ends after the first fault.
 #[derive(Debug, Clone)]
 pub(super) struct RawAttrs<'a> {
     text: &'a str,
@@ -28,12 +28,12 @@ pub(super) struct RawAttrs<'a> {
 }
 
 impl<'a> RawAttrs<'a> {
-    /// Reads `part`, which goes from behind the element's name up to `>` or `/>`.
+    /// Reads `part`, which begins after the element's name and ends at `>` or `/>`.
     pub(super) fn new(text: &'a str, part: Range<usize>) -> Self {
         Self { text, part }
     }
 
-    /// Returns the first offset from `from` on whose byte is `wanted`, or the end.
+    /// Returns the first offset at or after `from` whose byte is `wanted`, or the end.
     fn seek(&self, from: usize, wanted: impl Fn(u8) -> bool) -> usize {
         let bytes = &self.text.as_bytes()[from..self.part.end];
         bytes.iter().position(|&byte| wanted(byte)).map_or(self.part.end, |at| from + at)
@@ -43,7 +43,7 @@ impl<'a> RawAttrs<'a> {
         self.seek(from, |byte| !is_space_byte(byte))
     }
 
-    /// Returns the byte at `at` unless that is the end.
+    /// Returns the byte at `at`, or none at the end.
     fn byte(&self, at: usize) -> Option<u8> {
         (at < self.part.end).then(|| self.text.as_bytes()[at])
     }

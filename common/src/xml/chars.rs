@@ -1,21 +1,21 @@
-//! The characters and names XML 1.0 allows, and the ways to write the others.
+//! The characters and names that XML 1.0 allows, and the escapes for the others.
 
 use std::borrow::Cow;
 
 use crate::error::{Error, Result};
 
-/// The byte order mark some editors put first.
+/// The byte order mark that some editors write first.
 pub(super) const BYTE_ORDER_MARK: char = '\u{feff}';
 
-/// Returns the length of the byte order mark of `text`, zero if it has none.
+/// Returns the length of the byte order mark of `text`, or zero without one.
 pub(super) fn mark_length(text: &str) -> usize {
     if text.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len_utf8() } else { 0 }
 }
 
-/// Space in XML's sense; U+00A0 and its like are text.
+/// The characters that XML treats as space. U+00A0 and similar characters are text.
 pub(super) const SPACE: [char; 4] = [' ', '\t', '\r', '\n'];
 
-/// Says whether `text` is nothing but space.
+/// Says whether `text` contains only space.
 pub(super) fn is_space(text: &str) -> bool {
     text.bytes().all(is_space_byte)
 }
@@ -25,9 +25,9 @@ pub(super) fn is_space_byte(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
 }
 
-/// Finds the first character that no XML 1.0 document can hold, not even as a reference.
+/// Finds the first character that an XML 1.0 document cannot contain, not even as a reference.
 pub(super) fn illegal_char(text: &str) -> Option<(usize, char)> {
-    // All such characters have one of these bytes, and hardly any text does.
+    // Every such character has one of these bytes, and ordinary text has almost none of them.
     let suspect = |byte: u8| (byte < 0x20 && !is_space_byte(byte)) | (byte == 0xef);
     if !text.bytes().fold(false, |found, byte| found | suspect(byte)) {
         return None;
@@ -35,7 +35,7 @@ pub(super) fn illegal_char(text: &str) -> Option<(usize, char)> {
     text.char_indices().find(|&(_, char)| !is_legal(char))
 }
 
-/// Refuses `text` with such a character; `what` says what the text is.
+/// Refuses `text` with a character that XML cannot contain; `what` names the text in the error.
 pub(super) fn check_chars(text: &str, what: impl FnOnce() -> String) -> Result<()> {
     match illegal_char(text) {
         None => Ok(()),
@@ -50,7 +50,7 @@ pub(super) fn check_chars(text: &str, what: impl FnOnce() -> String) -> Result<(
     }
 }
 
-/// The production `Char` of XML 1.0, less what no `char` can be.
+/// The production `Char` of XML 1.0, without the code points that a `char` cannot have.
 fn is_legal(char: char) -> bool {
     !matches!(char, '\0'..='\x08' | '\x0b' | '\x0c' | '\x0e'..='\x1f' | '\u{fffe}' | '\u{ffff}')
 }
@@ -90,7 +90,7 @@ fn continues_name(char: char) -> bool {
             | '\u{300}'..='\u{36f}' | '\u{203f}'..='\u{2040}')
 }
 
-/// Resolves what stands between `&` and `;`. Without a DTD only these five names exist.
+/// Resolves the text between `&` and `;`. Without a DTD only five names exist.
 pub(super) fn reference(name: &str) -> Option<char> {
     match name {
         "lt" => return Some('<'),
@@ -105,7 +105,7 @@ pub(super) fn reference(name: &str) -> Option<char> {
         Some(digits) => (digits, 16),
         None => (number, 10),
     };
-    // `from_str_radix` would take a sign.
+    // `from_str_radix` would accept a sign.
     if !digits.chars().all(|digit| digit.is_digit(radix)) {
         return None;
     }
@@ -125,12 +125,12 @@ pub(super) fn bad_reference(raw: &str) -> Option<usize> {
     ampersands.find(|&at| leading_reference(&raw[at..]).is_none())
 }
 
-/// Decodes an attribute value as written: references resolved, line breaks and tabs made spaces.
+/// Decodes an attribute value: resolves references, and replaces line breaks and tabs by spaces.
 pub(super) fn unescape_value(raw: &str) -> Cow<'_, str> {
     unescape(raw, ' ', ' ')
 }
 
-/// Decodes text as written: references resolved, line breaks made `\n`.
+/// Decodes text: resolves references, and replaces line breaks by `\n`.
 pub(super) fn unescape_text(raw: &str) -> Cow<'_, str> {
     unescape(raw, '\n', '\t')
 }
@@ -146,7 +146,7 @@ fn unescape(raw: &str, line_break: char, tab: char) -> Cow<'_, str> {
         plain.push_str(&rest[..at]);
         rest = &rest[at..];
         let (char, length) = match rest.as_bytes()[0] {
-            // The parser refuses all references but known ones.
+            // The parser refuses unknown references.
             b'&' => leading_reference(rest).unwrap_or(('&', 1)),
             b'\t' => (tab, 1),
             _ if rest.starts_with("\r\n") => (line_break, 2),
@@ -163,12 +163,12 @@ fn unescape(raw: &str, line_break: char, tab: char) -> Cow<'_, str> {
     Cow::Owned(plain)
 }
 
-/// Writes `value` so that it stands for itself between quotes of either kind.
+/// Escapes `value`, so that it can stand between quotes of either kind.
 pub(super) fn escape_value(value: &str) -> String {
     escape(value, true)
 }
 
-/// Writes `text` so that it stands for itself between tags. Quotes are escaped as libvirt does.
+/// Escapes `text`, so that it can stand between tags. Quotes are escaped as libvirt does.
 pub(super) fn escape_text(text: &str) -> String {
     escape(text, false)
 }

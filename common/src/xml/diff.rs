@@ -1,4 +1,4 @@
-//! The difference of two texts, for a person to read.
+//! The difference between two texts, for a person to read.
 
 use similar::TextDiff;
 

@@ -1,10 +1,10 @@
-//! A parsed document: its text and where the elements lie in it.
+//! A parsed document: its text and the positions of its elements.
 
 use super::entry::Entry;
 use super::parse::{Scope, parse};
 use crate::error::Result;
 
-/// An XML document that keeps the exact text it was read from.
+/// An XML document that keeps the exact text from which it was parsed.
 #[derive(Debug, Clone)]
 pub struct Document {
     text: String,
@@ -14,15 +14,15 @@ pub struct Document {
 impl Document {
     /// Parses a whole document.
     ///
-    /// A byte order mark is accepted. A DOCTYPE is not, so there are no entities but XML's own five.
+    /// A byte order mark is accepted. A DOCTYPE is refused, so that only XML's own five entities exist.
     ///
-    /// Errors: `invalid_input`, with line and column, if the text is not well-formed, uses a
-    /// namespace prefix it does not declare, has a DOCTYPE, or nests deeper than 256 elements.
+    /// Errors: `invalid_input`, with line and column, if the text is not well-formed, uses an undeclared
+    /// namespace prefix, has a DOCTYPE, or nests deeper than 256 elements.
     pub fn parse(text: impl Into<String>) -> Result<Self> {
         Self::with_scope(text.into(), Scope::Document)
     }
 
-    /// Parses what may stand between two tags: any number of elements, text, comments.
+    /// Parses content that can stand between two tags: any number of elements, text, comments.
     pub(super) fn fragment(text: &str) -> Result<Self> {
         Self::with_scope(text.to_owned(), Scope::Fragment)
     }

@@ -1,4 +1,4 @@
-//! Changes to a document that leave every other byte as it is.
+//! Changes to a document that keep every other byte.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -15,22 +15,22 @@ use crate::error::{Error, Result};
 
 /// A set of changes to one document, made together by [`Edit::finish`].
 ///
-/// All nodes are nodes of the document as it was parsed; an edit does not see the ones before it.
-/// Insertions at the same place stand in the order of the calls. What goes wrong in a call is
-/// reported by [`Edit::finish`].
+/// All nodes are nodes of the document as it was parsed: an edit does not see the changes before it.
+/// Insertions at the same place keep the order of the calls. [`Edit::finish`] reports the first error of a
+/// call.
 ///
-/// XML to insert is any balanced content: elements, comments, text. Space around it is dropped. Where
-/// the document has one element per line, it goes on lines of its own, indented like its siblings.
+/// XML to insert is any balanced content: elements, comments, text. Space around it is removed. If the
+/// document has one element per line, the inserted XML gets lines of its own, indented like its siblings.
 #[derive(Debug)]
 pub struct Edit<'a> {
     document: &'a Document,
     splices: Vec<Splice>,
-    /// New content for the end of elements: a self-closing one has to be opened only once.
+    /// New content for the end of elements. A self-closing element must be opened only once.
     appended: BTreeMap<usize, Vec<Document>>,
     error: Option<Error>,
 }
 
-/// Text that takes the place of a range of the document.
+/// Text that replaces a range of the document.
 #[derive(Debug)]
 struct Splice {
     range: Range<usize>,
@@ -38,18 +38,18 @@ struct Splice {
     text: String,
 }
 
-/// Which insertion comes first if two are at the same place.
+/// The order of two insertions at the same place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Side {
-    /// Belongs to what precedes it.
+    /// Belongs to the content before it.
     After,
     Within,
-    /// Belongs to what follows it.
+    /// Belongs to the content after it.
     Before,
 }
 
 impl Document {
-    /// Begins an edit of this document. The document itself never changes.
+    /// Begins an edit of this document. The document itself does not change.
     pub fn edit(&self) -> Edit<'_> {
         Edit::new(self)
     }
@@ -60,7 +60,7 @@ impl<'a> Edit<'a> {
         Self { document, splices: Vec::new(), appended: BTreeMap::new(), error: None }
     }
 
-    /// Removes `node`, and its line with it if nothing else is there.
+    /// Removes `node`. Also removes its line if nothing else is on it.
     pub fn remove(&mut self, node: Node<'a>) -> &mut Self {
         self.record(node, |edit| {
             let range = whole_line(node).unwrap_or_else(|| node.span());
@@ -69,7 +69,7 @@ impl<'a> Edit<'a> {
         })
     }
 
-    /// Puts `xml` in the place of `node`.
+    /// Replaces `node` by `xml`.
     pub fn replace(&mut self, node: Node<'a>, xml: &str) -> &mut Self {
         self.record(node, |edit| {
             let xml = edit.laid_out(&fragment(xml)?, own_indent(node));
@@ -86,7 +86,7 @@ impl<'a> Edit<'a> {
         })
     }
 
-    /// Inserts `xml` behind `node`, and behind the comments that follow it on its line.
+    /// Inserts `xml` after `node`, and after the comments that follow `node` on its line.
     pub fn insert_after(&mut self, node: Node<'a>, xml: &str) -> &mut Self {
         self.record(node, |edit| {
             let end = node.span().end;
@@ -98,7 +98,7 @@ impl<'a> Edit<'a> {
         })
     }
 
-    /// Inserts `xml` in front of `node`.
+    /// Inserts `xml` before `node`.
     pub fn insert_before(&mut self, node: Node<'a>, xml: &str) -> &mut Self {
         self.record(node, |edit| {
             let line = own_indent(node).zip(break_before(node));
@@ -109,7 +109,7 @@ impl<'a> Edit<'a> {
         })
     }
 
-    /// Sets an attribute, in its place and with its quotes if it is there already.
+    /// Sets an attribute. An existing attribute keeps its place and its quotes.
     pub fn set_attr(&mut self, node: Node<'a>, name: &str, value: &str) -> &mut Self {
         self.record(node, |edit| {
             if !is_qualified_name(name) {
@@ -133,7 +133,7 @@ impl<'a> Edit<'a> {
         })
     }
 
-    /// Renames an attribute, which keeps its value. Does nothing if the element has no such attribute.
+    /// Renames an attribute and keeps its value. Does nothing if the element lacks the attribute.
     pub fn rename_attr(&mut self, node: Node<'a>, name: &str, new: &str) -> &mut Self {
         self.record(node, |edit| {
             if !is_qualified_name(new) {
@@ -147,7 +147,7 @@ impl<'a> Edit<'a> {
         })
     }
 
-    /// Removes an attribute with the space before it. Does nothing if the element has no such attribute.
+    /// Removes an attribute and the space before it. Does nothing if the element lacks the attribute.
     pub fn remove_attr(&mut self, node: Node<'a>, name: &str) -> &mut Self {
         self.record(node, |edit| {
             if let Some(span) = node.attr_span(name) {
@@ -159,7 +159,7 @@ impl<'a> Edit<'a> {
         })
     }
 
-    /// Sets the text of an element that has no child elements. Comments in it go.
+    /// Sets the text of an element without child elements. Removes the comments in the element.
     pub fn set_text(&mut self, node: Node<'a>, text: &str) -> &mut Self {
         self.record(node, |edit| {
             let name = node.name();
@@ -182,10 +182,10 @@ impl<'a> Edit<'a> {
         })
     }
 
-    /// Returns the document with all changes made. Without changes that is the same text.
+    /// Returns the document with all changes. Without changes this is the same text.
     ///
-    /// Errors: `invalid_input` for XML, a name or a value that cannot be in a document, and if the
-    /// result is not well-formed; `failed` if two changes touch the same part of the document.
+    /// Errors: `invalid_input` for XML, a name or a value that a document cannot contain, and if the result
+    /// is not well-formed; `failed` if two changes touch the same part of the document.
     pub fn finish(mut self) -> Result<String> {
         if let Some(error) = self.error {
             return Err(error);
@@ -217,7 +217,7 @@ impl<'a> Edit<'a> {
         }
     }
 
-    /// Runs one call unless one has failed before.
+    /// Runs one call, unless an earlier call has failed.
     fn record(&mut self, node: Node<'a>, call: impl FnOnce(&mut Self) -> Result<()>) -> &mut Self {
         if self.error.is_none() {
             let own = std::ptr::eq(node.document, self.document);
@@ -231,7 +231,7 @@ impl<'a> Edit<'a> {
         self.splices.push(Splice { range, side, text });
     }
 
-    /// Makes the splice that adds `fragments` to the end of `parent`.
+    /// Adds the splice that appends `fragments` to the content of `parent`.
     fn append(&mut self, parent: Node<'a>, fragments: &[Document]) {
         let text = self.document.text();
         let inner = child_indent(parent);
@@ -245,7 +245,7 @@ impl<'a> Edit<'a> {
         let mut range = at..at;
         let empty = parent.children().next().is_none();
         if inner.is_some() && empty && !text[at..content.end].contains('\n') {
-            // The end tag shared the line of the start tag; now it needs its own.
+            // The end tag shared the line of the start tag; now it needs a line of its own.
             range.end = content.end;
             xml.push_str(line_break(text));
             xml.push_str(indent(text, parent.span().start).unwrap_or_default());
@@ -257,7 +257,7 @@ impl<'a> Edit<'a> {
         self.splice(range, Side::Within, xml);
     }
 
-    /// Returns `fragment` for a line with `indent`, the line break in front included.
+    /// Returns `fragment` for a line with `indent`, with the line break before it.
     fn on_own_line(&self, fragment: &Document, indent: Option<&str>) -> String {
         let xml = self.laid_out(fragment, indent);
         match indent {
@@ -274,7 +274,7 @@ impl<'a> Edit<'a> {
     }
 }
 
-/// Reads XML to insert. It has to be balanced by itself, lest it move the elements around it.
+/// Parses XML to insert. The XML must be balanced, so that it cannot move the elements around it.
 fn fragment(xml: &str) -> Result<Document> {
     let xml = xml.trim_matches(SPACE);
     if xml.is_empty() {
@@ -288,7 +288,7 @@ fn closes_itself(node: Node<'_>) -> bool {
     node.document.text().as_bytes()[node.entry().tag_end] == b'/'
 }
 
-/// Returns where a new attribute goes.
+/// Returns the position for a new attribute.
 fn attrs_end(node: Node<'_>) -> usize {
     node.raw_attrs().last().map_or(node.entry().name_end, |raw| raw.end())
 }

@@ -1,4 +1,4 @@
-//! New XML, built piece by piece.
+//! New XML, built from elements.
 
 use std::fmt::Display;
 
@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 
 /// An element to be written.
 ///
-/// A name with a prefix is just a name; its declaration is an attribute:
+/// A name may have a prefix; the declaration of the prefix is an attribute:
 /// `Element::new("tdx:base").attr("xmlns:tdx", "urn:example")`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Element {
@@ -49,7 +49,7 @@ impl Element {
         }
     }
 
-    /// Adds a child behind the content so far.
+    /// Adds a child after the present content.
     #[must_use]
     pub fn child(self, child: Element) -> Self {
         self.children([child])
@@ -68,18 +68,18 @@ impl Element {
         self
     }
 
-    /// Adds text behind the content so far.
+    /// Adds text after the present content.
     #[must_use]
     pub fn text(mut self, text: impl Display) -> Self {
         self.content.push(Content::Text(text.to_string()));
         self
     }
 
-    /// Writes the element as libvirt does: single quotes, two spaces per level, an element with text
-    /// on one line. There is no line break at the end.
+    /// Writes the element as libvirt does: single quotes, two spaces for each level, an element with text on
+    /// one line. The result does not end with a line break.
     ///
-    /// Errors: `invalid_input` if a name is not an XML name, if a value or text has a character that
-    /// XML 1.0 cannot hold, or if elements nest too deep for [`Document::parse`].
+    /// Errors: `invalid_input` if a name is not an XML name, if a value or text has a character that XML 1.0
+    /// cannot contain, or if elements nest too deep for [`Document::parse`].
     ///
     /// [`Document::parse`]: super::Document::parse
     pub fn to_xml(&self) -> Result<String> {

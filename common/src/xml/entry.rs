@@ -1,10 +1,10 @@
-//! The index of a document: where each element lies in the text.
+//! The index of a document: the position of each element in the text.
 
 use std::ops::Range;
 
 use super::attrs::RawAttrs;
 
-/// Where one element lies. Entries stand in document order, so a subtree is a run of them.
+/// The position of one element. Entries are in document order, so that a subtree is a run of entries.
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
     /// The `<` of the start tag.
@@ -13,9 +13,9 @@ pub(super) struct Entry {
     /// The `>` or `/>` that ends the start tag.
     pub(super) tag_end: usize,
     pub(super) content: Range<usize>,
-    /// Behind the end tag, or behind the start tag if that closes itself.
+    /// The offset after the end tag, or after a start tag that closes itself.
     pub(super) end: usize,
-    /// The first entry that is not in this element.
+    /// The first entry that is not inside this element.
     pub(super) next: usize,
     pub(super) parent: Option<usize>,
 }
@@ -26,7 +26,7 @@ impl Entry {
     }
 }
 
-/// Finds the namespace that `prefix`, or no prefix, stands for in the element `id`.
+/// Finds the namespace of `prefix`, or of no prefix, in the element `id`.
 pub(super) fn namespace<'a>(
     text: &'a str,
     entries: &[Entry],

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use crate::error::Error;
 
-/// What is wrong with the text, and where.
+/// The fault of a text, and its position.
 #[derive(Debug)]
 pub(super) struct Fault {
     pub(super) at: usize,

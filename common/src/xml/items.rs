@@ -1,4 +1,4 @@
-//! What an element contains, piece by piece.
+//! The content of an element, piece by piece.
 
 use std::ops::Range;
 
@@ -26,7 +26,7 @@ pub(super) enum ItemKind<'a> {
 }
 
 impl Document {
-    /// Returns what stands outside of all elements, and the outermost elements.
+    /// Returns the pieces outside of all elements, and the outermost elements.
     pub(super) fn items(&self) -> Items<'_> {
         Items::new(self, mark_length(self.text())..self.text().len(), 0)
     }
@@ -54,12 +54,12 @@ impl<'a> Node<'a> {
 }
 
 impl Item<'_> {
-    /// Returns where the item lies in the document's text.
+    /// Returns the range of the item in the document's text.
     pub(super) fn span(&self) -> Range<usize> {
         self.start..self.start + self.source.len()
     }
 
-    /// Says whether this is text that a reader may care for.
+    /// Says whether this is text with a meaning for a reader.
     fn is_text(&self) -> bool {
         match self.kind {
             ItemKind::Text => !is_space(self.source),
@@ -69,12 +69,12 @@ impl Item<'_> {
     }
 }
 
-/// Runs over the content of one element. It was checked when the document was parsed.
+/// Iterates over the content of one element, which was checked when the document was parsed.
 #[derive(Debug, Clone)]
 pub(super) struct Items<'a> {
     document: &'a Document,
     part: Range<usize>,
-    /// The entry of the next element, if that lies in `part`.
+    /// The entry of the next element, if it lies in `part`.
     next: usize,
 }
 
@@ -83,7 +83,7 @@ impl<'a> Items<'a> {
         Self { document, part, next }
     }
 
-    /// Says whether there is text, so that line breaks between the pieces are part of it.
+    /// Says whether there is text, so that line breaks between the pieces belong to the text.
     pub(super) fn has_text(mut self) -> bool {
         self.any(|item| item.is_text())
     }
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn text_differs_from_layout() {
+    fn has_text_ignores_space_and_comments_between_elements() {
         let cases = [
             ("<a/>", false),
             ("<a> <b>x</b>\n<!-- x --></a>", false),

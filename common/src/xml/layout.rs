@@ -1,4 +1,4 @@
-//! Lines and indentation: where a piece of XML goes so that the result looks hand-written.
+//! Lines and indentation: the place of a piece of XML, so that the result looks hand-written.
 
 use std::ops::Range;
 
@@ -9,35 +9,35 @@ use super::node::Node;
 
 const BLANK: [char; 2] = [' ', '\t'];
 
-/// Returns the indentation of what begins at `at`, if it is the first on its line.
+/// Returns the indentation of the text at `at`, if that text begins a line.
 pub(super) fn indent(text: &str, at: usize) -> Option<&str> {
     let line = text[..at].trim_end_matches(BLANK);
     let first = line.is_empty() || line.ends_with(['\n', BYTE_ORDER_MARK]);
     first.then(|| &text[line.len()..at])
 }
 
-/// Returns the indentation of `node` if it begins a line and line breaks beside it mean nothing.
+/// Returns the indentation of `node`, if `node` begins a line and line breaks beside it have no meaning.
 pub(super) fn own_indent(node: Node<'_>) -> Option<&str> {
     let within_text = node.parent().is_some_and(|parent| parent.items().has_text());
     if within_text { None } else { indent(node.document.text(), node.span().start) }
 }
 
-/// Returns where the line break is that precedes `node`, which begins its line.
+/// Returns the position of the line break before `node`, which begins its line.
 pub(super) fn break_before(node: Node<'_>) -> Option<usize> {
     let before = node.document.text()[..node.span().start].trim_end_matches(BLANK);
     let before = before.strip_suffix('\n')?;
     Some(before.strip_suffix('\r').unwrap_or(before).len())
 }
 
-/// Returns where the line break is that follows `at` with nothing but blanks between.
+/// Returns the position of the line break after `at`, if only blanks are between.
 fn break_after(text: &str, at: usize) -> Option<usize> {
     let rest = text[at..].trim_start_matches(BLANK);
     let ends = rest.is_empty() || rest.starts_with(['\r', '\n']);
     ends.then(|| text.len() - rest.len())
 }
 
-/// Returns where the line of `at` ends, if only comments follow on it: they belong to what is left
-/// of them.
+/// Returns the end of the line of `at`, if only comments follow on it: they belong to the content on their
+/// left.
 pub(super) fn line_end(text: &str, mut at: usize) -> Option<usize> {
     loop {
         let rest = text[at..].trim_start_matches(BLANK);
@@ -48,7 +48,7 @@ pub(super) fn line_end(text: &str, mut at: usize) -> Option<usize> {
     }
 }
 
-/// Returns the line of `node` from the line break before it on, if nothing else is on that line.
+/// Returns the line of `node`, with the line break before it, if nothing else is on that line.
 pub(super) fn whole_line(node: Node<'_>) -> Option<Range<usize>> {
     own_indent(node)?;
     let text = node.document.text();
@@ -60,7 +60,7 @@ pub(super) fn whole_line(node: Node<'_>) -> Option<Range<usize>> {
     Some(break_before(node)?..break_after(text, end).or_else(closes)?)
 }
 
-/// Returns where new content goes at the end of `node`: behind what is there, not behind the
+/// Returns the position for new content at the end of `node`: after the present content, before the
 /// indentation of the end tag.
 pub(super) fn content_end(node: Node<'_>) -> usize {
     let text = node.document.text();
@@ -74,7 +74,7 @@ pub(super) fn line_break(text: &str) -> &'static str {
     if text.contains("\r\n") { "\r\n" } else { "\n" }
 }
 
-/// Returns the indentation for a new child of `node`, `None` if it has to go on the same line.
+/// Returns the indentation for a new child of `node`, or `None` if the child must go on the same line.
 pub(super) fn child_indent(node: Node<'_>) -> Option<String> {
     if node.items().has_text() {
         return None;
@@ -86,7 +86,7 @@ pub(super) fn child_indent(node: Node<'_>) -> Option<String> {
     }
 }
 
-/// Returns by how much `document` indents a child, as its first indented child shows.
+/// Returns the indentation step of `document`, taken from its first indented child.
 fn step(document: &Document) -> &str {
     let text = document.text();
     let step = |node: Node<'_>| -> Option<Range<usize>> {
@@ -98,9 +98,9 @@ fn step(document: &Document) -> &str {
     document.nodes().find_map(step).map_or("  ", |range| &text[range])
 }
 
-/// Returns `fragment` with its lines moved to `indent`; the first one has none.
+/// Returns `fragment` with its lines moved to `indent`. The first line gets no indentation.
 ///
-/// Only space between elements changes, never text, CDATA, comments or the inside of tags.
+/// Changes only space between elements, never text, CDATA, comments or the inside of tags.
 pub(super) fn reindent(fragment: &Document, indent: &str, line_break: &str) -> String {
     let text = fragment.text();
     let mut gaps = Vec::new();
@@ -121,8 +121,8 @@ pub(super) fn reindent(fragment: &Document, indent: &str, line_break: &str) -> S
     moved
 }
 
-/// Collects the spaces with a line break in them, save where there is text they might belong to.
-/// Recurses no deeper than the parser lets elements nest.
+/// Collects the spaces with a line break, except beside text, to which they may belong. The recursion is not
+/// deeper than the nesting that the parser allows.
 fn collect_line_gaps(items: Items<'_>, gaps: &mut Vec<Range<usize>>) {
     if items.clone().has_text() {
         return;
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn the_indentation_step_is_that_of_the_document() {
+    fn step_returns_the_indentation_step_of_the_document() {
         let cases = [("<a><b/></a>", "  "), ("<a>\n\t<b/>\n</a>", "\t"), ("<a>\n<b/>\n</a>", "  ")];
         for (xml, expected) in cases {
             assert_eq!(step(&Document::parse(xml).unwrap()), expected, "{xml:?}");
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_comment_belongs_to_its_line() {
+    fn line_end_includes_the_comments_that_follow_on_the_line() {
         let text = "<a/> <!-- x --><!-- y --> \n<b/><c/>";
         assert_eq!(line_end(text, 4), Some(26));
         assert_eq!(line_end(text, 31), None);

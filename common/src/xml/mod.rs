@@ -1,8 +1,8 @@
 //! libvirt's XML: reading it, editing it in place, writing new pieces.
 //!
-//! [`Document`] keeps the text it was parsed from and an index of where each element lies in it.
-//! [`Node`] reads through that index; [`Edit`] replaces ranges of the text, so every byte that no
-//! edit names stays: comments, metadata of other programs, quoting, layout.
+//! [`Document`] keeps the text from which it was parsed and an index of the positions of its elements.
+//! [`Node`] reads through that index. [`Edit`] replaces ranges of the text and keeps every other byte:
+//! comments, metadata of other programs, quoting, layout.
 //!
 //! ```
 //! use common::xml::{Document, Element};

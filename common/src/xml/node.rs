@@ -10,7 +10,7 @@ use super::document::Document;
 use super::entry::{Entry, namespace};
 use super::fault::line_column;
 
-/// An element. Cheap to copy; two are equal if they are the same element of the same document.
+/// An element, cheap to copy. Two nodes are equal if they are the same element of the same document.
 #[derive(Clone, Copy)]
 pub struct Node<'a> {
     pub(super) document: &'a Document,
@@ -45,7 +45,7 @@ impl<'a> Node<'a> {
         split_name(self.name()).1
     }
 
-    /// Returns the namespace of the element as its declaration writes it, `None` if it is in none.
+    /// Returns the namespace of the element as its declaration writes it, or `None` without a namespace.
     pub fn namespace(self) -> Option<&'a str> {
         let prefix = split_name(self.name()).0;
         namespace(self.document.text(), self.document.entries(), self.id, prefix)
@@ -62,7 +62,7 @@ impl<'a> Node<'a> {
         self.raw_attrs().map(|raw| (&text[raw.name], unescape_value(&text[raw.value])))
     }
 
-    /// Returns the element around this one.
+    /// Returns the element that contains this one.
     pub fn parent(self) -> Option<Node<'a>> {
         self.entry().parent.map(|id| self.document.node(id))
     }
@@ -82,7 +82,7 @@ impl<'a> Node<'a> {
         self.children().find(|child| child.name() == name)
     }
 
-    /// Returns the first element at `path`, in whichever branch it is.
+    /// Returns the first element at `path`, in any branch.
     ///
     /// Shape of a path: names of children as written, joined by `/`: `devices/disk/source`.
     pub fn find(self, path: &str) -> Option<Node<'a>> {
@@ -94,7 +94,7 @@ impl<'a> Node<'a> {
         Matches { path, levels: vec![Children::new(self)] }
     }
 
-    /// Returns the text directly in this element, CDATA included, without space around it.
+    /// Returns the text directly in this element, including CDATA, without the space around it.
     pub fn text(self) -> String {
         self.untrimmed_text().trim_matches(SPACE).to_owned()
     }
@@ -109,7 +109,7 @@ impl<'a> Node<'a> {
         self.find(path)?.attr(name)
     }
 
-    /// Returns where the element lies in the document's text. Unit: bytes.
+    /// Returns the range of the element in the document's text. Unit: bytes.
     pub fn span(self) -> Range<usize> {
         self.entry().start..self.entry().end
     }
@@ -119,15 +119,15 @@ impl<'a> Node<'a> {
         line_column(self.document.text(), self.span().start).0
     }
 
-    /// Returns the line on which an attribute begins, counted from one; the element's line if it has no
-    /// such attribute.
+    /// Returns the line on which an attribute begins, counted from one; the element's line if it lacks the
+    /// attribute.
     pub fn attr_line(self, name: &str) -> usize {
         let start = self.attr_span(name).map_or(self.span().start, |span| span.start);
         line_column(self.document.text(), start).0
     }
 
-    /// Returns where an attribute lies in the document's text, from its name to its closing quote.
-    /// Unit: bytes.
+    /// Returns the range of an attribute in the document's text, from its name to its closing quote. Unit:
+    /// bytes.
     pub fn attr_span(self, name: &str) -> Option<Range<usize>> {
         let text = self.document.text();
         let raw = self.raw_attrs().find(|raw| &text[raw.name.clone()] == name)?;
@@ -152,7 +152,7 @@ impl<'a> Node<'a> {
     }
 
     pub(super) fn raw_attrs(self) -> impl Iterator<Item = RawAttr> {
-        // `Document::parse` has refused all faults.
+        // `Document::parse` has refused every fault.
         self.entry().attrs(self.document.text()).flatten()
     }
 }
@@ -173,7 +173,7 @@ impl fmt::Debug for Node<'_> {
 
 struct Children<'a> {
     document: &'a Document,
-    /// Entries; a child and all it contains are one step.
+    /// A range of entries; a child with everything inside of it is one step.
     ids: Range<usize>,
 }
 
@@ -193,10 +193,10 @@ impl<'a> Iterator for Children<'a> {
     }
 }
 
-/// A walk that descends where the names match.
+/// A walk that enters only elements whose names match.
 struct Matches<'a, 'p> {
     path: &'p str,
-    /// What is left to look at, one level per step of the path.
+    /// The elements that remain to be visited, one level for each step of the path.
     levels: Vec<Children<'a>>,
 }
 

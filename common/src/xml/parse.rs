@@ -1,4 +1,4 @@
-//! One pass over the text that checks it and notes where each element lies.
+//! One pass over the text, which checks it and records the position of each element.
 
 use std::ops::Range;
 
@@ -12,15 +12,16 @@ use super::chars::{
 use super::entry::{Entry, namespace};
 use super::fault::Fault;
 
-/// How deep elements may nest. libvirt's go about ten deep; whoever recurses relies on this.
+/// The largest nesting depth of elements. libvirt uses about ten levels. Recursive functions rely on this
+/// limit.
 pub(super) const MAX_DEPTH: usize = 256;
 
-/// What the text has to be.
+/// The expected shape of the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scope {
     /// One root element; every namespace prefix is declared.
     Document,
-    /// What may stand between two tags. Prefixes may be declared further out.
+    /// Content that can stand between two tags. Prefixes may be declared outside of it.
     Fragment,
 }
 
@@ -38,7 +39,7 @@ struct Parser<'t> {
     text: &'t str,
     scope: Scope,
     entries: Vec<Entry>,
-    /// The elements the reader is inside of, outermost first.
+    /// The elements that contain the reader's position, outermost first.
     open: Vec<usize>,
 }
 
@@ -46,7 +47,7 @@ impl Parser<'_> {
     fn run(mut self) -> Result<Vec<Entry>, Fault> {
         let mut reader = Reader::from_str(self.text);
         reader.config_mut().check_comments = true;
-        // The reader skips the mark without counting it.
+        // The reader skips the byte order mark without counting it.
         let mark = mark_length(self.text);
         let offset = |position: u64| mark + position as usize;
         loop {
@@ -86,7 +87,7 @@ impl Parser<'_> {
         self.end()
     }
 
-    /// Takes in a start tag that ends with `closer` bytes of `>` or `/>`.
+    /// Adds a start tag that ends with `closer` bytes of `>` or `/>`.
     fn start_tag(&mut self, span: Range<usize>, name: usize, closer: usize) -> Result<(), Fault> {
         if self.scope == Scope::Document && self.open.is_empty() && !self.entries.is_empty() {
             return Err(Fault::new(span.start, "second root element"));
@@ -140,7 +141,7 @@ impl Parser<'_> {
         }
     }
 
-    /// Ends the innermost element; the reader has made sure that `end_tag` is its.
+    /// Ends the innermost element. The reader has checked that `end_tag` belongs to this element.
     fn close(&mut self, end_tag: Range<usize>) {
         let next = self.entries.len();
         if let Some(id) = self.open.pop() {
@@ -198,7 +199,7 @@ impl Parser<'_> {
     }
 }
 
-/// Returns what the reader found wrong, without the name of its class.
+/// Returns the text of the reader's error, without the name of its class.
 fn cause(error: &quick_xml::Error) -> String {
     match error {
         quick_xml::Error::Syntax(error) => error.to_string(),

@@ -1,4 +1,4 @@
-//! A document laid out anew.
+//! Lays out a document with one element per line.
 
 use super::document::Document;
 use super::element::push_line;
@@ -8,8 +8,8 @@ use crate::error::Result;
 
 /// Lays `text` out with one element per line and two spaces per level.
 ///
-/// Tags, comments, CDATA and elements that hold text stay as they are. The result ends with a line
-/// break and has no byte order mark.
+/// Tags, comments, CDATA and elements with text are not changed. The result ends with a line break and has no
+/// byte order mark.
 ///
 /// Errors: as [`Document::parse`].
 pub fn pretty(text: &str) -> Result<String> {
@@ -20,7 +20,8 @@ pub fn pretty(text: &str) -> Result<String> {
     Ok(out)
 }
 
-/// Lays out content without text of its own. Recurses no deeper than the parser lets elements nest.
+/// Lays out content without text of its own. The recursion is not deeper than the nesting that the parser
+/// allows.
 fn push_items(out: &mut String, items: Items<'_>, depth: usize) {
     let mut gap = "";
     for item in items {
@@ -44,7 +45,7 @@ fn push_items(out: &mut String, items: Items<'_>, depth: usize) {
 fn push_element(out: &mut String, node: Node<'_>, depth: usize) {
     let content = &node.entry().content;
     let text = node.document.text();
-    // Space alone is the value of an element like <name>, unless it is what is left of a layout.
+    // Space alone is the value of an element like <name>, unless it is the remainder of a layout.
     let mut items = node.items();
     let empty =
         items.all(|item| item.kind == ItemKind::Text) && !text[content.clone()].contains('\n');

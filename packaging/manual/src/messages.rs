@@ -1,9 +1,12 @@
 //! The words that the tools say beside their help: every string of the sources that is a sentence, as one page.
 
 use std::error::Error;
+use std::ffi::OsStr;
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use walkdir::{DirEntry, WalkDir};
 
 const HEAD: &str = "# Messages\n\n\
     Every message in the sources of the tools: errors, their causes and hints, warnings, questions and progress. \
@@ -20,7 +23,7 @@ pub(crate) fn messages(repository: &Path) -> Result<String, Box<dyn Error>> {
         for file in rust_files(&repository.join(name).join("src"))? {
             let source = fs::read_to_string(&file)?;
             let found = strings(&source);
-            let mut sentences = found.iter().filter(|found| is_sentence(&found.text)).peekable();
+            let mut sentences = found.iter().filter(|found| found.is_message()).peekable();
             if sentences.peek().is_some() {
                 let file = file.strip_prefix(repository)?.display();
                 write!(page, "\n[{file}](../../{file})\n\n| kind | message |\n|---|---|\n")?;
@@ -33,20 +36,16 @@ pub(crate) fn messages(repository: &Path) -> Result<String, Box<dyn Error>> {
     Ok(page)
 }
 
-/// The Rust files below a directory that are no tests, in order.
+/// The Rust files below a directory that are not tests, in order.
 fn rust_files(directory: &Path) -> Result<Vec<PathBuf>, Box<dyn Error>> {
-    let entries = fs::read_dir(directory)?.map(|entry| entry.map(|entry| entry.path()));
-    let mut paths = entries.collect::<Result<Vec<_>, _>>()?;
-    paths.sort();
-    let mut files = Vec::new();
-    for path in paths {
-        if path.is_dir() {
-            files.extend(rust_files(&path)?);
-        } else if path.extension().is_some_and(|name| name == "rs") && !path.ends_with("tests.rs") {
-            files.push(path);
-        }
-    }
-    Ok(files)
+    let is_test = |name: &OsStr| name == "tests" || name == "tests.rs";
+    let entries = WalkDir::new(directory).sort_by_file_name().into_iter();
+    let paths = entries
+        .filter_entry(|entry| !is_test(entry.file_name()))
+        .map(|entry| entry.map(DirEntry::into_path))
+        .collect::<Result<Vec<_>, _>>()?;
+    let is_rust = |path: &PathBuf| path.extension().is_some_and(|name| name == "rs");
+    Ok(paths.into_iter().filter(is_rust).collect())
 }
 
 /// A string literal, and what the call that takes it makes of it.
@@ -56,11 +55,17 @@ struct Literal {
     text: String,
 }
 
-/// Whether a text is something to read, and no name, path, pattern or format of data.
-fn is_sentence(text: &str) -> bool {
-    let is_word = |word: &&str| word.len() > 1 && word.chars().all(|c| c.is_ascii_lowercase());
-    let looks_like_data = ["<", "/", "#", "^", "\""].iter().any(|start| text.starts_with(start));
-    !looks_like_data && text.split_whitespace().filter(is_word).count() >= 2
+impl Literal {
+    /// Whether the text is a message, not a name, path, pattern or data format. A text of one word is a message only
+    /// if a call that reports something takes the text.
+    fn is_message(&self) -> bool {
+        let is_word = |word: &&str| {
+            word.len() > 1 && word.chars().all(|c| c.is_ascii_lowercase() || c == '-')
+        };
+        let is_data = self.text.starts_with(['<', '/', '#', '^', '"']);
+        let words = self.text.split_whitespace().filter(is_word).count();
+        !is_data && words >= if self.kind == "text" { 2 } else { 1 }
+    }
 }
 
 /// The string literals of a source file, without those of attributes, comments and tests.
@@ -73,8 +78,8 @@ fn strings(source: &str) -> Vec<Literal> {
     while let Some(next) = rest.chars().next() {
         let skipped = if rest.starts_with("//") {
             rest.find('\n').unwrap_or(rest.len())
-        } else if rest.starts_with("#[") {
-            rest.find("]\n").map_or(rest.len(), |at| at + 1)
+        } else if rest.starts_with("#[") || rest.starts_with("#![") {
+            attribute(rest)
         } else if let Some((text, length)) = literal(rest) {
             found.push(Literal { kind: kind(&code), text });
             code.push('s');
@@ -88,6 +93,26 @@ fn strings(source: &str) -> Vec<Literal> {
         rest = &rest[skipped..];
     }
     found
+}
+
+/// The length of the attribute that a text begins with.
+fn attribute(source: &str) -> usize {
+    let mut depth = 0;
+    let mut at = 0;
+    while let Some(next) = source[at..].chars().next() {
+        let rest = &source[at..];
+        at += literal(rest)
+            .map(|(_, length)| length)
+            .or_else(|| character(rest))
+            .unwrap_or_else(|| next.len_utf8());
+        match next {
+            '[' => depth += 1,
+            ']' if depth == 1 => return at,
+            ']' => depth -= 1,
+            _ => {}
+        }
+    }
+    at
 }
 
 /// The string literal that a text begins with, as it reads, and how long it is in the source.
@@ -152,7 +177,8 @@ mod tests {
     fn strings_finds_literals_with_the_call_that_takes_them() {
         let source = r##"
             // "a comment is no message"
-            #[expect(dead_code, reason = "an attribute is no message")]
+            #[expect(dead_code, reason = "an attribute [0] is no message]")]
+            macro_rules! codes { ($(#[doc = $meaning] $name,)*) => { "a message behind an attribute" } }
             fn f<'a>(x: &'a str) -> char {
                 Err(Error::usage(format!("no volume \"{x}\" \
                     is there")).hint("list the volumes: tdx-pool volumes"));
@@ -162,6 +188,7 @@ mod tests {
         "##;
         let literal = |kind, text: &str| Literal { kind, text: text.to_owned() };
         let expected = [
+            literal("text", "a message behind an attribute"),
             literal("error", "no volume \"{x}\" is there"),
             literal("hint", "list the volumes: tdx-pool volumes"),
             literal("text", r"raw \ text"),
@@ -170,10 +197,13 @@ mod tests {
     }
 
     #[test]
-    fn is_sentence_refuses_names_and_data() {
-        assert!(is_sentence("domain '{name}' is running"));
+    fn names_and_data_are_not_messages() {
+        let is_message = |kind, text: &str| Literal { kind, text: text.to_owned() }.is_message();
+        assert!(is_message("text", "domain '{name}' is running"));
+        assert!(is_message("error", "{} is read-only"));
+        assert!(is_message("error", "--fix-template needs --xml-template"));
         for text in ["virtio", "/sys/bus/pci/devices", "<a b='c'>", "{bdf} {driver}"] {
-            assert!(!is_sentence(text), "{text}");
+            assert!(!is_message("text", text), "{text}");
         }
     }
 }

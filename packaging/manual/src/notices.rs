@@ -125,7 +125,7 @@ mod tests {
     ];
 
     #[test]
-    fn crates_have_a_licence_of_the_list_and_libvirts_binding_the_lgpl() {
+    fn every_crate_has_an_allowed_licence_and_the_libvirt_binding_the_lgpl() {
         let metadata = metadata().unwrap();
         let others = items(&metadata["packages"]).filter(|package| !package["source"].is_null());
         for package in others {

@@ -109,7 +109,8 @@ impl Detachment<'_> {
         let doing = format!("detach {target} from domain '{name}'");
         let asked_for = || {
             [format!(
-                "disk {target} of domain '{name}': the guest was asked to release the disk, and may still do so"
+                "disk {target}: the guest of domain '{name}' was asked to release the disk and may still \
+                 release it"
             )]
         };
         let end = Instant::now() + timeout;

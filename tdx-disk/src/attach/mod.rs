@@ -104,24 +104,31 @@ impl Attachment<'_> {
 
     /// Refuses a disk that the domain already has with other settings than the requested ones.
     fn expect_same(&self, existing: &GuestDisk) -> Result<()> {
-        let differs = |what: &str, is: &str| {
+        let differs = |what: &str, is: &str, wanted: &str| {
             let (name, target) = (&self.named.name, &existing.target);
             let domain = &self.request.domain;
             Err(Error::conflict(format!(
-                "{name} is already attached to domain '{domain}' as {target}, with {what} {is}"
+                "{name} is already attached to domain '{domain}' as {target}: {what} is {is}, but {wanted} \
+                 was requested"
             ))
             .hint(format!("detach the disk first: tdx-disk detach {domain} {target}")))
         };
-        if self.request.target.as_ref().is_some_and(|target| *target != existing.target) {
-            return differs("the target", &existing.target);
+        if let Some(target) = &self.request.target
+            && *target != existing.target
+        {
+            return differs("the target", &existing.target, target);
         }
-        if self.request.serial.is_some() && self.request.serial != existing.serial {
-            return differs("the serial number", existing.serial.as_deref().unwrap_or("none"));
+        if let Some(serial) = &self.request.serial
+            && self.request.serial != existing.serial
+        {
+            let is = existing.serial.as_deref().unwrap_or("none");
+            return differs("the serial number", is, serial);
         }
+        let yes_or_no = |readonly| if readonly { "yes" } else { "no" };
         if self.request.readonly == existing.readonly {
             Ok(())
         } else {
-            differs("readonly", if existing.readonly { "yes" } else { "no" })
+            differs("readonly", yes_or_no(existing.readonly), yes_or_no(self.request.readonly))
         }
     }
 

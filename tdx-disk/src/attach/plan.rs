@@ -112,7 +112,7 @@ fn target(request: &AttachRequest, observed: &Observed<'_>) -> Result<String> {
     match &request.target {
         Some(target) if used.contains(target) => {
             let message = format!("domain '{}' already has a disk {target}", request.domain);
-            let hint = format!("use the free target {}", request.bus.next_free(&used));
+            let hint = format!("choose a free target: --target {}", request.bus.next_free(&used));
             Err(Error::conflict(message).hint(hint))
         }
         Some(target) => Ok(target.clone()),
@@ -147,9 +147,8 @@ fn lasting_path(observed: &Observed<'_>, warnings: &mut Vec<String>) -> String {
     if let Some(path) = by_id.or_else(|| disk.by_path()) {
         return path.to_owned();
     }
-    warnings.push(format!(
-        "{} has no permanent name: after a reboot, another disk may have this name",
-        disk.node()
-    ));
-    disk.node()
+    let node = disk.node();
+    warnings
+        .push(format!("{node} has no persistent name: after a reboot, {node} may be another disk"));
+    node
 }

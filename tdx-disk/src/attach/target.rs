@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_free_unit_is_found_or_a_controller_added() {
+    fn find_returns_a_free_unit_or_a_new_controller() {
         let document = |devices: &str| {
             Document::parse(format!("<domain><devices>{devices}</devices></domain>")).unwrap()
         };

@@ -225,7 +225,7 @@ fn claim_finding(host: &Host, disk: &Disk) -> Result<Option<Finding>> {
         match open_node(host, disk, OFlags::EXCL) {
             Err(error) if error.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error()) => {
                 if Instant::now() >= end {
-                    let message = format!("the kernel uses {} exclusively", disk.node());
+                    let message = format!("the kernel has {} open exclusively", disk.node());
                     return Ok(Some(Finding::new(Code::Claimed, message)));
                 }
                 interrupt::sleep(Duration::from_millis(50))?;
@@ -312,9 +312,9 @@ fn identity_findings(observer: &Observer<'_>, disk: &Disk) -> Vec<Finding> {
     if disk.by_id().is_none() {
         let message = match disk.by_path() {
             Some(path) => {
-                format!("{node} has no permanent name of its own, only one for its slot: {path}")
+                format!("{node} has no persistent name of its own, only one for its slot: {path}")
             }
-            None => format!("{node} has no permanent name"),
+            None => format!("{node} has no persistent name"),
         };
         findings.push(Finding::new(Code::Identity, message));
     }

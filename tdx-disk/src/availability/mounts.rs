@@ -60,7 +60,7 @@ impl Mounts {
             }
             Need::BtrfsMember { uuid } => {
                 if !self.findings_of(&block).any(|finding| finding.code == Code::Mounted) {
-                    let message = format!("{node} is part of the mounted btrfs {uuid}");
+                    let message = format!("{node} is part of the mounted btrfs file system {uuid}");
                     self.add(&block, Finding::new(Code::Mounted, message));
                 }
             }

@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn signatures_of_members_differ_from_plain_content() {
+    fn probe_marks_signatures_of_members_of_arrays_and_pools() {
         let lvm = |file: &File| {
             at(512, b"LABELONE")(file);
             at(512 + 24, b"LVM2 001")(file);
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_very_small_disk_is_read_to_its_end() {
+    fn probe_finds_nothing_on_a_very_small_or_shrunken_disk() {
         for size in [0, 1, 511, 512, 4096, 65535] {
             let file = tempfile::tempfile().unwrap();
             file.set_len(size).unwrap();

@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn links_and_properties_are_read() {
+    fn parse_reads_links_and_properties_of_a_udev_record() {
         let record = UdevRecord::parse(
             "S:disk/by-path/pci-0000:00:1f.2-ata-1\nS:disk/by-id/ata-X_1\nI:1234\n\
              E:ID_SERIAL_SHORT=1\nE:ID_MODEL=a=b\nE:EMPTY=\nG:systemd\n",

@@ -106,7 +106,7 @@ fn display_identity(identity: &Identity) -> String {
     let Identity { vendor, device, subsystem_vendor, subsystem_device, class, serial } = identity;
     let class = class.map_or_else(|| "?".to_owned(), |class| format!("{class:06x}"));
     format!(
-        "{}:{} of {}:{}, class {class}, serial number {}",
+        "{}:{} (subsystem {}:{}), class {class}, serial number {}",
         id(*vendor),
         id(*device),
         id(*subsystem_vendor),

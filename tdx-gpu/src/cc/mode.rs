@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn an_uncertain_mode_is_unknown() {
+    fn registers_returns_none_for_an_uncertain_mode() {
         let kind = Kind::Hopper;
         let mode = (kind.mode_register(), 1);
         let boot = (kind.boot_register(), 0xff);

@@ -29,7 +29,7 @@ pub enum Setting {
     On,
     /// Confidential computing for development: debugging is possible, nothing is protected
     Devtools,
-    /// Protected PCIe: one guest has all GPUs and NVSwitches of the baseboard
+    /// Protected PCIe: one guest has all GPUs and NVSwitches of the host
     Ppcie,
 }
 
@@ -83,7 +83,7 @@ pub fn plan(inventory: &Inventory, devices: &[&Device], setting: Setting) -> Res
                 "the mode ppcie needs all GPUs and NVSwitches of the host, but some are not named",
             )
             .because(format!("missing: {}", missing.join(", ")))
-            .hint("name all GPUs and NVSwitches, or set the mode on, which protects each GPU separately"));
+            .hint("name all GPUs and NVSwitches, or set the mode 'on', which protects each GPU separately"));
         }
     }
     let step = |device: &&Device| {
@@ -101,7 +101,7 @@ pub fn plan(inventory: &Inventory, devices: &[&Device], setting: Setting) -> Res
     match steps.iter().find(|step| step.modes.ppcie.is_none()) {
         Some(ModeStep { bdf, .. }) if setting == Setting::Ppcie => {
             Err(Error::conflict(format!("{bdf} does not support the mode ppcie"))
-                .hint("set the mode on: in this mode, the GPU encrypts its links itself"))
+                .hint("set the mode 'on', in which the GPU itself encrypts its links"))
         }
         _ => {
             // NVSwitches first: they have no confidential-computing mode.

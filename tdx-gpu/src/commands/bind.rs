@@ -38,11 +38,11 @@ pub struct BindArgs {
     /// Bind the devices despite the blocker with this code, such as OPEN_FDS (repeatable); needs confirmation
     #[arg(long, value_name = "CODE", value_parser = Code::to_force)]
     force: Vec<Code>,
-    /// Memory size of the guest, from which tdx-gpu computes the limit on memory that VFIO maps [default: the memory
-    /// size of the host]
+    /// Memory size of the guest, from which tdx-gpu computes VFIO's limit on DMA mappings [default: the
+    /// memory size of the host]
     #[arg(long, value_name = "SIZE", value_parser = units::size_in(units::MEMORY))]
     memory: Option<Size>,
-    /// Do not change the limit on memory that VFIO maps: guests with iommufd have no such limit
+    /// Do not change VFIO's limit on DMA mappings: guests with iommufd have no such limit
     #[arg(long, conflicts_with = "memory")]
     iommufd: bool,
     /// Also bind these devices at every boot, unless another device has taken their place

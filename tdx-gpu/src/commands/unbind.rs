@@ -44,7 +44,7 @@ pub struct UnbindArgs {
     /// Unbind every device that these tools bound, or that they bind at every boot
     #[arg(long)]
     all: bool,
-    /// Restore only devices whose last command was killed before it finished
+    /// Restore only devices on which a command was killed before it finished
     #[arg(long, conflicts_with = "all")]
     stale: bool,
     #[command(flatten)]

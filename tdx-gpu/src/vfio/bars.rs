@@ -60,14 +60,14 @@ mod tests {
         0x0000000090000000 0x00000000900fffff 0x000000000004e200\n";
 
     #[test]
-    fn only_regions_of_64_bits_are_counted() {
+    fn wide_region_bytes_counts_only_regions_of_64_bits() {
         assert_eq!(wide_region_bytes(H100), (128 << 30) + (48 << 20));
         assert_eq!(wide_region_bytes("0x91000000 0x91ffffff 0x40200\n0x3000 0x307f 0x40101\n"), 0);
         assert_eq!(wide_region_bytes("junk\n0x0 0xffffffffffffffff 0x14220c\n"), u64::MAX);
     }
 
     #[test]
-    fn a_window_is_a_power_of_two() {
+    fn window_is_rounded_up_to_a_power_of_two() {
         let root = tempfile::tempdir().unwrap();
         let bdfs: Vec<Bdf> = (0..8).map(|n| format!("{n}7:00.0").parse().unwrap()).collect();
         for bdf in &bdfs {

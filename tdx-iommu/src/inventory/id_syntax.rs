@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_and_classes_are_read() {
+    fn ids_and_classes_are_parsed_only_from_hexadecimal_digits() {
         let class = |text: &str| text.parse::<ClassPrefix>().unwrap();
         for (text, yes, no) in [
             ("03", 0x030200, 0x040300),

@@ -143,7 +143,7 @@ mod tests {
         C 03  Display controller\n\t00  VGA compatible controller\n\t\t00  VGA controller\n\t02  3D controller\n";
 
     #[test]
-    fn queried_names_are_found() {
+    fn parse_finds_only_the_names_that_were_queried() {
         let query = IdQuery {
             devices: [(0x10de, 0x2330), (0x10de, 0x9999), (0xffff, 0x2330)].into(),
             classes: [0x0302, 0x0377, 0x1200].into(),

@@ -79,7 +79,7 @@ fn claimed_disks(host: &Host, devices: &BTreeSet<Bdf>, inventory: &Inventory) ->
     for (bdf, disk) in disks_of(host, devices) {
         let known = inventory.usage.uses_of(bdf).any(HostUse::is_disk);
         if !known && is_claimed(host, &disk) == Some(true) {
-            let message = format!("the kernel uses /dev/{disk} exclusively");
+            let message = format!("the kernel has /dev/{disk} open exclusively");
             findings.push(Finding { bdf, code: Code::HostDiskMounted, message });
         }
     }

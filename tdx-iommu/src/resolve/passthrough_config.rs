@@ -135,7 +135,7 @@ fn parse(text: &str) -> Result<PassthroughConfig> {
         let requests = devices.passthrough_devices.ok_or_else(nothing)?;
         for (number, request) in requests.iter().enumerate() {
             let request = parse_request(&request.r#match).map_err(|why| {
-                Error::invalid_input(format!("request {} of {vm}: {why}", number + 1))
+                Error::invalid_input(format!("request {} of guest {vm}: {why}", number + 1))
             })?;
             parsed.push(request);
         }
@@ -325,7 +325,10 @@ mod tests {
             ("driver: nvme, optional: perhaps", "optional: \"perhaps\" is neither yes nor no"),
         ] {
             let error = one(request).unwrap_err().to_string();
-            assert!(error.starts_with("request 1 of win10: ") && error.contains(says), "{error}");
+            assert!(
+                error.starts_with("request 1 of guest win10: ") && error.contains(says),
+                "{error}"
+            );
         }
     }
 

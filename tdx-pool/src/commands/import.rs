@@ -40,8 +40,8 @@ pub struct ImportArgs {
     /// Name of the new volume [default: the file name of the image]
     #[arg(long, value_name = "VOLUME")]
     name: Option<String>,
-    /// Format of the image [default: the format in the header of the image; for an image in the pool, the format
-    /// recorded at its import, otherwise the extension of its file name]
+    /// Format of the image [default: for a file outside the pool, the format in its header; for a volume of
+    /// the pool, the format recorded at its import, otherwise the extension of its file name]
     #[arg(long, value_name = "FORMAT", value_enum)]
     image_format: Option<Format>,
     /// Fail unless the image has this SHA-256 digest

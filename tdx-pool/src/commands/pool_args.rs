@@ -5,7 +5,8 @@ use clap::Args;
 /// The option `--pool`.
 #[derive(Debug, Clone, Args)]
 pub struct PoolArgs {
-    /// Name of the pool [default: tdvirsh-pool, or the existing pool that uses the directory of tdvirsh-pool]
+    /// Name of the pool [default: tdvirsh-pool; if no such pool exists, a pool with the directory
+    /// /var/lib/libvirt/images]
     #[arg(long, value_name = "NAME", value_parser = pool_name)]
     pub pool: Option<String>,
 }

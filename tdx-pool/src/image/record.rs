@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn an_identity_changes_with_its_inode() {
+    fn an_identity_changes_with_the_change_time_of_its_inode() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let before = Identity::from(&file.as_file().metadata().unwrap());
         let mode = |mode| std::os::unix::fs::PermissionsExt::from_mode(mode);

@@ -53,7 +53,7 @@ impl StatedFormat {
 
     /// The format in the definition of a domain or in a template.
     pub fn by_definition(format: Format) -> Self {
-        Self { format, by: "the definition" }
+        Self { format, by: "the domain definition" }
     }
 
     /// The format that a file name states with the ending `.raw` or `.qcow2`, in upper or lower case.
@@ -90,9 +90,8 @@ impl StatedFormat {
     fn has_qcow2_header(self, name: &Path) -> Error {
         let data = foreign::convert(name, "raw", DATA);
         let (name, by) = (name.display(), self.by);
-        Error::invalid_input(format!("{name} has a qcow2 header, but {by} says raw")).hint(format!(
-            "to use the image as qcow2, add --image-format qcow2; {IF_A_GUEST}: {data}"
-        ))
+        Error::invalid_input(format!("{name} has a qcow2 header, but {by} says raw"))
+            .hint(format!("to use the image as qcow2, add --image-format qcow2; {data}"))
     }
 
     fn has_no_qcow2_header(self, name: &Path) -> Error {
@@ -109,14 +108,13 @@ impl StatedFormat {
             "{name} has the header of {what}, but {by} says {stated}"
         ));
         match stated {
-            Format::Raw => refused.hint(format!("{image}; {IF_A_GUEST}: {data}")),
+            Format::Raw => refused.hint(format!("{image}; {data}")),
             Format::Qcow2 => refused.hint(image),
         }
     }
 }
 
-const IF_A_GUEST: &str = "if the header is data that a guest wrote to its raw disk";
-const DATA: &str = "keep the header as data";
+const DATA: &str = "keep the header as data that a guest wrote to its raw disk";
 
 /// Reads an image whose format is stated, and refuses an image that needs another file.
 ///

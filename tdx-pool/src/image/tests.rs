@@ -132,7 +132,7 @@ fn check_base_refuses_an_image_that_lacks_its_end() {
 }
 
 #[test]
-fn subclusters_count_one_by_one() {
+fn check_base_counts_each_allocated_subcluster() {
     let folder = Folder::new();
     folder.run(
         "qemu-img create -f qcow2 -o extended_l2=on,cluster_size=64k image.qcow2 1M

@@ -307,8 +307,13 @@ fn folder(libvirt: &Libvirt, path: &Path) -> Result<(PathBuf, Vec<String>)> {
     })?;
     let folder = canonical(&absolute);
     utf8(&folder)?;
-    let followed = (folder != absolute)
-        .then(|| format!("{} resolves to {}", absolute.display(), folder.display()));
+    let followed = (folder != absolute).then(|| {
+        format!(
+            "pool path {} resolves to {}, which libvirt shows instead",
+            absolute.display(),
+            folder.display()
+        )
+    });
     Ok((folder, followed.into_iter().collect()))
 }
 

@@ -46,11 +46,11 @@ pub(crate) fn download(libvirt: &Libvirt, volume: &StorageVol, path: &Path) -> R
     if length > start.len() {
         start = fetch(libvirt, volume, length, path)?;
     }
-    let memory = memfd_create("volume-header", MemfdFlags::CLOEXEC)
-        .at("copy to memory the header of", path)?;
+    let memory =
+        memfd_create("volume-header", MemfdFlags::CLOEXEC).at("buffer the header of", path)?;
     let memory = File::from(memory);
-    memory.set_len(size).at("copy to memory the header of", path)?;
-    memory.write_all_at(&start, 0).at("copy to memory the header of", path)?;
+    memory.set_len(size).at("buffer the header of", path)?;
+    memory.write_all_at(&start, 0).at("buffer the header of", path)?;
     Ok(memory)
 }
 

@@ -63,7 +63,8 @@ pub struct NewItem {
 }
 
 impl Item for NewItem {
-    const COLUMNS: &'static [&'static str] = DomainItem::COLUMNS;
+    const COLUMNS: &'static [&'static str] =
+        &["ACTION", "ID", "NAME", "STATE", "SECURITY", "IP", "SSH", "CID"];
     const DROPPED: &'static [&'static str] = DomainItem::DROPPED;
 
     fn key(&self) -> Cow<'_, str> {
@@ -71,7 +72,7 @@ impl Item for NewItem {
     }
 
     fn row(&self) -> Vec<String> {
-        self.domain.row()
+        [vec![self.action.to_string()], self.domain.row()].concat()
     }
 
     fn action(&self) -> Option<Action> {

@@ -1,7 +1,5 @@
 //! The plan of a new domain. It checks everything that can fail before anything is changed.
 
-use std::path::Path;
-
 use common::cli::config::Config;
 use common::cli::{Change, Context};
 use common::document::Action;
@@ -11,28 +9,22 @@ use common::xml::Document as XmlDocument;
 use common::{Error, Result};
 use tdx_gpu::device_assignment::DeviceAssignment;
 use tdx_pool::pool::qemu_user::QemuUser;
-use tdx_pool::pool::{qemu_access, qemu_user};
 use tdx_pool::volume::seed as seed_volume;
 use virt::domain::Domain;
 
 use crate::capability::Security;
-use crate::create::attached_image;
-use crate::create::cloud_init::Seed;
-use crate::create::definition_source::DefinitionSource;
-use crate::create::disk::Disk;
 use crate::create::disk_plan::DiskPlan;
 use crate::create::existing::{differences, name_taken, or_deleted_meanwhile, read_item};
-use crate::create::identity::{DomainIdentity, default_name, new_uuid};
+use crate::create::host_plan::HostPlan;
+use crate::create::identity::default_name;
 use crate::create::ports::PortReservation;
 use crate::create::request::CreationRequest;
 use crate::create::settings::domain_name;
 use crate::domain::definition::Definition;
 use crate::domain::item::DomainItem;
 use crate::domain::metadata::Metadata;
-use crate::domain::purpose::Purpose;
 use crate::domain::{definition, lookup};
 use crate::domain_xml::validation;
-use crate::passthrough::Devices;
 use crate::scenario::layers::Setting;
 use crate::scenario::profile;
 use crate::security::attestation::session::AttestationRequest;
@@ -76,8 +68,7 @@ pub struct CreationPlan<'a> {
 impl<'a> CreationPlan<'a> {
     /// Checks everything that can fail: host, network, pool, image, name.
     ///
-    /// Errors: those of [`DefinitionSource::new`] and [`DiskPlan::plan`]; `conflict` if QEMU could not
-    /// read the image, or if a domain of the same name differs from the request.
+    /// Errors: those of [`HostPlan::new`]; `conflict` if a domain of the same name differs from the request.
     pub fn new(
         context: &Context,
         libvirt: &'a Libvirt,
@@ -106,7 +97,12 @@ impl<'a> CreationPlan<'a> {
                 ));
                 Ok(Self { overwrites: Some(uuid), ..plan })
             }
-            Some(how) => Err(name_taken(name, &format!("differs from the request: {how}"))),
+            Some(how) => {
+                let error = name_taken(name, &format!("differs from the request: {how}"));
+                Err(error.hint(
+                    "choose another --name, or delete the domain with its disks first: --overwrite",
+                ))
+            }
         }
     }
 
@@ -118,83 +114,45 @@ impl<'a> CreationPlan<'a> {
         request: &CreationRequest,
         existing: Option<&Definition>,
     ) -> Result<Self> {
-        let CreationRequest { guest, image, devices } = request;
-        let purpose = if existing.is_some() { Purpose::Compare } else { Purpose::Create };
-        let kind = guest.disk.kind(image.is_named());
-        let source = DefinitionSource::new(context, libvirt, config, guest, kind, purpose)?;
-        let scenario = source.scenario();
-        let owner = qemu_user::qemu_user(libvirt)?;
-        let disk = DiskPlan::plan(
-            context,
-            libvirt,
-            config,
-            image,
-            &guest.disk,
-            scenario,
-            (owner, existing),
-        )?;
-        if let (Some(qemu), Purpose::Create) = (owner, purpose) {
-            check_reachable(libvirt, &disk.disk(), qemu)?;
-        }
-        let uuid = new_uuid()?;
-        let seed = Seed::read(&guest.access, &uuid)?;
-        let seed = seed.map(|seed| seed_volume::SeedPlan::new(disk.folder()?, seed.to_image()?));
-        let seed = seed.transpose()?;
-        let security = source.security();
-        let devices = Devices::new(&context.host, libvirt, devices, security, &uuid, purpose)?;
-        let cdrom = guest.disk.cdrom.as_deref();
-        let cdrom = cdrom.map(|image| attached_image::cdrom(libvirt, image)).transpose()?;
-        let asked = recorded_request(&source, &devices, &disk, cdrom.as_deref(), request);
-        let seed_path = seed.as_ref().map(|seed| seed.path.as_path());
-        let metadata = Metadata::new(&uuid, disk.pool_name(), &disk.disk(), seed_path, asked);
-        let port = match (source.port(), purpose) {
-            (Some(wanted), Purpose::Create) => Some(PortReservation::choose(libvirt, wanted)?),
-            // An existing domain has its port already.
-            _ => None,
-        };
-        let name = match &guest.name {
+        let host = HostPlan::new(context, libvirt, config, request, existing)?;
+        let name = match &request.guest.name {
             Some(name) => name.clone(),
-            None => generated_name(source.stem(), &uuid)?,
+            None => generated_name(host.source.stem(), &host.uuid)?,
         };
-        let (xml, changes) = source.to_xml(&DomainIdentity {
-            name: &name,
-            uuid: &uuid,
-            disk: &disk.disk(),
-            cdrom: cdrom.as_deref(),
-            keep_base_owner: owner.is_some(),
-            seed: seed_path,
-            devices: &devices,
-            ssh: port.as_ref().map(|port| port.socket),
-            metadata: &metadata,
-        })?;
+        let metadata = host.metadata(request);
+        let (xml, changes) = host.to_xml(&name, &metadata)?;
         let definition = Definition::parse(xml.clone())?;
         let memory = Size(definition.memory_bytes().unwrap_or_default());
-        let (attestation, shortage) = match purpose {
-            Purpose::Create => {
-                if source.is_template() {
+        let (attestation, shortage) = match existing {
+            Some(_) => (None, None),
+            None => {
+                if host.source.is_template() {
                     validation::check(libvirt, &XmlDocument::parse(xml.as_str())?)?;
                 }
-                let sev = &guest.launch.sev;
+                let sev = &request.guest.launch.sev;
                 (
                     AttestationRequest::new(context, libvirt, config, sev, &definition)?,
                     memory_shortage(context, libvirt, memory)?,
                 )
             }
-            Purpose::Compare => (None, None),
         };
+        let HostPlan { source, uuid, owner, disk, seed, devices, port, .. } = host;
         let mut warnings =
             [source.warnings(), &disk.warnings, &devices.warnings, &changes].concat();
         warnings.extend(attestation.iter().flat_map(|order| order.warnings.clone()));
         warnings.extend(shortage.clone());
+        let scenario = source.scenario();
         let host = scenario.map(|scenario| scenario.profile.host.clone());
         Ok(Self {
             name,
             xml,
             settings: scenario.map(|scenario| scenario.settings.clone()).unwrap_or_default(),
-            host: guest.settings.scenario.clone().zip(host),
-            memory_shortage: shortage.filter(|_| security != Security::None).map(|message| {
-                Error::unsupported(message).hint("give the guest less memory: --memory SIZE")
-            }),
+            host: request.guest.settings.scenario.clone().zip(host),
+            memory_shortage: shortage.filter(|_| source.security() != Security::None).map(
+                |message| {
+                    Error::unsupported(message).hint("give the guest less memory: --memory SIZE")
+                },
+            ),
             is_template: source.is_template(),
             warnings,
             libvirt,
@@ -249,16 +207,6 @@ fn memory_shortage(context: &Context, libvirt: &Libvirt, memory: Size) -> Result
     Ok((memory.0 > has.0).then(message))
 }
 
-/// Fails if QEMU cannot enter the directory of the disk.
-///
-/// Errors: those of [`qemu_access::check`].
-fn check_reachable(libvirt: &Libvirt, disk: &Disk, qemu: QemuUser) -> Result<()> {
-    match disk.path().parent() {
-        Some(directory) if libvirt.is_local() => qemu_access::check(directory, qemu),
-        _ => Ok(()),
-    }
-}
-
 /// Returns the default name of the domain.
 ///
 /// Errors: `usage` if the template's file name cannot be part of a domain's name.
@@ -267,26 +215,4 @@ fn generated_name(stem: &str, uuid: &str) -> Result<String> {
         Error::usage(format!("the file name {stem:?} cannot be part of a domain's name: {why}"))
             .hint("add --name NAME")
     })
-}
-
-/// Returns the request without secrets, in the form that the domain's metadata stores. A later `new` of the
-/// same name compares it.
-fn recorded_request(
-    source: &DefinitionSource,
-    devices: &Devices,
-    disk: &DiskPlan,
-    cdrom: Option<&Path>,
-    CreationRequest { guest, image, .. }: &CreationRequest,
-) -> Vec<(String, String)> {
-    let size = image.disk_size.map_or_else(|| "image".to_owned(), |size| size.to_string());
-    let flags = [
-        ("disk_size_bytes", size),
-        ("user", guest.access.user.clone().unwrap_or_default()),
-        ("hostname", guest.access.hostname.clone().unwrap_or_default()),
-    ];
-    let mut request = [source.request(), devices.request()].concat();
-    request.extend(flags.map(|(key, value)| (key.to_owned(), value)));
-    request.extend(disk.request());
-    request.extend(cdrom.map(|path| ("cdrom".to_owned(), path.display().to_string())));
-    request
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use common::cli::Context;
-use common::cli::config::Config;
+use common::cli::config::{self, Config};
 use common::libvirt::{Context as _, Libvirt, is_gone};
 use common::units::{GIB, MEMORY, Size};
 use common::{Error, Result};
@@ -97,7 +97,14 @@ impl Settings {
         let launch = Launch::new(security, &request.launch)?;
         if launch.is_secure() && asked == VirtTypeArg::Qemu {
             let message = format!("--virt-type qemu cannot run a guest with --security {security}");
-            return Err(Error::usage(message).hint("omit --virt-type, or add --security none"));
+            let remove = match request.virt_type {
+                Some(_) => "omit --virt-type".to_owned(),
+                None => format!(
+                    "add --virt-type auto, because {} says qemu",
+                    config::source("virt_type")
+                ),
+            };
+            return Err(Error::usage(message).hint(format!("{remove}, or add --security none")));
         }
         if purpose.is_create() {
             capability::check_security(&context.host, libvirt, security)?;

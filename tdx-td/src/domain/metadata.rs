@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use common::text;
+use common::units::Size;
 use common::xml::{Element, Node};
 use sha2::{Digest, Sha256};
 
@@ -122,7 +123,7 @@ impl Metadata {
                 differences.push(other_template(there, value).to_owned());
                 break;
             }
-            differences.push(format!("{key} is {there}, but {value} was requested"));
+            differences.push(difference(key, there, value));
         }
         if differences.is_empty() {
             // A record does not list keys that have their default.
@@ -162,6 +163,17 @@ fn other_template(there: &str, wanted: &str) -> &'static str {
         (_, "none") => "it was created from a template",
         _ => "it was created from another template, or the template was changed since",
     }
+}
+
+/// Returns a description of a value that differs from the requested one. Sizes are shown in units, if these differ.
+fn difference(key: &str, is: &str, wanted: &str) -> String {
+    let size = |bytes: &str| bytes.parse().map(|bytes| Size(bytes).to_string());
+    if let (Some(name), Ok(is), Ok(wanted)) = (key.strip_suffix("_bytes"), size(is), size(wanted)) {
+        if is != wanted {
+            return format!("{name} is {is}, but {wanted} was requested");
+        }
+    }
+    format!("{key} is {is}, but {wanted} was requested")
 }
 
 #[cfg(test)]

@@ -82,8 +82,8 @@ fn no_address(item: &DomainItem) -> Error {
             "wait until the guest has booted; to see the boot messages, run tdx-td console {name}"
         )),
         Some(other) => error.hint(format!(
-            "all known addresses are of other network cards than those in the definition, or of this \
-             host; to use one nevertheless, run tdx-td ssh {name} --address {}",
+            "all known addresses belong to this host or to network cards that are not in the definition; \
+             to use such an address nevertheless, run tdx-td ssh {name} --address {}",
             other.address
         )),
     }

@@ -78,13 +78,14 @@ pub fn until(
 }
 
 fn timed_out(name: &str, sign: Sign, timeout: Duration) -> Error {
-    let lacking = match sign {
-        Sign::Ip => "the guest has no address",
-        Sign::Ssh => "the guest's SSH server does not answer",
-        Sign::Agent => "the guest agent does not answer",
+    let (lacking, needs) = match sign {
+        Sign::Ip => ("the guest has no address", "ask for an address by DHCP"),
+        Sign::Ssh => ("the guest's SSH server does not answer", "start an SSH server"),
+        Sign::Agent => ("the guest agent does not answer", "start qemu-guest-agent"),
     };
-    Error::failed(format!("domain '{name}': {lacking} after {} s", timeout.as_secs()))
-        .hint(format!("to see the boot messages, run tdx-td console {name}"))
+    Error::failed(format!("domain '{name}': {lacking} after {} s", timeout.as_secs())).hint(
+        format!("to see the boot messages, run tdx-td console {name}; the guest must {needs}"),
+    )
 }
 
 /// Asks a guest agent repeatedly, one question at a time, without waiting for the answer: an agent that hangs

@@ -10,7 +10,7 @@ pub enum CcMode {
     Leave,
     /// Confidential computing, for each GPU on its own
     On,
-    /// Protected PCIe, for all GPUs and NVSwitches of the baseboard together
+    /// Protected PCIe, for all GPUs and NVSwitches of the host together
     Ppcie,
 }
 

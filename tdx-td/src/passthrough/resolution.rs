@@ -162,7 +162,7 @@ impl PipedResolution {
             }
         }
         Ok(vec![format!(
-            "tdx-td cannot check on a remote host whether {host} itself uses these devices: run tdx-iommu \
+            "tdx-td cannot check whether the remote host {host} itself uses these devices: run tdx-iommu \
              check on that host"
         )])
     }

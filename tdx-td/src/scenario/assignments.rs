@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use common::cli::config::Config;
+use common::cli::config::{self, Config};
 use common::{Error, Result};
 use serde_json::Value;
 
@@ -33,17 +33,17 @@ impl Assignments {
     ) -> Result<Option<PathBuf>> {
         let mut disk_folder = None;
         let configured = [
-            ("guest.memory", config.memory.map(size_value)),
-            ("guest.vcpus", config.vcpus.map(Value::from)),
-            ("guest.network", config.network.clone().map(Value::from)),
+            ("memory", config.memory.map(size_value)),
+            ("vcpus", config.vcpus.map(Value::from)),
+            ("network", config.network.clone().map(Value::from)),
         ];
         if let Some(path) = &self.user_settings {
             let settings = UserSettings::read(path)?;
             disk_folder.clone_from(&settings.disk_folder);
             settings.put(layers, path)?;
         }
-        for (setting, value) in configured {
-            put(layers, Origin::Config, setting, value)?;
+        for (key, value) in configured {
+            put(layers, Origin::Config(config::source(key)), &format!("guest.{key}"), value)?;
         }
         for Assignment { text, sections } in &self.set {
             layers.put(&Origin::Flag(format!("--set {text}")), sections.clone())?;

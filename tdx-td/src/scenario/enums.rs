@@ -208,7 +208,7 @@ macro_rules! setting_pair {
                         Ok(Self { $first: $first.to_owned(), $second: $second.to_owned() })
                     }
                     _ => Err(format!(
-                        "invalid value {text:?}, expected one of {}, a space, and one of {}",
+                        "invalid value {text:?}, expected two words: one of {}, then one of {}",
                         firsts.join(", "),
                         seconds.join(", ")
                     )),

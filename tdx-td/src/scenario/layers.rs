@@ -55,8 +55,8 @@ pub enum Origin {
     Scenario(String),
     /// A file of settings.
     File(PathBuf),
-    /// `tdx.yaml` or a `TDX_` variable.
-    Config,
+    /// `tdx.yaml`, or the environment variable of this name.
+    Config(String),
     /// A flag.
     Flag(String),
     /// The capabilities of the host.
@@ -77,8 +77,7 @@ impl fmt::Display for Origin {
         match self {
             Self::Scenario(name) => write!(f, "scenario {name}"),
             Self::File(path) => path.display().fmt(f),
-            Self::Config => f.write_str("tdx.yaml"),
-            Self::Flag(flag) => f.write_str(flag),
+            Self::Config(name) | Self::Flag(name) => f.write_str(name),
             Self::Host => f.write_str("the host"),
         }
     }

@@ -1,10 +1,10 @@
-//! Disks that guests get, use and give back.
+//! Disks that guests receive, use and release.
 
 use super::*;
 
 #[test]
 #[ignore = "needs root"]
-fn what_a_guest_writes_is_there_when_the_disk_comes_back() {
+fn data_that_a_guest_writes_is_on_the_disk_after_detach() {
     let rig = rig_with_base(false);
     let (device, file) = blank(&rig, "disk");
     new(&rig, "--name g --hotplug-ports 3").item();
@@ -20,11 +20,11 @@ fn what_a_guest_writes_is_there_when_the_disk_comes_back() {
     assert_eq!((&item["target"], &item["serial"]), (&json!("vdb"), &json!("S-1")));
     assert_eq!(item["guest_device"], "/dev/disk/by-id/virtio-S-1");
     let warnings = given["warnings"].to_string();
-    for part in ["has no permanent name", "99-tdx-disk.rules", "global_filter"] {
+    for part in ["has no persistent name", "99-tdx-disk.rules", "global_filter"] {
         assert!(warnings.contains(part), "{part}: {warnings}");
     }
     assert_eq!(attached(&rig, "g"), [("vdb".into(), device.clone(), true, false)]);
-    // Again, by the same and by another name.
+    // A second attach, by the same name and by another one.
     assert_eq!(disk(&rig, &format!("attach g {device}")).document()["changed"], false);
     let link = rig.scratch().join("link");
     std::os::unix::fs::symlink(&device, &link).unwrap();
@@ -33,14 +33,14 @@ fn what_a_guest_writes_is_there_when_the_disk_comes_back() {
     let other = disk(&rig, &format!("attach g {device} --target vdc")).error(5);
     assert!(other["message"].as_str().unwrap().contains("as vdb"), "{other}");
 
-    // The guest sees its serial number and writes it onto the disk.
+    // The guest sees the serial number of the disk and writes it onto the disk.
     console.run(
         &rig,
         "until [ -b /dev/vdb ]; do usleep 50000; done; \
          dd if=/sys/block/vdb/serial of=/dev/vdb bs=512 conv=sync,fsync; \
          echo pattern | dd of=/dev/vdb bs=512 seek=4096 conv=sync,fsync",
     );
-    // QEMU has it, whatever libvirt says.
+    // QEMU has the disk open, whatever libvirt reports.
     let check = disk(&rig, &format!("check {device}"));
     assert_eq!(blockers(&check), ["IN_USE_BY_VM"]);
     assert!(check.stdout.contains("domain 'g' uses") && check.stdout.contains("qemu"), "{check:?}");
@@ -60,7 +60,7 @@ fn what_a_guest_writes_is_there_when_the_disk_comes_back() {
     }
     assert_eq!(blockers(&disk(&rig, &format!("check {device}"))), [""; 0]);
 
-    // On SCSI, to be read only, found in the guest by its serial number.
+    // A read-only disk on SCSI, which the guest finds by its serial number.
     let item =
         disk(&rig, &format!("attach g {device} --bus scsi --readonly --serial S-2")).document();
     assert_eq!(item["items"][0]["target"], "sdb");
@@ -68,7 +68,7 @@ fn what_a_guest_writes_is_there_when_the_disk_comes_back() {
         &rig,
         "until grep -q 1 /sys/block/sda/ro && grep -q S-2 /sys/block/sda/device/vpd_pg80; do usleep 50000; done",
     );
-    // A disk of 4096-byte sectors stays one in the guest.
+    // A disk with sectors of 4096 bytes has such sectors in the guest.
     let large = rig.scratch().join("large");
     std::fs::File::create(&large).unwrap().set_len(16 << 20).unwrap();
     let large = rig.shell(&format!("losetup -b 4096 -f --show {}", large.display()));
@@ -81,7 +81,8 @@ fn what_a_guest_writes_is_there_when_the_disk_comes_back() {
          echo large | dd of=/dev/vdb bs=4096 conv=sync,fsync",
     );
     disk(&rig, "detach g vdb").document();
-    // The other half of it is on the same bus, whatever is the default.
+    // The persistent definition gets the disk on the bus that the live definition uses, not on the default
+    // bus.
     let other = disk(&rig, &format!("attach g {device} --readonly --persistent")).document();
     assert_eq!((&other["items"][0]["bus"], &other["changed"]), (&json!("scsi"), &json!(true)));
     assert_eq!(attached(&rig, "g"), [("sdb".into(), device.clone(), true, true)]);
@@ -91,7 +92,7 @@ fn what_a_guest_writes_is_there_when_the_disk_comes_back() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_guest_that_does_not_answer_keeps_its_disk_and_nothing_else_is_claimed() {
+fn detach_from_a_guest_that_does_not_answer_fails_and_keeps_the_disk() {
     let rig = rig_with_base(false);
     let (device, _) = blank(&rig, "disk");
     new(&rig, "--name g --hotplug-ports 3").item();
@@ -113,7 +114,7 @@ fn a_guest_that_does_not_answer_keeps_its_disk_and_nothing_else_is_claimed() {
     assert_eq!(attached(&rig, "g"), [("vdb".into(), device.clone(), true, false)]);
     assert_eq!(blockers(&disk(&rig, &format!("check {device}"))), ["IN_USE_BY_VM"]);
 
-    // One waits, and so does another; both see the end once the guest hears.
+    // Two commands wait; both succeed when the guest answers.
     let waiting = [(); 2].map(|()| {
         let mut command = rig.command(tools::bin("tdx-disk"));
         command.args(["detach", "g", &device, "--timeout", "60"]);
@@ -131,7 +132,7 @@ fn a_guest_that_does_not_answer_keeps_its_disk_and_nothing_else_is_claimed() {
 
 #[test]
 #[ignore = "needs root"]
-fn definitions_and_running_guests_are_told_apart() {
+fn attach_and_detach_distinguish_the_definition_from_the_running_guest() {
     let rig = Rig::start();
     let (one, file) = blank(&rig, "one");
     let (two, _) = blank(&rig, "two");
@@ -145,7 +146,7 @@ fn definitions_and_running_guests_are_told_apart() {
     disk(&rig, "attach a /dev/absent").error(4);
     disk(&rig, "attached absent").error(4);
 
-    // Defined only: another domain cannot have it, by whatever name.
+    // The disk is only in a persistent definition: no other domain can get the disk, by whatever name.
     disk(&rig, &format!("attach a {one} --persistent")).document();
     assert_eq!(attached(&rig, "a"), [("vdb".into(), one.clone(), false, true)]);
     assert_eq!(blockers(&disk(&rig, &format!("check {one}"))), ["IN_USE_BY_VM"]);
@@ -156,7 +157,7 @@ fn definitions_and_running_guests_are_told_apart() {
     assert_eq!(refused["code"], "IN_USE_BY_VM");
     assert!(refused["message"].as_str().unwrap().contains("domain 'a' uses"), "{refused}");
 
-    // A running domain that is defined with it gets it where it is defined.
+    // A running domain gets a disk of its persistent definition at the target of that definition.
     rig.virsh(["start", "a"]);
     rig.virsh(["suspend", "a"]);
     let taken = disk(&rig, &format!("attach a {two} --target vdb")).error(5);
@@ -167,14 +168,14 @@ fn definitions_and_running_guests_are_told_apart() {
         (&next["items"][0]["target"], &next["items"][0]["config"]),
         (&json!("vdaa"), &json!(false))
     );
-    // The other half is added to the one that is there.
+    // The persistent definition gets the disk that the live definition already has.
     disk(&rig, &format!("attach a {two} --persistent")).document();
     assert_eq!(attached(&rig, "a")[1], ("vdaa".into(), two.clone(), true, true));
     rig.virsh(["destroy", "a"]);
     assert_eq!(disk(&rig, "detach a vdaa").document()["changed"], true);
     assert_eq!(attached(&rig, "a"), [("vdb".into(), one.clone(), false, true)]);
 
-    // Without a definition that stays there is none to change.
+    // A transient domain has no persistent definition to change.
     let file_of_xml = rig.scratch().join("transient.xml");
     std::fs::write(&file_of_xml, foreign("t", PORTS)).unwrap();
     rig.virsh(["create".as_ref(), file_of_xml.as_os_str()]);
@@ -183,7 +184,7 @@ fn definitions_and_running_guests_are_told_apart() {
     disk(&rig, &format!("attach t {two}")).document();
     rig.virsh(["destroy", "t"]);
 
-    // A device that has gone is flagged and can be taken out all the same.
+    // A device that no longer exists is marked, and detach removes it.
     rig.shell(&format!("losetup -d {one}")).text();
     std::fs::remove_file(file).unwrap();
     let listed = disk(&rig, "attached").document();
@@ -193,7 +194,7 @@ fn definitions_and_running_guests_are_told_apart() {
     assert_eq!(disk(&rig, "attached").document()["items"], json!([]));
 }
 
-/// Under `/dev/disk`, where a machine has such a folder, or for as long as the test runs.
+/// `/dev/disk`, which the test creates where the machine lacks it, and removes at its end.
 struct Names;
 
 impl Drop for Names {
@@ -202,10 +203,10 @@ impl Drop for Names {
     }
 }
 
-/// A disk with a name of its own goes by that name, and is itself under every other.
+/// A disk is attached by its permanent name and recognised by every other name.
 #[test]
 #[ignore = "needs root"]
-fn the_name_that_lasts_is_the_one_in_the_definition() {
+fn attach_writes_the_most_permanent_name_into_the_definition() {
     let rig = Rig::start();
     let _names = Names;
     define(&rig, &foreign("a", PORTS));
@@ -226,7 +227,7 @@ fn the_name_that_lasts_is_the_one_in_the_definition() {
     let check = disk(&rig, "check /dev/disk/by-path/pci-1").item();
     assert_eq!((&check["device"], &check["findings"]), (&json!(device), &json!([])));
     assert_eq!(check["by_id"], "/dev/disk/by-id/wwn-0x5000");
-    // An item of another disk, or of another host, attaches nothing; the other items are tried.
+    // An item of another disk or of another host attaches nothing; the other items are processed.
     define(&rig, &foreign("off", PORTS));
     for (key, value) in [("serial", "X 1/3"), ("host", "other")] {
         let mut item = check.clone();
@@ -243,7 +244,7 @@ fn the_name_that_lasts_is_the_one_in_the_definition() {
     items += &json!({"device": device, "serial": "X 1/3"}).to_string();
     let error = rig.pipe("tdx-disk", attach, items).error(5);
     assert_eq!(error["applied"], json!([format!("attached {second} to 'off' as vdb")]), "{error}");
-    // What a guest sees is no number of the disk's, so that this item is of the same disk.
+    // The serial number that a guest sees is not that of the disk, so this item describes the same disk.
     let own = attach.into_iter().chain(["--serial", "own"]);
     let given = rig.pipe("tdx-disk", own, check.to_string()).document();
     assert_eq!(given["items"][0]["serial"], "own", "{given:#}");
@@ -255,7 +256,7 @@ fn the_name_that_lasts_is_the_one_in_the_definition() {
     let item = &given["items"][0];
     assert_eq!((&item["device"], &item["source"]), (&json!(device), &check["by_id"]));
     assert_eq!(item["serial"], "X 1_2", "what libvirt does not take is not in it");
-    assert!(!given["warnings"].to_string().contains("no permanent name"), "{given}");
+    assert!(!given["warnings"].to_string().contains("no persistent name"), "{given}");
     assert!(given["warnings"].to_string().contains("ENV{ID_SERIAL}==\\\"X_1\\\""), "{given}");
     assert!(rig.virsh(["dumpxml", "a"]).contains("<source dev='/dev/disk/by-id/wwn-0x5000'"));
     for other in [device.as_str(), "/dev/disk/by-path/pci-1", name] {
@@ -267,10 +268,10 @@ fn the_name_that_lasts_is_the_one_in_the_definition() {
     assert_eq!(attached(&rig, "a"), []);
 }
 
-/// 32 disks: targets go on after vdz, and a guest without a free port says so.
+/// 32 disks: targets continue after vdz, and the error for a guest without a free port says so.
 #[test]
 #[ignore = "needs root"]
-fn more_disks_than_letters() {
+fn attach_of_32_disks_continues_after_vdz_and_reports_a_lack_of_ports() {
     let rig = Rig::start();
     let more = "<controller type='scsi' model='virtio-scsi'/>";
     define(&rig, &foreign("a", more));
@@ -282,7 +283,7 @@ fn more_disks_than_letters() {
             rig.loop_device(file(n).to_str().unwrap())
         })
         .collect();
-    // libvirt itself adds a port or two.
+    // libvirt adds one or two ports by itself.
     let runs = devices.iter().map(|device| disk(&rig, &format!("attach a {device}")));
     let runs: Vec<_> = runs.take_while(|run| run.status == Some(0)).collect();
     assert!(runs.len() < 5, "a port for each disk");

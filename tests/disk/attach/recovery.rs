@@ -1,11 +1,11 @@
-//! Kills, restarts of libvirtd, and commands at the same time.
+//! Kills, restarts of libvirtd, and simultaneous commands.
 
 use super::*;
 
-/// Whatever a killed attach leaves, the next one goes on from there.
+/// The next attach completes whatever a killed attach leaves.
 #[test]
 #[ignore = "needs root"]
-fn a_killed_attach_is_made_good_by_the_next() {
+fn attach_completes_what_a_killed_attach_has_begun() {
     let rig = Rig::start();
     define(&rig, &foreign("a", PORTS));
     let (device, _) = blank(&rig, "disk");
@@ -20,7 +20,7 @@ fn a_killed_attach_is_made_good_by_the_next() {
         rig.virsh(["start", "a"]);
         let walk = rig.walk(&line, Some((moment.clone(), Fate::Signal(signal))));
         assert!(walk.struck, "{signal} at {moment:?}: {walk:#?}");
-        // libvirt may still be at the dead one's request.
+        // libvirt may still process the request of the killed command.
         wait::wait_for("the next attach", || {
             (disk(&rig, &format!("attach a {device}")).status == Some(0)).then_some(())
         });
@@ -33,7 +33,7 @@ fn a_killed_attach_is_made_good_by_the_next() {
 
 #[test]
 #[ignore = "needs root"]
-fn of_two_that_want_a_disk_at_once_one_gets_it() {
+fn two_simultaneous_attach_commands_give_the_disk_to_one_guest() {
     let rig = Rig::start();
     for name in ["a", "b"] {
         define(&rig, &foreign(name, PORTS));
@@ -63,7 +63,7 @@ fn of_two_that_want_a_disk_at_once_one_gets_it() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_daemon_that_restarts_meanwhile_is_waited_for() {
+fn attach_and_detach_report_the_true_state_after_libvirtd_restarts() {
     let rig = Rig::start();
     let (device, _) = blank(&rig, "disk");
     define(&rig, &foreign("a", &format!("{PORTS}<controller type='scsi' model='virtio-scsi'/>")));
@@ -77,11 +77,11 @@ fn a_daemon_that_restarts_meanwhile_is_waited_for() {
     let step = "libvirt: virDomainDetachDeviceFlags".to_owned();
     let walk = rig.walk_beside(&detach, Moment { step, nth: 1, after: false }, &restart);
     assert!(walk.struck, "{walk:#?}");
-    // The guest sits in its firmware and does not let go.
+    // The guest stays in its firmware and does not release the disk.
     assert_eq!(walk.run.error(5)["code"], "STILL_ATTACHED", "{walk:#?}");
     assert_eq!(attached(&rig, "a").len(), 1);
 
-    // Killed while a disk is on its way: at libvirt's first and last answer and between them.
+    // libvirtd is killed during an attach: at its first and last answer, and at two between them.
     let attach = |device: &str| format!("tdx-disk attach a {device} --bus scsi");
     let steps = rig.walk(&attach(&blank(&rig, "watched").0), None).steps;
     let mut asked = moments(&steps, true);

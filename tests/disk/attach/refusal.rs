@@ -1,10 +1,10 @@
-//! Disks that are in use and words that are wrong.
+//! Disks that are in use, and invalid arguments.
 
 use super::*;
 
 #[test]
 #[ignore = "needs root"]
-fn a_disk_below_an_image_of_a_defined_guest_is_in_use() {
+fn attach_refuses_a_disk_that_an_image_of_a_defined_guest_needs() {
     let rig = Rig::start();
     let (data, _) = blank(&rig, "data");
     let (image, _) = blank(&rig, "image");
@@ -16,7 +16,7 @@ fn a_disk_below_an_image_of_a_defined_guest_is_in_use() {
         rig.shell(&format!("qemu-img create -q -f qcow2 -o {options} {name} 64M")).text();
     };
     create("file.qcow2", &data);
-    // An image that is a whole disk itself, and needs another one.
+    // An image on a whole disk, which needs another disk.
     create(&image, &extent);
     let disk_of = |kind: &str, source: &str, target: &str| {
         format!(
@@ -54,10 +54,10 @@ fn a_disk_below_an_image_of_a_defined_guest_is_in_use() {
     assert_eq!(attached(&rig, "b"), []);
 }
 
-/// Labels that others may bring to life, written where their formats have them.
+/// Signatures of members of arrays, pools and other formats, each at the offset that its format uses.
 #[test]
 #[ignore = "needs root"]
-fn written_labels_are_refused_unless_forced() {
+fn attach_refuses_a_disk_with_a_signature_unless_forced() {
     let rig = Rig::start();
     define(&rig, &foreign("a", PORTS));
     rig.virsh(["start", "a"]);
@@ -90,7 +90,7 @@ fn written_labels_are_refused_unless_forced() {
         assert_eq!(blockers(&disk(&rig, &format!("check {device}"))), [""; 0], "{name}");
     }
     assert_eq!(attached(&rig, "a"), []);
-    // Forced by its own code, and only where that is confirmed.
+    // `--force` works only with the code of the finding, and only if the user confirms it.
     write(&file, members[0].1, members[0].2);
     disk(&rig, &format!("attach a {device} --force SYSTEM_DISK --yes")).error(2);
     disk(&rig, &format!("attach a {device} --force SIGNATURE")).error(5);
@@ -101,7 +101,7 @@ fn written_labels_are_refused_unless_forced() {
 
 #[test]
 #[ignore = "needs root"]
-fn what_is_used_is_refused_with_what_to_do_about_it() {
+fn attach_refuses_a_disk_in_use_and_states_the_remedy() {
     let rig = Rig::start();
     define(&rig, &foreign("a", PORTS));
     rig.virsh(["start", "a"]);
@@ -120,7 +120,8 @@ fn what_is_used_is_refused_with_what_to_do_about_it() {
     let item = items.iter().find(|item| item["device"] == device).unwrap();
     assert_eq!((&item["available"], &item["type"]), (&json!(false), &json!("loop")));
     assert_eq!(item["mountpoints"], json!([point.to_str().unwrap()]));
-    // Seen from another mount namespace, too, and from there the way in is told.
+    // The mount is found from another mount namespace, and the remedy says how to enter the namespace of the
+    // mount.
     let outside = tools::tool("tdx-disk", ["check", &device]);
     assert_eq!(blockers(&outside), ["CLAIMED", "MOUNTED"]);
     assert!(outside.stdout.contains("nsenter -t"), "{outside:#?}");
@@ -129,7 +130,7 @@ fn what_is_used_is_refused_with_what_to_do_about_it() {
     assert_eq!(blockers(&check), [""; 0]);
     assert!(check.stdout.contains("HAS_DATA"), "{check:#?}");
 
-    // Held open by a program for longer than a moment.
+    // A program holds the disk open.
     let holder = rig.shell(&format!("sleep 1000 <{device} >/dev/null 2>&1 & echo $!"));
     wait::wait_for("the open file", || {
         (blockers(&disk(&rig, &format!("check {device}"))) == ["OPEN_FDS"]).then_some(())
@@ -139,7 +140,7 @@ fn what_is_used_is_refused_with_what_to_do_about_it() {
         blockers(&disk(&rig, &format!("check {device}"))).is_empty().then_some(())
     });
 
-    // To be read only, it goes to be read only.
+    // A read-only disk is accepted only with `--readonly`.
     let read_only = rig.shell(&format!("losetup -r -f --show {}", other.display()));
     let device = read_only.text().trim().to_owned();
     rig.release(&device);
@@ -152,7 +153,7 @@ fn what_is_used_is_refused_with_what_to_do_about_it() {
 
 #[test]
 #[ignore = "needs root"]
-fn bad_input_has_its_own_exit_status() {
+fn bad_devices_flags_and_connections_have_their_own_exit_statuses() {
     let rig = Rig::start();
     define(&rig, &foreign("a", PORTS));
     rig.virsh(["start", "a"]);
@@ -192,16 +193,16 @@ fn bad_input_has_its_own_exit_status() {
     let remote = fails(&format!("attach a {device} -c test:///default"), 4, "domain 'a' not found");
     assert_eq!(remote["kind"], "not_found");
     fails("attached -c qemu+tcp://192.0.2.1/system", 6, "cannot connect");
-    // By TCP, and here all the same.
+    // A TCP connection to this host is accepted.
     let local = disk(&rig, &format!("attach a {device} -c qemu+tcp://127.0.0.1/system"));
     assert_eq!(local.document()["items"][0]["target"], "vdb");
     disk(&rig, "attached a -c qemu+tcp://localhost/system").document();
-    // A tunnel to another host looks as near: its daemon has another name than this machine.
+    // A tunnel to another host has a local address, but its libvirtd has another host name than this machine.
     let line = "hostname elsewhere; exec tdx-disk attached a -c qemu+tcp://127.0.0.1/system";
     let tunnel = rig.shell(&format!("unshare --uts sh -c '{line}'")).error(6);
     assert!(tunnel["message"].as_str().unwrap().contains("is on another machine"), "{tunnel}");
 
-    // Someone who may do less is told so, by whom nothing is changed.
+    // A user without the necessary permissions gets an error, and nothing is changed.
     let nobody = |line: &str| {
         let tool = tools::bin("tdx-disk");
         rig.shell(&format!(
@@ -211,13 +212,13 @@ fn bad_input_has_its_own_exit_status() {
     };
     nobody(&format!("attach a {device}")).error(7);
     nobody(&format!("check {device}")).error(7);
-    // Nor may this one start a process: none is needed to list.
+    // A user who cannot start processes can list the disks.
     let tool = "prlimit --nproc=1 setpriv --reuid 1 --clear-groups ./tool list --all";
     let list = rig.shell(tool).document();
     assert_eq!(list["items"][0]["attached_to"], Value::Null, "{list}");
     assert_eq!(attached(&rig, "a").len(), 1);
 
-    // Its daemon gone, what can be told is told.
+    // Without libvirtd, the list contains what other sources tell.
     rig.libvirtd("stop");
     let list = disk(&rig, "list --all").document();
     assert!(list["warnings"].to_string().contains("the disks of guests are unknown"), "{list}");
@@ -227,7 +228,7 @@ fn bad_input_has_its_own_exit_status() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_process_is_not_left_out_for_its_name() {
+fn check_finds_a_holder_of_the_disk_that_is_named_tdx_disk() {
     let rig = Rig::start();
     let (device, _) = blank(&rig, "one");
     rig.shell("cp \"$(command -v sleep)\" tdx-disk").text();
@@ -243,7 +244,7 @@ fn a_process_is_not_left_out_for_its_name() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_disk_with_more_partitions_than_are_examined_is_not_given_away() {
+fn check_refuses_a_disk_with_more_partitions_than_are_examined() {
     let rig = Rig::start();
     let (device, file) = blank(&rig, "one");
     let file = std::fs::File::options().write(true).open(file).unwrap();

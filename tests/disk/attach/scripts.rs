@@ -1,10 +1,10 @@
-//! Documents in pipes, and `examples/vm-disk`.
+//! Documents in pipes, and the script `examples/vm-disk`.
 
 use super::*;
 
 #[test]
 #[ignore = "needs root"]
-fn a_list_goes_into_an_attach_and_what_is_attached_into_a_check() {
+fn attach_reads_items_of_list_and_check_reads_items_of_attached() {
     let rig = Rig::start();
     define(&rig, &foreign("a", PORTS));
     rig.virsh(["start", "a"]);
@@ -22,10 +22,10 @@ fn a_list_goes_into_an_attach_and_what_is_attached_into_a_check() {
     assert!(table.text().lines().next().unwrap().starts_with("DEVICE"), "{table:#?}");
 }
 
-/// The words of the script that people have.
+/// The commands of the script that existing users know.
 #[test]
 #[ignore = "needs root"]
-fn the_seeds_words_work() {
+fn vm_disk_script_accepts_the_original_commands() {
     let rig = Rig::start();
     define(&rig, &foreign("a", PORTS));
     let (device, _) = blank(&rig, "disk");

@@ -1,4 +1,4 @@
-//! Drivers, overrides and refusals.
+//! Drivers, driver overrides and refusals.
 
 use super::*;
 
@@ -8,13 +8,13 @@ fn eight(kernel: &Kernel) -> Vec<String> {
 
 #[test]
 #[ignore = "needs root"]
-fn devices_go_to_vfio_and_come_back() {
+fn bind_moves_devices_to_vfio_and_unbind_returns_them() {
     let kernel = KERNEL.lock();
     let before = state(&kernel);
     let nics = kernel.shell("tdx-iommu scan --driver e1000e --format name").text().to_owned();
     let nic = nics.lines().last().unwrap();
 
-    // A plan touches nothing.
+    // A dry run changes nothing.
     let plan = gpu(&kernel, ["bind", nic, "--dry-run"]).document();
     assert_eq!((&plan["changed"], &plan["items"][0]["driver"]), (&json!(true), &json!("vfio-pci")));
     assert_eq!(state(&kernel), before);
@@ -24,7 +24,7 @@ fn devices_go_to_vfio_and_come_back() {
         [".vendor_id=\"10de\"", ".device_id=\"2330\"", ".serial=.device_id", ".host=\"other\""]
     {
         let line = format!("tdx-iommu scan {nic} | jq '.items[0]{edit}' | tdx-gpu");
-        // The emulated card has no serial number that could differ.
+        // The emulated card has no serial number to compare.
         if edit.starts_with(".serial") {
             kernel.shell(&format!("{line} bind - -n")).document();
             continue;
@@ -36,7 +36,7 @@ fn devices_go_to_vfio_and_come_back() {
         }
     }
 
-    // One device; again, and it is there already.
+    // One device is bound. A second command finds it bound.
     let bound = gpu(&kernel, ["bind", nic]).document();
     assert_eq!(bound["items"], plan["items"]);
     assert_eq!(bound["items"][0]["previous_driver"], "e1000e");
@@ -50,7 +50,7 @@ fn devices_go_to_vfio_and_come_back() {
         (&listed["driver"], &listed["previous_driver"]),
         (&json!("vfio-pci"), &json!("e1000e"))
     );
-    // A guest of the host's size can map all its memory.
+    // The limit on mappings suffices for a guest with all the memory of the host.
     let needed = kernel.shell("awk '/MemTotal/ {print int(($2 + 3) / 4) + 32764}' /proc/meminfo");
     assert_eq!(state(&kernel).lines().filter(|l| *l == needed.text().trim()).count(), 1);
 
@@ -60,7 +60,7 @@ fn devices_go_to_vfio_and_come_back() {
     assert_eq!(gpu(&kernel, ["unbind", nic]).document()["changed"], false);
     assert_eq!(state(&kernel), before);
 
-    // A card with two functions, of which one is named.
+    // A card with two functions, of which the command names one.
     let card = kernel.shell("tdx-iommu scan --class 03 --format name").text().trim().to_owned();
     let refused = gpu(&kernel, ["bind", &card]).error(5);
     assert_eq!(refused["code"], "CONSOLE_GPU", "{refused}");
@@ -71,7 +71,7 @@ fn devices_go_to_vfio_and_come_back() {
     gpu(&kernel, ["unbind", &card]).document();
     assert_eq!(state(&kernel), before);
 
-    // Eight at once, by a pipeline, and back by --all.
+    // A pipeline binds eight devices at once, and --all returns them.
     let all = eight(&kernel);
     let names: Vec<&str> = all.iter().map(String::as_str).collect();
     let line = format!("tdx-iommu scan {} | tdx-gpu bind - --memory 1G", names.join(" "));
@@ -84,7 +84,7 @@ fn devices_go_to_vfio_and_come_back() {
 
 #[test]
 #[ignore = "needs root"]
-fn what_the_host_needs_is_refused_and_nothing_changes() {
+fn bind_refuses_devices_that_the_host_needs_and_changes_nothing() {
     let kernel = KERNEL.lock();
     let before = state(&kernel);
     let refused = |words: &[&str], code: &str| {
@@ -97,7 +97,7 @@ fn what_the_host_needs_is_refused_and_nothing_changes() {
     refused(&["bind", &data, "--dry-run"], "HOST_DISK_MOUNTED");
     let bridge = kernel.shell("tdx-iommu scan --class 0604 --format name | head -n 1");
     refused(&["bind", bridge.text().trim()], "NONENDPOINT");
-    // Two cards behind a bridge without ACS: one alone is refused, the whole group goes.
+    // Two cards are behind a bridge without ACS: one alone is refused, the whole group is accepted.
     let old = kernel.shell("tdx-iommu scan --driver e1000 --format name").text().to_owned();
     let one = old.lines().next().unwrap();
     refused(&["bind", one], "HOST_DRIVER");
@@ -106,20 +106,21 @@ fn what_the_host_needs_is_refused_and_nothing_changes() {
     gpu(&kernel, ["unbind", "--all"]).document();
     assert_eq!(state(&kernel), before);
 
-    // Of eight of which one cannot go, none goes.
+    // One of eight devices is refused, so no device is bound.
     let mut all = eight(&kernel);
     all[3] = data;
     let names: Vec<&str> = ["bind"].into_iter().chain(all.iter().map(String::as_str)).collect();
     refused(&names, "HOST_DISK_MOUNTED");
 
-    // Virtual functions have to go first.
+    // A physical function is refused while it has virtual functions.
     let physical = kernel.nvme("rig-pf");
     kernel.shell(&format!("echo 1 >/sys/bus/pci/devices/{physical}/sriov_numvfs")).text();
     let error = gpu(&kernel, ["bind", &physical]).error(5);
     assert_eq!(error["code"], "PF_HAS_VFS", "{error}");
     kernel.shell(&format!("echo 0 >/sys/bus/pci/devices/{physical}/sriov_numvfs")).text();
 
-    // What is open cannot be taken away, and is not tried: the kernel would wait.
+    // A device that a process holds open is refused before the kernel is asked, because the kernel would
+    // wait.
     let nvme = kernel.nvme("rig-0");
     gpu(&kernel, ["bind", &nvme]).document();
     let held = kernel.hold(&nvme);
@@ -131,7 +132,7 @@ fn what_the_host_needs_is_refused_and_nothing_changes() {
     gpu(&kernel, ["unbind", &nvme]).document();
     assert_eq!(state(&kernel), before);
 
-    // So it is with the nodes of the host's drivers, unless it is forced.
+    // Open device nodes of the host's drivers are refused likewise, unless forced.
     let nodes =
         format!("cd /sys/bus/pci/devices/{nvme}/nvme && echo nvme* $(basename nvme*/nvme*n1)");
     let nodes = kernel.shell(&nodes).text().trim().to_owned();
@@ -164,13 +165,13 @@ fn what_the_host_needs_is_refused_and_nothing_changes() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_failure_or_a_kill_leaves_what_can_be_undone() {
+fn unbind_repairs_what_a_failed_or_killed_bind_leaves() {
     let kernel = KERNEL.lock();
     let before = state(&kernel);
     let all = eight(&kernel);
     let names = all.join(" ");
 
-    // The fourth of eight fails: its driver_override cannot be written.
+    // The fourth of eight devices fails: its driver_override cannot be written.
     let attribute = format!("/sys/bus/pci/devices/{}/driver_override", all[3]);
     kernel.shell(&format!("mount --bind {attribute} {attribute}")).text();
     kernel.shell(&format!("mount -o remount,bind,ro {attribute}")).text();
@@ -180,13 +181,13 @@ fn a_failure_or_a_kill_leaves_what_can_be_undone() {
     kernel.shell(&format!("umount {attribute}")).text();
     assert_eq!(state(&kernel), before, "{error}");
 
-    // Killed at any moment.
+    // The command is killed after different delays.
     for after in [20, 60, 120, 200] {
         kernel.shell(&format!("timeout -s KILL 0.{after:03} tdx-gpu bind {names}; true")).text();
         gpu(&kernel, ["unbind", "--all"]).document();
         assert_eq!(state(&kernel), before, "killed after {after} ms");
     }
-    // What a dead command left is named, and repaired by itself.
+    // The records of a killed command are reported, and --stale repairs them.
     let stale = format!(
         "cd /run/tdx/bound && sed -i 's/\"committed\": true/\"committed\": false/' {}",
         all[0]
@@ -201,11 +202,11 @@ fn a_failure_or_a_kill_leaves_what_can_be_undone() {
     gpu(&kernel, ["unbind", "--all"]).document();
     assert_eq!(state(&kernel), before);
 
-    // Without a record: whatever driver wants it.
+    // Without a record, unbind gives the device to the driver that matches.
     kernel.bind(&all[0]);
     assert_eq!(gpu(&kernel, ["unbind", &all[0]]).item()["driver"], "nvme");
     assert_eq!(state(&kernel), before);
-    // A record of a device that is gone, and one that nobody can read.
+    // A record of an absent device, and a record that cannot be read.
     gpu(&kernel, ["bind", &all[0]]).document();
     kernel.shell(&format!("echo 1 >/sys/bus/pci/devices/{}/remove", all[0])).text();
     assert_eq!(gpu(&kernel, ["unbind", "--all"]).item()["action"], "forget");
@@ -216,7 +217,7 @@ fn a_failure_or_a_kill_leaves_what_can_be_undone() {
     kernel.shell(&format!("rm /run/tdx/bound/{}", all[1])).text();
     gpu(&kernel, ["unbind", &all[1]]).document();
 
-    // Someone's own override comes back.
+    // A driver override that somebody else has set is restored.
     let own = format!("echo nvme >/sys/bus/pci/devices/{}/driver_override", all[2]);
     kernel.shell(&own).text();
     let kept = state(&kernel);
@@ -231,7 +232,7 @@ fn a_failure_or_a_kill_leaves_what_can_be_undone() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_host_without_an_iommu_says_so() {
+fn bind_on_a_host_without_an_iommu_is_refused() {
     let kernel = Kernel::start_with("intel_iommu=off");
     let nvme = kernel.nvme("rig-0");
     let error = gpu(&kernel, ["bind", &nvme]).error(5);

@@ -1,8 +1,8 @@
-//! The tool is killed at each of its steps.
+//! Kills the tool at each of its steps.
 
 use super::*;
 
-/// What [`STATE`] tells, for a test that runs on the machine.
+/// The state that [`STATE`] prints, for a test that runs in the rig.
 fn state_here() -> BTreeMap<PathBuf, String> {
     let read = |path: PathBuf| fs::read_to_string(&path).ok().map(|text| (path, text));
     let link = |path: PathBuf| fs::read_link(&path).ok().map(|to| (path, to.display().to_string()));
@@ -25,7 +25,7 @@ fn state_here() -> BTreeMap<PathBuf, String> {
     state
 }
 
-/// Runs one of the tools on the machine that the test runs on.
+/// Runs one of the tools on the machine on which the test runs.
 fn here(line: &str) -> Run {
     let (tool, arguments) = line.split_once(' ').unwrap();
     let mut command = Command::new(bin(tool));
@@ -33,15 +33,15 @@ fn here(line: &str) -> Run {
     Run::of(command, b"")
 }
 
-/// Kills a verb right before each step that it was seen to take, where the one before changed something:
-/// the tool, but not the process that makes a write to sysfs for it. That write happens, as it may when
-/// the tool is killed, and nothing can end one that the kernel does not finish.
+/// Kills a verb right before each of its recorded steps that follows a change. The kill ends the tool, but
+/// not the process that writes to sysfs for it. That write happens, as it can when a user kills the tool,
+/// because nothing ends a write that the kernel does not finish.
 fn kill_at_every_step(line: &str, prepare: impl Fn()) {
     const UNDO: &str = "tdx-gpu unbind --all";
     let began = Instant::now();
     let before = state_here();
     let prepare = || {
-        // As after a boot.
+        // The directories are absent, as after a boot.
         for folder in ["/run/tdx/bound", "/run/tdx", "/etc/tdx/bind.d", "/etc/tdx"] {
             fs::remove_dir(folder).ok();
         }
@@ -80,16 +80,16 @@ fn kill_at_every_step(line: &str, prepare: impl Fn()) {
     println!("{line}: {all} steps, {some} moments, {:?}", began.elapsed());
 }
 
-/// What a row of a table begins with, on its way out of the rig; and a step that the table has a row for.
+/// Marks a table row, or a step that has a row, in the output of the rig.
 const ROW: &str = "row\t";
 const STEP: &str = "step\t";
 
-/// Runs one test of this file in the rig: a tracer has to be on the machine of what it traces.
+/// Runs one test of this file in the rig, because a tracer must run on the machine of its tracee.
 fn inside(title: &str, test: &str) {
     let kernel = Kernel::start();
     let devices = format!("{} {}", kernel.nvme("rig-0"), kernel.nvme("rig-1"));
     let run = kernel.this_test(&format!("DEVICES={devices}"), module_path!(), test);
-    // Which disks the rig gives is of no interest.
+    // The addresses of the disks differ from rig to rig.
     let text = devices.split(' ').fold(run.text().to_owned(), |text, bdf| text.replace(bdf, "BDF"));
     let rows = text.lines().filter_map(|line| line.strip_prefix(ROW)?.split_once('\t'));
     let row =
@@ -107,9 +107,9 @@ fn inside(title: &str, test: &str) {
 
 #[test]
 #[ignore = "needs root"]
-fn bind_killed_at_any_step_leaves_what_unbind_repairs() {
+fn bind_killed_at_any_step_is_repaired_by_unbind() {
     match std::env::var("DEVICES") {
-        Err(_) => inside("tdx-gpu bind", "bind_killed_at_any_step_leaves_what_unbind_repairs"),
+        Err(_) => inside("tdx-gpu bind", "bind_killed_at_any_step_is_repaired_by_unbind"),
         Ok(devices) => {
             kill_at_every_step(&format!("tdx-gpu bind {devices} --memory 1G --persist"), || ());
         }
@@ -118,9 +118,9 @@ fn bind_killed_at_any_step_leaves_what_unbind_repairs() {
 
 #[test]
 #[ignore = "needs root"]
-fn unbind_killed_at_any_step_leaves_what_unbind_repairs() {
+fn unbind_killed_at_any_step_is_repaired_by_unbind() {
     match std::env::var("DEVICES") {
-        Err(_) => inside("tdx-gpu unbind", "unbind_killed_at_any_step_leaves_what_unbind_repairs"),
+        Err(_) => inside("tdx-gpu unbind", "unbind_killed_at_any_step_is_repaired_by_unbind"),
         Ok(devices) => kill_at_every_step(&format!("tdx-gpu unbind {devices}"), || {
             here(&format!("tdx-gpu bind {devices} --memory 1G --persist")).document();
         }),

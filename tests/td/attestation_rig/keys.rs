@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 #[ignore = "needs root"]
-fn two_commands_and_a_new_name_lose_no_keys() {
+fn keys_survive_two_simultaneous_commands_and_a_rename_of_the_domain() {
     let host = Host::start();
     let rig = &host.rig;
     let new = "tdx-td new -i guest.qcow2 --memory 256M --vcpus 1 --security sev --sev-dh-cert cert \
@@ -17,7 +17,7 @@ fn two_commands_and_a_new_name_lose_no_keys() {
     assert!(matches!(codes[..], ["0", "0" | "5"]), "{both:#?}");
     assert_eq!(host.attested(), true);
 
-    // Under another name its keys are not found, and those there are nobody else's.
+    // Under the new name the domain has no keys, and the stored keys belong to no other domain.
     off(&host);
     rig.virsh(["domrename", "vault", "other"]);
     refused(&td(rig, "start other"), 4, "keys of domain 'other' are not stored");
@@ -27,16 +27,16 @@ fn two_commands_and_a_new_name_lose_no_keys() {
     td(rig, "start vault").text();
     assert_eq!(host.attested(), true);
 
-    // One that takes its place brings its own.
+    // A domain that replaces the former one has its own keys.
     let anew = rig.shell(&format!("{new} vault --hotplug-ports 4 --overwrite --yes"));
     anew.text();
     assert_eq!(host.attested(), true);
 }
 
-/// Whoever judges from elsewhere, or as an ordinary user, has the keys and the firmware himself.
+/// A user on another host, or an ordinary user, needs the keys and the firmware locally.
 #[test]
 #[ignore = "needs root"]
-fn a_guest_of_a_remote_host_is_judged_from_here() {
+fn a_guest_of_a_remote_host_is_measured_with_local_keys_and_firmware() {
     let host = Host::start();
     let rig = &host.rig;
     let before = rig.state();
@@ -48,14 +48,14 @@ fn a_guest_of_a_remote_host_is_judged_from_here() {
     let made = far(&format!("{new} --sev-firmware {FIRMWARE}")).item();
     assert_eq!(made["state"], "running");
     off(&host);
-    // The host's own file is not looked at any more.
+    // The firmware file of the host is not read any more.
     let started = far("start --attest vault").document();
     assert!(!started["warnings"].to_string().contains("--sev-firmware"), "{started}");
     assert_eq!(far("show --attest vault").item()["attested"], true);
     let record = fs::read_to_string(rig.path(KEPT).join("config.yaml")).unwrap();
     assert!(record.contains("host: qemu+tcp://127.0.0.1/system\n"), "{record}");
 
-    // An ordinary user has a folder of his own, and nothing of root's.
+    // An ordinary user has a directory of his own, and does not read root's.
     fs::copy(tools::bin("tdx-td"), rig.scratch().join("tdx-td")).unwrap();
     let user = |line: &str| {
         rig.shell(&format!(
@@ -73,11 +73,11 @@ fn a_guest_of_a_remote_host_is_judged_from_here() {
     assert_eq!(rig.state(), before);
 }
 
-/// A session made for a host by sevctl, which stands in here: Debian has none, and it needs a processor's
-/// certificates.
+/// The program sevctl makes a session for a host. A stand-in replaces it, because Debian lacks it and it
+/// needs a processor's certificates.
 #[test]
 #[ignore = "needs root"]
-fn a_session_is_made_for_the_hosts_certificates() {
+fn new_creates_a_session_for_the_certificates_of_the_host() {
     let host = Host::start();
     let rig = &host.rig;
     let sevctl = r#"#!/bin/sh

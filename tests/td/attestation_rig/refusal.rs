@@ -1,4 +1,4 @@
-//! Signals, and what is missing.
+//! Signals, and missing keys, programs and records.
 
 use super::*;
 
@@ -8,7 +8,7 @@ fn a_signal_never_leaves_a_guest_paused() {
     let host = Host::start();
     host.create("").item();
     off(&host);
-    // The validator works here until its file is removed, so that there is time to be stopped.
+    // The validator runs until its file is removed, so that the test has time to stop the command.
     let slow = "#!/bin/sh\n[ \"$1\" = --help ] || { : >/tmp/measuring.$$; \
         while [ -e /tmp/measuring.$$ ]; do sleep 0.05; done; }\n\
         exec /usr/bin/virt-qemu-sev-validate \"$@\"\n";
@@ -24,7 +24,7 @@ fn a_signal_never_leaves_a_guest_paused() {
         ))
     };
     for (signal, status) in [("TERM", "143"), ("INT", "130"), ("HUP", "129")] {
-        // A shell has its background ignore SIGINT.
+        // A shell starts background commands with SIGINT ignored.
         let signal_heard = if signal == "INT" { "TERM" } else { signal };
         let run = start(signal_heard);
         assert!(run.stdout.contains("paused"), "{run:#?}");
@@ -40,7 +40,7 @@ fn a_signal_never_leaves_a_guest_paused() {
     let item = serde_json::from_str::<Value>(run.text()).unwrap()["items"][0].clone();
     assert_eq!((&item["action"], &item["attested"]), (&json!("resume"), &json!(true)));
 
-    // What kills `new` leaves is found by its name.
+    // A guest that a killed `new` leaves is found by its name.
     td(&host.rig, "delete vault --yes --timeout 0").item();
     let before = host.rig.state();
     for after in [30, 60, 90, 150, 250, 400] {
@@ -61,7 +61,7 @@ fn a_signal_never_leaves_a_guest_paused() {
 
 #[test]
 #[ignore = "needs root"]
-fn what_is_missing_or_wrong_is_told_before_anything_starts() {
+fn missing_or_wrong_keys_are_refused_before_a_guest_starts() {
     let host = Host::start();
     let rig = &host.rig;
     let before = rig.state();
@@ -116,14 +116,14 @@ fn what_is_missing_or_wrong_is_told_before_anything_starts() {
     stays_off();
 
     let xml = rig.virsh(["dumpxml", "--inactive", "--security-info", "vault"]);
-    // The same without libvirt choosing the firmware.
+    // The definition names the firmware, so that libvirt does not choose it.
     let (head, rest) = xml.split_once("<firmware>").unwrap();
     let rest = rest.split_once("</firmware>").unwrap().1;
     let manual = format!("{}{rest}", head.replace(" firmware='efi'", ""));
     for (from, to, says) in [
         ("<policy>0x0003</policy>", "<policy>0x0001</policy>", "is not 0x3"),
-        ("c2Vzc2lvbg==", "b3RoZXI=", "the session of domain 'vault'"),
-        ("Y2VydA==", "b3RoZXI=", "the dhCert of domain 'vault'"),
+        ("c2Vzc2lvbg==", "b3RoZXI=", "the session in the definition of domain 'vault'"),
+        ("Y2VydA==", "b3RoZXI=", "the dhCert in the definition of domain 'vault'"),
         ("OVMF_CODE_4M.ms.fd", "OVMF_CODE_gone.fd", "OVMF_CODE_gone.fd"),
     ] {
         assert!(manual.contains(from), "{from} is not in {manual}");
@@ -149,13 +149,13 @@ fn what_is_missing_or_wrong_is_told_before_anything_starts() {
     refused(&rig.shell(&broken), 6, "cannot run virt-qemu-sev-validate");
     stays_off();
 
-    // A record that went is not a reason to run unmeasured.
+    // A guest whose record is missing does not start unmeasured.
     fs::rename(rig.path(KEPT), rig.path("/var/lib/tdx/vms/away")).unwrap();
     refused(&td(rig, "start vault"), 4, "keys of domain 'vault' are not stored");
     fs::rename(rig.path("/var/lib/tdx/vms/away"), rig.path(KEPT)).unwrap();
     stays_off();
 
-    // Of others there is nothing to measure, and what to do instead is said.
+    // Other domains cannot be measured; the error says what to do instead.
     td::define(rig, &td::foreign("plain", ""));
     refused(&td(rig, "start --attest plain"), 5, "no launch security");
     refused(&td(rig, "show --attest plain"), 5, "no launch security");

@@ -1,4 +1,4 @@
-//! Measurements, and guests that run or are ended by them.
+//! Measurements, and guests that run or are destroyed because of them.
 
 use super::*;
 
@@ -6,7 +6,7 @@ use super::*;
 ///
 /// Source: sevctl, tests/measurementbuild.rs: key, digest and nonce with the measurement they make.
 #[test]
-fn measurements_are_made_as_published() {
+fn the_stand_ins_measurement_equals_the_published_example() {
     let hex = "3569cf61a32a602b87185ac6e0f55913";
     let byte = |at: usize| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap();
     let tik: [u8; 16] = std::array::from_fn(byte);
@@ -22,10 +22,10 @@ fn measurements_are_made_as_published() {
     );
 }
 
-/// The firmware of a guest that AMD SEV protects is the one that we say it gets.
+/// `tdx-td firmware` predicts the firmware of a guest that AMD SEV protects.
 #[test]
 #[ignore = "needs root"]
-fn the_firmware_of_a_sev_guest_is_the_one_that_libvirt_gives() {
+fn firmware_predicts_the_build_that_libvirt_gives_to_a_sev_guest() {
     let rig = sev_rig();
     let directories = OddDirectories::mount(&rig);
     let put = |name: &str, text: &str| fs::write(directories.admin().join(name), text).unwrap();
@@ -48,12 +48,12 @@ fn the_firmware_of_a_sev_guest_is_the_one_that_libvirt_gives() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_guest_runs_when_it_measures_right_and_is_ended_when_not() {
+fn a_guest_with_the_right_measurement_runs_and_another_is_destroyed() {
     let host = Host::start();
     let before = host.rig.state();
     let bad = Launch { digest: [1; 32], ..host.good() };
 
-    // Nothing is left of one that was never right.
+    // A guest whose first measurement is wrong leaves nothing behind.
     host.report(&bad);
     let error = refused(&host.create(""), 1, "is not the expected one");
     assert_eq!((&error["code"], &error["left_behind"]), (&json!("NOT_ATTESTED"), &json!([])));
@@ -86,7 +86,7 @@ fn a_guest_runs_when_it_measures_right_and_is_ended_when_not() {
     assert_eq!(host.attested(), true);
     assert_eq!(td(&host.rig, "show vault").item()["attested"], Value::Null);
 
-    // Started again, by whatever words.
+    // A second start, with and without --attest.
     for line in ["start vault", "start --attest vault"] {
         off(&host);
         assert_eq!(td(&host.rig, "show --attest vault").item()["attested"], Value::Null);
@@ -102,7 +102,7 @@ fn a_guest_runs_when_it_measures_right_and_is_ended_when_not() {
         assert_eq!(host.state(), "running");
     }
 
-    // One that runs and measures wrong is told of, not touched.
+    // A running guest with a wrong measurement is reported, but not destroyed.
     host.report(&bad);
     assert_eq!(host.attested(), false);
     refused(&td(&host.rig, "start --attest vault"), 1, "NOT_ATTESTED");
@@ -113,7 +113,7 @@ fn a_guest_runs_when_it_measures_right_and_is_ended_when_not() {
         assert_eq!((host.state().as_str(), host.emulators().as_str()), ("shut off", "0"));
     }
 
-    // What a command that was killed has left paused is measured, whoever finds it.
+    // A guest that a killed command has left paused is measured by the next start.
     host.rig.virsh(["start", "--paused", "vault"]);
     refused(&td(&host.rig, "start vault"), 1, "NOT_ATTESTED");
     assert_eq!(host.state(), "shut off");
@@ -130,7 +130,7 @@ fn a_guest_runs_when_it_measures_right_and_is_ended_when_not() {
 
 #[test]
 #[ignore = "needs root"]
-fn the_verdict_is_the_references() {
+fn the_verdict_agrees_with_virt_qemu_sev_validate() {
     let host = Host::start();
     host.create("").item();
     let good = host.good();
@@ -157,18 +157,18 @@ fn the_verdict_is_the_references() {
         assert_eq!(reference.status == Some(0), wanted, "{what}: {reference:#?}");
         assert_eq!(host.attested(), wanted, "{what}");
     }
-    // What is no measurement at all is not judged.
+    // An invalid measurement is not judged.
     host.report_as(&good, "AAA");
     let reference = host.reference();
     assert!(!matches!(reference.status, Some(0 | 1)), "{reference:#?}");
     refused(&td(&host.rig, "show --attest vault"), 1, "virt-qemu-sev-validate");
 }
 
-/// The registers of a guest's processors are measured with it: what the reference makes of them, from
-/// what libvirt tells it, is signed and shown to the tools.
+/// The measurement covers the registers of the guest's processors. virt-qemu-sev-validate computes them from
+/// libvirt's description, and the test signs its result.
 #[test]
 #[ignore = "needs root"]
-fn registers_are_measured_too_where_they_are_encrypted() {
+fn sev_es_measurement_includes_the_registers_of_the_processors() {
     let host = Host::start();
     let good = Launch { policy: 7, ..host.good() };
     host.report(&good);
@@ -176,7 +176,7 @@ fn registers_are_measured_too_where_they_are_encrypted() {
         --sev-dh-cert cert --sev-session session --sev-tik tik.bin --sev-tek tek.bin";
     refused(&td(&host.rig, &words(line).concat_words()), 1, "NOT_ATTESTED");
 
-    // A copy of the domain that nobody keeps keys of, for the reference to look at.
+    // A copy of the domain without stored keys, for virt-qemu-sev-validate.
     let xml = "<domain type='kvm'><name>probe</name><memory unit='MiB'>256</memory><vcpu>2</vcpu>\
         <os firmware='efi'><type arch='x86_64' machine='q35'>hvm</type></os>\
         <features><acpi/></features><cpu mode='host-passthrough'/>\
@@ -202,7 +202,7 @@ fn registers_are_measured_too_where_they_are_encrypted() {
     assert_eq!(host.attested(), true);
     off(&host);
 
-    // The registers of another processor than the host's are not known.
+    // The registers of a processor other than the host's are unknown.
     let xml = host.rig.virsh(["dumpxml", "--inactive", "--security-info", "vault"]);
     td::define(&host.rig, &xml.replace("mode='host-passthrough'", "mode='maximum'"));
     refused(&td(&host.rig, "start vault"), 6, "host-passthrough");

@@ -1,13 +1,13 @@
-//! What changes while `delete` waits.
+//! Changes while `delete` waits.
 
 use super::*;
 
-/// A domain that needs this file.
+/// Defines a domain that needs this file.
 fn define_user(rig: &Rig, name: &str, file: &str) {
     define(rig, &foreign(name, &disk(file, "vda")));
 }
 
-/// `tdx-td` in the background, with what it says.
+/// A `tdx-td` in the background, and its output.
 struct Background {
     delete: Begun,
     said: BufReader<std::process::ChildStderr>,
@@ -22,7 +22,7 @@ impl Background {
         Self { delete: Begun::new(child), said }
     }
 
-    /// Waits until it says a line with these words.
+    /// Waits until the command prints a line with these words.
     #[track_caller]
     fn wait_until_it_says(&mut self, words: &str) {
         let mut line = String::new();
@@ -32,7 +32,7 @@ impl Background {
         }
     }
 
-    /// Waits for its end. What it says by the way is no part of the run.
+    /// Waits for the end of the command. Its progress messages are not part of the run.
     fn end(mut self) -> Run {
         let output = self.delete.output();
         let mut stderr = String::new();
@@ -49,7 +49,7 @@ impl Background {
 
 #[test]
 #[ignore = "needs root"]
-fn delete_keeps_a_file_that_gains_a_user_while_the_question_waits() {
+fn delete_keeps_a_file_that_gains_a_user_during_the_prompt() {
     let rig = rig_with_base(false);
     new(&rig, "--name x").item();
     rig.virsh(["destroy", "x"]);
@@ -62,7 +62,7 @@ fn delete_keeps_a_file_that_gains_a_user_while_the_question_waits() {
     assert!(exists(&rig, &own));
     rig.virsh(["undefine", "user"]);
 
-    // An image that no domain has is a user as well.
+    // An image that belongs to no domain also needs the file.
     new(&rig, "--name y").item();
     rig.virsh(["destroy", "y"]);
     let own = overlay(&rig, "y");
@@ -73,7 +73,7 @@ fn delete_keeps_a_file_that_gains_a_user_while_the_question_waits() {
     assert_eq!(item["deleted"], json!([]), "{item}");
     let wanted = "needed by volume 'child.qcow2' of pool 'tdvirsh-pool'";
     assert_eq!(reason(&item, &own), Some(wanted));
-    // What is left is found once nothing needs it.
+    // cleanup deletes the kept file when nothing needs it any more.
     std::fs::remove_file(rig.path(&child)).unwrap();
     rig.tool("tdx-pool", ["cleanup", "--yes"]).document();
     assert_eq!(volumes(&rig), ["guest.qcow2"]);
@@ -96,7 +96,7 @@ fn delete_keeps_a_file_that_gains_a_user_while_the_guest_shuts_down() {
 
 #[test]
 #[ignore = "needs root"]
-fn delete_leaves_a_domain_that_is_started_while_it_waits_for_another() {
+fn delete_keeps_a_domain_that_is_started_while_it_waits_for_another() {
     let rig = rig_with_base(true);
     new(&rig, "--name off").item();
     rig.virsh(["destroy", "off"]);
@@ -114,7 +114,7 @@ fn delete_leaves_a_domain_that_is_started_while_it_waits_for_another() {
 
 #[test]
 #[ignore = "needs root"]
-fn delete_leaves_a_domain_that_was_made_anew_while_it_waited() {
+fn delete_keeps_a_domain_that_is_defined_again_while_it_waits() {
     let rig = rig_with_base(true);
     let anew = |line: &str| {
         td(&rig, "delete x --yes --timeout 0").item();
@@ -129,7 +129,7 @@ fn delete_leaves_a_domain_that_was_made_anew_while_it_waited() {
     let there = listed(&rig, "x");
     assert_eq!((&there["uuid"], &there["state"]), (&json!(uuid), &json!("running")));
 
-    // The same while it waits for the guest.
+    // The domain is defined again while delete waits for the guest to shut down.
     anew("-i deaf.qcow2 --name x");
     let mut run = Background::start(&rig, "delete x --yes --timeout 30 -v");
     run.wait_until_it_says("shut down domain 'x'");
@@ -140,7 +140,7 @@ fn delete_leaves_a_domain_that_was_made_anew_while_it_waited() {
     assert_eq!(listed(&rig, "x")["uuid"], uuid.as_str());
     assert!(exists(&rig, &overlay(&rig, "x")));
 
-    // And of what new was asked to put in its place.
+    // The domain is defined again while new --overwrite asks.
     let more = "--security none --memory 260M --vcpus 1 --overwrite --json";
     let asked = Terminal::ask(&rig, "tdx-td", &format!("new -i guest.qcow2 --name x {more}"));
     let uuid = anew("--name x");
@@ -150,7 +150,7 @@ fn delete_leaves_a_domain_that_was_made_anew_while_it_waited() {
     assert_eq!(listed(&rig, "x")["uuid"], uuid.as_str());
     assert_eq!(volumes(&rig), before);
 
-    // And of a guest that new gives up waiting for.
+    // The domain is defined again while new waits for the guest.
     td(&rig, "delete x --yes --timeout 0").item();
     let more = "--security none --memory 256M --vcpus 1 --wait ssh --timeout 8 --on-timeout delete";
     let run = Background::start(&rig, &format!("new -i deaf.qcow2 --name x {more}"));

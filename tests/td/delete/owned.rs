@@ -1,8 +1,8 @@
-//! Which files belong to a domain.
+//! The files that belong to a domain.
 
 use super::*;
 
-/// The definition of a domain under another name, with what must not be there twice left out.
+/// The definition of a domain under another name, without the values that must be unique.
 fn copy(rig: &Rig, name: &str, of: &str) -> String {
     let xml = rig.virsh(["dumpxml", of, "--inactive"]);
     let unique = |line: &&str| {
@@ -14,7 +14,7 @@ fn copy(rig: &Rig, name: &str, of: &str) -> String {
 
 #[test]
 #[ignore = "needs root"]
-fn delete_spares_the_files_that_the_header_of_a_raw_disk_names() {
+fn delete_keeps_the_files_that_the_header_of_a_raw_disk_names() {
     let rig = rig_with_base(false);
     let scratch = rig.scratch().display().to_string();
     for (name, is_off) in [("off", true), ("running", false)] {
@@ -82,7 +82,7 @@ fn delete_of_a_copied_definition_deletes_no_file_of_the_original() {
     assert_eq!(reason(&item["items"][0], &own), Some("needed by domain 'copy'"), "{item}");
     assert_eq!(item["warnings"], json!([format!("{own} is kept: needed by domain 'copy'")]));
 
-    // Nor when the original is defined on another host, or will be defined again.
+    // The files are kept even if the original is now defined on another host.
     let item = td(&rig, "delete copy --yes").item();
     assert_eq!(item["deleted"], json!([]), "{item}");
     let recorded = format!("recorded for the domain with UUID {uuid}");
@@ -101,7 +101,7 @@ fn delete_keeps_firmware_variables_that_another_domain_names() {
     let nvram = "/var/lib/libvirt/qemu/nvram/a_VARS.fd";
     assert!(running.contains(nvram), "{running}");
     rig.virsh(["destroy", "a"]);
-    // libvirt 9 does not name the variables of a domain that is off.
+    // libvirt 9 does not name the firmware variables of a domain that is shut off.
     let loader = "<loader readonly='yes' type='pflash'>/usr/share/OVMF/OVMF_CODE.fd</loader>";
     let firmware = format!("</type>{loader}<nvram>{nvram}</nvram>");
     let other = foreign("b", "").replace("</type>", &firmware);
@@ -113,7 +113,7 @@ fn delete_keeps_firmware_variables_that_another_domain_names() {
     assert!(exists(&rig, nvram));
 }
 
-/// What version 0.1.0 wrote, word for word but for the names of the files.
+/// The record that version 0.1.0 wrote, word for word except for the names of the files.
 const RECORD: &str = r#"<metadata>
     <tdx:domain xmlns:tdx="urn:tdx-tools:domain:1" version="0.1.0">
       <tdx:pool>tdvirsh-pool</tdx:pool>
@@ -148,7 +148,7 @@ fn delete_of_a_domain_of_version_0_1_0_deletes_what_its_definition_names_in_a_po
     );
     assert!(exists(&rig, &elsewhere));
 
-    // The user's own disk stays, whatever its name; the record alone leads to the overlay.
+    // The user's own disk is kept, whatever its name. Only the record leads to the overlay.
     let given = image("disk.QPis7Jl9jo0Chjz.qcow2");
     rig.shell(&format!(
         "qemu-img create -q -f qcow2 {given} 1M && \
@@ -186,10 +186,10 @@ fn delete_of_a_domain_of_the_original_deletes_its_overlay_in_var_tmp() {
     let item = td(&rig, &format!("delete {name} --yes")).item();
     let own = own.replace("//", "/");
     assert_eq!((&item["deleted"], &item["kept"]), (&json!([own]), &json!([])));
-    // What it was backed by is its base image, whatever that is called.
+    // The file that backs the overlay counts as its base image, whatever its name.
     assert!(!exists(&rig, &own) && exists(&rig, below) && exists(&rig, &base));
 
-    // The directory may not lead elsewhere: everybody can write in /var/tmp.
+    // A link in place of the directory is not followed, because everybody can write to /var/tmp.
     rig.shell(&format!(
         "mv /var/tmp/tdvirsh elsewhere && ln -s $PWD/elsewhere /var/tmp/tdvirsh && \
          qemu-img create -q -f qcow2 {own} 1M"
@@ -204,7 +204,7 @@ fn delete_of_a_domain_of_the_original_deletes_its_overlay_in_var_tmp() {
 
 #[test]
 #[ignore = "needs root"]
-fn delete_leaves_a_link_and_what_it_leads_to() {
+fn delete_keeps_a_link_and_its_target() {
     let rig = rig_with_base(false);
     for link in ["symbolic", "none"] {
         new(&rig, "--name x").item();
@@ -227,7 +227,7 @@ fn delete_leaves_a_link_and_what_it_leads_to() {
 
 #[test]
 #[ignore = "needs root"]
-fn delete_of_a_domain_with_snapshots_keeps_layers_and_what_they_need() {
+fn delete_of_a_domain_with_snapshots_keeps_layers_and_their_backing_files() {
     let rig = rig_with_base(false);
     let outside = rig.scratch().join("layers");
     std::fs::create_dir(&outside).unwrap();
@@ -249,12 +249,13 @@ fn delete_of_a_domain_with_snapshots_keeps_layers_and_what_they_need() {
 
 #[test]
 #[ignore = "needs root"]
-fn delete_keeps_files_beside_an_image_whose_data_file_is_not_named() {
+fn delete_keeps_files_beside_an_image_that_does_not_name_its_data_file() {
     let rig = rig_with_base(false);
     new(&rig, "--name web").item();
     let own = overlay(&rig, "web");
     rig.qcow2(&image("broken"), None);
-    // The incompatible feature bit for an external data file, without the header extension that names it.
+    // The incompatible-feature bit of an external data file, without the header extension that names the
+    // file.
     let bit = "printf '\\004' | dd of=broken bs=1 seek=79 conv=notrunc status=none";
     rig.shell(&format!("cd {IMAGES} && {bit}")).text();
     let planned = td(&rig, "delete web --dry-run").item();

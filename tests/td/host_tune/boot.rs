@@ -2,13 +2,13 @@
 
 use super::*;
 
-/// What a restoration says of what it cannot know.
+/// What restore reports about values whose former value is unknown.
 const AT_BOOT: &str = "these settings, set at boot, keep their values until the next boot: host.hugepages, \
     host.io_scheduler, host.ksm, host.ksm_merge_across_nodes, host.swappiness, \
     host.transparent_hugepages";
 
 #[test]
-fn what_is_persisted_is_ours_and_goes_again() {
+fn tune_persist_writes_files_that_restore_removes() {
     let tree = plain();
     let before = files(&root(&tree));
     let line = "--scenario securevm --persist --set host.hugepages=4";
@@ -55,7 +55,7 @@ fn what_is_persisted_is_ours_and_goes_again() {
     assert_eq!(tune(&tree, line).document()["changed"], false);
     assert_eq!(files(&root(&tree)), tuned);
 
-    // After a reboot: /run is empty, the values are those of the files.
+    // After a reboot /run is empty, and the values are those of the files.
     fs::remove_dir_all(tree.path("/run/tdx")).unwrap();
     tree.file(BOOT_ID, "another\n");
     let error = tune(&tree, "--scenario desktop").error(5);
@@ -80,7 +80,7 @@ fn what_is_persisted_is_ours_and_goes_again() {
     }
     assert_eq!(files(&root(&tree)), before);
 
-    // Within one boot; and a file that somebody has edited stays.
+    // In the same boot, a file that somebody has edited is kept.
     tune(&tree, line).document();
     restore(&tree).document();
     assert_eq!(files(&root(&tree)), before);
@@ -93,7 +93,7 @@ fn what_is_persisted_is_ours_and_goes_again() {
             .contains("90-tdx.conf is not restored: another user or program"),
         "{back:#}"
     );
-    // One of that name that is not ours keeps everything from being written.
+    // A file of that name that tune has not written prevents all writes.
     let before = files(&root(&tree));
     let error = tune(&tree, line).error(5);
     assert!(
@@ -106,9 +106,9 @@ fn what_is_persisted_is_ours_and_goes_again() {
     assert_eq!(files(&root(&tree)), before);
 }
 
-/// Tuned again after a reboot, the values are as they were when that tuning began: the files set them.
+/// After a reboot, a second tune records the values that the files have set.
 #[test]
-fn what_was_set_at_boot_is_told_of_a_host_that_is_tuned_again() {
+fn restore_names_the_values_set_at_boot_on_a_host_tuned_again() {
     let tree = plain();
     let line = "--scenario securevm --persist --set host.hugepages=4";
     tune(&tree, line).document();
@@ -125,7 +125,7 @@ fn what_was_set_at_boot_is_told_of_a_host_that_is_tuned_again() {
     let note = format!("{SWAPPINESS} was set at boot and keeps its value until the next boot");
     assert_eq!(swappiness["note"], note.as_str());
 
-    // By another scenario, it goes back to what was set at boot, and that is said.
+    // Another scenario replaces the first; restore sets the values of the boot and reports that.
     tune(&tree, "--scenario securevm --persist").document();
     tree.file(BOOT_ID, "a third\n");
     tune(&tree, "--scenario desktop --replace").document();
@@ -139,7 +139,7 @@ fn what_was_set_at_boot_is_told_of_a_host_that_is_tuned_again() {
     assert_eq!(item(&back, "host.transparent_hugepages")["action"], "none");
     assert_eq!(says(&tree, SWAPPINESS), "0");
 
-    // A value that was so before all tuning, and is wanted so, is no file's doing.
+    // A value that already was as wanted before all tuning is not attributed to the files.
     tree.file(BOOT_ID, "a fourth\n");
     tune(&tree, "--scenario securevm --persist").document();
     let back = restore(&tree).document();
@@ -147,9 +147,9 @@ fn what_was_set_at_boot_is_told_of_a_host_that_is_tuned_again() {
     assert_eq!(back["warnings"], json!([]));
 }
 
-/// What is to hold at boot does not where a file that is read later says otherwise.
+/// A value in a file of tune has no effect at boot if a file that is read later sets another value.
 #[test]
-fn a_file_that_overrules_ours_at_boot_is_named() {
+fn tune_persist_names_a_file_that_overrides_its_values_at_boot() {
     let tree = plain();
     let before = files(&root(&tree));
     let others = [
@@ -165,7 +165,7 @@ fn a_file_that_overrules_ours_at_boot_is_named() {
         ("host.modules.kvm_amd.sev", "/usr/lib/modprobe.d/zz.conf:1 sets 0 at boot"),
         ("host.ksm", "/etc/tmpfiles.d/a.conf:1 sets 1 at boot"),
     ];
-    // Also when the files are there already.
+    // The conflict is also named if the files exist already.
     for _ in 0..2 {
         let done = tune(&tree, "--scenario securevm --persist").document();
         for (setting, note) in notes {
@@ -189,7 +189,7 @@ fn a_file_that_overrules_ours_at_boot_is_named() {
 }
 
 #[test]
-fn what_somebody_added_to_a_file_of_ours_stays() {
+fn restore_keeps_lines_that_somebody_added_to_a_file_of_tune() {
     const FILE: &str = "/etc/sysctl.d/90-tdx.conf";
     let tree = plain();
     let before = files(&root(&tree));
@@ -217,7 +217,7 @@ fn what_somebody_added_to_a_file_of_ours_stays() {
     fs::remove_file(tree.path(FILE)).unwrap();
     assert_eq!(files(&root(&tree)), before);
 
-    // A line of ours that was changed is somebody's, until tuning sets it again.
+    // A changed line of tune counts as somebody else's, until tune sets it again.
     tune(&tree, "--scenario securevm --persist").document();
     tree.file(FILE, says(&tree, FILE).replace("= 0", "= 7") + "\n");
     let done = tune(&tree, "--scenario securevm --persist").document();
@@ -228,7 +228,7 @@ fn what_somebody_added_to_a_file_of_ours_stays() {
 }
 
 #[test]
-fn a_record_of_another_boot_is_forgotten() {
+fn a_record_of_another_boot_is_ignored() {
     let tree = plain();
     tune(&tree, "--scenario desktop").document();
     tree.file(BOOT_ID, "another\n");
@@ -236,7 +236,7 @@ fn a_record_of_another_boot_is_forgotten() {
     let plan = tree.run("tdx-td", "host restore --dry-run").document();
     assert!(plan["warnings"][0].as_str().unwrap().contains("from before the reboot"), "{plan:#}");
     assert_eq!(files(&root(&tree)), tuned);
-    // Another scenario is free to tune.
+    // Another scenario can tune the host.
     let done = tune(&tree, "--scenario computation").document();
     assert!(done["warnings"].to_string().contains("from before the reboot"), "{done:#}");
     let back = restore(&tree).document();
@@ -246,7 +246,7 @@ fn a_record_of_another_boot_is_forgotten() {
     assert_eq!(restore(&tree).document()["changed"], false);
     assert!(!tree.path(RECORD).exists());
     assert_eq!(says(&tree, SWAPPINESS), "35");
-    // One that nobody can read is named.
+    // A record that cannot be read is named.
     tree.file(RECORD, "{\"boot_id\":");
     for verb in ["tune --scenario desktop", "restore"] {
         let error = tree.run("tdx-td", &format!("host {verb} --yes")).error(3);

@@ -1,9 +1,9 @@
-//! Scenarios, people and commands that want other values; what is refused.
+//! Scenarios, users and commands that want different values, and refused settings.
 
 use super::*;
 
 #[test]
-fn scenarios_that_want_other_things_are_told_of_each_other() {
+fn tune_refuses_a_scenario_that_conflicts_with_another_and_names_both() {
     let tree = plain();
     let before = files(&root(&tree));
     tune(&tree, "--scenario securevm").document();
@@ -15,7 +15,7 @@ fn scenarios_that_want_other_things_are_told_of_each_other() {
         assert!(error["hint"].as_str().unwrap().contains("--replace"), "{error}");
         assert_eq!(files(&root(&tree)), tuned);
     }
-    // What both want alike is no conflict, nor is what the scenario itself is now said to want.
+    // Two scenarios that want the same value do not conflict. A scenario may also change its own value.
     let same = "--set host.ksm= --set host.ksm_merge_across_nodes= --set host.io_scheduler=";
     tune(&tree, &format!("--scenario computation {same}")).document();
     let done = tune(&tree, "--scenario securevm --set host.ksm=on").document();
@@ -25,13 +25,13 @@ fn scenarios_that_want_other_things_are_told_of_each_other() {
     assert!(error["message"].as_str().unwrap().contains("scenario computation set"), "{error}");
     tune(&tree, "--scenario desktop --replace").document();
     assert_eq!(says(&tree, SWAPPINESS), "35");
-    // The values before all of it are what comes back.
+    // restore sets the values from before all tuning.
     restore(&tree).document();
     assert_eq!(files(&root(&tree)), before);
 }
 
 #[test]
-fn what_somebody_else_set_since_is_left() {
+fn restore_keeps_a_value_that_somebody_else_has_set() {
     let tree = plain();
     tune(&tree, "--scenario desktop --set host.hugepages=8").document();
     assert_eq!(says(&tree, PAGES), "8");
@@ -50,9 +50,9 @@ fn what_somebody_else_set_since_is_left() {
     assert!(!tree.path(RECORD).exists());
 }
 
-/// Who comes second waits, and does what is still to be done.
+/// The second command waits, and does what remains to be done.
 #[test]
-fn two_at_once_do_it_once() {
+fn two_simultaneous_tune_commands_change_each_value_once() {
     let tree = plain();
     let before = files(&root(&tree));
     restore(&tree).document();
@@ -74,7 +74,7 @@ fn two_at_once_do_it_once() {
     let restore = "host restore --yes";
     assert_eq!(changed(&at_once([restore, restore])), 1);
     assert_eq!(files(&root(&tree)), before);
-    // One of two that want other things is told of the other.
+    // One of two conflicting commands names the other scenario.
     let mut runs = at_once([tune, "host tune --scenario computation --yes"]);
     runs.sort_by_key(|run| run.status);
     runs[0].document();
@@ -85,7 +85,7 @@ fn two_at_once_do_it_once() {
 }
 
 #[test]
-fn what_cannot_be_done_is_refused_before_anything_is_touched() {
+fn tune_refuses_impossible_settings_before_it_changes_anything() {
     let tree = plain();
     let before = files(&root(&tree));
     let same = |what: &str| assert_eq!(files(&root(&tree)), before, "{what}");
@@ -103,7 +103,7 @@ fn what_cannot_be_done_is_refused_before_anything_is_touched() {
         }
     }
     same("refusals");
-    // The kernel says which files can be written.
+    // The mode of a file says whether the kernel accepts writes.
     let mode = |path: &str, mode| {
         fs::set_permissions(tree.path(path), fs::Permissions::from_mode(mode)).unwrap();
     };
@@ -135,10 +135,10 @@ fn what_cannot_be_done_is_refused_before_anything_is_touched() {
     same("containers");
 }
 
-/// A configuration that somebody may not read is no bad configuration.
+/// A configuration that the user may not read is not reported as invalid.
 #[test]
 #[ignore = "needs root"]
-fn a_configuration_that_may_not_be_read_is_a_matter_of_permission() {
+fn a_configuration_that_the_user_may_not_read_is_a_permission_error() {
     let tree = plain();
     let mode = |path: &str, mode| {
         fs::set_permissions(tree.path(path), fs::Permissions::from_mode(mode)).unwrap();

@@ -1,10 +1,10 @@
-//! Which values tuning writes, and where.
+//! The values that tune writes, and the files that it writes to.
 
 use super::*;
 
-/// Every cell of the table of host settings that this project was asked for with.
+/// The values of the host settings in the table on virt-scenario's page.
 #[test]
-fn every_scenario_writes_its_column_of_the_table() {
+fn tune_writes_the_host_settings_of_every_scenario() {
     let choice = |words: &str, chosen: &str| words.replace(chosen, &format!("[{chosen}]"));
     let always = choice("always madvise never", "always");
     let schedulers = "none mq-deadline kyber bfq";
@@ -14,7 +14,7 @@ fn every_scenario_writes_its_column_of_the_table() {
         ("desktop", "1", "1", "35", "mq-deadline"),
     ] {
         let tree = plain();
-        // Each as unlike as can be.
+        // Every value differs from the wanted one.
         for (path, text) in [(KSM, ksm), (MERGE, merge)] {
             tree.file(path, if text == "1" { "0\n" } else { "1\n" });
         }
@@ -38,7 +38,7 @@ fn every_scenario_writes_its_column_of_the_table() {
             assert_eq!((&told["action"], &told["in_force"]), (&json!("set"), &json!(true)));
             assert_eq!(says(&tree, path), text, "{scenario}: {path}");
         }
-        // The disk that nothing of a guest is on stays as it is.
+        // The disk without a guest's image is not changed.
         assert_eq!(says(&tree, "/sys/block/vdb/queue/scheduler"), choice(schedulers, "none"));
         let sev: Vec<&str> = done["items"]
             .as_array()
@@ -72,7 +72,7 @@ fn every_scenario_writes_its_column_of_the_table() {
 }
 
 #[test]
-fn sev_is_asked_of_the_module_and_of_the_command_line() {
+fn tune_reports_sev_options_of_the_module_and_the_kernel_command_line() {
     let tree = plain();
     let before = files(&root(&tree));
     let plan = tune(&tree, "--scenario securevm --dry-run").document();
@@ -84,7 +84,7 @@ fn sev_is_asked_of_the_module_and_of_the_command_line() {
     assert_eq!((&sev["current"], &sev["wanted"]), (&json!("0"), &json!("1")));
     assert_eq!((&sev["action"], &sev["in_force"]), (&json!("none"), &json!(false)));
     assert!(sev["note"].as_str().unwrap().contains("--persist"), "{sev}");
-    // Guests that run, and modules that are built in, keep it from being loaded again.
+    // Running guests or a built-in module prevent a reload of the module.
     tree.file("/sys/module/kvm_amd/refcnt", "3\n");
     let error = tune(&tree, "--scenario securevm --reload-modules").error(5);
     assert_eq!(error["code"], "IN_USE_BY_VM", "{error}");
@@ -104,19 +104,19 @@ fn sev_is_asked_of_the_module_and_of_the_command_line() {
         let held = item(&plan, setting);
         assert_eq!((&held["in_force"], &held["note"]), (&json!(true), &Value::Null));
     }
-    // An Intel host is asked for something else.
+    // An Intel host needs other settings.
     tree.file("/proc/cpuinfo", "flags\t: vmx tdx_host_platform\n");
     let plan = tune(&tree, "--scenario securevm --dry-run").document();
     assert_eq!(item(&plan, "host.modules.kvm_intel.tdx")["note"], "module kvm_intel is not loaded");
     item(&plan, "host.kernel_arguments.nohibernate");
-    // One that has nothing has to be told.
+    // On a host without either technology the user must name one.
     tree.file("/proc/cpuinfo", "flags\t: vmx\n");
     tune(&tree, "--scenario securevm --dry-run").error(6);
     tune(&tree, "--scenario securevm --security sev --dry-run").document();
 }
 
 #[test]
-fn what_the_kernel_lacks_is_told_and_the_rest_is_set() {
+fn tune_warns_of_settings_that_the_kernel_lacks_and_sets_the_others() {
     let tree = plain();
     tree.file(SCHEDULER, "[none] mq-deadline\n");
     for file in [KSM, MERGE, SHARED] {
@@ -136,7 +136,7 @@ fn what_the_kernel_lacks_is_told_and_the_rest_is_set() {
     restore(&tree).document();
     assert_eq!(files(&root(&tree)), before);
 
-    // A disk without any scheduler, and a pool that is on no disk.
+    // A disk without a scheduler, and a pool that is not on a disk.
     fs::remove_file(tree.path(SCHEDULER)).unwrap();
     let plan = tune(&tree, "--scenario desktop --dry-run").document();
     assert_eq!(item(&plan, "host.io_scheduler")["note"], "disk vda has no scheduler");
@@ -147,9 +147,9 @@ fn what_the_kernel_lacks_is_told_and_the_rest_is_set() {
     assert_eq!((&scheduler["path"], &scheduler["note"]), (&Value::Null, &json!(note)));
 }
 
-/// From the pool's folder through what it stands on down to the disks.
+/// From the directory of the pool through all layers down to the disks.
 #[test]
-fn the_disks_below_the_pool_are_found() {
+fn tune_finds_the_disks_below_the_pool() {
     let schedulers = |tree: &Tree| -> Vec<String> {
         let plan = tune(tree, "--scenario desktop --dry-run").document();
         let items = plan["items"].as_array().unwrap().iter();
@@ -160,7 +160,7 @@ fn the_disks_below_the_pool_are_found() {
     };
     let images = "30 22 252:0 / /var/lib/libvirt rw - xfs /dev/mapper/vg-images rw\n";
     let table = "22 1 254:1 / / rw - ext4 /dev/vda1 rw\n";
-    // A mapping over an array over two disks.
+    // A device-mapper device on an array of two disks.
     let tree = plain();
     disk(&tree, "sda", 8, 1);
     disk(&tree, "sdb", 9, 1);
@@ -169,13 +169,13 @@ fn the_disks_below_the_pool_are_found() {
     tree.file("/sys/class/block/dm-0/dm/name", "vg-images\n");
     tree.file("/proc/self/mountinfo", format!("{table}{images}"));
     assert_eq!(schedulers(&tree), ["sda", "sdb"]);
-    // What is mounted over it is what counts.
+    // The file system that is mounted last counts.
     tree.file(
         "/proc/self/mountinfo",
         format!("{table}{images}31 30 253:0 / /var/lib/libvirt rw - ext4 /dev/vdb rw\n"),
     );
     assert_eq!(schedulers(&tree), ["vdb"]);
-    // A file system of several disks, with a number of its own.
+    // A file system on several disks, with a device number of its own.
     for name in ["vda", "vdb"] {
         let target = fs::read_link(tree.path(&format!("/sys/block/{name}"))).unwrap();
         let target = target.to_str().unwrap().trim_start_matches("../").to_owned();
@@ -186,11 +186,11 @@ fn the_disks_below_the_pool_are_found() {
     }
     tree.file("/proc/self/mountinfo", "22 1 0:30 /@ / rw - btrfs /dev/vda rw,subvol=/@\n");
     assert_eq!(schedulers(&tree), ["vda", "vdb"]);
-    // An overlay writes to another folder.
+    // An overlay file system writes to its upper directory.
     tree.file("/proc/self/mountinfo", format!("{table}30 22 0:31 / /var/lib/libvirt rw - overlay o rw,lowerdir=/l,upperdir=/up\\040per,workdir=/w\n31 22 253:0 / /up\\040per rw - ext4 /dev/vdb rw\n"));
     fs::create_dir_all(tree.path("/up per")).unwrap();
     assert_eq!(schedulers(&tree), ["vdb"]);
-    // A link elsewhere, and a loop device over a file.
+    // The pool's path is a link, and its file system is on a loop device over a file.
     tree.link("/srv/images", "/var/lib/libvirt/images");
     tree.file("/etc/tdx/tdx.yaml", "pool_path: /srv/images\n");
     tree.file(
@@ -203,7 +203,7 @@ fn the_disks_below_the_pool_are_found() {
     tree.link("/sys/class/block/loop0", folder);
     tree.link("/sys/dev/block/7:0", folder);
     assert_eq!(schedulers(&tree), ["vda"]);
-    // A disk that is reached by two controllers.
+    // A disk with two controllers.
     let head = "/sys/devices/virtual/nvme-subsystem/nvme-subsys0/nvme0n1";
     tree.link("/sys/class/block/nvme0n1", head);
     tree.link("/sys/dev/block/259:0", head);
@@ -215,10 +215,10 @@ fn the_disks_below_the_pool_are_found() {
     assert_eq!(schedulers(&tree), ["nvme0c0n1", "nvme0c1n1"]);
 }
 
-/// libvirt tells where the pool is and what a domain's disks are.
+/// libvirt names the directory of the pool and the disks of a domain.
 #[test]
 #[ignore = "needs root"]
-fn the_disks_below_a_domain_are_found() {
+fn tune_finds_the_disks_below_a_domain() {
     let rig = Rig::start();
     rig.virsh("pool-define-as tdvirsh-pool dir --target /srv/pool".split(' '));
     let tree = filled(Tree::below(rig.scratch()));
@@ -254,7 +254,7 @@ fn the_disks_below_a_domain_are_found() {
 }
 
 #[test]
-fn merged_pages_are_taken_apart_where_that_was_planned() {
+fn tune_separates_merged_pages_before_it_changes_the_merging_rule() {
     let tree = plain();
     for (path, text) in [(KSM, "1\n"), (SHARED, "512\n")] {
         tree.file(path, text);
@@ -266,7 +266,7 @@ fn merged_pages_are_taken_apart_where_that_was_planned() {
     assert_eq!((says(&tree, KSM), says(&tree, MERGE)), ("0".to_owned(), "0".to_owned()));
     restore(&tree).document();
     assert_eq!(files(&root(&tree)), before);
-    // Stopped and taken apart is off as well.
+    // Merging that is stopped, with separated pages, counts as off.
     tree.file(KSM, "2\n");
     let before = files(&root(&tree));
     let done = tune(&tree, "--scenario securevm").document();

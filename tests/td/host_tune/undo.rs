@@ -1,17 +1,17 @@
-//! Kills, signals and failures in the middle of tuning.
+//! Kills, signals and failures during tuning.
 
 use super::*;
 use crate::support::tuned::Files;
 
-/// Killed right before any of its steps, tuning leaves what restoring puts back; and so does restoring.
+/// tune and restore are killed right before each of their steps; restore then restores every byte.
 #[test]
 #[ignore = "needs root"]
-fn a_kill_at_any_step_leaves_what_restore_puts_back() {
+fn tune_and_restore_killed_at_any_step_are_repaired_by_restore() {
     let tree = plain();
     for (path, text) in [(KSM, "1\n"), (SHARED, "9\n")] {
         tree.file(path, text);
     }
-    // All folders are made once.
+    // The first run creates the directories.
     tune(&tree, "--scenario securevm --persist").document();
     restore(&tree).document();
     let before = files(&root(&tree));
@@ -29,7 +29,7 @@ fn a_kill_at_any_step_leaves_what_restore_puts_back() {
         };
         ready();
         let first = files(&root(&tree));
-        let walk = walk_here_all(line, None);
+        let walk = walk_here(line, None);
         walk.run.document();
         let done = files(&root(&tree));
         restore(&tree).document();
@@ -39,7 +39,7 @@ fn a_kill_at_any_step_leaves_what_restore_puts_back() {
         let mut rows = Vec::new();
         for mut moment in moments {
             ready();
-            let killed = walk_here_all(line, Some((moment.clone(), Fate::Signal(SIGKILL))));
+            let killed = walk_here(line, Some((moment.clone(), Fate::Signal(SIGKILL))));
             assert!(killed.struck && killed.signal == Some(9), "{line}, {moment:?}: {killed:#?}");
             let left = table::changes([&first, &files(&root(&tree)), &done]);
             restore(&tree).document();
@@ -54,21 +54,22 @@ fn a_kill_at_any_step_leaves_what_restore_puts_back() {
             table::check(title, &steps, &rows);
         }
     }
-    // Nor does replacing one scenario by another lose what was before both.
+    // Replacing one scenario by another keeps the values from before both.
     tune(&tree, "--scenario securevm").document();
     let replace =
         format!("tdx-td host tune --scenario desktop --replace --yes --sysroot {sysroot}");
-    let steps = walk_here_all(&replace, None).steps;
+    let steps = walk_here(&replace, None).steps;
     restore(&tree).document();
     for moment in moments(&steps, true) {
         tune(&tree, "--scenario securevm").document();
-        walk_here_all(&replace, Some((moment.clone(), Fate::Signal(SIGKILL))));
+        walk_here(&replace, Some((moment.clone(), Fate::Signal(SIGKILL))));
         restore(&tree).document();
         assert_eq!(files(&root(&tree)), before, "{replace}, killed at {moment:?}");
     }
 }
 
-/// Tunes the host once, undisturbed, and restores it. Returns its files before, the command, and the command's steps.
+/// Tunes the host once, undisturbed, and restores it. Returns its files before, the command, and the
+/// command's steps.
 fn undisturbed(tree: &Tree) -> (Files, String, Vec<String>) {
     // The first run also creates the directories, which stay.
     tune(tree, "--scenario securevm --persist").document();
@@ -76,20 +77,20 @@ fn undisturbed(tree: &Tree) -> (Files, String, Vec<String>) {
     let before = files(&root(tree));
     let sysroot = root(tree).display().to_string();
     let line = format!("tdx-td host tune --scenario securevm --persist --yes --sysroot {sysroot}");
-    let steps = walk_here_all(&line, None).steps;
+    let steps = walk_here(&line, None).steps;
     restore(tree).document();
     (before, line, steps)
 }
 
-/// Who asks it to stop finds all as it was, or done when nothing but the end was missing.
+/// After a signal every file is as before, or the command has done everything but its last steps.
 #[test]
 #[ignore = "needs root"]
-fn a_signal_undoes_what_was_done() {
+fn a_signal_undoes_the_changes_of_tune() {
     let tree = plain();
     let (before, line, steps) = undisturbed(&tree);
     let (mut undone, mut done) = (0, 0);
     for moment in moments(&steps, true) {
-        let walk = walk_here_all(&line, Some((moment.clone(), Fate::Signal(SIGTERM))));
+        let walk = walk_here(&line, Some((moment.clone(), Fate::Signal(SIGTERM))));
         assert_eq!(walk.signal, Some(15), "{moment:?}: {walk:#?}");
         if walk.run.stdout.is_empty() {
             assert!(walk.run.stderr.contains("interrupted"), "{moment:?}: {walk:#?}");
@@ -103,10 +104,10 @@ fn a_signal_undoes_what_was_done() {
     assert!(undone > 30 && done < 10, "{undone} undone, {done} done");
 }
 
-/// The write of any step fails: what was done before it is undone.
+/// The write of each step fails in turn; the changes before it are undone.
 #[test]
 #[ignore = "needs root"]
-fn a_failure_undoes_what_was_done() {
+fn a_failed_write_undoes_the_changes_of_tune() {
     use nix::errno::Errno;
     let tree = plain();
     let (before, line, steps) = undisturbed(&tree);
@@ -114,12 +115,12 @@ fn a_failure_undoes_what_was_done() {
     let moments = moments(&steps, true);
     let mut failed = 0;
     for moment in moments.into_iter().filter(|moment| writes(&moment.step)) {
-        let walk = walk_here_all(&line, Some((moment.clone(), Fate::Error(Errno::ENOSPC))));
+        let walk = walk_here(&line, Some((moment.clone(), Fate::Error(Errno::ENOSPC))));
         assert!(walk.struck, "{moment:?}");
         let error = walk.run.error(1);
         assert_eq!(error["left_behind"], json!([]), "{moment:?}: {error}");
         assert!(!tree.path(RECORD).exists() && !tree.path(LASTING).exists(), "{moment:?}");
-        restore(&tree).document(); // what is beside the files
+        restore(&tree).document(); // removes other leftovers
         assert_eq!(files(&root(&tree)), before, "{moment:?}");
         failed += 1;
     }

@@ -1,4 +1,4 @@
-//! Definitions that libvirt finds valid.
+//! Definitions that libvirt accepts.
 
 use super::*;
 
@@ -12,7 +12,7 @@ fn subsets<T: Copy>(values: &[T]) -> impl Iterator<Item = Vec<T>> {
 
 #[test]
 #[ignore = "needs root"]
-fn every_combination_of_launch_values_is_valid() {
+fn libvirt_accepts_every_combination_of_launch_values() {
     let rig = rig_with_image();
     let before = rig.state();
     let mut count = 0;
@@ -31,7 +31,7 @@ fn every_combination_of_launch_values_is_valid() {
         count += 1;
     }
     assert_eq!(count, 32);
-    // libvirt's own answer, for each: defined, and what it made of it holds what was asked for.
+    // libvirt defines each of them, and the stored definition has every requested value.
     let define = "for x in tdx*.xml; do virsh -q define --validate $x >/dev/null || echo bad $x; \
         name=$(sed -n 's|.*<name>\\(.*\\)</name>.*|\\1|p' $x); \
         for value in policy mrConfigId mrOwner mrOwnerConfig quoteGenerationService; do \
@@ -41,10 +41,10 @@ fn every_combination_of_launch_values_is_valid() {
     assert_eq!(rig.state(), before);
 }
 
-/// The definitions of AMD SEV guests, which this host cannot even plan, by the schema alone.
+/// The definitions of AMD SEV guests, which this host cannot run, are validated by the schema alone.
 #[test]
 #[ignore = "needs root"]
-fn sev_definitions_are_valid() {
+fn the_schema_accepts_sev_definitions() {
     let rig = rig_with_image();
     let host_data = "00".repeat(32);
     let (block, auth) = ("00".repeat(96), "00".repeat(4096));
@@ -78,17 +78,17 @@ fn sev_definitions_are_valid() {
     assert!(message.contains("does not support SEV-SNP guests: module kvm_amd"), "{message}");
 }
 
-/// Every scenario under every protection, by the newest schema.
+/// The definitions of every scenario with every protection, validated by the newest schema.
 #[test]
 #[ignore = "needs root"]
-fn definitions_of_every_scenario_are_valid() {
+fn the_schema_accepts_the_definitions_of_every_scenario() {
     use clap::ValueEnum;
 
     let rig = Rig::start_tdx();
     let mut count = 0;
     for scenario in ["default", "td", "securevm", "computation", "desktop"] {
         for &security in Security::value_variants() {
-            // What a desktop shares and a computation's memory is no trust domain's.
+            // A trust domain cannot have the shared directory of desktop or the memory of computation.
             if security == Security::Tdx && matches!(scenario, "computation" | "desktop") {
                 continue;
             }
@@ -106,7 +106,7 @@ fn definitions_of_every_scenario_are_valid() {
 
 #[test]
 #[ignore = "needs root"]
-fn scenarios_make_trust_domains() {
+fn new_with_a_tdx_scenario_starts_a_trust_domain() {
     let rig = rig_with_image();
     let before = rig.state();
     for scenario in ["td", "securevm"] {
@@ -123,7 +123,7 @@ fn scenarios_make_trust_domains() {
     assert!(refused["message"].as_str().unwrap().contains("host_filesystem"), "{refused}");
 }
 
-/// What the builder makes of the flags, without a host that could run it.
+/// The definition that the flags produce, without a host that could run the guest.
 fn sev_xml(security: &str, flags: &[&str]) -> String {
     let security = security.parse().unwrap();
     plain_guest::xml(plain_guest::choice("default", security), security, VirtType::Kvm, flags)

@@ -2,10 +2,10 @@
 
 use super::*;
 
-/// A libvirt that knows trust domains takes the firmware that we say it takes.
+/// A libvirt with TDX gives guests the firmware that the tool predicts.
 #[test]
 #[ignore = "needs root"]
-fn libvirt_chooses_the_firmware_that_we_choose() {
+fn libvirt_chooses_the_build_that_firmware_predicts() {
     let rig = Rig::start_tdx();
     let choose =
         |features, stateless, more| compare(&rig, &Request { features, stateless, more, ..PLAIN });
@@ -22,18 +22,18 @@ fn libvirt_chooses_the_firmware_that_we_choose() {
     let item = rig.tool("tdx-td", ["firmware", "-f", "intel-tdx"]).item();
     assert_eq!((&item["executable"]["path"], &item["offered"]), (&json!(tdx), &json!(true)));
     assert_eq!((&item["device"], &item["usable"]), (&json!("memory"), &json!(true)));
-    // The administrator replaces it by one of the same name, and libvirt has to follow.
+    // The administrator overrides the build by one of the same name, and libvirt must follow.
     let replace = "mkdir -p /etc/qemu/firmware && cp /usr/share/ovmf/OVMF.inteltdx*.fd /srv/ours.fd && \
         sed 's|/usr/share/ovmf/[^\"]*|/srv/ours.fd|' /usr/share/qemu/firmware/$1 >/etc/qemu/firmware/$1";
     rig.shell(&replace.replace("$1", item["name"].as_str().unwrap())).text();
     let ours = choose(&["intel-tdx"], None, "<launchSecurity type='tdx'/>");
     assert_eq!(ours.as_deref(), Some("/srv/ours.fd"));
-    // It masks it, and there is none.
+    // The administrator hides the build, and no build is left.
     rig.shell(&format!(": >/etc/qemu/firmware/{}", item["name"])).text();
     assert_eq!(choose(&["intel-tdx"], None, "<launchSecurity type='tdx'/>"), None);
 }
 
-/// What guests ask of firmware, trust domains among them.
+/// Requests for firmware, including those of trust domains.
 const REQUESTS: [Request<'_>; 14] = [
     PLAIN,
     Request { stateless: Some(true), ..PLAIN },
@@ -51,16 +51,16 @@ const REQUESTS: [Request<'_>; 14] = [
     Request { features: &["intel-tdx", "no-secure-boot"], more: TDX, ..PLAIN },
 ];
 
-/// Over odd directories we list the loaders that a new libvirt lists, and choose the build that it gives.
+/// The tool lists the loaders that a new libvirt lists, and chooses the build that libvirt gives.
 #[test]
 #[ignore = "needs root"]
-fn the_choice_over_odd_directories_is_libvirts() {
+fn the_choice_over_odd_directories_agrees_with_libvirt() {
     compare_choices(&Rig::start_tdx(), &REQUESTS, Loaders::Described);
 }
 
 #[test]
 #[ignore = "needs root"]
-fn a_stateless_build_with_an_nvram_template_is_the_one_libvirt_takes() {
+fn the_choice_of_a_stateless_build_with_a_template_agrees_with_libvirt() {
     let rig = Rig::start_tdx();
     let directories = OddDirectories::mount(&rig);
     let text = directories.flash("amdsev.fd", "stateless", &["amd-sev"]);

@@ -1,10 +1,10 @@
-//! Trust domains from start to end, and hosts that cannot run them.
+//! Trust domains from creation to deletion, and hosts that cannot run them.
 
 use super::*;
 
 #[test]
 #[ignore = "needs root"]
-fn a_trust_domain_lives_and_leaves_no_trace() {
+fn a_trust_domain_is_created_used_and_deleted_without_a_trace() {
     let rig = rig_with_image();
     let before = rig.state();
     let flags =
@@ -27,7 +27,7 @@ fn a_trust_domain_lives_and_leaves_no_trace() {
     assert!(argv.iter().any(|a| a.contains("inteltdx")), "no TDX firmware: {argv:?}");
     assert!(!argv.iter().any(|a| a.contains("balloon")), "a balloon: {argv:?}");
 
-    // The same again is nothing to do; other launch values are another domain.
+    // The same command, run again, changes nothing. Other launch values are a conflict.
     let again = rig.tool("tdx-td", new(&flags)).document();
     assert_eq!(again["changed"], false);
     let other = rig.tool("tdx-td", new(&["--mr-owner", OWNER])).error(5);
@@ -36,14 +36,14 @@ fn a_trust_domain_lives_and_leaves_no_trace() {
     assert_eq!(rig.tool("tdx-td", ["list"]).item()["security"], "tdx");
     assert_eq!(rig.tool("tdx-td", ["stop", "td1"]).item()["action"], "stop");
     assert_eq!(rig.tool("tdx-td", ["start", "td1"]).item()["action"], "start");
-    // Deleted while it boots: the power button is pressed until the guest hears it.
+    // The trust domain is deleted while it boots: delete presses the power button until the guest reacts.
     assert_eq!(rig.tool("tdx-td", ["delete", "td1", "--yes"]).item()["forced"], false);
     assert_eq!(rig.state(), before);
 }
 
 #[test]
 #[ignore = "needs root"]
-fn an_ordinary_guest_gets_ordinary_firmware() {
+fn an_ordinary_guest_on_a_tdx_host_gets_ordinary_firmware() {
     let rig = rig_with_image();
     let flags = ["--security", "none", "--virt-type", "qemu", "--wait", "ip"];
     assert_eq!(rig.tool("tdx-td", new(&flags)).item()["security"], "none");
@@ -53,10 +53,10 @@ fn an_ordinary_guest_gets_ordinary_firmware() {
     rig.tool("tdx-td", ["delete", "td1", "--yes"]).document();
 }
 
-/// The host that looks as if it had TDX has it to the end of the chain, and loses it link by link.
+/// The emulated host has every part of TDX support, and loses one part after another.
 #[test]
 #[ignore = "needs root"]
-fn the_host_is_judged_as_it_is() {
+fn host_check_reports_each_part_of_tdx_support_that_is_lost() {
     let rig = Rig::start_tdx();
     let failures = |status| {
         let document = rig.tool("tdx-td", ["host", "check", "--for", "tdx"]).answer(status);
@@ -81,7 +81,7 @@ fn the_host_is_judged_as_it_is() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_gpu_comes_by_iommufd_where_the_kernel_has_it() {
+fn a_gpu_is_assigned_by_iommufd_if_the_kernel_has_it() {
     let rig = rig_with_image();
     let mut host = Tree::below(rig.scratch());
     let resource = "0x0000204000000000 0x0000204000ffffff 0x000000000014220c\n\
@@ -108,7 +108,7 @@ fn a_gpu_comes_by_iommufd_where_the_kernel_has_it() {
         let device = ["--vcpus", "1", "--name", "gpu", "--gpus", "17:00.0"];
         rig.tool("tdx-td", [&words[..], &device, more].concat())
     };
-    // Whoever does not say otherwise wants it protected, which takes NVIDIA's program.
+    // Protection is the default for a GPU, and needs NVIDIA's program.
     assert!(render(&[]).error(6)["message"].as_str().unwrap().contains("nvidia_gpu_tools"));
     let xml = |run: &tools::Run| run.item()["xml"].as_str().unwrap().to_owned();
     let by_group = xml(&render(&["--cc", "leave"]));
@@ -129,7 +129,7 @@ fn a_gpu_comes_by_iommufd_where_the_kernel_has_it() {
 
 #[test]
 #[ignore = "needs root"]
-fn every_missing_link_has_its_own_words() {
+fn new_names_each_missing_part_of_tdx_support() {
     let rig = rig_with_image();
     let before = rig.state();
     let refused = |says: &str| {
@@ -142,7 +142,7 @@ fn every_missing_link_has_its_own_words() {
     refused("all 15 TDX key ids of this host are in use");
     fs::write(rig.path("/sys/fs/cgroup/misc.current"), "tdx 14\n").unwrap();
     rig.tool("tdx-td", new(&[])).document();
-    // One that is there needs no other.
+    // A trust domain that runs already needs no further key.
     fs::write(rig.path("/sys/fs/cgroup/misc.current"), "tdx 15\n").unwrap();
     assert_eq!(rig.tool("tdx-td", new(&[])).document()["changed"], false);
     rig.tool("tdx-td", ["delete", "td1", "--yes", "--timeout", "0"]).document();
@@ -180,7 +180,7 @@ fn wrong_launch_values_are_refused_before_libvirt_sees_them() {
     ] {
         rig.tool("tdx-td", new(flags)).error(status);
     }
-    // A trust domain's memory cannot be more than the host's; what it would be is still shown.
+    // The memory of a trust domain must fit the host, but render still shows the definition.
     let much = ["-i", "guest.qcow2", "--memory", "9999G", "--vcpus", "1"];
     let error = rig.tool("tdx-td", [&["new"][..], &much].concat()).error(6);
     assert!(
@@ -197,7 +197,7 @@ fn wrong_launch_values_are_refused_before_libvirt_sees_them() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_port_of_the_host_leads_to_ssh() {
+fn ssh_port_forwards_a_port_of_the_host_to_the_guests_ssh_server() {
     let rig = rig_with_image();
     let before = rig.state();
     let made = rig.tool("tdx-td", new(&["--ssh-port", "auto"])).item();

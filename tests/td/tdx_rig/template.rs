@@ -1,4 +1,4 @@
-//! Trust domains from users' templates.
+//! Trust domains from templates of users.
 
 use super::*;
 
@@ -10,7 +10,7 @@ fn from_template<'a>(template: &'a str, more: &[&'a str]) -> Vec<&'a str> {
 
 #[test]
 #[ignore = "needs root"]
-fn original_starts_with_fix_template_and_is_refused_without() {
+fn an_original_template_starts_with_fix_template_and_is_refused_without() {
     let rig = rig_with_image();
     let before = rig.state();
     for name in CANONICAL {
@@ -32,7 +32,7 @@ fn original_starts_with_fix_template_and_is_refused_without() {
         assert_eq!(refused["hint"], "modprobe vhost_vsock");
     }
 
-    // This machine may have no vhost-vsock; all else is as it was.
+    // This machine may lack vhost-vsock; the templates are otherwise unchanged.
     for name in CANONICAL {
         let file = format!("{name}.xml.template");
         rig.template(&file, &without(&canonical(name), "vsock"));
@@ -58,7 +58,7 @@ fn original_starts_with_fix_template_and_is_refused_without() {
             assert!(argv.iter().any(|a| a.contains("inteltdx")), "no TDX firmware: {argv:?}");
             assert!(!argv.iter().any(|a| a.contains("balloon")), "a balloon: {argv:?}");
         }
-        // The port is the definition's: it is the same after a restart, and nobody else's.
+        // The port is in the definition: it stays the same after a restart, and no other domain gets it.
         rig.tool("tdx-td", ["stop", domain, "--force", "--yes"]).document();
         let other = rig.tool("tdx-td", from_template(&file, &["--fix-template"])).item();
         assert_eq!(other["ssh"]["port"], 2202);
@@ -67,7 +67,7 @@ fn original_starts_with_fix_template_and_is_refused_without() {
         rig.tool("tdx-td", ["delete", "--all", "--yes", "--timeout", "0"]).document();
         assert_eq!(rig.state(), before);
     }
-    // A guest of such a template boots, is found and shut down.
+    // A guest of such a template boots, is found and is shut down.
     let flags = ["--fix-template", "--name", "td1", "--wait", "ip"];
     rig.tool("tdx-td", from_template("trust_domain-sb.xml.template", &flags)).document();
     assert_eq!(rig.tool("tdx-td", ["delete", "td1", "--yes"]).item()["forced"], false);
@@ -76,7 +76,7 @@ fn original_starts_with_fix_template_and_is_refused_without() {
 
 #[test]
 #[ignore = "needs root"]
-fn an_upstream_template_is_taken_as_it_is() {
+fn new_accepts_an_upstream_template_unchanged() {
     let rig = rig_with_image();
     let before = rig.state();
     let template = repository().join("examples/templates/trust_domain.xml");
@@ -106,7 +106,7 @@ fn an_upstream_template_is_taken_as_it_is() {
 
 #[test]
 #[ignore = "needs root"]
-fn what_a_trust_domain_cannot_have_is_refused() {
+fn new_refuses_a_template_with_parts_that_a_trust_domain_cannot_have() {
     let rig = rig_with_image();
     let before = rig.state();
     let text =
@@ -130,13 +130,13 @@ fn what_a_trust_domain_cannot_have_is_refused() {
         let refused = rig.tool("tdx-td", from_template("bad.xml", &[])).error(3);
         assert!(refused["message"].as_str().unwrap().contains(says), "{says}: {refused}");
     }
-    // Firmware of one's own stays, also where other things are translated.
+    // A loader in the template is kept, also if other parts are translated.
     let own = text.replace(" firmware='efi'", "");
     rig.template("own.xml", &own.replace("<boot dev='hd'/>", "<loader type='rom'>/my.fd</loader>"));
     let line = ["render", "-i", "guest.qcow2", "-t", "own.xml", "--memory", "512M", "--xml"];
     let kept = rig.tool("tdx-td", [&line[..], &["--fix-template"]].concat());
     assert!(kept.text().contains("/my.fd"), "{kept:#?}");
-    // What only libvirt knows comes from its validation, and leaves nothing either.
+    // Faults that only libvirt finds come from its validation, and leave nothing behind.
     rig.template("bad.xml", &text.replace("<acpi/>", "<acpi/><nonsense/>"));
     rig.tool("tdx-td", from_template("bad.xml", &[])).error(3);
     assert_eq!(rig.state(), before);

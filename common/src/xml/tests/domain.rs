@@ -1,4 +1,4 @@
-//! What the tools do to a domain, on a definition as long as real ones.
+//! Typical reads and edits of the tools, on a long domain definition.
 
 use super::{DOMAIN, Document, Element, pretty, unified_diff};
 
@@ -17,7 +17,7 @@ fn changed_lines(new: &str) -> Vec<String> {
 }
 
 #[test]
-fn what_a_tool_asks_is_found() {
+fn find_returns_what_the_tools_read_from_a_long_domain() {
     let domain = domain();
     let root = domain.root();
     assert_eq!(root.text_at("title").as_deref(), Some("TDX guest <1>"));
@@ -47,7 +47,7 @@ fn what_a_tool_asks_is_found() {
 }
 
 #[test]
-fn removing_one_hostdev_takes_its_lines_and_nothing_else() {
+fn removing_a_hostdev_removes_only_its_lines() {
     let domain = domain();
     let hostdevs: Vec<_> = domain.root().find_all("devices/hostdev").collect();
     assert_eq!(hostdevs.len(), 3);
@@ -60,7 +60,7 @@ fn removing_one_hostdev_takes_its_lines_and_nothing_else() {
 }
 
 #[test]
-fn a_guest_is_rewritten_in_one_go() {
+fn one_edit_changes_many_parts_of_a_domain_and_keeps_other_lines() {
     let domain = domain();
     let root = domain.root();
     let devices = root.child("devices").unwrap();
@@ -103,7 +103,7 @@ fn a_guest_is_rewritten_in_one_go() {
 }
 
 #[test]
-fn pretty_keeps_every_line_that_is_laid_out_already() {
+fn pretty_changes_only_lines_that_are_not_laid_out() {
     let pretty = pretty(DOMAIN).unwrap();
     let joined = "<hostdev mode='subsystem' type='pci' managed='no'><driver name='vfio'/><source>";
     let changed = changed_lines(&pretty);

@@ -1,4 +1,4 @@
-//! Single edits: what the result looks like, byte for byte.
+//! Single edits: the exact bytes of each result.
 
 use super::{Document, Edit, Node};
 use crate::error::ErrorKind;
@@ -6,7 +6,7 @@ use crate::error::ErrorKind;
 /// An edit at one node.
 type Call = for<'a, 'e> fn(&'e mut Edit<'a>, Node<'a>) -> &'e mut Edit<'a>;
 
-/// Makes one edit of `text`, which gets the document and the first element called `x`.
+/// Makes one edit of `text`; `call` gets the edit and the first element named `x`.
 fn edited(
     text: &str,
     call: impl for<'a, 'e> Fn(&'e mut Edit<'a>, Node<'a>) -> &'e mut Edit<'a>,
@@ -20,7 +20,7 @@ fn edited(
 }
 
 #[test]
-fn remove() {
+fn remove_also_removes_the_line_of_an_element_alone_on_it() {
     let cases = [
         ("<a>\n  <x/>\n  <b/>\n</a>", "<a>\n  <b/>\n</a>"),
         ("<a>\n  <b/>\n  <x>\n  </x>  \n</a>", "<a>\n  <b/>\n</a>"),
@@ -38,9 +38,9 @@ fn remove() {
 }
 
 #[test]
-fn insert_into() {
+fn insert_into_adds_a_line_where_children_have_lines_of_their_own() {
     let cases = [
-        // Where there are lines, a line.
+        // If the children have lines of their own, the new one gets a line.
         (
             "<a>\n  <x>\n    <b/>\n  </x>\n</a>",
             "<a>\n  <x>\n    <b/>\n    <n>\n      <m/>\n    </n>\n  </x>\n</a>",
@@ -50,7 +50,7 @@ fn insert_into() {
             "<x>\n\t<b>\n\t</b>\n\t<!-- c -->\n\t<n>\n\t  <m/>\n\t</n>\n</x>",
         ),
         ("<x>\r\n <b/></x>", "<x>\r\n <b/>\r\n <n>\r\n   <m/>\r\n </n></x>"),
-        // Without children: indented by the step of the document.
+        // Without children the new child is indented by the step of the document.
         ("<x/>", "<x>\n  <n>\n    <m/>\n  </n>\n</x>"),
         (
             "<a>\n    <x />\n</a>",
@@ -63,7 +63,7 @@ fn insert_into() {
         ("<a>\n  <x>\n  </x>\n</a>", "<a>\n  <x>\n    <n>\n      <m/>\n    </n>\n  </x>\n</a>"),
         ("<x>  </x>", "<x>\n  <n>\n    <m/>\n  </n>\n</x>"),
         ("<x><!-- c --></x>", "<x><!-- c -->\n  <n>\n    <m/>\n  </n>\n</x>"),
-        // Where there are none, none.
+        // If the children have no lines of their own, the new one gets none.
         ("<x><b/></x>", "<x><b/><n>\n  <m/>\n</n></x>"),
         ("<a><x/></a>", "<a><x><n>\n  <m/>\n</n></x></a>"),
         ("<x>text\n</x>", "<x>text<n>\n  <m/>\n</n>\n</x>"),
@@ -75,7 +75,7 @@ fn insert_into() {
 }
 
 #[test]
-fn insert_beside() {
+fn insert_before_and_after_add_lines_beside_an_element_alone_on_its_line() {
     let cases = [
         ("<a>\n  <x/>\n</a>", "<a>\n  <1/>\n  <x/>\n  <2/>\n</a>"),
         ("<a>\n  <x/> <!-- c -->\n</a>", "<a>\n  <1/>\n  <x/> <!-- c -->\n  <2/>\n</a>"),
@@ -91,14 +91,14 @@ fn insert_beside() {
 }
 
 #[test]
-fn comments_go_beside_the_root() {
+fn insert_before_and_after_add_comments_beside_the_root() {
     let text = "<?xml version='1.0'?>\n<x/>\n";
     let insert: Call = |edit, x| edit.insert_before(x, "<!-- 1 -->").insert_after(x, "<!-- 2 -->");
     assert_eq!(edited(text, insert), "<?xml version='1.0'?>\n<!-- 1 -->\n<x/>\n<!-- 2 -->\n");
 }
 
 #[test]
-fn replace() {
+fn replace_indents_the_new_element_like_the_old_one() {
     let cases = [
         ("<a>\n    <x>\n    </x>\n</a>", "<a>\n    <n>\n      <m/>\n    </n>\n</a>"),
         ("<a><x/></a>", "<a><n>\n  <m/>\n</n></a>"),
@@ -111,7 +111,7 @@ fn replace() {
 }
 
 #[test]
-fn set_attr() {
+fn set_attr_keeps_place_and_quotes_and_escapes_the_value() {
     let cases = [
         ("<x b='1'  c = \"2\" />", "b", "&'", "<x b='&amp;&apos;'  c = \"2\" />"),
         ("<x b='1'  c = \"2\" />", "c", "\n", "<x b='1'  c = \"&#10;\" />"),
@@ -127,7 +127,7 @@ fn set_attr() {
 }
 
 #[test]
-fn rename_and_remove_attr() {
+fn rename_attr_keeps_the_value_and_remove_attr_removes_the_space_before_it() {
     let cases = [
         ("<x b='1'  c = \"2\" />", "b", "<x n='1'  c = \"2\" />", "<x  c = \"2\" />"),
         ("<x b='1'\n  c = \"2\" />", "c", "<x b='1'\n  n = \"2\" />", "<x b='1' />"),
@@ -140,7 +140,7 @@ fn rename_and_remove_attr() {
 }
 
 #[test]
-fn set_text() {
+fn set_text_escapes_the_text_and_removes_comments() {
     let cases = [
         ("<x>1</x>", "<x>a&lt;b</x>"),
         ("<x/>", "<x>a&lt;b</x>"),
@@ -155,7 +155,7 @@ fn set_text() {
 }
 
 #[test]
-fn edits_of_neighbours_fit_together() {
+fn insertions_at_one_place_keep_the_order_of_the_calls() {
     let text = "<a>\n  <b/>\n  <x/>\n</a>";
     let document = Document::parse(text).unwrap();
     let (root, nodes) = (document.root(), document.root().children().collect::<Vec<_>>());
@@ -181,7 +181,7 @@ fn edits_of_neighbours_fit_together() {
     assert_eq!(edit.finish().unwrap(), expected);
 }
 
-/// Makes edits that go wrong and returns the error.
+/// Makes edits that fail and returns the error.
 fn refused(
     call: impl for<'a, 'e> Fn(&'e mut Edit<'a>, Node<'a>) -> &'e mut Edit<'a>,
 ) -> (ErrorKind, String) {
@@ -234,7 +234,7 @@ fn wrong_arguments_are_refused() {
             |edit, x| edit.remove(x.parent().unwrap()),
             "the edited XML would be invalid: malformed XML at 1:1: no root",
         ),
-        // The first error is the one reported.
+        // The first error is reported.
         (|edit, x| edit.set_text(x, "").insert_into(x, "<"), "cannot set the text"),
     ];
     for (call, expected) in calls {

@@ -1,4 +1,4 @@
-//! What holds for every document.
+//! Properties of every document.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -7,11 +7,11 @@ use proptest::sample::{Index, select};
 use super::{DOMAIN, Document, Element, Node, pretty};
 use crate::xml::chars::SPACE;
 
-/// A random piece of content, to be written in one layout or another.
+/// A random piece of content, which is written in one of several layouts.
 #[derive(Debug, Clone)]
 enum Piece {
     Element(&'static str, Vec<(&'static str, String)>, Vec<Piece>),
-    /// Comments, CDATA, text: written as it is.
+    /// Comments, CDATA, text: written without changes.
     Raw(&'static str),
 }
 
@@ -59,7 +59,7 @@ fn write(piece: &Piece, out: &mut String, depth: usize, line_break: &str, step: 
     out.push_str(&format!("{line_break}{}</{name}>", step.repeat(depth)));
 }
 
-/// A random document: on lines or on one, with Unix or DOS line breaks.
+/// A random document: on several lines or on one, with Unix or DOS line breaks.
 fn document() -> impl Strategy<Value = String> {
     let layouts = vec![("\n", "  "), ("\r\n", "\t"), ("\n", ""), ("", ""), (" ", "")];
     (vec(piece(), 0..4), select(layouts)).prop_map(|(content, (line_break, step))| {
@@ -70,12 +70,12 @@ fn document() -> impl Strategy<Value = String> {
     })
 }
 
-/// Any text XML can hold.
+/// Any text that XML can contain.
 fn legal_text() -> impl Strategy<Value = String> {
     "([&<>'\"\r\n\t ]|]]>|[^\\p{Cc}\u{fffe}\u{ffff}]){0,12}"
 }
 
-/// Text that is nearly XML, to get far into the parser.
+/// Text that is almost XML, so that it gets far into the parser.
 fn nearly_xml() -> impl Strategy<Value = String> {
     let tokens = [
         "<",
@@ -124,7 +124,7 @@ fn pick<'a>(document: &'a Document, index: &Index) -> Node<'a> {
 
 const INSERTED: &str = "<inserted>\n  <b c='1'/>\n</inserted>";
 
-/// Removes what was inserted into a document.
+/// Removes the inserted element from a document.
 fn without_inserted(text: String) -> String {
     let document = Document::parse(text).unwrap();
     let inserted = document.nodes().find(|node| node.name() == "inserted").unwrap();
@@ -135,7 +135,7 @@ fn without_inserted(text: String) -> String {
 
 proptest! {
     #[test]
-    fn parsing_never_panics(text in prop_oneof![any::<String>(), nearly_xml()]) {
+    fn no_text_makes_parse_or_pretty_panic(text in prop_oneof![any::<String>(), nearly_xml()]) {
         if let Ok(document) = Document::parse(text.clone()) {
             prop_assert_eq!(document.text(), &text);
             for node in document.nodes() {
@@ -148,7 +148,7 @@ proptest! {
     }
 
     #[test]
-    fn damaged_domains_never_panic(at in any::<Index>(), length in 0..40_usize, new in nearly_xml()) {
+    fn no_damaged_domain_makes_parse_or_pretty_panic(at in any::<Index>(), length in 0..40_usize, new in nearly_xml()) {
         let mut text = DOMAIN.to_owned();
         let at = at.index(text.len());
         text.replace_range(at..(at + length).min(text.len()), &new);
@@ -174,13 +174,13 @@ proptest! {
     }
 
     #[test]
-    fn no_edit_no_change(text in document()) {
+    fn finish_without_edits_returns_the_same_text(text in document()) {
         let document = Document::parse(text.clone()).unwrap();
         prop_assert_eq!(document.edit().finish().unwrap(), text);
     }
 
     #[test]
-    fn what_is_inserted_can_be_removed(text in document(), index in any::<Index>(), way in 0..3) {
+    fn removing_an_inserted_element_restores_the_text(text in document(), index in any::<Index>(), way in 0..3) {
         let document = Document::parse(text.clone()).unwrap();
         let node = pick(&document, &index);
         let is_root = node.parent().is_none();
@@ -197,7 +197,7 @@ proptest! {
     }
 
     #[test]
-    fn an_empty_parent_changes_only_inside(text in document(), index in any::<Index>()) {
+    fn insert_into_an_empty_parent_changes_no_byte_outside_of_it(text in document(), index in any::<Index>()) {
         let document = Document::parse(text.clone()).unwrap();
         let leaves: Vec<_> = document.nodes().filter(|node| node.children().next().is_none()).collect();
         let node = leaves[index.index(leaves.len())];
@@ -213,7 +213,7 @@ proptest! {
     }
 
     #[test]
-    fn setting_the_same_value_changes_nothing(text in document(), index in any::<Index>()) {
+    fn set_attr_with_the_same_value_changes_nothing(text in document(), index in any::<Index>()) {
         let document = Document::parse(text.clone()).unwrap();
         let node = pick(&document, &index);
         let mut edit = document.edit();
@@ -224,7 +224,7 @@ proptest! {
     }
 
     #[test]
-    fn values_come_back_as_set(
+    fn values_and_texts_that_were_set_are_read_back(
         text in document(),
         index in any::<Index>(),
         name in select(vec!["b", "file", "new"]),
@@ -259,7 +259,7 @@ proptest! {
     }
 
     #[test]
-    fn pretty_is_stable(text in document()) {
+    fn pretty_of_pretty_text_changes_nothing(text in document()) {
         let once = pretty(&text).unwrap();
         prop_assert_eq!(pretty(&once).unwrap(), once.clone());
         let (old, new) = (Document::parse(text).unwrap(), Document::parse(once).unwrap());
@@ -271,7 +271,11 @@ proptest! {
     }
 
     #[test]
-    fn elements_come_back_as_built(value in legal_text(), text in legal_text(), other in legal_text()) {
+    fn a_built_element_is_parsed_with_the_same_values(
+        value in legal_text(),
+        text in legal_text(),
+        other in legal_text(),
+    ) {
         let built = Element::new("q:a")
             .attr("xmlns:q", "urn:q")
             .attr("b", &value)
@@ -287,7 +291,7 @@ proptest! {
     }
 
     #[test]
-    fn elements_write_well_formed_xml_or_nothing(name in any::<String>(), value in any::<String>()) {
+    fn to_xml_returns_well_formed_xml_or_an_error(name in any::<String>(), value in any::<String>()) {
         let built = Element::new(&name).attr("b", &value).text(&value);
         if let Ok(xml) = built.to_xml() {
             prop_assert!(Document::fragment(&xml).is_ok());
@@ -295,7 +299,7 @@ proptest! {
     }
 
     #[test]
-    fn removing_one_of_many_leaves_the_others(count in 1..6_usize, index in any::<Index>()) {
+    fn removing_one_of_many_elements_keeps_the_others(count in 1..6_usize, index in any::<Index>()) {
         let hostdevs: Vec<_> = (0..count)
             .map(|slot| format!("    <hostdev>\n      <address slot='{slot}'/>\n    </hostdev>\n"))
             .collect();

@@ -29,9 +29,9 @@ pub(super) fn read(host: &Host, usage: &mut Usage, problems: &mut Vec<String>) -
             }
             // The mount point of the file system is more helpful.
             Need::BtrfsMember { .. } if is_mounted => continue,
-            Need::BtrfsMember { uuid } => {
-                HostUse::Disk(format!("/dev/{block} is part of the mounted btrfs {uuid}"))
-            }
+            Need::BtrfsMember { uuid } => HostUse::Disk(format!(
+                "/dev/{block} is part of the mounted btrfs file system {uuid}"
+            )),
             Need::Swap { place } => HostUse::System(format!("the host uses {place} as swap space")),
             Need::Resume => HostUse::System(format!(
                 "/dev/{block} is the resume device of the host, for hibernation"

@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn routes_are_read() {
+    fn route_returns_the_interface_and_whether_the_route_is_the_default() {
         for (line, wanted) in [
             ("Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\tMTU", None),
             ("eth0\t00000000\t0202000A\t0003\t0\t0\t0\t00000000\t0\t0\t0", Some(("eth0", true))),

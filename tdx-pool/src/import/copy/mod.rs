@@ -120,7 +120,7 @@ fn join<T>(thread: thread::ScopedJoinHandle<'_, T>) -> T {
 }
 
 fn no_thread(error: io::Error) -> Error {
-    Error::new(ErrorKind::Io, "the system gives no thread for copying")
+    Error::new(ErrorKind::Io, "cannot start a thread to copy the image")
         .because(error)
-        .hint("ulimit -u shows how many processes and threads this user may have")
+        .hint("to see the limit on processes and threads of this user, run: ulimit -u")
 }

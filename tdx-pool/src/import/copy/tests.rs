@@ -58,7 +58,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
-    fn any_layout_is_kept(parts in proptest::collection::vec(
+    fn copy_keeps_content_digest_and_holes_of_any_layout(parts in proptest::collection::vec(
         (prop_oneof![(1..64u64).prop_map(|blocks| blocks * 4096), 1..3_000_000u64], 0..3u8),
         0..12,
     )) {
@@ -92,7 +92,7 @@ proptest! {
 }
 
 #[test]
-fn zeros_are_told_by_the_block() {
+fn data_runs_skips_whole_blocks_of_zeros() {
     let mut bytes = vec![0; 10_000];
     bytes[5000] = 1;
     bytes[9999] = 1;
@@ -110,7 +110,7 @@ fn zeros_are_told_by_the_block() {
 }
 
 #[test]
-fn the_digest_is_that_of_sha256sum() {
+fn sha256_returns_the_digest_that_sha256sum_prints() {
     let file = sparse(&[(HOLE_PIECE + 5, 0), (3, 2), (PIECE, 1)]);
     let digest = quietly(|watch| sha256(file.as_file(), watch)).unwrap();
     let content = std::fs::read(file.path()).unwrap();
@@ -124,7 +124,7 @@ fn the_digest_is_that_of_sha256sum() {
 }
 
 #[test]
-fn progress_rises_to_the_end() {
+fn copy_reports_rising_progress_up_to_the_total() {
     let source = sparse(&[(3 * PIECE, 2), (5, 0)]);
     let target = NamedTempFile::new().unwrap();
     let mut told = Vec::new();
@@ -142,7 +142,7 @@ fn progress_rises_to_the_end() {
 }
 
 #[test]
-fn an_interrupt_ends_everything() {
+fn an_interrupt_ends_digest_copy_and_comparison() {
     let source = sparse(&[(20 * PIECE, 2)]);
     let other = sparse(&[(20 * PIECE, 2)]);
     let target = NamedTempFile::new().unwrap();
@@ -166,7 +166,7 @@ fn an_interrupt_ends_everything() {
 }
 
 #[test]
-fn a_source_that_changes_is_a_conflict() {
+fn copy_of_a_source_that_changes_is_a_conflict() {
     for length in [0, 2 * PIECE, 20 * PIECE] {
         let source = sparse(&[(10 * PIECE, 2)]);
         let target = NamedTempFile::new().unwrap();
@@ -181,7 +181,7 @@ fn a_source_that_changes_is_a_conflict() {
 }
 
 #[test]
-fn what_cannot_be_written_is_said() {
+fn copy_states_the_reason_if_the_target_cannot_be_written() {
     let source = sparse(&[(10 * PIECE, 2)]);
     let read_only = File::open(source.path()).unwrap();
     let failed = quietly(|watch| copy(source.as_file(), &read_only, false, watch)).unwrap_err();

@@ -19,7 +19,7 @@ fn folder(host: &Host) -> PathBuf {
 }
 
 #[test]
-fn a_lock_lasts_as_long_as_its_holder() {
+fn a_lock_is_in_flight_until_it_is_dropped() {
     let root = tempfile::tempdir().unwrap();
     let host = Host::new(root.path());
     assert!(!is_in_flight(&host, NAME).unwrap());
@@ -33,7 +33,7 @@ fn a_lock_lasts_as_long_as_its_holder() {
 }
 
 #[test]
-fn a_dead_holders_file_is_no_lock() {
+fn the_file_of_a_dead_holder_is_no_lock_and_sweep_removes_it() {
     let root = tempfile::tempdir().unwrap();
     let host = Host::new(root.path());
     drop(InFlight::begin(&host, NAME).unwrap());
@@ -65,7 +65,7 @@ fn a_lock_that_others_can_open_does_not_count() {
 }
 
 #[test]
-fn sweep_removes_nothing_behind_a_link_and_no_file_that_is_no_lock() {
+fn sweep_follows_no_link_and_keeps_files_that_are_not_locks() {
     let root = tempfile::tempdir().unwrap();
     let host = Host::new(root.path());
     let elsewhere = root.path().join("etc");
@@ -92,7 +92,7 @@ fn sweep_removes_nothing_behind_a_link_and_no_file_that_is_no_lock() {
 }
 
 #[test]
-fn what_is_no_directory_of_locks_holds_no_lock() {
+fn a_file_or_link_in_place_of_the_lock_directory_holds_no_lock() {
     let root = tempfile::tempdir().unwrap();
     let host = Host::new(root.path());
     let (users, other) = (LockOwner::Users.path(&host), root.path().join("other"));
@@ -110,7 +110,7 @@ fn what_is_no_directory_of_locks_holds_no_lock() {
 }
 
 #[test]
-fn a_directory_that_is_not_ours_is_refused() {
+fn begin_refuses_a_lock_directory_that_others_can_change() {
     let root = tempfile::tempdir().unwrap();
     let host = Host::new(root.path());
     let folder = folder(&host);

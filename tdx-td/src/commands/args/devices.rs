@@ -18,8 +18,9 @@ pub struct DeviceArgs {
     /// Same as --gpus; - reads the JSON output of tdx-gpu list or tdx-iommu scan from standard input
     #[arg(long, value_name = "BDF,…|-", value_delimiter = ',')]
     devices: Vec<DeviceArg>,
-    /// Confidential-computing mode to set on the NVIDIA GPUs of the guest [default: leave; for a trust
-    /// domain with all GPUs and NVSwitches of a baseboard: ppcie; for other trust domains: on]
+    /// Confidential-computing mode to set on the NVIDIA GPUs of the guest [default: for a trust domain,
+    /// ppcie if the guest gets all GPUs and NVSwitches of the host and all of them support ppcie,
+    /// otherwise on; for other guests, leave]
     #[arg(long, value_enum, value_name = "MODE")]
     cc: Option<CcMode>,
 }

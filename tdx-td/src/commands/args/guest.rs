@@ -47,12 +47,12 @@ pub struct GuestArgs {
     /// allows and this host supports]
     #[arg(long, value_enum, help_heading = "Protection")]
     pub security: Option<Security>,
-    /// Memory size [default: the value in the template, otherwise 8G or half of the host's memory,
-    /// whichever is less]
+    /// Memory size [default: the value in the template or scenario, otherwise 8G or half of the host's
+    /// memory, whichever is less]
     #[arg(long, value_name = "SIZE", value_parser = memory, help_heading = "Resources")]
     pub memory: Option<Size>,
-    /// Number of virtual CPUs [default: the value in the template, otherwise 4 or the number of host
-    /// CPUs, whichever is less]
+    /// Number of virtual CPUs [default: the value in the template or scenario, otherwise 4 or the number
+    /// of host CPUs, whichever is less]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     #[arg(help_heading = "Resources")]
     pub vcpus: Option<u32>,

@@ -23,12 +23,12 @@ pub struct ImageArgs {
     /// standard input
     #[arg(long, value_name = "VOLUME")]
     pub base: Option<String>,
-    /// Format of the image [default: the format recorded at the import of the image or, with --base -,
-    /// the format on standard input; otherwise the extension of the file name]
+    /// Format of the image [default: the format recorded at the import of the image; otherwise, with
+    /// --base -, the format on standard input; otherwise the extension of the file name]
     #[arg(long, value_name = "FORMAT", value_enum)]
     pub image_format: Option<Format>,
-    /// Storage pool [default: tdvirsh-pool, or the existing pool that uses the directory of
-    /// tdvirsh-pool]
+    /// Storage pool [default: tdvirsh-pool; if no such pool exists, a pool with the directory
+    /// /var/lib/libvirt/images]
     #[arg(long, value_name = "NAME")]
     pub pool: Option<String>,
     /// Size of the guest's disk [default: the size of the image]
@@ -77,7 +77,9 @@ impl ImageArgs {
             let items: Vec<BaseItem> = input::items(&kinds, "the output of tdx-pool import")?;
             let count = items.len();
             let [item] = <[BaseItem; 1]>::try_from(items).map_err(|_| {
-                Error::invalid_input(format!("expected one base image, got {count}"))
+                Error::invalid_input(format!(
+                    "expected one base image on standard input, got {count}"
+                ))
             })?;
             request.format.item = item.imported_format();
             let pool = item.pool;

@@ -22,9 +22,13 @@ const EXAMPLES: &str = "Examples:
   tdx-td host tune --scenario computation --dry-run
   tdx-td host tune --scenario computation --persist --yes";
 
+// Only settings of the host apply.
+const SET: &str = "Change one setting of the host, such as host.swappiness=10 (repeatable); tdx-td \
+                   scenario show NAME lists all settings";
+
 /// Arguments of `host tune`.
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, mut_arg("set", |arg| arg.help(SET)))]
 pub struct TuneArgs {
     /// Scenario whose host settings are applied
     #[arg(long, value_name = "NAME")]
@@ -40,10 +44,11 @@ pub struct TuneArgs {
     /// Also apply at boot
     #[arg(long)]
     persist: bool,
-    /// Reload kernel modules whose options differ; possible only while no guest runs
+    /// Reload kernel modules whose options differ from the recommended ones; possible only while no guest
+    /// runs
     #[arg(long)]
     reload_modules: bool,
-    /// Change settings that were tuned for another scenario
+    /// Also change settings that tdx-td host tune set for another scenario
     #[arg(long)]
     replace: bool,
     #[command(flatten)]

@@ -80,11 +80,11 @@ pub(crate) fn user_name(text: &str) -> Result<String, String> {
     let rest = characters.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-".contains(c));
     match first && rest && text.len() <= 32 {
         true => Ok(text.to_owned()),
-        false => {
-            Err("a user name has at most 32 characters: lower-case letters, digits, _ and -, and \
-                      starts with a letter or _"
-                .to_owned())
-        }
+        false => Err(
+            "a user name has at most 32 lower-case letters, digits, _ and -, and starts with a \
+                      letter or _"
+                .to_owned(),
+        ),
     }
 }
 

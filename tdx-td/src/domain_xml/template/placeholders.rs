@@ -362,7 +362,7 @@ mod tests {
         }
 
         #[test]
-        fn pieces_joined_are_the_text(text in "\\PC*") {
+        fn pieces_joined_equal_the_text(text in "\\PC*") {
             let joined: String = pieces(&text).map(|piece| match piece {
                 Piece::Text(text) | Piece::Placeholder(text) => text,
             }).collect();

@@ -32,7 +32,7 @@ fn reached(asked: &LibvirtFacts) -> CheckItem {
         None => code.unknown("not checked: tdx-td did not query libvirt"),
         Some(Ok(daemon)) if !daemon.local => code.warn(
             format!(
-                "{} is another host: only libvirt is checked there, everything else on this host",
+                "{} is another host: libvirt is checked on that host, everything else on this host",
                 daemon.uri
             ),
             "run the check on that host: ssh HOST tdx-td host check",
@@ -136,7 +136,7 @@ pub(super) fn qemu(asked: &LibvirtFacts, kinds: &[GuestKind]) -> CheckItem {
     }
     if tdx && kinds.contains(&GuestKind::Vfio) && version >= 10_002_000 {
         return code
-            .ok(format!("{text}; this version refuses devices if DMA_ENTRY_LIMIT is too low"));
+            .ok(format!("{text}; this version refuses devices if dma_entry_limit is too low"));
     }
     code.ok(text)
 }

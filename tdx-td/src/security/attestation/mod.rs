@@ -102,8 +102,8 @@ impl<'a> Attestation<'a> {
             if squeezed(&defined) != squeezed(&self.keep.read(file)?) {
                 let shown = self.keep.path(file).display().to_string();
                 return Err(Error::conflict(format!(
-                    "the {what} of domain '{name}' differs from the one in {shown}, to which the stored keys \
-                     belong"
+                    "the {what} in the definition of domain '{name}' differs from {shown}, the {what} of the \
+                     stored keys"
                 ))
                 .hint("delete the domain, then create it again with the keys of its session"));
             }
