@@ -12,6 +12,7 @@ mod cli;
 pub mod commands;
 pub mod domain;
 pub mod expected;
+#[allow(dead_code, reason = "event logs and quotes use more of it")]
 mod fields;
 pub mod measurement;
 pub mod register;
