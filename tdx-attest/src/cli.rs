@@ -3,9 +3,11 @@
 use clap::{Parser, Subcommand};
 use common::Result;
 use common::cli::{Context, Globals, Tool};
+use common::document::Item;
 use common::document::output::Outcome;
 
 use crate::commands::{collateral, measure, replay, verify};
+use crate::measurement::MeasurementItem;
 
 /// Predict the measurements of trust domains, replay event logs, and verify quotes
 ///
@@ -48,7 +50,8 @@ impl Tool for Cli {
 
     fn columns(&self) -> &'static [&'static str] {
         match &self.verb {
-            Verb::Measure(_) | Verb::Replay(_) | Verb::Verify(_) | Verb::Collateral(_) => &[],
+            Verb::Measure(_) => MeasurementItem::COLUMNS,
+            Verb::Replay(_) | Verb::Verify(_) | Verb::Collateral(_) => &[],
         }
     }
 

@@ -5,11 +5,18 @@
 //! ```
 //!
 //! [`commands`] has one file per verb. [`register`] names the measurement registers, and [`expected`] reads their
-//! expected values.
+//! expected values. [`measurement`] predicts the registers from a definition ([`domain`]) and its firmware ([`tdvf`]);
+//! [`rtmr0`] predicts the first events of RTMR0.
 
 mod cli;
 pub mod commands;
+pub mod domain;
 pub mod expected;
+#[allow(dead_code, reason = "event logs and quotes use more of it")]
+mod fields;
+pub mod measurement;
 pub mod register;
+pub mod rtmr0;
+pub mod tdvf;
 
 pub use cli::Cli;

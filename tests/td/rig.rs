@@ -5,6 +5,7 @@
 mod support {
     pub(crate) mod firmware;
     pub(crate) mod kernel;
+    pub(crate) mod mrtd;
     pub(crate) mod odd_firmware;
     pub(crate) mod plain_guest;
     pub(crate) mod rig;

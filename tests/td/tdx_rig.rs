@@ -18,6 +18,7 @@ use crate::support::tree::{Spec, Tree};
 mod definitions;
 mod firmware;
 mod guest;
+mod measure;
 mod template;
 
 const OWNER: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\

@@ -21,7 +21,7 @@ pub const STDIN: &str = "-";
 const STDIN_LIMIT: usize = 256 << 20;
 
 /// What messages call standard input.
-const STDIN_NAME: &str = "standard input";
+pub const STDIN_NAME: &str = "standard input";
 
 /// Reads a file of at most `limit` bytes. A named pipe is waited for until a signal is received.
 ///
@@ -79,14 +79,7 @@ pub(crate) fn cannot_read(path: &Path, error: ReadError) -> Error {
 /// Errors: `invalid_input` for empty input, for input that is not JSON, for a document of another kind or major
 /// version, and for an item that lacks a field.
 pub fn items<T: DeserializeOwned>(kinds: &[&str], expected: &str) -> Result<Vec<T>> {
-    let text = stdin(expected)?;
-    parse(&text, STDIN_NAME, kinds, expected).map_err(|error| match text.trim_ascii() {
-        "" => error.hint(
-            "run set -o pipefail, then this pipeline again: the exit status shows whether the command before \
-             the pipe failed",
-        ),
-        _ => error,
-    })
+    parse(&stdin(expected)?, STDIN_NAME, kinds, expected)
 }
 
 /// Reads items from a file of at most `limit` bytes, or from standard input if the path is `-`, as [`items`] does.
@@ -123,8 +116,10 @@ pub fn stdin(expected: &str) -> Result<String> {
     String::from_utf8(bytes).map_err(|error| cannot_read(ErrorKind::InvalidInput).because(error))
 }
 
-/// `source` names the file, or standard input, in messages.
-fn parse<T: DeserializeOwned>(
+/// Reads items from text, as [`items`] does. `source` names the file, or standard input ([`STDIN_NAME`]), in messages.
+///
+/// Errors: those of [`items`].
+pub fn parse<T: DeserializeOwned>(
     text: &str,
     source: &str,
     kinds: &[&str],
@@ -133,7 +128,14 @@ fn parse<T: DeserializeOwned>(
     let mut items = Vec::new();
     let mut values = serde_json::Deserializer::from_str(text).into_iter::<Value>().peekable();
     if values.peek().is_none() {
-        return Err(Error::invalid_input(format!("{source} is empty: expected {expected}")));
+        let error = Error::invalid_input(format!("{source} is empty: expected {expected}"));
+        return Err(match source {
+            STDIN_NAME => error.hint(
+                "run set -o pipefail, then this pipeline again: the exit status shows whether the command before \
+                 the pipe failed",
+            ),
+            _ => error,
+        });
     }
     for value in values {
         let value = value.map_err(|error| {

@@ -30,6 +30,7 @@ mod layout;
 mod node;
 mod parse;
 mod pretty;
+mod size;
 #[cfg(test)]
 mod tests;
 
@@ -39,3 +40,4 @@ pub use edit::Edit;
 pub use element::Element;
 pub use node::Node;
 pub use pretty::pretty;
+pub use size::size_bytes;

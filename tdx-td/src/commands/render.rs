@@ -1,25 +1,28 @@
 //! `tdx-td render`: prints the domain XML that `new` would define.
 
 use std::borrow::Cow;
+use std::path::PathBuf;
 
 use clap::Args;
-use common::Result;
 use common::cli::Context;
 use common::cli::config::Config;
 use common::document::output::Outcome;
 use common::document::{Document, Item};
 use common::libvirt::Libvirt;
+use common::{Result, xml};
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::commands::args::guest::GuestArgs;
 use crate::commands::args::image::ImageArgs;
 use crate::create::plan::CreationPlan;
+use crate::firmware::domain_query::firmware_path;
 use crate::scenario::layers::Setting;
 
 const EXAMPLES: &str = "Examples:
   tdx-td render -i guest.qcow2 --xml
-  tdx-td render -i guest.qcow2 --xml | virt-xml-validate - domain";
+  tdx-td render -i guest.qcow2 --xml | virt-xml-validate - domain
+  tdx-td render -i guest.qcow2 | tdx-attest measure -";
 
 // `render` has the flags of `new`, but imports and deletes nothing.
 const IMAGE: &str =
@@ -48,6 +51,9 @@ pub struct RenderItem {
     name: String,
     /// The domain XML.
     xml: String,
+    /// Path of the firmware that libvirt gives the guest; null when no firmware fits, and on a remote connection if
+    /// libvirt chooses the firmware.
+    firmware: Option<PathBuf>,
     /// Every setting of the definition, with its recommended and its actual value; empty for a template.
     settings: Vec<Setting>,
 }
@@ -79,6 +85,9 @@ pub fn run(
     if args.xml {
         return Ok(Outcome::raw_with_warnings(xml + "\n", plan.warnings));
     }
-    let document = Document::new("tdx.td.render", vec![RenderItem { name, xml, settings }]);
+    let domain = xml::Document::parse(xml.as_str())?;
+    let firmware = firmware_path(&context.host, &libvirt, domain.root());
+    let item = RenderItem { name, xml, firmware, settings };
+    let document = Document::new("tdx.td.render", vec![item]);
     Ok(document.warnings(plan.warnings).into())
 }

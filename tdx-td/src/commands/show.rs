@@ -31,7 +31,8 @@ pub struct ShowArgs {
 
 const EXAMPLES: &str = "Examples:
   tdx-td show web1
-  tdx-td show --attest vault1 | jq '.items[].attested'";
+  tdx-td show --attest vault1 | jq '.items[].attested'
+  tdx-td show td1 | tdx-attest measure -";
 
 /// Shows the named domains, with the addresses that their guest agents report.
 pub fn run(
@@ -43,7 +44,7 @@ pub fn run(
     let libvirt = connect()?;
     let named = |(domain, state): (Domain, State)| Some((domain.name().ok()?, (domain, state)));
     let domains: HashMap<_, _> = libvirt.domains()?.into_iter().filter_map(named).collect();
-    let observer = Observer::new(&context.host, &libvirt)?;
+    let observer = Observer::new(&context.host, &libvirt)?.keep_xml();
     let host_name = context.host_name();
     let show = |named: NamedDomain| {
         let found = domains.get(&named.name);

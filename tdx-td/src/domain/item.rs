@@ -49,6 +49,8 @@ pub struct DomainItem {
     pub overlay: Option<String>,
     /// Pool of the domain's disk, for domains that these tools created.
     pub pool: Option<String>,
+    /// Path of the domain's firmware; null while libvirt has not chosen it.
+    pub firmware: Option<String>,
     /// Host PCI devices of the domain.
     pub hostdevs: Vec<Bdf>,
     /// Disks of the domain.
@@ -58,6 +60,8 @@ pub struct DomainItem {
     /// Whether `show --attest` found the launch measurement to be the expected one. Null for guests that are
     /// not running, and without `--attest`.
     pub attested: Option<bool>,
+    /// The domain XML, for a running domain the live one. Only `show` prints it; null elsewhere.
+    pub xml: Option<String>,
 }
 
 /// Address and port of an SSH server.

@@ -25,6 +25,8 @@ pub struct Observer {
     seen: SeenAddresses,
     this_host: ThisHost,
     autostart: HashSet<String>,
+    /// Whether items get the domain XML.
+    keeps_xml: bool,
 }
 
 impl Observer {
@@ -37,7 +39,14 @@ impl Observer {
             autostart: names.collect(),
             seen: SeenAddresses::collect(host, libvirt)?,
             this_host: ThisHost::read()?,
+            keeps_xml: false,
         })
+    }
+
+    /// Puts the domain XML into the items.
+    #[must_use]
+    pub fn keep_xml(self) -> Self {
+        Self { keeps_xml: true, ..self }
     }
 
     /// Reads one domain; `None` if it was deleted meanwhile.
@@ -47,8 +56,10 @@ impl Observer {
             Err(error) if is_gone(&error) => return Ok(None),
             text => text.context(format_args!("read domain '{name}'"))?,
         };
+        let xml = self.keeps_xml.then(|| text.clone());
         let definition = Definition::parse(text)?;
         let mut item = definition.item(domain.id(), state, self.autostart.contains(&name));
+        item.xml = xml;
         let mut addresses = GuestAddresses::new(&self.this_host, &definition.macs());
         if item.id.is_some() {
             addresses.add_seen(&self.seen);

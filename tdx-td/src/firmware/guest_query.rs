@@ -49,7 +49,7 @@ impl FirmwareQuery {
 }
 
 /// Returns the firmware features that libvirt requires for a protection.
-fn protection(security: Security) -> &'static [&'static str] {
+pub(super) fn protection(security: Security) -> &'static [&'static str] {
     match security {
         Security::None => &[],
         Security::Tdx => &["intel-tdx"],

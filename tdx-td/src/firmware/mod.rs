@@ -3,6 +3,7 @@
 pub mod choice;
 pub mod descriptor;
 pub mod directory;
+pub mod domain_query;
 pub mod guest_query;
 pub mod installed;
 pub mod loaders;

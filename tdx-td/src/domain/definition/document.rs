@@ -40,6 +40,7 @@ impl Definition {
             base: overlay.as_ref().and_then(|(_, base)| base.as_ref()).map(text),
             overlay: overlay.as_ref().map(|(overlay, _)| text(overlay)),
             pool: self.metadata.as_ref().and_then(|metadata| metadata.pool.clone()),
+            firmware: self.loader().as_ref().map(text),
             hostdevs: root
                 .find_all("devices/hostdev")
                 .filter_map(|node| hostdev_address(node).ok().flatten())
@@ -47,6 +48,7 @@ impl Definition {
             disks: root.find_all("devices/disk").map(disk).collect(),
             autostart,
             attested: None,
+            xml: None,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use common::Result;
-use common::xml::{Document, Node};
+use common::xml::{Document, Node, size_bytes};
 use tdx_pool::volume::names::ToolFile;
 
 use crate::domain::metadata::Metadata;
@@ -104,11 +104,6 @@ pub fn is_overlay_name(path: &Path) -> bool {
 }
 
 /// Returns the value of an element with a unit, in bytes.
-///
-/// Source: <https://libvirt.org/formatdomain.html#memory-allocation>; dumps are always in KiB.
 pub fn memory_bytes(node: Node<'_>) -> Option<u64> {
-    let unit = node.attr("unit");
-    let unit = unit.as_deref().unwrap_or("KiB");
-    let text = format!("{}{unit}", node.text());
-    text.replace("bytes", "").parse::<common::units::Size>().ok().map(|size| size.0)
+    size_bytes(&node.text(), node.attr("unit").as_deref())
 }

@@ -1,0 +1,7 @@
+//! The predicted values of a trust domain's registers.
+
+mod item;
+mod predict;
+
+pub use item::MeasurementItem;
+pub use predict::predict;
