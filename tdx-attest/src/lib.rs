@@ -5,11 +5,14 @@
 //! ```
 //!
 //! [`commands`] has one file per verb. [`register`] names the measurement registers, and [`expected`] reads their
-//! expected values.
+//! expected values. [`event_log`] replays event logs and compares them. [`quote`] reads quotes.
 
 mod cli;
 pub mod commands;
+pub mod event_log;
 pub mod expected;
+mod fields;
+pub mod quote;
 pub mod register;
 
 pub use cli::Cli;
