@@ -3,6 +3,7 @@
 use clap::{Parser, Subcommand};
 use common::Result;
 use common::cli::{Context, Globals, Tool};
+use common::document::Item;
 use common::document::output::Outcome;
 
 use crate::commands::{collateral, measure, replay, verify};
@@ -48,7 +49,8 @@ impl Tool for Cli {
 
     fn columns(&self) -> &'static [&'static str] {
         match &self.verb {
-            Verb::Measure(_) | Verb::Replay(_) | Verb::Verify(_) | Verb::Collateral(_) => &[],
+            Verb::Replay(_) => replay::ReplayItem::COLUMNS,
+            Verb::Measure(_) | Verb::Verify(_) | Verb::Collateral(_) => &[],
         }
     }
 

@@ -3,5 +3,9 @@
 #[allow(dead_code, reason = "a binary uses a part of it")]
 #[path = "../support"]
 mod support {
+    pub(crate) mod event_log;
     pub(crate) mod tools;
+    pub(crate) mod vectors;
 }
+
+mod replay;
