@@ -62,6 +62,8 @@ codes! {
         "The GPU shows the host's console, or a monitor is connected to it.",
     DuplicateId "DUPLICATE_ID" Note
         "Another disk has the same serial number, so a name made from that number may refer to either disk.",
+    EventDiffers "EVENT_DIFFERS" Refuse
+        "An event of the log, or the value of a register, is not the expected one, or the data of an event contradicts its digest.",
     Exported "EXPORTED" Refuse
         "The host exports the disk as an iSCSI or NVMe target, or a loop device uses the disk.",
     GuestRefused "GUEST_REFUSED" Refuse
@@ -86,6 +88,8 @@ codes! {
         "A guest uses the device, disk or kernel module: a domain's definition names it, or a process such as QEMU has it open.",
     IsPartition "IS_PARTITION" Forceable
         "The device is a partition, not a whole disk.",
+    LogIncomplete "LOG_INCOMPLETE" Refuse
+        "The event log ends within an event, or does not lead to a register of the quote: events are missing from the log or were changed.",
     MdevChildren "MDEV_CHILDREN" Refuse
         "Mediated devices exist on the PCI device.",
     Mounted "MOUNTED" Refuse
@@ -120,6 +124,8 @@ codes! {
         "The disk is read-only, and `--readonly` was not given.",
     Reserved "RESERVED" Refuse
         "Another command is working on the device, a killed command left its work unfinished, or the device was bound to VFIO for another domain.",
+    Rtmr3Unlogged "RTMR3_UNLOGGED" Note
+        "The event log does not lead to RTMR3 of the quote. Programs of the guest can extend RTMR3 without an entry in the log.",
     SensitiveClass "SENSITIVE_CLASS" Forceable
         "The device is a host, ISA or PCI bridge, a memory controller or an SMBus, or the host uses a disk, a network interface or a USB device behind this device.",
     Signature "SIGNATURE" Forceable
@@ -215,7 +221,7 @@ mod tests {
     fn codes_are_upper_snake_case_unique_and_sorted() {
         let names: Vec<&str> = Code::ALL.iter().map(|code| code.as_str()).collect();
         for name in &names {
-            assert!(name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_'), "{name}");
+            assert!(name.bytes().all(|b| matches!(b, b'A'..=b'Z' | b'0'..=b'9' | b'_')), "{name}");
         }
         assert!(names.is_sorted_by(|a, b| a < b), "{names:?}");
     }

@@ -51,7 +51,8 @@ impl Tool for Cli {
     fn columns(&self) -> &'static [&'static str] {
         match &self.verb {
             Verb::Measure(_) => MeasurementItem::COLUMNS,
-            Verb::Replay(_) | Verb::Verify(_) | Verb::Collateral(_) => &[],
+            Verb::Replay(_) => replay::ReplayItem::COLUMNS,
+            Verb::Verify(_) | Verb::Collateral(_) => &[],
         }
     }
 

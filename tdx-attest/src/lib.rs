@@ -6,15 +6,17 @@
 //!
 //! [`commands`] has one file per verb. [`register`] names the measurement registers, and [`expected`] reads their
 //! expected values. [`measurement`] predicts the registers from a definition ([`domain`]) and its firmware ([`tdvf`]);
-//! [`rtmr0`] predicts the first events of RTMR0.
+//! [`rtmr0`] predicts the first events of RTMR0. [`event_log`] replays event logs and compares them. [`quote`] reads
+//! quotes.
 
 mod cli;
 pub mod commands;
 pub mod domain;
+pub mod event_log;
 pub mod expected;
-#[allow(dead_code, reason = "event logs and quotes use more of it")]
 mod fields;
 pub mod measurement;
+pub mod quote;
 pub mod register;
 pub mod rtmr0;
 pub mod tdvf;

@@ -72,6 +72,11 @@ impl Register {
         }
     }
 
+    /// Whether the register is one of RTMR0 to RTMR3, which events extend.
+    pub const fn is_rtmr(self) -> bool {
+        matches!(self, Self::Rtmr0 | Self::Rtmr1 | Self::Rtmr2 | Self::Rtmr3)
+    }
+
     /// The runtime measurement register (RTMR) with this number; none for a number above 3.
     pub const fn rtmr(number: u32) -> Option<Self> {
         match number {
@@ -97,6 +102,13 @@ pub struct Digest(pub [u8; 48]);
 impl Digest {
     /// The value of a register that nothing has been measured into.
     pub const ZERO: Self = Self([0; 48]);
+}
+
+impl Digest {
+    /// The digest that 96 hexadecimal digits stand for; none for other text.
+    pub fn from_hex(digits: &str) -> Option<Self> {
+        text::from_hex(digits)?.try_into().ok().map(Self)
+    }
 }
 
 impl Display for Digest {

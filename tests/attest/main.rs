@@ -5,7 +5,10 @@
 mod support {
     pub(crate) mod mrtd;
     pub(crate) mod tdvf;
+    pub(crate) mod event_log;
     pub(crate) mod tools;
+    pub(crate) mod vectors;
 }
 
 mod measure;
+mod replay;

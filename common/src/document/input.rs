@@ -23,6 +23,8 @@ const STDIN_LIMIT: usize = 256 << 20;
 /// What messages call standard input.
 pub const STDIN_NAME: &str = "standard input";
 
+const CANNOT_READ_STDIN: &str = "cannot read standard input";
+
 /// Reads a file of at most `limit` bytes. A named pipe is waited for until a signal is received.
 ///
 /// Errors: `not_found`, `permission`; `invalid_input` for a directory, and for a larger file.
@@ -104,16 +106,27 @@ pub fn items_from<T: DeserializeOwned>(
 ///
 /// Errors: `invalid_input` for a directory, for text that is not UTF-8 and for more than 256 MiB.
 pub fn stdin(expected: &str) -> Result<String> {
-    let cannot_read = |kind| Error::new(kind, "cannot read standard input");
-    let bytes = reader::read_to_end(io::stdin().lock(), STDIN_LIMIT, STDIN_NAME);
-    let bytes = bytes.map_err(|error| match error {
+    String::from_utf8(stdin_bytes(STDIN_LIMIT, expected)?)
+        .map_err(|error| Error::new(ErrorKind::InvalidInput, CANNOT_READ_STDIN).because(error))
+}
+
+/// Reads a file of at most `limit` bytes, or standard input if the path is `-`. `expected` names the expected content
+/// in messages.
+///
+/// Errors: those of [`file()`] and [`stdin`].
+pub fn bytes_from(path: &Path, limit: usize, expected: &str) -> Result<Vec<u8>> {
+    if path == Path::new(STDIN) { stdin_bytes(limit, expected) } else { file(path, limit) }
+}
+
+fn stdin_bytes(limit: usize, expected: &str) -> Result<Vec<u8>> {
+    let bytes = reader::read_to_end(io::stdin().lock(), limit, STDIN_NAME);
+    bytes.map_err(|error| match error {
         ReadError::Refused(error) => error,
         ReadError::Io(error) if error.kind() == io::ErrorKind::IsADirectory => {
             Error::invalid_input(format!("standard input is a directory: expected {expected}"))
         }
-        ReadError::Io(error) => cannot_read(ErrorKind::Io).because(error),
-    })?;
-    String::from_utf8(bytes).map_err(|error| cannot_read(ErrorKind::InvalidInput).because(error))
+        ReadError::Io(error) => Error::new(ErrorKind::Io, CANNOT_READ_STDIN).because(error),
+    })
 }
 
 /// Reads items from text, as [`items`] does. `source` names the file, or standard input ([`STDIN_NAME`]), in messages.

@@ -1,0 +1,254 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::event_log::describe;
+use crate::event_log::replay::sha384;
+use crate::event_log::sample;
+use crate::expected::ExpectedEvent;
+
+/// The bytes of a quote of version 4 with these values of registers; other registers are 0.
+fn quote(registers: &[(Register, Digest)]) -> Vec<u8> {
+    let mut bytes = vec![0; 48 + 584 + 4];
+    (bytes[0], bytes[4]) = (4, 0x81);
+    for (register, Digest(value)) in registers {
+        let offset = match register {
+            Register::Mrtd => 136,
+            Register::Rtmr0 => 328,
+            Register::Rtmr2 => 424,
+            Register::Rtmr3 => 472,
+            other => panic!("{other} is not in the quotes of these tests"),
+        };
+        bytes[48 + offset..][..48].copy_from_slice(value);
+    }
+    bytes
+}
+
+/// The quote of a trust domain that measured these events.
+fn quote_of(events: &[Event<'_>]) -> Vec<u8> {
+    quote(&[Register::Rtmr0, Register::Rtmr2].map(|register| (register, value(events, register))))
+}
+
+fn value(events: &[Event<'_>], register: Register) -> Digest {
+    let events = events.iter().filter(|event| event.register == register);
+    replay(Digest::ZERO, events.map(|event| event.digest))
+}
+
+/// Expected values and events of RTMR0 and RTMR2.
+fn predicted(events: &[Event<'_>], has_value: bool) -> (Expected, ExpectedEvents) {
+    let registers = [Register::Rtmr0, Register::Rtmr2];
+    let values = registers.map(|r| (r, has_value.then(|| value(events, r).0.to_vec())));
+    let of = |register| {
+        let events = events.iter().filter(|event| event.register == register);
+        let expected = events.map(|event| {
+            let description = describe::text(event).unwrap_or_default();
+            ExpectedEvent { description, digest: Some(event.digest) }
+        });
+        (register, expected.collect())
+    };
+    (Expected(values.into()), ExpectedEvents(registers.map(of).into()))
+}
+
+fn log(events: Vec<Event<'_>>) -> EventLog<'_> {
+    EventLog { events, has_trailing_bytes: false }
+}
+
+/// Compares events with a quote, with expected values, or both.
+fn compared(
+    events: &[Event<'static>],
+    quote: Option<&[u8]>,
+    expected: Option<&(Expected, ExpectedEvents)>,
+) -> Vec<Comparison<'static>> {
+    let quote = quote.map(|bytes| TdReport::parse(bytes, "quote").unwrap());
+    let reference = Reference { quote, expected, requires_rtmr3: false };
+    compare(&log(events.to_vec()), &reference)
+}
+
+fn of(comparisons: Vec<Comparison<'static>>, register: Register) -> Comparison<'static> {
+    comparisons.into_iter().find(|comparison| comparison.register == register).unwrap()
+}
+
+fn verdicts(comparisons: &[Comparison<'_>]) -> Vec<Verdict> {
+    comparisons.iter().map(|comparison| comparison.verdict).collect()
+}
+
+#[test]
+fn a_log_alone_is_not_compared() {
+    let comparisons = compared(&sample::all(), None, None);
+    assert_eq!(verdicts(&comparisons), [Verdict::NotCompared; 4]);
+    let values: Vec<_> = comparisons.iter().map(|c| c.value.unwrap()).collect();
+    let all = sample::all();
+    let wanted = [value(&all, Register::Rtmr0), Digest::ZERO, value(&all, Register::Rtmr2)];
+    assert_eq!(values, [&wanted[..], &[Digest::ZERO]].concat());
+}
+
+#[test]
+fn a_log_matches_its_quote_and_its_prediction() {
+    let events = sample::all();
+    let quote = quote_of(&events);
+    assert_eq!(verdicts(&compared(&events, Some(&quote), None)), [Verdict::Match; 4]);
+    let expected = predicted(&events, true);
+    let comparisons = compared(&events, Some(&quote), Some(&expected));
+    assert_eq!(verdicts(&comparisons), [Verdict::Match; 4]);
+    let [r0, r1, r2, r3] =
+        [Verdict::Match, Verdict::NotCompared, Verdict::Match, Verdict::NotCompared];
+    assert_eq!(verdicts(&compared(&events, None, Some(&expected))), [r0, r1, r2, r3]);
+    let unknown = predicted(&events[..3], false);
+    let verdict = of(compared(&events, Some(&quote), Some(&unknown)), Register::Rtmr0).verdict;
+    assert_eq!(verdict, Verdict::NotPredicted);
+}
+
+/// Logs that differ from the events in one event of RTMR0: how, the place of the change, and the log.
+fn edited_logs() -> Vec<(Change, usize, Vec<Event<'static>>)> {
+    let events = sample::all();
+    let mut logs = Vec::new();
+    for at in 0..sample::events().len() {
+        let mut changed = events.clone();
+        changed[at].digest = sha384("changed");
+        logs.push((Change::Changed, at, changed));
+        let mut dropped = events.clone();
+        dropped.remove(at);
+        logs.push((Change::Missing, at, dropped));
+        let mut added = events.clone();
+        added.insert(at, Event { digest: sha384("added"), data: b"added", ..added[4] });
+        logs.push((Change::Added, at, added));
+        if at + 1 < sample::events().len() {
+            let mut exchanged = events.clone();
+            exchanged.swap(at, at + 1);
+            logs.push((Change::Moved, at, exchanged));
+        }
+    }
+    // The indexes are those of the log as it is read.
+    for (_, _, events) in &mut logs {
+        (0..).zip(events).for_each(|(index, event)| event.index = index);
+    }
+    logs
+}
+
+#[test]
+fn one_edited_event_is_named_by_its_expected_events() {
+    let events = sample::all();
+    for (change, at, log) in edited_logs() {
+        for expected in [predicted(&events, true), predicted(&events, false)] {
+            let is_complete = expected.0.0[&Register::Rtmr0].is_some();
+            if change == Change::Added && !is_complete {
+                continue;
+            }
+            let comparison = of(compared(&log, None, Some(&expected)), Register::Rtmr0);
+            assert_eq!(comparison.verdict, Verdict::Differs);
+            assert_eq!(comparison.codes, [Code::EventDiffers]);
+            let found = comparison.first_difference.unwrap();
+            let is_at_end = change == Change::Missing && at + 1 == sample::events().len();
+            assert_eq!(found.index, (!is_at_end).then_some(at), "{found:?}");
+            let contradicts = found.change == Change::Contradicted && change == Change::Changed;
+            assert!(found.change == change || contradicts, "{found:?}");
+        }
+    }
+}
+
+#[test]
+fn one_edited_event_is_named_by_a_quote_alone_only_if_that_is_certain() {
+    let quote = quote_of(&sample::all());
+    for (change, at, log) in edited_logs() {
+        let comparison = of(compared(&log, Some(&quote), None), Register::Rtmr0);
+        assert_eq!(comparison.verdict, Verdict::Differs, "{change:?} {at}");
+        let found = comparison.first_difference.unwrap();
+        let is_certain = match change {
+            Change::Added | Change::Moved => true,
+            Change::Changed => TextStatus::of(&log[at]) == TextStatus::Contradicted,
+            _ => false,
+        };
+        let named = is_certain.then_some(at);
+        assert_eq!(found.index, named, "{change:?} {found:?}");
+        match is_certain {
+            true => assert_eq!(comparison.codes, [Code::EventDiffers]),
+            false => {
+                assert_eq!(
+                    (found.change, &*comparison.codes),
+                    (Change::Register, &[Code::LogIncomplete][..])
+                );
+                assert!(found.description.ends_with("which event differs is unknown"), "{found:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_log_that_continues_after_the_quote_says_where() {
+    let events = sample::all();
+    let quote = quote_of(&events[..4]);
+    let found =
+        of(compared(&events, Some(&quote), None), Register::Rtmr0).first_difference.unwrap();
+    assert_eq!((found.index, found.change), (Some(4), Change::Added));
+    assert_eq!(
+        found.description,
+        "the value in the quote is the register's value before event 4 (ACPI DATA)"
+    );
+}
+
+#[test]
+fn rtmr3_without_log_entries_differs_only_on_request() {
+    let events = sample::all();
+    let measured = sha384("by a program");
+    let registers = [Register::Rtmr0, Register::Rtmr2].map(|r| (r, value(&events, r)));
+    let quote = quote(&[&registers[..], &[(Register::Rtmr3, measured)]].concat());
+    let comparison = of(compared(&events, Some(&quote), None), Register::Rtmr3);
+    assert_eq!(comparison.verdict, Verdict::Unlogged);
+    assert_eq!(comparison.codes, [Code::Rtmr3Unlogged]);
+    assert_eq!(comparison.first_difference, None);
+    let report = Some(TdReport::parse(&quote, "quote").unwrap());
+    let reference = Reference { quote: report, expected: None, requires_rtmr3: true };
+    let comparison = compare(&log(events.clone()), &reference).pop().unwrap();
+    assert_eq!((comparison.register, comparison.verdict), (Register::Rtmr3, Verdict::Differs));
+    assert_eq!(comparison.codes, [Code::LogIncomplete]);
+    // An expected value is compared with the quote.
+    for (wanted, verdict) in [(measured, Verdict::Unlogged), (sha384("another"), Verdict::Differs)]
+    {
+        let expected = Expected(BTreeMap::from([(Register::Rtmr3, Some(wanted.0.to_vec()))]));
+        let expected = (expected, ExpectedEvents::default());
+        let comparison = of(compared(&events, Some(&quote), Some(&expected)), Register::Rtmr3);
+        assert_eq!(comparison.verdict, verdict);
+    }
+}
+
+#[test]
+fn other_registers_are_compared_with_the_quote_if_they_are_expected() {
+    let events = sample::all();
+    let mrtd = sha384("firmware");
+    let quote = quote(&[(Register::Mrtd, mrtd)]);
+    for (wanted, verdict) in [(mrtd, Verdict::Match), (sha384("another"), Verdict::Differs)] {
+        let expected = Expected(BTreeMap::from([(Register::Mrtd, Some(wanted.0.to_vec()))]));
+        let expected = (expected, ExpectedEvents::default());
+        let comparison = of(compared(&events, Some(&quote), Some(&expected)), Register::Mrtd);
+        assert_eq!((comparison.verdict, comparison.value), (verdict, None));
+        let comparison = of(compared(&events, None, Some(&expected)), Register::Mrtd);
+        assert_eq!(comparison.verdict, Verdict::NotCompared);
+    }
+}
+
+#[test]
+fn text_that_contradicts_its_digest_differs_although_the_registers_match() {
+    let mut events = sample::all();
+    let quote = quote_of(&events);
+    events[3].data = &[1, 0, 0, 0];
+    let comparison = of(compared(&events, Some(&quote), None), Register::Rtmr0);
+    assert_eq!(comparison.verdict, Verdict::Differs);
+    let found = comparison.first_difference.unwrap();
+    assert_eq!((found.index, found.change), (Some(3), Change::Contradicted));
+    assert_eq!(found.expected, Some(sha384([1u8, 0, 0, 0]).to_string()));
+}
+
+proptest! {
+    #[test]
+    fn any_other_log_differs_from_the_quote(
+        order in Just((0..6usize).collect::<Vec<_>>()).prop_shuffle(),
+        length in 0usize..=6,
+    ) {
+        let events = sample::events();
+        let other: Vec<_> = order[..length].iter().map(|at| events[*at]).collect();
+        let verdict = of(compared(&other, Some(&quote_of(&events)), None), Register::Rtmr0).verdict;
+        let is_same = order[..length].iter().copied().eq(0..6);
+        prop_assert_eq!(verdict == Verdict::Match, is_same);
+    }
+}

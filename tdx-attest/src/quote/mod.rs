@@ -1,0 +1,3 @@
+//! Quotes of trust domains. [`body`] reads what a quote states; it verifies nothing.
+
+pub mod body;
