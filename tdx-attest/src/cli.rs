@@ -6,6 +6,7 @@ use common::cli::{Context, Globals, Tool};
 use common::document::Item;
 use common::document::output::Outcome;
 
+use crate::check::Check;
 use crate::commands::{collateral, measure, replay, verify};
 
 /// Predict the measurements of trust domains, replay event logs, and verify quotes
@@ -50,7 +51,8 @@ impl Tool for Cli {
     fn columns(&self) -> &'static [&'static str] {
         match &self.verb {
             Verb::Replay(_) => replay::ReplayItem::COLUMNS,
-            Verb::Measure(_) | Verb::Verify(_) | Verb::Collateral(_) => &[],
+            Verb::Verify(_) => Check::COLUMNS,
+            Verb::Measure(_) | Verb::Collateral(_) => &[],
         }
     }
 

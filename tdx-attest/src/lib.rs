@@ -5,14 +5,19 @@
 //! ```
 //!
 //! [`commands`] has one file per verb. [`register`] names the measurement registers, and [`expected`] reads their
-//! expected values. [`event_log`] replays event logs and compares them. [`quote`] reads quotes.
+//! expected values. [`event_log`] replays event logs and compares them. [`quote`] reads quotes and verifies them,
+//! [`policy`] reads what is demanded of a quote, and [`judgement`] compares the two: each [`check`] has a result.
 
+pub mod check;
 mod cli;
 pub mod commands;
 pub mod event_log;
 pub mod expected;
 mod fields;
+pub mod judgement;
+pub mod policy;
 pub mod quote;
 pub mod register;
+pub mod time;
 
 pub use cli::Cli;

@@ -9,3 +9,5 @@ mod support {
 }
 
 mod replay;
+mod samples;
+mod verify;

@@ -17,6 +17,7 @@ fn the_schemas_are_current() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/schema");
     let schemas = [
         ("tdx.attest.replay", schema::<Document<tdx_attest::commands::replay::ReplayItem>>()),
+        ("tdx.attest.verify", schema::<Document<tdx_attest::check::Check>>()),
         ("tdx.disk.attach", schema::<Document<tdx_disk::attach::item::AttachItem>>()),
         ("tdx.disk.attached", schema::<Document<tdx_disk::commands::attached::AttachedItem>>()),
         ("tdx.disk.check", schema::<Document<tdx_disk::commands::check::CheckItem>>()),
