@@ -6,7 +6,8 @@
 //!
 //! [`commands`] has one file per verb. [`register`] names the measurement registers, and [`expected`] reads their
 //! expected values. [`event_log`] replays event logs and compares them. [`quote`] reads quotes and verifies them,
-//! [`policy`] reads what is demanded of a quote, and [`judgement`] compares the two: each [`check`] has a result.
+//! [`policy`] reads what is demanded of a quote, and [`judgement`] compares the two: each [`check`] has a result. [`pccs`]
+//! fetches collateral.
 
 pub mod check;
 mod cli;
@@ -15,6 +16,7 @@ pub mod event_log;
 pub mod expected;
 mod fields;
 pub mod judgement;
+pub mod pccs;
 pub mod policy;
 pub mod quote;
 pub mod register;

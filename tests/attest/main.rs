@@ -8,6 +8,7 @@ mod support {
     pub(crate) mod vectors;
 }
 
+mod collateral;
 mod replay;
 mod samples;
 mod verify;
