@@ -20,7 +20,7 @@ const TEE_TYPE_SGX: u32 = 0;
 /// The size of the report of TDX 1.0. Later reports begin with the same fields. Unit: bytes.
 const SIZE: usize = 584;
 
-/// The report of a trust domain in a quote of version 4 or 5. It has at least [`SIZE`] bytes.
+/// The report of a trust domain in a quote of version 4 or 5. It has 584 bytes or more.
 #[derive(Debug, Clone, Copy)]
 pub struct TdReport<'a>(&'a [u8]);
 
