@@ -143,6 +143,7 @@ test-full: rust packages release ## long tests: commands at the same time, crowd
 	TDX_ROUNDS=30 cargo test --locked --workspace --test gpu -- --include-ignored --nocapture same_time
 	TDX_ROUNDS=100 cargo test --locked --workspace --test td -- --include-ignored odd_directories
 	TDX_SECONDS=120 cargo test --locked --workspace --test reliability -- --include-ignored --nocapture crowd::
+	TDX_BITS=full cargo test --locked --profile fuzz --package tdx-attest --test attest -- bit
 	TDX_CRASH=full cargo test --locked --workspace --test reliability -- --include-ignored crash:: faults::
 	TDX_CRASH=full TDX_BIN_DIR=$(abspath $(RELEASE)) cargo test --locked --workspace --test gpu_rig --test td_rig -- --include-ignored killed_at_any_step
 	TDX_PROFILE=release cargo test --locked --workspace --test docs_rig -- --include-ignored packaging_rig::

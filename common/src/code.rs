@@ -58,6 +58,8 @@ codes! {
         "The device is an optical drive, a floppy drive, a firmware area or a RAM disk, not an ordinary disk.",
     Claimed "CLAIMED" Refuse
         "The disk or one of its partitions is open exclusively, for example by a mount, swap or another block device.",
+    CollateralExpired "COLLATERAL_EXPIRED" Refuse
+        "A certificate, a revocation list or a statement of Intel about the platform is not valid at the time of the verification.",
     ConsoleGpu "CONSOLE_GPU" Forceable
         "The GPU shows the host's console, or a monitor is connected to it.",
     DuplicateId "DUPLICATE_ID" Note
@@ -120,6 +122,8 @@ codes! {
         "The device has SR-IOV virtual functions. Remove the virtual functions first.",
     QemuLock "QEMU_LOCK" Refuse
         "A QEMU process holds a lock on the disk.",
+    QuoteSignature "QUOTE_SIGNATURE" Refuse
+        "The signature of the quote is wrong, or Intel's root certificate does not vouch for the key that signed the quote.",
     ReadOnly "READ_ONLY" Refuse
         "The disk is read-only, and `--readonly` was not given.",
     Reserved "RESERVED" Refuse
@@ -136,6 +140,10 @@ codes! {
         "The host uses the disk as swap space.",
     SystemDisk "SYSTEM_DISK" Refuse
         "The host runs from the disk: a system file system, the boot partition or the hibernation image is on it.",
+    TcbOutOfDate "TCB_OUT_OF_DATE" Refuse
+        "The firmware, the TDX module or the quoting enclave of the quote's platform is older than the policy accepts.",
+    TdDebug "TD_DEBUG" Refuse
+        "The trust domain is in debug or profiling mode, so the host can read its memory or observe how it runs.",
     UnlistedMember "UNLISTED_MEMBER" Note
         "The IOMMU group contains another device, which the request does not name. The host cannot use that device while a guest has the group.",
 }

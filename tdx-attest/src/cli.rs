@@ -6,6 +6,7 @@ use common::cli::{Context, Globals, Tool};
 use common::document::Item;
 use common::document::output::Outcome;
 
+use crate::check::Check;
 use crate::commands::{collateral, measure, replay, verify};
 use crate::measurement::MeasurementItem;
 
@@ -52,7 +53,9 @@ impl Tool for Cli {
         match &self.verb {
             Verb::Measure(_) => MeasurementItem::COLUMNS,
             Verb::Replay(_) => replay::ReplayItem::COLUMNS,
-            Verb::Verify(_) | Verb::Collateral(_) => &[],
+            Verb::Verify(_) => Check::COLUMNS,
+            // Collateral is printed as it is.
+            Verb::Collateral(_) => &[],
         }
     }
 

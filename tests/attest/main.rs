@@ -11,4 +11,7 @@ mod support {
 }
 
 mod measure;
+mod collateral;
 mod replay;
+mod samples;
+mod verify;

@@ -18,6 +18,7 @@ fn the_schemas_are_current() {
     let schemas = [
         ("tdx.attest.measurements", schema::<Document<tdx_attest::measurement::MeasurementItem>>()),
         ("tdx.attest.replay", schema::<Document<tdx_attest::commands::replay::ReplayItem>>()),
+        ("tdx.attest.verify", schema::<Document<tdx_attest::check::Check>>()),
         ("tdx.disk.attach", schema::<Document<tdx_disk::attach::item::AttachItem>>()),
         ("tdx.disk.attached", schema::<Document<tdx_disk::commands::attached::AttachedItem>>()),
         ("tdx.disk.check", schema::<Document<tdx_disk::commands::check::CheckItem>>()),

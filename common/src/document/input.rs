@@ -110,6 +110,11 @@ pub fn stdin(expected: &str) -> Result<String> {
         .map_err(|error| Error::new(ErrorKind::InvalidInput, CANNOT_READ_STDIN).because(error))
 }
 
+/// What messages call a file, or standard input if the path is `-`.
+pub fn name(path: &Path) -> String {
+    if path == Path::new(STDIN) { STDIN_NAME.to_owned() } else { path.display().to_string() }
+}
+
 /// Reads a file of at most `limit` bytes, or standard input if the path is `-`. `expected` names the expected content
 /// in messages.
 ///

@@ -106,15 +106,20 @@ mod tests {
     use super::*;
 
     /// Licences under which a crate may be used here, as crates write them.
-    const LICENCES: [&str; 15] = [
+    const LICENCES: [&str; 20] = [
         "(Apache-2.0 OR MIT) AND BSD-3-Clause",
         "(MIT OR Apache-2.0) AND Unicode-3.0",
         "Apache-2.0",
         "Apache-2.0 / MIT",
+        "Apache-2.0 AND ISC",
+        "Apache-2.0 OR ISC OR MIT",
         "Apache-2.0 OR MIT",
         "Apache-2.0 WITH LLVM-exception OR Apache-2.0 OR MIT",
         "Apache-2.0/MIT",
         "BSD-2-Clause OR Apache-2.0 OR MIT",
+        "BSD-2-Clause OR MIT",
+        "BSD-3-Clause",
+        "ISC",
         "MIT",
         "MIT OR Apache-2.0",
         "MIT-0",

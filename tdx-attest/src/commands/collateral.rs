@@ -1,15 +1,43 @@
-//! `tdx-attest collateral`: not written yet.
+//! `tdx-attest collateral`: fetches the collateral that a quote is verified with.
+
+use std::path::PathBuf;
 
 use clap::Args;
+use common::Result;
 use common::cli::Context;
+use common::document::input;
 use common::document::output::Outcome;
-use common::{Error, Result};
+
+use crate::pccs::{Pccs, Url};
+use crate::quote::body::{self, TdReport};
+
+const EXAMPLES: &str = "Examples:
+  tdx-attest collateral quote.bin --pccs https://pccs.example:8081 >collateral.json
+  tdx-attest collateral quote.bin --pccs https://api.trustedservices.intel.com >collateral.json
+  SSL_CERT_FILE=pccs.pem tdx-attest collateral quote.bin --pccs https://localhost:8081 >collateral.json
+
+The proxy is that of HTTPS_PROXY. The trusted certificate authorities are those of the system, or of SSL_CERT_FILE and
+SSL_CERT_DIR. Collateral expires after about 30 days. The server need not be trusted: verify checks the signatures of
+Intel.";
 
 /// Arguments of `collateral`.
 #[derive(Debug, Args)]
-pub struct CollateralArgs {}
+#[command(after_help = EXAMPLES)]
+pub struct CollateralArgs {
+    /// The file with the quote; - reads standard input
+    #[arg(value_name = "QUOTE")]
+    quote: PathBuf,
+    /// The address of the Provisioning Certificate Caching Service (PCCS), or of Intel's service
+    #[arg(long, value_name = "URL")]
+    pccs: Url,
+}
 
-/// Not written yet.
-pub fn run(_: &Context, _: CollateralArgs) -> Result<Outcome> {
-    Err(Error::unsupported("not written yet"))
+/// Fetches the collateral and prints it as JSON.
+///
+/// Errors: `invalid_input` for a file that is no quote; those of [`Pccs::fetch`].
+pub fn run(_: &Context, args: CollateralArgs) -> Result<Outcome> {
+    let quote = input::bytes_from(&args.quote, body::LIMIT, "a quote")?;
+    TdReport::parse(&quote, &input::name(&args.quote))?;
+    let collateral = Pccs::new(args.pccs)?.fetch(&quote)?;
+    Ok(Outcome::raw(collateral.to_json()))
 }

@@ -153,9 +153,9 @@ pub fn run(_: &Context, args: ReplayArgs) -> Result<Outcome> {
         return Err(Error::usage("only one argument can be -: standard input is read once"));
     }
     let bytes = input::bytes_from(&args.log, log::LIMIT, "an event log")?;
-    let log = EventLog::parse(&bytes, &name(&args.log))?;
+    let log = EventLog::parse(&bytes, &input::name(&args.log))?;
     let quote = args.quote.as_deref().map(|path| {
-        input::bytes_from(path, body::LIMIT, "a quote").map(|bytes| (bytes, name(path)))
+        input::bytes_from(path, body::LIMIT, "a quote").map(|bytes| (bytes, input::name(path)))
     });
     let quote = quote.transpose()?;
     let report = quote.as_ref().map(|(bytes, name)| TdReport::parse(bytes, name)).transpose()?;
@@ -169,15 +169,7 @@ pub fn run(_: &Context, args: ReplayArgs) -> Result<Outcome> {
     let items: Vec<ReplayItem> = items.collect();
     let fits = items.iter().all(|item| item.result != Verdict::Differs);
     let warning = log.has_trailing_bytes.then(|| {
-        format!("{} has bytes after the end of the log, which were ignored", name(&args.log))
+        format!("{} has bytes after the end of the log, which were ignored", input::name(&args.log))
     });
     Ok(Outcome::answer(Document::new("tdx.attest.replay", items).warnings(warning), fits))
-}
-
-/// What messages call a file.
-fn name(path: &Path) -> String {
-    match path == Path::new(input::STDIN) {
-        true => "standard input".to_owned(),
-        false => path.display().to_string(),
-    }
 }

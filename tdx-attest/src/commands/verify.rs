@@ -1,15 +1,126 @@
-//! `tdx-attest verify`: not written yet.
+//! `tdx-attest verify`: verifies a quote, check by check.
+
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use common::cli::Context;
+use common::document::Document;
+use common::document::input;
 use common::document::output::Outcome;
 use common::{Error, Result};
 
+use crate::check::Check;
+use crate::event_log::log::{self, EventLog};
+use crate::expected::{Expected, ExpectedEvents};
+use crate::judgement::{self, Demands};
+use crate::policy::{self, Policy, ReportData};
+use crate::quote::body::{self, TdReport};
+use crate::quote::verification::collateral::Collateral;
+use crate::quote::verification::verifier::Verifier;
+use crate::time::Time;
+
+const EXAMPLES: &str = "Examples:
+  tdx-attest verify quote.bin --collateral collateral.json
+  tdx-td render -i guest.qcow2 | tdx-attest measure - | tdx-attest verify quote.bin --collateral c.json --expect -
+  tdx-attest verify quote.bin --collateral collateral.json --event-log ccel.bin --report-data 0f1e2d
+  tdx-attest verify quote.bin --collateral c.json | jq '.items[] | select(.result==\"failed\")'
+  tdx-attest verify quote.bin --collateral c.json | jq -r '.items[] | select(.check==\"mrtd\").found[]'
+
+Policy, in YAML; every key is optional:
+  accept_status: [UpToDate, SWHardeningNeeded]   # default: UpToDate
+  min_tcb_date: 2024-11-13
+  accept_advisories: [INTEL-SA-00837]            # default: any
+  attributes: {mask: ffffffffffffffff, value: '0000001000000000'}
+  xfam: {mask: '0300000000000000', value: '0300000000000000'}
+  registers: {mrtd: a7a1…}
+  required_registers: [mrtd, rtmr0]
+  report_data: 00ff…";
+
 /// Arguments of `verify`.
 #[derive(Debug, Args)]
-pub struct VerifyArgs {}
+#[command(after_help = EXAMPLES)]
+pub struct VerifyArgs {
+    /// The file with the quote; - reads standard input
+    #[arg(value_name = "QUOTE")]
+    quote: PathBuf,
+    /// The file with the collateral: the output of tdx-attest collateral
+    #[arg(long, value_name = "FILE", required_unless_present = "no_collateral")]
+    collateral: Option<PathBuf>,
+    /// Check only the signature and the certificate chain, not whether the platform is up to date or its certificates
+    /// are revoked
+    #[arg(long, conflicts_with = "collateral")]
+    no_collateral: bool,
+    /// Verify as of this time, in RFC 3339 or in seconds since 1970 [default: now]
+    #[arg(long, value_name = "TIME")]
+    at: Option<Time>,
+    /// Check that the guest's event log leads to RTMR0 to RTMR2 of the quote; RTMR3 may have been extended without an
+    /// entry in the log. - reads standard input
+    #[arg(long, value_name = "LOG")]
+    event_log: Option<PathBuf>,
+    /// Compare the registers with the values in this output of tdx-attest measure; - reads standard input
+    #[arg(long, value_name = "FILE")]
+    expect: Option<PathBuf>,
+    /// The file with the policy [default: a TCB with status UpToDate, no debug mode]
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// Compare the report data with these bytes, such as a nonce; bytes that are not given must be zero
+    #[arg(long, value_name = "HEX", value_parser = policy::report_data)]
+    report_data: Option<ReportData>,
+}
 
-/// Not written yet.
-pub fn run(_: &Context, _: VerifyArgs) -> Result<Outcome> {
-    Err(Error::unsupported("not written yet"))
+/// Verifies the quote. The answer is yes if everything that was asked holds.
+///
+/// Errors: `invalid_input` for a file of another form; `usage` for a policy that needs collateral.
+pub fn run(_: &Context, args: VerifyArgs) -> Result<Outcome> {
+    let paths = [Some(&args.quote), args.event_log.as_ref(), args.expect.as_ref()];
+    let is_stdin = |path: &&PathBuf| path.as_path() == Path::new(input::STDIN);
+    if paths.into_iter().flatten().filter(is_stdin).count() > 1 {
+        return Err(Error::usage("only one argument can be -: standard input is read once"));
+    }
+    let demands = Demands {
+        policy: args.policy.as_deref().map(Policy::read).transpose()?.unwrap_or_default(),
+        expected: args.expect.as_deref().map(expected).transpose()?.unwrap_or_default(),
+        report_data: args.report_data,
+    };
+    let keys = demands.policy.keys_about_tcb();
+    if args.no_collateral && !keys.is_empty() {
+        let message =
+            format!("without collateral, the policy's {} cannot be checked", keys.join(", "));
+        return Err(Error::usage(message).hint("add --collateral FILE, or remove these keys"));
+    }
+    let quote = input::bytes_from(&args.quote, body::LIMIT, "a quote")?;
+    let report = TdReport::parse(&quote, &input::name(&args.quote))?;
+    let collateral = args.collateral.as_deref().map(Collateral::read).transpose()?;
+    let at = args.at.unwrap_or_else(Time::now);
+    let verdict = Verifier::intel().verify(&quote, collateral.as_ref(), at)?;
+    let mut checks = judgement::checks(report, &verdict, &demands);
+    checks.push(event_log_check(args.event_log.as_deref(), report, &demands)?);
+    let holds = judgement::holds(&checks, collateral.is_some());
+    let warning = "tcb: not checked. Without collateral, an outdated platform and a revoked certificate go unnoticed";
+    let warnings = collateral.is_none().then(|| warning.to_owned());
+    let document = Document::new("tdx.attest.verify", checks).warnings(warnings);
+    Ok(Outcome::answer(document, holds))
+}
+
+/// The check of the event log in a file.
+///
+/// Errors: `invalid_input` for a file that is no event log.
+fn event_log_check(path: Option<&Path>, report: TdReport<'_>, demands: &Demands) -> Result<Check> {
+    let Some(path) = path else { return Ok(judgement::no_event_log()) };
+    let bytes = input::bytes_from(path, log::LIMIT, "an event log")?;
+    let log = EventLog::parse(&bytes, &input::name(path))?;
+    Ok(judgement::event_log(report, &log, &demands.expected))
+}
+
+/// Reads expected values and events.
+///
+/// Errors: those of [`Expected::read_with_events`]; `invalid_input` if no register has a value.
+fn expected(path: &Path) -> Result<(Expected, ExpectedEvents)> {
+    let (expected, events) = Expected::read_with_events(path)?;
+    if expected.0.values().all(Option::is_none) {
+        let message = format!("{} contains no value of a register", path.display());
+        return Err(Error::invalid_input(message)
+            .hint("run tdx-attest measure to predict the values of registers"));
+    }
+    Ok((expected, events))
 }

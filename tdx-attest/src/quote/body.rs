@@ -20,9 +20,9 @@ const TEE_TYPE_SGX: u32 = 0;
 /// The size of the report of TDX 1.0. Later reports begin with the same fields. Unit: bytes.
 const SIZE: usize = 584;
 
-/// The report of a trust domain in a quote of version 4 or 5.
+/// The report of a trust domain in a quote of version 4 or 5. It has 584 bytes or more.
 #[derive(Debug, Clone, Copy)]
-pub struct TdReport<'a>(&'a [u8; SIZE]);
+pub struct TdReport<'a>(&'a [u8]);
 
 impl<'a> TdReport<'a> {
     /// Finds the report in a quote. Bytes after the quote are ignored, because guests pad quotes. `source` names the
@@ -44,7 +44,7 @@ impl<'a> TdReport<'a> {
         };
         let size = match (version, tee_type) {
             (4, TEE_TYPE_TDX) => SIZE,
-            // The bodies of TDX 1.0, of TDX 1.5, and of TDX 1.5 with the history of migrations.
+            // The bodies of TDX 1.0, of TDX 1.5, and of TDX 1.5 with the fields of service trust domains.
             (5, TEE_TYPE_TDX) => match body_descriptor(bytes).ok_or_else(|| cut("body"))? {
                 (2, 584) => 584,
                 (3, 648) => 648,
@@ -57,8 +57,7 @@ impl<'a> TdReport<'a> {
             (4 | 5, _) => return Err(format!("its TEE type {tee_type:#x} is unknown")),
             _ => return Err(format!("its version is {version}, expected 4 or 5")),
         };
-        let body = fields::take(bytes, size).and_then(|body| body.first_chunk());
-        let report = Self(body.ok_or_else(|| cut("body"))?);
+        let report = Self(fields::take(bytes, size).ok_or_else(|| cut("body"))?);
         fields::sized(bytes).map(|_| report).ok_or_else(|| cut("signature data"))
     }
 
@@ -75,7 +74,32 @@ impl<'a> TdReport<'a> {
             Register::Rtmr2 => 424,
             Register::Rtmr3 => 472,
         };
-        &self.0[offset..][..register.size()]
+        self.field(offset, register.size())
+    }
+
+    /// The attributes of the trust domain, such as DEBUG: the number in the register of that name.
+    pub fn attributes(&self) -> u64 {
+        number(self.register(Register::Attributes))
+    }
+
+    /// The processor features that the trust domain may use (XFAM).
+    pub fn xfam(&self) -> u64 {
+        number(self.field(128, 8))
+    }
+
+    /// The data that the trust domain itself put into the quote, such as a nonce. Size: 64 bytes.
+    pub fn report_data(&self) -> &'a [u8] {
+        self.field(520, 64)
+    }
+
+    /// The measurement of the service trust domains that are bound to the trust domain. Size: 48 bytes. None in a
+    /// report of TDX 1.0, which has no such field.
+    pub fn service_td(&self) -> Option<&'a [u8]> {
+        (self.0.len() > SIZE).then(|| self.field(600, 48))
+    }
+
+    fn field(&self, offset: usize, size: usize) -> &'a [u8] {
+        &self.0[offset..][..size]
     }
 }
 
@@ -95,6 +119,10 @@ impl Header {
 /// The type and size of the body of a quote of version 5.
 fn body_descriptor(bytes: &mut &[u8]) -> Option<(u16, u32)> {
     Some((fields::u16(bytes)?, fields::u32(bytes)?))
+}
+
+fn number(bytes: &[u8]) -> u64 {
+    bytes.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte))
 }
 
 #[cfg(test)]

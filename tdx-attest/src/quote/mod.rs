@@ -1,3 +1,4 @@
-//! Quotes of trust domains. [`body`] reads what a quote states; it verifies nothing.
+//! Quotes of trust domains. [`body`] reads what a quote states and verifies nothing; [`verification`] verifies quotes.
 
 pub mod body;
+pub mod verification;
