@@ -11,7 +11,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::collateral::server::{Answers, Server, proxy};
-use crate::samples::{CURRENT, file};
+use crate::support::quote_samples::{CURRENT, file};
 use crate::support::tools::{Run, tool, tool_command};
 
 /// The host that has the root authority's revocation list if a service has none.

@@ -3,15 +3,15 @@
 #[allow(dead_code, reason = "a binary uses a part of it")]
 #[path = "../support"]
 mod support {
-    pub(crate) mod mrtd;
-    pub(crate) mod tdvf;
     pub(crate) mod event_log;
+    pub(crate) mod mrtd;
+    pub(crate) mod quote_samples;
+    pub(crate) mod tdvf;
     pub(crate) mod tools;
     pub(crate) mod vectors;
 }
 
-mod measure;
 mod collateral;
+mod measure;
 mod replay;
-mod samples;
 mod verify;

@@ -12,7 +12,7 @@ use tdx_attest::quote::verification::verifier::Verifier;
 use tdx_attest::time::Time;
 use tempfile::TempDir;
 
-use crate::samples::{CURRENT, EXTENDED, OUTDATED, Sample, file};
+use crate::support::quote_samples::{CURRENT, EXTENDED, OUTDATED, Sample, file};
 use crate::support::tools::{Run, tool, tool_command, tool_with_input};
 use crate::support::vectors::vector;
 

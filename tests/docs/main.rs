@@ -5,11 +5,13 @@
 mod support {
     pub(crate) mod hosts;
     pub(crate) mod page;
+    pub(crate) mod quote_samples;
     pub(crate) mod rig;
     pub(crate) mod td;
     pub(crate) mod template;
     pub(crate) mod tools;
     pub(crate) mod tree;
+    pub(crate) mod vectors;
     pub(crate) mod wait;
 }
 

@@ -3,9 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use crate::support::hosts;
-use crate::support::page::{self, Page};
+use crate::support::page::{self, Page, Shell};
+use crate::support::quote_samples::CURRENT;
 use crate::support::rig::{Rig, guest_image};
 use crate::support::tools::{Run, on_path, repository};
+use crate::support::vectors::vector;
 
 /// A test for each page that shows commands.
 macro_rules! pages {
@@ -23,6 +25,7 @@ macro_rules! pages {
 
 pages! {
     readme_shows_what_its_commands_print: "README.md",
+    attest_page_shows_what_its_commands_print: "docs/guide/attest.md",
     automation_page_shows_what_its_commands_print: "docs/guide/automation.md",
     configuration_page_shows_what_its_commands_print: "docs/reference/configuration.md",
     disks_page_shows_what_its_commands_print: "docs/guide/disks.md",
@@ -37,7 +40,8 @@ pages! {
 }
 
 /// Runs the page's commands on a host with a private libvirtd, those marked `server` on an emulated server
-/// with eight GPUs, and fails when the page leaves anything behind.
+/// with eight GPUs and those marked `vectors` beside the event log and quote of a real trust domain. Fails when the page
+/// leaves anything behind.
 fn run(page: &str) {
     let rig = Rig::start();
     std::fs::copy(guest_image(false), rig.scratch().join("guest.qcow2")).unwrap();
@@ -46,6 +50,9 @@ fn run(page: &str) {
     rig.tool("tdx-pool", ["ensure"]).document();
     rig.shell("truncate -s 64M disk").text();
     let disk = rig.loop_device("disk");
+    for (from, to) in [(CURRENT.quote(), "quote.bin"), (CURRENT.collateral(), "collateral.json")] {
+        std::fs::copy(from, rig.scratch().join(to)).unwrap();
+    }
     let server = hosts::server();
     let before = rig.state();
     let settings =
@@ -60,7 +67,19 @@ fn run(page: &str) {
         command.current_dir(rig.scratch()).args(["-o", "pipefail", "-c", line]);
         Run::of(command, b"")
     };
-    Page::read(page).run(&[("", &settings, &in_rig), ("server", &format!("{on_server}:"), &here)]);
+    let on_server = format!("{on_server}:");
+    let mut places: Vec<(&str, &str, Shell<'_>)> =
+        vec![("", &settings, &in_rig), ("server", &on_server, &here)];
+    let (log, quote) = (vector("cos113-ccel.bin"), vector("cos113-quote.bin"));
+    let replayed = rig.scratch().join("vectors");
+    let of_vectors = format!("cd '{}'", replayed.display());
+    if let (Some(log), Some(quote)) = (log, quote) {
+        std::fs::create_dir(&replayed).unwrap();
+        std::fs::copy(log, replayed.join("ccel.bin")).unwrap();
+        std::fs::copy(quote, replayed.join("quote.bin")).unwrap();
+        places.push(("vectors", &of_vectors, &in_rig));
+    }
+    Page::read(page).run(&places);
     assert_eq!(rig.state(), before, "{page} leaves something");
 }
 

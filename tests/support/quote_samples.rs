@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 
 use serde_json::Value;
 
-use crate::support::tools::repository;
+use super::tools::repository;
 
 /// A quote, its collateral, and a time at which the collateral is valid.
 pub(crate) struct Sample {
