@@ -367,6 +367,6 @@ fn a_user_who_can_start_no_thread_gets_a_result_or_an_error() {
         .unwrap();
     let line = format!("{user} tdx-pool import mine/a.img --pool p -c qemu:///system");
     let error = rig.shell(&line).error(1);
-    assert!(error.to_string().contains("no thread"), "{error}");
+    assert!(error.to_string().contains("cannot start a thread"), "{error}");
     assert_eq!(std::fs::read_dir(&pool).unwrap().count(), 0);
 }

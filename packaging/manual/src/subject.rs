@@ -65,7 +65,10 @@ pub(crate) fn verbs(command: &Command) -> impl Iterator<Item = &Command> {
 /// All tools.
 pub(crate) fn all() -> [Subject; 6] {
     [
-        Subject::new::<tdx_attest::Cli>(),
+        Subject::new::<tdx_attest::Cli>().environment(&NETWORK).files(&[(
+            "/sys/firmware/acpi/tables/data/CCEL",
+            "The event log of a trust domain, in the guest.",
+        )]),
         Subject::new::<tdx_disk::Cli>().on_libvirt(),
         Subject::new::<tdx_gpu::Cli>().files(&[
             ("/etc/tdx/bind.d", "Records of the devices that bind --persist binds at every boot."),
@@ -91,6 +94,12 @@ pub(crate) fn all() -> [Subject; 6] {
             .files(&[BOUND, MODES, TUNED]),
     ]
 }
+
+const NETWORK: [Entry; 3] = [
+    ("HTTPS_PROXY", "The proxy of tdx-attest collateral."),
+    ("SSL_CERT_FILE", "A file of certificate authorities that replaces those of the system."),
+    ("SSL_CERT_DIR", "A directory of certificate authorities that replaces those of the system."),
+];
 
 const CONNECTION: [Entry; 3] = [
     ("TDX_CONNECT", "The libvirt URI, if neither --connect nor --host is given."),
