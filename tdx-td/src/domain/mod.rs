@@ -2,6 +2,7 @@
 
 pub mod addresses;
 pub mod definition;
+pub mod guest_exec;
 pub mod item;
 pub mod lookup;
 pub mod metadata;
