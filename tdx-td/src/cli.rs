@@ -9,10 +9,11 @@ use common::document::output::Outcome;
 use common::libvirt::{ConnectArgs, Libvirt};
 
 use crate::commands::{
-    console, delete, firmware, host, hostdevs, list, new, overlay, render, scenario, show, ssh,
-    start, stop, virsh,
+    console, delete, evidence, firmware, host, hostdevs, list, new, overlay, render, scenario,
+    show, ssh, start, stop, virsh,
 };
 use crate::domain::{item, power};
+use crate::evidence::item::EvidenceItem;
 use crate::passthrough::item::HostdevsItem;
 use crate::remove;
 
@@ -61,6 +62,8 @@ enum Verb {
     Stop(stop::StopArgs),
     /// Shut domains down, then delete the domains and the disks created for them; base images are kept
     Delete(delete::DeleteArgs),
+    /// Get the quote and the event log of a running trust domain, for a verifier
+    Evidence(evidence::EvidenceArgs),
     /// Set the host devices of domains from a passthrough configuration or from the output of tdx-iommu
     /// resolve
     Hostdevs(hostdevs::HostdevsArgs),
@@ -99,6 +102,7 @@ impl Tool for Cli {
             Verb::List(_) | Verb::Show(_) => item::DomainItem::COLUMNS,
             Verb::Start(_) | Verb::Stop(_) => power::PowerItem::COLUMNS,
             Verb::Delete(_) => remove::DeleteItem::COLUMNS,
+            Verb::Evidence(_) => EvidenceItem::COLUMNS,
             Verb::Hostdevs(_) => HostdevsItem::COLUMNS,
             Verb::Scenario(verb) => verb.columns(),
             Verb::Firmware(_) => firmware::FirmwareItem::COLUMNS,
@@ -122,6 +126,7 @@ impl Tool for Cli {
             Verb::Start(args) => start::run(context, libvirt, args),
             Verb::Stop(args) => stop::run(context, libvirt, args),
             Verb::Delete(args) => delete::run(context, libvirt, args),
+            Verb::Evidence(args) => evidence::run(context, libvirt, args),
             Verb::Hostdevs(args) => hostdevs::run(context, libvirt, args),
             Verb::Scenario(verb) => scenario::run(context, &config, verb),
             Verb::Firmware(args) => firmware::run(context, libvirt, may_ask, args),

@@ -6,7 +6,7 @@
 //!
 //! [`commands`] has one file for each verb. [`create`] creates a domain or undoes its steps. [`domain_xml`] builds
 //! and checks definitions. [`domain`] reads existing domains. [`remove`] deletes domains with their own files.
-//! [`security`] has launch security and attestation, [`passthrough`] host devices, and [`scenario`] the defaults for
+//! [`security`] has launch security and attestation, [`evidence`] the quotes of trust domains, [`passthrough`] host devices, and [`scenario`] the defaults for
 //! kinds of guests. [`host`] checks and tunes the machine. [`capability`] and [`firmware`] find out what it supports.
 
 pub mod capability;
@@ -15,6 +15,7 @@ pub mod commands;
 pub mod create;
 pub mod domain;
 pub mod domain_xml;
+pub mod evidence;
 pub mod firmware;
 pub mod host;
 pub mod passthrough;

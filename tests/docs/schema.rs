@@ -46,6 +46,7 @@ fn the_schemas_are_current() {
         ("tdx.pool.pools", schema::<Document<tdx_pool::pool::item::PoolItem>>()),
         ("tdx.pool.volumes", schema::<Document<tdx_pool::volume::survey::VolumeItem>>()),
         ("tdx.td.delete", schema::<Document<tdx_td::remove::DeleteItem>>()),
+        ("tdx.td.evidence", schema::<Document<tdx_td::evidence::item::EvidenceItem>>()),
         ("tdx.td.firmware", schema::<Document<tdx_td::commands::firmware::FirmwareItem>>()),
         ("tdx.td.host_check", schema::<Document<tdx_td::host::check::item::CheckItem>>()),
         ("tdx.td.host_restore", schema::<Document<tdx_td::commands::host::restore::RestoreItem>>()),

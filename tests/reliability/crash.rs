@@ -324,6 +324,11 @@ fn ensure_delete_and_cleanup_of_a_pool_killed_at_any_step_can_be_finished() {
     );
 }
 
+/// Verbs that are not walked, and the test that kills them. The number of calls of `evidence` differs from run to run,
+/// because it asks the guest agent until the kernel of the guest has answered.
+const KILLED_ELSEWHERE: [(&str, &str); 1] =
+    [("tdx-td evidence", "evidence_is_the_quote_for_the_nonce_and_the_event_log")];
+
 /// Every verb with --dry-run changes something: a test must kill it, and a table must say what that leaves.
 #[test]
 fn every_verb_that_changes_something_has_a_table_and_a_test_of_kills() {
@@ -346,6 +351,10 @@ fn every_verb_that_changes_something_has_a_table_and_a_test_of_kills() {
         }
     }
     assert!(verbs.len() > 15, "{verbs:?}");
+    for (verb, test) in KILLED_ELSEWHERE {
+        assert!(verbs.remove(verb), "{verb} changes nothing");
+        assert!(sources.contains(&format!("fn {test}(")), "no test {test} kills {verb}");
+    }
     for verb in &verbs {
         let titles = tables.iter().map(|(title, _)| *title);
         let of = |title: &&str| {

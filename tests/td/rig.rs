@@ -21,6 +21,7 @@ mod support {
 mod access_rig;
 mod apparmor_rig;
 mod attestation_rig;
+mod evidence_rig;
 mod passthrough_rig;
 mod tdx_rig;
 mod tune_rig;

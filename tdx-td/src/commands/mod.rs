@@ -3,6 +3,7 @@
 pub mod args;
 pub mod console;
 pub mod delete;
+pub mod evidence;
 pub mod firmware;
 pub mod host;
 pub mod hostdevs;

@@ -16,12 +16,13 @@ pub struct NameArgs {
 }
 
 /// The documents whose items are domains, by the key `name`.
-const KINDS: [&str; 6] = [
+const KINDS: [&str; 7] = [
     "tdx.td.domains",
     "tdx.td.new",
     "tdx.td.start",
     "tdx.td.stop",
     "tdx.td.delete",
+    "tdx.td.evidence",
     "tdx.td.hostdevs",
 ];
 

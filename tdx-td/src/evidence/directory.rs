@@ -1,0 +1,194 @@
+//! The directory of `evidence`: its files are created, never replaced.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use common::document::input;
+use common::system::file_lock::{FileLock, LockKind};
+use common::system::sysroot::{remove, replace_bytes};
+use common::{Error, ErrorKind, IoContext, Result, undo};
+
+use crate::evidence::nonce::ReportData;
+use crate::evidence::{event_log, quote};
+
+/// The directory with the files of one piece of evidence.
+#[derive(Debug, Clone)]
+pub struct EvidenceDirectory {
+    path: PathBuf,
+    quote: PathBuf,
+    log: PathBuf,
+}
+
+impl EvidenceDirectory {
+    /// Returns the directory at `path`, which need not exist.
+    ///
+    /// Errors: `usage` for an empty path.
+    pub fn new(path: &Path) -> Result<Self> {
+        let path = std::path::absolute(path)
+            .map_err(|error| Error::usage("--out needs the path of a directory").because(error))?;
+        Ok(Self { quote: path.join("quote.bin"), log: path.join("ccel.bin"), path })
+    }
+
+    /// Returns the path of the quote.
+    pub fn quote_path(&self) -> &Path {
+        &self.quote
+    }
+
+    /// Returns the size of the quote that the directory has, in bytes.
+    pub fn quote_size(&self) -> Result<u64> {
+        fs::metadata(&self.quote).at("examine", &self.quote).map(|file| file.len())
+    }
+
+    /// Returns the path of the event log.
+    pub fn log_path(&self) -> &Path {
+        &self.log
+    }
+
+    /// Returns whether the directory has a quote for this report data.
+    ///
+    /// Errors: `conflict` for another quote; those of reading a file.
+    pub fn has_quote_for(&self, data: &ReportData) -> Result<bool> {
+        let is_same = |bytes: &[u8]| quote::report_data(bytes) == Ok(&data.0);
+        self.has(&self.quote, quote::LIMIT, is_same)
+    }
+
+    /// Writes the files that are absent. Returns whether a file was written.
+    ///
+    /// An existing quote is kept if its report equals the new one: only the signature differs from quote to quote.
+    /// The quote is written last, so that a directory with a quote is complete.
+    ///
+    /// Errors: `conflict` for a file with other content, or while another command uses the directory. Nothing remains
+    /// of a command that fails.
+    pub fn write(&self, quote: &[u8], log: Option<&[u8]>) -> Result<bool> {
+        undo::on_failure(|undo| {
+            if !self.path.is_dir() {
+                fs::create_dir_all(&self.path).at("create", &self.path)?;
+                undo.push(self.path.display().to_string(), || fs::remove_dir(&self.path));
+            }
+            let _lock = self.lock()?;
+            let has_quote = self.has(&self.quote, quote::LIMIT, |old| {
+                quote::report(old).is_ok_and(|report| Ok(report) == quote::report(quote))
+            })?;
+            let has_log = self.has(&self.log, event_log::LIMIT, |old| Some(old) == log)?;
+            let mut write = |path: &Path, bytes: &[u8]| {
+                let owned = path.to_owned();
+                undo.push(path.display().to_string(), move || remove(&owned).map(|_| ()));
+                replace_bytes(path, bytes, 0o644)
+            };
+            if let (false, Some(log)) = (has_log, log) {
+                write(&self.log, log)?;
+            }
+            if !has_quote {
+                write(&self.quote, quote)?;
+            }
+            Ok(!has_quote || (!has_log && log.is_some()))
+        })
+    }
+
+    /// Locks the directory.
+    ///
+    /// Errors: `conflict` while another command holds the lock.
+    fn lock(&self) -> Result<FileLock> {
+        let file = File::open(&self.path).at("open", &self.path)?;
+        let lock = FileLock::try_lock(file, LockKind::Exclusive).at("lock", &self.path)?.locked();
+        lock.ok_or_else(|| {
+            Error::conflict(format!("another command is writing to {}", self.path.display()))
+                .hint("wait until that command has ended, then run this one again")
+        })
+    }
+
+    /// Returns whether a file exists.
+    ///
+    /// Errors: `conflict` for a file that is not the same.
+    fn has(&self, path: &Path, limit: usize, is_same: impl Fn(&[u8]) -> bool) -> Result<bool> {
+        match input::file(path, limit) {
+            Ok(bytes) if is_same(&bytes) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) if error.kind() != ErrorKind::InvalidInput => Err(error),
+            _ => Err(Error::conflict(format!("{} exists and has other content", path.display()))
+                .hint("choose another directory with --out, or delete the file")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evidence::quote::tests::quote as sample;
+
+    fn names(path: &Path) -> Vec<String> {
+        let entries = fs::read_dir(path).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn files_are_created_once_and_kept_if_they_are_equal() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("a/b");
+        let directory = EvidenceDirectory::new(&path).unwrap();
+        let data = ReportData([3; 64]);
+        assert!(!directory.has_quote_for(&data).unwrap());
+        let quote = sample(4, 1, data.0);
+        assert!(directory.write(&quote, Some(b"log")).unwrap());
+        assert_eq!(names(&path), ["ccel.bin", "quote.bin"]);
+        assert!(directory.has_quote_for(&data).unwrap());
+
+        // Another signature.
+        let mut signed_again = quote.clone();
+        *signed_again.last_mut().unwrap() += 1;
+        assert!(!directory.write(&signed_again, Some(b"log")).unwrap());
+        assert_eq!(fs::read(directory.quote_path()).unwrap(), quote);
+        // A killed command left the event log only.
+        fs::remove_file(directory.quote_path()).unwrap();
+        assert!(directory.write(&quote, Some(b"log")).unwrap());
+        assert_eq!(fs::read(directory.log_path()).unwrap(), b"log");
+    }
+
+    #[test]
+    fn files_with_other_content_are_a_conflict_and_nothing_is_written() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = EvidenceDirectory::new(root.path()).unwrap();
+        let data = ReportData([3; 64]);
+        let quote = sample(4, 1, data.0);
+        for (file, content) in [
+            ("quote.bin", sample(4, 2, data.0)),
+            ("quote.bin", vec![0; quote::LIMIT + 1]),
+            ("quote.bin", Vec::new()),
+            ("ccel.bin", b"other".to_vec()),
+        ] {
+            fs::write(root.path().join(file), &content).unwrap();
+            let error = directory.write(&quote, Some(b"log")).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+            assert!(error.message().contains(file), "{error}");
+            assert_eq!(names(root.path()), [file]);
+            assert_eq!(fs::read(root.path().join(file)).unwrap(), content);
+            fs::remove_file(root.path().join(file)).unwrap();
+        }
+        // A guest without an event log: the log of another guest stays a conflict.
+        fs::write(root.path().join("ccel.bin"), "other").unwrap();
+        directory.write(&quote, None).unwrap_err();
+    }
+
+    #[test]
+    fn a_failed_write_leaves_no_file() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = EvidenceDirectory::new(root.path()).unwrap();
+        let quote = sample(4, 1, [3; 64]);
+        // The event log is written, then the quote cannot be.
+        let part = root.path().join(".quote.bin.part");
+        fs::create_dir(&part).unwrap();
+        directory.write(&quote, Some(b"log")).unwrap_err();
+        assert_eq!(names(root.path()), [".quote.bin.part"]);
+        // The rest of a killed command is no obstacle.
+        fs::remove_dir(&part).unwrap();
+        fs::write(&part, "half").unwrap();
+        directory.write(&quote, Some(b"log")).unwrap();
+        assert_eq!(names(root.path()), ["ccel.bin", "quote.bin"]);
+
+        let below = EvidenceDirectory::new(&directory.quote_path().join("below")).unwrap();
+        below.write(&quote, None).unwrap_err();
+    }
+}

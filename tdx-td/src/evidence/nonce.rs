@@ -1,0 +1,76 @@
+//! The nonce of a relying party.
+
+use std::str::FromStr;
+
+/// The size of the report data of a quote, in bytes.
+///
+/// Source: Intel TDX Module ABI Specification, REPORTMACSTRUCT, field REPORTDATA.
+pub const REPORT_DATA: usize = 64;
+
+/// The report data that a quote must contain: a nonce, padded with zero bytes at its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReportData(pub [u8; REPORT_DATA]);
+
+impl FromStr for ReportData {
+    type Err = String;
+
+    /// Reads a nonce of 1 to 64 bytes in hexadecimal digits.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digits = text.as_bytes();
+        if !digits.iter().all(u8::is_ascii_hexdigit) {
+            return Err("expected hexadecimal digits only".to_owned());
+        }
+        let bytes = digits.len() / 2;
+        if !digits.len().is_multiple_of(2) || !(1..=REPORT_DATA).contains(&bytes) {
+            return Err(format!(
+                "expected 1 to {REPORT_DATA} bytes, two hexadecimal digits each; found {} digits",
+                digits.len()
+            ));
+        }
+        let mut data = [0; REPORT_DATA];
+        for (byte, pair) in data.iter_mut().zip(digits.chunks_exact(2)) {
+            let value = |digit: u8| char::from(digit).to_digit(16).unwrap_or_default() as u8;
+            *byte = value(pair[0]) << 4 | value(pair[1]);
+        }
+        Ok(Self(data))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use common::text::hex;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_nonce_is_padded_with_zero_bytes_at_its_end() {
+        let data: ReportData = "0aFf".parse().unwrap();
+        assert_eq!(data.0[..3], [0x0a, 0xff, 0]);
+        assert_eq!(data.0[2..], [0; 62]);
+    }
+
+    #[test]
+    fn a_nonce_of_another_size_or_with_other_characters_is_refused() {
+        let longest = "ab".repeat(64);
+        assert_eq!(longest.parse::<ReportData>().unwrap().0, [0xab; 64]);
+        for text in ["", "a", "abc", "0x12", "zz", " 12", "1é", &format!("{longest}00")] {
+            text.parse::<ReportData>().unwrap_err();
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn hexadecimal_digits_of_any_bytes_are_read_back(
+            bytes in proptest::collection::vec(any::<u8>(), 1..=64),
+        ) {
+            let data: ReportData = hex(&bytes).parse().unwrap();
+            prop_assert_eq!(&data.0[..bytes.len()], &bytes);
+        }
+
+        #[test]
+        fn no_text_makes_the_parser_panic(text in ".{0,140}") {
+            let _ = text.parse::<ReportData>();
+        }
+    }
+}
