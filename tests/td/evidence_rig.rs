@@ -2,7 +2,6 @@
 //! hardware is involved, and the signatures of the quotes are not verified.
 
 use std::fs;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -10,7 +9,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::support::rig::{Rig, debian_image};
-use crate::support::tools::{Run, repository};
+use crate::support::tools::Run;
+use crate::support::vectors::vector;
 use crate::support::wait::wait_for;
 
 const REPORTS: &str = "/sys/kernel/config/tsm/report";
@@ -144,18 +144,10 @@ fn made_quote() -> Vec<u8> {
     quote
 }
 
-/// Quotes of real trust domains; none on a machine without them, which the test prints.
+/// Quotes of real trust domains; none on a machine without them.
 fn real_quotes() -> Vec<Vec<u8>> {
-    let folder = std::env::var_os("TDX_VECTORS").map(PathBuf::from);
-    let folder = folder.unwrap_or_else(|| repository().join("../shared/vectors"));
-    let quotes: Vec<_> = ["spr-quote.bin", "v5-quote.bin", "cos113-quote.bin"]
-        .iter()
-        .filter_map(|file| fs::read(folder.join(file)).ok())
-        .collect();
-    if quotes.is_empty() {
-        eprintln!("not run with quotes of real trust domains: {} has none", folder.display());
-    }
-    quotes
+    let files = ["spr-quote.bin", "v5-quote.bin", "cos113-quote.bin"];
+    files.into_iter().filter_map(vector).map(|path| fs::read(path).unwrap()).collect()
 }
 
 /// One guest for all checks, because it takes half a minute to boot.

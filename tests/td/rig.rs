@@ -15,6 +15,7 @@ mod support {
     pub(crate) mod template;
     pub(crate) mod tools;
     pub(crate) mod tree;
+    pub(crate) mod vectors;
     pub(crate) mod wait;
 }
 
