@@ -1,6 +1,8 @@
 //! `tdx-td evidence` with a real guest agent. Stand-ins in the guest play configfs-tsm and the table CCEL: no TDX
 //! hardware is involved, and the signatures of the quotes are not verified.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::fs;
 use std::time::Duration;
 
