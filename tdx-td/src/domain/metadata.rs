@@ -168,10 +168,10 @@ fn other_template(there: &str, wanted: &str) -> &'static str {
 /// Returns a description of a value that differs from the requested one. Sizes are shown in units, if these differ.
 fn difference(key: &str, is: &str, wanted: &str) -> String {
     let size = |bytes: &str| bytes.parse().map(|bytes| Size(bytes).to_string());
-    if let (Some(name), Ok(is), Ok(wanted)) = (key.strip_suffix("_bytes"), size(is), size(wanted)) {
-        if is != wanted {
-            return format!("{name} is {is}, but {wanted} was requested");
-        }
+    if let (Some(name), Ok(is), Ok(wanted)) = (key.strip_suffix("_bytes"), size(is), size(wanted))
+        && is != wanted
+    {
+        return format!("{name} is {is}, but {wanted} was requested");
     }
     format!("{key} is {is}, but {wanted} was requested")
 }
