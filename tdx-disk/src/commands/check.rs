@@ -77,7 +77,11 @@ impl Item for CheckItem {
     }
 
     fn row(&self) -> Vec<String> {
-        let messages: Vec<&str> = self.findings.iter().map(|f| f.message.as_str()).collect();
+        let shown = |finding: &FindingItem| match finding.level {
+            Level::Note => format!("note: {}", finding.message),
+            _ => finding.message.clone(),
+        };
+        let messages: Vec<String> = self.findings.iter().map(shown).collect();
         vec![
             self.device.clone(),
             Size(self.size_bytes).to_string(),

@@ -91,13 +91,20 @@ impl Item for CheckItem {
     }
 
     fn row(&self) -> Vec<String> {
-        // One fact can be the reason for two codes.
-        let mut messages: Vec<&str> = Vec::new();
-        for finding in &self.findings {
-            if !messages.contains(&&*finding.message) {
-                messages.push(&finding.message);
+        // One fact can be the reason for a blocker and for a note. Blockers come first, so that it counts as a blocker.
+        let (notes, blockers): (Vec<_>, Vec<_>) =
+            self.findings.iter().partition(|finding| finding.level == Level::Note);
+        let mut facts: Vec<&FindingItem> = Vec::new();
+        for finding in blockers.into_iter().chain(notes) {
+            if facts.iter().all(|fact| fact.message != finding.message) {
+                facts.push(finding);
             }
         }
+        let shown = |fact: &&FindingItem| match fact.level {
+            Level::Note => format!("note: {}", fact.message),
+            _ => fact.message.clone(),
+        };
+        let messages: Vec<String> = facts.iter().map(shown).collect();
         vec![
             self.bdf.to_string(),
             self.role.as_str().to_owned(),
