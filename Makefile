@@ -148,6 +148,7 @@ test-full: rust packages release ## long tests: commands at the same time, crowd
 	TDX_CRASH=full TDX_BIN_DIR=$(abspath $(RELEASE)) cargo test --locked --workspace --test gpu_rig --test td_rig -- --include-ignored killed_at_any_step
 	TDX_PROFILE=release cargo test --locked --workspace --test docs_rig -- --include-ignored packaging_rig::
 	TDX_ROUNDS=70 TDX_BIN_DIR=$(abspath $(RELEASE)) cargo test --locked --workspace --test gpu_rig -- --include-ignored --nocapture parallel_rig::
+	$(MAKE) fuzz
 
 fuzz: rust ## a million cases of everything that reads what others wrote; FUZZ_CASES says how many
 	PROPTEST_CASES=$(FUZZ_CASES) cargo test --profile fuzz --workspace --locked --lib -- panic

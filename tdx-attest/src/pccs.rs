@@ -114,7 +114,7 @@ impl Pccs {
     /// Errors: `invalid_input` for a quote without the certificate of its platform; `failed` for a service that cannot
     /// be reached or that answers otherwise than expected.
     pub fn fetch(&self, quote: &[u8]) -> Result<Collateral> {
-        let (platform, pck_chain) = pck::platform_of(quote)?;
+        let platform = pck::platform_of(quote)?;
         let authority = platform.authority;
         let pck_crl =
             self.get(&format!("sgx/certification/v4/pckcrl?ca={authority}&encoding=der"))?;
@@ -133,7 +133,8 @@ impl Pccs {
             tcb_info_signature,
             qe_identity,
             qe_identity_signature,
-            pck_certificate_chain: Some(pck_chain),
+            // The quote has its own. With this one, the collateral would serve one platform only.
+            pck_certificate_chain: None,
         };
         let url = &self.url.0;
         Collateral::new(parts, url).map_err(|error| {

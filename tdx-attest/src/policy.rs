@@ -20,21 +20,26 @@ const LIMIT: usize = 1 << 20;
 #[serde(deny_unknown_fields, default)]
 pub struct Policy {
     /// The accepted states of the platform's TCB; by default `UpToDate` alone.
+    #[serde(deserialize_with = "present")]
     pub accept_status: Option<Vec<TcbStatus>>,
     /// The oldest accepted date of the TCB level; by default any.
     #[serde(deserialize_with = "date")]
     pub min_tcb_date: Option<Time>,
     /// The accepted identifiers of advisories, such as `INTEL-SA-00837`; by default any.
+    #[serde(deserialize_with = "present")]
     pub accept_advisories: Option<Vec<String>>,
     /// Which attributes of the trust domain must have which values.
+    #[serde(deserialize_with = "present")]
     pub attributes: Option<Masked>,
     /// Which processor features (XFAM) must have which values.
+    #[serde(deserialize_with = "present")]
     pub xfam: Option<Masked>,
     /// The values of registers.
     pub registers: BTreeMap<Register, Bytes>,
     /// The registers that must be compared with a value, from this policy or from expected values.
     pub required_registers: Vec<Register>,
     /// The report data, as [`report_data`] reads it.
+    #[serde(deserialize_with = "present")]
     pub report_data: Option<ReportData>,
 }
 
@@ -138,6 +143,12 @@ impl<'de> Deserialize<'de> for ReportData {
     }
 }
 
+/// Reads the value of a key that is there. An empty value is an error: a demand must not vanish because a template left
+/// its value empty.
+fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(d: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(d).map(Some)
+}
+
 /// Reads eight bytes in the order of the quote, in hexadecimal digits.
 fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     let Bytes(bytes) = Bytes::deserialize(deserializer)?;
@@ -183,7 +194,7 @@ mod tests {
         assert_eq!(policy.registers[&Register::Mrtd], Bytes(vec![0xab; 48]));
         assert_eq!(policy.required_registers, [Register::Mrtd, Register::Rtmr0]);
         assert_eq!(policy.report_data.unwrap().0[..3], [0, 255, 0]);
-        for text in ["", "# nothing\n", "xfam:"] {
+        for text in ["", "# nothing\n"] {
             assert_eq!(parse(text).statuses(), [TcbStatus::UpToDate], "{text}");
         }
     }
@@ -210,6 +221,25 @@ mod tests {
             let error = Policy::parse(text, "p.yaml").unwrap_err();
             assert_eq!(error.message(), "p.yaml is not a policy", "{text}");
             assert!(error.causes()[0].contains(says), "{text}: {:?}", error.causes());
+        }
+    }
+
+    #[test]
+    fn a_key_without_a_value_is_refused() {
+        for key in [
+            "accept_status",
+            "min_tcb_date",
+            "accept_advisories",
+            "attributes",
+            "xfam",
+            "registers",
+            "required_registers",
+            "report_data",
+        ] {
+            for value in ["", " null", " ~"] {
+                let text = format!("{key}:{value}");
+                assert!(Policy::parse(&text, "p.yaml").is_err(), "{text}");
+            }
         }
     }
 

@@ -240,6 +240,22 @@ fn a_register_that_is_not_predicted_is_no_match() {
 }
 
 #[test]
+fn an_expectation_that_cannot_be_compared_is_exit_3() {
+    let files = Files::new(&entries());
+    let digits = "00".repeat(48);
+    for (content, more) in [
+        ("[]".to_owned(), "--quote quote.bin"),
+        (r#"[{"register":"rtmr0","value":null,"events":[]}]"#.to_owned(), "--quote quote.bin"),
+        (format!(r#"[{{"register":"mrtd","value":"{digits}"}}]"#), ""),
+    ] {
+        files.write("expected.json", &content);
+        let error = files.replay(&format!("ccel.bin {more} --expect expected.json")).error(3);
+        let message = error["message"].as_str().unwrap();
+        assert!(message.ends_with("contains nothing to compare the event log with"), "{message}");
+    }
+}
+
+#[test]
 fn the_table_shows_registers_and_the_first_difference() {
     let files = Files::new(&entries());
     let mut edited = entries();

@@ -52,7 +52,10 @@ pub(crate) fn file(name: &str) -> String {
 /// The directory of the samples: in the sources that cargo built dcap-qvl of.
 fn directory() -> PathBuf {
     let metadata = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
-        .args(["metadata", "--format-version=1", "--locked", "--offline", "--manifest-path"])
+        .args(["metadata", "--format-version=1", "--locked", "--offline"])
+        // cargo has not downloaded what other platforms need.
+        .arg(format!("--filter-platform={}-unknown-linux-gnu", std::env::consts::ARCH))
+        .arg("--manifest-path")
         .arg(repository().join("Cargo.toml"))
         .output()
         .unwrap();

@@ -167,6 +167,17 @@ pub fn run(_: &Context, args: ReplayArgs) -> Result<Outcome> {
     };
     let items = comparison::compare(&log, &reference).into_iter().map(ReplayItem::from);
     let items: Vec<ReplayItem> = items.collect();
+    let compares =
+        |item: &ReplayItem| item.expected_value.is_some() && item.result != Verdict::NotCompared;
+    if let Some((path, (_, events))) = args.expect.as_deref().zip(expected.as_ref())
+        && !events.has_digests()
+        && !items.iter().any(compares)
+    {
+        let message =
+            format!("{} contains nothing to compare the event log with", input::name(path));
+        return Err(Error::invalid_input(message)
+            .hint("add --events to tdx-attest measure; to compare other registers, add --quote"));
+    }
     let fits = items.iter().all(|item| item.result != Verdict::Differs);
     let warning = log.has_trailing_bytes.then(|| {
         format!("{} has bytes after the end of the log, which were ignored", input::name(&args.log))

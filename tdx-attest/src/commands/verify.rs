@@ -46,8 +46,8 @@ pub struct VerifyArgs {
     /// The file with the collateral: the output of tdx-attest collateral
     #[arg(long, value_name = "FILE", required_unless_present = "no_collateral")]
     collateral: Option<PathBuf>,
-    /// Check only the signature and the certificate chain, not whether the platform is up to date or its certificates
-    /// are revoked
+    /// Check only the signature and the certificate chain. Whoever controls a genuine platform can forge such a quote:
+    /// only collateral tells Intel's quoting enclave from another enclave
     #[arg(long, conflicts_with = "collateral")]
     no_collateral: bool,
     /// Verify as of this time, in RFC 3339 or in seconds since 1970 [default: now]
@@ -74,14 +74,20 @@ pub struct VerifyArgs {
 pub fn run(_: &Context, args: VerifyArgs) -> Result<Outcome> {
     let paths = [Some(&args.quote), args.event_log.as_ref(), args.expect.as_ref()];
     let is_stdin = |path: &&PathBuf| path.as_path() == Path::new(input::STDIN);
+    for (option, path) in [("--collateral", &args.collateral), ("--policy", &args.policy)] {
+        if path.as_ref().is_some_and(|path| is_stdin(&path)) {
+            return Err(Error::usage(format!("{option} cannot be read from standard input")));
+        }
+    }
     if paths.into_iter().flatten().filter(is_stdin).count() > 1 {
         return Err(Error::usage("only one argument can be -: standard input is read once"));
     }
     let demands = Demands {
         policy: args.policy.as_deref().map(Policy::read).transpose()?.unwrap_or_default(),
         expected: args.expect.as_deref().map(expected).transpose()?.unwrap_or_default(),
-        report_data: args.report_data,
+        report_data: args.report_data.clone(),
     };
+    let warnings = warnings(&args, &demands);
     let keys = demands.policy.keys_about_tcb();
     if args.no_collateral && !keys.is_empty() {
         let message =
@@ -96,10 +102,27 @@ pub fn run(_: &Context, args: VerifyArgs) -> Result<Outcome> {
     let mut checks = judgement::checks(report, &verdict, &demands);
     checks.push(event_log_check(args.event_log.as_deref(), report, &demands)?);
     let holds = judgement::holds(&checks, collateral.is_some());
-    let warning = "tcb: not checked. Without collateral, an outdated platform and a revoked certificate go unnoticed";
-    let warnings = collateral.is_none().then(|| warning.to_owned());
     let document = Document::new("tdx.attest.verify", checks).warnings(warnings);
     Ok(Outcome::answer(document, holds))
+}
+
+/// What was not checked although it matters.
+fn warnings(args: &VerifyArgs, demands: &Demands) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if args.no_collateral {
+        warnings.push(
+            "tcb: not checked. Without collateral, an outdated platform, a revoked certificate and a quote that the host \
+             forged go unnoticed"
+                .to_owned(),
+        );
+    }
+    if args.event_log.is_none() && demands.expected.1.has_digests() {
+        warnings.push(
+            "the expected events were not compared: no event log was given (--event-log LOG)"
+                .to_owned(),
+        );
+    }
+    warnings
 }
 
 /// The check of the event log in a file.

@@ -210,6 +210,14 @@ fn rtmr3_without_log_entries_differs_only_on_request() {
         let comparison = of(compared(&events, Some(&quote), Some(&expected)), Register::Rtmr3);
         assert_eq!(comparison.verdict, verdict);
     }
+    // An expected event in a log that does not lead to the quote proves nothing.
+    let event = ExpectedEvent { description: "application".to_owned(), digest: Some(measured) };
+    let expected = (
+        Expected(BTreeMap::from([(Register::Rtmr3, None)])),
+        ExpectedEvents(BTreeMap::from([(Register::Rtmr3, vec![event])])),
+    );
+    let comparison = of(compared(&events, Some(&quote), Some(&expected)), Register::Rtmr3);
+    assert_eq!(comparison.verdict, Verdict::Differs);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use common::cli::{Change, Context, interrupt, seconds};
 use common::document::output::Outcome;
 use common::document::{Action, Document};
 use common::libvirt::{Context as _, Libvirt, State};
-use common::{Error, Result};
+use common::{Error, Result, shell};
 use virt::domain::Domain;
 
 use crate::commands::args::names;
@@ -37,7 +37,7 @@ pub struct EvidenceArgs {
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Maximum time for the guest agent, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = seconds())]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = seconds())]
     timeout: u64,
     #[command(flatten)]
     change: Change,
@@ -59,7 +59,7 @@ Guest:
 
 Examples:
   tdx-td evidence vault --nonce $(openssl rand -hex 32) --out evidence
-  tdx-td evidence vault --nonce 00ff --out evidence --timeout 60";
+  tdx-td evidence vault --nonce 00ff --out evidence --timeout 120";
 
 /// Gets the evidence of a domain and writes it into a directory.
 ///
@@ -133,7 +133,9 @@ fn expect_agent(domain: &Domain, name: &str) -> Result<()> {
     let state = power::state(domain, name)?;
     if state != State::Running {
         let message = format!("domain '{name}' is {}, expected running", state.as_str());
-        return Err(Error::conflict(message).hint(format!("run tdx-td start {name}")));
+        return Err(
+            Error::conflict(message).hint(format!("run tdx-td start {}", shell::quote(name)))
+        );
     }
     let xml = domain.xml_desc(0).context(format_args!("read domain '{name}'"))?;
     if Definition::parse(xml)?.has_agent() {

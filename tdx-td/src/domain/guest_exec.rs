@@ -127,7 +127,8 @@ impl<'d> GuestAgent<'d> {
         Error::failed(format!(
             "the guest agent of domain '{name}' did not finish within {seconds} s"
         ))
-        .hint("to wait longer, add --timeout SECONDS; in the guest, run systemctl status qemu-guest-agent")
+        .hint("to wait longer, add --timeout SECONDS; in the guest, run systemctl status qemu-guest-agent; for a quote, run \
+               systemctl status qgsd on the host")
     }
 
     /// The error for a call that libvirt refused. Source: libvirt `virErrorNumber`.

@@ -11,6 +11,9 @@ use crate::evidence::quote;
 /// The provider of quotes of trust domains: the kernel module of TDX guests.
 pub const PROVIDER: &str = "tdx_guest";
 
+/// What the script prints before the quote.
+const PROVIDER_LINE: &str = "tdx_guest\n";
+
 /// The script that gets a quote in the guest. Its exit statuses are those of [`failure`].
 const SCRIPT: &str = include_str!("get-quote.sh");
 
@@ -51,8 +54,11 @@ fn read_quote(exit: &Exit, name: &str, data: &ReportData) -> Result<Vec<u8>> {
     if status != 0 {
         return Err(failure(status, exit, name));
     }
-    let end = exit.stdout.iter().position(|byte| *byte == b'\n').unwrap_or_default();
-    let quote = exit.stdout.get(end + 1..).unwrap_or_default();
+    let quote = exit.stdout.strip_prefix(PROVIDER_LINE.as_bytes()).ok_or_else(|| {
+        Error::failed(format!(
+            "the process that reads the quote of domain '{name}' printed no provider"
+        ))
+    })?;
     if quote.len() > quote::LIMIT {
         let message = format!("the quote of domain '{name}' has more than {} bytes", quote::LIMIT);
         return Err(Error::failed(message));
@@ -137,8 +143,8 @@ mod tests {
             (printed(&other), "does not contain the nonce"),
             (printed(&large), "has more than 65536 bytes"),
             (printed(b""), "ends within the header"),
-            (b"tdx_guest".to_vec(), "ends within the header"),
-            (Vec::new(), "ends within the header"),
+            (b"tdx_guest".to_vec(), "printed no provider"),
+            (Vec::new(), "printed no provider"),
         ] {
             let error = read(0, &output).unwrap_err();
             assert!(error.message().contains(reason), "{error}");

@@ -137,15 +137,11 @@ pub(super) fn platform(pck: &Chain) -> Result<Platform, Failure> {
     })
 }
 
-/// The platform that made a quote, by the certificate in the quote, and the certificate's chain in PEM. Nothing is
-/// verified.
+/// The platform that made a quote, by the certificate in the quote. Nothing is verified.
 ///
 /// Errors: `invalid_input` for a quote whose signature data cannot be parsed, and for a quote without the certificate.
-pub fn platform_of(quote: &[u8]) -> Result<(Platform, String)> {
+pub fn platform_of(quote: &[u8]) -> Result<Platform> {
     let signed = Signed::parse(quote)?;
     let platform = signed.pck(None).and_then(|pck| platform(&pck));
-    let platform = platform.map_err(|failure| Error::invalid_input(failure.message))?;
-    let pem = &signed.signatures.certification_data.body.data;
-    let pem = String::from_utf8_lossy(pem).trim_end_matches('\0').to_owned();
-    Ok((platform, pem))
+    platform.map_err(|failure| Error::invalid_input(failure.message))
 }
