@@ -64,17 +64,10 @@ struct EventItem {
 }
 
 impl Expected {
-    /// Reads expected values from a file, or from standard input if the path is `-`.
+    /// Reads expected values and expected events from a file, or from standard input if the path is `-`.
     ///
     /// Errors: those of [`input::items_from`]; `invalid_input` for a value that is not hexadecimal or of another
-    /// length than the register, and for a register with two values.
-    pub fn read(path: &Path) -> Result<Self> {
-        Self::read_with_events(path).map(|(expected, _)| expected)
-    }
-
-    /// Reads expected values and expected events, as [`Expected::read`] does.
-    ///
-    /// Errors: those of [`Expected::read`]; `invalid_input` for a digest that is not 96 hexadecimal digits.
+    /// length than the register, for a register with two values, and for a digest that is not 96 hexadecimal digits.
     pub fn read_with_events(path: &Path) -> Result<(Self, ExpectedEvents)> {
         let expected = "the output of tdx-attest measure";
         let items = input::items_from(path, LIMIT, &["tdx.attest.measurements"], expected)?;

@@ -2,6 +2,7 @@
 
 use common::{Code, text};
 
+use crate::attributes::{DEBUG, MIGRATABLE, PROFILING, SEPT_VE_DISABLE, SERVTD_EXT};
 use crate::check::{Check, CheckResult};
 use crate::event_log::comparison::{self, Reference, Verdict as LogVerdict};
 use crate::event_log::log::EventLog;
@@ -13,14 +14,6 @@ use crate::quote::verification::failure::Failure;
 use crate::quote::verification::tcb::Tcb;
 use crate::quote::verification::verifier::Verdict;
 use crate::register::Register;
-
-/// Attributes of a trust domain. Source: Intel TDX Module ABI specification, "ATTRIBUTES".
-const DEBUG: u64 = 1;
-/// The host may observe the trust domain's performance (bits 4 to 6).
-const PROFILING: u64 = 0b111 << 4;
-const SERVTD_EXT: u64 = 1 << 17;
-const SEPT_VE_DISABLE: u64 = 1 << 28;
-const MIGRATABLE: u64 = 1 << 29;
 
 /// The name of the check of the event log.
 const EVENT_LOG: &str = "event_log";

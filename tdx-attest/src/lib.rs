@@ -10,6 +10,7 @@
 //! quotes and verifies them, [`policy`] reads what is demanded of a quote, and [`judgement`] compares the two: each
 //! [`check`] has a result. [`pccs`] fetches collateral.
 
+mod attributes;
 pub mod check;
 mod cli;
 pub mod commands;

@@ -11,16 +11,10 @@ use common::units::hex_u64;
 use common::xml::{Document, Node};
 use common::{Error, Result};
 
+use crate::attributes::{DEBUG, PERFMON, PKS, SEPT_VE_DISABLE};
 use crate::domain::memory::guest_memory;
 use crate::register::Digest;
 use crate::rtmr0::GuestMemory;
-
-/// The bits of the attributes: debugging by the host; no #VE exceptions for unmapped pages; protection keys of the
-/// supervisor; performance monitoring.
-const DEBUG: u64 = 1;
-const SEPT_VE_DISABLE: u64 = 1 << 28;
-const PKS: u64 = 1 << 30;
-const PERFMON: u64 = 1 << 63;
 
 /// The definition of a trust domain.
 #[derive(Debug)]

@@ -2,6 +2,8 @@
 
 use std::str::FromStr;
 
+use common::text::from_hex;
+
 /// The size of the report data of a quote, in bytes.
 ///
 /// Source: Intel TDX Module ABI Specification, REPORTMACSTRUCT, field REPORTDATA.
@@ -27,11 +29,9 @@ impl FromStr for ReportData {
                 digits.len()
             ));
         }
+        let nonce = from_hex(text).unwrap_or_default();
         let mut data = [0; REPORT_DATA];
-        for (byte, pair) in data.iter_mut().zip(digits.chunks_exact(2)) {
-            let value = |digit: u8| char::from(digit).to_digit(16).unwrap_or_default() as u8;
-            *byte = value(pair[0]) << 4 | value(pair[1]);
-        }
+        data[..nonce.len()].copy_from_slice(&nonce);
         Ok(Self(data))
     }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use common::document::input;
+use common::text::from_hex;
 use common::{Error, Result};
 
 /// The largest size of a file, in bytes.
@@ -48,8 +49,7 @@ impl<const N: usize> Blob<N> {
 fn decode(text: &str) -> Option<Vec<u8>> {
     let hex = text.strip_prefix("0x").unwrap_or(text);
     if !hex.is_empty() && hex.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-        let byte = |at| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok();
-        return (0..hex.len()).step_by(2).map(byte).collect();
+        return from_hex(hex);
     }
     BASE64.decode(text).ok().filter(|bytes| !bytes.is_empty())
 }
