@@ -84,6 +84,11 @@ impl Rig {
         Path::new("/proc").join(&self.pid).join("root").join(inside.trim_start_matches('/'))
     }
 
+    /// A path in the `/proc` directory of the first process of the rig.
+    pub(crate) fn process_path(&self, name: &str) -> PathBuf {
+        Path::new("/proc").join(&self.pid).join(name)
+    }
+
     /// A command inside the rig, in the scratch directory, with a cleared environment.
     pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
         // SIGINT has its default action, also if the tests run in the background of a shell, which ignores

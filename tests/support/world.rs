@@ -1,5 +1,10 @@
 //! Everything that the tools can change on a host, as lines of text for comparison.
 
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use std::{fs, thread};
+
 use super::pool::raw_image;
 use super::rig::{Rig, guest_image};
 use super::steps::anonymous;
@@ -115,28 +120,75 @@ impl World {
     }
 }
 
-/// Waits until libvirtd processes no call and has closed the files of the pool: libvirtd continues a call
-/// after its caller has died.
+/// Waits until libvirtd has no client, no call in work and no open file in the pool: libvirtd continues a call after
+/// its caller has died.
 ///
 /// libvirtd 9.0 keeps a volume open forever if it opens a stream for a caller that has just died. Then the
 /// test restarts libvirtd, as an administrator would have to.
 pub(crate) fn wait_until_idle(rig: &Rig) {
-    const IDLE: &str = r#"
-        for try in $(seq 300); do
-            virt-admin -c libvirtd:///system \
-                'srv-threadpool-info libvirtd; srv-clients-info libvirtd' |
-                awk '$2 == ":" { is[$1] = $3 }
-                    END { exit !is["nWorkers"] || is["freeWorkers"] < is["nWorkers"] ||
-                        is["jobQueueDepth"] + is["nclients"] }' &&
-                ! find $(pgrep ^libvirt | sed 's|.*|/proc/&/fd|') \
-                    -lname '/var/lib/libvirt/images/*' 2>/dev/null | grep . && exit
-            sleep 0.02
-        done
-        exit 1"#;
-    if rig.shell(IDLE).status != Some(0) {
+    if !becomes_idle(rig) {
         rig.libvirtd("restart");
-        rig.shell(IDLE).text();
+        assert!(becomes_idle(rig), "libvirtd is busy after a restart");
     }
+}
+
+/// Whether libvirtd is idle within 30 s.
+fn becomes_idle(rig: &Rig) -> bool {
+    let end = Instant::now() + Duration::from_secs(30);
+    while Instant::now() < end {
+        if is_idle(rig).unwrap_or(false) {
+            return true;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    false
+}
+
+/// `None` without a libvirtd.
+fn is_idle(rig: &Rig) -> Option<bool> {
+    let daemon = fs::read_to_string(rig.path("run/libvirtd.pid")).ok()?;
+    let daemon = rig.path("proc").join(daemon.trim());
+    // Clients first: a call that no worker has yet is one of a client.
+    if has_client(rig)? {
+        return Some(false);
+    }
+    // Idle workers of a pool wait on one condition variable: in futex(2), at two addresses in the same eight bytes.
+    let mut pools = HashMap::new();
+    for task in entries(&daemon.join("task")) {
+        let name = fs::read_to_string(task.join("comm")).unwrap_or_default();
+        if name.contains("rpc-") || name.starts_with("qemu-event") {
+            let call = fs::read_to_string(task.join("syscall")).unwrap_or_default();
+            let address = call.strip_prefix("202 0x")?.split(' ').next()?;
+            let variable = u64::from_str_radix(address, 16).ok()? / 8;
+            if *pools.entry(name).or_insert(variable) != variable {
+                return Some(false);
+            }
+        }
+    }
+    let of_libvirt = entries(&rig.path("proc")).filter(|process| {
+        fs::read_to_string(process.join("comm")).is_ok_and(|name| name.starts_with("libvirt"))
+    });
+    let mut files = of_libvirt.flat_map(|process| entries(&process.join("fd")));
+    Some(!files.any(|file| {
+        fs::read_link(file).is_ok_and(|file| file.starts_with("/var/lib/libvirt/images"))
+    }))
+}
+
+/// Whether a connection to libvirtd is not closed on its side: by the tables of sockets, proc_net(5).
+fn has_client(rig: &Rig) -> Option<bool> {
+    let table = |name| fs::read_to_string(rig.process_path(name)).ok();
+    let is_unix = |line: &str| line.contains(" 03 ") && line.ends_with("/libvirt-sock"); // connected
+    // The port 16509; established, or closed by the other side.
+    let is_tcp = |line: &str| {
+        let field = |at| line.split_whitespace().nth(at).unwrap_or_default();
+        field(1).ends_with(":407D") && ["01", "08"].contains(&field(3))
+    };
+    Some(table("net/unix")?.lines().any(is_unix) || table("net/tcp")?.lines().any(is_tcp))
+}
+
+/// The paths in a directory; none if it is gone.
+fn entries(directory: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path())
 }
 
 /// A rig with base.qcow2 in its pool, and images in its scratch directory.
