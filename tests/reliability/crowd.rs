@@ -5,9 +5,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use crate::support::idle::wait_until_idle;
 use crate::support::rig::Rig;
 use crate::support::tools::Run;
-use crate::support::world::{self, World, rig_with_images};
+use crate::support::world::{World, rig_with_images};
 
 const CROWD: usize = 20;
 
@@ -126,7 +127,7 @@ fn a_hundred_simultaneous_commands_succeed_or_name_the_obstacle() {
     println!("{:5} in all", all.values().sum::<usize>());
     rig.shell("tdx-td delete --all --yes --timeout 0").document();
     rig.shell("tdx-pool delete image0.raw image1.raw image2.raw image3.raw --yes").document();
-    world::wait_until_idle(&rig);
+    wait_until_idle(&rig);
     rig.shell("tdx-pool cleanup --yes").document();
     assert_eq!(World::of(&rig), before);
 }

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
+use crate::support::idle::wait_until_idle;
 use crate::support::pool::IMAGES;
 use crate::support::rig::Rig;
 use crate::support::steps::{Fate, Moment, anonymous, is_full, moments, of_each_kind};
-use crate::support::world::{self, World, rig_with_disk};
+use crate::support::world::{World, fill_with_images, rig_with_disk};
 
 const NEW: &str = "tdx-td new -i base.qcow2 --name x --security none --memory 64M --vcpus 1 \
                    --user guest --ssh-key key.pub";
@@ -195,7 +196,7 @@ fn fill(rig: &Rig, room: u32) {
 fn a_full_pool_is_reported_and_keeps_its_files() {
     let rig = Rig::start();
     rig.shell(&format!("mount -t tmpfs -o size=48M,mode=0711 tmpfs {IMAGES}")).text();
-    world::fill_with_images(&rig);
+    fill_with_images(&rig);
     rig.pool("import image.raw").document();
     for (line, before, room) in [
         ("tdx-pool import other.raw", "", 3000),
@@ -218,7 +219,7 @@ fn a_full_pool_is_reported_and_keeps_its_files() {
         if is_mute {
             let part = left[0].as_str().unwrap();
             assert!(left.len() == 1 && part.starts_with("volume 'import."), "{error:#}");
-            world::wait_until_idle(&rig);
+            wait_until_idle(&rig);
             let cleaned = rig.pool("cleanup --yes").document();
             assert_eq!(cleaned["changed"], true, "{cleaned:#}");
         } else {

@@ -5,10 +5,12 @@
 mod support {
     pub(crate) mod disk;
     pub(crate) mod file_race;
+    pub(crate) mod idle;
     pub(crate) mod kills;
     pub(crate) mod pool;
     pub(crate) mod race;
     pub(crate) mod rig;
+    pub(crate) mod rig_state;
     pub(crate) mod steps;
     pub(crate) mod table;
     pub(crate) mod td;

@@ -7,10 +7,11 @@ use std::time::Instant;
 
 use nix::sys::signal::Signal::{self, SIGINT, SIGKILL, SIGTERM};
 
+use super::idle::wait_until_idle;
 use super::rig::Rig;
 use super::steps::{Fate, Moment, Walk, is_full, moments, of_each_kind};
 use super::table::{self, Row};
-use super::world::{self, World};
+use super::world::World;
 
 /// A verb, the command that prepares it, and the command that undoes it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -109,7 +110,7 @@ pub(crate) fn walk(rig: &Rig, verb: &Verb<'_>) {
 
 fn prepare(rig: &Rig, verb: &Verb<'_>) {
     rig.shell(verb.before).text();
-    world::wait_until_idle(rig);
+    wait_until_idle(rig);
 }
 
 /// Undoes what a verb did completely or partly, and checks that nothing is left of it.
