@@ -12,7 +12,7 @@ use common::units::Size;
 use serde_json::{Value, json};
 
 use crate::support::rig::Rig;
-use crate::support::td::{self, define, foreign, rig_with_base, td};
+use crate::support::td::{self, define, foreign, rig_for_booted_guests, rig_with_base, td};
 use crate::support::tools::{Run, bin, tool, tool_with_input};
 
 /// Values that no number accepts: above 64 bits, negative, or not a number.
@@ -161,7 +161,7 @@ fn every_verb_accepts_or_refuses_numbers_of_any_size() {
 #[test]
 #[ignore = "needs root"]
 fn a_timeout_of_a_year_ends_when_the_guest_answers() {
-    let rig = rig_with_base(false);
+    let rig = rig_for_booted_guests();
     let year = "31536000";
     let new = td::new(&rig, &format!("--name x --wait ip --timeout {year}"));
     assert!(new.item()["ip"].is_string());
@@ -298,7 +298,7 @@ fn a_table_shows_a_cell_that_is_longer_than_any_screen() {
 #[test]
 #[ignore = "needs root"]
 fn a_full_output_is_an_error_that_lists_what_was_done() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     let run = rig.shell(
         "head -c 1M /dev/urandom >a.img; tdx-pool ensure >/dev/null; \
         printf '\\125\\252' | dd of=a.img bs=1 seek=510 conv=notrunc status=none; \
@@ -315,7 +315,7 @@ fn a_full_output_is_an_error_that_lists_what_was_done() {
 #[test]
 #[ignore = "needs root"]
 fn import_over_the_file_size_limit_fails_and_leaves_nothing() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     rig.shell(
         "head -c 1M /dev/urandom >a.img; \
         printf '\\125\\252' | dd of=a.img bs=1 seek=510 conv=notrunc status=none",

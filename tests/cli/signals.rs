@@ -186,7 +186,7 @@ fn a_prompt_ends_at_a_signal_or_the_end_of_input_and_only_yes_confirms() {
 #[test]
 #[ignore = "needs root"]
 fn a_prompt_for_a_passphrase_restores_the_echo_of_the_terminal() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     let before = rig.state();
     let line = "new --blank 1M --name x --security none --memory 64M --vcpus 1 \
         --set storage.encryption=on";

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::support::disk::{Console, blank, blockers, disk, text_at};
 use crate::support::rig::Rig;
 use crate::support::steps::{Fate, Moment, moments, spread};
-use crate::support::td::{define, foreign, new, rig_with_base};
+use crate::support::td::{define, foreign, new, rig_for_booted_guests};
 use crate::support::terminal::Process;
 use crate::support::tools;
 use crate::support::wait;

@@ -8,7 +8,7 @@ use crate::support::tools::{self, Run, repository};
 #[test]
 #[ignore = "needs root"]
 fn tdvirsh_accepts_the_command_lines_of_the_original() {
-    let rig = Rig::start();
+    let rig = Rig::start_for_booted_guests();
     let tdvirsh = |arguments: &str| -> Run {
         let script = repository().join("examples/tdvirsh");
         let settings = "TDX_SECURITY=none TDX_VIRT_TYPE=qemu TDX_MEMORY=256M TDX_VCPUS=1";
@@ -93,7 +93,7 @@ fn tdvirsh_accepts_the_command_lines_of_the_original() {
 #[test]
 #[ignore = "needs root"]
 fn tdvirsh_finds_image_and_template_beside_itself_and_waits_as_requested() {
-    let rig = Rig::start();
+    let rig = Rig::start_for_booted_guests();
     let text = template::emulated_original("trust_domain");
     let text = template::without(&text, "launchSecurity").replace('>', ">\n");
     let small = text.replace("16\n", "256\n").replace("unit=\"GiB\"", "unit=\"MiB\"");

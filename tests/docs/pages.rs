@@ -43,7 +43,7 @@ pages! {
 /// with eight GPUs and those marked `vectors` beside the event log and quote of a real trust domain. Fails when the page
 /// leaves anything behind.
 fn run(page: &str) {
-    let rig = Rig::start();
+    let rig = Rig::start_for_booted_guests();
     std::fs::copy(guest_image(false), rig.scratch().join("guest.qcow2")).unwrap();
     std::os::unix::fs::symlink(repository().join("examples"), rig.scratch().join("examples"))
         .unwrap();

@@ -12,13 +12,14 @@ use std::fs;
 use nix::sys::signal::Signal::SIGTERM;
 
 use crate::support::kills::{Verb, walk};
+use crate::support::rig::Rig;
 use crate::support::steps::{self, Fate, Moment};
 use crate::support::table;
 use crate::support::td::{define, foreign};
 use crate::support::template::emulated;
 use crate::support::tools::{self, repository};
 use crate::support::tree::Tree;
-use crate::support::world::{World, rig_with_disk, rig_with_images};
+use crate::support::world::{World, fill_with_images, rig_with_disk, rig_with_images};
 
 const NEW: &str = "tdx-td new -i base.qcow2 --name x --security none --memory 64M --vcpus 1";
 const WITH_SEED: &str = "tdx-td new -i base.qcow2 --name x --security none --memory 64M --vcpus 1 \
@@ -195,7 +196,9 @@ fn hostdevs_killed_at_any_step_can_be_finished_and_undone() {
 #[test]
 #[ignore = "needs root"]
 fn attach_and_detach_killed_at_any_step_can_be_finished_and_undone() {
-    let rig = rig_with_disk();
+    let rig = Rig::start_for_booted_guests();
+    fill_with_images(&rig);
+    rig.disk("disk");
     let new = NEW.replace("64M", "256M");
     rig.shell(&format!("{new} --hotplug-ports 2 --wait ip")).text();
     let (give, take) = ("tdx-disk attach x ./disk --persistent", "tdx-disk detach x ./disk");

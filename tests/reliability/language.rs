@@ -13,7 +13,7 @@ use crate::support::tools::{Run, bin};
 
 /// A rig whose libvirtd prints Japanese messages, for which libvirt has a translation.
 fn japanese_rig() -> Rig {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     rig.shell("echo ja >/run/rig/language").text();
     rig.libvirtd("restart");
     rig

@@ -24,15 +24,6 @@ pub(crate) struct Kernel {
     libvirt: Option<String>,
 }
 
-/// Replaces the firmware of guests, in the memory of the emulated machine, by code that halts: cli, then hlt for ever. No
-/// test waits for a guest inside of an emulated machine, and a guest there would use both of its processors.
-const HALTING_FIRMWARE: &str = r"
-cd /usr/share
-for file in OVMF/OVMF_CODE_4M.fd OVMF/OVMF_CODE_4M.secboot.fd seabios/bios-256k.bin; do
-    size=$(stat -c %s $file) && rm $file && truncate -s $size $file &&
-        printf '\372\364\353\375' | dd of=$file bs=1 seek=$((size - 16)) conv=notrunc status=none || exit
-done";
-
 impl Kernel {
     /// Boots the kernel.
     pub(crate) fn start() -> Self {
@@ -57,7 +48,7 @@ impl Kernel {
         Self { holder, folder, libvirt: None }
     }
 
-    /// Boots the kernel and starts a libvirtd in it, as in rig 1. All commands run beside that libvirtd.
+    /// Boots the kernel and starts a libvirtd in it, as in rig 1, whose guests do not boot. All commands run beside that libvirtd.
     pub(crate) fn start_with_libvirt() -> Self {
         Self::start().with_libvirt("")
     }
@@ -73,12 +64,11 @@ impl Kernel {
     /// Starts a libvirtd in the kernel, with variables for `tests/rig/libvirt`.
     fn with_libvirt(mut self, variables: &str) -> Self {
         let rig = repository().join("tests/rig/libvirt");
-        self.shell(HALTING_FIRMWARE).text();
         // No udev runs here that could load the modules that guests need.
         let line = format!(
             "modprobe -a tun vhost_net vhost_vsock && mkfifo libvirt.in && \
              {{ sleep 1000000 >libvirt.in & }} && \
-             {{ {variables} {} /tmp/libvirt <libvirt.in >libvirt.out 2>&1 & }} && \
+             {{ TDX_RIG_HALT=1 {variables} {} /tmp/libvirt <libvirt.in >libvirt.out 2>&1 & }} && \
              for _ in $(seq 600); do grep -q . libvirt.out && break; sleep 0.1; done; cat libvirt.out",
             rig.display()
         );

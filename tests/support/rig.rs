@@ -44,17 +44,22 @@ pub(crate) struct Rig {
 }
 
 impl Rig {
-    /// Starts rig 1.
+    /// Starts rig 1. Its guests run, but do not boot: firmware in software emulation would use all processors.
     pub(crate) fn start() -> Self {
-        Self::start_with("tests/rig/libvirt")
+        Self::start_with("tests/rig/libvirt", &[("TDX_RIG_HALT", "1")])
+    }
+
+    /// Starts rig 1 for guests that boot.
+    pub(crate) fn start_for_booted_guests() -> Self {
+        Self::start_with("tests/rig/libvirt", &[])
     }
 
     /// Starts rig 3, whose libvirt detects TDX on the host.
     pub(crate) fn start_tdx() -> Self {
-        Self::start_with("tests/rig/tdx")
+        Self::start_with("tests/rig/tdx", &[])
     }
 
-    fn start_with(script: &str) -> Self {
+    fn start_with(script: &str, variables: &[(&str, &str)]) -> Self {
         // Tests have priority over guests, which are sessions of their own. See tests/rig/libvirtd.
         std::fs::write("/proc/self/autogroup", "-10").ok();
         let folder = tempfile::Builder::new().prefix("tdx-rig.").tempdir().unwrap();
@@ -64,6 +69,7 @@ impl Rig {
         let mut holder = Command::new(repository().join(script))
             .arg(folder.path().join("rig"))
             .env("TDX_BIN_DIR", bin_dir())
+            .envs(variables.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -14,12 +14,18 @@ pub(crate) const SMALL: [&str; 6] = ["--security", "none", "--memory", "256M", "
 /// The directory of the pool.
 pub(crate) const IMAGES: &str = "/var/lib/libvirt/images";
 
-/// A rig whose pool has `guest.qcow2`, and `deaf.qcow2` if requested.
-pub(crate) fn rig_with_base(deaf: bool) -> Rig {
+/// A rig whose pool has `guest.qcow2`. Guests run, but do not boot.
+pub(crate) fn rig_with_base() -> Rig {
     let rig = Rig::start();
     rig.tool("tdx-pool", ["import".as_ref(), guest_image(false).as_os_str()]).document();
-    if deaf {
-        rig.tool("tdx-pool", ["import".as_ref(), guest_image(true).as_os_str()]).document();
+    rig
+}
+
+/// A rig for guests that boot. Its pool has `guest.qcow2` and `deaf.qcow2`, which ignores the power button.
+pub(crate) fn rig_for_booted_guests() -> Rig {
+    let rig = Rig::start_for_booted_guests();
+    for deaf in [false, true] {
+        rig.tool("tdx-pool", ["import".as_ref(), guest_image(deaf).as_os_str()]).document();
     }
     rig
 }

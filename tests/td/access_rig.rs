@@ -11,7 +11,7 @@ use crate::support::rig::{self, Rig, debian_image};
 #[test]
 #[ignore = "needs root"]
 fn a_seed_lets_only_its_user_log_in() {
-    let rig = Rig::start();
+    let rig = Rig::start_for_booted_guests();
     rig.tool("tdx-pool", ["import".as_ref(), debian_image().as_os_str()]).document();
     let before = rig.state();
     rig.shell("ssh-keygen -q -t ed25519 -N '' -f id").text();
@@ -61,7 +61,7 @@ fn a_seed_lets_only_its_user_log_in() {
 #[test]
 #[ignore = "needs root"]
 fn new_keeps_or_deletes_a_guest_that_is_not_ready_in_time() {
-    let rig = Rig::start();
+    let rig = Rig::start_for_booted_guests();
     let image = rig::guest_image(false);
     rig.tool("tdx-pool", ["import".as_ref(), image.as_os_str()]).document();
     let before = rig.state();
@@ -81,7 +81,7 @@ fn new_keeps_or_deletes_a_guest_that_is_not_ready_in_time() {
 #[test]
 #[ignore = "needs root"]
 fn ssh_reaches_the_guests_own_card_and_not_the_hosts_docker_bridge() {
-    let rig = Rig::start();
+    let rig = Rig::start_for_booted_guests();
     rig.tool("tdx-pool", ["import".as_ref(), debian_image().as_os_str()]).document();
     rig.shell(
         "for bridge in br9=10.9.9.1/24 docker0=172.17.0.1/16; do \

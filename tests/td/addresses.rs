@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::support::disk::Console;
 use crate::support::rig::Rig;
-use crate::support::td::{define, foreign, listed, new, rig_with_base, td};
+use crate::support::td::{define, foreign, listed, new, rig_for_booted_guests, rig_with_base, td};
 use crate::support::wait::wait_for;
 
 /// A network of the host whose guests get no lease from it.
@@ -49,7 +49,7 @@ struct Guest {
 
 impl Guest {
     fn start() -> Self {
-        let rig = rig_with_base(false);
+        let rig = rig_for_booted_guests();
         std::fs::write(rig.scratch().join("lan.xml"), LAN).unwrap();
         rig.virsh(["net-define", "lan.xml"]);
         rig.virsh(["net-start", "lan"]);
@@ -200,7 +200,7 @@ fn ssh_refuses_an_address_that_ssh_would_parse_as_an_option() {
 #[test]
 #[ignore = "needs root"]
 fn ssh_from_another_host_refuses_a_port_on_the_loopback_of_the_guests_host() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     let forwarded = new(&rig, "--name g --ssh-port auto").item();
     assert_eq!(forwarded["ssh"]["host"], "127.0.0.1");
     let from = |host: &str, verb: &str| {

@@ -270,7 +270,7 @@ fn new_refuses_a_base_that_a_domain_writes_to() {
 #[test]
 #[ignore = "needs root"]
 fn new_refuses_a_base_that_gains_a_writer_during_the_prompt() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     rig.shell(&format!("cp {} other.qcow2; chmod 666 other.qcow2", guest_image(false).display()))
         .text();
     td(&rig, &small("new --vmimage other.qcow2 --name x")).item();

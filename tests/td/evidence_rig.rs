@@ -62,7 +62,7 @@ struct Guest {
 
 impl Guest {
     fn start() -> Self {
-        let rig = Rig::start();
+        let rig = Rig::start_for_booted_guests();
         rig.tool("tdx-pool", ["import".as_ref(), debian_image().as_os_str()]).document();
         let new = "tdx-td new -i debian.qcow2 --security none --virt-type qemu --memory 512M \
             --vcpus 2 --name vault --wait agent --timeout 280";

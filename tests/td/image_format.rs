@@ -147,7 +147,7 @@ fn told_to_qemu(rig: &Rig, file: &str) -> Vec<Value> {
 #[test]
 #[ignore = "needs root"]
 fn every_image_chain_in_a_definition_is_terminated() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     make_headers(&rig);
     rig.shell("cp plain own.qcow2; chmod 666 own.qcow2; echo 'ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA me' >key.pub").text();
     let seed = "--user guest --ssh-key key.pub --cdrom zeros";
@@ -184,7 +184,7 @@ fn every_image_chain_in_a_definition_is_terminated() {
 #[test]
 #[ignore = "needs root"]
 fn a_cdrom_is_raw_read_only_and_shareable_whatever_its_content() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     make_headers(&rig);
     rig.shell("(printf 'QFI\\373'; head -c 1M /dev/zero) >garbage").text();
     let headers = ["backing", "data-file", "encrypted", "garbage", "zeros"];
@@ -206,7 +206,7 @@ fn a_cdrom_is_raw_read_only_and_shareable_whatever_its_content() {
 #[test]
 #[ignore = "needs root"]
 fn disks_of_a_template_have_the_stated_format_and_no_header_is_followed() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     make_headers(&rig);
     rig.shell("cp backing b.qcow2; cp data-file d.qcow2; cp plain p.qcow2; cp zeros z.raw; chmod 666 *.qcow2 *.raw").text();
     let here = rig.scratch().display().to_string();

@@ -40,7 +40,7 @@ fn orphans(rig: &Rig) -> usize {
 #[test]
 #[ignore = "needs root"]
 fn a_signal_undoes_new_or_arrives_after_its_last_step() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     let before = rig.state();
     let mut undone = 0;
     for (round, moment) in moments_of_new(&rig, 8).iter().enumerate() {
@@ -63,7 +63,7 @@ fn a_signal_undoes_new_or_arrives_after_its_last_step() {
 #[test]
 #[ignore = "needs root"]
 fn delete_and_cleanup_remove_what_a_killed_new_leaves() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     let before = rig.state();
     for (round, moment) in moments_of_new(&rig, 8).iter().enumerate() {
         let run = new_then(&rig, SIGKILL, moment);
@@ -82,7 +82,7 @@ fn delete_and_cleanup_remove_what_a_killed_new_leaves() {
 #[test]
 #[ignore = "needs root"]
 fn new_leaves_nothing_if_the_guest_cannot_start() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     let nvram = "/var/lib/libvirt/qemu/nvram";
     rig.shell(&format!("mkdir -p {nvram} && mount -t tmpfs -o size=64k,mode=0777 tmpfs {nvram}"))
         .text();
@@ -102,7 +102,7 @@ fn new_leaves_nothing_if_the_guest_cannot_start() {
 #[test]
 #[ignore = "needs root"]
 fn death_of_libvirtd_during_new_is_reported_and_can_be_repaired() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     // A libvirtd that is killed while it starts a QEMU forgets one of its sockets. A libvirtd that is killed
     // while it writes a definition leaves the new file beside the old one.
     let state = || {

@@ -10,7 +10,7 @@ const SMALL: [&str; 8] =
 #[test]
 #[ignore = "needs root"]
 fn a_guest_is_created_used_and_deleted_without_a_trace() {
-    let rig = Rig::start();
+    let rig = Rig::start_for_booted_guests();
     let image = guest_image(false);
     rig.tool("tdx-pool", ["import".as_ref(), image.as_os_str()]).document();
     let before = rig.state();

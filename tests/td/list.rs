@@ -88,7 +88,7 @@ fn domains_of_the_original_script_count_as_managed() {
 #[test]
 #[ignore = "needs root"]
 fn list_and_show_describe_every_kind_of_domain() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     let disks = "<disk type='file' device='cdrom'><target dev='sda' bus='sata'/></disk>\
         <disk type='volume' device='disk'><source pool='tdvirsh-pool' volume='v &amp; w'/>\
         <target dev='vda' bus='virtio'/></disk>\

@@ -91,7 +91,7 @@ fn free_ports(xml: &str) -> usize {
 #[test]
 #[ignore = "needs root"]
 fn new_adds_free_hotplug_ports_that_take_a_disk() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     for ports in [0, 1, 8, 20, 64] {
         let line = format!("render -i guest.qcow2 {} --name p --xml", SMALL.join(" "));
         let xml = td(&rig, &format!("{line} --hotplug-ports {ports}"));
@@ -124,7 +124,7 @@ fn new_adds_free_hotplug_ports_that_take_a_disk() {
 #[test]
 #[ignore = "needs root"]
 fn new_of_an_existing_name_finds_the_domain_or_names_the_difference() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     rig.shell("cp /var/lib/libvirt/images/guest.qcow2 other.qcow2").text();
     new(&rig, "--name web1").item();
     for (more, says) in [
@@ -206,7 +206,7 @@ fn simultaneous_new_commands_succeed_and_create_each_name_once() {
 #[test]
 #[ignore = "needs root"]
 fn new_accepts_any_name_that_libvirt_accepts() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     let before = rig.state();
     let names =
         ["a b & 'c' \"d\" <e>", "ゲスト", "-dash", "...", "x;$(reboot)`id`", "tdvirsh-mine"];
@@ -241,7 +241,7 @@ fn new_accepts_any_name_that_libvirt_accepts() {
 #[test]
 #[ignore = "needs root"]
 fn new_finds_an_image_in_the_pool_in_a_file_or_by_default() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     let plan = |line: &str| td(&rig, &format!("new -n {} {line}", SMALL.join(" ")));
     let base = |run: Run| run.item()["base"].as_str().unwrap().to_owned();
 
@@ -281,7 +281,7 @@ fn new_finds_an_image_in_the_pool_in_a_file_or_by_default() {
 #[test]
 #[ignore = "needs root"]
 fn flags_override_variables_and_variables_override_files() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     let host = rig.scratch().join("host");
     let user = rig.scratch().join("user/tdx");
     for folder in [host.join("etc/tdx"), user.clone()] {
@@ -331,7 +331,7 @@ fn flags_override_variables_and_variables_override_files() {
 #[test]
 #[ignore = "needs root"]
 fn new_waits_while_its_base_is_deleted_and_leaves_nothing() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     let before = rig.shell("virsh list --all --name; ls /var/lib/libvirt/images").text().to_owned();
     // The lock that tdx-pool delete takes when a member of the group libvirt runs it.
     rig.shell(

@@ -180,7 +180,7 @@ fn new_refuses_bad_input_before_it_changes_anything() {
 #[test]
 #[ignore = "needs root"]
 fn memory_is_compared_with_the_larger_of_the_hosts_figures() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     let host = |node: u64, machine: u64| {
         let files = [("/sys/devices/system/node/node0/meminfo", node), ("/proc/meminfo", machine)];
         for (file, gib) in files {
@@ -244,7 +244,7 @@ fn new_refuses_a_pool_below_a_closed_directory_before_it_copies() {
 #[test]
 #[ignore = "needs root"]
 fn a_truncated_download_in_the_pool_is_named_with_its_remedy() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     let cut = format!("{IMAGES}/cut.qcow2");
     rig.shell(&format!("head -c 60 {IMAGES}/guest.qcow2 >{cut}")).text();
     let hint = format!("delete {cut}");

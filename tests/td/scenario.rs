@@ -160,7 +160,7 @@ fn user_settings_of_virt_scenario_are_read_unchanged() {
 #[test]
 #[ignore = "needs root"]
 fn new_starts_a_guest_of_every_scenario() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     let before = rig.state();
     let small = "--security none --memory 256M --vcpus 1";
     for (scenario, expected) in
@@ -188,7 +188,7 @@ fn new_starts_a_guest_of_every_scenario() {
 #[test]
 #[ignore = "needs root"]
 fn new_warns_of_host_settings_and_changes_them_only_with_tune_host() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     rig.shell(
         "mkdir -p host/proc/sys/vm host/proc/self host/sys/kernel/mm/transparent_hugepage && \
         echo 60 >host/proc/sys/vm/swappiness && \
@@ -220,7 +220,7 @@ fn new_warns_of_host_settings_and_changes_them_only_with_tune_host() {
 #[test]
 #[ignore = "needs root"]
 fn new_refuses_or_replaces_settings_that_the_host_cannot_provide() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     let before = rig.state();
     let refused = |line: &str, status: i32, says: &str| {
         let error = td(&rig, line).error(status);
@@ -266,7 +266,7 @@ fn new_refuses_or_replaces_settings_that_the_host_cannot_provide() {
 #[test]
 #[ignore = "needs root"]
 fn a_blank_disk_follows_the_scenario_and_is_deleted_with_its_domain() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     let before = rig.state();
     let new = "--security none --memory 256M --vcpus 1 --name web1";
     let path = |rig: &Rig| {
@@ -324,7 +324,7 @@ fn a_blank_disk_follows_the_scenario_and_is_deleted_with_its_domain() {
 #[test]
 #[ignore = "needs root"]
 fn vmimage_and_cdrom_are_used_in_place_and_never_deleted() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     let image = rig.scratch().join("mine.qcow2");
     std::fs::copy(guest_image(false), &image).unwrap();
     rig.shell("chmod 666 mine.qcow2; chmod 755 .; truncate -s 1M install.iso").text();
@@ -377,7 +377,7 @@ fn vmimage_and_cdrom_are_used_in_place_and_never_deleted() {
 #[test]
 #[ignore = "needs root"]
 fn new_and_delete_keep_disks_that_others_need() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     let new = "--security none --memory 256M --vcpus 1";
     let refused = |line: &str, status: i32, says: &str| {
         let error = td(&rig, line).error(status);

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::support::rig::Rig;
-use crate::support::td::{define, foreign, listed, new, rig_with_base, td, volumes, wait_until_up};
+use crate::support::td::{
+    define, foreign, listed, new, rig_for_booted_guests, rig_with_base, td, volumes, wait_until_up,
+};
 use crate::support::tools::Run;
 
 /// The result of a run for each domain: name, action, forced.
@@ -27,7 +29,7 @@ fn did(name: &str, action: &str, forced: bool) -> (String, String, bool) {
 #[test]
 #[ignore = "needs root"]
 fn stop_waits_only_until_each_guest_is_shut_off_or_the_time_is_over() {
-    let rig = rig_with_base(true);
+    let rig = rig_for_booted_guests();
     let before = rig.state();
     new(&rig, "--name a").item();
     new(&rig, "--name b").item();
@@ -80,7 +82,7 @@ fn stop_waits_only_until_each_guest_is_shut_off_or_the_time_is_over() {
 #[test]
 #[ignore = "needs root"]
 fn delete_removes_everything_that_libvirt_keeps_of_a_domain() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     let base = rig.path("/var/lib/libvirt/images/guest.qcow2");
     let bytes = std::fs::read(&base).unwrap();
     let before = rig.state();
@@ -134,7 +136,7 @@ fn delete_removes_everything_that_libvirt_keeps_of_a_domain() {
 #[test]
 #[ignore = "needs root"]
 fn delete_keeps_a_disk_that_another_domain_needs() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     let before = rig.state();
     let twin = |of: &str, name: &str| {
         new(&rig, &format!("--name {of}")).item();
@@ -190,7 +192,7 @@ fn delete_keeps_a_disk_that_another_domain_needs() {
 #[test]
 #[ignore = "needs root"]
 fn simultaneous_delete_commands_of_the_same_domains_succeed() {
-    let rig: Rig = rig_with_base(false);
+    let rig: Rig = rig_with_base();
     let before = rig.state();
     for name in ["a", "b", "c"] {
         new(&rig, &format!("--name {name}")).item();

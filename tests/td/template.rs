@@ -31,7 +31,7 @@ fn pretend_preview(rig: &Rig) {
 #[test]
 #[ignore = "needs root"]
 fn new_creates_a_domain_from_a_template() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     let before = rig.state();
     rig.template("my & <own>.xml.template", &emulated());
     let line = ["new", "-i", "guest.qcow2", "-t", "my & <own>.xml.template", "--memory", "256M"];
@@ -53,7 +53,7 @@ fn new_creates_a_domain_from_a_template() {
 #[test]
 #[ignore = "needs root"]
 fn new_creates_a_named_domain_of_a_template_once() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     rig.template("t.xml", &emulated());
     let first = from_template(&rig, "t.xml", " --name web --fix-template --ssh-port 2345").item();
     assert_eq!(first["ssh"], json!({"host": "127.0.0.1", "port": 2345}));
@@ -68,7 +68,7 @@ fn new_creates_a_named_domain_of_a_template_once() {
 #[test]
 #[ignore = "needs root"]
 fn new_refuses_files_that_are_not_templates() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     let before = rig.state();
     let good = emulated();
     let numa = "<numa><cell id='0' cpus='0' memory='1'/></numa><topology";
@@ -129,7 +129,7 @@ fn new_refuses_files_that_are_not_templates() {
 #[test]
 #[ignore = "needs root"]
 fn canonicals_templates_stay_unchanged_if_libvirt_knows_their_dialect() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     pretend_preview(&rig);
     // The host supports neither trust domains nor vsock: only the dialect of the template remains.
     for name in CANONICAL {
@@ -163,7 +163,7 @@ fn canonicals_templates_stay_unchanged_if_libvirt_knows_their_dialect() {
 #[test]
 #[ignore = "needs root"]
 fn ssh_ports_are_assigned_once_and_survive_a_restart() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     let before = rig.state();
     let first = new(&rig, "--name a --ssh-port auto").item();
     assert_eq!(first["ssh"], json!({"host": "127.0.0.1", "port": 2201}));
@@ -206,7 +206,7 @@ fn ssh_ports_are_assigned_once_and_survive_a_restart() {
 #[test]
 #[ignore = "needs root"]
 fn render_by_any_user_assigns_a_port_without_a_file() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     let before = rig.state();
     let plan = "tdx-td render -i guest.qcow2 --security none --ssh-port auto --xml";
     rig.shell("rm -rf /run/lock/tdx /run/tdx-pool").text();
@@ -225,7 +225,7 @@ fn render_by_any_user_assigns_a_port_without_a_file() {
 #[test]
 #[ignore = "needs root"]
 fn a_copy_of_a_domain_has_its_own_port_and_firmware_variables() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     let before = rig.state();
     let original = new(&rig, "--name orig --ssh-port auto").item();
     let xml = rig.virsh(["dumpxml", "--inactive", "orig"]);
@@ -265,7 +265,7 @@ fn a_copy_of_a_domain_has_its_own_port_and_firmware_variables() {
 #[test]
 #[ignore = "needs root"]
 fn simultaneous_new_commands_get_different_ssh_ports() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     let mut ports: Vec<u64> = std::thread::scope(|scope| {
         let run = || new(&rig, "--ssh-port auto").item()["ssh"]["port"].as_u64();
         let running: Vec<_> = (0..6).map(|_| scope.spawn(run)).collect();

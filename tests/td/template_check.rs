@@ -134,7 +134,7 @@ fn new_names_unknown_and_wrong_parts_anywhere_in_a_template() {
 #[test]
 #[ignore = "needs root"]
 fn new_refuses_ports_open_on_every_address_and_closes_them_with_fix_template() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     let before = rig.state();
     let good = emulated();
     let device = |xml: &str| good.replace("</devices>", &format!("{xml}</devices>"));
@@ -190,7 +190,7 @@ fn new_refuses_ports_open_on_every_address_and_closes_them_with_fix_template() {
 #[test]
 #[ignore = "needs root"]
 fn a_port_in_a_json_argument_is_listed_and_assigned_once() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     let netdev = r#"{"type":"user","id":"nic0","hostfwd":[{"str":"tcp:127.0.0.1:2201-:22"}]}"#;
     let forward = "user,id=nic0,hostfwd=tcp:127.0.0.1:0-:22";
     let text = emulated().replace(forward, &netdev.replace('"', "&quot;"));
@@ -206,7 +206,7 @@ fn a_port_in_a_json_argument_is_listed_and_assigned_once() {
 #[test]
 #[ignore = "needs root"]
 fn new_refuses_a_template_that_can_write_to_the_base_image() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     let before = rig.state();
     let good = emulated();
     rig.shell(&format!("ln -s {IMAGES}/guest.qcow2 link")).text();
@@ -259,7 +259,7 @@ fn new_refuses_a_template_that_can_write_to_the_base_image() {
 #[test]
 #[ignore = "needs root"]
 fn a_read_only_disk_with_the_base_image_keeps_the_owner_of_the_image() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     let owner = format!("stat -c '%a %U %G' {IMAGES}/guest.qcow2");
     let before = rig.shell(&owner).text().to_owned();
     for source in [

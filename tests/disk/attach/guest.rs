@@ -5,7 +5,7 @@ use super::*;
 #[test]
 #[ignore = "needs root"]
 fn data_that_a_guest_writes_is_on_the_disk_after_detach() {
-    let rig = rig_with_base(false);
+    let rig = rig_for_booted_guests();
     let (device, file) = blank(&rig, "disk");
     new(&rig, "--name g --hotplug-ports 3").item();
     let console = Console::open(&rig, "g");
@@ -93,7 +93,7 @@ fn data_that_a_guest_writes_is_on_the_disk_after_detach() {
 #[test]
 #[ignore = "needs root"]
 fn detach_from_a_guest_that_does_not_answer_fails_and_keeps_the_disk() {
-    let rig = rig_with_base(false);
+    let rig = rig_for_booted_guests();
     let (device, _) = blank(&rig, "disk");
     new(&rig, "--name g --hotplug-ports 3").item();
     let console = Console::open(&rig, "g");

@@ -50,7 +50,7 @@ impl Background {
 #[test]
 #[ignore = "needs root"]
 fn delete_keeps_a_file_that_gains_a_user_during_the_prompt() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     new(&rig, "--name x").item();
     rig.virsh(["destroy", "x"]);
     let own = overlay(&rig, "x");
@@ -82,8 +82,8 @@ fn delete_keeps_a_file_that_gains_a_user_during_the_prompt() {
 #[test]
 #[ignore = "needs root"]
 fn delete_keeps_a_file_that_gains_a_user_while_the_guest_shuts_down() {
-    let rig = rig_with_base(true);
-    new(&rig, "-i deaf.qcow2 --name deaf").item();
+    let rig = rig_with_base();
+    new(&rig, "--name deaf").item();
     let own = overlay(&rig, "deaf");
     let mut run = Background::start(&rig, "delete deaf --yes --timeout 4 -v");
     run.wait_until_it_says("shut down domain 'deaf'");
@@ -97,10 +97,10 @@ fn delete_keeps_a_file_that_gains_a_user_while_the_guest_shuts_down() {
 #[test]
 #[ignore = "needs root"]
 fn delete_keeps_a_domain_that_is_started_while_it_waits_for_another() {
-    let rig = rig_with_base(true);
+    let rig = rig_with_base();
     new(&rig, "--name off").item();
     rig.virsh(["destroy", "off"]);
-    new(&rig, "-i deaf.qcow2 --name deaf").item();
+    new(&rig, "--name deaf").item();
     let mut run = Background::start(&rig, "delete off deaf --yes --timeout 4 -v");
     run.wait_until_it_says("shut down domain 'deaf'");
     rig.virsh(["start", "off"]);
@@ -115,7 +115,7 @@ fn delete_keeps_a_domain_that_is_started_while_it_waits_for_another() {
 #[test]
 #[ignore = "needs root"]
 fn delete_keeps_a_domain_that_is_defined_again_while_it_waits() {
-    let rig = rig_with_base(true);
+    let rig = rig_with_base();
     let anew = |line: &str| {
         td(&rig, "delete x --yes --timeout 0").item();
         new(&rig, line).item()["uuid"].as_str().unwrap().to_owned()
@@ -130,7 +130,7 @@ fn delete_keeps_a_domain_that_is_defined_again_while_it_waits() {
     assert_eq!((&there["uuid"], &there["state"]), (&json!(uuid), &json!("running")));
 
     // The domain is defined again while delete waits for the guest to shut down.
-    anew("-i deaf.qcow2 --name x");
+    anew("--name x");
     let mut run = Background::start(&rig, "delete x --yes --timeout 30 -v");
     run.wait_until_it_says("shut down domain 'x'");
     signal(&run.delete, "STOP");

@@ -15,7 +15,7 @@ fn copy(rig: &Rig, name: &str, of: &str) -> String {
 #[test]
 #[ignore = "needs root"]
 fn delete_keeps_the_files_that_the_header_of_a_raw_disk_names() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     let scratch = rig.scratch().display().to_string();
     for (name, is_off) in [("off", true), ("running", false)] {
         new(&rig, &format!("--name {name}")).item();
@@ -50,7 +50,7 @@ fn delete_keeps_the_files_that_the_header_of_a_raw_disk_names() {
 #[test]
 #[ignore = "needs root"]
 fn delete_keeps_an_iso_that_an_administrator_named_like_a_seed() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     std::fs::write(rig.scratch().join("key.pub"), "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA me\n")
         .unwrap();
     new(&rig, "--name x --user me --ssh-key key.pub").item();
@@ -69,7 +69,7 @@ fn delete_keeps_an_iso_that_an_administrator_named_like_a_seed() {
 #[test]
 #[ignore = "needs root"]
 fn delete_of_a_copied_definition_deletes_no_file_of_the_original() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     new(&rig, "--name one").item();
     rig.virsh(["destroy", "one"]);
     let own = overlay(&rig, "one");
@@ -95,7 +95,7 @@ fn delete_of_a_copied_definition_deletes_no_file_of_the_original() {
 #[test]
 #[ignore = "needs root"]
 fn delete_keeps_firmware_variables_that_another_domain_names() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     new(&rig, "--name a").item();
     let running = rig.virsh(["dumpxml", "a"]);
     let nvram = "/var/lib/libvirt/qemu/nvram/a_VARS.fd";
@@ -126,7 +126,7 @@ const RECORD: &str = r#"<metadata>
 #[test]
 #[ignore = "needs root"]
 fn delete_of_a_domain_of_version_0_1_0_deletes_what_its_definition_names_in_a_pool() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     let scratch = rig.scratch().display().to_string();
     let own = image("overlay.QPis7Jl9jo0Chjz.qcow2");
     let seed = image("cidata.fEdj3kpXLY0MSbh.img");
@@ -166,7 +166,7 @@ fn delete_of_a_domain_of_version_0_1_0_deletes_what_its_definition_names_in_a_po
 #[test]
 #[ignore = "needs root"]
 fn delete_of_a_domain_of_the_original_deletes_its_overlay_in_var_tmp() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     rig.shell("mount -t tmpfs -o mode=1777 tmpfs /var/tmp && mkdir /var/tmp/tdvirsh").text();
     let base = image("guest.qcow2");
     let own = "/var/tmp/tdvirsh//overlay.abcDEF012345678.qcow2";
@@ -205,7 +205,7 @@ fn delete_of_a_domain_of_the_original_deletes_its_overlay_in_var_tmp() {
 #[test]
 #[ignore = "needs root"]
 fn delete_keeps_a_link_and_its_target() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     for link in ["symbolic", "none"] {
         new(&rig, "--name x").item();
         rig.virsh(["destroy", "x"]);
@@ -228,7 +228,7 @@ fn delete_keeps_a_link_and_its_target() {
 #[test]
 #[ignore = "needs root"]
 fn delete_of_a_domain_with_snapshots_keeps_layers_and_their_backing_files() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     let outside = rig.scratch().join("layers");
     std::fs::create_dir(&outside).unwrap();
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o777);
@@ -250,7 +250,7 @@ fn delete_of_a_domain_with_snapshots_keeps_layers_and_their_backing_files() {
 #[test]
 #[ignore = "needs root"]
 fn delete_keeps_files_beside_an_image_that_does_not_name_its_data_file() {
-    let rig = rig_with_base(false);
+    let rig = rig_with_base();
     new(&rig, "--name web").item();
     let own = overlay(&rig, "web");
     rig.qcow2(&image("broken"), None);
