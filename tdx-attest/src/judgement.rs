@@ -4,7 +4,7 @@ use common::{Code, text};
 
 use crate::attributes::{DEBUG, MIGRATABLE, PROFILING, SEPT_VE_DISABLE, SERVTD_EXT};
 use crate::check::{Check, CheckResult};
-use crate::event_log::comparison::{self, Reference, Verdict as LogVerdict};
+use crate::event_log::comparison::{self, ComparisonResult, Reference};
 use crate::event_log::log::EventLog;
 use crate::expected::{Expected, ExpectedEvents};
 use crate::policy::{Masked, Policy, ReportData};
@@ -12,7 +12,7 @@ use crate::quote::body::TdReport;
 use crate::quote::verification::TcbStatus;
 use crate::quote::verification::failure::Failure;
 use crate::quote::verification::tcb::Tcb;
-use crate::quote::verification::verifier::Verdict;
+use crate::quote::verification::verifier::Verification;
 use crate::register::Register;
 
 /// The name of the check of the event log.
@@ -30,13 +30,13 @@ pub struct Demands {
 }
 
 /// All checks of the quote with this report.
-pub fn checks(report: TdReport<'_>, verdict: &Verdict, demands: &Demands) -> Vec<Check> {
+pub fn checks(report: TdReport<'_>, verification: &Verification, demands: &Demands) -> Vec<Check> {
     let mut checks = vec![
-        Check::made("signature", verdict.signature.clone()),
-        Check::made("chain", verdict.chain.as_ref().map(|_| ()).map_err(Clone::clone)),
+        Check::made("signature", verification.signature.clone()),
+        Check::made("chain", verification.chain.as_ref().map(|_| ()).map_err(Clone::clone)),
     ];
-    checks.extend(collateral_checks(verdict));
-    checks.extend(tcb_checks(verdict, &demands.policy));
+    checks.extend(collateral_checks(verification));
+    checks.extend(tcb_checks(verification, &demands.policy));
     checks.push(xfam(report, demands.policy.xfam));
     checks.push(report_data(report, demands));
     checks.extend(Register::ALL.map(|register| self::register(report, register, demands)));
@@ -53,7 +53,7 @@ pub fn event_log(
         Reference { quote: Some(report), expected: Some(expected), requires_rtmr3: false };
     let comparisons = comparison::compare(log, &reference);
     let differs = comparisons.into_iter().find(|comparison| {
-        comparison.register.is_rtmr() && comparison.verdict == LogVerdict::Differs
+        comparison.register.is_rtmr() && comparison.result == ComparisonResult::Differs
     });
     let failure = differs.map(|comparison| {
         let description = comparison.first_difference.map(|found| found.description);
@@ -79,37 +79,37 @@ pub fn holds(checks: &[Check], with_collateral: bool) -> bool {
         && needed.iter().all(|name| of(name) == Some(CheckResult::Passed))
 }
 
-fn collateral_checks(verdict: &Verdict) -> [Check; 4] {
-    let why = why_not_made(verdict);
+fn collateral_checks(verification: &Verification) -> [Check; 4] {
+    let why = why_not_made(verification);
     let check = |name, result: &Option<Result<(), Failure>>| match result {
         Some(result) => Check::made(name, result.clone()),
         None => Check::not_made(name, why),
     };
-    let tcb = verdict.tcb.as_ref().and_then(|tcb| tcb.as_ref().ok());
+    let tcb = verification.tcb.as_ref().and_then(|tcb| tcb.as_ref().ok());
     let until = tcb.map(|tcb| tcb.valid_until.to_string());
-    let fmspc = verdict.chain.as_ref().ok().map(|platform| platform.fmspc.clone());
+    let fmspc = verification.chain.as_ref().ok().map(|platform| platform.fmspc.clone());
     [
-        check("collateral", &verdict.collateral).found(until),
-        check("revocation", &verdict.revocation),
-        check("fmspc", &verdict.fmspc).found(fmspc),
-        check("qe_identity", &verdict.qe_identity),
+        check("collateral", &verification.collateral).found(until),
+        check("revocation", &verification.revocation),
+        check("fmspc", &verification.fmspc).found(fmspc),
+        check("qe_identity", &verification.qe_identity),
     ]
 }
 
 /// The reason why a check was not made that needs collateral.
-fn why_not_made(verdict: &Verdict) -> &'static str {
-    match verdict.collateral {
+fn why_not_made(verification: &Verification) -> &'static str {
+    match verification.collateral {
         Some(_) => "not checked, because a check before it failed",
         None => "not checked, because no collateral was given",
     }
 }
 
-fn tcb_checks(verdict: &Verdict, policy: &Policy) -> Vec<Check> {
+fn tcb_checks(verification: &Verification, policy: &Policy) -> Vec<Check> {
     let accepted: Vec<String> = policy.statuses().iter().map(ToString::to_string).collect();
-    let tcb = match &verdict.tcb {
+    let tcb = match &verification.tcb {
         Some(Ok(tcb)) => tcb,
         other => {
-            let why = why_not_made(verdict);
+            let why = why_not_made(verification);
             let status = match other {
                 Some(Err(failure)) => Check::made("tcb", Err(failure.clone())),
                 _ => Check::not_made("tcb", why),

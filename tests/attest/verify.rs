@@ -246,9 +246,9 @@ fn verify_refuses_files_that_are_no_quote_no_collateral_and_no_policy() {
 
 /// Whether a quote is refused, by its form or by a check.
 fn is_refused(quote: &[u8], collateral: &Collateral, at: Time) -> bool {
-    let verdict = Verifier::intel().verify(quote, Some(collateral), at);
+    let verification = Verifier::intel().verify(quote, Some(collateral), at);
     TdReport::parse(quote, "quote").is_err()
-        || verdict.is_ok_and(|verdict| !matches!(verdict.tcb, Some(Ok(_))))
+        || verification.is_ok_and(|verification| !matches!(verification.tcb, Some(Ok(_))))
 }
 
 #[test]

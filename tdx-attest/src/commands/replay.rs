@@ -14,10 +14,10 @@ use common::{Code, Error, Result};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::event_log::comparison::{self, Comparison, Reference, Verdict};
+use crate::event_log::comparison::{self, Comparison, ComparisonResult, Reference};
 use crate::event_log::describe;
 use crate::event_log::difference::Difference;
-use crate::event_log::log::{self, Event, EventLog};
+use crate::event_log::log::{self, EventLog, LoggedEvent};
 use crate::event_log::text::TextStatus;
 use crate::expected::Expected;
 use crate::quote::body::{self, TdReport};
@@ -63,7 +63,7 @@ pub struct ReplayItem {
     /// The expected value, in hexadecimal digits; null if no value is expected.
     pub expected_value: Option<String>,
     /// The result of the comparisons.
-    pub result: Verdict,
+    pub result: ComparisonResult,
     /// The codes of what was found.
     pub codes: Vec<Code>,
     /// The first difference; null if nothing differs.
@@ -125,7 +125,7 @@ impl From<Comparison<'_>> for ReplayItem {
             value: comparison.value.map(|value| value.to_string()),
             quote_value: comparison.quote.map(hex),
             expected_value: comparison.expected.map(hex),
-            result: comparison.verdict,
+            result: comparison.result,
             codes: comparison.codes,
             first_difference: comparison.first_difference,
             events: comparison.events.iter().map(EventItem::from).collect(),
@@ -133,8 +133,8 @@ impl From<Comparison<'_>> for ReplayItem {
     }
 }
 
-impl From<&Event<'_>> for EventItem {
-    fn from(event: &Event<'_>) -> Self {
+impl From<&LoggedEvent<'_>> for EventItem {
+    fn from(event: &LoggedEvent<'_>) -> Self {
         Self {
             index: event.index,
             event_type: event.event_type.to_string(),
@@ -167,8 +167,9 @@ pub fn run(_: &Context, args: ReplayArgs) -> Result<Outcome> {
     };
     let items = comparison::compare(&log, &reference).into_iter().map(ReplayItem::from);
     let items: Vec<ReplayItem> = items.collect();
-    let compares =
-        |item: &ReplayItem| item.expected_value.is_some() && item.result != Verdict::NotCompared;
+    let compares = |item: &ReplayItem| {
+        item.expected_value.is_some() && item.result != ComparisonResult::NotCompared
+    };
     if let Some((path, (_, events))) = args.expect.as_deref().zip(expected.as_ref())
         && !events.has_digests()
         && !items.iter().any(compares)
@@ -178,7 +179,7 @@ pub fn run(_: &Context, args: ReplayArgs) -> Result<Outcome> {
         return Err(Error::invalid_input(message)
             .hint("add --events to tdx-attest measure; to compare other registers, add --quote"));
     }
-    let fits = items.iter().all(|item| item.result != Verdict::Differs);
+    let fits = items.iter().all(|item| item.result != ComparisonResult::Differs);
     let warning = log.has_trailing_bytes.then(|| {
         format!("{} has bytes after the end of the log, which were ignored", input::name(&args.log))
     });

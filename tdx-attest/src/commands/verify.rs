@@ -98,8 +98,8 @@ pub fn run(_: &Context, args: VerifyArgs) -> Result<Outcome> {
     let report = TdReport::parse(&quote, &input::name(&args.quote))?;
     let collateral = args.collateral.as_deref().map(Collateral::read).transpose()?;
     let at = args.at.unwrap_or_else(Time::now);
-    let verdict = Verifier::intel().verify(&quote, collateral.as_ref(), at)?;
-    let mut checks = judgement::checks(report, &verdict, &demands);
+    let verification = Verifier::intel().verify(&quote, collateral.as_ref(), at)?;
+    let mut checks = judgement::checks(report, &verification, &demands);
     checks.push(event_log_check(args.event_log.as_deref(), report, &demands)?);
     let holds = judgement::holds(&checks, collateral.is_some());
     let document = Document::new("tdx.attest.verify", checks).warnings(warnings);

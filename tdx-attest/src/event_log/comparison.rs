@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::event_log::difference::{self, Change, Difference};
 use crate::event_log::edit::{self, Edit};
-use crate::event_log::log::{Event, EventLog};
+use crate::event_log::log::{EventLog, LoggedEvent};
 use crate::event_log::replay::replay;
 use crate::event_log::text::{TextStatus, required_digests};
 use crate::expected::{Expected, ExpectedEvent, ExpectedEvents};
@@ -29,7 +29,7 @@ pub struct Reference<'a> {
 /// The result of the comparisons of a register.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Verdict {
+pub enum ComparisonResult {
     /// Everything that was compared is the same.
     Match,
     /// Something differs.
@@ -42,8 +42,8 @@ pub enum Verdict {
     NotCompared,
 }
 
-impl Verdict {
-    /// The name of the verdict in documents.
+impl ComparisonResult {
+    /// The name of the result in documents.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Match => "match",
@@ -67,13 +67,13 @@ pub struct Comparison<'a> {
     /// The expected value; none if it is not known.
     pub expected: Option<Vec<u8>>,
     /// The result.
-    pub verdict: Verdict,
+    pub result: ComparisonResult,
     /// The codes of what was found, sorted.
     pub codes: Vec<Code>,
     /// The first difference.
     pub first_difference: Option<Difference>,
     /// The events of the register.
-    pub events: Vec<Event<'a>>,
+    pub events: Vec<LoggedEvent<'a>>,
 }
 
 /// Compares RTMR0 to RTMR3 of a log, and the other registers of the quote for which a value is expected.
@@ -90,7 +90,7 @@ pub fn compare<'a>(log: &EventLog<'a>, reference: &Reference<'_>) -> Vec<Compari
 
 fn compare_register<'a>(
     register: Register,
-    events: Vec<Event<'a>>,
+    events: Vec<LoggedEvent<'a>>,
     reference: &Reference<'_>,
 ) -> Comparison<'a> {
     let digests = events.iter().map(|event| event.digest);
@@ -126,12 +126,12 @@ fn compare_register<'a>(
     }
 
     let is_compared = is_in_quote.is_some() || (prediction.is_some() && found.is_some());
-    let verdict = match (findings.is_empty(), prediction) {
-        (false, _) => Verdict::Differs,
-        (true, _) if is_unlogged => Verdict::Unlogged,
-        (true, Some(None)) => Verdict::NotPredicted,
-        (true, _) if is_compared => Verdict::Match,
-        (true, _) => Verdict::NotCompared,
+    let result = match (findings.is_empty(), prediction) {
+        (false, _) => ComparisonResult::Differs,
+        (true, _) if is_unlogged => ComparisonResult::Unlogged,
+        (true, Some(None)) => ComparisonResult::NotPredicted,
+        (true, _) if is_compared => ComparisonResult::Match,
+        (true, _) => ComparisonResult::NotCompared,
     };
     let mut codes: Vec<Code> = findings.iter().map(|(code, _)| *code).collect();
     codes.extend(is_unlogged.then_some(Code::Rtmr3Unlogged));
@@ -140,7 +140,7 @@ fn compare_register<'a>(
     let differences = findings.into_iter().map(|(_, difference)| difference);
     let first_difference = differences.min_by_key(|found| found.index.unwrap_or(usize::MAX));
     let expected = prediction.cloned().flatten();
-    Comparison { register, value, quote, expected, verdict, codes, first_difference, events }
+    Comparison { register, value, quote, expected, result, codes, first_difference, events }
 }
 
 /// Whether the log's value of a register is the given one; none without one of the two.
@@ -149,7 +149,7 @@ fn same(value: Option<Digest>, other: Option<&[u8]>) -> Option<bool> {
 }
 
 /// The first event whose data contradicts its digest.
-fn contradiction(events: &[Event<'_>]) -> Option<Difference> {
+fn contradiction(events: &[LoggedEvent<'_>]) -> Option<Difference> {
     let event = events.iter().find(|e| TextStatus::of(e) == TextStatus::Contradicted)?;
     let required = required_digests(event).last().copied();
     let description =
@@ -158,7 +158,7 @@ fn contradiction(events: &[Event<'_>]) -> Option<Difference> {
 }
 
 /// The difference between a register's events and its value in the quote, with its code.
-fn from_quote(register: Register, events: &[Event<'_>], quote: &[u8]) -> (Code, Difference) {
+fn from_quote(register: Register, events: &[LoggedEvent<'_>], quote: &[u8]) -> (Code, Difference) {
     match edited(events, quote, "the value in the quote") {
         Some(difference) => (Code::EventDiffers, difference),
         None => {
@@ -174,7 +174,7 @@ fn from_quote(register: Register, events: &[Event<'_>], quote: &[u8]) -> (Code, 
 /// The difference between a register and its expected value. `known` are its expected events, if there are any.
 fn from_expected(
     register: Register,
-    events: &[Event<'_>],
+    events: &[LoggedEvent<'_>],
     known: &[ExpectedEvent],
     expected: &[u8],
     found: &[u8],
@@ -190,7 +190,7 @@ fn from_expected(
 }
 
 /// The one event that keeps the log from leading to a register value; none if no event can be named.
-fn edited(events: &[Event<'_>], value: &[u8], of: &str) -> Option<Difference> {
+fn edited(events: &[LoggedEvent<'_>], value: &[u8], of: &str) -> Option<Difference> {
     let value = Digest(value.try_into().ok()?);
     let edit = edit::find(events, value)?;
     let (Edit::EndBefore(at) | Edit::LeaveOut(at) | Edit::Exchange(at) | Edit::Digest(at, _)) =

@@ -26,17 +26,17 @@ fn quote(registers: &[(Register, Digest)]) -> Vec<u8> {
 }
 
 /// The quote of a trust domain that measured these events.
-fn quote_of(events: &[Event<'_>]) -> Vec<u8> {
+fn quote_of(events: &[LoggedEvent<'_>]) -> Vec<u8> {
     quote(&[Register::Rtmr0, Register::Rtmr2].map(|register| (register, value(events, register))))
 }
 
-fn value(events: &[Event<'_>], register: Register) -> Digest {
+fn value(events: &[LoggedEvent<'_>], register: Register) -> Digest {
     let events = events.iter().filter(|event| event.register == register);
     replay(Digest::ZERO, events.map(|event| event.digest))
 }
 
 /// Expected values and events of RTMR0 and RTMR2.
-fn predicted(events: &[Event<'_>], has_value: bool) -> (Expected, ExpectedEvents) {
+fn predicted(events: &[LoggedEvent<'_>], has_value: bool) -> (Expected, ExpectedEvents) {
     let registers = [Register::Rtmr0, Register::Rtmr2];
     let values = registers.map(|r| (r, has_value.then(|| value(events, r).0.to_vec())));
     let of = |register| {
@@ -50,13 +50,13 @@ fn predicted(events: &[Event<'_>], has_value: bool) -> (Expected, ExpectedEvents
     (Expected(values.into()), ExpectedEvents(registers.map(of).into()))
 }
 
-fn log(events: Vec<Event<'_>>) -> EventLog<'_> {
+fn log(events: Vec<LoggedEvent<'_>>) -> EventLog<'_> {
     EventLog { events, has_trailing_bytes: false }
 }
 
 /// Compares events with a quote, with expected values, or both.
 fn compared(
-    events: &[Event<'static>],
+    events: &[LoggedEvent<'static>],
     quote: Option<&[u8]>,
     expected: Option<&(Expected, ExpectedEvents)>,
 ) -> Vec<Comparison<'static>> {
@@ -69,14 +69,14 @@ fn of(comparisons: Vec<Comparison<'static>>, register: Register) -> Comparison<'
     comparisons.into_iter().find(|comparison| comparison.register == register).unwrap()
 }
 
-fn verdicts(comparisons: &[Comparison<'_>]) -> Vec<Verdict> {
-    comparisons.iter().map(|comparison| comparison.verdict).collect()
+fn results(comparisons: &[Comparison<'_>]) -> Vec<ComparisonResult> {
+    comparisons.iter().map(|comparison| comparison.result).collect()
 }
 
 #[test]
 fn a_log_alone_is_not_compared() {
     let comparisons = compared(&sample::all(), None, None);
-    assert_eq!(verdicts(&comparisons), [Verdict::NotCompared; 4]);
+    assert_eq!(results(&comparisons), [ComparisonResult::NotCompared; 4]);
     let values: Vec<_> = comparisons.iter().map(|c| c.value.unwrap()).collect();
     let all = sample::all();
     let wanted = [value(&all, Register::Rtmr0), Digest::ZERO, value(&all, Register::Rtmr2)];
@@ -87,20 +87,24 @@ fn a_log_alone_is_not_compared() {
 fn a_log_matches_its_quote_and_its_prediction() {
     let events = sample::all();
     let quote = quote_of(&events);
-    assert_eq!(verdicts(&compared(&events, Some(&quote), None)), [Verdict::Match; 4]);
+    assert_eq!(results(&compared(&events, Some(&quote), None)), [ComparisonResult::Match; 4]);
     let expected = predicted(&events, true);
     let comparisons = compared(&events, Some(&quote), Some(&expected));
-    assert_eq!(verdicts(&comparisons), [Verdict::Match; 4]);
-    let [r0, r1, r2, r3] =
-        [Verdict::Match, Verdict::NotCompared, Verdict::Match, Verdict::NotCompared];
-    assert_eq!(verdicts(&compared(&events, None, Some(&expected))), [r0, r1, r2, r3]);
+    assert_eq!(results(&comparisons), [ComparisonResult::Match; 4]);
+    let [r0, r1, r2, r3] = [
+        ComparisonResult::Match,
+        ComparisonResult::NotCompared,
+        ComparisonResult::Match,
+        ComparisonResult::NotCompared,
+    ];
+    assert_eq!(results(&compared(&events, None, Some(&expected))), [r0, r1, r2, r3]);
     let unknown = predicted(&events[..3], false);
-    let verdict = of(compared(&events, Some(&quote), Some(&unknown)), Register::Rtmr0).verdict;
-    assert_eq!(verdict, Verdict::NotPredicted);
+    let result = of(compared(&events, Some(&quote), Some(&unknown)), Register::Rtmr0).result;
+    assert_eq!(result, ComparisonResult::NotPredicted);
 }
 
 /// Logs that differ from the events in one event of RTMR0: how, the place of the change, and the log.
-fn edited_logs() -> Vec<(Change, usize, Vec<Event<'static>>)> {
+fn edited_logs() -> Vec<(Change, usize, Vec<LoggedEvent<'static>>)> {
     let events = sample::all();
     let mut logs = Vec::new();
     for at in 0..sample::events().len() {
@@ -111,7 +115,7 @@ fn edited_logs() -> Vec<(Change, usize, Vec<Event<'static>>)> {
         dropped.remove(at);
         logs.push((Change::Missing, at, dropped));
         let mut added = events.clone();
-        added.insert(at, Event { digest: sha384("added"), data: b"added", ..added[4] });
+        added.insert(at, LoggedEvent { digest: sha384("added"), data: b"added", ..added[4] });
         logs.push((Change::Added, at, added));
         if at + 1 < sample::events().len() {
             let mut exchanged = events.clone();
@@ -136,7 +140,7 @@ fn one_edited_event_is_named_by_its_expected_events() {
                 continue;
             }
             let comparison = of(compared(&log, None, Some(&expected)), Register::Rtmr0);
-            assert_eq!(comparison.verdict, Verdict::Differs);
+            assert_eq!(comparison.result, ComparisonResult::Differs);
             assert_eq!(comparison.codes, [Code::EventDiffers]);
             let found = comparison.first_difference.unwrap();
             let is_at_end = change == Change::Missing && at + 1 == sample::events().len();
@@ -152,7 +156,7 @@ fn one_edited_event_is_named_by_a_quote_alone_only_if_that_is_certain() {
     let quote = quote_of(&sample::all());
     for (change, at, log) in edited_logs() {
         let comparison = of(compared(&log, Some(&quote), None), Register::Rtmr0);
-        assert_eq!(comparison.verdict, Verdict::Differs, "{change:?} {at}");
+        assert_eq!(comparison.result, ComparisonResult::Differs, "{change:?} {at}");
         let found = comparison.first_difference.unwrap();
         let is_certain = match change {
             Change::Added | Change::Moved => true,
@@ -194,21 +198,25 @@ fn rtmr3_without_log_entries_differs_only_on_request() {
     let registers = [Register::Rtmr0, Register::Rtmr2].map(|r| (r, value(&events, r)));
     let quote = quote(&[&registers[..], &[(Register::Rtmr3, measured)]].concat());
     let comparison = of(compared(&events, Some(&quote), None), Register::Rtmr3);
-    assert_eq!(comparison.verdict, Verdict::Unlogged);
+    assert_eq!(comparison.result, ComparisonResult::Unlogged);
     assert_eq!(comparison.codes, [Code::Rtmr3Unlogged]);
     assert_eq!(comparison.first_difference, None);
     let report = Some(TdReport::parse(&quote, "quote").unwrap());
     let reference = Reference { quote: report, expected: None, requires_rtmr3: true };
     let comparison = compare(&log(events.clone()), &reference).pop().unwrap();
-    assert_eq!((comparison.register, comparison.verdict), (Register::Rtmr3, Verdict::Differs));
+    assert_eq!(
+        (comparison.register, comparison.result),
+        (Register::Rtmr3, ComparisonResult::Differs)
+    );
     assert_eq!(comparison.codes, [Code::LogIncomplete]);
     // An expected value is compared with the quote.
-    for (wanted, verdict) in [(measured, Verdict::Unlogged), (sha384("another"), Verdict::Differs)]
+    for (wanted, result) in
+        [(measured, ComparisonResult::Unlogged), (sha384("another"), ComparisonResult::Differs)]
     {
         let expected = Expected(BTreeMap::from([(Register::Rtmr3, Some(wanted.0.to_vec()))]));
         let expected = (expected, ExpectedEvents::default());
         let comparison = of(compared(&events, Some(&quote), Some(&expected)), Register::Rtmr3);
-        assert_eq!(comparison.verdict, verdict);
+        assert_eq!(comparison.result, result);
     }
     // An expected event in a log that does not lead to the quote proves nothing.
     let event = ExpectedEvent { description: "application".to_owned(), digest: Some(measured) };
@@ -217,7 +225,7 @@ fn rtmr3_without_log_entries_differs_only_on_request() {
         ExpectedEvents(BTreeMap::from([(Register::Rtmr3, vec![event])])),
     );
     let comparison = of(compared(&events, Some(&quote), Some(&expected)), Register::Rtmr3);
-    assert_eq!(comparison.verdict, Verdict::Differs);
+    assert_eq!(comparison.result, ComparisonResult::Differs);
 }
 
 #[test]
@@ -225,13 +233,15 @@ fn other_registers_are_compared_with_the_quote_if_they_are_expected() {
     let events = sample::all();
     let mrtd = sha384("firmware");
     let quote = quote(&[(Register::Mrtd, mrtd)]);
-    for (wanted, verdict) in [(mrtd, Verdict::Match), (sha384("another"), Verdict::Differs)] {
+    for (wanted, result) in
+        [(mrtd, ComparisonResult::Match), (sha384("another"), ComparisonResult::Differs)]
+    {
         let expected = Expected(BTreeMap::from([(Register::Mrtd, Some(wanted.0.to_vec()))]));
         let expected = (expected, ExpectedEvents::default());
         let comparison = of(compared(&events, Some(&quote), Some(&expected)), Register::Mrtd);
-        assert_eq!((comparison.verdict, comparison.value), (verdict, None));
+        assert_eq!((comparison.result, comparison.value), (result, None));
         let comparison = of(compared(&events, None, Some(&expected)), Register::Mrtd);
-        assert_eq!(comparison.verdict, Verdict::NotCompared);
+        assert_eq!(comparison.result, ComparisonResult::NotCompared);
     }
 }
 
@@ -241,7 +251,7 @@ fn text_that_contradicts_its_digest_differs_although_the_registers_match() {
     let quote = quote_of(&events);
     events[3].data = &[1, 0, 0, 0];
     let comparison = of(compared(&events, Some(&quote), None), Register::Rtmr0);
-    assert_eq!(comparison.verdict, Verdict::Differs);
+    assert_eq!(comparison.result, ComparisonResult::Differs);
     let found = comparison.first_difference.unwrap();
     assert_eq!((found.index, found.change), (Some(3), Change::Contradicted));
     assert_eq!(found.expected, Some(sha384([1u8, 0, 0, 0]).to_string()));
@@ -255,8 +265,8 @@ proptest! {
     ) {
         let events = sample::events();
         let other: Vec<_> = order[..length].iter().map(|at| events[*at]).collect();
-        let verdict = of(compared(&other, Some(&quote_of(&events)), None), Register::Rtmr0).verdict;
+        let result = of(compared(&other, Some(&quote_of(&events)), None), Register::Rtmr0).result;
         let is_same = order[..length].iter().copied().eq(0..6);
-        prop_assert_eq!(verdict == Verdict::Match, is_same);
+        prop_assert_eq!(result == ComparisonResult::Match, is_same);
     }
 }

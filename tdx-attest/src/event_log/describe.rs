@@ -5,11 +5,11 @@
 use common::text::hex;
 
 use crate::event_log::event_type::EventType;
-use crate::event_log::log::Event;
+use crate::event_log::log::LoggedEvent;
 use crate::fields;
 
 /// What an event measured, in words; none if its data is no text and of no known structure.
-pub fn text(event: &Event<'_>) -> Option<String> {
+pub fn text(event: &LoggedEvent<'_>) -> Option<String> {
     structure(event.event_type, event.data).or_else(|| plain(event.data))
 }
 

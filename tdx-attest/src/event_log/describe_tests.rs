@@ -5,9 +5,9 @@ use crate::event_log::replay::sha384;
 use crate::event_log::text::TextStatus;
 use crate::register::Register;
 
-fn event(event_type: u32, data: &[u8]) -> Event<'_> {
+fn event(event_type: u32, data: &[u8]) -> LoggedEvent<'_> {
     let (register, digest) = (Register::Rtmr0, sha384(data));
-    Event { index: 0, register, event_type: EventType(event_type), digest, data }
+    LoggedEvent { index: 0, register, event_type: EventType(event_type), digest, data }
 }
 
 fn utf16le(text: &str) -> Vec<u8> {
@@ -97,7 +97,7 @@ proptest! {
             let event = event(event_type, data);
             let _ = text(&event);
             prop_assert_eq!(TextStatus::of(&event), TextStatus::Checked);
-            let other = Event { digest: sha384("another"), ..event };
+            let other = LoggedEvent { digest: sha384("another"), ..event };
             prop_assert_ne!(TextStatus::of(&other), TextStatus::Checked);
         }
     }

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::event_log::describe;
-use crate::event_log::log::Event;
+use crate::event_log::log::LoggedEvent;
 use crate::expected::ExpectedEvent;
 use crate::register::{Digest, Register};
 
@@ -49,7 +49,7 @@ pub struct Difference {
 impl Difference {
     /// A difference at an event of the log.
     pub(crate) fn at(
-        event: &Event<'_>,
+        event: &LoggedEvent<'_>,
         change: Change,
         expected: Option<Digest>,
         description: String,
@@ -64,24 +64,28 @@ impl Difference {
         }
     }
 
-    fn added(event: &Event<'_>) -> Self {
+    fn added(event: &LoggedEvent<'_>) -> Self {
         let description = format!("{} is not expected", name(event));
         Self::at(event, Change::Added, None, description)
     }
 
-    fn changed(event: &Event<'_>, expected: &ExpectedEvent) -> Self {
+    fn changed(event: &LoggedEvent<'_>, expected: &ExpectedEvent) -> Self {
         let description =
             format!("{} has another digest than the expected event {expected}", name(event));
         Self::at(event, Change::Changed, expected.digest, description)
     }
 
-    fn moved(event: &Event<'_>, expected: Option<Digest>) -> Self {
+    fn moved(event: &LoggedEvent<'_>, expected: Option<Digest>) -> Self {
         let description = format!("{} is expected in another place", name(event));
         Self::at(event, Change::Moved, expected, description)
     }
 
     /// An expected event that the log lacks. `next` is the event of the log in its place.
-    fn missing(register: Register, next: Option<&Event<'_>>, expected: &ExpectedEvent) -> Self {
+    fn missing(
+        register: Register,
+        next: Option<&LoggedEvent<'_>>,
+        expected: &ExpectedEvent,
+    ) -> Self {
         let place = match next {
             Some(next) => format!("before {}", name(next)),
             None => "at the end".to_owned(),
@@ -98,7 +102,7 @@ impl Difference {
 }
 
 /// An event in messages: its index, and its text or its type.
-pub(crate) fn name(event: &Event<'_>) -> String {
+pub(crate) fn name(event: &LoggedEvent<'_>) -> String {
     let text = describe::text(event).unwrap_or_else(|| event.event_type.to_string());
     let short: String = text.chars().take(60).collect();
     let dots = if short.len() < text.len() { "…" } else { "" };
@@ -108,10 +112,10 @@ pub(crate) fn name(event: &Event<'_>) -> String {
 /// The first difference between a register's events and all events that are expected in the register.
 pub fn from_all(
     register: Register,
-    events: &[Event<'_>],
+    events: &[LoggedEvent<'_>],
     expected: &[ExpectedEvent],
 ) -> Option<Difference> {
-    let same = |(event, expected): &(&Event<'_>, &ExpectedEvent)| {
+    let same = |(event, expected): &(&LoggedEvent<'_>, &ExpectedEvent)| {
         expected.digest.is_none_or(|digest| digest == event.digest)
     };
     let at = events.iter().zip(expected).take_while(same).count();
@@ -122,7 +126,7 @@ pub fn from_all(
         (Some(event), Some(wanted)) => (event, wanted),
     };
     let (rest, wanted_rest) = (&events[at + 1..], &expected[at + 1..]);
-    let is = |event: Option<&Event<'_>>, expected: Option<&ExpectedEvent>| {
+    let is = |event: Option<&LoggedEvent<'_>>, expected: Option<&ExpectedEvent>| {
         event.zip(expected).is_some_and(|(event, expected)| expected.digest == Some(event.digest))
     };
     let is_rest_same =
@@ -142,7 +146,7 @@ pub fn from_all(
 /// Other events may stand between them.
 pub fn from_some(
     register: Register,
-    events: &[Event<'_>],
+    events: &[LoggedEvent<'_>],
     expected: &[ExpectedEvent],
 ) -> Option<Difference> {
     let mut from = 0;
@@ -171,7 +175,7 @@ pub fn from_some(
 /// Whether an event of the log, with another digest, may stand for an expected event.
 ///
 /// Expected events of UEFI variables are described by the word `variable` and the variable's name.
-fn may_be(event: &Event<'_>, expected: &ExpectedEvent) -> bool {
+fn may_be(event: &LoggedEvent<'_>, expected: &ExpectedEvent) -> bool {
     let mut words = expected.description.split(' ');
     match describe::variable(event.data).filter(|_| event.event_type.has_variable()) {
         Some(variable) => words.any(|word| word == variable.name),

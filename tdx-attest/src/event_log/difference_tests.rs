@@ -4,8 +4,8 @@ use crate::event_log::replay::sha384;
 use crate::event_log::sample;
 
 /// The events of a log, as expected events.
-fn expected(events: &[Event<'_>]) -> Vec<ExpectedEvent> {
-    let expected = |event: &Event<'_>| {
+fn expected(events: &[LoggedEvent<'_>]) -> Vec<ExpectedEvent> {
+    let expected = |event: &LoggedEvent<'_>| {
         let text = describe::text(event).unwrap_or_default();
         let description = match text.split_once('=') {
             Some((name, _)) if event.event_type.has_variable() => format!("variable {name}"),
@@ -16,19 +16,19 @@ fn expected(events: &[Event<'_>]) -> Vec<ExpectedEvent> {
     events.iter().map(expected).collect()
 }
 
-fn all(events: &[Event<'_>], expected: &[ExpectedEvent]) -> Option<Difference> {
+fn all(events: &[LoggedEvent<'_>], expected: &[ExpectedEvent]) -> Option<Difference> {
     from_all(Register::Rtmr0, events, expected)
 }
 
-fn some(events: &[Event<'_>], expected: &[ExpectedEvent]) -> Option<Difference> {
+fn some(events: &[LoggedEvent<'_>], expected: &[ExpectedEvent]) -> Option<Difference> {
     from_some(Register::Rtmr0, events, expected)
 }
 
 /// An event that no expected event stands for.
-fn stranger() -> Event<'static> {
+fn stranger() -> LoggedEvent<'static> {
     let event_type = EventType(0xa);
     let digest = sha384("stranger");
-    Event { index: 99, register: Register::Rtmr0, event_type, digest, data: b"stranger" }
+    LoggedEvent { index: 99, register: Register::Rtmr0, event_type, digest, data: b"stranger" }
 }
 
 #[test]
@@ -115,6 +115,6 @@ fn a_changed_variable_is_named_among_events_that_are_not_expected() {
 #[test]
 fn long_texts_are_shortened_in_descriptions() {
     let event_type = EventType(0xd);
-    let event = Event { event_type, data: "é".repeat(100).leak().as_bytes(), ..stranger() };
+    let event = LoggedEvent { event_type, data: "é".repeat(100).leak().as_bytes(), ..stranger() };
     assert_eq!(name(&event), format!("event 99 ({}…)", "é".repeat(60)));
 }

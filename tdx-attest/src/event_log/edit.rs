@@ -4,7 +4,7 @@
 //! because SHA-384 is collision-resistant, the register was extended with exactly the events of that changed log. So
 //! the event is named with certainty, and if no such change leads to the value, no event is named.
 
-use crate::event_log::log::Event;
+use crate::event_log::log::LoggedEvent;
 use crate::event_log::replay::{extend, replay};
 use crate::event_log::text::required_digests;
 use crate::register::Digest;
@@ -28,7 +28,7 @@ pub enum Edit {
 
 /// The change of `events` after which they lead to `value`; none if no single change does, or if they lead to `value`
 /// unchanged.
-pub fn find(events: &[Event<'_>], value: Digest) -> Option<Edit> {
+pub fn find(events: &[LoggedEvent<'_>], value: Digest) -> Option<Edit> {
     let digests: Vec<Digest> = events.iter().map(|event| event.digest).collect();
     let steps = digests.iter().scan(Digest::ZERO, |step, digest| {
         let before = *step;

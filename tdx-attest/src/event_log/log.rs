@@ -34,14 +34,14 @@ const HINT: &str = "copy /sys/firmware/acpi/tables/data/CCEL from the guest";
 #[derive(Debug)]
 pub struct EventLog<'a> {
     /// The events that were measured, in order. Events of type EV_NO_ACTION only inform and are left out.
-    pub events: Vec<Event<'a>>,
+    pub events: Vec<LoggedEvent<'a>>,
     /// Whether bytes other than padding follow the end mark of the log.
     pub has_trailing_bytes: bool,
 }
 
 /// A measured event.
 #[derive(Debug, Clone, Copy)]
-pub struct Event<'a> {
+pub struct LoggedEvent<'a> {
     /// The position in the log, counted from 0 at the event after the Spec ID event. Events that were not measured
     /// are counted as well.
     pub index: usize,
@@ -96,7 +96,7 @@ impl<'a> EventLog<'a> {
     }
 
     /// The events of a register, in order.
-    pub fn events_of(&self, register: Register) -> Vec<Event<'a>> {
+    pub fn events_of(&self, register: Register) -> Vec<LoggedEvent<'a>> {
         self.events.iter().filter(|event| event.register == register).copied().collect()
     }
 }
@@ -221,7 +221,7 @@ impl<'a> RawEvent<'a> {
     /// The event with its register; none for an event that was not measured.
     ///
     /// Source: UEFI 2.10, section 38.4.1: index 0 is MRTD, which no event extends, and index 1 is RTMR0.
-    fn measured(self, index: usize) -> Result<Option<Event<'a>>, Fault> {
+    fn measured(self, index: usize) -> Result<Option<LoggedEvent<'a>>, Fault> {
         let Self { register_index, event_type, digests, data } = self;
         if event_type == EventType::NO_ACTION {
             return Ok(None);
@@ -235,7 +235,7 @@ impl<'a> RawEvent<'a> {
             let count = digests.len();
             return Err(Fault::Other(format!("has {count} SHA-384 digests, expected one")));
         };
-        Ok(Some(Event { index, register, event_type, digest, data }))
+        Ok(Some(LoggedEvent { index, register, event_type, digest, data }))
     }
 }
 

@@ -13,7 +13,7 @@ fn message(bytes: &[u8]) -> String {
     parse(bytes).unwrap_err().message().to_owned()
 }
 
-fn key(event: &Event<'_>) -> (usize, Register, u32, Digest, Vec<u8>) {
+fn key(event: &LoggedEvent<'_>) -> (usize, Register, u32, Digest, Vec<u8>) {
     (event.index, event.register, event.event_type.0, event.digest, event.data.to_vec())
 }
 
@@ -23,7 +23,7 @@ fn every_event_is_read_with_any_padding() {
     for padding in [vec![], vec![0xff; 3], vec![0xff; 4096], vec![0; 5], vec![0; 4096]] {
         let bytes = [sample::log(&events), padding].concat();
         let log = parse(&bytes).unwrap();
-        let keys = |events: &[Event<'_>]| events.iter().map(key).collect::<Vec<_>>();
+        let keys = |events: &[LoggedEvent<'_>]| events.iter().map(key).collect::<Vec<_>>();
         assert_eq!(keys(&log.events), keys(&events));
         assert!(!log.has_trailing_bytes);
     }

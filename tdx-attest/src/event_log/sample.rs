@@ -1,7 +1,7 @@
 //! A small log for tests, in the form of what OVMF, shim and GRUB log.
 
 use crate::event_log::event_type::EventType;
-use crate::event_log::log::Event;
+use crate::event_log::log::LoggedEvent;
 use crate::event_log::replay::sha384;
 use crate::register::{Digest, Register};
 
@@ -34,17 +34,17 @@ const SECURE_BOOT: &[u8] =
       S\0e\0c\0u\0r\0e\0B\0o\0o\0t\0\x01";
 
 /// The events of RTMR0.
-pub(crate) fn events() -> Vec<Event<'static>> {
+pub(crate) fn events() -> Vec<LoggedEvent<'static>> {
     all().into_iter().filter(|event| event.register == Register::Rtmr0).collect()
 }
 
 /// The events of RTMR0 and RTMR2.
-pub(crate) fn all() -> Vec<Event<'static>> {
+pub(crate) fn all() -> Vec<LoggedEvent<'static>> {
     let rtmr0 = RTMR0.map(|measurement| (Register::Rtmr0, measurement));
     let rtmr2 = RTMR2.map(|measurement| (Register::Rtmr2, measurement));
     let event = |(index, (register, (event_type, data, measured)))| {
         let (event_type, digest) = (EventType(event_type), sha384(measured));
-        Event { index, register, event_type, digest, data }
+        LoggedEvent { index, register, event_type, digest, data }
     };
     rtmr0.into_iter().chain(rtmr2).enumerate().map(event).collect()
 }
@@ -80,7 +80,7 @@ pub(crate) fn raw(
 }
 
 /// The bytes of an event.
-pub(crate) fn bytes(event: &Event<'_>) -> Vec<u8> {
+pub(crate) fn bytes(event: &LoggedEvent<'_>) -> Vec<u8> {
     let number = match event.register {
         Register::Rtmr0 => 1,
         Register::Rtmr1 => 2,
@@ -92,6 +92,6 @@ pub(crate) fn bytes(event: &Event<'_>) -> Vec<u8> {
 }
 
 /// The bytes of a log, without padding.
-pub(crate) fn log(events: &[Event<'_>]) -> Vec<u8> {
+pub(crate) fn log(events: &[LoggedEvent<'_>]) -> Vec<u8> {
     [spec_id_event()].into_iter().chain(events.iter().map(bytes)).collect::<Vec<_>>().concat()
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::event_log::describe;
 use crate::event_log::event_type::EventType;
-use crate::event_log::log::Event;
+use crate::event_log::log::LoggedEvent;
 use crate::event_log::replay::sha384;
 use crate::register::Digest;
 
@@ -27,7 +27,7 @@ pub enum TextStatus {
 
 impl TextStatus {
     /// The status of an event's text.
-    pub fn of(event: &Event<'_>) -> Self {
+    pub fn of(event: &LoggedEvent<'_>) -> Self {
         if measured(event).iter().any(|bytes| sha384(bytes) == event.digest) {
             Self::Checked
         } else if is_measured_itself(event) {
@@ -40,7 +40,7 @@ impl TextStatus {
 
 /// The digests of which one must be the event's, because the data of an event of this type is what was measured; none
 /// for other types.
-pub fn required_digests(event: &Event<'_>) -> Vec<Digest> {
+pub fn required_digests(event: &LoggedEvent<'_>) -> Vec<Digest> {
     match is_measured_itself(event) {
         true => measured(event).iter().map(sha384).collect(),
         false => Vec::new(),
@@ -50,7 +50,7 @@ pub fn required_digests(event: &Event<'_>) -> Vec<Digest> {
 /// Whether the data of an event of this type contains the bytes that were measured.
 ///
 /// Source: TCG PC Client Platform Firmware Profile, "Event Types"; GRUB, `grub-core/commands/tpm.c`.
-fn is_measured_itself(event: &Event<'_>) -> bool {
+fn is_measured_itself(event: &LoggedEvent<'_>) -> bool {
     match event.event_type {
         EventType::SEPARATOR | EventType::EFI_ACTION | EventType::EFI_GPT_EVENT => true,
         EventType::IPL => grub_string(event.data).is_some(),
@@ -59,7 +59,7 @@ fn is_measured_itself(event: &Event<'_>) -> bool {
 }
 
 /// The byte strings in an event's data that may be what was measured.
-fn measured<'a>(event: &Event<'a>) -> Vec<Cow<'a, [u8]>> {
+fn measured<'a>(event: &LoggedEvent<'a>) -> Vec<Cow<'a, [u8]>> {
     let mut measured = vec![Cow::Borrowed(event.data)];
     match event.event_type {
         // edk2 measures the value of a boot variable without its name.
@@ -92,7 +92,7 @@ mod tests {
     fn status(event_type: u32, data: &[u8], measured: &[u8]) -> TextStatus {
         let event_type = EventType(event_type);
         let (index, register, digest) = (0, Register::Rtmr0, sha384(measured));
-        TextStatus::of(&Event { index, register, event_type, digest, data })
+        TextStatus::of(&LoggedEvent { index, register, event_type, digest, data })
     }
 
     /// A variable in the form of an event.

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::register::Register;
-use crate::rtmr0::{Certainty, Event};
+use crate::rtmr0::{Certainty, PredictedEvent};
 
 /// The predicted value of a register.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -24,7 +24,7 @@ pub struct MeasurementItem {
     pub assumes: Vec<String>,
     /// The events that are measured into the register, in their order, as far as they are predicted. The register may
     /// have more events. Empty without `--events`.
-    pub events: Vec<Event>,
+    pub events: Vec<PredictedEvent>,
 }
 
 impl Item for MeasurementItem {
@@ -43,7 +43,7 @@ impl Item for MeasurementItem {
     }
 
     fn row(&self) -> Vec<String> {
-        let digest = |event: &Event| match &event.digest {
+        let digest = |event: &PredictedEvent| match &event.digest {
             Some(digest) => format!("{} {digest}", event.description),
             None => format!("{} not predicted", event.description),
         };

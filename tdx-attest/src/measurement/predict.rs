@@ -8,7 +8,7 @@ use common::text::hex;
 use crate::domain::TrustDomain;
 use crate::measurement::item::MeasurementItem;
 use crate::register::{Digest, Register};
-use crate::rtmr0::{Certainty, Event, first_events};
+use crate::rtmr0::{Certainty, PredictedEvent, first_events};
 use crate::tdvf::{PageOrder, Tdvf};
 
 /// Predicts every register of a trust domain that a host starts with this firmware. `path` names the firmware.
@@ -40,7 +40,8 @@ pub fn predict(
         if attributes.assumes.is_empty() { Certainty::Exact } else { Certainty::Conditional };
     let mut bits = register(Register::Attributes, &attributes.bits.to_le_bytes(), certainty);
     bits.assumes.extend(attributes.assumes.iter().cloned());
-    let assuming = |event: Event| raw.iter().fold(event, |event, assumed| event.assuming(assumed));
+    let assuming =
+        |event: PredictedEvent| raw.iter().fold(event, |event, assumed| event.assuming(assumed));
     let rtmr0 = events.into_iter().map(assuming).collect();
     vec![
         mrtd,
@@ -56,7 +57,7 @@ pub fn predict(
 }
 
 /// The item of a register whose value is not predicted.
-fn unknown(register: Register, events: Vec<Event>) -> MeasurementItem {
+fn unknown(register: Register, events: Vec<PredictedEvent>) -> MeasurementItem {
     let certainty = Certainty::Unknown;
     MeasurementItem { register, value: None, certainty, assumes: Vec::new(), events }
 }

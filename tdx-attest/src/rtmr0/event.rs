@@ -34,7 +34,7 @@ impl Certainty {
 
 /// A predicted event of a register.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct Event {
+pub struct PredictedEvent {
     /// What is measured, such as `variable PK`.
     pub description: String,
     /// The SHA-384 digest of the event, in hexadecimal digits; null when it is not predicted.
@@ -47,7 +47,7 @@ pub struct Event {
     pub reason: Option<String>,
 }
 
-impl Event {
+impl PredictedEvent {
     /// The event whose digest is that of `bytes`.
     pub(super) fn exact(description: impl Into<String>, bytes: &[u8]) -> Self {
         Self {

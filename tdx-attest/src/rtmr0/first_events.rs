@@ -4,13 +4,13 @@
 //! `TdxHelperMeasureCfvImage`. Between the configuration volume and the variables, edk2 202505 and newer measures
 //! files of QEMU's firmware configuration, which are not predicted.
 
-use crate::rtmr0::event::Event;
+use crate::rtmr0::event::PredictedEvent;
 use crate::rtmr0::ram::GuestMemory;
 use crate::rtmr0::{secure_boot, td_hob};
 use crate::tdvf::{SectionKind, Tdvf, VariableStore};
 
 /// Predicts the events of OVMF in a guest with this memory, or with a memory that is unknown for this reason.
-pub fn first_events(firmware: &Tdvf, memory: Result<GuestMemory, String>) -> Vec<Event> {
+pub fn first_events(firmware: &Tdvf, memory: Result<GuestMemory, String>) -> Vec<PredictedEvent> {
     let list = memory.and_then(|memory| td_hob::measured(firmware.sections(), memory));
     let hob = event("TD HOB", list.as_deref());
     let volume = volume(firmware);
@@ -19,10 +19,10 @@ pub fn first_events(firmware: &Tdvf, memory: Result<GuestMemory, String>) -> Vec
     [hob, volume_event].into_iter().chain(secure_boot::events(store.as_ref())).collect()
 }
 
-fn event(description: &str, bytes: Result<&[u8], &String>) -> Event {
+fn event(description: &str, bytes: Result<&[u8], &String>) -> PredictedEvent {
     match bytes {
-        Ok(bytes) => Event::exact(description, bytes),
-        Err(why) => Event::unknown(description, why),
+        Ok(bytes) => PredictedEvent::exact(description, bytes),
+        Err(why) => PredictedEvent::unknown(description, why),
     }
 }
 
@@ -42,7 +42,7 @@ mod tests {
     use crate::rtmr0::event::Certainty;
     use crate::tdvf::synthetic::{Parts, Section};
 
-    fn predicted(parts: &Parts, memory: u64) -> Vec<Event> {
+    fn predicted(parts: &Parts, memory: u64) -> Vec<PredictedEvent> {
         first_events(&Tdvf::parse(parts.build()).unwrap(), Ok(GuestMemory(memory)))
     }
 
@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn events_that_cannot_be_predicted_say_why() {
-        let reason = |events: &[Event], at: usize| events[at].reason.clone().unwrap();
+        let reason = |events: &[PredictedEvent], at: usize| events[at].reason.clone().unwrap();
         let image = Tdvf::parse(Parts::new().build()).unwrap();
         let events = first_events(&image, Err("no memory".to_owned()));
         assert_eq!(reason(&events, 0), "no memory");

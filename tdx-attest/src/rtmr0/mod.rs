@@ -6,6 +6,6 @@ mod ram;
 mod secure_boot;
 mod td_hob;
 
-pub use event::{Certainty, Event};
+pub use event::{Certainty, PredictedEvent};
 pub use first_events::first_events;
 pub use ram::GuestMemory;

@@ -4,7 +4,7 @@
 //! `SecurityPkg/Library/AuthVariableLib/AuthVariableLib.c`; TCG PC Client Platform Firmware Profile,
 //! UEFI_VARIABLE_DATA.
 
-use crate::rtmr0::event::Event;
+use crate::rtmr0::event::PredictedEvent;
 use crate::tdvf::{Guid, VariableStore};
 
 /// The vendor of `SecureBoot`, `PK` and `KEK`.
@@ -24,12 +24,12 @@ const VARIABLES: [(Guid, &str); 4] =
 const LAST: (Guid, &str) = (SECURITY, "dbt");
 
 /// The events of the variables in a store, or in a store that could not be read for this reason.
-pub(super) fn events(store: Result<&VariableStore<'_>, &String>) -> Vec<Event> {
+pub(super) fn events(store: Result<&VariableStore<'_>, &String>) -> Vec<PredictedEvent> {
     let store = match store {
         Ok(store) => store,
         Err(why) => {
             let names = ["SecureBoot"].into_iter().chain(VARIABLES.map(|(_, name)| name));
-            return names.map(|name| Event::unknown(description(name), why)).collect();
+            return names.map(|name| PredictedEvent::unknown(description(name), why)).collect();
         }
     };
     let is_enrolled = store.get(GLOBAL, "PK").is_some();
@@ -50,21 +50,24 @@ pub(super) fn events(store: Result<&VariableStore<'_>, &String>) -> Vec<Event> {
 }
 
 /// The event of `SecureBoot`, which the firmware sets at each start.
-fn secure_boot(store: &VariableStore<'_>, is_enrolled: bool) -> Event {
+fn secure_boot(store: &VariableStore<'_>, is_enrolled: bool) -> PredictedEvent {
     if !is_enrolled {
         let reason = "without a platform key (PK), the variable is 0, or absent if the firmware was built without \
                       support for Secure Boot";
-        return Event::unknown(description("SecureBoot"), reason);
+        return PredictedEvent::unknown(description("SecureBoot"), reason);
     }
     let is_on = store.get(ENABLE, "SecureBootEnable").is_none_or(|data| data.first() == Some(&1));
     event(GLOBAL, "SecureBoot", &[u8::from(is_on)])
 }
 
 /// The event of a variable with this data.
-fn event(vendor: Guid, name: &str, data: &[u8]) -> Event {
+fn event(vendor: Guid, name: &str, data: &[u8]) -> PredictedEvent {
     let characters: Vec<u8> = name.encode_utf16().flat_map(u16::to_le_bytes).collect();
     let lengths = [characters.len() as u64 / 2, data.len() as u64].map(u64::to_le_bytes);
-    Event::exact(description(name), &[&vendor.0[..], &lengths.concat(), &characters, data].concat())
+    PredictedEvent::exact(
+        description(name),
+        &[&vendor.0[..], &lengths.concat(), &characters, data].concat(),
+    )
 }
 
 fn description(name: &str) -> String {
@@ -83,12 +86,12 @@ mod tests {
     const IS_0: &str = "cfa4e2c6";
     const ABSENT: [&str; 4] = ["6f2e3cbc", "d607c0ef", "08a74f89", "18cc6e01"];
 
-    fn predicted(variables: Vec<Variable>) -> Vec<Event> {
+    fn predicted(variables: Vec<Variable>) -> Vec<PredictedEvent> {
         let image = Parts { variables, ..Parts::new() }.build();
         events(VariableStore::parse(&image[..CFV]).as_ref())
     }
 
-    fn digest(event: &Event) -> &str {
+    fn digest(event: &PredictedEvent) -> &str {
         &event.digest.as_deref().unwrap_or("-none-none")[..8]
     }
 

@@ -25,7 +25,7 @@ pub struct Verifier {
 /// The results of the checks. None is a check that was not made: without collateral, or because another check failed that
 /// it depends on.
 #[derive(Debug)]
-pub struct Verdict {
+pub struct Verification {
     /// Whether the attestation key in the quote signed the quote.
     pub signature: Result<(), Failure>,
     /// Whether Intel's root certificate vouches for that key; and the platform that made the quote.
@@ -62,13 +62,13 @@ impl Verifier {
         quote: &[u8],
         collateral: Option<&Collateral>,
         at: Time,
-    ) -> Result<Verdict> {
+    ) -> Result<Verification> {
         let signed = Signed::parse(quote)?;
         let given = collateral.and_then(|given| given.parts().pck_certificate_chain.as_deref());
         let pck = signed.pck(given);
         let chain = signed.check_chain(pck.as_ref(), &self.root, at);
         let platform = pck.as_ref().map_err(Clone::clone).and_then(pck::platform);
-        let mut verdict = Verdict {
+        let mut verification = Verification {
             signature: signed.check_signature(),
             chain: chain.and(platform),
             collateral: None,
@@ -77,26 +77,26 @@ impl Verifier {
             qe_identity: None,
             tcb: None,
         };
-        let Some(collateral) = collateral else { return Ok(verdict) };
-        verdict.collateral = Some(collateral.check(&self.root, at));
-        if let (Ok(platform), Ok(pck)) = (&verdict.chain, &pck) {
-            verdict.fmspc = Some(check_fmspc(platform, collateral));
-            verdict.revocation = Some(collateral.check_revocation(pck, &self.root, at));
+        let Some(collateral) = collateral else { return Ok(verification) };
+        verification.collateral = Some(collateral.check(&self.root, at));
+        if let (Ok(platform), Ok(pck)) = (&verification.chain, &pck) {
+            verification.fmspc = Some(check_fmspc(platform, collateral));
+            verification.revocation = Some(collateral.check_revocation(pck, &self.root, at));
         }
-        if matches!(verdict.collateral, Some(Ok(()))) {
+        if matches!(verification.collateral, Some(Ok(()))) {
             let identity = collateral.qe_identity();
-            verdict.qe_identity = Some(qe_identity::check(signed.qe_report(), identity));
+            verification.qe_identity = Some(qe_identity::check(signed.qe_report(), identity));
         }
-        if let (Ok(platform), true) = (&verdict.chain, verdict.holds()) {
+        if let (Ok(platform), true) = (&verification.chain, verification.holds()) {
             let tcb = tcb::verify(quote, collateral, &self.root, at);
             let failure = |message| tcb::failure(message, &signed, platform, collateral);
-            verdict.tcb = Some(tcb.map_err(failure));
+            verification.tcb = Some(tcb.map_err(failure));
         }
-        Ok(verdict)
+        Ok(verification)
     }
 }
 
-impl Verdict {
+impl Verification {
     /// Whether all checks before that of the TCB were made and passed.
     fn holds(&self) -> bool {
         let others = [&self.collateral, &self.revocation, &self.fmspc, &self.qe_identity];

@@ -19,14 +19,17 @@ fn judge(forge: &Forge, at: Time, policy: &str) -> (Vec<Check>, bool) {
     let forged = forge.make();
     let collateral = Collateral::new(forged.parts, "forged").unwrap();
     let verifier = Verifier::with_root(forged.root);
-    let verdict = verifier.verify(&forged.quote, Some(&collateral), at).unwrap();
+    let verification = verifier.verify(&forged.quote, Some(&collateral), at).unwrap();
     let policy = match policy {
         "" => Policy::default(),
         text => Policy::parse(text, "policy").unwrap(),
     };
     let demands = Demands { policy, ..Demands::default() };
-    let checks =
-        judgement::checks(TdReport::parse(&forged.quote, "forged").unwrap(), &verdict, &demands);
+    let checks = judgement::checks(
+        TdReport::parse(&forged.quote, "forged").unwrap(),
+        &verification,
+        &demands,
+    );
     let holds = judgement::holds(&checks, true);
     (checks, holds)
 }
@@ -70,11 +73,11 @@ fn an_unchanged_forgery_is_accepted_under_its_own_root() {
 fn the_root_of_intel_does_not_vouch_for_a_forgery() {
     let forged = Forge::default().make();
     let collateral = Collateral::new(forged.parts, "forged").unwrap();
-    let verdict = Verifier::intel().verify(&forged.quote, Some(&collateral), AT).unwrap();
-    assert!(verdict.signature.is_ok());
-    assert_eq!(verdict.chain.unwrap_err().code, Some(Code::QuoteSignature));
-    assert!(verdict.collateral.unwrap().is_err());
-    assert!(verdict.tcb.is_none());
+    let verification = Verifier::intel().verify(&forged.quote, Some(&collateral), AT).unwrap();
+    assert!(verification.signature.is_ok());
+    assert_eq!(verification.chain.unwrap_err().code, Some(Code::QuoteSignature));
+    assert!(verification.collateral.unwrap().is_err());
+    assert!(verification.tcb.is_none());
 }
 
 #[test]
