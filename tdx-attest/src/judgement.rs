@@ -6,8 +6,8 @@ use crate::attributes::{DEBUG, MIGRATABLE, PROFILING, SEPT_VE_DISABLE, SERVTD_EX
 use crate::check::{Check, CheckResult};
 use crate::event_log::comparison::{self, ComparisonResult, Reference};
 use crate::event_log::log::EventLog;
-use crate::expected::{Expected, ExpectedEvents};
 use crate::policy::{Masked, Policy, ReportData};
+use crate::prediction::Prediction;
 use crate::quote::body::TdReport;
 use crate::quote::verification::TcbStatus;
 use crate::quote::verification::failure::Failure;
@@ -23,8 +23,8 @@ const EVENT_LOG: &str = "event_log";
 pub struct Demands {
     /// The policy.
     pub policy: Policy,
-    /// Expected values and events of registers.
-    pub expected: (Expected, ExpectedEvents),
+    /// The predicted values and events of registers.
+    pub prediction: Prediction,
     /// The report data of the command line.
     pub report_data: Option<ReportData>,
 }
@@ -44,13 +44,9 @@ pub fn checks(report: TdReport<'_>, verification: &Verification, demands: &Deman
 }
 
 /// The check whether an event log leads to the registers of the quote, and contains the expected events.
-pub fn event_log(
-    report: TdReport<'_>,
-    log: &EventLog<'_>,
-    expected: &(Expected, ExpectedEvents),
-) -> Check {
+pub fn event_log(report: TdReport<'_>, log: &EventLog<'_>, prediction: &Prediction) -> Check {
     let reference =
-        Reference { quote: Some(report), expected: Some(expected), requires_rtmr3: false };
+        Reference { quote: Some(report), prediction: Some(prediction), requires_rtmr3: false };
     let comparisons = comparison::compare(log, &reference);
     let differs = comparisons.into_iter().find(|comparison| {
         comparison.register.is_rtmr() && comparison.result == ComparisonResult::Differs
@@ -230,16 +226,16 @@ fn compare(found: &[u8], expected: &[&[u8]]) -> Option<bool> {
 
 fn register(report: TdReport<'_>, register: Register, demands: &Demands) -> Check {
     let found = report.register(register);
-    let predicted = demands.expected.0.0.get(&register);
+    let predicted = demands.prediction.0.get(&register);
     let policy = &demands.policy;
     let given = policy.registers.get(&register).map(|bytes| bytes.0.as_slice());
     let expected: Vec<&[u8]> =
-        predicted.and_then(Option::as_deref).into_iter().chain(given).collect();
+        demands.prediction.value(register).into_iter().chain(given).collect();
     let name = register.as_str();
     let is_required = policy.required_registers.contains(&register);
     let absent = match predicted {
-        Some(None) => "the value was not predicted",
-        _ => "no value was given to compare with",
+        Some(_) => "the value was not predicted",
+        None => "no value was given to compare with",
     };
     let compared = match compare(found, &expected) {
         Some(true) => Some(Ok(())),

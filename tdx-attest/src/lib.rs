@@ -4,8 +4,7 @@
 //! tdx-td render -i guest.qcow2 | tdx-attest measure - | tdx-attest verify quote.bin --collateral c.json --expect -
 //! ```
 //!
-//! [`commands`] has one file per verb. [`register`] names the measurement registers, and [`expected`] reads their
-//! expected values. [`measurement`] predicts the registers from a definition ([`domain`]) and its firmware ([`tdvf`]);
+//! [`commands`] has one file per verb. [`register`] names the measurement registers. [`measurement`] predicts the registers from a definition ([`domain`]) and its firmware ([`tdvf`]);
 //! [`rtmr0`] predicts the first events of RTMR0. [`event_log`] replays event logs and compares them. [`quote`] reads
 //! quotes and verifies them, [`policy`] reads what is demanded of a quote, and [`judgement`] compares the two: each
 //! [`check`] has a result. [`pccs`] fetches collateral.
@@ -16,12 +15,12 @@ mod cli;
 pub mod commands;
 pub mod domain;
 pub mod event_log;
-pub mod expected;
 mod fields;
 pub mod judgement;
 pub mod measurement;
 pub mod pccs;
 pub mod policy;
+pub mod prediction;
 pub mod quote;
 pub mod register;
 pub mod rtmr0;

@@ -272,6 +272,7 @@ fn events_of_a_store_with_keys_are_all_predicted() {
     let variables = ["SecureBoot", "PK", "KEK", "db", "dbx"].map(|name| format!("variable {name}"));
     assert_eq!(names[0..2], ["TD HOB", "configuration firmware volume (CFV)"]);
     assert_eq!(names[2..], variables);
+    assert_eq!((&events[0]["variable"], &events[3]["variable"]), (&Value::Null, &json!("PK")));
     for event in events {
         assert_eq!(
             (&event["certainty"], &event["reason"]),

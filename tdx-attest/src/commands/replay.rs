@@ -19,7 +19,7 @@ use crate::event_log::describe;
 use crate::event_log::difference::Difference;
 use crate::event_log::log::{self, EventLog, LoggedEvent};
 use crate::event_log::text::TextStatus;
-use crate::expected::Expected;
+use crate::prediction::Prediction;
 use crate::quote::body::{self, TdReport};
 use crate::register::Register;
 
@@ -159,10 +159,10 @@ pub fn run(_: &Context, args: ReplayArgs) -> Result<Outcome> {
     });
     let quote = quote.transpose()?;
     let report = quote.as_ref().map(|(bytes, name)| TdReport::parse(bytes, name)).transpose()?;
-    let expected = args.expect.as_deref().map(Expected::read_with_events).transpose()?;
+    let prediction = args.expect.as_deref().map(Prediction::read).transpose()?;
     let reference = Reference {
         quote: report,
-        expected: expected.as_ref(),
+        prediction: prediction.as_ref(),
         requires_rtmr3: args.require_rtmr3,
     };
     let items = comparison::compare(&log, &reference).into_iter().map(ReplayItem::from);
@@ -170,8 +170,8 @@ pub fn run(_: &Context, args: ReplayArgs) -> Result<Outcome> {
     let compares = |item: &ReplayItem| {
         item.expected_value.is_some() && item.result != ComparisonResult::NotCompared
     };
-    if let Some((path, (_, events))) = args.expect.as_deref().zip(expected.as_ref())
-        && !events.has_digests()
+    if let Some((path, prediction)) = args.expect.as_deref().zip(prediction.as_ref())
+        && !prediction.has_digests()
         && !items.iter().any(compares)
     {
         let message =

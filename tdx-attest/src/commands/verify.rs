@@ -11,9 +11,9 @@ use common::{Error, Result};
 
 use crate::check::Check;
 use crate::event_log::log::{self, EventLog};
-use crate::expected::{Expected, ExpectedEvents};
 use crate::judgement::{self, Demands};
 use crate::policy::{self, Policy, ReportData};
+use crate::prediction::Prediction;
 use crate::quote::body::{self, TdReport};
 use crate::quote::verification::collateral::Collateral;
 use crate::quote::verification::verifier::Verifier;
@@ -84,7 +84,7 @@ pub fn run(_: &Context, args: VerifyArgs) -> Result<Outcome> {
     }
     let demands = Demands {
         policy: args.policy.as_deref().map(Policy::read).transpose()?.unwrap_or_default(),
-        expected: args.expect.as_deref().map(expected).transpose()?.unwrap_or_default(),
+        prediction: args.expect.as_deref().map(prediction).transpose()?.unwrap_or_default(),
         report_data: args.report_data.clone(),
     };
     let warnings = warnings(&args, &demands);
@@ -116,7 +116,7 @@ fn warnings(args: &VerifyArgs, demands: &Demands) -> Vec<String> {
                 .to_owned(),
         );
     }
-    if args.event_log.is_none() && demands.expected.1.has_digests() {
+    if args.event_log.is_none() && demands.prediction.has_digests() {
         warnings.push(
             "the expected events were not compared: no event log was given (--event-log LOG)"
                 .to_owned(),
@@ -132,18 +132,18 @@ fn event_log_check(path: Option<&Path>, report: TdReport<'_>, demands: &Demands)
     let Some(path) = path else { return Ok(judgement::no_event_log()) };
     let bytes = input::bytes_from(path, log::LIMIT, "an event log")?;
     let log = EventLog::parse(&bytes, &input::name(path))?;
-    Ok(judgement::event_log(report, &log, &demands.expected))
+    Ok(judgement::event_log(report, &log, &demands.prediction))
 }
 
-/// Reads expected values and events.
+/// Reads a prediction.
 ///
-/// Errors: those of [`Expected::read_with_events`]; `invalid_input` if no register has a value.
-fn expected(path: &Path) -> Result<(Expected, ExpectedEvents)> {
-    let (expected, events) = Expected::read_with_events(path)?;
-    if expected.0.values().all(Option::is_none) {
-        let message = format!("{} contains no value of a register", path.display());
-        return Err(Error::invalid_input(message)
-            .hint("run tdx-attest measure to predict the values of registers"));
+/// Errors: those of [`Prediction::read`]; `invalid_input` if no register has a value.
+fn prediction(path: &Path) -> Result<Prediction> {
+    let prediction = Prediction::read(path)?;
+    if prediction.has_values() {
+        return Ok(prediction);
     }
-    Ok((expected, events))
+    let message = format!("{} contains no value of a register", path.display());
+    Err(Error::invalid_input(message)
+        .hint("run tdx-attest measure to predict the values of registers"))
 }

@@ -10,7 +10,7 @@ use crate::event_log::edit::{self, Edit};
 use crate::event_log::log::{EventLog, LoggedEvent};
 use crate::event_log::replay::replay;
 use crate::event_log::text::{TextStatus, required_digests};
-use crate::expected::{Expected, ExpectedEvent, ExpectedEvents};
+use crate::prediction::{ExpectedEvent, Prediction};
 use crate::quote::body::TdReport;
 use crate::register::{Digest, Register};
 
@@ -20,7 +20,7 @@ pub struct Reference<'a> {
     /// The report in a quote.
     pub quote: Option<TdReport<'a>>,
     /// The expected values and events.
-    pub expected: Option<&'a (Expected, ExpectedEvents)>,
+    pub prediction: Option<&'a Prediction>,
     /// Whether the log must lead to RTMR3 of the quote. Programs of the guest can extend RTMR3 without an entry in the
     /// log.
     pub requires_rtmr3: bool,
@@ -79,7 +79,7 @@ pub struct Comparison<'a> {
 /// Compares RTMR0 to RTMR3 of a log, and the other registers of the quote for which a value is expected.
 pub fn compare<'a>(log: &EventLog<'a>, reference: &Reference<'_>) -> Vec<Comparison<'a>> {
     let is_expected = |register: &Register| {
-        reference.expected.is_some_and(|(expected, _)| expected.0.contains_key(register))
+        reference.prediction.is_some_and(|prediction| prediction.0.contains_key(register))
     };
     let registers = Register::ALL.into_iter();
     let compared = registers.filter(|register| register.is_rtmr() || is_expected(register));
@@ -96,9 +96,9 @@ fn compare_register<'a>(
     let digests = events.iter().map(|event| event.digest);
     let value = register.is_rtmr().then(|| replay(Digest::ZERO, digests));
     let quote = reference.quote.as_ref().map(|quote| quote.register(register).to_vec());
-    let prediction = reference.expected.and_then(|(expected, _)| expected.0.get(&register));
-    let known = reference.expected.and_then(|(_, events)| events.0.get(&register));
-    let known = known.map_or(&[][..], Vec::as_slice);
+    let expected = reference.prediction.and_then(|prediction| prediction.0.get(&register));
+    let known = expected.map_or(&[][..], |expected| &expected.events);
+    let expected = expected.map(|expected| expected.value.as_deref());
 
     let is_in_quote = same(value, quote.as_deref());
     // An expected event of RTMR3 is proved by the quote alone, because the log is not signed.
@@ -111,8 +111,8 @@ fn compare_register<'a>(
         Some(value) => Some(value.0.to_vec()),
         None => quote.clone(),
     };
-    let differs = match (prediction, &found) {
-        (Some(Some(expected)), Some(found)) if expected != found => {
+    let differs = match (expected, &found) {
+        (Some(Some(expected)), Some(found)) if expected != *found => {
             Some(from_expected(register, &events, known, expected, found))
         }
         (Some(None), _) => difference::from_some(register, &events, known),
@@ -125,8 +125,8 @@ fn compare_register<'a>(
         findings.push(from_quote(register, &events, quote));
     }
 
-    let is_compared = is_in_quote.is_some() || (prediction.is_some() && found.is_some());
-    let result = match (findings.is_empty(), prediction) {
+    let is_compared = is_in_quote.is_some() || (expected.is_some() && found.is_some());
+    let result = match (findings.is_empty(), expected) {
         (false, _) => ComparisonResult::Differs,
         (true, _) if is_unlogged => ComparisonResult::Unlogged,
         (true, Some(None)) => ComparisonResult::NotPredicted,
@@ -139,7 +139,7 @@ fn compare_register<'a>(
     codes.dedup();
     let differences = findings.into_iter().map(|(_, difference)| difference);
     let first_difference = differences.min_by_key(|found| found.index.unwrap_or(usize::MAX));
-    let expected = prediction.cloned().flatten();
+    let expected = expected.flatten().map(<[u8]>::to_vec);
     Comparison { register, value, quote, expected, result, codes, first_difference, events }
 }
 

@@ -1,12 +1,9 @@
-use std::collections::BTreeMap;
-
 use proptest::prelude::*;
 
 use super::*;
-use crate::event_log::describe;
 use crate::event_log::replay::sha384;
 use crate::event_log::sample;
-use crate::expected::ExpectedEvent;
+use crate::prediction::ExpectedRegister;
 
 /// The bytes of a quote of version 4 with these values of registers; other registers are 0.
 fn quote(registers: &[(Register, Digest)]) -> Vec<u8> {
@@ -35,19 +32,20 @@ fn value(events: &[LoggedEvent<'_>], register: Register) -> Digest {
     replay(Digest::ZERO, events.map(|event| event.digest))
 }
 
-/// Expected values and events of RTMR0 and RTMR2.
-fn predicted(events: &[LoggedEvent<'_>], has_value: bool) -> (Expected, ExpectedEvents) {
-    let registers = [Register::Rtmr0, Register::Rtmr2];
-    let values = registers.map(|r| (r, has_value.then(|| value(events, r).0.to_vec())));
-    let of = |register| {
+/// The prediction of RTMR0 and RTMR2: their events and, if they `have_values`, their values.
+fn predicted(events: &[LoggedEvent<'_>], have_values: bool) -> Prediction {
+    let expected = |register| {
+        let value = have_values.then(|| value(events, register).0.to_vec());
         let events = events.iter().filter(|event| event.register == register);
-        let expected = events.map(|event| {
-            let description = describe::text(event).unwrap_or_default();
-            ExpectedEvent { description, digest: Some(event.digest) }
-        });
-        (register, expected.collect())
+        (register, ExpectedRegister { value, events: events.map(sample::expected).collect() })
     };
-    (Expected(values.into()), ExpectedEvents(registers.map(of).into()))
+    Prediction([Register::Rtmr0, Register::Rtmr2].map(expected).into())
+}
+
+/// The prediction of one register: its value alone.
+fn predicted_value(register: Register, Digest(value): Digest) -> Prediction {
+    let expected = ExpectedRegister { value: Some(value.to_vec()), ..ExpectedRegister::default() };
+    Prediction([(register, expected)].into())
 }
 
 fn log(events: Vec<LoggedEvent<'_>>) -> EventLog<'_> {
@@ -58,10 +56,10 @@ fn log(events: Vec<LoggedEvent<'_>>) -> EventLog<'_> {
 fn compared(
     events: &[LoggedEvent<'static>],
     quote: Option<&[u8]>,
-    expected: Option<&(Expected, ExpectedEvents)>,
+    prediction: Option<&Prediction>,
 ) -> Vec<Comparison<'static>> {
     let quote = quote.map(|bytes| TdReport::parse(bytes, "quote").unwrap());
-    let reference = Reference { quote, expected, requires_rtmr3: false };
+    let reference = Reference { quote, prediction, requires_rtmr3: false };
     compare(&log(events.to_vec()), &reference)
 }
 
@@ -135,7 +133,7 @@ fn one_edited_event_is_named_by_its_expected_events() {
     let events = sample::all();
     for (change, at, log) in edited_logs() {
         for expected in [predicted(&events, true), predicted(&events, false)] {
-            let is_complete = expected.0.0[&Register::Rtmr0].is_some();
+            let is_complete = expected.value(Register::Rtmr0).is_some();
             if change == Change::Added && !is_complete {
                 continue;
             }
@@ -202,7 +200,7 @@ fn rtmr3_without_log_entries_differs_only_on_request() {
     assert_eq!(comparison.codes, [Code::Rtmr3Unlogged]);
     assert_eq!(comparison.first_difference, None);
     let report = Some(TdReport::parse(&quote, "quote").unwrap());
-    let reference = Reference { quote: report, expected: None, requires_rtmr3: true };
+    let reference = Reference { quote: report, prediction: None, requires_rtmr3: true };
     let comparison = compare(&log(events.clone()), &reference).pop().unwrap();
     assert_eq!(
         (comparison.register, comparison.result),
@@ -213,17 +211,18 @@ fn rtmr3_without_log_entries_differs_only_on_request() {
     for (wanted, result) in
         [(measured, ComparisonResult::Unlogged), (sha384("another"), ComparisonResult::Differs)]
     {
-        let expected = Expected(BTreeMap::from([(Register::Rtmr3, Some(wanted.0.to_vec()))]));
-        let expected = (expected, ExpectedEvents::default());
+        let expected = predicted_value(Register::Rtmr3, wanted);
         let comparison = of(compared(&events, Some(&quote), Some(&expected)), Register::Rtmr3);
         assert_eq!(comparison.result, result);
     }
     // An expected event in a log that does not lead to the quote proves nothing.
-    let event = ExpectedEvent { description: "application".to_owned(), digest: Some(measured) };
-    let expected = (
-        Expected(BTreeMap::from([(Register::Rtmr3, None)])),
-        ExpectedEvents(BTreeMap::from([(Register::Rtmr3, vec![event])])),
-    );
+    let event = ExpectedEvent {
+        description: "application".to_owned(),
+        variable: None,
+        digest: Some(measured),
+    };
+    let expected = ExpectedRegister { value: None, events: vec![event] };
+    let expected = Prediction([(Register::Rtmr3, expected)].into());
     let comparison = of(compared(&events, Some(&quote), Some(&expected)), Register::Rtmr3);
     assert_eq!(comparison.result, ComparisonResult::Differs);
 }
@@ -236,8 +235,7 @@ fn other_registers_are_compared_with_the_quote_if_they_are_expected() {
     for (wanted, result) in
         [(mrtd, ComparisonResult::Match), (sha384("another"), ComparisonResult::Differs)]
     {
-        let expected = Expected(BTreeMap::from([(Register::Mrtd, Some(wanted.0.to_vec()))]));
-        let expected = (expected, ExpectedEvents::default());
+        let expected = predicted_value(Register::Mrtd, wanted);
         let comparison = of(compared(&events, Some(&quote), Some(&expected)), Register::Mrtd);
         assert_eq!((comparison.result, comparison.value), (result, None));
         let comparison = of(compared(&events, None, Some(&expected)), Register::Mrtd);

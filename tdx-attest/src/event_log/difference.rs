@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::event_log::describe;
 use crate::event_log::log::LoggedEvent;
-use crate::expected::ExpectedEvent;
+use crate::prediction::ExpectedEvent;
 use crate::register::{Digest, Register};
 
 /// How a log differs.
@@ -172,15 +172,11 @@ pub fn from_some(
     None
 }
 
-/// Whether an event of the log, with another digest, may stand for an expected event.
-///
-/// Expected events of UEFI variables are described by the word `variable` and the variable's name.
+/// Whether an event of the log, with another digest, may stand for an expected event: both are of the UEFI variable with
+/// the same name, or none of them is of a variable.
 fn may_be(event: &LoggedEvent<'_>, expected: &ExpectedEvent) -> bool {
-    let mut words = expected.description.split(' ');
-    match describe::variable(event.data).filter(|_| event.event_type.has_variable()) {
-        Some(variable) => words.any(|word| word == variable.name),
-        None => words.all(|word| word != "variable"),
-    }
+    let variable = describe::variable(event.data).filter(|_| event.event_type.has_variable());
+    variable.map(|variable| variable.name) == expected.variable
 }
 
 #[cfg(test)]

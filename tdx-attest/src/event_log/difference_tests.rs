@@ -5,15 +5,7 @@ use crate::event_log::sample;
 
 /// The events of a log, as expected events.
 fn expected(events: &[LoggedEvent<'_>]) -> Vec<ExpectedEvent> {
-    let expected = |event: &LoggedEvent<'_>| {
-        let text = describe::text(event).unwrap_or_default();
-        let description = match text.split_once('=') {
-            Some((name, _)) if event.event_type.has_variable() => format!("variable {name}"),
-            _ => text,
-        };
-        ExpectedEvent { description, digest: Some(event.digest) }
-    };
-    events.iter().map(expected).collect()
+    events.iter().map(sample::expected).collect()
 }
 
 fn all(events: &[LoggedEvent<'_>], expected: &[ExpectedEvent]) -> Option<Difference> {

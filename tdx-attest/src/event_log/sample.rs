@@ -1,8 +1,10 @@
 //! A small log for tests, in the form of what OVMF, shim and GRUB log.
 
+use crate::event_log::describe;
 use crate::event_log::event_type::EventType;
 use crate::event_log::log::LoggedEvent;
 use crate::event_log::replay::sha384;
+use crate::prediction::ExpectedEvent;
 use crate::register::{Digest, Register};
 
 /// The data of a separator.
@@ -47,6 +49,14 @@ pub(crate) fn all() -> Vec<LoggedEvent<'static>> {
         LoggedEvent { index, register, event_type, digest, data }
     };
     rtmr0.into_iter().chain(rtmr2).enumerate().map(event).collect()
+}
+
+/// The expected event that an event of a log is.
+pub(crate) fn expected(event: &LoggedEvent<'_>) -> ExpectedEvent {
+    let variable = describe::variable(event.data).filter(|_| event.event_type.has_variable());
+    let description = describe::text(event).unwrap_or_default();
+    let variable = variable.map(|variable| variable.name);
+    ExpectedEvent { description, variable, digest: Some(event.digest) }
 }
 
 /// The Spec ID event of edk2: SHA-384 only.

@@ -37,6 +37,8 @@ impl Certainty {
 pub struct PredictedEvent {
     /// What is measured, such as `variable PK`.
     pub description: String,
+    /// The name of the UEFI variable that is measured, such as `PK`; null for an event of another kind.
+    pub variable: Option<String>,
     /// The SHA-384 digest of the event, in hexadecimal digits; null when it is not predicted.
     pub digest: Option<String>,
     /// How certain the digest is.
@@ -52,6 +54,7 @@ impl PredictedEvent {
     pub(super) fn exact(description: impl Into<String>, bytes: &[u8]) -> Self {
         Self {
             description: description.into(),
+            variable: None,
             digest: Some(Digest(Sha384::digest(bytes).into()).to_string()),
             certainty: Certainty::Exact,
             assumes: Vec::new(),
@@ -63,11 +66,17 @@ impl PredictedEvent {
     pub(super) fn unknown(description: impl Into<String>, reason: impl Into<String>) -> Self {
         Self {
             description: description.into(),
+            variable: None,
             digest: None,
             certainty: Certainty::Unknown,
             assumes: Vec::new(),
             reason: Some(reason.into()),
         }
+    }
+
+    /// The event of a UEFI variable.
+    pub(super) fn of_variable(self, name: &str) -> Self {
+        Self { variable: Some(name.to_owned()), ..self }
     }
 
     /// Makes the digest of a predicted event depend on an assumption.

@@ -29,7 +29,7 @@ pub(super) fn events(store: Result<&VariableStore<'_>, &String>) -> Vec<Predicte
         Ok(store) => store,
         Err(why) => {
             let names = ["SecureBoot"].into_iter().chain(VARIABLES.map(|(_, name)| name));
-            return names.map(|name| PredictedEvent::unknown(description(name), why)).collect();
+            return names.map(|name| unknown(name, why)).collect();
         }
     };
     let is_enrolled = store.get(GLOBAL, "PK").is_some();
@@ -54,7 +54,7 @@ fn secure_boot(store: &VariableStore<'_>, is_enrolled: bool) -> PredictedEvent {
     if !is_enrolled {
         let reason = "without a platform key (PK), the variable is 0, or absent if the firmware was built without \
                       support for Secure Boot";
-        return PredictedEvent::unknown(description("SecureBoot"), reason);
+        return unknown("SecureBoot", reason);
     }
     let is_on = store.get(ENABLE, "SecureBootEnable").is_none_or(|data| data.first() == Some(&1));
     event(GLOBAL, "SecureBoot", &[u8::from(is_on)])
@@ -64,10 +64,13 @@ fn secure_boot(store: &VariableStore<'_>, is_enrolled: bool) -> PredictedEvent {
 fn event(vendor: Guid, name: &str, data: &[u8]) -> PredictedEvent {
     let characters: Vec<u8> = name.encode_utf16().flat_map(u16::to_le_bytes).collect();
     let lengths = [characters.len() as u64 / 2, data.len() as u64].map(u64::to_le_bytes);
-    PredictedEvent::exact(
-        description(name),
-        &[&vendor.0[..], &lengths.concat(), &characters, data].concat(),
-    )
+    let bytes = [&vendor.0[..], &lengths.concat(), &characters, data].concat();
+    PredictedEvent::exact(description(name), &bytes).of_variable(name)
+}
+
+/// The event of a variable that is not predicted, for this reason.
+fn unknown(name: &str, reason: &str) -> PredictedEvent {
+    PredictedEvent::unknown(description(name), reason).of_variable(name)
 }
 
 fn description(name: &str) -> String {

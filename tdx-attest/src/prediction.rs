@@ -1,4 +1,5 @@
-//! The expected values of registers, from a document of `tdx-attest measure` or from items of the same form.
+//! The prediction of a trust domain that a quote or an event log is compared with: a document of `tdx-attest measure`, or
+//! items of the same form.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
@@ -10,26 +11,23 @@ use serde::Deserialize;
 
 use crate::register::{Digest, Register};
 
-/// The most that is read of a file with expected values. Unit: bytes.
+/// The most that is read of a prediction. Unit: bytes.
 const LIMIT: usize = 64 << 20;
 
-/// The expected value of each register. A register without an entry is not compared. A register whose value is none
-/// was not predicted.
+/// What a relying party expects of the registers of a trust domain. A register without an entry is not compared.
 #[derive(Debug, Default)]
-pub struct Expected(pub BTreeMap<Register, Option<Vec<u8>>>);
+pub struct Prediction(pub BTreeMap<Register, ExpectedRegister>);
 
-/// The expected events of each register, in order. A register without an entry has no expected events.
-///
-/// If the register has an expected value, these are all of its events. Otherwise they are the ones that were predicted:
-/// other events may stand before, between and after them.
+/// What is expected of a register.
 #[derive(Debug, Default)]
-pub struct ExpectedEvents(pub BTreeMap<Register, Vec<ExpectedEvent>>);
-
-impl ExpectedEvents {
-    /// Whether any event has a digest that an event log can be compared with.
-    pub fn has_digests(&self) -> bool {
-        self.0.values().flatten().any(|event| event.digest.is_some())
-    }
+pub struct ExpectedRegister {
+    /// The value; none if it was not predicted.
+    pub value: Option<Vec<u8>>,
+    /// The events, in order.
+    ///
+    /// If the register has an expected value, these are all of its events, or none is known. Otherwise they are the ones
+    /// that were predicted: other events may stand before, between and after them.
+    pub events: Vec<ExpectedEvent>,
 }
 
 /// An expected event of a register.
@@ -37,6 +35,8 @@ impl ExpectedEvents {
 pub struct ExpectedEvent {
     /// What is measured, such as `variable PK`.
     pub description: String,
+    /// The name of the UEFI variable that is measured, such as `PK`; none for an event of another kind.
+    pub variable: Option<String>,
     /// The digest; none if it was not predicted.
     pub digest: Option<Digest>,
 }
@@ -60,39 +60,61 @@ struct Item {
 #[derive(Debug, Deserialize)]
 struct EventItem {
     description: String,
+    variable: Option<String>,
     digest: Option<String>,
 }
 
-impl Expected {
-    /// Reads expected values and expected events from a file, or from standard input if the path is `-`.
+impl Prediction {
+    /// Reads a prediction from a file, or from standard input if the path is `-`.
     ///
     /// Errors: those of [`input::items_from`]; `invalid_input` for a value that is not hexadecimal or of another
     /// length than the register, for a register with two values, and for a digest that is not 96 hexadecimal digits.
-    pub fn read_with_events(path: &Path) -> Result<(Self, ExpectedEvents)> {
+    pub fn read(path: &Path) -> Result<Self> {
         let expected = "the output of tdx-attest measure";
         let items = input::items_from(path, LIMIT, &["tdx.attest.measurements"], expected)?;
         Self::from_items(items, path)
     }
 
-    fn from_items(items: Vec<Item>, path: &Path) -> Result<(Self, ExpectedEvents)> {
-        let (mut values, mut all_events) = (BTreeMap::new(), BTreeMap::new());
-        for Item { register, value, events } in items {
-            let value = value.map(|value| bytes(register, &value)).transpose()?;
-            let former = values.insert(register, value);
-            if former.is_some() {
+    fn from_items(items: Vec<Item>, path: &Path) -> Result<Self> {
+        let mut registers = BTreeMap::new();
+        for item in items {
+            let register = item.register;
+            if registers.insert(register, item.read()?).is_some() {
                 let message = format!("{} contains two values of {register}", path.display());
                 return Err(Error::invalid_input(message));
             }
-            let events = events.into_iter().map(|event| event.read(register));
-            all_events.insert(register, events.collect::<Result<_>>()?);
         }
-        Ok((Self(values), ExpectedEvents(all_events)))
+        Ok(Self(registers))
+    }
+
+    /// The expected value of a register; none if no value is expected or if it was not predicted.
+    pub fn value(&self, register: Register) -> Option<&[u8]> {
+        self.0.get(&register)?.value.as_deref()
+    }
+
+    /// Whether any register has a value.
+    pub fn has_values(&self) -> bool {
+        self.0.values().any(|register| register.value.is_some())
+    }
+
+    /// Whether any event has a digest that an event log can be compared with.
+    pub fn has_digests(&self) -> bool {
+        self.0.values().flat_map(|register| &register.events).any(|event| event.digest.is_some())
+    }
+}
+
+impl Item {
+    fn read(self) -> Result<ExpectedRegister> {
+        let register = self.register;
+        let value = self.value.map(|value| bytes(register, &value)).transpose()?;
+        let events = self.events.into_iter().map(|event| event.read(register));
+        Ok(ExpectedRegister { value, events: events.collect::<Result<_>>()? })
     }
 }
 
 impl EventItem {
     fn read(self, register: Register) -> Result<ExpectedEvent> {
-        let Self { description, digest } = self;
+        let Self { description, variable, digest } = self;
         let digest = digest.map(|digits| {
             Digest::from_hex(&digits).ok_or_else(|| {
                 Error::invalid_input(format!(
@@ -100,7 +122,7 @@ impl EventItem {
                 ))
             })
         });
-        Ok(ExpectedEvent { description, digest: digest.transpose()? })
+        Ok(ExpectedEvent { digest: digest.transpose()?, description, variable })
     }
 }
 
@@ -122,10 +144,10 @@ mod tests {
     use super::*;
 
     /// Reads a file with this text.
-    fn read(text: &str) -> Result<(Expected, ExpectedEvents)> {
+    fn read(text: &str) -> Result<Prediction> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
-        Expected::read_with_events(file.path())
+        Prediction::read(file.path())
     }
 
     #[test]
@@ -136,19 +158,22 @@ mod tests {
             {{"register":"attributes","value":"0000001000000000"}}
             {{"register":"rtmr0","value":null,"events":[
                 {{"description":"TD HOB","digest":"{zero}","certainty":"exact"}},
-                {{"description":"variable PK","digest":null}}]}}"#
+                {{"description":"variable PK","variable":"PK","digest":null}}]}}"#
         );
-        let (Expected(values), ExpectedEvents(events)) = read(&text).unwrap();
-        assert_eq!(values[&Register::Mrtd], Some(vec![0x11; 48]));
-        assert_eq!(values[&Register::Attributes], Some(vec![0, 0, 0, 16, 0, 0, 0, 0]));
-        assert_eq!((&values[&Register::Rtmr0], values.get(&Register::Rtmr1)), (&None, None));
-        let event = |description: &str, digest| {
-            let description = description.to_owned();
-            ExpectedEvent { description, digest }
+        let prediction = read(&text).unwrap();
+        assert_eq!(prediction.value(Register::Mrtd), Some(&[0x11; 48][..]));
+        let attributes = prediction.value(Register::Attributes);
+        assert_eq!(attributes, Some(&[0, 0, 0, 16, 0, 0, 0, 0][..]));
+        let rtmr0 = &prediction.0[&Register::Rtmr0];
+        assert_eq!((&rtmr0.value, prediction.0.get(&Register::Rtmr1).is_some()), (&None, false));
+        let event = |description: &str, variable: Option<&str>, digest| {
+            let (description, variable) = (description.to_owned(), variable.map(str::to_owned));
+            ExpectedEvent { description, variable, digest }
         };
-        let wanted = [event("TD HOB", Some(Digest::ZERO)), event("variable PK", None)];
-        assert_eq!(events[&Register::Rtmr0], wanted);
-        assert!(events[&Register::Mrtd].is_empty());
+        let hob = event("TD HOB", None, Some(Digest::ZERO));
+        assert_eq!(rtmr0.events, [hob, event("variable PK", Some("PK"), None)]);
+        assert!(prediction.0[&Register::Mrtd].events.is_empty());
+        assert!(prediction.has_values() && prediction.has_digests());
     }
 
     #[test]
@@ -181,14 +206,18 @@ mod tests {
             ),
         ) {
             let item = |(register, value, digests): (Register, _, Vec<_>)| {
-                let event = |digest| EventItem { description: "event".to_owned(), digest };
+                let event = |digest| EventItem {
+                    description: "event".to_owned(),
+                    variable: None,
+                    digest,
+                };
                 Item { register, value, events: digests.into_iter().map(event).collect() }
             };
             let items: Vec<Item> = items.into_iter().map(item).collect();
             let count = items.len();
-            if let Ok((values, events)) = Expected::from_items(items, Path::new("expected.json")) {
-                prop_assert_eq!((values.0.len(), events.0.len()), (count, count));
-                for (register, value) in values.0 {
+            if let Ok(Prediction(registers)) = Prediction::from_items(items, Path::new("expected.json")) {
+                prop_assert_eq!(registers.len(), count);
+                for (register, ExpectedRegister { value, .. }) in registers {
                     prop_assert!(value.is_none_or(|value| value.len() == register.size()));
                 }
             }
