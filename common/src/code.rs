@@ -96,6 +96,8 @@ codes! {
         "Mediated devices exist on the PCI device.",
     Mounted "MOUNTED" Refuse
         "A file system on the disk is mounted, in the host's mount namespace or in another one.",
+    MrtdPageOrder "MRTD_PAGE_ORDER" Refuse
+        "MRTD is not the expected value, and is the value of the expected firmware in the other page order. Run `tdx-attest measure` with that `--page-order`.",
     MultipathPath "MULTIPATH_PATH" Refuse
         "The disk is one path of a multipath map. Give the multipath map to the guest instead.",
     NoiommuMode "NOIOMMU_MODE" Refuse

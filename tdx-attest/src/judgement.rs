@@ -7,7 +7,7 @@ use crate::check::{Check, CheckResult};
 use crate::event_log::comparison::{self, ComparisonResult, Reference};
 use crate::event_log::log::EventLog;
 use crate::policy::{Masked, Policy, ReportData};
-use crate::prediction::Prediction;
+use crate::prediction::{ExpectedRegister, Prediction};
 use crate::quote::body::TdReport;
 use crate::quote::verification::TcbStatus;
 use crate::quote::verification::failure::Failure;
@@ -239,7 +239,7 @@ fn register(report: TdReport<'_>, register: Register, demands: &Demands) -> Chec
     };
     let compared = match compare(found, &expected) {
         Some(true) => Some(Ok(())),
-        Some(false) => Some(Err("the value differs from the expected value".into())),
+        Some(false) => Some(Err(difference(found, given, predicted))),
         None if is_required => {
             Some(Err(format!("the policy requires {name}, but {absent}").into()))
         }
@@ -254,4 +254,15 @@ fn register(report: TdReport<'_>, register: Register, demands: &Demands) -> Chec
         None => Check::not_made(name, absent),
     };
     check.expected(expected.into_iter().map(text::hex)).found([text::hex(found)])
+}
+
+/// Why a register has another value than the policy (`given`) or the prediction demands.
+fn difference(found: &[u8], given: Option<&[u8]>, predicted: Option<&ExpectedRegister>) -> Failure {
+    match predicted.and_then(|predicted| predicted.page_order_mismatch(found)) {
+        // The page order does not explain why the value differs from that of the policy.
+        Some(message) if given.is_none_or(|given| given == found) => {
+            Failure::of(Code::MrtdPageOrder, message)
+        }
+        _ => "the value differs from the expected value".into(),
+    }
 }

@@ -9,7 +9,9 @@ use common::document::input;
 use common::{Error, Result};
 use serde::Deserialize;
 
+use crate::measurement::ValueByPageOrder;
 use crate::register::{Digest, Register};
+use crate::tdvf::PageOrder;
 
 /// The most that is read of a prediction. Unit: bytes.
 const LIMIT: usize = 64 << 20;
@@ -23,6 +25,9 @@ pub struct Prediction(pub BTreeMap<Register, ExpectedRegister>);
 pub struct ExpectedRegister {
     /// The value; none if it was not predicted.
     pub value: Option<Vec<u8>>,
+    /// The values of MRTD in both page orders; empty for another register, and if the prediction does not contain them.
+    /// They explain why a value differs. `value` alone decides whether it differs.
+    pub by_page_order: Vec<(PageOrder, Vec<u8>)>,
     /// The events, in order.
     ///
     /// If the register has an expected value, these are all of its events, or none is known. Otherwise they are the ones
@@ -41,6 +46,26 @@ pub struct ExpectedEvent {
     pub digest: Option<Digest>,
 }
 
+impl ExpectedRegister {
+    /// Whether any event has a digest that an event log can be compared with.
+    pub fn has_digests(&self) -> bool {
+        self.events.iter().any(|event| event.digest.is_some())
+    }
+
+    /// Why MRTD has another value than expected, if the page order of the host explains that. None if the value is the
+    /// expected one, or is that of no page order.
+    pub fn page_order_mismatch(&self, found: &[u8]) -> Option<String> {
+        if self.value.as_deref()? == found {
+            return None;
+        }
+        let (order, _) = self.by_page_order.iter().find(|(_, value)| value == found)?;
+        Some(format!(
+            "MRTD differs because the host measured the expected firmware in the other page order: run tdx-attest \
+             measure with --page-order {order}"
+        ))
+    }
+}
+
 impl Display for ExpectedEvent {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, "({})", self.description)
@@ -53,6 +78,7 @@ struct Item {
     // A document has every key: an absent one is misspelt, and not a value that was not predicted.
     #[serde(deserialize_with = "Option::deserialize")]
     value: Option<String>,
+    value_by_page_order: Option<ValueByPageOrder>,
     #[serde(default)]
     events: Vec<EventItem>,
 }
@@ -99,7 +125,7 @@ impl Prediction {
 
     /// Whether any event has a digest that an event log can be compared with.
     pub fn has_digests(&self) -> bool {
-        self.0.values().flat_map(|register| &register.events).any(|event| event.digest.is_some())
+        self.0.values().any(ExpectedRegister::has_digests)
     }
 }
 
@@ -107,8 +133,14 @@ impl Item {
     fn read(self) -> Result<ExpectedRegister> {
         let register = self.register;
         let value = self.value.map(|value| bytes(register, &value)).transpose()?;
+        let orders = self.value_by_page_order.filter(|_| register == Register::Mrtd);
+        let orders =
+            orders.map(|by| [(PageOrder::Page, by.page), (PageOrder::Section, by.section)]);
+        let orders = orders.into_iter().flatten();
+        let by_page_order = orders.map(|(order, value)| Ok((order, bytes(register, &value)?)));
+        let by_page_order = by_page_order.collect::<Result<_>>()?;
         let events = self.events.into_iter().map(|event| event.read(register));
-        Ok(ExpectedRegister { value, events: events.collect::<Result<_>>()? })
+        Ok(ExpectedRegister { value, by_page_order, events: events.collect::<Result<_>>()? })
     }
 }
 
@@ -177,6 +209,27 @@ mod tests {
     }
 
     #[test]
+    fn mrtd_in_the_other_page_order_differs_and_the_order_is_named() {
+        let (page, section) = ("1".repeat(96), "2".repeat(96));
+        let orders = format!(r#""value_by_page_order":{{"page":"{page}","section":"{section}"}}"#);
+        let of = |value: &str, register: &str| {
+            let text = format!(r#"{{"register":"{register}","value":"{value}",{orders}}}"#);
+            read(&text).unwrap().0.into_values().next().unwrap()
+        };
+        let order = |expected: &ExpectedRegister, found: u8| {
+            let why = expected.page_order_mismatch(&[found; 48])?;
+            why.split_once("--page-order ").map(|(_, order)| order.to_owned())
+        };
+        let (by_page, by_section) = (of(&page, "mrtd"), of(&section, "mrtd"));
+        assert_eq!((order(&by_page, 0x11), order(&by_section, 0x22)), (None, None));
+        assert_eq!(order(&by_page, 0x22).as_deref(), Some("section"));
+        assert_eq!(order(&by_section, 0x11).as_deref(), Some("page"));
+        assert_eq!((order(&by_page, 0x33), order(&of(&page, "rtmr0"), 0x22)), (None, None));
+        let alone = read(&format!(r#"{{"register":"mrtd","value":"{page}"}}"#)).unwrap();
+        assert_eq!(order(&alone.0[&Register::Mrtd], 0x22), None);
+    }
+
+    #[test]
     fn other_values_are_invalid_input() {
         for (text, says) in [
             (r#"[{"register":"rtmr9","value":null}]"#, "item 1 in"),
@@ -187,6 +240,10 @@ mod tests {
             ),
             (r#"[{"register":"attributes","value":"00"}]"#, "is not 16 hexadecimal digits"),
             (r#"[{"register":"rtmr0","events":[{"digest":null}]}]"#, "item 1 in"),
+            (
+                r#"[{"register":"mrtd","value":null,"value_by_page_order":{"page":"","section":""}}]"#,
+                "is not 96 hexadecimal digits",
+            ),
         ] {
             let error = read(text).unwrap_err();
             assert!(error.message().contains(says), "{text} {error}");
@@ -211,7 +268,7 @@ mod tests {
                     variable: None,
                     digest,
                 };
-                Item { register, value, events: digests.into_iter().map(event).collect() }
+                Item { register, value, value_by_page_order: None, events: digests.into_iter().map(event).collect() }
             };
             let items: Vec<Item> = items.into_iter().map(item).collect();
             let count = items.len();

@@ -96,6 +96,10 @@ fn mrtd_of_a_synthetic_image_is_that_of_an_independent_implementation() {
     {
         let document = folder.measure(&Domain::default(), flags).document();
         assert_eq!(value(&document, "mrtd"), expected_mrtd(&image, by_section), "{flags}");
+        let [page, section] = [false, true].map(|by_section| expected_mrtd(&image, by_section));
+        let both = json!({"page": page, "section": section});
+        assert_eq!(item(&document, "mrtd")["value_by_page_order"], both, "{flags}");
+        assert_eq!(item(&document, "mrowner")["value_by_page_order"], Value::Null);
         assert_eq!((&document["host"], &document["changed"]), (&Value::Null, &json!(false)));
         let mrtd = item(&document, "mrtd");
         assert_eq!((&mrtd["certainty"], &mrtd["host"]), (&json!("exact"), &Value::Null));

@@ -240,6 +240,24 @@ fn a_register_that_is_not_predicted_is_no_match() {
 }
 
 #[test]
+fn mrtd_in_the_other_page_order_differs_with_a_code_of_its_own() {
+    let files = Files::new(&entries());
+    // The quote has an MRTD of zeros.
+    let (found, other) = ("00".repeat(48), "11".repeat(48));
+    let orders = json!({"page": other, "section": found});
+    let item_of =
+        |value: &str| json!({"register": "mrtd", "value": value, "value_by_page_order": orders});
+    for (value, status, result, codes) in
+        [(&other, 10, "differs", json!(["MRTD_PAGE_ORDER"])), (&found, 0, "match", json!([]))]
+    {
+        files.write("expected.json", item_of(value).to_string());
+        let run = files.replay("ccel.bin --quote quote.bin --expect expected.json");
+        let mrtd = item(&run.answer(status), "mrtd");
+        assert_eq!((&mrtd["result"], &mrtd["codes"]), (&json!(result), &codes));
+    }
+}
+
+#[test]
 fn an_expectation_that_cannot_be_compared_is_exit_3() {
     let files = Files::new(&entries());
     let digits = "00".repeat(48);

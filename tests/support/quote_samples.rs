@@ -11,6 +11,9 @@ use serde_json::Value;
 
 use super::tools::repository;
 
+/// The offset of MRTD in the report of a trust domain. Source: Intel TDX DCAP Quoting Library API, "TD Quote Body".
+pub(crate) const MRTD: usize = 136;
+
 /// A quote, its collateral, and a time at which the collateral is valid.
 pub(crate) struct Sample {
     name: &'static str,
@@ -40,6 +43,16 @@ impl Sample {
     /// The bytes of the quote.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         std::fs::read(self.quote()).unwrap()
+    }
+
+    /// The bytes of the quote (version 4) with other values in the report of the trust domain, at these offsets in the
+    /// report. The signature of the quote is wrong then.
+    pub(crate) fn with(&self, fields: &[(usize, &[u8])]) -> Vec<u8> {
+        let mut bytes = self.bytes();
+        for (offset, value) in fields {
+            bytes[48 + offset..][..value.len()].copy_from_slice(value);
+        }
+        bytes
     }
 }
 

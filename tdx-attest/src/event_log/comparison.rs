@@ -10,7 +10,7 @@ use crate::event_log::edit::{self, Edit};
 use crate::event_log::log::{EventLog, LoggedEvent};
 use crate::event_log::replay::replay;
 use crate::event_log::text::{TextStatus, required_digests};
-use crate::prediction::{ExpectedEvent, Prediction};
+use crate::prediction::{ExpectedEvent, ExpectedRegister, Prediction};
 use crate::quote::body::TdReport;
 use crate::register::{Digest, Register};
 
@@ -97,36 +97,29 @@ fn compare_register<'a>(
     let value = register.is_rtmr().then(|| replay(Digest::ZERO, digests));
     let quote = reference.quote.as_ref().map(|quote| quote.register(register).to_vec());
     let expected = reference.prediction.and_then(|prediction| prediction.0.get(&register));
-    let known = expected.map_or(&[][..], |expected| &expected.events);
-    let expected = expected.map(|expected| expected.value.as_deref());
 
     let is_in_quote = same(value, quote.as_deref());
     // An expected event of RTMR3 is proved by the quote alone, because the log is not signed.
     let is_free = register == Register::Rtmr3
         && !reference.requires_rtmr3
-        && known.iter().all(|event| event.digest.is_none());
+        && !expected.is_some_and(ExpectedRegister::has_digests);
     let is_unlogged = is_in_quote == Some(false) && is_free;
     // What the programs of the guest measured is in the quote only.
     let found = match value.filter(|_| !is_unlogged) {
         Some(value) => Some(value.0.to_vec()),
         None => quote.clone(),
     };
-    let differs = match (expected, &found) {
-        (Some(Some(expected)), Some(found)) if expected != *found => {
-            Some(from_expected(register, &events, known, expected, found))
-        }
-        (Some(None), _) => difference::from_some(register, &events, known),
-        _ => None,
-    };
     // Of two findings about the same event, the first is reported.
-    let named = contradiction(&events).into_iter().chain(differs);
-    let mut findings: Vec<_> = named.map(|found| (Code::EventDiffers, found)).collect();
+    let contradiction = contradiction(&events).map(|found| (Code::EventDiffers, found));
+    let differs = expected
+        .and_then(|expected| from_prediction(register, &events, expected, found.as_deref()));
+    let mut findings: Vec<_> = contradiction.into_iter().chain(differs).collect();
     if let (Some(false), false, Some(quote)) = (is_in_quote, is_unlogged, &quote) {
         findings.push(from_quote(register, &events, quote));
     }
 
     let is_compared = is_in_quote.is_some() || (expected.is_some() && found.is_some());
-    let result = match (findings.is_empty(), expected) {
+    let result = match (findings.is_empty(), expected.map(|expected| &expected.value)) {
         (false, _) => ComparisonResult::Differs,
         (true, _) if is_unlogged => ComparisonResult::Unlogged,
         (true, Some(None)) => ComparisonResult::NotPredicted,
@@ -139,7 +132,7 @@ fn compare_register<'a>(
     codes.dedup();
     let differences = findings.into_iter().map(|(_, difference)| difference);
     let first_difference = differences.min_by_key(|found| found.index.unwrap_or(usize::MAX));
-    let expected = expected.flatten().map(<[u8]>::to_vec);
+    let expected = expected.and_then(|expected| expected.value.clone());
     Comparison { register, value, quote, expected, result, codes, first_difference, events }
 }
 
@@ -169,6 +162,25 @@ fn from_quote(register: Register, events: &[LoggedEvent<'_>], quote: &[u8]) -> (
             (Code::LogIncomplete, only_register(register, quote, &value.0, description))
         }
     }
+}
+
+/// The difference between a register and what is expected of it, with its code. `found` is the value of the register, if
+/// there is one.
+fn from_prediction(
+    register: Register,
+    events: &[LoggedEvent<'_>],
+    expected: &ExpectedRegister,
+    found: Option<&[u8]>,
+) -> Option<(Code, Difference)> {
+    let known = &expected.events;
+    let Some(value) = &expected.value else {
+        return difference::from_some(register, events, known).map(|d| (Code::EventDiffers, d));
+    };
+    let found = found.filter(|found| found != value)?;
+    Some(match expected.page_order_mismatch(found) {
+        Some(why) => (Code::MrtdPageOrder, only_register(register, value, found, why)),
+        None => (Code::EventDiffers, from_expected(register, events, known, value, found)),
+    })
 }
 
 /// The difference between a register and its expected value. `known` are its expected events, if there are any.

@@ -4,6 +4,7 @@ use super::*;
 use crate::event_log::replay::sha384;
 use crate::event_log::sample;
 use crate::prediction::ExpectedRegister;
+use crate::tdvf::PageOrder;
 
 /// The bytes of a quote of version 4 with these values of registers; other registers are 0.
 fn quote(registers: &[(Register, Digest)]) -> Vec<u8> {
@@ -37,7 +38,8 @@ fn predicted(events: &[LoggedEvent<'_>], have_values: bool) -> Prediction {
     let expected = |register| {
         let value = have_values.then(|| value(events, register).0.to_vec());
         let events = events.iter().filter(|event| event.register == register);
-        (register, ExpectedRegister { value, events: events.map(sample::expected).collect() })
+        let events = events.map(sample::expected).collect();
+        (register, ExpectedRegister { value, events, ..ExpectedRegister::default() })
     };
     Prediction([Register::Rtmr0, Register::Rtmr2].map(expected).into())
 }
@@ -221,7 +223,7 @@ fn rtmr3_without_log_entries_differs_only_on_request() {
         variable: None,
         digest: Some(measured),
     };
-    let expected = ExpectedRegister { value: None, events: vec![event] };
+    let expected = ExpectedRegister { events: vec![event], ..ExpectedRegister::default() };
     let expected = Prediction([(Register::Rtmr3, expected)].into());
     let comparison = of(compared(&events, Some(&quote), Some(&expected)), Register::Rtmr3);
     assert_eq!(comparison.result, ComparisonResult::Differs);
@@ -240,6 +242,28 @@ fn other_registers_are_compared_with_the_quote_if_they_are_expected() {
         assert_eq!((comparison.result, comparison.value), (result, None));
         let comparison = of(compared(&events, None, Some(&expected)), Register::Mrtd);
         assert_eq!(comparison.result, ComparisonResult::NotCompared);
+    }
+}
+
+#[test]
+fn mrtd_in_the_other_page_order_differs_with_a_code_of_its_own() {
+    let [page, section] = ["by page", "by section"].map(sha384);
+    let mut prediction = predicted_value(Register::Mrtd, page);
+    let orders = [(PageOrder::Page, page), (PageOrder::Section, section)];
+    prediction.0.get_mut(&Register::Mrtd).unwrap().by_page_order =
+        orders.map(|(order, Digest(value))| (order, value.to_vec())).into();
+    for (mrtd, code) in
+        [(section, Code::MrtdPageOrder), (sha384("another firmware"), Code::EventDiffers)]
+    {
+        let quote = quote(&[(Register::Mrtd, mrtd)]);
+        let comparison =
+            of(compared(&sample::all(), Some(&quote), Some(&prediction)), Register::Mrtd);
+        assert_eq!(comparison.result, ComparisonResult::Differs);
+        assert_eq!(comparison.codes, [code]);
+        let found = comparison.first_difference.unwrap();
+        assert_eq!(found.change, Change::Register);
+        let names_order = found.description.ends_with("--page-order section");
+        assert_eq!(names_order, code == Code::MrtdPageOrder, "{found:?}");
     }
 }
 

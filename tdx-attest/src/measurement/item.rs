@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 
 use common::document::Item;
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::register::Register;
 use crate::rtmr0::{Certainty, PredictedEvent};
@@ -17,6 +17,9 @@ pub struct MeasurementItem {
     pub register: Register,
     /// The value in hexadecimal digits, in the order of the bytes in a quote; null when it is not predicted.
     pub value: Option<String>,
+    /// The values in both page orders, one of which is `value`; null for a register other than MRTD, because only MRTD
+    /// depends on the page order.
+    pub value_by_page_order: Option<ValueByPageOrder>,
     /// How certain the value is.
     pub certainty: Certainty,
     /// What must be true for the value to be right. An exact value also names the firmware and the page order that it
@@ -25,6 +28,15 @@ pub struct MeasurementItem {
     /// The events that are measured into the register, in their order, as far as they are predicted. The register may
     /// have more events. Empty without `--events`.
     pub events: Vec<PredictedEvent>,
+}
+
+/// The values of MRTD, in hexadecimal digits: which of them a host computes depends on the host, not on the guest.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct ValueByPageOrder {
+    /// The value if the host adds each page and then measures it.
+    pub page: String,
+    /// The value if the host adds all pages of a section and then measures them.
+    pub section: String,
 }
 
 impl Item for MeasurementItem {

@@ -3,5 +3,5 @@
 mod item;
 mod predict;
 
-pub use item::MeasurementItem;
+pub use item::{MeasurementItem, ValueByPageOrder};
 pub use predict::predict;

@@ -6,7 +6,7 @@ use common::parallel;
 use common::text::hex;
 
 use crate::domain::TrustDomain;
-use crate::measurement::item::MeasurementItem;
+use crate::measurement::item::{MeasurementItem, ValueByPageOrder};
 use crate::register::{Digest, Register};
 use crate::rtmr0::{Certainty, PredictedEvent, first_events};
 use crate::tdvf::{PageOrder, Tdvf};
@@ -20,20 +20,32 @@ pub fn predict(
     path: &Path,
     order: PageOrder,
 ) -> Vec<MeasurementItem> {
-    let (mrtd, (sha256, events)) = parallel::both(
-        || firmware.mrtd(order),
-        || (firmware.sha256(), first_events(firmware, domain.memory.clone())),
+    let (by_page, (by_section, (sha256, events))) = parallel::both(
+        || firmware.mrtd(PageOrder::Page),
+        || {
+            parallel::both(
+                || firmware.mrtd(PageOrder::Section),
+                || (firmware.sha256(), first_events(firmware, domain.memory.clone())),
+            )
+        },
     );
     let raw = raw_assumptions(domain);
     let register = |register, value: &[u8], certainty| MeasurementItem {
         register,
         value: Some(hex(value)),
+        value_by_page_order: None,
         certainty: if raw.is_empty() { certainty } else { Certainty::Conditional },
         assumes: raw.clone(),
         events: Vec::new(),
     };
     let exact = |name, Digest(value): Digest| register(name, &value, Certainty::Exact);
-    let mut mrtd = exact(Register::Mrtd, mrtd);
+    let in_order = match order {
+        PageOrder::Page => by_page,
+        PageOrder::Section => by_section,
+    };
+    let mut mrtd = exact(Register::Mrtd, in_order);
+    let (page, section) = (by_page.to_string(), by_section.to_string());
+    mrtd.value_by_page_order = Some(ValueByPageOrder { page, section });
     mrtd.assumes.extend(basis(&sha256, path, order));
     let attributes = &domain.attributes;
     let certainty =
@@ -59,7 +71,8 @@ pub fn predict(
 /// The item of a register whose value is not predicted.
 fn unknown(register: Register, events: Vec<PredictedEvent>) -> MeasurementItem {
     let certainty = Certainty::Unknown;
-    MeasurementItem { register, value: None, certainty, assumes: Vec::new(), events }
+    let assumes = Vec::new();
+    MeasurementItem { register, value: None, value_by_page_order: None, certainty, assumes, events }
 }
 
 /// What an MRTD is for: the firmware, and the order in which the host adds its pages.

@@ -3,6 +3,8 @@
 //! Source: Intel TDX Module Base specification, "MRTD: Build-Time Measurement Register"; Intel TDX Module ABI
 //! specification, TDH.MEM.PAGE.ADD and TDH.MR.EXTEND.
 
+use std::fmt::{self, Display, Formatter};
+
 use clap::ValueEnum;
 use sha2::{Digest as _, Sha384};
 
@@ -13,13 +15,23 @@ use crate::tdvf::metadata::{PAGE, Section};
 /// The part of a page that one TDH.MR.EXTEND measures. Unit: bytes.
 const CHUNK: usize = 256;
 
-/// The order in which a host adds and measures the pages of a section.
+/// The order in which a host adds and measures the pages of a section. It changes MRTD, and nothing that a guest can see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum PageOrder {
     /// Each page is added and then measured: KVM of Linux 6.16 and newer
     Page,
     /// All pages of a section are added, then all are measured: QEMU 8.2 of Canonical's and Intel's preview packages
     Section,
+}
+
+impl Display for PageOrder {
+    /// Writes the order as `--page-order` takes it.
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Page => "page",
+            Self::Section => "section",
+        })
+    }
 }
 
 impl Tdvf {
