@@ -53,7 +53,7 @@ pub struct Check {
     pub check: &'static str,
     /// The result.
     pub result: CheckResult,
-    /// The stable code of the failure; null when none fits, and for a check that did not fail.
+    /// The stable code of the failure, or of a note about a check that passed; null when none fits.
     pub code: Option<Code>,
     /// The reason why the check failed or was not made; null for a check that passed.
     pub message: Option<String>,
@@ -79,6 +79,12 @@ impl Check {
     pub fn not_made(check: &'static str, why: impl Into<String>) -> Self {
         let message = Some(why.into());
         Self { message, result: CheckResult::NotChecked, ..Self::made(check, Ok(())) }
+    }
+
+    /// Adds a note to a check that passed.
+    #[must_use]
+    pub fn noted(self, code: Code) -> Self {
+        Self { code: Some(code), ..self }
     }
 
     /// Sets what was demanded.

@@ -4,8 +4,7 @@ use common::{Code, text};
 
 use crate::attributes::{DEBUG, MIGRATABLE, PROFILING, SEPT_VE_DISABLE, SERVTD_EXT};
 use crate::check::{Check, CheckResult};
-use crate::event_log::comparison::{self, ComparisonResult, Reference};
-use crate::event_log::log::EventLog;
+use crate::event_log::comparison::{Comparison, ComparisonResult};
 use crate::policy::{Masked, Policy, ReportData};
 use crate::prediction::{ExpectedRegister, Prediction};
 use crate::quote::body::TdReport;
@@ -43,20 +42,21 @@ pub fn checks(report: TdReport<'_>, verification: &Verification, demands: &Deman
     checks
 }
 
-/// The check whether an event log leads to the registers of the quote, and contains the expected events.
-pub fn event_log(report: TdReport<'_>, log: &EventLog<'_>, prediction: &Prediction) -> Check {
-    let reference =
-        Reference { quote: Some(report), prediction: Some(prediction), requires_rtmr3: false };
-    let comparisons = comparison::compare(log, &reference);
+/// The check whether an event log leads to the registers of the quote, and contains the expected events. `comparisons` are
+/// those of the log with the quote and the prediction.
+pub fn event_log(comparisons: Vec<Comparison<'_>>) -> Check {
+    let is_unlogged = comparisons.iter().any(|it| it.result == ComparisonResult::Unlogged);
     let differs = comparisons.into_iter().find(|comparison| {
         comparison.register.is_rtmr() && comparison.result == ComparisonResult::Differs
     });
-    let failure = differs.map(|comparison| {
+    if let Some(comparison) = differs {
         let description = comparison.first_difference.map(|found| found.description);
         let message = description.unwrap_or_else(|| format!("{} differs", comparison.register));
-        Failure { code: comparison.codes.first().copied(), message }
-    });
-    Check::made(EVENT_LOG, failure.map_or(Ok(()), Err))
+        let code = comparison.codes.first().copied();
+        return Check::made(EVENT_LOG, Err(Failure { code, message }));
+    }
+    let check = Check::made(EVENT_LOG, Ok(()));
+    if is_unlogged { check.noted(Code::Rtmr3Unlogged) } else { check }
 }
 
 /// The check of [`event_log`] if no log was given.

@@ -197,7 +197,7 @@ mod tests {
         let attributes = prediction.value(Register::Attributes);
         assert_eq!(attributes, Some(&[0, 0, 0, 16, 0, 0, 0, 0][..]));
         let rtmr0 = &prediction.0[&Register::Rtmr0];
-        assert_eq!((&rtmr0.value, prediction.0.get(&Register::Rtmr1).is_some()), (&None, false));
+        assert_eq!((&rtmr0.value, prediction.0.contains_key(&Register::Rtmr1)), (&None, false));
         let event = |description: &str, variable: Option<&str>, digest| {
             let (description, variable) = (description.to_owned(), variable.map(str::to_owned));
             ExpectedEvent { description, variable, digest }

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use crate::support::event_log::{self, Entry, hex, sha384};
 use crate::support::tools::{self, Run};
 
-mod vectors;
+pub(crate) mod vectors;
 
 /// A directory with a log, a quote and expected values.
 struct Files {
@@ -211,7 +211,10 @@ fn rtmr3_may_be_extended_without_a_log_entry() {
     let rtmrs = [1, 2, 3].map(|register| event_log::replay(&entries(), register));
     let [r0, r1, r2] = rtmrs.each_ref().map(Vec::as_slice);
     files.write("quote.bin", event_log::quote([r0, r1, r2, &sha384(b"a program")]));
-    let rtmr3 = item(&files.replay("ccel.bin --quote quote.bin").document(), "rtmr3");
+    let document = files.replay("ccel.bin --quote quote.bin").document();
+    let rtmr3 = item(&document, "rtmr3");
+    let warning = document["warnings"][0].as_str().unwrap();
+    assert!(warning.starts_with("ccel.bin does not lead to RTMR3 of the quote"), "{document}");
     assert_eq!(
         (&rtmr3["result"], &rtmr3["codes"]),
         (&json!("unlogged"), &json!(["RTMR3_UNLOGGED"]))

@@ -14,6 +14,16 @@ use super::tools::repository;
 /// The offset of MRTD in the report of a trust domain. Source: Intel TDX DCAP Quoting Library API, "TD Quote Body".
 pub(crate) const MRTD: usize = 136;
 
+/// The offset of RTMR0 in the report; RTMR1 to RTMR3 follow. Source: the same.
+pub(crate) const RTMR0: usize = 328;
+
+/// The offset of the attributes in the report. Source: the same.
+pub(crate) const ATTRIBUTES: usize = 120;
+
+/// The values of the owner: their names in the arguments of QEMU, and their offsets in the report. Source: the same.
+pub(crate) const OWNER_VALUES: [(&str, usize); 3] =
+    [("mrconfigid", 184), ("mrowner", 232), ("mrownerconfig", 280)];
+
 /// A quote, its collateral, and a time at which the collateral is valid.
 pub(crate) struct Sample {
     name: &'static str,

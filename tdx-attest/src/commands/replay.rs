@@ -19,6 +19,7 @@ use crate::event_log::describe;
 use crate::event_log::difference::Difference;
 use crate::event_log::log::{self, EventLog, LoggedEvent};
 use crate::event_log::text::TextStatus;
+use crate::event_log::warnings;
 use crate::prediction::Prediction;
 use crate::quote::body::{self, TdReport};
 use crate::register::Register;
@@ -165,8 +166,9 @@ pub fn run(_: &Context, args: ReplayArgs) -> Result<Outcome> {
         prediction: prediction.as_ref(),
         requires_rtmr3: args.require_rtmr3,
     };
-    let items = comparison::compare(&log, &reference).into_iter().map(ReplayItem::from);
-    let items: Vec<ReplayItem> = items.collect();
+    let comparisons = comparison::compare(&log, &reference);
+    let warnings = warnings::warnings(&log, &comparisons, &input::name(&args.log));
+    let items: Vec<ReplayItem> = comparisons.into_iter().map(ReplayItem::from).collect();
     let compares = |item: &ReplayItem| {
         item.expected_value.is_some() && item.result != ComparisonResult::NotCompared
     };
@@ -180,8 +182,5 @@ pub fn run(_: &Context, args: ReplayArgs) -> Result<Outcome> {
             .hint("add --events to tdx-attest measure; to compare other registers, add --quote"));
     }
     let fits = items.iter().all(|item| item.result != ComparisonResult::Differs);
-    let warning = log.has_trailing_bytes.then(|| {
-        format!("{} has bytes after the end of the log, which were ignored", input::name(&args.log))
-    });
-    Ok(Outcome::answer(Document::new("tdx.attest.replay", items).warnings(warning), fits))
+    Ok(Outcome::answer(Document::new("tdx.attest.replay", items).warnings(warnings), fits))
 }

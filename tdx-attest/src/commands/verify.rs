@@ -10,7 +10,9 @@ use common::document::output::Outcome;
 use common::{Error, Result};
 
 use crate::check::Check;
+use crate::event_log::comparison::{self, Reference};
 use crate::event_log::log::{self, EventLog};
+use crate::event_log::warnings;
 use crate::judgement::{self, Demands};
 use crate::policy::{self, Policy, ReportData};
 use crate::prediction::Prediction;
@@ -53,10 +55,13 @@ pub struct VerifyArgs {
     /// Verify as of this time, in RFC 3339 or in seconds since 1970 [default: now]
     #[arg(long, value_name = "TIME")]
     at: Option<Time>,
-    /// Check that the guest's event log leads to RTMR0 to RTMR2 of the quote; RTMR3 may have been extended without an
-    /// entry in the log. - reads standard input
+    /// Check that the guest's event log leads to RTMR0 to RTMR2 of the quote; - reads standard input
     #[arg(long, value_name = "LOG")]
     event_log: Option<PathBuf>,
+    /// Require that the event log leads to RTMR3 of the quote. Without this option, a difference is only reported, because
+    /// programs of the guest can extend RTMR3 without an entry in the log
+    #[arg(long, requires = "event_log")]
+    require_rtmr3: bool,
     /// Compare the registers with the values in this output of tdx-attest measure; - reads standard input
     #[arg(long, value_name = "FILE")]
     expect: Option<PathBuf>,
@@ -87,7 +92,7 @@ pub fn run(_: &Context, args: VerifyArgs) -> Result<Outcome> {
         prediction: args.expect.as_deref().map(prediction).transpose()?.unwrap_or_default(),
         report_data: args.report_data.clone(),
     };
-    let warnings = warnings(&args, &demands);
+    let mut warnings = not_checked(&args, &demands);
     let keys = demands.policy.keys_about_tcb();
     if args.no_collateral && !keys.is_empty() {
         let message =
@@ -100,14 +105,16 @@ pub fn run(_: &Context, args: VerifyArgs) -> Result<Outcome> {
     let at = args.at.unwrap_or_else(Time::now);
     let verification = Verifier::intel().verify(&quote, collateral.as_ref(), at)?;
     let mut checks = judgement::checks(report, &verification, &demands);
-    checks.push(event_log_check(args.event_log.as_deref(), report, &demands)?);
+    let (event_log, log_warnings) = event_log_check(&args, report, &demands.prediction)?;
+    checks.push(event_log);
+    warnings.extend(log_warnings);
     let holds = judgement::holds(&checks, collateral.is_some());
     let document = Document::new("tdx.attest.verify", checks).warnings(warnings);
     Ok(Outcome::answer(document, holds))
 }
 
-/// What was not checked although it matters.
-fn warnings(args: &VerifyArgs, demands: &Demands) -> Vec<String> {
+/// Warnings about what is not checked although it matters.
+fn not_checked(args: &VerifyArgs, demands: &Demands) -> Vec<String> {
     let mut warnings = Vec::new();
     if args.no_collateral {
         warnings.push(
@@ -125,14 +132,26 @@ fn warnings(args: &VerifyArgs, demands: &Demands) -> Vec<String> {
     warnings
 }
 
-/// The check of the event log in a file.
+/// The check of the event log, and the warnings about it.
 ///
 /// Errors: `invalid_input` for a file that is no event log.
-fn event_log_check(path: Option<&Path>, report: TdReport<'_>, demands: &Demands) -> Result<Check> {
-    let Some(path) = path else { return Ok(judgement::no_event_log()) };
+fn event_log_check(
+    args: &VerifyArgs,
+    report: TdReport<'_>,
+    prediction: &Prediction,
+) -> Result<(Check, Vec<String>)> {
+    let Some(path) = &args.event_log else { return Ok((judgement::no_event_log(), Vec::new())) };
     let bytes = input::bytes_from(path, log::LIMIT, "an event log")?;
-    let log = EventLog::parse(&bytes, &input::name(path))?;
-    Ok(judgement::event_log(report, &log, &demands.prediction))
+    let source = input::name(path);
+    let log = EventLog::parse(&bytes, &source)?;
+    let reference = Reference {
+        quote: Some(report),
+        prediction: Some(prediction),
+        requires_rtmr3: args.require_rtmr3,
+    };
+    let comparisons = comparison::compare(&log, &reference);
+    let warnings = warnings::warnings(&log, &comparisons, &source);
+    Ok((judgement::event_log(comparisons), warnings))
 }
 
 /// Reads a prediction.

@@ -84,7 +84,7 @@ fn the_log_of_a_guest_with_shim_and_grub_is_replayed() {
 }
 
 /// A report of dstack: its quote, and its events as a log.
-fn dstack() -> Option<(Vec<u8>, Vec<Entry>)> {
+pub(crate) fn dstack() -> Option<(Vec<u8>, Vec<Entry>)> {
     let report: Value =
         serde_json::from_slice(&read(&vector("dstack-quote-report.json")?)).unwrap();
     let bytes = |value: &Value| {
