@@ -1,8 +1,9 @@
 /* Times two commands in turn: ours, other, other, ours, ours, ... so that other load
  * of the machine affects both.
  *
- *   pair [-n COUNT] [-1] [-a CMD] [-b CMD] -- OURS... -- OTHER...
+ *   pair [-c] [-n COUNT] [-1] [-a CMD] [-b CMD] -- OURS... -- OTHER...
  *
+ *   -c        processor time, of the user and of the system, instead of elapsed time
  *   -n COUNT  pairs (10)
  *   -1        omit the first pair, whose times do not count
  *   -a CMD    shell command before each OURS, not timed
@@ -41,13 +42,19 @@ static double now_ms(void)
 	return t.tv_sec * 1e3 + t.tv_nsec / 1e6;
 }
 
+static double used_ms(const struct rusage *usage)
+{
+	return (usage->ru_utime.tv_sec + usage->ru_stime.tv_sec) * 1e3 +
+	       (usage->ru_utime.tv_usec + usage->ru_stime.tv_usec) / 1e3;
+}
+
 static void die(const char *what, const char *name)
 {
 	fprintf(stderr, "pair: %s: %s\n", what, name);
 	exit(1);
 }
 
-static void run(struct side *side)
+static void run(struct side *side, int processor)
 {
 	posix_spawn_file_actions_t files;
 	struct rusage usage;
@@ -65,7 +72,7 @@ static void run(struct side *side)
 		die("cannot run", side->command[0]);
 	if (wait4(pid, &status, 0, &usage) != pid)
 		die("cannot wait for", side->command[0]);
-	side->ms = now_ms() - began;
+	side->ms = processor ? used_ms(&usage) : now_ms() - began;
 	side->peak_kib = usage.ru_maxrss;
 	posix_spawn_file_actions_destroy(&files);
 	if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
@@ -89,10 +96,11 @@ static char **command(char **words, struct side *side)
 int main(int argc, char **argv)
 {
 	struct side ours = { 0 }, other = { 0 };
-	int option, count = 10, first = 0;
+	int option, count = 10, first = 0, processor = 0;
 
-	while ((option = getopt(argc, argv, "+n:1a:b:")) != -1) {
+	while ((option = getopt(argc, argv, "+cn:1a:b:")) != -1) {
 		switch (option) {
+		case 'c': processor = 1; break;
 		case 'n': count = atoi(optarg); break;
 		case '1': first = 1; break;
 		case 'a': ours.before = optarg; break;
@@ -102,8 +110,8 @@ int main(int argc, char **argv)
 	}
 	command(command(argv + optind, &ours), &other);
 	for (int pair = first; pair <= count; pair++) {
-		run(pair % 2 ? &ours : &other);
-		run(pair % 2 ? &other : &ours);
+		run(pair % 2 ? &ours : &other, processor);
+		run(pair % 2 ? &other : &ours, processor);
 		if (pair == 0)
 			continue; /* only warms things up */
 		printf("%.3f %.3f %ld %ld\n", ours.ms, other.ms, ours.peak_kib, other.peak_kib);
