@@ -1,10 +1,14 @@
-//! `examples/ansible`, run by Ansible itself, on rig 1.
+//! `examples/ansible`, run by Ansible itself: the role for hosts on rig 1, the role for verifiers on this machine.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+use serde_json::json;
+
+use crate::support::quote_samples::CURRENT;
 use crate::support::rig::{Rig, guest_image};
 use crate::support::td::{define, foreign, volumes};
-use crate::support::tools::{Run, repository};
+use crate::support::tdvf::Parts;
+use crate::support::tools::{Run, on_path, repository};
 
 /// The wanted state of a host, as a user's group_vars describe it.
 const WANTED: &str = "
@@ -116,4 +120,51 @@ fn example_playbook_and_inventory_pass_ansibles_syntax_check() {
     );
     let run = rig.shell(&line);
     assert!(run.text().contains("\"tdx_domains\""), "{run:#?}");
+}
+
+/// Runs the playbook that verifies these guests.
+fn attest(guests: &serde_json::Value, arguments: &[&str]) -> Run {
+    let home = tempfile::tempdir().unwrap();
+    let mut command = on_path("ansible-playbook");
+    command.env("HOME", home.path()).env("LC_ALL", "C.UTF-8").env("ANSIBLE_NOCOLOR", "1");
+    command.env("ANSIBLE_PYTHON_INTERPRETER", "/usr/bin/python3");
+    command.args(["-i", "localhost,", "-e"]).arg(json!({"tdx_attest_guests": guests}).to_string());
+    command.arg(repository().join("examples/ansible/attest.yaml")).args(arguments);
+    Run::of(command, b"")
+}
+
+#[test]
+#[ignore = "needs root"]
+fn attestation_playbook_accepts_expected_guests_and_names_the_failed_checks_of_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, content: &[u8]| {
+        std::fs::write(directory.path().join(name), content).unwrap();
+        directory.path().join(name).to_str().unwrap().to_owned()
+    };
+    let definition = "<domain><name>td1</name><memory unit='GiB'>1</memory><os><type machine='q35'>hvm</type></os>\
+        <launchSecurity type='tdx'><policy>0x10000000</policy></launchSecurity></domain>";
+    let genuine = json!({
+        "name": "td1", "quote": CURRENT.quote(), "collateral": CURRENT.collateral(), "options": ["--at", CURRENT.at],
+    });
+    for mode in [&[][..], &["--check"]] {
+        let run = attest(&json!([genuine]), mode);
+        assert!(run.text().contains("ok=2    changed=0    unreachable=0    failed=0"), "{run:#?}");
+    }
+    // The quote of the sample is of another firmware, and answers another nonce.
+    let mut other = genuine.clone();
+    other["name"] = json!("td2");
+    other["definition"] = json!(write("td.xml", definition.as_bytes()));
+    other["firmware"] = json!(write("f.fd", &Parts::new().build()));
+    other["nonce"] = json!("00");
+    let run = attest(&json!([genuine, other]), &[]);
+    assert_eq!(run.status, Some(2), "{run:#?}");
+    assert!(run.stdout.contains("ok: [localhost] => (item=td1)"), "{run:#?}");
+    let message = "\"msg\": \"td2: mrtd: the value differs from the expected value; report_data: the report data differs\"";
+    assert!(run.stdout.contains(message), "{run:#?}");
+    // A file that is no quote is an error of its task.
+    let mut broken = genuine;
+    broken["quote"] = json!(write("quote.bin", b"no quote"));
+    let run = attest(&json!([broken]), &[]);
+    assert_eq!(run.status, Some(2), "{run:#?}");
+    assert!(run.stdout.contains("is not the quote of a trust domain"), "{run:#?}");
 }

@@ -8,6 +8,7 @@ mod support {
     pub(crate) mod quote_samples;
     pub(crate) mod rig;
     pub(crate) mod td;
+    pub(crate) mod tdvf;
     pub(crate) mod template;
     pub(crate) mod tools;
     pub(crate) mod tree;
