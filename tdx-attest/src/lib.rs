@@ -17,7 +17,6 @@ pub mod commands;
 pub mod domain;
 pub mod event_log;
 pub mod expected;
-mod fields;
 pub mod judgement;
 pub mod measurement;
 pub mod pccs;

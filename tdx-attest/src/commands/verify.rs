@@ -7,14 +7,14 @@ use common::cli::Context;
 use common::document::Document;
 use common::document::input;
 use common::document::output::Outcome;
+use common::td_quote::{self, ReportData, TdReport};
 use common::{Error, Result};
 
 use crate::check::Check;
 use crate::event_log::log::{self, EventLog};
 use crate::expected::{Expected, ExpectedEvents};
 use crate::judgement::{self, Demands};
-use crate::policy::{self, Policy, ReportData};
-use crate::quote::body::{self, TdReport};
+use crate::policy::Policy;
 use crate::quote::verification::collateral::Collateral;
 use crate::quote::verification::verifier::Verifier;
 use crate::time::Time;
@@ -64,7 +64,7 @@ pub struct VerifyArgs {
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
     /// Compare the report data with these bytes, such as a nonce; bytes that are not given must be zero
-    #[arg(long, value_name = "HEX", value_parser = policy::report_data)]
+    #[arg(long, value_name = "HEX")]
     report_data: Option<ReportData>,
 }
 
@@ -85,7 +85,7 @@ pub fn run(_: &Context, args: VerifyArgs) -> Result<Outcome> {
     let demands = Demands {
         policy: args.policy.as_deref().map(Policy::read).transpose()?.unwrap_or_default(),
         expected: args.expect.as_deref().map(expected).transpose()?.unwrap_or_default(),
-        report_data: args.report_data.clone(),
+        report_data: args.report_data,
     };
     let warnings = warnings(&args, &demands);
     let keys = demands.policy.keys_about_tcb();
@@ -94,7 +94,7 @@ pub fn run(_: &Context, args: VerifyArgs) -> Result<Outcome> {
             format!("without collateral, the policy's {} cannot be checked", keys.join(", "));
         return Err(Error::usage(message).hint("add --collateral FILE, or remove these keys"));
     }
-    let quote = input::bytes_from(&args.quote, body::LIMIT, "a quote")?;
+    let quote = input::bytes_from(&args.quote, td_quote::LIMIT, "a quote")?;
     let report = TdReport::parse(&quote, &input::name(&args.quote))?;
     let collateral = args.collateral.as_deref().map(Collateral::read).transpose()?;
     let at = args.at.unwrap_or_else(Time::now);

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use common::document::input;
 use common::system::file_lock::{FileLock, LockKind};
 use common::system::sysroot::{remove, replace_bytes};
+use common::td_quote::{self, ReportData, TdReport};
 use common::{Error, ErrorKind, IoContext, Result, undo};
 
-use crate::evidence::nonce::ReportData;
-use crate::evidence::{event_log, quote};
+use crate::evidence::event_log;
 
 /// The directory with the files of one piece of evidence.
 #[derive(Debug, Clone)]
@@ -48,8 +48,10 @@ impl EvidenceDirectory {
     ///
     /// Errors: `conflict` for another quote; those of reading a file.
     pub fn has_quote_for(&self, data: &ReportData) -> Result<bool> {
-        let is_same = |bytes: &[u8]| quote::report_data(bytes) == Ok(&data.0);
-        self.has(&self.quote, quote::LIMIT, is_same)
+        let is_same = |bytes: &[u8]| {
+            TdReport::read(bytes).is_ok_and(|report| *report.report_data == data.0)
+        };
+        self.has(&self.quote, td_quote::LIMIT, is_same)
     }
 
     /// Writes the files that are absent. Returns whether a file was written.
@@ -66,8 +68,8 @@ impl EvidenceDirectory {
                 undo.push(self.path.display().to_string(), || fs::remove_dir(&self.path));
             }
             let _lock = self.lock()?;
-            let has_quote = self.has(&self.quote, quote::LIMIT, |old| {
-                quote::report(old).is_ok_and(|report| Ok(report) == quote::report(quote))
+            let has_quote = self.has(&self.quote, td_quote::LIMIT, |old| {
+                TdReport::read(old).is_ok_and(|report| TdReport::read(quote) == Ok(report))
             })?;
             let has_log = self.has(&self.log, event_log::LIMIT, |old| Some(old) == log)?;
             let mut write = |path: &Path, bytes: &[u8]| {
@@ -114,7 +116,7 @@ impl EvidenceDirectory {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::evidence::quote::tests::quote as sample;
+    use crate::evidence::sample::quote_with as sample;
 
     fn names(path: &Path) -> Vec<String> {
         let entries = fs::read_dir(path).unwrap();
@@ -155,7 +157,7 @@ mod tests {
         let quote = sample(4, 1, data.0);
         for (file, content) in [
             ("quote.bin", sample(4, 2, data.0)),
-            ("quote.bin", vec![0; quote::LIMIT + 1]),
+            ("quote.bin", vec![0; td_quote::LIMIT + 1]),
             ("quote.bin", Vec::new()),
             ("ccel.bin", b"other".to_vec()),
         ] {
