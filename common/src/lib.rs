@@ -11,6 +11,7 @@ pub mod code;
 pub mod device_state;
 pub mod document;
 pub mod error;
+pub mod fields;
 pub mod image;
 #[cfg(feature = "libvirt")]
 pub mod libvirt;
@@ -21,6 +22,7 @@ pub mod path;
 pub mod secret;
 pub mod shell;
 pub mod system;
+pub mod td_quote;
 pub mod text;
 pub mod undo;
 pub mod units;

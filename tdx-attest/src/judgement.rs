@@ -1,13 +1,13 @@
 //! The judgement of a quote: every check, by what a relying party demands.
 
+use common::td_quote::{ReportData, TdReport};
 use common::{Code, text};
 
 use crate::attributes::{DEBUG, MIGRATABLE, PROFILING, SEPT_VE_DISABLE, SERVTD_EXT};
 use crate::check::{Check, CheckResult};
 use crate::event_log::comparison::{Comparison, ComparisonResult};
-use crate::policy::{Masked, Policy, ReportData};
+use crate::policy::{Masked, Policy};
 use crate::prediction::{ExpectedRegister, Prediction};
-use crate::quote::body::TdReport;
 use crate::quote::verification::TcbStatus;
 use crate::quote::verification::failure::Failure;
 use crate::quote::verification::tcb::Tcb;
@@ -166,7 +166,7 @@ fn advisories(tcb: &Tcb, policy: &Policy) -> Check {
 /// DEBUG and profiling are refused unless the policy has them in its mask. The other rules are those of Intel's library,
 /// which dcap-qvl enforces.
 fn attributes(report: TdReport<'_>, policy: &Policy) -> Result<(), Failure> {
-    let found = report.attributes();
+    let found = u64::from_le_bytes(*report.attributes);
     let mask = policy.attributes.map_or(0, |masked| masked.mask);
     let has = |bits: u64| found & bits != 0;
     let debug =
@@ -183,7 +183,7 @@ fn attributes(report: TdReport<'_>, policy: &Policy) -> Result<(), Failure> {
     if !has(SEPT_VE_DISABLE) {
         return Err("attribute SEPT_VE_DISABLE is not set".into());
     }
-    let is_bound = report.service_td().is_some_and(|hash| hash.iter().any(|byte| *byte != 0));
+    let is_bound = report.service_td.is_some_and(|hash| hash.iter().any(|byte| *byte != 0));
     if has(SERVTD_EXT) || is_bound {
         return Err("a service trust domain is bound to the trust domain".into());
     }
@@ -196,7 +196,7 @@ fn attributes(report: TdReport<'_>, policy: &Policy) -> Result<(), Failure> {
 }
 
 fn xfam(report: TdReport<'_>, policy: Option<Masked>) -> Check {
-    let found = report.xfam();
+    let found = u64::from_le_bytes(*report.xfam);
     let check = match policy {
         None => Check::not_made("xfam", "the policy sets no xfam"),
         Some(masked) => {
@@ -205,18 +205,18 @@ fn xfam(report: TdReport<'_>, policy: Option<Masked>) -> Check {
             Check::made("xfam", if differs { Err(message.into()) } else { Ok(()) })
         }
     };
-    check.found([text::hex(found.to_le_bytes())])
+    check.found([text::hex(report.xfam)])
 }
 
 fn report_data(report: TdReport<'_>, demands: &Demands) -> Check {
     let demanded = demands.report_data.iter().chain(&demands.policy.report_data);
     let demanded: Vec<&[u8]> = demanded.map(|data| &data.0[..]).collect();
-    let check = match compare(report.report_data(), &demanded) {
+    let check = match compare(report.report_data, &demanded) {
         Some(true) => Check::made("report_data", Ok(())),
         Some(false) => Check::made("report_data", Err("the report data differs".into())),
         None => Check::not_made("report_data", "no report data was given to compare with"),
     };
-    check.expected(demanded.into_iter().map(text::hex)).found([text::hex(report.report_data())])
+    check.expected(demanded.into_iter().map(text::hex)).found([text::hex(report.report_data)])
 }
 
 /// Whether all expected values are the value found; none without an expected value.
@@ -225,7 +225,7 @@ fn compare(found: &[u8], expected: &[&[u8]]) -> Option<bool> {
 }
 
 fn register(report: TdReport<'_>, register: Register, demands: &Demands) -> Check {
-    let found = report.register(register);
+    let found = register.value_in(&report);
     let predicted = demands.prediction.0.get(&register);
     let policy = &demands.policy;
     let given = policy.registers.get(&register).map(|bytes| bytes.0.as_slice());

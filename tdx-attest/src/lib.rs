@@ -15,7 +15,6 @@ mod cli;
 pub mod commands;
 pub mod domain;
 pub mod event_log;
-mod fields;
 pub mod judgement;
 pub mod measurement;
 pub mod pccs;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use common::document::input;
+use common::td_quote::ReportData;
 use common::{Error, Result, text, yaml};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
@@ -38,8 +39,8 @@ pub struct Policy {
     pub registers: BTreeMap<Register, Bytes>,
     /// The registers that must be compared with a value, from this policy or from expected values.
     pub required_registers: Vec<Register>,
-    /// The report data, as [`report_data`] reads it.
-    #[serde(deserialize_with = "present")]
+    /// The report data: 1 to 64 bytes in hexadecimal digits. The bytes that are not given are zero.
+    #[serde(deserialize_with = "report_data")]
     pub report_data: Option<ReportData>,
 }
 
@@ -58,10 +59,6 @@ pub struct Masked {
 /// Bytes that a text gives as hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bytes(pub Vec<u8>);
-
-/// The expected report data of a quote: 64 bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ReportData(pub [u8; 64]);
 
 impl Policy {
     /// Reads a policy in YAML.
@@ -119,27 +116,11 @@ impl Policy {
     }
 }
 
-/// Reads report data: at most 64 bytes in hexadecimal digits. The bytes that are not given are zero.
-///
-/// Errors: for other text, and for no digits.
-pub fn report_data(digits: &str) -> Result<ReportData, &'static str> {
-    let bytes = text::from_hex(digits).filter(|bytes| matches!(bytes.len(), 1..=64));
-    let mut bytes = bytes.ok_or("expected 1 to 64 bytes in hexadecimal digits")?;
-    bytes.resize(64, 0);
-    bytes.try_into().map(ReportData).map_err(|_| "expected 64 bytes")
-}
-
 impl<'de> Deserialize<'de> for Bytes {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let digits = String::deserialize(deserializer)?;
         let bytes = text::from_hex(&digits).filter(|bytes| !bytes.is_empty());
         bytes.map(Self).ok_or_else(|| D::Error::custom("expected hexadecimal digits"))
-    }
-}
-
-impl<'de> Deserialize<'de> for ReportData {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        report_data(&String::deserialize(deserializer)?).map_err(D::Error::custom)
     }
 }
 
@@ -154,6 +135,11 @@ fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     let Bytes(bytes) = Bytes::deserialize(deserializer)?;
     let bytes = bytes.try_into().map_err(|_| D::Error::custom("expected 16 hexadecimal digits"))?;
     Ok(u64::from_le_bytes(bytes))
+}
+
+/// Reads report data.
+fn report_data<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<ReportData>, D::Error> {
+    String::deserialize(deserializer)?.parse().map(Some).map_err(D::Error::custom)
 }
 
 /// Reads a day, or a time of RFC 3339.
@@ -240,15 +226,6 @@ mod tests {
                 let text = format!("{key}:{value}");
                 assert!(Policy::parse(&text, "p.yaml").is_err(), "{text}");
             }
-        }
-    }
-
-    #[test]
-    fn report_data_is_padded_with_zeros() {
-        assert_eq!(report_data("01").unwrap().0[..2], [1, 0]);
-        assert_eq!(report_data(&"ff".repeat(64)).unwrap().0, [255; 64]);
-        for other in ["", "0", "0x01", &"ff".repeat(65)] {
-            assert!(report_data(other).is_err(), "{other}");
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
+use common::td_quote::TdReport;
 use common::text;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -69,6 +70,21 @@ impl Register {
         match self {
             Self::Attributes => 8,
             _ => 48,
+        }
+    }
+
+    /// The value of the register in the report of a quote.
+    pub fn value_in<'a>(self, report: &TdReport<'a>) -> &'a [u8] {
+        match self {
+            Self::Mrtd => report.mrtd,
+            Self::Rtmr0 => report.rtmrs[0],
+            Self::Rtmr1 => report.rtmrs[1],
+            Self::Rtmr2 => report.rtmrs[2],
+            Self::Rtmr3 => report.rtmrs[3],
+            Self::MrConfigId => report.mrconfigid,
+            Self::MrOwner => report.mrowner,
+            Self::MrOwnerConfig => report.mrownerconfig,
+            Self::Attributes => report.attributes,
         }
     }
 

@@ -5,6 +5,7 @@
 mod support {
     pub(crate) mod event_log;
     pub(crate) mod mrtd;
+    pub(crate) mod quote;
     pub(crate) mod quote_samples;
     pub(crate) mod tdvf;
     pub(crate) mod tools;

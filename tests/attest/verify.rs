@@ -5,8 +5,8 @@
 use std::fs;
 use std::path::Path;
 
+use common::td_quote::TdReport;
 use serde_json::{Value, json};
-use tdx_attest::quote::body::TdReport;
 use tdx_attest::quote::verification::collateral::Collateral;
 use tdx_attest::quote::verification::verifier::Verifier;
 use tdx_attest::time::Time;

@@ -76,7 +76,7 @@ fn every_pipeline_that_the_script_lists_has_a_test() {
 #[test]
 #[ignore = "needs root"]
 fn example_makefile_starts_and_deletes_guests() {
-    let rig = Rig::start();
+    let rig = Rig::start_for_booted_guests();
     std::fs::copy(guest_image(false), rig.scratch().join("guest.qcow2")).unwrap();
     rig.tool("tdx-pool", ["import", "guest.qcow2"]).document();
     let before = rig.state();

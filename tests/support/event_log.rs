@@ -63,10 +63,9 @@ pub(crate) fn replay(entries: &[Entry], register: u32) -> Vec<u8> {
     entries.fold(vec![0; 48], |value, entry| sha384(&[&value[..], &entry.digest].concat()))
 }
 
-/// A quote of version 4, without a signature, of a trust domain with these RTMRs.
+/// A quote of version 4, which nobody signed, of a trust domain with these RTMRs.
 pub(crate) fn quote(rtmrs: [&[u8]; 4]) -> Vec<u8> {
-    let mut quote = vec![0; 48 + 584 + 4];
-    (quote[0], quote[4]) = (4, 0x81);
-    quote[48 + 328..][..4 * 48].copy_from_slice(&rtmrs.concat());
-    quote
+    let mut body = [0; 584];
+    body[328..][..4 * 48].copy_from_slice(&rtmrs.concat());
+    super::quote::quote(4, &body)
 }

@@ -90,7 +90,7 @@ impl Rig {
     }
 }
 
-/// Like [`Rig::walk`], on this machine.
+/// Like [`Rig::walk`], on this machine. A line may begin with the path of a program that is no tool.
 pub(crate) fn walk_here(line: &str, stroke: Option<(Moment, Fate)>) -> Walk {
     let others = || panic!("there is no libvirtd");
     watch(Command::new(steps_program()), 1, line, stroke, &others)
@@ -146,6 +146,7 @@ fn watch(
     };
     let program =
         wait_for("the start of the program", || (0..generations).try_fold(child.id(), only_child));
+    let tool = Path::new(tool).file_name().unwrap().to_str().unwrap();
     let tracer = Tracer::new(others, tool, Pid::from_raw(program as i32), stroke);
     let (output, Tracer { steps, struck, signal, .. }) = std::thread::scope(|scope| {
         let tracer = scope.spawn(move || tracer.trace(go));

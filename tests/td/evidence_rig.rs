@@ -10,6 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
+use crate::support::quote;
 use crate::support::rig::{Rig, debian_image};
 use crate::support::tools::Run;
 use crate::support::vectors::vector;
@@ -138,12 +139,8 @@ fn report_data_at(quote: &[u8]) -> usize {
 
 /// A quote of version 4 that nobody signed.
 fn made_quote() -> Vec<u8> {
-    let mut quote = vec![0; 48];
-    quote[0] = 4;
-    quote[4] = 0x81;
-    quote.extend((0..584u32).map(|at| at as u8));
-    quote.extend([7; 4000]);
-    quote
+    let body: Vec<u8> = (0..584).map(|at| at as u8).collect();
+    quote::quote(4, &body)
 }
 
 /// Quotes of real trust domains; none on a machine without them.
@@ -177,7 +174,10 @@ fn evidence_is_the_quote_for_the_nonce_and_the_event_log() {
     expected[570..632].fill(0);
     assert_eq!(quote, expected);
     let path = guest.rig.scratch().join("out/quote.bin").display().to_string();
-    assert_eq!((&item["quote_path"], &item["quote_size_bytes"]), (&json!(path), &json!(4632)));
+    assert_eq!(
+        (&item["quote_path"], &item["quote_size_bytes"]),
+        (&json!(path), &json!(quote.len()))
+    );
     assert_eq!(item["ccel_size_bytes"], 1_500_000);
     let sum = guest.shell("sha256sum </sys/firmware/acpi/tables/data/CCEL", b"");
     assert_eq!(guest.rig.shell("sha256sum <out/ccel.bin").text().trim(), sum);
@@ -199,7 +199,6 @@ fn evidence_is_the_quote_for_the_nonce_and_the_event_log() {
         expected[report_data_at(quote)..][..64].fill(0xab);
         assert_eq!(guest.file(&format!("real{index}/quote.bin")), expected);
     }
-    guest.answer_with(&made_quote());
 
     check_faults(&guest);
     check_kills(&guest);
@@ -208,13 +207,14 @@ fn evidence_is_the_quote_for_the_nonce_and_the_event_log() {
 
 /// What a broken or hostile guest can answer.
 fn check_faults(guest: &Guest) {
+    guest.answer_with(&made_quote());
     for (difference, status, reason) in [
         ("provider=sev_guest", 6, "provider 'sev_guest'"),
         ("writes=2", 5, "another process"),
         ("data=/run/stand-in/other", 1, "does not contain the nonce"),
         ("data=/dev/null", 1, "does not contain the nonce"),
         ("data=none", 1, "got no quote"),
-        ("data=/sys/firmware/acpi/tables/data/CCEL", 1, "more than 65536 bytes"),
+        ("data=/sys/firmware/acpi/tables/data/CCEL", 1, "more than 262144 bytes"),
     ] {
         guest.set(difference);
         let error = guest.evidence("--nonce 0aff --out fault").error(status);
@@ -223,6 +223,14 @@ fn check_faults(guest: &Guest) {
         assert_eq!(guest.reports(), "", "{difference}");
         assert!(!guest.rig.scratch().join("fault").exists(), "{difference}");
     }
+    guest.set("");
+    let mut cut = made_quote();
+    cut.pop();
+    guest.answer_with(&cut);
+    let error = guest.evidence("--nonce 0aff --out fault").error(1);
+    assert!(error["message"].as_str().unwrap().contains("within the signature data"), "{error}");
+    assert!(!guest.rig.scratch().join("fault").exists());
+    guest.answer_with(&made_quote());
     guest.set("stuck=1");
     let error = guest.evidence("--nonce 0aff --out fault").error(1);
     assert!(error["left_behind"][0].as_str().unwrap().contains(REPORTS), "{error}");

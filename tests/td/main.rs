@@ -10,6 +10,7 @@ mod support {
     pub(crate) mod odd_firmware;
     pub(crate) mod plain_guest;
     pub(crate) mod pool;
+    pub(crate) mod quote;
     pub(crate) mod rig;
     pub(crate) mod steps;
     pub(crate) mod table;
@@ -25,6 +26,7 @@ mod support {
 mod addresses;
 mod base_format;
 mod delete;
+mod evidence;
 mod firmware;
 mod host_check;
 mod host_tune;

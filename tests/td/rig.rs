@@ -8,6 +8,7 @@ mod support {
     pub(crate) mod mrtd;
     pub(crate) mod odd_firmware;
     pub(crate) mod plain_guest;
+    pub(crate) mod quote;
     pub(crate) mod quote_samples;
     pub(crate) mod rig;
     pub(crate) mod stand_in_gpu;

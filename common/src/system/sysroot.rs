@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use nix::libc;
 use nix::sys::utsname::uname;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 
 use crate::error::{Error, IoContext, Result};
 use crate::units::Size;
@@ -124,16 +126,64 @@ pub fn replace(path: &Path, text: &str, mode: u32) -> Result<()> {
 
 /// Replaces a file atomically with bytes, as [`replace`] does with text.
 pub fn replace_bytes(path: &Path, content: &[u8], mode: u32) -> Result<()> {
+    publish(path, content, mode, |part| fs::rename(part, path))?;
+    flush(directory_of(path))
+}
+
+/// Creates a file atomically with bytes: the file is absent or has all of them, even after a crash. Returns the file.
+///
+/// Callers need a lock if several processes may create the same file. A file that another process created is kept.
+/// Errors: `conflict` for a file that exists, also one that was created at the last moment; those of [`replace`].
+/// Nothing remains of a file that cannot be created.
+pub fn create_bytes(path: &Path, content: &[u8], mode: u32) -> Result<File> {
+    let file = publish(path, content, mode, |part| rename_to_new(part, path))?;
+    if let Err(error) = flush(directory_of(path)) {
+        let _ = fs::remove_file(path);
+        return Err(error);
+    }
+    Ok(file)
+}
+
+/// Writes a file under a temporary name, and gives it its name when it is complete.
+fn publish(
+    path: &Path,
+    content: &[u8],
+    mode: u32,
+    rename: impl FnOnce(&Path) -> io::Result<()>,
+) -> Result<File> {
     let part = part(path);
     let mut file = create_new(&part, mode)?;
     let written = file.write_all(content).at("write", &part);
     let written = written.and_then(|()| file.sync_all().at("sync", &part));
-    let renamed = written.and_then(|()| fs::rename(&part, path).at("rename to", path));
+    let renamed = written.and_then(|()| match rename(&part) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            Err(Error::conflict(format!("{} exists", path.display())).hint("run the command again"))
+        }
+        renamed => renamed.at("rename to", path),
+    });
     if renamed.is_err() {
         let _ = fs::remove_file(&part);
     }
-    renamed?;
-    flush(path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new(".")))
+    renamed.map(|()| file)
+}
+
+/// Renames a file to a name that no file has. On a file system that cannot do so, the former name may remain.
+///
+/// Errors: `AlreadyExists` for a name that a file has.
+pub fn rename_to_new(from: &Path, to: &Path) -> io::Result<()> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // Some network file systems lack the flag. A hard link is as safe.
+        Err(Errno::INVAL | Errno::NOSYS) => {
+            fs::hard_link(from, to)?;
+            let _ = fs::remove_file(from);
+            Ok(())
+        }
+        renamed => Ok(renamed?),
+    }
+}
+
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."))
 }
 
 /// Creates a file that no other process has open. A file that a killed command left under the same name is removed
@@ -201,6 +251,25 @@ mod tests {
         assert_eq!(host.name(), None);
         let node = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
         assert_eq!(Host::new("/").name().as_deref(), Some(node.trim()));
+    }
+
+    #[test]
+    fn create_bytes_keeps_a_file_that_exists() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        fs::write(part(&path), "half of a longer te").unwrap();
+        let mut created = String::new();
+        create_bytes(&path, b"new", 0o600).unwrap();
+        File::open(&path).unwrap().read_to_string(&mut created).unwrap();
+        assert_eq!(created, "new");
+        let error = create_bytes(&path, b"other", 0o600).unwrap_err();
+        assert_eq!(error.kind(), crate::ErrorKind::Conflict, "{error}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "new");
+        // A link that leads nowhere is a file, too.
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("absent", &path).unwrap();
+        create_bytes(&path, b"other", 0o600).unwrap_err();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
     #[test]

@@ -7,9 +7,9 @@ use common::Result;
 use common::cli::Context;
 use common::document::input;
 use common::document::output::Outcome;
+use common::td_quote::{self, TdReport};
 
 use crate::pccs::{Pccs, Url};
-use crate::quote::body::{self, TdReport};
 
 const EXAMPLES: &str = "Examples:
   tdx-attest collateral quote.bin --pccs https://pccs.example:8081 >collateral.json
@@ -36,7 +36,7 @@ pub struct CollateralArgs {
 ///
 /// Errors: `invalid_input` for a file that is no quote; those of [`Pccs::fetch`].
 pub fn run(_: &Context, args: CollateralArgs) -> Result<Outcome> {
-    let quote = input::bytes_from(&args.quote, body::LIMIT, "a quote")?;
+    let quote = input::bytes_from(&args.quote, td_quote::LIMIT, "a quote")?;
     TdReport::parse(&quote, &input::name(&args.quote))?;
     let collateral = Pccs::new(args.pccs)?.fetch(&quote)?;
     Ok(Outcome::raw(collateral.to_json()))

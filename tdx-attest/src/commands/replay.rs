@@ -9,6 +9,7 @@ use common::cli::Context;
 use common::code::join_codes;
 use common::document::output::Outcome;
 use common::document::{Document, Item, input};
+use common::td_quote::{self, TdReport};
 use common::text::hex;
 use common::{Code, Error, Result};
 use schemars::JsonSchema;
@@ -21,7 +22,6 @@ use crate::event_log::log::{self, EventLog, LoggedEvent};
 use crate::event_log::text::TextStatus;
 use crate::event_log::warnings;
 use crate::prediction::Prediction;
-use crate::quote::body::{self, TdReport};
 use crate::register::Register;
 
 const EXAMPLES: &str = "Examples:
@@ -156,7 +156,7 @@ pub fn run(_: &Context, args: ReplayArgs) -> Result<Outcome> {
     let bytes = input::bytes_from(&args.log, log::LIMIT, "an event log")?;
     let log = EventLog::parse(&bytes, &input::name(&args.log))?;
     let quote = args.quote.as_deref().map(|path| {
-        input::bytes_from(path, body::LIMIT, "a quote").map(|bytes| (bytes, input::name(path)))
+        input::bytes_from(path, td_quote::LIMIT, "a quote").map(|bytes| (bytes, input::name(path)))
     });
     let quote = quote.transpose()?;
     let report = quote.as_ref().map(|(bytes, name)| TdReport::parse(bytes, name)).transpose()?;

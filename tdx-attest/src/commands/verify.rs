@@ -7,6 +7,7 @@ use common::cli::Context;
 use common::document::Document;
 use common::document::input;
 use common::document::output::Outcome;
+use common::td_quote::{self, ReportData, TdReport};
 use common::{Error, Result};
 
 use crate::check::Check;
@@ -14,9 +15,8 @@ use crate::event_log::comparison::{self, Reference};
 use crate::event_log::log::{self, EventLog};
 use crate::event_log::warnings;
 use crate::judgement::{self, Demands};
-use crate::policy::{self, Policy, ReportData};
+use crate::policy::Policy;
 use crate::prediction::Prediction;
-use crate::quote::body::{self, TdReport};
 use crate::quote::verification::collateral::Collateral;
 use crate::quote::verification::verifier::Verifier;
 use crate::time::Time;
@@ -69,7 +69,7 @@ pub struct VerifyArgs {
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
     /// Compare the report data with these bytes, such as a nonce; bytes that are not given must be zero
-    #[arg(long, value_name = "HEX", value_parser = policy::report_data)]
+    #[arg(long, value_name = "HEX")]
     report_data: Option<ReportData>,
 }
 
@@ -90,7 +90,7 @@ pub fn run(_: &Context, args: VerifyArgs) -> Result<Outcome> {
     let demands = Demands {
         policy: args.policy.as_deref().map(Policy::read).transpose()?.unwrap_or_default(),
         prediction: args.expect.as_deref().map(prediction).transpose()?.unwrap_or_default(),
-        report_data: args.report_data.clone(),
+        report_data: args.report_data,
     };
     let mut warnings = not_checked(&args, &demands);
     let keys = demands.policy.keys_about_tcb();
@@ -99,7 +99,7 @@ pub fn run(_: &Context, args: VerifyArgs) -> Result<Outcome> {
             format!("without collateral, the policy's {} cannot be checked", keys.join(", "));
         return Err(Error::usage(message).hint("add --collateral FILE, or remove these keys"));
     }
-    let quote = input::bytes_from(&args.quote, body::LIMIT, "a quote")?;
+    let quote = input::bytes_from(&args.quote, td_quote::LIMIT, "a quote")?;
     let report = TdReport::parse(&quote, &input::name(&args.quote))?;
     let collateral = args.collateral.as_deref().map(Collateral::read).transpose()?;
     let at = args.at.unwrap_or_else(Time::now);

@@ -1,6 +1,7 @@
 //! Compares a log with a quote and with expected values, register by register.
 
 use common::Code;
+use common::td_quote::TdReport;
 use common::text::hex;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -11,7 +12,6 @@ use crate::event_log::log::{EventLog, LoggedEvent};
 use crate::event_log::replay::replay;
 use crate::event_log::text::{TextStatus, required_digests};
 use crate::prediction::{ExpectedEvent, ExpectedRegister, Prediction};
-use crate::quote::body::TdReport;
 use crate::register::{Digest, Register};
 
 /// What a log is compared with.
@@ -95,7 +95,7 @@ fn compare_register<'a>(
 ) -> Comparison<'a> {
     let digests = events.iter().map(|event| event.digest);
     let value = register.is_rtmr().then(|| replay(Digest::ZERO, digests));
-    let quote = reference.quote.as_ref().map(|quote| quote.register(register).to_vec());
+    let quote = reference.quote.as_ref().map(|quote| register.value_in(quote).to_vec());
     let expected = reference.prediction.and_then(|prediction| prediction.0.get(&register));
 
     let is_in_quote = same(value, quote.as_deref());

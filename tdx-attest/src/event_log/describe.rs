@@ -6,7 +6,7 @@ use common::text::hex;
 
 use crate::event_log::event_type::EventType;
 use crate::event_log::log::LoggedEvent;
-use crate::fields;
+use common::fields;
 
 /// What an event measured, in words; none if its data is no text and of no known structure.
 pub fn text(event: &LoggedEvent<'_>) -> Option<String> {

@@ -6,8 +6,8 @@
 use common::{Code, Error, Result};
 
 use crate::event_log::event_type::EventType;
-use crate::fields;
 use crate::register::{Digest, Register};
+use common::fields;
 
 /// The most that is read of a log. Firmware reserves 64 KiB to 1 MiB for a log. Unit: bytes.
 pub const LIMIT: usize = 16 << 20;

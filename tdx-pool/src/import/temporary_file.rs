@@ -6,10 +6,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use common::cli::log;
-use common::system::sysroot::Host;
+use common::system::sysroot::{Host, rename_to_new};
 use common::{Error, IoContext, Result};
-use rustix::fs::{CWD, RenameFlags, renameat_with};
-use rustix::io::Errno;
 
 use crate::references::inflight::InFlight;
 use crate::volume::names::ToolFile;
@@ -40,8 +38,11 @@ impl TemporaryFile {
     /// Errors: `conflict` when another process has created a file of that name; `io`.
     pub(crate) fn rename(self, target: &Path, replace: bool) -> Result<()> {
         log::step(format_args!("rename the copy to {}", target.display()));
-        let renamed =
-            if replace { fs::rename(&self.path, target) } else { self.rename_to_new(target) };
+        let renamed = if replace {
+            fs::rename(&self.path, target)
+        } else {
+            rename_to_new(&self.path, target)
+        };
         match renamed {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 return Err(Error::conflict(format!(
@@ -64,15 +65,6 @@ impl TemporaryFile {
         self.is_deleted = true;
         let deleted = fs::remove_file(&self.path).at("delete", &self.path);
         deleted.map_err(|error| error.left_behind([self.path.display().to_string()]))
-    }
-
-    fn rename_to_new(&self, target: &Path) -> io::Result<()> {
-        match renameat_with(CWD, &self.path, CWD, target, RenameFlags::NOREPLACE) {
-            // Some network file systems lack the flag. A hard link is as safe, and the temporary name is removed when
-            // this value is dropped.
-            Err(Errno::INVAL | Errno::NOSYS) => fs::hard_link(&self.path, target),
-            done => Ok(done?),
-        }
     }
 }
 

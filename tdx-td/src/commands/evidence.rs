@@ -8,6 +8,7 @@ use common::cli::{Change, Context, interrupt, seconds};
 use common::document::output::Outcome;
 use common::document::{Action, Document};
 use common::libvirt::{Context as _, Libvirt, State};
+use common::td_quote::ReportData;
 use common::{Error, Result, shell};
 use virt::domain::Domain;
 
@@ -18,7 +19,6 @@ use crate::domain::lookup::{self, NamedDomain};
 use crate::domain::power;
 use crate::evidence::directory::EvidenceDirectory;
 use crate::evidence::item::EvidenceItem;
-use crate::evidence::nonce::ReportData;
 use crate::evidence::report_request::PROVIDER;
 use crate::evidence::{event_log, report_request};
 

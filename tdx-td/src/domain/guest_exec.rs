@@ -19,7 +19,7 @@ use virt::sys;
 /// The commands of the agent that this module needs.
 const NEEDED: [&str; 2] = ["guest-exec", "guest-exec-status"];
 
-/// The most bytes of output that a program may be asked for at once. libvirt returns an answer, in which the output is
+/// The most bytes of output that a program may print. libvirt returns an answer, in which the output is
 /// base64, as a string of at most 4 MiB.
 ///
 /// Source: libvirt `src/remote/remote_protocol.x`, `REMOTE_STRING_MAX`.
@@ -75,8 +75,9 @@ impl<'d> GuestAgent<'d> {
     /// Runs a script with `/bin/sh` in the guest, as the user of the agent, which is root. Returns when the script has
     /// ended.
     ///
-    /// Errors: `failed` if the time is up or the agent's answer violates the protocol; `conflict` if the guest or its
-    /// agent stopped; `interrupted`. The script runs on after each of these errors.
+    /// Errors: `failed` for output of more than [`MOST_OUTPUT`] bytes, if the time is up, or if the agent's answer
+    /// violates the protocol; `conflict` if the guest or its agent stopped; `interrupted`. The script may run on after
+    /// each of these errors.
     pub fn shell(&self, script: &str, argument: &str, input: &[u8]) -> Result<Exit> {
         let started: Started = self.ask(
             "guest-exec",
@@ -90,7 +91,8 @@ impl<'d> GuestAgent<'d> {
         loop {
             let status: Status = self.ask("guest-exec-status", json!({ "pid": started.pid }))?;
             if status.exited {
-                return status.exit().ok_or_else(|| self.invalid_answer("guest-exec-status"));
+                let exit = status.exit().ok_or_else(|| self.invalid_answer("guest-exec-status"))?;
+                return bounded(exit, self.name);
             }
             interrupt::sleep(POLL)?;
         }
@@ -210,6 +212,20 @@ impl Status {
     }
 }
 
+/// Returns the result of a program, unless it printed too much.
+///
+/// Errors: `failed` for output of more than [`MOST_OUTPUT`] bytes.
+fn bounded(exit: Exit, name: &str) -> Result<Exit> {
+    match exit.stdout.len() {
+        0..=MOST_OUTPUT => Ok(exit),
+        size => Err(Error::failed(format!(
+            "the guest agent of domain '{name}' returned {size} bytes of a program's output, expected at most \
+             {MOST_OUTPUT}"
+        ))
+        .hint("do not trust the guest: its agent returned more than tdx-td asked for")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -233,6 +249,17 @@ mod tests {
             Some(NEEDED[0])
         );
         assert_eq!(blocked(exec), Some(NEEDED[1]));
+    }
+
+    #[test]
+    fn output_beyond_the_limit_is_refused_with_its_size() {
+        let exit = |size| Exit { status: Some(0), stdout: vec![0; size], stderr: String::new() };
+        assert_eq!(bounded(exit(MOST_OUTPUT), "web1").unwrap().stdout.len(), MOST_OUTPUT);
+        let error = bounded(exit(MOST_OUTPUT + 1), "web1").unwrap_err();
+        assert_eq!(
+            error.message(),
+            "the guest agent of domain 'web1' returned 1048577 bytes of a program's output, expected at most 1048576"
+        );
     }
 
     #[test]

@@ -1,15 +1,18 @@
 //! The directory of `evidence`: its files are created, never replaced.
 
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use common::document::input;
+use common::image::FileKey;
 use common::system::file_lock::{FileLock, LockKind};
-use common::system::sysroot::{remove, replace_bytes};
-use common::{Error, ErrorKind, IoContext, Result, undo};
+use common::system::sysroot::create_bytes;
+use common::td_quote::{self, ReportData, TdReport};
+use common::undo::{self, Undo};
+use common::{Error, ErrorKind, IoContext, Result};
 
-use crate::evidence::nonce::ReportData;
-use crate::evidence::{event_log, quote};
+use crate::evidence::event_log;
 
 /// The directory with the files of one piece of evidence.
 #[derive(Debug, Clone)]
@@ -48,8 +51,9 @@ impl EvidenceDirectory {
     ///
     /// Errors: `conflict` for another quote; those of reading a file.
     pub fn has_quote_for(&self, data: &ReportData) -> Result<bool> {
-        let is_same = |bytes: &[u8]| quote::report_data(bytes) == Ok(&data.0);
-        self.has(&self.quote, quote::LIMIT, is_same)
+        let is_same =
+            |bytes: &[u8]| TdReport::read(bytes).is_ok_and(|report| *report.report_data == data.0);
+        self.has(&self.quote, td_quote::LIMIT, is_same)
     }
 
     /// Writes the files that are absent. Returns whether a file was written.
@@ -57,31 +61,29 @@ impl EvidenceDirectory {
     /// An existing quote is kept if its report equals the new one: only the signature differs from quote to quote.
     /// The quote is written last, so that a directory with a quote is complete.
     ///
-    /// Errors: `conflict` for a file with other content, or while another command uses the directory. Nothing remains
-    /// of a command that fails.
+    /// Errors: `conflict` for a file with other content, or while another command uses the directory. Neither a file
+    /// nor a directory remains of a command that fails.
     pub fn write(&self, quote: &[u8], log: Option<&[u8]>) -> Result<bool> {
         undo::on_failure(|undo| {
-            if !self.path.is_dir() {
-                fs::create_dir_all(&self.path).at("create", &self.path)?;
-                undo.push(self.path.display().to_string(), || fs::remove_dir(&self.path));
-            }
-            let _lock = self.lock()?;
-            let has_quote = self.has(&self.quote, quote::LIMIT, |old| {
-                quote::report(old).is_ok_and(|report| Ok(report) == quote::report(quote))
+            create_directories(&self.path, undo)?;
+            let lock = self.lock()?;
+            undo.push_with(move |error| {
+                drop(lock);
+                error
+            });
+            let has_quote = self.has(&self.quote, td_quote::LIMIT, |old| {
+                TdReport::read(old).is_ok_and(|report| TdReport::read(quote) == Ok(report))
             })?;
             let has_log = self.has(&self.log, event_log::LIMIT, |old| Some(old) == log)?;
-            let mut write = |path: &Path, bytes: &[u8]| {
-                let owned = path.to_owned();
-                undo.push(path.display().to_string(), move || remove(&owned).map(|_| ()));
-                replace_bytes(path, bytes, 0o644)
-            };
-            if let (false, Some(log)) = (has_log, log) {
-                write(&self.log, log)?;
+            let new_log = log.filter(|_| !has_log);
+            let new_quote = (!has_quote).then_some(quote);
+            for (path, bytes) in [(&self.log, new_log), (&self.quote, new_quote)] {
+                if let Some(bytes) = bytes {
+                    let (path, file) = (path.clone(), create_bytes(path, bytes, 0o644)?);
+                    undo.push(path.display().to_string(), move || remove_created(&path, &file));
+                }
             }
-            if !has_quote {
-                write(&self.quote, quote)?;
-            }
-            Ok(!has_quote || (!has_log && log.is_some()))
+            Ok(new_log.is_some() || new_quote.is_some())
         })
     }
 
@@ -111,10 +113,47 @@ impl EvidenceDirectory {
     }
 }
 
+/// Creates a directory and those of its parents that are absent.
+///
+/// Errors: `conflict` for a path that leads through something that is no directory.
+fn create_directories(path: &Path, undo: &mut Undo<'_>) -> Result<()> {
+    let absent: Vec<&Path> = path.ancestors().take_while(|path| !path.is_dir()).collect();
+    for path in absent.into_iter().rev() {
+        match fs::create_dir(path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(error).at("create", path);
+            }
+            // Another process created the directory at this moment, or the path ends in `..`.
+            Err(_) if path.is_dir() => {}
+            Err(_) => {
+                let message = format!("{} exists and is not a directory", path.display());
+                return Err(Error::conflict(message).hint("choose another directory with --out"));
+            }
+            Ok(()) => {
+                let created = path.to_owned();
+                undo.push(path.display().to_string(), move || fs::remove_dir(created));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Removes a file that this command created, but no file that has replaced it.
+fn remove_created(path: &Path, created: &File) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(found) if FileKey::from(&found) == FileKey::from(&created.metadata()?) => {
+            fs::remove_file(path)
+        }
+        Ok(_) => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::evidence::quote::tests::quote as sample;
+    use crate::evidence::sample::quote_with as sample;
 
     fn names(path: &Path) -> Vec<String> {
         let entries = fs::read_dir(path).unwrap();
@@ -155,7 +194,7 @@ mod tests {
         let quote = sample(4, 1, data.0);
         for (file, content) in [
             ("quote.bin", sample(4, 2, data.0)),
-            ("quote.bin", vec![0; quote::LIMIT + 1]),
+            ("quote.bin", vec![0; td_quote::LIMIT + 1]),
             ("quote.bin", Vec::new()),
             ("ccel.bin", b"other".to_vec()),
         ] {

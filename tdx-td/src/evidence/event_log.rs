@@ -28,7 +28,7 @@ pub fn read(agent: &GuestAgent<'_>, name: &str) -> Result<Option<Vec<u8>>> {
             }
         }
         log.extend_from_slice(&exit.stdout);
-        if log.len() > LIMIT || exit.stdout.len() > MOST_OUTPUT {
+        if log.len() > LIMIT {
             return Err(Error::failed(format!(
                 "the event log of domain '{name}' has more than {LIMIT} bytes"
             )));

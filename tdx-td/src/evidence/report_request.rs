@@ -2,11 +2,10 @@
 //!
 //! Source: Linux `Documentation/ABI/testing/configfs-tsm-report` and `drivers/virt/coco/guest/report.c`.
 
+use common::td_quote::{self, ReportData, TdReport};
 use common::{Error, Result};
 
 use crate::domain::guest_exec::{Exit, GuestAgent};
-use crate::evidence::nonce::ReportData;
-use crate::evidence::quote;
 
 /// The provider of quotes of trust domains: the kernel module of TDX guests.
 pub const PROVIDER: &str = "tdx_guest";
@@ -26,7 +25,7 @@ const LEFT: i32 = 50;
 /// the guest wrote to the report; `failed` if the kernel returned no quote, or one without the report data; those of
 /// the agent.
 pub fn quote(agent: &GuestAgent<'_>, name: &str, data: &ReportData) -> Result<Vec<u8>> {
-    let mut exit = agent.shell(SCRIPT, &(quote::LIMIT + 1).to_string(), &data.0)?;
+    let mut exit = agent.shell(SCRIPT, &(td_quote::LIMIT + 1).to_string(), &data.0)?;
     let is_left = exit.status.is_some_and(|status| (LEFT..2 * LEFT).contains(&status));
     if is_left {
         exit.status = exit.status.map(|status| status - LEFT);
@@ -59,15 +58,16 @@ fn read_quote(exit: &Exit, name: &str, data: &ReportData) -> Result<Vec<u8>> {
             "the process that reads the quote of domain '{name}' printed no provider"
         ))
     })?;
-    if quote.len() > quote::LIMIT {
-        let message = format!("the quote of domain '{name}' has more than {} bytes", quote::LIMIT);
+    if quote.len() > td_quote::LIMIT {
+        let message =
+            format!("the quote of domain '{name}' has more than {} bytes", td_quote::LIMIT);
         return Err(Error::failed(message));
     }
-    match quote::report_data(quote) {
+    match TdReport::read(quote) {
         Err(why) => Err(Error::failed(format!(
-            "the guest of domain '{name}' returned no quote of a trust domain: {why}"
+            "the guest of domain '{name}' returned no complete quote of a trust domain: {why}"
         ))),
-        Ok(found) if found != data.0 => {
+        Ok(report) if *report.report_data != data.0 => {
             Err(Error::failed(format!("the quote of domain '{name}' does not contain the nonce"))
                 .hint("do not trust this quote: the guest returned a quote for other report data"))
         }
@@ -113,7 +113,7 @@ fn failure(status: i32, exit: &Exit, name: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::evidence::quote::tests::quote as sample;
+    use crate::evidence::sample::quote_with as sample;
 
     const DATA: ReportData = ReportData([3; 64]);
 
@@ -138,10 +138,10 @@ mod tests {
     fn other_output_is_refused() {
         let other = sample(4, 1, [4; 64]);
         let mut large = sample(4, 1, DATA.0);
-        large.resize(quote::LIMIT + 1, 0);
+        large.resize(td_quote::LIMIT + 1, 0);
         for (output, reason) in [
             (printed(&other), "does not contain the nonce"),
-            (printed(&large), "has more than 65536 bytes"),
+            (printed(&large), "has more than 262144 bytes"),
             (printed(b""), "ends within the header"),
             (b"tdx_guest".to_vec(), "printed no provider"),
             (Vec::new(), "printed no provider"),

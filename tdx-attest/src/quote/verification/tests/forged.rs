@@ -3,13 +3,13 @@
 use std::sync::LazyLock;
 
 use common::Code;
+use common::td_quote::TdReport;
 use serde_json::json;
 
 use super::forge::{AT, AUTHORITY, Forge, Forged, PCK, ROOT, SIGNER};
 use crate::check::{Check, CheckResult};
 use crate::judgement::{self, Demands};
 use crate::policy::Policy;
-use crate::quote::body::TdReport;
 use crate::quote::verification::collateral::{Collateral, Parts};
 use crate::quote::verification::verifier::Verifier;
 use crate::time::Time;

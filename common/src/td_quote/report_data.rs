@@ -1,36 +1,34 @@
-//! The nonce of a relying party.
+//! The report data of a quote: a nonce, in hexadecimal digits.
 
 use std::str::FromStr;
 
-use common::text::from_hex;
+use crate::text::from_hex;
 
-/// The size of the report data of a quote, in bytes.
+/// The size of report data. Unit: bytes.
 ///
 /// Source: Intel TDX Module ABI Specification, REPORTMACSTRUCT, field REPORTDATA.
-pub const REPORT_DATA: usize = 64;
+const SIZE: usize = 64;
 
 /// The report data that a quote must contain: a nonce, padded with zero bytes at its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ReportData(pub [u8; REPORT_DATA]);
+pub struct ReportData(pub [u8; SIZE]);
 
 impl FromStr for ReportData {
     type Err = String;
 
     /// Reads a nonce of 1 to 64 bytes in hexadecimal digits.
     fn from_str(text: &str) -> Result<Self, String> {
-        let digits = text.as_bytes();
-        if !digits.iter().all(u8::is_ascii_hexdigit) {
+        if !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
             return Err("expected hexadecimal digits only".to_owned());
         }
-        let bytes = digits.len() / 2;
-        if !digits.len().is_multiple_of(2) || !(1..=REPORT_DATA).contains(&bytes) {
-            return Err(format!(
-                "expected 1 to {REPORT_DATA} bytes, two hexadecimal digits each; found {} digits",
-                digits.len()
-            ));
-        }
-        let nonce = from_hex(text).unwrap_or_default();
-        let mut data = [0; REPORT_DATA];
+        let nonce = from_hex(text).filter(|nonce| (1..=SIZE).contains(&nonce.len()));
+        let nonce = nonce.ok_or_else(|| {
+            format!(
+                "expected 1 to {SIZE} bytes, two hexadecimal digits each; found {} digits",
+                text.len()
+            )
+        })?;
+        let mut data = [0; SIZE];
         data[..nonce.len()].copy_from_slice(&nonce);
         Ok(Self(data))
     }
@@ -38,10 +36,10 @@ impl FromStr for ReportData {
 
 #[cfg(test)]
 mod tests {
-    use common::text::hex;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::text::hex;
 
     #[test]
     fn a_nonce_is_padded_with_zero_bytes_at_its_end() {

@@ -1,34 +1,39 @@
 //! Fields of binary formats, taken from the front of a byte slice. Numbers are little-endian.
 
 /// Takes `length` bytes; none, and nothing taken, if there are fewer.
-pub(crate) fn take<'a>(bytes: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
+pub fn take<'a>(bytes: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
     bytes.split_off(..length)
 }
 
 /// Takes `N` bytes; none, and nothing taken, if there are fewer.
-pub(crate) fn array<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
+pub fn array<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
+    array_ref(bytes).copied()
+}
+
+/// Takes `N` bytes without copying them; none, and nothing taken, if there are fewer.
+pub fn array_ref<'a, const N: usize>(bytes: &mut &'a [u8]) -> Option<&'a [u8; N]> {
     let (head, rest) = bytes.split_first_chunk::<N>()?;
     *bytes = rest;
-    Some(*head)
+    Some(head)
 }
 
 /// Takes a number of two bytes.
-pub(crate) fn u16(bytes: &mut &[u8]) -> Option<u16> {
+pub fn u16(bytes: &mut &[u8]) -> Option<u16> {
     array(bytes).map(u16::from_le_bytes)
 }
 
 /// Takes a number of four bytes.
-pub(crate) fn u32(bytes: &mut &[u8]) -> Option<u32> {
+pub fn u32(bytes: &mut &[u8]) -> Option<u32> {
     array(bytes).map(u32::from_le_bytes)
 }
 
 /// Takes a number of eight bytes.
-pub(crate) fn u64(bytes: &mut &[u8]) -> Option<u64> {
+pub fn u64(bytes: &mut &[u8]) -> Option<u64> {
     array(bytes).map(u64::from_le_bytes)
 }
 
 /// Takes a size of four bytes, then that many bytes.
-pub(crate) fn sized<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
+pub fn sized<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
     let size = u32(bytes)?;
     take(bytes, usize::try_from(size).ok()?)
 }
