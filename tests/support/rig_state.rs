@@ -185,7 +185,7 @@ fn digest(path: &Path, status: &Metadata) -> Option<String> {
     if let Some(known) = KNOWN.lock().unwrap().get(&version) {
         return Some(known.clone());
     }
-    let digest = hex(&Sha256::digest(fs::read(path).ok()?));
+    let digest = hex(Sha256::digest(fs::read(path).ok()?));
     KNOWN.lock().unwrap().insert(version, digest.clone());
     Some(digest)
 }
