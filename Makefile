@@ -18,7 +18,8 @@ TOOLS   := tdx-attest tdx-disk tdx-gpu tdx-iommu tdx-pool tdx-td
 RUST    := 1.89
 
 # The tests run in two halves at the same time: they wait for guests and daemons more than they compute.
-TESTS     := --lib --bins --test attest --test cli --test disk --test gpu --test iommu --test pool --test td
+UNITTESTS := --lib --bin manual
+TESTS     := --test attest --test cli --test disk --test gpu --test iommu --test pool --test td
 LONGTESTS := --test reliability --test docs
 RIGS      := --test disk_rig --test docs_rig --test gpu_rig --test iommu_rig
 LONGRIGS  := --test td_rig
@@ -119,7 +120,12 @@ test: rust packages ## unit, command-line and libvirt tests; installs what they 
 	$(CARGOTEST) --doc
 	@$(if $(ROOT),,echo "the tests counted as ignored need root and were not run")
 
+# Twice as many as there are processors: the tests wait more than they compute.
+test-short test-long: export RUST_TEST_THREADS ?= $(shell expr 2 \* $$(nproc))
+
+# Unit tests one by one: a program that another test starts has copies of the descriptors of locks until its exec(2).
 test-short:
+	RUST_TEST_THREADS=1 $(CARGOTEST) $(UNITTESTS) -- $(if $(ROOT),--include-ignored)
 	$(CARGOTEST) $(TESTS) -- $(if $(ROOT),--include-ignored)
 
 test-long:

@@ -91,7 +91,7 @@ codes! {
     IsPartition "IS_PARTITION" Forceable
         "The device is a partition, not a whole disk.",
     LogIncomplete "LOG_INCOMPLETE" Refuse
-        "The event log ends within an event, or does not lead to a register of the quote: events are missing from the log or were changed.",
+        "The event log ends within an event, or a register computed from it differs from the quote: events are missing from the log or were changed.",
     MdevChildren "MDEV_CHILDREN" Refuse
         "Mediated devices exist on the PCI device.",
     Mounted "MOUNTED" Refuse
@@ -125,13 +125,13 @@ codes! {
     QemuLock "QEMU_LOCK" Refuse
         "A QEMU process holds a lock on the disk.",
     QuoteSignature "QUOTE_SIGNATURE" Refuse
-        "The signature of the quote is wrong, or Intel's root certificate does not vouch for the key that signed the quote.",
+        "The signature of the quote is wrong, or no valid certificate chain connects Intel's root certificate with the key that signed the quote.",
     ReadOnly "READ_ONLY" Refuse
         "The disk is read-only, and `--readonly` was not given.",
     Reserved "RESERVED" Refuse
         "Another command is working on the device, a killed command left its work unfinished, or the device was bound to VFIO for another domain.",
     Rtmr3Unlogged "RTMR3_UNLOGGED" Note
-        "The event log does not lead to RTMR3 of the quote. Programs of the guest can extend RTMR3 without an entry in the log.",
+        "RTMR3 computed from the event log differs from the quote. Programs of the guest can extend RTMR3 without an entry in the log.",
     SensitiveClass "SENSITIVE_CLASS" Forceable
         "The device is a host, ISA or PCI bridge, a memory controller or an SMBus, or the host uses a disk, a network interface or a USB device behind this device.",
     Signature "SIGNATURE" Forceable
@@ -204,7 +204,8 @@ pub fn page() -> String {
         added, and the name and meaning of a code never change.\n\n\
         ## Devices, disks and guests\n\n\
         These codes stand in `blockers` of devices and groups, in `code` of the findings of `check`, and in\n\
-        `error.code` of a refused command. The level decides whether a command that changes something\n\
+        `error.code` of a refused command. In `code` of `tdx-attest verify` and `codes` of `tdx-attest replay`, the level\n\
+        refuse means a failed check and exit status 10; a policy can accept TCB_OUT_OF_DATE and TD_DEBUG. The level decides whether a command that changes something\n\
         refuses:\n\n\
         | level | the command |\n|---|---|\n\
         | refuse | refuses; no option overrides that |\n\

@@ -34,7 +34,7 @@ const EXAMPLES: &str = "Examples:
 enum Verb {
     /// Predict the values of a trust domain's registers from its definition and firmware
     Measure(measure::MeasureArgs),
-    /// Compute the registers that an event log leads to, and compare them; exit status 0 if equal, 10 if not
+    /// Compute the registers from an event log, and compare them; exit status 0 if equal, 10 if not
     Replay(replay::ReplayArgs),
     /// Verify a quote; exit status 0 if everything that was asked holds, 10 if not
     Verify(verify::VerifyArgs),

@@ -42,7 +42,7 @@ pub fn checks(report: TdReport<'_>, verification: &Verification, demands: &Deman
     checks
 }
 
-/// The check whether an event log leads to the registers of the quote, and contains the expected events. `comparisons` are
+/// The check whether an event log gives the registers of the quote, and contains the expected events. `comparisons` are
 /// those of the log with the quote and the prediction.
 pub fn event_log(comparisons: Vec<Comparison<'_>>) -> Check {
     let is_unlogged = comparisons.iter().any(|it| it.result == ComparisonResult::Unlogged);
@@ -140,7 +140,8 @@ fn tcb_date(tcb: &Tcb, policy: &Policy) -> Check {
         None => Check::not_made("tcb_date", "the policy sets no min_tcb_date"),
         Some(min) if tcb.date >= min => Check::made("tcb_date", Ok(())),
         Some(min) => {
-            let message = format!("the TCB level is of {}, before {min}", tcb.date);
+            let message =
+                format!("the TCB level has the date {}, expected {min} or later", tcb.date);
             Check::made("tcb_date", Err(Failure::of(Code::TcbOutOfDate, message)))
         }
     };
@@ -213,7 +214,7 @@ fn report_data(report: TdReport<'_>, demands: &Demands) -> Check {
     let demanded: Vec<&[u8]> = demanded.map(|data| &data.0[..]).collect();
     let check = match compare(report.report_data, &demanded) {
         Some(true) => Check::made("report_data", Ok(())),
-        Some(false) => Check::made("report_data", Err("the report data differs".into())),
+        Some(false) => Check::made("report_data", Err("the report data differs from the expected report data: the quote may be an old one".into())),
         None => Check::not_made("report_data", "no report data was given to compare with"),
     };
     check.expected(demanded.into_iter().map(text::hex)).found([text::hex(report.report_data)])

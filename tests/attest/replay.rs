@@ -189,7 +189,7 @@ fn a_quote_alone_names_an_event_or_says_that_it_cannot() {
     files.write("ccel.bin", event_log::write(&edited));
     let found = item(&files.replay("ccel.bin --quote quote.bin").answer(10), "rtmr0");
     assert_eq!(found["codes"], json!(["EVENT_DIFFERS"]));
-    let description = "the log leads to the value in the quote only without event 1 (ACPI DATA)";
+    let description = "the log gives the value in the quote only without event 1 (ACPI DATA)";
     assert_eq!(found["first_difference"]["description"], description);
 
     let mut edited = entries();
@@ -214,7 +214,10 @@ fn rtmr3_may_be_extended_without_a_log_entry() {
     let document = files.replay("ccel.bin --quote quote.bin").document();
     let rtmr3 = item(&document, "rtmr3");
     let warning = document["warnings"][0].as_str().unwrap();
-    assert!(warning.starts_with("ccel.bin does not lead to RTMR3 of the quote"), "{document}");
+    assert!(
+        warning.starts_with("RTMR3 computed from ccel.bin differs from the quote"),
+        "{document}"
+    );
     assert_eq!(
         (&rtmr3["result"], &rtmr3["codes"]),
         (&json!("unlogged"), &json!(["RTMR3_UNLOGGED"]))

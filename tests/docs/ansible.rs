@@ -159,7 +159,7 @@ fn attestation_playbook_accepts_expected_guests_and_names_the_failed_checks_of_o
     let run = attest(&json!([genuine, other]), &[]);
     assert_eq!(run.status, Some(2), "{run:#?}");
     assert!(run.stdout.contains("ok: [localhost] => (item=td1)"), "{run:#?}");
-    let message = "\"msg\": \"td2: mrtd: the value differs from the expected value; report_data: the report data differs\"";
+    let message = "\"msg\": \"td2: mrtd: the value differs from the expected value; report_data: the report data differs from the expected report data: the quote may be an old one\"";
     assert!(run.stdout.contains(message), "{run:#?}");
     // A file that is no quote is an error of its task.
     let mut broken = genuine;

@@ -1,17 +1,19 @@
-//! Waiting until libvirtd has no work.
+//! Waiting until libvirtd does nothing.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
+use rustix::fs::getxattr;
+
 use super::rig::Rig;
 
-/// Waits until libvirtd has no client, no call in work and no open file in the pool: libvirtd continues a call after
+/// Waits until libvirtd has no client, no call in progress and no open file in the pool: libvirtd continues a call after
 /// its caller has died.
 ///
-/// libvirtd 9.0 keeps a volume open forever if it opens a stream for a caller that has just died. Then the
-/// test restarts libvirtd, as an administrator would have to.
+/// libvirtd 9.0 sometimes keeps a volume open forever, or crashes, if it opens a stream for a caller that has just died.
+/// Then the test restarts libvirtd, as an administrator would have to.
 pub(crate) fn wait_until_idle(rig: &Rig) {
     if !becomes_idle(rig) {
         rig.libvirtd("restart");
@@ -22,8 +24,10 @@ pub(crate) fn wait_until_idle(rig: &Rig) {
 /// Whether libvirtd is idle within 30 s.
 fn becomes_idle(rig: &Rig) -> bool {
     let end = Instant::now() + Duration::from_secs(30);
-    while Instant::now() < end {
-        if is_idle(rig).unwrap_or(false) {
+    while let Some(daemon) = libvirtd(rig)
+        && Instant::now() < end
+    {
+        if is_idle(rig, &daemon).unwrap_or(false) {
             return true;
         }
         thread::sleep(Duration::from_millis(5));
@@ -31,12 +35,16 @@ fn becomes_idle(rig: &Rig) -> bool {
     false
 }
 
-/// `None` without a libvirtd.
-fn is_idle(rig: &Rig) -> Option<bool> {
-    let daemon = fs::read_to_string(rig.path("run/libvirtd.pid")).ok()?;
-    let daemon = rig.path("proc").join(daemon.trim());
-    // Clients first: a call that no worker has yet is one of a client.
-    if has_client(rig)? {
+/// The directory of libvirtd in proc(5), if libvirtd runs.
+fn libvirtd(rig: &Rig) -> Option<PathBuf> {
+    let pid = fs::read_to_string(rig.path("run/libvirtd.pid")).ok()?;
+    Some(rig.path("proc").join(pid.trim())).filter(|directory| directory.exists())
+}
+
+/// Whether libvirtd is idle at this moment; none if that cannot be read.
+fn is_idle(rig: &Rig, daemon: &Path) -> Option<bool> {
+    // Clients first: a queued call still has its client.
+    if has_client(rig, daemon)? {
         return Some(false);
     }
     // Idle workers of a pool wait on one condition variable: in futex(2), at two addresses in the same eight bytes.
@@ -52,6 +60,9 @@ fn is_idle(rig: &Rig) -> Option<bool> {
             }
         }
     }
+    if pools.is_empty() {
+        return None; // libvirtd is ending
+    }
     let of_libvirt = processes(rig).filter(|(name, _)| name.starts_with("libvirt"));
     let mut files = of_libvirt.flat_map(|(_, process)| entries(&process.join("fd")));
     Some(!files.any(|file| {
@@ -59,16 +70,27 @@ fn is_idle(rig: &Rig) -> Option<bool> {
     }))
 }
 
-/// Whether a connection to libvirtd is not closed on its side: by the tables of sockets, proc_net(5).
-fn has_client(rig: &Rig) -> Option<bool> {
+/// Whether libvirtd has an open connection of a client, by proc_net(5) and by the protocols of its sockets.
+///
+/// The table of TCP lacks a connection that its client has reset and that libvirtd has not closed yet.
+fn has_client(rig: &Rig, daemon: &Path) -> Option<bool> {
     let table = |name| fs::read_to_string(rig.process_path(name)).ok();
-    let is_unix = |line: &str| line.contains(" 03 ") && line.ends_with("/libvirt-sock"); // connected
-    // The port 16509; established, or closed by the other side.
-    let is_tcp = |line: &str| {
-        let field = |at| line.split_whitespace().nth(at).unwrap_or_default();
-        field(1).ends_with(":407D") && ["01", "08"].contains(&field(3))
+    let is_connected = |line: &str| line.contains(" 03 ") && line.ends_with("/libvirt-sock");
+    if table("net/unix")?.lines().any(is_connected) {
+        return Some(true);
+    }
+    let tcp = table("net/tcp")?;
+    let fields = tcp.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let listeners: Vec<_> =
+        fields.filter(|line| line[3] == "0A").map(|line| line[9].to_owned()).collect();
+    let is_client = |socket: &PathBuf| {
+        let mut protocol = [0; 16];
+        let length = getxattr(socket, "system.sockprotoname", &mut protocol);
+        let inode = fs::read_link(socket).unwrap_or_default().display().to_string();
+        length.is_ok_and(|length| protocol[..length] == *b"TCP\0")
+            && !listeners.iter().any(|listener| inode == format!("socket:[{listener}]"))
     };
-    Some(table("net/unix")?.lines().any(is_unix) || table("net/tcp")?.lines().any(is_tcp))
+    Some(entries(&daemon.join("fd")).any(|file| is_client(&file)))
 }
 
 /// The processes of the rig: their names, of at most 15 characters, and their directories in proc(5).

@@ -1,4 +1,4 @@
-//! Rig 1, a private libvirtd with real guests; and the images of the guests.
+//! Rig 1, a private test host: a libvirtd with real guests in namespaces of its own. And the images of the guests.
 
 #![expect(clippy::print_stderr, reason = "a failing test shows the daemon's log")]
 #![expect(clippy::disallowed_methods, reason = "tests start programs as users do")]
@@ -196,7 +196,7 @@ impl Drop for Rig {
             let log = self.folder.path().join("rig/log/libvirtd.log");
             let log = std::fs::read_to_string(log).unwrap_or_default();
             let tail: Vec<&str> = log.lines().rev().take(20).collect();
-            eprintln!("libvirtd's last words, newest first:\n{}", tail.join("\n"));
+            eprintln!("the end of libvirtd's log, newest first:\n{}", tail.join("\n"));
         }
         for (device, file) in self.loops.lock().iter().flat_map(|loops| loops.iter()) {
             if file.is_some() && backing_file(device) == *file {

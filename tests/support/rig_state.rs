@@ -1,4 +1,4 @@
-//! The state of the rig's host, as lines of text: what the tools and libvirt keep there.
+//! The libvirt objects, files, locks and emulators of a rig, one a line.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 

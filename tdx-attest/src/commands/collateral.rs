@@ -16,9 +16,9 @@ const EXAMPLES: &str = "Examples:
   tdx-attest collateral quote.bin --pccs https://api.trustedservices.intel.com >collateral.json
   SSL_CERT_FILE=pccs.pem tdx-attest collateral quote.bin --pccs https://localhost:8081 >collateral.json
 
-The proxy is that of HTTPS_PROXY. The trusted certificate authorities are those of the system, or of SSL_CERT_FILE and
-SSL_CERT_DIR. Collateral expires after about 30 days. The server need not be trusted: verify checks the signatures of
-Intel.";
+The command uses the proxy in HTTPS_PROXY. It trusts the certificate authorities of the
+system, or those in SSL_CERT_FILE and SSL_CERT_DIR. Collateral expires after about 30 days.
+The server need not be trusted: verify checks the signatures of Intel.";
 
 /// Arguments of `collateral`.
 #[derive(Debug, Args)]

@@ -1,4 +1,4 @@
-//! `tdx-attest replay`: computes the registers that an event log leads to, and compares them.
+//! `tdx-attest replay`: computes the registers from an event log, and compares them.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -30,7 +30,7 @@ const EXAMPLES: &str = "Examples:
   ssh root@guest cat /sys/firmware/acpi/tables/data/CCEL | tdx-attest replay -
   tdx-attest replay ccel.bin --json | jq -r '.items[].events[].text'
 
-The log is unsigned. If it leads to the registers of a genuine quote, it lists what
+The log is unsigned. If it gives the registers of a genuine quote, it lists what
 the guest measured. tdx-attest verify verifies the quote; replay does not.";
 
 /// Arguments of `replay`.
@@ -46,7 +46,7 @@ pub struct ReplayArgs {
     /// Compare with the expected values and events of FILE, the output of tdx-attest measure; - reads standard input
     #[arg(long, value_name = "FILE")]
     expect: Option<PathBuf>,
-    /// Require that the log leads to RTMR3 of the quote. Without this option, a difference is only reported, because
+    /// Require that the log gives RTMR3 of the quote. Without this option, a difference is only reported, because
     /// programs of the guest can extend RTMR3 without an entry in the log
     #[arg(long, requires = "quote")]
     require_rtmr3: bool,
@@ -57,7 +57,7 @@ pub struct ReplayArgs {
 pub struct ReplayItem {
     /// The register: one of RTMR0 to RTMR3, or a register for which a value is expected.
     pub register: Register,
-    /// The value that the log leads to, in hexadecimal digits; null for a register that no event extends.
+    /// The value computed from the log, in hexadecimal digits; null for a register that no event extends.
     pub value: Option<String>,
     /// The value in the quote, in hexadecimal digits; null without a quote.
     pub quote_value: Option<String>,

@@ -55,10 +55,10 @@ pub struct VerifyArgs {
     /// Verify as of this time, in RFC 3339 or in seconds since 1970 [default: now]
     #[arg(long, value_name = "TIME")]
     at: Option<Time>,
-    /// Check that the guest's event log leads to RTMR0 to RTMR2 of the quote; - reads standard input
+    /// Check that the guest's event log gives RTMR0 to RTMR2 of the quote; - reads standard input
     #[arg(long, value_name = "LOG")]
     event_log: Option<PathBuf>,
-    /// Require that the event log leads to RTMR3 of the quote. Without this option, a difference is only reported, because
+    /// Require that the event log gives RTMR3 of the quote. Without this option, a difference is only reported, because
     /// programs of the guest can extend RTMR3 without an entry in the log
     #[arg(long, requires = "event_log")]
     require_rtmr3: bool,

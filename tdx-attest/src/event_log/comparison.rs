@@ -21,7 +21,7 @@ pub struct Reference<'a> {
     pub quote: Option<TdReport<'a>>,
     /// The expected values and events.
     pub prediction: Option<&'a Prediction>,
-    /// Whether the log must lead to RTMR3 of the quote. Programs of the guest can extend RTMR3 without an entry in the
+    /// Whether the log must give RTMR3 of the quote. Programs of the guest can extend RTMR3 without an entry in the
     /// log.
     pub requires_rtmr3: bool,
 }
@@ -34,7 +34,7 @@ pub enum ComparisonResult {
     Match,
     /// Something differs.
     Differs,
-    /// The log does not lead to RTMR3 of the quote, and was not required to.
+    /// The log does not give RTMR3 of the quote, and was not required to.
     Unlogged,
     /// No value of the register is expected, because it could not be predicted. Nothing that was compared differs.
     NotPredicted,
@@ -60,7 +60,7 @@ impl ComparisonResult {
 pub struct Comparison<'a> {
     /// The register.
     pub register: Register,
-    /// The value that the log leads to; none for a register that no event extends.
+    /// The value computed from the log; none for a register that no event extends.
     pub value: Option<Digest>,
     /// The value in the quote.
     pub quote: Option<Vec<u8>>,
@@ -157,7 +157,7 @@ fn from_quote(register: Register, events: &[LoggedEvent<'_>], quote: &[u8]) -> (
         None => {
             let value = replay(Digest::ZERO, events.iter().map(|event| event.digest));
             let description = format!(
-                "the log leads to another value of {register} than the quote contains; which event differs is unknown"
+                "the value of {register} computed from the log differs from the value in the quote; which event differs is unknown"
             );
             (Code::LogIncomplete, only_register(register, quote, &value.0, description))
         }
@@ -201,7 +201,7 @@ fn from_expected(
     })
 }
 
-/// The one event that keeps the log from leading to a register value; none if no event can be named.
+/// The one event that keeps the log from giving a register value; none if no event can be named.
 fn edited(events: &[LoggedEvent<'_>], value: &[u8], of: &str) -> Option<Difference> {
     let value = Digest(value.try_into().ok()?);
     let edit = edit::find(events, value)?;
@@ -209,23 +209,25 @@ fn edited(events: &[LoggedEvent<'_>], value: &[u8], of: &str) -> Option<Differen
         edit;
     let name = difference::name(&events[at]);
     let (change, expected, description) = match edit {
-        Edit::EndBefore(_) => {
-            (Change::Added, None, format!("{of} is the register's value before {name}"))
-        }
+        Edit::EndBefore(_) => (
+            Change::Added,
+            None,
+            format!("the log gives {of} only without {name} and the later events"),
+        ),
         Edit::LeaveOut(_) => {
-            (Change::Added, None, format!("the log leads to {of} only without {name}"))
+            (Change::Added, None, format!("the log gives {of} only without {name}"))
         }
         Edit::Exchange(next) => {
             let next = events[next + 1];
             let description = format!(
-                "the log leads to {of} only if {name} comes after {}",
+                "the log gives {of} only if {name} comes after {}",
                 difference::name(&next)
             );
             (Change::Moved, Some(next.digest), description)
         }
         Edit::Digest(_, digest) => {
             let description =
-                format!("the log leads to {of} only if {name} has the digest of its own data");
+                format!("the log gives {of} only if {name} has the digest of its own data");
             (Change::Changed, Some(digest), description)
         }
     };

@@ -186,7 +186,7 @@ fn a_log_that_continues_after_the_quote_says_where() {
     assert_eq!((found.index, found.change), (Some(4), Change::Added));
     assert_eq!(
         found.description,
-        "the value in the quote is the register's value before event 4 (ACPI DATA)"
+        "the log gives the value in the quote only without event 4 (ACPI DATA) and the later events"
     );
 }
 
@@ -216,7 +216,7 @@ fn rtmr3_without_log_entries_differs_only_on_request() {
         let comparison = of(compared(&events, Some(&quote), Some(&expected)), Register::Rtmr3);
         assert_eq!(comparison.result, result);
     }
-    // An expected event in a log that does not lead to the quote proves nothing.
+    // An expected event in a log that does not give the registers of the quote proves nothing.
     let event = ExpectedEvent {
         description: "application".to_owned(),
         variable: None,

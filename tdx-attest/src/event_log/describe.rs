@@ -2,11 +2,11 @@
 //!
 //! Sources: TCG PC Client Platform Firmware Profile, "Event Types"; UEFI, "Device Path Protocol" and "Load Options".
 
+use common::fields;
 use common::text::hex;
 
 use crate::event_log::event_type::EventType;
 use crate::event_log::log::LoggedEvent;
-use common::fields;
 
 /// What an event measured, in words; none if its data is no text and of no known structure.
 pub fn text(event: &LoggedEvent<'_>) -> Option<String> {

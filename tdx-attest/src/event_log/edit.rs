@@ -1,8 +1,8 @@
 //! Finds the one event that keeps a log from leading to a known register value.
 //!
-//! If the log leads to the value after one event was left out, exchanged with the next or given another digest, then,
+//! If the log gives the value after one event was left out, exchanged with the next or given another digest, then,
 //! because SHA-384 is collision-resistant, the register was extended with exactly the events of that changed log. So
-//! the event is named with certainty, and if no such change leads to the value, no event is named.
+//! the event is named with certainty, and if no such change gives the value, no event is named.
 
 use crate::event_log::log::LoggedEvent;
 use crate::event_log::replay::{extend, replay};
@@ -12,7 +12,7 @@ use crate::register::Digest;
 /// The most events for which every change is tried. The time grows with the square of their number.
 const MOST: usize = 256;
 
-/// The one change of a register's events after which the log leads to a value. Positions are those in the slice of
+/// The one change of a register's events after which the log gives a value. Positions are those in the slice of
 /// events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Edit {
@@ -26,7 +26,7 @@ pub enum Edit {
     Digest(usize, Digest),
 }
 
-/// The change of `events` after which they lead to `value`; none if no single change does, or if they lead to `value`
+/// The change of `events` after which they give `value`; none if no single change does, or if they give `value`
 /// unchanged.
 pub fn find(events: &[LoggedEvent<'_>], value: Digest) -> Option<Edit> {
     let digests: Vec<Digest> = events.iter().map(|event| event.digest).collect();

@@ -3,11 +3,11 @@
 //! Sources: TCG PC Client Platform Firmware Profile, "Event Logging" (the crypto-agile log, `TCG_PCR_EVENT2`); UEFI
 //! 2.10, section 38.4.1 (measurement register indexes); edk2, `OvmfPkg/Tcg/TdTcg2Dxe/TdTcg2Dxe.c` (padding).
 
+use common::fields;
 use common::{Code, Error, Result};
 
 use crate::event_log::event_type::EventType;
 use crate::register::{Digest, Register};
-use common::fields;
 
 /// The most that is read of a log. Firmware reserves 64 KiB to 1 MiB for a log. Unit: bytes.
 pub const LIMIT: usize = 16 << 20;

@@ -5,7 +5,7 @@
 //! [`edit`] the event that keeps the log from a known register value. [`comparison`] compares a log with a quote and
 //! with expected values, and [`warnings`] says what that leaves open.
 //!
-//! A log is unsigned: whoever supplies the log can write anything into it. A digest counts once the digests lead to the
+//! A log is unsigned: whoever supplies the log can write anything into it. A digest counts once the digests give the
 //! registers of a quote whose signature was verified.
 
 pub mod comparison;

@@ -12,8 +12,8 @@ pub fn warnings(log: &EventLog<'_>, comparisons: &[Comparison<'_>], source: &str
         comparisons.iter().any(|comparison| comparison.result == ComparisonResult::Unlogged);
     let unlogged = is_unlogged.then(|| {
         format!(
-            "{source} does not lead to RTMR3 of the quote: programs of the guest can extend RTMR3 without an entry in the \
-             log (--require-rtmr3 refuses this)"
+            "RTMR3 computed from {source} differs from the quote: programs of the guest can extend RTMR3 without an entry \
+             in the log (--require-rtmr3 refuses this)"
         )
     });
     trailing.into_iter().chain(unlogged).collect()

@@ -4,9 +4,10 @@
 
 use std::ops::Range;
 
+use common::fields;
+
 use crate::tdvf::guid::Guid;
 use crate::tdvf::table;
-use common::fields;
 
 /// The entry of the table of GUIDs that holds the distance of the descriptor from the end of the image.
 const OFFSET: Guid = Guid::new(0xe47a_6535, 0x984a, 0x4798, 0x865e_4685_a7bf_8ec2);

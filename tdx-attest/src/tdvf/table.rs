@@ -5,8 +5,9 @@
 //!
 //! Source: edk2 `OvmfPkg/ResetVector/Ia16/ResetVectorVtf0.asm`; QEMU `hw/i386/pc_sysfw_ovmf.c`.
 
-use crate::tdvf::guid::Guid;
 use common::fields;
+
+use crate::tdvf::guid::Guid;
 
 /// The GUID of the footer, whose length is that of the whole table.
 const FOOTER: Guid = Guid::new(0x96b5_82de, 0x1fb2, 0x45f7, 0xbaea_a366_c55a_082d);

@@ -3,8 +3,9 @@
 //! Source: edk2 `MdeModulePkg/Include/Guid/VariableFormat.h`, and `OvmfPkg/Library/PlatformInitLib/Platform.c`,
 //! `PlatformValidateNvVarStore`; UEFI Platform Initialization specification, volume 3, "Firmware Volume Header".
 
-use crate::tdvf::guid::Guid;
 use common::fields;
+
+use crate::tdvf::guid::Guid;
 
 /// The signature of a store of authenticated variables, the only kind that OVMF reads.
 const AUTHENTICATED: Guid = Guid::new(0xaaf3_2c78, 0x947b, 0x439a, 0xa180_2e14_4ec3_7792);

@@ -47,8 +47,8 @@ const HELP: &str = "Files:
   quote.bin  the quote, whose report data is the nonce. Its signature is not verified.
   ccel.bin   the event log of the guest's firmware (ACPI table CCEL); only if the guest has it
 
-  Existing files are never replaced. A quote with the same report is kept; a file with other
-  content is exit status 5.
+  Existing files are never replaced. A quote with the same report is kept. If a file has other
+  content, the command exits 5: choose another directory.
 
 Guest:
   The guest needs Linux 6.7 or newer with the module tdx_guest, and qemu-guest-agent. The agent
@@ -58,7 +58,7 @@ Guest:
   used TDX hardware.
 
 Examples:
-  tdx-td evidence vault --nonce $(openssl rand -hex 32) --out evidence
+  tdx-td evidence vault --nonce $NONCE --out evidence   # NONCE comes from the verifier
   tdx-td evidence vault --nonce 00ff --out evidence --timeout 120";
 
 /// Gets the evidence of a domain and writes it into a directory.

@@ -79,8 +79,7 @@ fn read_quote(exit: &Exit, name: &str, data: &ReportData) -> Result<Vec<u8>> {
 fn failure(status: i32, exit: &Exit, name: &str) -> Error {
     let error = match status {
         10 => Error::unsupported(format!("the guest of domain '{name}' has no configfs-tsm"))
-            .hint("in the guest, which needs Linux 6.7 or newer, run modprobe tdx_guest; tdx-td list shows in the \
-                   column SECURITY whether the domain is a trust domain"),
+            .hint("run modprobe tdx_guest in the guest (Linux 6.7 or newer)"),
         11 | 12 => Error::unsupported(format!(
             "the guest of domain '{name}' cannot create a report directory in configfs-tsm"
         ))

@@ -153,7 +153,7 @@ fn delete_keeps_a_domain_that_is_defined_again_while_it_waits() {
     // The domain is defined again while new waits for the guest.
     td(&rig, "delete x --yes --timeout 0").item();
     let more = "--security none --memory 256M --vcpus 1 --wait ssh --timeout 8 --on-timeout delete";
-    let run = Background::start(&rig, &format!("new -i deaf.qcow2 --name x {more}"));
+    let run = Background::start(&rig, &format!("new -i guest.qcow2 --name x {more}"));
     wait::wait_for("the guest", || {
         rig.shell("virsh domstate x").stdout.contains("running").then_some(())
     });

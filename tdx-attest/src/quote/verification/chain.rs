@@ -61,8 +61,9 @@ impl Chain {
                     .build()
             })
         });
-        let options =
-            options.transpose().map_err(|_| Failure::from("there are no revocation lists"))?;
+        let options = options
+            .transpose()
+            .map_err(|_| Failure::from("the collateral contains no revocation lists"))?;
         let (leaf, others) = self.split()?;
         let anchors: [TrustAnchor<'_>; 1] =
             [webpki::anchor_from_trusted_cert(root).map_err(|error| self.failure(&error))?];
@@ -131,7 +132,7 @@ fn failure(name: &str, error: &webpki::Error) -> Failure {
         }
         E::CertRevoked => format!("{name}: a certificate is revoked"),
         E::UnknownRevocationStatus => {
-            format!("{name}: no revocation list is of the issuer of a certificate")
+            format!("{name}: found no revocation list of the issuer of a certificate")
         }
         E::UnknownIssuer => format!("{name} does not lead to the root certificate of Intel"),
         E::InvalidSignatureForPublicKey => {

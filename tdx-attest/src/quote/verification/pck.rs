@@ -68,7 +68,7 @@ impl<'a> Signed<'a> {
             None if data.cert_type == CHAIN => &data.body.data,
             None => {
                 return Err(format!(
-                    "the quote contains no certificates but data of type {}",
+                    "the quote contains certification data of type {}, expected certificates",
                     data.cert_type
                 )
                 .into());
@@ -88,7 +88,7 @@ impl<'a> Signed<'a> {
             true => Ok(()),
             false => Err(Failure::of(
                 Code::QuoteSignature,
-                "the signature of the quote is not by the attestation key in it",
+                "the attestation key in the quote does not verify the signature of the quote",
             )),
         }
     }
@@ -112,7 +112,7 @@ impl<'a> Signed<'a> {
         let digest = (rustcrypto::backend().sha256)(&key);
         // The first half of the report data of the report. Source: the same, "QE Report".
         if self.qe_report()[320..352] != digest {
-            let message = "the report of the quoting enclave is of another attestation key";
+            let message = "the report of the quoting enclave names a different attestation key";
             return Err(Failure::of(Code::QuoteSignature, message));
         }
         if !pck.has_signed(self.qe_report(), &signatures.qe_report_signature) {
@@ -125,7 +125,8 @@ impl<'a> Signed<'a> {
 
 /// The platform that a certificate chain is of.
 pub(super) fn platform(pck: &Chain) -> Result<Platform, Failure> {
-    let invalid = |error| Failure::from(format!("{} is not of a platform: {error:#}", pck.name));
+    let invalid =
+        |error| Failure::from(format!("{} does not belong to a platform: {error:#}", pck.name));
     let leaf = pck.certificates.first().map(AsRef::as_ref).unwrap_or_default();
     let extension = intel::parse_pck_extension(leaf).map_err(invalid)?;
     let authority = intel::pck_ca(leaf).map_err(invalid)?.as_id_str();

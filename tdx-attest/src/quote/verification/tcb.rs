@@ -36,7 +36,7 @@ pub(super) fn verify(
     let any = QuotePolicy::claims_only(at.0);
     let claims = verifier
         .verify_with_policy(quote, collateral.parts(), at.0, &any)
-        .map_err(|error| format!("dcap-qvl refuses the quote: {error:#}"))?;
+        .map_err(|error| format!("the quote cannot be verified with this collateral: {error:#}"))?;
     let platform = &claims.platform;
     let current = platform.current_tcb_level.as_ref();
     let levels = [Some(&platform.tcb_level), current];

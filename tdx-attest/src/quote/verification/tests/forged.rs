@@ -245,7 +245,10 @@ fn revoked_platforms_are_refused() {
     forge.tcb_info["tcbLevels"][0]["tcbStatus"] = json!("Revoked");
     let (code, message) = failure(&forge, AT, "", "tcb");
     assert_eq!(code, None);
-    assert!(message.starts_with("dcap-qvl refuses the quote: "), "{message}");
+    assert!(
+        message.starts_with("the quote cannot be verified with this collateral: "),
+        "{message}"
+    );
 }
 
 #[test]
