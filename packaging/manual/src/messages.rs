@@ -38,7 +38,10 @@ pub(crate) fn messages(repository: &Path) -> Result<String, Box<dyn Error>> {
 
 /// The Rust files below a directory that are not tests, in order.
 fn rust_files(directory: &Path) -> Result<Vec<PathBuf>, Box<dyn Error>> {
-    let is_test = |name: &OsStr| name == "tests" || name == "tests.rs";
+    let is_test = |name: &OsStr| {
+        let name = name.to_string_lossy();
+        name == "tests" || name == "tests.rs" || name.ends_with("_tests.rs")
+    };
     let entries = WalkDir::new(directory).sort_by_file_name().into_iter();
     let paths = entries
         .filter_entry(|entry| !is_test(entry.file_name()))
