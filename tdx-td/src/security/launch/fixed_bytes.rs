@@ -14,9 +14,9 @@ const LIMIT: usize = 1 << 20;
 
 /// A value of `N` bytes.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Blob<const N: usize>([u8; N]);
+pub struct FixedBytes<const N: usize>([u8; N]);
 
-impl<const N: usize> Blob<N> {
+impl<const N: usize> FixedBytes<N> {
     /// Parses hexadecimal digits or base64, or reads a file with either or with the bytes themselves.
     ///
     /// Errors: `invalid_input` for anything else, and for another number of bytes.
@@ -68,14 +68,14 @@ pub(crate) fn read_file(flag: &str, path: &Path) -> Result<String> {
     Ok(joined.filter(is_base64).unwrap_or_else(|| BASE64.encode(&bytes)))
 }
 
-impl<const N: usize> fmt::Display for Blob<N> {
+impl<const N: usize> fmt::Display for FixedBytes<N> {
     /// Writes base64, as libvirt needs it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&BASE64.encode(self.0))
     }
 }
 
-impl<const N: usize> fmt::Debug for Blob<N> {
+impl<const N: usize> fmt::Debug for FixedBytes<N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
@@ -93,11 +93,11 @@ mod tests {
             std::fs::write(&path, bytes).unwrap();
             path.to_str().unwrap().to_owned()
         };
-        let read = |text: &str| Blob::<48>::read("--mr-owner", text);
+        let read = |text: &str| FixedBytes::<48>::read("--mr-owner", text);
         let bytes: Vec<u8> = (0..48).collect();
         let hex = common::text::hex(&bytes);
         let base64 = BASE64.encode(&bytes);
-        let want = Blob::<48>(bytes.clone().try_into().unwrap());
+        let want = FixedBytes::<48>(bytes.clone().try_into().unwrap());
         for text in [hex.as_str(), &format!("0x{hex}"), &base64] {
             assert_eq!(read(text).unwrap(), want, "{text}");
         }

@@ -10,7 +10,7 @@ use common::{Error, Result};
 
 use crate::capability::Security;
 use crate::domain::metadata::{ATTESTATION, digest};
-use crate::security::launch::fixed_bytes::{Blob, read_file};
+use crate::security::launch::fixed_bytes::{FixedBytes, read_file};
 
 /// Bit 0: the host may not debug the guest.
 const NO_DEBUG: u64 = 1;
@@ -114,9 +114,9 @@ pub enum Sev {
         /// Guest policy, 64 bits.
         policy: u64,
         /// Host data for attestation reports.
-        host_data: Option<Blob<32>>,
+        host_data: Option<FixedBytes<32>>,
         /// ID block and ID authentication information.
-        id: Option<Box<(Blob<96>, Blob<4096>)>>,
+        id: Option<Box<(FixedBytes<96>, FixedBytes<4096>)>>,
         /// Whether the ID authentication information contains an author key.
         author_key: bool,
         /// Whether the key of the chip itself (VCEK) may sign reports.
@@ -180,15 +180,17 @@ impl Sev {
         refuse(policy, wrong)?;
         let id = match (&options.snp_id_block, &options.snp_id_auth) {
             (Some(block), Some(auth)) => Some(Box::new((
-                Blob::read("--snp-id-block", block)?,
-                Blob::read("--snp-id-auth", auth)?,
+                FixedBytes::read("--snp-id-block", block)?,
+                FixedBytes::read("--snp-id-auth", auth)?,
             ))),
             _ => None,
         };
         let host_data = options.snp_host_data.as_ref();
         Ok(Self::Snp {
             policy,
-            host_data: host_data.map(|text| Blob::read("--snp-host-data", text)).transpose()?,
+            host_data: host_data
+                .map(|text| FixedBytes::read("--snp-host-data", text))
+                .transpose()?,
             id,
             author_key: options.snp_author_key,
             vcek: options.snp_vcek,

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use common::Result;
 use common::xml::Element;
 
-use crate::security::launch::fixed_bytes::Blob;
+use crate::security::launch::fixed_bytes::FixedBytes;
 
 /// Bit 0 of the attributes: the host may debug the trust domain.
 pub(crate) const DEBUG: u64 = 1;
@@ -60,7 +60,7 @@ impl TdxOptions {
 }
 
 /// A value that is part of a trust domain's measurement, usually a SHA-384 hash.
-type Measured = Blob<48>;
+type Measured = FixedBytes<48>;
 
 /// The launch security of a trust domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,7 +75,7 @@ pub struct Tdx {
 impl Tdx {
     /// Checks the options and returns the launch security.
     ///
-    /// Errors: those of [`Blob::read`].
+    /// Errors: those of [`FixedBytes::read`].
     pub fn new(options: &TdxOptions) -> Result<Self> {
         let read = |flag: &str, value: &Option<String>| {
             value.as_ref().map(|text| Measured::read(flag, text)).transpose()
