@@ -54,8 +54,7 @@ fn libvirt_objects(rig: &Rig) -> Vec<String> {
     for secret in libvirt.list_all_secrets(0).unwrap() {
         // usage_id() of virt 0.5 frees a string that it does not own.
         let definition = secret.xml_desc(0).unwrap();
-        let (_, volume) = definition.split_once("<volume>").unwrap();
-        lines.push(format!("secret volume {}", volume.split('<').next().unwrap()));
+        lines.push(format!("secret volume {}", between(&definition, "<volume>", '<')));
     }
     lines
 }
@@ -82,7 +81,7 @@ fn definition_lines<'a>(xml: &'a str, name: &'a str) -> impl Iterator<Item = Str
 /// The disks of a domain that are block devices.
 fn block_disks(xml: &str, place: &str) -> Vec<String> {
     let disks = xml.split("<disk ").skip(1).filter(|disk| disk.starts_with("type='block'"));
-    disks.map(|disk| format!("disk {} {place}", between(disk, "<target dev='"))).collect()
+    disks.map(|disk| format!("disk {} {place}", between(disk, "<target dev='", '\''))).collect()
 }
 
 /// The PCI devices of the host that a domain has.
@@ -90,7 +89,8 @@ fn hostdevs(xml: &str, name: &str) -> Vec<String> {
     let devices = xml.split("<hostdev ").skip(1);
     let numbers = devices.map(|device| {
         let address = &device[device.find("<address ").unwrap()..];
-        ["domain='0x", "bus='0x", "slot='0x", "function='0x"].map(|start| between(address, start))
+        ["domain='0x", "bus='0x", "slot='0x", "function='0x"]
+            .map(|start| between(address, start, '\''))
     });
     numbers
         .map(|[domain, bus, slot, function]| {
@@ -99,10 +99,10 @@ fn hostdevs(xml: &str, name: &str) -> Vec<String> {
         .collect()
 }
 
-/// The text from `start` to the next quote.
-fn between<'a>(text: &'a str, start: &str) -> &'a str {
+/// The text from `start` to the next `end`.
+fn between<'a>(text: &'a str, start: &str, end: char) -> &'a str {
     let after = &text[text.find(start).unwrap() + start.len()..];
-    &after[..after.find('\'').unwrap()]
+    &after[..after.find(end).unwrap()]
 }
 
 /// The files of domains and of the pool, the locks of the tools, the configuration of libvirt.
